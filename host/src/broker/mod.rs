@@ -1,0 +1,158 @@
+//! The durable log with leases, and what it promises to everyone above it.
+//!
+//! The numbers G1 to G12 are those of the contract. Every implementation is held to them by one suite, `contract`.
+//!
+//! - **G1** [`Broker::append`] answers after the events are as durable as [`Health::durability`] says.
+//! - **G2** What was appended reaches one end. Nothing that has not ended is ever trimmed or expires.
+//! - **G3** [`Broker::settle`] is one atomic step for each delivery: the end or the retry, the published events, the
+//!   counters and the acknowledgement take effect together or not at all.
+//! - **G4** A [`Receipt`] whose delivery passed to another consumer changes nothing; its holder is told
+//!   [`Settled::Lost`].
+//! - **G5** A due time is kept by the store's clock, is never early, and survives restarts.
+//! - **G6** An event with an [`Idempotency`] that is known within the window is not appended again.
+//! - **G7** Deliveries whose consumer died are handed out by [`Broker::recover`] after the lease.
+//! - **G11** A store that lost data is noticed: [`Health::ready`] turns false for a while and a counter goes up.
+//!
+//! All methods work on batches. None of them may be dropped half-way by a caller that cares for the answer, but doing so
+//! harms nothing: what was under way takes effect or does not, and a lease that nobody renews ends.
+
+mod types;
+
+pub use types::{
+    Accepted, Append, Claim, Counters, Delivery, Depth, Durability, EndedPage, EndedQuery, Ending, Found, Health, Lane,
+    LaneWant, Options, Promoted, Receipt, Replayed, Retention, Settle, Settled, Stats,
+};
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::event::EventId;
+#[cfg(doc)]
+use crate::event::Idempotency;
+
+/// The durable log. See the module for what it guarantees.
+#[async_trait]
+pub trait Broker: Send + Sync + 'static {
+    /// How the broker is called in answers and logs: `Redis` or `embedded`.
+    fn name(&self) -> &'static str;
+
+    /// The name of this consumer: the configured one made unique for this start.
+    fn consumer(&self) -> &str;
+
+    /// Whether the store can be worked with, and how durable it is. Kept up to date in the background; never waits.
+    fn health(&self) -> Health;
+
+    /// Appends events: all of them or none. The answers stand in the order of the events.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if an idempotency key is known with another body, [`Error::Full`] past the depth limit: nothing
+    /// was appended. [`Error::Unavailable`] with `outcome_known` false: they may have been, or may yet be; repeat with
+    /// the same idempotency keys.
+    async fn append(&self, events: Vec<Append>) -> Result<Vec<Accepted>, Error>;
+
+    /// Takes deliveries that wait, at most as many of each lane as it is wanted and `max` in all, shared out fairly in
+    /// the order of the request. Answers at once, with nothing if nothing waits.
+    async fn claim(&self, claim: Claim) -> Result<Vec<Delivery>, Error>;
+
+    /// Ends when a delivery may be waiting in one of the lanes, and after about a second in any case. May end early.
+    async fn wait(&self, lanes: &[Lane]) -> Result<(), Error>;
+
+    /// Ends attempts. May be repeated with the same receipts when the answer was lost: what took effect the first time
+    /// is answered with [`Settled::Done`] again and does not take effect twice. The answers stand in the order asked.
+    async fn settle(&self, batch: Vec<Settle>) -> Result<Vec<Settled>, Error>;
+
+    /// What renews leases. It has a connection of its own and may be used on another runtime than the broker's.
+    fn leases(&self) -> Arc<dyn Leases>;
+
+    /// Takes over up to `max` deliveries of consumers that died or lost touch, and of this consumer's own where the
+    /// answer to a claim never arrived. Their `deliveries` count has gone up.
+    async fn recover(&self, max: usize) -> Result<Vec<Delivery>, Error>;
+
+    /// Moves events that are due to their lanes. To be called again while `more` says so, else when `next_due_in_ms`
+    /// has passed.
+    async fn promote(&self) -> Result<Promoted, Error>;
+
+    /// House-keeping that is not urgent: trims ended events past their retention, forgets dead consumers that hold
+    /// nothing, reads the lanes that others made. To be called every second or so.
+    async fn maintain(&self) -> Result<(), Error>;
+
+    /// The lanes that exist in the store, whether or not a plugin of this host belongs to them.
+    fn lanes(&self) -> Vec<Lane>;
+
+    /// One event in whatever state.
+    async fn event(&self, id: EventId) -> Result<Option<Found>, Error>;
+
+    /// Ended events, newest first.
+    async fn ended(&self, query: EndedQuery) -> Result<EndedPage, Error>;
+
+    /// Puts a failed event back to work in a lane, with its story.
+    async fn replay(&self, id: EventId, lane: &Lane) -> Result<Replayed, Error>;
+
+    /// Totals that survive restarts, and how much waits where.
+    async fn stats(&self) -> Result<Stats, Error>;
+
+    /// Says good-bye: this consumer is forgotten if it holds nothing. Nothing else may be called afterwards.
+    async fn close(&self) -> Result<(), Error>;
+}
+
+/// Renews leases; see [`Broker::leases`].
+#[async_trait]
+pub trait Leases: Send + Sync + 'static {
+    /// Renews the leases of these deliveries and gives back the receipts that are no longer held: their handlers should
+    /// be cancelled, their outcomes will change nothing. Never takes a delivery back from another consumer.
+    ///
+    /// # Errors
+    /// The store could not be asked: nothing is known, so go on and ask again.
+    async fn renew(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>, Error>;
+}
+
+/// Why the broker did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The store cannot be reached, refuses, or did not answer in time. Passes by itself; try again later.
+    #[error("{reason}")]
+    Unavailable {
+        /// What the store or the connection said, as a fragment.
+        reason: String,
+        /// False if what was asked may have taken effect all the same.
+        outcome_known: bool,
+    },
+    /// As many events wait as are allowed to.
+    #[error("{waiting} events wait, and no more than {limit} may")]
+    Full {
+        /// Events that wait, are due later or are being handled.
+        waiting: u64,
+        /// The configured limit.
+        limit: u64,
+    },
+    /// The store has no room for more events; what is there can be worked off.
+    #[error("the store has no room left: {0}")]
+    NoRoom(String),
+    /// The idempotency keys of these events, by their place in the batch, are known with other bodies.
+    #[error("an idempotency key was used before with another body")]
+    Conflict(Vec<usize>),
+    /// The store holds something where our data should be, or does not let us in. A person has to act.
+    #[error("{0}")]
+    Misconfigured(String),
+    /// The store's settings or data are not what was promised (G1, G11), so nothing is accepted until they are.
+    #[error("{0}")]
+    Unsafe(String),
+}
+
+impl Error {
+    /// The store did not do it, and will not have.
+    pub fn refused(reason: impl Into<String>) -> Self {
+        Self::Unavailable { reason: reason.into(), outcome_known: true }
+    }
+
+    /// It is not known whether the store did it.
+    pub fn unknown(reason: impl Into<String>) -> Self {
+        Self::Unavailable { reason: reason.into(), outcome_known: false }
+    }
+
+    /// Whether the same call may succeed later without a person acting.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Full { .. } | Self::NoRoom(_) | Self::Unsafe(_))
+    }
+}

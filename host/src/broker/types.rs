@@ -1,0 +1,366 @@
+//! What the broker is asked and what it answers.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+use crate::event::{Class, EventId, EventType, Idempotency, Record, Settlement, Start, State, Timestamp};
+
+/// A queue of its own for the events of one plugin, so that no plugin's events wait behind another's (G8).
+///
+/// A lane is about isolation only: an event is dispatched by its type, in whatever lane it stands.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lane(Arc<str>);
+
+impl Lane {
+    /// The lane of events whose type no plugin handles. No plugin can be called so.
+    pub fn unrouted() -> Self {
+        Self("_".into())
+    }
+
+    /// The lane as text: the name of its plugin.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Lane {
+    type Err = InvalidLane;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if name == "_" || (starts_well && name.len() <= 128 && name.chars().all(fits)) {
+            return Ok(Self(name.into()));
+        }
+        Err(InvalidLane)
+    }
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for Lane {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// The text names no lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a lane is 1 to 128 letters, digits and ._- and starts with a letter or digit")]
+pub struct InvalidLane;
+
+/// What every broker must be told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Prefix of everything in a shared store.
+    pub namespace: String,
+    /// The readable part of the consumer's name.
+    pub consumer_name: String,
+    /// How long a delivery belongs to its consumer without being renewed.
+    pub lease_ms: u64,
+    /// The most events that may wait, be due later or be handled; see [`super::Error::Full`].
+    pub max_waiting: u64,
+    /// Serve from a store that may lose what it accepted (G1).
+    pub allow_unsafe: bool,
+    /// How long things are kept.
+    pub retention: Retention,
+}
+
+/// How long what has ended is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Processed events are kept so long, in milliseconds.
+    pub processed_ms: u64,
+    /// And at most so many.
+    pub processed_max: u64,
+    /// How long an idempotency key is remembered, in milliseconds.
+    pub idempotency_ms: u64,
+}
+
+impl Default for Options {
+    /// The defaults of contract section 8.
+    fn default() -> Self {
+        const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
+        Self {
+            namespace: "es".into(),
+            consumer_name: "eventstream".into(),
+            lease_ms: 30_000,
+            max_waiting: 1_000_000,
+            allow_unsafe: false,
+            retention: Retention { processed_ms: 7 * DAY_MS, processed_max: 1_000_000, idempotency_ms: DAY_MS },
+        }
+    }
+}
+
+/// An event to be appended, with the lane that the routing in force gives it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Append {
+    /// The record of the event; new, for what comes in and for what handlers publish.
+    pub record: Record,
+    /// Where it is to wait.
+    pub lane: Lane,
+    /// From when on it may be delivered.
+    pub start: Start,
+    /// How to recognise it if it is sent again.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// The answer to an accepted event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The id of the event: of the first one, when this is a duplicate.
+    pub id: EventId,
+    /// The event was known already, and nothing was appended.
+    pub duplicate: bool,
+}
+
+/// A wish for deliveries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The lanes that have free slots, the one whose turn it is first.
+    pub lanes: Vec<LaneWant>,
+    /// The host's own free slots.
+    pub max: usize,
+}
+
+/// How many deliveries of a lane are wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneWant {
+    /// The lane.
+    pub lane: Lane,
+    /// Its free slots.
+    pub free: usize,
+}
+
+/// One hand-over of an event to this consumer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    /// The event and its story.
+    pub record: Record,
+    /// What proves that the delivery is this consumer's.
+    pub receipt: Receipt,
+    /// How often the entry was delivered, this time included; above 1, a consumer died or lost its lease on it.
+    pub deliveries: u32,
+}
+
+impl Delivery {
+    /// Which attempt this is; 1 for the first since the event was accepted or last replayed.
+    pub fn attempt(&self) -> u32 {
+        self.record.attempts_made.saturating_add(self.deliveries)
+    }
+}
+
+/// Proof of a delivery: consumer, entry and delivery count together (G4).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Receipt {
+    /// The event.
+    pub event_id: EventId,
+    /// The lane in which its entry stands.
+    pub lane: Lane,
+    /// The broker's name for the entry.
+    pub entry: String,
+    /// The delivery count at hand-over.
+    pub deliveries: u32,
+}
+
+/// What is to become of a delivery.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settle {
+    /// Proof that it is ours.
+    pub receipt: Receipt,
+    /// The record with the attempt and, if the event ended, its end.
+    pub record: Record,
+    /// What becomes of it.
+    pub settlement: Settlement,
+    /// The lane in which it waits next, if it does.
+    pub lane: Lane,
+    /// The events that its handler published; appended in the same step, by no depth limit.
+    pub publish: Vec<Append>,
+}
+
+/// What became of a settle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It took effect, now or when it was asked the first time.
+    Done,
+    /// The delivery was no longer this consumer's, and nothing changed.
+    Lost,
+}
+
+/// What [`super::Broker::promote`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promoted {
+    /// Events that were moved to their lanes.
+    pub moved: usize,
+    /// More are due already.
+    pub more: bool,
+    /// When the next one is due, from now; `None` if nothing is scheduled.
+    pub next_due_in_ms: Option<u64>,
+}
+
+/// What [`super::Broker::replay`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replayed {
+    /// The event is back at work.
+    Done,
+    /// The event exists, but is not failed.
+    NotFailed(State),
+    /// There is no such event.
+    Unknown,
+}
+
+/// An event and where it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// The event and its story.
+    pub record: Record,
+    /// Where it stands.
+    pub state: State,
+    /// When it is next due, for `scheduled` and `retrying`.
+    pub due: Option<Timestamp>,
+}
+
+/// Which ended events are wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedQuery {
+    /// Processed or failed ones.
+    pub ending: Ending,
+    /// Of this type only.
+    pub event_type: Option<EventType>,
+    /// Of this class only; means nothing for processed ones.
+    pub class: Option<Class>,
+    /// Ended at or after.
+    pub since: Option<Timestamp>,
+    /// Ended before.
+    pub until: Option<Timestamp>,
+    /// The most events of a page, 1 to 1,000.
+    pub limit: usize,
+    /// Where the last page ended.
+    pub cursor: Option<String>,
+}
+
+/// The two ends that are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Processed events.
+    Processed,
+    /// Failed events.
+    Failed,
+}
+
+/// A page of ended events.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndedPage {
+    /// The events, newest first. May be fewer than asked for, even none, though there are more.
+    pub records: Vec<Record>,
+    /// Where to go on; `None` at the end.
+    pub next_cursor: Option<String>,
+}
+
+/// Totals and depth.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Totals of the whole deployment; they survive restarts.
+    pub counters: Counters,
+    /// How much waits where.
+    pub depth: Depth,
+}
+
+/// Totals of the whole deployment since its store was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Events appended by clients.
+    pub accepted: u64,
+    /// Events that clients sent again.
+    pub duplicates: u64,
+    /// Events appended by handlers.
+    pub published: u64,
+    /// Events that ended well.
+    pub processed: u64,
+    /// Events that ended badly; one that is replayed and fails again counts twice.
+    pub failed: u64,
+    /// `failed` by class.
+    pub failed_by_class: BTreeMap<Class, u64>,
+    /// Attempts that are followed by another.
+    pub retried: u64,
+    /// Failed events put back to work.
+    pub replayed: u64,
+    /// Deliveries taken over from consumers that died or lost touch.
+    pub recovered: u64,
+    /// Times that the store was found to have lost data (G11).
+    pub data_losses: u64,
+}
+
+/// How much waits where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Waiting for a consumer, by lane.
+    pub queued: BTreeMap<String, u64>,
+    /// Being handled.
+    pub running: u64,
+    /// Due later: retries and delayed events.
+    pub scheduled: u64,
+    /// Processed events that are kept.
+    pub processed_kept: u64,
+    /// Failed events that are kept.
+    pub failed_kept: u64,
+    /// Consumers that the store knows.
+    pub consumers: u64,
+}
+
+impl Depth {
+    /// Everything that has not ended.
+    pub fn waiting(&self) -> u64 {
+        self.queued.values().sum::<u64>() + self.running + self.scheduled
+    }
+}
+
+/// Whether the store can be worked with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// How durable an accepted event is.
+    pub durability: Durability,
+    /// Why the store cannot be worked with, as a sentence for an operator; `None` when it can.
+    pub trouble: Option<String>,
+}
+
+impl Health {
+    /// Whether events are accepted and handled.
+    pub fn ready(&self) -> bool {
+        self.trouble.is_none()
+    }
+}
+
+/// How durable an accepted event is (G1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// On stable storage before the answer.
+    Fsync,
+    /// On stable storage about a second after the answer.
+    Everysec,
+    /// When the operating system sees fit, or never.
+    None,
+    /// The store does not say.
+    Unknown,
+}
+
+impl Durability {
+    /// The durability as it is written everywhere.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fsync => "fsync",
+            Self::Everysec => "everysec",
+            Self::None => "none",
+            Self::Unknown => "unknown",
+        }
+    }
+}

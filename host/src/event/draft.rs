@@ -1,0 +1,499 @@
+//! From bytes that a client sent to events that are valid: the only way in.
+//!
+//! The payload is never parsed into values and printed again: it stays the slice of the body that it was, so that no
+//! number is rounded and no member moved. All that is wrong with an event is reported at once, each with the place.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use super::json::{Members, depth_is_within};
+use super::{DEFAULT_SOURCE, Data, DataKind, Event, EventId, EventType, Timestamp};
+
+/// The longest `source`, `subject`, `id`, `key` and idempotency key, in characters.
+const MAX_NAME_CHARS: usize = 256;
+/// The longest value of a header (an extension attribute), in characters.
+const MAX_HEADER_CHARS: usize = 1_024;
+/// The most headers of an event.
+const MAX_HEADERS: usize = 32;
+/// The longest delay of an event: a year.
+const MAX_DELAY_MS: u64 = 366 * 24 * 60 * 60 * 1_000;
+/// Names that extensions may not have, since attributes of CloudEvents or members of ours are called so.
+const RESERVED_NAMES: [&str; 12] = [
+    "id",
+    "source",
+    "specversion",
+    "type",
+    "subject",
+    "time",
+    "datacontenttype",
+    "dataschema",
+    "data",
+    "partitionkey",
+    "sourceid",
+    "causationid",
+];
+
+/// What limits an event that comes in (contract section 4).
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The largest payload.
+    pub max_payload_bytes: usize,
+    /// The most events in one request.
+    pub max_batch_events: usize,
+    /// The deepest nesting of the whole body.
+    pub max_json_depth: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_payload_bytes: 256 * 1024, max_batch_events: 1_000, max_json_depth: 64 }
+    }
+}
+
+/// What a client sent, parsed but not judged: one event, or an array of which all are accepted or none.
+pub struct Draft<'a> {
+    body: &'a Bytes,
+    is_batch: bool,
+    items: Vec<&'a RawValue>,
+}
+
+/// An event that may be appended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewEvent {
+    /// The event.
+    pub event: Event,
+    /// When it may first be delivered.
+    pub start: Start,
+    /// Under which the same event is recognised if it is sent again.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// When an event may first be delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At once.
+    Now,
+    /// So long after it was appended, by the broker's clock.
+    InMs(u64),
+    /// Not before this time, by the broker's clock.
+    At(Timestamp),
+}
+
+/// The identity that a sender gave to an event, and what it sent under it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idempotency {
+    /// A digest of the sender's key: of the `Idempotency-Key` and the place in the batch, or of `source` and `id`.
+    pub key: [u8; 32],
+    /// A digest of the event as it was written.
+    pub fingerprint: [u8; 32],
+}
+
+/// Why nothing of a request was accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    /// Not what the content type says; HTTP 400.
+    #[error("the body cannot be read as JSON events")]
+    Malformed(Vec<Fault>),
+    /// Well-formed, but not an event; HTTP 422.
+    #[error("the body is not a valid event")]
+    Invalid(Vec<Fault>),
+    /// A payload or the batch is over its limit; HTTP 413.
+    #[error("the body is larger than is accepted")]
+    TooLarge(Vec<Fault>),
+}
+
+/// One thing that is wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Fault {
+    /// A JSON pointer (RFC 6901) into the body; empty for the body itself.
+    pub pointer: String,
+    /// What is wrong there and what would be right.
+    pub message: String,
+}
+
+impl Fault {
+    /// A fault at a place.
+    pub fn new(pointer: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { pointer: pointer.into(), message: message.into() }
+    }
+}
+
+impl<'a> Draft<'a> {
+    /// Parses a body of `application/json`.
+    ///
+    /// # Errors
+    /// [`Rejected::Malformed`] for what is not UTF-8, not JSON, nested too deeply, or neither an object nor an array;
+    /// [`Rejected::TooLarge`] for too many events. Sending the same body again does not help.
+    pub fn parse(body: &'a Bytes, limits: &Limits) -> Result<Self, Rejected> {
+        let malformed = |message: String| Rejected::Malformed(vec![Fault::new("", message)]);
+        let text = std::str::from_utf8(body)
+            .map_err(|error| malformed(format!("not UTF-8 from byte {} on", error.valid_up_to())))?;
+        if text.trim_ascii().is_empty() {
+            return Err(malformed("no body: send an object such as {\"type\":\"USER_SIGNUP\",\"payload\":{}}".into()));
+        }
+        if !depth_is_within(text, limits.max_json_depth) {
+            return Err(malformed(format!("nested more than {} levels deep", limits.max_json_depth)));
+        }
+        let root: &RawValue = serde_json::from_str(text).map_err(|error| malformed(format!("not JSON: {error}")))?;
+        match root.get().as_bytes().first() {
+            Some(b'{') => Ok(Self { body, is_batch: false, items: vec![root] }),
+            Some(b'[') => {
+                let items: Vec<&RawValue> =
+                    serde_json::from_str(root.get()).map_err(|error| malformed(format!("not JSON: {error}")))?;
+                if items.len() > limits.max_batch_events {
+                    let message = format!("{} events; a request has at most {}", items.len(), limits.max_batch_events);
+                    return Err(Rejected::TooLarge(vec![Fault::new("", message)]));
+                }
+                Ok(Self { body, is_batch: true, items })
+            }
+            _ => Err(malformed("neither an event (an object) nor an array of events".into())),
+        }
+    }
+
+    /// Whether the body was an array, which is answered with an array.
+    pub fn is_batch(&self) -> bool {
+        self.is_batch
+    }
+
+    /// Judges every event. `idempotency_key` is the request's header, if it had one.
+    ///
+    /// # Errors
+    /// Everything that is wrong with any of the events, each with the place. Sending the same body again does not help.
+    pub fn validate(
+        self,
+        limits: &Limits,
+        accepted: Timestamp,
+        idempotency_key: Option<&str>,
+    ) -> Result<Vec<NewEvent>, Rejected> {
+        let (mut malformed, mut too_large, mut invalid) = (Vec::new(), Vec::new(), Vec::new());
+        let mut events = Vec::with_capacity(self.items.len());
+        for (index, item) in self.items.iter().enumerate() {
+            let prefix = if self.is_batch { format!("/{index}") } else { String::new() };
+            let key = idempotency_key.map(|key| digest(&["key", key, &prefix]));
+            let mut reader = Reader { body: self.body, prefix, invalid: Vec::new() };
+            match reader.read(item, limits, accepted, key) {
+                Ok(event) => events.push(event),
+                Err(Rejected::Malformed(faults)) => malformed.extend(faults),
+                Err(Rejected::TooLarge(faults)) => too_large.extend(faults),
+                Err(Rejected::Invalid(faults)) => invalid.extend(faults),
+            }
+        }
+        match (malformed.is_empty(), too_large.is_empty(), invalid.is_empty()) {
+            (false, _, _) => Err(Rejected::Malformed(malformed)),
+            (_, false, _) => Err(Rejected::TooLarge(too_large)),
+            (_, _, false) => Err(Rejected::Invalid(invalid)),
+            _ => Ok(events),
+        }
+    }
+}
+
+/// Reads one event and gathers what is wrong with it.
+struct Reader<'a> {
+    body: &'a Bytes,
+    prefix: String,
+    invalid: Vec<Fault>,
+}
+
+impl Reader<'_> {
+    fn read(
+        &mut self,
+        item: &RawValue,
+        limits: &Limits,
+        accepted: Timestamp,
+        key: Option<[u8; 32]>,
+    ) -> Result<NewEvent, Rejected> {
+        let Ok(members) = serde_json::from_str::<Members<'_>>(item.get()) else {
+            return Err(Rejected::Invalid(vec![Fault::new(self.prefix.clone(), "an event is an object")]));
+        };
+        if let Some(name) = members.duplicate() {
+            let pointer = self.pointer(&escape(name));
+            return Err(Rejected::Malformed(vec![Fault::new(pointer, "this member occurs twice")]));
+        }
+
+        let mut start = None;
+        let (mut event_type, mut source, mut id, mut subject) = (None, None, None, None);
+        let (mut schema, mut key_member, mut time, mut data) = (None, None, None, None);
+        let mut extensions = BTreeMap::new();
+        for (name, value) in members.0 {
+            match name.as_str() {
+                "type" => event_type = self.event_type(value),
+                "payload" => data = Some(self.payload(value, limits)?),
+                "id" => id = self.name("id", value),
+                "source" => source = self.name("source", value),
+                "subject" => subject = self.name("subject", value),
+                "schema" => schema = self.name("schema", value),
+                "key" => key_member = self.name("key", value),
+                "time" => time = self.time("time", value).map(|(text, _)| text),
+                "headers" => self.headers(value, &mut extensions)?,
+                "delayMs" | "deliverAt" if start.is_some() => {
+                    self.fault(&name, "delayMs and deliverAt exclude each other");
+                }
+                "delayMs" => start = self.delay(value),
+                "deliverAt" => start = self.deliver_at(value, accepted),
+                _ => self.fault(&escape(&name), unknown_member(&name)),
+            }
+        }
+        let type_pointer = self.pointer("type");
+        if event_type.is_none() && !self.invalid.iter().any(|fault| fault.pointer == type_pointer) {
+            self.fault("type", "an event has a type, such as \"USER_SIGNUP\"");
+        }
+        let Some(event_type) = event_type.filter(|_| self.invalid.is_empty()) else {
+            return Err(Rejected::Invalid(std::mem::take(&mut self.invalid)));
+        };
+
+        let source = source.unwrap_or_else(|| DEFAULT_SOURCE.to_owned());
+        let sender_key = id.as_ref().map(|id| digest(&["id", &source, id]));
+        let idempotency = key.or(sender_key).map(|key| Idempotency { key, fingerprint: digest(&[item.get()]) });
+        extensions.extend(id.map(|id| ("sourceid".to_owned(), id)));
+        extensions.extend(key_member.map(|key| ("partitionkey".to_owned(), key)));
+        let event = Event {
+            id: EventId::new(),
+            event_type,
+            source,
+            subject,
+            time,
+            data_content_type: data.as_ref().map(|_| "application/json".to_owned()),
+            data_schema: schema,
+            extensions,
+            accepted,
+            cause: None,
+            data,
+        };
+        Ok(NewEvent { event, start: start.unwrap_or(Start::Now), idempotency })
+    }
+
+    fn pointer(&self, name: &str) -> String {
+        format!("{}/{name}", self.prefix)
+    }
+
+    fn fault(&mut self, name: &str, message: impl Into<String>) {
+        let pointer = self.pointer(name);
+        self.invalid.push(Fault::new(pointer, message));
+    }
+
+    fn string(&mut self, name: &str, value: &RawValue) -> Option<String> {
+        let text = serde_json::from_str::<String>(value.get()).ok();
+        if text.is_none() {
+            self.fault(name, "must be a string");
+        }
+        text
+    }
+
+    fn name(&mut self, name: &str, value: &RawValue) -> Option<String> {
+        let text = self.string(name, value)?;
+        if text.is_empty() || text.chars().count() > MAX_NAME_CHARS || text.chars().any(char::is_control) {
+            self.fault(name, format!("must be 1 to {MAX_NAME_CHARS} characters without control characters"));
+            return None;
+        }
+        Some(text)
+    }
+
+    fn event_type(&mut self, value: &RawValue) -> Option<EventType> {
+        let text = self.string("type", value)?;
+        text.parse().map_err(|error: super::id::InvalidType| self.fault("type", error.to_string())).ok()
+    }
+
+    fn payload(&self, value: &RawValue, limits: &Limits) -> Result<Data, Rejected> {
+        let text = value.get();
+        if text.len() > limits.max_payload_bytes {
+            let message = format!("{} bytes; a payload has at most {}", text.len(), limits.max_payload_bytes);
+            return Err(Rejected::TooLarge(vec![Fault::new(self.pointer("payload"), message)]));
+        }
+        // A copy and not a slice of the body: a small payload of a large batch would keep all of it in memory.
+        let bytes = if text.len() * 2 < self.body.len() {
+            Bytes::copy_from_slice(text.as_bytes())
+        } else {
+            self.body.slice_ref(text.as_bytes())
+        };
+        Ok(Data { bytes, kind: DataKind::Text })
+    }
+
+    fn time(&mut self, name: &str, value: &RawValue) -> Option<(String, Timestamp)> {
+        let text = self.string(name, value)?;
+        match text.parse::<Timestamp>() {
+            Ok(time) => Some((text, time)),
+            Err(error) => {
+                self.fault(name, error.to_string());
+                None
+            }
+        }
+    }
+
+    fn delay(&mut self, value: &RawValue) -> Option<Start> {
+        match serde_json::from_str::<u64>(value.get()) {
+            Ok(delay_ms) if delay_ms <= MAX_DELAY_MS => Some(Start::InMs(delay_ms)),
+            _ => {
+                self.fault("delayMs", format!("must be a whole number from 0 to {MAX_DELAY_MS}, a year"));
+                None
+            }
+        }
+    }
+
+    fn deliver_at(&mut self, value: &RawValue, accepted: Timestamp) -> Option<Start> {
+        let (_, at) = self.time("deliverAt", value)?;
+        if at > accepted.plus_ms(MAX_DELAY_MS) {
+            self.fault("deliverAt", "must be within a year from now");
+            return None;
+        }
+        Some(Start::At(at))
+    }
+
+    fn headers(&mut self, value: &RawValue, extensions: &mut BTreeMap<String, String>) -> Result<(), Rejected> {
+        let Ok(members) = serde_json::from_str::<Members<'_>>(value.get()) else {
+            self.fault("headers", "must be an object of strings");
+            return Ok(());
+        };
+        if let Some(name) = members.duplicate() {
+            let pointer = self.pointer(&format!("headers/{}", escape(name)));
+            return Err(Rejected::Malformed(vec![Fault::new(pointer, "this member occurs twice")]));
+        }
+        if members.0.len() > MAX_HEADERS {
+            self.fault("headers", format!("{} headers; an event has at most {MAX_HEADERS}", members.0.len()));
+        }
+        for (name, value) in members.0 {
+            let place = format!("headers/{name}");
+            let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+            if name.is_empty() || name.len() > 64 || !name.chars().all(fits) {
+                self.fault("headers", format!("the name {name:?} must be 1 to 64 lower-case letters and digits"));
+            } else if RESERVED_NAMES.contains(&name.as_str()) {
+                self.fault(&place, "this name is an attribute of its own");
+            } else if let Some(text) = self.string(&place, value) {
+                if text.chars().count() > MAX_HEADER_CHARS || text.chars().any(char::is_control) {
+                    self.fault(&place, format!("must be up to {MAX_HEADER_CHARS} characters, none of control"));
+                }
+                extensions.insert(name, text);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The members of an event, for the hint to whoever wrote another.
+const MEMBERS: [&str; 11] =
+    ["type", "payload", "id", "source", "subject", "key", "schema", "time", "delayMs", "deliverAt", "headers"];
+
+/// A member's name as a token of a JSON pointer.
+fn escape(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
+fn unknown_member(name: &str) -> String {
+    let nearest = MEMBERS.iter().max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)));
+    match nearest {
+        Some(nearest) if strsim::jaro(nearest, name) > 0.7 => format!("no such member; did you mean {nearest:?}?"),
+        _ => format!("no such member; an event has {}", MEMBERS.join(", ")),
+    }
+}
+
+/// A digest of several texts, each with its length, so that no two lists give the same bytes.
+fn digest(parts: &[&str]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: &str, key: Option<&str>) -> Result<Vec<NewEvent>, Rejected> {
+        let body = Bytes::from(body.to_owned());
+        let limits = Limits { max_payload_bytes: 64, max_batch_events: 3, max_json_depth: 6 };
+        Draft::parse(&body, &limits)?.validate(&limits, Timestamp::from_unix_ms(0), key)
+    }
+
+    fn places(faults: &[Fault]) -> Vec<&str> {
+        faults.iter().map(|fault| fault.pointer.as_str()).collect()
+    }
+
+    #[test]
+    fn a_payload_is_kept_byte_for_byte() {
+        for payload in ["{ \"b\":1, \"a\" : 12345678901234567890.10 }", "null", "\"\\u00e9\"", "[ ]", "1e400"] {
+            let events = read(&format!("{{\"type\":\"a\",\"payload\":{payload}}}"), None).unwrap();
+            assert_eq!(events[0].event.data, Some(Data::text(payload)));
+        }
+        assert_eq!(read("{\"type\":\"a\"}", None).unwrap()[0].event.data, None);
+    }
+
+    #[test]
+    fn every_member_has_its_place() {
+        let body = r#"{"type":"a.b","id":"1","source":"/s","subject":"s","key":"k","schema":"x:y","delayMs":5,
+            "time":"2026-11-23T16:04:05+01:00","headers":{"traceparent":"00"}}"#;
+        let new = read(body, None).unwrap().remove(0);
+        let extensions: Vec<_> = new.event.extensions.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(extensions, [("partitionkey", "k"), ("sourceid", "1"), ("traceparent", "00")]);
+        assert_eq!(new.event.time.as_deref(), Some("2026-11-23T16:04:05+01:00"));
+        assert_eq!((new.event.source.as_str(), new.start), ("/s", Start::InMs(5)));
+        assert!(new.idempotency.is_some());
+    }
+
+    #[test]
+    fn what_is_not_json_events_is_malformed() {
+        let deep = format!("{{\"type\":\"a\",\"payload\":{}{}}}", "[".repeat(6), "]".repeat(6));
+        for (body, pointer) in [
+            ("", ""),
+            (" ", ""),
+            ("1", ""),
+            ("{\"type\":\"a\"", ""),
+            ("{\"type\":\"a\"} x", ""),
+            ("{\"type\":\"a\",\"type\":\"b\"}", "/type"),
+            ("[{\"type\":\"a\"},{\"type\":\"a\",\"p/q\":1,\"p/q\":1}]", "/1/p~1q"),
+            ("{\"type\":\"a\",\"headers\":{\"x\":\"1\",\"x\":\"1\"}}", "/headers/x"),
+            (&deep, ""),
+        ] {
+            let Err(Rejected::Malformed(faults)) = read(body, None) else { panic!("{body:?} is malformed") };
+            assert_eq!(places(&faults), [pointer], "{body:?}");
+        }
+        let body = Bytes::from_static(b"{\"type\":\"\xff\"}");
+        assert!(matches!(Draft::parse(&body, &Limits::default()), Err(Rejected::Malformed(_))));
+    }
+
+    #[test]
+    fn all_that_is_invalid_is_named_at_once() {
+        for (body, pointers) in [
+            ("{}", vec!["/type"]),
+            ("[1]", vec!["/0"]),
+            ("{\"type\":5}", vec!["/type"]),
+            ("{\"type\":\"a b\",\"payloda\":1,\"source\":\"\"}", vec!["/type", "/payloda", "/source"]),
+            ("[{\"type\":\"a\"},{\"payload\":1}]", vec!["/1/type"]),
+            ("{\"type\":\"a\",\"delayMs\":-1}", vec!["/delayMs"]),
+            ("{\"type\":\"a\",\"delayMs\":1,\"deliverAt\":\"1970-01-01T00:00:00Z\"}", vec!["/deliverAt"]),
+            ("{\"type\":\"a\",\"deliverAt\":\"1999-01-01T00:00:00Z\"}", vec!["/deliverAt"]),
+            ("{\"type\":\"a\",\"time\":\"yesterday\"}", vec!["/time"]),
+            (
+                "{\"type\":\"a\",\"headers\":{\"X\":\"1\",\"id\":\"1\",\"ok\":2}}",
+                vec!["/headers", "/headers/id", "/headers/ok"],
+            ),
+        ] {
+            let Err(Rejected::Invalid(faults)) = read(body, None) else { panic!("{body:?} is invalid") };
+            assert_eq!(places(&faults), pointers, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_over_a_limit_is_too_large() {
+        let payload = format!("{{\"type\":\"a\",\"payload\":\"{}\"}}", "x".repeat(63));
+        assert!(matches!(read(&payload, None), Err(Rejected::TooLarge(faults)) if places(&faults) == ["/payload"]));
+        assert!(matches!(read("[{},{},{},{}]", None), Err(Rejected::TooLarge(_))));
+    }
+
+    #[test]
+    fn the_same_event_is_known_by_key_and_place_or_by_source_and_id() {
+        let keys = |body: &str, key| -> Vec<_> {
+            read(body, key).unwrap().into_iter().map(|new| new.idempotency.map(|known| known.key)).collect()
+        };
+        let one = r#"{"type":"a","id":"1"}"#;
+        assert_eq!(keys(r#"{"type":"a"}"#, None), [None]);
+        assert_eq!(keys(one, None), keys(r#"{"type":"b","id":"1"}"#, None));
+        assert_ne!(keys(one, None), keys(r#"{"type":"a","id":"1","source":"x"}"#, None));
+        assert_eq!(keys(one, Some("k")), keys(r#"{"type":"a"}"#, Some("k")));
+        let two = keys(r#"[{"type":"a"},{"type":"a"}]"#, Some("k"));
+        assert_ne!(two[0], two[1]);
+    }
+}

@@ -1,0 +1,125 @@
+//! The names of an event: its id, which never changes, and its type, which routes it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The id of an event: a UUID of version 7, made by the server.
+///
+/// Ids made by one process ascend; ids of several processes ascend only as their clocks do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EventId(Uuid);
+
+impl EventId {
+    /// A new id, greater than every one this process made before.
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// The 16 bytes of the id, most significant first.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl Default for EventId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for EventId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Uuid::parse_str(text).map(Self).map_err(|_| InvalidId)
+    }
+}
+
+/// The text is not a UUID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an event id is a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057")]
+pub struct InvalidId;
+
+/// The type of an event: 1 to 128 characters of letters, digits and `._-/:`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct EventType(Arc<str>);
+
+impl EventType {
+    /// The longest type, in characters (contract section 4).
+    pub const MAX_CHARS: usize = 128;
+
+    /// The type as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for EventType {
+    type Err = InvalidType;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._-/:".contains(c);
+        if text.is_empty() || text.len() > Self::MAX_CHARS || !text.chars().all(fits) {
+            return Err(InvalidType);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl TryFrom<String> for EventType {
+    type Error = InvalidType;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<EventType> for String {
+    fn from(value: EventType) -> Self {
+        value.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for EventType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The text is not an event type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a type is 1 to 128 characters of letters, digits and ._-/:")]
+pub struct InvalidType;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_keep_to_their_alphabet_and_length() {
+        for good in ["USER_SIGNUP", "order.paid", "a/b:c-d_e.f", &"x".repeat(128)] {
+            assert!(good.parse::<EventType>().is_ok(), "{good:?} is a type");
+        }
+        for bad in ["", " ", "a b", "naïve", "a\n", "a*", &"x".repeat(129)] {
+            assert!(bad.parse::<EventType>().is_err(), "{bad:?} is not a type");
+        }
+    }
+
+    #[test]
+    fn ids_of_one_process_ascend() {
+        let ids: Vec<EventId> = (0..1_000).map(|_| EventId::new()).collect();
+        assert!(ids.is_sorted_by(|a, b| a < b));
+    }
+}

@@ -1,0 +1,103 @@
+//! An event and the words around it: what was accepted, where it stands, what an attempt came to, what happens next.
+//!
+//! Everything here is pure: no clock is read, no socket is opened, nothing is awaited. A value of one of these types is
+//! valid by construction; input from outside is turned into them in [`draft`] and nowhere else.
+
+mod draft;
+mod id;
+mod json;
+mod outcome;
+mod record;
+mod retry;
+mod time;
+
+pub use draft::{Draft, Fault, Idempotency, Limits, NewEvent, Rejected, Start};
+pub use id::{EventId, EventType};
+pub use outcome::{Class, Failure, Outcome, Published, Settlement, Success, decide};
+pub use record::{AttemptRecord, End, LogLevel, LogLine, Record, State};
+pub use retry::{Policies, Policy, PolicyPatch};
+pub use time::Timestamp;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// The `source` of an event whose sender named none.
+pub const DEFAULT_SOURCE: &str = "/events";
+
+/// What was accepted: the context attributes of CloudEvents 1.0 and the data.
+///
+/// Never changes after it was accepted; retries, redeliveries and replays hand over the same value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Ours, a UUID of version 7; the sender's own id, if it gave one, is the extension `sourceid`.
+    pub id: EventId,
+    /// What the event is routed by.
+    #[serde(rename = "type")]
+    pub event_type: EventType,
+    /// Where the event came from, as the sender says; 1 to 256 characters.
+    pub source: String,
+    /// What the event is about, within its source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// When it happened, as the sender wrote it (RFC 3339, checked).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
+    /// The media type of the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_content_type: Option<String>,
+    /// A URI of the schema that the data keeps to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_schema: Option<String>,
+    /// CloudEvents extension attributes: names of lower-case letters and digits.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extensions: BTreeMap<String, String>,
+    /// When the server accepted it, by the clock of the host that did.
+    pub accepted: Timestamp,
+    /// The event whose handler published this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<EventId>,
+    /// The payload, byte for byte as it came. Kept apart by the stores, so that it is never encoded again.
+    #[serde(skip)]
+    pub data: Option<Data>,
+}
+
+/// Bytes with the one thing that must be known of them: whether they are text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Data {
+    /// The bytes as they came.
+    pub bytes: Bytes,
+    /// Whether they are valid UTF-8 of a JSON or text media type.
+    pub kind: DataKind,
+}
+
+/// How data is handed to a handler: `text(string)` or `binary(list<u8>)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DataKind {
+    /// Valid UTF-8.
+    Text,
+    /// Anything.
+    Binary,
+}
+
+impl Data {
+    /// Data that is text.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self { bytes: Bytes::from(text.into()), kind: DataKind::Text }
+    }
+
+    /// Data that may be anything.
+    pub fn binary(bytes: impl Into<Bytes>) -> Self {
+        Self { bytes: bytes.into(), kind: DataKind::Binary }
+    }
+
+    /// The text, if this is text. A store that returns damaged bytes yields `None`, never a panic.
+    pub fn as_text(&self) -> Option<&str> {
+        match self.kind {
+            DataKind::Text => std::str::from_utf8(&self.bytes).ok(),
+            DataKind::Binary => None,
+        }
+    }
+}

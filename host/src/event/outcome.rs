@@ -1,0 +1,221 @@
+//! What an attempt came to, and what follows from it.
+//!
+//! [`decide`] is the one place where the table of contract section 7 stands. It reads no clock and rolls no dice: the
+//! pause is relative (the broker's clock makes a due time of it) and the jitter is an argument.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Data, Event, Policies};
+
+/// The kinds of failure, each with its own policy; the same words in HTTP, metrics and logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// The handler asked to be called again.
+    Retry,
+    /// The handler said that trying again cannot help.
+    Reject,
+    /// The handler trapped, panicked or exited: a bug.
+    Trap,
+    /// The wall or CPU time of the attempt was over.
+    Timeout,
+    /// The handler wanted more memory, table, stack or host-call data than it may have.
+    Limit,
+    /// What the handler returned or published is too large or invalid.
+    Output,
+    /// No plugin handles the type.
+    NoHandler,
+    /// The host died in the attempt, again and again.
+    Crash,
+    /// The store's entry cannot be read as an event; its bytes are kept.
+    BadEntry,
+}
+
+impl Class {
+    /// Every class, in the order of the contract's table.
+    pub const ALL: [Self; 9] = [
+        Self::Retry,
+        Self::Reject,
+        Self::Trap,
+        Self::Timeout,
+        Self::Limit,
+        Self::Output,
+        Self::NoHandler,
+        Self::Crash,
+        Self::BadEntry,
+    ];
+
+    /// The class as it is written everywhere.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Reject => "reject",
+            Self::Trap => "trap",
+            Self::Timeout => "timeout",
+            Self::Limit => "limit",
+            Self::Output => "output",
+            Self::NoHandler => "no-handler",
+            Self::Crash => "crash",
+            Self::BadEntry => "bad-entry",
+        }
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What an attempt came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The handler returned ok: its effects are to be committed.
+    Ok(Success),
+    /// Anything else: the effects are dropped.
+    Failed(Failure),
+}
+
+/// The effects of a handler that returned ok; they are committed together with the acknowledgement, or not at all.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Success {
+    /// What the handler returned to be kept.
+    pub result: Option<Data>,
+    /// The events that it published, in order.
+    pub published: Vec<Published>,
+}
+
+/// An event that a handler published and that does not exist until the attempt is settled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Published {
+    /// The event; its id was made when the handler published it.
+    pub event: Event,
+    /// Not before this long after the commit.
+    pub delay_ms: u64,
+}
+
+/// Why an attempt failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Which policy applies.
+    pub class: Class,
+    /// What happened, in words for the person who looks at the failed event.
+    pub message: String,
+    /// Where in the guest it happened, innermost frame first.
+    pub backtrace: Option<String>,
+    /// The pause that the handler wished for; clamped by the policy.
+    pub after_ms: Option<u64>,
+}
+
+impl Failure {
+    /// A failure that has no more to say than its message.
+    pub fn new(class: Class, message: impl Into<String>) -> Self {
+        Self { class, message: message.into(), backtrace: None, after_ms: None }
+    }
+}
+
+/// What is to become of a delivery: the argument of the one atomic step that ends the attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// The event has reached its end; the result is kept.
+    Processed,
+    /// The event is to be tried again after the pause, by the broker's clock.
+    Retry {
+        /// Why.
+        class: Class,
+        /// The pause.
+        delay_ms: u64,
+    },
+    /// The event has reached its end and waits for a person.
+    Failed {
+        /// Why.
+        class: Class,
+        /// Why, in words.
+        reason: String,
+    },
+    /// The attempt never began: the event goes back to the end of its lane, and nothing is counted.
+    Returned,
+}
+
+/// What follows from an outcome.
+///
+/// `failures` counts the failed attempts before this one since the event was accepted or last replayed; deliveries that
+/// ended with the host are not among them. `jitter` is uniform in 0..1.
+pub fn decide(outcome: &Outcome, failures: u32, policies: &Policies, jitter: f64) -> Settlement {
+    let failure = match outcome {
+        Outcome::Ok(_) => return Settlement::Processed,
+        Outcome::Failed(failure) => failure,
+    };
+    let failures = failures.saturating_add(1);
+    match policies.get(failure.class) {
+        Some(policy) if failures < policy.max_attempts => Settlement::Retry {
+            class: failure.class,
+            delay_ms: match failure.after_ms {
+                Some(wish_ms) => wish_ms.min(policy.max_ms),
+                None => policy.pause_ms(failures, jitter),
+            },
+        },
+        _ => Settlement::Failed { class: failure.class, reason: failure.message.clone() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decided(class: Class, failures: u32, after_ms: Option<u64>) -> Settlement {
+        let failure = Failure { after_ms, ..Failure::new(class, "why") };
+        decide(&Outcome::Failed(failure), failures, &Policies::default(), 1.0)
+    }
+
+    #[test]
+    fn every_class_is_decided_as_the_contract_says() {
+        let retry = |class, delay_ms| Settlement::Retry { class, delay_ms };
+        let failed = |class| Settlement::Failed { class, reason: "why".into() };
+        for (class, failures, expected) in [
+            (Class::Retry, 0, retry(Class::Retry, 1_000)),
+            (Class::Retry, 3, retry(Class::Retry, 8_000)),
+            (Class::Retry, 4, failed(Class::Retry)),
+            (Class::Retry, u32::MAX, failed(Class::Retry)),
+            (Class::Trap, 0, retry(Class::Trap, 1_000)),
+            (Class::Trap, 4, failed(Class::Trap)),
+            (Class::Timeout, 3, retry(Class::Timeout, 8_000)),
+            (Class::Timeout, 4, failed(Class::Timeout)),
+            (Class::Limit, 0, retry(Class::Limit, 1_000)),
+            (Class::Limit, 1, failed(Class::Limit)),
+            (Class::NoHandler, 0, retry(Class::NoHandler, 1_000)),
+            (Class::NoHandler, 4, failed(Class::NoHandler)),
+            (Class::Reject, 0, failed(Class::Reject)),
+            (Class::Output, 0, failed(Class::Output)),
+            (Class::Crash, 0, failed(Class::Crash)),
+            (Class::BadEntry, 0, failed(Class::BadEntry)),
+        ] {
+            assert_eq!(decided(class, failures, None), expected, "{class} after {failures} failures");
+        }
+    }
+
+    #[test]
+    fn a_wish_is_honoured_up_to_the_longest_pause() {
+        assert_eq!(decided(Class::Retry, 0, Some(5)), Settlement::Retry { class: Class::Retry, delay_ms: 5 });
+        assert_eq!(
+            decided(Class::Retry, 0, Some(u64::MAX)),
+            Settlement::Retry { class: Class::Retry, delay_ms: 300_000 }
+        );
+        assert!(matches!(decided(Class::Retry, 4, Some(5)), Settlement::Failed { .. }));
+    }
+
+    #[test]
+    fn ok_is_processed_whatever_went_before() {
+        let outcome = Outcome::Ok(Success::default());
+        assert_eq!(decide(&outcome, 99, &Policies::default(), 0.0), Settlement::Processed);
+    }
+
+    #[test]
+    fn classes_are_written_alike_by_serde_and_display() {
+        for class in Class::ALL {
+            assert_eq!(serde_json::to_value(class).unwrap(), class.as_str());
+        }
+    }
+}

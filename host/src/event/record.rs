@@ -1,0 +1,203 @@
+//! The story of one event: what was accepted, every attempt at it, and how it ended.
+//!
+//! A record travels with its event wherever the broker moves it, so that a transition is one write and the whole story
+//! can be asked for in any state.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Class, Data, Event, EventId, Settlement, Timestamp};
+
+/// The most attempts of which a record keeps the details: the first and the latest ones. An event may be replayed
+/// without end, and its record must not grow without end.
+const MAX_KEPT_ATTEMPTS: usize = 32;
+
+/// An event with its story so far.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// What was accepted.
+    pub event: Event,
+    /// Attempts begun since the event was accepted or last replayed, as far as the store knows.
+    pub attempts_made: u32,
+    /// Those of them that failed and count against the policy.
+    pub failures: u32,
+    /// How often the event was replayed.
+    pub replays: u32,
+    /// The attempts that ended, oldest first; the middle of a very long story is left out.
+    pub attempts: Vec<AttemptRecord>,
+    /// How the event ended, once it has.
+    pub end: Option<End>,
+}
+
+/// One attempt that ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AttemptRecord {
+    /// 1 for the first since the event was accepted or last replayed.
+    pub attempt: u32,
+    /// After which replay; 0 before the first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub replay: u32,
+    /// When the handler was called, by the clock of the host that called it.
+    pub started_at: Timestamp,
+    /// How long the handler ran, in milliseconds with microseconds as decimals.
+    pub duration_ms: f64,
+    /// `None` when the handler returned ok.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<Class>,
+    /// What went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Where in the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backtrace: Option<String>,
+    /// The pause before the next attempt, when there is to be one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_in_ms: Option<u64>,
+    /// The consumer that made the attempt.
+    pub consumer: String,
+    /// The plugin that handled it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<String>,
+    /// The SHA-256 of the component that ran, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// What the guest wrote to its standard error, cut to the limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<String>,
+    /// What the guest logged, cut to the limits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<LogLine>,
+    /// Log lines that were left out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub log_lines_dropped: u32,
+}
+
+/// One line that a guest logged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// How serious.
+    pub level: LogLevel,
+    /// What it says.
+    pub message: String,
+    /// Names and values beside it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<(String, String)>,
+}
+
+/// The levels of a guest's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names are the usual ones")]
+pub enum LogLevel {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// How an event ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct End {
+    /// When, by the clock of the host that settled it.
+    pub at: Timestamp,
+    /// `None` when it was processed.
+    pub failure: Option<(Class, String)>,
+    /// What the handler returned to be kept.
+    pub result: Option<Data>,
+    /// The events that its handler published.
+    pub children: Vec<EventId>,
+}
+
+/// Where an event stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Accepted with a due time that has not come.
+    Scheduled,
+    /// Waits for a consumer.
+    Queued,
+    /// A consumer holds its lease.
+    Running,
+    /// Failed and waits for its next attempt.
+    Retrying,
+    /// Ended well.
+    Processed,
+    /// Ended badly; can be replayed.
+    Failed,
+    /// Ended by an operator.
+    Discarded,
+}
+
+impl State {
+    /// The state as it is written everywhere.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Retrying => "retrying",
+            Self::Processed => "processed",
+            Self::Failed => "failed",
+            Self::Discarded => "discarded",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Record {
+    /// The record of an event that was just accepted.
+    pub fn new(event: Event) -> Self {
+        Self { event, attempts_made: 0, failures: 0, replays: 0, attempts: Vec::new(), end: None }
+    }
+
+    /// The record after an attempt ended so. `result` and `children` are kept when the event was processed.
+    pub fn after(
+        mut self,
+        mut attempt: AttemptRecord,
+        settlement: &Settlement,
+        at: Timestamp,
+        result: Option<Data>,
+        children: Vec<EventId>,
+    ) -> Self {
+        self.attempts_made = attempt.attempt;
+        match settlement {
+            Settlement::Processed => self.end = Some(End { at, failure: None, result, children }),
+            Settlement::Retry { delay_ms, .. } => {
+                self.failures = self.failures.saturating_add(1);
+                attempt.retry_in_ms = Some(*delay_ms);
+            }
+            Settlement::Failed { class, reason } => {
+                self.failures = self.failures.saturating_add(1);
+                let failure = Some((*class, reason.clone()));
+                self.end = Some(End { at, failure, result: None, children: Vec::new() });
+            }
+            Settlement::Returned => return self,
+        }
+        if self.attempts.len() >= MAX_KEPT_ATTEMPTS {
+            self.attempts.remove(1);
+        }
+        self.attempts.push(attempt);
+        self
+    }
+
+    /// The record of the event put back to work: as new, but for its story.
+    pub fn replayed(mut self) -> Self {
+        self.attempts_made = 0;
+        self.failures = 0;
+        self.replays = self.replays.saturating_add(1);
+        self.end = None;
+        self
+    }
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}

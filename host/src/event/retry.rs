@@ -1,0 +1,144 @@
+//! When an event that was not processed is tried again: a policy for each class of failure.
+
+use serde::{Deserialize, Serialize};
+
+use super::Class;
+
+/// How often and after what pause an event is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Attempts in all, the first included; at least 1.
+    pub max_attempts: u32,
+    /// The upper end of the pause after the first failed attempt.
+    pub initial_ms: u64,
+    /// By what the upper end grows with each further attempt; at least 1.
+    pub factor: f64,
+    /// The pause never exceeds this, nor does what a handler wishes for.
+    pub max_ms: u64,
+}
+
+impl Default for Policy {
+    /// 5 attempts, 1 s doubling to 5 min (contract section 7).
+    fn default() -> Self {
+        Self { max_attempts: 5, initial_ms: 1_000, factor: 2.0, max_ms: 300_000 }
+    }
+}
+
+impl Policy {
+    /// The pause after the `failures`-th failure, spread over the whole range by `jitter` in 0..1 ("full jitter"), so
+    /// that events that failed together do not come back together.
+    pub fn pause_ms(&self, failures: u32, jitter: f64) -> u64 {
+        let exponent = i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX);
+        let ceiling = (self.initial_ms as f64 * self.factor.max(1.0).powi(exponent)).min(self.max_ms as f64);
+        (ceiling * jitter.clamp(0.0, 1.0)) as u64
+    }
+}
+
+/// What settings may say of a policy; what they leave out is taken from the policy beneath.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyPatch {
+    /// See [`Policy::max_attempts`].
+    pub max_attempts: Option<u32>,
+    /// See [`Policy::initial_ms`].
+    pub initial_ms: Option<u64>,
+    /// See [`Policy::factor`].
+    pub factor: Option<f64>,
+    /// See [`Policy::max_ms`].
+    pub max_ms: Option<u64>,
+}
+
+impl PolicyPatch {
+    /// The policy with what this patch names replaced.
+    pub fn over(&self, beneath: Policy) -> Policy {
+        Policy {
+            max_attempts: self.max_attempts.unwrap_or(beneath.max_attempts).max(1),
+            initial_ms: self.initial_ms.unwrap_or(beneath.initial_ms),
+            factor: self.factor.filter(|factor| factor.is_finite()).unwrap_or(beneath.factor).max(1.0),
+            max_ms: self.max_ms.unwrap_or(beneath.max_ms),
+        }
+    }
+}
+
+/// The policy of every class that is tried again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policies {
+    /// `retry` answers.
+    pub retry: Policy,
+    /// Traps, panics, exits.
+    pub trap: Policy,
+    /// Wall or CPU time over.
+    pub timeout: Policy,
+    /// Memory, table, stack or host-call limits; 2 attempts by default.
+    pub limit: Policy,
+    /// No plugin for the type.
+    pub no_handler: Policy,
+}
+
+impl Default for Policies {
+    fn default() -> Self {
+        Self::from_base(Policy::default())
+    }
+}
+
+impl Policies {
+    /// Every class by one policy, but for `limit`, which gets 2 attempts: what broke a limit once breaks it again.
+    pub fn from_base(base: Policy) -> Self {
+        let limit = Policy { max_attempts: base.max_attempts.min(2), ..base };
+        Self { retry: base, trap: base, timeout: base, limit, no_handler: base }
+    }
+
+    /// The policy for a class; `None` for classes that are failed at once or not by policy.
+    pub fn get(&self, class: Class) -> Option<&Policy> {
+        match class {
+            Class::Retry => Some(&self.retry),
+            Class::Trap => Some(&self.trap),
+            Class::Timeout => Some(&self.timeout),
+            Class::Limit => Some(&self.limit),
+            Class::NoHandler => Some(&self.no_handler),
+            Class::Reject | Class::Output | Class::Crash | Class::BadEntry => None,
+        }
+    }
+
+    /// The same policies with one class patched; classes without a policy are left alone.
+    pub fn patch(&mut self, class: Class, patch: &PolicyPatch) {
+        let policy = match class {
+            Class::Retry => &mut self.retry,
+            Class::Trap => &mut self.trap,
+            Class::Timeout => &mut self.timeout,
+            Class::Limit => &mut self.limit,
+            Class::NoHandler => &mut self.no_handler,
+            Class::Reject | Class::Output | Class::Crash | Class::BadEntry => return,
+        };
+        *policy = patch.over(*policy);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_maximum_and_spread_by_jitter() {
+        let policy = Policy::default();
+        for (failures, jitter, expected_ms) in [
+            (1, 1.0, 1_000),
+            (2, 1.0, 2_000),
+            (4, 1.0, 8_000),
+            (9, 1.0, 256_000),
+            (10, 1.0, 300_000),
+            (u32::MAX, 1.0, 300_000),
+            (1, 0.5, 500),
+            (1, 0.0, 0),
+            (1, f64::INFINITY, 1_000),
+        ] {
+            assert_eq!(policy.pause_ms(failures, jitter), expected_ms, "failure {failures}, jitter {jitter}");
+        }
+    }
+
+    #[test]
+    fn a_patch_replaces_what_it_names_and_cannot_make_a_policy_impossible() {
+        let patch = PolicyPatch { max_attempts: Some(0), factor: Some(f64::NAN), ..PolicyPatch::default() };
+        assert_eq!(patch.over(Policy::default()), Policy { max_attempts: 1, ..Policy::default() });
+    }
+}
