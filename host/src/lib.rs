@@ -1,6 +1,11 @@
 #![doc = include_str!("../ARCHITECTURE.md")]
 
-pub mod broker;
+pub mod clock;
 pub mod event;
+
+pub mod broker;
 pub mod plugin;
+
+pub mod worker;
+
 pub mod shutdown;

@@ -1,0 +1,66 @@
+//! Puts events back to work that failed for want of a plugin, once there is one.
+
+use std::sync::Arc;
+
+use crate::broker::{EndedQuery, Ending, Error, Lane, Replayed};
+use crate::event::Class;
+
+use super::Shared;
+use super::settle::Backoff;
+
+/// Events looked at with one call.
+const PAGE: usize = 100;
+
+/// Looks once at the start and then whenever the plugins change, until the worker stops.
+pub(super) async fn run(shared: Arc<Shared>) -> anyhow::Result<()> {
+    let mut changes = shared.plugins.changes();
+    let mut backoff = Backoff::default();
+    while !shared.stop.is_cancelled() {
+        changes.borrow_and_update();
+        tokio::select! {
+            () = shared.stop.cancelled() => return Ok(()),
+            adopted = adopt(&shared) => match adopted {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(count, "events put back to work: a plugin for them was loaded"),
+                Err(error) => {
+                    tracing::debug!("could not look for events without a plugin: {error}");
+                    tokio::time::sleep(backoff.next()).await;
+                    continue;
+                }
+            },
+        }
+        backoff.reset();
+        tokio::select! {
+            () = shared.stop.cancelled() => {}
+            changed = changes.changed() => changed?,
+        }
+    }
+    Ok(())
+}
+
+async fn adopt(shared: &Shared) -> Result<usize, Error> {
+    let mut adopted = 0;
+    let mut cursor = None;
+    loop {
+        let query = EndedQuery {
+            ending: Ending::Failed,
+            event_type: None,
+            class: Some(Class::NoHandler),
+            since: None,
+            until: None,
+            limit: PAGE,
+            cursor,
+        };
+        let page = shared.broker.ended(query).await?;
+        for record in &page.records {
+            let lane = shared.handler.lane(&record.event.event_type);
+            if lane != Lane::unrouted() && shared.broker.replay(record.event.id, &lane).await? == Replayed::Done {
+                adopted += 1;
+            }
+        }
+        match page.next_cursor {
+            Some(next) => cursor = Some(next),
+            None => return Ok(adopted),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! One delivery from hand-over to settle: find the plugin, let it handle the event, decide, describe.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::broker::{Append, Delivery, Lane, Settle};
+use crate::clock;
+use crate::event::{
+    AttemptRecord, Class, Event, EventType, Failure, Outcome, Policies, Published, Record, Settlement, Start, decide,
+};
+use crate::plugin::{Attempt, Completed, Plugin, Registry};
+
+/// Deliveries that may end with their host before the event is failed (contract, G7).
+pub(super) const CRASH_CAP: u32 = 5;
+
+/// What a delivery needs to be handled.
+pub(super) struct Handler {
+    /// Which plugin handles what.
+    pub(super) plugins: Arc<Registry>,
+    /// For events that no plugin handles.
+    pub(super) policies: Policies,
+    /// Named in the records of attempts.
+    pub(super) consumer: String,
+}
+
+/// Where to go next with a delivery.
+enum Step {
+    Handle(Arc<Plugin>),
+    Fail(Failure),
+    Return(Lane),
+}
+
+impl Handler {
+    /// Handles a delivery and says what is to become of it. Whatever the plugin does, there is an answer. Dropping the
+    /// future cancels the handler.
+    pub(super) async fn handle(&self, delivery: Delivery) -> Settle {
+        let Delivery { record, receipt, .. } = &delivery;
+        let attempt = delivery.attempt();
+        let started_at = clock::now();
+        let started = Instant::now();
+        let (plugin, completed) = match self.step(&delivery) {
+            Step::Return(lane) => return returned(delivery, lane),
+            Step::Fail(failure) => (None, Completed::failed(failure)),
+            Step::Handle(plugin) => {
+                let completed = plugin.handle(Attempt { event: record.event.clone(), attempt }).await;
+                (Some(plugin), completed)
+            }
+        };
+        let duration_ms = started.elapsed().as_micros() as f64 / 1_000.0;
+        let policies = plugin.as_ref().map_or(&self.policies, |plugin| plugin.policies());
+        let settlement = decide(&completed.outcome, record.failures, policies, fastrand::f64());
+        self.log(&record.event, attempt, duration_ms, plugin.as_deref(), &settlement);
+
+        let (success, failure) = match completed.outcome {
+            Outcome::Ok(success) => (success, None),
+            Outcome::Failed(failure) => (Default::default(), Some(failure)),
+        };
+        let ended = AttemptRecord {
+            attempt,
+            replay: record.replays,
+            started_at,
+            duration_ms,
+            class: failure.as_ref().map(|failure| failure.class),
+            error: failure.as_ref().map(|failure| failure.message.clone()),
+            backtrace: failure.and_then(|failure| failure.backtrace),
+            retry_in_ms: None,
+            consumer: self.consumer.clone(),
+            plugin: plugin.as_ref().map(|plugin| plugin.name().to_owned()),
+            digest: plugin.as_ref().map(|plugin| plugin.digest().to_owned()),
+            stderr: completed.stderr,
+            log: completed.log,
+            log_lines_dropped: completed.log_lines_dropped,
+        };
+        let children = success.published.iter().map(|published| published.event.id).collect();
+        let publish = success.published.into_iter().map(|published| self.append(published)).collect();
+        let lane = self.lane(&record.event.event_type);
+        let receipt = receipt.clone();
+        let record = delivery.record.after(ended, &settlement, clock::now(), success.result, children);
+        Settle { receipt, record, settlement, lane, publish }
+    }
+
+    /// The lane of a type by the routing in force.
+    pub(super) fn lane(&self, event_type: &EventType) -> Lane {
+        let plugin = self.plugins.route(event_type);
+        plugin.and_then(|plugin| plugin.name().parse().ok()).unwrap_or_else(Lane::unrouted)
+    }
+
+    fn step(&self, delivery: &Delivery) -> Step {
+        if delivery.deliveries > CRASH_CAP {
+            let message = format!("the host died in each of {CRASH_CAP} deliveries, or lost its lease in the middle");
+            return Step::Fail(Failure::new(Class::Crash, message));
+        }
+        let event_type = &delivery.record.event.event_type;
+        let lane = self.lane(event_type);
+        // A suspect is handled where it is: going to another lane would forget how often it was delivered.
+        if lane != delivery.receipt.lane && lane != Lane::unrouted() && delivery.deliveries == 1 {
+            return Step::Return(lane);
+        }
+        match self.plugins.route(event_type) {
+            Some(plugin) => Step::Handle(plugin),
+            None => {
+                let message = format!("no plugin handles the type {:?}", event_type.as_str());
+                Step::Fail(Failure::new(Class::NoHandler, message))
+            }
+        }
+    }
+
+    fn append(&self, published: Published) -> Append {
+        let lane = self.lane(&published.event.event_type);
+        let start = if published.delay_ms == 0 { Start::Now } else { Start::InMs(published.delay_ms) };
+        Append { record: Record::new(published.event), lane, start, idempotency: None }
+    }
+
+    fn log(&self, event: &Event, attempt: u32, duration_ms: f64, plugin: Option<&Plugin>, settlement: &Settlement) {
+        let plugin = plugin.map(Plugin::name);
+        let (id, event_type) = (event.id, event.event_type.as_str());
+        match settlement {
+            Settlement::Failed { class, reason } => tracing::warn!(
+                event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin, duration_ms, class = class.as_str(),
+                "event failed: {}", reason.lines().next().unwrap_or_default()
+            ),
+            Settlement::Retry { class, delay_ms } => tracing::info!(
+                event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin, duration_ms, class = class.as_str(),
+                "attempt failed, next one in {delay_ms} ms"
+            ),
+            Settlement::Processed | Settlement::Returned => tracing::debug!(
+                event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin, duration_ms, "event processed"
+            ),
+        }
+    }
+}
+
+/// Hands a delivery back as if it had never been made: to the lane that it belongs to.
+pub(super) fn returned(delivery: Delivery, lane: Lane) -> Settle {
+    Settle {
+        receipt: delivery.receipt,
+        record: delivery.record,
+        settlement: Settlement::Returned,
+        lane,
+        publish: Vec::new(),
+    }
+}
+
+impl Completed {
+    /// What came of an attempt in which no guest ran.
+    fn failed(failure: Failure) -> Self {
+        Self { outcome: Outcome::Failed(failure), log: Vec::new(), log_lines_dropped: 0, stderr: None }
+    }
+}

@@ -1,0 +1,188 @@
+//! Keeps the leases of the deliveries that this host works on.
+//!
+//! Renewal has a thread, a runtime and a connection of its own: whatever handlers do to the other threads, a lease ends
+//! only when this process does. A delivery whose lease was lost all the same has its handler cancelled, since its
+//! outcome would change nothing.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Leases, Receipt};
+
+/// The most receipts that are renewed with one call.
+const MAX_BATCH: usize = 100;
+
+/// The deliveries that this host holds.
+#[derive(Clone, Default)]
+pub(super) struct Held {
+    entries: Arc<Mutex<HashMap<Receipt, Entry>>>,
+}
+
+struct Entry {
+    renewed: Instant,
+    lost: CancellationToken,
+}
+
+/// One held delivery; it is let go when this is dropped.
+pub(super) struct Hold {
+    held: Held,
+    receipt: Receipt,
+    lost: CancellationToken,
+}
+
+impl Held {
+    /// Holds a delivery that was claimed at `claimed` at the latest.
+    pub(super) fn hold(&self, receipt: &Receipt, claimed: Instant) -> Hold {
+        let lost = CancellationToken::new();
+        let entry = Entry { renewed: claimed, lost: lost.clone() };
+        self.lock().insert(receipt.clone(), entry);
+        Hold { held: self.clone(), receipt: receipt.clone(), lost }
+    }
+
+    /// Receipts that were not renewed for so long.
+    fn due(&self, now: Instant, after: Duration) -> Vec<Receipt> {
+        let is_due = |entry: &Entry| now.saturating_duration_since(entry.renewed) >= after;
+        self.lock().iter().filter(|(_, entry)| is_due(entry)).map(|(receipt, _)| receipt.clone()).collect()
+    }
+
+    fn renewed(&self, receipts: &[Receipt], at: Instant, lost: &[Receipt]) {
+        let mut entries = self.lock();
+        for receipt in receipts {
+            if let Some(entry) = entries.get_mut(receipt) {
+                entry.renewed = at;
+            }
+        }
+        for receipt in lost {
+            if let Some(entry) = entries.get(receipt) {
+                entry.lost.cancel();
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Receipt, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hold {
+    /// Cancelled when the lease was found to be lost.
+    pub(super) fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.held.lock().remove(&self.receipt);
+    }
+}
+
+/// The thread that renews.
+pub(super) struct Keeper {
+    stop: CancellationToken,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Starts the thread. A delivery is renewed when a third of its lease has passed, so that short handlers cost nothing.
+    ///
+    /// # Errors
+    /// The thread or its runtime could not be made.
+    pub(super) fn start(held: Held, leases: Arc<dyn Leases>, lease: Duration) -> std::io::Result<Self> {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = thread::Builder::new()
+            .name("leases".into())
+            .spawn(move || runtime.block_on(keep(held, leases, lease, stopped)))?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that renews leases panicked");
+        }
+    }
+}
+
+async fn keep(held: Held, leases: Arc<dyn Leases>, lease: Duration, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(lease / 12);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        // What became due is renewed together with what soon will be, so that calls are few and full.
+        let now = Instant::now();
+        if held.due(now, lease / 3).is_empty() {
+            continue;
+        }
+        for batch in held.due(now, lease / 6).chunks(MAX_BATCH) {
+            let asked = Instant::now();
+            let answer = tokio::select! {
+                () = stop.cancelled() => return,
+                answer = leases.renew(batch) => answer,
+            };
+            match answer {
+                Ok(lost) => {
+                    for receipt in &lost {
+                        tracing::warn!(event.id = %receipt.event_id, lane = %receipt.lane, "lease lost, attempt canceled");
+                    }
+                    held.renewed(batch, asked, &lost);
+                }
+                Err(error) => tracing::warn!(deliveries = batch.len(), "leases not renewed: {error}"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Error;
+    use crate::event::EventId;
+
+    struct LosesOdd;
+
+    #[async_trait::async_trait]
+    impl Leases for LosesOdd {
+        async fn renew(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>, Error> {
+            Ok(receipts.iter().filter(|receipt| receipt.deliveries % 2 == 1).cloned().collect())
+        }
+    }
+
+    fn receipt(deliveries: u32) -> Receipt {
+        Receipt { event_id: EventId::new(), lane: "a".parse().unwrap(), entry: "1-1".into(), deliveries }
+    }
+
+    #[test]
+    fn a_lost_lease_cancels_its_handler_and_no_other() {
+        let held = Held::default();
+        let (odd, even) = (held.hold(&receipt(1), Instant::now()), held.hold(&receipt(2), Instant::now()));
+        let _keeper = Keeper::start(held, Arc::new(LosesOdd), Duration::from_millis(30)).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(odd.lost().cancelled());
+        assert!(!even.lost().is_cancelled());
+    }
+
+    #[test]
+    fn what_was_let_go_is_not_renewed() {
+        let held = Held::default();
+        let before = Instant::now();
+        let hold = held.hold(&receipt(1), before);
+        assert_eq!(held.due(before + Duration::from_secs(1), Duration::from_secs(1)).len(), 1);
+        assert_eq!(held.due(before, Duration::from_secs(1)).len(), 0);
+        drop(hold);
+        assert_eq!(held.due(before + Duration::from_secs(1), Duration::from_secs(1)).len(), 0);
+    }
+}

@@ -1,0 +1,45 @@
+//! Takes over the deliveries of consumers that died, one at a time and never two.
+//!
+//! What took its host down may do so again. Whoever is handled here is alone in that: the next suspect is taken only
+//! when the last one was settled, so that a crash is counted against the one that caused it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Shared;
+use super::settle::Backoff;
+
+/// Runs until the worker stops.
+pub(super) async fn run(shared: Arc<Shared>) -> anyhow::Result<()> {
+    let idle = (shared.options.lease / 6).clamp(Duration::from_millis(50), Duration::from_secs(2));
+    let mut backoff = Backoff::default();
+    while !shared.stop.is_cancelled() {
+        let asked = Instant::now();
+        let pause = match shared.broker.recover(1).await {
+            Ok(suspects) if suspects.is_empty() => {
+                backoff.reset();
+                idle.mul_f64(0.75 + fastrand::f64() / 2.0)
+            }
+            Ok(suspects) => {
+                backoff.reset();
+                for suspect in suspects {
+                    tracing::info!(
+                        event.id = %suspect.receipt.event_id, lane = %suspect.receipt.lane, deliveries = suspect.deliveries,
+                        "delivery taken over from a consumer that is gone"
+                    );
+                    shared.work(suspect, asked, || ()).await;
+                }
+                continue;
+            }
+            Err(error) => {
+                tracing::debug!("could not look for deliveries of dead consumers: {error}");
+                backoff.next()
+            }
+        };
+        tokio::select! {
+            () = shared.stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! Moves what is due to its lane, and keeps house.
+//!
+//! Every host does both: each step is atomic in the store, so two at a time do no harm, and none is needed in particular.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Shared;
+use super::settle::Backoff;
+
+/// The longest pause between two looks for what is due: half of what G5 allows.
+const MAX_PROMOTE_PAUSE_MS: u64 = 500;
+/// The pause between two rounds of house-keeping.
+const MAINTAIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// Promotes until the worker stops.
+pub(super) async fn promote(shared: Arc<Shared>) -> anyhow::Result<()> {
+    let mut backoff = Backoff::default();
+    while !shared.stop.is_cancelled() {
+        let pause = match shared.broker.promote().await {
+            Ok(promoted) if promoted.more => continue,
+            Ok(promoted) => {
+                backoff.reset();
+                let until_due_ms = promoted.next_due_in_ms.unwrap_or(MAX_PROMOTE_PAUSE_MS).min(MAX_PROMOTE_PAUSE_MS);
+                // Spread, so that several hosts do not look at the same moment.
+                Duration::from_millis(until_due_ms.max(5) + fastrand::u64(0..=20))
+            }
+            Err(error) => {
+                tracing::debug!("could not promote what is due: {error}");
+                backoff.next()
+            }
+        };
+        tokio::select! {
+            () = shared.stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Keeps house until the worker stops.
+pub(super) async fn maintain(shared: Arc<Shared>) -> anyhow::Result<()> {
+    while !shared.stop.is_cancelled() {
+        if let Err(error) = shared.broker.maintain().await {
+            tracing::debug!("could not keep house: {error}");
+        }
+        tokio::select! {
+            () = shared.stop.cancelled() => {}
+            () = tokio::time::sleep(MAINTAIN_PAUSE) => {}
+        }
+    }
+    Ok(())
+}
