@@ -7,6 +7,7 @@ mod draft;
 mod id;
 mod json;
 mod outcome;
+mod reader;
 mod record;
 mod retry;
 mod time;

@@ -1,0 +1,250 @@
+//! One event as a client wrote it, member by member: what each may be, and what to say when it is not.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use super::draft::{Fault, Idempotency, Limits, NewEvent, Rejected, Start};
+use super::id::InvalidType;
+use super::json::Members;
+use super::{DEFAULT_SOURCE, Data, DataKind, Event, EventId, EventType, Timestamp};
+
+/// The longest `source`, `subject`, `id`, `key` and idempotency key, in characters.
+const MAX_NAME_CHARS: usize = 256;
+/// The longest value of a header (an extension attribute), in characters.
+const MAX_HEADER_CHARS: usize = 1_024;
+/// The most headers of an event.
+const MAX_HEADERS: usize = 32;
+/// The longest delay of an event: a year.
+const MAX_DELAY_MS: u64 = 366 * 24 * 60 * 60 * 1_000;
+/// Names that extensions may not have, since attributes of CloudEvents or members of ours are called so.
+const RESERVED_NAMES: [&str; 12] = [
+    "id",
+    "source",
+    "specversion",
+    "type",
+    "subject",
+    "time",
+    "datacontenttype",
+    "dataschema",
+    "data",
+    "partitionkey",
+    "sourceid",
+    "causationid",
+];
+
+/// Reads one event and gathers what is wrong with it.
+pub(super) struct Reader<'a> {
+    body: &'a Bytes,
+    prefix: String,
+    invalid: Vec<Fault>,
+}
+
+impl<'a> Reader<'a> {
+    /// Reads events of this body; `prefix` is the pointer to the event.
+    pub(super) fn new(body: &'a Bytes, prefix: String) -> Self {
+        Self { body, prefix, invalid: Vec::new() }
+    }
+
+    /// The event, or everything that is wrong with it. `key` is the digest of the request's idempotency key.
+    pub(super) fn read(
+        &mut self,
+        item: &RawValue,
+        limits: &Limits,
+        accepted: Timestamp,
+        key: Option<[u8; 32]>,
+    ) -> Result<NewEvent, Rejected> {
+        let Ok(members) = serde_json::from_str::<Members<'_>>(item.get()) else {
+            return Err(Rejected::Invalid(vec![Fault::new(self.prefix.clone(), "an event is an object")]));
+        };
+        if let Some(name) = members.duplicate() {
+            let pointer = self.pointer(&escape(name));
+            return Err(Rejected::Malformed(vec![Fault::new(pointer, "this member occurs twice")]));
+        }
+
+        let mut start = None;
+        let (mut event_type, mut source, mut id, mut subject) = (None, None, None, None);
+        let (mut schema, mut key_member, mut time, mut data) = (None, None, None, None);
+        let mut extensions = BTreeMap::new();
+        for (name, value) in members.0 {
+            match name.as_str() {
+                "type" => event_type = self.event_type(value),
+                "payload" => data = Some(self.payload(value, limits)?),
+                "id" => id = self.name("id", value),
+                "source" => source = self.name("source", value),
+                "subject" => subject = self.name("subject", value),
+                "schema" => schema = self.name("schema", value),
+                "key" => key_member = self.name("key", value),
+                "time" => time = self.time("time", value).map(|(text, _)| text),
+                "headers" => self.headers(value, &mut extensions)?,
+                "delayMs" | "deliverAt" if start.is_some() => {
+                    self.fault(&name, "delayMs and deliverAt exclude each other");
+                }
+                "delayMs" => start = self.delay(value),
+                "deliverAt" => start = self.deliver_at(value, accepted),
+                _ => self.fault(&escape(&name), unknown_member(&name)),
+            }
+        }
+        let type_pointer = self.pointer("type");
+        if event_type.is_none() && !self.invalid.iter().any(|fault| fault.pointer == type_pointer) {
+            self.fault("type", "an event has a type, such as \"USER_SIGNUP\"");
+        }
+        let Some(event_type) = event_type.filter(|_| self.invalid.is_empty()) else {
+            return Err(Rejected::Invalid(std::mem::take(&mut self.invalid)));
+        };
+
+        let source = source.unwrap_or_else(|| DEFAULT_SOURCE.to_owned());
+        let sender_key = id.as_ref().map(|id| digest(&["id", &source, id]));
+        let idempotency = key.or(sender_key).map(|key| Idempotency { key, fingerprint: digest(&[item.get()]) });
+        extensions.extend(id.map(|id| ("sourceid".to_owned(), id)));
+        extensions.extend(key_member.map(|key| ("partitionkey".to_owned(), key)));
+        let event = Event {
+            id: EventId::new(),
+            event_type,
+            source,
+            subject,
+            time,
+            data_content_type: data.as_ref().map(|_| "application/json".to_owned()),
+            data_schema: schema,
+            extensions,
+            accepted,
+            cause: None,
+            data,
+        };
+        Ok(NewEvent { event, start: start.unwrap_or(Start::Now), idempotency })
+    }
+
+    fn pointer(&self, name: &str) -> String {
+        format!("{}/{name}", self.prefix)
+    }
+
+    fn fault(&mut self, name: &str, message: impl Into<String>) {
+        let pointer = self.pointer(name);
+        self.invalid.push(Fault::new(pointer, message));
+    }
+
+    fn string(&mut self, name: &str, value: &RawValue) -> Option<String> {
+        let text = serde_json::from_str::<String>(value.get()).ok();
+        if text.is_none() {
+            self.fault(name, "must be a string");
+        }
+        text
+    }
+
+    fn name(&mut self, name: &str, value: &RawValue) -> Option<String> {
+        let text = self.string(name, value)?;
+        if text.is_empty() || text.chars().count() > MAX_NAME_CHARS || text.chars().any(char::is_control) {
+            self.fault(name, format!("must be 1 to {MAX_NAME_CHARS} characters without control characters"));
+            return None;
+        }
+        Some(text)
+    }
+
+    fn event_type(&mut self, value: &RawValue) -> Option<EventType> {
+        let text = self.string("type", value)?;
+        text.parse().map_err(|error: InvalidType| self.fault("type", error.to_string())).ok()
+    }
+
+    fn payload(&self, value: &RawValue, limits: &Limits) -> Result<Data, Rejected> {
+        let text = value.get();
+        if text.len() > limits.max_payload_bytes {
+            let message = format!("{} bytes; a payload has at most {}", text.len(), limits.max_payload_bytes);
+            return Err(Rejected::TooLarge(vec![Fault::new(self.pointer("payload"), message)]));
+        }
+        // A copy and not a slice of the body: a small payload of a large batch would keep all of it in memory.
+        let bytes = if text.len() * 2 < self.body.len() {
+            Bytes::copy_from_slice(text.as_bytes())
+        } else {
+            self.body.slice_ref(text.as_bytes())
+        };
+        Ok(Data { bytes, kind: DataKind::Text })
+    }
+
+    fn time(&mut self, name: &str, value: &RawValue) -> Option<(String, Timestamp)> {
+        let text = self.string(name, value)?;
+        match text.parse::<Timestamp>() {
+            Ok(time) => Some((text, time)),
+            Err(error) => {
+                self.fault(name, error.to_string());
+                None
+            }
+        }
+    }
+
+    fn delay(&mut self, value: &RawValue) -> Option<Start> {
+        match serde_json::from_str::<u64>(value.get()) {
+            Ok(delay_ms) if delay_ms <= MAX_DELAY_MS => Some(Start::InMs(delay_ms)),
+            _ => {
+                self.fault("delayMs", format!("must be a whole number from 0 to {MAX_DELAY_MS}, a year"));
+                None
+            }
+        }
+    }
+
+    fn deliver_at(&mut self, value: &RawValue, accepted: Timestamp) -> Option<Start> {
+        let (_, at) = self.time("deliverAt", value)?;
+        if at > accepted.plus_ms(MAX_DELAY_MS) {
+            self.fault("deliverAt", "must be within a year from now");
+            return None;
+        }
+        Some(Start::At(at))
+    }
+
+    fn headers(&mut self, value: &RawValue, extensions: &mut BTreeMap<String, String>) -> Result<(), Rejected> {
+        let Ok(members) = serde_json::from_str::<Members<'_>>(value.get()) else {
+            self.fault("headers", "must be an object of strings");
+            return Ok(());
+        };
+        if let Some(name) = members.duplicate() {
+            let pointer = self.pointer(&format!("headers/{}", escape(name)));
+            return Err(Rejected::Malformed(vec![Fault::new(pointer, "this member occurs twice")]));
+        }
+        if members.0.len() > MAX_HEADERS {
+            self.fault("headers", format!("{} headers; an event has at most {MAX_HEADERS}", members.0.len()));
+        }
+        for (name, value) in members.0 {
+            let place = format!("headers/{name}");
+            let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+            if name.is_empty() || name.len() > 64 || !name.chars().all(fits) {
+                self.fault("headers", format!("the name {name:?} must be 1 to 64 lower-case letters and digits"));
+            } else if RESERVED_NAMES.contains(&name.as_str()) {
+                self.fault(&place, "this name is an attribute of its own");
+            } else if let Some(text) = self.string(&place, value) {
+                if text.chars().count() > MAX_HEADER_CHARS || text.chars().any(char::is_control) {
+                    self.fault(&place, format!("must be up to {MAX_HEADER_CHARS} characters, none of control"));
+                }
+                extensions.insert(name, text);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The members of an event, for the hint to whoever wrote another.
+const MEMBERS: [&str; 11] =
+    ["type", "payload", "id", "source", "subject", "key", "schema", "time", "delayMs", "deliverAt", "headers"];
+
+/// A member's name as a token of a JSON pointer.
+fn escape(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
+fn unknown_member(name: &str) -> String {
+    let nearest = MEMBERS.iter().max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)));
+    match nearest {
+        Some(nearest) if strsim::jaro(nearest, name) > 0.7 => format!("no such member; did you mean {nearest:?}?"),
+        _ => format!("no such member; an event has {}", MEMBERS.join(", ")),
+    }
+}
+
+/// A digest of several texts, each with its length, so that no two lists give the same bytes.
+pub(super) fn digest(parts: &[&str]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
