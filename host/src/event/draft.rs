@@ -37,7 +37,7 @@ const RESERVED_NAMES: [&str; 12] = [
 ];
 
 /// What limits an event that comes in (contract section 4).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The largest payload.
     pub max_payload_bytes: usize,
