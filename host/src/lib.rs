@@ -8,4 +8,11 @@ pub mod plugin;
 
 pub mod worker;
 
+pub mod api;
+
+pub mod config;
+
+pub mod app;
+
 pub mod shutdown;
+pub mod telemetry;

@@ -58,7 +58,7 @@ impl Serialize for Lane {
 pub struct InvalidLane;
 
 /// What every broker must be told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Prefix of everything in a shared store.
     pub namespace: String,
@@ -75,7 +75,7 @@ pub struct Options {
 }
 
 /// How long what has ended is kept.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// Processed events are kept so long, in milliseconds.
     pub processed_ms: u64,

@@ -11,7 +11,7 @@ use super::reader::{Reader, digest};
 use super::{Event, Timestamp};
 
 /// What limits an event that comes in (contract section 4).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The largest payload.
     pub max_payload_bytes: usize,

@@ -1,0 +1,44 @@
+//! What the server is told: where it listens and how much of anything it puts up with.
+//!
+//! Every limit is here or a constant beside the code that keeps it; a connection, a request and a body each have one.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use crate::event::Limits;
+
+/// What the server must be told (contract section 8).
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerOptions {
+    /// Where it listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The largest body of a request.
+    pub max_body_bytes: usize,
+    /// The most connections at a time; further ones wait to be accepted.
+    pub max_connections: usize,
+    /// The time in which a request's head must arrive, from its first byte on.
+    pub header_timeout_ms: u64,
+    /// The time in which a request's body must arrive.
+    pub body_timeout_ms: u64,
+    /// How long a connection may be open without a request under way.
+    pub idle_timeout_ms: u64,
+    /// How long requests and handlers under way may take to end when the program stops.
+    pub drain_ms: u64,
+    /// What limits an event.
+    pub limits: Limits,
+}
+
+impl Default for ServerOptions {
+    /// The defaults of contract section 8.
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 3000)),
+            max_body_bytes: 1024 * 1024,
+            max_connections: 10_000,
+            header_timeout_ms: 5_000,
+            body_timeout_ms: 10_000,
+            idle_timeout_ms: 30_000,
+            drain_ms: 25_000,
+            limits: Limits::default(),
+        }
+    }
+}

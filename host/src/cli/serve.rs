@@ -1,0 +1,150 @@
+//! `eventstream serve`: reads the configuration, starts the log, and serves until it is told to stop.
+//!
+//! What a person needs to know is printed on standard output, one line a fact; one of the lines reads
+//! `listening on http://ADDRESS:PORT` with the real port, and programs may rely on that.
+
+use std::path::PathBuf;
+
+use eventstream::config::{self, Config, Flag, Sources};
+use eventstream::{app, broker, telemetry};
+
+use super::{Exit, complain, say};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  eventstream serve --broker redis://127.0.0.1:6379 --plugins ./plugins
+  eventstream serve --listen 0.0.0.0:3000 --allow-anonymous
+  EVENTSTREAM_CONSUMER_CONCURRENCY=64 eventstream serve --config /etc/eventstream.toml
+
+Each setting is given by its flag, else by its variable, else by the configuration file, else by its default.";
+
+/// The flags of `serve`. They stay text here: the configuration checks every source of a setting alike.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where to listen; port 0 takes a free one [env: EVENTSTREAM_SERVER_LISTEN] [default: 127.0.0.1:3000]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// The broker [env: EVENTSTREAM_BROKER_URL] [default: redis://127.0.0.1:6379]
+    #[arg(long, value_name = "URL")]
+    broker: Option<String>,
+    /// The directory of the plugins [env: EVENTSTREAM_PLUGINS_DIR] [default: ./plugins]
+    #[arg(long, value_name = "DIR")]
+    plugins: Option<String>,
+    /// The configuration file [default: eventstream.toml, if there is one]
+    #[arg(long, value_name = "FILE", env = "EVENTSTREAM_CONFIG")]
+    config: Option<PathBuf>,
+    /// The readable part of this host's name among consumers [env: EVENTSTREAM_CONSUMER_NAME] [default: host name]
+    #[arg(long, value_name = "NAME")]
+    consumer_name: Option<String>,
+    /// Attempts side by side [env: EVENTSTREAM_CONSUMER_CONCURRENCY] [default: twice the cores]
+    #[arg(long, value_name = "N")]
+    concurrency: Option<String>,
+    /// After how long the work of a host that died is taken over [env: EVENTSTREAM_CONSUMER_LEASE_MS] [default: 30000]
+    #[arg(long, value_name = "MS")]
+    lease_ms: Option<String>,
+    /// Let everyone who reaches this server publish and read [env: EVENTSTREAM_AUTH_ALLOW_ANONYMOUS]
+    #[arg(long)]
+    allow_anonymous: bool,
+    /// Serve although the store may lose what was accepted [env: EVENTSTREAM_BROKER_ALLOW_UNSAFE]
+    #[arg(long)]
+    allow_unsafe: bool,
+    /// How log lines are written: auto, text, json [env: EVENTSTREAM_LOG_FORMAT]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// Which log lines are written: error, warn, info, debug, trace [env: EVENTSTREAM_LOG_LEVEL] [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+impl Args {
+    /// What was said, as settings.
+    pub(super) fn flags(&self) -> Vec<Flag> {
+        let truth = |said: bool| said.then(|| "true".to_owned());
+        let said = [
+            ("server.listen", "--listen", self.listen.clone()),
+            ("broker.url", "--broker", self.broker.clone()),
+            ("plugins.dir", "--plugins", self.plugins.clone()),
+            ("consumer.name", "--consumer-name", self.consumer_name.clone()),
+            ("consumer.concurrency", "--concurrency", self.concurrency.clone()),
+            ("consumer.lease_ms", "--lease-ms", self.lease_ms.clone()),
+            ("auth.allow_anonymous", "--allow-anonymous", truth(self.allow_anonymous)),
+            ("broker.allow_unsafe", "--allow-unsafe", truth(self.allow_unsafe)),
+            ("log.format", "--log-format", self.log_format.clone()),
+            ("log.level", "--log-level", self.log_level.clone()),
+        ];
+        said.into_iter().filter_map(|(key, flag, value)| value.map(|value| Flag { key, flag, value })).collect()
+    }
+
+    fn config(&self) -> Result<Config, config::Error> {
+        let environment = std::env::vars_os().filter_map(|(name, value)| {
+            // A variable of ours that is not UTF-8 is kept, so that it is refused and not overlooked.
+            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+        });
+        Config::load(&Sources { file: self.config.clone(), environment: environment.collect(), flags: self.flags() })
+    }
+}
+
+/// Serves until it is told to stop.
+pub(super) fn run(args: &Args) -> Exit {
+    let config = match args.config() {
+        Ok(config) => config,
+        Err(error) => {
+            complain(error);
+            return Exit::Usage;
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("eventstream").build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(format!("the threads of the server cannot be started: {error}"));
+            return Exit::Failed;
+        }
+    };
+    if let Err(error) = telemetry::init(&config.log) {
+        complain(format!("the log cannot be started: {error:#}"));
+        return Exit::Failed;
+    }
+    match runtime.block_on(app::run(config, |fact| say(fact))) {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            complain(&error);
+            exit(&error)
+        }
+    }
+}
+
+/// The exit code for why the server ended.
+fn exit(error: &app::Error) -> Exit {
+    match error {
+        app::Error::Broker(broker::Error::Unavailable { .. }) => Exit::Unreachable,
+        // What the store is set to, or holds, is for a person to put right before the server can start.
+        app::Error::Broker(broker::Error::Misconfigured(_) | broker::Error::Unsafe(_)) => Exit::Usage,
+        app::Error::Broker(_) | app::Error::Failed(_) => Exit::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Serve {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn every_flag_is_a_setting() {
+        let all = "serve --listen 127.0.0.1:1 --broker redis://h --plugins p --consumer-name n --concurrency 3 --lease-ms 900 \
+             --allow-anonymous --allow-unsafe --log-format json --log-level debug";
+        let args = Serve::try_parse_from(all.split_whitespace()).unwrap().args;
+        let config = Config::from_layers(None, &[], &args.flags()).unwrap();
+        assert_eq!(config.server.listen.to_string(), "127.0.0.1:1");
+        assert_eq!((config.worker.concurrency, config.worker.lease_ms), (3, 900));
+        assert_eq!(config.broker.consumer_name, "n");
+        assert!(config.broker.allow_unsafe);
+        assert_eq!(config.log.level.to_string(), "debug");
+    }
+}

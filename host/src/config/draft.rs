@@ -1,0 +1,125 @@
+//! A configuration under way: defaults, over which the sources are laid, and the checks of the whole at the end.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use crate::api::ServerOptions;
+use crate::broker;
+use crate::event::{Class, Policies, Policy, PolicyPatch};
+use crate::telemetry;
+
+use super::error::Fault;
+use super::{BrokerUrl, Config, PluginsSettings, WorkerSettings};
+
+/// What the sources have said so far.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) server: ServerOptions,
+    pub(super) broker_url: String,
+    pub(super) broker: broker::Options,
+    /// `None` for the name of the host.
+    pub(super) consumer_name: Option<String>,
+    /// 0 for twice the number of cores.
+    pub(super) concurrency: usize,
+    pub(super) retry: PolicyPatch,
+    pub(super) retry_by_class: BTreeMap<Class, PolicyPatch>,
+    pub(super) plugins_dir: PathBuf,
+    pub(super) plugin_limits: toml::Table,
+    pub(super) plugins: BTreeMap<String, toml::Table>,
+    pub(super) allow_anonymous: bool,
+    pub(super) log: telemetry::Options,
+    /// Each setting that was given, with the place; the last one is the one that counts.
+    pub(super) origins: Vec<(String, String)>,
+}
+
+impl Default for Draft {
+    fn default() -> Self {
+        Self {
+            server: ServerOptions::default(),
+            broker_url: "redis://127.0.0.1:6379".into(),
+            broker: broker::Options::default(),
+            consumer_name: None,
+            concurrency: 0,
+            retry: PolicyPatch::default(),
+            retry_by_class: BTreeMap::new(),
+            plugins_dir: "./plugins".into(),
+            plugin_limits: toml::Table::new(),
+            plugins: BTreeMap::new(),
+            allow_anonymous: false,
+            log: telemetry::Options::default(),
+            origins: Vec::new(),
+        }
+    }
+}
+
+impl Draft {
+    /// The configuration, if the parts fit each other.
+    pub(super) fn finish(self) -> Result<Config, Vec<Fault>> {
+        let faults = self.misfits();
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let mut policies = Policies::from_base(self.retry.over(Policy::default()));
+        for (class, patch) in &self.retry_by_class {
+            policies.patch(*class, patch);
+        }
+        let consumer_name = self.consumer_name.unwrap_or_else(host_name);
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let concurrency = if self.concurrency == 0 { 2 * cores } else { self.concurrency };
+        Ok(Config {
+            max_payload_bytes: self.server.limits.max_payload_bytes,
+            worker: WorkerSettings {
+                concurrency,
+                lease_ms: self.broker.lease_ms,
+                drain_ms: self.server.drain_ms,
+                policies,
+            },
+            server: self.server,
+            broker_url: BrokerUrl::from(self.broker_url),
+            broker: broker::Options { consumer_name, ..self.broker },
+            plugins: PluginsSettings { dir: self.plugins_dir, limits: self.plugin_limits, by_name: self.plugins },
+            log: self.log,
+        })
+    }
+
+    /// What is wrong although each setting by itself is right.
+    fn misfits(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let listen = self.server.listen;
+        if !listen.ip().to_canonical().is_loopback() && !self.allow_anonymous {
+            let message = format!(
+                "listening on {listen} lets everyone who reaches this machine publish and read events; listen on \
+                 127.0.0.1, or allow it by --allow-anonymous (auth.allow_anonymous = true)"
+            );
+            faults.push(Fault { place: self.origin("server.listen"), message });
+        }
+        let (payload, body) = (self.server.limits.max_payload_bytes, self.server.max_body_bytes);
+        if payload > body {
+            let message = format!(
+                "a payload of broker.max_payload_bytes = {payload} does not fit into a body of server.max_body_bytes = \
+                 {body}; raise the latter or lower the former"
+            );
+            let place = match self.origin("broker.max_payload_bytes") {
+                place if place == "default" => self.origin("server.max_body_bytes"),
+                place => place,
+            };
+            faults.push(Fault { place, message });
+        }
+        faults
+    }
+
+    fn origin(&self, name: &str) -> String {
+        let given = self.origins.iter().rev().find(|(key, _)| key == name);
+        given.map_or_else(|| "default".to_owned(), |(_, place)| place.clone())
+    }
+}
+
+/// The name of this machine, with what a consumer's name may not have replaced.
+fn host_name() -> String {
+    let uname = rustix::system::uname();
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let name = uname.nodename().to_string_lossy();
+    let name: String = name.chars().take(64).map(|c| if fits(c) { c } else { '-' }).collect();
+    if name.is_empty() { "eventstream".into() } else { name }
+}

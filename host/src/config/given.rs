@@ -1,0 +1,101 @@
+//! One value as it was given, and what can be read from it.
+//!
+//! The environment and flags give text for everything; a file has types, and a number in quotes is not a number there.
+//! The errors say what was expected and what came instead; the caller adds the key and the place.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+
+use toml::Value;
+
+/// A value as it was given.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Given<'a> {
+    /// By the environment or a flag.
+    Text(&'a str),
+    /// By a file.
+    Toml(&'a Value),
+}
+
+/// What was expected and what came instead, as a fragment.
+pub(super) type Expected = String;
+
+impl Given<'_> {
+    pub(super) fn text(self) -> Result<String, Expected> {
+        match self {
+            Self::Text(text) => Ok(text.to_owned()),
+            Self::Toml(Value::String(text)) => Ok(text.clone()),
+            Self::Toml(_) => Err(self.is_not("a text in quotes")),
+        }
+    }
+
+    pub(super) fn truth(self) -> Result<bool, Expected> {
+        match self {
+            Self::Text("true") | Self::Toml(Value::Boolean(true)) => Ok(true),
+            Self::Text("false") | Self::Toml(Value::Boolean(false)) => Ok(false),
+            _ => Err(self.is_not("true or false")),
+        }
+    }
+
+    pub(super) fn whole(self, range: RangeInclusive<u64>) -> Result<u64, Expected> {
+        let number = match self {
+            Self::Text(text) => text.parse().ok(),
+            Self::Toml(Value::Integer(number)) => u64::try_from(*number).ok(),
+            Self::Toml(_) => None,
+        };
+        number.filter(|number| range.contains(number)).ok_or_else(|| match (*range.start(), *range.end()) {
+            (start, u64::MAX) => self.is_not(&format!("a whole number from {start} up")),
+            (start, end) => self.is_not(&format!("a whole number from {start} to {end}")),
+        })
+    }
+
+    pub(super) fn size(self, range: RangeInclusive<usize>) -> Result<usize, Expected> {
+        let number = self.whole(*range.start() as u64..=*range.end() as u64)?;
+        usize::try_from(number).map_err(|_| self.is_not("a number that fits this machine"))
+    }
+
+    pub(super) fn factor(self) -> Result<f64, Expected> {
+        let number = match self {
+            Self::Text(text) => text.parse().ok(),
+            Self::Toml(Value::Float(number)) => Some(*number),
+            Self::Toml(Value::Integer(number)) => Some(*number as f64),
+            Self::Toml(_) => None,
+        };
+        number.filter(|number| (1.0..=1_000.0).contains(number)).ok_or_else(|| self.is_not("a number from 1 to 1000"))
+    }
+
+    /// A duration as people write it, in milliseconds; at least one.
+    pub(super) fn duration_ms(self) -> Result<u64, Expected> {
+        let expected = || self.is_not("a duration such as \"30s\", \"24h\" or \"7d\"");
+        let text = self.text().map_err(|_| expected())?;
+        let duration = humantime::parse_duration(&text).map_err(|_| expected())?;
+        u64::try_from(duration.as_millis()).ok().filter(|ms| *ms > 0).ok_or_else(expected)
+    }
+
+    pub(super) fn one_of<'o>(self, options: &[&'o str]) -> Result<&'o str, Expected> {
+        let chosen = self.text().ok().and_then(|text| options.iter().find(|option| **option == text).copied());
+        chosen.ok_or_else(|| self.is_not(&format!("one of {}", options.join(", "))))
+    }
+
+    /// A text that is not empty and made of letters, digits, dots, dashes and underscores.
+    pub(super) fn name(self, max_chars: usize) -> Result<String, Expected> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let name =
+            self.text().ok().filter(|name| !name.is_empty() && name.len() <= max_chars && name.chars().all(fits));
+        name.ok_or_else(|| self.is_not(&format!("1 to {max_chars} letters, digits and ._-")))
+    }
+
+    pub(super) fn address(self) -> Result<SocketAddr, Expected> {
+        let text = self.text().unwrap_or_default();
+        let local = |port: &str| port.parse().ok().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let address = text.parse().ok().or_else(|| text.strip_prefix("localhost:").and_then(local));
+        address.ok_or_else(|| self.is_not("an address and a port such as \"127.0.0.1:3000\" or \"[::]:3000\""))
+    }
+
+    pub(super) fn is_not(self, expected: &str) -> Expected {
+        match self {
+            Self::Text(text) => format!("{text:?} is not {expected}"),
+            Self::Toml(value) => format!("{} is not {expected}", value.to_string().trim_end()),
+        }
+    }
+}

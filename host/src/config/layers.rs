@@ -1,0 +1,172 @@
+//! The sources of settings, one after the other into the draft: file, environment, flags. A later one replaces what an
+//! earlier one said. A name that is not a setting is refused with the nearest one that is.
+
+use std::path::Path;
+
+use toml::Value;
+use toml::de::{DeTable, DeValue};
+
+use super::Flag;
+use super::draft::Draft;
+use super::error::Fault;
+use super::given::Given;
+use super::keys::Key;
+
+/// The beginning of every variable that is ours.
+const PREFIX: &str = "EVENTSTREAM_";
+/// Variables that are ours and read by the command line alone.
+const NOT_SETTINGS: [&str; 2] = ["EVENTSTREAM_CONFIG", "EVENTSTREAM_URL"];
+/// Variables that switch guarantees off in builds for tests; read where they are used.
+const TEST_PREFIX: &str = "EVENTSTREAM_TEST_";
+/// How a variable that gives a limit of plugins begins.
+const LIMITS_PREFIX: &str = "EVENTSTREAM_PLUGINS_LIMITS_";
+
+/// Takes what a file says.
+pub(super) fn apply_file(draft: &mut Draft, keys: &[Key], path: &Path, text: &str, faults: &mut Vec<Fault>) {
+    let root = match DeTable::parse(text) {
+        Ok(root) => root.into_inner(),
+        Err(error) => {
+            let start = error.span().map_or(0, |span| span.start);
+            faults.push(Fault { place: place(path, text, start), message: error.message().to_owned() });
+            return;
+        }
+    };
+    // The same text once more, as values without places.
+    let values: toml::Table = toml::from_str(text).unwrap_or_default();
+    let mut file = File { draft, keys, path, text, faults };
+    file.section("", &root, &values);
+}
+
+struct File<'a> {
+    draft: &'a mut Draft,
+    keys: &'a [Key],
+    path: &'a Path,
+    text: &'a str,
+    faults: &'a mut Vec<Fault>,
+}
+
+impl File<'_> {
+    fn section(&mut self, prefix: &str, table: &DeTable<'_>, values: &toml::Table) {
+        for (key, placed) in table {
+            let name =
+                if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
+            let Some(value) = values.get(key.get_ref().as_ref()) else { continue };
+            let start = key.span().start;
+            if let Some(known) = self.keys.iter().find(|known| known.name == name) {
+                self.set(known, value, start);
+            } else if prefix == "plugins" {
+                self.plugin(key.get_ref(), value, start);
+            } else if let (DeValue::Table(inner), Value::Table(inner_values)) = (placed.get_ref(), value)
+                && self.is_section(&name)
+            {
+                self.section(&name, inner, inner_values);
+            } else if self.is_section(&name) {
+                self.fault(start, format!("{name} is a section: write [{name}] and its keys below"));
+            } else {
+                let known = self.keys.iter().map(|key| key.name.as_str());
+                self.fault(start, format!("{name} is not a setting{}", hint(&name, known)));
+            }
+        }
+    }
+
+    fn set(&mut self, key: &Key, value: &Value, start: usize) {
+        match (key.set)(self.draft, Given::Toml(value)) {
+            Ok(()) => self.draft.origins.push((key.name.clone(), place(self.path, self.text, start))),
+            Err(expected) => self.fault(start, format!("{}: {expected}", key.name)),
+        }
+    }
+
+    /// `[plugins.limits]` and `[plugins.NAME]` are handed on as they are.
+    fn plugin(&mut self, name: &str, value: &Value, start: usize) {
+        match value {
+            Value::Table(table) if name == "limits" => self.draft.plugin_limits.extend(table.clone()),
+            Value::Table(table) => {
+                self.draft.plugins.insert(name.to_owned(), table.clone());
+            }
+            _ => {
+                let message =
+                    format!("plugins.{name} is not a setting; here stand dir, limits and a section for each plugin");
+                self.fault(start, message);
+            }
+        }
+    }
+
+    fn is_section(&self, name: &str) -> bool {
+        name == "plugins"
+            || self.keys.iter().any(|key| key.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+    }
+
+    fn fault(&mut self, start: usize, message: String) {
+        self.faults.push(Fault { place: place(self.path, self.text, start), message });
+    }
+}
+
+/// Takes what the environment says.
+pub(super) fn apply_environment(
+    draft: &mut Draft,
+    keys: &[Key],
+    environment: &[(String, String)],
+    faults: &mut Vec<Fault>,
+) {
+    let variables: Vec<String> = keys.iter().map(Key::variable).collect();
+    for (name, value) in environment {
+        if !name.starts_with(PREFIX) || name.starts_with(TEST_PREFIX) || NOT_SETTINGS.contains(&name.as_str()) {
+            continue;
+        }
+        if let Some(index) = variables.iter().position(|variable| variable == name) {
+            match (keys[index].set)(draft, Given::Text(value)) {
+                Ok(()) => draft.origins.push((keys[index].name.clone(), name.clone())),
+                Err(message) => faults.push(Fault { place: name.clone(), message }),
+            }
+        } else if let Some(limit) = name.strip_prefix(LIMITS_PREFIX) {
+            let value = value.parse().map_or_else(|_| Value::String(value.clone()), Value::Integer);
+            draft.plugin_limits.insert(limit.to_ascii_lowercase(), value);
+        } else if !is_made_by_kubernetes(name, value) {
+            let known = variables.iter().map(String::as_str).chain(NOT_SETTINGS);
+            let message = match name.strip_prefix("EVENTSTREAM_PLUGINS_") {
+                Some(_) => "is not a setting; settings of one plugin stand in a file, under [plugins.NAME]".into(),
+                None => format!("is not a setting{}", hint(name, known)),
+            };
+            faults.push(Fault { place: name.clone(), message });
+        }
+    }
+}
+
+/// Takes what the command line says.
+pub(super) fn apply_flags(draft: &mut Draft, keys: &[Key], flags: &[Flag], faults: &mut Vec<Fault>) {
+    for Flag { key, flag, value } in flags {
+        let set = keys.iter().find(|known| known.name == *key).map(|known| (known.set)(draft, Given::Text(value)));
+        match set {
+            Some(Ok(())) => draft.origins.push(((*key).to_owned(), (*flag).to_owned())),
+            Some(Err(message)) => faults.push(Fault { place: (*flag).to_owned(), message }),
+            None => faults.push(Fault { place: (*flag).to_owned(), message: format!("{key} is not a setting") }),
+        }
+    }
+}
+
+/// Kubernetes gives every container variables named after the services beside it, and one of them may well be called
+/// `eventstream`: `EVENTSTREAM_SERVICE_HOST`, `EVENTSTREAM_PORT=tcp://…`, `EVENTSTREAM_PORT_3000_TCP_ADDR`.
+fn is_made_by_kubernetes(name: &str, value: &str) -> bool {
+    let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || (name.contains("_PORT") && is_url)
+        || name.split_once("_PORT_").is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+fn place(path: &Path, text: &str, offset: usize) -> String {
+    let line = text.get(..offset).unwrap_or(text).matches('\n').count() + 1;
+    format!("{}, line {line}", path.display())
+}
+
+/// The words about the nearest known name, if one is near.
+fn hint<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    // The last part weighs most: a key under the wrong section is recognised by it.
+    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+    let likeness = |known: &str| strsim::jaro(known, name).max(strsim::jaro(&last(known), &last(name)) - 0.05);
+    let nearest = known.map(|known| (likeness(known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
+    match nearest {
+        Some((likeness, known)) if likeness > 0.75 => format!("; did you mean {known}?"),
+        _ => "; eventstream.toml in the repository lists them all".into(),
+    }
+}

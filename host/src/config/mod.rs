@@ -1,0 +1,169 @@
+//! The configuration: what flags, environment and file say, put together and checked as a whole.
+//!
+//! A setting is given by a flag, else by the environment, else by the file, else by its default; nothing else in the
+//! program reads an environment variable or a settings file. What is wrong is reported all at once, each with the place
+//! where it stands. A [`Config`] that exists can be served with; whether a plugin's own settings make sense is judged
+//! by `plugin`, to which they are handed on unread.
+
+mod draft;
+mod error;
+mod given;
+mod keys;
+mod layers;
+
+pub use error::{Error, Fault};
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::api::ServerOptions;
+use crate::broker;
+use crate::event::Policies;
+use crate::telemetry;
+
+use draft::Draft;
+
+/// The file that is read when none is named, if there is one.
+pub const DEFAULT_FILE: &str = "eventstream.toml";
+
+/// Everything that the program is told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The HTTP server.
+    pub server: ServerOptions,
+    /// Where the broker is.
+    pub broker_url: BrokerUrl,
+    /// What every broker is told.
+    pub broker: broker::Options,
+    /// The largest payload that a handler may publish, in bytes; the same as for clients.
+    pub max_payload_bytes: usize,
+    /// The part that hands events to plugins.
+    pub worker: WorkerSettings,
+    /// The plugins.
+    pub plugins: PluginsSettings,
+    /// The log.
+    pub log: telemetry::Options,
+}
+
+/// What the worker is told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerSettings {
+    /// Attempts side by side.
+    pub concurrency: usize,
+    /// How long a delivery belongs to this consumer without being renewed.
+    pub lease_ms: u64,
+    /// How long attempts under way may take to end when the program stops.
+    pub drain_ms: u64,
+    /// How failures are tried again where a plugin says nothing else.
+    pub policies: Policies,
+}
+
+/// What `plugin` is told. The tables are as they were written: `plugin` knows their keys.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PluginsSettings {
+    /// Where the components are.
+    pub dir: PathBuf,
+    /// `[plugins.limits]`: what an attempt may use, for every plugin that says nothing else.
+    pub limits: toml::Table,
+    /// `[plugins.NAME]` by name.
+    pub by_name: BTreeMap<String, toml::Table>,
+}
+
+/// The address of the broker. May hold a password, and so shows itself without one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BrokerUrl(String);
+
+impl BrokerUrl {
+    /// The address as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for BrokerUrl {
+    fn from(url: String) -> Self {
+        Self(url)
+    }
+}
+
+impl fmt::Display for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((scheme, rest)) = self.0.split_once("://") else { return f.write_str(&self.0) };
+        let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+        match authority.rfind('@') {
+            Some(at) => write!(f, "{scheme}://***{}", &rest[at..]),
+            None => f.write_str(&self.0),
+        }
+    }
+}
+
+impl fmt::Debug for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BrokerUrl({self})")
+    }
+}
+
+/// Where settings come from.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The file that was asked for; without one, [`DEFAULT_FILE`] in the working directory if it exists.
+    pub file: Option<PathBuf>,
+    /// The environment.
+    pub environment: Vec<(String, String)>,
+    /// What was said on the command line.
+    pub flags: Vec<Flag>,
+}
+
+/// A setting that was given on the command line.
+#[derive(Clone, Debug)]
+pub struct Flag {
+    /// The setting, such as `server.listen`.
+    pub key: &'static str,
+    /// The flag, such as `--listen`.
+    pub flag: &'static str,
+    /// What followed it.
+    pub value: String,
+}
+
+impl Config {
+    /// Reads and checks everything.
+    ///
+    /// # Errors
+    /// The file cannot be read, or something in any of the sources is wrong; trying again does not help.
+    pub fn load(sources: &Sources) -> Result<Self, Error> {
+        let path = sources.file.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && sources.file.is_none() => None,
+            Err(error) => return Err(Error::Unreadable { path, error }),
+        };
+        Self::from_layers(text.as_deref().map(|text| (path.as_path(), text)), &sources.environment, &sources.flags)
+    }
+
+    /// The configuration that these sources make; reads nothing.
+    ///
+    /// # Errors
+    /// Everything that is wrong in any of the sources.
+    pub fn from_layers(
+        file: Option<(&Path, &str)>,
+        environment: &[(String, String)],
+        flags: &[Flag],
+    ) -> Result<Self, Error> {
+        let mut draft = Draft::default();
+        let mut faults = Vec::new();
+        let keys = keys::all();
+        if let Some((path, text)) = file {
+            layers::apply_file(&mut draft, &keys, path, text, &mut faults);
+        }
+        layers::apply_environment(&mut draft, &keys, environment, &mut faults);
+        layers::apply_flags(&mut draft, &keys, flags, &mut faults);
+        if !faults.is_empty() {
+            return Err(Error::Invalid(faults));
+        }
+        draft.finish().map_err(Error::Invalid)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! The configuration as its users meet it: precedence, the commented file, and the words for what is wrong.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::event::Class;
+
+/// The file in the repository, with every key uncommented.
+fn uncommented() -> String {
+    let line = |line: &'static str| match line.strip_prefix('#') {
+        Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) => key,
+        _ => line,
+    };
+    include_str!("../../../eventstream.toml").lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn load(file: &str, environment: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Result<Config, Error> {
+    let environment: Vec<_> = environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    let flags: Vec<_> =
+        flags.iter().map(|(key, value)| Flag { key, flag: "--flag", value: value.to_string() }).collect();
+    Config::from_layers(Some((Path::new("eventstream.toml"), file)), &environment, &flags)
+}
+
+fn refusal(file: &str, environment: &[(&str, &str)], flags: &[(&'static str, &str)]) -> String {
+    load(file, environment, flags).expect_err("is refused").to_string()
+}
+
+#[test]
+fn the_commented_file_is_the_default() {
+    let default = Config::from_layers(None, &[], &[]).unwrap();
+    assert_eq!(load(include_str!("../../../eventstream.toml"), &[], &[]).unwrap(), default);
+    let mut written = load(&uncommented(), &[], &[]).unwrap();
+    assert!(!written.plugins.limits.is_empty(), "the limits of plugins are in the file");
+    written.plugins.limits.clear();
+    assert_eq!(written, default);
+}
+
+#[test]
+fn the_commented_file_is_complete() {
+    fn names(prefix: &str, table: &toml::Table, found: &mut BTreeSet<String>) {
+        for (key, value) in table {
+            let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+            match value {
+                toml::Value::Table(table) => names(&name, table, found),
+                _ => drop(found.insert(name)),
+            }
+        }
+    }
+    let mut in_file = BTreeSet::new();
+    names("", &toml::from_str(&uncommented()).unwrap(), &mut in_file);
+    in_file.retain(|name| !name.starts_with("plugins.limits."));
+    let known: BTreeSet<String> = keys::all().into_iter().map(|key| key.name).collect();
+    assert_eq!(in_file, known);
+}
+
+#[test]
+fn a_flag_beats_the_environment_which_beats_the_file() {
+    let file = "consumer.lease_ms = 1000";
+    let environment = [("EVENTSTREAM_CONSUMER_LEASE_MS", "2000")];
+    assert_eq!(load(file, &[], &[]).unwrap().worker.lease_ms, 1_000);
+    assert_eq!(load(file, &environment, &[]).unwrap().worker.lease_ms, 2_000);
+    let config = load(file, &environment, &[("consumer.lease_ms", "3000")]).unwrap();
+    assert_eq!((config.worker.lease_ms, config.broker.lease_ms), (3_000, 3_000));
+}
+
+#[test]
+fn a_class_has_the_base_policy_but_for_what_it_says_itself() {
+    let file = "[retry]\nmax_attempts = 9\ninitial_ms = 10\n[retry.trap]\nmax_attempts = 3\n[retry.limit]\nfactor = 4";
+    let policies = load(file, &[("EVENTSTREAM_RETRY_NO_HANDLER_MAX_MS", "70")], &[]).unwrap().worker.policies;
+    let of = |class| policies.get(class).copied().unwrap();
+    assert_eq!((of(Class::Retry).max_attempts, of(Class::Retry).initial_ms), (9, 10));
+    assert_eq!((of(Class::Trap).max_attempts, of(Class::Trap).initial_ms), (3, 10));
+    assert_eq!((of(Class::Limit).max_attempts, of(Class::Limit).factor), (2, 4.0));
+    assert_eq!((of(Class::NoHandler).max_ms, of(Class::Timeout).max_ms), (70, 300_000));
+}
+
+#[test]
+fn settings_of_plugins_are_handed_on_as_they_are() {
+    let file = "[plugins]\ndir = \"p\"\n[plugins.limits]\nwall_ms = 7\n[plugins.user-signup]\ntypes = [\"A\"]";
+    let plugins = load(file, &[("EVENTSTREAM_PLUGINS_LIMITS_CPU_MS", "9")], &[]).unwrap().plugins;
+    assert_eq!(plugins.dir, Path::new("p"));
+    assert_eq!(plugins.limits, toml::from_str("wall_ms = 7\ncpu_ms = 9").unwrap());
+    assert_eq!(plugins.by_name["user-signup"], toml::from_str("types = [\"A\"]").unwrap());
+}
+
+#[test]
+fn what_is_wrong_is_said_with_its_place_and_the_remedy() {
+    for (file, words) in [
+        ("\n[server]\nlisen = 1", vec!["eventstream.toml, line 3", "server.lisen", "did you mean server.listen?"]),
+        ("lease_ms = 1", vec!["line 1", "did you mean consumer.lease_ms?"]),
+        ("[brokr]\nurl = \"x\"", vec!["line 1", "brokr is not a setting"]),
+        ("[server]\nlisten = 3000", vec!["line 2", "server.listen: 3000 is not an address"]),
+        ("server = 1", vec!["server is a section"]),
+        ("[consumer]\nconcurrency = \"4\"", vec!["consumer.concurrency", "\"4\" is not a whole number"]),
+        ("[consumer]\nlease_ms = 100", vec!["100 is not a whole number from 500"]),
+        ("[retention]\nprocessed = 7", vec!["7 is not a duration such as"]),
+        ("[retention]\nprocessed = \"7 parsecs\"", vec!["is not a duration"]),
+        ("[retry]\nfactor = 0.5", vec!["0.5 is not a number from 1"]),
+        ("[retry.reject]\nmax_attempts = 2", vec!["retry.reject is not a setting"]),
+        ("[log]\nlevel = \"inof\"", vec!["\"inof\" is not a level"]),
+        ("[broker]\nurl = \"embedded:./data\"", vec!["the embedded broker is not part of this version"]),
+        ("[broker]\nnamespace = \"a b\"", vec!["\"a b\" is not 1 to 64 letters"]),
+        ("[plugins]\ndri = \"x\"", vec!["plugins.dri is not a setting; here stand dir"]),
+        ("[server\n", vec!["eventstream.toml, line 1"]),
+        ("[server]\nlisten = \"0.0.0.0:3000\"", vec!["line 2", "--allow-anonymous"]),
+        ("[broker]\nmax_payload_bytes = 2000000", vec!["line 2", "server.max_body_bytes = 1048576"]),
+    ] {
+        let said = refusal(file, &[], &[]);
+        for word in words {
+            assert!(said.contains(word), "{file:?} gives {said:?}, which lacks {word:?}");
+        }
+    }
+}
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once() {
+    let said = refusal("x = 1\n[server]\nlisten = 1", &[("EVENTSTREAM_SERVER_LISEN", "")], &[("log.format", "xml")]);
+    assert_eq!(said.lines().count(), 4, "{said}");
+    assert!(said.contains("EVENTSTREAM_SERVER_LISEN: is not a setting; did you mean EVENTSTREAM_SERVER_LISTEN?"));
+    assert!(said.contains("--flag: \"xml\" is not one of auto, text, json"));
+}
+
+#[test]
+fn variables_of_others_are_left_alone() {
+    let config = load(
+        "",
+        &[
+            ("PATH", "/bin"),
+            ("EVENTSTREAM_TEST_MUTANT", "no-fence"),
+            ("EVENTSTREAM_URL", "http://127.0.0.1:1"),
+            ("EVENTSTREAM_CONFIG", "x.toml"),
+            ("EVENTSTREAM_SERVICE_HOST", "10.0.0.1"),
+            ("EVENTSTREAM_SERVICE_PORT_HTTP", "3000"),
+            ("EVENTSTREAM_PORT", "tcp://10.0.0.1:3000"),
+            ("EVENTSTREAM_PORT_3000_TCP_ADDR", "10.0.0.1"),
+        ],
+        &[],
+    );
+    assert_eq!(config.unwrap(), Config::from_layers(None, &[], &[]).unwrap());
+    assert!(refusal("", &[("EVENTSTREAM_PLUGINS_PAYMENT_CONCURRENCY", "1")], &[]).contains("[plugins.NAME]"));
+}
+
+#[test]
+fn listening_beyond_loopback_is_allowed_when_asked_for() {
+    let config = load("", &[("EVENTSTREAM_AUTH_ALLOW_ANONYMOUS", "true")], &[("server.listen", "[::]:0")]).unwrap();
+    assert_eq!(config.server.listen.port(), 0);
+    assert!(load("", &[], &[("server.listen", "localhost:8080")]).unwrap().server.listen.ip().is_loopback());
+    assert!(load("", &[], &[("server.listen", "[::ffff:127.0.0.1]:1")]).is_ok());
+}
+
+#[test]
+fn a_password_in_the_address_of_the_broker_is_not_shown() {
+    for (given, shown) in [
+        ("redis://127.0.0.1:6379", "redis://127.0.0.1:6379"),
+        ("redis://me:s3cr@t@host:1/0", "redis://***@host:1/0"),
+        ("redis://:s3cret@host", "redis://***@host"),
+        ("redis://host/0?x=a@b", "redis://host/0?x=a@b"),
+    ] {
+        let config = load("", &[("EVENTSTREAM_BROKER_URL", given)], &[]).unwrap();
+        assert_eq!(config.broker_url.as_str(), given);
+        assert_eq!(config.broker_url.to_string(), shown);
+        assert!(!format!("{config:?}").contains("s3cr"), "{config:?}");
+    }
+    let said = refusal("", &[("EVENTSTREAM_BROKER_URL", "rediss://:s3cret@host")], &[]);
+    assert!(!said.contains("s3cret"), "{said}");
+}
+
+#[test]
+fn a_file_that_was_asked_for_must_exist() {
+    let missing = Sources { file: Some("/nowhere/eventstream.toml".into()), ..Sources::default() };
+    assert!(Config::load(&missing).expect_err("is refused").to_string().contains("/nowhere/eventstream.toml"));
+}

@@ -1,0 +1,217 @@
+//! The program's log: lines on standard error, as text for people or as JSON for machines.
+//!
+//! One event is one line, whatever was put into it: control characters and line separators are written as escapes, so
+//! that text from outside (an event's type, a plugin's message) can neither forge a line nor steer a terminal.
+
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::str::FromStr;
+
+use tracing::Level;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// What the log must be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// How lines are written.
+    pub format: Format,
+    /// Which lines are written.
+    pub level: LevelFilter,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Text on a terminal, else JSON.
+    #[default]
+    Auto,
+    /// Text.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl FromStr for Format {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(()),
+        }
+    }
+}
+
+/// A level, or levels by module: `info`, `info,eventstream::api=debug`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LevelFilter(String);
+
+impl Default for LevelFilter {
+    fn default() -> Self {
+        Self("info".into())
+    }
+}
+
+impl FromStr for LevelFilter {
+    type Err = InvalidLevel;
+
+    /// Stricter than the filter underneath, which takes a misspelled level for the name of a module.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_level = |level: &str| level == "off" || level.parse::<Level>().is_ok();
+        let is_directive = |directive: &str| match directive.split_once('=') {
+            Some((module, level)) => {
+                let fits = |c: char| c.is_ascii_alphanumeric() || "_:".contains(c);
+                !module.is_empty() && module.chars().all(fits) && is_level(level)
+            }
+            None => is_level(directive),
+        };
+        if text.split(',').all(is_directive) && EnvFilter::try_new(text).is_ok() {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(InvalidLevel)
+    }
+}
+
+impl fmt::Display for LevelFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The text is no level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a level is error, warn, info, debug, trace or off, or a list of them by module: info,eventstream::api=debug")]
+pub struct InvalidLevel;
+
+/// Starts the log, and has panics written to it. To be called once, by the program and not by the library.
+///
+/// # Errors
+/// The log was started before.
+pub fn init(options: &Options) -> anyhow::Result<()> {
+    let json = match options.format {
+        Format::Auto => !io::stderr().is_terminal(),
+        Format::Text => false,
+        Format::Json => true,
+    };
+    let filter = EnvFilter::try_new(&options.level.0)?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| OneLine(io::stderr())).with_ansi(false);
+    if json {
+        registry.with(lines.json().flatten_event(true)).try_init()?;
+    } else {
+        registry.with(lines).try_init()?;
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let message = panic.payload_as_str().unwrap_or("no message");
+        let thread = std::thread::current();
+        tracing::error!(panic.place = place, thread = thread.name(), "a part of the program panicked: {message}");
+    }));
+    Ok(())
+}
+
+/// A writer that gets one whole line a call, as the layer above does it, and writes it as one line.
+struct OneLine<W>(W);
+
+impl<W: Write> Write for OneLine<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        self.0.write_all(escape(text).as_bytes())?;
+        self.0.write_all(b"\n")?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// The text with every character that could break a line or steer a terminal written as a JSON escape, which reads well
+/// in text and keeps JSON valid.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => escaped.push_str("\\n"),
+            '\r' => escaped.push_str("\\r"),
+            '\t' => escaped.push_str("\\t"),
+            // Line separators, and the marks that turn the direction of what follows.
+            '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => push_code(&mut escaped, c),
+            c if c.is_control() => push_code(&mut escaped, c),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+fn push_code(escaped: &mut String, c: char) {
+    escaped.push_str(&format!("\\u{:04x}", u32::from(c)));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(json: bool, value: &str) -> String {
+        let sink = Shared::default();
+        let writer = sink.clone();
+        let lines = tracing_subscriber::fmt().with_writer(move || OneLine(writer.clone())).with_ansi(false);
+        let log = || tracing::info!(event.kind = value, "received {value}");
+        if json {
+            tracing::subscriber::with_default(lines.json().flatten_event(true).finish(), log);
+        } else {
+            tracing::subscriber::with_default(lines.finish(), log);
+        }
+        let bytes = sink.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn whatever_is_logged_is_one_line_without_control_characters() {
+        let hostile = "a\nERROR forged\r\u{1b}[31m\u{85}\u{2028}\u{202e}end\0";
+        for json in [false, true] {
+            let line = logged(json, hostile);
+            let text = line.strip_suffix('\n').unwrap();
+            assert!(!text.contains(|c: char| c.is_control() || c == '\u{2028}' || c == '\u{202e}'), "{text:?}");
+            assert!(text.contains("forged") && text.contains("end"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_json_line_gives_back_what_was_logged() {
+        let hostile = "a\n\u{85}\u{2028}\u{1b}\"\\";
+        let line: serde_json::Value = serde_json::from_str(&logged(true, hostile)).unwrap();
+        assert_eq!(line["event.kind"], hostile);
+    }
+
+    #[test]
+    fn levels_are_checked_and_not_taken_for_modules() {
+        for good in ["info", "off", "warn,eventstream=trace", "INFO", "info,eventstream::api=debug,hyper=off"] {
+            assert!(good.parse::<LevelFilter>().is_ok(), "{good:?} is a level");
+        }
+        for bad in ["", "inof", "info,", "eventstream=loud", "=info", "info,a b=warn", "[span]=info"] {
+            assert_eq!(bad.parse::<LevelFilter>(), Err(InvalidLevel), "{bad:?} is no level");
+        }
+    }
+}
