@@ -1,0 +1,55 @@
+//! Waits for a condition, generously, and says what was there instead when it does not come.
+//!
+//! The only place of the harness that sleeps. A test never waits for a time: it waits for what the time should bring.
+
+use std::fmt::Display;
+use std::time::{Duration, Instant};
+
+/// Long enough for whatever a busy machine does; a test that passes never waits so long.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks until the answer is `Ok`, and gives it back.
+///
+/// # Panics
+/// After [`PATIENCE`], with the last `Err`.
+#[track_caller]
+pub fn eventually<T, E: Display>(what: &str, ask: impl FnMut() -> Result<T, E>) -> T {
+    eventually_within(PATIENCE, what, ask)
+}
+
+/// [`eventually`] with another patience.
+///
+/// # Panics
+/// After `patience`, with the last `Err`.
+#[track_caller]
+pub fn eventually_within<T, E: Display>(patience: Duration, what: &str, mut ask: impl FnMut() -> Result<T, E>) -> T {
+    let begun = Instant::now();
+    let mut pause = Duration::from_millis(5);
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(state) if begun.elapsed() > patience => {
+                panic!("{what}: not within {} s, but: {state}", patience.as_secs_f32())
+            }
+            Err(_) => std::thread::sleep(pause),
+        }
+        pause = (pause * 2).min(Duration::from_millis(100));
+    }
+}
+
+/// Looks again and again for a while and fails as soon as the condition does not hold.
+///
+/// For what must not happen, where no event marks the moment at which it did not.
+///
+/// # Panics
+/// On the first `Err`.
+#[track_caller]
+pub fn holds_for<E: Display>(time: Duration, what: &str, mut ask: impl FnMut() -> Result<(), E>) {
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        if let Err(state) = ask() {
+            panic!("{what}: held for {} ms only: {state}", begun.elapsed().as_millis());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

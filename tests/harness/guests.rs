@@ -1,0 +1,61 @@
+//! A plugins directory of a test's own, filled by copying components under the names that the test gives them.
+
+use std::fs;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use crate::layout;
+
+/// A plugins directory; removed when dropped.
+pub struct PluginsDir {
+    folder: TempDir,
+}
+
+impl PluginsDir {
+    /// An empty directory.
+    pub fn empty() -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder can be made") }
+    }
+
+    /// A directory with one guest that does what its payload says, under each of these names. It has no description, so
+    /// that it handles the type that it is named after.
+    pub fn scripted(names: &[&str]) -> Self {
+        let plugins = Self::empty();
+        for name in names {
+            plugins.put(name, &layout::guest("scripted"));
+        }
+        plugins
+    }
+
+    /// The same, with a plugin's settings beside it.
+    #[must_use]
+    pub fn with_settings(self, name: &str, settings: &str) -> Self {
+        self.write(&format!("{name}.toml"), settings.as_bytes());
+        self
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Puts a component there under a name, or replaces it; never seen half-written.
+    pub fn put(&self, name: &str, component: &Path) {
+        let content =
+            fs::read(component).unwrap_or_else(|error| panic!("cannot read {}: {error}", component.display()));
+        self.write(&format!("{name}.wasm"), &content);
+    }
+
+    /// Writes a file as a careful person does: under a temporary name, then renamed.
+    pub fn write(&self, file: &str, content: &[u8]) {
+        let temporary = self.path().join(format!(".{file}.tmp"));
+        fs::write(&temporary, content).expect("the plugins directory can be written to");
+        fs::rename(&temporary, self.path().join(file)).expect("a file can be renamed");
+    }
+
+    /// Removes a component.
+    pub fn remove(&self, name: &str) {
+        fs::remove_file(self.path().join(format!("{name}.wasm"))).expect("the plugin is there");
+    }
+}

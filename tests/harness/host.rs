@@ -1,0 +1,289 @@
+//! The host as a process: started on a port of its own, stopped in every way there is, observed from outside.
+//!
+//! A host starts in an empty folder and sees none of the `EVENTSTREAM_` variables of whoever runs the tests. Its output
+//! is read all the time, so that it never waits for a reader, and is shown when a test fails. Dropping a host kills it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::eventually::{PATIENCE, eventually};
+use crate::layout;
+
+/// The most lines of output that are kept, the last ones.
+const MAX_LINES: usize = 4_000;
+/// What the host prints once it accepts connections, before the address.
+const LISTENING: &str = "listening on ";
+
+/// How to start a host.
+#[derive(Clone, Debug)]
+pub struct HostOptions {
+    redis_url: String,
+    plugins: PathBuf,
+    flags: Vec<String>,
+    variables: Vec<(String, String)>,
+}
+
+impl HostOptions {
+    /// A host on this Redis with these plugins, and defaults for the rest.
+    pub fn new(redis_url: &str, plugins: &Path) -> Self {
+        Self { redis_url: redis_url.into(), plugins: plugins.into(), flags: Vec::new(), variables: Vec::new() }
+    }
+
+    /// The same with a setting, such as `consumer.lease_ms`.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl ToString) -> Self {
+        let name = format!("EVENTSTREAM_{}", key.replace(['.', '-'], "_").to_uppercase());
+        self.variables.push((name, value.to_string()));
+        self
+    }
+
+    /// The same with more flags for `eventstream serve`.
+    #[must_use]
+    pub fn flags(mut self, flags: &[&str]) -> Self {
+        self.flags.extend(flags.iter().map(|flag| flag.to_string()));
+        self
+    }
+}
+
+/// A running host.
+pub struct Host {
+    child: Mutex<Child>,
+    pid: Pid,
+    url: String,
+    output: Arc<Lines>,
+    _folder: TempDir,
+}
+
+/// A host that ended before it listened.
+#[derive(Debug)]
+pub struct Exited {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// All that it printed.
+    pub output: String,
+}
+
+impl Host {
+    /// Starts a host and waits until it listens.
+    ///
+    /// # Panics
+    /// It ended instead; with all that it printed.
+    #[track_caller]
+    pub fn spawn(options: &HostOptions) -> Self {
+        match Self::try_spawn(options) {
+            Ok(host) => host,
+            Err(exited) => panic!("the host ended ({}) and said:\n{}", exited.status, exited.output),
+        }
+    }
+
+    /// Starts a host and waits until it listens or ends.
+    ///
+    /// # Errors
+    /// It ended.
+    pub fn try_spawn(options: &HostOptions) -> Result<Self, Exited> {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let mut command = eventstream(folder.path());
+        command.args(["serve", "--listen", "127.0.0.1:0", "--broker", &options.redis_url]);
+        command.arg("--plugins").arg(&options.plugins).args(&options.flags);
+        command.envs(options.variables.iter().map(|(name, value)| (name, value)));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the host starts");
+        let output = Arc::new(Lines::default());
+        let readers = [output.read(child.stdout.take()), output.read(child.stderr.take())];
+        let pid = pid_of(&child);
+        let Some(address) = output.wait_for(LISTENING, &mut child) else {
+            let status = child.wait().expect("the host can be waited for");
+            for reader in readers {
+                reader.join().expect("the reader of the output ends with it");
+            }
+            return Err(Exited { status, output: output.text() });
+        };
+        Ok(Self { child: Mutex::new(child), pid, url: address, output, _folder: folder })
+    }
+
+    /// Where it listens: `http://127.0.0.1:PORT`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A client of this host.
+    pub fn client(&self) -> Client {
+        Client::new(&self.url)
+    }
+
+    /// The id of the process.
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// All that it printed so far, the last lines of it.
+    pub fn output(&self) -> String {
+        self.output.text()
+    }
+
+    /// Ends the process as a power cut does, and waits until it is gone.
+    pub fn kill9(&self) {
+        self.signal(Signal::KILL);
+        self.wait();
+    }
+
+    /// SIGSTOP: the process stands still and does not know it.
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT: it goes on where it stood.
+    pub fn cont(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// SIGTERM: it is asked to end.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Waits until the process has ended.
+    ///
+    /// # Panics
+    /// It does not end.
+    #[track_caller]
+    pub fn wait(&self) -> ExitStatus {
+        eventually("the host ends", || match self.exited() {
+            Some(status) => Ok(status),
+            None => Err(format!("it runs; its output:\n{}", self.output())),
+        })
+    }
+
+    /// How it ended, if it has.
+    pub fn exited(&self) -> Option<ExitStatus> {
+        self.lock().try_wait().expect("the host can be waited for")
+    }
+
+    /// Resident memory now, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = self.proc("status");
+        let line =
+            status.lines().find(|line| line.starts_with("VmRSS:")).expect("the kernel says how much is resident");
+        let kib: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a number of kB");
+        kib * 1024
+    }
+
+    /// CPU time used so far, by all threads, those that ended included.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = self.proc("stat");
+        // The name of the program stands in brackets and may hold anything; user and system time are the 12th and 13th
+        // field after it, in hundredths of a second on every Linux.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    fn proc(&self, file: &str) -> String {
+        let path = format!("/proc/{}/{file}", self.pid());
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {path}: {error}"))
+    }
+
+    fn signal(&self, signal: Signal) {
+        // Held, so that the process cannot be waited for, and its id given to another, in between.
+        let mut child = self.lock();
+        if child.try_wait().expect("the host can be waited for").is_none() {
+            kill_process(self.pid, signal).expect("the host can be signalled");
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        {
+            let mut child = self.lock();
+            // Both fail only for a process that has ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- output of the host {} ---\n{}", self.url, self.output());
+        }
+    }
+}
+
+/// Runs one of the host's other commands to its end, in an empty folder.
+pub fn run_command(arguments: &[&str]) -> Output {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    eventstream(folder.path()).args(arguments).output().expect("the command starts")
+}
+
+fn eventstream(folder: &Path) -> Command {
+    let mut command = Command::new(layout::binary());
+    command.current_dir(folder).stdin(Stdio::null());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("EVENTSTREAM_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn pid_of(child: &Child) -> Pid {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a process has an id")
+}
+
+/// The lines that a process printed.
+#[derive(Default)]
+struct Lines {
+    lines: Mutex<Vec<String>>,
+    changed: Condvar,
+}
+
+impl Lines {
+    fn read(self: &Arc<Self>, pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<()> {
+        let pipe = pipe.expect("the output is piped");
+        let lines = self.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+                lines.push(String::from_utf8_lossy(&line).into_owned());
+            }
+            lines.changed.notify_all();
+        })
+    }
+
+    fn push(&self, line: String) {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() >= MAX_LINES {
+            lines.drain(..MAX_LINES / 4);
+        }
+        lines.push(line);
+        self.changed.notify_all();
+    }
+
+    /// The word after a text that is printed, or `None` if the process ends first.
+    fn wait_for(&self, text: &str, child: &mut Child) -> Option<String> {
+        let begun = Instant::now();
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some((_, rest)) = lines.iter().find_map(|line| line.split_once(text)) {
+                return rest.split_whitespace().next().map(str::to_owned);
+            }
+            if child.try_wait().expect("the host can be waited for").is_some() {
+                return None;
+            }
+            if begun.elapsed() > PATIENCE {
+                let _ = child.kill();
+                panic!("the host neither listens nor ends; it said:\n{}", lines.join("\n"));
+            }
+            let waited = self.changed.wait_timeout(lines, Duration::from_millis(50));
+            lines = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(lines, _)| lines);
+        }
+    }
+
+    fn text(&self) -> String {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
+    }
+}

@@ -1,0 +1,70 @@
+//! Where the things that tests need lie: the host's binary and the built components.
+//!
+//! Everything is found from the place of the running test, so that it does not matter where cargo builds. What is
+//! missing or out of date fails with the command that makes it; nothing is built behind a test's back.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+/// The folder of this profile, such as `target/debug`.
+pub fn profile_dir() -> PathBuf {
+    let test = std::env::current_exe().expect("a running test has a path");
+    let folder = test.parent().expect("a test lies in a folder");
+    if folder.ends_with("deps") { folder.parent().unwrap_or(folder).to_owned() } else { folder.to_owned() }
+}
+
+/// The host's binary, built with the switches for tests.
+///
+/// # Panics
+/// There is none, or one of its sources is newer.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let binary = profile_dir().join("eventstream");
+        let built = modified(&binary);
+        let newer = sources(&binary).into_iter().find(|source| built.is_none() || modified(source) > built);
+        if let Some(source) = newer.filter(|_| built.is_some()) {
+            panic!("{} is older than {}: run `cargo build --workspace`", binary.display(), source.display());
+        }
+        assert!(built.is_some(), "there is no {}: run `cargo build --workspace`", binary.display());
+        binary
+    })
+}
+
+/// A component that the tests bring along, by the name of its crate.
+///
+/// # Panics
+/// It was not built.
+pub fn guest(name: &str) -> PathBuf {
+    component("guests", name)
+}
+
+/// One of the example plugins, by the name of its crate.
+///
+/// # Panics
+/// It was not built.
+pub fn example_plugin(name: &str) -> PathBuf {
+    component("plugins", name)
+}
+
+fn component(folder: &str, name: &str) -> PathBuf {
+    let profile = profile_dir();
+    let path = profile.parent().unwrap_or(&profile).join(folder).join(format!("{name}.wasm"));
+    assert!(path.is_file(), "there is no {}: run `cargo xtask guests`", path.display());
+    path
+}
+
+/// The sources of the binary, from the list that cargo writes beside it: `binary: source source`.
+fn sources(binary: &Path) -> Vec<PathBuf> {
+    let list = fs::read_to_string(binary.with_extension("d")).unwrap_or_default();
+    let Some((_, sources)) = list.split_once(": ") else { return Vec::new() };
+    // A blank in a path is written as `\ `.
+    let marked = sources.replace("\\ ", "\0");
+    marked.split_whitespace().map(|path| PathBuf::from(path.replace('\0', " "))).collect()
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+}

@@ -1,0 +1,54 @@
+//! `cargo xtask test` and `cargo xtask ci`.
+//!
+//! `ci` is the whole of what decides about a change, and its last step is the very command that the README names, so
+//! that what holds here holds for whoever follows the README.
+
+use std::time::Instant;
+
+use crate::guests::{self, TARGET, WORKSPACES, ensure_target, guest_cargo};
+use crate::process::{cargo, is_installed, run};
+use crate::redis;
+
+/// Which tests to run.
+#[derive(clap::Args)]
+pub struct TestOptions {
+    /// Arguments for `cargo test`, in place of `--workspace`: `cargo xtask test -- -p eventstream-tests --test e2e`.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// Builds the guests and runs every test, those of the example plugins included.
+pub fn test(options: &TestOptions) -> anyhow::Result<()> {
+    redis::ensure_program()?;
+    guests::build()?;
+    // The binary that the end-to-end tests start, with the switches that they need.
+    run(&mut cargo("", &["build", "--workspace", "--locked"]))?;
+    if !options.arguments.is_empty() {
+        return run(cargo("", &["test", "--locked"]).args(&options.arguments));
+    }
+    run(&mut guest_cargo("plugins", &["test", "--locked"])?)?;
+    run(&mut cargo("", &["test", "--workspace", "--locked"]))
+}
+
+/// Formatting, lints, documentation, then [`test`].
+pub fn ci() -> anyhow::Result<()> {
+    let begun = Instant::now();
+    ensure_target()?;
+    run(&mut cargo("", &["fmt", "--all", "--check"]))?;
+    for (workspace, _) in WORKSPACES {
+        run(&mut cargo(workspace, &["fmt", "--all", "--check"]))?;
+    }
+    run(&mut cargo("", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
+    for (workspace, _) in WORKSPACES {
+        let arguments = ["clippy", "--workspace", "--target", TARGET, "--locked", "--", "-D", "warnings"];
+        run(&mut guest_cargo(workspace, &arguments)?)?;
+    }
+    let mut document = cargo("", &["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"]);
+    run(document.env("RUSTDOCFLAGS", "-D warnings"))?;
+    if is_installed("cargo-deny") {
+        run(&mut cargo("", &["deny", "check", "bans", "licenses", "sources"]))?;
+    }
+    run(&mut cargo("", &["xtask", "test"]))?;
+    eprintln!("everything passed in {} s", begun.elapsed().as_secs());
+    Ok(())
+}

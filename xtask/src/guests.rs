@@ -1,0 +1,123 @@
+//! Builds components: the example plugins into `target/plugins`, the guests of the tests into `target/guests`.
+//!
+//! Never done by a build script, so that building the host needs no second toolchain and shows its own progress. A file
+//! is replaced only when its content changed, and in one step: a server that watches the folder reloads what is new and
+//! never sees half a file. What no crate builds any more is removed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+use crate::process::{cargo, is_installed, output, root, run, target_dir};
+
+/// The target of components.
+pub const TARGET: &str = "wasm32-wasip2";
+
+/// The workspaces of guests and the folder below the target folder where each one's components go.
+pub const WORKSPACES: [(&str, &str); 2] = [("plugins", "plugins"), ("tests/guests", "guests")];
+
+/// Builds and copies all components.
+pub fn build() -> anyhow::Result<()> {
+    ensure_target()?;
+    for (workspace, destination) in WORKSPACES {
+        build_workspace(workspace, &target_dir()?.join(destination))?;
+    }
+    Ok(())
+}
+
+/// `cargo` in a workspace of guests, with a target folder below the main one.
+pub fn guest_cargo(workspace: &str, arguments: &[&str]) -> anyhow::Result<Command> {
+    let mut command = cargo(workspace, arguments);
+    // Flags meant for the host, such as those of a coverage tool, would displace the ones in the workspace's own
+    // configuration and may not fit the target.
+    command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    command.env("CARGO_TARGET_DIR", target_dir()?.join("guest-build"));
+    Ok(command)
+}
+
+/// Makes sure that the target of components is installed.
+pub fn ensure_target() -> anyhow::Result<()> {
+    if target_is_installed()? {
+        return Ok(());
+    }
+    if is_installed("rustup") {
+        run(Command::new("rustup").args(["target", "add", TARGET]).current_dir(root()))?;
+    }
+    if !target_is_installed()? {
+        bail!(
+            "the Rust target {TARGET} is not installed: install rustup (https://rustup.rs), then `rustup target add {TARGET}`"
+        );
+    }
+    Ok(())
+}
+
+fn target_is_installed() -> anyhow::Result<bool> {
+    let folder =
+        output(Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]).current_dir(root()))?;
+    Ok(Path::new(folder.trim()).is_dir())
+}
+
+fn build_workspace(workspace: &str, destination: &Path) -> anyhow::Result<()> {
+    run(&mut guest_cargo(workspace, &["build", "--release", "--target", TARGET, "--locked"])?)?;
+    let built = target_dir()?.join("guest-build").join(TARGET).join("release");
+    fs::create_dir_all(destination).with_context(|| format!("cannot create {}", destination.display()))?;
+    let mut wanted = BTreeSet::new();
+    for name in crate_names(&root().join(workspace))? {
+        let file = format!("{name}.wasm");
+        replace(&built.join(file.replace('-', "_")), &destination.join(&file))?;
+        wanted.insert(file);
+    }
+    for entry in fs::read_dir(destination)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.ends_with(".wasm") && !wanted.contains(&name) {
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The names of the crates in the folders of a workspace.
+fn crate_names(workspace: &Path) -> anyhow::Result<Vec<String>> {
+    let entries = fs::read_dir(workspace).with_context(|| format!("cannot list {}", workspace.display()))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let manifest = entry?.path().join("Cargo.toml");
+        if manifest.is_file() {
+            let text = fs::read_to_string(&manifest)?;
+            names.push(package_name(&text).with_context(|| format!("{} names no package", manifest.display()))?);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// The `name` of the `[package]` table.
+fn package_name(manifest: &str) -> Option<String> {
+    let package = manifest.split("[package]").nth(1)?;
+    let line = package.lines().take_while(|line| !line.starts_with('[')).find(|line| line.starts_with("name"))?;
+    line.split('"').nth(1).map(str::to_owned)
+}
+
+fn replace(from: &PathBuf, to: &PathBuf) -> anyhow::Result<()> {
+    let content = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    if fs::read(to).is_ok_and(|present| present == content) {
+        return Ok(());
+    }
+    let temporary = to.with_extension("tmp");
+    fs::write(&temporary, content).with_context(|| format!("cannot write {}", temporary.display()))?;
+    fs::rename(&temporary, to).with_context(|| format!("cannot write {}", to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_package_is_named_by_its_own_table() {
+        let manifest = "[workspace]\nname = \"no\"\n[package]\nname = \"user-signup\"\n[lib]\nname = \"no\"\n";
+        assert_eq!(super::package_name(manifest).as_deref(), Some("user-signup"));
+        assert_eq!(super::package_name("[package]\n[lib]\nname = \"no\"\n"), None);
+    }
+}

@@ -1,0 +1,176 @@
+//! A Redis server for trying things out: finds the program, installs it where that is possible, runs one with data of
+//! its own, and ends it.
+//!
+//! The server listens on 127.0.0.1 alone, on a port that was free, and keeps what it is given: append-only file,
+//! `appendfsync always`. It belongs to a process group of its own, so that ctrl-c reaches the host first and the host
+//! still has a store while it drains.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::process::{is_installed, output, run};
+
+/// The names of the program, the first that is found serves.
+const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
+/// How long a server may take to answer: it reads its data first.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How each package manager installs the program.
+const INSTALLERS: [(&str, &[&[&str]]); 5] = [
+    ("apt-get", &[&["update"], &["install", "--yes", "--no-install-recommends", "redis-server"]]),
+    ("dnf", &[&["install", "--assumeyes", "redis"]]),
+    ("apk", &[&["add", "redis"]]),
+    ("pacman", &[&["--sync", "--refresh", "--noconfirm", "valkey"]]),
+    ("brew", &[&["install", "redis"]]),
+];
+
+/// A running server; killed when dropped, unless it was stopped before.
+pub struct Server {
+    child: Child,
+    port: u16,
+    port_file: PathBuf,
+}
+
+impl Server {
+    /// Starts a server on the data in a folder. What a run that was killed left running there is stopped first.
+    pub fn start(folder: &Path) -> anyhow::Result<Self> {
+        let program = ensure_program()?;
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let folder = folder.canonicalize()?;
+        let port_file = folder.join("port");
+        stop_left_over(&folder, &port_file)?;
+        // Bound to learn a free port, and closed again: somebody else may take it, and then the next one is tried.
+        for _ in 0..5 {
+            let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+            let child = command(program, &folder, port).spawn().with_context(|| format!("cannot start {program}"))?;
+            let mut server = Self { child, port, port_file: port_file.clone() };
+            std::fs::write(&server.port_file, port.to_string())?;
+            if server.answers()? {
+                return Ok(server);
+            }
+        }
+        bail!("{program} does not start; its log is {}", folder.join("redis.log").display())
+    }
+
+    /// Where hosts reach it.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Waits for the first answer; false if the server ended instead.
+    fn answers(&mut self) -> anyhow::Result<bool> {
+        let begun = Instant::now();
+        while begun.elapsed() < START_LIMIT {
+            if self.child.try_wait()?.is_some() {
+                return Ok(false);
+            }
+            if ask(self.port, "PING").is_ok_and(|answer| answer.first().is_some_and(|line| line == "+PONG")) {
+                return Ok(true);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bail!("the Redis server did not answer within {} s", START_LIMIT.as_secs())
+    }
+
+    /// Asks the server to end and waits until it has.
+    pub fn stop(mut self) -> anyhow::Result<()> {
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+                .context("cannot stop the Redis server")?;
+        }
+        self.child.wait().context("cannot wait for the Redis server")?;
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Both fail only if the process has ended, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_file(&self.port_file);
+    }
+}
+
+/// The program of a server that is recent enough; installed if it was not there.
+pub fn ensure_program() -> anyhow::Result<&'static str> {
+    if find_program().is_none() {
+        install()?;
+    }
+    let program = find_program().with_context(how_to_install)?;
+    let version = output(Command::new(program).arg("--version"))?;
+    // `Redis server v=7.0.15 sha=00000000:0 malloc=...`
+    let major = version.split("v=").nth(1).and_then(|rest| rest.split('.').next()).and_then(|text| text.parse().ok());
+    match major {
+        Some(7u32..) => Ok(program),
+        _ => bail!("{program} is too old, 7.0 is the least: {}", version.trim()),
+    }
+}
+
+fn find_program() -> Option<&'static str> {
+    PROGRAMS.into_iter().find(|program| is_installed(program))
+}
+
+fn how_to_install() -> String {
+    "there is no redis-server: install Redis 7.0 or later (Debian, Ubuntu: `sudo apt-get install redis-server`; Fedora: \
+     `sudo dnf install redis`; Alpine: `apk add redis`; Arch: `sudo pacman -S valkey`; macOS: `brew install redis`)"
+        .to_owned()
+}
+
+fn install() -> anyhow::Result<()> {
+    let (manager, steps) = INSTALLERS.into_iter().find(|(name, _)| is_installed(name)).with_context(how_to_install)?;
+    let may_write = manager == "brew" || rustix::process::geteuid().is_root();
+    if !may_write && output(Command::new("sudo").args(["-n", "true"])).is_err() {
+        bail!("{}", how_to_install());
+    }
+    for step in steps {
+        let mut command = if may_write { Command::new(manager) } else { Command::new("sudo") };
+        if !may_write {
+            command.args(["-n", manager]);
+        }
+        run(command.args(*step)).with_context(how_to_install)?;
+    }
+    Ok(())
+}
+
+fn command(program: &str, folder: &Path, port: u16) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+    command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--daemonize", "no"]);
+    command.args(["--appendonly", "yes", "--appendfsync", "always", "--logfile", "redis.log"]);
+    command.arg("--dir").arg(folder);
+    command
+}
+
+/// Two servers on one folder would spoil each other's data: one that a killed run left behind is told to end.
+fn stop_left_over(folder: &Path, port_file: &Path) -> anyhow::Result<()> {
+    let Some(port) = std::fs::read_to_string(port_file).ok().and_then(|text| text.trim().parse::<u16>().ok()) else {
+        return Ok(());
+    };
+    let is_ours = |lines: Vec<String>| lines.iter().any(|line| Path::new(line) == folder);
+    let begun = Instant::now();
+    while ask(port, "CONFIG GET dir").is_ok_and(is_ours) {
+        if begun.elapsed() > START_LIMIT {
+            bail!("a Redis server of an earlier run still uses {} and does not end", folder.display());
+        }
+        // The connection ends with the server, so there may be no answer.
+        let _ = ask(port, "SHUTDOWN");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// Sends one command and gives back the lines that come within a moment.
+fn ask(port: u16, command: &str) -> anyhow::Result<Vec<String>> {
+    let limit = Duration::from_secs(1);
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    // `QUIT` makes the server close the connection, which marks the end of the answer.
+    write!(stream, "{command}\r\nQUIT\r\n")?;
+    BufReader::new(stream).lines().map(|line| Ok(line?.trim_end().to_owned())).collect()
+}

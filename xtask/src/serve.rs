@@ -1,0 +1,86 @@
+//! `cargo xtask run`: the example plugins, a Redis server and the host, until ctrl-c.
+//!
+//! The host stands in the foreground with this program, so that the terminal's ctrl-c reaches it directly: the first
+//! one makes it drain, a second one makes it stop at once. A SIGTERM to this program is passed on. The Redis server is
+//! stopped last. Its data stay in `target/run/redis`, and the next run goes on with them.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use tokio::process::Child;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::process::{cargo, run as run_command, target_dir};
+use crate::{guests, redis};
+
+/// How to serve.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:3000")]
+    listen: String,
+    /// Build the host with optimization; takes minutes the first time.
+    #[arg(long)]
+    release: bool,
+    /// More flags for `eventstream serve`, after `--`.
+    #[arg(last = true)]
+    more: Vec<String>,
+}
+
+/// Builds and serves until a signal comes or the host ends.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    guests::build()?;
+    let profile = if options.release { "release" } else { "dev" };
+    run_command(&mut cargo("", &["build", "--package", "eventstream", "--locked", "--profile", profile]))?;
+
+    let folder = target_dir()?.join("run");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let lock = File::create(folder.join("lock"))?;
+    if lock.try_lock().is_err() {
+        bail!("another `cargo xtask run` uses {}", folder.display());
+    }
+    let server = redis::Server::start(&folder.join("redis"))?;
+    eprintln!("+ redis-server on {} (data in {})", server.url(), folder.join("redis").display());
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let served = runtime.block_on(serve(options, &server.url()));
+    server.stop()?;
+    served
+}
+
+async fn serve(options: &Options, redis_url: &str) -> anyhow::Result<()> {
+    // Listened to before the host starts, so that no ctrl-c ends this program and leaves the others behind.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let plugins = target_dir()?.join("plugins");
+    let mut command = tokio::process::Command::new(binary(options.release)?);
+    command.arg("serve").args(["--listen", &options.listen, "--broker", redis_url]);
+    command.arg("--plugins").arg(plugins).args(&options.more);
+    let mut host = command.spawn().context("cannot start the host")?;
+    loop {
+        tokio::select! {
+            status = host.wait() => {
+                let status = status?;
+                if !status.success() {
+                    bail!("the host ended with {status}");
+                }
+                return Ok(());
+            }
+            _ = interrupt.recv() => eprintln!("stopping; ctrl-c again to stop at once"),
+            _ = terminate.recv() => pass_on_terminate(&host)?,
+        }
+    }
+}
+
+fn pass_on_terminate(host: &Child) -> anyhow::Result<()> {
+    let pid = host.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
+    match pid {
+        Some(pid) => Ok(rustix::process::kill_process(pid, rustix::process::Signal::TERM)?),
+        None => Ok(()),
+    }
+}
+
+fn binary(release: bool) -> anyhow::Result<PathBuf> {
+    Ok(target_dir()?.join(if release { "release" } else { "debug" }).join("eventstream"))
+}
