@@ -1,0 +1,171 @@
+//! A plugin that does what its payload says; the README beside it lists the words.
+//!
+//! It has no `describe`: a copy of it under any file name handles the type of that name. Misbehavior is written plainly,
+//! as a careless or hostile author would write it.
+
+mod script;
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use self::eventstream::plugin::log::{Level, log};
+use self::eventstream::plugin::publisher::{NewEvent, publish};
+use self::eventstream::plugin::types::RetryRequest;
+use self::eventstream::plugin::{config, delivery, state};
+use self::exports::eventstream::plugin::handler::{Event, EventData, Failure, Guest};
+use self::script::{Ending, Script};
+
+wit_bindgen::generate!({ path: "../../../wit", world: "eventstream:plugin/plugin@0.1.0", generate_all });
+
+/// What is written at once, so that a flood is a flood of lines.
+const LINE_BYTES: u64 = 4_096;
+
+struct Scripted;
+export!(Scripted);
+
+impl Guest for Scripted {
+    fn handle(event: Event) -> Result<Option<EventData>, Failure> {
+        let calls = script::count_call();
+        let Some(EventData::Text(payload)) = &event.data else {
+            return Err(Failure::Reject("no payload".into()));
+        };
+        let script: Script = serde_json::from_str(payload).map_err(|error| Failure::Reject(error.to_string()))?;
+        carry_out(&script)?;
+        if delivery::attempt() < script.flaky {
+            return Err(retry(&script));
+        }
+        if let Some(size_bytes) = script.return_bytes {
+            return Ok(Some(EventData::Binary(vec![b'x'; size_bytes])));
+        }
+        end(&script, &event, payload, calls)
+    }
+}
+
+/// Everything that happens before the end.
+fn carry_out(script: &Script) -> Result<(), Failure> {
+    flood(script.log_bytes, |line| log(Level::Info, line, &[]));
+    flood(script.stderr_bytes, |line| _ = writeln!(std::io::stderr(), "{line}"));
+    flood(script.stdout_bytes, |line| _ = writeln!(std::io::stdout(), "{line}"));
+    if script.sleep_ms > 0 {
+        std::thread::sleep(Duration::from_millis(script.sleep_ms));
+    }
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(script.spin_ms) {
+        std::hint::spin_loop();
+    }
+    for n in 0..script.publish {
+        if let Err(error) = publish(&script.child(n))
+            && !script.ignore_publish_error
+        {
+            return Err(Failure::Reject(error.to_string()));
+        }
+    }
+    Ok(())
+}
+
+fn flood(size_bytes: u64, mut write: impl FnMut(&str)) {
+    let line = "x".repeat(LINE_BYTES as usize - 1);
+    for _ in 0..size_bytes.div_ceil(LINE_BYTES) {
+        write(&line);
+    }
+}
+
+fn end(script: &Script, event: &Event, payload: &str, calls: u32) -> Result<Option<EventData>, Failure> {
+    let text = |text: String| Ok(Some(EventData::Text(text)));
+    match script.ending.flipped() {
+        Ending::Ok | Ending::Coin => Ok(None),
+        Ending::Echo => text(payload.to_owned()),
+        Ending::Facts => text(facts(event)),
+        Ending::Static => text(calls.to_string()),
+        Ending::Config => text(serde_json::json!(config::get(&script.key)).to_string()),
+        Ending::State => text(serde_json::json!(state::get("key").map_err(|error| error.to_string())).to_string()),
+        Ending::Forbidden => text(forbidden()),
+        Ending::Retry => Err(retry(script)),
+        Ending::Reject => Err(Failure::Reject(script.message.clone())),
+        Ending::Trap => panic!("{}", script.message),
+        Ending::Unreachable => unreachable_without_a_word(),
+        Ending::Exit => std::process::exit(3),
+        Ending::Loop => loop {
+            std::hint::spin_loop();
+        },
+        Ending::Allocate => allocate(),
+        Ending::Recurse => text(recurse(1).to_string()),
+        Ending::PublishTooMany => {
+            while publish(&script.child(0)).is_ok() {}
+            Ok(None)
+        }
+    }
+}
+
+fn retry(script: &Script) -> Failure {
+    Failure::Retry(RetryRequest { message: script.message.clone(), after_ms: script.after_ms })
+}
+
+fn facts(event: &Event) -> String {
+    serde_json::json!({
+        "attempt": delivery::attempt(),
+        "maxAttempts": delivery::max_attempts(),
+        "remainingMs": delivery::remaining_ms(),
+        "traceparent": delivery::traceparent(),
+        "idempotencyKey": delivery::idempotency_key(),
+        "id": event.id,
+        "source": event.source,
+        "type": event.type_,
+        "subject": event.subject,
+        "time": event.time,
+        "datacontenttype": event.datacontenttype,
+        "extensions": event.extensions.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
+    })
+    .to_string()
+}
+
+/// How much of the outside a plugin gets to see; all of it should be nothing.
+fn forbidden() -> String {
+    let files = ["/", ".", "/etc/passwd"].into_iter().filter(|path| std::fs::metadata(path).is_ok()).count();
+    let sockets = usize::from(std::net::TcpStream::connect(("127.0.0.1", 6379)).is_ok());
+    let bound = usize::from(std::net::UdpSocket::bind(("127.0.0.1", 0)).is_ok());
+    serde_json::json!({
+        "environment": std::env::vars().count(),
+        "arguments": std::env::args().count(),
+        "files": files,
+        "sockets": sockets + bound,
+    })
+    .to_string()
+}
+
+fn allocate() -> ! {
+    let mut kept: Vec<Vec<u8>> = Vec::new();
+    loop {
+        kept.push(vec![1; 1 << 20]);
+        std::hint::black_box(&kept);
+    }
+}
+
+#[inline(never)]
+#[expect(unconditional_recursion, reason = "that is the point")]
+fn recurse(depth: u64) -> u64 {
+    let frame = std::hint::black_box([depth; 16]);
+    recurse(depth + 1) + frame[3]
+}
+
+fn unreachable_without_a_word() -> ! {
+    #[cfg(target_arch = "wasm32")]
+    core::arch::wasm32::unreachable();
+    #[cfg(not(target_arch = "wasm32"))]
+    std::process::abort();
+}
+
+impl Script {
+    fn child(&self, n: u32) -> NewEvent {
+        let payload =
+            self.publish_payload.as_deref().map_or_else(|| format!("{{\"n\":{n}}}"), |raw| raw.get().to_owned());
+        NewEvent {
+            type_: self.publish_type.clone(),
+            subject: None,
+            datacontenttype: None,
+            extensions: Vec::new(),
+            data: Some(EventData::Text(payload)),
+            delay_ms: self.publish_delay_ms,
+        }
+    }
+}
