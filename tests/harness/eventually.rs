@@ -22,16 +22,24 @@ pub fn eventually<T, E: Display>(what: &str, ask: impl FnMut() -> Result<T, E>) 
 /// # Panics
 /// After `patience`, with the last `Err`.
 #[track_caller]
-pub fn eventually_within<T, E: Display>(patience: Duration, what: &str, mut ask: impl FnMut() -> Result<T, E>) -> T {
+pub fn eventually_within<T, E: Display>(patience: Duration, what: &str, ask: impl FnMut() -> Result<T, E>) -> T {
+    match try_eventually(patience, ask) {
+        Ok(answer) => answer,
+        Err(state) => panic!("{what}: not within {} s, but: {state}", patience.as_secs_f32()),
+    }
+}
+
+/// Asks until the answer is `Ok` or the patience is over.
+///
+/// # Errors
+/// The last `Err`.
+pub fn try_eventually<T, E>(patience: Duration, mut ask: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     let begun = Instant::now();
     let mut pause = Duration::from_millis(5);
     loop {
         match ask() {
-            Ok(answer) => return answer,
-            Err(state) if begun.elapsed() > patience => {
-                panic!("{what}: not within {} s, but: {state}", patience.as_secs_f32())
-            }
-            Err(_) => std::thread::sleep(pause),
+            Err(_) if begun.elapsed() <= patience => std::thread::sleep(pause),
+            answer => return answer,
         }
         pause = (pause * 2).min(Duration::from_millis(100));
     }

@@ -15,3 +15,7 @@ pub mod eventually;
 pub mod guests;
 pub mod host;
 pub mod layout;
+pub mod ledger;
+pub mod proxy;
+pub mod redis;
+pub mod stage;

@@ -1,0 +1,177 @@
+//! Three hosts and one Redis, each host behind a wire of its own; whoever dies is started again at once.
+//!
+//! A keeper per host plays the supervisor: it starts the host, sees it end, and starts it again, also while the store is
+//! away. A host that ends without having been killed is a finding: it should outlive whatever happens to its store.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use eventstream_tests::client::Client;
+use eventstream_tests::guests::PluginsDir;
+use eventstream_tests::host::{Host, HostOptions};
+use eventstream_tests::proxy::Proxy;
+use eventstream_tests::redis::RedisServer;
+
+/// How many hosts share the work.
+pub const HOSTS: usize = 3;
+/// Short, so that a run sees many leases end.
+pub const LEASE: Duration = Duration::from_millis(1_200);
+/// The most attempts at an event.
+pub const MAX_ATTEMPTS: usize = 4;
+/// The exit code of a host that finds no store when it starts.
+const STORE_AWAY: i32 = 3;
+
+/// A deployment under test.
+pub struct Deployment {
+    /// The store.
+    pub redis: Arc<RedisServer>,
+    /// The places of the hosts.
+    pub places: Vec<Arc<Place>>,
+    keepers: Vec<JoinHandle<()>>,
+    _plugins: PluginsDir,
+}
+
+/// The place of one host, whichever process fills it.
+pub struct Place {
+    /// The readable part of the host's name among consumers.
+    pub name: String,
+    /// The wire between this host and the store.
+    pub wire: Proxy,
+    options: HostOptions,
+    host: Mutex<Option<Arc<Host>>>,
+    was_killed: AtomicBool,
+    is_over: AtomicBool,
+    starts: AtomicU32,
+    findings: Mutex<Vec<String>>,
+}
+
+impl Deployment {
+    /// Starts everything and waits until all hosts serve.
+    pub fn start(mutant: Option<&str>) -> Self {
+        let redis = Arc::new(RedisServer::start().unwrap());
+        let types = r#"types = ["ok", "flaky", "coin", "hopeless", "rejected", "parent", "child"]"#;
+        let plugins = PluginsDir::scripted(&["quick", "slow"]).with_settings("quick", types);
+        let places: Vec<Arc<Place>> = (0..HOSTS).map(|n| Arc::new(place(n, &redis, &plugins, mutant))).collect();
+        let keepers = places.iter().map(|place| {
+            let place = place.clone();
+            std::thread::spawn(move || place.keep())
+        });
+        Self { redis, keepers: keepers.collect(), places, _plugins: plugins }
+    }
+
+    /// A client of a host that runs, if one does at this place.
+    pub fn url(&self, place: usize) -> Option<String> {
+        self.places[place].running().map(|host| host.url().to_owned())
+    }
+
+    /// A client of any host that runs.
+    pub fn client(&self) -> Option<Client> {
+        (0..HOSTS).find_map(|place| self.url(place)).map(|url| Client::new(&url))
+    }
+
+    /// What was found out about the hosts themselves.
+    pub fn findings(&self) -> Vec<String> {
+        let findings = |place: &Arc<Place>| place.findings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.places.iter().flat_map(findings).collect()
+    }
+
+    /// How often hosts were started.
+    pub fn starts(&self) -> u32 {
+        self.places.iter().map(|place| place.starts.load(Ordering::SeqCst)).sum()
+    }
+}
+
+impl Drop for Deployment {
+    fn drop(&mut self) {
+        for place in &self.places {
+            place.is_over.store(true, Ordering::SeqCst);
+            place.wire.thaw();
+            place.kill();
+        }
+        for keeper in self.keepers.drain(..) {
+            // A keeper that panicked has said why.
+            let _ = keeper.join();
+        }
+    }
+}
+
+impl Place {
+    /// The host that runs here, if one does.
+    pub fn running(&self) -> Option<Arc<Host>> {
+        self.host.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends the host as a power cut does. The keeper starts another.
+    pub fn kill(&self) {
+        if let Some(host) = self.running() {
+            self.was_killed.store(true, Ordering::SeqCst);
+            host.kill9();
+        }
+    }
+
+    fn keep(&self) {
+        while !self.is_over.load(Ordering::SeqCst) {
+            match Host::try_spawn(&self.options) {
+                Ok(host) => self.watch(Arc::new(host)),
+                Err(exited) if exited.status.code() == Some(STORE_AWAY) => {}
+                Err(exited) => self.find(format!("did not start ({}):\n{}", exited.status, exited.output)),
+            }
+        }
+    }
+
+    fn watch(&self, host: Arc<Host>) {
+        self.starts.fetch_add(1, Ordering::SeqCst);
+        self.was_killed.store(false, Ordering::SeqCst);
+        *self.host.lock().unwrap_or_else(PoisonError::into_inner) = Some(host.clone());
+        let status = loop {
+            if let Some(status) = host.exited() {
+                break status;
+            }
+            if self.is_over.load(Ordering::SeqCst) {
+                self.kill();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        *self.host.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if !self.was_killed.load(Ordering::SeqCst) {
+            let output = host.output();
+            let tail: Vec<&str> = output.lines().rev().take(20).collect();
+            self.find(format!("ended by itself ({status}); its last lines, newest first:\n{}", tail.join("\n")));
+        }
+    }
+
+    fn find(&self, what: String) {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner).push(format!("host {} {what}", self.name));
+        // A host that fails again and again is told about once in a while, not thousands of times.
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+fn place(n: usize, redis: &RedisServer, plugins: &PluginsDir, mutant: Option<&str>) -> Place {
+    let wire = Proxy::start(redis.address()).unwrap();
+    let name = format!("host-{n}");
+    let mut options = HostOptions::new(&wire.redis_url(), plugins.path())
+        .with("consumer.name", &name)
+        .with("consumer.lease_ms", LEASE.as_millis())
+        .with("consumer.concurrency", 8)
+        .with("retry.max_attempts", MAX_ATTEMPTS)
+        .with("retry.initial_ms", 100)
+        .with("retry.max_ms", 1_000)
+        .with("broker.max_waiting", 2_000)
+        .with("log.level", "warn");
+    if let Some(mutant) = mutant {
+        options = options.with("test.mutant", mutant);
+    }
+    Place {
+        name,
+        wire,
+        options,
+        host: Mutex::new(None),
+        was_killed: AtomicBool::new(false),
+        is_over: AtomicBool::new(false),
+        starts: AtomicU32::new(0),
+        findings: Mutex::new(Vec::new()),
+    }
+}

@@ -1,0 +1,143 @@
+//! Senders that do what the documentation tells senders to do: give each request an idempotency key and repeat it,
+//! anywhere, until it is answered.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use eventstream_tests::client::{Answer, Client};
+use eventstream_tests::ledger::{Kind, Ledger};
+use fastrand::Rng;
+use serde_json::{Value, json};
+
+use crate::deployment::{Deployment, HOSTS, LEASE};
+
+/// How long a sender waits for an answer before it asks another host.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// How long a sender goes on with one request. Far longer than any fault lasts.
+const GIVE_UP: Duration = Duration::from_secs(90);
+
+/// What the senders send.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// How many send side by side.
+    pub senders: u64,
+    /// The pause of a sender between two requests.
+    pub pause: Duration,
+    /// How often each kind is sent, relative to the others.
+    pub mix: &'static [(u32, Kind)],
+}
+
+/// Sends until told to stop, and notes in the ledger what was accepted.
+pub fn send(number: u64, seed: u64, load: &Load, deployment: &Deployment, ledger: &Mutex<Ledger>, stop: &AtomicBool) {
+    let mut sender = Sender { rng: Rng::with_seed(seed ^ number), clients: HashMap::new(), deployment, ledger };
+    let mut count = 0;
+    while !stop.load(Ordering::SeqCst) {
+        count += 1;
+        sender.request(&format!("sender-{number}-{count}"), load.mix);
+        std::thread::sleep(load.pause);
+    }
+}
+
+struct Sender<'a> {
+    rng: Rng,
+    clients: HashMap<String, Client>,
+    deployment: &'a Deployment,
+    ledger: &'a Mutex<Ledger>,
+}
+
+impl Sender<'_> {
+    fn request(&mut self, key: &str, mix: &[(u32, Kind)]) {
+        let is_batch = self.rng.u8(..10) == 0;
+        let kinds: Vec<Kind> = (0..if is_batch { self.rng.usize(1..8) } else { 1 }).map(|_| self.kind(mix)).collect();
+        let events: Vec<Value> = kinds.iter().map(|kind| self.event(*kind)).collect();
+        let body = if is_batch { json!(events).to_string() } else { events[0].to_string() };
+        let Some(ids) = self.until_answered(key, &body, kinds.len()) else { return };
+        // Repeated now and then though it was answered: the same ids must come back.
+        if self.rng.u8(..20) == 0
+            && let Some(again) = self.until_answered(key, &body, kinds.len())
+            && again != ids
+        {
+            self.broken(format!("the key {key} gave {ids:?}, then {again:?}"));
+        }
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        for (id, kind) in ids.into_iter().zip(kinds) {
+            ledger.accept(id, kind);
+        }
+    }
+
+    fn until_answered(&mut self, key: &str, body: &str, events: usize) -> Option<Vec<String>> {
+        let begun = Instant::now();
+        while begun.elapsed() < GIVE_UP {
+            let place = self.rng.usize(..HOSTS);
+            if let Some(url) = self.deployment.url(place) {
+                let make = || Client::with_timeout(&url, ANSWER_LIMIT);
+                let client = self.clients.entry(url.clone()).or_insert_with(make);
+                match client.try_post_keyed(body, key) {
+                    Ok(answer) if answer.status == 202 => return Some(self.ids(&answer, events)),
+                    Ok(answer) if matches!(answer.status, 429 | 503) => {}
+                    Ok(answer) => {
+                        self.broken(format!("{body} was answered with {}: {}", answer.status, answer.text()));
+                        return None;
+                    }
+                    // Broken off or late: it may have been accepted, which the key sorts out.
+                    Err(_) => drop(self.clients.remove(&url)),
+                }
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.broken(format!("nobody answered {body} within {} s", GIVE_UP.as_secs()));
+        None
+    }
+
+    fn ids(&self, answer: &Answer, events: usize) -> Vec<String> {
+        let answer = answer.json();
+        let ids: Vec<String> = match &answer["eventIds"] {
+            Value::Array(ids) => ids.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            _ => answer["eventId"].as_str().map(str::to_owned).into_iter().collect(),
+        };
+        if ids.len() != events {
+            self.broken(format!("{events} events were answered with {answer}"));
+        }
+        ids
+    }
+
+    fn kind(&mut self, mix: &[(u32, Kind)]) -> Kind {
+        let mut left = self.rng.u32(..mix.iter().map(|(weight, _)| weight).sum::<u32>());
+        for (weight, kind) in mix {
+            if left < *weight {
+                return *kind;
+            }
+            left -= weight;
+        }
+        Kind::Ok
+    }
+
+    fn event(&mut self, kind: Kind) -> Value {
+        let slow_ms = u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX) + self.rng.u64(200..900);
+        let (event_type, payload) = match kind {
+            Kind::Ok => ("ok", json!({"sleep-ms": self.rng.u64(..40)})),
+            Kind::Flaky => ("flaky", json!({"flaky": self.rng.u32(2..=3)})),
+            Kind::Coin => ("coin", json!({"do": "coin", "sleep-ms": self.rng.u64(..100)})),
+            Kind::Hopeless => ("hopeless", json!({"do": "retry"})),
+            Kind::Rejected => ("rejected", json!({"do": "reject"})),
+            Kind::Slow => ("slow", json!({"sleep-ms": slow_ms})),
+            Kind::Parent(children) => {
+                let child = json!({"sleep-ms": self.rng.u64(..20)});
+                ("parent", json!({"publish": children, "publish-type": "child", "publish-payload": child}))
+            }
+            Kind::Unhandled => ("unhandled", json!({})),
+        };
+        let filler = "x".repeat(self.rng.usize(..200));
+        let mut event = json!({"type": event_type, "subject": format!("s{filler}"), "payload": payload});
+        if self.rng.u8(..10) == 0 {
+            event["delayMs"] = json!(self.rng.u64(1..1_500));
+        }
+        event
+    }
+
+    fn broken(&self, what: String) {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).broken(what);
+    }
+}

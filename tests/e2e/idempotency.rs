@@ -1,0 +1,112 @@
+//! G6: the same event sent twice is one event; and a batch is accepted as a whole or not at all.
+
+use eventstream_tests::client::Client;
+use eventstream_tests::guests::PluginsDir;
+use eventstream_tests::stage::Stage;
+use serde_json::{Value, json};
+
+fn keyed(client: &Client, body: &str, key: &str) -> (u16, Value) {
+    let answer = client.try_post_keyed(body, key).unwrap();
+    (answer.status, answer.json())
+}
+
+#[test]
+fn the_same_key_gives_the_first_events_id_and_appends_nothing() {
+    let stage = Stage::scripted(&["once"]);
+    let body = r#"{"type":"once","payload":{}}"#;
+    let (_, first) = keyed(&stage.client, body, "order-17");
+    let other = stage.another(|options| options);
+    for client in [&stage.client, &other.client()] {
+        let (status, again) = keyed(client, body, "order-17");
+        assert_eq!((status, &again["eventId"], &again["duplicate"]), (202, &first["eventId"], &json!(true)));
+    }
+    let (_, fresh) = keyed(&stage.client, body, "order-18");
+    assert_ne!(fresh["eventId"], first["eventId"]);
+    for answer in [&first, &fresh] {
+        stage.client.wait_ended(answer["eventId"].as_str().unwrap());
+    }
+    let metrics = stage.client.metrics();
+    assert_eq!((&metrics["accepted"], &metrics["duplicates"]), (&json!(2), &json!(2)), "{metrics}");
+}
+
+#[test]
+fn a_key_survives_a_restart_of_everything() {
+    let mut stage = Stage::scripted(&["once"]);
+    let body = r#"{"type":"once","payload":{}}"#;
+    let (_, first) = keyed(&stage.client, body, "k");
+    stage.host.kill9();
+    stage.redis.restart().unwrap();
+    stage.replace_host(|options| options);
+    assert_eq!(keyed(&stage.client, body, "k").1["eventId"], first["eventId"]);
+}
+
+#[test]
+fn a_key_with_another_body_is_refused_and_nothing_is_stored() {
+    let stage = Stage::scripted(&["once"]);
+    keyed(&stage.client, r#"{"type":"once","payload":1}"#, "k");
+    let (status, problem) = keyed(&stage.client, r#"{"type":"once","payload":2}"#, "k");
+    assert_eq!((status, &problem["status"]), (422, &json!(422)), "{problem}");
+    assert_eq!(stage.client.metrics()["accepted"], 1);
+}
+
+#[test]
+fn source_and_id_of_the_sender_are_a_key_as_well() {
+    let stage = Stage::scripted(&["once"]);
+    let body = r#"{"type":"once","source":"/shop","id":"17","payload":{}}"#;
+    let first = stage.client.post(body).expect(202).json();
+    let again = stage.client.post(body).expect(202).json();
+    assert_eq!((&again["eventId"], &again["duplicate"]), (&first["eventId"], &json!(true)));
+    let other = stage.client.post(&body.replace("/shop", "/bank")).expect(202).json();
+    assert_ne!(other["eventId"], first["eventId"]);
+}
+
+#[test]
+fn a_batch_is_accepted_in_order_and_known_again_by_its_key() {
+    let stage = Stage::scripted(&["item"]);
+    let items: Vec<Value> =
+        (0..5).map(|n| json!({"type": "item", "payload": {"do": "echo", "key": n.to_string()}})).collect();
+    let body = json!(items).to_string();
+    let (status, first) = keyed(&stage.client, &body, "batch");
+    assert_eq!((status, &first["message"]), (202, &json!("5 events accepted and queued (Redis)")));
+    for (n, id) in first["eventIds"].as_array().unwrap().iter().enumerate() {
+        let event = stage.client.wait_ended(id.as_str().unwrap());
+        assert!(event.payload.unwrap().get().contains(&format!("\"{n}\"")), "the ids stand in the order sent");
+    }
+    let (_, again) = keyed(&stage.client, &body, "batch");
+    assert_eq!(
+        (&again["eventIds"], &again["duplicates"]),
+        (&first["eventIds"], &json!([true, true, true, true, true]))
+    );
+}
+
+#[test]
+fn of_a_batch_with_a_fault_nothing_is_accepted_and_the_fault_names_its_place() {
+    let stage = Stage::scripted(&["item"]);
+    let bad = r#"[{"type":"item","payload":1},{"type":"not a type"},{"type":"item","payloda":2}]"#;
+    let problem = stage.client.post(bad).expect(422).json();
+    let pointers: Vec<&str> =
+        problem["errors"].as_array().unwrap().iter().filter_map(|e| e["pointer"].as_str()).collect();
+    assert_eq!(pointers, ["/1/type", "/2/payloda"], "{problem}");
+
+    stage.client.try_post_keyed(r#"[{"type":"item","payload":1}]"#, "k").unwrap().expect(202);
+    let conflict = r#"[{"type":"item","payload":2},{"type":"item","payload":3}]"#;
+    let problem = stage.client.try_post_keyed(conflict, "k").unwrap().expect(422).json();
+    assert_eq!(problem["errors"][0]["pointer"], "/0", "{problem}");
+    assert_eq!(stage.client.metrics()["accepted"], 1);
+}
+
+#[test]
+fn past_the_depth_limit_nothing_is_accepted_until_there_is_room() {
+    let stage = Stage::with(PluginsDir::scripted(&["item"]), |options| {
+        options.with("broker.max_waiting", 10).with("consumer.concurrency", 1)
+    });
+    let events: Vec<Value> = (0..10).map(|_| json!({"type": "item", "payload": {"sleep-ms": 300}})).collect();
+    let ids = stage.client.post_batch(&events);
+    let answer = stage.client.post(&json!(events).to_string()).expect(429);
+    assert!(answer.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0));
+    for id in &ids {
+        stage.client.wait_ended(id);
+    }
+    stage.client.post_event("item", &json!({}));
+    assert_eq!(stage.client.metrics()["accepted"], 11);
+}

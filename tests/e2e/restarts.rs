@@ -1,0 +1,152 @@
+//! G7 and G10: ends of every kind, and what becomes of the events that were under way.
+
+use std::time::{Duration, Instant};
+
+use eventstream_tests::client::Event;
+use eventstream_tests::eventually::eventually;
+use eventstream_tests::guests::PluginsDir;
+use eventstream_tests::stage::Stage;
+use serde_json::json;
+
+/// So long that no test sees a lease end: what is taken over was taken over for another reason.
+const LONG_LEASE_MS: u64 = 120_000;
+
+fn running(stage: &Stage, id: &str) -> Event {
+    stage.client.wait_for(id, &["running"])
+}
+
+#[test]
+fn sigterm_lets_attempts_end_and_exits_with_0() {
+    let mut stage = Stage::with(PluginsDir::scripted(&["slow"]), |options| options.with("consumer.concurrency", 2));
+    let ids = stage.client.post_batch(&vec![json!({"type": "slow", "payload": {"sleep-ms": 1_500}}); 6]);
+    running(&stage, &ids[0]);
+    stage.host.terminate();
+    assert_eq!(stage.host.wait().code(), Some(0), "{}", stage.host.output());
+    stage.replace_host(|options| options);
+    for id in &ids {
+        let event = stage.client.wait_ended(id);
+        assert_eq!((event.state.as_str(), event.attempts.len()), ("processed", 1), "{event:?}");
+        assert_eq!(event.attempts[0].attempt, 1, "no attempt was burnt: {event:?}");
+    }
+    assert_eq!(stage.client.metrics()["recovered"], 0);
+}
+
+#[test]
+fn what_does_not_end_within_the_drain_time_is_handed_back_without_burning_an_attempt() {
+    let mut stage = Stage::with(PluginsDir::scripted(&["slow"]), |options| {
+        options.with("server.drain_ms", 200).with("consumer.lease_ms", LONG_LEASE_MS)
+    });
+    let id = stage.client.post_event("slow", &json!({"sleep-ms": 3_000}));
+    running(&stage, &id);
+    stage.host.terminate();
+    assert_eq!(stage.host.wait().code(), Some(0), "{}", stage.host.output());
+    stage.replace_host(|options| options.with("consumer.lease_ms", LONG_LEASE_MS));
+    let event = stage.client.wait_ended(&id);
+    assert_eq!(
+        (event.state.as_str(), event.attempts.len(), event.attempts[0].attempt),
+        ("processed", 1, 1),
+        "{event:?}"
+    );
+}
+
+#[test]
+fn a_second_signal_ends_at_once_and_loses_nothing() {
+    let mut stage =
+        Stage::with(PluginsDir::scripted(&["slow"]), |options| options.with("consumer.lease_ms", LONG_LEASE_MS));
+    let id = stage.client.post_event("slow", &json!({"sleep-ms": 4_000}));
+    running(&stage, &id);
+    let begun = Instant::now();
+    stage.host.terminate();
+    eventually("the host drains", || match stage.client.request("GET", "/readyz", &[], None) {
+        Ok(answer) if answer.status == 200 => Err("it is ready"),
+        _ => Ok(()),
+    });
+    stage.host.terminate();
+    stage.host.wait();
+    assert!(begun.elapsed() < Duration::from_millis(3_500), "ended after {:?}", begun.elapsed());
+    stage.replace_host(|options| options.with("consumer.lease_ms", LONG_LEASE_MS));
+    assert_eq!(stage.client.wait_ended(&id).state, "processed");
+}
+
+#[test]
+fn sigterm_under_load_loses_nothing_and_burns_no_attempt() {
+    let mut stage = Stage::scripted(&["work"]);
+    let ids = stage.client.post_batch(&vec![json!({"type": "work", "payload": {"sleep-ms": 20}}); 400]);
+    for _ in 0..3 {
+        stage.host.terminate();
+        assert_eq!(stage.host.wait().code(), Some(0));
+        stage.replace_host(|options| options);
+    }
+    for id in &ids {
+        let event = stage.client.wait_ended(id);
+        assert_eq!((event.state.as_str(), event.attempts.len(), event.attempts[0].attempt), ("processed", 1, 1));
+    }
+    let metrics = stage.client.metrics();
+    assert_eq!((&metrics["processed"], &metrics["retried"]), (&json!(400), &json!(0)), "{metrics}");
+}
+
+#[test]
+fn a_restarted_host_takes_its_own_back_at_once() {
+    let mut stage =
+        Stage::with(PluginsDir::scripted(&["slow"]), |options| options.with("consumer.lease_ms", LONG_LEASE_MS));
+    let id = stage.client.post_event("slow", &json!({"sleep-ms": 1_000}));
+    running(&stage, &id);
+    stage.host.kill9();
+    stage.replace_host(|options| options.with("consumer.lease_ms", LONG_LEASE_MS));
+    // Within the patience of a test, which is half of the lease.
+    let event = stage.client.wait_ended(&id);
+    assert_eq!(
+        (event.state.as_str(), event.attempts.len(), event.attempts[0].attempt),
+        ("processed", 1, 2),
+        "{event:?}"
+    );
+    assert_eq!(stage.client.metrics()["recovered"], 1);
+}
+
+#[test]
+fn work_of_a_host_that_stands_still_is_taken_over_and_counts_once() {
+    let stage = Stage::with(PluginsDir::scripted(&["slow"]), |options| options.with("consumer.lease_ms", 1_000));
+    let id = stage.client.post_event("slow", &json!({"sleep-ms": 700, "publish": 1, "publish-type": "nobody"}));
+    running(&stage, &id);
+    stage.host.stop();
+    let other = stage.another(|options| options.with("consumer.lease_ms", 1_000));
+    let event = other.client().wait_ended(&id);
+    stage.host.cont();
+    assert_eq!((event.state.as_str(), event.attempts[0].attempt), ("processed", 2), "{event:?}");
+    // The first host finds out, and its own outcome changes nothing.
+    stage.client.wait_ended(&stage.client.post_event("slow", &json!({})));
+    let metrics = stage.client.metrics();
+    assert_eq!((&metrics["processed"], &metrics["published"]), (&json!(2), &json!(1)), "{metrics}");
+    assert_eq!(other.client().processed().iter().filter(|event| event.id == id).count(), 1);
+}
+
+#[test]
+fn a_handler_slower_than_the_lease_runs_once() {
+    let stage = Stage::with(PluginsDir::scripted(&["slow"]), |options| options.with("consumer.lease_ms", 600));
+    let _other = stage.another(|options| options.with("consumer.lease_ms", 600));
+    let ids = stage.client.post_batch(&vec![json!({"type": "slow", "payload": {"sleep-ms": 3_000}}); 4]);
+    for id in &ids {
+        let event = stage.client.wait_ended(id);
+        assert_eq!((event.attempts.len(), event.attempts[0].attempt), (1, 1), "{event:?}");
+    }
+    assert_eq!(stage.client.metrics()["recovered"], 0);
+}
+
+#[test]
+fn an_event_that_takes_its_host_down_again_and_again_fails_as_crash() {
+    let mut stage = Stage::with(PluginsDir::scripted(&["deadly", "good"]), |options| options);
+    let id = stage.client.post_event("deadly", &json!({"sleep-ms": 4_000}));
+    let good = stage.client.post_event("good", &json!({}));
+    for takeovers in 0..5 {
+        eventually("the event is delivered again", || match stage.client.metrics()["recovered"].as_u64() {
+            Some(count) if count == takeovers => Ok(()),
+            other => Err(format!("{other:?} of {takeovers}")),
+        });
+        running(&stage, &id);
+        stage.host.kill9();
+        stage.replace_host(|options| options);
+    }
+    let event = stage.client.wait_ended(&id);
+    assert_eq!((event.state.as_str(), event.class.as_deref()), ("failed", Some("crash")), "{event:?}");
+    assert_eq!(stage.client.wait_ended(&good).state, "processed");
+}

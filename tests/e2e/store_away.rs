@@ -1,0 +1,147 @@
+//! What happens without a store: at the start, and later.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use eventstream_tests::eventually::{eventually, eventually_within};
+use eventstream_tests::guests::PluginsDir;
+use eventstream_tests::host::{Host, HostOptions};
+use eventstream_tests::redis::RedisServer;
+use eventstream_tests::stage::Stage;
+use serde_json::json;
+
+#[test]
+fn without_a_store_the_host_does_not_start_and_says_so_in_one_line() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let plugins = PluginsDir::empty();
+    let options = HostOptions::new(&format!("redis://127.0.0.1:{port}"), plugins.path());
+    let Err(exited) = Host::try_spawn(&options) else { panic!("the host serves without a store") };
+    assert_eq!(exited.status.code(), Some(3), "{}", exited.output);
+    let complaints: Vec<&str> = exited.output.lines().filter(|line| line.contains(&port.to_string())).collect();
+    assert_eq!(complaints.len(), 1, "one line names the place: {}", exited.output);
+}
+
+#[test]
+fn a_store_that_may_lose_events_is_refused_with_the_line_that_mends_it() {
+    for (arguments, named) in
+        [(["--appendonly", "no"], "appendonly"), (["--maxmemory-policy", "allkeys-lru"], "maxmemory-policy")]
+    {
+        let redis = RedisServer::start_with(&arguments).unwrap();
+        let plugins = PluginsDir::empty();
+        let options = HostOptions::new(&redis.url(), plugins.path());
+        let Err(exited) = Host::try_spawn(&options) else { panic!("the host serves with {arguments:?}") };
+        assert!(matches!(exited.status.code(), Some(1..=3)), "{}", exited.output);
+        assert!(exited.output.contains(named), "{}", exited.output);
+        Host::spawn(&options.flags(&["--allow-unsafe"]));
+    }
+}
+
+#[test]
+fn a_store_that_goes_away_is_waited_for_without_a_busy_loop() {
+    let stage = Stage::scripted(&["t"]);
+    let before = stage.client.post_event("t", &json!({}));
+    stage.redis.kill9();
+    let refused = eventually("accepting stops", || {
+        let answer = stage.client.post(r#"{"type":"t","payload":{}}"#);
+        if answer.status == 503 { Ok(answer) } else { Err(answer.status) }
+    });
+    assert_eq!(refused.header("content-type"), "application/problem+json");
+    assert!(refused.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0), "{}", refused.text());
+    eventually("the host says that it is not ready", || match stage.client.get("/readyz").status {
+        503 => Ok(()),
+        status => Err(status),
+    });
+    stage.client.get("/livez").expect(200);
+
+    let (begun, used) = (Instant::now(), stage.host.cpu_time());
+    let answers = std::iter::repeat_with(|| {
+        let asked = Instant::now();
+        stage.client.post(r#"{"type":"t","payload":{}}"#).expect(503);
+        std::thread::sleep(Duration::from_millis(250));
+        asked.elapsed()
+    });
+    let slowest = answers.take(12).max().unwrap();
+    assert!(slowest < Duration::from_secs(5), "a refusal took {slowest:?}");
+    let share = (stage.host.cpu_time() - used).as_secs_f64() / begun.elapsed().as_secs_f64();
+    assert!(share < 0.25, "{share} of a core while there is nothing to do");
+    let lines = stage.host.output().lines().count();
+    assert!(lines < 200, "{lines} lines of log");
+
+    stage.redis.restart().unwrap();
+    let back = Instant::now();
+    let after = eventually_within(Duration::from_secs(20), "accepting goes on", || {
+        let answer = stage.client.post(r#"{"type":"t","payload":{}}"#);
+        if answer.status == 202 {
+            Ok(answer.json()["eventId"].as_str().unwrap().to_owned())
+        } else {
+            Err(answer.text())
+        }
+    });
+    for id in [before, after] {
+        assert_eq!(stage.client.wait_ended(&id).state, "processed");
+    }
+    assert!(back.elapsed() < Duration::from_secs(8), "recovered after {:?}", back.elapsed());
+    eventually("the host is ready", || match stage.client.get("/readyz").status {
+        200 => Ok(()),
+        status => Err(status),
+    });
+}
+
+#[test]
+fn a_store_that_stands_still_is_not_waited_for_by_clients() {
+    let stage = Stage::scripted(&["t"]);
+    stage.redis.stop().unwrap();
+    let body = r#"{"type":"t","payload":{}}"#;
+    let asked = Instant::now();
+    let answer = stage.client.try_post_keyed(body, "k").unwrap();
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert!(asked.elapsed() < Duration::from_secs(20), "answered after {:?}", asked.elapsed());
+    stage.redis.cont().unwrap();
+    // Whether the first one took effect was not known; with the same key it is one event in any case.
+    let id = eventually("accepting goes on", || {
+        let answer = stage.client.try_post_keyed(body, "k").map_err(|error| error.0)?;
+        if answer.status == 202 {
+            Ok(answer.json()["eventId"].as_str().unwrap().to_owned())
+        } else {
+            Err(answer.text())
+        }
+    });
+    stage.client.wait_ended(&id);
+    assert_eq!(stage.client.metrics()["accepted"], 1);
+}
+
+#[test]
+fn a_store_that_lost_its_data_is_noticed_and_served_from_then_on() {
+    let stage = Stage::scripted(&["t"]);
+    stage.client.wait_ended(&stage.client.post_event("t", &json!({})));
+    let () = stage.redis.command(&["FLUSHALL"]).unwrap();
+    let id = eventually("accepting goes on", || {
+        let answer = stage.client.post(r#"{"type":"t","payload":{}}"#);
+        if answer.status == 202 {
+            Ok(answer.json()["eventId"].as_str().unwrap().to_owned())
+        } else {
+            Err(answer.text())
+        }
+    });
+    assert_eq!(stage.client.wait_ended(&id).state, "processed");
+    assert_eq!(stage.client.metrics()["dataLosses"], 1);
+    let alarms = stage.host.output().lines().filter(|line| line.contains("lost data")).count();
+    assert_eq!(alarms, 1, "{}", stage.host.output());
+}
+
+#[test]
+fn a_store_without_room_refuses_events_and_lets_what_is_there_be_worked_off() {
+    let stage = Stage::with(PluginsDir::scripted(&["t"]), |options| options.with("consumer.concurrency", 1));
+    let ids = stage.client.post_batch(&vec![json!({"type": "t", "payload": {"sleep-ms": 100}}); 10]);
+    let () = stage.redis.command(&["CONFIG", "SET", "maxmemory", "1mb"]).unwrap();
+    let answer = stage.client.post(r#"{"type":"t","payload":{}}"#).expect(503);
+    assert!(answer.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0));
+    for id in &ids {
+        assert_eq!(stage.client.wait_ended(id).state, "processed");
+    }
+    let () = stage.redis.command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
+    eventually("accepting goes on", || match stage.client.post(r#"{"type":"t","payload":{}}"#).status {
+        202 => Ok(()),
+        status => Err(status),
+    });
+}

@@ -1,0 +1,164 @@
+//! Clients that do not keep to the protocol: what they send is refused or timed out, is never stored, and holds up
+//! nobody else.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use eventstream_tests::guests::PluginsDir;
+use eventstream_tests::stage::Stage;
+use serde_json::json;
+
+/// Longer than any limit that the tests set, shorter than the patience of whoever runs them.
+const READ_LIMIT: Duration = Duration::from_secs(30);
+
+fn stage() -> Stage {
+    Stage::with(PluginsDir::scripted(&["t"]), |options| {
+        options.with("server.header_timeout_ms", 500).with("server.body_timeout_ms", 500)
+    })
+}
+
+fn connect(stage: &Stage) -> TcpStream {
+    let address = stage.host.url().strip_prefix("http://").unwrap();
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(READ_LIMIT)).unwrap();
+    stream
+}
+
+/// Everything that comes until the server closes the connection.
+fn read_to_end(mut stream: TcpStream) -> String {
+    let mut bytes = Vec::new();
+    // A reset in place of an orderly end closes the connection as well.
+    if let Err(error) = stream.read_to_end(&mut bytes)
+        && error.kind() != std::io::ErrorKind::ConnectionReset
+    {
+        panic!("the connection stays open: {error}; read so far: {:?}", String::from_utf8_lossy(&bytes));
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[track_caller]
+fn nothing_was_stored_and_others_are_served(stage: &Stage) {
+    assert_eq!(stage.client.metrics()["accepted"], 0);
+    stage.client.wait_ended(&stage.client.post_event("t", &json!({})));
+}
+
+#[test]
+fn a_half_sent_header_is_not_waited_for() {
+    let stage = stage();
+    let mut stream = connect(&stage);
+    stream.write_all(b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Ty").unwrap();
+    let begun = Instant::now();
+    let answer = read_to_end(stream);
+    assert!(begun.elapsed() < READ_LIMIT / 2, "closed after {:?}", begun.elapsed());
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+    nothing_was_stored_and_others_are_served(&stage);
+}
+
+#[test]
+fn a_half_sent_body_is_not_waited_for() {
+    let stage = stage();
+    let mut stream = connect(&stage);
+    let head = "POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n";
+    stream.write_all(format!("{head}{{\"type\":").as_bytes()).unwrap();
+    let answer = read_to_end(stream);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+    nothing_was_stored_and_others_are_served(&stage);
+}
+
+#[test]
+fn a_body_that_breaks_off_is_not_stored() {
+    let stage = stage();
+    let mut stream = connect(&stage);
+    let head = "POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n";
+    stream.write_all(format!("{head}{{\"type\":\"t\"}}").as_bytes()).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let answer = read_to_end(stream);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    nothing_was_stored_and_others_are_served(&stage);
+}
+
+#[test]
+fn forty_thousand_bytes_of_headers_are_refused() {
+    let stage = stage();
+    let mut stream = connect(&stage);
+    let filler = format!("X-Filler: {}\r\n", "x".repeat(990)).repeat(40);
+    let request = format!("GET /livez HTTP/1.1\r\nHost: x\r\n{filler}\r\n");
+    // The server may answer and close before all of it was sent.
+    let _ = stream.write_all(request.as_bytes());
+    let answer = read_to_end(stream);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    nothing_was_stored_and_others_are_served(&stage);
+}
+
+#[test]
+fn a_body_without_a_length_is_refused_once_it_is_too_large() {
+    let stage = stage();
+    let mut stream = connect(&stage);
+    let head =
+        "POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    for _ in 0..64 {
+        if stream.write_all(chunk.as_bytes()).is_err() {
+            break;
+        }
+    }
+    let mut first = [0; 12];
+    // The answer may be lost when the server closes while more is being sent.
+    if stream.read_exact(&mut first).is_ok() {
+        assert_eq!(&first, b"HTTP/1.1 413");
+    }
+    nothing_was_stored_and_others_are_served(&stage);
+}
+
+#[test]
+fn a_small_body_without_a_length_is_accepted() {
+    let stage = stage();
+    let mut stream = connect(&stage);
+    let head = "POST /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n";
+    stream
+        .write_all(format!("{head}Transfer-Encoding: chunked\r\n\r\nc\r\n{{\"type\":\"t\"}}\r\n0\r\n\r\n").as_bytes())
+        .unwrap();
+    let answer = read_to_end(stream);
+    assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
+}
+
+#[test]
+fn requests_that_can_be_read_in_two_ways_are_refused() {
+    let stage = stage();
+    let json = "Content-Type: application/json\r\n";
+    for (what, request) in [
+        (
+            "length and chunks",
+            format!(
+                "POST /events HTTP/1.1\r\nHost: x\r\n{json}Content-Length: 12\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+            ),
+        ),
+        (
+            "two lengths",
+            format!(
+                "POST /events HTTP/1.1\r\nHost: x\r\n{json}Content-Length: 12\r\nContent-Length: 13\r\n\r\n{{\"type\":\"t\"}}"
+            ),
+        ),
+        ("no host", format!("POST /events HTTP/1.1\r\n{json}Content-Length: 12\r\n\r\n{{\"type\":\"t\"}}")),
+        ("not HTTP", "hello there\r\n\r\n".to_owned()),
+    ] {
+        let mut stream = connect(&stage);
+        stream.write_all(request.as_bytes()).unwrap();
+        let answer = read_to_end(stream);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{what}: {answer}");
+    }
+    nothing_was_stored_and_others_are_served(&stage);
+}
+
+#[test]
+fn many_connections_that_send_nothing_hold_up_nobody() {
+    let stage = stage();
+    let silent: Vec<TcpStream> = (0..300).map(|_| connect(&stage)).collect();
+    nothing_was_stored_and_others_are_served(&stage);
+    for stream in silent {
+        let answer = read_to_end(stream);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+    }
+}

@@ -1,0 +1,328 @@
+//! What was accepted, and the audit that compares it with what is there in the end.
+//!
+//! The audit is pure: it is given what was promised and what was observed, and names every promise that was broken. It
+//! knows nothing of how the product works; what it holds the product to are the guarantees of the contract. Its own
+//! tests show that each kind of damage is found.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use eventstream::event::Timestamp;
+use serde_json::Value;
+
+use crate::client::Event;
+
+/// By how much the clock of a host may be behind what the store measured, in milliseconds: both round.
+const CLOCK_GRAIN_MS: f64 = 2.0;
+/// How often an event is taken over before it is failed as one that takes its host down.
+const TAKEOVERS_BEFORE_CRASH: u64 = 5;
+/// The most violations that are told; the first ones say enough.
+const MAX_TOLD: usize = 20;
+
+/// What an event is to come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Processed at the first attempt.
+    Ok,
+    /// Processed after a few attempts.
+    Flaky,
+    /// Processed or failed, as it happens.
+    Coin,
+    /// Failed after the last attempt.
+    Hopeless,
+    /// Failed at once.
+    Rejected,
+    /// Processed, after a time longer than a lease.
+    Slow,
+    /// Processed, with this many children.
+    Parent(usize),
+    /// Failed, since no plugin handles it.
+    Unhandled,
+}
+
+/// What was accepted.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    accepted: BTreeMap<String, Kind>,
+    broken: Vec<String>,
+}
+
+/// What is there in the end.
+#[derive(Debug, Default)]
+pub struct Observed {
+    /// Every processed event, as the host lists them.
+    pub processed: Vec<Event>,
+    /// Every failed event, as the host lists them.
+    pub failed: Vec<Event>,
+    /// The totals.
+    pub metrics: Value,
+    /// The most attempts that the policy allows.
+    pub max_attempts: usize,
+}
+
+impl Ledger {
+    /// An event was accepted under an id.
+    pub fn accept(&mut self, id: String, kind: Kind) {
+        if self.accepted.insert(id.clone(), kind).is_some() {
+            self.broken.push(format!("{id} was given to two events"));
+        }
+    }
+
+    /// Something was seen that must not be.
+    pub fn broken(&mut self, what: String) {
+        self.broken.push(what);
+    }
+
+    /// How many events were accepted.
+    pub fn len(&self) -> usize {
+        self.accepted.len()
+    }
+
+    /// Whether nothing was accepted.
+    pub fn is_empty(&self) -> bool {
+        self.accepted.is_empty()
+    }
+
+    /// Every broken promise, the first ones in words; empty when all were kept.
+    pub fn audit(&self, observed: &Observed) -> Vec<String> {
+        let mut audit = Audit { ledger: self, observed, broken: self.broken.clone() };
+        let ends = audit.every_end_is_the_only_one();
+        audit.every_accepted_event_ended_as_it_should(&ends);
+        audit.every_end_has_a_cause(&ends);
+        audit.attempts_make_sense();
+        audit.totals_are_those_of_the_ends();
+        let more = audit.broken.len().saturating_sub(MAX_TOLD);
+        audit.broken.truncate(MAX_TOLD);
+        if more > 0 {
+            audit.broken.push(format!("and {more} more"));
+        }
+        audit.broken
+    }
+}
+
+struct Audit<'a> {
+    ledger: &'a Ledger,
+    observed: &'a Observed,
+    broken: Vec<String>,
+}
+
+impl<'a> Audit<'a> {
+    fn check(&mut self, holds: bool, broken: impl FnOnce() -> String) {
+        if !holds {
+            self.broken.push(broken());
+        }
+    }
+
+    fn ends(&self) -> impl Iterator<Item = &'a Event> + use<'a> {
+        self.observed.processed.iter().chain(&self.observed.failed)
+    }
+
+    fn every_end_is_the_only_one(&mut self) -> BTreeMap<&'a str, &'a Event> {
+        let mut ends = BTreeMap::new();
+        for event in self.ends() {
+            if let Some(other) = ends.insert(event.id.as_str(), event) {
+                self.broken.push(format!("{} ended twice, {} and {}", event.id, other.state, event.state));
+            }
+        }
+        for (events, state) in [(&self.observed.processed, "processed"), (&self.observed.failed, "failed")] {
+            for event in events.iter().filter(|event| event.state != state) {
+                self.broken.push(format!("{} is {} among the {state} ones", event.id, event.state));
+            }
+        }
+        ends
+    }
+
+    fn every_accepted_event_ended_as_it_should(&mut self, ends: &BTreeMap<&str, &Event>) {
+        for (id, kind) in &self.ledger.accepted {
+            let Some(event) = ends.get(id.as_str()) else {
+                self.broken.push(format!("{id} ({kind:?}) was accepted and has no end"));
+                continue;
+            };
+            let class = event.class.as_deref();
+            let fits = match (kind, class) {
+                // Whoever is in the hands of five hosts that die is failed, innocent or not.
+                (_, Some("crash")) => true,
+                (Kind::Ok | Kind::Flaky | Kind::Slow | Kind::Parent(_), class) => class.is_none(),
+                (Kind::Coin, class) => matches!(class, None | Some("retry" | "reject" | "trap")),
+                (Kind::Hopeless, class) => class == Some("retry"),
+                (Kind::Rejected, class) => class == Some("reject"),
+                (Kind::Unhandled, class) => class == Some("no-handler"),
+            };
+            self.check(fits, || format!("{id} ({kind:?}) ended as {} ({class:?})", event.state));
+            if *kind == Kind::Hopeless && class == Some("retry") {
+                let attempts = event.attempts.len();
+                let allowed = self.observed.max_attempts;
+                self.check(attempts == allowed, || format!("{id} had {attempts} attempts of {allowed}"));
+            }
+            let expected = if let (Kind::Parent(children), None) = (kind, class) { *children } else { 0 };
+            let named = event.children.len();
+            self.check(named == expected, || format!("{id} ({kind:?}) names {named} children of {expected}"));
+        }
+    }
+
+    /// No event came from nowhere: it was accepted, or it is a child that its processed parent names.
+    fn every_end_has_a_cause(&mut self, ends: &BTreeMap<&str, &Event>) {
+        let mut children = BTreeSet::new();
+        for parent in self.ends() {
+            for child in &parent.children {
+                let is_new = children.insert(child.as_str());
+                self.check(is_new, || format!("the child {child} is named twice"));
+                let cause = ends.get(child.as_str()).and_then(|event| event.cause.as_deref());
+                let fits = cause == Some(parent.id.as_str());
+                self.check(fits, || format!("the child {child} of {} has no end or names {cause:?}", parent.id));
+            }
+        }
+        for event in self.ends() {
+            let known = self.ledger.accepted.contains_key(&event.id) || children.contains(event.id.as_str());
+            self.check(known, || {
+                format!("{} ended, but nobody sent it and no parent names it (its cause: {:?})", event.id, event.cause)
+            });
+        }
+    }
+
+    fn attempts_make_sense(&mut self) {
+        for event in self.ends() {
+            let id = &event.id;
+            let rises = event.attempts.is_sorted_by(|a, b| a.attempt < b.attempt);
+            self.check(rises, || format!("the attempts of {id} do not count up"));
+            let many = event.attempts.len();
+            self.check(many <= self.observed.max_attempts, || format!("{id} had {many} attempts"));
+            let last = event.attempts.last().map(|attempt| attempt.class.as_deref());
+            self.check(last == Some(event.class.as_deref()), || {
+                format!("{id} ended as {:?}, its last attempt as {last:?}", event.class)
+            });
+            for pair in event.attempts.windows(2) {
+                let pause_ms = pair[0].retry_in_ms;
+                self.check(pause_ms.is_some(), || format!("{id} was tried again after an end"));
+                let earliest = ms(&pair[0].started_at) + pair[0].duration_ms + pause_ms.unwrap_or(0) as f64;
+                let early_ms = earliest - ms(&pair[1].started_at);
+                self.check(early_ms <= CLOCK_GRAIN_MS, || format!("{id} was tried again {early_ms} ms too early"));
+            }
+        }
+    }
+
+    fn totals_are_those_of_the_ends(&mut self) {
+        let count = |n: usize| n as u64;
+        let retries = self.ends().flat_map(|event| &event.attempts).filter(|attempt| attempt.retry_in_ms.is_some());
+        let published = self.ends().map(|event| count(event.children.len())).sum();
+        let expected = [
+            ("accepted", count(self.ledger.len())),
+            ("published", published),
+            ("processed", count(self.observed.processed.len())),
+            ("failed", count(self.observed.failed.len())),
+            ("retried", count(retries.count())),
+            ("replayed", 0),
+            ("dataLosses", 0),
+        ];
+        for (name, expected) in expected {
+            let found = &self.observed.metrics[name];
+            self.check(*found == expected, || format!("the total {name:?} is {found}, not {expected}"));
+        }
+        let mut by_class = BTreeMap::<&str, u64>::new();
+        for class in self.observed.failed.iter().filter_map(|event| event.class.as_deref()) {
+            *by_class.entry(class).or_default() += 1;
+        }
+        let found: BTreeMap<String, u64> =
+            serde_json::from_value(self.observed.metrics["failedByClass"].clone()).unwrap_or_default();
+        let found: BTreeMap<&str, u64> =
+            found.iter().filter(|(_, total)| **total > 0).map(|(class, total)| (class.as_str(), *total)).collect();
+        self.check(found == by_class, || format!("failed by class are {found:?}, not {by_class:?}"));
+        let crashes = by_class.get("crash").copied().unwrap_or(0);
+        let recovered = self.observed.metrics["recovered"].as_u64().unwrap_or(0);
+        self.check(recovered >= crashes * TAKEOVERS_BEFORE_CRASH, || {
+            format!("{crashes} events failed as crash after {recovered} takeovers in all")
+        });
+    }
+}
+
+fn ms(time: &str) -> f64 {
+    time.parse::<Timestamp>().map_or(f64::NAN, |time| time.unix_ms() as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A deployment that kept every promise: a parent with two children, a retry, a rejection.
+    fn sound() -> (Ledger, Observed) {
+        let mut ledger = Ledger::default();
+        ledger.accept("parent".into(), Kind::Parent(2));
+        ledger.accept("flaky".into(), Kind::Flaky);
+        ledger.accept("rejected".into(), Kind::Rejected);
+        let at = |attempt: u32, second: u32, rest: Value| {
+            let mut value = json!({"attempt": attempt, "startedAt": format!("2026-11-23T15:00:{second:02}Z"),
+                "durationMs": 1.5, "consumer": "h"});
+            value.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+            value
+        };
+        let processed = [
+            json!({"id": "parent", "children": ["a", "b"], "attempts": [at(1, 0, json!({}))]}),
+            json!({"id": "a", "cause": "parent", "attempts": [at(1, 1, json!({}))]}),
+            json!({"id": "b", "cause": "parent", "attempts": [at(3, 1, json!({}))]}),
+            json!({"id": "flaky", "attempts": [at(1, 0, json!({"class": "retry", "retryInMs": 900})), at(2, 1, json!({}))]}),
+        ];
+        let failed = [json!({"id": "rejected", "class": "reject", "attempts": [at(1, 0, json!({"class": "reject"}))]})];
+        let metrics = json!({"accepted": 3, "published": 2, "processed": 4, "failed": 1, "retried": 1, "replayed": 0,
+            "dataLosses": 0, "recovered": 1, "failedByClass": {"reject": 1, "trap": 0}});
+        let read = |values: &[Value], state: &str| {
+            let complete = |value: &Value| {
+                let mut value = value.clone();
+                value.as_object_mut().unwrap().extend([
+                    ("type".to_owned(), json!("t")),
+                    ("source".to_owned(), json!("/")),
+                    ("state".to_owned(), json!(state)),
+                ]);
+                serde_json::from_value(value).unwrap()
+            };
+            values.iter().map(complete).collect()
+        };
+        let observed = Observed {
+            processed: read(&processed, "processed"),
+            failed: read(&failed, "failed"),
+            metrics,
+            max_attempts: 4,
+        };
+        (ledger, observed)
+    }
+
+    /// Does damage and checks that the audit tells of it.
+    #[track_caller]
+    fn found(damage: impl FnOnce(&mut Ledger, &mut Observed), told: &str) {
+        let (mut ledger, mut observed) = sound();
+        damage(&mut ledger, &mut observed);
+        let broken = ledger.audit(&observed);
+        assert!(broken.iter().any(|line| line.contains(told)), "{told:?} is not told: {broken:?}");
+    }
+
+    #[test]
+    fn nothing_is_told_of_a_sound_deployment() {
+        let (ledger, observed) = sound();
+        assert_eq!(ledger.audit(&observed), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_kind_of_damage_is_told() {
+        found(|_, o| drop(o.processed.remove(3)), "flaky (Flaky) was accepted and has no end");
+        found(|_, o| o.processed.push(o.processed[3].clone()), "ended twice");
+        found(|_, o| o.failed.push(o.processed[3].clone()), "flaky ended twice");
+        found(|_, o| drop(o.processed.remove(1)), "the child a of parent has no end");
+        found(|_, o| o.processed[1].cause = None, "the child a of parent has no end or names None");
+        found(|_, o| o.processed[0].children.truncate(1), "names 1 children of 2");
+        found(|_, o| o.processed[0].children.truncate(1), "b ended, but nobody sent it");
+        found(|_, o| o.processed[0].children[1] = "a".into(), "named twice");
+        found(|l, _| _ = l.accepted.remove("flaky"), "flaky ended, but nobody sent it");
+        found(|_, o| o.processed[3].class = Some("trap".into()), "flaky (Flaky) ended as processed");
+        found(|l, _| l.accept("flaky".into(), Kind::Ok), "given to two events");
+        found(|l, _| _ = l.accepted.insert("flaky".into(), Kind::Hopeless), "flaky (Hopeless) ended as");
+        found(|_, o| o.processed[3].attempts[0].retry_in_ms = Some(1_100), "too early");
+        found(|_, o| o.processed[3].attempts[0].retry_in_ms = None, "tried again after an end");
+        found(|_, o| o.processed[3].attempts[1].attempt = 1, "do not count up");
+        found(|_, o| drop(o.processed[3].attempts.pop()), "its last attempt as");
+        for total in ["accepted", "published", "processed", "failed", "retried", "replayed", "dataLosses"] {
+            found(|_, o| o.metrics[total] = json!(99), &format!("the total {total:?} is 99"));
+        }
+        found(|_, o| o.metrics["failedByClass"] = json!({"trap": 1}), "failed by class");
+        found(|_, o| o.failed[0].class = Some("crash".into()), "1 events failed as crash after 1 takeovers");
+    }
+}
