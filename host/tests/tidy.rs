@@ -17,8 +17,8 @@ const MAX_LINES: usize = 500;
 
 /// Which modules of the host each one may import, besides itself. `app` may import all of them.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("clock", &[]),
-    ("event", &["clock"]),
+    ("clock", &["event"]),
+    ("event", &[]),
     ("shutdown", &[]),
     ("telemetry", &[]),
     ("broker", &["event", "clock", "shutdown"]),

@@ -30,7 +30,7 @@ pub fn test(options: &TestOptions) -> anyhow::Result<()> {
     run(&mut cargo("", &["test", "--workspace", "--locked"]))
 }
 
-/// Formatting, lints, documentation, then [`test`].
+/// Formatting, lints, documentation, then all tests.
 pub fn ci() -> anyhow::Result<()> {
     let begun = Instant::now();
     ensure_target()?;
