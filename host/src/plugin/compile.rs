@@ -36,6 +36,9 @@ enum Kind {
 }
 
 fn kind(bytes: &[u8]) -> Result<Kind, LoadError> {
+    if !bytes.starts_with(b"\0asm") {
+        return Err(LoadError::NotWasm("the file does not begin as WebAssembly does".into()));
+    }
     let mut encoding = None;
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(|error| LoadError::NotWasm(error.to_string()))? {
@@ -47,7 +50,7 @@ fn kind(bytes: &[u8]) -> Result<Kind, LoadError> {
             _ => {}
         }
     }
-    encoding.ok_or_else(|| LoadError::NotWasm("the file is empty".into()))
+    encoding.ok_or_else(|| LoadError::NotWasm("the file has no version".into()))
 }
 
 /// The reactor adapter stands in for WASI preview 1, which `wasm32-wasip1` modules import.

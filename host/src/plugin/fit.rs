@@ -17,6 +17,9 @@ const VERSION: &str = "0.1.0";
 const HANDLER: &str = "eventstream:plugin/handler";
 const DESCRIBE: &str = "eventstream:plugin/describe";
 
+/// The unit in which modules ask for memory; the feature that gives them others is off.
+const PAGE_BYTES: u64 = 64 * 1_024;
+
 /// The interfaces of our package that a plugin may import, and their functions.
 const OURS: [(&str, &[&str]); 6] = [
     ("eventstream:plugin/types", &[]),
@@ -143,9 +146,9 @@ fn resources(component: &Component, memory_bytes: u64, misfits: &mut Vec<String>
     if required.num_tables > MAX_TABLES {
         misfits.push(format!("has {} tables; a plugin may have {MAX_TABLES}", required.num_tables));
     }
-    // The engine counts in bytes or in pages, as its versions differ; pages would be far below any limit.
-    if let Some(initial) = required.max_initial_memory_size.filter(|initial| *initial > memory_bytes) {
-        misfits.push(format!("starts with {initial} bytes of memory; an attempt may have {memory_bytes}"));
+    let initial_bytes = required.max_initial_memory_size.unwrap_or(0).saturating_mul(PAGE_BYTES);
+    if initial_bytes > memory_bytes {
+        misfits.push(format!("starts with {initial_bytes} bytes of memory; an attempt may have {memory_bytes}"));
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wasmtime::component::{Instance, InstancePre};
+use wasmtime::error::Context;
 use wasmtime::{Store, UpdateDeadline};
 
 use super::bindings::eventstream::plugin::types::{Event as WitEvent, EventData};
@@ -18,6 +19,9 @@ use super::limits::{Breach, Limits};
 use super::outcome;
 use super::{Attempt, Completed};
 use crate::event::{Class, Data, DataKind, Event, Failure, Outcome, Success};
+
+/// What is wrong with an export whose name fits and whose type does not.
+const OTHER_TYPE: &str = "an export has another type than the package in wit/ says";
 
 /// A component that was compiled and found to fit, with what its attempts need.
 pub(super) struct Prepared {
@@ -68,10 +72,13 @@ pub(super) async fn introduce(
     let guest = Guest::new(prepared.surroundings.clone(), Arc::new(event), 1, deadline, output);
     within(deadline, &limits, async {
         let (mut store, instance) = instantiate(&prepared, guest, meter).await?;
-        prepared.handler.load(&mut store, &instance)?;
+        prepared.handler.load(&mut store, &instance).context(OTHER_TYPE)?;
         let manifest = match &prepared.describe {
             None => None,
-            Some(describe) => Some(describe.load(&mut store, &instance)?.call_describe(&mut store).await?),
+            Some(describe) => {
+                let describe = describe.load(&mut store, &instance).context(OTHER_TYPE)?;
+                Some(describe.call_describe(&mut store).await?)
+            }
         };
         Ok(Introduced { manifest })
     })

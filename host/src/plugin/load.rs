@@ -84,6 +84,13 @@ pub(super) struct Contents {
     pub(super) digest: String,
 }
 
+/// What is told of a plugin, by whoever tells it.
+struct Described {
+    patterns: Vec<Pattern>,
+    version: Option<String>,
+    description: Option<String>,
+}
+
 /// What loading needs.
 pub(super) struct Loader {
     pub(super) engine: Engine,
@@ -125,7 +132,7 @@ impl Loader {
         let size_bytes = file.bytes.len() as u64;
         let prepared = Arc::new(self.prepare(file.bytes, surroundings).await?);
         let introduced = self.introduce(name, prepared.clone()).await?;
-        let (patterns, version, description) = described(name, settings.types, introduced)?;
+        let Described { patterns, version, description } = described(name, settings.types, introduced)?;
         Ok(Plugin {
             name: name.to_owned(),
             digest: file.digest,
@@ -172,12 +179,7 @@ impl Loader {
 }
 
 /// What the plugin handles: what the settings say, else what it says itself, else what its file is called.
-#[expect(clippy::type_complexity, reason = "three answers to one question, taken apart at once")]
-fn described(
-    name: &str,
-    set: Option<Vec<Pattern>>,
-    introduced: Introduced,
-) -> Result<(Vec<Pattern>, Option<String>, Option<String>), LoadError> {
+fn described(name: &str, set: Option<Vec<Pattern>>, introduced: Introduced) -> Result<Described, LoadError> {
     let invalid = |error: super::InvalidPattern| LoadError::Describe(error.to_string());
     let (said, version, description) = match introduced.manifest {
         None => (Vec::new(), None, None),
@@ -194,7 +196,7 @@ fn described(
     };
     patterns.sort();
     patterns.dedup();
-    Ok((patterns, version, description))
+    Ok(Described { patterns, version, description })
 }
 
 /// What a component that is asked to describe itself finds if it asks for the delivery in progress.

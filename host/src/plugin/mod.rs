@@ -8,6 +8,8 @@
 //! Guests run on runtimes of their own, never on the one that calls [`Plugin::handle`]: a guest that burns its CPU time
 //! delays neither HTTP nor the broker nor, for longer than a slice, another guest.
 
+#[cfg(test)]
+mod attempt_tests;
 mod bindings;
 mod compile;
 mod directory;
@@ -21,6 +23,8 @@ mod load;
 mod loaded;
 mod outcome;
 mod registry;
+#[cfg(test)]
+mod registry_tests;
 mod routing;
 mod settings;
 mod status;

@@ -164,17 +164,19 @@ mod tests {
     #[derive(Debug, PartialEq)]
     struct Fake(&'static str, Vec<Pattern>);
 
+    type Version = Option<Arc<Fake>>;
+
     impl Routed for Fake {
         fn patterns(&self) -> &[Pattern] {
             &self.1
         }
     }
 
-    fn fake(id: &'static str, patterns: &[&str]) -> Option<Arc<Fake>> {
+    fn fake(id: &'static str, patterns: &[&str]) -> Version {
         Some(Arc::new(Fake(id, patterns.iter().map(|pattern| pattern.parse().unwrap()).collect())))
     }
 
-    fn table(plugins: Vec<(&str, Option<Arc<Fake>>, Option<Arc<Fake>>)>) -> (Table<Fake>, BTreeMap<String, String>) {
+    fn table(plugins: Vec<(&str, Version, Version)>) -> (Table<Fake>, BTreeMap<String, String>) {
         let versions = plugins
             .into_iter()
             .map(|(name, newest, last_good)| (name.to_owned(), Versions { newest, last_good }))

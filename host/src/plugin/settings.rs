@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 use toml::{Table, Value};
@@ -253,7 +252,7 @@ fn size_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>,
 
 fn duration_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     amount(deserializer, "a number of milliseconds above 0, or a duration such as \"5s\"", |text| {
-        humantime::parse_duration(text).ok().map(Duration::as_millis_u64)
+        humantime::parse_duration(text).ok().and_then(|duration| u64::try_from(duration.as_millis()).ok())
     })
 }
 
@@ -268,17 +267,6 @@ fn amount<'de, D: Deserializer<'de>>(
             Amount::Text(text) => read(&text),
         };
     amount.filter(|amount| *amount > 0).map(Some).ok_or_else(|| de::Error::custom(format!("expected {expected}")))
-}
-
-/// Milliseconds that fit.
-trait AsMillis {
-    fn as_millis_u64(self) -> u64;
-}
-
-impl AsMillis for Duration {
-    fn as_millis_u64(self) -> u64 {
-        u64::try_from(self.as_millis()).unwrap_or(u64::MAX)
-    }
 }
 
 #[cfg(test)]
