@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// Whether no value in the text lies deeper than `max_depth` arrays and objects. Text that is not JSON gets some answer.
-pub(super) fn depth_is_within(text: &str, max_depth: usize) -> bool {
+pub(crate) fn depth_is_within(text: &str, max_depth: usize) -> bool {
     let mut depth = 0_usize;
     let mut in_string = false;
     let mut escaped = false;

@@ -19,6 +19,8 @@ pub use record::{AttemptRecord, End, LogLevel, LogLine, Record, State};
 pub use retry::{Policies, Policy, PolicyPatch};
 pub use time::Timestamp;
 
+pub(crate) use json::depth_is_within;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;

@@ -4,10 +4,46 @@
 //! and swaps versions without a lock on the path of an event: an attempt that has begun ends on the version it began
 //! with. Nothing here knows of a broker; what a handler publishes leaves as plain values in its
 //! [`Outcome`](crate::event::Outcome).
+//!
+//! Guests run on runtimes of their own, never on the one that calls [`Plugin::handle`]: a guest that burns its CPU time
+//! delays neither HTTP nor the broker nor, for longer than a slice, another guest.
 
-use std::sync::Arc;
+#[cfg(test)]
+mod attempt_tests;
+mod bindings;
+mod compile;
+mod directory;
+mod engine;
+mod executor;
+mod fit;
+mod host;
+mod instance;
+mod limits;
+mod load;
+mod loaded;
+mod outcome;
+mod registry;
+#[cfg(test)]
+mod registry_tests;
+mod routing;
+mod settings;
+mod status;
+#[cfg(test)]
+mod testing;
+mod watch;
 
-use crate::event::{Event, EventType, LogLine, Outcome, Policies};
+pub use limits::Limits;
+pub use load::LoadError;
+pub use loaded::Plugin;
+pub use registry::Registry;
+pub use routing::{InvalidPattern, Pattern};
+pub use settings::{InvalidSettings, LimitsPatch, RetrySettings, Settings};
+pub use status::{PluginState, Status};
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::event::{Event, LogLine, Outcome, Policies};
 
 /// What a plugin is given with an event.
 #[derive(Clone, Debug)]
@@ -31,57 +67,70 @@ pub struct Completed {
     pub stderr: Option<String>,
 }
 
-/// One version of one component, ready to run.
-#[derive(Debug)]
-pub struct Plugin {
-    name: String,
+/// What the registry must be told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The plugin directory; made if it is not there.
+    pub dir: PathBuf,
+    /// How many attempts may run side by side. More of them wait; they do not fail.
+    pub concurrency: usize,
+    /// The limits of every plugin that has no others.
+    pub limits: Limits,
+    /// The retry policies of every plugin that has no others.
+    pub policies: Policies,
+    /// `[plugins.NAME]` of the configuration. What a file `NAME.toml` in the directory says goes before it.
+    pub settings: BTreeMap<String, Settings>,
+    /// The largest file that is loaded.
+    pub max_file_bytes: u64,
+    /// The native stack of a guest, for all plugins alike.
+    pub stack_bytes: usize,
+    /// For how long a file must not have changed before it is loaded, in milliseconds.
+    pub settle_ms: u64,
+    /// How often the directory is read even if nothing seemed to change, in milliseconds.
+    pub rescan_ms: u64,
 }
 
-impl Plugin {
-    /// The name: that of its file without `.wasm`. Also the name of its lane.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The SHA-256 of the file, in hexadecimal.
-    pub fn digest(&self) -> &str {
-        todo!()
-    }
-
-    /// How many attempts may run side by side on one host; `None` for as many as the host has slots.
-    pub fn concurrency(&self) -> Option<usize> {
-        todo!()
-    }
-
-    /// How failures of this plugin are tried again.
-    pub fn policies(&self) -> &Policies {
-        todo!()
-    }
-
-    /// Handles one event in a fresh instance. Never fails: whatever the guest does is an outcome. Dropping the future
-    /// cancels the attempt.
-    pub async fn handle(self: &Arc<Self>, _attempt: Attempt) -> Completed {
-        todo!()
+impl Default for Options {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            dir: PathBuf::from("./plugins"),
+            concurrency: 2 * cores,
+            limits: Limits::default(),
+            policies: Policies::default(),
+            settings: BTreeMap::new(),
+            max_file_bytes: 64 * 1024 * 1024,
+            stack_bytes: 512 * 1024,
+            settle_ms: 500,
+            rescan_ms: 5_000,
+        }
     }
 }
 
-/// Which plugin handles which type.
-#[derive(Debug)]
-pub struct Registry {}
+/// Why there is no registry. Trying again does not help until a person has acted.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The directory cannot be made or read.
+    #[error("the plugin directory {dir:?} cannot be read: {source}")]
+    Directory {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The sandbox cannot be set up.
+    #[error("the sandbox of {slots} instances cannot be set up (is the address space limited?): {reason}")]
+    Sandbox {
+        /// Instances that were to run side by side.
+        slots: usize,
+        /// What was missing.
+        reason: String,
+    },
+}
 
-impl Registry {
-    /// The plugin for a type: the one with the most specific pattern that matches.
-    pub fn route(&self, _event_type: &EventType) -> Option<Arc<Plugin>> {
-        todo!()
-    }
-
-    /// The plugins that serve now, by name.
-    pub fn active(&self) -> Vec<Arc<Plugin>> {
-        todo!()
-    }
-
-    /// Changes whenever a plugin was swapped, added or removed.
-    pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
-        todo!()
-    }
+/// Whether a text can be the name of a plugin: 1 to 128 letters, digits and `._-`, a letter or digit first.
+fn is_name(name: &str) -> bool {
+    name.len() <= 128
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }

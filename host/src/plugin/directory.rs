@@ -1,0 +1,211 @@
+//! What stands in the plugin directory, and which of it is ready to be loaded.
+//!
+//! A file is loaded when it has not changed for a while, by its own time stamp or by ours, or when it is known that
+//! whoever wrote it has finished. Nothing is read here but names, sizes and times; dot files and `*.tmp` do not exist.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+/// What a file looked like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    size_bytes: u64,
+    modified: Option<SystemTime>,
+    inode: u64,
+}
+
+/// A plugin's files as they stand in the directory.
+#[derive(Clone, Debug)]
+pub(super) struct Listed {
+    /// The component.
+    pub(super) path: PathBuf,
+    /// The settings beside it.
+    pub(super) settings: Option<PathBuf>,
+    stamps: (Stamp, Option<Stamp>),
+    quiet_for: Duration,
+}
+
+/// Reads the directory. Blocks.
+///
+/// # Errors
+/// Those of the system for the directory; a single file that cannot be looked at is left out.
+pub(super) fn list(dir: &Path) -> std::io::Result<BTreeMap<String, Listed>> {
+    let mut listing = BTreeMap::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".wasm"))
+        else {
+            continue;
+        };
+        if name.is_empty() || name.starts_with('.') {
+            continue;
+        }
+        let Some((stamp, quiet_for)) = look(&path) else { continue };
+        let beside = dir.join(format!("{name}.toml"));
+        let settings = look(&beside);
+        let listed = Listed {
+            stamps: (stamp, settings.map(|(stamp, _)| stamp)),
+            quiet_for: settings.map_or(quiet_for, |(_, quiet)| quiet.min(quiet_for)),
+            settings: settings.map(|_| beside),
+            path: path.clone(),
+        };
+        listing.insert(name.to_owned(), listed);
+    }
+    Ok(listing)
+}
+
+/// The file, symbolic links followed, and for how long it has not changed.
+fn look(path: &Path) -> Option<(Stamp, Duration)> {
+    use std::os::unix::fs::MetadataExt;
+
+    let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+    let modified = metadata.modified().ok();
+    let quiet_for = modified.and_then(|modified| SystemTime::now().duration_since(modified).ok()).unwrap_or_default();
+    Some((Stamp { size_bytes: metadata.len(), modified, inode: metadata.ino() }, quiet_for))
+}
+
+/// What was seen of the directory so far.
+#[derive(Debug, Default)]
+pub(super) struct Directory {
+    seen: BTreeMap<String, Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    stamps: (Stamp, Option<Stamp>),
+    since: Instant,
+    taken: bool,
+    missing_since: Option<Instant>,
+}
+
+/// What a look at the directory asks for.
+#[derive(Debug, Default)]
+pub(super) struct Due {
+    /// To be loaded; each of them once for each change.
+    pub(super) load: Vec<(String, Listed)>,
+    /// To be unloaded.
+    pub(super) unload: Vec<String>,
+    /// When to look again, if something is not ready yet.
+    pub(super) look_again_in: Option<Duration>,
+}
+
+impl Directory {
+    /// Takes a listing in. `finished` are files that are known to be written to their end.
+    pub(super) fn observe(
+        &mut self,
+        listing: BTreeMap<String, Listed>,
+        finished: &HashSet<PathBuf>,
+        settle: Duration,
+        now: Instant,
+    ) -> Due {
+        let mut due = Due::default();
+        let mut wait = |wait: Duration| {
+            due.look_again_in = Some(due.look_again_in.map_or(wait, |other| other.min(wait)));
+        };
+        self.seen.retain(|name, seen| {
+            if listing.contains_key(name) {
+                seen.missing_since = None;
+                return true;
+            }
+            // Editors and some tools replace a file by removing it first.
+            let missing_for = now.duration_since(*seen.missing_since.get_or_insert(now));
+            if missing_for >= settle {
+                due.unload.push(name.clone());
+                return false;
+            }
+            wait(settle - missing_for);
+            true
+        });
+        for (name, listed) in listing {
+            let fresh = || Seen { stamps: listed.stamps, since: now, taken: false, missing_since: None };
+            let seen = self.seen.entry(name.clone()).or_insert_with(fresh);
+            if seen.stamps != listed.stamps {
+                *seen = fresh();
+            }
+            if seen.taken {
+                continue;
+            }
+            let quiet_for = now.duration_since(seen.since).max(listed.quiet_for);
+            let is_finished = |path: &PathBuf| finished.contains(path);
+            if quiet_for >= settle || is_finished(&listed.path) || listed.settings.as_ref().is_some_and(is_finished) {
+                seen.taken = true;
+                due.load.push((name, listed));
+            } else {
+                wait(settle - quiet_for);
+            }
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTLE: Duration = Duration::from_millis(500);
+
+    fn listed(size_bytes: u64, quiet_for: Duration) -> BTreeMap<String, Listed> {
+        let stamp = Stamp { size_bytes, modified: None, inode: 1 };
+        let listed = Listed { path: "a.wasm".into(), settings: None, stamps: (stamp, None), quiet_for };
+        BTreeMap::from([("a".to_owned(), listed)])
+    }
+
+    fn names(due: &Due) -> Vec<&str> {
+        due.load.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
+    #[test]
+    fn a_file_is_loaded_once_it_has_been_quiet_and_once_for_each_change() {
+        let mut directory = Directory::default();
+        let start = Instant::now();
+        let mut look = |size, quiet_ms, at_ms| {
+            let now = start + Duration::from_millis(at_ms);
+            directory.observe(listed(size, Duration::from_millis(quiet_ms)), &HashSet::new(), SETTLE, now)
+        };
+        let due = look(1, 100, 0);
+        assert_eq!((names(&due).len(), due.look_again_in), (0, Some(Duration::from_millis(400))));
+        assert!(names(&look(2, 0, 400)).is_empty(), "it grew meanwhile");
+        assert!(names(&look(2, 0, 899)).is_empty());
+        assert_eq!(names(&look(2, 0, 900)), ["a"]);
+        assert!(names(&look(2, 0, 5_000)).is_empty(), "it was taken");
+        assert_eq!(names(&look(3, 700, 6_000)), ["a"], "old by its own time stamp");
+    }
+
+    #[test]
+    fn a_file_that_is_known_to_be_finished_is_loaded_at_once() {
+        let finished = HashSet::from([PathBuf::from("a.wasm")]);
+        let due = Directory::default().observe(listed(1, Duration::ZERO), &finished, SETTLE, Instant::now());
+        assert_eq!(names(&due), ["a"]);
+    }
+
+    #[test]
+    fn a_file_that_is_gone_for_a_while_is_unloaded() {
+        let mut directory = Directory::default();
+        let start = Instant::now();
+        directory.observe(listed(1, SETTLE), &HashSet::new(), SETTLE, start);
+        let mut look = |listing, at_ms| {
+            directory.observe(listing, &HashSet::new(), SETTLE, start + Duration::from_millis(at_ms)).unload
+        };
+        assert!(look(BTreeMap::new(), 1).is_empty());
+        assert!(look(listed(1, SETTLE), 400).is_empty(), "it came back");
+        assert!(look(BTreeMap::new(), 600).is_empty());
+        assert_eq!(look(BTreeMap::new(), 1_100), ["a"]);
+        assert!(look(BTreeMap::new(), 9_999).is_empty(), "once");
+    }
+
+    #[test]
+    fn only_finished_components_are_listed() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.wasm", "a.toml", ".b.wasm", "c.wasm.tmp", "d.wat", ".wasm"] {
+            fs::write(dir.path().join(name), "x").unwrap();
+        }
+        fs::create_dir(dir.path().join("e.wasm")).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("a.wasm"), dir.path().join("f.wasm")).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("nowhere"), dir.path().join("g.wasm")).unwrap();
+        let listing = list(dir.path()).unwrap();
+        assert_eq!(listing.keys().collect::<Vec<_>>(), ["a", "f"]);
+        assert!(listing["a"].settings.is_some() && listing["f"].settings.is_none());
+    }
+}

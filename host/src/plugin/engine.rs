@@ -1,0 +1,151 @@
+//! The engine: what code may be, how instances are laid out in memory, and the clock that interrupts guests.
+//!
+//! WebAssembly features are an allow-list: what a later version of the engine can do stays off until it is wanted here.
+//! Nothing of an instance stays resident when its slot is given to the next one, and the kernel's page scan is not used:
+//! as released it can leave bytes of one instance to another when memory is swapped out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::Duration;
+
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, WasmFeatures};
+
+/// What a guest needs that was made by the usual toolchains, and no more.
+const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
+    .union(WasmFeatures::FLOATS)
+    .union(WasmFeatures::SATURATING_FLOAT_TO_INT)
+    .union(WasmFeatures::SIGN_EXTENSION)
+    .union(WasmFeatures::MULTI_VALUE)
+    .union(WasmFeatures::BULK_MEMORY)
+    .union(WasmFeatures::BULK_MEMORY_OPT)
+    .union(WasmFeatures::REFERENCE_TYPES)
+    .union(WasmFeatures::CALL_INDIRECT_OVERLONG)
+    .union(WasmFeatures::EXTENDED_CONST)
+    .union(WasmFeatures::MULTI_MEMORY)
+    .union(WasmFeatures::SIMD)
+    .union(WasmFeatures::COMPONENT_MODEL);
+
+/// What one component may consist of.
+pub(super) const MAX_MEMORIES: u32 = 4;
+pub(super) const MAX_TABLES: u32 = 32;
+const MAX_CORE_INSTANCES: u32 = 100;
+const MAX_TABLE_ELEMENTS: usize = 20_000;
+const MAX_INSTANCE_BYTES: usize = 4 * 1024 * 1024;
+
+/// How often guests are looked at. A guest that has run for a tick yields its thread.
+const TICK: Duration = Duration::from_millis(1);
+
+/// What host functions may use of the stack beside the guest.
+const HOST_STACK_BYTES: usize = 1_536 * 1024;
+
+/// An engine with room for `slots` instances at once, each with a native stack of `stack_bytes`.
+///
+/// # Errors
+/// The address space does not suffice, or the system lacks what the engine needs.
+pub(super) fn build(slots: u32, stack_bytes: usize) -> wasmtime::Result<Engine> {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(slots)
+        .total_core_instances(slots.saturating_mul(MAX_CORE_INSTANCES))
+        .total_memories(slots.saturating_mul(MAX_MEMORIES))
+        .total_tables(slots.saturating_mul(MAX_TABLES))
+        .total_stacks(slots)
+        .max_memories_per_component(MAX_MEMORIES)
+        .max_tables_per_component(MAX_TABLES)
+        .max_core_instances_per_component(MAX_CORE_INSTANCES)
+        .max_memories_per_module(MAX_MEMORIES)
+        .max_tables_per_module(4)
+        .max_component_instance_size(MAX_INSTANCE_BYTES)
+        .max_core_instance_size(MAX_INSTANCE_BYTES)
+        .table_elements(MAX_TABLE_ELEMENTS)
+        .linear_memory_keep_resident(0)
+        .table_keep_resident(0)
+        .pagemap_scan(Enabled::No);
+
+    let mut config = Config::new();
+    config
+        .wasm_features(WasmFeatures::all(), false)
+        .wasm_features(FEATURES, true)
+        .concurrency_support(false)
+        .cranelift_opt_level(OptLevel::Speed)
+        .epoch_interruption(true)
+        .memory_init_cow(true)
+        .max_wasm_stack(stack_bytes)
+        .async_stack_size(stack_bytes.saturating_add(HOST_STACK_BYTES))
+        .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(32))
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    Engine::new(&config)
+}
+
+/// Moves the engine's epoch on while guests run, from a thread that no guest can hold up. Asleep while none does.
+#[derive(Debug)]
+pub(super) struct Ticker {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    running: AtomicUsize,
+    stop: AtomicBool,
+    thread: Thread,
+}
+
+/// While one of these lives, the epoch moves on.
+#[derive(Debug)]
+pub(super) struct Ticking(Arc<Shared>);
+
+impl Ticker {
+    /// Starts the thread. It does not keep the engine alive.
+    pub(super) fn start(engine: &Engine) -> std::io::Result<Self> {
+        let weak = engine.weak();
+        let (hand_over, handed_over) = std::sync::mpsc::sync_channel::<Arc<Shared>>(1);
+        let thread = thread::Builder::new().name("plugin-ticker".into()).spawn(move || {
+            let Ok(shared) = handed_over.recv() else { return };
+            while !shared.stop.load(Ordering::Acquire) {
+                if shared.running.load(Ordering::Acquire) == 0 {
+                    thread::park();
+                    continue;
+                }
+                thread::sleep(TICK);
+                match weak.upgrade() {
+                    Some(engine) => engine.increment_epoch(),
+                    None => return,
+                }
+            }
+        })?;
+        let shared = Arc::new(Shared {
+            running: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            thread: thread.thread().clone(),
+        });
+        // The thread waits for this and does nothing else before, so it is there to take it.
+        let _ = hand_over.send(shared.clone());
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Keeps the epoch moving until the answer is dropped.
+    pub(super) fn ticking(&self) -> Ticking {
+        if self.shared.running.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.shared.thread.unpark();
+        }
+        Ticking(self.shared.clone())
+    }
+}
+
+impl Drop for Ticking {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.thread.unpark();
+        if let Some(thread) = self.thread.take() {
+            // It never panics and sleeps no longer than a tick.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! `delivery`: facts about the delivery in progress. Nothing can be changed here.
+
+use std::time::Instant;
+
+use super::Guest;
+use super::wit::delivery::Host;
+
+impl Host for Guest {
+    fn attempt(&mut self) -> wasmtime::Result<u32> {
+        Ok(self.attempt)
+    }
+
+    fn max_attempts(&mut self) -> wasmtime::Result<u32> {
+        Ok(self.surroundings.max_attempts)
+    }
+
+    fn remaining_ms(&mut self) -> wasmtime::Result<u64> {
+        let remaining = self.deadline.saturating_duration_since(Instant::now());
+        Ok(u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn traceparent(&mut self) -> wasmtime::Result<Option<String>> {
+        Ok(self.event.extensions.get("traceparent").cloned())
+    }
+
+    fn idempotency_key(&mut self) -> wasmtime::Result<String> {
+        Ok(self.event.id.to_string())
+    }
+}

@@ -1,0 +1,139 @@
+//! What a guest is offered: one file for each interface of `wit/`, and WASI 0.2 with nothing granted.
+//!
+//! A [`Guest`] is the host's side of one attempt. No function here waits for anything, and none trusts what a guest
+//! passes: what is wrong is answered, and what is too much ends the attempt.
+
+mod config;
+mod delivery;
+mod log;
+mod output;
+mod publisher;
+mod state;
+mod stdio;
+
+pub(super) use output::Output;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use wasmtime::Engine;
+use wasmtime::component::{HasSelf, Linker, ResourceTable};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use self::publisher::Publishing;
+use super::bindings::Offered;
+use super::bindings::eventstream::plugin as wit;
+use super::limits::{Limiter, Limits};
+use crate::event::{Event, Published};
+
+/// The most handles to host objects (streams, pollables) that an instance may hold.
+const MAX_HANDLES: usize = 2_000;
+/// The most random bytes in one call.
+const MAX_RANDOM_BYTES: u64 = 64 * 1_024;
+
+/// What every attempt at a plugin's events needs to know of it.
+#[derive(Debug)]
+pub(super) struct Surroundings {
+    /// The name of the plugin.
+    pub(super) name: String,
+    /// What its attempts may use.
+    pub(super) limits: Limits,
+    /// What `delivery.max-attempts` says.
+    pub(super) max_attempts: u32,
+    /// The operator's settings for it.
+    pub(super) config: BTreeMap<String, String>,
+}
+
+/// The host's side of one attempt.
+pub(super) struct Guest {
+    pub(super) limiter: Limiter,
+    surroundings: Arc<Surroundings>,
+    event: Arc<Event>,
+    attempt: u32,
+    deadline: Instant,
+    output: Arc<Output>,
+    publishing: Publishing,
+    wasi: WasiCtx,
+    table: ResourceTable,
+}
+
+impl Guest {
+    /// The host's side of an attempt that has to end by `deadline`. What the guest says goes to `output`.
+    pub(super) fn new(
+        surroundings: Arc<Surroundings>,
+        event: Arc<Event>,
+        attempt: u32,
+        deadline: Instant,
+        output: Arc<Output>,
+    ) -> Self {
+        let wasi = WasiCtx::builder()
+            .stdout(stdio::Stream::out(output.clone()))
+            .stderr(stdio::Stream::err(output.clone()))
+            .max_random_size(MAX_RANDOM_BYTES)
+            .build();
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MAX_HANDLES);
+        Self {
+            limiter: Limiter::new(&surroundings.limits),
+            publishing: Publishing::default(),
+            surroundings,
+            event,
+            attempt,
+            deadline,
+            output,
+            wasi,
+            table,
+        }
+    }
+
+    /// The most handles that the store itself should allow.
+    pub(super) fn max_handles() -> usize {
+        MAX_HANDLES
+    }
+
+    /// What the guest published, or the first refusal of a publish: an attempt with one cannot end well.
+    pub(super) fn into_published(self) -> Result<Vec<Published>, String> {
+        self.publishing.into_published()
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+/// A linker with everything that a plugin may import.
+///
+/// # Errors
+/// Never, unless two interfaces have one name.
+pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    Offered::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
+    Ok(linker)
+}
+
+/// A linker for each part of what is offered, for finding every part that a component does not fit.
+pub(super) fn linkers(engine: &Engine) -> wasmtime::Result<Vec<Linker<Guest>>> {
+    type Add = fn(&mut Linker<Guest>) -> wasmtime::Result<()>;
+    let parts: [Add; 6] = [
+        |linker| wit::delivery::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
+        |linker| wit::publisher::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
+        |linker| wit::state::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
+        |linker| wit::config::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
+        |linker| wit::log::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
+        wasmtime_wasi::p2::add_to_linker_async,
+    ];
+    parts
+        .into_iter()
+        .map(|add| {
+            let mut linker = Linker::new(engine);
+            add(&mut linker)?;
+            Ok(linker)
+        })
+        .collect()
+}
+
+impl wit::types::Host for Guest {}

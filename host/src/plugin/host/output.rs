@@ -1,0 +1,232 @@
+//! All that a guest says in an attempt: log lines, standard output (as lines) and standard error (the end of it).
+//!
+//! What is kept is bounded whatever the guest does, and everything handed over is counted: a flood ends the attempt by
+//! its limit of host-call data long before it has cost the host anything.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::super::limits::{Breach, Limits};
+use crate::event::{EventId, LogLevel, LogLine};
+
+/// Shared by the interfaces of one attempt and outlives its instance.
+#[derive(Debug)]
+pub(in super::super) struct Output {
+    plugin: String,
+    event: EventId,
+    limits: Limits,
+    said: Mutex<Said>,
+}
+
+/// What is kept of what a guest said.
+#[derive(Debug, Default)]
+pub(in super::super) struct Said {
+    /// Log lines, those of standard output among them.
+    pub(in super::super) log: Vec<LogLine>,
+    /// Lines past the limit.
+    pub(in super::super) log_lines_dropped: u32,
+    spent_bytes: u64,
+    stdout_line: Vec<u8>,
+    stderr: VecDeque<u8>,
+    stderr_bytes_dropped: u64,
+}
+
+impl Said {
+    /// What is left of standard error; `None` if nothing was written.
+    pub(in super::super) fn stderr(&self) -> Option<String> {
+        let bytes: Vec<u8> = self.stderr.iter().copied().collect();
+        let text = String::from_utf8_lossy(&bytes);
+        match (text.trim(), self.stderr_bytes_dropped) {
+            ("", _) => None,
+            (text, 0) => Some(text.to_owned()),
+            (text, dropped) => Some(format!("({dropped} bytes left out)\n{text}")),
+        }
+    }
+}
+
+impl Output {
+    /// Nothing said yet.
+    pub(in super::super) fn new(plugin: &str, event: EventId, limits: Limits) -> Self {
+        Self { plugin: plugin.to_owned(), event, limits, said: Mutex::default() }
+    }
+
+    /// Takes what was said out. Nothing is kept of what is said afterwards.
+    pub(in super::super) fn take(&self) -> Said {
+        let mut said = self.said();
+        self.end_line(&mut said);
+        std::mem::take(&mut *said)
+    }
+
+    /// Counts bytes that the guest handed over.
+    ///
+    /// # Errors
+    /// The limit of host-call data; the attempt ends by it.
+    pub(super) fn spend(&self, size_bytes: usize) -> Result<(), Breach> {
+        let mut said = self.said();
+        said.spent_bytes = said.spent_bytes.saturating_add(size_bytes as u64);
+        if said.spent_bytes > self.limits.host_call_bytes {
+            return Err(Breach::HostCall { limit_bytes: self.limits.host_call_bytes });
+        }
+        Ok(())
+    }
+
+    /// Keeps a line if there is room for one more.
+    pub(super) fn log(&self, line: LogLine) {
+        let mut said = self.said();
+        self.keep(&mut said, line);
+    }
+
+    /// Bytes on standard output; each line becomes a log line of level info.
+    pub(super) fn write_stdout(&self, bytes: &[u8]) {
+        let mut said = self.said();
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let room = self.limit(self.limits.log_line_bytes).saturating_sub(said.stdout_line.len());
+            said.stdout_line.extend(part.iter().take(room));
+            if part.ends_with(b"\n") {
+                self.end_line(&mut said);
+            }
+        }
+    }
+
+    /// Bytes on standard error, of which the last ones are kept: they tell why a guest died.
+    pub(super) fn write_stderr(&self, bytes: &[u8]) {
+        let mut said = self.said();
+        let room = self.limit(self.limits.stderr_bytes);
+        let kept = &bytes[bytes.len().saturating_sub(room)..];
+        said.stderr.extend(kept);
+        let surplus = said.stderr.len().saturating_sub(room);
+        said.stderr.drain(..surplus);
+        said.stderr_bytes_dropped += (bytes.len() - kept.len() + surplus) as u64;
+    }
+
+    fn end_line(&self, said: &mut Said) {
+        let bytes = std::mem::take(&mut said.stdout_line);
+        let message = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+        if !message.is_empty() {
+            self.keep(said, LogLine { level: LogLevel::Info, message, fields: Vec::new() });
+        }
+    }
+
+    fn keep(&self, said: &mut Said, line: LogLine) {
+        if said.log.len() >= self.limit(u64::from(self.limits.log_lines)) {
+            said.log_lines_dropped = said.log_lines_dropped.saturating_add(1);
+            return;
+        }
+        let line = cut(line, self.limit(self.limits.log_line_bytes));
+        self.show(&line);
+        said.log.push(line);
+    }
+
+    /// Writes a line to the host's log, so that no guest can forge a line of the host's or steer a terminal.
+    fn show(&self, line: &LogLine) {
+        let mut text = escape(&line.message);
+        for (name, value) in &line.fields {
+            text.push_str(&format!(" {}={:?}", escape(name), value));
+        }
+        let (plugin, event) = (&self.plugin, self.event);
+        match line.level {
+            LogLevel::Trace => tracing::trace!(target: "plugin", { plugin.id = %plugin, event.id = %event }, "{text}"),
+            LogLevel::Debug => tracing::debug!(target: "plugin", { plugin.id = %plugin, event.id = %event }, "{text}"),
+            LogLevel::Info => tracing::info!(target: "plugin", { plugin.id = %plugin, event.id = %event }, "{text}"),
+            LogLevel::Warn => tracing::warn!(target: "plugin", { plugin.id = %plugin, event.id = %event }, "{text}"),
+            LogLevel::Error => tracing::error!(target: "plugin", { plugin.id = %plugin, event.id = %event }, "{text}"),
+        }
+    }
+
+    fn limit(&self, limit: u64) -> usize {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    }
+
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The line with no more than `room` bytes of text, the message first.
+fn cut(mut line: LogLine, room: usize) -> LogLine {
+    line.message.truncate(line.message.floor_char_boundary(room));
+    let mut left = room - line.message.len();
+    line.fields.retain_mut(|(name, value)| {
+        if left <= name.len() {
+            left = 0;
+            return false;
+        }
+        left -= name.len();
+        value.truncate(value.floor_char_boundary(left));
+        left -= value.len();
+        true
+    });
+    line
+}
+
+/// The text with characters that steer a terminal or end a line written out.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn output() -> Output {
+        let limits =
+            Limits { log_lines: 2, log_line_bytes: 8, stderr_bytes: 8, host_call_bytes: 100, ..Limits::default() };
+        Output::new("p", EventId::new(), limits)
+    }
+
+    fn messages(said: &Said) -> Vec<&str> {
+        said.log.iter().map(|line| line.message.as_str()).collect()
+    }
+
+    #[test]
+    fn standard_output_is_kept_as_lines_of_which_there_are_so_many_and_no_longer() {
+        let output = output();
+        output.write_stdout(b"one\n\ntw");
+        output.write_stdout(b"o is a long one\nthree\n");
+        output.write_stdout(b"four");
+        let said = output.take();
+        assert_eq!(messages(&said), ["one", "two is a"]);
+        assert_eq!(said.log_lines_dropped, 2);
+    }
+
+    #[test]
+    fn the_end_of_standard_error_is_kept() {
+        let output = output();
+        assert_eq!(output.take().stderr(), None);
+        output.write_stderr(b"0123456789");
+        output.write_stderr(b"abc\n");
+        assert_eq!(output.take().stderr().unwrap(), "(6 bytes left out)\n6789abc");
+    }
+
+    #[test]
+    fn a_line_is_cut_with_its_fields_and_between_characters() {
+        let line = |message: &str, value: &str| {
+            let fields = vec![("k".to_owned(), value.to_owned()), ("l".to_owned(), "v".to_owned())];
+            cut(LogLine { level: LogLevel::Info, message: message.into(), fields }, 8)
+        };
+        assert_eq!(line("1234567é", "v").message, "1234567");
+        assert_eq!(line("1234567é", "v").fields, []);
+        assert_eq!(line("12345", "abcdef").fields, [("k".to_owned(), "ab".to_owned())]);
+        assert_eq!(line("1234", "a").fields.len(), 2);
+    }
+
+    #[test]
+    fn what_is_handed_over_is_counted_to_the_limit() {
+        let output = output();
+        assert_eq!(output.spend(100), Ok(()));
+        assert_eq!(output.spend(1), Err(Breach::HostCall { limit_bytes: 100 }));
+    }
+
+    #[test]
+    fn text_that_steers_a_terminal_is_written_out() {
+        assert_eq!(escape("a\n\u{1b}[2J\u{202e}é"), "a\\n\\u{1b}[2J\\u{202e}é");
+    }
+}

@@ -1,0 +1,186 @@
+//! One attempt: a fresh instance, one call, and what came of it.
+//!
+//! The store is dropped at the end of every attempt, however it ended; nothing of an instance is ever used again. The
+//! wall clock is outside of everything, the CPU clock is looked at on every tick of the epoch.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use wasmtime::component::{Instance, InstancePre};
+use wasmtime::error::Context;
+use wasmtime::{Store, UpdateDeadline};
+
+use super::bindings::eventstream::plugin::types::{Event as WitEvent, EventData};
+use super::bindings::exports::eventstream::plugin::describe::{GuestIndices as DescribeIndices, Manifest};
+use super::bindings::exports::eventstream::plugin::handler::{Failure as WitFailure, GuestIndices as HandlerIndices};
+use super::executor::Meter;
+use super::host::{Guest, Output, Surroundings};
+use super::limits::{Breach, Limits};
+use super::outcome;
+use super::{Attempt, Completed};
+use crate::event::{Class, Data, DataKind, Event, Failure, Outcome, Success};
+
+/// What is wrong with an export whose name fits and whose type does not.
+const OTHER_TYPE: &str = "an export has another type than the package in wit/ says";
+
+/// A component that was compiled and found to fit, with what its attempts need.
+pub(super) struct Prepared {
+    pub(super) pre: InstancePre<Guest>,
+    pub(super) handler: HandlerIndices,
+    pub(super) describe: Option<DescribeIndices>,
+    pub(super) surroundings: Arc<Surroundings>,
+}
+
+/// What a first instance said of itself.
+#[derive(Debug)]
+pub(super) struct Introduced {
+    pub(super) manifest: Option<Manifest>,
+}
+
+/// Makes one attempt. Never fails: whatever the guest does is an outcome. Dropping the future cancels the attempt.
+pub(super) async fn attempt(prepared: Arc<Prepared>, attempt: Attempt, meter: Arc<Meter>) -> Completed {
+    let limits = prepared.surroundings.limits;
+    let event = Arc::new(attempt.event);
+    let output = Arc::new(Output::new(&prepared.surroundings.name, event.id, limits));
+    let deadline = Instant::now() + Duration::from_millis(limits.wall_ms);
+    let surroundings = prepared.surroundings.clone();
+    let guest = Guest::new(surroundings, event.clone(), attempt.attempt, deadline, output.clone());
+    let called = within(deadline, &limits, call(&prepared, guest, &event, meter)).await;
+
+    let said = output.take();
+    let stderr = said.stderr();
+    let outcome = match called {
+        Ok(Ok(success)) => Outcome::Ok(success),
+        Ok(Err(failure)) => Outcome::Failed(failure),
+        Err(error) => Outcome::Failed(outcome::classify(&error, stderr.as_deref())),
+    };
+    Completed { outcome, log: said.log, log_lines_dropped: said.log_lines_dropped, stderr }
+}
+
+/// Makes a first instance, looks the exports up with their types, and asks it to describe itself.
+///
+/// # Errors
+/// Those of the engine; the same component fails again.
+pub(super) async fn introduce(
+    prepared: Arc<Prepared>,
+    event: Event,
+    meter: Arc<Meter>,
+) -> wasmtime::Result<Introduced> {
+    let limits = prepared.surroundings.limits;
+    let output = Arc::new(Output::new(&prepared.surroundings.name, event.id, limits));
+    let deadline = Instant::now() + Duration::from_millis(limits.wall_ms);
+    let guest = Guest::new(prepared.surroundings.clone(), Arc::new(event), 1, deadline, output);
+    within(deadline, &limits, async {
+        let (mut store, instance) = instantiate(&prepared, guest, meter).await?;
+        prepared.handler.load(&mut store, &instance).context(OTHER_TYPE)?;
+        let manifest = match &prepared.describe {
+            None => None,
+            Some(describe) => {
+                let describe = describe.load(&mut store, &instance).context(OTHER_TYPE)?;
+                Some(describe.call_describe(&mut store).await?)
+            }
+        };
+        Ok(Introduced { manifest })
+    })
+    .await
+}
+
+/// The answer, or the breach of the wall time; then the call is dropped, wherever it stands.
+async fn within<T>(
+    deadline: Instant,
+    limits: &Limits,
+    call: impl Future<Output = wasmtime::Result<T>>,
+) -> wasmtime::Result<T> {
+    match tokio::time::timeout_at(deadline.into(), call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Breach::WallTime { limit_ms: limits.wall_ms }.into()),
+    }
+}
+
+async fn instantiate(
+    prepared: &Prepared,
+    guest: Guest,
+    meter: Arc<Meter>,
+) -> wasmtime::Result<(Store<Guest>, Instance)> {
+    let limits = prepared.surroundings.limits;
+    let mut store = Store::new(prepared.pre.engine(), guest);
+    store.limiter(|guest| &mut guest.limiter);
+    store.set_hostcall_fuel(usize::try_from(limits.host_call_bytes).unwrap_or(usize::MAX));
+    store.set_max_component_handles(Guest::max_handles());
+    store.set_epoch_deadline(1);
+    let budget_ns = limits.cpu_ms.saturating_mul(1_000_000);
+    store.epoch_deadline_callback(move |_| {
+        if meter.spent_ns() > budget_ns {
+            return Err(Breach::CpuTime { limit_ms: limits.cpu_ms }.into());
+        }
+        Ok(UpdateDeadline::Yield(1))
+    });
+    let instance = prepared.pre.instantiate_async(&mut store).await?;
+    Ok((store, instance))
+}
+
+/// The handler's answer, or the engine's error.
+async fn call(
+    prepared: &Prepared,
+    guest: Guest,
+    event: &Event,
+    meter: Arc<Meter>,
+) -> wasmtime::Result<Result<Success, Failure>> {
+    let limits = prepared.surroundings.limits;
+    let (mut store, instance) = instantiate(prepared, guest, meter).await?;
+    let handler = prepared.handler.load(&mut store, &instance)?;
+    let answer = handler.call_handle(&mut store, &to_wit(event)).await?;
+    Ok(match answer {
+        Ok(result) => store
+            .into_data()
+            .into_published()
+            .and_then(|published| Ok(Success { result: result_within(result, &limits)?, published }))
+            .map_err(|words| Failure::new(Class::Output, outcome::message(words))),
+        Err(WitFailure::Retry(retry)) => {
+            let message = outcome::message(retry.message);
+            Err(Failure { after_ms: retry.after_ms, ..Failure::new(Class::Retry, message) })
+        }
+        Err(WitFailure::Reject(message)) => Err(Failure::new(Class::Reject, outcome::message(message))),
+    })
+}
+
+fn result_within(result: Option<EventData>, limits: &Limits) -> Result<Option<Data>, String> {
+    let result = result.map(|result| match result {
+        EventData::Text(text) => Data::text(text),
+        EventData::Binary(bytes) => Data::binary(bytes),
+    });
+    match result.as_ref().map_or(0, |result| result.bytes.len()) as u64 {
+        size if size > limits.result_bytes => {
+            Err(format!("the result has {size} bytes; it may have {}", limits.result_bytes))
+        }
+        _ => Ok(result),
+    }
+}
+
+fn to_wit(event: &Event) -> WitEvent {
+    let mut extensions: Vec<_> = event.extensions.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    extensions.extend(event.cause.map(|cause| ("causationid".to_owned(), cause.to_string())));
+    WitEvent {
+        id: event.id.to_string(),
+        source: event.source.clone(),
+        type_: event.event_type.as_str().to_owned(),
+        subject: event.subject.clone(),
+        time: Some(utc(event)),
+        datacontenttype: event.data_content_type.clone(),
+        dataschema: event.data_schema.clone(),
+        extensions,
+        data: event.data.as_ref().map(|data| match (data.kind, data.as_text()) {
+            (DataKind::Text, Some(text)) => EventData::Text(text.to_owned()),
+            _ => EventData::Binary(data.bytes.to_vec()),
+        }),
+    }
+}
+
+/// When it happened, in UTC as the contract says; when it was accepted, if the sender did not say.
+fn utc(event: &Event) -> String {
+    match &event.time {
+        Some(time) if time.ends_with(['Z', 'z']) => time.clone(),
+        Some(time) => time.parse().unwrap_or(event.accepted).to_string(),
+        None => event.accepted.to_string(),
+    }
+}

@@ -1,0 +1,226 @@
+//! From a file to a plugin: read, compile, check, try, ask.
+//!
+//! Each step is refused with what is wrong and what to do about it. Nothing here changes what serves; the registry swaps
+//! once a version has passed every step.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use wasmtime::Engine;
+use wasmtime::component::Linker;
+
+use super::executor::Meter;
+use super::host::{Guest, Surroundings};
+use super::instance::{self, Introduced, Prepared};
+use super::limits::{Breach, Limits};
+use super::loaded::{Machine, Plugin};
+use super::routing::Pattern;
+use super::settings::Settings;
+use super::{compile, fit, outcome};
+use crate::event::{Event, EventId, EventType, Policies, Timestamp};
+
+/// The most types that `describe` may name.
+const MAX_DESCRIBED_TYPES: usize = 256;
+/// The longest version and description that are kept.
+const MAX_DESCRIPTION_CHARS: usize = 1_024;
+
+/// Why a file is not a plugin. The same file fails again.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The system does not give the file.
+    #[error("the file cannot be read: {0}")]
+    Read(#[from] std::io::Error),
+    /// Larger than is loaded.
+    #[error("the file has more than {limit_bytes} bytes, the most that is loaded")]
+    TooLarge {
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// The name cannot be that of a plugin.
+    #[error("a plugin's name is 1 to 128 letters, digits and ._- and starts with a letter or digit: rename the file")]
+    Name,
+    /// The settings beside the file.
+    #[error("{0}")]
+    Settings(#[from] super::InvalidSettings),
+    /// Neither a component nor a module.
+    #[error("not WebAssembly: {0}")]
+    NotWasm(String),
+    /// Native code, which would not be sandboxed.
+    #[error("precompiled code is never loaded; put the .wasm file here that it was made from")]
+    Precompiled,
+    /// A core module that does not say what it is made for.
+    #[error(
+        "a core module without a component type, not a component: build for wasm32-wasip2, or against wit/ with wit-bindgen"
+    )]
+    CoreModule,
+    /// A core module that cannot be made a component.
+    #[error("the core module cannot be made a component: {0}")]
+    Componentize(String),
+    /// The compiler refused it.
+    #[error("cannot be compiled: {0}")]
+    Compile(String),
+    /// Imports and exports that do not fit; all of them.
+    #[error("does not fit this host: {}", .0.join("; "))]
+    Misfits(Vec<String>),
+    /// The first instance failed.
+    #[error("a first instance failed: {0}")]
+    Trial(String),
+    /// `describe` names something that is no type.
+    #[error("what `describe` says is not usable: {0}")]
+    Describe(String),
+    /// The host itself failed.
+    #[error("the host failed to load it")]
+    Host,
+}
+
+/// A file's bytes and their digest.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub(super) bytes: Vec<u8>,
+    pub(super) digest: String,
+}
+
+/// What is told of a plugin, by whoever tells it.
+struct Described {
+    patterns: Vec<Pattern>,
+    version: Option<String>,
+    description: Option<String>,
+}
+
+/// What loading needs.
+pub(super) struct Loader {
+    pub(super) engine: Engine,
+    pub(super) linker: Arc<Linker<Guest>>,
+    pub(super) machine: Arc<Machine>,
+    pub(super) limits: Limits,
+    pub(super) policies: Policies,
+    pub(super) max_file_bytes: u64,
+}
+
+/// Reads a file of at most `limit_bytes`, whatever its size is said to be. Blocks.
+pub(super) fn read(path: &Path, limit_bytes: u64) -> Result<Contents, LoadError> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit_bytes {
+        return Err(LoadError::TooLarge { limit_bytes });
+    }
+    let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Contents { bytes, digest })
+}
+
+impl Loader {
+    /// Makes a plugin of a file's bytes. Compiles on a thread of low priority.
+    ///
+    /// # Errors
+    /// See [`LoadError`]. Dropping the future harms nothing; a compilation under way ends by itself.
+    pub(super) async fn load(&self, name: &str, file: Contents, settings: Settings) -> Result<Plugin, LoadError> {
+        if !super::is_name(name) {
+            return Err(LoadError::Name);
+        }
+        let limits = settings.limits.over(self.limits);
+        let policies = settings.retry.over(self.policies.clone());
+        let surroundings = Arc::new(Surroundings {
+            name: name.to_owned(),
+            limits,
+            max_attempts: policies.retry.max_attempts,
+            config: settings.config.unwrap_or_default(),
+        });
+        let size_bytes = file.bytes.len() as u64;
+        let prepared = Arc::new(self.prepare(file.bytes, surroundings).await?);
+        let introduced = self.introduce(name, prepared.clone()).await?;
+        let Described { patterns, version, description } = described(name, settings.types, introduced)?;
+        Ok(Plugin {
+            name: name.to_owned(),
+            digest: file.digest,
+            version,
+            description,
+            patterns,
+            concurrency: settings.concurrency.map(std::num::NonZeroUsize::get),
+            policies,
+            size_bytes,
+            loaded_at: now(),
+            prepared,
+            machine: self.machine.clone(),
+        })
+    }
+
+    async fn prepare(&self, bytes: Vec<u8>, surroundings: Arc<Surroundings>) -> Result<Prepared, LoadError> {
+        let (engine, linker) = (self.engine.clone(), self.linker.clone());
+        let work = move || {
+            let component = compile::compile(&engine, &bytes)?;
+            let fit::Fit { pre, handler, describe } =
+                fit::check(&component, &linker, surroundings.limits.memory_bytes).map_err(LoadError::Misfits)?;
+            Ok(Prepared { pre, handler, describe, surroundings })
+        };
+        self.machine.executor.run_blocking(work).await.unwrap_or(Err(LoadError::Host))
+    }
+
+    async fn introduce(&self, name: &str, prepared: Arc<Prepared>) -> Result<Introduced, LoadError> {
+        let permit = self.machine.slots.clone().acquire_owned().await.map_err(|_| LoadError::Host)?;
+        let ticking = self.machine.ticker.ticking();
+        let event = first_event(name).ok_or(LoadError::Name)?;
+        let meter = Arc::new(Meter::default());
+        let counted = meter.clone();
+        let run = async move {
+            let _held = (permit, ticking);
+            instance::introduce(prepared, event, counted).await
+        };
+        let answer = self.machine.executor.run(meter, run).await.ok_or(LoadError::Host)?;
+        answer.map_err(|error| {
+            let is_guests = error.is::<wasmtime::WasmBacktrace>() || error.is::<Breach>();
+            let words = if is_guests { outcome::classify(&error, None).message } else { format!("{error:#}") };
+            LoadError::Trial(words)
+        })
+    }
+}
+
+/// What the plugin handles: what the settings say, else what it says itself, else what its file is called.
+fn described(name: &str, set: Option<Vec<Pattern>>, introduced: Introduced) -> Result<Described, LoadError> {
+    let invalid = |error: super::InvalidPattern| LoadError::Describe(error.to_string());
+    let (said, version, description) = match introduced.manifest {
+        None => (Vec::new(), None, None),
+        Some(manifest) if manifest.types.len() > MAX_DESCRIBED_TYPES => {
+            let words = format!("{} types; a plugin may name {MAX_DESCRIBED_TYPES}", manifest.types.len());
+            return Err(LoadError::Describe(words));
+        }
+        Some(manifest) => (manifest.types, Some(short(&manifest.version)), Some(short(&manifest.description))),
+    };
+    let mut patterns = match set {
+        Some(patterns) => patterns,
+        None if said.is_empty() => vec![name.parse().map_err(|_| LoadError::Name)?],
+        None => said.iter().map(|text| text.parse()).collect::<Result<_, _>>().map_err(invalid)?,
+    };
+    patterns.sort();
+    patterns.dedup();
+    Ok(Described { patterns, version, description })
+}
+
+/// What a component that is asked to describe itself finds if it asks for the delivery in progress.
+fn first_event(name: &str) -> Option<Event> {
+    Some(Event {
+        id: EventId::new(),
+        event_type: name.parse::<EventType>().ok()?,
+        source: format!("/plugins/{name}"),
+        subject: None,
+        time: None,
+        data_content_type: None,
+        data_schema: None,
+        extensions: BTreeMap::new(),
+        accepted: now(),
+        cause: None,
+        data: None,
+    })
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(MAX_DESCRIPTION_CHARS).collect()
+}
+
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,109 @@
+//! One version of one component, ready to run.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use super::engine::Ticker;
+use super::executor::{Executor, Meter};
+use super::instance::{self, Prepared};
+use super::routing::Pattern;
+use super::{Attempt, Completed, Limits};
+use crate::event::{Class, Failure, Outcome, Policies, Timestamp};
+
+/// What all plugins of a registry run on. Ended when the last of them has gone.
+#[derive(Debug)]
+pub(super) struct Machine {
+    // Before the ticker: a guest that nobody interrupts would hold up the end of the executor.
+    pub(super) executor: Executor,
+    pub(super) ticker: Ticker,
+    /// As many permits as the pool has instances.
+    pub(super) slots: Arc<Semaphore>,
+}
+
+/// One version of one component, ready to run.
+pub struct Plugin {
+    pub(super) name: String,
+    pub(super) digest: String,
+    pub(super) version: Option<String>,
+    pub(super) description: Option<String>,
+    pub(super) patterns: Vec<Pattern>,
+    pub(super) concurrency: Option<usize>,
+    pub(super) policies: Policies,
+    pub(super) size_bytes: u64,
+    pub(super) loaded_at: Timestamp,
+    pub(super) prepared: Arc<Prepared>,
+    pub(super) machine: Arc<Machine>,
+}
+
+impl Plugin {
+    /// The name: that of its file without `.wasm`. Also the name of its lane.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The SHA-256 of the file, in hexadecimal.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// The patterns of the types that it handles, if no other plugin has a more specific one.
+    pub fn patterns(&self) -> &[Pattern] {
+        &self.patterns
+    }
+
+    /// How many attempts may run side by side on one host; `None` for as many as the host has slots.
+    pub fn concurrency(&self) -> Option<usize> {
+        self.concurrency
+    }
+
+    /// What one attempt may use.
+    pub fn limits(&self) -> &Limits {
+        &self.prepared.surroundings.limits
+    }
+
+    /// How failures of this plugin are tried again.
+    pub fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// Handles one event in a fresh instance. Never fails: whatever the guest does is an outcome. Waits for a slot first
+    /// if all are taken, without counting that as time of the attempt. Dropping the future cancels the attempt.
+    pub async fn handle(self: &Arc<Self>, attempt: Attempt) -> Completed {
+        let Ok(permit) = self.machine.slots.clone().acquire_owned().await else {
+            return broken("the sandbox has ended");
+        };
+        let ticking = self.machine.ticker.ticking();
+        let meter = Arc::new(Meter::default());
+        // Not `self`: the last owner of the machine must not be one of its own threads.
+        let prepared = self.prepared.clone();
+        let counted = meter.clone();
+        let run = async move {
+            let _held = (permit, ticking);
+            instance::attempt(prepared, attempt, counted).await
+        };
+        match self.machine.executor.run(meter, run).await {
+            Some(completed) => completed,
+            None => {
+                tracing::error!(plugin.id = %self.name, "an attempt made the host panic; the plugin should be removed");
+                broken("the host failed to run the attempt")
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plugin")
+            .field("name", &self.name)
+            .field("digest", &self.digest)
+            .field("patterns", &self.patterns)
+            .finish_non_exhaustive()
+    }
+}
+
+fn broken(message: &str) -> Completed {
+    let outcome = Outcome::Failed(Failure::new(Class::Trap, message));
+    Completed { outcome, log: Vec::new(), log_lines_dropped: 0, stderr: None }
+}

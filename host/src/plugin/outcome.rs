@@ -1,0 +1,174 @@
+//! What the end of a wasm call means: the one place where errors of the engine become classes of the contract.
+//!
+//! Messages are for the person who looks at a failed event, so a panic is told in the guest's own words, which stand on
+//! its standard error; the engine knows no more than that an `unreachable` was reached.
+
+use wasmtime::component::ResourceTableError;
+use wasmtime::{Error, Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use super::limits::Breach;
+use crate::event::{Class, Failure};
+
+const MAX_MESSAGE_BYTES: usize = 4 * 1_024;
+const MAX_BACKTRACE_BYTES: usize = 8 * 1_024;
+
+/// How the engine says that a single call carried too much; its type is private. A test notices if the words change.
+const HOST_CALL_WORDS: &str = "fuel allocated for hostcalls has been exhausted";
+/// How the engine says that an instance holds too many handles; the type is private as well.
+const HANDLE_WORDS: &str = "handle";
+
+/// A message that a guest made up or caused, cut to what a record may hold.
+pub(super) fn message(text: impl Into<String>) -> String {
+    cut(text.into(), MAX_MESSAGE_BYTES)
+}
+
+/// What an attempt came to that ended with an error of the engine or of a host function.
+pub(super) fn classify(error: &Error, stderr: Option<&str>) -> Failure {
+    let backtrace = error.downcast_ref::<WasmBacktrace>().filter(|backtrace| !backtrace.frames().is_empty());
+    let (class, text) = class_and_words(error, backtrace.is_some(), stderr);
+    Failure {
+        class,
+        message: message(text),
+        backtrace: backtrace.map(|backtrace| cut(frames(backtrace), MAX_BACKTRACE_BYTES)),
+        after_ms: None,
+    }
+}
+
+fn class_and_words(error: &Error, in_guest: bool, stderr: Option<&str>) -> (Class, String) {
+    if let Some(breach) = error.downcast_ref::<Breach>() {
+        return (breach.class(), breach.to_string());
+    }
+    if let Some(exit) = error.downcast_ref::<I32Exit>() {
+        return (Class::Trap, format!("the handler exited with status {} instead of returning", exit.0));
+    }
+    if let Some(ResourceTableError::Full) = error.downcast_ref() {
+        return (Class::Limit, "holds more open handles than an attempt may".into());
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::StackOverflow) => (Class::Limit, "used more stack than an attempt may".into()),
+        Some(Trap::MemoryOutOfBounds) if is_below_zero(error) => {
+            let words = "used more stack than the component was built with (an access below address 0)";
+            (Class::Limit, words.into())
+        }
+        Some(Trap::AllocationTooLarge) => (Class::Limit, "wanted more memory than there can be".into()),
+        Some(Trap::UnreachableCodeReached) => {
+            (Class::Trap, stderr.and_then(panic_words).unwrap_or_else(|| Trap::UnreachableCodeReached.to_string()))
+        }
+        Some(trap) => (Class::Trap, with_fault(error, trap)),
+        None => {
+            let words = error.root_cause().to_string();
+            match () {
+                // Without a frame of the guest it was the answer of the handler that was being read.
+                () if words.contains(HOST_CALL_WORDS) && in_guest => {
+                    (Class::Limit, "handed more to the host in one call than an attempt may in all".into())
+                }
+                () if words.contains(HOST_CALL_WORDS) => {
+                    (Class::Output, "the result is larger than the host takes in one call".into())
+                }
+                () if words.contains(HANDLE_WORDS) && words.contains("limit") => (Class::Limit, words),
+                () => (Class::Trap, words),
+            }
+        }
+    }
+}
+
+/// Stacks of most toolchains lie at the bottom of the memory and grow downwards, so that one that overflows wraps around
+/// to the last megabytes of the address space.
+fn is_below_zero(error: &Error) -> bool {
+    const LAST_MEGABYTES: u64 = 0xff00_0000;
+    fault(error).and_then(|(_, address)| address).is_some_and(|address| (LAST_MEGABYTES..1 << 32).contains(&address))
+}
+
+fn with_fault(error: &Error, trap: &Trap) -> String {
+    match fault(error) {
+        Some((words, _)) => format!("{trap}: {words}"),
+        None => trap.to_string(),
+    }
+}
+
+/// What the engine adds to an access out of bounds, and the address in it.
+fn fault(error: &Error) -> Option<(String, Option<u64>)> {
+    const BEFORE: &str = "memory fault at wasm address 0x";
+    error.chain().map(ToString::to_string).find(|words| words.starts_with(BEFORE)).map(|words| {
+        let digits: String = words[BEFORE.len()..].chars().take_while(char::is_ascii_hexdigit).collect();
+        let address = u64::from_str_radix(&digits, 16).ok();
+        (words, address)
+    })
+}
+
+/// The words of the last panic on standard error, as Rust writes them: the place on one line, the message on the next.
+fn panic_words(stderr: &str) -> Option<String> {
+    let (_, last) = stderr.rsplit_once("panicked at ")?;
+    let mut lines = last.lines();
+    let place = lines.next()?.trim_end_matches(':');
+    let words: Vec<&str> = lines.take_while(|line| !line.starts_with("note: ")).collect();
+    Some(format!("panicked at {place}: {}", words.join("\n").trim()))
+}
+
+/// One frame a line, innermost first; names demangled, offsets left out as they help nobody without the file.
+fn frames(backtrace: &WasmBacktrace) -> String {
+    let text = backtrace.to_string();
+    let lines: Vec<&str> = text.lines().skip(1).map(str::trim).filter(|line| !line.starts_with("note: ")).collect();
+    lines.join("\n")
+}
+
+fn cut(mut text: String, max_bytes: usize) -> String {
+    if text.len() > max_bytes {
+        text.truncate(text.floor_char_boundary(max_bytes - 3));
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_end_has_its_class() {
+        for (error, class, words) in [
+            (Error::from(Breach::WallTime { limit_ms: 5 }), Class::Timeout, "5 ms"),
+            (Error::from(Breach::CpuTime { limit_ms: 5 }), Class::Timeout, "CPU"),
+            (Error::from(Breach::Memory { wanted_bytes: 2, limit_bytes: 1 }), Class::Limit, "memory"),
+            (Error::from(Breach::HostCall { limit_bytes: 1 }), Class::Limit, "host"),
+            (Error::from(I32Exit(0)), Class::Trap, "status 0"),
+            (Error::from(ResourceTableError::Full), Class::Limit, "handles"),
+            (Error::from(Trap::StackOverflow), Class::Limit, "stack"),
+            (Error::from(Trap::IntegerDivisionByZero), Class::Trap, "divide by zero"),
+            (Error::from(Trap::MemoryOutOfBounds), Class::Trap, "out of bounds"),
+            (Error::msg("something else"), Class::Trap, "something else"),
+        ] {
+            let failure = classify(&error.context("while a host function ran"), None);
+            assert_eq!(failure.class, class, "{failure:?}");
+            assert!(failure.message.contains(words), "{failure:?} says {words:?}");
+        }
+    }
+
+    #[test]
+    fn an_access_below_zero_is_a_stack_that_overflowed() {
+        let fault = |address: &str| {
+            let words = format!("memory fault at wasm address 0x{address} in linear memory of size 0x20000");
+            classify(&Error::from(Trap::MemoryOutOfBounds).context(words), None)
+        };
+        assert_eq!(fault("fffffff0").class, Class::Limit);
+        assert_eq!(fault("20004").class, Class::Trap);
+        assert!(fault("20004").message.contains("0x20004"), "{:?}", fault("20004"));
+    }
+
+    #[test]
+    fn a_panic_is_told_in_the_words_of_the_guest() {
+        let stderr = "first\n\nthread '<unnamed>' (1) panicked at src/lib.rs:7:5:\nno such order\n\
+                      note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace\n";
+        let failure = classify(&Error::from(Trap::UnreachableCodeReached), Some(stderr));
+        assert_eq!(failure.message, "panicked at src/lib.rs:7:5: no such order");
+        let silent = classify(&Error::from(Trap::UnreachableCodeReached), Some("first"));
+        assert!(silent.message.contains("unreachable"), "{silent:?}");
+    }
+
+    #[test]
+    fn messages_are_cut_between_characters() {
+        let text = message("é".repeat(4_000));
+        assert!(text.len() <= MAX_MESSAGE_BYTES && text.ends_with('…'), "{} bytes", text.len());
+    }
+}

@@ -1,0 +1,276 @@
+//! Which plugins there are, and which of them handles which type.
+//!
+//! The routing is swapped whole and read without a lock. What a look at the directory changes is decided under one lock,
+//! one look at a time; loading happens outside of it. A file that cannot be loaded changes nothing but the status shown.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Semaphore, watch};
+
+use super::directory::{self, Directory, Listed};
+use super::engine::{self, Ticker};
+use super::executor::Executor;
+use super::load::{self, LoadError, Loader};
+use super::loaded::Machine;
+use super::routing::{Table, Versions};
+use super::settings::Settings;
+use super::{Error, Options, Plugin, PluginState, Status, host};
+use crate::event::EventType;
+
+/// Instances beside those that handle events, so that a plugin can be loaded while all slots are taken.
+const SPARE_SLOTS: usize = 2;
+
+/// Which plugin handles which type.
+pub struct Registry {
+    options: Options,
+    loader: Loader,
+    table: ArcSwap<Table>,
+    entries: Mutex<BTreeMap<String, Entry>>,
+    directory: tokio::sync::Mutex<Directory>,
+    changes: watch::Sender<u64>,
+}
+
+/// What is known of one name.
+#[derive(Debug, Default)]
+struct Entry {
+    newest: Option<Arc<Plugin>>,
+    last_good: Option<Arc<Plugin>>,
+    /// Why the file could not be loaded.
+    error: Option<String>,
+    /// Why what was loaded may not serve.
+    refused: Option<String>,
+    is_loading: bool,
+    /// The digest and the settings of what was loaded or failed to.
+    tried: Option<(String, Settings)>,
+}
+
+impl Registry {
+    /// Sets the sandbox up and loads what is in the directory. A file that cannot be loaded is no error: its status says
+    /// why.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn open(options: Options) -> Result<Arc<Self>, Error> {
+        let slots = options.concurrency.max(1) + SPARE_SLOTS;
+        let sandbox = |reason: String| Error::Sandbox { slots, reason };
+        let unreadable = |source| Error::Directory { dir: options.dir.clone(), source };
+        fs::create_dir_all(&options.dir).and_then(|()| fs::read_dir(&options.dir).map(drop)).map_err(unreadable)?;
+
+        let pool_slots = u32::try_from(slots).map_err(|_| sandbox("too many slots".into()))?;
+        let engine = engine::build(pool_slots, options.stack_bytes).map_err(|error| sandbox(format!("{error:#}")))?;
+        let linker = host::linker(&engine).map_err(|error| sandbox(format!("{error:#}")))?;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let machine = Machine {
+            executor: Executor::start(threads).map_err(|error| sandbox(error.to_string()))?,
+            ticker: Ticker::start(&engine).map_err(|error| sandbox(error.to_string()))?,
+            slots: Arc::new(Semaphore::new(slots)),
+        };
+        let loader = Loader {
+            engine,
+            linker: Arc::new(linker),
+            machine: Arc::new(machine),
+            limits: options.limits,
+            policies: options.policies.clone(),
+            max_file_bytes: options.max_file_bytes,
+        };
+        let registry = Arc::new(Self {
+            loader,
+            table: ArcSwap::default(),
+            entries: Mutex::default(),
+            directory: tokio::sync::Mutex::default(),
+            changes: watch::channel(0).0,
+            options,
+        });
+        // Files that are being written at this moment are waited for, but not for ever.
+        let patience = Instant::now() + 2 * registry.settle();
+        while let Some(wait) = registry.refresh(&HashSet::new()).await {
+            if Instant::now() > patience {
+                break;
+            }
+            tokio::time::sleep(wait).await;
+        }
+        Ok(registry)
+    }
+
+    /// The plugin for a type: the one with the most specific pattern that matches.
+    pub fn route(&self, event_type: &EventType) -> Option<Arc<Plugin>> {
+        self.table.load().route(event_type).cloned()
+    }
+
+    /// The plugins that serve now, by name.
+    pub fn active(&self) -> Vec<Arc<Plugin>> {
+        self.table.load().active().values().cloned().collect()
+    }
+
+    /// Changes whenever a plugin was swapped, added or removed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// What can be told of every plugin in the directory, by name.
+    pub fn statuses(&self) -> Vec<Status> {
+        let table = self.table.load();
+        let status = |(name, entry): (&String, &Entry)| {
+            let serving = table.active().get(name).map(Arc::as_ref);
+            let error = entry.error.clone().or_else(|| entry.refused.clone());
+            let state = match (entry.is_loading, &error, serving) {
+                (true, ..) => PluginState::Compiling,
+                (false, None, Some(_)) => PluginState::Active,
+                (false, _, Some(_)) => PluginState::FailedKeptLastGood,
+                (false, _, None) => PluginState::Failed,
+            };
+            Status::new(name, state, error, serving)
+        };
+        self.entries().iter().map(status).collect()
+    }
+
+    /// Looks at the directory and does what is due. Gives when to look again if something is not ready yet. `finished`
+    /// are files that are known to be written to their end. Dropping the future may leave a file unloaded until it
+    /// changes.
+    pub(super) async fn refresh(&self, finished: &HashSet<PathBuf>) -> Option<Duration> {
+        let mut directory = self.directory.lock().await;
+        let dir = self.options.dir.clone();
+        let listing = match self.loader.machine.executor.run_blocking(move || directory::list(&dir)).await? {
+            Ok(listing) => listing,
+            Err(error) => {
+                tracing::warn!("the plugin directory {:?} cannot be read, plugins stay: {error}", self.options.dir);
+                return None;
+            }
+        };
+        let due = directory.observe(listing, finished, self.settle(), Instant::now());
+        if !due.unload.is_empty() {
+            let mut entries = self.entries();
+            for name in &due.unload {
+                entries.remove(name);
+                tracing::info!(plugin.id = %name, "plugin removed");
+            }
+            self.swap(entries);
+        }
+        for (name, listed) in due.load {
+            self.take(&name, listed).await;
+        }
+        due.look_again_in
+    }
+
+    /// Loads a plugin's files, if they are not what was tried before, and swaps.
+    async fn take(&self, name: &str, listed: Listed) {
+        let beneath = self.options.settings.get(name).cloned().unwrap_or_default();
+        let limit_bytes = self.loader.max_file_bytes;
+        let read = move || {
+            let settings = match &listed.settings {
+                None => beneath,
+                Some(path) => Settings::parse(&fs::read_to_string(path)?)?.over(&beneath),
+            };
+            Ok::<_, LoadError>((load::read(&listed.path, limit_bytes)?, settings))
+        };
+        let read = self.loader.machine.executor.run_blocking(read).await.unwrap_or(Err(LoadError::Host));
+        let loaded = match read {
+            Err(error) => Err(error),
+            Ok((file, settings)) => {
+                let tried = Some((file.digest.clone(), settings.clone()));
+                {
+                    let mut entries = self.entries();
+                    let entry = entries.entry(name.to_owned()).or_default();
+                    if entry.tried == tried {
+                        return;
+                    }
+                    entry.tried = tried;
+                    entry.is_loading = true;
+                }
+                self.loader.load(name, file, settings).await
+            }
+        };
+
+        let mut entries = self.entries();
+        let entry = entries.entry(name.to_owned()).or_default();
+        entry.is_loading = false;
+        match loaded {
+            Ok(plugin) => {
+                entry.error = None;
+                entry.last_good = entry.serving().cloned();
+                entry.newest = Some(Arc::new(plugin));
+            }
+            Err(error) => {
+                tracing::warn!(plugin.id = %name, "plugin not loaded: {error}");
+                entry.error = Some(error.to_string());
+                // What was tried last is not this; a file that could not even be read is read again when it changes.
+                if matches!(error, LoadError::Read(_) | LoadError::Settings(_) | LoadError::Host) {
+                    entry.tried = None;
+                }
+            }
+        }
+        self.swap(entries);
+    }
+
+    /// Puts the routing in force that follows from what there is.
+    fn swap(&self, mut entries: MutexGuard<'_, BTreeMap<String, Entry>>) {
+        let versions = entries
+            .iter()
+            .map(|(name, entry)| {
+                let versions = Versions { newest: entry.newest.clone(), last_good: entry.last_good.clone() };
+                (name.clone(), versions)
+            })
+            .collect();
+        let (table, mut refused) = Table::of(&versions);
+        let before = self.table.load_full();
+        for (name, entry) in entries.iter_mut() {
+            let refusal = refused.remove(name);
+            if let Some(words) = refusal.as_ref().filter(|words| entry.refused.as_ref() != Some(words)) {
+                tracing::warn!(plugin.id = %name, "plugin not used: {words}");
+            }
+            entry.refused = refusal;
+            let serves = table.active().get(name);
+            if entry.refused.is_none() && entry.newest.is_some() {
+                entry.last_good = None;
+            }
+            if let Some(plugin) = serves.filter(|plugin| is_new(plugin, before.active().get(name))) {
+                let types: Vec<String> = plugin.patterns().iter().map(ToString::to_string).collect();
+                let digest = &plugin.digest()[..12];
+                tracing::info!(plugin.id = %name, plugin.digest = %digest, "plugin loaded for {}", types.join(", "));
+            }
+        }
+        self.table.store(Arc::new(table));
+        drop(entries);
+        self.changes.send_modify(|n| *n += 1);
+    }
+
+    pub(super) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    fn settle(&self) -> Duration {
+        Duration::from_millis(self.options.settle_ms)
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    /// The version that serves, or would if no other plugin had its types.
+    fn serving(&self) -> Option<&Arc<Plugin>> {
+        match self.refused {
+            None => self.newest.as_ref(),
+            Some(_) => self.last_good.as_ref(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry")
+            .field("dir", &self.options.dir)
+            .field("active", &self.active())
+            .finish_non_exhaustive()
+    }
+}
+
+fn is_new(plugin: &Arc<Plugin>, before: Option<&Arc<Plugin>>) -> bool {
+    before.is_none_or(|before| !Arc::ptr_eq(plugin, before))
+}

@@ -1,0 +1,212 @@
+//! The directory as people use it: files that come, change, break and go.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::testing::{OK, component, guest, options, typed};
+use super::{Options, PluginState, Registry, Status};
+
+async fn open(dir: &Path) -> Arc<Registry> {
+    Registry::open(options(dir)).await.unwrap()
+}
+
+fn status(registry: &Registry, name: &str) -> Status {
+    registry.statuses().into_iter().find(|status| status.name == name).unwrap()
+}
+
+fn routed(registry: &Registry, event_type: &str) -> Option<String> {
+    registry.route(&event_type.parse().unwrap()).map(|plugin| plugin.name().to_owned())
+}
+
+/// Two guests that differ in nothing but their digest.
+fn versions() -> [Vec<u8>; 2] {
+    [guest(OK), guest(&format!("(nop) {OK}"))]
+}
+
+#[tokio::test]
+async fn a_plugin_handles_the_type_its_file_is_named_after_unless_settings_say_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("order.paid.wasm"), guest(OK)).unwrap();
+    fs::write(dir.path().join("orders.wasm"), component(&guest(OK))).unwrap();
+    fs::write(dir.path().join("orders.toml"), "types = ['order.*']\nlimits = { cpu_ms = 7 }").unwrap();
+    let registry = open(dir.path()).await;
+    assert_eq!(routed(&registry, "order.paid").as_deref(), Some("order.paid"));
+    assert_eq!(routed(&registry, "order.sent").as_deref(), Some("orders"));
+    assert_eq!(routed(&registry, "orders"), None);
+
+    let status = serde_json::to_value(status(&registry, "orders")).unwrap();
+    assert_eq!(status["state"], "active");
+    assert_eq!(status["types"], serde_json::json!(["order.*"]));
+    assert_eq!(status["limits"]["cpuMs"], 7);
+    assert_eq!(status["digest"].as_str().unwrap().len(), 64);
+}
+
+#[tokio::test]
+async fn what_is_no_plugin_is_refused_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = wasmtime::Engine::default();
+    let precompiled = engine.precompile_component(&component(&guest(OK))).unwrap();
+    let other_types = r#"(component
+        (core module $m (func (export "f") (param i32) (result i32) (local.get 0)))
+        (core instance $i (instantiate $m))
+        (func $f (param "event" u32) (result u32) (canon lift (core func $i "f")))
+        (instance $handler (export "handle" (func $f)))
+        (export "eventstream:plugin/handler@0.1.0" (instance $handler)))"#;
+    let misfit = r#"(component
+        (import "acme:things/shop@1.2.3" (instance (export "buy" (func))))
+        (import "eventstream:plugin/log@0.2.0" (instance (export "log" (func))))
+        (import "eventstream:plugin/delivery@0.1.4" (instance (export "attempt" (func (result u32))) (export "age" (func)))))"#;
+    let other_import = r#"(component
+        (import "eventstream:plugin/config@0.1.0" (instance (export "get" (func (param "key" u32)))))
+        (import "eventstream:plugin/delivery@0.1.0" (instance (export "attempt" (func (result string))))))"#;
+    let hungry = typed(
+        r#"(module (memory (export "memory") 2000)
+            (func (export "eventstream:plugin/handler@0.1.0#handle") (param i32) (result i32) (i32.const 0))
+            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) unreachable))"#,
+        "pure",
+    );
+    for (name, bytes, words) in [
+        ("precompiled", precompiled, vec!["precompiled"]),
+        ("text", b"hello".to_vec(), vec!["not WebAssembly: the file does not begin"]),
+        ("empty", Vec::new(), vec!["not WebAssembly"]),
+        ("half", component(&guest(OK))[..500].to_vec(), vec!["cannot be compiled"]),
+        ("module", wat::parse_str("(module)").unwrap(), vec!["component type", "wasm32-wasip2"]),
+        ("nothing", wat::parse_str("(component)").unwrap(), vec!["does not export eventstream:plugin/handler@0.1.0"]),
+        ("other-types", wat::parse_str(other_types).unwrap(), vec!["another type than", "type mismatch"]),
+        (
+            "misfit",
+            wat::parse_str(misfit).unwrap(),
+            vec!["acme:things/shop@1.2.3", "eventstream:plugin/log@0.1.0: rebuild", "\"age\"", "does not export"],
+        ),
+        (
+            "other-import",
+            wat::parse_str(other_import).unwrap(),
+            vec!["eventstream:plugin/config@0.1.0", "eventstream:plugin/delivery@0.1.0", "does not export"],
+        ),
+        ("hungry", hungry, vec!["starts with 131072000 bytes of memory", "67108864"]),
+        ("a b", guest(OK), vec!["rename"]),
+    ] {
+        fs::write(dir.path().join(format!("{name}.wasm")), bytes).unwrap();
+        let registry = open(dir.path()).await;
+        let status = status(&registry, name);
+        let error = status.error.unwrap_or_else(|| panic!("{name} is refused"));
+        assert_eq!(status.state, PluginState::Failed);
+        for word in words {
+            assert!(error.contains(word), "{name}: {error:?} says {word:?}");
+        }
+        fs::remove_file(dir.path().join(format!("{name}.wasm"))).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_file_over_the_limit_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.wasm"), vec![0; 101]).unwrap();
+    let registry = Registry::open(Options { max_file_bytes: 100, ..options(dir.path()) }).await.unwrap();
+    assert!(status(&registry, "a").error.unwrap().contains("more than 100 bytes"));
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_loaded_leaves_the_last_good_version_in_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.wasm");
+    let [first, second] = versions();
+    fs::write(&file, &first).unwrap();
+    let registry = open(dir.path()).await;
+    let mut changes = registry.changes();
+    let digest = status(&registry, "a").digest;
+
+    fs::write(&file, &first[..100]).unwrap();
+    registry.refresh(&Default::default()).await;
+    let broken = status(&registry, "a");
+    assert_eq!((broken.state, &broken.digest), (PluginState::FailedKeptLastGood, &digest));
+    assert!(broken.error.is_some());
+    assert_eq!(routed(&registry, "a").as_deref(), Some("a"));
+
+    fs::write(&file, &second).unwrap();
+    registry.refresh(&Default::default()).await;
+    let mended = status(&registry, "a");
+    assert_eq!((mended.state, mended.error), (PluginState::Active, None));
+    assert_ne!(mended.digest, digest);
+    assert!(changes.has_changed().unwrap());
+
+    // Settings are a part of what is loaded, and refused like it.
+    fs::write(dir.path().join("a.toml"), "concurency = 2").unwrap();
+    registry.refresh(&Default::default()).await;
+    assert!(status(&registry, "a").error.unwrap().contains("did you mean \"concurrency\""));
+    fs::write(dir.path().join("a.toml"), "concurrency = 2").unwrap();
+    registry.refresh(&Default::default()).await;
+    let settled = status(&registry, "a");
+    assert_eq!((settled.state, settled.concurrency), (PluginState::Active, Some(2)));
+
+    changes.mark_unchanged();
+    fs::write(&file, &second).unwrap();
+    registry.refresh(&Default::default()).await;
+    assert!(!changes.has_changed().unwrap(), "the same bytes again are no change");
+
+    fs::remove_file(&file).unwrap();
+    registry.refresh(&Default::default()).await;
+    assert!(routed(&registry, "a").is_none() && registry.statuses().is_empty());
+}
+
+#[tokio::test]
+async fn of_two_plugins_for_one_type_the_second_takes_over_when_the_first_has_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a", "b"] {
+        fs::write(dir.path().join(format!("{name}.wasm")), guest(OK)).unwrap();
+        fs::write(dir.path().join(format!("{name}.toml")), "types = ['x']").unwrap();
+    }
+    let registry = open(dir.path()).await;
+    assert_eq!(routed(&registry, "x").as_deref(), Some("a"));
+    let refused = status(&registry, "b");
+    assert_eq!(refused.state, PluginState::Failed);
+    assert!(refused.error.unwrap().contains("\"a\""));
+
+    fs::remove_file(dir.path().join("a.wasm")).unwrap();
+    registry.refresh(&Default::default()).await;
+    assert_eq!(routed(&registry, "x").as_deref(), Some("b"));
+    assert_eq!(status(&registry, "b").state, PluginState::Active);
+}
+
+#[tokio::test]
+async fn a_directory_that_is_watched_is_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let settled = Options { settle_ms: 50, rescan_ms: 60_000, ..options(dir.path()) };
+    let registry = Registry::open(settled).await.unwrap();
+    let stop = CancellationToken::new();
+    let mut changes = registry.changes();
+    let watching = {
+        let (registry, stop) = (registry.clone(), stop.clone());
+        async move { registry.watch(stop).await }
+    };
+    let people = async {
+        let [first, second] = versions();
+        fs::write(dir.path().join("a.wasm"), first).unwrap();
+        changes.changed().await.unwrap();
+        let before = status(&registry, "a").digest.unwrap();
+        fs::write(dir.path().join("a.wasm.tmp"), second).unwrap();
+        fs::rename(dir.path().join("a.wasm.tmp"), dir.path().join("a.wasm")).unwrap();
+        changes.changed().await.unwrap();
+        assert_ne!(status(&registry, "a").digest.unwrap(), before);
+        fs::remove_file(dir.path().join("a.wasm")).unwrap();
+        changes.changed().await.unwrap();
+        assert!(registry.active().is_empty());
+        stop.cancel();
+    };
+    let both = async { tokio::join!(watching, people) };
+    tokio::time::timeout(Duration::from_secs(30), both).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_directory_that_is_not_there_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let inner = dir.path().join("not/yet");
+    assert!(open(&inner).await.active().is_empty());
+    assert!(inner.is_dir());
+    fs::write(dir.path().join("file"), "").unwrap();
+    assert!(Registry::open(options(&dir.path().join("file"))).await.is_err());
+}

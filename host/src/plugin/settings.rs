@@ -1,0 +1,333 @@
+//! What an operator says of a plugin: `NAME.toml` beside the file, or `[plugins.NAME]` in the configuration.
+//!
+//! Unknown keys are refused with the nearest known one, since a misspelled limit would be no limit. Keys end in their
+//! unit; beside plain numbers they take what people write (`"64MiB"`, `"5s"`).
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+
+use serde::{Deserialize, Deserializer, de};
+use toml::{Table, Value};
+
+use super::Limits;
+use super::routing::Pattern;
+use crate::event::{Class, Policies, PolicyPatch};
+
+const KEYS: [&str; 5] = ["types", "concurrency", "limits", "retry", "config"];
+const LIMIT_KEYS: [&str; 10] = [
+    "wall_ms",
+    "cpu_ms",
+    "memory_bytes",
+    "result_bytes",
+    "published_events",
+    "payload_bytes",
+    "log_lines",
+    "log_line_bytes",
+    "stderr_bytes",
+    "host_call_bytes",
+];
+const POLICY_KEYS: [&str; 4] = ["max_attempts", "initial_ms", "factor", "max_ms"];
+const CLASS_KEYS: [&str; 4] = ["retry", "trap", "timeout", "limit"];
+
+/// What is set for a plugin; what is left out is as for all plugins.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The types that it handles, whatever it says itself.
+    pub types: Option<Vec<Pattern>>,
+    /// How many attempts may run side by side on one host.
+    pub concurrency: Option<NonZeroUsize>,
+    /// Its limits.
+    pub limits: LimitsPatch,
+    /// Its retry policies.
+    pub retry: RetrySettings,
+    /// What it is given for `config.get`.
+    pub config: Option<BTreeMap<String, String>>,
+}
+
+/// The limits that are set; see [`Limits`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "those of `Limits`, each of them optional")]
+pub struct LimitsPatch {
+    #[serde(deserialize_with = "duration_ms")]
+    pub wall_ms: Option<u64>,
+    #[serde(deserialize_with = "duration_ms")]
+    pub cpu_ms: Option<u64>,
+    #[serde(deserialize_with = "size_bytes")]
+    pub memory_bytes: Option<u64>,
+    #[serde(deserialize_with = "size_bytes")]
+    pub result_bytes: Option<u64>,
+    pub published_events: Option<u32>,
+    #[serde(deserialize_with = "size_bytes")]
+    pub payload_bytes: Option<u64>,
+    pub log_lines: Option<u32>,
+    #[serde(deserialize_with = "size_bytes")]
+    pub log_line_bytes: Option<u64>,
+    #[serde(deserialize_with = "size_bytes")]
+    pub stderr_bytes: Option<u64>,
+    #[serde(deserialize_with = "size_bytes")]
+    pub host_call_bytes: Option<u64>,
+}
+
+/// The retry policies that are set: for all classes, and for each one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetrySettings {
+    /// See [`crate::event::Policy::max_attempts`].
+    pub max_attempts: Option<u32>,
+    /// See [`crate::event::Policy::initial_ms`].
+    pub initial_ms: Option<u64>,
+    /// See [`crate::event::Policy::factor`].
+    pub factor: Option<f64>,
+    /// See [`crate::event::Policy::max_ms`].
+    pub max_ms: Option<u64>,
+    /// For `retry` answers.
+    pub retry: Option<PolicyPatch>,
+    /// For traps, panics, exits.
+    pub trap: Option<PolicyPatch>,
+    /// For time that was over.
+    pub timeout: Option<PolicyPatch>,
+    /// For other limits.
+    pub limit: Option<PolicyPatch>,
+}
+
+/// Settings that cannot be used. A person has to change them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the settings are wrong: {0}")]
+pub struct InvalidSettings(String);
+
+impl Settings {
+    /// Reads a file of settings.
+    ///
+    /// # Errors
+    /// What is wrong and where.
+    pub fn parse(text: &str) -> Result<Self, InvalidSettings> {
+        Self::from_table(text.parse().map_err(|error: toml::de::Error| InvalidSettings(error.to_string()))?)
+    }
+
+    /// Reads a table of settings, such as `[plugins.NAME]`.
+    ///
+    /// # Errors
+    /// What is wrong and where.
+    pub fn from_table(table: Table) -> Result<Self, InvalidSettings> {
+        check_keys("", &table, &KEYS)?;
+        check_table(&table, "limits", &LIMIT_KEYS)?;
+        check_table(&table, "retry", &[POLICY_KEYS, CLASS_KEYS].concat())?;
+        if let Some(Value::Table(retry)) = table.get("retry") {
+            for class in CLASS_KEYS {
+                check_table(retry, class, &POLICY_KEYS)?;
+            }
+        }
+        table.try_into().map_err(|error: toml::de::Error| InvalidSettings(error.to_string().trim_end().to_owned()))
+    }
+
+    /// These settings, and where they say nothing those beneath.
+    pub fn over(self, beneath: &Self) -> Self {
+        Self {
+            types: self.types.or_else(|| beneath.types.clone()),
+            concurrency: self.concurrency.or(beneath.concurrency),
+            limits: self.limits.or(&beneath.limits),
+            retry: self.retry.or(&beneath.retry),
+            config: self.config.or_else(|| beneath.config.clone()),
+        }
+    }
+}
+
+impl LimitsPatch {
+    /// Reads a table of limits, such as `[plugins.limits]`.
+    ///
+    /// # Errors
+    /// What is wrong and where.
+    pub fn from_table(table: Table) -> Result<Self, InvalidSettings> {
+        check_keys("limits", &table, &LIMIT_KEYS)?;
+        table.try_into().map_err(|error: toml::de::Error| InvalidSettings(error.to_string().trim_end().to_owned()))
+    }
+
+    /// The limits with those replaced that are set.
+    pub fn over(&self, beneath: Limits) -> Limits {
+        Limits {
+            wall_ms: self.wall_ms.unwrap_or(beneath.wall_ms),
+            cpu_ms: self.cpu_ms.unwrap_or(beneath.cpu_ms),
+            memory_bytes: self.memory_bytes.unwrap_or(beneath.memory_bytes),
+            result_bytes: self.result_bytes.unwrap_or(beneath.result_bytes),
+            published_events: self.published_events.unwrap_or(beneath.published_events),
+            payload_bytes: self.payload_bytes.unwrap_or(beneath.payload_bytes),
+            log_lines: self.log_lines.unwrap_or(beneath.log_lines),
+            log_line_bytes: self.log_line_bytes.unwrap_or(beneath.log_line_bytes),
+            stderr_bytes: self.stderr_bytes.unwrap_or(beneath.stderr_bytes),
+            host_call_bytes: self.host_call_bytes.unwrap_or(beneath.host_call_bytes),
+        }
+    }
+
+    fn or(self, beneath: &Self) -> Self {
+        Self {
+            wall_ms: self.wall_ms.or(beneath.wall_ms),
+            cpu_ms: self.cpu_ms.or(beneath.cpu_ms),
+            memory_bytes: self.memory_bytes.or(beneath.memory_bytes),
+            result_bytes: self.result_bytes.or(beneath.result_bytes),
+            published_events: self.published_events.or(beneath.published_events),
+            payload_bytes: self.payload_bytes.or(beneath.payload_bytes),
+            log_lines: self.log_lines.or(beneath.log_lines),
+            log_line_bytes: self.log_line_bytes.or(beneath.log_line_bytes),
+            stderr_bytes: self.stderr_bytes.or(beneath.stderr_bytes),
+            host_call_bytes: self.host_call_bytes.or(beneath.host_call_bytes),
+        }
+    }
+}
+
+impl RetrySettings {
+    /// The policies with what is set replaced: first what is set for all classes, then what is set for one. What is set
+    /// for all gives the class `limit` no more attempts than it had, since it is there to be tried less often.
+    pub fn over(&self, mut policies: Policies) -> Policies {
+        let all = self.all();
+        let limit_attempts = policies.limit.max_attempts;
+        for class in [Class::Retry, Class::Trap, Class::Timeout, Class::Limit] {
+            policies.patch(class, &all);
+        }
+        policies.limit.max_attempts = policies.limit.max_attempts.min(limit_attempts);
+        for (class, patch) in [
+            (Class::Retry, self.retry),
+            (Class::Trap, self.trap),
+            (Class::Timeout, self.timeout),
+            (Class::Limit, self.limit),
+        ] {
+            policies.patch(class, &patch.unwrap_or_default());
+        }
+        policies
+    }
+
+    fn all(&self) -> PolicyPatch {
+        PolicyPatch {
+            max_attempts: self.max_attempts,
+            initial_ms: self.initial_ms,
+            factor: self.factor,
+            max_ms: self.max_ms,
+        }
+    }
+
+    fn or(self, beneath: &Self) -> Self {
+        Self {
+            max_attempts: self.max_attempts.or(beneath.max_attempts),
+            initial_ms: self.initial_ms.or(beneath.initial_ms),
+            factor: self.factor.or(beneath.factor),
+            max_ms: self.max_ms.or(beneath.max_ms),
+            retry: self.retry.or(beneath.retry),
+            trap: self.trap.or(beneath.trap),
+            timeout: self.timeout.or(beneath.timeout),
+            limit: self.limit.or(beneath.limit),
+        }
+    }
+}
+
+fn check_table(table: &Table, key: &str, known: &[&str]) -> Result<(), InvalidSettings> {
+    match table.get(key) {
+        Some(Value::Table(inner)) => check_keys(key, inner, known),
+        _ => Ok(()),
+    }
+}
+
+fn check_keys(place: &str, table: &Table, known: &[&str]) -> Result<(), InvalidSettings> {
+    let Some(unknown) = table.keys().find(|key| !known.contains(&key.as_str())) else { return Ok(()) };
+    let nearest = known.iter().max_by(|a, b| strsim::jaro(a, unknown).total_cmp(&strsim::jaro(b, unknown)));
+    let key = if place.is_empty() { unknown.clone() } else { format!("{place}.{unknown}") };
+    Err(InvalidSettings(match nearest {
+        Some(nearest) if strsim::jaro(nearest, unknown) > 0.7 => format!("no key {key:?}; did you mean {nearest:?}?"),
+        _ => format!("no key {key:?}; there are {}", known.join(", ")),
+    }))
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Amount {
+    Number(i64),
+    Text(String),
+}
+
+fn size_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    amount(deserializer, "a number of bytes above 0, or a size such as \"64MiB\"", |text| {
+        text.parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64())
+    })
+}
+
+fn duration_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    amount(deserializer, "a number of milliseconds above 0, or a duration such as \"5s\"", |text| {
+        humantime::parse_duration(text).ok().and_then(|duration| u64::try_from(duration.as_millis()).ok())
+    })
+}
+
+fn amount<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    expected: &'static str,
+    read: impl Fn(&str) -> Option<u64>,
+) -> Result<Option<u64>, D::Error> {
+    let amount =
+        match Amount::deserialize(deserializer).map_err(|_| de::Error::custom(format!("expected {expected}")))? {
+            Amount::Number(number) => u64::try_from(number).ok(),
+            Amount::Text(text) => read(&text),
+        };
+    amount.filter(|amount| *amount > 0).map(Some).ok_or_else(|| de::Error::custom(format!("expected {expected}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_write_is_read() {
+        let settings = Settings::parse(
+            r#"
+            types = ["order.*", "USER_SIGNUP"]
+            concurrency = 3
+            limits = { memory_bytes = "32MiB", wall_ms = "2s", cpu_ms = 500 }
+            retry = { max_attempts = 9, trap = { max_attempts = 1 } }
+            config = { greeting = "hello" }
+            "#,
+        )
+        .unwrap();
+        let limits = settings.limits.over(Limits::default());
+        assert_eq!((limits.memory_bytes, limits.wall_ms, limits.cpu_ms), (32 << 20, 2_000, 500));
+        assert_eq!(limits.result_bytes, Limits::default().result_bytes);
+        let policies = settings.retry.over(Policies::default());
+        assert_eq!((policies.retry.max_attempts, policies.trap.max_attempts), (9, 1));
+        assert_eq!(policies.limit.max_attempts, 2, "no more than it had");
+        assert_eq!(settings.config.unwrap()["greeting"], "hello");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_what_would_be_right() {
+        for (text, words) in [
+            ("typs = []", "did you mean \"types\""),
+            ("secrets = []", "no key \"secrets\""),
+            ("limits = { memory = 1 }", "did you mean \"memory_bytes\""),
+            ("retry = { trap = { max_attempt = 1 } }", "did you mean \"max_attempts\""),
+            ("retry = { reject = {} }", "no key \"retry.reject\""),
+            ("limits = { wall_ms = 0 }", "above 0"),
+            ("limits = { memory_bytes = \"lots\" }", "64MiB"),
+            ("types = [\"a b\"]", "order.*"),
+            ("concurrency = 0", "concurrency"),
+            ("concurrency = ", "line 1"),
+        ] {
+            let error = Settings::parse(text).unwrap_err().to_string();
+            assert!(error.contains(words), "{text}: {error:?} says {words:?}");
+        }
+    }
+
+    #[test]
+    fn settings_beside_the_file_go_before_those_of_the_configuration() {
+        let beneath = Settings::parse("concurrency = 1\nlimits = { wall_ms = 7, cpu_ms = 8 }").unwrap();
+        let merged = Settings::parse("limits = { wall_ms = 9 }").unwrap().over(&beneath);
+        assert_eq!((merged.limits.wall_ms, merged.limits.cpu_ms), (Some(9), Some(8)));
+        assert_eq!(merged.concurrency.map(NonZeroUsize::get), Some(1));
+    }
+
+    #[test]
+    fn every_limit_can_be_set() {
+        let limits = serde_json::to_value(Limits::default()).unwrap();
+        assert_eq!(limits.as_object().unwrap().len(), LIMIT_KEYS.len());
+        for key in LIMIT_KEYS {
+            let patch = Settings::parse(&format!("limits = {{ {key} = 7 }}")).unwrap().limits;
+            assert_ne!(patch.over(Limits::default()), Limits::default(), "{key}");
+        }
+    }
+}

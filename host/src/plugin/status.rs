@@ -1,0 +1,75 @@
+//! What can be told of a plugin: for `GET /plugins` and for the lines at the start.
+
+use serde::Serialize;
+
+use super::{Limits, Pattern, Plugin};
+use crate::event::Timestamp;
+
+/// How a plugin stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PluginState {
+    /// The file in the directory serves.
+    Active,
+    /// The file in the directory is being loaded; an earlier version may serve meanwhile.
+    Compiling,
+    /// The file in the directory cannot serve, and nothing else does.
+    Failed,
+    /// The file in the directory cannot serve; the version that served before still does.
+    FailedKeptLastGood,
+}
+
+/// What can be told of a plugin. What is told of a version is told of the one that serves.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The name.
+    pub name: String,
+    /// How it stands.
+    pub state: PluginState,
+    /// Why the file in the directory does not serve, and what to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The SHA-256 of the file, in hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// The version that it says it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// What it says it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// The types that it handles.
+    pub types: Vec<Pattern>,
+    /// What an attempt may use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+    /// How many attempts may run side by side on one host, if that is limited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<usize>,
+    /// The size of the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<u64>,
+    /// Since when it serves, by the clock of this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loaded_at: Option<Timestamp>,
+}
+
+impl Status {
+    /// The status of a plugin of which `serving` serves, if anything.
+    pub(super) fn new(name: &str, state: PluginState, error: Option<String>, serving: Option<&Plugin>) -> Self {
+        Self {
+            name: name.to_owned(),
+            state,
+            error,
+            digest: serving.map(|plugin| plugin.digest.clone()),
+            version: serving.and_then(|plugin| plugin.version.clone()),
+            description: serving.and_then(|plugin| plugin.description.clone()),
+            types: serving.map_or_else(Vec::new, |plugin| plugin.patterns.clone()),
+            limits: serving.map(|plugin| *plugin.limits()),
+            concurrency: serving.and_then(Plugin::concurrency),
+            size_bytes: serving.map(|plugin| plugin.size_bytes),
+            loaded_at: serving.map(|plugin| plugin.loaded_at),
+        }
+    }
+}

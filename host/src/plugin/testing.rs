@@ -1,0 +1,125 @@
+//! Components for the tests of this module, written as text so that no toolchain for guests is needed.
+//!
+//! A guest is a core module with the component type of the world `plugin`: the host makes a component of it, so the
+//! tests go through that step as well. `handle` gets the address of the event and gives the address of its result:
+//!
+//! - byte 0: 0 ok, 1 failed; byte 8: of ok, whether there is a result; of failed, 0 retry, 1 reject
+//! - a result: 0 text or 1 binary at 12, address at 16, length at 20
+//! - a failure: address and length of the message at 16 and 20; `after-ms`: whether at 24, how many at 32
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Attempt, Completed, Limits, Options, Plugin, Registry};
+use crate::event::{Data, Event, EventId, Failure, Outcome, Success, Timestamp};
+
+/// A handler that returns ok without a result: memory is 0 where nothing was written.
+pub(super) const OK: &str = "i32.const 1024";
+
+/// An event with a payload, for the plugin `test`.
+pub(super) fn event(payload: &str) -> Event {
+    Event {
+        id: EventId::new(),
+        event_type: "test".parse().unwrap(),
+        source: "/tests".into(),
+        subject: None,
+        time: None,
+        data_content_type: Some("application/json".into()),
+        data_schema: None,
+        extensions: BTreeMap::from([("traceparent".to_owned(), "00-1-2-01".to_owned())]),
+        accepted: Timestamp::from_unix_ms(1_795_446_245_007),
+        cause: None,
+        data: Some(Data::text(payload)),
+    }
+}
+
+/// A core module with a component type whose handler has this body. `$log` and `$publish` may be called, `$calls` counts
+/// the calls of the instance, and the text at 2048 is `child`.
+pub(super) fn guest(body: &str) -> Vec<u8> {
+    let text = format!(
+        r#"(module
+            (import "eventstream:plugin/log@0.1.0" "log" (func $log (param i32 i32 i32 i32 i32)))
+            (import "eventstream:plugin/publisher@0.1.0" "publish" (func $publish
+                (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i64 i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 2048) "child")
+            (global $heap (mut i32) (i32.const 32768))
+            (global $calls (mut i64) (i64.const 0))
+            (func $child
+                (call $publish (i32.const 2048) (i32.const 5) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
+                    (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
+                    (i32.const 0) (i32.const 0) (i64.const 0) (i32.const 512)))
+            (func $line (param $length i32)
+                (call $log (i32.const 2) (i32.const 2048) (local.get $length) (i32.const 0) (i32.const 0)))
+            (func $recurse (param i32) (result i32)
+                (i32.add (call $recurse (i32.add (local.get 0) (i32.const 1))) (i32.const 1)))
+            (func $handle (export "eventstream:plugin/handler@0.1.0#handle") (param $event i32) (result i32)
+                (local $n i32)
+                (global.set $calls (i64.add (global.get $calls) (i64.const 1)))
+                {body})
+            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+                (local $at i32)
+                (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 15)) (i32.const -16)))
+                (global.set $heap (i32.add (local.get $at) (local.get 3)))
+                (local.get $at)))"#
+    );
+    typed(&text, "plugin")
+}
+
+/// A core module with the component type of a world of the package.
+pub(super) fn typed(text: &str, world: &str) -> Vec<u8> {
+    let mut module = wat::parse_str(text).unwrap();
+    let mut resolve = wit_parser::Resolve::default();
+    let package = resolve.push_file(concat!(env!("CARGO_MANIFEST_DIR"), "/../wit/plugin.wit")).unwrap();
+    let world = resolve.select_world(&[package], Some(world)).unwrap();
+    wit_component::embed_component_metadata(&mut module, &resolve, world, wit_component::StringEncoding::UTF8).unwrap();
+    module
+}
+
+/// The component that the host makes of a guest.
+pub(super) fn component(guest: &[u8]) -> Vec<u8> {
+    wit_component::ComponentEncoder::default().module(guest).unwrap().encode().unwrap()
+}
+
+/// Options for a directory whose files are loaded at once.
+pub(super) fn options(dir: &Path) -> Options {
+    Options { dir: dir.to_owned(), concurrency: 4, settle_ms: 0, ..Options::default() }
+}
+
+/// One plugin.
+pub(super) struct Sole {
+    plugin: Arc<Plugin>,
+}
+
+/// A registry with the plugin `test`, whose handler has this body.
+pub(super) async fn sole(body: &str, limits: Limits) -> Sole {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("test.wasm"), guest(body)).unwrap();
+    let registry = Registry::open(Options { limits, ..options(dir.path()) }).await.unwrap();
+    let plugin = registry.route(&"test".parse().unwrap());
+    Sole { plugin: plugin.unwrap_or_else(|| panic!("{:?}", registry.statuses())) }
+}
+
+impl Sole {
+    /// A first attempt at an event.
+    pub(super) async fn attempt(&self) -> Completed {
+        self.plugin.handle(Attempt { event: event("{}"), attempt: 1 }).await
+    }
+
+    /// A first attempt that is to end well.
+    pub(super) async fn success(&self) -> Success {
+        match self.attempt().await.outcome {
+            Outcome::Ok(success) => success,
+            Outcome::Failed(failure) => panic!("{failure:?}"),
+        }
+    }
+
+    /// A first attempt that is to fail.
+    pub(super) async fn failure(&self) -> Failure {
+        match self.attempt().await.outcome {
+            Outcome::Ok(success) => panic!("{success:?}"),
+            Outcome::Failed(failure) => failure,
+        }
+    }
+}

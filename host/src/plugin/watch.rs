@@ -1,0 +1,82 @@
+//! Follows the plugin directory: at once when the system tells of a change, and every few seconds in any case, since
+//! notifications get lost and some file systems give none.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::Registry;
+
+/// How long a burst of notifications is gathered before the directory is looked at.
+const GATHER: Duration = Duration::from_millis(50);
+/// Notifications that may wait; more of them say nothing new.
+const WAITING_HINTS: usize = 256;
+
+/// Something changed; a path if whoever wrote it has finished.
+type Hint = Option<PathBuf>;
+
+impl Registry {
+    /// Loads, reloads and unloads plugins as the directory changes, until it is told to stop. To be run once, by the
+    /// owner of the registry.
+    pub async fn watch(&self, stop: CancellationToken) {
+        let (tell, mut hints) = mpsc::channel(WAITING_HINTS);
+        let watcher = watcher(&self.options().dir, tell);
+        if let Err(error) = &watcher {
+            let every_ms = self.options().rescan_ms;
+            tracing::warn!("changes of the plugin directory are not notified ({error}): looking every {every_ms} ms");
+        }
+        let rescan = Duration::from_millis(self.options().rescan_ms.max(1));
+        let mut wait = Duration::ZERO;
+        loop {
+            let mut finished = HashSet::new();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+                // Without a watcher the channel is closed, and only the time passes.
+                Some(hint) = hints.recv() => {
+                    finished.extend(hint);
+                    tokio::time::sleep(GATHER).await;
+                    while let Ok(hint) = hints.try_recv() {
+                        finished.extend(hint);
+                    }
+                }
+            }
+            wait = tokio::select! {
+                () = stop.cancelled() => return,
+                again = self.refresh(&finished) => again.unwrap_or(rescan).min(rescan),
+            };
+        }
+    }
+}
+
+/// Tells of changes in the directory as long as it lives.
+fn watcher(dir: &Path, tell: mpsc::Sender<Hint>) -> notify::Result<RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let hints = match event {
+            Ok(event) => hints(event),
+            Err(_) => vec![None],
+        };
+        for hint in hints {
+            // What does not fit any more is found by the look that the others cause.
+            let _ = tell.try_send(hint);
+        }
+    })?;
+    watcher.watch(dir, RecursiveMode::NonRecursive)?;
+    Ok(watcher)
+}
+
+fn hints(event: notify::Event) -> Vec<Hint> {
+    match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+        | EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both)) => {
+            event.paths.into_iter().map(Some).collect()
+        }
+        EventKind::Access(_) => Vec::new(),
+        _ => vec![None],
+    }
+}
