@@ -10,11 +10,12 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::broker::{Append, Durability, EndedPage, Ending, Found};
+use crate::clock;
 use crate::event::{Draft, EventId, NewEvent, Record};
 
 use super::problem::{Kind, Problem};
 use super::view::EventView;
-use super::{Api, intake, json, now, query};
+use super::{Api, intake, json, query};
 
 /// The answer to one event.
 #[derive(Serialize)]
@@ -58,7 +59,7 @@ pub(super) async fn publish(
     let limits = &api.options.limits;
     let draft = Draft::parse(&body, limits)?;
     let is_batch = draft.is_batch();
-    let events = draft.validate(limits, now(), key.as_deref())?;
+    let events = draft.validate(limits, clock::now(), key.as_deref())?;
 
     let broker = api.broker.name();
     let accepted = if events.is_empty() {

@@ -29,7 +29,6 @@ pub use options::ServerOptions;
 pub use server::serve;
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -40,7 +39,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Lane};
-use crate::event::{EventType, Timestamp};
+use crate::event::EventType;
 
 use problem::{Kind, Problem};
 
@@ -106,10 +105,4 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response {
             Problem::new(Kind::Internal, "the answer cannot be written as JSON").into_response()
         }
     }
-}
-
-/// The time by the clock of this host.
-fn now() -> Timestamp {
-    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_ms(i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX))
 }
