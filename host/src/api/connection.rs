@@ -21,11 +21,6 @@ use tokio::time::Sleep;
 use super::automatic;
 use phase::Phase;
 
-/// How long an answer may lie without the client taking a byte of it.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long what a client still sends is read after it was refused, so that it gets to see the refusal.
-const LINGER: Duration = Duration::from_secs(1);
-
 /// The times of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
@@ -33,6 +28,10 @@ pub(super) struct Times {
     pub(super) header_timeout_ms: u64,
     /// Without a request.
     pub(super) idle_timeout_ms: u64,
+    /// For an answer of which the client does not take a byte.
+    pub(super) write_timeout_ms: u64,
+    /// For reading on after a refusal, so that a client that is still sending gets to see it.
+    pub(super) linger_ms: u64,
 }
 
 /// A stream that ends when it takes too long.
@@ -76,7 +75,7 @@ impl<S> Watched<S> {
         let deadline = match &mut self.read_deadline {
             Some((of, deadline)) if *of == number => deadline,
             other => {
-                let deadline = Box::pin(tokio::time::sleep(Duration::from_millis(time_ms)));
+                let deadline = Box::pin(sleep_ms(time_ms));
                 &mut other.insert((number, deadline)).1
             }
         };
@@ -90,14 +89,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
             self.write_deadline = None;
             return Poll::Ready(written);
         }
-        let deadline = self.write_deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIMEOUT)));
+        let deadline = self.write_deadline.get_or_insert_with(|| Box::pin(sleep_ms(self.times.write_timeout_ms)));
         ready!(deadline.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not take the answer")))
     }
 
     /// Reads and forgets what still comes, until the client ends or the time is over.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let deadline = self.linger_deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        let deadline = self.linger_deadline.get_or_insert_with(|| Box::pin(sleep_ms(self.times.linger_ms)));
         let mut bytes = [0_u8; 8 * 1024];
         loop {
             if deadline.as_mut().poll(cx).is_ready() {
@@ -164,5 +163,81 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
             ready!(self.poll_linger(cx));
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+fn sleep_ms(ms: u64) -> Sleep {
+    tokio::time::sleep(Duration::from_millis(ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Longer than anything here may take.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn watched(linger_ms: u64) -> (Watched<DuplexStream>, Phases, DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(64);
+        let times = Times { header_timeout_ms: 60_000, idle_timeout_ms: 60_000, write_timeout_ms: 30, linger_ms };
+        let phases = Phases::default();
+        (Watched::new(ours, phases.clone(), times), phases, theirs)
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_taken_ends_the_connection() {
+        let (mut ours, _, _theirs) = watched(0);
+        let error = timeout(PATIENCE, ours.write_all(&[0; 65])).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+
+        // One that is taken slowly, but taken, does not.
+        let (mut ours, _, mut theirs) = watched(0);
+        let take = async {
+            let mut taken = [0; 16];
+            for _ in 0..20 {
+                theirs.read_exact(&mut taken).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let (written, ()) = timeout(PATIENCE, async { tokio::join!(ours.write_all(&[0; 320]), take) }).await.unwrap();
+        written.unwrap();
+    }
+
+    #[tokio::test]
+    async fn after_a_refusal_what_still_comes_is_read_for_a_while() {
+        let (mut ours, phases, mut theirs) = watched(60_000);
+        phases.linger();
+        let send = async {
+            theirs.write_all(&[0; 100_000]).await.unwrap();
+            drop(theirs);
+        };
+        let (ended, ()) = timeout(PATIENCE, async { tokio::join!(ours.shutdown(), send) }).await.unwrap();
+        ended.unwrap();
+
+        let (mut ours, phases, _theirs) = watched(30);
+        phases.linger();
+        timeout(PATIENCE, ours.shutdown()).await.expect("not for ever").unwrap();
+        let (mut ours, _, _theirs) = watched(60_000);
+        timeout(PATIENCE, ours.shutdown()).await.expect("not at all without a refusal").unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_made_up_refusal_is_replaced_however_slowly_it_is_taken() {
+        let (mut ours, _, mut theirs) = watched(0);
+        let made_up = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+        let take = async {
+            let mut taken = String::new();
+            theirs.read_to_string(&mut taken).await.unwrap();
+            taken
+        };
+        let write = async {
+            ours.write_all(made_up).await.unwrap();
+            drop(ours);
+        };
+        let ((), taken) = timeout(PATIENCE, async { tokio::join!(write, take) }).await.unwrap();
+        assert_eq!(Some(taken.into_bytes()), automatic::replacement(made_up));
     }
 }

@@ -3,7 +3,7 @@
 //! A 202 is sent when the broker has the events as safe as it promises, and says how safe that is.
 
 use axum::body::Body;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::http::header::{HeaderMap, HeaderValue, LOCATION};
 use axum::response::{IntoResponse, Response};
@@ -13,6 +13,7 @@ use crate::broker::{Append, Durability, EndedPage, Ending, Found};
 use crate::clock;
 use crate::event::{Draft, EventId, NewEvent, Record};
 
+use super::intake::InPath;
 use super::problem::{Kind, Problem};
 use super::view::EventView;
 use super::{Api, intake, json, query};
@@ -103,7 +104,7 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
 /// One event in whatever state.
 pub(super) async fn show(
     State(api): State<Api>,
-    Path(id): Path<String>,
+    InPath(id): InPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     query::none(query.as_deref())?;

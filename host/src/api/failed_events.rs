@@ -1,6 +1,6 @@
 //! `GET /failed-events`, `GET /failed-events/{id}` and `POST /failed-events/{id}/replay`.
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::http::header::{HeaderValue, LOCATION};
 use axum::response::Response;
@@ -10,6 +10,7 @@ use crate::broker::{EndedPage, Ending, Found, Replayed};
 use crate::event::{self, EventId};
 
 use super::events::{event_id, find, unknown};
+use super::intake::InPath;
 use super::problem::{Kind, Problem};
 use super::view::EventView;
 use super::{Api, json, query};
@@ -40,7 +41,7 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
 /// One failed event.
 pub(super) async fn show(
     State(api): State<Api>,
-    Path(id): Path<String>,
+    InPath(id): InPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     query::none(query.as_deref())?;
@@ -55,7 +56,7 @@ pub(super) async fn show(
 /// Puts a failed event back to work, in the lane of the plugin that handles its type now.
 pub(super) async fn replay(
     State(api): State<Api>,
-    Path(id): Path<String>,
+    InPath(id): InPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     query::none(query.as_deref())?;

@@ -1,4 +1,4 @@
-//! What a request carries besides its path: the body, its media type, the idempotency key.
+//! What a request carries: the body, its media type, the idempotency key, the variable part of its path.
 //!
 //! A body is read within a size and a time. What is left of one that is too large is read and thrown away up to a
 //! limit, since a client that is still sending does not see the answer if the connection is closed under it.
@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::{FromRequestParts, Path};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
+use axum::http::request::Parts;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
@@ -18,6 +20,20 @@ use super::problem::{Kind, Problem};
 const MAX_KEY_CHARS: usize = 256;
 /// How many times the largest body is read and thrown away, so that the sender of a larger one sees the refusal.
 const DISCARD_FACTOR: usize = 16;
+
+/// The one variable part of a path, decoded.
+pub(super) struct InPath(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for InPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(text)) => Ok(Self(text)),
+            Err(_) => Err(Problem::new(Kind::NotFound, "the path is not UTF-8, and nothing is called so")),
+        }
+    }
+}
 
 /// The body of a request.
 ///

@@ -1,10 +1,11 @@
 //! `GET /plugins` and `GET /plugins/{name}`: what is loaded, for which types, and why something is not.
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::json as object;
 
+use super::intake::InPath;
 use super::problem::{Kind, Problem};
 use super::{Api, json, query};
 
@@ -17,7 +18,7 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
 /// One plugin.
 pub(super) async fn show(
     State(api): State<Api>,
-    Path(name): Path<String>,
+    InPath(name): InPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     query::none(query.as_deref())?;

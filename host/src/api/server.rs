@@ -33,6 +33,10 @@ use super::options::ServerOptions;
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// The most bytes that are buffered for a connection.
 const MAX_BUFFER_BYTES: usize = 128 * 1024;
+/// How long an answer may lie without the client taking a byte of it.
+const WRITE_TIMEOUT_MS: u64 = 10_000;
+/// How long what a client still sends is read after it was refused.
+const LINGER_MS: u64 = 1_000;
 /// The pauses after an accept that failed for want of something, such as file descriptors.
 const ACCEPT_PAUSES_MS: std::ops::RangeInclusive<u64> = 10..=1_000;
 
@@ -99,7 +103,12 @@ async fn connection(stream: TcpStream, router: Router, options: Arc<ServerOption
         return;
     }
     let phases = Phases::default();
-    let times = Times { header_timeout_ms: options.header_timeout_ms, idle_timeout_ms: options.idle_timeout_ms };
+    let times = Times {
+        header_timeout_ms: options.header_timeout_ms,
+        idle_timeout_ms: options.idle_timeout_ms,
+        write_timeout_ms: WRITE_TIMEOUT_MS,
+        linger_ms: LINGER_MS,
+    };
     let stream = Watched::new(stream, phases.clone(), times);
     let service = service_fn(move |mut request| {
         let under = phases.begin(&mut request);

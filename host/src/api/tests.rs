@@ -220,7 +220,9 @@ async fn the_wrong_path_and_the_wrong_method_are_problems_too() {
     get(&api, "/").await.is_problem(404, "not-found");
     get(&api, "/events/1").await.is_problem(404, "not-found");
     get(&api, "/events/01890a5d-ac96-774b-bcce-b302099a8057").await.is_problem(404, "not-found");
-    get(&api, "/plugins/none").await.is_problem(404, "not-found");
+    for path in ["/plugins/none", "/events/%ff", "/failed-events/%ff", "/plugins/%ff", "/events/", "//events"] {
+        get(&api, path).await.is_problem(404, "not-found");
+    }
     for (path, allow) in [("/events", "POST,GET,HEAD"), ("/failed-events/x/replay", "POST"), ("/metrics", "GET,HEAD")] {
         let request = Request::delete(path).header("host", "a").body(Body::empty()).unwrap();
         let answer = send(&api, request).await;
