@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use crate::broker;
 use crate::config::Config;
 
 /// A fact that a person who starts the program needs, as one line.
@@ -15,12 +14,18 @@ impl fmt::Display for Fact {
     }
 }
 
-/// Why the program could not start, or had to end.
+/// Why the program could not start, or had to end. Each has an exit code of its own.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The broker cannot be worked with.
+    /// The broker cannot be reached.
     #[error("{0}")]
-    Broker(#[from] broker::Error),
+    Unreachable(String),
+    /// The broker, as it is set up, must not be served with; a person has to act.
+    #[error("{0}")]
+    Refused(String),
+    /// The plugins cannot be served.
+    #[error("{0}")]
+    Plugin(String),
     /// Anything else.
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),

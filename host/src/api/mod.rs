@@ -3,6 +3,106 @@
 //! Handlers translate and nothing else: what comes in is judged by `event`, kept by the broker, and every refusal is a
 //! problem document. Nothing here knows which broker it is, or what a plugin is made of.
 
+mod automatic;
+mod connection;
+mod events;
+mod failed_events;
+mod guard;
+mod health;
+mod intake;
+mod metrics;
 mod options;
+mod plugins;
+mod problem;
+mod query;
+mod server;
+mod view;
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod server_tests;
+#[cfg(test)]
+mod tests;
 
 pub use options::ServerOptions;
+pub use server::serve;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Broker, Lane};
+use crate::event::EventType;
+
+use problem::{Kind, Problem};
+
+/// What the API knows of plugins.
+pub trait Routes: Send + Sync + 'static {
+    /// The lane in which events of a type wait: that of the plugin that handles it now, else [`Lane::unrouted`].
+    fn lane(&self, event_type: &EventType) -> Lane;
+
+    /// What is to be told of each plugin, an object with a `name`, in the order of the names.
+    fn statuses(&self) -> Vec<serde_json::Value>;
+}
+
+/// What the handlers work with.
+#[derive(Clone)]
+pub struct Api {
+    /// The durable log.
+    pub broker: Arc<dyn Broker>,
+    /// The plugins.
+    pub routes: Arc<dyn Routes>,
+    /// What requests are limited by.
+    pub options: ServerOptions,
+    /// Cancelled when the host is told to stop: it is not ready from then on.
+    pub draining: CancellationToken,
+}
+
+/// The routes of the API. Every answer, the refusals of the router among them, is one of ours.
+pub fn router(api: Api) -> Router {
+    Router::new()
+        .route("/events", post(events::publish).get(events::list))
+        .route("/events/{id}", get(events::show))
+        .route("/failed-events", get(failed_events::list))
+        .route("/failed-events/{id}", get(failed_events::show))
+        .route("/failed-events/{id}/replay", post(failed_events::replay))
+        .route("/metrics", get(metrics::show))
+        .route("/plugins", get(plugins::list))
+        .route("/plugins/{name}", get(plugins::show))
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(axum::middleware::from_fn(guard::guard))
+        .with_state(api)
+}
+
+async fn no_such_path(uri: axum::http::Uri) -> Problem {
+    let detail = format!("there is nothing at {:?}; events are sent to POST /events", uri.path());
+    Problem::new(Kind::NotFound, detail)
+}
+
+async fn no_such_method(method: axum::http::Method, uri: axum::http::Uri) -> Problem {
+    Problem::new(Kind::MethodNotAllowed, format!("{:?} does not know {method}; Allow names what it does", uri.path()))
+}
+
+/// A value as a JSON answer.
+fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(body) => {
+            let content_type = HeaderValue::from_static("application/json");
+            (status, [(CONTENT_TYPE, content_type)], body).into_response()
+        }
+        Err(error) => {
+            tracing::error!("an answer cannot be written as JSON: {error}");
+            Problem::new(Kind::Internal, "the answer cannot be written as JSON").into_response()
+        }
+    }
+}

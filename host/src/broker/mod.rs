@@ -132,6 +132,9 @@ pub enum Error {
     /// The idempotency keys of these events, by their place in the batch, are known with other bodies.
     #[error("an idempotency key was used before with another body")]
     Conflict(Vec<usize>),
+    /// The cursor of a query is not one that this broker gave.
+    #[error("the cursor is not one that was given as nextCursor")]
+    BadCursor,
     /// The store holds something where our data should be, or does not let us in. A person has to act.
     #[error("{0}")]
     Misconfigured(String),

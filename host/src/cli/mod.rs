@@ -3,7 +3,10 @@
 //! What a person asked for goes to standard output, what went wrong to standard error in one line. The exit codes are
 //! part of the contract and stand in [`Exit`].
 
+mod client;
+mod send;
 mod serve;
+mod status;
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -26,6 +29,12 @@ enum Command {
     /// Start the server (what happens without a command, too)
     #[command(after_help = serve::EXAMPLES)]
     Serve(serve::Args),
+    /// Send one event to a server
+    #[command(after_help = send::EXAMPLES)]
+    Send(send::Args),
+    /// Show what a server does: totals, what waits, plugins, readiness
+    #[command(after_help = status::EXAMPLES)]
+    Status(status::Args),
 }
 
 const EXAMPLES: &str = "\
@@ -50,6 +59,8 @@ enum Exit {
     Usage = 2,
     /// The broker, or for commands that talk to a server, the server cannot be reached.
     Unreachable = 3,
+    /// A plugin is not valid.
+    Plugin = 4,
 }
 
 impl From<Exit> for ExitCode {
@@ -60,12 +71,16 @@ impl From<Exit> for ExitCode {
 
 /// Runs the command that the command line asks for.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let exit = match cli.command {
+    run(Cli::parse()).into()
+}
+
+fn run(cli: Cli) -> Exit {
+    match cli.command {
         None => serve::run(&cli.serve),
         Some(Command::Serve(args)) => serve::run(&args),
-    };
-    exit.into()
+        Some(Command::Send(args)) => send::run(&args),
+        Some(Command::Status(args)) => status::run(&args),
+    }
 }
 
 /// Writes a line of what was asked for. A reader that went away (`| head`) is no reason to fail.
@@ -81,21 +96,4 @@ fn complain(line: impl Display) {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_well_formed() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn without_a_command_the_flags_of_serve_are_understood() {
-        let cli = Cli::try_parse_from(["eventstream", "--listen", "127.0.0.1:0"]).unwrap();
-        assert!(cli.command.is_none());
-        assert_eq!(cli.serve.flags()[0].value, "127.0.0.1:0");
-        assert!(Cli::try_parse_from(["eventstream", "--listen", "x", "serve"]).is_err());
-    }
-}
+mod tests;

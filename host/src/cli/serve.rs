@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use eventstream::config::{self, Config, Flag, Sources};
-use eventstream::{app, broker, telemetry};
+use eventstream::{app, telemetry};
 
 use super::{Exit, complain, say};
 
@@ -31,7 +31,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     plugins: Option<String>,
     /// The configuration file [default: eventstream.toml, if there is one]
-    #[arg(long, value_name = "FILE", env = "EVENTSTREAM_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "EVENTSTREAM_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
     /// The readable part of this host's name among consumers [env: EVENTSTREAM_CONSUMER_NAME] [default: host name]
     #[arg(long, value_name = "NAME")]
@@ -89,7 +89,10 @@ pub(super) fn run(args: &Args) -> Exit {
     let config = match args.config() {
         Ok(config) => config,
         Err(error) => {
-            complain(error);
+            match error {
+                config::Error::Invalid(faults) => faults.iter().for_each(complain),
+                error => complain(error),
+            }
             return Exit::Usage;
         }
     };
@@ -116,10 +119,10 @@ pub(super) fn run(args: &Args) -> Exit {
 /// The exit code for why the server ended.
 fn exit(error: &app::Error) -> Exit {
     match error {
-        app::Error::Broker(broker::Error::Unavailable { .. }) => Exit::Unreachable,
-        // What the store is set to, or holds, is for a person to put right before the server can start.
-        app::Error::Broker(broker::Error::Misconfigured(_) | broker::Error::Unsafe(_)) => Exit::Usage,
-        app::Error::Broker(_) | app::Error::Failed(_) => Exit::Failed,
+        app::Error::Unreachable(_) => Exit::Unreachable,
+        app::Error::Refused(_) => Exit::Usage,
+        app::Error::Plugin(_) => Exit::Plugin,
+        app::Error::Failed(_) => Exit::Failed,
     }
 }
 

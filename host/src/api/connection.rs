@@ -1,0 +1,243 @@
+//! One connection's bytes, watched: how long a head takes, how long nothing happens, how long an answer is not taken,
+//! and whether a head is written in a way that others could read differently.
+//!
+//! The HTTP library has one timeout for a head that counts from the end of the last answer, so that a connection that is
+//! kept open and a head that trickles in could not be told apart; and it drops what is dubious about a head before a
+//! service sees it. Bodies are not watched here: `intake` reads them within a time.
+
+mod head;
+mod phase;
+
+pub(super) use phase::{Phases, Under};
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use super::automatic;
+use phase::Phase;
+
+/// The times of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// For a head, from its first byte on.
+    pub(super) header_timeout_ms: u64,
+    /// Without a request.
+    pub(super) idle_timeout_ms: u64,
+    /// For an answer of which the client does not take a byte.
+    pub(super) write_timeout_ms: u64,
+    /// For reading on after a refusal, so that a client that is still sending gets to see it.
+    pub(super) linger_ms: u64,
+}
+
+/// A stream that ends when it takes too long.
+pub(super) struct Watched<S> {
+    stream: S,
+    phases: Phases,
+    times: Times,
+    /// Until when the phase of this number may last.
+    read_deadline: Option<(u64, Pin<Box<Sleep>>)>,
+    write_deadline: Option<Pin<Box<Sleep>>>,
+    linger_deadline: Option<Pin<Box<Sleep>>>,
+    /// What is written in place of what the HTTP library wrote, and how much of it has been.
+    replacement: Option<(Vec<u8>, usize)>,
+}
+
+impl<S> Watched<S> {
+    /// Watches a stream. `phases` is shared with the service that answers the requests.
+    pub(super) fn new(stream: S, phases: Phases, times: Times) -> Self {
+        Self {
+            stream,
+            phases,
+            times,
+            read_deadline: None,
+            write_deadline: None,
+            linger_deadline: None,
+            replacement: None,
+        }
+    }
+
+    /// Ready when the time of this phase is over.
+    fn poll_phase_over(&mut self, cx: &mut Context<'_>) -> Poll<Phase> {
+        let (number, phase) = self.phases.current(cx.waker());
+        let time_ms = match phase {
+            Phase::Idle => self.times.idle_timeout_ms,
+            Phase::Head => self.times.header_timeout_ms,
+            Phase::Busy => {
+                self.read_deadline = None;
+                return Poll::Pending;
+            }
+        };
+        let deadline = match &mut self.read_deadline {
+            Some((of, deadline)) if *of == number => deadline,
+            other => {
+                let deadline = Box::pin(sleep_ms(time_ms));
+                &mut other.insert((number, deadline)).1
+            }
+        };
+        deadline.as_mut().poll(cx).map(|()| phase)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
+    fn poll_write_watched(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, bytes) {
+            self.write_deadline = None;
+            return Poll::Ready(written);
+        }
+        let deadline = self.write_deadline.get_or_insert_with(|| Box::pin(sleep_ms(self.times.write_timeout_ms)));
+        ready!(deadline.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not take the answer")))
+    }
+
+    /// Reads and forgets what still comes, until the client ends or the time is over.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = self.linger_deadline.get_or_insert_with(|| Box::pin(sleep_ms(self.times.linger_ms)));
+        let mut bytes = [0_u8; 8 * 1024];
+        loop {
+            if deadline.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, buffer) {
+            self.phases.received(&buffer.filled()[before..]);
+            return Poll::Ready(read);
+        }
+        match ready!(self.poll_phase_over(cx)) {
+            // To the reader this is the client closing a connection that nobody needs.
+            Phase::Idle | Phase::Busy => Poll::Ready(Ok(())),
+            Phase::Head => {
+                let answer = automatic::head_timeout(self.times.header_timeout_ms);
+                // A client so slow may take the answer or leave it.
+                let _ = Pin::new(&mut self.stream).poll_write(cx, &answer);
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the head of the request took too long")))
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.replacement.is_none()
+            && let Some(replacement) = automatic::replacement(bytes)
+        {
+            self.phases.linger();
+            self.replacement = Some((replacement, 0));
+        }
+        while let Some((replacement, written)) = self.replacement.take() {
+            if written == replacement.len() {
+                return Poll::Ready(Ok(bytes.len()));
+            }
+            let more = self.poll_write_watched(cx, &replacement[written..]);
+            let more_bytes = if let Poll::Ready(Ok(more)) = &more { *more } else { 0 };
+            self.replacement = Some((replacement, written + more_bytes));
+            if more_bytes == 0 {
+                return more;
+            }
+        }
+        self.poll_write_watched(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        if self.phases.lingers() {
+            ready!(self.poll_linger(cx));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn sleep_ms(ms: u64) -> Sleep {
+    tokio::time::sleep(Duration::from_millis(ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Longer than anything here may take.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn watched(linger_ms: u64) -> (Watched<DuplexStream>, Phases, DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(64);
+        let times = Times { header_timeout_ms: 60_000, idle_timeout_ms: 60_000, write_timeout_ms: 30, linger_ms };
+        let phases = Phases::default();
+        (Watched::new(ours, phases.clone(), times), phases, theirs)
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_taken_ends_the_connection() {
+        let (mut ours, _, _theirs) = watched(0);
+        let error = timeout(PATIENCE, ours.write_all(&[0; 65])).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+
+        // One that is taken slowly, but taken, does not.
+        let (mut ours, _, mut theirs) = watched(0);
+        let take = async {
+            let mut taken = [0; 16];
+            for _ in 0..20 {
+                theirs.read_exact(&mut taken).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let (written, ()) = timeout(PATIENCE, async { tokio::join!(ours.write_all(&[0; 320]), take) }).await.unwrap();
+        written.unwrap();
+    }
+
+    #[tokio::test]
+    async fn after_a_refusal_what_still_comes_is_read_for_a_while() {
+        let (mut ours, phases, mut theirs) = watched(60_000);
+        phases.linger();
+        let send = async {
+            theirs.write_all(&[0; 100_000]).await.unwrap();
+            drop(theirs);
+        };
+        let (ended, ()) = timeout(PATIENCE, async { tokio::join!(ours.shutdown(), send) }).await.unwrap();
+        ended.unwrap();
+
+        let (mut ours, phases, _theirs) = watched(30);
+        phases.linger();
+        timeout(PATIENCE, ours.shutdown()).await.expect("not for ever").unwrap();
+        let (mut ours, _, _theirs) = watched(60_000);
+        timeout(PATIENCE, ours.shutdown()).await.expect("not at all without a refusal").unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_made_up_refusal_is_replaced_however_slowly_it_is_taken() {
+        let (mut ours, _, mut theirs) = watched(0);
+        let made_up = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+        let take = async {
+            let mut taken = String::new();
+            theirs.read_to_string(&mut taken).await.unwrap();
+            taken
+        };
+        let write = async {
+            ours.write_all(made_up).await.unwrap();
+            drop(ours);
+        };
+        let ((), taken) = timeout(PATIENCE, async { tokio::join!(write, take) }).await.unwrap();
+        assert_eq!(Some(taken.into_bytes()), automatic::replacement(made_up));
+    }
+}

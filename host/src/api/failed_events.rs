@@ -1,0 +1,80 @@
+//! `GET /failed-events`, `GET /failed-events/{id}` and `POST /failed-events/{id}/replay`.
+
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
+use axum::http::header::{HeaderValue, LOCATION};
+use axum::response::Response;
+use serde::Serialize;
+
+use crate::broker::{EndedPage, Ending, Found, Replayed};
+use crate::event::{self, EventId};
+
+use super::events::{event_id, find, unknown};
+use super::intake::InPath;
+use super::problem::{Kind, Problem};
+use super::view::EventView;
+use super::{Api, json, query};
+
+/// A page of failed events.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Page<'a> {
+    failed_events: Vec<EventView<'a>>,
+    next_cursor: Option<&'a str>,
+}
+
+/// The answer to a replay.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ReplayAccepted {
+    message: &'static str,
+    event_id: EventId,
+}
+
+/// Failed events, newest first.
+pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    let EndedPage { records, next_cursor } = api.broker.ended(query::ended(query.as_deref(), Ending::Failed)?).await?;
+    let failed_events = records.iter().map(EventView::ended).collect();
+    Ok(json(StatusCode::OK, &Page { failed_events, next_cursor: next_cursor.as_deref() }))
+}
+
+/// One failed event.
+pub(super) async fn show(
+    State(api): State<Api>,
+    InPath(id): InPath,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    query::none(query.as_deref())?;
+    let Found { record, state, due } = find(&api, &id).await?;
+    if state != event::State::Failed {
+        let detail = format!("the event {id} is {state}, not failed; it is shown at /events/{id}");
+        return Err(Problem::new(Kind::NotFound, detail));
+    }
+    Ok(json(StatusCode::OK, &EventView::new(&record, state, due)))
+}
+
+/// Puts a failed event back to work, in the lane of the plugin that handles its type now.
+pub(super) async fn replay(
+    State(api): State<Api>,
+    InPath(id): InPath,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    query::none(query.as_deref())?;
+    let Found { record, .. } = find(&api, &id).await?;
+    let lane = api.routes.lane(&record.event.event_type);
+    let event_id = event_id(&id)?;
+    match api.broker.replay(event_id, &lane).await? {
+        Replayed::Done => {
+            let answer = ReplayAccepted { message: "Event queued again", event_id };
+            let mut response = json(StatusCode::ACCEPTED, &answer);
+            if let Ok(location) = HeaderValue::from_str(&format!("/events/{event_id}")) {
+                response.headers_mut().insert(LOCATION, location);
+            }
+            Ok(response)
+        }
+        Replayed::NotFailed(state) => {
+            Err(Problem::new(Kind::NotFailed, format!("the event {id} is {state}; only failed events are replayed")))
+        }
+        Replayed::Unknown => Err(unknown(&id)),
+    }
+}

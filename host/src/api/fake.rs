@@ -1,0 +1,208 @@
+//! A broker in memory, for tests of what surrounds a broker: it keeps what it is given and fails when told to.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+
+use super::{Api, Routes, ServerOptions};
+use crate::broker::{
+    Accepted, Append, Broker, Claim, Delivery, Durability, EndedPage, EndedQuery, Ending, Error, Found, Health, Lane,
+    Leases, Promoted, Replayed, Settle, Settled, Stats,
+};
+use crate::event::{EventId, EventType, Start, State};
+
+/// The broker.
+#[derive(Default)]
+pub(super) struct Fake {
+    pub(super) state: Mutex<Inner>,
+}
+
+#[derive(Default)]
+pub(super) struct Inner {
+    pub(super) events: BTreeMap<EventId, Found>,
+    pub(super) lanes: HashMap<EventId, Lane>,
+    known: HashMap<[u8; 32], (EventId, [u8; 32])>,
+    /// What every call is answered with.
+    pub(super) failure: Option<Error>,
+    /// Set to have every call panic.
+    pub(super) panics: bool,
+    pub(super) trouble: Option<String>,
+    pub(super) stats: Stats,
+    /// Calls that reached the broker.
+    pub(super) calls: usize,
+}
+
+impl Fake {
+    fn enter(&self) -> Result<std::sync::MutexGuard<'_, Inner>, Error> {
+        let mut inner = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        inner.calls += 1;
+        assert!(!inner.panics, "told to");
+        match inner.failure.clone() {
+            Some(error) => Err(error),
+            None => Ok(inner),
+        }
+    }
+
+    /// The only event.
+    pub(super) fn only(&self) -> Found {
+        let inner = self.state.lock().unwrap();
+        assert_eq!(inner.events.len(), 1);
+        inner.events.values().next().unwrap().clone()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.state.lock().unwrap().events.len()
+    }
+
+    /// Changes an event.
+    pub(super) fn change(&self, id: EventId, change: impl FnOnce(&mut Found)) {
+        change(self.state.lock().unwrap().events.get_mut(&id).unwrap());
+    }
+}
+
+#[async_trait]
+impl Broker for Fake {
+    fn name(&self) -> &'static str {
+        "Fake"
+    }
+
+    fn consumer(&self) -> &str {
+        "fake-1"
+    }
+
+    fn health(&self) -> Health {
+        Health { durability: Durability::Fsync, trouble: self.state.lock().unwrap().trouble.clone() }
+    }
+
+    async fn append(&self, events: Vec<Append>) -> Result<Vec<Accepted>, Error> {
+        let mut inner = self.enter()?;
+        let conflicts = |(index, append): (usize, &Append)| {
+            let new = append.idempotency.as_ref()?;
+            inner.known.get(&new.key).filter(|(_, known)| *known != new.fingerprint).map(|_| index)
+        };
+        let conflicts: Vec<usize> = events.iter().enumerate().filter_map(conflicts).collect();
+        if !conflicts.is_empty() {
+            return Err(Error::Conflict(conflicts));
+        }
+        let mut accepted = Vec::new();
+        for append in events {
+            let id = append.record.event.id;
+            if let Some(new) = &append.idempotency {
+                if let Some((id, _)) = inner.known.get(&new.key) {
+                    accepted.push(Accepted { id: *id, duplicate: true });
+                    continue;
+                }
+                inner.known.insert(new.key, (id, new.fingerprint));
+            }
+            let (state, due) = match append.start {
+                Start::Now => (State::Queued, None),
+                Start::InMs(ms) => (State::Scheduled, Some(append.record.event.accepted.plus_ms(ms))),
+                Start::At(at) => (State::Scheduled, Some(at)),
+            };
+            inner.events.insert(id, Found { record: append.record, state, due });
+            inner.lanes.insert(id, append.lane);
+            accepted.push(Accepted { id, duplicate: false });
+        }
+        Ok(accepted)
+    }
+
+    async fn event(&self, id: EventId) -> Result<Option<Found>, Error> {
+        Ok(self.enter()?.events.get(&id).cloned())
+    }
+
+    async fn ended(&self, query: EndedQuery) -> Result<EndedPage, Error> {
+        let inner = self.enter()?;
+        let state = if query.ending == Ending::Failed { State::Failed } else { State::Processed };
+        let skip: usize = match query.cursor {
+            Some(cursor) => cursor.parse().map_err(|_| Error::BadCursor)?,
+            None => 0,
+        };
+        let fits = |found: &&Found| {
+            found.state == state && query.event_type.as_ref().is_none_or(|it| *it == found.record.event.event_type)
+        };
+        let all: Vec<_> = inner.events.values().rev().filter(fits).map(|found| found.record.clone()).collect();
+        let next = skip + query.limit;
+        let next_cursor = (next < all.len()).then(|| next.to_string());
+        Ok(EndedPage { records: all.into_iter().skip(skip).take(query.limit).collect(), next_cursor })
+    }
+
+    async fn replay(&self, id: EventId, lane: &Lane) -> Result<Replayed, Error> {
+        let mut inner = self.enter()?;
+        let Some(found) = inner.events.get_mut(&id) else { return Ok(Replayed::Unknown) };
+        if found.state != State::Failed {
+            return Ok(Replayed::NotFailed(found.state));
+        }
+        *found = Found { record: found.record.clone().replayed(), state: State::Queued, due: None };
+        inner.lanes.insert(id, lane.clone());
+        Ok(Replayed::Done)
+    }
+
+    async fn stats(&self) -> Result<Stats, Error> {
+        Ok(self.enter()?.stats.clone())
+    }
+
+    async fn claim(&self, _: Claim) -> Result<Vec<Delivery>, Error> {
+        Err(Error::refused("the API claims nothing"))
+    }
+
+    async fn wait(&self, _: &[Lane]) -> Result<(), Error> {
+        Err(Error::refused("the API waits for nothing"))
+    }
+
+    async fn settle(&self, _: Vec<Settle>) -> Result<Vec<Settled>, Error> {
+        Err(Error::refused("the API settles nothing"))
+    }
+
+    fn leases(&self) -> Arc<dyn Leases> {
+        panic!("the API holds no leases")
+    }
+
+    async fn recover(&self, _: usize) -> Result<Vec<Delivery>, Error> {
+        Err(Error::refused("the API recovers nothing"))
+    }
+
+    async fn promote(&self) -> Result<Promoted, Error> {
+        Err(Error::refused("the API promotes nothing"))
+    }
+
+    async fn maintain(&self) -> Result<(), Error> {
+        Err(Error::refused("the API maintains nothing"))
+    }
+
+    fn lanes(&self) -> Vec<Lane> {
+        Vec::new()
+    }
+
+    async fn close(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// One plugin, `signup`, for one type, `USER_SIGNUP`.
+struct OnePlugin;
+
+impl Routes for OnePlugin {
+    fn lane(&self, event_type: &EventType) -> Lane {
+        match event_type.as_str() {
+            "USER_SIGNUP" => "signup".parse().unwrap(),
+            _ => Lane::unrouted(),
+        }
+    }
+
+    fn statuses(&self) -> Vec<serde_json::Value> {
+        vec![serde_json::json!({ "name": "signup", "state": "active", "types": ["USER_SIGNUP"] })]
+    }
+}
+
+/// An API over a broker in memory.
+pub(super) fn api(options: ServerOptions) -> (Api, Arc<Fake>) {
+    let broker = Arc::new(Fake::default());
+    let api = Api {
+        broker: Arc::clone(&broker) as Arc<dyn Broker>,
+        routes: Arc::new(OnePlugin),
+        options,
+        draining: Default::default(),
+    };
+    (api, broker)
+}

@@ -1,0 +1,111 @@
+//! What surrounds every handler: requests that no handler should see are refused, a panic becomes an answer, and every
+//! answer carries the headers that all of them carry.
+//!
+//! The server's limits on what it reads at all are in `connection`; these here are the ones that can be answered with a
+//! document.
+
+use std::panic::AssertUnwindSafe;
+
+use axum::extract::Request;
+use axum::http::header::{CACHE_CONTROL, CONNECTION, HOST, HeaderMap, HeaderName, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderValue, Method, StatusCode, Version};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+
+use super::problem::{Kind, Problem};
+
+/// The most headers of a request.
+const MAX_HEADERS: usize = 64;
+/// The most bytes of all headers of a request.
+const MAX_HEADERS_BYTES: usize = 32 * 1024;
+/// The longest address.
+const MAX_URI_BYTES: usize = 8 * 1024;
+
+/// Put by the connection beside a request whose head is readable but must not be trusted; says why.
+#[derive(Clone, Debug)]
+pub(super) struct Distrusted(pub(super) String);
+
+/// The layer around all routes.
+pub(super) async fn guard(request: Request, next: Next) -> Response {
+    let mut response = match refusal(&request) {
+        Some(problem) => {
+            let mut response = problem.into_response();
+            // What follows on this connection may not be what it seems to be.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            response
+        }
+        None => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+            Ok(response) => response,
+            Err(_) => Problem::new(Kind::Internal, "a part of the server failed; its log says more").into_response(),
+        },
+    };
+    if matches!(response.status(), StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
+        // The rest of the body was not read, and is not to be taken for the next request.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+fn refusal(request: &Request) -> Option<Problem> {
+    let bad = |detail: &str| Some(Problem::new(Kind::BadRequest, detail));
+    let headers = request.headers();
+    if let Some(Distrusted(why)) = request.extensions().get() {
+        return bad(why);
+    }
+    let uri_bytes = request.uri().path_and_query().map_or(0, |it| it.as_str().len());
+    let headers_bytes = headers_bytes(headers);
+    if uri_bytes > MAX_URI_BYTES {
+        let detail = format!("{uri_bytes} bytes; an address has at most {MAX_URI_BYTES}");
+        return Some(Problem::new(Kind::UriTooLong, detail));
+    }
+    if headers.len() > MAX_HEADERS || headers_bytes > MAX_HEADERS_BYTES {
+        let detail = format!(
+            "{} headers of {headers_bytes} bytes; a request has at most {MAX_HEADERS} of {MAX_HEADERS_BYTES}",
+            headers.len()
+        );
+        return Some(Problem::new(Kind::HeadersTooLarge, detail));
+    }
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next(), request.version()) {
+        (_, Some(_), _) => return bad("more than one Host"),
+        (None, None, Version::HTTP_11) => return bad("no Host"),
+        (Some(host), None, _) if !is_host(host) => return bad("the Host is not a host"),
+        (host, None, _) => {
+            let host = host.map(HeaderValue::as_bytes);
+            let named = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+            if named.is_some() && named != host {
+                return bad("the address names another host than Host does; this is not a proxy");
+            }
+        }
+    }
+    if is_foreign(request.method(), headers) {
+        return Some(Problem::new(Kind::CrossSite, "a page of another site sent this request"));
+    }
+    None
+}
+
+/// As the limits are meant: names, values and four bytes between and behind them.
+fn headers_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}
+
+fn is_host(host: &HeaderValue) -> bool {
+    let text = host.to_str().unwrap_or_default();
+    text.parse::<axum::http::uri::Authority>().is_ok_and(|authority| !authority.as_str().contains('@'))
+}
+
+/// Whether a browser sent a request that changes something on behalf of another site. Browsers say so; programs say
+/// nothing and are let through.
+fn is_foreign(method: &Method, headers: &HeaderMap) -> bool {
+    if method.is_safe() {
+        return false;
+    }
+    let site = headers.get(HeaderName::from_static("sec-fetch-site")).map(HeaderValue::as_bytes);
+    match site {
+        Some(site) => site != b"same-origin" && site != b"none",
+        None => false,
+    }
+}

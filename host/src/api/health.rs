@@ -1,0 +1,46 @@
+//! `/livez` and `/readyz`: whether the process should be left alone, and whether it should be sent work.
+//!
+//! Liveness depends on nothing: a store that is away is no reason to restart this process. Neither asks the store; the
+//! broker keeps its health up to date in the background.
+
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json as object};
+
+use super::problem::{Kind, Problem};
+use super::{Api, json, query};
+
+/// The process answers.
+pub(super) async fn live(RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    query::switch(query.as_deref(), "verbose")?;
+    Ok(json(StatusCode::OK, &object!({ "status": "live" })))
+}
+
+/// Events are accepted and handled. With `?verbose`, says what was looked at; a refusal says so in any case.
+pub(super) async fn ready(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    let verbose = query::switch(query.as_deref(), "verbose")?;
+    let health = api.broker.health();
+    let stopping = api.draining.is_cancelled().then(|| "the server is stopping".to_owned());
+    let reasons: Vec<String> = stopping.iter().chain(&health.trouble).cloned().collect();
+    let checks = object!([
+        check("server", stopping.as_deref(), object!({ "consumer": api.broker.consumer() })),
+        check(
+            "broker",
+            health.trouble.as_deref(),
+            object!({ "kind": api.broker.name(), "durability": health.durability }),
+        ),
+    ]);
+    if !reasons.is_empty() {
+        return Ok(Problem::new(Kind::NotReady, reasons.join("; ")).with_checks(checks).into_response());
+    }
+    let mut answer = object!({ "status": "ready" });
+    if verbose {
+        answer["checks"] = checks;
+    }
+    Ok(json(StatusCode::OK, &answer))
+}
+
+fn check(name: &str, trouble: Option<&str>, facts: Value) -> Value {
+    object!({ "name": name, "ready": trouble.is_none(), "trouble": trouble, "facts": facts })
+}

@@ -1,0 +1,196 @@
+//! What a request carries: the body, its media type, the idempotency key, the variable part of its path.
+//!
+//! A body is read within a size and a time. What is left of one that is too large is read and thrown away up to a
+//! limit, since a client that is still sending does not see the answer if the connection is closed under it.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequestParts, Path};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
+use axum::http::request::Parts;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
+
+use super::options::ServerOptions;
+use super::problem::{Kind, Problem};
+
+/// The longest idempotency key, in characters.
+const MAX_KEY_CHARS: usize = 256;
+/// How many times the largest body is read and thrown away, so that the sender of a larger one sees the refusal.
+const DISCARD_FACTOR: usize = 16;
+
+/// The one variable part of a path, decoded.
+pub(super) struct InPath(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for InPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(text)) => Ok(Self(text)),
+            Err(_) => Err(Problem::new(Kind::NotFound, "the path is not UTF-8, and nothing is called so")),
+        }
+    }
+}
+
+/// The body of a request.
+///
+/// # Errors
+/// [`Kind::TooLarge`], [`Kind::RequestTimeout`], or [`Kind::MalformedBody`] for one that ends early or breaks the rules
+/// of chunked bodies.
+pub(super) async fn body(mut body: Body, options: &ServerOptions) -> Result<Bytes, Problem> {
+    let read = tokio::time::timeout(Duration::from_millis(options.body_timeout_ms), collect(&mut body, options));
+    read.await.unwrap_or_else(|_| {
+        let detail = format!("the body did not arrive within {} ms", options.body_timeout_ms);
+        Err(Problem::new(Kind::RequestTimeout, detail))
+    })
+}
+
+async fn collect(body: &mut Body, options: &ServerOptions) -> Result<Bytes, Problem> {
+    let max_bytes = options.max_body_bytes;
+    let announced_bytes = body.size_hint().lower();
+    let mut read = BytesMut::new();
+    let mut too_large = announced_bytes > max_bytes as u64;
+    let mut left_to_discard = max_bytes.saturating_mul(DISCARD_FACTOR);
+    while !(too_large && (left_to_discard == 0 || announced_bytes > left_to_discard as u64)) {
+        let Some(frame) = body.frame().await else { break };
+        let frame = frame.map_err(|error| {
+            tracing::debug!("the body of a request cannot be read: {error}");
+            Problem::new(Kind::MalformedBody, "the body ends early, or is not chunked as it says")
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if too_large || read.len() + data.len() > max_bytes {
+            too_large = true;
+            read = BytesMut::new();
+            left_to_discard = left_to_discard.saturating_sub(data.len());
+        } else {
+            read.extend_from_slice(&data);
+        }
+    }
+    if too_large {
+        return Err(Problem::new(Kind::TooLarge, format!("a body has at most {max_bytes} bytes")));
+    }
+    Ok(read.freeze())
+}
+
+/// Whether the body is JSON that is neither compressed nor in another character set.
+///
+/// # Errors
+/// [`Kind::UnsupportedMediaType`], naming what is accepted.
+pub(super) fn json_is_meant(headers: &HeaderMap) -> Result<(), Problem> {
+    let refused = |detail: String| Err(Problem::new(Kind::UnsupportedMediaType, detail));
+    let accepted = "events are sent as application/json";
+    if let Some(encoding) = headers.get(CONTENT_ENCODING)
+        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+    {
+        return refused(format!("a body with Content-Encoding is not accepted; {accepted}, not compressed"));
+    }
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let (content_type, None) = (types.next(), types.next()) else {
+        return refused(format!("more than one Content-Type; {accepted}"));
+    };
+    let Some(content_type) = content_type else { return refused(format!("no Content-Type; {accepted}")) };
+    let text = content_type.to_str().unwrap_or_default();
+    let (media_type, parameters) = text.split_once(';').unwrap_or((text, ""));
+    if !media_type.trim().eq_ignore_ascii_case("application/json") {
+        return refused(format!("{text:?} is not accepted; {accepted}"));
+    }
+    for parameter in parameters.split(';') {
+        if let Some((name, value)) = parameter.split_once('=')
+            && name.trim().eq_ignore_ascii_case("charset")
+            && !value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
+        {
+            return refused(format!("{text:?} is not accepted; {accepted} in UTF-8"));
+        }
+    }
+    Ok(())
+}
+
+/// The `Idempotency-Key`, if there is one: a structured-field string, or the same without its quotes.
+///
+/// # Errors
+/// [`Kind::BadIdempotencyKey`] unless it is 1 to 256 visible characters of ASCII.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut keys = headers.get_all(HeaderName::from_static("idempotency-key")).iter();
+    let (Some(key), second) = (keys.next(), keys.next()) else { return Ok(None) };
+    let text = key.to_str().ok().filter(|_| second.is_none()).map(str::trim);
+    let key = text.and_then(|text| match text.strip_prefix('"') {
+        Some(quoted) => unquote(quoted),
+        None => Some(text.to_owned()),
+    });
+    let fits =
+        |key: &String| (1..=MAX_KEY_CHARS).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+    match key.filter(fits) {
+        Some(key) => Ok(Some(key)),
+        None => {
+            let detail = format!("an Idempotency-Key is 1 to {MAX_KEY_CHARS} visible ASCII characters, such as a UUID");
+            Err(Problem::new(Kind::BadIdempotencyKey, detail))
+        }
+    }
+}
+
+/// The inside of a structured-field string (RFC 8941), from behind its opening quote.
+fn unquote(quoted: &str) -> Option<String> {
+    let mut text = String::new();
+    let mut chars = quoted.chars();
+    loop {
+        match chars.next()? {
+            '"' => break,
+            '\\' => text.push(chars.next().filter(|c| matches!(c, '"' | '\\'))?),
+            c => text.push(c),
+        }
+    }
+    // Parameters may follow and mean nothing here.
+    let rest = chars.as_str();
+    (rest.is_empty() || rest.starts_with(';')).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(values: &[&str]) -> Result<Option<String>, ()> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append("idempotency-key", value.parse().unwrap());
+        }
+        idempotency_key(&headers).map_err(drop)
+    }
+
+    #[test]
+    fn a_key_is_read_with_and_without_quotes() {
+        assert_eq!(key(&[]), Ok(None));
+        for (written, read) in [("abc", "abc"), ("\"abc\"", "abc"), ("\"a\\\"b\\\\\"", "a\"b\\"), ("\"a\";p=1", "a")] {
+            assert_eq!(key(&[written]), Ok(Some(read.to_owned())), "{written}");
+        }
+        assert_eq!(key(&[&"x".repeat(256)]), Ok(Some("x".repeat(256))));
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused() {
+        for bad in ["", " ", "a b", "\"", "\"\"", "\"abc", "\"a\"b", "\"a\\b\"", &"x".repeat(257)] {
+            assert_eq!(key(&[bad]), Err(()), "{bad:?}");
+        }
+        assert_eq!(key(&["a", "a"]), Err(()));
+    }
+
+    #[test]
+    fn only_plain_json_is_meant_by_json() {
+        let meant = |headers: &[(&'static str, &str)]| {
+            let headers = headers.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+            json_is_meant(&HeaderMap::from_iter(headers)).is_ok()
+        };
+        for good in ["application/json", "Application/JSON", "application/json; charset=UTF-8", "application/json;a=b"]
+        {
+            assert!(meant(&[("content-type", good)]), "{good}");
+        }
+        for bad in ["text/plain", "application/jsonx", "application/json; charset=latin1", "", "application/xml"] {
+            assert!(!meant(&[("content-type", bad)]), "{bad}");
+        }
+        assert!(!meant(&[]));
+        assert!(!meant(&[("content-type", "application/json"), ("content-encoding", "gzip")]));
+        assert!(meant(&[("content-type", "application/json"), ("content-encoding", "identity")]));
+    }
+}

@@ -1,0 +1,299 @@
+//! Refusals, as problem documents (RFC 9457).
+//!
+//! The `type` of a problem is a promise: programs may tell refusals apart by it. Titles and details are for people and
+//! may change. A 500 is only for what a person who runs the server has to look into.
+
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::broker;
+use crate::event::{Fault, Rejected};
+
+/// After how many seconds a sender may try again when a queue is full or a store is away.
+const RETRY_AFTER_S: u64 = 1;
+/// The same when a person has to act first.
+const RETRY_AFTER_PERSON_S: u64 = 30;
+
+/// The kinds of refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    BadRequest,
+    BadQuery,
+    BadIdempotencyKey,
+    MalformedBody,
+    CrossSite,
+    NotFound,
+    MethodNotAllowed,
+    RequestTimeout,
+    NotFailed,
+    TooLarge,
+    UriTooLong,
+    UnsupportedMediaType,
+    InvalidEvent,
+    IdempotencyKeyReused,
+    QueueFull,
+    HeadersTooLarge,
+    Internal,
+    StoreMisconfigured,
+    StoreFull,
+    StoreUnavailable,
+    StoreUnsafe,
+    NotReady,
+}
+
+impl Kind {
+    #[cfg(test)]
+    pub(super) const ALL: [Self; 22] = [
+        Self::BadRequest,
+        Self::BadQuery,
+        Self::BadIdempotencyKey,
+        Self::MalformedBody,
+        Self::CrossSite,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::NotFailed,
+        Self::TooLarge,
+        Self::UriTooLong,
+        Self::UnsupportedMediaType,
+        Self::InvalidEvent,
+        Self::IdempotencyKeyReused,
+        Self::QueueFull,
+        Self::HeadersTooLarge,
+        Self::Internal,
+        Self::StoreMisconfigured,
+        Self::StoreFull,
+        Self::StoreUnavailable,
+        Self::StoreUnsafe,
+        Self::NotReady,
+    ];
+
+    /// Status, `type` and title.
+    fn parts(self) -> (StatusCode, &'static str, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::BadRequest => (S::BAD_REQUEST, "/problems/bad-request", "The request is not well-formed"),
+            Self::BadQuery => (S::BAD_REQUEST, "/problems/bad-query", "The query is not understood"),
+            Self::BadIdempotencyKey => {
+                (S::BAD_REQUEST, "/problems/bad-idempotency-key", "The Idempotency-Key is not well-formed")
+            }
+            Self::MalformedBody => (S::BAD_REQUEST, "/problems/malformed-body", "The body cannot be read"),
+            Self::CrossSite => (S::FORBIDDEN, "/problems/cross-site", "Other sites may not change anything here"),
+            Self::NotFound => (S::NOT_FOUND, "/problems/not-found", "There is no such thing"),
+            Self::MethodNotAllowed => {
+                (S::METHOD_NOT_ALLOWED, "/problems/method-not-allowed", "This cannot be done here")
+            }
+            Self::RequestTimeout => (S::REQUEST_TIMEOUT, "/problems/request-timeout", "The request took too long"),
+            Self::NotFailed => (S::CONFLICT, "/problems/not-failed", "The event has not failed"),
+            Self::TooLarge => (S::PAYLOAD_TOO_LARGE, "/problems/too-large", "The body is too large"),
+            Self::UriTooLong => (S::URI_TOO_LONG, "/problems/uri-too-long", "The address is too long"),
+            Self::UnsupportedMediaType => {
+                (S::UNSUPPORTED_MEDIA_TYPE, "/problems/unsupported-media-type", "The media type is not accepted")
+            }
+            Self::InvalidEvent => (S::UNPROCESSABLE_ENTITY, "/problems/invalid-event", "The event is not valid"),
+            Self::IdempotencyKeyReused => (
+                S::UNPROCESSABLE_ENTITY,
+                "/problems/idempotency-key-reused",
+                "The idempotency key was used before with another body",
+            ),
+            Self::QueueFull => (S::TOO_MANY_REQUESTS, "/problems/queue-full", "Too many events wait"),
+            Self::HeadersTooLarge => (
+                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "/problems/headers-too-large",
+                "The headers of the request are too large",
+            ),
+            Self::Internal => (S::INTERNAL_SERVER_ERROR, "/problems/internal", "The server has made a mistake"),
+            Self::StoreMisconfigured => {
+                (S::INTERNAL_SERVER_ERROR, "/problems/store-misconfigured", "The store is not set up")
+            }
+            Self::StoreFull => (S::SERVICE_UNAVAILABLE, "/problems/store-full", "The store has no room left"),
+            Self::StoreUnavailable => {
+                (S::SERVICE_UNAVAILABLE, "/problems/store-unavailable", "The store cannot be reached")
+            }
+            Self::StoreUnsafe => {
+                (S::SERVICE_UNAVAILABLE, "/problems/store-unsafe", "The store would not keep what it is given")
+            }
+            Self::NotReady => (S::SERVICE_UNAVAILABLE, "/problems/not-ready", "The server is not ready"),
+        }
+    }
+}
+
+/// A refusal.
+#[derive(Clone, Debug)]
+pub(super) struct Problem {
+    kind: Kind,
+    detail: String,
+    errors: Vec<Fault>,
+    retry_after_s: Option<u64>,
+    outcome: Option<&'static str>,
+    checks: Option<serde_json::Value>,
+}
+
+/// The document. The members of the standard come first.
+#[derive(Serialize)]
+struct Document<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
+    errors: &'a [Fault],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checks: Option<&'a serde_json::Value>,
+}
+
+impl Problem {
+    pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), errors: Vec::new(), retry_after_s: None, outcome: None, checks: None }
+    }
+
+    /// With what is wrong and where.
+    pub(super) fn with_errors(self, errors: Vec<Fault>) -> Self {
+        Self { errors, ..self }
+    }
+
+    /// With what was looked at to find the server not ready.
+    pub(super) fn with_checks(self, checks: serde_json::Value) -> Self {
+        Self { checks: Some(checks), ..self }
+    }
+
+    fn retry_after(self, seconds: u64) -> Self {
+        Self { retry_after_s: Some(seconds), ..self }
+    }
+
+    /// The refusal of an append. `pointers` tells whether the body was an array, so that places can be named.
+    pub(super) fn from_append(error: broker::Error, is_batch: bool) -> Self {
+        let broker::Error::Conflict(indices) = &error else { return Self::from(error) };
+        let fault = |index: &usize| {
+            let pointer = if is_batch { format!("/{index}") } else { String::new() };
+            Fault::new(pointer, "an event with this key was accepted before, and it was another one")
+        };
+        let errors = indices.iter().map(fault).collect();
+        let detail = "nothing was accepted; use a new key for a new event";
+        Self::new(Kind::IdempotencyKeyReused, detail).with_errors(errors)
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.kind.parts().0
+    }
+
+    /// The body of the answer.
+    pub(super) fn body(&self) -> String {
+        let (status, r#type, title) = self.kind.parts();
+        let document = Document {
+            r#type,
+            title,
+            status: status.as_u16(),
+            detail: &self.detail,
+            errors: &self.errors,
+            outcome: self.outcome,
+            checks: self.checks.as_ref(),
+        };
+        serde_json::to_string(&document).unwrap_or_default()
+    }
+}
+
+impl From<Rejected> for Problem {
+    fn from(rejected: Rejected) -> Self {
+        let detail = format!("{rejected}; nothing of it was accepted");
+        match rejected {
+            Rejected::Malformed(faults) => Self::new(Kind::MalformedBody, detail).with_errors(faults),
+            Rejected::Invalid(faults) => Self::new(Kind::InvalidEvent, detail).with_errors(faults),
+            Rejected::TooLarge(faults) => Self::new(Kind::TooLarge, detail).with_errors(faults),
+        }
+    }
+}
+
+impl From<broker::Error> for Problem {
+    fn from(error: broker::Error) -> Self {
+        match error {
+            broker::Error::Unavailable { reason, outcome_known: true } => {
+                Self::new(Kind::StoreUnavailable, reason).retry_after(RETRY_AFTER_S)
+            }
+            broker::Error::Unavailable { reason, outcome_known: false } => {
+                let detail = format!(
+                    "{reason}; it is not known whether this took effect, so repeat it, events with the same Idempotency-Key"
+                );
+                Self {
+                    outcome: Some("unknown"),
+                    ..Self::new(Kind::StoreUnavailable, detail).retry_after(RETRY_AFTER_S)
+                }
+            }
+            broker::Error::Full { .. } => Self::new(Kind::QueueFull, error.to_string()).retry_after(RETRY_AFTER_S),
+            broker::Error::NoRoom(_) => Self::new(Kind::StoreFull, error.to_string()).retry_after(RETRY_AFTER_PERSON_S),
+            broker::Error::Unsafe(reason) => Self::new(Kind::StoreUnsafe, reason).retry_after(RETRY_AFTER_PERSON_S),
+            broker::Error::Conflict(_) => Self::from_append(error, true),
+            broker::Error::BadCursor => Self::new(Kind::BadQuery, error.to_string()),
+            broker::Error::Misconfigured(reason) => {
+                tracing::error!("a request found the store misconfigured: {reason}");
+                Self::new(Kind::StoreMisconfigured, reason)
+            }
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.kind == Kind::NotReady {
+            headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+        }
+        (self.status(), headers, self.body()).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_type_of_its_own_and_is_a_refusal() {
+        let types: HashSet<_> = Kind::ALL.iter().map(|kind| kind.parts().1).collect();
+        assert_eq!(types.len(), Kind::ALL.len());
+        for kind in Kind::ALL {
+            let (status, name, title) = kind.parts();
+            assert!(status.is_client_error() || status.is_server_error(), "{kind:?}");
+            assert!(name.starts_with("/problems/") && !title.is_empty(), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn errors_of_the_broker_have_their_status() {
+        for (error, status, retry_after) in [
+            (broker::Error::refused("away"), 503, Some("1")),
+            (broker::Error::unknown("cut"), 503, Some("1")),
+            (broker::Error::Full { waiting: 2, limit: 2 }, 429, Some("1")),
+            (broker::Error::NoRoom("OOM".into()), 503, Some("30")),
+            (broker::Error::Unsafe("evicts".into()), 503, Some("30")),
+            (broker::Error::Conflict(vec![0]), 422, None),
+            (broker::Error::BadCursor, 400, None),
+            (broker::Error::Misconfigured("WRONGTYPE".into()), 500, None),
+        ] {
+            let response = Problem::from(error.clone()).into_response();
+            assert_eq!(response.status(), status, "{error:?}");
+            let header = response.headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap());
+            assert_eq!(header, retry_after, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_said() {
+        let document: serde_json::Value =
+            serde_json::from_str(&Problem::from(broker::Error::unknown("cut")).body()).unwrap();
+        assert_eq!(document["outcome"], "unknown");
+        assert!(document["detail"].as_str().unwrap().contains("same Idempotency-Key"));
+        let document: serde_json::Value =
+            serde_json::from_str(&Problem::from(broker::Error::refused("cut")).body()).unwrap();
+        assert_eq!(document.get("outcome"), None);
+    }
+}

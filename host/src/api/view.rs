@@ -1,0 +1,206 @@
+//! An event as it is shown: one shape for every state, alone and in lists.
+//!
+//! A payload and a result are never parsed into values: JSON is spliced in byte for byte, text that is not JSON becomes
+//! a string, and bytes become base64.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+
+use crate::event::{AttemptRecord, Class, Data, EventId, Record, State, Timestamp};
+
+/// Extensions that are shown as members of their own.
+const KEY: &str = "partitionkey";
+
+/// An event with its story.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct EventView<'a> {
+    id: EventId,
+    r#type: &'a str,
+    state: State,
+    source: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<&'a str>,
+    accepted_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    due_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<Class>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schema: Option<&'a str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    extensions: BTreeMap<&'a str, &'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<Shown<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<EventId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<Shown<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result_base64: Option<String>,
+    children: &'a [EventId],
+    attempt_count: u32,
+    replays: u32,
+    attempts: &'a [AttemptRecord],
+}
+
+/// Text, as JSON if it is that.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Shown<'a> {
+    Json(&'a RawValue),
+    Text(&'a str),
+}
+
+impl<'a> EventView<'a> {
+    /// The view of an event that stands so.
+    pub(super) fn new(record: &'a Record, state: State, due: Option<Timestamp>) -> Self {
+        let (event, end) = (&record.event, record.end.as_ref());
+        let failure = end.and_then(|end| end.failure.as_ref());
+        let result = end.and_then(|end| end.result.as_ref());
+        let (payload, payload_base64) = show(event.data.as_ref(), event.data_content_type.as_deref());
+        let (result, result_base64) = show(result, None);
+        let extensions = event.extensions.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        Self {
+            id: event.id,
+            r#type: event.event_type.as_str(),
+            state,
+            source: &event.source,
+            subject: event.subject.as_deref(),
+            key: event.extensions.get(KEY).map(String::as_str),
+            time: event.time.as_deref(),
+            accepted_at: event.accepted,
+            due_at: due,
+            ended_at: end.map(|end| end.at),
+            failed_at: failure.and(end).map(|end| end.at),
+            class: failure.map(|(class, _)| *class),
+            reason: failure.map(|(_, reason)| reason.as_str()),
+            content_type: event.data_content_type.as_deref(),
+            schema: event.data_schema.as_deref(),
+            extensions: extensions.filter(|(name, _)| *name != KEY).collect(),
+            payload,
+            payload_base64,
+            cause: event.cause,
+            result,
+            result_base64,
+            children: end.map_or(&[], |end| &end.children),
+            attempt_count: record.attempts_made,
+            replays: record.replays,
+            attempts: &record.attempts,
+        }
+    }
+
+    /// The view of an event in a list of ended ones.
+    pub(super) fn ended(record: &'a Record) -> Self {
+        let failed = record.end.as_ref().is_some_and(|end| end.failure.is_some());
+        Self::new(record, if failed { State::Failed } else { State::Processed }, None)
+    }
+}
+
+/// Data as text or as base64. Text whose type is not known is shown as JSON when it is JSON.
+fn show<'a>(data: Option<&'a Data>, content_type: Option<&str>) -> (Option<Shown<'a>>, Option<String>) {
+    let Some(data) = data else { return (None, None) };
+    let Some(text) = data.as_text() else { return (None, Some(STANDARD.encode(&data.bytes))) };
+    let json = serde_json::from_str::<&RawValue>(text).ok();
+    // Splicing must not change a byte, and white space around a value would be dropped.
+    let json = json.filter(|json| json.get().len() == text.len() && content_type.is_none_or(is_json));
+    (Some(json.map_or(Shown::Text(text), Shown::Json)), None)
+}
+
+fn is_json(content_type: &str) -> bool {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    media_type == "application/json" || media_type.ends_with("+json") || media_type == "text/json"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{DEFAULT_SOURCE, End, Event};
+
+    fn record(data: Option<Data>, content_type: Option<&str>) -> Record {
+        Record::new(Event {
+            id: EventId::new(),
+            event_type: "a".parse().unwrap(),
+            source: DEFAULT_SOURCE.into(),
+            subject: None,
+            time: None,
+            data_content_type: content_type.map(str::to_owned),
+            data_schema: None,
+            extensions: BTreeMap::from([(KEY.to_owned(), "k".to_owned()), ("x".to_owned(), "y".to_owned())]),
+            accepted: Timestamp::from_unix_ms(0),
+            cause: None,
+            data,
+        })
+    }
+
+    fn shown(record: &Record) -> String {
+        serde_json::to_string(&EventView::new(record, State::Queued, None)).unwrap()
+    }
+
+    #[test]
+    fn json_comes_back_byte_for_byte() {
+        for payload in
+            ["{ \"b\":1, \"a\" : 12345678901234567890.10 }", "null", "\"\\u00e9\"", "[ ]", "1e400", "9007199254740993"]
+        {
+            let text = shown(&record(Some(Data::text(payload)), Some("application/json; charset=utf-8")));
+            assert!(text.contains(&format!("\"payload\":{payload},")), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_json_is_a_string_or_base64() {
+        for (data, content_type, member) in [
+            (Data::text("hello"), Some("text/plain"), "\"payload\":\"hello\","),
+            (Data::text("1"), Some("text/plain"), "\"payload\":\"1\","),
+            (Data::text("{\"torn\":"), Some("application/json"), "\"payload\":\"{\\\"torn\\\":\","),
+            (Data::text(" 1"), None, "\"payload\":\" 1\","),
+            (Data::text("1"), None, "\"payload\":1,"),
+            (Data::binary(vec![0xff, 0]), Some("image/png"), "\"payloadBase64\":\"/wA=\","),
+        ] {
+            let text = shown(&record(Some(data), content_type));
+            assert!(text.contains(member), "{text} lacks {member}");
+        }
+        assert!(!shown(&record(None, None)).contains("payload"));
+    }
+
+    #[test]
+    fn the_key_is_a_member_and_no_extension() {
+        let view: serde_json::Value = serde_json::from_str(&shown(&record(None, None))).unwrap();
+        assert_eq!((&view["key"], &view["extensions"]), (&"k".into(), &serde_json::json!({ "x": "y" })));
+    }
+
+    #[test]
+    fn a_failed_event_says_why_and_a_processed_one_what_came_of_it() {
+        let mut failed = record(None, None);
+        let at = Timestamp::from_unix_ms(5);
+        let failure = Some((Class::Reject, "no e-mail".to_owned()));
+        failed.end = Some(End { at, failure, result: None, children: Vec::new() });
+        let view = serde_json::to_value(EventView::ended(&failed)).unwrap();
+        assert_eq!((&view["state"], &view["class"]), (&"failed".into(), &"reject".into()));
+        assert_eq!((&view["reason"], &view["failedAt"]), (&"no e-mail".into(), &"1970-01-01T00:00:00.005Z".into()));
+
+        let child = EventId::new();
+        failed.end = Some(End { at, failure: None, result: Some(Data::text("{\"ok\":true}")), children: vec![child] });
+        let view = serde_json::to_value(EventView::ended(&failed)).unwrap();
+        assert_eq!((&view["state"], &view["result"]), (&"processed".into(), &serde_json::json!({ "ok": true })));
+        assert_eq!(view["children"], serde_json::json!([child]));
+        assert_eq!(view.get("failedAt"), None);
+    }
+}

@@ -1,0 +1,158 @@
+//! What the commands that talk to a server share: one request, its answer, and why there is none.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::http::Response;
+use ureq::{Agent, Body};
+
+use super::Exit;
+
+/// The longest answer that is read.
+const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
+/// How long a server may take to answer. Longer than it takes to find that its store is away.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where the server is, for every command that talks to one.
+#[derive(Debug, clap::Args)]
+pub(super) struct Server {
+    /// Where the server is
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "EVENTSTREAM_URL",
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:3000"
+    )]
+    url: String,
+}
+
+/// What a server answered.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) text: String,
+}
+
+/// Why a command did not get what it wanted.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) exit: Exit,
+    pub(super) message: String,
+    /// The request may have reached the server and taken effect.
+    pub(super) may_have_arrived: bool,
+}
+
+impl Failure {
+    pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), may_have_arrived: false }
+    }
+}
+
+impl Answer {
+    /// The answer as JSON.
+    pub(super) fn json(&self) -> Result<Value, Failure> {
+        serde_json::from_str(&self.text).map_err(|_| {
+            Failure::new(Exit::Failed, format!("not an answer of eventstream: {}", first_line(&self.text)))
+        })
+    }
+
+    /// The answer, unless it is a refusal.
+    pub(super) fn accepted(self) -> Result<Self, Failure> {
+        match self.status {
+            200..=299 => Ok(self),
+            status => Err(Failure::new(Exit::Failed, refusal(status, &self.text))),
+        }
+    }
+}
+
+impl Server {
+    /// Asks for what is at a path.
+    pub(super) fn get(&self, path: &str) -> Result<Answer, Failure> {
+        let url = self.url(path)?;
+        self.read(agent().get(url).call())
+    }
+
+    /// Sends a body of JSON.
+    pub(super) fn post(&self, path: &str, idempotency_key: Option<&str>, body: &str) -> Result<Answer, Failure> {
+        let mut request = agent().post(self.url(path)?).content_type("application/json");
+        if let Some(key) = idempotency_key {
+            request = request.header("idempotency-key", key);
+        }
+        self.read(request.send(body))
+    }
+
+    fn url(&self, path: &str) -> Result<String, Failure> {
+        let base = self.url.trim_end_matches('/');
+        if !base.starts_with("http://") {
+            let message =
+                format!("--url {base:?} is not an address such as http://127.0.0.1:3000 (https is not spoken yet)");
+            return Err(Failure::new(Exit::Usage, message));
+        }
+        Ok(format!("{base}{path}"))
+    }
+
+    fn read(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<Answer, Failure> {
+        let read = answer.and_then(|mut response| {
+            let text = response.body_mut().with_config().limit(MAX_ANSWER_BYTES).lossy_utf8(true).read_to_string()?;
+            Ok(Answer { status: response.status().as_u16(), text })
+        });
+        read.map_err(|error| {
+            if matches!(error, ureq::Error::Http(_) | ureq::Error::BadUri(_)) {
+                return Failure::new(Exit::Usage, error.to_string());
+            }
+            let may_have_arrived = match &error {
+                ureq::Error::Io(error) => error.kind() != ErrorKind::ConnectionRefused,
+                ureq::Error::HostNotFound => false,
+                _ => true,
+            };
+            let message = format!("no server answers at {}: {error}", self.url);
+            Failure { may_have_arrived, ..Failure::new(Exit::Unreachable, message) }
+        })
+    }
+}
+
+fn agent() -> Agent {
+    let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).proxy(None);
+    config.build().new_agent()
+}
+
+/// The words of a problem document: what is wrong, and where.
+fn refusal(status: u16, text: &str) -> String {
+    let Ok(document) = serde_json::from_str::<Value>(text) else {
+        return format!("the server refused with status {status}: {}", first_line(text));
+    };
+    let word = |name: &str| document[name].as_str().unwrap_or_default();
+    let mut words = format!("the server refused with status {status}: {}: {}", word("title"), word("detail"));
+    for error in document["errors"].as_array().into_iter().flatten() {
+        let (pointer, message) =
+            (error["pointer"].as_str().unwrap_or_default(), error["message"].as_str().unwrap_or_default());
+        words.push_str(&if pointer.is_empty() {
+            format!("\n  {message}")
+        } else {
+            format!("\n  {pointer}: {message}")
+        });
+    }
+    words
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_with_every_place() {
+        let text = r#"{"title":"The event is not valid","status":422,"detail":"nothing was accepted","errors":[
+            {"pointer":"/type","message":"must be a string"},{"pointer":"","message":"no body"}]}"#;
+        let told = refusal(422, text);
+        let lines: Vec<_> = told.lines().collect();
+        assert_eq!(lines[0], "the server refused with status 422: The event is not valid: nothing was accepted");
+        assert_eq!(lines[1..], ["  /type: must be a string", "  no body"]);
+        assert_eq!(refusal(502, "<html>\nx"), "the server refused with status 502: <html>");
+    }
+}

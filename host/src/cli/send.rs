@@ -1,0 +1,276 @@
+//! `eventstream send`: publishes one event and, if asked, waits for its end.
+//!
+//! The data is sent as it was written, byte for byte. An event that is sent again after a lost answer must not become
+//! two, so a key is made up where none was given and the request is repeated with it.
+
+use std::io::Read;
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::client::{Answer, Failure, Server};
+use super::{Exit, complain, say};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  eventstream send USER_SIGNUP '{\"name\":\"Ada\",\"email\":\"ada@example.com\"}'
+  eventstream send order.paid @order.json --key customer-7 --wait
+  generate-report | eventstream send report.ready - --delay-ms 60000
+
+Exit codes: 0 done, 1 refused or (with --wait) failed, 2 usage, 3 server unreachable";
+
+/// How often a request is sent whose answer did not come, or said that its outcome is not known.
+const MAX_SENDS: u32 = 3;
+/// The pauses between looks at an event that has not ended.
+const POLL_MS: std::ops::RangeInclusive<u64> = 20..=1_000;
+
+/// The arguments of `send`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The type of the event, by which it is routed
+    #[arg(value_name = "TYPE")]
+    event_type: String,
+    /// The payload as JSON, @FILE to read it from a file, or - to read it from standard input
+    #[arg(value_name = "DATA|@FILE|-", allow_negative_numbers = true)]
+    data: Option<String>,
+    #[command(flatten)]
+    server: Server,
+    /// The sender's own id: the same source and id are accepted once
+    #[arg(long)]
+    id: Option<String>,
+    /// Where the event comes from
+    #[arg(long)]
+    source: Option<String>,
+    /// What the event is about
+    #[arg(long)]
+    subject: Option<String>,
+    /// What belongs together
+    #[arg(long)]
+    key: Option<String>,
+    /// Not before so many milliseconds
+    #[arg(long, value_name = "MS")]
+    delay_ms: Option<u64>,
+    /// Under which the same request is recognised when it is sent again
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+    /// Wait for the end of the event and print its result
+    #[arg(long)]
+    wait: bool,
+    /// Print the server's answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Sends the event.
+pub(super) fn run(args: &Args) -> Exit {
+    match send(args) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            complain(&failure.message);
+            failure.exit
+        }
+    }
+}
+
+fn send(args: &Args) -> Result<Exit, Failure> {
+    let body = body(args, args.data.as_deref().map(data).transpose()?.as_deref())?;
+    // An id of the sender's own is a key already, and one that outlives this process.
+    let made_up = (args.idempotency_key.is_none() && args.id.is_none()).then(|| uuid::Uuid::now_v7().to_string());
+    let key = args.idempotency_key.as_deref().or(made_up.as_deref());
+    let answer = post(args, key, &body)?.accepted()?;
+    let accepted = answer.json()?;
+    let (id, durability) = (accepted["eventId"].as_str(), accepted["durability"].as_str());
+    let id =
+        id.ok_or_else(|| Failure::new(Exit::Failed, "the answer names no event; is this an eventstream server?"))?;
+    if !args.wait {
+        match (args.json, accepted["duplicate"] == true) {
+            (true, _) => say(&answer.text),
+            (false, true) => say(format_args!("accepted {id} before; it was not accepted again")),
+            (false, false) => say(format_args!("accepted {id} ({})", durability.unwrap_or("unknown"))),
+        }
+        return Ok(Exit::Done);
+    }
+    let ended = wait(args, id)?;
+    let event = ended.json()?;
+    if args.json {
+        say(&ended.text);
+    } else {
+        say(told(id, &event, &ended.text));
+    }
+    Ok(if event["state"] == "processed" { Exit::Done } else { Exit::Failed })
+}
+
+/// Sends the request, again if its answer was lost: the key makes it safe.
+fn post(args: &Args, key: Option<&str>, body: &str) -> Result<Answer, Failure> {
+    let mut sends = 0;
+    loop {
+        sends += 1;
+        let answer = args.server.post("/events", key, body);
+        let is_unknown = match &answer {
+            Ok(answer) => answer.status == 503 && answer.json().is_ok_and(|document| document["outcome"] == "unknown"),
+            Err(failure) => failure.may_have_arrived,
+        };
+        if !is_unknown || sends == MAX_SENDS {
+            return answer;
+        }
+        sleep(Duration::from_millis(200 * u64::from(sends)));
+    }
+}
+
+/// Looks at the event until it has ended.
+fn wait(args: &Args, id: &str) -> Result<Answer, Failure> {
+    let mut pause_ms = *POLL_MS.start();
+    loop {
+        let answer = args.server.get(&format!("/events/{id}"))?;
+        // A store that is away for a while does not end the wait.
+        if answer.status != 503 {
+            let answer = answer.accepted()?;
+            let state = answer.json()?["state"].as_str().unwrap_or_default().to_owned();
+            if ["processed", "failed", "discarded"].contains(&state.as_str()) {
+                return Ok(answer);
+            }
+        }
+        sleep(Duration::from_millis(pause_ms));
+        pause_ms = (pause_ms * 3 / 2).min(*POLL_MS.end());
+    }
+}
+
+/// The end of an event in words, its result as it came.
+fn told(id: &str, event: &Value, text: &str) -> String {
+    #[derive(serde::Deserialize)]
+    struct Result<'a> {
+        #[serde(borrow)]
+        result: Option<&'a RawValue>,
+    }
+    let attempts = match event["attemptCount"].as_u64().unwrap_or_default() {
+        1 => "1 attempt".to_owned(),
+        n => format!("{n} attempts"),
+    };
+    let word = |name: &str| event[name].as_str().unwrap_or_default();
+    match word("state") {
+        "processed" => {
+            let result = serde_json::from_str::<Result<'_>>(text).ok().and_then(|it| it.result).map(RawValue::get);
+            let result = result.map(|result| format!("\n{result}")).unwrap_or_default();
+            format!("processed {id} in {attempts}{result}")
+        }
+        state => format!("{state} {id} after {attempts}: {}: {}", word("class"), word("reason")),
+    }
+}
+
+/// The payload as it was written.
+fn data(argument: &str) -> Result<String, Failure> {
+    let unreadable = |what: &str, error| Failure::new(Exit::Usage, format!("{what} cannot be read: {error}"));
+    let text = match argument.strip_prefix('@') {
+        Some(file) => std::fs::read_to_string(file).map_err(|error| unreadable(&format!("{file:?}"), error))?,
+        None if argument == "-" => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).map_err(|error| unreadable("standard input", error))?;
+            text
+        }
+        None => argument.to_owned(),
+    };
+    // White space around it, such as the end of the last line of a file, is no part of it.
+    let text = text.trim_ascii().to_owned();
+    match serde_json::from_str::<&RawValue>(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => {
+            let mut message = format!("the data is not JSON: {error}");
+            if !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || " _-.".contains(c)) {
+                message.push_str(&format!("; a text is written with its quotes: '\"{text}\"'"));
+            } else if text.contains('\'') {
+                message.push_str("; JSON has double quotes, so put single ones around the whole: '{\"a\":1}'");
+            }
+            Err(Failure::new(Exit::Usage, message))
+        }
+    }
+}
+
+fn body(args: &Args, data: Option<&str>) -> Result<String, Failure> {
+    #[derive(serde::Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Body<'a> {
+        r#type: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        source: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        subject: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        key: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        delay_ms: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        payload: Option<&'a RawValue>,
+    }
+    let bug = |error: serde_json::Error| Failure::new(Exit::Failed, format!("the event cannot be written: {error}"));
+    let body = Body {
+        r#type: &args.event_type,
+        id: args.id.as_deref(),
+        source: args.source.as_deref(),
+        subject: args.subject.as_deref(),
+        key: args.key.as_deref(),
+        delay_ms: args.delay_ms,
+        payload: data.map(serde_json::from_str).transpose().map_err(bug)?,
+    };
+    serde_json::to_string(&body).map_err(bug)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Send {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn written(line: &[&str]) -> Result<String, Failure> {
+        let args = Send::try_parse_from([&["send"], line].concat()).unwrap().args;
+        body(&args, args.data.as_deref().map(data).transpose()?.as_deref())
+    }
+
+    #[test]
+    fn data_is_sent_as_it_was_written() {
+        assert_eq!(written(&["a"]).unwrap(), r#"{"type":"a"}"#);
+        assert_eq!(written(&["a", "{ \"n\": 1.10 }"]).unwrap(), r#"{"type":"a","payload":{ "n": 1.10 }}"#);
+        let all = ["a", "null", "--id", "i", "--source", "s", "--subject", "b", "--key", "k", "--delay-ms", "5"];
+        let expected = r#"{"type":"a","id":"i","source":"s","subject":"b","key":"k","delayMs":5,"payload":null}"#;
+        assert_eq!(written(&all).unwrap(), expected);
+    }
+
+    #[test]
+    fn data_comes_from_a_file_without_its_last_line_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("data.json");
+        std::fs::write(&file, "[1]\n").unwrap();
+        let argument = format!("@{}", file.display());
+        assert_eq!(written(&["a", &argument]).unwrap(), r#"{"type":"a","payload":[1]}"#);
+        assert_eq!(written(&["a", "@/nowhere"]).unwrap_err().exit, Exit::Usage);
+    }
+
+    #[test]
+    fn data_that_is_not_json_is_refused_with_a_hint() {
+        for (data, hint) in [("hello", "'\"hello\"'"), ("{'a':1}", "single ones around the whole"), ("{\"a\":", "EOF")]
+        {
+            let failure = written(&["a", data]).unwrap_err();
+            assert!(failure.exit == Exit::Usage && failure.message.contains(hint), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn the_end_of_an_event_is_told_with_its_result_byte_for_byte() {
+        let text = r#"{"state":"processed","attemptCount":1,"result":{ "n": 1.10 }}"#;
+        assert_eq!(told("i", &serde_json::from_str(text).unwrap(), text), "processed i in 1 attempt\n{ \"n\": 1.10 }");
+        let text = r#"{"state":"failed","attemptCount":5,"class":"trap","reason":"unreachable"}"#;
+        assert_eq!(
+            told("i", &serde_json::from_str(text).unwrap(), text),
+            "failed i after 5 attempts: trap: unreachable"
+        );
+    }
+}

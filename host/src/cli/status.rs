@@ -1,0 +1,161 @@
+//! `eventstream status`: what a server does, in one screen.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::client::{Failure, Server};
+use super::{Exit, complain, say};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  eventstream status
+  eventstream status --json | jq .metrics.waiting
+
+Exit codes: 0 ready, 1 not ready, 2 usage, 3 server unreachable";
+
+/// The arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    server: Server,
+    /// Print it as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a server says about itself.
+struct Status {
+    ready: bool,
+    readiness: Value,
+    /// `None` when the store could not be asked.
+    metrics: Option<Value>,
+    plugins: Vec<Value>,
+}
+
+/// Shows the status.
+pub(super) fn run(args: &Args) -> Exit {
+    match ask(&args.server) {
+        Ok(status) => {
+            say(if args.json { status.json().to_string() } else { status.text() });
+            if status.ready { Exit::Done } else { Exit::Failed }
+        }
+        Err(failure) => {
+            complain(&failure.message);
+            failure.exit
+        }
+    }
+}
+
+fn ask(server: &Server) -> Result<Status, Failure> {
+    let readiness = server.get("/readyz?verbose")?;
+    let ready = readiness.status == 200;
+    // A server that is not ready says why; its numbers may still be had.
+    let readiness = if readiness.status == 503 { readiness } else { readiness.accepted()? };
+    let metrics = server.get("/metrics")?;
+    let metrics = if metrics.status == 503 { None } else { Some(metrics.accepted()?.json()?) };
+    let plugins = server.get("/plugins")?.accepted()?.json()?;
+    let plugins = plugins["plugins"].as_array().cloned().unwrap_or_default();
+    Ok(Status { ready, readiness: readiness.json()?, metrics, plugins })
+}
+
+impl Status {
+    fn json(&self) -> Value {
+        json!({
+            "ready": self.ready,
+            "checks": self.readiness["checks"],
+            "metrics": self.metrics,
+            "plugins": self.plugins,
+        })
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing into a text does not fail.
+        let _ = self.write(&mut text);
+        text.trim_end().to_owned()
+    }
+
+    fn write(&self, text: &mut String) -> std::fmt::Result {
+        match self.ready {
+            true => writeln!(text, "ready")?,
+            false => writeln!(text, "not ready: {}", word(&self.readiness["detail"]))?,
+        }
+        for check in self.readiness["checks"].as_array().into_iter().flatten() {
+            let facts: Vec<_> = check["facts"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(name, value)| format!("{name} {}", word(value)))
+                .collect();
+            writeln!(text, "  {:<10} {}", word(&check["name"]), facts.join(", "))?;
+        }
+        if let Some(metrics) = &self.metrics {
+            writeln!(text, "\nevents")?;
+            for names in [
+                ["accepted", "published", "duplicates"].as_slice(),
+                &["processed", "failed", "retried", "replayed", "recovered"],
+                &["waiting", "queued", "running", "scheduled"],
+                &["processedKept", "failedKept", "consumers", "dataLosses"],
+            ] {
+                let facts: Vec<_> = names.iter().map(|name| format!("{name} {}", word(&metrics[name]))).collect();
+                writeln!(text, "  {}", facts.join("   "))?;
+            }
+            let lanes: Vec<_> = metrics["lanes"].as_object().into_iter().flatten().collect();
+            if !lanes.is_empty() {
+                writeln!(text, "\nwaiting by plugin (_ is for types that none handles)")?;
+            }
+            for (lane, waiting) in lanes {
+                writeln!(text, "  {lane:<24} {}", word(waiting))?;
+            }
+        }
+        writeln!(text, "\nplugins")?;
+        if self.plugins.is_empty() {
+            writeln!(text, "  none")?;
+        }
+        for plugin in &self.plugins {
+            let types: Vec<_> = plugin["types"].as_array().into_iter().flatten().map(word).collect();
+            writeln!(text, "  {:<24} {:<10} {}", word(&plugin["name"]), word(&plugin["state"]), types.join(", "))?;
+            if let Some(error) = plugin["error"].as_str() {
+                writeln!(text, "  {:<24} {error}", "")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn word(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".into(),
+        value => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_screen_names_what_a_person_needs() {
+        let status = Status {
+            ready: false,
+            readiness: json!({ "detail": "the store is away", "checks": [
+                { "name": "broker", "ready": false, "facts": { "kind": "Redis", "durability": "fsync" } } ] }),
+            metrics: Some(json!({ "processed": 10, "failed": 2, "waiting": 3, "lanes": { "signup": 3 } })),
+            plugins: vec![json!({ "name": "payment", "state": "failed", "types": ["a", "b"], "error": "no handler" })],
+        };
+        let text = status.text();
+        for part in [
+            "not ready: the store is away",
+            "durability fsync, kind Redis",
+            "processed 10   failed 2   retried -",
+            "signup                   3",
+            "payment                  failed     a, b",
+            "no handler",
+        ] {
+            assert!(text.contains(part), "{text}\nlacks {part:?}");
+        }
+        assert_eq!(status.json()["metrics"]["processed"], 10);
+    }
+}

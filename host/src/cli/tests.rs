@@ -1,0 +1,133 @@
+//! The command line, and the commands against a server that gives canned answers: what is sent, and the exit codes.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::thread::JoinHandle;
+
+use clap::CommandFactory;
+
+use super::*;
+
+/// Runs a command against a server that gives these answers, one a connection; `None` closes it without an answer.
+/// Gives the exit code and the requests, each with its head in lower case.
+fn against(answers: &[Option<(u16, &str)>], command: &[&str]) -> (Exit, Vec<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let answers: Vec<Option<(u16, String)>> =
+        answers.iter().map(|answer| answer.map(|(status, body)| (status, body.to_owned()))).collect();
+    let server: JoinHandle<Vec<String>> =
+        std::thread::spawn(move || answers.into_iter().map(|answer| serve_one(&listener, answer)).collect());
+    let command = [&["eventstream"], command, &["--url", &url]].concat();
+    let exit = run(Cli::try_parse_from(command).unwrap());
+    (exit, server.join().unwrap())
+}
+
+fn serve_one(listener: &TcpListener, answer: Option<(u16, String)>) -> String {
+    let (stream, _) = listener.accept().unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut request = String::new();
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        let line = line.trim_end().to_ascii_lowercase();
+        if line.is_empty() {
+            break;
+        }
+        length = line.strip_prefix("content-length: ").map_or(length, |length| length.parse().unwrap());
+        request.push_str(&format!("{line}\n"));
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    request.push_str(std::str::from_utf8(&body).unwrap());
+    if let Some((status, body)) = answer {
+        let head = format!("HTTP/1.1 {status} Status\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+        reader.get_mut().write_all(format!("{head}{body}").as_bytes()).unwrap();
+    }
+    request
+}
+
+fn key(request: &str) -> Option<&str> {
+    request.lines().find_map(|line| line.strip_prefix("idempotency-key: "))
+}
+
+const ACCEPTED: Option<(u16, &str)> =
+    Some((202, r#"{"message":"…","eventId":"i","durability":"fsync","duplicate":false}"#));
+
+#[test]
+fn the_command_line_is_well_formed() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn without_a_command_the_flags_of_serve_are_understood() {
+    let cli = Cli::try_parse_from(["eventstream", "--listen", "127.0.0.1:0"]).unwrap();
+    assert!(cli.command.is_none());
+    assert_eq!(cli.serve.flags()[0].value, "127.0.0.1:0");
+    assert!(Cli::try_parse_from(["eventstream", "--listen", "x", "status"]).is_err());
+}
+
+#[test]
+fn an_event_is_sent_under_a_key_that_was_made_up() {
+    let (exit, requests) = against(&[ACCEPTED], &["send", "a", "-1.50"]);
+    assert_eq!(exit, Exit::Done);
+    assert!(requests[0].starts_with("post /events http/1.1\n"), "{}", requests[0]);
+    assert!(requests[0].ends_with(r#"{"type":"a","payload":-1.50}"#), "{}", requests[0]);
+    assert_eq!(key(&requests[0]).unwrap().len(), 36);
+}
+
+#[test]
+fn the_senders_own_key_or_id_is_used() {
+    let (_, requests) = against(&[ACCEPTED], &["send", "a", "--idempotency-key", "k"]);
+    assert_eq!(key(&requests[0]), Some("k"));
+    let (_, requests) = against(&[ACCEPTED], &["send", "a", "--id", "1"]);
+    assert_eq!(key(&requests[0]), None);
+}
+
+#[test]
+fn a_request_whose_outcome_is_not_known_is_repeated_with_its_key() {
+    let unknown = Some((503, r#"{"outcome":"unknown","title":"","detail":""}"#));
+    let (exit, requests) = against(&[None, unknown, ACCEPTED], &["send", "a"]);
+    assert_eq!(exit, Exit::Done);
+    assert!(key(&requests[0]).is_some());
+    assert!(requests.iter().all(|request| key(request) == key(&requests[0])), "{requests:?}");
+}
+
+#[test]
+fn a_refusal_is_told_and_not_repeated() {
+    for (status, exit) in [(422, Exit::Failed), (429, Exit::Failed), (503, Exit::Failed), (500, Exit::Failed)] {
+        assert_eq!(against(&[Some((status, "{}"))], &["send", "a"]).0, exit);
+    }
+    assert_eq!(against(&[Some((202, "hello"))], &["send", "a"]).0, Exit::Failed);
+}
+
+#[test]
+fn waiting_ends_with_the_event() {
+    let state = |state: &'static str| Some((200, state));
+    let (exit, requests) = against(
+        &[ACCEPTED, state(r#"{"state":"queued"}"#), Some((503, "{}")), state(r#"{"state":"processed","result":1}"#)],
+        &["send", "a", "--wait"],
+    );
+    assert_eq!(exit, Exit::Done);
+    assert!(requests[1..].iter().all(|request| request.starts_with("get /events/i http/1.1\n")), "{requests:?}");
+    let (exit, _) = against(&[ACCEPTED, state(r#"{"state":"failed"}"#)], &["send", "a", "--wait"]);
+    assert_eq!(exit, Exit::Failed);
+}
+
+#[test]
+fn status_tells_readiness_by_its_exit_code() {
+    let (metrics, plugins) = (Some((200, r#"{"processed":1}"#)), Some((200, r#"{"plugins":[]}"#)));
+    let ready = Some((200, r#"{"status":"ready","checks":[]}"#));
+    assert_eq!(against(&[ready, metrics, plugins], &["status"]).0, Exit::Done);
+    let not_ready = Some((503, r#"{"detail":"the store is away","checks":[]}"#));
+    assert_eq!(against(&[not_ready, Some((503, "{}")), plugins], &["status", "--json"]).0, Exit::Failed);
+}
+
+#[test]
+fn a_server_that_is_not_there_is_told_apart() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{free}");
+    for command in [vec!["eventstream", "send", "a", "--url", &url], vec!["eventstream", "status", "--url", &url]] {
+        assert_eq!(run(Cli::try_parse_from(command).unwrap()), Exit::Unreachable);
+    }
+}
