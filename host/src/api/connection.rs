@@ -24,7 +24,7 @@ use phase::Phase;
 /// The times of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
-    /// For a head, from its first byte on.
+    /// For a head, from its first byte on; for the first one, from the beginning of the connection on.
     pub(super) header_timeout_ms: u64,
     /// Without a request.
     pub(super) idle_timeout_ms: u64,
@@ -65,6 +65,8 @@ impl<S> Watched<S> {
     fn poll_phase_over(&mut self, cx: &mut Context<'_>) -> Poll<Phase> {
         let (number, phase) = self.phases.current(cx.waker());
         let time_ms = match phase {
+            // Whoever connects has something to say.
+            Phase::Idle if number == 0 => self.times.header_timeout_ms.min(self.times.idle_timeout_ms),
             Phase::Idle => self.times.idle_timeout_ms,
             Phase::Head => self.times.header_timeout_ms,
             Phase::Busy => {

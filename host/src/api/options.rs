@@ -15,11 +15,12 @@ pub struct ServerOptions {
     pub max_body_bytes: usize,
     /// The most connections at a time; further ones wait to be accepted.
     pub max_connections: usize,
-    /// The time in which a request's head must arrive, from its first byte on.
+    /// The time in which a request's head must arrive, from its first byte on; the first one of a connection must begin
+    /// within this time, too.
     pub header_timeout_ms: u64,
     /// The time in which a request's body must arrive.
     pub body_timeout_ms: u64,
-    /// How long a connection may be open without a request under way.
+    /// How long a connection may be open between two requests.
     pub idle_timeout_ms: u64,
     /// How long requests and handlers under way may take to end when the program stops.
     pub drain_ms: u64,

@@ -177,11 +177,14 @@ async fn a_body_that_ends_early_is_not_taken_for_an_event() {
 #[tokio::test]
 async fn a_connection_without_a_request_is_closed_in_silence() {
     let server = Server::start(ServerOptions { idle_timeout_ms: 100, ..options() }).await;
-    assert_eq!(server.answer(b"").await, "");
     let mut stream = server.connect().await;
     stream.write_all(LIVE).await.unwrap();
     read_answer(&mut stream).await;
     assert_eq!(read_to_end(&mut stream).await, "");
+    server.stop().await;
+
+    let server = Server::start(ServerOptions { header_timeout_ms: 100, ..options() }).await;
+    assert_eq!(server.answer(b"").await, "");
     server.stop().await;
 }
 

@@ -63,8 +63,14 @@ impl File<'_> {
             } else if self.is_section(&name) {
                 self.fault(start, format!("{name} is a section: write [{name}] and its keys below"));
             } else {
-                let known = self.keys.iter().map(|key| key.name.as_str());
-                self.fault(start, format!("{name} is not a setting{}", hint(&name, known)));
+                let is_table = matches!(value, Value::Table(_));
+                let section =
+                    |key: &Key| key.name.rsplit_once('.').map_or(String::new(), |(section, _)| section.into());
+                let known: Vec<String> =
+                    self.keys.iter().map(|key| if is_table { section(key) } else { key.name.clone() }).collect();
+                let what = if is_table { "section" } else { "setting" };
+                let hint = hint(&name, known.iter().map(String::as_str));
+                self.fault(start, format!("{name} is not a {what}{hint}"));
             }
         }
     }
