@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::event::Class;
+use crate::plugin::{Limits, LimitsPatch};
 
 /// The file in the repository, with every key uncommented.
 fn uncommented() -> String {
@@ -30,8 +31,20 @@ fn the_commented_file_is_the_default() {
     let default = Config::from_layers(None, &[], &[]).unwrap();
     assert_eq!(load(include_str!("../../../eventstream.toml"), &[], &[]).unwrap(), default);
     let mut written = load(&uncommented(), &[], &[]).unwrap();
-    assert!(!written.plugins.limits.is_empty(), "the limits of plugins are in the file");
-    written.plugins.limits.clear();
+    let limits = LimitsPatch::from_table(std::mem::take(&mut written.plugins.limits)).unwrap();
+    let none = Limits {
+        wall_ms: 0,
+        cpu_ms: 0,
+        memory_bytes: 0,
+        result_bytes: 0,
+        published_events: 0,
+        payload_bytes: 0,
+        log_lines: 0,
+        log_line_bytes: 0,
+        stderr_bytes: 0,
+        host_call_bytes: 0,
+    };
+    assert_eq!(limits.over(none), Limits::default());
     assert_eq!(written, default);
 }
 
