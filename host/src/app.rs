@@ -1,8 +1,27 @@
-//! The one place where things are put together.
+//! The one place where things are put together, and taken apart in the right order.
+//!
+//! Start: everything that can be refused is refused before anything is served. Stop (G10): no more requests, no more
+//! deliveries; attempts end or are handed back; the broker's own tasks end last, since settles need them.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::api::{self, Api, Routes};
+use crate::broker::redis::{OpenError, RedisBroker};
+use crate::broker::{Broker, Lane};
 use crate::config::Config;
+use crate::event::EventType;
+use crate::plugin::{self, PluginState, Registry, Status};
+use crate::shutdown::Tasks;
+use crate::worker::{self, Worker};
+
+/// How long the broker's last words may take.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// A fact that a person who starts the program needs, as one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,28 +33,191 @@ impl fmt::Display for Fact {
     }
 }
 
-/// Why the program could not start, or had to end. Each has an exit code of its own.
+/// Why the program could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The broker cannot be reached.
     #[error("{0}")]
     Unreachable(String),
-    /// The broker, as it is set up, must not be served with; a person has to act.
+    /// A setting, ours or the store's, is not one to serve with.
     #[error("{0}")]
     Refused(String),
-    /// The plugins cannot be served.
-    #[error("{0}")]
-    Plugin(String),
     /// Anything else.
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
 }
 
-/// Serves until it is told to stop.
+impl From<OpenError> for Error {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Unreachable { .. } => Self::Unreachable(error.to_string()),
+            _ => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+/// Serves until it is told to stop by SIGTERM or SIGINT, or until a part without which it makes no sense fails.
 ///
 /// # Errors
-/// What it needs is not there, or something without which it makes no sense has failed.
+/// What it needs is not there, or something has failed. A second signal ends at once, as an error.
 pub async fn run(config: Config, mut announce: impl FnMut(&Fact)) -> Result<(), Error> {
-    announce(&Fact(format!("would listen on http://{}", config.server.listen)));
-    Err(Error::Failed(anyhow::anyhow!("the parts are not put together yet")))
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
+    let listen = config.server.listen;
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("cannot listen on {listen}; another address is given with --listen ADDRESS:PORT"))?;
+    let address = listener.local_addr().context("the listener has no address")?;
+
+    let store_tasks = Tasks::new();
+    let tasks = Tasks::new();
+    let broker = open_broker(&config, &store_tasks).await?;
+    let plugins = open_plugins(&config).await?;
+
+    let worker_options = worker::Options {
+        concurrency: config.worker.concurrency,
+        host_concurrency: worker::Options::host_concurrency_for(config.worker.concurrency),
+        lease: Duration::from_millis(config.worker.lease_ms),
+        drain: Duration::from_millis(config.worker.drain_ms),
+        policies: config.worker.policies.clone(),
+    };
+    let worker =
+        Worker::start(broker.clone(), plugins.clone(), worker_options, &tasks).context("the worker cannot start")?;
+    let watched = plugins.clone();
+    let stop = tasks.stop_token().clone();
+    tasks.spawn_critical("plugins", async move {
+        watched.watch(stop).await;
+        Ok(())
+    });
+    let router = api::router(Api {
+        broker: broker.clone(),
+        routes: Arc::new(PluginRoutes(plugins.clone())),
+        options: config.server.clone(),
+        draining: tasks.stop_token().clone(),
+    });
+    let (server, stop, connections) = (config.server.clone(), tasks.stop_token().clone(), tasks.clone());
+    tasks.spawn_critical("http", async move { api::serve(listener, router, server, stop, &connections).await });
+
+    for fact in facts(&config, broker.as_ref(), &plugins) {
+        announce(&fact);
+    }
+    announce(&Fact(format!("listening on http://{address}")));
+
+    tokio::select! {
+        name = signals.next() => {
+            tracing::info!("{name} received: stopping; a second signal stops at once");
+            tasks.stop_token().cancel();
+        }
+        () = tasks.stop_token().cancelled() => {}
+    }
+    let ended = async {
+        tokio::join!(worker.stop(), tasks.ended());
+        if !matches!(tokio::time::timeout(GOODBYE, broker.close()).await, Ok(Ok(()))) {
+            tracing::warn!("the broker could not be told good-bye; others forget this consumer after its lease");
+        }
+        drop(broker);
+        store_tasks.stop_token().cancel();
+        store_tasks.ended().await;
+    };
+    tokio::select! {
+        () = ended => tasks.failure().map_or(Ok(()), |failure| Err(failure.into())),
+        name = signals.next() => Err(anyhow::anyhow!("stopped at once by a second signal, {name}").into()),
+    }
+}
+
+async fn open_broker(config: &Config, tasks: &Tasks) -> Result<Arc<dyn Broker>, Error> {
+    let (url, options) = (config.broker_url.as_str(), config.broker.clone());
+    #[cfg(feature = "test-util")]
+    if let Some(mutant) = mutant()? {
+        return Ok(RedisBroker::open_mutant(url, options, mutant, tasks).await?);
+    }
+    Ok(RedisBroker::open(url, options, tasks).await?)
+}
+
+/// The guarantee to break, in a build for tests only.
+#[cfg(feature = "test-util")]
+fn mutant() -> anyhow::Result<Option<crate::broker::redis::Mutant>> {
+    match std::env::var("EVENTSTREAM_TEST_MUTANT") {
+        Ok(name) => Ok(Some(name.parse()?)),
+        Err(_) => Ok(None),
+    }
+}
+
+async fn open_plugins(config: &Config) -> Result<Arc<Registry>, Error> {
+    let refused = |place: String| move |error: plugin::InvalidSettings| Error::Refused(format!("{place}: {error}"));
+    let limits = plugin::LimitsPatch::from_table(config.plugins.limits.clone())
+        .map_err(refused("plugins.limits".into()))?
+        .over(plugin::Limits { payload_bytes: config.max_payload_bytes as u64, ..plugin::Limits::default() });
+    let mut settings = std::collections::BTreeMap::new();
+    for (name, table) in &config.plugins.by_name {
+        let parsed = plugin::Settings::from_table(table.clone()).map_err(refused(format!("plugins.{name}")))?;
+        settings.insert(name.clone(), parsed);
+    }
+    let options = plugin::Options {
+        dir: config.plugins.dir.clone(),
+        concurrency: worker::Options::host_concurrency_for(config.worker.concurrency),
+        limits,
+        policies: config.worker.policies.clone(),
+        settings,
+        ..plugin::Options::default()
+    };
+    Registry::open(options).await.map_err(|error| match error {
+        plugin::Error::Directory { .. } => Error::Refused(error.to_string()),
+        plugin::Error::Sandbox { .. } => Error::Failed(error.into()),
+    })
+}
+
+/// What a person needs to know at the start, besides the address.
+fn facts(config: &Config, broker: &dyn Broker, plugins: &Registry) -> Vec<Fact> {
+    let durability = broker.health().durability.as_str();
+    let mut lines = vec![format!("broker {} at {}, durability {durability}", broker.name(), config.broker_url)];
+    let statuses = plugins.statuses();
+    if statuses.is_empty() {
+        let dir = config.plugins.dir.display();
+        lines.push(format!("no plugins in {dir}: a .wasm file that is put there is loaded at once"));
+    }
+    lines.extend(statuses.iter().map(describe));
+    lines.into_iter().map(Fact).collect()
+}
+
+fn describe(status: &Status) -> String {
+    let types: Vec<String> = status.types.iter().map(ToString::to_string).collect();
+    match (&status.error, status.state) {
+        (None, _) => format!("plugin {} handles {}", status.name, types.join(", ")),
+        (Some(error), PluginState::FailedKeptLastGood) => {
+            format!("plugin {} handles {} with its last good version: {error}", status.name, types.join(", "))
+        }
+        (Some(error), _) => format!("plugin {} is not served: {error}", status.name),
+    }
+}
+
+/// What the API is told of plugins.
+struct PluginRoutes(Arc<Registry>);
+
+impl Routes for PluginRoutes {
+    fn lane(&self, event_type: &EventType) -> Lane {
+        worker::lane_of(&self.0, event_type)
+    }
+
+    fn statuses(&self) -> Vec<serde_json::Value> {
+        self.0.statuses().iter().filter_map(|status| serde_json::to_value(status).ok()).collect()
+    }
+}
+
+/// The signals that stop the program.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }

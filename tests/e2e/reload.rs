@@ -25,7 +25,7 @@ fn plugin(client: &Client, name: &str) -> Value {
 #[track_caller]
 fn wait_for_digest(client: &Client, name: &str, is_it: impl Fn(&str) -> bool) -> String {
     eventually(&format!("the version of {name} changes"), || {
-        let status = plugin(client, name);
+        let status = client.get(&format!("/plugins/{name}")).json();
         match status["digest"].as_str() {
             Some(digest) if is_it(digest) && status["state"] == "active" => Ok(digest.to_owned()),
             _ => Err(status.to_string()),

@@ -43,7 +43,9 @@ pub struct Event {
     pub event_type: String,
     pub source: String,
     pub state: String,
+    #[serde(default, deserialize_with = "as_written")]
     pub payload: Option<Box<RawValue>>,
+    #[serde(default, deserialize_with = "as_written")]
     pub result: Option<Box<RawValue>>,
     pub cause: Option<String>,
     #[serde(default)]
@@ -56,6 +58,11 @@ pub struct Event {
     pub ended_at: Option<String>,
     #[serde(default)]
     pub replays: u32,
+}
+
+/// A value that is there, `null` among them: that is something else than no value.
+fn as_written<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
 /// One attempt at an event.

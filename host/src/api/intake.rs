@@ -20,6 +20,8 @@ use super::problem::{Kind, Problem};
 const MAX_KEY_CHARS: usize = 256;
 /// How many times the largest body is read and thrown away, so that the sender of a larger one sees the refusal.
 const DISCARD_FACTOR: usize = 16;
+/// For how long that is done.
+const DISCARD_TIME: Duration = Duration::from_secs(1);
 
 /// The one variable part of a path, decoded.
 pub(super) struct InPath(pub(super) String);
@@ -41,38 +43,51 @@ impl<S: Send + Sync> FromRequestParts<S> for InPath {
 /// [`Kind::TooLarge`], [`Kind::RequestTimeout`], or [`Kind::MalformedBody`] for one that ends early or breaks the rules
 /// of chunked bodies.
 pub(super) async fn body(mut body: Body, options: &ServerOptions) -> Result<Bytes, Problem> {
-    let read = tokio::time::timeout(Duration::from_millis(options.body_timeout_ms), collect(&mut body, options));
-    read.await.unwrap_or_else(|_| {
+    let max_bytes = options.max_body_bytes;
+    let time = Duration::from_millis(options.body_timeout_ms);
+    let read = tokio::time::timeout(time, collect(&mut body, max_bytes)).await.unwrap_or_else(|_| {
         let detail = format!("the body did not arrive within {} ms", options.body_timeout_ms);
         Err(Problem::new(Kind::RequestTimeout, detail))
-    })
+    });
+    if let Some(read) = read? {
+        return Ok(read);
+    }
+    // Whether the rest arrives in time changes nothing.
+    let _ = tokio::time::timeout(DISCARD_TIME.min(time), discard(&mut body, max_bytes)).await;
+    Err(Problem::new(Kind::TooLarge, format!("a body has at most {max_bytes} bytes")))
 }
 
-async fn collect(body: &mut Body, options: &ServerOptions) -> Result<Bytes, Problem> {
-    let max_bytes = options.max_body_bytes;
-    let announced_bytes = body.size_hint().lower();
+/// The whole body, or nothing once it is certain to be too large.
+async fn collect(body: &mut Body, max_bytes: usize) -> Result<Option<Bytes>, Problem> {
+    if body.size_hint().lower() > max_bytes as u64 {
+        return Ok(None);
+    }
     let mut read = BytesMut::new();
-    let mut too_large = announced_bytes > max_bytes as u64;
-    let mut left_to_discard = max_bytes.saturating_mul(DISCARD_FACTOR);
-    while !(too_large && (left_to_discard == 0 || announced_bytes > left_to_discard as u64)) {
-        let Some(frame) = body.frame().await else { break };
+    while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
             tracing::debug!("the body of a request cannot be read: {error}");
             Problem::new(Kind::MalformedBody, "the body ends early, or is not chunked as it says")
         })?;
         let Ok(data) = frame.into_data() else { continue };
-        if too_large || read.len() + data.len() > max_bytes {
-            too_large = true;
-            read = BytesMut::new();
-            left_to_discard = left_to_discard.saturating_sub(data.len());
-        } else {
-            read.extend_from_slice(&data);
+        if read.len() + data.len() > max_bytes {
+            return Ok(None);
         }
+        read.extend_from_slice(&data);
     }
-    if too_large {
-        return Err(Problem::new(Kind::TooLarge, format!("a body has at most {max_bytes} bytes")));
+    Ok(Some(read.freeze()))
+}
+
+/// Reads what is left and throws it away, if it is not more than makes sense.
+async fn discard(body: &mut Body, max_bytes: usize) {
+    let mut left_bytes = max_bytes.saturating_mul(DISCARD_FACTOR);
+    if body.size_hint().lower() > left_bytes as u64 {
+        return;
     }
-    Ok(read.freeze())
+    while left_bytes > 0
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        left_bytes = left_bytes.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+    }
 }
 
 /// Whether the body is JSON that is neither compressed nor in another character set.

@@ -16,6 +16,7 @@
 //! All methods work on batches. None of them may be dropped half-way by a caller that cares for the answer, but doing so
 //! harms nothing: what was under way takes effect or does not, and a lease that nobody renews ends.
 
+pub mod redis;
 mod types;
 
 pub use types::{
@@ -74,7 +75,8 @@ pub trait Broker: Send + Sync + 'static {
     async fn promote(&self) -> Result<Promoted, Error>;
 
     /// House-keeping that is not urgent: trims ended events past their retention, forgets dead consumers that hold
-    /// nothing, reads the lanes that others made. To be called every second or so.
+    /// nothing, reads the lanes that others made, shows that this consumer is alive. To be called every second or so,
+    /// and at least four times in a lease.
     async fn maintain(&self) -> Result<(), Error>;
 
     /// The lanes that exist in the store, whether or not a plugin of this host belongs to them.

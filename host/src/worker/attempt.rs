@@ -13,6 +13,11 @@ use crate::plugin::{Attempt, Completed, Plugin, Registry};
 /// Deliveries that may end with their host before the event is failed (contract, G7).
 pub(super) const CRASH_CAP: u32 = 5;
 
+/// The lane of a type by the routing in force: that of the plugin that handles it, else that of types without one.
+pub fn lane_of(plugins: &Registry, event_type: &EventType) -> Lane {
+    plugins.route(event_type).and_then(|plugin| plugin.name().parse().ok()).unwrap_or_else(Lane::unrouted)
+}
+
 /// What a delivery needs to be handled.
 pub(super) struct Handler {
     /// Which plugin handles what.
@@ -81,8 +86,7 @@ impl Handler {
 
     /// The lane of a type by the routing in force.
     pub(super) fn lane(&self, event_type: &EventType) -> Lane {
-        let plugin = self.plugins.route(event_type);
-        plugin.and_then(|plugin| plugin.name().parse().ok()).unwrap_or_else(Lane::unrouted)
+        lane_of(&self.plugins, event_type)
     }
 
     fn step(&self, delivery: &Delivery) -> Step {

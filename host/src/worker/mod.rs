@@ -27,6 +27,8 @@ use crate::plugin::Registry;
 use crate::shutdown::Tasks;
 
 use attempt::{Handler, returned};
+
+pub use attempt::lane_of;
 use leases::{Held, Keeper};
 use settle::Settler;
 

@@ -10,8 +10,9 @@ use super::settle::Backoff;
 
 /// The longest pause between two looks for what is due: half of what G5 allows.
 const MAX_PROMOTE_PAUSE_MS: u64 = 500;
-/// The pause between two rounds of house-keeping.
-const MAINTAIN_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause between two rounds of house-keeping; shorter where leases are, since a round shows that this host
+/// is alive.
+const MAX_MAINTAIN_PAUSE: Duration = Duration::from_secs(1);
 
 /// Promotes until the worker stops.
 pub(super) async fn promote(shared: Arc<Shared>) -> anyhow::Result<()> {
@@ -40,13 +41,14 @@ pub(super) async fn promote(shared: Arc<Shared>) -> anyhow::Result<()> {
 
 /// Keeps house until the worker stops.
 pub(super) async fn maintain(shared: Arc<Shared>) -> anyhow::Result<()> {
+    let pause = MAX_MAINTAIN_PAUSE.min(shared.options.lease / 4);
     while !shared.stop.is_cancelled() {
         if let Err(error) = shared.broker.maintain().await {
             tracing::debug!("could not keep house: {error}");
         }
         tokio::select! {
             () = shared.stop.cancelled() => {}
-            () = tokio::time::sleep(MAINTAIN_PAUSE) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
     Ok(())
