@@ -1,6 +1,8 @@
 //! Real components through `Plugin::handle`, without a broker and without HTTP: what a guest does wrong ends in its class,
 //! costs the host nothing that lasts, and holds up nobody else; what the examples promise is what they do.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "what goes wrong in a test is for the person who reads it")]
+
 mod examples;
 mod misbehavior;
 
