@@ -4,6 +4,7 @@
 //! Nothing of an instance stays resident when its slot is given to the next one, and the kernel's page scan is not used:
 //! as released it can leave bytes of one instance to another when memory is swapped out.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, Thread};
@@ -35,6 +36,9 @@ const MAX_INSTANCE_BYTES: usize = 4 * 1024 * 1024;
 
 /// How often guests are looked at. A guest that has run for a tick yields its thread.
 const TICK: Duration = Duration::from_millis(1);
+
+/// The most frames that are told of a trap.
+pub(super) const MAX_FRAMES: usize = 32;
 
 /// What host functions may use of the stack beside the guest.
 const HOST_STACK_BYTES: usize = 1_536 * 1024;
@@ -72,7 +76,7 @@ pub(super) fn build(slots: u32, stack_bytes: usize) -> wasmtime::Result<Engine> 
         .memory_init_cow(true)
         .max_wasm_stack(stack_bytes)
         .async_stack_size(stack_bytes.saturating_add(HOST_STACK_BYTES))
-        .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(32))
+        .wasm_backtrace_max_frames(NonZeroUsize::new(MAX_FRAMES))
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     Engine::new(&config)
 }

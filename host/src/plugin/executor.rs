@@ -79,7 +79,8 @@ impl Drop for Executor {
         let (fast, slow) = (self.fast.take(), self.slow.take());
         // Ending a runtime blocks, which the thread of another runtime must not do; a plain thread may.
         let end = move || {
-            for runtime in [fast, slow].into_iter().flatten() {
+            // The slow tier first: what it runs may wait for timers of the fast one, on which it began.
+            for runtime in [slow, fast].into_iter().flatten() {
                 runtime.shutdown_timeout(END_WAIT);
             }
         };

@@ -21,7 +21,8 @@ use super::loaded::{Machine, Plugin};
 use super::routing::Pattern;
 use super::settings::Settings;
 use super::{compile, fit, outcome};
-use crate::event::{Event, EventId, EventType, Policies, Timestamp};
+use crate::clock;
+use crate::event::{Event, EventId, EventType, Policies};
 
 /// The most types that `describe` may name.
 const MAX_DESCRIBED_TYPES: usize = 256;
@@ -142,7 +143,7 @@ impl Loader {
             concurrency: settings.concurrency.map(std::num::NonZeroUsize::get),
             policies,
             size_bytes,
-            loaded_at: now(),
+            loaded_at: clock::now(),
             prepared,
             machine: self.machine.clone(),
         })
@@ -210,7 +211,7 @@ fn first_event(name: &str) -> Option<Event> {
         data_content_type: None,
         data_schema: None,
         extensions: BTreeMap::new(),
-        accepted: now(),
+        accepted: clock::now(),
         cause: None,
         data: None,
     })
@@ -218,9 +219,4 @@ fn first_event(name: &str) -> Option<Event> {
 
 fn short(text: &str) -> String {
     text.chars().take(MAX_DESCRIPTION_CHARS).collect()
-}
-
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

@@ -7,6 +7,7 @@ use wasmtime::component::ResourceTableError;
 use wasmtime::{Error, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
+use super::engine::MAX_FRAMES;
 use super::limits::Breach;
 use crate::event::{Class, Failure};
 
@@ -47,9 +48,8 @@ fn class_and_words(error: &Error, in_guest: bool, stderr: Option<&str>) -> (Clas
     }
     match error.downcast_ref::<Trap>() {
         Some(Trap::StackOverflow) => (Class::Limit, "used more stack than an attempt may".into()),
-        Some(Trap::MemoryOutOfBounds) if is_below_zero(error) => {
-            let words = "used more stack than the component was built with (an access below address 0)";
-            (Class::Limit, words.into())
+        Some(Trap::MemoryOutOfBounds) if is_below_zero(error) || is_deep(error) => {
+            (Class::Limit, "used more stack than the component was built with".into())
         }
         Some(Trap::AllocationTooLarge) => (Class::Limit, "wanted more memory than there can be".into()),
         Some(Trap::UnreachableCodeReached) => {
@@ -78,6 +78,12 @@ fn class_and_words(error: &Error, in_guest: bool, stderr: Option<&str>) -> (Clas
 fn is_below_zero(error: &Error) -> bool {
     const LAST_MEGABYTES: u64 = 0xff00_0000;
     fault(error).and_then(|(_, address)| address).is_some_and(|address| (LAST_MEGABYTES..1 << 32).contains(&address))
+}
+
+/// For instructions that touch many bytes at once the engine gives no address; as many frames as it tells of do then mean
+/// a recursion.
+fn is_deep(error: &Error) -> bool {
+    error.downcast_ref::<WasmBacktrace>().is_some_and(|backtrace| backtrace.frames().len() >= MAX_FRAMES)
 }
 
 fn with_fault(error: &Error, trap: &Trap) -> String {

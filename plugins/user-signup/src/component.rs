@@ -4,7 +4,6 @@ use serde_json::json;
 
 use self::eventstream::plugin::log::{Level, log};
 use self::eventstream::plugin::publisher::{NewEvent, publish};
-use self::eventstream::plugin::types::RetryRequest;
 use self::exports::eventstream::plugin::describe::{self, Manifest};
 use self::exports::eventstream::plugin::handler::{self, Event, EventData, Failure};
 use crate::signup;
@@ -51,7 +50,7 @@ impl handler::Guest for UserSignup {
             data: Some(EventData::Text(json!({ "name": user.name, "email": user.email }).to_string())),
             delay_ms: None,
         })
-        .map_err(|error| Failure::Retry(RetryRequest { message: error.to_string(), after_ms: None }))?;
+        .map_err(|error| Failure::Reject(error.to_string()))?;
         log(Level::Info, "signed up", &[("welcome".to_owned(), welcome)]);
 
         Ok(Some(EventData::Text(serde_json::Value::Object(user.members).to_string())))

@@ -3,7 +3,6 @@
 //! What is kept is bounded whatever the guest does, and everything handed over is counted: a flood ends the attempt by
 //! its limit of host-call data long before it has cost the host anything.
 
-use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::super::limits::{Breach, Limits};
@@ -27,15 +26,14 @@ pub(in super::super) struct Said {
     pub(in super::super) log_lines_dropped: u32,
     spent_bytes: u64,
     stdout_line: Vec<u8>,
-    stderr: VecDeque<u8>,
+    stderr: Vec<u8>,
     stderr_bytes_dropped: u64,
 }
 
 impl Said {
     /// What is left of standard error; `None` if nothing was written.
     pub(in super::super) fn stderr(&self) -> Option<String> {
-        let bytes: Vec<u8> = self.stderr.iter().copied().collect();
-        let text = String::from_utf8_lossy(&bytes);
+        let text = String::from_utf8_lossy(&self.stderr);
         match (text.trim(), self.stderr_bytes_dropped) {
             ("", _) => None,
             (text, 0) => Some(text.to_owned()),
@@ -54,6 +52,7 @@ impl Output {
     pub(in super::super) fn take(&self) -> Said {
         let mut said = self.said();
         self.end_line(&mut said);
+        keep_end(&mut said, self.limit(self.limits.stderr_bytes));
         std::mem::take(&mut *said)
     }
 
@@ -81,7 +80,7 @@ impl Output {
         let mut said = self.said();
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             let room = self.limit(self.limits.log_line_bytes).saturating_sub(said.stdout_line.len());
-            said.stdout_line.extend(part.iter().take(room));
+            said.stdout_line.extend_from_slice(&part[..part.len().min(room)]);
             if part.ends_with(b"\n") {
                 self.end_line(&mut said);
             }
@@ -93,10 +92,12 @@ impl Output {
         let mut said = self.said();
         let room = self.limit(self.limits.stderr_bytes);
         let kept = &bytes[bytes.len().saturating_sub(room)..];
-        said.stderr.extend(kept);
-        let surplus = said.stderr.len().saturating_sub(room);
-        said.stderr.drain(..surplus);
-        said.stderr_bytes_dropped += (bytes.len() - kept.len() + surplus) as u64;
+        said.stderr.extend_from_slice(kept);
+        said.stderr_bytes_dropped += (bytes.len() - kept.len()) as u64;
+        // Twice the room, so that the end is not moved for each write.
+        if said.stderr.len() >= room.saturating_mul(2) {
+            keep_end(&mut said, room);
+        }
     }
 
     fn end_line(&self, said: &mut Said) {
@@ -140,6 +141,13 @@ impl Output {
     fn said(&self) -> MutexGuard<'_, Said> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Drops the beginning of standard error, so that no more than `room` bytes are left.
+fn keep_end(said: &mut Said, room: usize) {
+    let surplus = said.stderr.len().saturating_sub(room);
+    said.stderr.drain(..surplus);
+    said.stderr_bytes_dropped += surplus as u64;
 }
 
 /// The line with no more than `room` bytes of text, the message first.

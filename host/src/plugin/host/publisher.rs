@@ -11,7 +11,8 @@ use super::super::limits::Limits;
 use super::Guest;
 use super::wit::publisher::{Error, Host, NewEvent};
 use super::wit::types::EventData;
-use crate::event::{Data, DataKind, Event, EventId, EventType, Published, Timestamp, depth_is_within};
+use crate::clock;
+use crate::event::{Data, DataKind, Event, EventId, EventType, Published, depth_is_within};
 
 const MAX_SUBJECT_CHARS: usize = 256;
 const MAX_CONTENT_TYPE_CHARS: usize = 256;
@@ -99,7 +100,7 @@ impl Checked {
             data_content_type: self.content_type,
             data_schema: None,
             extensions: self.extensions,
-            accepted: now(),
+            accepted: clock::now(),
             cause: Some(cause.id),
             data: self.data,
         };
@@ -228,11 +229,6 @@ fn words(error: &Error) -> &str {
 /// The beginning of a text that a guest made up, for a message.
 fn short(text: &str) -> &str {
     &text[..text.floor_char_boundary(64)]
-}
-
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

@@ -1,0 +1,65 @@
+//! The example plugins do what their READMEs say.
+
+use std::sync::Arc;
+
+use eventstream::event::Class;
+use eventstream::plugin::{Attempt, Registry};
+use eventstream_tests::layout;
+use serde_json::json;
+
+use crate::{event, failure, open, result, route, success};
+
+async fn examples() -> Arc<Registry> {
+    open(layout::example_plugin("payment").parent().unwrap()).await
+}
+
+async fn handle(registry: &Registry, event_type: &str, payload: serde_json::Value) -> eventstream::plugin::Completed {
+    route(registry, event_type).handle(Attempt { event: event(event_type, &payload), attempt: 1 }).await
+}
+
+#[tokio::test]
+async fn a_sign_up_is_followed_by_a_welcome() {
+    let registry = examples().await;
+    let payload = json!({"id": 7, "name": " Ada  Lovelace", "email": "ada@Example.COM"});
+    let success = success(handle(&registry, "USER_SIGNUP", payload).await);
+    let user = String::from_utf8(success.result.unwrap().bytes.to_vec()).unwrap();
+    assert_eq!(user, r#"{"email":"ada@example.com","id":7,"name":"Ada Lovelace"}"#);
+
+    let follow_up = success.published.into_iter().next().unwrap().event;
+    let key = follow_up.id.to_string();
+    let welcome = route(&registry, follow_up.event_type.as_str());
+    assert_eq!(welcome.name(), "user-welcome");
+    let message = result(welcome.handle(Attempt { event: follow_up, attempt: 1 }).await);
+    assert_eq!(message["to"], "\"Ada Lovelace\" <ada@example.com>");
+    assert!(message["messageId"].as_str().is_some_and(|id| id.contains(&key)), "{message}");
+}
+
+#[tokio::test]
+async fn a_sign_up_that_is_wrong_is_rejected_with_the_reasons() {
+    let registry = examples().await;
+    let failure = failure(handle(&registry, "USER_SIGNUP", json!({"email": "nobody", "name": ""})).await);
+    assert_eq!(failure.class, Class::Reject);
+    assert!(failure.message.contains("needs an @") && failure.message.contains("\"name\""), "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_payment_ends_in_each_of_the_three_ways() {
+    let registry = examples().await;
+    let pay = |card: &str| json!({"order": "A-1", "amountCents": 1_999, "currency": "EUR", "card": card});
+    let receipt = result(handle(&registry, "payment.requested", pay("tok_visa")).await);
+    assert_eq!(receipt["capturedCents"], 1_999);
+    let down = failure(handle(&registry, "payment.requested", pay("tok_provider_down")).await);
+    assert_eq!((down.class, down.after_ms), (Class::Retry, Some(2_000)));
+    let declined = failure(handle(&registry, "payment.requested", pay("tok_declined")).await);
+    assert_eq!(declined.class, Class::Reject);
+}
+
+#[tokio::test]
+async fn examples_say_what_they_are() {
+    let registry = examples().await;
+    let statuses = registry.statuses();
+    let told: Vec<_> = statuses.iter().map(|status| (status.name.as_str(), status.types[0].to_string())).collect();
+    let expected = [("payment", "payment.requested"), ("user-signup", "USER_SIGNUP"), ("user-welcome", "user.welcome")];
+    assert_eq!(told, expected.map(|(name, event_type)| (name, event_type.to_owned())));
+    assert!(statuses.iter().all(|status| status.version.is_some() && status.description.is_some()));
+}

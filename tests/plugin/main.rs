@@ -1,0 +1,81 @@
+//! Real components through `Plugin::handle`, without a broker and without HTTP: what a guest does wrong ends in its class,
+//! costs the host nothing that lasts, and holds up nobody else; what the examples promise is what they do.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "what goes wrong in a test is for the person who reads it")]
+
+mod examples;
+mod misbehavior;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use eventstream::event::{Data, Event, EventId, Failure, Outcome, Success, Timestamp};
+use eventstream::plugin::{Attempt, Completed, Options, Plugin, Registry};
+use eventstream_tests::layout;
+use serde_json::{Value, json};
+
+/// An event with a JSON payload.
+fn event(event_type: &str, payload: &Value) -> Event {
+    Event {
+        id: EventId::new(),
+        event_type: event_type.parse().unwrap(),
+        source: "/tests".into(),
+        subject: Some("subject".into()),
+        time: Some("2026-11-23T16:04:05+01:00".into()),
+        data_content_type: Some("application/json".into()),
+        data_schema: None,
+        extensions: BTreeMap::from([("traceparent".to_owned(), "00-1-2-01".to_owned())]),
+        accepted: Timestamp::from_unix_ms(1_795_446_245_007),
+        cause: Some(EventId::new()),
+        data: Some(Data::text(payload.to_string())),
+    }
+}
+
+/// A registry of copies of one guest under these names, each with these settings.
+async fn scripted(names: &[&str], settings: &str) -> (tempfile::TempDir, Arc<Registry>) {
+    let dir = tempfile::tempdir().unwrap();
+    for name in names {
+        fs::copy(layout::guest("scripted"), dir.path().join(format!("{name}.wasm"))).unwrap();
+        fs::write(dir.path().join(format!("{name}.toml")), settings).unwrap();
+    }
+    let registry = open(dir.path()).await;
+    (dir, registry)
+}
+
+async fn open(dir: &Path) -> Arc<Registry> {
+    let options = Options { dir: dir.to_owned(), concurrency: 16, settle_ms: 0, ..Options::default() };
+    let registry = Registry::open(options).await.unwrap();
+    for status in registry.statuses() {
+        assert_eq!(status.error, None, "{}", status.name);
+    }
+    registry
+}
+
+fn route(registry: &Registry, event_type: &str) -> Arc<Plugin> {
+    registry.route(&event_type.parse().unwrap()).unwrap_or_else(|| panic!("{event_type} is handled"))
+}
+
+async fn attempt(plugin: &Arc<Plugin>, attempt: u32, payload: Value) -> Completed {
+    plugin.handle(Attempt { event: event(plugin.name(), &payload), attempt }).await
+}
+
+fn success(completed: Completed) -> Success {
+    match completed.outcome {
+        Outcome::Ok(success) => success,
+        Outcome::Failed(failure) => panic!("{failure:?}"),
+    }
+}
+
+fn failure(completed: Completed) -> Failure {
+    match completed.outcome {
+        Outcome::Ok(success) => panic!("{success:?}"),
+        Outcome::Failed(failure) => failure,
+    }
+}
+
+/// What the handler returned, as JSON; null if it returned nothing.
+fn result(completed: Completed) -> Value {
+    success(completed).result.map_or(json!(null), |data| serde_json::from_slice(&data.bytes).unwrap())
+}

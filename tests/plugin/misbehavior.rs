@@ -1,0 +1,184 @@
+//! A guest that does what its payload says, through everything that it can do wrong.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use eventstream::event::{Class, Outcome};
+use serde_json::json;
+
+use crate::{attempt, failure, result, route, scripted, success};
+
+const SHORT: &str = "limits = { cpu_ms = 1000, wall_ms = 3000 }\nconfig = { greeting = 'hello' }";
+
+#[tokio::test]
+async fn everything_that_a_guest_does_wrong_ends_in_its_class() {
+    let (_dir, registry) = scripted(&["a"], SHORT).await;
+    let plugin = route(&registry, "a");
+    for (payload, class, words) in [
+        (json!({"do": "retry", "message": "later", "after-ms": 7}), Class::Retry, "later"),
+        (json!({"do": "reject", "message": "never"}), Class::Reject, "never"),
+        (json!({"unknown": 1}), Class::Reject, "unknown field"),
+        (json!({"do": "trap", "message": "a bug"}), Class::Trap, ": a bug"),
+        (json!({"do": "unreachable"}), Class::Trap, "unreachable"),
+        (json!({"do": "exit"}), Class::Trap, "exited with status 1"),
+        (json!({"do": "loop"}), Class::Timeout, "1000 ms of CPU time"),
+        (json!({"sleep-ms": 60_000}), Class::Timeout, "within the 3000 ms"),
+        (json!({"do": "allocate"}), Class::Limit, "memory"),
+        (json!({"do": "recurse"}), Class::Limit, "stack"),
+        (json!({"return-bytes": 300_000}), Class::Output, "300000 bytes"),
+        (json!({"return-bytes": 30_000_000}), Class::Output, "result"),
+        (json!({"return-bytes": 100_000_000}), Class::Limit, "memory"),
+        (json!({"log-bytes": 1_000_000_000}), Class::Limit, "16777216 bytes to the host"),
+        (json!({"stdout-bytes": 1_000_000_000}), Class::Limit, "16777216 bytes to the host"),
+        (json!({"stderr-bytes": 1_000_000_000}), Class::Limit, "16777216 bytes to the host"),
+        (json!({"do": "publish-too-many"}), Class::Output, "at most 100"),
+        (json!({"publish": 101, "ignore-publish-error": true}), Class::Output, "at most 100"),
+        (json!({"publish": 1, "publish-type": "a b", "ignore-publish-error": true}), Class::Output, "type"),
+        (json!({"publish": 101}), Class::Reject, "at most 100"),
+    ] {
+        let failure = failure(attempt(&plugin, 1, payload.clone()).await);
+        assert_eq!(failure.class, class, "{payload}: {failure:?}");
+        assert!(failure.message.contains(words), "{payload}: {failure:?} says {words:?}");
+    }
+    assert_eq!(result(attempt(&plugin, 1, json!({"do": "echo", "key": "x"})).await)["key"], "x");
+}
+
+#[tokio::test]
+async fn a_panic_leaves_its_words_its_place_and_its_standard_error() {
+    let (_dir, registry) = scripted(&["a"], SHORT).await;
+    let completed = attempt(&route(&registry, "a"), 1, json!({"do": "trap", "message": "a bug"})).await;
+    assert!(completed.stderr.as_ref().unwrap().contains("a bug"), "{completed:?}");
+    let failure = failure(completed);
+    assert!(failure.message.starts_with("panicked at scripted/src/lib.rs:"), "{failure:?}");
+    let backtrace = failure.backtrace.unwrap();
+    assert!(backtrace.contains("scripted") && backtrace.lines().count() <= 32, "{backtrace}");
+    assert!(!backtrace.contains("_ZN"), "names are readable: {backtrace}");
+}
+
+#[tokio::test]
+async fn a_guest_learns_what_it_may_know_and_nothing_else() {
+    let (_dir, registry) = scripted(&["a"], SHORT).await;
+    let plugin = route(&registry, "a");
+    let facts = result(attempt(&plugin, 3, json!({"do": "facts"})).await);
+    assert_eq!((&facts["attempt"], &facts["maxAttempts"]), (&json!(3), &json!(5)));
+    assert!(facts["remainingMs"].as_u64().is_some_and(|remaining_ms| remaining_ms <= 3_000), "{facts}");
+    assert_eq!(facts["traceparent"], "00-1-2-01");
+    assert_eq!(facts["idempotencyKey"], facts["id"]);
+    assert_eq!(facts["time"], "2026-11-23T15:04:05.000Z", "in UTC");
+    assert!(facts["extensions"]["causationid"].is_string(), "{facts}");
+
+    let nothing = json!({"environment": 0, "arguments": 0, "files": 0, "sockets": 0});
+    assert_eq!(result(attempt(&plugin, 1, json!({"do": "forbidden"})).await), nothing);
+    let state = result(attempt(&plugin, 1, json!({"do": "state"})).await);
+    assert!(state["Err"].as_str().is_some_and(|words| words.contains("state is not granted")), "{state}");
+    assert_eq!(result(attempt(&plugin, 1, json!({"do": "config", "key": "greeting"})).await), "hello");
+    assert_eq!(result(attempt(&plugin, 1, json!({"do": "config", "key": "other"})).await), json!(null));
+}
+
+#[tokio::test]
+async fn nothing_passes_from_attempt_to_attempt() {
+    let (_dir, registry) = scripted(&["a"], SHORT).await;
+    let plugin = route(&registry, "a");
+    for _ in 0..50 {
+        assert_eq!(result(attempt(&plugin, 1, json!({"do": "static"})).await), 1, "calls that the instance has seen");
+    }
+    assert_eq!(failure(attempt(&plugin, 1, json!({"flaky": 3})).await).class, Class::Retry);
+    success(attempt(&plugin, 3, json!({"flaky": 3})).await);
+}
+
+#[tokio::test]
+async fn a_coin_falls_on_every_side() {
+    let (_dir, registry) = scripted(&["a"], SHORT).await;
+    let plugin = route(&registry, "a");
+    let mut seen = BTreeSet::new();
+    for _ in 0..1_000 {
+        seen.insert(match attempt(&plugin, 1, json!({"do": "coin"})).await.outcome {
+            Outcome::Ok(_) => "ok",
+            Outcome::Failed(failure) => failure.class.as_str(),
+        });
+        if seen.len() == 4 {
+            return;
+        }
+    }
+    panic!("1,000 throws gave nothing but {seen:?}");
+}
+
+#[tokio::test]
+async fn children_carry_what_the_script_says() {
+    let (_dir, registry) = scripted(&["a"], SHORT).await;
+    let script = json!({"publish": 2, "publish-type": "b", "publish-delay-ms": 9, "publish-payload": {"do": "ok"}});
+    let published = success(attempt(&route(&registry, "a"), 1, script).await).published;
+    assert_eq!(published.len(), 2);
+    let child = &published[0];
+    assert_eq!((child.event.event_type.as_str(), child.delay_ms), ("b", 9));
+    assert_eq!(child.event.source, "/plugins/a");
+    assert_eq!(child.event.data.as_ref().unwrap().as_text(), Some("{\"do\":\"ok\"}"));
+    assert_eq!(child.event.data_content_type.as_deref(), Some("application/json"));
+}
+
+/// Each kind of misbehavior at once, again and again: what they took is given back.
+#[tokio::test]
+async fn memory_stays_flat_whatever_guests_do() {
+    const ROUNDS: usize = 6;
+    const MAX_GROWTH_KIB: u64 = 48 * 1_024;
+    let (_dir, registry) = scripted(&["a"], SHORT).await;
+    let plugin = route(&registry, "a");
+    let mut resident_kib = Vec::new();
+    for _ in 0..ROUNDS {
+        let mut attempts = tokio::task::JoinSet::new();
+        for script in [
+            json!({"do": "loop"}),
+            json!({"do": "allocate"}),
+            json!({"do": "recurse"}),
+            json!({"return-bytes": 100_000_000}),
+            json!({"return-bytes": 15_000_000}),
+            json!({"log-bytes": 1_000_000_000}),
+            json!({"stderr-bytes": 1_000_000_000}),
+            json!({"do": "trap"}),
+            json!({"do": "publish-too-many", "publish-payload": "x".repeat(100_000)}),
+        ] {
+            let plugin = plugin.clone();
+            attempts.spawn(async move { failure(attempt(&plugin, 1, script).await) });
+        }
+        attempts.join_all().await;
+        resident_kib.push(resident_set_kib());
+    }
+    let (first, last) = (resident_kib[0], resident_kib[ROUNDS - 1]);
+    assert!(last <= first + MAX_GROWTH_KIB, "resident after each round, in KiB: {resident_kib:?}");
+}
+
+/// More loops than processors, and a plugin beside them that is quick.
+#[tokio::test(flavor = "multi_thread")]
+async fn quick_plugins_go_on_while_others_burn_and_sleep() {
+    let (_dir, registry) = scripted(&["burns", "sleeps", "quick"], "limits = { cpu_ms = 4000, wall_ms = 8000 }").await;
+    let quick = route(&registry, "quick");
+    let alone = latency(&quick).await;
+    let mut others = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let (burns, sleeps) = (route(&registry, "burns"), route(&registry, "sleeps"));
+        others.spawn(async move { failure(attempt(&burns, 1, json!({"do": "loop"})).await) });
+        others.spawn(async move { failure(attempt(&sleeps, 1, json!({"sleep-ms": 60_000})).await) });
+    }
+    let beside = latency(&quick).await;
+    assert!(others.try_join_next().is_none(), "the others are still at it");
+    assert!(beside < Duration::from_millis(20), "the median is {beside:?}, and {alone:?} alone");
+}
+
+/// The median of attempts one after the other.
+async fn latency(plugin: &Arc<eventstream::plugin::Plugin>) -> Duration {
+    let mut took = Vec::new();
+    for _ in 0..101 {
+        let begun = Instant::now();
+        success(attempt(plugin, 1, json!({})).await);
+        took.push(begun.elapsed());
+    }
+    took.sort();
+    took[took.len() / 2]
+}
+
+fn resident_set_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
