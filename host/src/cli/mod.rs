@@ -59,8 +59,6 @@ enum Exit {
     Usage = 2,
     /// The broker, or for commands that talk to a server, the server cannot be reached.
     Unreachable = 3,
-    /// A plugin is not valid.
-    Plugin = 4,
 }
 
 impl From<Exit> for ExitCode {

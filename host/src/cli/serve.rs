@@ -121,7 +121,6 @@ fn exit(error: &app::Error) -> Exit {
     match error {
         app::Error::Unreachable(_) => Exit::Unreachable,
         app::Error::Refused(_) => Exit::Usage,
-        app::Error::Plugin(_) => Exit::Plugin,
         app::Error::Failed(_) => Exit::Failed,
     }
 }
