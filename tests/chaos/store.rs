@@ -33,7 +33,12 @@ fn look(deployment: &Deployment, ended: usize, accepted: usize) -> redis::RedisR
     expect("the index of events".into(), store.hlen(named("ix"))?, ended);
     expect("due later".into(), store.zcard(named("due"))?, 0);
     expect("parked".into(), store.hlen(named("parked"))?, 0);
-    let mut consumers: BTreeSet<String> = store.hkeys(named("hb"))?;
+    // Each consumer has a heartbeat (`c:`) and an identity (`i:`).
+    let known: Vec<String> = store.hkeys(named("hb"))?;
+    let mut consumers: BTreeSet<String> = known
+        .iter()
+        .map(|field| field.split_once(':').map_or(field.as_str(), |(_, consumer)| consumer).to_owned())
+        .collect();
     for lane in keys.iter().filter(|key| key.contains(":q:")) {
         expect(format!("entries of {lane}"), store.xlen(lane)?, 0);
         let pending: redis::streams::StreamPendingReply = store.xpending(lane, "es")?;
