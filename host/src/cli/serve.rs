@@ -36,7 +36,7 @@ pub(super) struct Args {
     /// The readable part of this host's name among consumers [env: EVENTSTREAM_CONSUMER_NAME] [default: host name]
     #[arg(long, value_name = "NAME")]
     consumer_name: Option<String>,
-    /// Attempts side by side [env: EVENTSTREAM_CONSUMER_CONCURRENCY] [default: twice the cores]
+    /// Attempts of one plugin side by side [env: EVENTSTREAM_CONSUMER_CONCURRENCY] [default: twice the cores]
     #[arg(long, value_name = "N")]
     concurrency: Option<String>,
     /// After how long the work of a host that died is taken over [env: EVENTSTREAM_CONSUMER_LEASE_MS] [default: 30000]

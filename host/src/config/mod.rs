@@ -49,7 +49,7 @@ pub struct Config {
 /// What the worker is told.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerSettings {
-    /// Attempts side by side.
+    /// Attempts of one plugin side by side on this host.
     pub concurrency: usize,
     /// How long a delivery belongs to this consumer without being renewed.
     pub lease_ms: u64,
