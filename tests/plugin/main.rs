@@ -5,6 +5,7 @@
 
 mod examples;
 mod misbehavior;
+mod reload;
 
 use std::collections::BTreeMap;
 use std::fs;
