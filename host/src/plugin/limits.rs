@@ -58,7 +58,7 @@ impl Default for Limits {
 /// The limit that ended an attempt. Trying again helps only if the handler does less the next time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Breach {
-    #[error("no answer within the {limit_ms} ms that an attempt may take")]
+    #[error("no answer within the {limit_ms} ms of wall time that an attempt may take")]
     WallTime { limit_ms: u64 },
     #[error("used more than the {limit_ms} ms of CPU time that an attempt may use")]
     CpuTime { limit_ms: u64 },
