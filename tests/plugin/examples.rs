@@ -7,7 +7,7 @@ use eventstream::plugin::{Attempt, Registry};
 use eventstream_tests::layout;
 use serde_json::json;
 
-use crate::{event, failure, open, result, route, success};
+use crate::{event, failure, open, result, route, success, together};
 
 async fn examples() -> Arc<Registry> {
     open(layout::example_plugin("payment").parent().unwrap()).await
@@ -19,6 +19,7 @@ async fn handle(registry: &Registry, event_type: &str, payload: serde_json::Valu
 
 #[tokio::test]
 async fn a_sign_up_is_followed_by_a_welcome() {
+    let _turn = together().await;
     let registry = examples().await;
     let payload = json!({"id": 7, "name": " Ada  Lovelace", "email": "ada@Example.COM"});
     let success = success(handle(&registry, "USER_SIGNUP", payload).await);
@@ -36,6 +37,7 @@ async fn a_sign_up_is_followed_by_a_welcome() {
 
 #[tokio::test]
 async fn a_sign_up_that_is_wrong_is_rejected_with_the_reasons() {
+    let _turn = together().await;
     let registry = examples().await;
     let failure = failure(handle(&registry, "USER_SIGNUP", json!({"email": "nobody", "name": ""})).await);
     assert_eq!(failure.class, Class::Reject);
@@ -44,6 +46,7 @@ async fn a_sign_up_that_is_wrong_is_rejected_with_the_reasons() {
 
 #[tokio::test]
 async fn a_payment_ends_in_each_of_the_three_ways() {
+    let _turn = together().await;
     let registry = examples().await;
     let pay = |card: &str| json!({"order": "A-1", "amountCents": 1_999, "currency": "EUR", "card": card});
     let receipt = result(handle(&registry, "payment.requested", pay("tok_visa")).await);
@@ -56,6 +59,7 @@ async fn a_payment_ends_in_each_of_the_three_ways() {
 
 #[tokio::test]
 async fn examples_say_what_they_are() {
+    let _turn = together().await;
     let registry = examples().await;
     let statuses = registry.statuses();
     let told: Vec<_> = statuses.iter().map(|status| (status.name.as_str(), status.types[0].to_string())).collect();

@@ -16,6 +16,20 @@ use eventstream::event::{Data, Event, EventId, Failure, Outcome, Success, Timest
 use eventstream::plugin::{Attempt, Completed, Options, Plugin, Registry};
 use eventstream_tests::layout;
 use serde_json::{Value, json};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Some tests measure what the whole process takes, and run while no other does.
+static TURNS: RwLock<()> = RwLock::const_new(());
+
+/// A turn beside other tests, until it is dropped.
+async fn together() -> RwLockReadGuard<'static, ()> {
+    TURNS.read().await
+}
+
+/// A turn without other tests, until it is dropped.
+async fn alone() -> RwLockWriteGuard<'static, ()> {
+    TURNS.write().await
+}
 
 /// An event with a JSON payload.
 fn event(event_type: &str, payload: &Value) -> Event {

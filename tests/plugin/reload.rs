@@ -10,7 +10,7 @@ use eventstream_tests::layout;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::{attempt, open, result, route, success};
+use crate::{attempt, open, result, route, success, together};
 
 /// A component that differs from the last one in a custom section: of another digest, and the same otherwise.
 fn put(dir: &Path, version: u8) {
@@ -35,6 +35,7 @@ async fn work(registry: Arc<Registry>, stop: CancellationToken) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replacing_a_plugin_under_load_fails_nothing() {
+    let _turn = together().await;
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), 0);
     let registry = open(dir.path()).await;
