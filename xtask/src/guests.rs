@@ -21,11 +21,16 @@ pub const WORKSPACES: [(&str, &str); 2] = [("plugins", "plugins"), ("tests/guest
 
 /// Builds and copies all components.
 pub fn build() -> anyhow::Result<()> {
-    ensure_target()?;
     for (workspace, destination) in WORKSPACES {
         build_workspace(workspace, &target_dir()?.join(destination))?;
     }
     Ok(())
+}
+
+/// Builds and copies the example plugins only.
+pub fn build_plugins() -> anyhow::Result<()> {
+    let [(workspace, destination), _] = WORKSPACES;
+    build_workspace(workspace, &target_dir()?.join(destination))
 }
 
 /// `cargo` in a workspace of guests, with a target folder below the main one.
@@ -61,6 +66,7 @@ fn target_is_installed() -> anyhow::Result<bool> {
 }
 
 fn build_workspace(workspace: &str, destination: &Path) -> anyhow::Result<()> {
+    ensure_target()?;
     run(&mut guest_cargo(workspace, &["build", "--release", "--target", TARGET, "--locked"])?)?;
     let built = target_dir()?.join("guest-build").join(TARGET).join("release");
     fs::create_dir_all(destination).with_context(|| format!("cannot create {}", destination.display()))?;

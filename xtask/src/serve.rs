@@ -1,8 +1,8 @@
 //! `cargo xtask run`: the example plugins, a Redis server and the host, until ctrl-c.
 //!
-//! The host stands in the foreground with this program, so that the terminal's ctrl-c reaches it directly: the first
-//! one makes it drain, a second one makes it stop at once. A SIGTERM to this program is passed on. The Redis server is
-//! stopped last. Its data stay in `target/run/redis`, and the next run goes on with them.
+//! The host stands in a process group of its own, so that it is told once by whatever tells this program: the first
+//! signal makes it drain, a second one makes it stop at once. The Redis server is stopped last. Its data stay in
+//! `target/run/redis`, and the next run goes on with them.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ pub struct Options {
 
 /// Builds and serves until a signal comes or the host ends.
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    guests::build()?;
+    guests::build_plugins()?;
     let profile = if options.release { "release" } else { "dev" };
     run_command(&mut cargo("", &["build", "--package", "eventstream", "--locked", "--profile", profile]))?;
 
@@ -56,7 +56,7 @@ async fn serve(options: &Options, redis_url: &str) -> anyhow::Result<()> {
     let plugins = target_dir()?.join("plugins");
     let mut command = tokio::process::Command::new(binary(options.release)?);
     command.arg("serve").args(["--listen", &options.listen, "--broker", redis_url]);
-    command.arg("--plugins").arg(plugins).args(&options.more);
+    command.arg("--plugins").arg(plugins).args(&options.more).process_group(0);
     let mut host = command.spawn().context("cannot start the host")?;
     loop {
         tokio::select! {
@@ -67,13 +67,16 @@ async fn serve(options: &Options, redis_url: &str) -> anyhow::Result<()> {
                 }
                 return Ok(());
             }
-            _ = interrupt.recv() => eprintln!("stopping; ctrl-c again to stop at once"),
-            _ = terminate.recv() => pass_on_terminate(&host)?,
+            _ = interrupt.recv() => {
+                eprintln!("stopping; ctrl-c again to stop at once");
+                terminate_host(&host)?;
+            }
+            _ = terminate.recv() => terminate_host(&host)?,
         }
     }
 }
 
-fn pass_on_terminate(host: &Child) -> anyhow::Result<()> {
+fn terminate_host(host: &Child) -> anyhow::Result<()> {
     let pid = host.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
     match pid {
         Some(pid) => Ok(rustix::process::kill_process(pid, rustix::process::Signal::TERM)?),
