@@ -1,0 +1,226 @@
+//! Appending events: several requests in one call of one script.
+//!
+//! Each request is appended whole or not at all. When the answer is lost the same call is made again with the same ids,
+//! and what took effect the first time is recognised by them, so that an event is appended once.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use redis::Value;
+
+use super::board::Trouble;
+use super::codec;
+use super::core::{Core, Places, asks_for_lanes};
+use super::fault::{Cause, Failure};
+use super::reply;
+use super::scripts::Call;
+use crate::broker::{Accepted, Append, Error, Lane};
+use crate::event::{EventId, Idempotency, Start};
+
+/// Events of one call, unless a single request has more of them.
+pub(super) const MAX_EVENTS: usize = 100;
+const LANE_TRIES: usize = 4;
+
+/// One request, encoded.
+pub(super) struct Request {
+    events: Vec<NewEntry>,
+}
+
+/// One event, encoded.
+pub(super) struct NewEntry {
+    pub(super) id: EventId,
+    pub(super) lane: Lane,
+    pub(super) start: Start,
+    pub(super) blob: Bytes,
+    idempotency: Option<Idempotency>,
+}
+
+impl NewEntry {
+    /// # Errors
+    /// [`Error::Misconfigured`] if the record cannot be written at all; trying again cannot help.
+    pub(super) fn encode(append: Append) -> Result<Self, Error> {
+        let blob = codec::encode(&append.record).map_err(|error| Error::Misconfigured(error.to_string()))?;
+        Ok(Self {
+            id: append.record.event.id,
+            lane: append.lane,
+            start: append.start,
+            blob,
+            idempotency: append.idempotency,
+        })
+    }
+
+    /// When it may be delivered, as scripts read it.
+    pub(super) fn push_start(&self, call: &mut Call<'_>) {
+        let (word, ms) = match self.start {
+            Start::Now => ("now", 0),
+            Start::InMs(ms) => ("in", ms),
+            Start::At(time) => ("at", u64::try_from(time.unix_ms()).unwrap_or(0)),
+        };
+        call.push_text(word);
+        call.push_number(ms);
+    }
+}
+
+impl Request {
+    /// # Errors
+    /// See [`NewEntry::encode`].
+    pub(super) fn encode(events: Vec<Append>) -> Result<Self, Error> {
+        Ok(Self { events: events.into_iter().map(NewEntry::encode).collect::<Result<_, _>>()? })
+    }
+
+    /// How many events.
+    pub(super) fn weight(&self) -> usize {
+        self.events.len()
+    }
+}
+
+impl Core {
+    /// Why nothing may be accepted now, if so.
+    pub(super) fn may_accept(&self) -> Result<(), Error> {
+        match self.board().trouble(Trouble::Loss).or_else(|| self.board().trouble(Trouble::Unsafe)) {
+            Some(trouble) => Err(Error::Unsafe(trouble)),
+            None => Ok(()),
+        }
+    }
+
+    /// Appends several requests together and answers each of them.
+    pub(super) async fn append_together(&self, requests: Vec<Request>) -> Vec<Result<Vec<Accepted>, Error>> {
+        match self.append_once(&requests).await {
+            Ok(answers) => answers,
+            // One request may point at a key that holds something else; it must not keep the others out.
+            Err(Error::Misconfigured(_)) if requests.len() > 1 => {
+                let mut answers = Vec::with_capacity(requests.len());
+                for request in requests {
+                    let alone = self.append_once(&[request]).await;
+                    answers.push(alone.and_then(|mut answers| answers.pop().unwrap_or_else(|| Err(miscounted()))));
+                }
+                answers
+            }
+            Err(error) => requests.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+
+    async fn append_once(&self, requests: &[Request]) -> Result<Vec<Result<Vec<Accepted>, Error>>, Error> {
+        self.may_accept()?;
+        for _ in 0..LANE_TRIES {
+            let lanes = requests.iter().flat_map(|request| &request.events).map(|event| &event.lane);
+            self.make_lanes(self.missing_lanes(lanes)).await?;
+            let seen = self.accepted_seen.load(Ordering::SeqCst);
+            let answer = self.link.repeat(&self.append_call(requests)).await?;
+            if asks_for_lanes(&answer) {
+                self.refresh_lanes(&[]).await?;
+                continue;
+            }
+            let mut items = reply::array(answer)?;
+            if items.len() != 3 {
+                self.look.notify_one();
+                let message = "Redis lost the data of this namespace; accepting goes on when that has been noted";
+                self.board().raise(Trouble::Loss, message);
+                return Err(Error::Unsafe(message.into()));
+            }
+            let answers = reply::array(items.pop().unwrap_or_default())?;
+            self.note_accepted(seen, reply::count(&items[1])?);
+            if answers.len() != requests.len() {
+                return Err(miscounted());
+            }
+            return Ok(requests.iter().zip(answers).map(|(request, answer)| self.read(request, answer)).collect());
+        }
+        Err(Error::refused("the lanes change faster than they can be read"))
+    }
+
+    /// Compares the total of accepted events with what was seen before the question was sent.
+    pub(super) fn note_accepted(&self, seen_before: u64, accepted: u64) {
+        if accepted < seen_before {
+            self.look.notify_one();
+        } else {
+            self.accepted_seen.fetch_max(accepted, Ordering::SeqCst);
+        }
+    }
+
+    fn append_call(&self, requests: &[Request]) -> Call<'_> {
+        let book = self.book();
+        let mut places = Places::default();
+        for lane in &book.lanes {
+            places.of(lane);
+        }
+        let mut keys: HashMap<[u8; 32], usize> = HashMap::new();
+        let mut call = self
+            .script(&self.scripts.append)
+            .text(&self.epoch.load())
+            .number(self.options.max_waiting)
+            .number(self.options.retention.idempotency_ms.max(1))
+            .number(book.set_size)
+            .named_lanes(&self.keys, places.lanes());
+        call.push_number(requests.len());
+        for request in requests {
+            call.push_number(request.events.len());
+            for event in &request.events {
+                call.push_text(&event.id.to_string());
+                call.push_number(places.of(&event.lane));
+                event.push_start(&mut call);
+                match &event.idempotency {
+                    None => {
+                        call.push_number(0_u64);
+                        call.push_text("");
+                    }
+                    Some(idempotency) => {
+                        let next = keys.len() + 1;
+                        let place = *keys.entry(idempotency.key).or_insert(next);
+                        if place == next {
+                            call.push_key(self.keys.idempotency(&idempotency.key));
+                        }
+                        call.push_number(place);
+                        call.push_bytes(Bytes::copy_from_slice(&idempotency.fingerprint));
+                    }
+                }
+                call.push_bytes(event.blob.clone());
+            }
+        }
+        call
+    }
+
+    fn read(&self, request: &Request, answer: Value) -> Result<Vec<Accepted>, Error> {
+        let mut items = reply::array(answer)?.into_iter();
+        let verdict = reply::text(items.next().unwrap_or_default())?;
+        match verdict.as_str() {
+            "OK" if items.len() == request.events.len() => request
+                .events
+                .iter()
+                .zip(items)
+                .map(|(event, first)| {
+                    let first = reply::text(first)?;
+                    if first.is_empty() {
+                        return Ok(Accepted { id: event.id, duplicate: false });
+                    }
+                    let id = first.parse().map_err(|_| damaged_key())?;
+                    Ok(Accepted { id, duplicate: true })
+                })
+                .collect(),
+            "CONFLICT" => {
+                let places = items.map(|place| reply::place(&place)).collect::<Result<_, _>>()?;
+                Err(Error::Conflict(places))
+            }
+            "FULL" => {
+                let waiting = reply::count(&items.next().unwrap_or_default())?;
+                Err(Error::Full { waiting, limit: self.options.max_waiting })
+            }
+            _ => Err(miscounted()),
+        }
+    }
+}
+
+fn miscounted() -> Error {
+    Failure::not_understood("Redis answered another number of events than were sent").into()
+}
+
+fn damaged_key() -> Error {
+    Error::Misconfigured("an idempotency key holds something that this server did not write".into())
+}
+
+impl Failure {
+    /// Whether a call that carries several things may work when each is sent alone.
+    pub(super) fn may_be_one_of_several(&self) -> bool {
+        self.reaction.cause == Cause::Misplaced
+    }
+}

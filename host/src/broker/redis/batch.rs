@@ -1,0 +1,143 @@
+//! Work that arrives one by one and is done together.
+//!
+//! What arrives while a batch is under way forms the next one. There is no timer: on an idle system a single request is
+//! a batch of its own and goes out at once. The queue is bounded; who finds it full is told so instead of waiting.
+
+use std::future::Future;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::shutdown::Tasks;
+
+/// The most requests that wait for the next batch.
+const QUEUE: usize = 1_024;
+
+/// The queue of a batcher.
+pub(super) struct Batcher<Q, A> {
+    sender: mpsc::Sender<Request<Q, A>>,
+}
+
+struct Request<Q, A> {
+    question: Q,
+    answer: oneshot::Sender<A>,
+}
+
+/// Why a request was not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unanswered {
+    /// Too many wait already; nothing was done.
+    QueueFull,
+    /// The batcher has ended; it is not known whether something was done.
+    Ended,
+}
+
+impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
+    /// Starts a batcher that ends with the token. A batch weighs at most `max_weight`, unless a single request weighs
+    /// more. `work` answers every request of a batch, in order.
+    pub(super) fn start<W, F>(
+        tasks: &Tasks,
+        ends: CancellationToken,
+        max_weight: usize,
+        weight: fn(&Q) -> usize,
+        work: W,
+    ) -> Self
+    where
+        W: Fn(Vec<Q>) -> F + Send + Sync + 'static,
+        F: Future<Output = Vec<A>> + Send,
+    {
+        let (sender, mut receiver) = mpsc::channel::<Request<Q, A>>(QUEUE);
+        tasks.spawn(async move {
+            let mut left_over = None;
+            loop {
+                let first = match left_over.take() {
+                    Some(request) => request,
+                    None => tokio::select! {
+                        request = receiver.recv() => match request {
+                            Some(request) => request,
+                            None => return,
+                        },
+                        () = ends.cancelled() => return,
+                    },
+                };
+                let mut total = weight(&first.question);
+                let (mut questions, mut answers) = (vec![first.question], vec![first.answer]);
+                while let Ok(request) = receiver.try_recv() {
+                    total += weight(&request.question);
+                    if total > max_weight {
+                        left_over = Some(request);
+                        break;
+                    }
+                    questions.push(request.question);
+                    answers.push(request.answer);
+                }
+                for (answer, to) in work(questions).await.into_iter().zip(answers) {
+                    // Whoever asked may have gone in the meantime.
+                    let _ = to.send(answer);
+                }
+            }
+        });
+        Self { sender }
+    }
+
+    /// Asks, and waits for the answer. If this is dropped, the request is done all the same.
+    pub(super) async fn ask(&self, question: Q) -> Result<A, Unanswered> {
+        let (answer, answered) = oneshot::channel();
+        self.sender.try_send(Request { question, answer }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Unanswered::QueueFull,
+            mpsc::error::TrySendError::Closed(_) => Unanswered::Ended,
+        })?;
+        answered.await.map_err(|_| Unanswered::Ended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::StreamExt;
+    use futures_util::future::join_all;
+    use futures_util::stream::FuturesUnordered;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_arrives_during_a_batch_forms_the_next_up_to_its_weight() {
+        let gate = Arc::new(Semaphore::new(0));
+        let for_work = gate.clone();
+        let batcher = Batcher::start(
+            &Tasks::new(),
+            CancellationToken::new(),
+            3,
+            |_| 1,
+            move |batch: Vec<u32>| {
+                let gate = for_work.clone();
+                async move {
+                    gate.acquire().await.unwrap().forget();
+                    let size = batch.len();
+                    batch.into_iter().map(|n| (n, size)).collect()
+                }
+            },
+        );
+        let asking = join_all((0..6).map(|n| batcher.ask(n)));
+        gate.add_permits(3);
+        let sizes: Vec<_> = asking.await.into_iter().map(|answer| answer.unwrap()).collect();
+        assert_eq!(sizes.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5], "everyone has his own");
+        assert!(sizes.iter().all(|(_, size)| *size <= 3));
+        assert!(sizes.iter().any(|(_, size)| *size > 1), "{sizes:?}");
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_and_an_ended_batcher_says_so() {
+        let ends = CancellationToken::new();
+        let batcher: Batcher<u32, u32> =
+            Batcher::start(&Tasks::new(), ends.clone(), 1, |_| 1, |_| std::future::pending());
+        let mut asking: FuturesUnordered<_> = (0..QUEUE as u32 + 2).map(|n| batcher.ask(n)).collect();
+        assert_eq!(asking.next().await, Some(Err(Unanswered::QueueFull)));
+        let idle: Batcher<u32, u32> = Batcher::start(&Tasks::new(), ends.clone(), 1, |_| 1, |batch| async { batch });
+        ends.cancel();
+        idle.sender.closed().await;
+        assert_eq!(idle.ask(0).await, Err(Unanswered::Ended));
+    }
+}

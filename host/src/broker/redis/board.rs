@@ -1,0 +1,159 @@
+//! What is known of the store's health: how durable it is, and what keeps it from being worked with.
+//!
+//! Several parts of the broker find several troubles at once, and each of them ends by itself; the gravest one is shown.
+//! A trouble is logged when it begins and when it ends, never in between, so that a store that stays away for an hour
+//! costs two lines.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::fault::{Cause, Failure};
+use crate::broker::{Durability, Health};
+
+/// How often a remark that would repeat itself is logged.
+const REMARK_EVERY: Duration = Duration::from_secs(60);
+
+/// The kinds of trouble, the gravest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Trouble {
+    /// Redis cannot be reached.
+    Unreachable,
+    /// Redis does not let us in.
+    Denied,
+    /// Data was lost, and it is not known yet how to go on.
+    Loss,
+    /// Redis is not what it was at the start: a replica, an older version.
+    Unsupported,
+    /// The settings of Redis do not keep what was promised.
+    Unsafe,
+    /// Redis cannot write to its disk.
+    CannotPersist,
+    /// A key holds something else than it should.
+    Misplaced,
+}
+
+/// The board.
+#[derive(Debug)]
+pub(super) struct Board {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    durability: Durability,
+    troubles: BTreeMap<Trouble, String>,
+    remarked: BTreeMap<&'static str, Instant>,
+}
+
+impl Board {
+    pub(super) fn new() -> Self {
+        let state = State { durability: Durability::Unknown, troubles: BTreeMap::new(), remarked: BTreeMap::new() };
+        Self { state: Mutex::new(state) }
+    }
+
+    /// What is shown.
+    pub(super) fn health(&self) -> Health {
+        let state = self.lock();
+        Health { durability: state.durability, trouble: state.troubles.values().next().cloned() }
+    }
+
+    pub(super) fn set_durability(&self, durability: Durability) {
+        let before = std::mem::replace(&mut self.lock().durability, durability);
+        if before != durability && before != Durability::Unknown {
+            tracing::warn!(
+                durability = durability.as_str(),
+                "the durability of Redis changed from {} to {}",
+                before.as_str(),
+                durability.as_str()
+            );
+        }
+    }
+
+    /// A trouble began, or goes on with other words.
+    pub(super) fn raise(&self, trouble: Trouble, message: impl Into<String>) {
+        let message = message.into();
+        let is_new = self.lock().troubles.insert(trouble, message.clone()).is_none();
+        if is_new {
+            tracing::error!(trouble = ?trouble, "{message}");
+        }
+    }
+
+    /// A trouble ended, if there was one.
+    pub(super) fn clear(&self, trouble: Trouble) {
+        if self.lock().troubles.remove(&trouble).is_some() {
+            tracing::info!(trouble = ?trouble, "Redis can be worked with again");
+        }
+    }
+
+    /// What a trouble says, if there is one.
+    pub(super) fn trouble(&self, trouble: Trouble) -> Option<String> {
+        self.lock().troubles.get(&trouble).cloned()
+    }
+
+    /// A call failed: what it says about the store is put up.
+    pub(super) fn note(&self, failure: &Failure) {
+        let trouble = match failure.reaction.cause {
+            Cause::Unreachable => Trouble::Unreachable,
+            Cause::Denied => Trouble::Denied,
+            Cause::CannotPersist => Trouble::CannotPersist,
+            Cause::Misplaced => Trouble::Misplaced,
+            Cause::Demoted => Trouble::Unsupported,
+            _ => return,
+        };
+        self.raise(trouble, failure.message.clone());
+    }
+
+    /// Logs a remark unless the same was logged a minute ago. `about` says which remarks are the same.
+    pub(super) fn remark(&self, about: &'static str, message: impl FnOnce() -> String) {
+        let now = Instant::now();
+        let is_due = {
+            let mut state = self.lock();
+            let is_due = state.remarked.get(about).is_none_or(|last| now.duration_since(*last) >= REMARK_EVERY);
+            if is_due {
+                state.remarked.insert(about, now);
+            }
+            is_due
+        };
+        if is_due {
+            let message = message();
+            tracing::warn!(about, "{message}");
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gravest_trouble_is_shown_until_it_ends() {
+        let board = Board::new();
+        assert!(board.health().ready());
+        board.raise(Trouble::Unsafe, "the policy evicts");
+        board.raise(Trouble::Unreachable, "nobody answers");
+        assert_eq!(board.health().trouble.as_deref(), Some("nobody answers"));
+        board.clear(Trouble::Unreachable);
+        assert_eq!(board.health().trouble.as_deref(), Some("the policy evicts"));
+        board.clear(Trouble::Unsafe);
+        board.clear(Trouble::Unsafe);
+        assert!(board.health().ready());
+    }
+
+    #[test]
+    fn a_remark_is_made_once_a_minute() {
+        let board = Board::new();
+        let mut made = 0;
+        for _ in 0..3 {
+            board.remark("group", || {
+                made += 1;
+                String::new()
+            });
+        }
+        assert_eq!(made, 1);
+    }
+}

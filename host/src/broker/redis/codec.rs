@@ -1,0 +1,276 @@
+//! How a record is written into one opaque value, and read back.
+//!
+//! A blob is a version byte, the size of a JSON header as four bytes (little-endian), the header, and then the payload
+//! and the result byte for byte: they are never parsed, escaped or printed again, and reading slices them out without a
+//! copy. Whatever bytes come in, reading ends with a record or an error. A version that is newer than ours is told apart
+//! from damage, so that a host that is being upgraded leaves alone what it cannot read.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use crate::event::{AttemptRecord, Class, Data, DataKind, End, Event, EventId, Record, Timestamp};
+
+/// The version that is written.
+const VERSION: u8 = 1;
+/// Version bytes up to this one belong to us; what begins otherwise is somebody else's.
+const LAST_VERSION: u8 = 8;
+/// The version byte and the size of the header.
+const PREFIX_BYTES: usize = 5;
+
+/// Why a blob is not a record.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum DecodeError {
+    /// Written by a newer version; it is to be left for a host that can read it.
+    #[error("the entry has format version {0}, and this host reads up to {VERSION}")]
+    Newer(u8),
+    /// Not one of ours, or damaged.
+    #[error("the entry is not an event: {0}")]
+    Damaged(String),
+}
+
+#[derive(Serialize)]
+struct HeaderOut<'a> {
+    event: &'a Event,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Tail>,
+    made: u32,
+    failures: u32,
+    replays: u32,
+    attempts: &'a [AttemptRecord],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<EndHeader>,
+}
+
+#[derive(Deserialize)]
+struct HeaderIn {
+    event: Event,
+    data: Option<Tail>,
+    made: u32,
+    failures: u32,
+    replays: u32,
+    attempts: Vec<AttemptRecord>,
+    end: Option<EndHeader>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EndHeader {
+    at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<Class>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<Tail>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    children: Vec<EventId>,
+}
+
+/// What the header says of bytes that follow it.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Tail {
+    kind: DataKind,
+    size_bytes: usize,
+}
+
+/// Writes a record.
+///
+/// # Errors
+/// Only if a number of the record cannot be written as JSON or the header exceeds 4 GiB; trying again cannot help.
+pub(super) fn encode(record: &Record) -> Result<Bytes, DecodeError> {
+    let result = record.end.as_ref().and_then(|end| end.result.as_ref());
+    let header = HeaderOut {
+        event: &record.event,
+        data: record.event.data.as_ref().map(tail_of),
+        made: record.attempts_made,
+        failures: record.failures,
+        replays: record.replays,
+        attempts: &record.attempts,
+        end: record.end.as_ref().map(|end| EndHeader {
+            at: end.at,
+            class: end.failure.as_ref().map(|(class, _)| *class),
+            reason: end.failure.as_ref().map(|(_, reason)| reason.clone()),
+            result: result.map(tail_of),
+            children: end.children.clone(),
+        }),
+    };
+    let header = serde_json::to_vec(&header).map_err(|error| DecodeError::Damaged(error.to_string()))?;
+    let header_size = u32::try_from(header.len()).map_err(|_| DecodeError::Damaged("it is too large".into()))?;
+    let tails = [record.event.data.as_ref(), result];
+    let tails_bytes: usize = tails.iter().flatten().map(|data| data.bytes.len()).sum();
+    let mut blob = BytesMut::with_capacity(PREFIX_BYTES + header.len() + tails_bytes);
+    blob.put_u8(VERSION);
+    blob.put_u32_le(header_size);
+    blob.put_slice(&header);
+    for data in tails.into_iter().flatten() {
+        blob.put_slice(&data.bytes);
+    }
+    Ok(blob.freeze())
+}
+
+/// Reads a record; payload and result are slices of the blob.
+///
+/// # Errors
+/// See [`DecodeError`].
+pub(super) fn decode(blob: &Bytes) -> Result<Record, DecodeError> {
+    match blob.first() {
+        None => return Err(DecodeError::Damaged("it is empty".into())),
+        Some(&version) if (VERSION + 1..=LAST_VERSION).contains(&version) => return Err(DecodeError::Newer(version)),
+        Some(&VERSION) => {}
+        Some(_) => return Err(DecodeError::Damaged("it begins with no version".into())),
+    }
+    let mut rest = blob.slice(1..);
+    let header_size = u32::from_le_bytes(
+        take(&mut rest, 4)?.as_ref().try_into().map_err(|_| DecodeError::Damaged("it is cut short".into()))?,
+    );
+    let header_size = usize::try_from(header_size).map_err(|_| DecodeError::Damaged("it is too large".into()))?;
+    let header = take(&mut rest, header_size)?;
+    let header: HeaderIn = serde_json::from_slice(&header).map_err(|error| DecodeError::Damaged(error.to_string()))?;
+    let mut event = header.event;
+    event.data = read_tail(&mut rest, header.data)?;
+    let end = match header.end {
+        None => None,
+        Some(end) => Some(End {
+            at: end.at,
+            failure: end.class.map(|class| (class, end.reason.unwrap_or_default())),
+            result: read_tail(&mut rest, end.result)?,
+            children: end.children,
+        }),
+    };
+    if !rest.is_empty() {
+        return Err(DecodeError::Damaged("bytes follow its end".into()));
+    }
+    Ok(Record {
+        event,
+        attempts_made: header.made,
+        failures: header.failures,
+        replays: header.replays,
+        attempts: header.attempts,
+        end,
+    })
+}
+
+fn tail_of(data: &Data) -> Tail {
+    Tail { kind: data.kind, size_bytes: data.bytes.len() }
+}
+
+fn read_tail(rest: &mut Bytes, tail: Option<Tail>) -> Result<Option<Data>, DecodeError> {
+    tail.map(|tail| Ok(Data { bytes: take(rest, tail.size_bytes)?, kind: tail.kind })).transpose()
+}
+
+fn take(rest: &mut Bytes, size_bytes: usize) -> Result<Bytes, DecodeError> {
+    if rest.len() < size_bytes {
+        return Err(DecodeError::Damaged("it is cut short".into()));
+    }
+    Ok(rest.split_to(size_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn record() -> Record {
+        let event = Event {
+            id: EventId::new(),
+            event_type: "order.paid".parse().unwrap(),
+            source: "/shop".into(),
+            subject: Some("order 7".into()),
+            time: None,
+            data_content_type: Some("application/json".into()),
+            data_schema: None,
+            extensions: BTreeMap::from([("partitionkey".into(), "a|b\n".into())]),
+            accepted: Timestamp::from_unix_ms(1_795_446_245_007),
+            cause: Some(EventId::new()),
+            data: Some(Data::text("{\"n\": 12345678901234567890.10,\"n\":1}")),
+        };
+        let attempt = AttemptRecord {
+            attempt: 1,
+            replay: 0,
+            started_at: event.accepted,
+            duration_ms: 1.25,
+            class: Some(Class::Trap),
+            error: Some("unreachable".into()),
+            backtrace: None,
+            retry_in_ms: Some(900),
+            consumer: "host-1".into(),
+            plugin: Some("orders".into()),
+            digest: None,
+            stderr: None,
+            log: Vec::new(),
+            log_lines_dropped: 0,
+        };
+        let end = End {
+            at: event.accepted.plus_ms(2_000),
+            failure: None,
+            result: Some(Data::binary(vec![0, 255, 10, 13, 124])),
+            children: vec![EventId::new(), EventId::new()],
+        };
+        Record { attempts_made: 2, failures: 1, replays: 3, attempts: vec![attempt], end: Some(end), event }
+    }
+
+    #[test]
+    fn records_come_back_as_they_were() {
+        let full = record();
+        let mut failed = record();
+        failed.end = Some(End {
+            at: Timestamp::from_unix_ms(1),
+            failure: Some((Class::Reject, "no".into())),
+            result: None,
+            children: Vec::new(),
+        });
+        let mut bare = Record::new(record().event);
+        bare.event.data = None;
+        let mut empty = Record::new(record().event);
+        empty.event.data = Some(Data::binary(Vec::new()));
+        for record in [full, failed, bare, empty] {
+            assert_eq!(decode(&encode(&record).unwrap()).unwrap(), record);
+        }
+    }
+
+    #[test]
+    fn payloads_are_slices_of_the_blob() {
+        let blob = encode(&record()).unwrap();
+        let payload = decode(&blob).unwrap().event.data.unwrap().bytes;
+        let place = payload.as_ptr() as usize;
+        let start = blob.as_ptr() as usize;
+        assert!(place > start && place < start + blob.len());
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        let blob = encode(&record()).unwrap();
+        for size_bytes in 0..blob.len() {
+            assert!(matches!(decode(&blob.slice(..size_bytes)), Err(DecodeError::Damaged(_))), "{size_bytes} bytes");
+        }
+        let mut longer = blob.to_vec();
+        longer.push(0);
+        assert!(matches!(decode(&longer.into()), Err(DecodeError::Damaged(_))));
+    }
+
+    #[test]
+    fn damage_never_panics() {
+        let blob = encode(&record()).unwrap();
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..20_000 {
+            let mut damaged = blob.to_vec();
+            for _ in 0..random.usize(1..6) {
+                let place = random.usize(..damaged.len());
+                damaged[place] = random.u8(..);
+            }
+            let _ = decode(&damaged.into());
+            let garbage: Vec<u8> = (0..random.usize(..64)).map(|_| random.u8(..)).collect();
+            let _ = decode(&garbage.into());
+        }
+    }
+
+    #[test]
+    fn newer_versions_are_told_apart_from_damage() {
+        let mut blob = encode(&record()).unwrap().to_vec();
+        blob[0] = VERSION + 1;
+        assert_eq!(decode(&blob.into()), Err(DecodeError::Newer(2)));
+        for foreign in ["{\"type\":\"x\"}", "hello", "\u{0}"] {
+            assert!(matches!(decode(&Bytes::from(foreign)), Err(DecodeError::Damaged(_))), "{foreign:?}");
+        }
+    }
+}

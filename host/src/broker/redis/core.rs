@@ -1,0 +1,263 @@
+//! What all parts of the Redis broker share: the connection, the names, the lanes and what was handed out.
+//!
+//! The set of lanes lives in Redis, and this is a copy of it. Scripts that need every lane are given the size of the
+//! copy and refuse when it is not the size of the set, so that a lane which another host made a moment ago is not
+//! overlooked.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use redis::Value;
+use tokio::sync::Notify;
+
+use super::board::Board;
+use super::fault::Failure;
+use super::identity::{Identity, Peers};
+use super::keys::Keys;
+use super::link::Link;
+#[cfg(feature = "test-util")]
+use super::mutant::Mutant;
+use super::reply::{self, Answer};
+use super::scripts::{Call, Script, Scripts};
+use super::{Options, Tuning};
+use crate::broker::{Lane, Receipt};
+
+/// How often a call is repeated because lanes appeared in between.
+const LANE_TRIES: usize = 4;
+
+/// The most entries of a newer version that are remembered; past them, one is looked at again after each lease.
+const MAX_LEFT_ALONE: usize = 10_000;
+
+/// The shared parts.
+pub(super) struct Core {
+    pub(super) options: Options,
+    pub(super) tuning: Tuning,
+    pub(super) keys: Keys,
+    pub(super) scripts: Scripts,
+    pub(super) link: Link,
+    pub(super) consumer: String,
+    pub(super) identity: Identity,
+    pub(super) held: Held,
+    pub(super) peers: Mutex<Peers>,
+    pub(super) peers_seen_at: Mutex<Option<Instant>>,
+    /// The epoch of the store that is worked with.
+    pub(super) epoch: ArcSwap<String>,
+    /// The most events that the store ever said it had accepted.
+    pub(super) accepted_seen: AtomicU64,
+    /// Told when there is reason to look at the store before the time.
+    pub(super) look: Notify,
+    book: ArcSwap<LaneBook>,
+    #[cfg(feature = "test-util")]
+    pub(super) mutant: Option<Mutant>,
+}
+
+/// The lanes that were there when it was last asked.
+#[derive(Debug, Default)]
+pub(super) struct LaneBook {
+    /// In the order of their names.
+    pub(super) lanes: Vec<Lane>,
+    /// The size of the set, which may hold what is not the name of a lane.
+    pub(super) set_size: usize,
+}
+
+impl LaneBook {
+    /// The place of the lane for events that no plugin handles, counted from 1 as scripts do.
+    pub(super) fn unrouted_place(&self) -> usize {
+        let unrouted = Lane::unrouted();
+        self.lanes.iter().position(|lane| *lane == unrouted).map_or(1, |place| place + 1)
+    }
+}
+
+/// How the shared parts are put together.
+pub(super) struct Parts {
+    pub(super) options: Options,
+    pub(super) tuning: Tuning,
+    pub(super) scripts: Scripts,
+    pub(super) link: Link,
+    #[cfg(feature = "test-util")]
+    pub(super) mutant: Option<Mutant>,
+}
+
+impl Core {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self {
+            keys: Keys::new(&parts.options.namespace),
+            consumer: super::identity::consumer_name(&parts.options.consumer_name),
+            identity: Identity::own(),
+            options: parts.options,
+            tuning: parts.tuning,
+            scripts: parts.scripts,
+            link: parts.link,
+            held: Held::default(),
+            peers: Mutex::default(),
+            peers_seen_at: Mutex::default(),
+            epoch: ArcSwap::default(),
+            accepted_seen: AtomicU64::new(0),
+            look: Notify::new(),
+            book: ArcSwap::default(),
+            #[cfg(feature = "test-util")]
+            mutant: parts.mutant,
+        }
+    }
+
+    pub(super) fn board(&self) -> &Board {
+        &self.link.line().board
+    }
+
+    /// A call of a script, to be filled in.
+    pub(super) fn script<'a>(&self, script: &'a Script) -> Call<'a> {
+        Call::new(script, &self.keys)
+    }
+
+    /// The lanes as they were known last.
+    pub(super) fn book(&self) -> Arc<LaneBook> {
+        self.book.load_full()
+    }
+
+    /// Makes the lanes that are missing, here and in the store, and learns of those that others made.
+    pub(super) async fn refresh_lanes(&self, wanted: &[Lane]) -> Result<(), Failure> {
+        let known = self.book();
+        let all: BTreeSet<&Lane> = known.lanes.iter().chain(wanted).collect();
+        let mut call = self.script(&self.scripts.lanes).lane_keys(&self.keys, all.iter().copied());
+        for lane in all {
+            call.push_text(lane.as_str());
+        }
+        let members = reply::array(self.link.call(&call).await?)?;
+        let set_size = members.len();
+        let names = members.into_iter().map(reply::text).collect::<Result<Vec<_>, _>>()?;
+        let lanes: BTreeSet<Lane> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        self.book.store(Arc::new(LaneBook { lanes: lanes.into_iter().collect(), set_size }));
+        Ok(())
+    }
+
+    /// Those of the lanes that are not known to exist; usually none.
+    pub(super) fn missing_lanes<'l>(&self, lanes: impl IntoIterator<Item = &'l Lane>) -> Vec<Lane> {
+        let book = self.book();
+        let missing: BTreeSet<&Lane> =
+            lanes.into_iter().filter(|lane| book.lanes.binary_search(lane).is_err()).collect();
+        missing.into_iter().cloned().collect()
+    }
+
+    /// Makes lanes; costs nothing when there are none to make.
+    pub(super) async fn make_lanes(&self, missing: Vec<Lane>) -> Result<(), Failure> {
+        if missing.is_empty() { Ok(()) } else { self.refresh_lanes(&missing).await }
+    }
+
+    /// Calls a script that needs every lane, again with the lanes that appeared in between.
+    pub(super) async fn with_all_lanes<'a>(&self, make: impl Fn(&LaneBook) -> Call<'a>) -> Result<Answer, Failure> {
+        for _ in 0..LANE_TRIES {
+            let answer = self.link.call(&make(&self.book())).await?;
+            if !asks_for_lanes(&answer) {
+                return Ok(answer);
+            }
+            self.refresh_lanes(&[]).await?;
+        }
+        Err(Failure::unreachable("the lanes change faster than they can be read"))
+    }
+}
+
+/// Whether the script refused since a lane was missing from the call.
+pub(super) fn asks_for_lanes(answer: &Answer) -> bool {
+    let is_word = |value: &Value| matches!(value, Value::BulkString(word) if word == b"LANES");
+    match answer {
+        Value::Array(items) => items.first().is_some_and(is_word),
+        value => is_word(value),
+    }
+}
+
+/// The deliveries that were handed out and have not ended, as far as this process knows.
+///
+/// What is pending for this consumer in the store and does not stand here was never seen: its answer was lost.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    deliveries: Mutex<HashMap<(Lane, String), u32>>,
+    left_alone: Mutex<HashSet<(Lane, String)>>,
+}
+
+impl Held {
+    pub(super) fn insert(&self, lane: &Lane, entry: &str, deliveries: u32) {
+        self.lock().insert((lane.clone(), entry.to_owned()), deliveries);
+    }
+
+    /// Ends a delivery; one of the same entry that was handed out later stays.
+    pub(super) fn remove(&self, receipt: &Receipt) {
+        let key = (receipt.lane.clone(), receipt.entry.clone());
+        let mut deliveries = self.lock();
+        if deliveries.get(&key).is_some_and(|count| *count <= receipt.deliveries) {
+            deliveries.remove(&key);
+        }
+    }
+
+    pub(super) fn contains(&self, lane: &Lane, entry: &str) -> bool {
+        self.lock().contains_key(&(lane.clone(), entry.to_owned()))
+    }
+
+    /// Remembers an entry that this host cannot read and is not to take over again.
+    pub(super) fn leave_alone(&self, lane: &Lane, entry: &str) {
+        let mut left_alone = self.left_alone.lock().unwrap_or_else(PoisonError::into_inner);
+        if left_alone.len() < MAX_LEFT_ALONE {
+            left_alone.insert((lane.clone(), entry.to_owned()));
+        }
+    }
+
+    pub(super) fn is_left_alone(&self, lane: &Lane, entry: &str) -> bool {
+        let left_alone = self.left_alone.lock().unwrap_or_else(PoisonError::into_inner);
+        !left_alone.is_empty() && left_alone.contains(&(lane.clone(), entry.to_owned()))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Lane, String), u32>> {
+        self.deliveries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives each lane of a call one place, counted from 1 as scripts do.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    lanes: Vec<Lane>,
+}
+
+impl Places {
+    /// The place of a lane, given to it now if it has none.
+    pub(super) fn of(&mut self, lane: &Lane) -> usize {
+        match self.lanes.iter().position(|known| known == lane) {
+            Some(place) => place + 1,
+            None => {
+                self.lanes.push(lane.clone());
+                self.lanes.len()
+            }
+        }
+    }
+
+    pub(super) fn lanes(&self) -> &[Lane] {
+        &self.lanes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::EventId;
+
+    #[test]
+    fn a_delivery_that_ended_does_not_end_a_later_one_of_its_entry() {
+        let held = Held::default();
+        let lane = Lane::unrouted();
+        let receipt =
+            |deliveries| Receipt { event_id: EventId::new(), lane: lane.clone(), entry: "1-0".into(), deliveries };
+        held.insert(&lane, "1-0", 2);
+        held.remove(&receipt(1));
+        assert!(held.contains(&lane, "1-0"));
+        held.remove(&receipt(2));
+        assert!(!held.contains(&lane, "1-0"));
+    }
+
+    #[test]
+    fn lanes_are_asked_for_in_either_form() {
+        let word = Value::BulkString(b"LANES".to_vec());
+        assert!(asks_for_lanes(&word) && asks_for_lanes(&Value::Array(vec![word])));
+        assert!(!asks_for_lanes(&Value::Nil) && !asks_for_lanes(&Value::Array(Vec::new())));
+    }
+}

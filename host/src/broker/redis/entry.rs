@@ -1,0 +1,192 @@
+//! Entries of a work stream, and how they become deliveries.
+//!
+//! An entry of ours has two fields, `id` and `b`. What cannot be read as an event is never dispatched and never blocks
+//! what stands behind it: it is settled at once as failed with class `bad-entry`, its fields kept as data. What was
+//! written by a newer version is left pending for a host that can read it.
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use redis::Value;
+
+use super::codec::{self, DecodeError};
+use super::core::Core;
+use super::fault::Failure;
+use super::reply;
+use crate::broker::{Delivery, Lane, Receipt, Settle};
+use crate::event::{Class, Data, End, Event, EventId, EventType, Record, Settlement, Timestamp};
+
+/// An entry as it was handed out.
+#[derive(Clone, Debug)]
+pub(super) struct RawEntry {
+    pub(super) lane: Lane,
+    pub(super) entry: String,
+    pub(super) deliveries: u32,
+    pub(super) fields: Vec<(Bytes, Bytes)>,
+}
+
+/// The fields of an entry as Redis answers them.
+pub(super) fn read_fields(value: Value) -> Result<Vec<(Bytes, Bytes)>, Failure> {
+    let pairs = reply::pairs(value)?;
+    let read = |value| Ok(reply::bytes(value)?.unwrap_or_default());
+    pairs.into_iter().map(|(name, value)| Ok((read(name)?, read(value)?))).collect()
+}
+
+/// The record in the fields of an entry.
+pub(super) fn read_record(fields: &[(Bytes, Bytes)]) -> Result<Record, DecodeError> {
+    let [(id_name, id), (blob_name, blob)] = fields else {
+        return Err(DecodeError::Damaged(format!("it has {} fields", fields.len())));
+    };
+    if id_name != "id" || blob_name != "b" {
+        return Err(DecodeError::Damaged("its fields are not ours".into()));
+    }
+    let record = codec::decode(blob)?;
+    if *id != record.event.id.to_string() {
+        return Err(DecodeError::Damaged("it has two ids".into()));
+    }
+    Ok(record)
+}
+
+impl Core {
+    /// Turns entries into deliveries and puts aside what is none.
+    pub(super) async fn deliver(&self, entries: Vec<RawEntry>) -> Vec<Delivery> {
+        let mut deliveries = Vec::with_capacity(entries.len());
+        for raw in entries {
+            // Held from here on in any case: what cannot be read must not look like an answer that was lost.
+            self.held.insert(&raw.lane, &raw.entry, raw.deliveries);
+            match read_record(&raw.fields) {
+                Ok(record) => deliveries.push(Delivery {
+                    receipt: receipt(&raw, record.event.id),
+                    deliveries: raw.deliveries,
+                    record,
+                }),
+                Err(newer @ DecodeError::Newer(_)) => {
+                    self.held.leave_alone(&raw.lane, &raw.entry);
+                    self.board().remark("newer-entry", || {
+                        format!("{newer}; it waits in lane {} for a host that can read it", raw.lane)
+                    });
+                }
+                Err(DecodeError::Damaged(why)) => self.bury(raw, &why).await,
+            }
+        }
+        deliveries
+    }
+
+    /// Settles an entry that is no event as failed, with what it holds.
+    async fn bury(&self, raw: RawEntry, why: &str) {
+        let id = self.id_for(&raw).await;
+        tracing::warn!(lane = %raw.lane, entry = raw.entry, event.id = %id, "an entry is no event: {why}");
+        let Some(record) = record_of_bad_entry(id, &raw, why, system_time()) else { return };
+        let settle = Settle {
+            receipt: receipt(&raw, id),
+            record,
+            settlement: Settlement::Failed { class: Class::BadEntry, reason: why.to_owned() },
+            lane: raw.lane.clone(),
+            publish: Vec::new(),
+        };
+        if let Err(error) = self.settle_all(vec![settle]).await {
+            // It stays pending; the next takeover after the lease tries again.
+            tracing::warn!(lane = %raw.lane, entry = raw.entry, "the entry could not be put aside: {error}");
+        }
+    }
+
+    /// The id that the entry claims, if the index says that this entry is that event's; else a new one.
+    async fn id_for(&self, raw: &RawEntry) -> EventId {
+        let claimed = raw.fields.iter().find(|(name, _)| name == "id");
+        let claimed: Option<EventId> =
+            claimed.and_then(|(_, id)| std::str::from_utf8(id).ok()).and_then(|id| id.parse().ok());
+        let Some(id) = claimed else { return EventId::new() };
+        let mut ask = redis::cmd("HGET");
+        ask.arg(self.keys.index().as_ref()).arg(id.to_string());
+        let place = self.link.command(&ask).await.and_then(reply::bytes).ok().flatten().unwrap_or_default();
+        if place.starts_with(format!("q|{}|{}|", raw.lane, raw.entry).as_bytes()) { id } else { EventId::new() }
+    }
+}
+
+fn receipt(raw: &RawEntry, event_id: EventId) -> Receipt {
+    Receipt { event_id, lane: raw.lane.clone(), entry: raw.entry.clone(), deliveries: raw.deliveries }
+}
+
+/// An event that stands for an entry that is none: its fields are the data, as a JSON array of pairs if they are text.
+/// `None` cannot happen, since the type is a constant that is valid.
+fn record_of_bad_entry(id: EventId, raw: &RawEntry, why: &str, now: Timestamp) -> Option<Record> {
+    let event_type: EventType = Class::BadEntry.as_str().parse().ok()?;
+    let text = |bytes: &Bytes| std::str::from_utf8(bytes).map(str::to_owned).ok();
+    let as_text: Option<Vec<[String; 2]>> =
+        raw.fields.iter().map(|(name, value)| Some([text(name)?, text(value)?])).collect();
+    let (data, content_type) = match as_text.and_then(|fields| serde_json::to_string(&fields).ok()) {
+        Some(json) => (Data::text(json), "application/json"),
+        None => {
+            let all: Vec<u8> = raw.fields.iter().flat_map(|(name, value)| name.iter().chain(value)).copied().collect();
+            (Data::binary(all), "application/octet-stream")
+        }
+    };
+    let added_ms = raw.entry.split('-').next().and_then(|ms| ms.parse().ok());
+    let event = Event {
+        id,
+        event_type,
+        source: format!("/lanes/{}", raw.lane),
+        subject: Some(raw.entry.clone()),
+        time: None,
+        data_content_type: Some(content_type.into()),
+        data_schema: None,
+        extensions: BTreeMap::new(),
+        accepted: added_ms.map_or(now, Timestamp::from_unix_ms),
+        cause: None,
+        data: Some(data),
+    };
+    let failure = Some((Class::BadEntry, why.to_owned()));
+    let end = End { at: now, failure, result: None, children: Vec::new() };
+    Some(Record { end: Some(end), ..Record::new(event) })
+}
+
+/// The time by the clock of this host.
+pub(super) fn system_time() -> Timestamp {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_ms(i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(fields: &[(&'static [u8], &'static [u8])]) -> RawEntry {
+        let fields = fields.iter().map(|(name, value)| (Bytes::from_static(name), Bytes::from_static(value))).collect();
+        RawEntry { lane: Lane::unrouted(), entry: "1795446245007-3".into(), deliveries: 1, fields }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_no_record() {
+        for fields in [
+            &[][..],
+            &[(&b"hello"[..], &b"world"[..])],
+            &[(b"id", b"x"), (b"b", b"\x01")],
+            &[(b"b", b"x"), (b"id", b"y")],
+            &[(b"id", b"x"), (b"b", b""), (b"b", b"")],
+        ] {
+            assert!(matches!(read_record(&raw(fields).fields), Err(DecodeError::Damaged(_))), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn an_entry_with_the_id_of_another_event_is_no_record() {
+        let mut bad = record_of_bad_entry(EventId::new(), &raw(&[]), "why", system_time()).unwrap();
+        bad.end = None;
+        let blob = codec::encode(&bad).unwrap();
+        let fields = |id: String| [(Bytes::from("id"), Bytes::from(id)), (Bytes::from("b"), blob.clone())];
+        assert_eq!(read_record(&fields(bad.event.id.to_string())), Ok(bad));
+        assert!(read_record(&fields(EventId::new().to_string())).is_err());
+    }
+
+    #[test]
+    fn the_fields_of_a_bad_entry_are_kept() {
+        let record = |raw: &RawEntry| record_of_bad_entry(EventId::new(), raw, "why", system_time()).unwrap();
+        let text = record(&raw(&[(b"a", b"1"), (b"a", b"\"2\"")]));
+        assert_eq!(text.event.data.unwrap().as_text(), Some(r#"[["a","1"],["a","\"2\""]]"#));
+        assert_eq!(text.event.accepted, Timestamp::from_unix_ms(1_795_446_245_007));
+        let binary = record(&raw(&[(b"a", b"\xff\x00")]));
+        assert_eq!(binary.event.data, Some(Data::binary(&b"a\xff\x00"[..])));
+        assert!(matches!(binary.end.unwrap().failure, Some((Class::BadEntry, _))));
+    }
+}

@@ -1,0 +1,257 @@
+//! Whether Redis is what the broker needs: its version, its role, its settings, and the data that was there before.
+//!
+//! [`judge`] is pure. The rest asks Redis at the start, every few seconds and after each new connection, since settings
+//! change at run time and a new connection may lead to another server. Data loss is told by two things: the epoch, which
+//! is gone after a flush, and the total of accepted events, which is lower in an older copy.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::board::Trouble;
+use super::core::Core;
+use super::fault::{Cause, Failure};
+use super::reply;
+use crate::broker::Durability;
+
+/// How long a loss is shown at least.
+const LOSS_SHOWN: Duration = Duration::from_secs(1);
+
+/// What the settings of a server amount to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// Why this server cannot be used at all.
+    pub(super) unsupported: Option<String>,
+    /// Why what is accepted may be lost, and the line that mends it.
+    pub(super) unsafe_settings: Option<String>,
+    /// Why the server refuses to write.
+    pub(super) cannot_persist: Option<String>,
+    pub(super) durability: Durability,
+}
+
+/// Judges a server by its `INFO` and, where it may be asked, its `CONFIG`.
+pub(super) fn judge(info: &BTreeMap<String, String>, config: Option<&BTreeMap<String, String>>) -> Verdict {
+    let fact = |name: &str| info.get(name).map(String::as_str).unwrap_or_default();
+    let setting = |name: &str| config.and_then(|config| config.get(name)).map(String::as_str);
+    let keeps_log = fact("aof_enabled") == "1";
+    let durability = match setting("appendfsync") {
+        _ if !keeps_log => Durability::None,
+        Some(_) if setting("no-appendfsync-on-rewrite") == Some("yes") => Durability::None,
+        Some("always") => Durability::Fsync,
+        Some("everysec") => Durability::Everysec,
+        Some("no") => Durability::None,
+        _ => Durability::Unknown,
+    };
+    let policy = fact("maxmemory_policy");
+    let unsafe_settings = if policy != "noeviction" {
+        Some(format!(
+            "Redis may evict what was accepted (maxmemory-policy is {policy}): \
+             run `redis-cli CONFIG SET maxmemory-policy noeviction`, or set broker.allow_unsafe"
+        ))
+    } else if !keeps_log {
+        Some(
+            "Redis keeps nothing over a restart (appendonly is no): \
+             run `redis-cli CONFIG SET appendonly yes`, or set broker.allow_unsafe"
+                .into(),
+        )
+    } else {
+        None
+    };
+    let cannot_persist = (keeps_log && fact("aof_last_write_status") == "err")
+        .then(|| "Redis cannot write its log: free its disk, then restart it if this does not pass".to_owned());
+    Verdict { unsupported: unsupported(&fact), unsafe_settings, cannot_persist, durability }
+}
+
+fn unsupported<'a>(fact: &impl Fn(&str) -> &'a str) -> Option<String> {
+    let (server, version, least) = match fact("valkey_version") {
+        "" => ("Redis", fact("redis_version"), (7, 0)),
+        version => ("Valkey", version, (7, 2)),
+    };
+    let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < least {
+        return Some(format!("{server} {version} is too old: {}.{} or later is needed", least.0, least.1));
+    }
+    if fact("cluster_enabled") == "1" {
+        return Some(format!("this {server} is part of a cluster, which is not supported"));
+    }
+    if fact("role") != "master" {
+        return Some(format!("this {server} is a replica: connect to its primary"));
+    }
+    None
+}
+
+impl Core {
+    /// Asks Redis what it is.
+    pub(super) async fn inspect_server(&self) -> Result<Verdict, Failure> {
+        let info = reply::text(self.link.command(&redis::cmd("INFO")).await?)?;
+        let info = info.lines().filter_map(|line| line.split_once(':'));
+        let info = info.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
+        let mut config = BTreeMap::new();
+        for name in ["appendfsync", "no-appendfsync-on-rewrite"] {
+            let mut ask = redis::cmd("CONFIG");
+            ask.arg("GET").arg(name);
+            match self.link.command(&ask).await {
+                Ok(answer) => {
+                    for (name, value) in reply::pairs(answer)? {
+                        config.insert(reply::text(name)?, reply::text(value)?);
+                    }
+                }
+                // Hosted servers often forbid or rename the command; what they keep is then simply not known.
+                Err(failure) if matches!(failure.reaction.cause, Cause::Denied | Cause::Misplaced) => {
+                    self.board().clear(Trouble::Denied);
+                    self.board().clear(Trouble::Misplaced);
+                    return Ok(judge(&info, None));
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(judge(&info, Some(&config)))
+    }
+
+    /// Asks the store whether it is the one that was written to. Answers the epoch, the total of accepted events, and
+    /// what is in the wrong place.
+    async fn inspect_store(&self) -> Result<(String, u64, String), Failure> {
+        let lanes = self.book().lanes.clone();
+        let call = self.script(&self.scripts.inspect).lane_keys(&self.keys, &lanes).number(lanes.len());
+        let [epoch, accepted, misplaced] = reply::tuple(self.link.call(&call).await?)?;
+        Ok((reply::text(epoch)?, reply::count(&accepted)?, reply::text(misplaced)?))
+    }
+
+    /// Looks at everything and puts on the board what was found.
+    pub(super) async fn look(&self) -> Result<(), Failure> {
+        let seen = self.accepted_seen.load(Ordering::SeqCst);
+        let verdict = self.inspect_server().await?;
+        let board = self.board();
+        board.set_durability(verdict.durability);
+        let set = |trouble, found: Option<String>| match found {
+            Some(message) => board.raise(trouble, message),
+            None => board.clear(trouble),
+        };
+        set(Trouble::Unsupported, verdict.unsupported);
+        set(Trouble::Unsafe, verdict.unsafe_settings.filter(|_| !self.options.allow_unsafe));
+        set(Trouble::CannotPersist, verdict.cannot_persist);
+        let (epoch, accepted, misplaced) = self.inspect_store().await?;
+        board.clear(Trouble::Denied);
+        if !misplaced.is_empty() {
+            board.raise(Trouble::Misplaced, misplaced);
+            return Ok(());
+        }
+        board.clear(Trouble::Misplaced);
+        if epoch == **self.epoch.load() && accepted >= seen {
+            self.accepted_seen.fetch_max(accepted, Ordering::SeqCst);
+            board.clear(Trouble::Loss);
+            return Ok(());
+        }
+        self.accept_loss().await
+    }
+
+    /// The store lost data: says so, begins a new epoch or joins the one that another host began, and goes on.
+    async fn accept_loss(&self) -> Result<(), Failure> {
+        let message = "Redis lost data: it was flushed, restored from an older copy or failed over to one; \
+                       what is there is worked on";
+        self.board().raise(Trouble::Loss, message);
+        self.refresh_lanes(&[]).await?;
+        self.adopt_epoch(&self.epoch.load_full()).await?;
+        tokio::time::sleep(LOSS_SHOWN).await;
+        self.board().clear(Trouble::Loss);
+        Ok(())
+    }
+
+    /// Begins an epoch in place of the one that was lost, or joins the one that is there.
+    pub(super) async fn adopt_epoch(&self, lost: &str) -> Result<(), Failure> {
+        let call = self.script(&self.scripts.adopt).text(lost).text(&Uuid::now_v7().to_string());
+        let [epoch, _, accepted] = reply::tuple(self.link.call(&call).await?)?;
+        self.epoch.store(Arc::new(reply::text(epoch)?));
+        self.accepted_seen.store(reply::count(&accepted)?, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Looks again and again until the token is cancelled.
+    pub(super) async fn keep_looking(self: Arc<Self>, ends: CancellationToken) {
+        let period = Duration::from_millis(self.tuning.look_every_ms);
+        loop {
+            tokio::select! {
+                () = ends.cancelled() => return,
+                () = tokio::time::sleep(period) => {}
+                () = self.look.notified() => {}
+                () = self.link.line().connected.notified() => {}
+            }
+            if self.look().await.is_err() {
+                // What failed is on the board already. The pause keeps a flood of hints from becoming a flood of looks.
+                tokio::time::sleep(period.min(Duration::from_millis(500))).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(changes: &[(&str, &str)]) -> Verdict {
+        let mut info = BTreeMap::from(
+            [
+                ("redis_version", "7.0.15"),
+                ("role", "master"),
+                ("cluster_enabled", "0"),
+                ("maxmemory_policy", "noeviction"),
+                ("aof_enabled", "1"),
+                ("aof_last_write_status", "ok"),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned())),
+        );
+        let mut config = BTreeMap::from([("appendfsync".to_owned(), "always".to_owned())]);
+        for (name, value) in changes {
+            let facts = if name.contains("appendfsync") { &mut config } else { &mut info };
+            facts.insert((*name).to_owned(), (*value).to_owned());
+        }
+        judge(&info, Some(&config))
+    }
+
+    #[test]
+    fn durability_is_what_the_settings_give() {
+        for (changes, durability) in [
+            (&[][..], Durability::Fsync),
+            (&[("appendfsync", "everysec")], Durability::Everysec),
+            (&[("appendfsync", "no")], Durability::None),
+            (&[("no-appendfsync-on-rewrite", "yes")], Durability::None),
+            (&[("aof_enabled", "0")], Durability::None),
+        ] {
+            assert_eq!(judged(changes).durability, durability, "{changes:?}");
+        }
+        let info = BTreeMap::from([("aof_enabled".to_owned(), "1".to_owned())]);
+        assert_eq!(judge(&info, None).durability, Durability::Unknown);
+    }
+
+    #[test]
+    fn what_is_unsafe_comes_with_the_line_that_mends_it() {
+        assert_eq!(judged(&[]).unsafe_settings, None);
+        for (change, line) in [
+            (("maxmemory_policy", "allkeys-lru"), "redis-cli CONFIG SET maxmemory-policy noeviction"),
+            (("aof_enabled", "0"), "redis-cli CONFIG SET appendonly yes"),
+        ] {
+            assert!(judged(&[change]).unsafe_settings.unwrap().contains(line), "{line}");
+        }
+        assert!(judged(&[("aof_last_write_status", "err")]).cannot_persist.is_some());
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused() {
+        for (changes, is_supported) in [
+            (&[][..], true),
+            (&[("redis_version", "6.2.14")], false),
+            (&[("redis_version", "8.10.0")], true),
+            (&[("redis_version", "nonsense")], false),
+            (&[("valkey_version", "7.2.1"), ("redis_version", "7.2.4")], true),
+            (&[("valkey_version", "7.1.9"), ("redis_version", "7.2.4")], false),
+            (&[("role", "slave")], false),
+            (&[("cluster_enabled", "1")], false),
+        ] {
+            assert_eq!(judged(changes).unsupported.is_none(), is_supported, "{changes:?}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Looking at events: one in whatever state, those that ended, and totals. And putting failed ones back to work.
+//!
+//! An event is in one place at a time, and the index knows which. Nothing here changes anything but [`Core::replay`].
+
+use redis::Value;
+
+use super::codec;
+use super::core::Core;
+use super::entry::{read_fields, read_record};
+use super::fault::Failure;
+use super::reply;
+use crate::broker::{Counters, Depth, EndedPage, EndedQuery, Ending, Error, Found, Lane, Replayed, Stats};
+use crate::event::{Class, EventId, Record, State, Timestamp};
+
+/// Entries read at a time, and the most that one page looks at.
+const READ_AT_A_TIME: usize = 100;
+const MOST_READ: usize = 1_000;
+/// The largest page.
+const MAX_PAGE: usize = 1_000;
+/// The entry's own time is the store's, the end's is the host's; a filter on the end's time may be cut short by the
+/// entry's only with this much to spare.
+const CLOCK_SLACK_MS: i64 = 60 * 60 * 1_000;
+
+/// An event as it was found, and its entry where it has one.
+struct Located {
+    found: Found,
+    entry: String,
+}
+
+impl Core {
+    /// See [`crate::broker::Broker::event`].
+    pub(super) async fn event(&self, id: EventId) -> Result<Option<Found>, Error> {
+        Ok(self.locate(id).await?.map(|located| located.found))
+    }
+
+    async fn locate(&self, id: EventId) -> Result<Option<Located>, Error> {
+        let answer = self
+            .with_all_lanes(|book| {
+                self.script(&self.scripts.find)
+                    .number(book.set_size)
+                    .text(&id.to_string())
+                    .named_lanes(&self.keys, &book.lanes)
+            })
+            .await?;
+        let [kind, blob, due_ms, entry] = reply::tuple(answer)?;
+        let Some(blob) = reply::bytes(blob)? else { return Ok(None) };
+        let record = codec::decode(&blob).map_err(|error| Error::Misconfigured(error.to_string()))?;
+        let state = match reply::text(kind)?.as_str() {
+            "q" => State::Queued,
+            "r" => State::Running,
+            "p" => State::Processed,
+            "f" => State::Failed,
+            _ if record.attempts_made == 0 && record.attempts.is_empty() => State::Scheduled,
+            _ => State::Retrying,
+        };
+        let is_due_later = matches!(state, State::Scheduled | State::Retrying);
+        let due = is_due_later.then_some(Timestamp::from_unix_ms(reply::int(&due_ms)?));
+        Ok(Some(Located { found: Found { record, state, due }, entry: reply::text(entry)? }))
+    }
+
+    /// See [`crate::broker::Broker::ended`].
+    pub(super) async fn ended(&self, query: EndedQuery) -> Result<EndedPage, Error> {
+        let key = match query.ending {
+            Ending::Processed => self.keys.done(),
+            Ending::Failed => self.keys.failed(),
+        };
+        let limit = query.limit.clamp(1, MAX_PAGE);
+        let mut end = first_end(&query);
+        let mut records = Vec::new();
+        let mut read = 0;
+        loop {
+            let mut ask = redis::cmd("XREVRANGE");
+            ask.arg(key.as_ref()).arg(&end).arg("-").arg("COUNT").arg(READ_AT_A_TIME);
+            let entries = reply::array(self.link.command(&ask).await?)?;
+            let is_last = entries.len() < READ_AT_A_TIME;
+            for entry in entries {
+                let [entry, fields] = reply::tuple(entry)?;
+                let entry = reply::text(entry)?;
+                end = format!("({entry}");
+                if is_before(&entry, query.since) {
+                    return Ok(EndedPage { records, next_cursor: None });
+                }
+                match read_record(&read_fields(fields)?) {
+                    Ok(record) if matches(&record, &query) => records.push(record),
+                    Ok(_) => {}
+                    Err(error) => {
+                        self.board().remark("unreadable-end", || format!("an ended event cannot be shown: {error}"))
+                    }
+                }
+                if records.len() == limit {
+                    return Ok(EndedPage { records, next_cursor: Some(entry) });
+                }
+            }
+            read += READ_AT_A_TIME;
+            if is_last {
+                return Ok(EndedPage { records, next_cursor: None });
+            }
+            if read >= MOST_READ {
+                let next_cursor = Some(end.trim_start_matches('(').to_owned());
+                return Ok(EndedPage { records, next_cursor });
+            }
+        }
+    }
+
+    /// See [`crate::broker::Broker::replay`].
+    pub(super) async fn replay(&self, id: EventId, lane: &Lane) -> Result<Replayed, Error> {
+        self.make_lanes(self.missing_lanes([lane])).await?;
+        let Some(located) = self.locate(id).await? else { return Ok(Replayed::Unknown) };
+        if located.found.state != State::Failed {
+            return Ok(Replayed::NotFailed(located.found.state));
+        }
+        let blob =
+            codec::encode(&located.found.record.replayed()).map_err(|error| Error::Misconfigured(error.to_string()))?;
+        let mut call = self
+            .script(&self.scripts.replay)
+            .lane_keys(&self.keys, [lane])
+            .text(&id.to_string())
+            .text(&located.entry)
+            .text(lane.as_str());
+        call.push_bytes(blob);
+        if reply::text(self.link.repeat(&call).await?)? == "D" {
+            return Ok(Replayed::Done);
+        }
+        // Somebody else replayed it in between.
+        Ok(match self.locate(id).await? {
+            Some(located) => Replayed::NotFailed(located.found.state),
+            None => Replayed::Unknown,
+        })
+    }
+
+    /// See [`crate::broker::Broker::stats`].
+    pub(super) async fn stats(&self) -> Result<Stats, Error> {
+        self.refresh_lanes(&[]).await?;
+        let book = self.book();
+        let call = self.script(&self.scripts.stats).lane_keys(&self.keys, &book.lanes).number(book.lanes.len());
+        let [counts, lengths, running, scheduled, done, failed, consumers] =
+            reply::tuple(self.link.call(&call).await?)?;
+        let lengths = reply::array(lengths)?.iter().map(reply::count).collect::<Result<Vec<_>, _>>()?;
+        let queued = book.lanes.iter().map(|lane| lane.as_str().to_owned()).zip(lengths).collect();
+        Ok(Stats {
+            counters: read_counters(counts)?,
+            depth: Depth {
+                queued,
+                running: reply::count(&running)?,
+                scheduled: reply::count(&scheduled)?,
+                processed_kept: reply::count(&done)?,
+                failed_kept: reply::count(&failed)?,
+                consumers: reply::count(&consumers)?,
+            },
+        })
+    }
+}
+
+fn read_counters(counts: Value) -> Result<Counters, Failure> {
+    let mut counters = Counters::default();
+    for (name, value) in reply::pairs(counts)? {
+        let name = reply::text(name)?;
+        let Ok(value) = reply::count(&value) else { continue };
+        match name.as_str() {
+            "accepted" => counters.accepted = value,
+            "duplicates" => counters.duplicates = value,
+            "published" => counters.published = value,
+            "processed" => counters.processed = value,
+            "failed" => counters.failed = value,
+            "retried" => counters.retried = value,
+            "replayed" => counters.replayed = value,
+            "recovered" => counters.recovered = value,
+            "data_losses" => counters.data_losses = value,
+            other => {
+                let class = other.strip_prefix("failed:");
+                let class = class.and_then(|word| Class::ALL.into_iter().find(|class| class.as_str() == word));
+                if let Some(class) = class {
+                    counters.failed_by_class.insert(class, value);
+                }
+            }
+        }
+    }
+    Ok(counters)
+}
+
+/// Where the newest entry of the page may be. A cursor that is none of ours begins at the newest.
+fn first_end(query: &EndedQuery) -> String {
+    let is_entry = |cursor: &str| {
+        let mut parts = cursor.splitn(2, '-');
+        let is_number = |part: Option<&str>| part.is_some_and(|part| part.parse::<u64>().is_ok());
+        is_number(parts.next()) && is_number(parts.next())
+    };
+    match (&query.cursor, query.until) {
+        (Some(cursor), _) if is_entry(cursor) => format!("({cursor}"),
+        (_, Some(until)) => until.unix_ms().saturating_add(CLOCK_SLACK_MS).to_string(),
+        _ => "+".into(),
+    }
+}
+
+/// Whether the entry was added so long before this time that its event ended before it as well.
+fn is_before(entry: &str, since: Option<Timestamp>) -> bool {
+    let Some(since) = since else { return false };
+    let added_ms = entry.split('-').next().and_then(|ms| ms.parse::<i64>().ok()).unwrap_or(i64::MAX);
+    added_ms.saturating_add(CLOCK_SLACK_MS) < since.unix_ms()
+}
+
+fn matches(record: &Record, query: &EndedQuery) -> bool {
+    let Some(end) = &record.end else { return false };
+    let class = end.failure.as_ref().map(|(class, _)| *class);
+    query.event_type.as_ref().is_none_or(|wanted| *wanted == record.event.event_type)
+        && (query.class.is_none() || query.ending == Ending::Processed || query.class == class)
+        && query.since.is_none_or(|since| end.at >= since)
+        && query.until.is_none_or(|until| end.at < until)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query() -> EndedQuery {
+        EndedQuery {
+            ending: Ending::Failed,
+            event_type: None,
+            class: None,
+            since: None,
+            until: None,
+            limit: 10,
+            cursor: None,
+        }
+    }
+
+    #[test]
+    fn a_page_begins_at_its_cursor_else_at_its_end_of_time_else_at_the_newest() {
+        let until = Some(Timestamp::from_unix_ms(1_000));
+        assert_eq!(first_end(&query()), "+");
+        assert_eq!(first_end(&EndedQuery { until, ..query() }), "3601000");
+        assert_eq!(first_end(&EndedQuery { cursor: Some("5-1".into()), until, ..query() }), "(5-1");
+        for nonsense in ["", "x", "5", "5-1-2", "-", "5-\r\n"] {
+            assert_eq!(first_end(&EndedQuery { cursor: Some(nonsense.into()), ..query() }), "+", "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn reading_ends_only_well_before_the_time_asked_for() {
+        let since = Some(Timestamp::from_unix_ms(CLOCK_SLACK_MS + 10));
+        assert!(is_before("9-0", since));
+        assert!(!is_before("10-0", since));
+        assert!(!is_before("9-0", None));
+    }
+}

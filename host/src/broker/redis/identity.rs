@@ -1,0 +1,191 @@
+//! Who this consumer is, and which other ones are alive.
+//!
+//! A name is new at each start, so that nothing that an earlier process left behind passes for ours. Whether another
+//! consumer lives is told without comparing clocks: its heartbeat is a counter, and one that has not moved for a lease
+//! by our own monotonic clock is dead. One that ran on this very machine is dead as soon as its process is gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// The readable part of a name is cut to so many characters.
+const MAX_READABLE_CHARS: usize = 64;
+
+/// A name for this start: the readable part, the process id and 64 random bits.
+pub(super) fn consumer_name(readable: &str) -> String {
+    let readable: String = readable
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' })
+        .take(MAX_READABLE_CHARS)
+        .collect();
+    format!("{readable}-{}-{:016x}", std::process::id(), fastrand::u64(..))
+}
+
+/// A process, as it can be recognised later by another one on the same machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    boot_id: String,
+    pid_namespace: String,
+    pid: u32,
+    started: String,
+}
+
+impl Identity {
+    /// This process. Parts that the system does not show are empty, and then nobody is recognised.
+    pub(super) fn own() -> Self {
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let pid_namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+        let pid = std::process::id();
+        Self {
+            boot_id: boot_id.trim().to_owned(),
+            pid_namespace: pid_namespace.to_string_lossy().into_owned(),
+            pid,
+            started: start_of(pid).unwrap_or_default(),
+        }
+    }
+
+    /// As it is kept beside the heartbeat.
+    pub(super) fn to_text(&self) -> String {
+        format!("{} {} {} {}", self.boot_id, self.pid_namespace, self.pid, self.started)
+    }
+
+    /// From the text; `None` if it says too little to recognise anyone.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let words: Vec<&str> = text.split(' ').collect();
+        let [boot_id, pid_namespace, pid, started] = words.as_slice() else { return None };
+        if boot_id.is_empty() || pid_namespace.is_empty() || started.is_empty() {
+            return None;
+        }
+        Some(Self {
+            boot_id: (*boot_id).to_owned(),
+            pid_namespace: (*pid_namespace).to_owned(),
+            pid: pid.parse().ok()?,
+            started: (*started).to_owned(),
+        })
+    }
+
+    /// Whether the other one ran where we run and is gone. Another process with the same id does not count as it.
+    pub(super) fn saw_end_of(&self, other: &Self) -> bool {
+        self.boot_id == other.boot_id
+            && self.pid_namespace == other.pid_namespace
+            && start_of(other.pid).is_none_or(|started| started != other.started)
+    }
+}
+
+/// When a process started, in ticks since boot; `None` if there is none, or only what is left of one.
+fn start_of(pid: u32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may itself contain spaces and parentheses.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18).map(str::to_owned)
+}
+
+/// What was seen of the other consumers.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    seen: BTreeMap<String, Peer>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    heartbeat: Option<i64>,
+    since: Instant,
+    process_gone: bool,
+}
+
+impl Peers {
+    /// Takes in the consumers that the store knows, each with its heartbeat, if it has one, and its identity.
+    pub(super) fn observe(
+        &mut self,
+        now: Instant,
+        own: &Identity,
+        consumers: impl IntoIterator<Item = (String, Option<i64>, Option<String>)>,
+    ) {
+        let mut gone: BTreeSet<String> = self.seen.keys().cloned().collect();
+        for (name, heartbeat, identity) in consumers {
+            gone.remove(&name);
+            let identity = identity.as_deref().and_then(Identity::parse);
+            let process_gone = identity.is_some_and(|identity| own.saw_end_of(&identity));
+            match self.seen.get_mut(&name) {
+                Some(peer) if peer.heartbeat == heartbeat => peer.process_gone = process_gone,
+                _ => {
+                    self.seen.insert(name, Peer { heartbeat, since: now, process_gone });
+                }
+            }
+        }
+        for name in gone {
+            self.seen.remove(&name);
+        }
+    }
+
+    /// The store does not know it any more.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.seen.remove(name);
+    }
+
+    /// Those that are dead.
+    pub(super) fn dead(&self, now: Instant, lease: Duration) -> Vec<String> {
+        let is_dead = |peer: &Peer| peer.process_gone || now.duration_since(peer.since) >= lease;
+        self.seen.iter().filter(|(_, peer)| is_dead(peer)).map(|(name, _)| name.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn names_are_new_each_time_and_safe_in_keys() {
+        let name = consumer_name("höst 1|a/b");
+        assert!(name.starts_with("h-st-1-a-b-"), "{name}");
+        assert_ne!(name, consumer_name("höst 1|a/b"));
+    }
+
+    #[test]
+    fn a_process_is_recognised_until_it_is_gone() {
+        let own = Identity::own();
+        assert_eq!(Identity::parse(&own.to_text()), Some(own.clone()));
+        assert!(!own.saw_end_of(&own), "this process lives");
+        let reused = Identity { started: "1".into(), ..own.clone() };
+        assert!(own.saw_end_of(&reused), "the same id belongs to another process now");
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let ended = Identity { pid: child.id(), ..own.clone() };
+        child.wait().unwrap();
+        assert!(own.saw_end_of(&ended));
+        let elsewhere = Identity { boot_id: "another machine".into(), ..ended };
+        assert!(!own.saw_end_of(&elsewhere), "nothing is known of other machines");
+        assert_eq!(Identity::parse("  7 "), None);
+    }
+
+    #[test]
+    fn a_heartbeat_that_stands_still_for_a_lease_is_death() {
+        let own = Identity::own();
+        let start = Instant::now();
+        let mut peers = Peers::default();
+        let mut beat = |after: Duration, a: Option<i64>, b: Option<i64>| {
+            peers.observe(start + after, &own, [("a".to_owned(), a, None), ("b".to_owned(), b, None)]);
+            peers.dead(start + after, LEASE)
+        };
+        assert!(beat(Duration::ZERO, Some(1), None).is_empty());
+        assert!(beat(LEASE / 2, Some(2), None).is_empty());
+        assert_eq!(beat(LEASE, Some(2), None), ["b"]);
+        assert_eq!(beat(LEASE * 3 / 2, Some(2), Some(1)), ["a"]);
+        peers.observe(start + LEASE * 4, &own, []);
+        assert!(peers.dead(start + LEASE * 4, LEASE).is_empty(), "who is forgotten by the store is forgotten");
+    }
+
+    #[test]
+    fn who_ran_here_and_is_gone_is_dead_at_once() {
+        let own = Identity::own();
+        let mut peers = Peers::default();
+        let gone = Identity { started: "1".into(), ..own.clone() };
+        let now = Instant::now();
+        peers.observe(now, &own, [("gone".to_owned(), Some(1), Some(gone.to_text()))]);
+        assert_eq!(peers.dead(now, LEASE), ["gone"]);
+    }
+}

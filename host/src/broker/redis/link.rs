@@ -1,0 +1,200 @@
+//! One connection to Redis, made when it is needed and made again when it broke.
+//!
+//! Calls of many tasks share it; Redis answers them in order. Unlike the connection manager of the client library, it is
+//! rebuilt when the server was demoted, and a caller is told at once, not after a long wait, when there is no connection
+//! to be had. It never repeats a call by itself but where [`Link::repeat`] is asked to, for scripts of which a
+//! repetition is recognised.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd};
+use tokio::sync::{Notify, Semaphore};
+
+use super::board::{Board, Trouble};
+use super::fault::{Cause, Connection, Failure, classify, classify_connect};
+use super::gate::Gate;
+use super::reply::Answer;
+use super::scripts::Call;
+
+/// How long making a connection may take, introductions included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an answer may take.
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A call whose answer was lost is repeated so often.
+const REPEATS: usize = 3;
+/// And no longer than this after it was made first.
+const REPEAT_WITHIN: Duration = Duration::from_millis(3_500);
+
+/// What the links of one broker share.
+pub(super) struct Line {
+    /// Where Redis is, as it may be shown: without a password.
+    pub(super) address: String,
+    pub(super) gate: Gate,
+    pub(super) board: Board,
+    /// Told whenever a connection was made.
+    pub(super) connected: Notify,
+}
+
+/// A connection.
+pub(super) struct Link {
+    client: redis::Client,
+    config: AsyncConnectionConfig,
+    line: Arc<Line>,
+    live: ArcSwapOption<Live>,
+    connecting: Semaphore,
+}
+
+/// A connection that is up, as far as is known.
+pub(super) struct Live {
+    connection: MultiplexedConnection,
+    /// The name by which Redis knows it.
+    pub(super) client_id: i64,
+}
+
+impl Link {
+    /// A link that is not connected yet. Answers may take `response_timeout`.
+    pub(super) fn new(client: redis::Client, line: Arc<Line>, response_timeout: Duration) -> Self {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(response_timeout));
+        Self { client, config, line, live: ArcSwapOption::empty(), connecting: Semaphore::new(1) }
+    }
+
+    /// A second link to the same server, not connected yet.
+    pub(super) fn sibling(&self, response_timeout: Duration) -> Self {
+        Self::new(self.client.clone(), self.line.clone(), response_timeout)
+    }
+
+    /// What is shared with other links.
+    pub(super) fn line(&self) -> &Arc<Line> {
+        &self.line
+    }
+
+    /// Sends a command and waits for its answer. May be dropped; the command may take effect all the same.
+    pub(super) async fn command(&self, command: &Cmd) -> Result<Answer, Failure> {
+        let live = self.connect().await?;
+        self.send(&live, command).await
+    }
+
+    /// Calls a script by its digest, and with its text if the server does not know it.
+    pub(super) async fn call(&self, call: &Call<'_>) -> Result<Answer, Failure> {
+        match self.command(&call.by_digest()).await {
+            Err(failure) if failure.reaction.cause == Cause::NoScript => self.command(&call.by_text()).await,
+            answered => answered,
+        }
+    }
+
+    /// Calls a script and calls it again while it is not known whether it took effect: only for scripts that recognise
+    /// their repetition. Takes up to about five seconds.
+    pub(super) async fn repeat(&self, call: &Call<'_>) -> Result<Answer, Failure> {
+        let began = Instant::now();
+        let mut in_doubt = None;
+        for _ in 0..=REPEATS {
+            match tokio::time::timeout(RESPONSE_TIMEOUT, self.call(call)).await {
+                Ok(Err(failure)) if failure.is_ambiguous() => in_doubt = Some(failure),
+                Ok(Err(failure)) if in_doubt.is_none() || failure.reaction.cause == Cause::Misplaced => {
+                    return Err(failure);
+                }
+                Ok(Err(_)) => {}
+                Ok(answered) => return answered,
+                Err(_) => in_doubt = Some(Failure::interrupted("Redis did not answer in time")),
+            }
+            let pause = self.line.gate.wait().max(Duration::from_millis(20));
+            if began.elapsed() + pause > REPEAT_WITHIN {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+        }
+        Err(in_doubt.unwrap_or_else(|| Failure::interrupted("Redis did not answer in time")))
+    }
+
+    /// The connection, made now if there is none.
+    pub(super) async fn connect(&self) -> Result<Arc<Live>, Failure> {
+        if let Some(live) = self.live.load_full() {
+            return Ok(live);
+        }
+        let Ok(_permit) = self.connecting.acquire().await else {
+            return Err(Failure::unreachable("the connection is closed"));
+        };
+        if let Some(live) = self.live.load_full() {
+            return Ok(live);
+        }
+        if let Err(shut) = self.line.gate.enter() {
+            return Err(Failure::unreachable(shut.why));
+        }
+        match self.introduce().await {
+            Ok(live) => {
+                let live = Arc::new(live);
+                self.live.store(Some(live.clone()));
+                self.line.connected.notify_one();
+                Ok(live)
+            }
+            Err(error) => {
+                let reaction = classify_connect(&error);
+                let message = format!("Redis at {} cannot be reached: {error}", self.line.address);
+                self.line.gate.failed(&message, reaction.connection);
+                let failure = Failure { reaction, message };
+                self.line.board.note(&failure);
+                Err(failure)
+            }
+        }
+    }
+
+    async fn introduce(&self) -> Result<Live, redis::RedisError> {
+        let making = async {
+            let mut connection = self.client.get_multiplexed_async_connection_with_config(&self.config).await?;
+            let client_id =
+                redis::cmd("CLIENT").arg("ID").query_async::<i64>(&mut connection).await.or_else(|error| {
+                    // Who may not ask for the name is served all the same; only waiting cannot be cut short then.
+                    if classify(&error).cause == Cause::Denied { Ok(0) } else { Err(error) }
+                })?;
+            Ok(Live { connection, client_id })
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, making).await.unwrap_or_else(|_| {
+            Err(redis::RedisError::from(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time")))
+        })
+    }
+
+    async fn send(&self, live: &Arc<Live>, command: &Cmd) -> Result<Answer, Failure> {
+        let error = match command.query_async::<Answer>(&mut live.connection.clone()).await {
+            Ok(answer) => {
+                self.line.gate.succeeded();
+                self.line.board.clear(Trouble::Unreachable);
+                return Ok(answer);
+            }
+            Err(error) => error,
+        };
+        let failure = Failure { reaction: classify(&error), message: describe(&error) };
+        match failure.reaction.connection {
+            Connection::Keep => self.line.gate.succeeded(),
+            Connection::Rebuild => self.drop_if_same(live),
+            Connection::RebuildSlowly => {
+                self.line.gate.failed(&failure.message, failure.reaction.connection);
+                self.drop_if_same(live);
+            }
+        }
+        self.line.board.note(&failure);
+        Err(failure)
+    }
+
+    /// Forgets the connection unless it was replaced already by another caller that saw it break.
+    fn drop_if_same(&self, live: &Arc<Live>) {
+        let current = self.live.load();
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, live)) {
+            self.live.compare_and_swap(&current, None);
+        }
+    }
+}
+
+/// What went wrong in words: the server's own, or the connection's.
+fn describe(error: &redis::RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some("ERR"), Some(detail)) => detail.to_owned(),
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        (Some(code), None) => code.to_owned(),
+        (None, _) => format!("the connection to Redis failed: {error}"),
+    }
+}

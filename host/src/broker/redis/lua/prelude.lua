@@ -1,0 +1,69 @@
+-- What all scripts share. It is put after the first line of each of them.
+--
+-- Keys: the nine below, then one work stream for each lane that the call names.
+local GROUP = 'es'
+local EPOCH, LANES, DUE, PARKED, DONE, FAILED, IX, COUNTS, HB = unpack(KEYS, 1, 9)
+
+local function lane_key(i)
+  return KEYS[9 + i]
+end
+
+local function int(n)
+  return string.format('%d', n)
+end
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+-- A script that fails half-way is not rolled back, so every key is looked at before the first write.
+local function must_be(kind, key)
+  local found = redis.call('TYPE', key).ok
+  if found ~= 'none' and found ~= kind then
+    error({ err = 'WRONGTYPE the key ' .. key .. ' holds a ' .. found .. ' where a ' .. kind .. ' should be' })
+  end
+  return found
+end
+
+-- A group begins at 0, so that nothing that stands in the stream is passed over.
+local function open_lane(key)
+  if must_be('stream', key) == 'none' then
+    redis.call('XGROUP', 'CREATE', key, GROUP, '0', 'MKSTREAM')
+  end
+end
+
+local function starts_with(text, prefix)
+  return string.sub(text, 1, #prefix) == prefix
+end
+
+-- Where an event is: kind, lane, entry, and the receipt of the delivery that put it there.
+local function set_place(id, kind, lane, entry, receipt)
+  redis.call('HSET', IX, id, kind .. '|' .. lane .. '|' .. entry .. '|' .. receipt)
+end
+
+local function place_of(id)
+  local place = redis.call('HGET', IX, id)
+  if not place then
+    return nil
+  end
+  return string.match(place, '^([^|]*)|([^|]*)|([^|]*)|(.*)$')
+end
+
+-- Puts a new event into its lane, or aside until it is due.
+local function enqueue(id, i, lane, start, ms, blob, now)
+  local due = 0
+  if start == 'in' then
+    due = now + tonumber(ms)
+  elseif start == 'at' then
+    due = tonumber(ms)
+  end
+  if due > now then
+    redis.call('HSET', PARKED, id, lane .. '\n' .. blob)
+    redis.call('ZADD', DUE, int(due), id)
+    set_place(id, 'd', '', '', '')
+  else
+    local entry = redis.call('XADD', lane_key(i), '*', 'id', id, 'b', blob)
+    set_place(id, 'q', lane, entry, '')
+  end
+end

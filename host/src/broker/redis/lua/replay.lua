@@ -1,0 +1,20 @@
+#!lua flags=allow-oom
+-- Puts a failed event back to work if it still is where it was seen.
+-- ARGV: id, its entry among the failed, lane, blob. An answer: D done, now or before; G gone.
+local id, entry, lane = ARGV[1], ARGV[2], ARGV[3]
+local receipt = 'replay/' .. entry
+must_be('stream', FAILED)
+must_be('hash', IX)
+must_be('hash', COUNTS)
+open_lane(lane_key(1))
+local kind, _, at, by = place_of(id)
+if by == receipt then
+  return 'D'
+end
+if kind ~= 'f' or at ~= entry or #redis.call('XRANGE', FAILED, entry, entry) == 0 then
+  return 'G'
+end
+redis.call('HINCRBY', COUNTS, 'replayed', 1)
+set_place(id, 'q', lane, redis.call('XADD', lane_key(1), '*', 'id', id, 'b', ARGV[4]), receipt)
+redis.call('XDEL', FAILED, entry)
+return 'D'

@@ -1,0 +1,20 @@
+#!lua flags=no-writes,allow-oom
+-- Totals and depth. ARGV: number of lanes.
+local lengths, running = {}, 0
+for i = 1, tonumber(ARGV[1]) do
+  local all = redis.call('XLEN', lane_key(i))
+  local p = redis.pcall('XPENDING', lane_key(i), GROUP)
+  local pending = p.err and 0 or p[1]
+  lengths[i] = math.max(0, all - pending)
+  running = running + pending
+end
+local consumers = 0
+for _, field in ipairs(redis.call('HKEYS', HB)) do
+  if starts_with(field, 'c:') then
+    consumers = consumers + 1
+  end
+end
+return {
+  redis.call('HGETALL', COUNTS), lengths, running, redis.call('ZCARD', DUE),
+  redis.call('XLEN', DONE), redis.call('XLEN', FAILED), consumers,
+}

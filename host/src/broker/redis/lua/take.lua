@@ -1,0 +1,33 @@
+#!lua flags=allow-oom
+-- Takes over entries that still stand as they were seen; one of several takers wins. Never by force.
+-- ARGV: consumer; for each entry: lane, entry, owner, delivery count, least idle time in ms.
+local me = ARGV[1]
+local taken, ghosts, from_others = {}, 0, 0
+must_be('hash', COUNTS)
+for at = 2, #ARGV, 5 do
+  local key, entry, owner, count = lane_key(tonumber(ARGV[at])), ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
+  local p = redis.pcall('XPENDING', key, GROUP, entry, entry, 1)
+  if not p.err and #p == 1 and p[1][2] == owner and tonumber(p[1][4]) == count then
+    local there = redis.call('XRANGE', key, entry, entry)
+    if #there == 0 then
+      -- Somebody deleted the entry while it was pending: there is nothing left to hand out.
+      redis.call('XACK', key, GROUP, entry)
+      ghosts = ghosts + 1
+    else
+      local claimed = redis.call('XCLAIM', key, GROUP, me, ARGV[at + 4], entry)
+      if #claimed == 1 then
+        taken[#taken + 1] = { (at - 2) / 5, claimed[1][2] }
+        if owner ~= me then
+          from_others = from_others + 1
+        end
+      end
+    end
+  end
+end
+if ghosts > 0 then
+  redis.call('HINCRBY', COUNTS, 'ghosts', ghosts)
+end
+if from_others > 0 then
+  redis.call('HINCRBY', COUNTS, 'recovered', from_others)
+end
+return { taken, ghosts }

@@ -1,0 +1,183 @@
+//! The scripts: one for each transition, so that each is one atomic step.
+//!
+//! A script fails half-way without being rolled back, so each of them looks at the types of its keys first, writes the
+//! destination next and takes from the source last. Keys are named through `KEYS` only, time is the server's, and what
+//! is stored is opaque to them. They are sent by digest, and whole when the server does not know the digest.
+
+use bytes::Bytes;
+use redis::Cmd;
+
+use super::keys::Keys;
+#[cfg(feature = "test-util")]
+use super::mutant::Mutant;
+use crate::broker::Lane;
+
+const PRELUDE: &str = include_str!("lua/prelude.lua");
+
+macro_rules! scripts {
+    ($($name:ident),+ $(,)?) => {
+        /// Every script, ready to be sent.
+        pub(super) struct Scripts {
+            $(pub(super) $name: Script,)+
+        }
+
+        impl Scripts {
+            pub(super) fn new() -> Self {
+                Self { $($name: Script::new(include_str!(concat!("lua/", stringify!($name), ".lua"))),)+ }
+            }
+
+            /// The digest of the script of this name, by which it is seen on the wire.
+            #[cfg(feature = "test-util")]
+            pub(super) fn digest_of(&self, name: &str) -> Option<&str> {
+                match name {
+                    $(stringify!($name) => Some(self.$name.script.get_hash()),)+
+                    _ => None,
+                }
+            }
+
+            /// The same scripts with a guarantee broken.
+            #[cfg(feature = "test-util")]
+            pub(super) fn broken_by(mutant: Mutant) -> Self {
+                Self {
+                    $($name: Script::new(&mutant.patch(
+                        stringify!($name),
+                        &whole(include_str!(concat!("lua/", stringify!($name), ".lua"))),
+                    )),)+
+                }
+            }
+        }
+    };
+}
+
+scripts!(
+    adopt, append, beat, claim, find, inspect, lanes, pending, promote, reap, renew, replay, settle, stats, take, trim
+);
+
+/// One script.
+pub(super) struct Script {
+    script: redis::Script,
+    code: String,
+}
+
+impl Script {
+    /// From the text of a file, the prelude not included.
+    pub(super) fn new(text: &str) -> Self {
+        let code = if text.contains(PRELUDE) { text.to_owned() } else { whole(text) };
+        Self { script: redis::Script::new(&code), code }
+    }
+}
+
+/// A script with the prelude behind its first line, which Redis wants to be the very first.
+fn whole(text: &str) -> String {
+    let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+    format!("{first}\n{PRELUDE}{rest}")
+}
+
+/// A call of a script: the fixed keys, then the lanes, then what else it wants.
+pub(super) struct Call<'a> {
+    script: &'a Script,
+    keys: Vec<Bytes>,
+    arguments: Vec<Bytes>,
+}
+
+impl<'a> Call<'a> {
+    /// A call with the fixed keys.
+    pub(super) fn new(script: &'a Script, keys: &Keys) -> Self {
+        Self { script, keys: keys.fixed().to_vec(), arguments: Vec::new() }
+    }
+
+    /// The streams of these lanes, as the next keys.
+    pub(super) fn lane_keys<'l>(mut self, keys: &Keys, lanes: impl IntoIterator<Item = &'l Lane>) -> Self {
+        self.keys.extend(lanes.into_iter().map(|lane| keys.lane(lane)));
+        self
+    }
+
+    /// The streams of these lanes as the next keys; how many, and their names, as the next arguments.
+    pub(super) fn named_lanes(self, keys: &Keys, lanes: &[Lane]) -> Self {
+        let mut call = self.lane_keys(keys, lanes).number(lanes.len());
+        call.arguments.extend(lanes.iter().map(|lane| Bytes::copy_from_slice(lane.as_str().as_bytes())));
+        call
+    }
+
+    /// One more key.
+    pub(super) fn push_key(&mut self, key: Bytes) {
+        self.keys.push(key);
+    }
+
+    /// One more argument: a number.
+    pub(super) fn number(mut self, number: impl TryInto<u64>) -> Self {
+        self.push_number(number);
+        self
+    }
+
+    /// One more argument: text.
+    pub(super) fn text(mut self, text: &str) -> Self {
+        self.push_text(text);
+        self
+    }
+
+    /// One more argument: a number. One that is out of range becomes the largest that a script can count.
+    pub(super) fn push_number(&mut self, number: impl TryInto<u64>) {
+        const MOST: u64 = 1 << 53;
+        let number = number.try_into().unwrap_or(MOST).min(MOST);
+        self.arguments.push(Bytes::from(number.to_string()));
+    }
+
+    /// One more argument: text.
+    pub(super) fn push_text(&mut self, text: &str) {
+        self.arguments.push(Bytes::copy_from_slice(text.as_bytes()));
+    }
+
+    /// One more argument: bytes.
+    pub(super) fn push_bytes(&mut self, bytes: Bytes) {
+        self.arguments.push(bytes);
+    }
+
+    /// The call by the digest of the script.
+    pub(super) fn by_digest(&self) -> Cmd {
+        self.command("EVALSHA", self.script.script.get_hash())
+    }
+
+    /// The call with the script.
+    pub(super) fn by_text(&self) -> Cmd {
+        self.command("EVAL", &self.script.code)
+    }
+
+    fn command(&self, name: &str, script: &str) -> Cmd {
+        let mut command = redis::cmd(name);
+        command.arg(script).arg(self.keys.len());
+        for word in self.keys.iter().chain(&self.arguments) {
+            command.arg(word.as_ref());
+        }
+        command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_line_stays_first_and_the_prelude_follows() {
+        let script = Script::new("#!lua flags=allow-oom\nreturn 1\n");
+        assert!(script.code.starts_with("#!lua flags=allow-oom\n-- What all scripts share"));
+        assert!(script.code.ends_with("return 1\n"));
+        assert_eq!(Script::new(&script.code).code, script.code);
+    }
+
+    #[test]
+    fn only_append_is_refused_when_memory_is_full() {
+        for (name, text) in [
+            ("append", include_str!("lua/append.lua")),
+            ("claim", include_str!("lua/claim.lua")),
+            ("settle", include_str!("lua/settle.lua")),
+            ("renew", include_str!("lua/renew.lua")),
+            ("promote", include_str!("lua/promote.lua")),
+            ("take", include_str!("lua/take.lua")),
+        ] {
+            let first = text.lines().next().unwrap();
+            assert!(first.starts_with("#!lua"), "{name}");
+            assert_eq!(first.contains("allow-oom"), name != "append", "{name}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Ending attempts: what becomes of the event, what it published and the acknowledgement are one step of one script.
+//!
+//! The script checks the receipt, writes the counters, the published events, the destination and the index, and takes
+//! the entry from its lane last. The index keeps the receipt of the settle that put an event where it is, so that a
+//! repetition after a lost answer is told from a settle by a consumer that lost the delivery.
+
+use super::append::NewEntry;
+use super::codec;
+use super::core::{Core, Places};
+use super::reply;
+use super::scripts::Call;
+use crate::broker::{Error, Receipt, Settle, Settled};
+use crate::event::{Class, Settlement};
+use bytes::Bytes;
+
+/// Items and published events of one call.
+const MAX_WEIGHT: usize = 200;
+/// Items of one call.
+const MAX_ITEMS: usize = 100;
+
+/// One settle, encoded.
+pub(super) struct Item {
+    pub(super) receipt: Receipt,
+    pub(super) blob: Bytes,
+    pub(super) settlement: Settlement,
+    pub(super) lane: crate::broker::Lane,
+    pub(super) children: Vec<NewEntry>,
+}
+
+impl Item {
+    fn encode(settle: Settle) -> Result<Self, Error> {
+        Ok(Self {
+            receipt: settle.receipt,
+            blob: codec::encode(&settle.record).map_err(|error| Error::Misconfigured(error.to_string()))?,
+            settlement: settle.settlement,
+            lane: settle.lane,
+            children: settle.publish.into_iter().map(NewEntry::encode).collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn weight(&self) -> usize {
+        1 + self.children.len()
+    }
+}
+
+impl Core {
+    /// Ends attempts; see [`crate::broker::Broker::settle`]. Every item is tried, also when another one fails.
+    pub(super) async fn settle_all(&self, batch: Vec<Settle>) -> Result<Vec<Settled>, Error> {
+        let items = batch.into_iter().map(Item::encode).collect::<Result<Vec<_>, _>>()?;
+        let lanes = items.iter().flat_map(|item| {
+            [&item.receipt.lane, &item.lane].into_iter().chain(item.children.iter().map(|child| &child.lane))
+        });
+        let missing = self.missing_lanes(lanes);
+        self.make_lanes(missing).await?;
+        let mut settled = Vec::with_capacity(items.len());
+        let mut first_error = None;
+        for chunk in chunks(&items) {
+            match self.settle_chunk(chunk).await {
+                Ok(answers) => settled.extend(answers),
+                Err(error) => {
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        match first_error {
+            None => Ok(settled),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// One chunk in one call. If the store does not take it, one by one, so that a key that holds something else stops
+    /// only those that need it.
+    async fn settle_chunk(&self, items: &[Item]) -> Result<Vec<Settled>, Error> {
+        match self.settle_once(items).await {
+            Err(failure) if items.len() > 1 && failure.may_be_one_of_several() => {
+                let mut settled = Vec::with_capacity(items.len());
+                let mut first_error = None;
+                for item in items {
+                    match self.settle_once(std::slice::from_ref(item)).await {
+                        Ok(answers) => settled.extend(answers),
+                        Err(failure) => {
+                            first_error.get_or_insert(failure);
+                        }
+                    }
+                }
+                first_error.map_or(Ok(settled), |failure| Err(failure.into()))
+            }
+            answered => Ok(answered?),
+        }
+    }
+
+    async fn settle_once(&self, items: &[Item]) -> Result<Vec<Settled>, super::fault::Failure> {
+        #[cfg(feature = "test-util")]
+        if let Some(mutant) = self.mutant
+            && let Some(answers) = mutant.settle(self, items).await
+        {
+            return answers;
+        }
+        let answers = reply::array(self.link.repeat(&self.settle_call(&self.scripts.settle, items)).await?)?;
+        if answers.len() != items.len() {
+            return Err(super::fault::Failure::not_understood("Redis answered another number of settles"));
+        }
+        let mut settled = Vec::with_capacity(items.len());
+        for (item, answer) in items.iter().zip(answers) {
+            self.held.remove(&item.receipt);
+            settled.push(if reply::text(answer)? == "D" { Settled::Done } else { Settled::Lost });
+        }
+        Ok(settled)
+    }
+
+    pub(super) fn settle_call<'a>(&self, script: &'a super::scripts::Script, items: &[Item]) -> Call<'a> {
+        let mut places = Places::default();
+        for item in items {
+            places.of(&item.receipt.lane);
+            places.of(&item.lane);
+            for child in &item.children {
+                places.of(&child.lane);
+            }
+        }
+        let mut call = self.script(script).text(&self.consumer).named_lanes(&self.keys, places.lanes());
+        call.push_number(items.len());
+        for item in items {
+            let (verb, delay_ms, class) = verb_of(&item.settlement);
+            call.push_number(places.of(&item.receipt.lane));
+            call.push_text(&item.receipt.entry);
+            call.push_number(item.receipt.deliveries);
+            call.push_text(&item.receipt.event_id.to_string());
+            call.push_text(verb);
+            call.push_bytes(item.blob.clone());
+            call.push_number(delay_ms);
+            call.push_number(places.of(&item.lane));
+            call.push_text(class.map_or("", Class::as_str));
+            call.push_number(item.children.len());
+            for child in &item.children {
+                call.push_text(&child.id.to_string());
+                call.push_number(places.of(&child.lane));
+                child.push_start(&mut call);
+                call.push_bytes(child.blob.clone());
+            }
+        }
+        call
+    }
+}
+
+/// A settlement as the script reads it: verb, pause and class.
+fn verb_of(settlement: &Settlement) -> (&'static str, u64, Option<Class>) {
+    match settlement {
+        Settlement::Processed => ("ok", 0, None),
+        Settlement::Retry { class, delay_ms } => ("retry", *delay_ms, Some(*class)),
+        Settlement::Failed { class, .. } => ("failed", 0, Some(*class)),
+        Settlement::Returned => ("back", 0, None),
+    }
+}
+
+/// Cuts a batch into calls that do not hold up Redis.
+fn chunks(items: &[Item]) -> Vec<&[Item]> {
+    let mut chunks = Vec::new();
+    let (mut start, mut weight) = (0, 0);
+    for (place, item) in items.iter().enumerate() {
+        let is_full = weight + item.weight() > MAX_WEIGHT || place - start >= MAX_ITEMS;
+        if place > start && is_full {
+            chunks.push(&items[start..place]);
+            (start, weight) = (place, 0);
+        }
+        weight += item.weight();
+    }
+    if start < items.len() {
+        chunks.push(&items[start..]);
+    }
+    chunks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::{Append, Lane};
+    use crate::event::{Event, EventId, Record, Start, Timestamp};
+
+    fn item(n_children: usize) -> Item {
+        let event = Event {
+            id: EventId::new(),
+            event_type: "a".parse().unwrap(),
+            source: "/events".into(),
+            subject: None,
+            time: None,
+            data_content_type: None,
+            data_schema: None,
+            extensions: Default::default(),
+            accepted: Timestamp::from_unix_ms(0),
+            cause: None,
+            data: None,
+        };
+        let record = Record::new(event);
+        let child = Append { record: record.clone(), lane: Lane::unrouted(), start: Start::Now, idempotency: None };
+        let receipt = Receipt { event_id: record.event.id, lane: Lane::unrouted(), entry: "1-0".into(), deliveries: 1 };
+        let settlement = Settlement::Processed;
+        let publish = vec![child; n_children];
+        Item::encode(Settle { receipt, record, settlement, lane: Lane::unrouted(), publish }).unwrap()
+    }
+
+    #[test]
+    fn batches_are_cut_by_items_and_by_what_they_publish() {
+        let sizes = |items: Vec<Item>| chunks(&items).iter().map(|chunk| chunk.len()).collect::<Vec<_>>();
+        assert_eq!(sizes(Vec::new()), [0_usize; 0]);
+        assert_eq!(sizes((0..250).map(|_| item(0)).collect()), [100, 100, 50]);
+        assert_eq!(sizes((0..4).map(|_| item(99)).collect()), [2, 2]);
+        assert_eq!(sizes(vec![item(0), item(500), item(0)]), [1, 1, 1]);
+    }
+}

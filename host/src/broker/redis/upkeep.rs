@@ -1,0 +1,149 @@
+//! What has to be done now and then: due events, retention, the living and the dead.
+//!
+//! All of it may be done by every host at once; each step is one script that leaves nothing for the second one to do.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use redis::Value;
+
+use super::core::{Core, asks_for_lanes};
+use super::fault::Failure;
+use super::reply;
+use crate::broker::{Error, Promoted};
+
+/// The most events that one call moves.
+const MAX_MOVED: usize = 100;
+/// The most events that one call forgets, and the most calls at a time.
+const MAX_FORGOTTEN: usize = 50;
+const MAX_TRIMS: usize = 400;
+/// The most consumers that are forgotten at a time.
+const MAX_REAPED: usize = 20;
+
+impl Core {
+    /// Moves due events to their lanes; see [`crate::broker::Broker::promote`].
+    pub(super) async fn promote(&self) -> Result<Promoted, Error> {
+        #[cfg(feature = "test-util")]
+        if let Some(mutant) = self.mutant
+            && let Some(promoted) = mutant.promote(self).await
+        {
+            return promoted;
+        }
+        let answer = self
+            .with_all_lanes(|book| {
+                self.script(&self.scripts.promote)
+                    .number(book.set_size)
+                    .number(MAX_MOVED)
+                    .number(book.unrouted_place())
+                    .named_lanes(&self.keys, &book.lanes)
+            })
+            .await?;
+        let [_, moved, orphans, wait_ms] = reply::tuple(answer)?;
+        let orphans = reply::count(&orphans)?;
+        if orphans > 0 {
+            self.board().remark("orphan", || format!("{orphans} due times belonged to no event and were dropped"));
+        }
+        promoted(&moved, &wait_ms)
+    }
+
+    /// Forgets what is past its retention and who is dead, and learns of new lanes.
+    pub(super) async fn maintain(&self) -> Result<(), Error> {
+        self.refresh_lanes(&[]).await?;
+        self.show_life().await?;
+        self.reap_dead().await?;
+        self.trim().await
+    }
+
+    /// Shows that this consumer is alive and, a few times in a lease, looks who else is.
+    pub(super) async fn show_life(&self) -> Result<(), Failure> {
+        let lease = Duration::from_millis(self.options.lease_ms);
+        let now = Instant::now();
+        let looks = {
+            let mut seen_at = self.peers_seen_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let looks = seen_at.is_none_or(|seen_at| now.duration_since(seen_at) >= lease / 4);
+            if looks {
+                *seen_at = Some(now);
+            }
+            looks
+        };
+        let lanes = self.book().lanes.clone();
+        let call = self
+            .script(&self.scripts.beat)
+            .lane_keys(&self.keys, &lanes)
+            .text(&self.consumer)
+            .text(&self.identity.to_text())
+            .number(lanes.len())
+            .number(u8::from(looks));
+        let [heartbeats, names] = reply::tuple(self.link.call(&call).await?)?;
+        if !looks {
+            return Ok(());
+        }
+        let mut consumers: std::collections::BTreeMap<String, (Option<i64>, Option<String>)> = reply::array(names)?
+            .into_iter()
+            .map(|name| Ok((reply::text(name)?, (None, None))))
+            .collect::<Result<_, _>>()?;
+        for (field, value) in reply::pairs(heartbeats)? {
+            let field = reply::text(field)?;
+            if let Some(name) = field.strip_prefix("c:") {
+                consumers.entry(name.to_owned()).or_default().0 = Some(reply::int(&value)?);
+            } else if let Some(name) = field.strip_prefix("i:") {
+                consumers.entry(name.to_owned()).or_default().1 = reply::text(value).ok();
+            }
+        }
+        let consumers = consumers.into_iter().map(|(name, (heartbeat, identity))| (name, heartbeat, identity));
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).observe(Instant::now(), &self.identity, consumers);
+        Ok(())
+    }
+
+    async fn reap_dead(&self) -> Result<(), Error> {
+        let lease = Duration::from_millis(self.options.lease_ms);
+        let dead = self.peers.lock().unwrap_or_else(PoisonError::into_inner).dead(Instant::now(), lease);
+        for name in dead.iter().filter(|name| **name != self.consumer).take(MAX_REAPED) {
+            if self.reap(name).await? {
+                tracing::info!(consumer = name, "a consumer that is dead and holds nothing was forgotten");
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets a consumer if it holds nothing; false if it does.
+    pub(super) async fn reap(&self, consumer: &str) -> Result<bool, Failure> {
+        let answer = self
+            .with_all_lanes(|book| {
+                self.script(&self.scripts.reap)
+                    .number(book.set_size)
+                    .number(book.lanes.len())
+                    .text(consumer)
+                    .lane_keys(&self.keys, &book.lanes)
+            })
+            .await?;
+        debug_assert!(!asks_for_lanes(&answer), "the loop above asks again");
+        let is_reaped = reply::text(answer)? == "DONE";
+        if is_reaped {
+            self.peers.lock().unwrap_or_else(PoisonError::into_inner).forget(consumer);
+        }
+        Ok(is_reaped)
+    }
+
+    async fn trim(&self) -> Result<(), Error> {
+        for _ in 0..MAX_TRIMS {
+            let call = self
+                .script(&self.scripts.trim)
+                .number(self.options.retention.processed_max)
+                .number(self.options.retention.processed_ms)
+                .number(self.tuning.least_retention_ms)
+                .number(MAX_FORGOTTEN);
+            if reply::count(&self.link.call(&call).await?)? < MAX_FORGOTTEN as u64 {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a promotion came to, from the number of events moved and the time until the next, negative if there is none.
+pub(super) fn promoted(moved: &Value, wait_ms: &Value) -> Result<Promoted, Error> {
+    let moved = reply::place(moved)?;
+    let next_due_in_ms = u64::try_from(reply::int(wait_ms)?).ok();
+    Ok(Promoted { moved, more: next_due_in_ms == Some(0), next_due_in_ms })
+}
