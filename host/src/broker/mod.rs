@@ -16,6 +16,9 @@
 //! All methods work on batches. None of them may be dropped half-way by a caller that cares for the answer, but doing so
 //! harms nothing: what was under way takes effect or does not, and a lease that nobody renews ends.
 
+#[cfg(any(test, feature = "test-util"))]
+#[expect(clippy::expect_used, clippy::panic, reason = "a case fails by panicking; none of it is in the product")]
+pub mod contract;
 pub mod redis;
 mod types;
 

@@ -116,7 +116,8 @@ impl Board {
             is_due
         };
         if is_due {
-            tracing::warn!(about, "{}", message());
+            let message = message();
+            tracing::warn!(about, "{message}");
         }
     }
 

@@ -27,7 +27,7 @@ impl Core {
         if let Some(mutant) = self.mutant
             && let Some(promoted) = mutant.promote(self).await
         {
-            return Ok(promoted?);
+            return promoted;
         }
         let answer = self
             .with_all_lanes(|book| {

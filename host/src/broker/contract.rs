@@ -1,0 +1,257 @@
+//! The suite that proves the guarantees of [`Broker`] on any implementation: one async function for each promise.
+//!
+//! A case opens one broker at a time on the store of its [`Rig`], so that it can be run on a store that one process has
+//! to itself as well: a consumer dies by [`Rig::kill`], and the next one opens the same store. What takes several
+//! consumers at once, or faults of one particular store, is tested beside that store. Nothing here asserts how long
+//! something takes; what has to happen by itself is awaited with a generous limit.
+//!
+//! `broker_contract!` makes a test of each case.
+
+pub mod accept;
+pub mod ends;
+pub mod leases;
+pub mod model;
+pub mod work;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+
+use super::{Append, Broker, Claim, Delivery, EndedQuery, Ending, Lane, LaneWant, Options, Settle, Settled};
+use crate::event::{
+    AttemptRecord, Class, Data, Event, EventId, Idempotency, Record, Settlement, Start, State, Timestamp,
+};
+
+/// How long something that has to happen by itself may take before a case fails.
+const LIMIT: Duration = Duration::from_secs(20);
+/// The lease in cases that wait for one to end.
+pub const SHORT_LEASE_MS: u64 = 300;
+
+/// One store, and the consumers that come and go on it.
+#[async_trait]
+pub trait Rig: Send + Sync {
+    /// Opens the store as a consumer. Processed events must be trimmed without a least age.
+    async fn open(&self, options: Options) -> Arc<dyn Broker>;
+
+    /// Ends a consumer as a crash does: without goodbye.
+    async fn kill(&self, broker: Arc<dyn Broker>);
+}
+
+/// Makes a test of every case; the expression makes a rig with an empty store and is evaluated for each of them.
+#[macro_export]
+macro_rules! broker_contract {
+    ($rig:expr) => {
+        $crate::broker_contract! { @cases $rig;
+            accept::an_accepted_event_survives_a_crash,
+            accept::a_request_is_appended_whole_or_not_at_all,
+            accept::the_same_key_gives_the_first_id,
+            accept::the_same_key_with_another_body_is_a_conflict,
+            accept::past_the_limit_nothing_is_accepted_until_something_ended,
+            accept::a_delayed_event_is_not_delivered_before_its_time,
+            accept::payloads_come_back_byte_for_byte,
+            accept::many_requests_at_once_are_all_accepted,
+            work::a_claim_takes_what_it_wants_and_no_more,
+            work::slots_are_shared_out_fairly_in_the_order_asked,
+            work::an_event_is_handed_out_once,
+            work::a_wait_ends_when_something_arrives,
+            work::a_dropped_wait_loses_nothing,
+            work::a_retry_waits_until_it_is_due_and_keeps_its_story,
+            work::due_times_survive_a_crash,
+            work::a_returned_delivery_goes_back_uncounted,
+            ends::a_processed_event_is_kept_with_its_result_and_its_children,
+            ends::a_failed_event_is_kept_and_can_be_replayed,
+            ends::only_failed_events_are_replayed,
+            ends::ended_events_are_listed_newest_first_page_by_page,
+            ends::ended_events_are_filtered,
+            ends::retention_forgets_only_what_has_ended,
+            ends::totals_survive_a_crash,
+            leases::a_settle_is_repeatable_and_takes_effect_once,
+            leases::a_stale_receipt_changes_nothing,
+            leases::deliveries_of_the_dead_are_recovered,
+            leases::every_crash_raises_the_delivery_count,
+            leases::renewed_leases_are_not_taken_over,
+            leases::a_closed_consumer_leaves_nothing_behind,
+            model::random_lives_end_once,
+        }
+    };
+    (@cases $rig:expr; $($module:ident :: $case:ident),+ $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                $crate::broker::contract::$module::$case(&$rig).await;
+            }
+        )+
+    };
+}
+
+/// Options with a lease that does not end while a case runs.
+pub fn options() -> Options {
+    Options { consumer_name: "contract".into(), ..Options::default() }
+}
+
+/// Options with a lease that a case can wait for.
+pub fn short_lease() -> Options {
+    Options { lease_ms: SHORT_LEASE_MS, ..options() }
+}
+
+/// A lane.
+pub fn lane(name: &str) -> Lane {
+    name.parse().expect("the name is one of a lane")
+}
+
+/// A new event of a type, with a payload of its own.
+pub fn event(event_type: &str) -> Event {
+    let id = EventId::new();
+    Event {
+        id,
+        event_type: event_type.parse().expect("the type is valid"),
+        source: "/contract".into(),
+        subject: None,
+        time: None,
+        data_content_type: Some("application/json".into()),
+        data_schema: None,
+        extensions: BTreeMap::new(),
+        accepted: now(),
+        cause: None,
+        data: Some(Data::text(format!("{{\"id\":\"{id}\"}}"))),
+    }
+}
+
+/// The event, to be appended to a lane at once.
+pub fn append_to(name: &str, event: Event) -> Append {
+    Append { record: Record::new(event), lane: lane(name), start: Start::Now, idempotency: None }
+}
+
+/// As many new events of lane `name`, to be appended at once.
+pub fn appends(name: &str, n: usize) -> Vec<Append> {
+    (0..n).map(|_| append_to(name, event("order.paid"))).collect()
+}
+
+/// An idempotency key and what was sent under it.
+pub fn idempotency(key: u8, fingerprint: u8) -> Option<Idempotency> {
+    Some(Idempotency { key: [key; 32], fingerprint: [fingerprint; 32] })
+}
+
+/// The time by the clock of this host.
+pub fn now() -> Timestamp {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_ms(i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Claims up to `n` deliveries of one lane.
+pub async fn claim(broker: &dyn Broker, name: &str, n: usize) -> Vec<Delivery> {
+    let lanes = vec![LaneWant { lane: lane(name), free: n }];
+    broker.claim(Claim { lanes, max: n }).await.expect("the claim is answered")
+}
+
+/// Appends one new event to a lane and claims it.
+pub async fn deliver_one(broker: &dyn Broker, name: &str) -> Delivery {
+    broker.append(appends(name, 1)).await.expect("the event is accepted");
+    let mut deliveries = claim(broker, name, 1).await;
+    deliveries.pop().expect("what was appended is handed out")
+}
+
+/// The settle that a worker would ask for, with a result for what was processed.
+pub fn settle(delivery: &Delivery, settlement: Settlement, publish: Vec<Append>) -> Settle {
+    let attempt = AttemptRecord {
+        attempt: delivery.attempt(),
+        replay: delivery.record.replays,
+        started_at: now(),
+        duration_ms: 0.5,
+        class: match &settlement {
+            Settlement::Retry { class, .. } | Settlement::Failed { class, .. } => Some(*class),
+            _ => None,
+        },
+        error: None,
+        backtrace: None,
+        retry_in_ms: None,
+        consumer: "contract".into(),
+        plugin: None,
+        digest: None,
+        stderr: None,
+        log: Vec::new(),
+        log_lines_dropped: 0,
+    };
+    let result = matches!(settlement, Settlement::Processed).then(|| Data::text("\"result\""));
+    let children = publish.iter().map(|child| child.record.event.id).collect();
+    Settle {
+        receipt: delivery.receipt.clone(),
+        record: delivery.record.clone().after(attempt, &settlement, now(), result, children),
+        settlement,
+        lane: delivery.receipt.lane.clone(),
+        publish,
+    }
+}
+
+/// Ends one attempt and says what became of it.
+pub async fn settle_one(broker: &dyn Broker, delivery: &Delivery, settlement: Settlement) -> Settled {
+    let settled = broker.settle(vec![settle(delivery, settlement, Vec::new())]).await;
+    settled.expect("the settle is answered")[0]
+}
+
+/// A failure that is final.
+pub fn failed(class: Class) -> Settlement {
+    Settlement::Failed { class, reason: "as the case wants it".into() }
+}
+
+/// A failure that is followed by another attempt.
+pub fn retry(delay_ms: u64) -> Settlement {
+    Settlement::Retry { class: Class::Retry, delay_ms }
+}
+
+/// The state of an event; `None` if it is not known.
+pub async fn state(broker: &dyn Broker, id: EventId) -> Option<State> {
+    broker.event(id).await.expect("the event is looked up").map(|found| found.state)
+}
+
+/// All ended events, newest first.
+pub async fn all_ended(broker: &dyn Broker, ending: Ending) -> Vec<Record> {
+    let mut query = ended(ending);
+    let mut records = Vec::new();
+    loop {
+        let page = broker.ended(query.clone()).await.expect("the page is answered");
+        records.extend(page.records);
+        match page.next_cursor {
+            Some(cursor) => query.cursor = Some(cursor),
+            None => return records,
+        }
+    }
+}
+
+/// A query without filters.
+pub fn ended(ending: Ending) -> EndedQuery {
+    EndedQuery { ending, event_type: None, class: None, since: None, until: None, limit: 7, cursor: None }
+}
+
+/// Moves everything that is due.
+pub async fn promote_all(broker: &dyn Broker) -> usize {
+    let mut moved = 0;
+    loop {
+        let promoted = broker.promote().await.expect("the promotion is answered");
+        moved += promoted.moved;
+        if !promoted.more {
+            return moved;
+        }
+    }
+}
+
+/// Waits until a question has an answer.
+///
+/// # Panics
+/// After 20 seconds, which fails the case.
+pub async fn eventually<T, F>(what: &str, mut ask: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let began = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(began.elapsed() < LIMIT, "within {LIMIT:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

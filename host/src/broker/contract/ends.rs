@@ -1,0 +1,172 @@
+//! What is promised of events that ended: kept with their story, listed, replayed, and forgotten in order.
+//!
+//! Covers G2, the atomic step of G3 and the retention of G12.
+
+use super::*;
+use crate::broker::{Counters, Replayed, Retention};
+
+/// G3: end, result, children and counters are one step, and all of them can be seen.
+pub async fn a_processed_event_is_kept_with_its_result_and_its_children(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    let delivery = deliver_one(&*broker, "a").await;
+    let id = delivery.record.event.id;
+    assert_eq!(state(&*broker, id).await, Some(State::Running));
+    let child = append_to("b", Event { cause: Some(id), ..event("order.shipped") });
+    let mut late_child = append_to("c", Event { cause: Some(id), ..event("order.reminded") });
+    late_child.start = Start::InMs(60_000);
+    let [child_id, late_id] = [&child, &late_child].map(|child| child.record.event.id);
+    let settle = settle(&delivery, Settlement::Processed, vec![child.clone(), late_child]);
+    let record = settle.record.clone();
+    assert_eq!(broker.settle(vec![settle]).await, Ok(vec![Settled::Done]));
+
+    let found = broker.event(id).await.expect("looked up").expect("known");
+    assert_eq!((found.state, found.due), (State::Processed, None));
+    assert_eq!(found.record, record);
+    assert_eq!(record.end.expect("it ended").children, [child_id, late_id]);
+    assert_eq!(claim(&*broker, "b", 9).await[0].record, child.record);
+    assert_eq!(state(&*broker, late_id).await, Some(State::Scheduled));
+    let stats = broker.stats().await.expect("totals");
+    assert_eq!(stats.counters, Counters { accepted: 1, published: 2, processed: 1, ..Counters::default() });
+    let depth = stats.depth;
+    assert_eq!((depth.running, depth.scheduled, depth.processed_kept, depth.waiting()), (1, 1, 1, 2));
+}
+
+/// A failed event keeps its reason and its attempts; replayed, it begins anew with its story.
+pub async fn a_failed_event_is_kept_and_can_be_replayed(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    let delivery = deliver_one(&*broker, "a").await;
+    let id = delivery.record.event.id;
+    assert_eq!(settle_one(&*broker, &delivery, failed(Class::Trap)).await, Settled::Done);
+    rig.kill(broker).await;
+    let broker = rig.open(options()).await;
+    let kept = all_ended(&*broker, Ending::Failed).await;
+    let end = kept[0].end.clone().expect("it ended");
+    assert_eq!(end.failure, Some((Class::Trap, "as the case wants it".into())));
+
+    assert_eq!(broker.replay(id, &lane("b")).await, Ok(Replayed::Done));
+    assert_eq!(state(&*broker, id).await, Some(State::Queued));
+    assert!(all_ended(&*broker, Ending::Failed).await.is_empty(), "an event is in one place at a time");
+    let again = claim(&*broker, "b", 9).await.pop().expect("it is back at work");
+    assert_eq!(again.record.event, delivery.record.event);
+    assert_eq!((again.attempt(), again.record.replays, again.record.attempts.len()), (1, 1, 1));
+    assert_eq!(settle_one(&*broker, &again, failed(Class::Reject)).await, Settled::Done);
+    let counters = broker.stats().await.expect("totals").counters;
+    assert_eq!((counters.failed, counters.replayed), (2, 1));
+    assert_eq!(counters.failed_by_class, BTreeMap::from([(Class::Trap, 1), (Class::Reject, 1)]));
+}
+
+/// What has not failed is left where it is.
+pub async fn only_failed_events_are_replayed(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    assert_eq!(broker.replay(EventId::new(), &lane("a")).await, Ok(Replayed::Unknown));
+    let delivery = deliver_one(&*broker, "a").await;
+    let id = delivery.record.event.id;
+    assert_eq!(broker.replay(id, &lane("a")).await, Ok(Replayed::NotFailed(State::Running)));
+    assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, Settled::Done);
+    assert_eq!(broker.replay(id, &lane("a")).await, Ok(Replayed::NotFailed(State::Processed)));
+    let failing = deliver_one(&*broker, "a").await;
+    assert_eq!(settle_one(&*broker, &failing, failed(Class::Reject)).await, Settled::Done);
+    let id = failing.record.event.id;
+    assert_eq!(broker.replay(id, &lane("a")).await, Ok(Replayed::Done));
+    assert_eq!(broker.replay(id, &lane("a")).await, Ok(Replayed::NotFailed(State::Queued)));
+    assert_eq!(claim(&*broker, "a", 9).await.len(), 1);
+}
+
+async fn end_some(broker: &dyn Broker, n: usize, settlement: impl Fn(usize) -> Settlement) -> Vec<EventId> {
+    let events = (0..n).map(|n| append_to("a", event(["even", "odd"][n % 2]))).collect();
+    let ids = broker.append(events).await.expect("accepted").iter().map(|accepted| accepted.id).collect();
+    for (n, delivery) in claim(broker, "a", n).await.iter().enumerate() {
+        assert_eq!(settle_one(broker, delivery, settlement(n)).await, Settled::Done);
+    }
+    ids
+}
+
+/// Pages neither overlap nor leave anything out.
+pub async fn ended_events_are_listed_newest_first_page_by_page(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    assert!(all_ended(&*broker, Ending::Processed).await.is_empty());
+    let mut ids = end_some(&*broker, 23, |_| Settlement::Processed).await;
+    ids.reverse();
+    let listed: Vec<_> = all_ended(&*broker, Ending::Processed).await.iter().map(|record| record.event.id).collect();
+    assert_eq!(listed, ids);
+    let first = broker.ended(ended(Ending::Processed)).await.expect("a page");
+    assert_eq!(first.records.len(), 7);
+    assert!(all_ended(&*broker, Ending::Failed).await.is_empty());
+}
+
+/// By type, class and time of the end, all of them at once.
+pub async fn ended_events_are_filtered(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    end_some(&*broker, 12, |n| failed(if n < 6 { Class::Trap } else { Class::Reject })).await;
+    let all = all_ended(&*broker, Ending::Failed).await;
+    let end_of = |place: usize| all[place].end.as_ref().expect("it ended").at;
+    let count = |query: EndedQuery| {
+        let broker = broker.clone();
+        async move {
+            let page = broker.ended(EndedQuery { limit: 1_000, ..query }).await.expect("a page");
+            page.records.len()
+        }
+    };
+    let query = ended(Ending::Failed);
+    let odd = Some("odd".parse().expect("a type"));
+    assert_eq!(count(EndedQuery { event_type: odd.clone(), ..query.clone() }).await, 6);
+    assert_eq!(count(EndedQuery { class: Some(Class::Trap), ..query.clone() }).await, 6);
+    assert_eq!(count(EndedQuery { class: Some(Class::Trap), event_type: odd, ..query.clone() }).await, 3);
+    assert_eq!(count(EndedQuery { class: Some(Class::Crash), ..query.clone() }).await, 0);
+    for place in [0, 5, 11] {
+        let at = end_of(place);
+        let since = all.iter().filter(|record| record.end.as_ref().is_some_and(|end| end.at >= at)).count();
+        assert_eq!(count(EndedQuery { since: Some(at), ..query.clone() }).await, since);
+        assert_eq!(count(EndedQuery { until: Some(at), ..query.clone() }).await, 12 - since);
+    }
+    let far = Some(now().plus_ms(86_400_000));
+    assert_eq!(count(EndedQuery { since: far, ..query.clone() }).await, 0);
+    assert_eq!(count(EndedQuery { until: far, ..query }).await, 12);
+}
+
+/// G2: past their retention processed events are forgotten, oldest first; nothing else ever is.
+pub async fn retention_forgets_only_what_has_ended(rig: &dyn Rig) {
+    let retention = Retention { processed_max: 5, ..Options::default().retention };
+    let broker = rig.open(Options { retention, ..options() }).await;
+    let failing = end_some(&*broker, 4, |_| failed(Class::Reject)).await;
+    let processed = end_some(&*broker, 130, |_| Settlement::Processed).await;
+    let waiting = broker.append(appends("b", 10)).await.expect("accepted");
+    let running = deliver_one(&*broker, "c").await;
+    broker.maintain().await.expect("maintained");
+    for (n, id) in processed.iter().enumerate() {
+        let expected = (n >= 125).then_some(State::Processed);
+        assert_eq!(state(&*broker, *id).await, expected, "processed event {n}");
+    }
+    for id in failing {
+        assert_eq!(state(&*broker, id).await, Some(State::Failed));
+    }
+    for accepted in waiting {
+        assert_eq!(state(&*broker, accepted.id).await, Some(State::Queued));
+    }
+    assert_eq!(state(&*broker, running.record.event.id).await, Some(State::Running));
+    let stats = broker.stats().await.expect("totals");
+    assert_eq!((stats.depth.processed_kept, stats.depth.failed_kept), (5, 4));
+    assert_eq!(stats.counters.processed, 130, "totals are not forgotten");
+    rig.kill(broker).await;
+
+    let retention = Retention { processed_ms: 0, ..retention };
+    let broker = rig.open(Options { retention, ..options() }).await;
+    eventually("what is past its age is forgotten", || async {
+        broker.maintain().await.expect("maintained");
+        all_ended(&*broker, Ending::Processed).await.is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(all_ended(&*broker, Ending::Failed).await.len(), 4);
+}
+
+/// Totals are the deployment's, not the process's.
+pub async fn totals_survive_a_crash(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    end_some(&*broker, 3, |_| Settlement::Processed).await;
+    end_some(&*broker, 2, |_| failed(Class::Limit)).await;
+    let before = broker.stats().await.expect("totals").counters;
+    assert_eq!((before.accepted, before.processed, before.failed), (5, 3, 2));
+    rig.kill(broker).await;
+    let broker = rig.open(options()).await;
+    assert_eq!(broker.stats().await.expect("totals").counters, before);
+}

@@ -1,0 +1,145 @@
+//! What is promised when consumers die, come back, or repeat themselves: fencing, recovery, and settling once.
+//!
+//! Covers G3, G4 and G7.
+
+use super::*;
+use crate::broker::Receipt;
+
+async fn recover_one(broker: &dyn Broker, id: EventId) -> Delivery {
+    eventually("the delivery is recovered", || async {
+        let mut recovered = broker.recover(10).await.expect("answered");
+        recovered.retain(|delivery| delivery.record.event.id == id);
+        recovered.pop()
+    })
+    .await
+}
+
+/// G3: asked again, a settle says what became of it the first time, whatever that was.
+pub async fn a_settle_is_repeatable_and_takes_effect_once(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    for settlement in [Settlement::Processed, retry(60_000), failed(Class::Trap), Settlement::Returned] {
+        let delivery = deliver_one(&*broker, "a").await;
+        let publish = if settlement == Settlement::Processed { appends("children", 3) } else { Vec::new() };
+        let settle = settle(&delivery, settlement.clone(), publish);
+        assert_eq!(broker.settle(vec![settle.clone()]).await, Ok(vec![Settled::Done]));
+        let after = (broker.stats().await, broker.event(delivery.record.event.id).await);
+        let again = broker.settle(vec![settle.clone(), settle]).await;
+        assert_eq!(again, Ok(vec![Settled::Done, Settled::Done]), "{settlement:?}");
+        assert_eq!((broker.stats().await, broker.event(delivery.record.event.id).await), after, "{settlement:?}");
+    }
+    assert_eq!(claim(&*broker, "children", 9).await.len(), 3);
+}
+
+/// G4: who lost a delivery is told so; its outcome, its events and its renewal change nothing.
+pub async fn a_stale_receipt_changes_nothing(rig: &dyn Rig) {
+    let first = rig.open(short_lease()).await;
+    let stale = deliver_one(&*first, "a").await;
+    let id = stale.record.event.id;
+    rig.kill(first).await;
+    let broker = rig.open(short_lease()).await;
+    let held = recover_one(&*broker, id).await;
+    assert_ne!(held.receipt, stale.receipt);
+
+    let before = broker.stats().await.expect("totals").counters;
+    let forged = Receipt { deliveries: held.deliveries + 1, ..held.receipt.clone() };
+    let elsewhere = Receipt { entry: "1-1".into(), ..held.receipt.clone() };
+    for receipt in [stale.receipt.clone(), forged, elsewhere] {
+        let lost = settle(
+            &Delivery { receipt: receipt.clone(), ..stale.clone() },
+            Settlement::Processed,
+            appends("children", 2),
+        );
+        assert_eq!(broker.settle(vec![lost]).await, Ok(vec![Settled::Lost]), "{receipt:?}");
+        assert_eq!(broker.leases().renew(std::slice::from_ref(&receipt)).await, Ok(vec![receipt]));
+    }
+    assert_eq!(broker.stats().await.expect("totals").counters, before);
+    assert!(claim(&*broker, "children", 9).await.is_empty());
+    assert_eq!(broker.leases().renew(std::slice::from_ref(&held.receipt)).await, Ok(Vec::new()));
+    assert_eq!(settle_one(&*broker, &held, failed(Class::Reject)).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &stale, Settlement::Processed).await, Settled::Lost);
+    assert_eq!(state(&*broker, id).await, Some(State::Failed));
+}
+
+/// G7: all of them, with the count of deliveries up and the attempts with it.
+pub async fn deliveries_of_the_dead_are_recovered(rig: &dyn Rig) {
+    let first = rig.open(short_lease()).await;
+    first.append(appends("a", 30)).await.expect("accepted");
+    first.append(appends("b", 5)).await.expect("accepted");
+    assert_eq!(claim(&*first, "a", 25).await.len(), 25);
+    assert_eq!(claim(&*first, "b", 5).await.len(), 5);
+    rig.kill(first).await;
+
+    let broker = rig.open(short_lease()).await;
+    let mut recovered = Vec::new();
+    let leases = broker.leases();
+    let began = Instant::now();
+    while recovered.len() < 30 {
+        assert!(began.elapsed() < LIMIT, "{} of 30 were recovered", recovered.len());
+        let some = broker.recover(7).await.expect("answered");
+        assert!(some.len() <= 7);
+        recovered.extend(some);
+        let receipts: Vec<_> = recovered.iter().map(|delivery: &Delivery| delivery.receipt.clone()).collect();
+        assert_eq!(leases.renew(&receipts).await, Ok(Vec::new()));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(recovered.iter().all(|delivery| (delivery.deliveries, delivery.attempt()) == (2, 2)));
+    assert_eq!(claim(&*broker, "a", 50).await.len(), 5, "what nobody held is not recovered but claimed");
+    for delivery in &recovered {
+        assert_eq!(settle_one(&*broker, delivery, Settlement::Processed).await, Settled::Done);
+    }
+    let stats = broker.stats().await.expect("totals");
+    assert_eq!((stats.counters.processed, stats.depth.running), (30, 5));
+}
+
+/// G7: the count tells the worker which event takes hosts down with it; the broker itself gives up on none.
+pub async fn every_crash_raises_the_delivery_count(rig: &dyn Rig) {
+    let first = rig.open(short_lease()).await;
+    let id = deliver_one(&*first, "a").await.record.event.id;
+    rig.kill(first).await;
+    for deliveries in 2..=6 {
+        let broker = rig.open(short_lease()).await;
+        let delivery = recover_one(&*broker, id).await;
+        assert_eq!((delivery.deliveries, delivery.attempt()), (deliveries, deliveries));
+        if deliveries == 6 {
+            assert_eq!(settle_one(&*broker, &delivery, failed(Class::Crash)).await, Settled::Done);
+            assert_eq!(state(&*broker, id).await, Some(State::Failed));
+        }
+        rig.kill(broker).await;
+    }
+}
+
+/// Renewal keeps a delivery for much longer than a lease; without it, the lease ends.
+pub async fn renewed_leases_are_not_taken_over(rig: &dyn Rig) {
+    let broker = rig.open(short_lease()).await;
+    let delivery = deliver_one(&*broker, "a").await;
+    let leases = broker.leases();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(SHORT_LEASE_MS * 4) {
+        assert_eq!(leases.renew(std::slice::from_ref(&delivery.receipt)).await, Ok(Vec::new()));
+        assert_eq!(broker.recover(9).await, Ok(Vec::new()));
+        broker.maintain().await.expect("maintained");
+        tokio::time::sleep(Duration::from_millis(SHORT_LEASE_MS / 10)).await;
+    }
+    let again = recover_one(&*broker, delivery.record.event.id).await;
+    assert_eq!(again.deliveries, 2);
+    assert_eq!(leases.renew(std::slice::from_ref(&delivery.receipt)).await, Ok(vec![delivery.receipt.clone()]));
+    assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, Settled::Lost);
+    assert_eq!(settle_one(&*broker, &again, Settlement::Processed).await, Settled::Done);
+}
+
+/// G10: after goodbye the store does not know the consumer any more, unless it still holds something.
+pub async fn a_closed_consumer_leaves_nothing_behind(rig: &dyn Rig) {
+    let broker = rig.open(short_lease()).await;
+    let delivery = deliver_one(&*broker, "a").await;
+    assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, Settled::Done);
+    broker.close().await.expect("closed");
+    rig.kill(broker).await;
+    let broker = rig.open(short_lease()).await;
+    broker.maintain().await.expect("maintained");
+    assert_eq!(broker.stats().await.expect("totals").depth.consumers, 1, "only the one that asks");
+    let held = deliver_one(&*broker, "a").await;
+    broker.close().await.expect("closed");
+    rig.kill(broker).await;
+    let broker = rig.open(short_lease()).await;
+    assert_eq!(recover_one(&*broker, held.record.event.id).await.deliveries, 2);
+}

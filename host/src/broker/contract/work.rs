@@ -1,0 +1,185 @@
+//! What is promised to whoever works off events: fair claims, waiting, retries in time, and giving back.
+//!
+//! Covers the broker's part of G5 and G8, and of G10 the giving back.
+
+use std::collections::HashSet;
+
+use super::*;
+
+fn want(name: &str, free: usize) -> LaneWant {
+    LaneWant { lane: lane(name), free }
+}
+
+/// How many deliveries of each lane.
+fn by_lane(deliveries: &[Delivery]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for delivery in deliveries {
+        *counts.entry(delivery.receipt.lane.to_string()).or_default() += 1;
+    }
+    counts
+}
+
+/// Neither more of a lane than it is wanted, nor more than the host has slots, nor of a lane that was not asked.
+pub async fn a_claim_takes_what_it_wants_and_no_more(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    for name in ["a", "b", "c"] {
+        broker.append(appends(name, 5)).await.expect("accepted");
+    }
+    let ask = |lanes: Vec<LaneWant>, max| {
+        let broker = broker.clone();
+        async move { by_lane(&broker.claim(Claim { lanes, max }).await.expect("answered")) }
+    };
+    let counts = |pairs: &[(&str, usize)]| pairs.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
+    let none: BTreeMap<String, usize> = BTreeMap::new();
+    assert_eq!(ask(vec![], 10).await, none);
+    assert_eq!(ask(vec![want("a", 3)], 0).await, none);
+    assert_eq!(ask(vec![want("a", 0)], 3).await, none);
+    assert_eq!(ask(vec![want("nobody", 3)], 3).await, none);
+    assert_eq!(ask(vec![want("a", 2), want("b", 1)], 10).await, counts(&[("a", 2), ("b", 1)]));
+    assert_eq!(ask(vec![want("a", 9)], 2).await, counts(&[("a", 2)]));
+    assert_eq!(ask(vec![want("a", 9), want("b", 9), want("c", 9)], 100).await, counts(&[("a", 1), ("b", 4), ("c", 5)]));
+    assert!(broker.lanes().contains(&lane("nobody")), "a lane that was asked for exists");
+}
+
+/// G8: a flooded lane takes the slots of no other; what others leave is used; the first asked comes first.
+pub async fn slots_are_shared_out_fairly_in_the_order_asked(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    broker.append(appends("flooded", 50)).await.expect("accepted");
+    broker.append(appends("calm", 2)).await.expect("accepted");
+    let lanes = vec![want("flooded", 50), want("calm", 50), want("empty", 50)];
+    let deliveries = broker.claim(Claim { lanes, max: 9 }).await.expect("answered");
+    let counts = by_lane(&deliveries);
+    assert_eq!((counts["flooded"], counts["calm"]), (7, 2));
+
+    broker.append(appends("calm", 2)).await.expect("accepted");
+    let lanes = vec![want("calm", 50), want("flooded", 50)];
+    let deliveries = broker.claim(Claim { lanes, max: 1 }).await.expect("answered");
+    assert_eq!(by_lane(&deliveries), BTreeMap::from([("calm".to_owned(), 1)]));
+}
+
+/// Claims that run at the same time do not hand out an event twice, and order of arrival is kept in a lane.
+pub async fn an_event_is_handed_out_once(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    let events = appends("a", 60);
+    broker.append(events.clone()).await.expect("accepted");
+    let first = claim(&*broker, "a", 10).await;
+    let ids: Vec<_> = first.iter().map(|delivery| delivery.record.event.id).collect();
+    assert_eq!(ids, events[..10].iter().map(|event| event.record.event.id).collect::<Vec<_>>());
+
+    let rest = futures_util::future::join_all((0..10).map(|_| claim(&*broker, "a", 8))).await;
+    let rest: Vec<_> = rest.into_iter().flatten().map(|delivery| delivery.record.event.id).collect();
+    let all: HashSet<_> = rest.iter().chain(&ids).collect();
+    assert_eq!((rest.len(), all.len()), (50, 60));
+    let receipts: HashSet<_> = first.iter().map(|delivery| delivery.receipt.clone()).collect();
+    assert_eq!(receipts.len(), 10, "each delivery has a receipt of its own");
+}
+
+/// An event that arrives ends the wait; so does the time.
+pub async fn a_wait_ends_when_something_arrives(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    let lanes = [lane("a"), lane("b")];
+    assert!(claim(&*broker, "b", 1).await.is_empty());
+    broker.wait(&lanes).await.expect("the wait ends by itself");
+    let waits = {
+        let broker = broker.clone();
+        let lanes = lanes.clone();
+        async move {
+            eventually("the event is handed out", || async {
+                broker.wait(&lanes).await.expect("the wait ends");
+                claim(&*broker, "b", 1).await.pop()
+            })
+            .await
+        }
+    };
+    let appended = async {
+        tokio::task::yield_now().await;
+        broker.append(appends("b", 1)).await.expect("accepted")[0].id
+    };
+    let (delivery, id) = futures_util::future::join(waits, appended).await;
+    assert_eq!(delivery.record.event.id, id);
+}
+
+/// A wait takes nothing, so dropping it leaves everything where it was.
+pub async fn a_dropped_wait_loses_nothing(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    assert!(claim(&*broker, "a", 1).await.is_empty());
+    for _ in 0..5 {
+        let lanes = [lane("a")];
+        let _ = tokio::time::timeout(Duration::from_millis(30), broker.wait(&lanes)).await;
+    }
+    broker.append(appends("a", 5)).await.expect("accepted");
+    broker.wait(&[lane("a")]).await.expect("the wait ends");
+    assert_eq!(claim(&*broker, "a", 9).await.len(), 5);
+}
+
+/// G5: not before the pause is over; attempt, failures and the story of the attempts go with the event.
+pub async fn a_retry_waits_until_it_is_due_and_keeps_its_story(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    let delivery = deliver_one(&*broker, "a").await;
+    let id = delivery.record.event.id;
+    let began = now();
+    let mut settle = settle(&delivery, retry(400), Vec::new());
+    settle.lane = lane("b");
+    assert_eq!(broker.settle(vec![settle]).await, Ok(vec![Settled::Done]));
+    let found = broker.event(id).await.expect("looked up").expect("known");
+    assert_eq!(found.state, State::Retrying);
+    assert!(found.due.is_some_and(|due| due >= began.plus_ms(400)));
+    assert_eq!(promote_all(&*broker).await, 0, "it is not due yet");
+    assert!(claim(&*broker, "a", 1).await.is_empty() && claim(&*broker, "b", 1).await.is_empty());
+
+    let second = eventually("the retry is delivered", || async {
+        promote_all(&*broker).await;
+        claim(&*broker, "b", 1).await.pop()
+    })
+    .await;
+    assert!(now().plus_ms(1) >= began.plus_ms(400), "it came before its time");
+    assert_eq!(second.record.event, delivery.record.event);
+    assert_eq!((second.attempt(), second.deliveries, second.record.failures), (2, 1, 1));
+    assert_eq!(second.record.attempts.len(), 1);
+    assert_eq!(second.record.attempts[0].retry_in_ms, Some(400));
+    assert!(claim(&*broker, "a", 1).await.is_empty(), "it went to the lane that was named");
+    assert_eq!(broker.stats().await.expect("totals").counters.retried, 1);
+}
+
+/// G5: schedules are not in memory.
+pub async fn due_times_survive_a_crash(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    let delivery = deliver_one(&*broker, "a").await;
+    assert_eq!(settle_one(&*broker, &delivery, retry(60_000)).await, Settled::Done);
+    let due = broker.event(delivery.record.event.id).await.expect("looked up").expect("known").due;
+    let soon = deliver_one(&*broker, "a").await;
+    assert_eq!(settle_one(&*broker, &soon, retry(10)).await, Settled::Done);
+    rig.kill(broker).await;
+
+    let broker = rig.open(options()).await;
+    let again = eventually("the retry is delivered", || async {
+        promote_all(&*broker).await;
+        claim(&*broker, "a", 9).await.pop()
+    })
+    .await;
+    assert_eq!(again.record.event.id, soon.record.event.id);
+    let found = broker.event(delivery.record.event.id).await.expect("looked up").expect("known");
+    assert_eq!((found.state, found.due), (State::Retrying, due));
+}
+
+/// G10: back to the end of its lane; no attempt is burnt and nothing is counted.
+pub async fn a_returned_delivery_goes_back_uncounted(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    let delivery = deliver_one(&*broker, "a").await;
+    broker.append(appends("a", 1)).await.expect("accepted");
+    let before = broker.stats().await.expect("totals").counters;
+    let back = Settle {
+        receipt: delivery.receipt.clone(),
+        record: delivery.record.clone(),
+        settlement: Settlement::Returned,
+        lane: lane("a"),
+        publish: Vec::new(),
+    };
+    assert_eq!(broker.settle(vec![back.clone(), back]).await, Ok(vec![Settled::Done, Settled::Done]));
+    assert_eq!(state(&*broker, delivery.record.event.id).await, Some(State::Queued));
+    let deliveries = claim(&*broker, "a", 9).await;
+    assert_eq!(deliveries.len(), 2);
+    assert_eq!(deliveries[1].record, delivery.record);
+    assert_eq!(deliveries[1].attempt(), 1);
+    assert_eq!(broker.stats().await.expect("totals").counters, before);
+}
