@@ -1,1 +1,224 @@
-//! x
+//! Several consumers at once, and the mutants that the tests must notice.
+
+use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use eventstream::broker::contract::*;
+use eventstream::broker::redis::{Mutant, RedisBroker};
+use eventstream::broker::{Broker, Options, Settled};
+use eventstream::event::{Settlement, Start, State};
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+
+use crate::rig::RedisRig;
+
+#[tokio::test]
+async fn who_lost_a_lease_to_another_consumer_changes_nothing() {
+    let rig = RedisRig::new();
+    let slow = rig.direct(short_lease()).await;
+    let quick = rig.direct(short_lease()).await;
+    let stale = deliver_one(&*slow, "a").await;
+    let taken = eventually("the other one takes over", || async { quick.recover(9).await.unwrap().pop() }).await;
+    assert_eq!(taken.deliveries, 2);
+    let leases = slow.leases();
+    assert_eq!(leases.renew(std::slice::from_ref(&stale.receipt)).await, Ok(vec![stale.receipt.clone()]));
+    let rows: Vec<(String, String, u64, u64)> = rig.admin(&["XPENDING", &RedisRig::key("q:a"), "es", "-", "+", "9"]);
+    assert_eq!((rows[0].1.as_str(), rows[0].3), (quick.consumer(), 2), "a renewal does not steal");
+    let lost = slow.settle(vec![settle(&stale, Settlement::Processed, appends("children", 2))]).await;
+    assert_eq!(lost, Ok(vec![Settled::Lost]));
+    // The right receipt in the wrong hands does not hold either.
+    assert_eq!(settle_one(&*slow, &taken, Settlement::Processed).await, Settled::Lost);
+    assert_eq!(settle_one(&*quick, &taken, Settlement::Processed).await, Settled::Done);
+    assert_eq!(settle_one(&*slow, &taken, Settlement::Processed).await, Settled::Lost);
+    assert!(claim(&*quick, "children", 9).await.is_empty());
+    let counters = quick.stats().await.unwrap().counters;
+    assert_eq!((counters.processed, counters.recovered, counters.published), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn several_promoters_move_each_event_once() {
+    let rig = RedisRig::new();
+    let brokers = [rig.direct(options()).await, rig.direct(options()).await, rig.direct(options()).await];
+    let mut events = appends("a", 500);
+    events.iter_mut().for_each(|event| event.start = Start::InMs(50));
+    brokers[0].append(events).await.unwrap();
+    let mut moved = 0;
+    while moved < 500 {
+        let rounds = join_all(brokers.iter().map(|broker| broker.promote())).await;
+        moved += rounds.iter().map(|promoted| promoted.as_ref().unwrap().moved).sum::<usize>();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(moved, 500);
+    let delivered: HashSet<_> =
+        claim(&*brokers[1], "a", 500).await.iter().map(|delivery| delivery.record.event.id).collect();
+    assert_eq!(delivered.len(), 500);
+    assert!(claim(&*brokers[2], "a", 500).await.is_empty());
+}
+
+#[tokio::test]
+async fn several_takers_take_each_delivery_once() {
+    let rig = RedisRig::new();
+    let dead = rig.direct(short_lease()).await;
+    dead.append(appends("a", 60)).await.unwrap();
+    assert_eq!(claim(&*dead, "a", 60).await.len(), 60);
+    drop(dead);
+    let takers = [rig.direct(short_lease()).await, rig.direct(short_lease()).await, rig.direct(short_lease()).await];
+    let mut taken: Vec<(usize, eventstream::broker::Delivery)> = Vec::new();
+    let began = std::time::Instant::now();
+    while taken.len() < 60 {
+        assert!(began.elapsed() < Duration::from_secs(20), "{} of 60 were taken", taken.len());
+        for (n, some) in join_all(takers.iter().map(|taker| taker.recover(10))).await.into_iter().enumerate() {
+            taken.extend(some.unwrap().into_iter().map(|delivery| (n, delivery)));
+        }
+        for (n, taker) in takers.iter().enumerate() {
+            let receipts: Vec<_> = taken.iter().filter(|(m, _)| *m == n).map(|(_, d)| d.receipt.clone()).collect();
+            assert_eq!(taker.leases().renew(&receipts).await, Ok(Vec::new()), "nobody takes what is held");
+        }
+    }
+    let ids: HashSet<_> = taken.iter().map(|(_, delivery)| delivery.record.event.id).collect();
+    assert_eq!((ids.len(), taken.len()), (60, 60));
+    for (n, delivery) in &taken {
+        assert_eq!(settle_one(&*takers[*n], delivery, Settlement::Processed).await, Settled::Done);
+    }
+    assert_eq!(takers[0].stats().await.unwrap().counters.processed, 60);
+}
+
+/// A consumer that holds one event, with the identity of a process.
+fn plant_consumer(rig: &RedisRig, name: &str, identity: &str) {
+    let lane_key = RedisRig::key("q:a");
+    let _: redis::Value = rig.admin(&["XREADGROUP", "GROUP", "es", name, "COUNT", "1", "STREAMS", &lane_key, ">"]);
+    let hb = RedisRig::key("hb");
+    let () = rig.admin(&["HSET", &hb, &format!("c:{name}"), "7", &format!("i:{name}"), identity]);
+}
+
+/// The identity that the broker wrote for itself, in the name of another process id.
+fn identity_of(rig: &RedisRig, broker: &RedisBroker, pid: &str) -> String {
+    let identity: String = rig.admin(&["HGET", &RedisRig::key("hb"), &format!("i:{}", broker.consumer())]);
+    let mut words: Vec<&str> = identity.split(' ').collect();
+    words[2] = pid;
+    words.join(" ")
+}
+
+#[tokio::test]
+async fn a_restarted_host_takes_its_own_back_at_once() {
+    let rig = RedisRig::new();
+    let first = rig.direct(options()).await;
+    first.append(appends("a", 2)).await.unwrap();
+    // No process has an id as large as this one.
+    let gone = identity_of(&rig, &first, "4194999");
+    let alive = identity_of(&rig, &first, &std::process::id().to_string());
+    plant_consumer(&rig, "gone-host", &gone);
+    plant_consumer(&rig, "living-host", &alive);
+    drop(first);
+    let broker = rig.direct(options()).await;
+    let recovered = broker.recover(9).await.unwrap();
+    assert_eq!(recovered.len(), 1, "the lease is 30 s, and only one of them is known to be gone");
+    assert_eq!(recovered[0].deliveries, 2);
+    broker.maintain().await.unwrap();
+    let known: Vec<String> = rig.admin(&["HKEYS", &RedisRig::key("hb")]);
+    assert!(!known.iter().any(|field| field.contains("gone-host")), "it holds nothing and is forgotten: {known:?}");
+    assert!(known.iter().any(|field| field.contains("living-host")));
+}
+
+#[tokio::test]
+async fn the_dead_are_forgotten_when_they_hold_nothing() {
+    let rig = RedisRig::new();
+    for _ in 0..30 {
+        let broker = rig.direct(short_lease()).await;
+        assert!(claim(&*broker, "a", 1).await.is_empty());
+    }
+    let broker = rig.direct(short_lease()).await;
+    let held = deliver_one(&*broker, "a").await;
+    eventually("only the living one is left", || async {
+        broker.maintain().await.unwrap();
+        (broker.stats().await.unwrap().depth.consumers == 1).then_some(())
+    })
+    .await;
+    let consumers: Vec<redis::Value> = rig.admin(&["XINFO", "CONSUMERS", &RedisRig::key("q:a"), "es"]);
+    assert_eq!(consumers.len(), 1);
+    assert_eq!(settle_one(&*broker, &held, Settlement::Processed).await, Settled::Done);
+}
+
+#[tokio::test]
+async fn lanes_of_another_host_are_seen_and_count() {
+    let rig = RedisRig::new();
+    let first = rig.direct(Options { max_waiting: 3, ..options() }).await;
+    let second = rig.direct(Options { max_waiting: 3, ..options() }).await;
+    second.append(appends("new", 3)).await.unwrap();
+    let full = first.append(appends("a", 1)).await;
+    assert!(matches!(full, Err(eventstream::broker::Error::Full { waiting: 3, .. })), "{full:?}");
+    assert!(first.lanes().contains(&lane("new")));
+    assert_eq!(claim(&*first, "new", 9).await.len(), 3);
+}
+
+/// A rig on which every broker is a mutant.
+struct MutantRig(RedisRig, Mutant);
+
+#[async_trait]
+impl Rig for MutantRig {
+    async fn open(&self, options: Options) -> Arc<dyn Broker> {
+        self.0.mutant(options, self.1).await
+    }
+
+    async fn kill(&self, broker: Arc<dyn Broker>) {
+        drop(broker);
+    }
+}
+
+/// What every broker must do when the answer to its first step is lost. True if it did.
+async fn survives_a_lost_first_answer(rig: &RedisRig, broker: &dyn Broker) -> bool {
+    // Everything is done once before: scripts are known then, and lanes exist.
+    let delivery = deliver_one(broker, "a").await;
+    broker.settle(vec![settle(&delivery, Settlement::Processed, appends("children", 1))]).await.unwrap();
+    assert_eq!(claim(broker, "children", 9).await.len(), 1);
+    let mut later = appends("a", 1);
+    later[0].start = Start::InMs(1);
+    broker.append(later).await.unwrap();
+    eventually("it is due", || async { (promote_all(broker).await == 1).then_some(()) }).await;
+    assert_eq!(claim(broker, "a", 9).await.len(), 1);
+
+    let delivery = deliver_one(broker, "a").await;
+    let id = delivery.record.event.id;
+    let publish = appends("children", 1);
+    let batch = vec![settle(&delivery, Settlement::Processed, publish)];
+    rig.proxy.drop_reply_to("EVALSHA", 1);
+    let _ = broker.settle(batch.clone()).await;
+    let _ = broker.settle(batch).await;
+    let children = claim(broker, "children", 9).await.len();
+    let is_settled = state(broker, id).await == Some(State::Processed) && children == 1;
+
+    let mut later = appends("a", 1);
+    later[0].start = Start::InMs(1);
+    let later_id = broker.append(later).await.unwrap()[0].id;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    rig.proxy.drop_reply_to("EVALSHA", 1);
+    let _ = broker.promote().await;
+    let _ = broker.promote().await;
+    let is_promoted = claim(broker, "a", 9).await.iter().any(|delivery| delivery.record.event.id == later_id);
+    is_settled && is_promoted
+}
+
+#[tokio::test]
+async fn mutants_are_noticed() {
+    let rig = RedisRig::new();
+    let sound = rig.through_proxy(options()).await;
+    assert!(survives_a_lost_first_answer(&rig, &*sound).await, "the broker itself must pass");
+    for mutant in [Mutant::AckFirst, Mutant::PublishApart, Mutant::PromoteRemovesFirst] {
+        let rig = RedisRig::new();
+        let broker = rig.mutant(options(), mutant).await;
+        assert!(!survives_a_lost_first_answer(&rig, &*broker).await, "{mutant:?} must be noticed");
+    }
+}
+
+#[tokio::test]
+async fn mutants_fail_their_cases() {
+    let stale = MutantRig(RedisRig::new(), Mutant::NoFence);
+    let ended = AssertUnwindSafe(leases::a_stale_receipt_changes_nothing(&stale)).catch_unwind().await;
+    assert!(ended.is_err(), "a broker without a fence fails its case");
+    let late = MutantRig(RedisRig::new(), Mutant::GroupAtEnd);
+    let ended = AssertUnwindSafe(accept::an_accepted_event_survives_a_crash(&late)).catch_unwind().await;
+    assert!(ended.is_err(), "a group that begins at the end fails its case");
+}

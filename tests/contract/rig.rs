@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use eventstream::broker::contract::Rig;
-use eventstream::broker::redis::{RedisBroker, Tuning};
+use eventstream::broker::redis::{Mutant, OpenError, RedisBroker, Tuning};
 use eventstream::broker::{Broker, Options};
 use eventstream::shutdown::Tasks;
 use eventstream_tests::proxy::Proxy;
@@ -35,17 +35,33 @@ impl RedisRig {
 
     /// A broker that reaches the server directly.
     pub async fn direct(&self, options: Options) -> Arc<RedisBroker> {
-        RedisBroker::open_tuned(&self.server.url(), options, TUNING, &self.tasks).await.expect("the broker opens")
+        self.try_open(&self.server.url(), options).await.expect("the broker opens")
     }
 
     /// A broker whose wire can be made to fail.
     pub async fn through_proxy(&self, options: Options) -> Arc<RedisBroker> {
-        RedisBroker::open_tuned(&self.proxy.redis_url(), options, TUNING, &self.tasks).await.expect("the broker opens")
+        self.try_open(&self.proxy.redis_url(), options).await.expect("the broker opens")
     }
 
-    /// The tasks in which brokers do their background work.
-    pub fn tasks(&self) -> &Tasks {
-        &self.tasks
+    /// A broker at a URL, or why not.
+    pub async fn try_open(&self, url: &str, options: Options) -> Result<Arc<RedisBroker>, OpenError> {
+        RedisBroker::open_tuned(url, options, TUNING, &self.tasks).await
+    }
+
+    /// A broker that breaks a guarantee, behind the proxy.
+    pub async fn mutant(&self, options: Options, mutant: Mutant) -> Arc<RedisBroker> {
+        let opened = RedisBroker::open_mutant(&self.proxy.redis_url(), options, mutant, &self.tasks).await;
+        opened.expect("the broker opens")
+    }
+
+    /// Runs a command on the server, past the proxy.
+    pub fn admin<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        self.server.command(words).expect("the server answers")
+    }
+
+    /// The name of a key of the namespace that tests use.
+    pub fn key(name: &str) -> String {
+        format!("{{es:0}}:{name}")
     }
 }
 

@@ -1,1 +1,217 @@
-//! x
+//! Faults between the host and Redis: answers that are lost, connections that are cut, a wire on which nothing passes.
+
+use std::time::{Duration, Instant};
+
+use eventstream::broker::contract::*;
+use eventstream::broker::redis::RedisBroker;
+use eventstream::broker::{Broker, Error, Settled};
+use eventstream::event::{Class, Settlement, State};
+
+use crate::rig::RedisRig;
+
+fn lose_answer(rig: &RedisRig, broker: &RedisBroker, script: &str) {
+    rig.proxy.drop_reply_to(broker.script_digest(script).expect("there is such a script"), 1);
+}
+
+#[tokio::test]
+async fn an_append_whose_answer_was_lost_appends_once() {
+    let rig = RedisRig::new();
+    let broker = rig.through_proxy(options()).await;
+    broker.append(appends("a", 1)).await.unwrap();
+    let mut events = appends("a", 3);
+    events[1].idempotency = idempotency(1, 1);
+    lose_answer(&rig, &broker, "append");
+    let accepted = broker.append(events).await.unwrap();
+    assert_eq!(rig.proxy.answers_lost(), 1);
+    assert!(accepted.iter().all(|accepted| !accepted.duplicate), "our own repetition is no duplicate");
+    assert_eq!(claim(&*broker, "a", 9).await.len(), 4);
+    let counters = broker.stats().await.unwrap().counters;
+    assert_eq!((counters.accepted, counters.duplicates), (4, 0));
+}
+
+#[tokio::test]
+async fn an_append_is_in_doubt_only_when_it_may_have_happened() {
+    let rig = RedisRig::new();
+    let broker = rig.through_proxy(options()).await;
+    broker.append(appends("a", 1)).await.unwrap();
+    let mut events = appends("a", 1);
+    events[0].idempotency = idempotency(1, 1);
+    lose_answer(&rig, &broker, "append");
+    let appending = broker.append(events.clone());
+    let cutting = async {
+        eventually("the answer is lost", || async { (rig.proxy.answers_lost() == 1).then_some(()) }).await;
+        rig.proxy.cut();
+    };
+    let (answer, ()) = futures_util::future::join(appending, cutting).await;
+    // The repetition may have been quicker than the cut.
+    match answer {
+        Ok(_) => {}
+        Err(error) => assert!(matches!(error, Error::Unavailable { outcome_known: false, .. }), "{error:?}"),
+    }
+    let refused = eventually("nothing is in doubt without a connection", || async {
+        match broker.append(appends("a", 1)).await {
+            Err(Error::Unavailable { outcome_known: true, reason }) => Some(reason),
+            _ => None,
+        }
+    })
+    .await;
+    assert!(refused.contains("127.0.0.1"), "{refused}");
+    rig.proxy.restore();
+    let id = events[0].record.event.id;
+    events[0].record = appends("a", 1).remove(0).record;
+    let again =
+        eventually("the sender's repetition is answered", || async { broker.append(events.clone()).await.ok() }).await;
+    assert_eq!((again[0].id, again[0].duplicate), (id, true));
+}
+
+#[tokio::test]
+async fn a_settle_whose_answer_was_lost_takes_effect_once() {
+    let rig = RedisRig::new();
+    let broker = rig.through_proxy(options()).await;
+    for settlement in [Settlement::Processed, retry(60_000), failed(Class::Trap), Settlement::Returned] {
+        let delivery = deliver_one(&*broker, "a").await;
+        let publish = if settlement == Settlement::Processed { appends("children", 2) } else { Vec::new() };
+        let before = rig.proxy.answers_lost();
+        lose_answer(&rig, &broker, "settle");
+        let settled = broker.settle(vec![settle(&delivery, settlement, publish)]).await;
+        assert_eq!(settled, Ok(vec![Settled::Done]));
+        assert_eq!(rig.proxy.answers_lost(), before + 1);
+    }
+    let counters = broker.stats().await.unwrap().counters;
+    assert_eq!((counters.processed, counters.retried, counters.failed, counters.published), (1, 1, 1, 2));
+    assert_eq!(claim(&*broker, "children", 9).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_was_lost_is_found_again() {
+    let rig = RedisRig::new();
+    let broker = rig.through_proxy(options()).await;
+    let ids: Vec<_> = broker.append(appends("a", 3)).await.unwrap().iter().map(|accepted| accepted.id).collect();
+    assert!(claim(&*broker, "b", 1).await.is_empty());
+    lose_answer(&rig, &broker, "claim");
+    let lanes = vec![eventstream::broker::LaneWant { lane: lane("a"), free: 2 }];
+    let lost = broker.claim(eventstream::broker::Claim { lanes, max: 2 }).await;
+    assert!(matches!(lost, Err(Error::Unavailable { outcome_known: false, .. })), "{lost:?}");
+    let held = claim(&*broker, "a", 9).await;
+    assert_eq!(held.len(), 1, "two are pending, and nobody has heard of them");
+    // The lease is 30 s: only the reconciliation with what the server says can find them before this times out.
+    let mut found = Vec::new();
+    let began = Instant::now();
+    while found.len() < 2 {
+        assert!(began.elapsed() < Duration::from_secs(20), "found {found:?}");
+        found.extend(broker.recover(9).await.unwrap());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut found_ids: Vec<_> = found.iter().map(|delivery| delivery.record.event.id).collect();
+    found_ids.sort();
+    assert_eq!(found_ids, ids[..2]);
+    assert!(found.iter().all(|delivery| delivery.deliveries == 2));
+    assert_eq!(broker.recover(9).await, Ok(Vec::new()), "what was handed out is left alone");
+    for delivery in found.iter().chain(&held) {
+        assert_eq!(settle_one(&*broker, delivery, Settlement::Processed).await, Settled::Done);
+    }
+    assert_eq!(broker.stats().await.unwrap().counters.recovered, 0, "nobody died");
+}
+
+#[tokio::test]
+async fn a_replay_whose_answer_was_lost_replays_once() {
+    let rig = RedisRig::new();
+    let broker = rig.through_proxy(options()).await;
+    let delivery = deliver_one(&*broker, "a").await;
+    settle_one(&*broker, &delivery, failed(Class::Trap)).await;
+    lose_answer(&rig, &broker, "replay");
+    let replayed = broker.replay(delivery.record.event.id, &lane("a")).await;
+    assert_eq!(replayed, Ok(eventstream::broker::Replayed::Done));
+    assert_eq!(rig.proxy.answers_lost(), 1);
+    assert_eq!(claim(&*broker, "a", 9).await.len(), 1);
+    assert_eq!(broker.stats().await.unwrap().counters.replayed, 1);
+}
+
+#[tokio::test]
+async fn without_redis_calls_fail_fast_and_connections_are_not_stormed() {
+    let rig = RedisRig::new();
+    let broker = rig.through_proxy(options()).await;
+    let delivery = deliver_one(&*broker, "a").await;
+    rig.proxy.cut();
+    eventually("the trouble is shown", || async {
+        let _ = broker.stats().await;
+        broker.health().trouble
+    })
+    .await;
+    let before = rig.proxy.connections();
+    let leases = broker.leases();
+    let mut calls = 0;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(3) {
+        assert!(broker.append(appends("a", 1)).await.is_err());
+        assert!(broker.settle(vec![settle(&delivery, Settlement::Processed, Vec::new())]).await.is_err());
+        assert!(leases.renew(std::slice::from_ref(&delivery.receipt)).await.is_err());
+        assert!(broker.maintain().await.is_err());
+        assert!(broker.wait(&[lane("a")]).await.is_err());
+        calls += 1;
+    }
+    let connections = rig.proxy.connections() - before;
+    assert!(connections < 5 * 3, "{connections} connections in three seconds");
+    // Only the wait may hold a loop back, so this is what tells a busy loop from a patient one.
+    assert!(calls < 100, "{calls} rounds in three seconds");
+    rig.proxy.restore();
+    eventually("it recovers by itself", || async { broker.append(appends("a", 1)).await.ok() }).await;
+    eventually("the trouble is over", || async { broker.health().ready().then_some(()) }).await;
+    let settled = broker.settle(vec![settle(&delivery, Settlement::Processed, Vec::new())]).await;
+    assert_eq!(settled, Ok(vec![Settled::Done]));
+}
+
+#[tokio::test]
+async fn a_wire_on_which_nothing_passes_does_not_hold_calls_for_ever() {
+    let rig = RedisRig::new();
+    let broker = rig.through_proxy(options()).await;
+    broker.append(appends("a", 1)).await.unwrap();
+    let events = appends("a", 1);
+    let id = events[0].record.event.id;
+    rig.proxy.freeze();
+    let answer = tokio::time::timeout(Duration::from_secs(15), broker.append(events)).await.expect("an answer");
+    assert!(matches!(answer, Err(Error::Unavailable { outcome_known: false, .. })), "{answer:?}");
+    rig.proxy.thaw();
+    eventually("it recovers by itself", || async { broker.append(appends("a", 1)).await.ok() }).await;
+    let waiting = claim(&*broker, "a", 9).await;
+    let times = waiting.iter().filter(|delivery| delivery.record.event.id == id).count();
+    assert!(times <= 1, "what was in doubt was appended at most once");
+}
+
+#[tokio::test]
+async fn cut_connections_lose_and_double_nothing() {
+    let rig = RedisRig::new();
+    let broker = rig.through_proxy(options()).await;
+    let mut accepted = Vec::new();
+    let mut processed = 0;
+    for round in 0..40 {
+        if round % 4 == 3 {
+            rig.proxy.cut_once();
+        }
+        if let Ok(answers) = broker.append(appends("a", 5)).await {
+            accepted.extend(answers.iter().map(|accepted| accepted.id));
+        }
+        let lanes = vec![eventstream::broker::LaneWant { lane: lane("a"), free: 4 }];
+        let mut deliveries = broker.claim(eventstream::broker::Claim { lanes, max: 4 }).await.unwrap_or_default();
+        deliveries.extend(broker.recover(9).await.unwrap_or_default());
+        let batch: Vec<_> = deliveries.iter().map(|d| settle(d, Settlement::Processed, Vec::new())).collect();
+        let settled = eventually("the settle is answered", || async { broker.settle(batch.clone()).await.ok() }).await;
+        processed += settled.iter().filter(|settled| **settled == Settled::Done).count();
+    }
+    let began = Instant::now();
+    while broker.stats().await.map_or(1, |stats| stats.depth.waiting()) > 0 {
+        assert!(began.elapsed() < Duration::from_secs(20), "everything is worked off");
+        let mut deliveries = claim(&*broker, "a", 50).await;
+        deliveries.extend(broker.recover(50).await.unwrap());
+        for delivery in &deliveries {
+            processed += usize::from(settle_one(&*broker, delivery, Settlement::Processed).await == Settled::Done);
+        }
+    }
+    for id in &accepted {
+        assert_eq!(state(&*broker, *id).await, Some(State::Processed));
+    }
+    let counters = broker.stats().await.unwrap().counters;
+    assert_eq!(counters.processed, processed as u64);
+    assert_eq!(counters.accepted, counters.processed);
+    assert!(counters.accepted >= accepted.len() as u64);
+}

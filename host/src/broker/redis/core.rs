@@ -146,12 +146,17 @@ impl Core {
         if missing.is_empty() { Ok(()) } else { self.refresh_lanes(&missing).await }
     }
 
-    /// Calls a script that needs every lane, again with the lanes that appeared in between.
-    pub(super) async fn with_all_lanes<'a>(&self, make: impl Fn(&LaneBook) -> Call<'a>) -> Result<Answer, Failure> {
+    /// Calls a script that needs every lane, again with the lanes that appeared in between. Answers with the lanes that
+    /// the call had in the end.
+    pub(super) async fn with_all_lanes<'a>(
+        &self,
+        make: impl Fn(&LaneBook) -> Call<'a>,
+    ) -> Result<(Arc<LaneBook>, Answer), Failure> {
         for _ in 0..LANE_TRIES {
-            let answer = self.link.call(&make(&self.book())).await?;
+            let book = self.book();
+            let answer = self.link.call(&make(&book)).await?;
             if !asks_for_lanes(&answer) {
-                return Ok(answer);
+                return Ok((book, answer));
             }
             self.refresh_lanes(&[]).await?;
         }

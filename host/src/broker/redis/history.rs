@@ -34,7 +34,7 @@ impl Core {
     }
 
     async fn locate(&self, id: EventId) -> Result<Option<Located>, Error> {
-        let answer = self
+        let (_, answer) = self
             .with_all_lanes(|book| {
                 self.script(&self.scripts.find)
                     .number(book.set_size)

@@ -79,6 +79,26 @@ impl Link {
         self.send(&live, command).await
     }
 
+    /// Sends a command that the server may refuse without harm; `None` if it does, and nothing follows from it.
+    pub(super) async fn ask(&self, command: &Cmd) -> Result<Option<Answer>, Failure> {
+        let live = self.connect().await?;
+        match command.query_async::<Answer>(&mut live.connection.clone()).await {
+            Ok(answer) => {
+                self.works();
+                Ok(Some(answer))
+            }
+            Err(error) => {
+                let failure = Failure { reaction: classify(&error), message: describe(&error) };
+                if matches!(failure.reaction.cause, Cause::Denied | Cause::Misplaced) {
+                    self.works();
+                    return Ok(None);
+                }
+                self.react(&live, &failure);
+                Err(failure)
+            }
+        }
+    }
+
     /// Calls a script by its digest, and with its text if the server does not know it.
     pub(super) async fn call(&self, call: &Call<'_>) -> Result<Answer, Failure> {
         match self.command(&call.by_digest()).await {
@@ -159,25 +179,36 @@ impl Link {
     }
 
     async fn send(&self, live: &Arc<Live>, command: &Cmd) -> Result<Answer, Failure> {
-        let error = match command.query_async::<Answer>(&mut live.connection.clone()).await {
+        match command.query_async::<Answer>(&mut live.connection.clone()).await {
             Ok(answer) => {
-                self.line.gate.succeeded();
-                self.line.board.clear(Trouble::Unreachable);
-                return Ok(answer);
+                self.works();
+                Ok(answer)
             }
-            Err(error) => error,
-        };
-        let failure = Failure { reaction: classify(&error), message: describe(&error) };
+            Err(error) => {
+                let failure = Failure { reaction: classify(&error), message: describe(&error) };
+                self.react(live, &failure);
+                Err(failure)
+            }
+        }
+    }
+
+    /// A command was answered.
+    fn works(&self) {
+        self.line.gate.succeeded();
+        self.line.board.clear(Trouble::Unreachable);
+    }
+
+    /// Does what the failure asks for.
+    fn react(&self, live: &Arc<Live>, failure: &Failure) {
         match failure.reaction.connection {
-            Connection::Keep => self.line.gate.succeeded(),
+            Connection::Keep => self.works(),
             Connection::Rebuild => self.drop_if_same(live),
             Connection::RebuildSlowly => {
                 self.line.gate.failed(&failure.message, failure.reaction.connection);
                 self.drop_if_same(live);
             }
         }
-        self.line.board.note(&failure);
-        Err(failure)
+        self.line.board.note(failure);
     }
 
     /// Forgets the connection unless it was replaced already by another caller that saw it break.

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
-use super::core::Core;
+use super::core::{Core, LaneBook};
 use super::entry::{RawEntry, read_fields};
 use super::fault::Failure;
 use super::reply;
+use super::scripts::Call;
 use crate::broker::{Delivery, Error, Lane};
 
 /// An own entry that was never handed out is taken after so long: the answer may still be on its way before.
@@ -41,28 +42,30 @@ impl Core {
         let mut dead = self.peers.lock().unwrap_or_else(PoisonError::into_inner).dead(Instant::now(), lease);
         dead.retain(|name| *name != self.consumer);
         dead.truncate(MAX_DEAD);
-        let lanes = self.book().lanes.clone();
-        let pending = self.pending(&lanes, &dead).await?;
-        let wanted = self.select(pending, &lanes, &dead, max.min(MAX_TAKEN));
+        let (book, answer) = self.with_all_lanes(|book| self.pending_call(book, &dead)).await?;
+        let lanes = &book.lanes;
+        let pending = reply::array(answer)?.into_iter().map(read_pending).collect::<Result<_, _>>()?;
+        let wanted = self.select(pending, lanes, &dead, max.min(MAX_TAKEN));
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        let taken = self.take(&lanes, &wanted).await?;
+        let taken = self.take(lanes, &wanted).await?;
         Ok(self.deliver(taken).await)
     }
 
-    async fn pending(&self, lanes: &[Lane], dead: &[String]) -> Result<Vec<Pending>, Failure> {
+    fn pending_call(&self, book: &LaneBook, dead: &[String]) -> Call<'_> {
         let mut call = self
             .script(&self.scripts.pending)
-            .lane_keys(&self.keys, lanes)
+            .lane_keys(&self.keys, &book.lanes)
+            .number(book.set_size)
             .text(&self.consumer)
             .number(self.options.lease_ms)
             .number(self.unseen_ms())
-            .number(lanes.len());
+            .number(book.lanes.len());
         for name in dead {
             call.push_text(name);
         }
-        reply::array(self.link.call(&call).await?)?.into_iter().map(read_pending).collect()
+        call
     }
 
     /// What of it is to be taken, each entry once.

@@ -1,7 +1,10 @@
 #!lua flags=no-writes,allow-oom
 -- What may have to be taken over: entries past their lease, those of the dead, and this consumer's own.
--- ARGV: consumer, lease in ms, age from which own entries count in ms, number of lanes, the dead.
-local me, lease, own, lanes = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+-- ARGV: size of the set of lanes, consumer, lease in ms, age from which own entries count in ms, number of lanes, the dead.
+local me, lease, own, lanes = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+if redis.call('SCARD', LANES) ~= tonumber(ARGV[1]) then
+  return { 'LANES' }
+end
 local rows = {}
 
 local function add(i, found)
@@ -17,7 +20,7 @@ for i = 1, lanes do
   local key = lane_key(i)
   add(i, redis.pcall('XPENDING', key, GROUP, 'IDLE', lease, '-', '+', 100))
   add(i, redis.pcall('XPENDING', key, GROUP, 'IDLE', own, '-', '+', 1000, me))
-  for d = 5, #ARGV do
+  for d = 6, #ARGV do
     add(i, redis.pcall('XPENDING', key, GROUP, '-', '+', 100, ARGV[d]))
   end
 end
