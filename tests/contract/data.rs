@@ -149,6 +149,40 @@ async fn something_else_in_a_destination_loses_nothing() {
 }
 
 #[tokio::test]
+async fn something_else_in_a_lane_of_children_loses_nothing() {
+    let rig = RedisRig::new();
+    let broker = rig.direct(options()).await;
+    assert!(claim(&*broker, "children", 1).await.is_empty());
+    let delivery = deliver_one(&*broker, "a").await;
+    let () = rig.admin(&["SET", &RedisRig::key("q:children"), "something else"]);
+    let batch = vec![settle(&delivery, Settlement::Processed, appends("children", 2))];
+    assert!(matches!(broker.settle(batch.clone()).await, Err(Error::Misconfigured(_))));
+    assert_eq!(rig.admin::<u64>(&["XLEN", &RedisRig::key("done")]), 0);
+    let () = rig.admin(&["DEL", &RedisRig::key("q:children")]);
+    assert_eq!(broker.settle(batch).await, Ok(vec![Settled::Done]));
+    assert_eq!(claim(&*broker, "children", 9).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_bad_idempotency_key_keeps_out_only_its_own_request() {
+    let rig = RedisRig::new();
+    let broker = rig.direct(options()).await;
+    let () = rig.admin(&["LPUSH", &RedisRig::key(&format!("idem:{}", "07".repeat(32))), "something else"]);
+    let requests: Vec<_> = (0..20)
+        .map(|n: u8| {
+            let mut events = appends("a", 1);
+            events[0].idempotency = idempotency(n, 1);
+            events
+        })
+        .collect();
+    let answers = futures_util::future::join_all(requests.into_iter().map(|events| broker.append(events))).await;
+    for (n, answer) in answers.iter().enumerate() {
+        assert_eq!(answer.is_ok(), n != 7, "request {n}: {answer:?}");
+    }
+    assert_eq!(claim(&*broker, "a", 50).await.len(), 19);
+}
+
+#[tokio::test]
 async fn a_bad_destination_holds_up_only_those_that_need_it() {
     let rig = RedisRig::new();
     let broker = rig.direct(options()).await;

@@ -128,7 +128,7 @@ impl Waiter {
         if self.is_abandoned.swap(false, Ordering::SeqCst) && live.client_id > 0 {
             let mut unblock = redis::cmd("CLIENT");
             unblock.arg("UNBLOCK").arg(live.client_id);
-            core.link.command(&unblock).await?;
+            core.link.ask(&unblock).await?;
         }
         let mut read = redis::cmd("XREAD");
         read.arg("COUNT").arg(1).arg("BLOCK").arg(BLOCK.as_millis() as u64).arg("STREAMS");

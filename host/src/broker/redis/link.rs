@@ -25,8 +25,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A call whose answer was lost is repeated so often.
 const REPEATS: usize = 3;
-/// And no longer than this after it was made first.
-const REPEAT_WITHIN: Duration = Duration::from_millis(3_500);
+/// And given up so long after it was made first.
+const REPEAT_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the links of one broker share.
 pub(super) struct Line {
@@ -110,20 +110,25 @@ impl Link {
     /// Calls a script and calls it again while it is not known whether it took effect: only for scripts that recognise
     /// their repetition. Takes up to about five seconds.
     pub(super) async fn repeat(&self, call: &Call<'_>) -> Result<Answer, Failure> {
-        let began = Instant::now();
+        let gives_up_at = Instant::now() + REPEAT_WITHIN;
         let mut in_doubt = None;
         for _ in 0..=REPEATS {
-            match tokio::time::timeout(RESPONSE_TIMEOUT, self.call(call)).await {
+            let left = gives_up_at.saturating_duration_since(Instant::now());
+            match tokio::time::timeout(left, self.call(call)).await {
+                Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(failure)) if failure.is_ambiguous() => in_doubt = Some(failure),
                 Ok(Err(failure)) if in_doubt.is_none() || failure.reaction.cause == Cause::Misplaced => {
                     return Err(failure);
                 }
+                // Redis cannot be asked what became of the first call; that stays the answer.
                 Ok(Err(_)) => {}
-                Ok(answered) => return answered,
-                Err(_) => in_doubt = Some(Failure::interrupted("Redis did not answer in time")),
+                Err(_) => {
+                    in_doubt.get_or_insert_with(|| Failure::interrupted("Redis did not answer in time"));
+                    break;
+                }
             }
             let pause = self.line.gate.wait().max(Duration::from_millis(20));
-            if began.elapsed() + pause > REPEAT_WITHIN {
+            if Instant::now() + pause >= gives_up_at {
                 break;
             }
             tokio::time::sleep(pause).await;
