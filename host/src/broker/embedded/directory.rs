@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::schema::PAGE_BYTES;
+
 /// The database within the directory.
 const DATABASE: &str = "eventstream.db";
 /// The lock within the directory.
@@ -61,6 +63,11 @@ impl Directory {
         }
     }
 
+    /// Gives the directory up before this is dropped; nothing may be written afterwards.
+    pub(super) fn unlock(&self) -> io::Result<()> {
+        self.lock.unlock()
+    }
+
     /// The directory itself.
     pub(super) fn path(&self) -> &Path {
         &self.path
@@ -74,6 +81,12 @@ impl Directory {
     /// Where the write-ahead log is.
     pub(super) fn log(&self) -> PathBuf {
         self.path.join(format!("{DATABASE}-wal"))
+    }
+
+    /// Whether the database ends within a page though no log is there to mend it: then its end is missing.
+    pub(super) fn is_cut(&self) -> bool {
+        let length = |path: PathBuf| fs::metadata(path).map_or(0, |file| file.len());
+        length(self.log()) == 0 && length(self.database()) % PAGE_BYTES != 0
     }
 
     /// Makes the names of new files durable.

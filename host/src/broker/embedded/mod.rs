@@ -268,6 +268,10 @@ impl Broker for EmbeddedBroker {
         self.readers.close();
         let writer = self.writer.clone();
         let stopped = tokio::task::spawn_blocking(move || writer.stop()).await;
-        stopped.map_err(|_| Error::unknown("the thread that writes panicked"))
+        stopped.map_err(|_| Error::unknown("the thread that writes panicked"))?;
+        self.directory.unlock().map_err(|error| Error::refused(format!("the directory stays locked: {error}")))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,7 @@ use super::directory::{Directory, DirectoryError, Memory};
 use super::fault::Condition;
 use super::leases::{Held, Table};
 use super::readers::Readers;
-use super::schema::{Purpose, SchemaError, check, connect, prepare};
+use super::schema::{self, Purpose, SchemaError, check, connect};
 use super::totals::Totals;
 use super::writer::{Commit, Core, Writer};
 
@@ -68,9 +68,11 @@ impl EmbeddedBroker {
             DirectoryError::Io(source) => at_fault(source),
         })?);
         let memory = locked.memory().map_err(at_fault)?;
-
-        let mut db = connect(&locked.database(), Purpose::Write).map_err(|error| unserved(error.into()))?;
-        prepare(&mut db).map_err(unserved)?;
+        let is_empty = std::fs::metadata(locked.database()).is_ok_and(|file| file.len() == 0);
+        if (is_empty && memory.is_some()) || locked.is_cut() {
+            return Err(unserved(SchemaError::Damaged("the end of the file is missing".into())));
+        }
+        let mut db = schema::open(&locked.database()).map_err(unserved)?;
         if std::fs::metadata(locked.database()).map_err(at_fault)?.len() <= MAX_CHECKED_BYTES {
             check(&db).map_err(unserved)?;
         }

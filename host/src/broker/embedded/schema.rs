@@ -19,6 +19,8 @@ const MIGRATIONS: [&str; 1] = [include_str!("schema/1.sql")];
 /// How long to wait for somebody who looks at the file with another program and holds it.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The size of a page. Log and database are read and written in pages.
+pub(super) const PAGE_BYTES: u64 = 4_096;
 /// The pages of the writer's cache, in KiB.
 const WRITER_CACHE_KIB: i64 = 16 * 1024;
 /// A log that grew beyond this, because of a long read for instance, gives the space back.
@@ -46,7 +48,7 @@ pub(super) enum SchemaError {
     Sqlite(#[from] rusqlite::Error),
 }
 
-/// Opens a connection. The file is created if there is none, but holds nothing until [`prepare`] was called.
+/// Opens a connection. One that writes creates the file if there is none, but it holds nothing before [`open`] is done.
 pub(super) fn connect(path: &Path, purpose: Purpose) -> rusqlite::Result<Connection> {
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     if purpose == Purpose::Write {
@@ -67,16 +69,17 @@ pub(super) fn connect(path: &Path, purpose: Purpose) -> rusqlite::Result<Connect
     Ok(db)
 }
 
-/// Makes the file of a connection that writes ready for use: a new one gets its tables, an older one is brought up to
-/// date, and one that cannot be served is refused untouched.
-pub(super) fn prepare(db: &mut Connection) -> Result<(), SchemaError> {
-    prepare_with(db, &MIGRATIONS).map_err(|error| match error {
+/// Opens the connection that writes: a new file gets its tables, an older one is brought up to date, and one that cannot
+/// be served is refused untouched.
+pub(super) fn open(path: &Path) -> Result<Connection, SchemaError> {
+    open_with(path, &MIGRATIONS).map_err(|error| match error {
         SchemaError::Sqlite(error) if is_damage(&error) => SchemaError::Damaged(error.to_string()),
         other => other,
     })
 }
 
-fn prepare_with(db: &mut Connection, migrations: &[&str]) -> Result<(), SchemaError> {
+fn open_with(path: &Path, migrations: &[&str]) -> Result<Connection, SchemaError> {
+    let mut db = connect(path, Purpose::Write)?;
     let application_id: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let found: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let objects: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
@@ -89,7 +92,8 @@ fn prepare_with(db: &mut Connection, migrations: &[&str]) -> Result<(), SchemaEr
         return Err(SchemaError::Newer { found, known });
     }
     if is_new {
-        // Has an effect only before the first table is made.
+        // These have an effect only before the first table is made.
+        db.pragma_update(None, "page_size", PAGE_BYTES as i64)?;
         db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     }
     db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
@@ -101,7 +105,7 @@ fn prepare_with(db: &mut Connection, migrations: &[&str]) -> Result<(), SchemaEr
     step.pragma_update(None, "application_id", APPLICATION_ID)?;
     step.pragma_update(None, "user_version", known)?;
     step.commit()?;
-    Ok(())
+    Ok(db)
 }
 
 /// Reads the whole structure of the file.
@@ -110,7 +114,7 @@ fn prepare_with(db: &mut Connection, migrations: &[&str]) -> Result<(), SchemaEr
 /// [`SchemaError::Damaged`] with the first thing that is wrong.
 pub(super) fn check(db: &Connection) -> Result<(), SchemaError> {
     let verdict: String = db
-        .pragma_query_value(None, "quick_check(1)", |row| row.get(0))
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
         .map_err(|error| if is_damage(&error) { SchemaError::Damaged(error.to_string()) } else { error.into() })?;
     if verdict == "ok" { Ok(()) } else { Err(SchemaError::Damaged(verdict)) }
 }
@@ -124,20 +128,14 @@ fn is_damage(error: &rusqlite::Error) -> bool {
 mod tests {
     use super::*;
 
-    fn open(path: &Path) -> Connection {
-        connect(path, Purpose::Write).unwrap()
-    }
-
     #[test]
     fn a_new_file_gets_its_tables_and_an_old_one_keeps_what_it_holds() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.db");
-        let mut db = open(&path);
-        prepare(&mut db).unwrap();
+        let db = open(&path).unwrap();
         db.execute("INSERT INTO total VALUES ('x', 1)", []).unwrap();
         drop(db);
-        let mut db = open(&path);
-        prepare(&mut db).unwrap();
+        let db = open(&path).unwrap();
         let kept: i64 = db.query_row("SELECT value FROM total WHERE name = 'x'", [], |row| row.get(0)).unwrap();
         assert_eq!(kept, 1);
         let vacuum: i64 = db.pragma_query_value(None, "auto_vacuum", |row| row.get(0)).unwrap();
@@ -148,23 +146,23 @@ mod tests {
     fn an_older_format_is_brought_up_to_date_and_a_newer_one_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.db");
-        prepare(&mut open(&path)).unwrap();
+        open(&path).unwrap();
         let newer = [MIGRATIONS[0], "ALTER TABLE lane ADD COLUMN color TEXT"];
-        prepare_with(&mut open(&path), &newer).unwrap();
-        open(&path).prepare("SELECT color FROM lane").unwrap();
-        assert!(matches!(prepare(&mut open(&path)), Err(SchemaError::Newer { found: 2, known: 1 })));
-        open(&path).prepare("SELECT color FROM lane").unwrap();
+        open_with(&path, &newer).unwrap();
+        Connection::open(&path).unwrap().prepare("SELECT color FROM lane").unwrap();
+        assert!(matches!(open(&path), Err(SchemaError::Newer { found: 2, known: 1 })));
+        Connection::open(&path).unwrap().prepare("SELECT color FROM lane").unwrap();
     }
 
     #[test]
     fn a_migration_that_fails_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.db");
-        prepare(&mut open(&path)).unwrap();
+        open(&path).unwrap();
         let broken = [MIGRATIONS[0], "ALTER TABLE lane ADD COLUMN color TEXT; SELECT * FROM nowhere;"];
-        assert!(prepare_with(&mut open(&path), &broken).is_err());
-        assert!(open(&path).prepare("SELECT color FROM lane").is_err());
-        prepare(&mut open(&path)).unwrap();
+        assert!(open_with(&path, &broken).is_err());
+        assert!(Connection::open(&path).unwrap().prepare("SELECT color FROM lane").is_err());
+        open(&path).unwrap();
     }
 
     #[test]
@@ -173,9 +171,9 @@ mod tests {
         let path = dir.path().join("a.db");
         Connection::open(&path).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
         let before = std::fs::read(&path).unwrap();
-        assert!(matches!(prepare(&mut open(&path)), Err(SchemaError::Foreign)));
+        assert!(matches!(open(&path), Err(SchemaError::Foreign)));
         assert_eq!(std::fs::read(&path).unwrap(), before);
         std::fs::write(&path, b"This is a shopping list, and has nothing to do with databases at all.").unwrap();
-        assert!(matches!(prepare(&mut open(&path)), Err(SchemaError::Damaged(_))));
+        assert!(matches!(open(&path), Err(SchemaError::Damaged(_))));
     }
 }

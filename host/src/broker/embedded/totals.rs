@@ -192,13 +192,12 @@ fn index_of(number: i64) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::embedded::schema::{Purpose, connect, prepare};
+    use crate::broker::embedded::schema;
 
     #[test]
     fn totals_are_read_as_they_were_written() {
         let dir = tempfile::tempdir().unwrap();
-        let mut db = connect(&dir.path().join("a.db"), Purpose::Write).unwrap();
-        prepare(&mut db).unwrap();
+        let db = schema::open(&dir.path().join("a.db")).unwrap();
         let empty = Totals::load(&db).unwrap();
         assert_eq!(empty, Totals { next_number: 1, ..Totals::default() });
         let mut totals = empty.clone();
