@@ -9,7 +9,7 @@ use super::*;
 
 const LANES: [&str; 3] = ["a", "b", "_"];
 const FAR_MS: u64 = 3_600_000;
-const STEPS: usize = 400;
+const STEPS: usize = 300;
 
 #[derive(Clone, Debug, PartialEq)]
 enum Stand {
@@ -219,7 +219,9 @@ impl Run {
         }
         let mut asked: Vec<Settle> = batch.iter().map(|(settle, _)| settle.clone()).collect();
         let mut expected: Vec<Settled> = batch.iter().map(|(_, expected)| *expected).collect();
-        if let Some(stale) = self.random.choice(&self.model.stale) {
+        // The latest ones are the likeliest to meet their event while it runs.
+        let latest = self.model.stale.len().saturating_sub(3);
+        if let Some(stale) = self.random.choice(&self.model.stale[latest..]) {
             asked.push(stale.clone());
             expected.push(Settled::Lost);
         }
@@ -246,7 +248,9 @@ impl Run {
             let (.., before, _) = over.iter().find(|(over, ..)| *over == id).unwrap();
             assert_eq!(delivery.deliveries, before.deliveries + 1);
             let lost = Delivery { receipt: before.clone(), ..delivery.clone() };
-            self.model.stale.push(settle_as(&lost, Settlement::Processed));
+            let stale = settle_as(&lost, Settlement::Processed);
+            assert_eq!(self.broker().settle(vec![stale.clone()]).await, Ok(vec![Settled::Lost]));
+            self.model.stale.push(stale);
             self.model.deliver(&delivery);
             self.model.counters.recovered += 1;
         }
@@ -347,7 +351,8 @@ fn lane_of(name: &str) -> Lane {
 async fn random_operations_do_what_the_model_says() {
     let seeds = match std::env::var("MODEL_SEED").ok().and_then(|seed| seed.parse().ok()) {
         Some(seed) => vec![seed],
-        None => (0..6).map(|_| fastrand::u64(..)).collect(),
+        // Even ones and odd ones: see below.
+        None => (0..6).map(|index| fastrand::u64(..) << 1 | index % 2).collect(),
     };
     for seed in seeds {
         println!("MODEL_SEED={seed}");
