@@ -368,8 +368,8 @@ async fn random_operations_do_what_the_model_says() {
             match run.random.u8(..20) {
                 0..=5 => run.append().await,
                 6..=10 => run.claim().await,
-                11..=14 => run.settle().await,
-                15 => run.recover().await,
+                11..=13 => run.settle().await,
+                14 | 15 => run.recover().await,
                 16 => run.promote().await,
                 17 => run.replay().await,
                 18 => run.broker().maintain().await.unwrap(),
