@@ -227,8 +227,7 @@ impl Broker for EmbeddedBroker {
     async fn ended(&self, query: EndedQuery) -> Result<EndedPage, Error> {
         let cursor = match &query.cursor {
             None => i64::MAX,
-            // What is no cursor of ours is after the last page.
-            Some(cursor) => cursor.parse().unwrap_or(i64::MIN),
+            Some(cursor) => cursor.parse().map_err(|_| Error::BadCursor)?,
         };
         let page = self.readers.read(move |db| history::ended(db, &query, cursor)).await?;
         let mut records = Vec::with_capacity(page.found.len());

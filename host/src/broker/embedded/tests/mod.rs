@@ -232,7 +232,8 @@ async fn history_is_paged_from_the_newest_and_filtered() {
     assert_eq!(pages(EndedQuery { since: future, ..all(EndedAs::Processed) }).await, []);
     assert_eq!(pages(EndedQuery { until: future, ..all(EndedAs::Processed) }).await, processed);
     assert_eq!(pages(EndedQuery { until: Some(Timestamp::from_unix_ms(0)), ..all(EndedAs::Processed) }).await, []);
-    assert_eq!(pages(EndedQuery { cursor: Some("nonsense".into()), ..all(EndedAs::Processed) }).await, []);
+    let nonsense = EndedQuery { cursor: Some("nonsense".into()), ..all(EndedAs::Processed) };
+    assert_eq!(broker.ended(nonsense).await, Err(Error::BadCursor));
 }
 
 #[tokio::test]
