@@ -4,9 +4,18 @@
 //! Every test loads a broker, keeps what it acknowledged, breaks something, opens what is left and audits it: nothing
 //! acknowledged is missing, nothing is half there, and the totals are what counting gives.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "all of this is tests"
+)]
+
 mod audit;
 mod disk;
 mod killed;
 mod load;
 mod power;
 mod rooms;
+mod suite;

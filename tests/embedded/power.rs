@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use eventstream::broker::{Broker, Error};
 use eventstream::event::State;
+use futures_util::future::join_all;
 
 use super::audit::{audit, open};
 use super::disk::Disk;
@@ -95,23 +96,4 @@ async fn every_answer_waits_for_a_sync() {
     let answers = join_all(requests).await;
     assert!(answers.iter().all(Result::is_ok));
     assert!(disk.syncs() - before < 100, "those that wait together share a sync");
-}
-
-/// Waits for all of them, side by side.
-async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
-    let mut futures: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
-    std::future::poll_fn(move |context| {
-        for (future, output) in &mut futures {
-            if output.is_none()
-                && let std::task::Poll::Ready(ready) = future.as_mut().poll(context)
-            {
-                *output = Some(ready);
-            }
-        }
-        if futures.iter().any(|(_, output)| output.is_none()) {
-            return std::task::Poll::Pending;
-        }
-        std::task::Poll::Ready(futures.iter_mut().filter_map(|(_, output)| output.take()).collect())
-    })
-    .await
 }

@@ -7,6 +7,7 @@ use rusqlite::params;
 
 use crate::broker::{Claim, Error, Lane, Promoted};
 
+use super::append::lane_number;
 use super::columns::{Fetched, record_columns};
 use super::leases::{Change, Held, Table};
 use super::writer::Step;
@@ -24,15 +25,13 @@ pub(super) struct Claimed {
 
 /// Takes what waits, at most as many as wanted.
 pub(super) fn claim(step: &mut Step<'_>, claim: &Claim) -> rusqlite::Result<Result<Vec<Claimed>, Error>> {
-    let wants: Vec<(&Lane, i64, u64)> = claim
-        .lanes
-        .iter()
-        .filter_map(|want| {
-            let number = step.totals.lane_number(&want.lane)?;
-            let queued = step.totals.lane(number)?.queued;
-            Some((&want.lane, number, queued.min(want.free as u64)))
-        })
-        .collect();
+    let mut wants: Vec<(&Lane, i64, u64)> = Vec::with_capacity(claim.lanes.len());
+    for want in &claim.lanes {
+        // A lane that is asked for exists from then on, whether or not anything came to it yet.
+        let number = lane_number(step, &want.lane)?;
+        let queued = step.totals.lane(number).map_or(0, |lane| lane.queued);
+        wants.push((&want.lane, number, queued.min(want.free as u64)));
+    }
     let available: Vec<u64> = wants.iter().map(|(_, _, available)| *available).collect();
     let mut claimed = Vec::new();
     for ((lane, number, _), share) in wants.into_iter().zip(shares(&available, claim.max as u64)) {
