@@ -37,6 +37,7 @@ const PRIVATE: &[(&str, &[&str])] =
 /// Foreign crates and the only modules in which they may appear.
 const CRATES: &[(&[&str], &[&str])] = &[
     (&["redis"], &["broker::redis"]),
+    (&["rusqlite"], &["broker::embedded"]),
     (&["wasmtime", "wasmtime_wasi", "wasi_preview1_component_adapter_provider"], &["plugin"]),
     (&["wit_component", "wit_parser", "wasmparser", "notify", "wat"], &["plugin"]),
     (&["axum", "tower", "hyper", "hyper_util", "http_body_util", "prometheus_client"], &["api"]),

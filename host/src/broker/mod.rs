@@ -19,6 +19,7 @@
 #[cfg(any(test, feature = "test-util"))]
 #[expect(clippy::expect_used, clippy::panic, reason = "a case fails by panicking; none of it is in the product")]
 pub mod contract;
+pub mod embedded;
 pub mod redis;
 mod types;
 

@@ -20,6 +20,11 @@ impl EventId {
         Self(Uuid::now_v7())
     }
 
+    /// The id that was written as these 16 bytes, most significant first.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
     /// The 16 bytes of the id, most significant first.
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()

@@ -1,0 +1,179 @@
+//! Takes events in: all of a request or none, each once by its idempotency key.
+//!
+//! Everything that may refuse is looked at before the first row is written, so that a refused request costs its
+//! neighbors in the same transaction nothing.
+
+use std::collections::HashMap;
+
+use rusqlite::{OptionalExtension, params};
+
+use crate::broker::{Accepted, Append, Error, Lane};
+use crate::event::{EventId, Idempotency, Start};
+
+use super::columns::{Body, DataColumn, Story};
+use super::state;
+use super::writer::Step;
+
+/// An event in the form in which it is written; made before the writer is asked.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct NewEvent {
+    body: Body,
+    story: Option<Story>,
+    lane: Lane,
+    start: Start,
+    idempotency: Option<Idempotency>,
+}
+
+impl From<&Append> for NewEvent {
+    fn from(append: &Append) -> Self {
+        Self {
+            body: Body::of(&append.record.event),
+            story: Story::of(&append.record),
+            lane: append.lane.clone(),
+            start: append.start,
+            idempotency: append.idempotency.clone(),
+        }
+    }
+}
+
+/// Appends the events of a request.
+///
+/// Refuses with [`Error::Conflict`], [`Error::Full`] or [`Error::NoRoom`], each before anything was written.
+pub(super) fn append(step: &mut Step<'_>, events: &[NewEvent]) -> rusqlite::Result<Result<Vec<Accepted>, Error>> {
+    let mut known: Vec<Option<EventId>> = Vec::with_capacity(events.len());
+    let mut conflicts = Vec::new();
+    let mut in_request: HashMap<&[u8; 32], (EventId, &[u8; 32])> = HashMap::new();
+    for (index, event) in events.iter().enumerate() {
+        let Some(Idempotency { key, fingerprint }) = &event.idempotency else {
+            known.push(None);
+            continue;
+        };
+        let first = match in_request.get(key) {
+            Some((id, first)) => Some((*id, *first == fingerprint)),
+            None => remembered(step, key)?.map(|(id, first)| (id, first == *fingerprint)),
+        };
+        match first {
+            Some((id, true)) => known.push(Some(id)),
+            Some((_, false)) => {
+                conflicts.push(index);
+                known.push(None);
+            }
+            None => {
+                in_request.insert(key, (event.body.id, fingerprint));
+                known.push(None);
+            }
+        }
+    }
+    if !conflicts.is_empty() {
+        return Ok(Err(Error::Conflict(conflicts)));
+    }
+    let new = known.iter().filter(|id| id.is_none()).count() as u64;
+    if new > 0 {
+        let waiting = step.totals.waiting();
+        let limit = step.options.max_waiting;
+        if waiting.saturating_add(new) > limit {
+            return Ok(Err(Error::Full { waiting, limit }));
+        }
+        if let Some(shortage) = step.no_room {
+            return Ok(Err(Error::NoRoom(shortage.to_owned())));
+        }
+    }
+    let mut accepted = Vec::with_capacity(events.len());
+    for (event, known) in events.iter().zip(known) {
+        let id = known.unwrap_or(event.body.id);
+        let duplicate = known.is_some() || !insert(step, event)?;
+        match duplicate {
+            true => step.totals.counters.duplicates += 1,
+            false => step.totals.counters.accepted += 1,
+        }
+        accepted.push(Accepted { id, duplicate });
+    }
+    Ok(Ok(accepted))
+}
+
+/// Appends what a handler published, by no limit, in the step that settles its attempt.
+pub(super) fn publish(step: &mut Step<'_>, events: &[NewEvent]) -> rusqlite::Result<()> {
+    for event in events {
+        let is_known = match &event.idempotency {
+            Some(idempotency) => remembered(step, &idempotency.key)?.is_some(),
+            None => false,
+        };
+        if !is_known && insert(step, event)? {
+            step.totals.counters.published += 1;
+        }
+    }
+    Ok(())
+}
+
+/// The number of a lane, which is made if it is new.
+pub(super) fn lane_number(step: &mut Step<'_>, lane: &Lane) -> rusqlite::Result<i64> {
+    if let Some(number) = step.totals.lane_number(lane) {
+        return Ok(number);
+    }
+    let number = step.totals.add_lane(lane.clone());
+    let mut insert = step.db.prepare_cached("INSERT INTO lane (number, name, queued) VALUES (?1, ?2, 0)")?;
+    insert.execute((number, lane.as_str()))?;
+    Ok(number)
+}
+
+/// Writes an event; false, with nothing written, if its id is there already.
+fn insert(step: &mut Step<'_>, event: &NewEvent) -> rusqlite::Result<bool> {
+    let NewEvent { body, story, .. } = event;
+    let due_ms = match event.start {
+        Start::Now | Start::InMs(0) => None,
+        Start::InMs(delay_ms) => Some(due_ms(step.now_ms, delay_ms)),
+        Start::At(time) => Some(time.unix_ms()).filter(|due_ms| *due_ms > step.now_ms),
+    };
+    let lane = lane_number(step, &event.lane)?;
+    let number = step.next_number();
+    let (state, place) = due_ms.map_or((state::QUEUED, number), |due_ms| (state::DUE, due_ms));
+    let is_new = step
+        .db
+        .prepare_cached(
+            "INSERT INTO event (number, id, state, lane, place, deliveries, type, checksum, story, result) \
+             VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO NOTHING",
+        )?
+        .execute(params![
+            number,
+            body.id.as_bytes(),
+            state,
+            lane,
+            place,
+            body.event_type.as_str(),
+            story.as_ref().map(|story| story.checksum),
+            story.as_ref().map(|story| &story.text),
+            DataColumn(story.as_ref().and_then(|story| story.result.as_ref())),
+        ])?
+        == 1;
+    if !is_new {
+        return Ok(false);
+    }
+    step.db
+        .prepare_cached("INSERT INTO body (number, head, data, checksum) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![number, body.head, DataColumn(body.data.as_ref()), body.checksum])?;
+    if let Some(Idempotency { key, fingerprint }) = &event.idempotency {
+        let window_ms = i64::try_from(step.options.retention.idempotency_ms).unwrap_or(i64::MAX);
+        step.db
+            .prepare_cached("REPLACE INTO idempotency (key, fingerprint, id, until) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![key, fingerprint, body.id.as_bytes(), step.now_ms.saturating_add(window_ms)])?;
+    }
+    match due_ms {
+        None => step.totals.queued(lane, 1),
+        Some(_) => step.totals.scheduled += 1,
+    }
+    Ok(true)
+}
+
+/// When something is due so long from now. The clock has run on since it was read to the millisecond before, and nothing
+/// may be early, hence one more.
+pub(super) fn due_ms(now_ms: i64, delay_ms: u64) -> i64 {
+    now_ms.saturating_add(i64::try_from(delay_ms).unwrap_or(i64::MAX)).saturating_add(1)
+}
+
+/// The event that was appended first with a key, and its fingerprint, if that was within the window.
+fn remembered(step: &Step<'_>, key: &[u8; 32]) -> rusqlite::Result<Option<(EventId, [u8; 32])>> {
+    step.db
+        .prepare_cached("SELECT id, fingerprint FROM idempotency WHERE key = ?1 AND until > ?2")?
+        .query_row((key, step.now_ms), |row| Ok((EventId::from_bytes(row.get(0)?), row.get(1)?)))
+        .optional()
+}

@@ -1,0 +1,106 @@
+//! Moves the write-ahead log into the database, spread over time and beside the writer.
+//!
+//! A thread with a connection of its own copies pages while the writer commits. Under a load that never pauses it cannot
+//! catch up with the last page, and only a log that was moved entirely is begun anew; so when the log has grown long the
+//! writer moves the small rest itself, between two groups. A checkpoint that fails with an input or output error is final
+//! for the broker, as a failed commit is.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use rusqlite::wal::CheckpointMode;
+use rusqlite::{Connection, MAIN_DB};
+
+use super::directory::Directory;
+use super::fault::{Condition, Fault};
+
+/// After so many new pages of 4 KiB the thread is woken.
+const WAKE_PAGES: i64 = 1_024;
+/// A log of so many pages, 64 MiB, is moved by the writer.
+const LONG_PAGES: i64 = 16 * 1_024;
+
+/// The writer's side.
+pub(super) struct Checkpoints {
+    wake: Option<SyncSender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+    condition: Condition,
+    /// The length of the log when the thread was woken last.
+    woken_at: i64,
+    /// The length at which the writer moves it itself.
+    long_at: i64,
+}
+
+impl Checkpoints {
+    /// Starts the thread on a connection of its own.
+    ///
+    /// # Errors
+    /// The operating system gives no thread.
+    pub(super) fn start(db: Connection, directory: Arc<Directory>, condition: Condition) -> std::io::Result<Self> {
+        let (wake, woken) = sync_channel(1);
+        let thread_condition = condition.clone();
+        let thread = thread::Builder::new().name("embedded-log".into()).spawn(move || {
+            run(&db, &woken, &thread_condition);
+            drop(db);
+            drop(directory);
+        })?;
+        Ok(Self { wake: Some(wake), thread: Some(thread), condition, woken_at: 0, long_at: LONG_PAGES })
+    }
+
+    /// To be called after each commit, with the pages that the log has.
+    pub(super) fn spread(&mut self, db: &Connection, pages: i64) {
+        if pages < self.woken_at {
+            // The log was begun anew.
+            self.woken_at = 0;
+            self.long_at = LONG_PAGES;
+        }
+        if pages - self.woken_at >= WAKE_PAGES {
+            self.woken_at = pages;
+            if let Some(wake) = &self.wake {
+                // If the thread is behind, one call is enough.
+                let _ = wake.try_send(());
+            }
+        }
+        if pages >= self.long_at {
+            // While somebody reads an old state the log cannot be moved entirely: not again before it grew by as much.
+            self.long_at = pages + LONG_PAGES;
+            move_log(db, CheckpointMode::PASSIVE, &self.condition);
+        }
+    }
+
+    /// Moves everything and empties the log, if nobody reads.
+    pub(super) fn finish(&mut self, db: &Connection) {
+        self.end();
+        move_log(db, CheckpointMode::TRUNCATE, &self.condition);
+    }
+
+    fn end(&mut self) {
+        drop(self.wake.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that moves the log of the embedded store panicked");
+        }
+    }
+}
+
+impl Drop for Checkpoints {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn run(db: &Connection, woken: &Receiver<()>, condition: &Condition) {
+    while woken.recv().is_ok() {
+        if condition.usable().is_err() {
+            return;
+        }
+        move_log(db, CheckpointMode::PASSIVE, condition);
+    }
+}
+
+fn move_log(db: &Connection, mode: CheckpointMode, condition: &Condition) {
+    if let Err(error) = db.wal_checkpoint_v2(Some(MAIN_DB), mode) {
+        condition.note(&Fault::of(&error));
+    }
+}

@@ -1,0 +1,333 @@
+//! How an event and its story lie in columns: JSON that a person can read, payloads byte for byte beside it.
+//!
+//! What never changes (the event) and what every attempt adds to (the story) are kept in different rows, so that a large
+//! payload is written once. Each row carries a checksum over what it says and over the id it belongs to: a bit that
+//! flipped on the disk is noticed when the row is read. Nothing here touches the database; that is done by those who bind
+//! and fetch the columns.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
+use serde::{Deserialize, Serialize};
+
+use crate::event::{
+    AttemptRecord, Class, DEFAULT_SOURCE, Data, DataKind, End, Event, EventId, EventType, Record, Timestamp,
+};
+
+/// The media type that most payloads have, and that is therefore left out.
+const USUAL_CONTENT_TYPE: &str = "application/json";
+
+/// A row holds something that is not what was written there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the stored event cannot be read: {0}")]
+pub(super) struct Unreadable(String);
+
+impl Unreadable {
+    pub(super) fn new(why: &str) -> Self {
+        Self(why.to_owned())
+    }
+}
+
+/// The columns that never change.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Body {
+    pub(super) id: EventId,
+    pub(super) event_type: EventType,
+    pub(super) head: String,
+    pub(super) data: Option<Data>,
+    pub(super) checksum: u32,
+}
+
+/// The columns that tell what happened to the event.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Story {
+    pub(super) text: String,
+    pub(super) result: Option<Data>,
+    pub(super) checksum: u32,
+}
+
+/// Columns as they were found, not yet believed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Fetched {
+    id: Vec<u8>,
+    event_type: Vec<u8>,
+    head: Vec<u8>,
+    data: Option<Data>,
+    checksum: i64,
+    story: Option<FetchedStory>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct FetchedStory {
+    text: Vec<u8>,
+    result: Option<Data>,
+    checksum: i64,
+}
+
+/// The columns that [`Fetched::read`] wants, from `event AS e` and `body AS b`, as a literal for `concat!`.
+macro_rules! record_columns {
+    () => {
+        "e.id, e.type, b.head, b.data, b.checksum, e.story, e.result, e.checksum"
+    };
+}
+pub(super) use record_columns;
+
+#[derive(Serialize, Deserialize)]
+struct Head<'a> {
+    accepted: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    subject: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    time: Option<Cow<'a, str>>,
+    /// `None` for the usual one, empty for no media type at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    content_type: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    schema: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    extensions: Cow<'a, BTreeMap<String, String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cause: Option<EventId>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoryText<'a> {
+    made: u32,
+    failures: u32,
+    replays: u32,
+    attempts: Cow<'a, [AttemptRecord]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    end: Option<EndText<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EndText<'a> {
+    at: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    class: Option<Class>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "<[EventId]>::is_empty")]
+    children: Cow<'a, [EventId]>,
+}
+
+fn is_empty(extensions: &BTreeMap<String, String>) -> bool {
+    extensions.is_empty()
+}
+
+impl Body {
+    /// The columns of an event.
+    pub(super) fn of(event: &Event) -> Self {
+        let Event { id, event_type, source, subject, time, .. } = event;
+        let Event { data_content_type, data_schema, extensions, accepted, cause, data, .. } = event;
+        let head = Head {
+            accepted: accepted.unix_ms(),
+            source: (source != DEFAULT_SOURCE).then_some(Cow::Borrowed(source)),
+            subject: subject.as_deref().map(Cow::Borrowed),
+            time: time.as_deref().map(Cow::Borrowed),
+            content_type: match data_content_type.as_deref() {
+                Some(USUAL_CONTENT_TYPE) => None,
+                other => Some(Cow::Borrowed(other.unwrap_or_default())),
+            },
+            schema: data_schema.as_deref().map(Cow::Borrowed),
+            extensions: Cow::Borrowed(extensions),
+            cause: *cause,
+        };
+        let head = json(&head);
+        let checksum = body_checksum(id.as_bytes(), event_type.as_str().as_bytes(), head.as_bytes(), data);
+        Self { id: *id, event_type: event_type.clone(), head, data: data.clone(), checksum }
+    }
+}
+
+impl Story {
+    /// The columns of what happened to the event; `None` while nothing has.
+    pub(super) fn of(record: &Record) -> Option<Self> {
+        let Record { event, attempts_made, failures, replays, attempts, end } = record;
+        if *attempts_made == 0 && *failures == 0 && *replays == 0 && attempts.is_empty() && end.is_none() {
+            return None;
+        }
+        let text = json(&StoryText {
+            made: *attempts_made,
+            failures: *failures,
+            replays: *replays,
+            attempts: Cow::Borrowed(attempts),
+            end: end.as_ref().map(|end| EndText {
+                at: end.at.unix_ms(),
+                class: end.failure.as_ref().map(|(class, _)| *class),
+                reason: end.failure.as_ref().map(|(_, reason)| Cow::Borrowed(reason.as_str())),
+                children: Cow::Borrowed(&end.children),
+            }),
+        });
+        let result = end.as_ref().and_then(|end| end.result.clone());
+        let checksum = story_checksum(event.id.as_bytes(), text.as_bytes(), &result);
+        Some(Self { text, result, checksum })
+    }
+}
+
+impl Fetched {
+    /// Takes the columns of [`record_columns`] from a row, in which they begin at `first`.
+    pub(super) fn read(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Self> {
+        let story = match row.get_ref(first + 5)? {
+            ValueRef::Null => None,
+            text => Some(FetchedStory {
+                text: bytes(text),
+                result: data(row.get_ref(first + 6)?),
+                checksum: row.get(first + 7)?,
+            }),
+        };
+        Ok(Self {
+            id: bytes(row.get_ref(first)?),
+            event_type: bytes(row.get_ref(first + 1)?),
+            head: bytes(row.get_ref(first + 2)?),
+            data: data(row.get_ref(first + 3)?),
+            checksum: row.get(first + 4)?,
+            story,
+        })
+    }
+
+    /// The id that the row claims to have.
+    ///
+    /// # Errors
+    /// It is no id.
+    pub(super) fn id(&self) -> Result<EventId, Unreadable> {
+        let bytes = <[u8; 16]>::try_from(self.id.as_slice());
+        bytes.map(EventId::from_bytes).map_err(|_| Unreadable(format!("an id of {} bytes", self.id.len())))
+    }
+
+    /// Everything of it as bytes, to be kept for a person when it cannot be read.
+    pub(super) fn to_bytes(&self) -> Bytes {
+        let data = self.data.as_ref().map(|data| &data.bytes[..]).unwrap_or_default();
+        Bytes::from([&self.head, &b"\n"[..], data].concat())
+    }
+
+    /// The record, if the columns say what was once written.
+    ///
+    /// # Errors
+    /// They do not, or were written by a version that says more than this one understands.
+    pub(super) fn decode(&self) -> Result<Record, Unreadable> {
+        if i64::from(body_checksum(&self.id, &self.event_type, &self.head, &self.data)) != self.checksum {
+            return Err(Unreadable("the checksum of the event does not match".into()));
+        }
+        let id = self.id()?;
+        let head: Head<'_> = parse("the event", &self.head)?;
+        let event_type = std::str::from_utf8(&self.event_type).ok().and_then(|text| text.parse().ok());
+        let event = Event {
+            id,
+            event_type: event_type.ok_or_else(|| Unreadable("its type is none".into()))?,
+            source: head.source.map_or_else(|| DEFAULT_SOURCE.to_owned(), Cow::into_owned),
+            subject: head.subject.map(Cow::into_owned),
+            time: head.time.map(Cow::into_owned),
+            data_content_type: match head.content_type {
+                None => Some(USUAL_CONTENT_TYPE.to_owned()),
+                Some(none) if none.is_empty() => None,
+                Some(other) => Some(other.into_owned()),
+            },
+            data_schema: head.schema.map(Cow::into_owned),
+            extensions: head.extensions.into_owned(),
+            accepted: Timestamp::from_unix_ms(head.accepted),
+            cause: head.cause,
+            data: self.data.clone(),
+        };
+        match &self.story {
+            None => Ok(Record::new(event)),
+            Some(story) => story.decode(event),
+        }
+    }
+}
+
+impl FetchedStory {
+    fn decode(&self, event: Event) -> Result<Record, Unreadable> {
+        if i64::from(story_checksum(event.id.as_bytes(), &self.text, &self.result)) != self.checksum {
+            return Err(Unreadable("the checksum of its story does not match".into()));
+        }
+        let text: StoryText<'_> = parse("its story", &self.text)?;
+        let end = text.end.map(|end| End {
+            at: Timestamp::from_unix_ms(end.at),
+            failure: end.class.map(|class| (class, end.reason.unwrap_or_default().into_owned())),
+            result: self.result.clone(),
+            children: end.children.into_owned(),
+        });
+        Ok(Record {
+            event,
+            attempts_made: text.made,
+            failures: text.failures,
+            replays: text.replays,
+            attempts: text.attempts.into_owned(),
+            end,
+        })
+    }
+}
+
+/// Data as a column: text or blob, by its kind.
+pub(super) struct DataColumn<'a>(pub(super) Option<&'a Data>);
+
+impl ToSql for DataColumn<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self.0 {
+            None => ValueRef::Null,
+            Some(Data { bytes, kind: DataKind::Text }) => ValueRef::Text(bytes),
+            Some(Data { bytes, kind: DataKind::Binary }) => ValueRef::Blob(bytes),
+        }))
+    }
+}
+
+fn data(column: ValueRef<'_>) -> Option<Data> {
+    let kind = match column {
+        ValueRef::Text(_) => DataKind::Text,
+        ValueRef::Blob(_) => DataKind::Binary,
+        _ => return None,
+    };
+    Some(Data { bytes: Bytes::from(bytes(column)), kind })
+}
+
+fn bytes(column: ValueRef<'_>) -> Vec<u8> {
+    match column {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.to_vec(),
+        _ => Vec::new(),
+    }
+}
+
+/// Serialising these types cannot fail: all keys are strings, and numbers that JSON does not know become null.
+fn json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn parse<'a, T: Deserialize<'a>>(what: &str, text: &'a [u8]) -> Result<T, Unreadable> {
+    serde_json::from_slice(text).map_err(|error| Unreadable(format!("{what} is not understood: {error}")))
+}
+
+fn body_checksum(id: &[u8], event_type: &[u8], head: &[u8], data: &Option<Data>) -> u32 {
+    let mut checksum = Checksum::default();
+    checksum.part(id).part(event_type).part(head).data(data);
+    checksum.0.finalize()
+}
+
+fn story_checksum(id: &[u8], text: &[u8], result: &Option<Data>) -> u32 {
+    let mut checksum = Checksum::default();
+    checksum.part(id).part(text).data(result);
+    checksum.0.finalize()
+}
+
+/// CRC-32 over parts, each with its length, so that bytes cannot move from one to the next unseen.
+#[derive(Default)]
+struct Checksum(crc32fast::Hasher);
+
+impl Checksum {
+    fn part(&mut self, part: &[u8]) -> &mut Self {
+        self.0.update(&(part.len() as u64).to_le_bytes());
+        self.0.update(part);
+        self
+    }
+
+    fn data(&mut self, data: &Option<Data>) -> &mut Self {
+        match data {
+            None => self.part(b"none"),
+            Some(Data { bytes, kind: DataKind::Text }) => self.part(b"text").part(bytes),
+            Some(Data { bytes, kind: DataKind::Binary }) => self.part(b"binary").part(bytes),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The directory that a store lives in, and the lock that makes it one broker's own.
+//!
+//! The lock is the operating system's: it ends with the process, however that ends, and no stale lock is ever left. It
+//! does not keep other programs from reading the database, and cannot keep them from writing to it.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::schema::PAGE_BYTES;
+
+/// The database within the directory.
+const DATABASE: &str = "eventstream.db";
+/// The lock within the directory.
+const LOCK: &str = "lock";
+
+/// A directory that is locked for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+    /// Locked; unlocked when it is closed. Its text is a [`Memory`].
+    lock: File,
+}
+
+/// Which store the directory held last, and how often that had been opened. It is kept beside the database, so that a
+/// database that is gone or older than it was is noticed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Memory {
+    pub(super) epoch: String,
+    pub(super) opening: i64,
+}
+
+/// Why a directory cannot be used.
+#[derive(Debug)]
+pub(super) enum DirectoryError {
+    InUse,
+    Io(io::Error),
+}
+
+impl From<io::Error> for DirectoryError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl Directory {
+    /// Makes the directory if it is missing, for its owner alone, and locks it.
+    pub(super) fn lock(path: &Path) -> Result<Self, DirectoryError> {
+        if !path.is_dir() {
+            DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+            let made = path.canonicalize()?;
+            if let Some(parent) = made.parent() {
+                sync(parent)?;
+            }
+        }
+        let path = path.canonicalize()?;
+        let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path.join(LOCK))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path, lock }),
+            Err(TryLockError::WouldBlock) => Err(DirectoryError::InUse),
+            Err(TryLockError::Error(error)) => Err(error.into()),
+        }
+    }
+
+    /// Gives the directory up before this is dropped; nothing may be written afterwards.
+    pub(super) fn unlock(&self) -> io::Result<()> {
+        self.lock.unlock()
+    }
+
+    /// The directory itself.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the database is.
+    pub(super) fn database(&self) -> PathBuf {
+        self.path.join(DATABASE)
+    }
+
+    /// Where the write-ahead log is.
+    pub(super) fn log(&self) -> PathBuf {
+        self.path.join(format!("{DATABASE}-wal"))
+    }
+
+    /// Whether the database ends within a page though no log is there to mend it: then its end is missing.
+    pub(super) fn is_cut(&self) -> bool {
+        let length = |path: PathBuf| fs::metadata(path).map_or(0, |file| file.len());
+        length(self.log()) == 0 && length(self.database()) % PAGE_BYTES != 0
+    }
+
+    /// Makes the names of new files durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        sync(&self.path)
+    }
+
+    /// What was last remembered; `None` in a new directory.
+    pub(super) fn memory(&self) -> io::Result<Option<Memory>> {
+        let text = fs::read_to_string(self.path.join(LOCK))?;
+        let mut words = text.split_whitespace();
+        Ok((|| Some(Memory { epoch: words.next()?.to_owned(), opening: words.next()?.parse().ok()? }))())
+    }
+
+    /// Remembers which store this is. Losing it harms nothing, so it is not synced.
+    pub(super) fn remember(&self, memory: &Memory) -> io::Result<()> {
+        let text = format!("{} {}\n", memory.epoch, memory.opening);
+        self.lock.set_len(0)?;
+        self.lock.write_all_at(text.as_bytes(), 0)
+    }
+
+    /// What distinguishes the files that are there now from others of the same names.
+    pub(super) fn identity(&self) -> io::Result<Identity> {
+        let of = |path: PathBuf| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+        Ok(Identity { database: of(self.database())?, log: of(self.log())? })
+    }
+}
+
+/// Which files the broker works with; see [`Directory::identity`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    database: (u64, u64),
+    log: (u64, u64),
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// The database within a directory that is not ours.
+pub(super) fn database_in(directory: &Path) -> PathBuf {
+    directory.join(DATABASE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_owner_and_is_free_when_that_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/er");
+        let first = Directory::lock(&path).unwrap();
+        assert!(matches!(Directory::lock(&path), Err(DirectoryError::InUse)));
+        assert_eq!(first.memory().unwrap(), None);
+        let memory = Memory { epoch: "e".into(), opening: 12 };
+        first.remember(&memory).unwrap();
+        drop(first);
+        assert_eq!(Directory::lock(&path).unwrap().memory().unwrap(), Some(memory));
+    }
+}

@@ -1,0 +1,166 @@
+//! What goes wrong beneath the broker, and whether it may go on after it.
+//!
+//! An input or output error is final: after a failed fsync nobody knows what is on the disk, and a second one may say
+//! that all is well when it is not. The broker then answers everything with the reason until it is started again. A full
+//! disk is not final, since SQLite rolls back what did not fit.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::ErrorCode;
+use rusqlite::ffi;
+
+use crate::broker::{Durability, Error, Health};
+
+/// What an error of SQLite means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Nothing was written, since there is no room.
+    Full(String),
+    /// Nothing was written, since another program holds the file.
+    Busy(String),
+    /// It is not known what is on the disk, or it is damaged.
+    Final(String),
+    /// Nothing was written, since this one step cannot be done.
+    Refused(String),
+}
+
+impl Fault {
+    /// What an error means.
+    pub(super) fn of(error: &rusqlite::Error) -> Self {
+        let said = error.to_string();
+        let extended = match error {
+            rusqlite::Error::SqliteFailure(failure, _) => failure.extended_code,
+            _ => return Self::Refused(said),
+        };
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::Full(said),
+            // The index of the log, which is in memory that a file backs, could not grow.
+            _ if extended == ffi::SQLITE_IOERR_SHMSIZE => Self::Full(said),
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy(said),
+            Some(
+                ErrorCode::SystemIoFailure
+                | ErrorCode::DatabaseCorrupt
+                | ErrorCode::NotADatabase
+                | ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly,
+            ) => Self::Final(said),
+            _ => Self::Refused(said),
+        }
+    }
+
+    /// The answer to a step that was rolled back because of this.
+    pub(super) fn answer(&self) -> Error {
+        match self {
+            Self::Full(said) => Error::NoRoom(said.clone()),
+            Self::Busy(said) => Error::refused(format!("another program holds the database: {said}")),
+            Self::Final(said) => Error::unknown(said.clone()),
+            Self::Refused(said) => Error::Misconfigured(format!("the database refused a step: {said}")),
+        }
+    }
+}
+
+/// Whether the broker can be worked with. Copies speak of the same broker.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Condition(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Until the broker is started again.
+    failed: Option<String>,
+    /// Until there is room again.
+    no_room: Option<String>,
+}
+
+impl Condition {
+    /// Takes notice of a fault, with one line in the log when it is news.
+    pub(super) fn note(&self, fault: &Fault) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match fault {
+            Fault::Final(said) if state.failed.is_none() => {
+                let reason = format!("the embedded store failed and must be started again: {said}");
+                tracing::error!("{reason}");
+                state.failed = Some(reason);
+            }
+            Fault::Full(said) if state.no_room.is_none() => {
+                tracing::error!("the embedded store has no room left, nothing is accepted: {said}");
+                state.no_room = Some(format!("the store has no room left: {said}"));
+            }
+            Fault::Final(_) | Fault::Full(_) | Fault::Busy(_) | Fault::Refused(_) => {}
+        }
+    }
+
+    /// There is room again.
+    pub(super) fn has_room(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.no_room.take().is_some() {
+            tracing::info!("the embedded store has room again");
+        }
+    }
+
+    /// Whether there was no room when last something was to be written.
+    pub(super) fn lacks_room(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).no_room.is_some()
+    }
+
+    /// The answer to whatever is asked of a broker that failed.
+    ///
+    /// # Errors
+    /// The broker failed, and nothing was done.
+    pub(super) fn usable(&self) -> Result<(), Error> {
+        match &self.0.lock().unwrap_or_else(PoisonError::into_inner).failed {
+            None => Ok(()),
+            Some(reason) => Err(Error::refused(reason.clone())),
+        }
+    }
+
+    /// What is told to those who ask how the broker is.
+    pub(super) fn health(&self) -> Health {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let trouble = state.failed.clone().or_else(|| state.no_room.clone());
+        Health { durability: Durability::Fsync, trouble }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(code: i32) -> rusqlite::Error {
+        rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)
+    }
+
+    #[test]
+    fn faults_are_final_or_pass_as_their_codes_say() {
+        for code in [
+            ffi::SQLITE_IOERR_FSYNC,
+            ffi::SQLITE_IOERR_WRITE,
+            ffi::SQLITE_IOERR_READ,
+            ffi::SQLITE_CORRUPT,
+            ffi::SQLITE_NOTADB,
+            ffi::SQLITE_READONLY,
+        ] {
+            assert!(matches!(Fault::of(&failure(code)), Fault::Final(_)), "{code}");
+        }
+        for code in [ffi::SQLITE_FULL, ffi::SQLITE_IOERR_SHMSIZE] {
+            assert!(matches!(Fault::of(&failure(code)), Fault::Full(_)), "{code}");
+        }
+        assert!(matches!(Fault::of(&failure(ffi::SQLITE_BUSY)), Fault::Busy(_)));
+        for error in [failure(ffi::SQLITE_TOOBIG), failure(ffi::SQLITE_CONSTRAINT), rusqlite::Error::InvalidQuery] {
+            assert!(matches!(Fault::of(&error), Fault::Refused(_)), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_final_fault_stays_and_a_lack_of_room_passes() {
+        let condition = Condition::default();
+        assert_eq!(condition.health().trouble, None);
+        condition.note(&Fault::Full("disk".into()));
+        assert!(condition.health().trouble.is_some() && condition.usable().is_ok());
+        condition.has_room();
+        assert_eq!(condition.health().trouble, None);
+        condition.note(&Fault::Final("fsync".into()));
+        condition.has_room();
+        assert!(condition.health().trouble.is_some_and(|trouble| trouble.contains("fsync")));
+        assert!(condition.usable().is_err());
+    }
+}

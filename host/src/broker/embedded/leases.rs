@@ -1,0 +1,174 @@
+//! Who holds what, and until when.
+//!
+//! Leases are kept in memory and by the monotonic clock: one process owns the store, so that every lease ends with it,
+//! and a wall clock that is set takes none away. That a delivery was handed out, and how often, is in the database; what
+//! stands there decides who may settle. A renewal therefore waits for no disk.
+
+use std::collections::HashMap;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+
+use crate::broker::{Error, Leases, Receipt};
+
+/// The text of [`Receipt::entry`]: which opening of the store handed the delivery out, of which event, claimed from which
+/// place. Together with the count of deliveries it names one delivery for all time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Entry {
+    pub(super) opening: i64,
+    pub(super) number: i64,
+    pub(super) place: i64,
+}
+
+impl std::fmt::Display for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}.{}", self.opening, self.number, self.place)
+    }
+}
+
+impl FromStr for Entry {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.split('.').map(|part| part.parse().map_err(drop));
+        let mut next = || parts.next().unwrap_or(Err(()));
+        let entry = Self { opening: next()?, number: next()?, place: next()? };
+        parts.next().map_or(Ok(entry), |_| Err(()))
+    }
+}
+
+/// A delivery that is held, or was by a consumer that is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) number: i64,
+    pub(super) place: i64,
+    pub(super) deliveries: u32,
+}
+
+/// What a step does to leases; takes effect when the step is durable.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Change {
+    Begins(Held),
+    Ends { number: i64 },
+}
+
+/// The leases, by the number of the event.
+pub(super) struct Table {
+    opening: i64,
+    lease: Duration,
+    leases: Mutex<HashMap<i64, Lease>>,
+}
+
+struct Lease {
+    held: Held,
+    /// `None` if its consumer is gone.
+    until: Option<Instant>,
+}
+
+impl Table {
+    /// A table of deliveries that former consumers left.
+    pub(super) fn new(opening: i64, lease: Duration, left: Vec<Held>) -> Arc<Self> {
+        let leases = left.into_iter().map(|held| (held.number, Lease { held, until: None })).collect();
+        Arc::new(Self { opening, lease, leases: Mutex::new(leases) })
+    }
+
+    /// The changes of steps that were committed.
+    pub(super) fn apply(&self, changes: &[Change]) {
+        let until = Instant::now() + self.lease;
+        let mut leases = self.lock();
+        for change in changes {
+            match *change {
+                Change::Begins(held) => drop(leases.insert(held.number, Lease { held, until: Some(until) })),
+                Change::Ends { number } => drop(leases.remove(&number)),
+            }
+        }
+    }
+
+    /// Deliveries whose lease is over: those of consumers that are gone first, then the longest over.
+    pub(super) fn over(&self, max: usize) -> Vec<Held> {
+        let now = Instant::now();
+        let leases = self.lock();
+        let is_over = |lease: &&Lease| lease.until.is_none_or(|until| until <= now);
+        let mut over: Vec<&Lease> = leases.values().filter(is_over).collect();
+        over.sort_by_key(|lease| (lease.until, lease.held.place));
+        over.into_iter().take(max).map(|lease| lease.held).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Lease>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Leases for Table {
+    /// Never fails and never waits; may be used on any runtime.
+    async fn renew(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>, Error> {
+        let until = Instant::now() + self.lease;
+        let mut leases = self.lock();
+        let mut renewed = |receipt: &&Receipt| {
+            let Ok(entry) = receipt.entry.parse::<Entry>() else { return false };
+            let held = Held { number: entry.number, place: entry.place, deliveries: receipt.deliveries };
+            match leases.get_mut(&entry.number) {
+                Some(lease) if entry.opening == self.opening && lease.held == held && lease.until.is_some() => {
+                    lease.until = Some(until);
+                    true
+                }
+                _ => false,
+            }
+        };
+        Ok(receipts.iter().filter(|receipt| !renewed(receipt)).cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::EventId;
+
+    fn held(number: i64, deliveries: u32) -> Held {
+        Held { number, place: number + 100, deliveries }
+    }
+
+    fn receipt(opening: i64, held: Held) -> Receipt {
+        let entry = Entry { opening, number: held.number, place: held.place };
+        let lane = "a".parse().unwrap();
+        Receipt { event_id: EventId::new(), lane, entry: entry.to_string(), deliveries: held.deliveries }
+    }
+
+    #[test]
+    fn entries_are_read_as_they_are_written() {
+        let entry = Entry { opening: 3, number: 17, place: i64::MAX };
+        assert_eq!(entry.to_string().parse(), Ok(entry));
+        for bad in ["", "1", "1.2", "1.2.x", "1.2.3.4", "1.2.3.", "-", "1..3"] {
+            assert_eq!(bad.parse::<Entry>(), Err(()), "{bad:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_renewed_for_its_holder_only() {
+        let table = Table::new(7, Duration::from_secs(30), vec![held(1, 1)]);
+        table.apply(&[Change::Begins(held(2, 1)), Change::Begins(held(3, 2)), Change::Begins(held(4, 1))]);
+        table.apply(&[Change::Ends { number: 4 }]);
+        let left = receipt(6, held(1, 1));
+        let mine = receipt(7, held(2, 1));
+        let older = receipt(7, held(3, 1));
+        let ended = receipt(7, held(4, 1));
+        let garbage = Receipt { entry: "1-1".into(), ..mine.clone() };
+        let asked = [left.clone(), mine, older.clone(), ended.clone(), garbage.clone()];
+        assert_eq!(table.renew(&asked).await, Ok(vec![left, older, ended, garbage]));
+    }
+
+    #[test]
+    fn what_the_gone_left_is_over_at_once_and_the_rest_in_its_time() {
+        let table = Table::new(7, Duration::ZERO, vec![held(9, 1)]);
+        table.apply(&[Change::Begins(held(1, 1))]);
+        table.apply(&[Change::Begins(held(2, 1))]);
+        assert_eq!(table.over(10), [held(9, 1), held(1, 1), held(2, 1)]);
+        assert_eq!(table.over(1), [held(9, 1)]);
+        let patient = Table::new(7, Duration::from_secs(30), vec![]);
+        patient.apply(&[Change::Begins(held(1, 1))]);
+        assert_eq!(patient.over(10), []);
+    }
+}

@@ -1,0 +1,276 @@
+//! The broker of one machine: a durable log in one SQLite database, in a directory that one process owns.
+//!
+//! Every transition is a durable transaction. One thread writes, and commits what waits as a group ([`writer`]); leases
+//! live in memory, since they end with the process ([`leases`]); what is asked about the past is read beside the writer
+//! ([`readers`]). Due times go by the wall clock: when that is set back they come later, when it is set forward earlier.
+//! The guarantees are those of [`Broker`](super::Broker); more than one process is not among them.
+
+mod append;
+mod backup;
+mod checkpoint;
+mod claim;
+mod columns;
+mod directory;
+mod fault;
+mod history;
+mod leases;
+mod open;
+mod readers;
+mod retention;
+mod room;
+mod schema;
+mod settle;
+mod state;
+mod totals;
+mod writer;
+
+pub use backup::{BackupError, backup};
+pub use open::OpenError;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use super::{
+    Accepted, Append, Broker, Claim, Delivery, EndedPage, EndedQuery, Error, Found, Health, Lane, Leases, Promoted,
+    Receipt, Replayed, Settle, Settled, Stats,
+};
+use crate::clock;
+use crate::event::{Class, DEFAULT_SOURCE, Data, End, Event, EventId, Record, Settlement, State};
+
+use append::NewEvent;
+use claim::Claimed;
+use directory::{Directory, Identity};
+use fault::{Condition, Fault};
+use leases::{Entry, Table};
+use readers::Readers;
+use settle::{Ending, Put, Replay};
+use totals::Totals;
+use writer::{Commit, Writer};
+
+/// How long [`Broker::wait`] waits at most.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+/// The most pieces of each kind of house-keeping in one round; what is left is done in the next.
+const MAX_PIECES: usize = 400;
+
+/// A store that is open. Dropping it ends it as a crash would, but for waiting until the step under way is done;
+/// [`Broker::close`] ends it in good order.
+pub struct EmbeddedBroker {
+    // First, so that it ends before the directory is given up.
+    writer: Arc<Writer>,
+    readers: Readers,
+    leases: Arc<Table>,
+    board: watch::Receiver<Totals>,
+    condition: Condition,
+    consumer: String,
+    identity: Identity,
+    opening: i64,
+    directory: Arc<Directory>,
+}
+
+impl EmbeddedBroker {
+    /// Copies the store as it is now to another directory; see [`backup`]. If the future is dropped the copy goes on.
+    ///
+    /// # Errors
+    /// See [`BackupError`].
+    pub async fn backup(
+        &self,
+        destination: &Path,
+        progress: impl FnMut(u64, u64) + Send + 'static,
+    ) -> Result<(), BackupError> {
+        let (store, destination) = (self.directory.clone(), destination.to_owned());
+        let copying = tokio::task::spawn_blocking(move || backup(store.path(), &destination, progress));
+        copying.await.unwrap_or_else(|error| Err(BackupError::Read(error.to_string())))
+    }
+
+    fn receipt(&self, claimed: &Claimed) -> Receipt {
+        let entry = Entry { opening: self.opening, number: claimed.held.number, place: claimed.held.place };
+        Receipt {
+            event_id: claimed.found.id().unwrap_or_default(),
+            lane: claimed.lane.clone(),
+            entry: entry.to_string(),
+            deliveries: claimed.held.deliveries,
+        }
+    }
+
+    /// Decodes what was claimed. What cannot be read is failed at once, its bytes kept.
+    async fn deliver(&self, claimed: Vec<Claimed>) -> Result<Vec<Delivery>, Error> {
+        let mut deliveries = Vec::with_capacity(claimed.len());
+        let mut unreadable = Vec::new();
+        for claimed in claimed {
+            let receipt = self.receipt(&claimed);
+            match claimed.found.decode() {
+                Ok(record) => deliveries.push(Delivery { record, deliveries: receipt.deliveries, receipt }),
+                Err(error) => {
+                    tracing::error!(event.id = %receipt.event_id, "{error}");
+                    unreadable.extend(bad_entry(&receipt, &claimed, error.to_string()));
+                }
+            }
+        }
+        if !unreadable.is_empty() {
+            self.writer.run(Commit::Synced, move |step| settle::settle(step, &unreadable)).await?;
+        }
+        Ok(deliveries)
+    }
+}
+
+/// The end of a delivery whose event cannot be read.
+fn bad_entry(receipt: &Receipt, claimed: &Claimed, reason: String) -> Option<Ending> {
+    let now = clock::now();
+    let event = Event {
+        id: receipt.event_id,
+        event_type: Class::BadEntry.as_str().parse().ok()?,
+        source: DEFAULT_SOURCE.to_owned(),
+        subject: None,
+        time: None,
+        data_content_type: None,
+        data_schema: None,
+        extensions: Default::default(),
+        accepted: now,
+        cause: None,
+        data: Some(Data::binary(claimed.found.to_bytes())),
+    };
+    let failure = Some((Class::BadEntry, reason.clone()));
+    let end = Some(End { at: now, failure, result: None, children: Vec::new() });
+    let record = Record { end, ..Record::new(event) };
+    Some(Ending::instead(receipt, &record, Settlement::Failed { class: Class::BadEntry, reason }))
+}
+
+#[async_trait]
+impl Broker for EmbeddedBroker {
+    fn name(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn consumer(&self) -> &str {
+        &self.consumer
+    }
+
+    fn health(&self) -> Health {
+        self.condition.health()
+    }
+
+    async fn append(&self, events: Vec<Append>) -> Result<Vec<Accepted>, Error> {
+        let events: Vec<NewEvent> = events.iter().map(NewEvent::from).collect();
+        self.writer.try_run(Commit::Synced, move |step| append::append(step, &events)).await
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<Vec<Delivery>, Error> {
+        let claimed = self.writer.run(Commit::Written, move |step| claim::claim(step, &claim)).await?;
+        self.deliver(claimed).await
+    }
+
+    async fn wait(&self, lanes: &[Lane]) -> Result<(), Error> {
+        self.condition.usable()?;
+        let mut board = self.board.clone();
+        let waits = |totals: &Totals| totals.lanes.iter().any(|it| it.queued > 0 && lanes.contains(&it.lane));
+        match tokio::time::timeout(MAX_WAIT, board.wait_for(waits)).await {
+            Ok(Err(_)) => Err(Error::refused("the store is closed")),
+            Ok(Ok(_)) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn settle(&self, batch: Vec<Settle>) -> Result<Vec<Settled>, Error> {
+        let batch: Vec<Ending> = batch.iter().map(Ending::from).collect();
+        self.writer.run(Commit::Synced, move |step| settle::settle(step, &batch)).await
+    }
+
+    fn leases(&self) -> Arc<dyn Leases> {
+        self.leases.clone()
+    }
+
+    async fn recover(&self, max: usize) -> Result<Vec<Delivery>, Error> {
+        if self.leases.over(1).is_empty() {
+            self.condition.usable()?;
+            return Ok(Vec::new());
+        }
+        let leases = self.leases.clone();
+        let recovered = self.writer.run(Commit::Written, move |step| claim::recover(step, &leases, max)).await?;
+        self.deliver(recovered).await
+    }
+
+    async fn promote(&self) -> Result<Promoted, Error> {
+        self.writer.run(Commit::Written, claim::promote).await
+    }
+
+    async fn maintain(&self) -> Result<(), Error> {
+        if self.directory.identity().ok() != Some(self.identity) {
+            let moved = "the database was removed or replaced while it was in use";
+            self.condition.note(&Fault::Final(moved.into()));
+        }
+        for piece in [retention::trim, retention::forget_keys, retention::return_pages] {
+            for _ in 0..MAX_PIECES {
+                if !self.writer.run(Commit::Written, piece).await? {
+                    break;
+                }
+            }
+        }
+        if self.condition.lacks_room() {
+            self.writer.run(Commit::Synced, retention::try_room).await?;
+            self.condition.has_room();
+        }
+        Ok(())
+    }
+
+    fn lanes(&self) -> Vec<Lane> {
+        self.board.borrow().lanes.iter().map(|it| it.lane.clone()).collect()
+    }
+
+    async fn event(&self, id: EventId) -> Result<Option<Found>, Error> {
+        let standing = self.readers.read(move |db| history::event(db, id)).await?;
+        standing.map(|it| it.told()).transpose().map_err(|error| Error::Misconfigured(error.to_string()))
+    }
+
+    async fn ended(&self, query: EndedQuery) -> Result<EndedPage, Error> {
+        let cursor = match &query.cursor {
+            None => i64::MAX,
+            Some(cursor) => cursor.parse().map_err(|_| Error::BadCursor)?,
+        };
+        let page = self.readers.read(move |db| history::ended(db, &query, cursor)).await?;
+        let mut records = Vec::with_capacity(page.found.len());
+        for found in page.found {
+            match found.decode() {
+                Ok(record) => records.push(record),
+                Err(error) => tracing::error!("left out of the history: {error}"),
+            }
+        }
+        Ok(EndedPage { records, next_cursor: page.next_cursor.map(|place| place.to_string()) })
+    }
+
+    async fn replay(&self, id: EventId, lane: &Lane) -> Result<Replayed, Error> {
+        loop {
+            let Some(standing) = self.readers.read(move |db| history::event(db, id)).await? else {
+                return Ok(Replayed::Unknown);
+            };
+            let found = standing.told().map_err(|error| Error::Misconfigured(error.to_string()))?;
+            if found.state != State::Failed {
+                return Ok(Replayed::NotFailed(found.state));
+            }
+            let story = columns::Story::of(&found.record.replayed());
+            let replay = Replay { id, place: standing.place, story, lane: lane.clone() };
+            match self.writer.run(Commit::Synced, move |step| settle::replay(step, &replay)).await? {
+                Put::Back => return Ok(Replayed::Done),
+                // It was replayed and ended again since it was looked up.
+                Put::Moved => {}
+            }
+        }
+    }
+
+    async fn stats(&self) -> Result<Stats, Error> {
+        Ok(self.board.borrow().stats())
+    }
+
+    async fn close(&self) -> Result<(), Error> {
+        self.readers.close();
+        let writer = self.writer.clone();
+        let stopped = tokio::task::spawn_blocking(move || writer.stop()).await;
+        stopped.map_err(|_| Error::unknown("the thread that writes panicked"))?;
+        self.directory.unlock().map_err(|error| Error::refused(format!("the directory stays locked: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! Opens a store: takes the directory, looks whether the database can be trusted, and learns what the last owner left.
+//!
+//! Nothing is served that is newer, damaged, another program's or another process's: each is said with what to do about
+//! it, and left as it is.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::sync::watch;
+
+use crate::broker::Options;
+use crate::shutdown::Tasks;
+
+use super::EmbeddedBroker;
+use super::checkpoint::Checkpoints;
+use super::directory::{Directory, DirectoryError, Memory};
+use super::fault::Condition;
+use super::leases::{Held, Table};
+use super::readers::Readers;
+use super::schema::{self, Purpose, SchemaError, check, connect};
+use super::totals::Totals;
+use super::writer::{Commit, Core, Writer};
+
+/// A database up to this size is read through before it is served, which takes a fraction of a second. In a larger one
+/// damage is noticed when it is met.
+const MAX_CHECKED_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Why a store was not opened. Trying again does not help before somebody acted, but for [`OpenError::InUse`].
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process works with the directory.
+    #[error("another eventstream uses {0:?}: stop it, or name another directory")]
+    InUse(PathBuf),
+    /// The directory cannot be made or written to.
+    #[error("{path:?} cannot be used: {source}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The database is newer, damaged, or not ours.
+    #[error("the database in {path:?} cannot be served: {reason}")]
+    Database {
+        /// The directory.
+        path: PathBuf,
+        /// Why not, and what to do.
+        reason: String,
+    },
+}
+
+impl EmbeddedBroker {
+    /// Opens the store in a directory, which is made if it is missing. Blocks for as long as it takes to read the log that
+    /// a crash left, and a small database as a whole. To be called within a runtime. If the thread that writes panics,
+    /// `tasks` stops the program.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; nothing was changed.
+    pub fn open(directory: &Path, options: Options, tasks: &Tasks) -> Result<Arc<Self>, OpenError> {
+        let at_fault = |source| OpenError::Directory { path: directory.to_owned(), source };
+        let unserved =
+            |error: SchemaError| OpenError::Database { path: directory.to_owned(), reason: error.to_string() };
+        let locked = Arc::new(Directory::lock(directory).map_err(|error| match error {
+            DirectoryError::InUse => OpenError::InUse(directory.to_owned()),
+            DirectoryError::Io(source) => at_fault(source),
+        })?);
+        let memory = locked.memory().map_err(at_fault)?;
+        let is_empty = std::fs::metadata(locked.database()).is_ok_and(|file| file.len() == 0);
+        if (is_empty && memory.is_some()) || locked.is_cut() {
+            return Err(unserved(SchemaError::Damaged("the end of the file is missing".into())));
+        }
+        let mut db = schema::open(&locked.database()).map_err(unserved)?;
+        if std::fs::metadata(locked.database()).map_err(at_fault)?.len() <= MAX_CHECKED_BYTES {
+            check(&db).map_err(unserved)?;
+        }
+        let begun = begin(&mut db, memory.as_ref()).map_err(|error| unserved(error.into()))?;
+        locked.sync().and_then(|()| locked.remember(&begun.memory)).map_err(at_fault)?;
+        let identity = locked.identity().map_err(at_fault)?;
+
+        let condition = Condition::default();
+        let lease = Duration::from_millis(options.lease_ms);
+        let leases = Table::new(begun.memory.opening, lease, begun.left);
+        let log_pages = Arc::new(AtomicI64::new(0));
+        watch_log(&mut db, &log_pages).map_err(|error| unserved(error.into()))?;
+        let log = connect(&locked.database(), Purpose::Read).map_err(|error| unserved(error.into()))?;
+        let checkpoints = Checkpoints::start(log, locked.clone(), condition.clone()).map_err(at_fault)?;
+        let (board, seen) = watch::channel(begun.totals.clone());
+        let consumer = format!("{}-{}-{:08x}", options.consumer_name, std::process::id(), fastrand::u32(..));
+        let core = Core {
+            db,
+            options,
+            opening: begun.memory.opening,
+            totals: begun.totals,
+            board,
+            leases: leases.clone(),
+            condition: condition.clone(),
+            checkpoints,
+            log_pages,
+            synced: Commit::Synced,
+            tidy: Arc::default(),
+            directory: locked.clone(),
+        };
+        let (writer, ended) = Writer::start(core).map_err(at_fault)?;
+        let stop = tasks.stop_token().clone();
+        tasks.spawn_critical("embedded store", async move {
+            ended.await.map_err(|_| anyhow::anyhow!("the thread that writes panicked"))?;
+            // The broker was closed, which is for its owner to judge.
+            stop.cancelled().await;
+            Ok(())
+        });
+        Ok(Arc::new(Self {
+            writer: Arc::new(writer),
+            readers: Readers::new(locked.clone(), condition.clone()),
+            leases,
+            board: seen,
+            condition,
+            consumer,
+            identity,
+            opening: begun.memory.opening,
+            directory: locked,
+        }))
+    }
+}
+
+/// What is known when a store has been opened.
+struct Begun {
+    memory: Memory,
+    totals: Totals,
+    left: Vec<Held>,
+}
+
+/// Notes in the store that it was opened once more, and reads what is in it.
+fn begin(db: &mut Connection, memory: Option<&Memory>) -> rusqlite::Result<Begun> {
+    let step = db.transaction()?;
+    step.execute("INSERT INTO store VALUES ('epoch', ?1) ON CONFLICT DO NOTHING", [uuid::Uuid::now_v7().to_string()])?;
+    let epoch: String = step.query_row("SELECT value FROM store WHERE name = 'epoch'", [], |row| row.get(0))?;
+    let opening: i64 = step.query_row(
+        "INSERT INTO store VALUES ('openings', 1) ON CONFLICT DO UPDATE SET value = value + 1 RETURNING value",
+        [],
+        |row| row.get(0),
+    )?;
+    let before = Totals::load(&step)?;
+    let mut totals = before.clone();
+    if let Some(reason) = lost(memory, &epoch, opening) {
+        tracing::error!("the embedded store lost data: {reason}; serving what is there");
+        totals.counters.data_losses += 1;
+        totals.save(&before, &step)?;
+    }
+    let left = step
+        .prepare("SELECT number, place, deliveries FROM event INDEXED BY running WHERE state = 1")?
+        .query_map([], |row| Ok(Held { number: row.get(0)?, place: row.get(1)?, deliveries: row.get(2)? }))?
+        .collect::<Result<_, _>>()?;
+    // Receipts of the openings that were forgotten must not fit those of this one.
+    let opening = opening.max(memory.map_or(0, |memory| memory.opening) + 1);
+    step.execute("UPDATE store SET value = ?1 WHERE name = 'openings'", [opening])?;
+    step.commit()?;
+    Ok(Begun { memory: Memory { epoch, opening }, totals, left })
+}
+
+/// Why the database is not the one that was here last, if so.
+fn lost(memory: Option<&Memory>, epoch: &str, opening: i64) -> Option<&'static str> {
+    let memory = memory?;
+    if memory.epoch != epoch {
+        return Some("the database is not the one that was in the directory before");
+    }
+    (opening <= memory.opening).then_some("the database is older than the one that was in the directory before")
+}
+
+/// Keeps the number of pages in the log where it can be seen, and switches SQLite's own checkpoints off.
+fn watch_log(db: &mut Connection, log_pages: &Arc<AtomicI64>) -> rusqlite::Result<()> {
+    let log_pages = log_pages.clone();
+    db.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
+        log_pages.store(i64::from(pages), std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_is_another_or_an_older_one_is_noticed() {
+        let memory = Memory { epoch: "a".into(), opening: 7 };
+        assert_eq!(lost(None, "a", 1), None);
+        assert_eq!(lost(Some(&memory), "a", 8), None);
+        assert_eq!(lost(Some(&memory), "a", 9), None);
+        assert!(lost(Some(&memory), "a", 7).is_some());
+        assert!(lost(Some(&memory), "b", 8).is_some());
+    }
+}

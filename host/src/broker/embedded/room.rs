@@ -1,0 +1,36 @@
+//! How much room the disk has left, and how much of it is kept for what was accepted.
+//!
+//! Ending an event takes room too. So accepting stops while there is still some, and what waits can be worked off.
+
+use std::path::Path;
+
+/// So much is kept free for settles, retries and their log.
+const RESERVE_BYTES: u64 = 32 * 1024 * 1024;
+/// On a small disk: one part in so many of it.
+const RESERVE_PART: u64 = 10;
+
+/// Why nothing new may be taken in, if so. A file system that does not say is taken to have room.
+pub(super) fn shortage(directory: &Path) -> Option<String> {
+    let disk = rustix::fs::statvfs(directory).ok()?;
+    let total = disk.f_blocks.saturating_mul(disk.f_frsize);
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let reserve = reserve(total);
+    (free < reserve).then(|| format!("{free} bytes are free on its disk, and {reserve} are kept for what was accepted"))
+}
+
+fn reserve(total: u64) -> u64 {
+    RESERVE_BYTES.min(total / RESERVE_PART)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_disk_keeps_a_fixed_reserve_and_a_small_one_its_part() {
+        assert_eq!(reserve(1 << 40), RESERVE_BYTES);
+        assert_eq!(reserve(10 << 20), 1 << 20);
+        // A file system that counts no blocks has no limit.
+        assert_eq!(reserve(0), 0);
+    }
+}

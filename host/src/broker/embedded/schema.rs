@@ -1,0 +1,179 @@
+//! The database file: how it is opened, what stands in it, and how older formats become the present one.
+//!
+//! The tables are meant to be looked at: `sqlite3 eventstream.db` is allowed while the broker runs, for reading. Every
+//! state has an index of its own that holds only the events in it, so that a step of an event costs the same whether ten
+//! events wait or a million. Nothing here knows what the broker does with the tables.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+/// Marks the file as ours: "esdb" in ASCII.
+const APPLICATION_ID: i32 = 0x6573_6462;
+
+/// Each entry makes format `n + 1` of format `n`; format 0 is an empty file. Never change one that was released.
+const MIGRATIONS: [&str; 1] = [include_str!("schema/1.sql")];
+
+/// How long to wait for somebody who looks at the file with another program and holds it.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The size of a page. Log and database are read and written in pages.
+pub(super) const PAGE_BYTES: u64 = 4_096;
+/// The pages of the writer's cache, in KiB.
+const WRITER_CACHE_KIB: i64 = 16 * 1024;
+/// A log that grew beyond this, because of a long read for instance, gives the space back.
+const KEPT_LOG_BYTES: i64 = 64 * 1024 * 1024;
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The one connection that writes.
+    Write,
+    /// Looks only, or moves the log into the database.
+    Read,
+}
+
+/// Why a file is not served.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SchemaError {
+    #[error("it was written by a newer version (format {found}, this one knows {known}): start that version")]
+    Newer { found: i64, known: i64 },
+    #[error("it is a database of another program")]
+    Foreign,
+    #[error("it is damaged ({0}): restore a backup, or move the directory away to begin anew")]
+    Damaged(String),
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+/// Opens a connection. One that writes creates the file if there is none, but it holds nothing before [`open`] is done.
+pub(super) fn connect(path: &Path, purpose: Purpose) -> rusqlite::Result<Connection> {
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if purpose == Purpose::Write {
+        flags |= OpenFlags::SQLITE_OPEN_CREATE;
+    }
+    let db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(BUSY_TIMEOUT)?;
+    db.set_prepared_statement_cache_capacity(64);
+    // The last connection to go would write the log into the database, also after a failed fsync that must not be
+    // followed by another. Closing is done in the open instead, by whoever knows that all is well.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    if purpose == Purpose::Write {
+        db.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+        db.pragma_update(None, "journal_size_limit", KEPT_LOG_BYTES)?;
+    }
+    db.pragma_update(None, "synchronous", "FULL")?;
+    db.pragma_update(None, "temp_store", "MEMORY")?;
+    Ok(db)
+}
+
+/// Opens the connection that writes: a new file gets its tables, an older one is brought up to date, and one that cannot
+/// be served is refused untouched.
+pub(super) fn open(path: &Path) -> Result<Connection, SchemaError> {
+    open_with(path, &MIGRATIONS).map_err(|error| match error {
+        SchemaError::Sqlite(error) if is_damage(&error) => SchemaError::Damaged(error.to_string()),
+        other => other,
+    })
+}
+
+fn open_with(path: &Path, migrations: &[&str]) -> Result<Connection, SchemaError> {
+    let mut db = connect(path, Purpose::Write)?;
+    let application_id: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let found: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let objects: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let is_new = application_id == 0 && found == 0 && objects == 0;
+    if !is_new && application_id != APPLICATION_ID {
+        return Err(SchemaError::Foreign);
+    }
+    let known = migrations.len() as i64;
+    if found > known {
+        return Err(SchemaError::Newer { found, known });
+    }
+    if is_new {
+        // These have an effect only before the first table is made.
+        db.pragma_update(None, "page_size", PAGE_BYTES as i64)?;
+        db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    }
+    db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
+    let missing = usize::try_from(found).unwrap_or(usize::MAX);
+    let step = db.transaction()?;
+    for migration in migrations.iter().skip(missing) {
+        step.execute_batch(migration)?;
+    }
+    step.pragma_update(None, "application_id", APPLICATION_ID)?;
+    step.pragma_update(None, "user_version", known)?;
+    step.commit()?;
+    Ok(db)
+}
+
+/// Reads the whole structure of the file.
+///
+/// # Errors
+/// [`SchemaError::Damaged`] with the first thing that is wrong.
+pub(super) fn check(db: &Connection) -> Result<(), SchemaError> {
+    let verdict: String = db
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(|error| if is_damage(&error) { SchemaError::Damaged(error.to_string()) } else { error.into() })?;
+    if verdict == "ok" { Ok(()) } else { Err(SchemaError::Damaged(verdict)) }
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_file_gets_its_tables_and_an_old_one_keeps_what_it_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        let db = open(&path).unwrap();
+        db.execute("INSERT INTO total VALUES ('x', 1)", []).unwrap();
+        drop(db);
+        let db = open(&path).unwrap();
+        let kept: i64 = db.query_row("SELECT value FROM total WHERE name = 'x'", [], |row| row.get(0)).unwrap();
+        assert_eq!(kept, 1);
+        let vacuum: i64 = db.pragma_query_value(None, "auto_vacuum", |row| row.get(0)).unwrap();
+        assert_eq!(vacuum, 2);
+    }
+
+    #[test]
+    fn an_older_format_is_brought_up_to_date_and_a_newer_one_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        open(&path).unwrap();
+        let newer = [MIGRATIONS[0], "ALTER TABLE lane ADD COLUMN color TEXT"];
+        open_with(&path, &newer).unwrap();
+        Connection::open(&path).unwrap().prepare("SELECT color FROM lane").unwrap();
+        assert!(matches!(open(&path), Err(SchemaError::Newer { found: 2, known: 1 })));
+        Connection::open(&path).unwrap().prepare("SELECT color FROM lane").unwrap();
+    }
+
+    #[test]
+    fn a_migration_that_fails_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        open(&path).unwrap();
+        let broken = [MIGRATIONS[0], "ALTER TABLE lane ADD COLUMN color TEXT; SELECT * FROM nowhere;"];
+        assert!(open_with(&path, &broken).is_err());
+        assert!(Connection::open(&path).unwrap().prepare("SELECT color FROM lane").is_err());
+        open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_file_of_another_program_is_refused_untouched() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
+        let before = std::fs::read(&path).unwrap();
+        assert!(matches!(open(&path), Err(SchemaError::Foreign)));
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+        std::fs::write(&path, b"This is a shopping list, and has nothing to do with databases at all.").unwrap();
+        assert!(matches!(open(&path), Err(SchemaError::Damaged(_))));
+    }
+}

@@ -1,0 +1,225 @@
+//! Ends attempts, and puts failed events back to work.
+//!
+//! The row of a delivery says by itself whether it is still the one of a receipt: it is running, was claimed from that
+//! place, and was delivered so often. The update that ends it asks for just that, so that a stale receipt changes nothing
+//! and one that is repeated is told by the mark that it left the first time.
+
+use rusqlite::{OptionalExtension, params};
+
+use crate::broker::{Error, Lane, Receipt, Settle, Settled};
+use crate::clock;
+use crate::event::{EventId, Record, Settlement};
+
+use super::append::{NewEvent, due_ms, lane_number, publish};
+use super::columns::{Body, DataColumn, Story};
+use super::leases::{Change, Entry};
+use super::state;
+use super::writer::Step;
+
+/// A settle in the form in which it is written; made before the writer is asked.
+#[derive(Debug, Clone)]
+pub(super) struct Ending {
+    /// `None` if the receipt is not one of ours.
+    entry: Option<Entry>,
+    deliveries: u32,
+    settlement: Settlement,
+    ended_at_ms: i64,
+    story: Option<Story>,
+    lane: Lane,
+    publish: Vec<NewEvent>,
+    /// What stands in the place of an event that cannot be read.
+    instead: Option<Body>,
+}
+
+impl From<&Settle> for Ending {
+    fn from(settle: &Settle) -> Self {
+        let Settle { receipt, record, settlement, lane, publish } = settle;
+        Self {
+            entry: receipt.entry.parse().ok(),
+            deliveries: receipt.deliveries,
+            settlement: settlement.clone(),
+            ended_at_ms: record.end.as_ref().map_or_else(clock::now, |end| end.at).unix_ms(),
+            story: Story::of(record),
+            lane: lane.clone(),
+            publish: publish.iter().map(NewEvent::from).collect(),
+            instead: None,
+        }
+    }
+}
+
+impl Ending {
+    /// Ends a delivery whose event cannot be read, with a record that can.
+    pub(super) fn instead(receipt: &Receipt, record: &Record, settlement: Settlement) -> Self {
+        let settle = Settle {
+            receipt: receipt.clone(),
+            record: record.clone(),
+            settlement,
+            lane: receipt.lane.clone(),
+            publish: Vec::new(),
+        };
+        Self { instead: Some(Body::of(&record.event)), ..Self::from(&settle) }
+    }
+}
+
+/// Where the update puts the event.
+struct Target {
+    state: i64,
+    lane: Option<i64>,
+    place: i64,
+    class: Option<&'static str>,
+    ended_at_ms: Option<i64>,
+}
+
+/// Ends attempts, each by itself.
+pub(super) fn settle(step: &mut Step<'_>, batch: &[Ending]) -> rusqlite::Result<Result<Vec<Settled>, Error>> {
+    batch.iter().map(|ending| settle_one(step, ending)).collect::<Result<_, _>>().map(Ok)
+}
+
+fn settle_one(step: &mut Step<'_>, ending: &Ending) -> rusqlite::Result<Settled> {
+    let Some(entry) = ending.entry else { return Ok(Settled::Lost) };
+    if entry.opening != step.opening || !end(step, ending, entry)? {
+        return repeated(step, ending, entry);
+    }
+    if let Some(body) = &ending.instead {
+        step.db
+            .prepare_cached("UPDATE body SET head = ?2, data = ?3, checksum = ?4 WHERE number = ?1")?
+            .execute(params![entry.number, body.head, DataColumn(body.data.as_ref()), body.checksum])?;
+        step.db.prepare_cached("UPDATE event SET id = ?2, type = ?3 WHERE number = ?1")?.execute((
+            entry.number,
+            body.id.as_bytes(),
+            body.event_type.as_str(),
+        ))?;
+    }
+    publish(step, &ending.publish)?;
+    step.changes.push(Change::Ends { number: entry.number });
+    step.totals.running = step.totals.running.saturating_sub(1);
+    match &ending.settlement {
+        Settlement::Processed => {
+            step.totals.counters.processed += 1;
+            step.totals.processed_kept += 1;
+        }
+        Settlement::Retry { .. } => {
+            step.totals.counters.retried += 1;
+            step.totals.scheduled += 1;
+        }
+        Settlement::Failed { class, .. } => step.totals.failed(*class),
+        Settlement::Returned => {
+            let lane = lane_number(step, &ending.lane)?;
+            step.totals.queued(lane, 1);
+        }
+    }
+    Ok(Settled::Done)
+}
+
+/// Moves the event where the settlement says, if the delivery is still the one of the receipt.
+fn end(step: &mut Step<'_>, ending: &Ending, entry: Entry) -> rusqlite::Result<bool> {
+    let target = match &ending.settlement {
+        Settlement::Processed => Target {
+            state: state::PROCESSED,
+            lane: None,
+            place: step.next_number(),
+            class: None,
+            ended_at_ms: Some(ending.ended_at_ms),
+        },
+        Settlement::Retry { delay_ms, .. } => Target {
+            state: state::DUE,
+            lane: Some(lane_number(step, &ending.lane)?),
+            place: due_ms(step.now_ms, *delay_ms),
+            class: None,
+            ended_at_ms: None,
+        },
+        Settlement::Failed { class, .. } => Target {
+            state: state::FAILED,
+            lane: None,
+            place: step.next_number(),
+            class: Some(class.as_str()),
+            ended_at_ms: Some(ending.ended_at_ms),
+        },
+        Settlement::Returned => Target {
+            state: state::QUEUED,
+            lane: Some(lane_number(step, &ending.lane)?),
+            place: step.next_number(),
+            class: None,
+            ended_at_ms: None,
+        },
+    };
+    let story = ending.story.as_ref();
+    let moved = step
+        .db
+        .prepare_cached(
+            "UPDATE event SET state = ?4, lane = coalesce(?5, lane), place = ?6, deliveries = 0, settled_place = ?2, \
+             settled_deliveries = ?3, ended_at = ?7, class = ?8, checksum = ?9, story = ?10, result = ?11 \
+             WHERE number = ?1 AND state = 1 AND place = ?2 AND deliveries = ?3",
+        )?
+        .execute(params![
+            entry.number,
+            entry.place,
+            ending.deliveries,
+            target.state,
+            target.lane,
+            target.place,
+            target.ended_at_ms,
+            target.class,
+            story.map(|story| story.checksum),
+            story.map(|story| &story.text),
+            DataColumn(story.and_then(|story| story.result.as_ref())),
+        ])?;
+    Ok(moved == 1)
+}
+
+/// What became of a delivery that is not running: it was settled with this very receipt, or lost.
+fn repeated(step: &Step<'_>, ending: &Ending, entry: Entry) -> rusqlite::Result<Settled> {
+    let settled: Option<(Option<i64>, Option<u32>)> = step
+        .db
+        .prepare_cached("SELECT settled_place, settled_deliveries FROM event WHERE number = ?1")?
+        .query_row([entry.number], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let is_ours = settled == Some((Some(entry.place), Some(ending.deliveries)));
+    Ok(if is_ours { Settled::Done } else { Settled::Lost })
+}
+
+/// A failed event that is to go back to work, as it was found; see [`super::history::failed`].
+#[derive(Debug, Clone)]
+pub(super) struct Replay {
+    pub(super) id: EventId,
+    /// Where it was found among the failed events.
+    pub(super) place: i64,
+    pub(super) story: Option<Story>,
+    pub(super) lane: Lane,
+}
+
+/// What came of putting a failed event back to work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Put {
+    Back,
+    /// It is not where it was found: somebody was faster.
+    Moved,
+}
+
+/// Puts a failed event back to work, if it is still where it was found.
+pub(super) fn replay(step: &mut Step<'_>, replay: &Replay) -> rusqlite::Result<Result<Put, Error>> {
+    let lane = lane_number(step, &replay.lane)?;
+    let place = step.next_number();
+    let story = replay.story.as_ref();
+    let moved = step
+        .db
+        .prepare_cached(
+            "UPDATE event SET state = 0, lane = ?3, place = ?4, ended_at = NULL, class = NULL, checksum = ?5, \
+             story = ?6, result = NULL WHERE id = ?1 AND state = 4 AND place = ?2",
+        )?
+        .execute(params![
+            replay.id.as_bytes(),
+            replay.place,
+            lane,
+            place,
+            story.map(|story| story.checksum),
+            story.map(|story| &story.text),
+        ])?;
+    if moved == 0 {
+        return Ok(Ok(Put::Moved));
+    }
+    step.totals.queued(lane, 1);
+    step.totals.failed_kept = step.totals.failed_kept.saturating_sub(1);
+    step.totals.counters.replayed += 1;
+    Ok(Ok(Put::Back))
+}

@@ -1,0 +1,151 @@
+//! Files that are not what was written: cut, flipped, removed, replaced, of another version. Said, not served.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use rusqlite::Connection;
+
+use super::*;
+
+/// A store with events in it that was closed, so that everything is in one file.
+async fn closed_store(dir: &Path, events: usize) -> Vec<EventId> {
+    let broker = open(dir);
+    let ids = broker.append((0..events).map(|_| new_append("a")).collect()).await.unwrap();
+    broker.close().await.unwrap();
+    drop(broker);
+    ids.into_iter().map(|accepted| accepted.id).collect()
+}
+
+fn refusal(dir: &Path) -> String {
+    let refused = EmbeddedBroker::open(dir, options(), &Tasks::new()).map(drop).unwrap_err();
+    assert!(matches!(refused, OpenError::Database { .. }), "{refused}");
+    refused.to_string()
+}
+
+#[tokio::test]
+async fn a_file_that_was_cut_short_is_refused_wherever_it_was_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    closed_store(dir.path(), 200).await;
+    let file = dir.path().join("eventstream.db");
+    let whole = fs::read(&file).unwrap();
+    assert_eq!(fs::metadata(dir.path().join("eventstream.db-wal")).unwrap().len(), 0);
+    for kept in [0, 1, 50, 100, 511, 4_096, 4_097, whole.len() / 2, whole.len() - 4_096, whole.len() - 1] {
+        fs::write(&file, &whole[..kept]).unwrap();
+        let said = refusal(dir.path());
+        assert!(said.contains("restore a backup"), "{kept} bytes: {said}");
+        assert_eq!(fs::read(&file).unwrap(), whole[..kept], "left as it was");
+    }
+    fs::write(&file, &whole).unwrap();
+    assert_eq!(open(dir.path()).claim(want("a", 500)).await.unwrap().len(), 200);
+}
+
+#[tokio::test]
+async fn flipped_bytes_are_said_and_never_handed_to_a_handler() {
+    let dir = tempfile::tempdir().unwrap();
+    let ids = closed_store(dir.path(), 60).await;
+    let file = dir.path().join("eventstream.db");
+    let whole = fs::read(&file).unwrap();
+    let expected = new_event("t").data;
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (mut refused, mut noticed) = (0, 0);
+    for round in 0..150 {
+        let place = random.usize(..whole.len());
+        fs::write(&file, &whole).unwrap();
+        fs::remove_file(dir.path().join("eventstream.db-wal")).unwrap_or_default();
+        let out = fs::File::options().write(true).open(&file).unwrap();
+        out.write_all_at(&[whole[place] ^ (1 << random.u8(..8))], place as u64).unwrap();
+        drop(out);
+        let Ok(broker) = EmbeddedBroker::open(dir.path(), options(), &Tasks::new()) else {
+            refused += 1;
+            continue;
+        };
+        let Ok(deliveries) = broker.claim(want("a", 100)).await else {
+            assert!(broker.health().trouble.is_some(), "seed {seed}, round {round}, byte {place}");
+            noticed += 1;
+            continue;
+        };
+        for delivery in &deliveries {
+            assert!(ids.contains(&delivery.record.event.id), "seed {seed}, round {round}, byte {place}");
+            assert_eq!(delivery.record.event.data, expected, "seed {seed}, round {round}, byte {place}");
+        }
+        let bad = broker.ended(all(EndedAs::Failed)).await.map_or(0, |page| page.records.len());
+        noticed += usize::from(bad > 0);
+    }
+    assert!(refused > 0 && noticed > 0, "seed {seed}: {refused} refused, {noticed} noticed later");
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_be_read_fails_with_its_bytes_kept_and_holds_up_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let ids = closed_store(dir.path(), 3).await;
+    let db = Connection::open(dir.path().join("eventstream.db")).unwrap();
+    db.execute("UPDATE body SET head = '{\"accepted\":' WHERE number = 1", []).unwrap();
+    db.execute("UPDATE event SET story = 'x', checksum = 0 WHERE number = 2", []).unwrap();
+    db.close().unwrap();
+    let broker = open(dir.path());
+    let deliveries = broker.claim(want("a", 9)).await.unwrap();
+    assert_eq!(deliveries.iter().map(|it| it.record.event.id).collect::<Vec<_>>(), ids[2..]);
+    for id in &ids[..2] {
+        let found = broker.event(*id).await.unwrap().unwrap();
+        assert_eq!(found.state, State::Failed);
+        let data = found.record.event.data.unwrap();
+        assert!(String::from_utf8_lossy(&data.bytes).contains("12345678901234567890.10"));
+        assert!(matches!(found.record.end.unwrap().failure, Some((Class::BadEntry, _))));
+    }
+    let stats = broker.stats().await.unwrap();
+    assert_eq!((stats.counters.failed, stats.depth.failed_kept, stats.depth.running), (2, 2, 1));
+}
+
+#[tokio::test]
+async fn a_newer_format_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    closed_store(dir.path(), 1).await;
+    let db = Connection::open(dir.path().join("eventstream.db")).unwrap();
+    db.pragma_update(None, "user_version", 99).unwrap();
+    db.close().unwrap();
+    assert!(refusal(dir.path()).contains("newer version (format 99"));
+}
+
+#[tokio::test]
+async fn a_database_that_is_gone_or_older_is_counted_as_a_loss_and_what_is_there_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("eventstream.db");
+    closed_store(dir.path(), 1).await;
+    let older = fs::read(&file).unwrap();
+    closed_store(dir.path(), 1).await;
+    fs::write(&file, &older).unwrap();
+    let broker = open(dir.path());
+    assert_eq!(broker.stats().await.unwrap().counters.data_losses, 1);
+    assert_eq!(broker.claim(want("a", 9)).await.unwrap().len(), 1);
+    drop(broker);
+    assert_eq!(open(dir.path()).stats().await.unwrap().counters.data_losses, 1, "once per loss");
+    for suffix in ["", "-wal", "-shm"] {
+        fs::remove_file(dir.path().join(format!("eventstream.db{suffix}"))).unwrap();
+    }
+    let broker = open(dir.path());
+    assert_eq!(broker.stats().await.unwrap().counters.data_losses, 1);
+    assert_eq!(broker.claim(want("a", 9)).await.unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_database_that_is_removed_in_use_stops_the_broker() {
+    for file in ["eventstream.db", "eventstream.db-wal"] {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = open(dir.path());
+        broker.append(vec![new_append("a")]).await.unwrap();
+        broker.maintain().await.unwrap();
+        fs::remove_file(dir.path().join(file)).unwrap();
+        assert!(broker.maintain().await.is_err());
+        assert!(broker.append(vec![new_append("a")]).await.is_err());
+        assert!(broker.health().trouble.unwrap().contains("removed or replaced"));
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_written_is_said() {
+    // Not even the superuser makes directories there.
+    let refused = EmbeddedBroker::open(Path::new("/proc/self/store"), options(), &Tasks::new()).map(drop).unwrap_err();
+    assert!(matches!(refused, OpenError::Directory { .. }), "{refused}");
+    assert!(refused.to_string().contains("/proc/self/store"));
+}

@@ -1,0 +1,268 @@
+//! What the embedded broker promises beyond the suite for all brokers: restarts, faults, room, damage.
+//!
+//! Each test has a directory of its own. Faults of the disk that need another file system beneath SQLite are tested from
+//! outside.
+
+mod damage;
+mod model;
+mod room;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::broker::{Ending as EndedAs, LaneWant, Options};
+use crate::event::{AttemptRecord, EventType, Idempotency, Start, Timestamp};
+use crate::shutdown::Tasks;
+
+pub(super) fn options() -> Options {
+    Options { consumer_name: "test".into(), ..Options::default() }
+}
+
+pub(super) fn open_with(dir: &Path, options: Options) -> Arc<EmbeddedBroker> {
+    EmbeddedBroker::open(dir, options, &Tasks::new()).unwrap()
+}
+
+pub(super) fn open(dir: &Path) -> Arc<EmbeddedBroker> {
+    open_with(dir, options())
+}
+
+pub(super) fn lane(name: &str) -> Lane {
+    name.parse().unwrap()
+}
+
+pub(super) fn new_event(event_type: &str) -> Event {
+    Event {
+        id: EventId::new(),
+        event_type: event_type.parse().unwrap(),
+        source: DEFAULT_SOURCE.into(),
+        subject: None,
+        time: None,
+        data_content_type: Some("application/json".into()),
+        data_schema: None,
+        extensions: Default::default(),
+        accepted: clock::now(),
+        cause: None,
+        data: Some(Data::text(r#"{"n":12345678901234567890.10}"#)),
+    }
+}
+
+pub(super) fn new_append(to: &str) -> Append {
+    Append { record: Record::new(new_event("t")), lane: lane(to), start: Start::Now, idempotency: None }
+}
+
+pub(super) fn want(to: &str, free: usize) -> Claim {
+    Claim { lanes: vec![LaneWant { lane: lane(to), free }], max: free }
+}
+
+/// The settle of a delivery, with the record as a worker would write it.
+pub(super) fn settle_as(delivery: &Delivery, settlement: Settlement) -> Settle {
+    let attempt = AttemptRecord {
+        attempt: delivery.attempt(),
+        replay: delivery.record.replays,
+        started_at: clock::now(),
+        duration_ms: 1.5,
+        class: None,
+        error: None,
+        backtrace: None,
+        retry_in_ms: None,
+        consumer: "test".into(),
+        plugin: Some("p".into()),
+        digest: None,
+        stderr: None,
+        log: Vec::new(),
+        log_lines_dropped: 0,
+    };
+    let result = Some(Data::binary(&b"\x00\xff"[..]));
+    Settle {
+        receipt: delivery.receipt.clone(),
+        record: delivery.record.clone().after(attempt, &settlement, clock::now(), result, Vec::new()),
+        settlement,
+        lane: delivery.receipt.lane.clone(),
+        publish: Vec::new(),
+    }
+}
+
+pub(super) fn failed() -> Settlement {
+    Settlement::Failed { class: Class::Reject, reason: "no".into() }
+}
+
+async fn state_of(broker: &EmbeddedBroker, id: EventId) -> Option<State> {
+    broker.event(id).await.unwrap().map(|found| found.state)
+}
+
+fn all(ending: EndedAs) -> EndedQuery {
+    EndedQuery { ending, event_type: None, class: None, since: None, until: None, limit: 2, cursor: None }
+}
+
+#[tokio::test]
+async fn a_record_comes_back_as_it_went_in_from_every_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = open(dir.path());
+    let event = Event {
+        source: "/a".into(),
+        subject: Some("s".into()),
+        time: Some("2026-11-23T15:04:05Z".into()),
+        data_content_type: None,
+        data_schema: Some("x:y".into()),
+        extensions: [("traceparent".to_owned(), "00-é".to_owned())].into(),
+        cause: Some(EventId::new()),
+        data: Some(Data::binary(vec![0, 255, 10])),
+        ..new_event("a.b/c:d")
+    };
+    for data in [None, Some(Data::text("")), Some(Data::binary(vec![])), event.data.clone(), new_event("t").data] {
+        let event = Event { id: EventId::new(), data, ..event.clone() };
+        let append = Append { record: Record::new(event.clone()), ..new_append("a") };
+        broker.append(vec![append]).await.unwrap();
+        let found = broker.event(event.id).await.unwrap().unwrap();
+        assert_eq!((found.record, found.state), (Record::new(event.clone()), State::Queued));
+        let delivery = broker.claim(want("a", 1)).await.unwrap().remove(0);
+        assert_eq!(delivery.record.event, event);
+        let settle = settle_as(&delivery, Settlement::Processed);
+        assert_eq!(broker.settle(vec![settle.clone()]).await, Ok(vec![Settled::Done]));
+        let found = broker.event(event.id).await.unwrap().unwrap();
+        assert_eq!((found.record, found.state), (settle.record, State::Processed));
+    }
+}
+
+#[tokio::test]
+async fn what_a_dead_process_held_is_taken_over_at_once_and_its_receipts_are_worth_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = open(dir.path());
+    let id = broker.append(vec![new_append("a")]).await.unwrap()[0].id;
+    let held = broker.claim(want("a", 1)).await.unwrap().remove(0);
+    let mut broker = broker;
+    for deaths in 1..=6 {
+        if deaths % 2 == 0 {
+            broker.close().await.unwrap();
+            assert!(broker.append(vec![new_append("a")]).await.is_err());
+        } else {
+            drop(broker);
+        }
+        broker = open(dir.path());
+        assert_eq!(broker.claim(want("a", 9)).await, Ok(vec![]));
+        assert_eq!(broker.settle(vec![settle_as(&held, Settlement::Processed)]).await, Ok(vec![Settled::Lost]));
+        assert_eq!(broker.leases().renew(std::slice::from_ref(&held.receipt)).await.unwrap().len(), 1);
+        let taken = broker.recover(9).await.unwrap();
+        assert_eq!((taken.len(), taken[0].record.event.id, taken[0].deliveries), (1, id, deaths + 1));
+        assert_eq!(broker.recover(9).await, Ok(vec![]));
+    }
+}
+
+#[tokio::test]
+async fn a_directory_has_one_broker() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = open(dir.path());
+    let refused = EmbeddedBroker::open(dir.path(), options(), &Tasks::new()).map(drop).unwrap_err();
+    assert!(matches!(&refused, OpenError::InUse(path) if path == dir.path()), "{refused}");
+    drop(broker);
+    open(dir.path());
+}
+
+#[tokio::test]
+async fn a_refused_request_costs_its_neighbors_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = open_with(dir.path(), Options { max_waiting: 20, ..options() });
+    let requests = (0..40).map(|index| {
+        let broker = broker.clone();
+        async move {
+            let key = Some(Idempotency { key: [index % 10; 32], fingerprint: [index / 10; 32] });
+            broker.append(vec![new_append("a"), Append { idempotency: key, ..new_append("a") }]).await
+        }
+    });
+    let answers = futures_util::future::join_all(requests).await;
+    let accepted = answers.iter().filter(|answer| answer.is_ok()).count();
+    assert_eq!(accepted, 10, "{answers:?}");
+    assert!(answers.iter().any(|answer| matches!(answer, Err(Error::Conflict(at)) if at == &[1])));
+    let stats = broker.stats().await.unwrap();
+    assert_eq!((stats.counters.accepted, stats.depth.waiting()), (20, 20));
+}
+
+#[tokio::test]
+async fn waiting_ends_when_an_event_comes_to_one_of_the_lanes() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = open(dir.path());
+    let lanes = [lane("a"), lane("b")];
+    for to in ["b", "a"] {
+        let started = std::time::Instant::now();
+        let (waited, appended) = tokio::join!(broker.wait(&lanes), broker.append(vec![new_append(to)]));
+        waited.unwrap();
+        appended.unwrap();
+        assert!(started.elapsed() < MAX_WAIT, "it was not the time that ended it");
+        assert_eq!(broker.claim(want(to, 1)).await.unwrap().len(), 1);
+    }
+    broker.append(vec![new_append("elsewhere")]).await.unwrap();
+    let waited = tokio::time::timeout(MAX_WAIT / 10, broker.wait(&lanes)).await;
+    assert!(waited.is_err(), "nothing waits in these lanes");
+}
+
+#[tokio::test]
+async fn history_is_paged_from_the_newest_and_filtered() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = open(dir.path());
+    let mut processed = Vec::new();
+    for index in 0..5 {
+        let mut append = new_append("a");
+        append.record.event.event_type = if index % 2 == 0 { "even" } else { "odd" }.parse().unwrap();
+        processed.insert(0, append.record.event.id);
+        broker.append(vec![append]).await.unwrap();
+        let delivery = broker.claim(want("a", 1)).await.unwrap().remove(0);
+        broker.settle(vec![settle_as(&delivery, Settlement::Processed)]).await.unwrap();
+    }
+    let pages = async |query: EndedQuery| {
+        let (mut query, mut ids) = (query, Vec::new());
+        loop {
+            let page = broker.ended(query.clone()).await.unwrap();
+            assert!(page.records.len() <= query.limit);
+            ids.extend(page.records.iter().map(|record| record.event.id));
+            match page.next_cursor {
+                Some(cursor) => query.cursor = Some(cursor),
+                None => return ids,
+            }
+        }
+    };
+    assert_eq!(pages(all(EndedAs::Processed)).await, processed);
+    assert_eq!(pages(all(EndedAs::Failed)).await, []);
+    let odd: EventType = "odd".parse().unwrap();
+    assert_eq!(
+        pages(EndedQuery { event_type: Some(odd), ..all(EndedAs::Processed) }).await,
+        [processed[1], processed[3]]
+    );
+    let future = Some(clock::now().plus_ms(10_000));
+    assert_eq!(pages(EndedQuery { since: future, ..all(EndedAs::Processed) }).await, []);
+    assert_eq!(pages(EndedQuery { until: future, ..all(EndedAs::Processed) }).await, processed);
+    assert_eq!(pages(EndedQuery { until: Some(Timestamp::from_unix_ms(0)), ..all(EndedAs::Processed) }).await, []);
+    let nonsense = EndedQuery { cursor: Some("nonsense".into()), ..all(EndedAs::Processed) };
+    assert_eq!(broker.ended(nonsense).await, Err(Error::BadCursor));
+}
+
+#[tokio::test]
+async fn a_copy_made_while_events_come_in_opens_and_holds_what_was_accepted_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("copy");
+    let broker = open(&dir.path().join("store"));
+    let mut before = Vec::new();
+    for _ in 0..50 {
+        before.extend(broker.append(vec![new_append("a"); 1]).await.unwrap());
+    }
+    let (reports, reported) = std::sync::mpsc::channel();
+    let load = async {
+        for _ in 0..50 {
+            broker.append(vec![new_append("b")]).await.unwrap();
+        }
+    };
+    let progress = move |done, all| reports.send((done, all)).unwrap_or_default();
+    let (copied, ()) = tokio::join!(broker.backup(&copy, progress), load);
+    copied.unwrap();
+    let last = reported.iter().last().unwrap();
+    assert!(last.0 == last.1 && last.0 > 0);
+    assert!(matches!(broker.backup(&copy, |_, _| ()).await, Err(BackupError::Taken(_))));
+    assert_eq!(std::fs::read_dir(&copy).unwrap().count(), 1, "one file");
+    let copy = open(&copy);
+    for accepted in before {
+        assert_eq!(state_of(&copy, accepted.id).await, Some(State::Queued));
+    }
+    let depth = copy.stats().await.unwrap().depth;
+    assert_eq!(copy.claim(want("a", 100)).await.unwrap().len() as u64, depth.queued["a"]);
+    assert_eq!(copy.claim(want("b", 100)).await.unwrap().len() as u64, depth.queued.get("b").copied().unwrap_or(0));
+}

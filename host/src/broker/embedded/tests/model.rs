@@ -1,0 +1,384 @@
+//! Random operations, each compared with a map of what should be: every answer, every state, every total.
+//!
+//! Time is taken out of it: leases are over at once or never, and due times are now or far away. A failure names the seed;
+//! `MODEL_SEED` runs one again.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use super::*;
+
+const LANES: [&str; 3] = ["a", "b", "_"];
+const FAR_MS: u64 = 3_600_000;
+const STEPS: usize = 300;
+
+#[derive(Clone, Debug, PartialEq)]
+enum Stand {
+    Queued,
+    Running { receipt: Receipt, is_left: bool },
+    DueNow,
+    DueLater,
+    Processed,
+    Failed,
+}
+
+#[derive(Default)]
+struct Model {
+    events: BTreeMap<EventId, (Stand, Lane, Record)>,
+    /// In the order of claiming.
+    queues: BTreeMap<&'static str, VecDeque<EventId>>,
+    keys: HashMap<u8, (u8, EventId)>,
+    /// Settles that took effect last for their event, and receipts that are worth nothing.
+    done: HashMap<EventId, Settle>,
+    stale: Vec<Settle>,
+    ended: [Vec<EventId>; 2],
+    counters: super::super::super::Counters,
+}
+
+fn name(lane: &Lane) -> &'static str {
+    LANES.into_iter().find(|name| *name == lane.as_str()).unwrap()
+}
+
+impl Model {
+    fn enqueue(&mut self, id: EventId) {
+        let (stand, lane, _) = self.events.get_mut(&id).unwrap();
+        *stand = Stand::Queued;
+        self.queues.entry(name(lane)).or_default().push_back(id);
+    }
+
+    fn insert(&mut self, append: &Append) {
+        let stand = match append.start {
+            Start::Now => Stand::Queued,
+            _ => Stand::DueLater,
+        };
+        let id = append.record.event.id;
+        self.events.insert(id, (stand.clone(), append.lane.clone(), append.record.clone()));
+        if stand == Stand::Queued {
+            self.enqueue(id);
+        }
+    }
+
+    fn running(&self) -> Vec<(EventId, Receipt, bool)> {
+        let running = self.events.iter().filter_map(|(id, (stand, ..))| match stand {
+            Stand::Running { receipt, is_left } => Some((*id, receipt.clone(), *is_left)),
+            _ => None,
+        });
+        running.collect()
+    }
+
+    fn count(&self, wanted: impl Fn(&Stand) -> bool) -> u64 {
+        self.events.values().filter(|(stand, ..)| wanted(stand)).count() as u64
+    }
+
+    /// A delivery began; the receipt that it had before is worth nothing.
+    fn deliver(&mut self, delivery: &Delivery) {
+        let (stand, lane, record) = self.events.get_mut(&delivery.record.event.id).unwrap();
+        assert_eq!((&delivery.record, &delivery.receipt.lane), (&*record, &*lane));
+        *stand = Stand::Running { receipt: delivery.receipt.clone(), is_left: false };
+    }
+
+    fn settled(&mut self, settle: &Settle) {
+        let id = settle.receipt.event_id;
+        let (stand, lane, record) = self.events.get_mut(&id).unwrap();
+        *record = settle.record.clone();
+        match &settle.settlement {
+            Settlement::Processed => {
+                *stand = Stand::Processed;
+                self.ended[0].insert(0, id);
+                self.counters.processed += 1;
+            }
+            Settlement::Retry { delay_ms, .. } => {
+                *stand = if *delay_ms == 0 { Stand::DueNow } else { Stand::DueLater };
+                *lane = settle.lane.clone();
+                self.counters.retried += 1;
+            }
+            Settlement::Failed { class, .. } => {
+                *stand = Stand::Failed;
+                self.ended[1].insert(0, id);
+                self.counters.failed += 1;
+                *self.counters.failed_by_class.entry(*class).or_default() += 1;
+            }
+            Settlement::Returned => {
+                *lane = settle.lane.clone();
+                self.enqueue(id);
+            }
+        }
+        for child in &settle.publish {
+            self.insert(child);
+            self.counters.published += 1;
+        }
+        self.done.insert(id, settle.clone());
+    }
+}
+
+struct Run {
+    dir: tempfile::TempDir,
+    broker: Option<Arc<EmbeddedBroker>>,
+    model: Model,
+    random: fastrand::Rng,
+    leases_end_at_once: bool,
+}
+
+impl Run {
+    fn broker(&self) -> Arc<EmbeddedBroker> {
+        self.broker.clone().unwrap()
+    }
+
+    fn open(&mut self) {
+        let lease_ms = if self.leases_end_at_once { 0 } else { FAR_MS };
+        self.broker = Some(open_with(self.dir.path(), Options { lease_ms, ..options() }));
+    }
+
+    fn lane(&mut self) -> Lane {
+        lane(LANES[self.random.usize(..LANES.len())])
+    }
+
+    fn new_append(&mut self) -> Append {
+        let start = if self.random.u8(..5) == 0 { Start::InMs(FAR_MS) } else { Start::Now };
+        Append { lane: self.lane(), start, ..new_append("a") }
+    }
+
+    async fn append(&mut self) {
+        let count = self.random.usize(1..4);
+        let mut events: Vec<Append> = (0..count).map(|_| self.new_append()).collect();
+        if self.random.bool() {
+            let (key, fingerprint) = (self.random.u8(..12), self.random.u8(..8) / 7);
+            events[0].idempotency = Some(Idempotency { key: [key; 32], fingerprint: [fingerprint; 32] });
+        }
+        let key = events[0].idempotency.as_ref().map(|it| (it.key[0], it.fingerprint[0]));
+        let answer = self.broker().append(events.clone()).await;
+        let known = key.and_then(|(key, _)| self.model.keys.get(&key).copied());
+        let mut expected: Vec<Accepted> =
+            events.iter().map(|it| Accepted { id: it.record.event.id, duplicate: false }).collect();
+        match (known, key) {
+            (Some((first, _)), Some((_, again))) if first != again => {
+                assert_eq!(answer, Err(Error::Conflict(vec![0])));
+                return;
+            }
+            (Some((_, id)), _) => {
+                expected[0] = Accepted { id, duplicate: true };
+                self.model.counters.duplicates += 1;
+            }
+            (None, Some((key, fingerprint))) => {
+                self.model.keys.insert(key, (fingerprint, expected[0].id));
+            }
+            (None, None) => {}
+        }
+        assert_eq!(answer.as_ref(), Ok(&expected));
+        for (event, answer) in events.iter().zip(&expected).filter(|(_, answer)| !answer.duplicate) {
+            assert_eq!(event.record.event.id, answer.id);
+            self.model.insert(event);
+            self.model.counters.accepted += 1;
+        }
+    }
+
+    async fn claim(&mut self) {
+        let mut lanes: Vec<LaneWant> = Vec::new();
+        for name in LANES {
+            lanes.push(LaneWant { lane: lane(name), free: self.random.usize(..4) });
+        }
+        self.random.shuffle(&mut lanes);
+        let max = self.random.usize(..6);
+        let claimed = self.broker().claim(Claim { lanes: lanes.clone(), max }).await.unwrap();
+        let waiting = |want: &LaneWant| self.model.queues.get(name(&want.lane)).map_or(0, VecDeque::len);
+        let most: usize = lanes.iter().map(|want| want.free.min(waiting(want))).sum();
+        assert_eq!(claimed.len(), most.min(max));
+        for delivery in &claimed {
+            assert_eq!(delivery.deliveries, 1);
+            let queue = self.model.queues.get_mut(name(&delivery.receipt.lane)).unwrap();
+            assert_eq!(queue.pop_front(), Some(delivery.record.event.id), "the oldest first");
+            self.model.deliver(delivery);
+        }
+        for want in &lanes {
+            let taken = claimed.iter().filter(|it| it.receipt.lane == want.lane).count();
+            assert!(taken <= want.free);
+        }
+    }
+
+    fn settlement(&mut self) -> Settlement {
+        match self.random.u8(..7) {
+            0 | 1 => Settlement::Processed,
+            2 => Settlement::Retry { class: Class::Retry, delay_ms: 0 },
+            3 => Settlement::Retry { class: Class::Trap, delay_ms: FAR_MS },
+            4 | 5 => failed(),
+            _ => Settlement::Returned,
+        }
+    }
+
+    async fn settle(&mut self) {
+        let mut batch = Vec::new();
+        for (id, receipt, is_left) in self.model.running().into_iter().take(3) {
+            let delivery =
+                Delivery { record: self.model.events[&id].2.clone(), deliveries: receipt.deliveries, receipt };
+            let settlement = self.settlement();
+            let mut settle = settle_as(&delivery, settlement);
+            settle.lane = self.lane();
+            if matches!(settle.settlement, Settlement::Processed) {
+                settle.publish = (0..self.random.usize(..3)).map(|_| self.new_append()).collect();
+            }
+            batch.push((settle, if is_left { Settled::Lost } else { Settled::Done }));
+        }
+        let mut asked: Vec<Settle> = batch.iter().map(|(settle, _)| settle.clone()).collect();
+        let mut expected: Vec<Settled> = batch.iter().map(|(_, expected)| *expected).collect();
+        // The latest ones are the likeliest to meet their event while it runs.
+        let latest = self.model.stale.len().saturating_sub(3);
+        if let Some(stale) = self.random.choice(&self.model.stale[latest..]) {
+            asked.push(stale.clone());
+            expected.push(Settled::Lost);
+        }
+        assert_eq!(self.broker().settle(asked).await, Ok(expected));
+        for (settle, expected) in batch {
+            if expected == Settled::Done {
+                self.model.settled(&settle);
+            }
+        }
+        let done: Vec<&Settle> = self.model.done.values().collect();
+        if let Some(again) = self.random.choice(&done) {
+            assert_eq!(self.broker().settle(vec![(*again).clone()]).await, Ok(vec![Settled::Done]), "a repetition");
+        }
+    }
+
+    async fn recover(&mut self) {
+        let over = self.model.running();
+        let over: Vec<_> = over.into_iter().filter(|(.., is_left)| *is_left || self.leases_end_at_once).collect();
+        let max = self.random.usize(1..4);
+        let recovered = self.broker().recover(max).await.unwrap();
+        assert_eq!(recovered.len(), over.len().min(max));
+        for delivery in recovered {
+            let id = delivery.record.event.id;
+            let (.., before, _) = over.iter().find(|(over, ..)| *over == id).unwrap();
+            assert_eq!(delivery.deliveries, before.deliveries + 1);
+            let lost = Delivery { receipt: before.clone(), ..delivery.clone() };
+            let stale = settle_as(&lost, Settlement::Processed);
+            assert_eq!(self.broker().settle(vec![stale.clone()]).await, Ok(vec![Settled::Lost]));
+            self.model.stale.push(stale);
+            self.model.deliver(&delivery);
+            self.model.counters.recovered += 1;
+        }
+    }
+
+    async fn promote(&mut self) {
+        let due: Vec<EventId> =
+            self.model.events.iter().filter(|(_, it)| it.0 == Stand::DueNow).map(|(id, _)| *id).collect();
+        let mut moved = 0;
+        while moved < due.len() {
+            moved += self.broker().promote().await.unwrap().moved;
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(moved, due.len());
+        // In which order they came is seen by claiming; here it is read from the store.
+        let mut order: Vec<(i64, EventId)> = Vec::new();
+        for id in due {
+            let standing = self.broker().readers.read(move |db| history::event(db, id)).await.unwrap().unwrap();
+            order.push((standing.place, id));
+        }
+        order.sort();
+        for (_, id) in order {
+            self.model.enqueue(id);
+        }
+    }
+
+    async fn replay(&mut self) {
+        let ids: Vec<EventId> = self.model.events.keys().copied().collect();
+        let Some(id) = self.random.choice(&ids).copied() else { return };
+        let to = self.lane();
+        let answer = self.broker().replay(id, &to).await.unwrap();
+        let (stand, lane, record) = self.model.events.get_mut(&id).unwrap();
+        if *stand != Stand::Failed {
+            assert!(matches!(answer, Replayed::NotFailed(_)));
+            return;
+        }
+        assert_eq!(answer, Replayed::Done);
+        *lane = to;
+        *record = record.clone().replayed();
+        self.model.counters.replayed += 1;
+        self.model.ended[1].retain(|failed| *failed != id);
+        self.model.enqueue(id);
+        assert_eq!(self.broker().replay(EventId::new(), &lane_of("a")).await, Ok(Replayed::Unknown));
+    }
+
+    async fn reopen(&mut self) {
+        let broker = self.broker.take().unwrap();
+        if self.random.bool() {
+            broker.close().await.unwrap();
+        }
+        drop(broker);
+        self.open();
+        for (stand, ..) in self.model.events.values_mut() {
+            if let Stand::Running { is_left, .. } = stand {
+                *is_left = true;
+            }
+        }
+        // Receipts of an opening that is over are known again only by the mark of their settle, which names no opening.
+        self.model.done.clear();
+    }
+
+    async fn compare(&self) {
+        let broker = self.broker();
+        for (id, (stand, _, record)) in &self.model.events {
+            let found = broker.event(*id).await.unwrap().unwrap();
+            let expected = match stand {
+                Stand::Queued => State::Queued,
+                Stand::Running { .. } => State::Running,
+                Stand::DueNow | Stand::DueLater if record.failures > 0 => State::Retrying,
+                Stand::DueNow | Stand::DueLater => State::Scheduled,
+                Stand::Processed => State::Processed,
+                Stand::Failed => State::Failed,
+            };
+            assert_eq!((&found.record, found.state), (record, expected));
+            assert_eq!(found.due.is_some(), matches!(stand, Stand::DueNow | Stand::DueLater));
+        }
+        let stats = broker.stats().await.unwrap();
+        assert_eq!(stats.counters, self.model.counters);
+        for (name, queue) in &self.model.queues {
+            assert_eq!(stats.depth.queued[*name], queue.len() as u64);
+        }
+        assert_eq!(stats.depth.running, self.model.count(|it| matches!(it, Stand::Running { .. })));
+        assert_eq!(stats.depth.scheduled, self.model.count(|it| matches!(it, Stand::DueNow | Stand::DueLater)));
+        assert_eq!(stats.depth.processed_kept, self.model.count(|it| *it == Stand::Processed));
+        assert_eq!(stats.depth.failed_kept, self.model.count(|it| *it == Stand::Failed));
+        for (ending, expected) in [EndedAs::Processed, EndedAs::Failed].into_iter().zip(&self.model.ended) {
+            let page = broker.ended(EndedQuery { limit: 1_000, ..all(ending) }).await.unwrap();
+            assert_eq!(&page.records.iter().map(|it| it.event.id).collect::<Vec<_>>(), expected);
+        }
+    }
+}
+
+fn lane_of(name: &str) -> Lane {
+    lane(name)
+}
+
+#[tokio::test]
+async fn random_operations_do_what_the_model_says() {
+    let seeds = match std::env::var("MODEL_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        Some(seed) => vec![seed],
+        // Even ones and odd ones: see below.
+        None => (0..6).map(|index| fastrand::u64(..) << 1 | index % 2).collect(),
+    };
+    for seed in seeds {
+        println!("MODEL_SEED={seed}");
+        let mut run = Run {
+            dir: tempfile::tempdir().unwrap(),
+            broker: None,
+            model: Model::default(),
+            random: fastrand::Rng::with_seed(seed),
+            leases_end_at_once: seed % 2 == 0,
+        };
+        run.open();
+        for _ in 0..STEPS {
+            match run.random.u8(..20) {
+                0..=5 => run.append().await,
+                6..=10 => run.claim().await,
+                11..=13 => run.settle().await,
+                14 | 15 => run.recover().await,
+                16 => run.promote().await,
+                17 => run.replay().await,
+                18 => run.broker().maintain().await.unwrap(),
+                _ => run.reopen().await,
+            }
+            if run.random.u8(..10) == 0 {
+                run.compare().await;
+            }
+        }
+        run.compare().await;
+    }
+}

@@ -1,0 +1,231 @@
+//! Totals and depths: counted in memory by the writer and written with the step that they count.
+//!
+//! Whoever asks how much waits gets an answer without touching the database, and a store that is opened again knows it
+//! without counting. The numbers are those of the last commit; what a step that failed counted is read back.
+
+use rusqlite::Connection;
+
+use crate::broker::{Counters, Depth, Lane, Stats};
+use crate::event::Class;
+
+/// Before the class in the names of totals of one class.
+const FAILED_AS: &str = "failed as ";
+
+/// What is counted. A value of the writer's, of which others see copies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) counters: Counters,
+    /// Events that a consumer holds.
+    pub(super) running: u64,
+    /// Events that are due later.
+    pub(super) scheduled: u64,
+    pub(super) processed_kept: u64,
+    pub(super) failed_kept: u64,
+    /// The next number for an event or a place.
+    pub(super) next_number: i64,
+    /// In the order of their numbers, which begin at 1 and have no gaps.
+    pub(super) lanes: Vec<LaneTotal>,
+}
+
+/// How much waits in a lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LaneTotal {
+    pub(super) lane: Lane,
+    pub(super) queued: u64,
+}
+
+impl Totals {
+    /// Reads what the last commit wrote.
+    pub(super) fn load(db: &Connection) -> rusqlite::Result<Self> {
+        let mut totals = Self { next_number: 1, ..Self::default() };
+        let mut rows = db.prepare_cached("SELECT name, value FROM total")?;
+        let mut rows = rows.query([])?;
+        while let Some(row) = rows.next()? {
+            totals.set(row.get_ref(0)?.as_str()?, row.get(1)?);
+        }
+        let mut lanes = db.prepare_cached("SELECT name, queued FROM lane ORDER BY number")?;
+        let mut lanes = lanes.query([])?;
+        while let Some(row) = lanes.next()? {
+            let lane = row.get_ref(0)?.as_str()?.parse().unwrap_or_else(|_| Lane::unrouted());
+            totals.lanes.push(LaneTotal { lane, queued: u64::try_from(row.get::<_, i64>(1)?).unwrap_or_default() });
+        }
+        Ok(totals)
+    }
+
+    /// Writes what differs from what was written last.
+    pub(super) fn save(&self, written: &Self, db: &Connection) -> rusqlite::Result<()> {
+        let mut save = db.prepare_cached(
+            "INSERT INTO total (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        )?;
+        for ((name, value), (_, before)) in self.plain().into_iter().zip(written.plain()) {
+            if value != before {
+                save.execute((name, value))?;
+            }
+        }
+        for (class, value) in &self.counters.failed_by_class {
+            if written.counters.failed_by_class.get(class) != Some(value) {
+                save.execute((format!("{FAILED_AS}{class}"), signed(*value)))?;
+            }
+        }
+        let mut queued = db.prepare_cached("UPDATE lane SET queued = ?2 WHERE number = ?1")?;
+        for (index, lane) in self.lanes.iter().enumerate() {
+            if written.lanes.get(index) != Some(lane) {
+                queued.execute((number_of(index), signed(lane.queued)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that has not ended.
+    pub(super) fn waiting(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.queued).sum::<u64>() + self.running + self.scheduled
+    }
+
+    /// The number of a lane, if there is one.
+    pub(super) fn lane_number(&self, lane: &Lane) -> Option<i64> {
+        self.lanes.iter().position(|known| known.lane == *lane).map(number_of)
+    }
+
+    /// Adds a lane in which nothing waits yet, and gives its number.
+    pub(super) fn add_lane(&mut self, lane: Lane) -> i64 {
+        self.lanes.push(LaneTotal { lane, queued: 0 });
+        number_of(self.lanes.len() - 1)
+    }
+
+    /// The lane of a number.
+    pub(super) fn lane(&self, number: i64) -> Option<&LaneTotal> {
+        self.lanes.get(index_of(number)?)
+    }
+
+    /// How many more wait in a lane; less, if negative.
+    pub(super) fn queued(&mut self, number: i64, more: i64) {
+        if let Some(lane) = index_of(number).and_then(|index| self.lanes.get_mut(index)) {
+            lane.queued = lane.queued.saturating_add_signed(more);
+        }
+    }
+
+    /// One more event failed so.
+    pub(super) fn failed(&mut self, class: Class) {
+        self.counters.failed += 1;
+        *self.counters.failed_by_class.entry(class).or_default() += 1;
+        self.failed_kept += 1;
+    }
+
+    /// The totals as they are told to others.
+    pub(super) fn stats(&self) -> Stats {
+        let queued = self.lanes.iter().map(|lane| (lane.lane.to_string(), lane.queued)).collect();
+        Stats {
+            counters: self.counters.clone(),
+            depth: Depth {
+                queued,
+                running: self.running,
+                scheduled: self.scheduled,
+                processed_kept: self.processed_kept,
+                failed_kept: self.failed_kept,
+                consumers: 1,
+            },
+        }
+    }
+
+    fn plain(&self) -> [(&'static str, i64); 14] {
+        let counters = &self.counters;
+        [
+            ("accepted", signed(counters.accepted)),
+            ("duplicates", signed(counters.duplicates)),
+            ("published", signed(counters.published)),
+            ("processed", signed(counters.processed)),
+            ("failed", signed(counters.failed)),
+            ("retried", signed(counters.retried)),
+            ("replayed", signed(counters.replayed)),
+            ("recovered", signed(counters.recovered)),
+            ("data_losses", signed(counters.data_losses)),
+            ("running", signed(self.running)),
+            ("scheduled", signed(self.scheduled)),
+            ("processed_kept", signed(self.processed_kept)),
+            ("failed_kept", signed(self.failed_kept)),
+            ("next_number", self.next_number),
+        ]
+    }
+
+    fn set(&mut self, name: &str, value: i64) {
+        let counters = &mut self.counters;
+        let slot = match name {
+            "accepted" => &mut counters.accepted,
+            "duplicates" => &mut counters.duplicates,
+            "published" => &mut counters.published,
+            "processed" => &mut counters.processed,
+            "failed" => &mut counters.failed,
+            "retried" => &mut counters.retried,
+            "replayed" => &mut counters.replayed,
+            "recovered" => &mut counters.recovered,
+            "data_losses" => &mut counters.data_losses,
+            "running" => &mut self.running,
+            "scheduled" => &mut self.scheduled,
+            "processed_kept" => &mut self.processed_kept,
+            "failed_kept" => &mut self.failed_kept,
+            "next_number" => return self.next_number = value,
+            _ => {
+                let class = name.strip_prefix(FAILED_AS);
+                match Class::ALL.into_iter().find(|known| Some(known.as_str()) == class) {
+                    Some(class) => counters.failed_by_class.entry(class).or_default(),
+                    None => return,
+                }
+            }
+        };
+        *slot = u64::try_from(value).unwrap_or_default();
+    }
+}
+
+/// SQLite knows signed numbers only. No total gets so far.
+fn signed(total: u64) -> i64 {
+    i64::try_from(total).unwrap_or(i64::MAX)
+}
+
+fn number_of(index: usize) -> i64 {
+    i64::try_from(index).unwrap_or(i64::MAX).saturating_add(1)
+}
+
+fn index_of(number: i64) -> Option<usize> {
+    usize::try_from(number).ok()?.checked_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::embedded::schema;
+
+    #[test]
+    fn totals_are_read_as_they_were_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = schema::open(&dir.path().join("a.db")).unwrap();
+        let empty = Totals::load(&db).unwrap();
+        assert_eq!(empty, Totals { next_number: 1, ..Totals::default() });
+        let mut totals = empty.clone();
+        for class in Class::ALL {
+            totals.failed(class);
+        }
+        totals.counters = Counters {
+            accepted: 1,
+            duplicates: 2,
+            published: 3,
+            processed: 4,
+            retried: 5,
+            replayed: 6,
+            recovered: 7,
+            data_losses: 8,
+            ..totals.counters
+        };
+        Totals { running: 9, scheduled: 10, processed_kept: 11, next_number: 12, ..totals.clone() }
+            .clone_into(&mut totals);
+        for name in ["a", "_", "b"] {
+            db.execute("INSERT INTO lane VALUES (NULL, ?1, 0)", [name]).unwrap();
+            totals.lanes.push(LaneTotal { lane: name.parse().unwrap(), queued: 0 });
+        }
+        totals.queued(2, 5);
+        totals.queued(2, -2);
+        totals.save(&empty, &db).unwrap();
+        assert_eq!(Totals::load(&db).unwrap(), totals);
+        assert_eq!(totals.waiting(), 3 + 9 + 10);
+        assert_eq!(totals.lane_number(&"b".parse().unwrap()), Some(3));
+    }
+}

@@ -1,0 +1,320 @@
+//! The one thread that writes: everything that waits is carried out in one transaction, committed once, then answered.
+//!
+//! What arrives while a group is being committed forms the next one, so that many producers share one fsync and a single
+//! one waits for nobody. No answer leaves before its group is as durable as the most demanding job in it asks. A job that
+//! refuses (`Ok(Err(_))`) must have written nothing; one that fails undoes the whole group, whose jobs are then tried one
+//! by one, so that it spoils nothing but itself.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::broker::{Error, Options};
+use crate::clock;
+
+use super::checkpoint::Checkpoints;
+use super::directory::Directory;
+use super::fault::{Condition, Fault};
+use super::leases::{Change, Table};
+use super::room;
+use super::totals::Totals;
+
+/// The most jobs of one group: bounds how long the first one waits for the last.
+const MAX_GROUP: usize = 512;
+/// Jobs that wait for the writer. More are turned away or wait themselves.
+const QUEUE: usize = 4_096;
+
+/// How durable the commit of a job has to be before its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Commit {
+    /// Survives the death of the process; a power cut may undo it, never without what came after. For steps that a
+    /// restart would do again.
+    Written,
+    /// Survives a power cut.
+    Synced,
+}
+
+/// What a job works with.
+pub(super) struct Step<'a> {
+    pub(super) db: &'a Connection,
+    pub(super) totals: &'a mut Totals,
+    pub(super) changes: &'a mut Vec<Change>,
+    pub(super) options: &'a Options,
+    /// Which opening of the store this is.
+    pub(super) opening: i64,
+    /// By the wall clock.
+    pub(super) now_ms: i64,
+    /// Why nothing new may be taken in: the disk is nearly full.
+    pub(super) no_room: Option<&'a str>,
+}
+
+impl Step<'_> {
+    /// A number that was never given before.
+    pub(super) fn next_number(&mut self) -> i64 {
+        let number = self.totals.next_number;
+        self.totals.next_number += 1;
+        number
+    }
+}
+
+/// A unit of work for the writer.
+trait Job: Send {
+    fn commit(&self) -> Commit;
+    /// May be called again after the group was undone.
+    fn run(&mut self, step: &mut Step<'_>) -> rusqlite::Result<()>;
+    fn finish(self: Box<Self>, fault: Option<&Error>);
+}
+
+struct Typed<T, W> {
+    commit: Commit,
+    work: W,
+    done: Option<Result<T, Error>>,
+    answer: oneshot::Sender<Result<T, Error>>,
+}
+
+impl<T, W> Job for Typed<T, W>
+where
+    T: Send,
+    W: FnMut(&mut Step<'_>) -> rusqlite::Result<Result<T, Error>> + Send,
+{
+    fn commit(&self) -> Commit {
+        self.commit
+    }
+
+    fn run(&mut self, step: &mut Step<'_>) -> rusqlite::Result<()> {
+        self.done = Some((self.work)(step)?);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, fault: Option<&Error>) {
+        let answer = match fault {
+            Some(fault) => Err(fault.clone()),
+            None => self.done.unwrap_or_else(|| Err(Error::unknown("the step was not carried out"))),
+        };
+        // Whoever asked may have gone; what was done stays done.
+        let _ = self.answer.send(answer);
+    }
+}
+
+/// Hands work to the thread. When the last one is dropped the thread ends; [`Writer::stop`] ends it in good order.
+pub(super) struct Writer {
+    jobs: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
+    tidy: Arc<AtomicBool>,
+}
+
+impl Writer {
+    /// Starts the thread. The receiver is told when it ends, and loses its sender if it panics.
+    ///
+    /// # Errors
+    /// The operating system gives no thread.
+    pub(super) fn start(mut core: Core) -> std::io::Result<(Self, oneshot::Receiver<()>)> {
+        let (jobs, waiting) = mpsc::channel(QUEUE);
+        let (ended, end) = oneshot::channel();
+        let tidy = core.tidy.clone();
+        let thread = thread::Builder::new().name("embedded-writer".into()).spawn(move || {
+            let _guard = PanicGuard(core.condition.clone());
+            core.run(waiting);
+            // The lock on the directory is given up before the end is told.
+            drop(core);
+            let _ = ended.send(());
+        })?;
+        Ok((Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), tidy }, end))
+    }
+
+    /// Has work done, and waits for room in the queue if need be. If the future is dropped, the work is done or not.
+    pub(super) async fn run<T, W>(&self, commit: Commit, work: W) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        W: FnMut(&mut Step<'_>) -> rusqlite::Result<Result<T, Error>> + Send + 'static,
+    {
+        let (job, answer) = job(commit, work);
+        self.queue()?.send(job).await.map_err(|_| closed())?;
+        answered(answer.await)
+    }
+
+    /// As [`Self::run`], but turned away when the queue is full.
+    pub(super) async fn try_run<T, W>(&self, commit: Commit, work: W) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        W: FnMut(&mut Step<'_>) -> rusqlite::Result<Result<T, Error>> + Send + 'static,
+    {
+        let (job, answer) = job(commit, work);
+        self.queue()?.try_send(job).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => {
+                Error::refused(format!("{QUEUE} requests wait for the store already"))
+            }
+            mpsc::error::TrySendError::Closed(_) => closed(),
+        })?;
+        answered(answer.await)
+    }
+
+    /// Does what waits, moves the log into the database and ends the thread. Blocks until that is done.
+    pub(super) fn stop(&self) {
+        self.tidy.store(true, Ordering::Relaxed);
+        self.end();
+    }
+
+    fn end(&self) {
+        drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that writes the embedded store panicked");
+        }
+    }
+
+    fn queue(&self) -> Result<mpsc::Sender<Box<dyn Job>>, Error> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed)
+    }
+}
+
+impl Drop for Writer {
+    /// Waits for the work under way, so that the directory is free afterwards.
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn job<T, W>(commit: Commit, work: W) -> (Box<dyn Job>, oneshot::Receiver<Result<T, Error>>)
+where
+    T: Send + 'static,
+    W: FnMut(&mut Step<'_>) -> rusqlite::Result<Result<T, Error>> + Send + 'static,
+{
+    let (answer, answered) = oneshot::channel();
+    (Box::new(Typed { commit, work, done: None, answer }), answered)
+}
+
+fn answered<T>(answer: Result<Result<T, Error>, oneshot::error::RecvError>) -> Result<T, Error> {
+    answer.unwrap_or_else(|_| Err(Error::unknown("the thread that writes ended")))
+}
+
+fn closed() -> Error {
+    Error::refused("the store is closed")
+}
+
+/// Tells everybody when the thread did not end by itself.
+struct PanicGuard(Condition);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.note(&Fault::Final("the thread that writes panicked".into()));
+        }
+    }
+}
+
+/// What belongs to the thread.
+pub(super) struct Core {
+    pub(super) db: Connection,
+    pub(super) options: Options,
+    pub(super) opening: i64,
+    /// As they will be after the group under way.
+    pub(super) totals: Totals,
+    /// As they were after the last commit.
+    pub(super) board: watch::Sender<Totals>,
+    pub(super) leases: Arc<Table>,
+    pub(super) condition: Condition,
+    pub(super) checkpoints: Checkpoints,
+    /// Pages in the log after the last commit.
+    pub(super) log_pages: Arc<AtomicI64>,
+    pub(super) synced: Commit,
+    pub(super) tidy: Arc<AtomicBool>,
+    /// Kept locked until the database is closed.
+    pub(super) directory: Arc<Directory>,
+}
+
+impl Core {
+    fn run(&mut self, mut waiting: mpsc::Receiver<Box<dyn Job>>) {
+        let mut group = Vec::new();
+        while let Some(first) = waiting.blocking_recv() {
+            group.push(first);
+            while group.len() < MAX_GROUP
+                && let Ok(job) = waiting.try_recv()
+            {
+                group.push(job);
+            }
+            self.carry_out(std::mem::take(&mut group));
+        }
+        if self.tidy.load(Ordering::Relaxed) && self.condition.usable().is_ok() {
+            self.checkpoints.finish(&self.db);
+        }
+    }
+
+    fn carry_out(&mut self, mut group: Vec<Box<dyn Job>>) {
+        if let Err(reason) = self.condition.usable() {
+            return group.into_iter().for_each(|job| job.finish(Some(&reason)));
+        }
+        let mut changes = Vec::new();
+        match self.transact(&mut group, &mut changes) {
+            Ok(()) => {
+                self.leases.apply(&changes);
+                self.board.send_if_modified(|board| {
+                    let differs = *board != self.totals;
+                    if differs {
+                        board.clone_from(&self.totals);
+                    }
+                    differs
+                });
+                group.into_iter().for_each(|job| job.finish(None));
+                self.checkpoints.spread(&self.db, self.log_pages.load(Ordering::Relaxed));
+            }
+            Err(error) => {
+                let fault = Fault::of(&error);
+                self.condition.note(&fault);
+                self.totals.clone_from(&self.board.borrow());
+                if group.len() > 1 && !matches!(fault, Fault::Final(_)) {
+                    return group.into_iter().for_each(|job| self.carry_out(vec![job]));
+                }
+                let answer = fault.answer();
+                group.into_iter().for_each(|job| job.finish(Some(&answer)));
+            }
+        }
+    }
+
+    fn transact(&mut self, group: &mut [Box<dyn Job>], changes: &mut Vec<Change>) -> rusqlite::Result<()> {
+        let commit = group.iter().map(|job| job.commit()).max().unwrap_or(Commit::Synced);
+        if self.synced != commit {
+            let level = if commit == Commit::Synced { "FULL" } else { "NORMAL" };
+            self.db.pragma_update(None, "synchronous", level)?;
+            self.synced = commit;
+        }
+        let no_room = room::shortage(self.directory.path());
+        if let Some(shortage) = &no_room {
+            self.condition.note(&Fault::Full(shortage.clone()));
+        }
+        self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let done = self.fill(group, changes, no_room.as_deref());
+        if done.is_err() && !self.db.is_autocommit() {
+            self.db.prepare_cached("ROLLBACK")?.execute([])?;
+        }
+        done
+    }
+
+    fn fill(
+        &mut self,
+        group: &mut [Box<dyn Job>],
+        changes: &mut Vec<Change>,
+        no_room: Option<&str>,
+    ) -> rusqlite::Result<()> {
+        let mut step = Step {
+            db: &self.db,
+            totals: &mut self.totals,
+            changes,
+            options: &self.options,
+            opening: self.opening,
+            now_ms: clock::now().unix_ms(),
+            no_room,
+        };
+        for job in group {
+            job.run(&mut step)?;
+        }
+        self.totals.save(&self.board.borrow(), &self.db)?;
+        self.db.prepare_cached("COMMIT")?.execute([])?;
+        Ok(())
+    }
+}

@@ -1,0 +1,189 @@
+//! Work for a broker: producers, consumers with every kind of outcome, and house-keeping; and a line for each thing that
+//! the broker acknowledged.
+//!
+//! The lines are what an audit starts from. A line is written only after the answer, so that what it says must hold
+//! whatever happens afterwards.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use eventstream::broker::{Append, Broker, Claim, Delivery, Error, Lane, LaneWant, Settle, Settled};
+use eventstream::clock;
+use eventstream::event::{Class, Data, Event, EventId, Idempotency, Record, Settlement, Start};
+
+/// The lanes that the load uses.
+const LANES: [&str; 3] = ["a", "b", "_"];
+
+/// What the broker acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ack {
+    /// These were accepted together.
+    Accepted(Vec<EventId>),
+    /// This was processed and published those.
+    Processed(EventId, Vec<EventId>),
+    /// This failed.
+    Failed(EventId),
+}
+
+impl fmt::Display for Ack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (word, ids) = match self {
+            Self::Accepted(ids) => ("accepted", ids.clone()),
+            Self::Processed(id, children) => ("processed", [&[*id], &children[..]].concat()),
+            Self::Failed(id) => ("failed", vec![*id]),
+        };
+        write!(f, "{word}")?;
+        ids.iter().try_for_each(|id| write!(f, " {id}"))
+    }
+}
+
+impl FromStr for Ack {
+    type Err = anyhow::Error;
+
+    fn from_str(line: &str) -> Result<Self, Self::Err> {
+        let mut words = line.split(' ');
+        let word = words.next().unwrap_or_default();
+        let ids = words.map(|id| Ok(id.parse()?)).collect::<anyhow::Result<Vec<EventId>>>()?;
+        match (word, &ids[..]) {
+            ("accepted", _) => Ok(Self::Accepted(ids)),
+            ("processed", [id, children @ ..]) => Ok(Self::Processed(*id, children.to_vec())),
+            ("failed", [id]) => Ok(Self::Failed(*id)),
+            _ => anyhow::bail!("not a line of a load: {line:?}"),
+        }
+    }
+}
+
+fn lane(name: &str) -> Lane {
+    name.parse().unwrap()
+}
+
+/// An event of random size for a random lane.
+pub fn new_append(cause: Option<EventId>) -> Append {
+    let size = if fastrand::u8(..16) == 0 { 9_000 } else { fastrand::usize(..600) };
+    let event = Event {
+        id: EventId::new(),
+        event_type: "load".parse().unwrap(),
+        source: "/load".into(),
+        subject: None,
+        time: None,
+        data_content_type: None,
+        data_schema: None,
+        extensions: Default::default(),
+        accepted: clock::now(),
+        cause,
+        data: Some(Data::binary(vec![fastrand::u8(..); size])),
+    };
+    let start = if fastrand::u8(..8) == 0 { Start::InMs(3) } else { Start::Now };
+    let lane = lane(LANES[fastrand::usize(..LANES.len())]);
+    Append { record: Record::new(event), lane, start, idempotency: None }
+}
+
+/// Loads the broker until `stop` is set or the broker fails, which ends the part that noticed it.
+pub async fn run(broker: Arc<dyn Broker>, stop: Arc<AtomicBool>, ack: impl Fn(Ack) + Clone) {
+    let produce = || produce(broker.clone(), stop.clone(), ack.clone());
+    let consume = || consume(broker.clone(), stop.clone(), ack.clone());
+    tokio::join!(produce(), produce(), produce(), consume(), consume(), keep_house(broker.clone(), stop.clone()));
+}
+
+async fn produce(broker: Arc<dyn Broker>, stop: Arc<AtomicBool>, ack: impl Fn(Ack)) {
+    while !stop.load(Ordering::Relaxed) {
+        let mut batch: Vec<Append> = (0..fastrand::usize(1..6)).map(|_| new_append(None)).collect();
+        batch[0].idempotency = Some(Idempotency {
+            key: fastrand::u128(..).to_le_bytes().repeat(2).try_into().unwrap(),
+            fingerprint: [0; 32],
+        });
+        match broker.append(batch.clone()).await {
+            Ok(accepted) => ack(Ack::Accepted(accepted.iter().map(|it| it.id).collect())),
+            Err(Error::NoRoom(_) | Error::Full { .. }) => {
+                tokio::task::yield_now().await;
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+async fn consume(broker: Arc<dyn Broker>, stop: Arc<AtomicBool>, ack: impl Fn(Ack)) {
+    let wants = || LANES.map(|name| LaneWant { lane: lane(name), free: 4 }).to_vec();
+    while !stop.load(Ordering::Relaxed) {
+        let mut deliveries = match broker.claim(Claim { lanes: wants(), max: 8 }).await {
+            Ok(deliveries) => deliveries,
+            Err(Error::NoRoom(_)) => continue,
+            Err(_) => return,
+        };
+        deliveries.extend(broker.recover(2).await.unwrap_or_default());
+        if deliveries.is_empty() {
+            tokio::task::yield_now().await;
+            continue;
+        }
+        let settles: Vec<Settle> = deliveries.into_iter().filter_map(outcome).collect();
+        match broker.settle(settles.clone()).await {
+            Ok(settled) => {
+                for (settle, settled) in settles.iter().zip(settled) {
+                    assert_eq!(settled, Settled::Done, "nobody else holds it");
+                    told(settle).into_iter().for_each(&ack);
+                }
+            }
+            Err(Error::NoRoom(_)) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+async fn keep_house(broker: Arc<dyn Broker>, stop: Arc<AtomicBool>) {
+    while !stop.load(Ordering::Relaxed) {
+        if !matches!(broker.promote().await, Ok(_) | Err(Error::NoRoom(_))) {
+            return;
+        }
+        // Without room it says so and goes on.
+        let _ = broker.maintain().await;
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+}
+
+/// What becomes of a delivery; `None` if it is held and never settled.
+fn outcome(delivery: Delivery) -> Option<Settle> {
+    let settlement = match fastrand::u8(..20) {
+        0..=11 => Settlement::Processed,
+        12..=14 => Settlement::Failed { class: Class::Reject, reason: "no".into() },
+        15..=17 => Settlement::Retry { class: Class::Retry, delay_ms: 1 },
+        18 => Settlement::Returned,
+        _ => return None,
+    };
+    let id = delivery.record.event.id;
+    let is_processed = settlement == Settlement::Processed;
+    // Children have none of their own, or the load would never end.
+    let children = if is_processed && delivery.record.event.cause.is_none() { fastrand::usize(..3) } else { 0 };
+    let publish: Vec<Append> = (0..children).map(|_| new_append(Some(id))).collect();
+    let attempt = eventstream::event::AttemptRecord {
+        attempt: delivery.attempt(),
+        replay: 0,
+        started_at: clock::now(),
+        duration_ms: 0.5,
+        class: None,
+        error: None,
+        backtrace: None,
+        retry_in_ms: None,
+        consumer: "load".into(),
+        plugin: None,
+        digest: None,
+        stderr: None,
+        log: Vec::new(),
+        log_lines_dropped: 0,
+    };
+    let ids = publish.iter().map(|child| child.record.event.id).collect();
+    let record = delivery.record.after(attempt, &settlement, clock::now(), None, ids);
+    Some(Settle { lane: delivery.receipt.lane.clone(), receipt: delivery.receipt, record, settlement, publish })
+}
+
+fn told(settle: &Settle) -> Option<Ack> {
+    let id = settle.receipt.event_id;
+    match settle.settlement {
+        Settlement::Processed => {
+            Some(Ack::Processed(id, settle.publish.iter().map(|child| child.record.event.id).collect()))
+        }
+        Settlement::Failed { .. } => Some(Ack::Failed(id)),
+        Settlement::Retry { .. } | Settlement::Returned => None,
+    }
+}
