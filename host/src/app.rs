@@ -12,7 +12,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::api::{self, Api, Routes};
-use crate::broker::redis::{OpenError, RedisBroker};
+use crate::broker::embedded::{self, EmbeddedBroker};
+use crate::broker::redis::{self, RedisBroker};
 use crate::broker::{Broker, Lane};
 use crate::config::Config;
 use crate::event::EventType;
@@ -47,10 +48,19 @@ pub enum Error {
     Failed(#[from] anyhow::Error),
 }
 
-impl From<OpenError> for Error {
-    fn from(error: OpenError) -> Self {
+impl From<redis::OpenError> for Error {
+    fn from(error: redis::OpenError) -> Self {
         match error {
-            OpenError::Unreachable { .. } => Self::Unreachable(error.to_string()),
+            redis::OpenError::Unreachable { .. } => Self::Unreachable(error.to_string()),
+            _ => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+impl From<embedded::OpenError> for Error {
+    fn from(error: embedded::OpenError) -> Self {
+        match error {
+            embedded::OpenError::InUse(_) => Self::Unreachable(error.to_string()),
             _ => Self::Refused(error.to_string()),
         }
     }
@@ -73,6 +83,14 @@ pub async fn run(config: Config, mut announce: impl FnMut(&Fact)) -> Result<(), 
     let broker = open_broker(&config, &store_tasks).await?;
     let plugins = open_plugins(&config).await?;
 
+    let (store_ended, stop) = (store_tasks.stop_token().clone(), tasks.stop_token().clone());
+    let store_failure = store_tasks.clone();
+    tasks.spawn_critical("store", async move {
+        tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            () = store_ended.cancelled() => store_failure.failure().map_or(Ok(()), Err),
+        }
+    });
     let worker_options = worker::Options {
         concurrency: config.worker.concurrency,
         host_concurrency: worker::Options::host_concurrency_for(config.worker.concurrency),
@@ -124,8 +142,14 @@ pub async fn run(config: Config, mut announce: impl FnMut(&Fact)) -> Result<(), 
     }
 }
 
-async fn open_broker(config: &Config, tasks: &Tasks) -> Result<Arc<dyn Broker>, Error> {
+/// Opens the broker that a URL names: `embedded:DIRECTORY`, or a Redis.
+pub(crate) async fn open_broker(config: &Config, tasks: &Tasks) -> Result<Arc<dyn Broker>, Error> {
     let (url, options) = (config.broker_url.as_str(), config.broker.clone());
+    if let Some(directory) = url.strip_prefix("embedded:") {
+        let (directory, tasks) = (std::path::PathBuf::from(directory), tasks.clone());
+        let opened = tokio::task::spawn_blocking(move || EmbeddedBroker::open(&directory, options, &tasks)).await;
+        return Ok(opened.context("the embedded store was not opened")??);
+    }
     #[cfg(feature = "test-util")]
     if let Some(mutant) = mutant()? {
         return Ok(RedisBroker::open_mutant(url, options, mutant, tasks).await?);

@@ -40,7 +40,7 @@ enum Command {
 const EXAMPLES: &str = "\
 Examples:
   eventstream --plugins ./plugins
-      Serve on http://127.0.0.1:3000 with the Redis at redis://127.0.0.1:6379
+      Serve on http://127.0.0.1:3000 from a store in ./data
   eventstream send USER_SIGNUP '{\"name\":\"Ada\",\"email\":\"ada@example.com\"}' --wait
       Send an event and show what its plugin made of it
   eventstream status

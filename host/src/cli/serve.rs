@@ -24,7 +24,7 @@ pub(super) struct Args {
     /// Where to listen; port 0 takes a free one [env: EVENTSTREAM_SERVER_LISTEN] [default: 127.0.0.1:3000]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
-    /// The broker [env: EVENTSTREAM_BROKER_URL] [default: redis://127.0.0.1:6379]
+    /// The broker: embedded:DIRECTORY or redis://HOST:PORT [env: EVENTSTREAM_BROKER_URL] [default: embedded:./data]
     #[arg(long, value_name = "URL")]
     broker: Option<String>,
     /// The directory of the plugins [env: EVENTSTREAM_PLUGINS_DIR] [default: ./plugins]

@@ -37,7 +37,7 @@ impl Default for Draft {
     fn default() -> Self {
         Self {
             server: ServerOptions::default(),
-            broker_url: "redis://127.0.0.1:6379".into(),
+            broker_url: "embedded:./data".into(),
             broker: broker::Options::default(),
             consumer_name: None,
             concurrency: 0,

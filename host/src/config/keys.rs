@@ -164,11 +164,11 @@ fn broker_url(given: Given<'_>) -> Result<String, Expected> {
     // The address may hold a password, so only its scheme is repeated.
     let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
     match scheme {
-        "redis" => Ok(url),
-        "embedded" => Err("the embedded broker is not part of this version; use redis://HOST:PORT".into()),
+        "embedded" if url == "embedded:" => Err("the embedded broker is given as embedded:DIRECTORY".into()),
+        "redis" | "embedded" => Ok(url),
         "rediss" | "redis-sentinel" | "redis-cluster" => {
             Err(format!("{scheme}:// is not part of this version; use redis://HOST:PORT"))
         }
-        _ => Err("a broker is given as redis://HOST:PORT".into()),
+        _ => Err("a broker is given as embedded:DIRECTORY or redis://HOST:PORT".into()),
     }
 }

@@ -113,7 +113,7 @@ fn what_is_wrong_is_said_with_its_place_and_the_remedy() {
         ("[retry]\nfactor = 0.5", vec!["0.5 is not a number from 1"]),
         ("[retry.reject]\nmax_attempts = 2", vec!["retry.reject is not a section"]),
         ("[log]\nlevel = \"inof\"", vec!["\"inof\" is not a level"]),
-        ("[broker]\nurl = \"embedded:./data\"", vec!["the embedded broker is not part of this version"]),
+        ("[broker]\nurl = \"embedded:\"", vec!["embedded:DIRECTORY"]),
         ("[broker]\nnamespace = \"a b\"", vec!["\"a b\" is not 1 to 64 letters"]),
         ("[plugins]\ndri = \"x\"", vec!["plugins.dri is not a setting; here stand dir"]),
         ("[server\n", vec!["eventstream.toml, line 1"]),

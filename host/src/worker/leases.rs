@@ -116,6 +116,7 @@ impl Drop for Keeper {
 
 async fn keep(held: Held, leases: Arc<dyn Leases>, lease: Duration, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(lease / 12);
+    let mut shown = Instant::now();
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -124,10 +125,13 @@ async fn keep(held: Held, leases: Arc<dyn Leases>, lease: Duration, stop: Cancel
         }
         // What became due is renewed together with what soon will be, so that calls are few and full.
         let now = Instant::now();
-        if held.due(now, lease / 3).is_empty() {
+        let due = if held.due(now, lease / 3).is_empty() { Vec::new() } else { held.due(now, lease / 6) };
+        // A renewal also shows that this consumer is alive, which a host without work must show as well.
+        if due.is_empty() && now.saturating_duration_since(shown) < lease / 3 {
             continue;
         }
-        for batch in held.due(now, lease / 6).chunks(MAX_BATCH) {
+        shown = now;
+        for batch in due.chunks(MAX_BATCH).chain(due.is_empty().then_some(&[][..])) {
             let asked = Instant::now();
             let answer = tokio::select! {
                 () = stop.cancelled() => return,
