@@ -16,7 +16,9 @@ pub mod work;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
+
+pub use crate::clock::now;
 
 use async_trait::async_trait;
 
@@ -133,12 +135,6 @@ pub fn appends(name: &str, n: usize) -> Vec<Append> {
 /// An idempotency key and what was sent under it.
 pub fn idempotency(key: u8, fingerprint: u8) -> Option<Idempotency> {
     Some(Idempotency { key: [key; 32], fingerprint: [fingerprint; 32] })
-}
-
-/// The time by the clock of this host.
-pub fn now() -> Timestamp {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_ms(i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// Claims up to `n` deliveries of one lane.

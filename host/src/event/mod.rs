@@ -6,6 +6,7 @@
 mod draft;
 mod id;
 mod json;
+pub mod limits;
 mod outcome;
 mod reader;
 mod record;

@@ -9,31 +9,14 @@ use sha2::{Digest, Sha256};
 use super::draft::{Fault, Idempotency, Limits, NewEvent, Rejected, Start};
 use super::id::InvalidType;
 use super::json::Members;
+use super::limits::{
+    BadExtensionName, MAX_DELAY_MS, MAX_EXTENSION_VALUE_CHARS, MAX_EXTENSIONS, MAX_NAME_CHARS, check_extension_name,
+    is_plain_text,
+};
 use super::{DEFAULT_SOURCE, Data, DataKind, Event, EventId, EventType, Timestamp};
 
-/// The longest `source`, `subject`, `id`, `key` and idempotency key, in characters.
-const MAX_NAME_CHARS: usize = 256;
-/// The longest value of a header (an extension attribute), in characters.
-const MAX_HEADER_CHARS: usize = 1_024;
-/// The most headers of an event.
-const MAX_HEADERS: usize = 32;
-/// The longest delay of an event: a year.
-const MAX_DELAY_MS: u64 = 366 * 24 * 60 * 60 * 1_000;
-/// Names that extensions may not have, since attributes of CloudEvents or members of ours are called so.
-const RESERVED_NAMES: [&str; 12] = [
-    "id",
-    "source",
-    "specversion",
-    "type",
-    "subject",
-    "time",
-    "datacontenttype",
-    "dataschema",
-    "data",
-    "partitionkey",
-    "sourceid",
-    "causationid",
-];
+/// The extension that the member `key` becomes.
+const PARTITION_KEY: &str = "partitionkey";
 
 /// Reads one event and gathers what is wrong with it.
 pub(super) struct Reader<'a> {
@@ -99,7 +82,7 @@ impl<'a> Reader<'a> {
         let sender_key = id.as_ref().map(|id| digest(&["id", &source, id]));
         let idempotency = key.or(sender_key).map(|key| Idempotency { key, fingerprint: digest(&[item.get()]) });
         extensions.extend(id.map(|id| ("sourceid".to_owned(), id)));
-        extensions.extend(key_member.map(|key| ("partitionkey".to_owned(), key)));
+        extensions.extend(key_member.map(|key| (PARTITION_KEY.to_owned(), key)));
         let event = Event {
             id: EventId::new(),
             event_type,
@@ -135,7 +118,7 @@ impl<'a> Reader<'a> {
 
     fn name(&mut self, name: &str, value: &RawValue) -> Option<String> {
         let text = self.string(name, value)?;
-        if text.is_empty() || text.chars().count() > MAX_NAME_CHARS || text.chars().any(char::is_control) {
+        if text.is_empty() || !is_plain_text(&text, MAX_NAME_CHARS) {
             self.fault(name, format!("must be 1 to {MAX_NAME_CHARS} characters without control characters"));
             return None;
         }
@@ -201,21 +184,25 @@ impl<'a> Reader<'a> {
             let pointer = self.pointer(&format!("headers/{}", escape(name)));
             return Err(Rejected::Malformed(vec![Fault::new(pointer, "this member occurs twice")]));
         }
-        if members.0.len() > MAX_HEADERS {
-            self.fault("headers", format!("{} headers; an event has at most {MAX_HEADERS}", members.0.len()));
+        if members.0.len() > MAX_EXTENSIONS {
+            self.fault("headers", format!("{} headers; an event has at most {MAX_EXTENSIONS}", members.0.len()));
         }
         for (name, value) in members.0 {
             let place = format!("headers/{name}");
-            let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-            if name.is_empty() || name.len() > 64 || !name.chars().all(fits) {
-                self.fault("headers", format!("the name {name:?} must be 1 to 64 lower-case letters and digits"));
-            } else if RESERVED_NAMES.contains(&name.as_str()) {
-                self.fault(&place, "this name is an attribute of its own");
-            } else if let Some(text) = self.string(&place, value) {
-                if text.chars().count() > MAX_HEADER_CHARS || text.chars().any(char::is_control) {
-                    self.fault(&place, format!("must be up to {MAX_HEADER_CHARS} characters, none of control"));
+            match check_extension_name(&name) {
+                Err(BadExtensionName::Malformed) => {
+                    self.fault("headers", format!("the name {name:?} must be 1 to 64 lower-case letters and digits"));
                 }
-                extensions.insert(name, text);
+                Err(BadExtensionName::Reserved) => self.fault(&place, "this name is an attribute of its own"),
+                Ok(()) if name == PARTITION_KEY => self.fault(&place, "this is the member key of an event"),
+                Ok(()) => {
+                    let Some(text) = self.string(&place, value) else { continue };
+                    if !is_plain_text(&text, MAX_EXTENSION_VALUE_CHARS) {
+                        let words = format!("must be up to {MAX_EXTENSION_VALUE_CHARS} characters, none of control");
+                        self.fault(&place, words);
+                    }
+                    extensions.insert(name, text);
+                }
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 //! A [`Plugin`] is one version of one component, ready to run. The [`Registry`] knows which plugin handles which type
 //! and swaps versions without a lock on the path of an event: an attempt that has begun ends on the version it began
 //! with. Nothing here knows of a broker; what a handler publishes leaves as plain values in its
-//! [`Outcome`](crate::event::Outcome).
+//! [`Outcome`].
 //!
 //! Guests run on runtimes of their own, never on the one that calls [`Plugin::handle`]: a guest that burns its CPU time
 //! delays neither HTTP nor the broker nor, for longer than a slice, another guest.

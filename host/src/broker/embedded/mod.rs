@@ -3,7 +3,7 @@
 //! Every transition is a durable transaction. One thread writes, and commits what waits as a group ([`writer`]); leases
 //! live in memory, since they end with the process ([`leases`]); what is asked about the past is read beside the writer
 //! ([`readers`]). Due times go by the wall clock: when that is set back they come later, when it is set forward earlier.
-//! The guarantees are those of [`Broker`](super::Broker); more than one process is not among them.
+//! The guarantees are those of [`Broker`]; more than one process is not among them.
 
 mod append;
 mod backup;

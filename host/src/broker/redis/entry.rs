@@ -5,7 +5,6 @@
 //! written by a newer version is left pending for a host that can read it.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use redis::Value;
@@ -15,6 +14,7 @@ use super::core::Core;
 use super::fault::Failure;
 use super::reply;
 use crate::broker::{Delivery, Lane, Receipt, Settle};
+use crate::clock;
 use crate::event::{Class, Data, End, Event, EventId, EventType, Record, Settlement, Timestamp};
 
 /// An entry as it was handed out.
@@ -77,7 +77,7 @@ impl Core {
     async fn bury(&self, raw: RawEntry, why: &str) {
         let id = self.id_for(&raw).await;
         tracing::warn!(lane = %raw.lane, entry = raw.entry, event.id = %id, "an entry is no event: {why}");
-        let Some(record) = record_of_bad_entry(id, &raw, why, system_time()) else { return };
+        let Some(record) = record_of_bad_entry(id, &raw, why, clock::now()) else { return };
         let settle = Settle {
             receipt: receipt(&raw, id),
             record,
@@ -141,12 +141,6 @@ fn record_of_bad_entry(id: EventId, raw: &RawEntry, why: &str, now: Timestamp) -
     Some(Record { end: Some(end), ..Record::new(event) })
 }
 
-/// The time by the clock of this host.
-pub(super) fn system_time() -> Timestamp {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_ms(i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,7 +165,7 @@ mod tests {
 
     #[test]
     fn an_entry_with_the_id_of_another_event_is_no_record() {
-        let mut bad = record_of_bad_entry(EventId::new(), &raw(&[]), "why", system_time()).unwrap();
+        let mut bad = record_of_bad_entry(EventId::new(), &raw(&[]), "why", clock::now()).unwrap();
         bad.end = None;
         let blob = codec::encode(&bad).unwrap();
         let fields = |id: String| [(Bytes::from("id"), Bytes::from(id)), (Bytes::from("b"), blob.clone())];
@@ -181,7 +175,7 @@ mod tests {
 
     #[test]
     fn the_fields_of_a_bad_entry_are_kept() {
-        let record = |raw: &RawEntry| record_of_bad_entry(EventId::new(), raw, "why", system_time()).unwrap();
+        let record = |raw: &RawEntry| record_of_bad_entry(EventId::new(), raw, "why", clock::now()).unwrap();
         let text = record(&raw(&[(b"a", b"1"), (b"a", b"\"2\"")]));
         assert_eq!(text.event.data.unwrap().as_text(), Some(r#"[["a","1"],["a","\"2\""]]"#));
         assert_eq!(text.event.accepted, Timestamp::from_unix_ms(1_795_446_245_007));

@@ -12,30 +12,14 @@ use super::Guest;
 use super::wit::publisher::{Error, Host, NewEvent};
 use super::wit::types::EventData;
 use crate::clock;
+use crate::event::limits::{
+    BadExtensionName, MAX_DELAY_MS, MAX_EXTENSION_VALUE_CHARS, MAX_EXTENSIONS, MAX_NAME_CHARS, check_extension_name,
+    is_plain_text,
+};
 use crate::event::{Data, DataKind, Event, EventId, EventType, Published, depth_is_within};
 
-const MAX_SUBJECT_CHARS: usize = 256;
 const MAX_CONTENT_TYPE_CHARS: usize = 256;
-const MAX_EXTENSIONS: usize = 32;
-const MAX_EXTENSION_NAME_CHARS: usize = 64;
-const MAX_EXTENSION_VALUE_CHARS: usize = 1_024;
-const MAX_DELAY_MS: u64 = 366 * 24 * 60 * 60 * 1_000;
 const MAX_JSON_DEPTH: usize = 64;
-
-/// Attributes of their own, which no extension may be called. `partitionkey` may be set; the host sets the last two.
-const RESERVED_NAMES: [&str; 11] = [
-    "id",
-    "source",
-    "specversion",
-    "type",
-    "subject",
-    "time",
-    "datacontenttype",
-    "dataschema",
-    "data",
-    "sourceid",
-    "causationid",
-];
 
 /// Extensions that an event hands on to those that its handler publishes.
 const INHERITED_NAMES: [&str; 2] = ["traceparent", "tracestate"];
@@ -116,7 +100,7 @@ fn check(new: NewEvent, published: usize, limits: &Limits) -> Result<Checked, Er
     let event_type =
         new.type_.parse().map_err(|error| Error::Invalid(format!("type {:?}: {error}", short(&new.type_))))?;
     if let Some(subject) = &new.subject {
-        check_text("subject", subject, MAX_SUBJECT_CHARS)?;
+        check_text("subject", subject, MAX_NAME_CHARS)?;
     }
     if let Some(content_type) = &new.datacontenttype {
         check_text("datacontenttype", content_type, MAX_CONTENT_TYPE_CHARS)?;
@@ -141,7 +125,7 @@ fn check(new: NewEvent, published: usize, limits: &Limits) -> Result<Checked, Er
 }
 
 fn check_text(what: &str, text: &str, max_chars: usize) -> Result<(), Error> {
-    if text.is_empty() || text.chars().count() > max_chars || text.chars().any(char::is_control) {
+    if text.is_empty() || !is_plain_text(text, max_chars) {
         return Err(Error::Invalid(format!("{what} is 1 to {max_chars} characters without control characters")));
     }
     Ok(())
@@ -153,15 +137,14 @@ fn check_extensions(pairs: Vec<(String, String)>) -> Result<BTreeMap<String, Str
     }
     let mut extensions = BTreeMap::new();
     for (name, value) in pairs {
-        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-        if name.is_empty() || name.len() > MAX_EXTENSION_NAME_CHARS || !name.chars().all(fits) {
-            let words = "is not 1 to 64 lower-case letters and digits";
-            return Err(Error::Invalid(format!("the extension {:?} {words}", short(&name))));
-        }
-        if RESERVED_NAMES.contains(&name.as_str()) {
-            return Err(Error::Invalid(format!("the extension {name:?} is called like an attribute of its own")));
-        }
-        if value.chars().count() > MAX_EXTENSION_VALUE_CHARS || value.chars().any(char::is_control) {
+        check_extension_name(&name).map_err(|bad| {
+            let words = match bad {
+                BadExtensionName::Malformed => "is not 1 to 64 lower-case letters and digits",
+                BadExtensionName::Reserved => "is called like an attribute of its own",
+            };
+            Error::Invalid(format!("the extension {:?} {words}", short(&name)))
+        })?;
+        if !is_plain_text(&value, MAX_EXTENSION_VALUE_CHARS) {
             let words = format!("up to {MAX_EXTENSION_VALUE_CHARS} characters, none of control");
             return Err(Error::Invalid(format!("the extension {name:?} must be {words}")));
         }
