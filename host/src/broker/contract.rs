@@ -67,6 +67,7 @@ macro_rules! broker_contract {
             ends::a_failed_event_is_kept_and_can_be_replayed,
             ends::only_failed_events_are_replayed,
             ends::ended_events_are_listed_newest_first_page_by_page,
+            ends::a_page_of_large_events_is_cut_short,
             ends::ended_events_are_filtered,
             ends::retention_forgets_only_what_has_ended,
             ends::totals_survive_a_crash,

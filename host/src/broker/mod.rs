@@ -25,7 +25,7 @@ mod types;
 
 pub use types::{
     Accepted, Append, Claim, Counters, Delivery, Depth, Durability, EndedPage, EndedQuery, Ending, Found, Health, Lane,
-    LaneWant, Options, Promoted, Receipt, Replayed, Retention, Settle, Settled, Stats,
+    LaneWant, MAX_PAGE_BYTES, Options, Promoted, Receipt, Replayed, Retention, Settle, Settled, Stats,
 };
 
 use std::sync::Arc;

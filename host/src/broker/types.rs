@@ -228,6 +228,10 @@ pub struct Found {
     pub due: Option<Timestamp>,
 }
 
+/// About how many bytes a page of ended events has at most, so that no answer takes the memory of a thousand of the
+/// largest events (G12). The event that goes past it is still on the page.
+pub const MAX_PAGE_BYTES: usize = 8 * 1024 * 1024;
+
 /// Which ended events are wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndedQuery {

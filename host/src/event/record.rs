@@ -152,6 +152,14 @@ impl fmt::Display for State {
     }
 }
 
+impl AttemptRecord {
+    fn size_bytes(&self) -> usize {
+        let texts = [&self.error, &self.backtrace, &self.stderr].into_iter().flatten().map(String::len).sum::<usize>();
+        let fields = |line: &LogLine| line.fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        texts + self.log.iter().map(|line| line.message.len() + fields(line)).sum::<usize>()
+    }
+}
+
 impl Record {
     /// The record of an event that was just accepted.
     pub fn new(event: Event) -> Self {
@@ -167,6 +175,9 @@ impl Record {
         result: Option<Data>,
         children: Vec<EventId>,
     ) -> Self {
+        if *settlement == Settlement::Returned {
+            return self;
+        }
         self.attempts_made = attempt.attempt;
         match settlement {
             Settlement::Processed => self.end = Some(End { at, failure: None, result, children }),
@@ -179,13 +190,20 @@ impl Record {
                 let failure = Some((*class, reason.clone()));
                 self.end = Some(End { at, failure, result: None, children: Vec::new() });
             }
-            Settlement::Returned => return self,
+            Settlement::Returned => {}
         }
         if self.attempts.len() >= MAX_KEPT_ATTEMPTS {
             self.attempts.remove(1);
         }
         self.attempts.push(attempt);
         self
+    }
+
+    /// About how much memory the record takes: the payload, the result and what the attempts left.
+    pub fn size_bytes(&self) -> usize {
+        let result = self.end.as_ref().and_then(|end| end.result.as_ref());
+        let data = [self.event.data.as_ref(), result].into_iter().flatten().map(|data| data.bytes.len()).sum::<usize>();
+        data + self.attempts.iter().map(AttemptRecord::size_bytes).sum::<usize>()
     }
 
     /// The record of the event put back to work: as new, but for its story.

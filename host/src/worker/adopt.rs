@@ -24,7 +24,10 @@ pub(super) async fn run(shared: Arc<Shared>) -> anyhow::Result<()> {
                 Ok(count) => tracing::info!(count, "events put back to work: a plugin for them was loaded"),
                 Err(error) => {
                     tracing::debug!("could not look for events without a plugin: {error}");
-                    tokio::time::sleep(backoff.next()).await;
+                    tokio::select! {
+                        () = shared.stop.cancelled() => {}
+                        () = tokio::time::sleep(backoff.next()) => {}
+                    }
                     continue;
                 }
             },

@@ -3,7 +3,7 @@
 //! Covers G2, the atomic step of G3 and the retention of G12.
 
 use super::*;
-use crate::broker::{Counters, Replayed, Retention};
+use crate::broker::{Counters, MAX_PAGE_BYTES, Replayed, Retention};
 
 /// G3: end, result, children and counters are one step, and all of them can be seen.
 pub async fn a_processed_event_is_kept_with_its_result_and_its_children(rig: &dyn Rig) {
@@ -92,6 +92,26 @@ pub async fn ended_events_are_listed_newest_first_page_by_page(rig: &dyn Rig) {
     let first = broker.ended(ended(Ending::Processed)).await.expect("a page");
     assert_eq!(first.records.len(), 7);
     assert!(all_ended(&*broker, Ending::Failed).await.is_empty());
+}
+
+/// G12: a page of large events ends before it is too large, and the next one goes on behind it.
+pub async fn a_page_of_large_events_is_cut_short(rig: &dyn Rig) {
+    const LARGE_BYTES: usize = 256 * 1024;
+    let broker = rig.open(options()).await;
+    let n = MAX_PAGE_BYTES / LARGE_BYTES + 8;
+    let data = Data::text(format!("\"{}\"", "x".repeat(LARGE_BYTES)));
+    for _ in 0..n {
+        let large = Event { data: Some(data.clone()), ..event("large") };
+        broker.append(vec![append_to("a", large)]).await.expect("accepted");
+        let delivery = claim(&*broker, "a", 1).await.remove(0);
+        assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, Settled::Done);
+    }
+    let whole = EndedQuery { limit: 1_000, ..ended(Ending::Processed) };
+    let first = broker.ended(whole.clone()).await.expect("a page");
+    let size_bytes: usize = first.records.iter().map(Record::size_bytes).sum();
+    assert!(size_bytes <= MAX_PAGE_BYTES + 2 * LARGE_BYTES, "{size_bytes} bytes on a page");
+    let rest = broker.ended(EndedQuery { cursor: first.next_cursor, ..whole }).await.expect("a page");
+    assert_eq!((first.records.len() + rest.records.len(), rest.next_cursor), (n, None));
 }
 
 /// By type, class and time of the end, all of them at once.

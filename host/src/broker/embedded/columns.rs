@@ -169,6 +169,14 @@ impl Story {
 }
 
 impl Fetched {
+    /// About how much memory the record takes.
+    pub(super) fn size_bytes(&self) -> usize {
+        let story_bytes = self.story.as_ref().map_or(0, |story| story.text.len());
+        let result = self.story.as_ref().and_then(|story| story.result.as_ref());
+        let data_bytes = [self.data.as_ref(), result].into_iter().flatten().map(|data| data.bytes.len()).sum::<usize>();
+        self.head.len() + story_bytes + data_bytes
+    }
+
     /// Takes the columns of [`record_columns`] from a row, in which they begin at `first`.
     pub(super) fn read(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Self> {
         let story = match row.get_ref(first + 5)? {

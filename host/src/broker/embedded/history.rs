@@ -4,7 +4,7 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
-use crate::broker::{EndedQuery, Ending, Found};
+use crate::broker::{EndedQuery, Ending, Found, MAX_PAGE_BYTES};
 use crate::event::{EventId, Record, State, Timestamp};
 
 use super::columns::{Fetched, Unreadable, record_columns};
@@ -78,7 +78,7 @@ pub(super) fn ended(db: &Connection, query: &EndedQuery, cursor: i64) -> rusqlit
     let since_ms = query.since.map_or(i64::MIN, Timestamp::unix_ms);
     let until_ms = query.until.map_or(i64::MAX, Timestamp::unix_ms);
     let limit = query.limit.clamp(1, 1_000);
-    let mut found = Vec::new();
+    let (mut found, mut size_bytes) = (Vec::new(), 0);
     let mut scanned = 0;
     let mut rows = scan.query((cursor, MAX_SCANNED))?;
     while let Some(row) = rows.next()? {
@@ -94,9 +94,11 @@ pub(super) fn ended(db: &Connection, query: &EndedQuery, cursor: i64) -> rusqlit
                 query.ending == Ending::Processed || row.get_ref(3).is_ok_and(|it| is(it, wanted.as_str()))
             });
         if is_wanted {
-            found.push(fetch(db, number)?);
+            let fetched = fetch(db, number)?;
+            size_bytes += fetched.size_bytes();
+            found.push(fetched);
         }
-        if found.len() == limit || scanned == MAX_SCANNED {
+        if found.len() == limit || size_bytes >= MAX_PAGE_BYTES || scanned == MAX_SCANNED {
             return Ok(Page { found, next_cursor: Some(place) });
         }
     }

@@ -9,7 +9,9 @@ use super::core::Core;
 use super::entry::{read_fields, read_record};
 use super::fault::Failure;
 use super::reply;
-use crate::broker::{Counters, Depth, EndedPage, EndedQuery, Ending, Error, Found, Lane, Replayed, Stats};
+use crate::broker::{
+    Counters, Depth, EndedPage, EndedQuery, Ending, Error, Found, Lane, MAX_PAGE_BYTES, Replayed, Stats,
+};
 use crate::event::{Class, EventId, Record, State, Timestamp};
 
 /// Entries read at a time, and the most that one page looks at.
@@ -66,7 +68,7 @@ impl Core {
         };
         let limit = query.limit.clamp(1, MAX_PAGE);
         let mut end = first_end(&query);
-        let mut records = Vec::new();
+        let (mut records, mut size_bytes) = (Vec::new(), 0);
         let mut read = 0;
         loop {
             let mut ask = redis::cmd("XREVRANGE");
@@ -81,13 +83,16 @@ impl Core {
                     return Ok(EndedPage { records, next_cursor: None });
                 }
                 match read_record(&read_fields(fields)?) {
-                    Ok(record) if matches(&record, &query) => records.push(record),
+                    Ok(record) if matches(&record, &query) => {
+                        size_bytes += record.size_bytes();
+                        records.push(record);
+                    }
                     Ok(_) => {}
                     Err(error) => {
                         self.board().remark("unreadable-end", || format!("an ended event cannot be shown: {error}"))
                     }
                 }
-                if records.len() == limit {
+                if records.len() == limit || size_bytes >= MAX_PAGE_BYTES {
                     return Ok(EndedPage { records, next_cursor: Some(entry) });
                 }
             }
