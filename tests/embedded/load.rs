@@ -105,9 +105,8 @@ async fn produce(broker: Arc<dyn Broker>, stop: Arc<AtomicBool>, ack: impl Fn(Ac
 }
 
 async fn consume(broker: Arc<dyn Broker>, stop: Arc<AtomicBool>, ack: impl Fn(Ack)) {
-    let wants = || LANES.map(|name| LaneWant { lane: lane(name), free: 4 }).to_vec();
     while !stop.load(Ordering::Relaxed) {
-        let mut deliveries = match broker.claim(Claim { lanes: wants(), max: 8 }).await {
+        let mut deliveries = match broker.claim(claim_any(8)).await {
             Ok(deliveries) => deliveries,
             Err(Error::NoRoom(_)) => continue,
             Err(_) => return,
@@ -129,6 +128,11 @@ async fn consume(broker: Arc<dyn Broker>, stop: Arc<AtomicBool>, ack: impl Fn(Ac
             Err(_) => return,
         }
     }
+}
+
+/// A claim of deliveries of all lanes of the load.
+pub fn claim_any(max: usize) -> Claim {
+    Claim { lanes: LANES.map(|name| LaneWant { lane: lane(name), free: max }).to_vec(), max }
 }
 
 async fn keep_house(broker: Arc<dyn Broker>, stop: Arc<AtomicBool>) {
@@ -155,7 +159,15 @@ fn outcome(delivery: Delivery) -> Option<Settle> {
     let is_processed = settlement == Settlement::Processed;
     // Children have none of their own, or the load would never end.
     let children = if is_processed && delivery.record.event.cause.is_none() { fastrand::usize(..3) } else { 0 };
-    let publish: Vec<Append> = (0..children).map(|_| new_append(Some(id))).collect();
+    Some(settle_as(delivery, settlement, None, (0..children).map(|_| new_append(Some(id))).collect()))
+}
+
+/// The settle of a delivery that went well and published nothing.
+pub fn processed(delivery: Delivery, result: Option<Data>) -> Settle {
+    settle_as(delivery, Settlement::Processed, result, Vec::new())
+}
+
+fn settle_as(delivery: Delivery, settlement: Settlement, result: Option<Data>, publish: Vec<Append>) -> Settle {
     let attempt = eventstream::event::AttemptRecord {
         attempt: delivery.attempt(),
         replay: 0,
@@ -173,8 +185,8 @@ fn outcome(delivery: Delivery) -> Option<Settle> {
         log_lines_dropped: 0,
     };
     let ids = publish.iter().map(|child| child.record.event.id).collect();
-    let record = delivery.record.after(attempt, &settlement, clock::now(), None, ids);
-    Some(Settle { lane: delivery.receipt.lane.clone(), receipt: delivery.receipt, record, settlement, publish })
+    let record = delivery.record.after(attempt, &settlement, clock::now(), result, ids);
+    Settle { lane: delivery.receipt.lane.clone(), receipt: delivery.receipt, record, settlement, publish }
 }
 
 fn told(settle: &Settle) -> Option<Ack> {

@@ -18,4 +18,5 @@ mod killed;
 mod load;
 mod power;
 mod rooms;
+mod speed;
 mod suite;

@@ -1,12 +1,16 @@
 //! Disks that are full.
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use eventstream::broker::{Broker, Error};
+use eventstream::broker::embedded::EmbeddedBroker;
+use eventstream::broker::{Broker, Error, Options, Retention, Settled};
+use eventstream::shutdown::Tasks;
 
-use super::audit::{audit, open};
+use super::audit::{audit, open, options};
 use super::disk::Disk;
 use super::load::{self, Ack};
 
@@ -52,11 +56,70 @@ async fn what_is_refused_for_want_of_room_says_so() {
     assert!(refused.is_transient());
 }
 
-async fn eventually(condition: impl Fn() -> bool) {
+/// Names the mounted directory to the process that works in it.
+const DIRECTORY: &str = "EMBEDDED_TEST_SMALL_DISK";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the work of the process that the other test gives a small disk"]
+async fn work_on_a_small_disk() {
+    let Ok(dir) = std::env::var(DIRECTORY) else { return };
+    let retention = Retention { processed_ms: 0, processed_max: 0, idempotency_ms: 0 };
+    let broker = EmbeddedBroker::open(Path::new(&dir), Options { retention, ..options() }, &Tasks::new()).unwrap();
+    let batch = || (0..50).map(|_| load::new_append(None)).collect();
+    let mut acks = Vec::new();
+    let refused = loop {
+        match broker.append(batch()).await {
+            Ok(accepted) => acks.push(Ack::Accepted(accepted.iter().map(|it| it.id).collect())),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(&refused, Error::NoRoom(why) if why.contains("kept for what was accepted")), "{refused}");
+    assert!(broker.health().trouble.is_some());
+    assert!(acks.len() > 20);
+    // Everything that was accepted can be worked off all the same, and leaves room for more.
+    while broker.stats().await.unwrap().depth.waiting() > 0 {
+        broker.promote().await.unwrap();
+        let deliveries = broker.claim(load::claim_any(20)).await.unwrap();
+        let settles: Vec<_> = deliveries.into_iter().map(|delivery| load::processed(delivery, None)).collect();
+        let settled = broker.settle(settles).await.unwrap();
+        assert!(settled.iter().all(|it| *it == Settled::Done));
+        // Says that there is no room for as long as there is none.
+        let _ = broker.maintain().await;
+    }
+    eventually_async(async || broker.maintain().await.is_ok() && broker.health().trouble.is_none()).await;
+    broker.append(batch()).await.unwrap();
+    println!("worked off");
+}
+
+#[test]
+fn on_a_small_disk_that_is_full_what_was_accepted_is_worked_off() {
+    let dir = tempfile::tempdir().unwrap();
+    // In a mount namespace of its own: the disk goes with the process, and nobody else sees it.
+    let mount = "mount -t tmpfs -o size=48m none \"$0\" && exec \"$@\"";
+    let done = Command::new("unshare")
+        .args(["--mount", "sh", "-c", mount])
+        .arg(dir.path())
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "rooms::work_on_a_small_disk", "--ignored", "--nocapture", "--quiet"])
+        .env(DIRECTORY, dir.path())
+        .output();
+    let Some(done) = done.ok().filter(|_| rustix::process::geteuid().is_root()) else {
+        println!("not tested: only the superuser can mount a small disk");
+        return;
+    };
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success() && said.contains("worked off"), "{said}{}", String::from_utf8_lossy(&done.stderr));
+}
+
+async fn eventually_async(condition: impl AsyncFn() -> bool) {
     let waiting = async {
-        while !condition() {
+        while !condition().await {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("it should have come by now");
+}
+
+async fn eventually(condition: impl Fn() -> bool) {
+    eventually_async(async || condition()).await;
 }

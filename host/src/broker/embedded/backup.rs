@@ -72,7 +72,7 @@ pub fn backup(store: &Path, destination: &Path, mut progress: impl FnMut(u64, u6
 
 fn copy(source: &Path, partial: &Path, progress: &mut impl FnMut(u64, u64)) -> Result<(), BackupError> {
     remove(partial);
-    let source = connect(source, Purpose::Read)?;
+    let source = connect(source, Purpose::Copy)?;
     // While this read lasts the copy sees one state, whatever is committed meanwhile.
     let snapshot = source.unchecked_transaction()?;
     let page_bytes: u64 = snapshot.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0))?.unsigned_abs();

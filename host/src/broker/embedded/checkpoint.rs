@@ -56,15 +56,20 @@ impl Checkpoints {
         }
         if pages - self.woken_at >= WAKE_PAGES {
             self.woken_at = pages;
-            if let Some(wake) = &self.wake {
-                // If the thread is behind, one call is enough.
-                let _ = wake.try_send(());
-            }
+            self.wake();
         }
         if pages >= self.long_at {
             // While somebody reads an old state the log cannot be moved entirely: not again before it grew by as much.
             self.long_at = pages + LONG_PAGES;
             move_log(db, CheckpointMode::PASSIVE, &self.condition);
+        }
+    }
+
+    /// Has the thread move what it can.
+    pub(super) fn wake(&self) {
+        if let Some(wake) = &self.wake {
+            // If the thread is behind, one call is enough.
+            let _ = wake.try_send(());
         }
     }
 

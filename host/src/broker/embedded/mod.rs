@@ -81,6 +81,7 @@ impl EmbeddedBroker {
         destination: &Path,
         progress: impl FnMut(u64, u64) + Send + 'static,
     ) -> Result<(), BackupError> {
+        self.condition.usable().map_err(|error| BackupError::Read(error.to_string()))?;
         let (store, destination) = (self.directory.clone(), destination.to_owned());
         let copying = tokio::task::spawn_blocking(move || backup(store.path(), &destination, progress));
         copying.await.unwrap_or_else(|error| Err(BackupError::Read(error.to_string())))
@@ -97,7 +98,7 @@ impl EmbeddedBroker {
     }
 
     /// Decodes what was claimed. What cannot be read is failed at once, its bytes kept.
-    async fn deliver(&self, claimed: Vec<Claimed>) -> Result<Vec<Delivery>, Error> {
+    async fn deliver(&self, claimed: Vec<Claimed>) -> Vec<Delivery> {
         let mut deliveries = Vec::with_capacity(claimed.len());
         let mut unreadable = Vec::new();
         for claimed in claimed {
@@ -111,9 +112,13 @@ impl EmbeddedBroker {
             }
         }
         if !unreadable.is_empty() {
-            self.writer.run(Commit::Synced, move |step| settle::settle(step, &unreadable)).await?;
+            // If that cannot be done now, it will be when their leases are over; the others are not to wait for it.
+            let settled = self.writer.run(Commit::Synced, move |step| settle::settle(step, &unreadable)).await;
+            if let Err(error) = settled {
+                tracing::warn!("events that cannot be read are not ended yet: {error}");
+            }
         }
-        Ok(deliveries)
+        deliveries
     }
 }
 
@@ -160,7 +165,7 @@ impl Broker for EmbeddedBroker {
 
     async fn claim(&self, claim: Claim) -> Result<Vec<Delivery>, Error> {
         let claimed = self.writer.run(Commit::Written, move |step| claim::claim(step, &claim)).await?;
-        self.deliver(claimed).await
+        Ok(self.deliver(claimed).await)
     }
 
     async fn wait(&self, lanes: &[Lane]) -> Result<(), Error> {
@@ -189,7 +194,7 @@ impl Broker for EmbeddedBroker {
         }
         let leases = self.leases.clone();
         let recovered = self.writer.run(Commit::Written, move |step| claim::recover(step, &leases, max)).await?;
-        self.deliver(recovered).await
+        Ok(self.deliver(recovered).await)
     }
 
     async fn promote(&self) -> Result<Promoted, Error> {

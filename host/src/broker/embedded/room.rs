@@ -4,17 +4,21 @@
 
 use std::path::Path;
 
+use super::schema::PAGE_BYTES;
+
 /// So much is kept free for settles, retries and their log.
 const RESERVE_BYTES: u64 = 32 * 1024 * 1024;
 /// On a small disk: one part in so many of it.
 const RESERVE_PART: u64 = 10;
 
-/// Why nothing new may be taken in, if so. A file system that does not say is taken to have room.
-pub(super) fn shortage(directory: &Path) -> Option<String> {
+/// Why nothing new may be taken in, if so. The log, which has so many pages, must fit into the database besides, or it
+/// could never be begun anew. A file system that does not say is taken to have room.
+pub(super) fn shortage(directory: &Path, log_pages: i64) -> Option<String> {
     let disk = rustix::fs::statvfs(directory).ok()?;
     let total = disk.f_blocks.saturating_mul(disk.f_frsize);
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    let reserve = reserve(total);
+    let log = log_pages.unsigned_abs().saturating_mul(PAGE_BYTES);
+    let reserve = reserve(total).saturating_add(log);
     (free < reserve).then(|| format!("{free} bytes are free on its disk, and {reserve} are kept for what was accepted"))
 }
 

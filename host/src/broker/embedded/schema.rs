@@ -33,6 +33,9 @@ pub(super) enum Purpose {
     Write,
     /// Looks only, or moves the log into the database.
     Read,
+    /// Copies, perhaps from a process that does not own the store and must leave no file behind that its owner, who may
+    /// be somebody else, cannot open.
+    Copy,
 }
 
 /// Why a file is not served.
@@ -59,7 +62,7 @@ pub(super) fn connect(path: &Path, purpose: Purpose) -> rusqlite::Result<Connect
     db.set_prepared_statement_cache_capacity(64);
     // The last connection to go would write the log into the database, also after a failed fsync that must not be
     // followed by another. Closing is done in the open instead, by whoever knows that all is well.
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, purpose != Purpose::Copy)?;
     if purpose == Purpose::Write {
         db.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
         db.pragma_update(None, "journal_size_limit", KEPT_LOG_BYTES)?;

@@ -104,6 +104,7 @@ pub(super) struct Writer {
     jobs: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
     tidy: Arc<AtomicBool>,
+    condition: Condition,
 }
 
 impl Writer {
@@ -114,7 +115,7 @@ impl Writer {
     pub(super) fn start(mut core: Core) -> std::io::Result<(Self, oneshot::Receiver<()>)> {
         let (jobs, waiting) = mpsc::channel(QUEUE);
         let (ended, end) = oneshot::channel();
-        let tidy = core.tidy.clone();
+        let (tidy, condition) = (core.tidy.clone(), core.condition.clone());
         let thread = thread::Builder::new().name("embedded-writer".into()).spawn(move || {
             let _guard = PanicGuard(core.condition.clone());
             core.run(waiting);
@@ -122,7 +123,7 @@ impl Writer {
             drop(core);
             let _ = ended.send(());
         })?;
-        Ok((Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), tidy }, end))
+        Ok((Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), tidy, condition }, end))
     }
 
     /// Has work done, and waits for room in the queue if need be. If the future is dropped, the work is done or not.
@@ -132,7 +133,7 @@ impl Writer {
         W: FnMut(&mut Step<'_>) -> rusqlite::Result<Result<T, Error>> + Send + 'static,
     {
         let (job, answer) = job(commit, work);
-        self.queue()?.send(job).await.map_err(|_| closed())?;
+        self.queue()?.send(job).await.map_err(|_| self.closed())?;
         answered(answer.await)
     }
 
@@ -147,7 +148,7 @@ impl Writer {
             mpsc::error::TrySendError::Full(_) => {
                 Error::refused(format!("{QUEUE} requests wait for the store already"))
             }
-            mpsc::error::TrySendError::Closed(_) => closed(),
+            mpsc::error::TrySendError::Closed(_) => self.closed(),
         })?;
         answered(answer.await)
     }
@@ -169,7 +170,11 @@ impl Writer {
     }
 
     fn queue(&self) -> Result<mpsc::Sender<Box<dyn Job>>, Error> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed)
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(|| self.closed())
+    }
+
+    fn closed(&self) -> Error {
+        self.condition.usable().err().unwrap_or_else(|| Error::refused("the store is closed"))
     }
 }
 
@@ -191,10 +196,6 @@ where
 
 fn answered<T>(answer: Result<Result<T, Error>, oneshot::error::RecvError>) -> Result<T, Error> {
     answer.unwrap_or_else(|_| Err(Error::unknown("the thread that writes ended")))
-}
-
-fn closed() -> Error {
-    Error::refused("the store is closed")
 }
 
 /// Tells everybody when the thread did not end by itself.
@@ -283,9 +284,10 @@ impl Core {
             self.db.pragma_update(None, "synchronous", level)?;
             self.synced = commit;
         }
-        let no_room = room::shortage(self.directory.path());
+        let no_room = room::shortage(self.directory.path(), self.log_pages.load(Ordering::Relaxed));
         if let Some(shortage) = &no_room {
             self.condition.note(&Fault::Full(shortage.clone()));
+            self.checkpoints.wake();
         }
         self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let done = self.fill(group, changes, no_room.as_deref());
