@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
+use rusqlite::config::DbConfig;
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, MAIN_DB};
 
@@ -73,10 +74,16 @@ impl Checkpoints {
         }
     }
 
-    /// Moves everything and empties the log, if nobody reads.
+    /// Moves everything and empties the log, if nobody reads. The log is removed when the connection is closed, so that
+    /// the database is one file.
     pub(super) fn finish(&mut self, db: &Connection) {
         self.end();
         move_log(db, CheckpointMode::TRUNCATE, &self.condition);
+        if self.condition.usable().is_ok()
+            && let Err(error) = db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+        {
+            tracing::debug!("the empty log stays: {error}");
+        }
     }
 
     fn end(&mut self) {

@@ -28,7 +28,7 @@ async fn a_file_that_was_cut_short_is_refused_wherever_it_was_cut() {
     closed_store(dir.path(), 200).await;
     let file = dir.path().join("eventstream.db");
     let whole = fs::read(&file).unwrap();
-    assert_eq!(fs::metadata(dir.path().join("eventstream.db-wal")).unwrap().len(), 0);
+    assert!(!dir.path().join("eventstream.db-wal").exists());
     for kept in [0, 1, 50, 100, 511, 4_096, 4_097, whole.len() / 2, whole.len() - 4_096, whole.len() - 1] {
         fs::write(&file, &whole[..kept]).unwrap();
         let said = refusal(dir.path());
