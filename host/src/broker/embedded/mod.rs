@@ -72,7 +72,7 @@ pub struct EmbeddedBroker {
 }
 
 impl EmbeddedBroker {
-    /// Copies the store as it is now to another directory; see [`backup`]. If the future is dropped the copy goes on.
+    /// Copies the store as it is now to another directory; see [`backup()`]. If the future is dropped the copy goes on.
     ///
     /// # Errors
     /// See [`BackupError`].

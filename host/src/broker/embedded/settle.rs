@@ -178,7 +178,7 @@ fn repeated(step: &Step<'_>, ending: &Ending, entry: Entry) -> rusqlite::Result<
     Ok(if is_ours { Settled::Done } else { Settled::Lost })
 }
 
-/// A failed event that is to go back to work, as it was found; see [`super::history::failed`].
+/// A failed event that is to go back to work, as it was found.
 #[derive(Debug, Clone)]
 pub(super) struct Replay {
     pub(super) id: EventId,
