@@ -7,6 +7,7 @@
 
 mod command_line;
 mod containment;
+mod embedded_store;
 mod events;
 mod idempotency;
 mod input;
