@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use eventstream_tests::client::Client;
 use eventstream_tests::guests::PluginsDir;
-use eventstream_tests::stage::Stage;
+use eventstream_tests::stage::{Broker, Stage};
 use serde_json::json;
 
 /// Events measured per scenario.
@@ -44,7 +44,9 @@ fn main() {
 }
 
 fn stage() -> Stage {
-    Stage::with(PluginsDir::scripted(&["quick", "neighbor"]), |options| options.with("log.level", "error"))
+    Stage::with(Broker::Embedded, PluginsDir::scripted(&["quick", "neighbor"]), |options| {
+        options.with("log.level", "error")
+    })
 }
 
 /// The median and the 99th percentile, in milliseconds.

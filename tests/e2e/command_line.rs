@@ -4,9 +4,17 @@ use std::process::Output;
 
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::host::{Host, HostOptions, run_command};
+use eventstream_tests::on_both_brokers;
 use eventstream_tests::redis::RedisServer;
-use eventstream_tests::stage::Stage;
+use eventstream_tests::stage::{Broker, Stage};
 use serde_json::{Value, json};
+
+on_both_brokers! {
+    send_publishes_and_tells_the_id,
+    send_waits_for_the_end_and_fails_with_the_event,
+    send_says_what_is_wrong,
+    status_tells_what_is_there_and_what_waits,
+}
 
 fn code(output: &Output) -> Option<i32> {
     output.status.code()
@@ -20,9 +28,8 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-#[test]
-fn send_publishes_and_tells_the_id() {
-    let stage = Stage::scripted(&["p"]);
+fn send_publishes_and_tells_the_id(broker: Broker) {
+    let stage = Stage::scripted(broker, &["p"]);
     let sent = run_command(&["send", "p", r#"{"do":"echo"}"#, "--url", stage.host.url(), "--json"]);
     assert_eq!(code(&sent), Some(0), "{}", stderr(&sent));
     let answer: Value = serde_json::from_str(&stdout(&sent)).unwrap();
@@ -32,9 +39,8 @@ fn send_publishes_and_tells_the_id() {
     assert!(stdout(&sent).contains("accepted") && stdout(&sent).contains("fsync"), "{}", stdout(&sent));
 }
 
-#[test]
-fn send_waits_for_the_end_and_fails_with_the_event() {
-    let stage = Stage::with(PluginsDir::scripted(&["p"]), |options| options.with("retry.max_attempts", 1));
+fn send_waits_for_the_end_and_fails_with_the_event(broker: Broker) {
+    let stage = Stage::with(broker, PluginsDir::scripted(&["p"]), |options| options.with("retry.max_attempts", 1));
     let good = run_command(&["send", "p", r#"{"do":"echo","key":"17"}"#, "--wait", "--url", stage.host.url()]);
     assert_eq!(code(&good), Some(0), "{}", stderr(&good));
     assert!(stdout(&good).contains("\"key\":\"17\""), "{}", stdout(&good));
@@ -42,9 +48,8 @@ fn send_waits_for_the_end_and_fails_with_the_event() {
     assert_eq!(code(&bad), Some(1), "{}", stdout(&bad));
 }
 
-#[test]
-fn send_says_what_is_wrong() {
-    let stage = Stage::scripted(&["p"]);
+fn send_says_what_is_wrong(broker: Broker) {
+    let stage = Stage::scripted(broker, &["p"]);
     let word = run_command(&["send", "p", "hello", "--url", stage.host.url()]);
     assert_eq!(code(&word), Some(2), "{}", stderr(&word));
     let refused = run_command(&["send", "not a type", "{}", "--url", stage.host.url()]);
@@ -55,9 +60,8 @@ fn send_says_what_is_wrong() {
     assert_eq!(stage.client.metrics()["accepted"], 0);
 }
 
-#[test]
-fn status_tells_what_is_there_and_what_waits() {
-    let stage = Stage::scripted(&["p"]);
+fn status_tells_what_is_there_and_what_waits(broker: Broker) {
+    let stage = Stage::scripted(broker, &["p"]);
     stage.client.wait_ended(&stage.client.post_event("p", &json!({})));
     let shown = run_command(&["status", "--url", stage.host.url()]);
     assert_eq!(code(&shown), Some(0), "{}", stderr(&shown));

@@ -2,15 +2,25 @@
 
 use eventstream_tests::client::Event;
 use eventstream_tests::guests::PluginsDir;
-use eventstream_tests::stage::Stage;
+use eventstream_tests::on_both_brokers;
+use eventstream_tests::stage::{Broker, Stage};
 use serde_json::{Value, json};
+
+on_both_brokers! {
+    every_misdeed_ends_in_its_class,
+    a_result_of_100_mb_is_refused_where_memory_for_it_is_granted,
+    a_flood_of_log_lines_is_cut_and_the_host_stays_small,
+    over_many_misdeeds_the_host_does_not_grow,
+    a_plugin_sees_nothing_of_the_host_and_nothing_of_its_last_call,
+    a_handler_is_told_about_its_delivery,
+}
 
 /// By how much the host may grow over several rounds of the worst that plugins do. One attempt may use 64 MiB; what is
 /// kept of one is a leak.
 const GROWTH_LIMIT_BYTES: u64 = 96 << 20;
 
-fn stage() -> Stage {
-    Stage::with(PluginsDir::scripted(&["p"]), |options| {
+fn stage(broker: Broker) -> Stage {
+    Stage::with(broker, PluginsDir::scripted(&["p"]), |options| {
         options.with("retry.max_attempts", 1).with("consumer.concurrency", 2)
     })
 }
@@ -28,9 +38,8 @@ fn fails(stage: &Stage, payload: &Value, class: &str) -> Event {
     event
 }
 
-#[test]
-fn every_misdeed_ends_in_its_class() {
-    let stage = stage();
+fn every_misdeed_ends_in_its_class(broker: Broker) {
+    let stage = stage(broker);
     let trap = fails(&stage, &json!({"do": "trap", "message": "no such user"}), "trap");
     let attempt = &trap.attempts[0];
     assert!(attempt.backtrace.as_ref().is_some_and(|trace| trace.contains("handle")), "{attempt:?}");
@@ -48,19 +57,17 @@ fn every_misdeed_ends_in_its_class() {
     assert_eq!(stage.host.exited(), None);
 }
 
-#[test]
-fn a_result_of_100_mb_is_refused_where_memory_for_it_is_granted() {
+fn a_result_of_100_mb_is_refused_where_memory_for_it_is_granted(broker: Broker) {
     let plugins = PluginsDir::scripted(&["p"]).with_settings("p", "[limits]\nmemory_bytes = 268435456\n");
-    let stage = Stage::with(plugins, |options| options.with("retry.max_attempts", 1));
+    let stage = Stage::with(broker, plugins, |options| options.with("retry.max_attempts", 1));
     let before = stage.host.resident_bytes();
     fails(&stage, &json!({"return-bytes": 100_000_000}), "output");
     let after = stage.host.resident_bytes();
     assert!(after < before + GROWTH_LIMIT_BYTES, "from {before} to {after} bytes");
 }
 
-#[test]
-fn a_flood_of_log_lines_is_cut_and_the_host_stays_small() {
-    let stage = stage();
+fn a_flood_of_log_lines_is_cut_and_the_host_stays_small(broker: Broker) {
+    let stage = stage(broker);
     stage.client.wait_ended(&stage.client.post_event("p", &json!({})));
     let before = stage.host.resident_bytes();
     for flood in ["log-bytes", "stderr-bytes", "stdout-bytes"] {
@@ -74,9 +81,8 @@ fn a_flood_of_log_lines_is_cut_and_the_host_stays_small() {
     assert!(stage.host.output().len() < 32 << 20, "the host's own log is bounded");
 }
 
-#[test]
-fn over_many_misdeeds_the_host_does_not_grow() {
-    let stage = stage();
+fn over_many_misdeeds_the_host_does_not_grow(broker: Broker) {
+    let stage = stage(broker);
     let round = || {
         let misdeeds = [
             json!({"do": "allocate"}),
@@ -99,9 +105,8 @@ fn over_many_misdeeds_the_host_does_not_grow() {
     assert!(stage.client.wait_ended(&stage.client.post_event("p", &json!({}))).state == "processed");
 }
 
-#[test]
-fn a_plugin_sees_nothing_of_the_host_and_nothing_of_its_last_call() {
-    let stage = stage();
+fn a_plugin_sees_nothing_of_the_host_and_nothing_of_its_last_call(broker: Broker) {
+    let stage = stage(broker);
     let event = ended(&stage, &json!({"do": "forbidden"}));
     let seen: Value = serde_json::from_str(event.result.unwrap().get()).unwrap();
     assert_eq!(seen, json!({"environment": 0, "arguments": 0, "files": 0, "sockets": 0}));
@@ -110,9 +115,8 @@ fn a_plugin_sees_nothing_of_the_host_and_nothing_of_its_last_call() {
     }
 }
 
-#[test]
-fn a_handler_is_told_about_its_delivery() {
-    let stage = stage();
+fn a_handler_is_told_about_its_delivery(broker: Broker) {
+    let stage = stage(broker);
     let body = r#"{"type":"p","subject":"s","source":"/shop","headers":{"tenant":"a"},"payload":{"do":"facts"}}"#;
     let id = stage.client.post(body).expect(202).json()["eventId"].as_str().unwrap().to_owned();
     let facts: Value = serde_json::from_str(stage.client.wait_ended(&id).result.unwrap().get()).unwrap();

@@ -5,15 +5,26 @@ use std::collections::BTreeSet;
 use eventstream_tests::eventually::eventually;
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::layout;
-use eventstream_tests::stage::Stage;
+use eventstream_tests::on_both_brokers;
+use eventstream_tests::stage::{Broker, Stage};
 use serde_json::json;
 
-#[test]
-fn an_event_is_accepted_handled_and_told_about() {
-    let stage = Stage::scripted(&["greeting"]);
+on_both_brokers! {
+    an_event_is_accepted_handled_and_told_about,
+    an_event_that_is_to_be_tried_again_is_and_tells_its_attempts,
+    an_event_that_is_rejected_fails_at_once_and_one_that_never_succeeds_after_its_last_attempt,
+    a_failed_event_that_is_replayed_once_the_cause_is_gone_is_processed,
+    an_event_that_is_not_there_is_not_found,
+    what_a_handler_publishes_comes_to_be_with_its_success_and_names_its_cause,
+    an_event_without_a_handler_fails_and_is_taken_up_when_its_plugin_comes,
+    the_example_plugins_do_what_they_say,
+}
+
+fn an_event_is_accepted_handled_and_told_about(broker: Broker) {
+    let stage = Stage::scripted(broker, &["greeting"]);
     let answer = stage.client.post(r#"{"type":"greeting","subject":"dog","payload":{"do":"echo"}}"#).expect(202);
     let body = answer.json();
-    assert_eq!(body["message"], "Event accepted and queued (Redis)");
+    assert_eq!(body["message"], format!("Event accepted and queued ({})", broker.name()));
     assert_eq!(body["durability"], "fsync");
     assert_eq!(body["duplicate"], false);
     let id = body["eventId"].as_str().unwrap();
@@ -30,9 +41,8 @@ fn an_event_is_accepted_handled_and_told_about() {
     assert_eq!(stage.client.failed().len(), 0);
 }
 
-#[test]
-fn an_event_that_is_to_be_tried_again_is_and_tells_its_attempts() {
-    let stage = Stage::scripted(&["flaky"]);
+fn an_event_that_is_to_be_tried_again_is_and_tells_its_attempts(broker: Broker) {
+    let stage = Stage::scripted(broker, &["flaky"]);
     let id = stage.client.post_event("flaky", &json!({"flaky": 3, "after-ms": 30, "message": "not yet"}));
     let event = stage.client.wait_ended(&id);
     assert_eq!(event.state, "processed");
@@ -41,9 +51,8 @@ fn an_event_that_is_to_be_tried_again_is_and_tells_its_attempts() {
     assert_eq!(event.attempts[0].retry_in_ms, Some(30), "the handler's wish is honored");
 }
 
-#[test]
-fn an_event_that_is_rejected_fails_at_once_and_one_that_never_succeeds_after_its_last_attempt() {
-    let stage = Stage::with(PluginsDir::scripted(&["bad"]), |options| options.with("retry.max_attempts", 3));
+fn an_event_that_is_rejected_fails_at_once_and_one_that_never_succeeds_after_its_last_attempt(broker: Broker) {
+    let stage = Stage::with(broker, PluginsDir::scripted(&["bad"]), |options| options.with("retry.max_attempts", 3));
     let rejected = stage.client.post_event("bad", &json!({"do": "reject", "message": "the card is declined"}));
     let hopeless = stage.client.post_event("bad", &json!({"do": "retry", "message": "the provider is down"}));
 
@@ -61,11 +70,10 @@ fn an_event_that_is_rejected_fails_at_once_and_one_that_never_succeeds_after_its
     assert_eq!(stage.client.processed().len(), 0);
 }
 
-#[test]
-fn a_failed_event_that_is_replayed_once_the_cause_is_gone_is_processed() {
+fn a_failed_event_that_is_replayed_once_the_cause_is_gone_is_processed(broker: Broker) {
     let plugins =
         PluginsDir::scripted(&["slow"]).with_settings("slow", "[limits]\nwall_ms = 200\n[retry]\nmax_attempts = 1\n");
-    let mut stage = Stage::with(plugins, |options| options);
+    let mut stage = Stage::with(broker, plugins, |options| options);
     let id = stage.client.post_event("slow", &json!({"sleep-ms": 400}));
     let failed = stage.client.wait_ended(&id);
     assert_eq!((failed.state.as_str(), failed.class.as_deref()), ("failed", Some("timeout")));
@@ -82,9 +90,8 @@ fn a_failed_event_that_is_replayed_once_the_cause_is_gone_is_processed() {
     stage.client.replay(&id).expect(409);
 }
 
-#[test]
-fn an_event_that_is_not_there_is_not_found() {
-    let stage = Stage::scripted(&["any"]);
+fn an_event_that_is_not_there_is_not_found(broker: Broker) {
+    let stage = Stage::scripted(broker, &["any"]);
     let unknown = "01890a5d-ac96-774b-bcce-b302099a8057";
     for path in [format!("/events/{unknown}"), format!("/failed-events/{unknown}"), "/events/nonsense".into()] {
         let answer = stage.client.get(&path).expect(404);
@@ -93,9 +100,8 @@ fn an_event_that_is_not_there_is_not_found() {
     stage.client.replay(unknown).expect(404);
 }
 
-#[test]
-fn what_a_handler_publishes_comes_to_be_with_its_success_and_names_its_cause() {
-    let stage = Stage::scripted(&["parent", "child"]);
+fn what_a_handler_publishes_comes_to_be_with_its_success_and_names_its_cause(broker: Broker) {
+    let stage = Stage::scripted(broker, &["parent", "child"]);
     let payload = json!({"publish": 2, "publish-type": "child", "publish-payload": {"do": "facts"}});
     let parent = stage.client.wait_ended(&stage.client.post_event("parent", &payload));
     assert_eq!((parent.state.as_str(), parent.children.len()), ("processed", 2));
@@ -112,9 +118,8 @@ fn what_a_handler_publishes_comes_to_be_with_its_success_and_names_its_cause() {
     assert_eq!((&metrics["published"], &metrics["processed"]), (&json!(2), &json!(3)), "{metrics}");
 }
 
-#[test]
-fn an_event_without_a_handler_fails_and_is_taken_up_when_its_plugin_comes() {
-    let stage = Stage::with(PluginsDir::empty(), |options| options.with("retry.max_attempts", 2));
+fn an_event_without_a_handler_fails_and_is_taken_up_when_its_plugin_comes(broker: Broker) {
+    let stage = Stage::with(broker, PluginsDir::empty(), |options| options.with("retry.max_attempts", 2));
     let id = stage.client.post_event("late", &json!({"do": "ok"}));
     let event = stage.client.wait_for(&id, &["failed"]);
     assert_eq!(event.class.as_deref(), Some("no-handler"));
@@ -125,7 +130,8 @@ fn an_event_without_a_handler_fails_and_is_taken_up_when_its_plugin_comes() {
 
 #[test]
 fn several_hosts_share_the_work() {
-    let stage = Stage::with(PluginsDir::scripted(&["work"]), |options| options.with("consumer.concurrency", 2));
+    let stage =
+        Stage::with(Broker::Redis, PluginsDir::scripted(&["work"]), |options| options.with("consumer.concurrency", 2));
     let other = stage.another(|options| options.with("consumer.concurrency", 2));
     let events: Vec<_> = (0..60).map(|_| json!({"type": "work", "payload": {"sleep-ms": 30}})).collect();
     let ids: BTreeSet<String> = stage.client.post_batch(&events).into_iter().collect();
@@ -138,13 +144,12 @@ fn several_hosts_share_the_work() {
     assert_eq!(consumers.len(), 2, "both hosts took part: {consumers:?}");
 }
 
-#[test]
-fn the_example_plugins_do_what_they_say() {
+fn the_example_plugins_do_what_they_say(broker: Broker) {
     let plugins = PluginsDir::empty();
     for name in ["user-signup", "user-welcome", "payment"] {
         plugins.put(name, &layout::example_plugin(name));
     }
-    let stage = Stage::with(plugins, |options| options);
+    let stage = Stage::with(broker, plugins, |options| options);
     let user = json!({"name": " Ada Lovelace ", "email": "ada@EXAMPLE.com"});
     let signup = stage.client.wait_ended(&stage.client.post_event("USER_SIGNUP", &user));
     assert_eq!(signup.state, "processed", "{signup:?}");

@@ -2,22 +2,32 @@
 
 use eventstream_tests::client::Client;
 use eventstream_tests::guests::PluginsDir;
-use eventstream_tests::stage::Stage;
+use eventstream_tests::on_both_brokers;
+use eventstream_tests::stage::{Broker, Stage};
 use serde_json::{Value, json};
+
+on_both_brokers! {
+    the_same_key_gives_the_first_events_id_and_appends_nothing,
+    a_key_survives_a_restart_of_everything,
+    a_key_with_another_body_is_refused_and_nothing_is_stored,
+    source_and_id_of_the_sender_are_a_key_as_well,
+    a_batch_is_accepted_in_order_and_known_again_by_its_key,
+    of_a_batch_with_a_fault_nothing_is_accepted_and_the_fault_names_its_place,
+    past_the_depth_limit_nothing_is_accepted_until_there_is_room,
+}
 
 fn keyed(client: &Client, body: &str, key: &str) -> (u16, Value) {
     let answer = client.try_post_keyed(body, key).unwrap();
     (answer.status, answer.json())
 }
 
-#[test]
-fn the_same_key_gives_the_first_events_id_and_appends_nothing() {
-    let stage = Stage::scripted(&["once"]);
+fn the_same_key_gives_the_first_events_id_and_appends_nothing(broker: Broker) {
+    let stage = Stage::scripted(broker, &["once"]);
     let body = r#"{"type":"once","payload":{}}"#;
     let (_, first) = keyed(&stage.client, body, "order-17");
-    let other = stage.another(|options| options);
-    for client in [&stage.client, &other.client()] {
-        let (status, again) = keyed(client, body, "order-17");
+    let other = broker.is_shared().then(|| stage.another(|options| options));
+    for client in [stage.client.clone(), other.as_ref().unwrap_or(&stage.host).client()] {
+        let (status, again) = keyed(&client, body, "order-17");
         assert_eq!((status, &again["eventId"], &again["duplicate"]), (202, &first["eventId"], &json!(true)));
     }
     let (_, fresh) = keyed(&stage.client, body, "order-18");
@@ -29,29 +39,26 @@ fn the_same_key_gives_the_first_events_id_and_appends_nothing() {
     assert_eq!((&metrics["accepted"], &metrics["duplicates"]), (&json!(2), &json!(2)), "{metrics}");
 }
 
-#[test]
-fn a_key_survives_a_restart_of_everything() {
-    let mut stage = Stage::scripted(&["once"]);
+fn a_key_survives_a_restart_of_everything(broker: Broker) {
+    let mut stage = Stage::scripted(broker, &["once"]);
     let body = r#"{"type":"once","payload":{}}"#;
     let (_, first) = keyed(&stage.client, body, "k");
     stage.host.kill9();
-    stage.redis.restart().unwrap();
+    stage.store.crash();
     stage.replace_host(|options| options);
     assert_eq!(keyed(&stage.client, body, "k").1["eventId"], first["eventId"]);
 }
 
-#[test]
-fn a_key_with_another_body_is_refused_and_nothing_is_stored() {
-    let stage = Stage::scripted(&["once"]);
+fn a_key_with_another_body_is_refused_and_nothing_is_stored(broker: Broker) {
+    let stage = Stage::scripted(broker, &["once"]);
     keyed(&stage.client, r#"{"type":"once","payload":1}"#, "k");
     let (status, problem) = keyed(&stage.client, r#"{"type":"once","payload":2}"#, "k");
     assert_eq!((status, &problem["status"]), (422, &json!(422)), "{problem}");
     assert_eq!(stage.client.metrics()["accepted"], 1);
 }
 
-#[test]
-fn source_and_id_of_the_sender_are_a_key_as_well() {
-    let stage = Stage::scripted(&["once"]);
+fn source_and_id_of_the_sender_are_a_key_as_well(broker: Broker) {
+    let stage = Stage::scripted(broker, &["once"]);
     let body = r#"{"type":"once","source":"/shop","id":"17","payload":{}}"#;
     let first = stage.client.post(body).expect(202).json();
     let again = stage.client.post(body).expect(202).json();
@@ -60,14 +67,13 @@ fn source_and_id_of_the_sender_are_a_key_as_well() {
     assert_ne!(other["eventId"], first["eventId"]);
 }
 
-#[test]
-fn a_batch_is_accepted_in_order_and_known_again_by_its_key() {
-    let stage = Stage::scripted(&["item"]);
+fn a_batch_is_accepted_in_order_and_known_again_by_its_key(broker: Broker) {
+    let stage = Stage::scripted(broker, &["item"]);
     let items: Vec<Value> =
         (0..5).map(|n| json!({"type": "item", "payload": {"do": "echo", "key": n.to_string()}})).collect();
     let body = json!(items).to_string();
     let (status, first) = keyed(&stage.client, &body, "batch");
-    assert_eq!((status, &first["message"]), (202, &json!("5 events accepted and queued (Redis)")));
+    assert_eq!((status, &first["message"]), (202, &json!(format!("5 events accepted and queued ({})", broker.name()))));
     for (n, id) in first["eventIds"].as_array().unwrap().iter().enumerate() {
         let event = stage.client.wait_ended(id.as_str().unwrap());
         assert!(event.payload.unwrap().get().contains(&format!("\"{n}\"")), "the ids stand in the order sent");
@@ -79,9 +85,8 @@ fn a_batch_is_accepted_in_order_and_known_again_by_its_key() {
     );
 }
 
-#[test]
-fn of_a_batch_with_a_fault_nothing_is_accepted_and_the_fault_names_its_place() {
-    let stage = Stage::scripted(&["item"]);
+fn of_a_batch_with_a_fault_nothing_is_accepted_and_the_fault_names_its_place(broker: Broker) {
+    let stage = Stage::scripted(broker, &["item"]);
     let bad = r#"[{"type":"item","payload":1},{"type":"not a type"},{"type":"item","payloda":2}]"#;
     let problem = stage.client.post(bad).expect(422).json();
     let pointers: Vec<&str> =
@@ -95,9 +100,8 @@ fn of_a_batch_with_a_fault_nothing_is_accepted_and_the_fault_names_its_place() {
     assert_eq!(stage.client.metrics()["accepted"], 1);
 }
 
-#[test]
-fn past_the_depth_limit_nothing_is_accepted_until_there_is_room() {
-    let stage = Stage::with(PluginsDir::scripted(&["item"]), |options| {
+fn past_the_depth_limit_nothing_is_accepted_until_there_is_room(broker: Broker) {
+    let stage = Stage::with(broker, PluginsDir::scripted(&["item"]), |options| {
         options.with("broker.max_waiting", 10).with("consumer.concurrency", 1)
     });
     let events: Vec<Value> = (0..10).map(|_| json!({"type": "item", "payload": {"sleep-ms": 300}})).collect();

@@ -2,8 +2,19 @@
 
 use eventstream_tests::client::Client;
 use eventstream_tests::guests::PluginsDir;
-use eventstream_tests::stage::Stage;
+use eventstream_tests::on_both_brokers;
+use eventstream_tests::stage::{Broker, Stage};
 use serde_json::{Value, json};
+
+on_both_brokers! {
+    what_cannot_be_accepted_is_refused_with_its_reason_and_not_stored,
+    a_wrong_content_type_or_header_is_refused,
+    a_problem_tells_all_faults_at_once_and_the_likely_name,
+    a_payload_comes_back_byte_for_byte,
+    the_largest_of_everything_that_is_allowed_is_accepted,
+    questions_that_make_no_sense_are_refused_and_unknown_places_not_found,
+    lists_are_paged_without_gaps_and_filtered,
+}
 
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
 
@@ -27,9 +38,8 @@ fn refused(client: &Client, headers: &[(&str, &str)], body: &[u8], status: u16, 
     }
 }
 
-#[test]
-fn what_cannot_be_accepted_is_refused_with_its_reason_and_not_stored() {
-    let stage = Stage::scripted(&["t"]);
+fn what_cannot_be_accepted_is_refused_with_its_reason_and_not_stored(broker: Broker) {
+    let stage = Stage::scripted(broker, &["t"]);
     let deep = format!(r#"{{"type":"t","payload":{}1{}}}"#, "[".repeat(64), "]".repeat(64));
     let deeper = format!(r#"{{"type":"t","payload":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
     let long_type = format!(r#"{{"type":"{}"}}"#, "t".repeat(129));
@@ -68,13 +78,11 @@ fn what_cannot_be_accepted_is_refused_with_its_reason_and_not_stored() {
     }
     let metrics = stage.client.metrics();
     assert_eq!((&metrics["accepted"], stage.client.processed().len()), (&json!(0), 0), "{metrics}");
-    let keys: Vec<String> = stage.redis.command(&["KEYS", "*:idem:*"]).unwrap();
-    assert_eq!(keys, Vec::<String>::new());
+    assert_eq!(stage.store.idempotency_keys(), 0);
 }
 
-#[test]
-fn a_wrong_content_type_or_header_is_refused() {
-    let stage = Stage::scripted(&["t"]);
+fn a_wrong_content_type_or_header_is_refused(broker: Broker) {
+    let stage = Stage::scripted(broker, &["t"]);
     let body = br#"{"type":"t"}"#;
     for content_type in ["text/plain", "application/xml", "application/x-www-form-urlencoded", "nonsense"] {
         refused(&stage.client, &[("content-type", content_type)], body, 415, None);
@@ -91,9 +99,8 @@ fn a_wrong_content_type_or_header_is_refused() {
     assert_eq!(stage.client.metrics()["accepted"], 3);
 }
 
-#[test]
-fn a_problem_tells_all_faults_at_once_and_the_likely_name() {
-    let stage = Stage::scripted(&["t"]);
+fn a_problem_tells_all_faults_at_once_and_the_likely_name(broker: Broker) {
+    let stage = Stage::scripted(broker, &["t"]);
     let problem = stage.client.post(r#"{"payloda":{},"delayMs":"soon"}"#).expect(422).json();
     let faults = problem["errors"].as_array().unwrap();
     let pointers: Vec<&str> = faults.iter().filter_map(|fault| fault["pointer"].as_str()).collect();
@@ -101,9 +108,8 @@ fn a_problem_tells_all_faults_at_once_and_the_likely_name() {
     assert!(faults[0]["message"].as_str().unwrap().contains("payload"), "{problem}");
 }
 
-#[test]
-fn a_payload_comes_back_byte_for_byte() {
-    let stage = Stage::with(PluginsDir::scripted(&["t"]), |options| options.with("retry.max_attempts", 1));
+fn a_payload_comes_back_byte_for_byte(broker: Broker) {
+    let stage = Stage::with(broker, PluginsDir::scripted(&["t"]), |options| options.with("retry.max_attempts", 1));
     for payload in [
         r#"{"do":"echo","message":"12345678901234567890.10"}"#,
         r#"[12345678901234567890, 9007199254740993, 1e400, -0, 0.1000]"#,
@@ -123,9 +129,8 @@ fn a_payload_comes_back_byte_for_byte() {
     }
 }
 
-#[test]
-fn the_largest_of_everything_that_is_allowed_is_accepted() {
-    let stage = Stage::scripted(&["t"]);
+fn the_largest_of_everything_that_is_allowed_is_accepted(broker: Broker) {
+    let stage = Stage::scripted(broker, &["t"]);
     let payload = format!("\"{}\"", "x".repeat(256 * 1024 - 2));
     stage.client.post(&format!(r#"{{"type":"t","payload":{payload}}}"#)).expect(202);
     let batch: Vec<Value> = vec![json!({"type": "t", "payload": {}}); 1_000];
@@ -136,9 +141,8 @@ fn the_largest_of_everything_that_is_allowed_is_accepted() {
     stage.client.post(&format!(r#"{{"type":"{long_type}"}}"#)).expect(202);
 }
 
-#[test]
-fn questions_that_make_no_sense_are_refused_and_unknown_places_not_found() {
-    let stage = Stage::scripted(&["t"]);
+fn questions_that_make_no_sense_are_refused_and_unknown_places_not_found(broker: Broker) {
+    let stage = Stage::scripted(broker, &["t"]);
     for path in [
         "/events?limit=0",
         "/events?limit=many",
@@ -159,9 +163,8 @@ fn questions_that_make_no_sense_are_refused_and_unknown_places_not_found() {
     assert!(answer.header("allow").contains("POST"), "{:?}", answer.header("allow"));
 }
 
-#[test]
-fn lists_are_paged_without_gaps_and_filtered() {
-    let stage = Stage::scripted(&["a", "b"]);
+fn lists_are_paged_without_gaps_and_filtered(broker: Broker) {
+    let stage = Stage::scripted(broker, &["a", "b"]);
     let events: Vec<Value> =
         (0..25).map(|n| json!({"type": if n % 5 == 0 { "b" } else { "a" }, "payload": {}})).collect();
     let ids = stage.client.post_batch(&events);

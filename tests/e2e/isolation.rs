@@ -4,8 +4,17 @@
 //! is measured by `cargo xtask bench`.
 
 use eventstream_tests::guests::PluginsDir;
-use eventstream_tests::stage::Stage;
+use eventstream_tests::on_both_brokers;
+use eventstream_tests::stage::{Broker, Stage};
 use serde_json::{Value, json};
+
+on_both_brokers! {
+    events_of_others_finish_while_a_crowd_waits_for_a_plugin_that_sleeps,
+    events_of_others_finish_while_a_crowd_waits_for_a_plugin_that_loops,
+    events_of_others_finish_while_a_crowd_waits_for_a_plugin_that_fills_its_memory,
+    events_of_others_finish_while_a_crowd_waits_for_a_plugin_that_traps,
+    events_without_a_handler_hold_up_nobody,
+}
 
 /// Events of the plugin that is in trouble.
 const CROWD: usize = 1_500;
@@ -14,9 +23,10 @@ const QUICK: usize = 40;
 
 /// Posts a crowd for one plugin, then a few for another, and checks that these end while nearly all of the crowd waits.
 #[track_caller]
-fn neighbors_finish_first(trouble: &Value) {
-    let stage =
-        Stage::with(PluginsDir::scripted(&["trouble", "quick"]), |options| options.with("consumer.concurrency", 3));
+fn neighbors_finish_first(broker: Broker, trouble: &Value) {
+    let stage = Stage::with(broker, PluginsDir::scripted(&["trouble", "quick"]), |options| {
+        options.with("consumer.concurrency", 3)
+    });
     for _ in 0..CROWD / 500 {
         stage.client.post_batch(&vec![json!({"type": "trouble", "payload": trouble}); 500]);
     }
@@ -30,29 +40,24 @@ fn neighbors_finish_first(trouble: &Value) {
     assert!(metrics["lanes"]["trouble"].as_u64().unwrap() > CROWD as u64 / 2, "{metrics}");
 }
 
-#[test]
-fn events_of_others_finish_while_a_crowd_waits_for_a_plugin_that_sleeps() {
-    neighbors_finish_first(&json!({"sleep-ms": 2_000}));
+fn events_of_others_finish_while_a_crowd_waits_for_a_plugin_that_sleeps(broker: Broker) {
+    neighbors_finish_first(broker, &json!({"sleep-ms": 2_000}));
 }
 
-#[test]
-fn events_of_others_finish_while_a_crowd_waits_for_a_plugin_that_loops() {
-    neighbors_finish_first(&json!({"do": "loop"}));
+fn events_of_others_finish_while_a_crowd_waits_for_a_plugin_that_loops(broker: Broker) {
+    neighbors_finish_first(broker, &json!({"do": "loop"}));
 }
 
-#[test]
-fn events_of_others_finish_while_a_crowd_waits_for_a_plugin_that_fills_its_memory() {
-    neighbors_finish_first(&json!({"do": "allocate"}));
+fn events_of_others_finish_while_a_crowd_waits_for_a_plugin_that_fills_its_memory(broker: Broker) {
+    neighbors_finish_first(broker, &json!({"do": "allocate"}));
 }
 
-#[test]
-fn events_of_others_finish_while_a_crowd_waits_for_a_plugin_that_traps() {
-    neighbors_finish_first(&json!({"spin-ms": 20, "do": "trap"}));
+fn events_of_others_finish_while_a_crowd_waits_for_a_plugin_that_traps(broker: Broker) {
+    neighbors_finish_first(broker, &json!({"spin-ms": 20, "do": "trap"}));
 }
 
-#[test]
-fn events_without_a_handler_hold_up_nobody() {
-    let stage = Stage::scripted(&["quick"]);
+fn events_without_a_handler_hold_up_nobody(broker: Broker) {
+    let stage = Stage::scripted(broker, &["quick"]);
     for _ in 0..2 {
         stage.client.post_batch(&vec![json!({"type": "nobody", "payload": {}}); 500]);
     }

@@ -2,8 +2,16 @@
 
 use eventstream_tests::eventually::eventually;
 use eventstream_tests::guests::PluginsDir;
-use eventstream_tests::stage::Stage;
+use eventstream_tests::on_both_brokers;
+use eventstream_tests::stage::{Broker, Stage};
 use serde_json::{Value, json};
+
+on_both_brokers! {
+    totals_are_those_of_what_was_done_on_every_host_and_after_a_restart,
+    a_host_that_serves_is_ready_and_says_what_it_serves,
+    an_idle_host_leaves_the_processor_alone,
+    processed_events_are_kept_by_count_and_nothing_that_has_not_ended_is_trimmed,
+}
 
 #[track_caller]
 fn counts(metrics: &Value, expected: &[(&str, u64)]) {
@@ -12,9 +20,9 @@ fn counts(metrics: &Value, expected: &[(&str, u64)]) {
     }
 }
 
-#[test]
-fn totals_are_those_of_what_was_done_on_every_host_and_after_a_restart() {
-    let mut stage = Stage::with(PluginsDir::scripted(&["p", "child"]), |options| options.with("retry.max_attempts", 3));
+fn totals_are_those_of_what_was_done_on_every_host_and_after_a_restart(broker: Broker) {
+    let mut stage =
+        Stage::with(broker, PluginsDir::scripted(&["p", "child"]), |options| options.with("retry.max_attempts", 3));
     let mut ids = Vec::new();
     for payload in [
         json!({}),
@@ -65,18 +73,16 @@ fn totals_are_those_of_what_was_done_on_every_host_and_after_a_restart() {
     assert!(text.trim_end().ends_with("# EOF"), "{text}");
 }
 
-#[test]
-fn a_host_that_serves_is_ready_and_says_what_it_serves() {
-    let stage = Stage::scripted(&["work"]);
+fn a_host_that_serves_is_ready_and_says_what_it_serves(broker: Broker) {
+    let stage = Stage::scripted(broker, &["work"]);
     stage.client.get("/livez").expect(200);
     stage.client.get("/readyz").expect(200);
     let output = stage.host.output();
     assert!(output.contains(stage.host.url()) && output.contains("fsync") && output.contains("work"), "{output}");
 }
 
-#[test]
-fn an_idle_host_leaves_the_processor_alone() {
-    let stage = Stage::scripted(&["work"]);
+fn an_idle_host_leaves_the_processor_alone(broker: Broker) {
+    let stage = Stage::scripted(broker, &["work"]);
     stage.client.wait_ended(&stage.client.post_event("work", &json!({})));
     let used = stage.host.cpu_time();
     let begun = std::time::Instant::now();
@@ -85,9 +91,8 @@ fn an_idle_host_leaves_the_processor_alone() {
     assert!(share < 0.15, "{share} of a core while nothing happens");
 }
 
-#[test]
-fn processed_events_are_kept_by_count_and_nothing_that_has_not_ended_is_trimmed() {
-    let stage = Stage::with(PluginsDir::scripted(&["p"]), |options| {
+fn processed_events_are_kept_by_count_and_nothing_that_has_not_ended_is_trimmed(broker: Broker) {
+    let stage = Stage::with(broker, PluginsDir::scripted(&["p"]), |options| {
         options.with("retention.processed_max", 20).with("retry.max_attempts", 1)
     });
     let later = stage.client.post(r#"{"type":"p","delayMs":600000,"payload":{}}"#).expect(202).json();

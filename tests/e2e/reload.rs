@@ -7,8 +7,18 @@ use eventstream_tests::client::Client;
 use eventstream_tests::eventually::{eventually, holds_for};
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::layout;
-use eventstream_tests::stage::Stage;
+use eventstream_tests::on_both_brokers;
+use eventstream_tests::stage::{Broker, Stage};
 use serde_json::{Value, json};
+
+on_both_brokers! {
+    a_plugin_replaced_under_load_fails_no_event,
+    a_file_that_cannot_be_loaded_leaves_the_old_version_at_work,
+    a_bad_file_beside_good_ones_is_shown_and_holds_up_nobody,
+    a_plugin_that_goes_leaves_its_events_to_its_return,
+    files_that_are_not_finished_are_not_loaded,
+    types_come_from_the_settings_where_they_name_them,
+}
 
 /// The scripted guest with an empty custom section more: the same plugin with another digest.
 fn another_build() -> Vec<u8> {
@@ -33,9 +43,8 @@ fn wait_for_digest(client: &Client, name: &str, is_it: impl Fn(&str) -> bool) ->
     })
 }
 
-#[test]
-fn a_plugin_replaced_under_load_fails_no_event() {
-    let stage = Stage::scripted(&["work"]);
+fn a_plugin_replaced_under_load_fails_no_event(broker: Broker) {
+    let stage = Stage::scripted(broker, &["work"]);
     let first = wait_for_digest(&stage.client, "work", |_| true);
     let second_build = another_build();
     let mut ids = Vec::new();
@@ -58,9 +67,8 @@ fn a_plugin_replaced_under_load_fails_no_event() {
     assert_eq!(digests.len(), 2, "both builds ran, and no other");
 }
 
-#[test]
-fn a_file_that_cannot_be_loaded_leaves_the_old_version_at_work() {
-    let stage = Stage::scripted(&["work"]);
+fn a_file_that_cannot_be_loaded_leaves_the_old_version_at_work(broker: Broker) {
+    let stage = Stage::scripted(broker, &["work"]);
     let first = wait_for_digest(&stage.client, "work", |_| true);
     for (what, content) in [
         ("not wasm", b"hello".to_vec()),
@@ -84,11 +92,10 @@ fn a_file_that_cannot_be_loaded_leaves_the_old_version_at_work() {
     }
 }
 
-#[test]
-fn a_bad_file_beside_good_ones_is_shown_and_holds_up_nobody() {
+fn a_bad_file_beside_good_ones_is_shown_and_holds_up_nobody(broker: Broker) {
     let plugins = PluginsDir::scripted(&["good"]);
     plugins.write("bad.wasm", b"hello");
-    let stage = Stage::with(plugins, |options| options);
+    let stage = Stage::with(broker, plugins, |options| options);
     assert_eq!(stage.client.wait_ended(&stage.client.post_event("good", &json!({}))).state, "processed");
     let status = plugin(&stage.client, "bad");
     assert!(status["error"].as_str().is_some_and(|error| !error.is_empty()), "{status}");
@@ -97,9 +104,8 @@ fn a_bad_file_beside_good_ones_is_shown_and_holds_up_nobody() {
     stage.client.get("/plugins/none").expect(404);
 }
 
-#[test]
-fn a_plugin_that_goes_leaves_its_events_to_its_return() {
-    let stage = Stage::with(PluginsDir::scripted(&["work"]), |options| options.with("retry.max_attempts", 1));
+fn a_plugin_that_goes_leaves_its_events_to_its_return(broker: Broker) {
+    let stage = Stage::with(broker, PluginsDir::scripted(&["work"]), |options| options.with("retry.max_attempts", 1));
     stage.plugins.remove("work");
     eventually("the plugin is gone", || {
         let answer = stage.client.get("/plugins/work");
@@ -111,9 +117,8 @@ fn a_plugin_that_goes_leaves_its_events_to_its_return() {
     stage.client.wait_for(&id, &["processed"]);
 }
 
-#[test]
-fn files_that_are_not_finished_are_not_loaded() {
-    let stage = Stage::scripted(&["work"]);
+fn files_that_are_not_finished_are_not_loaded(broker: Broker) {
+    let stage = Stage::scripted(broker, &["work"]);
     let component = std::fs::read(layout::guest("scripted")).unwrap();
     for file in [".hidden.wasm", "later.wasm.tmp", "notes.txt"] {
         std::fs::write(stage.plugins.path().join(file), &component).unwrap();
@@ -130,12 +135,11 @@ fn files_that_are_not_finished_are_not_loaded() {
     });
 }
 
-#[test]
-fn types_come_from_the_settings_where_they_name_them() {
+fn types_come_from_the_settings_where_they_name_them(broker: Broker) {
     let plugins = PluginsDir::scripted(&["orders", "rest"])
         .with_settings("orders", "types = [\"order.*\"]\n")
         .with_settings("rest", "types = [\"*\"]\n");
-    let stage = Stage::with(plugins, |options| options);
+    let stage = Stage::with(broker, plugins, |options| options);
     for (event_type, expected) in [("order.paid", "orders"), ("order", "rest"), ("anything", "rest")] {
         let event = stage.client.wait_ended(&stage.client.post_event(event_type, &json!({})));
         assert_eq!(event.attempts[0].plugin.as_deref(), Some(expected), "{event_type}");

@@ -5,8 +5,20 @@ use std::time::{Duration, Instant};
 use eventstream_tests::client::Event;
 use eventstream_tests::eventually::eventually;
 use eventstream_tests::guests::PluginsDir;
-use eventstream_tests::stage::Stage;
+use eventstream_tests::on_both_brokers;
+use eventstream_tests::stage::{Broker, Stage};
 use serde_json::json;
+
+on_both_brokers! {
+    sigterm_lets_attempts_end_and_exits_with_0,
+    what_does_not_end_within_the_drain_time_is_handed_back_without_burning_an_attempt,
+    a_second_signal_ends_at_once_and_loses_nothing,
+    sigterm_under_load_loses_nothing_and_burns_no_attempt,
+    a_restarted_host_takes_its_own_back_at_once,
+    a_host_that_stood_still_past_its_lease_goes_on_and_each_event_counts_once,
+    a_handler_slower_than_the_lease_runs_once,
+    an_event_that_takes_its_host_down_again_and_again_fails_as_crash,
+}
 
 /// So long that no test sees a lease end: what is taken over was taken over for another reason.
 const LONG_LEASE_MS: u64 = 120_000;
@@ -15,9 +27,9 @@ fn running(stage: &Stage, id: &str) -> Event {
     stage.client.wait_for(id, &["running"])
 }
 
-#[test]
-fn sigterm_lets_attempts_end_and_exits_with_0() {
-    let mut stage = Stage::with(PluginsDir::scripted(&["slow"]), |options| options.with("consumer.concurrency", 2));
+fn sigterm_lets_attempts_end_and_exits_with_0(broker: Broker) {
+    let mut stage =
+        Stage::with(broker, PluginsDir::scripted(&["slow"]), |options| options.with("consumer.concurrency", 2));
     let ids = stage.client.post_batch(&vec![json!({"type": "slow", "payload": {"sleep-ms": 1_500}}); 6]);
     running(&stage, &ids[0]);
     stage.host.terminate();
@@ -31,9 +43,8 @@ fn sigterm_lets_attempts_end_and_exits_with_0() {
     assert_eq!(stage.client.metrics()["recovered"], 0);
 }
 
-#[test]
-fn what_does_not_end_within_the_drain_time_is_handed_back_without_burning_an_attempt() {
-    let mut stage = Stage::with(PluginsDir::scripted(&["slow"]), |options| {
+fn what_does_not_end_within_the_drain_time_is_handed_back_without_burning_an_attempt(broker: Broker) {
+    let mut stage = Stage::with(broker, PluginsDir::scripted(&["slow"]), |options| {
         options.with("server.drain_ms", 200).with("consumer.lease_ms", LONG_LEASE_MS)
     });
     let id = stage.client.post_event("slow", &json!({"sleep-ms": 3_000}));
@@ -49,10 +60,10 @@ fn what_does_not_end_within_the_drain_time_is_handed_back_without_burning_an_att
     );
 }
 
-#[test]
-fn a_second_signal_ends_at_once_and_loses_nothing() {
-    let mut stage =
-        Stage::with(PluginsDir::scripted(&["slow"]), |options| options.with("consumer.lease_ms", LONG_LEASE_MS));
+fn a_second_signal_ends_at_once_and_loses_nothing(broker: Broker) {
+    let mut stage = Stage::with(broker, PluginsDir::scripted(&["slow"]), |options| {
+        options.with("consumer.lease_ms", LONG_LEASE_MS)
+    });
     let id = stage.client.post_event("slow", &json!({"sleep-ms": 4_000}));
     running(&stage, &id);
     let begun = Instant::now();
@@ -68,9 +79,8 @@ fn a_second_signal_ends_at_once_and_loses_nothing() {
     assert_eq!(stage.client.wait_ended(&id).state, "processed");
 }
 
-#[test]
-fn sigterm_under_load_loses_nothing_and_burns_no_attempt() {
-    let mut stage = Stage::scripted(&["work"]);
+fn sigterm_under_load_loses_nothing_and_burns_no_attempt(broker: Broker) {
+    let mut stage = Stage::scripted(broker, &["work"]);
     let ids = stage.client.post_batch(&vec![json!({"type": "work", "payload": {"sleep-ms": 20}}); 400]);
     for _ in 0..3 {
         stage.host.terminate();
@@ -85,10 +95,10 @@ fn sigterm_under_load_loses_nothing_and_burns_no_attempt() {
     assert_eq!((&metrics["processed"], &metrics["retried"]), (&json!(400), &json!(0)), "{metrics}");
 }
 
-#[test]
-fn a_restarted_host_takes_its_own_back_at_once() {
-    let mut stage =
-        Stage::with(PluginsDir::scripted(&["slow"]), |options| options.with("consumer.lease_ms", LONG_LEASE_MS));
+fn a_restarted_host_takes_its_own_back_at_once(broker: Broker) {
+    let mut stage = Stage::with(broker, PluginsDir::scripted(&["slow"]), |options| {
+        options.with("consumer.lease_ms", LONG_LEASE_MS)
+    });
     let id = stage.client.post_event("slow", &json!({"sleep-ms": 1_000}));
     running(&stage, &id);
     stage.host.kill9();
@@ -103,9 +113,28 @@ fn a_restarted_host_takes_its_own_back_at_once() {
     assert_eq!(stage.client.metrics()["recovered"], 1);
 }
 
+fn a_host_that_stood_still_past_its_lease_goes_on_and_each_event_counts_once(broker: Broker) {
+    let stage = Stage::with(broker, PluginsDir::scripted(&["slow"]), |options| options.with("consumer.lease_ms", 500));
+    let payload = json!({"sleep-ms": 400, "publish": 1, "publish-type": "nobody"});
+    for _ in 0..3 {
+        let id = stage.client.post_event("slow", &payload);
+        running(&stage, &id);
+        stage.host.stop();
+        // Nothing marks the end of a lease from outside.
+        std::thread::sleep(Duration::from_millis(700));
+        stage.host.cont();
+        let event = stage.client.wait_ended(&id);
+        assert_eq!((event.state.as_str(), event.children.len()), ("processed", 1), "{event:?}");
+    }
+    let metrics = stage.client.metrics();
+    assert_eq!((&metrics["processed"], &metrics["published"]), (&json!(3), &json!(3)), "{metrics}");
+    assert_eq!(stage.client.processed().len(), 3);
+}
+
 #[test]
 fn work_of_a_host_that_stands_still_is_taken_over_and_counts_once() {
-    let stage = Stage::with(PluginsDir::scripted(&["slow"]), |options| options.with("consumer.lease_ms", 1_000));
+    let stage =
+        Stage::with(Broker::Redis, PluginsDir::scripted(&["slow"]), |options| options.with("consumer.lease_ms", 1_000));
     let id = stage.client.post_event("slow", &json!({"sleep-ms": 700, "publish": 1, "publish-type": "nobody"}));
     running(&stage, &id);
     stage.host.stop();
@@ -120,11 +149,11 @@ fn work_of_a_host_that_stands_still_is_taken_over_and_counts_once() {
     assert_eq!(other.client().processed().iter().filter(|event| event.id == id).count(), 1);
 }
 
-#[test]
-fn a_handler_slower_than_the_lease_runs_once() {
-    let stage = Stage::with(PluginsDir::scripted(&["slow"]), |options| options.with("consumer.lease_ms", 600));
-    let _other = stage.another(|options| options.with("consumer.lease_ms", 600));
-    let ids = stage.client.post_batch(&vec![json!({"type": "slow", "payload": {"sleep-ms": 3_000}}); 4]);
+fn a_handler_slower_than_the_lease_runs_once(broker: Broker) {
+    let stage =
+        Stage::with(broker, PluginsDir::scripted(&["slow"]), |options| options.with("consumer.lease_ms", 1_200));
+    let _other = broker.is_shared().then(|| stage.another(|options| options.with("consumer.lease_ms", 1_200)));
+    let ids = stage.client.post_batch(&vec![json!({"type": "slow", "payload": {"sleep-ms": 4_000}}); 4]);
     for id in &ids {
         let event = stage.client.wait_ended(id);
         assert_eq!((event.attempts.len(), event.attempts[0].attempt), (1, 1), "{event:?}");
@@ -132,9 +161,8 @@ fn a_handler_slower_than_the_lease_runs_once() {
     assert_eq!(stage.client.metrics()["recovered"], 0);
 }
 
-#[test]
-fn an_event_that_takes_its_host_down_again_and_again_fails_as_crash() {
-    let mut stage = Stage::with(PluginsDir::scripted(&["deadly", "good"]), |options| options);
+fn an_event_that_takes_its_host_down_again_and_again_fails_as_crash(broker: Broker) {
+    let mut stage = Stage::with(broker, PluginsDir::scripted(&["deadly", "good"]), |options| options);
     let id = stage.client.post_event("deadly", &json!({"sleep-ms": 4_000}));
     let good = stage.client.post_event("good", &json!({}));
     for takeovers in 0..5 {

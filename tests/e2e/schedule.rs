@@ -6,8 +6,17 @@ use eventstream::event::Timestamp;
 use eventstream_tests::client::Event;
 use eventstream_tests::eventually::eventually;
 use eventstream_tests::guests::PluginsDir;
-use eventstream_tests::stage::Stage;
+use eventstream_tests::on_both_brokers;
+use eventstream_tests::stage::{Broker, Stage};
 use serde_json::json;
+
+on_both_brokers! {
+    a_delayed_event_begins_when_it_is_due_and_not_before,
+    an_event_with_a_delivery_time_begins_then,
+    a_published_event_may_be_delayed_as_well,
+    schedules_survive_restarts_of_host_and_store,
+    a_schedule_far_ahead_holds_up_nothing_that_is_due,
+}
 
 /// How long after its due time an event may begin on an idle system (G5), and what a busy machine may add.
 const LATE_LIMIT_MS: i64 = 1_000 + 1_500;
@@ -16,9 +25,8 @@ fn started_ms(event: &Event) -> i64 {
     event.attempts.last().unwrap().started_at.parse::<Timestamp>().unwrap().unix_ms()
 }
 
-#[test]
-fn a_delayed_event_begins_when_it_is_due_and_not_before() {
-    let stage = Stage::scripted(&["later"]);
+fn a_delayed_event_begins_when_it_is_due_and_not_before(broker: Broker) {
+    let stage = Stage::scripted(broker, &["later"]);
     let asked_ms = Timestamp::from_unix_ms(now_ms()).unix_ms();
     let id = stage.client.post(r#"{"type":"later","delayMs":1500,"payload":{}}"#).expect(202).json()["eventId"].clone();
     let waiting = stage.client.event(id.as_str().unwrap()).unwrap();
@@ -27,9 +35,8 @@ fn a_delayed_event_begins_when_it_is_due_and_not_before() {
     assert!((0..LATE_LIMIT_MS).contains(&late_ms), "{late_ms} ms after its time");
 }
 
-#[test]
-fn an_event_with_a_delivery_time_begins_then() {
-    let stage = Stage::scripted(&["later"]);
+fn an_event_with_a_delivery_time_begins_then(broker: Broker) {
+    let stage = Stage::scripted(broker, &["later"]);
     let due = Timestamp::from_unix_ms(now_ms() + 1_200);
     let body = json!({"type": "later", "deliverAt": due.to_string(), "payload": {}}).to_string();
     let id = stage.client.post(&body).expect(202).json()["eventId"].as_str().unwrap().to_owned();
@@ -37,9 +44,8 @@ fn an_event_with_a_delivery_time_begins_then() {
     assert!((0..LATE_LIMIT_MS).contains(&late_ms), "{late_ms} ms after its time");
 }
 
-#[test]
-fn a_published_event_may_be_delayed_as_well() {
-    let stage = Stage::scripted(&["parent", "child"]);
+fn a_published_event_may_be_delayed_as_well(broker: Broker) {
+    let stage = Stage::scripted(broker, &["parent", "child"]);
     let payload = json!({"publish": 1, "publish-type": "child", "publish-payload": {}, "publish-delay-ms": 1_000});
     let parent = stage.client.wait_ended(&stage.client.post_event("parent", &payload));
     let child = stage.client.wait_ended(&parent.children[0]);
@@ -47,15 +53,14 @@ fn a_published_event_may_be_delayed_as_well() {
     assert!(pause_ms >= 1_000, "begun {pause_ms} ms after its parent");
 }
 
-#[test]
-fn schedules_survive_restarts_of_host_and_store() {
-    let mut stage = Stage::with(PluginsDir::scripted(&["later"]), |options| options.with("retry.initial_ms", 2_000));
+fn schedules_survive_restarts_of_host_and_store(broker: Broker) {
+    let mut stage =
+        Stage::with(broker, PluginsDir::scripted(&["later"]), |options| options.with("retry.initial_ms", 2_000));
     let asked_ms = now_ms();
     let delayed: Vec<_> = (0..20).map(|_| json!({"type": "later", "delayMs": 2_500, "payload": {}})).collect();
     let ids = stage.client.post_batch(&delayed);
     stage.host.kill9();
-    stage.redis.kill9();
-    stage.redis.restart().unwrap();
+    stage.store.crash();
     stage.replace_host(|options| options);
     for id in &ids {
         let event = stage.client.wait_ended(id);
@@ -64,9 +69,8 @@ fn schedules_survive_restarts_of_host_and_store() {
     }
 }
 
-#[test]
-fn a_schedule_far_ahead_holds_up_nothing_that_is_due() {
-    let stage = Stage::scripted(&["later"]);
+fn a_schedule_far_ahead_holds_up_nothing_that_is_due(broker: Broker) {
+    let stage = Stage::scripted(broker, &["later"]);
     let far = stage.client.post(r#"{"type":"later","delayMs":86400000,"payload":{}}"#).expect(202).json();
     let begun = Instant::now();
     let near = stage.client.post(r#"{"type":"later","delayMs":200,"payload":{}}"#).expect(202).json();

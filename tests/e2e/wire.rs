@@ -6,14 +6,26 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use eventstream_tests::guests::PluginsDir;
-use eventstream_tests::stage::Stage;
+use eventstream_tests::on_both_brokers;
+use eventstream_tests::stage::{Broker, Stage};
 use serde_json::json;
+
+on_both_brokers! {
+    a_half_sent_header_is_not_waited_for,
+    a_half_sent_body_is_not_waited_for,
+    a_body_that_breaks_off_is_not_stored,
+    forty_thousand_bytes_of_headers_are_refused,
+    a_body_without_a_length_is_refused_once_it_is_too_large,
+    a_small_body_without_a_length_is_accepted,
+    requests_that_can_be_read_in_two_ways_are_refused,
+    many_connections_that_send_nothing_hold_up_nobody,
+}
 
 /// Longer than any limit that the tests set, shorter than the patience of whoever runs them.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 
-fn stage() -> Stage {
-    Stage::with(PluginsDir::scripted(&["t"]), |options| {
+fn stage(broker: Broker) -> Stage {
+    Stage::with(broker, PluginsDir::scripted(&["t"]), |options| {
         options.with("server.header_timeout_ms", 500).with("server.body_timeout_ms", 500)
     })
 }
@@ -43,9 +55,8 @@ fn nothing_was_stored_and_others_are_served(stage: &Stage) {
     stage.client.wait_ended(&stage.client.post_event("t", &json!({})));
 }
 
-#[test]
-fn a_half_sent_header_is_not_waited_for() {
-    let stage = stage();
+fn a_half_sent_header_is_not_waited_for(broker: Broker) {
+    let stage = stage(broker);
     let mut stream = connect(&stage);
     stream.write_all(b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Ty").unwrap();
     let begun = Instant::now();
@@ -55,9 +66,8 @@ fn a_half_sent_header_is_not_waited_for() {
     nothing_was_stored_and_others_are_served(&stage);
 }
 
-#[test]
-fn a_half_sent_body_is_not_waited_for() {
-    let stage = stage();
+fn a_half_sent_body_is_not_waited_for(broker: Broker) {
+    let stage = stage(broker);
     let mut stream = connect(&stage);
     let head = "POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n";
     stream.write_all(format!("{head}{{\"type\":").as_bytes()).unwrap();
@@ -66,9 +76,8 @@ fn a_half_sent_body_is_not_waited_for() {
     nothing_was_stored_and_others_are_served(&stage);
 }
 
-#[test]
-fn a_body_that_breaks_off_is_not_stored() {
-    let stage = stage();
+fn a_body_that_breaks_off_is_not_stored(broker: Broker) {
+    let stage = stage(broker);
     let mut stream = connect(&stage);
     let head = "POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n";
     stream.write_all(format!("{head}{{\"type\":\"t\"}}").as_bytes()).unwrap();
@@ -78,9 +87,8 @@ fn a_body_that_breaks_off_is_not_stored() {
     nothing_was_stored_and_others_are_served(&stage);
 }
 
-#[test]
-fn forty_thousand_bytes_of_headers_are_refused() {
-    let stage = stage();
+fn forty_thousand_bytes_of_headers_are_refused(broker: Broker) {
+    let stage = stage(broker);
     let mut stream = connect(&stage);
     let filler = format!("X-Filler: {}\r\n", "x".repeat(990)).repeat(40);
     let request = format!("GET /livez HTTP/1.1\r\nHost: x\r\n{filler}\r\n");
@@ -91,9 +99,8 @@ fn forty_thousand_bytes_of_headers_are_refused() {
     nothing_was_stored_and_others_are_served(&stage);
 }
 
-#[test]
-fn a_body_without_a_length_is_refused_once_it_is_too_large() {
-    let stage = stage();
+fn a_body_without_a_length_is_refused_once_it_is_too_large(broker: Broker) {
+    let stage = stage(broker);
     let mut stream = connect(&stage);
     let head =
         "POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -112,9 +119,8 @@ fn a_body_without_a_length_is_refused_once_it_is_too_large() {
     nothing_was_stored_and_others_are_served(&stage);
 }
 
-#[test]
-fn a_small_body_without_a_length_is_accepted() {
-    let stage = stage();
+fn a_small_body_without_a_length_is_accepted(broker: Broker) {
+    let stage = stage(broker);
     let mut stream = connect(&stage);
     let head = "POST /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n";
     stream
@@ -124,9 +130,8 @@ fn a_small_body_without_a_length_is_accepted() {
     assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
 }
 
-#[test]
-fn requests_that_can_be_read_in_two_ways_are_refused() {
-    let stage = stage();
+fn requests_that_can_be_read_in_two_ways_are_refused(broker: Broker) {
+    let stage = stage(broker);
     let json = "Content-Type: application/json\r\n";
     for (what, request) in [
         (
@@ -152,9 +157,8 @@ fn requests_that_can_be_read_in_two_ways_are_refused() {
     nothing_was_stored_and_others_are_served(&stage);
 }
 
-#[test]
-fn many_connections_that_send_nothing_hold_up_nobody() {
-    let stage = stage();
+fn many_connections_that_send_nothing_hold_up_nobody(broker: Broker) {
+    let stage = stage(broker);
     let silent: Vec<TcpStream> = (0..300).map(|_| connect(&stage)).collect();
     nothing_was_stored_and_others_are_served(&stage);
     for stream in silent {

@@ -24,16 +24,16 @@ const LISTENING: &str = "listening on ";
 /// How to start a host.
 #[derive(Clone, Debug)]
 pub struct HostOptions {
-    redis_url: String,
+    broker_url: String,
     plugins: PathBuf,
     flags: Vec<String>,
     variables: Vec<(String, String)>,
 }
 
 impl HostOptions {
-    /// A host on this Redis with these plugins, and defaults for the rest.
-    pub fn new(redis_url: &str, plugins: &Path) -> Self {
-        Self { redis_url: redis_url.into(), plugins: plugins.into(), flags: Vec::new(), variables: Vec::new() }
+    /// A host on this store with these plugins, and defaults for the rest.
+    pub fn new(broker_url: &str, plugins: &Path) -> Self {
+        Self { broker_url: broker_url.into(), plugins: plugins.into(), flags: Vec::new(), variables: Vec::new() }
     }
 
     /// The same with a setting, such as `consumer.lease_ms`.
@@ -90,7 +90,7 @@ impl Host {
     pub fn try_spawn(options: &HostOptions) -> Result<Self, Exited> {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let mut command = eventstream(folder.path());
-        command.args(["serve", "--listen", "127.0.0.1:0", "--broker", &options.redis_url]);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--broker", &options.broker_url]);
         command.arg("--plugins").arg(&options.plugins).args(&options.flags);
         command.envs(options.variables.iter().map(|(name, value)| (name, value)));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the host starts");

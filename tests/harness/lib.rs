@@ -1,4 +1,4 @@
-//! What the end-to-end tests stand on: the host as a process, a Redis of their own, a faulty wire between them, a typed
+//! What the end-to-end tests stand on: the host as a process, a store of their own, a faulty wire to a Redis, a typed
 //! client, and the ledger that knows what must have become of every event.
 //!
 //! A harness fails by panicking, with words; it never decides by itself that a test passed. Everything that it starts
@@ -19,3 +19,4 @@ pub mod ledger;
 pub mod proxy;
 pub mod redis;
 pub mod stage;
+pub mod store;

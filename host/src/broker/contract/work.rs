@@ -112,6 +112,41 @@ pub async fn a_dropped_wait_loses_nothing(rig: &dyn Rig) {
     assert_eq!(claim(&*broker, "a", 9).await.len(), 5);
 }
 
+/// Waits are dropped at every moment of them, as happens whenever a slot comes free, and the next one is for more lanes.
+pub async fn dropped_waits_for_one_lane_hold_up_no_other(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    assert!(claim(&*broker, "full", 1).await.is_empty() && claim(&*broker, "free", 1).await.is_empty());
+    for round in 0..30_u64 {
+        for moment in 0..6_u64 {
+            // The timers of the runtime are too coarse for this.
+            let (begun, patience) = (Instant::now(), Duration::from_micros((round * 6 + moment) * 5));
+            let moment_comes = async {
+                while begun.elapsed() < patience {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let lanes = [lane("free")];
+            tokio::select! {
+                _ = broker.wait(&lanes) => {}
+                () = moment_comes => {}
+            }
+        }
+        let append = async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            broker.append(appends("full", 1)).await.expect("accepted");
+            Instant::now()
+        };
+        let wait = async {
+            broker.wait(&[lane("full"), lane("free")]).await.expect("the wait ends");
+            Instant::now()
+        };
+        let (appended, woken) = tokio::join!(append, wait);
+        let late = woken.saturating_duration_since(appended);
+        assert!(late < Duration::from_millis(300), "round {round}: woken {late:?} after there was something");
+        assert_eq!(claim(&*broker, "full", 9).await.len(), 1, "round {round}");
+    }
+}
+
 /// G5: not before the pause is over; attempt, failures and the story of the attempts go with the event.
 pub async fn a_retry_waits_until_it_is_due_and_keeps_its_story(rig: &dyn Rig) {
     let broker = rig.open(options()).await;

@@ -119,7 +119,12 @@ pub(super) fn check(db: &Connection) -> Result<(), SchemaError> {
     let verdict: String = db
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
         .map_err(|error| if is_damage(&error) { SchemaError::Damaged(error.to_string()) } else { error.into() })?;
-    if verdict == "ok" { Ok(()) } else { Err(SchemaError::Damaged(verdict)) }
+    if verdict == "ok" {
+        return Ok(());
+    }
+    // The first of several lines names the database, which there is only one of.
+    let findings: Vec<&str> = verdict.lines().map(str::trim).filter(|line| !line.starts_with("***")).collect();
+    Err(SchemaError::Damaged(findings.join("; ")))
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {

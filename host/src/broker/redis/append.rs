@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use redis::Value;
 
-use super::board::Trouble;
+use super::board::{LOSS, Trouble};
 use super::codec;
 use super::core::{Core, Places, asks_for_lanes};
 use super::fault::{Cause, Failure};
@@ -115,9 +115,8 @@ impl Core {
             let mut items = reply::array(answer)?;
             if items.len() != 3 {
                 self.look.notify_one();
-                let message = "Redis lost the data of this namespace; accepting goes on when that has been noted";
-                self.board().raise(Trouble::Loss, message);
-                return Err(Error::Unsafe(message.into()));
+                self.board().raise(Trouble::Loss, LOSS);
+                return Err(Error::Unsafe(LOSS.into()));
             }
             let answers = reply::array(items.pop().unwrap_or_default())?;
             self.note_accepted(seen, reply::count(&items[1])?);

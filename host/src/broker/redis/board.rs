@@ -2,7 +2,7 @@
 //!
 //! Several parts of the broker find several troubles at once, and each of them ends by itself; the gravest one is shown.
 //! A trouble is logged when it begins and when it ends, never in between, so that a store that stays away for an hour
-//! costs two lines.
+//! costs two lines. Nothing is logged before the broker is open, since whoever opens it says what is wrong.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,6 +13,10 @@ use crate::broker::{Durability, Health};
 
 /// How often a remark that would repeat itself is logged.
 const REMARK_EVERY: Duration = Duration::from_secs(60);
+
+/// What is said of [`Trouble::Loss`], whoever finds it first.
+pub(super) const LOSS: &str =
+    "Redis lost data: it was flushed, restored from an older copy or failed over to one; what is there is worked on";
 
 /// The kinds of trouble, the gravest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,13 +47,31 @@ pub(super) struct Board {
 struct State {
     durability: Durability,
     troubles: BTreeMap<Trouble, String>,
+    is_logging: bool,
     remarked: BTreeMap<&'static str, Instant>,
 }
 
 impl Board {
     pub(super) fn new() -> Self {
-        let state = State { durability: Durability::Unknown, troubles: BTreeMap::new(), remarked: BTreeMap::new() };
+        let state = State {
+            durability: Durability::Unknown,
+            troubles: BTreeMap::new(),
+            is_logging: false,
+            remarked: BTreeMap::new(),
+        };
         Self { state: Mutex::new(state) }
+    }
+
+    /// Logs the troubles that there are, and from now on each that begins or ends.
+    pub(super) fn begin_log(&self) {
+        let troubles = {
+            let mut state = self.lock();
+            state.is_logging = true;
+            state.troubles.clone()
+        };
+        for (trouble, message) in troubles {
+            tracing::error!(trouble = ?trouble, "{message}");
+        }
     }
 
     /// What is shown.
@@ -73,15 +95,22 @@ impl Board {
     /// A trouble began, or goes on with other words.
     pub(super) fn raise(&self, trouble: Trouble, message: impl Into<String>) {
         let message = message.into();
-        let is_new = self.lock().troubles.insert(trouble, message.clone()).is_none();
-        if is_new {
+        let is_news = {
+            let mut state = self.lock();
+            state.troubles.insert(trouble, message.clone()).is_none() && state.is_logging
+        };
+        if is_news {
             tracing::error!(trouble = ?trouble, "{message}");
         }
     }
 
     /// A trouble ended, if there was one.
     pub(super) fn clear(&self, trouble: Trouble) {
-        if self.lock().troubles.remove(&trouble).is_some() {
+        let is_news = {
+            let mut state = self.lock();
+            state.troubles.remove(&trouble).is_some() && state.is_logging
+        };
+        if is_news {
             tracing::info!(trouble = ?trouble, "Redis can be worked with again");
         }
     }

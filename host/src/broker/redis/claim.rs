@@ -5,22 +5,22 @@
 //! that nobody hears delivers nothing to nobody.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-
-use tokio::sync::Semaphore;
 
 use super::board::Trouble;
 use super::core::Core;
 use super::entry::{RawEntry, read_fields};
-use super::fault::Cause;
+use super::fault::{Cause, Failure};
 use super::link::{Link, RESPONSE_TIMEOUT};
 use super::reply;
 use crate::broker::{Claim, Delivery, Error, Lane};
 
 /// How long a read blocks.
 const BLOCK: Duration = Duration::from_secs(1);
+/// How often Redis is told to end a read that nobody waits for.
+const UNBLOCK_EVERY: Duration = Duration::from_millis(5);
 /// The most entries of one claim: a script is not to hold up Redis.
 const MAX_CLAIM: usize = 500;
 
@@ -71,23 +71,24 @@ impl Core {
 
 /// Waits for entries.
 pub(super) struct Waiter {
-    link: Link,
+    link: Arc<Link>,
     /// Where the group stood in each lane when it was last asked.
     positions: Mutex<HashMap<Lane, String>>,
-    /// One read at a time: a second one on the same connection would wait for the first in any case.
-    turn: Semaphore,
-    /// A wait was dropped, so its read may still block the connection.
-    is_abandoned: AtomicBool,
+    /// The read under way. One at a time: a second one on the same connection would wait for the first in any case. That
+    /// of a wait that was dropped stays here until it has been ended, since it may be for other lanes than the next.
+    under_way: tokio::sync::Mutex<Option<Read>>,
 }
+
+/// A blocking read, making the connection for it included.
+type Read = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
 
 impl Waiter {
     /// A waiter with a connection of its own, made when it is needed.
     pub(super) fn new(link: &Link) -> Self {
         Self {
-            link: link.sibling(BLOCK + RESPONSE_TIMEOUT),
+            link: Arc::new(link.sibling(BLOCK + RESPONSE_TIMEOUT)),
             positions: Mutex::default(),
-            turn: Semaphore::new(1),
-            is_abandoned: AtomicBool::new(false),
+            under_way: tokio::sync::Mutex::default(),
         }
     }
 
@@ -107,8 +108,8 @@ impl Waiter {
             tokio::time::sleep(BLOCK).await;
             return Ok(());
         }
-        let Ok(_turn) = self.turn.acquire().await else { return Ok(()) };
-        let waited = self.read(core, lanes).await;
+        let mut under_way = self.under_way.lock().await;
+        let waited = self.read(core, lanes, &mut under_way).await;
         if let Err(failure) = &waited {
             if failure.reaction.cause == Cause::NoGroup {
                 core.look.notify_one();
@@ -123,12 +124,10 @@ impl Waiter {
         }
     }
 
-    async fn read(&self, core: &Core, lanes: &[Lane]) -> Result<(), super::fault::Failure> {
-        let live = self.link.connect().await?;
-        if self.is_abandoned.swap(false, Ordering::SeqCst) && live.client_id > 0 {
-            let mut unblock = redis::cmd("CLIENT");
-            unblock.arg("UNBLOCK").arg(live.client_id);
-            core.link.ask(&unblock).await?;
+    async fn read(&self, core: &Core, lanes: &[Lane], under_way: &mut Option<Read>) -> Result<(), Failure> {
+        if let Some(abandoned) = under_way {
+            self.end(core, abandoned).await?;
+            *under_way = None;
         }
         let mut read = redis::cmd("XREAD");
         read.arg("COUNT").arg(1).arg("BLOCK").arg(BLOCK.as_millis() as u64).arg("STREAMS");
@@ -141,18 +140,29 @@ impl Waiter {
                 read.arg(positions.get(lane).map_or("$", String::as_str));
             }
         }
-        let under_way = UnderWay(&self.is_abandoned);
-        let answer = self.link.command(&read).await;
-        std::mem::forget(under_way);
-        answer.map(|_| ())
+        let link = self.link.clone();
+        let answer = under_way.insert(Box::pin(async move { link.command(&read).await.map(drop) })).await;
+        *under_way = None;
+        answer
     }
-}
 
-/// Notes that a read was dropped before it was answered.
-struct UnderWay<'a>(&'a AtomicBool);
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
+    /// Has Redis answer a read that nobody waits for any more. What it says does not matter, nor how it failed.
+    async fn end(&self, core: &Core, abandoned: &mut Read) -> Result<(), Failure> {
+        let mut patience = Duration::ZERO;
+        while tokio::time::timeout(patience, &mut *abandoned).await.is_err() {
+            // The read may reach Redis after this does, on another connection, and is then told once more.
+            patience = UNBLOCK_EVERY;
+            match self.link.live().map(|live| live.client_id) {
+                Some(client_id) if client_id > 0 => {
+                    let mut unblock = redis::cmd("CLIENT");
+                    unblock.arg("UNBLOCK").arg(client_id);
+                    core.link.ask(&unblock).await?;
+                }
+                // Who may not ask for a client's name waits until the read ends by itself.
+                Some(_) => patience = BLOCK,
+                None => {}
+            }
+        }
+        Ok(())
     }
 }

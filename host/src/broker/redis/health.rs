@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::board::Trouble;
+use super::board::{LOSS, Trouble};
 use super::core::Core;
 use super::fault::Failure;
 use super::reply;
@@ -142,9 +142,7 @@ impl Core {
 
     /// The store lost data: says so, begins a new epoch or joins the one that another host began, and goes on.
     async fn accept_loss(&self) -> Result<(), Failure> {
-        let message = "Redis lost data: it was flushed, restored from an older copy or failed over to one; \
-                       what is there is worked on";
-        self.board().raise(Trouble::Loss, message);
+        self.board().raise(Trouble::Loss, LOSS);
         self.refresh_lanes(&[]).await?;
         self.adopt_epoch(&self.epoch.load_full()).await?;
         tokio::time::sleep(LOSS_SHOWN).await;

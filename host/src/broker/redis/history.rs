@@ -67,7 +67,7 @@ impl Core {
             Ending::Failed => self.keys.failed(),
         };
         let limit = query.limit.clamp(1, MAX_PAGE);
-        let mut end = first_end(&query);
+        let mut end = first_end(&query)?;
         let (mut records, mut size_bytes) = (Vec::new(), 0);
         let mut read = 0;
         loop {
@@ -183,17 +183,20 @@ fn read_counters(counts: Value) -> Result<Counters, Failure> {
     Ok(counters)
 }
 
-/// Where the newest entry of the page may be. A cursor that is none of ours begins at the newest.
-fn first_end(query: &EndedQuery) -> String {
+/// Where the newest entry of the page may be.
+///
+/// # Errors
+/// [`Error::BadCursor`]: the cursor is not the name of an entry.
+fn first_end(query: &EndedQuery) -> Result<String, Error> {
     let is_entry = |cursor: &str| {
-        let mut parts = cursor.splitn(2, '-');
-        let is_number = |part: Option<&str>| part.is_some_and(|part| part.parse::<u64>().is_ok());
-        is_number(parts.next()) && is_number(parts.next())
+        let is_number = |part: &str| part.parse::<u64>().is_ok();
+        cursor.split_once('-').is_some_and(|(ms, sequence)| is_number(ms) && is_number(sequence))
     };
     match (&query.cursor, query.until) {
-        (Some(cursor), _) if is_entry(cursor) => format!("({cursor}"),
-        (_, Some(until)) => until.unix_ms().saturating_add(CLOCK_SLACK_MS).to_string(),
-        _ => "+".into(),
+        (Some(cursor), _) if is_entry(cursor) => Ok(format!("({cursor}")),
+        (Some(_), _) => Err(Error::BadCursor),
+        (None, Some(until)) => Ok(until.unix_ms().saturating_add(CLOCK_SLACK_MS).to_string()),
+        (None, None) => Ok("+".into()),
     }
 }
 
@@ -232,11 +235,12 @@ mod tests {
     #[test]
     fn a_page_begins_at_its_cursor_else_at_its_end_of_time_else_at_the_newest() {
         let until = Some(Timestamp::from_unix_ms(1_000));
-        assert_eq!(first_end(&query()), "+");
-        assert_eq!(first_end(&EndedQuery { until, ..query() }), "3601000");
-        assert_eq!(first_end(&EndedQuery { cursor: Some("5-1".into()), until, ..query() }), "(5-1");
+        assert_eq!(first_end(&query()), Ok("+".into()));
+        assert_eq!(first_end(&EndedQuery { until, ..query() }), Ok("3601000".into()));
+        assert_eq!(first_end(&EndedQuery { cursor: Some("5-1".into()), until, ..query() }), Ok("(5-1".into()));
         for nonsense in ["", "x", "5", "5-1-2", "-", "5-\r\n"] {
-            assert_eq!(first_end(&EndedQuery { cursor: Some(nonsense.into()), ..query() }), "+", "{nonsense:?}");
+            let answer = first_end(&EndedQuery { cursor: Some(nonsense.into()), ..query() });
+            assert_eq!(answer, Err(Error::BadCursor), "{nonsense:?}");
         }
     }
 

@@ -136,6 +136,11 @@ impl Link {
         Err(in_doubt.unwrap_or_else(|| Failure::interrupted("Redis did not answer in time")))
     }
 
+    /// The connection, if one is up.
+    pub(super) fn live(&self) -> Option<Arc<Live>> {
+        self.live.load_full()
+    }
+
     /// The connection, made now if there is none.
     pub(super) async fn connect(&self) -> Result<Arc<Live>, Failure> {
         if let Some(live) = self.live.load_full() {
@@ -159,7 +164,7 @@ impl Link {
             }
             Err(error) => {
                 let reaction = classify_connect(&error);
-                let message = format!("Redis at {} cannot be reached: {error}", self.line.address);
+                let message = format!("{}{error}", unreachable(&self.line.address));
                 self.line.gate.failed(&message, reaction.connection);
                 let failure = Failure { reaction, message };
                 self.line.board.note(&failure);
@@ -223,6 +228,11 @@ impl Link {
             self.live.compare_and_swap(&current, None);
         }
     }
+}
+
+/// How a message begins that says why no connection was made.
+pub(super) fn unreachable(address: &str) -> String {
+    format!("Redis at {address} cannot be reached: ")
 }
 
 /// What went wrong in words: the server's own, or the connection's.

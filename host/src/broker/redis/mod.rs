@@ -77,11 +77,11 @@ impl Default for Tuning {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// There is no Redis, or it is not ready; trying again later may help.
-    #[error("cannot reach Redis at {address}: {reason}; is it running, and is the address right?")]
+    #[error("Redis at {address} cannot be reached: {reason}; is it running, and is the address right?")]
     Unreachable {
         /// Host and port.
         address: String,
-        /// What the connection said.
+        /// What the connection or the server said.
         reason: String,
     },
     /// The settings do not keep what is accepted (G1); the text names the line that mends it.
@@ -188,7 +188,10 @@ async fn prepare(core: &Core) -> Result<(), OpenError> {
     let refused = |failure: Failure| match failure.reaction.cause {
         Cause::Denied | Cause::Misplaced | Cause::NoRoom => OpenError::Misconfigured(failure.message),
         Cause::Demoted => OpenError::Unsupported(failure.message),
-        _ => OpenError::Unreachable { address: address.clone(), reason: failure.message },
+        _ => {
+            let reason = failure.message.strip_prefix(&link::unreachable(address)).unwrap_or(&failure.message);
+            OpenError::Unreachable { address: address.clone(), reason: reason.to_owned() }
+        }
     };
     let verdict = core.inspect_server().await.map_err(refused)?;
     if let Some(why) = verdict.unsupported {
@@ -200,7 +203,10 @@ async fn prepare(core: &Core) -> Result<(), OpenError> {
     core.refresh_lanes(&[Lane::unrouted()]).await.map_err(refused)?;
     core.adopt_epoch("").await.map_err(refused)?;
     core.show_life().await.map_err(refused)?;
-    core.look().await.map_err(refused)
+    core.look().await.map_err(refused)?;
+    // Until here the one who opens is told what is wrong; from here on the log is.
+    core.board().begin_log();
+    Ok(())
 }
 
 /// A link for a URL, not connected yet.

@@ -1,4 +1,4 @@
-//! What happens without a store: at the start, and later.
+//! What happens without a Redis: at the start, and later.
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use eventstream_tests::eventually::{eventually, eventually_within};
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::host::{Host, HostOptions};
 use eventstream_tests::redis::RedisServer;
-use eventstream_tests::stage::Stage;
+use eventstream_tests::stage::{Broker, Stage};
 use serde_json::json;
 
 #[test]
@@ -38,9 +38,9 @@ fn a_store_that_may_lose_events_is_refused_with_the_line_that_mends_it() {
 
 #[test]
 fn a_store_that_goes_away_is_waited_for_without_a_busy_loop() {
-    let stage = Stage::scripted(&["t"]);
+    let stage = Stage::scripted(Broker::Redis, &["t"]);
     let before = stage.client.post_event("t", &json!({}));
-    stage.redis.kill9();
+    stage.store.redis().kill9();
     let refused = eventually("accepting stops", || {
         let answer = stage.client.post(r#"{"type":"t","payload":{}}"#);
         if answer.status == 503 { Ok(answer) } else { Err(answer.status) }
@@ -67,7 +67,7 @@ fn a_store_that_goes_away_is_waited_for_without_a_busy_loop() {
     let lines = stage.host.output().lines().count();
     assert!(lines < 200, "{lines} lines of log");
 
-    stage.redis.restart().unwrap();
+    stage.store.redis().restart().unwrap();
     let back = Instant::now();
     let after = eventually_within(Duration::from_secs(20), "accepting goes on", || {
         let answer = stage.client.post(r#"{"type":"t","payload":{}}"#);
@@ -89,14 +89,14 @@ fn a_store_that_goes_away_is_waited_for_without_a_busy_loop() {
 
 #[test]
 fn a_store_that_stands_still_is_not_waited_for_by_clients() {
-    let stage = Stage::scripted(&["t"]);
-    stage.redis.stop().unwrap();
+    let stage = Stage::scripted(Broker::Redis, &["t"]);
+    stage.store.redis().stop().unwrap();
     let body = r#"{"type":"t","payload":{}}"#;
     let asked = Instant::now();
     let answer = stage.client.try_post_keyed(body, "k").unwrap();
     assert_eq!(answer.status, 503, "{}", answer.text());
     assert!(asked.elapsed() < Duration::from_secs(20), "answered after {:?}", asked.elapsed());
-    stage.redis.cont().unwrap();
+    stage.store.redis().cont().unwrap();
     // Whether the first one took effect was not known; with the same key it is one event in any case.
     let id = eventually("accepting goes on", || {
         let answer = stage.client.try_post_keyed(body, "k").map_err(|error| error.0)?;
@@ -112,9 +112,9 @@ fn a_store_that_stands_still_is_not_waited_for_by_clients() {
 
 #[test]
 fn a_store_that_lost_its_data_is_noticed_and_served_from_then_on() {
-    let stage = Stage::scripted(&["t"]);
+    let stage = Stage::scripted(Broker::Redis, &["t"]);
     stage.client.wait_ended(&stage.client.post_event("t", &json!({})));
-    let () = stage.redis.command(&["FLUSHALL"]).unwrap();
+    let () = stage.store.redis().command(&["FLUSHALL"]).unwrap();
     let id = eventually("accepting goes on", || {
         let answer = stage.client.post(r#"{"type":"t","payload":{}}"#);
         if answer.status == 202 {
@@ -131,15 +131,16 @@ fn a_store_that_lost_its_data_is_noticed_and_served_from_then_on() {
 
 #[test]
 fn a_store_without_room_refuses_events_and_lets_what_is_there_be_worked_off() {
-    let stage = Stage::with(PluginsDir::scripted(&["t"]), |options| options.with("consumer.concurrency", 1));
+    let stage =
+        Stage::with(Broker::Redis, PluginsDir::scripted(&["t"]), |options| options.with("consumer.concurrency", 1));
     let ids = stage.client.post_batch(&vec![json!({"type": "t", "payload": {"sleep-ms": 100}}); 10]);
-    let () = stage.redis.command(&["CONFIG", "SET", "maxmemory", "1mb"]).unwrap();
+    let () = stage.store.redis().command(&["CONFIG", "SET", "maxmemory", "1mb"]).unwrap();
     let answer = stage.client.post(r#"{"type":"t","payload":{}}"#).expect(503);
     assert!(answer.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0));
     for id in &ids {
         assert_eq!(stage.client.wait_ended(id).state, "processed");
     }
-    let () = stage.redis.command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
+    let () = stage.store.redis().command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
     eventually("accepting goes on", || match stage.client.post(r#"{"type":"t","payload":{}}"#).status {
         202 => Ok(()),
         status => Err(status),
