@@ -114,10 +114,7 @@ impl Core {
             }
             let mut items = reply::array(answer)?;
             if items.len() != 3 {
-                self.look.notify_one();
-                let message = "Redis lost the data of this namespace; accepting goes on when that has been noted";
-                self.board().raise(Trouble::Loss, message);
-                return Err(Error::Unsafe(message.into()));
+                return Err(self.lost_data());
             }
             let answers = reply::array(items.pop().unwrap_or_default())?;
             self.note_accepted(seen, reply::count(&items[1])?);
@@ -127,6 +124,14 @@ impl Core {
             return Ok(requests.iter().zip(answers).map(|(request, answer)| self.read(request, answer)).collect());
         }
         Err(Error::refused("the lanes change faster than they can be read"))
+    }
+
+    /// A script found another epoch than the one that is worked with.
+    pub(super) fn lost_data(&self) -> Error {
+        self.look.notify_one();
+        let message = "Redis lost the data of this namespace; accepting goes on when that has been noted";
+        self.board().raise(Trouble::Loss, message);
+        Error::Unsafe(message.into())
     }
 
     /// Compares the total of accepted events with what was seen before the question was sent.
