@@ -7,8 +7,8 @@ use async_trait::async_trait;
 
 use super::{Api, Routes, ServerOptions};
 use crate::broker::{
-    Accepted, Append, Broker, Claim, Delivery, Durability, EndedPage, EndedQuery, Ending, Error, Found, Health, Lane,
-    Leases, Promoted, Replayed, Settle, Settled, Stats,
+    Accepted, Append, Broker, Claim, Delivery, Durability, EndedPage, EndedQuery, Ending, Error, Exported, Found,
+    Health, Lane, Leases, Promoted, Replayed, Restored, Settle, Settled, Snapshot, Stats,
 };
 use crate::event::{EventId, EventType, Start, State};
 
@@ -172,6 +172,14 @@ impl Broker for Fake {
 
     fn lanes(&self) -> Vec<Lane> {
         Vec::new()
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Error> {
+        Err(Error::refused("the API exports nothing"))
+    }
+
+    async fn restore(&self, _: Vec<Exported>) -> Result<Vec<Restored>, Error> {
+        Err(Error::refused("the API imports nothing"))
     }
 
     async fn close(&self) -> Result<(), Error> {

@@ -11,6 +11,7 @@ pub mod accept;
 pub mod ends;
 pub mod leases;
 pub mod model;
+pub mod transfer;
 pub mod work;
 
 use std::collections::BTreeMap;
@@ -78,6 +79,12 @@ macro_rules! broker_contract {
             leases::every_crash_raises_the_delivery_count,
             leases::renewed_leases_are_not_taken_over,
             leases::a_closed_consumer_leaves_nothing_behind,
+            transfer::a_snapshot_holds_everything_that_can_go_on_once,
+            transfer::a_large_snapshot_comes_in_parts_and_in_order,
+            transfer::what_is_restored_goes_on_where_it_stood,
+            transfer::restoring_again_changes_nothing,
+            transfer::what_ended_is_not_brought_back_by_restoring,
+            transfer::windows_end_and_limits_are_for_new_events,
             model::random_lives_end_once,
         }
     };

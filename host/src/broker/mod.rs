@@ -21,8 +21,10 @@
 pub mod contract;
 pub mod embedded;
 pub mod redis;
+mod snapshot;
 mod types;
 
+pub use snapshot::{Exported, ExportedEvent, ExportedKey, Restored, Snapshot, SnapshotPart};
 pub use types::{
     Accepted, Append, Claim, Counters, Delivery, Depth, Durability, EndedPage, EndedQuery, Ending, Found, Health, Lane,
     LaneWant, MAX_PAGE_BYTES, Options, Promoted, Receipt, Replayed, Retention, Settle, Settled, Stats,
@@ -97,6 +99,22 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Totals that survive restarts, and how much waits where.
     async fn stats(&self) -> Result<Stats, Error>;
+
+    /// Begins to read everything that another store can go on with: what has not ended, what failed, and the idempotency
+    /// keys. Nothing is changed or held up by it. Each thing is there once; what moves or ends while it is read may be
+    /// there twice or not at all, unless the implementation says that its snapshots are of one moment.
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Error>;
+
+    /// Takes over what another store held, each thing by itself, in the order asked; the answers stand in that order.
+    /// An event that is known by its id, in whatever state, is left as it is, and so is a key that is remembered: doing it
+    /// again changes nothing. Events go to the ends of their lanes or wait until they are due, failed ones are kept as
+    /// such. All of them count as accepted, the failed ones as failed too. There is no depth limit, since they were
+    /// accepted before.
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`] and the others as for [`Broker::append`]: any part of the batch may have been taken over. Repeat
+    /// all of it, but not after [`Error::Unsafe`], which says that what was taken over before may be lost.
+    async fn restore(&self, batch: Vec<Exported>) -> Result<Vec<Restored>, Error>;
 
     /// Says good-bye: this consumer is forgotten if it holds nothing. Nothing else may be called afterwards.
     async fn close(&self) -> Result<(), Error>;

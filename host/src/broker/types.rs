@@ -281,7 +281,7 @@ pub struct Stats {
 /// Totals of the whole deployment since its store was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Events appended by clients.
+    /// Events appended by clients, and those taken over from another store.
     pub accepted: u64,
     /// Events that clients sent again.
     pub duplicates: u64,

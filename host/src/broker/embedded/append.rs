@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use rusqlite::{OptionalExtension, params};
 
 use crate::broker::{Accepted, Append, Error, Lane};
-use crate::event::{EventId, Idempotency, Start};
+use crate::event::{Class, EventId, Idempotency, Start};
 
 use super::columns::{Body, DataColumn, Story};
 use super::state;
@@ -116,8 +116,8 @@ pub(super) fn lane_number(step: &mut Step<'_>, lane: &Lane) -> rusqlite::Result<
     Ok(number)
 }
 
-/// Writes an event; false, with nothing written, if its id is there already.
-fn insert(step: &mut Step<'_>, event: &NewEvent) -> rusqlite::Result<bool> {
+/// Writes an event that is to be worked on; false, with nothing written, if its id is there already.
+pub(super) fn insert(step: &mut Step<'_>, event: &NewEvent) -> rusqlite::Result<bool> {
     let NewEvent { body, story, .. } = event;
     let due_ms = match event.start {
         Start::Now | Start::InMs(0) => None,
@@ -125,32 +125,10 @@ fn insert(step: &mut Step<'_>, event: &NewEvent) -> rusqlite::Result<bool> {
         Start::At(time) => Some(time.unix_ms()).filter(|due_ms| *due_ms > step.now_ms),
     };
     let lane = lane_number(step, &event.lane)?;
-    let number = step.next_number();
-    let (state, place) = due_ms.map_or((state::QUEUED, number), |due_ms| (state::DUE, due_ms));
-    let is_new = step
-        .db
-        .prepare_cached(
-            "INSERT INTO event (number, id, state, lane, place, deliveries, type, checksum, story, result) \
-             VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO NOTHING",
-        )?
-        .execute(params![
-            number,
-            body.id.as_bytes(),
-            state,
-            lane,
-            place,
-            body.event_type.as_str(),
-            story.as_ref().map(|story| story.checksum),
-            story.as_ref().map(|story| &story.text),
-            DataColumn(story.as_ref().and_then(|story| story.result.as_ref())),
-        ])?
-        == 1;
-    if !is_new {
+    let (state, due) = due_ms.map_or((state::QUEUED, None), |due_ms| (state::DUE, Some(due_ms)));
+    if !insert_row(step, body, story.as_ref(), &Spot { state, lane, due, ended: None })? {
         return Ok(false);
     }
-    step.db
-        .prepare_cached("INSERT INTO body (number, head, data, checksum) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![number, body.head, DataColumn(body.data.as_ref()), body.checksum])?;
     if let Some(Idempotency { key, fingerprint }) = &event.idempotency {
         let window_ms = i64::try_from(step.options.retention.idempotency_ms).unwrap_or(i64::MAX);
         step.db
@@ -162,6 +140,51 @@ fn insert(step: &mut Step<'_>, event: &NewEvent) -> rusqlite::Result<bool> {
         Some(_) => step.totals.scheduled += 1,
     }
     Ok(true)
+}
+
+/// Where a new event is put. Its place is the time when it is due, else the next number.
+pub(super) struct Spot {
+    pub(super) state: i64,
+    pub(super) lane: i64,
+    pub(super) due: Option<i64>,
+    /// As what it failed, and when.
+    pub(super) ended: Option<(Class, i64)>,
+}
+
+/// Writes the rows of an event; false, with nothing written, if its id is there already.
+pub(super) fn insert_row(
+    step: &mut Step<'_>,
+    body: &Body,
+    story: Option<&Story>,
+    spot: &Spot,
+) -> rusqlite::Result<bool> {
+    let number = step.next_number();
+    let is_new = step
+        .db
+        .prepare_cached(
+            "INSERT INTO event (number, id, state, lane, place, deliveries, type, checksum, story, result, ended_at, \
+             class) VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (id) DO NOTHING",
+        )?
+        .execute(params![
+            number,
+            body.id.as_bytes(),
+            spot.state,
+            spot.lane,
+            spot.due.unwrap_or(number),
+            body.event_type.as_str(),
+            story.map(|story| story.checksum),
+            story.map(|story| &story.text),
+            DataColumn(story.and_then(|story| story.result.as_ref())),
+            spot.ended.map(|(_, at_ms)| at_ms),
+            spot.ended.map(|(class, _)| class.as_str()),
+        ])?
+        == 1;
+    if is_new {
+        step.db
+            .prepare_cached("INSERT INTO body (number, head, data, checksum) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![number, body.head, DataColumn(body.data.as_ref()), body.checksum])?;
+    }
+    Ok(is_new)
 }
 
 /// When something is due so long from now. The clock has run on since it was read to the millisecond before, and nothing

@@ -16,16 +16,19 @@ mod history;
 mod leases;
 mod open;
 mod readers;
+mod restore;
 mod retention;
 mod room;
 mod schema;
 mod settle;
+mod snapshot;
 mod state;
 mod totals;
 mod writer;
 
 pub use backup::{BackupError, backup};
 pub use open::OpenError;
+pub use snapshot::{SnapshotError, snapshot};
 
 use std::path::Path;
 use std::sync::Arc;
@@ -35,8 +38,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{
-    Accepted, Append, Broker, Claim, Delivery, EndedPage, EndedQuery, Error, Found, Health, Lane, Leases, Promoted,
-    Receipt, Replayed, Settle, Settled, Stats,
+    Accepted, Append, Broker, Claim, Delivery, EndedPage, EndedQuery, Error, Exported, Found, Health, Lane, Leases,
+    Promoted, Receipt, Replayed, Restored, Settle, Settled, Snapshot, Stats,
 };
 use crate::clock;
 use crate::event::{Class, DEFAULT_SOURCE, Data, End, Event, EventId, Record, Settlement, State};
@@ -47,6 +50,7 @@ use directory::{Directory, Identity};
 use fault::{Condition, Fault};
 use leases::{Entry, Table};
 use readers::Readers;
+use restore::Coming;
 use settle::{Ending, Put, Replay};
 use totals::Totals;
 use writer::{Commit, Writer};
@@ -266,6 +270,20 @@ impl Broker for EmbeddedBroker {
 
     async fn stats(&self) -> Result<Stats, Error> {
         Ok(self.board.borrow().stats())
+    }
+
+    /// A snapshot is of one moment.
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Error> {
+        self.condition.usable()?;
+        let directory = self.directory.clone();
+        let opened = tokio::task::spawn_blocking(move || snapshot(directory.path())).await;
+        let opened = opened.map_err(|_| Error::refused("reading the store failed"))?;
+        opened.map_err(|error| Error::refused(error.to_string()))
+    }
+
+    async fn restore(&self, batch: Vec<Exported>) -> Result<Vec<Restored>, Error> {
+        let batch: Vec<Coming> = batch.into_iter().map(Coming::of).collect::<Result<_, _>>()?;
+        self.writer.run(Commit::Synced, move |step| restore::restore(step, &batch)).await
     }
 
     async fn close(&self) -> Result<(), Error> {

@@ -43,6 +43,8 @@ pub(super) enum Purpose {
 pub(super) enum SchemaError {
     #[error("it was written by a newer version (format {found}, this one knows {known}): start that version")]
     Newer { found: i64, known: i64 },
+    #[error("it was written by an older version (format {found}, this one knows {known}): serve it once with this one")]
+    Older { found: i64, known: i64 },
     #[error("it is a database of another program")]
     Foreign,
     #[error("it is damaged ({0}): restore a backup, or move the directory away to begin anew")]
@@ -109,6 +111,23 @@ fn open_with(path: &Path, migrations: &[&str]) -> Result<Connection, SchemaError
     step.pragma_update(None, "user_version", known)?;
     step.commit()?;
     Ok(db)
+}
+
+/// Whether a connection that only looks finds the tables of this format.
+///
+/// # Errors
+/// It does not, or the file cannot be read.
+pub(super) fn recognize(db: &Connection) -> Result<(), SchemaError> {
+    let known = MIGRATIONS.len() as i64;
+    let pragma = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let id = pragma("application_id")
+        .map_err(|error| if is_damage(&error) { SchemaError::Damaged(error.to_string()) } else { error.into() })?;
+    match pragma("user_version")? {
+        _ if id != i64::from(APPLICATION_ID) => Err(SchemaError::Foreign),
+        found if found > known => Err(SchemaError::Newer { found, known }),
+        found if found < known => Err(SchemaError::Older { found, known }),
+        _ => Ok(()),
+    }
 }
 
 /// Reads the whole structure of the file.

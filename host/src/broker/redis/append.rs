@@ -114,9 +114,7 @@ impl Core {
             }
             let mut items = reply::array(answer)?;
             if items.len() != 3 {
-                self.look.notify_one();
-                self.board().raise(Trouble::Loss, LOSS);
-                return Err(Error::Unsafe(LOSS.into()));
+                return Err(self.lost_data());
             }
             let answers = reply::array(items.pop().unwrap_or_default())?;
             self.note_accepted(seen, reply::count(&items[1])?);
@@ -126,6 +124,13 @@ impl Core {
             return Ok(requests.iter().zip(answers).map(|(request, answer)| self.read(request, answer)).collect());
         }
         Err(Error::refused("the lanes change faster than they can be read"))
+    }
+
+    /// A script found another epoch than the one that is worked with.
+    pub(super) fn lost_data(&self) -> Error {
+        self.look.notify_one();
+        self.board().raise(Trouble::Loss, LOSS);
+        Error::Unsafe(LOSS.into())
     }
 
     /// Compares the total of accepted events with what was seen before the question was sent.

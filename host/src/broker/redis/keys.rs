@@ -50,12 +50,36 @@ impl Keys {
 
     /// What is remembered under an idempotency key.
     pub(super) fn idempotency(&self, key: &[u8; 32]) -> Bytes {
-        let mut name = format!("{}:idem:", self.prefix);
+        let mut name = self.idempotency_prefix();
         for byte in key {
             name.push(char::from_digit(u32::from(byte >> 4), 16).unwrap_or('0'));
             name.push(char::from_digit(u32::from(byte & 15), 16).unwrap_or('0'));
         }
         Bytes::from(name)
+    }
+
+    /// What the names of all idempotency keys match, as Redis reads patterns. A namespace has no character that means
+    /// anything there.
+    pub(super) fn idempotency_pattern(&self) -> String {
+        format!("{}*", self.idempotency_prefix())
+    }
+
+    /// The idempotency key of a name that [`Self::idempotency`] gave.
+    pub(super) fn idempotency_of(&self, name: &[u8]) -> Option<[u8; 32]> {
+        let digits = std::str::from_utf8(name).ok()?.strip_prefix(&self.idempotency_prefix())?.as_bytes();
+        let mut key = [0; 32];
+        if digits.len() != 2 * key.len() {
+            return None;
+        }
+        for (byte, pair) in key.iter_mut().zip(digits.chunks(2)) {
+            let digit = |place: usize| char::from(pair[place]).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+            *byte = digit(0)? << 4 | digit(1)?;
+        }
+        Some(key)
+    }
+
+    fn idempotency_prefix(&self) -> String {
+        format!("{}:idem:", self.prefix)
     }
 }
 
@@ -69,6 +93,10 @@ mod tests {
         let lane = keys.lane(&"orders".parse().unwrap());
         assert_eq!(lane, "{shop:0}:q:orders");
         assert_eq!(keys.idempotency(&[0xa5; 32]), format!("{{shop:0}}:idem:{}", "a5".repeat(32)));
+        assert_eq!(keys.idempotency_of(&keys.idempotency(&[0xa5; 32])), Some([0xa5; 32]));
+        for foreign in ["{shop:0}:idem:a5", "{shop:0}:epoch", &format!("{{shop:0}}:idem:{}", "g5".repeat(32))] {
+            assert_eq!(keys.idempotency_of(foreign.as_bytes()), None, "{foreign}");
+        }
         assert!(keys.fixed().iter().all(|name| name.starts_with(b"{shop:0}:")));
         assert_eq!((keys.done(), keys.failed()), (&keys.fixed()[4], &keys.fixed()[5]));
     }

@@ -27,8 +27,10 @@ mod link;
 mod mutant;
 mod recover;
 mod reply;
+mod restore;
 mod scripts;
 mod settle;
+mod snapshot;
 mod upkeep;
 
 use std::sync::Arc;
@@ -50,9 +52,10 @@ use self::link::{Line, Link, RESPONSE_TIMEOUT};
 #[cfg(feature = "test-util")]
 pub use self::mutant::{Mutant, UnknownMutant};
 use self::scripts::Scripts;
+use self::snapshot::RedisSnapshot;
 use super::{
-    Accepted, Append, Broker, Claim, Delivery, EndedPage, EndedQuery, Error, Found, Health, Lane, Leases, Options,
-    Promoted, Replayed, Settle, Settled, Stats,
+    Accepted, Append, Broker, Claim, Delivery, EndedPage, EndedQuery, Error, Exported, Found, Health, Lane, Leases,
+    Options, Promoted, Replayed, Restored, Settle, Settled, Snapshot, Stats,
 };
 use crate::event::EventId;
 use crate::shutdown::Tasks;
@@ -182,17 +185,44 @@ impl RedisBroker {
     }
 }
 
-/// What has to be so before the first call.
-async fn prepare(core: &Core) -> Result<(), OpenError> {
-    let address = &core.link.line().address;
-    let refused = |failure: Failure| match failure.reaction.cause {
+/// Begins to read the store at a URL without becoming a consumer of it: nothing is written, and settings that may lose
+/// data are no reason to refuse, since they are a reason to move.
+///
+/// # Errors
+/// See [`OpenError`]. Nothing is retried here.
+pub async fn snapshot(url: &str, options: Options) -> Result<Box<dyn Snapshot>, OpenError> {
+    let parts = Parts {
+        options,
+        tuning: Tuning::default(),
+        scripts: Scripts::new(),
+        link: link_to(url)?,
+        #[cfg(feature = "test-util")]
+        mutant: None,
+    };
+    let core = Arc::new(Core::new(parts));
+    let refused = |failure| refused(&core, failure);
+    if let Some(why) = core.inspect_server().await.map_err(refused)?.unsupported {
+        return Err(OpenError::Unsupported(why));
+    }
+    Ok(Box::new(RedisSnapshot::begin(core.clone()).await.map_err(refused)?))
+}
+
+/// Why a store could not be opened, from the first call that failed.
+fn refused(core: &Core, failure: Failure) -> OpenError {
+    match failure.reaction.cause {
         Cause::Denied | Cause::Misplaced | Cause::NoRoom => OpenError::Misconfigured(failure.message),
         Cause::Demoted => OpenError::Unsupported(failure.message),
         _ => {
-            let reason = failure.message.strip_prefix(&link::unreachable(address)).unwrap_or(&failure.message);
-            OpenError::Unreachable { address: address.clone(), reason: reason.to_owned() }
+            let address = core.link.line().address.clone();
+            let reason = failure.message.strip_prefix(&link::unreachable(&address)).unwrap_or(&failure.message);
+            OpenError::Unreachable { reason: reason.to_owned(), address }
         }
-    };
+    }
+}
+
+/// What has to be so before the first call.
+async fn prepare(core: &Core) -> Result<(), OpenError> {
+    let refused = |failure| refused(core, failure);
     let verdict = core.inspect_server().await.map_err(refused)?;
     if let Some(why) = verdict.unsupported {
         return Err(OpenError::Unsupported(why));
@@ -309,6 +339,14 @@ impl Broker for RedisBroker {
 
     async fn stats(&self) -> Result<Stats, Error> {
         self.core.stats().await
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Error> {
+        Ok(Box::new(RedisSnapshot::begin(self.core.clone()).await?))
+    }
+
+    async fn restore(&self, batch: Vec<Exported>) -> Result<Vec<Restored>, Error> {
+        self.core.restore(batch).await
     }
 
     async fn close(&self) -> Result<(), Error> {

@@ -1,0 +1,242 @@
+//! Reads everything that another store can go on with, as it was at one moment.
+//!
+//! A snapshot is one read transaction on a connection of its own: it sees what was committed when it began, whatever is
+//! committed meanwhile, and holds up nobody, though the log grows for as long as it lasts. It needs no lock on the
+//! directory, so that it may be taken beside the process that owns the store. Each part is read by an index, in order.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use rusqlite::Connection;
+
+use crate::broker::{Error, Exported, ExportedEvent, ExportedKey, Lane, MAX_PAGE_BYTES, Snapshot, SnapshotPart};
+use crate::clock;
+use crate::event::{EventId, Idempotency, Timestamp};
+
+use super::columns::{Fetched, record_columns};
+use super::directory::database_in;
+use super::fault::Fault;
+use super::schema::{Purpose, SchemaError, connect, recognize};
+
+/// The most things of one part.
+const MAX_ITEMS: usize = 250;
+
+/// Why a store cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// There is no store.
+    #[error("there is no store in {0:?}")]
+    NoStore(PathBuf),
+    /// The database is of another format, damaged, or not ours.
+    #[error("the database in {path:?} cannot be read: {reason}")]
+    Database {
+        /// The directory.
+        path: PathBuf,
+        /// Why not, and what to do.
+        reason: String,
+    },
+}
+
+/// Begins to read the store in a directory, whether or not a process works with it. Blocks for as long as it takes to
+/// read the log that a crash left.
+///
+/// # Errors
+/// See [`SnapshotError`]; trying again does not help before somebody acted.
+pub fn snapshot(directory: &Path) -> Result<Box<dyn Snapshot>, SnapshotError> {
+    let database = database_in(directory);
+    if !database.is_file() {
+        return Err(SnapshotError::NoStore(directory.to_owned()));
+    }
+    let unread = |error: SchemaError| SnapshotError::Database { path: directory.to_owned(), reason: error.to_string() };
+    let db = connect(&database, Purpose::Read).map_err(|error| unread(error.into()))?;
+    recognize(&db).map_err(unread)?;
+    let reading = Reading::begin(db).map_err(|error| unread(error.into()))?;
+    Ok(Box::new(Parts { expected_events: reading.expected_events, reading: Some(reading) }))
+}
+
+/// The parts in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Keys,
+    Running,
+    Queued,
+    Due,
+    Failed,
+}
+
+impl Phase {
+    fn next(self) -> Option<Self> {
+        match self {
+            Self::Keys => Some(Self::Running),
+            Self::Running => Some(Self::Queued),
+            Self::Queued => Some(Self::Due),
+            Self::Due => Some(Self::Failed),
+            Self::Failed => None,
+        }
+    }
+
+    /// Reads the events that follow a place: `?1` and `?2` are the first two columns of the last row.
+    fn query(self) -> &'static str {
+        macro_rules! events {
+            ($index:literal, $state:literal, $order:literal) => {
+                concat!(
+                    "SELECT ",
+                    $order,
+                    ", lane.name, e.place, e.deliveries, ",
+                    record_columns!(),
+                    " FROM event AS e INDEXED BY ",
+                    $index,
+                    " JOIN body AS b ON b.number = e.number LEFT JOIN lane ON lane.number = e.lane WHERE e.state = ",
+                    $state,
+                    " AND (",
+                    $order,
+                    ") > (?1, ?2) ORDER BY ",
+                    $order,
+                    " LIMIT ?3"
+                )
+            };
+        }
+        match self {
+            Self::Keys | Self::Running => events!("running", "1", "e.place, e.number"),
+            Self::Queued => events!("queued", "0", "e.lane, e.place"),
+            Self::Due => events!("due", "2", "e.place, e.number"),
+            Self::Failed => events!("failed", "4", "e.place, e.number"),
+        }
+    }
+}
+
+/// A snapshot under way. Dropping it ends its transaction.
+struct Reading {
+    db: Connection,
+    phase: Option<Phase>,
+    after: (i64, i64),
+    after_key: Vec<u8>,
+    expected_events: u64,
+}
+
+const BEGINNING: (i64, i64) = (i64::MIN, i64::MIN);
+
+impl Reading {
+    fn begin(db: Connection) -> rusqlite::Result<Self> {
+        db.pragma_update(None, "query_only", true)?;
+        db.execute_batch("BEGIN")?;
+        // The transaction sees the state of its first read.
+        let expected: i64 = db.query_row(
+            "SELECT coalesce((SELECT sum(queued) FROM lane), 0) + coalesce((SELECT sum(value) FROM total \
+             WHERE name IN ('running', 'scheduled', 'failed_kept')), 0)",
+            [],
+            |row| row.get(0),
+        )?;
+        let expected_events = u64::try_from(expected).unwrap_or_default();
+        Ok(Self { db, phase: Some(Phase::Keys), after: BEGINNING, after_key: Vec::new(), expected_events })
+    }
+
+    fn part(&mut self) -> rusqlite::Result<Option<SnapshotPart>> {
+        while let Some(phase) = self.phase {
+            let (part, is_last) = match phase {
+                Phase::Keys => self.keys()?,
+                _ => self.events(phase)?,
+            };
+            if is_last {
+                self.phase = phase.next();
+                self.after = BEGINNING;
+            }
+            if part != SnapshotPart::default() {
+                return Ok(Some(part));
+            }
+        }
+        Ok(None)
+    }
+
+    fn keys(&mut self) -> rusqlite::Result<(SnapshotPart, bool)> {
+        let mut keys = self.db.prepare_cached(
+            "SELECT key, fingerprint, id, until FROM idempotency WHERE key > ?1 AND until > ?2 ORDER BY key LIMIT ?3",
+        )?;
+        let mut rows = keys.query((&self.after_key, clock::now().unix_ms(), MAX_ITEMS as i64))?;
+        let mut part = SnapshotPart::default();
+        let mut n_rows = 0;
+        while let Some(row) = rows.next()? {
+            n_rows += 1;
+            self.after_key = row.get(0)?;
+            let idempotency = Idempotency { key: row.get(0)?, fingerprint: row.get(1)? };
+            let (id, until) = (EventId::from_bytes(row.get(2)?), Timestamp::from_unix_ms(row.get(3)?));
+            part.items.push(Exported::Key(ExportedKey { idempotency, id, until }));
+        }
+        Ok((part, n_rows < MAX_ITEMS))
+    }
+
+    fn events(&mut self, phase: Phase) -> rusqlite::Result<(SnapshotPart, bool)> {
+        let mut events = self.db.prepare_cached(phase.query())?;
+        let mut rows = events.query((self.after.0, self.after.1, MAX_ITEMS as i64))?;
+        let mut part = SnapshotPart::default();
+        let (mut n_rows, mut size_bytes) = (0, 0);
+        while let Some(row) = rows.next()? {
+            n_rows += 1;
+            self.after = (row.get(0)?, row.get(1)?);
+            let found = Fetched::read(row, 5)?;
+            size_bytes += found.size_bytes();
+            match exported(phase, row, &found)? {
+                Ok(item) => part.items.push(item),
+                Err(why) => part.unreadable.push(why),
+            }
+            if size_bytes >= MAX_PAGE_BYTES {
+                return Ok((part, false));
+            }
+        }
+        Ok((part, n_rows < MAX_ITEMS))
+    }
+}
+
+/// The thing in a row of [`Phase::query`], or why there is none.
+fn exported(phase: Phase, row: &rusqlite::Row<'_>, found: &Fetched) -> rusqlite::Result<Result<Exported, String>> {
+    let mut record = match found.decode() {
+        Ok(record) => record,
+        Err(error) => {
+            let id = found.id().map_or_else(|_| "no id".to_owned(), |id| id.to_string());
+            return Ok(Err(format!("{id}: {error}")));
+        }
+    };
+    if phase == Phase::Failed {
+        let is_failed = record.end.as_ref().is_some_and(|end| end.failure.is_some());
+        let id = record.event.id;
+        return Ok(if is_failed {
+            Ok(Exported::Failed(record))
+        } else {
+            Err(format!("{id}: it failed without a reason"))
+        });
+    }
+    let lane: Option<Lane> = row.get::<_, Option<String>>(2)?.and_then(|name| name.parse().ok());
+    let place: i64 = row.get(3)?;
+    record.attempts_made = record.attempts_made.saturating_add(row.get(4)?);
+    Ok(Ok(Exported::Waiting(ExportedEvent {
+        record,
+        lane: lane.unwrap_or_else(Lane::unrouted),
+        due: (phase == Phase::Due).then(|| Timestamp::from_unix_ms(place)),
+    })))
+}
+
+/// A snapshot whose reads happen on threads for blocking work.
+struct Parts {
+    /// `None` at the end, and after a read that failed or was given up.
+    reading: Option<Reading>,
+    expected_events: u64,
+}
+
+#[async_trait]
+impl Snapshot for Parts {
+    fn expected_events(&self) -> u64 {
+        self.expected_events
+    }
+
+    async fn next(&mut self) -> Result<Option<SnapshotPart>, Error> {
+        let Some(mut reading) = self.reading.take() else { return Ok(None) };
+        let read = tokio::task::spawn_blocking(move || reading.part().map(|part| (reading, part))).await;
+        let (reading, part) = match read {
+            Ok(Ok(read)) => read,
+            Ok(Err(error)) => return Err(Fault::of(&error).answer()),
+            Err(_) => return Err(Error::refused("reading the store failed")),
+        };
+        self.reading = part.is_some().then_some(reading);
+        Ok(part)
+    }
+}
