@@ -1,4 +1,5 @@
-//! Three hosts and one Redis, each host behind a wire of its own; whoever dies is started again at once.
+//! Hosts and their store: three on one Redis, each behind a wire of its own, or one on a directory. Whoever dies is
+//! started again at once.
 //!
 //! A keeper per host plays the supervisor: it starts the host, sees it end, and starts it again, also while the store is
 //! away. A host that ends without having been killed is a finding: it should outlive whatever happens to its store.
@@ -12,10 +13,10 @@ use eventstream_tests::client::Client;
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::host::{Host, HostOptions};
 use eventstream_tests::proxy::Proxy;
-use eventstream_tests::redis::RedisServer;
+use eventstream_tests::store::{Broker, Store};
 
-/// How many hosts share the work.
-pub const HOSTS: usize = 3;
+/// How many hosts share the work where they can.
+const HOSTS: usize = 3;
 /// Short, so that a run sees many leases end.
 pub const LEASE: Duration = Duration::from_millis(1_200);
 /// The most attempts at an event.
@@ -26,7 +27,7 @@ const STORE_AWAY: i32 = 3;
 /// A deployment under test.
 pub struct Deployment {
     /// The store.
-    pub redis: Arc<RedisServer>,
+    pub store: Store,
     /// The places of the hosts.
     pub places: Vec<Arc<Place>>,
     keepers: Vec<JoinHandle<()>>,
@@ -37,8 +38,8 @@ pub struct Deployment {
 pub struct Place {
     /// The readable part of the host's name among consumers.
     pub name: String,
-    /// The wire between this host and the store.
-    pub wire: Proxy,
+    /// The wire between this host and the store, if there is one.
+    pub wire: Option<Proxy>,
     options: HostOptions,
     host: Mutex<Option<Arc<Host>>>,
     was_killed: AtomicBool,
@@ -49,16 +50,17 @@ pub struct Place {
 
 impl Deployment {
     /// Starts everything and waits until all hosts serve.
-    pub fn start(mutant: Option<&str>) -> Self {
-        let redis = Arc::new(RedisServer::start().unwrap());
+    pub fn start(broker: Broker, mutant: Option<&str>) -> Self {
+        let store = broker.start();
+        let hosts = if broker.is_shared() { HOSTS } else { 1 };
         let types = r#"types = ["ok", "flaky", "coin", "hopeless", "rejected", "parent", "child"]"#;
         let plugins = PluginsDir::scripted(&["quick", "slow"]).with_settings("quick", types);
-        let places: Vec<Arc<Place>> = (0..HOSTS).map(|n| Arc::new(place(n, &redis, &plugins, mutant))).collect();
+        let places: Vec<Arc<Place>> = (0..hosts).map(|n| Arc::new(place(n, &store, &plugins, mutant))).collect();
         let keepers = places.iter().map(|place| {
             let place = place.clone();
             std::thread::spawn(move || place.keep())
         });
-        Self { redis, keepers: keepers.collect(), places, _plugins: plugins }
+        Self { store, keepers: keepers.collect(), places, _plugins: plugins }
     }
 
     /// A client of a host that runs, if one does at this place.
@@ -68,7 +70,12 @@ impl Deployment {
 
     /// A client of any host that runs.
     pub fn client(&self) -> Option<Client> {
-        (0..HOSTS).find_map(|place| self.url(place)).map(|url| Client::new(&url))
+        (0..self.places.len()).find_map(|place| self.url(place)).map(|url| Client::new(&url))
+    }
+
+    /// The wires between hosts and store.
+    pub fn wires(&self) -> impl Iterator<Item = &Proxy> {
+        self.places.iter().filter_map(|place| place.wire.as_ref())
     }
 
     /// What was found out about the hosts themselves.
@@ -85,9 +92,11 @@ impl Deployment {
 
 impl Drop for Deployment {
     fn drop(&mut self) {
+        for wire in self.wires() {
+            wire.thaw();
+        }
         for place in &self.places {
             place.is_over.store(true, Ordering::SeqCst);
-            place.wire.thaw();
             place.kill();
         }
         for keeper in self.keepers.drain(..) {
@@ -149,10 +158,14 @@ impl Place {
     }
 }
 
-fn place(n: usize, redis: &RedisServer, plugins: &PluginsDir, mutant: Option<&str>) -> Place {
-    let wire = Proxy::start(redis.address()).unwrap();
+fn place(n: usize, store: &Store, plugins: &PluginsDir, mutant: Option<&str>) -> Place {
+    let wire = match store {
+        Store::Redis(server) => Some(Proxy::start(server.address()).unwrap()),
+        Store::Embedded(_) => None,
+    };
+    let url = wire.as_ref().map_or_else(|| store.url(), Proxy::redis_url);
     let name = format!("host-{n}");
-    let mut options = HostOptions::new(&wire.redis_url(), plugins.path())
+    let mut options = HostOptions::new(&url, plugins.path())
         .with("consumer.name", &name)
         .with("consumer.lease_ms", LEASE.as_millis())
         .with("consumer.concurrency", 8)

@@ -19,9 +19,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use deployment::{Deployment, HOSTS, MAX_ATTEMPTS};
+use deployment::{Deployment, MAX_ATTEMPTS};
 use eventstream_tests::eventually::eventually;
 use eventstream_tests::ledger::{Kind, Ledger, Observed};
+use eventstream_tests::store::Broker;
 use nemesis::Faults;
 use producers::Load;
 use serde_json::Value;
@@ -55,8 +56,20 @@ const FAULTS: Faults = Faults {
     delay_ms: 1,
 };
 
+/// The same for one host on a directory: there is no wire to cut, and to kill the host is to kill the store.
+const FAULTS_OF_ONE: Faults = Faults {
+    kill_host: Some(Duration::from_secs(2)),
+    kill_store: None,
+    stop_host: Some(Duration::from_secs(9)),
+    freeze_wire: None,
+    cut_wire: None,
+    destroy_groups: None,
+    delay_ms: 0,
+};
+
 /// One run.
 struct Run {
+    broker: Broker,
     seed: u64,
     time: Duration,
     load: Load,
@@ -66,10 +79,11 @@ struct Run {
 
 /// Runs, heals, waits until everything has ended, and audits. Every broken promise is given back.
 fn run(run: &Run) -> Vec<String> {
-    let deployment = Deployment::start(run.mutant);
+    let deployment = Deployment::start(run.broker, run.mutant);
+    let hosts = deployment.places.len();
     eventually("all hosts serve", || {
-        let serving = (0..HOSTS).filter(|place| deployment.url(*place).is_some()).count();
-        if serving == HOSTS { Ok(()) } else { Err(format!("{serving} do; {:?}", deployment.findings())) }
+        let serving = (0..hosts).filter(|place| deployment.url(*place).is_some()).count();
+        if serving == hosts { Ok(()) } else { Err(format!("{serving} do; {:?}", deployment.findings())) }
     });
     let (ledger, stop) = (Mutex::new(Ledger::default()), AtomicBool::new(false));
     let done = std::thread::scope(|threads| {
@@ -104,8 +118,7 @@ fn run(run: &Run) -> Vec<String> {
     });
     broken.extend(ledger.audit(&observed));
     if broken.is_empty() {
-        let ended = observed.processed.len() + observed.failed.len();
-        broken.extend(store::leftovers(&deployment, ended, ledger.len()));
+        broken.extend(store::leftovers(&deployment, &observed, ledger.len()));
     }
     eprintln!("drained and audited within {:?}; {}", healed.elapsed(), observed.metrics);
     broken
@@ -141,13 +154,23 @@ fn seed() -> u64 {
     from_environment("EVENTSTREAM_CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000))
 }
 
-#[test]
-fn every_event_has_one_end_whatever_dies() {
+#[track_caller]
+fn every_promise_is_kept(broker: Broker, faults: Faults) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let time = Duration::from_secs(from_environment("EVENTSTREAM_CHAOS_SECONDS").unwrap_or(60));
     let load = Load { senders: 4, pause: Duration::from_millis(60), mix: MIX };
-    let broken = run(&Run { seed: seed(), time, load, faults: FAULTS, mutant: None });
+    let broken = run(&Run { broker, seed: seed(), time, load, faults, mutant: None });
     assert!(broken.is_empty(), "{} promises were broken:\n{}", broken.len(), broken.join("\n"));
+}
+
+#[test]
+fn every_event_has_one_end_whatever_dies() {
+    every_promise_is_kept(Broker::Redis, FAULTS);
+}
+
+#[test]
+fn every_event_has_one_end_though_the_only_host_dies_again_and_again() {
+    every_promise_is_kept(Broker::Embedded, FAULTS_OF_ONE);
 }
 
 /// Runs with a fault in the host until the audit fails, a few times at most, and checks that it does.
@@ -156,7 +179,8 @@ fn is_caught(mutant: &'static str, mix: &'static [(u32, Kind)], faults: Faults, 
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     for round in 1..=3 {
         let load = Load { senders: 4, pause: Duration::from_millis(15), mix };
-        let broken = run(&Run { seed: seed(), time: Duration::from_secs(8), load, faults, mutant: Some(mutant) });
+        let (broker, time) = (Broker::Redis, Duration::from_secs(8));
+        let broken = run(&Run { broker, seed: seed(), time, load, faults, mutant: Some(mutant) });
         if broken.is_empty() {
             continue;
         }

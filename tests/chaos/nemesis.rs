@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use crate::deployment::{Deployment, HOSTS, LEASE};
+use crate::deployment::{Deployment, LEASE};
 
 /// How often each fault comes; `None` for never.
 #[derive(Clone, Copy, Debug)]
@@ -52,8 +52,8 @@ pub fn torment(deployment: &Deployment, faults: &Faults, seed: u64, time: Durati
         (faults.cut_wire, Fault::CutWire),
         (faults.destroy_groups, Fault::DestroyGroups),
     ];
-    for place in &deployment.places {
-        place.wire.delay(faults.delay_ms);
+    for wire in deployment.wires() {
+        wire.delay(faults.delay_ms);
     }
     let mut due: Vec<(Instant, Fault)> =
         regular.iter().filter_map(|(every, fault)| Some((begun + jittered((*every)?, &mut rng), *fault))).collect();
@@ -68,9 +68,8 @@ pub fn torment(deployment: &Deployment, faults: &Faults, seed: u64, time: Durati
         }
         due.remove(0);
         let longer_than_a_lease = LEASE.mul_f64(1.5 + rng.f64());
-        if let Some((place, end)) = strike(deployment, fault, &mut rng) {
+        if let Some(end) = strike(deployment, fault, &mut rng) {
             due.push((Instant::now() + longer_than_a_lease, end));
-            debug_assert!(place < HOSTS);
         }
         if let Some(n) =
             regular.iter().position(|(_, other)| std::mem::discriminant(other) == std::mem::discriminant(&fault))
@@ -89,19 +88,18 @@ pub fn torment(deployment: &Deployment, faults: &Faults, seed: u64, time: Durati
     )
 }
 
-/// Does one thing; what has to be undone later is given back with the place.
-fn strike(deployment: &Deployment, fault: Fault, rng: &mut Rng) -> Option<(usize, Fault)> {
-    let n = rng.usize(..HOSTS);
+/// Does one thing; what undoes it later is given back. Faults of what a deployment does not have are none.
+fn strike(deployment: &Deployment, fault: Fault, rng: &mut Rng) -> Option<Fault> {
+    let n = rng.usize(..deployment.places.len());
     let place = &deployment.places[n];
     match fault {
         Fault::KillHost => place.kill(),
         Fault::KillStore => {
-            deployment.redis.kill9();
-            deployment.redis.restart().unwrap();
+            deployment.store.crash();
         }
         Fault::StopHost => {
             place.running()?.stop();
-            return Some((n, Fault::Continue(n)));
+            return Some(Fault::Continue(n));
         }
         Fault::Continue(n) => {
             if let Some(host) = deployment.places[n].running() {
@@ -109,15 +107,16 @@ fn strike(deployment: &Deployment, fault: Fault, rng: &mut Rng) -> Option<(usize
             }
         }
         Fault::FreezeWire => {
-            place.wire.freeze();
-            return Some((n, Fault::Thaw(n)));
+            place.wire.as_ref()?.freeze();
+            return Some(Fault::Thaw(n));
         }
-        Fault::Thaw(n) => deployment.places[n].wire.thaw(),
-        Fault::CutWire => place.wire.cut_once(),
+        Fault::Thaw(n) => deployment.places[n].wire.as_ref()?.thaw(),
+        Fault::CutWire => place.wire.as_ref()?.cut_once(),
         Fault::DestroyGroups => {
-            let lanes: Vec<String> = deployment.redis.command(&["KEYS", "*:q:*"]).unwrap();
+            let redis = deployment.store.redis();
+            let lanes: Vec<String> = redis.command(&["KEYS", "*:q:*"]).unwrap();
             for lane in lanes {
-                let _: i64 = deployment.redis.command(&["XGROUP", "DESTROY", &lane, "es"]).unwrap();
+                let _: i64 = redis.command(&["XGROUP", "DESTROY", &lane, "es"]).unwrap();
             }
         }
     }
@@ -125,15 +124,12 @@ fn strike(deployment: &Deployment, fault: Fault, rng: &mut Rng) -> Option<(usize
 }
 
 fn mend(deployment: &Deployment) {
-    for place in &deployment.places {
-        place.wire.delay(0);
-        place.wire.thaw();
-        if let Some(host) = place.running() {
-            host.cont();
-        }
+    for wire in deployment.wires() {
+        wire.delay(0);
+        wire.thaw();
     }
-    if !deployment.redis.is_running() {
-        deployment.redis.restart().unwrap();
+    for host in deployment.places.iter().filter_map(|place| place.running()) {
+        host.cont();
     }
 }
 

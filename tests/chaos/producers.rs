@@ -11,9 +11,9 @@ use eventstream_tests::ledger::{Kind, Ledger};
 use fastrand::Rng;
 use serde_json::{Value, json};
 
-use crate::deployment::{Deployment, HOSTS, LEASE};
+use crate::deployment::{Deployment, LEASE};
 
-/// How long a sender waits for an answer before it asks another host.
+/// How long a sender waits for an answer before it asks again, another host if there is one.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// How long a sender goes on with one request. Far longer than any fault lasts.
 const GIVE_UP: Duration = Duration::from_secs(90);
@@ -70,7 +70,7 @@ impl Sender<'_> {
     fn until_answered(&mut self, key: &str, body: &str, events: usize) -> Option<Vec<String>> {
         let begun = Instant::now();
         while begun.elapsed() < GIVE_UP {
-            let place = self.rng.usize(..HOSTS);
+            let place = self.rng.usize(..self.deployment.places.len());
             if let Some(url) = self.deployment.url(place) {
                 let make = || Client::with_timeout(&url, ANSWER_LIMIT);
                 let client = self.clients.entry(url.clone()).or_insert_with(make);

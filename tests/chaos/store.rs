@@ -1,9 +1,14 @@
-//! A look into Redis after a run: nothing may be left that belongs to no event and to no host.
+//! A look into the store after a run: nothing may be left that belongs to no event and to no host.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
-use eventstream_tests::eventually::try_eventually;
+use eventstream_tests::eventually::{eventually, try_eventually};
+use eventstream_tests::ledger::Observed;
+use eventstream_tests::redis::RedisServer;
+use eventstream_tests::store::{Store, database_in};
 use redis::Commands;
+use rusqlite::Connection;
 
 use crate::deployment::Deployment;
 
@@ -11,16 +16,74 @@ use crate::deployment::Deployment;
 const HOUSEKEEPING_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Waits until the store holds the ends of events and nothing else; tells what else there is if it stays.
-pub fn leftovers(deployment: &Deployment, ended: usize, accepted: usize) -> Vec<String> {
+pub fn leftovers(deployment: &Deployment, observed: &Observed, accepted: usize) -> Vec<String> {
+    let ended = observed.processed.len() + observed.failed.len();
     let tidy = try_eventually(HOUSEKEEPING_LIMIT, || {
-        let found = look(deployment, ended, accepted).unwrap();
+        let found = match &deployment.store {
+            Store::Redis(server) => look(server, deployment, ended, accepted).unwrap(),
+            Store::Embedded(folder) => look_into(&database_in(folder.path()), ended, accepted).unwrap(),
+        };
         if found.is_empty() { Ok(()) } else { Err(found) }
     });
-    tidy.err().unwrap_or_default()
+    match (tidy, &deployment.store) {
+        (Err(found), _) => found,
+        (Ok(()), Store::Redis(_)) => Vec::new(),
+        (Ok(()), Store::Embedded(_)) => forgotten_by_a_restart(deployment, observed),
+    }
 }
 
-fn look(deployment: &Deployment, ended: usize, accepted: usize) -> redis::RedisResult<Vec<String>> {
-    let mut store = deployment.redis.admin().map_err(|error| redis::RedisError::from(std::io::Error::other(error)))?;
+/// What the tables of an embedded store hold beside the ends of events.
+fn look_into(database: &Path, ended: usize, accepted: usize) -> rusqlite::Result<Vec<String>> {
+    let database = Connection::open(database)?;
+    let mut found = Vec::new();
+    let verdict: String = database.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+    if verdict != "ok" {
+        found.push(format!("the database is damaged: {verdict}"));
+    }
+    for (what, query, should_be) in [
+        ("events", "SELECT count(*) FROM event", ended),
+        ("events that ended", "SELECT count(*) FROM event WHERE state IN (3, 4)", ended),
+        ("bodies", "SELECT count(*) FROM body", ended),
+        ("bodies of events", "SELECT count(*) FROM body JOIN event USING (number)", ended),
+        ("idempotency keys", "SELECT count(*) FROM idempotency", accepted),
+        ("idempotency keys of events", "SELECT count(*) FROM idempotency JOIN event USING (id)", accepted),
+        ("the queued of all lanes", "SELECT coalesce(sum(queued), 0) FROM lane", 0),
+    ] {
+        let is: i64 = database.query_row(query, [], |row| row.get(0))?;
+        if usize::try_from(is) != Ok(should_be) {
+            found.push(format!("{what}: {is}, not {should_be}"));
+        }
+    }
+    Ok(found)
+}
+
+/// Kills the host once more and compares what the next one tells with what was told before.
+fn forgotten_by_a_restart(deployment: &Deployment, observed: &Observed) -> Vec<String> {
+    let url = deployment.url(0);
+    deployment.places[0].kill();
+    let metrics = eventually("the host serves again", || match deployment.client() {
+        Some(client) if deployment.url(0) != url => Ok(client.metrics()),
+        _ => Err("it does not"),
+    });
+    let mut found = Vec::new();
+    if metrics != observed.metrics {
+        found.push(format!("the totals were {} and are {metrics} after a restart", observed.metrics));
+    }
+    for (name, should_be) in [("waiting", 0), ("queued", 0), ("running", 0), ("scheduled", 0), ("consumers", 1)] {
+        if metrics[name] != should_be {
+            found.push(format!("{name} is {}, not {should_be}, after a restart", metrics[name]));
+        }
+    }
+    found
+}
+
+fn look(
+    server: &RedisServer,
+    deployment: &Deployment,
+    ended: usize,
+    accepted: usize,
+) -> redis::RedisResult<Vec<String>> {
+    let mut store = server.admin().map_err(|error| redis::RedisError::from(std::io::Error::other(error)))?;
     let mut found = Vec::new();
     let mut expect = |what: String, is: usize, should_be: usize| {
         if is != should_be {

@@ -167,11 +167,12 @@ impl Host {
 
     /// Resident memory now, in bytes.
     pub fn resident_bytes(&self) -> u64 {
-        let status = self.proc("status");
-        let line =
-            status.lines().find(|line| line.starts_with("VmRSS:")).expect("the kernel says how much is resident");
-        let kib: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a number of kB");
-        kib * 1024
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The most memory that was resident at any time, in bytes.
+    pub fn peak_resident_bytes(&self) -> u64 {
+        self.status_bytes("VmHWM:")
     }
 
     /// CPU time used so far, by all threads, those that ended included.
@@ -182,6 +183,13 @@ impl Host {
         let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
         let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
         Duration::from_millis(ticks * 10)
+    }
+
+    fn status_bytes(&self, field: &str) -> u64 {
+        let status = self.proc("status");
+        let line = status.lines().find(|line| line.starts_with(field)).expect("the kernel says how much is resident");
+        let kib: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a number of kB");
+        kib * 1024
     }
 
     fn proc(&self, file: &str) -> String {

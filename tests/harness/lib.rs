@@ -16,6 +16,7 @@ pub mod guests;
 pub mod host;
 pub mod layout;
 pub mod ledger;
+pub mod load;
 pub mod proxy;
 pub mod redis;
 pub mod stage;

@@ -107,6 +107,33 @@ impl Store {
         }
     }
 
+    /// The bytes that the store takes on its disk.
+    ///
+    /// # Panics
+    /// Its directory cannot be read.
+    pub fn disk_bytes(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+
+        let folder = match self {
+            Self::Redis(server) => server.directory(),
+            Self::Embedded(folder) => folder.path(),
+        };
+        let mut folders = vec![folder.to_owned()];
+        let mut bytes = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("the directory of the store can be read").flatten() {
+                // What was there a moment ago may be gone.
+                let Ok(metadata) = entry.metadata() else { continue };
+                if metadata.is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    bytes += metadata.blocks() * 512;
+                }
+            }
+        }
+        bytes
+    }
+
     /// How many idempotency keys are kept, past their window or not.
     ///
     /// # Panics

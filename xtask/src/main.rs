@@ -1,7 +1,7 @@
 //! The project's tasks, so that nobody needs more than a Rust toolchain: `cargo xtask run | test | ci | guests | bench`.
 //!
 //! Every step is printed as the command that it is, so that what a task does can be done by hand. The tasks write below
-//! the target folder only; what they install (the target of the guests, a Redis server) they name first.
+//! the target folder only; what they install (the target of the guests, a Redis server for the tests) they name first.
 
 mod bench;
 mod checks;
@@ -24,7 +24,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Build the example plugins and the host, start a Redis of its own and serve; ctrl-c stops everything.
+    /// Build the example plugins and the host and serve; ctrl-c stops everything.
     Run(serve::Options),
     /// Build the guests and run every test.
     Test(checks::TestOptions),
@@ -32,7 +32,7 @@ enum Task {
     Ci,
     /// Build the example plugins into target/plugins and the tests' guests into target/guests.
     Guests,
-    /// Measure how little the events of one plugin feel of the trouble of another.
+    /// Measure: how fast, how large, and how little the events of one plugin feel of the trouble of another.
     Bench(bench::Options),
 }
 

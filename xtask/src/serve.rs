@@ -1,8 +1,8 @@
-//! `cargo xtask run`: the example plugins, a Redis server and the host, until ctrl-c.
+//! `cargo xtask run`: the example plugins and the host, until ctrl-c; with `--redis` on a Redis server of its own.
 //!
 //! The host stands in a process group of its own, so that it is told once by whatever tells this program: the first
-//! signal makes it drain, a second one makes it stop at once. The Redis server is stopped last. Its data stay in
-//! `target/run/redis`, and the next run goes on with them.
+//! signal makes it drain, a second one makes it stop at once. A Redis server is stopped last. The events stay in
+//! `target/run`, in `data` or in `redis`, and the next run goes on with them.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -20,6 +20,9 @@ pub struct Options {
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:3000")]
     listen: String,
+    /// Start a Redis server and keep the events there, not in a directory.
+    #[arg(long)]
+    redis: bool,
     /// Build the host with optimization; takes minutes the first time.
     #[arg(long)]
     release: bool,
@@ -40,22 +43,25 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     if lock.try_lock().is_err() {
         bail!("another `cargo xtask run` uses {}", folder.display());
     }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if !options.redis {
+        let broker = format!("embedded:{}", folder.join("data").display());
+        return runtime.block_on(serve(options, &broker));
+    }
     let server = redis::Server::start(&folder.join("redis"))?;
     eprintln!("+ redis-server on {} (data in {})", server.url(), folder.join("redis").display());
-
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let served = runtime.block_on(serve(options, &server.url()));
     server.stop()?;
     served
 }
 
-async fn serve(options: &Options, redis_url: &str) -> anyhow::Result<()> {
+async fn serve(options: &Options, broker: &str) -> anyhow::Result<()> {
     // Listened to before the host starts, so that no ctrl-c ends this program and leaves the others behind.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let plugins = target_dir()?.join("plugins");
     let mut command = tokio::process::Command::new(binary(options.release)?);
-    command.arg("serve").args(["--listen", &options.listen, "--broker", redis_url]);
+    command.arg("serve").args(["--listen", &options.listen, "--broker", broker]);
     command.arg("--plugins").arg(plugins).args(&options.more).process_group(0);
     let mut host = command.spawn().context("cannot start the host")?;
     loop {
