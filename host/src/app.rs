@@ -5,9 +5,9 @@
 
 mod transfer;
 
-pub use transfer::{ExportProgress, backup, export, import};
+pub use transfer::{backup, export, import};
 
-pub use crate::transfer::Moved;
+pub use crate::transfer::{Moved, Told};
 
 use std::fmt;
 use std::sync::Arc;

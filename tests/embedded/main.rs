@@ -19,3 +19,4 @@ mod load;
 mod power;
 mod rooms;
 mod suite;
+mod transfer;

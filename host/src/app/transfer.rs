@@ -12,12 +12,9 @@ use crate::broker::embedded::{self, BackupError, SnapshotError};
 use crate::broker::{self, Snapshot, redis};
 use crate::config::Config;
 use crate::shutdown::Tasks;
-use crate::transfer::{self, Moved};
+use crate::transfer::{self, Moved, Told};
 
 use super::{Error, GOODBYE, open_broker};
-
-/// How far an export is: what was written, and how many events there were at the beginning.
-pub type ExportProgress<'a> = dyn FnMut(&Moved, u64) + 'a;
 
 impl From<transfer::Error> for Error {
     fn from(error: transfer::Error) -> Self {
@@ -48,8 +45,8 @@ impl From<BackupError> for Error {
     }
 }
 
-/// Writes everything that another store can go on with. `moved` says what was written, also when this fails. Writing
-/// blocks the thread that this runs on.
+/// Writes everything that another store can go on with. `moved` says what was written, also when this fails, and `tell` is
+/// given, beside what is told, how many events there were at the beginning. Writing blocks the thread that this runs on.
 ///
 /// # Errors
 /// The store or what is written to. Begin again.
@@ -57,11 +54,11 @@ pub async fn export(
     config: &Config,
     out: &mut dyn Write,
     moved: &mut Moved,
-    progress: &mut ExportProgress<'_>,
+    tell: &mut dyn FnMut(Told<'_>, u64),
 ) -> Result<(), Error> {
     let mut snapshot = open_snapshot(config).await?;
     let expected = snapshot.expected_events();
-    Ok(transfer::export(&mut *snapshot, out, moved, &mut |moved| progress(moved, expected)).await?)
+    Ok(transfer::export(&mut *snapshot, out, moved, &mut |told| tell(told, expected)).await?)
 }
 
 /// Takes over what an export holds. `moved` says what was taken over, also when this fails, and `progress` is told the

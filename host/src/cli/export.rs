@@ -8,7 +8,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use eventstream::app::{self, Moved};
+use eventstream::app::{self, Moved, Told};
 use serde_json::json;
 
 use super::progress::{Progress, Unit};
@@ -22,9 +22,9 @@ Examples:
   eventstream export | eventstream import --broker redis://127.0.0.1:6379 -
 
 Exported are the events that have not ended, with their schedules and attempts, the failed events, and the idempotency
-keys. Processed events and totals are not. Nothing is changed. Stop the servers of the broker first: what they accept or
-end while a Redis is exported may be missing from the export, and what they have accepted since is in neither broker
-alone. (An embedded store is exported as it was at one moment.)
+keys; not the processed events and the totals. Nothing is changed. Stop the servers of the broker first, and start them
+on the other one after the import: what they accept or end while a Redis is exported may be missing or there twice (which
+an import recognizes). An embedded store is exported as it is at the beginning.
 
 Exit codes: 0 done, 1 failed, or something could not be read, 2 usage, 3 broker unreachable";
 
@@ -56,8 +56,11 @@ pub(super) fn run(args: &Args) -> Exit {
     };
     let mut moved = Moved::default();
     let bar = Progress::new("exporting", Unit::Events);
-    let mut show = |moved: &Moved, expected| bar.show(Unit::Events, moved.events + moved.failed, Some(expected));
-    let exported = runtime.block_on(app::export(&config, out.writer(), &mut moved, &mut show));
+    let mut tell = |told: Told<'_>, expected| match told {
+        Told::Written(moved) => bar.show(Unit::Events, moved.events + moved.failed, Some(expected)),
+        Told::LeftOut(why) => bar.aside(|| complain(format!("left out, since it cannot be read: {why}"))),
+    };
+    let exported = runtime.block_on(app::export(&config, out.writer(), &mut moved, &mut tell));
     drop(bar);
     let finished = match exported {
         Ok(()) => out.finish(),
@@ -78,7 +81,7 @@ pub(super) fn run(args: &Args) -> Exit {
         say(told)
     }
     if moved.unreadable > 0 {
-        complain("what could not be read stays in the broker; the log above says where it is");
+        complain("what could not be read stays in the broker");
         return Exit::Failed;
     }
     Exit::Done

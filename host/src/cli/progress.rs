@@ -31,6 +31,11 @@ impl Progress {
         Self { bar, begun: Instant::now() }
     }
 
+    /// Has something else written to the terminal, without the bar in between.
+    pub(super) fn aside(&self, write: impl FnOnce()) {
+        self.bar.suspend(write);
+    }
+
     /// So much is done, of so much if that is known.
     pub(super) fn show(&self, unit: Unit, done: u64, all: Option<u64>) {
         if self.begun.elapsed() < QUIET {

@@ -20,13 +20,13 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// The configuration and a runtime; with a log of what is a warning at least, since these commands speak for
-    /// themselves. What is wrong has been said.
+    /// The configuration and a runtime. Without a log, unless one was asked for: these commands say themselves what
+    /// happens. What is wrong has been said.
     pub(super) fn open(&self) -> Result<(Config, Runtime), Exit> {
         let broker = self.broker.clone().map(|value| Flag { key: "broker.url", flag: "--broker", value });
         let config = load(self.config.as_deref(), broker.into_iter().collect())?;
         let is_default = config.log.level == telemetry::LevelFilter::default();
-        let quiet = is_default.then(|| "warn".parse().ok()).flatten();
+        let quiet = is_default.then(|| "off".parse().ok()).flatten();
         let log = telemetry::Options { level: quiet.unwrap_or(config.log.level.clone()), ..config.log };
         if let Err(error) = telemetry::init(&log) {
             complain(format!("the log cannot be started: {error:#}"));

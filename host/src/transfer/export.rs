@@ -7,8 +7,16 @@ use super::{Error, Kind, Moved};
 use crate::broker::Snapshot;
 use crate::clock;
 
-/// Writes an export. `moved` says all the time what was written, and `progress` is called after each part. What cannot be
-/// read as an event is logged, counted and left out.
+/// What is told while an export is written.
+#[derive(Clone, Copy, Debug)]
+pub enum Told<'a> {
+    /// So much was written.
+    Written(&'a Moved),
+    /// What stands where an event should was left out: where it is, and why it cannot be read.
+    LeftOut(&'a str),
+}
+
+/// Writes an export. `moved` says all the time what was written.
 ///
 /// The writing blocks. If the future is dropped, or this fails, what was written is an export that was cut short.
 ///
@@ -18,7 +26,7 @@ pub async fn export(
     snapshot: &mut dyn Snapshot,
     out: &mut dyn Write,
     moved: &mut Moved,
-    progress: &mut dyn FnMut(&Moved),
+    tell: &mut dyn FnMut(Told<'_>),
 ) -> Result<(), Error> {
     let mut write = |line: Result<Vec<u8>, serde_json::Error>| {
         line.map_err(std::io::Error::from).and_then(|line| out.write_all(&line)).map_err(Error::Write)
@@ -30,10 +38,10 @@ pub async fn export(
             *moved.count(Kind::of(exported)) += 1;
         }
         for why in &part.unreadable {
-            tracing::warn!("left out, since it cannot be read: {why}");
+            tell(Told::LeftOut(why));
             moved.unreadable += 1;
         }
-        progress(moved);
+        tell(Told::Written(moved));
     }
     write(line::end(Counts::of(moved)))?;
     out.flush().map_err(Error::Write)

@@ -10,7 +10,7 @@ mod import;
 mod line;
 mod payload;
 
-pub use export::export;
+pub use export::{Told, export};
 pub use import::import;
 
 use crate::broker::{self, Exported};
@@ -79,7 +79,9 @@ pub enum Error {
     #[error("what was read is not an export: its first line does not say so")]
     NotAnExport,
     /// A version after this one wrote it.
-    #[error("the export was written by a newer version (format {found}, this one knows {known}): import it with that version")]
+    #[error(
+        "the export was written by a newer version (format {found}, this one knows {known}): import it with that version"
+    )]
     Newer {
         /// The format of the export.
         found: u32,
