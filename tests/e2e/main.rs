@@ -15,4 +15,5 @@ mod reload;
 mod restarts;
 mod schedule;
 mod store_away;
+mod transfer;
 mod wire;
