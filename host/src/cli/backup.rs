@@ -38,7 +38,7 @@ pub(super) fn run(args: &Args) -> Exit {
         Ok(both) => both,
         Err(exit) => return exit,
     };
-    let (bar, (told, copied)) = (Progress::new("copying", Unit::Bytes), std::sync::mpsc::channel());
+    let (bar, (told, copied)) = (Progress::new("copying"), std::sync::mpsc::channel());
     let progress = move |done, all| {
         bar.show(Unit::Bytes, done, Some(all));
         // Nobody listens any more only when the program ends.

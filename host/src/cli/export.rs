@@ -55,8 +55,9 @@ pub(super) fn run(args: &Args) -> Exit {
         }
     };
     let mut moved = Moved::default();
-    let bar = Progress::new("exporting", Unit::Events);
+    let bar = Progress::new("exporting");
     let mut tell = |told: Told<'_>, expected| match told {
+        Told::Written(moved) if moved.events + moved.failed == 0 => bar.show(Unit::Keys, moved.keys, None),
         Told::Written(moved) => bar.show(Unit::Events, moved.events + moved.failed, Some(expected)),
         Told::LeftOut(why) => bar.aside(|| complain(format!("left out, since it cannot be read: {why}"))),
     };

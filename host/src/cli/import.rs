@@ -55,7 +55,7 @@ pub(super) fn run(args: &Args) -> Exit {
         }
     };
     let mut moved = Moved::default();
-    let bar = Progress::new("importing", Unit::Bytes);
+    let bar = Progress::new("importing");
     let mut show = |read_bytes| bar.show(Unit::Bytes, read_bytes, size_bytes);
     let imported = runtime.block_on(app::import(&config, &mut *input, &mut moved, &mut show));
     drop(bar);

@@ -1,5 +1,6 @@
 //! A bar for what takes longer than a second; on a terminal only, and on standard error, beside what was asked for.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -12,6 +13,7 @@ const DRAWS: u8 = 10;
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unit {
+    Keys,
     Events,
     Bytes,
 }
@@ -20,15 +22,16 @@ pub(super) enum Unit {
 pub(super) struct Progress {
     bar: ProgressBar,
     begun: Instant,
+    /// What is counted now, and whether it is known how far.
+    counted: Cell<Option<(Unit, bool)>>,
 }
 
 impl Progress {
     /// A bar that shows nothing yet.
-    pub(super) fn new(verb: &'static str, unit: Unit) -> Self {
+    pub(super) fn new(verb: &'static str) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        bar.set_style(style(unit, false));
         bar.set_prefix(verb);
-        Self { bar, begun: Instant::now() }
+        Self { bar, begun: Instant::now(), counted: Cell::new(None) }
     }
 
     /// Has something else written to the terminal, without the bar in between.
@@ -44,10 +47,11 @@ impl Progress {
         if self.bar.is_hidden() {
             self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(DRAWS));
         }
+        let counted = Some((unit, all.is_some()));
+        if self.counted.replace(counted) != counted {
+            self.bar.set_style(style(unit, all.is_some()));
+        }
         if let Some(all) = all {
-            if self.bar.length().is_none() {
-                self.bar.set_style(style(unit, true));
-            }
             // More may come while it goes on.
             self.bar.set_length(all.max(done));
         }
@@ -61,14 +65,19 @@ impl Drop for Progress {
     }
 }
 
-fn style(unit: Unit, is_length_known: bool) -> ProgressStyle {
-    let template = match (unit, is_length_known) {
+fn template(unit: Unit, is_length_known: bool) -> &'static str {
+    match (unit, is_length_known) {
+        (Unit::Keys, _) => "{prefix} {spinner} {human_pos} keys",
         (Unit::Events, true) => "{prefix} [{bar:30}] {human_pos}/{human_len} events, {eta} left",
         (Unit::Events, false) => "{prefix} {spinner} {human_pos} events",
         (Unit::Bytes, true) => "{prefix} [{bar:30}] {bytes}/{total_bytes}, {eta} left",
         (Unit::Bytes, false) => "{prefix} {spinner} {bytes}",
-    };
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+    }
+}
+
+fn style(unit: Unit, is_length_known: bool) -> ProgressStyle {
+    let style = ProgressStyle::with_template(template(unit, is_length_known));
+    style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }
 
 #[cfg(test)]
@@ -77,11 +86,10 @@ mod tests {
 
     #[test]
     fn every_template_is_one() {
-        for template in [Unit::Events, Unit::Bytes].map(|unit| [style(unit, true), style(unit, false)]).iter().flatten()
-        {
-            let bar = ProgressBar::with_draw_target(Some(3), ProgressDrawTarget::hidden());
-            bar.set_style(template.clone());
-            bar.set_position(2);
+        for unit in [Unit::Keys, Unit::Events, Unit::Bytes] {
+            for is_length_known in [false, true] {
+                ProgressStyle::with_template(template(unit, is_length_known)).unwrap();
+            }
         }
     }
 }
