@@ -3,6 +3,12 @@
 //! Start: everything that can be refused is refused before anything is served. Stop (G10): no more requests, no more
 //! deliveries; attempts end or are handed back; the broker's own tasks end last, since settles need them.
 
+mod transfer;
+
+pub use transfer::{backup, export, import};
+
+pub use crate::transfer::{Moved, Told};
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;

@@ -6,6 +6,7 @@ pub mod event;
 pub mod broker;
 pub mod plugin;
 
+pub mod transfer;
 pub mod worker;
 
 pub mod api;

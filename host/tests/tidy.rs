@@ -26,6 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("broker", &["event", "clock", "shutdown"]),
     ("plugin", &["event", "clock", "shutdown"]),
     ("worker", &["event", "clock", "broker", "plugin", "shutdown"]),
+    ("transfer", &["event", "clock", "broker"]),
     ("api", &["event", "clock", "broker", "shutdown"]),
     ("config", &["event", "broker", "plugin", "worker", "api", "telemetry"]),
     ("cli", &["config", "app", "event", "telemetry"]),
@@ -44,6 +45,7 @@ const CRATES: &[(&[&str], &[&str])] = &[
     (&["wit_component", "wit_parser", "wasmparser", "notify", "wat"], &["plugin"]),
     (&["axum", "tower", "hyper", "hyper_util", "http_body_util", "prometheus_client"], &["api"]),
     (&["clap"], &["cli", "main"]),
+    (&["indicatif"], &["cli"]),
     (&["ureq"], &["cli"]),
     (&["toml"], &["config", "plugin::settings"]),
 ];

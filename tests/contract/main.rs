@@ -11,4 +11,5 @@ mod data;
 mod rig;
 mod server;
 mod suite;
+mod transfer;
 mod wire;

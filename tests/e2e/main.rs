@@ -17,4 +17,5 @@ mod redis_away;
 mod reload;
 mod restarts;
 mod schedule;
+mod transfer;
 mod wire;

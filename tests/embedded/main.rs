@@ -20,3 +20,4 @@ mod power;
 mod rooms;
 mod speed;
 mod suite;
+mod transfer;

@@ -230,6 +230,13 @@ pub fn run_command(arguments: &[&str]) -> Output {
     eventstream(folder.path()).args(arguments).output().expect("the command starts")
 }
 
+/// One of the host's other commands in a folder, to be run as a test needs it.
+pub fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = eventstream(folder);
+    command.args(arguments);
+    command
+}
+
 fn eventstream(folder: &Path) -> Command {
     let mut command = Command::new(layout::binary());
     command.current_dir(folder).stdin(Stdio::null());

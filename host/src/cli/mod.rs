@@ -3,15 +3,21 @@
 //! What a person asked for goes to standard output, what went wrong to standard error in one line. The exit codes are
 //! part of the contract and stand in [`Exit`].
 
+mod backup;
 mod client;
+mod export;
+mod import;
+mod progress;
 mod send;
 mod serve;
+mod settings;
 mod status;
 
 use std::fmt::Display;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use eventstream::app;
 
 /// Receives events over HTTP, keeps them durably, and hands each one to a WebAssembly plugin.
 #[derive(Debug, Parser)]
@@ -35,6 +41,15 @@ enum Command {
     /// Show what a server does: totals, what waits, plugins, readiness
     #[command(after_help = status::EXAMPLES)]
     Status(status::Args),
+    /// Write everything that another broker can go on with to a file
+    #[command(after_help = export::EXAMPLES)]
+    Export(export::Args),
+    /// Take over what an export holds
+    #[command(after_help = import::EXAMPLES)]
+    Import(import::Args),
+    /// Copy the embedded store, while it is served or not
+    #[command(after_help = backup::EXAMPLES)]
+    Backup(backup::Args),
 }
 
 const EXAMPLES: &str = "\
@@ -48,6 +63,9 @@ Examples:
 
 Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 broker or server unreachable, 4 plugin invalid";
 
+/// What stands for standard input or output in the place of a file.
+const STANDARD: &str = "-";
+
 /// How the program ends (contract section 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exit {
@@ -59,6 +77,17 @@ enum Exit {
     Usage = 2,
     /// The broker, or for commands that talk to a server, the server cannot be reached.
     Unreachable = 3,
+}
+
+impl Exit {
+    /// The exit code for why the server, or what worked with a store, ended.
+    fn of(error: &app::Error) -> Self {
+        match error {
+            app::Error::Unreachable(_) => Self::Unreachable,
+            app::Error::Refused(_) => Self::Usage,
+            app::Error::Failed(_) => Self::Failed,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
@@ -78,6 +107,9 @@ fn run(cli: Cli) -> Exit {
         Some(Command::Serve(args)) => serve::run(&args),
         Some(Command::Send(args)) => send::run(&args),
         Some(Command::Status(args)) => status::run(&args),
+        Some(Command::Export(args)) => export::run(&args),
+        Some(Command::Import(args)) => import::run(&args),
+        Some(Command::Backup(args)) => backup::run(&args),
     }
 }
 
@@ -85,6 +117,25 @@ fn run(cli: Cli) -> Exit {
 fn say(line: impl Display) {
     use std::io::Write;
     drop(writeln!(std::io::stdout().lock(), "{line}"));
+}
+
+/// Writes what is said about what was asked for, where that itself goes to standard output.
+#[expect(clippy::print_stderr, reason = "standard output belongs to the data")]
+fn note(line: impl Display) {
+    eprintln!("{line}");
+}
+
+/// A number as people write it: 1,234,567.
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// Writes why something was not done.

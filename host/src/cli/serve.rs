@@ -5,10 +5,10 @@
 
 use std::path::PathBuf;
 
-use eventstream::config::{self, Config, Flag, Sources};
+use eventstream::config::Flag;
 use eventstream::{app, telemetry};
 
-use super::{Exit, complain, say};
+use super::{Exit, complain, say, settings};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -74,34 +74,15 @@ impl Args {
         ];
         said.into_iter().filter_map(|(key, flag, value)| value.map(|value| Flag { key, flag, value })).collect()
     }
-
-    fn config(&self) -> Result<Config, config::Error> {
-        let environment = std::env::vars_os().filter_map(|(name, value)| {
-            // A variable of ours that is not UTF-8 is kept, so that it is refused and not overlooked.
-            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
-        });
-        Config::load(&Sources { file: self.config.clone(), environment: environment.collect(), flags: self.flags() })
-    }
 }
 
 /// Serves until it is told to stop.
 pub(super) fn run(args: &Args) -> Exit {
-    let config = match args.config() {
-        Ok(config) => config,
-        Err(error) => {
-            match error {
-                config::Error::Invalid(faults) => faults.iter().for_each(complain),
-                error => complain(error),
-            }
-            return Exit::Usage;
-        }
-    };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("eventstream").build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            complain(format!("the threads of the server cannot be started: {error}"));
-            return Exit::Failed;
-        }
+    let (config, runtime) = match settings::load(args.config.as_deref(), args.flags())
+        .and_then(|config| Ok((config, settings::runtime()?)))
+    {
+        Ok(both) => both,
+        Err(exit) => return exit,
     };
     if let Err(error) = telemetry::init(&config.log) {
         complain(format!("the log cannot be started: {error:#}"));
@@ -111,23 +92,15 @@ pub(super) fn run(args: &Args) -> Exit {
         Ok(()) => Exit::Done,
         Err(error) => {
             complain(&error);
-            exit(&error)
+            Exit::of(&error)
         }
-    }
-}
-
-/// The exit code for why the server ended.
-fn exit(error: &app::Error) -> Exit {
-    match error {
-        app::Error::Unreachable(_) => Exit::Unreachable,
-        app::Error::Refused(_) => Exit::Usage,
-        app::Error::Failed(_) => Exit::Failed,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use eventstream::config::Config;
 
     use super::*;
 

@@ -60,6 +60,13 @@ fn the_command_line_is_well_formed() {
 }
 
 #[test]
+fn numbers_are_written_in_groups_of_three() {
+    for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567"), (100_000, "100,000")] {
+        assert_eq!(thousands(number), text);
+    }
+}
+
+#[test]
 fn without_a_command_the_flags_of_serve_are_understood() {
     let cli = Cli::try_parse_from(["eventstream", "--listen", "127.0.0.1:0"]).unwrap();
     assert!(cli.command.is_none());

@@ -1,0 +1,62 @@
+//! `eventstream backup`: a copy of the embedded store that opens, made while it is served or not.
+
+use std::path::PathBuf;
+
+use eventstream::app;
+use serde_json::json;
+
+use super::progress::{Progress, Unit};
+use super::settings::Store;
+use super::{Exit, complain, say};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  eventstream backup /mnt/backups/monday
+  eventstream backup /mnt/backups/monday --broker embedded:/var/lib/eventstream
+
+The copy is of one moment and may be made while a server works. To restore it, stop the server and start it on a copy of
+the backup: cp -r /mnt/backups/monday ./restored; eventstream serve --broker embedded:./restored
+
+Exit codes: 0 done, 1 failed, 2 usage, or not an embedded store, 3 there is no store";
+
+/// The arguments of `backup`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where to: a directory that holds no store; it is made if it is missing
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+    #[command(flatten)]
+    store: Store,
+    /// Print what was done as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Makes the copy.
+pub(super) fn run(args: &Args) -> Exit {
+    let (config, runtime) = match args.store.open() {
+        Ok(both) => both,
+        Err(exit) => return exit,
+    };
+    let (bar, (told, copied)) = (Progress::new("copying"), std::sync::mpsc::channel());
+    let progress = move |done, all| {
+        bar.show(Unit::Bytes, done, Some(all));
+        // Nobody listens any more only when the program ends.
+        let _ = told.send(all);
+    };
+    if let Err(error) = runtime.block_on(app::backup(&config, &args.directory, progress)) {
+        complain(&error);
+        return Exit::of(&error);
+    }
+    let (from, to) = (config.broker_url.to_string(), args.directory.display());
+    let size_bytes = copied.try_iter().last().unwrap_or_default();
+    if args.json {
+        say(json!({ "from": from, "to": to.to_string(), "bytes": size_bytes }));
+    } else {
+        say(format_args!("copied {from} to {to}, {size_bytes} bytes"));
+        say(format_args!(
+            "to restore it, stop the server and start it on a copy of {to}: serve --broker embedded:COPY"
+        ));
+    }
+    Exit::Done
+}

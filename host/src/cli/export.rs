@@ -1,0 +1,154 @@
+//! `eventstream export`: writes everything that another broker can go on with, as lines of JSON.
+//!
+//! A file gets its name only when it is whole. What was asked for may be the data itself, on standard output; what is
+//! said about it then goes to standard error.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use eventstream::app::{self, Moved, Told};
+use serde_json::json;
+
+use super::progress::{Progress, Unit};
+use super::settings::Store;
+use super::{Exit, STANDARD, complain, note, say, thousands};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  eventstream export --out events.ndjson
+  eventstream export --broker redis://127.0.0.1:6379 | gzip > events.ndjson.gz
+  eventstream export | eventstream import --broker redis://127.0.0.1:6379 -
+
+Exported are the events that have not ended, with their schedules and attempts, the failed events, and the idempotency
+keys; not the processed events and the totals. Nothing is changed. Stop the servers of the broker first, and start them
+on the other one after the import: what they accept or end while a Redis is exported may be missing or there twice (which
+an import recognizes). An embedded store is exported as it is at the beginning.
+
+Exit codes: 0 done, 1 failed, or something could not be read, 2 usage, 3 broker unreachable";
+
+/// The arguments of `export`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    store: Store,
+    /// The file to write, or - for standard output
+    #[arg(long, value_name = "FILE|-", default_value = "-")]
+    out: PathBuf,
+    /// Print what was done as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Exports.
+pub(super) fn run(args: &Args) -> Exit {
+    let (config, runtime) = match args.store.open() {
+        Ok(both) => both,
+        Err(exit) => return exit,
+    };
+    let mut out = match Out::create(&args.out) {
+        Ok(out) => out,
+        Err(error) => {
+            complain(format!("{} cannot be written: {error}", args.out.display()));
+            return Exit::Usage;
+        }
+    };
+    let mut moved = Moved::default();
+    let bar = Progress::new("exporting");
+    let mut tell = |told: Told<'_>, expected| match told {
+        Told::Written(moved) if moved.events + moved.failed == 0 => bar.show(Unit::Keys, moved.keys, None),
+        Told::Written(moved) => bar.show(Unit::Events, moved.events + moved.failed, Some(expected)),
+        Told::LeftOut(why) => bar.aside(|| complain(format!("left out, since it cannot be read: {why}"))),
+    };
+    let exported = runtime.block_on(app::export(&config, out.writer(), &mut moved, &mut tell));
+    drop(bar);
+    let finished = match exported {
+        Ok(()) => out.finish(),
+        Err(error) => {
+            out.abandon();
+            complain(&error);
+            return Exit::of(&error);
+        }
+    };
+    if let Err(error) = finished {
+        complain(format!("{} cannot be written: {error}", args.out.display()));
+        return Exit::Failed;
+    }
+    let told = if args.json { json(&moved) } else { told(&moved) };
+    if args.out == Path::new(STANDARD) {
+        note(told)
+    } else {
+        say(told)
+    }
+    if moved.unreadable > 0 {
+        complain("what could not be read stays in the broker");
+        return Exit::Failed;
+    }
+    Exit::Done
+}
+
+fn told(moved: &Moved) -> String {
+    let [events, failed, keys] = [moved.events, moved.failed, moved.keys].map(thousands);
+    let mut told = format!("exported {events} events, {failed} failed, {keys} keys");
+    if moved.unreadable > 0 {
+        told.push_str(&format!("; {} could not be read", thousands(moved.unreadable)));
+    }
+    told
+}
+
+fn json(moved: &Moved) -> String {
+    let Moved { events, failed, keys, unreadable, .. } = moved;
+    json!({ "events": events, "failed": failed, "keys": keys, "unreadable": unreadable }).to_string()
+}
+
+/// Where an export goes.
+enum Out {
+    /// Standard output, a pipe or a device: what is written is there at once.
+    Stream(BufWriter<Box<dyn Write>>),
+    /// A file that gets its name when it is whole.
+    File { writer: BufWriter<File>, partial: PathBuf, path: PathBuf },
+}
+
+impl Out {
+    fn create(path: &Path) -> io::Result<Self> {
+        if path == Path::new(STANDARD) {
+            return Ok(Self::Stream(BufWriter::new(Box::new(io::stdout()))));
+        }
+        if path.metadata().is_ok_and(|found| !found.is_file()) {
+            return Ok(Self::Stream(BufWriter::new(Box::new(OpenOptions::new().write(true).open(path)?))));
+        }
+        let name = path.file_name().ok_or_else(|| io::Error::other("it names no file"))?.to_string_lossy();
+        let partial = path.with_file_name(format!(".{name}.partial"));
+        // Payloads are for those who may read the store.
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+        Ok(Self::File { writer: BufWriter::new(file), partial, path: path.to_owned() })
+    }
+
+    fn writer(&mut self) -> &mut dyn Write {
+        match self {
+            Self::Stream(writer) => writer,
+            Self::File { writer, .. } => writer,
+        }
+    }
+
+    fn finish(self) -> io::Result<()> {
+        match self {
+            Self::Stream(mut writer) => writer.flush(),
+            Self::File { writer, partial, path } => {
+                writer.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+                std::fs::rename(partial, &path)?;
+                let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+                File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+            }
+        }
+    }
+
+    /// Leaves nothing behind, where that is possible.
+    fn abandon(self) {
+        if let Self::File { partial, .. } = self {
+            // One that stays is overwritten the next time.
+            let _ = std::fs::remove_file(partial);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! A bar for what takes longer than a second; on a terminal only, and on standard error, beside what was asked for.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Nothing is shown before.
+const QUIET: Duration = Duration::from_secs(1);
+/// How often it is drawn, per second.
+const DRAWS: u8 = 10;
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    Keys,
+    Events,
+    Bytes,
+}
+
+/// A bar. It vanishes when it is dropped.
+pub(super) struct Progress {
+    bar: ProgressBar,
+    begun: Instant,
+    /// What is counted now, and whether it is known how far.
+    counted: Cell<Option<(Unit, bool)>>,
+}
+
+impl Progress {
+    /// A bar that shows nothing yet.
+    pub(super) fn new(verb: &'static str) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        bar.set_prefix(verb);
+        Self { bar, begun: Instant::now(), counted: Cell::new(None) }
+    }
+
+    /// Has something else written to the terminal, without the bar in between.
+    pub(super) fn aside(&self, write: impl FnOnce()) {
+        self.bar.suspend(write);
+    }
+
+    /// So much is done, of so much if that is known.
+    pub(super) fn show(&self, unit: Unit, done: u64, all: Option<u64>) {
+        if self.begun.elapsed() < QUIET {
+            return;
+        }
+        if self.bar.is_hidden() {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(DRAWS));
+        }
+        let counted = Some((unit, all.is_some()));
+        if self.counted.replace(counted) != counted {
+            self.bar.set_style(style(unit, all.is_some()));
+        }
+        if let Some(all) = all {
+            // More may come while it goes on.
+            self.bar.set_length(all.max(done));
+        }
+        self.bar.set_position(done);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn template(unit: Unit, is_length_known: bool) -> &'static str {
+    match (unit, is_length_known) {
+        (Unit::Keys, _) => "{prefix} {spinner} {human_pos} keys",
+        (Unit::Events, true) => "{prefix} [{bar:30}] {human_pos}/{human_len} events, {eta} left",
+        (Unit::Events, false) => "{prefix} {spinner} {human_pos} events",
+        (Unit::Bytes, true) => "{prefix} [{bar:30}] {bytes}/{total_bytes}, {eta} left",
+        (Unit::Bytes, false) => "{prefix} {spinner} {bytes}",
+    }
+}
+
+fn style(unit: Unit, is_length_known: bool) -> ProgressStyle {
+    let style = ProgressStyle::with_template(template(unit, is_length_known));
+    style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_template_is_one() {
+        for unit in [Unit::Keys, Unit::Events, Unit::Bytes] {
+            for is_length_known in [false, true] {
+                ProgressStyle::with_template(template(unit, is_length_known)).unwrap();
+            }
+        }
+    }
+}

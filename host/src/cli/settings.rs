@@ -1,0 +1,62 @@
+//! What the commands that work with a store by themselves share: the configuration, a runtime, the log.
+
+use std::path::{Path, PathBuf};
+
+use eventstream::config::{self, Config, Flag, Sources};
+use eventstream::telemetry;
+use tokio::runtime::Runtime;
+
+use super::{Exit, complain};
+
+/// The broker, for every command that works with one.
+#[derive(Debug, clap::Args)]
+pub(super) struct Store {
+    /// The broker: embedded:DIRECTORY or redis://HOST:PORT [env: EVENTSTREAM_BROKER_URL] [default: embedded:./data]
+    #[arg(long, value_name = "URL")]
+    broker: Option<String>,
+    /// The configuration file [default: eventstream.toml, if there is one]
+    #[arg(long, value_name = "FILE", env = "EVENTSTREAM_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
+}
+
+impl Store {
+    /// The configuration and a runtime. Without a log, unless one was asked for: these commands say themselves what
+    /// happens. What is wrong has been said.
+    pub(super) fn open(&self) -> Result<(Config, Runtime), Exit> {
+        let broker = self.broker.clone().map(|value| Flag { key: "broker.url", flag: "--broker", value });
+        let config = load(self.config.as_deref(), broker.into_iter().collect())?;
+        let is_default = config.log.level == telemetry::LevelFilter::default();
+        let quiet = is_default.then(|| "off".parse().ok()).flatten();
+        let log = telemetry::Options { level: quiet.unwrap_or(config.log.level.clone()), ..config.log };
+        if let Err(error) = telemetry::init(&log) {
+            complain(format!("the log cannot be started: {error:#}"));
+            return Err(Exit::Failed);
+        }
+        Ok((config, runtime()?))
+    }
+}
+
+/// The configuration by all its sources. What is wrong with it has been said.
+pub(super) fn load(file: Option<&Path>, flags: Vec<Flag>) -> Result<Config, Exit> {
+    let environment = std::env::vars_os().filter_map(|(name, value)| {
+        // A variable of ours that is not UTF-8 is kept, so that it is refused and not overlooked.
+        Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+    });
+    let sources = Sources { file: file.map(Path::to_owned), environment: environment.collect(), flags };
+    Config::load(&sources).map_err(|error| {
+        match error {
+            config::Error::Invalid(faults) => faults.iter().for_each(complain),
+            error => complain(error),
+        }
+        Exit::Usage
+    })
+}
+
+/// The threads that a command runs on. What is wrong has been said.
+pub(super) fn runtime() -> Result<Runtime, Exit> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("eventstream").build();
+    runtime.map_err(|error| {
+        complain(format!("the threads of the program cannot be started: {error}"));
+        Exit::Failed
+    })
+}

@@ -1,0 +1,422 @@
+//! The lines of an export: a first one that says what follows, one for each key and event, and a last one that counts.
+//!
+//! Each is an object of JSON whose `kind` says what it is. A change that an older reader would take wrongly gets a new
+//! [`VERSION`]. What a line says is checked as strictly as what comes in by HTTP: an unknown member is an error, since
+//! what it means would be lost.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::payload::Payload;
+use super::{Error, Moved};
+use crate::broker::{Exported, ExportedEvent, ExportedKey, Lane};
+use crate::event::{AttemptRecord, Class, End, Event, EventId, EventType, Idempotency, Record, Timestamp};
+
+/// What the first line calls itself.
+const FORMAT: &str = "eventstream-export";
+/// The version that is written, and the newest that is read.
+pub(super) const VERSION: u32 = 1;
+
+/// A line that was read.
+#[derive(Debug)]
+pub(super) enum Line {
+    Item(Box<Exported>),
+    End(Counts),
+}
+
+/// What the last line says of those before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Counts {
+    pub(super) keys: u64,
+    pub(super) events: u64,
+    pub(super) failed: u64,
+}
+
+impl Counts {
+    pub(super) fn of(moved: &Moved) -> Self {
+        Self { keys: moved.keys, events: moved.events, failed: moved.failed }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    Header,
+    IdempotencyKey,
+    Event,
+    Failed,
+    End,
+}
+
+#[derive(Deserialize)]
+struct AnyLine {
+    kind: Kind,
+}
+
+/// Read leniently, so that a newer version is told apart from something else.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HeaderLine<'a> {
+    kind: Kind,
+    #[serde(borrow)]
+    format: Cow<'a, str>,
+    version: u32,
+    exported_at: Timestamp,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct KeyLine<'a> {
+    kind: Kind,
+    #[serde(borrow)]
+    key: Cow<'a, str>,
+    #[serde(borrow)]
+    fingerprint: Cow<'a, str>,
+    event_id: EventId,
+    until: Timestamp,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct EventLine<'a> {
+    kind: Kind,
+    id: EventId,
+    #[serde(rename = "type")]
+    event_type: EventType,
+    #[serde(borrow)]
+    source: Cow<'a, str>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    subject: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    time: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    data_content_type: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    data_schema: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    extensions: Cow<'a, BTreeMap<String, String>>,
+    accepted_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cause: Option<EventId>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    payload: Option<Payload<'a>>,
+    /// Of an event that waits: where, and until when.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    lane: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    due_at: Option<Timestamp>,
+    attempts_made: u32,
+    failures: u32,
+    replays: u32,
+    attempts: Cow<'a, [AttemptRecord]>,
+    /// Of a failed event.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    end: Option<EndLine<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EndLine<'a> {
+    at: Timestamp,
+    class: Class,
+    #[serde(borrow)]
+    reason: Cow<'a, str>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    result: Option<Payload<'a>>,
+    #[serde(default, skip_serializing_if = "<[EventId]>::is_empty")]
+    children: Cow<'a, [EventId]>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EndOfExport {
+    kind: Kind,
+    holds: Counts,
+}
+
+fn is_empty(extensions: &BTreeMap<String, String>) -> bool {
+    extensions.is_empty()
+}
+
+/// The first line.
+pub(super) fn header(now: Timestamp) -> Result<Vec<u8>, serde_json::Error> {
+    written(&HeaderLine { kind: Kind::Header, format: FORMAT.into(), version: VERSION, exported_at: now })
+}
+
+/// The line of a key or an event.
+pub(super) fn item(exported: &Exported) -> Result<Vec<u8>, serde_json::Error> {
+    match exported {
+        Exported::Key(ExportedKey { idempotency, id, until }) => written(&KeyLine {
+            kind: Kind::IdempotencyKey,
+            key: hexadecimal(&idempotency.key).into(),
+            fingerprint: hexadecimal(&idempotency.fingerprint).into(),
+            event_id: *id,
+            until: *until,
+        }),
+        Exported::Waiting(ExportedEvent { record, lane, due }) => {
+            let line = event_line(Kind::Event, record);
+            written(&EventLine { lane: Some(lane.as_str().into()), due_at: *due, ..line })
+        }
+        Exported::Failed(record) => written(&event_line(Kind::Failed, record)),
+    }
+}
+
+/// The last line.
+pub(super) fn end(holds: Counts) -> Result<Vec<u8>, serde_json::Error> {
+    written(&EndOfExport { kind: Kind::End, holds })
+}
+
+fn written(line: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
+    let mut bytes = serde_json::to_vec(line)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+fn event_line(kind: Kind, record: &Record) -> EventLine<'_> {
+    let Record { event, attempts_made, failures, replays, attempts, end } = record;
+    EventLine {
+        kind,
+        id: event.id,
+        event_type: event.event_type.clone(),
+        source: event.source.as_str().into(),
+        subject: event.subject.as_deref().map(Cow::Borrowed),
+        time: event.time.as_deref().map(Cow::Borrowed),
+        data_content_type: event.data_content_type.as_deref().map(Cow::Borrowed),
+        data_schema: event.data_schema.as_deref().map(Cow::Borrowed),
+        extensions: Cow::Borrowed(&event.extensions),
+        accepted_at: event.accepted,
+        cause: event.cause,
+        payload: event.data.as_ref().map(Payload::from),
+        lane: None,
+        due_at: None,
+        attempts_made: *attempts_made,
+        failures: *failures,
+        replays: *replays,
+        attempts: Cow::Borrowed(attempts),
+        end: end.as_ref().and_then(|end| {
+            let (class, reason) = end.failure.as_ref()?;
+            Some(EndLine {
+                at: end.at,
+                class: *class,
+                reason: reason.as_str().into(),
+                result: end.result.as_ref().map(Payload::from),
+                children: Cow::Borrowed(&end.children),
+            })
+        }),
+    }
+}
+
+/// Whether the first line is that of an export that can be read.
+///
+/// # Errors
+/// [`Error::NotAnExport`] and [`Error::Newer`].
+pub(super) fn check_header(line: &[u8]) -> Result<(), Error> {
+    match serde_json::from_slice::<HeaderLine<'_>>(line) {
+        Ok(header) if header.format != FORMAT || header.kind != Kind::Header => Err(Error::NotAnExport),
+        Ok(header) if header.version > VERSION => Err(Error::Newer { found: header.version, known: VERSION }),
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::NotAnExport),
+    }
+}
+
+/// Reads a line that follows the first one.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn parse(line: &[u8]) -> Result<Line, String> {
+    let told = |error: serde_json::Error| error.to_string();
+    let AnyLine { kind } = serde_json::from_slice(line).map_err(told)?;
+    let exported = match kind {
+        Kind::Header => return Err("a second export begins here".into()),
+        Kind::End => return Ok(Line::End(serde_json::from_slice::<EndOfExport>(line).map_err(told)?.holds)),
+        Kind::IdempotencyKey => {
+            let line: KeyLine<'_> = serde_json::from_slice(line).map_err(told)?;
+            let digest = |text: &str| from_hexadecimal(text).ok_or("a digest is 64 digits in hexadecimal");
+            let idempotency = Idempotency { key: digest(&line.key)?, fingerprint: digest(&line.fingerprint)? };
+            Exported::Key(ExportedKey { idempotency, id: line.event_id, until: line.until })
+        }
+        Kind::Event => {
+            let line: EventLine<'_> = serde_json::from_slice(line).map_err(told)?;
+            let lane: Lane = line
+                .lane
+                .as_deref()
+                .ok_or("an event that waits has a lane")?
+                .parse()
+                .map_err(|error| format!("{error}"))?;
+            let due = line.due_at;
+            let record = record(line)?;
+            if record.end.is_some() {
+                return Err("an event that waits has not ended".into());
+            }
+            Exported::Waiting(ExportedEvent { record, lane, due })
+        }
+        Kind::Failed => {
+            let record = record(serde_json::from_slice(line).map_err(told)?)?;
+            if record.end.is_none() {
+                return Err("a failed event says when and why it failed".into());
+            }
+            Exported::Failed(record)
+        }
+    };
+    Ok(Line::Item(Box::new(exported)))
+}
+
+fn record(line: EventLine<'_>) -> Result<Record, String> {
+    let event = Event {
+        id: line.id,
+        event_type: line.event_type,
+        source: line.source.into_owned(),
+        subject: line.subject.map(Cow::into_owned),
+        time: line.time.map(Cow::into_owned),
+        data_content_type: line.data_content_type.map(Cow::into_owned),
+        data_schema: line.data_schema.map(Cow::into_owned),
+        extensions: line.extensions.into_owned(),
+        accepted: line.accepted_at,
+        cause: line.cause,
+        data: line.payload.map(Payload::into_data).transpose()?,
+    };
+    let end = match line.end {
+        None => None,
+        Some(end) => Some(End {
+            at: end.at,
+            failure: Some((end.class, end.reason.into_owned())),
+            result: end.result.map(Payload::into_data).transpose()?,
+            children: end.children.into_owned(),
+        }),
+    };
+    let EventLine { attempts_made, failures, replays, attempts, .. } = line;
+    Ok(Record { event, attempts_made, failures, replays, attempts: attempts.into_owned(), end })
+}
+
+fn hexadecimal(digest: &[u8; 32]) -> String {
+    digest.iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(|n| char::from_digit(u32::from(n), 16)).collect()
+}
+
+fn from_hexadecimal(text: &str) -> Option<[u8; 32]> {
+    let mut digest = [0; 32];
+    if text.len() != 2 * digest.len() {
+        return None;
+    }
+    for (byte, pair) in digest.iter_mut().zip(text.as_bytes().chunks(2)) {
+        let digit = |place: usize| char::from(pair[place]).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        *byte = digit(0)? << 4 | digit(1)?;
+    }
+    Some(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Data;
+
+    fn record() -> Record {
+        let event = Event {
+            id: EventId::new(),
+            event_type: "order.paid".parse().unwrap(),
+            source: "/shop \"1\"".into(),
+            subject: Some("order\n7".into()),
+            time: Some("2026-11-23T15:04:05Z".into()),
+            data_content_type: Some("application/json".into()),
+            data_schema: Some("x:y".into()),
+            extensions: BTreeMap::from([("partitionkey".into(), "a|b\n\u{2028}".into())]),
+            accepted: Timestamp::from_unix_ms(1_795_446_245_007),
+            cause: Some(EventId::new()),
+            data: Some(Data::text("{\"n\": 12345678901234567890.10,\"n\":1}")),
+        };
+        let attempt = AttemptRecord {
+            attempt: 1,
+            replay: 0,
+            started_at: event.accepted,
+            duration_ms: 1.25,
+            class: Some(Class::NoHandler),
+            error: Some("no\nplugin".into()),
+            backtrace: None,
+            retry_in_ms: Some(900),
+            consumer: "host-1".into(),
+            plugin: None,
+            digest: None,
+            stderr: None,
+            log: Vec::new(),
+            log_lines_dropped: 0,
+        };
+        Record { attempts_made: 3, failures: 1, replays: 2, attempts: vec![attempt], ..Record::new(event) }
+    }
+
+    fn failed(result: Option<Data>, children: Vec<EventId>) -> Record {
+        let failure = Some((Class::Reject, "no\n\"good\"".into()));
+        let end = End { at: Timestamp::from_unix_ms(7), failure, result, children };
+        Record { end: Some(end), ..record() }
+    }
+
+    fn waits(record: Record, due: Option<Timestamp>) -> Exported {
+        Exported::Waiting(ExportedEvent { record, lane: Lane::unrouted(), due })
+    }
+
+    #[test]
+    fn everything_comes_back_as_it_was_from_one_line() {
+        let bare = Event {
+            subject: None,
+            time: None,
+            data_content_type: None,
+            data_schema: None,
+            extensions: BTreeMap::new(),
+            cause: None,
+            data: None,
+            ..record().event
+        };
+        let idempotency = Idempotency { key: [0x0f; 32], fingerprint: std::array::from_fn(|n| n as u8 * 8) };
+        for exported in [
+            Exported::Key(ExportedKey { idempotency, id: EventId::new(), until: Timestamp::MAX }),
+            waits(record(), Some(Timestamp::from_unix_ms(1_795_446_245_008))),
+            waits(Record::new(bare), None),
+            waits(Record::new(Event { data: Some(Data::text("null")), ..record().event }), None),
+            Exported::Failed(failed(None, Vec::new())),
+            Exported::Failed(failed(Some(Data::binary(vec![0, 255])), vec![EventId::new()])),
+        ] {
+            let line = item(&exported).unwrap();
+            assert_eq!(line.iter().position(|byte| *byte == b'\n'), Some(line.len() - 1), "one line");
+            match parse(&line).unwrap() {
+                Line::Item(read) => assert_eq!(*read, exported, "{}", String::from_utf8_lossy(&line)),
+                Line::End(_) => panic!("it is not the end"),
+            }
+        }
+        let holds = Counts { keys: 1, events: 2, failed: 3 };
+        assert!(matches!(parse(&end(holds).unwrap()), Ok(Line::End(read)) if read == holds));
+    }
+
+    #[test]
+    fn only_exports_that_can_be_read_are_read() {
+        let ours = String::from_utf8(header(Timestamp::from_unix_ms(0)).unwrap()).unwrap();
+        check_header(ours.as_bytes()).unwrap();
+        let newer = ours.replace("\"version\":1", "\"version\":2,\"compressed\":true");
+        assert!(matches!(check_header(newer.as_bytes()), Err(Error::Newer { found: 2, known: 1 })));
+        for foreign in ["", "\n", "{}", "hello", "[1]", &ours.replace("eventstream-export", "other")] {
+            assert!(matches!(check_header(foreign.as_bytes()), Err(Error::NotAnExport)), "{foreign:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_says_less_or_more_than_it_should_is_refused() {
+        let waiting = String::from_utf8(item(&waits(record(), None)).unwrap()).unwrap();
+        let failed = String::from_utf8(item(&Exported::Failed(failed(None, Vec::new()))).unwrap()).unwrap();
+        for (bad, reason) in [
+            (waiting.replace("\"lane\":\"_\"", "\"lane\":\"../a\""), "lane"),
+            (waiting.replace(",\"lane\":\"_\"", ""), "lane"),
+            (waiting.replace("\"lane\"", "\"future\":1,\"lane\""), "future"),
+            (waiting.replace("order.paid", "order paid"), "type"),
+            (waiting.replace("\"failures\":1,", ""), "failures"),
+            (failed.replace("\"kind\":\"failed\"", "\"kind\":\"event\",\"lane\":\"a\""), "not ended"),
+            (waiting.replace("\"kind\":\"event\"", "\"kind\":\"failed\""), "when and why"),
+            (waiting.replace("\"kind\":\"event\"", "\"kind\":\"secret\""), "secret"),
+            (waiting[..waiting.len() / 2].to_owned(), "EOF"),
+            (r#"{"kind":"idempotency-key","key":"0","fingerprint":"0","eventId":"01890a5d-ac96-774b-bcce-b302099a8057","until":"2026-11-23T15:04:05Z"}"#.to_owned(), "64 digits"),
+            (String::from_utf8(header(Timestamp::MAX).unwrap()).unwrap(), "second export"),
+            (String::new(), "EOF"),
+        ] {
+            let told = parse(bad.as_bytes()).unwrap_err();
+            assert!(told.contains(reason), "{reason:?} in {told:?} for {bad}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Moves everything that can go on from one store to another, as lines of text.
+//!
+//! An export is written front to back and read front to back, each with a bounded amount in memory. It ends with a line
+//! that says what it holds, so that one that was cut short is never taken for whole. An import recognizes what it finds:
+//! after an interruption it is begun again from the first line, and nothing is lost or doubled. Where the lines come from
+//! and go to is not known here, nor which stores there are.
+
+mod export;
+mod import;
+mod line;
+mod payload;
+
+pub use export::{Told, export};
+pub use import::import;
+
+use crate::broker::{self, Exported};
+
+/// What was moved so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Events that had not ended.
+    pub events: u64,
+    /// Failed events.
+    pub failed: u64,
+    /// Idempotency keys.
+    pub keys: u64,
+    /// Of an import: events and keys that were there already; they are not among the others.
+    pub known: u64,
+    /// Of an import: keys whose window was over.
+    pub expired: u64,
+    /// Of an export: what stands where an event should and cannot be read as one. It stays where it is.
+    pub unreadable: u64,
+}
+
+/// The kinds of things that are counted.
+#[derive(Clone, Copy)]
+enum Kind {
+    Key,
+    Event,
+    Failed,
+}
+
+impl Kind {
+    fn of(exported: &Exported) -> Self {
+        match exported {
+            Exported::Key(_) => Self::Key,
+            Exported::Waiting(_) => Self::Event,
+            Exported::Failed(_) => Self::Failed,
+        }
+    }
+}
+
+impl Moved {
+    fn count(&mut self, kind: Kind) -> &mut u64 {
+        match kind {
+            Kind::Key => &mut self.keys,
+            Kind::Event => &mut self.events,
+            Kind::Failed => &mut self.failed,
+        }
+    }
+}
+
+/// Why a move stopped. What was moved until then stays moved, and beginning again is always safe.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store could not be asked; [`broker::Error::is_transient`] says whether trying again may help.
+    #[error(transparent)]
+    Store(#[from] broker::Error),
+    /// The store lost data during an import: what was moved before may be gone.
+    #[error("the store lost data during the import: run it again")]
+    Lost,
+    /// The lines could not be read.
+    #[error("the export cannot be read: {0}")]
+    Read(std::io::Error),
+    /// The lines could not be written.
+    #[error("the export cannot be written: {0}")]
+    Write(std::io::Error),
+    /// The first line is not that of an export.
+    #[error("what was read is not an export: its first line does not say so")]
+    NotAnExport,
+    /// A version after this one wrote it.
+    #[error(
+        "the export was written by a newer version (format {found}, this one knows {known}): import it with that version"
+    )]
+    Newer {
+        /// The format of the export.
+        found: u32,
+        /// The newest format that is known.
+        known: u32,
+    },
+    /// A line is not what it should be. What stands before it was imported.
+    #[error("line {number} of the export is wrong: {reason}")]
+    Line {
+        /// Which line, from 1.
+        number: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The last line is missing, or counts more than came. What came was imported.
+    #[error("the export was cut short: what it holds was imported, the rest is missing; export again")]
+    CutShort,
+}

@@ -1,0 +1,139 @@
+//! How payloads are written in a line: as the JSON that they are, else as text, else in base64; byte for byte.
+//!
+//! JSON stands there as it came, never parsed into values and printed again. It may only where the bytes are one JSON
+//! value from the first to the last and hold no line break, since a line break would end the line.
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+use crate::event::{Data, DataKind};
+
+/// A payload in a line; exactly one of the first three is there.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Payload<'a> {
+    #[serde(borrow, default, deserialize_with = "as_written", skip_serializing_if = "Option::is_none")]
+    json: Option<&'a RawValue>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    text: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    base64: Option<Cow<'a, str>>,
+    /// What the bytes in base64 are taken for, if not for binary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kind: Option<DataKind>,
+}
+
+/// A value that is there, `null` among them: that is something else than no value.
+fn as_written<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+impl<'a> From<&'a Data> for Payload<'a> {
+    fn from(data: &'a Data) -> Self {
+        let in_base64 = |kind| Self { base64: Some(STANDARD.encode(&data.bytes).into()), kind, ..Self::default() };
+        match (data.kind, std::str::from_utf8(&data.bytes)) {
+            (DataKind::Binary, _) => in_base64(None),
+            // A store gave back damaged bytes; they are moved as they are.
+            (DataKind::Text, Err(_)) => in_base64(Some(DataKind::Text)),
+            (DataKind::Text, Ok(text)) => match one_line_of_json(text) {
+                Some(json) => Self { json: Some(json), ..Self::default() },
+                None => Self { text: Some(text.into()), ..Self::default() },
+            },
+        }
+    }
+}
+
+/// The text as a value of JSON, if it is one without anything around it and without a line break.
+fn one_line_of_json(text: &str) -> Option<&RawValue> {
+    if text.bytes().any(|byte| matches!(byte, b'\n' | b'\r')) {
+        return None;
+    }
+    serde_json::from_str::<&RawValue>(text).ok().filter(|json| json.get().len() == text.len())
+}
+
+impl Payload<'_> {
+    /// The payload itself.
+    ///
+    /// # Errors
+    /// It is written in none or several of the forms, or is not base64.
+    pub(super) fn into_data(self) -> Result<Data, String> {
+        match (self.json, self.text, self.base64) {
+            (Some(json), None, None) => Ok(Data::text(json.get())),
+            (None, Some(text), None) => Ok(Data::text(text)),
+            (None, None, Some(base64)) => {
+                let bytes = STANDARD.decode(base64.as_bytes()).map_err(|error| format!("not base64: {error}"))?;
+                Ok(Data { bytes: Bytes::from(bytes), kind: self.kind.unwrap_or(DataKind::Binary) })
+            }
+            _ => Err("a payload is one of json, text and base64".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(data: &Data) -> String {
+        serde_json::to_string(&Payload::from(data)).unwrap()
+    }
+
+    fn comes_back(data: &Data) {
+        let line = written(data);
+        assert!(!line.contains(['\n', '\r']), "{line:?}");
+        assert_eq!(&serde_json::from_str::<Payload<'_>>(&line).unwrap().into_data().unwrap(), data, "{line}");
+    }
+
+    #[test]
+    fn json_stands_as_it_came_and_everything_else_is_told_apart() {
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        for (text, form) in [
+            (r#"{ "n": 12345678901234567890.10, "n":1e400 }"#, "json"),
+            ("null", "json"),
+            ("\"\\ud800\"", "json"),
+            (&deep, "json"),
+            ("", "text"),
+            (" 1", "text"),
+            ("1 ", "text"),
+            ("{\n}", "text"),
+            ("[1,\r2]", "text"),
+            ("hello", "text"),
+            ("1 2", "text"),
+            ("\u{feff}1", "text"),
+            ("\u{0}\u{2028}\u{10ffff}\"", "text"),
+        ] {
+            let data = Data::text(text);
+            assert!(written(&data).starts_with(&format!("{{\"{form}\":")), "{}", written(&data));
+            comes_back(&data);
+        }
+        assert_eq!(written(&Data::text("{ \"n\": 1.10 }")), "{\"json\":{ \"n\": 1.10 }}");
+        for bytes in [&b""[..], b"\xff\x00\n", b"{}"] {
+            assert!(written(&Data::binary(bytes)).starts_with("{\"base64\":"));
+            comes_back(&Data::binary(bytes));
+        }
+        comes_back(&Data { bytes: Bytes::from_static(b"\xff"), kind: DataKind::Text });
+    }
+
+    #[test]
+    fn random_bytes_come_back_as_they_were() {
+        let mut random = fastrand::Rng::with_seed(5);
+        for _ in 0..5_000 {
+            const LIKELY: &[u8] = b"{}[]\",:\\ \n\r\tnul0123456789.eE-\xc3\xa9\x00\xff";
+            let bytes: Vec<u8> = (0..random.usize(..12)).map(|_| LIKELY[random.usize(..LIKELY.len())]).collect();
+            comes_back(&Data { bytes: bytes.clone().into(), kind: DataKind::Text });
+            comes_back(&Data::binary(bytes));
+        }
+    }
+
+    #[test]
+    fn a_payload_that_is_written_in_no_form_or_two_is_refused() {
+        for bad in ["{}", r#"{"json":1,"text":"a"}"#, r#"{"base64":"?"}"#] {
+            assert!(serde_json::from_str::<Payload<'_>>(bad).unwrap().into_data().is_err(), "{bad}");
+        }
+        assert!(serde_json::from_str::<Payload<'_>>(r#"{"xml":"a"}"#).is_err());
+    }
+}
