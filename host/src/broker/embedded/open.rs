@@ -101,6 +101,7 @@ impl EmbeddedBroker {
             log_pages,
             synced: Commit::Synced,
             tidy: Arc::default(),
+            has_shrunk: false,
             directory: locked.clone(),
         };
         let (writer, ended) = Writer::start(core).map_err(at_fault)?;

@@ -60,7 +60,7 @@ pub(super) fn forget_keys(step: &mut Step<'_>) -> rusqlite::Result<Result<More, 
     Ok(Ok(forgotten as i64 == MAX_REMOVED))
 }
 
-/// Returns free pages to the disk, if there are many.
+/// Returns free pages to the disk, if there are many. The disk has them when the last piece is done and the log is moved.
 pub(super) fn return_pages(step: &mut Step<'_>) -> rusqlite::Result<Result<More, Error>> {
     let pragma = |name: &str| step.db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (free, all) = (pragma("freelist_count")?, pragma("page_count")?);
@@ -71,6 +71,7 @@ pub(super) fn return_pages(step: &mut Step<'_>) -> rusqlite::Result<Result<More,
     let mut vacuum = step.db.prepare(&format!("PRAGMA incremental_vacuum({})", surplus.min(MAX_RETURNED_PAGES)))?;
     let mut pages = vacuum.query([])?;
     while pages.next()?.is_some() {}
+    *step.has_shrunk = surplus <= MAX_RETURNED_PAGES;
     Ok(Ok(surplus > MAX_RETURNED_PAGES))
 }
 

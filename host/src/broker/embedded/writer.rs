@@ -49,6 +49,8 @@ pub(super) struct Step<'a> {
     pub(super) now_ms: i64,
     /// Why nothing new may be taken in: the disk is nearly full.
     pub(super) no_room: Option<&'a str>,
+    /// To be set when the database became smaller: the disk has that back only once the log is moved.
+    pub(super) has_shrunk: &'a mut bool,
 }
 
 impl Step<'_> {
@@ -225,6 +227,8 @@ pub(super) struct Core {
     pub(super) log_pages: Arc<AtomicI64>,
     pub(super) synced: Commit,
     pub(super) tidy: Arc<AtomicBool>,
+    /// The group under way made the database smaller.
+    pub(super) has_shrunk: bool,
     /// Kept locked until the database is closed.
     pub(super) directory: Arc<Directory>,
 }
@@ -262,7 +266,11 @@ impl Core {
                     differs
                 });
                 group.into_iter().for_each(|job| job.finish(None));
-                self.checkpoints.spread(&self.db, self.log_pages.load(Ordering::Relaxed));
+                let log_pages = self.log_pages.load(Ordering::Relaxed);
+                if std::mem::take(&mut self.has_shrunk) {
+                    self.checkpoints.wake();
+                }
+                self.checkpoints.spread(&self.db, log_pages);
             }
             Err(error) => {
                 let fault = Fault::of(&error);
@@ -311,6 +319,7 @@ impl Core {
             opening: self.opening,
             now_ms: clock::now().unix_ms(),
             no_room,
+            has_shrunk: &mut self.has_shrunk,
         };
         for job in group {
             job.run(&mut step)?;
