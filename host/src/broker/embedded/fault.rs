@@ -30,12 +30,20 @@ impl Fault {
         let said = error.to_string();
         let extended = match error {
             rusqlite::Error::SqliteFailure(failure, _) => failure.extended_code,
+            // The statements are ours and the tables are strict: what does not fit them is not what was written.
+            rusqlite::Error::SqlInputError { .. }
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+            | rusqlite::Error::FromSqlConversionFailure(..) => {
+                return Self::Final(format!("the database is damaged: {said}"));
+            }
             _ => return Self::Refused(said),
         };
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full(said),
             // The index of the log, which is in memory that a file backs, could not grow.
             _ if extended == ffi::SQLITE_IOERR_SHMSIZE => Self::Full(said),
+            _ if extended == ffi::SQLITE_ERROR => Self::Final(format!("the database is damaged: {said}")),
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy(said),
             Some(
                 ErrorCode::SystemIoFailure
@@ -138,6 +146,7 @@ mod tests {
             ffi::SQLITE_CORRUPT,
             ffi::SQLITE_NOTADB,
             ffi::SQLITE_READONLY,
+            ffi::SQLITE_ERROR,
         ] {
             assert!(matches!(Fault::of(&failure(code)), Fault::Final(_)), "{code}");
         }

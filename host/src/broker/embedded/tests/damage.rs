@@ -60,8 +60,9 @@ async fn flipped_bytes_are_said_and_never_handed_to_a_handler() {
             refused += 1;
             continue;
         };
-        let Ok(deliveries) = broker.claim(want("a", 100)).await else {
-            assert!(broker.health().trouble.is_some(), "seed {seed}, round {round}, byte {place}");
+        let claimed = broker.claim(want("a", 100)).await;
+        let Ok(deliveries) = claimed else {
+            assert!(broker.health().trouble.is_some(), "seed {seed}, round {round}, byte {place}: {claimed:?}");
             noticed += 1;
             continue;
         };
