@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// So long that the export and the import are over before anything is due.
-const DELAY_MS: i64 = 8_000;
+const DELAY_MS: i64 = 12_000;
 
 /// A host and its plugins.
 struct Server {
@@ -135,7 +135,10 @@ fn moves(from: &str, to: &str) {
     assert_eq!(ended.len(), n_moved);
     assert!(ended.iter().all(|event| event.state == "processed"), "{ended:?}");
     let [absent, later, flaky] = ended.last_chunk().unwrap();
-    assert_eq!((absent.attempts.len(), absent.attempts[0].class.as_deref()), (2, Some("no-handler")));
+    // On a busy machine it was tried here more than once.
+    let (last, before) = absent.attempts.split_last().unwrap();
+    assert!(last.class.is_none() && !before.is_empty(), "{absent:?}");
+    assert!(before.iter().all(|attempt| attempt.class.as_deref() == Some("no-handler")), "{absent:?}");
     assert!(started_ms(later) >= begun_ms + DELAY_MS, "it came before its time");
     assert_eq!(later.result.as_ref().unwrap().get(), r#"{"do":"echo","key":"later"}"#);
     let attempts: Vec<u32> = flaky.attempts.iter().map(|attempt| attempt.attempt).collect();
