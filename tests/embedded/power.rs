@@ -15,6 +15,7 @@ use super::load::{self, Ack};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whenever_the_power_goes_what_was_acknowledged_is_there_and_nothing_is_half_there() {
     const CUTS: usize = 30;
+    const ACKS_A_CUT: usize = 35;
     let seed = fastrand::u64(..);
     println!("seed of the cuts: {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
@@ -30,6 +31,13 @@ async fn whenever_the_power_goes_what_was_acknowledged_is_there_and_nothing_is_h
         let mut images = Vec::new();
         for cut in 0..CUTS {
             tokio::time::sleep(Duration::from_millis(random.u64(1..60))).await;
+            // However slow the machine is, there is something to lose at each cut.
+            let worked = async {
+                while acks.lock().unwrap().len() < (cut + 1) * ACKS_A_CUT {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(60), worked).await.expect("the load goes on");
             // What was acknowledged by now must survive a cut from now on.
             let acknowledged = acks.lock().unwrap().len();
             let image = dir.path().join(format!("cut-{cut}"));
@@ -59,10 +67,10 @@ async fn after_a_sync_that_failed_nothing_is_acknowledged_before_a_restart() {
     let broker = open(dir.path());
     let append = || vec![load::new_append(None)];
     let kept = broker.append(append()).await.unwrap()[0].id;
-    let synced = disk.syncs();
     disk.fail_syncs(true);
     let failed = broker.append(append()).await.unwrap_err();
     assert!(matches!(failed, Error::Unavailable { outcome_known: false, .. }), "{failed}");
+    let synced = disk.syncs();
     // The disk says that all is well again, which proves nothing about what it lost.
     disk.fail_syncs(false);
     for _ in 0..3 {
