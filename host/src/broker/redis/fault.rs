@@ -104,6 +104,12 @@ impl Failure {
         Self { reaction, message: message.into() }
     }
 
+    /// The server is there, but cannot be judged or worked with yet.
+    pub(super) fn busy(message: impl Into<String>) -> Self {
+        let reaction = Reaction { cause: Cause::Busy, unchanged: true, connection: Connection::Keep };
+        Self { reaction, message: message.into() }
+    }
+
     /// A call that was sent and not answered in time.
     pub(super) fn interrupted(message: impl Into<String>) -> Self {
         let reaction = Reaction { cause: Cause::Interrupted, unchanged: false, connection: Connection::Rebuild };

@@ -66,6 +66,11 @@ pub(super) fn judge(info: &BTreeMap<String, String>, config: Option<&BTreeMap<St
     Verdict { unsupported: unsupported(&fact), unsafe_settings, cannot_persist, durability }
 }
 
+/// Whether the server still reads its log. Until then it says of itself that it keeps none.
+fn is_loading(info: &BTreeMap<String, String>) -> bool {
+    info.get("loading").is_some_and(|loading| loading != "0")
+}
+
 fn unsupported<'a>(fact: &impl Fn(&str) -> &'a str) -> Option<String> {
     let (server, version, least) = match fact("valkey_version") {
         "" => ("Redis", fact("redis_version"), (7, 0)),
@@ -89,7 +94,11 @@ impl Core {
     pub(super) async fn inspect_server(&self) -> Result<Verdict, Failure> {
         let info = reply::text(self.link.command(&redis::cmd("INFO")).await?)?;
         let info = info.lines().filter_map(|line| line.split_once(':'));
-        let info = info.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
+        let info: BTreeMap<String, String> =
+            info.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
+        if is_loading(&info) {
+            return Err(Failure::busy("Redis is loading its data"));
+        }
         let mut config = BTreeMap::new();
         for name in ["appendfsync", "no-appendfsync-on-rewrite"] {
             let mut ask = redis::cmd("CONFIG");
