@@ -88,6 +88,29 @@ async fn a_demoted_server_is_left_and_found_again_when_promoted() {
     assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, Settled::Done);
 }
 
+/// While it reads its log, Redis says that it keeps none.
+#[test]
+fn a_server_that_still_loads_is_waited_for_and_not_judged() {
+    let rig = RedisRig::with(&["--key-load-delay", "400"]);
+    let () = rig.admin(&["EVAL", "for i = 1, 6000 do redis.call('SET', 'filler:' .. i, i) end", "0"]);
+    rig.server.kill9();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let refusals = std::thread::scope(|scope| {
+        let restarted = scope.spawn(|| rig.server.restart());
+        let mut refusals = Vec::new();
+        while let Err(refusal) = runtime.block_on(rig.try_open(&rig.server.url(), options())) {
+            refusals.push(refusal);
+            assert!(refusals.len() < 100_000, "it never loads: {:?}", refusals.last());
+        }
+        restarted.join().unwrap().unwrap();
+        refusals
+    });
+    assert!(!refusals.is_empty(), "the server was asked while it was away or loading");
+    for refusal in refusals {
+        assert!(matches!(refusal, OpenError::Unreachable { .. }), "{refusal}");
+    }
+}
+
 #[tokio::test]
 async fn a_killed_server_that_comes_back_has_everything() {
     let rig = RedisRig::new();
