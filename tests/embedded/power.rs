@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use eventstream::broker::{Broker, Error};
-use eventstream::event::State;
+use eventstream::broker::{Append, Broker, Error};
+use eventstream::event::{Start, State};
 use futures_util::future::join_all;
 
 use super::audit::{audit, open};
@@ -65,7 +65,7 @@ async fn after_a_sync_that_failed_nothing_is_acknowledged_before_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Disk::under(dir.path());
     let broker = open(dir.path());
-    let append = || vec![load::new_append(None)];
+    let append = || vec![Append { start: Start::Now, ..load::new_append(None) }];
     let kept = broker.append(append()).await.unwrap()[0].id;
     disk.fail_syncs(true);
     let failed = broker.append(append()).await.unwrap_err();

@@ -17,6 +17,11 @@ use tokio::sync::oneshot;
 
 /// The CPU time after which an attempt leaves the fast tier.
 const FAST_SLICE_NS: u64 = 2_000_000;
+/// After how many turns a thread looks for attempts that others handed to it. Each turn of a busy guest takes a tick, so
+/// with the runtime's own figure (31 to 61 turns, made for turns of microseconds) a new attempt would wait for many.
+const TURNS_BETWEEN_NEW: u32 = 1;
+/// After how many turns a thread looks at the timers that end attempts whose wall time is over.
+const TURNS_BETWEEN_TIMERS: u32 = 4;
 /// How much nicer than the rest of the process the threads of the slow tier are.
 const SLOW_NICENESS: i32 = 10;
 /// How long the end of the executor waits for what runs. Guests yield within a tick; a compilation does not.
@@ -43,6 +48,8 @@ impl Executor {
             Builder::new_multi_thread()
                 .worker_threads(threads.max(1))
                 .thread_name(name)
+                .global_queue_interval(TURNS_BETWEEN_NEW)
+                .event_interval(TURNS_BETWEEN_TIMERS)
                 .on_thread_start(move || be_nice(niceness))
                 .enable_time()
                 .build()
