@@ -42,9 +42,10 @@ pub(super) struct Meter {
 }
 
 impl Executor {
-    /// Two runtimes of `threads` threads each.
+    /// Two runtimes: the fast tier has `threads` threads, the slow one a thread less, so that with a thread for each core
+    /// there is a core on which HTTP and the broker wake up at once, however many guests burn CPU.
     pub(super) fn start(threads: usize) -> std::io::Result<Self> {
-        let runtime = |name: &str, niceness: i32| {
+        let runtime = |name: &str, threads: usize, niceness: i32| {
             Builder::new_multi_thread()
                 .worker_threads(threads.max(1))
                 .thread_name(name)
@@ -54,7 +55,11 @@ impl Executor {
                 .enable_time()
                 .build()
         };
-        Ok(Self { fast: Some(runtime("plugin-fast", 0)?), slow: Some(runtime("plugin-slow", SLOW_NICENESS)?) })
+        let slow_threads = threads.saturating_sub(1);
+        Ok(Self {
+            fast: Some(runtime("plugin-fast", threads, 0)?),
+            slow: Some(runtime("plugin-slow", slow_threads, SLOW_NICENESS)?),
+        })
     }
 
     /// Runs an attempt to its end and counts its CPU time in `meter`. `None` if it panicked or the executor ends.
