@@ -7,6 +7,7 @@ mod transfer;
 
 pub use transfer::{backup, export, import};
 
+pub use crate::plugin::{CompileLimits, compile_and_answer};
 pub use crate::transfer::{Moved, Told};
 
 use std::fmt;
@@ -188,12 +189,27 @@ async fn open_plugins(config: &Config) -> Result<Arc<Registry>, Error> {
         limits,
         policies: config.worker.policies.clone(),
         settings,
+        compiler: plugin::Compiler::Child(compiler(config.plugins.compile)?),
         ..plugin::Options::default()
     };
     Registry::open(options).await.map_err(|error| match error {
         plugin::Error::Directory { .. } => Error::Refused(error.to_string()),
         plugin::Error::Sandbox { .. } => Error::Failed(error.into()),
     })
+}
+
+/// This program again, as the command `compile`.
+fn compiler(limits: plugin::CompileLimits) -> anyhow::Result<plugin::Child> {
+    let plugin::CompileLimits { memory_bytes, cpu_ms, .. } = limits;
+    let arguments = vec!["compile".into(), format!("--memory-bytes={memory_bytes}"), format!("--cpu-ms={cpu_ms}")];
+    // On Linux this leads to what runs, also when a newer file has taken its place.
+    let running = std::path::PathBuf::from("/proc/self/exe");
+    let program = if running.exists() {
+        running
+    } else {
+        std::env::current_exe().context("this program does not find its own file, which is to compile plugins")?
+    };
+    Ok(plugin::Child { program, arguments, limits })
 }
 
 /// What a person needs to know at the start, besides the address.

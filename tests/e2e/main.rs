@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "what goes wrong in a test is for the person who reads it")]
 
 mod command_line;
+mod compiling;
 mod containment;
 mod embedded_store;
 mod events;

@@ -5,6 +5,7 @@
 
 mod backup;
 mod client;
+mod compile;
 mod export;
 mod import;
 mod progress;
@@ -50,6 +51,9 @@ enum Command {
     /// Copy the embedded store, while it is served or not
     #[command(after_help = backup::EXAMPLES)]
     Backup(backup::Args),
+    /// Compile what standard input holds, for the server that has started this
+    #[command(hide = true)]
+    Compile(compile::Args),
 }
 
 const EXAMPLES: &str = "\
@@ -110,6 +114,7 @@ fn run(cli: Cli) -> Exit {
         Some(Command::Export(args)) => export::run(&args),
         Some(Command::Import(args)) => import::run(&args),
         Some(Command::Backup(args)) => backup::run(&args),
+        Some(Command::Compile(args)) => compile::run(&args),
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::api::ServerOptions;
 use crate::broker;
 use crate::event::{Class, Policies, Policy, PolicyPatch};
+use crate::plugin::CompileLimits;
 use crate::telemetry;
 
 use super::error::Fault;
@@ -25,6 +26,7 @@ pub(super) struct Draft {
     pub(super) retry: PolicyPatch,
     pub(super) retry_by_class: BTreeMap<Class, PolicyPatch>,
     pub(super) plugins_dir: PathBuf,
+    pub(super) compile: CompileLimits,
     pub(super) plugin_limits: toml::Table,
     pub(super) plugins: BTreeMap<String, toml::Table>,
     pub(super) allow_anonymous: bool,
@@ -44,6 +46,7 @@ impl Default for Draft {
             retry: PolicyPatch::default(),
             retry_by_class: BTreeMap::new(),
             plugins_dir: "./plugins".into(),
+            compile: CompileLimits::default(),
             plugin_limits: toml::Table::new(),
             plugins: BTreeMap::new(),
             allow_anonymous: false,
@@ -78,7 +81,12 @@ impl Draft {
             server: self.server,
             broker_url: BrokerUrl::from(self.broker_url),
             broker: broker::Options { consumer_name, ..self.broker },
-            plugins: PluginsSettings { dir: self.plugins_dir, limits: self.plugin_limits, by_name: self.plugins },
+            plugins: PluginsSettings {
+                dir: self.plugins_dir,
+                compile: self.compile,
+                limits: self.plugin_limits,
+                by_name: self.plugins,
+            },
             log: self.log,
         })
     }

@@ -141,6 +141,15 @@ fn others() -> Vec<Key> {
             }
             _ => Err(given.is_not("a directory")),
         }),
+        Key::new("plugins.compile_memory_bytes", |draft, given| {
+            given.size(64 * 1024 * 1024..=1 << 40).map(|it| draft.compile.memory_bytes = it as u64)
+        }),
+        Key::new("plugins.compile_cpu_ms", |draft, given| {
+            given.whole(1_000..=DAY_MS).map(|it| draft.compile.cpu_ms = it)
+        }),
+        Key::new("plugins.compile_wall_ms", |draft, given| {
+            given.whole(10..=DAY_MS).map(|it| draft.compile.wall_ms = it)
+        }),
         Key::new("auth.allow_anonymous", |draft, given| given.truth().map(|it| draft.allow_anonymous = it)),
         Key::new("log.format", |draft, given| {
             let format = given.one_of(&["auto", "text", "json"])?;

@@ -90,8 +90,9 @@ impl File<'_> {
                 self.draft.plugins.insert(name.to_owned(), table.clone());
             }
             _ => {
-                let message =
-                    format!("plugins.{name} is not a setting; here stand dir, limits and a section for each plugin");
+                let message = format!(
+                    "plugins.{name} is not a setting; here stand dir, compile_memory_bytes, compile_cpu_ms, compile_wall_ms, limits and a section for each plugin"
+                );
                 self.fault(start, message);
             }
         }

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use crate::api::ServerOptions;
 use crate::broker;
 use crate::event::Policies;
+use crate::plugin::CompileLimits;
 use crate::telemetry;
 
 use draft::Draft;
@@ -64,6 +65,8 @@ pub struct WorkerSettings {
 pub struct PluginsSettings {
     /// Where the components are.
     pub dir: PathBuf,
+    /// What compiling one of them may take.
+    pub compile: CompileLimits,
     /// `[plugins.limits]`: what an attempt may use, for every plugin that says nothing else.
     pub limits: toml::Table,
     /// `[plugins.NAME]` by name.

@@ -1,56 +1,122 @@
 //! From the bytes of a file to compiled code.
 //!
 //! Whatever can be refused without compiling is refused before. Code that was compiled elsewhere is never run: it is not
-//! sandboxed. This is the only place that knows how code is compiled; it is the seam for doing it in another process.
+//! sandboxed. A server compiles in a process of its own for each component, since what a compiler may need for a small
+//! file has no bound: 0.8 MB can take more than 24 GB.
+
+mod child;
+
+pub use child::{Child, CompileLimits, answer};
 
 use wasmparser::{Encoding, Parser, Payload};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::executor::Executor;
 use super::load::LoadError;
 
-/// Compiles a component, or a core module that carries a component type. Blocks for a second per several megabytes.
-///
-/// # Errors
-/// In words for the person who made the file; the same file fails again.
-pub(super) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, LoadError> {
-    if Engine::detect_precompiled(bytes).is_some() {
-        return Err(LoadError::Precompiled);
-    }
-    let made;
-    let component = match kind(bytes)? {
-        Kind::Component => bytes,
-        Kind::ModuleWithType => {
-            made = componentize(bytes)?;
-            &made
-        }
-        Kind::Module => return Err(LoadError::CoreModule),
-    };
-    Component::from_binary(engine, component).map_err(|error| LoadError::Compile(format!("{error:#}")))
+/// The largest function that is given to the compiler. CPython's largest has 0.2 MB.
+const MAX_FUNCTION_BYTES: usize = 1024 * 1024;
+/// The most functions. CPython has 14,000.
+const MAX_FUNCTIONS: usize = 200_000;
+
+/// Where components are compiled.
+#[derive(Clone, Debug)]
+pub enum Compiler {
+    /// In this process, without limits: for components that one made oneself, in tests for instance.
+    InProcess,
+    /// In a process of its own each, with limits.
+    Child(Child),
 }
 
+impl Compiler {
+    /// Compiles a component, or a core module that carries a component type. Takes about a second per several megabytes;
+    /// the calling thread is not blocked. Dropping the future ends a child.
+    ///
+    /// # Errors
+    /// In words for the person who made the file; the same file fails again.
+    pub(super) async fn compile(
+        &self,
+        engine: &Engine,
+        executor: &Executor,
+        bytes: Vec<u8>,
+    ) -> Result<Component, LoadError> {
+        let here = engine.clone();
+        match self {
+            Self::InProcess => executor.run_blocking(move || in_process(&here, &bytes)).await,
+            Self::Child(child) => {
+                let inspect = move || inspect(&bytes).map(|kind| (kind, bytes));
+                let (_, bytes) = executor.run_blocking(inspect).await.unwrap_or(Err(LoadError::Host))?;
+                let code = child.compile(&bytes).await?;
+                executor.run_blocking(move || load(&here, &code)).await
+            }
+        }
+        .unwrap_or(Err(LoadError::Host))
+    }
+}
+
+#[derive(Clone, Copy)]
 enum Kind {
     Component,
     ModuleWithType,
-    Module,
 }
 
-fn kind(bytes: &[u8]) -> Result<Kind, LoadError> {
+fn in_process(engine: &Engine, bytes: &[u8]) -> Result<Component, LoadError> {
+    let fails = |error: wasmtime::Error| LoadError::Compile(format!("{error:#}"));
+    match inspect(bytes)? {
+        Kind::Component => Component::from_binary(engine, bytes).map_err(fails),
+        Kind::ModuleWithType => Component::from_binary(engine, &componentize(bytes)?).map_err(fails),
+    }
+}
+
+/// Native code from a component, for an engine of the same version and settings.
+fn to_code(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
+    let fails = |error: wasmtime::Error| LoadError::Compile(format!("{error:#}"));
+    match inspect(bytes)? {
+        Kind::Component => engine.precompile_component(bytes).map_err(fails),
+        Kind::ModuleWithType => engine.precompile_component(&componentize(bytes)?).map_err(fails),
+    }
+}
+
+#[expect(unsafe_code, reason = "native code is run as it is; it comes from a child of ours over a pipe of ours")]
+fn load(engine: &Engine, code: &[u8]) -> Result<Component, LoadError> {
+    // SAFETY: the bytes are what `to_code` of this very program gave, whole, over a pipe that nobody else holds.
+    unsafe { Component::deserialize(engine, code) }.map_err(|error| LoadError::Compile(format!("{error:#}")))
+}
+
+/// Says what the bytes are, reading them once, and refuses what is not to be compiled at all.
+fn inspect(bytes: &[u8]) -> Result<Kind, LoadError> {
+    if Engine::detect_precompiled(bytes).is_some() {
+        return Err(LoadError::Precompiled);
+    }
     if !bytes.starts_with(b"\0asm") {
         return Err(LoadError::NotWasm("the file does not begin as WebAssembly does".into()));
     }
-    let mut encoding = None;
+    let (mut outermost, mut has_type, mut functions) = (None, false, 0_usize);
     for payload in Parser::new(0).parse_all(bytes) {
-        match payload.map_err(|error| LoadError::NotWasm(error.to_string()))? {
-            Payload::Version { encoding: Encoding::Component, .. } => return Ok(Kind::Component),
-            Payload::Version { encoding: Encoding::Module, .. } => encoding = Some(Kind::Module),
-            Payload::CustomSection(section) if section.name().starts_with("component-type") => {
-                return Ok(Kind::ModuleWithType);
+        match payload.map_err(|error| LoadError::NotWasm(format!("the file is cut short or damaged: {error}")))? {
+            Payload::Version { encoding, .. } => outermost = outermost.or(Some(encoding)),
+            Payload::CustomSection(section) if section.name().starts_with("component-type") => has_type = true,
+            Payload::CodeSectionEntry(body) => {
+                functions += 1;
+                let size_bytes = body.range().len();
+                if size_bytes > MAX_FUNCTION_BYTES {
+                    let words = format!("a function of {size_bytes} bytes; at most {MAX_FUNCTION_BYTES} are compiled");
+                    return Err(LoadError::Compile(words));
+                }
             }
             _ => {}
         }
     }
-    encoding.ok_or_else(|| LoadError::NotWasm("the file has no version".into()))
+    if functions > MAX_FUNCTIONS {
+        return Err(LoadError::Compile(format!("{functions} functions; at most {MAX_FUNCTIONS} are compiled")));
+    }
+    match outermost {
+        Some(Encoding::Component) => Ok(Kind::Component),
+        Some(Encoding::Module) if has_type => Ok(Kind::ModuleWithType),
+        Some(Encoding::Module) => Err(LoadError::CoreModule),
+        None => Err(LoadError::NotWasm("the file has no version".into())),
+    }
 }
 
 /// The reactor adapter stands in for WASI preview 1, which `wasm32-wasip1` modules import.
@@ -67,4 +133,25 @@ fn componentize(module: &[u8]) -> Result<Vec<u8>, LoadError> {
         .map_err(fails)?
         .encode()
         .map_err(fails)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{engine, testing};
+    use super::*;
+
+    #[test]
+    fn code_that_a_child_makes_fits_the_engine_of_the_server() {
+        let code = to_code(&engine::for_compiling().unwrap(), &testing::guest(testing::OK)).unwrap();
+        let server = engine::build(4, 512 * 1024).unwrap();
+        assert!(load(&server, &code).is_ok());
+        assert!(matches!(inspect(&code), Err(LoadError::Precompiled)));
+    }
+
+    #[test]
+    fn a_function_that_is_too_large_is_refused_before_it_is_compiled() {
+        let body = "nop ".repeat(MAX_FUNCTION_BYTES + 1);
+        let words = inspect(&wat::parse_str(format!("(module (func {body}))")).unwrap()).err().unwrap().to_string();
+        assert!(words.contains("a function of 10485") && words.contains("at most 1048576"), "{words}");
+    }
 }

@@ -66,6 +66,25 @@ pub(super) fn build(slots: u32, stack_bytes: usize) -> wasmtime::Result<Engine> 
         .table_keep_resident(0)
         .pagemap_scan(Enabled::No);
 
+    let mut config = code();
+    config
+        .max_wasm_stack(stack_bytes)
+        .async_stack_size(stack_bytes.saturating_add(HOST_STACK_BYTES))
+        .wasm_backtrace_max_frames(NonZeroUsize::new(MAX_FRAMES))
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    Engine::new(&config)
+}
+
+/// An engine that compiles for one that [`build`] makes, and runs nothing.
+///
+/// # Errors
+/// The system lacks what the engine needs.
+pub(super) fn for_compiling() -> wasmtime::Result<Engine> {
+    Engine::new(&code())
+}
+
+/// What the compiled code depends on.
+fn code() -> Config {
     let mut config = Config::new();
     config
         .wasm_features(WasmFeatures::all(), false)
@@ -73,12 +92,8 @@ pub(super) fn build(slots: u32, stack_bytes: usize) -> wasmtime::Result<Engine> 
         .concurrency_support(false)
         .cranelift_opt_level(OptLevel::Speed)
         .epoch_interruption(true)
-        .memory_init_cow(true)
-        .max_wasm_stack(stack_bytes)
-        .async_stack_size(stack_bytes.saturating_add(HOST_STACK_BYTES))
-        .wasm_backtrace_max_frames(NonZeroUsize::new(MAX_FRAMES))
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
-    Engine::new(&config)
+        .memory_init_cow(true);
+    config
 }
 
 /// Moves the engine's epoch on while guests run, from a thread that no guest can hold up. Asleep while none does.

@@ -20,7 +20,7 @@ use super::limits::{Breach, Limits};
 use super::loaded::{Machine, Plugin};
 use super::routing::Pattern;
 use super::settings::Settings;
-use super::{compile, fit, outcome};
+use super::{Compiler, fit, outcome};
 use crate::clock;
 use crate::event::{Event, EventId, EventType, Policies};
 
@@ -64,6 +64,17 @@ pub enum LoadError {
     /// The compiler refused it.
     #[error("cannot be compiled: {0}")]
     Compile(String),
+    /// Compiling it took more than it may; the file is not tried again until it changes.
+    #[error("cannot be compiled: the compiler {what}; make it simpler, or raise plugins.{key}")]
+    CompilerLimit {
+        /// What happened.
+        what: String,
+        /// The setting that limits it.
+        key: &'static str,
+    },
+    /// No process to compile in.
+    #[error("cannot be compiled: the compiler cannot be started: {0}")]
+    NoCompiler(String),
     /// Imports and exports that do not fit; all of them.
     #[error("does not fit this host: {}", .0.join("; "))]
     Misfits(Vec<String>),
@@ -100,6 +111,7 @@ pub(super) struct Loader {
     pub(super) limits: Limits,
     pub(super) policies: Policies,
     pub(super) max_file_bytes: u64,
+    pub(super) compiler: Compiler,
 }
 
 /// Reads a file of at most `limit_bytes`, whatever its size is said to be. Blocks.
@@ -150,9 +162,9 @@ impl Loader {
     }
 
     async fn prepare(&self, bytes: Vec<u8>, surroundings: Arc<Surroundings>) -> Result<Prepared, LoadError> {
-        let (engine, linker) = (self.engine.clone(), self.linker.clone());
+        let component = self.compiler.compile(&self.engine, &self.machine.executor, bytes).await?;
+        let linker = self.linker.clone();
         let work = move || {
-            let component = compile::compile(&engine, &bytes)?;
             let fit::Fit { pre, handler, describe } =
                 fit::check(&component, &linker, surroundings.limits.memory_bytes).map_err(LoadError::Misfits)?;
             Ok(Prepared { pre, handler, describe, surroundings })

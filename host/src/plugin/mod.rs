@@ -32,6 +32,7 @@ mod status;
 mod testing;
 mod watch;
 
+pub use compile::{Child, CompileLimits, Compiler, answer as compile_and_answer};
 pub use limits::Limits;
 pub use load::LoadError;
 pub use loaded::Plugin;
@@ -82,6 +83,8 @@ pub struct Options {
     pub settings: BTreeMap<String, Settings>,
     /// The largest file that is loaded.
     pub max_file_bytes: u64,
+    /// Where components are compiled.
+    pub compiler: Compiler,
     /// The native stack of a guest, for all plugins alike.
     pub stack_bytes: usize,
     /// For how long a file must not have changed before it is loaded, in milliseconds.
@@ -100,6 +103,7 @@ impl Default for Options {
             policies: Policies::default(),
             settings: BTreeMap::new(),
             max_file_bytes: 64 * 1024 * 1024,
+            compiler: Compiler::InProcess,
             stack_bytes: 512 * 1024,
             settle_ms: 500,
             rescan_ms: 5_000,

@@ -77,6 +77,7 @@ impl Registry {
             limits: options.limits,
             policies: options.policies.clone(),
             max_file_bytes: options.max_file_bytes,
+            compiler: options.compiler.clone(),
         };
         let registry = Arc::new(Self {
             loader,
@@ -199,7 +200,10 @@ impl Registry {
                 tracing::warn!(plugin.id = %name, "plugin not loaded: {error}");
                 entry.error = Some(error.to_string());
                 // What was tried last is not this; a file that could not even be read is read again when it changes.
-                if matches!(error, LoadError::Read(_) | LoadError::Settings(_) | LoadError::Host) {
+                if matches!(
+                    error,
+                    LoadError::Read(_) | LoadError::Settings(_) | LoadError::NoCompiler(_) | LoadError::Host
+                ) {
                     entry.tried = None;
                 }
             }

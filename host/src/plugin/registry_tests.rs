@@ -73,7 +73,7 @@ async fn what_is_no_plugin_is_refused_with_what_to_do() {
         ("precompiled", precompiled, vec!["precompiled"]),
         ("text", b"hello".to_vec(), vec!["not WebAssembly: the file does not begin"]),
         ("empty", Vec::new(), vec!["not WebAssembly"]),
-        ("half", component(&guest(OK))[..500].to_vec(), vec!["cannot be compiled"]),
+        ("half", component(&guest(OK))[..500].to_vec(), vec!["cut short or damaged"]),
         ("module", wat::parse_str("(module)").unwrap(), vec!["component type", "wasm32-wasip2"]),
         ("nothing", wat::parse_str("(component)").unwrap(), vec!["does not export eventstream:plugin/handler@0.1.0"]),
         ("other-types", wat::parse_str(other_types).unwrap(), vec!["another type than", "type mismatch"]),

@@ -1,0 +1,75 @@
+//! A component is compiled in a process of its own: what a file does to its compiler harms no server.
+
+use eventstream_tests::eventually::eventually;
+use eventstream_tests::guests::PluginsDir;
+use eventstream_tests::stage::{Broker, Stage};
+use serde_json::json;
+
+/// By how much the peak memory of the server may grow while a compiler is made to take all that it may.
+const GROWTH_LIMIT_BYTES: u64 = 64 << 20;
+
+/// A component whose only function is a chain of `if`, each on the result of the one before: 8 bytes a link, for which
+/// the compiler takes more memory with the square of their number.
+fn bomb(links: usize) -> Vec<u8> {
+    let mut body = vec![0x00, 0x20, 0x00];
+    for _ in 0..links {
+        body.extend_from_slice(&[0x04, 0x7f, 0x41, 0x01, 0x05, 0x41, 0x02, 0x0b]);
+    }
+    body.push(0x0b);
+    let mut code = leb(1);
+    code.extend(leb(body.len()));
+    code.extend(body);
+    let mut module = b"\0asm\x01\0\0\0".to_vec();
+    for (id, content) in [(1, vec![0x01, 0x60, 0x01, 0x7f, 0x01, 0x7f]), (3, vec![0x01, 0x00]), (10, code)] {
+        section(&mut module, id, &content);
+    }
+    let mut component = b"\0asm\x0d\0\x01\0".to_vec();
+    section(&mut component, 1, &module);
+    component
+}
+
+fn section(to: &mut Vec<u8>, id: u8, content: &[u8]) {
+    to.push(id);
+    to.extend(leb(content.len()));
+    to.extend_from_slice(content);
+}
+
+fn leb(mut number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let low = u8::try_from(number & 0x7f).unwrap();
+        number >>= 7;
+        bytes.push(if number == 0 { low } else { low | 0x80 });
+        if number == 0 {
+            return bytes;
+        }
+    }
+}
+
+#[track_caller]
+fn refusal(stage: &Stage, name: &str) -> String {
+    eventually(&format!("{name} is refused"), || {
+        let status = stage.client.get(&format!("/plugins/{name}")).json();
+        status["error"].as_str().map(str::to_owned).ok_or(status)
+    })
+}
+
+#[test]
+fn a_file_that_takes_the_compiler_all_its_memory_leaves_the_server_small_and_the_old_version_at_work() {
+    let stage = Stage::with(Broker::Embedded, PluginsDir::scripted(&["work"]), |options| {
+        options.with("plugins.compile_memory_bytes", 512 << 20)
+    });
+    let before = stage.host.peak_resident_bytes();
+    let bomb = bomb(100_000);
+    assert!(bomb.len() < 900_000, "a small file");
+    stage.plugins.write("work.wasm", &bomb);
+    let words = refusal(&stage, "work");
+    assert!(words.contains("536870912 bytes of memory") && words.contains("plugins.compile_memory_bytes"), "{words}");
+    let grown = stage.host.peak_resident_bytes().saturating_sub(before);
+    assert!(grown < GROWTH_LIMIT_BYTES, "the server has grown by {grown} bytes");
+
+    let status = stage.client.get("/plugins/work").expect(200).json();
+    assert_eq!(status["state"], "failed-kept-last-good", "{status}");
+    let event = stage.client.wait_ended(&stage.client.post_event("work", &json!({})));
+    assert_eq!(event.state, "processed", "the old version serves: {event:?}");
+}
