@@ -31,6 +31,7 @@ mod status;
 #[cfg(test)]
 mod testing;
 mod watch;
+mod workbench;
 
 pub use limits::Limits;
 pub use load::LoadError;
@@ -39,6 +40,7 @@ pub use registry::Registry;
 pub use routing::{InvalidPattern, Pattern};
 pub use settings::{InvalidSettings, LimitsPatch, RetrySettings, Settings};
 pub use status::{PluginState, Status};
+pub use workbench::Workbench;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
