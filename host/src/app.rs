@@ -4,11 +4,14 @@
 //! deliveries; attempts end or are handed back; the broker's own tasks end last, since settles need them.
 
 mod transfer;
+mod workbench;
 
 pub use transfer::{backup, export, import};
 
+pub use crate::event::Fault;
 pub use crate::plugin::{CompileLimits, compile_and_answer};
 pub use crate::transfer::{Moved, Told};
+pub use workbench::{Facts, NoPlugin, OnBench, Workbench};
 
 use std::fmt;
 use std::sync::Arc;
@@ -174,6 +177,14 @@ fn mutant() -> anyhow::Result<Option<crate::broker::redis::Mutant>> {
 }
 
 async fn open_plugins(config: &Config) -> Result<Arc<Registry>, Error> {
+    Registry::open(plugin_options(config)?).await.map_err(|error| match error {
+        plugin::Error::Directory { .. } => Error::Refused(error.to_string()),
+        plugin::Error::Sandbox { .. } => Error::Failed(error.into()),
+    })
+}
+
+/// What the configuration says of plugins.
+fn plugin_options(config: &Config) -> Result<plugin::Options, Error> {
     let refused = |place: String| move |error: plugin::InvalidSettings| Error::Refused(format!("{place}: {error}"));
     let limits = plugin::LimitsPatch::from_table(config.plugins.limits.clone())
         .map_err(refused("plugins.limits".into()))?
@@ -183,7 +194,7 @@ async fn open_plugins(config: &Config) -> Result<Arc<Registry>, Error> {
         let parsed = plugin::Settings::from_table(table.clone()).map_err(refused(format!("plugins.{name}")))?;
         settings.insert(name.clone(), parsed);
     }
-    let options = plugin::Options {
+    Ok(plugin::Options {
         dir: config.plugins.dir.clone(),
         concurrency: worker::Options::host_concurrency_for(config.worker.concurrency),
         limits,
@@ -191,10 +202,6 @@ async fn open_plugins(config: &Config) -> Result<Arc<Registry>, Error> {
         settings,
         compiler: plugin::Compiler::Child(compiler(config.plugins.compile)?),
         ..plugin::Options::default()
-    };
-    Registry::open(options).await.map_err(|error| match error {
-        plugin::Error::Directory { .. } => Error::Refused(error.to_string()),
-        plugin::Error::Sandbox { .. } => Error::Failed(error.into()),
     })
 }
 

@@ -27,6 +27,7 @@ mod tests;
 
 pub use options::ServerOptions;
 pub use server::serve;
+pub(crate) use view::{Shown, show};
 
 use std::sync::Arc;
 

@@ -64,7 +64,7 @@ pub(super) struct EventView<'a> {
 /// Text, as JSON if it is that.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Shown<'a> {
+pub(crate) enum Shown<'a> {
     Json(&'a RawValue),
     Text(&'a str),
 }
@@ -115,7 +115,7 @@ impl<'a> EventView<'a> {
 }
 
 /// Data as text or as base64. Text whose type is not known is shown as JSON when it is JSON.
-fn show<'a>(data: Option<&'a Data>, content_type: Option<&str>) -> (Option<Shown<'a>>, Option<String>) {
+pub(crate) fn show<'a>(data: Option<&'a Data>, content_type: Option<&str>) -> (Option<Shown<'a>>, Option<String>) {
     let Some(data) = data else { return (None, None) };
     let Some(text) = data.as_text() else { return (None, Some(STANDARD.encode(&data.bytes))) };
     let json = serde_json::from_str::<&RawValue>(text).ok();

@@ -20,6 +20,7 @@ pub(super) struct Server {
     /// Where the server is
     #[arg(
         long,
+        visible_alias = "server",
         value_name = "URL",
         env = "EVENTSTREAM_URL",
         hide_env_values = true,

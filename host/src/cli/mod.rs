@@ -8,6 +8,7 @@ mod client;
 mod compile;
 mod export;
 mod import;
+mod plugin;
 mod progress;
 mod send;
 mod serve;
@@ -42,6 +43,9 @@ enum Command {
     /// Show what a server does: totals, what waits, plugins, readiness
     #[command(after_help = status::EXAMPLES)]
     Status(status::Args),
+    /// Check and run plugins without a server, and list those of one
+    #[command(subcommand)]
+    Plugin(plugin::Command),
     /// Write everything that another broker can go on with to a file
     #[command(after_help = export::EXAMPLES)]
     Export(export::Args),
@@ -81,6 +85,8 @@ enum Exit {
     Usage = 2,
     /// The broker, or for commands that talk to a server, the server cannot be reached.
     Unreachable = 3,
+    /// The file is not a plugin.
+    Invalid = 4,
 }
 
 impl Exit {
@@ -111,6 +117,7 @@ fn run(cli: Cli) -> Exit {
         Some(Command::Serve(args)) => serve::run(&args),
         Some(Command::Send(args)) => send::run(&args),
         Some(Command::Status(args)) => status::run(&args),
+        Some(Command::Plugin(command)) => plugin::run(&command),
         Some(Command::Export(args)) => export::run(&args),
         Some(Command::Import(args)) => import::run(&args),
         Some(Command::Backup(args)) => backup::run(&args),

@@ -146,10 +146,16 @@ fn resources(component: &Component, memory_bytes: u64, misfits: &mut Vec<String>
     if required.num_tables > MAX_TABLES {
         misfits.push(format!("has {} tables; a plugin may have {MAX_TABLES}", required.num_tables));
     }
-    let initial_bytes = required.max_initial_memory_size.unwrap_or(0).saturating_mul(PAGE_BYTES);
+    let initial_bytes = initial_memory_bytes(component).unwrap_or(0);
     if initial_bytes > memory_bytes {
         misfits.push(format!("starts with {initial_bytes} bytes of memory; an attempt may have {memory_bytes}"));
     }
+}
+
+/// The largest memory that an instance starts with; `None` for a component that imports modules.
+pub(super) fn initial_memory_bytes(component: &Component) -> Option<u64> {
+    let required = component.resources_required()?;
+    Some(required.max_initial_memory_size.unwrap_or(0).saturating_mul(PAGE_BYTES))
 }
 
 /// The linker's complaint about each part of what is offered, with everything else taken as given.

@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::engine::Ticker;
 use super::executor::{Executor, Meter};
+use super::fit;
 use super::instance::{self, Prepared};
 use super::routing::Pattern;
 use super::{Attempt, Completed, Limits};
@@ -51,6 +52,32 @@ impl Plugin {
     /// The patterns of the types that it handles, if no other plugin has a more specific one.
     pub fn patterns(&self) -> &[Pattern] {
         &self.patterns
+    }
+
+    /// The version that it says it has.
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+
+    /// What it says it does.
+    pub fn description(&self) -> Option<&str> {
+        self.description.as_deref()
+    }
+
+    /// The size of its file.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// The interfaces that it imports, as it names them.
+    pub fn imports(&self) -> Vec<String> {
+        let component = self.prepared.pre.component();
+        component.component_type().imports(component.engine()).map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// The largest memory that an instance starts with.
+    pub fn initial_memory_bytes(&self) -> u64 {
+        fit::initial_memory_bytes(self.prepared.pre.component()).unwrap_or(0)
     }
 
     /// How many attempts may run side by side on one host; `None` for as many as the host has slots.

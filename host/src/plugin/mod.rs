@@ -31,6 +31,7 @@ mod status;
 #[cfg(test)]
 mod testing;
 mod watch;
+mod workbench;
 
 pub use compile::{Child, CompileLimits, Compiler, answer as compile_and_answer};
 pub use limits::Limits;
@@ -40,6 +41,7 @@ pub use registry::Registry;
 pub use routing::{InvalidPattern, Pattern};
 pub use settings::{InvalidSettings, LimitsPatch, RetrySettings, Settings};
 pub use status::{PluginState, Status};
+pub use workbench::Workbench;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

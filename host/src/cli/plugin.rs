@@ -1,0 +1,278 @@
+//! `eventstream plugin`: what a file is, what it does with events, and what a server has loaded.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, stdin};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use eventstream::app::{Facts, NoPlugin, Workbench};
+use serde_json::{Value, json};
+
+use super::client::{Failure, Server};
+use super::{Exit, complain, say, settings, thousands};
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  eventstream plugin check my-plugin.wasm
+  eventstream plugin check plugins/*.wasm --json
+
+Exit codes: 0 every file is a plugin, 1 failed, 2 usage or configuration, 4 a file is not a plugin";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  eventstream plugin run my-plugin.wasm < events.ndjson > outcomes.ndjson
+  echo '{\"type\":\"order.paid\",\"payload\":{}}' | eventstream plugin run my-plugin.wasm --attempt 2
+
+One event a line, as POST /events takes them; each is handed to the plugin, whatever its type. One line for each tells what
+came of it, with the effects that a server would commit. What was published goes nowhere.
+
+Exit codes: 0 every line was handled, whatever came of it, 1 a line was invalid, 2 usage or configuration, 4 not a plugin";
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  eventstream plugin list
+  eventstream plugin list --json | jq '.[] | select(.error)'
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 server unreachable";
+
+/// The longest line that is read.
+const MAX_LINE_BYTES: usize = 1024 * 1024;
+/// How much of a digest is shown in a table.
+const DIGEST_CHARS: usize = 12;
+
+/// What to do with plugins.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Say what a component is, or everything that is wrong with it
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(Check),
+    /// Hand events to a component, without a server
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(Run),
+    /// List the plugins of a server
+    #[command(after_help = LIST_EXAMPLES)]
+    List(List),
+}
+
+/// The arguments of `plugin check`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Check {
+    /// The components
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// Print one line of JSON for each file
+    #[arg(long)]
+    json: bool,
+}
+
+/// The arguments of `plugin run`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Run {
+    /// The component
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Its settings [default: NAME.toml beside the file, if there is one]
+    #[arg(long, value_name = "NAME.toml")]
+    config: Option<PathBuf>,
+    /// Which attempt at each event this is
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    attempt: u32,
+}
+
+/// The arguments of `plugin list`.
+#[derive(Debug, clap::Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    server: Server,
+    /// Print it as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does what was asked for.
+pub(super) fn run(command: &Command) -> Exit {
+    match command {
+        Command::Check(args) => on_bench(|bench, runtime| check(args, &bench, &runtime)),
+        Command::Run(args) => on_bench(|bench, runtime| handle(args, &bench, &runtime)),
+        Command::List(args) => told(list(args)),
+    }
+}
+
+fn told(answer: Result<String, Failure>) -> Exit {
+    match answer {
+        Ok(text) => {
+            say(text);
+            Exit::Done
+        }
+        Err(failure) => {
+            complain(&failure.message);
+            failure.exit
+        }
+    }
+}
+
+fn on_bench(work: impl FnOnce(Workbench, tokio::runtime::Runtime) -> Exit) -> Exit {
+    let opened = settings::load(None, Vec::new()).and_then(|config| Ok((config, settings::runtime()?)));
+    let (config, runtime) = match opened {
+        Ok(both) => both,
+        Err(exit) => return exit,
+    };
+    match Workbench::open(&config) {
+        Ok(bench) => work(bench, runtime),
+        Err(error) => {
+            complain(&error);
+            Exit::of(&error)
+        }
+    }
+}
+
+fn check(args: &Check, bench: &Workbench, runtime: &tokio::runtime::Runtime) -> Exit {
+    let mut exit = Exit::Done;
+    for file in &args.files {
+        match runtime.block_on(bench.load(file, None)) {
+            Ok(plugin) if args.json => {
+                say(json!({ "file": file, "ok": true, "plugin": plugin.facts() }));
+            }
+            Ok(plugin) => say(facts(file, &plugin.facts())),
+            Err(no) => {
+                if args.json {
+                    say(json!({ "file": file, "ok": false, "error": no.error, "misfits": no.misfits }));
+                } else {
+                    say(faults(file, &no));
+                }
+                exit = worse(exit, refused(&no));
+            }
+        }
+    }
+    exit
+}
+
+/// That a file is no plugin goes before that another one cannot be read.
+fn worse(one: Exit, other: Exit) -> Exit {
+    if one as u8 > other as u8 { one } else { other }
+}
+
+fn refused(no: &NoPlugin) -> Exit {
+    if no.is_usage { Exit::Usage } else { Exit::Invalid }
+}
+
+fn facts(file: &Path, facts: &Facts) -> String {
+    let version = facts.version.as_deref().unwrap_or("without a version");
+    let mut text = format!("{}: a plugin\n  name     {} {version}\n", file.display(), facts.name);
+    let imports = if facts.imports.is_empty() { "nothing".to_owned() } else { facts.imports.join(", ") };
+    let memory = format!(
+        "starts with {} bytes, may have {}",
+        thousands(facts.initial_memory_bytes),
+        thousands(facts.memory_limit_bytes)
+    );
+    let size = format!("{} bytes", thousands(facts.size_bytes));
+    for (name, value) in [
+        ("does", facts.description.as_deref().unwrap_or_default()),
+        ("types", &facts.types.join(", ")),
+        ("size", &size),
+        ("memory", &memory),
+        ("digest", &facts.digest),
+        ("imports", &imports),
+    ] {
+        if !value.is_empty() {
+            // Writing into a text does not fail.
+            let _ = writeln!(text, "  {name:<8} {value}");
+        }
+    }
+    text.trim_end().to_owned()
+}
+
+fn faults(file: &Path, no: &NoPlugin) -> String {
+    match no.misfits.as_slice() {
+        [_] | [] => format!("{}: {}", file.display(), no.error),
+        misfits => format!("{}: does not fit this host:\n  {}", file.display(), misfits.join("\n  ")),
+    }
+}
+
+fn handle(args: &Run, bench: &Workbench, runtime: &tokio::runtime::Runtime) -> Exit {
+    let plugin = match runtime.block_on(bench.load(&args.file, args.config.as_deref())) {
+        Ok(plugin) => plugin,
+        Err(no) => {
+            complain(faults(&args.file, &no));
+            return refused(&no);
+        }
+    };
+    let mut exit = Exit::Done;
+    for (index, line) in stdin().lock().split(b'\n').enumerate() {
+        let number = index + 1;
+        let line = match line {
+            Ok(line) => line,
+            Err(error) => {
+                complain(format!("standard input cannot be read: {error}"));
+                return Exit::Failed;
+            }
+        };
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        if line.len() > MAX_LINE_BYTES {
+            complain(format!("line {number}: more than {MAX_LINE_BYTES} bytes"));
+            exit = Exit::Failed;
+            continue;
+        }
+        match runtime.block_on(plugin.handle(Bytes::from(line), args.attempt)) {
+            Ok(outcome) => say(outcome),
+            Err(faults) => {
+                exit = Exit::Failed;
+                for fault in faults {
+                    let place = if fault.pointer.is_empty() { String::new() } else { format!(" {}:", fault.pointer) };
+                    complain(format!("line {number}:{place} {}", fault.message));
+                }
+            }
+        }
+    }
+    exit
+}
+
+fn list(args: &List) -> Result<String, Failure> {
+    let answer = args.server.get("/plugins")?.accepted()?.json()?;
+    let plugins = answer["plugins"].as_array().cloned().unwrap_or_default();
+    Ok(if args.json { Value::Array(plugins).to_string() } else { table(&plugins) })
+}
+
+fn table(plugins: &[Value]) -> String {
+    if plugins.is_empty() {
+        return "no plugins".into();
+    }
+    let mut text = format!("{:<24} {:<21} {:<12} TYPES\n", "NAME", "STATE", "DIGEST");
+    for plugin in plugins {
+        let word = |name: &str| plugin[name].as_str().unwrap_or("-");
+        let digest: String = word("digest").chars().take(DIGEST_CHARS).collect();
+        let types: Vec<_> = plugin["types"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let line = format!("{:<24} {:<21} {digest:<12} {}", word("name"), word("state"), types.join(", "));
+        // Writing into a text does not fail.
+        let _ = writeln!(text, "{}", line.trim_end());
+        if let Some(error) = plugin["error"].as_str() {
+            let _ = writeln!(text, "  {error}");
+        }
+    }
+    text.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_names_what_a_person_needs() {
+        let text = table(&[
+            json!({ "name": "signup", "state": "active", "digest": "0123456789abcdef", "types": ["a", "b.*"] }),
+            json!({ "name": "broken", "state": "failed", "types": [], "error": "not WebAssembly" }),
+        ]);
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[1].contains("0123456789ab a, b.*"), "{text}");
+        assert!(lines[2].starts_with("broken") && lines[2].ends_with('-'), "{text}");
+        assert_eq!(lines[3], "  not WebAssembly");
+    }
+
+    #[test]
+    fn a_file_that_is_no_plugin_goes_before_one_that_cannot_be_read() {
+        assert_eq!(worse(Exit::Invalid, Exit::Usage), Exit::Invalid);
+        assert_eq!(worse(Exit::Done, Exit::Usage), Exit::Usage);
+    }
+}
