@@ -32,7 +32,7 @@ fn neighbors_finish_first(broker: Broker, trouble: &Value) {
     }
     for _ in 0..QUICK {
         let event = stage.client.wait_ended(&stage.client.post_event("quick", &json!({})));
-        assert_eq!((event.state.as_str(), event.attempts.len()), ("processed", 1));
+        assert_eq!((event.state.as_str(), event.attempts.len()), ("processed", 1), "{:#?}", event.attempts);
     }
     let metrics = stage.client.metrics();
     let ended = metrics["processed"].as_u64().unwrap() + metrics["failed"].as_u64().unwrap() - QUICK as u64;

@@ -87,12 +87,13 @@ impl Registry {
             changes: watch::channel(0).0,
             options,
         });
-        // Files that are being written at this moment are waited for, but not for ever.
-        let patience = Instant::now() + 2 * registry.settle();
+        // Files that are being written at this moment are waited for, but not for ever. Only the waiting counts: while
+        // one plugin is compiled, another one's file comes to rest.
+        let mut patience = 2 * registry.settle();
         while let Some(wait) = registry.refresh(&HashSet::new()).await {
-            if Instant::now() > patience {
-                break;
-            }
+            let wait = wait.max(Duration::from_millis(1));
+            let Some(left) = patience.checked_sub(wait) else { break };
+            patience = left;
             tokio::time::sleep(wait).await;
         }
         Ok(registry)
