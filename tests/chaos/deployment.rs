@@ -53,7 +53,7 @@ impl Deployment {
     pub fn start(broker: Broker, mutant: Option<&str>) -> Self {
         let store = broker.start();
         let hosts = if broker.is_shared() { HOSTS } else { 1 };
-        let types = r#"types = ["ok", "flaky", "coin", "hopeless", "rejected", "parent", "child"]"#;
+        let types = r#"types = ["ok", "flaky", "coin", "hopeless", "rejected", "parent", "child", "count"]"#;
         let plugins = PluginsDir::scripted(&["quick", "slow"]).with_settings("quick", types);
         let places: Vec<Arc<Place>> = (0..hosts).map(|n| Arc::new(place(n, &store, &plugins, mutant))).collect();
         let keepers = places.iter().map(|place| {

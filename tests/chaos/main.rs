@@ -13,6 +13,7 @@
 mod deployment;
 mod nemesis;
 mod producers;
+mod state;
 mod store;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -194,7 +195,7 @@ fn is_caught(mutant: &'static str, mix: &'static [(u32, Kind)], faults: Faults, 
 }
 
 /// Kills hosts and nothing else, so often that some die between any two steps.
-const KILLS: Faults = Faults {
+pub(crate) const KILLS: Faults = Faults {
     kill_host: Some(Duration::from_millis(500)),
     kill_store: None,
     stop_host: None,

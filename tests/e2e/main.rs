@@ -19,5 +19,6 @@ mod redis_away;
 mod reload;
 mod restarts;
 mod schedule;
+mod state;
 mod transfer;
 mod wire;

@@ -186,7 +186,7 @@ fn settle_as(delivery: Delivery, settlement: Settlement, result: Option<Data>, p
     };
     let ids = publish.iter().map(|child| child.record.event.id).collect();
     let record = delivery.record.after(attempt, &settlement, clock::now(), result, ids);
-    Settle { lane: delivery.receipt.lane.clone(), receipt: delivery.receipt, record, settlement, publish }
+    Settle { lane: delivery.receipt.lane.clone(), receipt: delivery.receipt, record, settlement, publish, state: None }
 }
 
 fn told(settle: &Settle) -> Option<Ack> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use eventstream::event::Class;
-use eventstream::plugin::{Attempt, Registry};
+use eventstream::plugin::{Attempt, MemoryState, Registry};
 use eventstream_tests::layout;
 use serde_json::json;
 
@@ -14,7 +14,9 @@ async fn examples() -> Arc<Registry> {
 }
 
 async fn handle(registry: &Registry, event_type: &str, payload: serde_json::Value) -> eventstream::plugin::Completed {
-    route(registry, event_type).handle(Attempt { event: event(event_type, &payload), attempt: 1 }).await
+    route(registry, event_type)
+        .handle(Attempt { event: event(event_type, &payload), attempt: 1 }, Arc::new(MemoryState::default()))
+        .await
 }
 
 #[tokio::test]
@@ -30,7 +32,8 @@ async fn a_sign_up_is_followed_by_a_welcome() {
     let key = follow_up.id.to_string();
     let welcome = route(&registry, follow_up.event_type.as_str());
     assert_eq!(welcome.name(), "user-welcome");
-    let message = result(welcome.handle(Attempt { event: follow_up, attempt: 1 }).await);
+    let message =
+        result(welcome.handle(Attempt { event: follow_up, attempt: 1 }, Arc::new(MemoryState::default())).await);
     assert_eq!(message["to"], "\"Ada Lovelace\" <ada@example.com>");
     assert!(message["messageId"].as_str().is_some_and(|id| id.contains(&key)), "{message}");
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use eventstream::event::{Data, Event, EventId, Failure, Outcome, Success, Timestamp};
-use eventstream::plugin::{Attempt, Completed, Options, Plugin, Registry};
+use eventstream::plugin::{Attempt, Completed, MemoryState, Options, Plugin, Registry};
 use eventstream_tests::layout;
 use serde_json::{Value, json};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -73,7 +73,7 @@ fn route(registry: &Registry, event_type: &str) -> Arc<Plugin> {
 }
 
 async fn attempt(plugin: &Arc<Plugin>, attempt: u32, payload: Value) -> Completed {
-    plugin.handle(Attempt { event: event(plugin.name(), &payload), attempt }).await
+    plugin.handle(Attempt { event: event(plugin.name(), &payload), attempt }, Arc::new(MemoryState::default())).await
 }
 
 fn success(completed: Completed) -> Success {

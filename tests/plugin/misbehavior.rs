@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use eventstream::event::{Class, Outcome};
+use eventstream::event::{Class, Outcome, StateWrite};
 use serde_json::json;
 
 use crate::{alone, attempt, failure, result, route, scripted, success, together};
@@ -73,10 +73,66 @@ async fn a_guest_learns_what_it_may_know_and_nothing_else() {
 
     let nothing = json!({"environment": 0, "arguments": 0, "files": 0, "sockets": 0});
     assert_eq!(result(attempt(&plugin, 1, json!({"do": "forbidden"})).await), nothing);
-    let state = result(attempt(&plugin, 1, json!({"do": "state"})).await);
-    assert!(state["Err"].as_str().is_some_and(|words| words.contains("state is not granted")), "{state}");
     assert_eq!(result(attempt(&plugin, 1, json!({"do": "config", "key": "greeting"})).await), "hello");
     assert_eq!(result(attempt(&plugin, 1, json!({"do": "config", "key": "other"})).await), json!(null));
+}
+
+#[tokio::test]
+async fn an_attempt_sees_its_own_writes_and_leaves_a_step_to_be_committed() {
+    let _turn = together().await;
+    let (_dir, registry) = scripted(&["a"], SHORT).await;
+    let plugin = route(&registry, "a");
+    let calls = json!([
+        {"get": {"key": "k"}}, {"set": {"key": "k", "value": "v", "ttl-ms": 9}}, {"get": {"key": "k"}},
+        {"increment": {"key": "k", "delta": 1}}, {"delete": {"key": "k"}}, {"increment": {"key": "k", "delta": 4}},
+        {"increment": {"key": "n", "delta": 2}}, {"increment": {"key": "n", "delta": -5}}, {"get": {"key": "read"}},
+    ]);
+    let completed = attempt(&plugin, 1, json!({"state": calls, "do": "state"})).await;
+    let success = success(completed);
+    let answers: serde_json::Value = serde_json::from_slice(&success.result.unwrap().bytes).unwrap();
+    let not_a_number = answers[3]["error"].as_str().unwrap().to_owned();
+    assert!(not_a_number.contains("not a whole number"), "{not_a_number}");
+    let others: Vec<_> =
+        answers.as_array().unwrap().iter().enumerate().filter(|(n, _)| *n != 3).map(|(_, it)| it).collect();
+    assert_eq!(json!(others), json!([null, null, "v", null, 4, 2, -3, null]));
+    let step = success.state.unwrap();
+    assert_eq!(step.plugin, "a");
+    assert_eq!(
+        step.expected,
+        [("k".to_owned(), 0), ("read".to_owned(), 0)],
+        "what was only counted up is not expected"
+    );
+    let four = StateWrite::Set { value: "4".into(), ttl_ms: None };
+    assert_eq!(step.writes, [("k".to_owned(), four), ("n".to_owned(), StateWrite::Add(-3))]);
+}
+
+#[tokio::test]
+async fn state_has_limits_that_are_told() {
+    let _turn = together().await;
+    let limits = "limits = { state_operations = 6, state_value_bytes = 10, state_keys = 0 }";
+    let (_dir, registry) = scripted(&["a"], limits).await;
+    let plugin = route(&registry, "a");
+    let calls = json!([
+        {"set": {"key": "", "value": "v"}}, {"set": {"key": "a\nb", "value": "v"}}, {"get": {"key": "k".repeat(513)}},
+        {"set": {"key": "k", "value": "v"}}, {"increment": {"key": "n", "delta": 1}}, {"get": {"key": "k".repeat(512)}},
+        {"set": {"key": "k", "bytes": 11}}, {"set": {"key": "k", "value": "", "ttl-ms": 0}}, {"get": {"key": "k"}},
+    ]);
+    let answers = result(attempt(&plugin, 1, json!({"state": calls, "do": "state"})).await);
+    let words = [
+        "1 to 512 bytes",
+        "1 to 512 bytes",
+        "1 to 512 bytes",
+        "may keep 0",
+        "may keep 0",
+        "",
+        "at most 10",
+        "a year",
+        "at most 6 times",
+    ];
+    for (answer, words) in answers.as_array().unwrap().iter().zip(words) {
+        let told = answer["error"].as_str().unwrap_or_default();
+        assert!(told.contains(words) && told.is_empty() == words.is_empty(), "{answer} tells {words:?}");
+    }
 }
 
 #[tokio::test]

@@ -107,6 +107,10 @@ impl Broker for Fake {
         Ok(accepted)
     }
 
+    async fn plugin_state(&self, _: &str, _: &str) -> Result<crate::event::Stored, Error> {
+        Err(Error::refused("the API reads no state"))
+    }
+
     async fn event(&self, id: EventId) -> Result<Option<Found>, Error> {
         Ok(self.enter()?.events.get(&id).cloned())
     }

@@ -72,6 +72,7 @@ fn flat(stats: &Stats) -> serde_json::Value {
         "replayed": counters.replayed,
         "recovered": counters.recovered,
         "dataLosses": counters.data_losses,
+        "stateConflicts": counters.state_conflicts,
         "failedByClass": by_class,
         "waiting": depth.waiting(),
         "queued": depth.queued.values().sum::<u64>(),
@@ -79,6 +80,7 @@ fn flat(stats: &Stats) -> serde_json::Value {
         "scheduled": depth.scheduled,
         "processedKept": depth.processed_kept,
         "failedKept": depth.failed_kept,
+        "stateKeys": depth.state_keys,
         "consumers": depth.consumers,
         "lanes": depth.queued,
     })
@@ -119,11 +121,18 @@ impl Collector for Scrape {
             "Times that the store was found to have lost data",
             counters.data_losses,
         )?;
+        write_counter(
+            &mut encoder,
+            "state_conflicts",
+            "Times that an event was handled again since its plugin's state changed meanwhile",
+            counters.state_conflicts,
+        )?;
         for (name, help, now) in [
             ("events_running", "Events being handled", depth.running),
             ("events_scheduled", "Events that are due later", depth.scheduled),
             ("events_processed_kept", "Processed events in the history", depth.processed_kept),
             ("events_failed_kept", "Failed events that wait for a person", depth.failed_kept),
+            ("state_keys", "Keys of all plugins' state", depth.state_keys),
             ("consumers", "Consumers that the store knows", depth.consumers),
             ("ready", "Whether events are accepted and handled", u64::from(self.ready)),
         ] {

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -12,9 +14,10 @@ use crate::api::{Shown, show};
 use crate::clock;
 use crate::config::Config;
 use crate::event::{
-    Draft, Event, EventId, Fault, Limits, LogLine, Outcome, Published, Rejected, Settlement, Success, decide,
+    Draft, Event, EventId, Fault, Limits, LogLine, Outcome, Published, Rejected, Settlement, StateWrite, Success,
+    decide,
 };
-use crate::plugin::{self, Attempt, LoadError, Plugin};
+use crate::plugin::{self, Attempt, LoadError, MemoryState, Plugin};
 
 /// A sandbox for files that are looked at one after the other.
 pub struct Workbench {
@@ -61,6 +64,8 @@ pub struct Facts {
 /// A plugin that is given events by hand.
 pub struct OnBench<'a> {
     plugin: Arc<Plugin>,
+    /// What the events before have written.
+    state: Arc<MemoryState>,
     limits: &'a Limits,
 }
 
@@ -82,7 +87,7 @@ impl Workbench {
     /// Everything that is wrong with it.
     pub async fn load(&self, path: &Path, settings: Option<&Path>) -> Result<OnBench<'_>, NoPlugin> {
         let plugin = self.sandbox.load(path, settings).await?;
-        Ok(OnBench { plugin: Arc::new(plugin), limits: &self.limits })
+        Ok(OnBench { plugin: Arc::new(plugin), state: Arc::default(), limits: &self.limits })
     }
 }
 
@@ -132,7 +137,7 @@ impl OnBench<'_> {
         let Some(new) = events.into_iter().next() else { return Err(vec![Fault::new("", "no event")]) };
         let (id, event_type) = (new.event.id, new.event.event_type.clone());
         let started = Instant::now();
-        let completed = self.plugin.handle(Attempt { event: new.event, attempt }).await;
+        let completed = self.plugin.handle(Attempt { event: new.event, attempt }, self.state.clone()).await;
         let duration_ms = started.elapsed().as_micros() as f64 / 1_000.0;
         let settlement = decide(&completed.outcome, attempt.saturating_sub(1), self.plugin.policies(), fastrand::f64());
         let (success, failure) = match completed.outcome {
@@ -140,6 +145,10 @@ impl OnBench<'_> {
             Outcome::Failed(failure) => (Success::default(), Some(failure)),
         };
         let (result, result_base64) = show(success.result.as_ref(), None);
+        let writes = success.state.as_ref().map(|step| &step.writes[..]).unwrap_or_default();
+        if let Some(step) = &success.state {
+            self.state.commit(step);
+        }
         let line = Line {
             event_id: id,
             r#type: event_type.as_str(),
@@ -155,6 +164,7 @@ impl OnBench<'_> {
             result,
             result_base64,
             published: success.published.iter().map(Child::of).collect(),
+            state: writes.iter().map(Change::of).collect(),
             log: &completed.log,
             log_lines_dropped: completed.log_lines_dropped,
             stderr: completed.stderr.as_deref(),
@@ -195,6 +205,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     result_base64: Option<String>,
     published: Vec<Child<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    state: Vec<Change<'a>>,
     log: &'a [LogLine],
     #[serde(skip_serializing_if = "is_zero")]
     log_lines_dropped: u32,
@@ -235,6 +247,37 @@ impl<'a> Child<'a> {
             payload,
             payload_base64,
             delay_ms: Some(published.delay_ms).filter(|delay_ms| *delay_ms > 0),
+        }
+    }
+}
+
+/// What would be written to the plugin's state: exactly one of the last four is there.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Change<'a> {
+    key: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    set: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    set_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    add: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delete: Option<bool>,
+}
+
+impl<'a> Change<'a> {
+    fn of((key, write): &'a (String, StateWrite)) -> Self {
+        let change = Self { key, ..Self::default() };
+        match write {
+            StateWrite::Delete => Self { delete: Some(true), ..change },
+            StateWrite::Add(delta) => Self { add: Some(*delta), ..change },
+            StateWrite::Set { value, ttl_ms } => match std::str::from_utf8(value) {
+                Ok(text) => Self { set: Some(text), ttl_ms: *ttl_ms, ..change },
+                Err(_) => Self { set_base64: Some(STANDARD.encode(value)), ttl_ms: *ttl_ms, ..change },
+            },
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod accept;
 pub mod ends;
 pub mod leases;
 pub mod model;
+pub mod state;
 pub mod transfer;
 pub mod work;
 
@@ -79,6 +80,14 @@ macro_rules! broker_contract {
             leases::every_crash_raises_the_delivery_count,
             leases::renewed_leases_are_not_taken_over,
             leases::a_closed_consumer_leaves_nothing_behind,
+            state::what_is_written_stands_from_the_settle_on,
+            state::what_was_changed_meanwhile_is_a_conflict,
+            state::increments_do_not_get_in_each_others_way,
+            state::a_lost_delivery_writes_nothing,
+            state::a_repeated_settle_writes_once,
+            state::keys_end_in_time,
+            state::plugins_do_not_see_each_other,
+            state::state_survives_a_crash_and_moves_to_another_store,
             transfer::a_snapshot_holds_everything_that_can_go_on_once,
             transfer::a_large_snapshot_comes_in_parts_and_in_order,
             transfer::what_is_restored_goes_on_where_it_stood,
@@ -188,6 +197,7 @@ pub fn settle(delivery: &Delivery, settlement: Settlement, publish: Vec<Append>)
         settlement,
         lane: delivery.receipt.lane.clone(),
         publish,
+        state: None,
     }
 }
 

@@ -5,7 +5,7 @@
 //! - **G1** [`Broker::append`] answers after the events are as durable as [`Health::durability`] says.
 //! - **G2** What was appended reaches one end. Nothing that has not ended is ever trimmed or expires.
 //! - **G3** [`Broker::settle`] is one atomic step for each delivery: the end or the retry, the published events, the
-//!   counters and the acknowledgement take effect together or not at all.
+//!   writes to the plugin's state, the counters and the acknowledgement take effect together or not at all.
 //! - **G4** A [`Receipt`] whose delivery passed to another consumer changes nothing; its holder is told
 //!   [`Settled::Lost`].
 //! - **G5** A due time is kept by the store's clock, is never early, and survives restarts.
@@ -24,7 +24,7 @@ pub mod redis;
 mod snapshot;
 mod types;
 
-pub use snapshot::{Exported, ExportedEvent, ExportedKey, Restored, Snapshot, SnapshotPart};
+pub use snapshot::{Exported, ExportedEvent, ExportedKey, ExportedState, Restored, Snapshot, SnapshotPart};
 pub use types::{
     Accepted, Append, Claim, Counters, Delivery, Depth, Durability, EndedPage, EndedQuery, Ending, Found, Health, Lane,
     LaneWant, MAX_PAGE_BYTES, Options, Promoted, Receipt, Replayed, Retention, Settle, Settled, Stats,
@@ -34,9 +34,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::event::EventId;
 #[cfg(doc)]
 use crate::event::Idempotency;
+use crate::event::{EventId, Stored};
 
 /// The durable log. See the module for what it guarantees.
 #[async_trait]
@@ -67,6 +67,7 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Ends attempts. May be repeated with the same receipts when the answer was lost: what took effect the first time
     /// is answered with [`Settled::Done`] again and does not take effect twice. The answers stand in the order asked.
+    /// After [`Settled::Conflict`] the delivery is held as before.
     async fn settle(&self, batch: Vec<Settle>) -> Result<Vec<Settled>, Error>;
 
     /// What renews leases. It has a connection of its own and may be used on another runtime than the broker's.
@@ -87,6 +88,9 @@ pub trait Broker: Send + Sync + 'static {
 
     /// The lanes that exist in the store, whether or not a plugin of this host belongs to them.
     fn lanes(&self) -> Vec<Lane>;
+
+    /// What a plugin keeps under a key, as of the last settle that wrote it.
+    async fn plugin_state(&self, plugin: &str, key: &str) -> Result<Stored, Error>;
 
     /// One event in whatever state.
     async fn event(&self, id: EventId) -> Result<Option<Found>, Error>;

@@ -1,9 +1,10 @@
 //! What a store holds that another store can go on with, and how it is taken out and in.
 //!
-//! It is everything that has not ended, what failed, and the idempotency keys; processed events and totals stay where
-//! they are. Times are points in time, so that neither a due time nor a window moves with how long the way takes.
+//! It is everything that has not ended, what failed, the idempotency keys and what plugins keep; processed events and
+//! totals stay where they are. Times are points in time, so that neither a due time nor a window moves with how long the way takes.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::{Error, Lane};
 use crate::event::{EventId, Idempotency, Record, Timestamp};
@@ -17,6 +18,8 @@ pub enum Exported {
     Waiting(ExportedEvent),
     /// A failed event: its record has an end with a failure.
     Failed(Record),
+    /// What a plugin keeps under a key.
+    State(ExportedState),
 }
 
 /// An idempotency key, and what it stands for.
@@ -28,6 +31,19 @@ pub struct ExportedKey {
     pub id: EventId,
     /// When its window ends.
     pub until: Timestamp,
+}
+
+/// What a plugin keeps under a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportedState {
+    /// The plugin.
+    pub plugin: String,
+    /// The key.
+    pub key: String,
+    /// What it holds.
+    pub value: Bytes,
+    /// When it is forgotten; `None` for never.
+    pub until: Option<Timestamp>,
 }
 
 /// An event that has not ended.
@@ -56,7 +72,7 @@ pub trait Snapshot: Send {
     /// How many events there were at the beginning: for showing progress, not for counting on it.
     fn expected_events(&self) -> u64;
 
-    /// The next part: keys first, then events that wait, in the order of their lanes, then what failed, oldest first.
+    /// The next part: keys first, then what plugins keep, then events that wait, in the order of their lanes, then what failed, oldest first.
     /// `None` at the end. If the future is dropped the snapshot may have ended, and has to be taken again.
     ///
     /// # Errors
@@ -69,8 +85,8 @@ pub trait Snapshot: Send {
 pub enum Restored {
     /// It is there now.
     Done,
-    /// The store knows the event or the key already, in whatever state, and nothing changed.
+    /// The store knows the event or the key already, in whatever state or with whatever value, and nothing changed.
     Known,
-    /// The window of the key is over, and nothing changed.
+    /// The time of the key is over, and nothing changed.
     Expired,
 }

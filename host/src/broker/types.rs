@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use crate::event::{Class, EventId, EventType, Idempotency, Record, Settlement, Start, State, Timestamp};
+use crate::event::{Class, EventId, EventType, Idempotency, Record, Settlement, Start, State, StateStep, Timestamp};
 
 /// A queue of its own for the events of one plugin, so that no plugin's events wait behind another's (G8).
 ///
@@ -184,6 +184,8 @@ pub struct Settle {
     pub lane: Lane,
     /// The events that its handler published; appended in the same step, by no depth limit.
     pub publish: Vec<Append>,
+    /// What its handler saw and changed of the plugin's state; written in the same step, if nothing came in between.
+    pub state: Option<StateStep>,
 }
 
 /// What became of a settle.
@@ -193,6 +195,9 @@ pub enum Settled {
     Done,
     /// The delivery was no longer this consumer's, and nothing changed.
     Lost,
+    /// Somebody else changed what the handler had seen of its state. Nothing changed, and the delivery is still this
+    /// consumer's: it is to be handled again.
+    Conflict,
 }
 
 /// What [`super::Broker::promote`] did.
@@ -301,6 +306,8 @@ pub struct Counters {
     pub recovered: u64,
     /// Times that the store was found to have lost data (G11).
     pub data_losses: u64,
+    /// Times that an event was handled again since the state that its handler had seen was changed meanwhile.
+    pub state_conflicts: u64,
 }
 
 /// How much waits where.
@@ -316,6 +323,8 @@ pub struct Depth {
     pub processed_kept: u64,
     /// Failed events that are kept.
     pub failed_kept: u64,
+    /// Keys of all plugins' state.
+    pub state_keys: u64,
     /// Consumers that the store knows.
     pub consumers: u64,
 }

@@ -91,6 +91,9 @@ pub(super) fn run(args: &Args) -> Exit {
 fn told(moved: &Moved) -> String {
     let [events, failed, keys] = [moved.events, moved.failed, moved.keys].map(thousands);
     let mut told = format!("exported {events} events, {failed} failed, {keys} keys");
+    if moved.state > 0 {
+        told.push_str(&format!(", {} keys of plugins' state", thousands(moved.state)));
+    }
     if moved.unreadable > 0 {
         told.push_str(&format!("; {} could not be read", thousands(moved.unreadable)));
     }
@@ -98,8 +101,8 @@ fn told(moved: &Moved) -> String {
 }
 
 fn json(moved: &Moved) -> String {
-    let Moved { events, failed, keys, unreadable, .. } = moved;
-    json!({ "events": events, "failed": failed, "keys": keys, "unreadable": unreadable }).to_string()
+    let Moved { events, failed, keys, state, unreadable, .. } = moved;
+    json!({ "events": events, "failed": failed, "keys": keys, "state": state, "unreadable": unreadable }).to_string()
 }
 
 /// Where an export goes.

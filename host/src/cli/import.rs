@@ -91,6 +91,9 @@ fn open(path: &Path) -> io::Result<(Box<dyn BufRead>, Option<u64>)> {
 fn told(moved: &Moved) -> String {
     let [events, failed, keys] = [moved.events, moved.failed, moved.keys].map(thousands);
     let mut told = format!("imported {events} events, {failed} failed, {keys} keys");
+    if moved.state > 0 {
+        told.push_str(&format!(", {} keys of plugins' state", thousands(moved.state)));
+    }
     if moved.known > 0 {
         told.push_str(&format!("; {} were there already", thousands(moved.known)));
     }
@@ -101,6 +104,7 @@ fn told(moved: &Moved) -> String {
 }
 
 fn json(moved: &Moved) -> String {
-    let Moved { events, failed, keys, known, expired, .. } = moved;
-    json!({ "events": events, "failed": failed, "keys": keys, "known": known, "expired": expired }).to_string()
+    let Moved { events, failed, keys, state, known, expired, .. } = moved;
+    json!({ "events": events, "failed": failed, "keys": keys, "state": state, "known": known, "expired": expired })
+        .to_string()
 }

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Data, Event, Policies};
+use super::{Data, Event, Policies, StateStep};
 
 /// The kinds of failure, each with its own policy; the same words in HTTP, metrics and logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -85,6 +85,8 @@ pub struct Success {
     pub result: Option<Data>,
     /// The events that it published, in order.
     pub published: Vec<Published>,
+    /// What it saw and changed of its state; `None` if it did not look.
+    pub state: Option<StateStep>,
 }
 
 /// An event that a handler published and that does not exist until the attempt is settled.

@@ -15,6 +15,6 @@ wasmtime::component::bindgen!({
         }
     ",
     world: "eventstream:host/offered",
-    imports: { default: trappable },
+    imports: { "eventstream:plugin/state": async | trappable, default: trappable },
     exports: { default: async },
 });

@@ -17,7 +17,8 @@ use super::executor::Meter;
 use super::host::{Guest, Output, Surroundings};
 use super::limits::{Breach, Limits};
 use super::outcome;
-use super::{Attempt, Completed};
+use super::state::NoState;
+use super::{Attempt, Completed, ReadState};
 use crate::event::{Class, Data, DataKind, Event, Failure, Outcome, Success};
 
 /// What is wrong with an export whose name fits and whose type does not.
@@ -38,13 +39,18 @@ pub(super) struct Introduced {
 }
 
 /// Makes one attempt. Never fails: whatever the guest does is an outcome. Dropping the future cancels the attempt.
-pub(super) async fn attempt(prepared: Arc<Prepared>, attempt: Attempt, meter: Arc<Meter>) -> Completed {
+pub(super) async fn attempt(
+    prepared: Arc<Prepared>,
+    attempt: Attempt,
+    state: Arc<dyn ReadState>,
+    meter: Arc<Meter>,
+) -> Completed {
     let limits = prepared.surroundings.limits;
     let event = Arc::new(attempt.event);
     let output = Arc::new(Output::new(&prepared.surroundings.name, event.id, limits));
     let deadline = Instant::now() + Duration::from_millis(limits.wall_ms);
     let surroundings = prepared.surroundings.clone();
-    let guest = Guest::new(surroundings, event.clone(), attempt.attempt, deadline, output.clone());
+    let guest = Guest::new(surroundings, event.clone(), attempt.attempt, deadline, output.clone(), state);
     let called = within(deadline, &limits, call(&prepared, guest, &event, meter)).await;
 
     let said = output.take();
@@ -69,7 +75,7 @@ pub(super) async fn introduce(
     let limits = prepared.surroundings.limits;
     let output = Arc::new(Output::new(&prepared.surroundings.name, event.id, limits));
     let deadline = Instant::now() + Duration::from_millis(limits.wall_ms);
-    let guest = Guest::new(prepared.surroundings.clone(), Arc::new(event), 1, deadline, output);
+    let guest = Guest::new(prepared.surroundings.clone(), Arc::new(event), 1, deadline, output, Arc::new(NoState));
     within(deadline, &limits, async {
         let (mut store, instance) = instantiate(&prepared, guest, meter).await?;
         prepared.handler.load(&mut store, &instance).context(OTHER_TYPE)?;
@@ -133,8 +139,8 @@ async fn call(
     Ok(match answer {
         Ok(result) => store
             .into_data()
-            .into_published()
-            .and_then(|published| Ok(Success { result: result_within(result, &limits)?, published }))
+            .into_effects()
+            .and_then(|effects| Ok(Success { result: result_within(result, &limits)?, ..effects }))
             .map_err(|words| Failure::new(Class::Output, outcome::message(words))),
         Err(WitFailure::Retry(retry)) => {
             let message = outcome::message(retry.message);

@@ -27,6 +27,12 @@ pub struct Limits {
     pub published_events: u32,
     /// The data of one of them.
     pub payload_bytes: u64,
+    /// Calls of the plugin's state.
+    pub state_operations: u32,
+    /// The value of one key of it.
+    pub state_value_bytes: u64,
+    /// Keys of the plugin, of all attempts together; those of attempts that run side by side may go a little beyond.
+    pub state_keys: u64,
     /// Log lines that are kept, those on standard output included.
     pub log_lines: u32,
     /// One of them, its fields included; the rest of a longer line is cut.
@@ -47,6 +53,9 @@ impl Default for Limits {
             result_bytes: 256 * KIB,
             published_events: 100,
             payload_bytes: 256 * KIB,
+            state_operations: 256,
+            state_value_bytes: 256 * KIB,
+            state_keys: 1_000_000,
             log_lines: 64,
             log_line_bytes: 4 * KIB,
             stderr_bytes: 8 * KIB,

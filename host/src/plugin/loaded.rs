@@ -10,7 +10,7 @@ use super::executor::{Executor, Meter};
 use super::fit;
 use super::instance::{self, Prepared};
 use super::routing::Pattern;
-use super::{Attempt, Completed, Limits};
+use super::{Attempt, Completed, Limits, ReadState};
 use crate::event::{Class, Failure, Outcome, Policies, Timestamp};
 
 /// What all plugins of a registry run on. Ended when the last of them has gone.
@@ -95,9 +95,9 @@ impl Plugin {
         &self.policies
     }
 
-    /// Handles one event in a fresh instance. Never fails: whatever the guest does is an outcome. Waits for a slot first
+    /// Handles one event in a fresh instance that reads its state from `state`. Never fails: whatever the guest does is an outcome. Waits for a slot first
     /// if all are taken, without counting that as time of the attempt. Dropping the future cancels the attempt.
-    pub async fn handle(self: &Arc<Self>, attempt: Attempt) -> Completed {
+    pub async fn handle(self: &Arc<Self>, attempt: Attempt, state: Arc<dyn ReadState>) -> Completed {
         let Ok(permit) = self.machine.slots.clone().acquire_owned().await else {
             return broken("the sandbox has ended");
         };
@@ -108,7 +108,7 @@ impl Plugin {
         let counted = meter.clone();
         let run = async move {
             let _held = (permit, ticking);
-            instance::attempt(prepared, attempt, counted).await
+            instance::attempt(prepared, attempt, state, counted).await
         };
         match self.machine.executor.run(meter, run).await {
             Some(completed) => completed,

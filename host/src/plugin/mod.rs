@@ -2,8 +2,8 @@
 //!
 //! A [`Plugin`] is one version of one component, ready to run. The [`Registry`] knows which plugin handles which type
 //! and swaps versions without a lock on the path of an event: an attempt that has begun ends on the version it began
-//! with. Nothing here knows of a broker; what a handler publishes leaves as plain values in its
-//! [`Outcome`].
+//! with. Nothing here knows of a broker: what a handler publishes and writes leaves as plain values in its [`Outcome`], and
+//! what it reads of its state comes through [`ReadState`].
 //!
 //! Guests run on runtimes of their own, never on the one that calls [`Plugin::handle`]: a guest that burns its CPU time
 //! delays neither HTTP nor the broker nor, for longer than a slice, another guest.
@@ -27,6 +27,7 @@ mod registry;
 mod registry_tests;
 mod routing;
 mod settings;
+mod state;
 mod status;
 #[cfg(test)]
 mod testing;
@@ -40,6 +41,7 @@ pub use loaded::Plugin;
 pub use registry::Registry;
 pub use routing::{InvalidPattern, Pattern};
 pub use settings::{InvalidSettings, LimitsPatch, RetrySettings, Settings};
+pub use state::{MemoryState, ReadState, StateUnavailable};
 pub use status::{PluginState, Status};
 pub use workbench::Workbench;
 

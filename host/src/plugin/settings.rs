@@ -14,13 +14,16 @@ use super::routing::Pattern;
 use crate::event::{Class, Policies, PolicyPatch};
 
 const KEYS: [&str; 5] = ["types", "concurrency", "limits", "retry", "config"];
-const LIMIT_KEYS: [&str; 10] = [
+const LIMIT_KEYS: [&str; 13] = [
     "wall_ms",
     "cpu_ms",
     "memory_bytes",
     "result_bytes",
     "published_events",
     "payload_bytes",
+    "state_operations",
+    "state_value_bytes",
+    "state_keys",
     "log_lines",
     "log_line_bytes",
     "stderr_bytes",
@@ -61,6 +64,10 @@ pub struct LimitsPatch {
     pub published_events: Option<u32>,
     #[serde(deserialize_with = "size_bytes")]
     pub payload_bytes: Option<u64>,
+    pub state_operations: Option<u32>,
+    #[serde(deserialize_with = "size_bytes")]
+    pub state_value_bytes: Option<u64>,
+    pub state_keys: Option<u64>,
     pub log_lines: Option<u32>,
     #[serde(deserialize_with = "size_bytes")]
     pub log_line_bytes: Option<u64>,
@@ -153,6 +160,9 @@ impl LimitsPatch {
             result_bytes: self.result_bytes.unwrap_or(beneath.result_bytes),
             published_events: self.published_events.unwrap_or(beneath.published_events),
             payload_bytes: self.payload_bytes.unwrap_or(beneath.payload_bytes),
+            state_operations: self.state_operations.unwrap_or(beneath.state_operations),
+            state_value_bytes: self.state_value_bytes.unwrap_or(beneath.state_value_bytes),
+            state_keys: self.state_keys.unwrap_or(beneath.state_keys),
             log_lines: self.log_lines.unwrap_or(beneath.log_lines),
             log_line_bytes: self.log_line_bytes.unwrap_or(beneath.log_line_bytes),
             stderr_bytes: self.stderr_bytes.unwrap_or(beneath.stderr_bytes),
@@ -168,6 +178,9 @@ impl LimitsPatch {
             result_bytes: self.result_bytes.or(beneath.result_bytes),
             published_events: self.published_events.or(beneath.published_events),
             payload_bytes: self.payload_bytes.or(beneath.payload_bytes),
+            state_operations: self.state_operations.or(beneath.state_operations),
+            state_value_bytes: self.state_value_bytes.or(beneath.state_value_bytes),
+            state_keys: self.state_keys.or(beneath.state_keys),
             log_lines: self.log_lines.or(beneath.log_lines),
             log_line_bytes: self.log_line_bytes.or(beneath.log_line_bytes),
             stderr_bytes: self.stderr_bytes.or(beneath.stderr_bytes),

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Attempt, Completed, Limits, Options, Plugin, Registry};
+use super::{Attempt, Completed, Limits, MemoryState, Options, Plugin, Registry};
 use crate::event::{Data, Event, EventId, Failure, Outcome, Success, Timestamp};
 
 /// A handler that returns ok without a result: memory is 0 where nothing was written.
@@ -104,7 +104,7 @@ pub(super) async fn sole(body: &str, limits: Limits) -> Sole {
 impl Sole {
     /// A first attempt at an event.
     pub(super) async fn attempt(&self) -> Completed {
-        self.plugin.handle(Attempt { event: event("{}"), attempt: 1 }).await
+        self.plugin.handle(Attempt { event: event("{}"), attempt: 1 }, Arc::new(MemoryState::default())).await
     }
 
     /// A first attempt that is to end well.

@@ -11,13 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use super::payload::Payload;
 use super::{Error, Moved};
-use crate::broker::{Exported, ExportedEvent, ExportedKey, Lane};
-use crate::event::{AttemptRecord, Class, End, Event, EventId, EventType, Idempotency, Record, Timestamp};
+use crate::broker::{Exported, ExportedEvent, ExportedKey, ExportedState, Lane};
+use crate::event::{
+    AttemptRecord, Class, Data, DataKind, End, Event, EventId, EventType, Idempotency, Record, Timestamp,
+};
 
 /// What the first line calls itself.
 const FORMAT: &str = "eventstream-export";
 /// The version that is written, and the newest that is read.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// A line that was read.
 #[derive(Debug)]
@@ -33,11 +35,14 @@ pub(super) struct Counts {
     pub(super) keys: u64,
     pub(super) events: u64,
     pub(super) failed: u64,
+    /// Not there in version 1.
+    #[serde(default)]
+    pub(super) state: u64,
 }
 
 impl Counts {
     pub(super) fn of(moved: &Moved) -> Self {
-        Self { keys: moved.keys, events: moved.events, failed: moved.failed }
+        Self { keys: moved.keys, events: moved.events, failed: moved.failed, state: moved.state }
     }
 }
 
@@ -48,6 +53,7 @@ enum Kind {
     IdempotencyKey,
     Event,
     Failed,
+    State,
     End,
 }
 
@@ -77,6 +83,20 @@ struct KeyLine<'a> {
     fingerprint: Cow<'a, str>,
     event_id: EventId,
     until: Timestamp,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StateLine<'a> {
+    kind: Kind,
+    #[serde(borrow)]
+    plugin: Cow<'a, str>,
+    #[serde(borrow)]
+    key: Cow<'a, str>,
+    #[serde(borrow)]
+    value: Payload<'a>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<Timestamp>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -159,6 +179,12 @@ pub(super) fn item(exported: &Exported) -> Result<Vec<u8>, serde_json::Error> {
             let line = event_line(Kind::Event, record);
             written(&EventLine { lane: Some(lane.as_str().into()), due_at: *due, ..line })
         }
+        Exported::State(ExportedState { plugin, key, value, until }) => {
+            let kind = if std::str::from_utf8(value).is_ok() { DataKind::Text } else { DataKind::Binary };
+            let data = Data { bytes: value.clone(), kind };
+            let (plugin, key) = (Cow::Borrowed(plugin.as_str()), Cow::Borrowed(key.as_str()));
+            written(&StateLine { kind: Kind::State, plugin, key, value: Payload::from(&data), until: *until })
+        }
         Exported::Failed(record) => written(&event_line(Kind::Failed, record)),
     }
 }
@@ -237,6 +263,12 @@ pub(super) fn parse(line: &[u8]) -> Result<Line, String> {
             let idempotency = Idempotency { key: digest(&line.key)?, fingerprint: digest(&line.fingerprint)? };
             Exported::Key(ExportedKey { idempotency, id: line.event_id, until: line.until })
         }
+        Kind::State => {
+            let line: StateLine<'_> = serde_json::from_slice(line).map_err(told)?;
+            let value = line.value.into_data()?.bytes;
+            let (plugin, key) = (line.plugin.into_owned(), line.key.into_owned());
+            Exported::State(ExportedState { plugin, key, value, until: line.until })
+        }
         Kind::Event => {
             let line: EventLine<'_> = serde_json::from_slice(line).map_err(told)?;
             let lane: Lane = line
@@ -309,7 +341,6 @@ fn from_hexadecimal(text: &str) -> Option<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Data;
 
     fn record() -> Record {
         let event = Event {
@@ -372,6 +403,12 @@ mod tests {
             waits(record(), Some(Timestamp::from_unix_ms(1_795_446_245_008))),
             waits(Record::new(bare), None),
             waits(Record::new(Event { data: Some(Data::text("null")), ..record().event }), None),
+            Exported::State(ExportedState {
+                plugin: "a".into(),
+                key: "k \"1\"".into(),
+                value: vec![0, 200].into(),
+                until: Some(Timestamp::from_unix_ms(7)),
+            }),
             Exported::Failed(failed(None, Vec::new())),
             Exported::Failed(failed(Some(Data::binary(vec![0, 255])), vec![EventId::new()])),
         ] {
@@ -382,7 +419,7 @@ mod tests {
                 Line::End(_) => panic!("it is not the end"),
             }
         }
-        let holds = Counts { keys: 1, events: 2, failed: 3 };
+        let holds = Counts { keys: 1, events: 2, failed: 3, state: 4 };
         assert!(matches!(parse(&end(holds).unwrap()), Ok(Line::End(read)) if read == holds));
     }
 
@@ -390,8 +427,9 @@ mod tests {
     fn only_exports_that_can_be_read_are_read() {
         let ours = String::from_utf8(header(Timestamp::from_unix_ms(0)).unwrap()).unwrap();
         check_header(ours.as_bytes()).unwrap();
-        let newer = ours.replace("\"version\":1", "\"version\":2,\"compressed\":true");
-        assert!(matches!(check_header(newer.as_bytes()), Err(Error::Newer { found: 2, known: 1 })));
+        let newer = ours.replace("\"version\":2", "\"version\":3,\"compressed\":true");
+        check_header(ours.replace("\"version\":2", "\"version\":1").as_bytes()).unwrap();
+        assert!(matches!(check_header(newer.as_bytes()), Err(Error::Newer { found: 3, known: 2 })));
         for foreign in ["", "\n", "{}", "hello", "[1]", &ours.replace("eventstream-export", "other")] {
             assert!(matches!(check_header(foreign.as_bytes()), Err(Error::NotAnExport)), "{foreign:?}");
         }

@@ -24,6 +24,8 @@ pub struct Moved {
     pub failed: u64,
     /// Idempotency keys.
     pub keys: u64,
+    /// Keys of plugins' state.
+    pub state: u64,
     /// Of an import: events and keys that were there already; they are not among the others.
     pub known: u64,
     /// Of an import: keys whose window was over.
@@ -38,6 +40,7 @@ enum Kind {
     Key,
     Event,
     Failed,
+    State,
 }
 
 impl Kind {
@@ -46,6 +49,7 @@ impl Kind {
             Exported::Key(_) => Self::Key,
             Exported::Waiting(_) => Self::Event,
             Exported::Failed(_) => Self::Failed,
+            Exported::State(_) => Self::State,
         }
     }
 }
@@ -56,6 +60,7 @@ impl Moved {
             Kind::Key => &mut self.keys,
             Kind::Event => &mut self.events,
             Kind::Failed => &mut self.failed,
+            Kind::State => &mut self.state,
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::event::{
     AttemptRecord, Class, Event, EventType, Failure, Outcome, Policies, Published, Record, Settlement, Start, decide,
 };
-use crate::plugin::{Attempt, Completed, Plugin, Registry};
+use crate::plugin::{Attempt, Completed, Plugin, ReadState, Registry};
 
 /// Deliveries that may end with their host before the event is failed (contract, G7).
 pub(super) const CRASH_CAP: u32 = 5;
@@ -24,6 +24,8 @@ pub(super) struct Handler {
     pub(super) plugins: Arc<Registry>,
     /// For events that no plugin handles.
     pub(super) policies: Policies,
+    /// Where handlers read their plugins' state.
+    pub(super) state: Arc<dyn ReadState>,
     /// Named in the records of attempts.
     pub(super) consumer: String,
 }
@@ -47,7 +49,8 @@ impl Handler {
             Step::Return(lane) => return returned(delivery, lane),
             Step::Fail(failure) => (None, Completed::failed(failure)),
             Step::Handle(plugin) => {
-                let completed = plugin.handle(Attempt { event: record.event.clone(), attempt }).await;
+                let completed =
+                    plugin.handle(Attempt { event: record.event.clone(), attempt }, self.state.clone()).await;
                 (Some(plugin), completed)
             }
         };
@@ -81,7 +84,7 @@ impl Handler {
         let lane = self.lane(&record.event.event_type);
         let receipt = receipt.clone();
         let record = delivery.record.after(ended, &settlement, clock::now(), success.result, children);
-        Settle { receipt, record, settlement, lane, publish }
+        Settle { receipt, record, settlement, lane, publish, state: success.state }
     }
 
     /// The lane of a type by the routing in force.
@@ -142,6 +145,7 @@ pub(super) fn returned(delivery: Delivery, lane: Lane) -> Settle {
         settlement: Settlement::Returned,
         lane,
         publish: Vec::new(),
+        state: None,
     }
 }
 

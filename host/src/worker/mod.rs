@@ -13,6 +13,7 @@ mod leases;
 mod recover;
 mod settle;
 mod slots;
+mod state;
 mod upkeep;
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use attempt::{Handler, returned};
 pub use attempt::lane_of;
 use leases::{Held, Keeper};
 use settle::Settler;
+use state::Reads;
 
 /// How the worker works.
 #[derive(Clone, Debug)]
@@ -94,6 +96,7 @@ impl Worker {
         let handler = Handler {
             plugins: plugins.clone(),
             policies: options.policies.clone(),
+            state: Arc::new(Reads::start(broker.clone(), &own_tasks)),
             consumer: broker.consumer().to_owned(),
         };
         let shared = Arc::new(Shared {
@@ -151,14 +154,27 @@ impl Shared {
     async fn work(&self, delivery: Delivery, claimed: Instant, handled: impl FnOnce() + Send) {
         let hold = self.held.hold(&delivery.receipt, claimed);
         let lane = delivery.receipt.lane.clone();
+        let mut handled = Some(handled);
         let attempt = async {
-            let settle = tokio::select! {
-                settle = self.handler.handle(delivery.clone()) => settle,
-                () = self.give_up.cancelled() => returned(delivery.clone(), lane),
-            };
-            handled();
-            self.freed.notify_one();
-            self.settle(settle).await
+            loop {
+                let settle = tokio::select! {
+                    settle = self.handler.handle(delivery.clone()) => settle,
+                    () = self.give_up.cancelled() => returned(delivery.clone(), lane.clone()),
+                };
+                // What saw state may have to be handled again, in its slot.
+                if settle.state.is_none()
+                    && let Some(handled) = handled.take()
+                {
+                    handled();
+                    self.freed.notify_one();
+                }
+                match self.settle(settle).await {
+                    Some(Settled::Conflict) => {
+                        tracing::debug!(event.id = %delivery.receipt.event_id, "its state changed meanwhile: handled again");
+                    }
+                    settled => return settled,
+                }
+            }
         };
         tokio::select! {
             settled = attempt => if settled == Some(Settled::Lost) {

@@ -168,7 +168,7 @@ pub async fn a_large_snapshot_comes_in_parts_and_in_order(rig: &dyn Rig) {
                     found.entry(event.lane.to_string()).or_default().push(event.record.event.id);
                 }
                 Exported::Key(_) => n_keys += 1,
-                Exported::Failed(record) => panic!("nothing failed: {record:?}"),
+                Exported::Failed(_) | Exported::State(_) => panic!("nothing failed or kept anything: {item:?}"),
             }
         }
         assert!(size_bytes <= MAX_PAGE_BYTES + 10 * LARGE_BYTES, "{size_bytes} bytes in a part");
@@ -254,6 +254,7 @@ pub async fn restoring_again_changes_nothing(rig: &dyn Rig) {
             Exported::Key(key) => key.until = key.until.plus_ms(60_000),
             Exported::Waiting(event) => event.due = Some(now()),
             Exported::Failed(record) => record.replays = 7,
+            Exported::State(state) => state.value = "other".into(),
         }
     }
     let twice = [items.clone(), items].concat();

@@ -209,6 +209,7 @@ pub async fn a_returned_delivery_goes_back_uncounted(rig: &dyn Rig) {
         settlement: Settlement::Returned,
         lane: lane("a"),
         publish: Vec::new(),
+        state: None,
     };
     assert_eq!(broker.settle(vec![back.clone(), back]).await, Ok(vec![Settled::Done, Settled::Done]));
     assert_eq!(state(&*broker, delivery.record.event.id).await, Some(State::Queued));

@@ -314,6 +314,13 @@ fn body_checksum(id: &[u8], event_type: &[u8], head: &[u8], data: &Option<Data>)
     checksum.0.finalize()
 }
 
+/// Over what a plugin keeps and where it is kept.
+pub(super) fn state_checksum(plugin: &str, key: &str, value: &[u8]) -> u32 {
+    let mut checksum = Checksum::default();
+    checksum.part(plugin.as_bytes()).part(key.as_bytes()).part(value);
+    checksum.0.finalize()
+}
+
 fn story_checksum(id: &[u8], text: &[u8], result: &Option<Data>) -> u32 {
     let mut checksum = Checksum::default();
     checksum.part(id).part(text).data(result);

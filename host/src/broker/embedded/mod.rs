@@ -13,6 +13,7 @@ mod columns;
 mod directory;
 mod fault;
 mod history;
+mod kept;
 mod leases;
 mod open;
 mod readers;
@@ -42,7 +43,7 @@ use super::{
     Promoted, Receipt, Replayed, Restored, Settle, Settled, Snapshot, Stats,
 };
 use crate::clock;
-use crate::event::{Class, DEFAULT_SOURCE, Data, End, Event, EventId, Record, Settlement, State};
+use crate::event::{Class, DEFAULT_SOURCE, Data, End, Event, EventId, Record, Settlement, State, Stored};
 
 use append::NewEvent;
 use claim::Claimed;
@@ -210,7 +211,7 @@ impl Broker for EmbeddedBroker {
             let moved = "the database was removed or replaced while it was in use";
             self.condition.note(&Fault::Final(moved.into()));
         }
-        for piece in [retention::trim, retention::forget_keys, retention::return_pages] {
+        for piece in [retention::trim, retention::forget_keys, kept::forget, retention::return_pages] {
             for _ in 0..MAX_PIECES {
                 if !self.writer.run(Commit::Written, piece).await? {
                     break;
@@ -226,6 +227,12 @@ impl Broker for EmbeddedBroker {
 
     fn lanes(&self) -> Vec<Lane> {
         self.board.borrow().lanes.iter().map(|it| it.lane.clone()).collect()
+    }
+
+    async fn plugin_state(&self, plugin: &str, key: &str) -> Result<Stored, Error> {
+        let (plugin, key) = (plugin.to_owned(), key.to_owned());
+        let read = self.readers.read(move |db| kept::read(db, &plugin, &key, clock::now().unix_ms())).await?;
+        read.map_err(|error| Error::Misconfigured(error.to_string()))
     }
 
     async fn event(&self, id: EventId) -> Result<Option<Found>, Error> {

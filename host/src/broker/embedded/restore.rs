@@ -5,11 +5,12 @@
 
 use rusqlite::params;
 
-use crate::broker::{Append, Error, Exported, ExportedEvent, ExportedKey, Lane, Restored};
+use crate::broker::{Append, Error, Exported, ExportedEvent, ExportedKey, ExportedState, Lane, Restored};
 use crate::event::{Class, Record, Start};
 
 use super::append::{NewEvent, Spot, insert, insert_row, lane_number};
 use super::columns::{Body, Story};
+use super::kept;
 use super::state;
 use super::writer::Step;
 
@@ -17,6 +18,7 @@ use super::writer::Step;
 #[derive(Debug, Clone)]
 pub(super) enum Coming {
     Key(ExportedKey),
+    State(ExportedState),
     Waiting(NewEvent),
     Failed { body: Body, story: Option<Story>, class: Class, ended_at_ms: i64 },
 }
@@ -27,6 +29,7 @@ impl Coming {
     pub(super) fn of(exported: Exported) -> Result<Self, Error> {
         match exported {
             Exported::Key(key) => Ok(Self::Key(key)),
+            Exported::State(state) => Ok(Self::State(state)),
             Exported::Waiting(ExportedEvent { record, lane, due }) => {
                 let start = due.map_or(Start::Now, Start::At);
                 Ok(Self::Waiting(NewEvent::from(&Append { record, lane, start, idempotency: None })))
@@ -56,6 +59,10 @@ fn restore_one(step: &mut Step<'_>, coming: &Coming) -> rusqlite::Result<Restore
     let is_new = match coming {
         Coming::Key(key) if key.until.unix_ms() <= step.now_ms => return Ok(Restored::Expired),
         Coming::Key(key) => remember(step, key)?,
+        Coming::State(state) if state.until.is_some_and(|until| until.unix_ms() <= step.now_ms) => {
+            return Ok(Restored::Expired);
+        }
+        Coming::State(state) => kept::restore(step, state)?,
         Coming::Waiting(event) => {
             let is_new = insert(step, event)?;
             step.totals.counters.accepted += u64::from(is_new);

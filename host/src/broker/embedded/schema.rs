@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags};
 const APPLICATION_ID: i32 = 0x6573_6462;
 
 /// Each entry makes format `n + 1` of format `n`; format 0 is an empty file. Never change one that was released.
-const MIGRATIONS: [&str; 1] = [include_str!("schema/1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
 /// How long to wait for somebody who looks at the file with another program and holds it.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -174,11 +174,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.db");
         open(&path).unwrap();
-        let newer = [MIGRATIONS[0], "ALTER TABLE lane ADD COLUMN color TEXT"];
+        let newer = [&MIGRATIONS[..], &["ALTER TABLE lane ADD COLUMN color TEXT"]].concat();
         open_with(&path, &newer).unwrap();
         Connection::open(&path).unwrap().prepare("SELECT color FROM lane").unwrap();
-        assert!(matches!(open(&path), Err(SchemaError::Newer { found: 2, known: 1 })));
+        assert!(matches!(open(&path), Err(SchemaError::Newer { found: 3, known: 2 })));
         Connection::open(&path).unwrap().prepare("SELECT color FROM lane").unwrap();
+    }
+
+    #[test]
+    fn each_format_that_was_released_becomes_the_present_one_with_what_it_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        for format in 1..MIGRATIONS.len() {
+            let path = dir.path().join(format!("{format}.db"));
+            let db = open_with(&path, &MIGRATIONS[..format]).unwrap();
+            db.execute("INSERT INTO total VALUES ('x', 1)", []).unwrap();
+            assert!(matches!(recognize(&db), Err(SchemaError::Older { .. })));
+            drop(db);
+            let db = open(&path).unwrap();
+            recognize(&db).unwrap();
+            check(&db).unwrap();
+            let kept: i64 = db.query_row("SELECT value FROM total WHERE name = 'x'", [], |row| row.get(0)).unwrap();
+            assert_eq!(kept, 1);
+        }
     }
 
     #[test]
@@ -186,7 +203,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.db");
         open(&path).unwrap();
-        let broken = [MIGRATIONS[0], "ALTER TABLE lane ADD COLUMN color TEXT; SELECT * FROM nowhere;"];
+        let broken = [&MIGRATIONS[..], &["ALTER TABLE lane ADD COLUMN color TEXT; SELECT * FROM nowhere;"]].concat();
         assert!(open_with(&path, &broken).is_err());
         assert!(Connection::open(&path).unwrap().prepare("SELECT color FROM lane").is_err());
         open(&path).unwrap();

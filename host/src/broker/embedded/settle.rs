@@ -8,10 +8,11 @@ use rusqlite::{OptionalExtension, params};
 
 use crate::broker::{Error, Lane, Receipt, Settle, Settled};
 use crate::clock;
-use crate::event::{EventId, Record, Settlement};
+use crate::event::{EventId, Record, Settlement, StateStep};
 
 use super::append::{NewEvent, due_ms, lane_number, publish};
 use super::columns::{Body, DataColumn, Story};
+use super::kept;
 use super::leases::{Change, Entry};
 use super::state;
 use super::writer::Step;
@@ -27,13 +28,14 @@ pub(super) struct Ending {
     story: Option<Story>,
     lane: Lane,
     publish: Vec<NewEvent>,
+    state: Option<StateStep>,
     /// What stands in the place of an event that cannot be read.
     instead: Option<Body>,
 }
 
 impl From<&Settle> for Ending {
     fn from(settle: &Settle) -> Self {
-        let Settle { receipt, record, settlement, lane, publish } = settle;
+        let Settle { receipt, record, settlement, lane, publish, state } = settle;
         Self {
             entry: receipt.entry.parse().ok(),
             deliveries: receipt.deliveries,
@@ -42,6 +44,7 @@ impl From<&Settle> for Ending {
             story: Story::of(record),
             lane: lane.clone(),
             publish: publish.iter().map(NewEvent::from).collect(),
+            state: state.clone(),
             instead: None,
         }
     }
@@ -56,6 +59,7 @@ impl Ending {
             settlement,
             lane: receipt.lane.clone(),
             publish: Vec::new(),
+            state: None,
         };
         Self { instead: Some(Body::of(&record.event)), ..Self::from(&settle) }
     }
@@ -77,8 +81,21 @@ pub(super) fn settle(step: &mut Step<'_>, batch: &[Ending]) -> rusqlite::Result<
 
 fn settle_one(step: &mut Step<'_>, ending: &Ending) -> rusqlite::Result<Settled> {
     let Some(entry) = ending.entry else { return Ok(Settled::Lost) };
-    if entry.opening != step.opening || !end(step, ending, entry)? {
+    if entry.opening != step.opening {
         return repeated(step, ending, entry);
+    }
+    if let Some(state) = &ending.state
+        && is_held(step, ending, entry)?
+        && !kept::is_current(step, state)?
+    {
+        step.totals.counters.state_conflicts += 1;
+        return Ok(Settled::Conflict);
+    }
+    if !end(step, ending, entry)? {
+        return repeated(step, ending, entry);
+    }
+    if let Some(state) = &ending.state {
+        kept::write(step, state)?;
     }
     if let Some(body) = &ending.instead {
         step.db
@@ -109,6 +126,13 @@ fn settle_one(step: &mut Step<'_>, ending: &Ending) -> rusqlite::Result<Settled>
         }
     }
     Ok(Settled::Done)
+}
+
+/// Whether the delivery is still the one of the receipt.
+fn is_held(step: &Step<'_>, ending: &Ending, entry: Entry) -> rusqlite::Result<bool> {
+    step.db
+        .prepare_cached("SELECT 1 FROM event WHERE number = ?1 AND state = 1 AND place = ?2 AND deliveries = ?3")?
+        .exists((entry.number, entry.place, ending.deliveries))
 }
 
 /// Moves the event where the settlement says, if the delivery is still the one of the receipt.

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use rusqlite::Connection;
 
-use crate::broker::{Error, Exported, ExportedEvent, ExportedKey, Lane, MAX_PAGE_BYTES, Snapshot, SnapshotPart};
+use crate::broker::{
+    Error, Exported, ExportedEvent, ExportedKey, ExportedState, Lane, MAX_PAGE_BYTES, Snapshot, SnapshotPart,
+};
 use crate::clock;
 use crate::event::{EventId, Idempotency, Timestamp};
 
-use super::columns::{Fetched, record_columns};
+use super::columns::{Fetched, record_columns, state_checksum};
 use super::directory::database_in;
 use super::fault::Fault;
 use super::schema::{Purpose, SchemaError, connect, recognize};
@@ -58,6 +60,7 @@ pub fn snapshot(directory: &Path) -> Result<Box<dyn Snapshot>, SnapshotError> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Keys,
+    State,
     Running,
     Queued,
     Due,
@@ -67,7 +70,8 @@ enum Phase {
 impl Phase {
     fn next(self) -> Option<Self> {
         match self {
-            Self::Keys => Some(Self::Running),
+            Self::Keys => Some(Self::State),
+            Self::State => Some(Self::Running),
             Self::Running => Some(Self::Queued),
             Self::Queued => Some(Self::Due),
             Self::Due => Some(Self::Failed),
@@ -97,7 +101,7 @@ impl Phase {
             };
         }
         match self {
-            Self::Keys | Self::Running => events!("running", "1", "e.place, e.number"),
+            Self::Keys | Self::State | Self::Running => events!("running", "1", "e.place, e.number"),
             Self::Queued => events!("queued", "0", "e.lane, e.place"),
             Self::Due => events!("due", "2", "e.place, e.number"),
             Self::Failed => events!("failed", "4", "e.place, e.number"),
@@ -135,6 +139,7 @@ impl Reading {
         while let Some(phase) = self.phase {
             let (part, is_last) = match phase {
                 Phase::Keys => self.keys()?,
+                Phase::State => self.state()?,
                 _ => self.events(phase)?,
             };
             if is_last {
@@ -161,6 +166,37 @@ impl Reading {
             let idempotency = Idempotency { key: row.get(0)?, fingerprint: row.get(1)? };
             let (id, until) = (EventId::from_bytes(row.get(2)?), Timestamp::from_unix_ms(row.get(3)?));
             part.items.push(Exported::Key(ExportedKey { idempotency, id, until }));
+        }
+        Ok((part, n_rows < MAX_ITEMS))
+    }
+
+    fn state(&mut self) -> rusqlite::Result<(SnapshotPart, bool)> {
+        let mut state = self.db.prepare_cached(
+            "SELECT s.number, p.plugin, s.key, s.until, s.value, s.checksum FROM state AS s \
+             JOIN state_space AS p ON p.number = s.space WHERE s.number > ?1 ORDER BY s.number LIMIT ?2",
+        )?;
+        let mut rows = state.query((self.after.0, MAX_ITEMS as i64))?;
+        let mut part = SnapshotPart::default();
+        let (mut n_rows, mut size_bytes) = (0, 0);
+        let now_ms = clock::now().unix_ms();
+        while let Some(row) = rows.next()? {
+            n_rows += 1;
+            self.after.0 = row.get(0)?;
+            let (plugin, key, until): (String, String, Option<i64>) = (row.get(1)?, row.get(2)?, row.get(3)?);
+            if until.is_some_and(|until| until <= now_ms) {
+                continue;
+            }
+            let value: Vec<u8> = row.get(4)?;
+            size_bytes += value.len();
+            if i64::from(state_checksum(&plugin, &key, &value)) == row.get::<_, i64>(5)? {
+                let until = until.map(Timestamp::from_unix_ms);
+                part.items.push(Exported::State(ExportedState { plugin, key, value: value.into(), until }));
+            } else {
+                part.unreadable.push(format!("the key {key:?} of the plugin {plugin}: its checksum does not match"));
+            }
+            if size_bytes >= MAX_PAGE_BYTES {
+                return Ok((part, false));
+            }
         }
         Ok((part, n_rows < MAX_ITEMS))
     }

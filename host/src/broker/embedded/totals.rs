@@ -21,6 +21,8 @@ pub(super) struct Totals {
     pub(super) scheduled: u64,
     pub(super) processed_kept: u64,
     pub(super) failed_kept: u64,
+    /// Keys of all plugins' state.
+    pub(super) state_keys: u64,
     /// The next number for an event or a place.
     pub(super) next_number: i64,
     /// In the order of their numbers, which begin at 1 and have no gaps.
@@ -122,12 +124,13 @@ impl Totals {
                 scheduled: self.scheduled,
                 processed_kept: self.processed_kept,
                 failed_kept: self.failed_kept,
+                state_keys: self.state_keys,
                 consumers: 1,
             },
         }
     }
 
-    fn plain(&self) -> [(&'static str, i64); 14] {
+    fn plain(&self) -> [(&'static str, i64); 16] {
         let counters = &self.counters;
         [
             ("accepted", signed(counters.accepted)),
@@ -139,10 +142,12 @@ impl Totals {
             ("replayed", signed(counters.replayed)),
             ("recovered", signed(counters.recovered)),
             ("data_losses", signed(counters.data_losses)),
+            ("state_conflicts", signed(counters.state_conflicts)),
             ("running", signed(self.running)),
             ("scheduled", signed(self.scheduled)),
             ("processed_kept", signed(self.processed_kept)),
             ("failed_kept", signed(self.failed_kept)),
+            ("state_keys", signed(self.state_keys)),
             ("next_number", self.next_number),
         ]
     }
@@ -159,10 +164,12 @@ impl Totals {
             "replayed" => &mut counters.replayed,
             "recovered" => &mut counters.recovered,
             "data_losses" => &mut counters.data_losses,
+            "state_conflicts" => &mut counters.state_conflicts,
             "running" => &mut self.running,
             "scheduled" => &mut self.scheduled,
             "processed_kept" => &mut self.processed_kept,
             "failed_kept" => &mut self.failed_kept,
+            "state_keys" => &mut self.state_keys,
             "next_number" => return self.next_number = value,
             _ => {
                 let class = name.strip_prefix(FAILED_AS);
@@ -213,9 +220,10 @@ mod tests {
             replayed: 6,
             recovered: 7,
             data_losses: 8,
+            state_conflicts: 13,
             ..totals.counters
         };
-        Totals { running: 9, scheduled: 10, processed_kept: 11, next_number: 12, ..totals.clone() }
+        Totals { running: 9, scheduled: 10, processed_kept: 11, next_number: 12, state_keys: 14, ..totals.clone() }
             .clone_into(&mut totals);
         for name in ["a", "_", "b"] {
             db.execute("INSERT INTO lane VALUES (NULL, ?1, 0)", [name]).unwrap();

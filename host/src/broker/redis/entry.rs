@@ -84,6 +84,7 @@ impl Core {
             settlement: Settlement::Failed { class: Class::BadEntry, reason: why.to_owned() },
             lane: raw.lane.clone(),
             publish: Vec::new(),
+            state: None,
         };
         if let Err(error) = self.settle_all(vec![settle]).await {
             // It stays pending; the next takeover after the lease tries again.

@@ -142,22 +142,25 @@ impl Core {
             reply::tuple(self.link.call(&call).await?)?;
         let lengths = reply::array(lengths)?.iter().map(reply::count).collect::<Result<Vec<_>, _>>()?;
         let queued = book.lanes.iter().map(|lane| lane.as_str().to_owned()).zip(lengths).collect();
+        let (counters, state_keys) = read_counters(counts)?;
         Ok(Stats {
-            counters: read_counters(counts)?,
+            counters,
             depth: Depth {
                 queued,
                 running: reply::count(&running)?,
                 scheduled: reply::count(&scheduled)?,
                 processed_kept: reply::count(&done)?,
                 failed_kept: reply::count(&failed)?,
+                state_keys,
                 consumers: reply::count(&consumers)?,
             },
         })
     }
 }
 
-fn read_counters(counts: Value) -> Result<Counters, Failure> {
-    let mut counters = Counters::default();
+/// The counters, and how many keys plugins have.
+fn read_counters(counts: Value) -> Result<(Counters, u64), Failure> {
+    let (mut counters, mut state_keys) = (Counters::default(), 0);
     for (name, value) in reply::pairs(counts)? {
         let name = reply::text(name)?;
         let Ok(value) = reply::count(&value) else { continue };
@@ -171,6 +174,8 @@ fn read_counters(counts: Value) -> Result<Counters, Failure> {
             "replayed" => counters.replayed = value,
             "recovered" => counters.recovered = value,
             "data_losses" => counters.data_losses = value,
+            "state_conflicts" => counters.state_conflicts = value,
+            "state_keys" => state_keys = value,
             other => {
                 let class = other.strip_prefix("failed:");
                 let class = class.and_then(|word| Class::ALL.into_iter().find(|class| class.as_str() == word));
@@ -180,7 +185,7 @@ fn read_counters(counts: Value) -> Result<Counters, Failure> {
             }
         }
     }
-    Ok(counters)
+    Ok((counters, state_keys))
 }
 
 /// Where the newest entry of the page may be.

@@ -48,6 +48,21 @@ impl Keys {
         Bytes::from(format!("{}:q:{lane}", self.prefix))
     }
 
+    /// The names of the plugins that keep something.
+    pub(super) fn state_spaces(&self) -> Bytes {
+        Bytes::from(format!("{}:state", self.prefix))
+    }
+
+    /// When what plugins keep is to be forgotten.
+    pub(super) fn state_untils(&self) -> Bytes {
+        Bytes::from(format!("{}:state-until", self.prefix))
+    }
+
+    /// What a plugin keeps.
+    pub(super) fn state_of(&self, plugin: &str) -> Bytes {
+        Bytes::from(format!("{}:state:{plugin}", self.prefix))
+    }
+
     /// What is remembered under an idempotency key.
     pub(super) fn idempotency(&self, key: &[u8; 32]) -> Bytes {
         let mut name = self.idempotency_prefix();

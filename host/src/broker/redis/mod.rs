@@ -20,6 +20,7 @@ mod gate;
 mod health;
 mod history;
 mod identity;
+mod kept;
 mod keys;
 mod leases;
 mod link;
@@ -57,7 +58,7 @@ use super::{
     Accepted, Append, Broker, Claim, Delivery, EndedPage, EndedQuery, Error, Exported, Found, Health, Lane, Leases,
     Options, Promoted, Replayed, Restored, Settle, Settled, Snapshot, Stats,
 };
-use crate::event::EventId;
+use crate::event::{EventId, Stored};
 use crate::shutdown::Tasks;
 
 /// What is the same for every deployment, but not for every test.
@@ -323,6 +324,10 @@ impl Broker for RedisBroker {
 
     fn lanes(&self) -> Vec<Lane> {
         self.core.book().lanes.clone()
+    }
+
+    async fn plugin_state(&self, plugin: &str, key: &str) -> Result<Stored, Error> {
+        Ok(self.core.plugin_state(plugin, key).await?)
     }
 
     async fn event(&self, id: EventId) -> Result<Option<Found>, Error> {

@@ -143,6 +143,7 @@ return redis.call('HINCRBY', COUNTS, 'published', 1)
             settlement: item.settlement.clone(),
             lane: item.lane.clone(),
             children: Vec::new(),
+            state: item.state.clone(),
         };
         let call = core.settle_call(&core.scripts.settle, std::slice::from_ref(&alone));
         let answer = reply::array(core.link.repeat(&call).await?)?.pop().unwrap_or_default();

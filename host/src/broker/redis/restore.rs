@@ -29,6 +29,7 @@ enum What {
     Key { key: [u8; 32], until_ms: u64 },
     Waiting { lane: Lane, due_ms: u64 },
     Failed { class: Class },
+    State { plugin: String, until_ms: u64 },
 }
 
 impl Coming {
@@ -47,6 +48,10 @@ impl Coming {
                 let what = What::Waiting { lane: event.lane, due_ms: event.due.map_or(0, unix_ms) };
                 Ok(Self { what, id: event.record.event.id.to_string(), blob: encode(&event.record)? })
             }
+            Exported::State(state) => {
+                let what = What::State { plugin: state.plugin, until_ms: state.until.map_or(0, unix_ms) };
+                Ok(Self { what, id: state.key, blob: state.value })
+            }
             Exported::Failed(record) => {
                 let id = record.event.id.to_string();
                 let failure = record.end.as_ref().and_then(|end| end.failure.as_ref());
@@ -62,7 +67,7 @@ impl Coming {
     fn lane(&self) -> Option<&Lane> {
         match &self.what {
             What::Waiting { lane, .. } => Some(lane),
-            What::Key { .. } | What::Failed { .. } => None,
+            What::Key { .. } | What::Failed { .. } | What::State { .. } => None,
         }
     }
 }
@@ -106,6 +111,8 @@ impl Core {
         let mut call =
             self.script(&self.scripts.restore).text(&self.epoch.load()).named_lanes(&self.keys, places.lanes());
         call.push_number(chunk.len());
+        call.push_key(self.keys.state_spaces());
+        call.push_key(self.keys.state_untils());
         let mut n_keys = 0_usize;
         for coming in chunk {
             let (what, place, ms, class) = match &coming.what {
@@ -116,6 +123,11 @@ impl Core {
                 }
                 What::Waiting { lane, due_ms } => ("event", places.of(lane), *due_ms, ""),
                 What::Failed { class } => ("failed", 0, 0, class.as_str()),
+                What::State { plugin, until_ms } => {
+                    call.push_key(self.keys.state_of(plugin));
+                    n_keys += 1;
+                    ("state", n_keys, *until_ms, plugin.as_str())
+                }
             };
             call.push_text(what);
             call.push_text(&coming.id);

@@ -7,13 +7,14 @@
 use super::append::NewEntry;
 use super::codec;
 use super::core::{Core, Places};
+use super::kept::Spaces;
 use super::reply;
 use super::scripts::Call;
 use crate::broker::{Error, Receipt, Settle, Settled};
-use crate::event::{Class, Settlement};
+use crate::event::{Class, Settlement, StateStep};
 use bytes::Bytes;
 
-/// Items and published events of one call.
+/// Items, published events and touched state of one call.
 const MAX_WEIGHT: usize = 200;
 /// Items of one call.
 const MAX_ITEMS: usize = 100;
@@ -25,6 +26,7 @@ pub(super) struct Item {
     pub(super) settlement: Settlement,
     pub(super) lane: crate::broker::Lane,
     pub(super) children: Vec<NewEntry>,
+    pub(super) state: Option<StateStep>,
 }
 
 impl Item {
@@ -35,11 +37,12 @@ impl Item {
             settlement: settle.settlement,
             lane: settle.lane,
             children: settle.publish.into_iter().map(NewEntry::encode).collect::<Result<_, _>>()?,
+            state: settle.state,
         })
     }
 
     fn weight(&self) -> usize {
-        1 + self.children.len()
+        1 + self.children.len() + self.state.as_ref().map_or(0, |state| state.expected.len() + state.writes.len())
     }
 }
 
@@ -102,8 +105,14 @@ impl Core {
         }
         let mut settled = Vec::with_capacity(items.len());
         for (item, answer) in items.iter().zip(answers) {
-            self.held.remove(&item.receipt);
-            settled.push(if reply::text(answer)? == "D" { Settled::Done } else { Settled::Lost });
+            settled.push(match reply::text(answer)?.as_str() {
+                "D" => Settled::Done,
+                "C" => Settled::Conflict,
+                _ => Settled::Lost,
+            });
+            if settled.last() != Some(&Settled::Conflict) {
+                self.held.remove(&item.receipt);
+            }
         }
         Ok(settled)
     }
@@ -118,6 +127,8 @@ impl Core {
             }
         }
         let mut call = self.script(script).text(&self.consumer).named_lanes(&self.keys, places.lanes());
+        let spaces = Spaces::of(items.iter().filter_map(|item| item.state.as_ref()));
+        spaces.push(self, &mut call);
         call.push_number(items.len());
         for item in items {
             let (verb, delay_ms, class) = verb_of(&item.settlement);
@@ -137,6 +148,7 @@ impl Core {
                 child.push_start(&mut call);
                 call.push_bytes(child.blob.clone());
             }
+            spaces.push_step(&mut call, item.state.as_ref());
         }
         call
     }
@@ -195,7 +207,7 @@ mod tests {
         let receipt = Receipt { event_id: record.event.id, lane: Lane::unrouted(), entry: "1-0".into(), deliveries: 1 };
         let settlement = Settlement::Processed;
         let publish = vec![child; n_children];
-        Item::encode(Settle { receipt, record, settlement, lane: Lane::unrouted(), publish }).unwrap()
+        Item::encode(Settle { receipt, record, settlement, lane: Lane::unrouted(), publish, state: None }).unwrap()
     }
 
     #[test]

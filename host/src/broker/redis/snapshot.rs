@@ -1,6 +1,7 @@
 //! Reads everything that another store can go on with, part by part, by scripts that write nothing.
 //!
-//! A snapshot is not of one moment. Streams are read forwards, in the direction in which events move: lanes, then what is
+//! A snapshot is not of one moment. What plugins keep is read before the events, so that what is settled meanwhile may be
+//! missing from it. Streams are read forwards, in the direction in which events move: lanes, then what is
 //! due, then what failed, and at the end what came to the lanes meanwhile. So a store that is worked on is read nearly
 //! whole, with a few events twice; one that is at rest is read whole, each event once.
 
@@ -29,6 +30,8 @@ const ID_CHARS: usize = 36;
 enum Phase {
     /// Idempotency keys from a cursor of Redis's.
     Keys(u64),
+    /// What the plugin of this place keeps, from a cursor of Redis's.
+    State(usize, u64),
     /// The lane of this place.
     Lane(usize),
     /// What is due, behind this event and its due time.
@@ -44,6 +47,8 @@ enum Phase {
 pub(super) struct RedisSnapshot {
     core: Arc<Core>,
     phase: Phase,
+    /// The plugins that keep something.
+    spaces: Vec<String>,
     /// The lanes, each with the last entry that was read.
     lanes: Vec<(Lane, String)>,
     expected_events: u64,
@@ -66,7 +71,8 @@ impl RedisSnapshot {
             expected_events += reply::count(&core.link.command(&ask).await?)?;
         }
         let lanes = lanes.into_iter().map(|lane| (lane, String::new())).collect();
-        Ok(Self { core, phase: Phase::Keys(0), lanes, expected_events })
+        let spaces = core.state_spaces().await?;
+        Ok(Self { core, phase: Phase::Keys(0), spaces, lanes, expected_events })
     }
 
     async fn keys(&mut self, cursor: u64) -> Result<SnapshotPart, Error> {
@@ -88,7 +94,7 @@ impl RedisSnapshot {
             let rows = reply::array(self.core.link.call(&call).await?)?;
             part.items.extend(keys.into_iter().zip(rows).filter_map(|(key, row)| read_key(key, row).ok().flatten()));
         }
-        self.phase = if next == 0 { Phase::Lane(0) } else { Phase::Keys(next) };
+        self.phase = if next == 0 { Phase::State(0, 0) } else { Phase::Keys(next) };
         Ok(part)
     }
 
@@ -176,6 +182,15 @@ impl Snapshot for RedisSnapshot {
         loop {
             let (part, following) = match &self.phase {
                 Phase::Keys(cursor) => return self.keys(*cursor).await.map(Some),
+                Phase::State(place, cursor) => {
+                    let Some(plugin) = self.spaces.get(*place) else {
+                        self.phase = Phase::Lane(0);
+                        continue;
+                    };
+                    let (part, next) = self.core.state_part(plugin, *cursor).await?;
+                    self.phase = if next == 0 { Phase::State(place + 1, 0) } else { Phase::State(*place, next) };
+                    return Ok(Some(part));
+                }
                 Phase::Lane(place) if *place < self.lanes.len() => {
                     let place = *place;
                     (self.lane(place).await?, Phase::Lane(place + 1))

@@ -51,7 +51,13 @@ impl Core {
         self.refresh_lanes(&[]).await?;
         self.show_life().await?;
         self.reap_dead().await?;
-        self.trim().await
+        self.trim().await?;
+        for _ in 0..MAX_TRIMS {
+            if !self.forget_state().await? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Shows that this consumer is alive and, a few times in a lease, looks who else is.

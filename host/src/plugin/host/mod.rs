@@ -1,7 +1,7 @@
 //! What a guest is offered: one file for each interface of `wit/`, and WASI 0.2 with nothing granted.
 //!
-//! A [`Guest`] is the host's side of one attempt. No function here waits for anything, and none trusts what a guest
-//! passes: what is wrong is answered, and what is too much ends the attempt.
+//! A [`Guest`] is the host's side of one attempt. Of the functions here only those that read state wait for anything, and
+//! none trusts what a guest passes: what is wrong is answered, and what is too much ends the attempt.
 
 mod config;
 mod delivery;
@@ -22,10 +22,12 @@ use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use self::publisher::Publishing;
+use self::state::Buffer;
+use super::ReadState;
 use super::bindings::Offered;
 use super::bindings::eventstream::plugin as wit;
 use super::limits::{Limiter, Limits};
-use crate::event::{Event, Published};
+use crate::event::{Event, Success};
 
 /// The most handles to host objects (streams, pollables) that an instance may hold.
 const MAX_HANDLES: usize = 2_000;
@@ -54,6 +56,7 @@ pub(super) struct Guest {
     deadline: Instant,
     output: Arc<Output>,
     publishing: Publishing,
+    state: Buffer,
     wasi: WasiCtx,
     table: ResourceTable,
 }
@@ -66,6 +69,7 @@ impl Guest {
         attempt: u32,
         deadline: Instant,
         output: Arc<Output>,
+        state: Arc<dyn ReadState>,
     ) -> Self {
         let wasi = WasiCtx::builder()
             .stdout(stdio::Stream::out(output.clone()))
@@ -77,6 +81,7 @@ impl Guest {
         Self {
             limiter: Limiter::new(&surroundings.limits),
             publishing: Publishing::default(),
+            state: Buffer::new(state),
             surroundings,
             event,
             attempt,
@@ -92,9 +97,11 @@ impl Guest {
         MAX_HANDLES
     }
 
-    /// What the guest published, or the first refusal of a publish: an attempt with one cannot end well.
-    pub(super) fn into_published(self) -> Result<Vec<Published>, String> {
-        self.publishing.into_published()
+    /// What the guest published and what it saw and wrote of its state, or the first refusal of a publish: an attempt with
+    /// one cannot end well.
+    pub(super) fn into_effects(self) -> Result<Success, String> {
+        let published = self.publishing.into_published()?;
+        Ok(Success { result: None, published, state: self.state.into_step(&self.surroundings.name) })
     }
 }
 

@@ -13,7 +13,7 @@ use self::eventstream::plugin::publisher::{NewEvent, publish};
 use self::eventstream::plugin::types::RetryRequest;
 use self::eventstream::plugin::{config, delivery, state};
 use self::exports::eventstream::plugin::handler::{Event, EventData, Failure, Guest};
-use self::script::{Ending, Script};
+use self::script::{Ending, Script, StateCall};
 
 wit_bindgen::generate!({ path: "../../../wit", world: "eventstream:plugin/plugin@0.1.0", generate_all });
 
@@ -30,6 +30,7 @@ impl Guest for Scripted {
             return Err(Failure::Reject("no payload".into()));
         };
         let script: Script = serde_json::from_str(payload).map_err(|error| Failure::Reject(error.to_string()))?;
+        let answers: Vec<_> = script.state.iter().map(call_state).collect();
         carry_out(&script)?;
         if delivery::attempt() < script.flaky {
             return Err(retry(&script));
@@ -37,7 +38,7 @@ impl Guest for Scripted {
         if let Some(size_bytes) = script.return_bytes {
             return Ok(Some(EventData::Binary(vec![b'x'; size_bytes])));
         }
-        end(&script, &event, payload, calls)
+        end(&script, &event, payload, calls, &answers)
     }
 }
 
@@ -63,6 +64,25 @@ fn carry_out(script: &Script) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The answer of a call of the state, or its error as `{"error": …}`.
+fn call_state(call: &StateCall) -> serde_json::Value {
+    let text = |value: Option<Vec<u8>>| serde_json::json!(value.map(|value| String::from_utf8_lossy(&value).into_owned()));
+    let answer = match call {
+        StateCall::Get { key } => state::get(key).map(text),
+        StateCall::Set { key, value, bytes, ttl_ms } => {
+            let value = value.clone().unwrap_or_else(|| "x".repeat(bytes.unwrap_or(0)));
+            state::set(key, value.as_bytes(), *ttl_ms).map(|()| serde_json::Value::Null)
+        }
+        StateCall::Delete { key } => state::delete(key).map(|()| serde_json::Value::Null),
+        StateCall::Increment { key, delta } => state::increment(key, *delta).map(|sum| serde_json::json!(sum)),
+        StateCall::Next { key } => state::get(key).and_then(|value| {
+            let number = value.and_then(|value| String::from_utf8(value).ok()?.parse::<i64>().ok()).unwrap_or(0) + 1;
+            state::set(key, number.to_string().as_bytes(), None).map(|()| serde_json::json!(number))
+        }),
+    };
+    answer.unwrap_or_else(|error| serde_json::json!({ "error": error.to_string() }))
+}
+
 fn flood(size_bytes: u64, mut write: impl FnMut(&str)) {
     let line = "x".repeat(LINE_BYTES as usize - 1);
     for _ in 0..size_bytes.div_ceil(LINE_BYTES) {
@@ -70,7 +90,7 @@ fn flood(size_bytes: u64, mut write: impl FnMut(&str)) {
     }
 }
 
-fn end(script: &Script, event: &Event, payload: &str, calls: u32) -> Result<Option<EventData>, Failure> {
+fn end(script: &Script, event: &Event, payload: &str, calls: u32, answers: &[serde_json::Value]) -> Result<Option<EventData>, Failure> {
     let text = |text: String| Ok(Some(EventData::Text(text)));
     match script.ending.flipped() {
         Ending::Ok | Ending::Coin => Ok(None),
@@ -78,7 +98,7 @@ fn end(script: &Script, event: &Event, payload: &str, calls: u32) -> Result<Opti
         Ending::Facts => text(facts(event)),
         Ending::Static => text(calls.to_string()),
         Ending::Config => text(serde_json::json!(config::get(&script.key)).to_string()),
-        Ending::State => text(serde_json::json!(state::get("key").map_err(|error| error.to_string())).to_string()),
+        Ending::State => text(serde_json::json!(answers).to_string()),
         Ending::Forbidden => text(forbidden()),
         Ending::Retry => Err(retry(script)),
         Ending::Reject => Err(Failure::Reject(script.message.clone())),

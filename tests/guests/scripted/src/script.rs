@@ -22,12 +22,25 @@ pub struct Script {
     pub publish_payload: Option<Box<RawValue>>,
     pub publish_delay_ms: Option<u64>,
     pub ignore_publish_error: bool,
+    pub state: Vec<StateCall>,
     pub flaky: u32,
     pub return_bytes: Option<usize>,
     #[serde(alias = "afterMs")]
     pub after_ms: Option<u64>,
     pub message: String,
     pub key: String,
+}
+
+/// A call of the plugin's state; see the README.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
+pub enum StateCall {
+    Get { key: String },
+    Set { key: String, value: Option<String>, bytes: Option<usize>, ttl_ms: Option<u64> },
+    Delete { key: String },
+    Increment { key: String, delta: i64 },
+    /// Reads a number and writes the next one.
+    Next { key: String },
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
@@ -67,6 +80,7 @@ impl Default for Script {
             publish_payload: None,
             publish_delay_ms: None,
             ignore_publish_error: false,
+            state: Vec::new(),
             flaky: 0,
             return_bytes: None,
             after_ms: None,

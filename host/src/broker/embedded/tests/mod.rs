@@ -80,6 +80,7 @@ pub(super) fn settle_as(delivery: &Delivery, settlement: Settlement) -> Settle {
         settlement,
         lane: delivery.receipt.lane.clone(),
         publish: Vec::new(),
+        state: None,
     }
 }
 

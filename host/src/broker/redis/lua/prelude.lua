@@ -50,6 +50,53 @@ local function place_of(id)
   return string.match(place, '^([^|]*)|([^|]*)|([^|]*)|(.*)$')
 end
 
+-- What is kept under a key of a plugin: its version, when it ends (0 for never) and its value. Version 0 is nothing, also
+-- when its time is over. A value stands behind its version and its end.
+local function kept(space, key, now)
+  local raw = redis.call('HGET', space, key)
+  if raw then
+    local version, ends, at = string.match(raw, '^(%d+) (%d+) ()')
+    ends = tonumber(ends)
+    if ends == 0 or ends > now then
+      return version, ends, string.sub(raw, at)
+    end
+  end
+  return '0', 0, nil
+end
+
+-- The sum of what is kept and more, as text; nothing if it is no number that can be counted exactly.
+local function sum(value, more)
+  if value and (#value > 17 or not string.match(value, '^-?%d+$')) then
+    return nil
+  end
+  local total = (tonumber(value) or 0) + tonumber(more)
+  if math.abs(total) > 9007199254740991 then
+    return nil
+  end
+  return string.format('%.0f', total)
+end
+
+-- Keeps a value. The keys: those of all plugins' names, of all ends, and of this plugin.
+local function keep(spaces, untils, space, plugin, key, value, ends)
+  local version = redis.call('HINCRBY', COUNTS, 'state_versions', 1)
+  if redis.call('HSET', space, key, int(version) .. ' ' .. int(ends) .. ' ' .. value) == 1 then
+    redis.call('HINCRBY', COUNTS, 'state_keys', 1)
+    redis.call('SADD', spaces, plugin)
+  end
+  if ends > 0 then
+    redis.call('ZADD', untils, int(ends), plugin .. '\n' .. key)
+  else
+    redis.call('ZREM', untils, plugin .. '\n' .. key)
+  end
+end
+
+local function forget(untils, space, plugin, key)
+  if redis.call('HDEL', space, key) == 1 then
+    redis.call('HINCRBY', COUNTS, 'state_keys', -1)
+  end
+  redis.call('ZREM', untils, plugin .. '\n' .. key)
+end
+
 -- Puts a new event into its lane, or aside until it is due.
 local function enqueue(id, i, lane, start, ms, blob, now)
   local due = 0

@@ -1,0 +1,200 @@
+//! What plugins keep between events: written with the settle, or not at all (G3).
+
+use super::*;
+use crate::broker::{Exported, ExportedState, Restored};
+use crate::event::{MAX_COUNTER, StateStep, StateWrite, Stored};
+
+const PLUGIN: &str = "counter";
+
+fn set(value: &str) -> StateWrite {
+    StateWrite::Set { value: value.to_owned().into(), ttl_ms: None }
+}
+
+fn set_for(value: &str, ttl_ms: u64) -> StateWrite {
+    StateWrite::Set { value: value.to_owned().into(), ttl_ms: Some(ttl_ms) }
+}
+
+fn step(expected: &[(&str, u64)], writes: &[(&str, StateWrite)]) -> StateStep {
+    StateStep {
+        plugin: PLUGIN.into(),
+        expected: expected.iter().map(|(key, version)| ((*key).to_owned(), *version)).collect(),
+        writes: writes.iter().map(|(key, write)| ((*key).to_owned(), write.clone())).collect(),
+    }
+}
+
+async fn stored(broker: &dyn Broker, key: &str) -> Stored {
+    broker.plugin_state(PLUGIN, key).await.expect("the state is read")
+}
+
+async fn value(broker: &dyn Broker, key: &str) -> Option<String> {
+    stored(broker, key).await.value.map(|value| String::from_utf8(value.to_vec()).expect("the case wrote text"))
+}
+
+fn settle_with(delivery: &Delivery, state: StateStep) -> Settle {
+    Settle { state: Some(state), ..settle(delivery, Settlement::Processed, Vec::new()) }
+}
+
+/// Settles a new event as processed with this step.
+async fn commit(broker: &dyn Broker, state: StateStep) -> Settled {
+    let delivery = deliver_one(broker, "a").await;
+    broker.settle(vec![settle_with(&delivery, state)]).await.expect("the settle is answered")[0]
+}
+
+/// G3: nothing of it is seen before the settle, and all of it afterwards, byte for byte.
+pub async fn what_is_written_stands_from_the_settle_on(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    assert_eq!(stored(&*broker, "k").await, Stored::default());
+    let bytes: Vec<u8> = (0..=255).chain(*b" 1 2 \n\0").collect();
+    let write = StateWrite::Set { value: bytes.clone().into(), ttl_ms: None };
+    let writes = step(&[("k", 0), ("other key", 0)], &[("k", write), ("n", StateWrite::Add(-7)), ("é", set(""))]);
+    assert_eq!(commit(&*broker, writes).await, Settled::Done);
+    let kept = stored(&*broker, "k").await;
+    assert_eq!((kept.value.as_deref(), kept.keys), (Some(&bytes[..]), 3));
+    assert_eq!(value(&*broker, "n").await.as_deref(), Some("-7"));
+    assert_eq!(value(&*broker, "é").await.as_deref(), Some(""));
+    assert_eq!(broker.stats().await.expect("totals").depth.state_keys, 3);
+
+    let writes = step(&[("k", kept.version)], &[("k", StateWrite::Delete), ("missing", StateWrite::Delete)]);
+    assert_eq!(commit(&*broker, writes).await, Settled::Done);
+    assert_eq!(stored(&*broker, "k").await, Stored { keys: 2, ..Stored::default() });
+    assert_eq!(broker.stats().await.expect("totals").depth.state_keys, 2);
+}
+
+/// G3: a handler that saw what is not so any more is run again; until then nothing of it takes effect.
+pub async fn what_was_changed_meanwhile_is_a_conflict(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    let delivery = deliver_one(&*broker, "late").await;
+    let stale = step(&[("k", 0)], &[("k", set("late")), ("n", StateWrite::Add(1))]);
+    commit(&*broker, step(&[("k", 0)], &[("k", set("first"))])).await;
+    let mut late = settle_with(&delivery, stale.clone());
+    late.publish = appends("children", 2);
+    for _ in 0..2 {
+        assert_eq!(broker.settle(vec![late.clone()]).await, Ok(vec![Settled::Conflict]));
+    }
+    assert_eq!(value(&*broker, "k").await.as_deref(), Some("first"));
+    assert_eq!(value(&*broker, "n").await, None);
+    assert_eq!(state(&*broker, delivery.record.event.id).await, Some(State::Running));
+    let counters = broker.stats().await.expect("totals").counters;
+    assert_eq!((counters.processed, counters.published, counters.state_conflicts), (1, 0, 2));
+
+    // What was only read counts as well, and what came and went is not what it was.
+    let seen = stored(&*broker, "k").await.version;
+    commit(&*broker, step(&[], &[("k", StateWrite::Delete)])).await;
+    commit(&*broker, step(&[], &[("k", set("first"))])).await;
+    late.state = Some(step(&[("k", seen)], &[]));
+    assert_eq!(broker.settle(vec![late.clone()]).await, Ok(vec![Settled::Conflict]));
+
+    late.state = Some(step(&[("k", stored(&*broker, "k").await.version)], &[("k", set("late"))]));
+    // Of two in one batch the first one wins.
+    let rival = deliver_one(&*broker, "late").await;
+    let rival = settle_with(&rival, late.state.clone().expect("it was set"));
+    assert_eq!(broker.settle(vec![late, rival]).await, Ok(vec![Settled::Done, Settled::Conflict]));
+    assert_eq!(value(&*broker, "k").await.as_deref(), Some("late"));
+}
+
+/// G3: increments add up whatever order they come in; one that cannot be made is a conflict, so that its handler is told.
+pub async fn increments_do_not_get_in_each_others_way(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    let mut batch = Vec::new();
+    for n in 1..=20 {
+        let delivery = deliver_one(&*broker, "a").await;
+        batch.push(settle_with(&delivery, step(&[], &[("n", StateWrite::Add(n)), ("m", StateWrite::Add(-n))])));
+    }
+    batch.reverse();
+    assert_eq!(broker.settle(batch).await, Ok(vec![Settled::Done; 20]));
+    assert_eq!(value(&*broker, "n").await.as_deref(), Some("210"));
+    assert_eq!(value(&*broker, "m").await.as_deref(), Some("-210"));
+
+    commit(&*broker, step(&[], &[("n", set("9007199254740990")), ("text", set("x"))])).await;
+    assert_eq!(commit(&*broker, step(&[], &[("n", StateWrite::Add(1))])).await, Settled::Done);
+    assert_eq!(value(&*broker, "n").await, Some(MAX_COUNTER.to_string()));
+    for (key, delta) in [("n", 1), ("text", 1), ("n", -2 * MAX_COUNTER - 1)] {
+        assert_eq!(commit(&*broker, step(&[], &[(key, StateWrite::Add(delta))])).await, Settled::Conflict, "{key}");
+    }
+}
+
+/// G4: who has lost the delivery changes nothing.
+pub async fn a_lost_delivery_writes_nothing(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    let delivery = deliver_one(&*broker, "a").await;
+    assert_eq!(settle_one(&*broker, &delivery, retry(0)).await, Settled::Done);
+    let lost = settle_with(&delivery, step(&[], &[("n", StateWrite::Add(1))]));
+    let mut stale = lost.clone();
+    stale.receipt.deliveries += 1;
+    assert_eq!(broker.settle(vec![stale]).await, Ok(vec![Settled::Lost]));
+    assert_eq!(stored(&*broker, "n").await, Stored::default());
+}
+
+/// G3: a settle whose answer was lost is asked again and writes once, also when its own writes changed what it had seen.
+pub async fn a_repeated_settle_writes_once(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    let delivery = deliver_one(&*broker, "a").await;
+    let once = settle_with(&delivery, step(&[("k", 0)], &[("k", set("v")), ("n", StateWrite::Add(1))]));
+    for _ in 0..3 {
+        assert_eq!(broker.settle(vec![once.clone()]).await, Ok(vec![Settled::Done]));
+    }
+    assert_eq!(value(&*broker, "n").await.as_deref(), Some("1"));
+}
+
+/// What is kept for a time is gone afterwards; counting up does not prolong it, and writing anew does.
+pub async fn keys_end_in_time(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    let writes = [("short", set_for("1", 300)), ("prolonged", set_for("1", 300)), ("long", set_for("1", 600_000))];
+    commit(&*broker, step(&[], &writes)).await;
+    commit(&*broker, step(&[], &[("short", StateWrite::Add(1)), ("prolonged", set("2"))])).await;
+    let seen = stored(&*broker, "short").await;
+    eventually("the key ends", || async { value(&*broker, "short").await.is_none().then_some(()) }).await;
+    assert_eq!(commit(&*broker, step(&[("short", seen.version)], &[])).await, Settled::Conflict);
+    assert_eq!(commit(&*broker, step(&[("short", 0)], &[])).await, Settled::Done);
+    eventually("it is forgotten", || async {
+        broker.maintain().await.expect("the store is kept");
+        (stored(&*broker, "long").await.keys == 2).then_some(())
+    })
+    .await;
+    assert_eq!(value(&*broker, "prolonged").await.as_deref(), Some("2"));
+    assert_eq!(value(&*broker, "long").await.as_deref(), Some("1"));
+    commit(&*broker, step(&[], &[("short", StateWrite::Add(5))])).await;
+    assert_eq!(value(&*broker, "short").await.as_deref(), Some("5"));
+    assert_eq!(broker.stats().await.expect("totals").depth.state_keys, 3);
+}
+
+/// Each plugin has its own keys.
+pub async fn plugins_do_not_see_each_other(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    commit(&*broker, step(&[], &[("k", set("mine"))])).await;
+    let others = StateStep { plugin: "counter.2".into(), ..step(&[("k", 0)], &[("k", set("theirs"))]) };
+    assert_eq!(commit(&*broker, others).await, Settled::Done);
+    assert_eq!(value(&*broker, "k").await.as_deref(), Some("mine"));
+    let theirs = broker.plugin_state("counter.2", "k").await.expect("the state is read");
+    assert_eq!((theirs.value.as_deref(), theirs.keys), (Some(&b"theirs"[..]), 1));
+}
+
+/// G1: what was committed is there after a crash, and an export takes it along.
+pub async fn state_survives_a_crash_and_moves_to_another_store(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    commit(&*broker, step(&[], &[("k", set("v")), ("n", StateWrite::Add(41)), ("end", set_for("1", 600_000))])).await;
+    rig.kill(broker).await;
+    let broker = rig.open(options()).await;
+    assert_eq!(value(&*broker, "k").await.as_deref(), Some("v"));
+    commit(&*broker, step(&[], &[("n", StateWrite::Add(1))])).await;
+    assert_eq!(value(&*broker, "n").await.as_deref(), Some("42"));
+
+    let mut exported = Vec::new();
+    let mut snapshot = broker.snapshot().await.expect("a snapshot");
+    while let Some(part) = snapshot.next().await.expect("a part") {
+        assert_eq!(part.unreadable, [""; 0]);
+        exported.extend(part.items.into_iter().filter(|item| matches!(item, Exported::State(_))));
+    }
+    drop(snapshot);
+    assert_eq!(exported.len(), 3);
+    assert_eq!(broker.restore(exported.clone()).await, Ok(vec![Restored::Known; 3]));
+    let gone = step(&[], &[("k", StateWrite::Delete), ("n", StateWrite::Delete), ("end", StateWrite::Delete)]);
+    commit(&*broker, gone).await;
+    assert_eq!(broker.restore(exported.clone()).await, Ok(vec![Restored::Done; 3]));
+    assert_eq!(value(&*broker, "n").await.as_deref(), Some("42"));
+    let over = ExportedState { plugin: PLUGIN.into(), key: "over".into(), value: "1".into(), until: Some(now()) };
+    assert_eq!(broker.restore(vec![Exported::State(over)]).await, Ok(vec![Restored::Expired]));
+    assert_eq!(stored(&*broker, "end").await.keys, 3);
+    commit(&*broker, step(&[], &[("n", StateWrite::Add(1))])).await;
+    assert_eq!(value(&*broker, "n").await.as_deref(), Some("43"));
+}

@@ -1,0 +1,190 @@
+//! What plugins keep between events: read beside the writer, written in the step that ends an attempt.
+//!
+//! A key whose time is over is nothing to everybody, also before it is forgotten. Its row stays until then, so that the
+//! number of keys is the number of rows.
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::broker::{Error, ExportedState};
+use crate::event::{StateStep, StateWrite, Stored, Timestamp, add};
+
+use super::columns::{Unreadable, state_checksum};
+use super::retention::More;
+use super::writer::Step;
+
+/// The most keys that one call forgets.
+const MAX_FORGOTTEN: i64 = 250;
+
+/// A key as it stands in the database, its time not yet over.
+struct Row {
+    version: i64,
+    until: Option<i64>,
+    value: Vec<u8>,
+    checksum: i64,
+}
+
+/// What is kept under a key.
+///
+/// # Errors
+/// The inner one if the row was damaged.
+pub(super) fn read(
+    db: &Connection,
+    plugin: &str,
+    key: &str,
+    now_ms: i64,
+) -> rusqlite::Result<Result<Stored, Unreadable>> {
+    let space: Option<(i64, i64)> = db
+        .prepare_cached("SELECT number, keys FROM state_space WHERE plugin = ?1")?
+        .query_row([plugin], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((space, keys)) = space else { return Ok(Ok(Stored::default())) };
+    let keys = u64::try_from(keys).unwrap_or_default();
+    Ok(Ok(match row(db, space, key, now_ms)? {
+        None => Stored { keys, ..Stored::default() },
+        Some(row) if i64::from(state_checksum(plugin, key, &row.value)) != row.checksum => {
+            return Ok(Err(Unreadable::new("the checksum of the plugin's state does not match")));
+        }
+        Some(row) => Stored {
+            value: Some(Bytes::from(row.value)),
+            version: u64::try_from(row.version).unwrap_or_default(),
+            keys,
+        },
+    }))
+}
+
+/// Whether all that an attempt has seen is still so, and its increments can be made.
+pub(super) fn is_current(step: &Step<'_>, state: &StateStep) -> rusqlite::Result<bool> {
+    let space = space_of(step.db, &state.plugin)?;
+    let row_of = |key: &str| match space {
+        None => Ok(None),
+        Some(space) => row(step.db, space, key, step.now_ms),
+    };
+    for (key, version) in &state.expected {
+        if row_of(key)?.map_or(0, |row| row.version) != i64::try_from(*version).unwrap_or(i64::MAX) {
+            return Ok(false);
+        }
+    }
+    for (key, write) in &state.writes {
+        if let StateWrite::Add(delta) = write
+            && add(row_of(key)?.as_ref().map(|row| &row.value[..]), *delta).is_err()
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Writes what [`is_current`] found to be possible.
+pub(super) fn write(step: &mut Step<'_>, state: &StateStep) -> rusqlite::Result<()> {
+    if state.writes.is_empty() {
+        return Ok(());
+    }
+    let space = make_space(step, &state.plugin)?;
+    for (key, write) in &state.writes {
+        match write {
+            StateWrite::Delete => delete(step, space, key)?,
+            StateWrite::Set { value, ttl_ms } => {
+                let until = ttl_ms.map(|ttl_ms| step.now_ms.saturating_add_unsigned(ttl_ms));
+                put(step, (space, &state.plugin), key, value, until)?;
+            }
+            StateWrite::Add(delta) => {
+                let before = row(step.db, space, key, step.now_ms)?;
+                let sum = add(before.as_ref().map(|row| &row.value[..]), *delta).unwrap_or_default();
+                put(step, (space, &state.plugin), key, sum.to_string().as_bytes(), before.and_then(|row| row.until))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Forgets keys whose time is over.
+pub(super) fn forget(step: &mut Step<'_>) -> rusqlite::Result<Result<More, Error>> {
+    let over: Vec<(i64, String)> = step
+        .db
+        .prepare_cached(
+            "SELECT space, key FROM state INDEXED BY state_by_until WHERE until <= ?1 ORDER BY until LIMIT ?2",
+        )?
+        .query_map((step.now_ms, MAX_FORGOTTEN), |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    for (space, key) in &over {
+        delete(step, *space, key)?;
+    }
+    Ok(Ok(over.len() as i64 == MAX_FORGOTTEN))
+}
+
+/// Keeps what another store kept, unless there is something under the key. Whether it did.
+pub(super) fn restore(step: &mut Step<'_>, exported: &ExportedState) -> rusqlite::Result<bool> {
+    let ExportedState { plugin, key, value, until } = exported;
+    let space = make_space(step, plugin)?;
+    if row(step.db, space, key, step.now_ms)?.is_some() {
+        return Ok(false);
+    }
+    put(step, (space, plugin), key, value, until.map(Timestamp::unix_ms))?;
+    Ok(true)
+}
+
+fn space_of(db: &Connection, plugin: &str) -> rusqlite::Result<Option<i64>> {
+    db.prepare_cached("SELECT number FROM state_space WHERE plugin = ?1")?
+        .query_row([plugin], |row| row.get(0))
+        .optional()
+}
+
+fn make_space(step: &Step<'_>, plugin: &str) -> rusqlite::Result<i64> {
+    match space_of(step.db, plugin)? {
+        Some(space) => Ok(space),
+        None => step
+            .db
+            .prepare_cached("INSERT INTO state_space (plugin, keys) VALUES (?1, 0) RETURNING number")?
+            .query_row([plugin], |row| row.get(0)),
+    }
+}
+
+fn row(db: &Connection, space: i64, key: &str, now_ms: i64) -> rusqlite::Result<Option<Row>> {
+    db.prepare_cached(
+        "SELECT version, until, value, checksum FROM state WHERE space = ?1 AND key = ?2 \
+         AND (until IS NULL OR until > ?3)",
+    )?
+    .query_row((space, key, now_ms), |row| {
+        Ok(Row { version: row.get(0)?, until: row.get(1)?, value: row.get(2)?, checksum: row.get(3)? })
+    })
+    .optional()
+}
+
+fn put(
+    step: &mut Step<'_>,
+    (space, plugin): (i64, &str),
+    key: &str,
+    value: &[u8],
+    until: Option<i64>,
+) -> rusqlite::Result<()> {
+    let (version, checksum) = (step.next_number(), state_checksum(plugin, key, value));
+    let written = step
+        .db
+        .prepare_cached(
+            "UPDATE state SET version = ?3, until = ?4, value = ?5, checksum = ?6 WHERE space = ?1 AND key = ?2",
+        )?
+        .execute(params![space, key, version, until, value, checksum])?;
+    if written == 0 {
+        step.db
+            .prepare_cached(
+                "INSERT INTO state (space, key, version, until, value, checksum) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute(params![space, key, version, until, value, checksum])?;
+        count(step, space, 1)?;
+    }
+    Ok(())
+}
+
+fn delete(step: &mut Step<'_>, space: i64, key: &str) -> rusqlite::Result<()> {
+    let deleted = step.db.prepare_cached("DELETE FROM state WHERE space = ?1 AND key = ?2")?.execute((space, key))?;
+    if deleted == 1 { count(step, space, -1) } else { Ok(()) }
+}
+
+fn count(step: &mut Step<'_>, space: i64, more: i64) -> rusqlite::Result<()> {
+    step.db
+        .prepare_cached("UPDATE state_space SET keys = max(0, keys + ?2) WHERE number = ?1")?
+        .execute((space, more))?;
+    step.totals.state_keys = step.totals.state_keys.saturating_add_signed(more);
+    Ok(())
+}
