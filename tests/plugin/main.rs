@@ -6,6 +6,7 @@
 mod examples;
 mod misbehavior;
 mod reload;
+mod standards;
 
 use std::collections::BTreeMap;
 use std::fs;

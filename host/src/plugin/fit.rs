@@ -33,6 +33,13 @@ const OURS: [(&str, &[&str]); 6] = [
 /// The packages of WASI 0.2 that are linked whole.
 const WASI: [&str; 6] = ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
 
+/// Drafts, which fit in exactly these versions.
+const DRAFTS: [(&str, &[&str]); 3] = [
+    ("wasi:keyvalue/store", &["0.2.0-draft", "0.2.0-draft2"]),
+    ("wasi:keyvalue/atomics", &["0.2.0-draft", "0.2.0-draft2"]),
+    ("wasi:keyvalue/batch", &["0.2.0-draft", "0.2.0-draft2"]),
+];
+
 /// A component that fits.
 pub(super) struct Fit {
     pub(super) pre: InstancePre<Guest>,
@@ -75,6 +82,7 @@ fn imports(component: &Component, engine: &Engine) -> Vec<String> {
     let mut misfits = Vec::new();
     for (name, import) in component.component_type().imports(engine) {
         let (interface, version) = name.split_once('@').unwrap_or((name, ""));
+        let draft = DRAFTS.iter().find(|(known, _)| *known == interface);
         let ours = OURS.iter().find(|(known, _)| *known == interface);
         match (&import.ty, ours) {
             (ComponentItem::ComponentInstance(instance), Some((_, functions))) => match fits(version, VERSION) {
@@ -84,6 +92,11 @@ fn imports(component: &Component, engine: &Engine) -> Vec<String> {
             (ComponentItem::ComponentInstance(_), None) if WASI.iter().any(|package| name.starts_with(package)) => {
                 if !fits(version, "0.2.0") {
                     misfits.push(format!("imports {name}, but the WASI that is offered is 0.2"));
+                }
+            }
+            (ComponentItem::ComponentInstance(_), None) if let Some((_, drafts)) = draft => {
+                if !drafts.contains(&version) {
+                    misfits.push(format!("imports {name}; of this draft {} are offered", drafts.join(" and ")));
                 }
             }
             (ComponentItem::ComponentInstance(_), None) => {

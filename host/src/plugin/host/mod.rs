@@ -5,6 +5,7 @@
 
 mod config;
 mod delivery;
+mod keyvalue;
 mod log;
 mod output;
 mod publisher;
@@ -119,19 +120,21 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     Offered::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
+    keyvalue::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 
 /// A linker for each part of what is offered, for finding every part that a component does not fit.
 pub(super) fn linkers(engine: &Engine) -> wasmtime::Result<Vec<Linker<Guest>>> {
     type Add = fn(&mut Linker<Guest>) -> wasmtime::Result<()>;
-    let parts: [Add; 6] = [
+    let parts: [Add; 7] = [
         |linker| wit::delivery::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
         |linker| wit::publisher::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
         |linker| wit::state::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
         |linker| wit::config::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
         |linker| wit::log::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
         wasmtime_wasi::p2::add_to_linker_async,
+        keyvalue::add_to_linker,
     ];
     parts
         .into_iter()
