@@ -61,12 +61,34 @@ async fn a_payment_ends_in_each_of_the_three_ways() {
 }
 
 #[tokio::test]
+async fn a_customer_becomes_a_regular_once() {
+    let _turn = together().await;
+    let registry = examples().await;
+    let plugin = route(&registry, "order.paid");
+    let state = Arc::new(MemoryState::default());
+    let mut told = Vec::new();
+    for (customer, amount_cents) in [("a", 60_000), ("b", 10), ("a", 60_000), ("a", 60_000)] {
+        let event = event("order.paid", &json!({"customer": customer, "amountCents": amount_cents}));
+        let success = success(plugin.handle(Attempt { event, attempt: 1 }, state.clone()).await);
+        state.commit(&success.state.unwrap());
+        let total: serde_json::Value = serde_json::from_slice(&success.result.unwrap().bytes).unwrap();
+        told.push((total["cents"].as_u64().unwrap(), success.published.len()));
+    }
+    assert_eq!(told, [(60_000, 0), (10, 0), (120_000, 1), (180_000, 0)]);
+}
+
+#[tokio::test]
 async fn examples_say_what_they_are() {
     let _turn = together().await;
     let registry = examples().await;
     let statuses = registry.statuses();
     let told: Vec<_> = statuses.iter().map(|status| (status.name.as_str(), status.types[0].to_string())).collect();
-    let expected = [("payment", "payment.requested"), ("user-signup", "USER_SIGNUP"), ("user-welcome", "user.welcome")];
+    let expected = [
+        ("customer-total", "order.paid"),
+        ("payment", "payment.requested"),
+        ("user-signup", "USER_SIGNUP"),
+        ("user-welcome", "user.welcome"),
+    ];
     assert_eq!(told, expected.map(|(name, event_type)| (name, event_type.to_owned())));
     assert!(statuses.iter().all(|status| status.version.is_some() && status.description.is_some()));
 }
