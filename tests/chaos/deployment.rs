@@ -30,8 +30,9 @@ pub struct Deployment {
     pub store: Store,
     /// The places of the hosts.
     pub places: Vec<Arc<Place>>,
+    /// The plugins of all hosts.
+    pub plugins: PluginsDir,
     keepers: Vec<JoinHandle<()>>,
-    _plugins: PluginsDir,
 }
 
 /// The place of one host, whichever process fills it.
@@ -60,7 +61,7 @@ impl Deployment {
             let place = place.clone();
             std::thread::spawn(move || place.keep())
         });
-        Self { store, keepers: keepers.collect(), places, _plugins: plugins }
+        Self { store, keepers: keepers.collect(), places, plugins }
     }
 
     /// A client of a host that runs, if one does at this place.

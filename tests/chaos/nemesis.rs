@@ -1,63 +1,132 @@
 //! What goes wrong, and when: hosts and the store are killed, hosts stand still past their lease and go on, wires hold
-//! back what was sent and let it pass later, consumer groups vanish.
+//! back what was sent and let it pass later, consumer groups and scripts vanish, the memory of the store is full for a
+//! while, a plugin is replaced.
 //!
 //! One thread with a timetable of its own seed. Everything that was broken is mended before [`torment`] returns.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
+use eventstream_tests::layout;
+use eventstream_tests::store::Store;
 use fastrand::Rng;
 
 use crate::deployment::{Deployment, LEASE};
 
-/// How often each fault comes; `None` for never.
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nemesis {
+    /// A random host is killed.
+    KillHost,
+    /// The store is killed and started again on its data.
+    KillStore,
+    /// A random host stands still for longer than its lease.
+    StopHost,
+    /// The wire of a random host holds everything back for longer than the host's lease.
+    FreezeWire,
+    /// The answers to a random host are cut off once.
+    CutWire,
+    /// The consumer groups of all lanes are destroyed.
+    DestroyGroups,
+    /// The store forgets its scripts.
+    FlushScripts,
+    /// The store has no memory left for new data, for a while.
+    FillMemory,
+    /// The plugin that handles nearly everything is replaced by another build.
+    SwapPlugin,
+}
+
+impl Nemesis {
+    /// How it is called.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::KillHost => "kill-host",
+            Self::KillStore => "kill-store",
+            Self::StopHost => "stop-host",
+            Self::FreezeWire => "freeze-wire",
+            Self::CutWire => "cut-wire",
+            Self::DestroyGroups => "destroy-groups",
+            Self::FlushScripts => "flush-scripts",
+            Self::FillMemory => "fill-memory",
+            Self::SwapPlugin => "swap-plugin",
+        }
+    }
+}
+
+/// How often each fault comes; those that are not named never do.
 #[derive(Clone, Copy, Debug)]
 pub struct Faults {
-    /// A random host is killed.
-    pub kill_host: Option<Duration>,
-    /// The store is killed and started again on its data.
-    pub kill_store: Option<Duration>,
-    /// A random host stands still for longer than its lease.
-    pub stop_host: Option<Duration>,
-    /// The wire of a random host holds everything back for longer than the host's lease.
-    pub freeze_wire: Option<Duration>,
-    /// The answers to a random host are cut off once.
-    pub cut_wire: Option<Duration>,
-    /// The consumer groups of all lanes are destroyed.
-    pub destroy_groups: Option<Duration>,
+    /// Which, and how long from one to the next, on average.
+    pub every: &'static [(Nemesis, Duration)],
     /// Everything between hosts and store is late by so much in each direction, which makes the moments between two
     /// steps long enough to be hit.
     pub delay_ms: u64,
 }
 
+/// What the issue of every day is, in quick succession.
+pub const EVERY_DAY: Faults = Faults {
+    every: &[
+        (Nemesis::KillHost, Duration::from_secs(2)),
+        (Nemesis::KillStore, Duration::from_secs(8)),
+        (Nemesis::StopHost, Duration::from_secs(9)),
+        (Nemesis::FreezeWire, Duration::from_secs(7)),
+        (Nemesis::CutWire, Duration::from_secs(5)),
+        (Nemesis::DestroyGroups, Duration::from_secs(20)),
+        (Nemesis::FlushScripts, Duration::from_secs(6)),
+        (Nemesis::FillMemory, Duration::from_secs(15)),
+        (Nemesis::SwapPlugin, Duration::from_secs(10)),
+    ],
+    delay_ms: 1,
+};
+
+/// The same for one host on a directory.
+pub const EVERY_DAY_OF_ONE: Faults = Faults {
+    every: &[
+        (Nemesis::KillHost, Duration::from_secs(2)),
+        (Nemesis::StopHost, Duration::from_secs(9)),
+        (Nemesis::SwapPlugin, Duration::from_secs(10)),
+    ],
+    delay_ms: 0,
+};
+
+/// What was done.
+#[derive(Clone, Debug, Default)]
+pub struct Done {
+    counts: Vec<(Nemesis, u32)>,
+}
+
+impl Done {
+    /// How many faults there were.
+    pub fn total(&self) -> u32 {
+        self.counts.iter().map(|(_, count)| count).sum()
+    }
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let told: Vec<String> =
+            self.counts.iter().map(|(nemesis, count)| format!("{} {count}", nemesis.as_str())).collect();
+        f.write_str(&told.join(", "))
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Fault {
-    KillHost,
-    KillStore,
-    StopHost,
+    Strike(Nemesis),
     Continue(usize),
-    FreezeWire,
     Thaw(usize),
-    CutWire,
-    DestroyGroups,
+    GiveMemory,
 }
 
 /// Does all that for a time, mends everything, and says what was done.
-pub fn torment(deployment: &Deployment, faults: &Faults, seed: u64, time: Duration) -> String {
+pub fn torment(deployment: &Deployment, faults: &Faults, seed: u64, time: Duration) -> Done {
     let (begun, mut rng) = (Instant::now(), Rng::with_seed(seed));
-    let regular = [
-        (faults.kill_host, Fault::KillHost),
-        (faults.kill_store, Fault::KillStore),
-        (faults.stop_host, Fault::StopHost),
-        (faults.freeze_wire, Fault::FreezeWire),
-        (faults.cut_wire, Fault::CutWire),
-        (faults.destroy_groups, Fault::DestroyGroups),
-    ];
     for wire in deployment.wires() {
         wire.delay(faults.delay_ms);
     }
-    let mut due: Vec<(Instant, Fault)> =
-        regular.iter().filter_map(|(every, fault)| Some((begun + jittered((*every)?, &mut rng), *fault))).collect();
-    let mut counts = [0_u32; 6];
+    let mut done = Done { counts: faults.every.iter().map(|(nemesis, _)| (*nemesis, 0)).collect() };
+    let first = |(nemesis, every): &(Nemesis, Duration)| (begun + jittered(*every, &mut rng), Fault::Strike(*nemesis));
+    let mut due: Vec<(Instant, Fault)> = faults.every.iter().map(first).collect();
     while begun.elapsed() < time {
         due.sort_by_key(|(at, _)| *at);
         let Some((at, fault)) = due.first().copied() else { break };
@@ -71,21 +140,14 @@ pub fn torment(deployment: &Deployment, faults: &Faults, seed: u64, time: Durati
         if let Some(end) = strike(deployment, fault, &mut rng) {
             due.push((Instant::now() + longer_than_a_lease, end));
         }
-        if let Some(n) =
-            regular.iter().position(|(_, other)| std::mem::discriminant(other) == std::mem::discriminant(&fault))
-        {
-            counts[n] += 1;
-            if let Some(every) = regular[n].0 {
-                due.push((Instant::now() + jittered(every, &mut rng), fault));
-            }
+        let Fault::Strike(nemesis) = fault else { continue };
+        if let Some(n) = faults.every.iter().position(|(other, _)| *other == nemesis) {
+            done.counts[n].1 += 1;
+            due.push((Instant::now() + jittered(faults.every[n].1, &mut rng), fault));
         }
     }
     mend(deployment);
-    let [hosts, stores, stops, freezes, cuts, groups] = counts;
-    format!(
-        "{hosts} hosts and {stores} stores killed, {stops} hosts stopped, {freezes} wires frozen and {cuts} cut, \
-         groups destroyed {groups} times"
-    )
+    done
 }
 
 /// Does one thing; what undoes it later is given back. Faults of what a deployment does not have are none.
@@ -93,11 +155,9 @@ fn strike(deployment: &Deployment, fault: Fault, rng: &mut Rng) -> Option<Fault>
     let n = rng.usize(..deployment.places.len());
     let place = &deployment.places[n];
     match fault {
-        Fault::KillHost => place.kill(),
-        Fault::KillStore => {
-            deployment.store.crash();
-        }
-        Fault::StopHost => {
+        Fault::Strike(Nemesis::KillHost) => place.kill(),
+        Fault::Strike(Nemesis::KillStore) => deployment.store.crash(),
+        Fault::Strike(Nemesis::StopHost) => {
             place.running()?.stop();
             return Some(Fault::Continue(n));
         }
@@ -106,21 +166,40 @@ fn strike(deployment: &Deployment, fault: Fault, rng: &mut Rng) -> Option<Fault>
                 host.cont();
             }
         }
-        Fault::FreezeWire => {
+        Fault::Strike(Nemesis::FreezeWire) => {
             place.wire.as_ref()?.freeze();
             return Some(Fault::Thaw(n));
         }
         Fault::Thaw(n) => deployment.places[n].wire.as_ref()?.thaw(),
-        Fault::CutWire => place.wire.as_ref()?.cut_once(),
-        Fault::DestroyGroups => {
+        Fault::Strike(Nemesis::CutWire) => place.wire.as_ref()?.cut_once(),
+        Fault::Strike(Nemesis::DestroyGroups) => {
             let redis = deployment.store.redis();
             let lanes: Vec<String> = redis.command(&["KEYS", "*:q:*"]).unwrap();
             for lane in lanes {
                 let _: i64 = redis.command(&["XGROUP", "DESTROY", &lane, "es"]).unwrap();
             }
         }
+        Fault::Strike(Nemesis::FlushScripts) => {
+            let _: String = deployment.store.redis().command(&["SCRIPT", "FLUSH"]).unwrap();
+        }
+        Fault::Strike(Nemesis::FillMemory) => {
+            let _: String = deployment.store.redis().command(&["CONFIG", "SET", "maxmemory", "1mb"]).unwrap();
+            return Some(Fault::GiveMemory);
+        }
+        Fault::GiveMemory => give_memory(deployment),
+        Fault::Strike(Nemesis::SwapPlugin) => {
+            // A section without meaning makes another file, and another digest, of the same code.
+            let mut component = std::fs::read(layout::guest("scripted")).unwrap();
+            component.extend([0, 6, 1, b'n']);
+            component.extend(rng.u32(..).to_le_bytes());
+            deployment.plugins.write("quick.wasm", &component);
+        }
     }
     None
+}
+
+fn give_memory(deployment: &Deployment) {
+    let _: String = deployment.store.redis().command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
 }
 
 fn mend(deployment: &Deployment) {
@@ -130,6 +209,9 @@ fn mend(deployment: &Deployment) {
     }
     for host in deployment.places.iter().filter_map(|place| place.running()) {
         host.cont();
+    }
+    if matches!(deployment.store, Store::Redis(_)) {
+        give_memory(deployment);
     }
 }
 

@@ -11,8 +11,8 @@ use eventstream_tests::store::Broker;
 use serde_json::{Value, json};
 
 use crate::deployment::Deployment;
-use crate::nemesis::{Faults, torment};
-use crate::{KILLS, TURN, drained, seed};
+use crate::nemesis::{Faults, Nemesis, torment};
+use crate::{TURN, drained, seed};
 
 const EVENTS: usize = 10_000;
 const BATCH: usize = 50;
@@ -20,7 +20,7 @@ const BATCH: usize = 50;
 const KEYS: usize = 40;
 const SENDERS: usize = 4;
 
-const FAULTS: Faults = Faults { kill_host: Some(Duration::from_secs(2)), delay_ms: 0, ..KILLS };
+const FAULTS: Faults = Faults { every: &[(Nemesis::KillHost, Duration::from_secs(2))], delay_ms: 0 };
 
 /// The event of this number: two counters and a key of its own kind. Every seventh fails at its first attempt, after it
 /// has written all of this.

@@ -1,9 +1,11 @@
-//! The project's tasks, so that nobody needs more than a Rust toolchain: `cargo xtask run | test | ci | guests | bench`.
+//! The project's tasks, so that nobody needs more than a Rust toolchain: `cargo xtask run | test | ci | guests | bench |
+//! chaos`.
 //!
 //! Every step is printed as the command that it is, so that what a task does can be done by hand. The tasks write below
 //! the target folder only; what they install (the target of the guests, a Redis server for the tests) they name first.
 
 mod bench;
+mod chaos;
 mod checks;
 mod guests;
 mod process;
@@ -34,6 +36,8 @@ enum Task {
     Guests,
     /// Measure: how fast, how large, and how little the events of one plugin feel of the trouble of another.
     Bench(bench::Options),
+    /// Hosts under load while everything around them fails, and the audit of what became of every event.
+    Chaos(chaos::Options),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
         Task::Ci => checks::ci(),
         Task::Guests => guests::build(),
         Task::Bench(options) => bench::run(&options),
+        Task::Chaos(options) => chaos::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,12 +1,13 @@
 //! Takes deliveries from the broker, has plugins handle them, and settles what came of it.
 //!
-//! Four loops, each a task: [`dispatch`](self) claims as much as there are free slots; `recover` takes over what dead
+//! Four loops, each a task: [`dispatch`](self) claims for free slots, and a little ahead; `recover` takes over what dead
 //! consumers left, one at a time; `upkeep` promotes what is due and keeps house; `adopt` puts events back to work whose
 //! plugin has come. Beside them a thread renews leases and a task forms batches of settles.
 //!
 //! The worker knows no broker but the trait, and never looks into a component.
 
 mod adopt;
+mod ahead;
 mod attempt;
 mod dispatch;
 mod leases;
@@ -17,7 +18,7 @@ mod state;
 mod upkeep;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +31,7 @@ use crate::shutdown::Tasks;
 use attempt::{Handler, returned};
 
 pub use attempt::lane_of;
-use leases::{Held, Keeper};
+use leases::{Held, Hold, Keeper};
 use settle::Settler;
 use state::Reads;
 
@@ -151,8 +152,7 @@ impl Worker {
 impl Shared {
     /// Handles a delivery to its settle; `handled` is called when the handler is done and its slot may be used again.
     /// Ends early when the lease is lost, since nothing would come of it.
-    async fn work(&self, delivery: Delivery, claimed: Instant, handled: impl FnOnce() + Send) {
-        let hold = self.held.hold(&delivery.receipt, claimed);
+    async fn work(&self, delivery: Delivery, hold: Hold, handled: impl FnOnce() + Send) {
         let lane = delivery.receipt.lane.clone();
         let mut handled = Some(handled);
         let attempt = async {

@@ -27,7 +27,8 @@ pub(super) async fn run(shared: Arc<Shared>) -> anyhow::Result<()> {
                         event.id = %suspect.receipt.event_id, lane = %suspect.receipt.lane, deliveries = suspect.deliveries,
                         "delivery taken over from a consumer that is gone"
                     );
-                    shared.work(suspect, asked, || ()).await;
+                    let hold = shared.held.hold(&suspect.receipt, asked);
+                    shared.work(suspect, hold, || ()).await;
                 }
                 continue;
             }

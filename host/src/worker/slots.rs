@@ -8,32 +8,52 @@ use std::collections::HashMap;
 
 use crate::broker::{Claim, Lane, LaneWant};
 
-/// Which slots are taken.
+/// The most deliveries of all lanes together that are claimed before there is a slot for them.
+const MAX_WAITING: usize = 512;
+
+/// Which slots are taken, and what waits for one.
 #[derive(Debug)]
 pub(super) struct Slots {
     host_limit: usize,
     taken: HashMap<Lane, usize>,
     total: usize,
+    waiting: HashMap<Lane, usize>,
+    total_waiting: usize,
     turn: usize,
+}
+
+/// A lane that may have attempts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Want {
+    /// The lane.
+    pub(super) lane: Lane,
+    /// Its slots.
+    pub(super) limit: usize,
+    /// How many deliveries of it may wait for them.
+    pub(super) ahead: usize,
 }
 
 impl Slots {
     /// All slots free.
     pub(super) fn new(host_limit: usize) -> Self {
-        Self { host_limit, taken: HashMap::new(), total: 0, turn: 0 }
+        Self { host_limit, taken: HashMap::new(), total: 0, waiting: HashMap::new(), total_waiting: 0, turn: 0 }
     }
 
-    /// What to ask the broker for, given each lane's limit; `None` when no lane has a free slot. The lane that comes
-    /// first changes with each call, so that all have their turn when there is not enough for all.
-    pub(super) fn claim(&mut self, lanes: &[(Lane, usize)]) -> Option<Claim> {
-        let host_free = self.host_limit.saturating_sub(self.total);
+    /// What to ask the broker for; `None` when no lane can use anything. The lane that comes first changes with each call,
+    /// so that all have their turn when there is not enough for all. What is only to wait is not asked for one by one.
+    pub(super) fn claim(&mut self, lanes: &[Want]) -> Option<Claim> {
+        let host_free = self.host_limit.saturating_sub(self.total + self.total_waiting);
+        let mut host_ahead = MAX_WAITING.saturating_sub(self.total_waiting);
         let mut wants: Vec<LaneWant> = lanes
             .iter()
-            .filter_map(|(lane, limit)| {
-                let taken = self.taken.get(lane).copied().unwrap_or(0);
-                let own_free = limit.saturating_sub(taken);
-                let free = if taken == 0 { own_free.min(host_free.max(1)) } else { own_free.min(host_free) };
-                (free > 0).then(|| LaneWant { lane: lane.clone(), free })
+            .filter_map(|Want { lane, limit, ahead }| {
+                let used = self.taken.get(lane).copied().unwrap_or(0) + self.waiting(lane);
+                let own_free = limit.saturating_sub(used);
+                let free = if used == 0 { own_free.min(host_free.max(1)) } else { own_free.min(host_free) };
+                let more = (limit + ahead).saturating_sub(used.max(*limit)).min(host_ahead);
+                let more = if more * 2 >= *ahead { more } else { 0 };
+                host_ahead -= more;
+                (free + more > 0).then(|| LaneWant { lane: lane.clone(), free: free + more })
             })
             .collect();
         if wants.is_empty() {
@@ -42,8 +62,33 @@ impl Slots {
         self.turn = self.turn.wrapping_add(1);
         let first = self.turn % wants.len();
         wants.rotate_left(first);
-        let max = if host_free > 0 { host_free } else { wants.len() };
+        let asked_ahead = MAX_WAITING.saturating_sub(self.total_waiting) - host_ahead;
+        let max = if host_free > 0 { host_free } else { wants.len() } + asked_ahead;
         Some(Claim { lanes: wants, max })
+    }
+
+    /// Whether an attempt of this lane may begin, if it has so many slots.
+    pub(super) fn may_begin(&self, lane: &Lane, limit: usize) -> bool {
+        let taken = self.taken.get(lane).copied().unwrap_or(0);
+        taken < limit && (taken == 0 || self.total < self.host_limit)
+    }
+
+    /// How many deliveries of this lane wait.
+    pub(super) fn waiting(&self, lane: &Lane) -> usize {
+        self.waiting.get(lane).copied().unwrap_or(0)
+    }
+
+    /// A delivery of this lane waits for a slot.
+    pub(super) fn wait(&mut self, lane: &Lane) {
+        *self.waiting.entry(lane.clone()).or_default() += 1;
+        self.total_waiting += 1;
+    }
+
+    /// A delivery of this lane does not wait any more.
+    pub(super) fn wait_no_more(&mut self, lane: &Lane) {
+        if lower(&mut self.waiting, lane) {
+            self.total_waiting -= 1;
+        }
     }
 
     /// An attempt of this lane begins.
@@ -54,14 +99,20 @@ impl Slots {
 
     /// An attempt of this lane has ended.
     pub(super) fn release(&mut self, lane: &Lane) {
-        if let Some(taken) = self.taken.get_mut(lane) {
-            *taken -= 1;
+        if lower(&mut self.taken, lane) {
             self.total -= 1;
-            if *taken == 0 {
-                self.taken.remove(lane);
-            }
         }
     }
+}
+
+/// One less of a lane; false if there was none.
+fn lower(counts: &mut HashMap<Lane, usize>, lane: &Lane) -> bool {
+    let Some(count) = counts.get_mut(lane) else { return false };
+    *count -= 1;
+    if *count == 0 {
+        counts.remove(lane);
+    }
+    true
 }
 
 #[cfg(test)]
@@ -73,14 +124,49 @@ mod tests {
     }
 
     fn wanted(slots: &mut Slots, lanes: &[(Lane, usize)]) -> Vec<(String, usize)> {
+        wanted_ahead(slots, lanes, 0)
+    }
+
+    fn wanted_ahead(slots: &mut Slots, lanes: &[(Lane, usize)], ahead: usize) -> Vec<(String, usize)> {
+        let lanes: Vec<Want> = wants(lanes, ahead);
         let mut wants: Vec<_> = slots
-            .claim(lanes)
+            .claim(&lanes)
             .into_iter()
             .flat_map(|claim| claim.lanes)
             .map(|want| (want.lane.to_string(), want.free))
             .collect();
         wants.sort();
         wants
+    }
+
+    fn wants(lanes: &[(Lane, usize)], ahead: usize) -> Vec<Want> {
+        lanes.iter().map(|(lane, limit)| Want { lane: lane.clone(), limit: *limit, ahead }).collect()
+    }
+
+    #[test]
+    fn what_is_to_wait_is_asked_for_when_half_of_it_has_begun() {
+        let mut slots = Slots::new(100);
+        let lanes = [(lane("a"), 2)];
+        assert_eq!(wanted_ahead(&mut slots, &lanes, 10), [("a".into(), 12)]);
+        slots.take(&lane("a"));
+        slots.take(&lane("a"));
+        (0..10).for_each(|_| slots.wait(&lane("a")));
+        for left in (6..10).rev() {
+            slots.wait_no_more(&lane("a"));
+            assert_eq!(wanted_ahead(&mut slots, &lanes, 10), [], "{left} wait");
+        }
+        slots.wait_no_more(&lane("a"));
+        assert_eq!(wanted_ahead(&mut slots, &lanes, 10), [("a".into(), 5)]);
+        assert_eq!(wanted_ahead(&mut slots, &lanes, 0), [], "what waits has the next slots");
+    }
+
+    #[test]
+    fn no_more_waits_than_a_host_may_hold() {
+        let mut slots = Slots::new(100);
+        let lanes: Vec<_> = (0..20).map(|n| (lane(&format!("l{n}")), 1)).collect();
+        let claim = slots.claim(&wants(&lanes, 64)).unwrap();
+        assert_eq!(claim.lanes.iter().map(|want| want.free).sum::<usize>(), 20 + MAX_WAITING);
+        assert!(claim.max <= 100 + MAX_WAITING);
     }
 
     #[test]
@@ -110,7 +196,7 @@ mod tests {
     fn every_lane_comes_first_in_its_turn() {
         let mut slots = Slots::new(10);
         let lanes = [(lane("a"), 1), (lane("b"), 1), (lane("c"), 1)];
-        let mut firsts: Vec<_> = (0..3).map(|_| slots.claim(&lanes).unwrap().lanes.remove(0).lane).collect();
+        let mut firsts: Vec<_> = (0..3).map(|_| slots.claim(&wants(&lanes, 0)).unwrap().lanes.remove(0).lane).collect();
         firsts.sort();
         assert_eq!(firsts, [lane("a"), lane("b"), lane("c")]);
     }

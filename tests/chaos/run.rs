@@ -1,0 +1,177 @@
+//! One run: a deployment under load and under attack, made whole again, and the audit of what became of every event.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use eventstream_tests::client::Client;
+use eventstream_tests::eventually::eventually;
+use eventstream_tests::ledger::{Kind, Ledger, Observed};
+use eventstream_tests::store::Broker;
+use serde_json::Value;
+
+use crate::deployment::{Deployment, MAX_ATTEMPTS};
+use crate::nemesis::{Done, Faults, torment};
+use crate::producers::{self, Load};
+use crate::store;
+
+/// How long a deployment that is whole again may go without any progress.
+const STUCK_AFTER: Duration = Duration::from_secs(20);
+/// How long an answer may take before the host that is asked counts as away.
+const LOOK_LIMIT: Duration = Duration::from_millis(500);
+
+/// Some of everything.
+pub const MIX: &[(u32, Kind)] = &[
+    (40, Kind::Ok),
+    (12, Kind::Flaky),
+    (20, Kind::Coin),
+    (4, Kind::Hopeless),
+    (6, Kind::Rejected),
+    (2, Kind::Slow),
+    (12, Kind::Parent(3)),
+    (2, Kind::Unhandled),
+];
+
+/// One run.
+pub struct Run {
+    /// On which store.
+    pub broker: Broker,
+    /// Decides what is sent and what goes wrong when.
+    pub seed: u64,
+    /// For how long things go wrong.
+    pub time: Duration,
+    /// What is sent.
+    pub load: Load,
+    /// What goes wrong.
+    pub faults: Faults,
+    /// A guarantee that is broken on purpose.
+    pub mutant: Option<&'static str>,
+}
+
+/// What came of a run.
+pub struct Report {
+    /// Every promise that was broken, in words.
+    pub broken: Vec<String>,
+    /// What went wrong.
+    pub done: Done,
+    /// How often a host was started.
+    pub starts: u32,
+    /// Events that were accepted.
+    pub accepted: usize,
+    /// The totals in the end.
+    pub metrics: Value,
+    /// The longest time in which something waited and nothing moved.
+    pub longest_standstill: Duration,
+    /// From the last fault to the end of the last event.
+    pub drained_within: Duration,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = |name: &str| self.metrics[name].as_u64().unwrap_or_default();
+        writeln!(f, "faults      {} ({})", self.done.total(), self.done)?;
+        writeln!(f, "hosts       started {} times", self.starts)?;
+        writeln!(f, "accepted    {} events, {} more published by handlers", self.accepted, total("published"))?;
+        writeln!(
+            f,
+            "ended       {} processed, {} failed, {} wait",
+            total("processed"),
+            total("failed"),
+            total("waiting")
+        )?;
+        writeln!(f, "run again   {} after a failure, {} since their host died", total("retried"), total("recovered"))?;
+        writeln!(f, "standstill  {:.1} s at the longest", self.longest_standstill.as_secs_f64())?;
+        writeln!(f, "drained     within {:.1} s after the last fault", self.drained_within.as_secs_f64())?;
+        write!(f, "broken      {} promises", self.broken.len())
+    }
+}
+
+/// Runs, heals, waits until everything has ended, and audits. With broken promises, `keep` is given the deployment before
+/// it ends.
+pub fn run(run: &Run, keep: impl FnOnce(&Deployment)) -> Report {
+    let deployment = Deployment::start(run.broker, run.mutant);
+    let hosts = deployment.places.len();
+    eventually("all hosts serve", || {
+        let serving = (0..hosts).filter(|place| deployment.url(*place).is_some()).count();
+        if serving == hosts { Ok(()) } else { Err(format!("{serving} do; {:?}", deployment.findings())) }
+    });
+    let (ledger, stop, over) = (Mutex::new(Ledger::default()), AtomicBool::new(false), AtomicBool::new(false));
+    let longest = Mutex::new(Duration::ZERO);
+    let (done, healed, drained) = std::thread::scope(|threads| {
+        for number in 0..run.load.senders {
+            let (deployment, ledger, stop) = (&deployment, &ledger, &stop);
+            threads.spawn(move || producers::send(number, run.seed, &run.load, deployment, ledger, stop));
+        }
+        threads.spawn(|| *longest.lock().unwrap_or_else(PoisonError::into_inner) = standstill(&deployment, &over));
+        let done = torment(&deployment, &run.faults, run.seed, run.time);
+        stop.store(true, Ordering::SeqCst);
+        let healed = Instant::now();
+        let drained = drained(&deployment);
+        over.store(true, Ordering::SeqCst);
+        (done, healed, drained)
+    });
+    let drained_within = healed.elapsed();
+    let ledger = ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut broken = deployment.findings();
+    broken.extend(drained.err());
+    let observed = eventually("the ends can be read", || {
+        deployment.client().ok_or("no host serves").map(|client| Observed {
+            processed: client.processed(),
+            failed: client.failed(),
+            metrics: client.metrics(),
+            max_attempts: MAX_ATTEMPTS,
+        })
+    });
+    broken.extend(ledger.audit(&observed));
+    if broken.is_empty() {
+        broken.extend(store::leftovers(&deployment, &observed, ledger.len()));
+    }
+    if !broken.is_empty() {
+        keep(&deployment);
+    }
+    let longest_standstill = longest.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (starts, accepted, metrics) = (deployment.starts(), ledger.len(), observed.metrics);
+    Report { broken, done, starts, accepted, metrics, longest_standstill, drained_within }
+}
+
+/// Watches until it is over, and gives the longest time in which something waited and nothing moved or could be seen.
+fn standstill(deployment: &Deployment, over: &AtomicBool) -> Duration {
+    let (mut longest, mut last, mut since) = (Duration::ZERO, Value::Null, Instant::now());
+    while !over.load(Ordering::SeqCst) {
+        let place = fastrand::usize(..deployment.places.len());
+        let seen = deployment.url(place).and_then(|url| {
+            let answer = Client::with_timeout(&url, LOOK_LIMIT).request("GET", "/metrics", &[], None).ok()?;
+            (answer.status == 200).then(|| answer.json())
+        });
+        if let Some(metrics) = seen
+            && (metrics["waiting"] == 0 || metrics != last)
+        {
+            longest = longest.max(since.elapsed());
+            (last, since) = (metrics, Instant::now());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    longest.max(since.elapsed())
+}
+
+/// Waits until no event waits any more.
+pub fn drained(deployment: &Deployment) -> Result<(), String> {
+    let (mut last, mut since) = (Value::Null, Instant::now());
+    while since.elapsed() < STUCK_AFTER {
+        if let Some(client) = deployment.client()
+            && let Ok(answer) = client.request("GET", "/metrics", &[], None)
+            && answer.status == 200
+        {
+            let metrics = answer.json();
+            if metrics["waiting"] == 0 {
+                return Ok(());
+            }
+            if metrics != last {
+                (last, since) = (metrics, Instant::now());
+            }
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Err(format!("nothing has moved for {} s, and events still wait: {last}", STUCK_AFTER.as_secs()))
+}
