@@ -12,7 +12,8 @@ use std::time::SystemTime;
 pub fn profile_dir() -> PathBuf {
     let test = std::env::current_exe().expect("a running test has a path");
     let folder = test.parent().expect("a test lies in a folder");
-    if folder.ends_with("deps") { folder.parent().unwrap_or(folder).to_owned() } else { folder.to_owned() }
+    let is_below = folder.ends_with("deps") || folder.ends_with("examples");
+    if is_below { folder.parent().unwrap_or(folder).to_owned() } else { folder.to_owned() }
 }
 
 /// The host's binary, built with the switches for tests.
