@@ -200,6 +200,11 @@ fn plugin_options(config: &Config) -> Result<plugin::Options, Error> {
         limits,
         policies: config.worker.policies.clone(),
         settings,
+        data_dir: config.plugins.data_dir.clone(),
+        cache_max_bytes: config.plugins.cache_max_bytes,
+        notice: config.plugins.follow.notice,
+        rescan_ms: config.plugins.follow.rescan_ms,
+        settle_ms: config.plugins.follow.settle_ms,
         compiler: plugin::Compiler::Child(compiler(config.plugins.compile)?),
         ..plugin::Options::default()
     })
@@ -246,6 +251,7 @@ fn describe(status: &Status) -> String {
 /// What the API is told of plugins.
 struct PluginRoutes(Arc<Registry>);
 
+#[async_trait::async_trait]
 impl Routes for PluginRoutes {
     fn lane(&self, event_type: &EventType) -> Lane {
         worker::lane_of(&self.0, event_type)
@@ -253,6 +259,14 @@ impl Routes for PluginRoutes {
 
     fn statuses(&self) -> Vec<serde_json::Value> {
         self.0.statuses().iter().filter_map(|status| serde_json::to_value(status).ok()).collect()
+    }
+
+    async fn rollback(&self, name: &str) -> Result<serde_json::Value, api::NotRolledBack> {
+        let status = self.0.rollback(name).await.map_err(|error| match error {
+            plugin::RollbackError::Unknown(_) => api::NotRolledBack::Unknown(error.to_string()),
+            _ => api::NotRolledBack::Refused(error.to_string()),
+        })?;
+        serde_json::to_value(status).map_err(|error| api::NotRolledBack::Refused(error.to_string()))
     }
 }
 

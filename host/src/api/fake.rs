@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 
-use super::{Api, Routes, ServerOptions};
+use super::{Api, NotRolledBack, Routes, ServerOptions};
 use crate::broker::{
     Accepted, Append, Broker, Claim, Delivery, Durability, EndedPage, EndedQuery, Ending, Error, Exported, Found,
     Health, Lane, Leases, Promoted, Replayed, Restored, Settle, Settled, Snapshot, Stats,
@@ -194,6 +194,7 @@ impl Broker for Fake {
 /// One plugin, `signup`, for one type, `USER_SIGNUP`.
 struct OnePlugin;
 
+#[async_trait]
 impl Routes for OnePlugin {
     fn lane(&self, event_type: &EventType) -> Lane {
         match event_type.as_str() {
@@ -204,6 +205,15 @@ impl Routes for OnePlugin {
 
     fn statuses(&self) -> Vec<serde_json::Value> {
         vec![serde_json::json!({ "name": "signup", "state": "active", "types": ["USER_SIGNUP"] })]
+    }
+
+    /// Once there was a plugin `old`, and there is nothing before it.
+    async fn rollback(&self, name: &str) -> Result<serde_json::Value, NotRolledBack> {
+        match name {
+            "signup" => Ok(serde_json::json!({ "name": "signup", "rolledBackFrom": "abc" })),
+            "old" => Err(NotRolledBack::Refused("none before".into())),
+            _ => Err(NotRolledBack::Unknown("none".into())),
+        }
     }
 }
 

@@ -45,12 +45,25 @@ use crate::event::EventType;
 use problem::{Kind, Problem};
 
 /// What the API knows of plugins.
+#[async_trait::async_trait]
 pub trait Routes: Send + Sync + 'static {
     /// The lane in which events of a type wait: that of the plugin that handles it now, else [`Lane::unrouted`].
     fn lane(&self, event_type: &EventType) -> Lane;
 
     /// What is to be told of each plugin, an object with a `name`, in the order of the names.
     fn statuses(&self) -> Vec<serde_json::Value>;
+
+    /// Brings the version of a plugin back that served before; gives its status from then on.
+    async fn rollback(&self, name: &str) -> Result<serde_json::Value, NotRolledBack>;
+}
+
+/// Why a plugin was not rolled back, in words for people. What served still serves.
+#[derive(Clone, Debug)]
+pub enum NotRolledBack {
+    /// There is no such plugin.
+    Unknown(String),
+    /// There is no version to go back to, or it does not load any more.
+    Refused(String),
 }
 
 /// What the handlers work with.
@@ -77,6 +90,7 @@ pub fn router(api: Api) -> Router {
         .route("/metrics", get(metrics::show))
         .route("/plugins", get(plugins::list))
         .route("/plugins/{name}", get(plugins::show))
+        .route("/plugins/{name}/rollback", post(plugins::rollback))
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .fallback(no_such_path)

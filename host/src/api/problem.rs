@@ -28,6 +28,7 @@ pub(super) enum Kind {
     MethodNotAllowed,
     RequestTimeout,
     NotFailed,
+    NotRolledBack,
     TooLarge,
     UriTooLong,
     UnsupportedMediaType,
@@ -45,7 +46,7 @@ pub(super) enum Kind {
 
 impl Kind {
     #[cfg(test)]
-    pub(super) const ALL: [Self; 22] = [
+    pub(super) const ALL: [Self; 23] = [
         Self::BadRequest,
         Self::BadQuery,
         Self::BadIdempotencyKey,
@@ -55,6 +56,7 @@ impl Kind {
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::NotFailed,
+        Self::NotRolledBack,
         Self::TooLarge,
         Self::UriTooLong,
         Self::UnsupportedMediaType,
@@ -87,6 +89,7 @@ impl Kind {
             }
             Self::RequestTimeout => (S::REQUEST_TIMEOUT, "/problems/request-timeout", "The request took too long"),
             Self::NotFailed => (S::CONFLICT, "/problems/not-failed", "The event has not failed"),
+            Self::NotRolledBack => (S::CONFLICT, "/problems/not-rolled-back", "The plugin cannot be rolled back"),
             Self::TooLarge => (S::PAYLOAD_TOO_LARGE, "/problems/too-large", "The body is too large"),
             Self::UriTooLong => (S::URI_TOO_LONG, "/problems/uri-too-long", "The address is too long"),
             Self::UnsupportedMediaType => {

@@ -361,3 +361,17 @@ async fn plugins_are_listed_and_shown() {
     assert_eq!(listed["plugins"][0]["types"], json!(["USER_SIGNUP"]));
     assert_eq!(get(&api, "/plugins/signup").await.json(), listed["plugins"][0]);
 }
+
+#[tokio::test]
+async fn a_plugin_is_rolled_back_or_it_is_said_why_not() {
+    let (api, _) = new();
+    let back = post(&api, "/plugins/signup/rollback", &[], "").await;
+    assert_eq!((back.status, &back.json()["rolledBackFrom"]), (200, &json!("abc")));
+    assert_eq!(
+        post(&api, "/plugins/old/rollback", &[], "").await.is_problem(409, "not-rolled-back")["detail"],
+        "none before"
+    );
+    post(&api, "/plugins/none/rollback", &[], "").await.is_problem(404, "not-found");
+    post(&api, "/plugins/signup/rollback?to=1", &[], "").await.is_problem(400, "bad-query");
+    get(&api, "/plugins/signup/rollback").await.is_problem(405, "method-not-allowed");
+}

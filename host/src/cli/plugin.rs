@@ -35,6 +35,16 @@ Examples:
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 server unreachable";
 
+const ROLLBACK_EXAMPLES: &str = "\
+Examples:
+  eventstream plugin rollback user-signup
+  eventstream plugin rollback user-signup --json
+
+The version that served before serves again at once, after a restart too, until the file in the directory is another one.
+Called again it goes back one version further. It is asked of one server; others that share the work are asked likewise.
+
+Exit codes: 0 done, 1 there is no such plugin or no earlier version, 2 usage, 3 server unreachable";
+
 /// The longest line that is read.
 const MAX_LINE_BYTES: usize = 1024 * 1024;
 /// How much of a digest is shown in a table.
@@ -52,6 +62,9 @@ pub(super) enum Command {
     /// List the plugins of a server
     #[command(after_help = LIST_EXAMPLES)]
     List(List),
+    /// Bring back the version of a plugin that served before
+    #[command(after_help = ROLLBACK_EXAMPLES)]
+    Rollback(Rollback),
 }
 
 /// The arguments of `plugin check`.
@@ -89,12 +102,37 @@ pub(super) struct List {
     json: bool,
 }
 
+/// The arguments of `plugin rollback`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Rollback {
+    /// The name of the plugin
+    #[arg(value_name = "NAME", value_parser = name)]
+    name: String,
+    #[command(flatten)]
+    server: Server,
+    /// Print the status that follows as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What can be a plugin's name; nothing else is put into an address.
+fn name(text: &str) -> Result<String, &'static str> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let is_name = text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(fits);
+    if is_name {
+        Ok(text.to_owned())
+    } else {
+        Err("a plugin's name is letters, digits and ._-; plugin list shows them")
+    }
+}
+
 /// Does what was asked for.
 pub(super) fn run(command: &Command) -> Exit {
     match command {
         Command::Check(args) => on_bench(|bench, runtime| check(args, &bench, &runtime)),
         Command::Run(args) => on_bench(|bench, runtime| handle(args, &bench, &runtime)),
         Command::List(args) => told(list(args)),
+        Command::Rollback(args) => told(rollback(args)),
     }
 }
 
@@ -235,6 +273,18 @@ fn list(args: &List) -> Result<String, Failure> {
     Ok(if args.json { Value::Array(plugins).to_string() } else { table(&plugins) })
 }
 
+fn rollback(args: &Rollback) -> Result<String, Failure> {
+    let status = args.server.post(&format!("/plugins/{}/rollback", args.name), None, "")?.accepted()?.json()?;
+    if args.json {
+        return Ok(status.to_string());
+    }
+    Ok(format!("{} is back at {}, from {}", args.name, short(&status["digest"]), short(&status["rolledBackFrom"])))
+}
+
+fn short(digest: &Value) -> String {
+    digest.as_str().unwrap_or("-").chars().take(DIGEST_CHARS).collect()
+}
+
 fn table(plugins: &[Value]) -> String {
     if plugins.is_empty() {
         return "no plugins".into();
@@ -242,11 +292,14 @@ fn table(plugins: &[Value]) -> String {
     let mut text = format!("{:<24} {:<21} {:<12} TYPES\n", "NAME", "STATE", "DIGEST");
     for plugin in plugins {
         let word = |name: &str| plugin[name].as_str().unwrap_or("-");
-        let digest: String = word("digest").chars().take(DIGEST_CHARS).collect();
+        let digest = short(&plugin["digest"]);
         let types: Vec<_> = plugin["types"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let line = format!("{:<24} {:<21} {digest:<12} {}", word("name"), word("state"), types.join(", "));
         // Writing into a text does not fail.
         let _ = writeln!(text, "{}", line.trim_end());
+        if plugin["rolledBackFrom"].is_string() {
+            let _ = writeln!(text, "  rolled back from {}", short(&plugin["rolledBackFrom"]));
+        }
         if let Some(error) = plugin["error"].as_str() {
             let _ = writeln!(text, "  {error}");
         }
@@ -262,12 +315,14 @@ mod tests {
     fn the_table_names_what_a_person_needs() {
         let text = table(&[
             json!({ "name": "signup", "state": "active", "digest": "0123456789abcdef", "types": ["a", "b.*"] }),
+            json!({ "name": "old", "state": "active", "digest": "00", "types": ["c"], "rolledBackFrom": "abc" }),
             json!({ "name": "broken", "state": "failed", "types": [], "error": "not WebAssembly" }),
         ]);
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[1].contains("0123456789ab a, b.*"), "{text}");
-        assert!(lines[2].starts_with("broken") && lines[2].ends_with('-'), "{text}");
-        assert_eq!(lines[3], "  not WebAssembly");
+        assert_eq!(lines[3], "  rolled back from abc");
+        assert!(lines[4].starts_with("broken") && lines[4].ends_with('-'), "{text}");
+        assert_eq!(lines[5], "  not WebAssembly");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::plugin::CompileLimits;
 use crate::telemetry;
 
 use super::error::Fault;
-use super::{BrokerUrl, Config, PluginsSettings, WorkerSettings};
+use super::{BrokerUrl, Config, FollowSettings, PluginsSettings, WorkerSettings};
 
 /// What the sources have said so far.
 #[derive(Debug)]
@@ -26,6 +26,10 @@ pub(super) struct Draft {
     pub(super) retry: PolicyPatch,
     pub(super) retry_by_class: BTreeMap<Class, PolicyPatch>,
     pub(super) plugins_dir: PathBuf,
+    pub(super) plugins_follow: FollowSettings,
+    /// `None` to keep nothing.
+    pub(super) plugins_data_dir: Option<PathBuf>,
+    pub(super) plugins_cache_max_bytes: u64,
     pub(super) compile: CompileLimits,
     pub(super) plugin_limits: toml::Table,
     pub(super) plugins: BTreeMap<String, toml::Table>,
@@ -46,6 +50,9 @@ impl Default for Draft {
             retry: PolicyPatch::default(),
             retry_by_class: BTreeMap::new(),
             plugins_dir: "./plugins".into(),
+            plugins_follow: FollowSettings::default(),
+            plugins_data_dir: Some("./data/plugins".into()),
+            plugins_cache_max_bytes: 1024 * 1024 * 1024,
             compile: CompileLimits::default(),
             plugin_limits: toml::Table::new(),
             plugins: BTreeMap::new(),
@@ -83,6 +90,9 @@ impl Draft {
             broker: broker::Options { consumer_name, ..self.broker },
             plugins: PluginsSettings {
                 dir: self.plugins_dir,
+                follow: self.plugins_follow,
+                data_dir: self.plugins_data_dir,
+                cache_max_bytes: self.plugins_cache_max_bytes,
                 compile: self.compile,
                 limits: self.plugin_limits,
                 by_name: self.plugins,

@@ -4,6 +4,7 @@
 //! that the commented file is complete all come from it.
 
 use crate::event::{Class, PolicyPatch};
+use crate::plugin::Notice;
 
 use super::draft::Draft;
 use super::given::{Expected, Given};
@@ -140,6 +141,23 @@ fn others() -> Vec<Key> {
                 Ok(())
             }
             _ => Err(given.is_not("a directory")),
+        }),
+        Key::new("plugins.watch", |draft, given| {
+            let watch = given.one_of(&["notify", "poll"])?;
+            draft.plugins_follow.notice = if watch == "poll" { Notice::Poll } else { Notice::Notify };
+            Ok(())
+        }),
+        Key::new("plugins.rescan_ms", |draft, given| {
+            given.whole(10..=DAY_MS).map(|it| draft.plugins_follow.rescan_ms = it)
+        }),
+        Key::new("plugins.settle_ms", |draft, given| {
+            given.whole(0..=60_000).map(|it| draft.plugins_follow.settle_ms = it)
+        }),
+        Key::new("plugins.data_dir", |draft, given| {
+            given.text().map(|dir| draft.plugins_data_dir = Some(dir).filter(|dir| !dir.is_empty()).map(Into::into))
+        }),
+        Key::new("plugins.cache_max_bytes", |draft, given| {
+            given.size(0..=1 << 40).map(|it| draft.plugins_cache_max_bytes = it as u64)
         }),
         Key::new("plugins.compile_memory_bytes", |draft, given| {
             given.size(64 * 1024 * 1024..=1 << 40).map(|it| draft.compile.memory_bytes = it as u64)

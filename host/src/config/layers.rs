@@ -90,8 +90,10 @@ impl File<'_> {
                 self.draft.plugins.insert(name.to_owned(), table.clone());
             }
             _ => {
+                let known: Vec<_> = self.keys.iter().filter_map(|key| key.name.strip_prefix("plugins.")).collect();
+                let known = known.join(", ");
                 let message = format!(
-                    "plugins.{name} is not a setting; here stand dir, compile_memory_bytes, compile_cpu_ms, compile_wall_ms, limits and a section for each plugin"
+                    "plugins.{name} is not a setting; here stand {known}, limits and a section for each plugin"
                 );
                 self.fault(start, message);
             }

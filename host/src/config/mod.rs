@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use crate::api::ServerOptions;
 use crate::broker;
 use crate::event::Policies;
-use crate::plugin::CompileLimits;
+use crate::plugin::{CompileLimits, Notice};
 use crate::telemetry;
 
 use draft::Draft;
@@ -65,12 +65,35 @@ pub struct WorkerSettings {
 pub struct PluginsSettings {
     /// Where the components are.
     pub dir: PathBuf,
+    /// How changes of the directory are followed.
+    pub follow: FollowSettings,
+    /// Where compiled code and earlier versions are kept; `None` to keep nothing.
+    pub data_dir: Option<PathBuf>,
+    /// The most compiled code that is kept, in bytes; 0 to keep none.
+    pub cache_max_bytes: u64,
     /// What compiling one of them may take.
     pub compile: CompileLimits,
     /// `[plugins.limits]`: what an attempt may use, for every plugin that says nothing else.
     pub limits: toml::Table,
     /// `[plugins.NAME]` by name.
     pub by_name: BTreeMap<String, toml::Table>,
+}
+
+/// How changes of the plugin directory are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowSettings {
+    /// How they are noticed.
+    pub notice: Notice,
+    /// How often the directory is read even if nothing seemed to change, in milliseconds.
+    pub rescan_ms: u64,
+    /// For how long a file must not have changed before it is loaded, in milliseconds.
+    pub settle_ms: u64,
+}
+
+impl Default for FollowSettings {
+    fn default() -> Self {
+        Self { notice: Notice::default(), rescan_ms: 5_000, settle_ms: 500 }
+    }
 }
 
 /// The address of the broker. May hold a password, and so shows itself without one.

@@ -8,12 +8,15 @@ mod child;
 
 pub use child::{Child, CompileLimits, answer};
 
+use std::sync::Arc;
+
 use wasmparser::{Encoding, Parser, Payload};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::executor::Executor;
-use super::load::LoadError;
+use super::kept::Kept;
+use super::load::{Contents, LoadError};
 
 /// The largest function that is given to the compiler. CPython's largest has 0.2 MB.
 const MAX_FUNCTION_BYTES: usize = 1024 * 1024;
@@ -30,8 +33,8 @@ pub enum Compiler {
 }
 
 impl Compiler {
-    /// Compiles a component, or a core module that carries a component type. Takes about a second per several megabytes;
-    /// the calling thread is not blocked. Dropping the future ends a child.
+    /// Compiles a component, or a core module that carries a component type, unless its code is kept already. Takes about
+    /// a second per several megabytes; the calling thread is not blocked. Dropping the future ends a child.
     ///
     /// # Errors
     /// In words for the person who made the file; the same file fails again.
@@ -39,19 +42,38 @@ impl Compiler {
         &self,
         engine: &Engine,
         executor: &Executor,
-        bytes: Vec<u8>,
+        kept: Option<&Arc<Kept>>,
+        file: Contents,
     ) -> Result<Component, LoadError> {
-        let here = engine.clone();
-        match self {
-            Self::InProcess => executor.run_blocking(move || in_process(&here, &bytes)).await,
-            Self::Child(child) => {
-                let inspect = move || inspect(&bytes).map(|kind| (kind, bytes));
-                let (_, bytes) = executor.run_blocking(inspect).await.unwrap_or(Err(LoadError::Host))?;
-                let code = child.compile(&bytes).await?;
-                executor.run_blocking(move || load(&here, &code)).await
-            }
+        let Contents { bytes, digest } = file;
+        let (here, looked) = (engine.clone(), bytes.clone());
+        let known = kept.map(|kept| (kept.clone(), digest.clone()));
+        let look = move || {
+            inspect(&looked)?;
+            let code = known.and_then(|(kept, digest)| kept.cache.as_ref()?.get(&digest));
+            // Code that this machine cannot run any more is as good as none.
+            Ok(code.and_then(|code| load(&here, code.native_code()).ok()))
+        };
+        if let Some(component) = executor.run_blocking(look).await.unwrap_or(Err(LoadError::Host))? {
+            tracing::debug!(plugin.digest = %digest, "compiled code was taken from the cache");
+            return Ok(component);
         }
-        .unwrap_or(Err(LoadError::Host))
+        let here = engine.clone();
+        let code = match self {
+            Self::InProcess => {
+                executor.run_blocking(move || to_code(&here, &bytes)).await.unwrap_or(Err(LoadError::Host))
+            }
+            Self::Child(child) => child.compile(&bytes).await,
+        }?;
+        let (here, kept) = (engine.clone(), kept.cloned());
+        let take = move || {
+            let component = load(&here, &code)?;
+            if let Some(cache) = kept.as_ref().and_then(|kept| kept.cache.as_ref()) {
+                cache.put(&digest, &code);
+            }
+            Ok(component)
+        };
+        executor.run_blocking(take).await.unwrap_or(Err(LoadError::Host))
     }
 }
 
@@ -59,14 +81,6 @@ impl Compiler {
 enum Kind {
     Component,
     ModuleWithType,
-}
-
-fn in_process(engine: &Engine, bytes: &[u8]) -> Result<Component, LoadError> {
-    let fails = |error: wasmtime::Error| LoadError::Compile(format!("{error:#}"));
-    match inspect(bytes)? {
-        Kind::Component => Component::from_binary(engine, bytes).map_err(fails),
-        Kind::ModuleWithType => Component::from_binary(engine, &componentize(bytes)?).map_err(fails),
-    }
 }
 
 /// Native code from a component, for an engine of the same version and settings.
@@ -78,9 +92,10 @@ fn to_code(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
     }
 }
 
-#[expect(unsafe_code, reason = "native code is run as it is; it comes from a child of ours over a pipe of ours")]
+#[expect(unsafe_code, reason = "native code is run as it is; it comes from a child of ours, or is known to have")]
 fn load(engine: &Engine, code: &[u8]) -> Result<Component, LoadError> {
-    // SAFETY: the bytes are what `to_code` of this very program gave, whole, over a pipe that nobody else holds.
+    // SAFETY: the bytes are what `to_code` of this very program gave, whole: over a pipe that nobody else holds, or from
+    // a cache that gives only what carries our code of authentication.
     unsafe { Component::deserialize(engine, code) }.map_err(|error| LoadError::Compile(format!("{error:#}")))
 }
 

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant, SystemTime};
 struct Stamp {
     size_bytes: u64,
     modified: Option<SystemTime>,
+    /// Seconds and nanoseconds; nobody can set it, so that a file with a time of old is noticed too.
+    changed: (i64, i64),
     inode: u64,
 }
 
@@ -63,7 +65,8 @@ fn look(path: &Path) -> Option<(Stamp, Duration)> {
     let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
     let modified = metadata.modified().ok();
     let quiet_for = modified.and_then(|modified| SystemTime::now().duration_since(modified).ok()).unwrap_or_default();
-    Some((Stamp { size_bytes: metadata.len(), modified, inode: metadata.ino() }, quiet_for))
+    let changed = (metadata.ctime(), metadata.ctime_nsec());
+    Some((Stamp { size_bytes: metadata.len(), modified, changed, inode: metadata.ino() }, quiet_for))
 }
 
 /// What was seen of the directory so far.
@@ -147,7 +150,7 @@ mod tests {
     const SETTLE: Duration = Duration::from_millis(500);
 
     fn listed(size_bytes: u64, quiet_for: Duration) -> BTreeMap<String, Listed> {
-        let stamp = Stamp { size_bytes, modified: None, inode: 1 };
+        let stamp = Stamp { size_bytes, modified: None, changed: (0, 0), inode: 1 };
         let listed = Listed { path: "a.wasm".into(), settings: None, stamps: (stamp, None), quiet_for };
         BTreeMap::from([("a".to_owned(), listed)])
     }

@@ -9,6 +9,8 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Linker;
@@ -16,6 +18,7 @@ use wasmtime::component::Linker;
 use super::executor::Meter;
 use super::host::{Guest, Surroundings};
 use super::instance::{self, Introduced, Prepared};
+use super::kept::Kept;
 use super::limits::{Breach, Limits};
 use super::loaded::{Machine, Plugin};
 use super::routing::Pattern;
@@ -90,9 +93,9 @@ pub enum LoadError {
 }
 
 /// A file's bytes and their digest.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Contents {
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: Bytes,
     pub(super) digest: String,
 }
 
@@ -112,17 +115,38 @@ pub(super) struct Loader {
     pub(super) policies: Policies,
     pub(super) max_file_bytes: u64,
     pub(super) compiler: Compiler,
+    pub(super) kept: Option<Arc<Kept>>,
+}
+
+/// Opens a file of a directory that others write to: never waits for the other end of a pipe. Blocks otherwise.
+///
+/// # Errors
+/// Those of the system; or it is no regular file.
+pub(super) fn open_regular(path: &Path) -> std::io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
+    Ok(file)
 }
 
 /// Reads a file of at most `limit_bytes`, whatever its size is said to be. Blocks.
-pub(super) fn read(path: &Path, limit_bytes: u64) -> Result<Contents, LoadError> {
+pub(super) fn read(file: File, limit_bytes: u64) -> Result<Contents, LoadError> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(limit_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+    file.take(limit_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit_bytes {
         return Err(LoadError::TooLarge { limit_bytes });
     }
+    Ok(contents(Bytes::from(bytes)))
+}
+
+/// Bytes with their digest.
+pub(super) fn contents(bytes: Bytes) -> Contents {
     let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Contents { bytes, digest })
+    Contents { bytes, digest }
 }
 
 impl Loader {
@@ -143,12 +167,13 @@ impl Loader {
             config: settings.config.unwrap_or_default(),
         });
         let size_bytes = file.bytes.len() as u64;
-        let prepared = Arc::new(self.prepare(file.bytes, surroundings).await?);
+        let digest = file.digest.clone();
+        let prepared = Arc::new(self.prepare(file, surroundings).await?);
         let introduced = self.introduce(name, prepared.clone()).await?;
         let Described { patterns, version, description } = described(name, settings.types, introduced)?;
         Ok(Plugin {
             name: name.to_owned(),
-            digest: file.digest,
+            digest,
             version,
             description,
             patterns,
@@ -161,8 +186,8 @@ impl Loader {
         })
     }
 
-    async fn prepare(&self, bytes: Vec<u8>, surroundings: Arc<Surroundings>) -> Result<Prepared, LoadError> {
-        let component = self.compiler.compile(&self.engine, &self.machine.executor, bytes).await?;
+    async fn prepare(&self, file: Contents, surroundings: Arc<Surroundings>) -> Result<Prepared, LoadError> {
+        let component = self.compiler.compile(&self.engine, &self.machine.executor, self.kept.as_ref(), file).await?;
         let linker = self.linker.clone();
         let work = move || {
             let fit::Fit { pre, handler, describe } =

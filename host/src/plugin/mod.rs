@@ -11,20 +11,27 @@
 #[cfg(test)]
 mod attempt_tests;
 mod bindings;
+mod cache;
 mod compile;
 mod directory;
 mod engine;
 mod executor;
 mod fit;
+mod history;
 mod host;
 mod instance;
+mod kept;
+#[cfg(test)]
+mod kept_tests;
 mod limits;
 mod load;
 mod loaded;
 mod outcome;
+mod private_dir;
 mod registry;
 #[cfg(test)]
 mod registry_tests;
+mod rollback;
 mod routing;
 mod settings;
 mod state;
@@ -39,10 +46,12 @@ pub use limits::Limits;
 pub use load::LoadError;
 pub use loaded::Plugin;
 pub use registry::Registry;
+pub use rollback::RollbackError;
 pub use routing::{InvalidPattern, Pattern};
 pub use settings::{InvalidSettings, LimitsPatch, RetrySettings, Settings};
 pub use state::{MemoryState, ReadState, StateUnavailable};
 pub use status::{PluginState, Status};
+pub use watch::Notice;
 pub use workbench::Workbench;
 
 use std::collections::BTreeMap;
@@ -91,6 +100,12 @@ pub struct Options {
     pub compiler: Compiler,
     /// The native stack of a guest, for all plugins alike.
     pub stack_bytes: usize,
+    /// Where compiled code and earlier versions are kept, for the next start and for going back; `None` to keep nothing.
+    pub data_dir: Option<PathBuf>,
+    /// The most compiled code that is kept, in bytes; 0 to keep none.
+    pub cache_max_bytes: u64,
+    /// How changes of the directory are noticed.
+    pub notice: Notice,
     /// For how long a file must not have changed before it is loaded, in milliseconds.
     pub settle_ms: u64,
     /// How often the directory is read even if nothing seemed to change, in milliseconds.
@@ -109,6 +124,9 @@ impl Default for Options {
             max_file_bytes: 64 * 1024 * 1024,
             compiler: Compiler::InProcess,
             stack_bytes: 512 * 1024,
+            data_dir: None,
+            cache_max_bytes: 1024 * 1024 * 1024,
+            notice: Notice::default(),
             settle_ms: 500,
             rescan_ms: 5_000,
         }

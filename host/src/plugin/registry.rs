@@ -15,6 +15,8 @@ use tokio::sync::{Semaphore, watch};
 use super::directory::{self, Directory, Listed};
 use super::engine::{self, Ticker};
 use super::executor::Executor;
+use super::history::History;
+use super::kept::Kept;
 use super::load::{self, LoadError, Loader};
 use super::loaded::Machine;
 use super::routing::{Table, Versions};
@@ -28,25 +30,31 @@ const SPARE_SLOTS: usize = 2;
 /// Which plugin handles which type.
 pub struct Registry {
     options: Options,
-    loader: Loader,
+    pub(super) loader: Loader,
     table: ArcSwap<Table>,
     entries: Mutex<BTreeMap<String, Entry>>,
     directory: tokio::sync::Mutex<Directory>,
+    /// One at a time goes back.
+    pub(super) rollbacks: tokio::sync::Mutex<()>,
     changes: watch::Sender<u64>,
 }
 
 /// What is known of one name.
 #[derive(Debug, Default)]
-struct Entry {
-    newest: Option<Arc<Plugin>>,
-    last_good: Option<Arc<Plugin>>,
+pub(super) struct Entry {
+    pub(super) newest: Option<Arc<Plugin>>,
+    pub(super) last_good: Option<Arc<Plugin>>,
     /// Why the file could not be loaded.
-    error: Option<String>,
+    pub(super) error: Option<String>,
     /// Why what was loaded may not serve.
-    refused: Option<String>,
+    pub(super) refused: Option<String>,
     is_loading: bool,
     /// The digest and the settings of what was loaded or failed to.
-    tried: Option<(String, Settings)>,
+    pub(super) tried: Option<(String, Settings)>,
+    /// The digest of the file in whose place an earlier version serves.
+    pub(super) rolled_back_from: Option<String>,
+    /// How often something else was to serve. What was begun before the last time is not taken.
+    pub(super) turn: u64,
 }
 
 impl Registry {
@@ -70,20 +78,26 @@ impl Registry {
             ticker: Ticker::start(&engine).map_err(|error| sandbox(error.to_string()))?,
             slots: Arc::new(Semaphore::new(slots)),
         };
+        let machine = Arc::new(machine);
+        let (dir, here, max_bytes) = (options.data_dir.clone(), engine.clone(), options.cache_max_bytes);
+        let kept = move || Kept::open(&dir?, &here, max_bytes);
+        let kept = machine.executor.run_blocking(kept).await.flatten().map(Arc::new);
         let loader = Loader {
             engine,
             linker: Arc::new(linker),
-            machine: Arc::new(machine),
+            machine,
             limits: options.limits,
             policies: options.policies.clone(),
             max_file_bytes: options.max_file_bytes,
             compiler: options.compiler.clone(),
+            kept,
         };
         let registry = Arc::new(Self {
             loader,
             table: ArcSwap::default(),
             entries: Mutex::default(),
             directory: tokio::sync::Mutex::default(),
+            rollbacks: tokio::sync::Mutex::default(),
             changes: watch::channel(0).0,
             options,
         });
@@ -126,7 +140,7 @@ impl Registry {
                 (false, _, Some(_)) => PluginState::FailedKeptLastGood,
                 (false, _, None) => PluginState::Failed,
             };
-            Status::new(name, state, error, serving)
+            Status { rolled_back_from: entry.rolled_back_from.clone(), ..Status::new(name, state, error, serving) }
         };
         self.entries().iter().map(status).collect()
     }
@@ -166,54 +180,70 @@ impl Registry {
         let read = move || {
             let settings = match &listed.settings {
                 None => beneath,
-                Some(path) => Settings::parse(&fs::read_to_string(path)?)?.over(&beneath),
+                Some(path) => Settings::parse(&std::io::read_to_string(load::open_regular(path)?)?)?.over(&beneath),
             };
-            Ok::<_, LoadError>((load::read(&listed.path, limit_bytes)?, settings))
+            Ok::<_, LoadError>((load::read(load::open_regular(&listed.path)?, limit_bytes)?, settings))
         };
         let read = self.loader.machine.executor.run_blocking(read).await.unwrap_or(Err(LoadError::Host));
-        let loaded = match read {
-            Err(error) => Err(error),
-            Ok((file, settings)) => {
-                let tried = Some((file.digest.clone(), settings.clone()));
-                {
-                    let mut entries = self.entries();
-                    let entry = entries.entry(name.to_owned()).or_default();
-                    if entry.tried == tried {
-                        return;
-                    }
-                    entry.tried = tried;
-                    entry.is_loading = true;
-                }
-                self.loader.load(name, file, settings).await
+        let (file, settings) = match read {
+            Ok(read) => read,
+            Err(error) => {
+                let mut entries = self.entries();
+                entries.entry(name.to_owned()).or_default().fail(name, &error);
+                return;
             }
         };
-
-        let mut entries = self.entries();
-        let entry = entries.entry(name.to_owned()).or_default();
-        entry.is_loading = false;
-        match loaded {
-            Ok(plugin) => {
-                entry.error = None;
-                entry.last_good = entry.serving().cloned();
-                entry.newest = Some(Arc::new(plugin));
+        let tried = Some((file.digest.clone(), settings.clone()));
+        let (turn, pin, let_go) = {
+            let mut entries = self.entries();
+            let entry = entries.entry(name.to_owned()).or_default();
+            if entry.tried == tried {
+                return;
             }
-            Err(error) => {
-                tracing::warn!(plugin.id = %name, "plugin not loaded: {error}");
-                entry.error = Some(error.to_string());
-                // What was tried last is not this; a file that could not even be read is read again when it changes.
-                if matches!(
-                    error,
-                    LoadError::Read(_) | LoadError::Settings(_) | LoadError::NoCompiler(_) | LoadError::Host
-                ) {
-                    entry.tried = None;
+            entry.tried = tried;
+            entry.is_loading = true;
+            entry.turn += 1;
+            let (pin, let_go) = self.history().map(|history| history.pin_for(name, &file.digest)).unwrap_or_default();
+            if let_go {
+                entry.rolled_back_from = None;
+            }
+            (entry.turn, pin, let_go)
+        };
+        if let_go {
+            self.keep(name, History::save).await;
+        }
+        let (file, rolled_back_from) = self.in_place_of(name, file, pin).await;
+        let version = (file.digest.clone(), file.bytes.clone());
+        let loaded = self.loader.load(name, file, settings.clone()).await;
+
+        let is_loaded = {
+            let mut entries = self.entries();
+            let Some(entry) = entries.get_mut(name) else { return };
+            entry.is_loading = false;
+            if entry.turn != turn {
+                return;
+            }
+            match loaded {
+                Ok(plugin) => {
+                    entry.serve(plugin, rolled_back_from.clone());
+                    self.swap(entries);
+                    true
+                }
+                Err(error) => {
+                    entry.fail(name, &error);
+                    false
                 }
             }
+        };
+        if !is_loaded && rolled_back_from.is_none() {
+            self.fall_back(name, settings, turn).await;
+        } else if self.serving(name).is_some_and(|plugin| plugin.digest() == version.0) && rolled_back_from.is_none() {
+            self.keep(name, move |history, name| history.remember(name, &version.0, &version.1)).await;
         }
-        self.swap(entries);
     }
 
-    /// Puts the routing in force that follows from what there is.
-    fn swap(&self, mut entries: MutexGuard<'_, BTreeMap<String, Entry>>) {
+    /// Puts the routing in force that follows from what there is, and tells of each plugin that came into force.
+    pub(super) fn swap(&self, mut entries: MutexGuard<'_, BTreeMap<String, Entry>>) {
         let versions = entries
             .iter()
             .map(|(name, entry)| {
@@ -252,12 +282,35 @@ impl Registry {
         Duration::from_millis(self.options.settle_ms)
     }
 
-    fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+    /// The version of a plugin that serves.
+    pub(super) fn serving(&self, name: &str) -> Option<Arc<Plugin>> {
+        self.table.load().active().get(name).cloned()
+    }
+
+    pub(super) fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Entry {
+    /// Takes a version that was loaded.
+    pub(super) fn serve(&mut self, plugin: Plugin, rolled_back_from: Option<String>) {
+        self.error = None;
+        self.last_good = self.serving().cloned();
+        self.newest = Some(Arc::new(plugin));
+        self.rolled_back_from = rolled_back_from;
+    }
+
+    /// Notes why what stands in the directory is not taken.
+    fn fail(&mut self, name: &str, error: &LoadError) {
+        tracing::warn!(plugin.id = %name, "plugin not loaded: {error}");
+        self.error = Some(error.to_string());
+        // What was tried last is not this; a file that could not even be read is read again when it changes.
+        if matches!(error, LoadError::Read(_) | LoadError::Settings(_) | LoadError::NoCompiler(_) | LoadError::Host) {
+            self.tried = None;
+        }
+    }
+
     /// The version that serves, or would if no other plugin had its types.
     fn serving(&self) -> Option<&Arc<Plugin>> {
         match self.refused {

@@ -30,6 +30,10 @@ pub struct Status {
     /// Why the file in the directory does not serve, and what to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The SHA-256 of the file in the directory, in hexadecimal, if an earlier version was brought back and serves in its
+    /// place until the file is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rolled_back_from: Option<String>,
     /// The SHA-256 of the file, in hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
@@ -62,6 +66,7 @@ impl Status {
             name: name.to_owned(),
             state,
             error,
+            rolled_back_from: None,
             digest: serving.map(|plugin| plugin.digest.clone()),
             version: serving.and_then(|plugin| plugin.version.clone()),
             description: serving.and_then(|plugin| plugin.description.clone()),

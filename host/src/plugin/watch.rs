@@ -17,6 +17,17 @@ const GATHER: Duration = Duration::from_millis(50);
 /// Notifications that may wait; more of them say nothing new.
 const WAITING_HINTS: usize = 256;
 
+/// How changes of the directory are noticed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Notice {
+    /// The system tells of them; the directory is read every few seconds beside that.
+    #[default]
+    Notify,
+    /// The directory is read every few seconds, and that is all: for file systems of a network, whose notifications do
+    /// not tell of what other machines do.
+    Poll,
+}
+
 /// Something changed; a path if whoever wrote it has finished.
 type Hint = Option<PathBuf>;
 
@@ -25,11 +36,20 @@ impl Registry {
     /// owner of the registry.
     pub async fn watch(&self, stop: CancellationToken) {
         let (tell, mut hints) = mpsc::channel(WAITING_HINTS);
-        let watcher = watcher(&self.options().dir, tell);
-        if let Err(error) = &watcher {
-            let every_ms = self.options().rescan_ms;
-            tracing::warn!("changes of the plugin directory are not notified ({error}): looking every {every_ms} ms");
-        }
+        let _watcher = match self.options().notice {
+            Notice::Poll => {
+                drop(tell);
+                None
+            }
+            Notice::Notify => watcher(&self.options().dir, tell)
+                .inspect_err(|error| {
+                    let every_ms = self.options().rescan_ms;
+                    tracing::warn!(
+                        "changes of the plugin directory are not notified ({error}): looking every {every_ms} ms"
+                    );
+                })
+                .ok(),
+        };
         let rescan = Duration::from_millis(self.options().rescan_ms.max(1));
         let mut wait = Duration::ZERO;
         loop {

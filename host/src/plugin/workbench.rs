@@ -2,7 +2,7 @@
 //!
 //! A file goes through the very steps that a server takes it through, so that what is said here is what a server says.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -46,6 +46,7 @@ impl Workbench {
             policies: options.policies.clone(),
             max_file_bytes: options.max_file_bytes,
             compiler: options.compiler.clone(),
+            kept: None,
         };
         Ok(Self { options, loader })
     }
@@ -62,7 +63,7 @@ impl Workbench {
         let beneath = self.options.settings.get(&name).cloned().unwrap_or_default();
         let (path, limit_bytes) = (path.to_owned(), self.loader.max_file_bytes);
         let read = move || {
-            let contents = load::read(&path, limit_bytes)?;
+            let contents = load::read(File::open(path)?, limit_bytes)?;
             let settings = match settings {
                 None => beneath,
                 Some(settings) => Settings::parse(&fs::read_to_string(settings)?)?.over(&beneath),

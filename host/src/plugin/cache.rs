@@ -1,0 +1,275 @@
+//! Native code on disk, so that a component is compiled once and not at every start.
+//!
+//! Whoever can have such code run is no longer held by the sandbox. So a file counts only if it lies in a directory that
+//! is ours alone and carries a code (HMAC-SHA256 with a key of this installation) over its name and its content; the name
+//! says what it was compiled from, and for which engine and version of this program. Any other file is never given to the
+//! engine: it is compiled again and written anew.
+
+use std::hash::{Hash, Hasher};
+use std::io;
+use std::sync::Mutex;
+
+use hmac::{Hmac, Mac};
+use sha2::{Digest, Sha256};
+use wasmtime::Engine;
+
+use super::private_dir::{NotPrivate, PrivateDir};
+
+/// The most code of one component. CPython comes to 70 MB.
+const MAX_CODE_BYTES: u64 = 256 * 1024 * 1024;
+/// What the code of a file is for, so that the key serves for nothing else.
+const PURPOSE: &[u8] = b"eventstream compiled component 1";
+const CODE_BYTES: usize = 32;
+const KEY_NAME: &str = "key";
+const KEY_BYTES: usize = 32;
+
+/// Native code by the digest of what it was compiled from.
+pub(super) struct Cache {
+    dir: PrivateDir,
+    key: [u8; KEY_BYTES],
+    /// The end of each name: engine and version.
+    made_by: String,
+    max_bytes: u64,
+    /// One at a time looks for room.
+    room: Mutex<()>,
+}
+
+/// Native code that this installation made.
+pub(super) struct Compiled(Vec<u8>);
+
+impl Compiled {
+    /// For the engine.
+    pub(super) fn native_code(&self) -> &[u8] {
+        self.0.get(CODE_BYTES..).unwrap_or_default()
+    }
+}
+
+impl Cache {
+    /// Opens the cache in `root`, of at most `max_bytes` in all, for one engine. Blocks.
+    ///
+    /// # Errors
+    /// The directory is not ours alone, or there is no key and none can be made.
+    pub(super) fn open(root: &PrivateDir, engine: &Engine, max_bytes: u64) -> Result<Self, NotPrivate> {
+        let dir = root.inner("compiled")?;
+        let key = key(root).map_err(|error| NotPrivate::Unavailable(root.path().join(KEY_NAME), error))?;
+        let mut hasher = Sha256Hasher::default();
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        let engine: String = hasher.0.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let made_by = format!("{engine}-{}", env!("CARGO_PKG_VERSION"));
+        Ok(Self { dir, key, made_by, max_bytes, room: Mutex::default() })
+    }
+
+    /// The code for a component with this digest, if it is here and ours. Blocks.
+    pub(super) fn get(&self, digest: &str) -> Option<Compiled> {
+        let name = self.name(digest);
+        let content = match self.dir.read(&name, MAX_CODE_BYTES + CODE_BYTES as u64) {
+            Ok(content) => content?,
+            Err(error) => {
+                self.distrust(&name, &error.to_string());
+                return None;
+            }
+        };
+        let compiled = Compiled(content);
+        let written = compiled.0.get(..CODE_BYTES).unwrap_or_default();
+        if self.code(&name, compiled.native_code()).verify_slice(written).is_err() {
+            self.distrust(&name, "it was not written by this installation, or is damaged");
+            return None;
+        }
+        if let Err(error) = self.dir.touch(&name) {
+            tracing::debug!("that compiled code was used cannot be noted: {error}");
+        }
+        Some(compiled)
+    }
+
+    /// Keeps the code for a component with this digest, and makes room for it. What does not fit is not kept. Blocks.
+    pub(super) fn put(&self, digest: &str, code: &[u8]) {
+        let name = self.name(digest);
+        let size_bytes = (code.len() + CODE_BYTES) as u64;
+        if size_bytes > self.max_bytes {
+            return;
+        }
+        let written = self
+            .make_room(&name, size_bytes)
+            .and_then(|()| self.dir.write(&name, &[&self.code(&name, code).finalize().into_bytes(), code]));
+        if let Err(error) = written {
+            let path = self.dir.path();
+            tracing::warn!("compiled code is not kept in {path:?}, so it is compiled again after a restart: {error}");
+        }
+    }
+
+    /// Removes what was not used for longest until there is room.
+    fn make_room(&self, name: &str, size_bytes: u64) -> io::Result<()> {
+        let _turn = self.room.lock();
+        let mut files = self.dir.files()?;
+        files.retain(|file| file.name != name);
+        files.sort_by_key(|file| file.used);
+        let mut all_bytes = files.iter().map(|file| file.size_bytes).fold(size_bytes, u64::saturating_add);
+        for file in files {
+            if all_bytes <= self.max_bytes {
+                break;
+            }
+            self.dir.remove(&file.name)?;
+            all_bytes -= file.size_bytes;
+        }
+        Ok(())
+    }
+
+    fn name(&self, digest: &str) -> String {
+        format!("{digest}-{}", self.made_by)
+    }
+
+    fn code(&self, name: &str, content: &[u8]) -> Hmac<Sha256> {
+        // What follows a short key is zeros by definition.
+        let mut key = [0; 64];
+        key[..KEY_BYTES].copy_from_slice(&self.key);
+        let mut code = Hmac::<Sha256>::new(&key.into());
+        for part in [PURPOSE, name.as_bytes()] {
+            code.update(&(part.len() as u64).to_le_bytes());
+            code.update(part);
+        }
+        code.update(content);
+        code
+    }
+
+    fn distrust(&self, name: &str, why: &str) {
+        let path = self.dir.path().join(name);
+        tracing::warn!("compiled code in {path:?} is not used and compiled again: {why}");
+    }
+}
+
+/// The key of this installation; made if there is none, or none that nobody else can have read.
+fn key(root: &PrivateDir) -> io::Result<[u8; KEY_BYTES]> {
+    match root.read(KEY_NAME, KEY_BYTES as u64) {
+        Ok(Some(key)) => {
+            if let Ok(key) = key.try_into() {
+                return Ok(key);
+            }
+            tracing::warn!(
+                "the key of compiled code in {:?} is damaged; with a new one all is compiled again",
+                root.path()
+            );
+        }
+        Ok(None) => {}
+        Err(error) => {
+            let path = root.path();
+            tracing::warn!(
+                "the key of compiled code in {path:?} is not used, with a new one all is compiled again: {error}"
+            );
+        }
+    }
+    let mut key = [0; KEY_BYTES];
+    getrandom::fill(&mut key).map_err(|error| io::Error::other(error.to_string()))?;
+    root.write(KEY_NAME, &[&key])?;
+    Ok(key)
+}
+
+/// Takes what is hashed as it comes; the answer is taken from the digest.
+#[derive(Default)]
+struct Sha256Hasher(Sha256);
+
+impl Hasher for Sha256Hasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::engine;
+    use super::*;
+
+    const A: &str = "aa";
+    const B: &str = "bb";
+
+    fn open(folder: &std::path::Path, max_bytes: u64) -> Cache {
+        let root = PrivateDir::open(&folder.join("kept")).unwrap();
+        Cache::open(&root, &engine::for_compiling().unwrap(), max_bytes).unwrap()
+    }
+
+    fn got(cache: &Cache, digest: &str) -> Option<Vec<u8>> {
+        cache.get(digest).map(|code| code.native_code().to_vec())
+    }
+
+    #[test]
+    fn what_was_put_is_got_by_the_same_installation() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = open(folder.path(), 1 << 20);
+        cache.put(A, b"code");
+        assert_eq!(got(&cache, A).unwrap(), b"code");
+        assert_eq!(got(&open(folder.path(), 1 << 20), A).unwrap(), b"code");
+        assert_eq!(got(&cache, B), None);
+    }
+
+    #[test]
+    fn whatever_was_changed_is_not_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = open(folder.path(), 1 << 20);
+        cache.put(A, b"code of a");
+        cache.put(B, b"code of b");
+        let (of_a, of_b) = (cache.name(A), cache.name(B));
+        let good = cache.dir.read(&of_a, 1 << 20).unwrap().unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            cache.dir.write(&of_a, &[&bad]).unwrap();
+            assert_eq!(got(&cache, A), None, "byte {at} was changed");
+        }
+        for length in [0, 1, 31, 32, good.len() - 1] {
+            cache.dir.write(&of_a, &[&good[..length]]).unwrap();
+            assert_eq!(got(&cache, A), None, "cut to {length} bytes");
+        }
+        cache.dir.write(&of_a, &[&good, b"x"]).unwrap();
+        assert_eq!(got(&cache, A), None, "longer");
+        cache.dir.write(&of_a, &[&cache.dir.read(&of_b, 1 << 20).unwrap().unwrap()]).unwrap();
+        assert_eq!(got(&cache, A), None, "that of another component");
+        cache.dir.write(&of_a, &[&good]).unwrap();
+        assert_eq!(got(&cache, A).unwrap(), b"code of a");
+    }
+
+    #[test]
+    fn what_another_installation_made_is_not_given() {
+        let [ours, theirs] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let (cache, other) = (open(ours.path(), 1 << 20), open(theirs.path(), 1 << 20));
+        other.put(A, b"code");
+        let made = other.dir.read(&other.name(A), 1 << 20).unwrap().unwrap();
+        cache.dir.write(&cache.name(A), &[&made]).unwrap();
+        assert_eq!(got(&cache, A), None);
+    }
+
+    #[test]
+    fn a_key_that_others_may_know_is_replaced() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        open(folder.path(), 1 << 20).put(A, b"code");
+        let key = folder.path().join("kept/key");
+        let before = std::fs::read(&key).unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(got(&open(folder.path(), 1 << 20), A), None);
+        let after = std::fs::read(&key).unwrap();
+        assert!(after.len() == KEY_BYTES && after != before);
+        std::fs::write(&key, "short").unwrap();
+        assert_ne!(open(folder.path(), 1 << 20).key.as_slice(), after);
+    }
+
+    #[test]
+    fn what_was_not_used_for_longest_makes_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let size = 1_000 + CODE_BYTES;
+        let cache = open(folder.path(), 2 * size as u64);
+        let code = vec![7; 1_000];
+        for digest in ["1", "2"] {
+            cache.put(digest, &code);
+        }
+        assert!(cache.get("1").is_some());
+        cache.put("3", &code);
+        let kept: Vec<_> = ["1", "2", "3"].map(|digest| cache.get(digest).is_some()).into();
+        assert_eq!(kept, [true, false, true], "the second was used least of late");
+        cache.put("4", &vec![0; 3 * size]);
+        assert!(cache.get("4").is_none() && cache.get("3").is_some(), "what can never fit drives nobody out");
+    }
+}
