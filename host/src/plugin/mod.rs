@@ -12,6 +12,9 @@
 mod attempt_tests;
 mod bindings;
 mod compile;
+mod dialect;
+#[cfg(test)]
+mod dialect_tests;
 mod directory;
 mod engine;
 mod executor;
@@ -34,6 +37,7 @@ mod watch;
 mod workbench;
 
 pub use compile::{Child, CompileLimits, Compiler, answer as compile_and_answer};
+pub use dialect::Dialect;
 pub use limits::Limits;
 pub use load::LoadError;
 pub use loaded::Plugin;

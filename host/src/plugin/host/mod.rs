@@ -5,12 +5,14 @@
 
 mod config;
 mod delivery;
+mod foreign;
 mod log;
 mod output;
 mod publisher;
 mod state;
 mod stdio;
 
+pub use foreign::{Client, Message, RequestOptions};
 pub(super) use output::Output;
 
 use std::collections::BTreeMap;
@@ -112,6 +114,7 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     Offered::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
+    foreign::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 
