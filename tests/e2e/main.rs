@@ -10,6 +10,7 @@ mod compiling;
 mod containment;
 mod embedded_store;
 mod events;
+mod foreign;
 mod idempotency;
 mod input;
 mod isolation;

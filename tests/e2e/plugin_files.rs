@@ -35,6 +35,7 @@ fn a_plugin_is_told_with_what_it_is() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(told["plugin"]["types"][0], "payment.requested");
+    assert_eq!(told["plugin"]["dialect"], "eventstream:plugin/handler@0.1.0");
     assert_eq!(told["plugin"]["sizeBytes"], fs::metadata(&file).unwrap().len());
     assert_eq!(told["plugin"]["digest"].as_str().unwrap().len(), 64);
     let shown = run_command(&["plugin", "check", file.to_str().unwrap()]);

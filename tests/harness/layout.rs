@@ -42,6 +42,14 @@ pub fn guest(name: &str) -> PathBuf {
     component("guests", name)
 }
 
+/// A core module for `wasm32-wasip1` that the tests bring along, by the name of its crate.
+///
+/// # Panics
+/// It was not built.
+pub fn core_guest(name: &str) -> PathBuf {
+    component("guests-wasip1", name)
+}
+
 /// One of the example plugins, by the name of its crate.
 ///
 /// # Panics

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use crate::guests::{self, TARGET, WORKSPACES, ensure_target, guest_cargo};
+use crate::guests::{self, WORKSPACES, ensure_target, guest_cargo};
 use crate::process::{cargo, is_installed, run};
 use crate::redis;
 
@@ -33,15 +33,15 @@ pub fn test(options: &TestOptions) -> anyhow::Result<()> {
 /// Formatting, lints, documentation, then all tests.
 pub fn ci() -> anyhow::Result<()> {
     let begun = Instant::now();
-    ensure_target()?;
+    WORKSPACES.iter().try_for_each(|workspace| ensure_target(workspace.target))?;
     run(&mut cargo("", &["fmt", "--all", "--check"]))?;
-    for (workspace, _) in WORKSPACES {
-        run(&mut cargo(workspace, &["fmt", "--all", "--check"]))?;
+    for workspace in WORKSPACES {
+        run(&mut cargo(workspace.path, &["fmt", "--all", "--check"]))?;
     }
     run(&mut cargo("", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
-    for (workspace, _) in WORKSPACES {
-        let arguments = ["clippy", "--workspace", "--target", TARGET, "--locked", "--", "-D", "warnings"];
-        run(&mut guest_cargo(workspace, &arguments)?)?;
+    for workspace in WORKSPACES {
+        let arguments = ["clippy", "--workspace", "--target", workspace.target, "--locked", "--", "-D", "warnings"];
+        run(&mut guest_cargo(workspace.path, &arguments)?)?;
     }
     let mut document = cargo("", &["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"]);
     run(document.env("RUSTDOCFLAGS", "-D warnings"))?;

@@ -13,24 +13,33 @@ use anyhow::{Context, bail};
 
 use crate::process::{cargo, is_installed, output, root, run, target_dir};
 
-/// The target of components.
-pub const TARGET: &str = "wasm32-wasip2";
+/// A workspace of guests.
+pub struct Workspace {
+    /// Its folder.
+    pub path: &'static str,
+    /// What its crates are built for.
+    pub target: &'static str,
+    /// The folder below the target folder where its components go.
+    destination: &'static str,
+}
 
-/// The workspaces of guests and the folder below the target folder where each one's components go.
-pub const WORKSPACES: [(&str, &str); 2] = [("plugins", "plugins"), ("tests/guests", "guests")];
+const PLUGINS: Workspace = Workspace { path: "plugins", target: "wasm32-wasip2", destination: "plugins" };
+
+/// All of them. SDKs that are made for core modules, which the host makes components of, have a workspace of their own.
+pub const WORKSPACES: [Workspace; 3] = [
+    PLUGINS,
+    Workspace { path: "tests/guests", target: "wasm32-wasip2", destination: "guests" },
+    Workspace { path: "tests/guests-wasip1", target: "wasm32-wasip1", destination: "guests-wasip1" },
+];
 
 /// Builds and copies all components.
 pub fn build() -> anyhow::Result<()> {
-    for (workspace, destination) in WORKSPACES {
-        build_workspace(workspace, &target_dir()?.join(destination))?;
-    }
-    Ok(())
+    WORKSPACES.iter().try_for_each(build_workspace)
 }
 
 /// Builds and copies the example plugins only.
 pub fn build_plugins() -> anyhow::Result<()> {
-    let [(workspace, destination), _] = WORKSPACES;
-    build_workspace(workspace, &target_dir()?.join(destination))
+    build_workspace(&PLUGINS)
 }
 
 /// `cargo` in a workspace of guests, with a target folder below the main one.
@@ -43,35 +52,37 @@ pub fn guest_cargo(workspace: &str, arguments: &[&str]) -> anyhow::Result<Comman
     Ok(command)
 }
 
-/// Makes sure that the target of components is installed.
-pub fn ensure_target() -> anyhow::Result<()> {
-    if target_is_installed()? {
+/// Makes sure that a target is installed.
+pub fn ensure_target(target: &str) -> anyhow::Result<()> {
+    if target_is_installed(target)? {
         return Ok(());
     }
     if is_installed("rustup") {
-        run(Command::new("rustup").args(["target", "add", TARGET]).current_dir(root()))?;
+        run(Command::new("rustup").args(["target", "add", target]).current_dir(root()))?;
     }
-    if !target_is_installed()? {
+    if !target_is_installed(target)? {
         bail!(
-            "the Rust target {TARGET} is not installed: install rustup (https://rustup.rs), then `rustup target add {TARGET}`"
+            "the Rust target {target} is not installed: install rustup (https://rustup.rs), then `rustup target add {target}`"
         );
     }
     Ok(())
 }
 
-fn target_is_installed() -> anyhow::Result<bool> {
+fn target_is_installed(target: &str) -> anyhow::Result<bool> {
     let folder =
-        output(Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]).current_dir(root()))?;
+        output(Command::new("rustc").args(["--print", "target-libdir", "--target", target]).current_dir(root()))?;
     Ok(Path::new(folder.trim()).is_dir())
 }
 
-fn build_workspace(workspace: &str, destination: &Path) -> anyhow::Result<()> {
-    ensure_target()?;
-    run(&mut guest_cargo(workspace, &["build", "--release", "--target", TARGET, "--locked"])?)?;
-    let built = target_dir()?.join("guest-build").join(TARGET).join("release");
+fn build_workspace(workspace: &Workspace) -> anyhow::Result<()> {
+    let Workspace { path, target, destination } = workspace;
+    ensure_target(target)?;
+    run(&mut guest_cargo(path, &["build", "--release", "--target", target, "--locked"])?)?;
+    let built = target_dir()?.join("guest-build").join(target).join("release");
+    let destination = &target_dir()?.join(destination);
     fs::create_dir_all(destination).with_context(|| format!("cannot create {}", destination.display()))?;
     let mut wanted = BTreeSet::new();
-    for name in crate_names(&root().join(workspace))? {
+    for name in crate_names(&root().join(path))? {
         let file = format!("{name}.wasm");
         replace(&built.join(file.replace('-', "_")), &destination.join(&file))?;
         wanted.insert(file);

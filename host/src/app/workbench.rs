@@ -47,6 +47,8 @@ pub struct Facts {
     pub version: Option<String>,
     /// What it says it does.
     pub description: Option<String>,
+    /// The interface by which it would be called.
+    pub dialect: String,
     /// The types that it would handle.
     pub types: Vec<String>,
     /// The size of the file.
@@ -111,6 +113,7 @@ impl OnBench<'_> {
             name: plugin.name().to_owned(),
             version: plugin.version().map(str::to_owned),
             description: plugin.description().map(str::to_owned),
+            dialect: plugin.dialect().interface(),
             types: plugin.patterns().iter().map(ToString::to_string).collect(),
             size_bytes: plugin.size_bytes(),
             digest: plugin.digest().to_owned(),

@@ -206,6 +206,7 @@ fn facts(file: &Path, facts: &Facts) -> String {
     let size = format!("{} bytes", thousands(facts.size_bytes));
     for (name, value) in [
         ("does", facts.description.as_deref().unwrap_or_default()),
+        ("called", &facts.dialect),
         ("types", &facts.types.join(", ")),
         ("size", &size),
         ("memory", &memory),

@@ -8,13 +8,12 @@ use wasmtime::component::types::{ComponentInstance, ComponentItem};
 use wasmtime::component::{Component, InstancePre, Linker};
 
 use super::bindings::exports::eventstream::plugin::describe::GuestIndices as DescribeIndices;
-use super::bindings::exports::eventstream::plugin::handler::GuestIndices as HandlerIndices;
+use super::dialect::{self, Dialect, Handler, versioned};
 use super::engine::{MAX_MEMORIES, MAX_TABLES};
 use super::host::{self, Guest};
 
 /// The version of our package, and the track within which versions fit each other.
 const VERSION: &str = "0.1.0";
-const HANDLER: &str = "eventstream:plugin/handler";
 const DESCRIBE: &str = "eventstream:plugin/describe";
 
 /// The unit in which modules ask for memory; the feature that gives them others is off.
@@ -43,7 +42,9 @@ const DRAFTS: [(&str, &[&str]); 3] = [
 /// A component that fits.
 pub(super) struct Fit {
     pub(super) pre: InstancePre<Guest>,
-    pub(super) handler: HandlerIndices,
+    pub(super) handler: Handler,
+    /// Others that it exports, in the order of precedence.
+    pub(super) other_dialects: Vec<Dialect>,
     pub(super) describe: Option<DescribeIndices>,
 }
 
@@ -54,7 +55,7 @@ pub(super) struct Fit {
 pub(super) fn check(component: &Component, linker: &Linker<Guest>, memory_bytes: u64) -> Result<Fit, Vec<String>> {
     let engine = component.engine();
     let mut misfits = imports(component, engine);
-    let has_describe = exports(component, engine, &mut misfits);
+    let (dialects, has_describe) = exports(component, engine, &mut misfits);
     resources(component, memory_bytes, &mut misfits);
     let pre = match linker.instantiate_pre(component) {
         Ok(pre) => pre,
@@ -67,15 +68,15 @@ pub(super) fn check(component: &Component, linker: &Linker<Guest>, memory_bytes:
             return Err(misfits);
         }
     };
-    if !misfits.is_empty() {
+    let Some((dialect, other_dialects)) = dialects.split_first().filter(|_| misfits.is_empty()) else {
         return Err(misfits);
-    }
-    let handler = HandlerIndices::new(&pre).map_err(|error| vec![format!("{error:#}")])?;
+    };
+    let handler = Handler::find(*dialect, &pre).map_err(|error| vec![format!("{error:#}")])?;
     let describe = match has_describe {
         true => Some(DescribeIndices::new(&pre).map_err(|error| vec![format!("{error:#}")])?),
         false => None,
     };
-    Ok(Fit { pre, handler, describe })
+    Ok(Fit { pre, handler, other_dialects: other_dialects.to_vec(), describe })
 }
 
 fn imports(component: &Component, engine: &Engine) -> Vec<String> {
@@ -83,11 +84,12 @@ fn imports(component: &Component, engine: &Engine) -> Vec<String> {
     for (name, import) in component.component_type().imports(engine) {
         let (interface, version) = name.split_once('@').unwrap_or((name, ""));
         let draft = DRAFTS.iter().find(|(known, _)| *known == interface);
-        let ours = OURS.iter().find(|(known, _)| *known == interface);
-        match (&import.ty, ours) {
-            (ComponentItem::ComponentInstance(instance), Some((_, functions))) => match fits(version, VERSION) {
+        let mut offered = OURS.iter().map(|(known, functions)| (*known, VERSION, *functions)).chain(dialect::IMPORTS);
+        match (&import.ty, offered.find(|(known, ..)| *known == interface)) {
+            (ComponentItem::ComponentInstance(instance), Some((_, offered, functions))) => match fits(version, offered)
+            {
                 true => misfits.extend(lacking(name, instance, engine, functions)),
-                false => misfits.push(other_version("imports", name, interface)),
+                false => misfits.push(other_version("imports", name, &versioned(interface, offered))),
             },
             (ComponentItem::ComponentInstance(_), None) if WASI.iter().any(|package| name.starts_with(package)) => {
                 if !fits(version, "0.2.0") {
@@ -118,34 +120,41 @@ fn lacking(name: &str, instance: &ComponentInstance, engine: &Engine, functions:
         .collect()
 }
 
-/// Whether there is a `describe`; what is missing is added to the misfits.
-fn exports(component: &Component, engine: &Engine, misfits: &mut Vec<String>) -> bool {
+/// The dialects that it speaks, in the order of precedence, and whether there is a `describe`; what is missing is added
+/// to the misfits.
+fn exports(component: &Component, engine: &Engine, misfits: &mut Vec<String>) -> (Vec<Dialect>, bool) {
     let component_type = component.component_type();
-    let find = |interface: &str| {
-        component_type.exports(engine).find_map(|(name, item)| {
+    let find = |interface: &str, offered: &str| {
+        let named = component_type.exports(engine).filter_map(|(name, item)| {
             let (exported, version) = name.split_once('@').unwrap_or((name, ""));
-            (exported == interface).then(|| (name.to_owned(), version.to_owned(), item.ty))
-        })
+            let is_it = exported == interface && matches!(item.ty, ComponentItem::ComponentInstance(_));
+            is_it.then(|| (fits(version, offered), name.to_owned()))
+        });
+        named.max_by_key(|(fits, _)| *fits)
     };
-    match find(HANDLER) {
-        Some((name, version, ComponentItem::ComponentInstance(_))) if !fits(&version, VERSION) => {
-            misfits.push(other_version("exports", &name, HANDLER));
-        }
-        Some((_, _, ComponentItem::ComponentInstance(_))) => {}
-        _ => {
-            let exported: Vec<&str> = component_type.exports(engine).map(|(name, _)| name).collect();
-            let exported = if exported.is_empty() { "nothing".to_owned() } else { exported.join(", ") };
-            misfits.push(format!("does not export {HANDLER}@{VERSION} (it exports {exported})"));
+    let (mut dialects, mut others) = (Vec::new(), Vec::new());
+    for dialect in Dialect::ALL {
+        let (interface, offered) = dialect.export();
+        match find(interface, offered) {
+            Some((true, _)) => dialects.push(dialect),
+            Some((false, name)) => others.push(other_version("exports", &name, &dialect.interface())),
+            None => {}
         }
     }
-    match find(DESCRIBE) {
-        Some((_, version, ComponentItem::ComponentInstance(_))) if fits(&version, VERSION) => true,
-        Some((name, ..)) => {
-            misfits.push(other_version("exports", &name, DESCRIBE));
-            false
-        }
-        None => false,
+    if dialects.is_empty() && others.is_empty() {
+        let exported: Vec<&str> = component_type.exports(engine).map(|(name, _)| name).collect();
+        let exported = if exported.is_empty() { "nothing".to_owned() } else { exported.join(", ") };
+        let ours = Dialect::Eventstream.interface();
+        misfits.push(format!("does not export {ours} (it exports {exported})"));
     }
+    if dialects.is_empty() {
+        misfits.extend(others);
+    }
+    let describe = find(DESCRIBE, VERSION);
+    if let Some((false, name)) = &describe {
+        misfits.push(other_version("exports", name, &format!("{DESCRIBE}@{VERSION}")));
+    }
+    (dialects, describe.is_some_and(|(fits, _)| fits))
 }
 
 fn resources(component: &Component, memory_bytes: u64, misfits: &mut Vec<String>) {
@@ -183,18 +192,19 @@ fn differing_types(component: &Component, engine: &Engine) -> Vec<String> {
         .collect()
 }
 
-/// Whether a version is on the same track as the one that is offered: equal up to the first number that is not 0.
+/// Whether a version is the one that is offered or on the same track: equal up to the first number that is not 0. Drafts
+/// have no track.
 fn fits(version: &str, offered: &str) -> bool {
     let track = |version: &str| -> Option<Vec<u64>> {
         let numbers: Vec<u64> = version.split('.').map(|number| number.parse().ok()).collect::<Option<_>>()?;
         let first = numbers.iter().position(|number| *number != 0)?;
         (numbers.len() == 3).then(|| numbers[..=first].to_vec())
     };
-    track(version).is_some_and(|wanted| Some(wanted) == track(offered))
+    version == offered || track(version).is_some_and(|wanted| Some(wanted) == track(offered))
 }
 
-fn other_version(does: &str, name: &str, interface: &str) -> String {
-    format!("{does} {name}, but this host speaks {interface}@{VERSION}: rebuild against it")
+fn other_version(does: &str, name: &str, offered: &str) -> String {
+    format!("{does} {name}, but this host speaks {offered}: rebuild against it")
 }
 
 fn hint(interface: &str) -> &'static str {
@@ -220,6 +230,9 @@ mod tests {
             ("0.2.12", "0.2.0", true),
             ("1.4.2", "1.0.0", true),
             ("0.2.0-rc", "0.2.0", false),
+            ("0.2.0-draft", "0.2.0-draft", true),
+            ("0.2.0-draft2", "0.2.0-draft", false),
+            ("", "", true),
             ("", "0.1.0", false),
         ] {
             assert_eq!(fits(version, offered), expected, "{version} against {offered}");
@@ -235,7 +248,7 @@ mod tests {
         assert_eq!(name.version.as_ref().unwrap().to_string(), VERSION);
         for (interface, id) in &resolve.packages[package].interfaces {
             let full = format!("{}:{}/{interface}", name.namespace, name.name);
-            if full == HANDLER || full == DESCRIBE {
+            if full == Dialect::Eventstream.export().0 || full == DESCRIBE {
                 continue;
             }
             let functions: Vec<&str> = resolve.interfaces[*id].functions.keys().map(String::as_str).collect();

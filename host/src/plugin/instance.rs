@@ -10,16 +10,15 @@ use wasmtime::component::{Instance, InstancePre};
 use wasmtime::error::Context;
 use wasmtime::{Store, UpdateDeadline};
 
-use super::bindings::eventstream::plugin::types::{Event as WitEvent, EventData};
 use super::bindings::exports::eventstream::plugin::describe::{GuestIndices as DescribeIndices, Manifest};
-use super::bindings::exports::eventstream::plugin::handler::{Failure as WitFailure, GuestIndices as HandlerIndices};
+use super::dialect::{Dialect, Handler};
 use super::executor::Meter;
 use super::host::{Guest, Output, Surroundings};
 use super::limits::{Breach, Limits};
 use super::outcome;
 use super::state::NoState;
 use super::{Attempt, Completed, ReadState};
-use crate::event::{Class, Data, DataKind, Event, Failure, Outcome, Success};
+use crate::event::{Class, Data, Event, Failure, Outcome, Success};
 
 /// What is wrong with an export whose name fits and whose type does not.
 const OTHER_TYPE: &str = "an export has another type than the package in wit/ says";
@@ -27,7 +26,9 @@ const OTHER_TYPE: &str = "an export has another type than the package in wit/ sa
 /// A component that was compiled and found to fit, with what its attempts need.
 pub(super) struct Prepared {
     pub(super) pre: InstancePre<Guest>,
-    pub(super) handler: HandlerIndices,
+    pub(super) handler: Handler,
+    /// Others that the component exports and that are not called.
+    pub(super) other_dialects: Vec<Dialect>,
     pub(super) describe: Option<DescribeIndices>,
     pub(super) surroundings: Arc<Surroundings>,
 }
@@ -78,7 +79,7 @@ pub(super) async fn introduce(
     let guest = Guest::new(prepared.surroundings.clone(), Arc::new(event), 1, deadline, output, Arc::new(NoState));
     within(deadline, &limits, async {
         let (mut store, instance) = instantiate(&prepared, guest, meter).await?;
-        prepared.handler.load(&mut store, &instance).context(OTHER_TYPE)?;
+        prepared.handler.check(&mut store, &instance).context(OTHER_TYPE)?;
         let manifest = match &prepared.describe {
             None => None,
             Some(describe) => {
@@ -134,59 +135,22 @@ async fn call(
 ) -> wasmtime::Result<Result<Success, Failure>> {
     let limits = prepared.surroundings.limits;
     let (mut store, instance) = instantiate(prepared, guest, meter).await?;
-    let handler = prepared.handler.load(&mut store, &instance)?;
-    let answer = handler.call_handle(&mut store, &to_wit(event)).await?;
+    let answer = prepared.handler.call(&mut store, &instance, event).await?;
     Ok(match answer {
         Ok(result) => store
             .into_data()
             .into_effects()
             .and_then(|effects| Ok(Success { result: result_within(result, &limits)?, ..effects }))
             .map_err(|words| Failure::new(Class::Output, outcome::message(words))),
-        Err(WitFailure::Retry(retry)) => {
-            let message = outcome::message(retry.message);
-            Err(Failure { after_ms: retry.after_ms, ..Failure::new(Class::Retry, message) })
-        }
-        Err(WitFailure::Reject(message)) => Err(Failure::new(Class::Reject, outcome::message(message))),
+        Err(failure) => Err(failure),
     })
 }
 
-fn result_within(result: Option<EventData>, limits: &Limits) -> Result<Option<Data>, String> {
-    let result = result.map(|result| match result {
-        EventData::Text(text) => Data::text(text),
-        EventData::Binary(bytes) => Data::binary(bytes),
-    });
+fn result_within(result: Option<Data>, limits: &Limits) -> Result<Option<Data>, String> {
     match result.as_ref().map_or(0, |result| result.bytes.len()) as u64 {
         size if size > limits.result_bytes => {
             Err(format!("the result has {size} bytes; it may have {}", limits.result_bytes))
         }
         _ => Ok(result),
-    }
-}
-
-fn to_wit(event: &Event) -> WitEvent {
-    let mut extensions: Vec<_> = event.extensions.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-    extensions.extend(event.cause.map(|cause| ("causationid".to_owned(), cause.to_string())));
-    WitEvent {
-        id: event.id.to_string(),
-        source: event.source.clone(),
-        type_: event.event_type.as_str().to_owned(),
-        subject: event.subject.clone(),
-        time: Some(utc(event)),
-        datacontenttype: event.data_content_type.clone(),
-        dataschema: event.data_schema.clone(),
-        extensions,
-        data: event.data.as_ref().map(|data| match (data.kind, data.as_text()) {
-            (DataKind::Text, Some(text)) => EventData::Text(text.to_owned()),
-            _ => EventData::Binary(data.bytes.to_vec()),
-        }),
-    }
-}
-
-/// When it happened, in UTC as the contract says; when it was accepted, if the sender did not say.
-fn utc(event: &Event) -> String {
-    match &event.time {
-        Some(time) if time.ends_with(['Z', 'z']) => time.clone(),
-        Some(time) => time.parse().unwrap_or(event.accepted).to_string(),
-        None => event.accepted.to_string(),
     }
 }

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::testing::{OK, event, guest, options};
-use super::{Attempt, Child, CompileLimits, Compiler, Options, PluginState, Registry, RollbackError, Status};
+use super::{
+    Attempt, Child, CompileLimits, Compiler, MemoryState, Options, PluginState, Registry, RollbackError, Status,
+};
 use crate::event::Outcome;
 
 /// A handler that asks for another try.
@@ -69,7 +71,10 @@ async fn look(registry: &Registry) {
 /// Whether the handler that serves answers ok.
 async fn is_ok(registry: &Registry, name: &str) -> bool {
     let plugin = registry.route(&name.parse().unwrap()).unwrap();
-    matches!(plugin.handle(Attempt { event: event("{}"), attempt: 1 }).await.outcome, Outcome::Ok(_))
+    matches!(
+        plugin.handle(Attempt { event: event("{}"), attempt: 1 }, Arc::new(MemoryState::default())).await.outcome,
+        Outcome::Ok(_)
+    )
 }
 
 #[tokio::test]

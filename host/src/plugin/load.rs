@@ -190,9 +190,9 @@ impl Loader {
         let component = self.compiler.compile(&self.engine, &self.machine.executor, self.kept.as_ref(), file).await?;
         let linker = self.linker.clone();
         let work = move || {
-            let fit::Fit { pre, handler, describe } =
+            let fit::Fit { pre, handler, other_dialects, describe } =
                 fit::check(&component, &linker, surroundings.limits.memory_bytes).map_err(LoadError::Misfits)?;
-            Ok(Prepared { pre, handler, describe, surroundings })
+            Ok(Prepared { pre, handler, other_dialects, describe, surroundings })
         };
         self.machine.executor.run_blocking(work).await.unwrap_or(Err(LoadError::Host))
     }

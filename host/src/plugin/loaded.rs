@@ -10,7 +10,7 @@ use super::executor::{Executor, Meter};
 use super::fit;
 use super::instance::{self, Prepared};
 use super::routing::Pattern;
-use super::{Attempt, Completed, Limits, ReadState};
+use super::{Attempt, Completed, Dialect, Limits, ReadState};
 use crate::event::{Class, Failure, Outcome, Policies, Timestamp};
 
 /// What all plugins of a registry run on. Ended when the last of them has gone.
@@ -62,6 +62,16 @@ impl Plugin {
     /// What it says it does.
     pub fn description(&self) -> Option<&str> {
         self.description.as_deref()
+    }
+
+    /// The interface by which it takes events.
+    pub fn dialect(&self) -> Dialect {
+        self.prepared.handler.dialect()
+    }
+
+    /// The interfaces by which it could take events as well, which come after that one and are not called.
+    pub fn other_dialects(&self) -> &[Dialect] {
+        &self.prepared.other_dialects
     }
 
     /// The size of its file.

@@ -13,6 +13,9 @@ mod attempt_tests;
 mod bindings;
 mod cache;
 mod compile;
+mod dialect;
+#[cfg(test)]
+mod dialect_tests;
 mod directory;
 mod engine;
 mod executor;
@@ -42,6 +45,7 @@ mod watch;
 mod workbench;
 
 pub use compile::{Child, CompileLimits, Compiler, answer as compile_and_answer};
+pub use dialect::Dialect;
 pub use limits::Limits;
 pub use load::LoadError;
 pub use loaded::Plugin;

@@ -267,6 +267,10 @@ impl Registry {
                 let types: Vec<String> = plugin.patterns().iter().map(ToString::to_string).collect();
                 let digest = &plugin.digest()[..12];
                 tracing::info!(plugin.id = %name, plugin.digest = %digest, "plugin loaded for {}", types.join(", "));
+                if let [first, ..] = plugin.other_dialects() {
+                    let (used, first) = (plugin.dialect().interface(), first.interface());
+                    tracing::warn!(plugin.id = %name, "plugin is called by {used}; it also exports {first}, which is not");
+                }
             }
         }
         self.table.store(Arc::new(table));

@@ -43,6 +43,9 @@ pub struct Status {
     /// What it says it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// The interface by which it takes events: ours, or that of another host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dialect: Option<String>,
     /// The types that it handles.
     pub types: Vec<Pattern>,
     /// What an attempt may use.
@@ -70,6 +73,7 @@ impl Status {
             digest: serving.map(|plugin| plugin.digest.clone()),
             version: serving.and_then(|plugin| plugin.version.clone()),
             description: serving.and_then(|plugin| plugin.description.clone()),
+            dialect: serving.map(|plugin| plugin.dialect().interface()),
             types: serving.map_or_else(Vec::new, |plugin| plugin.patterns.clone()),
             limits: serving.map(|plugin| *plugin.limits()),
             concurrency: serving.and_then(Plugin::concurrency),

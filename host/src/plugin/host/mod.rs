@@ -5,6 +5,7 @@
 
 mod config;
 mod delivery;
+mod foreign;
 mod keyvalue;
 mod log;
 mod output;
@@ -12,6 +13,7 @@ mod publisher;
 mod state;
 mod stdio;
 
+pub use foreign::{Client, Message, RequestOptions};
 pub(super) use output::Output;
 
 use std::collections::BTreeMap;
@@ -121,6 +123,7 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     Offered::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
     keyvalue::add_to_linker(&mut linker)?;
+    foreign::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 

@@ -32,6 +32,11 @@ pub(super) struct Publishing {
 }
 
 impl Publishing {
+    /// Remembers that a publish was refused, unless one was before.
+    pub(super) fn refuse(&mut self, why: &str) {
+        self.refused.get_or_insert_with(|| format!("a publish was refused: {why}"));
+    }
+
     pub(super) fn into_published(self) -> Result<Vec<Published>, String> {
         match self.refused {
             None => Ok(self.published),
@@ -51,7 +56,7 @@ impl Host for Guest {
             id
         });
         if let Err(error) = &answer {
-            self.publishing.refused.get_or_insert_with(|| format!("a publish was refused: {}", words(error)));
+            self.publishing.refuse(words(error));
         }
         Ok(answer)
     }
@@ -179,7 +184,7 @@ fn check_data(data: EventData, content_type: Option<String>, limits: &Limits) ->
     Ok((content_type, Data { bytes: Bytes::from(bytes), kind }))
 }
 
-fn is_json(content_type: &str) -> bool {
+pub(super) fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     essence == "application/json" || essence == "text/json" || essence.ends_with("+json")
 }

@@ -1,0 +1,60 @@
+//! Our own dialect: the package in `wit/`.
+
+use wasmtime::Store;
+use wasmtime::component::Instance;
+
+use super::super::bindings::eventstream::plugin::types::{Event as WitEvent, EventData};
+use super::super::bindings::exports::eventstream::plugin::handler::Failure as WitFailure;
+pub(super) use super::super::bindings::exports::eventstream::plugin::handler::GuestIndices as Indices;
+use super::super::host::Guest;
+use super::super::outcome;
+use super::Answer;
+use crate::event::{Class, Data, DataKind, Event, Failure};
+
+pub(super) async fn call(
+    indices: &Indices,
+    store: &mut Store<Guest>,
+    instance: &Instance,
+    event: &Event,
+) -> wasmtime::Result<Answer> {
+    let handler = indices.load(&mut *store, instance)?;
+    Ok(match handler.call_handle(&mut *store, &to_wit(event)).await? {
+        Ok(result) => Ok(result.map(|result| match result {
+            EventData::Text(text) => Data::text(text),
+            EventData::Binary(bytes) => Data::binary(bytes),
+        })),
+        Err(WitFailure::Retry(retry)) => {
+            let message = outcome::message(retry.message);
+            Err(Failure { after_ms: retry.after_ms, ..Failure::new(Class::Retry, message) })
+        }
+        Err(WitFailure::Reject(message)) => Err(Failure::new(Class::Reject, outcome::message(message))),
+    })
+}
+
+fn to_wit(event: &Event) -> WitEvent {
+    let mut extensions: Vec<_> = event.extensions.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    extensions.extend(event.cause.map(|cause| ("causationid".to_owned(), cause.to_string())));
+    WitEvent {
+        id: event.id.to_string(),
+        source: event.source.clone(),
+        type_: event.event_type.as_str().to_owned(),
+        subject: event.subject.clone(),
+        time: Some(utc(event)),
+        datacontenttype: event.data_content_type.clone(),
+        dataschema: event.data_schema.clone(),
+        extensions,
+        data: event.data.as_ref().map(|data| match (data.kind, data.as_text()) {
+            (DataKind::Text, Some(text)) => EventData::Text(text.to_owned()),
+            _ => EventData::Binary(data.bytes.to_vec()),
+        }),
+    }
+}
+
+/// When it happened, in UTC as the contract says; when it was accepted, if the sender did not say.
+pub(super) fn utc(event: &Event) -> String {
+    match &event.time {
+        Some(time) if time.ends_with(['Z', 'z']) => time.clone(),
+        Some(time) => time.parse().unwrap_or(event.accepted).to_string(),
+        None => event.accepted.to_string(),
+    }
+}

@@ -1,0 +1,42 @@
+//! Spin's Redis trigger: the payload and nothing else, and an error that says nothing.
+
+#![allow(missing_docs, reason = "generated; the WIT file is the documentation")]
+
+use wasmtime::Store;
+use wasmtime::component::Instance;
+
+use self::exports::fermyon::spin::inbound_redis::Error;
+pub(super) use self::exports::fermyon::spin::inbound_redis::GuestIndices as Indices;
+use super::super::host::Guest;
+use super::{Answer, payload};
+use crate::event::{Class, Event, Failure};
+
+wasmtime::component::bindgen!({
+    path: ["src/plugin/dialect/wit/spin-variables.wit", "src/plugin/dialect/wit/spin.wit"],
+    inline: "
+        package eventstream:dialect;
+        world spin {
+            import fermyon:spin/variables@2.0.0;
+            export fermyon:spin/inbound-redis;
+        }
+    ",
+    world: "eventstream:dialect/spin",
+    imports: { default: trappable },
+    exports: { default: async },
+});
+
+pub(super) async fn call(
+    indices: &Indices,
+    store: &mut Store<Guest>,
+    instance: &Instance,
+    event: &Event,
+) -> wasmtime::Result<Answer> {
+    let handler = indices.load(&mut *store, instance)?;
+    Ok(match handler.call_handle_message(&mut *store, &payload(event)).await? {
+        Ok(()) => Ok(None),
+        Err(Error::Error | Error::Success) => {
+            let words = "the handler answered with an error; what it wrote to standard error may say which";
+            Err(Failure::new(Class::Retry, words))
+        }
+    })
+}

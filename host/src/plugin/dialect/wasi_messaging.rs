@@ -1,0 +1,59 @@
+//! The draft of wasi:messaging: a message is an object of the host, its metadata the attributes of the event.
+
+#![allow(missing_docs, reason = "generated; the WIT file is the documentation")]
+
+use wasmtime::Store;
+use wasmtime::component::Instance;
+
+pub(super) use self::exports::wasi::messaging::incoming_handler::GuestIndices as Indices;
+use self::wasi::messaging::types::Error;
+use super::super::host::Guest;
+pub use super::super::host::{Client, Message, RequestOptions};
+use super::super::outcome;
+use super::{Answer, attributes, payload};
+use crate::event::{Class, Event, Failure};
+
+wasmtime::component::bindgen!({
+    path: "src/plugin/dialect/wit/wasi-messaging.wit",
+    inline: "
+        package eventstream:dialect;
+        world messaging {
+            import wasi:messaging/producer@0.2.0-draft;
+            import wasi:messaging/request-reply@0.2.0-draft;
+            export wasi:messaging/incoming-handler@0.2.0-draft;
+        }
+    ",
+    world: "eventstream:dialect/messaging",
+    imports: { default: trappable },
+    exports: { default: async },
+    with: {
+        "wasi:messaging/types.client": Client,
+        "wasi:messaging/types.message": Message,
+        "wasi:messaging/request-reply.request-options": RequestOptions,
+    },
+});
+
+pub(super) async fn call(
+    indices: &Indices,
+    store: &mut Store<Guest>,
+    instance: &Instance,
+    event: &Event,
+) -> wasmtime::Result<Answer> {
+    let handler = indices.load(&mut *store, instance)?;
+    let message = store.data_mut().message(Message {
+        topic: Some(event.event_type.as_str().to_owned()),
+        content_type: event.data_content_type.clone(),
+        data: payload(event),
+        metadata: Some(attributes(event)),
+    })?;
+    let answer = handler.call_handle(&mut *store, message).await?;
+    Ok(answer.map(|()| None).map_err(|error| {
+        let (class, words) = match error {
+            Error::Timeout => (Class::Retry, "the handler answered that something took too long".to_owned()),
+            Error::Connection(words) => (Class::Retry, format!("connection: {words}")),
+            Error::PermissionDenied(words) => (Class::Reject, format!("permission denied: {words}")),
+            Error::Other(words) => (Class::Retry, words),
+        };
+        Failure::new(class, outcome::message(words))
+    }))
+}

@@ -1,0 +1,42 @@
+//! wasmCloud's messaging: a subject and a body; whatever it answers as an error is worth another attempt.
+
+#![allow(missing_docs, reason = "generated; the WIT file is the documentation")]
+
+use wasmtime::Store;
+use wasmtime::component::Instance;
+
+use self::exports::wasmcloud::messaging::handler::BrokerMessage;
+pub(super) use self::exports::wasmcloud::messaging::handler::GuestIndices as Indices;
+use super::super::host::Guest;
+use super::super::outcome;
+use super::{Answer, payload};
+use crate::event::{Class, Event, Failure};
+
+wasmtime::component::bindgen!({
+    path: "src/plugin/dialect/wit/wasmcloud-messaging.wit",
+    inline: "
+        package eventstream:dialect;
+        world wasmcloud {
+            import wasmcloud:messaging/consumer@0.2.0;
+            export wasmcloud:messaging/handler@0.2.0;
+        }
+    ",
+    world: "eventstream:dialect/wasmcloud",
+    imports: { default: trappable },
+    exports: { default: async },
+});
+
+pub(super) async fn call(
+    indices: &Indices,
+    store: &mut Store<Guest>,
+    instance: &Instance,
+    event: &Event,
+) -> wasmtime::Result<Answer> {
+    let handler = indices.load(&mut *store, instance)?;
+    let message = BrokerMessage { subject: event.event_type.as_str().to_owned(), body: payload(event), reply_to: None };
+    let answer = handler.call_handle_message(&mut *store, &message).await?;
+    Ok(match answer {
+        Ok(()) => Ok(None),
+        Err(words) => Err(Failure::new(Class::Retry, outcome::message(words))),
+    })
+}

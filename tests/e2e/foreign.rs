@@ -1,0 +1,114 @@
+//! Handlers made for other hosts, unmodified: what each is told of an event, what it sends, and what its answers mean.
+
+use std::path::PathBuf;
+
+use eventstream_tests::client::Event;
+use eventstream_tests::guests::PluginsDir;
+use eventstream_tests::layout;
+use eventstream_tests::stage::{Broker, Stage};
+use serde_json::json;
+
+fn stage(component: PathBuf, settings: &str) -> Stage {
+    let plugins = PluginsDir::empty().with_settings("p", settings);
+    plugins.put("p", &component);
+    Stage::with(Broker::Embedded, plugins, |options| options.with("retry.max_attempts", 2).with("retry.initial_ms", 1))
+}
+
+#[track_caller]
+fn ended(stage: &Stage, payload: &str) -> Event {
+    let body = json!({"type": "p", "subject": "s", "payload": payload});
+    let answer = stage.client.post(&body.to_string()).expect(202).json();
+    stage.client.wait_ended(answer["eventId"].as_str().unwrap())
+}
+
+#[track_caller]
+fn processed(stage: &Stage, payload: &str) -> Event {
+    let event = ended(stage, payload);
+    assert_eq!(event.state, "processed", "{payload}: {event:?}");
+    event
+}
+
+#[track_caller]
+fn fails(stage: &Stage, payload: &str, class: &str, words: &str, attempts: usize) -> Event {
+    let event = ended(stage, payload);
+    assert_eq!((event.state.as_str(), event.class.as_deref()), ("failed", Some(class)), "{payload}: {event:?}");
+    assert!(event.reason.as_ref().unwrap().contains(words), "{payload}: {event:?} says {words:?}");
+    assert_eq!(event.attempts.len(), attempts, "{payload}: {event:?}");
+    event
+}
+
+#[track_caller]
+fn speaks(stage: &Stage, dialect: &str) {
+    assert_eq!(stage.client.get("/plugins/p").expect(200).json()["dialect"], dialect);
+}
+
+/// The only event that another one caused.
+#[track_caller]
+fn child(stage: &Stage, event: &Event) -> serde_json::Value {
+    let told = stage.client.get(&format!("/events/{}", event.id)).expect(200).json();
+    let [child] = &told["children"].as_array().unwrap()[..] else { panic!("one child: {told}") };
+    let id = child.as_str().or_else(|| child["id"].as_str()).unwrap();
+    stage.client.get(&format!("/events/{id}")).expect(200).json()
+}
+
+#[test]
+fn a_handler_of_wasi_messaging_runs_unmodified() {
+    let stage = stage(layout::guest("wasi-messaging"), "");
+    speaks(&stage, "wasi:messaging/incoming-handler@0.2.0-draft");
+    processed(&stage, "ok");
+    let sent = child(&stage, &processed(&stage, "send [1]"));
+    assert_eq!((&sent["type"], &sent["payload"], &sent["subject"]), (&"child".into(), &json!([1]), &"s".into()));
+    let facts = processed(&stage, "facts");
+    let told = child(&stage, &facts)["payload"].as_str().unwrap().to_owned();
+    for line in ["topic=Some(\"p\")", "type=Some(\"application/json\")", "ce-type=p", "ce-subject=s"] {
+        assert!(told.lines().any(|told| told == line), "{told} says {line}");
+    }
+    assert!(told.contains(&format!("ce-id={}", facts.id)), "{told}");
+
+    fails(&stage, "timeout", "retry", "took too long", 2);
+    fails(&stage, "connection the provider is down", "retry", "the provider is down", 2);
+    fails(&stage, "other why", "retry", "why", 2);
+    fails(&stage, "denied not yours", "reject", "not yours", 1);
+    fails(&stage, "reply", "retry", "not offered", 2);
+    fails(&stage, "invalid", "output", "a publish was refused", 1);
+    fails(&stage, "panic no such user", "trap", "no such user", 2);
+}
+
+#[test]
+fn a_handler_of_wasmcloud_runs_unmodified() {
+    let stage = stage(layout::guest("wasmcloud-messaging"), "");
+    speaks(&stage, "wasmcloud:messaging/handler@0.2.0");
+    processed(&stage, "ok");
+    let published = child(&stage, &processed(&stage, "publish [1]"));
+    assert_eq!((&published["type"], &published["payload"]), (&"child".into(), &json!([1])));
+    assert_eq!(child(&stage, &processed(&stage, "facts"))["payload"], "\"p\" None");
+
+    fails(&stage, "error not now", "retry", "not now", 2);
+    fails(&stage, "request x", "retry", "request is not offered", 2);
+    fails(&stage, "reply x", "output", "reply-to is not offered", 1);
+    fails(&stage, "panic no such user", "trap", "no such user", 2);
+}
+
+#[test]
+fn a_handler_of_spins_own_sdk_runs_unmodified() {
+    let stage = stage(layout::core_guest("spin-redis"), "config = { greeting = \"hello\" }");
+    speaks(&stage, "fermyon:spin/inbound-redis");
+    processed(&stage, "ok");
+    let printed = processed(&stage, "print a line");
+    assert_eq!(log(&stage, &printed), ["a line"]);
+    assert_eq!(log(&stage, &processed(&stage, "variable greeting")), ["greeting=hello"]);
+
+    let failed = fails(&stage, "error why", "retry", "standard error", 2);
+    assert_eq!(failed.attempts[0].stderr.as_deref(), Some("why"));
+    let failed = fails(&stage, "variable none", "retry", "standard error", 2);
+    assert!(failed.attempts[0].stderr.as_ref().unwrap().contains("in the plugin's table"), "{failed:?}");
+    fails(&stage, "panic no such user", "trap", "no such user", 2);
+}
+
+/// What the only attempt at an event logged.
+#[track_caller]
+fn log(stage: &Stage, event: &Event) -> Vec<String> {
+    let told = stage.client.get(&format!("/events/{}", event.id)).expect(200).json();
+    let lines = told["attempts"][0]["log"].as_array().unwrap_or_else(|| panic!("a log: {told}"));
+    lines.iter().map(|line| line["message"].as_str().unwrap().to_owned()).collect()
+}
