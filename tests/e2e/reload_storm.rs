@@ -140,5 +140,4 @@ fn after_a_thousand_reloads_memory_and_open_files_are_as_they_were_after_fifty()
     assert!(grown < GROWTH_LIMIT_BYTES, "from {memory} bytes by {grown}");
     let open = stage.host.open_files();
     assert!(open.len() <= files + MORE_FILES, "{files} files were open before, and now {open:?}");
-    eprintln!("grown by {grown} bytes from {memory}, {} files", open.len());
 }
