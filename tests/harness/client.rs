@@ -248,6 +248,30 @@ impl Client {
         answered(self.request("POST", &format!("/failed-events/{id}/replay"), &[], Some(b"")))
     }
 
+    /// Brings the version of a plugin back that served before.
+    #[track_caller]
+    pub fn roll_back(&self, plugin: &str) -> Answer {
+        answered(self.request("POST", &format!("/plugins/{plugin}/rollback"), &[], Some(b"")))
+    }
+
+    /// Waits until a plugin is shown so that this gives something.
+    #[track_caller]
+    pub fn wait_for_plugin<T>(&self, name: &str, what: &str, is_it: impl Fn(&Value) -> Option<T>) -> T {
+        eventually(&format!("{name}: {what}"), || {
+            let answer = self.get(&format!("/plugins/{name}"));
+            let status = answer.json();
+            is_it(&status).ok_or(status)
+        })
+    }
+
+    /// Waits until a version of a plugin serves, by its digest.
+    #[track_caller]
+    pub fn wait_for_version(&self, name: &str, digest: &str) {
+        self.wait_for_plugin(name, "another version serves", |status| {
+            (status["digest"] == digest && status["state"] == "active").then_some(())
+        });
+    }
+
     /// The totals and the depth.
     #[track_caller]
     pub fn metrics(&self) -> Value {

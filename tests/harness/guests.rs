@@ -3,9 +3,35 @@
 use std::fs;
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::layout;
+
+const REMAINING: &[u8] = b"remainingMs";
+
+/// The scripted guest in two builds that answer differently: asked for its facts, the first one tells of `remainingMs` and
+/// the second one of `remainingMX`. Each with its digest.
+///
+/// # Panics
+/// It was not built, or is not as it was.
+pub fn two_builds() -> [(Vec<u8>, String); 2] {
+    let first = fs::read(layout::guest("scripted")).expect("the guest can be read");
+    let places: Vec<usize> =
+        first.windows(REMAINING.len()).enumerate().filter_map(|(at, text)| (text == REMAINING).then_some(at)).collect();
+    assert_eq!(places.len(), 1, "the guest has this word once");
+    let mut second = first.clone();
+    second[places[0] + REMAINING.len() - 1] = b'X';
+    [first, second].map(|build| {
+        let digest = digest(&build);
+        (build, digest)
+    })
+}
+
+/// SHA-256 in hexadecimal.
+pub fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// A plugins directory; removed when dropped.
 pub struct PluginsDir {

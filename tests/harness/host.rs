@@ -175,6 +175,15 @@ impl Host {
         self.status_bytes("VmHWM:")
     }
 
+    /// Where each of its open files leads, as the kernel writes it.
+    pub fn open_files(&self) -> Vec<String> {
+        let folder = format!("/proc/{}/fd", self.pid());
+        let files = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("cannot read {folder}: {error}"));
+        // What was open a moment ago may be closed.
+        let links = files.flatten().filter_map(|file| std::fs::read_link(file.path()).ok());
+        links.map(|link| link.to_string_lossy().into_owned()).collect()
+    }
+
     /// CPU time used so far, by all threads, those that ended included.
     pub fn cpu_time(&self) -> Duration {
         let stat = self.proc("stat");

@@ -2,6 +2,8 @@
 //!
 //! A file is loaded when it has not changed for a while, by its own time stamp or by ours, or when it is known that
 //! whoever wrote it has finished. Nothing is read here but names, sizes and times; dot files and `*.tmp` do not exist.
+//! What has the name of a plugin and is no file is there all the same, so that it is refused when it is to be read, and
+//! not taken for a plugin that has gone.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -58,11 +60,11 @@ pub(super) fn list(dir: &Path) -> std::io::Result<BTreeMap<String, Listed>> {
     Ok(listing)
 }
 
-/// The file, symbolic links followed, and for how long it has not changed.
+/// What stands there, symbolic links followed if they lead somewhere, and for how long it has not changed.
 fn look(path: &Path) -> Option<(Stamp, Duration)> {
     use std::os::unix::fs::MetadataExt;
 
-    let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+    let metadata = fs::metadata(path).or_else(|_| fs::symlink_metadata(path)).ok()?;
     let modified = metadata.modified().ok();
     let quiet_for = modified.and_then(|modified| SystemTime::now().duration_since(modified).ok()).unwrap_or_default();
     let changed = (metadata.ctime(), metadata.ctime_nsec());
@@ -208,7 +210,7 @@ mod tests {
         std::os::unix::fs::symlink(dir.path().join("a.wasm"), dir.path().join("f.wasm")).unwrap();
         std::os::unix::fs::symlink(dir.path().join("nowhere"), dir.path().join("g.wasm")).unwrap();
         let listing = list(dir.path()).unwrap();
-        assert_eq!(listing.keys().collect::<Vec<_>>(), ["a", "f"]);
+        assert_eq!(listing.keys().collect::<Vec<_>>(), ["a", "e", "f", "g"], "the last three are refused when read");
         assert!(listing["a"].settings.is_some() && listing["f"].settings.is_none());
     }
 }

@@ -244,3 +244,30 @@ async fn a_version_whose_bytes_were_changed_is_not_brought_back() {
     assert!(refused.contains("cannot be brought back") && refused.contains("damaged"), "{refused}");
     assert_eq!(digest(&registry, "a"), second);
 }
+
+#[tokio::test]
+async fn going_back_waits_for_no_compiler_and_holds_what_is_being_compiled() {
+    let place = Place::new();
+    place.put("a", OK);
+    let registry = place.open().await;
+    let first = digest(&registry, "a");
+    place.put("a", RETRY);
+    look(&registry).await;
+    drop(registry);
+    let limits = CompileLimits { wall_ms: 500, ..CompileLimits::default() };
+    let child = Child { program: "/bin/sh".into(), arguments: vec!["-c".into(), "exec sleep 600".into()], limits };
+    let registry = Registry::open(Options { compiler: Compiler::Child(child), ..place.options() }).await.unwrap();
+    place.put("a", &format!("(nop) {OK}"));
+    let people = async {
+        while status(&registry, "a").state != PluginState::Compiling {
+            tokio::task::yield_now().await;
+        }
+        let back = registry.rollback("a").await.unwrap();
+        assert_eq!((back.state, back.digest.as_ref()), (PluginState::Compiling, Some(&first)), "it is compiled still");
+    };
+    tokio::join!(look(&registry), people);
+    let held = status(&registry, "a");
+    assert_eq!((held.state, held.error, held.digest), (PluginState::Active, None, Some(first)));
+    let file = super::load::contents(guest(&format!("(nop) {OK}")).into()).digest;
+    assert_eq!(held.rolled_back_from, Some(file));
+}

@@ -118,13 +118,18 @@ pub(super) struct Loader {
     pub(super) kept: Option<Arc<Kept>>,
 }
 
-/// Opens a file of a directory that others write to: never waits for the other end of a pipe. Blocks otherwise.
+/// Opens a file of a directory that others write to: no device, and never waiting for the other end of a pipe. Blocks
+/// otherwise.
 ///
 /// # Errors
 /// Those of the system; or it is no regular file.
 pub(super) fn open_regular(path: &Path) -> std::io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
 
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
+    // It may be another one by now.
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
     let file = File::options().read(true).custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {

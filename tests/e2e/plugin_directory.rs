@@ -1,0 +1,153 @@
+//! F50: whatever stands in the plugin directory is loaded, refused with words, or not looked at; what served serves on.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use eventstream_tests::client::Client;
+use eventstream_tests::guests::{PluginsDir, two_builds};
+use eventstream_tests::host::{Host, HostOptions};
+use eventstream_tests::stage::{Broker, Stage};
+use rustix::fs::{CWD, Mode};
+use serde_json::json;
+
+/// Files that are no plugins, and files that would be if they held one.
+const OTHER_FILES: usize = 5_000;
+const EMPTY_FILES: usize = 5_000;
+
+#[track_caller]
+fn serves(client: &Client, digest: &str) {
+    let event = client.wait_ended(&client.post_event("work", &json!({})));
+    assert_eq!((event.state.as_str(), event.attempts[0].digest.as_deref()), ("processed", Some(digest)), "{event:?}");
+}
+
+#[track_caller]
+fn refusal(client: &Client, name: &str) -> String {
+    client.wait_for_plugin(name, "it is refused", |status| status["error"].as_str().map(str::to_owned))
+}
+
+fn stage() -> Stage {
+    let plugins = PluginsDir::empty();
+    plugins.write("work.wasm", &two_builds()[0].0);
+    Stage::with(Broker::Embedded, plugins, |options| options.with("plugins.settle_ms", 50))
+}
+
+/// Something else takes the place of the file.
+fn replace(path: &Path, make: impl FnOnce(&Path)) {
+    let other = path.with_file_name(".other");
+    make(&other);
+    fs::rename(other, path).unwrap();
+}
+
+#[test]
+fn what_is_no_file_is_refused_and_the_version_that_served_serves_on() {
+    let [(first_build, first), (second_build, second)] = two_builds();
+    let stage = stage();
+    let file = stage.plugins.path().join("work.wasm");
+    for (what, words) in [("pipe", "not a regular file"), ("link", "cannot be read"), ("empty", "not WebAssembly")] {
+        replace(&file, |path| match what {
+            "pipe" => rustix::fs::mkfifoat(CWD, path, Mode::RWXU).unwrap(),
+            "link" => symlink("/nowhere/at/all", path).unwrap(),
+            _ => drop(File::create(path).unwrap()),
+        });
+        let error = refusal(&stage.client, "work");
+        assert!(error.contains(words), "{what}: {error}");
+        serves(&stage.client, &first);
+        stage.plugins.write("work.wasm", &first_build);
+        stage.client.wait_for_version("work", &first);
+        stage.client.wait_for_plugin("work", "the fault is gone", |status| status["error"].is_null().then_some(()));
+    }
+    fs::create_dir(stage.plugins.path().join("folder.wasm")).unwrap();
+    assert!(refusal(&stage.client, "folder").contains("not a regular file"));
+    // A copy that stands still half-way, and goes on.
+    let mut copy = File::create(&file).unwrap();
+    let (head, tail) = second_build.split_at(second_build.len() / 2);
+    copy.write_all(head).unwrap();
+    assert!(refusal(&stage.client, "work").contains("cut short"));
+    serves(&stage.client, &first);
+    copy.write_all(tail).unwrap();
+    drop(copy);
+    stage.client.wait_for_version("work", &second);
+    serves(&stage.client, &second);
+}
+
+#[test]
+fn names_that_lead_elsewhere_are_not_looked_at() {
+    let [(build, _), _] = two_builds();
+    let stage = stage();
+    for name in ["..wasm", "...wasm", "..evil.wasm", ".hidden.wasm", "a.wasm~", "b.wasm.part", "c.WASM"] {
+        fs::write(stage.plugins.path().join(name), &build).unwrap();
+    }
+    fs::write(stage.plugins.path().join("a b.wasm"), &build).unwrap();
+    assert!(refusal(&stage.client, "a%20b").contains("rename the file"));
+    let plugins = stage.client.get("/plugins").expect(200).json();
+    let names: Vec<_> = plugins["plugins"].as_array().unwrap().iter().map(|plugin| plugin["name"].clone()).collect();
+    assert_eq!(names, ["a b", "work"]);
+    stage.client.get("/plugins/..%2fwork").expect(404);
+    stage.client.roll_back("..%2fwork").expect(404);
+}
+
+#[test]
+fn a_volume_whose_data_is_swapped_is_followed() {
+    let [(first_build, first), (second_build, second)] = two_builds();
+    let plugins = PluginsDir::empty();
+    let dir = plugins.path().to_owned();
+    // As Kubernetes mounts a ConfigMap: work.wasm -> ..data/work.wasm, ..data -> ..1.
+    let version = |name: &str, build: &[u8]| {
+        fs::create_dir(dir.join(name)).unwrap();
+        fs::write(dir.join(name).join("work.wasm"), build).unwrap();
+        symlink(name, dir.join("..data_tmp")).unwrap();
+        fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
+    };
+    version("..1", &first_build);
+    symlink("..data/work.wasm", dir.join("work.wasm")).unwrap();
+    let stage = Stage::with(Broker::Embedded, plugins, |options| options.with("plugins.settle_ms", 50));
+    serves(&stage.client, &first);
+    version("..2", &second_build);
+    fs::remove_dir_all(dir.join("..1")).unwrap();
+    stage.client.wait_for_version("work", &second);
+    serves(&stage.client, &second);
+}
+
+#[test]
+fn a_directory_that_is_swapped_as_a_whole_is_followed_with_and_without_notifications() {
+    let [(first_build, first), (second_build, second)] = two_builds();
+    for watch in ["notify", "poll"] {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for (name, build) in [("1", &first_build), ("2", &second_build)] {
+            fs::create_dir(at(name)).unwrap();
+            fs::write(at(name).join("work.wasm"), build).unwrap();
+        }
+        symlink("1", at("current")).unwrap();
+        let store = Broker::Embedded.start();
+        let options = HostOptions::new(&store.url(), &at("current")).with("plugins.watch", watch);
+        let host = Host::spawn(&options.with("plugins.rescan_ms", 50).with("plugins.settle_ms", 50));
+        let client = host.client();
+        serves(&client, &first);
+        let is_notified = host.open_files().iter().any(|file| file.contains("inotify"));
+        assert_eq!(is_notified, watch == "notify", "{:?}", host.open_files());
+        symlink("2", at("next")).unwrap();
+        fs::rename(at("next"), at("current")).unwrap();
+        client.wait_for_version("work", &second);
+        serves(&client, &second);
+    }
+}
+
+#[test]
+fn ten_thousand_files_hold_up_nobody() {
+    let [(_, first), (second_build, second)] = two_builds();
+    let stage = stage();
+    for n in 0..OTHER_FILES {
+        File::create(stage.plugins.path().join(format!("note-{n}.txt"))).unwrap();
+    }
+    for n in 0..EMPTY_FILES {
+        File::create(stage.plugins.path().join(format!("empty-{n}.wasm"))).unwrap();
+    }
+    assert!(refusal(&stage.client, "empty-0").contains("not WebAssembly"));
+    serves(&stage.client, &first);
+    stage.plugins.write("work.wasm", &second_build);
+    stage.client.wait_for_version("work", &second);
+    serves(&stage.client, &second);
+}
