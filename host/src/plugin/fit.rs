@@ -29,8 +29,9 @@ const OURS: [(&str, &[&str]); 6] = [
     ("eventstream:plugin/log", &["log"]),
 ];
 
-/// The packages of WASI 0.2 that are linked whole.
-const WASI: [&str; 6] = ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+/// The packages and interfaces of WASI 0.2 that are linked whole.
+const WASI: [&str; 7] =
+    ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:http/types@", "wasi:io/", "wasi:random/", "wasi:sockets/"];
 
 /// A component that fits.
 pub(super) struct Fit {

@@ -6,6 +6,7 @@
 mod config;
 mod delivery;
 mod foreign;
+mod incoming_http;
 mod log;
 mod output;
 mod publisher;
@@ -58,6 +59,7 @@ pub(super) struct Guest {
     publishing: Publishing,
     wasi: WasiCtx,
     table: ResourceTable,
+    incoming: incoming_http::Incoming,
 }
 
 impl Guest {
@@ -86,12 +88,23 @@ impl Guest {
             output,
             wasi,
             table,
+            incoming: incoming_http::Incoming::default(),
         }
     }
 
     /// The most handles that the store itself should allow.
     pub(super) fn max_handles() -> usize {
         MAX_HANDLES
+    }
+
+    /// What the attempt may use.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.surroundings.limits
+    }
+
+    /// Drops whatever the guest holds of the host's, once it will not be called again.
+    pub(super) fn drop_handles(&mut self) {
+        self.table = ResourceTable::new();
     }
 
     /// What the guest published, or the first refusal of a publish: an attempt with one cannot end well.
@@ -115,6 +128,7 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     Offered::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
     foreign::add_to_linker(&mut linker)?;
+    incoming_http::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 
