@@ -115,7 +115,7 @@ fn log(stage: &Stage, event: &Event) -> Vec<String> {
 
 #[test]
 fn a_handler_of_http_requests_runs_unmodified() {
-    let stage = stage(layout::core_guest("spin-http"), "");
+    let stage = stage(layout::core_guest("spin-http"), "retry = { max_ms = 5000 }");
     speaks(&stage, "wasi:http/incoming-handler@0.2.0");
     assert!(processed(&stage, "204").result.is_none());
     let event = processed(&stage, "200");
