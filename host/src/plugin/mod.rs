@@ -30,6 +30,7 @@ mod registry;
 mod registry_tests;
 mod routing;
 mod settings;
+mod signature;
 mod status;
 #[cfg(test)]
 mod testing;

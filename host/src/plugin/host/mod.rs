@@ -132,17 +132,10 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     Ok(linker)
 }
 
-/// A linker for each part of what is offered, for finding every part that a component does not fit.
+/// A linker for each part of WASI, for finding every part that a component does not fit.
 pub(super) fn linkers(engine: &Engine) -> wasmtime::Result<Vec<Linker<Guest>>> {
     type Add = fn(&mut Linker<Guest>) -> wasmtime::Result<()>;
-    let parts: [Add; 6] = [
-        |linker| wit::delivery::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
-        |linker| wit::publisher::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
-        |linker| wit::state::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
-        |linker| wit::config::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
-        |linker| wit::log::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
-        wasmtime_wasi::p2::add_to_linker_async,
-    ];
+    let parts: [Add; 2] = [wasmtime_wasi::p2::add_to_linker_async, incoming_http::add_to_linker];
     parts
         .into_iter()
         .map(|add| {
