@@ -112,3 +112,26 @@ fn log(stage: &Stage, event: &Event) -> Vec<String> {
     let lines = told["attempts"][0]["log"].as_array().unwrap_or_else(|| panic!("a log: {told}"));
     lines.iter().map(|line| line["message"].as_str().unwrap().to_owned()).collect()
 }
+
+#[test]
+fn a_handler_of_http_requests_runs_unmodified() {
+    let stage = stage(layout::core_guest("spin-http"), "retry = { max_ms = 5000 }");
+    speaks(&stage, "wasi:http/incoming-handler@0.2.0");
+    assert!(processed(&stage, "204").result.is_none());
+    let event = processed(&stage, "200");
+    let told: String = serde_json::from_str(event.result.as_ref().unwrap().get()).unwrap();
+    for line in ["POST /", "content-type: application/json", "ce-specversion: 1.0", "ce-type: p", "ce-subject: s"] {
+        assert!(told.lines().any(|told| told.eq_ignore_ascii_case(line)), "{told} says {line}");
+    }
+    assert!(told.contains(&event.id), "{told}");
+
+    let busy = fails(&stage, "429 slow down", "retry", "429 Too Many Requests: slow down", 2);
+    assert_eq!(busy.attempts[0].retry_in_ms, Some(1_000), "{busy:?}");
+    let down = fails(&stage, "503 down", "retry", "503 Service Unavailable: down", 2);
+    assert_eq!(down.attempts[0].retry_in_ms, Some(1_000), "{down:?}");
+    fails(&stage, "500 a bug", "retry", "500 Internal Server Error: a bug", 2);
+    fails(&stage, "404 no such order", "reject", "404 Not Found: no such order", 1);
+    fails(&stage, "301 elsewhere", "reject", "301 Moved Permanently", 1);
+    fails(&stage, "1", "output", "the result has 400000 bytes", 1);
+    fails(&stage, "0 no such user", "trap", "no such user", 2);
+}

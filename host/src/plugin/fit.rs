@@ -1,16 +1,18 @@
 //! Whether a component fits what the host offers, and every way in which it does not.
 //!
 //! The engine's linker stops at the first misfit and names neither function nor field, so names are compared here first,
-//! against lists that a test keeps equal to `wit/`; what is left for the linker to find are types that differ.
+//! against lists that a test keeps equal to `wit/`, and types with what is written there; what is left for the linker to
+//! find are types of WASI that differ.
 
 use wasmtime::Engine;
-use wasmtime::component::types::{ComponentInstance, ComponentItem};
+use wasmtime::component::types::{ComponentFunc, ComponentInstance, ComponentItem};
 use wasmtime::component::{Component, InstancePre, Linker};
 
 use super::bindings::exports::eventstream::plugin::describe::GuestIndices as DescribeIndices;
 use super::dialect::{self, Dialect, Handler, versioned};
 use super::engine::{MAX_MEMORIES, MAX_TABLES};
 use super::host::{self, Guest};
+use super::signature::{self, Known};
 
 /// The version of our package, and the track within which versions fit each other.
 const VERSION: &str = "0.1.0";
@@ -29,8 +31,13 @@ const OURS: [(&str, &[&str]); 6] = [
     ("eventstream:plugin/log", &["log"]),
 ];
 
-/// The packages of WASI 0.2 that are linked whole.
-const WASI: [&str; 6] = ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+/// The packages and interfaces of WASI 0.2 that are linked whole.
+const WASI: [&str; 7] =
+    ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:http/types@", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+
+/// How to build without the WASI of another version.
+const WITHOUT_WASI: &str = "build for that (Rust: `--target wasm32-wasip2`), or without any (JavaScript: `--disable all` or \
+                            `--backend-qjs-stub-wasi`, Python: `--stub-wasi`)";
 
 /// Drafts, which fit in exactly these versions.
 const DRAFTS: [(&str, &[&str]); 3] = [
@@ -54,8 +61,9 @@ pub(super) struct Fit {
 /// Every misfit in words; never empty.
 pub(super) fn check(component: &Component, linker: &Linker<Guest>, memory_bytes: u64) -> Result<Fit, Vec<String>> {
     let engine = component.engine();
-    let mut misfits = imports(component, engine);
-    let (dialects, has_describe) = exports(component, engine, &mut misfits);
+    let known = Known::read();
+    let mut misfits = imports(component, engine, &known);
+    let (dialects, has_describe) = exports(component, engine, &known, &mut misfits);
     resources(component, memory_bytes, &mut misfits);
     let pre = match linker.instantiate_pre(component) {
         Ok(pre) => pre,
@@ -79,7 +87,7 @@ pub(super) fn check(component: &Component, linker: &Linker<Guest>, memory_bytes:
     Ok(Fit { pre, handler, other_dialects: other_dialects.to_vec(), describe })
 }
 
-fn imports(component: &Component, engine: &Engine) -> Vec<String> {
+fn imports(component: &Component, engine: &Engine, known: &Known) -> Vec<String> {
     let mut misfits = Vec::new();
     for (name, import) in component.component_type().imports(engine) {
         let (interface, version) = name.split_once('@').unwrap_or((name, ""));
@@ -88,12 +96,15 @@ fn imports(component: &Component, engine: &Engine) -> Vec<String> {
         match (&import.ty, offered.find(|(known, ..)| *known == interface)) {
             (ComponentItem::ComponentInstance(instance), Some((_, offered, functions))) => match fits(version, offered)
             {
-                true => misfits.extend(lacking(name, instance, engine, functions)),
+                true => {
+                    misfits.extend(lacking(name, instance, engine, functions));
+                    misfits.extend(differing("imports", name, instance, engine, known));
+                }
                 false => misfits.push(other_version("imports", name, &versioned(interface, offered))),
             },
             (ComponentItem::ComponentInstance(_), None) if WASI.iter().any(|package| name.starts_with(package)) => {
                 if !fits(version, "0.2.0") {
-                    misfits.push(format!("imports {name}, but the WASI that is offered is 0.2"));
+                    misfits.push(format!("imports {name}, but the WASI that is offered is 0.2: {WITHOUT_WASI}"));
                 }
             }
             (ComponentItem::ComponentInstance(_), None) if let Some((_, drafts)) = draft => {
@@ -120,24 +131,67 @@ fn lacking(name: &str, instance: &ComponentInstance, engine: &Engine, functions:
         .collect()
 }
 
+/// The functions whose types are others than those that this host knows.
+fn differing(does: &str, name: &str, instance: &ComponentInstance, engine: &Engine, known: &Known) -> Vec<String> {
+    let interface = name.split_once('@').map_or(name, |(interface, _)| interface);
+    let functions = known.functions(interface);
+    let differs = functions.into_iter().filter_map(|(function, ours)| {
+        let theirs = signature::of_component(&function_of(instance, engine, function)?);
+        (theirs != ours).then(|| {
+            format!(
+                "{does} {function:?} of {name} as `{theirs}`, which for this host is `{ours}`: rebuild against that"
+            )
+        })
+    });
+    differs.collect()
+}
+
+/// The functions that an exported interface should have and does not.
+fn missing(name: &str, instance: &ComponentInstance, engine: &Engine, known: &Known) -> Vec<String> {
+    let interface = name.split_once('@').map_or(name, |(interface, _)| interface);
+    let functions = known.functions(interface).into_iter();
+    functions
+        .filter(|(function, _)| function_of(instance, engine, function).is_none())
+        .map(|(function, ours)| format!("exports {name} without its function {function:?}, which is `{ours}`"))
+        .collect()
+}
+
+fn function_of(instance: &ComponentInstance, engine: &Engine, function: &str) -> Option<ComponentFunc> {
+    match instance.get_export(engine, function)?.ty {
+        ComponentItem::ComponentFunc(function) => Some(function),
+        _ => None,
+    }
+}
+
 /// The dialects that it speaks, in the order of precedence, and whether there is a `describe`; what is missing is added
 /// to the misfits.
-fn exports(component: &Component, engine: &Engine, misfits: &mut Vec<String>) -> (Vec<Dialect>, bool) {
+fn exports(component: &Component, engine: &Engine, known: &Known, misfits: &mut Vec<String>) -> (Vec<Dialect>, bool) {
     let component_type = component.component_type();
     let find = |interface: &str, offered: &str| {
         let named = component_type.exports(engine).filter_map(|(name, item)| {
             let (exported, version) = name.split_once('@').unwrap_or((name, ""));
-            let is_it = exported == interface && matches!(item.ty, ComponentItem::ComponentInstance(_));
-            is_it.then(|| (fits(version, offered), name.to_owned()))
+            match item.ty {
+                ComponentItem::ComponentInstance(instance) if exported == interface => {
+                    Some((fits(version, offered), name.to_owned(), instance))
+                }
+                _ => None,
+            }
         });
-        named.max_by_key(|(fits, _)| *fits)
+        named.max_by_key(|(fits, ..)| *fits)
     };
     let (mut dialects, mut others) = (Vec::new(), Vec::new());
     for dialect in Dialect::ALL {
         let (interface, offered) = dialect.export();
         match find(interface, offered) {
-            Some((true, _)) => dialects.push(dialect),
-            Some((false, name)) => others.push(other_version("exports", &name, &dialect.interface())),
+            Some((true, name, instance)) => {
+                // Only the first is called.
+                if dialects.is_empty() {
+                    misfits.extend(missing(&name, &instance, engine, known));
+                    misfits.extend(differing("exports", &name, &instance, engine, known));
+                }
+                dialects.push(dialect);
+            }
+            Some((false, name, _)) => others.push(other_version("exports", &name, &dialect.interface())),
             None => {}
         }
     }
@@ -145,16 +199,21 @@ fn exports(component: &Component, engine: &Engine, misfits: &mut Vec<String>) ->
         let exported: Vec<&str> = component_type.exports(engine).map(|(name, _)| name).collect();
         let exported = if exported.is_empty() { "nothing".to_owned() } else { exported.join(", ") };
         let ours = Dialect::Eventstream.interface();
-        misfits.push(format!("does not export {ours} (it exports {exported})"));
+        misfits.push(format!("does not export {ours} (it exports {exported}){}", export_hint(&exported)));
     }
     if dialects.is_empty() {
         misfits.extend(others);
     }
     let describe = find(DESCRIBE, VERSION);
-    if let Some((false, name)) = &describe {
-        misfits.push(other_version("exports", name, &format!("{DESCRIBE}@{VERSION}")));
+    match &describe {
+        Some((true, name, instance)) => {
+            misfits.extend(missing(name, instance, engine, known));
+            misfits.extend(differing("exports", name, instance, engine, known));
+        }
+        Some((false, name, _)) => misfits.push(other_version("exports", name, &versioned(DESCRIBE, VERSION))),
+        None => {}
     }
-    (dialects, describe.is_some_and(|(fits, _)| fits))
+    (dialects, describe.is_some_and(|(fits, ..)| fits))
 }
 
 fn resources(component: &Component, memory_bytes: u64, misfits: &mut Vec<String>) {
@@ -170,7 +229,10 @@ fn resources(component: &Component, memory_bytes: u64, misfits: &mut Vec<String>
     }
     let initial_bytes = initial_memory_bytes(component).unwrap_or(0);
     if initial_bytes > memory_bytes {
-        misfits.push(format!("starts with {initial_bytes} bytes of memory; an attempt may have {memory_bytes}"));
+        misfits.push(format!(
+            "starts with {initial_bytes} bytes of memory; an attempt may have {memory_bytes}: raise limits.memory_bytes in its \
+             settings, or build it with less"
+        ));
     }
 }
 
@@ -210,9 +272,30 @@ fn other_version(does: &str, name: &str, offered: &str) -> String {
 fn hint(interface: &str) -> &'static str {
     match interface {
         _ if interface.starts_with("wasi:http/") => {
-            ": plugins may not connect to anything (built from JavaScript, leave it out with `--disable http`)"
+            ": plugins may not connect to anything (JavaScript: leave it out with `--disable http` or `--disable all`)"
         }
-        _ if interface.starts_with("wasi:") => ": only WASI 0.2 without HTTP is",
+        _ if interface.starts_with("wasi:") => {
+            ": of WASI there are cli, clocks, filesystem, io, random, sockets and messaging; leave out what uses it"
+        }
+        _ if interface.starts_with("wasmcloud:")
+            || interface.starts_with("fermyon:")
+            || interface.starts_with("spin:") =>
+        {
+            ": of other hosts only what wit/README.md names is; leave out what uses it"
+        }
+        _ => ": remove it from the world that the component is built against",
+    }
+}
+
+/// What may help a component that exports these and nothing that is called.
+fn export_hint(exported: &str) -> &'static str {
+    match exported {
+        _ if exported.contains("wasi:cli/run") => {
+            ": it is a command, and a plugin is a library (Rust: `crate-type = [\"cdylib\"]` and src/lib.rs)"
+        }
+        _ if exported.contains("spin:redis/") || exported.contains("wasi:http/handler@0.3") => {
+            ": asynchronous handlers are not called; build it with a version of its SDK for WASI 0.2"
+        }
         _ => "",
     }
 }

@@ -37,6 +37,7 @@ mod registry_tests;
 mod rollback;
 mod routing;
 mod settings;
+mod signature;
 mod state;
 mod status;
 #[cfg(test)]

@@ -63,6 +63,19 @@ async fn what_is_no_plugin_is_refused_with_what_to_do() {
     let other_import = r#"(component
         (import "eventstream:plugin/config@0.1.0" (instance (export "get" (func (param "key" u32)))))
         (import "eventstream:plugin/delivery@0.1.0" (instance (export "attempt" (func (result string))))))"#;
+    let foreign_imports = r#"(component
+        (import "wasi:cli/environment@0.3.0" (instance))
+        (import "wasi:http/outgoing-handler@0.2.0" (instance))
+        (import "wasi:keyvalue/store@0.2.0-draft" (instance))
+        (import "fermyon:spin/llm@2.0.0" (instance))
+        (import "wasmcloud:messaging/consumer@0.2.0" (instance (export "ask" (func)))))"#;
+    let newer = r#"(component (instance $i) (export "wasmcloud:messaging/handler@0.3.0" (instance $i)))"#;
+    let command = r#"(component (instance $i) (export "wasi:cli/run@0.2.0" (instance $i)))"#;
+    let unfinished = r#"(component (instance $i) (export "fermyon:spin/inbound-redis" (instance $i)))"#;
+    let greedy = r#"(component
+        (core module $m (memory 1) (memory 1) (memory 1))
+        (core instance (instantiate $m))
+        (core instance (instantiate $m)))"#;
     let hungry = typed(
         r#"(module (memory (export "memory") 2000)
             (func (export "eventstream:plugin/handler@0.1.0#handle") (param i32) (result i32) (i32.const 0))
@@ -76,7 +89,11 @@ async fn what_is_no_plugin_is_refused_with_what_to_do() {
         ("half", component(&guest(OK))[..500].to_vec(), vec!["cut short or damaged"]),
         ("module", wat::parse_str("(module)").unwrap(), vec!["component type", "wasm32-wasip2"]),
         ("nothing", wat::parse_str("(component)").unwrap(), vec!["does not export eventstream:plugin/handler@0.1.0"]),
-        ("other-types", wat::parse_str(other_types).unwrap(), vec!["another type than", "type mismatch"]),
+        (
+            "other-types",
+            wat::parse_str(other_types).unwrap(),
+            vec!["\"handle\" of", "`func(event: u32) -> u32`", "`func(event: record { id: string, source"],
+        ),
         (
             "misfit",
             wat::parse_str(misfit).unwrap(),
@@ -85,9 +102,34 @@ async fn what_is_no_plugin_is_refused_with_what_to_do() {
         (
             "other-import",
             wat::parse_str(other_import).unwrap(),
-            vec!["eventstream:plugin/config@0.1.0", "eventstream:plugin/delivery@0.1.0", "does not export"],
+            vec![
+                "\"get\" of eventstream:plugin/config@0.1.0 as `func(key: u32)`",
+                "`func(key: string) -> option<string>`",
+                "`func() -> string`, which for this host is `func() -> u32`",
+                "does not export",
+            ],
         ),
-        ("hungry", hungry, vec!["starts with 131072000 bytes of memory", "67108864"]),
+        (
+            "foreign-imports",
+            wat::parse_str(foreign_imports).unwrap(),
+            vec![
+                "wasm32-wasip2",
+                "--stub-wasi",
+                "--disable http",
+                "keyvalue/store",
+                "wit/README.md",
+                "\"ask\" of wasmcloud",
+            ],
+        ),
+        ("newer", wat::parse_str(newer).unwrap(), vec!["this host speaks wasmcloud:messaging/handler@0.2.0: rebuild"]),
+        ("command", wat::parse_str(command).unwrap(), vec!["it is a command", "cdylib"]),
+        (
+            "unfinished",
+            wat::parse_str(unfinished).unwrap(),
+            vec!["without its function \"handle-message\"", "list<u8>"],
+        ),
+        ("greedy", wat::parse_str(greedy).unwrap(), vec!["memories"]),
+        ("hungry", hungry, vec!["starts with 131072000 bytes of memory", "67108864", "raise limits.memory_bytes"]),
         ("a b", guest(OK), vec!["rename"]),
     ] {
         fs::write(dir.path().join(format!("{name}.wasm")), bytes).unwrap();

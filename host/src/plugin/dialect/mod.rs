@@ -6,6 +6,7 @@
 
 mod eventstream;
 pub(super) mod spin;
+mod wasi_http;
 pub(super) mod wasi_messaging;
 pub(super) mod wasmcloud;
 
@@ -26,6 +27,8 @@ pub enum Dialect {
     Wasmcloud,
     /// The Redis trigger of Spin, up to version 3 of its SDK.
     SpinRedis,
+    /// Requests of HTTP.
+    WasiHttp,
 }
 
 /// What a handler answered: its result, or why it did not process the event.
@@ -72,7 +75,8 @@ pub(super) const IMPORTS: [(&str, &str, &[&str]); 7] = [
 
 impl Dialect {
     /// All of them, in the order of precedence.
-    pub(super) const ALL: [Self; 4] = [Self::Eventstream, Self::WasiMessaging, Self::Wasmcloud, Self::SpinRedis];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Eventstream, Self::WasiMessaging, Self::Wasmcloud, Self::SpinRedis, Self::WasiHttp];
 
     /// The interface that a component exports to speak it, as its name without version and its version; the latter is
     /// empty where the interface has none.
@@ -82,6 +86,7 @@ impl Dialect {
             Self::WasiMessaging => ("wasi:messaging/incoming-handler", "0.2.0-draft"),
             Self::Wasmcloud => ("wasmcloud:messaging/handler", "0.2.0"),
             Self::SpinRedis => ("fermyon:spin/inbound-redis", ""),
+            Self::WasiHttp => ("wasi:http/incoming-handler", "0.2.0"),
         }
     }
 
@@ -106,6 +111,7 @@ pub(super) enum Handler {
     WasiMessaging(wasi_messaging::Indices),
     Wasmcloud(wasmcloud::Indices),
     SpinRedis(spin::Indices),
+    WasiHttp(wasi_http::Indices),
 }
 
 impl Handler {
@@ -119,6 +125,7 @@ impl Handler {
             Dialect::WasiMessaging => Self::WasiMessaging(wasi_messaging::Indices::new(pre)?),
             Dialect::Wasmcloud => Self::Wasmcloud(wasmcloud::Indices::new(pre)?),
             Dialect::SpinRedis => Self::SpinRedis(spin::Indices::new(pre)?),
+            Dialect::WasiHttp => Self::WasiHttp(wasi_http::Indices::new(pre)?),
         })
     }
 
@@ -129,6 +136,7 @@ impl Handler {
             Self::WasiMessaging(_) => Dialect::WasiMessaging,
             Self::Wasmcloud(_) => Dialect::Wasmcloud,
             Self::SpinRedis(_) => Dialect::SpinRedis,
+            Self::WasiHttp(_) => Dialect::WasiHttp,
         }
     }
 
@@ -142,6 +150,7 @@ impl Handler {
             Self::WasiMessaging(indices) => indices.load(store, instance).map(drop),
             Self::Wasmcloud(indices) => indices.load(store, instance).map(drop),
             Self::SpinRedis(indices) => indices.load(store, instance).map(drop),
+            Self::WasiHttp(indices) => indices.load(store, instance).map(drop),
         }
     }
 
@@ -160,6 +169,7 @@ impl Handler {
             Self::WasiMessaging(indices) => wasi_messaging::call(indices, store, instance, event).await,
             Self::Wasmcloud(indices) => wasmcloud::call(indices, store, instance, event).await,
             Self::SpinRedis(indices) => spin::call(indices, store, instance, event).await,
+            Self::WasiHttp(indices) => wasi_http::call(indices, store, instance, event).await,
         }
     }
 }

@@ -6,6 +6,7 @@
 mod config;
 mod delivery;
 mod foreign;
+mod incoming_http;
 mod keyvalue;
 mod log;
 mod output;
@@ -62,6 +63,7 @@ pub(super) struct Guest {
     state: Buffer,
     wasi: WasiCtx,
     table: ResourceTable,
+    incoming: incoming_http::Incoming,
 }
 
 impl Guest {
@@ -92,12 +94,23 @@ impl Guest {
             output,
             wasi,
             table,
+            incoming: incoming_http::Incoming::default(),
         }
     }
 
     /// The most handles that the store itself should allow.
     pub(super) fn max_handles() -> usize {
         MAX_HANDLES
+    }
+
+    /// What the attempt may use.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.surroundings.limits
+    }
+
+    /// Drops whatever the guest holds of the host's, once it will not be called again.
+    pub(super) fn drop_handles(&mut self) {
+        self.table = ResourceTable::new();
     }
 
     /// What the guest published and what it saw and wrote of its state, or the first refusal of a publish: an attempt with
@@ -124,21 +137,15 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     Offered::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
     keyvalue::add_to_linker(&mut linker)?;
     foreign::add_to_linker(&mut linker)?;
+    incoming_http::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 
-/// A linker for each part of what is offered, for finding every part that a component does not fit.
+/// A linker for each part of WASI, for finding every part that a component does not fit.
 pub(super) fn linkers(engine: &Engine) -> wasmtime::Result<Vec<Linker<Guest>>> {
     type Add = fn(&mut Linker<Guest>) -> wasmtime::Result<()>;
-    let parts: [Add; 7] = [
-        |linker| wit::delivery::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
-        |linker| wit::publisher::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
-        |linker| wit::state::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
-        |linker| wit::config::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
-        |linker| wit::log::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
-        wasmtime_wasi::p2::add_to_linker_async,
-        keyvalue::add_to_linker,
-    ];
+    let parts: [Add; 3] =
+        [wasmtime_wasi::p2::add_to_linker_async, incoming_http::add_to_linker, keyvalue::add_to_linker];
     parts
         .into_iter()
         .map(|add| {

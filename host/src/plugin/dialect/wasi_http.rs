@@ -1,0 +1,220 @@
+//! `wasi:http`: the event as a request of the CloudEvents HTTP binding in binary mode, and the answer by its status.
+//!
+//! The answer is read while the handler writes it. It counts when the call has ended: whatever the handler holds of it by
+//! then is taken from it, so that an answer without an end ends.
+
+use std::pin::pin;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::{Either, select};
+use http_body_util::{BodyExt, Full};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::oneshot;
+use wasmtime::Store;
+use wasmtime::component::Instance;
+pub(super) use wasmtime_wasi_http::p2::bindings::exports::wasi::http::incoming_handler::GuestIndices as Indices;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wasmtime_wasi_http::{Error, WasiHttpView};
+
+use super::super::host::Guest;
+use super::super::limits::Breach;
+use super::super::outcome;
+use super::{Answer, attributes};
+use crate::clock;
+use crate::event::{Class, Data, Event, Failure};
+
+/// The most bytes of a body that become words.
+const MAX_WORDS_BYTES: usize = 1_024;
+
+/// What came of a call: what the handler answered, with its whole body.
+type Answered = Result<Response<Bytes>, Failure>;
+
+pub(super) async fn call(
+    indices: &Indices,
+    store: &mut Store<Guest>,
+    instance: &Instance,
+    event: &Event,
+) -> wasmtime::Result<Answer> {
+    let handler = indices.load(&mut *store, instance)?;
+    let limit_bytes = store.data().limits().host_call_bytes;
+    let (sender, receiver) = oneshot::channel();
+    let mut http = store.data_mut().http();
+    let request = http.new_incoming_request(Scheme::Http, request(event)?)?;
+    let answer_to = http.new_response_outparam(sender)?;
+
+    let mut answered = pin!(read(receiver, limit_bytes));
+    let early = {
+        let call = pin!(handler.call_handle(&mut *store, request, answer_to));
+        match select(call, answered.as_mut()).await {
+            Either::Left((ended, _)) => ended.map(|()| None)?,
+            Either::Right((Ok(answer), call)) => call.await.map(|()| Some(answer))?,
+            Either::Right((Err(breach), _)) => return Err(breach.into()),
+        }
+    };
+    let answered = match early {
+        Some(answered) => answered,
+        None => {
+            store.data_mut().drop_handles();
+            answered.await?
+        }
+    };
+    Ok(answered.and_then(|response| judge(&response)))
+}
+
+/// The event as a request to `/`.
+fn request(event: &Event) -> wasmtime::Result<Request<Full<Bytes>>> {
+    let body = event.data.as_ref().map_or_else(Bytes::new, |data| data.bytes.clone());
+    let mut headers = HeaderMap::new();
+    headers.insert(HOST, HeaderValue::from_static("eventstream"));
+    headers.insert(CONTENT_LENGTH, body.len().into());
+    if let Some(content_type) = &event.data_content_type {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_str(content_type)?);
+    }
+    for (name, value) in attributes(event) {
+        headers.append(HeaderName::try_from(name)?, HeaderValue::try_from(percent_encoded(&value))?);
+    }
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = Method::POST;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+/// A value of an attribute as the binding writes it into a header.
+fn percent_encoded(value: &str) -> String {
+    let mut encoded = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        match byte {
+            b'!'..=b'~' if byte != b'"' && byte != b'%' => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+/// Waits for an answer and its body.
+async fn read(
+    receiver: oneshot::Receiver<Result<Response<HyperOutgoingBody>, ErrorCode>>,
+    limit_bytes: u64,
+) -> Result<Answered, Breach> {
+    let (head, mut body) = match receiver.await {
+        Ok(Ok(response)) => response.into_parts(),
+        Ok(Err(code)) => {
+            return Ok(Err(failure(Class::Retry, format!("the handler answered with the error {code:?}"))));
+        }
+        Err(_) => return Ok(Err(failure(Class::Trap, "the handler ended without an answer".into()))),
+    };
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        match frame.map(hyper::body::Frame::into_data) {
+            Ok(Ok(data)) if (whole.len() + data.len()) as u64 > limit_bytes => {
+                return Err(Breach::HostCall { limit_bytes });
+            }
+            Ok(Ok(data)) => whole.extend_from_slice(&data),
+            Ok(Err(_trailers)) => {}
+            Err(error) => return Ok(Err(broken(&error))),
+        }
+    }
+    Ok(Ok(Response::from_parts(head, whole.freeze())))
+}
+
+fn broken(error: &Error) -> Failure {
+    failure(Class::Retry, format!("the handler broke its answer off: {error:?}"))
+}
+
+/// What an answer means.
+fn judge(response: &Response<Bytes>) -> Answer {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(result(response.headers(), response.body()));
+    }
+    let cut = &response.body()[..response.body().len().min(MAX_WORDS_BYTES)];
+    let words = match String::from_utf8_lossy(cut).trim() {
+        "" => format!("the handler answered {status}"),
+        words => format!("the handler answered {status}: {words}"),
+    };
+    if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
+        let after_ms = response.headers().get(RETRY_AFTER).and_then(|value| after_ms(value.to_str().ok()?));
+        return Err(Failure { after_ms, ..failure(Class::Retry, words) });
+    }
+    Err(failure(Class::Reject, words))
+}
+
+/// A body as a result: text if it says that it is and is, nothing if it is empty.
+fn result(headers: &HeaderMap, body: &Bytes) -> Option<Data> {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let is_text = essence.starts_with("text/") || essence == "application/json" || essence.ends_with("+json");
+    match std::str::from_utf8(body) {
+        _ if body.is_empty() => None,
+        Ok(text) if is_text => Some(Data::text(text)),
+        _ => Some(Data::binary(body.to_vec())),
+    }
+}
+
+/// `Retry-After`: seconds, or a date.
+fn after_ms(value: &str) -> Option<u64> {
+    if let Ok(seconds) = value.trim().parse::<u64>() {
+        return Some(seconds.saturating_mul(1_000));
+    }
+    let at = jiff::fmt::rfc2822::parse(value).ok()?.timestamp().as_millisecond();
+    Some(u64::try_from(at.saturating_sub(clock::now().unix_ms())).unwrap_or(0))
+}
+
+fn failure(class: Class, words: String) -> Failure {
+    Failure::new(class, outcome::message(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, headers: &[(&str, &str)], body: &'static str) -> Answer {
+        let builder = headers.iter().fold(Response::builder(), |builder, (name, value)| builder.header(*name, *value));
+        judge(&builder.status(status).body(Bytes::from_static(body.as_bytes())).unwrap())
+    }
+
+    #[test]
+    fn the_status_says_what_becomes_of_the_event() {
+        assert_eq!(answer(204, &[], "").unwrap(), None);
+        let json = [("content-type", "application/json; charset=utf-8")];
+        assert_eq!(answer(200, &json, "{}").unwrap(), Some(Data::text("{}")));
+        assert_eq!(answer(200, &[], "{}").unwrap(), Some(Data::binary(b"{}".to_vec())));
+        for (status, class) in [
+            (301, Class::Reject),
+            (400, Class::Reject),
+            (404, Class::Reject),
+            (429, Class::Retry),
+            (500, Class::Retry),
+            (503, Class::Retry),
+        ] {
+            let failure = answer(status, &[], "why").unwrap_err();
+            assert_eq!((failure.class, failure.after_ms), (class, None), "{status}");
+            assert!(failure.message.contains("why") && failure.message.contains(&status.to_string()), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        assert_eq!(answer(429, &[("retry-after", "7")], "").unwrap_err().after_ms, Some(7_000));
+        assert_eq!(answer(503, &[("retry-after", "soon")], "").unwrap_err().after_ms, None);
+        let past = [("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")];
+        assert_eq!(answer(503, &past, "").unwrap_err().after_ms, Some(0));
+        let future = [("retry-after", "Sat, 06 Nov 2094 08:49:37 GMT")];
+        assert!(answer(503, &future, "").unwrap_err().after_ms.is_some_and(|after_ms| after_ms > 1_000_000_000));
+    }
+
+    #[test]
+    fn attributes_are_written_as_the_binding_says() {
+        assert_eq!(percent_encoded("Euro € 50%"), "Euro%20%E2%82%AC%2050%25");
+        assert_eq!(percent_encoded("a\"b~"), "a%22b~");
+        let event = crate::plugin::testing::event("{\"n\":1}");
+        let request = request(&event).unwrap();
+        assert_eq!((request.method(), request.uri().path()), (&Method::POST, "/"));
+        let header = |name: &str| request.headers()[name].to_str().unwrap().to_owned();
+        assert_eq!((header("ce-type"), header("ce-id")), ("test".to_owned(), event.id.to_string()));
+        assert_eq!((header("ce-specversion"), header("content-length")), ("1.0".to_owned(), "7".to_owned()));
+        assert_eq!(header("content-type"), "application/json");
+    }
+}
