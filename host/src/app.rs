@@ -200,6 +200,7 @@ fn plugin_options(config: &Config) -> Result<plugin::Options, Error> {
         limits,
         policies: config.worker.policies.clone(),
         settings,
+        resolve: plugin::given_addresses(&config.plugins.resolve).map_err(refused("plugins.resolve".into()))?,
         compiler: plugin::Compiler::Child(compiler(config.plugins.compile)?),
         ..plugin::Options::default()
     })

@@ -41,9 +41,11 @@ const PRIVATE: &[(&str, &[&str])] =
 const CRATES: &[(&[&str], &[&str])] = &[
     (&["redis"], &["broker::redis"]),
     (&["rusqlite"], &["broker::embedded"]),
-    (&["wasmtime", "wasmtime_wasi", "wasi_preview1_component_adapter_provider"], &["plugin"]),
+    (&["wasmtime", "wasmtime_wasi", "wasmtime_wasi_http", "wasi_preview1_component_adapter_provider"], &["plugin"]),
     (&["wit_component", "wit_parser", "wasmparser", "notify", "wat"], &["plugin"]),
-    (&["axum", "tower", "hyper", "hyper_util", "http_body_util", "prometheus_client"], &["api"]),
+    (&["axum", "prometheus_client"], &["api"]),
+    (&["tower", "hyper", "hyper_util", "http_body_util"], &["api", "plugin::host::http"]),
+    (&["tokio_rustls", "rustls_native_certs", "webpki_roots"], &["plugin::host::http"]),
     (&["clap"], &["cli", "main"]),
     (&["indicatif"], &["cli"]),
     (&["ureq"], &["cli"]),

@@ -82,16 +82,17 @@ impl File<'_> {
         }
     }
 
-    /// `[plugins.limits]` and `[plugins.NAME]` are handed on as they are.
+    /// `[plugins.limits]`, `[plugins.resolve]` and `[plugins.NAME]` are handed on as they are.
     fn plugin(&mut self, name: &str, value: &Value, start: usize) {
         match value {
+            Value::Table(table) if name == "resolve" => self.draft.resolve.extend(table.clone()),
             Value::Table(table) if name == "limits" => self.draft.plugin_limits.extend(table.clone()),
             Value::Table(table) => {
                 self.draft.plugins.insert(name.to_owned(), table.clone());
             }
             _ => {
                 let message = format!(
-                    "plugins.{name} is not a setting; here stand dir, compile_memory_bytes, compile_cpu_ms, compile_wall_ms, limits and a section for each plugin"
+                    "plugins.{name} is not a setting; here stand dir, compile_memory_bytes, compile_cpu_ms, compile_wall_ms, limits, resolve and a section for each plugin"
                 );
                 self.fault(start, message);
             }

@@ -30,8 +30,17 @@ const OURS: [(&str, &[&str]); 6] = [
     ("eventstream:plugin/log", &["log"]),
 ];
 
-/// The packages of WASI 0.2 that are linked whole.
-const WASI: [&str; 6] = ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+/// What is linked of WASI 0.2, by the beginning of its names.
+const WASI: [&str; 8] = [
+    "wasi:cli/",
+    "wasi:clocks/",
+    "wasi:filesystem/",
+    "wasi:http/outgoing-handler@",
+    "wasi:http/types@",
+    "wasi:io/",
+    "wasi:random/",
+    "wasi:sockets/",
+];
 
 /// A component that fits.
 pub(super) struct Fit {
@@ -186,10 +195,8 @@ fn other_version(does: &str, name: &str, interface: &str) -> String {
 
 fn hint(interface: &str) -> &'static str {
     match interface {
-        _ if interface.starts_with("wasi:http/") => {
-            ": plugins may not connect to anything (built from JavaScript, leave it out with `--disable http`)"
-        }
-        _ if interface.starts_with("wasi:") => ": only WASI 0.2 without HTTP is",
+        _ if interface.starts_with("wasi:http/") => ": of HTTP, wasi:http/outgoing-handler is",
+        _ if interface.starts_with("wasi:") => ": only WASI 0.2 is",
         _ => "",
     }
 }

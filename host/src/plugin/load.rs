@@ -14,7 +14,7 @@ use wasmtime::Engine;
 use wasmtime::component::Linker;
 
 use super::executor::Meter;
-use super::host::{Guest, Surroundings};
+use super::host::{Denials, Guest, Network, Shared, Surroundings};
 use super::instance::{self, Introduced, Prepared};
 use super::limits::{Breach, Limits};
 use super::loaded::{Machine, Plugin};
@@ -112,6 +112,7 @@ pub(super) struct Loader {
     pub(super) policies: Policies,
     pub(super) max_file_bytes: u64,
     pub(super) compiler: Compiler,
+    pub(super) outside: Shared,
 }
 
 /// Reads a file of at most `limit_bytes`, whatever its size is said to be. Blocks.
@@ -136,11 +137,16 @@ impl Loader {
         }
         let limits = settings.limits.over(self.limits);
         let policies = settings.retry.over(self.policies.clone());
+        let denials = Arc::<Denials>::default();
+        let granted = settings.grants.http.unwrap_or_default();
+        let network = Network::new(name, granted, limits, denials.clone(), &self.outside);
         let surroundings = Arc::new(Surroundings {
             name: name.to_owned(),
             limits,
             max_attempts: policies.retry.max_attempts,
             config: settings.config.unwrap_or_default(),
+            denials,
+            network: Arc::new(network),
         });
         let size_bytes = file.bytes.len() as u64;
         let prepared = Arc::new(self.prepare(file.bytes, surroundings).await?);

@@ -70,6 +70,11 @@ impl Registry {
             ticker: Ticker::start(&engine).map_err(|error| sandbox(error.to_string()))?,
             slots: Arc::new(Semaphore::new(slots)),
         };
+        let outside = host::Shared {
+            runtime: machine.executor.io().cloned().ok_or_else(|| sandbox("no runtime for connections".into()))?,
+            roots: Arc::default(),
+            resolve: Arc::new(options.resolve.clone()),
+        };
         let loader = Loader {
             engine,
             linker: Arc::new(linker),
@@ -78,6 +83,7 @@ impl Registry {
             policies: options.policies.clone(),
             max_file_bytes: options.max_file_bytes,
             compiler: options.compiler.clone(),
+            outside,
         };
         let registry = Arc::new(Self {
             loader,

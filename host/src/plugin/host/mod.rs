@@ -1,16 +1,23 @@
-//! What a guest is offered: one file for each interface of `wit/`, and WASI 0.2 with nothing granted.
+//! What a guest is offered: one file for each interface of `wit/`, WASI 0.2 with nothing granted, and HTTP to where the
+//! operator lets it.
 //!
 //! A [`Guest`] is the host's side of one attempt. No function here waits for anything, and none trusts what a guest
 //! passes: what is wrong is answered, and what is too much ends the attempt.
 
 mod config;
 mod delivery;
+mod denials;
+mod http;
 mod log;
 mod output;
 mod publisher;
 mod state;
 mod stdio;
 
+pub use http::{HttpGrant, HttpGrants};
+
+pub(super) use denials::Denials;
+pub(super) use http::{Network, Shared};
 pub(super) use output::Output;
 
 use std::collections::BTreeMap;
@@ -21,6 +28,7 @@ use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
+use self::http::Outgoing;
 use self::publisher::Publishing;
 use super::bindings::Offered;
 use super::bindings::eventstream::plugin as wit;
@@ -43,6 +51,10 @@ pub(super) struct Surroundings {
     pub(super) max_attempts: u32,
     /// The operator's settings for it.
     pub(super) config: BTreeMap<String, String>,
+    /// What it asked for and was not granted.
+    pub(super) denials: Arc<Denials>,
+    /// Its outgoing HTTP.
+    pub(super) network: Arc<Network>,
 }
 
 /// The host's side of one attempt.
@@ -54,6 +66,7 @@ pub(super) struct Guest {
     deadline: Instant,
     output: Arc<Output>,
     publishing: Publishing,
+    outgoing: Outgoing,
     wasi: WasiCtx,
     table: ResourceTable,
 }
@@ -77,6 +90,7 @@ impl Guest {
         Self {
             limiter: Limiter::new(&surroundings.limits),
             publishing: Publishing::default(),
+            outgoing: Outgoing::new(surroundings.network.clone(), event.id),
             surroundings,
             event,
             attempt,
@@ -111,6 +125,7 @@ impl WasiView for Guest {
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     Offered::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
     Ok(linker)
 }
@@ -118,13 +133,18 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
 /// A linker for each part of what is offered, for finding every part that a component does not fit.
 pub(super) fn linkers(engine: &Engine) -> wasmtime::Result<Vec<Linker<Guest>>> {
     type Add = fn(&mut Linker<Guest>) -> wasmtime::Result<()>;
-    let parts: [Add; 6] = [
+    let parts: [Add; 7] = [
         |linker| wit::delivery::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
         |linker| wit::publisher::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
         |linker| wit::state::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
         |linker| wit::config::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
         |linker| wit::log::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
         wasmtime_wasi::p2::add_to_linker_async,
+        // Alone it would lack the streams that it shares with the rest.
+        |linker| {
+            wasmtime_wasi::p2::add_to_linker_async(linker)?;
+            wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
+        },
     ];
     parts
         .into_iter()
