@@ -14,6 +14,7 @@ mod idempotency;
 mod input;
 mod isolation;
 mod operating;
+mod outgoing_http;
 mod plugin_files;
 mod redis_away;
 mod reload;
