@@ -192,8 +192,12 @@ fn size_time_and_number_are_limited() {
         small.url()
     );
     let stage = stage(&settings, "");
-    assert!(error(&stage, &large.url()).contains("HttpResponseBodySize"), "too large");
-    assert!(error(&stage, &silent.url()).contains("HttpResponseTimeout"), "too slow");
+    for (url, expected) in
+        [(large.url(), "response body size exceeds limit: 65536"), (silent.url(), "HttpResponseTimeout")]
+    {
+        let error = error(&stage, &url);
+        assert!(error.contains(expected), "{error}");
+    }
     let answers = send(&stage, json!({"url": small.url(), "times": 4}));
     assert_eq!((&answers[2]["status"], &answers[3]["status"]), (&json!(200), &Value::Null), "{answers}");
     assert!(answers[3]["error"].as_str().unwrap().contains("limits.http_requests"), "{answers}");
