@@ -205,6 +205,7 @@ fn plugin_options(config: &Config) -> Result<plugin::Options, Error> {
         notice: config.plugins.follow.notice,
         rescan_ms: config.plugins.follow.rescan_ms,
         settle_ms: config.plugins.follow.settle_ms,
+        resolve: plugin::given_addresses(&config.plugins.resolve).map_err(refused("plugins.resolve".into()))?,
         compiler: plugin::Compiler::Child(compiler(config.plugins.compile)?),
         ..plugin::Options::default()
     })

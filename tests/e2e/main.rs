@@ -15,6 +15,7 @@ mod idempotency;
 mod input;
 mod isolation;
 mod operating;
+mod outgoing_http;
 mod plugin_cache;
 mod plugin_directory;
 mod plugin_files;

@@ -82,9 +82,10 @@ impl File<'_> {
         }
     }
 
-    /// `[plugins.limits]` and `[plugins.NAME]` are handed on as they are.
+    /// `[plugins.limits]`, `[plugins.resolve]` and `[plugins.NAME]` are handed on as they are.
     fn plugin(&mut self, name: &str, value: &Value, start: usize) {
         match value {
+            Value::Table(table) if name == "resolve" => self.draft.resolve.extend(table.clone()),
             Value::Table(table) if name == "limits" => self.draft.plugin_limits.extend(table.clone()),
             Value::Table(table) => {
                 self.draft.plugins.insert(name.to_owned(), table.clone());

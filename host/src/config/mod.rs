@@ -75,6 +75,8 @@ pub struct PluginsSettings {
     pub compile: CompileLimits,
     /// `[plugins.limits]`: what an attempt may use, for every plugin that says nothing else.
     pub limits: toml::Table,
+    /// `[plugins.resolve]`: addresses of names that plugins send requests to.
+    pub resolve: toml::Table,
     /// `[plugins.NAME]` by name.
     pub by_name: BTreeMap<String, toml::Table>,
 }

@@ -46,6 +46,10 @@ fn the_commented_file_is_the_default() {
         log_line_bytes: 0,
         stderr_bytes: 0,
         host_call_bytes: 0,
+        http_requests: 0,
+        http_request_bytes: 0,
+        http_response_bytes: 0,
+        http_timeout_ms: 0,
     };
     assert_eq!(limits.over(none), Limits::default());
     assert_eq!(written, default);

@@ -24,6 +24,8 @@ const TURNS_BETWEEN_NEW: u32 = 1;
 const TURNS_BETWEEN_TIMERS: u32 = 4;
 /// How much nicer than the rest of the process the threads of the slow tier are.
 const SLOW_NICENESS: i32 = 10;
+/// How many names are looked up side by side; a lookup holds a thread until the resolver of the system gives up.
+const MAX_LOOKUPS: usize = 64;
 /// How long the end of the executor waits for what runs. Guests yield within a tick; a compilation does not.
 const END_WAIT: Duration = Duration::from_secs(1);
 
@@ -32,6 +34,7 @@ const END_WAIT: Duration = Duration::from_secs(1);
 pub(super) struct Executor {
     fast: Option<Runtime>,
     slow: Option<Runtime>,
+    io: Option<Runtime>,
 }
 
 /// The CPU time of one attempt, wherever it ran.
@@ -56,9 +59,16 @@ impl Executor {
                 .build()
         };
         let slow_threads = threads.saturating_sub(1);
+        let io = Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(MAX_LOOKUPS)
+            .thread_name("plugin-io")
+            .enable_all()
+            .build();
         Ok(Self {
             fast: Some(runtime("plugin-fast", threads, 0)?),
             slow: Some(runtime("plugin-slow", slow_threads, SLOW_NICENESS)?),
+            io: Some(io?),
         })
     }
 
@@ -75,6 +85,11 @@ impl Executor {
         answer.await.ok()
     }
 
+    /// Where connections to the outside live; the runtimes of the guests wait for nothing but time. `None` at the end.
+    pub(super) fn io(&self) -> Option<&Handle> {
+        self.io.as_ref().map(Runtime::handle)
+    }
+
     /// Runs what blocks on a thread of low priority; threads that it starts inherit the priority. `None` if it panicked
     /// or the executor ends. Dropping the future does not stop it.
     pub(super) async fn run_blocking<T, F>(&self, work: F) -> Option<T>
@@ -88,11 +103,11 @@ impl Executor {
 
 impl Drop for Executor {
     fn drop(&mut self) {
-        let (fast, slow) = (self.fast.take(), self.slow.take());
+        let runtimes = [self.slow.take(), self.fast.take(), self.io.take()];
         // Ending a runtime blocks, which the thread of another runtime must not do; a plain thread may.
         let end = move || {
             // The slow tier first: what it runs may wait for timers of the fast one, on which it began.
-            for runtime in [slow, fast].into_iter().flatten() {
+            for runtime in runtimes.into_iter().flatten() {
                 runtime.shutdown_timeout(END_WAIT);
             }
         };

@@ -32,8 +32,16 @@ const OURS: [(&str, &[&str]); 6] = [
 ];
 
 /// The packages and interfaces of WASI 0.2 that are linked whole.
-const WASI: [&str; 7] =
-    ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:http/types@", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+const WASI: [&str; 8] = [
+    "wasi:cli/",
+    "wasi:clocks/",
+    "wasi:filesystem/",
+    "wasi:http/outgoing-handler@",
+    "wasi:http/types@",
+    "wasi:io/",
+    "wasi:random/",
+    "wasi:sockets/",
+];
 
 /// How to build without the WASI of another version.
 const WITHOUT_WASI: &str = "build for that (Rust: `--target wasm32-wasip2`), or without any (JavaScript: `--disable all` or \
@@ -272,7 +280,7 @@ fn other_version(does: &str, name: &str, offered: &str) -> String {
 fn hint(interface: &str) -> &'static str {
     match interface {
         _ if interface.starts_with("wasi:http/") => {
-            ": plugins may not connect to anything (JavaScript: leave it out with `--disable http` or `--disable all`)"
+            ": of HTTP, wasi:http/outgoing-handler is (JavaScript: leave out others with `--disable http` or `--disable all`)"
         }
         _ if interface.starts_with("wasi:") => {
             ": of WASI there are cli, clocks, filesystem, io, random, sockets and messaging; leave out what uses it"

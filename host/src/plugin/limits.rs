@@ -41,6 +41,14 @@ pub struct Limits {
     pub stderr_bytes: u64,
     /// All that the guest hands to the host in calls, log lines past their limit included.
     pub host_call_bytes: u64,
+    /// HTTP requests that the handler sends.
+    pub http_requests: u32,
+    /// The body of one of them.
+    pub http_request_bytes: u64,
+    /// The body of the response to one of them.
+    pub http_response_bytes: u64,
+    /// From the sending of one of them to the end of the response.
+    pub http_timeout_ms: u64,
 }
 
 impl Default for Limits {
@@ -60,6 +68,10 @@ impl Default for Limits {
             log_line_bytes: 4 * KIB,
             stderr_bytes: 8 * KIB,
             host_call_bytes: 16 * KIB * KIB,
+            http_requests: 8,
+            http_request_bytes: KIB * KIB,
+            http_response_bytes: KIB * KIB,
+            http_timeout_ms: 5_000,
         }
     }
 }

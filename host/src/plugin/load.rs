@@ -16,7 +16,7 @@ use wasmtime::Engine;
 use wasmtime::component::Linker;
 
 use super::executor::Meter;
-use super::host::{Guest, Surroundings};
+use super::host::{Denials, Guest, Network, Shared, Surroundings};
 use super::instance::{self, Introduced, Prepared};
 use super::kept::Kept;
 use super::limits::{Breach, Limits};
@@ -116,6 +116,7 @@ pub(super) struct Loader {
     pub(super) max_file_bytes: u64,
     pub(super) compiler: Compiler,
     pub(super) kept: Option<Arc<Kept>>,
+    pub(super) outside: Shared,
 }
 
 /// Opens a file of a directory that others write to: no device, and never waiting for the other end of a pipe. Blocks
@@ -165,11 +166,16 @@ impl Loader {
         }
         let limits = settings.limits.over(self.limits);
         let policies = settings.retry.over(self.policies.clone());
+        let denials = Arc::<Denials>::default();
+        let granted = settings.grants.http.unwrap_or_default();
+        let network = Network::new(name, granted, limits, denials.clone(), &self.outside);
         let surroundings = Arc::new(Surroundings {
             name: name.to_owned(),
             limits,
             max_attempts: policies.retry.max_attempts,
             config: settings.config.unwrap_or_default(),
+            denials,
+            network: Arc::new(network),
         });
         let size_bytes = file.bytes.len() as u64;
         let digest = file.digest.clone();

@@ -1,5 +1,6 @@
 //! One version of one component, ready to run.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -98,6 +99,11 @@ impl Plugin {
     /// What one attempt may use.
     pub fn limits(&self) -> &Limits {
         &self.prepared.surroundings.limits
+    }
+
+    /// How many calls were denied for want of a grant, by capability.
+    pub fn denied(&self) -> BTreeMap<&'static str, u64> {
+        self.prepared.surroundings.denials.counts()
     }
 
     /// How failures of this plugin are tried again.

@@ -47,19 +47,21 @@ mod workbench;
 
 pub use compile::{Child, CompileLimits, Compiler, answer as compile_and_answer};
 pub use dialect::Dialect;
+pub use host::{HttpGrant, HttpGrants};
 pub use limits::Limits;
 pub use load::LoadError;
 pub use loaded::Plugin;
 pub use registry::Registry;
 pub use rollback::RollbackError;
 pub use routing::{InvalidPattern, Pattern};
-pub use settings::{InvalidSettings, LimitsPatch, RetrySettings, Settings};
+pub use settings::{GrantSettings, InvalidSettings, LimitsPatch, RetrySettings, Settings, given_addresses};
 pub use state::{MemoryState, ReadState, StateUnavailable};
 pub use status::{PluginState, Status};
 pub use watch::Notice;
 pub use workbench::Workbench;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::event::{Event, LogLine, Outcome, Policies};
@@ -99,6 +101,8 @@ pub struct Options {
     pub policies: Policies,
     /// `[plugins.NAME]` of the configuration. What a file `NAME.toml` in the directory says goes before it.
     pub settings: BTreeMap<String, Settings>,
+    /// Addresses of names, in place of what the resolver of the system says of them.
+    pub resolve: BTreeMap<String, Vec<IpAddr>>,
     /// The largest file that is loaded.
     pub max_file_bytes: u64,
     /// Where components are compiled.
@@ -126,6 +130,7 @@ impl Default for Options {
             limits: Limits::default(),
             policies: Policies::default(),
             settings: BTreeMap::new(),
+            resolve: BTreeMap::new(),
             max_file_bytes: 64 * 1024 * 1024,
             compiler: Compiler::InProcess,
             stack_bytes: 512 * 1024,

@@ -82,6 +82,11 @@ impl Registry {
         let (dir, here, max_bytes) = (options.data_dir.clone(), engine.clone(), options.cache_max_bytes);
         let kept = move || Kept::open(&dir?, &here, max_bytes);
         let kept = machine.executor.run_blocking(kept).await.flatten().map(Arc::new);
+        let outside = host::Shared {
+            runtime: machine.executor.io().cloned().ok_or_else(|| sandbox("no runtime for connections".into()))?,
+            roots: Arc::default(),
+            resolve: Arc::new(options.resolve.clone()),
+        };
         let loader = Loader {
             engine,
             linker: Arc::new(linker),
@@ -91,6 +96,7 @@ impl Registry {
             max_file_bytes: options.max_file_bytes,
             compiler: options.compiler.clone(),
             kept,
+            outside,
         };
         let registry = Arc::new(Self {
             loader,

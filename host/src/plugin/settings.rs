@@ -9,12 +9,17 @@ use std::num::NonZeroUsize;
 use serde::{Deserialize, Deserializer, de};
 use toml::{Table, Value};
 
-use super::Limits;
 use super::routing::Pattern;
+use super::{HttpGrants, Limits};
 use crate::event::{Class, Policies, PolicyPatch};
 
-const KEYS: [&str; 5] = ["types", "concurrency", "limits", "retry", "config"];
-const LIMIT_KEYS: [&str; 13] = [
+mod resolve;
+
+pub use resolve::given_addresses;
+
+const KEYS: [&str; 6] = ["types", "concurrency", "limits", "retry", "config", "grants"];
+const GRANT_KEYS: [&str; 1] = ["http"];
+const LIMIT_KEYS: [&str; 17] = [
     "wall_ms",
     "cpu_ms",
     "memory_bytes",
@@ -28,6 +33,10 @@ const LIMIT_KEYS: [&str; 13] = [
     "log_line_bytes",
     "stderr_bytes",
     "host_call_bytes",
+    "http_requests",
+    "http_request_bytes",
+    "http_response_bytes",
+    "http_timeout_ms",
 ];
 const POLICY_KEYS: [&str; 4] = ["max_attempts", "initial_ms", "factor", "max_ms"];
 const CLASS_KEYS: [&str; 4] = ["retry", "trap", "timeout", "limit"];
@@ -46,6 +55,16 @@ pub struct Settings {
     pub retry: RetrySettings,
     /// What it is given for `config.get`.
     pub config: Option<BTreeMap<String, String>>,
+    /// What it may do beyond what every plugin may.
+    pub grants: GrantSettings,
+}
+
+/// What is granted to a plugin.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GrantSettings {
+    /// Where it may send HTTP requests.
+    pub http: Option<HttpGrants>,
 }
 
 /// The limits that are set; see [`Limits`].
@@ -75,6 +94,13 @@ pub struct LimitsPatch {
     pub stderr_bytes: Option<u64>,
     #[serde(deserialize_with = "size_bytes")]
     pub host_call_bytes: Option<u64>,
+    pub http_requests: Option<u32>,
+    #[serde(deserialize_with = "size_bytes")]
+    pub http_request_bytes: Option<u64>,
+    #[serde(deserialize_with = "size_bytes")]
+    pub http_response_bytes: Option<u64>,
+    #[serde(deserialize_with = "duration_ms")]
+    pub http_timeout_ms: Option<u64>,
 }
 
 /// The retry policies that are set: for all classes, and for each one.
@@ -120,6 +146,7 @@ impl Settings {
     pub fn from_table(table: Table) -> Result<Self, InvalidSettings> {
         check_keys("", &table, &KEYS)?;
         check_table(&table, "limits", &LIMIT_KEYS)?;
+        check_table(&table, "grants", &GRANT_KEYS)?;
         check_table(&table, "retry", &[POLICY_KEYS, CLASS_KEYS].concat())?;
         if let Some(Value::Table(retry)) = table.get("retry") {
             for class in CLASS_KEYS {
@@ -137,6 +164,7 @@ impl Settings {
             limits: self.limits.or(&beneath.limits),
             retry: self.retry.or(&beneath.retry),
             config: self.config.or_else(|| beneath.config.clone()),
+            grants: GrantSettings { http: self.grants.http.or_else(|| beneath.grants.http.clone()) },
         }
     }
 }
@@ -167,6 +195,10 @@ impl LimitsPatch {
             log_line_bytes: self.log_line_bytes.unwrap_or(beneath.log_line_bytes),
             stderr_bytes: self.stderr_bytes.unwrap_or(beneath.stderr_bytes),
             host_call_bytes: self.host_call_bytes.unwrap_or(beneath.host_call_bytes),
+            http_requests: self.http_requests.unwrap_or(beneath.http_requests),
+            http_request_bytes: self.http_request_bytes.unwrap_or(beneath.http_request_bytes),
+            http_response_bytes: self.http_response_bytes.unwrap_or(beneath.http_response_bytes),
+            http_timeout_ms: self.http_timeout_ms.unwrap_or(beneath.http_timeout_ms),
         }
     }
 
@@ -185,6 +217,10 @@ impl LimitsPatch {
             log_line_bytes: self.log_line_bytes.or(beneath.log_line_bytes),
             stderr_bytes: self.stderr_bytes.or(beneath.stderr_bytes),
             host_call_bytes: self.host_call_bytes.or(beneath.host_call_bytes),
+            http_requests: self.http_requests.or(beneath.http_requests),
+            http_request_bytes: self.http_request_bytes.or(beneath.http_request_bytes),
+            http_response_bytes: self.http_response_bytes.or(beneath.http_response_bytes),
+            http_timeout_ms: self.http_timeout_ms.or(beneath.http_timeout_ms),
         }
     }
 }
@@ -318,6 +354,8 @@ mod tests {
             ("limits = { wall_ms = 0 }", "above 0"),
             ("limits = { memory_bytes = \"lots\" }", "64MiB"),
             ("types = [\"a b\"]", "order.*"),
+            ("grants = { htp = [] }", "no key \"grants.htp\"; did you mean \"http\"?"),
+            ("grants.http = [\"api.example.com\"]", "has no scheme"),
             ("concurrency = 0", "concurrency"),
             ("concurrency = ", "line 1"),
         ] {

@@ -1,5 +1,7 @@
 //! What can be told of a plugin: for `GET /plugins` and for the lines at the start.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::{Limits, Pattern, Plugin};
@@ -57,6 +59,9 @@ pub struct Status {
     /// The size of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<u64>,
+    /// How many calls were denied for want of a grant since it serves, by capability.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub denied: BTreeMap<&'static str, u64>,
     /// Since when it serves, by the clock of this host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loaded_at: Option<Timestamp>,
@@ -78,6 +83,7 @@ impl Status {
             limits: serving.map(|plugin| *plugin.limits()),
             concurrency: serving.and_then(Plugin::concurrency),
             size_bytes: serving.map(|plugin| plugin.size_bytes),
+            denied: serving.map(Plugin::denied).unwrap_or_default(),
             loaded_at: serving.map(|plugin| plugin.loaded_at),
         }
     }

@@ -38,6 +38,11 @@ impl Workbench {
             ticker: Ticker::start(&engine).map_err(|error| sandbox(error.to_string()))?,
             slots: Arc::new(Semaphore::new(SLOTS as usize)),
         };
+        let outside = host::Shared {
+            runtime: machine.executor.io().cloned().ok_or_else(|| sandbox("no runtime for connections".into()))?,
+            roots: Arc::default(),
+            resolve: Arc::new(options.resolve.clone()),
+        };
         let loader = Loader {
             engine,
             linker: Arc::new(linker),
@@ -47,6 +52,7 @@ impl Workbench {
             max_file_bytes: options.max_file_bytes,
             compiler: options.compiler.clone(),
             kept: None,
+            outside,
         };
         Ok(Self { options, loader })
     }

@@ -1,12 +1,14 @@
-//! What a guest is offered: one file for each interface of `wit/`, and WASI 0.2 with nothing granted.
+//! What a guest is offered: one file for each interface of `wit/`, WASI 0.2 with nothing granted, and HTTP to where the
+//! operator lets it.
 //!
 //! A [`Guest`] is the host's side of one attempt. Of the functions here only those that read state wait for anything, and
 //! none trusts what a guest passes: what is wrong is answered, and what is too much ends the attempt.
 
 mod config;
 mod delivery;
+mod denials;
 mod foreign;
-mod incoming_http;
+mod http;
 mod keyvalue;
 mod log;
 mod output;
@@ -15,6 +17,10 @@ mod state;
 mod stdio;
 
 pub use foreign::{Client, Message, RequestOptions};
+pub use http::{HttpGrant, HttpGrants};
+
+pub(super) use denials::Denials;
+pub(super) use http::{Network, Shared};
 pub(super) use output::Output;
 
 use std::collections::BTreeMap;
@@ -25,6 +31,7 @@ use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
+use self::http::Outgoing;
 use self::publisher::Publishing;
 use self::state::Buffer;
 use super::ReadState;
@@ -49,6 +56,10 @@ pub(super) struct Surroundings {
     pub(super) max_attempts: u32,
     /// The operator's settings for it.
     pub(super) config: BTreeMap<String, String>,
+    /// What it asked for and was not granted.
+    pub(super) denials: Arc<Denials>,
+    /// Its outgoing HTTP.
+    pub(super) network: Arc<Network>,
 }
 
 /// The host's side of one attempt.
@@ -61,9 +72,9 @@ pub(super) struct Guest {
     output: Arc<Output>,
     publishing: Publishing,
     state: Buffer,
+    outgoing: Outgoing,
     wasi: WasiCtx,
     table: ResourceTable,
-    incoming: incoming_http::Incoming,
 }
 
 impl Guest {
@@ -87,6 +98,7 @@ impl Guest {
             limiter: Limiter::new(&surroundings.limits),
             publishing: Publishing::default(),
             state: Buffer::new(state),
+            outgoing: Outgoing::new(surroundings.network.clone(), event.id),
             surroundings,
             event,
             attempt,
@@ -94,7 +106,6 @@ impl Guest {
             output,
             wasi,
             table,
-            incoming: incoming_http::Incoming::default(),
         }
     }
 
@@ -134,18 +145,25 @@ impl WasiView for Guest {
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     Offered::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
     keyvalue::add_to_linker(&mut linker)?;
     foreign::add_to_linker(&mut linker)?;
-    incoming_http::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 
 /// A linker for each part of WASI, for finding every part that a component does not fit.
 pub(super) fn linkers(engine: &Engine) -> wasmtime::Result<Vec<Linker<Guest>>> {
     type Add = fn(&mut Linker<Guest>) -> wasmtime::Result<()>;
-    let parts: [Add; 3] =
-        [wasmtime_wasi::p2::add_to_linker_async, incoming_http::add_to_linker, keyvalue::add_to_linker];
+    let parts: [Add; 3] = [
+        wasmtime_wasi::p2::add_to_linker_async,
+        keyvalue::add_to_linker,
+        // Alone it would lack the streams that it shares with the rest.
+        |linker| {
+            wasmtime_wasi::p2::add_to_linker_async(linker)?;
+            wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
+        },
+    ];
     parts
         .into_iter()
         .map(|add| {

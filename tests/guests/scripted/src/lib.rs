@@ -3,6 +3,7 @@
 //! It has no `describe`: a copy of it under any file name handles the type of that name. Misbehavior is written plainly,
 //! as a careless or hostile author would write it.
 
+mod http;
 mod script;
 
 use std::io::Write;
@@ -94,6 +95,7 @@ fn end(script: &Script, event: &Event, payload: &str, calls: u32, answers: &[ser
     let text = |text: String| Ok(Some(EventData::Text(text)));
     match script.ending.flipped() {
         Ending::Ok | Ending::Coin => Ok(None),
+        Ending::Http => text(http::send_all(&script.http)),
         Ending::Echo => text(payload.to_owned()),
         Ending::Facts => text(facts(event)),
         Ending::Static => text(calls.to_string()),

@@ -29,6 +29,18 @@ pub struct Script {
     pub after_ms: Option<u64>,
     pub message: String,
     pub key: String,
+    pub http: Request,
+}
+
+/// A request, and how often it is sent.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Request {
+    pub method: String,
+    pub url: String,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+    pub times: Option<u32>,
 }
 
 /// A call of the plugin's state; see the README.
@@ -48,6 +60,7 @@ pub enum StateCall {
 pub enum Ending {
     #[default]
     Ok,
+    Http,
     Echo,
     Facts,
     Static,
@@ -86,6 +99,7 @@ impl Default for Script {
             after_ms: None,
             message: "as the payload asked".into(),
             key: "key".into(),
+            http: Request::default(),
         }
     }
 }

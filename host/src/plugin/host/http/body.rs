@@ -1,0 +1,88 @@
+//! Bodies of requests and responses, bounded in size and, while they are read, in time.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Sleep;
+use wasmtime_wasi_http::{Error, WasiBody};
+
+/// The body of a request with at most `limit_bytes`; more breaks the request off.
+pub(super) fn outgoing(body: WasiBody, limit_bytes: u64) -> WasiBody {
+    let too_large = move || Error::HttpRequestBodySize(Some(limit_bytes));
+    Bounded { body: Box::pin(body), left_bytes: limit_bytes, too_large, patience: None }.boxed_unsync()
+}
+
+/// The body of a response with at most `limit_bytes`, to be read to its end before `deadline` and without a pause of
+/// more than `pause`.
+pub(super) fn incoming(body: Incoming, limit_bytes: u64, deadline: Instant, pause: Option<Duration>) -> WasiBody {
+    let too_large = move || Error::HttpResponseBodySize(Some(limit_bytes));
+    let patience = Patience { deadline, pause, sleep: Box::pin(tokio::time::sleep_until(next(deadline, pause))) };
+    let body = Box::pin(body.map_err(|_| Error::HttpResponseIncomplete));
+    Bounded { body, left_bytes: limit_bytes, too_large, patience: Some(patience) }.boxed_unsync()
+}
+
+fn next(deadline: Instant, pause: Option<Duration>) -> tokio::time::Instant {
+    pause.and_then(|pause| Instant::now().checked_add(pause)).map_or(deadline, |pause| pause.min(deadline)).into()
+}
+
+struct Patience {
+    deadline: Instant,
+    pause: Option<Duration>,
+    sleep: Pin<Box<Sleep>>,
+}
+
+struct Bounded<B, F> {
+    body: Pin<Box<B>>,
+    left_bytes: u64,
+    too_large: F,
+    patience: Option<Patience>,
+}
+
+impl<B, F> Body for Bounded<B, F>
+where
+    B: Body<Data = Bytes, Error = Error>,
+    F: Fn() -> Error + Unpin,
+{
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        let Poll::Ready(frame) = this.body.as_mut().poll_frame(context) else {
+            let is_over = |patience: &mut Patience| patience.sleep.as_mut().poll(context).is_ready();
+            return match this.patience.as_mut().is_some_and(is_over) {
+                true => Poll::Ready(Some(Err(Error::HttpResponseTimeout))),
+                false => Poll::Pending,
+            };
+        };
+        if let Some(patience) = &mut this.patience {
+            // A body that always has something ready would else go on past its time.
+            if Instant::now() >= patience.deadline {
+                return Poll::Ready(Some(Err(Error::HttpResponseTimeout)));
+            }
+            patience.sleep.as_mut().reset(next(patience.deadline, patience.pause));
+        }
+        let Some(Ok(frame)) = frame else { return Poll::Ready(frame) };
+        let size_bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+        match this.left_bytes.checked_sub(size_bytes) {
+            Some(left_bytes) => this.left_bytes = left_bytes,
+            None => return Poll::Ready(Some(Err((this.too_large)()))),
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

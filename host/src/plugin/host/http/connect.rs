@@ -1,0 +1,150 @@
+//! Connections: resolved, checked, dialled and, for `https`, encrypted. The pool of a plugin asks for them.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use hyper::Uri;
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+use tower::Service;
+
+use super::grants::{Host, HttpGrants, Place, Scheme};
+use super::resolve::{self, Resolve, Unresolved};
+
+/// The roots that certificates are checked against: those of this system and those that browsers trust. Read when the
+/// first plugin asks for `https`, then shared.
+#[derive(Debug, Default)]
+pub(in super::super::super) struct Roots(OnceLock<Option<Arc<ClientConfig>>>);
+
+impl Roots {
+    fn config(&self) -> Option<Arc<ClientConfig>> {
+        let read = || {
+            let mut roots = RootCertStore::empty();
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+            // What the system has and cannot be read is as if it were not there; the others still count.
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            let provider = Arc::new(crypto::ring::default_provider());
+            let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().ok()?;
+            Some(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+        };
+        self.0.get_or_init(read).clone()
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoConnection {
+    #[error("the name has no address")]
+    Unresolved,
+    #[error("{0} is no address of the internet")]
+    Prohibited(IpAddr),
+    #[error("no address answers: {0}")]
+    Dial(#[source] io::Error),
+    #[error("no encrypted connection: {0}")]
+    Tls(#[source] io::Error),
+}
+
+/// Makes the connections of one plugin.
+#[derive(Clone, Debug)]
+pub(super) struct Connector {
+    pub(super) grants: Arc<HttpGrants>,
+    pub(super) resolver: Arc<dyn Resolve>,
+    pub(super) roots: Arc<Roots>,
+}
+
+impl Connector {
+    async fn connect(self, uri: Uri) -> Result<Stream, NoConnection> {
+        let place = Place::of(&uri).ok_or(NoConnection::Unresolved)?;
+        let addresses = match resolve::allowed(&*self.resolver, &self.grants, &place).await {
+            Ok(addresses) => addresses,
+            Err(Unresolved::Unknown) => return Err(NoConnection::Unresolved),
+            Err(Unresolved::Prohibited(address)) => return Err(NoConnection::Prohibited(address)),
+        };
+        let tcp = dial(&addresses).await.map_err(NoConnection::Dial)?;
+        // Requests are small and waited for.
+        let _ = tcp.set_nodelay(true);
+        if place.scheme == Scheme::Http {
+            return Ok(Stream(Box::new(tcp)));
+        }
+        let server = match place.host {
+            Host::Address(address) => ServerName::from(address),
+            Host::Name(name) | Host::Below(name) => {
+                ServerName::try_from(name).map_err(|error| NoConnection::Tls(io::Error::other(error)))?
+            }
+        };
+        let roots = self.roots.clone();
+        let config = tokio::task::spawn_blocking(move || roots.config()).await.ok().flatten();
+        let config = config.ok_or_else(|| NoConnection::Tls(io::Error::other("no encryption on this system")))?;
+        let tls = TlsConnector::from(config).connect(server, tcp).await.map_err(NoConnection::Tls)?;
+        Ok(Stream(Box::new(tls)))
+    }
+}
+
+/// Connects to the first address that answers.
+async fn dial(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Stream>;
+    type Error = NoConnection;
+    type Future = BoxFuture<'static, Result<Self::Response, NoConnection>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), NoConnection>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connector = self.clone();
+        Box::pin(async move { connector.connect(uri).await.map(TokioIo::new) })
+    }
+}
+
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// A connection, encrypted or not.
+pub(super) struct Stream(Box<dyn Duplex>);
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, to)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}

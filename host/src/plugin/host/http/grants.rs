@@ -1,0 +1,371 @@
+//! What an operator grants of outgoing HTTP, and whether a request is among it. Pure: nothing here resolves a name.
+//!
+//! A grant names a scheme, a host, a port and methods, and a request must match all of them. A host is compared as it is
+//! written, lower-cased: what only a resolver would take for an address (`0x7f.1`, `2130706433`) is neither a name nor an
+//! address here and is never granted.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use hyper::{Method, Uri};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
+
+const MAX_NAME_CHARS: usize = 253;
+const MAX_LABEL_CHARS: usize = 63;
+
+/// All that is granted to one plugin; nothing by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(transparent)]
+pub struct HttpGrants(Vec<HttpGrant>);
+
+/// Leave to send requests to one host, or to all below a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpGrant {
+    place: Place,
+    methods: Option<Vec<Method>>,
+    idempotency_key: bool,
+}
+
+/// Where requests go: `https://api.example.com:8443`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) scheme: Scheme,
+    pub(super) host: Host,
+    pub(super) port: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Http,
+    Https,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Host {
+    Address(IpAddr),
+    /// Lower-case, without a dot at the end.
+    Name(String),
+    /// Every name that ends in a dot and this one; only in a grant.
+    Below(String),
+}
+
+/// Why a request is not granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lacking {
+    /// No grant has its scheme, host and port.
+    Place,
+    /// One has, for other methods.
+    Method,
+}
+
+impl HttpGrants {
+    /// Whether anything is granted at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The grant under which a request may be sent.
+    pub(super) fn find(&self, place: &Place, method: &Method) -> Result<&HttpGrant, Lacking> {
+        let mut lacking = Lacking::Place;
+        for grant in self.0.iter().filter(|grant| grant.place.covers(place)) {
+            match &grant.methods {
+                Some(methods) if !methods.contains(method) => lacking = Lacking::Method,
+                _ => return Ok(grant),
+            }
+        }
+        Err(lacking)
+    }
+
+    /// Whether an address was written down by the operator, for the scheme and port of this place.
+    pub(super) fn names_address(&self, address: IpAddr, place: &Place) -> bool {
+        self.0.iter().any(|grant| {
+            grant.place.host == Host::Address(address)
+                && (grant.place.scheme, grant.place.port) == (place.scheme, place.port)
+        })
+    }
+}
+
+impl FromIterator<HttpGrant> for HttpGrants {
+    fn from_iter<I: IntoIterator<Item = HttpGrant>>(grants: I) -> Self {
+        Self(grants.into_iter().collect())
+    }
+}
+
+impl HttpGrant {
+    /// Whether the event's id goes along as `Idempotency-Key`.
+    pub(super) fn sends_idempotency_key(&self) -> bool {
+        self.idempotency_key
+    }
+}
+
+impl Place {
+    /// Where a request goes; `None` if that is nowhere a grant can name.
+    pub(super) fn of(uri: &Uri) -> Option<Self> {
+        let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
+        let scheme = Scheme::named(uri.scheme_str()?)?;
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => scheme.default_port(),
+            Some(port) => port.strip_prefix(':').and_then(|port| port.parse().ok())?,
+            None => return None,
+        };
+        match Host::read(authority.host())? {
+            Host::Below(_) => None,
+            host => Some(Self { scheme, host, port }),
+        }
+    }
+
+    /// The same place with an address in place of the name.
+    pub(super) fn at(&self, address: IpAddr) -> Self {
+        Self { host: Host::Address(address), ..self.clone() }
+    }
+
+    fn covers(&self, wanted: &Self) -> bool {
+        let covers_host = match (&self.host, &wanted.host) {
+            (Host::Below(domain), Host::Name(name)) => {
+                name.strip_suffix(domain.as_str()).is_some_and(|rest| rest.ends_with('.'))
+            }
+            (granted, wanted) => granted == wanted,
+        };
+        covers_host && (self.scheme, self.port) == (wanted.scheme, wanted.port)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.scheme == Scheme::Http { "http" } else { "https" };
+        write!(f, "{scheme}://")?;
+        match &self.host {
+            Host::Address(IpAddr::V6(address)) => write!(f, "[{address}]")?,
+            Host::Address(IpAddr::V4(address)) => write!(f, "{address}")?,
+            Host::Name(name) => f.write_str(name)?,
+            Host::Below(domain) => write!(f, "*.{domain}")?,
+        }
+        if self.port == self.scheme.default_port() { Ok(()) } else { write!(f, ":{}", self.port) }
+    }
+}
+
+impl Scheme {
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "http" => Some(Self::Http),
+            "https" => Some(Self::Https),
+            _ => None,
+        }
+    }
+
+    fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+impl Host {
+    fn read(text: &str) -> Option<Self> {
+        if let Some(inner) = text.strip_prefix('[') {
+            let address: Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
+            return Some(Self::Address(address.into()));
+        }
+        if let Ok(address) = text.parse::<Ipv4Addr>() {
+            return Some(Self::Address(address.into()));
+        }
+        match text.strip_prefix("*.") {
+            Some(domain) => name(domain).filter(|domain| domain.contains('.')).map(Self::Below),
+            None => name(text).map(Self::Name),
+        }
+    }
+}
+
+/// The name, lower-case; `None` for what is none, among it everything whose end a resolver would take for a number.
+fn name(text: &str) -> Option<String> {
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= MAX_LABEL_CHARS
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+    };
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let is_number = last.starts_with(|c: char| c.is_ascii_digit())
+        && (last.starts_with("0x") || last.chars().all(|c| c.is_ascii_digit()));
+    (name.len() <= MAX_NAME_CHARS && name.split('.').all(is_label) && !is_number).then_some(name)
+}
+
+impl FromStr for HttpGrant {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let example = "a grant is written like \"https://api.example.com\", \"https://*.example.com\" or \
+                       \"http://10.0.0.7:8080\"";
+        let wrong = |what: &str| format!("{text:?} {what}; {example}");
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| wrong("has no scheme"))?;
+        let scheme = Scheme::named(scheme).ok_or_else(|| wrong("is neither http nor https"))?;
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        if authority.contains(['/', '?', '#', '@']) {
+            return Err(wrong("says more than scheme, host and port"));
+        }
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => {
+                let port =
+                    port.parse().ok().filter(|port| *port > 0).ok_or_else(|| wrong("has no port from 1 to 65535"))?;
+                (host, port)
+            }
+            _ => (authority, scheme.default_port()),
+        };
+        let host = Host::read(host).ok_or_else(|| wrong("names no host"))?;
+        Ok(Self { place: Place { scheme, host, port }, methods: None, idempotency_key: false })
+    }
+}
+
+/// The long form of a grant.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    url: String,
+    methods: Option<Vec<String>>,
+    #[serde(default)]
+    idempotency_key: bool,
+}
+
+impl TryFrom<Written> for HttpGrant {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let method = |name: &String| {
+            let is_upper = !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '-');
+            Method::from_bytes(name.as_bytes())
+                .ok()
+                .filter(|_| is_upper)
+                .ok_or_else(|| format!("{name:?} is not a method such as \"GET\""))
+        };
+        let methods =
+            written.methods.map(|names| names.iter().map(method).collect::<Result<Vec<_>, _>>()).transpose()?;
+        let grant: Self = written.url.parse()?;
+        Ok(Self { methods, idempotency_key: written.idempotency_key, ..grant })
+    }
+}
+
+impl<'de> Deserialize<'de> for HttpGrant {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = HttpGrant;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text like \"https://api.example.com\" or a table with url, methods, idempotency_key")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<HttpGrant, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<HttpGrant, M::Error> {
+                let written = Written::deserialize(MapAccessDeserializer::new(map))?;
+                written.try_into().map_err(de::Error::custom)
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grants(texts: &[&str]) -> HttpGrants {
+        texts.iter().map(|text| text.parse::<HttpGrant>().unwrap()).collect()
+    }
+
+    fn is_granted(grants: &HttpGrants, method: Method, url: &str) -> bool {
+        let uri: Uri = url.parse().unwrap();
+        Place::of(&uri).is_some_and(|place| grants.find(&place, &method).is_ok())
+    }
+
+    #[test]
+    fn scheme_host_and_port_must_be_those_of_the_grant() {
+        let granted =
+            grants(&["https://api.example.com", "http://10.0.0.7:8080", "https://*.shop.example", "http://[fd00::1]"]);
+        for url in [
+            "https://api.example.com/a?b",
+            "https://API.example.com:443",
+            "https://api.example.com./",
+            "http://10.0.0.7:8080",
+            "https://a.shop.example",
+            "https://a.b.shop.example",
+            "http://[fd00:0::1]:80/",
+        ] {
+            assert!(is_granted(&granted, Method::GET, url), "{url} is granted");
+        }
+        for url in [
+            "http://api.example.com",
+            "https://api.example.com:8443",
+            "https://api.example.com.evil.example",
+            "https://evil-api.example.com",
+            "https://example.com",
+            "https://user@api.example.com",
+            "https://api.example.com@evil.example",
+            "http://10.0.0.7",
+            "https://10.0.0.7:8080",
+            "http://[::ffff:10.0.0.7]:8080",
+            "http://167772167:8080",
+            "http://0xa.7:8080",
+            "http://012.0.0.7:8080",
+            "http://10.0.7:8080",
+            "https://shop.example",
+            "https://evilshop.example",
+        ] {
+            assert!(!is_granted(&granted, Method::GET, url), "{url} is not granted");
+        }
+    }
+
+    #[test]
+    fn a_grant_may_be_for_some_methods() {
+        let text =
+            r#"[{ "url": "https://a.example", "methods": ["GET"], "idempotency_key": true }, "http://b.example"]"#;
+        let granted: HttpGrants = serde_json::from_str(text).unwrap();
+        assert!(is_granted(&granted, Method::GET, "https://a.example"));
+        assert!(is_granted(&granted, Method::DELETE, "http://b.example"));
+        let place = Place::of(&"https://a.example".parse().unwrap()).unwrap();
+        assert_eq!(granted.find(&place, &Method::POST), Err(Lacking::Method));
+        assert!(granted.find(&place, &Method::GET).unwrap().sends_idempotency_key());
+    }
+
+    #[test]
+    fn a_grant_that_makes_no_sense_is_refused_with_what_would() {
+        for (text, words) in [
+            ("api.example.com", "has no scheme"),
+            ("ftp://api.example.com", "neither http nor https"),
+            ("https://api.example.com/v1", "more than scheme, host and port"),
+            ("https://a@api.example.com", "more than scheme, host and port"),
+            ("https://api.example.com:0", "has no port"),
+            ("https://*.com", "names no host"),
+            ("https://*", "names no host"),
+            ("https://2130706433", "names no host"),
+            ("http://0x7f.1", "names no host"),
+            ("https://", "names no host"),
+        ] {
+            let error = text.parse::<HttpGrant>().unwrap_err();
+            assert!(error.contains(words) && error.contains("https://api.example.com"), "{text}: {error}");
+        }
+        for text in
+            [r#"{"url":"https://a.example","verbs":[]}"#, r#"{"url":"https://a.example","methods":["get"]}"#, "1"]
+        {
+            assert!(serde_json::from_str::<HttpGrant>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_counts_as_written_down_for_its_scheme_and_port() {
+        let granted = grants(&["http://127.0.0.1:8080", "http://internal.example:8080"]);
+        let place = |url: &str| Place::of(&url.parse().unwrap()).unwrap();
+        let (local, other) = ("127.0.0.1".parse().unwrap(), "127.0.0.2".parse().unwrap());
+        assert!(granted.names_address(local, &place("http://internal.example:8080")));
+        assert!(!granted.names_address(local, &place("http://internal.example:8081")));
+        assert!(!granted.names_address(local, &place("https://internal.example:8080")));
+        assert!(!granted.names_address(other, &place("http://internal.example:8080")));
+        assert!(!granted.names_address("::ffff:127.0.0.1".parse().unwrap(), &place("http://internal.example:8080")));
+    }
+}

@@ -1,0 +1,204 @@
+//! Sends the requests of one version of a plugin, over connections that its attempts share.
+
+use std::error::Error as _;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::{Method, Request, Response, Uri};
+use hyper_util::client::legacy::{self, Client};
+use hyper_util::rt::TokioTimer;
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
+
+use super::super::denials::Denials;
+use super::body;
+use super::connect::{Connector, NoConnection, Roots};
+use super::grants::{HttpGrants, Lacking, Place};
+use super::resolve::{Resolve, System};
+use crate::plugin::Limits;
+
+/// How long a connection that nobody uses is kept.
+const IDLE: Duration = Duration::from_secs(30);
+/// The most of them for one place.
+const MAX_IDLE: usize = 8;
+/// The most that a response's head may take.
+const MAX_HEAD_BYTES: usize = 64 * 1_024;
+
+/// The outgoing HTTP of one version of a plugin.
+pub(in super::super::super) struct Network {
+    plugin: String,
+    grants: Arc<HttpGrants>,
+    limits: Limits,
+    denials: Arc<Denials>,
+    client: Client<Connector, WasiBody>,
+    runtime: Handle,
+}
+
+/// What the networks of all plugins have in common.
+#[derive(Clone, Debug)]
+pub(in super::super::super) struct Shared {
+    /// Where requests are sent from; guests wait elsewhere.
+    pub(in super::super::super) runtime: Handle,
+    pub(in super::super::super) roots: Arc<Roots>,
+    /// Addresses that the operator gave for names.
+    pub(in super::super::super) resolve: Arc<std::collections::BTreeMap<String, Vec<std::net::IpAddr>>>,
+}
+
+/// That a request may be sent to a place.
+pub(super) struct Permit {
+    pub(super) place: Place,
+}
+
+/// Tasks of the connections go where the requests are sent from, and end with that runtime.
+#[derive(Clone)]
+struct OnRuntime(Handle);
+
+impl<F> hyper::rt::Executor<F> for OnRuntime
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        drop(self.0.spawn(task));
+    }
+}
+
+impl Network {
+    /// Nothing is connected to yet.
+    pub(in super::super::super) fn new(
+        plugin: &str,
+        grants: HttpGrants,
+        limits: Limits,
+        denials: Arc<Denials>,
+        shared: &Shared,
+    ) -> Self {
+        let resolver = System { given: (*shared.resolve).clone() };
+        Self::with_resolver(plugin, grants, limits, denials, shared, Arc::new(resolver))
+    }
+
+    pub(super) fn with_resolver(
+        plugin: &str,
+        grants: HttpGrants,
+        limits: Limits,
+        denials: Arc<Denials>,
+        shared: &Shared,
+        resolver: Arc<dyn Resolve>,
+    ) -> Self {
+        let grants = Arc::new(grants);
+        let connector = Connector { grants: grants.clone(), resolver, roots: shared.roots.clone() };
+        let client = Client::builder(OnRuntime(shared.runtime.clone()))
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(MAX_IDLE)
+            .pool_timer(TokioTimer::new())
+            .http1_max_buf_size(MAX_HEAD_BYTES)
+            .build(connector);
+        Self { plugin: plugin.to_owned(), grants, limits, denials, client, runtime: shared.runtime.clone() }
+    }
+
+    pub(super) fn grants(&self) -> &HttpGrants {
+        &self.grants
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Sends a request that is granted. The answer may be awaited anywhere; dropping it breaks the request off.
+    pub(super) fn send(
+        self: &Arc<Self>,
+        request: Request<WasiBody>,
+        permit: Permit,
+        options: RequestOptions,
+    ) -> impl Future<Output = Result<Response<WasiBody>, Error>> + Send + use<> {
+        let began = Instant::now();
+        let deadline = began + Duration::from_millis(self.limits.http_timeout_ms);
+        let wanted =
+            options.first_byte_timeout.map(|head| head.saturating_add(options.connect_timeout.unwrap_or(IDLE)));
+        let head_deadline = wanted.and_then(|wanted| began.checked_add(wanted)).map_or(deadline, |at| at.min(deadline));
+        let request = request.map(|body| body::outgoing(body, self.limits.http_request_bytes));
+        let method = request.method().clone();
+        let sending = self.client.request(request);
+        let task = self.runtime.spawn(async move { tokio::time::timeout_at(head_deadline.into(), sending).await });
+        let task = AbortOnDropHandle::new(task);
+        let network = self.clone();
+        async move {
+            match task.await {
+                Ok(Ok(Ok(response))) => Ok(response.map(|body| {
+                    body::incoming(body, network.limits.http_response_bytes, deadline, options.between_bytes_timeout)
+                })),
+                Ok(Ok(Err(error))) => Err(network.why(&error, &permit.place, &method)),
+                Ok(Err(_)) => Err(Error::HttpResponseTimeout),
+                Err(_) => Err(Error::InternalError(Some("the server is stopping".into()))),
+            }
+        }
+    }
+
+    /// A request that no grant allows.
+    pub(super) fn deny(&self, place: &Place, method: &Method, lacking: Lacking) {
+        let line = match lacking {
+            Lacking::Place => format!("\"{place}\""),
+            Lacking::Method => format!("{{ url = \"{place}\", methods = [\"{method}\"] }}"),
+        };
+        self.tell(place, method, "it is not granted", &line);
+    }
+
+    /// A request to what is no place a grant could name.
+    pub(super) fn deny_unnamed(&self, uri: &Uri) {
+        let target: String = uri.authority().map(ToString::to_string).unwrap_or_default().chars().take(256).collect();
+        if self.denials.count("http", &target) {
+            tracing::warn!(
+                plugin.id = %self.plugin,
+                "denied HTTP to {target:?}: neither a name nor an address as it is usually written; it cannot be granted"
+            );
+        }
+    }
+
+    fn tell(&self, place: &Place, method: &Method, why: &str, grant: &str) {
+        let method: String = method.as_str().chars().take(32).collect();
+        if !self.denials.count("http", &format!("{method} {place}")) {
+            return;
+        }
+        let plugin = &self.plugin;
+        let others = if self.grants.is_empty() { "" } else { " (beside what it has)" };
+        tracing::warn!(
+            plugin.id = %plugin,
+            "denied {method} {place}: {why}; {plugin}.toml would grant it{others} with: grants.http = [{grant}]"
+        );
+    }
+
+    /// The error that the guest gets.
+    fn why(&self, error: &legacy::Error, place: &Place, method: &Method) -> Error {
+        let mut cause = error.source();
+        while let Some(found) = cause {
+            if let Some(no_connection) = found.downcast_ref::<NoConnection>() {
+                return match no_connection {
+                    NoConnection::Unresolved => Error::DnsError { rcode: None, info_code: None },
+                    NoConnection::Prohibited(address) => {
+                        let why = format!("{address} is no address of the internet");
+                        self.tell(place, method, &why, &format!("\"{}\"", place.at(*address)));
+                        Error::DestinationIpProhibited
+                    }
+                    NoConnection::Dial(error) if error.kind() == io::ErrorKind::TimedOut => Error::ConnectionTimeout,
+                    NoConnection::Dial(_) => Error::ConnectionRefused,
+                    NoConnection::Tls(_) => Error::TlsProtocolError,
+                };
+            }
+            if let Some(Error::HttpRequestBodySize(limit)) = found.downcast_ref() {
+                return Error::HttpRequestBodySize(*limit);
+            }
+            cause = found.source();
+        }
+        match error.is_connect() {
+            true => Error::ConnectionRefused,
+            false => Error::ConnectionTerminated,
+        }
+    }
+}
+
+impl fmt::Debug for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Network").field("plugin", &self.plugin).field("grants", &self.grants).finish_non_exhaustive()
+    }
+}
