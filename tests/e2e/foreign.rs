@@ -71,6 +71,7 @@ fn a_handler_of_wasi_messaging_runs_unmodified() {
     fails(&stage, "denied not yours", "reject", "not yours", 1);
     fails(&stage, "reply", "retry", "not offered", 2);
     fails(&stage, "invalid", "output", "a publish was refused", 1);
+    fails(&stage, "hoard", "limit", "handles", 2);
     fails(&stage, "panic no such user", "trap", "no such user", 2);
 }
 

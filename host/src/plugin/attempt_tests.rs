@@ -88,6 +88,19 @@ async fn memory_and_stack_are_limits() {
 }
 
 #[tokio::test]
+async fn a_table_grows_to_its_most_and_no_further() {
+    let grow = |by: u32| format!("(table.grow $table (ref.null func) (i32.const {by}))");
+    let body = format!(
+        "(if (i32.eq {} (i32.const -1)) (then unreachable))
+         (if (i32.ne {} (i32.const -1)) (then unreachable))
+         {OK}",
+        grow(10_000),
+        grow(10_000)
+    );
+    assert_eq!(sole(&body, Limits::default()).await.success().await.result, None);
+}
+
+#[tokio::test]
 async fn a_result_over_its_limit_is_output() {
     let limits = Limits { result_bytes: 4, ..Limits::default() };
     let failure = sole(&text(5), limits).await.failure().await;

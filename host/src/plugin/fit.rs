@@ -283,7 +283,7 @@ fn hint(interface: &str) -> &'static str {
             ": of HTTP, wasi:http/outgoing-handler is (JavaScript: leave out others with `--disable http` or `--disable all`)"
         }
         _ if interface.starts_with("wasi:") => {
-            ": of WASI there are cli, clocks, filesystem, io, random, sockets and messaging; leave out what uses it"
+            ": of WASI there are cli, clocks, filesystem, http/types, io, messaging, random and sockets; leave out what uses it"
         }
         _ if interface.starts_with("wasmcloud:")
             || interface.starts_with("fermyon:")

@@ -76,6 +76,8 @@ async fn what_is_no_plugin_is_refused_with_what_to_do() {
         (core module $m (memory 1) (memory 1) (memory 1))
         (core instance (instantiate $m))
         (core instance (instantiate $m)))"#;
+    let tables =
+        format!("(component (core module $m {}) (core instance (instantiate $m)))", "(table 1 funcref)".repeat(1_000));
     let hungry = typed(
         r#"(module (memory (export "memory") 2000)
             (func (export "eventstream:plugin/handler@0.1.0#handle") (param i32) (result i32) (i32.const 0))
@@ -129,6 +131,7 @@ async fn what_is_no_plugin_is_refused_with_what_to_do() {
             vec!["without its function \"handle-message\"", "list<u8>"],
         ),
         ("greedy", wat::parse_str(greedy).unwrap(), vec!["memories"]),
+        ("tables", wat::parse_str(tables).unwrap(), vec!["table"]),
         ("hungry", hungry, vec!["starts with 131072000 bytes of memory", "67108864", "raise limits.memory_bytes"]),
         ("a b", guest(OK), vec!["rename"]),
     ] {

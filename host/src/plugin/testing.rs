@@ -43,6 +43,7 @@ pub(super) fn guest(body: &str) -> Vec<u8> {
             (import "eventstream:plugin/publisher@0.1.0" "publish" (func $publish
                 (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i64 i32)))
             (memory (export "memory") 1)
+            (table $table 1 funcref)
             (data (i32.const 2048) "child")
             (global $heap (mut i32) (i32.const 32768))
             (global $calls (mut i64) (i64.const 0))

@@ -70,7 +70,8 @@ fn request(event: &Event) -> wasmtime::Result<Request<Full<Bytes>>> {
     headers.insert(HOST, HeaderValue::from_static("eventstream"));
     headers.insert(CONTENT_LENGTH, body.len().into());
     if let Some(content_type) = &event.data_content_type {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_str(content_type)?);
+        // As bytes: it may have letters that are no ASCII.
+        headers.insert(CONTENT_TYPE, HeaderValue::from_bytes(content_type.as_bytes())?);
     }
     for (name, value) in attributes(event) {
         headers.append(HeaderName::try_from(name)?, HeaderValue::try_from(percent_encoded(&value))?);
@@ -216,5 +217,8 @@ mod tests {
         assert_eq!((header("ce-type"), header("ce-id")), ("test".to_owned(), event.id.to_string()));
         assert_eq!((header("ce-specversion"), header("content-length")), ("1.0".to_owned(), "7".to_owned()));
         assert_eq!(header("content-type"), "application/json");
+
+        let odd = Event { data_content_type: Some("text/é".into()), data: None, ..event };
+        assert_eq!(super::request(&odd).unwrap().headers()["content-length"], "0");
     }
 }

@@ -1,7 +1,8 @@
 //! A handler of `wasi:messaging` that knows nothing of eventstream. Its payload is a JSON text: a word, a blank, and the word's text.
 //!
 //! `send` sends the text to the topic `child` with the type of the message and its metadata; `facts` sends what it was
-//! told of the message; `reply` asks for what is not offered; the others are the errors that a handler can answer.
+//! told of the message; `reply` asks for what is not offered; `hoard` makes messages
+//! without end and drops none; the others are the errors that a handler can answer.
 
 use self::exports::wasi::messaging::incoming_handler::Guest;
 use self::wasi::messaging::types::{Client, Error, Message};
@@ -46,6 +47,9 @@ impl Guest for Handler {
             }
             "invalid" => producer::send(&Client::connect("any")?, "not a type", Message::new(b"")).or(Ok(())),
             "reply" => request_reply::request(&Client::connect("any")?, "child", &message, None).map(drop),
+            "hoard" => loop {
+                std::mem::forget(Message::new(b""));
+            },
             "timeout" => Err(Error::Timeout),
             "connection" => Err(Error::Connection(text.to_owned())),
             "denied" => Err(Error::PermissionDenied(text.to_owned())),
