@@ -65,8 +65,8 @@ async fn what_is_no_plugin_is_refused_with_what_to_do() {
         (import "eventstream:plugin/delivery@0.1.0" (instance (export "attempt" (func (result string))))))"#;
     let foreign_imports = r#"(component
         (import "wasi:cli/environment@0.3.0" (instance))
-        (import "wasi:http/outgoing-handler@0.2.0" (instance))
-        (import "wasi:keyvalue/store@0.2.0-draft" (instance))
+        (import "wasi:http/incoming-handler@0.2.0" (instance))
+        (import "wasi:keyvalue/store@0.2.0-draft9" (instance))
         (import "fermyon:spin/llm@2.0.0" (instance))
         (import "wasmcloud:messaging/consumer@0.2.0" (instance (export "ask" (func)))))"#;
     let newer = r#"(component (instance $i) (export "wasmcloud:messaging/handler@0.3.0" (instance $i)))"#;
