@@ -20,5 +20,6 @@ mod redis_away;
 mod reload;
 mod restarts;
 mod schedule;
+mod secrets;
 mod transfer;
 mod wire;

@@ -41,7 +41,8 @@ pub(super) struct Introduced {
 pub(super) async fn attempt(prepared: Arc<Prepared>, attempt: Attempt, meter: Arc<Meter>) -> Completed {
     let limits = prepared.surroundings.limits;
     let event = Arc::new(attempt.event);
-    let output = Arc::new(Output::new(&prepared.surroundings.name, event.id, limits));
+    let secrets = prepared.surroundings.secrets.clone();
+    let output = Arc::new(Output::new(&prepared.surroundings.name, event.id, limits, secrets.clone()));
     let deadline = Instant::now() + Duration::from_millis(limits.wall_ms);
     let surroundings = prepared.surroundings.clone();
     let guest = Guest::new(surroundings, event.clone(), attempt.attempt, deadline, output.clone());
@@ -53,6 +54,14 @@ pub(super) async fn attempt(prepared: Arc<Prepared>, attempt: Attempt, meter: Ar
         Ok(Ok(success)) => Outcome::Ok(success),
         Ok(Err(failure)) => Outcome::Failed(failure),
         Err(error) => Outcome::Failed(outcome::classify(&error, stderr.as_deref())),
+    };
+    let outcome = match outcome {
+        Outcome::Failed(failure) => Outcome::Failed(Failure {
+            message: secrets.hide_cut_end(&failure.message),
+            backtrace: failure.backtrace.map(|backtrace| secrets.hide(&backtrace)),
+            ..failure
+        }),
+        ok => ok,
     };
     Completed { outcome, log: said.log, log_lines_dropped: said.log_lines_dropped, stderr }
 }
@@ -67,7 +76,8 @@ pub(super) async fn introduce(
     meter: Arc<Meter>,
 ) -> wasmtime::Result<Introduced> {
     let limits = prepared.surroundings.limits;
-    let output = Arc::new(Output::new(&prepared.surroundings.name, event.id, limits));
+    let secrets = prepared.surroundings.secrets.clone();
+    let output = Arc::new(Output::new(&prepared.surroundings.name, event.id, limits, secrets));
     let deadline = Instant::now() + Duration::from_millis(limits.wall_ms);
     let guest = Guest::new(prepared.surroundings.clone(), Arc::new(event), 1, deadline, output);
     within(deadline, &limits, async {

@@ -26,6 +26,7 @@ mod registry;
 #[cfg(test)]
 mod registry_tests;
 mod routing;
+mod secrets;
 mod settings;
 mod status;
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub use load::LoadError;
 pub use loaded::Plugin;
 pub use registry::Registry;
 pub use routing::{InvalidPattern, Pattern};
+pub use secrets::{FromEnvironment, FromFile, NoSecret, SecretSource};
 pub use settings::{GrantSettings, InvalidSettings, LimitsPatch, RetrySettings, Settings, given_addresses};
 pub use status::{PluginState, Status};
 pub use workbench::Workbench;

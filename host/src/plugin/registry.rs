@@ -208,7 +208,11 @@ impl Registry {
                 // What was tried last is not this; a file that could not even be read is read again when it changes.
                 if matches!(
                     error,
-                    LoadError::Read(_) | LoadError::Settings(_) | LoadError::NoCompiler(_) | LoadError::Host
+                    LoadError::Read(_)
+                        | LoadError::Settings(_)
+                        | LoadError::Secret(_)
+                        | LoadError::NoCompiler(_)
+                        | LoadError::Host
                 ) {
                     entry.tried = None;
                 }

@@ -11,6 +11,7 @@ mod http;
 mod log;
 mod output;
 mod publisher;
+mod secrets;
 mod state;
 mod stdio;
 
@@ -33,6 +34,7 @@ use self::publisher::Publishing;
 use super::bindings::Offered;
 use super::bindings::eventstream::plugin as wit;
 use super::limits::{Limiter, Limits};
+use super::secrets::Secrets;
 use crate::event::{Event, Published};
 
 /// The most handles to host objects (streams, pollables) that an instance may hold.
@@ -51,6 +53,8 @@ pub(super) struct Surroundings {
     pub(super) max_attempts: u32,
     /// The operator's settings for it.
     pub(super) config: BTreeMap<String, String>,
+    /// What it may know and nobody else.
+    pub(super) secrets: Arc<Secrets>,
     /// What it asked for and was not granted.
     pub(super) denials: Arc<Denials>,
     /// Its outgoing HTTP.
@@ -133,11 +137,12 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
 /// A linker for each part of what is offered, for finding every part that a component does not fit.
 pub(super) fn linkers(engine: &Engine) -> wasmtime::Result<Vec<Linker<Guest>>> {
     type Add = fn(&mut Linker<Guest>) -> wasmtime::Result<()>;
-    let parts: [Add; 7] = [
+    let parts: [Add; 8] = [
         |linker| wit::delivery::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
         |linker| wit::publisher::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
         |linker| wit::state::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
         |linker| wit::config::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
+        |linker| wit::secrets::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
         |linker| wit::log::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest),
         wasmtime_wasi::p2::add_to_linker_async,
         // Alone it would lack the streams that it shares with the rest.

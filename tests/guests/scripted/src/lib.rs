@@ -12,11 +12,22 @@ use std::time::{Duration, Instant};
 use self::eventstream::plugin::log::{Level, log};
 use self::eventstream::plugin::publisher::{NewEvent, publish};
 use self::eventstream::plugin::types::RetryRequest;
-use self::eventstream::plugin::{config, delivery, state};
+use self::eventstream::plugin::{config, delivery, secrets, state};
 use self::exports::eventstream::plugin::handler::{Event, EventData, Failure, Guest};
 use self::script::{Ending, Script};
 
-wit_bindgen::generate!({ path: "../../../wit", world: "eventstream:plugin/plugin@0.1.0", generate_all });
+wit_bindgen::generate!({
+    path: "../../../wit",
+    inline: "
+        package tests:scripted;
+        world scripted {
+            include eventstream:plugin/plugin@0.1.0;
+            import eventstream:plugin/secrets@0.1.0;
+        }
+    ",
+    world: "tests:scripted/scripted",
+    generate_all,
+});
 
 /// What is written at once, so that a flood is a flood of lines.
 const LINE_BYTES: u64 = 4_096;
@@ -80,6 +91,7 @@ fn end(script: &Script, event: &Event, payload: &str, calls: u32) -> Result<Opti
         Ending::Facts => text(facts(event)),
         Ending::Static => text(calls.to_string()),
         Ending::Config => text(serde_json::json!(config::get(&script.key)).to_string()),
+        Ending::Secret => Err(tell_secret(&script.key)),
         Ending::State => text(serde_json::json!(state::get("key").map_err(|error| error.to_string())).to_string()),
         Ending::Forbidden => text(forbidden()),
         Ending::Retry => Err(retry(script)),
@@ -97,6 +109,15 @@ fn end(script: &Script, event: &Event, payload: &str, calls: u32) -> Result<Opti
             Ok(None)
         }
     }
+}
+
+/// Tells a secret in every way that a careless author would.
+fn tell_secret(key: &str) -> Failure {
+    let secret = secrets::get(key).unwrap_or_else(|| "there is none".into());
+    log(Level::Info, &secret, &[("field".into(), secret.clone())]);
+    let _ = writeln!(std::io::stdout(), "on standard output {secret}");
+    let _ = writeln!(std::io::stderr(), "on standard error {secret}");
+    Failure::Reject(format!("the secret is {secret}"))
 }
 
 fn retry(script: &Script) -> Failure {

@@ -52,6 +52,7 @@ pub enum Ending {
     Facts,
     Static,
     Config,
+    Secret,
     State,
     Forbidden,
     Retry,
