@@ -25,6 +25,7 @@ mod reload_storm;
 mod restarts;
 mod rollback;
 mod schedule;
+mod secrets;
 mod state;
 mod transfer;
 mod wire;

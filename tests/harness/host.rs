@@ -44,6 +44,13 @@ impl HostOptions {
         self
     }
 
+    /// The same with a variable of the environment that is no setting.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// The same with more flags for `eventstream serve`.
     #[must_use]
     pub fn flags(mut self, flags: &[&str]) -> Self {

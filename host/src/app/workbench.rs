@@ -96,7 +96,7 @@ impl Workbench {
 impl From<LoadError> for NoPlugin {
     fn from(error: LoadError) -> Self {
         let text = error.to_string();
-        let is_usage = matches!(error, LoadError::Read(_) | LoadError::Settings(_));
+        let is_usage = matches!(error, LoadError::Read(_) | LoadError::Settings(_) | LoadError::Secret(_));
         let misfits = match error {
             LoadError::Misfits(misfits) => misfits,
             _ => vec![text.clone()],

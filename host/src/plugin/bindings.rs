@@ -11,6 +11,7 @@ wasmtime::component::bindgen!({
         package eventstream:host;
         world offered {
             include eventstream:plugin/plugin@0.1.0;
+            import eventstream:plugin/secrets@0.1.0;
             export eventstream:plugin/describe@0.1.0;
         }
     ",

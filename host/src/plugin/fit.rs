@@ -22,12 +22,13 @@ const DESCRIBE: &str = "eventstream:plugin/describe";
 const PAGE_BYTES: u64 = 64 * 1_024;
 
 /// The interfaces of our package that a plugin may import, and their functions.
-const OURS: [(&str, &[&str]); 6] = [
+const OURS: [(&str, &[&str]); 7] = [
     ("eventstream:plugin/types", &[]),
     ("eventstream:plugin/delivery", &["attempt", "max-attempts", "remaining-ms", "traceparent", "idempotency-key"]),
     ("eventstream:plugin/publisher", &["publish"]),
     ("eventstream:plugin/state", &["get", "set", "delete", "increment"]),
     ("eventstream:plugin/config", &["get"]),
+    ("eventstream:plugin/secrets", &["get"]),
     ("eventstream:plugin/log", &["log"]),
 ];
 

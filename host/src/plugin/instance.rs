@@ -48,7 +48,8 @@ pub(super) async fn attempt(
 ) -> Completed {
     let limits = prepared.surroundings.limits;
     let event = Arc::new(attempt.event);
-    let output = Arc::new(Output::new(&prepared.surroundings.name, event.id, limits));
+    let secrets = prepared.surroundings.secrets.clone();
+    let output = Arc::new(Output::new(&prepared.surroundings.name, event.id, limits, secrets.clone()));
     let deadline = Instant::now() + Duration::from_millis(limits.wall_ms);
     let surroundings = prepared.surroundings.clone();
     let guest = Guest::new(surroundings, event.clone(), attempt.attempt, deadline, output.clone(), state);
@@ -60,6 +61,14 @@ pub(super) async fn attempt(
         Ok(Ok(success)) => Outcome::Ok(success),
         Ok(Err(failure)) => Outcome::Failed(failure),
         Err(error) => Outcome::Failed(outcome::classify(&error, stderr.as_deref())),
+    };
+    let outcome = match outcome {
+        Outcome::Failed(failure) => Outcome::Failed(Failure {
+            message: secrets.hide_cut_end(&failure.message),
+            backtrace: failure.backtrace.map(|backtrace| secrets.hide(&backtrace)),
+            ..failure
+        }),
+        ok => ok,
     };
     Completed { outcome, log: said.log, log_lines_dropped: said.log_lines_dropped, stderr }
 }
@@ -74,7 +83,8 @@ pub(super) async fn introduce(
     meter: Arc<Meter>,
 ) -> wasmtime::Result<Introduced> {
     let limits = prepared.surroundings.limits;
-    let output = Arc::new(Output::new(&prepared.surroundings.name, event.id, limits));
+    let secrets = prepared.surroundings.secrets.clone();
+    let output = Arc::new(Output::new(&prepared.surroundings.name, event.id, limits, secrets));
     let deadline = Instant::now() + Duration::from_millis(limits.wall_ms);
     let guest = Guest::new(prepared.surroundings.clone(), Arc::new(event), 1, deadline, output, Arc::new(NoState));
     within(deadline, &limits, async {

@@ -22,6 +22,7 @@ use super::kept::Kept;
 use super::limits::{Breach, Limits};
 use super::loaded::{Machine, Plugin};
 use super::routing::Pattern;
+use super::secrets::Secrets;
 use super::settings::Settings;
 use super::{Compiler, fit, outcome};
 use crate::clock;
@@ -50,6 +51,9 @@ pub enum LoadError {
     /// The settings beside the file.
     #[error("{0}")]
     Settings(#[from] super::InvalidSettings),
+    /// A secret that has no value.
+    #[error("{0}")]
+    Secret(#[from] super::NoSecret),
     /// Neither a component nor a module.
     #[error("not WebAssembly: {0}")]
     NotWasm(String),
@@ -166,6 +170,9 @@ impl Loader {
         }
         let limits = settings.limits.over(self.limits);
         let policies = settings.retry.over(self.policies.clone());
+        let sources = settings.secrets.unwrap_or_default();
+        let secrets = self.machine.executor.run_blocking(move || Secrets::read(&sources)).await;
+        let secrets = Arc::new(secrets.ok_or(LoadError::Host)??);
         let denials = Arc::<Denials>::default();
         let granted = settings.grants.http.unwrap_or_default();
         let network = Network::new(name, granted, limits, denials.clone(), &self.outside);
@@ -174,6 +181,7 @@ impl Loader {
             limits,
             max_attempts: policies.retry.max_attempts,
             config: settings.config.unwrap_or_default(),
+            secrets,
             denials,
             network: Arc::new(network),
         });
@@ -212,6 +220,7 @@ impl Loader {
         let permit = self.machine.slots.clone().acquire_owned().await.map_err(|_| LoadError::Host)?;
         let ticking = self.machine.ticker.ticking();
         let event = first_event(name).ok_or(LoadError::Name)?;
+        let secrets = prepared.surroundings.secrets.clone();
         let meter = Arc::new(Meter::default());
         let counted = meter.clone();
         let run = async move {
@@ -222,7 +231,7 @@ impl Loader {
         answer.map_err(|error| {
             let is_guests = error.is::<wasmtime::WasmBacktrace>() || error.is::<Breach>();
             let words = if is_guests { outcome::classify(&error, None).message } else { format!("{error:#}") };
-            LoadError::Trial(words)
+            LoadError::Trial(secrets.hide(&words))
         })
     }
 }

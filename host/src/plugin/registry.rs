@@ -316,7 +316,14 @@ impl Entry {
         tracing::warn!(plugin.id = %name, "plugin not loaded: {error}");
         self.error = Some(error.to_string());
         // What was tried last is not this; a file that could not even be read is read again when it changes.
-        if matches!(error, LoadError::Read(_) | LoadError::Settings(_) | LoadError::NoCompiler(_) | LoadError::Host) {
+        if matches!(
+            error,
+            LoadError::Read(_)
+                | LoadError::Settings(_)
+                | LoadError::Secret(_)
+                | LoadError::NoCompiler(_)
+                | LoadError::Host
+        ) {
             self.tried = None;
         }
     }

@@ -10,14 +10,14 @@ use serde::{Deserialize, Deserializer, de};
 use toml::{Table, Value};
 
 use super::routing::Pattern;
-use super::{HttpGrants, Limits};
+use super::{HttpGrants, Limits, SecretSource};
 use crate::event::{Class, Policies, PolicyPatch};
 
 mod resolve;
 
 pub use resolve::given_addresses;
 
-const KEYS: [&str; 6] = ["types", "concurrency", "limits", "retry", "config", "grants"];
+const KEYS: [&str; 7] = ["types", "concurrency", "limits", "retry", "config", "secrets", "grants"];
 const GRANT_KEYS: [&str; 1] = ["http"];
 const LIMIT_KEYS: [&str; 17] = [
     "wall_ms",
@@ -55,6 +55,8 @@ pub struct Settings {
     pub retry: RetrySettings,
     /// What it is given for `config.get`.
     pub config: Option<BTreeMap<String, String>>,
+    /// What it is given for `secrets.get`, and what is told nobody else.
+    pub secrets: Option<BTreeMap<String, SecretSource>>,
     /// What it may do beyond what every plugin may.
     pub grants: GrantSettings,
 }
@@ -136,7 +138,11 @@ impl Settings {
     /// # Errors
     /// What is wrong and where.
     pub fn parse(text: &str) -> Result<Self, InvalidSettings> {
-        Self::from_table(text.parse().map_err(|error: toml::de::Error| InvalidSettings(error.to_string()))?)
+        Self::from_table(text.parse().map_err(|error: toml::de::Error| {
+            // Not the line itself: it may hold a secret.
+            let line = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or(text).matches('\n').count() + 1;
+            InvalidSettings(format!("line {line}: {}", error.message()))
+        })?)
     }
 
     /// Reads a table of settings, such as `[plugins.NAME]`.
@@ -147,6 +153,9 @@ impl Settings {
         check_keys("", &table, &KEYS)?;
         check_table(&table, "limits", &LIMIT_KEYS)?;
         check_table(&table, "grants", &GRANT_KEYS)?;
+        if table.get("secrets").is_some_and(|secrets| !secrets.is_table()) {
+            return Err(InvalidSettings("secrets are a table: secrets = { name = { env = \"NAME\" } }".into()));
+        }
         check_table(&table, "retry", &[POLICY_KEYS, CLASS_KEYS].concat())?;
         if let Some(Value::Table(retry)) = table.get("retry") {
             for class in CLASS_KEYS {
@@ -164,6 +173,7 @@ impl Settings {
             limits: self.limits.or(&beneath.limits),
             retry: self.retry.or(&beneath.retry),
             config: self.config.or_else(|| beneath.config.clone()),
+            secrets: self.secrets.or_else(|| beneath.secrets.clone()),
             grants: GrantSettings { http: self.grants.http.or_else(|| beneath.grants.http.clone()) },
         }
     }
@@ -347,7 +357,10 @@ mod tests {
     fn what_is_wrong_is_named_with_what_would_be_right() {
         for (text, words) in [
             ("typs = []", "did you mean \"types\""),
-            ("secrets = []", "no key \"secrets\""),
+            ("secrets = \"hunter2\"", "secrets are a table"),
+            ("secrets = { a = 5 }", "a secret is a text"),
+            ("secrets = { a = { evn = \"A\" } }", "a secret is a text"),
+            ("secrets.a = \"hunter2", "line 1"),
             ("limits = { memory = 1 }", "did you mean \"memory_bytes\""),
             ("retry = { trap = { max_attempt = 1 } }", "did you mean \"max_attempts\""),
             ("retry = { reject = {} }", "no key \"retry.reject\""),
@@ -361,6 +374,7 @@ mod tests {
         ] {
             let error = Settings::parse(text).unwrap_err().to_string();
             assert!(error.contains(words), "{text}: {error:?} says {words:?}");
+            assert!(!error.contains("hunter2"), "{error}");
         }
     }
 

@@ -13,6 +13,7 @@ mod keyvalue;
 mod log;
 mod output;
 mod publisher;
+mod secrets;
 mod state;
 mod stdio;
 
@@ -38,6 +39,7 @@ use super::ReadState;
 use super::bindings::Offered;
 use super::bindings::eventstream::plugin as wit;
 use super::limits::{Limiter, Limits};
+use super::secrets::Secrets;
 use crate::event::{Event, Success};
 
 /// The most handles to host objects (streams, pollables) that an instance may hold.
@@ -56,6 +58,8 @@ pub(super) struct Surroundings {
     pub(super) max_attempts: u32,
     /// The operator's settings for it.
     pub(super) config: BTreeMap<String, String>,
+    /// What it may know and nobody else.
+    pub(super) secrets: Arc<Secrets>,
     /// What it asked for and was not granted.
     pub(super) denials: Arc<Denials>,
     /// Its outgoing HTTP.

@@ -3,9 +3,10 @@
 //! What is kept is bounded whatever the guest does, and everything handed over is counted: a flood ends the attempt by
 //! its limit of host-call data long before it has cost the host anything.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::super::limits::{Breach, Limits};
+use super::super::secrets::Secrets;
 use crate::event::{EventId, LogLevel, LogLine};
 
 /// Shared by the interfaces of one attempt and outlives its instance.
@@ -14,6 +15,7 @@ pub(in super::super) struct Output {
     plugin: String,
     event: EventId,
     limits: Limits,
+    secrets: Arc<Secrets>,
     said: Mutex<Said>,
 }
 
@@ -44,14 +46,15 @@ impl Said {
 
 impl Output {
     /// Nothing said yet.
-    pub(in super::super) fn new(plugin: &str, event: EventId, limits: Limits) -> Self {
-        Self { plugin: plugin.to_owned(), event, limits, said: Mutex::default() }
+    pub(in super::super) fn new(plugin: &str, event: EventId, limits: Limits, secrets: Arc<Secrets>) -> Self {
+        Self { plugin: plugin.to_owned(), event, limits, secrets, said: Mutex::default() }
     }
 
     /// Takes what was said out. Nothing is kept of what is said afterwards.
     pub(in super::super) fn take(&self) -> Said {
         let mut said = self.said();
         self.end_line(&mut said);
+        self.hide_in_stderr(&mut said);
         keep_end(&mut said, self.limit(self.limits.stderr_bytes));
         std::mem::take(&mut *said)
     }
@@ -79,7 +82,9 @@ impl Output {
     pub(super) fn write_stdout(&self, bytes: &[u8]) {
         let mut said = self.said();
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let room = self.limit(self.limits.log_line_bytes).saturating_sub(said.stdout_line.len());
+            // With room for what is hidden later, so that no value is cut in two before.
+            let room = self.limit(self.limits.log_line_bytes).saturating_add(self.secrets.longest_bytes());
+            let room = room.saturating_sub(said.stdout_line.len());
             said.stdout_line.extend_from_slice(&part[..part.len().min(room)]);
             if part.ends_with(b"\n") {
                 self.end_line(&mut said);
@@ -90,7 +95,7 @@ impl Output {
     /// Bytes on standard error, of which the last ones are kept: they tell why a guest died.
     pub(super) fn write_stderr(&self, bytes: &[u8]) {
         let mut said = self.said();
-        let room = self.limit(self.limits.stderr_bytes);
+        let room = self.limit(self.limits.stderr_bytes).saturating_add(self.secrets.longest_bytes());
         let kept = &bytes[bytes.len().saturating_sub(room)..];
         said.stderr.extend_from_slice(kept);
         said.stderr_bytes_dropped += (bytes.len() - kept.len()) as u64;
@@ -113,9 +118,26 @@ impl Output {
             said.log_lines_dropped = said.log_lines_dropped.saturating_add(1);
             return;
         }
-        let line = cut(line, self.limit(self.limits.log_line_bytes));
+        let room = self.limit(self.limits.log_line_bytes);
+        let line = cut(self.hide(cut(line, room.saturating_add(self.secrets.longest_bytes()))), room);
         self.show(&line);
         said.log.push(line);
+    }
+
+    fn hide(&self, line: LogLine) -> LogLine {
+        let hide = |text: String| self.secrets.hide_cut_end(&text);
+        let fields = line.fields.into_iter().map(|(name, value)| (hide(name), hide(value))).collect();
+        LogLine { level: line.level, message: hide(line.message), fields }
+    }
+
+    fn hide_in_stderr(&self, said: &mut Said) {
+        if self.secrets.longest_bytes() == 0 {
+            return;
+        }
+        let text = String::from_utf8_lossy(&said.stderr).into_owned();
+        let hidden =
+            if said.stderr_bytes_dropped == 0 { self.secrets.hide(&text) } else { self.secrets.hide_cut_start(&text) };
+        said.stderr = hidden.into_bytes();
     }
 
     /// Writes a line to the host's log, so that no guest can forge a line of the host's or steer a terminal.
@@ -187,7 +209,7 @@ mod tests {
     fn output() -> Output {
         let limits =
             Limits { log_lines: 2, log_line_bytes: 8, stderr_bytes: 8, host_call_bytes: 100, ..Limits::default() };
-        Output::new("p", EventId::new(), limits)
+        Output::new("p", EventId::new(), limits, Arc::default())
     }
 
     fn messages(said: &Said) -> Vec<&str> {
@@ -224,6 +246,24 @@ mod tests {
         assert_eq!(line("1234567é", "v").fields, []);
         assert_eq!(line("12345", "abcdef").fields, [("k".to_owned(), "ab".to_owned())]);
         assert_eq!(line("1234", "a").fields.len(), 2);
+    }
+
+    #[test]
+    fn secrets_are_in_nothing_that_is_kept() {
+        let source = crate::plugin::SecretSource::Text("hunter2".into());
+        let secrets = Secrets::read(&[("a".to_owned(), source)].into()).unwrap();
+        let limits = Limits { log_line_bytes: 16, stderr_bytes: 12, ..Limits::default() };
+        let output = Output::new("p", EventId::new(), limits, Arc::new(secrets));
+        output.write_stdout(b"hunter2 hunter2 hunter2\n0123456789 hunter2\n");
+        let fields = vec![("hunter2".to_owned(), "hunter2".to_owned())];
+        output.log(LogLine { level: LogLevel::Info, message: "m".into(), fields });
+        output.write_stderr(b"0123456789012 hunter2 89012");
+        let said = output.take();
+        let kept = format!("{:?} {:?}", said.log, said.stderr());
+        for begun in ["hunter2", "hunte", "unter2", "ter2"] {
+            assert!(!kept.contains(begun), "{kept}");
+        }
+        assert!(kept.contains("[secret a]"), "{kept}");
     }
 
     #[test]

@@ -12,11 +12,22 @@ use std::time::{Duration, Instant};
 use self::eventstream::plugin::log::{Level, log};
 use self::eventstream::plugin::publisher::{NewEvent, publish};
 use self::eventstream::plugin::types::RetryRequest;
-use self::eventstream::plugin::{config, delivery, state};
+use self::eventstream::plugin::{config, delivery, secrets, state};
 use self::exports::eventstream::plugin::handler::{Event, EventData, Failure, Guest};
 use self::script::{Ending, Script, StateCall};
 
-wit_bindgen::generate!({ path: "../../../wit", world: "eventstream:plugin/plugin@0.1.0", generate_all });
+wit_bindgen::generate!({
+    path: "../../../wit",
+    inline: "
+        package tests:scripted;
+        world scripted {
+            include eventstream:plugin/plugin@0.1.0;
+            import eventstream:plugin/secrets@0.1.0;
+        }
+    ",
+    world: "tests:scripted/scripted",
+    generate_all,
+});
 
 /// What is written at once, so that a flood is a flood of lines.
 const LINE_BYTES: u64 = 4_096;
@@ -67,7 +78,8 @@ fn carry_out(script: &Script) -> Result<(), Failure> {
 
 /// The answer of a call of the state, or its error as `{"error": …}`.
 fn call_state(call: &StateCall) -> serde_json::Value {
-    let text = |value: Option<Vec<u8>>| serde_json::json!(value.map(|value| String::from_utf8_lossy(&value).into_owned()));
+    let text =
+        |value: Option<Vec<u8>>| serde_json::json!(value.map(|value| String::from_utf8_lossy(&value).into_owned()));
     let answer = match call {
         StateCall::Get { key } => state::get(key).map(text),
         StateCall::Set { key, value, bytes, ttl_ms } => {
@@ -91,7 +103,13 @@ fn flood(size_bytes: u64, mut write: impl FnMut(&str)) {
     }
 }
 
-fn end(script: &Script, event: &Event, payload: &str, calls: u32, answers: &[serde_json::Value]) -> Result<Option<EventData>, Failure> {
+fn end(
+    script: &Script,
+    event: &Event,
+    payload: &str,
+    calls: u32,
+    answers: &[serde_json::Value],
+) -> Result<Option<EventData>, Failure> {
     let text = |text: String| Ok(Some(EventData::Text(text)));
     match script.ending.flipped() {
         Ending::Ok | Ending::Coin => Ok(None),
@@ -100,6 +118,7 @@ fn end(script: &Script, event: &Event, payload: &str, calls: u32, answers: &[ser
         Ending::Facts => text(facts(event)),
         Ending::Static => text(calls.to_string()),
         Ending::Config => text(serde_json::json!(config::get(&script.key)).to_string()),
+        Ending::Secret => Err(tell_secret(&script.key)),
         Ending::State => text(serde_json::json!(answers).to_string()),
         Ending::Forbidden => text(forbidden()),
         Ending::Retry => Err(retry(script)),
@@ -117,6 +136,15 @@ fn end(script: &Script, event: &Event, payload: &str, calls: u32, answers: &[ser
             Ok(None)
         }
     }
+}
+
+/// Tells a secret in every way that a careless author would.
+fn tell_secret(key: &str) -> Failure {
+    let secret = secrets::get(key).unwrap_or_else(|| "there is none".into());
+    log(Level::Info, &secret, &[("field".into(), secret.clone())]);
+    let _ = writeln!(std::io::stdout(), "on standard output {secret}");
+    let _ = writeln!(std::io::stderr(), "on standard error {secret}");
+    Failure::Reject(format!("the secret is {secret}"))
 }
 
 fn retry(script: &Script) -> Failure {

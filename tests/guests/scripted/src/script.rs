@@ -47,12 +47,26 @@ pub struct Request {
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
 pub enum StateCall {
-    Get { key: String },
-    Set { key: String, value: Option<String>, bytes: Option<usize>, ttl_ms: Option<u64> },
-    Delete { key: String },
-    Increment { key: String, delta: i64 },
+    Get {
+        key: String,
+    },
+    Set {
+        key: String,
+        value: Option<String>,
+        bytes: Option<usize>,
+        ttl_ms: Option<u64>,
+    },
+    Delete {
+        key: String,
+    },
+    Increment {
+        key: String,
+        delta: i64,
+    },
     /// Reads a number and writes the next one.
-    Next { key: String },
+    Next {
+        key: String,
+    },
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
@@ -65,6 +79,7 @@ pub enum Ending {
     Facts,
     Static,
     Config,
+    Secret,
     State,
     Forbidden,
     Retry,
