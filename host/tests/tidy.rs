@@ -50,7 +50,7 @@ const CRATES: &[(&[&str], &[&str])] = &[
     (&["clap"], &["cli", "main"]),
     (&["indicatif"], &["cli"]),
     (&["ureq"], &["cli"]),
-    (&["toml"], &["config", "plugin::settings"]),
+    (&["toml"], &["cli::project", "config", "plugin::settings"]),
 ];
 
 /// What layer 0 does not know: it is pure.

@@ -19,6 +19,7 @@ mod outgoing_http;
 mod plugin_cache;
 mod plugin_directory;
 mod plugin_files;
+mod projects;
 mod redis_away;
 mod reload;
 mod reload_storm;

@@ -1,5 +1,6 @@
 //! A plugin's file without a server: what it is or why it is none, and what comes of events that it is given.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -88,7 +89,20 @@ impl Workbench {
     /// # Errors
     /// Everything that is wrong with it.
     pub async fn load(&self, path: &Path, settings: Option<&Path>) -> Result<OnBench<'_>, NoPlugin> {
-        let plugin = self.sandbox.load(path, settings).await?;
+        self.load_with(path, settings, None).await
+    }
+
+    /// As [`Self::load`], with another table `config`, if there is one.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub async fn load_with(
+        &self,
+        path: &Path,
+        settings: Option<&Path>,
+        config: Option<BTreeMap<String, String>>,
+    ) -> Result<OnBench<'_>, NoPlugin> {
+        let plugin = self.sandbox.load(path, settings, config).await?;
         Ok(OnBench { plugin: Arc::new(plugin), state: Arc::default(), limits: &self.limits })
     }
 }
@@ -106,6 +120,12 @@ impl From<LoadError> for NoPlugin {
 }
 
 impl OnBench<'_> {
+    /// The same plugin, without state.
+    #[must_use]
+    pub fn afresh(&self) -> Self {
+        Self { plugin: self.plugin.clone(), state: Arc::default(), limits: self.limits }
+    }
+
     /// What the plugin is.
     pub fn facts(&self) -> Facts {
         let plugin = &self.plugin;

@@ -10,6 +10,7 @@ mod export;
 mod import;
 mod plugin;
 mod progress;
+mod project;
 mod send;
 mod serve;
 mod settings;
@@ -43,7 +44,7 @@ enum Command {
     /// Show what a server does: totals, what waits, plugins, readiness
     #[command(after_help = status::EXAMPLES)]
     Status(status::Args),
-    /// Check and run plugins without a server, and list those of one
+    /// Make, build, test, check and run plugins without a server, and list those of one
     #[command(subcommand)]
     Plugin(plugin::Command),
     /// Write everything that another broker can go on with to a file

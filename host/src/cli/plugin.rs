@@ -1,4 +1,5 @@
-//! `eventstream plugin`: what a file is, what it does with events, and what a server has loaded.
+//! `eventstream plugin`: what a file is, what it does with events, and what a server has loaded. Projects are made, built and
+//! tested in [`super::project`].
 
 use std::fmt::Write as _;
 use std::io::{BufRead, stdin};
@@ -9,7 +10,7 @@ use eventstream::app::{Facts, NoPlugin, Workbench};
 use serde_json::{Value, json};
 
 use super::client::{Failure, Server};
-use super::{Exit, complain, say, settings, thousands};
+use super::{Exit, complain, project, say, settings, thousands};
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -53,6 +54,15 @@ const DIGEST_CHARS: usize = 12;
 /// What to do with plugins.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
+    /// Make a project for a plugin in Rust, JavaScript or Python
+    #[command(after_help = project::NEW_EXAMPLES)]
+    New(project::New),
+    /// Build the component of a project
+    #[command(after_help = project::BUILD_EXAMPLES)]
+    Build(project::Build),
+    /// Hand a project's component the events in its tests
+    #[command(after_help = project::TEST_EXAMPLES)]
+    Test(project::Test),
     /// Say what a component is, or everything that is wrong with it
     #[command(after_help = CHECK_EXAMPLES)]
     Check(Check),
@@ -116,7 +126,7 @@ pub(super) struct Rollback {
 }
 
 /// What can be a plugin's name; nothing else is put into an address.
-fn name(text: &str) -> Result<String, &'static str> {
+pub(super) fn name(text: &str) -> Result<String, &'static str> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let is_name = text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(fits);
     if is_name {
@@ -129,6 +139,9 @@ fn name(text: &str) -> Result<String, &'static str> {
 /// Does what was asked for.
 pub(super) fn run(command: &Command) -> Exit {
     match command {
+        Command::New(args) => project::new(args),
+        Command::Build(args) => project::build(args),
+        Command::Test(args) => project::test(args),
         Command::Check(args) => on_bench(|bench, runtime| check(args, &bench, &runtime)),
         Command::Run(args) => on_bench(|bench, runtime| handle(args, &bench, &runtime)),
         Command::List(args) => told(list(args)),
@@ -149,7 +162,8 @@ fn told(answer: Result<String, Failure>) -> Exit {
     }
 }
 
-fn on_bench(work: impl FnOnce(Workbench, tokio::runtime::Runtime) -> Exit) -> Exit {
+/// Does something with a sandbox.
+pub(super) fn on_bench(work: impl FnOnce(Workbench, tokio::runtime::Runtime) -> Exit) -> Exit {
     let opened = settings::load(None, Vec::new()).and_then(|config| Ok((config, settings::runtime()?)));
     let (config, runtime) = match opened {
         Ok(both) => both,
@@ -190,11 +204,13 @@ fn worse(one: Exit, other: Exit) -> Exit {
     if one as u8 > other as u8 { one } else { other }
 }
 
-fn refused(no: &NoPlugin) -> Exit {
+/// How a command ends that was given a file that is no plugin.
+pub(super) fn refused(no: &NoPlugin) -> Exit {
     if no.is_usage { Exit::Usage } else { Exit::Invalid }
 }
 
-fn facts(file: &Path, facts: &Facts) -> String {
+/// What a file is, for a person.
+pub(super) fn facts(file: &Path, facts: &Facts) -> String {
     let version = facts.version.as_deref().unwrap_or("without a version");
     let mut text = format!("{}: a plugin\n  name     {} {version}\n", file.display(), facts.name);
     let imports = if facts.imports.is_empty() { "nothing".to_owned() } else { facts.imports.join(", ") };
@@ -221,7 +237,8 @@ fn facts(file: &Path, facts: &Facts) -> String {
     text.trim_end().to_owned()
 }
 
-fn faults(file: &Path, no: &NoPlugin) -> String {
+/// Everything that is wrong with a file, for a person.
+pub(super) fn faults(file: &Path, no: &NoPlugin) -> String {
     match no.misfits.as_slice() {
         [_] | [] => format!("{}: {}", file.display(), no.error),
         misfits => format!("{}: does not fit this host:\n  {}", file.display(), misfits.join("\n  ")),

@@ -2,6 +2,7 @@
 //!
 //! A file goes through the very steps that a server takes it through, so that what is said here is what a server says.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
@@ -58,11 +59,16 @@ impl Workbench {
     }
 
     /// Loads a file as a server would that finds it in its directory, with the settings in the file `settings` or, without
-    /// one, in `NAME.toml` beside it.
+    /// one, in `NAME.toml` beside it; `config` goes before the table of that name in it.
     ///
     /// # Errors
     /// See [`LoadError`].
-    pub async fn load(&self, path: &Path, settings: Option<&Path>) -> Result<Plugin, LoadError> {
+    pub async fn load(
+        &self,
+        path: &Path,
+        settings: Option<&Path>,
+        config: Option<BTreeMap<String, String>>,
+    ) -> Result<Plugin, LoadError> {
         let name = path.file_stem().and_then(|name| name.to_str()).ok_or(LoadError::Name)?.to_owned();
         let beside = path.with_extension("toml");
         let settings = settings.or_else(|| beside.is_file().then_some(beside.as_path())).map(Path::to_owned);
@@ -76,8 +82,9 @@ impl Workbench {
             };
             Ok::<_, LoadError>((contents, settings))
         };
-        let (contents, settings) =
+        let (contents, mut settings) =
             self.loader.machine.executor.run_blocking(read).await.unwrap_or(Err(LoadError::Host))?;
+        settings.config = config.or(settings.config);
         self.loader.load(&name, contents, settings).await
     }
 }
