@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::guests::{self, WORKSPACES, ensure_target, guest_cargo};
 use crate::process::{cargo, is_installed, run};
+use crate::projects;
 use crate::redis;
 
 /// Which tests to run.
@@ -27,6 +28,7 @@ pub fn test(options: &TestOptions) -> anyhow::Result<()> {
         return run(cargo("", &["test", "--locked"]).args(&options.arguments));
     }
     run(&mut guest_cargo("plugins", &["test", "--locked"])?)?;
+    projects::test()?;
     run(&mut cargo("", &["test", "--workspace", "--locked"]))
 }
 

@@ -2,13 +2,14 @@
 //! chaos`.
 //!
 //! Every step is printed as the command that it is, so that what a task does can be done by hand. The tasks write below
-//! the target folder only; what they install (the target of the guests, a Redis server for the tests) they name first.
+//! the target folder and, for the examples in JavaScript and Python, into folders that git ignores; what they install (the target of the guests, a Redis server for the tests) they name first.
 
 mod bench;
 mod chaos;
 mod checks;
 mod guests;
 mod process;
+mod projects;
 mod redis;
 mod serve;
 
