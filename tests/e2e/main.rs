@@ -8,6 +8,7 @@
 mod command_line;
 mod compiling;
 mod containment;
+mod dev;
 mod embedded_store;
 mod events;
 mod foreign;

@@ -69,6 +69,11 @@ impl Answer {
 }
 
 impl Server {
+    /// A server that is known already.
+    pub(super) fn at(url: String) -> Self {
+        Self { url }
+    }
+
     /// Asks for what is at a path.
     pub(super) fn get(&self, path: &str) -> Result<Answer, Failure> {
         let url = self.url(path)?;

@@ -6,6 +6,7 @@
 mod backup;
 mod client;
 mod compile;
+mod dev;
 mod export;
 mod import;
 mod plugin;
@@ -38,6 +39,9 @@ enum Command {
     /// Start the server (what happens without a command, too)
     #[command(after_help = serve::EXAMPLES)]
     Serve(serve::Args),
+    /// Build the plugin projects of a folder, serve them, and build again what is saved
+    #[command(after_help = dev::EXAMPLES)]
+    Dev(dev::Args),
     /// Send one event to a server
     #[command(after_help = send::EXAMPLES)]
     Send(send::Args),
@@ -116,6 +120,7 @@ fn run(cli: Cli) -> Exit {
     match cli.command {
         None => serve::run(&cli.serve),
         Some(Command::Serve(args)) => serve::run(&args),
+        Some(Command::Dev(args)) => dev::run(&args),
         Some(Command::Send(args)) => send::run(&args),
         Some(Command::Status(args)) => status::run(&args),
         Some(Command::Plugin(command)) => plugin::run(&command),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-pub(super) use build::{BUILD_EXAMPLES, Build, run as build};
+pub(super) use build::{BUILD_EXAMPLES, Build, make, run as build};
 pub(super) use new::{NEW_EXAMPLES, New, run as new};
 pub(super) use test::{TEST_EXAMPLES, Test, run as test};
 
@@ -38,7 +38,7 @@ impl Project {
     ///
     /// # Errors
     /// No project, in words.
-    fn in_folder(folder: &Path) -> Result<Self, String> {
+    pub(super) fn in_folder(folder: &Path) -> Result<Self, String> {
         let read = |file: &str| std::fs::read_to_string(folder.join(file)).ok();
         let nameless = |file: &str| format!("{} names no project", folder.join(file).display());
         let (language, file, name) = if let Some(text) = read("Cargo.toml") {
@@ -56,8 +56,18 @@ impl Project {
         Ok(Self { folder: folder.to_owned(), language, name })
     }
 
+    /// What it is called.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Settings that a server should have for it: `NAME.toml`, if the project has such a file.
+    pub(super) fn settings(&self) -> Option<PathBuf> {
+        Some(self.folder.join(format!("{}.toml", self.name))).filter(|settings| settings.is_file())
+    }
+
     /// Where the component goes.
-    fn component(&self) -> PathBuf {
+    pub(super) fn component(&self) -> PathBuf {
         self.folder.join("dist").join(format!("{}.wasm", self.name))
     }
 }

@@ -57,7 +57,7 @@ pub(in super::super) fn run(args: &Build) -> Exit {
 ///
 /// # Errors
 /// What failed or is missing, and what to do about it.
-pub(super) fn make(project: &Project) -> Result<(), String> {
+pub(in super::super) fn make(project: &Project) -> Result<(), String> {
     let component = project.component();
     let told = |error: std::io::Error| format!("{} cannot be written: {error}", component.display());
     if let Some(folder) = component.parent() {
@@ -80,7 +80,8 @@ pub(super) fn make(project: &Project) -> Result<(), String> {
             let tool = tool(project, "node_modules/.bin/componentize-qjs")?;
             let mut command = Command::new(tool);
             let world = ["--wit", "wit", "--world", "plugin", "--js", "handler.js"];
-            command.args(world).args(["--stub-wasi", "--sync", "--minify", "--output"]).arg(&inside);
+            // WASI is not stubbed: what a handler throws would be lost, and random numbers would be the same each time.
+            command.args(world).args(["--sync", "--minify", "--output"]).arg(&inside);
             run_tool(project, command, Language::Js.install())
         }
         Language::Python => {
@@ -89,7 +90,7 @@ pub(super) fn make(project: &Project) -> Result<(), String> {
                 if is_there { Ok(PathBuf::from("componentize-py")) } else { Err(words) }
             })?;
             let mut command = Command::new(tool);
-            command.args(["--quiet", "--wit-path", "wit", "--world", "plugin", "componentize", "--stub-wasi", "app"]);
+            command.args(["--quiet", "--wit-path", "wit", "--world", "plugin", "componentize", "app"]);
             command.arg("--output").arg(&inside);
             run_tool(project, command, Language::Python.install())
         }

@@ -1,0 +1,277 @@
+//! `eventstream dev`: builds the plugin projects of a folder, serves them, builds again what is saved, and tells of each
+//! event's end.
+//!
+//! Everything that it makes lies in `DIR/.eventstream`: the plugins, the store, compiled code. A project that does not build
+//! leaves its last good plugin at work.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant, SystemTime};
+
+use eventstream::config::Flag;
+use eventstream::{app, telemetry};
+use serde_json::Value;
+
+use super::client::Server;
+use super::project::{Project, make};
+use super::{Exit, complain, note, say, settings};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  eventstream dev
+  eventstream dev ./plugins --listen 127.0.0.1:3000
+
+DIR is a project made by `eventstream plugin new`, or holds several. Send events with `eventstream send` from another
+terminal. What is made lies in DIR/.eventstream; remove it to begin anew.
+
+Exit codes: 0 stopped, 1 failed, 2 usage or configuration, or no project";
+
+/// How often files and events are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Folders that hold what was made, not what a person writes.
+const MADE: [&str; 5] = ["target", "dist", "node_modules", "__pycache__", "wit"];
+/// The most events that are told of at a look; the rest is told at the next ones.
+const MAX_TOLD: usize = 100;
+/// How much of a result is shown.
+const RESULT_CHARS: usize = 200;
+
+/// The arguments of `dev`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The folder of the projects
+    #[arg(value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+    /// Where to listen [env: EVENTSTREAM_SERVER_LISTEN] [default: 127.0.0.1:3000]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// The configuration file [default: eventstream.toml, if there is one]
+    #[arg(long, value_name = "FILE", env = "EVENTSTREAM_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
+}
+
+impl Args {
+    fn made(&self, what: &str) -> PathBuf {
+        self.dir.join(".eventstream").join(what)
+    }
+
+    fn flags(&self) -> Vec<Flag> {
+        let path = |what: &str| self.made(what).display().to_string();
+        let mut flags = vec![
+            Flag { key: "broker.url", flag: "DIR", value: format!("embedded:{}", path("data")) },
+            Flag { key: "plugins.dir", flag: "DIR", value: path("plugins") },
+            Flag { key: "plugins.data_dir", flag: "DIR", value: path("compiled") },
+            // Files are renamed into the directory, so that there is nothing to wait for.
+            Flag { key: "plugins.settle_ms", flag: "DIR", value: "50".into() },
+        ];
+        flags.extend(self.listen.clone().map(|value| Flag { key: "server.listen", flag: "--listen", value }));
+        flags
+    }
+}
+
+/// Builds and serves until it is told to stop.
+pub(super) fn run(args: &Args) -> Exit {
+    let mut builder = Builder { folder: args.dir.clone(), plugins: args.made("plugins"), built: Vec::new() };
+    if builder.projects().is_empty() {
+        let shown = args.dir.display();
+        complain(format!("there is no plugin project in {shown}: make one with eventstream plugin new"));
+        return Exit::Usage;
+    }
+    if let Err(error) = prepare(args) {
+        complain(format!("{} cannot be written: {error}", args.made("").display()));
+        return Exit::Failed;
+    }
+    let (config, runtime) = match settings::load(args.config.as_deref(), args.flags())
+        .and_then(|config| Ok((config, settings::runtime()?)))
+    {
+        Ok(both) => both,
+        Err(exit) => return exit,
+    };
+    if let Err(error) = telemetry::init(&config.log) {
+        complain(format!("the log cannot be started: {error:#}"));
+        return Exit::Failed;
+    }
+    builder.look();
+    let (stop, (listens, listening)) = (AtomicBool::new(false), mpsc::channel());
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                builder.look();
+                std::thread::sleep(LOOK_EVERY);
+            }
+        });
+        let stopped = &stop;
+        threads.spawn(move || {
+            if let Ok(url) = listening.recv() {
+                tell(&Server::at(url), stopped);
+            }
+        });
+        let served = runtime.block_on(app::run(config, |fact| {
+            let fact = fact.to_string();
+            if let Some(url) = fact.strip_prefix("listening on ") {
+                // The reader is there for as long as this is.
+                let _ = listens.send(url.to_owned());
+            }
+            say(fact);
+        }));
+        stop.store(true, Ordering::Relaxed);
+        drop(listens);
+        match served {
+            Ok(()) => Exit::Done,
+            Err(error) => {
+                complain(&error);
+                Exit::of(&error)
+            }
+        }
+    })
+}
+
+fn prepare(args: &Args) -> std::io::Result<()> {
+    fs::create_dir_all(args.made("plugins"))?;
+    fs::write(args.made(".gitignore"), "*\n")
+}
+
+/// Builds what has changed.
+struct Builder {
+    folder: PathBuf,
+    plugins: PathBuf,
+    /// The folders that were built, or tried, and how new their files were.
+    built: Vec<(PathBuf, Option<SystemTime>)>,
+}
+
+impl Builder {
+    /// The folder itself if it is a project, else those in it that are.
+    fn projects(&self) -> Vec<(PathBuf, Project)> {
+        if let Ok(project) = Project::in_folder(&self.folder) {
+            return vec![(self.folder.clone(), project)];
+        }
+        let mut folders: Vec<PathBuf> = fs::read_dir(&self.folder)
+            .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
+            .unwrap_or_default();
+        folders.sort();
+        folders.into_iter().filter_map(|folder| Project::in_folder(&folder).ok().map(|it| (folder, it))).collect()
+    }
+
+    fn look(&mut self) {
+        for (folder, project) in self.projects() {
+            let newest = newest(&folder);
+            match self.built.iter_mut().find(|(known, _)| *known == folder) {
+                Some((_, built)) if *built == newest => continue,
+                Some((_, built)) => *built = newest,
+                None => self.built.push((folder.clone(), newest)),
+            }
+            let begun = Instant::now();
+            let done = make(&project).and_then(|()| {
+                let install = install(&project, &self.plugins);
+                install.map_err(|error| format!("{} cannot be written: {error}", self.plugins.display()))
+            });
+            match done {
+                Ok(()) => note(format!("{} built in {:.1} s", project.name(), begun.elapsed().as_secs_f32())),
+                Err(words) => complain(format!("{}: {words}; the version before stays", project.name())),
+            }
+        }
+    }
+}
+
+/// Puts the component, and its settings if the project has some, where the server looks.
+fn install(project: &Project, plugins: &Path) -> std::io::Result<()> {
+    let mut files = vec![project.component()];
+    files.extend(project.settings());
+    for file in files.iter().rev() {
+        let name = file.file_name().unwrap_or_default();
+        let temporary = plugins.join(format!(".{}.tmp", name.to_string_lossy()));
+        fs::copy(file, &temporary)?;
+        fs::rename(&temporary, plugins.join(name))?;
+    }
+    Ok(())
+}
+
+/// When the newest file that a person wrote was saved.
+fn newest(folder: &Path) -> Option<SystemTime> {
+    let entries = fs::read_dir(folder).ok()?.filter_map(Result::ok);
+    let time = |entry: fs::DirEntry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let metadata = entry.metadata().ok()?;
+        match metadata.is_dir() {
+            true if MADE.contains(&name.as_str()) || name.starts_with('.') => None,
+            true => newest(&entry.path()),
+            // Written by the tools, beside what a person writes.
+            false if name == "Cargo.lock" || name == "package-lock.json" => None,
+            false => metadata.modified().ok(),
+        }
+    };
+    entries.filter_map(time).max()
+}
+
+/// Tells of each event that ends from now on.
+fn tell(server: &Server, stop: &AtomicBool) {
+    let ended = || -> Vec<String> {
+        let mut ids = Vec::new();
+        for path in ["events", "failed-events"] {
+            let page = server.get(&format!("/{path}?limit={MAX_TOLD}")).and_then(|answer| answer.json());
+            let events = page.ok().and_then(|page| page["events"].as_array().cloned()).unwrap_or_default();
+            ids.extend(events.iter().rev().filter_map(|event| Some(event["id"].as_str()?.to_owned())));
+        }
+        ids
+    };
+    let mut told: HashSet<String> = ended().into_iter().collect();
+    while !stop.load(Ordering::Relaxed) {
+        let now = ended();
+        for id in &now {
+            if !told.contains(id)
+                && let Ok(event) = server.get(&format!("/events/{id}")).and_then(|answer| answer.json())
+            {
+                say(line(&event));
+            }
+        }
+        // What left the page will not come back.
+        told = now.into_iter().collect();
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// How an event ended, in one line.
+fn line(event: &Value) -> String {
+    let word = |name: &str| event[name].as_str().unwrap_or_default();
+    let attempts = event["attempts"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let duration_ms = attempts.last().and_then(|attempt| attempt["durationMs"].as_f64()).unwrap_or_default();
+    let head = format!("{:<9} {} {}", word("state"), word("type"), word("id"));
+    let tries = if attempts.len() > 1 { format!(", {} attempts", attempts.len()) } else { String::new() };
+    let rest = match event["reason"].as_str() {
+        Some(reason) => format!("{}: {}", word("class"), reason.lines().next().unwrap_or_default()),
+        None if event["result"].is_null() => String::new(),
+        None => event["result"].to_string().chars().take(RESULT_CHARS).collect(),
+    };
+    format!("{head} in {duration_ms:.1} ms{tries}  {rest}").trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_in_one_line() {
+        let attempts = json!([{"durationMs": 3.0}, {"durationMs": 1.26}]);
+        let event = json!({"id": "1", "type": "a", "state": "processed", "result": {"n": 1}, "attempts": attempts});
+        assert_eq!(line(&event), "processed a 1 in 1.3 ms, 2 attempts  {\"n\":1}");
+        let event = json!({"id": "1", "type": "a", "state": "failed", "class": "reject", "reason": "no\nmore"});
+        assert_eq!(line(&event), "failed    a 1 in 0.0 ms  reject: no");
+    }
+
+    #[test]
+    fn only_what_a_person_writes_counts_as_new() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("app.py"), "").unwrap();
+        let before = newest(folder.path());
+        assert!(before.is_some());
+        for made in ["dist", "target", ".venv", "wit"] {
+            fs::create_dir(folder.path().join(made)).unwrap();
+            fs::write(folder.path().join(made).join("new"), "").unwrap();
+        }
+        assert_eq!(newest(folder.path()), before);
+    }
+}
