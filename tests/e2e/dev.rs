@@ -67,6 +67,15 @@ fn what_is_saved_serves_and_what_does_not_build_changes_nothing() {
         let told = dev.told();
         if told.contains("processed hello ") && told.contains(r#"{"text":"Hello, Ada!"}"#) { Ok(()) } else { Err(told) }
     });
+    client.wait_ended(&client.post_event("hello", &json!({})));
+    eventually("the failure is told", || {
+        let told = dev.told();
+        if told.contains("failed    hello ") && told.contains("reject: the payload is wrong") {
+            Ok(())
+        } else {
+            Err(told)
+        }
+    });
 
     let source = folder.path().join("hello/src/lib.rs");
     let text = fs::read_to_string(&source).unwrap();

@@ -209,9 +209,9 @@ fn newest(folder: &Path) -> Option<SystemTime> {
 fn tell(server: &Server, stop: &AtomicBool) {
     let ended = || -> Vec<String> {
         let mut ids = Vec::new();
-        for path in ["events", "failed-events"] {
+        for (path, list) in [("events", "events"), ("failed-events", "failedEvents")] {
             let page = server.get(&format!("/{path}?limit={MAX_TOLD}")).and_then(|answer| answer.json());
-            let events = page.ok().and_then(|page| page["events"].as_array().cloned()).unwrap_or_default();
+            let events = page.ok().and_then(|page| page[list].as_array().cloned()).unwrap_or_default();
             ids.extend(events.iter().rev().filter_map(|event| Some(event["id"].as_str()?.to_owned())));
         }
         ids
