@@ -49,7 +49,9 @@ const WITHOUT_WASI: &str = "build for that (Rust: `--target wasm32-wasip2`), or 
                             `--backend-qjs-stub-wasi`, Python: `--stub-wasi`)";
 
 /// Drafts, which fit in exactly these versions.
-const DRAFTS: [(&str, &[&str]); 3] = [
+const DRAFTS: [(&str, &[&str]); 5] = [
+    ("wasi:config/store", &["0.2.0-rc.1", "0.2.0-draft-2024-09-27"]),
+    ("wasi:logging/logging", &["0.1.0-draft"]),
     ("wasi:keyvalue/store", &["0.2.0-draft", "0.2.0-draft2"]),
     ("wasi:keyvalue/atomics", &["0.2.0-draft", "0.2.0-draft2"]),
     ("wasi:keyvalue/batch", &["0.2.0-draft", "0.2.0-draft2"]),

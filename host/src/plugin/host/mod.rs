@@ -14,6 +14,7 @@ mod log;
 mod output;
 mod publisher;
 mod secrets;
+mod standards;
 mod state;
 mod stdio;
 
@@ -152,6 +153,7 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     Offered::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
     keyvalue::add_to_linker(&mut linker)?;
+    standards::add_to_linker(&mut linker)?;
     foreign::add_to_linker(&mut linker)?;
     Ok(linker)
 }
@@ -159,9 +161,10 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
 /// A linker for each part of WASI, for finding every part that a component does not fit.
 pub(super) fn linkers(engine: &Engine) -> wasmtime::Result<Vec<Linker<Guest>>> {
     type Add = fn(&mut Linker<Guest>) -> wasmtime::Result<()>;
-    let parts: [Add; 3] = [
+    let parts: [Add; 4] = [
         wasmtime_wasi::p2::add_to_linker_async,
         keyvalue::add_to_linker,
+        standards::add_to_linker,
         // Alone it would lack the streams that it shares with the rest.
         |linker| {
             wasmtime_wasi::p2::add_to_linker_async(linker)?;

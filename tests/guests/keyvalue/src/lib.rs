@@ -1,16 +1,22 @@
-//! A plugin that keeps its state through `wasi:keyvalue`: whatever comes, it calls every function of both drafts and
-//! returns what they answered, a line for each.
+//! A plugin that keeps its state through `wasi:keyvalue`: whatever comes, it calls every function of both drafts, asks
+//! `wasi:config`, tells `wasi:logging`, and returns what they answered, a line for each.
 
 use std::fmt::{Debug, Write};
 
 use self::exports::eventstream::plugin::handler::{Event, EventData, Failure, Guest};
+use self::wasi::config0_2_0_draft_2024_09_27::store as config2;
+use self::wasi::config0_2_0_rc_1::store as config1;
 use self::wasi::keyvalue0_2_0_draft::{atomics as atomics1, batch as batch1, store as store1};
 use self::wasi::keyvalue0_2_0_draft2::{atomics as atomics2, batch as batch2, store as store2};
+use self::wasi::logging::logging::{Level, log};
 
 wit_bindgen::generate!({
     path: [
         "../../../host/src/plugin/host/keyvalue/draft.wit",
         "../../../host/src/plugin/host/keyvalue/draft2.wit",
+        "../../../host/src/plugin/host/standards/config.wit",
+        "../../../host/src/plugin/host/standards/config-2024.wit",
+        "../../../host/src/plugin/host/standards/logging.wit",
         "../../../wit",
     ],
     inline: "
@@ -18,6 +24,9 @@ wit_bindgen::generate!({
         world both {
             include wasi:keyvalue/offered@0.2.0-draft;
             include wasi:keyvalue/offered@0.2.0-draft2;
+            include wasi:config/offered@0.2.0-rc.1;
+            include wasi:config/offered@0.2.0-draft-2024-09-27;
+            include wasi:logging/offered@0.1.0-draft;
             export eventstream:plugin/handler@0.1.0;
         }
     ",
@@ -56,6 +65,10 @@ impl Guest for Keyvalue {
         tell("swap", &atomics2::swap(swap, b"swapped").is_ok());
         tell("get", &bucket.get("a"));
         tell("a key that is none", &bucket.set("", b"").is_err());
+        tell("setting", &config1::get("greeting"));
+        tell("settings", &config2::get_all());
+        log(Level::Critical, "keyvalue", "logged");
+        log(Level::Info, "", "bare");
         Ok(Some(EventData::Text(told)))
     }
 }
