@@ -11,13 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
+use eventstream::app;
 use eventstream::config::Flag;
-use eventstream::{app, telemetry};
 use serde_json::Value;
 
 use super::client::Server;
 use super::project::{Project, make};
-use super::{Exit, complain, note, say, settings};
+use super::{Exit, complain, note, say, serve, settings};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -83,16 +83,10 @@ pub(super) fn run(args: &Args) -> Exit {
         complain(format!("{} cannot be written: {error}", args.made("").display()));
         return Exit::Failed;
     }
-    let (config, runtime) = match settings::load(args.config.as_deref(), args.flags())
-        .and_then(|config| Ok((config, settings::runtime()?)))
-    {
+    let (config, runtime) = match settings::serving(args.config.as_deref(), args.flags()) {
         Ok(both) => both,
         Err(exit) => return exit,
     };
-    if let Err(error) = telemetry::init(&config.log) {
-        complain(format!("the log cannot be started: {error:#}"));
-        return Exit::Failed;
-    }
     builder.look();
     let (stop, (listens, listening)) = (AtomicBool::new(false), mpsc::channel());
     std::thread::scope(|threads| {
@@ -118,13 +112,7 @@ pub(super) fn run(args: &Args) -> Exit {
         }));
         stop.store(true, Ordering::Relaxed);
         drop(listens);
-        match served {
-            Ok(()) => Exit::Done,
-            Err(error) => {
-                complain(&error);
-                Exit::of(&error)
-            }
-        }
+        serve::ended(served)
     })
 }
 

@@ -5,8 +5,8 @@
 
 use std::path::PathBuf;
 
+use eventstream::app;
 use eventstream::config::Flag;
-use eventstream::{app, telemetry};
 
 use super::{Exit, complain, say, settings};
 
@@ -78,17 +78,16 @@ impl Args {
 
 /// Serves until it is told to stop.
 pub(super) fn run(args: &Args) -> Exit {
-    let (config, runtime) = match settings::load(args.config.as_deref(), args.flags())
-        .and_then(|config| Ok((config, settings::runtime()?)))
-    {
+    let (config, runtime) = match settings::serving(args.config.as_deref(), args.flags()) {
         Ok(both) => both,
         Err(exit) => return exit,
     };
-    if let Err(error) = telemetry::init(&config.log) {
-        complain(format!("the log cannot be started: {error:#}"));
-        return Exit::Failed;
-    }
-    match runtime.block_on(app::run(config, |fact| say(fact))) {
+    ended(runtime.block_on(app::run(config, |fact| say(fact))))
+}
+
+/// How a command ends whose server has ended so.
+pub(super) fn ended(served: Result<(), app::Error>) -> Exit {
+    match served {
         Ok(()) => Exit::Done,
         Err(error) => {
             complain(&error);

@@ -28,10 +28,7 @@ impl Store {
         let is_default = config.log.level == telemetry::LevelFilter::default();
         let quiet = is_default.then(|| "off".parse().ok()).flatten();
         let log = telemetry::Options { level: quiet.unwrap_or(config.log.level.clone()), ..config.log };
-        if let Err(error) = telemetry::init(&log) {
-            complain(format!("the log cannot be started: {error:#}"));
-            return Err(Exit::Failed);
-        }
+        start_log(&log)?;
         Ok((config, runtime()?))
     }
 }
@@ -49,6 +46,21 @@ pub(super) fn load(file: Option<&Path>, flags: Vec<Flag>) -> Result<Config, Exit
             error => complain(error),
         }
         Exit::Usage
+    })
+}
+
+/// What a server needs: the configuration, a runtime, and the log, which is started. What is wrong has been said.
+pub(super) fn serving(file: Option<&Path>, flags: Vec<Flag>) -> Result<(Config, Runtime), Exit> {
+    let config = load(file, flags)?;
+    let runtime = runtime()?;
+    start_log(&config.log)?;
+    Ok((config, runtime))
+}
+
+fn start_log(options: &telemetry::Options) -> Result<(), Exit> {
+    telemetry::init(options).map_err(|error| {
+        complain(format!("the log cannot be started: {error:#}"));
+        Exit::Failed
     })
 }
 

@@ -12,11 +12,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
-use super::executor::Meter;
-use super::host::{Denials, Guest, Network, Shared, Surroundings};
+use super::engine::{self, Ticker};
+use super::executor::{Executor, Meter};
+use super::host::{self, Denials, Guest, Network, Shared, Surroundings};
 use super::instance::{self, Introduced, Prepared};
 use super::kept::Kept;
 use super::limits::{Breach, Limits};
@@ -24,7 +26,7 @@ use super::loaded::{Machine, Plugin};
 use super::routing::Pattern;
 use super::secrets::Secrets;
 use super::settings::Settings;
-use super::{Compiler, fit, outcome};
+use super::{Compiler, Error, Options, fit, outcome};
 use crate::clock;
 use crate::event::{Event, EventId, EventType, Policies};
 
@@ -160,6 +162,38 @@ pub(super) fn contents(bytes: Bytes) -> Contents {
 }
 
 impl Loader {
+    /// Sets a sandbox up in which `slots` instances run side by side, on so many threads. Nothing is kept of what it loads.
+    ///
+    /// # Errors
+    /// [`Error::Sandbox`].
+    pub(super) fn start(options: &Options, slots: usize, threads: usize) -> Result<Self, Error> {
+        let sandbox = |reason: String| Error::Sandbox { slots, reason };
+        let pool_slots = u32::try_from(slots).map_err(|_| sandbox("too many slots".into()))?;
+        let engine = engine::build(pool_slots, options.stack_bytes).map_err(|error| sandbox(format!("{error:#}")))?;
+        let linker = host::linker(&engine).map_err(|error| sandbox(format!("{error:#}")))?;
+        let machine = Machine {
+            executor: Executor::start(threads).map_err(|error| sandbox(error.to_string()))?,
+            ticker: Ticker::start(&engine).map_err(|error| sandbox(error.to_string()))?,
+            slots: Arc::new(Semaphore::new(slots)),
+        };
+        let outside = Shared {
+            runtime: machine.executor.io().cloned().ok_or_else(|| sandbox("no runtime for connections".into()))?,
+            roots: Arc::default(),
+            resolve: Arc::new(options.resolve.clone()),
+        };
+        Ok(Self {
+            engine,
+            linker: Arc::new(linker),
+            machine: Arc::new(machine),
+            limits: options.limits,
+            policies: options.policies.clone(),
+            max_file_bytes: options.max_file_bytes,
+            compiler: options.compiler.clone(),
+            kept: None,
+            outside,
+        })
+    }
+
     /// Makes a plugin of a file's bytes. Compiles on a thread of low priority.
     ///
     /// # Errors

@@ -10,18 +10,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::directory::{self, Directory, Listed};
-use super::engine::{self, Ticker};
-use super::executor::Executor;
 use super::history::History;
 use super::kept::Kept;
 use super::load::{self, LoadError, Loader};
-use super::loaded::Machine;
 use super::routing::{Table, Versions};
 use super::settings::Settings;
-use super::{Error, Options, Plugin, PluginState, Status, host};
+use super::{Error, Options, Plugin, PluginState, Status};
 use crate::event::EventType;
 
 /// Instances beside those that handle events, so that a plugin can be loaded while all slots are taken.
@@ -65,39 +62,14 @@ impl Registry {
     /// See [`Error`].
     pub async fn open(options: Options) -> Result<Arc<Self>, Error> {
         let slots = options.concurrency.max(1) + SPARE_SLOTS;
-        let sandbox = |reason: String| Error::Sandbox { slots, reason };
         let unreadable = |source| Error::Directory { dir: options.dir.clone(), source };
         fs::create_dir_all(&options.dir).and_then(|()| fs::read_dir(&options.dir).map(drop)).map_err(unreadable)?;
 
-        let pool_slots = u32::try_from(slots).map_err(|_| sandbox("too many slots".into()))?;
-        let engine = engine::build(pool_slots, options.stack_bytes).map_err(|error| sandbox(format!("{error:#}")))?;
-        let linker = host::linker(&engine).map_err(|error| sandbox(format!("{error:#}")))?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let machine = Machine {
-            executor: Executor::start(threads).map_err(|error| sandbox(error.to_string()))?,
-            ticker: Ticker::start(&engine).map_err(|error| sandbox(error.to_string()))?,
-            slots: Arc::new(Semaphore::new(slots)),
-        };
-        let machine = Arc::new(machine);
-        let (dir, here, max_bytes) = (options.data_dir.clone(), engine.clone(), options.cache_max_bytes);
-        let kept = move || Kept::open(&dir?, &here, max_bytes);
-        let kept = machine.executor.run_blocking(kept).await.flatten().map(Arc::new);
-        let outside = host::Shared {
-            runtime: machine.executor.io().cloned().ok_or_else(|| sandbox("no runtime for connections".into()))?,
-            roots: Arc::default(),
-            resolve: Arc::new(options.resolve.clone()),
-        };
-        let loader = Loader {
-            engine,
-            linker: Arc::new(linker),
-            machine,
-            limits: options.limits,
-            policies: options.policies.clone(),
-            max_file_bytes: options.max_file_bytes,
-            compiler: options.compiler.clone(),
-            kept,
-            outside,
-        };
+        let mut loader = Loader::start(&options, slots, threads)?;
+        let (dir, engine, max_bytes) = (options.data_dir.clone(), loader.engine.clone(), options.cache_max_bytes);
+        let kept = move || Kept::open(&dir?, &engine, max_bytes);
+        loader.kept = loader.machine.executor.run_blocking(kept).await.flatten().map(Arc::new);
         let registry = Arc::new(Self {
             loader,
             table: ArcSwap::default(),

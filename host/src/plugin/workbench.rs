@@ -5,19 +5,13 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
-use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-
-use super::engine::{self, Ticker};
-use super::executor::Executor;
 use super::load::{self, LoadError, Loader};
-use super::loaded::Machine;
 use super::settings::Settings;
-use super::{Error, Options, Plugin, host};
+use super::{Error, Options, Plugin};
 
 /// Instances side by side: one that handles and one to spare.
-const SLOTS: u32 = 2;
+const SLOTS: usize = 2;
 
 /// A sandbox for files that are looked at one after the other.
 pub struct Workbench {
@@ -31,30 +25,7 @@ impl Workbench {
     /// # Errors
     /// [`Error::Sandbox`].
     pub fn open(options: Options) -> Result<Self, Error> {
-        let sandbox = |reason: String| Error::Sandbox { slots: SLOTS as usize, reason };
-        let engine = engine::build(SLOTS, options.stack_bytes).map_err(|error| sandbox(format!("{error:#}")))?;
-        let linker = host::linker(&engine).map_err(|error| sandbox(format!("{error:#}")))?;
-        let machine = Machine {
-            executor: Executor::start(1).map_err(|error| sandbox(error.to_string()))?,
-            ticker: Ticker::start(&engine).map_err(|error| sandbox(error.to_string()))?,
-            slots: Arc::new(Semaphore::new(SLOTS as usize)),
-        };
-        let outside = host::Shared {
-            runtime: machine.executor.io().cloned().ok_or_else(|| sandbox("no runtime for connections".into()))?,
-            roots: Arc::default(),
-            resolve: Arc::new(options.resolve.clone()),
-        };
-        let loader = Loader {
-            engine,
-            linker: Arc::new(linker),
-            machine: Arc::new(machine),
-            limits: options.limits,
-            policies: options.policies.clone(),
-            max_file_bytes: options.max_file_bytes,
-            compiler: options.compiler.clone(),
-            kept: None,
-            outside,
-        };
+        let loader = Loader::start(&options, SLOTS, 1)?;
         Ok(Self { options, loader })
     }
 

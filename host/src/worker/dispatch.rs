@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::broker::{Claim, Delivery, Error, Lane};
+use crate::broker::{Delivery, Error, Lane};
 use crate::shutdown::Tasks;
 
 use super::Shared;
@@ -94,9 +94,10 @@ impl Dispatcher {
         let mut asking: Option<Asking> = None;
         let mut looks = tokio::time::interval(MAX_WAIT / 2);
         while !shared.stop.is_cancelled() {
-            self.begin_waiting();
+            let lanes = shared.lanes();
+            self.begin_waiting(&lanes);
             if asking.is_none() {
-                asking = self.claim();
+                asking = self.claim(lanes);
             }
             let answer = async {
                 match &mut asking {
@@ -127,9 +128,8 @@ impl Dispatcher {
     }
 
     /// Begins to claim, if anything can be used.
-    fn claim(&self) -> Option<Asking> {
+    fn claim(&self, lanes: Vec<(Lane, usize)>) -> Option<Asking> {
         let room = self.unsettled.available_permits();
-        let lanes = self.shared.lanes();
         let mut claim = {
             let Book { slots, paces } = &mut *self.book();
             let want = |(lane, limit): (Lane, usize)| Want { ahead: paces.ahead(&lane, limit), lane, limit };
@@ -143,7 +143,7 @@ impl Dispatcher {
         let (shared, asked_at) = (self.shared.clone(), Instant::now());
         let answer = async move {
             let lanes = claim.lanes.iter().map(|want| want.lane.clone()).collect();
-            Asked::Claimed(asked_at, lanes, shared.broker.claim(Claim { ..claim }).await)
+            Asked::Claimed(asked_at, lanes, shared.broker.claim(claim).await)
         };
         Some(Asking { answer: Box::pin(answer), kind: Kind::Claim })
     }
@@ -184,14 +184,10 @@ impl Dispatcher {
     }
 
     /// Begins what waits and has a slot.
-    fn begin_waiting(&mut self) {
-        let limits: HashMap<Lane, usize> = match self.waiting.is_empty() {
-            true => return,
-            false => self.shared.lanes().into_iter().collect(),
-        };
+    fn begin_waiting(&mut self, lanes: &[(Lane, usize)]) {
         let mut waiting = std::mem::take(&mut self.waiting);
         for (lane, queue) in &mut waiting {
-            let limit = limits.get(lane).copied().unwrap_or(1);
+            let limit = lanes.iter().find(|(known, _)| known == lane).map_or(1, |(_, limit)| *limit);
             while self.book().slots.may_begin(lane, limit)
                 && let Some(Waiting { delivery, hold, .. }) = queue.pop_front()
             {
