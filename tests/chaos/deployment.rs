@@ -1,9 +1,10 @@
 //! Hosts and their store: three on one Redis, each behind a wire of its own, or one on a directory. Whoever dies is
-//! started again at once.
+//! started again at once. Redis, or the one host, runs on a [`Machine`] whose power can be cut.
 //!
 //! A keeper per host plays the supervisor: it starts the host, sees it end, and starts it again, also while the store is
 //! away. A host that ends without having been killed is a finding: it should outlive whatever happens to its store.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -12,8 +13,10 @@ use std::time::Duration;
 use eventstream_tests::client::Client;
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::host::{Host, HostOptions};
+use eventstream_tests::machine::Machine;
 use eventstream_tests::proxy::Proxy;
 use eventstream_tests::store::{Broker, Store};
+use fastrand::Rng;
 
 /// How many hosts share the work where they can.
 const HOSTS: usize = 3;
@@ -32,6 +35,8 @@ pub struct Deployment {
     pub places: Vec<Arc<Place>>,
     /// The plugins of all hosts.
     pub plugins: PluginsDir,
+    /// What the store runs on.
+    pub machine: Arc<Machine>,
     keepers: Vec<JoinHandle<()>>,
 }
 
@@ -41,8 +46,11 @@ pub struct Place {
     pub name: String,
     /// The wire between this host and the store, if there is one.
     pub wire: Option<Proxy>,
+    /// The machine on which this host is the store, and its disk.
+    machine: Option<(Arc<Machine>, PathBuf)>,
     options: HostOptions,
     host: Mutex<Option<Arc<Host>>>,
+    power_cut: Mutex<Option<Rng>>,
     was_killed: AtomicBool,
     is_over: AtomicBool,
     starts: AtomicU32,
@@ -50,18 +58,20 @@ pub struct Place {
 }
 
 impl Deployment {
-    /// Starts everything and waits until all hosts serve.
-    pub fn start(broker: Broker, mutant: Option<&str>) -> Self {
-        let store = broker.start();
+    /// Starts everything on a machine.
+    pub fn start(broker: Broker, machine: Machine, mutant: Option<&str>) -> Self {
+        let machine = Arc::new(machine);
+        let store = broker.start_on(&machine);
         let hosts = if broker.is_shared() { HOSTS } else { 1 };
         let types = r#"types = ["ok", "flaky", "coin", "hopeless", "rejected", "parent", "child", "count"]"#;
         let plugins = PluginsDir::scripted(&["quick", "slow"]).with_settings("quick", types);
-        let places: Vec<Arc<Place>> = (0..hosts).map(|n| Arc::new(place(n, &store, &plugins, mutant))).collect();
+        let places: Vec<Arc<Place>> =
+            (0..hosts).map(|n| Arc::new(place(n, &store, &machine, &plugins, mutant))).collect();
         let keepers = places.iter().map(|place| {
             let place = place.clone();
             std::thread::spawn(move || place.keep())
         });
-        Self { store, keepers: keepers.collect(), places, plugins }
+        Self { store, keepers: keepers.collect(), places, plugins, machine }
     }
 
     /// A client of a host that runs, if one does at this place.
@@ -72,6 +82,43 @@ impl Deployment {
     /// A client of any host that runs.
     pub fn client(&self) -> Option<Client> {
         (0..self.places.len()).find_map(|place| self.url(place)).map(|url| Client::new(&url))
+    }
+
+    /// Cuts the power of the machine and gives it back.
+    ///
+    /// # Panics
+    /// Redis does not start again.
+    pub fn cut_power(&self, mut rng: Rng) {
+        match &self.store {
+            Store::Redis(server) => {
+                server.kill9();
+                self.machine.cut_power(server.directory(), &mut rng);
+                self.store.crash();
+            }
+            Store::Embedded(_) => self.places[0].cut_power(rng),
+        }
+    }
+
+    /// Whether Redis has replaced the log that it was started on, which may end within a transaction. Embedded stores have
+    /// nothing of the kind.
+    pub fn log_is_whole(&self) -> bool {
+        let Store::Redis(server) = &self.store else { return true };
+        let Ok(facts) = server.command::<String>(&["INFO", "persistence"]) else { return false };
+        let is = |fact: &str| facts.lines().any(|line| line == fact);
+        !is("aof_rewrites:0") && is("aof_rewrite_in_progress:0")
+    }
+
+    /// Lets the files of the store grow again, and starts a server that could not live without.
+    ///
+    /// # Panics
+    /// Redis does not start again.
+    pub fn give_room(&self) {
+        self.machine.fill_disk(false);
+        if let Store::Redis(server) = &self.store
+            && !server.is_running()
+        {
+            self.store.crash();
+        }
     }
 
     /// The wires between hosts and store.
@@ -121,8 +168,18 @@ impl Place {
         }
     }
 
+    /// Ends the host and lets the disk beneath it lose what was not synced. The keeper starts another.
+    fn cut_power(&self, rng: Rng) {
+        *self.power_cut.lock().unwrap_or_else(PoisonError::into_inner) = Some(rng);
+        self.kill();
+    }
+
     fn keep(&self) {
         while !self.is_over.load(Ordering::SeqCst) {
+            let power_cut = self.power_cut.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let (Some(mut rng), Some((machine, disk))) = (power_cut, &self.machine) {
+                machine.cut_power(disk, &mut rng);
+            }
             match Host::try_spawn(&self.options) {
                 Ok(host) => self.watch(Arc::new(host)),
                 Err(exited) if exited.status.code() == Some(STORE_AWAY) => {}
@@ -159,7 +216,7 @@ impl Place {
     }
 }
 
-fn place(n: usize, store: &Store, plugins: &PluginsDir, mutant: Option<&str>) -> Place {
+fn place(n: usize, store: &Store, machine: &Arc<Machine>, plugins: &PluginsDir, mutant: Option<&str>) -> Place {
     let wire = match store {
         Store::Redis(server) => Some(Proxy::start(server.address()).unwrap()),
         Store::Embedded(_) => None,
@@ -175,14 +232,25 @@ fn place(n: usize, store: &Store, plugins: &PluginsDir, mutant: Option<&str>) ->
         .with("retry.max_ms", 1_000)
         .with("broker.max_waiting", 2_000)
         .with("log.level", "warn");
+    let machine = match store {
+        Store::Redis(_) => None,
+        Store::Embedded(folder) => Some((machine.clone(), folder.path().to_owned())),
+    };
+    if let Some((machine, disk)) = &machine {
+        for (name, value) in machine.variables(disk) {
+            options = options.variable(&name, &value);
+        }
+    }
     if let Some(mutant) = mutant {
         options = options.with("test.mutant", mutant);
     }
     Place {
         name,
         wire,
+        machine,
         options,
         host: Mutex::new(None),
+        power_cut: Mutex::new(None),
         was_killed: AtomicBool::new(false),
         is_over: AtomicBool::new(false),
         starts: AtomicU32::new(0),

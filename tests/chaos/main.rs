@@ -1,9 +1,9 @@
 //! The ledger run: a deployment under load and under attack, and the audit of what became of every event.
 //!
-//! `EVENTSTREAM_CHAOS_SECONDS` sets the length of the long run (60 by default), `EVENTSTREAM_CHAOS_SEED` its seed, which
-//! is printed. The other tests show that the run finds what it is there to find: each switches on one fault that was put
+//! All faults at once on each broker, and each for itself; `EVENTSTREAM_CHAOS_SEED` sets the seed, which is printed. The
+//! other tests show that the run finds what it is there to find: each switches on one fault that was put
 //! into the host on purpose and must see the audit fail. One test runs at a time, since each takes the whole machine.
-//! `cargo xtask chaos` makes the same runs as a program.
+//! `cargo xtask chaos` makes the same runs as a program, for as long as one likes.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -25,24 +25,24 @@ use eventstream_tests::ledger::Kind;
 use eventstream_tests::store::Broker;
 use nemesis::{EVERY_DAY, EVERY_DAY_OF_ONE, Faults, Nemesis};
 use producers::Load;
-use run::{MIX, Run, drained};
+use run::{LYING_DISK, MIX, Run};
 
 /// Held by the test that runs.
 static TURN: Mutex<()> = Mutex::new(());
 
-fn from_environment(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} must be a whole number, not {text:?}")))
-}
+/// How long all faults together go on.
+const LONG: Duration = Duration::from_secs(40);
+/// How long one fault does.
+const SHORT: Duration = Duration::from_secs(4);
 
 fn seed() -> u64 {
-    from_environment("EVENTSTREAM_CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000))
+    let Ok(text) = std::env::var("EVENTSTREAM_CHAOS_SEED") else { return fastrand::u64(..1_000_000) };
+    text.parse().unwrap_or_else(|_| panic!("EVENTSTREAM_CHAOS_SEED must be a whole number, not {text:?}"))
 }
 
 #[track_caller]
-fn every_promise_is_kept(broker: Broker, faults: Faults) {
+fn every_promise_is_kept(broker: Broker, faults: Faults, time: Duration) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let time = Duration::from_secs(from_environment("EVENTSTREAM_CHAOS_SECONDS").unwrap_or(60));
     let load = Load { senders: 4, pause: Duration::from_millis(60), mix: MIX };
     let seed = seed();
     let report = run::run(&Run { broker, seed, time, load, faults, mutant: None }, |_| ());
@@ -51,23 +51,68 @@ fn every_promise_is_kept(broker: Broker, faults: Faults) {
     assert!(broken.is_empty(), "{} promises were broken:\n{}", broken.len(), broken.join("\n"));
 }
 
+/// Runs each fault for itself, shortly and in quick succession.
+macro_rules! each_fault_alone {
+    ($broker:expr, $($test:ident: $nemesis:ident),+ $(,)?) => {
+        $(#[test]
+        fn $test() {
+            const ALONE: Faults = Faults { every: &[(Nemesis::$nemesis, Duration::from_millis(1_200))], delay_ms: 0 };
+            every_promise_is_kept($broker, ALONE, SHORT);
+        })+
+    };
+}
+
+mod redis {
+    use super::*;
+
+    each_fault_alone! {
+        Broker::Redis,
+        every_event_has_one_end_though_hosts_are_killed: KillHost,
+        every_event_has_one_end_though_the_store_is_killed: KillStore,
+        every_event_has_one_end_though_hosts_stand_still: StopHost,
+        every_event_has_one_end_though_wires_freeze: FreezeWire,
+        every_event_has_one_end_though_wires_are_cut: CutWire,
+        every_event_has_one_end_though_groups_vanish: DestroyGroups,
+        every_event_has_one_end_though_scripts_vanish: FlushScripts,
+        every_event_has_one_end_though_the_memory_is_full: FillMemory,
+        every_event_has_one_end_though_the_power_is_cut: CutPower,
+        every_event_has_one_end_though_the_disk_is_full: FillDisk,
+        every_event_has_one_end_though_the_clock_jumps: JumpClock,
+        every_event_has_one_end_though_its_plugin_is_replaced: SwapPlugin,
+    }
+}
+
+mod embedded {
+    use super::*;
+
+    each_fault_alone! {
+        Broker::Embedded,
+        every_event_has_one_end_though_the_host_is_killed: KillHost,
+        every_event_has_one_end_though_the_host_stands_still: StopHost,
+        every_event_has_one_end_though_the_power_is_cut: CutPower,
+        every_event_has_one_end_though_the_disk_is_full: FillDisk,
+        every_event_has_one_end_though_the_clock_jumps: JumpClock,
+        every_event_has_one_end_though_its_plugin_is_replaced: SwapPlugin,
+    }
+}
+
 #[test]
 fn every_event_has_one_end_whatever_dies() {
-    every_promise_is_kept(Broker::Redis, EVERY_DAY);
+    every_promise_is_kept(Broker::Redis, EVERY_DAY, LONG);
 }
 
 #[test]
 fn every_event_has_one_end_though_the_only_host_dies_again_and_again() {
-    every_promise_is_kept(Broker::Embedded, EVERY_DAY_OF_ONE);
+    every_promise_is_kept(Broker::Embedded, EVERY_DAY_OF_ONE, LONG);
 }
 
 /// Runs with a fault in the host until the audit fails, a few times at most, and checks that it does.
 #[track_caller]
-fn is_caught(mutant: &'static str, mix: &'static [(u32, Kind)], faults: Faults, told: &[&str]) {
+fn is_caught(broker: Broker, mutant: &'static str, mix: &'static [(u32, Kind)], faults: Faults, told: &[&str]) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     for round in 1..=3 {
         let load = Load { senders: 4, pause: Duration::from_millis(15), mix };
-        let (broker, time) = (Broker::Redis, Duration::from_secs(8));
+        let time = Duration::from_secs(8);
         let broken = run::run(&Run { broker, seed: seed(), time, load, faults, mutant: Some(mutant) }, |_| ()).broken;
         if broken.is_empty() {
             continue;
@@ -86,7 +131,7 @@ const KILLS: Faults = Faults { every: &[(Nemesis::KillHost, Duration::from_milli
 
 #[test]
 fn acknowledging_before_the_outcome_is_stored_is_caught() {
-    is_caught("ack-first", &[(3, Kind::Ok), (1, Kind::Flaky)], KILLS, &["has no end"]);
+    is_caught(Broker::Redis, "ack-first", &[(3, Kind::Ok), (1, Kind::Flaky)], KILLS, &["has no end"]);
 }
 
 #[test]
@@ -99,6 +144,7 @@ fn settling_without_a_fence_is_caught() {
         delay_ms: 2,
     };
     is_caught(
+        Broker::Redis,
         "no-fence",
         &[(3, Kind::Coin), (1, Kind::Parent(2))],
         PAUSES,
@@ -108,16 +154,31 @@ fn settling_without_a_fence_is_caught() {
 
 #[test]
 fn promoting_by_removing_first_is_caught() {
-    is_caught("promote-removes-first", &[(1, Kind::Flaky), (1, Kind::Hopeless)], KILLS, &["has no end"]);
+    is_caught(Broker::Redis, "promote-removes-first", &[(1, Kind::Flaky), (1, Kind::Hopeless)], KILLS, &["has no end"]);
 }
 
 #[test]
 fn a_group_made_at_the_end_of_its_lane_is_caught() {
     const GROUPS: Faults = Faults { every: &[(Nemesis::DestroyGroups, Duration::from_millis(1_500))], delay_ms: 2 };
-    is_caught("group-at-end", &[(1, Kind::Ok)], GROUPS, &["has no end", "nothing has moved"]);
+    is_caught(Broker::Redis, "group-at-end", &[(1, Kind::Ok)], GROUPS, &["has no end", "nothing has moved"]);
 }
 
 #[test]
 fn publishing_apart_from_the_settle_is_caught() {
-    is_caught("publish-apart", &[(1, Kind::Parent(3))], KILLS, &["nobody sent it"]);
+    is_caught(Broker::Redis, "publish-apart", &[(1, Kind::Parent(3))], KILLS, &["nobody sent it"]);
+}
+
+/// Cuts the power and nothing else.
+const POWER_CUTS: Faults = Faults { every: &[(Nemesis::CutPower, Duration::from_millis(1_500))], delay_ms: 0 };
+/// What is told of a store that has lost what it had confirmed.
+const LOST: &[&str] = &["has no end", "gave", "did not start", "the total", "ended by itself", "nothing has moved"];
+
+#[test]
+fn a_redis_on_a_disk_that_does_not_sync_is_caught() {
+    is_caught(Broker::Redis, LYING_DISK, MIX, POWER_CUTS, LOST);
+}
+
+#[test]
+fn an_embedded_store_on_a_disk_that_does_not_sync_is_caught() {
+    is_caught(Broker::Embedded, LYING_DISK, MIX, POWER_CUTS, LOST);
 }

@@ -1,6 +1,6 @@
 //! What goes wrong, and when: hosts and the store are killed, hosts stand still past their lease and go on, wires hold
-//! back what was sent and let it pass later, consumer groups and scripts vanish, the memory of the store is full for a
-//! while, a plugin is replaced.
+//! back what was sent and let it pass later, consumer groups and scripts vanish, the power of the store is cut, its memory
+//! or disk is full for a while, its clock is wrong for a while, a plugin is replaced.
 //!
 //! One thread with a timetable of its own seed. Everything that was broken is mended before [`torment`] returns.
 
@@ -32,6 +32,12 @@ pub enum Nemesis {
     FlushScripts,
     /// The store has no memory left for new data, for a while.
     FillMemory,
+    /// The power of the store's machine is cut: what was not synced may be lost or torn.
+    CutPower,
+    /// The files of the store cannot grow, for a while.
+    FillDisk,
+    /// The clock of the store's machine jumps ahead, and after a while back.
+    JumpClock,
     /// The plugin that handles nearly everything is replaced by another build.
     SwapPlugin,
 }
@@ -48,6 +54,9 @@ impl Nemesis {
             Self::DestroyGroups => "destroy-groups",
             Self::FlushScripts => "flush-scripts",
             Self::FillMemory => "fill-memory",
+            Self::CutPower => "cut-power",
+            Self::FillDisk => "fill-disk",
+            Self::JumpClock => "jump-clock",
             Self::SwapPlugin => "swap-plugin",
         }
     }
@@ -63,6 +72,14 @@ pub struct Faults {
     pub delay_ms: u64,
 }
 
+impl Faults {
+    /// How wrong the times that the store notes may be.
+    pub fn clock_error(&self) -> Duration {
+        let jumps = self.every.iter().any(|(nemesis, _)| *nemesis == Nemesis::JumpClock);
+        if jumps { MAX_JUMP } else { Duration::ZERO }
+    }
+}
+
 /// What the issue of every day is, in quick succession.
 pub const EVERY_DAY: Faults = Faults {
     every: &[
@@ -74,6 +91,9 @@ pub const EVERY_DAY: Faults = Faults {
         (Nemesis::DestroyGroups, Duration::from_secs(20)),
         (Nemesis::FlushScripts, Duration::from_secs(6)),
         (Nemesis::FillMemory, Duration::from_secs(15)),
+        (Nemesis::CutPower, Duration::from_secs(11)),
+        (Nemesis::FillDisk, Duration::from_secs(17)),
+        (Nemesis::JumpClock, Duration::from_secs(13)),
         (Nemesis::SwapPlugin, Duration::from_secs(10)),
     ],
     delay_ms: 1,
@@ -84,6 +104,9 @@ pub const EVERY_DAY_OF_ONE: Faults = Faults {
     every: &[
         (Nemesis::KillHost, Duration::from_secs(2)),
         (Nemesis::StopHost, Duration::from_secs(9)),
+        (Nemesis::CutPower, Duration::from_secs(5)),
+        (Nemesis::FillDisk, Duration::from_secs(11)),
+        (Nemesis::JumpClock, Duration::from_secs(13)),
         (Nemesis::SwapPlugin, Duration::from_secs(10)),
     ],
     delay_ms: 0,
@@ -116,6 +139,8 @@ enum Fault {
     Continue(usize),
     Thaw(usize),
     GiveMemory,
+    GiveRoom,
+    SetClock,
 }
 
 /// Does all that for a time, mends everything, and says what was done.
@@ -150,11 +175,20 @@ pub fn torment(deployment: &Deployment, faults: &Faults, seed: u64, time: Durati
     done
 }
 
-/// Does one thing; what undoes it later is given back. Faults of what a deployment does not have are none.
+/// How far the clock jumps ahead at most. What is due later in the end must not look as if it were stuck.
+const MAX_JUMP: Duration = Duration::from_secs(10);
+
+/// Does one thing; what undoes it later is given back. Faults of what a deployment does not have are none. A Redis
+/// that has no room on its disk is away already, and one that has just lost its power is spared until its log is whole:
+/// until then it may execute half a transaction at its next start, which no client can help.
 fn strike(deployment: &Deployment, fault: Fault, rng: &mut Rng) -> Option<Fault> {
     let n = rng.usize(..deployment.places.len());
     let place = &deployment.places[n];
+    let is_away = matches!(deployment.store, Store::Redis(_)) && deployment.machine.disk_is_full();
+    let spares_store = is_away || !deployment.log_is_whole();
     match fault {
+        Fault::Strike(Nemesis::KillStore | Nemesis::CutPower | Nemesis::FillDisk) if spares_store => {}
+        Fault::Strike(Nemesis::DestroyGroups | Nemesis::FlushScripts | Nemesis::FillMemory) if is_away => {}
         Fault::Strike(Nemesis::KillHost) => place.kill(),
         Fault::Strike(Nemesis::KillStore) => deployment.store.crash(),
         Fault::Strike(Nemesis::StopHost) => {
@@ -186,7 +220,23 @@ fn strike(deployment: &Deployment, fault: Fault, rng: &mut Rng) -> Option<Fault>
             let _: String = deployment.store.redis().command(&["CONFIG", "SET", "maxmemory", "1mb"]).unwrap();
             return Some(Fault::GiveMemory);
         }
+        // A server that is away is given it with the room on its disk.
+        Fault::GiveMemory if is_away => {}
         Fault::GiveMemory => give_memory(deployment),
+        Fault::Strike(Nemesis::CutPower) => deployment.cut_power(rng.fork()),
+        Fault::Strike(Nemesis::FillDisk) => {
+            deployment.machine.fill_disk(true);
+            return Some(Fault::GiveRoom);
+        }
+        Fault::GiveRoom => {
+            deployment.give_room();
+            give_memory(deployment);
+        }
+        Fault::Strike(Nemesis::JumpClock) => {
+            deployment.machine.move_clock(MAX_JUMP.mul_f64(rng.f64()));
+            return Some(Fault::SetClock);
+        }
+        Fault::SetClock => deployment.machine.move_clock(Duration::ZERO),
         Fault::Strike(Nemesis::SwapPlugin) => {
             // A section without meaning makes another file, and another digest, of the same code.
             let mut component = std::fs::read(layout::guest("scripted")).unwrap();
@@ -199,7 +249,9 @@ fn strike(deployment: &Deployment, fault: Fault, rng: &mut Rng) -> Option<Fault>
 }
 
 fn give_memory(deployment: &Deployment) {
-    let _: String = deployment.store.redis().command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
+    if let Store::Redis(server) = &deployment.store {
+        let _: String = server.command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
+    }
 }
 
 fn mend(deployment: &Deployment) {
@@ -210,9 +262,9 @@ fn mend(deployment: &Deployment) {
     for host in deployment.places.iter().filter_map(|place| place.running()) {
         host.cont();
     }
-    if matches!(deployment.store, Store::Redis(_)) {
-        give_memory(deployment);
-    }
+    deployment.machine.move_clock(Duration::ZERO);
+    deployment.give_room();
+    give_memory(deployment);
 }
 
 fn jittered(every: Duration, rng: &mut Rng) -> Duration {

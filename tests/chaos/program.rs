@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use deployment::Deployment;
 use eventstream_tests::layout;
-use eventstream_tests::store::{Broker, Store};
+use eventstream_tests::store::Broker;
 use nemesis::{EVERY_DAY, EVERY_DAY_OF_ONE, Faults, Nemesis};
 use producers::Load;
 use run::{MIX, Run};
@@ -65,11 +65,7 @@ fn main() -> ExitCode {
 
 /// Keeps what a person needs to find out what happened.
 fn keep(deployment: &Deployment, folder: &Path) {
-    let store = match &deployment.store {
-        Store::Redis(server) => server.directory(),
-        Store::Embedded(store) => store.path(),
-    };
-    copy(store, &folder.join("store"));
+    copy(deployment.store.directory(), &folder.join("store"));
     for place in &deployment.places {
         if let Some(host) = place.running() {
             fs::write(folder.join(format!("{}.log", place.name)), host.output()).unwrap();

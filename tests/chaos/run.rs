@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use eventstream_tests::client::Client;
 use eventstream_tests::eventually::eventually;
 use eventstream_tests::ledger::{Kind, Ledger, Observed};
+use eventstream_tests::machine::Machine;
 use eventstream_tests::store::Broker;
 use serde_json::Value;
 
@@ -33,6 +34,9 @@ pub const MIX: &[(u32, Kind)] = &[
     (2, Kind::Unhandled),
 ];
 
+/// The name of a disk that says of every sync that it was done, and loses everything in a power cut.
+pub const LYING_DISK: &str = "lying-disk";
+
 /// One run.
 pub struct Run {
     /// On which store.
@@ -45,7 +49,7 @@ pub struct Run {
     pub load: Load,
     /// What goes wrong.
     pub faults: Faults,
-    /// A guarantee that is broken on purpose.
+    /// A guarantee that is broken on purpose: a mutant of the host, or [`LYING_DISK`].
     pub mutant: Option<&'static str>,
 }
 
@@ -90,7 +94,11 @@ impl fmt::Display for Report {
 /// Runs, heals, waits until everything has ended, and audits. With broken promises, `keep` is given the deployment before
 /// it ends.
 pub fn run(run: &Run, keep: impl FnOnce(&Deployment)) -> Report {
-    let deployment = Deployment::start(run.broker, run.mutant);
+    let (machine, mutant) = match run.mutant {
+        Some(LYING_DISK) => (Machine::new().lying(), None),
+        mutant => (Machine::new(), mutant),
+    };
+    let deployment = Deployment::start(run.broker, machine, mutant);
     let hosts = deployment.places.len();
     eventually("all hosts serve", || {
         let serving = (0..hosts).filter(|place| deployment.url(*place).is_some()).count();
@@ -99,14 +107,19 @@ pub fn run(run: &Run, keep: impl FnOnce(&Deployment)) -> Report {
     let (ledger, stop, over) = (Mutex::new(Ledger::default()), AtomicBool::new(false), AtomicBool::new(false));
     let longest = Mutex::new(Duration::ZERO);
     let (done, healed, drained) = std::thread::scope(|threads| {
-        for number in 0..run.load.senders {
+        let senders = (0..run.load.senders).map(|number| {
             let (deployment, ledger, stop) = (&deployment, &ledger, &stop);
-            threads.spawn(move || producers::send(number, run.seed, &run.load, deployment, ledger, stop));
-        }
+            threads.spawn(move || producers::send(number, run.seed, &run.load, deployment, ledger, stop))
+        });
+        let senders: Vec<_> = senders.collect();
         threads.spawn(|| *longest.lock().unwrap_or_else(PoisonError::into_inner) = standstill(&deployment, &over));
         let done = torment(&deployment, &run.faults, run.seed, run.time);
         stop.store(true, Ordering::SeqCst);
         let healed = Instant::now();
+        // A request that was under way is still repeated until it is answered.
+        for sender in senders {
+            sender.join().unwrap();
+        }
         let drained = drained(&deployment);
         over.store(true, Ordering::SeqCst);
         (done, healed, drained)
@@ -121,6 +134,7 @@ pub fn run(run: &Run, keep: impl FnOnce(&Deployment)) -> Report {
             failed: client.failed(),
             metrics: client.metrics(),
             max_attempts: MAX_ATTEMPTS,
+            clock_error_ms: run.faults.clock_error().as_secs_f64() * 1_000.0,
         })
     });
     broken.extend(ledger.audit(&observed));

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use eventstream_tests::client::Client;
 use eventstream_tests::eventually::eventually;
+use eventstream_tests::machine::Machine;
 use eventstream_tests::store::Broker;
 use serde_json::{Value, json};
 
 use crate::deployment::Deployment;
 use crate::nemesis::{Faults, Nemesis, torment};
-use crate::{TURN, drained, seed};
+use crate::run::drained;
+use crate::{TURN, seed};
 
 const EVENTS: usize = 10_000;
 const BATCH: usize = 50;
@@ -57,7 +59,7 @@ fn send(deployment: &Deployment, next: &AtomicUsize) {
 #[track_caller]
 fn sums_are_exact(broker: Broker) {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let deployment = Deployment::start(broker, None);
+    let deployment = Deployment::start(broker, Machine::new(), None);
     let (next, over, seed) = (AtomicUsize::new(0), AtomicBool::new(false), seed());
     let told = Mutex::new(String::new());
     std::thread::scope(|threads| {

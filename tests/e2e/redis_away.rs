@@ -1,5 +1,6 @@
 //! What happens without a Redis: at the start, and later.
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,35 @@ fn a_store_that_may_lose_events_is_refused_with_the_line_that_mends_it() {
         assert!(matches!(exited.status.code(), Some(1..=3)), "{}", exited.output);
         assert!(exited.output.contains(named), "{}", exited.output);
         Host::spawn(&options.flags(&["--allow-unsafe"]));
+    }
+}
+
+#[test]
+fn the_beginning_of_a_transaction_that_a_power_cut_left_is_never_executed() {
+    let mut stage = Stage::scripted(Broker::Redis, &["t"]);
+    let before = stage.client.post_event("t", &json!({}));
+    stage.client.wait_for(&before, &["processed"]);
+    let redis = stage.store.redis();
+    redis.kill9();
+    let log = std::fs::read_dir(redis.directory().join("appendonlydir")).unwrap().flatten();
+    let log = log.map(|file| file.path()).filter(|file| file.to_string_lossy().ends_with(".incr.aof"));
+    let torn = b"*1\r\n$5\r\nMULTI\r\n*3\r\n$3\r\nSET\r\n$4\r\nhalf\r\n$1\r\n1\r\n*3\r\n$3\r\nSE";
+    std::fs::File::options().append(true).open(log.max().unwrap()).unwrap().write_all(torn).unwrap();
+    redis.restart().unwrap();
+    eventually("Redis writes its log anew", || {
+        let facts: String = redis.command(&["INFO", "persistence"]).unwrap();
+        let is = |fact: &str| facts.lines().any(|line| line == fact);
+        if is("aof_rewrites:1") && is("aof_rewrite_in_progress:0") { Ok(()) } else { Err(facts) }
+    });
+    let after = stage.client.post_event("t", &json!({}));
+    stage.client.wait_for(&after, &["processed"]);
+    stage.host.kill9();
+    stage.store.crash();
+    let half: Option<String> = stage.store.redis().command(&["GET", "half"]).unwrap();
+    assert_eq!(half, None, "half a transaction was executed");
+    stage.replace_host(|options| options);
+    for id in [before, after] {
+        stage.client.wait_for(&id, &["processed"]);
     }
 }
 

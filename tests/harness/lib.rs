@@ -17,6 +17,7 @@ pub mod host;
 pub mod layout;
 pub mod ledger;
 pub mod load;
+pub mod machine;
 pub mod proxy;
 pub mod redis;
 pub mod stage;

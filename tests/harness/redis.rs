@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::machine::Machine;
+
 /// How long a server may take to answer its first PING; a large log has to be read before.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// How often another port is tried when the first one was taken in the meantime.
@@ -26,6 +28,7 @@ pub struct RedisServer {
     port: u16,
     directory: tempfile::TempDir,
     extra: Vec<String>,
+    variables: Vec<(String, String)>,
     child: Mutex<Option<Child>>,
 }
 
@@ -37,11 +40,21 @@ impl RedisServer {
 
     /// Starts a server with further arguments, such as `["--maxmemory", "64mb"]`, and waits until it answers.
     pub fn start_with(extra: &[&str]) -> Result<Self> {
+        Self::start_as(extra, |_| Vec::new())
+    }
+
+    /// Starts a server on a machine of which its directory is the disk, and waits until it answers.
+    pub fn start_on(machine: &Machine) -> Result<Self> {
+        Self::start_as(&[], |directory| machine.variables(directory))
+    }
+
+    fn start_as(extra: &[&str], variables: impl Fn(&Path) -> Vec<(String, String)>) -> Result<Self> {
         let extra: Vec<String> = extra.iter().map(|&argument| argument.to_owned()).collect();
         for _ in 0..PORT_TRIES {
             let port = free_port()?;
             let directory = tempfile::Builder::new().prefix("eventstream-redis-").tempdir()?;
-            let server = Self { port, directory, extra: extra.clone(), child: Mutex::new(None) };
+            let variables = variables(directory.path());
+            let server = Self { port, directory, extra: extra.clone(), variables, child: Mutex::new(None) };
             if server.spawn()? {
                 return Ok(server);
             }
@@ -140,6 +153,7 @@ impl RedisServer {
             .arg("--dir")
             .arg(self.directory.path())
             .args(&self.extra)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
 
+use crate::machine::Machine;
 use crate::redis::RedisServer;
 
 /// Makes two tests of each function, one for each broker: `redis::NAME` and `embedded::NAME` in the module of the caller.
@@ -72,6 +73,18 @@ impl Broker {
             Self::Embedded => Store::Embedded(tempfile::tempdir().expect("a temporary folder can be made")),
         }
     }
+
+    /// An empty store on a machine, of which a server keeps its files there; a host must be told by itself.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    #[track_caller]
+    pub fn start_on(self, machine: &Machine) -> Store {
+        match self {
+            Self::Redis => Store::Redis(RedisServer::start_on(machine).expect("a Redis server starts")),
+            Self::Embedded => self.start(),
+        }
+    }
 }
 
 impl Store {
@@ -107,6 +120,14 @@ impl Store {
         }
     }
 
+    /// Where its files are.
+    pub fn directory(&self) -> &Path {
+        match self {
+            Self::Redis(server) => server.directory(),
+            Self::Embedded(folder) => folder.path(),
+        }
+    }
+
     /// The bytes that the store takes on its disk.
     ///
     /// # Panics
@@ -114,11 +135,7 @@ impl Store {
     pub fn disk_bytes(&self) -> u64 {
         use std::os::unix::fs::MetadataExt;
 
-        let folder = match self {
-            Self::Redis(server) => server.directory(),
-            Self::Embedded(folder) => folder.path(),
-        };
-        let mut folders = vec![folder.to_owned()];
+        let mut folders = vec![self.directory().to_owned()];
         let mut bytes = 0;
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(folder).expect("the directory of the store can be read").flatten() {

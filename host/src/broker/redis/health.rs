@@ -30,6 +30,8 @@ pub(super) struct Verdict {
     pub(super) unsafe_settings: Option<String>,
     /// Why the server refuses to write.
     pub(super) cannot_persist: Option<String>,
+    /// Whether the log that the server started on was not replaced yet.
+    pub(super) has_old_log: bool,
     pub(super) durability: Durability,
 }
 
@@ -63,7 +65,8 @@ pub(super) fn judge(info: &BTreeMap<String, String>, config: Option<&BTreeMap<St
     };
     let cannot_persist = (keeps_log && fact("aof_last_write_status") == "err")
         .then(|| "Redis cannot write its log: free its disk, then restart it if this does not pass".to_owned());
-    Verdict { unsupported: unsupported(&fact), unsafe_settings, cannot_persist, durability }
+    let has_old_log = keeps_log && ["aof_rewrites", "aof_rewrite_in_progress"].iter().all(|name| fact(name) == "0");
+    Verdict { unsupported: unsupported(&fact), unsafe_settings, cannot_persist, has_old_log, durability }
 }
 
 /// Whether the server still reads its log. Until then it says of itself that it keeps none.
@@ -134,6 +137,9 @@ impl Core {
         set(Trouble::Unsupported, verdict.unsupported);
         set(Trouble::Unsafe, verdict.unsafe_settings.filter(|_| !self.options.allow_unsafe));
         set(Trouble::CannotPersist, verdict.cannot_persist);
+        if verdict.has_old_log {
+            self.replace_log().await?;
+        }
         let (epoch, accepted, misplaced) = self.inspect_store().await?;
         board.clear(Trouble::Denied);
         if !misplaced.is_empty() {
@@ -147,6 +153,16 @@ impl Core {
             return Ok(());
         }
         self.accept_loss().await
+    }
+
+    /// Has the server write its log anew, once in its life.
+    ///
+    /// A power cut may leave the beginning of a transaction at the end of the log. Redis (and Valkey until its pull request
+    /// 4342 of August 2026) does not execute it at the next start but leaves it there, and the start after that joins it
+    /// with what was written since. A log that was written anew does not have it.
+    async fn replace_log(&self) -> Result<(), Failure> {
+        // Refused where another host asked first, or where the command is forbidden.
+        self.link.ask(&redis::cmd("BGREWRITEAOF")).await.map(drop)
     }
 
     /// The store lost data: says so, begins a new epoch or joins the one that another host began, and goes on.
@@ -235,6 +251,17 @@ mod tests {
             assert!(judged(&[change]).unsafe_settings.unwrap().contains(line), "{line}");
         }
         assert!(judged(&[("aof_last_write_status", "err")]).cannot_persist.is_some());
+    }
+
+    #[test]
+    fn the_log_that_a_server_started_on_is_replaced_once() {
+        for (rewrites, in_progress, keeps_log, is_old) in
+            [("0", "0", "1", true), ("0", "1", "1", false), ("1", "0", "1", false), ("0", "0", "0", false)]
+        {
+            let changes =
+                [("aof_rewrites", rewrites), ("aof_rewrite_in_progress", in_progress), ("aof_enabled", keeps_log)];
+            assert_eq!(judged(&changes).has_old_log, is_old, "{changes:?}");
+        }
     }
 
     #[test]

@@ -1,0 +1,305 @@
+//! What lies beneath a process under test: a disk that loses in a power cut what was not synced, and may be full, and a
+//! clock that is wrong.
+//!
+//! The process is started with [`Machine::variables`]; the library `machine` is loaded into it and keeps a journal of its
+//! writes and syncs. Linux only, and only for programs that use the C library, as `redis-server` and the host do.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::linux::fs::MetadataExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fastrand::Rng;
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use tempfile::TempDir;
+
+use crate::layout;
+
+/// Where the control page says that the disk is full, in bytes.
+const DISK_IS_FULL: u64 = 0;
+/// Where it says by how much the clock is wrong.
+const CLOCK_OFFSET_NS: u64 = 8;
+/// Its length, which is also that of a page of memory.
+const PAGE_BYTES: u64 = 4_096;
+/// A disk writes so much at once or not at all.
+const SECTOR_BYTES: usize = 512;
+
+/// A disk and a clock.
+pub struct Machine {
+    folder: TempDir,
+    control: File,
+    loses_all: bool,
+}
+
+/// What a power cut took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Writes that were not synced when it came.
+    pub unsynced: usize,
+    /// Bytes by which files got shorter.
+    pub bytes: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct FileId {
+    device: u64,
+    inode: u64,
+    born_ns: u64,
+}
+
+/// A change that was not synced, and what was there before.
+struct Change {
+    at: usize,
+    length_before: usize,
+    old: Vec<u8>,
+    /// The bytes that were written; nothing if the file got a length instead, which is `at`.
+    new: Option<Vec<u8>>,
+}
+
+/// What may be lost of a file.
+#[derive(Default)]
+struct Unsynced {
+    changes: Vec<Change>,
+    /// How many of them were there when each sync that has not ended began.
+    syncing: Vec<usize>,
+}
+
+impl Machine {
+    /// A machine on which all is well.
+    ///
+    /// # Panics
+    /// Its files cannot be made.
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let control = File::create_new(folder.path().join("control")).expect("the control page can be made");
+        control.set_len(PAGE_BYTES).expect("the control page has its length");
+        File::create_new(folder.path().join("journal")).expect("the journal can be made");
+        Self { folder, control, loses_all: false }
+    }
+
+    /// The same with a disk that says of every sync that it was done, and does nothing.
+    #[must_use]
+    pub fn lying(mut self) -> Self {
+        self.loses_all = true;
+        self
+    }
+
+    /// The environment of a process on this machine that keeps its files below `disk`.
+    ///
+    /// # Panics
+    /// The library was not built.
+    pub fn variables(&self, disk: &Path) -> Vec<(String, String)> {
+        let library = layout::profile_dir().join("libeventstream_machine.so");
+        assert!(library.is_file(), "there is no {}: run `cargo build --workspace`", library.display());
+        let disk = disk.canonicalize().expect("the disk is a directory");
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
+        [
+            ("LD_PRELOAD", library),
+            ("MACHINE_CONTROL", self.folder.path().join("control")),
+            ("MACHINE_JOURNAL", self.folder.path().join("journal")),
+            ("MACHINE_DISK", disk),
+        ]
+        .map(|(name, path)| (name.to_owned(), text(path)))
+        .to_vec()
+    }
+
+    /// From now on no file may grow, or again each may.
+    pub fn fill_disk(&self, is_full: bool) {
+        self.set(DISK_IS_FULL, i64::from(is_full));
+    }
+
+    /// Whether the disk is full.
+    pub fn disk_is_full(&self) -> bool {
+        let mut number = [0; 8];
+        self.control.read_exact_at(&mut number, DISK_IS_FULL).expect("the control page can be read");
+        number != [0; 8]
+    }
+
+    /// Moves the clock of the day this far from the right time.
+    pub fn move_clock(&self, ahead: Duration) {
+        self.set(CLOCK_OFFSET_NS, i64::try_from(ahead.as_nanos()).expect("not longer than centuries"));
+    }
+
+    fn set(&self, at: u64, number: i64) {
+        self.control.write_all_at(&number.to_ne_bytes(), at).expect("the control page can be written");
+    }
+
+    /// Makes of the files below `disk` what a power cut would have left: all that was synced; of the rest any of what was
+    /// written over, sector by sector, and what was appended up to some length. No process may have the files open.
+    ///
+    /// # Panics
+    /// The files or the journal cannot be read or written.
+    pub fn cut_power(&self, disk: &Path, rng: &mut Rng) -> Lost {
+        let path = self.folder.path().join("journal");
+        let mut unsynced = pending(&fs::read(&path).expect("the journal can be read"), self.loses_all);
+        let mut lost = Lost::default();
+        each_file(disk, &mut |file| {
+            // The index of a log in memory that processes share is made anew after a cut.
+            if file.extension().is_some_and(|extension| extension == "db-shm") {
+                fs::remove_file(file).expect("the index can be removed");
+            } else if let Some(Unsynced { changes, .. }) = unsynced.remove(&id_of(file))
+                && !changes.is_empty()
+            {
+                let before = fs::read(file).expect("a file of the store can be read");
+                let after = image(before.clone(), &changes, self.loses_all, rng);
+                lost.unsynced += changes.len();
+                lost.bytes += before.len().saturating_sub(after.len()) as u64;
+                fs::write(file, after).expect("a file of the store can be written");
+            }
+        });
+        File::options().write(true).open(&path).and_then(|file| file.set_len(0)).expect("the journal can be emptied");
+        lost
+    }
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn each_file(folder: &Path, then: &mut impl FnMut(&Path)) {
+    for entry in fs::read_dir(folder).expect("the disk can be read").flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => each_file(&entry.path(), then),
+            Ok(kind) if kind.is_file() => then(&entry.path()),
+            _ => {}
+        }
+    }
+}
+
+fn id_of(file: &Path) -> FileId {
+    let born = statx(CWD, file, AtFlags::empty(), StatxFlags::BTIME).expect("a file can be looked at").stx_btime;
+    let metadata = fs::metadata(file).expect("a file can be looked at");
+    let born_ns = born.tv_sec.cast_unsigned() * 1_000_000_000 + u64::from(born.tv_nsec);
+    FileId { device: metadata.st_dev(), inode: metadata.st_ino(), born_ns }
+}
+
+/// What a journal says was not synced, file by file. A record that was cut off did not happen.
+fn pending(mut journal: &[u8], nothing_is_synced: bool) -> HashMap<FileId, Unsynced> {
+    let mut files: HashMap<FileId, Unsynced> = HashMap::new();
+    while let Some((head, rest)) = journal.split_first_chunk::<64>() {
+        let number = |n: usize| u64::from_le_bytes(std::array::from_fn(|byte| head[n * 8 + byte]));
+        let size = |n: usize| usize::try_from(number(n)).expect("files fit into memory");
+        let (Some((old, rest)), new_bytes) = (rest.split_at_checked(size(6)), size(7)) else { break };
+        let Some((new, rest)) = rest.split_at_checked(new_bytes) else { break };
+        journal = rest;
+        let file = files.entry(FileId { device: number(1), inode: number(2), born_ns: number(3) }).or_default();
+        let change = |new: Option<&[u8]>| Change {
+            at: size(4),
+            length_before: size(5),
+            old: old.to_owned(),
+            new: new.map(<[u8]>::to_owned),
+        };
+        match number(0) {
+            1 => file.changes.push(change(Some(new))),
+            2 => file.changes.push(change(None)),
+            3 => file.syncing.push(file.changes.len()),
+            4 if !nothing_is_synced && !file.syncing.is_empty() => {
+                let synced = file.syncing.remove(0);
+                file.changes.drain(..synced);
+                file.syncing.iter_mut().for_each(|begun| *begun = begun.saturating_sub(synced));
+            }
+            _ => {}
+        }
+    }
+    files
+}
+
+/// What is left of a file: the changes undone, and some of them done again.
+fn image(mut bytes: Vec<u8>, changes: &[Change], none: bool, rng: &mut Rng) -> Vec<u8> {
+    for change in changes.iter().rev() {
+        let end = change.at + change.old.len();
+        bytes.resize(change.length_before.max(end), 0);
+        bytes[change.at..end].copy_from_slice(&change.old);
+        bytes.truncate(change.length_before);
+    }
+    if none {
+        return bytes;
+    }
+    let synced = bytes.len();
+    for change in changes {
+        let Some(new) = &change.new else {
+            if rng.bool() {
+                bytes.truncate(change.at);
+            }
+            continue;
+        };
+        bytes.resize(bytes.len().max(change.at + new.len()), 0);
+        let mut at = change.at;
+        for sector in new.chunks(SECTOR_BYTES) {
+            // Where a file grows its data is written before its length.
+            if at >= synced || rng.bool() {
+                bytes[at..at + sector.len()].copy_from_slice(sector);
+            }
+            at += sector.len();
+        }
+    }
+    let length = if bytes.len() > synced { rng.usize(synced..=bytes.len()) } else { bytes.len() };
+    bytes.truncate(length);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// Runs a shell on a machine, in the directory that is its disk.
+    fn shell(machine: &Machine, disk: &Path, script: &str) -> bool {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).current_dir(disk).envs(machine.variables(disk)).stderr(Stdio::null());
+        command.status().unwrap().success()
+    }
+
+    #[test]
+    fn a_power_cut_takes_what_was_not_synced_and_nothing_else() {
+        let (disk, mut rng) = (tempfile::tempdir().unwrap(), Rng::with_seed(7));
+        let file = disk.path().join("log");
+        let mut lost_something = false;
+        for _ in 0..20 {
+            let machine = Machine::new();
+            fs::write(&file, b"").unwrap();
+            assert!(shell(&machine, disk.path(), "echo first >> log; sync -d log; echo second >> log"));
+            machine.cut_power(disk.path(), &mut rng);
+            let left = fs::read_to_string(&file).unwrap();
+            assert!("first\nsecond\n".starts_with(&left) && left.starts_with("first\n"), "{left:?} is left");
+            lost_something |= left.len() < 13;
+        }
+        assert!(lost_something);
+        let machine = Machine::new().lying();
+        fs::write(&file, b"").unwrap();
+        assert!(shell(&machine, disk.path(), "echo first >> log; sync -d log"));
+        machine.cut_power(disk.path(), &mut rng);
+        assert_eq!(fs::read(&file).unwrap(), b"");
+    }
+
+    #[test]
+    fn on_a_full_disk_nothing_grows() {
+        let (disk, machine) = (tempfile::tempdir().unwrap(), Machine::new());
+        machine.fill_disk(true);
+        assert!(machine.disk_is_full());
+        assert!(!shell(&machine, disk.path(), "echo first > log"));
+        machine.fill_disk(false);
+        assert!(shell(&machine, disk.path(), "echo first > log"));
+        assert_eq!(fs::read(disk.path().join("log")).unwrap(), b"first\n");
+    }
+
+    #[test]
+    fn the_clock_of_the_day_can_be_moved() {
+        let (disk, machine) = (tempfile::tempdir().unwrap(), Machine::new());
+        machine.move_clock(Duration::from_secs(1_000_000));
+        let date = || {
+            let mut command = Command::new("date");
+            let output = command.arg("+%s").envs(machine.variables(disk.path())).output().unwrap();
+            String::from_utf8(output.stdout).unwrap().trim().parse::<u64>().unwrap()
+        };
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        assert!(date() >= now + 1_000_000);
+        machine.move_clock(Duration::ZERO);
+        assert!(date() < now + 500_000);
+    }
+}
