@@ -70,7 +70,7 @@ impl From<redis::OpenError> for Error {
 impl From<embedded::OpenError> for Error {
     fn from(error: embedded::OpenError) -> Self {
         match error {
-            embedded::OpenError::InUse(_) => Self::Unreachable(error.to_string()),
+            embedded::OpenError::InUse(_) | embedded::OpenError::Full(_) => Self::Unreachable(error.to_string()),
             _ => Self::Refused(error.to_string()),
         }
     }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use eventstream_tests::client::Client;
-use eventstream_tests::eventually::eventually;
+use eventstream_tests::eventually::{PATIENCE, eventually, try_eventually};
 use eventstream_tests::ledger::{Kind, Ledger, Observed};
 use eventstream_tests::machine::Machine;
 use eventstream_tests::store::Broker;
@@ -107,6 +107,8 @@ pub fn run(run: &Run, keep: impl FnOnce(&Deployment)) -> Report {
     let (ledger, stop, over) = (Mutex::new(Ledger::default()), AtomicBool::new(false), AtomicBool::new(false));
     let longest = Mutex::new(Duration::ZERO);
     let (done, healed, drained) = std::thread::scope(|threads| {
+        // Whatever happens in here, nobody goes on for ever.
+        let _ends = (SetWhenDropped(&stop), SetWhenDropped(&over));
         let senders = (0..run.load.senders).map(|number| {
             let (deployment, ledger, stop) = (&deployment, &ledger, &stop);
             threads.spawn(move || producers::send(number, run.seed, &run.load, deployment, ledger, stop))
@@ -128,7 +130,7 @@ pub fn run(run: &Run, keep: impl FnOnce(&Deployment)) -> Report {
     let ledger = ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut broken = deployment.findings();
     broken.extend(drained.err());
-    let observed = eventually("the ends can be read", || {
+    let observed = try_eventually(PATIENCE, || {
         deployment.client().ok_or("no host serves").map(|client| Observed {
             processed: client.processed(),
             failed: client.failed(),
@@ -136,6 +138,10 @@ pub fn run(run: &Run, keep: impl FnOnce(&Deployment)) -> Report {
             max_attempts: MAX_ATTEMPTS,
             clock_error_ms: run.faults.clock_error().as_secs_f64() * 1_000.0,
         })
+    });
+    let observed = observed.unwrap_or_else(|reason| {
+        broken.push(format!("the ends cannot be read: {reason}"));
+        Observed::default()
     });
     broken.extend(ledger.audit(&observed));
     if broken.is_empty() {
@@ -147,6 +153,14 @@ pub fn run(run: &Run, keep: impl FnOnce(&Deployment)) -> Report {
     let longest_standstill = longest.into_inner().unwrap_or_else(PoisonError::into_inner);
     let (starts, accepted, metrics) = (deployment.starts(), ledger.len(), observed.metrics);
     Report { broken, done, starts, accepted, metrics, longest_standstill, drained_within }
+}
+
+struct SetWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 /// Watches until it is over, and gives the longest time in which something waited and nothing moved or could be seen.

@@ -8,6 +8,7 @@ use std::path::Path;
 use eventstream_tests::eventually::eventually;
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::host::{Exited, Host, HostOptions};
+use eventstream_tests::machine::Machine;
 use eventstream_tests::stage::{Broker, Stage};
 use eventstream_tests::store::{database_in, embedded_url};
 use rusqlite::Connection;
@@ -182,4 +183,23 @@ fn a_database_that_is_removed_in_use_is_noticed_and_nothing_is_accepted_into_now
     let answer = stage.client.get("/readyz").expect(503);
     assert!(answer.text().contains("removed or replaced"), "{}", answer.text());
     stage.client.get("/livez").expect(200);
+}
+
+#[test]
+fn a_host_does_not_start_on_a_full_disk_says_so_and_starts_once_there_is_room() {
+    let (store, plugins, machine) = (Broker::Embedded.start(), PluginsDir::scripted(&["t"]), Machine::new());
+    let mut options = HostOptions::new(&store.url(), plugins.path());
+    for (name, value) in machine.variables(store.directory()) {
+        options = options.variable(&name, &value);
+    }
+    let host = Host::spawn(&options);
+    let id = host.client().post_event("t", &json!({}));
+    host.kill9();
+    machine.cut_power(store.directory(), &mut fastrand::Rng::with_seed(1));
+    machine.fill_disk(true);
+    let Err(exited) = Host::try_spawn(&options) else { panic!("the host serves on a full disk") };
+    assert_eq!(exited.status.code(), UNREACHABLE, "{}", exited.output);
+    assert!(exited.output.contains("is full: free some of it"), "{}", exited.output);
+    machine.fill_disk(false);
+    Host::spawn(&options).client().wait_for(&id, &["processed"]);
 }

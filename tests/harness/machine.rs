@@ -26,11 +26,14 @@ const PAGE_BYTES: u64 = 4_096;
 /// A disk writes so much at once or not at all.
 const SECTOR_BYTES: usize = 512;
 
+/// How the names of files end in which a store keeps what it acknowledges, as far as it can start without them.
+const LOSABLE: [&str; 4] = [".incr.aof", ".db", ".db-wal", ".log"];
+
 /// A disk and a clock.
 pub struct Machine {
     folder: TempDir,
     control: File,
-    loses_all: bool,
+    lies: bool,
 }
 
 /// What a power cut took.
@@ -76,13 +79,13 @@ impl Machine {
         let control = File::create_new(folder.path().join("control")).expect("the control page can be made");
         control.set_len(PAGE_BYTES).expect("the control page has its length");
         File::create_new(folder.path().join("journal")).expect("the journal can be made");
-        Self { folder, control, loses_all: false }
+        Self { folder, control, lies: false }
     }
 
-    /// The same with a disk that says of every sync that it was done, and does nothing.
+    /// The same with a disk that says of the syncs of logs and databases that they were done, and does nothing.
     #[must_use]
     pub fn lying(mut self) -> Self {
-        self.loses_all = true;
+        self.lies = true;
         self
     }
 
@@ -133,17 +136,21 @@ impl Machine {
     /// The files or the journal cannot be read or written.
     pub fn cut_power(&self, disk: &Path, rng: &mut Rng) -> Lost {
         let path = self.folder.path().join("journal");
-        let mut unsynced = pending(&fs::read(&path).expect("the journal can be read"), self.loses_all);
+        let journal = fs::read(&path).expect("the journal can be read");
+        let (mut unsynced, mut never_synced) = (pending(&journal, false), pending(&journal, true));
         let mut lost = Lost::default();
         each_file(disk, &mut |file| {
             // The index of a log in memory that processes share is made anew after a cut.
             if file.extension().is_some_and(|extension| extension == "db-shm") {
                 fs::remove_file(file).expect("the index can be removed");
-            } else if let Some(Unsynced { changes, .. }) = unsynced.remove(&id_of(file))
-                && !changes.is_empty()
-            {
+                return;
+            }
+            let is_lost = self.lies && LOSABLE.iter().any(|end| file.to_string_lossy().ends_with(end));
+            let from = if is_lost { &mut never_synced } else { &mut unsynced };
+            let Unsynced { changes, .. } = from.remove(&id_of(file)).unwrap_or_default();
+            if !changes.is_empty() {
                 let before = fs::read(file).expect("a file of the store can be read");
-                let after = image(before.clone(), &changes, self.loses_all, rng);
+                let after = image(before.clone(), &changes, is_lost, rng);
                 lost.unsynced += changes.len();
                 lost.bytes += before.len().saturating_sub(after.len()) as u64;
                 fs::write(file, after).expect("a file of the store can be written");
@@ -258,12 +265,12 @@ mod tests {
     #[test]
     fn a_power_cut_takes_what_was_not_synced_and_nothing_else() {
         let (disk, mut rng) = (tempfile::tempdir().unwrap(), Rng::with_seed(7));
-        let file = disk.path().join("log");
+        let file = disk.path().join("a.log");
         let mut lost_something = false;
         for _ in 0..20 {
             let machine = Machine::new();
             fs::write(&file, b"").unwrap();
-            assert!(shell(&machine, disk.path(), "echo first >> log; sync -d log; echo second >> log"));
+            assert!(shell(&machine, disk.path(), "echo first >> a.log; sync -d a.log; echo second >> a.log"));
             machine.cut_power(disk.path(), &mut rng);
             let left = fs::read_to_string(&file).unwrap();
             assert!("first\nsecond\n".starts_with(&left) && left.starts_with("first\n"), "{left:?} is left");
@@ -272,7 +279,7 @@ mod tests {
         assert!(lost_something);
         let machine = Machine::new().lying();
         fs::write(&file, b"").unwrap();
-        assert!(shell(&machine, disk.path(), "echo first >> log; sync -d log"));
+        assert!(shell(&machine, disk.path(), "echo first >> a.log; sync -d a.log"));
         machine.cut_power(disk.path(), &mut rng);
         assert_eq!(fs::read(&file).unwrap(), b"");
     }
@@ -282,10 +289,10 @@ mod tests {
         let (disk, machine) = (tempfile::tempdir().unwrap(), Machine::new());
         machine.fill_disk(true);
         assert!(machine.disk_is_full());
-        assert!(!shell(&machine, disk.path(), "echo first > log"));
+        assert!(!shell(&machine, disk.path(), "echo first > a.log"));
         machine.fill_disk(false);
-        assert!(shell(&machine, disk.path(), "echo first > log"));
-        assert_eq!(fs::read(disk.path().join("log")).unwrap(), b"first\n");
+        assert!(shell(&machine, disk.path(), "echo first > a.log"));
+        assert_eq!(fs::read(disk.path().join("a.log")).unwrap(), b"first\n");
     }
 
     #[test]

@@ -20,9 +20,13 @@ pub struct Options {
     #[arg(long)]
     broker: Option<Broker>,
     /// Only these faults: kill-host, kill-store, stop-host, freeze-wire, cut-wire, destroy-groups, flush-scripts,
-    /// fill-memory, swap-plugin. The embedded broker meets kill-host, stop-host and swap-plugin.
+    /// fill-memory, cut-power, fill-disk, jump-clock, swap-plugin. The embedded broker meets kill-host, stop-host,
+    /// cut-power, fill-disk, jump-clock and swap-plugin.
     #[arg(long, value_delimiter = ',')]
     faults: Vec<String>,
+    /// The profile to build with.
+    #[arg(long, default_value = "dev")]
+    profile: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -37,7 +41,7 @@ enum Broker {
 pub fn run(options: &Options) -> anyhow::Result<()> {
     redis::ensure_program()?;
     guests::build()?;
-    run_command(&mut cargo("", &["build", "--workspace", "--locked"]))?;
+    run_command(&mut cargo("", &["build", "--workspace", "--locked", "--profile", &options.profile]))?;
     let seed = options.seed.unwrap_or_else(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         now.map_or(0, |now| u64::from(now.subsec_micros()))
@@ -47,9 +51,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             continue;
         }
         let name = if broker == Broker::Redis { "redis" } else { "embedded" };
-        let arguments = ["run", "--quiet", "--package", "eventstream-tests", "--locked", "--example", "chaos", "--"];
+        let arguments = ["run", "--quiet", "--package", "eventstream-tests", "--locked", "--example", "chaos"];
         let mut command: Command = cargo("", &arguments);
-        command.args([name, &options.seconds.to_string(), &seed.to_string()]).args(&options.faults);
+        command
+            .args(["--profile", &options.profile, "--", name, &options.seconds.to_string(), &seed.to_string()])
+            .args(&options.faults);
         run_command(&mut command)?;
     }
     Ok(())

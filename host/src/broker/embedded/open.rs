@@ -3,6 +3,7 @@
 //! Nothing is served that is newer, damaged, another program's or another process's: each is said with what to do about
 //! it, and left as it is.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -17,7 +18,7 @@ use crate::shutdown::Tasks;
 use super::EmbeddedBroker;
 use super::checkpoint::Checkpoints;
 use super::directory::{Directory, DirectoryError, Memory};
-use super::fault::Condition;
+use super::fault::{Condition, Fault};
 use super::leases::{Held, Table};
 use super::readers::Readers;
 use super::schema::{self, Purpose, SchemaError, check, connect};
@@ -28,12 +29,16 @@ use super::writer::{Commit, Core, Writer};
 /// damage is noticed when it is met.
 const MAX_CHECKED_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Why a store was not opened. Trying again does not help before somebody acted, but for [`OpenError::InUse`].
+/// Why a store was not opened. Trying again does not help before somebody acted, but for [`OpenError::InUse`] and
+/// [`OpenError::Full`].
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process works with the directory.
     #[error("another eventstream uses {0:?}: stop it, or name another directory")]
     InUse(PathBuf),
+    /// There is no room on the disk for what a store needs to begin with.
+    #[error("the disk of {0:?} is full: free some of it and start again; what was accepted is there")]
+    Full(PathBuf),
     /// The directory cannot be made or written to.
     #[error("{path:?} cannot be used: {source}")]
     Directory {
@@ -60,9 +65,16 @@ impl EmbeddedBroker {
     /// # Errors
     /// See [`OpenError`]; nothing was changed.
     pub fn open(directory: &Path, options: Options, tasks: &Tasks) -> Result<Arc<Self>, OpenError> {
-        let at_fault = |source| OpenError::Directory { path: directory.to_owned(), source };
-        let unserved =
-            |error: SchemaError| OpenError::Database { path: directory.to_owned(), reason: error.to_string() };
+        let at_fault = |source: std::io::Error| match source.kind() {
+            ErrorKind::StorageFull => OpenError::Full(directory.to_owned()),
+            _ => OpenError::Directory { path: directory.to_owned(), source },
+        };
+        let unserved = |error: SchemaError| match error {
+            SchemaError::Sqlite(error) if matches!(Fault::of(&error), Fault::Full(_)) => {
+                OpenError::Full(directory.to_owned())
+            }
+            error => OpenError::Database { path: directory.to_owned(), reason: error.to_string() },
+        };
         let locked = Arc::new(Directory::lock(directory).map_err(|error| match error {
             DirectoryError::InUse => OpenError::InUse(directory.to_owned()),
             DirectoryError::Io(source) => at_fault(source),
