@@ -243,6 +243,14 @@ mod tests {
     }
 
     #[test]
+    fn half_of_a_surrogate_pair_is_told_as_what_it_is() {
+        for body in [r#"{"\ud800":1}"#, r#"{"type":"\ud800"}"#, r#"{"type":"a","headers":{"\ud800":"1"}}"#] {
+            let Err(Rejected::Invalid(faults)) = read(body, None) else { panic!("{body:?} is invalid") };
+            assert!(faults[0].message.contains("surrogate pair"), "{body}: {faults:?}");
+        }
+    }
+
+    #[test]
     fn what_is_over_a_limit_is_too_large() {
         let payload = format!("{{\"type\":\"a\",\"payload\":\"{}\"}}", "x".repeat(63));
         assert!(matches!(read(&payload, None), Err(Rejected::TooLarge(faults)) if places(&faults) == ["/payload"]));

@@ -15,6 +15,8 @@ use super::limits::{
 };
 use super::{DEFAULT_SOURCE, Data, DataKind, Event, EventId, EventType, Timestamp};
 
+/// What is said of a string that is well-formed JSON and no Unicode text.
+const NOT_TEXT: &str = "holds half of a surrogate pair (\\ud800 to \\udfff), which is no text: write both or neither";
 /// The extension that the member `key` becomes.
 const PARTITION_KEY: &str = "partitionkey";
 
@@ -40,7 +42,8 @@ impl<'a> Reader<'a> {
         key: Option<[u8; 32]>,
     ) -> Result<NewEvent, Rejected> {
         let Ok(members) = serde_json::from_str::<Members<'_>>(item.get()) else {
-            return Err(Rejected::Invalid(vec![Fault::new(self.prefix.clone(), "an event is an object")]));
+            let words = if is_object(item) { NOT_TEXT } else { "an event is an object" };
+            return Err(Rejected::Invalid(vec![Fault::new(self.prefix.clone(), words)]));
         };
         if let Some(name) = members.duplicate() {
             let pointer = self.pointer(&escape(name));
@@ -111,7 +114,7 @@ impl<'a> Reader<'a> {
     fn string(&mut self, name: &str, value: &RawValue) -> Option<String> {
         let text = serde_json::from_str::<String>(value.get()).ok();
         if text.is_none() {
-            self.fault(name, "must be a string");
+            self.fault(name, if value.get().starts_with('"') { NOT_TEXT } else { "must be a string" });
         }
         text
     }
@@ -177,7 +180,7 @@ impl<'a> Reader<'a> {
 
     fn headers(&mut self, value: &RawValue, extensions: &mut BTreeMap<String, String>) -> Result<(), Rejected> {
         let Ok(members) = serde_json::from_str::<Members<'_>>(value.get()) else {
-            self.fault("headers", "must be an object of strings");
+            self.fault("headers", if is_object(value) { NOT_TEXT } else { "must be an object of strings" });
             return Ok(());
         };
         if let Some(name) = members.duplicate() {
@@ -212,6 +215,10 @@ impl<'a> Reader<'a> {
 /// The members of an event, for the hint to whoever wrote another.
 const MEMBERS: [&str; 11] =
     ["type", "payload", "id", "source", "subject", "key", "schema", "time", "delayMs", "deliverAt", "headers"];
+
+fn is_object(value: &RawValue) -> bool {
+    value.get().starts_with('{')
+}
 
 /// A member's name as a token of a JSON pointer.
 fn escape(name: &str) -> String {

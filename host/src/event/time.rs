@@ -40,9 +40,31 @@ impl FromStr for Timestamp {
     type Err = InvalidTime;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // The parser takes other ways of ISO 8601 to write a time as well, which the next one may not.
+        if !is_rfc_3339(text) {
+            return Err(InvalidTime);
+        }
         let time: jiff::Timestamp = text.parse().map_err(|_| InvalidTime)?;
         Ok(Self::from_unix_ms(time.as_millisecond()))
     }
+}
+
+/// Whether a text has the shape of `2026-11-23T15:04:05.007+01:00`; whether there is such a time is not looked at.
+fn is_rfc_3339(text: &str) -> bool {
+    const DATE_TIME: &[u8] = b"0000-00-00T00:00:00";
+    const OFFSET: &[u8] = b"+00:00";
+    let fits = |text: &[u8], shape: &[u8]| {
+        let fits = |(byte, shape): (&u8, &u8)| match shape {
+            b'0' => byte.is_ascii_digit(),
+            b'+' => matches!(byte, b'+' | b'-'),
+            shape => byte.eq_ignore_ascii_case(shape),
+        };
+        text.len() == shape.len() && text.iter().zip(shape).all(fits)
+    };
+    let Some((date_time, rest)) = text.as_bytes().split_at_checked(DATE_TIME.len()) else { return false };
+    let digits = rest.strip_prefix(b".").map_or(0, |rest| rest.iter().take_while(|byte| byte.is_ascii_digit()).count());
+    let offset = if digits > 0 { &rest[digits + 1..] } else { rest };
+    fits(date_time, DATE_TIME) && (offset.eq_ignore_ascii_case(b"z") || fits(offset, OFFSET))
 }
 
 impl Serialize for Timestamp {
@@ -73,7 +95,19 @@ mod tests {
         assert_eq!(time.to_string(), "2026-11-23T15:04:05.007Z");
         assert_eq!(time.to_string().parse(), Ok(time));
         assert_eq!("2026-11-23T16:04:05.007+01:00".parse(), Ok(time));
-        assert_eq!("2026-11-23".parse::<Timestamp>(), Err(InvalidTime));
+        for other in [
+            "2026-11-23",
+            "20261123T150405Z",
+            "2026-11-23 15:04:05Z",
+            "2026-11-23T15:04:05+01",
+            "2026-11-23T15:04:05+01:00[Europe/Berlin]",
+            "2026-11-23T15:04:05.Z",
+            "2026-11-23T15:04:05,7Z",
+            "2026-11-23T15:04Z",
+        ] {
+            assert_eq!(other.parse::<Timestamp>(), Err(InvalidTime), "{other}");
+        }
+        assert_eq!("2026-11-23t15:04:05.0070z".parse(), Ok(time));
     }
 
     #[test]
