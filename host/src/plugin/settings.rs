@@ -159,7 +159,9 @@ impl Settings {
         check_table(&table, "retry", &[POLICY_KEYS, CLASS_KEYS].concat())?;
         if let Some(Value::Table(retry)) = table.get("retry") {
             for class in CLASS_KEYS {
-                check_table(retry, class, &POLICY_KEYS)?;
+                if let Some(Value::Table(policy)) = retry.get(class) {
+                    check_keys(&format!("retry.{class}"), policy, &POLICY_KEYS)?;
+                }
             }
         }
         table.try_into().map_err(|error: toml::de::Error| InvalidSettings(error.to_string().trim_end().to_owned()))
@@ -362,7 +364,10 @@ mod tests {
             ("secrets = { a = { evn = \"A\" } }", "a secret is a text"),
             ("secrets.a = \"hunter2", "line 1"),
             ("limits = { memory = 1 }", "did you mean \"memory_bytes\""),
-            ("retry = { trap = { max_attempt = 1 } }", "did you mean \"max_attempts\""),
+            (
+                "retry = { trap = { max_attempt = 1 } }",
+                "no key \"retry.trap.max_attempt\"; did you mean \"max_attempts\"",
+            ),
             ("retry = { reject = {} }", "no key \"retry.reject\""),
             ("limits = { wall_ms = 0 }", "above 0"),
             ("limits = { memory_bytes = \"lots\" }", "64MiB"),
