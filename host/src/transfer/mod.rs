@@ -6,6 +6,9 @@
 //! and go to is not known here, nor which stores there are.
 
 mod export;
+#[cfg(feature = "test-util")]
+#[expect(clippy::expect_used, clippy::panic, reason = "a property that does not hold fails by panicking")]
+pub mod fuzz;
 mod import;
 mod line;
 mod payload;

@@ -111,7 +111,7 @@ fn receipt(raw: &RawEntry, event_id: EventId) -> Receipt {
 
 /// An event that stands for an entry that is none: its fields are the data, as a JSON array of pairs if they are text.
 /// `None` cannot happen, since the type is a constant that is valid.
-fn record_of_bad_entry(id: EventId, raw: &RawEntry, why: &str, now: Timestamp) -> Option<Record> {
+pub(super) fn record_of_bad_entry(id: EventId, raw: &RawEntry, why: &str, now: Timestamp) -> Option<Record> {
     let event_type: EventType = Class::BadEntry.as_str().parse().ok()?;
     let text = |bytes: &Bytes| std::str::from_utf8(bytes).map(str::to_owned).ok();
     let as_text: Option<Vec<[String; 2]>> =

@@ -16,6 +16,9 @@ mod codec;
 mod core;
 mod entry;
 mod fault;
+#[cfg(feature = "test-util")]
+#[expect(clippy::expect_used, reason = "a property that does not hold fails by panicking")]
+pub mod fuzz;
 mod gate;
 mod health;
 mod history;

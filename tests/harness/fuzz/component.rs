@@ -1,0 +1,98 @@
+//! A file of the plugin directory.
+
+use std::fs;
+use std::sync::{Arc, OnceLock};
+
+use eventstream::event::{Data, Event, EventId, Outcome, Timestamp};
+use eventstream::plugin::{
+    Attempt, Child, CompileLimits, Compiler, Limits, LoadError, MemoryState, Options, Plugin, Workbench,
+};
+use tempfile::TempDir;
+
+use crate::layout;
+
+/// What compiling an input may take in a process of its own.
+const COMPILE: CompileLimits = CompileLimits { memory_bytes: 512 << 20, cpu_ms: 10_000, wall_ms: 30_000 };
+
+/// Where inputs are loaded, one after the other.
+struct Bench {
+    workbench: Workbench,
+    runtime: tokio::runtime::Runtime,
+    folder: TempDir,
+}
+
+/// A file is refused in words, or it can be instantiated, and then an event that it is given comes to an outcome.
+///
+/// # Panics
+/// Something that must hold does not.
+pub fn component(input: &[u8]) {
+    static BENCH: OnceLock<Bench> = OnceLock::new();
+    BENCH.get_or_init(|| Bench::open(Compiler::InProcess)).tries(input);
+}
+
+/// The same with a compiler in a process of its own, as a server has it.
+///
+/// # Panics
+/// Something that must hold does not.
+pub fn in_a_child(input: &[u8]) {
+    static BENCH: OnceLock<Bench> = OnceLock::new();
+    let open = || {
+        let arguments = ["compile", "--memory-bytes", &COMPILE.memory_bytes.to_string(), "--cpu-ms"];
+        let mut arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        arguments.push(COMPILE.cpu_ms.to_string());
+        Bench::open(Compiler::Child(Child { program: layout::binary().to_owned(), arguments, limits: COMPILE }))
+    };
+    BENCH.get_or_init(open).tries(input);
+}
+
+impl Bench {
+    fn open(compiler: Compiler) -> Self {
+        let limits = Limits { wall_ms: 500, cpu_ms: 100, memory_bytes: 16 << 20, ..Limits::default() };
+        let workbench = Workbench::open(Options { compiler, limits, ..Options::default() }).expect("a sandbox");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        Self { workbench, runtime, folder: tempfile::tempdir().expect("a temporary folder can be made") }
+    }
+
+    fn tries(&self, input: &[u8]) {
+        let path = self.folder.path().join("fuzzed.wasm");
+        fs::write(&path, input).expect("the input can be written");
+        match self.runtime.block_on(self.workbench.load(&path, None, None)) {
+            Ok(plugin) => self.handles(&Arc::new(plugin)),
+            Err(error) => is_told(&error),
+        }
+    }
+
+    fn handles(&self, plugin: &Arc<Plugin>) {
+        let attempt = Attempt { event: event(), attempt: 1 };
+        let completed = self.runtime.block_on(plugin.handle(attempt, Arc::new(MemoryState::default())));
+        if let Outcome::Failed(failure) = completed.outcome {
+            assert!(!failure.message.contains("the host failed"), "{}", failure.message);
+        }
+    }
+}
+
+/// A refusal is about the file: neither this host nor its compiler broke.
+fn is_told(error: &LoadError) {
+    let words = error.to_string();
+    assert!(!matches!(error, LoadError::Host | LoadError::NoCompiler(_) | LoadError::Read(_)), "{words}");
+    for broken in ["the compiler ended with", "no whole answer", "panicked"] {
+        assert!(!words.contains(broken), "{words}");
+    }
+    assert!(!words.trim().is_empty());
+}
+
+fn event() -> Event {
+    Event {
+        id: EventId::new(),
+        event_type: "fuzzed".parse().expect("a type"),
+        source: "/fuzz".into(),
+        subject: None,
+        time: None,
+        data_content_type: Some("application/json".into()),
+        data_schema: None,
+        extensions: std::collections::BTreeMap::new(),
+        accepted: Timestamp::from_unix_ms(1_795_446_245_007),
+        cause: None,
+        data: Some(Data::text("{\"n\":1}")),
+    }
+}

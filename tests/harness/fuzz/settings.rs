@@ -1,0 +1,86 @@
+//! `eventstream.toml`, the environment, and the settings of one plugin.
+
+use std::path::Path;
+
+use eventstream::config::{Config, Error, Fault};
+use eventstream::plugin::Settings;
+
+const FILE: &str = "eventstream.toml";
+/// The beginning of every variable that is read.
+const PREFIX: &str = "EVENTSTREAM_";
+/// The shortest text that is looked for in an error: what is shorter may stand there for another reason.
+const MIN_SECRET_CHARS: usize = 12;
+
+/// Text is a configuration, settings of a plugin, and variables with their values; or it is refused with the place. What
+/// is a secret stands in no error.
+///
+/// # Panics
+/// Something that must hold does not.
+pub fn settings(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let file = || Config::from_layers(Some((Path::new(FILE), text)), &[], &[]);
+    match (file(), file()) {
+        (Ok(config), Ok(again)) => assert_eq!(config, again),
+        (Err(Error::Invalid(faults)), Err(_)) => {
+            let lines = text.matches('\n').count() + 1;
+            stand_somewhere(&faults, |place| {
+                let line = place.strip_prefix(FILE).and_then(|rest| rest.strip_prefix(", line "));
+                line.and_then(|line| line.parse().ok()).is_some_and(|line: usize| (1..=lines).contains(&line))
+            });
+        }
+        (read, again) => panic!("the same text gave {read:?} and {again:?}"),
+    }
+    environment(text);
+    plugin(text);
+}
+
+fn environment(text: &str) {
+    let variables: Vec<(String, String)> = text
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (format!("{PREFIX}{}", name.trim().to_uppercase().replace('.', "_")), value.trim()))
+        .map(|(name, value)| (name, value.trim_matches('"').to_owned()))
+        .collect();
+    match Config::from_layers(None, &variables, &[]) {
+        Ok(_) => {}
+        Err(Error::Invalid(faults)) => {
+            stand_somewhere(&faults, |place| variables.iter().any(|(name, _)| name == place));
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn stand_somewhere(faults: &[Fault], is_place: impl Fn(&str) -> bool) {
+    assert!(!faults.is_empty(), "a refusal says why");
+    for Fault { place, message } in faults {
+        assert!(is_place(place), "{place:?} is a place: {message}");
+        assert!(!message.trim().is_empty());
+    }
+}
+
+fn plugin(text: &str) {
+    let Err(error) = Settings::parse(text) else { return };
+    let words = error.to_string();
+    let told = words.strip_prefix("the settings are wrong: ").expect("it says what is wrong");
+    assert!(!told.trim().is_empty());
+    let Ok(table) = text.parse::<toml::Table>() else {
+        assert!(told.starts_with("line "), "{told:?} names the line");
+        return;
+    };
+    let is_named = table.keys().any(|key| told.contains(key.as_str()) || told.contains(&format!("{key:?}")));
+    assert!(is_named, "{told:?} names a key of {table}");
+    for secret in table.get("secrets").map(texts).unwrap_or_default() {
+        let is_told = secret.chars().count() >= MIN_SECRET_CHARS && told.contains(&secret);
+        assert!(!is_told, "{told:?} tells a secret");
+    }
+}
+
+/// Every text in a value.
+fn texts(value: &toml::Value) -> Vec<String> {
+    match value {
+        toml::Value::String(text) => vec![text.clone()],
+        toml::Value::Array(values) => values.iter().flat_map(texts).collect(),
+        toml::Value::Table(table) => table.values().flat_map(texts).collect(),
+        _ => Vec::new(),
+    }
+}
