@@ -4,7 +4,9 @@
 //! A keeper per host plays the supervisor: it starts the host, sees it end, and starts it again, also while the store is
 //! away. A host that ends without having been killed is a finding: it should outlive whatever happens to its store.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -14,9 +16,11 @@ use eventstream_tests::client::Client;
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::host::{Host, HostOptions};
 use eventstream_tests::machine::Machine;
+use eventstream_tests::memory::Starved;
 use eventstream_tests::proxy::Proxy;
 use eventstream_tests::store::{Broker, Store};
 use fastrand::Rng;
+use rustix::process::{Pid, Signal};
 
 /// How many hosts share the work where they can.
 const HOSTS: usize = 3;
@@ -26,6 +30,11 @@ pub const LEASE: Duration = Duration::from_millis(1_200);
 pub const MAX_ATTEMPTS: usize = 4;
 /// The exit code of a host that finds no store when it starts.
 const STORE_AWAY: i32 = 3;
+/// The exit code of a host that finds a store with which accepted events may be lost, and the beginning of the line that
+/// mends it.
+const STORE_UNSAFE: (i32, &str) = (2, "redis-cli CONFIG SET");
+/// What a program says that finds no memory.
+const NO_MEMORY: &str = "memory allocation of ";
 
 /// A deployment under test.
 pub struct Deployment {
@@ -105,7 +114,7 @@ impl Deployment {
         let Store::Redis(server) = &self.store else { return true };
         let Ok(facts) = server.command::<String>(&["INFO", "persistence"]) else { return false };
         let is = |fact: &str| facts.lines().any(|line| line == fact);
-        !is("aof_rewrites:0") && is("aof_rewrite_in_progress:0")
+        !is("aof_rewrites:0") && is("aof_rewrite_in_progress:0") && is("aof_rewrite_scheduled:0")
     }
 
     /// Lets the files of the store grow again, and starts a server that could not live without.
@@ -168,6 +177,12 @@ impl Place {
         }
     }
 
+    /// Leaves the host that runs here so much memory beside what it has, until it is fed.
+    pub fn starve(&self, left_bytes: u64) -> Option<Starved> {
+        let pid = Pid::from_raw(i32::try_from(self.running()?.pid()).ok()?)?;
+        Some(Starved::starve(pid, left_bytes))
+    }
+
     /// Ends the host and lets the disk beneath it lose what was not synced. The keeper starts another.
     fn cut_power(&self, rng: Rng) {
         *self.power_cut.lock().unwrap_or_else(PoisonError::into_inner) = Some(rng);
@@ -183,6 +198,9 @@ impl Place {
             match Host::try_spawn(&self.options) {
                 Ok(host) => self.watch(Arc::new(host)),
                 Err(exited) if exited.status.code() == Some(STORE_AWAY) => {}
+                Err(exited) if is_refused(exited.status, &exited.output) => {
+                    std::thread::sleep(Duration::from_millis(200));
+                }
                 Err(exited) => self.find(format!("did not start ({}):\n{}", exited.status, exited.output)),
             }
         }
@@ -202,8 +220,8 @@ impl Place {
             std::thread::sleep(Duration::from_millis(10));
         };
         *self.host.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        if !self.was_killed.load(Ordering::SeqCst) {
-            let output = host.output();
+        let output = host.output();
+        if !self.was_killed.load(Ordering::SeqCst) && !is_out_of_memory(status, &output) {
             let tail: Vec<&str> = output.lines().rev().take(20).collect();
             self.find(format!("ended by itself ({status}); its last lines, newest first:\n{}", tail.join("\n")));
         }
@@ -214,6 +232,16 @@ impl Place {
         // A host that fails again and again is told about once in a while, not thousands of times.
         std::thread::sleep(Duration::from_millis(500));
     }
+}
+
+/// Whether a host refused to start on a store with which accepted events may be lost.
+fn is_refused(status: ExitStatus, output: &str) -> bool {
+    status.code() == Some(STORE_UNSAFE.0) && output.contains(STORE_UNSAFE.1)
+}
+
+/// Whether a host ended for want of memory: killed by the kernel, as nobody else kills it unnoticed, or by itself.
+fn is_out_of_memory(status: ExitStatus, output: &str) -> bool {
+    status.signal() == Some(Signal::KILL.as_raw()) || output.contains(NO_MEMORY)
 }
 
 fn place(n: usize, store: &Store, machine: &Arc<Machine>, plugins: &PluginsDir, mutant: Option<&str>) -> Place {

@@ -12,11 +12,15 @@
 )]
 
 mod deployment;
+mod loosened;
 mod nemesis;
 mod producers;
+mod report;
 mod run;
 mod state;
 mod store;
+mod timetable;
+mod torment;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -25,6 +29,7 @@ use eventstream_tests::ledger::Kind;
 use eventstream_tests::store::Broker;
 use nemesis::{EVERY_DAY, EVERY_DAY_OF_ONE, Faults, Nemesis};
 use producers::Load;
+use report::Report;
 use run::{LYING_DISK, MIX, Run};
 
 /// Held by the test that runs.
@@ -34,6 +39,8 @@ static TURN: Mutex<()> = Mutex::new(());
 const LONG: Duration = Duration::from_secs(40);
 /// How long one fault does.
 const SHORT: Duration = Duration::from_secs(4);
+/// How long it takes until each host must have seen that a setting was changed.
+const LOOSENED: Duration = Duration::from_secs(17);
 
 fn seed() -> u64 {
     let Ok(text) = std::env::var("EVENTSTREAM_CHAOS_SEED") else { return fastrand::u64(..1_000_000) };
@@ -41,14 +48,15 @@ fn seed() -> u64 {
 }
 
 #[track_caller]
-fn every_promise_is_kept(broker: Broker, faults: Faults, time: Duration) {
+fn every_promise_is_kept(broker: Broker, faults: Faults, time: Duration) -> Report {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let load = Load { senders: 4, pause: Duration::from_millis(60), mix: MIX };
     let seed = seed();
     let report = run::run(&Run { broker, seed, time, load, faults, mutant: None }, |_| ());
     eprintln!("seed        {seed}\n{report}");
-    let broken = report.broken;
+    let broken = &report.broken;
     assert!(broken.is_empty(), "{} promises were broken:\n{}", broken.len(), broken.join("\n"));
+    report
 }
 
 /// Runs each fault for itself, shortly and in quick succession.
@@ -57,7 +65,7 @@ macro_rules! each_fault_alone {
         $(#[test]
         fn $test() {
             const ALONE: Faults = Faults { every: &[(Nemesis::$nemesis, Duration::from_millis(1_200))], delay_ms: 0 };
-            every_promise_is_kept($broker, ALONE, SHORT);
+            let _ = every_promise_is_kept($broker, ALONE, SHORT);
         })+
     };
 }
@@ -70,8 +78,11 @@ mod redis {
         every_event_has_one_end_though_hosts_are_killed: KillHost,
         every_event_has_one_end_though_the_store_is_killed: KillStore,
         every_event_has_one_end_though_hosts_stand_still: StopHost,
+        every_event_has_one_end_though_hosts_run_out_of_memory: OomHost,
         every_event_has_one_end_though_wires_freeze: FreezeWire,
+        every_event_has_one_end_though_wires_are_slow: DelayWire,
         every_event_has_one_end_though_wires_are_cut: CutWire,
+        every_event_has_one_end_though_replies_are_dropped: DropReply,
         every_event_has_one_end_though_groups_vanish: DestroyGroups,
         every_event_has_one_end_though_scripts_vanish: FlushScripts,
         every_event_has_one_end_though_the_memory_is_full: FillMemory,
@@ -79,6 +90,13 @@ mod redis {
         every_event_has_one_end_though_the_disk_is_full: FillDisk,
         every_event_has_one_end_though_the_clock_jumps: JumpClock,
         every_event_has_one_end_though_its_plugin_is_replaced: SwapPlugin,
+    }
+
+    #[test]
+    fn every_host_says_that_its_store_keeps_less_than_it_did() {
+        const ONCE: Faults = Faults { every: &[(Nemesis::ConfigSet, Duration::from_secs(1))], delay_ms: 0 };
+        let report = every_promise_is_kept(Broker::Redis, ONCE, LOOSENED);
+        assert!(report.done.settings_told >= 3, "{report}");
     }
 }
 
@@ -89,6 +107,7 @@ mod embedded {
         Broker::Embedded,
         every_event_has_one_end_though_the_host_is_killed: KillHost,
         every_event_has_one_end_though_the_host_stands_still: StopHost,
+        every_event_has_one_end_though_the_host_runs_out_of_memory: OomHost,
         every_event_has_one_end_though_the_power_is_cut: CutPower,
         every_event_has_one_end_though_the_disk_is_full: FillDisk,
         every_event_has_one_end_though_the_clock_jumps: JumpClock,
@@ -98,12 +117,12 @@ mod embedded {
 
 #[test]
 fn every_event_has_one_end_whatever_dies() {
-    every_promise_is_kept(Broker::Redis, EVERY_DAY, LONG);
+    let _ = every_promise_is_kept(Broker::Redis, EVERY_DAY, LONG);
 }
 
 #[test]
 fn every_event_has_one_end_though_the_only_host_dies_again_and_again() {
-    every_promise_is_kept(Broker::Embedded, EVERY_DAY_OF_ONE, LONG);
+    let _ = every_promise_is_kept(Broker::Embedded, EVERY_DAY_OF_ONE, LONG);
 }
 
 /// Runs with a fault in the host until the audit fails, a few times at most, and checks that it does.

@@ -1,17 +1,7 @@
-//! What goes wrong, and when: hosts and the store are killed, hosts stand still past their lease and go on, wires hold
-//! back what was sent and let it pass later, consumer groups and scripts vanish, the power of the store is cut, its memory
-//! or disk is full for a while, its clock is wrong for a while, a plugin is replaced.
-//!
-//! One thread with a timetable of its own seed. Everything that was broken is mended before [`torment`] returns.
+//! What goes wrong, by name, how often, and what was done in the end.
 
 use std::fmt;
-use std::time::{Duration, Instant};
-
-use eventstream_tests::layout;
-use eventstream_tests::store::Store;
-use fastrand::Rng;
-
-use crate::deployment::{Deployment, LEASE};
+use std::time::Duration;
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,16 +12,24 @@ pub enum Nemesis {
     KillStore,
     /// A random host stands still for longer than its lease.
     StopHost,
+    /// A random host finds no more memory, for a while: the kernel kills it when it needs some.
+    OomHost,
     /// The wire of a random host holds everything back for longer than the host's lease.
     FreezeWire,
-    /// The answers to a random host are cut off once.
+    /// The wire of a random host is slow for a while: everything on it is late.
+    DelayWire,
+    /// The connections of a random host are cut off once, wherever they stand.
     CutWire,
+    /// A script of a random host takes effect, its reply reaches nobody, and the connection is cut off.
+    DropReply,
     /// The consumer groups of all lanes are destroyed.
     DestroyGroups,
     /// The store forgets its scripts.
     FlushScripts,
     /// The store has no memory left for new data, for a while.
     FillMemory,
+    /// Somebody changes a setting of the store so that it keeps less than it did, for a while.
+    ConfigSet,
     /// The power of the store's machine is cut: what was not synced may be lost or torn.
     CutPower,
     /// The files of the store cannot grow, for a while.
@@ -49,11 +47,15 @@ impl Nemesis {
             Self::KillHost => "kill-host",
             Self::KillStore => "kill-store",
             Self::StopHost => "stop-host",
+            Self::OomHost => "oom-host",
             Self::FreezeWire => "freeze-wire",
+            Self::DelayWire => "delay-wire",
             Self::CutWire => "cut-wire",
+            Self::DropReply => "drop-reply",
             Self::DestroyGroups => "destroy-groups",
             Self::FlushScripts => "flush-scripts",
             Self::FillMemory => "fill-memory",
+            Self::ConfigSet => "config-set",
             Self::CutPower => "cut-power",
             Self::FillDisk => "fill-disk",
             Self::JumpClock => "jump-clock",
@@ -80,17 +82,24 @@ impl Faults {
     }
 }
 
+/// How far the clock jumps ahead at most. What is due later in the end must not look as if it were stuck.
+pub const MAX_JUMP: Duration = Duration::from_secs(10);
+
 /// What the issue of every day is, in quick succession.
 pub const EVERY_DAY: Faults = Faults {
     every: &[
         (Nemesis::KillHost, Duration::from_secs(2)),
         (Nemesis::KillStore, Duration::from_secs(8)),
         (Nemesis::StopHost, Duration::from_secs(9)),
+        (Nemesis::OomHost, Duration::from_secs(10)),
         (Nemesis::FreezeWire, Duration::from_secs(7)),
+        (Nemesis::DelayWire, Duration::from_secs(9)),
         (Nemesis::CutWire, Duration::from_secs(5)),
+        (Nemesis::DropReply, Duration::from_secs(3)),
         (Nemesis::DestroyGroups, Duration::from_secs(20)),
         (Nemesis::FlushScripts, Duration::from_secs(6)),
         (Nemesis::FillMemory, Duration::from_secs(15)),
+        (Nemesis::ConfigSet, Duration::from_secs(45)),
         (Nemesis::CutPower, Duration::from_secs(11)),
         (Nemesis::FillDisk, Duration::from_secs(17)),
         (Nemesis::JumpClock, Duration::from_secs(13)),
@@ -104,6 +113,7 @@ pub const EVERY_DAY_OF_ONE: Faults = Faults {
     every: &[
         (Nemesis::KillHost, Duration::from_secs(2)),
         (Nemesis::StopHost, Duration::from_secs(9)),
+        (Nemesis::OomHost, Duration::from_secs(7)),
         (Nemesis::CutPower, Duration::from_secs(5)),
         (Nemesis::FillDisk, Duration::from_secs(11)),
         (Nemesis::JumpClock, Duration::from_secs(13)),
@@ -116,12 +126,56 @@ pub const EVERY_DAY_OF_ONE: Faults = Faults {
 #[derive(Clone, Debug, Default)]
 pub struct Done {
     counts: Vec<(Nemesis, u32)>,
+    /// Hosts that the kernel killed for want of memory.
+    pub out_of_memory: u32,
+    /// Replies that were dropped.
+    pub replies_dropped: u32,
+    /// Hosts that said in time that the store keeps less than it did.
+    pub settings_told: u32,
+    /// What hosts should have said or done under a fault and did not.
+    pub broken: Vec<String>,
 }
 
 impl Done {
+    /// Nothing yet, of these faults.
+    pub fn none_of(faults: &Faults) -> Self {
+        Self { counts: faults.every.iter().map(|(nemesis, _)| (*nemesis, 0)).collect(), ..Self::default() }
+    }
+
+    /// One more.
+    pub fn count(&mut self, nemesis: Nemesis) {
+        if let Some((_, count)) = self.counts.iter_mut().find(|(other, _)| *other == nemesis) {
+            *count += 1;
+        }
+    }
+
+    /// How often there was this one.
+    pub fn of(&self, nemesis: Nemesis) -> u32 {
+        self.counts.iter().find(|(other, _)| *other == nemesis).map_or(0, |(_, count)| *count)
+    }
+
+    /// Each fault, and how often there was one.
+    pub fn counts(&self) -> &[(Nemesis, u32)] {
+        &self.counts
+    }
+
     /// How many faults there were.
     pub fn total(&self) -> u32 {
         self.counts.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Adds what was done in another run under the same faults.
+    pub fn add(&mut self, other: Self) {
+        for (nemesis, more) in other.counts {
+            match self.counts.iter_mut().find(|(known, _)| *known == nemesis) {
+                Some((_, count)) => *count += more,
+                None => self.counts.push((nemesis, more)),
+            }
+        }
+        self.out_of_memory += other.out_of_memory;
+        self.replies_dropped += other.replies_dropped;
+        self.settings_told += other.settings_told;
+        self.broken.extend(other.broken);
     }
 }
 
@@ -131,142 +185,4 @@ impl fmt::Display for Done {
             self.counts.iter().map(|(nemesis, count)| format!("{} {count}", nemesis.as_str())).collect();
         f.write_str(&told.join(", "))
     }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Fault {
-    Strike(Nemesis),
-    Continue(usize),
-    Thaw(usize),
-    GiveMemory,
-    GiveRoom,
-    SetClock,
-}
-
-/// Does all that for a time, mends everything, and says what was done.
-pub fn torment(deployment: &Deployment, faults: &Faults, seed: u64, time: Duration) -> Done {
-    let (begun, mut rng) = (Instant::now(), Rng::with_seed(seed));
-    for wire in deployment.wires() {
-        wire.delay(faults.delay_ms);
-    }
-    let mut done = Done { counts: faults.every.iter().map(|(nemesis, _)| (*nemesis, 0)).collect() };
-    let first = |(nemesis, every): &(Nemesis, Duration)| (begun + jittered(*every, &mut rng), Fault::Strike(*nemesis));
-    let mut due: Vec<(Instant, Fault)> = faults.every.iter().map(first).collect();
-    while begun.elapsed() < time {
-        due.sort_by_key(|(at, _)| *at);
-        let Some((at, fault)) = due.first().copied() else { break };
-        let at = at.min(begun + time);
-        std::thread::sleep(at.saturating_duration_since(Instant::now()));
-        if begun.elapsed() >= time {
-            break;
-        }
-        due.remove(0);
-        let longer_than_a_lease = LEASE.mul_f64(1.5 + rng.f64());
-        if let Some(end) = strike(deployment, fault, &mut rng) {
-            due.push((Instant::now() + longer_than_a_lease, end));
-        }
-        let Fault::Strike(nemesis) = fault else { continue };
-        if let Some(n) = faults.every.iter().position(|(other, _)| *other == nemesis) {
-            done.counts[n].1 += 1;
-            due.push((Instant::now() + jittered(faults.every[n].1, &mut rng), fault));
-        }
-    }
-    mend(deployment);
-    done
-}
-
-/// How far the clock jumps ahead at most. What is due later in the end must not look as if it were stuck.
-const MAX_JUMP: Duration = Duration::from_secs(10);
-
-/// Does one thing; what undoes it later is given back. Faults of what a deployment does not have are none. A Redis
-/// that has no room on its disk is away already, and one that has just lost its power is spared until its log is whole:
-/// until then it may execute half a transaction at its next start, which no client can help.
-fn strike(deployment: &Deployment, fault: Fault, rng: &mut Rng) -> Option<Fault> {
-    let n = rng.usize(..deployment.places.len());
-    let place = &deployment.places[n];
-    let is_away = matches!(deployment.store, Store::Redis(_)) && deployment.machine.disk_is_full();
-    let spares_store = is_away || !deployment.log_is_whole();
-    match fault {
-        Fault::Strike(Nemesis::KillStore | Nemesis::CutPower | Nemesis::FillDisk) if spares_store => {}
-        Fault::Strike(Nemesis::DestroyGroups | Nemesis::FlushScripts | Nemesis::FillMemory) if is_away => {}
-        Fault::Strike(Nemesis::KillHost) => place.kill(),
-        Fault::Strike(Nemesis::KillStore) => deployment.store.crash(),
-        Fault::Strike(Nemesis::StopHost) => {
-            place.running()?.stop();
-            return Some(Fault::Continue(n));
-        }
-        Fault::Continue(n) => {
-            if let Some(host) = deployment.places[n].running() {
-                host.cont();
-            }
-        }
-        Fault::Strike(Nemesis::FreezeWire) => {
-            place.wire.as_ref()?.freeze();
-            return Some(Fault::Thaw(n));
-        }
-        Fault::Thaw(n) => deployment.places[n].wire.as_ref()?.thaw(),
-        Fault::Strike(Nemesis::CutWire) => place.wire.as_ref()?.cut_once(),
-        Fault::Strike(Nemesis::DestroyGroups) => {
-            let redis = deployment.store.redis();
-            let lanes: Vec<String> = redis.command(&["KEYS", "*:q:*"]).unwrap();
-            for lane in lanes {
-                let _: i64 = redis.command(&["XGROUP", "DESTROY", &lane, "es"]).unwrap();
-            }
-        }
-        Fault::Strike(Nemesis::FlushScripts) => {
-            let _: String = deployment.store.redis().command(&["SCRIPT", "FLUSH"]).unwrap();
-        }
-        Fault::Strike(Nemesis::FillMemory) => {
-            let _: String = deployment.store.redis().command(&["CONFIG", "SET", "maxmemory", "1mb"]).unwrap();
-            return Some(Fault::GiveMemory);
-        }
-        // A server that is away is given it with the room on its disk.
-        Fault::GiveMemory if is_away => {}
-        Fault::GiveMemory => give_memory(deployment),
-        Fault::Strike(Nemesis::CutPower) => deployment.cut_power(rng.fork()),
-        Fault::Strike(Nemesis::FillDisk) => {
-            deployment.machine.fill_disk(true);
-            return Some(Fault::GiveRoom);
-        }
-        Fault::GiveRoom => {
-            deployment.give_room();
-            give_memory(deployment);
-        }
-        Fault::Strike(Nemesis::JumpClock) => {
-            deployment.machine.move_clock(MAX_JUMP.mul_f64(rng.f64()));
-            return Some(Fault::SetClock);
-        }
-        Fault::SetClock => deployment.machine.move_clock(Duration::ZERO),
-        Fault::Strike(Nemesis::SwapPlugin) => {
-            // A section without meaning makes another file, and another digest, of the same code.
-            let mut component = std::fs::read(layout::guest("scripted")).unwrap();
-            component.extend([0, 6, 1, b'n']);
-            component.extend(rng.u32(..).to_le_bytes());
-            deployment.plugins.write("quick.wasm", &component);
-        }
-    }
-    None
-}
-
-fn give_memory(deployment: &Deployment) {
-    if let Store::Redis(server) = &deployment.store {
-        let _: String = server.command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
-    }
-}
-
-fn mend(deployment: &Deployment) {
-    for wire in deployment.wires() {
-        wire.delay(0);
-        wire.thaw();
-    }
-    for host in deployment.places.iter().filter_map(|place| place.running()) {
-        host.cont();
-    }
-    deployment.machine.move_clock(Duration::ZERO);
-    deployment.give_room();
-    give_memory(deployment);
-}
-
-fn jittered(every: Duration, rng: &mut Rng) -> Duration {
-    every.mul_f64(0.5 + rng.f64())
 }

@@ -1,7 +1,9 @@
-//! `cargo xtask chaos`: the ledger run as a program. Arguments: broker (`redis` or `embedded`), seconds, seed, and the names
-//! of the faults, all of them if there are none.
+//! `cargo xtask chaos`: the ledger run as a program. Arguments: broker (`redis` or `embedded`), seconds, seed, a file for
+//! the section of the report or `-`, and the names of the faults, all of them if there are none.
 //!
-//! With broken promises the store and what the hosts wrote are kept below `target/chaos`, and the exit code is 1.
+//! A long run is made in rounds of a few minutes, each on a deployment of its own and with the next seed, so that memory,
+//! disk and audit are bounded by a round and a round that fails can be repeated by itself. With broken promises the store
+//! and what the hosts wrote are kept below `target/chaos`, no further round is begun, and the exit code is 1.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -11,10 +13,14 @@
 #![allow(dead_code, reason = "the modules are those of the tests")]
 
 mod deployment;
+mod loosened;
 mod nemesis;
 mod producers;
+mod report;
 mod run;
 mod store;
+mod timetable;
+mod torment;
 
 use std::fs;
 use std::path::Path;
@@ -26,12 +32,16 @@ use eventstream_tests::layout;
 use eventstream_tests::store::Broker;
 use nemesis::{EVERY_DAY, EVERY_DAY_OF_ONE, Faults, Nemesis};
 use producers::Load;
+use report::Report;
 use run::{MIX, Run};
+
+/// The longest round.
+const ROUND: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [broker, seconds, seed, names @ ..] = &arguments[..] else {
-        eprintln!("usage: chaos BROKER SECONDS SEED [FAULT...]");
+    let [broker, seconds, seed, file, names @ ..] = &arguments[..] else {
+        eprintln!("usage: chaos BROKER SECONDS SEED FILE [FAULT...]");
         return ExitCode::from(2);
     };
     let (broker, usual) = match broker.as_str() {
@@ -46,21 +56,49 @@ fn main() -> ExitCode {
         .copied()
         .collect();
     let faults = Faults { every: Box::leak(chosen.into_boxed_slice()), delay_ms: usual.delay_ms };
-    let load = Load { senders: 4, pause: Duration::from_millis(60), mix: MIX };
-    let time = Duration::from_secs(seconds.parse().unwrap());
     println!("broker      {}\nseed        {seed}\nseconds     {seconds}", broker.name());
-    let kept = layout::profile_dir().join(format!("../chaos/{}-{seed}", broker.name()));
-    let report =
-        run::run(&Run { broker, seed, time, load, faults, mutant: None }, |deployment| keep(deployment, &kept));
+    let report = rounds(broker, faults, seed, Duration::from_secs(seconds.parse().unwrap()));
     println!("{report}");
     for broken in &report.broken {
         println!("            {broken}");
     }
-    if report.broken.is_empty() {
-        return ExitCode::SUCCESS;
+    if file != "-" {
+        fs::write(file, report.markdown(&title(broker))).unwrap();
     }
-    println!("kept in     {}", kept.display());
-    ExitCode::FAILURE
+    if report.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Rounds of equal length, until the time is over or a promise is broken.
+fn rounds(broker: Broker, faults: Faults, seed: u64, time: Duration) -> Report {
+    let count = u32::try_from(time.as_secs().div_ceil(ROUND.as_secs())).unwrap().max(1);
+    let mut all = Report::default();
+    for round in 0..count {
+        let seed = seed + u64::from(round);
+        let kept = layout::profile_dir().join(format!("../chaos/{}-{seed}", broker.name()));
+        let load = Load { senders: 4, pause: Duration::from_millis(60), mix: MIX };
+        let run = Run { broker, seed, time: time / count, load, faults, mutant: None };
+        let report = run::run(&run, |deployment| keep(deployment, &kept));
+        if count > 1 {
+            let (faults, accepted, broken) = (report.done.total(), report.accepted, report.broken.len());
+            let number = round + 1;
+            println!(
+                "round       {number} of {count}: seed {seed}, {faults} faults, {accepted} accepted, {broken} broken"
+            );
+        }
+        all.add(report);
+        if !all.broken.is_empty() {
+            println!("kept in     {}", kept.display());
+            break;
+        }
+    }
+    all
+}
+
+fn title(broker: Broker) -> String {
+    match broker {
+        Broker::Redis => "Redis: three hosts, each behind a wire of its own".into(),
+        Broker::Embedded => "Embedded: one host on its directory".into(),
+    }
 }
 
 /// Keeps what a person needs to find out what happened.

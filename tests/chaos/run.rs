@@ -1,6 +1,5 @@
 //! One run: a deployment under load and under attack, made whole again, and the audit of what became of every event.
 
-use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,13 +8,16 @@ use eventstream_tests::client::Client;
 use eventstream_tests::eventually::{PATIENCE, eventually, try_eventually};
 use eventstream_tests::ledger::{Kind, Ledger, Observed};
 use eventstream_tests::machine::Machine;
+use eventstream_tests::memory::Starved;
 use eventstream_tests::store::Broker;
 use serde_json::Value;
 
 use crate::deployment::{Deployment, MAX_ATTEMPTS};
-use crate::nemesis::{Done, Faults, torment};
+use crate::nemesis::{Done, Faults, Nemesis};
 use crate::producers::{self, Load};
+use crate::report::Report;
 use crate::store;
+use crate::torment::torment;
 
 /// How long a deployment that is whole again may go without any progress.
 const STUCK_AFTER: Duration = Duration::from_secs(20);
@@ -51,44 +53,6 @@ pub struct Run {
     pub faults: Faults,
     /// A guarantee that is broken on purpose: a mutant of the host, or [`LYING_DISK`].
     pub mutant: Option<&'static str>,
-}
-
-/// What came of a run.
-pub struct Report {
-    /// Every promise that was broken, in words.
-    pub broken: Vec<String>,
-    /// What went wrong.
-    pub done: Done,
-    /// How often a host was started.
-    pub starts: u32,
-    /// Events that were accepted.
-    pub accepted: usize,
-    /// The totals in the end.
-    pub metrics: Value,
-    /// The longest time in which something waited and nothing moved.
-    pub longest_standstill: Duration,
-    /// From the last fault to the end of the last event.
-    pub drained_within: Duration,
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let total = |name: &str| self.metrics[name].as_u64().unwrap_or_default();
-        writeln!(f, "faults      {} ({})", self.done.total(), self.done)?;
-        writeln!(f, "hosts       started {} times", self.starts)?;
-        writeln!(f, "accepted    {} events, {} more published by handlers", self.accepted, total("published"))?;
-        writeln!(
-            f,
-            "ended       {} processed, {} failed, {} wait",
-            total("processed"),
-            total("failed"),
-            total("waiting")
-        )?;
-        writeln!(f, "run again   {} after a failure, {} since their host died", total("retried"), total("recovered"))?;
-        writeln!(f, "standstill  {:.1} s at the longest", self.longest_standstill.as_secs_f64())?;
-        writeln!(f, "drained     within {:.1} s after the last fault", self.drained_within.as_secs_f64())?;
-        write!(f, "broken      {} promises", self.broken.len())
-    }
 }
 
 /// Runs, heals, waits until everything has ended, and audits. With broken promises, `keep` is given the deployment before
@@ -130,6 +94,8 @@ pub fn run(run: &Run, keep: impl FnOnce(&Deployment)) -> Report {
     let ledger = ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut broken = deployment.findings();
     broken.extend(drained.err());
+    broken.extend(without_effect(&done));
+    broken.extend(done.broken.iter().cloned());
     let observed = try_eventually(PATIENCE, || {
         deployment.client().ok_or("no host serves").map(|client| Observed {
             processed: client.processed(),
@@ -151,8 +117,39 @@ pub fn run(run: &Run, keep: impl FnOnce(&Deployment)) -> Report {
         keep(&deployment);
     }
     let longest_standstill = longest.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let (starts, accepted, metrics) = (deployment.starts(), ledger.len(), observed.metrics);
-    Report { broken, done, starts, accepted, metrics, longest_standstill, drained_within }
+    Report {
+        broken,
+        done,
+        time: run.time,
+        starts: deployment.starts(),
+        accepted: ledger.len() as u64,
+        published: total(&observed, "published"),
+        processed: total(&observed, "processed"),
+        failed: total(&observed, "failed"),
+        waiting: total(&observed, "waiting"),
+        retried: total(&observed, "retried"),
+        recovered: total(&observed, "recovered"),
+        runs_in_vain: observed.runs_in_vain(),
+        effects_doubled: ledger.effects_doubled(&observed) as u64,
+        longest_standstill,
+        drained_within,
+    }
+}
+
+fn total(observed: &Observed, name: &str) -> u64 {
+    observed.metrics[name].as_u64().unwrap_or_default()
+}
+
+/// Faults that were inflicted and never did anything, which would make a run of them worth nothing.
+fn without_effect(done: &Done) -> Vec<String> {
+    let of = |nemesis, effects, enough| {
+        let struck = done.of(nemesis);
+        let name = nemesis.as_str();
+        (struck >= enough && effects == 0).then(|| format!("{name} was inflicted {struck} times without effect"))
+    };
+    let is_killed = Starved::is_killed_for_certain();
+    let replies = of(Nemesis::DropReply, done.replies_dropped, 2);
+    replies.into_iter().chain(of(Nemesis::OomHost, done.out_of_memory, 2).filter(|_| is_killed)).collect()
 }
 
 struct SetWhenDropped<'a>(&'a AtomicBool);

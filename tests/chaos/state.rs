@@ -12,8 +12,9 @@ use eventstream_tests::store::Broker;
 use serde_json::{Value, json};
 
 use crate::deployment::Deployment;
-use crate::nemesis::{Faults, Nemesis, torment};
+use crate::nemesis::{Faults, Nemesis};
 use crate::run::drained;
+use crate::torment::torment;
 use crate::{TURN, seed};
 
 const EVENTS: usize = 10_000;

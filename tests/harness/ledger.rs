@@ -61,6 +61,19 @@ pub struct Observed {
     pub clock_error_ms: f64,
 }
 
+impl Observed {
+    /// How often an event was handed out and nothing came of it, since its host died or lost its lease: as often at most
+    /// has a handler run in vain.
+    pub fn runs_in_vain(&self) -> u64 {
+        let ends = self.processed.iter().chain(&self.failed);
+        ends.map(|event| {
+            let handed_out = event.attempts.last().map_or(0, |attempt| u64::from(attempt.attempt));
+            handed_out.saturating_sub(event.attempts.len() as u64)
+        })
+        .sum()
+    }
+}
+
 impl Ledger {
     /// An event was accepted under an id.
     pub fn accept(&mut self, id: String, kind: Kind) {
@@ -82,6 +95,18 @@ impl Ledger {
     /// Whether nothing was accepted.
     pub fn is_empty(&self) -> bool {
         self.accepted.is_empty()
+    }
+
+    /// How many effects are there that should not be, or more than once: ends beyond the first of an event, children that
+    /// are named again, ends that nobody caused.
+    pub fn effects_doubled(&self, observed: &Observed) -> usize {
+        let (mut ended, mut children, mut doubled) = (BTreeSet::new(), BTreeSet::new(), 0);
+        for event in observed.processed.iter().chain(&observed.failed) {
+            doubled += usize::from(!ended.insert(event.id.as_str()));
+            doubled += event.children.iter().filter(|child| !children.insert(child.as_str())).count();
+        }
+        let is_caused = |id: &&str| self.accepted.contains_key(*id) || children.contains(id);
+        doubled + ended.iter().filter(|id| !is_caused(id)).count()
     }
 
     /// Every broken promise, the first ones in words; empty when all were kept.
@@ -304,6 +329,19 @@ mod tests {
     fn nothing_is_told_of_a_sound_deployment() {
         let (ledger, observed) = sound();
         assert_eq!(ledger.audit(&observed), Vec::<String>::new());
+        assert_eq!((ledger.effects_doubled(&observed), observed.runs_in_vain()), (0, 2));
+    }
+
+    #[test]
+    fn each_effect_too_many_counts() {
+        let doubled = |damage: fn(&mut Ledger, &mut Observed)| {
+            let (mut ledger, mut observed) = sound();
+            damage(&mut ledger, &mut observed);
+            ledger.effects_doubled(&observed)
+        };
+        assert_eq!(doubled(|_, o| o.failed.push(o.processed[3].clone())), 1);
+        assert_eq!(doubled(|_, o| o.processed[0].children.push("a".into())), 1);
+        assert_eq!(doubled(|l, _| _ = l.accepted.remove("flaky")), 1);
     }
 
     #[test]

@@ -128,6 +128,11 @@ impl Proxy {
         self.shared.lost_answers.lock().unwrap_or_else(PoisonError::into_inner).push(lost);
     }
 
+    /// Takes back every wish to lose an answer that has not come true.
+    pub fn keep_replies(&self) {
+        self.shared.lost_answers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// How many answers have been lost as [`Self::drop_reply_to`] asked.
     pub fn answers_lost(&self) -> usize {
         self.shared.answers_lost.load(Ordering::SeqCst)
@@ -329,7 +334,11 @@ mod tests {
         assert_eq!(incr.query::<i64>(&mut connection).unwrap(), 1);
         assert!(incr.query::<i64>(&mut connection).is_err(), "the second answer is lost");
         assert_eq!(proxy.answers_lost(), 1);
-        assert_eq!(server.command::<i64>(&["GET", "n"]).unwrap(), 2);
+        let mut connection = client.get_connection().unwrap();
+        proxy.drop_reply_to("incr", 1);
+        proxy.keep_replies();
+        assert_eq!(incr.query::<i64>(&mut connection).unwrap(), 3);
+        assert_eq!(server.command::<i64>(&["GET", "n"]).unwrap(), 3);
     }
 
     #[test]

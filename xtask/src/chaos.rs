@@ -1,16 +1,21 @@
 //! `cargo xtask chaos`: hosts under load while everything around them fails, and the audit of what became of every event.
+//!
+//! With `--report` the figures are written as a document, beside the machine and the command that give them again.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use anyhow::Context;
 use clap::ValueEnum;
 
-use crate::process::{cargo, run as run_command};
+use crate::process::{cargo, output, root, run as run_command, target_dir};
 use crate::{guests, redis};
 
 /// How long, on what, and with which faults.
 #[derive(clap::Args)]
 pub struct Options {
-    /// For how long things go wrong on each broker, in seconds.
+    /// For how long things go wrong on each broker, in seconds; rounds of at most 300, each with the next seed.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// The seed of what is sent and of what goes wrong when; printed, and a new one if it is left out.
@@ -19,14 +24,17 @@ pub struct Options {
     /// On one broker only.
     #[arg(long)]
     broker: Option<Broker>,
-    /// Only these faults: kill-host, kill-store, stop-host, freeze-wire, cut-wire, destroy-groups, flush-scripts,
-    /// fill-memory, cut-power, fill-disk, jump-clock, swap-plugin. The embedded broker meets kill-host, stop-host,
-    /// cut-power, fill-disk, jump-clock and swap-plugin.
+    /// Only these faults: kill-host, kill-store, stop-host, oom-host, freeze-wire, delay-wire, cut-wire, drop-reply,
+    /// destroy-groups, flush-scripts, fill-memory, config-set, cut-power, fill-disk, jump-clock, swap-plugin. The embedded
+    /// broker meets kill-host, stop-host, oom-host, cut-power, fill-disk, jump-clock and swap-plugin.
     #[arg(long, value_delimiter = ',')]
     faults: Vec<String>,
     /// The profile to build with.
     #[arg(long, default_value = "dev")]
     profile: String,
+    /// Write what came of it to this file, as Markdown.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -35,6 +43,15 @@ enum Broker {
     Redis,
     /// One host on its directory.
     Embedded,
+}
+
+impl Broker {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Redis => "redis",
+            Self::Embedded => "embedded",
+        }
+    }
 }
 
 /// Builds everything and lets it fail.
@@ -46,17 +63,63 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         now.map_or(0, |now| u64::from(now.subsec_micros()))
     });
+    let mut report = heading(options, seed)?;
+    let mut failed = None;
     for broker in [Broker::Redis, Broker::Embedded] {
         if options.broker.is_some_and(|only| only != broker) {
             continue;
         }
-        let name = if broker == Broker::Redis { "redis" } else { "embedded" };
-        let arguments = ["run", "--quiet", "--package", "eventstream-tests", "--locked", "--example", "chaos"];
-        let mut command: Command = cargo("", &arguments);
-        command
-            .args(["--profile", &options.profile, "--", name, &options.seconds.to_string(), &seed.to_string()])
-            .args(&options.faults);
-        run_command(&mut command)?;
+        let section = target_dir()?.join(format!("chaos-{}.md", broker.name()));
+        // What an earlier run left must not pass for this one's.
+        let _ = fs::remove_file(&section);
+        let done = attack(options, broker, seed, &section);
+        report.push_str(&fs::read_to_string(&section).unwrap_or_default());
+        report.push('\n');
+        failed = failed.or(done.err());
     }
-    Ok(())
+    if let Some(file) = &options.report {
+        fs::write(file, report.trim_end().to_owned() + "\n")
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn attack(options: &Options, broker: Broker, seed: u64, section: &Path) -> anyhow::Result<()> {
+    let arguments = ["run", "--quiet", "--package", "eventstream-tests", "--locked", "--example", "chaos"];
+    let mut command: Command = cargo("", &arguments);
+    command
+        .args(["--profile", &options.profile, "--", broker.name(), &options.seconds.to_string(), &seed.to_string()])
+        .arg(section)
+        .args(&options.faults);
+    run_command(&mut command)
+}
+
+/// What the figures were found with.
+fn heading(options: &Options, seed: u64) -> anyhow::Result<String> {
+    let git = |arguments: &[&str]| output(Command::new("git").args(arguments).current_dir(root()));
+    let commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|_| "unknown".into());
+    let is_changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_ok_and(|changes| !changes.is_empty());
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let memory_kib: u64 = memory.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or_default();
+    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    let redis = output(Command::new("redis-server").arg("--version"))?;
+    let redis = redis.split_whitespace().find_map(|word| word.strip_prefix("v=")).unwrap_or("unknown").to_owned();
+    let only = options.broker.map_or_else(String::new, |broker| format!(" --broker {}", broker.name()));
+    let faults =
+        if options.faults.is_empty() { String::new() } else { format!(" --faults {}", options.faults.join(",")) };
+    let (seconds, profile) = (options.seconds, &options.profile);
+    Ok(format!(
+        "# A run of `cargo xtask chaos`\n\n\
+         What is injected and what is audited is described in `tests/chaos/main.rs`, `nemesis.rs` and \
+         `tests/harness/ledger.rs`. The command repeats the load and the timetable of faults; what a fault hits depends on \
+         the machine too.\n\n\
+         ```sh\ncargo xtask chaos --seconds {seconds} --seed {seed}{only}{faults} --profile {profile} --report FILE\n```\n\n\
+         | | |\n|---|---|\n\
+         | commit | `{}`{} |\n| seed | {seed} |\n| machine | {cores} cores, {} GiB of memory, Linux {kernel} |\n\
+         | store | Redis {redis} with `appendfsync always`; SQLite embedded |\n\n",
+        commit.trim(),
+        if is_changed { " and changes that are not committed" } else { "" },
+        (memory_kib + 524_288) / 1_048_576,
+    ))
 }

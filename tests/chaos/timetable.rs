@@ -1,0 +1,73 @@
+//! When each fault comes: known before the run begins, and the same for the same seed.
+//!
+//! Each kind of fault has a timetable of its own, which does not change when others are added or left out.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use crate::nemesis::{Faults, Nemesis};
+
+/// One fault.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Strike {
+    /// When, from the beginning of the run.
+    pub at: Duration,
+    /// What.
+    pub nemesis: Nemesis,
+    /// Which of the hosts it hits, where it hits one.
+    pub place: usize,
+    /// How long it lasts, in times of what it lasts at least; 1.0 to 2.0.
+    pub lasts: f64,
+    /// Decides whatever else is left open.
+    pub seed: u64,
+}
+
+/// All faults of a run, in their order.
+pub fn timetable(faults: &Faults, seed: u64, time: Duration, places: usize) -> Vec<Strike> {
+    let mut strikes = Vec::new();
+    for (nemesis, every) in faults.every {
+        let mut rng = Rng::with_seed(seed ^ number_of(nemesis.as_str()));
+        let mut at = Duration::ZERO;
+        loop {
+            at += every.mul_f64(0.5 + rng.f64());
+            if at >= time {
+                break;
+            }
+            let (place, lasts, seed) = (rng.usize(..places), 1.0 + rng.f64(), rng.u64(..));
+            strikes.push(Strike { at, nemesis: *nemesis, place, lasts, seed });
+        }
+    }
+    strikes.sort_by_key(|strike| strike.at);
+    strikes
+}
+
+/// A number for a name, the same in every build.
+fn number_of(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nemesis::EVERY_DAY;
+
+    const TIME: Duration = Duration::from_secs(600);
+
+    #[test]
+    fn a_seed_repeats_its_timetable_and_another_one_does_not() {
+        let strikes = timetable(&EVERY_DAY, 7, TIME, 3);
+        assert_eq!(strikes, timetable(&EVERY_DAY, 7, TIME, 3));
+        assert_ne!(strikes, timetable(&EVERY_DAY, 8, TIME, 3));
+        let kinds = |nemesis| strikes.iter().filter(|strike| strike.nemesis == nemesis).count();
+        assert!(EVERY_DAY.every.iter().all(|(nemesis, _)| kinds(*nemesis) > 0), "every fault is there");
+    }
+
+    #[test]
+    fn a_fault_by_itself_comes_when_it_does_among_others() {
+        const ONE: Faults = Faults { every: &[(Nemesis::KillHost, Duration::from_secs(2))], delay_ms: 0 };
+        let mut strikes = timetable(&EVERY_DAY, 7, TIME, 3);
+        strikes.retain(|strike| strike.nemesis == Nemesis::KillHost);
+        assert_eq!(strikes, timetable(&ONE, 7, TIME, 3));
+    }
+}
