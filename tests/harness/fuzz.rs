@@ -67,22 +67,22 @@ mod tests {
 
     #[test]
     fn whatever_is_posted_is_accepted_byte_for_byte_or_refused_with_the_place() {
-        holds(draft, &corpus("draft"), 20_000);
+        holds(draft, &corpus("draft"), 10_000);
     }
 
     #[test]
     fn whatever_stands_in_a_stream_is_read_or_put_aside_whole() {
-        holds(entry, &corpus("entry"), 20_000);
+        holds(entry, &corpus("entry"), 6_000);
     }
 
     #[test]
     fn whatever_stands_in_an_export_is_taken_as_it_is_or_refused() {
-        holds(line, &corpus("line"), 20_000);
+        holds(line, &corpus("line"), 10_000);
     }
 
     #[test]
     fn whatever_stands_in_a_configuration_is_understood_or_refused_with_the_place() {
-        holds(settings, &corpus("settings"), 4_000);
+        holds(settings, &corpus("settings"), 3_000);
     }
 
     #[test]
