@@ -8,7 +8,6 @@ use eventstream_tests::client::Client;
 use eventstream_tests::eventually::{PATIENCE, eventually, try_eventually};
 use eventstream_tests::ledger::{Kind, Ledger, Observed};
 use eventstream_tests::machine::Machine;
-use eventstream_tests::memory::Starved;
 use eventstream_tests::store::Broker;
 use serde_json::Value;
 
@@ -140,16 +139,11 @@ fn total(observed: &Observed, name: &str) -> u64 {
     observed.metrics[name].as_u64().unwrap_or_default()
 }
 
-/// Faults that were inflicted and never did anything, which would make a run of them worth nothing.
-fn without_effect(done: &Done) -> Vec<String> {
-    let of = |nemesis, effects, enough| {
-        let struck = done.of(nemesis);
-        let name = nemesis.as_str();
-        (struck >= enough && effects == 0).then(|| format!("{name} was inflicted {struck} times without effect"))
-    };
-    let is_killed = Starved::is_killed_for_certain();
-    let replies = of(Nemesis::DropReply, done.replies_dropped, 2);
-    replies.into_iter().chain(of(Nemesis::OomHost, done.out_of_memory, 2).filter(|_| is_killed)).collect()
+/// Replies that were to be dropped and never were, which would make a run of that worth nothing. Not so for want of memory:
+/// a host on a busy machine may need none for a while.
+fn without_effect(done: &Done) -> Option<String> {
+    let struck = done.of(Nemesis::DropReply);
+    (struck >= 2 && done.replies_dropped == 0).then(|| format!("{struck} replies were to be dropped, and none was"))
 }
 
 struct SetWhenDropped<'a>(&'a AtomicBool);

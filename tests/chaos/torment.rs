@@ -21,7 +21,7 @@ const SLOW_WIRE_MS: u64 = 150;
 /// Which of the next scripts of a host is the one whose reply is dropped: at most this one.
 const REPLY_DROPPED_AFTER: usize = 12;
 /// The memory that is left to a host that finds no more.
-const LEFT_BYTES: std::ops::Range<u64> = 64 * 1_024..4 * 1_024 * 1_024;
+const LEFT_BYTES: std::ops::Range<u64> = 16 * 1_024..1_024 * 1_024;
 
 /// What undoes a fault.
 enum Undo {

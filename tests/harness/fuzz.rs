@@ -6,10 +6,11 @@
 
 mod component;
 mod draft;
+#[cfg(test)]
 mod mutation;
 mod settings;
 
-pub use component::component;
+pub use component::{component, in_a_child};
 pub use draft::draft;
 pub use eventstream::broker::redis::fuzz::entry;
 pub use eventstream::transfer::fuzz::line;
@@ -91,6 +92,6 @@ mod tests {
         // Whole examples, damaged here and there.
         let examples = ["keyvalue", "scripted"].map(|name| fs::read(layout::guest(name)).unwrap());
         holds(component, &examples, 30);
-        corpus("component").iter().for_each(|input| tried(component::in_a_child, input));
+        corpus("component").iter().for_each(|input| tried(in_a_child, input));
     }
 }
