@@ -5,22 +5,24 @@
 //! away. A host that ends without having been killed is a finding: it should outlive whatever happens to its store.
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
-use std::process::ExitStatus;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use eventstream_tests::client::Client;
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::host::{Host, HostOptions};
+use eventstream_tests::layout;
 use eventstream_tests::machine::Machine;
 use eventstream_tests::memory::Starved;
 use eventstream_tests::proxy::Proxy;
-use eventstream_tests::store::{Broker, Store};
+use eventstream_tests::store::{Broker, Store, embedded_url};
 use fastrand::Rng;
 use rustix::process::{Pid, Signal};
+use tempfile::TempDir;
 
 /// How many hosts share the work where they can.
 const HOSTS: usize = 3;
@@ -58,6 +60,8 @@ pub struct Place {
     /// The machine on which this host is the store, and its disk.
     machine: Option<(Arc<Machine>, PathBuf)>,
     options: HostOptions,
+    /// Where the host keeps what it has compiled, whichever process it is.
+    _kept: TempDir,
     host: Mutex<Option<Arc<Host>>>,
     power_cut: Mutex<Option<Rng>>,
     was_killed: AtomicBool,
@@ -244,6 +248,19 @@ fn is_out_of_memory(status: ExitStatus, output: &str) -> bool {
     status.signal() == Some(Signal::KILL.as_raw()) || output.contains(NO_MEMORY)
 }
 
+/// A directory with the compiled code of the plugins, made by a host that nobody attacks: those that die are to be back
+/// soon, also on a machine that has little time for a compiler.
+fn compiled() -> &'static Path {
+    static COMPILED: OnceLock<PathBuf> = OnceLock::new();
+    COMPILED.get_or_init(|| {
+        let folder = layout::profile_dir().join("chaos-compiled");
+        let (store, plugins) = (tempfile::tempdir().unwrap(), PluginsDir::scripted(&["quick"]));
+        let options = HostOptions::new(&embedded_url(store.path()), plugins.path());
+        drop(Host::spawn(&options.with("plugins.data_dir", folder.display())));
+        folder
+    })
+}
+
 fn place(n: usize, store: &Store, machine: &Arc<Machine>, plugins: &PluginsDir, mutant: Option<&str>) -> Place {
     let wire = match store {
         Store::Redis(server) => Some(Proxy::start(server.address()).unwrap()),
@@ -251,6 +268,9 @@ fn place(n: usize, store: &Store, machine: &Arc<Machine>, plugins: &PluginsDir, 
     };
     let url = wire.as_ref().map_or_else(|| store.url(), Proxy::redis_url);
     let name = format!("host-{n}");
+    let kept = tempfile::tempdir().unwrap();
+    let is_copied = Command::new("cp").arg("-a").arg(compiled().join(".")).arg(kept.path()).status().unwrap();
+    assert!(is_copied.success());
     let mut options = HostOptions::new(&url, plugins.path())
         .with("consumer.name", &name)
         .with("consumer.lease_ms", LEASE.as_millis())
@@ -259,6 +279,7 @@ fn place(n: usize, store: &Store, machine: &Arc<Machine>, plugins: &PluginsDir, 
         .with("retry.initial_ms", 100)
         .with("retry.max_ms", 1_000)
         .with("broker.max_waiting", 2_000)
+        .with("plugins.data_dir", kept.path().display())
         .with("log.level", "warn");
     let machine = match store {
         Store::Redis(_) => None,
@@ -277,6 +298,7 @@ fn place(n: usize, store: &Store, machine: &Arc<Machine>, plugins: &PluginsDir, 
         wire,
         machine,
         options,
+        _kept: kept,
         host: Mutex::new(None),
         power_cut: Mutex::new(None),
         was_killed: AtomicBool::new(false),
