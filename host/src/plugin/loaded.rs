@@ -1,6 +1,6 @@
 //! One version of one component, ready to run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use super::executor::{Executor, Meter};
 use super::fit;
 use super::instance::{self, Prepared};
 use super::routing::Pattern;
+use super::settings::Settings;
 use super::{Attempt, Completed, Dialect, Limits, ReadState};
 use crate::event::{Class, Failure, Outcome, Policies, Timestamp};
 
@@ -33,6 +34,8 @@ pub struct Plugin {
     pub(super) patterns: Vec<Pattern>,
     pub(super) concurrency: Option<usize>,
     pub(super) policies: Policies,
+    /// What it was loaded with; may hold secrets.
+    pub(super) settings: Settings,
     pub(super) size_bytes: u64,
     pub(super) loaded_at: Timestamp,
     pub(super) prepared: Arc<Prepared>,
@@ -84,6 +87,11 @@ impl Plugin {
     pub fn imports(&self) -> Vec<String> {
         let component = self.prepared.pre.component();
         component.component_type().imports(component.engine()).map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// What it can ask of the host: the interfaces that it imports, whatever their versions.
+    pub(super) fn capabilities(&self) -> BTreeSet<String> {
+        self.imports().iter().map(|name| name.split('@').next().unwrap_or(name).to_owned()).collect()
     }
 
     /// The largest memory that an instance starts with.
