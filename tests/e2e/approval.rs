@@ -9,9 +9,9 @@ use eventstream_tests::layout;
 use eventstream_tests::stage::{Broker, Stage};
 use serde_json::{Value, json};
 
-/// A build that can publish and nothing else, and one that can do everything, each with its digest.
+/// A build that can keep state and nothing else, and one that can do everything, each with its digest.
 fn builds() -> [(Vec<u8>, String); 2] {
-    ["wasmcloud-messaging", "scripted"].map(|guest| {
+    ["keyvalue", "scripted"].map(|guest| {
         let build = std::fs::read(layout::guest(guest)).unwrap();
         let digest = digest(&build);
         (build, digest)

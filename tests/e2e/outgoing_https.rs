@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::stage::{Broker, Stage};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
@@ -17,8 +17,9 @@ use serde_json::{Value, json};
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    fn named(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
@@ -94,7 +95,7 @@ fn send(stage: &Stage, url: &str) -> Value {
 
 #[test]
 fn a_certificate_counts_if_the_system_trusts_who_signed_it_and_for_its_names_only() {
-    let (ours, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let (ours, folder) = (Authority::named("ours"), tempfile::tempdir().unwrap());
     let trusted = folder.path().join("roots.pem");
     std::fs::write(&trusted, ours.pem()).unwrap();
     let port = ours.serve(&["service.test"]);
@@ -114,7 +115,7 @@ fn a_certificate_counts_if_the_system_trusts_who_signed_it_and_for_its_names_onl
 
 #[test]
 fn a_certificate_of_an_authority_that_nobody_trusts_is_refused_and_the_log_says_what_to_do() {
-    let (ours, theirs, folder) = (Authority::new(), Authority::new(), tempfile::tempdir().unwrap());
+    let (ours, theirs, folder) = (Authority::named("ours"), Authority::named("theirs"), tempfile::tempdir().unwrap());
     let trusted = folder.path().join("roots.pem");
     std::fs::write(&trusted, ours.pem()).unwrap();
     let port = theirs.serve(&["service.test", "127.0.0.1"]);
