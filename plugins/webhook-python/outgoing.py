@@ -44,7 +44,8 @@ def post(url: str, headers: list[tuple[str, str]], body: bytes) -> Answer:
     if address.scheme not in ("http", "https") or not address.netloc:
         raise ValueError("it is not an address such as https://example.com/hooks")
     fields = Fields()
-    for name, value in headers:
+    # With its length known the body is sent as it is and not in chunks, which some receivers do not take.
+    for name, value in [*headers, ("content-length", str(len(body)))]:
         fields.append(name, value.encode())
     request = OutgoingRequest(fields)
     request.set_method(Method_Post())
@@ -70,14 +71,14 @@ def post(url: str, headers: list[tuple[str, str]], body: bytes) -> Answer:
 
 
 def write(outgoing_body: OutgoingBody, body: bytes) -> None:
-    with outgoing_body.write() as stream:
-        for start in range(0, len(body), CHUNK_BYTES):
-            try:
+    """Whoever stops reading, or lets nothing be sent, says why in the answer."""
+    try:
+        with outgoing_body.write() as stream:
+            for start in range(0, len(body), CHUNK_BYTES):
                 stream.blocking_write_and_flush(body[start : start + CHUNK_BYTES])
-            except Err:
-                # Whoever stops reading says why in the answer.
-                break
-    OutgoingBody.finish(outgoing_body, None)
+        OutgoingBody.finish(outgoing_body, None)
+    except Err:
+        pass
 
 
 def told(code: ErrorCode) -> Exception:

@@ -67,7 +67,7 @@ fn settings(address: &str, granted: &str) -> String {
 fn stage(settings: &str) -> Stage {
     let plugins = PluginsDir::empty().with_settings(NAME, settings);
     plugins.put(NAME, &layout::project_plugin(NAME));
-    Stage::with(Broker::Embedded, plugins, |options| options)
+    Stage::with(Broker::Embedded, plugins, |options| options.with("retry.max_ms", 5_000))
 }
 
 fn header<'a>(request: &'a str, name: &str) -> &'a str {

@@ -4,13 +4,13 @@
 //! no difference, and neither does what is granted. A build that has served before is known. What was approved has served,
 //! and what has served is kept with its digest: so a restart holds the builds that were held and no others.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::history::History;
 use super::settings::Settings;
 use super::{Plugin, Registry, Status};
-
-use std::sync::Arc;
 
 /// How many characters of a digest are told in sentences.
 const SHORT: usize = 12;

@@ -207,7 +207,6 @@ fn read_list(dir: &PrivateDir, file: &str) -> io::Result<List> {
     Ok(list)
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
 fn is_false(value: &bool) -> bool {
     !value
 }
