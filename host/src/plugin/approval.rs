@@ -1,7 +1,8 @@
 //! Holding back a build that can do more than the one that serves, until a person has approved it.
 //!
 //! Asked for by `plugins.hold_new_capabilities`. What a build can do is what it imports; the version of an interface makes
-//! no difference, and neither does what is granted. A build that has served before is known. What was approved has served,
+//! no difference, neither does what is granted, and what gives every plugin the same (clocks, files, sockets: nothing) is
+//! left out. A build that has served before is known. What was approved has served,
 //! and what has served is kept with its digest: so a restart holds the builds that were held and no others.
 
 use std::sync::Arc;

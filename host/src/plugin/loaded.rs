@@ -15,6 +15,10 @@ use super::settings::Settings;
 use super::{Attempt, Completed, Dialect, Limits, ReadState};
 use crate::event::{Class, Failure, Outcome, Policies, Timestamp};
 
+/// Packages that every toolchain imports, and that give every plugin the same: time and chance, or nothing at all.
+const HARMLESS: [&str; 6] =
+    ["wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:cli/", "wasi:filesystem/", "wasi:sockets/"];
+
 /// What all plugins of a registry run on. Ended when the last of them has gone.
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -89,9 +93,12 @@ impl Plugin {
         component.component_type().imports(component.engine()).map(|(name, _)| name.to_owned()).collect()
     }
 
-    /// What it can ask of the host: the interfaces that it imports, whatever their versions.
+    /// What it can ask of the host: the interfaces that it imports, whatever their versions, without those by which nothing
+    /// beyond the instance can be reached.
     pub(super) fn capabilities(&self) -> BTreeSet<String> {
-        self.imports().iter().map(|name| name.split('@').next().unwrap_or(name).to_owned()).collect()
+        let imports = self.imports();
+        let names = imports.iter().map(|name| name.split('@').next().unwrap_or(name));
+        names.filter(|name| !HARMLESS.iter().any(|package| name.starts_with(package))).map(str::to_owned).collect()
     }
 
     /// The largest memory that an instance starts with.
