@@ -178,7 +178,7 @@ fn mutant() -> anyhow::Result<Option<crate::broker::redis::Mutant>> {
 
 async fn open_plugins(config: &Config) -> Result<Arc<Registry>, Error> {
     Registry::open(plugin_options(config)?).await.map_err(|error| match error {
-        plugin::Error::Directory { .. } => Error::Refused(error.to_string()),
+        plugin::Error::Directory { .. } | plugin::Error::NothingKept(_) => Error::Refused(error.to_string()),
         plugin::Error::Sandbox { .. } => Error::Failed(error.into()),
     })
 }
@@ -202,6 +202,7 @@ fn plugin_options(config: &Config) -> Result<plugin::Options, Error> {
         settings,
         data_dir: config.plugins.data_dir.clone(),
         cache_max_bytes: config.plugins.cache_max_bytes,
+        hold_new_capabilities: config.plugins.hold_new_capabilities,
         notice: config.plugins.follow.notice,
         rescan_ms: config.plugins.follow.rescan_ms,
         settle_ms: config.plugins.follow.settle_ms,
@@ -242,7 +243,7 @@ fn describe(status: &Status) -> String {
     let types: Vec<String> = status.types.iter().map(ToString::to_string).collect();
     match (&status.error, status.state) {
         (None, _) => format!("plugin {} handles {}", status.name, types.join(", ")),
-        (Some(error), PluginState::FailedKeptLastGood) => {
+        (Some(error), PluginState::FailedKeptLastGood | PluginState::NeedsApproval) if !types.is_empty() => {
             format!("plugin {} handles {} with its last good version: {error}", status.name, types.join(", "))
         }
         (Some(error), _) => format!("plugin {} is not served: {error}", status.name),
@@ -262,13 +263,36 @@ impl Routes for PluginRoutes {
         self.0.statuses().iter().filter_map(|status| serde_json::to_value(status).ok()).collect()
     }
 
-    async fn rollback(&self, name: &str) -> Result<serde_json::Value, api::NotRolledBack> {
+    async fn rollback(&self, name: &str) -> Result<serde_json::Value, api::NotChanged> {
         let status = self.0.rollback(name).await.map_err(|error| match error {
-            plugin::RollbackError::Unknown(_) => api::NotRolledBack::Unknown(error.to_string()),
-            _ => api::NotRolledBack::Refused(error.to_string()),
+            plugin::RollbackError::Unknown(_) => api::NotChanged::Unknown(error.to_string()),
+            _ => api::NotChanged::Refused(error.to_string()),
         })?;
-        serde_json::to_value(status).map_err(|error| api::NotRolledBack::Refused(error.to_string()))
+        told(&status)
     }
+
+    async fn approve(&self, name: &str, digest: Option<&str>) -> Result<serde_json::Value, api::NotChanged> {
+        let status = self.0.approve(name, digest).await.map_err(|error| match error {
+            plugin::ApproveError::Unknown(_) => api::NotChanged::Unknown(error.to_string()),
+            _ => api::NotChanged::Refused(error.to_string()),
+        })?;
+        told(&status)
+    }
+
+    async fn remove(&self, name: &str) -> Result<serde_json::Value, api::NotChanged> {
+        let removal = self.0.remove(name).await.map_err(|error| match error {
+            plugin::RemoveError::Unknown(_) => api::NotChanged::Unknown(error.to_string()),
+            plugin::RemoveError::File { .. } => api::NotChanged::Refused(error.to_string()),
+        })?;
+        let mut document = told(&removal.status)?;
+        document["file"] = removal.file.to_string_lossy().into();
+        document["settings"] = removal.settings.map(|settings| settings.to_string_lossy().into_owned()).into();
+        Ok(document)
+    }
+}
+
+fn told(status: &Status) -> Result<serde_json::Value, api::NotChanged> {
+    serde_json::to_value(status).map_err(|error| api::NotChanged::Refused(error.to_string()))
 }
 
 /// The signals that stop the program.

@@ -2,6 +2,7 @@
 
 use eventstream_tests::eventually::eventually;
 use eventstream_tests::guests::PluginsDir;
+use eventstream_tests::host::{HostOptions, command};
 use eventstream_tests::stage::{Broker, Stage};
 use serde_json::json;
 
@@ -72,4 +73,27 @@ fn a_file_that_takes_the_compiler_all_its_memory_leaves_the_server_small_and_the
     assert_eq!(status["state"], "failed-kept-last-good", "{status}");
     let event = stage.client.wait_ended(&stage.client.post_event("work", &json!({})));
     assert_eq!(event.state, "processed", "the old version serves: {event:?}");
+}
+
+#[test]
+fn what_the_compiler_refused_is_not_tried_again_at_the_next_start_unless_a_person_asks() {
+    let (kept, plugins) = (tempfile::tempdir().unwrap(), PluginsDir::empty());
+    plugins.write("bomb.wasm", &bomb(100_000));
+    let limited = |options: HostOptions| {
+        let data_dir = kept.path().join("plugins");
+        options.with("plugins.compile_memory_bytes", 256 << 20).with("plugins.data_dir", data_dir.display())
+    };
+    let mut stage = Stage::with(Broker::Embedded, plugins, limited);
+    let first = refusal(&stage, "bomb");
+    assert!(first.contains("268435456 bytes of memory") && !first.contains("refused before"), "{first}");
+    stage.host.kill9();
+    stage.replace_host(limited);
+    let second = refusal(&stage, "bomb");
+    assert!(second.starts_with(&first) && second.contains("refused before and not tried again"), "{second}");
+
+    let mut check = command(stage.plugins.path(), &["plugin", "check", "bomb.wasm"]);
+    let checked = check.env("EVENTSTREAM_PLUGINS_COMPILE_MEMORY_BYTES", "268435456").output().unwrap();
+    let words = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert_eq!(checked.status.code(), Some(4), "{words}");
+    assert!(words.contains("268435456 bytes of memory") && !words.contains("refused before"), "{words}");
 }

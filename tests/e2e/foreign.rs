@@ -5,13 +5,21 @@ use std::path::PathBuf;
 use eventstream_tests::client::Event;
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::layout;
+use eventstream_tests::on_both_brokers;
 use eventstream_tests::stage::{Broker, Stage};
 use serde_json::json;
 
-fn stage(component: PathBuf, settings: &str) -> Stage {
+on_both_brokers! {
+    a_handler_of_wasi_messaging_runs_unmodified,
+    a_handler_of_wasmcloud_runs_unmodified,
+    a_handler_of_spins_own_sdk_runs_unmodified,
+    a_handler_of_http_requests_runs_unmodified,
+}
+
+fn stage(broker: Broker, component: PathBuf, settings: &str) -> Stage {
     let plugins = PluginsDir::empty().with_settings("p", settings);
     plugins.put("p", &component);
-    Stage::with(Broker::Embedded, plugins, |options| options.with("retry.max_attempts", 2).with("retry.initial_ms", 1))
+    Stage::with(broker, plugins, |options| options.with("retry.max_attempts", 2).with("retry.initial_ms", 1))
 }
 
 #[track_caller]
@@ -51,9 +59,8 @@ fn child(stage: &Stage, event: &Event) -> serde_json::Value {
     stage.client.get(&format!("/events/{id}")).expect(200).json()
 }
 
-#[test]
-fn a_handler_of_wasi_messaging_runs_unmodified() {
-    let stage = stage(layout::guest("wasi-messaging"), "");
+fn a_handler_of_wasi_messaging_runs_unmodified(broker: Broker) {
+    let stage = stage(broker, layout::guest("wasi-messaging"), "");
     speaks(&stage, "wasi:messaging/incoming-handler@0.2.0-draft");
     processed(&stage, "ok");
     let sent = child(&stage, &processed(&stage, "send [1]"));
@@ -75,9 +82,8 @@ fn a_handler_of_wasi_messaging_runs_unmodified() {
     fails(&stage, "panic no such user", "trap", "no such user", 2);
 }
 
-#[test]
-fn a_handler_of_wasmcloud_runs_unmodified() {
-    let stage = stage(layout::guest("wasmcloud-messaging"), "");
+fn a_handler_of_wasmcloud_runs_unmodified(broker: Broker) {
+    let stage = stage(broker, layout::guest("wasmcloud-messaging"), "");
     speaks(&stage, "wasmcloud:messaging/handler@0.2.0");
     processed(&stage, "ok");
     let published = child(&stage, &processed(&stage, "publish [1]"));
@@ -90,9 +96,8 @@ fn a_handler_of_wasmcloud_runs_unmodified() {
     fails(&stage, "panic no such user", "trap", "no such user", 2);
 }
 
-#[test]
-fn a_handler_of_spins_own_sdk_runs_unmodified() {
-    let stage = stage(layout::core_guest("spin-redis"), "config = { greeting = \"hello\" }");
+fn a_handler_of_spins_own_sdk_runs_unmodified(broker: Broker) {
+    let stage = stage(broker, layout::core_guest("spin-redis"), "config = { greeting = \"hello\" }");
     speaks(&stage, "fermyon:spin/inbound-redis");
     processed(&stage, "ok");
     let printed = processed(&stage, "print a line");
@@ -114,9 +119,8 @@ fn log(stage: &Stage, event: &Event) -> Vec<String> {
     lines.iter().map(|line| line["message"].as_str().unwrap().to_owned()).collect()
 }
 
-#[test]
-fn a_handler_of_http_requests_runs_unmodified() {
-    let stage = stage(layout::core_guest("spin-http"), "retry = { max_ms = 5000 }");
+fn a_handler_of_http_requests_runs_unmodified(broker: Broker) {
+    let stage = stage(broker, layout::core_guest("spin-http"), "retry = { max_ms = 5000 }");
     speaks(&stage, "wasi:http/incoming-handler@0.2.0");
     assert!(processed(&stage, "204").result.is_none());
     let event = processed(&stage, "200");

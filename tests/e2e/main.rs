@@ -5,6 +5,7 @@
 //! Nothing is timed except where a time is the promise.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "what goes wrong in a test is for the person who reads it")]
 
+mod approval;
 mod command_line;
 mod compiling;
 mod containment;
@@ -17,6 +18,7 @@ mod input;
 mod isolation;
 mod operating;
 mod outgoing_http;
+mod outgoing_https;
 mod plugin_cache;
 mod plugin_directory;
 mod plugin_files;
@@ -24,10 +26,12 @@ mod projects;
 mod redis_away;
 mod reload;
 mod reload_storm;
+mod removal;
 mod restarts;
 mod rollback;
 mod schedule;
 mod secrets;
 mod state;
 mod transfer;
+mod webhook;
 mod wire;

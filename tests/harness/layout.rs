@@ -58,6 +58,17 @@ pub fn example_plugin(name: &str) -> PathBuf {
     component("plugins", name)
 }
 
+/// One of the example plugins that is built by tools of its own language, by the name of its folder.
+///
+/// # Panics
+/// It was not built.
+pub fn project_plugin(name: &str) -> PathBuf {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins").join(name);
+    let path = project.join("dist").join(format!("{name}.wasm"));
+    assert!(path.is_file(), "there is no {}: run `cargo xtask test`, which builds it", path.display());
+    path
+}
+
 fn component(folder: &str, name: &str) -> PathBuf {
     let profile = profile_dir();
     let path = profile.parent().unwrap_or(&profile).join(folder).join(format!("{name}.wasm"));

@@ -2,7 +2,8 @@
 //! chaos`.
 //!
 //! Every step is printed as the command that it is, so that what a task does can be done by hand. The tasks write below
-//! the target folder and, for the examples in JavaScript and Python, into folders that git ignores; what they install (the target of the guests, a Redis server for the tests) they name first.
+//! the target folder and, for the examples in JavaScript and Python, into folders that git ignores; what they install (the targets of the guests; for the tests a Redis
+//! server, Node.js and Python) they name first.
 
 mod bench;
 mod chaos;
@@ -12,6 +13,7 @@ mod process;
 mod projects;
 mod redis;
 mod serve;
+mod system;
 
 use std::process::ExitCode;
 

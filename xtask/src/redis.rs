@@ -14,14 +14,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::process::{is_installed, output, run};
+use crate::process::{is_installed, output};
+use crate::system::{self, Installers};
 
 /// The names of the program, the first that is found serves.
 const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
 /// How long a server may take to answer: it reads its data first.
 const START_LIMIT: Duration = Duration::from_secs(60);
+const HOW_TO_INSTALL: &str = "there is no redis-server: install Redis 7.0 or later (Debian, Ubuntu: `sudo apt-get install \
+    redis-server`; Fedora: `sudo dnf install redis`; Alpine: `apk add redis`; Arch: `sudo pacman -S valkey`; macOS: `brew \
+    install redis`)";
 /// How each package manager installs the program.
-const INSTALLERS: [(&str, &[&[&str]]); 5] = [
+const INSTALLERS: Installers = [
     ("apt-get", &[&["update"], &["install", "--yes", "--no-install-recommends", "redis-server"]]),
     ("dnf", &[&["install", "--assumeyes", "redis"]]),
     ("apk", &[&["add", "redis"]]),
@@ -100,9 +104,9 @@ impl Drop for Server {
 /// The program of a server that is recent enough; installed if it was not there.
 pub fn ensure_program() -> anyhow::Result<&'static str> {
     if find_program().is_none() {
-        install()?;
+        system::install(&INSTALLERS, HOW_TO_INSTALL)?;
     }
-    let program = find_program().with_context(how_to_install)?;
+    let program = find_program().context(HOW_TO_INSTALL)?;
     let version = output(Command::new(program).arg("--version"))?;
     // `Redis server v=7.0.15 sha=00000000:0 malloc=...`
     let major = version.split("v=").nth(1).and_then(|rest| rest.split('.').next()).and_then(|text| text.parse().ok());
@@ -114,28 +118,6 @@ pub fn ensure_program() -> anyhow::Result<&'static str> {
 
 fn find_program() -> Option<&'static str> {
     PROGRAMS.into_iter().find(|program| is_installed(program))
-}
-
-fn how_to_install() -> String {
-    "there is no redis-server: install Redis 7.0 or later (Debian, Ubuntu: `sudo apt-get install redis-server`; Fedora: \
-     `sudo dnf install redis`; Alpine: `apk add redis`; Arch: `sudo pacman -S valkey`; macOS: `brew install redis`)"
-        .to_owned()
-}
-
-fn install() -> anyhow::Result<()> {
-    let (manager, steps) = INSTALLERS.into_iter().find(|(name, _)| is_installed(name)).with_context(how_to_install)?;
-    let may_write = manager == "brew" || rustix::process::geteuid().is_root();
-    if !may_write && output(Command::new("sudo").args(["-n", "true"])).is_err() {
-        bail!("{}", how_to_install());
-    }
-    for step in steps {
-        let mut command = if may_write { Command::new(manager) } else { Command::new("sudo") };
-        if !may_write {
-            command.args(["-n", manager]);
-        }
-        run(command.args(*step)).with_context(how_to_install)?;
-    }
-    Ok(())
 }
 
 fn command(program: &str, folder: &Path, port: u16) -> Command {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 
-use super::{Api, NotRolledBack, Routes, ServerOptions};
+use super::{Api, NotChanged, Routes, ServerOptions};
 use crate::broker::{
     Accepted, Append, Broker, Claim, Delivery, Durability, EndedPage, EndedQuery, Ending, Error, Exported, Found,
     Health, Lane, Leases, Promoted, Replayed, Restored, Settle, Settled, Snapshot, Stats,
@@ -208,11 +208,28 @@ impl Routes for OnePlugin {
     }
 
     /// Once there was a plugin `old`, and there is nothing before it.
-    async fn rollback(&self, name: &str) -> Result<serde_json::Value, NotRolledBack> {
+    async fn rollback(&self, name: &str) -> Result<serde_json::Value, NotChanged> {
         match name {
             "signup" => Ok(serde_json::json!({ "name": "signup", "rolledBackFrom": "abc" })),
-            "old" => Err(NotRolledBack::Refused("none before".into())),
-            _ => Err(NotRolledBack::Unknown("none".into())),
+            "old" => Err(NotChanged::Refused("none before".into())),
+            _ => Err(NotChanged::Unknown("none".into())),
+        }
+    }
+
+    /// A build `abc` of `signup` is held.
+    async fn approve(&self, name: &str, digest: Option<&str>) -> Result<serde_json::Value, NotChanged> {
+        match (name, digest) {
+            ("signup", None | Some("abc")) => Ok(serde_json::json!({ "name": "signup", "digest": "abc" })),
+            ("signup", Some(_)) => Err(NotChanged::Refused("another".into())),
+            _ => Err(NotChanged::Unknown("none".into())),
+        }
+    }
+
+    async fn remove(&self, name: &str) -> Result<serde_json::Value, NotChanged> {
+        match name {
+            "signup" => Ok(serde_json::json!({ "name": "signup", "state": "removed" })),
+            "old" => Err(NotChanged::Refused("read-only".into())),
+            _ => Err(NotChanged::Unknown("none".into())),
         }
     }
 }

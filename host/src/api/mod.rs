@@ -54,15 +54,21 @@ pub trait Routes: Send + Sync + 'static {
     fn statuses(&self) -> Vec<serde_json::Value>;
 
     /// Brings the version of a plugin back that served before; gives its status from then on.
-    async fn rollback(&self, name: &str) -> Result<serde_json::Value, NotRolledBack>;
+    async fn rollback(&self, name: &str) -> Result<serde_json::Value, NotChanged>;
+
+    /// Has the build of a plugin serve that is held, with a `digest` only that one; gives its status from then on.
+    async fn approve(&self, name: &str, digest: Option<&str>) -> Result<serde_json::Value, NotChanged>;
+
+    /// Removes a plugin; gives its status, the file that is gone and the settings that stay.
+    async fn remove(&self, name: &str) -> Result<serde_json::Value, NotChanged>;
 }
 
-/// Why a plugin was not rolled back, in words for people. What served still serves.
+/// Why what serves for a name was not changed, in words for people. What served still serves.
 #[derive(Clone, Debug)]
-pub enum NotRolledBack {
+pub enum NotChanged {
     /// There is no such plugin.
     Unknown(String),
-    /// There is no version to go back to, or it does not load any more.
+    /// As things stand it cannot be done.
     Refused(String),
 }
 
@@ -89,7 +95,8 @@ pub fn router(api: Api) -> Router {
         .route("/failed-events/{id}/replay", post(failed_events::replay))
         .route("/metrics", get(metrics::show))
         .route("/plugins", get(plugins::list))
-        .route("/plugins/{name}", get(plugins::show))
+        .route("/plugins/{name}", get(plugins::show).delete(plugins::remove))
+        .route("/plugins/{name}/approve", post(plugins::approve))
         .route("/plugins/{name}/rollback", post(plugins::rollback))
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))

@@ -1,5 +1,5 @@
-//! `GET /plugins` and `GET /plugins/{name}`: what is loaded, for which types, and why something is not. And
-//! `POST /plugins/{name}/rollback`: back to the version before.
+//! `GET /plugins` and `GET /plugins/{name}`: what is loaded, for which types, and why something is not. And what changes
+//! it: `POST /plugins/{name}/rollback` and `…/approve`, `DELETE /plugins/{name}`.
 
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
@@ -8,7 +8,7 @@ use serde_json::json as object;
 
 use super::intake::InPath;
 use super::problem::{Kind, Problem};
-use super::{Api, NotRolledBack, json, query};
+use super::{Api, NotChanged, json, query};
 
 /// Every plugin.
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
@@ -37,9 +37,35 @@ pub(super) async fn rollback(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     query::none(query.as_deref())?;
-    let status = api.routes.rollback(&name).await.map_err(|error| match error {
-        NotRolledBack::Unknown(words) => Problem::new(Kind::NotFound, words),
-        NotRolledBack::Refused(words) => Problem::new(Kind::NotRolledBack, words),
-    })?;
+    let status = api.routes.rollback(&name).await.map_err(refusal(Kind::NotRolledBack))?;
     Ok(json(StatusCode::OK, &status))
+}
+
+/// Has the build serve that is held, and shows what serves then. `?digest=` says which one is meant.
+pub(super) async fn approve(
+    State(api): State<Api>,
+    InPath(name): InPath,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let digest = query::value(query.as_deref(), "digest")?;
+    let status = api.routes.approve(&name, digest.as_deref()).await.map_err(refusal(Kind::NotApproved))?;
+    Ok(json(StatusCode::OK, &status))
+}
+
+/// Removes the plugin's file, and says what stays.
+pub(super) async fn remove(
+    State(api): State<Api>,
+    InPath(name): InPath,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    query::none(query.as_deref())?;
+    let removal = api.routes.remove(&name).await.map_err(refusal(Kind::NotRemoved))?;
+    Ok(json(StatusCode::OK, &removal))
+}
+
+fn refusal(kind: Kind) -> impl Fn(NotChanged) -> Problem {
+    move |error| match error {
+        NotChanged::Unknown(words) => Problem::new(Kind::NotFound, words),
+        NotChanged::Refused(words) => Problem::new(kind, words),
+    }
 }

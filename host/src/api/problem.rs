@@ -29,6 +29,8 @@ pub(super) enum Kind {
     RequestTimeout,
     NotFailed,
     NotRolledBack,
+    NotApproved,
+    NotRemoved,
     TooLarge,
     UriTooLong,
     UnsupportedMediaType,
@@ -46,7 +48,7 @@ pub(super) enum Kind {
 
 impl Kind {
     #[cfg(test)]
-    pub(super) const ALL: [Self; 23] = [
+    pub(super) const ALL: [Self; 25] = [
         Self::BadRequest,
         Self::BadQuery,
         Self::BadIdempotencyKey,
@@ -57,6 +59,8 @@ impl Kind {
         Self::RequestTimeout,
         Self::NotFailed,
         Self::NotRolledBack,
+        Self::NotApproved,
+        Self::NotRemoved,
         Self::TooLarge,
         Self::UriTooLong,
         Self::UnsupportedMediaType,
@@ -90,6 +94,8 @@ impl Kind {
             Self::RequestTimeout => (S::REQUEST_TIMEOUT, "/problems/request-timeout", "The request took too long"),
             Self::NotFailed => (S::CONFLICT, "/problems/not-failed", "The event has not failed"),
             Self::NotRolledBack => (S::CONFLICT, "/problems/not-rolled-back", "The plugin cannot be rolled back"),
+            Self::NotApproved => (S::CONFLICT, "/problems/not-approved", "The build cannot be approved"),
+            Self::NotRemoved => (S::CONFLICT, "/problems/not-removed", "The plugin cannot be removed"),
             Self::TooLarge => (S::PAYLOAD_TOO_LARGE, "/problems/too-large", "The body is too large"),
             Self::UriTooLong => (S::URI_TOO_LONG, "/problems/uri-too-long", "The address is too long"),
             Self::UnsupportedMediaType => {

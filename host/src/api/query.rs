@@ -69,6 +69,17 @@ pub(super) fn switch(query: Option<&str>, name: &str) -> Result<bool, Problem> {
     }
 }
 
+/// Reads a query that may have one parameter, and its value.
+///
+/// # Errors
+/// [`Kind::BadQuery`] for any other parameter.
+pub(super) fn value(query: Option<&str>, name: &str) -> Result<Option<String>, Problem> {
+    let mut faults = Vec::new();
+    let given = pairs(query, &[name], &mut faults);
+    refuse(faults)?;
+    Ok(given.into_iter().next().map(|(_, value)| value))
+}
+
 /// Refuses any parameter.
 pub(super) fn none(query: Option<&str>) -> Result<(), Problem> {
     let mut faults = Vec::new();

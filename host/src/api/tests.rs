@@ -59,6 +59,10 @@ async fn get(api: &Api, path: &str) -> Answer {
     send(api, Request::get(path).header("host", "a").body(Body::empty()).unwrap()).await
 }
 
+async fn delete(api: &Api, path: &str) -> Answer {
+    send(api, Request::delete(path).header("host", "a").body(Body::empty()).unwrap()).await
+}
+
 async fn post(api: &Api, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
     let mut request = Request::post(path).header("host", "a");
     for (name, value) in headers {
@@ -374,4 +378,22 @@ async fn a_plugin_is_rolled_back_or_it_is_said_why_not() {
     post(&api, "/plugins/none/rollback", &[], "").await.is_problem(404, "not-found");
     post(&api, "/plugins/signup/rollback?to=1", &[], "").await.is_problem(400, "bad-query");
     get(&api, "/plugins/signup/rollback").await.is_problem(405, "method-not-allowed");
+}
+
+#[tokio::test]
+async fn a_build_is_approved_and_a_plugin_removed_or_it_is_said_why_not() {
+    let (api, _) = new();
+    for path in ["/plugins/signup/approve", "/plugins/signup/approve?digest=abc"] {
+        let approved = post(&api, path, &[], "").await;
+        assert_eq!((approved.status, &approved.json()["digest"]), (200, &json!("abc")));
+    }
+    post(&api, "/plugins/signup/approve?digest=def", &[], "").await.is_problem(409, "not-approved");
+    post(&api, "/plugins/none/approve", &[], "").await.is_problem(404, "not-found");
+    post(&api, "/plugins/signup/approve?digset=abc", &[], "").await.is_problem(400, "bad-query");
+
+    let removed = delete(&api, "/plugins/signup").await;
+    assert_eq!((removed.status, &removed.json()["state"]), (200, &json!("removed")));
+    delete(&api, "/plugins/old").await.is_problem(409, "not-removed");
+    delete(&api, "/plugins/none").await.is_problem(404, "not-found");
+    delete(&api, "/plugins").await.is_problem(405, "method-not-allowed");
 }

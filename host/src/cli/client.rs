@@ -89,6 +89,12 @@ impl Server {
         self.read(request.send(body))
     }
 
+    /// Has what is at a path removed.
+    pub(super) fn delete(&self, path: &str) -> Result<Answer, Failure> {
+        let url = self.url(path)?;
+        self.read(agent().delete(url).call())
+    }
+
     fn url(&self, path: &str) -> Result<String, Failure> {
         let base = self.url.trim_end_matches('/');
         if !base.starts_with("http://") {

@@ -1,5 +1,7 @@
-//! `eventstream plugin`: what a file is, what it does with events, and what a server has loaded. Projects are made, built and
-//! tested in [`super::project`].
+//! `eventstream plugin`: what a file is, and what it does with events. The plugins of a server are seen to in [`served`],
+//! projects are made, built and tested in [`super::project`].
+
+mod served;
 
 use std::fmt::Write as _;
 use std::io::{BufRead, stdin};
@@ -7,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use eventstream::app::{Facts, NoPlugin, Workbench};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::client::{Failure, Server};
+use super::client::Failure;
 use super::{Exit, complain, project, say, settings, thousands};
 
 const CHECK_EXAMPLES: &str = "\
@@ -29,28 +31,8 @@ came of it, with the effects that a server would commit. What was published goes
 
 Exit codes: 0 every line was handled, whatever came of it, 1 a line was invalid, 2 usage or configuration, 4 not a plugin";
 
-const LIST_EXAMPLES: &str = "\
-Examples:
-  eventstream plugin list
-  eventstream plugin list --json | jq '.[] | select(.error)'
-
-Exit codes: 0 done, 1 failed, 2 usage, 3 server unreachable";
-
-const ROLLBACK_EXAMPLES: &str = "\
-Examples:
-  eventstream plugin rollback user-signup
-  eventstream plugin rollback user-signup --json
-
-The version that served before serves again at once, after a restart too, until the file in the directory is another one.
-Called again it goes back one version further. It is asked of one server; others that share the work are asked likewise.
-
-Exit codes: 0 done, 1 there is no such plugin or no earlier version, 2 usage, 3 server unreachable";
-
 /// The longest line that is read.
 const MAX_LINE_BYTES: usize = 1024 * 1024;
-/// How much of a digest is shown in a table.
-const DIGEST_CHARS: usize = 12;
-
 /// What to do with plugins.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -70,11 +52,17 @@ pub(super) enum Command {
     #[command(after_help = RUN_EXAMPLES)]
     Run(Run),
     /// List the plugins of a server
-    #[command(after_help = LIST_EXAMPLES)]
-    List(List),
+    #[command(after_help = served::LIST_EXAMPLES)]
+    List(served::List),
     /// Bring back the version of a plugin that served before
-    #[command(after_help = ROLLBACK_EXAMPLES)]
-    Rollback(Rollback),
+    #[command(after_help = served::ROLLBACK_EXAMPLES)]
+    Rollback(served::Rollback),
+    /// Let a build serve that is held because it imports more than the one that serves
+    #[command(after_help = served::APPROVE_EXAMPLES)]
+    Approve(served::Approve),
+    /// Remove a plugin from a server
+    #[command(after_help = served::REMOVE_EXAMPLES)]
+    Remove(served::Remove),
 }
 
 /// The arguments of `plugin check`.
@@ -102,29 +90,6 @@ pub(super) struct Run {
     attempt: u32,
 }
 
-/// The arguments of `plugin list`.
-#[derive(Debug, clap::Args)]
-pub(super) struct List {
-    #[command(flatten)]
-    server: Server,
-    /// Print it as JSON
-    #[arg(long)]
-    json: bool,
-}
-
-/// The arguments of `plugin rollback`.
-#[derive(Debug, clap::Args)]
-pub(super) struct Rollback {
-    /// The name of the plugin
-    #[arg(value_name = "NAME", value_parser = name)]
-    name: String,
-    #[command(flatten)]
-    server: Server,
-    /// Print the status that follows as JSON
-    #[arg(long)]
-    json: bool,
-}
-
 /// What can be a plugin's name; nothing else is put into an address.
 pub(super) fn name(text: &str) -> Result<String, &'static str> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -144,8 +109,10 @@ pub(super) fn run(command: &Command) -> Exit {
         Command::Test(args) => project::test(args),
         Command::Check(args) => on_bench(|bench, runtime| check(args, &bench, &runtime)),
         Command::Run(args) => on_bench(|bench, runtime| handle(args, &bench, &runtime)),
-        Command::List(args) => told(list(args)),
-        Command::Rollback(args) => told(rollback(args)),
+        Command::List(args) => told(served::list(args)),
+        Command::Rollback(args) => told(served::rollback(args)),
+        Command::Approve(args) => told(served::approve(args)),
+        Command::Remove(args) => told(served::remove(args)),
     }
 }
 
@@ -285,63 +252,9 @@ fn handle(args: &Run, bench: &Workbench, runtime: &tokio::runtime::Runtime) -> E
     exit
 }
 
-fn list(args: &List) -> Result<String, Failure> {
-    let answer = args.server.get("/plugins")?.accepted()?.json()?;
-    let plugins = answer["plugins"].as_array().cloned().unwrap_or_default();
-    Ok(if args.json { Value::Array(plugins).to_string() } else { table(&plugins) })
-}
-
-fn rollback(args: &Rollback) -> Result<String, Failure> {
-    let status = args.server.post(&format!("/plugins/{}/rollback", args.name), None, "")?.accepted()?.json()?;
-    if args.json {
-        return Ok(status.to_string());
-    }
-    Ok(format!("{} is back at {}, from {}", args.name, short(&status["digest"]), short(&status["rolledBackFrom"])))
-}
-
-fn short(digest: &Value) -> String {
-    digest.as_str().unwrap_or("-").chars().take(DIGEST_CHARS).collect()
-}
-
-fn table(plugins: &[Value]) -> String {
-    if plugins.is_empty() {
-        return "no plugins".into();
-    }
-    let mut text = format!("{:<24} {:<21} {:<12} TYPES\n", "NAME", "STATE", "DIGEST");
-    for plugin in plugins {
-        let word = |name: &str| plugin[name].as_str().unwrap_or("-");
-        let digest = short(&plugin["digest"]);
-        let types: Vec<_> = plugin["types"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        let line = format!("{:<24} {:<21} {digest:<12} {}", word("name"), word("state"), types.join(", "));
-        // Writing into a text does not fail.
-        let _ = writeln!(text, "{}", line.trim_end());
-        if plugin["rolledBackFrom"].is_string() {
-            let _ = writeln!(text, "  rolled back from {}", short(&plugin["rolledBackFrom"]));
-        }
-        if let Some(error) = plugin["error"].as_str() {
-            let _ = writeln!(text, "  {error}");
-        }
-    }
-    text.trim_end().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_table_names_what_a_person_needs() {
-        let text = table(&[
-            json!({ "name": "signup", "state": "active", "digest": "0123456789abcdef", "types": ["a", "b.*"] }),
-            json!({ "name": "old", "state": "active", "digest": "00", "types": ["c"], "rolledBackFrom": "abc" }),
-            json!({ "name": "broken", "state": "failed", "types": [], "error": "not WebAssembly" }),
-        ]);
-        let lines: Vec<_> = text.lines().collect();
-        assert!(lines[1].contains("0123456789ab a, b.*"), "{text}");
-        assert_eq!(lines[3], "  rolled back from abc");
-        assert!(lines[4].starts_with("broken") && lines[4].ends_with('-'), "{text}");
-        assert_eq!(lines[5], "  not WebAssembly");
-    }
 
     #[test]
     fn a_file_that_is_no_plugin_goes_before_one_that_cannot_be_read() {

@@ -30,6 +30,7 @@ pub(super) struct Draft {
     /// `None` to keep nothing.
     pub(super) plugins_data_dir: Option<PathBuf>,
     pub(super) plugins_cache_max_bytes: u64,
+    pub(super) hold_new_capabilities: bool,
     pub(super) compile: CompileLimits,
     pub(super) plugin_limits: toml::Table,
     pub(super) resolve: toml::Table,
@@ -54,6 +55,7 @@ impl Default for Draft {
             plugins_follow: FollowSettings::default(),
             plugins_data_dir: Some("./data/plugins".into()),
             plugins_cache_max_bytes: 1024 * 1024 * 1024,
+            hold_new_capabilities: false,
             compile: CompileLimits::default(),
             plugin_limits: toml::Table::new(),
             resolve: toml::Table::new(),
@@ -95,6 +97,7 @@ impl Draft {
                 follow: self.plugins_follow,
                 data_dir: self.plugins_data_dir,
                 cache_max_bytes: self.plugins_cache_max_bytes,
+                hold_new_capabilities: self.hold_new_capabilities,
                 compile: self.compile,
                 limits: self.plugin_limits,
                 resolve: self.resolve,
@@ -126,6 +129,11 @@ impl Draft {
                 place => place,
             };
             faults.push(Fault { place, message });
+        }
+        if self.hold_new_capabilities && self.plugins_data_dir.is_none() {
+            let message =
+                "plugins.hold_new_capabilities = true needs a plugins.data_dir, where it is kept what has served";
+            faults.push(Fault { place: self.origin("plugins.hold_new_capabilities"), message: message.into() });
         }
         faults
     }

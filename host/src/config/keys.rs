@@ -159,6 +159,9 @@ fn others() -> Vec<Key> {
         Key::new("plugins.cache_max_bytes", |draft, given| {
             given.size(0..=1 << 40).map(|it| draft.plugins_cache_max_bytes = it as u64)
         }),
+        Key::new("plugins.hold_new_capabilities", |draft, given| {
+            given.truth().map(|it| draft.hold_new_capabilities = it)
+        }),
         Key::new("plugins.compile_memory_bytes", |draft, given| {
             given.size(64 * 1024 * 1024..=1 << 40).map(|it| draft.compile.memory_bytes = it as u64)
         }),

@@ -71,6 +71,8 @@ pub struct PluginsSettings {
     pub data_dir: Option<PathBuf>,
     /// The most compiled code that is kept, in bytes; 0 to keep none.
     pub cache_max_bytes: u64,
+    /// Whether a build that imports more than the version that serves waits to be approved.
+    pub hold_new_capabilities: bool,
     /// What compiling one of them may take.
     pub compile: CompileLimits,
     /// `[plugins.limits]`: what an attempt may use, for every plugin that says nothing else.

@@ -1,34 +1,25 @@
 //! Native code on disk, so that a component is compiled once and not at every start.
 //!
 //! Whoever can have such code run is no longer held by the sandbox. So a file counts only if it lies in a directory that
-//! is ours alone and carries a code (HMAC-SHA256 with a key of this installation) over its name and its content; the name
-//! says what it was compiled from, and for which engine and version of this program. Any other file is never given to the
+//! is ours alone and carries the seal of this installation over its name and its content; the name says what it was compiled
+//! from, and for which engine and version of this program. Any other file is never given to the
 //! engine: it is compiled again and written anew.
 
-use std::hash::{Hash, Hasher};
 use std::io;
 use std::sync::Mutex;
 
-use hmac::{Hmac, Mac};
-use sha2::{Digest, Sha256};
-use wasmtime::Engine;
-
 use super::private_dir::{NotPrivate, PrivateDir};
+use super::seal::{CODE_BYTES, Seal};
 
 /// The most code of one component. CPython comes to 70 MB.
 const MAX_CODE_BYTES: u64 = 256 * 1024 * 1024;
 /// What the code of a file is for, so that the key serves for nothing else.
 const PURPOSE: &[u8] = b"eventstream compiled component 1";
-const CODE_BYTES: usize = 32;
-const KEY_NAME: &str = "key";
-const KEY_BYTES: usize = 32;
 
 /// Native code by the digest of what it was compiled from.
 pub(super) struct Cache {
     dir: PrivateDir,
-    key: [u8; KEY_BYTES],
-    /// The end of each name: engine and version.
-    made_by: String,
+    seal: Seal,
     max_bytes: u64,
     /// One at a time looks for room.
     room: Mutex<()>,
@@ -45,23 +36,18 @@ impl Compiled {
 }
 
 impl Cache {
-    /// Opens the cache in `root`, of at most `max_bytes` in all, for one engine. Blocks.
+    /// Opens the cache in `root`, of at most `max_bytes` in all, under the seal of an installation and its engine. Blocks.
     ///
     /// # Errors
-    /// The directory is not ours alone, or there is no key and none can be made.
-    pub(super) fn open(root: &PrivateDir, engine: &Engine, max_bytes: u64) -> Result<Self, NotPrivate> {
+    /// The directory is not ours alone.
+    pub(super) fn open(root: &PrivateDir, seal: Seal, max_bytes: u64) -> Result<Self, NotPrivate> {
         let dir = root.inner("compiled")?;
-        let key = key(root).map_err(|error| NotPrivate::Unavailable(root.path().join(KEY_NAME), error))?;
-        let mut hasher = Sha256Hasher::default();
-        engine.precompile_compatibility_hash().hash(&mut hasher);
-        let engine: String = hasher.0.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        let made_by = format!("{engine}-{}", env!("CARGO_PKG_VERSION"));
-        Ok(Self { dir, key, made_by, max_bytes, room: Mutex::default() })
+        Ok(Self { dir, seal, max_bytes, room: Mutex::default() })
     }
 
     /// The code for a component with this digest, if it is here and ours. Blocks.
     pub(super) fn get(&self, digest: &str) -> Option<Compiled> {
-        let name = self.name(digest);
+        let name = self.seal.name(digest);
         let content = match self.dir.read(&name, MAX_CODE_BYTES + CODE_BYTES as u64) {
             Ok(content) => content?,
             Err(error) => {
@@ -71,7 +57,7 @@ impl Cache {
         };
         let compiled = Compiled(content);
         let written = compiled.0.get(..CODE_BYTES).unwrap_or_default();
-        if self.code(&name, compiled.native_code()).verify_slice(written).is_err() {
+        if !self.seal.is_ours(PURPOSE, &name, compiled.native_code(), written) {
             self.distrust(&name, "it was not written by this installation, or is damaged");
             return None;
         }
@@ -83,14 +69,14 @@ impl Cache {
 
     /// Keeps the code for a component with this digest, and makes room for it. What does not fit is not kept. Blocks.
     pub(super) fn put(&self, digest: &str, code: &[u8]) {
-        let name = self.name(digest);
+        let name = self.seal.name(digest);
         let size_bytes = (code.len() + CODE_BYTES) as u64;
         if size_bytes > self.max_bytes {
             return;
         }
         let written = self
             .make_room(&name, size_bytes)
-            .and_then(|()| self.dir.write(&name, &[&self.code(&name, code).finalize().into_bytes(), code]));
+            .and_then(|()| self.dir.write(&name, &[&self.seal.code(PURPOSE, &name, code), code]));
         if let Err(error) = written {
             let path = self.dir.path();
             tracing::warn!("compiled code is not kept in {path:?}, so it is compiled again after a restart: {error}");
@@ -114,66 +100,9 @@ impl Cache {
         Ok(())
     }
 
-    fn name(&self, digest: &str) -> String {
-        format!("{digest}-{}", self.made_by)
-    }
-
-    fn code(&self, name: &str, content: &[u8]) -> Hmac<Sha256> {
-        // What follows a short key is zeros by definition.
-        let mut key = [0; 64];
-        key[..KEY_BYTES].copy_from_slice(&self.key);
-        let mut code = Hmac::<Sha256>::new(&key.into());
-        for part in [PURPOSE, name.as_bytes()] {
-            code.update(&(part.len() as u64).to_le_bytes());
-            code.update(part);
-        }
-        code.update(content);
-        code
-    }
-
     fn distrust(&self, name: &str, why: &str) {
         let path = self.dir.path().join(name);
         tracing::warn!("compiled code in {path:?} is not used and compiled again: {why}");
-    }
-}
-
-/// The key of this installation; made if there is none, or none that nobody else can have read.
-fn key(root: &PrivateDir) -> io::Result<[u8; KEY_BYTES]> {
-    match root.read(KEY_NAME, KEY_BYTES as u64) {
-        Ok(Some(key)) => {
-            if let Ok(key) = key.try_into() {
-                return Ok(key);
-            }
-            tracing::warn!(
-                "the key of compiled code in {:?} is damaged; with a new one all is compiled again",
-                root.path()
-            );
-        }
-        Ok(None) => {}
-        Err(error) => {
-            let path = root.path();
-            tracing::warn!(
-                "the key of compiled code in {path:?} is not used, with a new one all is compiled again: {error}"
-            );
-        }
-    }
-    let mut key = [0; KEY_BYTES];
-    getrandom::fill(&mut key).map_err(|error| io::Error::other(error.to_string()))?;
-    root.write(KEY_NAME, &[&key])?;
-    Ok(key)
-}
-
-/// Takes what is hashed as it comes; the answer is taken from the digest.
-#[derive(Default)]
-struct Sha256Hasher(Sha256);
-
-impl Hasher for Sha256Hasher {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    fn finish(&self) -> u64 {
-        0
     }
 }
 
@@ -187,7 +116,8 @@ mod tests {
 
     fn open(folder: &std::path::Path, max_bytes: u64) -> Cache {
         let root = PrivateDir::open(&folder.join("kept")).unwrap();
-        Cache::open(&root, &engine::for_compiling().unwrap(), max_bytes).unwrap()
+        let seal = Seal::open(&root, &engine::for_compiling().unwrap()).unwrap();
+        Cache::open(&root, seal, max_bytes).unwrap()
     }
 
     fn got(cache: &Cache, digest: &str) -> Option<Vec<u8>> {
@@ -210,7 +140,7 @@ mod tests {
         let cache = open(folder.path(), 1 << 20);
         cache.put(A, b"code of a");
         cache.put(B, b"code of b");
-        let (of_a, of_b) = (cache.name(A), cache.name(B));
+        let (of_a, of_b) = (cache.seal.name(A), cache.seal.name(B));
         let good = cache.dir.read(&of_a, 1 << 20).unwrap().unwrap();
         for at in 0..good.len() {
             let mut bad = good.clone();
@@ -235,8 +165,8 @@ mod tests {
         let [ours, theirs] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let (cache, other) = (open(ours.path(), 1 << 20), open(theirs.path(), 1 << 20));
         other.put(A, b"code");
-        let made = other.dir.read(&other.name(A), 1 << 20).unwrap().unwrap();
-        cache.dir.write(&cache.name(A), &[&made]).unwrap();
+        let made = other.dir.read(&other.seal.name(A), 1 << 20).unwrap().unwrap();
+        cache.dir.write(&cache.seal.name(A), &[&made]).unwrap();
         assert_eq!(got(&cache, A), None);
     }
 
@@ -251,9 +181,9 @@ mod tests {
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(got(&open(folder.path(), 1 << 20), A), None);
         let after = std::fs::read(&key).unwrap();
-        assert!(after.len() == KEY_BYTES && after != before);
+        assert!(after.len() == 32 && after != before);
         std::fs::write(&key, "short").unwrap();
-        assert_ne!(open(folder.path(), 1 << 20).key.as_slice(), after);
+        assert_ne!(open(folder.path(), 1 << 20).seal.key(), after);
     }
 
     #[test]

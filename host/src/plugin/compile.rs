@@ -48,11 +48,16 @@ impl Compiler {
         let Contents { bytes, digest } = file;
         let (here, looked) = (engine.clone(), bytes.clone());
         let known = kept.map(|kept| (kept.clone(), digest.clone()));
+        let limits = self.limits();
         let look = move || {
             inspect(&looked)?;
-            let code = known.and_then(|(kept, digest)| kept.cache.as_ref()?.get(&digest));
+            let Some((kept, digest)) = known else { return Ok(None) };
+            let code = kept.cache.as_ref().and_then(|cache| cache.get(&digest));
             // Code that this machine cannot run any more is as good as none.
-            Ok(code.and_then(|code| load(&here, code.native_code()).ok()))
+            match code.and_then(|code| load(&here, code.native_code()).ok()) {
+                Some(component) => Ok(Some(component)),
+                None => kept.refusals.get(&digest, &limits).map_or(Ok(None), Err),
+            }
         };
         if let Some(component) = executor.run_blocking(look).await.unwrap_or(Err(LoadError::Host))? {
             tracing::debug!(plugin.digest = %digest, "compiled code was taken from the cache");
@@ -64,9 +69,14 @@ impl Compiler {
                 executor.run_blocking(move || to_code(&here, &bytes)).await.unwrap_or(Err(LoadError::Host))
             }
             Self::Child(child) => child.compile(&bytes).await,
-        }?;
+        };
         let (here, kept) = (engine.clone(), kept.cloned());
         let take = move || {
+            let code = code.inspect_err(|error| {
+                if let Some(kept) = &kept {
+                    kept.refusals.put(&digest, &limits, error);
+                }
+            })?;
             let component = load(&here, &code)?;
             if let Some(cache) = kept.as_ref().and_then(|kept| kept.cache.as_ref()) {
                 cache.put(&digest, &code);
@@ -74,6 +84,16 @@ impl Compiler {
             Ok(component)
         };
         executor.run_blocking(take).await.unwrap_or(Err(LoadError::Host))
+    }
+}
+
+impl Compiler {
+    /// What compiling one may take.
+    fn limits(&self) -> CompileLimits {
+        match self {
+            Self::InProcess => CompileLimits::default(),
+            Self::Child(child) => child.limits,
+        }
     }
 }
 

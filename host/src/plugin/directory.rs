@@ -60,6 +60,30 @@ pub(super) fn list(dir: &Path) -> std::io::Result<BTreeMap<String, Listed>> {
     Ok(listing)
 }
 
+/// Warns if others than the user that this process runs as, and root, decide what lies in the directory. Blocks.
+pub(super) fn warn_of_others(dir: &Path) {
+    use std::os::unix::fs::MetadataExt;
+
+    let Ok(metadata) = fs::metadata(dir) else { return };
+    let ours = rustix::process::geteuid().as_raw();
+    for words in others(metadata.mode(), metadata.uid(), ours) {
+        tracing::warn!("the plugin directory {dir:?} {words}");
+    }
+}
+
+/// Who else decides what lies in a directory, and what to do about it.
+fn others(mode: u32, owner: u32, ours: u32) -> Vec<String> {
+    let mut words = Vec::new();
+    if mode & 0o002 != 0 {
+        let mode = mode & 0o7777;
+        words.push(format!("can be written to by every user (mode {mode:o}), who can have anything run: chmod o-w"));
+    }
+    if owner != ours && owner != 0 {
+        words.push(format!("belongs to user {owner}, who decides what runs here; this server is user {ours}"));
+    }
+    words
+}
+
 /// What stands there, symbolic links followed if they lead somewhere, and for how long it has not changed.
 fn look(path: &Path) -> Option<(Stamp, Duration)> {
     use std::os::unix::fs::MetadataExt;
@@ -148,6 +172,15 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_else_can_put_plugins_there_is_told() {
+        for (mode, owner, expected) in [(0o755, 7, 0), (0o775, 0, 0), (0o757, 7, 1), (0o1777, 0, 1), (0o777, 8, 2)] {
+            let words = others(mode, owner, 7);
+            assert_eq!(words.len(), expected, "{mode:o} of {owner}: {words:?}");
+        }
+        assert!(others(0o40757, 7, 7)[0].contains("(mode 757)"));
+    }
 
     const SETTLE: Duration = Duration::from_millis(500);
 

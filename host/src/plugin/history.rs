@@ -35,6 +35,9 @@ struct List {
     digests: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pin: Option<Pin>,
+    /// The file went from the directory since.
+    #[serde(default, skip_serializing_if = "is_false")]
+    is_gone: bool,
 }
 
 /// What serves in the place of a file that was rolled back from.
@@ -88,15 +91,34 @@ impl History {
         self.lists().entry(name.to_owned()).or_default().pin = Some(pin);
     }
 
-    /// The version before the one that serves; the last that served, if none does.
+    /// The version before the one that serves; the last that served, if none does and its file did not go.
     pub(super) fn before(&self, name: &str, serving: Option<&str>) -> Option<String> {
         let lists = self.lists();
-        let digests = &lists.get(name)?.digests;
-        let Some(serving) = serving else { return digests.first().cloned() };
+        let list = lists.get(name)?;
+        let digests = &list.digests;
+        let Some(serving) = serving else { return digests.first().filter(|_| !list.is_gone).cloned() };
         match digests.iter().position(|digest| digest == serving) {
             Some(at) => digests.get(at + 1).cloned(),
             None => digests.first().cloned(),
         }
+    }
+
+    /// Whether a version has served, and was not rolled back from since.
+    pub(super) fn has_served(&self, name: &str, digest: &str) -> bool {
+        self.lists().get(name).is_some_and(|list| list.digests.iter().any(|known| known == digest))
+    }
+
+    /// Notes that the file of a plugin went: nothing of it is to serve until another one comes. Its versions are kept.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn note_gone(&self, name: &str) -> io::Result<()> {
+        match self.lists().get_mut(name) {
+            Some(list) => list.is_gone = true,
+            None => return Ok(()),
+        }
+        self.save(name)
     }
 
     /// Keeps a version that serves now, and forgets the oldest past the limit. Blocks.
@@ -106,7 +128,8 @@ impl History {
     pub(super) fn remember(&self, name: &str, digest: &str, bytes: &[u8]) -> io::Result<()> {
         {
             let lists = self.lists();
-            if lists.get(name).is_some_and(|list| list.digests.first().is_some_and(|first| first == digest)) {
+            let serves_already = |list: &List| !list.is_gone && list.digests.first().is_some_and(|it| it == digest);
+            if lists.get(name).is_some_and(serves_already) {
                 return Ok(());
             }
         }
@@ -160,6 +183,7 @@ impl List {
         self.digests.retain(|other| other != digest);
         self.digests.insert(0, digest.to_owned());
         self.digests.truncate(MAX_VERSIONS);
+        self.is_gone = false;
     }
 
     /// What was rolled back from is not a version to go back to.
@@ -181,6 +205,10 @@ fn read_list(dir: &PrivateDir, file: &str) -> io::Result<List> {
         return Err(io::Error::other("it names something that is no digest"));
     }
     Ok(list)
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn is_digest(text: &str) -> bool {

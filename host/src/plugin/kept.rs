@@ -1,4 +1,4 @@
-//! What is kept of plugins from one run to the next, in a directory of ours: native code and earlier versions.
+//! What is kept of plugins from one run to the next, in a directory of ours: native code, refusals and earlier versions.
 
 use std::path::Path;
 
@@ -6,32 +6,63 @@ use wasmtime::Engine;
 
 use super::cache::Cache;
 use super::history::History;
+use super::load::Loader;
 use super::private_dir::{NotPrivate, PrivateDir};
+use super::refusals::Refusals;
+use super::seal::Seal;
+use super::{Error, Options};
 
 /// What is kept of plugins from one run to the next.
 pub(super) struct Kept {
     /// Native code; `None` if none is to be kept.
     pub(super) cache: Option<Cache>,
+    /// What the compiler refused.
+    pub(super) refusals: Refusals,
     /// Earlier versions.
     pub(super) history: History,
 }
 
 impl Kept {
-    /// Opens what is kept in a directory, with at most `cache_max_bytes` of native code. A directory that is not ours
-    /// alone is not used, with a warning: everything works but is done anew at each start. Blocks.
-    pub(super) fn open(dir: &Path, engine: &Engine, cache_max_bytes: u64) -> Option<Self> {
-        let open = || {
-            let root = PrivateDir::open(dir)?;
-            let cache = if cache_max_bytes == 0 { None } else { Some(Cache::open(&root, engine, cache_max_bytes)?) };
-            Ok::<_, NotPrivate>(Self { cache, history: History::open(&root)? })
+    /// Opens what the options ask to keep. A directory that is not ours alone is not used, with a warning: everything works
+    /// but is done anew at each start.
+    ///
+    /// # Errors
+    /// [`Error::NothingKept`], if something is asked for that does not work without.
+    pub(super) async fn for_loader(options: &Options, loader: &Loader) -> Result<Option<Self>, Error> {
+        let (engine, max_bytes) = (loader.engine.clone(), options.cache_max_bytes);
+        let opened = match options.data_dir.clone() {
+            None => Err(None),
+            Some(dir) => {
+                let open = move || Self::open(&dir, &engine, max_bytes);
+                let failed = || "the host failed to open it".to_owned();
+                let opened = loader.machine.executor.run_blocking(open).await;
+                opened.map_or_else(|| Err(failed()), |opened| opened.map_err(|error| error.to_string())).map_err(Some)
+            }
         };
-        open()
-            .inspect_err(|error| {
-                tracing::warn!(
-                    "nothing of plugins is kept in plugins.data_dir: each is compiled at every start, and none can be \
-                     rolled back: {error}"
-                );
-            })
-            .ok()
+        match opened {
+            Ok(kept) => Ok(Some(kept)),
+            Err(error) if options.hold_new_capabilities => {
+                Err(Error::NothingKept(error.unwrap_or_else(|| "it is empty".into())))
+            }
+            Err(error) => {
+                if let Some(error) = error {
+                    tracing::warn!(
+                        "nothing of plugins is kept in plugins.data_dir: each is compiled at every start, and none can \
+                         be rolled back: {error}"
+                    );
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn open(dir: &Path, engine: &Engine, cache_max_bytes: u64) -> Result<Self, NotPrivate> {
+        let root = PrivateDir::open(dir)?;
+        let seal = Seal::open(&root, engine)?;
+        let cache = match cache_max_bytes {
+            0 => None,
+            max_bytes => Some(Cache::open(&root, seal.clone(), max_bytes)?),
+        };
+        Ok(Self { cache, refusals: Refusals::open(&root, seal)?, history: History::open(&root)? })
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -80,6 +80,17 @@ pub enum LoadError {
         what: String,
         /// The setting that limits it.
         key: &'static str,
+    },
+    /// The compiler ended for a reason that need not be the file's: it was killed for instance.
+    #[error("cannot be compiled: the compiler ended {0}")]
+    CompilerEnded(String),
+    /// What the compiler said of the same file before, at an earlier start.
+    #[error("{words} (refused before and not tried again; with other limits it is, or once {file:?} is removed)")]
+    Known {
+        /// What it said.
+        words: String,
+        /// Where that is kept.
+        file: PathBuf,
     },
     /// No process to compile in.
     #[error("cannot be compiled: the compiler cannot be started: {0}")]
@@ -204,6 +215,7 @@ impl Loader {
         }
         let limits = settings.limits.over(self.limits);
         let policies = settings.retry.over(self.policies.clone());
+        let given = settings.clone();
         let sources = settings.secrets.unwrap_or_default();
         let secrets = self.machine.executor.run_blocking(move || Secrets::read(&sources)).await;
         let secrets = Arc::new(secrets.ok_or(LoadError::Host)??);
@@ -232,6 +244,7 @@ impl Loader {
             patterns,
             concurrency: settings.concurrency.map(std::num::NonZeroUsize::get),
             policies,
+            settings: given,
             size_bytes,
             loaded_at: clock::now(),
             prepared,

@@ -1,6 +1,6 @@
 //! One version of one component, ready to run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,8 +11,13 @@ use super::executor::{Executor, Meter};
 use super::fit;
 use super::instance::{self, Prepared};
 use super::routing::Pattern;
+use super::settings::Settings;
 use super::{Attempt, Completed, Dialect, Limits, ReadState};
 use crate::event::{Class, Failure, Outcome, Policies, Timestamp};
+
+/// Packages that every toolchain imports, and that give every plugin the same: time and chance, or nothing at all.
+const HARMLESS: [&str; 6] =
+    ["wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:cli/", "wasi:filesystem/", "wasi:sockets/"];
 
 /// What all plugins of a registry run on. Ended when the last of them has gone.
 #[derive(Debug)]
@@ -33,6 +38,8 @@ pub struct Plugin {
     pub(super) patterns: Vec<Pattern>,
     pub(super) concurrency: Option<usize>,
     pub(super) policies: Policies,
+    /// What it was loaded with; may hold secrets.
+    pub(super) settings: Settings,
     pub(super) size_bytes: u64,
     pub(super) loaded_at: Timestamp,
     pub(super) prepared: Arc<Prepared>,
@@ -84,6 +91,14 @@ impl Plugin {
     pub fn imports(&self) -> Vec<String> {
         let component = self.prepared.pre.component();
         component.component_type().imports(component.engine()).map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// What it can ask of the host: the interfaces that it imports, whatever their versions, without those by which nothing
+    /// beyond the instance can be reached.
+    pub(super) fn capabilities(&self) -> BTreeSet<String> {
+        let imports = self.imports();
+        let names = imports.iter().map(|name| name.split('@').next().unwrap_or(name));
+        names.filter(|name| !HARMLESS.iter().any(|package| name.starts_with(package))).map(str::to_owned).collect()
     }
 
     /// The largest memory that an instance starts with.

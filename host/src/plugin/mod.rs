@@ -8,6 +8,9 @@
 //! Guests run on runtimes of their own, never on the one that calls [`Plugin::handle`]: a guest that burns its CPU time
 //! delays neither HTTP nor the broker nor, for longer than a slice, another guest.
 
+mod approval;
+#[cfg(test)]
+mod approval_tests;
 #[cfg(test)]
 mod attempt_tests;
 mod bindings;
@@ -31,21 +34,27 @@ mod load;
 mod loaded;
 mod outcome;
 mod private_dir;
+mod refusals;
 mod registry;
 #[cfg(test)]
 mod registry_tests;
+mod removal;
+mod removed;
 mod rollback;
 mod routing;
+mod seal;
 mod secrets;
 mod settings;
 mod signature;
 mod state;
 mod status;
+mod take;
 #[cfg(test)]
 mod testing;
 mod watch;
 mod workbench;
 
+pub use approval::ApproveError;
 pub use compile::{Child, CompileLimits, Compiler, answer as compile_and_answer};
 pub use dialect::Dialect;
 pub use host::{HttpGrant, HttpGrants};
@@ -53,12 +62,13 @@ pub use limits::Limits;
 pub use load::LoadError;
 pub use loaded::Plugin;
 pub use registry::Registry;
+pub use removal::{Removal, RemoveError};
 pub use rollback::RollbackError;
 pub use routing::{InvalidPattern, Pattern};
 pub use secrets::{FromEnvironment, FromFile, NoSecret, SecretSource};
 pub use settings::{GrantSettings, InvalidSettings, LimitsPatch, RetrySettings, Settings, given_addresses};
 pub use state::{MemoryState, ReadState, StateUnavailable};
-pub use status::{PluginState, Status};
+pub use status::{NeedsApproval, PluginState, Status};
 pub use watch::Notice;
 pub use workbench::Workbench;
 
@@ -115,6 +125,8 @@ pub struct Options {
     pub data_dir: Option<PathBuf>,
     /// The most compiled code that is kept, in bytes; 0 to keep none.
     pub cache_max_bytes: u64,
+    /// Whether a build that imports more than the version that serves waits to be approved. Needs a `data_dir`.
+    pub hold_new_capabilities: bool,
     /// How changes of the directory are noticed.
     pub notice: Notice,
     /// For how long a file must not have changed before it is loaded, in milliseconds.
@@ -138,6 +150,7 @@ impl Default for Options {
             stack_bytes: 512 * 1024,
             data_dir: None,
             cache_max_bytes: 1024 * 1024 * 1024,
+            hold_new_capabilities: false,
             notice: Notice::default(),
             settle_ms: 500,
             rescan_ms: 5_000,
@@ -156,6 +169,12 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// What is asked for needs a place where things are kept.
+    #[error(
+        "plugins.hold_new_capabilities = true needs plugins.data_dir, where it is kept what has served, and which cannot be \
+         used: {0}"
+    )]
+    NothingKept(String),
     /// The sandbox cannot be set up.
     #[error("the sandbox of {slots} instances cannot be set up (is the address space limited?): {reason}")]
     Sandbox {

@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::directory::{self, Directory, Listed};
-use super::history::History;
+use super::approval::Held;
+use super::directory::{self, Directory};
 use super::kept::Kept;
-use super::load::{self, LoadError, Loader};
+use super::load::{LoadError, Loader};
+use super::removed::Removed;
 use super::routing::{Table, Versions};
 use super::settings::Settings;
+use super::status::NeedsApproval;
 use super::{Error, Options, Plugin, PluginState, Status};
 use crate::event::EventType;
 
@@ -31,6 +33,7 @@ pub struct Registry {
     table: ArcSwap<Table>,
     entries: Mutex<BTreeMap<String, Entry>>,
     directory: tokio::sync::Mutex<Directory>,
+    pub(super) removed: Removed,
     /// One at a time goes back.
     pub(super) rollbacks: tokio::sync::Mutex<()>,
     changes: watch::Sender<u64>,
@@ -45,7 +48,9 @@ pub(super) struct Entry {
     pub(super) error: Option<String>,
     /// Why what was loaded may not serve.
     pub(super) refused: Option<String>,
-    is_loading: bool,
+    /// A build that is ready and is to be approved first.
+    pub(super) held: Option<Held>,
+    pub(super) is_loading: bool,
     /// The digest and the settings of what was loaded or failed to.
     pub(super) tried: Option<(String, Settings)>,
     /// The digest of the file in whose place an earlier version serves.
@@ -67,14 +72,14 @@ impl Registry {
 
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let mut loader = Loader::start(&options, slots, threads)?;
-        let (dir, engine, max_bytes) = (options.data_dir.clone(), loader.engine.clone(), options.cache_max_bytes);
-        let kept = move || Kept::open(&dir?, &engine, max_bytes);
-        loader.kept = loader.machine.executor.run_blocking(kept).await.flatten().map(Arc::new);
+        loader.kept = Kept::for_loader(&options, &loader).await?.map(Arc::new);
+        directory::warn_of_others(&options.dir);
         let registry = Arc::new(Self {
             loader,
             table: ArcSwap::default(),
             entries: Mutex::default(),
             directory: tokio::sync::Mutex::default(),
+            removed: Removed::default(),
             rollbacks: tokio::sync::Mutex::default(),
             changes: watch::channel(0).0,
             options,
@@ -106,21 +111,16 @@ impl Registry {
         self.changes.subscribe()
     }
 
-    /// What can be told of every plugin in the directory, by name.
+    /// What can be told of every plugin in the directory, and of those that went, by name.
     pub fn statuses(&self) -> Vec<Status> {
         let table = self.table.load();
-        let status = |(name, entry): (&String, &Entry)| {
-            let serving = table.active().get(name).map(Arc::as_ref);
-            let error = entry.error.clone().or_else(|| entry.refused.clone());
-            let state = match (entry.is_loading, &error, serving) {
-                (true, ..) => PluginState::Compiling,
-                (false, None, Some(_)) => PluginState::Active,
-                (false, _, Some(_)) => PluginState::FailedKeptLastGood,
-                (false, _, None) => PluginState::Failed,
-            };
-            Status { rolled_back_from: entry.rolled_back_from.clone(), ..Status::new(name, state, error, serving) }
-        };
-        self.entries().iter().map(status).collect()
+        let entries = self.entries();
+        let present = entries.iter().map(|(name, entry)| entry.status(name, table.active().get(name).map(Arc::as_ref)));
+        let gone = self.removed.all();
+        let gone = gone.iter().filter(|(name, _)| !entries.contains_key(*name));
+        let mut statuses: Vec<Status> = present.chain(gone.map(|(name, at)| Status::removed(name, *at))).collect();
+        statuses.sort_by(|one, other| one.name.cmp(&other.name));
+        statuses
     }
 
     /// Looks at the directory and does what is due. Gives when to look again if something is not ready yet. `finished`
@@ -138,86 +138,12 @@ impl Registry {
         };
         let due = directory.observe(listing, finished, self.settle(), Instant::now());
         if !due.unload.is_empty() {
-            let mut entries = self.entries();
-            for name in &due.unload {
-                entries.remove(name);
-                tracing::info!(plugin.id = %name, "plugin removed");
-            }
-            self.swap(entries);
+            self.unload(&due.unload).await;
         }
         for (name, listed) in due.load {
             self.take(&name, listed).await;
         }
         due.look_again_in
-    }
-
-    /// Loads a plugin's files, if they are not what was tried before, and swaps.
-    async fn take(&self, name: &str, listed: Listed) {
-        let beneath = self.options.settings.get(name).cloned().unwrap_or_default();
-        let limit_bytes = self.loader.max_file_bytes;
-        let read = move || {
-            let settings = match &listed.settings {
-                None => beneath,
-                Some(path) => Settings::parse(&std::io::read_to_string(load::open_regular(path)?)?)?.over(&beneath),
-            };
-            Ok::<_, LoadError>((load::read(load::open_regular(&listed.path)?, limit_bytes)?, settings))
-        };
-        let read = self.loader.machine.executor.run_blocking(read).await.unwrap_or(Err(LoadError::Host));
-        let (file, settings) = match read {
-            Ok(read) => read,
-            Err(error) => {
-                let mut entries = self.entries();
-                entries.entry(name.to_owned()).or_default().fail(name, &error);
-                return;
-            }
-        };
-        let tried = Some((file.digest.clone(), settings.clone()));
-        let (turn, pin, let_go) = {
-            let mut entries = self.entries();
-            let entry = entries.entry(name.to_owned()).or_default();
-            if entry.tried == tried {
-                return;
-            }
-            entry.tried = tried;
-            entry.is_loading = true;
-            entry.turn += 1;
-            let (pin, let_go) = self.history().map(|history| history.pin_for(name, &file.digest)).unwrap_or_default();
-            if let_go {
-                entry.rolled_back_from = None;
-            }
-            (entry.turn, pin, let_go)
-        };
-        if let_go {
-            self.keep(name, History::save).await;
-        }
-        let (file, rolled_back_from) = self.in_place_of(name, file, pin).await;
-        let version = (file.digest.clone(), file.bytes.clone());
-        let loaded = self.loader.load(name, file, settings.clone()).await;
-
-        let is_loaded = {
-            let mut entries = self.entries();
-            let Some(entry) = entries.get_mut(name) else { return };
-            entry.is_loading = false;
-            if entry.turn != turn {
-                return;
-            }
-            match loaded {
-                Ok(plugin) => {
-                    entry.serve(plugin, rolled_back_from.clone());
-                    self.swap(entries);
-                    true
-                }
-                Err(error) => {
-                    entry.fail(name, &error);
-                    false
-                }
-            }
-        };
-        if !is_loaded && rolled_back_from.is_none() {
-            self.fall_back(name, settings, turn).await;
-        } else if self.serving(name).is_some_and(|plugin| plugin.digest() == version.0) && rolled_back_from.is_none() {
-            self.keep(name, move |history, name| history.remember(name, &version.0, &version.1)).await;
-        }
     }
 
     /// Puts the routing in force that follows from what there is, and tells of each plugin that came into force.
@@ -275,18 +201,38 @@ impl Registry {
 }
 
 impl Entry {
+    fn status(&self, name: &str, serving: Option<&Plugin>) -> Status {
+        let held = self.held.as_ref().filter(|_| self.error.is_none());
+        let error =
+            self.error.clone().or_else(|| held.map(|held| held.words(serving))).or_else(|| self.refused.clone());
+        let state = match (self.is_loading, held, &error, serving) {
+            (true, ..) => PluginState::Compiling,
+            (false, Some(_), ..) => PluginState::NeedsApproval,
+            (false, None, None, Some(_)) => PluginState::Active,
+            (false, None, _, Some(_)) => PluginState::FailedKeptLastGood,
+            (false, None, _, None) => PluginState::Failed,
+        };
+        Status {
+            rolled_back_from: self.rolled_back_from.clone(),
+            needs_approval: held.map(NeedsApproval::of),
+            ..Status::new(name, state, error, serving)
+        }
+    }
+
     /// Takes a version that was loaded.
-    pub(super) fn serve(&mut self, plugin: Plugin, rolled_back_from: Option<String>) {
+    pub(super) fn serve(&mut self, plugin: Arc<Plugin>, rolled_back_from: Option<String>) {
         self.error = None;
+        self.held = None;
         self.last_good = self.serving().cloned();
-        self.newest = Some(Arc::new(plugin));
+        self.newest = Some(plugin);
         self.rolled_back_from = rolled_back_from;
     }
 
     /// Notes why what stands in the directory is not taken.
-    fn fail(&mut self, name: &str, error: &LoadError) {
+    pub(super) fn fail(&mut self, name: &str, error: &LoadError) {
         tracing::warn!(plugin.id = %name, "plugin not loaded: {error}");
         self.error = Some(error.to_string());
+        self.held = None;
         // What was tried last is not this; a file that could not even be read is read again when it changes.
         if matches!(
             error,
@@ -301,7 +247,7 @@ impl Entry {
     }
 
     /// The version that serves, or would if no other plugin had its types.
-    fn serving(&self) -> Option<&Arc<Plugin>> {
+    pub(super) fn serving(&self) -> Option<&Arc<Plugin>> {
         match self.refused {
             None => self.newest.as_ref(),
             Some(_) => self.last_good.as_ref(),

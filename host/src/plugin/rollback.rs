@@ -1,6 +1,7 @@
 //! Going back: the version of a plugin that served before serves again, until the file in the directory is another one.
 
 use std::io;
+use std::sync::Arc;
 
 use super::history::{History, Pin};
 use super::load::Contents;
@@ -64,7 +65,7 @@ impl Registry {
             };
             tracing::info!(plugin.id = %name, "plugin rolled back from {held} to {digest}");
             kept.history.hold(name, Pin { held: held.clone(), serves: digest.clone() });
-            entry.serve(plugin, Some(held));
+            entry.serve(Arc::new(plugin), Some(held));
             self.swap(entries);
         }
         self.keep(name, History::save).await;
@@ -79,19 +80,31 @@ impl Registry {
         let failed = self.entries().get(name).and_then(|entry| Some(entry.tried.as_ref()?.0.clone()));
         let last = self.history().and_then(|history| history.before(name, None));
         let Some(digest) = last.filter(|digest| failed.as_ref() != Some(digest)) else { return };
-        let version = match self.read_version(name, &digest).await {
+        self.bring_back(name, &digest, settings, turn).await;
+    }
+
+    /// Has the version that serves serve with other settings, while the file in the directory may not.
+    pub(super) async fn renew(&self, name: &str, settings: &Settings, turn: u64) {
+        let serving = self.entries().get(name).and_then(|entry| entry.serving().cloned());
+        let Some(serving) = serving.filter(|serving| serving.settings != *settings) else { return };
+        self.bring_back(name, serving.digest(), settings.clone(), turn).await;
+    }
+
+    /// Has a version serve that served before, without a word on the file in the directory.
+    async fn bring_back(&self, name: &str, digest: &str, settings: Settings, turn: u64) {
+        let version = match self.read_version(name, digest).await {
             Ok(contents) => self.loader.load(name, contents, settings).await,
             Err(error) => Err(LoadError::Read(error)),
         };
         match version {
             Err(error) => {
-                tracing::warn!(plugin.id = %name, "the version {digest}, which served last, is lost: {error}")
+                tracing::warn!(plugin.id = %name, "the version {digest}, which served last, cannot serve: {error}")
             }
             Ok(plugin) => {
                 let mut entries = self.entries();
                 let Some(entry) = entries.get_mut(name).filter(|entry| entry.turn == turn) else { return };
                 let error = entry.error.take();
-                entry.serve(plugin, None);
+                entry.serve(Arc::new(plugin), None);
                 entry.error = error;
                 self.swap(entries);
             }

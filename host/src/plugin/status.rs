@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::approval::Held;
 use super::{Limits, Pattern, Plugin};
 use crate::event::Timestamp;
 
@@ -19,6 +20,26 @@ pub enum PluginState {
     Failed,
     /// The file in the directory cannot serve; the version that served before still does.
     FailedKeptLastGood,
+    /// The file in the directory is a build that can do more than the version that serves, and is to be approved first.
+    NeedsApproval,
+    /// The file went from the directory; events of its types wait for a plugin.
+    Removed,
+}
+
+/// A build that is to be approved before it serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NeedsApproval {
+    /// The SHA-256 of its file, in hexadecimal.
+    pub digest: String,
+    /// The interfaces that it imports and the version that serves does not, without their versions.
+    pub imports: Vec<String>,
+}
+
+impl NeedsApproval {
+    pub(super) fn of(held: &Held) -> Self {
+        Self { digest: held.plugin.digest().to_owned(), imports: held.imports.clone() }
+    }
 }
 
 /// What can be told of a plugin. What is told of a version is told of the one that serves.
@@ -36,6 +57,12 @@ pub struct Status {
     /// place until the file is another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rolled_back_from: Option<String>,
+    /// The build in the directory, if it is to be approved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub needs_approval: Option<NeedsApproval>,
+    /// When the file went, by the clock of this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub removed_at: Option<Timestamp>,
     /// The SHA-256 of the file, in hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
@@ -68,6 +95,11 @@ pub struct Status {
 }
 
 impl Status {
+    /// The status of a plugin whose file went.
+    pub(super) fn removed(name: &str, at: Timestamp) -> Self {
+        Self { removed_at: Some(at), ..Self::new(name, PluginState::Removed, None, None) }
+    }
+
     /// The status of a plugin of which `serving` serves, if anything.
     pub(super) fn new(name: &str, state: PluginState, error: Option<String>, serving: Option<&Plugin>) -> Self {
         Self {
@@ -75,6 +107,8 @@ impl Status {
             state,
             error,
             rolled_back_from: None,
+            needs_approval: None,
+            removed_at: None,
             digest: serving.map(|plugin| plugin.digest.clone()),
             version: serving.and_then(|plugin| plugin.version.clone()),
             description: serving.and_then(|plugin| plugin.description.clone()),

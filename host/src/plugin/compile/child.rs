@@ -101,15 +101,13 @@ impl CompileLimits {
     }
 
     fn died(&self, status: ExitStatus, words: &str) -> LoadError {
-        const CPU_SIGNALS: [i32; 2] = [rustix::process::Signal::XCPU.as_raw(), rustix::process::Signal::KILL.as_raw()];
+        const OVER_CPU: i32 = rustix::process::Signal::XCPU.as_raw();
         match status.signal() {
-            Some(signal) if CPU_SIGNALS.contains(&signal) => {
-                self.over(format!("took more than {} ms of CPU time, or was killed", self.cpu_ms), "compile_cpu_ms")
-            }
+            Some(OVER_CPU) => self.over(format!("took more than {} ms of CPU time", self.cpu_ms), "compile_cpu_ms"),
             Some(_) if words.contains("memory allocation") => {
                 self.over(format!("took more than {} bytes of memory", self.memory_bytes), "compile_memory_bytes")
             }
-            _ => LoadError::Compile(format!("the compiler ended with {status}: {}", last_line(words))),
+            _ => LoadError::CompilerEnded(format!("with {status}: {}", last_line(words))),
         }
     }
 
@@ -167,7 +165,7 @@ fn parse(mut answer: Vec<u8>) -> Result<Vec<u8>, LoadError> {
 }
 
 fn not_whole() -> LoadError {
-    LoadError::Compile(format!("the compiler gave no whole answer of at most {MAX_ANSWER_BYTES} bytes"))
+    LoadError::CompilerEnded(format!("and gave no whole answer of at most {MAX_ANSWER_BYTES} bytes"))
 }
 
 async fn take(from: Option<impl AsyncRead + Unpin>, limit_bytes: u64) -> Vec<u8> {
@@ -215,6 +213,7 @@ mod tests {
             ),
             ("kill -XCPU $$", "60000 ms of CPU time"),
             ("echo 'a bug' >&2; exit 7", "exit status: 7: a bug"),
+            ("kill -TERM $$", "the compiler ended with signal: 15"),
             ("cat > /dev/null", "no whole answer"),
         ] {
             let error = child(script, limits).compile(b"\0asm").await.unwrap_err().to_string();

@@ -19,9 +19,14 @@ struct Known {
 impl Denials {
     /// Counts a denial. True if it should be told: nobody wanted the same before.
     pub(in super::super) fn count(&self, capability: &'static str, wanted: &str) -> bool {
+        *self.known().counts.entry(capability).or_default() += 1;
+        self.is_new(&format!("{capability} {wanted}"))
+    }
+
+    /// True if something should be told, which is no denial: it was not told before.
+    pub(in super::super) fn is_new(&self, what: &str) -> bool {
         let mut known = self.known();
-        *known.counts.entry(capability).or_default() += 1;
-        known.told.len() < MAX_TOLD && known.told.insert(format!("{capability} {wanted}"))
+        known.told.len() < MAX_TOLD && known.told.insert(what.to_owned())
     }
 
     /// How many calls were denied, by capability.

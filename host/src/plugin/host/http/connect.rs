@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, crypto};
 use tower::Service;
 
 use super::grants::{Host, HttpGrants, Place, Scheme};
@@ -51,6 +51,17 @@ pub(super) enum NoConnection {
     Dial(#[source] io::Error),
     #[error("no encrypted connection: {0}")]
     Tls(#[source] io::Error),
+    #[error("the certificate is not accepted: {0}")]
+    Certificate(rustls::CertificateError),
+}
+
+impl NoConnection {
+    fn of_tls(error: io::Error) -> Self {
+        match error.get_ref().and_then(|error| error.downcast_ref()) {
+            Some(rustls::Error::InvalidCertificate(why)) => Self::Certificate(why.clone()),
+            _ => Self::Tls(error),
+        }
+    }
 }
 
 /// Makes the connections of one plugin.
@@ -84,7 +95,7 @@ impl Connector {
         let roots = self.roots.clone();
         let config = tokio::task::spawn_blocking(move || roots.config()).await.ok().flatten();
         let config = config.ok_or_else(|| NoConnection::Tls(io::Error::other("no encryption on this system")))?;
-        let tls = TlsConnector::from(config).connect(server, tcp).await.map_err(NoConnection::Tls)?;
+        let tls = TlsConnector::from(config).connect(server, tcp).await.map_err(NoConnection::of_tls)?;
         Ok(Stream(Box::new(tls)))
     }
 }

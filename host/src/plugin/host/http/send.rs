@@ -168,6 +168,17 @@ impl Network {
         );
     }
 
+    /// The guest only learns that it is the certificate.
+    fn tell_of_certificate(&self, place: &Place, why: &impl fmt::Display) {
+        if self.denials.is_new(&format!("certificate {place}")) {
+            tracing::warn!(
+                plugin.id = %self.plugin,
+                "{place} shows a certificate that is not accepted: {why}; an authority of one's own is added to the roots \
+                 of the system, or its file is given to this server as SSL_CERT_FILE"
+            );
+        }
+    }
+
     /// The error that the guest gets.
     fn why(&self, error: &legacy::Error, place: &Place, method: &Method) -> Error {
         let mut cause = error.source();
@@ -183,6 +194,10 @@ impl Network {
                     NoConnection::Dial(error) if error.kind() == io::ErrorKind::TimedOut => Error::ConnectionTimeout,
                     NoConnection::Dial(_) => Error::ConnectionRefused,
                     NoConnection::Tls(_) => Error::TlsProtocolError,
+                    NoConnection::Certificate(why) => {
+                        self.tell_of_certificate(place, why);
+                        Error::TlsCertificateError
+                    }
                 };
             }
             if let Some(Error::HttpRequestBodySize(limit)) = found.downcast_ref() {

@@ -1,0 +1,228 @@
+//! `eventstream plugin list | rollback | approve | remove`: the plugins that a server has loaded.
+//!
+//! What changes them is asked of one server; others that share the work are asked likewise.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::super::Exit;
+use super::super::client::{Answer, Failure, Server};
+use super::name;
+
+pub(in super::super) const LIST_EXAMPLES: &str = "\
+Examples:
+  eventstream plugin list
+  eventstream plugin list --json | jq '.[] | select(.error)'
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 server unreachable";
+
+pub(in super::super) const ROLLBACK_EXAMPLES: &str = "\
+Examples:
+  eventstream plugin rollback user-signup
+  eventstream plugin rollback user-signup --json
+
+The version that served before serves again at once, after a restart too, until the file in the directory is another one.
+Called again it goes back one version further. It is asked of one server; others that share the work are asked likewise.
+
+Exit codes: 0 done, 1 there is no such plugin or no earlier version, 2 usage, 3 server unreachable";
+
+pub(in super::super) const APPROVE_EXAMPLES: &str = "\
+Examples:
+  eventstream plugin approve user-signup
+  eventstream plugin approve user-signup --digest 01ba4719c80b6fe911b091a7c05124b64eeece964e09c058ef8f9805daca546b
+
+With plugins.hold_new_capabilities = true a build that imports more than the one that serves waits for this; plugin list shows
+it. It serves at once, and stays approved after a restart. With --digest only that build is approved, else the one that
+waits when the command starts. It is asked of one server; others that share the work are asked likewise.
+
+Exit codes: 0 done, 1 there is no such plugin or no such build waits, 2 usage, 3 server unreachable";
+
+pub(in super::super) const REMOVE_EXAMPLES: &str = "\
+Examples:
+  eventstream plugin remove user-signup
+  eventstream plugin remove user-signup --json
+
+Removes the file from the directory of the server. Its settings beside the file, its state and its earlier versions stay.
+Events of its types wait as retry.no-handler says, and are handled once a plugin for them is there.
+
+Exit codes: 0 done, 1 there is no such plugin or its file cannot be removed, 2 usage, 3 server unreachable";
+
+/// How much of a digest is shown in a table.
+const DIGEST_CHARS: usize = 12;
+
+/// The arguments of `plugin list`.
+#[derive(Debug, clap::Args)]
+pub(in super::super) struct List {
+    #[command(flatten)]
+    server: Server,
+    /// Print it as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The arguments of `plugin rollback`.
+#[derive(Debug, clap::Args)]
+pub(in super::super) struct Rollback {
+    /// The name of the plugin
+    #[arg(value_name = "NAME", value_parser = name)]
+    name: String,
+    #[command(flatten)]
+    server: Server,
+    /// Print the status that follows as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The arguments of `plugin approve`.
+#[derive(Debug, clap::Args)]
+pub(in super::super) struct Approve {
+    /// The name of the plugin
+    #[arg(value_name = "NAME", value_parser = name)]
+    name: String,
+    /// The SHA-256 of the build
+    #[arg(long, value_name = "SHA256", value_parser = digest)]
+    digest: Option<String>,
+    #[command(flatten)]
+    server: Server,
+    /// Print the status that follows as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The arguments of `plugin remove`.
+#[derive(Debug, clap::Args)]
+pub(in super::super) struct Remove {
+    /// The name of the plugin
+    #[arg(value_name = "NAME", value_parser = name)]
+    name: String,
+    #[command(flatten)]
+    server: Server,
+    /// Print what was removed as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn digest(text: &str) -> Result<String, &'static str> {
+    if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("a digest is the SHA-256 of the file, 64 hexadecimal digits; plugin list --json shows it")
+    }
+}
+
+/// Lists all.
+pub(in super::super) fn list(args: &List) -> Result<String, Failure> {
+    let answer = args.server.get("/plugins")?.accepted()?.json()?;
+    let plugins = answer["plugins"].as_array().cloned().unwrap_or_default();
+    Ok(if args.json { Value::Array(plugins).to_string() } else { table(&plugins) })
+}
+
+/// Brings back the version before.
+pub(in super::super) fn rollback(args: &Rollback) -> Result<String, Failure> {
+    let status = args.server.post(&format!("/plugins/{}/rollback", args.name), None, "")?.accepted()?.json()?;
+    if args.json {
+        return Ok(status.to_string());
+    }
+    Ok(format!("{} is back at {}, from {}", args.name, short(&status["digest"]), short(&status["rolledBackFrom"])))
+}
+
+/// Has the build serve that waits.
+pub(in super::super) fn approve(args: &Approve) -> Result<String, Failure> {
+    let path = format!("/plugins/{}", args.name);
+    let waiting = args.server.get(&path)?.accepted()?.json()?["needsApproval"].clone();
+    // What is approved is what was looked at: another build may be there a moment later.
+    let build = match (&args.digest, waiting["digest"].as_str()) {
+        (Some(digest), _) => digest.clone(),
+        (None, Some(digest)) => digest.to_owned(),
+        (None, None) => {
+            let words = format!("no build of {:?} waits to be approved; plugin list shows what serves", args.name);
+            return Err(Failure::new(Exit::Failed, words));
+        }
+    };
+    let status = args.server.post(&format!("{path}/approve?digest={build}"), None, "")?.accepted()?.json()?;
+    if args.json {
+        return Ok(status.to_string());
+    }
+    let imports = words(&waiting["imports"]);
+    Ok(format!("{} serves at {}, which may use {imports}", args.name, short(&status["digest"])))
+}
+
+/// Removes one.
+pub(in super::super) fn remove(args: &Remove) -> Result<String, Failure> {
+    let answer: Answer = args.server.delete(&format!("/plugins/{}", args.name))?.accepted()?;
+    let removal = answer.json()?;
+    if args.json {
+        return Ok(removal.to_string());
+    }
+    let mut text = format!("{} is removed: {} is gone", args.name, removal["file"].as_str().unwrap_or("its file"));
+    if let Some(settings) = removal["settings"].as_str() {
+        text.push_str(&format!("\n  its settings stay in {settings}, and hold for a plugin that takes its name"));
+    }
+    text.push_str("\n  its state stays; events of its types wait as retry.no-handler says");
+    Ok(text)
+}
+
+fn words(list: &Value) -> String {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn short(digest: &Value) -> String {
+    digest.as_str().unwrap_or("-").chars().take(DIGEST_CHARS).collect()
+}
+
+fn table(plugins: &[Value]) -> String {
+    if plugins.is_empty() {
+        return "no plugins".into();
+    }
+    let mut text = format!("{:<24} {:<21} {:<12} TYPES\n", "NAME", "STATE", "DIGEST");
+    for plugin in plugins {
+        let word = |name: &str| plugin[name].as_str().unwrap_or("-");
+        let digest = short(&plugin["digest"]);
+        let types = words(&plugin["types"]);
+        let line = format!("{:<24} {:<21} {digest:<12} {types}", word("name"), word("state"));
+        // Writing into a text does not fail.
+        let _ = writeln!(text, "{}", line.trim_end());
+        if plugin["rolledBackFrom"].is_string() {
+            let _ = writeln!(text, "  rolled back from {}", short(&plugin["rolledBackFrom"]));
+        }
+        if let Some(at) = plugin["removedAt"].as_str() {
+            let _ = writeln!(text, "  its file went at {at}; events of its types wait for a plugin");
+        }
+        if let Some(error) = plugin["error"].as_str() {
+            let _ = writeln!(text, "  {error}");
+        }
+    }
+    text.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_table_names_what_a_person_needs() {
+        let text = table(&[
+            json!({ "name": "signup", "state": "active", "digest": "0123456789abcdef", "types": ["a", "b.*"] }),
+            json!({ "name": "old", "state": "active", "digest": "00", "types": ["c"], "rolledBackFrom": "abc" }),
+            json!({ "name": "broken", "state": "failed", "types": [], "error": "not WebAssembly" }),
+            json!({ "name": "went", "state": "removed", "types": [], "removedAt": "2026-01-01T00:00:00.000Z" }),
+        ]);
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[1].contains("0123456789ab a, b.*"), "{text}");
+        assert_eq!(lines[3], "  rolled back from abc");
+        assert!(lines[4].starts_with("broken") && lines[4].ends_with('-'), "{text}");
+        assert_eq!(lines[5], "  not WebAssembly");
+        assert!(lines[7].starts_with("  its file went at 2026-01-01T00:00:00.000Z"), "{text}");
+    }
+
+    #[test]
+    fn a_digest_is_whole() {
+        assert_eq!(digest(&"AB".repeat(32)).unwrap(), "ab".repeat(32));
+        for text in ["", "01ba4719c80b", &"xy".repeat(32)] {
+            assert!(digest(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Builds that import more than the one that serves: held, told, approved, and held again after a restart.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::testing::{OK, guest, options, typed};
+use super::{ApproveError, Error, NeedsApproval, Options, PluginState, Registry, RollbackError, Status};
+
+/// A handler that imports nothing but types.
+fn modest(nops: usize) -> Vec<u8> {
+    let nops = "(nop)".repeat(nops);
+    let text = format!(
+        r#"(module (memory (export "memory") 1)
+            (func (export "eventstream:plugin/handler@0.1.0#handle") (param i32) (result i32) {nops} (i32.const 1024))
+            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096)))"#
+    );
+    typed(&text, "pure")
+}
+
+struct Place {
+    plugins: tempfile::TempDir,
+    kept: tempfile::TempDir,
+}
+
+impl Place {
+    fn with(content: &[u8]) -> Self {
+        let place = Self { plugins: tempfile::tempdir().unwrap(), kept: tempfile::tempdir().unwrap() };
+        place.put(content);
+        place
+    }
+
+    fn put(&self, content: &[u8]) {
+        fs::write(self.file("a.wasm"), content).unwrap();
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.plugins.path().join(name)
+    }
+
+    fn options(&self) -> Options {
+        let data_dir = Some(self.kept.path().join("ours"));
+        Options { data_dir, hold_new_capabilities: true, ..options(self.plugins.path()) }
+    }
+
+    async fn open(&self) -> Arc<Registry> {
+        Registry::open(self.options()).await.unwrap()
+    }
+}
+
+fn status(registry: &Registry) -> Status {
+    registry.statuses().into_iter().find(|status| status.name == "a").unwrap()
+}
+
+fn digest(content: &[u8]) -> String {
+    super::load::contents(content.to_vec().into()).digest
+}
+
+async fn look(registry: &Registry) {
+    registry.refresh(&Default::default()).await;
+}
+
+#[track_caller]
+fn serves(registry: &Registry, content: &[u8], state: PluginState) {
+    let status = status(registry);
+    assert_eq!((status.state, status.digest), (state, Some(digest(content))), "{:?}", status.error);
+}
+
+#[tokio::test]
+async fn a_build_that_imports_more_is_held_until_it_is_approved_and_after_a_restart_too() {
+    let (first, second) = (modest(0), guest(OK));
+    let place = Place::with(&first);
+    let registry = place.open().await;
+    serves(&registry, &first, PluginState::Active);
+    assert!(matches!(registry.approve("a", None).await, Err(ApproveError::NoneHeld(_))));
+    assert!(matches!(registry.approve("b", None).await, Err(ApproveError::Unknown(_))));
+
+    place.put(&second);
+    look(&registry).await;
+    serves(&registry, &first, PluginState::NeedsApproval);
+    let held = status(&registry);
+    let imports = vec!["eventstream:plugin/log".to_owned(), "eventstream:plugin/publisher".to_owned()];
+    assert_eq!(held.needs_approval, Some(NeedsApproval { digest: digest(&second), imports }));
+    let words = held.error.unwrap();
+    for word in ["eventstream:plugin/log, eventstream:plugin/publisher", "plugin approve a", "/plugins/a/approve"] {
+        assert!(words.contains(word), "{words} says {word}");
+    }
+    assert!(matches!(registry.rollback("a").await, Err(RollbackError::NoneBefore(_))));
+    drop(registry);
+
+    let registry = place.open().await;
+    serves(&registry, &first, PluginState::NeedsApproval);
+    let another = registry.approve("a", Some(&digest(&first))).await;
+    assert!(matches!(another, Err(ApproveError::Another { .. })), "{another:?}");
+    serves(&registry, &first, PluginState::NeedsApproval);
+    let approved = registry.approve("a", Some(&digest(&second))).await.unwrap();
+    assert_eq!((approved.state, approved.needs_approval, approved.error), (PluginState::Active, None, None));
+    drop(registry);
+
+    let registry = place.open().await;
+    serves(&registry, &second, PluginState::Active);
+    // To a build that asks for less, back again, and back by a rollback: all of it is known.
+    place.put(&modest(1));
+    look(&registry).await;
+    serves(&registry, &modest(1), PluginState::Active);
+    place.put(&second);
+    look(&registry).await;
+    serves(&registry, &second, PluginState::Active);
+    registry.rollback("a").await.unwrap();
+    serves(&registry, &modest(1), PluginState::Active);
+    // Another build with the same imports is not the one that was approved.
+    place.put(&guest(&format!("(nop) {OK}")));
+    look(&registry).await;
+    serves(&registry, &modest(1), PluginState::NeedsApproval);
+}
+
+#[tokio::test]
+async fn what_is_held_gives_way_to_the_next_file_and_takes_no_settings_from_the_one_that_serves() {
+    let first = modest(0);
+    let place = Place::with(&first);
+    let registry = place.open().await;
+    place.put(&guest(OK));
+    look(&registry).await;
+    fs::write(place.file("a.toml"), "concurrency = 3").unwrap();
+    look(&registry).await;
+    serves(&registry, &first, PluginState::NeedsApproval);
+    assert_eq!(status(&registry).concurrency, Some(3), "the version that serves has the settings of now");
+
+    place.put(b"spoiled");
+    look(&registry).await;
+    serves(&registry, &first, PluginState::FailedKeptLastGood);
+    assert!(matches!(registry.approve("a", None).await, Err(ApproveError::NoneHeld(_))));
+    place.put(&first);
+    look(&registry).await;
+    serves(&registry, &first, PluginState::Active);
+}
+
+#[tokio::test]
+async fn where_nothing_serves_the_first_build_needs_no_approval() {
+    let place = Place::with(&modest(0));
+    let registry = place.open().await;
+    fs::remove_file(place.file("a.wasm")).unwrap();
+    look(&registry).await;
+    assert_eq!(status(&registry).state, PluginState::Removed);
+    place.put(&guest(OK));
+    look(&registry).await;
+    serves(&registry, &guest(OK), PluginState::Active);
+}
+
+#[tokio::test]
+async fn what_cannot_be_compared_is_held() {
+    let place = Place::with(&modest(0));
+    drop(place.open().await);
+    for version in fs::read_dir(place.kept.path().join("ours/versions")).unwrap() {
+        let path = version.unwrap().path();
+        if path.extension().is_some_and(|it| it == "wasm") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    place.put(&guest(OK));
+    let registry = place.open().await;
+    let held = status(&registry);
+    assert_eq!((held.state, held.digest), (PluginState::NeedsApproval, None));
+    assert!(held.error.unwrap().contains("nothing serves"));
+    registry.approve("a", None).await.unwrap();
+    serves(&registry, &guest(OK), PluginState::Active);
+}
+
+#[tokio::test]
+async fn nothing_is_held_unless_it_is_asked_for_and_then_it_must_be_kept() {
+    let place = Place::with(&modest(0));
+    let registry = Registry::open(Options { hold_new_capabilities: false, ..place.options() }).await.unwrap();
+    place.put(&guest(OK));
+    look(&registry).await;
+    serves(&registry, &guest(OK), PluginState::Active);
+    fs::write(place.file("file"), "").unwrap();
+    for data_dir in [None, Some(place.file("file"))] {
+        let refused = Registry::open(Options { data_dir, ..place.options() }).await;
+        assert!(matches!(refused, Err(Error::NothingKept(_))));
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_that_is_removed_is_told_of_and_can_be_put_back() {
+    let place = Place::with(&modest(0));
+    fs::write(place.file("a.toml"), "concurrency = 3").unwrap();
+    let registry = place.open().await;
+    assert!(registry.remove("b").await.is_err());
+    let removal = registry.remove("a").await.unwrap();
+    assert_eq!((removal.status.state, removal.status.types.len()), (PluginState::Removed, 0));
+    assert!(removal.status.removed_at.is_some() && !removal.file.exists());
+    assert_eq!(removal.settings.as_deref(), Some(place.file("a.toml").as_path()));
+    assert!(registry.route(&"a".parse().unwrap()).is_none());
+    assert!(registry.remove("a").await.is_err(), "it is gone already");
+    look(&registry).await;
+    assert_eq!(status(&registry).state, PluginState::Removed);
+    place.put(&modest(0));
+    look(&registry).await;
+    serves(&registry, &modest(0), PluginState::Active);
+    assert_eq!(registry.statuses().len(), 1);
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_removed_leaves_its_plugin_at_work() {
+    let place = Place::with(&modest(0));
+    let registry = place.open().await;
+    fs::remove_file(place.file("a.wasm")).unwrap();
+    fs::create_dir(place.file("a.wasm")).unwrap();
+    let words = registry.remove("a").await.unwrap_err().to_string();
+    assert!(words.contains("cannot be removed") && words.contains("whoever puts files there"), "{words}");
+    serves(&registry, &modest(0), PluginState::Active);
+}

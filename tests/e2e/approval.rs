@@ -1,0 +1,104 @@
+//! `plugins.hold_new_capabilities`: a build that imports more than the one that serves waits for a person.
+
+use std::path::Path;
+
+use eventstream_tests::client::Client;
+use eventstream_tests::guests::{PluginsDir, digest};
+use eventstream_tests::host::{Host, HostOptions, run_command};
+use eventstream_tests::layout;
+use eventstream_tests::stage::{Broker, Stage};
+use serde_json::{Value, json};
+
+/// A build that can keep state and nothing else, and one that can do everything, each with its digest.
+fn builds() -> [(Vec<u8>, String); 2] {
+    ["keyvalue", "scripted"].map(|guest| {
+        let build = std::fs::read(layout::guest(guest)).unwrap();
+        let digest = digest(&build);
+        (build, digest)
+    })
+}
+
+fn holding(options: HostOptions, kept: &Path) -> HostOptions {
+    options.with("plugins.data_dir", kept.join("plugins").display()).with("plugins.hold_new_capabilities", true)
+}
+
+#[track_caller]
+fn digest_that_ran(client: &Client) -> Option<String> {
+    client.wait_ended(&client.post_event("work", &json!({}))).attempts[0].digest.clone()
+}
+
+#[track_caller]
+fn wait_held(client: &Client, build: &str) -> Value {
+    client.wait_for_plugin("work", "the new build is held", |status| {
+        (status["state"] == "needs-approval" && status["needsApproval"]["digest"] == build).then(|| status.clone())
+    })
+}
+
+/// What a command of the host printed, by how it ended.
+#[track_caller]
+fn told(host: &Host, arguments: &[&str], code: i32) -> String {
+    let output = run_command(&[arguments, &["--url", host.url()]].concat());
+    let text = if code == 0 { &output.stdout } else { &output.stderr };
+    let text = String::from_utf8_lossy(text).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+#[test]
+fn a_build_that_imports_more_waits_until_it_is_approved_and_a_restart_changes_nothing() {
+    let [(first_build, first), (second_build, second)] = builds();
+    let (kept, plugins) = (tempfile::tempdir().unwrap(), PluginsDir::empty());
+    plugins.write("work.wasm", &first_build);
+    let mut stage = Stage::with(Broker::Embedded, plugins, |options| holding(options, kept.path()));
+    assert_eq!(digest_that_ran(&stage.client), Some(first.clone()), "the first build needs no approval");
+    let nothing = told(&stage.host, &["plugin", "approve", "work"], 1);
+    assert!(nothing.contains("no build of \"work\" waits"), "{nothing}");
+
+    stage.plugins.write("work.wasm", &second_build);
+    let held = wait_held(&stage.client, &second);
+    assert_eq!(held["digest"], json!(first));
+    let imports = held["needsApproval"]["imports"].as_array().unwrap();
+    assert!(imports.contains(&json!("wasi:http/outgoing-handler")), "{held}");
+    assert_eq!(digest_that_ran(&stage.client), Some(first.clone()), "the old one serves");
+
+    stage.host.kill9();
+    stage.replace_host(|options| holding(options, kept.path()));
+    wait_held(&stage.client, &second);
+    assert_eq!(digest_that_ran(&stage.client), Some(first.clone()), "after a restart too");
+    let remedy = "eventstream plugin approve work";
+    let listed = told(&stage.host, &["plugin", "list"], 0);
+    for words in ["needs-approval", "wasi:http/outgoing-handler", remedy] {
+        assert!(listed.contains(words), "{listed} says {words}");
+    }
+    let log = stage.host.output();
+    assert!(log.contains("plugin held") && log.contains(remedy), "{log}");
+
+    let other = stage.client.request("POST", &format!("/plugins/work/approve?digest={first}"), &[], Some(b""));
+    assert_eq!(other.unwrap().expect(409).json()["type"], "/problems/not-approved");
+    let other = told(&stage.host, &["plugin", "approve", "work", "--digest", &first], 1);
+    assert!(other.contains("waits to be approved is"), "{other}");
+    told(&stage.host, &["plugin", "approve", "none"], 1);
+    told(&stage.host, &["plugin", "approve", "work", "--digest", "abc"], 2);
+
+    let approved = told(&stage.host, &["plugin", "approve", "work"], 0);
+    assert!(approved.starts_with(&format!("work serves at {}", &second[..12])), "{approved}");
+    assert_eq!(digest_that_ran(&stage.client), Some(second.clone()));
+    stage.host.kill9();
+    stage.replace_host(|options| holding(options, kept.path()));
+    stage.client.wait_for_version("work", &second);
+    assert_eq!(digest_that_ran(&stage.client), Some(second));
+}
+
+#[test]
+fn a_server_that_could_not_remember_what_was_approved_does_not_start() {
+    let plugins = PluginsDir::empty();
+    let store = Broker::Embedded.start();
+    let options = HostOptions::new(&store.url(), plugins.path()).with("plugins.hold_new_capabilities", true);
+    let file = plugins.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for data_dir in ["", file.to_str().unwrap()] {
+        let exited = Host::try_spawn(&options.clone().with("plugins.data_dir", data_dir)).err().unwrap();
+        assert_eq!(exited.status.code(), Some(2), "{}", exited.output);
+        assert!(exited.output.contains("needs a plugins.data_dir") || exited.output.contains("needs plugins.data_dir"));
+    }
+}
