@@ -66,6 +66,6 @@ async fn of_several_dialects_the_first_is_called() {
     let plugin: Arc<_> = registry.route(&"test".parse().unwrap()).unwrap();
     assert_eq!(plugin.other_dialects(), [Dialect::SpinRedis]);
     let completed =
-        plugin.handle(Attempt { event: testing::event("{}"), attempt: 1 }, Arc::new(MemoryState::default())).await;
+        plugin.handle(Attempt { event: testing::event("{}").into(), attempt: 1 }, Arc::new(MemoryState::default())).await;
     assert!(matches!(completed.outcome, Outcome::Ok(_)), "{completed:?}");
 }

@@ -12,7 +12,7 @@ use wasmtime::{Store, UpdateDeadline};
 
 use super::bindings::exports::eventstream::plugin::describe::{GuestIndices as DescribeIndices, Manifest};
 use super::dialect::{Dialect, Handler};
-use super::executor::Meter;
+use super::meter::Meter;
 use super::host::{Guest, Output, Surroundings};
 use super::limits::{Breach, Limits};
 use super::outcome;
@@ -47,7 +47,7 @@ pub(super) async fn attempt(
     meter: Arc<Meter>,
 ) -> Completed {
     let limits = prepared.surroundings.limits;
-    let event = Arc::new(attempt.event);
+    let event = attempt.event;
     let secrets = prepared.surroundings.secrets.clone();
     let output = Arc::new(Output::new(&prepared.surroundings.name, event.id, limits, secrets.clone()));
     let deadline = Instant::now() + Duration::from_millis(limits.wall_ms);

@@ -17,7 +17,7 @@ use wasmtime::Engine;
 use wasmtime::component::Linker;
 
 use super::engine::{self, Ticker};
-use super::executor::{Executor, Meter};
+use super::executor::Executor;
 use super::host::{self, Denials, Guest, Network, Shared, Surroundings};
 use super::instance::{self, Introduced, Prepared};
 use super::kept::Kept;
@@ -174,7 +174,7 @@ impl Loader {
         let machine = Machine {
             executor: Executor::start(threads).map_err(|error| sandbox(error.to_string()))?,
             ticker: Ticker::start(&engine).map_err(|error| sandbox(error.to_string()))?,
-            slots: Arc::new(Semaphore::new(slots)),
+            slots: Semaphore::new(slots),
         };
         let outside = Shared {
             runtime: machine.executor.io().cloned().ok_or_else(|| sandbox("no runtime for connections".into()))?,
@@ -225,8 +225,8 @@ impl Loader {
         let introduced = self.introduce(name, prepared.clone()).await?;
         let Described { patterns, version, description } = described(name, settings.types, introduced)?;
         Ok(Plugin {
-            name: name.to_owned(),
-            digest,
+            name: name.into(),
+            digest: digest.into(),
             version,
             description,
             patterns,
@@ -251,17 +251,12 @@ impl Loader {
     }
 
     async fn introduce(&self, name: &str, prepared: Arc<Prepared>) -> Result<Introduced, LoadError> {
-        let permit = self.machine.slots.clone().acquire_owned().await.map_err(|_| LoadError::Host)?;
-        let ticking = self.machine.ticker.ticking();
+        let _permit = self.machine.slots.acquire().await.map_err(|_| LoadError::Host)?;
+        let _ticking = self.machine.ticker.ticking();
         let event = first_event(name).ok_or(LoadError::Name)?;
         let secrets = prepared.surroundings.secrets.clone();
-        let meter = Arc::new(Meter::default());
-        let counted = meter.clone();
-        let run = async move {
-            let _held = (permit, ticking);
-            instance::introduce(prepared, event, counted).await
-        };
-        let answer = self.machine.executor.run(meter, run).await.ok_or(LoadError::Host)?;
+        let run = |meter| instance::introduce(prepared, event, meter);
+        let answer = self.machine.executor.run(run).await.ok_or(LoadError::Host)?;
         answer.map_err(|error| {
             let is_guests = error.is::<wasmtime::WasmBacktrace>() || error.is::<Breach>();
             let words = if is_guests { outcome::classify(&error, None).message } else { format!("{error:#}") };

@@ -5,8 +5,9 @@
 //! with. Nothing here knows of a broker: what a handler publishes and writes leaves as plain values in its [`Outcome`], and
 //! what it reads of its state comes through [`ReadState`].
 //!
-//! Guests run on runtimes of their own, never on the one that calls [`Plugin::handle`]: a guest that burns its CPU time
-//! delays neither HTTP nor the broker nor, for longer than a slice, another guest.
+//! Guests run on runtimes of their own, never on those of HTTP and the broker: a guest that burns its CPU time delays
+//! neither of them nor, for longer than a slice, another guest. [`Registry::work_off`] takes work there in bulk,
+//! [`Plugin::handle`] a single attempt.
 
 #[cfg(test)]
 mod attempt_tests;
@@ -29,6 +30,7 @@ mod kept_tests;
 mod limits;
 mod load;
 mod loaded;
+mod meter;
 mod outcome;
 mod private_dir;
 mod registry;
@@ -48,10 +50,12 @@ mod workbench;
 
 pub use compile::{Child, CompileLimits, Compiler, answer as compile_and_answer};
 pub use dialect::Dialect;
+pub use executor::Job;
 pub use host::{HttpGrant, HttpGrants};
 pub use limits::Limits;
 pub use load::LoadError;
 pub use loaded::Plugin;
+pub use meter::Meter;
 pub use registry::Registry;
 pub use rollback::RollbackError;
 pub use routing::{InvalidPattern, Pattern};
@@ -65,6 +69,7 @@ pub use workbench::Workbench;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::event::{Event, LogLine, Outcome, Policies};
 
@@ -72,7 +77,7 @@ use crate::event::{Event, LogLine, Outcome, Policies};
 #[derive(Clone, Debug)]
 pub struct Attempt {
     /// The event.
-    pub event: Event,
+    pub event: Arc<Event>,
     /// 1 for the first attempt since it was accepted or last replayed.
     pub attempt: u32,
 }

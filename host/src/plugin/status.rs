@@ -75,7 +75,7 @@ impl Status {
             state,
             error,
             rolled_back_from: None,
-            digest: serving.map(|plugin| plugin.digest.clone()),
+            digest: serving.map(|plugin| plugin.digest().to_owned()),
             version: serving.and_then(|plugin| plugin.version.clone()),
             description: serving.and_then(|plugin| plugin.description.clone()),
             dialect: serving.map(|plugin| plugin.dialect().interface()),
