@@ -13,19 +13,19 @@ use bytes::Bytes;
 use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
-use wasmtime::Engine;
-use wasmtime::component::Linker;
 
-use super::engine::{self, Ticker};
+use super::engine::Ticker;
 use super::executor::Executor;
-use super::host::{self, Denials, Guest, Network, Shared, Surroundings};
+use super::host::{Denials, Network, Shared, Surroundings};
 use super::instance::{self, Introduced, Prepared};
 use super::kept::Kept;
 use super::limits::{Breach, Limits};
 use super::loaded::{Machine, Plugin};
 use super::routing::Pattern;
+use super::sandbox::{Place, Sandbox};
 use super::secrets::Secrets;
 use super::settings::Settings;
+use super::swap::Swap;
 use super::{Compiler, Error, Options, fit, outcome};
 use crate::clock;
 use crate::event::{Event, EventId, EventType, Policies};
@@ -114,8 +114,7 @@ struct Described {
 
 /// What loading needs.
 pub(super) struct Loader {
-    pub(super) engine: Engine,
-    pub(super) linker: Arc<Linker<Guest>>,
+    pub(super) sandbox: Arc<Sandbox>,
     pub(super) machine: Arc<Machine>,
     pub(super) limits: Limits,
     pub(super) policies: Policies,
@@ -169,11 +168,12 @@ impl Loader {
     pub(super) fn start(options: &Options, slots: usize, threads: usize) -> Result<Self, Error> {
         let sandbox = |reason: String| Error::Sandbox { slots, reason };
         let pool_slots = u32::try_from(slots).map_err(|_| sandbox("too many slots".into()))?;
-        let engine = engine::build(pool_slots, options.stack_bytes).map_err(|error| sandbox(format!("{error:#}")))?;
-        let linker = host::linker(&engine).map_err(|error| sandbox(format!("{error:#}")))?;
+        let swap = Swap::watch(options.swaps.clone());
+        let place = Sandbox::start(pool_slots, options.stack_bytes, swap);
+        let place = Arc::new(place.map_err(|error| sandbox(format!("{error:#}")))?);
         let machine = Machine {
             executor: Executor::start(threads).map_err(|error| sandbox(error.to_string()))?,
-            ticker: Ticker::start(&engine).map_err(|error| sandbox(error.to_string()))?,
+            ticker: Ticker::start(&place).map_err(|error| sandbox(error.to_string()))?,
             slots: Semaphore::new(slots),
         };
         let outside = Shared {
@@ -182,8 +182,7 @@ impl Loader {
             resolve: Arc::new(options.resolve.clone()),
         };
         Ok(Self {
-            engine,
-            linker: Arc::new(linker),
+            sandbox: place,
             machine: Arc::new(machine),
             limits: options.limits,
             policies: options.policies.clone(),
@@ -240,12 +239,12 @@ impl Loader {
     }
 
     async fn prepare(&self, file: Contents, surroundings: Arc<Surroundings>) -> Result<Prepared, LoadError> {
-        let component = self.compiler.compile(&self.engine, &self.machine.executor, self.kept.as_ref(), file).await?;
-        let linker = self.linker.clone();
+        let Place { engine, linker } = self.sandbox.preferred();
+        let component = self.compiler.compile(engine, &self.machine.executor, self.kept.as_ref(), file).await?;
+        let (linker, sandbox) = (linker.clone(), self.sandbox.clone());
         let work = move || {
-            let fit::Fit { pre, handler, other_dialects, describe } =
-                fit::check(&component, &linker, surroundings.limits.memory_bytes).map_err(LoadError::Misfits)?;
-            Ok(Prepared { pre, handler, other_dialects, describe, surroundings })
+            let fit = fit::check(&component, &linker, surroundings.limits.memory_bytes).map_err(LoadError::Misfits)?;
+            Ok(Prepared::new(fit, sandbox, surroundings))
         };
         self.machine.executor.run_blocking(work).await.unwrap_or(Err(LoadError::Host))
     }

@@ -75,12 +75,12 @@ impl Plugin {
 
     /// The interface by which it takes events.
     pub fn dialect(&self) -> Dialect {
-        self.prepared.handler.dialect()
+        self.prepared.fit().handler.dialect()
     }
 
     /// The interfaces by which it could take events as well, which come after that one and are not called.
     pub fn other_dialects(&self) -> &[Dialect] {
-        &self.prepared.other_dialects
+        &self.prepared.fit().other_dialects
     }
 
     /// The size of its file.
@@ -90,13 +90,13 @@ impl Plugin {
 
     /// The interfaces that it imports, as it names them.
     pub fn imports(&self) -> Vec<String> {
-        let component = self.prepared.pre.component();
+        let component = self.prepared.fit().pre.component();
         component.component_type().imports(component.engine()).map(|(name, _)| name.to_owned()).collect()
     }
 
     /// The largest memory that an instance starts with.
     pub fn initial_memory_bytes(&self) -> u64 {
-        fit::initial_memory_bytes(self.prepared.pre.component()).unwrap_or(0)
+        fit::initial_memory_bytes(self.prepared.fit().pre.component()).unwrap_or(0)
     }
 
     /// How many attempts may run side by side on one host; `None` for as many as the host has slots.

@@ -38,11 +38,13 @@ mod registry;
 mod registry_tests;
 mod rollback;
 mod routing;
+mod sandbox;
 mod secrets;
 mod settings;
 mod signature;
 mod state;
 mod status;
+mod swap;
 #[cfg(test)]
 mod testing;
 mod watch;
@@ -100,6 +102,8 @@ pub struct Completed {
 pub struct Options {
     /// The plugin directory; made if it is not there.
     pub dir: PathBuf,
+    /// The kernel's list of places to which memory is swapped out.
+    pub swaps: PathBuf,
     /// How many attempts may run side by side. More of them wait; they do not fail.
     pub concurrency: usize,
     /// The limits of every plugin that has no others.
@@ -133,6 +137,7 @@ impl Default for Options {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             dir: PathBuf::from("./plugins"),
+            swaps: PathBuf::from("/proc/swaps"),
             concurrency: 2 * cores,
             limits: Limits::default(),
             policies: Policies::default(),

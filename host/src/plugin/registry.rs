@@ -67,7 +67,8 @@ impl Registry {
 
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let mut loader = Loader::start(&options, slots, threads)?;
-        let (dir, engine, max_bytes) = (options.data_dir.clone(), loader.engine.clone(), options.cache_max_bytes);
+        let (dir, engine, max_bytes) =
+            (options.data_dir.clone(), loader.sandbox.preferred().engine.clone(), options.cache_max_bytes);
         let kept = move || Kept::open(&dir?, &engine, max_bytes);
         loader.kept = loader.machine.executor.run_blocking(kept).await.flatten().map(Arc::new);
         let registry = Arc::new(Self {

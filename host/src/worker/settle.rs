@@ -110,7 +110,9 @@ impl Batches {
                 for item in batch {
                     let alone = vec![item];
                     match self.try_settle(&alone).await {
-                        Ok(settled) => alone.into_iter().zip(settled).for_each(|(item, settled)| item.conclude(settled)),
+                        Ok(settled) => {
+                            alone.into_iter().zip(settled).for_each(|(item, settled)| item.conclude(settled))
+                        }
                         Err(error) => self.again(alone, &error),
                     }
                 }

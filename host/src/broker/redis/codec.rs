@@ -206,7 +206,14 @@ mod tests {
             result: Some(Data::binary(vec![0, 255, 10, 13, 124])),
             children: vec![EventId::new(), EventId::new()],
         };
-        Record { attempts_made: 2, failures: 1, replays: 3, attempts: vec![attempt], end: Some(end), event: event.into() }
+        Record {
+            attempts_made: 2,
+            failures: 1,
+            replays: 3,
+            attempts: vec![attempt],
+            end: Some(end),
+            event: event.into(),
+        }
     }
 
     #[test]

@@ -204,7 +204,8 @@ async fn history_is_paged_from_the_newest_and_filtered() {
     let mut processed = Vec::new();
     for index in 0..5 {
         let mut append = new_append("a");
-        Arc::make_mut(&mut append.record.event).event_type = if index % 2 == 0 { "even" } else { "odd" }.parse().unwrap();
+        Arc::make_mut(&mut append.record.event).event_type =
+            if index % 2 == 0 { "even" } else { "odd" }.parse().unwrap();
         processed.insert(0, append.record.event.id);
         broker.append(vec![append]).await.unwrap();
         let delivery = broker.claim(want("a", 1)).await.unwrap().remove(0);
