@@ -20,7 +20,7 @@ use super::settle::{Backoff, Item};
 pub(super) async fn run(shared: Arc<Shared>, tasks: Tasks) -> anyhow::Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let queue = Arc::new(Queue::new(shared.options.host_concurrency, threads));
-    Dispatcher { queue, backoff: Backoff::default(), shared, tasks }.run().await
+    Dispatcher { queue, backoff: Backoff::default(), is_stale: false, shared, tasks }.run().await
 }
 
 struct Dispatcher {
@@ -28,6 +28,8 @@ struct Dispatcher {
     tasks: Tasks,
     queue: Arc<Queue>,
     backoff: Backoff,
+    /// More could have been asked for since the claim that is under way was made.
+    is_stale: bool,
 }
 
 /// What the broker is asked, or what is waited for instead.
@@ -78,11 +80,14 @@ impl Dispatcher {
                 changed = changes.changed() => { changed?; true }
                 _ = looks.tick(), if !self.queue.is_empty() => { self.give_back(self.queue.take_late()); false }
             };
-            // There may be something to claim now in other lanes than those that are waited for.
-            if stale && asking.as_ref().is_some_and(|asking| asking.kind == Kind::Wait) {
-                asking = None;
+            // There may be something to claim now in other lanes than those that are asked or waited for.
+            match &asking {
+                Some(Asking { kind: Kind::Wait, .. }) if stale => asking = None,
+                Some(Asking { kind: Kind::Claim, .. }) => self.is_stale |= stale,
+                _ => {}
             }
         }
+        self.is_stale = true;
         if let Some(asking) = asking.filter(|asking| asking.kind == Kind::Claim) {
             self.heard(asking.answer.await);
         }
@@ -91,8 +96,9 @@ impl Dispatcher {
     }
 
     /// Begins to claim, if anything can be used.
-    fn claim(&self) -> Option<Asking> {
+    fn claim(&mut self) -> Option<Asking> {
         let claim = self.queue.claim()?;
+        self.is_stale = false;
         let (shared, asked_at) = (self.shared.clone(), Instant::now());
         let answer = async move {
             let lanes = claim.lanes.iter().map(|want| want.lane.clone()).collect();
@@ -106,6 +112,9 @@ impl Dispatcher {
         match asked {
             Asked::Claimed(_, lanes, Ok(deliveries)) if deliveries.is_empty() => {
                 self.backoff.reset();
+                if std::mem::take(&mut self.is_stale) {
+                    return None;
+                }
                 let shared = self.shared.clone();
                 let answer = async move { Asked::Waited(shared.broker.wait(&lanes).await) };
                 Some(Asking { answer: Box::pin(answer), kind: Kind::Wait })
