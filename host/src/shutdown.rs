@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// The tasks of the program, or of a part of it.
 #[derive(Clone, Default)]
@@ -57,6 +58,11 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         tokio::spawn(self.tracker.track_future(task));
+    }
+
+    /// Something that is no task but has to end like one: it has when this is dropped.
+    pub fn token(&self) -> TaskTrackerToken {
+        self.tracker.token()
     }
 
     /// Waits until every task has ended. Cancel the token first, or it takes for ever.

@@ -18,7 +18,7 @@ const BATCH: usize = 100;
 
 fn append_of_200_bytes() -> Append {
     let mut append = load::new_append(None);
-    append.record.event.data = Some(Data::text("x".repeat(200)));
+    std::sync::Arc::make_mut(&mut append.record.event).data = Some(Data::text("x".repeat(200)));
     append.lane = "a".parse().unwrap();
     append.start = Start::Now;
     append

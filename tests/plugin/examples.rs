@@ -15,7 +15,7 @@ async fn examples() -> Arc<Registry> {
 
 async fn handle(registry: &Registry, event_type: &str, payload: serde_json::Value) -> eventstream::plugin::Completed {
     route(registry, event_type)
-        .handle(Attempt { event: event(event_type, &payload), attempt: 1 }, Arc::new(MemoryState::default()))
+        .handle(Attempt { event: event(event_type, &payload).into(), attempt: 1 }, Arc::new(MemoryState::default()))
         .await
 }
 
@@ -33,7 +33,7 @@ async fn a_sign_up_is_followed_by_a_welcome() {
     let welcome = route(&registry, follow_up.event_type.as_str());
     assert_eq!(welcome.name(), "user-welcome");
     let message =
-        result(welcome.handle(Attempt { event: follow_up, attempt: 1 }, Arc::new(MemoryState::default())).await);
+        result(welcome.handle(Attempt { event: follow_up.into(), attempt: 1 }, Arc::new(MemoryState::default())).await);
     assert_eq!(message["to"], "\"Ada Lovelace\" <ada@example.com>");
     assert!(message["messageId"].as_str().is_some_and(|id| id.contains(&key)), "{message}");
 }
@@ -69,7 +69,7 @@ async fn a_customer_becomes_a_regular_once() {
     let mut told = Vec::new();
     for (customer, amount_cents) in [("a", 60_000), ("b", 10), ("a", 60_000), ("a", 60_000)] {
         let event = event("order.paid", &json!({"customer": customer, "amountCents": amount_cents}));
-        let success = success(plugin.handle(Attempt { event, attempt: 1 }, state.clone()).await);
+        let success = success(plugin.handle(Attempt { event: event.into(), attempt: 1 }, state.clone()).await);
         state.commit(&success.state.unwrap());
         let total: serde_json::Value = serde_json::from_slice(&success.result.unwrap().bytes).unwrap();
         told.push((total["cents"].as_u64().unwrap(), success.published.len()));

@@ -160,7 +160,7 @@ impl OnBench<'_> {
         let Some(new) = events.into_iter().next() else { return Err(vec![Fault::new("", "no event")]) };
         let (id, event_type) = (new.event.id, new.event.event_type.clone());
         let started = Instant::now();
-        let completed = self.plugin.handle(Attempt { event: new.event, attempt }, self.state.clone()).await;
+        let completed = self.plugin.handle(Attempt { event: new.event.into(), attempt }, self.state.clone()).await;
         let duration_ms = started.elapsed().as_micros() as f64 / 1_000.0;
         let settlement = decide(&completed.outcome, attempt.saturating_sub(1), self.plugin.policies(), fastrand::f64());
         let (success, failure) = match completed.outcome {

@@ -4,6 +4,7 @@
 //! can be asked for in any state.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,8 +17,8 @@ const MAX_KEPT_ATTEMPTS: usize = 32;
 /// An event with its story so far.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
-    /// What was accepted.
-    pub event: Event,
+    /// What was accepted. Shared, since it goes from hand to hand and never changes.
+    pub event: Arc<Event>,
     /// Attempts begun since the event was accepted or last replayed, as far as the store knows.
     pub attempts_made: u32,
     /// Those of them that failed and count against the policy.
@@ -56,13 +57,13 @@ pub struct AttemptRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_in_ms: Option<u64>,
     /// The consumer that made the attempt.
-    pub consumer: String,
+    pub consumer: Arc<str>,
     /// The plugin that handled it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub plugin: Option<String>,
+    pub plugin: Option<Arc<str>>,
     /// The SHA-256 of the component that ran, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub digest: Option<String>,
+    pub digest: Option<Arc<str>>,
     /// What the guest wrote to its standard error, cut to the limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stderr: Option<String>,
@@ -162,8 +163,8 @@ impl AttemptRecord {
 
 impl Record {
     /// The record of an event that was just accepted.
-    pub fn new(event: Event) -> Self {
-        Self { event, attempts_made: 0, failures: 0, replays: 0, attempts: Vec::new(), end: None }
+    pub fn new(event: impl Into<Arc<Event>>) -> Self {
+        Self { event: event.into(), attempts_made: 0, failures: 0, replays: 0, attempts: Vec::new(), end: None }
     }
 
     /// The record after an attempt ended so. `result` and `children` are kept when the event was processed.

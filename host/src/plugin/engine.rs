@@ -1,8 +1,7 @@
 //! The engine: what code may be, how instances are laid out in memory, and the clock that interrupts guests.
 //!
 //! WebAssembly features are an allow-list: what a later version of the engine can do stays off until it is wanted here.
-//! Nothing of an instance stays resident when its slot is given to the next one, and the kernel's page scan is not used:
-//! as released it can leave bytes of one instance to another when memory is swapped out.
+//! Two engines run the same code and differ in how memory passes from one instance to the next; see [`Memory`].
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -11,6 +10,8 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, WasmFeatures};
+
+use super::sandbox::Sandbox;
 
 /// What a guest needs that was made by the usual toolchains, and no more.
 const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
@@ -37,17 +38,39 @@ const MAX_INSTANCE_BYTES: usize = 4 * 1024 * 1024;
 /// How often guests are looked at. A guest that has run for a tick yields its thread.
 const TICK: Duration = Duration::from_millis(1);
 
+/// How often to look whether memory may be swapped out, while guests run.
+const TICKS_BETWEEN_LOOKS: u32 = 100;
+
 /// The most frames that are told of a trap.
 pub(super) const MAX_FRAMES: usize = 32;
 
 /// What host functions may use of the stack beside the guest.
 const HOST_STACK_BYTES: usize = 1_536 * 1024;
 
+/// How memory passes from one instance to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Memory {
+    /// The pages that were written are reset, as the kernel tells them; the rest stays as it is. About twice as fast, and
+    /// safe only where nothing can be swapped out: see [`super::swap`].
+    Scanned,
+    /// Everything is returned to the kernel.
+    Returned,
+}
+
+/// How much of a memory is reset in place where pages are scanned; what is written beyond is returned.
+const KEPT_MEMORY_BYTES: usize = 16 * 1024 * 1024;
+/// The same for a table.
+const KEPT_TABLE_BYTES: usize = 128 * 1024;
+
 /// An engine with room for `slots` instances at once, each with a native stack of `stack_bytes`.
 ///
 /// # Errors
-/// The address space does not suffice, or the system lacks what the engine needs.
-pub(super) fn build(slots: u32, stack_bytes: usize) -> wasmtime::Result<Engine> {
+/// The address space does not suffice, or the system lacks what the engine needs. [`Memory::Scanned`] needs Linux 6.7.
+pub(super) fn build(slots: u32, stack_bytes: usize, memory: Memory) -> wasmtime::Result<Engine> {
+    let (memory_bytes, table_bytes, scan) = match memory {
+        Memory::Scanned => (KEPT_MEMORY_BYTES, KEPT_TABLE_BYTES, Enabled::Yes),
+        Memory::Returned => (0, 0, Enabled::No),
+    };
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
         .total_core_instances(slots.saturating_mul(MAX_CORE_INSTANCES))
@@ -62,9 +85,9 @@ pub(super) fn build(slots: u32, stack_bytes: usize) -> wasmtime::Result<Engine> 
         .max_component_instance_size(MAX_INSTANCE_BYTES)
         .max_core_instance_size(MAX_INSTANCE_BYTES)
         .table_elements(MAX_TABLE_ELEMENTS)
-        .linear_memory_keep_resident(0)
-        .table_keep_resident(0)
-        .pagemap_scan(Enabled::No);
+        .linear_memory_keep_resident(memory_bytes)
+        .table_keep_resident(table_bytes)
+        .pagemap_scan(scan);
 
     let mut config = code();
     config
@@ -115,22 +138,26 @@ struct Shared {
 pub(super) struct Ticking(Arc<Shared>);
 
 impl Ticker {
-    /// Starts the thread. It does not keep the engine alive.
-    pub(super) fn start(engine: &Engine) -> std::io::Result<Self> {
-        let weak = engine.weak();
+    /// Starts the thread. It does not keep the sandbox alive.
+    pub(super) fn start(sandbox: &Arc<Sandbox>) -> std::io::Result<Self> {
+        let weak = Arc::downgrade(sandbox);
         let (hand_over, handed_over) = std::sync::mpsc::sync_channel::<Arc<Shared>>(1);
         let thread = thread::Builder::new().name("plugin-ticker".into()).spawn(move || {
             let Ok(shared) = handed_over.recv() else { return };
+            let mut ticks = 0_u32;
             while !shared.stop.load(Ordering::Acquire) {
                 if shared.running.load(Ordering::Acquire) == 0 {
                     thread::park();
                     continue;
                 }
                 thread::sleep(TICK);
-                match weak.upgrade() {
-                    Some(engine) => engine.increment_epoch(),
-                    None => return,
+                let Some(sandbox) = weak.upgrade() else { return };
+                sandbox.tick();
+                // Only what guests write while they run could be swapped out unnoticed.
+                if ticks.is_multiple_of(TICKS_BETWEEN_LOOKS) {
+                    sandbox.look_for_swap();
                 }
+                ticks = ticks.wrapping_add(1);
             }
         })?;
         let shared = Arc::new(Shared {

@@ -1,6 +1,6 @@
 //! Where guests run: on runtimes of their own, in two tiers.
 //!
-//! An attempt starts on the fast tier. A guest yields its thread at every tick of the epoch, and one that has used more
+//! An attempt starts on the fast tier, where quick ones are worked off in a row without a task or a hand-over for each. A guest yields its thread at every tick of the epoch, and one that has used more
 //! than a slice of CPU time is moved, mid-call, to the slow tier, whose threads have a lower priority. So a guest that
 //! burns CPU delays one that does not by a slice at most, however many of them burn, and the threads of HTTP and of the
 //! broker are preferred to it by the kernel.
@@ -8,12 +8,13 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
+
+use super::meter::Meter;
 
 /// The CPU time after which an attempt leaves the fast tier.
 const FAST_SLICE_NS: u64 = 2_000_000;
@@ -22,6 +23,8 @@ const FAST_SLICE_NS: u64 = 2_000_000;
 const TURNS_BETWEEN_NEW: u32 = 1;
 /// After how many turns a thread looks at the timers that end attempts whose wall time is over.
 const TURNS_BETWEEN_TIMERS: u32 = 4;
+/// How long jobs are worked off in a row before others on the tier have their turn.
+const TURN: Duration = Duration::from_micros(200);
 /// How much nicer than the rest of the process the threads of the slow tier are.
 const SLOW_NICENESS: i32 = 10;
 /// How many names are looked up side by side; a lookup holds a thread until the resolver of the system gives up.
@@ -37,11 +40,36 @@ pub(super) struct Executor {
     io: Option<Runtime>,
 }
 
-/// The CPU time of one attempt, wherever it ran.
-#[derive(Debug, Default)]
-pub(super) struct Meter {
-    spent_ns: AtomicU64,
-    began_ns: AtomicU64,
+/// An attempt and what follows from it on the spot.
+pub struct Job {
+    work: Pin<Box<dyn Future<Output = ()> + Send>>,
+    meter: Arc<Meter>,
+}
+
+impl Job {
+    /// Work that is given the meter of its CPU time, to hand it to the plugin.
+    pub fn new<F>(work: impl FnOnce(Arc<Meter>) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let meter = Arc::new(Meter::default());
+        Self { work: Box::pin(work(meter.clone())), meter }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>, slice_ns: u64) -> Poll<Turn> {
+        self.meter.begin();
+        match self.work.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Turn::Ended),
+            Poll::Pending if self.meter.end() > slice_ns => Poll::Ready(Turn::SliceUsedUp),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// What a turn of a job came to.
+enum Turn {
+    Ended,
+    SliceUsedUp,
 }
 
 impl Executor {
@@ -72,16 +100,34 @@ impl Executor {
         })
     }
 
-    /// Runs an attempt to its end and counts its CPU time in `meter`. `None` if it panicked or the executor ends.
-    /// Dropping the future cancels the attempt.
-    pub(super) async fn run<T, F>(&self, meter: Arc<Meter>, attempt: F) -> Option<T>
+    /// Works off what `next` gives, one job after the other, until it gives none. A job that has to wait, or that burns
+    /// CPU, goes on by itself and holds up none that come after it.
+    pub(super) fn work_off(&self, next: impl FnMut() -> Option<Job> + Send + 'static) {
+        let (Some(fast), Some(slow)) = (&self.fast, &self.slow) else { return };
+        fast.spawn(work_off(next, slow.handle().clone()));
+    }
+
+    /// Runs an attempt to its end. `None` if it panicked or the executor ends. Dropping the future cancels the attempt.
+    pub(super) async fn run<T, F>(&self, attempt: impl FnOnce(Arc<Meter>) -> F) -> Option<T>
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        let (reply, answer) = oneshot::channel();
-        let (fast, slow) = (self.fast.as_ref()?.handle(), self.slow.as_ref()?.handle().clone());
-        fast.spawn(on_fast_tier(Running { attempt: Box::pin(attempt), reply: Some(reply), meter }, slow));
+        let (mut reply, answer) = oneshot::channel();
+        let mut job = Some(Job::new(|meter| {
+            let attempt = attempt(meter);
+            async move {
+                tokio::select! {
+                    biased;
+                    () = reply.closed() => {}
+                    done = attempt => {
+                        // Whoever waited may have gone a moment ago.
+                        let _ = reply.send(done);
+                    }
+                }
+            }
+        }));
+        self.work_off(move || job.take());
         answer.await.ok()
     }
 
@@ -117,63 +163,30 @@ impl Drop for Executor {
     }
 }
 
-impl Meter {
-    /// The CPU time so far. To be called by the attempt itself, while it runs.
-    pub(super) fn spent_ns(&self) -> u64 {
-        let running_ns = thread_cpu_ns().saturating_sub(self.began_ns.load(Ordering::Relaxed));
-        self.spent_ns.load(Ordering::Relaxed).saturating_add(running_ns)
-    }
-
-    /// Does the work and counts its CPU time. Gives the time counted in all beside the answer.
-    fn measure<T>(&self, work: impl FnOnce() -> T) -> (T, u64) {
-        self.began_ns.store(thread_cpu_ns(), Ordering::Relaxed);
-        let answer = work();
-        let spent_ns = self.spent_ns();
-        self.spent_ns.store(spent_ns, Ordering::Relaxed);
-        (answer, spent_ns)
-    }
-}
-
-/// An attempt under way and who waits for it.
-struct Running<T> {
-    attempt: Pin<Box<dyn Future<Output = T> + Send>>,
-    reply: Option<oneshot::Sender<T>>,
-    meter: Arc<Meter>,
-}
-
-/// What a turn on a tier came to.
-enum Turn {
-    Ended,
-    SliceUsedUp,
-}
-
-impl<T> Running<T> {
-    fn poll(&mut self, context: &mut Context<'_>, slice_ns: u64) -> Poll<Turn> {
-        if self.reply.as_mut().is_none_or(|reply| reply.poll_closed(context).is_ready()) {
-            return Poll::Ready(Turn::Ended);
-        }
-        let (polled, spent_ns) = self.meter.measure(|| self.attempt.as_mut().poll(context));
-        match polled {
-            Poll::Ready(answer) => {
-                // Whoever waited may have gone a moment ago.
-                let _ = self.reply.take().map(|reply| reply.send(answer));
-                Poll::Ready(Turn::Ended)
+/// Works off what `next` gives, for a while at a time, so that whoever else has work on this tier gets its turn.
+async fn work_off(mut next: impl FnMut() -> Option<Job> + Send, slow: Handle) {
+    loop {
+        let turn_ends = Instant::now() + TURN;
+        while Instant::now() < turn_ends {
+            let Some(mut job) = next() else { return };
+            match poll_fn(|context| Poll::Ready(job.poll(context, FAST_SLICE_NS))).await {
+                Poll::Ready(Turn::Ended) => {}
+                Poll::Ready(Turn::SliceUsedUp) => drop(slow.spawn(on_slow_tier(job))),
+                Poll::Pending => drop(Handle::current().spawn(on_fast_tier(job, slow.clone()))),
             }
-            Poll::Pending if spent_ns > slice_ns => Poll::Ready(Turn::SliceUsedUp),
-            Poll::Pending => Poll::Pending,
         }
+        tokio::task::yield_now().await;
     }
 }
 
-async fn on_fast_tier<T: Send + 'static>(mut running: Running<T>, slow: Handle) {
-    if let Turn::SliceUsedUp = poll_fn(|context| running.poll(context, FAST_SLICE_NS)).await {
-        slow.spawn(async move { poll_fn(|context| running.poll(context, u64::MAX)).await });
+async fn on_fast_tier(mut job: Job, slow: Handle) {
+    if let Turn::SliceUsedUp = poll_fn(|context| job.poll(context, FAST_SLICE_NS)).await {
+        slow.spawn(on_slow_tier(job));
     }
 }
 
-fn thread_cpu_ns() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+async fn on_slow_tier(mut job: Job) {
+    poll_fn(|context| job.poll(context, u64::MAX)).await;
 }
 
 /// Linux keeps a priority for each thread; elsewhere it belongs to the process and is left alone.
@@ -190,6 +203,7 @@ fn be_nice(niceness: i32) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::meter::thread_cpu_ns;
     use super::*;
 
     /// Burns CPU time in turns of half a millisecond and tells on which threads.
@@ -211,7 +225,7 @@ mod tests {
     #[tokio::test]
     async fn an_attempt_that_burns_cpu_is_moved_to_the_slow_tier_in_the_midst_of_it() {
         let executor = Executor::start(1).unwrap();
-        let threads = executor.run(Arc::default(), burn(10_000_000)).await.unwrap();
+        let threads = executor.run(|_| burn(10_000_000)).await.unwrap();
         assert_eq!(threads.first().unwrap(), "plugin-fast");
         assert_eq!(threads.last().unwrap(), "plugin-slow");
     }
@@ -222,19 +236,39 @@ mod tests {
         let mut burning = tokio::task::JoinSet::new();
         for _ in 0..20 {
             let executor = executor.clone();
-            burning.spawn(async move { executor.run(Arc::default(), burn(200_000_000)).await });
+            burning.spawn(async move { executor.run(|_| burn(200_000_000)).await });
         }
         for _ in 0..20 {
-            assert!(executor.run(Arc::default(), burn(0)).await.is_some());
+            assert!(executor.run(|_| burn(0)).await.is_some());
         }
         assert!(burning.try_join_next().is_none(), "20 quick attempts ended before one that burns 200 ms");
     }
 
     #[tokio::test]
+    async fn jobs_that_wait_do_not_hold_up_those_behind_them() {
+        let executor = Executor::start(1).unwrap();
+        let (open, gate) = tokio::sync::watch::channel(false);
+        let (ended, mut ends) = tokio::sync::mpsc::unbounded_channel();
+        let mut jobs = (0..3).map(move |n| {
+            let (mut gate, ended) = (gate.clone(), ended.clone());
+            Job::new(move |_| async move {
+                if n == 0 {
+                    gate.wait_for(|open| *open).await.unwrap();
+                }
+                ended.send(n).unwrap();
+            })
+        });
+        executor.work_off(move || jobs.next());
+        assert_eq!((ends.recv().await, ends.recv().await), (Some(1), Some(2)));
+        open.send(true).unwrap();
+        assert_eq!((ends.recv().await, ends.recv().await), (Some(0), None));
+    }
+
+    #[tokio::test]
     async fn a_panic_ends_its_attempt_and_nothing_else() {
         let executor = Executor::start(1).unwrap();
-        assert!(executor.run::<(), _>(Arc::default(), async { panic!("as the test wants") }).await.is_none());
-        assert_eq!(executor.run(Arc::default(), async { 5 }).await, Some(5));
+        assert!(executor.run::<(), _>(|_| async { panic!("as the test wants") }).await.is_none());
+        assert_eq!(executor.run(|_| async { 5 }).await, Some(5));
         assert_eq!(executor.run_blocking(|| 5).await, Some(5));
     }
 
@@ -242,7 +276,7 @@ mod tests {
     async fn an_attempt_whose_caller_has_gone_is_dropped() {
         let executor = Executor::start(1).unwrap();
         let (alive, mut dropped) = oneshot::channel::<()>();
-        let attempt = executor.run(Arc::default(), async move {
+        let attempt = executor.run(|_| async move {
             let _alive = alive;
             std::future::pending::<()>().await;
         });

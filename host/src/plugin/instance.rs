@@ -3,21 +3,22 @@
 //! The store is dropped at the end of every attempt, however it ended; nothing of an instance is ever used again. The
 //! wall clock is outside of everything, the CPU clock is looked at on every tick of the epoch.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use wasmtime::component::{Instance, InstancePre};
+use wasmtime::component::Instance;
 use wasmtime::error::Context;
 use wasmtime::{Store, UpdateDeadline};
 
-use super::bindings::exports::eventstream::plugin::describe::{GuestIndices as DescribeIndices, Manifest};
-use super::dialect::{Dialect, Handler};
-use super::executor::Meter;
+use super::bindings::exports::eventstream::plugin::describe::Manifest;
+use super::fit::{self, Fit};
 use super::host::{Guest, Output, Surroundings};
 use super::limits::{Breach, Limits};
-use super::outcome;
+use super::load::LoadError;
+use super::meter::Meter;
+use super::sandbox::Sandbox;
 use super::state::NoState;
-use super::{Attempt, Completed, ReadState};
+use super::{Attempt, Completed, ReadState, compile, outcome};
 use crate::event::{Class, Data, Event, Failure, Outcome, Success};
 
 /// What is wrong with an export whose name fits and whose type does not.
@@ -25,12 +26,39 @@ const OTHER_TYPE: &str = "an export has another type than the package in wit/ sa
 
 /// A component that was compiled and found to fit, with what its attempts need.
 pub(super) struct Prepared {
-    pub(super) pre: InstancePre<Guest>,
-    pub(super) handler: Handler,
-    /// Others that the component exports and that are not called.
-    pub(super) other_dialects: Vec<Dialect>,
-    pub(super) describe: Option<DescribeIndices>,
+    fit: Fit,
+    sandbox: Arc<Sandbox>,
+    /// The same in the other place of the sandbox, once it had to move there.
+    moved: OnceLock<Option<Fit>>,
     pub(super) surroundings: Arc<Surroundings>,
+}
+
+impl Prepared {
+    pub(super) fn new(fit: Fit, sandbox: Arc<Sandbox>, surroundings: Arc<Surroundings>) -> Self {
+        Self { fit, sandbox, moved: OnceLock::new(), surroundings }
+    }
+
+    /// What was found out about the component.
+    pub(super) fn fit(&self) -> &Fit {
+        &self.fit
+    }
+
+    /// The component where it may run now.
+    fn here(&self) -> wasmtime::Result<&Fit> {
+        if !self.sandbox.has_moved() {
+            return Ok(&self.fit);
+        }
+        let moved = self.moved.get_or_init(|| {
+            self.move_over().inspect_err(|error| tracing::error!("the component cannot be moved: {error}")).ok()
+        });
+        moved.as_ref().ok_or_else(|| wasmtime::format_err!("the host has no sandbox for a system that swaps"))
+    }
+
+    fn move_over(&self) -> Result<Fit, LoadError> {
+        let place = self.sandbox.without_scan().ok_or(LoadError::Host)?;
+        let component = compile::copy(self.fit.pre.component(), &place.engine)?;
+        fit::check(&component, &place.linker, self.surroundings.limits.memory_bytes).map_err(LoadError::Misfits)
+    }
 }
 
 /// What a first instance said of itself.
@@ -47,7 +75,7 @@ pub(super) async fn attempt(
     meter: Arc<Meter>,
 ) -> Completed {
     let limits = prepared.surroundings.limits;
-    let event = Arc::new(attempt.event);
+    let event = attempt.event;
     let secrets = prepared.surroundings.secrets.clone();
     let output = Arc::new(Output::new(&prepared.surroundings.name, event.id, limits, secrets.clone()));
     let deadline = Instant::now() + Duration::from_millis(limits.wall_ms);
@@ -88,9 +116,10 @@ pub(super) async fn introduce(
     let deadline = Instant::now() + Duration::from_millis(limits.wall_ms);
     let guest = Guest::new(prepared.surroundings.clone(), Arc::new(event), 1, deadline, output, Arc::new(NoState));
     within(deadline, &limits, async {
-        let (mut store, instance) = instantiate(&prepared, guest, meter).await?;
-        prepared.handler.check(&mut store, &instance).context(OTHER_TYPE)?;
-        let manifest = match &prepared.describe {
+        let fit = prepared.here()?;
+        let (mut store, instance) = instantiate(fit, limits, guest, meter).await?;
+        fit.handler.check(&mut store, &instance).context(OTHER_TYPE)?;
+        let manifest = match &fit.describe {
             None => None,
             Some(describe) => {
                 let describe = describe.load(&mut store, &instance).context(OTHER_TYPE)?;
@@ -115,12 +144,12 @@ async fn within<T>(
 }
 
 async fn instantiate(
-    prepared: &Prepared,
+    fit: &Fit,
+    limits: Limits,
     guest: Guest,
     meter: Arc<Meter>,
 ) -> wasmtime::Result<(Store<Guest>, Instance)> {
-    let limits = prepared.surroundings.limits;
-    let mut store = Store::new(prepared.pre.engine(), guest);
+    let mut store = Store::new(fit.pre.engine(), guest);
     store.limiter(|guest| &mut guest.limiter);
     store.set_hostcall_fuel(usize::try_from(limits.host_call_bytes).unwrap_or(usize::MAX));
     store.set_max_component_handles(Guest::max_handles());
@@ -132,7 +161,7 @@ async fn instantiate(
         }
         Ok(UpdateDeadline::Yield(1))
     });
-    let instance = prepared.pre.instantiate_async(&mut store).await?;
+    let instance = fit.pre.instantiate_async(&mut store).await?;
     Ok((store, instance))
 }
 
@@ -144,8 +173,9 @@ async fn call(
     meter: Arc<Meter>,
 ) -> wasmtime::Result<Result<Success, Failure>> {
     let limits = prepared.surroundings.limits;
-    let (mut store, instance) = instantiate(prepared, guest, meter).await?;
-    let answer = prepared.handler.call(&mut store, &instance, event).await?;
+    let fit = prepared.here()?;
+    let (mut store, instance) = instantiate(fit, limits, guest, meter).await?;
+    let answer = fit.handler.call(&mut store, &instance, event).await?;
     Ok(match answer {
         Ok(result) => store
             .into_data()

@@ -72,7 +72,10 @@ async fn look(registry: &Registry) {
 async fn is_ok(registry: &Registry, name: &str) -> bool {
     let plugin = registry.route(&name.parse().unwrap()).unwrap();
     matches!(
-        plugin.handle(Attempt { event: event("{}"), attempt: 1 }, Arc::new(MemoryState::default())).await.outcome,
+        plugin
+            .handle(Attempt { event: event("{}").into(), attempt: 1 }, Arc::new(MemoryState::default()))
+            .await
+            .outcome,
         Outcome::Ok(_)
     )
 }

@@ -13,19 +13,19 @@ use bytes::Bytes;
 use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
-use wasmtime::Engine;
-use wasmtime::component::Linker;
 
-use super::engine::{self, Ticker};
-use super::executor::{Executor, Meter};
-use super::host::{self, Denials, Guest, Network, Shared, Surroundings};
+use super::engine::Ticker;
+use super::executor::Executor;
+use super::host::{Denials, Network, Shared, Surroundings};
 use super::instance::{self, Introduced, Prepared};
 use super::kept::Kept;
 use super::limits::{Breach, Limits};
 use super::loaded::{Machine, Plugin};
 use super::routing::Pattern;
+use super::sandbox::{Place, Sandbox};
 use super::secrets::Secrets;
 use super::settings::Settings;
+use super::swap::Swap;
 use super::{Compiler, Error, Options, fit, outcome};
 use crate::clock;
 use crate::event::{Event, EventId, EventType, Policies};
@@ -125,8 +125,7 @@ struct Described {
 
 /// What loading needs.
 pub(super) struct Loader {
-    pub(super) engine: Engine,
-    pub(super) linker: Arc<Linker<Guest>>,
+    pub(super) sandbox: Arc<Sandbox>,
     pub(super) machine: Arc<Machine>,
     pub(super) limits: Limits,
     pub(super) policies: Policies,
@@ -180,12 +179,13 @@ impl Loader {
     pub(super) fn start(options: &Options, slots: usize, threads: usize) -> Result<Self, Error> {
         let sandbox = |reason: String| Error::Sandbox { slots, reason };
         let pool_slots = u32::try_from(slots).map_err(|_| sandbox("too many slots".into()))?;
-        let engine = engine::build(pool_slots, options.stack_bytes).map_err(|error| sandbox(format!("{error:#}")))?;
-        let linker = host::linker(&engine).map_err(|error| sandbox(format!("{error:#}")))?;
+        let swap = Swap::watch(options.swaps.clone());
+        let place = Sandbox::start(pool_slots, options.stack_bytes, swap);
+        let place = Arc::new(place.map_err(|error| sandbox(format!("{error:#}")))?);
         let machine = Machine {
             executor: Executor::start(threads).map_err(|error| sandbox(error.to_string()))?,
-            ticker: Ticker::start(&engine).map_err(|error| sandbox(error.to_string()))?,
-            slots: Arc::new(Semaphore::new(slots)),
+            ticker: Ticker::start(&place).map_err(|error| sandbox(error.to_string()))?,
+            slots: Semaphore::new(slots),
         };
         let outside = Shared {
             runtime: machine.executor.io().cloned().ok_or_else(|| sandbox("no runtime for connections".into()))?,
@@ -193,8 +193,7 @@ impl Loader {
             resolve: Arc::new(options.resolve.clone()),
         };
         Ok(Self {
-            engine,
-            linker: Arc::new(linker),
+            sandbox: place,
             machine: Arc::new(machine),
             limits: options.limits,
             policies: options.policies.clone(),
@@ -237,8 +236,8 @@ impl Loader {
         let introduced = self.introduce(name, prepared.clone()).await?;
         let Described { patterns, version, description } = described(name, settings.types, introduced)?;
         Ok(Plugin {
-            name: name.to_owned(),
-            digest,
+            name: name.into(),
+            digest: digest.into(),
             version,
             description,
             patterns,
@@ -253,28 +252,23 @@ impl Loader {
     }
 
     async fn prepare(&self, file: Contents, surroundings: Arc<Surroundings>) -> Result<Prepared, LoadError> {
-        let component = self.compiler.compile(&self.engine, &self.machine.executor, self.kept.as_ref(), file).await?;
-        let linker = self.linker.clone();
+        let Place { engine, linker } = self.sandbox.preferred();
+        let component = self.compiler.compile(engine, &self.machine.executor, self.kept.as_ref(), file).await?;
+        let (linker, sandbox) = (linker.clone(), self.sandbox.clone());
         let work = move || {
-            let fit::Fit { pre, handler, other_dialects, describe } =
-                fit::check(&component, &linker, surroundings.limits.memory_bytes).map_err(LoadError::Misfits)?;
-            Ok(Prepared { pre, handler, other_dialects, describe, surroundings })
+            let fit = fit::check(&component, &linker, surroundings.limits.memory_bytes).map_err(LoadError::Misfits)?;
+            Ok(Prepared::new(fit, sandbox, surroundings))
         };
         self.machine.executor.run_blocking(work).await.unwrap_or(Err(LoadError::Host))
     }
 
     async fn introduce(&self, name: &str, prepared: Arc<Prepared>) -> Result<Introduced, LoadError> {
-        let permit = self.machine.slots.clone().acquire_owned().await.map_err(|_| LoadError::Host)?;
-        let ticking = self.machine.ticker.ticking();
+        let _permit = self.machine.slots.acquire().await.map_err(|_| LoadError::Host)?;
+        let _ticking = self.machine.ticker.ticking();
         let event = first_event(name).ok_or(LoadError::Name)?;
         let secrets = prepared.surroundings.secrets.clone();
-        let meter = Arc::new(Meter::default());
-        let counted = meter.clone();
-        let run = async move {
-            let _held = (permit, ticking);
-            instance::introduce(prepared, event, counted).await
-        };
-        let answer = self.machine.executor.run(meter, run).await.ok_or(LoadError::Host)?;
+        let run = |meter| instance::introduce(prepared, event, meter);
+        let answer = self.machine.executor.run(run).await.ok_or(LoadError::Host)?;
         answer.map_err(|error| {
             let is_guests = error.is::<wasmtime::WasmBacktrace>() || error.is::<Breach>();
             let words = if is_guests { outcome::classify(&error, None).message } else { format!("{error:#}") };

@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 
 use super::engine::Ticker;
-use super::executor::{Executor, Meter};
+use super::executor::Executor;
 use super::fit;
 use super::instance::{self, Prepared};
+use super::meter::Meter;
 use super::routing::Pattern;
 use super::settings::Settings;
 use super::{Attempt, Completed, Dialect, Limits, ReadState};
@@ -26,13 +29,13 @@ pub(super) struct Machine {
     pub(super) executor: Executor,
     pub(super) ticker: Ticker,
     /// As many permits as the pool has instances.
-    pub(super) slots: Arc<Semaphore>,
+    pub(super) slots: Semaphore,
 }
 
 /// One version of one component, ready to run.
 pub struct Plugin {
-    pub(super) name: String,
-    pub(super) digest: String,
+    pub(super) name: Arc<str>,
+    pub(super) digest: Arc<str>,
     pub(super) version: Option<String>,
     pub(super) description: Option<String>,
     pub(super) patterns: Vec<Pattern>,
@@ -57,6 +60,11 @@ impl Plugin {
         &self.digest
     }
 
+    /// The name and the digest, shared with whoever keeps them.
+    pub fn names(&self) -> (Arc<str>, Arc<str>) {
+        (self.name.clone(), self.digest.clone())
+    }
+
     /// The patterns of the types that it handles, if no other plugin has a more specific one.
     pub fn patterns(&self) -> &[Pattern] {
         &self.patterns
@@ -74,12 +82,12 @@ impl Plugin {
 
     /// The interface by which it takes events.
     pub fn dialect(&self) -> Dialect {
-        self.prepared.handler.dialect()
+        self.prepared.fit().handler.dialect()
     }
 
     /// The interfaces by which it could take events as well, which come after that one and are not called.
     pub fn other_dialects(&self) -> &[Dialect] {
-        &self.prepared.other_dialects
+        &self.prepared.fit().other_dialects
     }
 
     /// The size of its file.
@@ -89,7 +97,7 @@ impl Plugin {
 
     /// The interfaces that it imports, as it names them.
     pub fn imports(&self) -> Vec<String> {
-        let component = self.prepared.pre.component();
+        let component = self.prepared.fit().pre.component();
         component.component_type().imports(component.engine()).map(|(name, _)| name.to_owned()).collect()
     }
 
@@ -103,7 +111,7 @@ impl Plugin {
 
     /// The largest memory that an instance starts with.
     pub fn initial_memory_bytes(&self) -> u64 {
-        fit::initial_memory_bytes(self.prepared.pre.component()).unwrap_or(0)
+        fit::initial_memory_bytes(self.prepared.fit().pre.component()).unwrap_or(0)
     }
 
     /// How many attempts may run side by side on one host; `None` for as many as the host has slots.
@@ -126,28 +134,29 @@ impl Plugin {
         &self.policies
     }
 
-    /// Handles one event in a fresh instance that reads its state from `state`. Never fails: whatever the guest does is an outcome. Waits for a slot first
-    /// if all are taken, without counting that as time of the attempt. Dropping the future cancels the attempt.
+    /// Handles one event in a fresh instance that reads its state from `state`, from whichever thread this is called.
+    /// Otherwise like [`Plugin::handle_here`].
     pub async fn handle(self: &Arc<Self>, attempt: Attempt, state: Arc<dyn ReadState>) -> Completed {
-        let Ok(permit) = self.machine.slots.clone().acquire_owned().await else {
+        let plugin = self.clone();
+        let run = move |meter| async move { plugin.handle_here(attempt, state, meter).await };
+        self.machine.executor.run(run).await.unwrap_or_else(|| self.broken())
+    }
+
+    /// Handles one event in a fresh instance, on a thread of the guests: only within a [`super::Job`], with its meter.
+    /// Never fails: whatever the guest does is an outcome. Waits for a slot first if all are taken, without counting that
+    /// as time of the attempt. Dropping the future cancels the attempt.
+    pub async fn handle_here(&self, attempt: Attempt, state: Arc<dyn ReadState>, meter: Arc<Meter>) -> Completed {
+        let Ok(_permit) = self.machine.slots.acquire().await else {
             return broken("the sandbox has ended");
         };
-        let ticking = self.machine.ticker.ticking();
-        let meter = Arc::new(Meter::default());
-        // Not `self`: the last owner of the machine must not be one of its own threads.
-        let prepared = self.prepared.clone();
-        let counted = meter.clone();
-        let run = async move {
-            let _held = (permit, ticking);
-            instance::attempt(prepared, attempt, state, counted).await
-        };
-        match self.machine.executor.run(meter, run).await {
-            Some(completed) => completed,
-            None => {
-                tracing::error!(plugin.id = %self.name, "an attempt made the host panic; the plugin should be removed");
-                broken("the host failed to run the attempt")
-            }
-        }
+        let _ticking = self.machine.ticker.ticking();
+        let run = instance::attempt(self.prepared.clone(), attempt, state, meter);
+        AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| self.broken())
+    }
+
+    fn broken(&self) -> Completed {
+        tracing::error!(plugin.id = %self.name, "an attempt made the host panic; the plugin should be removed");
+        broken("the host failed to run the attempt")
     }
 }
 

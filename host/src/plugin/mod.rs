@@ -5,8 +5,9 @@
 //! with. Nothing here knows of a broker: what a handler publishes and writes leaves as plain values in its [`Outcome`], and
 //! what it reads of its state comes through [`ReadState`].
 //!
-//! Guests run on runtimes of their own, never on the one that calls [`Plugin::handle`]: a guest that burns its CPU time
-//! delays neither HTTP nor the broker nor, for longer than a slice, another guest.
+//! Guests run on runtimes of their own, never on those of HTTP and the broker: a guest that burns its CPU time delays
+//! neither of them nor, for longer than a slice, another guest. [`Registry::work_off`] takes work there in bulk,
+//! [`Plugin::handle`] a single attempt.
 
 mod approval;
 #[cfg(test)]
@@ -32,6 +33,7 @@ mod kept_tests;
 mod limits;
 mod load;
 mod loaded;
+mod meter;
 mod outcome;
 mod private_dir;
 mod refusals;
@@ -42,12 +44,14 @@ mod removal;
 mod removed;
 mod rollback;
 mod routing;
+mod sandbox;
 mod seal;
 mod secrets;
 mod settings;
 mod signature;
 mod state;
 mod status;
+mod swap;
 mod take;
 #[cfg(test)]
 mod testing;
@@ -57,10 +61,12 @@ mod workbench;
 pub use approval::ApproveError;
 pub use compile::{Child, CompileLimits, Compiler, answer as compile_and_answer};
 pub use dialect::Dialect;
+pub use executor::Job;
 pub use host::{HttpGrant, HttpGrants};
 pub use limits::Limits;
 pub use load::LoadError;
 pub use loaded::Plugin;
+pub use meter::Meter;
 pub use registry::Registry;
 pub use removal::{Removal, RemoveError};
 pub use rollback::RollbackError;
@@ -75,6 +81,7 @@ pub use workbench::Workbench;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::event::{Event, LogLine, Outcome, Policies};
 
@@ -82,7 +89,7 @@ use crate::event::{Event, LogLine, Outcome, Policies};
 #[derive(Clone, Debug)]
 pub struct Attempt {
     /// The event.
-    pub event: Event,
+    pub event: Arc<Event>,
     /// 1 for the first attempt since it was accepted or last replayed.
     pub attempt: u32,
 }
@@ -105,6 +112,8 @@ pub struct Completed {
 pub struct Options {
     /// The plugin directory; made if it is not there.
     pub dir: PathBuf,
+    /// The kernel's list of places to which memory is swapped out.
+    pub swaps: PathBuf,
     /// How many attempts may run side by side. More of them wait; they do not fail.
     pub concurrency: usize,
     /// The limits of every plugin that has no others.
@@ -140,6 +149,7 @@ impl Default for Options {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             dir: PathBuf::from("./plugins"),
+            swaps: PathBuf::from("/proc/swaps"),
             concurrency: 2 * cores,
             limits: Limits::default(),
             policies: Policies::default(),

@@ -20,7 +20,7 @@ use super::removed::Removed;
 use super::routing::{Table, Versions};
 use super::settings::Settings;
 use super::status::NeedsApproval;
-use super::{Error, Options, Plugin, PluginState, Status};
+use super::{Error, Job, Options, Plugin, PluginState, Status};
 use crate::event::EventType;
 
 /// Instances beside those that handle events, so that a plugin can be loaded while all slots are taken.
@@ -104,6 +104,13 @@ impl Registry {
     /// The plugins that serve now, by name.
     pub fn active(&self) -> Vec<Arc<Plugin>> {
         self.table.load().active().values().cloned().collect()
+    }
+
+    /// Works off, on the threads of guests, what `next` gives, until it gives none. Jobs that are quick run one after the
+    /// other, without a hand-over for each; one that waits or burns CPU goes on by itself, beside those that come after it.
+    /// Whatever `next` and the jobs own is dropped on those threads, so none of it may be the last owner of the registry.
+    pub fn work_off(&self, next: impl FnMut() -> Option<Job> + Send + 'static) {
+        self.loader.machine.executor.work_off(next);
     }
 
     /// Changes whenever a plugin was swapped, added or removed.

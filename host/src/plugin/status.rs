@@ -109,7 +109,7 @@ impl Status {
             rolled_back_from: None,
             needs_approval: None,
             removed_at: None,
-            digest: serving.map(|plugin| plugin.digest.clone()),
+            digest: serving.map(|plugin| plugin.digest().to_owned()),
             version: serving.and_then(|plugin| plugin.version.clone()),
             description: serving.and_then(|plugin| plugin.description.clone()),
             dialect: serving.map(|plugin| plugin.dialect().interface()),

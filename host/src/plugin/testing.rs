@@ -105,7 +105,7 @@ pub(super) async fn sole(body: &str, limits: Limits) -> Sole {
 impl Sole {
     /// A first attempt at an event.
     pub(super) async fn attempt(&self) -> Completed {
-        self.plugin.handle(Attempt { event: event("{}"), attempt: 1 }, Arc::new(MemoryState::default())).await
+        self.plugin.handle(Attempt { event: event("{}").into(), attempt: 1 }, Arc::new(MemoryState::default())).await
     }
 
     /// A first attempt that is to end well.

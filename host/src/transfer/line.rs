@@ -319,7 +319,7 @@ fn record(line: EventLine<'_>) -> Result<Record, String> {
         }),
     };
     let EventLine { attempts_made, failures, replays, attempts, .. } = line;
-    Ok(Record { event, attempts_made, failures, replays, attempts: attempts.into_owned(), end })
+    Ok(Record { event: event.into(), attempts_made, failures, replays, attempts: attempts.into_owned(), end })
 }
 
 fn hexadecimal(digest: &[u8; 32]) -> String {
@@ -395,14 +395,14 @@ mod tests {
             extensions: BTreeMap::new(),
             cause: None,
             data: None,
-            ..record().event
+            ..(*record().event).clone()
         };
         let idempotency = Idempotency { key: [0x0f; 32], fingerprint: std::array::from_fn(|n| n as u8 * 8) };
         for exported in [
             Exported::Key(ExportedKey { idempotency, id: EventId::new(), until: Timestamp::MAX }),
             waits(record(), Some(Timestamp::from_unix_ms(1_795_446_245_008))),
             waits(Record::new(bare), None),
-            waits(Record::new(Event { data: Some(Data::text("null")), ..record().event }), None),
+            waits(Record::new(Event { data: Some(Data::text("null")), ..(*record().event).clone() }), None),
             Exported::State(ExportedState {
                 plugin: "a".into(),
                 key: "k \"1\"".into(),

@@ -13,7 +13,7 @@ use crate::broker::Lane;
 /// How long what is claimed ahead should wait for its slot.
 const AHEAD: Duration = Duration::from_millis(10);
 /// The most deliveries of one lane that are claimed ahead.
-const MAX_AHEAD: usize = 64;
+const MAX_AHEAD: usize = 256;
 /// How much of the average the last handler makes.
 const WEIGHT: f64 = 0.2;
 

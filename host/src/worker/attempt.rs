@@ -8,7 +8,7 @@ use crate::clock;
 use crate::event::{
     AttemptRecord, Class, Event, EventType, Failure, Outcome, Policies, Published, Record, Settlement, Start, decide,
 };
-use crate::plugin::{Attempt, Completed, Plugin, ReadState, Registry};
+use crate::plugin::{Attempt, Completed, Meter, Plugin, ReadState, Registry};
 
 /// Deliveries that may end with their host before the event is failed (contract, G7).
 pub(super) const CRASH_CAP: u32 = 5;
@@ -27,7 +27,7 @@ pub(super) struct Handler {
     /// Where handlers read their plugins' state.
     pub(super) state: Arc<dyn ReadState>,
     /// Named in the records of attempts.
-    pub(super) consumer: String,
+    pub(super) consumer: Arc<str>,
 }
 
 /// Where to go next with a delivery.
@@ -40,7 +40,7 @@ enum Step {
 impl Handler {
     /// Handles a delivery and says what is to become of it. Whatever the plugin does, there is an answer. Dropping the
     /// future cancels the handler.
-    pub(super) async fn handle(&self, delivery: Delivery) -> Settle {
+    pub(super) async fn handle(&self, delivery: Delivery, meter: Arc<Meter>) -> Settle {
         let Delivery { record, receipt, .. } = &delivery;
         let attempt = delivery.attempt();
         let started_at = clock::now();
@@ -49,8 +49,8 @@ impl Handler {
             Step::Return(lane) => return returned(delivery, lane),
             Step::Fail(failure) => (None, Completed::failed(failure)),
             Step::Handle(plugin) => {
-                let completed =
-                    plugin.handle(Attempt { event: record.event.clone(), attempt }, self.state.clone()).await;
+                let attempt = Attempt { event: record.event.clone(), attempt };
+                let completed = plugin.handle_here(attempt, self.state.clone(), meter).await;
                 (Some(plugin), completed)
             }
         };
@@ -63,6 +63,7 @@ impl Handler {
             Outcome::Ok(success) => (success, None),
             Outcome::Failed(failure) => (Default::default(), Some(failure)),
         };
+        let (name, digest) = plugin.as_ref().map(|plugin| plugin.names()).unzip();
         let ended = AttemptRecord {
             attempt,
             replay: record.replays,
@@ -73,8 +74,8 @@ impl Handler {
             backtrace: failure.and_then(|failure| failure.backtrace),
             retry_in_ms: None,
             consumer: self.consumer.clone(),
-            plugin: plugin.as_ref().map(|plugin| plugin.name().to_owned()),
-            digest: plugin.as_ref().map(|plugin| plugin.digest().to_owned()),
+            plugin: name,
+            digest,
             stderr: completed.stderr,
             log: completed.log,
             log_lines_dropped: completed.log_lines_dropped,

@@ -1,70 +1,35 @@
-//! Claims deliveries and starts an attempt for each as soon as its lane has a free slot.
+//! Claims deliveries and sees to it that somebody takes them: runners on the threads of guests.
 //!
 //! A little more is claimed than can begin at once, where handlers are quick; see [`super::ahead`]. What has waited for
 //! longer than it should goes back to its lane, so that another host can take it.
 
-use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use crate::broker::{Delivery, Error, Lane};
+use crate::plugin::Job;
 use crate::shutdown::Tasks;
 
 use super::Shared;
-use super::ahead::Paces;
 use super::attempt::returned;
-use super::leases::Hold;
-use super::settle::Backoff;
-use super::slots::{Slots, Want};
-
-/// The most deliveries that are handled but not settled yet; reached only while the store is slow or away.
-const MAX_UNSETTLED: usize = 1_024;
-/// How long a delivery waits for a slot before it goes back. Far longer than was expected of it.
-const MAX_WAIT: Duration = Duration::from_millis(500);
+use super::queue::{MAX_WAIT, Queue, Runner, Waiting};
+use super::settle::{Backoff, Item};
 
 /// Runs until the worker stops.
 pub(super) async fn run(shared: Arc<Shared>, tasks: Tasks) -> anyhow::Result<()> {
-    let book = Book { slots: Slots::new(shared.options.host_concurrency), paces: Paces::default() };
-    let dispatcher = Dispatcher {
-        book: Arc::new(Mutex::new(book)),
-        unsettled: Arc::new(tokio::sync::Semaphore::new(MAX_UNSETTLED)),
-        waiting: HashMap::new(),
-        backoff: Backoff::default(),
-        shared,
-        tasks,
-    };
-    dispatcher.run().await
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let queue = Arc::new(Queue::new(shared.options.host_concurrency, threads));
+    Dispatcher { queue, backoff: Backoff::default(), is_stale: false, shared, tasks }.run().await
 }
 
 struct Dispatcher {
     shared: Arc<Shared>,
     tasks: Tasks,
-    book: Arc<Mutex<Book>>,
-    unsettled: Arc<tokio::sync::Semaphore>,
-    /// What was claimed ahead, by lane, oldest first.
-    waiting: HashMap<Lane, VecDeque<Waiting>>,
+    queue: Arc<Queue>,
     backoff: Backoff,
-}
-
-/// What is counted.
-struct Book {
-    slots: Slots,
-    paces: Paces,
-}
-
-/// A delivery that is held and has not begun.
-struct Waiting {
-    delivery: Delivery,
-    hold: Hold,
-    since: Instant,
-}
-
-/// A taken slot; free again when this is dropped.
-struct Slot {
-    book: Arc<Mutex<Book>>,
-    lane: Lane,
-    since: Instant,
+    /// More could have been asked for since the claim that is under way was made.
+    is_stale: bool,
 }
 
 /// What the broker is asked, or what is waited for instead.
@@ -94,11 +59,11 @@ impl Dispatcher {
         let mut asking: Option<Asking> = None;
         let mut looks = tokio::time::interval(MAX_WAIT / 2);
         while !shared.stop.is_cancelled() {
-            let lanes = shared.lanes();
-            self.begin_waiting(&lanes);
             if asking.is_none() {
-                asking = self.claim(lanes);
+                self.queue.set_lanes(shared.lanes());
+                asking = self.claim();
             }
+            self.start_runners();
             let answer = async {
                 match &mut asking {
                     Some(asking) => asking.answer.as_mut().await,
@@ -111,35 +76,29 @@ impl Dispatcher {
                     continue;
                 }
                 () = shared.stop.cancelled() => break,
-                () = shared.freed.notified() => true,
+                () = self.queue.stirred() => true,
                 changed = changes.changed() => { changed?; true }
-                _ = looks.tick(), if !self.waiting.is_empty() => { self.give_back_late(); false }
+                _ = looks.tick(), if !self.queue.is_empty() => { self.give_back(self.queue.take_late()); false }
             };
-            // More lanes may have free slots now than those that are waited for.
-            if stale && asking.as_ref().is_some_and(|asking| asking.kind == Kind::Wait) {
-                asking = None;
+            // There may be something to claim now in other lanes than those that are asked or waited for.
+            match &asking {
+                Some(Asking { kind: Kind::Wait, .. }) if stale => asking = None,
+                Some(Asking { kind: Kind::Claim, .. }) => self.is_stale |= stale,
+                _ => {}
             }
         }
+        self.is_stale = true;
         if let Some(asking) = asking.filter(|asking| asking.kind == Kind::Claim) {
             self.heard(asking.answer.await);
         }
-        self.give_back(|_| true);
+        self.give_back(self.queue.take_all());
         Ok(())
     }
 
     /// Begins to claim, if anything can be used.
-    fn claim(&self, lanes: Vec<(Lane, usize)>) -> Option<Asking> {
-        let room = self.unsettled.available_permits();
-        let mut claim = {
-            let Book { slots, paces } = &mut *self.book();
-            let want = |(lane, limit): (Lane, usize)| Want { ahead: paces.ahead(&lane, limit), lane, limit };
-            let wants: Vec<Want> = lanes.into_iter().map(want).collect();
-            slots.claim(&wants)?
-        };
-        if room == 0 {
-            return None;
-        }
-        claim.max = claim.max.min(room);
+    fn claim(&mut self) -> Option<Asking> {
+        let claim = self.queue.claim()?;
+        self.is_stale = false;
         let (shared, asked_at) = (self.shared.clone(), Instant::now());
         let answer = async move {
             let lanes = claim.lanes.iter().map(|want| want.lane.clone()).collect();
@@ -153,6 +112,9 @@ impl Dispatcher {
         match asked {
             Asked::Claimed(_, lanes, Ok(deliveries)) if deliveries.is_empty() => {
                 self.backoff.reset();
+                if std::mem::take(&mut self.is_stale) {
+                    return None;
+                }
                 let shared = self.shared.clone();
                 let answer = async move { Asked::Waited(shared.broker.wait(&lanes).await) };
                 Some(Asking { answer: Box::pin(answer), kind: Kind::Wait })
@@ -161,9 +123,7 @@ impl Dispatcher {
                 self.backoff.reset();
                 for delivery in deliveries {
                     let hold = self.shared.held.hold(&delivery.receipt, asked_at);
-                    let lane = delivery.receipt.lane.clone();
-                    self.book().slots.wait(&lane);
-                    self.waiting.entry(lane).or_default().push_back(Waiting { delivery, hold, since: Instant::now() });
+                    self.queue.push(delivery, hold, self.tasks.token());
                 }
                 None
             }
@@ -183,88 +143,33 @@ impl Dispatcher {
         Asking { answer: Box::pin(answer), kind: Kind::Pause }
     }
 
-    /// Begins what waits and has a slot.
-    fn begin_waiting(&mut self, lanes: &[(Lane, usize)]) {
-        let mut waiting = std::mem::take(&mut self.waiting);
-        for (lane, queue) in &mut waiting {
-            let limit = lanes.iter().find(|(known, _)| known == lane).map_or(1, |(_, limit)| *limit);
-            while self.book().slots.may_begin(lane, limit)
-                && let Some(Waiting { delivery, hold, .. }) = queue.pop_front()
-            {
-                self.book().slots.wait_no_more(lane);
-                // Lost while it waited: somebody else has it.
-                if !hold.lost().is_cancelled() {
-                    self.begin(delivery, hold);
-                }
-            }
-        }
-        waiting.retain(|_, queue| !queue.is_empty());
-        self.waiting = waiting;
-    }
-
-    fn begin(&self, delivery: Delivery, hold: Hold) {
-        let slot = Slot::take(&self.book, &delivery.receipt.lane);
-        let permit = self.unsettled.clone().try_acquire_owned();
-        let shared = self.shared.clone();
-        self.tasks.spawn(async move {
-            shared.work(delivery, hold, || drop(slot)).await;
-            drop(permit);
-            shared.freed.notify_one();
-        });
-    }
-
-    /// Hands back what has waited for too long: its handlers turned out to be slow.
-    fn give_back_late(&mut self) {
-        let now = Instant::now();
-        let late: Vec<Lane> = self
-            .waiting
-            .iter()
-            .filter(|(_, queue)| {
-                queue.front().is_some_and(|first| now.saturating_duration_since(first.since) >= MAX_WAIT)
-            })
-            .map(|(lane, _)| lane.clone())
-            .collect();
-        for lane in &late {
-            self.book().paces.note(lane, MAX_WAIT);
-        }
-        self.give_back(|lane| late.contains(lane));
-    }
-
-    /// Hands back what waits in some lanes, as if it had never been claimed.
-    fn give_back(&mut self, of: impl Fn(&Lane) -> bool) {
-        let (back, kept) = std::mem::take(&mut self.waiting).into_iter().partition(|(lane, _)| of(lane));
-        self.waiting = kept;
-        let back: HashMap<Lane, VecDeque<Waiting>> = back;
-        for (lane, queue) in back {
-            for Waiting { delivery, hold, .. } in queue {
-                self.book().slots.wait_no_more(&lane);
-                let (shared, lane) = (self.shared.clone(), lane.clone());
-                self.tasks.spawn(async move {
-                    tokio::select! {
-                        _ = shared.settle(returned(delivery, lane)) => {}
-                        () = hold.lost().cancelled() => {}
-                    }
-                });
-            }
+    fn start_runners(&self) {
+        for runner in self.queue.missing_runners() {
+            self.shared.plugins.work_off(self.jobs(runner));
         }
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The deliveries of a lane, each as a job.
+    fn jobs(&self, runner: Runner) -> impl FnMut() -> Option<Job> + Send + 'static {
+        // Dropped in this order: the worker has not ended before what it shares is let go.
+        let (shared, token) = (self.shared.clone(), self.tasks.token());
+        let owned = (runner, shared, token);
+        move || {
+            let (runner, shared, token) = &owned;
+            let (Waiting { delivery, custody, .. }, slot) = runner.next()?;
+            let (shared, token) = (shared.clone(), token.clone());
+            Some(Job::new(|meter| async move {
+                shared.work(delivery, custody, Some(slot), meter).await;
+                drop(token);
+            }))
+        }
     }
-}
 
-impl Slot {
-    fn take(book: &Arc<Mutex<Book>>, lane: &Lane) -> Self {
-        book.lock().unwrap_or_else(PoisonError::into_inner).slots.take(lane);
-        Self { book: book.clone(), lane: lane.clone(), since: Instant::now() }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-        book.slots.release(&self.lane);
-        book.paces.note(&self.lane, self.since.elapsed());
+    /// Hands back what waits, as if it had never been claimed.
+    fn give_back(&self, waiting: Vec<Waiting>) {
+        for Waiting { delivery, custody, .. } in waiting {
+            let lane = delivery.receipt.lane.clone();
+            self.shared.settler.submit(Item::new(returned(delivery, lane), custody));
+        }
     }
 }

@@ -11,6 +11,7 @@ mod ahead;
 mod attempt;
 mod dispatch;
 mod leases;
+mod queue;
 mod recover;
 mod settle;
 mod slots;
@@ -20,20 +21,23 @@ mod upkeep;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, Delivery, Lane, Settled};
+use crate::broker::{Broker, Delivery, Lane};
 use crate::event::Policies;
-use crate::plugin::Registry;
+use crate::plugin::{Meter, Registry};
 use crate::shutdown::Tasks;
 
 use attempt::{Handler, returned};
 
 pub use attempt::lane_of;
-use leases::{Held, Hold, Keeper};
-use settle::Settler;
+use leases::{Held, Keeper};
+use queue::{Custody, Slot};
+use settle::{Conclusion, Item, Settler};
 use state::Reads;
+
+/// Time for the last settles of a host that stops.
+const LAST_SETTLES: Duration = Duration::from_secs(3);
 
 /// How the worker works.
 #[derive(Clone, Debug)]
@@ -61,6 +65,8 @@ impl Options {
 pub struct Worker {
     shared: Arc<Shared>,
     tasks: Tasks,
+    /// What is not settled yet is given up.
+    too_late: CancellationToken,
     keeper: Keeper,
 }
 
@@ -76,8 +82,6 @@ struct Shared {
     stop: CancellationToken,
     /// Attempts under way are to be given up.
     give_up: CancellationToken,
-    /// A slot came free.
-    freed: Notify,
 }
 
 impl Worker {
@@ -98,10 +102,11 @@ impl Worker {
             plugins: plugins.clone(),
             policies: options.policies.clone(),
             state: Arc::new(Reads::start(broker.clone(), &own_tasks)),
-            consumer: broker.consumer().to_owned(),
+            consumer: broker.consumer().into(),
         };
+        let too_late = CancellationToken::new();
         let shared = Arc::new(Shared {
-            settler: Settler::start(broker.clone(), &own_tasks),
+            settler: Settler::start(broker.clone(), too_late.clone(), &own_tasks),
             broker,
             plugins,
             handler,
@@ -109,7 +114,6 @@ impl Worker {
             options,
             stop: own_tasks.stop_token().clone(),
             give_up: CancellationToken::new(),
-            freed: Notify::new(),
         });
         let failed = tasks.stop_token().clone();
         let loops = own_tasks.clone();
@@ -121,17 +125,17 @@ impl Worker {
             loops.failure().map_or(Ok(()), Err)
         });
         own_tasks.spawn_critical("claim", dispatch::run(shared.clone(), own_tasks.clone()));
-        own_tasks.spawn_critical("recover", recover::run(shared.clone()));
+        own_tasks.spawn_critical("recover", recover::run(shared.clone(), own_tasks.clone()));
         own_tasks.spawn_critical("promote", upkeep::promote(shared.clone()));
         own_tasks.spawn_critical("maintain", upkeep::maintain(shared.clone()));
         own_tasks.spawn_critical("adopt", adopt::run(shared.clone()));
-        Ok(Self { shared, tasks: own_tasks, keeper })
+        Ok(Self { shared, tasks: own_tasks, too_late, keeper })
     }
 
     /// Stops as G10 says: takes nothing more, lets attempts end within the drain time, hands the rest back without
     /// burning an attempt. Dropping the future stops at once; what was under way is then recovered after its lease.
     pub async fn stop(self) {
-        let Self { shared, tasks, keeper } = self;
+        let Self { shared, tasks, too_late, keeper } = self;
         let drain = shared.options.drain;
         shared.stop.cancel();
         let give_up = shared.give_up.clone();
@@ -142,7 +146,10 @@ impl Worker {
         if tokio::time::timeout(drain, &mut ended).await.is_err() {
             tracing::warn!("attempts still under way after {} ms are handed back", drain.as_millis());
             give_up.cancel();
-            ended.await;
+            if tokio::time::timeout(LAST_SETTLES, &mut ended).await.is_err() {
+                too_late.cancel();
+                ended.await;
+            }
         }
         // Last, so that leases hold until everything is settled.
         drop(keeper);
@@ -150,51 +157,29 @@ impl Worker {
 }
 
 impl Shared {
-    /// Handles a delivery to its settle; `handled` is called when the handler is done and its slot may be used again.
-    /// Ends early when the lease is lost, since nothing would come of it.
-    async fn work(&self, delivery: Delivery, hold: Hold, handled: impl FnOnce() + Send) {
+    /// Handles a delivery and hands on what came of it, on a thread of the guests. Ends early when the lease is lost,
+    /// since nothing would come of it.
+    async fn work(self: Arc<Self>, delivery: Delivery, mut custody: Custody, slot: Option<Slot>, meter: Arc<Meter>) {
         let lane = delivery.receipt.lane.clone();
-        let mut handled = Some(handled);
-        let attempt = async {
-            loop {
-                let settle = tokio::select! {
-                    settle = self.handler.handle(delivery.clone()) => settle,
-                    () = self.give_up.cancelled() => returned(delivery.clone(), lane.clone()),
-                };
-                // What saw state may have to be handled again, in its slot.
-                if settle.state.is_none()
-                    && let Some(handled) = handled.take()
-                {
-                    handled();
-                    self.freed.notify_one();
-                }
-                match self.settle(settle).await {
-                    Some(Settled::Conflict) => {
-                        tracing::debug!(event.id = %delivery.receipt.event_id, "its state changed meanwhile: handled again");
-                    }
-                    settled => return settled,
-                }
+        loop {
+            let lost = custody.hold.lost().clone();
+            let settle = tokio::select! {
+                biased;
+                settle = self.handler.handle(delivery.clone(), meter.clone()) => settle,
+                () = lost.cancelled() => return,
+                () = self.give_up.cancelled() => returned(delivery.clone(), lane.clone()),
+            };
+            if settle.state.is_none() {
+                return self.settler.submit(Item::new(settle, custody));
             }
-        };
-        tokio::select! {
-            settled = attempt => if settled == Some(Settled::Lost) {
-                tracing::warn!(event.id = %delivery.receipt.event_id, "outcome dropped: the delivery passed to another consumer");
-            },
-            () = hold.lost().cancelled() => {}
-        }
-    }
-
-    /// Settles for as long as it takes, or until the store was away for a while after everything was to be given up.
-    async fn settle(&self, settle: crate::broker::Settle) -> Option<Settled> {
-        /// Time for the last settles of a host that stops.
-        const LAST_SETTLES: Duration = Duration::from_secs(3);
-        let patience = async {
-            self.give_up.cancelled().await;
-            tokio::time::sleep(LAST_SETTLES).await;
-        };
-        tokio::select! {
-            settled = self.settler.settle_for_sure(settle) => Some(settled),
-            () = patience => None,
+            // What saw state may have to be handled again, in its slot.
+            let conclusion = tokio::select! {
+                conclusion = self.settler.settle(settle, custody) => conclusion,
+                () = lost.cancelled() => return,
+            };
+            let Conclusion::Conflict(still) = conclusion else { return drop(slot) };
+            tracing::debug!(event.id = %delivery.receipt.event_id, "its state changed meanwhile: handled again");
+            custody = still;
         }
     }
 

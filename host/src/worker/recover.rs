@@ -6,11 +6,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::plugin::Job;
+use crate::shutdown::Tasks;
+
 use super::Shared;
+use super::queue::Custody;
 use super::settle::Backoff;
 
 /// Runs until the worker stops.
-pub(super) async fn run(shared: Arc<Shared>) -> anyhow::Result<()> {
+pub(super) async fn run(shared: Arc<Shared>, tasks: Tasks) -> anyhow::Result<()> {
     let idle = (shared.options.lease / 6).clamp(Duration::from_millis(50), Duration::from_secs(2));
     let mut backoff = Backoff::default();
     while !shared.stop.is_cancelled() {
@@ -28,7 +32,15 @@ pub(super) async fn run(shared: Arc<Shared>) -> anyhow::Result<()> {
                         "delivery taken over from a consumer that is gone"
                     );
                     let hold = shared.held.hold(&suspect.receipt, asked);
-                    shared.work(suspect, hold, || ()).await;
+                    let (custody, is_over) = Custody::alone(hold, tasks.token());
+                    let (worker, token) = (shared.clone(), tasks.token());
+                    let mut job = Some(Job::new(|meter| async move {
+                        worker.work(suspect, custody, None, meter).await;
+                        drop(token);
+                    }));
+                    shared.plugins.work_off(move || job.take());
+                    // Nothing is ever sent: it ends when the delivery was settled or lost.
+                    let _ = is_over.await;
                 }
                 continue;
             }

@@ -4,104 +4,176 @@
 //! in large batches, without a timer. A settle that got no answer is repeated until it gets one; the broker knows a
 //! repetition when it sees one.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Error, Settle, Settled};
 use crate::shutdown::Tasks;
 
-/// The most settles in one call: scripts stay short, and a call answers soon.
-const MAX_BATCH: usize = 100;
+use super::queue::Custody;
+
+/// The most settles in one call.
+const MAX_BATCH: usize = 200;
 /// Calls under way at the same time: one is worked on by the store while the next one travels.
 const MAX_CALLS: usize = 2;
-/// Settles that wait for their turn; more than a host has slots.
-const QUEUE: usize = 1_024;
 
-type Answer = Result<Settled, Error>;
-
-/// Hands settles to the batches.
+/// Takes settles. There are never more than the deliveries that a host holds.
 #[derive(Clone)]
 pub(super) struct Settler {
-    queue: mpsc::Sender<(Settle, oneshot::Sender<Answer>)>,
+    queue: mpsc::UnboundedSender<Item>,
+}
+
+/// A settle to be seen through.
+pub(super) struct Item {
+    settle: Settle,
+    custody: Custody,
+    /// Whoever has to know what became of it.
+    answer: Option<oneshot::Sender<Conclusion>>,
+    backoff: Backoff,
+}
+
+/// What became of a settle, and the delivery if it is still held.
+pub(super) enum Conclusion {
+    /// It is over.
+    Over,
+    /// Its state has changed meanwhile: to be handled again.
+    Conflict(Custody),
+}
+
+impl Item {
+    /// A settle that nobody waits for.
+    pub(super) fn new(settle: Settle, custody: Custody) -> Self {
+        Self { settle, custody, answer: None, backoff: Backoff::default() }
+    }
 }
 
 impl Settler {
-    /// Starts the task that forms batches. It ends when every `Settler` is gone.
-    pub(super) fn start(broker: Arc<dyn Broker>, tasks: &Tasks) -> Self {
-        let (queue, waiting) = mpsc::channel(QUEUE);
-        let batches = tasks.clone();
-        tasks.spawn(form_batches(broker, waiting, batches));
+    /// Starts the task that forms batches. It ends when every `Settler` is gone. What is not settled when `too_late` is
+    /// cancelled is given up.
+    pub(super) fn start(broker: Arc<dyn Broker>, too_late: CancellationToken, tasks: &Tasks) -> Self {
+        let (queue, waiting) = mpsc::unbounded_channel();
+        let calls = Arc::new(Semaphore::new(MAX_CALLS));
+        let batches = Batches { broker, calls, too_late, tasks: tasks.clone() };
+        tasks.spawn(batches.form(waiting));
         Self { queue }
     }
 
-    /// Settles once; see [`Broker::settle`]. The error is this settle's own: of a batch that failed, each is tried alone.
-    pub(super) async fn settle(&self, settle: Settle) -> Answer {
-        let (answer, answered) = oneshot::channel();
-        let ended = || Error::unknown("the host is stopping");
-        self.queue.send((settle, answer)).await.map_err(|_| ended())?;
-        answered.await.unwrap_or_else(|_| Err(ended()))
+    /// Settles for as long as it takes, or until the lease is lost or the worker gives up.
+    pub(super) fn submit(&self, item: Item) {
+        // Nobody is left to take it only when the worker has ended.
+        let _ = self.queue.send(item);
     }
 
-    /// Settles, again and again for as long as the store is away or refuses. Ends by itself only with an answer, so race
-    /// it with whatever makes the answer worthless.
-    pub(super) async fn settle_for_sure(&self, settle: Settle) -> Settled {
-        let mut pause = Backoff::default();
+    /// The same, and waits for what comes of it. May be dropped; the settle goes on.
+    pub(super) async fn settle(&self, settle: Settle, custody: Custody) -> Conclusion {
+        let (answer, answered) = oneshot::channel();
+        self.submit(Item { answer: Some(answer), ..Item::new(settle, custody) });
+        answered.await.unwrap_or(Conclusion::Over)
+    }
+}
+
+#[derive(Clone)]
+struct Batches {
+    broker: Arc<dyn Broker>,
+    calls: Arc<Semaphore>,
+    too_late: CancellationToken,
+    tasks: Tasks,
+}
+
+impl Batches {
+    async fn form(self, mut waiting: mpsc::UnboundedReceiver<Item>) {
         loop {
-            match self.settle(settle.clone()).await {
-                Ok(settled) => return settled,
-                Err(error) => {
-                    tracing::warn!(event.id = %settle.receipt.event_id, "attempt not settled yet: {error}");
-                    tokio::time::sleep(pause.next()).await;
+            let Ok(call) = self.calls.clone().acquire_owned().await else { return };
+            let mut batch = Vec::new();
+            if waiting.recv_many(&mut batch, MAX_BATCH).await == 0 {
+                return;
+            }
+            let batches = self.clone();
+            self.tasks.spawn(async move {
+                batches.settle(batch).await;
+                drop(call);
+            });
+        }
+    }
+
+    async fn settle(&self, mut batch: Vec<Item>) {
+        batch.retain(|item| !item.custody.hold.lost().is_cancelled());
+        match self.try_settle(&batch).await {
+            Ok(settled) => batch.into_iter().zip(settled).for_each(|(item, settled)| item.conclude(settled)),
+            Err(error) if error.is_transient() || batch.len() == 1 => self.again(batch, &error),
+            // One of them met something that a person has to mend; the others must not wait for that.
+            Err(_) => {
+                for item in batch {
+                    let alone = vec![item];
+                    match self.try_settle(&alone).await {
+                        Ok(settled) => {
+                            alone.into_iter().zip(settled).for_each(|(item, settled)| item.conclude(settled))
+                        }
+                        Err(error) => self.again(alone, &error),
+                    }
                 }
             }
         }
     }
-}
 
-async fn form_batches(
-    broker: Arc<dyn Broker>,
-    mut waiting: mpsc::Receiver<(Settle, oneshot::Sender<Answer>)>,
-    tasks: Tasks,
-) {
-    let calls = Arc::new(Semaphore::new(MAX_CALLS));
-    loop {
-        let Ok(call) = calls.clone().acquire_owned().await else { return };
-        let mut batch = Vec::new();
-        if waiting.recv_many(&mut batch, MAX_BATCH).await == 0 {
-            return;
+    async fn try_settle(&self, batch: &[Item]) -> Result<Vec<Settled>, Error> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
         }
-        let broker = broker.clone();
-        tasks.spawn(async move {
-            settle_batch(broker.as_ref(), batch).await;
-            drop(call);
+        let settles: Vec<Settle> = batch.iter().map(|item| item.settle.clone()).collect();
+        let settled = tokio::select! {
+            settled = self.broker.settle(settles) => settled?,
+            () = self.too_late.cancelled() => return Err(Error::unknown("the host is stopping")),
+        };
+        if settled.len() != batch.len() {
+            return Err(Error::unknown("the broker gave another number of answers"));
+        }
+        Ok(settled)
+    }
+
+    /// Tries once more after a pause, during which the calls are free for others.
+    fn again(&self, mut items: Vec<Item>, error: &Error) {
+        let mut pause = Duration::ZERO;
+        for item in &mut items {
+            tracing::warn!(event.id = %item.settle.receipt.event_id, "attempt not settled yet: {error}");
+            pause = pause.max(item.backoff.next());
+        }
+        let batches = self.clone();
+        let retry: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = batches.too_late.cancelled() => return,
+            }
+            if let Ok(_call) = batches.calls.acquire().await {
+                batches.settle(items).await;
+            }
         });
+        self.tasks.spawn(retry);
     }
 }
 
-async fn settle_batch(broker: &dyn Broker, batch: Vec<(Settle, oneshot::Sender<Answer>)>) {
-    let (settles, answers): (Vec<Settle>, Vec<_>) = batch.into_iter().unzip();
-    let results = match broker.settle(settles.clone()).await {
-        Ok(settled) => settled.into_iter().map(Ok).collect(),
-        Err(error) if error.is_transient() || settles.len() == 1 => vec![Err(error); settles.len()],
-        // One of them met something that a person has to mend; the others must not wait for that.
-        Err(_) => join_all(settles.into_iter().map(|settle| settle_alone(broker, settle))).await,
-    };
-    for (answer, result) in answers.into_iter().zip(results) {
-        // Whoever asked may have lost its lease meanwhile and gone.
-        let _ = answer.send(result);
+impl Item {
+    fn conclude(self, settled: Settled) {
+        let conclusion = match settled {
+            Settled::Conflict => Conclusion::Conflict(self.custody),
+            Settled::Done => Conclusion::Over,
+            Settled::Lost => {
+                let id = self.settle.receipt.event_id;
+                tracing::warn!(event.id = %id, "outcome dropped: the delivery passed to another consumer");
+                Conclusion::Over
+            }
+        };
+        // Whoever asked may have been cancelled meanwhile.
+        let _ = self.answer.map(|answer| answer.send(conclusion));
     }
-}
-
-async fn settle_alone(broker: &dyn Broker, settle: Settle) -> Answer {
-    let settled = broker.settle(vec![settle]).await?;
-    settled.first().copied().ok_or_else(|| Error::unknown("the broker gave no answer"))
 }
 
 /// Pauses that double from 50 ms to 2 s, each spread by up to a half.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
 }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use crate::broker::{Claim, Lane, LaneWant};
 
 /// The most deliveries of all lanes together that are claimed before there is a slot for them.
-const MAX_WAITING: usize = 512;
+const MAX_WAITING: usize = 1_024;
 
 /// Which slots are taken, and what waits for one.
 #[derive(Debug)]
@@ -33,6 +33,13 @@ pub(super) struct Want {
     pub(super) ahead: usize,
 }
 
+impl Want {
+    /// A lane with so many slots, for which so many may wait.
+    pub(super) fn new(lane: &Lane, limit: usize, ahead: usize) -> Self {
+        Self { lane: lane.clone(), limit, ahead }
+    }
+}
+
 impl Slots {
     /// All slots free.
     pub(super) fn new(host_limit: usize) -> Self {
@@ -46,14 +53,10 @@ impl Slots {
         let mut host_ahead = MAX_WAITING.saturating_sub(self.total_waiting);
         let mut wants: Vec<LaneWant> = lanes
             .iter()
-            .filter_map(|Want { lane, limit, ahead }| {
-                let used = self.taken.get(lane).copied().unwrap_or(0) + self.waiting(lane);
-                let own_free = limit.saturating_sub(used);
-                let free = if used == 0 { own_free.min(host_free.max(1)) } else { own_free.min(host_free) };
-                let more = (limit + ahead).saturating_sub(used.max(*limit)).min(host_ahead);
-                let more = if more * 2 >= *ahead { more } else { 0 };
+            .filter_map(|want| {
+                let (free, more) = self.usable(want, host_free, host_ahead);
                 host_ahead -= more;
-                (free + more > 0).then(|| LaneWant { lane: lane.clone(), free: free + more })
+                (free + more > 0).then(|| LaneWant { lane: want.lane.clone(), free: free + more })
             })
             .collect();
         if wants.is_empty() {
@@ -67,10 +70,31 @@ impl Slots {
         Some(Claim { lanes: wants, max })
     }
 
-    /// Whether an attempt of this lane may begin, if it has so many slots.
-    pub(super) fn may_begin(&self, lane: &Lane, limit: usize) -> bool {
+    /// Deliveries of a lane that can begin at once, and those that may wait for it to go on.
+    fn usable(&self, Want { lane, limit, ahead }: &Want, host_free: usize, host_ahead: usize) -> (usize, usize) {
+        let used = self.taken.get(lane).copied().unwrap_or(0) + self.waiting(lane);
+        let own_free = limit.saturating_sub(used);
+        let free = if used == 0 { own_free.min(host_free.max(1)) } else { own_free.min(host_free) };
+        let more = (limit + ahead).saturating_sub(used.max(*limit)).min(host_ahead);
+        (free, if more * 2 >= *ahead { more } else { 0 })
+    }
+
+    /// Whether anything would be asked for a lane.
+    pub(super) fn can_use(&self, want: &Want) -> bool {
+        let host_free = self.host_limit.saturating_sub(self.total + self.total_waiting);
+        self.usable(want, host_free, MAX_WAITING.saturating_sub(self.total_waiting)) != (0, 0)
+    }
+
+    /// How many attempts of this lane may begin, if it has so many slots.
+    pub(super) fn free(&self, lane: &Lane, limit: usize) -> usize {
         let taken = self.taken.get(lane).copied().unwrap_or(0);
-        taken < limit && (taken == 0 || self.total < self.host_limit)
+        let host_free = self.host_limit.saturating_sub(self.total);
+        limit.saturating_sub(taken).min(if taken == 0 { host_free.max(1) } else { host_free })
+    }
+
+    /// Whether as many attempts are under way as the host may have.
+    pub(super) fn is_full(&self) -> bool {
+        self.total >= self.host_limit
     }
 
     /// How many deliveries of this lane wait.

@@ -63,7 +63,7 @@ impl Bench {
     }
 
     fn handles(&self, plugin: &Arc<Plugin>) {
-        let attempt = Attempt { event: event(), attempt: 1 };
+        let attempt = Attempt { event: event().into(), attempt: 1 };
         let completed = self.runtime.block_on(plugin.handle(attempt, Arc::new(MemoryState::default())));
         if let Outcome::Failed(failure) = completed.outcome {
             assert!(!failure.message.contains("the host failed"), "{}", failure.message);

@@ -167,7 +167,7 @@ pub async fn many_requests_at_once_are_all_accepted(rig: &dyn Rig) {
             events[0].idempotency = idempotency(n / 3, 1);
             if n % 10 == 9 {
                 let mut twin = events[0].clone();
-                twin.record.event.id = EventId::new();
+                Arc::make_mut(&mut twin.record.event).id = EventId::new();
                 twin.idempotency = idempotency(n / 3, 2);
                 events.push(twin);
             }

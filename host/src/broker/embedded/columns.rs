@@ -260,7 +260,7 @@ impl FetchedStory {
             children: end.children.into_owned(),
         });
         Ok(Record {
-            event,
+            event: event.into(),
             attempts_made: text.made,
             failures: text.failures,
             replays: text.replays,

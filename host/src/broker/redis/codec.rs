@@ -140,7 +140,7 @@ pub(super) fn decode(blob: &Bytes) -> Result<Record, DecodeError> {
         return Err(DecodeError::Damaged("bytes follow its end".into()));
     }
     Ok(Record {
-        event,
+        event: event.into(),
         attempts_made: header.made,
         failures: header.failures,
         replays: header.replays,
@@ -206,7 +206,14 @@ mod tests {
             result: Some(Data::binary(vec![0, 255, 10, 13, 124])),
             children: vec![EventId::new(), EventId::new()],
         };
-        Record { attempts_made: 2, failures: 1, replays: 3, attempts: vec![attempt], end: Some(end), event }
+        Record {
+            attempts_made: 2,
+            failures: 1,
+            replays: 3,
+            attempts: vec![attempt],
+            end: Some(end),
+            event: event.into(),
+        }
     }
 
     #[test]
@@ -219,10 +226,8 @@ mod tests {
             result: None,
             children: Vec::new(),
         });
-        let mut bare = Record::new(record().event);
-        bare.event.data = None;
-        let mut empty = Record::new(record().event);
-        empty.event.data = Some(Data::binary(Vec::new()));
+        let with = |data| Record::new(Event { data, ..(*record().event).clone() });
+        let (bare, empty) = (with(None), with(Some(Data::binary(Vec::new()))));
         for record in [full, failed, bare, empty] {
             assert_eq!(decode(&encode(&record).unwrap()).unwrap(), record);
         }
@@ -231,7 +236,7 @@ mod tests {
     #[test]
     fn payloads_are_slices_of_the_blob() {
         let blob = encode(&record()).unwrap();
-        let payload = decode(&blob).unwrap().event.data.unwrap().bytes;
+        let payload = decode(&blob).unwrap().event.data.clone().unwrap().bytes;
         let place = payload.as_ptr() as usize;
         let start = blob.as_ptr() as usize;
         assert!(place > start && place < start + blob.len());

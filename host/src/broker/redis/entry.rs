@@ -178,7 +178,7 @@ mod tests {
     fn the_fields_of_a_bad_entry_are_kept() {
         let record = |raw: &RawEntry| record_of_bad_entry(EventId::new(), raw, "why", clock::now()).unwrap();
         let text = record(&raw(&[(b"a", b"1"), (b"a", b"\"2\"")]));
-        assert_eq!(text.event.data.unwrap().as_text(), Some(r#"[["a","1"],["a","\"2\""]]"#));
+        assert_eq!(text.event.data.as_ref().unwrap().as_text(), Some(r#"[["a","1"],["a","\"2\""]]"#));
         assert_eq!(text.event.accepted, Timestamp::from_unix_ms(1_795_446_245_007));
         let binary = record(&raw(&[(b"a", b"\xff\x00")]));
         assert_eq!(binary.event.data, Some(Data::binary(&b"a\xff\x00"[..])));

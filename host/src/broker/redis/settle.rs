@@ -15,9 +15,9 @@ use crate::event::{Class, Settlement, StateStep};
 use bytes::Bytes;
 
 /// Items, published events and touched state of one call.
-const MAX_WEIGHT: usize = 200;
+const MAX_WEIGHT: usize = 400;
 /// Items of one call.
-const MAX_ITEMS: usize = 100;
+const MAX_ITEMS: usize = 200;
 
 /// One settle, encoded.
 pub(super) struct Item {
@@ -214,8 +214,8 @@ mod tests {
     fn batches_are_cut_by_items_and_by_what_they_publish() {
         let sizes = |items: Vec<Item>| chunks(&items).iter().map(|chunk| chunk.len()).collect::<Vec<_>>();
         assert_eq!(sizes(Vec::new()), [0_usize; 0]);
-        assert_eq!(sizes((0..250).map(|_| item(0)).collect()), [100, 100, 50]);
-        assert_eq!(sizes((0..4).map(|_| item(99)).collect()), [2, 2]);
+        assert_eq!(sizes((0..250).map(|_| item(0)).collect()), [200, 50]);
+        assert_eq!(sizes((0..4).map(|_| item(199)).collect()), [2, 2]);
         assert_eq!(sizes(vec![item(0), item(500), item(0)]), [1, 1, 1]);
     }
 }

@@ -90,7 +90,7 @@ async fn an_event_that_cannot_be_read_fails_with_its_bytes_kept_and_holds_up_nob
     for id in &ids[..2] {
         let found = broker.event(*id).await.unwrap().unwrap();
         assert_eq!(found.state, State::Failed);
-        let data = found.record.event.data.unwrap();
+        let data = found.record.event.data.clone().unwrap();
         assert!(String::from_utf8_lossy(&data.bytes).contains("12345678901234567890.10"));
         assert!(matches!(found.record.end.unwrap().failure, Some((Class::BadEntry, _))));
     }

@@ -118,7 +118,7 @@ async fn a_record_comes_back_as_it_went_in_from_every_state() {
         let found = broker.event(event.id).await.unwrap().unwrap();
         assert_eq!((found.record, found.state), (Record::new(event.clone()), State::Queued));
         let delivery = broker.claim(want("a", 1)).await.unwrap().remove(0);
-        assert_eq!(delivery.record.event, event);
+        assert_eq!(*delivery.record.event, event);
         let settle = settle_as(&delivery, Settlement::Processed);
         assert_eq!(broker.settle(vec![settle.clone()]).await, Ok(vec![Settled::Done]));
         let found = broker.event(event.id).await.unwrap().unwrap();
@@ -204,7 +204,8 @@ async fn history_is_paged_from_the_newest_and_filtered() {
     let mut processed = Vec::new();
     for index in 0..5 {
         let mut append = new_append("a");
-        append.record.event.event_type = if index % 2 == 0 { "even" } else { "odd" }.parse().unwrap();
+        Arc::make_mut(&mut append.record.event).event_type =
+            if index % 2 == 0 { "even" } else { "odd" }.parse().unwrap();
         processed.insert(0, append.record.event.id);
         broker.append(vec![append]).await.unwrap();
         let delivery = broker.claim(want("a", 1)).await.unwrap().remove(0);

@@ -113,7 +113,7 @@ async fn the_space_of_ended_events_comes_back() {
     let broker = open_with(dir.path(), Options { retention, ..options() });
     let large = |_| {
         let mut append = new_append("a");
-        append.record.event.data = Some(Data::binary(vec![7; 20_000]));
+        Arc::make_mut(&mut append.record.event).data = Some(Data::binary(vec![7; 20_000]));
         append
     };
     for _ in 0..10 {

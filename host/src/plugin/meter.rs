@@ -1,0 +1,36 @@
+//! How much CPU time an attempt has used, on whichever threads it ran.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The CPU time of one attempt.
+#[derive(Debug, Default)]
+pub struct Meter {
+    spent_ns: AtomicU64,
+    began_ns: AtomicU64,
+}
+
+impl Meter {
+    /// The CPU time so far. To be called by the attempt itself, while it runs.
+    pub(super) fn spent_ns(&self) -> u64 {
+        let running_ns = thread_cpu_ns().saturating_sub(self.began_ns.load(Ordering::Relaxed));
+        self.spent_ns.load(Ordering::Relaxed).saturating_add(running_ns)
+    }
+
+    /// The attempt begins to run on this thread.
+    pub(super) fn begin(&self) {
+        self.began_ns.store(thread_cpu_ns(), Ordering::Relaxed);
+    }
+
+    /// It runs on this thread no more. Gives the time so far.
+    pub(super) fn end(&self) -> u64 {
+        let spent_ns = self.spent_ns();
+        self.spent_ns.store(spent_ns, Ordering::Relaxed);
+        spent_ns
+    }
+}
+
+/// The CPU time of this thread.
+pub(super) fn thread_cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}

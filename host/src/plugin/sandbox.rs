@@ -1,0 +1,98 @@
+//! Where guests run: an engine with everything that a plugin may import, and another one for when memory may be swapped
+//! out.
+//!
+//! Whoever prepared a component in the first moves it over to the second at its next attempt, since only the memory of
+//! instances differs; attempts under way end where they began.
+
+use std::sync::{Arc, OnceLock};
+
+use wasmtime::Engine;
+use wasmtime::component::Linker;
+
+use super::engine::{self, Memory};
+use super::host::{self, Guest};
+use super::swap::Swap;
+
+/// The engines of all plugins of a registry.
+pub(super) struct Sandbox {
+    slots: u32,
+    stack_bytes: usize,
+    preferred: Place,
+    memory: Memory,
+    /// Made when it is needed.
+    without_scan: OnceLock<Option<Place>>,
+    swap: Swap,
+}
+
+/// An engine and what it offers.
+pub(super) struct Place {
+    pub(super) engine: Engine,
+    pub(super) linker: Arc<Linker<Guest>>,
+}
+
+impl Place {
+    fn build(slots: u32, stack_bytes: usize, memory: Memory) -> wasmtime::Result<Self> {
+        let engine = engine::build(slots, stack_bytes, memory)?;
+        let linker = Arc::new(host::linker(&engine)?);
+        Ok(Self { engine, linker })
+    }
+}
+
+impl Sandbox {
+    /// A sandbox in which `slots` instances run side by side, each with a native stack of `stack_bytes`.
+    ///
+    /// # Errors
+    /// The address space does not suffice, or the system lacks what the engine needs.
+    pub(super) fn start(slots: u32, stack_bytes: usize, swap: Swap) -> wasmtime::Result<Self> {
+        let scanned = match swap.may_happen() {
+            true => None,
+            // Kernels before 6.7 cannot tell which pages were written.
+            false => Place::build(slots, stack_bytes, Memory::Scanned).ok(),
+        };
+        let (preferred, memory) = match scanned {
+            Some(place) => (place, Memory::Scanned),
+            None => (Place::build(slots, stack_bytes, Memory::Returned)?, Memory::Returned),
+        };
+        Ok(Self { slots, stack_bytes, preferred, memory, without_scan: OnceLock::new(), swap })
+    }
+
+    /// Where components are prepared first.
+    pub(super) fn preferred(&self) -> &Place {
+        &self.preferred
+    }
+
+    /// Whether what was prepared there must not run there any more.
+    pub(super) fn has_moved(&self) -> bool {
+        self.memory == Memory::Scanned && self.swap.may_happen()
+    }
+
+    /// Where it runs then; `None` if that cannot be set up.
+    pub(super) fn without_scan(&self) -> Option<&Place> {
+        let build = || {
+            let place = Place::build(self.slots, self.stack_bytes, Memory::Returned);
+            place
+                .inspect_err(|error| tracing::error!("the sandbox for a system that swaps cannot be set up: {error:#}"))
+                .ok()
+        };
+        self.without_scan.get_or_init(build).as_ref()
+    }
+
+    /// Time goes on for guests, wherever they run.
+    pub(super) fn tick(&self) {
+        self.preferred.engine.increment_epoch();
+        if let Some(Some(place)) = self.without_scan.get() {
+            place.engine.increment_epoch();
+        }
+    }
+
+    /// Looks whether memory may be swapped out by now.
+    pub(super) fn look_for_swap(&self) {
+        self.swap.look();
+    }
+}
+
+impl std::fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sandbox").field("slots", &self.slots).field("memory", &self.memory).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,434 @@
+//! What this host has claimed and not begun, by lane, with the slots to begin it in.
+//!
+//! The dispatcher puts deliveries in, runners on the threads of guests take them out: both under one lock that is held
+//! for a few instructions. The dispatcher is woken only when it can do something that it has not done already, not once
+//! for each event.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, oneshot};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::broker::{Claim, Delivery, Lane};
+
+use super::ahead::Paces;
+use super::leases::Hold;
+use super::slots::{Slots, Want};
+
+/// The most deliveries that this host holds: those that wait, are handled, or are not settled yet.
+const MAX_HELD: usize = 2_048;
+/// How long a delivery waits for a slot before it goes back. Far longer than was expected of it.
+pub(super) const MAX_WAIT: Duration = Duration::from_millis(500);
+
+/// The deliveries that wait in this host.
+pub(super) struct Queue {
+    book: Mutex<Book>,
+    /// Lanes can be claimed for, or runners started, that could not before.
+    stirred: Notify,
+    /// The most runners of one lane; more would only wait for each other.
+    threads: usize,
+}
+
+struct Book {
+    slots: Slots,
+    paces: Paces,
+    /// By lane, oldest first.
+    waiting: HashMap<Lane, VecDeque<Waiting>>,
+    /// The lanes to claim for, and the slots of each.
+    lanes: HashMap<Lane, usize>,
+    runners: HashMap<Lane, usize>,
+    /// Lanes for which nothing was asked the last time.
+    unasked: HashSet<Lane>,
+    held: usize,
+}
+
+/// A delivery that is held and has not begun.
+pub(super) struct Waiting {
+    pub(super) delivery: Delivery,
+    pub(super) custody: Custody,
+    since: Instant,
+}
+
+/// A delivery is in this host's hands until this is dropped, which is when it was settled or lost.
+pub(super) struct Custody {
+    pub(super) hold: Hold,
+    /// Nobody waits for this, but dropping it tells whoever waits for the other end.
+    _over: Option<oneshot::Sender<()>>,
+    counted: Option<Arc<Queue>>,
+    _task: TaskTrackerToken,
+}
+
+/// A taken slot; free again when this is dropped.
+pub(super) struct Slot {
+    queue: Arc<Queue>,
+    lane: Lane,
+    since: Instant,
+}
+
+/// One of those who take deliveries of a lane; counted until it is dropped.
+pub(super) struct Runner {
+    queue: Arc<Queue>,
+    lane: Lane,
+}
+
+impl Queue {
+    /// Nothing waits, and all slots are free. `threads` is how many run guests.
+    pub(super) fn new(host_limit: usize, threads: usize) -> Self {
+        let book = Book {
+            slots: Slots::new(host_limit),
+            paces: Paces::default(),
+            waiting: HashMap::new(),
+            lanes: HashMap::new(),
+            runners: HashMap::new(),
+            unasked: HashSet::new(),
+            held: 0,
+        };
+        Self { book: Mutex::new(book), stirred: Notify::new(), threads }
+    }
+
+    /// The lanes to claim for from now on, each with its slots.
+    pub(super) fn set_lanes(&self, lanes: Vec<(Lane, usize)>) {
+        self.book().lanes = lanes.into_iter().collect();
+    }
+
+    /// What to ask the broker for; `None` when nothing can be used, or while as much is held as may be.
+    pub(super) fn claim(&self) -> Option<Claim> {
+        let book = &mut *self.book();
+        let Book { slots, paces, lanes, .. } = book;
+        let mut wants: Vec<Want> =
+            lanes.iter().map(|(lane, limit)| Want::new(lane, *limit, paces.ahead(lane, *limit))).collect();
+        // In an order that stays, since who comes first changes from call to call.
+        wants.sort_by(|a, b| a.lane.cmp(&b.lane));
+        book.unasked = lanes.keys().cloned().collect();
+        let room = MAX_HELD.saturating_sub(book.held);
+        let mut claim = if room > 0 { slots.claim(&wants)? } else { return None };
+        for want in &claim.lanes {
+            book.unasked.remove(&want.lane);
+        }
+        claim.max = claim.max.min(room);
+        Some(claim)
+    }
+
+    /// A delivery waits for a slot of its lane. `task` keeps the worker from ending before it is settled.
+    pub(super) fn push(self: &Arc<Self>, delivery: Delivery, hold: Hold, task: TaskTrackerToken) {
+        let custody = Custody { hold, _over: None, counted: Some(self.clone()), _task: task };
+        let lane = delivery.receipt.lane.clone();
+        let book = &mut *self.book();
+        book.held += 1;
+        book.slots.wait(&lane);
+        let waiting = Waiting { delivery, custody, since: Instant::now() };
+        book.waiting.entry(lane).or_default().push_back(waiting);
+    }
+
+    /// The runners that could work now and are not there yet. They are counted from here on.
+    pub(super) fn missing_runners(self: &Arc<Self>) -> Vec<Runner> {
+        let book = &mut *self.book();
+        let mut missing = Vec::new();
+        for (lane, queue) in &book.waiting {
+            let limit = book.limit(lane);
+            let useful = book.slots.free(lane, limit).min(queue.len()).min(self.threads);
+            let there = book.runners.get(lane).copied().unwrap_or(0);
+            missing.extend((there..useful).map(|_| Runner { queue: self.clone(), lane: lane.clone() }));
+        }
+        for runner in &missing {
+            *book.runners.entry(runner.lane.clone()).or_default() += 1;
+        }
+        missing
+    }
+
+    /// Takes out what has waited for too long in its lane, and notes that its handlers are slow.
+    pub(super) fn take_late(&self) -> Vec<Waiting> {
+        let now = Instant::now();
+        let is_late = |queue: &VecDeque<Waiting>| {
+            queue.front().is_some_and(|first| now.saturating_duration_since(first.since) >= MAX_WAIT)
+        };
+        let book = &mut *self.book();
+        let late: HashSet<Lane> =
+            book.waiting.iter().filter(|(_, queue)| is_late(queue)).map(|(lane, _)| lane.clone()).collect();
+        for lane in &late {
+            book.paces.note(lane, MAX_WAIT);
+        }
+        book.take_out(|lane| late.contains(lane))
+    }
+
+    /// Takes out everything.
+    pub(super) fn take_all(&self) -> Vec<Waiting> {
+        self.book().take_out(|_| true)
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.book().waiting.is_empty()
+    }
+
+    /// Ends when something can be done that could not be done before. May be dropped.
+    pub(super) async fn stirred(&self) {
+        self.stirred.notified().await;
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Book {
+    fn limit(&self, lane: &Lane) -> usize {
+        self.lanes.get(lane).copied().unwrap_or(1)
+    }
+
+    fn take_out(&mut self, of: impl Fn(&Lane) -> bool) -> Vec<Waiting> {
+        let mut out = Vec::new();
+        for (_, queue) in self.waiting.extract_if(|lane, _| of(lane)) {
+            out.extend(queue);
+        }
+        for waiting in &out {
+            self.slots.wait_no_more(&waiting.delivery.receipt.lane);
+        }
+        out
+    }
+
+    /// Whether the dispatcher should look at a lane of which something has changed.
+    fn stirs(&mut self, lane: &Lane) -> bool {
+        let limit = self.limit(lane);
+        let waits = self.slots.waiting(lane) > 0;
+        if waits && self.runners.get(lane).is_none() && self.slots.free(lane, limit) > 0 {
+            return true;
+        }
+        if !self.unasked.contains(lane) {
+            return false;
+        }
+        let want = Want::new(lane, limit, self.paces.ahead(lane, limit));
+        self.slots.can_use(&want) && self.unasked.remove(lane)
+    }
+}
+
+impl Runner {
+    /// The next delivery of the lane and a slot for it, as long as there are both.
+    pub(super) fn next(&self) -> Option<(Waiting, Slot)> {
+        let (mut next, mut lost) = (None, Vec::new());
+        let stirs = {
+            let book = &mut *self.queue.book();
+            let limit = book.limit(&self.lane);
+            while next.is_none() && book.slots.free(&self.lane, limit) > 0 {
+                let Some(queue) = book.waiting.get_mut(&self.lane) else { break };
+                let waiting = queue.pop_front();
+                if queue.is_empty() {
+                    book.waiting.remove(&self.lane);
+                }
+                let Some(waiting) = waiting else { break };
+                book.slots.wait_no_more(&self.lane);
+                // Lost while it waited: somebody else has it.
+                if waiting.custody.hold.lost().is_cancelled() {
+                    lost.push(waiting);
+                } else {
+                    book.slots.take(&self.lane);
+                    next = Some(waiting);
+                }
+            }
+            book.stirs(&self.lane)
+        };
+        if stirs {
+            self.queue.stirred.notify_one();
+        }
+        let slot = || Slot { queue: self.queue.clone(), lane: self.lane.clone(), since: Instant::now() };
+        next.map(|waiting| (waiting, slot()))
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        let stirs = {
+            let book = &mut *self.queue.book();
+            if let Some(runners) = book.runners.get_mut(&self.lane) {
+                *runners -= 1;
+                if *runners == 0 {
+                    book.runners.remove(&self.lane);
+                }
+            }
+            book.stirs(&self.lane)
+        };
+        if stirs {
+            self.queue.stirred.notify_one();
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let stirs = {
+            let book = &mut *self.queue.book();
+            let was_full = book.slots.is_full();
+            book.slots.release(&self.lane);
+            book.paces.note(&self.lane, self.since.elapsed());
+            // What the host's limit kept from beginning may be of any lane.
+            book.stirs(&self.lane) || was_full
+        };
+        if stirs {
+            self.queue.stirred.notify_one();
+        }
+    }
+}
+
+impl Custody {
+    /// Of a delivery that is handled alone; the receiver ends when it is over.
+    pub(super) fn alone(hold: Hold, task: TaskTrackerToken) -> (Self, oneshot::Receiver<()>) {
+        let (over, is_over) = oneshot::channel();
+        (Self { hold, _over: Some(over), counted: None, _task: task }, is_over)
+    }
+}
+
+impl Drop for Custody {
+    fn drop(&mut self) {
+        let Some(queue) = &self.counted else { return };
+        let was_full = {
+            let book = &mut *queue.book();
+            book.held = book.held.saturating_sub(1);
+            book.held + 1 >= MAX_HELD
+        };
+        if was_full {
+            queue.stirred.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::broker::Receipt;
+    use crate::event::{Event, EventId, Record, Timestamp};
+    use crate::worker::leases::Held;
+
+    fn lane(name: &str) -> Lane {
+        name.parse().unwrap()
+    }
+
+    fn delivery(name: &str) -> Delivery {
+        let event = Event {
+            id: EventId::new(),
+            event_type: "a".parse().unwrap(),
+            source: "/tests".into(),
+            subject: None,
+            time: None,
+            data_content_type: None,
+            data_schema: None,
+            extensions: Default::default(),
+            accepted: Timestamp::from_unix_ms(0),
+            cause: None,
+            data: None,
+        };
+        let receipt = Receipt { event_id: event.id, lane: lane(name), entry: "1-1".into(), deliveries: 1 };
+        Delivery { record: Record::new(event), deliveries: 1, receipt }
+    }
+
+    fn push(queue: &Arc<Queue>, name: &str) {
+        let (held, delivery) = (Held::default(), delivery(name));
+        let hold = held.hold(&delivery.receipt, Instant::now());
+        queue.push(delivery, hold, TaskTracker::new().token());
+    }
+
+    fn queue(slots: usize) -> Arc<Queue> {
+        let queue = Arc::new(Queue::new(64, 2));
+        queue.set_lanes(vec![(lane("a"), slots), (lane("b"), slots)]);
+        queue
+    }
+
+    /// Whether the dispatcher is woken; a second look finds nothing.
+    fn is_stirred(queue: &Queue) -> bool {
+        pin!(queue.stirred()).now_or_never().is_some()
+    }
+
+    #[test]
+    fn a_lane_has_no_more_runners_than_slots_deliveries_or_threads() {
+        let queue = queue(3);
+        assert!(queue.missing_runners().is_empty());
+        push(&queue, "a");
+        let one = queue.missing_runners();
+        assert_eq!(one.len(), 1);
+        for _ in 0..4 {
+            push(&queue, "a");
+        }
+        let another = queue.missing_runners();
+        assert_eq!(another.len(), 1, "one is there, and two threads can run two");
+        drop((one, another));
+        assert_eq!(queue.missing_runners().len(), 2);
+    }
+
+    #[test]
+    fn a_runner_takes_the_oldest_and_stops_where_slots_end() {
+        let queue = queue(2);
+        for _ in 0..3 {
+            push(&queue, "a");
+        }
+        let runners = queue.missing_runners();
+        let first = runners[0].next().unwrap();
+        let second = runners[0].next().unwrap();
+        assert!(first.0.delivery.receipt.event_id < second.0.delivery.receipt.event_id);
+        assert!(runners[0].next().is_none(), "both slots are taken");
+        drop(first.1);
+        assert!(runners[0].next().is_some());
+    }
+
+    #[test]
+    fn what_was_lost_while_it_waited_is_not_begun() {
+        let queue = queue(2);
+        let (held, lost) = (Held::default(), delivery("a"));
+        let hold = held.hold(&lost.receipt, Instant::now());
+        hold.lost().cancel();
+        queue.push(lost, hold, TaskTracker::new().token());
+        push(&queue, "a");
+        let runners = queue.missing_runners();
+        assert!(runners[0].next().is_some());
+        assert!(runners[0].next().is_none());
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn the_dispatcher_is_woken_once_when_a_lane_can_use_more_and_not_before() {
+        let queue = queue(2);
+        assert_eq!(queue.claim().unwrap().lanes.len(), 2);
+        push(&queue, "a");
+        push(&queue, "a");
+        assert_eq!(queue.claim().unwrap().lanes.len(), 1, "the slots of a are spoken for");
+        assert!(!is_stirred(&queue));
+        let runners = queue.missing_runners();
+        let (waiting, slot) = runners[0].next().unwrap();
+        assert!(!is_stirred(&queue), "it took its slot with it");
+        drop((waiting, slot));
+        assert!(is_stirred(&queue), "a slot is free");
+        drop(runners[1].next().unwrap());
+        assert!(!is_stirred(&queue), "that was told");
+    }
+
+    #[test]
+    fn a_slot_that_comes_free_without_a_runner_wakes_the_dispatcher() {
+        let queue = queue(1);
+        push(&queue, "a");
+        push(&queue, "a");
+        let runners = queue.missing_runners();
+        let taken = runners[0].next().unwrap();
+        drop(runners);
+        assert!(!is_stirred(&queue), "no slot is free");
+        assert!(queue.missing_runners().is_empty());
+        drop(taken);
+        assert!(is_stirred(&queue));
+        assert_eq!(queue.missing_runners().len(), 1);
+    }
+
+    #[test]
+    fn what_is_taken_out_waits_no_more() {
+        let queue = queue(2);
+        push(&queue, "a");
+        push(&queue, "b");
+        assert!(queue.take_late().is_empty());
+        assert_eq!(queue.take_all().len(), 2);
+        assert!(queue.is_empty());
+        assert_eq!(queue.claim().unwrap().lanes.len(), 2);
+    }
+}
