@@ -12,6 +12,8 @@ const READ_BYTES: usize = 4_096;
 /// A connection and what is under way on it.
 pub(super) struct Connection {
     stream: TcpStream,
+    /// A request is in flight. Epoll tells of a connection also because it was opened or can be written to.
+    is_busy: bool,
     written: usize,
     buffer: Vec<u8>,
     filled: usize,
@@ -22,7 +24,7 @@ impl Connection {
         let stream = TcpStream::connect(server)?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, written: 0, buffer: vec![0; READ_BYTES], filled: 0 })
+        Ok(Self { stream, is_busy: false, written: 0, buffer: vec![0; READ_BYTES], filled: 0 })
     }
 
     pub(super) fn stream(&self) -> &TcpStream {
@@ -31,15 +33,16 @@ impl Connection {
 
     /// Begins to send a request; the one before was answered.
     pub(super) fn begin(&mut self, request: &[u8]) -> io::Result<()> {
-        (self.written, self.filled) = (0, 0);
+        (self.is_busy, self.written, self.filled) = (true, 0, 0);
         self.write(request)
     }
 
     /// Does what can be done without waiting; gives the answer once it is there.
     pub(super) fn go_on(&mut self, request: &[u8]) -> io::Result<Option<(u16, &[u8])>> {
-        if self.written < request.len() {
-            self.write(request)?;
+        if !self.is_busy {
+            return Ok(None);
         }
+        self.write(request)?;
         loop {
             if self.filled == self.buffer.len() {
                 self.buffer.resize(2 * self.filled, 0);
@@ -54,6 +57,7 @@ impl Connection {
             if let Some(Head { status, body_at, body_bytes }) = head(&self.buffer[..self.filled])?
                 && self.filled >= body_at + body_bytes
             {
+                self.is_busy = false;
                 return Ok(Some((status, &self.buffer[body_at..body_at + body_bytes])));
             }
         }
