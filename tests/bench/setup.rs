@@ -52,13 +52,20 @@ impl Kind {
     }
 }
 
-/// A host on a store, with everything at its default that says nothing of a limit.
+/// A host on a store, with everything at its default but the most events that may wait.
 pub(super) fn host(store: &Store, plugins: &PluginsDir) -> Host {
     Host::spawn(
         &HostOptions::new(&store.url(), plugins.path())
             .with("broker.max_waiting", 1_000_000_000)
+            .with("plugins.data_dir", folder().join("plugins").display())
             .with("log.level", "error"),
     )
+}
+
+/// Where results go, and where hosts keep what they compiled, so that none but the first compiles.
+pub(super) fn folder() -> PathBuf {
+    let profile = layout::profile_dir();
+    profile.parent().unwrap_or(&profile).join("bench")
 }
 
 /// One plugin that does nothing.
@@ -143,13 +150,8 @@ pub(super) struct Drained {
 
 /// Waits until so many events have ended, and gives what it took from the first end that was seen to the last.
 pub(super) fn drain(host: &Host, ends: u64) -> Result<Drained> {
-    drain_from(host, 0, ends)
-}
-
-/// The same when so many had ended before.
-pub(super) fn drain_from(host: &Host, before: u64, ends: u64) -> Result<Drained> {
     let client = host.client();
-    let (mut first, mut last) = (None, (Instant::now(), before));
+    let (mut first, mut last) = (None, (Instant::now(), 0));
     loop {
         let (now, cpu, done) = (Instant::now(), host.cpu_time(), client.metrics()["processed"].as_u64().unwrap_or(0));
         if done > last.1 {
@@ -158,8 +160,8 @@ pub(super) fn drain_from(host: &Host, before: u64, ends: u64) -> Result<Drained>
             bail!("{done} of {ends} events have ended, and no further one within a minute");
         }
         let (begun, cpu_at_first, already) = *first.get_or_insert((now, cpu, done));
-        if already == before {
-            first = (done > before).then_some((now, cpu, done));
+        if already == 0 {
+            first = (done > 0).then_some((now, cpu, done));
         }
         if done >= ends {
             ensure!(done > already, "all events ended between two looks: there must be more of them");

@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use eventstream_tests::layout;
 use serde::{Deserialize, Serialize};
 
 use super::FIGURES;
 use super::figure::Figure;
+use super::setup::folder;
 use machine::Machine;
 
 /// Everything that is kept.
@@ -53,8 +53,7 @@ pub(super) struct Report {
 impl Report {
     /// Goes on from what was found before.
     pub(super) fn open() -> Result<Self> {
-        let profile = layout::profile_dir();
-        let folder = profile.parent().unwrap_or(&profile).join("bench");
+        let folder = folder();
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         // What an older version of this program wrote is not worth an error.
         let before = std::fs::read_to_string(folder.join("results.json")).ok();
