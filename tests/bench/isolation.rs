@@ -1,94 +1,103 @@
-//! How much the events of one plugin feel of the trouble of another: the time from sending an event to seeing its end,
-//! alone and beside a plugin that sleeps, loops, fills its memory or has thousands of events waiting.
-//!
-//! Run by `cargo xtask bench`. The figures are ratios within one run on one machine; only these mean anything.
-#![expect(
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    reason = "a measurement prints what it found, or why it could not"
-)]
+//! What the events of one plugin feel of the trouble of another: the time from sending an event to seeing its end, beside
+//! a plugin that sleeps, loops, fills its memory or computes and traps while thousands of its events wait.
 
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result, ensure};
 use eventstream_tests::client::Client;
 use eventstream_tests::guests::PluginsDir;
-use eventstream_tests::stage::{Broker, Stage};
-use serde_json::json;
+use eventstream_tests::host::Host;
+use eventstream_tests::store::Store;
+use serde_json::{Value, json};
 
-/// Events measured per scenario.
-const SAMPLES: usize = 400;
-/// The pause between two of them.
+use super::figure::{Figure, Plan, Row, median};
+use super::setup::{Kind, host};
+
+/// The pause between two events.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Events that wait for the neighbor.
 const CROWD: usize = 10_000;
+/// The plugin in trouble.
+const NEIGHBOR: &str = "neighbor";
 
-fn main() {
-    for broker in [Broker::Embedded, Broker::Redis] {
-        println!("\n{broker:?}");
-        println!(
-            "{:<46} {:>9} {:>9} {:>7} {:>7} {:>16}",
-            "quick events", "p50, ms", "p99, ms", "p50 x", "p99 x", "p99 in plugin, ms"
-        );
-        let alone = measure(&stage(broker));
-        print("alone", alone, alone);
-        for (name, trouble) in [
-            ("beside 10,000 that wait for a sleeping plugin", json!({"sleep-ms": 2_000})),
-            ("beside 10,000 that wait for a looping plugin", json!({"do": "loop"})),
-            ("beside 10,000 that wait for a hungry plugin", json!({"do": "allocate"})),
-            ("beside 10,000 that wait for a trapping plugin", json!({"spin-ms": 20, "do": "trap"})),
-        ] {
-            let stage = stage(broker);
-            for _ in 0..CROWD / 1_000 {
-                stage.client.post_batch(&vec![json!({"type": "neighbor", "payload": trouble}); 1_000]);
+pub(super) fn measure(plan: &Plan) -> Result<Figure> {
+    let samples = plan.pick(400, 150);
+    let troubles = [
+        ("sleeps", json!({"sleep-ms": 2_000})),
+        ("loops", json!({"do": "loop"})),
+        ("fills its memory", json!({"do": "allocate"})),
+        ("computes for 20 ms and traps", json!({"spin-ms": 20, "do": "trap"})),
+    ];
+    let mut figure = Figure::default();
+    for kind in [Kind::RedisAlways, Kind::Embedded] {
+        for (name, trouble) in &troubles {
+            let row =
+                |what: &str| Row::new(format!("{}, the other {name}, {what}", kind.name()), "ms").against("alone");
+            let (mut p50, mut p99) = (row("p50"), row("p99"));
+            for _ in 0..plan.pick(plan.repetitions, 1) {
+                let alone = Street::open(kind)?.latency_ms(samples)?;
+                let street = Street::open(kind)?;
+                street.crowd(trouble);
+                let beside = street.latency_ms(samples)?;
+                ensure!(street.still_waits(), "the neighbor's events ended too early for this to mean anything");
+                p50.turn(alone.0, beside.0);
+                p99.turn(alone.1, beside.1);
             }
-            print(name, measure(&stage), alone);
-            let waiting = stage.client.metrics()["lanes"]["neighbor"].as_u64().unwrap_or(0);
-            assert!(waiting > 0, "the neighbor's events ended too early for this to mean anything");
+            figure.rows.extend([p50, p99]);
         }
     }
+    figure
+        .note(format!("{CROWD} events wait for the other plugin; the one that is measured gets one every 5 ms or so"));
+    Ok(figure)
 }
 
-fn stage(broker: Broker) -> Stage {
-    Stage::with(broker, PluginsDir::scripted(&["quick", "neighbor"]), |options| options.with("log.level", "error"))
+/// A host with two plugins.
+struct Street {
+    // Before the store and the plugins, so that it ends first.
+    host: Host,
+    client: Client,
+    _store: Store,
+    _plugins: PluginsDir,
 }
 
-/// What a sender felt, in milliseconds, and how much of it the plugin's own attempts took.
-#[derive(Clone, Copy)]
-struct Latency {
-    p50_ms: f64,
-    p99_ms: f64,
-    handler_p99_ms: f64,
-}
-
-fn measure(stage: &Stage) -> Latency {
-    for _ in 0..SAMPLES / 10 {
-        one(&stage.client);
+impl Street {
+    fn open(kind: Kind) -> Result<Self> {
+        let (store, plugins) = (kind.start()?, PluginsDir::scripted(&["quick", NEIGHBOR]));
+        let host = host(&store, &plugins);
+        let client = host.client();
+        Ok(Self { host, client, _store: store, _plugins: plugins })
     }
-    let (mut totals, mut handlers): (Vec<f64>, Vec<f64>) = (0..SAMPLES).map(|_| one(&stage.client)).unzip();
-    totals.sort_by(f64::total_cmp);
-    handlers.sort_by(f64::total_cmp);
-    let p99 = SAMPLES * 99 / 100;
-    Latency { p50_ms: totals[SAMPLES / 2], p99_ms: totals[p99], handler_p99_ms: handlers[p99] }
-}
 
-/// From sending an event to seeing its end, and the time of its attempts, in milliseconds.
-fn one(client: &Client) -> (f64, f64) {
-    std::thread::sleep(PAUSE);
-    let begun = Instant::now();
-    let id = client.post_event("quick", &json!({}));
-    loop {
-        let event = client.event(&id).unwrap();
-        if event.ended_at.is_some() {
-            let total_ms = begun.elapsed().as_secs_f64() * 1_000.0;
-            return (total_ms, event.attempts.iter().map(|attempt| attempt.duration_ms).sum());
+    fn crowd(&self, trouble: &Value) {
+        for _ in 0..CROWD / 1_000 {
+            self.client.post_batch(&vec![json!({"type": NEIGHBOR, "payload": trouble}); 1_000]);
         }
     }
-}
 
-fn print(name: &str, here: Latency, alone: Latency) {
-    let (p50, p99) = (here.p50_ms / alone.p50_ms, here.p99_ms / alone.p99_ms);
-    println!(
-        "{name:<46} {:>9.2} {:>9.2} {p50:>7.2} {p99:>7.2} {:>16.2}",
-        here.p50_ms, here.p99_ms, here.handler_p99_ms
-    );
+    fn still_waits(&self) -> bool {
+        self.host.exited().is_none() && self.client.metrics()["lanes"][NEIGHBOR].as_u64() > Some(0)
+    }
+
+    /// Median and 99th percentile, in milliseconds.
+    fn latency_ms(&self, samples: usize) -> Result<(f64, f64)> {
+        for _ in 0..samples / 10 {
+            self.one_ms()?;
+        }
+        let mut times = (0..samples).map(|_| self.one_ms()).collect::<Result<Vec<f64>>>()?;
+        times.sort_by(f64::total_cmp);
+        let p99 = times.get(samples * 99 / 100).context("there are samples")?;
+        Ok((median(&times), *p99))
+    }
+
+    fn one_ms(&self) -> Result<f64> {
+        std::thread::sleep(PAUSE);
+        let begun = Instant::now();
+        let id = self.client.post_event("quick", &json!({}));
+        loop {
+            let event = self.client.event(&id).context("an accepted event is there")?;
+            if event.ended_at.is_some() {
+                return Ok(begun.elapsed().as_secs_f64() * 1_000.0);
+            }
+        }
+    }
 }

@@ -12,6 +12,7 @@
 
 pub mod client;
 pub mod eventually;
+pub mod fill;
 pub mod fuzz;
 pub mod guests;
 pub mod host;

@@ -74,7 +74,9 @@ fn route(registry: &Registry, event_type: &str) -> Arc<Plugin> {
 }
 
 async fn attempt(plugin: &Arc<Plugin>, attempt: u32, payload: Value) -> Completed {
-    plugin.handle(Attempt { event: event(plugin.name(), &payload).into(), attempt }, Arc::new(MemoryState::default())).await
+    plugin
+        .handle(Attempt { event: event(plugin.name(), &payload).into(), attempt }, Arc::new(MemoryState::default()))
+        .await
 }
 
 fn success(completed: Completed) -> Success {

@@ -1,51 +1,50 @@
-//! `cargo xtask bench`: builds with optimization and runs the measurements in `tests/bench`.
+//! `cargo xtask bench`: builds with optimization and measures; what there is to measure stands in `tests/bench`.
 //!
-//! Figures of one machine mean little on another; the ratios within a run do. Nothing is asserted here but that a
-//! measurement measured what it says: what must hold is asserted by the end-to-end tests.
-
-use clap::ValueEnum;
+//! Everything is built by one command, so that no part of it is built twice with other features. Nothing is asserted but
+//! that a measurement measured what it says: what must hold is asserted by the tests.
 
 use crate::process::{cargo, run as run_command};
 use crate::{guests, redis};
 
-/// What to measure, and with what.
+/// What to measure, and how thoroughly.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Only this measurement.
+    /// Only these figures; --list names them.
+    names: Vec<String>,
+    /// In under two minutes: less of everything, and only some of the figures if none is named.
     #[arg(long)]
-    only: Option<Measurement>,
-    /// Events of the measurement of capacity.
-    #[arg(long, default_value_t = 100_000)]
-    events: u64,
+    quick: bool,
+    /// Name the figures and measure nothing.
+    #[arg(long)]
+    list: bool,
+    /// Write host/benches/RESULTS.md and its plots from the last run of every figure.
+    #[arg(long)]
+    write_results: bool,
+    /// Events of the figures that go by number, in place of their own.
+    #[arg(long)]
+    events: Option<u64>,
+    /// How often limit and product take turns.
+    #[arg(long)]
+    repetitions: Option<u64>,
     /// The profile to build with.
     #[arg(long, default_value = "release")]
     profile: String,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Measurement {
-    /// Events accepted and worked off in a second, on both brokers.
-    Throughput,
-    /// Memory, disk and time of a great many events in the embedded store.
-    Capacity,
-    /// The latency of one plugin's events beside a plugin in trouble.
-    Isolation,
 }
 
 /// Builds everything and measures.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     redis::ensure_program()?;
     guests::build()?;
-    run_command(&mut cargo("", &["build", "--workspace", "--locked", "--profile", &options.profile]))?;
-    for measurement in Measurement::value_variants() {
-        if options.only.is_some_and(|only| only != *measurement) {
-            continue;
+    let parts = ["--bins", "--example", "limits", "--bench", "figures"];
+    run_command(cargo("", &["build", "--workspace", "--locked", "--profile", &options.profile]).args(parts))?;
+    let mut command = cargo("", &["bench", "--workspace", "--locked", "--profile", &options.profile]);
+    command.args(["--bench", "figures", "--"]).args(&options.names);
+    let switches = [("--quick", options.quick), ("--list", options.list), ("--write-results", options.write_results)];
+    command.args(switches.iter().filter(|(_, is_on)| *is_on).map(|(name, _)| name));
+    for (name, number) in [("--events", options.events), ("--repetitions", options.repetitions)] {
+        if let Some(number) = number {
+            command.args([name, &number.to_string()]);
         }
-        let Some(name) = measurement.to_possible_value() else { continue };
-        let arguments = ["bench", "--package", "eventstream-tests", "--locked", "--profile", &options.profile];
-        let mut command = cargo("", &arguments);
-        command.args(["--bench", name.get_name(), "--", "--events", &options.events.to_string()]);
-        run_command(&mut command)?;
     }
-    Ok(())
+    run_command(&mut command)
 }

@@ -1,0 +1,168 @@
+//! What an event costs the host in CPU time, and how long it takes when nothing but events is to be done, against what
+//! else there is: events that wait, the size of a payload, plugins, retries to come, connections.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use eventstream::event::Start;
+use eventstream_tests::eventually::eventually_within;
+use eventstream_tests::fill::Filling;
+use eventstream_tests::guests::PluginsDir;
+use eventstream_tests::host::Host;
+use eventstream_tests::layout;
+use eventstream_tests::load::{Load, Pace, Span, post};
+use eventstream_tests::store::Store;
+
+use super::figure::{Axis, Curve, Figure, Plan, Row, Series};
+use super::setup::{CONNECTIONS, Drained, Kind, PAYLOAD_BYTES, WORK, accepted, address, drain, host, idle_plugin};
+
+/// Far longer than anything takes.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// The brokers that are told apart.
+const KINDS: [Kind; 2] = [Kind::RedisEverysec, Kind::Embedded];
+
+pub(super) fn measure(plan: &Plan) -> Result<Figure> {
+    let mut figure = Figure::default();
+    let waiting = Question {
+        name: "waiting",
+        label: "events waiting",
+        values: if plan.quick { vec![1_000, 100_000] } else { vec![1_000, 100_000, 1_000_000] },
+        target: Some((1.2, 1.05)),
+        turns: plan.pick(plan.repetitions, 1),
+    };
+    waiting.ask(&mut figure, |kind, waiting| {
+        let (store, plugins, ends) = (kind.start()?, idle_plugin(), plan.events(50_000, 20_000));
+        Filling::new(waiting + ends, WORK, PAYLOAD_BYTES).fill(&store.url())?;
+        drain(&host(&store, &plugins), ends as u64)
+    })?;
+    let plugins = Question {
+        name: "plugins",
+        label: "plugins loaded",
+        values: vec![1, 100],
+        target: Some((1.1, 1.02)),
+        turns: plan.repetitions,
+    };
+    plugins.ask(&mut figure, |kind, count| {
+        let plugins = idle_plugin();
+        (1..count).for_each(|n| plugins.put(&format!("other-{n}"), &layout::guest("idle")));
+        through(&kind.start()?, &plugins, PAYLOAD_BYTES, CONNECTIONS, plan.events(20_000, 5_000))
+    })?;
+    let other = |name, label, values| Question { name, label, values, target: None, turns: 1 };
+    other("payload", "bytes of a payload", vec![100, 1_024, 16_384, 262_144 - 64]).ask(
+        &mut figure,
+        |kind, bytes| {
+            let events = (plan.events(20_000, 5_000) * 1_000 / (1_000 + bytes)).max(1_000);
+            through(&kind.start()?, &idle_plugin(), bytes, 16, events)
+        },
+    )?;
+    other("retries", "retries to come", vec![0, 100_000]).ask(&mut figure, |kind, retries| {
+        let store = kind.start()?;
+        let start = Start::InMs(3_600_000);
+        Filling { start, ..Filling::new(retries, WORK, PAYLOAD_BYTES) }.fill(&store.url())?;
+        through(&store, &idle_plugin(), PAYLOAD_BYTES, CONNECTIONS, plan.events(20_000, 5_000))
+    })?;
+    other("connections", "connections", vec![1, 64, 1_000]).ask(&mut figure, |kind, connections| {
+        let events = if connections == 1 { plan.events(5_000, 2_000) } else { plan.events(20_000, 5_000) };
+        through(&kind.start()?, &idle_plugin(), PAYLOAD_BYTES, connections, events)
+    })?;
+    figure.note("waiting: from the claim to the end, of events put there before; all others: from the POST of single events to the end, accepted and handled at once");
+    Ok(figure)
+}
+
+/// What the cost is asked against.
+struct Question {
+    name: &'static str,
+    label: &'static str,
+    values: Vec<usize>,
+    target: Option<(f64, f64)>,
+    turns: usize,
+}
+
+impl Question {
+    fn ask(&self, figure: &mut Figure, cost: impl Fn(Kind, usize) -> Result<Drained>) -> Result<()> {
+        let (mut cpu_series, mut wall_series) = (Vec::new(), Vec::new());
+        for kind in KINDS {
+            let mut costs: Vec<Vec<Drained>> = vec![Vec::new(); self.values.len()];
+            for _ in 0..self.turns {
+                for (values, x) in costs.iter_mut().zip(&self.values) {
+                    values.push(cost(kind, *x)?);
+                }
+            }
+            let least = format!("{} {}", grouped(self.values[0]), self.label);
+            let [mut cpu_points, mut wall_points] = [Vec::new(), Vec::new()];
+            for (costs_here, x) in costs.iter().zip(&self.values) {
+                let is_least = *x == self.values[0];
+                let [mut cpu, mut wall] = ["CPU", "wall"].map(|what| {
+                    let row = Row::new(format!("{}, {} {}, {what}", kind.name(), grouped(*x), self.label), "µs");
+                    if is_least { row } else { row.against(&least) }
+                });
+                for (here, least) in costs_here.iter().zip(&costs[0]) {
+                    cpu.turn(least.cpu_us, here.cpu_us);
+                    wall.turn(1e6 / least.rate, 1e6 / here.rate);
+                }
+                if let Some((floor, aim)) = self.target.filter(|_| Some(x) == self.values.last()) {
+                    (cpu, wall) = (cpu.target(floor, aim), wall.target(floor, aim));
+                }
+                cpu_points.push((*x as f64, cpu.median()));
+                wall_points.push((*x as f64, wall.median()));
+                figure.rows.extend([cpu, wall]);
+            }
+            cpu_series.push(Series { name: format!("{}, CPU of the host", kind.name()), points: cpu_points });
+            wall_series.push(Series { name: format!("{}, wall", kind.name()), points: wall_points });
+        }
+        figure.curves.push(Curve {
+            file: format!("cost-{}", self.name),
+            title: format!("Cost of an event against {}", self.label),
+            x: Axis::logarithmic(self.label),
+            y: Axis::linear("µs for an event"),
+            series: cpu_series.into_iter().chain(wall_series).collect(),
+        });
+        Ok(())
+    }
+}
+
+/// Sends so many events one by one to a host that handles them meanwhile, until all have ended.
+fn through(
+    store: &Store,
+    plugins: &PluginsDir,
+    payload_bytes: usize,
+    connections: usize,
+    events: usize,
+) -> Result<Drained> {
+    let host = host(store, plugins);
+    let (server, request) = (address(host.url())?, post(WORK, payload_bytes));
+    let load = |requests: usize| {
+        let (pace, span) = (Pace::Closed, Span::Requests(requests as u64));
+        accepted(&Load { server, connections, request: &request, pace, span })
+    };
+    let before = events / 10;
+    load(before)?;
+    wait_for(&host, before as u64);
+    let (cpu, begun) = (host.cpu_time(), std::time::Instant::now());
+    load(events)?;
+    wait_for(&host, (before + events) as u64);
+    let cpu_us = (host.cpu_time() - cpu).as_secs_f64() * 1e6 / events as f64;
+    Ok(Drained { rate: events as f64 / begun.elapsed().as_secs_f64(), cpu_us })
+}
+
+/// Waits until so many have ended.
+fn wait_for(host: &Host, ends: u64) {
+    let client = host.client();
+    eventually_within(PATIENCE, "the events have ended", || {
+        let done = client.metrics()["processed"].as_u64().unwrap_or(0);
+        if done >= ends { Ok(()) } else { Err(format!("{done} of {ends}")) }
+    });
+}
+
+/// A number with a comma before every three digits.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

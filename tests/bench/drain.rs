@@ -1,0 +1,57 @@
+//! How many events that wait are worked off in a second by a Rust component that does nothing, in a fresh instance for
+//! each event.
+//!
+//! The events are put into the store without a server, so that nothing else is going on; the clock runs from the first
+//! end to the last, not from the start of the process.
+
+use anyhow::Result;
+use eventstream_tests::fill::Filling;
+use eventstream_tests::store::Store;
+
+use super::figure::{Figure, Plan, Row};
+use super::setup::{Kind, PAYLOAD_BYTES, WORK, drain, host, idle_plugin, limit};
+
+pub(super) fn measure(plan: &Plan) -> Result<Figure> {
+    let events = plan.events(200_000, 30_000);
+    let number = events.to_string();
+    let bytes = PAYLOAD_BYTES.to_string();
+    let mut figure = Figure::default();
+    for kind in [Kind::RedisEverysec, Kind::RedisAlways, Kind::Embedded] {
+        let (native, beside, bare) = match kind {
+            Kind::Embedded => ("native on the same broker", "SQLite", "bare SQLite"),
+            _ => ("native, one script a batch", "history", "native, with history"),
+        };
+        let mut row = Row::new(kind.name(), "events/s").against(native).target(0.40, 0.60);
+        let mut second = Row::new(format!("{}, beside {beside}", kind.name()), "events/s").against(bare);
+        for turn in 0..plan.repetitions {
+            let is_last = turn + 1 == plan.repetitions;
+            let run = |which: usize| -> Result<f64> {
+                match kind.start()? {
+                    Store::Redis(server) => {
+                        limit(&["redis", &server.url(), &number, &bytes, ["commit", "history"][which]])
+                    }
+                    Store::Embedded(folder) => {
+                        let directory = folder.path().to_string_lossy();
+                        limit(&[["embedded", "sqlite"][which], &directory, &number, &bytes])
+                    }
+                }
+            };
+            let native = run(0)?;
+            let rate = product(kind, events)?;
+            row.turn(native, rate);
+            if !plan.quick || is_last {
+                second.turn(run(1)?, rate);
+            }
+        }
+        figure.rows.extend([row, second]);
+    }
+    figure.note("native on Redis: a script of its own for each batch of up to 500 looks at each entry's owner, acknowledges and deletes; with history it also adds each payload to a second stream, as the product does with the whole record");
+    figure.note("native on the embedded store: the product's own broker with the history, without worker and plugin; bare SQLite: two tables, a synced step of 500");
+    Ok(figure)
+}
+
+fn product(kind: Kind, events: usize) -> Result<f64> {
+    let (store, plugins) = (kind.start()?, idle_plugin());
+    Filling::new(events, WORK, PAYLOAD_BYTES).fill(&store.url())?;
+    Ok(drain(&host(&store, &plugins), events as u64)?.rate)
+}

@@ -1,0 +1,156 @@
+//! The steps of an event, each by itself: reading a POST, a plugin call, the decision, a batch that is claimed and settled.
+//!
+//! Plain loops within this process; the median of some turns.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use eventstream::broker::{Claim, LaneWant, Settle};
+use eventstream::clock;
+use eventstream::event::{
+    AttemptRecord, Class, Draft, Failure, Limits, Outcome, Policies, Record, Settlement, Success, decide,
+};
+use eventstream::plugin::MemoryState;
+use eventstream::shutdown::Tasks;
+use eventstream_tests::fill::{self, Filling};
+
+use super::calls;
+use super::figure::{Figure, Plan, Row};
+use super::setup::{Kind, PAYLOAD_BYTES, WORK, idle_plugin};
+
+/// Deliveries of a claim and of a settle.
+const BATCH: usize = 100;
+
+pub(super) fn measure(plan: &Plan) -> Result<Figure> {
+    let span = Duration::from_millis(plan.pick(500, 100));
+    let mut figure = Figure::default();
+    for (name, bytes) in [("200 bytes", PAYLOAD_BYTES), ("16 KiB", 16_384), ("256 KiB", 262_000)] {
+        let body = body(bytes);
+        let mut row = Row::new(format!("read and check a POST of {name}"), "µs");
+        for _ in 0..plan.repetitions {
+            row = row.with(time_us(span, || read(&body).map(drop))?);
+        }
+        figure.rows.push(row);
+    }
+    let mut decision = Row::new("decide about a failure", "µs");
+    let failed = Outcome::Failed(Failure::new(Class::Trap, "it trapped"));
+    let policies = Policies::default();
+    for _ in 0..plan.repetitions {
+        let decided = || {
+            black_box(decide(black_box(&failed), 2, &policies, 0.5));
+            Ok(())
+        };
+        decision = decision.with(time_us(span, decided)?);
+    }
+    figure.rows.push(decision);
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        figure.rows.push(one_call_at_a_time(plan, span).await?);
+        for kind in [Kind::RedisEverysec, Kind::RedisAlways, Kind::Embedded] {
+            figure.rows.extend(batches(plan, kind).await?);
+        }
+        Ok(figure)
+    })
+}
+
+fn body(payload_bytes: usize) -> Bytes {
+    let payload = eventstream_tests::load::payload(payload_bytes);
+    Bytes::from(format!("{{\"type\":\"{WORK}\",\"payload\":{payload}}}"))
+}
+
+/// What the server does with a body before the broker has it.
+fn read(body: &Bytes) -> Result<Record> {
+    let limits = Limits::default();
+    let draft = Draft::parse(black_box(body), &limits)?;
+    let events = draft.validate(&limits, clock::now(), None)?;
+    Ok(Record::new(events.into_iter().next().context("there is one event")?.event))
+}
+
+/// How long one turn takes, in microseconds.
+fn time_us(span: Duration, mut turn: impl FnMut() -> Result<()>) -> Result<f64> {
+    let (begun, mut turns) = (Instant::now(), 0_u32);
+    while begun.elapsed() < span {
+        for _ in 0..16 {
+            turn()?;
+        }
+        turns += 16;
+    }
+    Ok(begun.elapsed().as_secs_f64() * 1e6 / f64::from(turns))
+}
+
+async fn one_call_at_a_time(plan: &Plan, span: Duration) -> Result<Row> {
+    let plugins = idle_plugin();
+    let plugin = calls::load(&plugins).await?;
+    let (attempt, state) = (calls::attempt()?, std::sync::Arc::<MemoryState>::default());
+    let mut row = Row::new("a plugin call, one after the other", "µs");
+    for _ in 0..plan.repetitions {
+        let (begun, mut turns) = (Instant::now(), 0_u32);
+        while begun.elapsed() < span {
+            let completed = plugin.handle(attempt.clone(), state.clone()).await;
+            ensure!(matches!(completed.outcome, Outcome::Ok(Success { .. })), "a call failed");
+            turns += 1;
+        }
+        row = row.with(begun.elapsed().as_secs_f64() * 1e6 / f64::from(turns));
+    }
+    Ok(row)
+}
+
+/// Claims and settles, each for an event in a batch.
+async fn batches(plan: &Plan, kind: Kind) -> Result<[Row; 2]> {
+    let store = kind.start()?;
+    let tasks = Tasks::new();
+    let broker = fill::open(&store.url(), &tasks).await?;
+    let rounds = plan.pick(50, 20);
+    let [mut claims, mut settles] = ["claim", "settle"]
+        .map(|what| Row::new(format!("{}: {what} {BATCH} together, for an event", kind.name()), "µs"));
+    for _ in 0..plan.repetitions {
+        Filling::new(BATCH * rounds, WORK, PAYLOAD_BYTES).append(broker.as_ref()).await?;
+        let (mut claiming, mut settling) = (Duration::ZERO, Duration::ZERO);
+        for _ in 0..rounds {
+            let lanes = vec![LaneWant { lane: WORK.parse()?, free: BATCH }];
+            let begun = Instant::now();
+            let deliveries = broker.claim(Claim { lanes, max: BATCH }).await?;
+            claiming += begun.elapsed();
+            ensure!(deliveries.len() == BATCH, "a claim gave {} of {BATCH}", deliveries.len());
+            let batch = deliveries.into_iter().map(settle).collect();
+            let begun = Instant::now();
+            broker.settle(batch).await?;
+            settling += begun.elapsed();
+        }
+        let for_an_event = |time: Duration| time.as_secs_f64() * 1e6 / (BATCH * rounds) as f64;
+        claims.values.push(for_an_event(claiming));
+        settles.values.push(for_an_event(settling));
+    }
+    broker.close().await?;
+    drop(broker);
+    tasks.stop_token().cancel();
+    tasks.ended().await;
+    Ok([claims, settles])
+}
+
+/// The settle of a delivery that went well; as in `host/benches/limits`.
+fn settle(delivery: eventstream::broker::Delivery) -> Settle {
+    let (attempt, now) = (delivery.attempt(), clock::now());
+    let attempt = AttemptRecord {
+        attempt,
+        replay: 0,
+        started_at: now,
+        duration_ms: 0.0,
+        class: None,
+        error: None,
+        backtrace: None,
+        retry_in_ms: None,
+        consumer: "bench".into(),
+        plugin: None,
+        digest: None,
+        stderr: None,
+        log: Vec::new(),
+        log_lines_dropped: 0,
+    };
+    let (settlement, lane) = (Settlement::Processed, delivery.receipt.lane.clone());
+    let record = delivery.record.after(attempt, &settlement, now, None, Vec::new());
+    Settle { lane, receipt: delivery.receipt, record, settlement, publish: Vec::new(), state: None }
+}

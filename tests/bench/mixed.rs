@@ -1,0 +1,51 @@
+//! Accepting and working off at the same time: a closed loop of single events on 64 connections while a component that
+//! does nothing handles them.
+//!
+//! What ends during the load, beside what is accepted during it, says how far handling keeps pace on the same cores.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use eventstream_tests::load::Span;
+use eventstream_tests::store::Store;
+
+use super::figure::{Figure, Plan, Row};
+use super::setup::{CONNECTIONS, Ceiling, Kind, address, flood, host, idle_plugin};
+
+pub(super) fn measure(plan: &Plan) -> Result<Figure> {
+    let span = plan.pick(Duration::from_secs(5), Duration::from_secs(1));
+    let mut figure = Figure::default();
+    for kind in [Kind::RedisEverysec, Kind::Embedded] {
+        let mut accepted = Row::new(format!("{}, accepted", kind.name()), "events/s").against("axum 202");
+        let mut ended = Row::new(format!("{}, ended", kind.name()), "events/s").against("accepted meanwhile");
+        for _ in 0..plan.repetitions {
+            let ceiling = Ceiling::start()?;
+            let limit = flood(ceiling.address, CONNECTIONS, Span::Time(span / 2))?.rate();
+            drop(ceiling);
+            let rates = at_once(&kind.start()?, span)?;
+            accepted.turn(limit, rates.accepted);
+            ended.turn(rates.accepted, rates.ended);
+        }
+        figure.rows.extend([accepted, ended]);
+    }
+    Ok(figure)
+}
+
+/// What happens in a second.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rates {
+    pub(super) accepted: f64,
+    pub(super) ended: f64,
+}
+
+/// Floods a host on this store for so long.
+pub(super) fn at_once(store: &Store, span: Duration) -> Result<Rates> {
+    let plugins = idle_plugin();
+    let host = host(store, &plugins);
+    let (server, client) = (address(host.url())?, host.client());
+    let ended = || client.metrics()["processed"].as_u64().unwrap_or(0) as f64;
+    flood(server, CONNECTIONS, Span::Time(span / 4))?;
+    let before = ended();
+    let taken = flood(server, CONNECTIONS, Span::Time(span))?;
+    Ok(Rates { accepted: taken.rate(), ended: (ended() - before) / taken.elapsed.as_secs_f64() })
+}

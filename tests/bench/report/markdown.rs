@@ -1,0 +1,87 @@
+//! `host/benches/RESULTS.md`: the last run of every figure, as it is checked in.
+
+use std::fmt::Write;
+
+use super::Measured;
+use super::table::{factor, number, share, spread};
+use crate::figure::{Row, median};
+
+const HEAD: &str = "# Measured
+
+Written by `cargo xtask bench --write-results`, not by hand. Limit and product take turns in one run; a ratio is that of
+the medians, with the lowest and the highest of the turns. Ratios can be compared between machines, absolute numbers
+cannot: host, store and load generator share the cores. A floor and an aim are what the ratio is meant to reach at the
+least and at the best; where the aim is the smaller one, less is better.
+";
+
+/// The whole document.
+pub(super) fn document(figures: &[(&str, &Measured)]) -> String {
+    let mut text = HEAD.to_owned();
+    targets(&mut text, figures);
+    for (name, measured) in figures {
+        section(&mut text, name, measured);
+    }
+    text
+}
+
+/// All rows that have a target, in one table at the top.
+fn targets(text: &mut String, figures: &[(&str, &Measured)]) {
+    line(
+        text,
+        "\n## Targets\n\n| figure | | ratio (lowest..highest) | floor | aim | reached |\n|---|---|---|---|---|---|",
+    );
+    for (name, measured) in figures {
+        for row in &measured.figure.rows {
+            let (Some(target), Some(ratio), Some(limit)) = (row.target, row.ratio(), &row.limit) else { continue };
+            let verdict = target.verdict(ratio.median);
+            let cells = [
+                format!("{name}: {}", row.name),
+                format!("of {}", limit.name),
+                share(ratio),
+                factor(target.floor),
+                factor(target.aim),
+                if verdict == "below" { "**not the floor**".into() } else { verdict.to_owned() },
+            ];
+            line(text, &format!("| {} |", cells.join(" | ")));
+        }
+    }
+}
+
+fn section(text: &mut String, name: &str, measured: &Measured) {
+    line(text, &format!("\n## {name}\n\n{}.\n", capital(&measured.about)));
+    let quick = if measured.quick { " --quick" } else { "" };
+    let (commit, seconds, machine) = (&measured.commit, measured.seconds, &measured.machine);
+    line(text, &format!("`cargo xtask bench {name}{quick}` at {commit}, {seconds} s, on {machine}.\n"));
+    line(
+        text,
+        "| | measured | unit | held against | its figure | ratio (lowest..highest) |\n|---|---|---|---|---|---|",
+    );
+    for row in &measured.figure.rows {
+        line(text, &row_line(row));
+    }
+    for note in &measured.figure.notes {
+        line(text, &format!("\n{}.", capital(note)));
+    }
+    for curve in &measured.figure.curves {
+        line(text, &format!("\n![{}]({}.svg)", curve.title, curve.file));
+    }
+}
+
+fn row_line(row: &Row) -> String {
+    let own = format!("{} {}", number(row.median()), spread(row));
+    let (limit, held, ratio) = match (&row.limit, row.ratio()) {
+        (Some(limit), Some(ratio)) => (limit.name.clone(), number(median(&limit.values)), share(ratio)),
+        _ => Default::default(),
+    };
+    format!("| {} | {} | {} | {limit} | {held} | {ratio} |", row.name, own.trim(), row.unit)
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+fn line(text: &mut String, line: &str) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{line}");
+}

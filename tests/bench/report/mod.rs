@@ -1,0 +1,104 @@
+//! What was found, for people and for programs: a table on the terminal, `results.json` and plots below `target/bench`,
+//! and `host/benches/RESULTS.md`.
+//!
+//! `results.json` holds the last run of every figure; one that was not measured this time stays as it was, with the commit
+//! that it was measured at.
+
+mod machine;
+mod markdown;
+mod plot;
+mod table;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::FIGURES;
+use super::figure::Figure;
+use super::setup::folder;
+use machine::Machine;
+
+/// Everything that is kept.
+#[derive(Default, Serialize, Deserialize)]
+struct Results {
+    figures: BTreeMap<String, Measured>,
+}
+
+/// A figure, and where and when it was measured.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Measured {
+    about: String,
+    machine: Machine,
+    commit: String,
+    quick: bool,
+    seconds: u64,
+    #[serde(flatten)]
+    figure: Figure,
+}
+
+/// The report of a run.
+pub(super) struct Report {
+    folder: PathBuf,
+    machine: Machine,
+    commit: String,
+    results: Results,
+    /// The names of the figures of this run.
+    measured: Vec<&'static str>,
+}
+
+impl Report {
+    /// Goes on from what was found before.
+    pub(super) fn open() -> Result<Self> {
+        let folder = folder();
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        // What an older version of this program wrote is not worth an error.
+        let before = std::fs::read_to_string(folder.join("results.json")).ok();
+        let results = before.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        Ok(Self { folder, machine: Machine::look(), commit: machine::commit(), results, measured: Vec::new() })
+    }
+
+    /// Prints a figure and keeps it.
+    pub(super) fn add(
+        &mut self,
+        name: &'static str,
+        about: &str,
+        quick: bool,
+        took: Duration,
+        figure: Figure,
+    ) -> Result<()> {
+        table::print(name, about, &figure);
+        for curve in &figure.curves {
+            std::fs::write(self.folder.join(format!("{}.svg", curve.file)), plot::svg(curve))?;
+        }
+        let (machine, commit) = (self.machine.clone(), self.commit.clone());
+        let measured = Measured { about: about.into(), machine, commit, quick, seconds: took.as_secs(), figure };
+        self.results.figures.insert(name.into(), measured);
+        self.measured.push(name);
+        std::fs::write(self.folder.join("results.json"), serde_json::to_vec_pretty(&self.results)?)?;
+        Ok(())
+    }
+
+    /// Says where everything is; writes what is checked in, if that is wanted.
+    pub(super) fn finish(self, write_results: bool) -> Result<()> {
+        println!("\n{}; commit {}", self.machine, self.commit);
+        println!("written to {}", self.folder.join("results.json").display());
+        if write_results {
+            let benches = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/benches");
+            let order = FIGURES.map(|(name, ..)| name);
+            let measured: Vec<(&str, &Measured)> =
+                order.iter().filter_map(|name| Some((*name, self.results.figures.get(*name)?))).collect();
+            for (_, measured) in &measured {
+                for curve in &measured.figure.curves {
+                    std::fs::write(benches.join(format!("{}.svg", curve.file)), plot::svg(curve))?;
+                }
+            }
+            std::fs::write(benches.join("RESULTS.md"), markdown::document(&measured))?;
+            println!("and to host/benches/RESULTS.md");
+        }
+        Ok(())
+    }
+}

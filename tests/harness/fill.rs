@@ -1,0 +1,110 @@
+//! Events put into a store without a server, so that what is measured begins with them waiting.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use eventstream::broker::embedded::EmbeddedBroker;
+use eventstream::broker::redis::RedisBroker;
+use eventstream::broker::{Append, Broker, Lane, Options};
+use eventstream::clock;
+use eventstream::event::{Data, Event, EventId, Record, Start};
+use eventstream::shutdown::Tasks;
+
+/// Events in one step.
+const BATCH: usize = 500;
+/// Steps under way at a time.
+const STEPS: usize = 4;
+
+/// Events that are all alike.
+#[derive(Clone, Debug)]
+pub struct Filling {
+    /// How many.
+    pub events: usize,
+    /// Their type, and the lane in which they wait: that of the plugin of this name.
+    pub event_type: String,
+    /// The payload of each, a JSON value.
+    pub payload: String,
+    /// From when on they may be delivered.
+    pub start: Start,
+}
+
+impl Filling {
+    /// So many events that wait for the plugin of this name.
+    pub fn new(events: usize, event_type: &str, payload_bytes: usize) -> Self {
+        let payload = super::load::payload(payload_bytes);
+        Self { events, event_type: event_type.to_owned(), payload, start: Start::Now }
+    }
+
+    /// Puts them into the store of this URL, which nobody else uses.
+    ///
+    /// # Errors
+    /// The store cannot be opened or refuses.
+    pub fn fill(&self, url: &str) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        runtime.block_on(async {
+            let tasks = Tasks::new();
+            let broker = open(url, &tasks).await?;
+            self.append(broker.as_ref()).await?;
+            broker.close().await?;
+            drop(broker);
+            tasks.stop_token().cancel();
+            tasks.ended().await;
+            Ok(())
+        })
+    }
+
+    /// Puts them into a store that is open.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub async fn append(&self, broker: &dyn Broker) -> Result<()> {
+        let lane: Lane = self.event_type.parse()?;
+        let event_type = self.event_type.parse()?;
+        let event = Event {
+            id: EventId::new(),
+            event_type,
+            source: "/events".into(),
+            subject: None,
+            time: None,
+            data_content_type: None,
+            data_schema: None,
+            extensions: Default::default(),
+            accepted: clock::now(),
+            cause: None,
+            data: Some(Data::text(self.payload.as_str())),
+        };
+        let append = || Append {
+            record: Record::new(Event { id: EventId::new(), accepted: clock::now(), ..event.clone() }),
+            lane: lane.clone(),
+            start: self.start,
+            idempotency: None,
+        };
+        let batch = BATCH.min(16 * 1024 * 1024 / (self.payload.len() + 1)).max(1);
+        let mut left = self.events;
+        while left > 0 {
+            let mut steps = Vec::with_capacity(STEPS);
+            while left > 0 && steps.len() < STEPS {
+                let events = batch.min(left);
+                left -= events;
+                steps.push(broker.append((0..events).map(|_| append()).collect()));
+            }
+            futures_util::future::try_join_all(steps).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens the store of a URL as one that may hold any number of events.
+///
+/// # Errors
+/// It cannot be opened.
+pub async fn open(url: &str, tasks: &Tasks) -> Result<Arc<dyn Broker>> {
+    let options = Options { max_waiting: u64::MAX >> 12, ..Options::default() };
+    if let Some(directory) = url.strip_prefix("embedded:") {
+        let (directory, tasks) = (PathBuf::from(directory), tasks.clone());
+        let opened = tokio::task::spawn_blocking(move || EmbeddedBroker::open(&directory, options, &tasks)).await?;
+        return Ok(opened.context("the embedded store")?);
+    }
+    Ok(RedisBroker::open(url, options, tasks).await.context("the Redis store")?)
+}
