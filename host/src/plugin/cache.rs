@@ -192,8 +192,11 @@ mod tests {
         let size = 1_000 + CODE_BYTES;
         let cache = open(folder.path(), 2 * size as u64);
         let code = vec![7; 1_000];
-        for digest in ["1", "2"] {
+        for (digest, age_s) in [("1", 20), ("2", 10)] {
             cache.put(digest, &code);
+            // Files that are written at once may bear one time.
+            let file = std::fs::File::options().write(true).open(cache.dir.path().join(cache.seal.name(digest))).unwrap();
+            file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(age_s)).unwrap();
         }
         assert!(cache.get("1").is_some());
         cache.put("3", &code);

@@ -164,9 +164,9 @@ local function settle(item)
   local receipt = ARGV[2 + item.source] .. '/' .. item.entry .. '/' .. item.count .. '/' .. me
   local held = is_held(item)
   if not held then
-    local settled_by = places[item.id] and places[item.id].receipt
-    if not settled_by then
-      _, _, _, settled_by = place_of(item.id)
+    local _, _, _, settled_by = place_of(item.id)
+    if places[item.id] then
+      settled_by = places[item.id].receipt
     end
     return settled_by == receipt and 'D' or 'L'
   end
