@@ -33,7 +33,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
     waiting.ask(&mut figure, |kind, waiting| {
         let (store, plugins, ends) = (kind.start()?, idle_plugin(), plan.events(50_000, 20_000));
         Filling::new(waiting + ends, WORK, PAYLOAD_BYTES).fill(&store.url())?;
-        drain(&host(&store, &plugins), ends as u64)
+        drain(&host(&store, &plugins), ends as u64, plan.pick(Duration::from_secs(10), Duration::from_secs(3)))
     })?;
     let plugins = Question {
         name: "plugins",

@@ -53,7 +53,7 @@ pub(super) fn number(value: f64) -> String {
         return "?".into();
     }
     let decimals = match value.abs() {
-        value if value >= 100.0 => 0,
+        value if value >= 100.0 || value == 0.0 => 0,
         value if value >= 10.0 => 1,
         value if value >= 1.0 => 2,
         _ => 3,
