@@ -13,7 +13,7 @@ use eventstream_tests::layout;
 use eventstream_tests::load::{Load, Pace, Span, post};
 use eventstream_tests::store::Store;
 
-use super::figure::{Axis, Curve, Figure, Plan, Row, Series};
+use super::figure::{Axis, Curve, Figure, Plan, Row, Series, grouped};
 use super::setup::{CONNECTIONS, Drained, Kind, PAYLOAD_BYTES, WORK, accepted, address, drain, host, idle_plugin};
 
 /// Far longer than anything takes.
@@ -33,7 +33,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
     waiting.ask(&mut figure, |kind, waiting| {
         let (store, plugins, ends) = (kind.start()?, idle_plugin(), plan.events(50_000, 20_000));
         Filling::new(waiting + ends, WORK, PAYLOAD_BYTES).fill(&store.url())?;
-        drain(&host(&store, &plugins), ends as u64)
+        drain(&host(&store, &plugins), ends as u64, plan.pick(Duration::from_secs(10), Duration::from_secs(3)))
     })?;
     let plugins = Question {
         name: "plugins",
@@ -88,12 +88,12 @@ impl Question {
                     values.push(cost(kind, *x)?);
                 }
             }
-            let least = format!("{} {}", grouped(self.values[0]), self.label);
+            let least = format!("{} {}", grouped(self.values[0] as u64), self.label);
             let [mut cpu_points, mut wall_points] = [Vec::new(), Vec::new()];
             for (costs_here, x) in costs.iter().zip(&self.values) {
                 let is_least = *x == self.values[0];
                 let [mut cpu, mut wall] = ["CPU", "wall"].map(|what| {
-                    let row = Row::new(format!("{}, {} {}, {what}", kind.name(), grouped(*x), self.label), "µs");
+                    let row = Row::new(format!("{}, {} {}, {what}", kind.name(), grouped(*x as u64), self.label), "µs");
                     if is_least { row } else { row.against(&least) }
                 });
                 for (here, least) in costs_here.iter().zip(&costs[0]) {
@@ -152,17 +152,4 @@ fn wait_for(host: &Host, ends: u64) {
         let done = client.metrics()["processed"].as_u64().unwrap_or(0);
         if done >= ends { Ok(()) } else { Err(format!("{done} of {ends}")) }
     });
-}
-
-/// A number with a comma before every three digits.
-fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

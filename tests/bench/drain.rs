@@ -2,7 +2,9 @@
 //! each event.
 //!
 //! The events are put into the store without a server, so that nothing else is going on; the clock runs from the first
-//! end to the last, not from the start of the process.
+//! end to the last, or for some seconds, not from the start of the process.
+
+use std::time::Duration;
 
 use anyhow::Result;
 use eventstream_tests::fill::Filling;
@@ -37,7 +39,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
                 }
             };
             let native = run(0)?;
-            let rate = product(kind, events)?;
+            let rate = product(kind, events, plan.pick(Duration::from_secs(15), Duration::from_secs(3)))?;
             row.turn(native, rate);
             if !plan.quick || is_last {
                 second.turn(run(1)?, rate);
@@ -50,8 +52,8 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
     Ok(figure)
 }
 
-fn product(kind: Kind, events: usize) -> Result<f64> {
+fn product(kind: Kind, events: usize, most: Duration) -> Result<f64> {
     let (store, plugins) = (kind.start()?, idle_plugin());
     Filling::new(events, WORK, PAYLOAD_BYTES).fill(&store.url())?;
-    Ok(drain(&host(&store, &plugins), events as u64)?.rate)
+    Ok(drain(&host(&store, &plugins), events as u64, most)?.rate)
 }

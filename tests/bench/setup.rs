@@ -148,8 +148,9 @@ pub(super) struct Drained {
     pub(super) cpu_us: f64,
 }
 
-/// Waits until so many events have ended, and gives what it took from the first end that was seen to the last.
-pub(super) fn drain(host: &Host, ends: u64) -> Result<Drained> {
+/// Waits until so many events have ended or so much time has passed, and gives what it took from the first end that was
+/// seen to the last.
+pub(super) fn drain(host: &Host, ends: u64, most: Duration) -> Result<Drained> {
     let client = host.client();
     let (mut first, mut last) = (None, (Instant::now(), 0));
     loop {
@@ -163,7 +164,7 @@ pub(super) fn drain(host: &Host, ends: u64) -> Result<Drained> {
         if already == 0 {
             first = (done > 0).then_some((now, cpu, done));
         }
-        if done >= ends {
+        if done >= ends || (done > already && now - begun >= most) {
             ensure!(done > already, "all events ended between two looks: there must be more of them");
             let events = (done - already) as f64;
             let cpu_us = (cpu - cpu_at_first).as_secs_f64() * 1e6 / events;

@@ -33,10 +33,12 @@ pub struct Options {
 
 /// Builds everything and measures.
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    redis::ensure_program()?;
-    guests::build()?;
-    let parts = ["--bins", "--example", "limits", "--bench", "figures"];
-    run_command(cargo("", &["build", "--workspace", "--locked", "--profile", &options.profile]).args(parts))?;
+    if !options.list {
+        redis::ensure_program()?;
+        guests::build()?;
+        let parts = ["--bins", "--example", "limits", "--bench", "figures"];
+        run_command(cargo("", &["build", "--workspace", "--locked", "--profile", &options.profile]).args(parts))?;
+    }
     let mut command = cargo("", &["bench", "--workspace", "--locked", "--profile", &options.profile]);
     command.args(["--bench", "figures", "--"]).args(&options.names);
     let switches = [("--quick", options.quick), ("--list", options.list), ("--write-results", options.write_results)];

@@ -47,6 +47,12 @@ impl fmt::Display for Machine {
     }
 }
 
+/// How many wanted a core over the last minute, on average.
+pub(super) fn load() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_default()
+}
+
 /// The commit of the sources; `+` behind it if they were changed since.
 pub(super) fn commit() -> String {
     let commit = output("git", &["rev-parse", "--short=10", "HEAD"]).trim().to_owned();

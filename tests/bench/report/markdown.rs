@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::Measured;
 use super::table::{factor, number, share, spread};
+use super::{BUSY, Measured};
 use crate::figure::{Row, median};
 
 const HEAD: &str = "# Measured
@@ -51,7 +51,12 @@ fn section(text: &mut String, name: &str, measured: &Measured) {
     line(text, &format!("\n## {name}\n\n{}.\n", capital(&measured.about)));
     let quick = if measured.quick { " --quick" } else { "" };
     let (commit, seconds, machine) = (&measured.commit, measured.seconds, &measured.machine);
-    line(text, &format!("`cargo xtask bench {name}{quick}` at {commit}, {seconds} s, on {machine}.\n"));
+    let busy = if measured.load_before > BUSY {
+        format!(" The machine was busy with other things (load {:.1}).", measured.load_before)
+    } else {
+        String::new()
+    };
+    line(text, &format!("`cargo xtask bench {name}{quick}` at {commit}, {seconds} s, on {machine}.{busy}\n"));
     line(
         text,
         "| | measured | unit | held against | its figure | ratio (lowest..highest) |\n|---|---|---|---|---|---|",

@@ -21,6 +21,9 @@ use super::figure::Figure;
 use super::setup::folder;
 use machine::Machine;
 
+/// The load of a machine from which on it is busy with something else.
+const BUSY: f64 = 0.5;
+
 /// Everything that is kept.
 #[derive(Default, Serialize, Deserialize)]
 struct Results {
@@ -36,6 +39,8 @@ struct Measured {
     commit: String,
     quick: bool,
     seconds: u64,
+    /// How many wanted a core before the run began.
+    load_before: f64,
     #[serde(flatten)]
     figure: Figure,
 }
@@ -45,9 +50,8 @@ pub(super) struct Report {
     folder: PathBuf,
     machine: Machine,
     commit: String,
+    load_before: f64,
     results: Results,
-    /// The names of the figures of this run.
-    measured: Vec<&'static str>,
 }
 
 impl Report {
@@ -58,7 +62,7 @@ impl Report {
         // What an older version of this program wrote is not worth an error.
         let before = std::fs::read_to_string(folder.join("results.json")).ok();
         let results = before.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-        Ok(Self { folder, machine: Machine::look(), commit: machine::commit(), results, measured: Vec::new() })
+        Ok(Self { folder, machine: Machine::look(), commit: machine::commit(), load_before: machine::load(), results })
     }
 
     /// Prints a figure and keeps it.
@@ -75,9 +79,9 @@ impl Report {
             std::fs::write(self.folder.join(format!("{}.svg", curve.file)), plot::svg(curve))?;
         }
         let (machine, commit) = (self.machine.clone(), self.commit.clone());
-        let measured = Measured { about: about.into(), machine, commit, quick, seconds: took.as_secs(), figure };
+        let (about, seconds, load_before) = (about.to_owned(), took.as_secs(), self.load_before);
+        let measured = Measured { about, machine, commit, quick, seconds, load_before, figure };
         self.results.figures.insert(name.into(), measured);
-        self.measured.push(name);
         std::fs::write(self.folder.join("results.json"), serde_json::to_vec_pretty(&self.results)?)?;
         Ok(())
     }
@@ -85,6 +89,10 @@ impl Report {
     /// Says where everything is; writes what is checked in, if that is wanted.
     pub(super) fn finish(self, write_results: bool) -> Result<()> {
         println!("\n{}; commit {}", self.machine, self.commit);
+        if self.load_before > BUSY {
+            let load = self.load_before;
+            println!("the machine was busy before (load {load:.1}): take ratios with care and nothing else at all");
+        }
         println!("written to {}", self.folder.join("results.json").display());
         if write_results {
             let benches = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/benches");

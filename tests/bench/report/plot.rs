@@ -25,7 +25,7 @@ pub(super) fn svg(curve: &Curve) -> String {
     );
     label(&mut text, WIDTH / 2.0, 20.0, "middle", &curve.title);
     label(&mut text, (LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 12.0, "middle", &curve.x.label);
-    label(&mut text, LEFT, TOP - 8.0, "end", &curve.y.label);
+    label(&mut text, 8.0, TOP - 12.0, "start", &curve.y.label);
     for (value, at) in x.ticks() {
         rule(&mut text, (at, TOP), (at, HEIGHT - BOTTOM));
         label(&mut text, at, HEIGHT - BOTTOM + 18.0, "middle", &number(value));

@@ -1,6 +1,6 @@
 //! A figure as a table on the terminal, and how numbers are written everywhere.
 
-use crate::figure::{Figure, Ratio, Row};
+use crate::figure::{Figure, Ratio, Row, grouped};
 
 /// Prints a figure.
 pub(super) fn print(name: &str, about: &str, figure: &Figure) {
@@ -47,25 +47,15 @@ pub(super) fn factor(ratio: f64) -> String {
     if ratio < 0.1 { format!("{ratio:.3}") } else { format!("{ratio:.2}") }
 }
 
-/// A number as precise as a measurement is: three digits at the least, with commas where it is long.
+/// A number, none below zero, as precise as a measurement is: three digits at the least, with commas where it is long.
 pub(super) fn number(value: f64) -> String {
     if !value.is_finite() {
         return "?".into();
     }
-    let decimals = match value.abs() {
-        value if value >= 100.0 => 0,
-        value if value >= 10.0 => 1,
-        value if value >= 1.0 => 2,
-        _ => 3,
-    };
-    let text = format!("{value:.decimals$}");
-    let (whole, rest) = text.split_once('.').map_or((text.as_str(), ""), |(whole, rest)| (whole, rest));
-    let mut grouped = String::new();
-    for (index, digit) in whole.chars().enumerate() {
-        if index > 0 && (whole.len() - index) % 3 == 0 && !whole[..index].ends_with('-') {
-            grouped.push(',');
-        }
-        grouped.push(digit);
+    match value {
+        value if value >= 100.0 || value == 0.0 => grouped(value.round() as u64),
+        value if value >= 10.0 => format!("{value:.1}"),
+        value if value >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
     }
-    if rest.is_empty() { grouped } else { format!("{grouped}.{rest}") }
 }
