@@ -65,8 +65,8 @@ struct Change {
 #[derive(Default)]
 struct Unsynced {
     changes: Vec<Change>,
-    /// How many of them were there when each sync that has not ended began.
-    syncing: Vec<usize>,
+    /// How many of them were there when each sync began that has not ended, by thread.
+    syncing: HashMap<usize, usize>,
 }
 
 impl Machine {
@@ -203,11 +203,12 @@ fn pending(mut journal: &[u8], nothing_is_synced: bool) -> HashMap<FileId, Unsyn
         match number(0) {
             1 => file.changes.push(change(Some(new))),
             2 => file.changes.push(change(None)),
-            3 => file.syncing.push(file.changes.len()),
-            4 if !nothing_is_synced && !file.syncing.is_empty() => {
-                let synced = file.syncing.remove(0);
+            // One that this thread, or one before it of the same number, began and did not end came to nothing.
+            3 => _ = file.syncing.insert(size(4), file.changes.len()),
+            4 if !nothing_is_synced => {
+                let synced = file.syncing.remove(&size(4)).unwrap_or(0);
                 file.changes.drain(..synced);
-                file.syncing.iter_mut().for_each(|begun| *begun = begun.saturating_sub(synced));
+                file.syncing.values_mut().for_each(|begun| *begun = begun.saturating_sub(synced));
             }
             _ => {}
         }
@@ -282,6 +283,20 @@ mod tests {
         assert!(shell(&machine, disk.path(), "echo first >> a.log; sync -d a.log"));
         machine.cut_power(disk.path(), &mut rng);
         assert_eq!(fs::read(&file).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_sync_that_its_process_did_not_live_to_see_takes_nothing_from_the_next() {
+        let record = |kind: u64, thread: u64, new: &[u8]| {
+            let head = [kind, 1, 1, 1, thread, 0, 0, new.len() as u64];
+            [&head.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<_>>()[..], new].concat()
+        };
+        let journal = [record(1, 0, b"a"), record(3, 7, b""), record(1, 1, b"b"), record(3, 8, b""), record(4, 8, b"")];
+        let left: usize = pending(&journal.concat(), false).values().map(|file| file.changes.len()).sum();
+        assert_eq!(left, 0, "both writes were there when the second sync began");
+        let journal = [record(3, 7, b""), record(1, 0, b"a"), record(4, 7, b"")];
+        let left: usize = pending(&journal.concat(), false).values().map(|file| file.changes.len()).sum();
+        assert_eq!(left, 1, "what is written while a sync is under way is not synced by it");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What was written to the disk and what was synced, in the order in which it was begun.
 //!
-//! A record is a head of eight little-endian numbers (kind, device, inode, time of birth in ns, offset, length of the file
-//! before, bytes before, bytes after) and those bytes. Each is appended with one call, before the write itself: a record
+//! A record is a head of eight little-endian numbers (kind, device, inode, time of birth in ns, offset or, of a sync, its
+//! thread, length of the file before, bytes before, bytes after) and those bytes. Each is appended with one call, before the write itself: a record
 //! without its write changes nothing when it is undone.
 
 use std::ffi::{c_int, c_void};
@@ -51,7 +51,7 @@ pub enum Kind {
     Truncate = 2,
     /// A sync begins.
     SyncBegins = 3,
-    /// The oldest sync of the file that has not ended did.
+    /// The sync of the file that this thread began ended.
     SyncEnds = 4,
 }
 

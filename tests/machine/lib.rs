@@ -85,10 +85,13 @@ fn truncated(fd: c_int, length: off_t) -> c_int {
     unsafe { TRUNCATE.get::<Truncate>()(fd, length) }
 }
 
-/// Notes when a sync began and that it ended well: what was written before it began is on the disk then.
+/// Notes when a sync began and that it ended well: what was written before it began is on the disk then. The thread is
+/// noted with both, since a process may be killed between them.
 fn synced(fd: c_int, real: &Real) -> c_int {
     let noted = Beneath::get().and_then(|beneath| Some((beneath, beneath.file(fd)?.id)));
-    let note = |kind: Kind, (beneath, id): (&Beneath, FileId)| beneath.note(kind, id, 0, 0, &[], &[]);
+    // SAFETY: it only asks.
+    let thread = off_t::from(unsafe { libc::gettid() });
+    let note = |kind: Kind, (beneath, id): (&Beneath, FileId)| beneath.note(kind, id, thread, 0, &[], &[]);
     if let Some(noted) = noted {
         note(Kind::SyncBegins, noted);
     }

@@ -195,7 +195,8 @@ mod tests {
         for (digest, age_s) in [("1", 20), ("2", 10)] {
             cache.put(digest, &code);
             // Files that are written at once may bear one time.
-            let file = std::fs::File::options().write(true).open(cache.dir.path().join(cache.seal.name(digest))).unwrap();
+            let file =
+                std::fs::File::options().write(true).open(cache.dir.path().join(cache.seal.name(digest))).unwrap();
             file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(age_s)).unwrap();
         }
         assert!(cache.get("1").is_some());
