@@ -96,7 +96,7 @@ pub fn router(api: Api) -> Router {
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(axum::middleware::from_fn(guard::guard))
-        .with_state(api)
+        .with_state(Arc::new(api))
 }
 
 async fn no_such_path(uri: axum::http::Uri) -> Problem {
@@ -111,13 +111,15 @@ async fn no_such_method(method: axum::http::Method, uri: axum::http::Uri) -> Pro
 /// A value as a JSON answer.
 fn json(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
-        Ok(body) => {
-            let content_type = HeaderValue::from_static("application/json");
-            (status, [(CONTENT_TYPE, content_type)], body).into_response()
-        }
+        Ok(body) => json_text(status, body),
         Err(error) => {
             tracing::error!("an answer cannot be written as JSON: {error}");
             Problem::new(Kind::Internal, "the answer cannot be written as JSON").into_response()
         }
     }
+}
+
+/// A JSON answer that is written already.
+fn json_text(status: StatusCode, body: impl IntoResponse) -> Response {
+    (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }
