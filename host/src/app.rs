@@ -21,7 +21,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::api::{self, Api, Routes};
+use crate::api::{self, Api, Entrance, Routes};
 use crate::broker::embedded::{self, EmbeddedBroker};
 use crate::broker::redis::{self, RedisBroker};
 use crate::broker::{Broker, Lane};
@@ -116,14 +116,14 @@ pub async fn run(config: Config, mut announce: impl FnMut(&Fact)) -> Result<(), 
         watched.watch(stop).await;
         Ok(())
     });
-    let router = api::router(Api {
+    let entrance = Entrance::new(Api {
         broker: broker.clone(),
         routes: Arc::new(PluginRoutes(plugins.clone())),
         options: config.server.clone(),
         draining: tasks.stop_token().clone(),
     });
     let (server, stop, connections) = (config.server.clone(), tasks.stop_token().clone(), tasks.clone());
-    tasks.spawn_critical("http", async move { api::serve(listener, router, server, stop, &connections).await });
+    tasks.spawn_critical("http", async move { api::serve(listener, entrance, server, stop, &connections).await });
 
     for fact in facts(&config, broker.as_ref(), &plugins) {
         announce(&fact);

@@ -13,16 +13,15 @@ pub(super) fn head_timeout(header_timeout_ms: u64) -> Vec<u8> {
 /// What is to be written in place of this, if it is an answer that the HTTP library made up itself.
 pub(super) fn replacement(written: &[u8]) -> Option<Vec<u8>> {
     let head = written.strip_prefix(b"HTTP/1.1 ").or_else(|| written.strip_prefix(b"HTTP/1.0 "))?;
+    // Most of what is written is an answer of ours, and known by its status.
+    let (kind, detail) = match head.get(..3)? {
+        b"400" => (Kind::BadRequest, "this is not HTTP/1.1, or its head breaks the rules"),
+        b"414" => (Kind::UriTooLong, "the address is longer than is accepted"),
+        b"431" => (Kind::HeadersTooLarge, "the headers are more or larger than is accepted"),
+        _ => return None,
+    };
     let is_empty = contains(head, b"\r\ncontent-length: 0\r\n") && !contains(head, b"\r\ncontent-type:");
-    if !is_empty {
-        return None;
-    }
-    match head.get(..3)? {
-        b"400" => Some(answer(Kind::BadRequest, "this is not HTTP/1.1, or its head breaks the rules")),
-        b"414" => Some(answer(Kind::UriTooLong, "the address is longer than is accepted")),
-        b"431" => Some(answer(Kind::HeadersTooLarge, "the headers are more or larger than is accepted")),
-        _ => None,
-    }
+    is_empty.then(|| answer(kind, detail))
 }
 
 fn answer(kind: Kind, detail: &str) -> Vec<u8> {

@@ -16,10 +16,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::automatic;
 use phase::Phase;
+
+/// A timer that rang too early is not set again within less.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 
 /// The times of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -39,8 +42,8 @@ pub(super) struct Watched<S> {
     stream: S,
     phases: Phases,
     times: Times,
-    /// Until when the phase of this number may last.
-    read_deadline: Option<(u64, Pin<Box<Sleep>>)>,
+    /// Rings at the end of the phase, or before.
+    timer: Option<Pin<Box<Sleep>>>,
     write_deadline: Option<Pin<Box<Sleep>>>,
     linger_deadline: Option<Pin<Box<Sleep>>>,
     /// What is written in place of what the HTTP library wrote, and how much of it has been.
@@ -50,38 +53,36 @@ pub(super) struct Watched<S> {
 impl<S> Watched<S> {
     /// Watches a stream. `phases` is shared with the service that answers the requests.
     pub(super) fn new(stream: S, phases: Phases, times: Times) -> Self {
-        Self {
-            stream,
-            phases,
-            times,
-            read_deadline: None,
-            write_deadline: None,
-            linger_deadline: None,
-            replacement: None,
-        }
+        Self { stream, phases, times, timer: None, write_deadline: None, linger_deadline: None, replacement: None }
     }
 
     /// Ready when the time of this phase is over.
+    ///
+    /// One timer serves all phases: it is set earlier when a phase is shorter, and when it rings too early it is set to
+    /// the end of the phase that it finds. So a request costs no timer of its own.
     fn poll_phase_over(&mut self, cx: &mut Context<'_>) -> Poll<Phase> {
-        let (number, phase) = self.phases.current(cx.waker());
-        let time_ms = match phase {
-            // Whoever connects has something to say.
-            Phase::Idle if number == 0 => self.times.header_timeout_ms.min(self.times.idle_timeout_ms),
-            Phase::Idle => self.times.idle_timeout_ms,
-            Phase::Head => self.times.header_timeout_ms,
-            Phase::Busy => {
-                self.read_deadline = None;
-                return Poll::Pending;
+        loop {
+            let (phase, since) = self.phases.current();
+            let (since, time_ms) = match phase {
+                // Whoever connects has something to say.
+                Phase::New => (since, self.times.header_timeout_ms.min(self.times.idle_timeout_ms)),
+                Phase::Idle => (since, self.times.idle_timeout_ms),
+                Phase::Head => (since, self.times.header_timeout_ms),
+                // Has no end by itself. What follows it has, and begins without a word to whoever waits for bytes.
+                Phase::Busy => (Instant::now(), self.times.idle_timeout_ms),
+            };
+            let ends_at = since + Duration::from_millis(time_ms);
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(ends_at)));
+            if timer.deadline() > ends_at {
+                timer.as_mut().reset(ends_at);
             }
-        };
-        let deadline = match &mut self.read_deadline {
-            Some((of, deadline)) if *of == number => deadline,
-            other => {
-                let deadline = Box::pin(sleep_ms(time_ms));
-                &mut other.insert((number, deadline)).1
+            ready!(timer.as_mut().poll(cx));
+            let now = Instant::now();
+            if phase != Phase::Busy && ends_at <= now {
+                return Poll::Ready(phase);
             }
-        };
-        deadline.as_mut().poll(cx).map(|()| phase)
+            timer.as_mut().reset(ends_at.max(now + SHORTEST_PAUSE));
+        }
     }
 }
 
@@ -122,7 +123,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
         }
         match ready!(self.poll_phase_over(cx)) {
             // To the reader this is the client closing a connection that nobody needs.
-            Phase::Idle | Phase::Busy => Poll::Ready(Ok(())),
+            Phase::New | Phase::Idle | Phase::Busy => Poll::Ready(Ok(())),
             Phase::Head => {
                 let answer = automatic::head_timeout(self.times.header_timeout_ms);
                 // A client so slow may take the answer or leave it.

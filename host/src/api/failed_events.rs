@@ -1,5 +1,7 @@
 //! `GET /failed-events`, `GET /failed-events/{id}` and `POST /failed-events/{id}/replay`.
 
+use std::sync::Arc;
+
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::http::header::{HeaderValue, LOCATION};
@@ -32,7 +34,7 @@ struct ReplayAccepted {
 }
 
 /// Failed events, newest first.
-pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+pub(super) async fn list(State(api): State<Arc<Api>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     let EndedPage { records, next_cursor } = api.broker.ended(query::ended(query.as_deref(), Ending::Failed)?).await?;
     let failed_events = records.iter().map(EventView::ended).collect();
     Ok(json(StatusCode::OK, &Page { failed_events, next_cursor: next_cursor.as_deref() }))
@@ -40,7 +42,7 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
 
 /// One failed event.
 pub(super) async fn show(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     InPath(id): InPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
@@ -55,7 +57,7 @@ pub(super) async fn show(
 
 /// Puts a failed event back to work, in the lane of the plugin that handles its type now.
 pub(super) async fn replay(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     InPath(id): InPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {

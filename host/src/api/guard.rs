@@ -9,7 +9,6 @@ use std::panic::AssertUnwindSafe;
 use axum::extract::Request;
 use axum::http::header::{CACHE_CONTROL, CONNECTION, HOST, HeaderMap, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, Method, StatusCode, Version};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 
@@ -26,8 +25,8 @@ const MAX_URI_BYTES: usize = 8 * 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Distrusted(pub(super) String);
 
-/// The layer around all routes.
-pub(super) async fn guard(request: Request, next: Next) -> Response {
+/// What surrounds all routes.
+pub(super) async fn guard(request: Request, handle: impl AsyncFnOnce(Request) -> Response) -> Response {
     let mut response = match refusal(&request) {
         Some(problem) => {
             let mut response = problem.into_response();
@@ -35,7 +34,7 @@ pub(super) async fn guard(request: Request, next: Next) -> Response {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             response
         }
-        None => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        None => match AssertUnwindSafe(handle(request)).catch_unwind().await {
             Ok(response) => response,
             Err(_) => Problem::new(Kind::Internal, "a part of the server failed; its log says more").into_response(),
         },

@@ -3,6 +3,8 @@
 //! Liveness depends on nothing: a store that is away is no reason to restart this process. Neither asks the store; the
 //! broker keeps its health up to date in the background.
 
+use std::sync::Arc;
+
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -18,7 +20,7 @@ pub(super) async fn live(RawQuery(query): RawQuery) -> Result<Response, Problem>
 }
 
 /// Events are accepted and handled. With `?verbose`, says what was looked at; a refusal says so in any case.
-pub(super) async fn ready(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+pub(super) async fn ready(State(api): State<Arc<Api>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     let verbose = query::switch(query.as_deref(), "verbose")?;
     let health = api.broker.health();
     let stopping = api.draining.is_cancelled().then(|| "the server is stopping".to_owned());

@@ -1,6 +1,8 @@
 //! `GET /plugins` and `GET /plugins/{name}`: what is loaded, for which types, and why something is not. And what changes
 //! it: `POST /plugins/{name}/rollback` and `…/approve`, `DELETE /plugins/{name}`.
 
+use std::sync::Arc;
+
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -11,14 +13,14 @@ use super::problem::{Kind, Problem};
 use super::{Api, NotChanged, json, query};
 
 /// Every plugin.
-pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+pub(super) async fn list(State(api): State<Arc<Api>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     query::none(query.as_deref())?;
     Ok(json(StatusCode::OK, &object!({ "plugins": api.routes.statuses() })))
 }
 
 /// One plugin.
 pub(super) async fn show(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     InPath(name): InPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
@@ -32,7 +34,7 @@ pub(super) async fn show(
 
 /// Brings the version back that served before, and shows what serves then.
 pub(super) async fn rollback(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     InPath(name): InPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
@@ -43,7 +45,7 @@ pub(super) async fn rollback(
 
 /// Has the build serve that is held, and shows what serves then. `?digest=` says which one is meant.
 pub(super) async fn approve(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     InPath(name): InPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
@@ -54,7 +56,7 @@ pub(super) async fn approve(
 
 /// Removes the plugin's file, and says what stays.
 pub(super) async fn remove(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     InPath(name): InPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {

@@ -89,7 +89,8 @@ pub(super) fn none(query: Option<&str>) -> Result<(), Problem> {
 
 /// The known parameters; what is unknown or given twice is a fault.
 fn pairs(query: Option<&str>, known: &[&str], faults: &mut Vec<Fault>) -> Vec<(String, String)> {
-    let uri = format!("/?{}", query.unwrap_or_default()).parse::<axum::http::Uri>().unwrap_or_default();
+    let Some(query) = query else { return Vec::new() };
+    let uri = format!("/?{query}").parse::<axum::http::Uri>().unwrap_or_default();
     let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&uri);
     let Ok(axum::extract::Query(pairs)) = pairs else {
         faults.push(Fault::new("", "the query is not made of names and values"));

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{Request, Response, StatusCode};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
@@ -20,10 +19,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 
 use crate::shutdown::Tasks;
 
+use super::Entrance;
 use super::connection::{Phases, Times, Under, Watched};
 use super::guard::Distrusted;
 use super::options::ServerOptions;
@@ -51,7 +50,7 @@ const ACCEPT_PAUSES_MS: std::ops::RangeInclusive<u64> = 10..=1_000;
 /// Dropping the future stops accepting; connections go on until `stop` is cancelled.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    entrance: Entrance,
     options: ServerOptions,
     stop: CancellationToken,
     tasks: &Tasks,
@@ -71,7 +70,7 @@ pub async fn serve(
         match accepted {
             Ok((stream, _)) => {
                 pause_ms = *ACCEPT_PAUSES_MS.start();
-                let connection = connection(stream, router.clone(), Arc::clone(&options), stop.clone());
+                let connection = connection(stream, entrance.clone(), Arc::clone(&options), stop.clone());
                 tasks.spawn(async move {
                     connection.await;
                     drop(slot);
@@ -97,7 +96,7 @@ pub async fn serve(
 }
 
 /// Serves one connection to its end.
-async fn connection(stream: TcpStream, router: Router, options: Arc<ServerOptions>, stop: CancellationToken) {
+async fn connection(stream: TcpStream, entrance: Entrance, options: Arc<ServerOptions>, stop: CancellationToken) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!("a connection was gone before it was served: {error}");
         return;
@@ -112,7 +111,7 @@ async fn connection(stream: TcpStream, router: Router, options: Arc<ServerOption
     let stream = Watched::new(stream, phases.clone(), times);
     let service = service_fn(move |mut request| {
         let under = phases.begin(&mut request);
-        answer(router.clone(), phases.clone(), under, request)
+        answer(entrance.clone(), phases.clone(), under, request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -139,13 +138,13 @@ async fn connection(stream: TcpStream, router: Router, options: Arc<ServerOption
 }
 
 async fn answer(
-    router: Router,
+    entrance: Entrance,
     phases: Phases,
     under: Under,
     request: Request<Incoming>,
 ) -> Result<Response<UntilSent>, Infallible> {
     let distrusted = request.extensions().get::<Distrusted>().is_some();
-    let response = router.oneshot(request.map(Body::new)).await?;
+    let response = entrance.answer(request.map(Body::new)).await;
     if distrusted || matches!(response.status(), StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
         phases.linger();
     }

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
 use super::fake::{Fake, api};
-use super::{ServerOptions, router, serve};
+use super::{Entrance, ServerOptions, serve};
 use crate::shutdown::Tasks;
 
 /// Longer than anything here may take; only a failing test waits for it.
@@ -28,7 +28,10 @@ impl Server {
         let (api, fake) = api(options.clone());
         let tasks = Tasks::new();
         let (stop, connections) = (tasks.stop_token().clone(), tasks.clone());
-        tasks.spawn_critical("http", async move { serve(listener, router(api), options, stop, &connections).await });
+        tasks.spawn_critical(
+            "http",
+            async move { serve(listener, Entrance::new(api), options, stop, &connections).await },
+        );
         Self { address, fake, tasks }
     }
 

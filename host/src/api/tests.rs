@@ -6,10 +6,9 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use tower::ServiceExt;
 
 use super::fake::{Fake, api};
-use super::{Api, ServerOptions, router};
+use super::{Api, Entrance, ServerOptions};
 use crate::broker::{Error, Lane};
 use crate::event::{Class, End, Limits, State, Timestamp};
 
@@ -48,7 +47,7 @@ fn options() -> ServerOptions {
 }
 
 async fn send(api: &Api, request: Request<Body>) -> Answer {
-    let response: Response<Body> = router(api.clone()).oneshot(request).await.unwrap();
+    let response: Response<Body> = Entrance::new(api.clone()).answer(request).await;
     let (parts, body) = response.into_parts();
     let bytes = body.collect().await.unwrap().to_bytes();
     assert_eq!(parts.headers["x-content-type-options"], "nosniff");

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::json::depth_is_within;
-use super::reader::{Reader, digest};
+use super::reader::{Item, Reader, digest};
 use super::{Event, Timestamp};
 
 /// What limits an event that comes in (contract section 4).
@@ -31,7 +31,7 @@ impl Default for Limits {
 pub struct Draft<'a> {
     body: &'a Bytes,
     is_batch: bool,
-    items: Vec<&'a RawValue>,
+    items: Vec<Item<'a>>,
 }
 
 /// An event that may be appended.
@@ -105,25 +105,35 @@ impl<'a> Draft<'a> {
         let malformed = |message: String| Rejected::Malformed(vec![Fault::new("", message)]);
         let text = std::str::from_utf8(body)
             .map_err(|error| malformed(format!("not UTF-8 from byte {} on", error.valid_up_to())))?;
-        if text.trim_ascii().is_empty() {
+        let trimmed = text.trim_ascii();
+        if trimmed.is_empty() {
             return Err(malformed("no body: send an object such as {\"type\":\"USER_SIGNUP\",\"payload\":{}}".into()));
         }
         if !depth_is_within(text, limits.max_json_depth) {
             return Err(malformed(format!("nested more than {} levels deep", limits.max_json_depth)));
         }
-        let root: &RawValue = serde_json::from_str(text).map_err(|error| malformed(format!("not JSON: {error}")))?;
-        match root.get().as_bytes().first() {
-            Some(b'{') => Ok(Self { body, is_batch: false, items: vec![root] }),
+        let not_json = |error: serde_json::Error| malformed(format!("not JSON: {error}"));
+        // An event alone is read once: whether it is JSON, and its members. What is JSON and no text is told by the reader.
+        match trimmed.as_bytes().first() {
+            Some(b'{') => {
+                let members = serde_json::from_str(text).ok();
+                if members.is_none() {
+                    serde_json::from_str::<&RawValue>(text).map_err(not_json)?;
+                }
+                Ok(Self { body, is_batch: false, items: vec![Item { text: trimmed, members }] })
+            }
             Some(b'[') => {
-                let items: Vec<&RawValue> =
-                    serde_json::from_str(root.get()).map_err(|error| malformed(format!("not JSON: {error}")))?;
+                let items: Vec<&RawValue> = serde_json::from_str(text).map_err(not_json)?;
                 if items.len() > limits.max_batch_events {
                     let message = format!("{} events; a request has at most {}", items.len(), limits.max_batch_events);
                     return Err(Rejected::TooLarge(vec![Fault::new("", message)]));
                 }
-                Ok(Self { body, is_batch: true, items })
+                Ok(Self { body, is_batch: true, items: items.into_iter().map(Item::from).collect() })
             }
-            _ => Err(malformed("neither an event (an object) nor an array of events".into())),
+            _ => {
+                serde_json::from_str::<&RawValue>(text).map_err(not_json)?;
+                Err(malformed("neither an event (an object) nor an array of events".into()))
+            }
         }
     }
 

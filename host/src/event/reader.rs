@@ -20,6 +20,19 @@ const NOT_TEXT: &str = "holds half of a surrogate pair (\\ud800 to \\udfff), whi
 /// The extension that the member `key` becomes.
 const PARTITION_KEY: &str = "partitionkey";
 
+/// One event as it was written.
+pub(super) struct Item<'a> {
+    pub(super) text: &'a str,
+    /// None if it is not an object.
+    pub(super) members: Option<Members<'a>>,
+}
+
+impl<'a> From<&'a RawValue> for Item<'a> {
+    fn from(value: &'a RawValue) -> Self {
+        Self { text: value.get(), members: serde_json::from_str(value.get()).ok() }
+    }
+}
+
 /// Reads one event and gathers what is wrong with it.
 pub(super) struct Reader<'a> {
     body: &'a Bytes,
@@ -36,13 +49,13 @@ impl<'a> Reader<'a> {
     /// The event, or everything that is wrong with it. `key` is the digest of the request's idempotency key.
     pub(super) fn read(
         &mut self,
-        item: &RawValue,
+        item: &Item<'_>,
         limits: &Limits,
         accepted: Timestamp,
         key: Option<[u8; 32]>,
     ) -> Result<NewEvent, Rejected> {
-        let Ok(members) = serde_json::from_str::<Members<'_>>(item.get()) else {
-            let words = if is_object(item) { NOT_TEXT } else { "an event is an object" };
+        let Some(members) = &item.members else {
+            let words = if is_object(item.text) { NOT_TEXT } else { "an event is an object" };
             return Err(Rejected::Invalid(vec![Fault::new(self.prefix.clone(), words)]));
         };
         if let Some(name) = members.duplicate() {
@@ -54,8 +67,8 @@ impl<'a> Reader<'a> {
         let (mut event_type, mut source, mut id, mut subject) = (None, None, None, None);
         let (mut schema, mut key_member, mut time, mut data) = (None, None, None, None);
         let mut extensions = BTreeMap::new();
-        for (name, value) in members.0 {
-            match name.as_str() {
+        for (name, value) in &members.0 {
+            match name.as_ref() {
                 "type" => event_type = self.event_type(value),
                 "payload" => data = Some(self.payload(value, limits)?),
                 "id" => id = self.name("id", value),
@@ -66,11 +79,11 @@ impl<'a> Reader<'a> {
                 "time" => time = self.time("time", value).map(|(text, _)| text),
                 "headers" => self.headers(value, &mut extensions)?,
                 "delayMs" | "deliverAt" if start.is_some() => {
-                    self.fault(&name, "delayMs and deliverAt exclude each other");
+                    self.fault(name, "delayMs and deliverAt exclude each other");
                 }
                 "delayMs" => start = self.delay(value),
                 "deliverAt" => start = self.deliver_at(value, accepted),
-                _ => self.fault(&escape(&name), unknown_member(&name)),
+                _ => self.fault(&escape(name), unknown_member(name)),
             }
         }
         let type_pointer = self.pointer("type");
@@ -83,7 +96,7 @@ impl<'a> Reader<'a> {
 
         let source = source.unwrap_or_else(|| DEFAULT_SOURCE.to_owned());
         let sender_key = id.as_ref().map(|id| digest(&["id", &source, id]));
-        let idempotency = key.or(sender_key).map(|key| Idempotency { key, fingerprint: digest(&[item.get()]) });
+        let idempotency = key.or(sender_key).map(|key| Idempotency { key, fingerprint: digest(&[item.text]) });
         extensions.extend(id.map(|id| ("sourceid".to_owned(), id)));
         extensions.extend(key_member.map(|key| (PARTITION_KEY.to_owned(), key)));
         let event = Event {
@@ -180,7 +193,7 @@ impl<'a> Reader<'a> {
 
     fn headers(&mut self, value: &RawValue, extensions: &mut BTreeMap<String, String>) -> Result<(), Rejected> {
         let Ok(members) = serde_json::from_str::<Members<'_>>(value.get()) else {
-            self.fault("headers", if is_object(value) { NOT_TEXT } else { "must be an object of strings" });
+            self.fault("headers", if is_object(value.get()) { NOT_TEXT } else { "must be an object of strings" });
             return Ok(());
         };
         if let Some(name) = members.duplicate() {
@@ -204,7 +217,7 @@ impl<'a> Reader<'a> {
                         let words = format!("must be up to {MAX_EXTENSION_VALUE_CHARS} characters, none of control");
                         self.fault(&place, words);
                     }
-                    extensions.insert(name, text);
+                    extensions.insert(name.into_owned(), text);
                 }
             }
         }
@@ -216,8 +229,8 @@ impl<'a> Reader<'a> {
 const MEMBERS: [&str; 11] =
     ["type", "payload", "id", "source", "subject", "key", "schema", "time", "delayMs", "deliverAt", "headers"];
 
-fn is_object(value: &RawValue) -> bool {
-    value.get().starts_with('{')
+fn is_object(text: &str) -> bool {
+    text.starts_with('{')
 }
 
 /// A member's name as a token of a JSON pointer.

@@ -7,6 +7,9 @@
 /// The most bytes of a head that are looked at; more is refused by the limit on headers.
 const MAX_BYTES: usize = 128 * 1024;
 
+/// So many bytes stay set aside from one head to the next.
+const KEPT_BYTES: usize = 2 * 1024;
+
 /// The bytes of a head so far.
 #[derive(Debug, Default)]
 pub(super) struct Head {
@@ -17,6 +20,13 @@ pub(super) struct Head {
 }
 
 impl Head {
+    /// Begins anew. What was set aside for the bytes is kept unless it is much.
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(KEPT_BYTES);
+        (self.line_start, self.complete) = (0, false);
+    }
+
     /// More bytes. What follows the empty line is not looked at.
     pub(super) fn push(&mut self, mut bytes: &[u8]) {
         while !self.complete && self.bytes.len() < MAX_BYTES {

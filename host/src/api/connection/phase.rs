@@ -2,10 +2,10 @@
 //! which knows when a request is answered.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
 
 use axum::http::Request;
 use axum::http::header::TRANSFER_ENCODING;
+use tokio::time::Instant;
 
 use super::head::Head;
 use crate::api::guard::Distrusted;
@@ -13,6 +13,8 @@ use crate::api::guard::Distrusted;
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// Nothing has come yet.
+    New,
     /// No byte of the next request has come.
     Idle,
     /// A head has begun.
@@ -22,29 +24,20 @@ pub(super) enum Phase {
 }
 
 /// The phases of one connection.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(in crate::api) struct Phases(Arc<Mutex<State>>);
 
 struct State {
     phase: Phase,
-    /// Goes up with each phase.
-    number: u64,
+    since: Instant,
     head: Head,
     lingers: bool,
-    /// Who waits for bytes.
-    reader: Option<Waker>,
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self { phase: Phase::Idle, number: 0, head: Head::default(), lingers: false, reader: None }
-    }
 }
 
 impl State {
     fn turn(&mut self, phase: Phase) {
         self.phase = phase;
-        self.number += 1;
+        self.since = Instant::now();
     }
 }
 
@@ -53,14 +46,15 @@ pub(in crate::api) struct Under(Phases);
 
 impl Drop for Under {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.head = Head::default();
-        state.turn(Phase::Idle);
-        let reader = state.reader.take();
-        drop(state);
-        if let Some(reader) = reader {
-            reader.wake();
-        }
+        self.0.lock().turn(Phase::Idle);
+    }
+}
+
+impl Default for Phases {
+    /// Those of a connection that begins now.
+    fn default() -> Self {
+        let state = State { phase: Phase::New, since: Instant::now(), head: Head::default(), lingers: false };
+        Self(Arc::new(Mutex::new(state)))
     }
 }
 
@@ -69,13 +63,10 @@ impl Phases {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The phase and its number. The reader is woken when a request has been answered, for then another time begins.
-    pub(super) fn current(&self, reader: &Waker) -> (u64, Phase) {
-        let mut state = self.lock();
-        if !state.reader.as_ref().is_some_and(|known| known.will_wake(reader)) {
-            state.reader = Some(reader.clone());
-        }
-        (state.number, state.phase)
+    /// The phase, and since when it lasts.
+    pub(super) fn current(&self) -> (Phase, Instant) {
+        let state = self.lock();
+        (state.phase, state.since)
     }
 
     /// Bytes came from the client.
@@ -84,7 +75,7 @@ impl Phases {
         if bytes.is_empty() || state.phase == Phase::Busy {
             return;
         }
-        if state.phase == Phase::Idle {
+        if state.phase != Phase::Head {
             state.turn(Phase::Head);
         }
         state.head.push(bytes);
@@ -94,9 +85,11 @@ impl Phases {
     /// the head was written is put beside the request.
     pub(in crate::api) fn begin<B>(&self, request: &mut Request<B>) -> Under {
         let mut state = self.lock();
-        let head = std::mem::take(&mut state.head);
-        state.turn(Phase::Busy);
-        let distrust = match head.judge(request.method().as_str()) {
+        state.phase = Phase::Busy;
+        let verdict = state.head.judge(request.method().as_str());
+        state.head.clear();
+        drop(state);
+        let distrust = match verdict {
             Some(verdict) => verdict.err(),
             // Its bytes came while another request was being answered, and were not looked at.
             None if request.headers().contains_key(TRANSFER_ENCODING) => {

@@ -52,11 +52,7 @@ impl NewEntry {
 
     /// When it may be delivered, as scripts read it.
     pub(super) fn push_start(&self, call: &mut Call<'_>) {
-        let (word, ms) = match self.start {
-            Start::Now => ("now", 0),
-            Start::InMs(ms) => ("in", ms),
-            Start::At(time) => ("at", u64::try_from(time.unix_ms()).unwrap_or(0)),
-        };
+        let (word, ms) = words_of(self.start);
         call.push_text(word);
         call.push_number(ms);
     }
@@ -72,6 +68,11 @@ impl Request {
     /// How many events.
     pub(super) fn weight(&self) -> usize {
         self.events.len()
+    }
+
+    /// The answer if all of them are new.
+    fn as_new(&self) -> Vec<Accepted> {
+        self.events.iter().map(|event| Accepted { id: event.id, duplicate: false }).collect()
     }
 }
 
@@ -116,8 +117,12 @@ impl Core {
             if items.len() != 3 {
                 return Err(self.lost_data());
             }
-            let answers = reply::array(items.pop().unwrap_or_default())?;
+            let answers = items.pop().unwrap_or_default();
             self.note_accepted(seen, reply::count(&items[1])?);
+            if answers == Value::Int(0) {
+                return Ok(requests.iter().map(|request| Ok(request.as_new())).collect());
+            }
+            let answers = reply::array(answers)?;
             if answers.len() != requests.len() {
                 return Err(miscounted());
             }
@@ -157,29 +162,28 @@ impl Core {
             .number(book.set_size)
             .named_lanes(&self.keys, places.lanes());
         call.push_number(requests.len());
-        for request in requests {
-            call.push_number(request.events.len());
-            for event in &request.events {
-                call.push_text(&event.id.to_string());
-                call.push_number(places.of(&event.lane));
-                event.push_start(&mut call);
-                match &event.idempotency {
-                    None => {
-                        call.push_number(0_u64);
-                        call.push_text("");
-                    }
-                    Some(idempotency) => {
+        call.push_text(&sizes(requests));
+        for event in requests.iter().flat_map(|request| &request.events) {
+            call.push_shown(event.id);
+            let lane = places.of(&event.lane);
+            match (&event.idempotency, event.start) {
+                (None, Start::Now) => call.push_number(lane),
+                (idempotency, start) => {
+                    let (word, ms) = words_of(start);
+                    let (place, fingerprint) = idempotency.as_ref().map_or((0, &[][..]), |idempotency| {
                         let next = keys.len() + 1;
                         let place = *keys.entry(idempotency.key).or_insert(next);
                         if place == next {
                             call.push_key(self.keys.idempotency(&idempotency.key));
                         }
-                        call.push_number(place);
-                        call.push_bytes(Bytes::copy_from_slice(&idempotency.fingerprint));
-                    }
+                        (place, &idempotency.fingerprint[..])
+                    });
+                    let mut how = format!("{lane} {word} {ms} {place} ").into_bytes();
+                    how.extend_from_slice(fingerprint);
+                    call.push_bytes(how);
                 }
-                call.push_bytes(event.blob.clone());
             }
+            call.push_bytes(&event.blob);
         }
         call
     }
@@ -212,6 +216,25 @@ impl Core {
             _ => Err(miscounted()),
         }
     }
+}
+
+/// How many events each request has, as the script reads it: nothing if each has one, as nearly always.
+fn sizes(requests: &[Request]) -> String {
+    if requests.iter().all(|request| request.events.len() == 1) {
+        return String::new();
+    }
+    let sizes: Vec<String> = requests.iter().map(|request| request.events.len().to_string()).collect();
+    sizes.join(" ")
+}
+
+/// A start as scripts read it. The latest time that they can count is far enough.
+fn words_of(start: Start) -> (&'static str, u64) {
+    let (word, ms) = match start {
+        Start::Now => ("now", 0),
+        Start::InMs(ms) => ("in", ms),
+        Start::At(time) => ("at", u64::try_from(time.unix_ms()).unwrap_or(0)),
+    };
+    (word, ms.min(Call::MOST))
 }
 
 fn miscounted() -> Error {

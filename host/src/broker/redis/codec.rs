@@ -5,6 +5,8 @@
 //! copy. Whatever bytes come in, reading ends with a record or an error. A version that is newer than ours is told apart
 //! from damage, so that a host that is being upgraded leaves alone what it cannot read.
 
+mod head;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +80,25 @@ struct Tail {
 /// Only if a number of the record cannot be written as JSON or the header exceeds 4 GiB; trying again cannot help.
 pub(super) fn encode(record: &Record) -> Result<Bytes, DecodeError> {
     let result = record.end.as_ref().and_then(|end| end.result.as_ref());
+    let header = match head::of_new(record) {
+        Some(header) => header.into_bytes(),
+        None => header(record)?,
+    };
+    let header_size = u32::try_from(header.len()).map_err(|_| DecodeError::Damaged("it is too large".into()))?;
+    let tails = [record.event.data.as_ref(), result];
+    let tails_bytes: usize = tails.iter().flatten().map(|data| data.bytes.len()).sum();
+    let mut blob = BytesMut::with_capacity(PREFIX_BYTES + header.len() + tails_bytes);
+    blob.put_u8(VERSION);
+    blob.put_u32_le(header_size);
+    blob.put_slice(&header);
+    for data in tails.into_iter().flatten() {
+        blob.put_slice(&data.bytes);
+    }
+    Ok(blob.freeze())
+}
+
+fn header(record: &Record) -> Result<Vec<u8>, DecodeError> {
+    let result = record.end.as_ref().and_then(|end| end.result.as_ref());
     let header = HeaderOut {
         event: &record.event,
         data: record.event.data.as_ref().map(tail_of),
@@ -93,18 +114,7 @@ pub(super) fn encode(record: &Record) -> Result<Bytes, DecodeError> {
             children: end.children.clone(),
         }),
     };
-    let header = serde_json::to_vec(&header).map_err(|error| DecodeError::Damaged(error.to_string()))?;
-    let header_size = u32::try_from(header.len()).map_err(|_| DecodeError::Damaged("it is too large".into()))?;
-    let tails = [record.event.data.as_ref(), result];
-    let tails_bytes: usize = tails.iter().flatten().map(|data| data.bytes.len()).sum();
-    let mut blob = BytesMut::with_capacity(PREFIX_BYTES + header.len() + tails_bytes);
-    blob.put_u8(VERSION);
-    blob.put_u32_le(header_size);
-    blob.put_slice(&header);
-    for data in tails.into_iter().flatten() {
-        blob.put_slice(&data.bytes);
-    }
-    Ok(blob.freeze())
+    serde_json::to_vec(&header).map_err(|error| DecodeError::Damaged(error.to_string()))
 }
 
 /// Reads a record; payload and result are slices of the blob.
@@ -231,6 +241,31 @@ mod tests {
         for record in [full, failed, bare, empty] {
             assert_eq!(decode(&encode(&record).unwrap()).unwrap(), record);
         }
+    }
+
+    #[test]
+    fn a_new_event_has_the_header_that_any_record_has() {
+        let mut full = (*record().event).clone();
+        full.source = "\"/shop\\é\u{1}\n\u{7f}".into();
+        full.time = Some("2026-11-23T15:04:05Z".into());
+        full.data_schema = Some("x:y".into());
+        full.extensions.insert("b".into(), String::new());
+        let bare = Event {
+            subject: None,
+            time: None,
+            data_content_type: None,
+            data_schema: None,
+            extensions: BTreeMap::new(),
+            cause: None,
+            data: None,
+            ..full.clone()
+        };
+        let binary = Event { data: Some(Data::binary(vec![0])), ..bare.clone() };
+        for record in [full, bare, binary].map(Record::new) {
+            let written = head::of_new(&record).unwrap();
+            assert_eq!(written, String::from_utf8(header(&record).unwrap()).unwrap());
+        }
+        assert_eq!(head::of_new(&record()), None);
     }
 
     #[test]

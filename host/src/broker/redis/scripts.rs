@@ -4,6 +4,9 @@
 //! destination next and takes from the source last. Keys are named through `KEYS` only, time is the server's, and what
 //! is stored is opaque to them. They are sent by digest, and whole when the server does not know the digest.
 
+use std::fmt::Display;
+use std::io::Write;
+
 use bytes::Bytes;
 use redis::Cmd;
 
@@ -75,6 +78,9 @@ scripts!(
     trim,
 );
 
+/// About how long a key is.
+const BYTES_A_KEY: usize = 48;
+
 /// One script.
 pub(super) struct Script {
     script: redis::Script,
@@ -99,13 +105,41 @@ fn whole(text: &str) -> String {
 pub(super) struct Call<'a> {
     script: &'a Script,
     keys: Vec<Bytes>,
-    arguments: Vec<Bytes>,
+    arguments: Arguments,
+}
+
+/// The arguments of a call, one behind the other.
+#[derive(Default)]
+struct Arguments {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Arguments {
+    fn push(&mut self, argument: &[u8]) {
+        self.bytes.extend_from_slice(argument);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn push_shown(&mut self, argument: impl Display) {
+        // Writing to memory does not fail.
+        let _ = write!(self.bytes, "{argument}");
+        self.ends.push(self.bytes.len());
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        starts.zip(&self.ends).map(|(start, end)| &self.bytes[*start..*end])
+    }
 }
 
 impl<'a> Call<'a> {
+    /// The largest number that a script can count.
+    pub(super) const MOST: u64 = 1 << 53;
+
     /// A call with the fixed keys.
     pub(super) fn new(script: &'a Script, keys: &Keys) -> Self {
-        Self { script, keys: keys.fixed().to_vec(), arguments: Vec::new() }
+        Self { script, keys: keys.fixed().to_vec(), arguments: Arguments::default() }
     }
 
     /// The streams of these lanes, as the next keys.
@@ -117,7 +151,7 @@ impl<'a> Call<'a> {
     /// The streams of these lanes as the next keys; how many, and their names, as the next arguments.
     pub(super) fn named_lanes(self, keys: &Keys, lanes: &[Lane]) -> Self {
         let mut call = self.lane_keys(keys, lanes).number(lanes.len());
-        call.arguments.extend(lanes.iter().map(|lane| Bytes::copy_from_slice(lane.as_str().as_bytes())));
+        lanes.iter().for_each(|lane| call.push_text(lane.as_str()));
         call
     }
 
@@ -140,19 +174,23 @@ impl<'a> Call<'a> {
 
     /// One more argument: a number. One that is out of range becomes the largest that a script can count.
     pub(super) fn push_number(&mut self, number: impl TryInto<u64>) {
-        const MOST: u64 = 1 << 53;
-        let number = number.try_into().unwrap_or(MOST).min(MOST);
-        self.arguments.push(Bytes::from(number.to_string()));
+        let number = number.try_into().unwrap_or(Self::MOST).min(Self::MOST);
+        self.arguments.push_shown(number);
     }
 
     /// One more argument: text.
     pub(super) fn push_text(&mut self, text: &str) {
-        self.arguments.push(Bytes::copy_from_slice(text.as_bytes()));
+        self.arguments.push(text.as_bytes());
+    }
+
+    /// One more argument: what is shown of a value.
+    pub(super) fn push_shown(&mut self, value: impl Display) {
+        self.arguments.push_shown(value);
     }
 
     /// One more argument: bytes.
-    pub(super) fn push_bytes(&mut self, bytes: Bytes) {
-        self.arguments.push(bytes);
+    pub(super) fn push_bytes(&mut self, bytes: impl AsRef<[u8]>) {
+        self.arguments.push(bytes.as_ref());
     }
 
     /// The call by the digest of the script.
@@ -166,10 +204,11 @@ impl<'a> Call<'a> {
     }
 
     fn command(&self, name: &str, script: &str) -> Cmd {
-        let mut command = redis::cmd(name);
-        command.arg(script).arg(self.keys.len());
-        for word in self.keys.iter().chain(&self.arguments) {
-            command.arg(word.as_ref());
+        let words = 3 + self.keys.len() + self.arguments.ends.len();
+        let mut command = Cmd::with_capacity(words, self.arguments.bytes.len() + BYTES_A_KEY * (3 + self.keys.len()));
+        command.arg(name).arg(script).arg(self.keys.len());
+        for word in self.keys.iter().map(AsRef::as_ref).chain(self.arguments.iter()) {
+            command.arg(word);
         }
         command
     }

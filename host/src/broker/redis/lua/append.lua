@@ -1,22 +1,29 @@
 #!lua
 -- Appends the events of several requests; each request all or none. Refused whole when there is no memory left.
 -- ARGV: epoch, most that may wait, window of idempotency in ms, size of the set of lanes, number of lanes, their names,
--- number of requests; for each request: number of events; for each event: id, lane, start, ms, its idempotency key
--- (0 for none, else the place in KEYS behind the lanes), fingerprint, blob.
+-- number of requests, how many events each of them has ('' if each has one); for each event three: its id, how it is to
+-- be put, its blob. How: the place of its lane; and unless it is to wait from now on under no idempotency key, also start,
+-- ms, the place of the key in KEYS behind the lanes (0 for none), and its fingerprint.
+-- What can be done for all events together is: a call costs more than what it does.
+local KEYS, ARGV, call = KEYS, ARGV, redis.call
+local MANY = 1000
 local lanes = tonumber(ARGV[5])
-local at = 6 + lanes
 
-if redis.call('GET', EPOCH) ~= ARGV[1] then
+if call('GET', EPOCH) ~= ARGV[1] then
   return { 'EPOCH' }
 end
-if redis.call('SCARD', LANES) ~= tonumber(ARGV[4]) then
+if call('SCARD', LANES) ~= tonumber(ARGV[4]) then
   return { 'LANES' }
 end
 local most = tonumber(ARGV[2])
-local waiting = redis.call('ZCARD', DUE)
+local waiting = call('ZCARD', DUE)
 for i = 1, lanes do
-  open_lane(lane_key(i))
-  waiting = waiting + redis.call('XLEN', lane_key(i))
+  local length = redis.pcall('XLEN', lane_key(i))
+  if type(length) ~= 'number' then
+    must_be('stream', lane_key(i))
+    error(length)
+  end
+  waiting = waiting + length
 end
 must_be('hash', PARKED)
 must_be('hash', IX)
@@ -25,64 +32,114 @@ for k = 10 + lanes, #KEYS do
   must_be('string', KEYS[k])
 end
 
-local now = now_ms()
-local answers = {}
-local requests = tonumber(ARGV[at])
-at = at + 1
-for r = 1, requests do
-  local n = tonumber(ARGV[at])
-  at = at + 1
-  local answer, conflicts, fresh, keys_here = { 'OK' }, { 'CONFLICT' }, {}, {}
-  for e = 0, n - 1 do
-    local base = at + e * 7
-    local id, idem, print = ARGV[base], tonumber(ARGV[base + 4]), ARGV[base + 5]
-    local first = nil
-    if idem > 0 then
-      first = keys_here[idem] or redis.call('GET', KEYS[9 + lanes + idem])
-      if not first then
-        keys_here[idem] = id .. print
-      end
-    end
-    if first and string.sub(first, 37) ~= print then
-      conflicts[#conflicts + 1] = e
-    elseif first and string.sub(first, 1, 36) ~= id then
-      answer[#answer + 1] = string.sub(first, 1, 36)
-    else
-      answer[#answer + 1] = ''
-      -- The same id again is our own repetition after an answer that was lost.
-      if not first and redis.call('HEXISTS', IX, id) == 0 then
-        fresh[#fresh + 1] = base
-      end
-    end
+local requests, sizes = tonumber(ARGV[6 + lanes]), string.gmatch(ARGV[7 + lanes], '%d+')
+local base = 8 + lanes
+local known = {}
+for from = base, #ARGV, 3 * MANY do
+  local ids = {}
+  for at = from, math.min(from + 3 * MANY - 1, #ARGV), 3 do
+    ids[#ids + 1] = ARGV[at]
   end
-  if #conflicts > 1 then
-    answers[r] = conflicts
-  elseif #fresh > 0 and waiting + #fresh > most then
-    answers[r] = { 'FULL', waiting }
-  else
-    for _, base in ipairs(fresh) do
-      local i = tonumber(ARGV[base + 1])
-      enqueue(ARGV[base], i, ARGV[5 + i], ARGV[base + 2], ARGV[base + 3], ARGV[base + 6], now)
-    end
-    -- Remembered after the events are there: the other order could remember an event that never was.
-    for idem, first in pairs(keys_here) do
-      redis.call('SET', KEYS[9 + lanes + idem], first, 'PX', ARGV[3])
-    end
-    local duplicates = 0
-    for e = 2, #answer do
-      if answer[e] ~= '' then
-        duplicates = duplicates + 1
-      end
-    end
-    if #fresh > 0 then
-      redis.call('HINCRBY', COUNTS, 'accepted', #fresh)
-    end
-    if duplicates > 0 then
-      redis.call('HINCRBY', COUNTS, 'duplicates', duplicates)
-    end
-    waiting = waiting + #fresh
-    answers[r] = answer
+  for i, place in ipairs(call('HMGET', IX, unpack(ids))) do
+    known[from + 3 * (i - 1)] = place
   end
-  at = at + n * 7
 end
-return { 'DONE', redis.call('HGET', COUNTS, 'accepted') or '0', answers }
+
+local now
+local opened, places, n_places = {}, {}, 0
+local function put(at, i, start, ms)
+  if not opened[i] then
+    open_lane(lane_key(i))
+    opened[i] = true
+  end
+  if start ~= 'now' then
+    now = now or now_ms()
+    return enqueue(ARGV[at], i, ARGV[5 + i], start, ms, ARGV[at + 2], now)
+  end
+  local entry = call('XADD', KEYS[9 + i], '*', 'id', ARGV[at], 'b', ARGV[at + 2])
+  places[n_places + 1] = ARGV[at]
+  places[n_places + 2] = 'q|' .. ARGV[5 + i] .. '|' .. entry .. '|'
+  n_places = n_places + 2
+end
+
+local NEW = { 'OK', '' }
+local accepted, duplicates, all_new = 0, 0, true
+local answers = {}
+for r = 1, requests do
+  local n = tonumber(sizes() or 1)
+  local lane = n == 1 and tonumber(ARGV[base + 1])
+  if lane and not known[base] and waiting < most then
+    put(base, lane, 'now')
+    accepted = accepted + 1
+    waiting = waiting + 1
+    answers[r] = NEW
+  else
+    local answer, conflicts, fresh, keys_here = { 'OK' }, { 'CONFLICT' }, {}, {}
+    for e = 0, n - 1 do
+      local at = base + e * 3
+      local id, i, first = ARGV[at], tonumber(ARGV[at + 1]), nil
+      local start, ms, idem, print = 'now', '0', 0, ''
+      if not i then
+        i, start, ms, idem, print = string.match(ARGV[at + 1], '^(%d+) (%a+) (%d+) (%d+) (.*)$')
+        i, idem = tonumber(i), tonumber(idem)
+      end
+      if idem > 0 then
+        first = keys_here[idem] or call('GET', KEYS[9 + lanes + idem])
+        if not first then
+          keys_here[idem] = id .. print
+        end
+      end
+      if first and string.sub(first, 37) ~= print then
+        conflicts[#conflicts + 1] = e
+      elseif first and string.sub(first, 1, 36) ~= id then
+        answer[#answer + 1] = string.sub(first, 1, 36)
+      else
+        answer[#answer + 1] = ''
+        -- The same id again is our own repetition after an answer that was lost.
+        if not first and not known[at] then
+          fresh[#fresh + 1] = { at, i, start, ms }
+        end
+      end
+    end
+    if #conflicts > 1 then
+      answers[r] = conflicts
+      all_new = false
+    elseif #fresh > 0 and waiting + #fresh > most then
+      answers[r] = { 'FULL', waiting }
+      all_new = false
+    else
+      for _, event in ipairs(fresh) do
+        put(unpack(event))
+      end
+      -- Remembered after the events are there: the other order could remember an event that never was.
+      for idem, first in pairs(keys_here) do
+        call('SET', KEYS[9 + lanes + idem], first, 'PX', ARGV[3])
+      end
+      for e = 2, #answer do
+        if answer[e] ~= '' then
+          duplicates = duplicates + 1
+          all_new = false
+        end
+      end
+      accepted = accepted + #fresh
+      waiting = waiting + #fresh
+      answers[r] = answer
+    end
+  end
+  base = base + n * 3
+end
+
+for from = 1, n_places, 2 * MANY do
+  call('HSET', IX, unpack(places, from, math.min(from + 2 * MANY - 1, n_places)))
+end
+if duplicates > 0 then
+  call('HINCRBY', COUNTS, 'duplicates', duplicates)
+end
+local total
+if accepted > 0 then
+  total = call('HINCRBY', COUNTS, 'accepted', accepted)
+else
+  total = call('HGET', COUNTS, 'accepted') or '0'
+end
+-- An answer in words for each request only if they are not all the same.
+return { 'DONE', total, all_new and 0 or answers }
