@@ -96,3 +96,57 @@ impl std::fmt::Debug for Sandbox {
         f.debug_struct("Sandbox").field("slots", &self.slots).field("memory", &self.memory).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::testing::{event, guest, options};
+    use super::super::{Attempt, MemoryState, Options, Registry};
+    use super::*;
+    use crate::event::Outcome;
+
+    const NOTHING: &str = "Filename\tType\tSize\tUsed\tPriority\n";
+
+    /// Traps if anything is found in memory that an earlier call has written, then writes: in more places than the kernel
+    /// tells of at once, below and above where memory begins to be grown.
+    const WRITES_EVERYWHERE: &str = "
+        (if (i32.load (i32.const 60000)) (then (unreachable)))
+        (i32.store (i32.const 60000) (i32.const -1))
+        (drop (memory.grow (i32.const 63)))
+        (local.set $n (i32.const 65536))
+        (loop $next
+            (if (i32.load (local.get $n)) (then (unreachable)))
+            (i32.store (local.get $n) (i32.const -1))
+            (local.set $n (i32.add (local.get $n) (i32.const 8192)))
+            (br_if $next (i32.lt_u (local.get $n) (i32.const 4194304))))
+        i32.const 1024";
+
+    #[tokio::test]
+    async fn nothing_that_was_written_is_read_by_the_next_wherever_instances_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let (plugins, swaps) = (dir.path().join("plugins"), dir.path().join("swaps"));
+        fs::create_dir(&plugins).unwrap();
+        fs::write(plugins.join("test.wasm"), guest(WRITES_EVERYWHERE)).unwrap();
+        fs::write(&swaps, NOTHING).unwrap();
+        let registry = Registry::open(Options { swaps: swaps.clone(), ..options(&plugins) }).await.unwrap();
+        let sandbox = registry.loader.sandbox.clone();
+        let plugin = registry.route(&"test".parse().unwrap()).unwrap();
+        let attempt = async || {
+            let attempt = Attempt { event: event("{}").into(), attempt: 1 };
+            let outcome = plugin.handle(attempt, Arc::new(MemoryState::default())).await.outcome;
+            assert!(matches!(outcome, Outcome::Ok(_)), "{outcome:?}");
+        };
+        for _ in 0..20 {
+            attempt().await;
+        }
+        assert!(!sandbox.has_moved());
+        fs::write(&swaps, format!("{NOTHING}/dev/sdb partition 100 0 -2\n")).unwrap();
+        sandbox.look_for_swap();
+        // Where the kernel cannot tell what was written there is no other place to go to.
+        assert_eq!(sandbox.has_moved(), sandbox.memory == Memory::Scanned);
+        for _ in 0..20 {
+            attempt().await;
+        }
+    }
+}

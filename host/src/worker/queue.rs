@@ -193,7 +193,7 @@ impl Book {
     fn stirs(&mut self, lane: &Lane) -> bool {
         let limit = self.limit(lane);
         let waits = self.slots.waiting(lane) > 0;
-        if waits && self.runners.get(lane).is_none() && self.slots.free(lane, limit) > 0 {
+        if waits && !self.runners.contains_key(lane) && self.slots.free(lane, limit) > 0 {
             return true;
         }
         if !self.unasked.contains(lane) {
