@@ -59,7 +59,7 @@ impl Members<'_> {
         let mut names = self.0.iter().map(|(name, _)| name.as_ref());
         if self.0.len() <= FEW_MEMBERS {
             let is_first = |place: usize, name: &str| self.0[..place].iter().all(|(before, _)| before != name);
-            return names.enumerate().find(|(place, name)| !is_first(*place, *name)).map(|(_, name)| name);
+            return names.enumerate().find(|(place, name)| !is_first(*place, name)).map(|(_, name)| name);
         }
         let mut seen = std::collections::HashSet::new();
         names.find(|name| !seen.insert(*name))
