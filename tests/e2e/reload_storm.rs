@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use eventstream_tests::client::Client;
-use eventstream_tests::eventually::eventually;
 use eventstream_tests::guests::{PluginsDir, two_builds};
 use eventstream_tests::on_both_brokers;
 use eventstream_tests::stage::{Broker, Stage};
@@ -79,9 +78,8 @@ fn a_storm_of_good_and_bad_files_fails_no_event(broker: Broker) {
                 }
                 40 => {
                     fs::remove_file(&file).unwrap();
-                    eventually("the plugin is gone", || match client.get("/plugins/work").status {
-                        404 => Ok(()),
-                        status => Err(status),
+                    client.wait_for_plugin("work", "the plugin is gone", |status| {
+                        (status["state"] == "removed").then_some(())
                     });
                 }
                 _ => {}
