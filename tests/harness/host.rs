@@ -305,7 +305,8 @@ impl Lines {
             if child.try_wait().expect("the host can be waited for").is_some() {
                 return None;
             }
-            if begun.elapsed() > PATIENCE {
+            // A start may compile CPython, beside tests that leave the compiler little of the machine.
+            if begun.elapsed() > 4 * PATIENCE {
                 let _ = child.kill();
                 panic!("the host neither listens nor ends; it said:\n{}", lines.join("\n"));
             }
