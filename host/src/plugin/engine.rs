@@ -58,7 +58,7 @@ pub(super) enum Memory {
 }
 
 /// How much of a memory is reset in place where pages are scanned; what is written beyond is returned.
-const KEPT_MEMORY_BYTES: usize = 16 * 1024 * 1024;
+const KEPT_MEMORY_BYTES: usize = 4 * 1024 * 1024;
 /// The same for a table.
 const KEPT_TABLE_BYTES: usize = 128 * 1024;
 
