@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use eventstream::clock;
-use eventstream::event::{Data, Event, EventId, Outcome};
+use eventstream::event::{DEFAULT_SOURCE, Data, Event, Outcome};
 use eventstream::plugin::{self, Attempt, MemoryState, Plugin, Registry};
 use eventstream_tests::load::payload;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -79,19 +79,8 @@ pub(super) async fn load(plugins: &eventstream_tests::guests::PluginsDir) -> Res
 
 /// An attempt at an event of the usual size.
 pub(super) fn attempt() -> Result<Attempt> {
-    let event = Event {
-        id: EventId::new(),
-        event_type: WORK.parse()?,
-        source: "/events".into(),
-        subject: None,
-        time: None,
-        data_content_type: None,
-        data_schema: None,
-        extensions: Default::default(),
-        accepted: clock::now(),
-        cause: None,
-        data: Some(Data::text(payload(PAYLOAD_BYTES))),
-    };
+    let data = Some(Data::text(payload(PAYLOAD_BYTES)));
+    let event = Event { data, ..Event::new(WORK.parse()?, DEFAULT_SOURCE, clock::now()) };
     Ok(Attempt { event: event.into(), attempt: 1 })
 }
 

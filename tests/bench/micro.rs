@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use eventstream::broker::{Claim, LaneWant, Settle};
+use eventstream::broker::{Claim, LaneWant};
 use eventstream::clock;
-use eventstream::event::{
-    AttemptRecord, Class, Draft, Failure, Limits, Outcome, Policies, Record, Settlement, Success, decide,
-};
+use eventstream::event::{Class, Draft, Failure, Limits, Outcome, Policies, Record, Success, decide};
 use eventstream::plugin::MemoryState;
 use eventstream::shutdown::Tasks;
 use eventstream_tests::fill::{self, Filling};
+use eventstream_tests::native;
 
 use super::calls;
 use super::figure::{Figure, Plan, Row};
@@ -115,7 +114,7 @@ async fn batches(plan: &Plan, kind: Kind) -> Result<[Row; 2]> {
             let deliveries = broker.claim(Claim { lanes, max: BATCH }).await?;
             claiming += begun.elapsed();
             ensure!(deliveries.len() == BATCH, "a claim gave {} of {BATCH}", deliveries.len());
-            let batch = deliveries.into_iter().map(settle).collect();
+            let batch = deliveries.into_iter().map(native::processed).collect();
             let begun = Instant::now();
             broker.settle(batch).await?;
             settling += begun.elapsed();
@@ -129,28 +128,4 @@ async fn batches(plan: &Plan, kind: Kind) -> Result<[Row; 2]> {
     tasks.stop_token().cancel();
     tasks.ended().await;
     Ok([claims, settles])
-}
-
-/// The settle of a delivery that went well; as in `host/benches/limits`.
-fn settle(delivery: eventstream::broker::Delivery) -> Settle {
-    let (attempt, now) = (delivery.attempt(), clock::now());
-    let attempt = AttemptRecord {
-        attempt,
-        replay: 0,
-        started_at: now,
-        duration_ms: 0.0,
-        class: None,
-        error: None,
-        backtrace: None,
-        retry_in_ms: None,
-        consumer: "bench".into(),
-        plugin: None,
-        digest: None,
-        stderr: None,
-        log: Vec::new(),
-        log_lines_dropped: 0,
-    };
-    let (settlement, lane) = (Settlement::Processed, delivery.receipt.lane.clone());
-    let record = delivery.record.after(attempt, &settlement, now, None, Vec::new());
-    Settle { lane, receipt: delivery.receipt, record, settlement, publish: Vec::new(), state: None }
 }

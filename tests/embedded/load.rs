@@ -63,17 +63,9 @@ fn lane(name: &str) -> Lane {
 pub fn new_append(cause: Option<EventId>) -> Append {
     let size = if fastrand::u8(..16) == 0 { 9_000 } else { fastrand::usize(..600) };
     let event = Event {
-        id: EventId::new(),
-        event_type: "load".parse().unwrap(),
-        source: "/load".into(),
-        subject: None,
-        time: None,
-        data_content_type: None,
-        data_schema: None,
-        extensions: Default::default(),
-        accepted: clock::now(),
         cause,
         data: Some(Data::binary(vec![fastrand::u8(..); size])),
+        ..Event::new("load".parse().unwrap(), "/load", clock::now())
     };
     let start = if fastrand::u8(..8) == 0 { Start::InMs(3) } else { Start::Now };
     let lane = lane(LANES[fastrand::usize(..LANES.len())]);

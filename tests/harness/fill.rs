@@ -8,7 +8,7 @@ use eventstream::broker::embedded::EmbeddedBroker;
 use eventstream::broker::redis::RedisBroker;
 use eventstream::broker::{Append, Broker, Lane, Options};
 use eventstream::clock;
-use eventstream::event::{Data, Event, EventId, Record, Start};
+use eventstream::event::{DEFAULT_SOURCE, Data, Event, EventId, Record, Start};
 use eventstream::shutdown::Tasks;
 
 /// Events in one step.
@@ -60,20 +60,8 @@ impl Filling {
     /// The store refuses.
     pub async fn append(&self, broker: &dyn Broker) -> Result<()> {
         let lane: Lane = self.event_type.parse()?;
-        let event_type = self.event_type.parse()?;
-        let event = Event {
-            id: EventId::new(),
-            event_type,
-            source: "/events".into(),
-            subject: None,
-            time: None,
-            data_content_type: None,
-            data_schema: None,
-            extensions: Default::default(),
-            accepted: clock::now(),
-            cause: None,
-            data: Some(Data::text(self.payload.as_str())),
-        };
+        let data = Some(Data::text(self.payload.as_str()));
+        let event = Event { data, ..Event::new(self.event_type.parse()?, DEFAULT_SOURCE, clock::now()) };
         let append = || Append {
             record: Record::new(Event { id: EventId::new(), accepted: clock::now(), ..event.clone() }),
             lane: lane.clone(),

@@ -21,6 +21,7 @@ pub mod ledger;
 pub mod load;
 pub mod machine;
 pub mod memory;
+pub mod native;
 pub mod proxy;
 pub mod redis;
 pub mod stage;

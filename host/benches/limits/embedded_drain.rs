@@ -8,11 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use eventstream::broker::{Broker, Claim, Delivery, Lane, LaneWant, Settle, Settled};
-use eventstream::clock;
-use eventstream::event::{AttemptRecord, Settlement};
+use eventstream::broker::{Broker, Claim, Lane, LaneWant, Settled};
 use eventstream::shutdown::Tasks;
 use eventstream_tests::fill::{self, Filling};
+use eventstream_tests::native;
 
 const LANE: &str = "limit";
 /// Deliveries of a claim and of a settle.
@@ -43,31 +42,8 @@ async fn consume(broker: &dyn Broker, done: &AtomicUsize) -> Result<()> {
         if deliveries.is_empty() {
             return Ok(());
         }
-        let settled = broker.settle(deliveries.into_iter().map(settle).collect()).await?;
+        let settled = broker.settle(deliveries.into_iter().map(native::processed).collect()).await?;
         ensure!(settled.iter().all(|settled| *settled == Settled::Done), "nobody else holds them");
         done.fetch_add(settled.len(), Ordering::Relaxed);
     }
-}
-
-fn settle(delivery: Delivery) -> Settle {
-    let now = clock::now();
-    let attempt = AttemptRecord {
-        attempt: delivery.attempt(),
-        replay: 0,
-        started_at: now,
-        duration_ms: 0.0,
-        class: None,
-        error: None,
-        backtrace: None,
-        retry_in_ms: None,
-        consumer: "limit".into(),
-        plugin: None,
-        digest: None,
-        stderr: None,
-        log: Vec::new(),
-        log_lines_dropped: 0,
-    };
-    let (settlement, lane) = (Settlement::Processed, delivery.receipt.lane.clone());
-    let record = delivery.record.after(attempt, &settlement, now, None, Vec::new());
-    Settle { lane, receipt: delivery.receipt, record, settlement, publish: Vec::new(), state: None }
 }

@@ -124,20 +124,9 @@ pub fn lane(name: &str) -> Lane {
 
 /// A new event of a type, with a payload of its own.
 pub fn event(event_type: &str) -> Event {
-    let id = EventId::new();
-    Event {
-        id,
-        event_type: event_type.parse().expect("the type is valid"),
-        source: "/contract".into(),
-        subject: None,
-        time: None,
-        data_content_type: Some("application/json".into()),
-        data_schema: None,
-        extensions: BTreeMap::new(),
-        accepted: now(),
-        cause: None,
-        data: Some(Data::text(format!("{{\"id\":\"{id}\"}}"))),
-    }
+    let event = Event::new(event_type.parse().expect("the type is valid"), "/contract", now());
+    let data = Some(Data::text(format!("{{\"id\":\"{}\"}}", event.id)));
+    Event { data_content_type: Some("application/json".into()), data, ..event }
 }
 
 /// The event, to be appended to a lane at once.

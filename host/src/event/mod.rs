@@ -88,6 +88,25 @@ pub enum DataKind {
     Binary,
 }
 
+impl Event {
+    /// An event with a new id and nothing but what every event has.
+    pub fn new(event_type: EventType, source: impl Into<String>, accepted: Timestamp) -> Self {
+        Self {
+            id: EventId::new(),
+            event_type,
+            source: source.into(),
+            subject: None,
+            time: None,
+            data_content_type: None,
+            data_schema: None,
+            extensions: BTreeMap::new(),
+            accepted,
+            cause: None,
+            data: None,
+        }
+    }
+}
+
 impl Data {
     /// Data that is text.
     pub fn text(text: impl Into<String>) -> Self {

@@ -3,7 +3,6 @@
 //! Each step is refused with what is wrong and what to do about it. Nothing here changes what serves; the registry swaps
 //! once a version has passed every step.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -28,7 +27,7 @@ use super::settings::Settings;
 use super::swap::Swap;
 use super::{Compiler, Error, Options, fit, outcome};
 use crate::clock;
-use crate::event::{Event, EventId, EventType, Policies};
+use crate::event::{Event, Policies};
 
 /// The most types that `describe` may name.
 const MAX_DESCRIBED_TYPES: usize = 256;
@@ -300,19 +299,7 @@ fn described(name: &str, set: Option<Vec<Pattern>>, introduced: Introduced) -> R
 
 /// What a component that is asked to describe itself finds if it asks for the delivery in progress.
 fn first_event(name: &str) -> Option<Event> {
-    Some(Event {
-        id: EventId::new(),
-        event_type: name.parse::<EventType>().ok()?,
-        source: format!("/plugins/{name}"),
-        subject: None,
-        time: None,
-        data_content_type: None,
-        data_schema: None,
-        extensions: BTreeMap::new(),
-        accepted: clock::now(),
-        cause: None,
-        data: None,
-    })
+    Some(Event::new(name.parse().ok()?, format!("/plugins/{name}"), clock::now()))
 }
 
 fn short(text: &str) -> String {

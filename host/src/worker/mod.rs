@@ -18,6 +18,7 @@ mod slots;
 mod state;
 mod upkeep;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Delivery, Lane};
 use crate::event::Policies;
-use crate::plugin::{Meter, Registry};
+use crate::plugin::{Meter, Plugin, Registry};
 use crate::shutdown::Tasks;
 
 use attempt::{Handler, returned};
@@ -185,19 +186,10 @@ impl Shared {
 
     /// The lanes to claim from, each with its limit: those of the plugins here, those that others made, and the one of
     /// events that no plugin handles.
-    fn lanes(&self) -> Vec<(Lane, usize)> {
+    fn lanes(&self) -> HashMap<Lane, usize> {
         let default = self.options.concurrency;
-        let mut lanes: Vec<(Lane, usize)> = Vec::new();
-        for plugin in self.plugins.active() {
-            if let Ok(lane) = plugin.name().parse() {
-                lanes.push((lane, plugin.concurrency().unwrap_or(default)));
-            }
-        }
-        for lane in self.broker.lanes().into_iter().chain([Lane::unrouted()]) {
-            if !lanes.iter().any(|(known, _)| *known == lane) {
-                lanes.push((lane, default));
-            }
-        }
-        lanes
+        let others = self.broker.lanes().into_iter().chain([Lane::unrouted()]).map(|lane| (lane, default));
+        let own = |plugin: Arc<Plugin>| Some((plugin.name().parse().ok()?, plugin.concurrency().unwrap_or(default)));
+        others.chain(self.plugins.active().into_iter().filter_map(own)).collect()
     }
 }

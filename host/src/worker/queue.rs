@@ -89,8 +89,8 @@ impl Queue {
     }
 
     /// The lanes to claim for from now on, each with its slots.
-    pub(super) fn set_lanes(&self, lanes: Vec<(Lane, usize)>) {
-        self.book().lanes = lanes.into_iter().collect();
+    pub(super) fn set_lanes(&self, lanes: HashMap<Lane, usize>) {
+        self.book().lanes = lanes;
     }
 
     /// What to ask the broker for; `None` when nothing can be used, or while as much is held as may be.
@@ -302,7 +302,7 @@ mod tests {
 
     use super::*;
     use crate::broker::Receipt;
-    use crate::event::{Event, EventId, Record, Timestamp};
+    use crate::event::{Event, Record, Timestamp};
     use crate::worker::leases::Held;
 
     fn lane(name: &str) -> Lane {
@@ -310,19 +310,7 @@ mod tests {
     }
 
     fn delivery(name: &str) -> Delivery {
-        let event = Event {
-            id: EventId::new(),
-            event_type: "a".parse().unwrap(),
-            source: "/tests".into(),
-            subject: None,
-            time: None,
-            data_content_type: None,
-            data_schema: None,
-            extensions: Default::default(),
-            accepted: Timestamp::from_unix_ms(0),
-            cause: None,
-            data: None,
-        };
+        let event = Event::new("a".parse().unwrap(), "/tests", Timestamp::from_unix_ms(0));
         let receipt = Receipt { event_id: event.id, lane: lane(name), entry: "1-1".into(), deliveries: 1 };
         Delivery { record: Record::new(event), deliveries: 1, receipt }
     }
@@ -335,7 +323,7 @@ mod tests {
 
     fn queue(slots: usize) -> Arc<Queue> {
         let queue = Arc::new(Queue::new(64, 2));
-        queue.set_lanes(vec![(lane("a"), slots), (lane("b"), slots)]);
+        queue.set_lanes(HashMap::from([(lane("a"), slots), (lane("b"), slots)]));
         queue
     }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::{Arc, OnceLock};
 
-use eventstream::event::{Data, Event, EventId, Outcome, Timestamp};
+use eventstream::event::{Data, Event, Outcome, Timestamp};
 use eventstream::plugin::{
     Attempt, Child, CompileLimits, Compiler, Limits, LoadError, MemoryState, Options, Plugin, Workbench,
 };
@@ -83,16 +83,8 @@ fn is_told(error: &LoadError) {
 
 fn event() -> Event {
     Event {
-        id: EventId::new(),
-        event_type: "fuzzed".parse().expect("a type"),
-        source: "/fuzz".into(),
-        subject: None,
-        time: None,
         data_content_type: Some("application/json".into()),
-        data_schema: None,
-        extensions: std::collections::BTreeMap::new(),
-        accepted: Timestamp::from_unix_ms(1_795_446_245_007),
-        cause: None,
         data: Some(Data::text("{\"n\":1}")),
+        ..Event::new("fuzzed".parse().expect("a type"), "/fuzz", Timestamp::from_unix_ms(1_795_446_245_007))
     }
 }

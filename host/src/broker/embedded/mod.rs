@@ -132,16 +132,8 @@ fn bad_entry(receipt: &Receipt, claimed: &Claimed, reason: String) -> Option<End
     let now = clock::now();
     let event = Event {
         id: receipt.event_id,
-        event_type: Class::BadEntry.as_str().parse().ok()?,
-        source: DEFAULT_SOURCE.to_owned(),
-        subject: None,
-        time: None,
-        data_content_type: None,
-        data_schema: None,
-        extensions: Default::default(),
-        accepted: now,
-        cause: None,
         data: Some(Data::binary(claimed.found.to_bytes())),
+        ..Event::new(Class::BadEntry.as_str().parse().ok()?, DEFAULT_SOURCE, now)
     };
     let failure = Some((Class::BadEntry, reason.clone()));
     let end = Some(End { at: now, failure, result: None, children: Vec::new() });

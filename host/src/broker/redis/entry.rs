@@ -4,8 +4,6 @@
 //! what stands behind it: it is settled at once as failed with class `bad-entry`, its fields kept as data. What was
 //! written by a newer version is left pending for a host that can read it.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use redis::Value;
 
@@ -126,16 +124,10 @@ pub(super) fn record_of_bad_entry(id: EventId, raw: &RawEntry, why: &str, now: T
     let added_ms = raw.entry.split('-').next().and_then(|ms| ms.parse().ok());
     let event = Event {
         id,
-        event_type,
-        source: format!("/lanes/{}", raw.lane),
         subject: Some(raw.entry.clone()),
-        time: None,
         data_content_type: Some(content_type.into()),
-        data_schema: None,
-        extensions: BTreeMap::new(),
-        accepted: added_ms.map_or(now, Timestamp::from_unix_ms),
-        cause: None,
         data: Some(data),
+        ..Event::new(event_type, format!("/lanes/{}", raw.lane), added_ms.map_or(now, Timestamp::from_unix_ms))
     };
     let failure = Some((Class::BadEntry, why.to_owned()));
     let end = End { at: now, failure, result: None, children: Vec::new() };

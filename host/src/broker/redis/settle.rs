@@ -186,22 +186,10 @@ fn chunks(items: &[Item]) -> Vec<&[Item]> {
 mod tests {
     use super::*;
     use crate::broker::{Append, Lane};
-    use crate::event::{Event, EventId, Record, Start, Timestamp};
+    use crate::event::{Event, Record, Start, Timestamp};
 
     fn item(n_children: usize) -> Item {
-        let event = Event {
-            id: EventId::new(),
-            event_type: "a".parse().unwrap(),
-            source: "/events".into(),
-            subject: None,
-            time: None,
-            data_content_type: None,
-            data_schema: None,
-            extensions: Default::default(),
-            accepted: Timestamp::from_unix_ms(0),
-            cause: None,
-            data: None,
-        };
+        let event = Event::new("a".parse().unwrap(), "/events", Timestamp::from_unix_ms(0));
         let record = Record::new(event);
         let child = Append { record: record.clone(), lane: Lane::unrouted(), start: Start::Now, idempotency: None };
         let receipt = Receipt { event_id: record.event.id, lane: Lane::unrouted(), entry: "1-0".into(), deliveries: 1 };

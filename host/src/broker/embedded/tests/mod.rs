@@ -33,17 +33,9 @@ pub(super) fn lane(name: &str) -> Lane {
 
 pub(super) fn new_event(event_type: &str) -> Event {
     Event {
-        id: EventId::new(),
-        event_type: event_type.parse().unwrap(),
-        source: DEFAULT_SOURCE.into(),
-        subject: None,
-        time: None,
         data_content_type: Some("application/json".into()),
-        data_schema: None,
-        extensions: Default::default(),
-        accepted: clock::now(),
-        cause: None,
         data: Some(Data::text(r#"{"n":12345678901234567890.10}"#)),
+        ..Event::new(event_type.parse().unwrap(), DEFAULT_SOURCE, clock::now())
     }
 }
 

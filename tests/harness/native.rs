@@ -1,0 +1,29 @@
+//! A consumer without plugins: what the limits and the small measurements settle deliveries with.
+
+use eventstream::broker::{Delivery, Settle};
+use eventstream::clock;
+use eventstream::event::{AttemptRecord, Settlement};
+
+/// The settle of a delivery that a native handler processed without a result.
+pub fn processed(delivery: Delivery) -> Settle {
+    let now = clock::now();
+    let attempt = AttemptRecord {
+        attempt: delivery.attempt(),
+        replay: 0,
+        started_at: now,
+        duration_ms: 0.0,
+        class: None,
+        error: None,
+        backtrace: None,
+        retry_in_ms: None,
+        consumer: "native".into(),
+        plugin: None,
+        digest: None,
+        stderr: None,
+        log: Vec::new(),
+        log_lines_dropped: 0,
+    };
+    let (settlement, lane) = (Settlement::Processed, delivery.receipt.lane.clone());
+    let record = delivery.record.after(attempt, &settlement, now, None, Vec::new());
+    Settle { lane, receipt: delivery.receipt, record, settlement, publish: Vec::new(), state: None }
+}
