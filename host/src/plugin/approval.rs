@@ -116,7 +116,7 @@ impl Registry {
             (build, held.bytes)
         };
         self.keep(name, move |history: &History, name| history.remember(name, &build, &bytes)).await;
-        self.statuses().into_iter().find(|status| status.name == name).ok_or_else(unknown)
+        self.status(name).ok_or_else(unknown)
     }
 }
 

@@ -49,7 +49,7 @@ impl Place {
 }
 
 fn status(registry: &Registry) -> Status {
-    registry.statuses().into_iter().find(|status| status.name == "a").unwrap()
+    registry.status("a").unwrap()
 }
 
 fn digest(content: &[u8]) -> String {

@@ -107,6 +107,17 @@ impl Executor {
         fast.spawn(work_off(next, slow.handle().clone()));
     }
 
+    /// Does one job.
+    pub(super) fn work(&self, job: Job) {
+        let (Some(fast), Some(slow)) = (&self.fast, &self.slow) else { return };
+        fast.spawn(on_fast_tier(job, slow.handle().clone()));
+    }
+
+    /// How many threads begin jobs.
+    pub(super) fn threads(&self) -> usize {
+        self.fast.as_ref().map_or(0, |fast| fast.metrics().num_workers())
+    }
+
     /// Runs an attempt to its end. `None` if it panicked or the executor ends. Dropping the future cancels the attempt.
     pub(super) async fn run<T, F>(&self, attempt: impl FnOnce(Arc<Meter>) -> F) -> Option<T>
     where
@@ -114,7 +125,7 @@ impl Executor {
         F: Future<Output = T> + Send + 'static,
     {
         let (mut reply, answer) = oneshot::channel();
-        let mut job = Some(Job::new(|meter| {
+        self.work(Job::new(|meter| {
             let attempt = attempt(meter);
             async move {
                 tokio::select! {
@@ -127,7 +138,6 @@ impl Executor {
                 }
             }
         }));
-        self.work_off(move || job.take());
         answer.await.ok()
     }
 

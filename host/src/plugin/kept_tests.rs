@@ -57,7 +57,7 @@ impl Place {
 }
 
 fn status(registry: &Registry, name: &str) -> Status {
-    registry.statuses().into_iter().find(|status| status.name == name).unwrap()
+    registry.status(name).unwrap()
 }
 
 fn digest(registry: &Registry, name: &str) -> String {

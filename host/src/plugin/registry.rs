@@ -113,6 +113,16 @@ impl Registry {
         self.loader.machine.executor.work_off(next);
     }
 
+    /// Does one job on the threads of guests. What holds for the jobs of [`Registry::work_off`] holds for it.
+    pub fn work(&self, job: Job) {
+        self.loader.machine.executor.work(job);
+    }
+
+    /// How many threads begin jobs.
+    pub fn threads(&self) -> usize {
+        self.loader.machine.executor.threads()
+    }
+
     /// Changes whenever a plugin was swapped, added or removed.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -128,6 +138,11 @@ impl Registry {
         let mut statuses: Vec<Status> = present.chain(gone.map(|(name, at)| Status::removed(name, *at))).collect();
         statuses.sort_by(|one, other| one.name.cmp(&other.name));
         statuses
+    }
+
+    /// What can be told of one of them.
+    pub fn status(&self, name: &str) -> Option<Status> {
+        self.statuses().into_iter().find(|status| status.name == name)
     }
 
     /// Looks at the directory and does what is due. Gives when to look again if something is not ready yet. `finished`

@@ -15,7 +15,7 @@ async fn open(dir: &Path) -> Arc<Registry> {
 }
 
 fn status(registry: &Registry, name: &str) -> Status {
-    registry.statuses().into_iter().find(|status| status.name == name).unwrap()
+    registry.status(name).unwrap()
 }
 
 fn routed(registry: &Registry, event_type: &str) -> Option<String> {

@@ -63,7 +63,7 @@ impl Registry {
             Err(error) => return Err(RemoveError::File { file, error }),
         };
         self.unload(&[name.to_owned()]).await;
-        let status = self.statuses().into_iter().find(|status| status.name == name).ok_or_else(unknown)?;
+        let status = self.status(name).ok_or_else(unknown)?;
         Ok(Removal { status, file, settings })
     }
 

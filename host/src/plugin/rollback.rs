@@ -69,7 +69,7 @@ impl Registry {
             self.swap(entries);
         }
         self.keep(name, History::save).await;
-        self.statuses().into_iter().find(|status| status.name == name).ok_or_else(unknown)
+        self.status(name).ok_or_else(unknown)
     }
 
     /// Has the version serve that served last, if nothing does: after a start with a file that cannot be loaded.

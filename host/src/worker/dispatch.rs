@@ -18,8 +18,7 @@ use super::settle::{Backoff, Item};
 
 /// Runs until the worker stops.
 pub(super) async fn run(shared: Arc<Shared>, tasks: Tasks) -> anyhow::Result<()> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let queue = Arc::new(Queue::new(shared.options.host_concurrency, threads));
+    let queue = Arc::new(Queue::new(shared.options.host_concurrency, shared.plugins.threads()));
     Dispatcher { queue, backoff: Backoff::default(), is_stale: false, shared, tasks }.run().await
 }
 

@@ -34,11 +34,10 @@ pub(super) async fn run(shared: Arc<Shared>, tasks: Tasks) -> anyhow::Result<()>
                     let hold = shared.held.hold(&suspect.receipt, asked);
                     let (custody, is_over) = Custody::alone(hold, tasks.token());
                     let (worker, token) = (shared.clone(), tasks.token());
-                    let mut job = Some(Job::new(|meter| async move {
+                    shared.plugins.work(Job::new(|meter| async move {
                         worker.work(suspect, custody, None, meter).await;
                         drop(token);
                     }));
-                    shared.plugins.work_off(move || job.take());
                     // Nothing is ever sent: it ends when the delivery was settled or lost.
                     let _ = is_over.await;
                 }
