@@ -61,14 +61,21 @@ pub(in super::super) struct List {
     json: bool,
 }
 
-/// The arguments of `plugin rollback`.
+/// One plugin of a server.
 #[derive(Debug, clap::Args)]
-pub(in super::super) struct Rollback {
+struct Named {
     /// The name of the plugin
     #[arg(value_name = "NAME", value_parser = name)]
     name: String,
     #[command(flatten)]
     server: Server,
+}
+
+/// The arguments of `plugin rollback`.
+#[derive(Debug, clap::Args)]
+pub(in super::super) struct Rollback {
+    #[command(flatten)]
+    plugin: Named,
     /// Print the status that follows as JSON
     #[arg(long)]
     json: bool,
@@ -77,14 +84,11 @@ pub(in super::super) struct Rollback {
 /// The arguments of `plugin approve`.
 #[derive(Debug, clap::Args)]
 pub(in super::super) struct Approve {
-    /// The name of the plugin
-    #[arg(value_name = "NAME", value_parser = name)]
-    name: String,
     /// The SHA-256 of the build
     #[arg(long, value_name = "SHA256", value_parser = digest)]
     digest: Option<String>,
     #[command(flatten)]
-    server: Server,
+    plugin: Named,
     /// Print the status that follows as JSON
     #[arg(long)]
     json: bool,
@@ -93,11 +97,8 @@ pub(in super::super) struct Approve {
 /// The arguments of `plugin remove`.
 #[derive(Debug, clap::Args)]
 pub(in super::super) struct Remove {
-    /// The name of the plugin
-    #[arg(value_name = "NAME", value_parser = name)]
-    name: String,
     #[command(flatten)]
-    server: Server,
+    plugin: Named,
     /// Print what was removed as JSON
     #[arg(long)]
     json: bool,
@@ -120,42 +121,45 @@ pub(in super::super) fn list(args: &List) -> Result<String, Failure> {
 
 /// Brings back the version before.
 pub(in super::super) fn rollback(args: &Rollback) -> Result<String, Failure> {
-    let status = args.server.post(&format!("/plugins/{}/rollback", args.name), None, "")?.accepted()?.json()?;
+    let Named { name, server } = &args.plugin;
+    let status = server.post(&format!("/plugins/{name}/rollback"), None, "")?.accepted()?.json()?;
     if args.json {
         return Ok(status.to_string());
     }
-    Ok(format!("{} is back at {}, from {}", args.name, short(&status["digest"]), short(&status["rolledBackFrom"])))
+    Ok(format!("{name} is back at {}, from {}", short(&status["digest"]), short(&status["rolledBackFrom"])))
 }
 
 /// Has the build serve that waits.
 pub(in super::super) fn approve(args: &Approve) -> Result<String, Failure> {
-    let path = format!("/plugins/{}", args.name);
-    let waiting = args.server.get(&path)?.accepted()?.json()?["needsApproval"].clone();
+    let Named { name, server } = &args.plugin;
+    let path = format!("/plugins/{name}");
+    let waiting = server.get(&path)?.accepted()?.json()?["needsApproval"].clone();
     // What is approved is what was looked at: another build may be there a moment later.
     let build = match (&args.digest, waiting["digest"].as_str()) {
         (Some(digest), _) => digest.clone(),
         (None, Some(digest)) => digest.to_owned(),
         (None, None) => {
-            let words = format!("no build of {:?} waits to be approved; plugin list shows what serves", args.name);
+            let words = format!("no build of {name:?} waits to be approved; plugin list shows what serves");
             return Err(Failure::new(Exit::Failed, words));
         }
     };
-    let status = args.server.post(&format!("{path}/approve?digest={build}"), None, "")?.accepted()?.json()?;
+    let status = server.post(&format!("{path}/approve?digest={build}"), None, "")?.accepted()?.json()?;
     if args.json {
         return Ok(status.to_string());
     }
     let imports = words(&waiting["imports"]);
-    Ok(format!("{} serves at {}, which may use {imports}", args.name, short(&status["digest"])))
+    Ok(format!("{name} serves at {}, which may use {imports}", short(&status["digest"])))
 }
 
 /// Removes one.
 pub(in super::super) fn remove(args: &Remove) -> Result<String, Failure> {
-    let answer: Answer = args.server.delete(&format!("/plugins/{}", args.name))?.accepted()?;
+    let Named { name, server } = &args.plugin;
+    let answer: Answer = server.delete(&format!("/plugins/{name}"))?.accepted()?;
     let removal = answer.json()?;
     if args.json {
         return Ok(removal.to_string());
     }
-    let mut text = format!("{} is removed: {} is gone", args.name, removal["file"].as_str().unwrap_or("its file"));
+    let mut text = format!("{name} is removed: {} is gone", removal["file"].as_str().unwrap_or("its file"));
     if let Some(settings) = removal["settings"].as_str() {
         text.push_str(&format!("\n  its settings stay in {settings}, and hold for a plugin that takes its name"));
     }
