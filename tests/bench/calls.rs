@@ -9,20 +9,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use eventstream::clock;
 use eventstream::event::{DEFAULT_SOURCE, Data, Event, Outcome};
-use eventstream::plugin::{self, Attempt, MemoryState, Plugin, Registry};
+use eventstream::plugin::{self, Attempt, Job, MemoryState, Plugin, Registry};
+use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::load::payload;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use tokio::sync::mpsc;
 
 use super::figure::{Figure, Plan, Row};
 use super::setup::{PAYLOAD_BYTES, WORK, idle_plugin};
 
 /// The command of the process that measures: cores and milliseconds follow.
 pub(super) const CHILD: &str = "child-calls";
-/// Calls under way for each core, as many as the host has slots for a plugin.
-const CALLS_A_CORE: usize = 2;
 
 pub(super) fn measure(plan: &Plan) -> Result<Figure> {
     let mut row = Row::new("2 cores", "calls/s").against("1 core").target(1.6, 1.8);
@@ -58,15 +58,16 @@ pub(super) fn child(cores: usize, millis: u64) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(cores).enable_all().build()?;
     runtime.block_on(async {
         let plugins = idle_plugin();
-        let plugin = load(&plugins).await?;
-        count(&plugin, cores, Duration::from_millis(millis / 4)).await?;
-        println!("{:.1}", count(&plugin, cores, Duration::from_millis(millis)).await?);
+        let (registry, plugin) = load(&plugins).await?;
+        let payload = payload(PAYLOAD_BYTES);
+        rate(&registry, &plugin, cores, Duration::from_millis(millis / 4), &payload).await?;
+        println!("{:.1}", rate(&registry, &plugin, cores, Duration::from_millis(millis), &payload).await?);
         Ok(())
     })
 }
 
-/// The plugin of [`idle_plugin`], loaded as the host does.
-pub(super) async fn load(plugins: &eventstream_tests::guests::PluginsDir) -> Result<Arc<Plugin>> {
+/// The one plugin of a directory, loaded as the host does, and what it runs on.
+pub(super) async fn load(plugins: &PluginsDir) -> Result<(Arc<Registry>, Arc<Plugin>)> {
     let registry = Registry::open(plugin::Options {
         dir: plugins.path().to_owned(),
         concurrency: 64,
@@ -74,33 +75,47 @@ pub(super) async fn load(plugins: &eventstream_tests::guests::PluginsDir) -> Res
         ..plugin::Options::default()
     })
     .await?;
-    registry.route(&WORK.parse()?).context("the plugin was not loaded")
+    let plugin = registry.route(&WORK.parse()?).context("the plugin was not loaded")?;
+    Ok((registry, plugin))
 }
 
-/// An attempt at an event of the usual size.
-pub(super) fn attempt() -> Result<Attempt> {
-    let data = Some(Data::text(payload(PAYLOAD_BYTES)));
+/// An attempt at an event with a payload.
+pub(super) fn attempt(payload: &str) -> Result<Attempt> {
+    let data = Some(Data::text(payload));
     let event = Event { data, ..Event::new(WORK.parse()?, DEFAULT_SOURCE, clock::now()) };
     Ok(Attempt { event: event.into(), attempt: 1 })
 }
 
-async fn count(plugin: &Arc<Plugin>, cores: usize, span: Duration) -> Result<f64> {
+/// Calls in a second for so long: worked off in rows, as the worker does.
+pub(super) async fn rate(
+    registry: &Registry,
+    plugin: &Arc<Plugin>,
+    rows: usize,
+    span: Duration,
+    payload: &str,
+) -> Result<f64> {
     let (calls, begun) = (Arc::new(AtomicU64::new(0)), Instant::now());
-    let mut callers = tokio::task::JoinSet::new();
-    for _ in 0..cores * CALLS_A_CORE {
-        let (plugin, calls, attempt, state) =
-            (plugin.clone(), calls.clone(), attempt()?, Arc::<MemoryState>::default());
-        callers.spawn(async move {
-            while begun.elapsed() < span {
-                let completed = plugin.handle(attempt.clone(), state.clone()).await;
-                ensure!(matches!(completed.outcome, Outcome::Ok(_)), "a call failed: {:?}", completed.outcome);
-                calls.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(())
+    let (failed, mut failures) = mpsc::unbounded_channel();
+    for _ in 0..rows {
+        let (plugin, calls, failed) = (plugin.clone(), calls.clone(), failed.clone());
+        let (attempt, state) = (attempt(payload)?, Arc::<MemoryState>::default());
+        registry.work_off(move || {
+            let (plugin, calls, failed) = (plugin.clone(), calls.clone(), failed.clone());
+            let (attempt, state) = (attempt.clone(), state.clone());
+            (begun.elapsed() < span).then(|| {
+                Job::new(|meter| async move {
+                    match plugin.handle_here(attempt, state, meter).await.outcome {
+                        Outcome::Ok(_) => drop(calls.fetch_add(1, Ordering::Relaxed)),
+                        Outcome::Failed(failure) => drop(failed.send(failure)),
+                    }
+                })
+            })
         });
     }
-    while let Some(ended) = callers.join_next().await {
-        ended??;
+    drop(failed);
+    // Ends when the last row has.
+    if let Some(failure) = failures.recv().await {
+        bail!("a call failed: {failure:?}");
     }
     Ok(calls.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64())
 }

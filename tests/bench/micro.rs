@@ -3,21 +3,34 @@
 //! Plain loops within this process; the median of some turns.
 
 use std::hint::black_box;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use eventstream::broker::{Claim, LaneWant};
 use eventstream::clock;
-use eventstream::event::{Class, Draft, Failure, Limits, Outcome, Policies, Record, Success, decide};
-use eventstream::plugin::MemoryState;
+use eventstream::event::{Class, Draft, Failure, Limits, Outcome, Policies, Record, decide};
 use eventstream::shutdown::Tasks;
 use eventstream_tests::fill::{self, Filling};
-use eventstream_tests::native;
+use eventstream_tests::guests::PluginsDir;
+use eventstream_tests::{layout, native};
 
 use super::calls;
 use super::figure::{Figure, Plan, Row};
-use super::setup::{Kind, PAYLOAD_BYTES, WORK, idle_plugin};
+use super::setup::{Kind, PAYLOAD_BYTES, WORK};
+
+/// Handlers whose calls are timed: a name, the component if it was built, and a payload.
+type Guest = (&'static str, fn() -> Option<PathBuf>, &'static str);
+const GUESTS: [Guest; 3] = [
+    ("Rust that does nothing", || Some(layout::guest("idle")), "{}"),
+    ("JavaScript that counts", || layout::find_project_plugin("page-views-js"), r#"{"page":"/a"}"#),
+    (
+        "Python that scores",
+        || layout::find_project_plugin("order-score-python"),
+        r#"{"country":"NL","card_country":"NL","amount_cents":1200,"orders_before":3,"lines":[{"quantity":1}]}"#,
+    ),
+];
 
 /// Deliveries of a claim and of a settle.
 const BATCH: usize = 100;
@@ -47,7 +60,19 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        figure.rows.push(one_call_at_a_time(plan, span).await?);
+        for (guest, component, payload) in GUESTS {
+            let Some(component) = component() else {
+                figure.note(format!("{guest}: not built, left out; `cargo xtask test` builds it"));
+                continue;
+            };
+            for (how, settings) in [("a fresh instance for each", ""), ("an instance used again", "reuse = {}")] {
+                let settings = format!("types = [\"{WORK}\"]\n{settings}");
+                let plugins = PluginsDir::empty().with_settings(WORK, &settings);
+                plugins.put(WORK, &component);
+                let name = format!("a call, {guest}, {how}");
+                figure.rows.push(one_call_at_a_time(plan, span, name, &plugins, payload).await?);
+            }
+        }
         for kind in [Kind::RedisEverysec, Kind::RedisAlways, Kind::Embedded] {
             figure.rows.extend(batches(plan, kind).await?);
         }
@@ -80,19 +105,17 @@ fn time_us(span: Duration, mut turn: impl FnMut() -> Result<()>) -> Result<f64> 
     Ok(begun.elapsed().as_secs_f64() * 1e6 / f64::from(turns))
 }
 
-async fn one_call_at_a_time(plan: &Plan, span: Duration) -> Result<Row> {
-    let plugins = idle_plugin();
-    let plugin = calls::load(&plugins).await?;
-    let (attempt, state) = (calls::attempt()?, std::sync::Arc::<MemoryState>::default());
-    let mut row = Row::new("a plugin call, one after the other", "µs");
+async fn one_call_at_a_time(
+    plan: &Plan,
+    span: Duration,
+    name: String,
+    plugins: &PluginsDir,
+    payload: &str,
+) -> Result<Row> {
+    let (registry, plugin) = calls::load(plugins).await?;
+    let mut row = Row::new(name, "µs");
     for _ in 0..plan.repetitions {
-        let (begun, mut turns) = (Instant::now(), 0_u32);
-        while begun.elapsed() < span {
-            let completed = plugin.handle(attempt.clone(), state.clone()).await;
-            ensure!(matches!(completed.outcome, Outcome::Ok(Success { .. })), "a call failed");
-            turns += 1;
-        }
-        row = row.with(begun.elapsed().as_secs_f64() * 1e6 / f64::from(turns));
+        row = row.with(1e6 / calls::rate(&registry, &plugin, 1, span, payload).await?);
     }
     Ok(row)
 }

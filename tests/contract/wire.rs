@@ -114,6 +114,30 @@ async fn a_claim_whose_answer_was_lost_is_found_again() {
 }
 
 #[tokio::test]
+async fn a_read_whose_answer_was_lost_is_found_again() {
+    let rig = RedisRig::new();
+    let broker = rig.through_proxy(options()).await;
+    broker.append(appends("a", 7)).await.unwrap();
+    // Where a claim brought all that it asked for, the next one is a plain read.
+    let held = claim(&*broker, "a", 2).await;
+    assert_eq!(held.len(), 2);
+    rig.proxy.drop_reply_to("xreadgroup", 1);
+    let next = claim(&*broker, "a", 2).await;
+    assert_eq!((rig.proxy.answers_lost(), next.len()), (1, 2), "the script was asked instead");
+    let rest = claim(&*broker, "a", 9).await;
+    assert_eq!(rest.len(), 1);
+    let found = eventually("the two that nobody has heard of are found", || async {
+        let found = broker.recover(9).await.unwrap();
+        (!found.is_empty()).then_some(found)
+    })
+    .await;
+    let mut ids: Vec<_> = [held, next, rest, found].concat().iter().map(|it| it.record.event.id).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 7);
+}
+
+#[tokio::test]
 async fn a_replay_whose_answer_was_lost_replays_once() {
     let rig = RedisRig::new();
     let broker = rig.through_proxy(options()).await;

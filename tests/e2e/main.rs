@@ -28,6 +28,7 @@ mod reload;
 mod reload_storm;
 mod removal;
 mod restarts;
+mod reuse;
 mod rollback;
 mod schedule;
 mod secrets;

@@ -3,21 +3,8 @@
 use std::time::Duration;
 
 use super::Limits;
-use super::testing::{OK, sole};
+use super::testing::{OK, fail, sole};
 use crate::event::{Class, Data, LogLevel};
-
-/// Stores a failure with the message `child` and `$calls` as `after-ms`: 0 retry, 1 reject.
-fn fail(kind: u32) -> String {
-    format!(
-        "(i32.store8 (i32.const 1024) (i32.const 1))
-         (i32.store8 (i32.const 1032) (i32.const {kind}))
-         (i32.store (i32.const 1040) (i32.const 2048))
-         (i32.store (i32.const 1044) (i32.const 5))
-         (i32.store8 (i32.const 1048) (i32.const 1))
-         (i64.store (i32.const 1056) (global.get $calls))
-         {OK}"
-    )
-}
 
 /// Returns so many bytes of text.
 fn text(length: u32) -> String {

@@ -1,25 +1,26 @@
-//! One attempt: a fresh instance, one call, and what came of it.
+//! One attempt: an instance, one call, and what came of it.
 //!
-//! The store is dropped at the end of every attempt, however it ended; nothing of an instance is ever used again. The
-//! wall clock is outside of everything, the CPU clock is looked at on every tick of the epoch.
+//! The instance is a fresh one and dropped at the end, however that came about, unless the operator lets the plugin keep
+//! it for further events ([`super::reuse`]). The wall clock is outside of everything, the CPU clock is looked at on every
+//! tick of the epoch.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use wasmtime::component::Instance;
 use wasmtime::error::Context;
 use wasmtime::{Store, UpdateDeadline};
 
 use super::bindings::exports::eventstream::plugin::describe::Manifest;
 use super::fit::{self, Fit};
-use super::host::{Guest, Output, Surroundings};
+use super::host::{Given, Guest, Output, Surroundings};
 use super::limits::{Breach, Limits};
 use super::load::LoadError;
 use super::meter::Meter;
+use super::reuse::{Idle, Living, Reuse};
 use super::sandbox::Sandbox;
 use super::state::NoState;
 use super::{Attempt, Completed, ReadState, compile, outcome};
-use crate::event::{Class, Data, Event, Failure, Outcome, Success};
+use crate::event::{Class, Data, Event, EventId, Failure, Outcome, Success};
 
 /// What is wrong with an export whose name fits and whose type does not.
 const OTHER_TYPE: &str = "an export has another type than the package in wit/ says";
@@ -31,11 +32,13 @@ pub(super) struct Prepared {
     /// The same in the other place of the sandbox, once it had to move there.
     moved: OnceLock<Option<Fit>>,
     pub(super) surroundings: Arc<Surroundings>,
+    pub(super) idle: Arc<Idle>,
 }
 
 impl Prepared {
-    pub(super) fn new(fit: Fit, sandbox: Arc<Sandbox>, surroundings: Arc<Surroundings>) -> Self {
-        Self { fit, sandbox, moved: OnceLock::new(), surroundings }
+    pub(super) fn new(fit: Fit, sandbox: Arc<Sandbox>, surroundings: Arc<Surroundings>, reuse: Option<Reuse>) -> Self {
+        let idle = Arc::new(Idle::new(reuse, sandbox.idle_room().clone()));
+        Self { fit, sandbox, moved: OnceLock::new(), surroundings, idle }
     }
 
     /// What was found out about the component.
@@ -52,6 +55,11 @@ impl Prepared {
             self.move_over().inspect_err(|error| tracing::error!("the component cannot be moved: {error}")).ok()
         });
         moved.as_ref().ok_or_else(|| wasmtime::format_err!("the host has no sandbox for a system that swaps"))
+    }
+
+    fn output(&self, event: EventId) -> Arc<Output> {
+        let Surroundings { name, limits, secrets, .. } = &*self.surroundings;
+        Arc::new(Output::new(name, event, *limits, secrets.clone()))
     }
 
     fn move_over(&self) -> Result<Fit, LoadError> {
@@ -75,18 +83,35 @@ pub(super) async fn attempt(
     meter: Arc<Meter>,
 ) -> Completed {
     let limits = prepared.surroundings.limits;
-    let event = attempt.event;
     let secrets = prepared.surroundings.secrets.clone();
-    let output = Arc::new(Output::new(&prepared.surroundings.name, event.id, limits, secrets.clone()));
     let deadline = Instant::now() + Duration::from_millis(limits.wall_ms);
-    let surroundings = prepared.surroundings.clone();
-    let guest = Guest::new(surroundings, event.clone(), attempt.attempt, deadline, output.clone(), state);
-    let called = within(deadline, &limits, call(&prepared, guest, &event, meter)).await;
+    let fit = prepared.here();
+    let kept = fit.as_ref().ok().and_then(|fit| prepared.idle.take(fit.pre.engine()));
+    let output = match &kept {
+        Some(living) => living.store.data().output().clone(),
+        None => prepared.output(attempt.event.id),
+    };
+    let given = Given { event: attempt.event, attempt: attempt.attempt, deadline, state };
+    let called = within(deadline, &limits, async {
+        let (fit, event) = (fit?, given.event.clone());
+        let living = match kept {
+            Some(living) => again(living, limits, given, meter),
+            None => {
+                let guest = Guest::new(prepared.surroundings.clone(), output.clone(), given);
+                instantiate(fit, limits, guest, meter).await?
+            }
+        };
+        call(fit, living, &event).await
+    })
+    .await;
 
     let said = output.take();
     let stderr = said.stderr();
     let outcome = match called {
-        Ok(Ok(success)) => Outcome::Ok(success),
+        Ok(Ok((success, living))) => {
+            prepared.idle.keep(living);
+            Outcome::Ok(success)
+        }
         Ok(Err(failure)) => Outcome::Failed(failure),
         Err(error) => Outcome::Failed(outcome::classify(&error, stderr.as_deref())),
     };
@@ -111,13 +136,13 @@ pub(super) async fn introduce(
     meter: Arc<Meter>,
 ) -> wasmtime::Result<Introduced> {
     let limits = prepared.surroundings.limits;
-    let secrets = prepared.surroundings.secrets.clone();
-    let output = Arc::new(Output::new(&prepared.surroundings.name, event.id, limits, secrets));
+    let output = prepared.output(event.id);
     let deadline = Instant::now() + Duration::from_millis(limits.wall_ms);
-    let guest = Guest::new(prepared.surroundings.clone(), Arc::new(event), 1, deadline, output, Arc::new(NoState));
+    let given = Given { event: Arc::new(event), attempt: 1, deadline, state: Arc::new(NoState) };
+    let guest = Guest::new(prepared.surroundings.clone(), output, given);
     within(deadline, &limits, async {
         let fit = prepared.here()?;
-        let (mut store, instance) = instantiate(fit, limits, guest, meter).await?;
+        let Living { mut store, instance, .. } = instantiate(fit, limits, guest, meter).await?;
         fit.handler.check(&mut store, &instance).context(OTHER_TYPE)?;
         let manifest = match &fit.describe {
             None => None,
@@ -143,16 +168,24 @@ async fn within<T>(
     }
 }
 
-async fn instantiate(
-    fit: &Fit,
-    limits: Limits,
-    guest: Guest,
-    meter: Arc<Meter>,
-) -> wasmtime::Result<(Store<Guest>, Instance)> {
+async fn instantiate(fit: &Fit, limits: Limits, guest: Guest, meter: Arc<Meter>) -> wasmtime::Result<Living> {
     let mut store = Store::new(fit.pre.engine(), guest);
     store.limiter(|guest| &mut guest.limiter);
     store.set_hostcall_fuel(usize::try_from(limits.host_call_bytes).unwrap_or(usize::MAX));
     store.set_max_component_handles(Guest::max_handles());
+    limit_time(&mut store, limits, meter);
+    let instance = fit.pre.instantiate_async(&mut store).await?;
+    Ok(Living::new(store, instance))
+}
+
+/// An instance that has handled an event, for another one.
+fn again(mut living: Living, limits: Limits, given: Given, meter: Arc<Meter>) -> Living {
+    living.store.data_mut().begin(given);
+    limit_time(&mut living.store, limits, meter);
+    living
+}
+
+fn limit_time(store: &mut Store<Guest>, limits: Limits, meter: Arc<Meter>) {
     store.set_epoch_deadline(1);
     let budget_ns = limits.cpu_ms.saturating_mul(1_000_000);
     store.epoch_deadline_callback(move |_| {
@@ -161,29 +194,20 @@ async fn instantiate(
         }
         Ok(UpdateDeadline::Yield(1))
     });
-    let instance = fit.pre.instantiate_async(&mut store).await?;
-    Ok((store, instance))
 }
 
-/// The handler's answer, or the engine's error.
-async fn call(
-    prepared: &Prepared,
-    guest: Guest,
-    event: &Event,
-    meter: Arc<Meter>,
-) -> wasmtime::Result<Result<Success, Failure>> {
-    let limits = prepared.surroundings.limits;
-    let fit = prepared.here()?;
-    let (mut store, instance) = instantiate(fit, limits, guest, meter).await?;
-    let answer = fit.handler.call(&mut store, &instance, event).await?;
-    Ok(match answer {
-        Ok(result) => store
-            .into_data()
-            .into_effects()
+/// The handler's answer, with the instance if all went well; or the engine's error.
+async fn call(fit: &Fit, mut living: Living, event: &Event) -> wasmtime::Result<Result<(Success, Living), Failure>> {
+    let answer = fit.handler.call(&mut living.store, &living.instance, event).await?;
+    Ok(answer.and_then(|result| {
+        let guest = living.store.data_mut();
+        let limits = *guest.limits();
+        let success = guest
+            .take_effects()
             .and_then(|effects| Ok(Success { result: result_within(result, &limits)?, ..effects }))
-            .map_err(|words| Failure::new(Class::Output, outcome::message(words))),
-        Err(failure) => Err(failure),
-    })
+            .map_err(|words| Failure::new(Class::Output, outcome::message(words)))?;
+        Ok((success, living))
+    }))
 }
 
 fn result_within(result: Option<Data>, limits: &Limits) -> Result<Option<Data>, String> {

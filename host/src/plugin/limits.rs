@@ -113,6 +113,11 @@ impl Limiter {
     pub(super) fn new(limits: &Limits) -> Self {
         Self { memory_bytes: 0, memory_limit_bytes: limits.memory_bytes, table_elements: 0 }
     }
+
+    /// Whether less than half of the memory is taken.
+    pub(super) fn has_ample_room(&self) -> bool {
+        self.memory_bytes < self.memory_limit_bytes / 2
+    }
 }
 
 impl ResourceLimiter for Limiter {

@@ -25,7 +25,7 @@ use super::sandbox::{Place, Sandbox};
 use super::secrets::Secrets;
 use super::settings::Settings;
 use super::swap::Swap;
-use super::{Compiler, Error, Options, fit, outcome};
+use super::{Compiler, Error, Options, Reuse, fit, outcome};
 use crate::clock;
 use crate::event::{Event, Policies};
 
@@ -231,7 +231,7 @@ impl Loader {
         });
         let size_bytes = file.bytes.len() as u64;
         let digest = file.digest.clone();
-        let prepared = Arc::new(self.prepare(file, surroundings).await?);
+        let prepared = Arc::new(self.prepare(file, surroundings, settings.reuse).await?);
         let introduced = self.introduce(name, prepared.clone()).await?;
         let Described { patterns, version, description } = described(name, settings.types, introduced)?;
         Ok(Plugin {
@@ -250,13 +250,18 @@ impl Loader {
         })
     }
 
-    async fn prepare(&self, file: Contents, surroundings: Arc<Surroundings>) -> Result<Prepared, LoadError> {
+    async fn prepare(
+        &self,
+        file: Contents,
+        surroundings: Arc<Surroundings>,
+        reuse: Option<Reuse>,
+    ) -> Result<Prepared, LoadError> {
         let Place { engine, linker } = self.sandbox.preferred();
         let component = self.compiler.compile(engine, &self.machine.executor, self.kept.as_ref(), file).await?;
         let (linker, sandbox) = (linker.clone(), self.sandbox.clone());
         let work = move || {
             let fit = fit::check(&component, &linker, surroundings.limits.memory_bytes).map_err(LoadError::Misfits)?;
-            Ok(Prepared::new(fit, sandbox, surroundings))
+            Ok(Prepared::new(fit, sandbox, surroundings, reuse))
         };
         self.machine.executor.run_blocking(work).await.unwrap_or(Err(LoadError::Host))
     }

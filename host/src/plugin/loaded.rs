@@ -13,9 +13,10 @@ use super::executor::Executor;
 use super::fit;
 use super::instance::{self, Prepared};
 use super::meter::Meter;
+use super::reuse::sweep;
 use super::routing::Pattern;
 use super::settings::Settings;
-use super::{Attempt, Completed, Dialect, Limits, ReadState};
+use super::{Attempt, Completed, Dialect, Job, Limits, ReadState};
 use crate::event::{Class, Failure, Outcome, Policies, Timestamp};
 
 /// Packages that every toolchain imports, and that give every plugin the same: time and chance, or nothing at all.
@@ -134,7 +135,7 @@ impl Plugin {
         &self.policies
     }
 
-    /// Handles one event in a fresh instance that reads its state from `state`, from whichever thread this is called.
+    /// Handles one event in an instance that reads its state from `state`, from whichever thread this is called.
     /// Otherwise like [`Plugin::handle_here`].
     pub async fn handle(self: &Arc<Self>, attempt: Attempt, state: Arc<dyn ReadState>) -> Completed {
         let plugin = self.clone();
@@ -142,7 +143,7 @@ impl Plugin {
         self.machine.executor.run(run).await.unwrap_or_else(|| self.broken())
     }
 
-    /// Handles one event in a fresh instance, on a thread of the guests: only within a [`super::Job`], with its meter.
+    /// Handles one event in an instance, a fresh one unless the plugin's settings say otherwise, on a thread of the guests: only within a [`super::Job`], with its meter.
     /// Never fails: whatever the guest does is an outcome. Waits for a slot first if all are taken, without counting that
     /// as time of the attempt. Dropping the future cancels the attempt.
     pub async fn handle_here(&self, attempt: Attempt, state: Arc<dyn ReadState>, meter: Arc<Meter>) -> Completed {
@@ -151,7 +152,12 @@ impl Plugin {
         };
         let _ticking = self.machine.ticker.ticking();
         let run = instance::attempt(self.prepared.clone(), attempt, state, meter);
-        AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| self.broken())
+        let completed = AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| self.broken());
+        if self.prepared.idle.needs_sweeping() {
+            let idle = Arc::downgrade(&self.prepared.idle);
+            self.machine.executor.work(Job::new(|_| sweep(idle)));
+        }
+        completed
     }
 
     fn broken(&self) -> Completed {

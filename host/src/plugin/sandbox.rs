@@ -6,6 +6,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
@@ -13,12 +14,16 @@ use super::engine::{self, Memory};
 use super::host::{self, Guest};
 use super::swap::Swap;
 
+/// The most instances that wait to be used again, of all plugins together. Each holds its memory.
+const MAX_IDLE: u32 = 64;
+
 /// The engines of all plugins of a registry.
 pub(super) struct Sandbox {
     slots: u32,
     stack_bytes: usize,
     preferred: Place,
     memory: Memory,
+    idle_room: Arc<Semaphore>,
     /// Made when it is needed.
     without_scan: OnceLock<Option<Place>>,
     swap: Swap,
@@ -39,11 +44,15 @@ impl Place {
 }
 
 impl Sandbox {
-    /// A sandbox in which `slots` instances run side by side, each with a native stack of `stack_bytes`.
+    /// A sandbox in which `slots` instances run side by side, each with a native stack of `stack_bytes`, while some others
+    /// wait.
     ///
     /// # Errors
     /// The address space does not suffice, or the system lacks what the engine needs.
     pub(super) fn start(slots: u32, stack_bytes: usize, swap: Swap) -> wasmtime::Result<Self> {
+        let idle = slots.min(MAX_IDLE);
+        let slots = slots.saturating_add(idle);
+        let idle_room = Arc::new(Semaphore::new(usize::try_from(idle).unwrap_or(0)));
         let scanned = match swap.may_happen() {
             true => None,
             // Kernels before 6.7 cannot tell which pages were written.
@@ -53,12 +62,17 @@ impl Sandbox {
             Some(place) => (place, Memory::Scanned),
             None => (Place::build(slots, stack_bytes, Memory::Returned)?, Memory::Returned),
         };
-        Ok(Self { slots, stack_bytes, preferred, memory, without_scan: OnceLock::new(), swap })
+        Ok(Self { slots, stack_bytes, preferred, memory, idle_room, without_scan: OnceLock::new(), swap })
     }
 
     /// Where components are prepared first.
     pub(super) fn preferred(&self) -> &Place {
         &self.preferred
+    }
+
+    /// A permit for each instance that may wait.
+    pub(super) fn idle_room(&self) -> &Arc<Semaphore> {
+        &self.idle_room
     }
 
     /// Whether what was prepared there must not run there any more.

@@ -10,14 +10,15 @@ use serde::{Deserialize, Deserializer, de};
 use toml::{Table, Value};
 
 use super::routing::Pattern;
-use super::{HttpGrants, Limits, SecretSource};
+use super::{HttpGrants, Limits, Reuse, SecretSource};
 use crate::event::{Class, Policies, PolicyPatch};
 
 mod resolve;
 
 pub use resolve::given_addresses;
 
-const KEYS: [&str; 7] = ["types", "concurrency", "limits", "retry", "config", "secrets", "grants"];
+const KEYS: [&str; 8] = ["types", "concurrency", "reuse", "limits", "retry", "config", "secrets", "grants"];
+const REUSE_KEYS: [&str; 2] = ["max_events", "idle_ms"];
 const GRANT_KEYS: [&str; 1] = ["http"];
 const LIMIT_KEYS: [&str; 17] = [
     "wall_ms",
@@ -49,6 +50,8 @@ pub struct Settings {
     pub types: Option<Vec<Pattern>>,
     /// How many attempts may run side by side on one host.
     pub concurrency: Option<NonZeroUsize>,
+    /// Whether and how its instances are used for several events.
+    pub reuse: Option<Reuse>,
     /// Its limits.
     pub limits: LimitsPatch,
     /// Its retry policies.
@@ -151,6 +154,7 @@ impl Settings {
     /// What is wrong and where.
     pub fn from_table(table: Table) -> Result<Self, InvalidSettings> {
         check_keys("", &table, &KEYS)?;
+        check_table(&table, "reuse", &REUSE_KEYS)?;
         check_table(&table, "limits", &LIMIT_KEYS)?;
         check_table(&table, "grants", &GRANT_KEYS)?;
         if table.get("secrets").is_some_and(|secrets| !secrets.is_table()) {
@@ -172,6 +176,7 @@ impl Settings {
         Self {
             types: self.types.or_else(|| beneath.types.clone()),
             concurrency: self.concurrency.or(beneath.concurrency),
+            reuse: self.reuse.or(beneath.reuse),
             limits: self.limits.or(&beneath.limits),
             retry: self.retry.or(&beneath.retry),
             config: self.config.or_else(|| beneath.config.clone()),
@@ -311,6 +316,11 @@ fn size_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>,
     })
 }
 
+/// Milliseconds above 0, as a number or as a duration.
+pub(super) fn given_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    duration_ms(deserializer).map(Option::unwrap_or_default)
+}
+
 fn duration_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     amount(deserializer, "a number of milliseconds above 0, or a duration such as \"5s\"", |text| {
         humantime::parse_duration(text).ok().and_then(|duration| u64::try_from(duration.as_millis()).ok())
@@ -343,6 +353,7 @@ mod tests {
             limits = { memory_bytes = "32MiB", wall_ms = "2s", cpu_ms = 500 }
             retry = { max_attempts = 9, trap = { max_attempts = 1 } }
             config = { greeting = "hello" }
+            reuse = { idle_ms = "2s" }
             "#,
         )
         .unwrap();
@@ -353,6 +364,8 @@ mod tests {
         assert_eq!((policies.retry.max_attempts, policies.trap.max_attempts), (9, 1));
         assert_eq!(policies.limit.max_attempts, 2, "no more than it had");
         assert_eq!(settings.config.unwrap()["greeting"], "hello");
+        let reuse = settings.reuse.unwrap();
+        assert_eq!((reuse.max_events.get(), reuse.idle_ms), (100, 2_000));
     }
 
     #[test]
@@ -375,6 +388,9 @@ mod tests {
             ("grants = { htp = [] }", "no key \"grants.htp\"; did you mean \"http\"?"),
             ("grants.http = [\"api.example.com\"]", "has no scheme"),
             ("concurrency = 0", "concurrency"),
+            ("reuse = { max_event = 5 }", "no key \"reuse.max_event\"; did you mean \"max_events\"?"),
+            ("reuse = { max_events = 0 }", "nonzero"),
+            ("reuse = { idle_ms = 0 }", "above 0"),
             ("concurrency = ", "line 1"),
         ] {
             let error = Settings::parse(text).unwrap_err().to_string();

@@ -34,6 +34,19 @@ pub(super) fn event(payload: &str) -> Event {
     }
 }
 
+/// Stores a failure with the message `child` and `$calls` as `after-ms`: 0 retry, 1 reject.
+pub(super) fn fail(kind: u32) -> String {
+    format!(
+        "(i32.store8 (i32.const 1024) (i32.const 1))
+         (i32.store8 (i32.const 1032) (i32.const {kind}))
+         (i32.store (i32.const 1040) (i32.const 2048))
+         (i32.store (i32.const 1044) (i32.const 5))
+         (i32.store8 (i32.const 1048) (i32.const 1))
+         (i64.store (i32.const 1056) (global.get $calls))
+         {OK}"
+    )
+}
+
 /// A core module with a component type whose handler has this body. `$log` and `$publish` may be called, `$calls` counts
 /// the calls of the instance, and the text at 2048 is `child`.
 pub(super) fn guest(body: &str) -> Vec<u8> {
@@ -95,7 +108,13 @@ pub(super) struct Sole {
 
 /// A registry with the plugin `test`, whose handler has this body.
 pub(super) async fn sole(body: &str, limits: Limits) -> Sole {
+    sole_with(body, limits, "").await
+}
+
+/// The same with settings of its own.
+pub(super) async fn sole_with(body: &str, limits: Limits, settings: &str) -> Sole {
     let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("test.toml"), settings).unwrap();
     std::fs::write(dir.path().join("test.wasm"), guest(body)).unwrap();
     let registry = Registry::open(Options { limits, ..options(dir.path()) }).await.unwrap();
     let plugin = registry.route(&"test".parse().unwrap());
@@ -106,6 +125,11 @@ impl Sole {
     /// A first attempt at an event.
     pub(super) async fn attempt(&self) -> Completed {
         self.plugin.handle(Attempt { event: event("{}").into(), attempt: 1 }, Arc::new(MemoryState::default())).await
+    }
+
+    /// How many instances wait to be used again.
+    pub(super) fn waiting(&self) -> usize {
+        self.plugin.prepared.idle.len()
     }
 
     /// A first attempt that is to end well.

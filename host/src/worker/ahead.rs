@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::broker::Lane;
 
 /// How long what is claimed ahead should wait for its slot.
-const AHEAD: Duration = Duration::from_millis(10);
+const AHEAD: Duration = Duration::from_millis(25);
 /// The most deliveries of one lane that are claimed ahead.
 const MAX_AHEAD: usize = 256;
 /// How much of the average the last handler makes.
@@ -56,7 +56,7 @@ mod tests {
         for _ in 0..50 {
             paces.note(&lane, Duration::from_millis(5));
         }
-        assert_eq!(paces.ahead(&lane, 4), 8);
+        assert_eq!(paces.ahead(&lane, 4), 20);
         paces.note(&lane, Duration::from_secs(5));
         assert_eq!(paces.ahead(&lane, 4), 0, "one that hangs ends it at once");
     }

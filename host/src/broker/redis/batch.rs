@@ -1,17 +1,20 @@
 //! Work that arrives one by one and is done together.
 //!
-//! What arrives while a batch is under way forms the next one. There is no timer: on an idle system a single request is
+//! What arrives while batches are under way forms the next one. There is no timer: on an idle system a single request is
 //! a batch of its own and goes out at once. The queue is bounded; who finds it full is told so instead of waiting.
 
 use std::future::Future;
+use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::shutdown::Tasks;
 
 /// The most requests that wait for the next batch.
 const QUEUE: usize = 1_024;
+/// Batches under way at the same time: one is worked on by the store while the next one travels.
+const MAX_BATCHES: usize = 2;
 
 /// The queue of a batcher.
 pub(super) struct Batcher<Q, A> {
@@ -44,12 +47,14 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
     ) -> Self
     where
         W: Fn(Vec<Q>) -> F + Send + Sync + 'static,
-        F: Future<Output = Vec<A>> + Send,
+        F: Future<Output = Vec<A>> + Send + 'static,
     {
         let (sender, mut receiver) = mpsc::channel::<Request<Q, A>>(QUEUE);
+        let (batches, own_tasks) = (Arc::new(Semaphore::new(MAX_BATCHES)), tasks.clone());
         tasks.spawn(async move {
             let mut left_over = None;
             loop {
+                let Ok(batch) = batches.clone().acquire_owned().await else { return };
                 let first = match left_over.take() {
                     Some(request) => request,
                     None => tokio::select! {
@@ -71,10 +76,14 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
                     questions.push(request.question);
                     answers.push(request.answer);
                 }
-                for (answer, to) in work(questions).await.into_iter().zip(answers) {
-                    // Whoever asked may have gone in the meantime.
-                    let _ = to.send(answer);
-                }
+                let work = work(questions);
+                own_tasks.spawn(async move {
+                    for (answer, to) in work.await.into_iter().zip(answers) {
+                        // Whoever asked may have gone in the meantime.
+                        let _ = to.send(answer);
+                    }
+                    drop(batch);
+                });
             }
         });
         Self { sender }

@@ -1,21 +1,27 @@
 //! Taking what waits, and waiting until there is something to take.
 //!
-//! Taking is one script over all lanes, without blocking. Waiting is apart from it: a blocking read that takes nothing,
+//! Taking is one script over all lanes, without blocking; where much waits, a plain read of each lane, since a script
+//! copies every payload in and out, which costs Redis more than anything else about a claim. Waiting is apart from it: a blocking read that takes nothing,
 //! on a connection of its own, from where the last claim left off. So a wait may be dropped at any time, and an answer
 //! that nobody hears delivers nothing to nobody.
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use futures_util::future::join_all;
+use redis::Value;
 
 use super::board::Trouble;
 use super::core::Core;
 use super::entry::{RawEntry, read_fields};
 use super::fault::{Cause, Failure};
+use super::keys::GROUP;
 use super::link::{Link, RESPONSE_TIMEOUT};
 use super::reply;
-use crate::broker::{Claim, Delivery, Error, Lane};
+use crate::broker::{Claim, Delivery, Error, Lane, LaneWant};
 
 /// How long a read blocks.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -23,6 +29,8 @@ const BLOCK: Duration = Duration::from_secs(1);
 const UNBLOCK_EVERY: Duration = Duration::from_millis(5);
 /// The most entries of one claim: a script is not to hold up Redis.
 const MAX_CLAIM: usize = 500;
+/// The most lanes that are read by commands of their own.
+const MAX_READS: usize = 8;
 
 impl Core {
     /// Takes new entries; see [`crate::broker::Broker::claim`].
@@ -32,14 +40,51 @@ impl Core {
         if lanes.is_empty() || claim.max == 0 {
             return Ok(Vec::new());
         }
-        self.make_lanes(self.missing_lanes(&lanes)).await?;
+        let max = claim.max.min(MAX_CLAIM);
+        let wanted: usize = wants.iter().map(|want| want.free).sum();
+        let mut raw = Vec::new();
+        if waiter.much_waits.load(Ordering::Relaxed) && lanes.len() <= MAX_READS && (lanes.len() == 1 || wanted <= max)
+        {
+            raw = self.read_lanes(&wants, max).await;
+        }
+        if raw.is_empty() {
+            self.make_lanes(self.missing_lanes(&lanes)).await?;
+            raw = self.take_new(&wants, &lanes, max, waiter).await?;
+        }
+        let is_full = |want: &&LaneWant| {
+            raw.iter().filter(|entry| entry.lane == want.lane).count() >= want.free.min(max / wants.len()).max(1)
+        };
+        waiter.much_waits.store(wants.iter().any(is_full), Ordering::Relaxed);
+        Ok(self.deliver(raw).await)
+    }
+
+    /// Reads each lane by itself. What goes wrong is left to the script, which is called when this brings nothing.
+    async fn read_lanes(&self, wants: &[&LaneWant], max: usize) -> Vec<RawEntry> {
+        let reads = wants.iter().map(|want| async move {
+            let mut read = redis::cmd("XREADGROUP");
+            read.arg("GROUP").arg(GROUP).arg(self.consumer.as_str()).arg("COUNT").arg(want.free.min(max));
+            read.arg("STREAMS").arg(self.keys.lane(&want.lane).as_ref()).arg(">");
+            let answer = self.link.ask(&read).await?;
+            read_lane(&want.lane, answer.unwrap_or(Value::Nil))
+        });
+        join_all(reads).await.into_iter().flat_map(Result::unwrap_or_default).collect()
+    }
+
+    /// Reads all lanes in one step, each its fair share, and puts right what stands in the way.
+    async fn take_new(
+        &self,
+        wants: &[&LaneWant],
+        lanes: &[Lane],
+        max: usize,
+        waiter: &Waiter,
+    ) -> Result<Vec<RawEntry>, Error> {
         let mut call = self
             .script(&self.scripts.claim)
             .text(&self.consumer)
-            .number(claim.max.min(MAX_CLAIM))
+            .number(max)
             .number(lanes.len())
-            .lane_keys(&self.keys, &lanes);
-        for want in &wants {
+            .lane_keys(&self.keys, lanes);
+        for want in wants {
             call.push_number(want.free);
         }
         let [entries, last, problems, mended] = reply::tuple(self.link.call(&call).await?)?;
@@ -65,8 +110,19 @@ impl Core {
             self.board().remark("group", || "a consumer group was gone and begins anew at its first entry".into());
             self.look.notify_one();
         }
-        Ok(self.deliver(raw).await)
+        Ok(raw)
     }
+}
+
+/// The entries in the answer to a read of one lane.
+fn read_lane(lane: &Lane, answer: Value) -> Result<Vec<RawEntry>, Failure> {
+    let Some(stream) = reply::array(answer)?.into_iter().next() else { return Ok(Vec::new()) };
+    let [_, entries] = reply::tuple(stream)?;
+    let read = |entry| {
+        let [entry, fields] = reply::tuple(entry)?;
+        Ok(RawEntry { lane: lane.clone(), entry: reply::text(entry)?, deliveries: 1, fields: read_fields(fields)? })
+    };
+    reply::array(entries)?.into_iter().map(read).collect()
 }
 
 /// Waits for entries.
@@ -74,6 +130,8 @@ pub(super) struct Waiter {
     link: Arc<Link>,
     /// Where the group stood in each lane when it was last asked.
     positions: Mutex<HashMap<Lane, String>>,
+    /// Whether the last claim brought as much of a lane as was asked for.
+    much_waits: AtomicBool,
     /// The read under way. One at a time: a second one on the same connection would wait for the first in any case. That
     /// of a wait that was dropped stays here until it has been ended, since it may be for other lanes than the next.
     under_way: tokio::sync::Mutex<Option<Read>>,
@@ -88,6 +146,7 @@ impl Waiter {
         Self {
             link: Arc::new(link.sibling(BLOCK + RESPONSE_TIMEOUT)),
             positions: Mutex::default(),
+            much_waits: AtomicBool::new(false),
             under_way: tokio::sync::Mutex::default(),
         }
     }

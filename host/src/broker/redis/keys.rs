@@ -7,6 +7,9 @@ use bytes::Bytes;
 
 use crate::broker::Lane;
 
+/// The consumer group of every lane; the scripts have it under the same name.
+pub(super) const GROUP: &str = "es";
+
 /// The names of one shard's keys.
 #[derive(Debug)]
 pub(super) struct Keys {

@@ -146,9 +146,9 @@ return redis.call('HINCRBY', COUNTS, 'published', 1)
             state: item.state.clone(),
         };
         let call = core.settle_call(&core.scripts.settle, std::slice::from_ref(&alone));
-        let answer = reply::array(core.link.repeat(&call).await?)?.pop().unwrap_or_default();
+        let answer = reply::text(core.link.repeat(&call).await?)?;
         core.held.remove(&item.receipt);
-        settled.push(if reply::text(answer)? == "D" { Settled::Done } else { Settled::Lost });
+        settled.push(if answer == "D" { Settled::Done } else { Settled::Lost });
     }
     Ok(settled)
 }

@@ -219,6 +219,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn scripts_and_commands_mean_the_same_group() {
+        assert!(PRELUDE.contains(&format!("local GROUP = '{}'\n", crate::broker::redis::keys::GROUP)));
+    }
+
+    #[test]
     fn the_first_line_stays_first_and_the_prelude_follows() {
         let script = Script::new("#!lua flags=allow-oom\nreturn 1\n");
         assert!(script.code.starts_with("#!lua flags=allow-oom\n-- What all scripts share"));

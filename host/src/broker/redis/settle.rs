@@ -4,13 +4,15 @@
 //! the entry from its lane last. The index keeps the receipt of the settle that put an event where it is, so that a
 //! repetition after a lost answer is told from a settle by a consumer that lost the delivery.
 
+use std::fmt;
+
 use super::append::NewEntry;
 use super::codec;
 use super::core::{Core, Places};
 use super::kept::Spaces;
 use super::reply;
 use super::scripts::Call;
-use crate::broker::{Error, Receipt, Settle, Settled};
+use crate::broker::{Error, Lane, Receipt, Settle, Settled};
 use crate::event::{Class, Settlement, StateStep};
 use bytes::Bytes;
 
@@ -18,13 +20,17 @@ use bytes::Bytes;
 const MAX_WEIGHT: usize = 400;
 /// Items of one call.
 const MAX_ITEMS: usize = 200;
+/// So many entries of a lane are asked for one by one.
+const FEW: usize = 2;
+/// How many entries are looked at for each one that is wanted: others that are held stand among them.
+const RANGE_SLACK: usize = 4;
 
 /// One settle, encoded.
 pub(super) struct Item {
     pub(super) receipt: Receipt,
     pub(super) blob: Bytes,
     pub(super) settlement: Settlement,
-    pub(super) lane: crate::broker::Lane,
+    pub(super) lane: Lane,
     pub(super) children: Vec<NewEntry>,
     pub(super) state: Option<StateStep>,
 }
@@ -99,15 +105,15 @@ impl Core {
         {
             return answers;
         }
-        let answers = reply::array(self.link.repeat(&self.settle_call(&self.scripts.settle, items)).await?)?;
+        let answers = reply::text(self.link.repeat(&self.settle_call(&self.scripts.settle, items)).await?)?;
         if answers.len() != items.len() {
             return Err(super::fault::Failure::not_understood("Redis answered another number of settles"));
         }
         let mut settled = Vec::with_capacity(items.len());
-        for (item, answer) in items.iter().zip(answers) {
-            settled.push(match reply::text(answer)?.as_str() {
-                "D" => Settled::Done,
-                "C" => Settled::Conflict,
+        for (item, answer) in items.iter().zip(answers.bytes()) {
+            settled.push(match answer {
+                b'D' => Settled::Done,
+                b'C' => Settled::Conflict,
                 _ => Settled::Lost,
             });
             if settled.last() != Some(&Settled::Conflict) {
@@ -127,17 +133,27 @@ impl Core {
             }
         }
         let mut call = self.script(script).text(&self.consumer).named_lanes(&self.keys, places.lanes());
+        for range in ranges(items, places.lanes()) {
+            let [first, last, most] = range.map_or_else(Default::default, |Range { entries, first, last }| {
+                [first.to_string(), last.to_string(), (RANGE_SLACK * entries).to_string()]
+            });
+            [first, last, most].iter().for_each(|text| call.push_text(text));
+        }
         let spaces = Spaces::of(items.iter().filter_map(|item| item.state.as_ref()));
         spaces.push(self, &mut call);
         call.push_number(items.len());
         for item in items {
             let (verb, delay_ms, class) = verb_of(&item.settlement);
+            let is_plain = verb == "ok" && item.children.is_empty() && item.state.is_none();
             call.push_number(places.of(&item.receipt.lane));
             call.push_text(&item.receipt.entry);
             call.push_number(item.receipt.deliveries);
-            call.push_text(&item.receipt.event_id.to_string());
-            call.push_text(verb);
-            call.push_bytes(item.blob.clone());
+            call.push_shown(item.receipt.event_id);
+            call.push_text(if is_plain { "done" } else { verb });
+            call.push_bytes(&item.blob);
+            if is_plain {
+                continue;
+            }
             call.push_number(delay_ms);
             call.push_number(places.of(&item.lane));
             call.push_text(class.map_or("", Class::as_str));
@@ -152,6 +168,46 @@ impl Core {
         }
         call
     }
+}
+
+/// The entries of one lane that are settled together, when it pays to ask for all of them at once.
+struct Range {
+    entries: usize,
+    first: EntryId,
+    last: EntryId,
+}
+
+/// The place of an entry in its stream.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct EntryId {
+    ms: u64,
+    number: u64,
+}
+
+impl EntryId {
+    fn parse(text: &str) -> Option<Self> {
+        let (ms, number) = text.split_once('-')?;
+        Some(Self { ms: ms.parse().ok()?, number: number.parse().ok()? })
+    }
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.number)
+    }
+}
+
+/// For each lane what to ask for at once; `None` for a few entries, which are asked for one by one.
+fn ranges(items: &[Item], lanes: &[Lane]) -> Vec<Option<Range>> {
+    lanes
+        .iter()
+        .map(|lane| {
+            let of_lane = items.iter().filter(|item| item.receipt.lane == *lane);
+            let ids: Vec<EntryId> = of_lane.filter_map(|item| EntryId::parse(&item.receipt.entry)).collect();
+            let (first, last) = (*ids.iter().min()?, *ids.iter().max()?);
+            (ids.len() > FEW).then_some(Range { entries: ids.len(), first, last })
+        })
+        .collect()
 }
 
 /// A settlement as the script reads it: verb, pause and class.
@@ -185,7 +241,7 @@ fn chunks(items: &[Item]) -> Vec<&[Item]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::{Append, Lane};
+    use crate::broker::Append;
     use crate::event::{Event, Record, Start, Timestamp};
 
     fn item(n_children: usize) -> Item {

@@ -41,6 +41,7 @@ use super::bindings::Offered;
 use super::bindings::eventstream::plugin as wit;
 use super::limits::{Limiter, Limits};
 use super::secrets::Secrets;
+use super::state::NoState;
 use crate::event::{Event, Success};
 
 /// The most handles to host objects (streams, pollables) that an instance may hold.
@@ -67,7 +68,19 @@ pub(super) struct Surroundings {
     pub(super) network: Arc<Network>,
 }
 
-/// The host's side of one attempt.
+/// What an attempt is given.
+pub(super) struct Given {
+    /// The event.
+    pub(super) event: Arc<Event>,
+    /// 1 for the first attempt since it was accepted or last replayed.
+    pub(super) attempt: u32,
+    /// When the attempt is over at the latest.
+    pub(super) deadline: Instant,
+    /// Where the plugin's state is read.
+    pub(super) state: Arc<dyn ReadState>,
+}
+
+/// The host's side of an instance in an attempt.
 pub(super) struct Guest {
     pub(super) limiter: Limiter,
     surroundings: Arc<Surroundings>,
@@ -80,18 +93,14 @@ pub(super) struct Guest {
     outgoing: Outgoing,
     wasi: WasiCtx,
     table: ResourceTable,
+    /// Whether the guest may hold handles that are no more.
+    lost_handles: bool,
 }
 
 impl Guest {
-    /// The host's side of an attempt that has to end by `deadline`. What the guest says goes to `output`.
-    pub(super) fn new(
-        surroundings: Arc<Surroundings>,
-        event: Arc<Event>,
-        attempt: u32,
-        deadline: Instant,
-        output: Arc<Output>,
-        state: Arc<dyn ReadState>,
-    ) -> Self {
+    /// The host's side of a new instance. What the guest says goes to `output`.
+    pub(super) fn new(surroundings: Arc<Surroundings>, output: Arc<Output>, given: Given) -> Self {
+        let Given { event, attempt, deadline, state } = given;
         let wasi = WasiCtx::builder()
             .stdout(stdio::Stream::out(output.clone()))
             .stderr(stdio::Stream::err(output.clone()))
@@ -111,7 +120,28 @@ impl Guest {
             output,
             wasi,
             table,
+            lost_handles: false,
         }
+    }
+
+    /// Makes it the host's side of a further attempt, in the same instance, of which nothing is left here but what the
+    /// guest holds open.
+    pub(super) fn begin(&mut self, given: Given) {
+        self.output.begin(given.event.id);
+        self.publishing = Publishing::default();
+        self.state = Buffer::new(given.state);
+        self.outgoing = Outgoing::new(self.surroundings.network.clone(), given.event.id);
+        (self.event, self.attempt, self.deadline) = (given.event, given.attempt, given.deadline);
+    }
+
+    /// What the guest says goes there.
+    pub(super) fn output(&self) -> &Arc<Output> {
+        &self.output
+    }
+
+    /// Whether the instance could handle another event as well as a new one: it holds less than half of what it may.
+    pub(super) fn may_be_used_again(&self) -> bool {
+        !self.lost_handles && self.limiter.has_ample_room()
     }
 
     /// The most handles that the store itself should allow.
@@ -127,13 +157,15 @@ impl Guest {
     /// Drops whatever the guest holds of the host's, once it will not be called again.
     pub(super) fn drop_handles(&mut self) {
         self.table = ResourceTable::new();
+        self.lost_handles = true;
     }
 
     /// What the guest published and what it saw and wrote of its state, or the first refusal of a publish: an attempt with
     /// one cannot end well.
-    pub(super) fn into_effects(self) -> Result<Success, String> {
-        let published = self.publishing.into_published()?;
-        Ok(Success { result: None, published, state: self.state.into_step(&self.surroundings.name) })
+    pub(super) fn take_effects(&mut self) -> Result<Success, String> {
+        let published = std::mem::take(&mut self.publishing).into_published()?;
+        let state = std::mem::replace(&mut self.state, Buffer::new(Arc::new(NoState)));
+        Ok(Success { result: None, published, state: state.into_step(&self.surroundings.name) })
     }
 }
 

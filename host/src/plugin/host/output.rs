@@ -13,7 +13,6 @@ use crate::event::{EventId, LogLevel, LogLine};
 #[derive(Debug)]
 pub(in super::super) struct Output {
     plugin: String,
-    event: EventId,
     limits: Limits,
     secrets: Arc<Secrets>,
     said: Mutex<Said>,
@@ -22,6 +21,7 @@ pub(in super::super) struct Output {
 /// What is kept of what a guest said.
 #[derive(Debug, Default)]
 pub(in super::super) struct Said {
+    event: EventId,
     /// Log lines, those of standard output among them.
     pub(in super::super) log: Vec<LogLine>,
     /// Lines past the limit.
@@ -47,7 +47,13 @@ impl Said {
 impl Output {
     /// Nothing said yet.
     pub(in super::super) fn new(plugin: &str, event: EventId, limits: Limits, secrets: Arc<Secrets>) -> Self {
-        Self { plugin: plugin.to_owned(), event, limits, secrets, said: Mutex::default() }
+        let said = Said { event, ..Said::default() };
+        Self { plugin: plugin.to_owned(), limits, secrets, said: Mutex::new(said) }
+    }
+
+    /// Begins anew, for an attempt at another event.
+    pub(super) fn begin(&self, event: EventId) {
+        *self.said() = Said { event, ..Said::default() };
     }
 
     /// Takes what was said out. Nothing is kept of what is said afterwards.
@@ -120,7 +126,7 @@ impl Output {
         }
         let room = self.limit(self.limits.log_line_bytes);
         let line = cut(self.hide(cut(line, room.saturating_add(self.secrets.longest_bytes()))), room);
-        self.show(&line);
+        self.show(said.event, &line);
         said.log.push(line);
     }
 
@@ -141,12 +147,12 @@ impl Output {
     }
 
     /// Writes a line to the host's log, so that no guest can forge a line of the host's or steer a terminal.
-    fn show(&self, line: &LogLine) {
+    fn show(&self, event: EventId, line: &LogLine) {
         let mut text = escape(&line.message);
         for (name, value) in &line.fields {
             text.push_str(&format!(" {}={:?}", escape(name), value));
         }
-        let (plugin, event) = (&self.plugin, self.event);
+        let plugin = &self.plugin;
         match line.level {
             LogLevel::Trace => tracing::trace!(target: "plugin", { plugin.id = %plugin, event.id = %event }, "{text}"),
             LogLevel::Debug => tracing::debug!(target: "plugin", { plugin.id = %plugin, event.id = %event }, "{text}"),

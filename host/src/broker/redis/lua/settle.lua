@@ -1,14 +1,21 @@
 #!lua flags=allow-oom
 -- Ends attempts, each in one step: fence, counters, published events, destination, index, and the source last.
 -- KEYS behind the lanes, if there is state: names of plugins with state, ends of state, and each plugin's own.
--- ARGV: consumer, number of lanes, their names, number of plugins with state, their names, number of items; for each
--- item: source lane, entry, delivery count, id, verb (ok, retry, failed or back), blob, delay in ms, next lane, class,
--- number of children; for each child: id, lane, start, ms, blob; then the plugin, number of versions, number of writes;
--- for each version: key, version; for each write: verb (set, del or add), key, value, how long in ms or 0.
--- An answer for each item: D done, now or when it was asked before; L lost; C the state has changed, nothing was done.
+-- ARGV: consumer, number of lanes, their names; for each lane the first and the last of its entries that are settled
+-- here, and how many of them to ask for at most ('' for all three: each is asked for alone); number of plugins with state,
+-- their names, number of items; for each item: source lane, entry, delivery count, id, verb (done, ok, retry, failed or
+-- back), blob. Behind that, unless the verb is done, which is ok with nothing beside: delay in ms, next lane, class, number
+-- of children; for each child: id, lane, start, ms, blob; then the plugin, number of versions, number of writes; for each
+-- version: key, version; for each write: verb (set, del or add), key, value, how long in ms or 0.
+-- The answer has a letter for each item: D done, now or when it was asked before; L lost; C the state has changed, nothing
+-- was done.
+-- Whatever is done for each item is kept short: Redis does nothing else meanwhile.
+local KEYS, ARGV, call = KEYS, ARGV, redis.call
 local me, lanes = ARGV[1], tonumber(ARGV[2])
-local at = 3 + lanes
+local ranges = 2 + lanes
+local at = 3 + 4 * lanes
 local items, spaces, parks = {}, {}, false
+local NOTHING = {}
 
 local function take(n)
   at = at + n
@@ -38,12 +45,10 @@ for s = 1, tonumber((take(1))) do
   must_be('hash', spaces[s].key)
 end
 
-for n = 1, tonumber((take(1))) do
-  local item = { children = {}, expected = {}, writes = {} }
-  item.source, item.entry, item.count, item.id, item.verb = take(5)
-  item.blob, item.delay, item.lane, item.class, item.n_children = take(5)
-  item.source, item.lane = tonumber(item.source), tonumber(item.lane)
-  stream(lane_key(item.source))
+local function take_rest(item)
+  item.delay, item.lane, item.class, item.n_children = take(4)
+  item.lane = tonumber(item.lane)
+  item.children, item.expected, item.writes = {}, {}, {}
   for c = 1, tonumber(item.n_children) do
     item.children[c] = { take(5) }
     open(lane_key(tonumber(item.children[c][2])))
@@ -56,15 +61,29 @@ for n = 1, tonumber((take(1))) do
   for w = 1, tonumber(n_writes) do
     item.writes[w] = { take(4) }
   end
-  if item.verb == 'ok' then
-    stream(DONE)
-  elseif item.verb == 'failed' then
+  if item.verb == 'failed' then
     stream(FAILED)
   elseif item.verb == 'back' then
     open(lane_key(item.lane))
   end
   if item.verb == 'retry' or #item.children > 0 then
     parks = true
+  end
+end
+
+for n = 1, tonumber((take(1))) do
+  local item = {
+    source = tonumber(ARGV[at]), entry = ARGV[at + 1], count = tonumber(ARGV[at + 2]), id = ARGV[at + 3],
+    verb = ARGV[at + 4], blob = ARGV[at + 5], children = NOTHING, expected = NOTHING, writes = NOTHING,
+  }
+  at = at + 6
+  stream(KEYS[9 + item.source])
+  if item.verb ~= 'done' then
+    take_rest(item)
+  end
+  if item.verb == 'done' or item.verb == 'ok' then
+    item.verb = 'ok'
+    stream(DONE)
   end
   items[n] = item
 end
@@ -75,51 +94,32 @@ if parks then
   must_be('hash', PARKED)
 end
 
-local function is_mine(row, count)
-  return row[2] == me and tonumber(row[4]) == tonumber(count)
-end
-
 local function pending(key, entry)
   local rows = redis.pcall('XPENDING', key, GROUP, entry, entry, 1)
   return not rows.err and rows[1] or nil
 end
 
 -- What this consumer holds of the lanes, asked for once a lane: entries that stand together are settled together.
-local function entry_order(a, b)
-  local a_ms, a_n = string.match(a, '^(%d+)-(%d+)$')
-  local b_ms, b_n = string.match(b, '^(%d+)-(%d+)$')
-  if a_ms ~= b_ms then
-    return tonumber(a_ms) < tonumber(b_ms)
+local known, ended = {}, {}
+for source = 1, lanes do
+  local rows, of = {}, ranges + 3 * (source - 1)
+  if ARGV[of + 1] ~= '' then
+    rows = redis.pcall('XPENDING', lane_key(source), GROUP, ARGV[of + 1], ARGV[of + 2], ARGV[of + 3], me)
   end
-  return tonumber(a_n) < tonumber(b_n)
-end
-local entries, known = {}, {}
-for _, item in ipairs(items) do
-  local of = entries[item.source] or {}
-  entries[item.source] = of
-  if string.match(item.entry, '^%d+-%d+$') then
-    of[#of + 1] = item.entry
+  local held = {}
+  for _, row in ipairs(rows.err and NOTHING or rows) do
+    held[row[1]] = row
   end
-end
-for source, of in pairs(entries) do
-  known[source] = {}
-  if #of > 2 then
-    table.sort(of, entry_order)
-    local rows = redis.pcall('XPENDING', lane_key(source), GROUP, of[1], of[#of], 4 * #of, me)
-    for _, row in ipairs(rows.err and {} or rows) do
-      known[source][row[1]] = row
-    end
-  end
+  known[source], ended[source] = held, {}
 end
 
-local ended = {}
 local function is_held(item)
-  local key = lane_key(item.source)
-  if ended[key .. '/' .. item.entry] then
+  local source, entry = item.source, item.entry
+  if ended[source][entry] then
     return false
   end
-  local row = known[item.source][item.entry] or pending(key, item.entry)
-  return row ~= nil and is_mine(row, item.count)
+  local row = known[source][entry] or pending(KEYS[9 + source], entry)
+  return row ~= nil and row[2] == me and row[4] == item.count
 end
 
 local now = now_ms()
@@ -154,54 +154,58 @@ local function write(space, verb, key, value, ttl)
   keep(SPACES, UNTILS, space.key, space.name, key, value, ends)
 end
 
-local counts, places, acks = {}, {}, {}
+local counts, receipts, acks = {}, {}, {}
 local function count(name, by)
   counts[name] = (counts[name] or 0) + by
 end
 
+-- Where the events are from now on: written together at the end.
+local places, n_places = {}, 0
+
 local function settle(item)
-  local key = lane_key(item.source)
-  local receipt = ARGV[2 + item.source] .. '/' .. item.entry .. '/' .. item.count .. '/' .. me
+  local source = item.source
+  local receipt = ARGV[2 + source] .. '/' .. item.entry .. '/' .. item.count .. '/' .. me
   local held = is_held(item)
   if not held then
     local _, _, _, settled_by = place_of(item.id)
-    if places[item.id] then
-      settled_by = places[item.id].receipt
-    end
+    settled_by = receipts[item.id] or settled_by
     return settled_by == receipt and 'D' or 'L'
   end
-  if not is_current(item) then
+  if item.space and not is_current(item) then
     count('state_conflicts', 1)
     return 'C'
   end
   for _, w in ipairs(item.writes) do
     write(item.space, unpack(w))
   end
-  count('published', #item.children)
   for _, c in ipairs(item.children) do
     local i = tonumber(c[2])
     enqueue(c[1], i, ARGV[2 + i], c[3], c[4], c[5], now)
+    count('published', 1)
   end
-  local kind, lane, entry = 'd', '', ''
+  local place
   if item.verb == 'ok' then
     count('processed', 1)
-    kind, entry = 'p', redis.call('XADD', DONE, '*', 'id', item.id, 'b', item.blob)
+    place = 'p||' .. call('XADD', DONE, '*', 'id', item.id, 'b', item.blob) .. '|'
   elseif item.verb == 'failed' then
     count('failed', 1)
     count('failed:' .. item.class, 1)
-    kind, entry = 'f', redis.call('XADD', FAILED, '*', 'id', item.id, 'b', item.blob)
+    place = 'f||' .. call('XADD', FAILED, '*', 'id', item.id, 'b', item.blob) .. '|'
   elseif item.verb == 'retry' then
     count('retried', 1)
-    redis.call('HSET', PARKED, item.id, ARGV[2 + item.lane] .. '\n' .. item.blob)
-    redis.call('ZADD', DUE, int(now + tonumber(item.delay)), item.id)
+    call('HSET', PARKED, item.id, ARGV[2 + item.lane] .. '\n' .. item.blob)
+    call('ZADD', DUE, int(now + tonumber(item.delay)), item.id)
+    place = 'd|||'
   else
-    kind, lane = 'q', ARGV[2 + item.lane]
-    entry = redis.call('XADD', lane_key(item.lane), '*', 'id', item.id, 'b', item.blob)
+    local entry = call('XADD', lane_key(item.lane), '*', 'id', item.id, 'b', item.blob)
+    place = 'q|' .. ARGV[2 + item.lane] .. '|' .. entry .. '|'
   end
-  places[item.id] = { kind = kind, lane = lane, entry = entry, receipt = receipt }
-  acks[key] = acks[key] or {}
-  acks[key][#acks[key] + 1] = item.entry
-  ended[key .. '/' .. item.entry] = true
+  places[n_places + 1], places[n_places + 2] = item.id, place .. receipt
+  n_places = n_places + 2
+  receipts[item.id] = receipt
+  acks[source] = acks[source] or {}
+  acks[source][#acks[source] + 1] = item.entry
+  ended[source][item.entry] = true
   return 'D'
 end
 
@@ -217,23 +221,16 @@ end
 
 -- What the items have in common: totals, index and the sources last, also when one of them failed.
 for name, by in pairs(counts) do
-  if by > 0 then
-    redis.call('HINCRBY', COUNTS, name, by)
-  end
+  call('HINCRBY', COUNTS, name, by)
 end
-local fields = {}
-for id, place in pairs(places) do
-  fields[#fields + 1] = id
-  fields[#fields + 1] = place.kind .. '|' .. place.lane .. '|' .. place.entry .. '|' .. place.receipt
+if n_places > 0 then
+  call('HSET', IX, unpack(places))
 end
-if #fields > 0 then
-  redis.call('HSET', IX, unpack(fields))
-end
-for key, of in pairs(acks) do
-  redis.call('XACK', key, GROUP, unpack(of))
-  redis.call('XDEL', key, unpack(of))
+for source, of in pairs(acks) do
+  call('XACK', KEYS[9 + source], GROUP, unpack(of))
+  call('XDEL', KEYS[9 + source], unpack(of))
 end
 if failure then
   error(failure)
 end
-return answers
+return table.concat(answers)

@@ -1,0 +1,221 @@
+//! Instances that are kept for a plugin's next events, where its operator prefers speed to isolation.
+//!
+//! Without `reuse` every attempt has an instance of its own, and nothing that a handler leaves behind reaches the next
+//! event. With it an instance whose attempt ended well waits for another event; after anything else it is dropped, since
+//! nobody knows what state it is in. So is one that has grown, so that no event fails for what earlier ones left behind.
+
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime::component::Instance;
+use wasmtime::{Engine, Store};
+
+use super::host::Guest;
+
+/// How instances are used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reuse {
+    /// The most events that one instance handles; 1 for no reuse.
+    pub max_events: NonZeroU32,
+    /// How long an instance waits for its next event before it is dropped, in milliseconds.
+    #[serde(deserialize_with = "super::settings::given_ms")]
+    pub idle_ms: u64,
+}
+
+impl Default for Reuse {
+    fn default() -> Self {
+        Self { max_events: NonZeroU32::MIN.saturating_add(99), idle_ms: 10_000 }
+    }
+}
+
+/// An instance with its store.
+pub(super) struct Living {
+    pub(super) store: Store<Guest>,
+    pub(super) instance: Instance,
+    events: u32,
+}
+
+/// The instances of one version that wait for events.
+pub(super) struct Idle {
+    reuse: Option<Reuse>,
+    /// As many permits as the pool has room for instances that wait.
+    room: Arc<Semaphore>,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// The last to come is the first to go.
+    instances: Vec<(Living, Instant, OwnedSemaphorePermit)>,
+    is_swept: bool,
+}
+
+impl Living {
+    /// A new instance, for its first event.
+    pub(super) fn new(store: Store<Guest>, instance: Instance) -> Self {
+        Self { store, instance, events: 1 }
+    }
+}
+
+impl Idle {
+    /// None waits yet.
+    pub(super) fn new(reuse: Option<Reuse>, room: Arc<Semaphore>) -> Self {
+        Self { reuse, room, waiting: Mutex::default() }
+    }
+
+    /// An instance that waits, for its next event. Only one that lives in this engine; all others are dropped.
+    pub(super) fn take(&self, engine: &Engine) -> Option<Living> {
+        self.reuse?;
+        let mut waiting = self.waiting();
+        loop {
+            let (mut living, ..) = waiting.instances.pop()?;
+            if Engine::same(living.store.engine(), engine) {
+                living.events += 1;
+                return Some(living);
+            }
+        }
+    }
+
+    /// Takes an instance back whose attempt ended well; drops it where it is not to be used again, or where there is no
+    /// room for one more.
+    pub(super) fn keep(&self, living: Living) {
+        let Some(reuse) = self.reuse else { return };
+        if living.events < reuse.max_events.get()
+            && living.store.data().may_be_used_again()
+            && let Ok(room) = self.room.clone().try_acquire_owned()
+        {
+            self.waiting().instances.push((living, Instant::now(), room));
+        }
+    }
+
+    /// Whether [`sweep`] is to be started; true once until it has ended.
+    pub(super) fn needs_sweeping(&self) -> bool {
+        if self.reuse.is_none() {
+            return false;
+        }
+        let mut waiting = self.waiting();
+        !waiting.instances.is_empty() && !std::mem::replace(&mut waiting.is_swept, true)
+    }
+
+    /// Drops what has waited for too long. Gives when the next one will have; `None` once none waits.
+    fn drop_late(&self) -> Option<Duration> {
+        let most = Duration::from_millis(self.reuse.map_or(0, |reuse| reuse.idle_ms));
+        let now = Instant::now();
+        let (late, next) = {
+            let waiting = &mut *self.waiting();
+            let is_late = |since: &Instant| now.saturating_duration_since(*since) >= most;
+            // Those that came first stand first.
+            let late = waiting.instances.partition_point(|(_, since, _)| is_late(since));
+            let late: Vec<_> = waiting.instances.drain(..late).collect();
+            let next = waiting.instances.first().map(|(_, since, _)| most.saturating_sub(now.duration_since(*since)));
+            waiting.is_swept = next.is_some();
+            (late, next)
+        };
+        drop(late);
+        next
+    }
+
+    /// How many wait.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.waiting().instances.len()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Drops instances that have waited for too long, until none waits or the version has gone.
+pub(super) async fn sweep(idle: Weak<Idle>) {
+    while let Some(next) = idle.upgrade().and_then(|idle| idle.drop_late()) {
+        tokio::time::sleep(next).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::limits::Limits;
+    use super::super::testing::{OK, Sole, fail, sole_with};
+    use crate::event::{Class, Outcome};
+
+    const THRICE: &str = "reuse = { max_events = 3, idle_ms = \"1h\" }";
+    /// Answers `retry` with the number of calls that the instance has seen, for each third event, else ok.
+    fn fails_at_third() -> String {
+        format!("(if (i64.eq (global.get $calls) (i64.const 3)) (then {} return)) {OK}", fail(0))
+    }
+
+    async fn calls(sole: &Sole) -> Option<u64> {
+        match sole.attempt().await.outcome {
+            Outcome::Ok(_) => None,
+            Outcome::Failed(failure) => failure.after_ms,
+        }
+    }
+
+    #[tokio::test]
+    async fn an_instance_handles_as_many_events_as_it_may() {
+        let sole = sole_with(&fails_at_third(), Limits::default(), THRICE).await;
+        for _ in 0..3 {
+            assert_eq!((calls(&sole).await, calls(&sole).await, calls(&sole).await), (None, None, Some(3)));
+        }
+        let twice = sole_with(&fails_at_third(), Limits::default(), "reuse = { max_events = 2 }").await;
+        for _ in 0..10 {
+            assert_eq!(calls(&twice).await, None);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_instance_that_did_not_end_well_is_not_used_again() {
+        let sole = sole_with(&fail(0), Limits::default(), "reuse = {}").await;
+        for _ in 0..5 {
+            assert_eq!(sole.failure().await.after_ms, Some(1), "calls that the instance has seen");
+        }
+        let trapping = "(if (i64.gt_u (global.get $calls) (i64.const 1)) (then unreachable))";
+        let sole = sole_with(&format!("{trapping} {OK}"), Limits::default(), "reuse = {}").await;
+        sole.success().await;
+        assert_eq!(sole.failure().await.class, Class::Trap);
+        sole.success().await;
+    }
+
+    #[tokio::test]
+    async fn what_an_attempt_published_and_said_is_not_said_again_by_the_next() {
+        let body = format!(
+            "(if (i64.eq (global.get $calls) (i64.const 1)) (then (call $child) (call $line (i32.const 5)))) {OK}"
+        );
+        let sole = sole_with(&body, Limits { published_events: 1, ..Limits::default() }, "reuse = {}").await;
+        let first = sole.attempt().await;
+        assert_eq!(first.log.len(), 1);
+        for _ in 0..3 {
+            let next = sole.attempt().await;
+            let Outcome::Ok(success) = next.outcome else { panic!("{:?}", next.outcome) };
+            assert_eq!((success.published.len(), next.log.len()), (0, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_has_grown_is_not_used_again() {
+        let body = format!("(drop (memory.grow (i32.const 40))) {}", fails_at_third());
+        let limits = Limits { memory_bytes: 4 << 20, ..Limits::default() };
+        let sole = sole_with(&body, limits, "reuse = {}").await;
+        for _ in 0..5 {
+            assert_eq!(calls(&sole).await, None);
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_has_waited_for_too_long_is_dropped() {
+        let sole = sole_with(&fails_at_third(), Limits::default(), "reuse = { idle_ms = 1 }").await;
+        sole.success().await;
+        while sole.waiting() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((calls(&sole).await, calls(&sole).await), (None, None));
+        while sole.waiting() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
