@@ -26,6 +26,9 @@ const PAGE_BYTES: u64 = 4_096;
 /// A disk writes so much at once or not at all.
 const SECTOR_BYTES: usize = 512;
 
+/// What a record of the journal begins with and what it ends with.
+const MARKS: [u64; 2] = [0x9d3f_61c7_e08b_2a54, 0x4be2_975d_13fa_c06e];
+
 /// How the names of files end in which a store keeps what it acknowledges, as far as it can start without them.
 const LOSABLE: [&str; 4] = [".incr.aof", ".db", ".db-wal", ".log"];
 
@@ -184,23 +187,59 @@ fn id_of(file: &Path) -> FileId {
     FileId { device: metadata.st_dev(), inode: metadata.st_ino(), born_ns }
 }
 
-/// What a journal says was not synced, file by file. A record that was cut off did not happen.
-fn pending(mut journal: &[u8], nothing_is_synced: bool) -> HashMap<FileId, Unsynced> {
+/// A record of the journal.
+struct Entry<'a> {
+    /// Kind, device, inode, time of birth, offset or thread, length before.
+    numbers: [u64; 6],
+    old: &'a [u8],
+    new: &'a [u8],
+}
+
+impl<'a> Entry<'a> {
+    /// The record at the beginning and what stands behind it; `None` if it is not whole.
+    fn first(journal: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let (head, rest) = journal.split_first_chunk::<72>()?;
+        let [begins, numbers @ .., old_bytes, new_bytes] = number_list::<9>(head);
+        let (old, rest) = rest.split_at_checked(usize::try_from(old_bytes).ok()?)?;
+        let (new, rest) = rest.split_at_checked(usize::try_from(new_bytes).ok()?)?;
+        let (end, rest) = rest.split_first_chunk::<8>()?;
+        ([begins, u64::from_le_bytes(*end)] == MARKS).then_some((Self { numbers, old, new }, rest))
+    }
+}
+
+fn number_list<const N: usize>(bytes: &[u8]) -> [u64; N] {
+    std::array::from_fn(|n| u64::from_le_bytes(std::array::from_fn(|byte| bytes[n * 8 + byte])))
+}
+
+/// The records of a journal. One that was cut off, since its process was killed in the midst of it, did not happen.
+fn entries(mut journal: &[u8]) -> impl Iterator<Item = Entry<'_>> {
+    std::iter::from_fn(move || {
+        loop {
+            if let Some((entry, rest)) = Entry::first(journal) {
+                journal = rest;
+                return Some(entry);
+            }
+            let mark = MARKS[0].to_le_bytes();
+            let next = journal.get(1..)?.windows(mark.len()).position(|bytes| bytes == mark)?;
+            journal = &journal[1 + next..];
+        }
+    })
+}
+
+/// What a journal says was not synced, file by file.
+fn pending(journal: &[u8], nothing_is_synced: bool) -> HashMap<FileId, Unsynced> {
     let mut files: HashMap<FileId, Unsynced> = HashMap::new();
-    while let Some((head, rest)) = journal.split_first_chunk::<64>() {
-        let number = |n: usize| u64::from_le_bytes(std::array::from_fn(|byte| head[n * 8 + byte]));
-        let size = |n: usize| usize::try_from(number(n)).expect("files fit into memory");
-        let (Some((old, rest)), new_bytes) = (rest.split_at_checked(size(6)), size(7)) else { break };
-        let Some((new, rest)) = rest.split_at_checked(new_bytes) else { break };
-        journal = rest;
-        let file = files.entry(FileId { device: number(1), inode: number(2), born_ns: number(3) }).or_default();
+    for Entry { numbers, old, new } in entries(journal) {
+        let [kind, device, inode, born_ns, ..] = numbers;
+        let size = |n: usize| usize::try_from(numbers[n]).expect("files fit into memory");
+        let file = files.entry(FileId { device, inode, born_ns }).or_default();
         let change = |new: Option<&[u8]>| Change {
             at: size(4),
             length_before: size(5),
             old: old.to_owned(),
             new: new.map(<[u8]>::to_owned),
         };
-        match number(0) {
+        match kind {
             1 => file.changes.push(change(Some(new))),
             2 => file.changes.push(change(None)),
             // One that this thread, or one before it of the same number, began and did not end came to nothing.
@@ -285,12 +324,28 @@ mod tests {
         assert_eq!(fs::read(&file).unwrap(), b"");
     }
 
+    fn record(kind: u64, thread: u64, new: &[u8]) -> Vec<u8> {
+        let [begins, ends] = MARKS;
+        let head = [begins, kind, 1, 1, 1, thread, 0, 0, new.len() as u64];
+        let head: Vec<u8> = head.iter().flat_map(|number| number.to_le_bytes()).collect();
+        [&head[..], new, &ends.to_le_bytes()].concat()
+    }
+
+    #[test]
+    fn a_record_that_its_process_did_not_live_to_finish_spoils_none_of_the_next() {
+        let cut = record(1, 2, &[7; 4_096]);
+        for left in [1, 8, 40, 72, 100, cut.len() - 1] {
+            let next = [record(1, 3, b"b"), record(3, 7, b""), record(4, 7, b""), record(1, 4, b"c")];
+            let journal = [&record(1, 0, b"a")[..], &cut[..left], &next.concat()].concat();
+            let files = pending(&journal, false);
+            let at: Vec<usize> = files.values().flat_map(|file| &file.changes).map(|change| change.at).collect();
+            assert_eq!(at, [4], "{left} bytes of the record");
+            assert_eq!(entries(&[&next.concat()[..], &cut[..left]].concat()).count(), 4);
+        }
+    }
+
     #[test]
     fn a_sync_that_its_process_did_not_live_to_see_takes_nothing_from_the_next() {
-        let record = |kind: u64, thread: u64, new: &[u8]| {
-            let head = [kind, 1, 1, 1, thread, 0, 0, new.len() as u64];
-            [&head.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<_>>()[..], new].concat()
-        };
         let journal = [record(1, 0, b"a"), record(3, 7, b""), record(1, 1, b"b"), record(3, 8, b""), record(4, 8, b"")];
         let left: usize = pending(&journal.concat(), false).values().map(|file| file.changes.len()).sum();
         assert_eq!(left, 0, "both writes were there when the second sync began");

@@ -1,8 +1,9 @@
 //! What was written to the disk and what was synced, in the order in which it was begun.
 //!
-//! A record is a head of eight little-endian numbers (kind, device, inode, time of birth in ns, offset or, of a sync, its
-//! thread, length of the file before, bytes before, bytes after) and those bytes. Each is appended with one call, before the write itself: a record
-//! without its write changes nothing when it is undone.
+//! A record is a mark, a head of eight little-endian numbers (kind, device, inode, time of birth in ns, offset or, of a
+//! sync, its thread, length of the file before, bytes before, bytes after), those bytes and another mark. Each is appended
+//! with one call, before the write itself: a record without its write changes nothing when it is undone. A process that is
+//! killed in that call leaves a part of the record, behind which the next process goes on: the marks tell the two apart.
 
 use std::ffi::{c_int, c_void};
 use std::sync::OnceLock;
@@ -14,6 +15,8 @@ use libc::off_t;
 pub const DISK_IS_FULL: usize = 0;
 /// The number of the control page that moves the clock.
 pub const CLOCK_OFFSET_NS: usize = 1;
+/// What a record begins with and what it ends with: numbers that were thrown, so that no file holds them.
+const MARKS: [u64; 2] = [0x9d3f_61c7_e08b_2a54, 0x4be2_975d_13fa_c06e];
 /// The size of the control page.
 const PAGE_BYTES: usize = 4_096;
 
@@ -117,11 +120,14 @@ impl Beneath {
     /// Appends a record.
     pub fn note(&self, kind: Kind, id: FileId, at: off_t, length: off_t, old: &[u8], new: &[u8]) {
         let (at, length) = (at as u64, length as u64);
-        let head = [kind as u64, id.device, id.inode, id.born_ns, at, length, old.len() as u64, new.len() as u64];
-        let mut record = Vec::with_capacity(size_of_val(&head) + old.len() + new.len());
+        let [begins, ends] = MARKS;
+        let head =
+            [begins, kind as u64, id.device, id.inode, id.born_ns, at, length, old.len() as u64, new.len() as u64];
+        let mut record = Vec::with_capacity(size_of_val(&head) + old.len() + new.len() + size_of_val(&ends));
         record.extend(head.iter().flat_map(|number| number.to_le_bytes()));
         record.extend_from_slice(old);
         record.extend_from_slice(new);
+        record.extend(ends.to_le_bytes());
         // SAFETY: the bytes are there; the call goes to the kernel and not to the function that is replaced.
         unsafe { libc::syscall(libc::SYS_write, self.journal, record.as_ptr().cast::<c_void>(), record.len()) };
     }
