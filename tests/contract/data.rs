@@ -45,6 +45,26 @@ async fn an_append_into_a_flushed_store_is_refused_until_the_loss_is_noted() {
 }
 
 #[tokio::test]
+async fn a_lane_whose_group_was_destroyed_is_read_though_much_waits_in_another() {
+    let rig = RedisRig::new();
+    let broker = rig.direct(options()).await;
+    broker.append(appends("busy", 40)).await.unwrap();
+    broker.append(appends("other", 1)).await.unwrap();
+    let claim_both = async || {
+        let lanes = ["busy", "other"].map(|name| eventstream::broker::LaneWant { lane: lane(name), free: 2 });
+        broker.claim(eventstream::broker::Claim { lanes: lanes.to_vec(), max: 9 }).await.unwrap()
+    };
+    assert_eq!(claim_both().await.len(), 3);
+    broker.append(appends("other", 1)).await.unwrap();
+    let () = rig.admin(&["XGROUP", "DESTROY", &RedisRig::key("q:other"), "es"]);
+    let mut others = 0;
+    for _ in 0..2 {
+        others += claim_both().await.iter().filter(|delivery| delivery.receipt.lane == lane("other")).count();
+    }
+    assert_eq!(others, 2, "the lane begins anew, behind a lane that is never empty");
+}
+
+#[tokio::test]
 async fn an_older_copy_is_noticed() {
     let rig = RedisRig::new();
     let broker = rig.direct(options()).await;

@@ -1,9 +1,9 @@
 //! Taking what waits, and waiting until there is something to take.
 //!
 //! Taking is one script over all lanes, without blocking; where much waits, a plain read of each lane, since a script
-//! copies every payload in and out, which costs Redis more than anything else about a claim. Waiting is apart from it: a blocking read that takes nothing,
-//! on a connection of its own, from where the last claim left off. So a wait may be dropped at any time, and an answer
-//! that nobody hears delivers nothing to nobody.
+//! copies every payload in and out, which costs Redis more than anything else about a claim. Waiting is apart from it: a
+//! blocking read that takes nothing, on a connection of its own, from where the last claim left off. So a wait may be
+//! dropped at any time, and an answer that nobody hears delivers nothing to nobody.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -42,10 +42,10 @@ impl Core {
         }
         let max = claim.max.min(MAX_CLAIM);
         let wanted: usize = wants.iter().map(|want| want.free).sum();
-        let mut raw = Vec::new();
-        if waiter.much_waits.load(Ordering::Relaxed) && lanes.len() <= MAX_READS && (lanes.len() == 1 || wanted <= max)
-        {
-            raw = self.read_lanes(&wants, max).await;
+        let may_read = lanes.len() <= MAX_READS && (lanes.len() == 1 || wanted <= max);
+        let (mut raw, mut all_read) = (Vec::new(), true);
+        if may_read && waiter.much_waits.load(Ordering::Relaxed) {
+            (raw, all_read) = self.read_lanes(&wants, max).await;
         }
         if raw.is_empty() {
             self.make_lanes(self.missing_lanes(&lanes)).await?;
@@ -54,20 +54,22 @@ impl Core {
         let is_full = |want: &&LaneWant| {
             raw.iter().filter(|entry| entry.lane == want.lane).count() >= want.free.min(max / wants.len()).max(1)
         };
-        waiter.much_waits.store(wants.iter().any(is_full), Ordering::Relaxed);
+        waiter.much_waits.store(all_read && wants.iter().any(is_full), Ordering::Relaxed);
         Ok(self.deliver(raw).await)
     }
 
-    /// Reads each lane by itself. What goes wrong is left to the script, which is called when this brings nothing.
-    async fn read_lanes(&self, wants: &[&LaneWant], max: usize) -> Vec<RawEntry> {
+    /// Reads each lane by itself, and says whether all of them could be read. What goes wrong is left to the script: it is
+    /// called at once if this brings nothing, else the next time.
+    async fn read_lanes(&self, wants: &[&LaneWant], max: usize) -> (Vec<RawEntry>, bool) {
         let reads = wants.iter().map(|want| async move {
             let mut read = redis::cmd("XREADGROUP");
             read.arg("GROUP").arg(GROUP).arg(self.consumer.as_str()).arg("COUNT").arg(want.free.min(max));
             read.arg("STREAMS").arg(self.keys.lane(&want.lane).as_ref()).arg(">");
-            let answer = self.link.ask(&read).await?;
-            read_lane(&want.lane, answer.unwrap_or(Value::Nil))
+            read_lane(&want.lane, self.link.ask(&read).await.ok()??).ok()
         });
-        join_all(reads).await.into_iter().flat_map(Result::unwrap_or_default).collect()
+        let answers = join_all(reads).await;
+        let all_read = answers.iter().all(Option::is_some);
+        (answers.into_iter().flatten().flatten().collect(), all_read)
     }
 
     /// Reads all lanes in one step, each its fair share, and puts right what stands in the way.
