@@ -9,12 +9,14 @@ use serde_json::json;
 
 use crate::{alone, attempt, failure, result, route, scripted, success, together};
 
+/// Time enough on a busy machine for everything that ends by another limit.
+const PATIENT: &str = "limits = { cpu_ms = 1000, wall_ms = 120000 }";
 const SHORT: &str = "limits = { cpu_ms = 1000, wall_ms = 3000 }\nconfig = { greeting = 'hello' }";
 
 #[tokio::test]
 async fn everything_that_a_guest_does_wrong_ends_in_its_class() {
     let _turn = together().await;
-    let (_dir, registry) = scripted(&["a"], SHORT).await;
+    let (_dir, registry) = scripted(&["a"], PATIENT).await;
     let plugin = route(&registry, "a");
     for (payload, class, words) in [
         (json!({"do": "retry", "message": "later", "after-ms": 7}), Class::Retry, "later"),
@@ -24,7 +26,6 @@ async fn everything_that_a_guest_does_wrong_ends_in_its_class() {
         (json!({"do": "unreachable"}), Class::Trap, "unreachable"),
         (json!({"do": "exit"}), Class::Trap, "exited with status 1"),
         (json!({"do": "loop"}), Class::Timeout, "1000 ms of CPU time"),
-        (json!({"sleep-ms": 60_000}), Class::Timeout, "within the 3000 ms"),
         (json!({"do": "allocate"}), Class::Limit, "memory"),
         (json!({"do": "recurse"}), Class::Limit, "stack"),
         (json!({"return-bytes": 300_000}), Class::Output, "300000 bytes"),
@@ -43,6 +44,15 @@ async fn everything_that_a_guest_does_wrong_ends_in_its_class() {
         assert!(failure.message.contains(words), "{payload}: {failure:?} says {words:?}");
     }
     assert_eq!(result(attempt(&plugin, 1, json!({"do": "echo", "key": "x"})).await)["key"], "x");
+}
+
+#[tokio::test]
+async fn a_guest_that_sleeps_for_too_long_ends_by_its_wall_time() {
+    let _turn = together().await;
+    let (_dir, registry) = scripted(&["a"], SHORT).await;
+    let failure = failure(attempt(&route(&registry, "a"), 1, json!({"sleep-ms": 60_000})).await);
+    assert_eq!(failure.class, Class::Timeout, "{failure:?}");
+    assert!(failure.message.contains("within the 3000 ms"), "{failure:?}");
 }
 
 #[tokio::test]
