@@ -33,6 +33,11 @@ pub fn test(options: &TestOptions) -> anyhow::Result<()> {
     run(&mut guest_cargo("plugins", &["test", "--locked"])?)?;
     let left_out = projects::test()?;
     let mut tests = cargo("", &["test", "--workspace", "--locked"]);
+    // Most of them wait for servers most of the time: one more than there are cores keeps the cores busy.
+    if std::env::var_os("RUST_TEST_THREADS").is_none() {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        tests.env("RUST_TEST_THREADS", (cores + 1).to_string());
+    }
     if left_out.iter().any(|project| project == WEBHOOK) {
         tests.args(["--", "--skip", "webhook::"]);
     }
