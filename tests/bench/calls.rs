@@ -80,7 +80,7 @@ pub(super) async fn load(plugins: &PluginsDir) -> Result<(Arc<Registry>, Arc<Plu
 }
 
 /// An attempt at an event with a payload.
-pub(super) fn attempt(payload: &str) -> Result<Attempt> {
+fn attempt(payload: &str) -> Result<Attempt> {
     let data = Some(Data::text(payload));
     let event = Event { data, ..Event::new(WORK.parse()?, DEFAULT_SOURCE, clock::now()) };
     Ok(Attempt { event: event.into(), attempt: 1 })

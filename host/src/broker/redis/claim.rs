@@ -16,7 +16,7 @@ use redis::Value;
 
 use super::board::Trouble;
 use super::core::Core;
-use super::entry::{RawEntry, read_fields};
+use super::entry::RawEntry;
 use super::fault::{Cause, Failure};
 use super::keys::GROUP;
 use super::link::{Link, RESPONSE_TIMEOUT};
@@ -94,12 +94,7 @@ impl Core {
         for entry in reply::array(entries)? {
             let [place, entry, fields] = reply::tuple(entry)?;
             let Some(lane) = reply::place(&place)?.checked_sub(1).and_then(|place| lanes.get(place)) else { continue };
-            raw.push(RawEntry {
-                lane: lane.clone(),
-                entry: reply::text(entry)?,
-                deliveries: 1,
-                fields: read_fields(fields)?,
-            });
+            raw.push(RawEntry::new(lane, entry, fields)?);
         }
         for (lane, last) in lanes.iter().zip(reply::array(last)?) {
             waiter.goes_on_from(lane, reply::text(last)?);
@@ -122,7 +117,7 @@ fn read_lane(lane: &Lane, answer: Value) -> Result<Vec<RawEntry>, Failure> {
     let [_, entries] = reply::tuple(stream)?;
     let read = |entry| {
         let [entry, fields] = reply::tuple(entry)?;
-        Ok(RawEntry { lane: lane.clone(), entry: reply::text(entry)?, deliveries: 1, fields: read_fields(fields)? })
+        RawEntry::new(lane, entry, fields)
     };
     reply::array(entries)?.into_iter().map(read).collect()
 }

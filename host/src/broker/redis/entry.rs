@@ -24,6 +24,13 @@ pub(super) struct RawEntry {
     pub(super) fields: Vec<(Bytes, Bytes)>,
 }
 
+impl RawEntry {
+    /// An entry that was handed out for the first time, as Redis answers it.
+    pub(super) fn new(lane: &Lane, entry: Value, fields: Value) -> Result<Self, Failure> {
+        Ok(Self { lane: lane.clone(), entry: reply::text(entry)?, deliveries: 1, fields: read_fields(fields)? })
+    }
+}
+
 /// The fields of an entry as Redis answers them.
 pub(super) fn read_fields(value: Value) -> Result<Vec<(Bytes, Bytes)>, Failure> {
     let pairs = reply::pairs(value)?;

@@ -4,8 +4,6 @@
 //! the entry from its lane last. The index keeps the receipt of the settle that put an event where it is, so that a
 //! repetition after a lost answer is told from a settle by a consumer that lost the delivery.
 
-use std::fmt;
-
 use super::append::NewEntry;
 use super::codec;
 use super::core::{Core, Places};
@@ -133,18 +131,18 @@ impl Core {
             }
         }
         let mut call = self.script(script).text(&self.consumer).named_lanes(&self.keys, places.lanes());
-        for range in ranges(items, places.lanes()) {
-            let [first, last, most] = range.map_or_else(Default::default, |Range { entries, first, last }| {
-                [first.to_string(), last.to_string(), (RANGE_SLACK * entries).to_string()]
-            });
-            [first, last, most].iter().for_each(|text| call.push_text(text));
+        for lane in places.lanes() {
+            let (first, last, most) = range(items, lane).unwrap_or_default();
+            call.push_text(first);
+            call.push_text(last);
+            call.push_number(most);
         }
         let spaces = Spaces::of(items.iter().filter_map(|item| item.state.as_ref()));
         spaces.push(self, &mut call);
         call.push_number(items.len());
         for item in items {
             let (verb, delay_ms, class) = verb_of(&item.settlement);
-            let is_plain = verb == "ok" && item.children.is_empty() && item.state.is_none();
+            let is_plain = item.settlement == Settlement::Processed && item.children.is_empty() && item.state.is_none();
             call.push_number(places.of(&item.receipt.lane));
             call.push_text(&item.receipt.entry);
             call.push_number(item.receipt.deliveries);
@@ -170,44 +168,19 @@ impl Core {
     }
 }
 
-/// The entries of one lane that are settled together, when it pays to ask for all of them at once.
-struct Range {
-    entries: usize,
-    first: EntryId,
-    last: EntryId,
+/// The first and the last entry of one lane that are settled here, and how many are to be looked at between them; `None`
+/// for a few, which are asked for one by one.
+fn range<'a>(items: &'a [Item], lane: &Lane) -> Option<(&'a str, &'a str, usize)> {
+    let of_lane = items.iter().filter(|item| item.receipt.lane == *lane).map(|item| item.receipt.entry.as_str());
+    let placed: Vec<_> = of_lane.filter_map(|entry| Some((place_of(entry)?, entry))).collect();
+    let ((_, first), (_, last)) = (*placed.iter().min()?, *placed.iter().max()?);
+    (placed.len() > FEW).then_some((first, last, RANGE_SLACK * placed.len()))
 }
 
-/// The place of an entry in its stream.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct EntryId {
-    ms: u64,
-    number: u64,
-}
-
-impl EntryId {
-    fn parse(text: &str) -> Option<Self> {
-        let (ms, number) = text.split_once('-')?;
-        Some(Self { ms: ms.parse().ok()?, number: number.parse().ok()? })
-    }
-}
-
-impl fmt::Display for EntryId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.ms, self.number)
-    }
-}
-
-/// For each lane what to ask for at once; `None` for a few entries, which are asked for one by one.
-fn ranges(items: &[Item], lanes: &[Lane]) -> Vec<Option<Range>> {
-    lanes
-        .iter()
-        .map(|lane| {
-            let of_lane = items.iter().filter(|item| item.receipt.lane == *lane);
-            let ids: Vec<EntryId> = of_lane.filter_map(|item| EntryId::parse(&item.receipt.entry)).collect();
-            let (first, last) = (*ids.iter().min()?, *ids.iter().max()?);
-            (ids.len() > FEW).then_some(Range { entries: ids.len(), first, last })
-        })
-        .collect()
+/// Where an entry stands in its stream.
+fn place_of(entry: &str) -> Option<(u64, u64)> {
+    let (ms, number) = entry.split_once('-')?;
+    Some((ms.parse().ok()?, number.parse().ok()?))
 }
 
 /// A settlement as the script reads it: verb, pause and class.

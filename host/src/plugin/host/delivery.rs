@@ -7,7 +7,7 @@ use super::wit::delivery::Host;
 
 impl Host for Guest {
     fn attempt(&mut self) -> wasmtime::Result<u32> {
-        Ok(self.attempt)
+        Ok(self.current.attempt)
     }
 
     fn max_attempts(&mut self) -> wasmtime::Result<u32> {
@@ -15,15 +15,15 @@ impl Host for Guest {
     }
 
     fn remaining_ms(&mut self) -> wasmtime::Result<u64> {
-        let remaining = self.deadline.saturating_duration_since(Instant::now());
+        let remaining = self.current.deadline.saturating_duration_since(Instant::now());
         Ok(u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX))
     }
 
     fn traceparent(&mut self) -> wasmtime::Result<Option<String>> {
-        Ok(self.event.extensions.get("traceparent").cloned())
+        Ok(self.current.event.extensions.get("traceparent").cloned())
     }
 
     fn idempotency_key(&mut self) -> wasmtime::Result<String> {
-        Ok(self.event.id.to_string())
+        Ok(self.current.event.id.to_string())
     }
 }

@@ -84,23 +84,40 @@ pub(super) struct Given {
 pub(super) struct Guest {
     pub(super) limiter: Limiter,
     surroundings: Arc<Surroundings>,
-    event: Arc<Event>,
-    attempt: u32,
-    deadline: Instant,
     output: Arc<Output>,
-    publishing: Publishing,
-    state: Buffer,
-    outgoing: Outgoing,
+    current: Current,
     wasi: WasiCtx,
     table: ResourceTable,
     /// Whether the guest may hold handles that are no more.
     lost_handles: bool,
 }
 
+/// What belongs to the attempt under way, and to no other one in the same instance.
+struct Current {
+    event: Arc<Event>,
+    attempt: u32,
+    deadline: Instant,
+    publishing: Publishing,
+    state: Buffer,
+    outgoing: Outgoing,
+}
+
+impl Current {
+    fn new(surroundings: &Surroundings, Given { event, attempt, deadline, state }: Given) -> Self {
+        Self {
+            publishing: Publishing::default(),
+            state: Buffer::new(state),
+            outgoing: Outgoing::new(surroundings.network.clone(), event.id),
+            event,
+            attempt,
+            deadline,
+        }
+    }
+}
+
 impl Guest {
     /// The host's side of a new instance. What the guest says goes to `output`.
     pub(super) fn new(surroundings: Arc<Surroundings>, output: Arc<Output>, given: Given) -> Self {
-        let Given { event, attempt, deadline, state } = given;
         let wasi = WasiCtx::builder()
             .stdout(stdio::Stream::out(output.clone()))
             .stderr(stdio::Stream::err(output.clone()))
@@ -110,13 +127,8 @@ impl Guest {
         table.set_max_capacity(MAX_HANDLES);
         Self {
             limiter: Limiter::new(&surroundings.limits),
-            publishing: Publishing::default(),
-            state: Buffer::new(state),
-            outgoing: Outgoing::new(surroundings.network.clone(), event.id),
+            current: Current::new(&surroundings, given),
             surroundings,
-            event,
-            attempt,
-            deadline,
             output,
             wasi,
             table,
@@ -128,10 +140,7 @@ impl Guest {
     /// guest holds open.
     pub(super) fn begin(&mut self, given: Given) {
         self.output.begin(given.event.id);
-        self.publishing = Publishing::default();
-        self.state = Buffer::new(given.state);
-        self.outgoing = Outgoing::new(self.surroundings.network.clone(), given.event.id);
-        (self.event, self.attempt, self.deadline) = (given.event, given.attempt, given.deadline);
+        self.current = Current::new(&self.surroundings, given);
     }
 
     /// What the guest says goes there.
@@ -163,8 +172,8 @@ impl Guest {
     /// What the guest published and what it saw and wrote of its state, or the first refusal of a publish: an attempt with
     /// one cannot end well.
     pub(super) fn take_effects(&mut self) -> Result<Success, String> {
-        let published = std::mem::take(&mut self.publishing).into_published()?;
-        let state = std::mem::replace(&mut self.state, Buffer::new(Arc::new(NoState)));
+        let published = std::mem::take(&mut self.current.publishing).into_published()?;
+        let state = std::mem::replace(&mut self.current.state, Buffer::new(Arc::new(NoState)));
         Ok(Success { result: None, published, state: state.into_step(&self.surroundings.name) })
     }
 }

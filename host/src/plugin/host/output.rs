@@ -13,6 +13,7 @@ use crate::event::{EventId, LogLevel, LogLine};
 #[derive(Debug)]
 pub(in super::super) struct Output {
     plugin: String,
+    event: Mutex<EventId>,
     limits: Limits,
     secrets: Arc<Secrets>,
     said: Mutex<Said>,
@@ -21,7 +22,6 @@ pub(in super::super) struct Output {
 /// What is kept of what a guest said.
 #[derive(Debug, Default)]
 pub(in super::super) struct Said {
-    event: EventId,
     /// Log lines, those of standard output among them.
     pub(in super::super) log: Vec<LogLine>,
     /// Lines past the limit.
@@ -47,13 +47,13 @@ impl Said {
 impl Output {
     /// Nothing said yet.
     pub(in super::super) fn new(plugin: &str, event: EventId, limits: Limits, secrets: Arc<Secrets>) -> Self {
-        let said = Said { event, ..Said::default() };
-        Self { plugin: plugin.to_owned(), limits, secrets, said: Mutex::new(said) }
+        Self { plugin: plugin.to_owned(), event: Mutex::new(event), limits, secrets, said: Mutex::default() }
     }
 
     /// Begins anew, for an attempt at another event.
     pub(super) fn begin(&self, event: EventId) {
-        *self.said() = Said { event, ..Said::default() };
+        *locked(&self.event) = event;
+        *self.said() = Said::default();
     }
 
     /// Takes what was said out. Nothing is kept of what is said afterwards.
@@ -126,7 +126,7 @@ impl Output {
         }
         let room = self.limit(self.limits.log_line_bytes);
         let line = cut(self.hide(cut(line, room.saturating_add(self.secrets.longest_bytes()))), room);
-        self.show(said.event, &line);
+        self.show(&line);
         said.log.push(line);
     }
 
@@ -147,12 +147,12 @@ impl Output {
     }
 
     /// Writes a line to the host's log, so that no guest can forge a line of the host's or steer a terminal.
-    fn show(&self, event: EventId, line: &LogLine) {
+    fn show(&self, line: &LogLine) {
         let mut text = escape(&line.message);
         for (name, value) in &line.fields {
             text.push_str(&format!(" {}={:?}", escape(name), value));
         }
-        let plugin = &self.plugin;
+        let (plugin, event) = (&self.plugin, *locked(&self.event));
         match line.level {
             LogLevel::Trace => tracing::trace!(target: "plugin", { plugin.id = %plugin, event.id = %event }, "{text}"),
             LogLevel::Debug => tracing::debug!(target: "plugin", { plugin.id = %plugin, event.id = %event }, "{text}"),
@@ -167,8 +167,12 @@ impl Output {
     }
 
     fn said(&self) -> MutexGuard<'_, Said> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.said)
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Drops the beginning of standard error, so that no more than `room` bytes are left.

@@ -48,15 +48,15 @@ impl Publishing {
 impl Host for Guest {
     fn publish(&mut self, new: NewEvent) -> wasmtime::Result<Result<String, Error>> {
         self.output.spend(size_bytes(&new))?;
-        let published = self.publishing.published.len();
+        let published = self.current.publishing.published.len();
         let answer = check(new, published, &self.surroundings.limits).map(|checked| {
-            let published = checked.publish(&self.surroundings.name, &self.event);
+            let published = checked.publish(&self.surroundings.name, &self.current.event);
             let id = published.event.id.to_string();
-            self.publishing.published.push(published);
+            self.current.publishing.published.push(published);
             id
         });
         if let Err(error) = &answer {
-            self.publishing.refuse(words(error));
+            self.current.publishing.refuse(words(error));
         }
         Ok(answer)
     }

@@ -80,21 +80,21 @@ impl Guest {
     /// The key, read if this is the first time that it is asked for.
     async fn touch(&mut self, key: String) -> Result<&mut Touched, Error> {
         let limit = self.surroundings.limits.state_operations;
-        self.state.operations = self.state.operations.saturating_add(1);
-        if self.state.operations > limit {
+        self.current.state.operations = self.current.state.operations.saturating_add(1);
+        if self.current.state.operations > limit {
             return Err(Error::TooLarge(format!("an attempt asks for its state at most {limit} times")));
         }
         if key.is_empty() || key.len() > MAX_STATE_KEY_BYTES || key.chars().any(char::is_control) {
             let words = format!("a key is 1 to {MAX_STATE_KEY_BYTES} bytes without control characters");
             return Err(Error::Invalid(words));
         }
-        if !self.state.touched.contains_key(&key) {
-            let stored = self.state.store.read(&self.surroundings.name, &key).await;
+        if !self.current.state.touched.contains_key(&key) {
+            let stored = self.current.state.store.read(&self.surroundings.name, &key).await;
             let stored = stored.map_err(|error| Error::Unavailable(error.to_string()))?;
             let touched = Touched { stored, is_expected: false, write: None };
-            self.state.touched.insert(key.clone(), touched);
+            self.current.state.touched.insert(key.clone(), touched);
         }
-        self.state.touched.get_mut(&key).ok_or_else(|| Error::Unavailable("the key was not read".into()))
+        self.current.state.touched.get_mut(&key).ok_or_else(|| Error::Unavailable("the key was not read".into()))
     }
 
     /// Whether one more key may be kept, where `touched` keeps nothing yet.

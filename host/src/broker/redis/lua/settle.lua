@@ -2,7 +2,7 @@
 -- Ends attempts, each in one step: fence, counters, published events, destination, index, and the source last.
 -- KEYS behind the lanes, if there is state: names of plugins with state, ends of state, and each plugin's own.
 -- ARGV: consumer, number of lanes, their names; for each lane the first and the last of its entries that are settled
--- here, and how many of them to ask for at most ('' for all three: each is asked for alone); number of plugins with state,
+-- here, and how many to look at between them ('', '' and 0: each is asked for alone); number of plugins with state,
 -- their names, number of items; for each item: source lane, entry, delivery count, id, verb (done, ok, retry, failed or
 -- back), blob. Behind that, unless the verb is done, which is ok with nothing beside: delay in ms, next lane, class, number
 -- of children; for each child: id, lane, start, ms, blob; then the plugin, number of versions, number of writes; for each
@@ -77,12 +77,13 @@ for n = 1, tonumber((take(1))) do
     verb = ARGV[at + 4], blob = ARGV[at + 5], children = NOTHING, expected = NOTHING, writes = NOTHING,
   }
   at = at + 6
-  stream(KEYS[9 + item.source])
-  if item.verb ~= 'done' then
+  stream(lane_key(item.source))
+  if item.verb == 'done' then
+    item.verb = 'ok'
+  else
     take_rest(item)
   end
-  if item.verb == 'done' or item.verb == 'ok' then
-    item.verb = 'ok'
+  if item.verb == 'ok' then
     stream(DONE)
   end
   items[n] = item
@@ -118,7 +119,7 @@ local function is_held(item)
   if ended[source][entry] then
     return false
   end
-  local row = known[source][entry] or pending(KEYS[9 + source], entry)
+  local row = known[source][entry] or pending(lane_key(source), entry)
   return row ~= nil and row[2] == me and row[4] == item.count
 end
 
@@ -227,8 +228,8 @@ if n_places > 0 then
   call('HSET', IX, unpack(places))
 end
 for source, of in pairs(acks) do
-  call('XACK', KEYS[9 + source], GROUP, unpack(of))
-  call('XDEL', KEYS[9 + source], unpack(of))
+  call('XACK', lane_key(source), GROUP, unpack(of))
+  call('XDEL', lane_key(source), unpack(of))
 end
 if failure then
   error(failure)

@@ -155,7 +155,7 @@ impl request_reply::Host for Guest {
     ) -> wasmtime::Result<Result<(), MessagingError>> {
         self.table.delete(message)?;
         let words = "reply is not offered: nobody waits for replies to an event";
-        self.publishing.refuse(words);
+        self.current.publishing.refuse(words);
         Ok(Err(MessagingError::Other(words.into())))
     }
 }

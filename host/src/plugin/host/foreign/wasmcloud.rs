@@ -20,7 +20,7 @@ impl consumer::Host for Guest {
     fn publish(&mut self, message: BrokerMessage) -> wasmtime::Result<Result<(), String>> {
         if message.reply_to.is_some() {
             let words = "reply-to is not offered: nobody waits for replies to an event";
-            self.publishing.refuse(words);
+            self.current.publishing.refuse(words);
             return Ok(Err(words.into()));
         }
         let answer = self.publish_bytes(message.body, new_event(message.subject))?;

@@ -61,7 +61,7 @@ impl Outgoing {
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        let Outgoing { context, sender } = &mut self.outgoing;
+        let Outgoing { context, sender } = &mut self.current.outgoing;
         WasiHttpCtxView { hooks: sender, table: &mut self.table, ctx: context }
     }
 }
