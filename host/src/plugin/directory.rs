@@ -167,6 +167,13 @@ impl Directory {
         }
         due
     }
+
+    /// Has a plugin's files be due at the next look although they did not change.
+    pub(super) fn look_again(&mut self, name: &str) {
+        if let Some(seen) = self.seen.get_mut(name) {
+            seen.taken = false;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -209,6 +216,10 @@ mod tests {
         assert_eq!(names(&look(2, 0, 900)), ["a"]);
         assert!(names(&look(2, 0, 5_000)).is_empty(), "it was taken");
         assert_eq!(names(&look(3, 700, 6_000)), ["a"], "old by its own time stamp");
+        directory.look_again("a");
+        directory.look_again("gone");
+        let mut look = || directory.observe(listed(3, SETTLE), &HashSet::new(), SETTLE, start + Duration::from_secs(7));
+        assert_eq!((names(&look()), names(&look())), (vec!["a"], vec![]), "what failed for another's fault");
     }
 
     #[test]

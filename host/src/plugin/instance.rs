@@ -30,7 +30,7 @@ pub(super) struct Prepared {
     fit: Fit,
     sandbox: Arc<Sandbox>,
     /// The same in the other place of the sandbox, once it had to move there.
-    moved: OnceLock<Option<Fit>>,
+    moved: OnceLock<Fit>,
     pub(super) surroundings: Arc<Surroundings>,
     pub(super) idle: Arc<Idle>,
 }
@@ -51,10 +51,11 @@ impl Prepared {
         if !self.sandbox.has_moved() {
             return Ok(&self.fit);
         }
-        let moved = self.moved.get_or_init(|| {
-            self.move_over().inspect_err(|error| tracing::error!("the component cannot be moved: {error}")).ok()
-        });
-        moved.as_ref().ok_or_else(|| wasmtime::format_err!("the host has no sandbox for a system that swaps"))
+        if let Some(moved) = self.moved.get() {
+            return Ok(moved);
+        }
+        let moved = self.move_over().context("the component cannot be moved to the sandbox for a system that swaps")?;
+        Ok(self.moved.get_or_init(|| moved))
     }
 
     fn output(&self, event: EventId) -> Arc<Output> {

@@ -34,7 +34,7 @@ const MAX_DESCRIBED_TYPES: usize = 256;
 /// The longest version and description that are kept.
 const MAX_DESCRIPTION_CHARS: usize = 1_024;
 
-/// Why a file is not a plugin. The same file fails again.
+/// Why a file is not a plugin. The same file fails again, but for what [`LoadError::may_pass`] names.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The system does not give the file.
@@ -94,6 +94,9 @@ pub enum LoadError {
     /// No process to compile in.
     #[error("cannot be compiled: the compiler cannot be started: {0}")]
     NoCompiler(String),
+    /// The machine does not lay its memory out.
+    #[error("the memory that its instances begin with cannot be laid out, which is no fault of the file's: {0}")]
+    Image(String),
     /// Imports and exports that do not fit; all of them.
     #[error("does not fit this host: {}", .0.join("; "))]
     Misfits(Vec<String>),
@@ -106,6 +109,13 @@ pub enum LoadError {
     /// The host itself failed.
     #[error("the host failed to load it")]
     Host,
+}
+
+impl LoadError {
+    /// Whether the same file may be taken later, since what failed is not the file.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Self::Read(_) | Self::Secret(_) | Self::NoCompiler(_) | Self::Image(_) | Self::Host)
+    }
 }
 
 /// A file's bytes and their digest.

@@ -26,6 +26,7 @@ mod executor;
 mod fit;
 mod history;
 mod host;
+mod image;
 mod instance;
 mod kept;
 #[cfg(test)]

@@ -20,6 +20,7 @@ use super::removed::Removed;
 use super::routing::{Table, Versions};
 use super::settings::Settings;
 use super::status::NeedsApproval;
+use super::take::Taken;
 use super::{Error, Job, Options, Plugin, PluginState, Status};
 use crate::event::EventType;
 
@@ -163,7 +164,9 @@ impl Registry {
             self.unload(&due.unload).await;
         }
         for (name, listed) in due.load {
-            self.take(&name, listed).await;
+            if self.take(&name, listed).await == Taken::MayPass {
+                directory.look_again(&name);
+            }
         }
         due.look_again_in
     }
@@ -252,18 +255,15 @@ impl Entry {
 
     /// Notes why what stands in the directory is not taken.
     pub(super) fn fail(&mut self, name: &str, error: &LoadError) {
-        tracing::warn!(plugin.id = %name, "plugin not loaded: {error}");
-        self.error = Some(error.to_string());
+        let words = error.to_string();
+        // What may pass is tried every few seconds, and told once.
+        if self.error.as_ref() != Some(&words) {
+            tracing::warn!(plugin.id = %name, "plugin not loaded: {words}");
+        }
+        self.error = Some(words);
         self.held = None;
-        // What was tried last is not this; a file that could not even be read is read again when it changes.
-        if matches!(
-            error,
-            LoadError::Read(_)
-                | LoadError::Settings(_)
-                | LoadError::Secret(_)
-                | LoadError::NoCompiler(_)
-                | LoadError::Host
-        ) {
+        // Of settings that cannot be read it is not known what was tried with them.
+        if error.may_pass() || matches!(error, LoadError::Settings(_)) {
             self.tried = None;
         }
     }

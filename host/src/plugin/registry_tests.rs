@@ -200,6 +200,25 @@ async fn a_file_that_cannot_be_loaded_leaves_the_last_good_version_in_place() {
 }
 
 #[tokio::test]
+async fn what_failed_for_no_fault_of_the_files_is_tried_again_though_it_did_not_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("token");
+    fs::write(dir.path().join("a.wasm"), guest(OK)).unwrap();
+    fs::write(dir.path().join("a.toml"), format!("secrets = {{ token = {{ file = {secret:?} }} }}")).unwrap();
+    let registry = open(dir.path()).await;
+    for _ in 0..2 {
+        let failed = status(&registry, "a");
+        assert_eq!(failed.state, PluginState::Failed);
+        assert!(failed.error.unwrap().contains("the secret \"token\" cannot be read"));
+        registry.refresh(&Default::default()).await;
+    }
+    fs::write(&secret, "a long secret").unwrap();
+    registry.refresh(&Default::default()).await;
+    let passed = status(&registry, "a");
+    assert_eq!((passed.state, passed.error), (PluginState::Active, None));
+}
+
+#[tokio::test]
 async fn of_two_plugins_for_one_type_the_second_takes_over_when_the_first_has_gone() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["a", "b"] {

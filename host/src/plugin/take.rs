@@ -21,27 +21,36 @@ struct Begun {
 }
 
 /// What came of a file.
-enum Taken {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
     Serves,
     Held,
     Failed,
-    /// Something else was to serve meanwhile.
+    /// It failed for what is no fault of the file's.
+    MayPass,
+    /// Something else was to serve meanwhile, or the same was tried before.
     Overtaken,
+}
+
+impl Taken {
+    fn failed(error: &LoadError) -> Self {
+        if error.may_pass() { Self::MayPass } else { Self::Failed }
+    }
 }
 
 impl Registry {
     /// Loads a plugin's files, if they are not what was tried before, and swaps.
-    pub(super) async fn take(&self, name: &str, listed: Listed) {
+    pub(super) async fn take(&self, name: &str, listed: Listed) -> Taken {
         self.removed.forget(name);
         let (file, settings) = match self.read(name, listed).await {
             Ok(read) => read,
             Err(error) => {
                 let mut entries = self.entries();
                 entries.entry(name.to_owned()).or_default().fail(name, &error);
-                return;
+                return Taken::failed(&error);
             }
         };
-        let Some(Begun { turn, pin }) = self.begin(name, &file, &settings).await else { return };
+        let Some(Begun { turn, pin }) = self.begin(name, &file, &settings).await else { return Taken::Overtaken };
         let (file, rolled_back_from) = self.in_place_of(name, file, pin).await;
         let version = file.clone();
         let loaded = self.loader.load(name, file, settings.clone()).await;
@@ -50,13 +59,15 @@ impl Registry {
             _ => Vec::new(),
         };
         let is_the_file = rolled_back_from.is_none();
-        match self.end(name, turn, loaded, rolled_back_from, (new, &version)) {
-            Taken::Failed if is_the_file => self.fall_back(name, settings, turn).await,
+        let taken = self.end(name, turn, loaded, rolled_back_from, (new, &version));
+        match taken {
+            Taken::Failed | Taken::MayPass if is_the_file => self.fall_back(name, settings, turn).await,
             Taken::Serves if is_the_file && self.serving(name).is_some_and(|it| it.digest() == version.digest) => {
                 self.keep(name, move |history, name| history.remember(name, &version.digest, &version.bytes)).await;
             }
             _ => {}
         }
+        taken
     }
 
     async fn read(&self, name: &str, listed: Listed) -> Result<(Contents, Settings), LoadError> {
@@ -124,7 +135,7 @@ impl Registry {
             }
             Err(error) => {
                 entry.fail(name, &error);
-                Taken::Failed
+                Taken::failed(&error)
             }
         }
     }
