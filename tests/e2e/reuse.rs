@@ -27,6 +27,8 @@ fn kept(broker: Broker) -> Stage {
 
 fn an_instance_is_used_again_until_an_attempt_fails(broker: Broker) {
     let stage = kept(broker);
+    let told = stage.client.get("/plugins/kept").expect(200).json()["reuse"].clone();
+    assert_eq!(told, json!({"maxEvents": 1000, "idleMs": 3_600_000}));
     for calls in 1..=5 {
         assert_eq!(seen(&stage.client), calls);
     }

@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::Instance;
 use wasmtime::{Engine, Store};
@@ -16,13 +16,14 @@ use wasmtime::{Engine, Store};
 use super::host::Guest;
 
 /// How instances are used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Reuse {
     /// The most events that one instance handles; 1 for no reuse.
+    #[serde(rename(serialize = "maxEvents"))]
     pub max_events: NonZeroU32,
     /// How long an instance waits for its next event before it is dropped, in milliseconds.
-    #[serde(deserialize_with = "super::settings::given_ms")]
+    #[serde(deserialize_with = "super::settings::given_ms", rename(serialize = "idleMs"))]
     pub idle_ms: u64,
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::approval::Held;
-use super::{Limits, Pattern, Plugin};
+use super::{Limits, Pattern, Plugin, Reuse};
 use crate::event::Timestamp;
 
 /// How a plugin stands.
@@ -83,6 +83,9 @@ pub struct Status {
     /// How many attempts may run side by side on one host, if that is limited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<usize>,
+    /// How instances are used again, if they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reuse: Option<Reuse>,
     /// The size of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<u64>,
@@ -116,6 +119,7 @@ impl Status {
             types: serving.map_or_else(Vec::new, |plugin| plugin.patterns.clone()),
             limits: serving.map(|plugin| *plugin.limits()),
             concurrency: serving.and_then(Plugin::concurrency),
+            reuse: serving.and_then(|plugin| plugin.settings.reuse),
             size_bytes: serving.map(|plugin| plugin.size_bytes),
             denied: serving.map(Plugin::denied).unwrap_or_default(),
             loaded_at: serving.map(|plugin| plugin.loaded_at),
