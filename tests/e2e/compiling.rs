@@ -3,8 +3,15 @@
 use eventstream_tests::eventually::eventually;
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::host::{HostOptions, command};
+use eventstream_tests::layout;
+use eventstream_tests::on_both_brokers;
 use eventstream_tests::stage::{Broker, Stage};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
+
+on_both_brokers! {
+    events_wait_for_a_plugin_that_is_being_compiled,
+}
 
 /// By how much the peak memory of the server may grow while a compiler is made to take all that it may.
 const GROWTH_LIMIT_BYTES: u64 = 64 << 20;
@@ -96,4 +103,45 @@ fn what_the_compiler_refused_is_not_tried_again_at_the_next_start_unless_a_perso
     let words = String::from_utf8_lossy(&checked.stdout).into_owned();
     assert_eq!(checked.status.code(), Some(4), "{words}");
     assert!(words.contains("268435456 bytes of memory") && !words.contains("refused before"), "{words}");
+}
+
+/// The process that compiles, standing still.
+#[track_caller]
+fn stopped_compiler(stage: &Stage) -> Pid {
+    let compiler = eventually("a compiler runs", || stage.host.children().pop().ok_or("none does"));
+    kill_process(compiler, Signal::STOP).unwrap();
+    compiler
+}
+
+/// Sends an event that no plugin handles yet, and another one behind it that one does.
+#[track_caller]
+fn waits(stage: &Stage, event_type: &str) -> String {
+    let waiting = stage.client.post_event(event_type, &json!({}));
+    for _ in 0..3 {
+        let behind = stage.client.wait_ended(&stage.client.post_event("work", &json!({})));
+        assert_eq!(behind.state, "processed", "{behind:?}");
+    }
+    let event = stage.client.event(&waiting).unwrap();
+    assert_eq!((event.state.as_str(), event.attempts.len()), ("queued", 0), "{event:?}");
+    waiting
+}
+
+fn events_wait_for_a_plugin_that_is_being_compiled(broker: Broker) {
+    let kept = tempfile::tempdir().unwrap();
+    let stage = Stage::with(broker, PluginsDir::scripted(&["work"]), |options| {
+        options.with("plugins.data_dir", kept.path().join("plugins").display()).with("retry.max_attempts", 1)
+    });
+    stage.plugins.put("new", &layout::guest("idle"));
+    let compiler = stopped_compiler(&stage);
+    let waiting = waits(&stage, "new");
+    kill_process(compiler, Signal::CONT).unwrap();
+    let event = stage.client.wait_ended(&waiting);
+    assert_eq!((event.state.as_str(), event.attempts.len()), ("processed", 1), "{event:?}");
+
+    stage.plugins.write("never.wasm", &bomb(1_000));
+    let compiler = stopped_compiler(&stage);
+    let waiting = waits(&stage, "never");
+    kill_process(compiler, Signal::KILL).unwrap();
+    let event = stage.client.wait_ended(&waiting);
+    assert_eq!((event.state.as_str(), event.class.as_deref()), ("failed", Some("no-handler")), "{event:?}");
 }

@@ -172,6 +172,17 @@ impl Host {
         self.lock().try_wait().expect("the host can be waited for")
     }
 
+    /// The processes that it has started and that have not ended.
+    pub fn children(&self) -> Vec<Pid> {
+        let folder = format!("/proc/{}/task", self.pid());
+        let tasks = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("cannot read {folder}: {error}"));
+        // A thread that was there a moment ago may have ended.
+        let lists = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+        let ids: Vec<i32> =
+            lists.flat_map(|list| list.split_whitespace().flat_map(str::parse).collect::<Vec<_>>()).collect();
+        ids.into_iter().filter_map(Pid::from_raw).collect()
+    }
+
     /// Resident memory now, in bytes.
     pub fn resident_bytes(&self) -> u64 {
         self.status_bytes("VmRSS:")

@@ -124,7 +124,12 @@ impl Registry {
         self.loader.machine.executor.threads()
     }
 
-    /// Changes whenever a plugin was swapped, added or removed.
+    /// Whether a plugin is being loaded of which no version serves yet, so that nobody knows what it will handle.
+    pub fn is_preparing(&self) -> bool {
+        self.entries().values().any(|entry| entry.is_loading && entry.serving().is_none())
+    }
+
+    /// Changes whenever a plugin was swapped, added or removed, or could not be loaded.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
@@ -204,6 +209,11 @@ impl Registry {
         }
         self.table.store(Arc::new(table));
         drop(entries);
+        self.changed();
+    }
+
+    /// Tells whoever follows what plugins there are.
+    pub(super) fn changed(&self) {
         self.changes.send_modify(|n| *n += 1);
     }
 
