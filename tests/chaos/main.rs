@@ -2,7 +2,7 @@
 //!
 //! All faults at once on each broker, and each for itself; `EVENTSTREAM_CHAOS_SEED` sets the seed, which is printed. The
 //! other tests show that the run finds what it is there to find: each switches on one fault that was put
-//! into the host on purpose and must see the audit fail. One test runs at a time, since each takes the whole machine.
+//! into the host on purpose and must see the audit fail. Two tests run at a time ([`turn`]).
 //! `cargo xtask chaos` makes the same runs as a program, for as long as one likes.
 #![expect(
     clippy::unwrap_used,
@@ -21,8 +21,8 @@ mod state;
 mod store;
 mod timetable;
 mod torment;
+mod turn;
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use eventstream_tests::ledger::Kind;
@@ -31,12 +31,10 @@ use nemesis::{EVERY_DAY, EVERY_DAY_OF_ONE, Faults, Nemesis};
 use producers::Load;
 use report::Report;
 use run::{LYING_DISK, MIX, Run};
-
-/// Held by the test that runs.
-static TURN: Mutex<()> = Mutex::new(());
+use turn::Turn;
 
 /// How long all faults together go on.
-const LONG: Duration = Duration::from_secs(40);
+const LONG: Duration = Duration::from_secs(30);
 /// How long one fault does.
 const SHORT: Duration = Duration::from_secs(4);
 /// How long it takes until each host must have seen that a setting was changed.
@@ -49,7 +47,7 @@ fn seed() -> u64 {
 
 #[track_caller]
 fn every_promise_is_kept(broker: Broker, faults: Faults, time: Duration) -> Report {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = Turn::take();
     let load = Load { senders: 4, pause: Duration::from_millis(60), mix: MIX };
     let seed = seed();
     let report = run::run(&Run { broker, seed, time, load, faults, mutant: None }, |_| ());
@@ -128,7 +126,7 @@ fn every_event_has_one_end_though_the_only_host_dies_again_and_again() {
 /// Runs with a fault in the host until the audit fails, a few times at most, and checks that it does.
 #[track_caller]
 fn is_caught(broker: Broker, mutant: &'static str, mix: &'static [(u32, Kind)], faults: Faults, told: &[&str]) {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = Turn::take();
     for round in 1..=3 {
         let load = Load { senders: 4, pause: Duration::from_millis(15), mix };
         let time = Duration::from_secs(8);

@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 use crate::deployment::Deployment;
 use crate::nemesis::{Faults, Nemesis};
 use crate::run::drained;
+use crate::seed;
 use crate::torment::torment;
-use crate::{TURN, seed};
+use crate::turn::Turn;
 
 const EVENTS: usize = 10_000;
 const BATCH: usize = 50;
@@ -59,7 +60,7 @@ fn send(deployment: &Deployment, next: &AtomicUsize) {
 
 #[track_caller]
 fn sums_are_exact(broker: Broker) {
-    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _turn = Turn::take();
     let deployment = Deployment::start(broker, Machine::new(), None);
     let (next, over, seed) = (AtomicUsize::new(0), AtomicBool::new(false), seed());
     let told = Mutex::new(String::new());

@@ -1,12 +1,15 @@
 //! `cargo xtask test` and `cargo xtask ci`.
 //!
-//! `ci` is the whole of what decides about a change, and its last step is the very command that the README names, so
+//! `ci` is the whole of what decides about a change, and its tests are the very command that the README names, so
 //! that what holds here holds for whoever follows the README.
 
 use std::time::Instant;
 
+use anyhow::bail;
+
 use crate::guests::{self, WORKSPACES, ensure_target, guest_cargo};
-use crate::process::{cargo, is_installed, run};
+use crate::lints::{self, Lints};
+use crate::process::{cargo, run};
 use crate::projects;
 use crate::redis;
 
@@ -44,25 +47,18 @@ pub fn test(options: &TestOptions) -> anyhow::Result<()> {
     run(&mut tests)
 }
 
-/// Formatting, lints, documentation, then all tests.
+/// Formatting, lints, documentation and all tests.
 pub fn ci() -> anyhow::Result<()> {
     let begun = Instant::now();
     WORKSPACES.iter().try_for_each(|workspace| ensure_target(workspace.target))?;
-    run(&mut cargo("", &["fmt", "--all", "--check"]))?;
-    for workspace in WORKSPACES {
-        run(&mut cargo(workspace.path, &["fmt", "--all", "--check"]))?;
+    lints::formatting()?;
+    let lints = Lints::start()?;
+    let tested = run(&mut cargo("", &["xtask", "test"]));
+    let linted = lints.finish();
+    if let (Err(of_tests), Err(of_lints)) = (&tested, &linted) {
+        bail!("{of_tests:#}; and {of_lints:#}");
     }
-    run(&mut cargo("", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
-    for workspace in WORKSPACES {
-        let arguments = ["clippy", "--workspace", "--target", workspace.target, "--locked", "--", "-D", "warnings"];
-        run(&mut guest_cargo(workspace.path, &arguments)?)?;
-    }
-    let mut document = cargo("", &["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"]);
-    run(document.env("RUSTDOCFLAGS", "-D warnings"))?;
-    if is_installed("cargo-deny") {
-        run(&mut cargo("", &["deny", "check", "bans", "licenses", "sources"]))?;
-    }
-    run(&mut cargo("", &["xtask", "test"]))?;
+    tested.and(linted)?;
     eprintln!("everything passed in {} s", begun.elapsed().as_secs());
     Ok(())
 }

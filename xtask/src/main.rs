@@ -9,6 +9,7 @@ mod bench;
 mod chaos;
 mod checks;
 mod guests;
+mod lints;
 mod process;
 mod projects;
 mod redis;
@@ -33,7 +34,7 @@ enum Task {
     Run(serve::Options),
     /// Build the guests and run every test.
     Test(checks::TestOptions),
-    /// What decides about a change: formatting, lints, documentation, then every test.
+    /// What decides about a change: formatting, every test, and beside them lints and documentation.
     Ci,
     /// Build the example plugins into target/plugins and the tests' guests into target/guests.
     Guests,
