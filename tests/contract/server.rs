@@ -209,6 +209,31 @@ async fn durability_is_named_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_log_that_is_switched_on_counts_when_all_data_is_in_it() {
+    let rig = RedisRig::with(&["--appendonly", "no"]);
+    let broker = rig.direct(Options { allow_unsafe: true, ..options() }).await;
+    broker.append(appends("a", 3)).await.unwrap();
+    assert_eq!(broker.health().durability, Durability::None);
+    // Half a second for each key, so that it is seen on the way.
+    let () = rig.admin(&["CONFIG", "SET", "rdb-key-save-delay", "500000"]);
+    let () = rig.admin(&["CONFIG", "SET", "appendonly", "yes"]);
+    let mut looks = 0;
+    loop {
+        let durability = broker.health().durability;
+        let info: String = rig.admin(&["INFO", "persistence"]);
+        assert!(info.contains("aof_enabled:1"), "the server says that it keeps a log: {info}");
+        if info.contains("aof_rewrite_in_progress:0") && info.contains("aof_rewrite_scheduled:0") {
+            break;
+        }
+        assert_eq!(durability, Durability::None, "{info}");
+        looks += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(looks > 10, "it took a while");
+    eventually("it counts", || async { (broker.health().durability == Durability::Fsync).then_some(()) }).await;
+}
+
+#[tokio::test]
 async fn a_server_that_does_not_show_its_settings_is_served_as_unknown() {
     let rig = RedisRig::new();
     let () = rig.admin(&["ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-config", "-client|id"]);

@@ -18,6 +18,9 @@ use super::fault::Failure;
 use super::reply;
 use crate::broker::Durability;
 
+/// What is said while a log that was switched on is not complete.
+const FIRST_LOG: &str =
+    "Redis writes its log for the first time since it was switched on: what is accepted is kept once that has ended";
 /// How long a loss is shown at least.
 const LOSS_SHOWN: Duration = Duration::from_secs(1);
 
@@ -32,7 +35,21 @@ pub(super) struct Verdict {
     pub(super) cannot_persist: Option<String>,
     /// Whether the log that the server started on was not replaced yet.
     pub(super) has_old_log: bool,
+    /// Whether the log is being written anew, or that failed.
+    pub(super) is_writing_log: bool,
     pub(super) durability: Durability,
+}
+
+impl Verdict {
+    /// The verdict on a server of which this was known before. It says that it keeps a log from the moment at which one is
+    /// switched on, but a power cut would leave none until all data was written to it once.
+    fn after(self, durability: Durability, unsafe_settings: Option<String>) -> Self {
+        if durability != Durability::None || !self.is_writing_log {
+            return self;
+        }
+        let unsafe_settings = self.unsafe_settings.or_else(|| unsafe_settings.map(|_| FIRST_LOG.to_owned()));
+        Self { durability, unsafe_settings, ..self }
+    }
 }
 
 /// Judges a server by its `INFO` and, where it may be asked, its `CONFIG`.
@@ -66,7 +83,11 @@ pub(super) fn judge(info: &BTreeMap<String, String>, config: Option<&BTreeMap<St
     let cannot_persist = (keeps_log && fact("aof_last_write_status") == "err")
         .then(|| "Redis cannot write its log: free its disk, then restart it if this does not pass".to_owned());
     let has_old_log = keeps_log && ["aof_rewrites", "aof_rewrite_in_progress"].iter().all(|name| fact(name) == "0");
-    Verdict { unsupported: unsupported(&fact), unsafe_settings, cannot_persist, has_old_log, durability }
+    let is_writing_log = keeps_log
+        && (["aof_rewrite_in_progress", "aof_rewrite_scheduled"].iter().any(|name| fact(name) == "1")
+            || fact("aof_last_bgrewrite_status") == "err");
+    let unsupported = unsupported(&fact);
+    Verdict { unsupported, unsafe_settings, cannot_persist, has_old_log, is_writing_log, durability }
 }
 
 /// Whether the server still reads its log. Until then it says of itself that it keeps none.
@@ -127,8 +148,8 @@ impl Core {
     /// Looks at everything and puts on the board what was found.
     pub(super) async fn look(&self) -> Result<(), Failure> {
         let seen = self.accepted_seen.load(Ordering::SeqCst);
-        let verdict = self.inspect_server().await?;
         let board = self.board();
+        let verdict = self.inspect_server().await?.after(board.health().durability, board.trouble(Trouble::Unsafe));
         board.set_durability(verdict.durability);
         let set = |trouble, found: Option<String>| match found {
             Some(message) => board.raise(trouble, message),
@@ -251,6 +272,22 @@ mod tests {
             assert!(judged(&[change]).unsafe_settings.unwrap().contains(line), "{line}");
         }
         assert!(judged(&[("aof_last_write_status", "err")]).cannot_persist.is_some());
+    }
+
+    #[test]
+    fn a_log_that_was_switched_on_keeps_nothing_until_it_is_complete() {
+        let none = Some("appendonly is no".to_owned());
+        for (changes, before, durability, words) in [
+            (("aof_rewrite_in_progress", "1"), (Durability::None, &none), Durability::None, Some(FIRST_LOG)),
+            (("aof_rewrite_scheduled", "1"), (Durability::None, &None), Durability::None, None),
+            (("aof_last_bgrewrite_status", "err"), (Durability::None, &none), Durability::None, Some(FIRST_LOG)),
+            (("aof_rewrite_in_progress", "0"), (Durability::None, &none), Durability::Fsync, None),
+            (("aof_rewrite_in_progress", "1"), (Durability::Everysec, &None), Durability::Fsync, None),
+            (("aof_rewrite_in_progress", "1"), (Durability::Unknown, &None), Durability::Fsync, None),
+        ] {
+            let verdict = judged(&[changes]).after(before.0, before.1.clone());
+            assert_eq!((verdict.durability, verdict.unsafe_settings.as_deref()), (durability, words), "{changes:?}");
+        }
     }
 
     #[test]
