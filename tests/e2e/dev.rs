@@ -4,11 +4,15 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use eventstream_tests::client::Client;
-use eventstream_tests::eventually::eventually;
+use eventstream_tests::eventually::{eventually, eventually_within};
 use eventstream_tests::host::{command, run_command};
 use serde_json::json;
+
+/// The toolchain builds a project and all that it depends on.
+const BUILT_WITHIN: Duration = Duration::from_secs(300);
 
 /// A running `dev`, killed when this is dropped.
 struct Dev {
@@ -22,7 +26,7 @@ impl Dev {
     }
 
     fn client(&self) -> Client {
-        let url = eventually("it listens", || {
+        let url = eventually_within(BUILT_WITHIN, "it listens", || {
             let told = self.told();
             let url = told.lines().find_map(|line| line.strip_prefix("listening on ")).map(str::to_owned);
             url.ok_or(told)

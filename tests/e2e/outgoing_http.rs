@@ -185,7 +185,7 @@ fn size_time_and_number_are_limited() {
         format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 200000\r\n\r\n{}", "x".repeat(200_000));
     let (large, silent, small) = (Canary::answering(large), Canary::answering(""), Canary::answering(HELLO));
     let settings = format!(
-        "grants.http = [\"{}\", \"{}\", \"{}\"]\n[limits]\nhttp_response_bytes = \"64KiB\"\nhttp_timeout_ms = 200\n\
+        "grants.http = [\"{}\", \"{}\", \"{}\"]\n[limits]\nhttp_response_bytes = \"64KiB\"\nhttp_timeout_ms = 2000\n\
          http_requests = 3\nhttp_request_bytes = 10\n",
         large.url(),
         silent.url(),

@@ -151,8 +151,8 @@ fn work_of_a_host_that_stands_still_is_taken_over_and_counts_once() {
 
 fn a_handler_slower_than_the_lease_runs_once(broker: Broker) {
     let stage =
-        Stage::with(broker, PluginsDir::scripted(&["slow"]), |options| options.with("consumer.lease_ms", 1_200));
-    let _other = broker.is_shared().then(|| stage.another(|options| options.with("consumer.lease_ms", 1_200)));
+        Stage::with(broker, PluginsDir::scripted(&["slow"]), |options| options.with("consumer.lease_ms", 2_500));
+    let _other = broker.is_shared().then(|| stage.another(|options| options.with("consumer.lease_ms", 2_500)));
     let ids = stage.client.post_batch(&vec![json!({"type": "slow", "payload": {"sleep-ms": 4_000}}); 4]);
     for id in &ids {
         let event = stage.client.wait_ended(id);

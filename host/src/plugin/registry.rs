@@ -38,6 +38,7 @@ pub struct Registry {
     /// One at a time goes back.
     pub(super) rollbacks: tokio::sync::Mutex<()>,
     changes: watch::Sender<u64>,
+    preparing: watch::Sender<bool>,
 }
 
 /// What is known of one name.
@@ -83,6 +84,7 @@ impl Registry {
             removed: Removed::default(),
             rollbacks: tokio::sync::Mutex::default(),
             changes: watch::channel(0).0,
+            preparing: watch::channel(false).0,
             options,
         });
         // Files that are being written at this moment are waited for, but not for ever. Only the waiting counts: while
@@ -125,11 +127,11 @@ impl Registry {
     }
 
     /// Whether a plugin is being loaded of which no version serves yet, so that nobody knows what it will handle.
-    pub fn is_preparing(&self) -> bool {
-        self.entries().values().any(|entry| entry.is_loading && entry.serving().is_none())
+    pub fn preparing(&self) -> watch::Receiver<bool> {
+        self.preparing.subscribe()
     }
 
-    /// Changes whenever a plugin was swapped, added or removed, or could not be loaded.
+    /// Changes whenever a plugin was swapped, added or removed.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
@@ -168,11 +170,16 @@ impl Registry {
         if !due.unload.is_empty() {
             self.unload(&due.unload).await;
         }
+        let is_new = |name: &str| self.entries().get(name).is_none_or(|entry| entry.serving().is_none());
+        if due.load.iter().any(|(name, _)| is_new(name)) {
+            self.preparing.send_replace(true);
+        }
         for (name, listed) in due.load {
             if self.take(&name, listed).await == Taken::MayPass {
                 directory.look_again(&name);
             }
         }
+        self.preparing.send_if_modified(std::mem::take);
         due.look_again_in
     }
 
@@ -209,11 +216,6 @@ impl Registry {
         }
         self.table.store(Arc::new(table));
         drop(entries);
-        self.changed();
-    }
-
-    /// Tells whoever follows what plugins there are.
-    pub(super) fn changed(&self) {
         self.changes.send_modify(|n| *n += 1);
     }
 

@@ -123,11 +123,11 @@ impl Registry {
         if entry.turn != turn {
             return Taken::Overtaken;
         }
-        let taken = match loaded {
+        match loaded {
             Ok(plugin) if new.is_empty() => {
                 entry.serve(Arc::new(plugin), rolled_back_from);
                 self.swap(entries);
-                return Taken::Serves;
+                Taken::Serves
             }
             Ok(plugin) => {
                 entry.hold(name, Held { plugin: Arc::new(plugin), bytes: file.bytes.clone(), imports: new });
@@ -137,11 +137,7 @@ impl Registry {
                 entry.fail(name, &error);
                 Taken::failed(&error)
             }
-        };
-        drop(entries);
-        // What waited for it to be known waits no longer.
-        self.changed();
-        taken
+        }
     }
 }
 

@@ -55,6 +55,7 @@ impl Dispatcher {
     async fn run(mut self) -> anyhow::Result<()> {
         let shared = self.shared.clone();
         let mut changes = shared.plugins.changes();
+        let mut preparing = shared.plugins.preparing();
         let mut asking: Option<Asking> = None;
         let mut looks = tokio::time::interval(MAX_WAIT / 2);
         while !shared.stop.is_cancelled() {
@@ -77,6 +78,7 @@ impl Dispatcher {
                 () = shared.stop.cancelled() => break,
                 () = self.queue.stirred() => true,
                 changed = changes.changed() => { changed?; true }
+                changed = preparing.changed() => { changed?; !*preparing.borrow_and_update() }
                 _ = looks.tick(), if !self.queue.is_empty() => { self.give_back(self.queue.take_late()); false }
             };
             // There may be something to claim now in other lanes than those that are asked or waited for.
