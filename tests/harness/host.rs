@@ -178,9 +178,8 @@ impl Host {
         let tasks = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("cannot read {folder}: {error}"));
         // A thread that was there a moment ago may have ended.
         let lists = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-        let ids: Vec<i32> =
-            lists.flat_map(|list| list.split_whitespace().flat_map(str::parse).collect::<Vec<_>>()).collect();
-        ids.into_iter().filter_map(Pid::from_raw).collect()
+        let ids = lists.collect::<Vec<_>>().join(" ");
+        ids.split_whitespace().filter_map(|id| Pid::from_raw(id.parse().ok()?)).collect()
     }
 
     /// Resident memory now, in bytes.

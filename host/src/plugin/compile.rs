@@ -15,7 +15,6 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::executor::Executor;
-use super::image;
 use super::kept::Kept;
 use super::load::{Contents, LoadError};
 
@@ -55,10 +54,9 @@ impl Compiler {
             let Some((kept, digest)) = known else { return Ok(None) };
             let code = kept.cache.as_ref().and_then(|cache| cache.get(&digest));
             // Code that this machine cannot run any more is as good as none.
-            match code.map(|code| load(&here, code.native_code())) {
-                Some(Ok(component)) => Ok(Some(component)),
-                Some(Err(error)) if error.may_pass() => Err(error),
-                _ => kept.refusals.get(&digest, &limits).map_or(Ok(None), Err),
+            match code.and_then(|code| load(&here, code.native_code()).ok()) {
+                Some(component) => Ok(Some(component)),
+                None => kept.refusals.get(&digest, &limits).map_or(Ok(None), Err),
             }
         };
         if let Some(component) = executor.run_blocking(look).await.unwrap_or(Err(LoadError::Host))? {
@@ -124,10 +122,7 @@ pub(super) fn copy(component: &Component, engine: &Engine) -> Result<Component, 
 fn load(engine: &Engine, code: &[u8]) -> Result<Component, LoadError> {
     // SAFETY: the bytes are what `to_code` of this very program gave, whole: over a pipe that nobody else holds, or from
     // a cache that gives only what carries our code of authentication.
-    let component = unsafe { Component::deserialize(engine, code) };
-    let component = component.map_err(|error| LoadError::Compile(format!("{error:#}")))?;
-    image::lay_out(&component)?;
-    Ok(component)
+    unsafe { Component::deserialize(engine, code) }.map_err(|error| LoadError::Compile(format!("{error:#}")))
 }
 
 /// Says what the bytes are, reading them once, and refuses what is not to be compiled at all.

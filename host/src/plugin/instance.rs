@@ -19,7 +19,7 @@ use super::meter::Meter;
 use super::reuse::{Idle, Living, Reuse};
 use super::sandbox::Sandbox;
 use super::state::NoState;
-use super::{Attempt, Completed, ReadState, compile, outcome};
+use super::{Attempt, Completed, ReadState, compile, image, outcome};
 use crate::event::{Class, Data, Event, EventId, Failure, Outcome, Success};
 
 /// What is wrong with an export whose name fits and whose type does not.
@@ -66,6 +66,7 @@ impl Prepared {
     fn move_over(&self) -> Result<Fit, LoadError> {
         let place = self.sandbox.without_scan().ok_or(LoadError::Host)?;
         let component = compile::copy(self.fit.pre.component(), &place.engine)?;
+        image::lay_out(&component)?;
         fit::check(&component, &place.linker, self.surroundings.limits.memory_bytes).map_err(LoadError::Misfits)
     }
 }

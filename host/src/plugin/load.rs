@@ -25,7 +25,7 @@ use super::sandbox::{Place, Sandbox};
 use super::secrets::Secrets;
 use super::settings::Settings;
 use super::swap::Swap;
-use super::{Compiler, Error, Options, Reuse, fit, outcome};
+use super::{Compiler, Error, Options, Reuse, fit, image, outcome};
 use crate::clock;
 use crate::event::{Event, Policies};
 
@@ -270,6 +270,7 @@ impl Loader {
         let component = self.compiler.compile(engine, &self.machine.executor, self.kept.as_ref(), file).await?;
         let (linker, sandbox) = (linker.clone(), self.sandbox.clone());
         let work = move || {
+            image::lay_out(&component)?;
             let fit = fit::check(&component, &linker, surroundings.limits.memory_bytes).map_err(LoadError::Misfits)?;
             Ok(Prepared::new(fit, sandbox, surroundings, reuse))
         };

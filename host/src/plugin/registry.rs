@@ -127,6 +127,11 @@ impl Registry {
     }
 
     /// Whether a plugin is being loaded of which no version serves yet, so that nobody knows what it will handle.
+    pub fn is_preparing(&self) -> bool {
+        *self.preparing.borrow()
+    }
+
+    /// [`Registry::is_preparing`], for whoever waits for the end of it.
     pub fn preparing(&self) -> watch::Receiver<bool> {
         self.preparing.subscribe()
     }

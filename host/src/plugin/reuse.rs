@@ -17,13 +17,12 @@ use super::host::Guest;
 
 /// How instances are used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, rename_all(serialize = "camelCase"))]
 pub struct Reuse {
     /// The most events that one instance handles; 1 for no reuse.
-    #[serde(rename(serialize = "maxEvents"))]
     pub max_events: NonZeroU32,
     /// How long an instance waits for its next event before it is dropped, in milliseconds.
-    #[serde(deserialize_with = "super::settings::given_ms", rename(serialize = "idleMs"))]
+    #[serde(deserialize_with = "super::settings::given_ms")]
     pub idle_ms: u64,
 }
 

@@ -191,7 +191,7 @@ impl Shared {
         let others = self.broker.lanes().into_iter().chain([Lane::unrouted()]).map(|lane| (lane, default));
         let own = |plugin: Arc<Plugin>| Some((plugin.name().parse().ok()?, plugin.concurrency().unwrap_or(default)));
         let mut lanes: HashMap<_, _> = others.chain(self.plugins.active().into_iter().filter_map(own)).collect();
-        if *self.plugins.preparing().borrow() {
+        if self.plugins.is_preparing() {
             lanes.remove(&Lane::unrouted());
         }
         lanes
