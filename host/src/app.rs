@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::api::{self, Api, Entrance, Routes};
@@ -83,8 +82,7 @@ impl From<embedded::OpenError> for Error {
 pub async fn run(config: Config, mut announce: impl FnMut(&Fact)) -> Result<(), Error> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let listen = config.server.listen;
-    let listener = TcpListener::bind(listen)
-        .await
+    let listener = api::listen(listen)
         .with_context(|| format!("cannot listen on {listen}; another address is given with --listen ADDRESS:PORT"))?;
     let address = listener.local_addr().context("the listener has no address")?;
 

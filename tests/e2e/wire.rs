@@ -19,14 +19,19 @@ on_both_brokers! {
     a_small_body_without_a_length_is_accepted,
     requests_that_can_be_read_in_two_ways_are_refused,
     many_connections_that_send_nothing_hold_up_nobody,
+    a_thousand_clients_that_connect_at_once_are_all_served,
 }
+
+/// Clients that connect at once.
+const CROWD: usize = 1_000;
 
 /// Longer than any limit that the tests set, shorter than the patience of whoever runs them.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 
-fn stage(broker: Broker) -> Stage {
+/// A host that does not wait long for what it is sent.
+fn impatient(broker: Broker) -> Stage {
     Stage::with(broker, PluginsDir::scripted(&["t"]), |options| {
-        options.with("server.header_timeout_ms", 500).with("server.body_timeout_ms", 500)
+        options.with("server.header_timeout_ms", 3_000).with("server.body_timeout_ms", 3_000)
     })
 }
 
@@ -56,7 +61,7 @@ fn nothing_was_stored_and_others_are_served(stage: &Stage) {
 }
 
 fn a_half_sent_header_is_not_waited_for(broker: Broker) {
-    let stage = stage(broker);
+    let stage = impatient(broker);
     let mut stream = connect(&stage);
     stream.write_all(b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Ty").unwrap();
     let begun = Instant::now();
@@ -67,7 +72,7 @@ fn a_half_sent_header_is_not_waited_for(broker: Broker) {
 }
 
 fn a_half_sent_body_is_not_waited_for(broker: Broker) {
-    let stage = stage(broker);
+    let stage = impatient(broker);
     let mut stream = connect(&stage);
     let head = "POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n";
     stream.write_all(format!("{head}{{\"type\":").as_bytes()).unwrap();
@@ -77,7 +82,7 @@ fn a_half_sent_body_is_not_waited_for(broker: Broker) {
 }
 
 fn a_body_that_breaks_off_is_not_stored(broker: Broker) {
-    let stage = stage(broker);
+    let stage = Stage::scripted(broker, &["t"]);
     let mut stream = connect(&stage);
     let head = "POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n";
     stream.write_all(format!("{head}{{\"type\":\"t\"}}").as_bytes()).unwrap();
@@ -88,7 +93,7 @@ fn a_body_that_breaks_off_is_not_stored(broker: Broker) {
 }
 
 fn forty_thousand_bytes_of_headers_are_refused(broker: Broker) {
-    let stage = stage(broker);
+    let stage = Stage::scripted(broker, &["t"]);
     let mut stream = connect(&stage);
     let filler = format!("X-Filler: {}\r\n", "x".repeat(990)).repeat(40);
     let request = format!("GET /livez HTTP/1.1\r\nHost: x\r\n{filler}\r\n");
@@ -100,7 +105,7 @@ fn forty_thousand_bytes_of_headers_are_refused(broker: Broker) {
 }
 
 fn a_body_without_a_length_is_refused_once_it_is_too_large(broker: Broker) {
-    let stage = stage(broker);
+    let stage = Stage::scripted(broker, &["t"]);
     let mut stream = connect(&stage);
     let head =
         "POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -120,7 +125,7 @@ fn a_body_without_a_length_is_refused_once_it_is_too_large(broker: Broker) {
 }
 
 fn a_small_body_without_a_length_is_accepted(broker: Broker) {
-    let stage = stage(broker);
+    let stage = Stage::scripted(broker, &["t"]);
     let mut stream = connect(&stage);
     let head = "POST /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n";
     stream
@@ -131,7 +136,7 @@ fn a_small_body_without_a_length_is_accepted(broker: Broker) {
 }
 
 fn requests_that_can_be_read_in_two_ways_are_refused(broker: Broker) {
-    let stage = stage(broker);
+    let stage = Stage::scripted(broker, &["t"]);
     let json = "Content-Type: application/json\r\n";
     for (what, request) in [
         (
@@ -158,11 +163,31 @@ fn requests_that_can_be_read_in_two_ways_are_refused(broker: Broker) {
 }
 
 fn many_connections_that_send_nothing_hold_up_nobody(broker: Broker) {
-    let stage = stage(broker);
+    let stage = impatient(broker);
     let silent: Vec<TcpStream> = (0..300).map(|_| connect(&stage)).collect();
     nothing_was_stored_and_others_are_served(&stage);
     for stream in silent {
         let answer = read_to_end(stream);
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+    }
+}
+
+fn a_thousand_clients_that_connect_at_once_are_all_served(broker: Broker) {
+    let stage = Stage::scripted(broker, &["t"]);
+    // Nobody is accepted in the meantime, and one more than may wait would wait for ever.
+    stage.host.stop();
+    let most: usize = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
+    let address = stage.host.url().strip_prefix("http://").unwrap().parse().unwrap();
+    let ask = |_| {
+        let mut client = TcpStream::connect_timeout(&address, READ_LIMIT).expect("there is room to wait");
+        client.set_read_timeout(Some(READ_LIMIT)).unwrap();
+        client.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        client
+    };
+    let clients: Vec<TcpStream> = (0..CROWD.min(most)).map(ask).collect();
+    stage.host.cont();
+    for client in clients {
+        let answer = read_to_end(client);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 }

@@ -26,7 +26,7 @@ mod server_tests;
 mod tests;
 
 pub use options::ServerOptions;
-pub use server::serve;
+pub use server::{listen, serve};
 pub(crate) use view::{Shown, show};
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,7 +17,7 @@ use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -36,8 +37,23 @@ const MAX_BUFFER_BYTES: usize = 128 * 1024;
 const WRITE_TIMEOUT_MS: u64 = 10_000;
 /// How long what a client still sends is read after it was refused.
 const LINGER_MS: u64 = 1_000;
+/// How many connections may wait to be accepted; Linux takes less where `net.core.somaxconn` says so. Whoever connects
+/// when as many wait is not answered and tries again after a second, then three, then seven.
+const BACKLOG: u32 = 4_096;
 /// The pauses after an accept that failed for want of something, such as file descriptors.
 const ACCEPT_PAUSES_MS: std::ops::RangeInclusive<u64> = 10..=1_000;
+
+/// Listens on an address, so that clients that connect all at once are accepted one after the other.
+///
+/// # Errors
+/// Those of the system: the address is taken, is none of this machine's, or needs a privilege.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Else a restart would have to wait until the connections of the host before are forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Serves until `stop` is cancelled: then accepts no more, lets requests under way end within `drain_ms`, and returns.
 ///

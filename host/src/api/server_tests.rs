@@ -58,7 +58,7 @@ fn options() -> ServerOptions {
         header_timeout_ms: 60_000,
         body_timeout_ms: 60_000,
         idle_timeout_ms: 60_000,
-        drain_ms: 10_000,
+        drain_ms: 60_000,
         ..ServerOptions::default()
     }
 }
