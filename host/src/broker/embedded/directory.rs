@@ -19,7 +19,7 @@ const LOCK: &str = "lock";
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
-    /// Locked; unlocked when it is closed. Its text is a [`Memory`].
+    /// Locked. Its text is a [`Memory`].
     lock: File,
 }
 
@@ -112,6 +112,14 @@ impl Directory {
     pub(super) fn identity(&self) -> io::Result<Identity> {
         let of = |path: PathBuf| fs::metadata(path).map(|file| (file.dev(), file.ino()));
         Ok(Identity { database: of(self.database())?, log: of(self.log())? })
+    }
+}
+
+impl Drop for Directory {
+    /// The lock ends with the last copy of its descriptor, and a process that is just being started holds one for a moment.
+    fn drop(&mut self) {
+        // Of what cannot be unlocked, closing it is all that is left to do.
+        let _ = self.lock.unlock();
     }
 }
 
