@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use eventstream::event::Start;
 use eventstream_tests::eventually::eventually_within;
 use eventstream_tests::fill::Filling;
@@ -85,7 +85,8 @@ impl Question {
             let mut costs: Vec<Vec<Drained>> = vec![Vec::new(); self.values.len()];
             for _ in 0..self.turns {
                 for (values, x) in costs.iter_mut().zip(&self.values) {
-                    values.push(cost(kind, *x)?);
+                    let what = || format!("{}, {} {}", kind.name(), grouped(*x as u64), self.label);
+                    values.push(cost(kind, *x).with_context(what)?);
                 }
             }
             let least = format!("{} {}", grouped(self.values[0] as u64), self.label);

@@ -15,7 +15,7 @@ pub const NOTICED_WITHIN: Duration = Duration::from_secs(11);
 /// How much longer a host may take that was cut off or stood still in the meantime.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long an answer may take before a host counts as away.
-const LOOK_LIMIT: Duration = Duration::from_millis(500);
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// A setting that is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,15 +92,19 @@ impl Loosened {
     /// It says that all is as it was, and goes on saying so.
     pub fn is_told(self, url: &str) -> Result<bool, String> {
         let asked = try_eventually(GRACE, || match self.ask(url) {
-            Said::Told => Ok(true),
-            Said::Away => Ok(false),
-            Said::Unaware(says) => Err(says),
+            Said::Told => Ok(()),
+            Said::Away => Err(None),
+            Said::Unaware(says) => Err(Some(says)),
         });
-        asked.map_err(|says| {
-            let (name, value) = (self.name, self.value);
-            let seconds = (NOTICED_WITHIN + GRACE).as_secs();
-            format!("the host at {url} has not noticed {name} {value} within {seconds} s and says {says}")
-        })
+        match asked {
+            Ok(()) => Ok(true),
+            Err(None) => Ok(false),
+            Err(Some(says)) => {
+                let (name, value) = (self.name, self.value);
+                let seconds = (NOTICED_WITHIN + GRACE).as_secs();
+                Err(format!("the host at {url} has not noticed {name} {value} within {seconds} s and says {says}"))
+            }
+        }
     }
 
     fn ask(self, url: &str) -> Said {

@@ -127,7 +127,7 @@ fn every_event_has_one_end_though_the_only_host_dies_again_and_again() {
 #[track_caller]
 fn is_caught(broker: Broker, mutant: &'static str, mix: &'static [(u32, Kind)], faults: Faults, told: &[&str]) {
     let _turn = Turn::take();
-    for round in 1..=3 {
+    for round in 1..=10 {
         let load = Load { senders: 4, pause: Duration::from_millis(15), mix };
         let time = Duration::from_secs(8);
         let broken = run::run(&Run { broker, seed: seed(), time, load, faults, mutant: Some(mutant) }, |_| ()).broken;

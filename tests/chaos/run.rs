@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use eventstream_tests::client::Client;
-use eventstream_tests::eventually::{PATIENCE, eventually, try_eventually};
+use eventstream_tests::eventually::{PATIENCE, eventually, eventually_within, try_eventually};
 use eventstream_tests::ledger::{Kind, Ledger, Observed};
 use eventstream_tests::machine::Machine;
 use eventstream_tests::store::Broker;
@@ -18,8 +18,10 @@ use crate::report::Report;
 use crate::store;
 use crate::torment::torment;
 
-/// How long a deployment that is whole again may go without any progress.
-const STUCK_AFTER: Duration = Duration::from_secs(20);
+/// How long a deployment that is whole again may go without any progress, on a busy machine.
+pub const STUCK_AFTER: Duration = Duration::from_secs(60);
+/// The same for one in which something is broken on purpose, and which is to be caught at it.
+const MUTANT_STUCK_AFTER: Duration = Duration::from_secs(20);
 /// How long an answer may take before the host that is asked counts as away.
 const LOOK_LIMIT: Duration = Duration::from_millis(500);
 
@@ -63,10 +65,11 @@ pub fn run(run: &Run, keep: impl FnOnce(&Deployment)) -> Report {
     };
     let deployment = Deployment::start(run.broker, machine, mutant);
     let hosts = deployment.places.len();
-    eventually("all hosts serve", || {
+    eventually_within(4 * PATIENCE, "all hosts serve", || {
         let serving = (0..hosts).filter(|place| deployment.url(*place).is_some()).count();
         if serving == hosts { Ok(()) } else { Err(format!("{serving} do; {:?}", deployment.findings())) }
     });
+    eventually("the log is whole", || deployment.log_is_whole().then_some(()).ok_or("it is not yet"));
     let (ledger, stop, over) = (Mutex::new(Ledger::default()), AtomicBool::new(false), AtomicBool::new(false));
     let longest = Mutex::new(Duration::ZERO);
     let (done, healed, drained) = std::thread::scope(|threads| {
@@ -85,7 +88,7 @@ pub fn run(run: &Run, keep: impl FnOnce(&Deployment)) -> Report {
         for sender in senders {
             sender.join().unwrap();
         }
-        let drained = drained(&deployment);
+        let drained = drained(&deployment, if run.mutant.is_some() { MUTANT_STUCK_AFTER } else { STUCK_AFTER });
         over.store(true, Ordering::SeqCst);
         (done, healed, drained)
     });
@@ -146,7 +149,8 @@ fn without_effect(done: &Done) -> Option<String> {
     (struck >= 2 && done.replies_dropped == 0).then(|| format!("{struck} replies were to be dropped, and none was"))
 }
 
-struct SetWhenDropped<'a>(&'a AtomicBool);
+/// Sets what it holds, however its block ends.
+pub struct SetWhenDropped<'a>(pub &'a AtomicBool);
 
 impl Drop for SetWhenDropped<'_> {
     fn drop(&mut self) {
@@ -174,10 +178,10 @@ fn standstill(deployment: &Deployment, over: &AtomicBool) -> Duration {
     longest.max(since.elapsed())
 }
 
-/// Waits until no event waits any more.
-pub fn drained(deployment: &Deployment) -> Result<(), String> {
+/// Waits until no event waits any more, for as long as something moves within that time.
+pub fn drained(deployment: &Deployment, stuck_after: Duration) -> Result<(), String> {
     let (mut last, mut since) = (Value::Null, Instant::now());
-    while since.elapsed() < STUCK_AFTER {
+    while since.elapsed() < stuck_after {
         if let Some(client) = deployment.client()
             && let Ok(answer) = client.request("GET", "/metrics", &[], None)
             && answer.status == 200
@@ -192,5 +196,5 @@ pub fn drained(deployment: &Deployment) -> Result<(), String> {
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-    Err(format!("nothing has moved for {} s, and events still wait: {last}", STUCK_AFTER.as_secs()))
+    Err(format!("nothing has moved for {} s, and events still wait: {last}", stuck_after.as_secs()))
 }

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use eventstream_tests::client::Client;
-use eventstream_tests::eventually::eventually;
+use eventstream_tests::eventually::{eventually, eventually_within};
 use eventstream_tests::machine::Machine;
 use eventstream_tests::store::Broker;
 use serde_json::{Value, json};
 
 use crate::deployment::Deployment;
 use crate::nemesis::{Faults, Nemesis};
-use crate::run::drained;
+use crate::run::{STUCK_AFTER, SetWhenDropped, drained};
 use crate::seed;
 use crate::torment::torment;
 use crate::turn::Turn;
@@ -23,8 +23,10 @@ const BATCH: usize = 50;
 /// Keys that events read, change and write back, so that many of them meet.
 const KEYS: usize = 40;
 const SENDERS: usize = 4;
+/// How long a busy machine may take over all of them while hosts are killed.
+const WORKED_OFF_WITHIN: Duration = Duration::from_secs(600);
 
-const FAULTS: Faults = Faults { every: &[(Nemesis::KillHost, Duration::from_secs(2))], delay_ms: 0 };
+const FAULTS: Faults = Faults { every: &[(Nemesis::KillHost, Duration::from_secs(3))], delay_ms: 0 };
 
 /// The event of this number: two counters and a key of its own kind. Every seventh fails at its first attempt, after it
 /// has written all of this.
@@ -65,6 +67,8 @@ fn sums_are_exact(broker: Broker) {
     let (next, over, seed) = (AtomicUsize::new(0), AtomicBool::new(false), seed());
     let told = Mutex::new(String::new());
     std::thread::scope(|threads| {
+        // Whatever happens in here, the torment ends.
+        let _ends = SetWhenDropped(&over);
         threads.spawn(|| {
             let mut round = 0;
             while !over.load(Ordering::SeqCst) {
@@ -77,7 +81,7 @@ fn sums_are_exact(broker: Broker) {
         for sender in senders {
             sender.join().unwrap();
         }
-        eventually("most of the events have ended under attack", || {
+        eventually_within(WORKED_OFF_WITHIN, "most of the events have ended under attack", || {
             let metrics = deployment.client().map(|client| client.request("GET", "/metrics", &[], None));
             match metrics {
                 Some(Ok(answer)) if answer.status == 200 => {
@@ -87,10 +91,9 @@ fn sums_are_exact(broker: Broker) {
                 _ => Err("no host answers".into()),
             }
         });
-        over.store(true, Ordering::SeqCst);
     });
     eprintln!("seed {seed}, {}, hosts started {} times", told.lock().unwrap(), deployment.starts());
-    assert_eq!(drained(&deployment), Ok(()));
+    assert_eq!(drained(&deployment, STUCK_AFTER), Ok(()));
     let client = eventually("a host serves", || deployment.client().ok_or("none does"));
     let keys = ["events", "numbers"].map(str::to_owned).into_iter().chain((0..KEYS).map(|n| format!("next-{n}")));
     let calls: Vec<Value> = keys.map(|key| json!({"get": {"key": key}})).collect();

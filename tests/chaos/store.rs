@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use eventstream_tests::client::Client;
 use eventstream_tests::eventually::{eventually, try_eventually};
 use eventstream_tests::ledger::Observed;
 use eventstream_tests::redis::RedisServer;
@@ -61,8 +62,8 @@ fn look_into(database: &Path, ended: usize, accepted: usize) -> rusqlite::Result
 fn forgotten_by_a_restart(deployment: &Deployment, observed: &Observed) -> Vec<String> {
     let url = deployment.url(0);
     deployment.places[0].kill();
-    let metrics = eventually("the host serves again", || match deployment.client() {
-        Some(client) if deployment.url(0) != url => Ok(client.metrics()),
+    let metrics = eventually("the host serves again", || match deployment.url(0) {
+        Some(now) if url.as_ref() != Some(&now) => Ok(Client::new(&now).metrics()),
         _ => Err("it does not"),
     });
     let mut found = Vec::new();

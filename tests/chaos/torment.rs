@@ -209,13 +209,13 @@ impl Torment<'_> {
             Undo::GiveMemory if deployment.machine.disk_is_full() => {}
             Undo::GiveMemory => self.give_memory(),
             Undo::Tighten(loosened, asked) => {
-                for url in asked {
-                    // Those that have ended in the meantime are not asked.
-                    let is_there = (0..deployment.places.len()).any(|n| deployment.url(n).as_ref() == Some(&url));
+                // Those that have ended in the meantime are not asked.
+                let is_there =
+                    |url: &String| (0..deployment.places.len()).any(|n| deployment.url(n).as_ref() == Some(url));
+                for url in asked.into_iter().filter(is_there) {
                     match loosened.is_told(&url) {
                         Ok(is_told) => self.done.settings_told += u32::from(is_told),
-                        Err(unaware) if is_there => self.done.broken.push(unaware),
-                        Err(_) => {}
+                        Err(unaware) => self.done.broken.push(unaware),
                     }
                 }
                 self.tighten();

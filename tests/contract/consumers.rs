@@ -61,19 +61,22 @@ async fn several_promoters_move_each_event_once() {
 #[tokio::test]
 async fn several_takers_take_each_delivery_once() {
     let rig = RedisRig::new();
-    let dead = rig.direct(short_lease()).await;
+    let dead = rig.direct(Options { lease_ms: 5_000, ..options() }).await;
     dead.append(appends("a", 60)).await.unwrap();
     assert_eq!(claim(&*dead, "a", 60).await.len(), 60);
     drop(dead);
-    let takers = [rig.direct(short_lease()).await, rig.direct(short_lease()).await, rig.direct(short_lease()).await];
+    // Longer than a busy machine holds up who renews.
+    let patient = || Options { lease_ms: 5_000, ..options() };
+    let takers = [rig.direct(patient()).await, rig.direct(patient()).await, rig.direct(patient()).await];
     let mut taken: Vec<(usize, eventstream::broker::Delivery)> = Vec::new();
     let began = std::time::Instant::now();
     while taken.len() < 60 {
-        assert!(began.elapsed() < Duration::from_secs(20), "{} of 60 were taken", taken.len());
+        assert!(began.elapsed() < Duration::from_secs(120), "{} of 60 were taken", taken.len());
         for (n, some) in join_all(takers.iter().map(|taker| taker.recover(10))).await.into_iter().enumerate() {
             taken.extend(some.unwrap().into_iter().map(|delivery| (n, delivery)));
         }
         for (n, taker) in takers.iter().enumerate() {
+            taker.maintain().await.unwrap();
             let receipts: Vec<_> = taken.iter().filter(|(m, _)| *m == n).map(|(_, d)| d.receipt.clone()).collect();
             assert_eq!(taker.leases().renew(&receipts).await, Ok(Vec::new()), "nobody takes what is held");
         }
@@ -207,9 +210,14 @@ async fn mutants_are_noticed() {
     let sound = rig.through_proxy(options()).await;
     assert!(survives_a_lost_first_answer(&rig, &*sound).await, "the broker itself must pass");
     for mutant in [Mutant::AckFirst, Mutant::PublishApart, Mutant::PromoteRemovesFirst] {
-        let rig = RedisRig::new();
-        let broker = rig.mutant(options(), mutant).await;
-        assert!(!survives_a_lost_first_answer(&rig, &*broker).await, "{mutant:?} must be noticed");
+        let mut is_noticed = false;
+        // The answer that is dropped may be one to the broker's own look at the store.
+        for _ in 0..3 {
+            let rig = RedisRig::new();
+            let broker = rig.mutant(options(), mutant).await;
+            is_noticed |= !survives_a_lost_first_answer(&rig, &*broker).await;
+        }
+        assert!(is_noticed, "{mutant:?} must be noticed");
     }
 }
 

@@ -1,12 +1,14 @@
 //! A Redis of a test's own, with brokers on it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use eventstream::broker::contract::Rig;
 use eventstream::broker::redis::{Mutant, OpenError, RedisBroker, Tuning};
 use eventstream::broker::{Broker, Options};
 use eventstream::shutdown::Tasks;
+use eventstream_tests::eventually::PATIENCE;
 use eventstream_tests::proxy::Proxy;
 use eventstream_tests::redis::RedisServer;
 
@@ -35,12 +37,12 @@ impl RedisRig {
 
     /// A broker that reaches the server directly.
     pub async fn direct(&self, options: Options) -> Arc<RedisBroker> {
-        self.try_open(&self.server.url(), options).await.expect("the broker opens")
+        self.reach(&self.server.url(), options, None).await
     }
 
     /// A broker whose wire can be made to fail.
     pub async fn through_proxy(&self, options: Options) -> Arc<RedisBroker> {
-        self.try_open(&self.proxy.redis_url(), options).await.expect("the broker opens")
+        self.reach(&self.proxy.redis_url(), options, None).await
     }
 
     /// A broker at a URL, or why not.
@@ -50,8 +52,24 @@ impl RedisRig {
 
     /// A broker that breaks a guarantee, behind the proxy.
     pub async fn mutant(&self, options: Options, mutant: Mutant) -> Arc<RedisBroker> {
-        let opened = RedisBroker::open_mutant(&self.proxy.redis_url(), options, mutant, &self.tasks).await;
-        opened.expect("the broker opens")
+        self.reach(&self.proxy.redis_url(), options, Some(mutant)).await
+    }
+
+    /// A broker, once the server has answered in time, which on a busy machine it may not at once.
+    async fn reach(&self, url: &str, options: Options, mutant: Option<Mutant>) -> Arc<RedisBroker> {
+        let begun = Instant::now();
+        loop {
+            let opened = match mutant {
+                None => self.try_open(url, options.clone()).await,
+                Some(mutant) => RedisBroker::open_mutant(url, options.clone(), mutant, &self.tasks).await,
+            };
+            match opened {
+                Err(OpenError::Unreachable { .. }) if begun.elapsed() < PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                opened => return opened.expect("the broker opens"),
+            }
+        }
     }
 
     /// Runs a command on the server, past the proxy.

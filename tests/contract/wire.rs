@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use eventstream::broker::contract::*;
 use eventstream::broker::redis::RedisBroker;
-use eventstream::broker::{Broker, Error, Settled};
+use eventstream::broker::{Broker, Error, Options, Settled};
 use eventstream::event::{Class, Settlement, State};
 
 use crate::rig::RedisRig;
@@ -85,7 +85,7 @@ async fn a_settle_whose_answer_was_lost_takes_effect_once() {
 #[tokio::test]
 async fn a_claim_whose_answer_was_lost_is_found_again() {
     let rig = RedisRig::new();
-    let broker = rig.through_proxy(options()).await;
+    let broker = rig.through_proxy(Options { lease_ms: 600_000, ..options() }).await;
     let ids: Vec<_> = broker.append(appends("a", 3)).await.unwrap().iter().map(|accepted| accepted.id).collect();
     assert!(claim(&*broker, "b", 1).await.is_empty());
     lose_answer(&rig, &broker, "claim");
@@ -94,11 +94,11 @@ async fn a_claim_whose_answer_was_lost_is_found_again() {
     assert!(matches!(lost, Err(Error::Unavailable { outcome_known: false, .. })), "{lost:?}");
     let held = claim(&*broker, "a", 9).await;
     assert_eq!(held.len(), 1, "two are pending, and nobody has heard of them");
-    // The lease is 30 s: only the reconciliation with what the server says can find them before this times out.
+    // The lease is ten minutes: only the reconciliation with what the server says can find them before this times out.
     let mut found = Vec::new();
     let began = Instant::now();
     while found.len() < 2 {
-        assert!(began.elapsed() < Duration::from_secs(20), "found {found:?}");
+        assert!(began.elapsed() < Duration::from_secs(120), "found {found:?}");
         found.extend(broker.recover(9).await.unwrap());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -164,7 +164,7 @@ async fn without_redis_calls_fail_fast_and_connections_are_not_stormed() {
     .await;
     let before = rig.proxy.connections();
     let leases = broker.leases();
-    let mut calls = 0;
+    let mut calls = 0_u32;
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(3) {
         assert!(broker.append(appends("a", 1)).await.is_err());
@@ -174,10 +174,10 @@ async fn without_redis_calls_fail_fast_and_connections_are_not_stormed() {
         assert!(broker.wait(&[lane("a")]).await.is_err());
         calls += 1;
     }
-    let connections = rig.proxy.connections() - before;
-    assert!(connections < 5 * 3, "{connections} connections in three seconds");
+    let (connections, seconds) = (rig.proxy.connections() - before, began.elapsed().as_secs_f64());
+    assert!((connections as f64) < 5.0 * seconds, "{connections} connections in {seconds} s");
     // Only the wait may hold a loop back, so this is what tells a busy loop from a patient one.
-    assert!(calls < 100, "{calls} rounds in three seconds");
+    assert!(f64::from(calls) < 33.0 * seconds, "{calls} rounds in {seconds} s");
     rig.proxy.restore();
     eventually("it recovers by itself", || async { broker.append(appends("a", 1)).await.ok() }).await;
     eventually("the trouble is over", || async { broker.health().ready().then_some(()) }).await;
@@ -224,7 +224,7 @@ async fn cut_connections_lose_and_double_nothing() {
     }
     let began = Instant::now();
     while broker.stats().await.map_or(1, |stats| stats.depth.waiting()) > 0 {
-        assert!(began.elapsed() < Duration::from_secs(20), "everything is worked off");
+        assert!(began.elapsed() < Duration::from_secs(120), "everything is worked off");
         let mut deliveries = claim(&*broker, "a", 50).await;
         deliveries.extend(broker.recover(50).await.unwrap());
         for delivery in &deliveries {

@@ -70,8 +70,8 @@ fn a_build_that_imports_more_waits_until_it_is_approved_and_a_restart_changes_no
     for words in ["needs-approval", "wasi:http/outgoing-handler", remedy] {
         assert!(listed.contains(words), "{listed} says {words}");
     }
-    let log = stage.host.output();
-    assert!(log.contains("plugin held") && log.contains(remedy), "{log}");
+    let log = stage.host.wait_for_output("plugin held");
+    assert!(log.contains(remedy), "{log}");
 
     let other = stage.client.request("POST", &format!("/plugins/work/approve?digest={first}"), &[], Some(b""));
     assert_eq!(other.unwrap().expect(409).json()["type"], "/problems/not-approved");

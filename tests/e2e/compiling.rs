@@ -105,12 +105,42 @@ fn what_the_compiler_refused_is_not_tried_again_at_the_next_start_unless_a_perso
     assert!(words.contains("268435456 bytes of memory") && !words.contains("refused before"), "{words}");
 }
 
-/// The process that compiles, standing still.
+/// The name under which a file is being compiled, and the process that does it, standing still. A compiler that has ended
+/// before it could be stopped is let go, and another one is caught.
 #[track_caller]
-fn stopped_compiler(stage: &Stage) -> Pid {
-    let compiler = eventually("a compiler runs", || stage.host.children().pop().ok_or("none does"));
-    kill_process(compiler, Signal::STOP).unwrap();
-    compiler
+fn stopped_compiler(stage: &Stage, stem: &str, file: &[u8]) -> (String, Pid) {
+    for n in 0..100 {
+        let name = format!("{stem}{n}");
+        // A custom section makes it a file of its own, which is not compiled yet.
+        let file = [file, format!("\0\x06\x05{n:05}").as_bytes()].concat();
+        stage.plugins.write(&format!("{name}.wasm"), &file);
+        let caught = eventually("it is compiled", || {
+            let is_stopped = |compiler: Pid| kill_process(compiler, Signal::STOP).is_ok() && stands_still(compiler);
+            if let Some(compiler) = stage.host.children().into_iter().find(|compiler| is_stopped(*compiler)) {
+                return Ok(Some(compiler));
+            }
+            match stage.client.get(&format!("/plugins/{name}")).json()["state"].as_str() {
+                Some("active" | "failed") => Ok(None),
+                state => Err(format!("{state:?}")),
+            }
+        });
+        if let Some(compiler) = caught {
+            return (name, compiler);
+        }
+    }
+    panic!("every compiler had ended before it was stopped");
+}
+
+/// Whether a process stands still. It ends or does so soon after it was told to.
+fn stands_still(process: Pid) -> bool {
+    eventually("it stands still or ends", || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).unwrap_or_default();
+        match stat.rsplit(") ").next().and_then(|rest| rest.chars().next()) {
+            Some('T') => Ok(true),
+            None | Some('Z' | 'X') => Ok(false),
+            Some(state) => Err(state),
+        }
+    })
 }
 
 /// Sends an event that no plugin handles yet, and another one behind it that one does.
@@ -131,16 +161,15 @@ fn events_wait_for_a_plugin_that_is_being_compiled(broker: Broker) {
     let stage = Stage::with(broker, PluginsDir::scripted(&["work"]), |options| {
         options.with("plugins.data_dir", kept.path().join("plugins").display()).with("retry.max_attempts", 1)
     });
-    stage.plugins.put("new", &layout::guest("idle"));
-    let compiler = stopped_compiler(&stage);
-    let waiting = waits(&stage, "new");
+    let idle = std::fs::read(layout::guest("idle")).unwrap();
+    let (name, compiler) = stopped_compiler(&stage, "new", &idle);
+    let waiting = waits(&stage, &name);
     kill_process(compiler, Signal::CONT).unwrap();
     let event = stage.client.wait_ended(&waiting);
     assert_eq!((event.state.as_str(), event.attempts.len()), ("processed", 1), "{event:?}");
 
-    stage.plugins.write("never.wasm", &bomb(1_000));
-    let compiler = stopped_compiler(&stage);
-    let waiting = waits(&stage, "never");
+    let (name, compiler) = stopped_compiler(&stage, "never", &bomb(1_000));
+    let waiting = waits(&stage, &name);
     kill_process(compiler, Signal::KILL).unwrap();
     let event = stage.client.wait_ended(&waiting);
     assert_eq!((event.state.as_str(), event.class.as_deref()), ("failed", Some("no-handler")), "{event:?}");

@@ -84,13 +84,13 @@ fn what_is_saved_serves_and_what_does_not_build_changes_nothing() {
     let source = folder.path().join("hello/src/lib.rs");
     let text = fs::read_to_string(&source).unwrap();
     fs::write(&source, "fn handle(").unwrap();
-    eventually("the error is told", || {
+    eventually_within(BUILT_WITHIN, "the error is told", || {
         let told = dev.told();
         if told.contains("the version before stays") { Ok(()) } else { Err(told) }
     });
     assert_eq!(answer(), r#"{"text":"Hello, Ada!"}"#);
     fs::write(&source, text.replace("\"Hello\"", "\"Good day\"")).unwrap();
-    eventually("what was saved serves", || {
+    eventually_within(BUILT_WITHIN, "what was saved serves", || {
         let answer = answer();
         if answer == r#"{"text":"Good day, Ada!"}"# { Ok(()) } else { Err(format!("{answer}\n{}", dev.told())) }
     });

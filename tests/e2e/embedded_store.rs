@@ -136,7 +136,7 @@ fn an_event_with_a_flipped_byte_is_failed_and_said_and_no_handler_sees_it() {
     let damaged = client.wait_ended(&ids[1]);
     assert_eq!((damaged.state.as_str(), damaged.class.as_deref()), ("failed", Some("bad-entry")), "{damaged:?}");
     assert!(damaged.attempts.iter().all(|attempt| attempt.plugin.is_none()), "{damaged:?}");
-    assert!(host.output().contains(&ids[1]), "{}", host.output());
+    host.wait_for_output(&ids[1]);
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn a_database_that_is_gone_is_counted_as_a_loss_and_the_new_one_is_served() {
     let host = Host::spawn(&HostOptions::new(&embedded_url(folder.path()), plugins.path()));
     let client = host.client();
     assert_eq!(client.metrics()["dataLosses"], 1);
-    assert!(host.output().contains("lost data"), "{}", host.output());
+    host.wait_for_output("lost data");
     assert!(client.event(&ids[0]).is_none());
     assert_eq!(client.wait_ended(&client.post_event("t", &json!({}))).state, "processed");
 }

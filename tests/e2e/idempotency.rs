@@ -104,7 +104,9 @@ fn past_the_depth_limit_nothing_is_accepted_until_there_is_room(broker: Broker) 
     let stage = Stage::with(broker, PluginsDir::scripted(&["item"]), |options| {
         options.with("broker.max_waiting", 10).with("consumer.concurrency", 1)
     });
-    let events: Vec<Value> = (0..10).map(|_| json!({"type": "item", "payload": {"sleep-ms": 300}})).collect();
+    // One at a time, and the first one takes its time.
+    let slow = |n| json!({"sleep-ms": if n == 0 { 15_000 } else { 1 }});
+    let events: Vec<Value> = (0..10).map(|n| json!({"type": "item", "payload": slow(n)})).collect();
     let ids = stage.client.post_batch(&events);
     let answer = stage.client.post(&json!(events).to_string()).expect(429);
     assert!(answer.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0));

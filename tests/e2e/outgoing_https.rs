@@ -108,8 +108,8 @@ fn a_certificate_counts_if_the_system_trusts_who_signed_it_and_for_its_names_onl
         let refused = send(&stage, &format!("https://other.test:{port}/"));
         assert!(refused["error"].as_str().unwrap().contains("TlsCertificateError"), "{refused}");
     }
-    let log = stage.host.output();
     let told = format!("https://other.test:{port} shows a certificate that is not accepted");
+    let log = stage.host.wait_for_output(&told);
     assert_eq!(log.matches(&told).count(), 1, "{log}");
 }
 
@@ -124,9 +124,8 @@ fn a_certificate_of_an_authority_that_nobody_trusts_is_refused_and_the_log_says_
         let refused = send(&stage, &url);
         assert!(refused["error"].as_str().unwrap().contains("TlsCertificateError"), "{refused}");
     }
-    let log = stage.host.output();
     for words in ["UnknownIssuer", "SSL_CERT_FILE", &format!("https://service.test:{port} shows a certificate")] {
-        assert!(log.contains(words), "{log} says {words}");
+        stage.host.wait_for_output(words);
     }
     let status = stage.client.get("/plugins/p").expect(200).json();
     assert!(status["denied"].is_null(), "that is no denial: {status}");

@@ -6,15 +6,16 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use eventstream_tests::client::Client;
+use eventstream_tests::eventually::eventually;
 use eventstream_tests::guests::{PluginsDir, two_builds};
 use eventstream_tests::host::{Host, HostOptions};
 use eventstream_tests::stage::{Broker, Stage};
 use rustix::fs::{CWD, Mode};
 use serde_json::json;
 
-/// Files that are no plugins, and files that would be if they held one.
-const OTHER_FILES: usize = 5_000;
-const EMPTY_FILES: usize = 5_000;
+/// Files that are no plugins, and files that would be if they held one; each of these is looked into, and told of.
+const OTHER_FILES: usize = 8_000;
+const EMPTY_FILES: usize = 2_000;
 
 #[track_caller]
 fn serves(client: &Client, digest: &str) {
@@ -64,7 +65,9 @@ fn what_is_no_file_is_refused_and_the_version_that_served_serves_on() {
     let mut copy = File::create(&file).unwrap();
     let (head, tail) = second_build.split_at(second_build.len() / 2);
     copy.write_all(head).unwrap();
-    assert!(refusal(&stage.client, "work").contains("cut short"));
+    stage.client.wait_for_plugin("work", "it is refused as cut short", |status| {
+        status["error"].as_str().filter(|error| error.contains("cut short")).map(drop)
+    });
     serves(&stage.client, &first);
     copy.write_all(tail).unwrap();
     drop(copy);
@@ -126,8 +129,11 @@ fn a_directory_that_is_swapped_as_a_whole_is_followed_with_and_without_notificat
         let host = Host::spawn(&options.with("plugins.rescan_ms", 50).with("plugins.settle_ms", 50));
         let client = host.client();
         serves(&client, &first);
-        let is_notified = host.open_files().iter().any(|file| file.contains("inotify"));
-        assert_eq!(is_notified, watch == "notify", "{:?}", host.open_files());
+        eventually("it watches as it is to", || {
+            let files = host.open_files();
+            let is_notified = files.iter().any(|file| file.contains("inotify"));
+            if is_notified == (watch == "notify") { Ok(()) } else { Err(format!("{files:?}")) }
+        });
         symlink("2", at("next")).unwrap();
         fs::rename(at("next"), at("current")).unwrap();
         client.wait_for_version("work", &second);

@@ -1,6 +1,6 @@
 //! G7 and G10: ends of every kind, and what becomes of the events that were under way.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use eventstream_tests::client::Event;
 use eventstream_tests::eventually::eventually;
@@ -21,7 +21,7 @@ on_both_brokers! {
 }
 
 /// So long that no test sees a lease end: what is taken over was taken over for another reason.
-const LONG_LEASE_MS: u64 = 120_000;
+const LONG_LEASE_MS: u64 = 600_000;
 
 fn running(stage: &Stage, id: &str) -> Event {
     stage.client.wait_for(id, &["running"])
@@ -31,7 +31,7 @@ fn sigterm_lets_attempts_end_and_exits_with_0(broker: Broker) {
     let mut stage =
         Stage::with(broker, PluginsDir::scripted(&["slow"]), |options| options.with("consumer.concurrency", 2));
     let ids = stage.client.post_batch(&vec![json!({"type": "slow", "payload": {"sleep-ms": 1_500}}); 6]);
-    running(&stage, &ids[0]);
+    stage.client.wait_for(&ids[0], &["running", "processed"]);
     stage.host.terminate();
     assert_eq!(stage.host.wait().code(), Some(0), "{}", stage.host.output());
     stage.replace_host(|options| options);
@@ -47,7 +47,7 @@ fn what_does_not_end_within_the_drain_time_is_handed_back_without_burning_an_att
     let mut stage = Stage::with(broker, PluginsDir::scripted(&["slow"]), |options| {
         options.with("server.drain_ms", 200).with("consumer.lease_ms", LONG_LEASE_MS)
     });
-    let id = stage.client.post_event("slow", &json!({"sleep-ms": 3_000}));
+    let id = stage.client.post_event("slow", &json!({"sleep-ms": 8_000}));
     running(&stage, &id);
     stage.host.terminate();
     assert_eq!(stage.host.wait().code(), Some(0), "{}", stage.host.output());
@@ -64,9 +64,8 @@ fn a_second_signal_ends_at_once_and_loses_nothing(broker: Broker) {
     let mut stage = Stage::with(broker, PluginsDir::scripted(&["slow"]), |options| {
         options.with("consumer.lease_ms", LONG_LEASE_MS)
     });
-    let id = stage.client.post_event("slow", &json!({"sleep-ms": 4_000}));
+    let id = stage.client.post_event("slow", &json!({"sleep-ms": 15_000}));
     running(&stage, &id);
-    let begun = Instant::now();
     stage.host.terminate();
     eventually("the host drains", || match stage.client.request("GET", "/readyz", &[], None) {
         Ok(answer) if answer.status == 200 => Err("it is ready"),
@@ -74,9 +73,10 @@ fn a_second_signal_ends_at_once_and_loses_nothing(broker: Broker) {
     });
     stage.host.terminate();
     stage.host.wait();
-    assert!(begun.elapsed() < Duration::from_millis(3_500), "ended after {:?}", begun.elapsed());
     stage.replace_host(|options| options.with("consumer.lease_ms", LONG_LEASE_MS));
-    assert_eq!(stage.client.wait_ended(&id).state, "processed");
+    let event = stage.client.wait_ended(&id);
+    let attempts: Vec<u32> = event.attempts.iter().map(|attempt| attempt.attempt).collect();
+    assert_eq!((event.state.as_str(), attempts), ("processed", vec![2]), "the first attempt was waited for: {event:?}");
 }
 
 fn sigterm_under_load_loses_nothing_and_burns_no_attempt(broker: Broker) {
@@ -99,11 +99,11 @@ fn a_restarted_host_takes_its_own_back_at_once(broker: Broker) {
     let mut stage = Stage::with(broker, PluginsDir::scripted(&["slow"]), |options| {
         options.with("consumer.lease_ms", LONG_LEASE_MS)
     });
-    let id = stage.client.post_event("slow", &json!({"sleep-ms": 1_000}));
+    let id = stage.client.post_event("slow", &json!({"sleep-ms": 8_000}));
     running(&stage, &id);
     stage.host.kill9();
     stage.replace_host(|options| options.with("consumer.lease_ms", LONG_LEASE_MS));
-    // Within the patience of a test, which is half of the lease.
+    // Within the patience of a test, which is shorter than the lease.
     let event = stage.client.wait_ended(&id);
     assert_eq!(
         (event.state.as_str(), event.attempts.len(), event.attempts[0].attempt),
@@ -114,14 +114,15 @@ fn a_restarted_host_takes_its_own_back_at_once(broker: Broker) {
 }
 
 fn a_host_that_stood_still_past_its_lease_goes_on_and_each_event_counts_once(broker: Broker) {
-    let stage = Stage::with(broker, PluginsDir::scripted(&["slow"]), |options| options.with("consumer.lease_ms", 500));
-    let payload = json!({"sleep-ms": 400, "publish": 1, "publish-type": "nobody"});
+    let stage =
+        Stage::with(broker, PluginsDir::scripted(&["slow"]), |options| options.with("consumer.lease_ms", 2_000));
+    let payload = json!({"sleep-ms": 1_500, "publish": 1, "publish-type": "nobody"});
     for _ in 0..3 {
         let id = stage.client.post_event("slow", &payload);
-        running(&stage, &id);
+        stage.client.wait_for(&id, &["running", "processed"]);
         stage.host.stop();
         // Nothing marks the end of a lease from outside.
-        std::thread::sleep(Duration::from_millis(700));
+        std::thread::sleep(Duration::from_millis(2_500));
         stage.host.cont();
         let event = stage.client.wait_ended(&id);
         assert_eq!((event.state.as_str(), event.children.len()), ("processed", 1), "{event:?}");
@@ -134,11 +135,11 @@ fn a_host_that_stood_still_past_its_lease_goes_on_and_each_event_counts_once(bro
 #[test]
 fn work_of_a_host_that_stands_still_is_taken_over_and_counts_once() {
     let stage =
-        Stage::with(Broker::Redis, PluginsDir::scripted(&["slow"]), |options| options.with("consumer.lease_ms", 1_000));
-    let id = stage.client.post_event("slow", &json!({"sleep-ms": 700, "publish": 1, "publish-type": "nobody"}));
+        Stage::with(Broker::Redis, PluginsDir::scripted(&["slow"]), |options| options.with("consumer.lease_ms", 8_000));
+    let id = stage.client.post_event("slow", &json!({"sleep-ms": 6_000, "publish": 1, "publish-type": "nobody"}));
     running(&stage, &id);
     stage.host.stop();
-    let other = stage.another(|options| options.with("consumer.lease_ms", 1_000));
+    let other = stage.another(|options| options.with("consumer.lease_ms", 8_000));
     let event = other.client().wait_ended(&id);
     stage.host.cont();
     assert_eq!((event.state.as_str(), event.attempts[0].attempt), ("processed", 2), "{event:?}");
@@ -151,9 +152,9 @@ fn work_of_a_host_that_stands_still_is_taken_over_and_counts_once() {
 
 fn a_handler_slower_than_the_lease_runs_once(broker: Broker) {
     let stage =
-        Stage::with(broker, PluginsDir::scripted(&["slow"]), |options| options.with("consumer.lease_ms", 2_500));
-    let _other = broker.is_shared().then(|| stage.another(|options| options.with("consumer.lease_ms", 2_500)));
-    let ids = stage.client.post_batch(&vec![json!({"type": "slow", "payload": {"sleep-ms": 4_000}}); 4]);
+        Stage::with(broker, PluginsDir::scripted(&["slow"]), |options| options.with("consumer.lease_ms", 8_000));
+    let _other = broker.is_shared().then(|| stage.another(|options| options.with("consumer.lease_ms", 8_000)));
+    let ids = stage.client.post_batch(&vec![json!({"type": "slow", "payload": {"sleep-ms": 12_000}}); 4]);
     for id in &ids {
         let event = stage.client.wait_ended(id);
         assert_eq!((event.attempts.len(), event.attempts[0].attempt), (1, 1), "{event:?}");
@@ -163,7 +164,7 @@ fn a_handler_slower_than_the_lease_runs_once(broker: Broker) {
 
 fn an_event_that_takes_its_host_down_again_and_again_fails_as_crash(broker: Broker) {
     let mut stage = Stage::with(broker, PluginsDir::scripted(&["deadly", "good"]), |options| options);
-    let id = stage.client.post_event("deadly", &json!({"sleep-ms": 4_000}));
+    let id = stage.client.post_event("deadly", &json!({"sleep-ms": 25_000}));
     let good = stage.client.post_event("good", &json!({}));
     for takeovers in 0..5 {
         eventually("the event is delivered again", || match stage.client.metrics()["recovered"].as_u64() {

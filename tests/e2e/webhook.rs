@@ -26,8 +26,9 @@ impl Service {
         let seen = requests.clone();
         std::thread::spawn(move || {
             for (index, stream) in listener.incoming().flatten().enumerate() {
-                let status = statuses[index.min(statuses.len() - 1)];
-                seen.lock().unwrap().push(serve(stream, status));
+                let request = read(&stream);
+                seen.lock().unwrap().push(request);
+                answer(stream, statuses[index.min(statuses.len() - 1)]);
             }
         });
         Self { address, requests }
@@ -38,8 +39,8 @@ impl Service {
     }
 }
 
-/// Reads a request to its end, whose body is the only one with a closing brace, and answers.
-fn serve(mut stream: TcpStream, status: &str) -> String {
+/// Reads a request to its end; a closing brace is nowhere else.
+fn read(mut stream: &TcpStream) -> String {
     let (mut request, mut buffer) = (Vec::new(), [0; 4_096]);
     while !request.ends_with(b"}") {
         match stream.read(&mut buffer) {
@@ -47,10 +48,13 @@ fn serve(mut stream: TcpStream, status: &str) -> String {
             _ => break,
         }
     }
+    String::from_utf8_lossy(&request).into_owned()
+}
+
+fn answer(mut stream: TcpStream, status: &str) {
     // The other side may have gone.
     let _ = write!(stream, "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
     let _ = stream.shutdown(Shutdown::Write);
-    String::from_utf8_lossy(&request).into_owned()
 }
 
 /// The settings that lie beside the example, for a service at this address, granted or not, and a key to sign with.

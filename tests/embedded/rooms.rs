@@ -117,7 +117,7 @@ async fn eventually_async(condition: impl AsyncFn() -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("it should have come by now");
+    tokio::time::timeout(Duration::from_secs(120), waiting).await.expect("it should have come by now");
 }
 
 async fn eventually(condition: impl Fn() -> bool) {

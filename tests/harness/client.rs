@@ -204,14 +204,14 @@ impl Client {
     /// An event in whatever state, if there is one.
     #[track_caller]
     pub fn event(&self, id: &str) -> Option<Event> {
-        let answer = self.get(&format!("/events/{id}"));
+        let answer = self.ask(&format!("/events/{id}"));
         if answer.status == 404 { None } else { Some(answer.expect(200).read()) }
     }
 
     /// A failed event, if it is one.
     #[track_caller]
     pub fn failed_event(&self, id: &str) -> Option<Event> {
-        let answer = self.get(&format!("/failed-events/{id}"));
+        let answer = self.ask(&format!("/failed-events/{id}"));
         if answer.status == 404 { None } else { Some(answer.expect(200).read()) }
     }
 
@@ -275,14 +275,23 @@ impl Client {
     /// The totals and the depth.
     #[track_caller]
     pub fn metrics(&self) -> Value {
-        self.get("/metrics").expect(200).json()
+        self.ask("/metrics").expect(200).json()
+    }
+
+    /// `GET` of what is in the store, which on a busy machine may answer the host too late.
+    #[track_caller]
+    fn ask(&self, path: &str) -> Answer {
+        eventually("the store answers", || match self.get(path) {
+            answer if answer.status == 503 => Err(answer.text()),
+            answer => Ok(answer),
+        })
     }
 
     #[track_caller]
     fn pages(&self, path: &str) -> Vec<Event> {
         let (mut events, mut cursor) = (Vec::new(), String::new());
         loop {
-            let page: Page = self.get(&format!("{path}?limit=500{cursor}")).expect(200).read();
+            let page: Page = self.ask(&format!("{path}?limit=500{cursor}")).expect(200).read();
             events.extend(page.events);
             match page.next_cursor {
                 Some(next) => cursor = format!("&cursor={next}"),

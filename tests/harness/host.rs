@@ -18,6 +18,10 @@ use crate::layout;
 
 /// The most lines of output that are kept, the last ones.
 const MAX_LINES: usize = 4_000;
+/// How a host ends that does not reach its store.
+const NO_STORE: i32 = 3;
+/// How often a host is started whose Redis, on a busy machine, does not answer within the second that it is given.
+const STARTS: usize = 10;
 /// What the host prints once it accepts connections, before the address.
 const LISTENING: &str = "listening on ";
 
@@ -84,9 +88,14 @@ impl Host {
     /// It ended instead; with all that it printed.
     #[track_caller]
     pub fn spawn(options: &HostOptions) -> Self {
-        match Self::try_spawn(options) {
-            Ok(host) => host,
-            Err(exited) => panic!("the host ended ({}) and said:\n{}", exited.status, exited.output),
+        let is_redis = options.broker_url.starts_with("redis");
+        let mut starts = 1;
+        loop {
+            match Self::try_spawn(options) {
+                Ok(host) => return host,
+                Err(exited) if is_redis && starts < STARTS && exited.status.code() == Some(NO_STORE) => starts += 1,
+                Err(exited) => panic!("the host ended ({}) and said:\n{}", exited.status, exited.output),
+            }
         }
     }
 
@@ -132,6 +141,18 @@ impl Host {
     /// All that it printed so far, the last lines of it.
     pub fn output(&self) -> String {
         self.output.text()
+    }
+
+    /// Waits until these words are in its output, which comes in by and by, and gives all of it.
+    ///
+    /// # Panics
+    /// They do not come.
+    #[track_caller]
+    pub fn wait_for_output(&self, words: &str) -> String {
+        eventually(&format!("it says {words:?}"), || {
+            let output = self.output();
+            if output.contains(words) { Ok(output) } else { Err(output) }
+        })
     }
 
     /// Ends the process as a power cut does, and waits until it is gone.

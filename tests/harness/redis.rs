@@ -17,11 +17,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::machine::Machine;
 
 /// How long a server may take to answer its first PING; a large log has to be read before.
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(120);
 /// How often another port is tried when the first one was taken in the meantime.
 const PORT_TRIES: usize = 20;
 /// How long an answer to an administrative command is waited for.
-const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running `redis-server`, killed when this is dropped.
 pub struct RedisServer {
@@ -195,9 +195,13 @@ impl Drop for RedisServer {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, and is not one of those that the system gives to connections: a server that is away
+/// for a while is to find it again.
 fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    (0..200)
+        .map(|_| fastrand::u16(10_000..32_000))
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .context("none of 200 ports below those for connections is free")
 }
 
 #[cfg(test)]

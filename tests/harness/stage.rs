@@ -51,7 +51,8 @@ impl Stage {
     }
 }
 
-/// Pauses between attempts that a test can wait for.
+/// Pauses between attempts that a test can wait for, and time enough for a guest that gets no processor for seconds.
 fn quick(options: HostOptions) -> HostOptions {
-    options.with("retry.initial_ms", 50).with("retry.max_ms", 500)
+    let options = options.with("retry.initial_ms", 50).with("retry.max_ms", 500);
+    options.with("plugins.limits.wall_ms", 30_000).with("plugins.limits.http_timeout_ms", 20_000)
 }

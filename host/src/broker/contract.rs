@@ -30,7 +30,7 @@ use crate::event::{
 };
 
 /// How long something that has to happen by itself may take before a case fails.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(120);
 /// The lease in cases that wait for one to end.
 pub const SHORT_LEASE_MS: u64 = 300;
 

@@ -257,8 +257,11 @@ async fn going_back_waits_for_no_compiler_and_holds_what_is_being_compiled() {
     place.put("a", RETRY);
     look(&registry).await;
     drop(registry);
-    let limits = CompileLimits { wall_ms: 500, ..CompileLimits::default() };
-    let child = Child { program: "/bin/sh".into(), arguments: vec!["-c".into(), "exec sleep 600".into()], limits };
+    // A compiler that ends, with nothing, when it is told to.
+    let end = place.kept.path().join("end");
+    let script = format!("until [ -e '{}' ]; do sleep 0.05; done; exit 1", end.display());
+    let limits = CompileLimits { wall_ms: 120_000, ..CompileLimits::default() };
+    let child = Child { program: "/bin/sh".into(), arguments: vec!["-c".into(), script], limits };
     let registry = Registry::open(Options { compiler: Compiler::Child(child), ..place.options() }).await.unwrap();
     place.put("a", &format!("(nop) {OK}"));
     let people = async {
@@ -267,6 +270,7 @@ async fn going_back_waits_for_no_compiler_and_holds_what_is_being_compiled() {
         }
         let back = registry.rollback("a").await.unwrap();
         assert_eq!((back.state, back.digest.as_ref()), (PluginState::Compiling, Some(&first)), "it is compiled still");
+        fs::write(&end, "").unwrap();
     };
     tokio::join!(look(&registry), people);
     let held = status(&registry, "a");

@@ -263,7 +263,7 @@ async fn a_directory_that_is_watched_is_followed() {
         stop.cancel();
     };
     let both = async { tokio::join!(watching, people) };
-    tokio::time::timeout(Duration::from_secs(30), both).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(120), both).await.unwrap();
 }
 
 #[tokio::test]

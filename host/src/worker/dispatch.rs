@@ -79,7 +79,7 @@ impl Dispatcher {
                 () = self.queue.stirred() => true,
                 changed = changes.changed() => { changed?; true }
                 changed = preparing.changed() => { changed?; !*preparing.borrow_and_update() }
-                _ = looks.tick(), if !self.queue.is_empty() => { self.give_back(self.queue.take_late()); false }
+                _ = looks.tick(), if !self.queue.is_empty() => { self.give_back(self.queue.take_late(Instant::now())); false }
             };
             // There may be something to claim now in other lanes than those that are asked or waited for.
             match &asking {

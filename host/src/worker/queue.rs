@@ -138,9 +138,8 @@ impl Queue {
         missing
     }
 
-    /// Takes out what has waited for too long in its lane, and notes that its handlers are slow.
-    pub(super) fn take_late(&self) -> Vec<Waiting> {
-        let now = Instant::now();
+    /// Takes out what has by `now` waited for too long in its lane, and notes that its handlers are slow.
+    pub(super) fn take_late(&self, now: Instant) -> Vec<Waiting> {
         let is_late = |queue: &VecDeque<Waiting>| {
             queue.front().is_some_and(|first| now.saturating_duration_since(first.since) >= MAX_WAIT)
         };
@@ -412,9 +411,10 @@ mod tests {
     #[test]
     fn what_is_taken_out_waits_no_more() {
         let queue = queue(2);
+        let before = Instant::now();
         push(&queue, "a");
         push(&queue, "b");
-        assert!(queue.take_late().is_empty());
+        assert!(queue.take_late(before).is_empty());
         assert_eq!(queue.take_all().len(), 2);
         assert!(queue.is_empty());
         assert_eq!(queue.claim().unwrap().lanes.len(), 2);

@@ -34,7 +34,7 @@ async fn fill(broker: &dyn Broker) -> Filled {
     assert_eq!(settle_one(broker, &processing, Settlement::Processed).await, Settled::Done);
     let retrying = deliver_one(broker, "b").await;
     assert_eq!(settle_one(broker, &retrying, retry(60_000)).await, Settled::Done);
-    let delayed_until = now().plus_ms(1_500);
+    let delayed_until = now().plus_ms(10_000);
     let mut delayed = appends("c", 1);
     delayed[0].start = Start::At(delayed_until);
     let delayed = broker.append(delayed).await.expect("accepted")[0].id;
@@ -293,7 +293,7 @@ pub async fn windows_end_and_limits_are_for_new_events(rig: &dyn Rig) {
         let idempotency = idempotency(key, 1).expect("a key");
         Exported::Key(ExportedKey { idempotency, id: EventId::new(), until })
     };
-    let mut items = vec![key(1, now()), key(2, now().plus_ms(3_000)), key(3, now().plus_ms(60_000))];
+    let mut items = vec![key(1, now()), key(2, now().plus_ms(10_000)), key(3, now().plus_ms(60_000))];
     for append in appends("a", 3) {
         items.push(Exported::Waiting(ExportedEvent { record: append.record, lane: append.lane, due: None }));
     }

@@ -116,7 +116,8 @@ pub async fn a_dropped_wait_loses_nothing(rig: &dyn Rig) {
 pub async fn dropped_waits_for_one_lane_hold_up_no_other(rig: &dyn Rig) {
     let broker = rig.open(options()).await;
     assert!(claim(&*broker, "full", 1).await.is_empty() && claim(&*broker, "free", 1).await.is_empty());
-    for round in 0..30_u64 {
+    let (mut round, mut late_rounds) = (0_u64, 0);
+    while round < 30 {
         for moment in 0..6_u64 {
             // The timers of the runtime are too coarse for this.
             let (begun, patience) = (Instant::now(), Duration::from_micros((round * 6 + moment) * 5));
@@ -142,8 +143,14 @@ pub async fn dropped_waits_for_one_lane_hold_up_no_other(rig: &dyn Rig) {
         };
         let (appended, woken) = tokio::join!(append, wait);
         let late = woken.saturating_duration_since(appended);
-        assert!(late < Duration::from_millis(300), "round {round}: woken {late:?} after there was something");
         assert_eq!(claim(&*broker, "full", 9).await.len(), 1, "round {round}");
+        // A machine that stands still for a moment does so in one round or two; a wait that is held up, in every one.
+        if late < Duration::from_millis(300) {
+            (round, late_rounds) = (round + 1, 0);
+        } else {
+            late_rounds += 1;
+            assert!(late_rounds < 5, "round {round}: woken {late:?} after there was something");
+        }
     }
 }
 
@@ -159,14 +166,21 @@ pub async fn a_retry_waits_until_it_is_due_and_keeps_its_story(rig: &dyn Rig) {
     let found = broker.event(id).await.expect("looked up").expect("known");
     assert_eq!(found.state, State::Retrying);
     assert!(found.due.is_some_and(|due| due >= began.plus_ms(400)));
-    assert_eq!(promote_all(&*broker).await, 0, "it is not due yet");
-    assert!(claim(&*broker, "a", 1).await.is_empty() && claim(&*broker, "b", 1).await.is_empty());
+    let moved = promote_all(&*broker).await;
+    let early = claim(&*broker, "b", 1).await.pop();
+    assert!((moved == 0 && early.is_none()) || now().plus_ms(1) >= began.plus_ms(400), "it is not due yet");
+    assert!(claim(&*broker, "a", 1).await.is_empty());
 
-    let second = eventually("the retry is delivered", || async {
-        promote_all(&*broker).await;
-        claim(&*broker, "b", 1).await.pop()
-    })
-    .await;
+    let second = match early {
+        Some(delivery) => delivery,
+        None => {
+            eventually("the retry is delivered", || async {
+                promote_all(&*broker).await;
+                claim(&*broker, "b", 1).await.pop()
+            })
+            .await
+        }
+    };
     assert!(now().plus_ms(1) >= began.plus_ms(400), "it came before its time");
     assert_eq!(second.record.event, delivery.record.event);
     assert_eq!((second.attempt(), second.deliveries, second.record.failures), (2, 1, 1));

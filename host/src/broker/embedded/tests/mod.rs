@@ -10,6 +10,8 @@ mod room;
 use std::path::Path;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+
 use super::*;
 use crate::broker::{Ending as EndedAs, LaneWant, Options};
 use crate::event::{AttemptRecord, EventType, Idempotency, Start, Timestamp};
@@ -177,16 +179,23 @@ async fn waiting_ends_when_an_event_comes_to_one_of_the_lanes() {
     let broker = open(dir.path());
     let lanes = [lane("a"), lane("b")];
     for to in ["b", "a"] {
-        let started = std::time::Instant::now();
-        let (waited, appended) = tokio::join!(broker.wait(&lanes), broker.append(vec![new_append(to)]));
-        waited.unwrap();
-        appended.unwrap();
-        assert!(started.elapsed() < MAX_WAIT, "it was not the time that ended it");
-        assert_eq!(broker.claim(want(to, 1)).await.unwrap().len(), 1);
+        let mut tries = 0..10;
+        // A slow disk may take as long as a wait at the most, but not every time.
+        let is_woken = loop {
+            let started = std::time::Instant::now();
+            let (waited, appended) = tokio::join!(broker.wait(&lanes), broker.append(vec![new_append(to)]));
+            waited.unwrap();
+            appended.unwrap();
+            let elapsed = started.elapsed();
+            assert_eq!(broker.claim(want(to, 1)).await.unwrap().len(), 1);
+            if elapsed < MAX_WAIT || tries.next().is_none() {
+                break elapsed < MAX_WAIT;
+            }
+        };
+        assert!(is_woken, "it was the time that ended it");
     }
     broker.append(vec![new_append("elsewhere")]).await.unwrap();
-    let waited = tokio::time::timeout(MAX_WAIT / 10, broker.wait(&lanes)).await;
-    assert!(waited.is_err(), "nothing waits in these lanes");
+    assert!(broker.wait(&lanes).now_or_never().is_none(), "nothing waits in these lanes");
 }
 
 #[tokio::test]
