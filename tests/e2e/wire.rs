@@ -179,7 +179,7 @@ fn a_thousand_clients_that_connect_at_once_are_all_served(broker: Broker) {
     let most: usize = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
     let address = stage.host.url().strip_prefix("http://").unwrap().parse().unwrap();
     let ask = |_| {
-        let mut client = TcpStream::connect_timeout(&address, READ_LIMIT).expect("there is room to wait");
+        let mut client = TcpStream::connect_timeout(&address, READ_LIMIT).unwrap();
         client.set_read_timeout(Some(READ_LIMIT)).unwrap();
         client.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
         client
