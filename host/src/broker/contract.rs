@@ -63,6 +63,7 @@ macro_rules! broker_contract {
             work::a_wait_ends_when_something_arrives,
             work::a_dropped_wait_loses_nothing,
             work::dropped_waits_for_one_lane_hold_up_no_other,
+            work::among_many_lanes_none_is_overlooked,
             work::a_retry_waits_until_it_is_due_and_keeps_its_story,
             work::due_times_survive_a_crash,
             work::a_returned_delivery_goes_back_uncounted,

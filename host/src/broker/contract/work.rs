@@ -154,6 +154,29 @@ pub async fn dropped_waits_for_one_lane_hold_up_no_other(rig: &dyn Rig) {
     }
 }
 
+/// An event in a lane that was empty is found at once after a wait, and soon though another lane never runs dry.
+pub async fn among_many_lanes_none_is_overlooked(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    let lanes: Vec<Lane> = (0..100).map(|n| lane(&format!("l{n}"))).collect();
+    let claim_all = async || {
+        let lanes = lanes.iter().map(|lane| LaneWant { lane: lane.clone(), free: 1 }).collect();
+        broker.claim(Claim { lanes, max: 10 }).await.expect("answered")
+    };
+    assert!(claim_all().await.is_empty());
+    for name in ["l99", "l3", "l50"] {
+        broker.append(appends(name, 1)).await.expect("accepted");
+        broker.wait(&lanes).await.expect("the wait ends");
+        assert_eq!(claim_all().await.len(), 1, "{name}");
+        assert!(claim_all().await.is_empty());
+    }
+    broker.append(appends("l70", 1)).await.expect("accepted");
+    eventually("it is found", || async {
+        broker.append(appends("l1", 1)).await.expect("accepted");
+        claim_all().await.into_iter().find(|delivery| delivery.receipt.lane == lane("l70"))
+    })
+    .await;
+}
+
 /// G5: not before the pause is over; attempt, failures and the story of the attempts go with the event.
 pub async fn a_retry_waits_until_it_is_due_and_keeps_its_story(rig: &dyn Rig) {
     let broker = rig.open(options()).await;

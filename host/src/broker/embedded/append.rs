@@ -14,6 +14,12 @@ use super::columns::{Body, DataColumn, Story};
 use super::state;
 use super::writer::Step;
 
+/// Writes where an event stands, unless its id is there already.
+pub(super) const INSERT_EVENT: &str = "INSERT INTO event (number, id, state, lane, place, deliveries, type, checksum, \
+    story, result, ended_at, class) VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (id) DO NOTHING";
+/// Writes what was accepted.
+pub(super) const INSERT_BODY: &str = "INSERT INTO body (number, head, data, checksum) VALUES (?1, ?2, ?3, ?4)";
+
 /// An event in the form in which it is written; made before the writer is asked.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct NewEvent {
@@ -159,32 +165,24 @@ pub(super) fn insert_row(
     spot: &Spot,
 ) -> rusqlite::Result<bool> {
     let number = step.next_number();
-    let is_new = step
-        .db
-        .prepare_cached(
-            "INSERT INTO event (number, id, state, lane, place, deliveries, type, checksum, story, result, ended_at, \
-             class) VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (id) DO NOTHING",
-        )?
-        .execute(params![
-            number,
-            body.id.as_bytes(),
-            spot.state,
-            spot.lane,
-            spot.due.unwrap_or(number),
-            body.event_type.as_str(),
-            story.map(|story| story.checksum),
-            story.map(|story| &story.text),
-            DataColumn(story.and_then(|story| story.result.as_ref())),
-            spot.ended.map(|(_, at_ms)| at_ms),
-            spot.ended.map(|(class, _)| class.as_str()),
-        ])?
-        == 1;
-    if is_new {
-        step.db
-            .prepare_cached("INSERT INTO body (number, head, data, checksum) VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![number, body.head, DataColumn(body.data.as_ref()), body.checksum])?;
+    let inserted = step.often.insert_event.execute(params![
+        number,
+        body.id.as_bytes(),
+        spot.state,
+        spot.lane,
+        spot.due.unwrap_or(number),
+        body.event_type.as_str(),
+        story.map(|story| story.checksum),
+        story.map(|story| &story.text),
+        DataColumn(story.and_then(|story| story.result.as_ref())),
+        spot.ended.map(|(_, at_ms)| at_ms),
+        spot.ended.map(|(class, _)| class.as_str()),
+    ])?;
+    if inserted == 1 {
+        let data = DataColumn(body.data.as_ref());
+        step.often.insert_body.execute(params![number, body.head, data, body.checksum])?;
     }
-    Ok(is_new)
+    Ok(inserted == 1)
 }
 
 /// When something is due so long from now. The clock has run on since it was read to the millisecond before, and nothing

@@ -57,9 +57,20 @@ fn take(step: &mut Step<'_>, lane: &Lane, number: i64, share: u64, claimed: &mut
             claimed.push(Claimed { held, lane: lane.clone(), found: Fetched::read(row, 2)? });
         }
     }
-    let mut run = step.db.prepare_cached("UPDATE event SET state = 1, deliveries = 1 WHERE number = ?1")?;
-    for Claimed { held, .. } in &claimed[first..] {
-        run.execute([held.number])?;
+    let taken = &claimed[first..];
+    let Some(last) = taken.last() else { return Ok(()) };
+    // No two places are the same, so these are the ones up to the last of them.
+    let run = step
+        .db
+        .prepare_cached(
+            "UPDATE event INDEXED BY queued SET state = 1, deliveries = 1 \
+             WHERE state = 0 AND lane = ?1 AND place <= ?2",
+        )?
+        .execute((number, last.held.place))?;
+    if run != taken.len() {
+        return Err(rusqlite::Error::StatementChangedRows(run));
+    }
+    for Claimed { held, .. } in taken {
         step.changes.push(Change::Begins(*held));
         step.totals.queued(number, -1);
         step.totals.running += 1;

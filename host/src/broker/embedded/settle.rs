@@ -17,6 +17,11 @@ use super::leases::{Change, Entry};
 use super::state;
 use super::writer::Step;
 
+/// Moves an event that runs to where its settlement says, if the delivery is still the one of the receipt.
+pub(super) const END: &str = "UPDATE event SET state = ?4, lane = coalesce(?5, lane), place = ?6, deliveries = 0, \
+    settled_place = ?2, settled_deliveries = ?3, ended_at = ?7, class = ?8, checksum = ?9, story = ?10, result = ?11 \
+    WHERE number = ?1 AND state = 1 AND place = ?2 AND deliveries = ?3";
+
 /// A settle in the form in which it is written; made before the writer is asked.
 #[derive(Debug, Clone)]
 pub(super) struct Ending {
@@ -168,26 +173,19 @@ fn end(step: &mut Step<'_>, ending: &Ending, entry: Entry) -> rusqlite::Result<b
         },
     };
     let story = ending.story.as_ref();
-    let moved = step
-        .db
-        .prepare_cached(
-            "UPDATE event SET state = ?4, lane = coalesce(?5, lane), place = ?6, deliveries = 0, settled_place = ?2, \
-             settled_deliveries = ?3, ended_at = ?7, class = ?8, checksum = ?9, story = ?10, result = ?11 \
-             WHERE number = ?1 AND state = 1 AND place = ?2 AND deliveries = ?3",
-        )?
-        .execute(params![
-            entry.number,
-            entry.place,
-            ending.deliveries,
-            target.state,
-            target.lane,
-            target.place,
-            target.ended_at_ms,
-            target.class,
-            story.map(|story| story.checksum),
-            story.map(|story| &story.text),
-            DataColumn(story.and_then(|story| story.result.as_ref())),
-        ])?;
+    let moved = step.often.end.execute(params![
+        entry.number,
+        entry.place,
+        ending.deliveries,
+        target.state,
+        target.lane,
+        target.place,
+        target.ended_at_ms,
+        target.class,
+        story.map(|story| story.checksum),
+        story.map(|story| &story.text),
+        DataColumn(story.and_then(|story| story.result.as_ref())),
+    ])?;
     Ok(moved == 1)
 }
 

@@ -9,17 +9,19 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use rusqlite::Connection;
+use rusqlite::{CachedStatement, Connection};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::broker::{Error, Options};
 use crate::clock;
 
+use super::append;
 use super::checkpoint::Checkpoints;
 use super::directory::Directory;
 use super::fault::{Condition, Fault};
 use super::leases::{Change, Table};
 use super::room;
+use super::settle;
 use super::totals::Totals;
 
 /// The most jobs of one group: bounds how long the first one waits for the last.
@@ -40,6 +42,7 @@ pub(super) enum Commit {
 /// What a job works with.
 pub(super) struct Step<'a> {
     pub(super) db: &'a Connection,
+    pub(super) often: Often<'a>,
     pub(super) totals: &'a mut Totals,
     pub(super) changes: &'a mut Vec<Change>,
     pub(super) options: &'a Options,
@@ -51,6 +54,24 @@ pub(super) struct Step<'a> {
     pub(super) no_room: Option<&'a str>,
     /// To be set when the database became smaller: the disk has that back only once the log is moved.
     pub(super) has_shrunk: &'a mut bool,
+}
+
+/// The statements that every event needs, ready for a whole group: taking one from the connection's cache hashes, copies
+/// and compares its text, which is a good part of what carrying it out takes.
+pub(super) struct Often<'a> {
+    pub(super) insert_event: CachedStatement<'a>,
+    pub(super) insert_body: CachedStatement<'a>,
+    pub(super) end: CachedStatement<'a>,
+}
+
+impl<'a> Often<'a> {
+    fn of(db: &'a Connection) -> rusqlite::Result<Self> {
+        Ok(Self {
+            insert_event: db.prepare_cached(append::INSERT_EVENT)?,
+            insert_body: db.prepare_cached(append::INSERT_BODY)?,
+            end: db.prepare_cached(settle::END)?,
+        })
+    }
 }
 
 impl Step<'_> {
@@ -311,18 +332,21 @@ impl Core {
         changes: &mut Vec<Change>,
         no_room: Option<&str>,
     ) -> rusqlite::Result<()> {
-        let mut step = Step {
-            db: &self.db,
-            totals: &mut self.totals,
-            changes,
-            options: &self.options,
-            opening: self.opening,
-            now_ms: clock::now().unix_ms(),
-            no_room,
-            has_shrunk: &mut self.has_shrunk,
-        };
-        for job in group {
-            job.run(&mut step)?;
+        {
+            let mut step = Step {
+                db: &self.db,
+                often: Often::of(&self.db)?,
+                totals: &mut self.totals,
+                changes,
+                options: &self.options,
+                opening: self.opening,
+                now_ms: clock::now().unix_ms(),
+                no_room,
+                has_shrunk: &mut self.has_shrunk,
+            };
+            for job in group {
+                job.run(&mut step)?;
+            }
         }
         self.totals.save(&self.board.borrow(), &self.db)?;
         self.db.prepare_cached("COMMIT")?.execute([])?;
