@@ -61,12 +61,12 @@ async fn several_promoters_move_each_event_once() {
 #[tokio::test]
 async fn several_takers_take_each_delivery_once() {
     let rig = RedisRig::new();
-    let dead = rig.direct(Options { lease_ms: 5_000, ..options() }).await;
+    // Longer than a busy machine holds up who renews.
+    let patient = || Options { lease_ms: 5_000, ..options() };
+    let dead = rig.direct(patient()).await;
     dead.append(appends("a", 60)).await.unwrap();
     assert_eq!(claim(&*dead, "a", 60).await.len(), 60);
     drop(dead);
-    // Longer than a busy machine holds up who renews.
-    let patient = || Options { lease_ms: 5_000, ..options() };
     let takers = [rig.direct(patient()).await, rig.direct(patient()).await, rig.direct(patient()).await];
     let mut taken: Vec<(usize, eventstream::broker::Delivery)> = Vec::new();
     let began = std::time::Instant::now();
