@@ -113,6 +113,25 @@ pub async fn every_crash_raises_the_delivery_count(rig: &dyn Rig) {
     }
 }
 
+/// G7: what was under way in every crash comes last, so that it takes no others with it.
+pub async fn who_was_delivered_the_most_often_is_recovered_last(rig: &dyn Rig) {
+    let first = rig.open(short_lease()).await;
+    first.append(appends("a", 3)).await.expect("accepted");
+    assert_eq!(claim(&*first, "a", 3).await.len(), 3);
+    rig.kill(first).await;
+
+    let mut counts = Vec::new();
+    for _ in 0..6 {
+        let broker = rig.open(short_lease()).await;
+        // Nothing is to be passed over only because its lease is not over yet.
+        tokio::time::sleep(Duration::from_millis(2 * SHORT_LEASE_MS)).await;
+        let one = eventually("one is recovered", || async { broker.recover(1).await.expect("answered").pop() }).await;
+        counts.push(one.deliveries);
+        rig.kill(broker).await;
+    }
+    assert_eq!(counts, [2, 2, 2, 3, 3, 3]);
+}
+
 /// Renewal keeps a delivery for much longer than a lease; without it, the lease ends.
 pub async fn renewed_leases_are_not_taken_over(rig: &dyn Rig) {
     let broker = rig.open(short_lease()).await;

@@ -86,13 +86,14 @@ impl Table {
         }
     }
 
-    /// Deliveries whose lease is over: those of consumers that are gone first, then the longest over.
+    /// Deliveries whose lease is over: those of consumers that are gone first; among them, and among the others, those that
+    /// were delivered the fewest times, so that what takes its host down again and again holds up none that does not.
     pub(super) fn over(&self, max: usize) -> Vec<Held> {
         let now = Instant::now();
         let leases = self.lock();
         let is_over = |lease: &&Lease| lease.until.is_none_or(|until| until <= now);
         let mut over: Vec<&Lease> = leases.values().filter(is_over).collect();
-        over.sort_by_key(|lease| (lease.until, lease.held.place));
+        over.sort_by_key(|lease| (lease.until.is_some(), lease.held.deliveries, lease.until, lease.held.place));
         over.into_iter().take(max).map(|lease| lease.held).collect()
     }
 
@@ -167,6 +168,8 @@ mod tests {
         table.apply(&[Change::Begins(held(2, 1))]);
         assert_eq!(table.over(10), [held(9, 1), held(1, 1), held(2, 1)]);
         assert_eq!(table.over(1), [held(9, 1)]);
+        table.apply(&[Change::Begins(held(1, 2))]);
+        assert_eq!(table.over(10), [held(9, 1), held(2, 1), held(1, 2)]);
         let patient = Table::new(7, Duration::from_secs(30), vec![]);
         patient.apply(&[Change::Begins(held(1, 1))]);
         assert_eq!(patient.over(10), []);

@@ -68,7 +68,8 @@ impl Core {
         call
     }
 
-    /// What of it is to be taken, each entry once.
+    /// What of it is to be taken, each entry once: those that were delivered the fewest times first, so that what takes its
+    /// host down again and again holds up none that does not.
     fn select(&self, pending: Vec<Pending>, lanes: &[Lane], dead: &[String], max: usize) -> Vec<(Pending, u64)> {
         let lease_ms = self.options.lease_ms;
         let mut seen = HashSet::new();
@@ -88,10 +89,9 @@ impl Core {
             if row.idle_ms >= least_idle_ms && seen.insert((row.place, row.entry.clone())) {
                 wanted.push((row, least_idle_ms));
             }
-            if wanted.len() == max {
-                break;
-            }
         }
+        wanted.sort_by_key(|(row, _)| row.deliveries);
+        wanted.truncate(max);
         wanted
     }
 
