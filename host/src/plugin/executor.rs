@@ -1,9 +1,9 @@
 //! Where guests run: on runtimes of their own, in two tiers.
 //!
-//! An attempt starts on the fast tier, where quick ones are worked off in a row without a task or a hand-over for each. A guest yields its thread at every tick of the epoch, and one that has used more
-//! than a slice of CPU time is moved, mid-call, to the slow tier, whose threads have a lower priority. So a guest that
-//! burns CPU delays one that does not by a slice at most, however many of them burn, and the threads of HTTP and of the
-//! broker are preferred to it by the kernel.
+//! An attempt starts on the fast tier, where quick ones are worked off in a row without a task or a hand-over for each. A
+//! guest yields its thread at every tick of the epoch, and one that has used more than a slice of CPU time is moved,
+//! mid-call, to the slow tier, whose threads have a lower priority. So a guest that burns CPU delays one that does not by
+//! a slice at most, however many of them burn, and the threads of HTTP and of the broker are preferred to it by the kernel.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 
-use super::meter::Meter;
+use super::meter::{Meter, thread_cpu_ns};
 
 /// The CPU time after which an attempt leaves the fast tier.
 const FAST_SLICE_NS: u64 = 2_000_000;
@@ -56,8 +56,9 @@ impl Job {
         Self { work: Box::pin(work(meter.clone())), meter }
     }
 
-    fn poll(&mut self, context: &mut Context<'_>, slice_ns: u64) -> Poll<Turn> {
-        self.meter.begin();
+    /// Goes on, on a thread that has used `began_ns` of CPU time before.
+    fn poll(&mut self, context: &mut Context<'_>, slice_ns: u64, began_ns: u64) -> Poll<Turn> {
+        self.meter.begin(began_ns);
         match self.work.as_mut().poll(context) {
             Poll::Ready(()) => Poll::Ready(Turn::Ended),
             Poll::Pending if self.meter.end() > slice_ns => Poll::Ready(Turn::SliceUsedUp),
@@ -176,10 +177,16 @@ impl Drop for Executor {
 /// Works off what `next` gives, for a while at a time, so that whoever else has work on this tier gets its turn.
 async fn work_off(mut next: impl FnMut() -> Option<Job> + Send, slow: Handle) {
     loop {
-        let turn_ends = Instant::now() + TURN;
-        while Instant::now() < turn_ends {
+        // The kernel is asked for the CPU time once a turn; since then it was no more than what has passed, so that a job is
+        // charged with less than it used by no more than a turn.
+        let (turn_began, cpu_ns) = (Instant::now(), thread_cpu_ns());
+        let mut passed = Duration::ZERO;
+        while passed < TURN {
             let Some(mut job) = next() else { return };
-            match poll_fn(|context| Poll::Ready(job.poll(context, FAST_SLICE_NS))).await {
+            let began_ns = cpu_ns + u64::try_from(passed.as_nanos()).unwrap_or(0);
+            let turn = poll_fn(|context| Poll::Ready(job.poll(context, FAST_SLICE_NS, began_ns))).await;
+            passed = turn_began.elapsed();
+            match turn {
                 Poll::Ready(Turn::Ended) => {}
                 Poll::Ready(Turn::SliceUsedUp) => drop(slow.spawn(on_slow_tier(job))),
                 Poll::Pending => drop(Handle::current().spawn(on_fast_tier(job, slow.clone()))),
@@ -190,13 +197,13 @@ async fn work_off(mut next: impl FnMut() -> Option<Job> + Send, slow: Handle) {
 }
 
 async fn on_fast_tier(mut job: Job, slow: Handle) {
-    if let Turn::SliceUsedUp = poll_fn(|context| job.poll(context, FAST_SLICE_NS)).await {
+    if let Turn::SliceUsedUp = poll_fn(|context| job.poll(context, FAST_SLICE_NS, thread_cpu_ns())).await {
         slow.spawn(on_slow_tier(job));
     }
 }
 
 async fn on_slow_tier(mut job: Job) {
-    poll_fn(|context| job.poll(context, u64::MAX)).await;
+    poll_fn(|context| job.poll(context, u64::MAX, thread_cpu_ns())).await;
 }
 
 /// Linux keeps a priority for each thread; elsewhere it belongs to the process and is left alone.
@@ -213,7 +220,6 @@ fn be_nice(niceness: i32) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::meter::thread_cpu_ns;
     use super::*;
 
     /// Burns CPU time in turns of half a millisecond and tells on which threads.

@@ -16,9 +16,9 @@ impl Meter {
         self.spent_ns.load(Ordering::Relaxed).saturating_add(running_ns)
     }
 
-    /// The attempt begins to run on this thread.
-    pub(super) fn begin(&self) {
-        self.began_ns.store(thread_cpu_ns(), Ordering::Relaxed);
+    /// The attempt begins to run on this thread, which has used so much CPU time before.
+    pub(super) fn begin(&self, began_ns: u64) {
+        self.began_ns.store(began_ns, Ordering::Relaxed);
     }
 
     /// It runs on this thread no more. Gives the time so far.

@@ -86,7 +86,8 @@ pub(super) struct Guest {
     surroundings: Arc<Surroundings>,
     output: Arc<Output>,
     current: Current,
-    wasi: WasiCtx,
+    /// Made when the guest first asks WASI for something: most never do, and it costs as much as a small call.
+    wasi: Option<WasiCtx>,
     table: ResourceTable,
     /// Whether the guest may hold handles that are no more.
     lost_handles: bool,
@@ -118,11 +119,6 @@ impl Current {
 impl Guest {
     /// The host's side of a new instance. What the guest says goes to `output`.
     pub(super) fn new(surroundings: Arc<Surroundings>, output: Arc<Output>, given: Given) -> Self {
-        let wasi = WasiCtx::builder()
-            .stdout(stdio::Stream::out(output.clone()))
-            .stderr(stdio::Stream::err(output.clone()))
-            .max_random_size(MAX_RANDOM_BYTES)
-            .build();
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);
         Self {
@@ -130,7 +126,7 @@ impl Guest {
             current: Current::new(&surroundings, given),
             surroundings,
             output,
-            wasi,
+            wasi: None,
             table,
             lost_handles: false,
         }
@@ -180,7 +176,15 @@ impl Guest {
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        let Self { wasi, output, table, .. } = self;
+        let build = || {
+            WasiCtx::builder()
+                .stdout(stdio::Stream::out(output.clone()))
+                .stderr(stdio::Stream::err(output.clone()))
+                .max_random_size(MAX_RANDOM_BYTES)
+                .build()
+        };
+        WasiCtxView { ctx: wasi.get_or_insert_with(build), table }
     }
 }
 
