@@ -18,7 +18,7 @@ use super::leases::Hold;
 use super::slots::{Slots, Want};
 
 /// The most deliveries that this host holds: those that wait, are handled, or are not settled yet.
-const MAX_HELD: usize = 2_048;
+const MAX_HELD: usize = 4_096;
 /// How long a delivery waits for a slot before it goes back. Far longer than was expected of it.
 pub(super) const MAX_WAIT: Duration = Duration::from_millis(500);
 
@@ -118,6 +118,7 @@ impl Queue {
         let book = &mut *self.book();
         book.held += 1;
         book.slots.wait(&lane);
+        book.paces.came(&lane, delivery.record.event.data.as_ref().map_or(0, |data| data.bytes.len()));
         let waiting = Waiting { delivery, custody, since: Instant::now() };
         book.waiting.entry(lane).or_default().push_back(waiting);
     }
@@ -147,7 +148,7 @@ impl Queue {
         let late: HashSet<Lane> =
             book.waiting.iter().filter(|(_, queue)| is_late(queue)).map(|(lane, _)| lane.clone()).collect();
         for lane in &late {
-            book.paces.note(lane, MAX_WAIT);
+            book.paces.took(lane, MAX_WAIT);
         }
         book.take_out(|lane| late.contains(lane))
     }
@@ -260,7 +261,7 @@ impl Drop for Slot {
             let book = &mut *self.queue.book();
             let was_full = book.slots.is_full();
             book.slots.release(&self.lane);
-            book.paces.note(&self.lane, self.since.elapsed());
+            book.paces.took(&self.lane, self.since.elapsed());
             // What the host's limit kept from beginning may be of any lane.
             book.stirs(&self.lane) || was_full
         };

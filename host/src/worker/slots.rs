@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use crate::broker::{Claim, Lane, LaneWant};
 
 /// The most deliveries of all lanes together that are claimed before there is a slot for them.
-const MAX_WAITING: usize = 1_024;
+const MAX_WAITING: usize = 2_048;
 
 /// Which slots are taken, and what waits for one.
 #[derive(Debug)]
@@ -188,7 +188,7 @@ mod tests {
     fn no_more_waits_than_a_host_may_hold() {
         let mut slots = Slots::new(100);
         let lanes: Vec<_> = (0..20).map(|n| (lane(&format!("l{n}")), 1)).collect();
-        let claim = slots.claim(&wants(&lanes, 64)).unwrap();
+        let claim = slots.claim(&wants(&lanes, MAX_WAITING / 16)).unwrap();
         assert_eq!(claim.lanes.iter().map(|want| want.free).sum::<usize>(), 20 + MAX_WAITING);
         assert!(claim.max <= 100 + MAX_WAITING);
     }
