@@ -46,11 +46,11 @@ impl Mutant {
 
     /// The text of a script as this mutant runs it.
     pub(super) fn patch(self, name: &str, text: &str) -> String {
-        const FENCE: &str = "local held = is_held(item)";
+        const FENCE: &str = "return deliveries == expected";
         const OPEN: &str = "    redis.call('XGROUP', 'CREATE', key, GROUP, '0', 'MKSTREAM')\n  end\nend\n";
         const MAKE: &str = "redis.pcall('XGROUP', 'CREATE', lane_key(i), GROUP, '0', 'MKSTREAM')";
         match (self, name) {
-            (Self::NoFence | Self::AckFirst, "settle") => text.replace(FENCE, "local held = true"),
+            (Self::NoFence | Self::AckFirst, "settle") => text.replace(FENCE, "return true"),
             (Self::GroupAtEnd, "claim") => text.replace(
                 "'CREATE', key, GROUP, '0', 'MKSTREAM')\n    reply",
                 "'CREATE', key, GROUP, '$', 'MKSTREAM')\n    reply",
@@ -113,7 +113,7 @@ return redis.call('XDEL', lane_key(1), ARGV[2])
             .number(item.receipt.deliveries);
         let is_held = reply::count(&core.link.call(&call).await?)? == 1;
         if is_held {
-            core.link.call(&core.settle_call(&core.scripts.settle, std::slice::from_ref(item))).await?;
+            core.link.call(&core.settle_call(std::slice::from_ref(item)).0).await?;
         }
         core.held.remove(&item.receipt);
         settled.push(if is_held { Settled::Done } else { Settled::Lost });
@@ -145,7 +145,7 @@ return redis.call('HINCRBY', COUNTS, 'published', 1)
             children: Vec::new(),
             state: item.state.clone(),
         };
-        let call = core.settle_call(&core.scripts.settle, std::slice::from_ref(&alone));
+        let (call, _) = core.settle_call(std::slice::from_ref(&alone));
         let answer = reply::text(core.link.repeat(&call).await?)?;
         core.held.remove(&item.receipt);
         settled.push(if answer == "D" { Settled::Done } else { Settled::Lost });

@@ -45,6 +45,11 @@ impl Item {
         })
     }
 
+    /// Whether it is processed and has nothing beside: no published events, no state.
+    fn is_plain(&self) -> bool {
+        self.settlement == Settlement::Processed && self.children.is_empty() && self.state.is_none()
+    }
+
     fn weight(&self) -> usize {
         1 + self.children.len() + self.state.as_ref().map_or(0, |state| state.expected.len() + state.writes.len())
     }
@@ -103,55 +108,72 @@ impl Core {
         {
             return answers;
         }
-        let answers = reply::text(self.link.repeat(&self.settle_call(&self.scripts.settle, items)).await?)?;
+        let (call, order) = self.settle_call(items);
+        let answers = reply::text(self.link.repeat(&call).await?)?;
         if answers.len() != items.len() {
             return Err(super::fault::Failure::not_understood("Redis answered another number of settles"));
         }
-        let mut settled = Vec::with_capacity(items.len());
-        for (item, answer) in items.iter().zip(answers.bytes()) {
-            settled.push(match answer {
+        let mut settled = vec![Settled::Lost; items.len()];
+        for (place, answer) in order.into_iter().zip(answers.bytes()) {
+            settled[place] = match answer {
                 b'D' => Settled::Done,
                 b'C' => Settled::Conflict,
                 _ => Settled::Lost,
-            });
-            if settled.last() != Some(&Settled::Conflict) {
-                self.held.remove(&item.receipt);
+            };
+            if settled[place] != Settled::Conflict {
+                self.held.remove(&items[place].receipt);
             }
         }
         Ok(settled)
     }
 
-    pub(super) fn settle_call<'a>(&self, script: &'a super::scripts::Script, items: &[Item]) -> Call<'a> {
+    /// The call that settles these items, and where in them each item of the call stands: the plain ones come first, lane by
+    /// lane, since the script has a short way for them.
+    pub(super) fn settle_call(&self, items: &[Item]) -> (Call<'_>, Vec<usize>) {
         let mut places = Places::default();
-        for item in items {
-            places.of(&item.receipt.lane);
+        let sources: Vec<usize> = items.iter().map(|item| places.of(&item.receipt.lane)).collect();
+        for item in items.iter().filter(|item| !item.is_plain()) {
             places.of(&item.lane);
             for child in &item.children {
                 places.of(&child.lane);
             }
         }
-        let mut call = self.script(script).text(&self.consumer).named_lanes(&self.keys, places.lanes());
-        for lane in places.lanes() {
-            let (first, last, most) = range(items, lane).unwrap_or_default();
+        let mut order: Vec<usize> = (0..items.len()).collect();
+        order.sort_by_key(|&n| if items[n].is_plain() { sources[n] } else { usize::MAX });
+        let n_plain = order.partition_point(|&n| items[n].is_plain());
+        let (plain, others) = order.split_at(n_plain);
+
+        let mut call = self.script(&self.scripts.settle).text(&self.consumer).named_lanes(&self.keys, places.lanes());
+        for place in 1..=places.lanes().len() {
+            let of_lane = items.iter().zip(&sources).filter(|(_, source)| **source == place).map(|(item, _)| item);
+            let (first, last, most) = range(of_lane).unwrap_or_default();
             call.push_text(first);
             call.push_text(last);
             call.push_number(most);
         }
         let spaces = Spaces::of(items.iter().filter_map(|item| item.state.as_ref()));
         spaces.push(self, &mut call);
-        call.push_number(items.len());
-        for item in items {
+        let mut by_lane = plain.chunk_by(|a, b| sources[*a] == sources[*b]).peekable();
+        for place in 1..=places.lanes().len() {
+            let of_lane = by_lane.next_if(|chunk| sources[chunk[0]] == place).unwrap_or_default();
+            call.push_number(of_lane.len());
+            for item in of_lane.iter().map(|&n| &items[n]) {
+                call.push_text(&item.receipt.entry);
+                call.push_number(item.receipt.deliveries);
+                call.push_shown(item.receipt.event_id);
+                call.push_bytes(&item.blob);
+            }
+        }
+        call.push_number(others.len());
+        for &n in others {
+            let item = &items[n];
             let (verb, delay_ms, class) = verb_of(&item.settlement);
-            let is_plain = item.settlement == Settlement::Processed && item.children.is_empty() && item.state.is_none();
-            call.push_number(places.of(&item.receipt.lane));
+            call.push_number(sources[n]);
             call.push_text(&item.receipt.entry);
             call.push_number(item.receipt.deliveries);
             call.push_shown(item.receipt.event_id);
-            call.push_text(if is_plain { "done" } else { verb });
+            call.push_text(verb);
             call.push_bytes(&item.blob);
-            if is_plain {
-                continue;
-            }
             call.push_number(delay_ms);
             call.push_number(places.of(&item.lane));
             call.push_text(class.map_or("", Class::as_str));
@@ -164,15 +186,15 @@ impl Core {
             }
             spaces.push_step(&mut call, item.state.as_ref());
         }
-        call
+        (call, order)
     }
 }
 
-/// The first and the last entry of one lane that are settled here, and how many are to be looked at between them; `None`
-/// for a few, which are asked for one by one.
-fn range<'a>(items: &'a [Item], lane: &Lane) -> Option<(&'a str, &'a str, usize)> {
-    let of_lane = items.iter().filter(|item| item.receipt.lane == *lane).map(|item| item.receipt.entry.as_str());
-    let placed: Vec<_> = of_lane.filter_map(|entry| Some((place_of(entry)?, entry))).collect();
+/// The first and the last entry of what is settled of one lane, and how many are to be looked at between them; `None` for a
+/// few, which are asked for one by one.
+fn range<'a>(of_lane: impl Iterator<Item = &'a Item>) -> Option<(&'a str, &'a str, usize)> {
+    let entries = of_lane.map(|item| item.receipt.entry.as_str());
+    let placed: Vec<_> = entries.filter_map(|entry| Some((place_of(entry)?, entry))).collect();
     let ((_, first), (_, last)) = (*placed.iter().min()?, *placed.iter().max()?);
     (placed.len() > FEW).then_some((first, last, RANGE_SLACK * placed.len()))
 }

@@ -2,20 +2,20 @@
 -- Ends attempts, each in one step: fence, counters, published events, destination, index, and the source last.
 -- KEYS behind the lanes, if there is state: names of plugins with state, ends of state, and each plugin's own.
 -- ARGV: consumer, number of lanes, their names; for each lane the first and the last of its entries that are settled
--- here, and how many to look at between them ('', '' and 0: each is asked for alone); number of plugins with state,
--- their names, number of items; for each item: source lane, entry, delivery count, id, verb (done, ok, retry, failed or
--- back), blob. Behind that, unless the verb is done, which is ok with nothing beside: delay in ms, next lane, class, number
--- of children; for each child: id, lane, start, ms, blob; then the plugin, number of versions, number of writes; for each
--- version: key, version; for each write: verb (set, del or add), key, value, how long in ms or 0.
--- The answer has a letter for each item: D done, now or when it was asked before; L lost; C the state has changed, nothing
--- was done.
--- Whatever is done for each item is kept short: Redis does nothing else meanwhile.
+-- here, and how many to look at between them ('', '' and 0: each is asked for alone); number of plugins with state, their
+-- names; then the plain items, which are processed and have nothing beside: for each lane how many, and for each of them:
+-- entry, delivery count, id, blob; then the number of the other items; for each of them: source lane, entry, delivery
+-- count, id, verb (ok, retry, failed or back), blob, delay in ms, next lane, class, number of children; for each child:
+-- id, lane, start, ms, blob; then the plugin, number of versions, number of writes; for each version: key, version; for
+-- each write: verb (set, del or add), key, value, how long in ms or 0.
+-- The answer has a letter for each item, in this order: D done, now or when it was asked before; L lost; C the state has
+-- changed, nothing was done.
+-- Whatever is done for each item is kept short, since Redis does nothing else meanwhile; for a plain one, shortest.
 local KEYS, ARGV, call = KEYS, ARGV, redis.call
 local me, lanes = ARGV[1], tonumber(ARGV[2])
 local ranges = 2 + lanes
 local at = 3 + 4 * lanes
 local items, spaces, parks = {}, {}, false
-local NOTHING = {}
 
 local function take(n)
   at = at + n
@@ -45,10 +45,25 @@ for s = 1, tonumber((take(1))) do
   must_be('hash', spaces[s].key)
 end
 
-local function take_rest(item)
+-- Where the plain items of each lane begin, and how many there are.
+local plain, n_plain = {}, {}
+for source = 1, lanes do
+  plain[source], n_plain[source] = at + 1, tonumber(ARGV[at])
+  at = at + 1 + 4 * n_plain[source]
+  if n_plain[source] > 0 then
+    stream(lane_key(source))
+    stream(DONE)
+  end
+end
+
+for n = 1, tonumber((take(1))) do
+  local item = { children = {}, expected = {}, writes = {} }
+  local source, entry, deliveries = take(3)
+  item.source, item.entry, item.deliveries = tonumber(source), entry, tonumber(deliveries)
+  item.id, item.verb, item.blob = take(3)
   item.delay, item.lane, item.class, item.n_children = take(4)
   item.lane = tonumber(item.lane)
-  item.children, item.expected, item.writes = {}, {}, {}
+  stream(lane_key(item.source))
   for c = 1, tonumber(item.n_children) do
     item.children[c] = { take(5) }
     open(lane_key(tonumber(item.children[c][2])))
@@ -61,30 +76,15 @@ local function take_rest(item)
   for w = 1, tonumber(n_writes) do
     item.writes[w] = { take(4) }
   end
-  if item.verb == 'failed' then
+  if item.verb == 'ok' then
+    stream(DONE)
+  elseif item.verb == 'failed' then
     stream(FAILED)
   elseif item.verb == 'back' then
     open(lane_key(item.lane))
   end
   if item.verb == 'retry' or #item.children > 0 then
     parks = true
-  end
-end
-
-for n = 1, tonumber((take(1))) do
-  local item = {
-    source = tonumber(ARGV[at]), entry = ARGV[at + 1], count = tonumber(ARGV[at + 2]), id = ARGV[at + 3],
-    verb = ARGV[at + 4], blob = ARGV[at + 5], children = NOTHING, expected = NOTHING, writes = NOTHING,
-  }
-  at = at + 6
-  stream(lane_key(item.source))
-  if item.verb == 'done' then
-    item.verb = 'ok'
-  else
-    take_rest(item)
-  end
-  if item.verb == 'ok' then
-    stream(DONE)
   end
   items[n] = item
 end
@@ -100,27 +100,28 @@ local function pending(key, entry)
   return not rows.err and rows[1] or nil
 end
 
--- What this consumer holds of the lanes, asked for once a lane: entries that stand together are settled together.
-local known, ended = {}, {}
+-- What this consumer holds of the lanes, asked for once a lane: entries that stand together are settled together. For
+-- each entry how often it was delivered; false once it has ended.
+local known = {}
 for source = 1, lanes do
   local rows, of = {}, ranges + 3 * (source - 1)
   if ARGV[of + 1] ~= '' then
     rows = redis.pcall('XPENDING', lane_key(source), GROUP, ARGV[of + 1], ARGV[of + 2], ARGV[of + 3], me)
   end
   local held = {}
-  for _, row in ipairs(rows.err and NOTHING or rows) do
-    held[row[1]] = row
+  for _, row in ipairs(rows.err and {} or rows) do
+    held[row[1]] = row[4]
   end
-  known[source], ended[source] = held, {}
+  known[source] = held
 end
 
-local function is_held(item)
-  local source, entry = item.source, item.entry
-  if ended[source][entry] then
-    return false
+local function is_held(source, entry, expected)
+  local deliveries = known[source][entry]
+  if deliveries == nil then
+    local row = pending(lane_key(source), entry)
+    deliveries = row and row[2] == me and row[4]
   end
-  local row = known[source][entry] or pending(lane_key(source), entry)
-  return row ~= nil and row[2] == me and row[4] == item.count
+  return deliveries == expected
 end
 
 local now = now_ms()
@@ -155,7 +156,7 @@ local function write(space, verb, key, value, ttl)
   keep(SPACES, UNTILS, space.key, space.name, key, value, ends)
 end
 
-local counts, receipts, acks = {}, {}, {}
+local counts, acks = {}, {}
 local function count(name, by)
   counts[name] = (counts[name] or 0) + by
 end
@@ -163,14 +164,49 @@ end
 -- Where the events are from now on: written together at the end.
 local places, n_places = {}, 0
 
+local function receipt_of(source, entry, deliveries)
+  return ARGV[2 + source] .. '/' .. entry .. '/' .. deliveries .. '/' .. me
+end
+
+-- The answer about a delivery that is not held: whether this very settle has put the event where it is.
+local function repeated(id, receipt)
+  local _, _, _, settled_by = place_of(id)
+  for n = 1, n_places, 2 do
+    if places[n] == id then
+      settled_by = string.match(places[n + 1], '^[^|]*|[^|]*|[^|]*|(.*)$')
+    end
+  end
+  return settled_by == receipt and 'D' or 'L'
+end
+
+local function end_delivery(source, entry, id, place)
+  places[n_places + 1], places[n_places + 2] = id, place
+  n_places = n_places + 2
+  local of = acks[source]
+  if not of then
+    of = {}
+    acks[source] = of
+  end
+  of[#of + 1] = entry
+  known[source][entry] = false
+  return 'D'
+end
+
+local function settle_plain(source, entry, deliveries, id, blob)
+  local receipt = receipt_of(source, entry, deliveries)
+  if not is_held(source, entry, tonumber(deliveries)) then
+    return repeated(id, receipt)
+  end
+  local done = call('XADD', DONE, '*', 'id', id, 'b', blob)
+  count('processed', 1)
+  return end_delivery(source, entry, id, 'p||' .. done .. '|' .. receipt)
+end
+
 local function settle(item)
-  local source = item.source
-  local receipt = ARGV[2 + source] .. '/' .. item.entry .. '/' .. item.count .. '/' .. me
-  local held = is_held(item)
-  if not held then
-    local _, _, _, settled_by = place_of(item.id)
-    settled_by = receipts[item.id] or settled_by
-    return settled_by == receipt and 'D' or 'L'
+  local source, id = item.source, item.id
+  local receipt = receipt_of(source, item.entry, item.deliveries)
+  if not is_held(source, item.entry, item.deliveries) then
+    return repeated(id, receipt)
   end
   if item.space and not is_current(item) then
     count('state_conflicts', 1)
@@ -186,38 +222,46 @@ local function settle(item)
   end
   local place
   if item.verb == 'ok' then
+    place = 'p||' .. call('XADD', DONE, '*', 'id', id, 'b', item.blob) .. '|'
     count('processed', 1)
-    place = 'p||' .. call('XADD', DONE, '*', 'id', item.id, 'b', item.blob) .. '|'
   elseif item.verb == 'failed' then
+    place = 'f||' .. call('XADD', FAILED, '*', 'id', id, 'b', item.blob) .. '|'
     count('failed', 1)
     count('failed:' .. item.class, 1)
-    place = 'f||' .. call('XADD', FAILED, '*', 'id', item.id, 'b', item.blob) .. '|'
   elseif item.verb == 'retry' then
-    count('retried', 1)
-    call('HSET', PARKED, item.id, ARGV[2 + item.lane] .. '\n' .. item.blob)
-    call('ZADD', DUE, int(now + tonumber(item.delay)), item.id)
+    call('HSET', PARKED, id, ARGV[2 + item.lane] .. '\n' .. item.blob)
+    call('ZADD', DUE, int(now + tonumber(item.delay)), id)
     place = 'd|||'
+    count('retried', 1)
   else
-    local entry = call('XADD', lane_key(item.lane), '*', 'id', item.id, 'b', item.blob)
+    local entry = call('XADD', lane_key(item.lane), '*', 'id', id, 'b', item.blob)
     place = 'q|' .. ARGV[2 + item.lane] .. '|' .. entry .. '|'
   end
-  places[n_places + 1], places[n_places + 2] = item.id, place .. receipt
-  n_places = n_places + 2
-  receipts[item.id] = receipt
-  acks[source] = acks[source] or {}
-  acks[source][#acks[source] + 1] = item.entry
-  ended[source][item.entry] = true
-  return 'D'
+  return end_delivery(source, item.entry, id, place .. receipt)
 end
 
 local answers, failure = {}, nil
-for n, item in ipairs(items) do
-  local settled, answer = pcall(settle, item)
-  if not settled then
+local function try(how, ...)
+  local settled, answer = pcall(how, ...)
+  if settled then
+    answers[#answers + 1] = answer
+  else
     failure = answer
+  end
+  return settled
+end
+
+for source = 1, lanes do
+  for a = plain[source], plain[source] + 4 * n_plain[source] - 1, 4 do
+    if failure or not try(settle_plain, source, unpack(ARGV, a, a + 3)) then
+      break
+    end
+  end
+end
+for _, item in ipairs(items) do
+  if failure or not try(settle, item) then
     break
   end
-  answers[n] = answer
 end
 
 -- What the items have in common: totals, index and the sources last, also when one of them failed.
