@@ -50,31 +50,31 @@ impl Core {
             return Ok(Vec::new());
         }
         let max = claim.max.min(MAX_CLAIM);
-        let wanted: usize = wants.iter().map(|want| want.free).sum();
-        let may_read = lanes.len() <= MAX_READS && (lanes.len() == 1 || wanted <= max);
+        let shares = shares(&wants, max);
+        let may_read = lanes.len() <= MAX_READS.min(max);
         let (mut raw, mut all_read) = (Vec::new(), true);
         if may_read && waiter.much_waits.load(Ordering::Relaxed) {
-            (raw, all_read) = self.read_lanes(&wants, max).await;
+            (raw, all_read) = self.read_lanes(&lanes, &shares).await;
         }
         if raw.is_empty() {
             self.make_lanes(self.missing_lanes(&lanes)).await?;
             raw = self.take_new(&wants, &lanes, max, waiter).await?;
         }
-        let is_full = |want: &&LaneWant| {
-            raw.iter().filter(|entry| entry.lane == want.lane).count() >= want.free.min(max / wants.len()).max(1)
+        let has_its_share = |(lane, share): (&Lane, &usize)| {
+            *share > 0 && raw.iter().filter(|entry| entry.lane == *lane).count() >= *share
         };
-        waiter.much_waits.store(all_read && wants.iter().any(is_full), Ordering::Relaxed);
+        waiter.much_waits.store(all_read && lanes.iter().zip(&shares).any(has_its_share), Ordering::Relaxed);
         Ok(self.deliver(raw).await)
     }
 
     /// Reads each lane by itself, and says whether all of them could be read. What goes wrong is left to the script: it is
     /// called at once if this brings nothing, else the next time.
-    async fn read_lanes(&self, wants: &[&LaneWant], max: usize) -> (Vec<RawEntry>, bool) {
-        let reads = wants.iter().map(|want| async move {
+    async fn read_lanes(&self, lanes: &[Lane], shares: &[usize]) -> (Vec<RawEntry>, bool) {
+        let reads = lanes.iter().zip(shares).map(|(lane, share)| async move {
             let mut read = redis::cmd("XREADGROUP");
-            read.arg("GROUP").arg(GROUP).arg(self.consumer.as_str()).arg("COUNT").arg(want.free.min(max));
-            read.arg("STREAMS").arg(self.keys.lane(&want.lane).as_ref()).arg(">");
-            read_lane(&want.lane, self.link.ask(&read).await.ok()??).ok()
+            read.arg("GROUP").arg(GROUP).arg(self.consumer.as_str()).arg("COUNT").arg(*share);
+            read.arg("STREAMS").arg(self.keys.lane(lane).as_ref()).arg(">");
+            read_lane(lane, self.link.ask(&read).await.ok()??).ok()
         });
         let answers = join_all(reads).await;
         let all_read = answers.iter().all(Option::is_some);
@@ -119,6 +119,19 @@ impl Core {
         }
         Ok(raw)
     }
+}
+
+/// How many entries of each lane make up at most `max` in all: what one does not want goes to the others. None is left out
+/// if there are as many as lanes.
+fn shares(wants: &[&LaneWant], max: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..wants.len()).collect();
+    order.sort_by_key(|&n| wants[n].free);
+    let (mut shares, mut left) = (vec![0; wants.len()], max);
+    for (place, &n) in order.iter().enumerate() {
+        shares[n] = wants[n].free.min(left / (order.len() - place));
+        left -= shares[n];
+    }
+    shares
 }
 
 /// The entries in the answer to a read of one lane.
@@ -270,5 +283,23 @@ impl Waiter {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_share_a_claim_and_leave_to_others_what_they_do_not_want() {
+        let shares = |free: &[usize], max| {
+            let wants: Vec<_> = free.iter().map(|&free| LaneWant { lane: Lane::unrouted(), free }).collect();
+            shares(&wants.iter().collect::<Vec<_>>(), max)
+        };
+        assert_eq!(shares(&[1_028, 4], 500), [496, 4]);
+        assert_eq!(shares(&[4, 4], 500), [4, 4]);
+        assert_eq!(shares(&[400, 10, 400], 300), [145, 10, 145]);
+        assert_eq!(shares(&[9, 9, 9], 3), [1, 1, 1]);
+        assert_eq!(shares(&[], 3), [0; 0]);
     }
 }
