@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::broker::{Delivery, Error, Lane};
 use crate::plugin::Job;
@@ -16,10 +16,13 @@ use super::attempt::returned;
 use super::queue::{MAX_WAIT, Queue, Runner, Waiting};
 use super::settle::{Backoff, Item};
 
+/// For how long the lanes are known to claim from, unless plugins change. Others come with the lanes of other hosts.
+const LANES_KNOWN_FOR: Duration = Duration::from_millis(100);
+
 /// Runs until the worker stops.
 pub(super) async fn run(shared: Arc<Shared>, tasks: Tasks) -> anyhow::Result<()> {
     let queue = Arc::new(Queue::new(shared.options.host_concurrency, shared.plugins.threads()));
-    Dispatcher { queue, backoff: Backoff::default(), is_stale: false, shared, tasks }.run().await
+    Dispatcher { queue, backoff: Backoff::default(), is_stale: false, lanes_known_at: None, shared, tasks }.run().await
 }
 
 struct Dispatcher {
@@ -29,6 +32,7 @@ struct Dispatcher {
     backoff: Backoff,
     /// More could have been asked for since the claim that is under way was made.
     is_stale: bool,
+    lanes_known_at: Option<Instant>,
 }
 
 /// What the broker is asked, or what is waited for instead.
@@ -60,7 +64,12 @@ impl Dispatcher {
         let mut looks = tokio::time::interval(MAX_WAIT / 2);
         while !shared.stop.is_cancelled() {
             if asking.is_none() {
-                self.queue.set_lanes(shared.lanes());
+                // Looked at without waiting for it: a claim must not be for lanes that were before a change.
+                let has_changed = changes.has_changed()? || preparing.has_changed()?;
+                if has_changed || self.lanes_known_at.is_none_or(|at| at.elapsed() >= LANES_KNOWN_FOR) {
+                    self.queue.set_lanes(shared.lanes());
+                    self.lanes_known_at = Some(Instant::now());
+                }
                 asking = self.claim();
             }
             self.start_runners();
@@ -77,8 +86,12 @@ impl Dispatcher {
                 }
                 () = shared.stop.cancelled() => break,
                 () = self.queue.stirred() => true,
-                changed = changes.changed() => { changed?; true }
-                changed = preparing.changed() => { changed?; !*preparing.borrow_and_update() }
+                changed = changes.changed() => { changed?; self.lanes_known_at = None; true }
+                changed = preparing.changed() => {
+                    changed?;
+                    self.lanes_known_at = None;
+                    !*preparing.borrow_and_update()
+                }
                 _ = looks.tick(), if !self.queue.is_empty() => { self.give_back(self.queue.take_late(Instant::now())); false }
             };
             // There may be something to claim now in other lanes than those that are asked or waited for.

@@ -36,12 +36,18 @@ struct Book {
     paces: Paces,
     /// By lane, oldest first.
     waiting: HashMap<Lane, VecDeque<Waiting>>,
-    /// The lanes to claim for, and the slots of each.
-    lanes: HashMap<Lane, usize>,
+    lanes: HashMap<Lane, Served>,
+    /// The same lanes in an order that stays, since who comes first changes from claim to claim.
+    order: Vec<Lane>,
     runners: HashMap<Lane, usize>,
-    /// Lanes for which nothing was asked the last time.
-    unasked: HashSet<Lane>,
     held: usize,
+}
+
+/// A lane to claim for.
+struct Served {
+    slots: usize,
+    /// Nothing was asked for it the last time.
+    is_unasked: bool,
 }
 
 /// A delivery that is held and has not begun.
@@ -81,8 +87,8 @@ impl Queue {
             paces: Paces::default(),
             waiting: HashMap::new(),
             lanes: HashMap::new(),
+            order: Vec::new(),
             runners: HashMap::new(),
-            unasked: HashSet::new(),
             held: 0,
         };
         Self { book: Mutex::new(book), stirred: Notify::new(), threads }
@@ -90,22 +96,28 @@ impl Queue {
 
     /// The lanes to claim for from now on, each with its slots.
     pub(super) fn set_lanes(&self, lanes: HashMap<Lane, usize>) {
-        self.book().lanes = lanes;
+        let mut order: Vec<Lane> = lanes.keys().cloned().collect();
+        order.sort();
+        let served = |(lane, slots)| (lane, Served { slots, is_unasked: false });
+        let book = &mut *self.book();
+        (book.lanes, book.order) = (lanes.into_iter().map(served).collect(), order);
     }
 
     /// What to ask the broker for; `None` when nothing can be used, or while as much is held as may be.
     pub(super) fn claim(&self) -> Option<Claim> {
         let book = &mut *self.book();
-        let Book { slots, paces, lanes, .. } = book;
-        let mut wants: Vec<Want> =
-            lanes.iter().map(|(lane, limit)| Want::new(lane, *limit, paces.ahead(lane, *limit))).collect();
-        // In an order that stays, since who comes first changes from call to call.
-        wants.sort_by(|a, b| a.lane.cmp(&b.lane));
-        book.unasked = lanes.keys().cloned().collect();
+        let mut wants = Vec::with_capacity(book.order.len());
+        for lane in &book.order {
+            let Some(served) = book.lanes.get_mut(lane) else { continue };
+            served.is_unasked = true;
+            wants.push(Want::new(lane, served.slots, book.paces.ahead(lane, served.slots)));
+        }
         let room = MAX_HELD.saturating_sub(book.held);
-        let mut claim = if room > 0 { slots.claim(&wants)? } else { return None };
+        let mut claim = if room > 0 { book.slots.claim(&wants)? } else { return None };
         for want in &claim.lanes {
-            book.unasked.remove(&want.lane);
+            if let Some(served) = book.lanes.get_mut(&want.lane) {
+                served.is_unasked = false;
+            }
         }
         claim.max = claim.max.min(room);
         Some(claim)
@@ -175,7 +187,7 @@ impl Queue {
 
 impl Book {
     fn limit(&self, lane: &Lane) -> usize {
-        self.lanes.get(lane).copied().unwrap_or(1)
+        self.lanes.get(lane).map_or(1, |served| served.slots)
     }
 
     fn take_out(&mut self, of: impl Fn(&Lane) -> bool) -> Vec<Waiting> {
@@ -196,11 +208,13 @@ impl Book {
         if waits && !self.runners.contains_key(lane) && self.slots.free(lane, limit) > 0 {
             return true;
         }
-        if !self.unasked.contains(lane) {
+        let Some(served) = self.lanes.get_mut(lane).filter(|served| served.is_unasked) else { return false };
+        let want = Want::new(lane, limit, self.paces.ahead(lane, limit));
+        if !self.slots.can_use(&want) {
             return false;
         }
-        let want = Want::new(lane, limit, self.paces.ahead(lane, limit));
-        self.slots.can_use(&want) && self.unasked.remove(lane)
+        served.is_unasked = false;
+        true
     }
 }
 
