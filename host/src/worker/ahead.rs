@@ -16,7 +16,7 @@ const AHEAD: Duration = Duration::from_millis(25);
 /// slots are not idle while a claim waits behind settles in the store.
 const MAX_AHEAD: usize = 1_024;
 /// The most bytes of payloads of one lane that are to be claimed ahead.
-const MAX_AHEAD_BYTES: f64 = 16.0 * 1_024.0 * 1_024.0;
+const MAX_AHEAD_BYTES: usize = 16 * 1_024 * 1_024;
 /// How much of the average the last one makes.
 const WEIGHT: f64 = 0.2;
 
@@ -48,11 +48,12 @@ impl Paces {
         *average_bytes = (*average_bytes + (size_bytes as f64 - *average_bytes) * WEIGHT).max(size_bytes as f64);
     }
 
-    /// How many deliveries of this lane may wait for its slots; none as long as nothing is known of it.
-    pub(super) fn ahead(&self, lane: &Lane, slots: usize) -> usize {
+    /// How many deliveries of this lane may wait for its slots, where there is room for so many bytes; none as long as
+    /// nothing is known of it.
+    pub(super) fn ahead(&self, lane: &Lane, slots: usize, room_bytes: usize) -> usize {
         let Some(Pace { took_ms: Some(took_ms), size_bytes }) = self.lanes.get(lane) else { return 0 };
         let in_time = slots as f64 * AHEAD.as_secs_f64() * 1_000.0 / took_ms.max(0.001);
-        let in_room = MAX_AHEAD_BYTES / size_bytes.max(1.0);
+        let in_room = room_bytes.min(MAX_AHEAD_BYTES) as f64 / size_bytes.max(1.0);
         // Not negative, and cut to what is allowed.
         (in_time.min(in_room) as usize).min(MAX_AHEAD)
     }
@@ -70,15 +71,15 @@ mod tests {
     fn quick_handlers_are_claimed_for_ahead_and_slow_ones_are_not() {
         let lane: Lane = "a".parse().unwrap();
         let mut paces = Paces::default();
-        assert_eq!(paces.ahead(&lane, 4), 0, "nothing is known yet");
+        assert_eq!(paces.ahead(&lane, 4, usize::MAX), 0, "nothing is known yet");
         paces.took(&lane, Duration::from_micros(50));
-        assert_eq!(paces.ahead(&lane, 4), MAX_AHEAD);
+        assert_eq!(paces.ahead(&lane, 4, usize::MAX), MAX_AHEAD);
         for _ in 0..100 {
             paces.took(&lane, Duration::from_millis(5));
         }
-        assert_eq!(paces.ahead(&lane, 4), 20);
+        assert_eq!(paces.ahead(&lane, 4, usize::MAX), 20);
         paces.took(&lane, Duration::from_secs(5));
-        assert_eq!(paces.ahead(&lane, 4), 0, "one that hangs ends it at once");
+        assert_eq!(paces.ahead(&lane, 4, usize::MAX), 0, "one that hangs ends it at once");
     }
 
     #[test]
@@ -87,12 +88,13 @@ mod tests {
         let mut paces = Paces::default();
         paces.took(&lane, Duration::from_micros(50));
         paces.came(&lane, 200);
-        assert_eq!(paces.ahead(&lane, 4), MAX_AHEAD);
+        assert_eq!(paces.ahead(&lane, 4, usize::MAX), MAX_AHEAD);
         paces.came(&lane, 256 * 1_024);
-        assert_eq!(paces.ahead(&lane, 4), 64, "a large one counts at once");
+        assert_eq!(paces.ahead(&lane, 4, usize::MAX), 64, "a large one counts at once");
+        assert_eq!(paces.ahead(&lane, 4, 1_024 * 1_024), 4, "there is room for no more");
         for _ in 0..100 {
             paces.came(&lane, 200);
         }
-        assert_eq!(paces.ahead(&lane, 4), MAX_AHEAD);
+        assert_eq!(paces.ahead(&lane, 4, usize::MAX), MAX_AHEAD);
     }
 }

@@ -19,6 +19,8 @@ use super::slots::{Slots, Want};
 
 /// The most deliveries that this host holds: those that wait, are handled, or are not settled yet.
 const MAX_HELD: usize = 4_096;
+/// The most bytes of payloads that wait for a slot, of all lanes together and as far as can be told before they are claimed.
+const MAX_WAITING_BYTES: usize = 64 * 1_024 * 1_024;
 /// How long a delivery waits for a slot before it goes back. Far longer than was expected of it.
 pub(super) const MAX_WAIT: Duration = Duration::from_millis(500);
 
@@ -41,6 +43,7 @@ struct Book {
     order: Vec<Lane>,
     runners: HashMap<Lane, usize>,
     held: usize,
+    waiting_bytes: usize,
 }
 
 /// A lane to claim for.
@@ -90,6 +93,7 @@ impl Queue {
             order: Vec::new(),
             runners: HashMap::new(),
             held: 0,
+            waiting_bytes: 0,
         };
         Self { book: Mutex::new(book), stirred: Notify::new(), threads }
     }
@@ -107,10 +111,11 @@ impl Queue {
     pub(super) fn claim(&self) -> Option<Claim> {
         let book = &mut *self.book();
         let mut wants = Vec::with_capacity(book.order.len());
+        let room_bytes = book.room_bytes();
         for lane in &book.order {
             let Some(served) = book.lanes.get_mut(lane) else { continue };
             served.is_unasked = true;
-            wants.push(Want::new(lane, served.slots, book.paces.ahead(lane, served.slots)));
+            wants.push(Want::new(lane, served.slots, book.paces.ahead(lane, served.slots, room_bytes)));
         }
         let room = MAX_HELD.saturating_sub(book.held);
         let mut claim = if room > 0 { book.slots.claim(&wants)? } else { return None };
@@ -130,7 +135,8 @@ impl Queue {
         let book = &mut *self.book();
         book.held += 1;
         book.slots.wait(&lane);
-        book.paces.came(&lane, delivery.record.event.data.as_ref().map_or(0, |data| data.bytes.len()));
+        book.waiting_bytes += size_bytes(&delivery);
+        book.paces.came(&lane, size_bytes(&delivery));
         let waiting = Waiting { delivery, custody, since: Instant::now() };
         book.waiting.entry(lane).or_default().push_back(waiting);
     }
@@ -190,12 +196,17 @@ impl Book {
         self.lanes.get(lane).map_or(1, |served| served.slots)
     }
 
+    fn room_bytes(&self) -> usize {
+        MAX_WAITING_BYTES.saturating_sub(self.waiting_bytes)
+    }
+
     fn take_out(&mut self, of: impl Fn(&Lane) -> bool) -> Vec<Waiting> {
         let mut out = Vec::new();
         for (_, queue) in self.waiting.extract_if(|lane, _| of(lane)) {
             out.extend(queue);
         }
         for waiting in &out {
+            self.waiting_bytes -= size_bytes(&waiting.delivery);
             self.slots.wait_no_more(&waiting.delivery.receipt.lane);
         }
         out
@@ -208,14 +219,20 @@ impl Book {
         if waits && !self.runners.contains_key(lane) && self.slots.free(lane, limit) > 0 {
             return true;
         }
+        let room_bytes = self.room_bytes();
         let Some(served) = self.lanes.get_mut(lane).filter(|served| served.is_unasked) else { return false };
-        let want = Want::new(lane, limit, self.paces.ahead(lane, limit));
+        let want = Want::new(lane, limit, self.paces.ahead(lane, limit, room_bytes));
         if !self.slots.can_use(&want) {
             return false;
         }
         served.is_unasked = false;
         true
     }
+}
+
+/// The bytes of the payload of a delivery.
+fn size_bytes(delivery: &Delivery) -> usize {
+    delivery.record.event.data.as_ref().map_or(0, |data| data.bytes.len())
 }
 
 impl Runner {
@@ -232,6 +249,7 @@ impl Runner {
                     book.waiting.remove(&self.lane);
                 }
                 let Some(waiting) = waiting else { break };
+                book.waiting_bytes -= size_bytes(&waiting.delivery);
                 book.slots.wait_no_more(&self.lane);
                 // Lost while it waited: somebody else has it.
                 if waiting.custody.hold.lost().is_cancelled() {

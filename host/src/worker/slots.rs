@@ -38,6 +38,11 @@ impl Want {
     pub(super) fn new(lane: &Lane, limit: usize, ahead: usize) -> Self {
         Self { lane: lane.clone(), limit, ahead }
     }
+
+    /// So many, if they are half of what may wait: what is only to wait is not asked for one by one.
+    fn worth(&self, more: usize) -> usize {
+        if more * 2 >= self.ahead { more } else { 0 }
+    }
 }
 
 impl Slots {
@@ -47,36 +52,40 @@ impl Slots {
     }
 
     /// What to ask the broker for; `None` when no lane can use anything. The lane that comes first changes with each call,
-    /// so that all have their turn when there is not enough for all. What is only to wait is not asked for one by one.
+    /// so that all have their turn when there is not enough for all.
     pub(super) fn claim(&mut self, lanes: &[Want]) -> Option<Claim> {
         let host_free = self.host_limit.saturating_sub(self.total + self.total_waiting);
         let mut host_ahead = MAX_WAITING.saturating_sub(self.total_waiting);
-        let mut wants: Vec<LaneWant> = lanes
-            .iter()
-            .filter_map(|want| {
-                let (free, more) = self.usable(want, host_free, host_ahead);
-                host_ahead -= more;
-                (free + more > 0).then(|| LaneWant { lane: want.lane.clone(), free: free + more })
-            })
-            .collect();
-        if wants.is_empty() {
+        let usable =
+            |want| Some((want, self.usable(want, host_free, host_ahead))).filter(|(_, usable)| *usable != (0, 0));
+        let mut usable: Vec<_> = lanes.iter().filter_map(usable).collect();
+        if usable.is_empty() {
             return None;
         }
         self.turn = self.turn.wrapping_add(1);
-        let first = self.turn % wants.len();
-        wants.rotate_left(first);
+        let first = self.turn % usable.len();
+        usable.rotate_left(first);
+        let mut wants = Vec::with_capacity(usable.len());
+        for (want, (free, more)) in usable {
+            let more = want.worth(more.min(host_ahead));
+            host_ahead -= more;
+            if free + more > 0 {
+                wants.push(LaneWant { lane: want.lane.clone(), free: free + more });
+            }
+        }
         let asked_ahead = MAX_WAITING.saturating_sub(self.total_waiting) - host_ahead;
         let max = if host_free > 0 { host_free } else { wants.len() } + asked_ahead;
         Some(Claim { lanes: wants, max })
     }
 
     /// Deliveries of a lane that can begin at once, and those that may wait for it to go on.
-    fn usable(&self, Want { lane, limit, ahead }: &Want, host_free: usize, host_ahead: usize) -> (usize, usize) {
+    fn usable(&self, want: &Want, host_free: usize, host_ahead: usize) -> (usize, usize) {
+        let Want { lane, limit, ahead } = want;
         let used = self.taken.get(lane).copied().unwrap_or(0) + self.waiting(lane);
         let own_free = limit.saturating_sub(used);
         let free = if used == 0 { own_free.min(host_free.max(1)) } else { own_free.min(host_free) };
         let more = (limit + ahead).saturating_sub(used.max(*limit)).min(host_ahead);
-        (free, if more * 2 >= *ahead { more } else { 0 })
+        (free, want.worth(more))
     }
 
     /// Whether anything would be asked for a lane.
@@ -191,6 +200,20 @@ mod tests {
         let claim = slots.claim(&wants(&lanes, MAX_WAITING / 16)).unwrap();
         assert_eq!(claim.lanes.iter().map(|want| want.free).sum::<usize>(), 20 + MAX_WAITING);
         assert!(claim.max <= 100 + MAX_WAITING);
+    }
+
+    #[test]
+    fn lanes_take_turns_where_not_all_of_them_may_wait() {
+        let mut slots = Slots::new(100);
+        let lanes: Vec<_> = (0..3).map(|n| (lane(&format!("l{n}")), 1)).collect();
+        let mut ahead = || {
+            let mut wanted = wanted_ahead(&mut slots, &lanes, MAX_WAITING / 2);
+            wanted.retain(|(_, free)| *free > 1);
+            wanted.into_iter().map(|(lane, _)| lane).collect::<Vec<_>>()
+        };
+        let mut turns: Vec<_> = (0..3).map(|_| ahead()).collect();
+        turns.sort();
+        assert_eq!(turns, [["l0", "l1"], ["l0", "l2"], ["l1", "l2"]]);
     }
 
     #[test]
