@@ -170,7 +170,7 @@ impl Broker for Fake {
         Err(Error::refused("the API promotes nothing"))
     }
 
-    async fn maintain(&self) -> Result<(), Error> {
+    async fn maintain(&self) -> Result<bool, Error> {
         Err(Error::refused("the API maintains nothing"))
     }
 

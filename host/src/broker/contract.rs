@@ -74,6 +74,7 @@ macro_rules! broker_contract {
             ends::a_page_of_large_events_is_cut_short,
             ends::ended_events_are_filtered,
             ends::retention_forgets_only_what_has_ended,
+            ends::house_keeping_says_that_there_is_more,
             ends::totals_survive_a_crash,
             leases::a_settle_is_repeatable_and_takes_effect_once,
             leases::a_stale_receipt_changes_nothing,

@@ -83,8 +83,9 @@ pub trait Broker: Send + Sync + 'static {
 
     /// House-keeping that is not urgent: trims ended events past their retention, forgets dead consumers that hold
     /// nothing, reads the lanes that others made, shows that this consumer is alive. To be called every second or so,
-    /// and at least four times in a lease.
-    async fn maintain(&self) -> Result<(), Error>;
+    /// and at least four times in a lease; again at once where it is true that there is more to do, since what ends faster
+    /// than it is trimmed would fill the store.
+    async fn maintain(&self) -> Result<bool, Error>;
 
     /// The lanes that exist in the store, whether or not a plugin of this host belongs to them.
     fn lanes(&self) -> Vec<Lane>;

@@ -43,8 +43,10 @@ pub(super) async fn promote(shared: Arc<Shared>) -> anyhow::Result<()> {
 pub(super) async fn maintain(shared: Arc<Shared>) -> anyhow::Result<()> {
     let pause = MAX_MAINTAIN_PAUSE.min(shared.options.lease / 4);
     while !shared.stop.is_cancelled() {
-        if let Err(error) = shared.broker.maintain().await {
-            tracing::debug!("could not keep house: {error}");
+        match shared.broker.maintain().await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => tracing::debug!("could not keep house: {error}"),
         }
         tokio::select! {
             () = shared.stop.cancelled() => {}

@@ -179,6 +179,27 @@ pub async fn retention_forgets_only_what_has_ended(rig: &dyn Rig) {
     assert_eq!(all_ended(&*broker, Ending::Failed).await.len(), 4);
 }
 
+/// G12: who keeps house does so at once again while he is told that there is more to do, until there is not.
+pub async fn house_keeping_says_that_there_is_more(rig: &dyn Rig) {
+    let retention = Retention { processed_max: 5, ..Options::default().retention };
+    let broker = rig.open(Options { retention, ..options() }).await;
+    broker.append(appends("a", 11_000)).await.expect("accepted");
+    let mut ended = 0;
+    while ended < 11_000 {
+        let claimed = claim(&*broker, "a", 500).await;
+        let settles = claimed.iter().map(|delivery| settle(delivery, Settlement::Processed, Vec::new())).collect();
+        ended += broker.settle(settles).await.expect("settled").len();
+    }
+    let mut rounds = 0;
+    while broker.maintain().await.expect("maintained") {
+        rounds += 1;
+        assert!(broker.stats().await.expect("totals").depth.processed_kept > 5, "there was no more");
+    }
+    assert!(rounds > 0, "one round forgets 10,000 events at most");
+    assert_eq!(broker.stats().await.expect("totals").depth.processed_kept, 5);
+    assert!(!broker.maintain().await.expect("maintained"));
+}
+
 /// Totals are the deployment's, not the process's.
 pub async fn totals_survive_a_crash(rig: &dyn Rig) {
     let broker = rig.open(options()).await;

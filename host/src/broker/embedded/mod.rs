@@ -59,7 +59,7 @@ use writer::{Commit, Writer};
 /// How long [`Broker::wait`] waits at most.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 /// The most pieces of each kind of house-keeping in one round; what is left is done in the next.
-const MAX_PIECES: usize = 400;
+const MAX_PIECES: usize = 20;
 
 /// A store that is open. Dropping it ends it as a crash would, but for waiting until the step under way is done;
 /// [`Broker::close`] ends it in good order.
@@ -198,23 +198,25 @@ impl Broker for EmbeddedBroker {
         self.writer.run(Commit::Written, claim::promote).await
     }
 
-    async fn maintain(&self) -> Result<(), Error> {
+    async fn maintain(&self) -> Result<bool, Error> {
         if self.directory.identity().ok() != Some(self.identity) {
             let moved = "the database was removed or replaced while it was in use";
             self.condition.note(&Fault::Final(moved.into()));
         }
+        let mut more = false;
         for piece in [retention::trim, retention::forget_keys, kept::forget, retention::return_pages] {
-            for _ in 0..MAX_PIECES {
+            for n in 1..=MAX_PIECES {
                 if !self.writer.run(Commit::Written, piece).await? {
                     break;
                 }
+                more |= n == MAX_PIECES;
             }
         }
         if self.condition.lacks_room() {
             self.writer.run(Commit::Synced, retention::try_room).await?;
             self.condition.has_room();
         }
-        Ok(())
+        Ok(more)
     }
 
     fn lanes(&self) -> Vec<Lane> {

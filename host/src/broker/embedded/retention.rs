@@ -8,8 +8,9 @@ use crate::broker::Error;
 
 use super::writer::Step;
 
-/// The most events or keys that one call removes.
-const MAX_REMOVED: i64 = 250;
+/// The most events or keys that one call removes: more than are settled in one group of the writer, so that history does
+/// not grow past what is kept, however fast events end.
+const MAX_REMOVED: i64 = 500;
 /// The most pages that one call returns.
 const MAX_RETURNED_PAGES: i64 = 500;
 /// So many free pages are always kept for reuse: 1 MiB.

@@ -321,7 +321,7 @@ impl Broker for RedisBroker {
         self.core.promote().await
     }
 
-    async fn maintain(&self) -> Result<(), Error> {
+    async fn maintain(&self) -> Result<bool, Error> {
         self.core.maintain().await
     }
 

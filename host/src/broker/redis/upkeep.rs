@@ -14,9 +14,12 @@ use crate::broker::{Error, Promoted};
 
 /// The most events that one call moves.
 const MAX_MOVED: usize = 100;
-/// The most events that one call forgets, and the most calls at a time.
-const MAX_FORGOTTEN: usize = 50;
-const MAX_TRIMS: usize = 400;
+/// The most events that one call forgets.
+const MAX_FORGOTTEN: usize = 500;
+/// The bytes of history that are looked at in one call.
+const MAX_LOOKED_AT_BYTES: usize = 1024 * 1024;
+/// The most calls in one round; what is left is done in the next.
+const MAX_TRIMS: usize = 20;
 /// The most consumers that are forgotten at a time.
 const MAX_REAPED: usize = 20;
 
@@ -46,18 +49,19 @@ impl Core {
         promoted(&moved, &wait_ms)
     }
 
-    /// Forgets what is past its retention and who is dead, and learns of new lanes.
-    pub(super) async fn maintain(&self) -> Result<(), Error> {
+    /// Forgets what is past its retention and who is dead, and learns of new lanes; whether there is more to forget.
+    pub(super) async fn maintain(&self) -> Result<bool, Error> {
         self.refresh_lanes(&[]).await?;
         self.show_life().await?;
         self.reap_dead().await?;
-        self.trim().await?;
-        for _ in 0..MAX_TRIMS {
+        let mut more = self.trim().await?;
+        for n in 1..=MAX_TRIMS {
             if !self.forget_state().await? {
                 break;
             }
+            more |= n == MAX_TRIMS;
         }
-        Ok(())
+        Ok(more)
     }
 
     /// Shows that this consumer is alive and, a few times in a lease, looks who else is.
@@ -130,19 +134,21 @@ impl Core {
         Ok(is_reaped)
     }
 
-    async fn trim(&self) -> Result<(), Error> {
+    async fn trim(&self) -> Result<bool, Error> {
         for _ in 0..MAX_TRIMS {
             let call = self
                 .script(&self.scripts.trim)
                 .number(self.options.retention.processed_max)
                 .number(self.options.retention.processed_ms)
                 .number(self.tuning.least_retention_ms)
-                .number(MAX_FORGOTTEN);
-            if reply::count(&self.link.call(&call).await?)? < MAX_FORGOTTEN as u64 {
-                return Ok(());
+                .number(MAX_FORGOTTEN)
+                .number(MAX_LOOKED_AT_BYTES);
+            let [_, more] = reply::tuple(self.link.call(&call).await?)?;
+            if reply::count(&more)? == 0 {
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -373,7 +373,7 @@ async fn random_operations_do_what_the_model_says() {
                 14 | 15 => run.recover().await,
                 16 => run.promote().await,
                 17 => run.replay().await,
-                18 => run.broker().maintain().await.unwrap(),
+                18 => drop(run.broker().maintain().await.unwrap()),
                 _ => run.reopen().await,
             }
             if run.random.u8(..10) == 0 {
