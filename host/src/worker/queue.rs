@@ -4,7 +4,7 @@
 //! for a few instructions. The dispatcher is woken only when it can do something that it has not done already, not once
 //! for each event.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,9 +38,8 @@ struct Book {
     paces: Paces,
     /// By lane, oldest first.
     waiting: HashMap<Lane, VecDeque<Waiting>>,
-    lanes: HashMap<Lane, Served>,
-    /// The same lanes in an order that stays, since who comes first changes from claim to claim.
-    order: Vec<Lane>,
+    /// In an order that stays, since who comes first changes from claim to claim.
+    lanes: BTreeMap<Lane, Served>,
     runners: HashMap<Lane, usize>,
     held: usize,
     waiting_bytes: usize,
@@ -89,8 +88,7 @@ impl Queue {
             slots: Slots::new(host_limit),
             paces: Paces::default(),
             waiting: HashMap::new(),
-            lanes: HashMap::new(),
-            order: Vec::new(),
+            lanes: BTreeMap::new(),
             runners: HashMap::new(),
             held: 0,
             waiting_bytes: 0,
@@ -100,20 +98,16 @@ impl Queue {
 
     /// The lanes to claim for from now on, each with its slots.
     pub(super) fn set_lanes(&self, lanes: HashMap<Lane, usize>) {
-        let mut order: Vec<Lane> = lanes.keys().cloned().collect();
-        order.sort();
         let served = |(lane, slots)| (lane, Served { slots, is_unasked: false });
-        let book = &mut *self.book();
-        (book.lanes, book.order) = (lanes.into_iter().map(served).collect(), order);
+        self.book().lanes = lanes.into_iter().map(served).collect();
     }
 
     /// What to ask the broker for; `None` when nothing can be used, or while as much is held as may be.
     pub(super) fn claim(&self) -> Option<Claim> {
         let book = &mut *self.book();
-        let mut wants = Vec::with_capacity(book.order.len());
+        let mut wants = Vec::with_capacity(book.lanes.len());
         let room_bytes = book.room_bytes();
-        for lane in &book.order {
-            let Some(served) = book.lanes.get_mut(lane) else { continue };
+        for (lane, served) in &mut book.lanes {
             served.is_unasked = true;
             wants.push(Want::new(lane, served.slots, book.paces.ahead(lane, served.slots, room_bytes)));
         }
@@ -135,8 +129,9 @@ impl Queue {
         let book = &mut *self.book();
         book.held += 1;
         book.slots.wait(&lane);
-        book.waiting_bytes += size_bytes(&delivery);
-        book.paces.came(&lane, size_bytes(&delivery));
+        let size_bytes = size_bytes(&delivery);
+        book.waiting_bytes += size_bytes;
+        book.paces.came(&lane, size_bytes);
         let waiting = Waiting { delivery, custody, since: Instant::now() };
         book.waiting.entry(lane).or_default().push_back(waiting);
     }
