@@ -205,12 +205,11 @@ impl Broker for EmbeddedBroker {
         }
         let mut more = false;
         for piece in [retention::trim, retention::forget_keys, kept::forget, retention::return_pages] {
-            for n in 1..=MAX_PIECES {
-                if !self.writer.run(Commit::Written, piece).await? {
-                    break;
-                }
-                more |= n == MAX_PIECES;
+            let mut left = MAX_PIECES;
+            while left > 0 && self.writer.run(Commit::Written, piece).await? {
+                left -= 1;
             }
+            more |= left == 0;
         }
         if self.condition.lacks_room() {
             self.writer.run(Commit::Synced, retention::try_room).await?;

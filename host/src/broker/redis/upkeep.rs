@@ -18,8 +18,8 @@ const MAX_MOVED: usize = 100;
 const MAX_FORGOTTEN: usize = 500;
 /// The bytes of history that are looked at in one call.
 const MAX_LOOKED_AT_BYTES: usize = 1024 * 1024;
-/// The most calls in one round; what is left is done in the next.
-const MAX_TRIMS: usize = 20;
+/// The most calls of each kind in one round; what is left is done in the next.
+const MAX_CALLS: usize = 20;
 /// The most consumers that are forgotten at a time.
 const MAX_REAPED: usize = 20;
 
@@ -54,14 +54,12 @@ impl Core {
         self.refresh_lanes(&[]).await?;
         self.show_life().await?;
         self.reap_dead().await?;
-        let mut more = self.trim().await?;
-        for n in 1..=MAX_TRIMS {
-            if !self.forget_state().await? {
-                break;
-            }
-            more |= n == MAX_TRIMS;
+        let (mut more_events, mut more_state) = (true, true);
+        for _ in 0..MAX_CALLS {
+            more_events = more_events && self.trim().await?;
+            more_state = more_state && self.forget_state().await?;
         }
-        Ok(more)
+        Ok(more_events || more_state)
     }
 
     /// Shows that this consumer is alive and, a few times in a lease, looks who else is.
@@ -134,21 +132,16 @@ impl Core {
         Ok(is_reaped)
     }
 
-    async fn trim(&self) -> Result<bool, Error> {
-        for _ in 0..MAX_TRIMS {
-            let call = self
-                .script(&self.scripts.trim)
-                .number(self.options.retention.processed_max)
-                .number(self.options.retention.processed_ms)
-                .number(self.tuning.least_retention_ms)
-                .number(MAX_FORGOTTEN)
-                .number(MAX_LOOKED_AT_BYTES);
-            let [_, more] = reply::tuple(self.link.call(&call).await?)?;
-            if reply::count(&more)? == 0 {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+    /// Forgets the oldest processed events past their retention; false when none is left.
+    async fn trim(&self) -> Result<bool, Failure> {
+        let call = self
+            .script(&self.scripts.trim)
+            .number(self.options.retention.processed_max)
+            .number(self.options.retention.processed_ms)
+            .number(self.tuning.least_retention_ms)
+            .number(MAX_FORGOTTEN)
+            .number(MAX_LOOKED_AT_BYTES);
+        Ok(reply::count(&self.link.call(&call).await?)? > 0)
     }
 }
 

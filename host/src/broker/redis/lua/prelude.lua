@@ -42,12 +42,16 @@ local function set_place(id, kind, lane, entry, receipt)
   redis.call('HSET', IX, id, kind .. '|' .. lane .. '|' .. entry .. '|' .. receipt)
 end
 
+local function read_place(place)
+  return string.match(place, '^([^|]*)|([^|]*)|([^|]*)|(.*)$')
+end
+
 local function place_of(id)
   local place = redis.call('HGET', IX, id)
   if not place then
     return nil
   end
-  return string.match(place, '^([^|]*)|([^|]*)|([^|]*)|(.*)$')
+  return read_place(place)
 end
 
 -- What is kept under a key of a plugin: its version, when it ends (0 for never) and its value. Version 0 is nothing, also

@@ -173,7 +173,7 @@ local function repeated(id, receipt)
   local _, _, _, settled_by = place_of(id)
   for n = 1, n_places, 2 do
     if places[n] == id then
-      settled_by = string.match(places[n + 1], '^[^|]*|[^|]*|[^|]*|(.*)$')
+      _, _, _, settled_by = read_place(places[n + 1])
     end
   end
   return settled_by == receipt and 'D' or 'L'

@@ -2,7 +2,7 @@
 -- Forgets the oldest processed events past their retention, and where they were, in one step.
 -- ARGV: most to keep, longest to keep in ms, shortest to keep in ms, most to forget in this call, bytes to look at.
 -- The shortest time is there for the repetition of a settle or an append: it is known by the place of the event.
--- An answer: how many were forgotten, 1 if there may be more.
+-- The answer: 1 if there may be more.
 local most, longest, shortest = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local limit, left_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
 local AT_ONCE = 10
@@ -31,11 +31,12 @@ while not is_done and #entries < limit and left_bytes > 0 do
   end
 end
 if #entries == 0 then
-  return { 0, 0 }
+  return 0
 end
 local gone = {}
 for n, place in ipairs(redis.call('HMGET', IX, unpack(ids))) do
-  if place and string.match(place, '^p|[^|]*|([^|]*)|') == entries[n] then
+  local kind, _, at = read_place(place or '')
+  if kind == 'p' and at == entries[n] then
     gone[#gone + 1] = ids[n]
   end
 end
@@ -43,4 +44,4 @@ if #gone > 0 then
   redis.call('HDEL', IX, unpack(gone))
 end
 redis.call('XDEL', DONE, unpack(entries))
-return { #entries, is_done and 0 or 1 }
+return is_done and 0 or 1
