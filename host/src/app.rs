@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::event::EventType;
 use crate::plugin::{self, PluginState, Registry, Status};
 use crate::shutdown::Tasks;
+use crate::telemetry::Log;
 use crate::worker::{self, Worker};
 
 /// How long the broker's last words may take.
@@ -75,11 +76,12 @@ impl From<embedded::OpenError> for Error {
     }
 }
 
-/// Serves until it is told to stop by SIGTERM or SIGINT, or until a part without which it makes no sense fails.
+/// Serves until it is told to stop by SIGTERM or SIGINT, or until a part without which it makes no sense fails. The log
+/// ends with it.
 ///
 /// # Errors
 /// What it needs is not there, or something has failed. A second signal ends at once, as an error.
-pub async fn run(config: Config, mut announce: impl FnMut(&Fact)) -> Result<(), Error> {
+pub async fn run(config: Config, log: Log, mut announce: impl FnMut(&Fact)) -> Result<(), Error> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let listen = config.server.listen;
     let listener = api::listen(listen)
@@ -114,11 +116,17 @@ pub async fn run(config: Config, mut announce: impl FnMut(&Fact)) -> Result<(), 
         watched.watch(stop).await;
         Ok(())
     });
+    let (unwritten, stop) = (log.unwritten().clone(), tasks.stop_token().clone());
+    tasks.spawn_critical("log", async move {
+        unwritten.tell(stop).await;
+        Ok(())
+    });
     let entrance = Entrance::new(Api {
         broker: broker.clone(),
         routes: Arc::new(PluginRoutes(plugins.clone())),
         options: config.server.clone(),
         draining: tasks.stop_token().clone(),
+        unwritten: log.unwritten().clone(),
     });
     let (server, stop, connections) = (config.server.clone(), tasks.stop_token().clone(), tasks.clone());
     tasks.spawn_critical("http", async move { api::serve(listener, entrance, server, stop, &connections).await });

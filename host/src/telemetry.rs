@@ -1,24 +1,46 @@
 //! The program's log: lines on standard error, as text for people or as JSON for machines.
 //!
 //! One event is one line, whatever was put into it: control characters and line separators are written as escapes, so
-//! that text from outside (an event's type, a plugin's message) can neither forge a line nor steer a terminal.
+//! that text from outside (an event's type, a plugin's message) can neither forge a line nor steer a terminal. Nobody waits
+//! for the log: a thread of its own writes it, and where whoever reads it does not keep up, lines are lost and counted. How
+//! many lines of a kind are taken in a second is limited by [`throttle`].
+
+mod throttle;
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
 use tracing::Level;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use throttle::Throttle;
+
+/// Lines that may wait to be written; further ones are lost.
+const MAX_WAITING_LINES: usize = 8_192;
+/// How often it is told what was left out.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
 /// What the log must be told.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// How lines are written.
     pub format: Format,
     /// Which lines are written.
     pub level: LevelFilter,
+    /// Lines of one kind about one plugin that are written in a second, over ten seconds; 0 for all of them.
+    pub lines_per_second: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { format: Format::default(), level: LevelFilter::default(), lines_per_second: 100 }
+    }
 }
 
 /// How log lines are written.
@@ -87,19 +109,94 @@ impl fmt::Display for LevelFilter {
 #[error("a level is error, warn, info, debug, trace or off, or a list of them by module: info,eventstream::api=debug")]
 pub struct InvalidLevel;
 
+/// The log of a program that runs. When it is dropped, what waits is written, for a second at most.
+#[derive(Debug)]
+pub struct Log {
+    unwritten: Unwritten,
+    _writer: WorkerGuard,
+}
+
+/// Counts the lines that were not written. Clones count the same.
+#[derive(Clone, Debug)]
+pub struct Unwritten {
+    throttle: Throttle,
+    /// Those that nobody took; `None` where there is no log.
+    lost: Option<ErrorCounter>,
+}
+
+/// Where there is no log nothing is left out of it.
+impl Default for Unwritten {
+    fn default() -> Self {
+        Self { throttle: Throttle::new(0), lost: None }
+    }
+}
+
+impl Unwritten {
+    /// Lines that were not written since the start: too many of a kind, or more than were taken.
+    pub fn total(&self) -> u64 {
+        self.throttle.left_out() + self.lost()
+    }
+
+    /// Says from time to time what was not written, until it is told to stop.
+    pub async fn tell(self, stop: CancellationToken) {
+        let mut lost_before = 0;
+        while stop.run_until_cancelled(tokio::time::sleep(TELL_EVERY)).await.is_some() {
+            self.tell_once(&mut lost_before);
+        }
+        self.tell_once(&mut lost_before);
+    }
+
+    fn tell_once(&self, lost_before: &mut u64) {
+        for left_out in self.throttle.take(Instant::now()) {
+            let plugin = Some(left_out.plugin.as_str()).filter(|plugin| !plugin.is_empty());
+            let lines = left_out.lines;
+            tracing::warn!(
+                plugin.id = plugin,
+                lines,
+                "{lines} lines were left out of the log by log.lines_per_second, all like this one: {}",
+                left_out.example
+            );
+        }
+        let lost = self.lost();
+        if lost > *lost_before {
+            let lines = lost - *lost_before;
+            tracing::warn!(lines, "{lines} lines of the log are lost: whoever reads it does not keep up");
+            *lost_before = lost;
+        }
+    }
+
+    fn lost(&self) -> u64 {
+        self.lost.as_ref().map_or(0, |lost| lost.dropped_lines() as u64)
+    }
+}
+
+impl Log {
+    /// What was not written.
+    pub fn unwritten(&self) -> &Unwritten {
+        &self.unwritten
+    }
+}
+
 /// Starts the log, and has panics written to it. To be called once, by the program and not by the library.
 ///
 /// # Errors
 /// The log was started before.
-pub fn init(options: &Options) -> anyhow::Result<()> {
+pub fn init(options: &Options) -> anyhow::Result<Log> {
     let json = match options.format {
         Format::Auto => !io::stderr().is_terminal(),
         Format::Text => false,
         Format::Json => true,
     };
+    let (sink, writer) = NonBlockingBuilder::default()
+        .buffered_lines_limit(MAX_WAITING_LINES)
+        .lossy(true)
+        .thread_name("log")
+        .finish(io::stderr());
+    let throttle = Throttle::new(options.lines_per_second);
+    let unwritten = Unwritten { throttle: throttle.clone(), lost: Some(sink.error_counter()) };
     let filter = EnvFilter::try_new(&options.level.0)?;
-    let registry = tracing_subscriber::registry().with(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(|| OneLine(io::stderr())).with_ansi(false);
+    let registry = tracing_subscriber::registry().with(filter).with(throttle);
+    let lines = tracing_subscriber::fmt::layer().with_writer(move || OneLine(sink.clone())).with_ansi(false);
     if json {
         registry.with(lines.json().flatten_event(true)).try_init()?;
     } else {
@@ -111,18 +208,19 @@ pub fn init(options: &Options) -> anyhow::Result<()> {
         let thread = std::thread::current();
         tracing::error!(panic.place = place, thread = thread.name(), "a part of the program panicked: {message}");
     }));
-    Ok(())
+    Ok(Log { unwritten, _writer: writer })
 }
 
-/// A writer that gets one whole line a call, as the layer above does it, and writes it as one line.
+/// A writer that gets one whole line a call, as the layer above does it, and writes it as one line in one call.
 struct OneLine<W>(W);
 
 impl<W: Write> Write for OneLine<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         let text = text.strip_suffix('\n').unwrap_or(&text);
-        self.0.write_all(escape(text).as_bytes())?;
-        self.0.write_all(b"\n")?;
+        let mut line_out = escape(text);
+        line_out.push('\n');
+        self.0.write_all(line_out.as_bytes())?;
         Ok(line.len())
     }
 

@@ -27,7 +27,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("plugin", &["event", "clock", "shutdown"]),
     ("worker", &["event", "clock", "broker", "plugin", "shutdown"]),
     ("transfer", &["event", "clock", "broker"]),
-    ("api", &["event", "clock", "broker", "shutdown"]),
+    ("api", &["event", "clock", "broker", "shutdown", "telemetry"]),
     ("config", &["event", "broker", "plugin", "worker", "api", "telemetry"]),
     ("cli", &["config", "app", "event", "telemetry"]),
     ("main", &["config", "app", "cli", "telemetry"]),

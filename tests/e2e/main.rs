@@ -16,6 +16,7 @@ mod foreign;
 mod idempotency;
 mod input;
 mod isolation;
+mod log;
 mod operating;
 mod outgoing_http;
 mod outgoing_https;

@@ -32,12 +32,25 @@ pub struct HostOptions {
     plugins: PathBuf,
     flags: Vec<String>,
     variables: Vec<(String, String)>,
+    log_is_read: bool,
 }
 
 impl HostOptions {
     /// A host on this store with these plugins, and defaults for the rest.
     pub fn new(broker_url: &str, plugins: &Path) -> Self {
-        Self { broker_url: broker_url.into(), plugins: plugins.into(), flags: Vec::new(), variables: Vec::new() }
+        Self {
+            broker_url: broker_url.into(),
+            plugins: plugins.into(),
+            flags: Vec::new(),
+            variables: Vec::new(),
+            log_is_read: true,
+        }
+    }
+
+    /// The same with a pipe for a log that nobody reads.
+    #[must_use]
+    pub fn with_a_log_that_nobody_reads(self) -> Self {
+        Self { log_is_read: false, ..self }
     }
 
     /// The same with a setting, such as `consumer.lease_ms`.
@@ -111,11 +124,12 @@ impl Host {
         command.envs(options.variables.iter().map(|(name, value)| (name, value)));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the host starts");
         let output = Arc::new(Lines::default());
-        let readers = [output.read(child.stdout.take()), output.read(child.stderr.take())];
+        let log = options.log_is_read.then(|| output.read(child.stderr.take()));
+        let readers = [Some(output.read(child.stdout.take())), log];
         let pid = pid_of(&child);
         let Some(address) = output.wait_for(LISTENING, &mut child) else {
             let status = child.wait().expect("the host can be waited for");
-            for reader in readers {
+            for reader in readers.into_iter().flatten() {
                 reader.join().expect("the reader of the output ends with it");
             }
             return Err(Exited { status, output: output.text() });

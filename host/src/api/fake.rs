@@ -242,6 +242,7 @@ pub(super) fn api(options: ServerOptions) -> (Api, Arc<Fake>) {
         routes: Arc::new(OnePlugin),
         options,
         draining: Default::default(),
+        unwritten: Default::default(),
     };
     (api, broker)
 }

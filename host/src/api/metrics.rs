@@ -1,8 +1,9 @@
 //! `GET /metrics`: totals of the whole deployment and how much waits, as JSON or, when `Accept` asks for it, as
 //! OpenMetrics text.
 //!
-//! The numbers are the broker's, so every host gives the same ones and they survive restarts. Labels are the classes of
-//! failure and the lanes, which operators choose; nothing that a client sends becomes a label.
+//! The numbers are the broker's, so every host gives the same ones and they survive restarts; only what a host does not
+//! write to its log is its own, since its start. Labels are the classes of failure and the lanes, which operators choose;
+//! nothing that a client sends becomes a label.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,11 +36,11 @@ pub(super) async fn show(
     query::none(query.as_deref())?;
     let stats = api.broker.stats().await?;
     let mut response = if wants_text(&headers) {
-        let text = text(stats, api.broker.health().ready())
+        let text = text(stats, api.broker.health().ready(), api.unwritten.total())
             .map_err(|_| Problem::new(Kind::Internal, "the metrics cannot be written"))?;
         (StatusCode::OK, [(CONTENT_TYPE, HeaderValue::from_static(OPENMETRICS))], text).into_response()
     } else {
-        json(StatusCode::OK, &flat(&stats))
+        json(StatusCode::OK, &flat(&stats, api.unwritten.total()))
     };
     response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
     Ok(response)
@@ -59,7 +60,7 @@ fn wants_text(headers: &HeaderMap) -> bool {
     false
 }
 
-fn flat(stats: &Stats) -> serde_json::Value {
+fn flat(stats: &Stats, unwritten: u64) -> serde_json::Value {
     let (counters, depth) = (&stats.counters, &stats.depth);
     let by_class: BTreeMap<_, _> =
         counters.failed_by_class.iter().map(|(class, total)| (class.as_str(), total)).collect();
@@ -84,12 +85,13 @@ fn flat(stats: &Stats) -> serde_json::Value {
         "stateKeys": depth.state_keys,
         "consumers": depth.consumers,
         "lanes": depth.queued,
+        "logLinesUnwritten": unwritten,
     })
 }
 
-fn text(stats: Stats, ready: bool) -> Result<String, std::fmt::Error> {
+fn text(stats: Stats, ready: bool, unwritten: u64) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("eventstream");
-    registry.register_collector(Box::new(Scrape { stats, ready }));
+    registry.register_collector(Box::new(Scrape { stats, ready, unwritten }));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(text)
@@ -100,6 +102,7 @@ fn text(stats: Stats, ready: bool) -> Result<String, std::fmt::Error> {
 struct Scrape {
     stats: Stats,
     ready: bool,
+    unwritten: u64,
 }
 
 impl Collector for Scrape {
@@ -127,6 +130,12 @@ impl Collector for Scrape {
             "state_conflicts",
             "Times that an event was handled again since its plugin's state changed meanwhile",
             counters.state_conflicts,
+        )?;
+        write_counter(
+            &mut encoder,
+            "log_lines_unwritten",
+            "Lines that this host left out of its log since its start",
+            self.unwritten,
         )?;
         for (name, help, now) in [
             ("events_running", "Events being handled", depth.running),
@@ -196,10 +205,11 @@ mod tests {
         stats.counters.processed = 10;
         stats.counters.failed_by_class.insert(crate::event::Class::NoHandler, 2);
         stats.depth.queued.insert("user-signup".into(), 3);
-        let text = text(stats, true).unwrap();
+        let text = text(stats, true, 7).unwrap();
         for line in [
             "# TYPE eventstream_events_processed counter",
             "eventstream_events_processed_total 10",
+            "eventstream_log_lines_unwritten_total 7",
             "eventstream_events_failed_total{class=\"no-handler\"} 2",
             "eventstream_events_failed_total{class=\"trap\"} 0",
             "eventstream_events_queued{lane=\"user-signup\"} 3",

@@ -43,6 +43,7 @@ use tower::ServiceExt;
 
 use crate::broker::{Broker, Lane};
 use crate::event::EventType;
+use crate::telemetry::Unwritten;
 
 use problem::{Kind, Problem};
 
@@ -85,6 +86,8 @@ pub struct Api {
     pub options: ServerOptions,
     /// Cancelled when the host is told to stop: it is not ready from then on.
     pub draining: CancellationToken,
+    /// What this host does not write to its log.
+    pub unwritten: Unwritten,
 }
 
 /// Where requests come in. Every answer, the refusals of the router among them, is one of ours.

@@ -34,7 +34,7 @@ pub(super) struct Args {
 
 /// Makes the copy.
 pub(super) fn run(args: &Args) -> Exit {
-    let (config, runtime) = match args.store.open() {
+    let (config, runtime, _log) = match args.store.open() {
         Ok(both) => both,
         Err(exit) => return exit,
     };

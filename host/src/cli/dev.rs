@@ -83,7 +83,7 @@ pub(super) fn run(args: &Args) -> Exit {
         complain(format!("{} cannot be written: {error}", args.made("").display()));
         return Exit::Failed;
     }
-    let (config, runtime) = match settings::serving(args.config.as_deref(), args.flags()) {
+    let (config, runtime, log) = match settings::serving(args.config.as_deref(), args.flags()) {
         Ok(both) => both,
         Err(exit) => return exit,
     };
@@ -102,7 +102,7 @@ pub(super) fn run(args: &Args) -> Exit {
                 tell(&Server::at(url), stopped);
             }
         });
-        let served = runtime.block_on(app::run(config, |fact| {
+        let served = runtime.block_on(app::run(config, log, |fact| {
             let fact = fact.to_string();
             if let Some(url) = fact.strip_prefix("listening on ") {
                 // The reader is there for as long as this is.

@@ -78,11 +78,11 @@ impl Args {
 
 /// Serves until it is told to stop.
 pub(super) fn run(args: &Args) -> Exit {
-    let (config, runtime) = match settings::serving(args.config.as_deref(), args.flags()) {
+    let (config, runtime, log) = match settings::serving(args.config.as_deref(), args.flags()) {
         Ok(both) => both,
         Err(exit) => return exit,
     };
-    ended(runtime.block_on(app::run(config, |fact| say(fact))))
+    ended(runtime.block_on(app::run(config, log, |fact| say(fact))))
 }
 
 /// How a command ends whose server has ended so.

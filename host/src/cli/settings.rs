@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use eventstream::config::{self, Config, Flag, Sources};
-use eventstream::telemetry;
+use eventstream::telemetry::{self, Log};
 use tokio::runtime::Runtime;
 
 use super::{Exit, complain};
@@ -20,16 +20,16 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// The configuration and a runtime. Without a log, unless one was asked for: these commands say themselves what
-    /// happens. What is wrong has been said.
-    pub(super) fn open(&self) -> Result<(Config, Runtime), Exit> {
+    /// The configuration, a runtime and the log, to be kept until the end. The log is silent unless one was asked for:
+    /// these commands say themselves what happens. What is wrong has been said.
+    pub(super) fn open(&self) -> Result<(Config, Runtime, Log), Exit> {
         let broker = self.broker.clone().map(|value| Flag { key: "broker.url", flag: "--broker", value });
         let config = load(self.config.as_deref(), broker.into_iter().collect())?;
         let is_default = config.log.level == telemetry::LevelFilter::default();
         let quiet = is_default.then(|| "off".parse().ok()).flatten();
         let log = telemetry::Options { level: quiet.unwrap_or(config.log.level.clone()), ..config.log };
-        start_log(&log)?;
-        Ok((config, runtime()?))
+        let log = start_log(&log)?;
+        Ok((config, runtime()?, log))
     }
 }
 
@@ -50,14 +50,14 @@ pub(super) fn load(file: Option<&Path>, flags: Vec<Flag>) -> Result<Config, Exit
 }
 
 /// What a server needs: the configuration, a runtime, and the log, which is started. What is wrong has been said.
-pub(super) fn serving(file: Option<&Path>, flags: Vec<Flag>) -> Result<(Config, Runtime), Exit> {
+pub(super) fn serving(file: Option<&Path>, flags: Vec<Flag>) -> Result<(Config, Runtime, Log), Exit> {
     let config = load(file, flags)?;
     let runtime = runtime()?;
-    start_log(&config.log)?;
-    Ok((config, runtime))
+    let log = start_log(&config.log)?;
+    Ok((config, runtime, log))
 }
 
-fn start_log(options: &telemetry::Options) -> Result<(), Exit> {
+fn start_log(options: &telemetry::Options) -> Result<Log, Exit> {
     telemetry::init(options).map_err(|error| {
         complain(format!("the log cannot be started: {error:#}"));
         Exit::Failed

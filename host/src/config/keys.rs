@@ -177,6 +177,9 @@ fn others() -> Vec<Key> {
             draft.log.format = format.parse().map_err(|()| given.is_not("a format"))?;
             Ok(())
         }),
+        Key::new("log.lines_per_second", |draft, given| {
+            given.whole(0..=1_000_000).map(|it| draft.log.lines_per_second = u32::try_from(it).unwrap_or(u32::MAX))
+        }),
         Key::new("log.level", |draft, given| {
             let level = given.text().ok().and_then(|level| level.parse().ok());
             draft.log.level = level.ok_or_else(|| {

@@ -124,15 +124,15 @@ impl Handler {
         let (id, event_type) = (event.id, event.event_type.as_str());
         match settlement {
             Settlement::Failed { class, reason } => tracing::warn!(
-                event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin, duration_ms, class = class.as_str(),
+                event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin.id = plugin, duration_ms, class = class.as_str(),
                 "event failed: {}", reason.lines().next().unwrap_or_default()
             ),
             Settlement::Retry { class, delay_ms } => tracing::info!(
-                event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin, duration_ms, class = class.as_str(),
+                event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin.id = plugin, duration_ms, class = class.as_str(),
                 "attempt failed, next one in {delay_ms} ms"
             ),
             Settlement::Processed | Settlement::Returned => tracing::debug!(
-                event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin, duration_ms, "event processed"
+                event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin.id = plugin, duration_ms, "event processed"
             ),
         }
     }
