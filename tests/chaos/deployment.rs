@@ -34,7 +34,7 @@ pub const MAX_ATTEMPTS: usize = 4;
 const STORE_AWAY: i32 = 3;
 /// The exit code of a host that finds a store with which accepted events may be lost, and the beginning of the line that
 /// mends it.
-const STORE_UNSAFE: (i32, &str) = (2, "redis-cli CONFIG SET");
+const STORE_UNSAFE: (i32, &str) = (2, "CONFIG SET");
 /// What a program says that finds no memory.
 const NO_MEMORY: &str = "memory allocation of ";
 

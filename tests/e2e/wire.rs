@@ -63,7 +63,7 @@ fn nothing_was_stored_and_others_are_served(stage: &Stage) {
 fn a_half_sent_header_is_not_waited_for(broker: Broker) {
     let stage = impatient(broker);
     let mut stream = connect(&stage);
-    stream.write_all(b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Ty").unwrap();
+    stream.write_all(b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Ty").unwrap();
     let begun = Instant::now();
     let answer = read_to_end(stream);
     assert!(begun.elapsed() < READ_LIMIT / 2, "closed after {:?}", begun.elapsed());
@@ -74,7 +74,8 @@ fn a_half_sent_header_is_not_waited_for(broker: Broker) {
 fn a_half_sent_body_is_not_waited_for(broker: Broker) {
     let stage = impatient(broker);
     let mut stream = connect(&stage);
-    let head = "POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n";
+    let head =
+        "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n";
     stream.write_all(format!("{head}{{\"type\":").as_bytes()).unwrap();
     let answer = read_to_end(stream);
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
@@ -84,7 +85,8 @@ fn a_half_sent_body_is_not_waited_for(broker: Broker) {
 fn a_body_that_breaks_off_is_not_stored(broker: Broker) {
     let stage = Stage::scripted(broker, &["t"]);
     let mut stream = connect(&stage);
-    let head = "POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n";
+    let head =
+        "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n";
     stream.write_all(format!("{head}{{\"type\":\"t\"}}").as_bytes()).unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     let answer = read_to_end(stream);
@@ -96,7 +98,7 @@ fn forty_thousand_bytes_of_headers_are_refused(broker: Broker) {
     let stage = Stage::scripted(broker, &["t"]);
     let mut stream = connect(&stage);
     let filler = format!("X-Filler: {}\r\n", "x".repeat(990)).repeat(40);
-    let request = format!("GET /livez HTTP/1.1\r\nHost: x\r\n{filler}\r\n");
+    let request = format!("GET /livez HTTP/1.1\r\nHost: localhost\r\n{filler}\r\n");
     // The server may answer and close before all of it was sent.
     let _ = stream.write_all(request.as_bytes());
     let answer = read_to_end(stream);
@@ -107,8 +109,7 @@ fn forty_thousand_bytes_of_headers_are_refused(broker: Broker) {
 fn a_body_without_a_length_is_refused_once_it_is_too_large(broker: Broker) {
     let stage = Stage::scripted(broker, &["t"]);
     let mut stream = connect(&stage);
-    let head =
-        "POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head = "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
     let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
     for _ in 0..64 {
@@ -127,7 +128,7 @@ fn a_body_without_a_length_is_refused_once_it_is_too_large(broker: Broker) {
 fn a_small_body_without_a_length_is_accepted(broker: Broker) {
     let stage = Stage::scripted(broker, &["t"]);
     let mut stream = connect(&stage);
-    let head = "POST /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n";
+    let head = "POST /events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n";
     stream
         .write_all(format!("{head}Transfer-Encoding: chunked\r\n\r\nc\r\n{{\"type\":\"t\"}}\r\n0\r\n\r\n").as_bytes())
         .unwrap();
@@ -142,13 +143,13 @@ fn requests_that_can_be_read_in_two_ways_are_refused(broker: Broker) {
         (
             "length and chunks",
             format!(
-                "POST /events HTTP/1.1\r\nHost: x\r\n{json}Content-Length: 12\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+                "POST /events HTTP/1.1\r\nHost: localhost\r\n{json}Content-Length: 12\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
             ),
         ),
         (
             "two lengths",
             format!(
-                "POST /events HTTP/1.1\r\nHost: x\r\n{json}Content-Length: 12\r\nContent-Length: 13\r\n\r\n{{\"type\":\"t\"}}"
+                "POST /events HTTP/1.1\r\nHost: localhost\r\n{json}Content-Length: 12\r\nContent-Length: 13\r\n\r\n{{\"type\":\"t\"}}"
             ),
         ),
         ("no host", format!("POST /events HTTP/1.1\r\n{json}Content-Length: 12\r\n\r\n{{\"type\":\"t\"}}")),
@@ -181,7 +182,7 @@ fn a_thousand_clients_that_connect_at_once_are_all_served(broker: Broker) {
     let ask = |_| {
         let mut client = TcpStream::connect_timeout(&address, READ_LIMIT).unwrap();
         client.set_read_timeout(Some(READ_LIMIT)).unwrap();
-        client.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        client.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
         client
     };
     let clients: Vec<TcpStream> = (0..CROWD.min(most)).map(ask).collect();

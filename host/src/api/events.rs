@@ -42,10 +42,11 @@ struct Page<'a> {
 pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
     // The request as it came: an extractor would copy the headers.
     let (Parts { uri, headers, .. }, body) = request.into_parts();
+    // First of all: who is still sending does not see a refusal.
+    let body = intake::body(body, &api.options).await?;
     query::none(uri.query())?;
     intake::json_is_meant(&headers)?;
     let key = intake::idempotency_key(&headers)?;
-    let body = intake::body(body, &api.options).await?;
     let limits = &api.options.limits;
     let draft = Draft::parse(&body, limits)?;
     let is_batch = draft.is_batch();
@@ -55,8 +56,9 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request) -> Re
     let accepted = if events.is_empty() {
         Vec::new()
     } else {
-        let events = events.into_iter().map(|new| append(&api, new)).collect();
-        api.broker.append(events).await.map_err(|error| Problem::from_append(error, is_batch))?
+        let events: Vec<_> = events.into_iter().map(|new| append(&api, new)).collect();
+        let count = events.len();
+        api.broker.append(events).await.map_err(|error| Problem::from_append(error, count, is_batch))?
     };
     let durability = api.broker.health().durability;
     if is_batch {

@@ -6,6 +6,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::http::header::{HeaderValue, LOCATION};
 use axum::response::Response;
+use bytes::Bytes;
 use serde::Serialize;
 
 use crate::broker::{EndedPage, Ending, Found, Replayed};
@@ -60,8 +61,13 @@ pub(super) async fn replay(
     State(api): State<Arc<Api>>,
     InPath(id): InPath,
     RawQuery(query): RawQuery,
+    body: Bytes,
 ) -> Result<Response, Problem> {
     query::none(query.as_deref())?;
+    if !matches!(body.trim_ascii(), b"" | b"{}") {
+        let detail = "a replay takes no body: the event is replayed as it was accepted; send what is to be different as a new event";
+        return Err(Problem::new(Kind::BadRequest, detail));
+    }
     let Found { record, .. } = find(&api, &id).await?;
     let lane = api.routes.lane(&record.event.event_type);
     let event_id = event_id(&id)?;

@@ -4,10 +4,12 @@
 //! The server's limits on what it reads at all are in `connection`; these here are the ones that can be answered with a
 //! document.
 
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 
 use axum::extract::Request;
-use axum::http::header::{CACHE_CONTROL, CONNECTION, HOST, HeaderMap, HeaderName, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CACHE_CONTROL, CONNECTION, HOST, HeaderMap, HeaderName, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use axum::http::uri::Authority;
 use axum::http::{HeaderValue, Method, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
@@ -26,8 +28,12 @@ const MAX_URI_BYTES: usize = 8 * 1024;
 pub(super) struct Distrusted(pub(super) String);
 
 /// What surrounds all routes.
-pub(super) async fn guard(request: Request, handle: impl AsyncFnOnce(Request) -> Response) -> Response {
-    let mut response = match refusal(&request) {
+pub(super) async fn guard(
+    request: Request,
+    only_local: bool,
+    handle: impl AsyncFnOnce(Request) -> Response,
+) -> Response {
+    let mut response = match refusal(&request, only_local) {
         Some(problem) => {
             let mut response = problem.into_response();
             // What follows on this connection may not be what it seems to be.
@@ -48,7 +54,7 @@ pub(super) async fn guard(request: Request, handle: impl AsyncFnOnce(Request) ->
     response
 }
 
-fn refusal(request: &Request) -> Option<Problem> {
+fn refusal(request: &Request, only_local: bool) -> Option<Problem> {
     let bad = |detail: &str| Some(Problem::new(Kind::BadRequest, detail));
     let headers = request.headers();
     if let Some(Distrusted(why)) = request.extensions().get() {
@@ -72,6 +78,11 @@ fn refusal(request: &Request) -> Option<Problem> {
         (_, Some(_), _) => return bad("more than one Host"),
         (None, None, Version::HTTP_11) => return bad("no Host"),
         (Some(host), None, _) if !is_host(host) => return bad("the Host is not a host"),
+        (Some(host), None, _) if only_local && !is_local(host) => {
+            let detail = "this server serves its own machine, under localhost or a loopback address; to be reached under \
+                          another name it is started with --allow-anonymous (auth.allow_anonymous)";
+            return Some(Problem::new(Kind::ForeignHost, detail));
+        }
         (host, None, _) => {
             let host = host.map(HeaderValue::as_bytes);
             let named = request.uri().authority().map(|authority| authority.as_str().as_bytes());
@@ -93,18 +104,32 @@ fn headers_bytes(headers: &HeaderMap) -> usize {
 
 fn is_host(host: &HeaderValue) -> bool {
     let text = host.to_str().unwrap_or_default();
-    text.parse::<axum::http::uri::Authority>().is_ok_and(|authority| !authority.as_str().contains('@'))
+    text.parse::<Authority>().is_ok_and(|authority| !authority.as_str().contains('@'))
 }
 
-/// Whether a browser sent a request that changes something on behalf of another site. Browsers say so; programs say
-/// nothing and are let through.
+/// Whether the name is one that only this machine itself can mean. A page whose name was made to lead here (DNS rebinding)
+/// is same-origin to its browser and is told by its name alone.
+fn is_local(host: &HeaderValue) -> bool {
+    let authority = host.to_str().ok().and_then(|text| text.parse::<Authority>().ok());
+    let Some(authority) = authority else { return false };
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+    let is_loopback = name.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
+    is_loopback || name == "localhost" || name.ends_with(".localhost")
+}
+
+/// Whether a browser sent a request that changes something on behalf of another site. Browsers say so, older ones by the
+/// origin alone; programs say nothing and are let through.
 fn is_foreign(method: &Method, headers: &HeaderMap) -> bool {
     if method.is_safe() {
         return false;
     }
-    let site = headers.get(HeaderName::from_static("sec-fetch-site")).map(HeaderValue::as_bytes);
-    match site {
-        Some(site) => site != b"same-origin" && site != b"none",
-        None => false,
+    let named = |name: HeaderName| headers.get(name).map(HeaderValue::as_bytes);
+    match (named(HeaderName::from_static("sec-fetch-site")), named(ORIGIN)) {
+        (Some(site), _) => site != b"same-origin" && site != b"none",
+        (None, Some(origin)) => {
+            let host = [&b"http://"[..], b"https://"].iter().find_map(|scheme| origin.strip_prefix(*scheme));
+            host.is_none() || host != named(HOST)
+        }
+        (None, None) => false,
     }
 }

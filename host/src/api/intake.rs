@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{FromRequestParts, Path};
+use axum::extract::{FromRequestParts, Path, Request};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
 use axum::http::request::Parts;
 use bytes::{Bytes, BytesMut};
@@ -55,6 +55,19 @@ pub(super) async fn body(mut body: Body, options: &ServerOptions) -> Result<Byte
     // Whether the rest arrives in time changes nothing.
     let _ = tokio::time::timeout(DISCARD_TIME.min(time), discard(&mut body, max_bytes)).await;
     Err(Problem::new(Kind::TooLarge, format!("a body has at most {max_bytes} bytes")))
+}
+
+/// The request with its body read, which most requests that have one should not have: who is still sending does not see
+/// what is answered.
+///
+/// # Errors
+/// Those of [`body`].
+pub(super) async fn with_body(request: Request, options: &ServerOptions) -> Result<Request, Problem> {
+    if request.body().is_end_stream() {
+        return Ok(request);
+    }
+    let (parts, unread) = request.into_parts();
+    Ok(Request::from_parts(parts, Body::from(body(unread, options).await?)))
 }
 
 /// The whole body, or nothing once it is certain to be too large.

@@ -106,14 +106,19 @@ impl Entrance {
 
     /// Answers a request.
     pub async fn answer(self, request: Request) -> Response {
+        let Self { api, router } = self;
+        let only_local = api.options.only_local;
         let handle = async |request: Request| {
             // Taken by hand, since it is nearly all there is, and the router costs more than the handler.
             if *request.method() == Method::POST && request.uri().path() == "/events" {
-                return events::publish(State(self.api), request).await.into_response();
+                return events::publish(State(api), request).await.into_response();
             }
-            self.router.oneshot(request).await.into_response()
+            match intake::with_body(request, &api.options).await {
+                Ok(request) => router.oneshot(request).await.into_response(),
+                Err(problem) => problem.into_response(),
+            }
         };
-        guard::guard(request, handle).await
+        guard::guard(request, only_local, handle).await
     }
 }
 

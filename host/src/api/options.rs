@@ -24,6 +24,8 @@ pub struct ServerOptions {
     pub idle_timeout_ms: u64,
     /// How long requests and handlers under way may take to end when the program stops.
     pub drain_ms: u64,
+    /// Whether only this machine is served, under its own name: a request for another host is refused.
+    pub only_local: bool,
     /// What limits an event.
     pub limits: Limits,
 }
@@ -39,6 +41,7 @@ impl Default for ServerOptions {
             body_timeout_ms: 10_000,
             idle_timeout_ms: 30_000,
             drain_ms: 25_000,
+            only_local: true,
             limits: Limits::default(),
         }
     }

@@ -24,6 +24,7 @@ pub(super) enum Kind {
     BadIdempotencyKey,
     MalformedBody,
     CrossSite,
+    ForeignHost,
     NotFound,
     MethodNotAllowed,
     RequestTimeout,
@@ -48,12 +49,13 @@ pub(super) enum Kind {
 
 impl Kind {
     #[cfg(test)]
-    pub(super) const ALL: [Self; 25] = [
+    pub(super) const ALL: [Self; 26] = [
         Self::BadRequest,
         Self::BadQuery,
         Self::BadIdempotencyKey,
         Self::MalformedBody,
         Self::CrossSite,
+        Self::ForeignHost,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
@@ -87,6 +89,7 @@ impl Kind {
             }
             Self::MalformedBody => (S::BAD_REQUEST, "/problems/malformed-body", "The body cannot be read"),
             Self::CrossSite => (S::FORBIDDEN, "/problems/cross-site", "Other sites may not change anything here"),
+            Self::ForeignHost => (S::FORBIDDEN, "/problems/foreign-host", "This server has another name"),
             Self::NotFound => (S::NOT_FOUND, "/problems/not-found", "There is no such thing"),
             Self::MethodNotAllowed => {
                 (S::METHOD_NOT_ALLOWED, "/problems/method-not-allowed", "This cannot be done here")
@@ -174,12 +177,21 @@ impl Problem {
         Self { retry_after_s: Some(seconds), ..self }
     }
 
-    /// The refusal of an append. `pointers` tells whether the body was an array, so that places can be named.
-    pub(super) fn from_append(error: broker::Error, is_batch: bool) -> Self {
-        let broker::Error::Conflict(indices) = &error else { return Self::from(error) };
+    /// The refusal of an append of so many events. `is_batch` tells whether the body was an array, so that places can be
+    /// named.
+    pub(super) fn from_append(error: broker::Error, events: usize, is_batch: bool) -> Self {
+        let indices = match &error {
+            broker::Error::Conflict(indices) => indices,
+            broker::Error::Full { limit, .. } if events as u64 > *limit => {
+                let detail =
+                    format!("{events} events, and no more than {limit} may wait (broker.max_waiting): send fewer");
+                return Self::new(Kind::TooLarge, detail);
+            }
+            _ => return Self::from(error),
+        };
         let fault = |index: &usize| {
             let pointer = if is_batch { format!("/{index}") } else { String::new() };
-            Fault::new(pointer, "an event with this key was accepted before, and it was another one")
+            Fault::new(pointer, "under this key something else was accepted before")
         };
         let errors = indices.iter().map(fault).collect();
         let detail = "nothing was accepted; use a new key for a new event";
@@ -235,7 +247,7 @@ impl From<broker::Error> for Problem {
             broker::Error::Full { .. } => Self::new(Kind::QueueFull, error.to_string()).retry_after(RETRY_AFTER_S),
             broker::Error::NoRoom(_) => Self::new(Kind::StoreFull, error.to_string()).retry_after(RETRY_AFTER_PERSON_S),
             broker::Error::Unsafe(reason) => Self::new(Kind::StoreUnsafe, reason).retry_after(RETRY_AFTER_PERSON_S),
-            broker::Error::Conflict(_) => Self::from_append(error, true),
+            broker::Error::Conflict(_) => Self::from_append(error, 0, true),
             broker::Error::BadCursor => Self::new(Kind::BadQuery, error.to_string()),
             broker::Error::Misconfigured(reason) => {
                 tracing::error!("a request found the store misconfigured: {reason}");
@@ -293,6 +305,13 @@ mod tests {
             let header = response.headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap());
             assert_eq!(header, retry_after, "{error:?}");
         }
+    }
+
+    #[test]
+    fn a_batch_that_will_never_fit_is_too_large_and_another_may_try_again() {
+        let refused =
+            |events| Problem::from_append(broker::Error::Full { waiting: 0, limit: 5 }, events, true).status();
+        assert_eq!((refused(5), refused(6)), (StatusCode::TOO_MANY_REQUESTS, StatusCode::PAYLOAD_TOO_LARGE));
     }
 
     #[test]

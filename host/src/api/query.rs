@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 
 use crate::broker::{EndedQuery, Ending};
-use crate::event::{Class, Fault};
+use crate::event::{Class, Fault, Timestamp};
 
 use super::problem::{Kind, Problem};
 
@@ -40,8 +40,8 @@ pub(super) fn ended(query: Option<&str>, ending: Ending) -> Result<EndedQuery, P
         let read = match name.as_str() {
             "type" => value.parse().map(|it| wanted.event_type = Some(it)).map_err(text),
             "class" => class(&value).map(|it| wanted.class = Some(it)),
-            "since" => value.parse().map(|it| wanted.since = Some(it)).map_err(text),
-            "until" => value.parse().map(|it| wanted.until = Some(it)).map_err(text),
+            "since" => time(&value).map(|it| wanted.since = Some(it)),
+            "until" => time(&value).map(|it| wanted.until = Some(it)),
             "limit" => limit(&value).map(|it| wanted.limit = it),
             _ => cursor(&value).map(|it| wanted.cursor = Some(it)),
         };
@@ -85,6 +85,13 @@ pub(super) fn none(query: Option<&str>) -> Result<(), Problem> {
     let mut faults = Vec::new();
     pairs(query, &[], &mut faults);
     refuse(faults)
+}
+
+fn time(value: &str) -> Result<Timestamp, String> {
+    value.parse().map_err(|error| match value.contains(' ') {
+        true => format!("{error}; a + in an address stands for a space, and is written %2B"),
+        false => format!("{error}"),
+    })
 }
 
 /// The known parameters; what is unknown or given twice is a fault.

@@ -12,7 +12,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::{Request, Response, StatusCode};
+use axum::http::header::CONNECTION;
+use axum::http::{Request, Response};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -25,7 +26,6 @@ use crate::shutdown::Tasks;
 
 use super::Entrance;
 use super::connection::{Phases, Times, Under, Watched};
-use super::guard::Distrusted;
 use super::options::ServerOptions;
 
 /// The most bytes of a head that are read at all. Past the limit on headers, so that most of those who break it can be
@@ -159,9 +159,8 @@ async fn answer(
     under: Under,
     request: Request<Incoming>,
 ) -> Result<Response<UntilSent>, Infallible> {
-    let distrusted = request.extensions().get::<Distrusted>().is_some();
     let response = entrance.answer(request.map(Body::new)).await;
-    if distrusted || matches!(response.status(), StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
+    if response.headers().contains_key(CONNECTION) {
         phases.linger();
     }
     Ok(response.map(|body| UntilSent { body, _under: under }))

@@ -96,7 +96,7 @@ fn is_problem(answer: &str, status: u16, kind: &str) {
     assert_eq!(document["type"], format!("/problems/{kind}"), "{answer}");
 }
 
-const LIVE: &[u8] = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
+const LIVE: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 #[tokio::test]
 async fn a_connection_is_used_for_several_requests() {
@@ -118,7 +118,7 @@ async fn a_connection_is_used_for_several_requests() {
 #[tokio::test]
 async fn events_are_accepted_with_and_without_a_length() {
     let server = Server::start(options()).await;
-    let head = "POST /events HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nConnection: close\r\n";
+    let head = "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n";
     let sized = format!("{head}Content-Length: 12\r\n\r\n{{\"type\":\"a\"}}");
     let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n6\r\n{{\"type\r\n6\r\n\":\"a\"}}\r\n0\r\n\r\n");
     for request in [sized, chunked] {
@@ -158,7 +158,7 @@ async fn a_head_that_does_not_arrive_in_time_is_refused_however_it_trickles() {
 #[tokio::test]
 async fn a_body_that_does_not_arrive_in_time_is_refused() {
     let server = Server::start(ServerOptions { body_timeout_ms: 100, ..options() }).await;
-    let half = b"POST /events HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{\"ty";
+    let half = b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{\"ty";
     is_problem(&server.answer(half).await, 408, "request-timeout");
     assert_eq!(server.fake.len(), 0);
     server.stop().await;
@@ -168,7 +168,7 @@ async fn a_body_that_does_not_arrive_in_time_is_refused() {
 async fn a_body_that_ends_early_is_not_taken_for_an_event() {
     let server = Server::start(options()).await;
     let mut stream = server.connect().await;
-    let half = b"POST /events HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{\"type\":\"a\"}";
+    let half = b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{\"type\":\"a\"}";
     stream.write_all(half).await.unwrap();
     stream.shutdown().await.unwrap();
     let answer = read_to_end(&mut stream).await;
@@ -208,15 +208,15 @@ async fn an_open_connection_may_be_idle_for_longer_than_a_head_may_take() {
 async fn what_is_too_large_is_refused_with_a_document_while_it_is_still_sent() {
     let server = Server::start(ServerOptions { max_body_bytes: 10_000, ..options() }).await;
     for header_bytes in [40_000, 70_000, 300_000] {
-        let request = format!("GET /livez HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(header_bytes));
+        let request = format!("GET /livez HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(header_bytes));
         is_problem(&server.answer(request.as_bytes()).await, 431, "headers-too-large");
     }
-    let many = format!("GET /livez HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(150));
+    let many = format!("GET /livez HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X: y\r\n".repeat(150));
     is_problem(&server.answer(many.as_bytes()).await, 431, "headers-too-large");
-    let address = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(9_000));
+    let address = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(9_000));
     is_problem(&server.answer(address.as_bytes()).await, 414, "uri-too-long");
 
-    let head = "POST /events HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n";
+    let head = "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
     let sized = format!("{head}Content-Length: 100000\r\n\r\n{}", " ".repeat(100_000));
     is_problem(&server.answer(sized.as_bytes()).await, 413, "too-large");
     let chunks = format!("3e8\r\n{}\r\n", " ".repeat(1_000)).repeat(30);
@@ -229,9 +229,28 @@ async fn what_is_too_large_is_refused_with_a_document_while_it_is_still_sent() {
 }
 
 #[tokio::test]
+async fn whatever_is_refused_its_body_is_taken_so_that_the_sender_sees_why() {
+    let server = Server::start(options()).await;
+    let body = " ".repeat(900_000);
+    for (line, headers, status, kind) in [
+        ("POST /events", "Content-Type: text/plain\r\n", 415, "unsupported-media-type"),
+        ("POST /events", "Content-Type: application/json\r\nIdempotency-Key: a b\r\n", 400, "bad-idempotency-key"),
+        ("POST /events?x", "Content-Type: application/json\r\n", 400, "bad-query"),
+        ("POST /nowhere", "", 404, "not-found"),
+        ("PUT /events", "", 405, "method-not-allowed"),
+        ("POST /events", "Sec-Fetch-Site: cross-site\r\n", 403, "cross-site"),
+    ] {
+        let headers = format!("Host: localhost\r\nConnection: close\r\n{headers}Content-Length: {}\r\n", body.len());
+        let request = format!("{line} HTTP/1.1\r\n{headers}\r\n{body}");
+        is_problem(&server.answer(request.as_bytes()).await, status, kind);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn heads_that_two_servers_could_read_differently_are_refused() {
     let server = Server::start(options()).await;
-    let post = "POST /events HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n";
+    let post = "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
     for request in [
         format!("{post}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
         format!("{post}Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"),
@@ -239,13 +258,13 @@ async fn heads_that_two_servers_could_read_differently_are_refused() {
         format!("{post}Content-Length: 2\r\nContent-Length: 3\r\n\r\n{{}}"),
         format!("{post}Content-Length: +2\r\n\r\n{{}}"),
         format!("{post}Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
-        "GET /livez HTTP/1.1\nHost: a\n\n".to_owned(),
+        "GET /livez HTTP/1.1\nHost: localhost\n\n".to_owned(),
         "GET /livez HTTP/1.1\r\n\r\n".to_owned(),
-        "GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".to_owned(),
+        "GET /livez HTTP/1.1\r\nHost: localhost\r\nHost: b\r\n\r\n".to_owned(),
         "GET /livez HTTP/1.1\r\nHost : a\r\n\r\n".to_owned(),
-        "GET /livez HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n".to_owned(),
-        "GET /livez HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n".to_owned(),
-        "GET http://b/livez HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "GET /livez HTTP/1.1\r\nHost: localhost\r\n folded\r\n\r\n".to_owned(),
+        "GET /livez HTTP/1.1\r\nHost: localhost\r\nX: \0\r\n\r\n".to_owned(),
+        "GET http://b/livez HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
         "BAD\r\n\r\n".to_owned(),
     ] {
         is_problem(&server.answer(request.as_bytes()).await, 400, "bad-request");
@@ -280,7 +299,7 @@ async fn at_the_end_requests_under_way_are_answered_and_idle_connections_closed(
     read_answer(&mut idle).await;
     let mut busy = server.connect().await;
     let (head, body) = (
-        "POST /events HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 12\r\nExpect: 100-continue\r\n\r\n",
+        "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 12\r\nExpect: 100-continue\r\n\r\n",
         "{\"type\":\"a\"}",
     );
     busy.write_all(head.as_bytes()).await.unwrap();
@@ -309,7 +328,9 @@ async fn what_does_not_end_within_the_drain_time_is_dropped() {
     let server = Server::start(ServerOptions { drain_ms: 100, ..options() }).await;
     let mut stuck = server.connect().await;
     stuck
-        .write_all(b"POST /events HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{")
+        .write_all(
+            b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
+        )
         .await
         .unwrap();
     // A second connection that was answered shows that the first was accepted.

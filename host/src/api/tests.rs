@@ -55,15 +55,15 @@ async fn send(api: &Api, request: Request<Body>) -> Answer {
 }
 
 async fn get(api: &Api, path: &str) -> Answer {
-    send(api, Request::get(path).header("host", "a").body(Body::empty()).unwrap()).await
+    send(api, Request::get(path).header("host", "localhost").body(Body::empty()).unwrap()).await
 }
 
 async fn delete(api: &Api, path: &str) -> Answer {
-    send(api, Request::delete(path).header("host", "a").body(Body::empty()).unwrap()).await
+    send(api, Request::delete(path).header("host", "localhost").body(Body::empty()).unwrap()).await
 }
 
 async fn post(api: &Api, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
-    let mut request = Request::post(path).header("host", "a");
+    let mut request = Request::post(path).header("host", "localhost");
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
@@ -198,11 +198,53 @@ async fn requests_that_others_could_read_differently_are_refused() {
         let request = hosts.iter().fold(Request::get(uri), |request, host| request.header("host", *host));
         send(&api, request.body(Body::empty()).unwrap())
     };
-    with("/livez", &["a", "a"]).await.is_problem(400, "bad-request");
+    with("/livez", &["localhost", "localhost"]).await.is_problem(400, "bad-request");
     with("/livez", &["a b"]).await.is_problem(400, "bad-request");
-    with("http://b/livez", &["a"]).await.is_problem(400, "bad-request");
-    assert_eq!(with("http://a/livez", &["a"]).await.status, 200);
-    assert_eq!(with("/livez", &["[::1]:3000"]).await.status, 200);
+    with("http://b/livez", &["localhost"]).await.is_problem(400, "bad-request");
+    assert_eq!(with("http://localhost/livez", &["localhost"]).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_server_for_its_own_machine_has_no_other_name() {
+    let asked_as = async |api: &Api, host: &str| {
+        let request = Request::get("/livez").header("host", host);
+        send(api, request.body(Body::empty()).unwrap()).await
+    };
+    let (local, _) = new();
+    for host in [
+        "localhost:3000",
+        "LOCALHOST",
+        "a.localhost",
+        "127.0.0.1:3000",
+        "127.1.2.3",
+        "[::1]:3000",
+        "[::ffff:127.0.0.1]",
+    ] {
+        assert_eq!(asked_as(&local, host).await.status, 200, "{host}");
+    }
+    let (open, _) = api(ServerOptions { only_local: false, ..options() });
+    for host in ["evil.example:3000", "localhost.example", "10.0.0.1", "[::2]:3000", "127.0.0.1.example"] {
+        asked_as(&local, host).await.is_problem(403, "foreign-host");
+        assert_eq!(asked_as(&open, host).await.status, 200, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_changes_nothing() {
+    let (api, _) = new();
+    let statuses = async |headers: &[(&str, &str)]| post(&api, "/plugins/signup/rollback", headers, "").await.status;
+    for headers in [
+        &[("sec-fetch-site", "cross-site")][..],
+        &[("sec-fetch-site", "same-site"), ("origin", "http://localhost")],
+        &[("origin", "http://evil.example")],
+        &[("origin", "http://localhost:8080")],
+        &[("origin", "null")],
+    ] {
+        assert_eq!(statuses(headers).await, 403, "{headers:?}");
+    }
+    for headers in [&[][..], &[("sec-fetch-site", "same-origin")], &[("origin", "http://localhost")]] {
+        assert_eq!(statuses(headers).await, 200, "{headers:?}");
+    }
 }
 
 #[tokio::test]
@@ -210,10 +252,10 @@ async fn too_much_of_head_or_address_is_refused() {
     let (api, _) = new();
     let address = format!("/events/{}", "x".repeat(9_000));
     get(&api, &address).await.is_problem(414, "uri-too-long");
-    let many =
-        (0..64).fold(Request::get("/livez").header("host", "a"), |request, n| request.header(format!("h{n}"), ""));
+    let many = (0..64)
+        .fold(Request::get("/livez").header("host", "localhost"), |request, n| request.header(format!("h{n}"), ""));
     send(&api, many.body(Body::empty()).unwrap()).await.is_problem(431, "headers-too-large");
-    let long = Request::get("/livez").header("host", "a").header("long", "x".repeat(33_000));
+    let long = Request::get("/livez").header("host", "localhost").header("long", "x".repeat(33_000));
     send(&api, long.body(Body::empty()).unwrap()).await.is_problem(431, "headers-too-large");
 }
 
@@ -227,7 +269,7 @@ async fn the_wrong_path_and_the_wrong_method_are_problems_too() {
         get(&api, path).await.is_problem(404, "not-found");
     }
     for (path, allow) in [("/events", "POST,GET,HEAD"), ("/failed-events/x/replay", "POST"), ("/metrics", "GET,HEAD")] {
-        let request = Request::delete(path).header("host", "a").body(Body::empty()).unwrap();
+        let request = Request::delete(path).header("host", "localhost").body(Body::empty()).unwrap();
         let answer = send(&api, request).await;
         answer.is_problem(405, "method-not-allowed");
         assert_eq!(answer.header("allow"), allow);
@@ -311,7 +353,8 @@ async fn a_failed_event_is_shown_with_its_reason_and_replayed_once() {
     assert_eq!((&shown["attemptCount"], &shown["failedAt"]), (&json!(1), &json!("1970-01-01T00:00:00.001Z")));
 
     let replay = format!("/failed-events/{id}/replay");
-    let answer = post(&api, &replay, &[], "").await;
+    post(&api, &replay, &[JSON], "{\"payload\":1}").await.is_problem(400, "bad-request");
+    let answer = post(&api, &replay, &[JSON], " {}").await;
     assert_eq!((answer.status, &answer.json()["eventId"]), (202, &json!(id)));
     assert_eq!(get(&api, &format!("/events/{id}")).await.json()["replays"], 1);
     post(&api, &replay, &[], "").await.is_problem(409, "not-failed");
@@ -334,7 +377,7 @@ async fn metrics_are_json_unless_text_is_asked_for() {
     let metrics = get(&api, "/metrics").await.json();
     assert_eq!((&metrics["processed"], &metrics["failed"], &metrics["waiting"]), (&json!(10), &json!(2), &json!(3)));
     assert_eq!((&metrics["failedByClass"], &metrics["lanes"]), (&json!({ "no-handler": 2 }), &json!({ "signup": 3 })));
-    let request = Request::get("/metrics").header("host", "a").header("accept", "text/plain");
+    let request = Request::get("/metrics").header("host", "localhost").header("accept", "text/plain");
     let answer = send(&api, request.body(Body::empty()).unwrap()).await;
     assert!(answer.header("content-type").starts_with("application/openmetrics-text"));
     assert!(answer.text.contains("eventstream_events_processed_total 10\n"), "{}", answer.text);

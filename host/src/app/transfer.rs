@@ -102,9 +102,12 @@ pub async fn backup(
             config.broker_url
         )));
     };
-    let (store, destination) = (Path::new(directory).to_owned(), destination.to_owned());
-    let copied = tokio::task::spawn_blocking(move || embedded::backup(&store, &destination, progress)).await;
-    Ok(copied.context("the store was not copied")??)
+    let (store, place) = (Path::new(directory).to_owned(), destination.to_owned());
+    let copied = tokio::task::spawn_blocking(move || embedded::backup(&store, &place, progress)).await;
+    copied.context("the store was not copied")?.map_err(|error| match Error::from(error) {
+        Error::Failed(error) => Error::Failed(error.context(format!("no copy in {}", destination.display()))),
+        other => other,
+    })
 }
 
 async fn open_snapshot(config: &Config) -> Result<Box<dyn Snapshot>, Error> {

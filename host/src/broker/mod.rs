@@ -148,7 +148,7 @@ pub enum Error {
         outcome_known: bool,
     },
     /// As many events wait as are allowed to.
-    #[error("{waiting} events wait, and no more than {limit} may")]
+    #[error("{waiting} events wait, and no more than {limit} may (broker.max_waiting)")]
     Full {
         /// Events that wait, are due later or are being handled.
         waiting: u64,

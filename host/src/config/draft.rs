@@ -89,7 +89,7 @@ impl Draft {
                 drain_ms: self.server.drain_ms,
                 policies,
             },
-            server: self.server,
+            server: ServerOptions { only_local: !self.allow_anonymous, ..self.server },
             broker_url: BrokerUrl::from(self.broker_url),
             broker: broker::Options { consumer_name, ..self.broker },
             plugins: PluginsSettings {

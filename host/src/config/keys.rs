@@ -3,8 +3,8 @@
 //! This list is the only one: names in the file, variables of the environment, hints for misspelled names and the test
 //! that the commented file is complete all come from it.
 
-use crate::event::{Class, PolicyPatch};
-use crate::plugin::Notice;
+use crate::event::{Class, MAX_PAUSE_MS, PolicyPatch};
+use crate::plugin::{MAX_CONCURRENCY, Notice};
 
 use super::draft::Draft;
 use super::given::{Expected, Given};
@@ -101,7 +101,9 @@ fn consumer() -> Vec<Key> {
             }
             _ => given.name(64).map(|it| draft.consumer_name = Some(it)),
         }),
-        Key::new("consumer.concurrency", |draft, given| given.size(0..=10_000).map(|it| draft.concurrency = it)),
+        Key::new("consumer.concurrency", |draft, given| {
+            given.size(0..=MAX_CONCURRENCY).map(|it| draft.concurrency = it)
+        }),
         Key::new("consumer.lease_ms", |draft, given| given.whole(500..=DAY_MS).map(|it| draft.broker.lease_ms = it)),
     ]
 }
@@ -112,13 +114,13 @@ fn policy(section: String, patch: impl Fn(&mut Draft) -> &mut PolicyPatch + Copy
             given.whole(1..=u64::from(u32::MAX)).map(|it| patch(draft).max_attempts = u32::try_from(it).ok())
         }),
         Key::new(format!("{section}.initial_ms"), move |draft, given| {
-            given.whole(0..=30 * DAY_MS).map(|it| patch(draft).initial_ms = Some(it))
+            given.whole(0..=MAX_PAUSE_MS).map(|it| patch(draft).initial_ms = Some(it))
         }),
         Key::new(format!("{section}.factor"), move |draft, given| {
             given.factor().map(|it| patch(draft).factor = Some(it))
         }),
         Key::new(format!("{section}.max_ms"), move |draft, given| {
-            given.whole(0..=30 * DAY_MS).map(|it| patch(draft).max_ms = Some(it))
+            given.whole(0..=MAX_PAUSE_MS).map(|it| patch(draft).max_ms = Some(it))
         }),
     ]
 }
@@ -197,6 +199,9 @@ fn broker_url(given: Given<'_>) -> Result<String, Expected> {
     // The address may hold a password, so only its scheme is repeated.
     let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
     match scheme {
+        "embedded" if url.starts_with("embedded://") => {
+            Err("the embedded broker is given as embedded:DIRECTORY, without //: embedded:./data".into())
+        }
         "embedded" if url == "embedded:" => Err("the embedded broker is given as embedded:DIRECTORY".into()),
         "redis" | "embedded" => Ok(url),
         "rediss" | "redis-sentinel" | "redis-cluster" => {

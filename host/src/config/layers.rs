@@ -171,6 +171,9 @@ fn place(path: &Path, text: &str, offset: usize) -> String {
 
 /// The words about the nearest known name, if one is near.
 fn hint<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    if matches!(name, "auth.keys" | "EVENTSTREAM_AUTH_KEYS") {
+        return "; API keys are not part of this version".into();
+    }
     // The last part weighs most: a key under the wrong section is recognised by it.
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
     let likeness = |known: &str| strsim::jaro(known, name).max(strsim::jaro(&last(known), &last(name)) - 0.05);

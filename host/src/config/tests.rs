@@ -121,6 +121,8 @@ fn what_is_wrong_is_said_with_its_place_and_the_remedy() {
         ("[retry.reject]\nmax_attempts = 2", vec!["retry.reject is not a section"]),
         ("[log]\nlevel = \"inof\"", vec!["\"inof\" is not a level"]),
         ("[broker]\nurl = \"embedded:\"", vec!["embedded:DIRECTORY"]),
+        ("[broker]\nurl = \"embedded://./d\"", vec!["without //"]),
+        ("[auth]\nkeys = []", vec!["not part of this version"]),
         ("[broker]\nnamespace = \"a b\"", vec!["\"a b\" is not 1 to 64 letters"]),
         ("[plugins]\ndri = \"x\"", vec!["plugins.dri is not a setting; here stand dir"]),
         ("[server\n", vec!["eventstream.toml, line 1"]),

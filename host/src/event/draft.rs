@@ -30,6 +30,8 @@ impl Default for Limits {
 /// What a client sent, parsed but not judged: one event, or an array of which all are accepted or none.
 pub struct Draft<'a> {
     body: &'a Bytes,
+    /// The body without the white space around it.
+    text: &'a str,
     is_batch: bool,
     items: Vec<Item<'a>>,
 }
@@ -59,9 +61,9 @@ pub enum Start {
 /// The identity that a sender gave to an event, and what it sent under it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idempotency {
-    /// A digest of the sender's key: of the `Idempotency-Key` and the place in the batch, or of `source` and `id`.
+    /// A digest of the sender's key: of the `Idempotency-Key` and the place in the body, or of `source` and `id`.
     pub key: [u8; 32],
-    /// A digest of the event as it was written.
+    /// A digest of what was sent under it: of the whole body, or of the event.
     pub fingerprint: [u8; 32],
 }
 
@@ -120,7 +122,7 @@ impl<'a> Draft<'a> {
                 if members.is_none() {
                     serde_json::from_str::<&RawValue>(text).map_err(not_json)?;
                 }
-                Ok(Self { body, is_batch: false, items: vec![Item { text: trimmed, members }] })
+                Ok(Self { body, text: trimmed, is_batch: false, items: vec![Item { text: trimmed, members }] })
             }
             Some(b'[') => {
                 let items: Vec<&RawValue> = serde_json::from_str(text).map_err(not_json)?;
@@ -128,7 +130,7 @@ impl<'a> Draft<'a> {
                     let message = format!("{} events; a request has at most {}", items.len(), limits.max_batch_events);
                     return Err(Rejected::TooLarge(vec![Fault::new("", message)]));
                 }
-                Ok(Self { body, is_batch: true, items: items.into_iter().map(Item::from).collect() })
+                Ok(Self { body, text: trimmed, is_batch: true, items: items.into_iter().map(Item::from).collect() })
             }
             _ => {
                 serde_json::from_str::<&RawValue>(text).map_err(not_json)?;
@@ -154,10 +156,14 @@ impl<'a> Draft<'a> {
     ) -> Result<Vec<NewEvent>, Rejected> {
         let (mut malformed, mut too_large, mut invalid) = (Vec::new(), Vec::new(), Vec::new());
         let mut events = Vec::with_capacity(self.items.len());
+        let keyed = idempotency_key.map(|key| (key, digest(&[self.text])));
         for (index, item) in self.items.iter().enumerate() {
             let prefix = if self.is_batch { format!("/{index}") } else { String::new() };
-            let key = idempotency_key.map(|key| digest(&["key", key, &prefix]));
-            match Reader::new(self.body, prefix).read(item, limits, accepted, key) {
+            let keyed = keyed.map(|(key, fingerprint)| {
+                // An event alone has the place of the first one, so that it is not taken for another request.
+                Idempotency { key: digest(&["key", key, &index.to_string()]), fingerprint }
+            });
+            match Reader::new(self.body, prefix).read(item, limits, accepted, keyed) {
                 Ok(event) => events.push(event),
                 Err(Rejected::Malformed(faults)) => malformed.extend(faults),
                 Err(Rejected::TooLarge(faults)) => too_large.extend(faults),
@@ -279,5 +285,21 @@ mod tests {
         assert_eq!(keys(one, Some("k")), keys(r#"{"type":"a"}"#, Some("k")));
         let two = keys(r#"[{"type":"a"},{"type":"a"}]"#, Some("k"));
         assert_ne!(two[0], two[1]);
+        assert_eq!(two[0], keys(r#"{"type":"a"}"#, Some("k"))[0]);
+    }
+
+    #[test]
+    fn under_a_key_the_whole_body_is_what_was_sent_and_under_source_and_id_the_event() {
+        let prints = |body: &str, key| -> Vec<_> {
+            read(body, key).unwrap().into_iter().map(|new| new.idempotency.map(|known| known.fingerprint)).collect()
+        };
+        let one = r#"{"type":"a","id":"1"}"#;
+        let first = |body: &str| prints(body, Some("k"))[0];
+        assert_eq!(first(one), first(&format!(" {one}\n")));
+        for other in [format!("[{one}]"), format!("[{one},{{\"type\":\"a\"}}]"), r#"{"type":"a","id":"2"}"#.to_owned()]
+        {
+            assert_ne!(first(one), first(&other), "{other}");
+        }
+        assert_eq!(prints(one, None), prints(&format!("[{one}]"), None));
     }
 }

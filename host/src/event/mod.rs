@@ -19,8 +19,8 @@ pub use id::{EventId, EventType};
 pub use outcome::{Class, Failure, Outcome, Published, Settlement, Success, decide};
 pub use plugin_state::{MAX_COUNTER, MAX_STATE_KEY_BYTES, NotACounter, StateStep, StateWrite, Stored, add};
 pub use record::{AttemptRecord, End, LogLevel, LogLine, Record, State};
-pub use retry::{Policies, Policy, PolicyPatch};
-pub use time::Timestamp;
+pub use retry::{MAX_PAUSE_MS, Policies, Policy, PolicyPatch};
+pub use time::{Timestamp, in_utc};
 
 pub(crate) use json::depth_is_within;
 

@@ -46,13 +46,13 @@ impl<'a> Reader<'a> {
         Self { body, prefix, invalid: Vec::new() }
     }
 
-    /// The event, or everything that is wrong with it. `key` is the digest of the request's idempotency key.
+    /// The event, or everything that is wrong with it. With an idempotency key the request is `keyed`.
     pub(super) fn read(
         &mut self,
         item: &Item<'_>,
         limits: &Limits,
         accepted: Timestamp,
-        key: Option<[u8; 32]>,
+        keyed: Option<Idempotency>,
     ) -> Result<NewEvent, Rejected> {
         let Some(members) = &item.members else {
             let words = if is_object(item.text) { NOT_TEXT } else { "an event is an object" };
@@ -95,8 +95,8 @@ impl<'a> Reader<'a> {
         };
 
         let source = source.unwrap_or_else(|| DEFAULT_SOURCE.to_owned());
-        let sender_key = id.as_ref().map(|id| digest(&["id", &source, id]));
-        let idempotency = key.or(sender_key).map(|key| Idempotency { key, fingerprint: digest(&[item.text]) });
+        let named = |id| Idempotency { key: digest(&["id", &source, id]), fingerprint: digest(&[item.text]) };
+        let idempotency = keyed.or_else(|| id.as_deref().map(named));
         extensions.extend(id.map(|id| ("sourceid".to_owned(), id)));
         extensions.extend(key_member.map(|key| (PARTITION_KEY.to_owned(), key)));
         let event = Event {

@@ -48,7 +48,29 @@ pub struct PolicyPatch {
     pub max_ms: Option<u64>,
 }
 
+/// The longest pause that may be set: 30 days.
+pub const MAX_PAUSE_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
+
 impl PolicyPatch {
+    /// Whether all that is set makes sense.
+    ///
+    /// # Errors
+    /// The first key that does not, and what it may be.
+    pub fn check(&self) -> Result<(), String> {
+        let pause = |name: &str, ms: Option<u64>| match ms.filter(|ms| *ms > MAX_PAUSE_MS) {
+            Some(_) => Err(format!("{name} is at most {MAX_PAUSE_MS}, 30 days")),
+            None => Ok(()),
+        };
+        if self.max_attempts == Some(0) {
+            return Err("max_attempts is a number from 1 on".into());
+        }
+        if self.factor.is_some_and(|factor| !factor.is_finite() || factor < 1.0) {
+            return Err("factor is a number from 1 on".into());
+        }
+        pause("initial_ms", self.initial_ms)?;
+        pause("max_ms", self.max_ms)
+    }
+
     /// The policy with what this patch names replaced.
     pub fn over(&self, beneath: Policy) -> Policy {
         Policy {
@@ -117,6 +139,21 @@ impl Policies {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        let patch = PolicyPatch::default();
+        assert_eq!(patch.check(), Ok(()));
+        for (wrong, key) in [
+            (PolicyPatch { max_attempts: Some(0), ..patch }, "max_attempts"),
+            (PolicyPatch { factor: Some(0.1), ..patch }, "factor"),
+            (PolicyPatch { factor: Some(f64::INFINITY), ..patch }, "factor"),
+            (PolicyPatch { initial_ms: Some(MAX_PAUSE_MS + 1), ..patch }, "initial_ms"),
+            (PolicyPatch { max_ms: Some(u64::MAX), ..patch }, "max_ms"),
+        ] {
+            assert!(wrong.check().unwrap_err().starts_with(key), "{key}");
+        }
+    }
 
     #[test]
     fn pauses_double_up_to_the_maximum_and_spread_by_jitter() {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::SignedDuration;
+use jiff::civil::DateTime;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A point in time in milliseconds since 1970-01-01T00:00:00Z; RFC 3339 with milliseconds in every text.
@@ -40,18 +42,60 @@ impl FromStr for Timestamp {
     type Err = InvalidTime;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // The parser takes other ways of ISO 8601 to write a time as well, which the next one may not.
-        if !is_rfc_3339(text) {
-            return Err(InvalidTime);
-        }
-        let time: jiff::Timestamp = text.parse().map_err(|_| InvalidTime)?;
-        Ok(Self::from_unix_ms(time.as_millisecond()))
+        let Written { local, fraction, offset } = Written::read(text).ok_or(InvalidTime)?;
+        let since_1970 = local.duration_since(DateTime::constant(1970, 1, 1, 0, 0, 0, 0)) - offset;
+        let digits: String = fraction.chars().skip(1).chain("000".chars()).take(3).collect();
+        let ms = since_1970.as_secs().saturating_mul(1_000).saturating_add(digits.parse().unwrap_or(0));
+        Ok(Self::from_unix_ms(ms))
     }
 }
 
+/// The same time in UTC with all its digits, for a text that is a [`Timestamp`]; such a one as it is. `None` if it lies
+/// outside the years that can be written.
+pub fn in_utc(text: &str) -> Option<String> {
+    let Written { local, fraction, offset } = Written::read(text)?;
+    if text.ends_with(['Z', 'z']) {
+        return Some(text.to_owned());
+    }
+    let utc = local.checked_sub(offset).ok()?;
+    Some(format!("{utc}{fraction}Z"))
+}
+
+/// The parts of a time as it was written.
+struct Written<'a> {
+    /// To the second.
+    local: DateTime,
+    /// With its point, if there is one.
+    fraction: &'a str,
+    /// From UTC.
+    offset: SignedDuration,
+}
+
+impl<'a> Written<'a> {
+    /// The parser takes other ways of ISO 8601 to write a time as well, which the next one may not.
+    fn read(text: &'a str) -> Option<Self> {
+        if !is_rfc_3339(text) {
+            return None;
+        }
+        let (local, rest) = text.split_at(DATE_TIME.len());
+        let (fraction, offset) = rest.split_at(rest.find(|c: char| c != '.' && !c.is_ascii_digit())?);
+        let offset = match offset.split_at_checked(1) {
+            Some((sign @ ("+" | "-"), offset)) => {
+                let (hours, minutes): (i64, i64) = (offset.get(..2)?.parse().ok()?, offset.get(3..)?.parse().ok()?);
+                let size = (hours < 24 && minutes < 60).then(|| SignedDuration::from_mins(hours * 60 + minutes))?;
+                if sign == "-" { -size } else { size }
+            }
+            _ => SignedDuration::ZERO,
+        };
+        Some(Self { local: local.parse().ok()?, fraction, offset })
+    }
+}
+
+/// The shape of a date and a time.
+const DATE_TIME: &[u8] = b"0000-00-00T00:00:00";
+
 /// Whether a text has the shape of `2026-11-23T15:04:05.007+01:00`; whether there is such a time is not looked at.
 fn is_rfc_3339(text: &str) -> bool {
-    const DATE_TIME: &[u8] = b"0000-00-00T00:00:00";
     const OFFSET: &[u8] = b"+00:00";
     let fits = |text: &[u8], shape: &[u8]| {
         let fits = |(byte, shape): (&u8, &u8)| match shape {
@@ -82,7 +126,7 @@ impl<'de> Deserialize<'de> for Timestamp {
 
 /// The text is not a time with an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a time is written as in RFC 3339: 2026-11-23T15:04:05Z")]
+#[error("a time is written as in RFC 3339, with an offset: 2026-11-23T15:04:05Z or 2026-11-23T16:04:05+01:00")]
 pub struct InvalidTime;
 
 #[cfg(test)]
@@ -104,10 +148,31 @@ mod tests {
             "2026-11-23T15:04:05.Z",
             "2026-11-23T15:04:05,7Z",
             "2026-11-23T15:04Z",
+            "2026-02-30T15:04:05Z",
+            "2026-11-23T15:04:05+24:00",
+            "2026-11-23T15:04:05-01:60",
+            "2026-11-23T15:04:05 01:00",
         ] {
             assert_eq!(other.parse::<Timestamp>(), Err(InvalidTime), "{other}");
         }
         assert_eq!("2026-11-23t15:04:05.0070z".parse(), Ok(time));
+    }
+
+    #[test]
+    fn a_time_becomes_utc_with_all_its_digits_and_far_ones_are_times_too() {
+        for (written, utc) in [
+            ("1955-06-15T12:00:00+02:00", "1955-06-15T10:00:00Z"),
+            ("2026-11-23T07:00:00.123456789012+01:00", "2026-11-23T06:00:00.123456789012Z"),
+            ("2026-12-31T23:30:00-01:30", "2027-01-01T01:00:00Z"),
+            ("1955-06-15T12:00:00.10Z", "1955-06-15T12:00:00.10Z"),
+        ] {
+            assert_eq!(in_utc(written).as_deref(), Some(utc));
+            assert!(written.parse::<Timestamp>().is_ok(), "{written}");
+        }
+        assert_eq!("9999-12-31T23:59:59Z".parse(), Ok(Timestamp::MAX));
+        assert_eq!("2026-11-23T16:04:05.0071+01:00".parse(), Ok(Timestamp::from_unix_ms(1_795_446_245_007)));
+        assert_eq!("1955-06-15T12:00:00Z".parse(), Ok(Timestamp::from_unix_ms(0)));
+        assert_eq!(in_utc("9999-12-31T23:59:59-01:00"), None);
     }
 
     #[test]

@@ -75,7 +75,9 @@ pub use reuse::Reuse;
 pub use rollback::RollbackError;
 pub use routing::{InvalidPattern, Pattern};
 pub use secrets::{FromEnvironment, FromFile, NoSecret, SecretSource};
-pub use settings::{GrantSettings, InvalidSettings, LimitsPatch, RetrySettings, Settings, given_addresses};
+pub use settings::{
+    GrantSettings, InvalidSettings, LimitsPatch, MAX_CONCURRENCY, RetrySettings, Settings, given_addresses,
+};
 pub use state::{MemoryState, ReadState, StateUnavailable};
 pub use status::{NeedsApproval, PluginState, Status};
 pub use watch::Notice;

@@ -39,6 +39,8 @@ const LIMIT_KEYS: [&str; 17] = [
     "http_response_bytes",
     "http_timeout_ms",
 ];
+/// The most attempts of a plugin side by side that may be asked for.
+pub const MAX_CONCURRENCY: usize = 10_000;
 const POLICY_KEYS: [&str; 4] = ["max_attempts", "initial_ms", "factor", "max_ms"];
 const CLASS_KEYS: [&str; 4] = ["retry", "trap", "timeout", "limit"];
 
@@ -135,6 +137,13 @@ pub struct RetrySettings {
 #[error("the settings are wrong: {0}")]
 pub struct InvalidSettings(String);
 
+impl InvalidSettings {
+    /// Of a file that cannot be read.
+    pub(super) fn unread(file: &str, error: &std::io::Error) -> Self {
+        Self(format!("{file} cannot be read: {error}"))
+    }
+}
+
 impl Settings {
     /// Reads a file of settings.
     ///
@@ -168,7 +177,13 @@ impl Settings {
                 }
             }
         }
-        table.try_into().map_err(|error: toml::de::Error| InvalidSettings(error.to_string().trim_end().to_owned()))
+        let wrong = |error: toml::de::Error| InvalidSettings(error.to_string().trim_end().to_owned());
+        let settings: Self = table.try_into().map_err(wrong)?;
+        settings.retry.check()?;
+        if settings.concurrency.is_some_and(|concurrency| concurrency.get() > MAX_CONCURRENCY) {
+            return Err(InvalidSettings(format!("concurrency is at most {MAX_CONCURRENCY}")));
+        }
+        Ok(settings)
     }
 
     /// These settings, and where they say nothing those beneath.
@@ -263,6 +278,16 @@ impl RetrySettings {
         policies
     }
 
+    fn check(&self) -> Result<(), InvalidSettings> {
+        let classes =
+            [("retry.", self.retry), ("trap.", self.trap), ("timeout.", self.timeout), ("limit.", self.limit)];
+        let classes = classes.map(|(place, patch)| (place, patch.unwrap_or_default()));
+        for (place, patch) in [("", self.all())].into_iter().chain(classes) {
+            patch.check().map_err(|words| InvalidSettings(format!("retry.{place}{words}")))?;
+        }
+        Ok(())
+    }
+
     fn all(&self) -> PolicyPatch {
         PolicyPatch {
             max_attempts: self.max_attempts,
@@ -297,6 +322,11 @@ fn check_keys(place: &str, table: &Table, known: &[&str]) -> Result<(), InvalidS
     let Some(unknown) = table.keys().find(|key| !known.contains(&key.as_str())) else { return Ok(()) };
     let nearest = known.iter().max_by(|a, b| strsim::jaro(a, unknown).total_cmp(&strsim::jaro(b, unknown)));
     let key = if place.is_empty() { unknown.clone() } else { format!("{place}.{unknown}") };
+    if place.is_empty() && table[unknown].is_table() {
+        return Err(InvalidSettings(format!(
+            "no key {key:?}; is it part of the plugin's name? One with dots is quoted: [plugins.\"order.paid\"]"
+        )));
+    }
     Err(InvalidSettings(match nearest {
         Some(nearest) if strsim::jaro(nearest, unknown) > 0.7 => format!("no key {key:?}; did you mean {nearest:?}?"),
         _ => format!("no key {key:?}; there are {}", known.join(", ")),

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use super::load::{self, LoadError, Loader};
-use super::settings::Settings;
+use super::settings::{InvalidSettings, Settings};
 use super::{Error, Options, Plugin};
 
 /// Instances side by side: one that handles and one to spare.
@@ -49,7 +49,11 @@ impl Workbench {
             let contents = load::read(File::open(path)?, limit_bytes)?;
             let settings = match settings {
                 None => beneath,
-                Some(settings) => Settings::parse(&fs::read_to_string(settings)?)?.over(&beneath),
+                Some(settings) => {
+                    let text = fs::read_to_string(&settings)
+                        .map_err(|error| InvalidSettings::unread(&settings.display().to_string(), &error))?;
+                    Settings::parse(&text)?.over(&beneath)
+                }
             };
             Ok::<_, LoadError>((contents, settings))
         };

@@ -30,7 +30,7 @@ pub enum BackupError {
     #[error("there is a store in {0:?} already: name an empty or a new directory")]
     Taken(PathBuf),
     /// The copy could not be written.
-    #[error("the copy cannot be written: {0}")]
+    #[error("the copy cannot be written")]
     Write(#[from] io::Error),
     /// The store could not be read, or what came of it is damaged.
     #[error("the store cannot be copied: {0}")]

@@ -9,6 +9,7 @@ use crate::broker::{Claim, Error, Lane, Promoted};
 
 use super::append::lane_number;
 use super::columns::{Fetched, record_columns};
+use super::fault::contradiction;
 use super::leases::{Change, Held, Table};
 use super::writer::Step;
 
@@ -68,7 +69,8 @@ fn take(step: &mut Step<'_>, lane: &Lane, number: i64, share: u64, claimed: &mut
         )?
         .execute((number, last.held.place))?;
     if run != taken.len() {
-        return Err(rusqlite::Error::StatementChangedRows(run));
+        let words = format!("{} events wait up to a place of lane {lane}, and {run} do", taken.len());
+        return Err(contradiction(words));
     }
     for Claimed { held, .. } in taken {
         step.changes.push(Change::Begins(*held));

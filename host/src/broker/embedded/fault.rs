@@ -67,6 +67,14 @@ impl Fault {
     }
 }
 
+/// What two places of the database say of the same thing, and differently.
+pub(super) fn contradiction(words: String) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(
+        ffi::Error::new(ffi::SQLITE_CORRUPT),
+        Some(format!("the database is damaged: {words}")),
+    )
+}
+
 /// Whether the broker can be worked with. Copies speak of the same broker.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Condition(Arc<Mutex<State>>);
@@ -150,6 +158,8 @@ mod tests {
         ] {
             assert!(matches!(Fault::of(&failure(code)), Fault::Final(_)), "{code}");
         }
+        let Fault::Final(said) = Fault::of(&contradiction("2 and 3".into())) else { panic!("it is final") };
+        assert_eq!(said, "the database is damaged: 2 and 3");
         for code in [ffi::SQLITE_FULL, ffi::SQLITE_IOERR_SHMSIZE] {
             assert!(matches!(Fault::of(&failure(code)), Fault::Full(_)), "{code}");
         }

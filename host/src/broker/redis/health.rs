@@ -52,8 +52,12 @@ impl Verdict {
     }
 }
 
-/// Judges a server by its `INFO` and, where it may be asked, its `CONFIG`.
-pub(super) fn judge(info: &BTreeMap<String, String>, config: Option<&BTreeMap<String, String>>) -> Verdict {
+/// Judges a server at an address by its `INFO` and, where it may be asked, its `CONFIG`.
+pub(super) fn judge(
+    address: &str,
+    info: &BTreeMap<String, String>,
+    config: Option<&BTreeMap<String, String>>,
+) -> Verdict {
     let fact = |name: &str| info.get(name).map(String::as_str).unwrap_or_default();
     let setting = |name: &str| config.and_then(|config| config.get(name)).map(String::as_str);
     let keeps_log = fact("aof_enabled") == "1";
@@ -68,15 +72,14 @@ pub(super) fn judge(info: &BTreeMap<String, String>, config: Option<&BTreeMap<St
     let policy = fact("maxmemory_policy");
     let unsafe_settings = if policy != "noeviction" {
         Some(format!(
-            "Redis may evict what was accepted (maxmemory-policy is {policy}): \
-             run `redis-cli CONFIG SET maxmemory-policy noeviction`, or set broker.allow_unsafe"
+            "Redis may evict what was accepted (maxmemory-policy is {policy}): run \
+             `redis-cli -u redis://{address} CONFIG SET maxmemory-policy noeviction`, or set broker.allow_unsafe"
         ))
     } else if !keeps_log {
-        Some(
-            "Redis keeps nothing over a restart (appendonly is no): \
-             run `redis-cli CONFIG SET appendonly yes`, or set broker.allow_unsafe"
-                .into(),
-        )
+        Some(format!(
+            "Redis keeps nothing over a restart (appendonly is no): run \
+             `redis-cli -u redis://{address} CONFIG SET appendonly yes`, or set broker.allow_unsafe"
+        ))
     } else {
         None
     };
@@ -123,17 +126,18 @@ impl Core {
         if is_loading(&info) {
             return Err(Failure::busy("Redis is loading its data"));
         }
+        let address = &self.link.line().address;
         let mut config = BTreeMap::new();
         for name in ["appendfsync", "no-appendfsync-on-rewrite"] {
             let mut ask = redis::cmd("CONFIG");
             ask.arg("GET").arg(name);
             // Hosted servers often forbid or rename the command; what they keep is then simply not known.
-            let Some(answer) = self.link.ask(&ask).await? else { return Ok(judge(&info, None)) };
+            let Some(answer) = self.link.ask(&ask).await? else { return Ok(judge(address, &info, None)) };
             for (name, value) in reply::pairs(answer)? {
                 config.insert(reply::text(name)?, reply::text(value)?);
             }
         }
-        Ok(judge(&info, Some(&config)))
+        Ok(judge(address, &info, Some(&config)))
     }
 
     /// Asks the store whether it is the one that was written to. Answers the epoch, the total of accepted events, and
@@ -244,7 +248,7 @@ mod tests {
             let facts = if name.contains("appendfsync") { &mut config } else { &mut info };
             facts.insert((*name).to_owned(), (*value).to_owned());
         }
-        judge(&info, Some(&config))
+        judge("127.0.0.1:6380", &info, Some(&config))
     }
 
     #[test]
@@ -259,15 +263,18 @@ mod tests {
             assert_eq!(judged(changes).durability, durability, "{changes:?}");
         }
         let info = BTreeMap::from([("aof_enabled".to_owned(), "1".to_owned())]);
-        assert_eq!(judge(&info, None).durability, Durability::Unknown);
+        assert_eq!(judge("a", &info, None).durability, Durability::Unknown);
     }
 
     #[test]
     fn what_is_unsafe_comes_with_the_line_that_mends_it() {
         assert_eq!(judged(&[]).unsafe_settings, None);
         for (change, line) in [
-            (("maxmemory_policy", "allkeys-lru"), "redis-cli CONFIG SET maxmemory-policy noeviction"),
-            (("aof_enabled", "0"), "redis-cli CONFIG SET appendonly yes"),
+            (
+                ("maxmemory_policy", "allkeys-lru"),
+                "`redis-cli -u redis://127.0.0.1:6380 CONFIG SET maxmemory-policy noeviction`",
+            ),
+            (("aof_enabled", "0"), "`redis-cli -u redis://127.0.0.1:6380 CONFIG SET appendonly yes`"),
         ] {
             assert!(judged(&[change]).unsafe_settings.unwrap().contains(line), "{line}");
         }

@@ -67,7 +67,7 @@ impl Core {
             Ending::Failed => self.keys.failed(),
         };
         let limit = query.limit.clamp(1, MAX_PAGE);
-        let mut end = first_end(&query)?;
+        let Some(mut end) = first_end(&query)? else { return Ok(EndedPage { records: Vec::new(), next_cursor: None }) };
         let (mut records, mut size_bytes) = (Vec::new(), 0);
         let mut read = 0;
         loop {
@@ -188,20 +188,21 @@ fn read_counters(counts: Value) -> Result<(Counters, u64), Failure> {
     Ok((counters, state_keys))
 }
 
-/// Where the newest entry of the page may be.
+/// Where the newest entry of the page may be; `None` if there is none before the cursor.
 ///
 /// # Errors
 /// [`Error::BadCursor`]: the cursor is not the name of an entry.
-fn first_end(query: &EndedQuery) -> Result<String, Error> {
-    let is_entry = |cursor: &str| {
-        let is_number = |part: &str| part.parse::<u64>().is_ok();
-        cursor.split_once('-').is_some_and(|(ms, sequence)| is_number(ms) && is_number(sequence))
-    };
+fn first_end(query: &EndedQuery) -> Result<Option<String>, Error> {
+    let number = |part: &str| part.parse::<u64>().map_err(|_| Error::BadCursor);
     match (&query.cursor, query.until) {
-        (Some(cursor), _) if is_entry(cursor) => Ok(format!("({cursor}")),
-        (Some(_), _) => Err(Error::BadCursor),
-        (None, Some(until)) => Ok(until.unix_ms().saturating_add(CLOCK_SLACK_MS).to_string()),
-        (None, None) => Ok("+".into()),
+        (Some(cursor), _) => {
+            let (ms, sequence) = cursor.split_once('-').ok_or(Error::BadCursor)?;
+            let before = (number(ms)?, number(sequence)?);
+            // Redis refuses a range that ends before the first name that there may be.
+            Ok((before > (0, 0)).then(|| format!("({}-{}", before.0, before.1)))
+        }
+        (None, Some(until)) => Ok(Some(until.unix_ms().saturating_add(CLOCK_SLACK_MS).to_string())),
+        (None, None) => Ok(Some("+".into())),
     }
 }
 
@@ -240,12 +241,13 @@ mod tests {
     #[test]
     fn a_page_begins_at_its_cursor_else_at_its_end_of_time_else_at_the_newest() {
         let until = Some(Timestamp::from_unix_ms(1_000));
-        assert_eq!(first_end(&query()), Ok("+".into()));
-        assert_eq!(first_end(&EndedQuery { until, ..query() }), Ok("3601000".into()));
-        assert_eq!(first_end(&EndedQuery { cursor: Some("5-1".into()), until, ..query() }), Ok("(5-1".into()));
+        let at = |cursor: &str| first_end(&EndedQuery { cursor: Some(cursor.into()), until, ..query() });
+        assert_eq!(first_end(&query()), Ok(Some("+".into())));
+        assert_eq!(first_end(&EndedQuery { until, ..query() }), Ok(Some("3601000".into())));
+        assert_eq!(at("5-1"), Ok(Some("(5-1".into())));
+        assert_eq!((at("0-1"), at("00-00")), (Ok(Some("(0-1".into())), Ok(None)));
         for nonsense in ["", "x", "5", "5-1-2", "-", "5-\r\n"] {
-            let answer = first_end(&EndedQuery { cursor: Some(nonsense.into()), ..query() });
-            assert_eq!(answer, Err(Error::BadCursor), "{nonsense:?}");
+            assert_eq!(at(nonsense), Err(Error::BadCursor), "{nonsense:?}");
         }
     }
 

@@ -213,7 +213,16 @@ pub async fn snapshot(url: &str, options: Options) -> Result<Box<dyn Snapshot>, 
 
 /// Why a store could not be opened, from the first call that failed.
 fn refused(core: &Core, failure: Failure) -> OpenError {
+    let said = &failure.message;
     match failure.reaction.cause {
+        Cause::Denied if said.contains("NOAUTH") || said.contains("WRONGPASS") => OpenError::Misconfigured(format!(
+            "Redis at {} wants a password, or another one: give it in the URL, redis://:PASSWORD@HOST:PORT ({said})",
+            core.link.line().address
+        )),
+        Cause::Unreachable if said.contains("DB index is out of range") => OpenError::Misconfigured(format!(
+            "Redis at {} has no database of the number that ends the URL: {said}",
+            core.link.line().address
+        )),
         Cause::Denied | Cause::Misplaced | Cause::NoRoom => OpenError::Misconfigured(failure.message),
         Cause::Demoted => OpenError::Unsupported(failure.message),
         _ => {

@@ -9,7 +9,7 @@ pub(super) use super::super::bindings::exports::eventstream::plugin::handler::Gu
 use super::super::host::Guest;
 use super::super::outcome;
 use super::Answer;
-use crate::event::{Class, Data, DataKind, Event, Failure};
+use crate::event::{Class, Data, DataKind, Event, Failure, in_utc};
 
 pub(super) async fn call(
     indices: &Indices,
@@ -50,11 +50,7 @@ fn to_wit(event: &Event) -> WitEvent {
     }
 }
 
-/// When it happened, in UTC as the contract says; when it was accepted, if the sender did not say.
+/// When it happened, in UTC as the package in `wit/` says; when it was accepted, if the sender did not say.
 pub(super) fn utc(event: &Event) -> String {
-    match &event.time {
-        Some(time) if time.ends_with(['Z', 'z']) => time.clone(),
-        Some(time) => time.parse().unwrap_or(event.accepted).to_string(),
-        None => event.accepted.to_string(),
-    }
+    event.time.as_deref().and_then(in_utc).unwrap_or_else(|| event.accepted.to_string())
 }
