@@ -151,7 +151,8 @@ async fn where_nothing_serves_the_first_build_needs_no_approval() {
 async fn what_cannot_be_compared_is_held() {
     let place = Place::with(&modest(0));
     drop(place.open().await);
-    for version in fs::read_dir(place.kept.path().join("ours/versions")).unwrap() {
+    let versions = super::kept::versions_of(place.plugins.path()).unwrap();
+    for version in fs::read_dir(place.kept.path().join("ours").join(versions)).unwrap() {
         let path = version.unwrap().path();
         if path.extension().is_some_and(|it| it == "wasm") {
             fs::remove_file(path).unwrap();

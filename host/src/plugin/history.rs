@@ -50,12 +50,11 @@ pub(super) struct Pin {
 }
 
 impl History {
-    /// Opens what is kept in `root`. Lists that cannot be read are left out with a warning. Blocks.
+    /// Opens what is kept in `dir`. Lists that cannot be read are left out with a warning. Blocks.
     ///
     /// # Errors
-    /// The directory is not ours alone.
-    pub(super) fn open(root: &PrivateDir) -> Result<Self, NotPrivate> {
-        let dir = root.inner("versions")?;
+    /// It cannot be listed.
+    pub(super) fn open(dir: PrivateDir) -> Result<Self, NotPrivate> {
         let files = dir.files().map_err(|error| NotPrivate::Unavailable(dir.path().to_owned(), error))?;
         let mut lists = BTreeMap::new();
         for file in files {
@@ -224,7 +223,7 @@ mod tests {
     use super::*;
 
     fn open(folder: &std::path::Path) -> History {
-        History::open(&PrivateDir::open(&folder.join("kept")).unwrap()).unwrap()
+        History::open(PrivateDir::open(&folder.join("kept")).unwrap()).unwrap()
     }
 
     fn remember(history: &History, content: &str) -> String {

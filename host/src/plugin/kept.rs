@@ -1,7 +1,11 @@
 //! What is kept of plugins from one run to the next, in a directory of ours: native code, refusals and earlier versions.
 
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 
 use super::cache::Cache;
@@ -30,10 +34,11 @@ impl Kept {
     /// [`Error::NothingKept`], if something is asked for that does not work without.
     pub(super) async fn for_loader(options: &Options, loader: &Loader) -> Result<Option<Self>, Error> {
         let (engine, max_bytes) = (loader.sandbox.preferred().engine.clone(), options.cache_max_bytes);
+        let plugins = options.dir.clone();
         let opened = match options.data_dir.clone() {
             None => Err(None),
             Some(dir) => {
-                let open = move || Self::open(&dir, &engine, max_bytes);
+                let open = move || Self::open(&dir, &plugins, &engine, max_bytes);
                 let failed = || "the host failed to open it".to_owned();
                 let opened = loader.machine.executor.run_blocking(open).await;
                 opened.map_or_else(|| Err(failed()), |opened| opened.map_err(|error| error.to_string())).map_err(Some)
@@ -56,13 +61,21 @@ impl Kept {
         }
     }
 
-    fn open(dir: &Path, engine: &Engine, cache_max_bytes: u64) -> Result<Self, NotPrivate> {
+    fn open(dir: &Path, plugins: &Path, engine: &Engine, cache_max_bytes: u64) -> Result<Self, NotPrivate> {
         let root = PrivateDir::open(dir)?;
         let seal = Seal::open(&root, engine)?;
         let cache = match cache_max_bytes {
             0 => None,
             max_bytes => Some(Cache::open(&root, seal.clone(), max_bytes)?),
         };
-        Ok(Self { cache, refusals: Refusals::open(&root, seal)?, history: History::open(&root)? })
+        let versions = versions_of(plugins).map_err(|error| NotPrivate::Unavailable(plugins.to_owned(), error))?;
+        Ok(Self { cache, refusals: Refusals::open(&root, seal)?, history: History::open(root.inner(&versions)?)? })
     }
+}
+
+/// Where the versions are kept of the plugins in a directory. Two servers may keep things in one place and have plugins of
+/// the same names in two directories: neither is to serve what only the other one was given.
+pub(super) fn versions_of(plugins: &Path) -> io::Result<String> {
+    let digest = Sha256::digest(fs::canonicalize(plugins)?.as_os_str().as_bytes());
+    Ok(format!("versions-{}", digest[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
 }

@@ -94,6 +94,21 @@ async fn what_was_compiled_once_is_not_compiled_at_the_next_start() {
 }
 
 #[tokio::test]
+async fn of_two_directories_neither_is_served_what_only_the_other_one_had() {
+    let (place, other) = (Place::new(), Place::new());
+    place.put("a", OK);
+    drop(place.open().await);
+    fs::write(other.plugins.path().join("a.wasm"), "junk").unwrap();
+    let options = Options { data_dir: Some(place.kept()), ..options(other.plugins.path()) };
+    let registry = Registry::open(options).await.unwrap();
+    assert_eq!((status(&registry, "a").state, status(&registry, "a").digest), (PluginState::Failed, None));
+    assert!(matches!(registry.rollback("a").await, Err(RollbackError::NoneBefore(_))));
+    fs::write(place.plugins.path().join("a.wasm"), "junk").unwrap();
+    let registry = place.open().await;
+    assert!(is_ok(&registry, "a").await, "its own is served");
+}
+
+#[tokio::test]
 async fn compiled_code_that_is_not_ours_is_never_run() {
     let (place, theirs) = (Place::new(), Place::new());
     for place in [&place, &theirs] {
@@ -241,8 +256,8 @@ async fn a_version_whose_bytes_were_changed_is_not_brought_back() {
     place.put("a", RETRY);
     look(&registry).await;
     let second = digest(&registry, "a");
-    let version = place.kept().join(format!("versions/a.{first}.wasm"));
-    fs::write(version, guest(&format!("(nop) {OK}"))).unwrap();
+    let versions = super::kept::versions_of(place.plugins.path()).unwrap();
+    fs::write(place.kept().join(versions).join(format!("a.{first}.wasm")), guest(&format!("(nop) {OK}"))).unwrap();
     let refused = registry.rollback("a").await.unwrap_err().to_string();
     assert!(refused.contains("cannot be brought back") && refused.contains("damaged"), "{refused}");
     assert_eq!(digest(&registry, "a"), second);
