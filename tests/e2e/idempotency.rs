@@ -55,6 +55,14 @@ fn a_key_with_another_body_is_refused_and_nothing_is_stored(broker: Broker) {
     let (status, problem) = keyed(&stage.client, r#"{"type":"once","payload":2}"#, "k");
     assert_eq!((status, &problem["status"]), (422, &json!(422)), "{problem}");
     assert_eq!(stage.client.metrics()["accepted"], 1);
+
+    let one = r#"{"type":"once","payload":1}"#;
+    keyed(&stage.client, &format!("[{one},{one}]"), "batch");
+    for other in [format!("[{one},{one},{one}]"), format!("[{one}]"), one.to_owned()] {
+        let (status, problem) = keyed(&stage.client, &other, "batch");
+        assert_eq!((status, &problem["type"]), (422, &json!("/problems/idempotency-key-reused")), "{other}: {problem}");
+    }
+    assert_eq!(stage.client.metrics()["accepted"], 3);
 }
 
 fn source_and_id_of_the_sender_are_a_key_as_well(broker: Broker) {

@@ -156,6 +156,13 @@ fn questions_that_make_no_sense_are_refused_and_unknown_places_not_found(broker:
         let answer = stage.client.get(path);
         assert_eq!((answer.status, answer.header("content-type")), (400, "application/problem+json"), "{path}");
     }
+    for cursor in ["0-0", "00-00", "0", "-1", "-9223372036854775808", "18446744073709551615-18446744073709551615"] {
+        for list in ["/events", "/failed-events"] {
+            let answer = stage.client.get(&format!("{list}?cursor={cursor}"));
+            assert!(matches!(answer.status, 200 | 400), "{list} from {cursor}: {answer:?}");
+        }
+        stage.client.get("/readyz").expect(200);
+    }
     let answer = stage.client.get("/nowhere").expect(404);
     assert_eq!(answer.header("content-type"), "application/problem+json");
     let answer = stage.client.request("DELETE", "/events", &[], None).unwrap().expect(405);
