@@ -34,6 +34,14 @@ pub struct StateStep {
     pub writes: Vec<(String, StateWrite)>,
 }
 
+impl StateStep {
+    /// About how much is written for it.
+    pub fn size_bytes(&self) -> usize {
+        let value = |write: &StateWrite| if let StateWrite::Set { value, .. } = write { value.len() } else { 0 };
+        self.writes.iter().map(|(key, write)| key.len() + value(write)).sum()
+    }
+}
+
 /// What is to become of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StateWrite {

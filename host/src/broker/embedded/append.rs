@@ -4,12 +4,14 @@
 //! neighbors in the same transaction nothing.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use rusqlite::{OptionalExtension, params};
 
 use crate::broker::{Accepted, Append, Error, Lane};
 use crate::event::{Class, EventId, Idempotency, Start};
 
+use super::bulk::Row;
 use super::columns::{Body, DataColumn, Story};
 use super::state;
 use super::writer::Step;
@@ -20,20 +22,31 @@ pub(super) const INSERT_EVENT: &str = "INSERT INTO event (number, id, state, lan
 /// Writes what was accepted.
 pub(super) const INSERT_BODY: &str = "INSERT INTO body (number, head, data, checksum) VALUES (?1, ?2, ?3, ?4)";
 
+/// What an event takes beside its head and its payload, about.
+const ROW_BYTES: usize = 200;
+
 /// An event in the form in which it is written; made before the writer is asked.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct NewEvent {
-    body: Body,
+    body: Arc<Body>,
     story: Option<Story>,
     lane: Lane,
     start: Start,
     idempotency: Option<Idempotency>,
 }
 
+impl NewEvent {
+    /// About how much is written for it.
+    pub(super) fn size_bytes(&self) -> usize {
+        let Body { head, data, .. } = &*self.body;
+        ROW_BYTES + head.len() + data.as_ref().map_or(0, |data| data.bytes.len())
+    }
+}
+
 impl From<&Append> for NewEvent {
     fn from(append: &Append) -> Self {
         Self {
-            body: Body::of(&append.record.event),
+            body: Arc::new(Body::of(&append.record.event)),
             story: Story::of(&append.record),
             lane: append.lane.clone(),
             start: append.start,
@@ -122,7 +135,8 @@ pub(super) fn lane_number(step: &mut Step<'_>, lane: &Lane) -> rusqlite::Result<
     Ok(number)
 }
 
-/// Writes an event that is to be worked on; false, with nothing written, if its id is there already.
+/// Writes an event that is to be worked on; false, with nothing written, if its id is there already. Where events are
+/// written in bulk that is found out later.
 pub(super) fn insert(step: &mut Step<'_>, event: &NewEvent) -> rusqlite::Result<bool> {
     let NewEvent { body, story, .. } = event;
     let due_ms = match event.start {
@@ -132,7 +146,13 @@ pub(super) fn insert(step: &mut Step<'_>, event: &NewEvent) -> rusqlite::Result<
     };
     let lane = lane_number(step, &event.lane)?;
     let (state, due) = due_ms.map_or((state::QUEUED, None), |due_ms| (state::DUE, Some(due_ms)));
-    if !insert_row(step, body, story.as_ref(), &Spot { state, lane, due, ended: None })? {
+    if story.is_none()
+        && let Some(bulk) = &mut step.bulk
+    {
+        let number = step.totals.next_number();
+        let row = Row { number, state, lane, place: due.unwrap_or(number), body: body.clone() };
+        bulk.push(row, step.db)?;
+    } else if !insert_row(step, body, story.as_ref(), &Spot { state, lane, due, ended: None })? {
         return Ok(false);
     }
     if let Some(Idempotency { key, fingerprint }) = &event.idempotency {
@@ -164,7 +184,7 @@ pub(super) fn insert_row(
     story: Option<&Story>,
     spot: &Spot,
 ) -> rusqlite::Result<bool> {
-    let number = step.next_number();
+    let number = step.totals.next_number();
     let inserted = step.often.insert_event.execute(params![
         number,
         body.id.as_bytes(),

@@ -128,7 +128,7 @@ pub(super) fn promote(step: &mut Step<'_>) -> rusqlite::Result<Result<Promoted, 
         .query_map((step.now_ms, MAX_PROMOTED), |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
     for (number, lane) in &due {
-        let place = step.next_number();
+        let place = step.totals.next_number();
         step.db.prepare_cached("UPDATE event SET state = 0, place = ?2 WHERE number = ?1")?.execute((number, place))?;
         step.totals.queued(*lane, 1);
         step.totals.scheduled = step.totals.scheduled.saturating_sub(1);

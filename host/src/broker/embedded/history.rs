@@ -12,8 +12,8 @@ use super::state;
 
 /// The most events that are looked at for one page.
 const MAX_SCANNED: i64 = 5_000;
-/// Events stand in the order in which they were settled, by the broker's clock; when they ended is the word of their
-/// host. The two differ by the time that a settle had to wait, which is taken to be less than this.
+/// Processed events stand in the order in which they were settled, by the broker's clock; when they ended is the word of
+/// their host. The two differ by the time that a settle had to wait, which is taken to be less than this.
 const MAX_SETTLE_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// What is told of a page before its events are decoded.
@@ -84,7 +84,8 @@ pub(super) fn ended(db: &Connection, query: &EndedQuery, cursor: i64) -> rusqlit
     while let Some(row) = rows.next()? {
         let (number, place): (i64, i64) = (row.get(0)?, row.get(1)?);
         let ended_at_ms: i64 = row.get(4)?;
-        if ended_at_ms < since_ms.saturating_sub(MAX_SETTLE_MS) {
+        // Failed events may have been imported long after they ended, so that none says anything of those before it.
+        if query.ending == Ending::Processed && ended_at_ms < since_ms.saturating_sub(MAX_SETTLE_MS) {
             return Ok(Page { found, next_cursor: None });
         }
         scanned += 1;

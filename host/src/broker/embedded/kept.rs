@@ -158,7 +158,7 @@ fn put(
     value: &[u8],
     until: Option<i64>,
 ) -> rusqlite::Result<()> {
-    let (version, checksum) = (step.next_number(), state_checksum(plugin, key, value));
+    let (version, checksum) = (step.totals.next_number(), state_checksum(plugin, key, value));
     let written = step
         .db
         .prepare_cached(

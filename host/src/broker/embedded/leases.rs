@@ -4,7 +4,7 @@
 //! and a wall clock that is set takes none away. That a delivery was handed out, and how often, is in the database; what
 //! stands there decides who may settle. A renewal therefore waits for no disk.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -58,7 +58,15 @@ pub(super) enum Change {
 pub(super) struct Table {
     opening: i64,
     lease: Duration,
-    leases: Mutex<HashMap<i64, Lease>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    leases: HashMap<i64, Lease>,
+    /// Those of consumers that are gone, in the order in which they are taken over: looked through once for each of them,
+    /// what a few crashes leave would take minutes of a core.
+    left: BTreeSet<(u32, i64, i64)>,
 }
 
 struct Lease {
@@ -67,21 +75,38 @@ struct Lease {
     until: Option<Instant>,
 }
 
+impl Known {
+    fn put(&mut self, held: Held, until: Option<Instant>) {
+        self.remove(held.number);
+        self.leases.insert(held.number, Lease { held, until });
+        if until.is_none() {
+            self.left.insert((held.deliveries, held.place, held.number));
+        }
+    }
+
+    fn remove(&mut self, number: i64) {
+        if let Some(Lease { held, until: None }) = self.leases.remove(&number) {
+            self.left.remove(&(held.deliveries, held.place, held.number));
+        }
+    }
+}
+
 impl Table {
     /// A table of deliveries that former consumers left.
     pub(super) fn new(opening: i64, lease: Duration, left: Vec<Held>) -> Arc<Self> {
-        let leases = left.into_iter().map(|held| (held.number, Lease { held, until: None })).collect();
-        Arc::new(Self { opening, lease, leases: Mutex::new(leases) })
+        let mut known = Known::default();
+        left.into_iter().for_each(|held| known.put(held, None));
+        Arc::new(Self { opening, lease, known: Mutex::new(known) })
     }
 
     /// The changes of steps that were committed.
     pub(super) fn apply(&self, changes: &[Change]) {
         let until = Instant::now() + self.lease;
-        let mut leases = self.lock();
+        let mut known = self.lock();
         for change in changes {
             match *change {
-                Change::Begins(held) => drop(leases.insert(held.number, Lease { held, until: Some(until) })),
-                Change::Ends { number } => drop(leases.remove(&number)),
+                Change::Begins(held) => known.put(held, Some(until)),
+                Change::Ends { number } => known.remove(number),
             }
         }
     }
@@ -90,15 +115,20 @@ impl Table {
     /// were delivered the fewest times, so that what takes its host down again and again holds up none that does not.
     pub(super) fn over(&self, max: usize) -> Vec<Held> {
         let now = Instant::now();
-        let leases = self.lock();
-        let is_over = |lease: &&Lease| lease.until.is_none_or(|until| until <= now);
-        let mut over: Vec<&Lease> = leases.values().filter(is_over).collect();
-        over.sort_by_key(|lease| (lease.until.is_some(), lease.held.deliveries, lease.until, lease.held.place));
-        over.into_iter().take(max).map(|lease| lease.held).collect()
+        let known = self.lock();
+        let left = known.left.iter().take(max);
+        let mut held: Vec<Held> = left.filter_map(|(.., number)| Some(known.leases.get(number)?.held)).collect();
+        if held.len() < max {
+            let is_over = |lease: &&Lease| lease.until.is_some_and(|until| until <= now);
+            let mut over: Vec<&Lease> = known.leases.values().filter(is_over).collect();
+            over.sort_unstable_by_key(|lease| (lease.held.deliveries, lease.until, lease.held.place));
+            held.extend(over.into_iter().take(max - held.len()).map(|lease| lease.held));
+        }
+        held
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Lease>> {
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -107,11 +137,11 @@ impl Leases for Table {
     /// Never fails and never waits; may be used on any runtime.
     async fn renew(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>, Error> {
         let until = Instant::now() + self.lease;
-        let mut leases = self.lock();
+        let mut known = self.lock();
         let mut renewed = |receipt: &&Receipt| {
             let Ok(entry) = receipt.entry.parse::<Entry>() else { return false };
             let held = Held { number: entry.number, place: entry.place, deliveries: receipt.deliveries };
-            match leases.get_mut(&entry.number) {
+            match known.leases.get_mut(&entry.number) {
                 Some(lease) if entry.opening == self.opening && lease.held == held && lease.until.is_some() => {
                     lease.until = Some(until);
                     true
@@ -170,6 +200,11 @@ mod tests {
         assert_eq!(table.over(1), [held(9, 1)]);
         table.apply(&[Change::Begins(held(1, 2))]);
         assert_eq!(table.over(10), [held(9, 1), held(2, 1), held(1, 2)]);
+        table.apply(&[Change::Begins(held(9, 2)), Change::Ends { number: 1 }, Change::Ends { number: 2 }]);
+        assert_eq!(table.over(10), [held(9, 2)], "it is nobody's legacy any more");
+        let table = Table::new(7, Duration::from_secs(30), vec![held(5, 2), held(6, 1), held(7, 1)]);
+        table.apply(&[Change::Ends { number: 6 }]);
+        assert_eq!(table.over(10), [held(7, 1), held(5, 2)]);
         let patient = Table::new(7, Duration::from_secs(30), vec![]);
         patient.apply(&[Change::Begins(held(1, 1))]);
         assert_eq!(patient.over(10), []);

@@ -7,6 +7,7 @@
 
 mod append;
 mod backup;
+mod bulk;
 mod checkpoint;
 mod claim;
 mod columns;
@@ -54,7 +55,7 @@ use readers::Readers;
 use restore::Coming;
 use settle::{Ending, Put, Replay};
 use totals::Totals;
-use writer::{Commit, Writer};
+use writer::{Commit, Kind, Writer};
 
 /// How long [`Broker::wait`] waits at most.
 const MAX_WAIT: Duration = Duration::from_secs(1);
@@ -157,7 +158,8 @@ impl Broker for EmbeddedBroker {
 
     async fn append(&self, events: Vec<Append>) -> Result<Vec<Accepted>, Error> {
         let events: Vec<NewEvent> = events.iter().map(NewEvent::from).collect();
-        self.writer.try_run(Commit::Synced, move |step| append::append(step, &events)).await
+        let size_bytes = events.iter().map(NewEvent::size_bytes).sum();
+        self.writer.try_run(Kind::appends(size_bytes), move |step| append::append(step, &events)).await
     }
 
     async fn claim(&self, claim: Claim) -> Result<Vec<Delivery>, Error> {
@@ -177,7 +179,8 @@ impl Broker for EmbeddedBroker {
 
     async fn settle(&self, batch: Vec<Settle>) -> Result<Vec<Settled>, Error> {
         let batch: Vec<Ending> = batch.iter().map(Ending::from).collect();
-        self.writer.run(Commit::Synced, move |step| settle::settle(step, &batch)).await
+        let kind = Kind::writes(Commit::Synced, batch.iter().map(Ending::size_bytes).sum());
+        self.writer.run(kind, move |step| settle::settle(step, &batch)).await
     }
 
     fn leases(&self) -> Arc<dyn Leases> {

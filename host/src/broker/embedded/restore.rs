@@ -52,7 +52,11 @@ pub(super) fn restore(step: &mut Step<'_>, batch: &[Coming]) -> rusqlite::Result
     if let Some(shortage) = step.no_room {
         return Ok(Err(Error::NoRoom(shortage.to_owned())));
     }
-    batch.iter().map(|coming| restore_one(step, coming)).collect::<Result<_, _>>().map(Ok)
+    // It is told of each whether it was there.
+    let bulk = step.bulk.take();
+    let restored = batch.iter().map(|coming| restore_one(step, coming)).collect::<Result<_, _>>();
+    step.bulk = bulk;
+    restored.map(Ok)
 }
 
 fn restore_one(step: &mut Step<'_>, coming: &Coming) -> rusqlite::Result<Restored> {

@@ -56,6 +56,16 @@ impl From<&Settle> for Ending {
 }
 
 impl Ending {
+    /// About how much is written for it.
+    pub(super) fn size_bytes(&self) -> usize {
+        let story = self
+            .story
+            .as_ref()
+            .map_or(0, |story| story.text.len() + story.result.as_ref().map_or(0, |result| result.bytes.len()));
+        let state = self.state.as_ref().map_or(0, StateStep::size_bytes);
+        story + state + self.publish.iter().map(NewEvent::size_bytes).sum::<usize>()
+    }
+
     /// Ends a delivery whose event cannot be read, with a record that can.
     pub(super) fn instead(receipt: &Receipt, record: &Record, settlement: Settlement) -> Self {
         let settle = Settle {
@@ -146,7 +156,7 @@ fn end(step: &mut Step<'_>, ending: &Ending, entry: Entry) -> rusqlite::Result<b
         Settlement::Processed => Target {
             state: state::PROCESSED,
             lane: None,
-            place: step.next_number(),
+            place: step.totals.next_number(),
             class: None,
             ended_at_ms: Some(ending.ended_at_ms),
         },
@@ -160,14 +170,14 @@ fn end(step: &mut Step<'_>, ending: &Ending, entry: Entry) -> rusqlite::Result<b
         Settlement::Failed { class, .. } => Target {
             state: state::FAILED,
             lane: None,
-            place: step.next_number(),
+            place: step.totals.next_number(),
             class: Some(class.as_str()),
             ended_at_ms: Some(ending.ended_at_ms),
         },
         Settlement::Returned => Target {
             state: state::QUEUED,
             lane: Some(lane_number(step, &ending.lane)?),
-            place: step.next_number(),
+            place: step.totals.next_number(),
             class: None,
             ended_at_ms: None,
         },
@@ -221,7 +231,7 @@ pub(super) enum Put {
 /// Puts a failed event back to work, if it is still where it was found.
 pub(super) fn replay(step: &mut Step<'_>, replay: &Replay) -> rusqlite::Result<Result<Put, Error>> {
     let lane = lane_number(step, &replay.lane)?;
-    let place = step.next_number();
+    let place = step.totals.next_number();
     let story = replay.story.as_ref();
     let moved = step
         .db

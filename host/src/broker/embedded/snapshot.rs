@@ -79,32 +79,39 @@ impl Phase {
         }
     }
 
-    /// Reads the events that follow a place: `?1` and `?2` are the first two columns of the last row.
+    /// Reads the events that follow a place: `?1` and `?2` are the first two columns of the last row. In two parts, since
+    /// of a comparison of pairs only the first is looked up, and a million events may be due at one time.
     fn query(self) -> &'static str {
         macro_rules! events {
-            ($index:literal, $state:literal, $order:literal) => {
+            ($index:literal, $state:literal, $first:literal, $second:literal, $after:expr) => {
                 concat!(
                     "SELECT ",
-                    $order,
+                    $first,
+                    ", ",
+                    $second,
                     ", lane.name, e.place, e.deliveries, ",
                     record_columns!(),
                     " FROM event AS e INDEXED BY ",
                     $index,
                     " JOIN body AS b ON b.number = e.number LEFT JOIN lane ON lane.number = e.lane WHERE e.state = ",
                     $state,
-                    " AND (",
-                    $order,
-                    ") > (?1, ?2) ORDER BY ",
-                    $order,
-                    " LIMIT ?3"
+                    $after
+                )
+            };
+            ($index:literal, $state:literal, $first:literal, $second:literal) => {
+                concat!(
+                    events!($index, $state, $first, $second, concat!(" AND ", $first, " = ?1 AND ", $second, " > ?2")),
+                    " UNION ALL ",
+                    events!($index, $state, $first, $second, concat!(" AND ", $first, " > ?1")),
+                    " ORDER BY 1, 2 LIMIT ?3"
                 )
             };
         }
         match self {
-            Self::Keys | Self::State | Self::Running => events!("running", "1", "e.place, e.number"),
-            Self::Queued => events!("queued", "0", "e.lane, e.place"),
-            Self::Due => events!("due", "2", "e.place, e.number"),
-            Self::Failed => events!("failed", "4", "e.place, e.number"),
+            Self::Keys | Self::State | Self::Running => events!("running", "1", "e.place", "e.number"),
+            Self::Queued => events!("queued", "0", "e.lane", "e.place"),
+            Self::Due => events!("due", "2", "e.place", "e.number"),
+            Self::Failed => events!("failed", "4", "e.place", "e.number"),
         }
     }
 }

@@ -78,6 +78,12 @@ impl Totals {
         Ok(())
     }
 
+    /// A number that was never given before.
+    pub(super) fn next_number(&mut self) -> i64 {
+        self.next_number += 1;
+        self.next_number - 1
+    }
+
     /// Everything that has not ended.
     pub(super) fn waiting(&self) -> u64 {
         self.lanes.iter().map(|lane| lane.queued).sum::<u64>() + self.running + self.scheduled

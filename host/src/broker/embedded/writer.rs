@@ -16,6 +16,7 @@ use crate::broker::{Error, Options};
 use crate::clock;
 
 use super::append;
+use super::bulk::Bulk;
 use super::checkpoint::Checkpoints;
 use super::directory::Directory;
 use super::fault::{Condition, Fault};
@@ -24,8 +25,10 @@ use super::room;
 use super::settle;
 use super::totals::Totals;
 
-/// The most jobs of one group: bounds how long the first one waits for the last.
+/// The most jobs of one group, and about the most that they write: bounds how long the first one waits for the last, and
+/// how much longer the log becomes.
 const MAX_GROUP: usize = 512;
+const MAX_GROUP_BYTES: usize = 8 * 1024 * 1024;
 /// Jobs that wait for the writer. More are turned away or wait themselves.
 const QUEUE: usize = 4_096;
 
@@ -43,6 +46,9 @@ pub(super) enum Commit {
 pub(super) struct Step<'a> {
     pub(super) db: &'a Connection,
     pub(super) often: Often<'a>,
+    /// Where new events wait to be written together; `None` if each is to be written by itself. Empty when a job runs that
+    /// may look at events.
+    pub(super) bulk: Option<Bulk>,
     pub(super) totals: &'a mut Totals,
     pub(super) changes: &'a mut Vec<Change>,
     pub(super) options: &'a Options,
@@ -75,24 +81,50 @@ impl<'a> Often<'a> {
 }
 
 impl Step<'_> {
-    /// A number that was never given before.
-    pub(super) fn next_number(&mut self) -> i64 {
-        let number = self.totals.next_number;
-        self.totals.next_number += 1;
-        number
+    fn write_bulk(&mut self) -> rusqlite::Result<()> {
+        self.bulk.as_mut().map_or(Ok(()), |bulk| bulk.write(self.db))
+    }
+}
+
+/// What the writer has to know of a job before it runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kind {
+    commit: Commit,
+    /// It looks at no event, so that those of the jobs before it need not be written yet.
+    only_appends: bool,
+    /// About how much it writes.
+    size_bytes: usize,
+}
+
+impl Kind {
+    /// A job that appends so much and does nothing else.
+    pub(super) fn appends(size_bytes: usize) -> Self {
+        Self { commit: Commit::Synced, only_appends: true, size_bytes }
+    }
+
+    /// A job of which it is known how much it writes.
+    pub(super) fn writes(commit: Commit, size_bytes: usize) -> Self {
+        Self { commit, only_appends: false, size_bytes }
+    }
+}
+
+impl From<Commit> for Kind {
+    /// A job that writes little, or a piece of something that was cut into pieces.
+    fn from(commit: Commit) -> Self {
+        Self::writes(commit, 0)
     }
 }
 
 /// A unit of work for the writer.
 trait Job: Send {
-    fn commit(&self) -> Commit;
+    fn kind(&self) -> Kind;
     /// May be called again after the group was undone.
     fn run(&mut self, step: &mut Step<'_>) -> rusqlite::Result<()>;
     fn finish(self: Box<Self>, fault: Option<&Error>);
 }
 
 struct Typed<T, W> {
-    commit: Commit,
+    kind: Kind,
     work: W,
     done: Option<Result<T, Error>>,
     answer: oneshot::Sender<Result<T, Error>>,
@@ -103,8 +135,8 @@ where
     T: Send,
     W: FnMut(&mut Step<'_>) -> rusqlite::Result<Result<T, Error>> + Send,
 {
-    fn commit(&self) -> Commit {
-        self.commit
+    fn kind(&self) -> Kind {
+        self.kind
     }
 
     fn run(&mut self, step: &mut Step<'_>) -> rusqlite::Result<()> {
@@ -150,23 +182,23 @@ impl Writer {
     }
 
     /// Has work done, and waits for room in the queue if need be. If the future is dropped, the work is done or not.
-    pub(super) async fn run<T, W>(&self, commit: Commit, work: W) -> Result<T, Error>
+    pub(super) async fn run<T, W>(&self, kind: impl Into<Kind>, work: W) -> Result<T, Error>
     where
         T: Send + 'static,
         W: FnMut(&mut Step<'_>) -> rusqlite::Result<Result<T, Error>> + Send + 'static,
     {
-        let (job, answer) = job(commit, work);
+        let (job, answer) = job(kind.into(), work);
         self.queue()?.send(job).await.map_err(|_| self.closed())?;
         answered(answer.await)
     }
 
     /// As [`Self::run`], but turned away when the queue is full.
-    pub(super) async fn try_run<T, W>(&self, commit: Commit, work: W) -> Result<T, Error>
+    pub(super) async fn try_run<T, W>(&self, kind: impl Into<Kind>, work: W) -> Result<T, Error>
     where
         T: Send + 'static,
         W: FnMut(&mut Step<'_>) -> rusqlite::Result<Result<T, Error>> + Send + 'static,
     {
-        let (job, answer) = job(commit, work);
+        let (job, answer) = job(kind.into(), work);
         self.queue()?.try_send(job).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => {
                 Error::refused(format!("{QUEUE} requests wait for the store already"))
@@ -208,13 +240,13 @@ impl Drop for Writer {
     }
 }
 
-fn job<T, W>(commit: Commit, work: W) -> (Box<dyn Job>, oneshot::Receiver<Result<T, Error>>)
+fn job<T, W>(kind: Kind, work: W) -> (Box<dyn Job>, oneshot::Receiver<Result<T, Error>>)
 where
     T: Send + 'static,
     W: FnMut(&mut Step<'_>) -> rusqlite::Result<Result<T, Error>> + Send + 'static,
 {
     let (answer, answered) = oneshot::channel();
-    (Box::new(Typed { commit, work, done: None, answer }), answered)
+    (Box::new(Typed { kind, work, done: None, answer }), answered)
 }
 
 fn answered<T>(answer: Result<Result<T, Error>, oneshot::error::RecvError>) -> Result<T, Error> {
@@ -258,25 +290,30 @@ impl Core {
     fn run(&mut self, mut waiting: mpsc::Receiver<Box<dyn Job>>) {
         let mut group = Vec::new();
         while let Some(first) = waiting.blocking_recv() {
+            let mut size_bytes = first.kind().size_bytes;
             group.push(first);
             while group.len() < MAX_GROUP
+                && size_bytes < MAX_GROUP_BYTES
                 && let Ok(job) = waiting.try_recv()
             {
+                size_bytes += job.kind().size_bytes;
                 group.push(job);
             }
-            self.carry_out(std::mem::take(&mut group));
+            self.carry_out(std::mem::take(&mut group), Some(Bulk::default()));
         }
         if self.tidy.load(Ordering::Relaxed) && self.condition.usable().is_ok() {
             self.checkpoints.finish(&self.db);
         }
     }
 
-    fn carry_out(&mut self, mut group: Vec<Box<dyn Job>>) {
+    /// Carries out a group, and commits and answers it as a whole.
+    fn carry_out(&mut self, mut group: Vec<Box<dyn Job>>, bulk: Option<Bulk>) {
         if let Err(reason) = self.condition.usable() {
             return group.into_iter().for_each(|job| job.finish(Some(&reason)));
         }
         let mut changes = Vec::new();
-        match self.transact(&mut group, &mut changes) {
+        let is_bulk = bulk.is_some();
+        match self.transact(&mut group, &mut changes, bulk) {
             Ok(()) => {
                 self.leases.apply(&changes);
                 self.board.send_if_modified(|board| {
@@ -297,8 +334,9 @@ impl Core {
                 let fault = Fault::of(&error);
                 self.condition.note(&fault);
                 self.totals.clone_from(&self.board.borrow());
-                if group.len() > 1 && !matches!(fault, Fault::Final(_)) {
-                    return group.into_iter().for_each(|job| self.carry_out(vec![job]));
+                // Who holds the file holds it against every job of the group, and each would wait for it in vain.
+                if (group.len() > 1 || is_bulk) && !matches!(fault, Fault::Final(_) | Fault::Busy(_)) {
+                    return group.into_iter().for_each(|job| self.carry_out(vec![job], None));
                 }
                 let answer = fault.answer();
                 group.into_iter().for_each(|job| job.finish(Some(&answer)));
@@ -306,8 +344,13 @@ impl Core {
         }
     }
 
-    fn transact(&mut self, group: &mut [Box<dyn Job>], changes: &mut Vec<Change>) -> rusqlite::Result<()> {
-        let commit = group.iter().map(|job| job.commit()).max().unwrap_or(Commit::Synced);
+    fn transact(
+        &mut self,
+        group: &mut [Box<dyn Job>],
+        changes: &mut Vec<Change>,
+        bulk: Option<Bulk>,
+    ) -> rusqlite::Result<()> {
+        let commit = group.iter().map(|job| job.kind().commit).max().unwrap_or(Commit::Synced);
         if self.synced != commit {
             let level = if commit == Commit::Synced { "FULL" } else { "NORMAL" };
             self.db.pragma_update(None, "synchronous", level)?;
@@ -319,7 +362,7 @@ impl Core {
             self.checkpoints.wake();
         }
         self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        let done = self.fill(group, changes, no_room.as_deref());
+        let done = self.fill(group, changes, bulk, no_room.as_deref());
         if done.is_err() && !self.db.is_autocommit() {
             self.db.prepare_cached("ROLLBACK")?.execute([])?;
         }
@@ -330,12 +373,14 @@ impl Core {
         &mut self,
         group: &mut [Box<dyn Job>],
         changes: &mut Vec<Change>,
+        bulk: Option<Bulk>,
         no_room: Option<&str>,
     ) -> rusqlite::Result<()> {
         {
             let mut step = Step {
                 db: &self.db,
                 often: Often::of(&self.db)?,
+                bulk,
                 totals: &mut self.totals,
                 changes,
                 options: &self.options,
@@ -345,8 +390,12 @@ impl Core {
                 has_shrunk: &mut self.has_shrunk,
             };
             for job in group {
+                if !job.kind().only_appends {
+                    step.write_bulk()?;
+                }
                 job.run(&mut step)?;
             }
+            step.write_bulk()?;
         }
         self.totals.save(&self.board.borrow(), &self.db)?;
         self.db.prepare_cached("COMMIT")?.execute([])?;
