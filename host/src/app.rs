@@ -107,6 +107,7 @@ pub async fn run(config: Config, log: Log, mut announce: impl FnMut(&Fact)) -> R
         lease: Duration::from_millis(config.worker.lease_ms),
         drain: Duration::from_millis(config.worker.drain_ms),
         policies: config.worker.policies.clone(),
+        max_waiting: config.broker.max_waiting,
     };
     let worker =
         Worker::start(broker.clone(), plugins.clone(), worker_options, &tasks).context("the worker cannot start")?;

@@ -14,6 +14,7 @@ on_both_brokers! {
     a_batch_is_accepted_in_order_and_known_again_by_its_key,
     of_a_batch_with_a_fault_nothing_is_accepted_and_the_fault_names_its_place,
     past_the_depth_limit_nothing_is_accepted_until_there_is_room,
+    handlers_publish_past_the_limit_of_clients_and_not_without_end,
 }
 
 fn keyed(client: &Client, body: &str, key: &str) -> (u16, Value) {
@@ -123,4 +124,24 @@ fn past_the_depth_limit_nothing_is_accepted_until_there_is_room(broker: Broker) 
     }
     stage.client.post_event("item", &json!({}));
     assert_eq!(stage.client.metrics()["accepted"], 11);
+}
+
+fn handlers_publish_past_the_limit_of_clients_and_not_without_end(broker: Broker) {
+    let stage = Stage::with(broker, PluginsDir::scripted(&["breeder"]), |options| {
+        options.with("broker.max_waiting", 10).with("retry.retry.max_attempts", 1)
+    });
+    let breed = json!({"publish": 30, "publish-type": "child", "publish-delay-ms": 3_600_000});
+    // One after the other, since what waits is looked at once in a second.
+    let events = (0..8).map(|n| json!({"type": "breeder", "payload": breed, "delayMs": 700 * n}));
+    let ids = stage.client.post_batch(&events.collect::<Vec<_>>());
+    let ended: Vec<_> = ids.iter().map(|id| stage.client.wait_ended(id)).collect();
+    let (processed, failed): (Vec<_>, Vec<_>) = ended.iter().partition(|event| event.state == "processed");
+    assert!(!processed.is_empty(), "the store was empty before the first: {ended:?}");
+    assert!(!failed.is_empty(), "30 wait, and 20 may: {ended:?}");
+    for event in failed {
+        let said = event.attempts[0].error.as_deref().unwrap_or_default();
+        assert!(said.contains("broker.max_waiting"), "{event:?}");
+    }
+    let metrics = stage.client.metrics();
+    assert_eq!(metrics["published"], json!(30 * processed.len()), "{metrics}");
 }

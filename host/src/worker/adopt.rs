@@ -11,7 +11,8 @@ use super::settle::Backoff;
 /// Events looked at with one call.
 const PAGE: usize = 100;
 
-/// Looks once at the start and then whenever the plugins change, until the worker stops.
+/// Looks once at the start, whenever the plugins change, and when an attempt for want of a plugin was settled after the
+/// look that its plugin brought about, until the worker stops.
 pub(super) async fn run(shared: Arc<Shared>) -> anyhow::Result<()> {
     let mut changes = shared.plugins.changes();
     let mut backoff = Backoff::default();
@@ -36,6 +37,7 @@ pub(super) async fn run(shared: Arc<Shared>) -> anyhow::Result<()> {
         tokio::select! {
             () = shared.stop.cancelled() => {}
             changed = changes.changed() => changed?,
+            () = shared.missed.notified() => {}
         }
     }
     Ok(())

@@ -10,6 +10,8 @@ use crate::event::{
 };
 use crate::plugin::{Attempt, Completed, Meter, Plugin, ReadState, Registry};
 
+use super::crowd::Crowd;
+
 /// Deliveries that may end with their host before the event is failed (contract, G7).
 pub(super) const CRASH_CAP: u32 = 5;
 
@@ -28,6 +30,8 @@ pub(super) struct Handler {
     pub(super) state: Arc<dyn ReadState>,
     /// Named in the records of attempts.
     pub(super) consumer: Arc<str>,
+    /// Whether handlers may publish.
+    pub(super) crowd: Crowd,
 }
 
 /// Where to go next with a delivery.
@@ -56,10 +60,11 @@ impl Handler {
         };
         let duration_ms = started.elapsed().as_micros() as f64 / 1_000.0;
         let policies = plugin.as_ref().map_or(&self.policies, |plugin| plugin.policies());
-        let settlement = decide(&completed.outcome, record.failures, policies, fastrand::f64());
+        let outcome = self.crowd.admit(completed.outcome);
+        let settlement = decide(&outcome, record.failures, policies, fastrand::f64());
         self.log(&record.event, attempt, duration_ms, plugin.as_deref(), &settlement);
 
-        let (success, failure) = match completed.outcome {
+        let (success, failure) = match outcome {
             Outcome::Ok(success) => (success, None),
             Outcome::Failed(failure) => (Default::default(), Some(failure)),
         };

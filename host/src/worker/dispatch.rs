@@ -7,6 +7,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::time::MissedTickBehavior;
+
 use crate::broker::{Delivery, Error, Lane};
 use crate::plugin::Job;
 use crate::shutdown::Tasks;
@@ -62,6 +64,8 @@ impl Dispatcher {
         let mut preparing = shared.plugins.preparing();
         let mut asking: Option<Asking> = None;
         let mut looks = tokio::time::interval(MAX_WAIT / 2);
+        // It is asked only while something waits: after an idle day no day's worth of looks is due.
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !shared.stop.is_cancelled() {
             if asking.is_none() {
                 // Looked at without waiting for it: a claim must not be for lanes that were before a change.

@@ -9,6 +9,7 @@
 mod adopt;
 mod ahead;
 mod attempt;
+mod crowd;
 mod dispatch;
 mod leases;
 mod queue;
@@ -22,6 +23,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Delivery, Lane};
@@ -30,6 +32,7 @@ use crate::plugin::{Meter, Plugin, Registry};
 use crate::shutdown::Tasks;
 
 use attempt::{Handler, returned};
+use crowd::Crowd;
 
 pub use attempt::lane_of;
 use leases::{Held, Keeper};
@@ -53,6 +56,8 @@ pub struct Options {
     pub drain: Duration,
     /// What happens to events that no plugin handles.
     pub policies: Policies,
+    /// The most events that may wait before clients are refused.
+    pub max_waiting: u64,
 }
 
 impl Options {
@@ -77,6 +82,8 @@ struct Shared {
     plugins: Arc<Registry>,
     handler: Handler,
     settler: Settler,
+    /// Events failed for want of a plugin that is there.
+    missed: Arc<Notify>,
     held: Held,
     options: Options,
     /// No delivery is taken any more.
@@ -104,13 +111,16 @@ impl Worker {
             policies: options.policies.clone(),
             state: Arc::new(Reads::start(broker.clone(), &own_tasks)),
             consumer: broker.consumer().into(),
+            crowd: Crowd::new(options.max_waiting),
         };
         let too_late = CancellationToken::new();
+        let missed = Arc::new(Notify::new());
         let shared = Arc::new(Shared {
-            settler: Settler::start(broker.clone(), too_late.clone(), &own_tasks),
+            settler: Settler::start(broker.clone(), plugins.clone(), missed.clone(), too_late.clone(), &own_tasks),
             broker,
             plugins,
             handler,
+            missed,
             held,
             options,
             stop: own_tasks.stop_token().clone(),

@@ -98,8 +98,10 @@ impl Queue {
 
     /// The lanes to claim for from now on, each with its slots.
     pub(super) fn set_lanes(&self, lanes: HashMap<Lane, usize>) {
-        let served = |(lane, slots)| (lane, Served { slots, is_unasked: false });
-        self.book().lanes = lanes.into_iter().map(served).collect();
+        let served = |(lane, slots): (&Lane, &usize)| (lane.clone(), Served { slots: *slots, is_unasked: false });
+        let book = &mut *self.book();
+        book.lanes = lanes.iter().map(served).collect();
+        book.slots.set_limits(lanes);
     }
 
     /// What to ask the broker for; `None` when nothing can be used, or while as much is held as may be.

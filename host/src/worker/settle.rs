@@ -8,12 +8,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, Error, Settle, Settled};
+use crate::broker::{Broker, Error, Lane, Settle, Settled};
+use crate::event::{Class, EventType, Settlement};
+use crate::plugin::Registry;
 use crate::shutdown::Tasks;
 
+use super::lane_of;
 use super::queue::Custody;
 
 /// The most settles in one call.
@@ -53,11 +56,17 @@ impl Item {
 
 impl Settler {
     /// Starts the task that forms batches. It ends when every `Settler` is gone. What is not settled when `too_late` is
-    /// cancelled is given up.
-    pub(super) fn start(broker: Arc<dyn Broker>, too_late: CancellationToken, tasks: &Tasks) -> Self {
+    /// cancelled is given up. `missed` is told of events that failed for want of a plugin that is there by then.
+    pub(super) fn start(
+        broker: Arc<dyn Broker>,
+        plugins: Arc<Registry>,
+        missed: Arc<Notify>,
+        too_late: CancellationToken,
+        tasks: &Tasks,
+    ) -> Self {
         let (queue, waiting) = mpsc::unbounded_channel();
         let calls = Arc::new(Semaphore::new(MAX_CALLS));
-        let batches = Batches { broker, calls, too_late, tasks: tasks.clone() };
+        let batches = Batches { broker, plugins, missed, calls, too_late, tasks: tasks.clone() };
         tasks.spawn(batches.form(waiting));
         Self { queue }
     }
@@ -79,6 +88,8 @@ impl Settler {
 #[derive(Clone)]
 struct Batches {
     broker: Arc<dyn Broker>,
+    plugins: Arc<Registry>,
+    missed: Arc<Notify>,
     calls: Arc<Semaphore>,
     too_late: CancellationToken,
     tasks: Tasks,
@@ -103,20 +114,30 @@ impl Batches {
     async fn settle(&self, mut batch: Vec<Item>) {
         batch.retain(|item| !item.custody.hold.lost().is_cancelled());
         match self.try_settle(&batch).await {
-            Ok(settled) => batch.into_iter().zip(settled).for_each(|(item, settled)| item.conclude(settled)),
+            Ok(settled) => self.conclude(batch, settled),
             Err(error) if error.is_transient() || batch.len() == 1 => self.again(batch, &error),
             // One of them met something that a person has to mend; the others must not wait for that.
             Err(_) => {
                 for item in batch {
                     let alone = vec![item];
                     match self.try_settle(&alone).await {
-                        Ok(settled) => {
-                            alone.into_iter().zip(settled).for_each(|(item, settled)| item.conclude(settled))
-                        }
+                        Ok(settled) => self.conclude(alone, settled),
                         Err(error) => self.again(alone, &error),
                     }
                 }
             }
+        }
+    }
+
+    fn conclude(&self, batch: Vec<Item>, settled: Vec<Settled>) {
+        let lacked_a_plugin = |item: &Item| match &item.settle.settlement {
+            Settlement::Failed { class: Class::NoHandler, .. } => Some(item.settle.record.event.event_type.clone()),
+            _ => None,
+        };
+        let lacking: Vec<EventType> = batch.iter().filter_map(lacked_a_plugin).collect();
+        batch.into_iter().zip(settled).for_each(|(item, settled)| item.conclude(settled));
+        if lacking.iter().any(|event_type| lane_of(&self.plugins, event_type) != Lane::unrouted()) {
+            self.missed.notify_one();
         }
     }
 
@@ -138,8 +159,9 @@ impl Batches {
     /// Tries once more after a pause, during which the calls are free for others.
     fn again(&self, mut items: Vec<Item>, error: &Error) {
         let mut pause = Duration::ZERO;
+        tracing::warn!(attempts = items.len(), "attempts not settled yet, which is tried again: {error}");
         for item in &mut items {
-            tracing::warn!(event.id = %item.settle.receipt.event_id, "attempt not settled yet: {error}");
+            tracing::debug!(event.id = %item.settle.receipt.event_id, "attempt not settled yet: {error}");
             pause = pause.max(item.backoff.next());
         }
         let batches = self.clone();

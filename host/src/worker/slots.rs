@@ -15,11 +15,27 @@ const MAX_WAITING: usize = 2_048;
 #[derive(Debug)]
 pub(super) struct Slots {
     host_limit: usize,
-    taken: HashMap<Lane, usize>,
+    limits: HashMap<Lane, usize>,
+    used: HashMap<Lane, Used>,
     total: usize,
-    waiting: HashMap<Lane, usize>,
     total_waiting: usize,
+    /// Attempts under way, and deliveries that will have the next slots of their lanes. What waits behind those keeps
+    /// nobody from beginning.
+    total_committed: usize,
     turn: usize,
+}
+
+/// What a lane has of this host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Used {
+    taken: usize,
+    waiting: usize,
+}
+
+impl Used {
+    fn committed(self, limit: usize) -> usize {
+        self.taken.max((self.taken + self.waiting).min(limit))
+    }
 }
 
 /// A lane that may have attempts.
@@ -48,13 +64,40 @@ impl Want {
 impl Slots {
     /// All slots free.
     pub(super) fn new(host_limit: usize) -> Self {
-        Self { host_limit, taken: HashMap::new(), total: 0, waiting: HashMap::new(), total_waiting: 0, turn: 0 }
+        Self {
+            host_limit,
+            limits: HashMap::new(),
+            used: HashMap::new(),
+            total: 0,
+            total_waiting: 0,
+            total_committed: 0,
+            turn: 0,
+        }
+    }
+
+    /// How many slots each lane has from now on.
+    pub(super) fn set_limits(&mut self, limits: HashMap<Lane, usize>) {
+        self.limits = limits;
+        self.total_committed = self.used.iter().map(|(lane, used)| used.committed(self.limit(lane))).sum();
+    }
+
+    /// A lane that is not served any more begins all that waits.
+    fn limit(&self, lane: &Lane) -> usize {
+        self.limits.get(lane).copied().unwrap_or(usize::MAX)
+    }
+
+    fn used(&self, lane: &Lane) -> Used {
+        self.used.get(lane).copied().unwrap_or_default()
+    }
+
+    fn host_free(&self) -> usize {
+        self.host_limit.saturating_sub(self.total_committed)
     }
 
     /// What to ask the broker for; `None` when no lane can use anything. The lane that comes first changes with each call,
     /// so that all have their turn when there is not enough for all.
     pub(super) fn claim(&mut self, lanes: &[Want]) -> Option<Claim> {
-        let host_free = self.host_limit.saturating_sub(self.total + self.total_waiting);
+        let host_free = self.host_free();
         let mut host_ahead = MAX_WAITING.saturating_sub(self.total_waiting);
         let usable =
             |want| Some((want, self.usable(want, host_free, host_ahead))).filter(|(_, usable)| *usable != (0, 0));
@@ -81,7 +124,8 @@ impl Slots {
     /// Deliveries of a lane that can begin at once, and those that may wait for it to go on.
     fn usable(&self, want: &Want, host_free: usize, host_ahead: usize) -> (usize, usize) {
         let Want { lane, limit, ahead } = want;
-        let used = self.taken.get(lane).copied().unwrap_or(0) + self.waiting(lane);
+        let Used { taken, waiting } = self.used(lane);
+        let used = taken + waiting;
         let own_free = limit.saturating_sub(used);
         let free = if used == 0 { own_free.min(host_free.max(1)) } else { own_free.min(host_free) };
         let more = (limit + ahead).saturating_sub(used.max(*limit)).min(host_ahead);
@@ -90,62 +134,65 @@ impl Slots {
 
     /// Whether anything would be asked for a lane.
     pub(super) fn can_use(&self, want: &Want) -> bool {
-        let host_free = self.host_limit.saturating_sub(self.total + self.total_waiting);
-        self.usable(want, host_free, MAX_WAITING.saturating_sub(self.total_waiting)) != (0, 0)
+        self.usable(want, self.host_free(), MAX_WAITING.saturating_sub(self.total_waiting)) != (0, 0)
     }
 
     /// How many attempts of this lane may begin, if it has so many slots.
     pub(super) fn free(&self, lane: &Lane, limit: usize) -> usize {
-        let taken = self.taken.get(lane).copied().unwrap_or(0);
+        let taken = self.used(lane).taken;
         let host_free = self.host_limit.saturating_sub(self.total);
         limit.saturating_sub(taken).min(if taken == 0 { host_free.max(1) } else { host_free })
     }
 
-    /// Whether as many attempts are under way as the host may have.
+    /// Whether the host's limit keeps lanes from beginning what they have slots for.
     pub(super) fn is_full(&self) -> bool {
-        self.total >= self.host_limit
+        self.host_free() == 0
     }
 
     /// How many deliveries of this lane wait.
     pub(super) fn waiting(&self, lane: &Lane) -> usize {
-        self.waiting.get(lane).copied().unwrap_or(0)
+        self.used(lane).waiting
     }
 
     /// A delivery of this lane waits for a slot.
     pub(super) fn wait(&mut self, lane: &Lane) {
-        *self.waiting.entry(lane.clone()).or_default() += 1;
         self.total_waiting += 1;
+        self.change(lane, |used| used.waiting += 1);
     }
 
     /// A delivery of this lane does not wait any more.
     pub(super) fn wait_no_more(&mut self, lane: &Lane) {
-        if lower(&mut self.waiting, lane) {
+        if self.used(lane).waiting > 0 {
             self.total_waiting -= 1;
+            self.change(lane, |used| used.waiting -= 1);
         }
     }
 
     /// An attempt of this lane begins.
     pub(super) fn take(&mut self, lane: &Lane) {
-        *self.taken.entry(lane.clone()).or_default() += 1;
         self.total += 1;
+        self.change(lane, |used| used.taken += 1);
     }
 
     /// An attempt of this lane has ended.
     pub(super) fn release(&mut self, lane: &Lane) {
-        if lower(&mut self.taken, lane) {
+        if self.used(lane).taken > 0 {
             self.total -= 1;
+            self.change(lane, |used| used.taken -= 1);
         }
     }
-}
 
-/// One less of a lane; false if there was none.
-fn lower(counts: &mut HashMap<Lane, usize>, lane: &Lane) -> bool {
-    let Some(count) = counts.get_mut(lane) else { return false };
-    *count -= 1;
-    if *count == 0 {
-        counts.remove(lane);
+    fn change(&mut self, lane: &Lane, how: impl FnOnce(&mut Used)) {
+        let (mut used, limit) = (self.used(lane), self.limit(lane));
+        self.total_committed -= used.committed(limit);
+        how(&mut used);
+        self.total_committed += used.committed(limit);
+        if used == Used::default() {
+            self.used.remove(lane);
+        } else {
+            self.used.insert(lane.clone(), used);
+        }
     }
-    true
 }
 
 #[cfg(test)]
@@ -237,6 +284,25 @@ mod tests {
         slots.take(&lane("b"));
         assert_eq!(wanted(&mut slots, &lanes), []);
         assert_eq!(slots.total, 3);
+    }
+
+    #[test]
+    fn what_waits_behind_its_own_lanes_slots_takes_none_from_others() {
+        let mut slots = Slots::new(10);
+        let lanes = [(lane("quick"), 4), (lane("slow"), 4)];
+        slots.set_limits(lanes.iter().cloned().collect());
+        (0..500).for_each(|_| slots.wait(&lane("quick")));
+        slots.take(&lane("slow"));
+        assert_eq!(wanted(&mut slots, &lanes), [("slow".into(), 3)], "four of the ten are for those that wait");
+        (0..3).for_each(|_| slots.take(&lane("quick")));
+        assert_eq!(slots.total_committed, 5);
+        assert!(!slots.is_full());
+        slots.set_limits(HashMap::new());
+        assert!(slots.is_full(), "a lane that nobody serves begins all of it");
+        (0..500).for_each(|_| slots.wait_no_more(&lane("quick")));
+        (0..3).for_each(|_| slots.release(&lane("quick")));
+        slots.release(&lane("slow"));
+        assert_eq!((slots.total_committed, slots.total_waiting, slots.total, slots.used.len()), (0, 0, 0, 0));
     }
 
     #[test]

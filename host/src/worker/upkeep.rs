@@ -43,6 +43,10 @@ pub(super) async fn promote(shared: Arc<Shared>) -> anyhow::Result<()> {
 pub(super) async fn maintain(shared: Arc<Shared>) -> anyhow::Result<()> {
     let pause = MAX_MAINTAIN_PAUSE.min(shared.options.lease / 4);
     while !shared.stop.is_cancelled() {
+        match shared.broker.stats().await {
+            Ok(stats) => shared.handler.crowd.note(stats.depth.waiting()),
+            Err(error) => tracing::debug!("could not ask how much waits: {error}"),
+        }
         match shared.broker.maintain().await {
             Ok(true) => continue,
             Ok(false) => {}

@@ -1,11 +1,14 @@
 //! Who this consumer is, and which other ones are alive.
 //!
 //! A name is new at each start, so that nothing that an earlier process left behind passes for ours. Whether another
-//! consumer lives is told without comparing clocks: its heartbeat is a counter, and one that has not moved for a lease
-//! by our own monotonic clock is dead. One that ran on this very machine is dead as soon as its process is gone.
+//! consumer lives is told without comparing clocks: its heartbeat is a counter, and one that was seen not to move for a
+//! lease by our own monotonic clock is dead. One that ran on this very machine is gone as soon as its process is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 
 /// The readable part of a name is cut to so many characters.
 const MAX_READABLE_CHARS: usize = 64;
@@ -67,11 +70,24 @@ impl Identity {
     pub(super) fn saw_end_of(&self, other: &Self) -> bool {
         self.boot_id == other.boot_id
             && self.pid_namespace == other.pid_namespace
-            && start_of(other.pid).is_none_or(|started| started != other.started)
+            && match start_of(other.pid) {
+                Some(started) => started != other.started,
+                // A process of another user may be hidden from us.
+                None => is_gone(other.pid),
+            }
     }
 }
 
-/// When a process started, in ticks since boot; `None` if there is none, or only what is left of one.
+/// Whether there is no process of this id, or only what is left of one.
+fn is_gone(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    let is_left_over =
+        stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])));
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    is_left_over || pid.is_none_or(|pid| test_kill_process(pid) == Err(Errno::SRCH))
+}
+
+/// When a process started, in ticks since boot; `None` if there is none, only what is left of one, or it is not shown.
 fn start_of(pid: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may itself contain spaces and parentheses.
@@ -92,15 +108,20 @@ pub(super) struct Peers {
 #[derive(Debug)]
 struct Peer {
     heartbeat: Option<i64>,
-    since: Instant,
+    seen_at: Instant,
+    /// For how long the heartbeat was seen not to move.
+    still: Duration,
     process_gone: bool,
 }
 
 impl Peers {
-    /// Takes in the consumers that the store knows, each with its heartbeat, if it has one, and its identity.
+    /// Takes in the consumers that the store knows, each with its heartbeat, if it has one, and its identity. Of the time
+    /// since the last look no more than `most` counts: while this process stood still, or the store was away, nobody could
+    /// be seen to live.
     pub(super) fn observe(
         &mut self,
         now: Instant,
+        most: Duration,
         own: &Identity,
         consumers: impl IntoIterator<Item = (String, Option<i64>, Option<String>)>,
     ) {
@@ -110,9 +131,12 @@ impl Peers {
             let identity = identity.as_deref().and_then(Identity::parse);
             let process_gone = identity.is_some_and(|identity| own.saw_end_of(&identity));
             match self.seen.get_mut(&name) {
-                Some(peer) if peer.heartbeat == heartbeat => peer.process_gone = process_gone,
+                Some(peer) if peer.heartbeat == heartbeat => {
+                    peer.still += now.duration_since(peer.seen_at).min(most);
+                    (peer.seen_at, peer.process_gone) = (now, process_gone);
+                }
                 _ => {
-                    self.seen.insert(name, Peer { heartbeat, since: now, process_gone });
+                    self.seen.insert(name, Peer { heartbeat, seen_at: now, still: Duration::ZERO, process_gone });
                 }
             }
         }
@@ -126,10 +150,19 @@ impl Peers {
         self.seen.remove(name);
     }
 
-    /// Those that are dead.
-    pub(super) fn dead(&self, now: Instant, lease: Duration) -> Vec<String> {
-        let is_dead = |peer: &Peer| peer.process_gone || now.duration_since(peer.since) >= lease;
-        self.seen.iter().filter(|(_, peer)| is_dead(peer)).map(|(name, _)| name.clone()).collect()
+    /// Those that are dead. What they hold is not free for that alone: their leases may have been renewed after their last
+    /// heartbeat.
+    pub(super) fn dead(&self, lease: Duration) -> Vec<String> {
+        self.which(|peer| peer.process_gone || peer.still >= lease)
+    }
+
+    /// Those whose process is gone: what they hold nobody will renew.
+    pub(super) fn gone(&self) -> Vec<String> {
+        self.which(|peer| peer.process_gone)
+    }
+
+    fn which(&self, is_one: impl Fn(&Peer) -> bool) -> Vec<String> {
+        self.seen.iter().filter(|(_, peer)| is_one(peer)).map(|(name, _)| name.clone()).collect()
     }
 }
 
@@ -168,15 +201,43 @@ mod tests {
         let start = Instant::now();
         let mut peers = Peers::default();
         let mut beat = |after: Duration, a: Option<i64>, b: Option<i64>| {
-            peers.observe(start + after, &own, [("a".to_owned(), a, None), ("b".to_owned(), b, None)]);
-            peers.dead(start + after, LEASE)
+            peers.observe(start + after, LEASE / 2, &own, [("a".to_owned(), a, None), ("b".to_owned(), b, None)]);
+            assert_eq!(peers.gone(), [""; 0]);
+            peers.dead(LEASE)
         };
         assert!(beat(Duration::ZERO, Some(1), None).is_empty());
         assert!(beat(LEASE / 2, Some(2), None).is_empty());
         assert_eq!(beat(LEASE, Some(2), None), ["b"]);
         assert_eq!(beat(LEASE * 3 / 2, Some(2), Some(1)), ["a"]);
-        peers.observe(start + LEASE * 4, &own, []);
-        assert!(peers.dead(start + LEASE * 4, LEASE).is_empty(), "who is forgotten by the store is forgotten");
+        peers.observe(start + LEASE * 4, LEASE / 2, &own, []);
+        assert!(peers.dead(LEASE).is_empty(), "who is forgotten by the store is forgotten");
+    }
+
+    #[test]
+    fn who_did_not_look_has_seen_nobody_die() {
+        let (own, start) = (Identity::own(), Instant::now());
+        let mut peers = Peers::default();
+        let mut look = |after: Duration| {
+            peers.observe(start + after, LEASE / 2, &own, [("a".to_owned(), Some(1), None)]);
+            peers.dead(LEASE)
+        };
+        assert!(look(Duration::ZERO).is_empty());
+        assert!(look(LEASE * 10).is_empty(), "this process stood still, and so may the other have done");
+        assert!(look(LEASE * 10 + LEASE / 4).is_empty());
+        assert_eq!(look(LEASE * 10 + LEASE / 2), ["a"]);
+    }
+
+    #[test]
+    fn a_process_that_may_not_be_looked_at_is_not_gone() {
+        assert!(!is_gone(std::process::id()));
+        assert!(!is_gone(1), "it is there, whether or not it may be signalled");
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        while std::fs::read_to_string(format!("/proc/{}/stat", child.id())).is_ok_and(|stat| !stat.contains(") Z")) {
+            std::thread::yield_now();
+        }
+        assert!(is_gone(child.id()), "what is left of it is not waited for yet");
+        child.wait().unwrap();
+        assert!(is_gone(child.id()));
     }
 
     #[test]
@@ -185,7 +246,7 @@ mod tests {
         let mut peers = Peers::default();
         let gone = Identity { started: "1".into(), ..own.clone() };
         let now = Instant::now();
-        peers.observe(now, &own, [("gone".to_owned(), Some(1), Some(gone.to_text()))]);
-        assert_eq!(peers.dead(now, LEASE), ["gone"]);
+        peers.observe(now, LEASE / 2, &own, [("gone".to_owned(), Some(1), Some(gone.to_text()))]);
+        assert_eq!((peers.dead(LEASE), peers.gone()), (vec!["gone".to_owned()], vec!["gone".to_owned()]));
     }
 }

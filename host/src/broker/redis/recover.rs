@@ -1,13 +1,12 @@
 //! Taking over what the dead left behind, and what this consumer was given without hearing of it.
 //!
-//! Three kinds of entries are taken over: those past their lease, those of a consumer known to be dead, and this
+//! Three kinds of entries are taken over: those past their lease, those of a consumer whose process is gone, and this
 //! consumer's own that it never saw, since the answer to its claim was lost. What is pending is read first and judged
 //! here; taking it then checks in one step that it still is as it was seen, so that of several takers one wins and a
 //! renewal in between wins over all of them.
 
 use std::collections::HashSet;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
 
 use redis::Value;
 
@@ -38,8 +37,7 @@ struct Pending {
 impl Core {
     /// Takes over deliveries; see [`crate::broker::Broker::recover`].
     pub(super) async fn recover(&self, max: usize) -> Result<Vec<Delivery>, Error> {
-        let lease = Duration::from_millis(self.options.lease_ms);
-        let mut dead = self.peers.lock().unwrap_or_else(PoisonError::into_inner).dead(Instant::now(), lease);
+        let mut dead = self.peers.lock().unwrap_or_else(PoisonError::into_inner).gone();
         dead.retain(|name| *name != self.consumer);
         dead.truncate(MAX_DEAD);
         let (book, answer) = self.with_all_lanes(|book| self.pending_call(book, &dead)).await?;

@@ -99,13 +99,18 @@ impl Core {
             }
         }
         let consumers = consumers.into_iter().map(|(name, (heartbeat, identity))| (name, heartbeat, identity));
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner).observe(Instant::now(), &self.identity, consumers);
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).observe(
+            Instant::now(),
+            lease / 2,
+            &self.identity,
+            consumers,
+        );
         Ok(())
     }
 
     async fn reap_dead(&self) -> Result<(), Error> {
         let lease = Duration::from_millis(self.options.lease_ms);
-        let dead = self.peers.lock().unwrap_or_else(PoisonError::into_inner).dead(Instant::now(), lease);
+        let dead = self.peers.lock().unwrap_or_else(PoisonError::into_inner).dead(lease);
         for name in dead.iter().filter(|name| **name != self.consumer).take(MAX_REAPED) {
             if self.reap(name).await? {
                 tracing::info!(consumer = name, "a consumer that is dead and holds nothing was forgotten");
