@@ -144,6 +144,7 @@ async fn keep(held: Held, leases: Arc<dyn Leases>, lease: Duration, stop: Cancel
                     }
                     held.renewed(batch, asked, &lost);
                 }
+                Err(error) if batch.is_empty() => tracing::debug!("not shown to be alive: {error}"),
                 Err(error) => tracing::warn!(deliveries = batch.len(), "leases not renewed: {error}"),
             }
         }

@@ -14,6 +14,9 @@ const MAX_PROMOTE_PAUSE_MS: u64 = 500;
 /// is alive.
 const MAX_MAINTAIN_PAUSE: Duration = Duration::from_secs(1);
 
+/// The pause where there is more to do, so that what cannot be done is not asked for without end.
+const MORE_PAUSE: Duration = Duration::from_millis(10);
+
 /// Promotes until the worker stops.
 pub(super) async fn promote(shared: Arc<Shared>) -> anyhow::Result<()> {
     let mut backoff = Backoff::default();
@@ -47,11 +50,14 @@ pub(super) async fn maintain(shared: Arc<Shared>) -> anyhow::Result<()> {
             Ok(stats) => shared.handler.crowd.note(stats.depth.waiting()),
             Err(error) => tracing::debug!("could not ask how much waits: {error}"),
         }
-        match shared.broker.maintain().await {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => tracing::debug!("could not keep house: {error}"),
-        }
+        let pause = match shared.broker.maintain().await {
+            Ok(true) => MORE_PAUSE,
+            Ok(false) => pause,
+            Err(error) => {
+                tracing::debug!("could not keep house: {error}");
+                pause
+            }
+        };
         tokio::select! {
             () = shared.stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
