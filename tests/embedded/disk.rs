@@ -274,11 +274,14 @@ unsafe extern "C" fn truncate(file: *mut sqlite3_file, length: i64) -> c_int {
 unsafe extern "C" fn sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
     on_disk(file, |methods, disk| {
         if let Some((contents, path)) = disk {
-            if contents.syncs_fail {
+            let syncs_fail = contents.syncs_fail;
+            contents.syncs += u64::from(!syncs_fail);
+            let content = contents.files.entry(path.to_owned()).or_default();
+            if syncs_fail {
+                // As Linux does: the pages can still be read, but they count as clean and no later sync writes them.
+                content.since.clear();
                 return ffi::SQLITE_IOERR_FSYNC;
             }
-            contents.syncs += 1;
-            let content = contents.files.entry(path.to_owned()).or_default();
             for change in std::mem::take(&mut content.since) {
                 change.apply(&mut content.synced, usize::MAX);
             }

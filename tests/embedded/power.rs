@@ -4,11 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use eventstream::broker::embedded::EmbeddedBroker;
 use eventstream::broker::{Append, Broker, Error};
 use eventstream::event::{Start, State};
+use eventstream::shutdown::Tasks;
 use futures_util::future::join_all;
 
-use super::audit::{audit, open};
+use super::audit::{audit, open, options};
 use super::disk::Disk;
 use super::load::{self, Ack};
 
@@ -87,6 +89,45 @@ async fn after_a_sync_that_failed_nothing_is_acknowledged_before_a_restart() {
     let broker = open(dir.path());
     assert!(broker.append(append()).await.is_ok());
     assert_eq!(broker.event(kept).await.unwrap().map(|found| found.state), Some(State::Queued));
+}
+
+/// What a failed sync left unwritten was read again after the restart, and what followed it in the log was lost with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_accepted_after_a_failed_sync_and_a_restart_survives_a_power_cut() {
+    let mut random = fastrand::Rng::new();
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    std::fs::create_dir(&store).unwrap();
+    let disk = Disk::under(&store);
+    let mut acks = Vec::new();
+    for round in 0..3 {
+        let broker = open(&store);
+        for _ in 0..20 {
+            let accepted = broker.append(vec![load::new_append(None)]).await.unwrap();
+            acks.push(Ack::Accepted(vec![accepted[0].id]));
+        }
+        let image = dir.path().join(format!("cut-{round}"));
+        disk.cut_power(&mut random, &image);
+        audit(&image, &acks).await;
+        disk.fail_syncs(true);
+        assert!(broker.append(vec![load::new_append(None)]).await.is_err());
+        drop(broker);
+        disk.fail_syncs(false);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_whose_log_cannot_be_moved_after_a_crash_is_refused_and_opens_when_the_disk_is_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::under(dir.path());
+    let broker = open(dir.path());
+    let kept = broker.append(vec![load::new_append(None)]).await.unwrap()[0].id;
+    drop(broker);
+    disk.fail_syncs(true);
+    let refused = EmbeddedBroker::open(dir.path(), options(), &Tasks::new()).map(drop).unwrap_err();
+    assert!(refused.to_string().contains("the log that was left"), "{refused}");
+    disk.fail_syncs(false);
+    assert!(open(dir.path()).event(kept).await.unwrap().is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

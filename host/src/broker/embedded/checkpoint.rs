@@ -5,21 +5,66 @@
 //! writer moves the small rest itself, between two groups. A checkpoint that fails with an input or output error is final
 //! for the broker, as a failed commit is.
 
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use rusqlite::config::DbConfig;
 use rusqlite::wal::CheckpointMode;
-use rusqlite::{Connection, MAIN_DB};
+use rusqlite::{Connection, MAIN_DB, TransactionBehavior};
 
-use super::directory::Directory;
+use super::directory::{Directory, log_of};
 use super::fault::{Condition, Fault};
+use super::schema::SchemaError;
 
 /// After so many new pages of 4 KiB the thread is woken.
 const WAKE_PAGES: i64 = 1_024;
 /// A log of so many pages, 64 MiB, is moved by the writer.
 const LONG_PAGES: i64 = 16 * 1_024;
+
+/// Writes the log that the last owner left once more, and moves it into the database. To be called before the first commit,
+/// by whoever owns the directory.
+///
+/// When a sync fails, the kernel takes the pages that it could not write for clean: they are read as if they were on the
+/// disk, later syncs leave them out, and when the power goes whatever was committed behind them is lost with them.
+///
+/// # Errors
+/// [`SchemaError::Log`] or [`SchemaError::Unmoved`]: it is not known to be on the disk, and nothing may be added to it.
+pub(super) fn renew(db: &mut Connection, database: &Path) -> Result<(), SchemaError> {
+    let log = log_of(database);
+    if std::fs::metadata(&log).map_or(0, |file| file.len()) == 0 {
+        return Ok(());
+    }
+    // Held while nobody else may append. The log is whole on the disk before the database is touched, or a power cut in
+    // between would leave the half of it there without the other half to mend it.
+    let appending = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    rewrite(&log).map_err(SchemaError::Log)?;
+    drop(appending);
+    match db.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::TRUNCATE) {
+        // Another program reads; the log, which is on the disk, goes on where it ended.
+        Err(error) if matches!(Fault::of(&error), Fault::Busy(_)) => Ok(()),
+        moved => moved.map(drop).map_err(SchemaError::Unmoved),
+    }
+}
+
+/// Has the kernel take every page of a file for written anew, and syncs them.
+fn rewrite(path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut piece = vec![0; 1024 * 1024];
+    let mut at = 0;
+    loop {
+        let length = file.read_at(&mut piece, at)?;
+        if length == 0 {
+            return file.sync_all();
+        }
+        file.write_all_at(&piece[..length], at)?;
+        at += length as u64;
+    }
+}
 
 /// The writer's side.
 pub(super) struct Checkpoints {

@@ -80,7 +80,7 @@ impl Directory {
 
     /// Where the write-ahead log is.
     pub(super) fn log(&self) -> PathBuf {
-        self.path.join(format!("{DATABASE}-wal"))
+        log_of(&self.database())
     }
 
     /// Whether the database ends within a page though no log is there to mend it: then its end is missing.
@@ -133,6 +133,13 @@ pub(super) struct Identity {
 /// Makes the names in a directory durable.
 pub(super) fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
+}
+
+/// The write-ahead log of a database.
+pub(super) fn log_of(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
 }
 
 /// The database within a directory that is not ours.

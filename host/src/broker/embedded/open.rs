@@ -21,13 +21,9 @@ use super::directory::{Directory, DirectoryError, Memory};
 use super::fault::{Condition, Fault};
 use super::leases::{Held, Table};
 use super::readers::Readers;
-use super::schema::{self, Purpose, SchemaError, check, connect};
+use super::schema::{self, Purpose, SchemaError, connect};
 use super::totals::Totals;
 use super::writer::{Commit, Core, Writer};
-
-/// A database up to this size is read through before it is served, which takes a fraction of a second. In a larger one
-/// damage is noticed when it is met.
-const MAX_CHECKED_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Why a store was not opened. Trying again does not help before somebody acted, but for [`OpenError::InUse`] and
 /// [`OpenError::Full`].
@@ -70,9 +66,10 @@ impl EmbeddedBroker {
             _ => OpenError::Directory { path: directory.to_owned(), source },
         };
         let unserved = |error: SchemaError| match error {
-            SchemaError::Sqlite(error) if matches!(Fault::of(&error), Fault::Full(_)) => {
+            SchemaError::Sqlite(error) | SchemaError::Unmoved(error) if matches!(Fault::of(&error), Fault::Full(_)) => {
                 OpenError::Full(directory.to_owned())
             }
+            SchemaError::Log(error) if error.kind() == ErrorKind::StorageFull => OpenError::Full(directory.to_owned()),
             error => OpenError::Database { path: directory.to_owned(), reason: error.to_string() },
         };
         let locked = Arc::new(Directory::lock(directory).map_err(|error| match error {
@@ -85,9 +82,6 @@ impl EmbeddedBroker {
             return Err(unserved(SchemaError::Damaged("the end of the file is missing".into())));
         }
         let mut db = schema::open(&locked.database()).map_err(unserved)?;
-        if std::fs::metadata(locked.database()).map_err(at_fault)?.len() <= MAX_CHECKED_BYTES {
-            check(&db).map_err(unserved)?;
-        }
         let begun = begin(&mut db, memory.as_ref()).map_err(|error| unserved(error.into()))?;
         locked.sync().and_then(|()| locked.remember(&begun.memory)).map_err(at_fault)?;
         let identity = locked.identity().map_err(at_fault)?;

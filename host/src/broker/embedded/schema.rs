@@ -10,6 +10,8 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
+use super::checkpoint;
+
 /// Marks the file as ours: "esdb" in ASCII.
 const APPLICATION_ID: i32 = 0x6573_6462;
 
@@ -25,6 +27,10 @@ pub(super) const PAGE_BYTES: u64 = 4_096;
 const WRITER_CACHE_KIB: i64 = 16 * 1024;
 /// A log that grew beyond this, because of a long read for instance, gives the space back.
 const KEPT_LOG_BYTES: i64 = 64 * 1024 * 1024;
+
+/// A database up to this size is read through before it is served, which takes a fraction of a second. In a larger one
+/// damage is noticed when it is met.
+const MAX_CHECKED_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +55,10 @@ pub(super) enum SchemaError {
     Foreign,
     #[error("it is damaged ({0}): restore a backup, or move the directory away to begin anew")]
     Damaged(String),
+    #[error("the log that was left beside it cannot be written ({0}): look after the disk, nothing was changed")]
+    Log(#[source] std::io::Error),
+    #[error("the log that was left beside it cannot be moved into it ({0}): look after the disk, the log is kept")]
+    Unmoved(#[source] rusqlite::Error),
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
 }
@@ -75,7 +85,7 @@ pub(super) fn connect(path: &Path, purpose: Purpose) -> rusqlite::Result<Connect
 }
 
 /// Opens the connection that writes: a new file gets its tables, an older one is brought up to date, and one that cannot
-/// be served is refused untouched.
+/// be served is refused untouched. What the last owner left in the log is in the database afterwards.
 pub(super) fn open(path: &Path) -> Result<Connection, SchemaError> {
     open_with(path, &MIGRATIONS).map_err(|error| match error {
         SchemaError::Sqlite(error) if is_damage(&error) => SchemaError::Damaged(error.to_string()),
@@ -96,6 +106,10 @@ fn open_with(path: &Path, migrations: &[&str]) -> Result<Connection, SchemaError
     if found > known {
         return Err(SchemaError::Newer { found, known });
     }
+    if !is_new && std::fs::metadata(path).is_ok_and(|file| file.len() <= MAX_CHECKED_BYTES) {
+        check(&db)?;
+    }
+    checkpoint::renew(&mut db, path)?;
     if is_new {
         // These have an effect only before the first table is made.
         db.pragma_update(None, "page_size", PAGE_BYTES as i64)?;
