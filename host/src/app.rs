@@ -3,6 +3,7 @@
 //! Start: everything that can be refused is refused before anything is served. Stop (G10): no more requests, no more
 //! deliveries; attempts end or are handed back; the broker's own tasks end last, since settles need them.
 
+mod descriptors;
 mod transfer;
 mod workbench;
 
@@ -82,6 +83,7 @@ impl From<embedded::OpenError> for Error {
 /// # Errors
 /// What it needs is not there, or something has failed. A second signal ends at once, as an error.
 pub async fn run(config: Config, log: Log, mut announce: impl FnMut(&Fact)) -> Result<(), Error> {
+    descriptors::raise_limit();
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let listen = config.server.listen;
     let listener = api::listen(listen)

@@ -13,6 +13,7 @@
 )]
 
 mod audit;
+mod descriptors;
 mod disk;
 mod killed;
 mod load;

@@ -21,7 +21,7 @@ use super::directory::{Directory, DirectoryError, Memory};
 use super::fault::{Condition, Fault};
 use super::leases::{Held, Table};
 use super::readers::Readers;
-use super::schema::{self, Purpose, SchemaError, connect};
+use super::schema::{self, Purpose, SchemaError, connect, open_files};
 use super::totals::Totals;
 use super::writer::{Commit, Core, Writer};
 
@@ -92,6 +92,8 @@ impl EmbeddedBroker {
         let log_pages = Arc::new(AtomicI64::new(0));
         watch_log(&mut db, &log_pages).map_err(|error| unserved(error.into()))?;
         let log = connect(&locked.database(), Purpose::Read).map_err(|error| unserved(error.into()))?;
+        open_files(&log).map_err(|error| unserved(error.into()))?;
+        let readers = Readers::open(locked.clone(), condition.clone()).map_err(|error| unserved(error.into()))?;
         let checkpoints = Checkpoints::start(log, locked.clone(), condition.clone()).map_err(at_fault)?;
         let (board, seen) = watch::channel(begun.totals.clone());
         let consumer = format!("{}-{}-{:08x}", options.consumer_name, std::process::id(), fastrand::u32(..));
@@ -120,7 +122,7 @@ impl EmbeddedBroker {
         });
         Ok(Arc::new(Self {
             writer: Arc::new(writer),
-            readers: Readers::new(locked.clone(), condition.clone()),
+            readers,
             leases,
             board: seen,
             condition,

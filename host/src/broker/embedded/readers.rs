@@ -1,17 +1,18 @@
 //! Connections that only look. They see the last commit and never wait for the writer, nor it for them.
 //!
-//! Reading happens on the runtime's threads for blocking work, at most a few at a time.
+//! Reading happens on the runtime's threads for blocking work, at most a few at a time. The connections are made when the
+//! store is opened, so that it is read as long as it is served, even by a process that has run out of descriptors.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::Semaphore;
 
 use crate::broker::Error;
 
 use super::directory::Directory;
 use super::fault::{Condition, Fault};
-use super::schema::{Purpose, connect};
+use super::schema::{Purpose, connect, open_files};
 
 /// The most reads at the same time; each has a connection with a page cache of 2 MiB.
 const MAX_READS: usize = 4;
@@ -26,9 +27,15 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    /// No connections yet; they are made as they are needed.
-    pub(super) fn new(directory: Arc<Directory>, condition: Condition) -> Self {
-        Self { idle: Arc::default(), permits: Arc::new(Semaphore::new(MAX_READS)), condition, directory }
+    /// Makes the connections.
+    ///
+    /// # Errors
+    /// The database cannot be opened once more.
+    pub(super) fn open(directory: Arc<Directory>, condition: Condition) -> rusqlite::Result<Self> {
+        let readers = Self { idle: Arc::default(), permits: Arc::new(Semaphore::new(MAX_READS)), condition, directory };
+        let made = (0..MAX_READS).map(|_| readers.connect()).collect::<Result<_, _>>()?;
+        *readers.lock() = made;
+        Ok(readers)
     }
 
     /// Reads. If the future is dropped, a read that has begun goes on and is forgotten.
@@ -60,18 +67,26 @@ impl Readers {
             result
         });
         result.map_err(|error| {
+            if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) {
+                // That says nothing about what is on the disk, and the writer goes on.
+                return Error::refused(format!("the store cannot be read at the moment: {error}"));
+            }
             let fault = Fault::of(&error);
             self.condition.note(&fault);
             fault.answer()
         })
     }
 
+    /// One that is idle. There is one for each permit, unless a read panicked.
     fn connection(&self) -> rusqlite::Result<Connection> {
-        if let Some(db) = self.lock().pop() {
-            return Ok(db);
-        }
+        let idle = self.lock().pop();
+        idle.map_or_else(|| self.connect(), Ok)
+    }
+
+    fn connect(&self) -> rusqlite::Result<Connection> {
         let db = connect(&self.directory.database(), Purpose::Read)?;
         db.pragma_update(None, "query_only", true)?;
+        open_files(&db)?;
         Ok(db)
     }
 

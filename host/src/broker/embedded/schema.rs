@@ -84,6 +84,11 @@ pub(super) fn connect(path: &Path, purpose: Purpose) -> rusqlite::Result<Connect
     Ok(db)
 }
 
+/// Has a connection open its files now, where it would do so when it first needs them and might get no descriptor then.
+pub(super) fn open_files(db: &Connection) -> rusqlite::Result<()> {
+    db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0)).map(drop)
+}
+
 /// Opens the connection that writes: a new file gets its tables, an older one is brought up to date, and one that cannot
 /// be served is refused untouched. What the last owner left in the log is in the database afterwards.
 pub(super) fn open(path: &Path) -> Result<Connection, SchemaError> {

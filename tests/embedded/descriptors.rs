@@ -1,0 +1,54 @@
+//! A process that has no descriptor left.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+
+use eventstream::broker::Broker;
+use eventstream::event::State;
+use futures_util::future::join_all;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::audit::open;
+use super::load;
+
+/// Names the directory to the process that is to have no descriptors.
+const DIRECTORY: &str = "EMBEDDED_TEST_DESCRIPTORS";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the work of the process that the other test starts"]
+async fn work_without_descriptors() {
+    let Ok(dir) = std::env::var(DIRECTORY) else { return };
+    let broker = open(Path::new(&dir));
+    let id = broker.append(vec![load::new_append(None)]).await.unwrap()[0].id;
+    let before = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(256), ..before }).unwrap();
+    let taken: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    assert!(taken.len() < 256);
+    for _ in 0..20 {
+        let reads = join_all((0..50).map(|_| broker.event(id))).await;
+        assert!(reads.iter().all(|read| read.as_ref().is_ok_and(Option::is_some)), "{reads:?}");
+        broker.append((0..100).map(|_| load::new_append(None)).collect()).await.unwrap();
+        broker.maintain().await.unwrap();
+    }
+    // What needs descriptors is refused, and harms nothing.
+    assert!(broker.snapshot().await.is_err());
+    assert_eq!(broker.health().trouble, None);
+    drop(taken);
+    broker.snapshot().await.unwrap();
+    assert!(matches!(broker.event(id).await.unwrap().unwrap().state, State::Queued | State::Scheduled));
+    broker.close().await.unwrap();
+    println!("went on");
+}
+
+#[test]
+fn a_process_that_runs_out_of_descriptors_goes_on_reading_and_writing() {
+    let dir = tempfile::tempdir().unwrap();
+    let done = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "descriptors::work_without_descriptors", "--ignored", "--nocapture", "--quiet"])
+        .env(DIRECTORY, dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success() && said.contains("went on"), "{said}{}", String::from_utf8_lossy(&done.stderr));
+}
