@@ -93,6 +93,36 @@ async fn work_on_a_small_disk() {
 
 #[test]
 fn on_a_small_disk_that_is_full_what_was_accepted_is_worked_off() {
+    on_a_small_disk("rooms::work_on_a_small_disk", "worked off");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the work of the process that the other test gives a small disk"]
+async fn work_on_a_small_disk_that_is_read() {
+    let Ok(dir) = std::env::var(DIRECTORY) else { return };
+    let broker = open(Path::new(&dir));
+    let batch = || (0..50).map(|_| load::new_append(None)).collect();
+    broker.append(batch()).await.unwrap();
+    let reading = broker.snapshot().await.unwrap();
+    while broker.append(batch()).await.is_ok() {}
+    assert!(broker.health().trouble.is_some_and(|trouble| trouble.contains("no room")));
+    drop(reading);
+    // Nothing but the house-keeping of a host that has nothing to do.
+    eventually_async(async || broker.maintain().await.is_ok() && broker.health().trouble.is_none()).await;
+    for _ in 0..20 {
+        broker.append(batch()).await.unwrap();
+    }
+    println!("accepts again");
+}
+
+/// What a reader kept in the log counted as needed after it had gone, for as long as nothing was committed.
+#[test]
+fn on_a_small_disk_that_an_export_filled_events_are_accepted_again_when_it_is_over() {
+    on_a_small_disk("rooms::work_on_a_small_disk_that_is_read", "accepts again");
+}
+
+/// Runs a test of this program in a process that has a small disk to itself.
+fn on_a_small_disk(test: &str, told: &str) {
     let dir = tempfile::tempdir().unwrap();
     // In a mount namespace of its own: the disk goes with the process, and nobody else sees it.
     let mount = "mount -t tmpfs -o size=48m none \"$0\" && exec \"$@\"";
@@ -100,7 +130,7 @@ fn on_a_small_disk_that_is_full_what_was_accepted_is_worked_off() {
         .args(["--mount", "sh", "-c", mount])
         .arg(dir.path())
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "rooms::work_on_a_small_disk", "--ignored", "--nocapture", "--quiet"])
+        .args(["--exact", test, "--ignored", "--nocapture", "--quiet"])
         .env(DIRECTORY, dir.path())
         .output();
     let Some(done) = done.ok().filter(|_| rustix::process::geteuid().is_root()) else {
@@ -108,7 +138,7 @@ fn on_a_small_disk_that_is_full_what_was_accepted_is_worked_off() {
         return;
     };
     let said = String::from_utf8_lossy(&done.stdout);
-    assert!(done.status.success() && said.contains("worked off"), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success() && said.contains(told), "{said}{}", String::from_utf8_lossy(&done.stderr));
 }
 
 async fn eventually_async(condition: impl AsyncFn() -> bool) {

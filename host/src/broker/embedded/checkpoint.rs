@@ -2,16 +2,19 @@
 //!
 //! A thread with a connection of its own copies pages while the writer commits. Under a load that never pauses it cannot
 //! catch up with the last page, and only a log that was moved entirely is begun anew; so when the log has grown long the
-//! writer moves the small rest itself, between two groups. A checkpoint that fails with an input or output error is final
-//! for the broker, as a failed commit is.
+//! writer moves the small rest itself, between two groups. Whoever reads at that moment keeps the log from being begun
+//! anew; so when room is short the writer waits a moment for the readers to go. A checkpoint that fails with an input or
+//! output error is final for the broker, as a failed commit is.
 
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::wal::CheckpointMode;
@@ -19,12 +22,17 @@ use rusqlite::{Connection, MAIN_DB, TransactionBehavior};
 
 use super::directory::{Directory, log_of};
 use super::fault::{Condition, Fault};
+use super::room;
 use super::schema::SchemaError;
 
 /// After so many new pages of 4 KiB the thread is woken.
 const WAKE_PAGES: i64 = 1_024;
 /// A log of so many pages, 64 MiB, is moved by the writer.
 const LONG_PAGES: i64 = 16 * 1_024;
+/// So long the writer waits for readers of old states, so that the log can be emptied.
+const EMPTYING_WAIT: Duration = Duration::from_millis(50);
+/// The pause between two such tries, so that somebody who reads for long takes a tenth of the writer's time at most.
+const EMPTYING_PAUSE: Duration = Duration::from_millis(500);
 
 /// Writes the log that the last owner left once more, and moves it into the database. To be called before the first commit,
 /// by whoever owns the directory.
@@ -66,15 +74,52 @@ fn rewrite(path: &Path) -> io::Result<()> {
     }
 }
 
+/// How long the log is, and how much of it the database has. Copies speak of the same log.
+#[derive(Clone, Default)]
+pub(super) struct Length {
+    pages: Arc<AtomicI64>,
+    moved: Arc<AtomicI64>,
+}
+
+impl Length {
+    /// So many pages are in the log, after a commit.
+    pub(super) fn set_pages(&self, pages: i64) {
+        self.pages.store(pages, Ordering::Relaxed);
+    }
+
+    fn set_moved(&self, pages: i64) {
+        self.moved.store(pages, Ordering::Relaxed);
+    }
+
+    /// The pages in the log.
+    pub(super) fn pages(&self) -> i64 {
+        self.pages.load(Ordering::Relaxed)
+    }
+
+    /// The pages that are in the log only.
+    fn outstanding(&self) -> i64 {
+        let (pages, moved) = (self.pages(), self.moved.load(Ordering::Relaxed));
+        // More were moved than there are if the log was begun anew since.
+        if moved > pages { pages } else { pages - moved }
+    }
+}
+
 /// The writer's side.
 pub(super) struct Checkpoints {
     wake: Option<SyncSender<()>>,
     thread: Option<thread::JoinHandle<()>>,
     condition: Condition,
+    length: Length,
+    /// The length of the log after the last commit.
+    seen: i64,
     /// The length of the log when the thread was woken last.
     woken_at: i64,
     /// The length at which the writer moves it itself.
     long_at: i64,
+    /// By how much the log grows until then.
+    long: i64,
+    /// When the log may be emptied again.
+    empty_from: Instant,
 }
 
 impl Checkpoints {
@@ -82,33 +127,85 @@ impl Checkpoints {
     ///
     /// # Errors
     /// The operating system gives no thread.
-    pub(super) fn start(db: Connection, directory: Arc<Directory>, condition: Condition) -> std::io::Result<Self> {
+    pub(super) fn start(
+        db: Connection,
+        length: Length,
+        directory: Arc<Directory>,
+        condition: Condition,
+    ) -> std::io::Result<Self> {
         let (wake, woken) = sync_channel(1);
-        let thread_condition = condition.clone();
+        let (thread_condition, thread_length) = (condition.clone(), length.clone());
         let thread = thread::Builder::new().name("embedded-log".into()).spawn(move || {
-            run(&db, &woken, &thread_condition);
+            run(&db, &woken, &thread_length, &thread_condition);
             drop(db);
             drop(directory);
         })?;
-        Ok(Self { wake: Some(wake), thread: Some(thread), condition, woken_at: 0, long_at: LONG_PAGES })
+        Ok(Self {
+            wake: Some(wake),
+            thread: Some(thread),
+            condition,
+            length,
+            seen: 0,
+            woken_at: 0,
+            long_at: LONG_PAGES,
+            long: LONG_PAGES,
+            empty_from: Instant::now(),
+        })
     }
 
     /// To be called after each commit, with the pages that the log has.
     pub(super) fn spread(&mut self, db: &Connection, pages: i64) {
-        if pages < self.woken_at {
-            // The log was begun anew.
-            self.woken_at = 0;
-            self.long_at = LONG_PAGES;
+        if pages < self.seen {
+            self.begin_anew();
         }
+        self.seen = pages;
         if pages - self.woken_at >= WAKE_PAGES {
             self.woken_at = pages;
             self.wake();
         }
         if pages >= self.long_at {
             // While somebody reads an old state the log cannot be moved entirely: not again before it grew by as much.
-            self.long_at = pages + LONG_PAGES;
-            move_log(db, CheckpointMode::PASSIVE, &self.condition);
+            self.long_at = pages + self.long;
+            move_log(db, CheckpointMode::PASSIVE, &self.length, &self.condition);
         }
+    }
+
+    /// Why nothing new may be taken in, if so. To be called between two transactions of the writer: a log that takes up
+    /// what is missing is emptied first, also when nothing else happens.
+    pub(super) fn shortage(&mut self, db: &Connection, directory: &Path) -> Option<String> {
+        let shortage = room::shortage(directory, self.length.outstanding())?;
+        if self.length.pages() > 0 && self.empty(db) {
+            return room::shortage(directory, self.length.outstanding());
+        }
+        Some(shortage)
+    }
+
+    /// Moves everything and gives the log's room back. Says whether that was done: not while somebody reads an old state
+    /// for longer than the writer may wait, and not again at once.
+    fn empty(&mut self, db: &Connection) -> bool {
+        if Instant::now() < self.empty_from {
+            return false;
+        }
+        let emptied = waiting_for(db, EMPTYING_WAIT, || db.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::TRUNCATE));
+        self.empty_from = Instant::now() + EMPTYING_PAUSE;
+        match emptied {
+            Ok(_) => {
+                self.length.set_pages(0);
+                self.seen = 0;
+                self.begin_anew();
+                true
+            }
+            Err(error) => {
+                self.condition.note(&Fault::of(&error));
+                false
+            }
+        }
+    }
+
+    fn begin_anew(&mut self) {
+        self.length.set_moved(0);
+        self.woken_at = 0;
+        self.long_at = self.long;
     }
 
     /// Has the thread move what it can.
@@ -123,7 +220,7 @@ impl Checkpoints {
     /// the database is one file.
     pub(super) fn finish(&mut self, db: &Connection) {
         self.end();
-        move_log(db, CheckpointMode::TRUNCATE, &self.condition);
+        move_log(db, CheckpointMode::TRUNCATE, &self.length, &self.condition);
         if self.condition.usable().is_ok()
             && let Err(error) = db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
         {
@@ -147,17 +244,43 @@ impl Drop for Checkpoints {
     }
 }
 
-fn run(db: &Connection, woken: &Receiver<()>, condition: &Condition) {
+fn run(db: &Connection, woken: &Receiver<()>, length: &Length, condition: &Condition) {
     while woken.recv().is_ok() {
         if condition.usable().is_err() {
             return;
         }
-        move_log(db, CheckpointMode::PASSIVE, condition);
+        move_log(db, CheckpointMode::PASSIVE, length, condition);
     }
 }
 
-fn move_log(db: &Connection, mode: CheckpointMode, condition: &Condition) {
-    if let Err(error) = db.wal_checkpoint_v2(Some(MAIN_DB), mode) {
-        condition.note(&Fault::of(&error));
+fn move_log(db: &Connection, mode: CheckpointMode, length: &Length, condition: &Condition) {
+    match db.wal_checkpoint_v2(Some(MAIN_DB), mode) {
+        Ok((_, moved)) => length.set_moved(i64::from(moved)),
+        Err(error) => condition.note(&Fault::of(&error)),
+    }
+}
+
+/// Does something that waits for others, for another time than the connection otherwise waits.
+fn waiting_for<T>(db: &Connection, time: Duration, act: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    let usual_ms: u32 = db.pragma_query_value(None, "busy_timeout", |row| row.get(0))?;
+    db.busy_timeout(time)?;
+    let done = act();
+    db.busy_timeout(Duration::from_millis(u64::from(usual_ms)))?;
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_moved_is_not_outstanding() {
+        let length = Length::default();
+        length.set_pages(100);
+        assert_eq!(length.outstanding(), 100);
+        length.set_moved(70);
+        assert_eq!(length.outstanding(), 30);
+        length.set_pages(20);
+        assert_eq!(length.outstanding(), 20, "it was begun anew");
     }
 }

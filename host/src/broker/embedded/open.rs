@@ -6,7 +6,6 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -16,7 +15,7 @@ use crate::broker::Options;
 use crate::shutdown::Tasks;
 
 use super::EmbeddedBroker;
-use super::checkpoint::Checkpoints;
+use super::checkpoint::{Checkpoints, Length};
 use super::directory::{Directory, DirectoryError, Memory};
 use super::fault::{Condition, Fault};
 use super::leases::{Held, Table};
@@ -89,12 +88,13 @@ impl EmbeddedBroker {
         let condition = Condition::default();
         let lease = Duration::from_millis(options.lease_ms);
         let leases = Table::new(begun.memory.opening, lease, begun.left);
-        let log_pages = Arc::new(AtomicI64::new(0));
-        watch_log(&mut db, &log_pages).map_err(|error| unserved(error.into()))?;
+        let log_length = Length::default();
+        watch_log(&mut db, &log_length).map_err(|error| unserved(error.into()))?;
         let log = connect(&locked.database(), Purpose::Read).map_err(|error| unserved(error.into()))?;
         open_files(&log).map_err(|error| unserved(error.into()))?;
         let readers = Readers::open(locked.clone(), condition.clone()).map_err(|error| unserved(error.into()))?;
-        let checkpoints = Checkpoints::start(log, locked.clone(), condition.clone()).map_err(at_fault)?;
+        let checkpoints =
+            Checkpoints::start(log, log_length.clone(), locked.clone(), condition.clone()).map_err(at_fault)?;
         let (board, seen) = watch::channel(begun.totals.clone());
         let consumer = format!("{}-{}-{:08x}", options.consumer_name, std::process::id(), fastrand::u32(..));
         let core = Core {
@@ -106,7 +106,7 @@ impl EmbeddedBroker {
             leases: leases.clone(),
             condition: condition.clone(),
             checkpoints,
-            log_pages,
+            log_length,
             synced: Commit::Synced,
             tidy: Arc::default(),
             has_shrunk: false,
@@ -179,10 +179,10 @@ fn lost(memory: Option<&Memory>, epoch: &str, opening: i64) -> Option<&'static s
 }
 
 /// Keeps the number of pages in the log where it can be seen, and switches SQLite's own checkpoints off.
-fn watch_log(db: &mut Connection, log_pages: &Arc<AtomicI64>) -> rusqlite::Result<()> {
-    let log_pages = log_pages.clone();
+fn watch_log(db: &mut Connection, log_length: &Length) -> rusqlite::Result<()> {
+    let log_length = log_length.clone();
     db.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
-        log_pages.store(i64::from(pages), std::sync::atomic::Ordering::Relaxed);
+        log_length.set_pages(i64::from(pages));
         Ok(())
     }))
 }

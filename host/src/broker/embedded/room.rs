@@ -11,7 +11,7 @@ const RESERVE_BYTES: u64 = 32 * 1024 * 1024;
 /// On a small disk: one part in so many of it.
 const RESERVE_PART: u64 = 10;
 
-/// Why nothing new may be taken in, if so. The log, which has so many pages, must fit into the database besides, or it
+/// Why nothing new may be taken in, if so. What only the log has, so many pages, must fit into the database besides, or it
 /// could never be begun anew. A file system that does not say is taken to have room.
 pub(super) fn shortage(directory: &Path, log_pages: i64) -> Option<String> {
     let disk = rustix::fs::statvfs(directory).ok()?;

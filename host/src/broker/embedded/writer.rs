@@ -5,7 +5,7 @@
 //! refuses (`Ok(Err(_))`) must have written nothing; one that fails undoes the whole group, whose jobs are then tried one
 //! by one, so that it spoils nothing but itself.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -17,11 +17,10 @@ use crate::clock;
 
 use super::append;
 use super::bulk::Bulk;
-use super::checkpoint::Checkpoints;
+use super::checkpoint::{Checkpoints, Length};
 use super::directory::Directory;
 use super::fault::{Condition, Fault};
 use super::leases::{Change, Table};
-use super::room;
 use super::settle;
 use super::totals::Totals;
 
@@ -276,8 +275,7 @@ pub(super) struct Core {
     pub(super) leases: Arc<Table>,
     pub(super) condition: Condition,
     pub(super) checkpoints: Checkpoints,
-    /// Pages in the log after the last commit.
-    pub(super) log_pages: Arc<AtomicI64>,
+    pub(super) log_length: Length,
     pub(super) synced: Commit,
     pub(super) tidy: Arc<AtomicBool>,
     /// The group under way made the database smaller.
@@ -324,7 +322,7 @@ impl Core {
                     differs
                 });
                 group.into_iter().for_each(|job| job.finish(None));
-                let log_pages = self.log_pages.load(Ordering::Relaxed);
+                let log_pages = self.log_length.pages();
                 if std::mem::take(&mut self.has_shrunk) {
                     self.checkpoints.wake();
                 }
@@ -356,7 +354,7 @@ impl Core {
             self.db.pragma_update(None, "synchronous", level)?;
             self.synced = commit;
         }
-        let no_room = room::shortage(self.directory.path(), self.log_pages.load(Ordering::Relaxed));
+        let no_room = self.checkpoints.shortage(&self.db, self.directory.path());
         if let Some(shortage) = &no_room {
             self.condition.note(&Fault::Full(shortage.clone()));
             self.checkpoints.wake();
