@@ -3,8 +3,8 @@
 //! A thread with a connection of its own copies pages while the writer commits. Under a load that never pauses it cannot
 //! catch up with the last page, and only a log that was moved entirely is begun anew; so when the log has grown long the
 //! writer moves the small rest itself, between two groups. Whoever reads at that moment keeps the log from being begun
-//! anew; so when room is short the writer waits a moment for the readers to go. A checkpoint that fails with an input or
-//! output error is final for the broker, as a failed commit is.
+//! anew; so when it has grown twice as long, or room is short, the writer waits a moment for the readers to go. A
+//! checkpoint that fails with an input or output error is final for the broker, as a failed commit is.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -161,6 +161,9 @@ impl Checkpoints {
         self.seen = pages;
         if pages - self.woken_at >= WAKE_PAGES {
             self.woken_at = pages;
+            if pages >= 2 * self.long && self.empty(db) {
+                return;
+            }
             self.wake();
         }
         if pages >= self.long_at {
@@ -271,7 +274,67 @@ fn waiting_for<T>(db: &Connection, time: Duration, act: impl FnOnce() -> rusqlit
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
+    use crate::broker::embedded::schema::{self, Purpose, connect};
+
+    /// Reads without a pause, so that at every moment somebody is at a state that was the last one a moment ago.
+    fn read_until(path: &Path, stop: &AtomicBool) {
+        let readers = [(); 2].map(|()| connect(path, Purpose::Read).unwrap());
+        let begin = |db: &Connection| {
+            db.execute_batch("BEGIN").unwrap();
+            let slow = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) \
+                        SELECT count(*) + (SELECT count(*) FROM total) FROM n";
+            db.query_row(slow, [], |row| row.get::<_, i64>(0)).unwrap();
+        };
+        begin(&readers[0]);
+        for turn in (0..2).cycle() {
+            begin(&readers[1 - turn]);
+            readers[turn].execute_batch("COMMIT").unwrap();
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    }
+
+    /// Readers that never pause kept the log from being begun anew, and it grew for as long as they went on.
+    #[test]
+    fn the_log_stays_short_however_many_read() {
+        const MAX_PAGES: i64 = 100_000;
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Arc::new(Directory::lock(dir.path()).unwrap());
+        let path = directory.database();
+        let mut db = schema::open(&path).unwrap();
+        db.execute_batch("CREATE TABLE large (number INTEGER PRIMARY KEY, bytes BLOB)").unwrap();
+        let length = Length::default();
+        let hooked = length.clone();
+        db.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
+            hooked.set_pages(i64::from(pages));
+            Ok(())
+        }))
+        .unwrap();
+        let moving = connect(&path, Purpose::Read).unwrap();
+        let mut checkpoints = Checkpoints::start(moving, length.clone(), directory, Condition::default()).unwrap();
+        checkpoints.long = 256;
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| read_until(&path, &stop));
+            let mut times_emptied = 0;
+            while times_emptied < 3 {
+                db.execute("REPLACE INTO large VALUES (abs(random()) % 8, zeroblob(400000))", []).unwrap();
+                let pages = length.pages();
+                checkpoints.spread(&db, pages);
+                times_emptied += i32::from(length.pages() < pages);
+                if pages > MAX_PAGES {
+                    break;
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert!(times_emptied == 3, "it grew to {} pages", length.pages());
+        });
+        assert!(std::fs::metadata(log_of(&path)).unwrap().len() < MAX_PAGES.unsigned_abs() * schema::PAGE_BYTES);
+    }
 
     #[test]
     fn what_was_moved_is_not_outstanding() {
