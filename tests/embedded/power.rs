@@ -43,7 +43,10 @@ async fn whenever_the_power_goes_what_was_acknowledged_is_there_and_nothing_is_h
             // What was acknowledged by now must survive a cut from now on.
             let acknowledged = acks.lock().unwrap().len();
             let image = dir.path().join(format!("cut-{cut}"));
+            // What is remembered beside the database may have got to the disk at once.
+            let memory = std::fs::read(store.join("lock")).unwrap();
             disk.cut_power(&mut random, &image);
+            std::fs::write(image.join("lock"), memory).unwrap();
             images.push((image, acknowledged));
         }
         stop.store(true, Ordering::Relaxed);

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 
+use crate::clock;
+
 use super::directory::{database_in, sync};
 use super::schema::{Purpose, SchemaError, check, connect};
 
@@ -19,6 +21,10 @@ use super::schema::{Purpose, SchemaError, check, connect};
 const PAGES_AT_A_TIME: i32 = 1_024;
 /// What a copy is called until it is whole.
 const PARTIAL: &str = "eventstream.db.partial";
+
+/// The name of the row of a copy that says when it was made. Who serves the copy lacks what came afterwards, and is told so
+/// once (G11).
+pub(super) const COPIED: &str = "copied";
 
 /// Why there is no copy. Nothing is left behind but the directory.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +104,7 @@ fn copy(source: &Path, partial: &Path, progress: &mut impl FnMut(u64, u64)) -> R
     let copy = Connection::open(partial)?;
     // One file, with no log beside it.
     copy.pragma_update_and_check(None, "journal_mode", "DELETE", |row| row.get::<_, String>(0))?;
+    copy.execute("REPLACE INTO store (name, value) VALUES (?1, ?2)", (COPIED, clock::now().unix_ms()))?;
     check(&copy).map_err(|error: SchemaError| BackupError::Read(error.to_string()))?;
     copy.close().map_err(|(_, error)| error)?;
     File::open(partial)?.sync_all()?;

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::memory::Memory;
 use super::schema::PAGE_BYTES;
 
 /// The database within the directory.
@@ -21,14 +22,6 @@ pub(super) struct Directory {
     path: PathBuf,
     /// Locked. Its text is a [`Memory`].
     lock: File,
-}
-
-/// Which store the directory held last, and how often that had been opened. It is kept beside the database, so that a
-/// database that is gone or older than it was is noticed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Memory {
-    pub(super) epoch: String,
-    pub(super) opening: i64,
 }
 
 /// Why a directory cannot be used.
@@ -96,16 +89,15 @@ impl Directory {
 
     /// What was last remembered; `None` in a new directory.
     pub(super) fn memory(&self) -> io::Result<Option<Memory>> {
-        let text = fs::read_to_string(self.path.join(LOCK))?;
-        let mut words = text.split_whitespace();
-        Ok((|| Some(Memory { epoch: words.next()?.to_owned(), opening: words.next()?.parse().ok()? }))())
+        Ok(String::from_utf8_lossy(&fs::read(self.path.join(LOCK))?).parse().ok())
     }
 
     /// Remembers which store this is. Losing it harms nothing, so it is not synced.
     pub(super) fn remember(&self, memory: &Memory) -> io::Result<()> {
-        let text = format!("{} {}\n", memory.epoch, memory.opening);
-        self.lock.set_len(0)?;
-        self.lock.write_all_at(text.as_bytes(), 0)
+        let text = memory.to_string();
+        // In this order, so that there is a memory at every moment.
+        self.lock.write_all_at(text.as_bytes(), 0)?;
+        self.lock.set_len(text.len() as u64)
     }
 
     /// What distinguishes the files that are there now from others of the same names.
@@ -158,7 +150,7 @@ mod tests {
         let first = Directory::lock(&path).unwrap();
         assert!(matches!(Directory::lock(&path), Err(DirectoryError::InUse)));
         assert_eq!(first.memory().unwrap(), None);
-        let memory = Memory { epoch: "e".into(), opening: 12 };
+        let memory = Memory { epoch: "e".into(), opening: 12, next_number: 34 };
         first.remember(&memory).unwrap();
         drop(first);
         assert_eq!(Directory::lock(&path).unwrap().memory().unwrap(), Some(memory));

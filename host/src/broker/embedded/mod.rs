@@ -16,6 +16,7 @@ mod fault;
 mod history;
 mod kept;
 mod leases;
+mod memory;
 mod open;
 mod readers;
 mod restore;
@@ -51,6 +52,7 @@ use claim::Claimed;
 use directory::{Directory, Identity};
 use fault::{Condition, Fault};
 use leases::{Entry, Table};
+use memory::Keeper;
 use readers::Readers;
 use restore::Coming;
 use settle::{Ending, Put, Replay};
@@ -74,6 +76,7 @@ pub struct EmbeddedBroker {
     consumer: String,
     identity: Identity,
     opening: i64,
+    memory: Keeper,
     directory: Arc<Directory>,
 }
 
@@ -214,6 +217,7 @@ impl Broker for EmbeddedBroker {
             }
             more |= left == 0;
         }
+        self.memory.keep();
         if self.condition.lacks_room() {
             self.writer.run(Commit::Synced, retention::try_room).await?;
             self.condition.has_room();
@@ -294,6 +298,7 @@ impl Broker for EmbeddedBroker {
         let writer = self.writer.clone();
         let stopped = tokio::task::spawn_blocking(move || writer.stop()).await;
         stopped.map_err(|_| Error::unknown("the thread that writes panicked"))?;
+        self.memory.keep();
         self.directory.unlock().map_err(|error| Error::refused(format!("the directory stays locked: {error}")))
     }
 }

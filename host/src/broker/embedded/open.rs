@@ -6,19 +6,23 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::watch;
 
 use crate::broker::Options;
+use crate::event::Timestamp;
 use crate::shutdown::Tasks;
 
 use super::EmbeddedBroker;
+use super::backup::COPIED;
 use super::checkpoint::{Checkpoints, Length};
-use super::directory::{Directory, DirectoryError, Memory};
+use super::directory::{Directory, DirectoryError};
 use super::fault::{Condition, Fault};
 use super::leases::{Held, Table};
+use super::memory::{Keeper, Memory};
 use super::readers::Readers;
 use super::schema::{self, Purpose, SchemaError, connect, open_files};
 use super::totals::Totals;
@@ -82,12 +86,15 @@ impl EmbeddedBroker {
         }
         let mut db = schema::open(&locked.database()).map_err(unserved)?;
         let begun = begin(&mut db, memory.as_ref()).map_err(|error| unserved(error.into()))?;
-        locked.sync().and_then(|()| locked.remember(&begun.memory)).map_err(at_fault)?;
+        locked.sync().map_err(at_fault)?;
+        let opening = begun.memory.opening;
+        let synced_number = Arc::new(AtomicI64::new(begun.memory.next_number));
+        let memory = Keeper::start(locked.clone(), begun.memory, synced_number.clone()).map_err(at_fault)?;
         let identity = locked.identity().map_err(at_fault)?;
 
         let condition = Condition::default();
         let lease = Duration::from_millis(options.lease_ms);
-        let leases = Table::new(begun.memory.opening, lease, begun.left);
+        let leases = Table::new(opening, lease, begun.left);
         let log_length = Length::default();
         watch_log(&mut db, &log_length).map_err(|error| unserved(error.into()))?;
         let log = connect(&locked.database(), Purpose::Read).map_err(|error| unserved(error.into()))?;
@@ -100,7 +107,7 @@ impl EmbeddedBroker {
         let core = Core {
             db,
             options,
-            opening: begun.memory.opening,
+            opening,
             totals: begun.totals,
             board,
             leases: leases.clone(),
@@ -108,6 +115,7 @@ impl EmbeddedBroker {
             checkpoints,
             log_length,
             synced: Commit::Synced,
+            synced_number,
             tidy: Arc::default(),
             has_shrunk: false,
             directory: locked.clone(),
@@ -128,7 +136,8 @@ impl EmbeddedBroker {
             condition,
             consumer,
             identity,
-            opening: begun.memory.opening,
+            opening,
+            memory,
             directory: locked,
         }))
     }
@@ -153,7 +162,8 @@ fn begin(db: &mut Connection, memory: Option<&Memory>) -> rusqlite::Result<Begun
     )?;
     let before = Totals::load(&step)?;
     let mut totals = before.clone();
-    if let Some(reason) = lost(memory, &epoch, opening) {
+    let found = Memory { epoch, opening, next_number: before.next_number };
+    if let Some(reason) = lost(&step, memory, &found)? {
         tracing::error!("the embedded store lost data: {reason}; serving what is there");
         totals.counters.data_losses += 1;
         totals.save(&before, &step)?;
@@ -166,16 +176,21 @@ fn begin(db: &mut Connection, memory: Option<&Memory>) -> rusqlite::Result<Begun
     let opening = opening.max(memory.map_or(0, |memory| memory.opening) + 1);
     step.execute("UPDATE store SET value = ?1 WHERE name = 'openings'", [opening])?;
     step.commit()?;
-    Ok(Begun { memory: Memory { epoch, opening }, totals, left })
+    Ok(Begun { memory: Memory { opening, ..found }, totals, left })
 }
 
-/// Why the database is not the one that was here last, if so.
-fn lost(memory: Option<&Memory>, epoch: &str, opening: i64) -> Option<&'static str> {
-    let memory = memory?;
-    if memory.epoch != epoch {
-        return Some("the database is not the one that was in the directory before");
-    }
-    (opening <= memory.opening).then_some("the database is older than the one that was in the directory before")
+/// Why something is missing that was in the store once, if so. A copy says it of itself, once.
+fn lost(step: &Connection, memory: Option<&Memory>, found: &Memory) -> rusqlite::Result<Option<String>> {
+    let copied_at_ms: Option<i64> = step
+        .query_row(&format!("DELETE FROM store WHERE name = '{COPIED}' RETURNING value"), [], |row| row.get(0))
+        .optional()?;
+    Ok(match copied_at_ms {
+        Some(at_ms) => {
+            let at = Timestamp::from_unix_ms(at_ms);
+            Some(format!("it is a backup that was made at {at}, and what came afterwards is not in it"))
+        }
+        None => memory.and_then(|memory| memory.lost(found)).map(str::to_owned),
+    })
 }
 
 /// Keeps the number of pages in the log where it can be seen, and switches SQLite's own checkpoints off.
@@ -185,19 +200,4 @@ fn watch_log(db: &mut Connection, log_length: &Length) -> rusqlite::Result<()> {
         log_length.set_pages(i64::from(pages));
         Ok(())
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_database_that_is_another_or_an_older_one_is_noticed() {
-        let memory = Memory { epoch: "a".into(), opening: 7 };
-        assert_eq!(lost(None, "a", 1), None);
-        assert_eq!(lost(Some(&memory), "a", 8), None);
-        assert_eq!(lost(Some(&memory), "a", 9), None);
-        assert!(lost(Some(&memory), "a", 7).is_some());
-        assert!(lost(Some(&memory), "b", 8).is_some());
-    }
 }

@@ -5,7 +5,7 @@
 //! refuses (`Ok(Err(_))`) must have written nothing; one that fails undoes the whole group, whose jobs are then tried one
 //! by one, so that it spoils nothing but itself.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -277,6 +277,8 @@ pub(super) struct Core {
     pub(super) checkpoints: Checkpoints,
     pub(super) log_length: Length,
     pub(super) synced: Commit,
+    /// The next number as the last synced commit left it.
+    pub(super) synced_number: Arc<AtomicI64>,
     pub(super) tidy: Arc<AtomicBool>,
     /// The group under way made the database smaller.
     pub(super) has_shrunk: bool,
@@ -313,6 +315,10 @@ impl Core {
         let is_bulk = bulk.is_some();
         match self.transact(&mut group, &mut changes, bulk) {
             Ok(()) => {
+                // A commit that changed nothing was not synced, and those before it need not be.
+                if self.synced == Commit::Synced && self.totals.next_number != self.board.borrow().next_number {
+                    self.synced_number.store(self.totals.next_number, Ordering::Relaxed);
+                }
                 self.leases.apply(&changes);
                 self.board.send_if_modified(|board| {
                     let differs = *board != self.totals;

@@ -129,6 +129,92 @@ async fn a_database_that_is_gone_or_older_is_counted_as_a_loss_and_what_is_there
     assert_eq!(broker.claim(want("a", 9)).await.unwrap().len(), 0);
 }
 
+async fn losses(dir: &Path) -> u64 {
+    open(dir).stats().await.unwrap().counters.data_losses
+}
+
+/// A store that was killed after some of the log had been moved, and what stands in the log besides had been synced.
+async fn killed_store(dir: &Path) -> std::path::PathBuf {
+    let broker = open(dir);
+    broker.append(vec![new_append("a")]).await.unwrap();
+    let other = Connection::open(dir.join("eventstream.db")).unwrap();
+    other.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).unwrap();
+    other.close().unwrap();
+    broker.append(vec![new_append("a")]).await.unwrap();
+    broker.append(vec![new_append("a")]).await.unwrap();
+    broker.maintain().await.unwrap();
+    drop(broker);
+    dir.join("eventstream.db-wal")
+}
+
+#[tokio::test]
+async fn a_log_that_is_removed_or_damaged_after_a_crash_is_counted_as_a_loss() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = killed_store(dir.path()).await;
+    fs::remove_file(&log).unwrap();
+    assert_eq!(losses(dir.path()).await, 1);
+    let log = killed_store(dir.path()).await;
+    let whole = fs::read(&log).unwrap();
+    let out = fs::File::options().write(true).open(&log).unwrap();
+    out.write_all_at(&[whole[whole.len() - 1] ^ 1], whole.len() as u64 - 1).unwrap();
+    assert_eq!(losses(dir.path()).await, 2);
+    assert_eq!(losses(dir.path()).await, 2, "once per loss");
+}
+
+#[tokio::test]
+async fn a_crash_is_no_loss_whoever_moves_the_log_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = killed_store(dir.path()).await;
+    assert_eq!(losses(dir.path()).await, 0);
+    killed_store(dir.path()).await;
+    let looking = Connection::open(dir.path().join("eventstream.db")).unwrap();
+    looking.query_row("SELECT count(*) FROM event", [], |row| row.get::<_, i64>(0)).unwrap();
+    looking.close().unwrap();
+    assert!(!log.exists(), "who looks last moves the log and removes it");
+    assert_eq!(losses(dir.path()).await, 0);
+}
+
+/// A power cut may undo it, and a memory that is ahead of the database would report a loss that is none.
+#[tokio::test]
+async fn what_was_not_synced_is_not_remembered() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = open(dir.path());
+    let memory = async || {
+        broker.maintain().await.unwrap();
+        fs::read(dir.path().join("lock")).unwrap()
+    };
+    broker.append(vec![Append { start: Start::InMs(1), ..new_append("a") }]).await.unwrap();
+    let synced = memory().await;
+    let promoted = async { while broker.promote().await.unwrap().moved == 0 {} };
+    tokio::time::timeout(Duration::from_secs(60), promoted).await.unwrap();
+    assert_eq!(memory().await, synced);
+    // Nothing was written, so nothing is synced.
+    broker.writer.run(Commit::Synced, |_| Ok(Ok(()))).await.unwrap();
+    assert_eq!(memory().await, synced);
+    broker.append(vec![new_append("a")]).await.unwrap();
+    assert_ne!(memory().await, synced);
+}
+
+#[tokio::test]
+async fn a_backup_that_is_restored_is_counted_as_a_loss_wherever_and_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, copy) = (dir.path().join("store"), dir.path().join("copy"));
+    let broker = open(&store);
+    broker.append(vec![new_append("a")]).await.unwrap();
+    broker.backup(&copy, |_, _| ()).await.unwrap();
+    broker.append(vec![new_append("a")]).await.unwrap();
+    broker.close().await.unwrap();
+    drop(broker);
+    assert_eq!(losses(&store).await, 0, "the store itself lost nothing");
+    // In place of the store, of the same opening, and in a directory of its own.
+    fs::remove_file(store.join("eventstream.db-wal")).unwrap();
+    fs::copy(copy.join("eventstream.db"), store.join("eventstream.db")).unwrap();
+    for restored in [&store, &copy] {
+        assert_eq!(losses(restored).await, 1);
+        assert_eq!(losses(restored).await, 1, "once");
+    }
+}
+
 #[tokio::test]
 async fn a_database_that_is_removed_in_use_stops_the_broker() {
     for file in ["eventstream.db", "eventstream.db-wal"] {
