@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, MAIN_DB, TransactionBehavior};
 
-use super::directory::{Directory, log_of};
+use super::directory::{Directory, NOT_IN_PLACE, log_of};
 use super::fault::{Condition, Fault};
 use super::room;
 use super::schema::SchemaError;
@@ -74,14 +74,24 @@ fn rewrite(path: &Path) -> io::Result<()> {
     }
 }
 
-/// How long the log is, and how much of it the database has. Copies speak of the same log.
+/// What is known of the log: how long it is, and how much of it the database has. Copies speak of the same log.
 #[derive(Clone, Default)]
-pub(super) struct Length {
+pub(super) struct Log {
     pages: Arc<AtomicI64>,
     moved: Arc<AtomicI64>,
+    is_removed: Arc<AtomicBool>,
 }
 
-impl Length {
+impl Log {
+    /// Its name is gone. What it holds is there for as long as it is open; see [`Checkpoints::spread`].
+    pub(super) fn set_removed(&self) {
+        self.is_removed.store(true, Ordering::Relaxed);
+    }
+
+    fn is_removed(&self) -> bool {
+        self.is_removed.load(Ordering::Relaxed)
+    }
+
     /// So many pages are in the log, after a commit.
     pub(super) fn set_pages(&self, pages: i64) {
         self.pages.store(pages, Ordering::Relaxed);
@@ -109,7 +119,7 @@ pub(super) struct Checkpoints {
     wake: Option<SyncSender<()>>,
     thread: Option<thread::JoinHandle<()>>,
     condition: Condition,
-    length: Length,
+    log: Log,
     /// The length of the log after the last commit.
     seen: i64,
     /// The length of the log when the thread was woken last.
@@ -129,14 +139,14 @@ impl Checkpoints {
     /// The operating system gives no thread.
     pub(super) fn start(
         db: Connection,
-        length: Length,
+        log: Log,
         directory: Arc<Directory>,
         condition: Condition,
     ) -> std::io::Result<Self> {
         let (wake, woken) = sync_channel(1);
-        let (thread_condition, thread_length) = (condition.clone(), length.clone());
+        let (thread_condition, thread_log) = (condition.clone(), log.clone());
         let thread = thread::Builder::new().name("embedded-log".into()).spawn(move || {
-            run(&db, &woken, &thread_length, &thread_condition);
+            run(&db, &woken, &thread_log, &thread_condition);
             drop(db);
             drop(directory);
         })?;
@@ -144,7 +154,7 @@ impl Checkpoints {
             wake: Some(wake),
             thread: Some(thread),
             condition,
-            length,
+            log,
             seen: 0,
             woken_at: 0,
             long_at: LONG_PAGES,
@@ -153,8 +163,12 @@ impl Checkpoints {
         })
     }
 
-    /// To be called after each commit, with the pages that the log has.
+    /// To be called after each commit, with the pages that the log has. A log that was removed is moved as a whole, and
+    /// nothing is committed after that.
     pub(super) fn spread(&mut self, db: &Connection, pages: i64) {
+        if self.log.is_removed() {
+            return self.save(db);
+        }
         if pages < self.seen {
             self.begin_anew();
         }
@@ -169,16 +183,16 @@ impl Checkpoints {
         if pages >= self.long_at {
             // While somebody reads an old state the log cannot be moved entirely: not again before it grew by as much.
             self.long_at = pages + self.long;
-            move_log(db, CheckpointMode::PASSIVE, &self.length, &self.condition);
+            move_log(db, CheckpointMode::PASSIVE, &self.log, &self.condition);
         }
     }
 
     /// Why nothing new may be taken in, if so. To be called between two transactions of the writer: a log that takes up
     /// what is missing is emptied first, also when nothing else happens.
     pub(super) fn shortage(&mut self, db: &Connection, directory: &Path) -> Option<String> {
-        let shortage = room::shortage(directory, self.length.outstanding())?;
-        if self.length.pages() > 0 && self.empty(db) {
-            return room::shortage(directory, self.length.outstanding());
+        let shortage = room::shortage(directory, self.log.outstanding())?;
+        if self.log.pages() > 0 && self.empty(db) {
+            return room::shortage(directory, self.log.outstanding());
         }
         Some(shortage)
     }
@@ -193,7 +207,7 @@ impl Checkpoints {
         self.empty_from = Instant::now() + EMPTYING_PAUSE;
         match emptied {
             Ok(_) => {
-                self.length.set_pages(0);
+                self.log.set_pages(0);
                 self.seen = 0;
                 self.begin_anew();
                 true
@@ -206,7 +220,7 @@ impl Checkpoints {
     }
 
     fn begin_anew(&mut self) {
-        self.length.set_moved(0);
+        self.log.set_moved(0);
         self.woken_at = 0;
         self.long_at = self.long;
     }
@@ -223,12 +237,20 @@ impl Checkpoints {
     /// the database is one file.
     pub(super) fn finish(&mut self, db: &Connection) {
         self.end();
-        move_log(db, CheckpointMode::TRUNCATE, &self.length, &self.condition);
+        move_log(db, CheckpointMode::TRUNCATE, &self.log, &self.condition);
         if self.condition.usable().is_ok()
             && let Err(error) = db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
         {
             tracing::debug!("the empty log stays: {error}");
         }
+    }
+
+    fn save(&mut self, db: &Connection) {
+        self.end();
+        if let Err(error) = db.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::FULL) {
+            tracing::error!("the log of the embedded store was removed, and not all that it held was saved: {error}");
+        }
+        self.condition.note(&Fault::Final(NOT_IN_PLACE.into()));
     }
 
     fn end(&mut self) {
@@ -247,18 +269,18 @@ impl Drop for Checkpoints {
     }
 }
 
-fn run(db: &Connection, woken: &Receiver<()>, length: &Length, condition: &Condition) {
+fn run(db: &Connection, woken: &Receiver<()>, log: &Log, condition: &Condition) {
     while woken.recv().is_ok() {
         if condition.usable().is_err() {
             return;
         }
-        move_log(db, CheckpointMode::PASSIVE, length, condition);
+        move_log(db, CheckpointMode::PASSIVE, log, condition);
     }
 }
 
-fn move_log(db: &Connection, mode: CheckpointMode, length: &Length, condition: &Condition) {
+fn move_log(db: &Connection, mode: CheckpointMode, log: &Log, condition: &Condition) {
     match db.wal_checkpoint_v2(Some(MAIN_DB), mode) {
-        Ok((_, moved)) => length.set_moved(i64::from(moved)),
+        Ok((_, moved)) => log.set_moved(i64::from(moved)),
         Err(error) => condition.note(&Fault::of(&error)),
     }
 }
@@ -274,8 +296,6 @@ fn waiting_for<T>(db: &Connection, time: Duration, act: impl FnOnce() -> rusqlit
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use super::*;
     use crate::broker::embedded::schema::{self, Purpose, connect};
 
@@ -307,15 +327,15 @@ mod tests {
         let path = directory.database();
         let mut db = schema::open(&path).unwrap();
         db.execute_batch("CREATE TABLE large (number INTEGER PRIMARY KEY, bytes BLOB)").unwrap();
-        let length = Length::default();
-        let hooked = length.clone();
+        let log = Log::default();
+        let hooked = log.clone();
         db.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
             hooked.set_pages(i64::from(pages));
             Ok(())
         }))
         .unwrap();
         let moving = connect(&path, Purpose::Read).unwrap();
-        let mut checkpoints = Checkpoints::start(moving, length.clone(), directory, Condition::default()).unwrap();
+        let mut checkpoints = Checkpoints::start(moving, log.clone(), directory, Condition::default()).unwrap();
         checkpoints.long = 256;
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -323,27 +343,27 @@ mod tests {
             let mut times_emptied = 0;
             while times_emptied < 3 {
                 db.execute("REPLACE INTO large VALUES (abs(random()) % 8, zeroblob(400000))", []).unwrap();
-                let pages = length.pages();
+                let pages = log.pages();
                 checkpoints.spread(&db, pages);
-                times_emptied += i32::from(length.pages() < pages);
+                times_emptied += i32::from(log.pages() < pages);
                 if pages > MAX_PAGES {
                     break;
                 }
             }
             stop.store(true, Ordering::Relaxed);
-            assert!(times_emptied == 3, "it grew to {} pages", length.pages());
+            assert!(times_emptied == 3, "it grew to {} pages", log.pages());
         });
         assert!(std::fs::metadata(log_of(&path)).unwrap().len() < MAX_PAGES.unsigned_abs() * schema::PAGE_BYTES);
     }
 
     #[test]
     fn what_was_moved_is_not_outstanding() {
-        let length = Length::default();
-        length.set_pages(100);
-        assert_eq!(length.outstanding(), 100);
-        length.set_moved(70);
-        assert_eq!(length.outstanding(), 30);
-        length.set_pages(20);
-        assert_eq!(length.outstanding(), 20, "it was begun anew");
+        let log = Log::default();
+        log.set_pages(100);
+        assert_eq!(log.outstanding(), 100);
+        log.set_moved(70);
+        assert_eq!(log.outstanding(), 30);
+        log.set_pages(20);
+        assert_eq!(log.outstanding(), 20, "it was begun anew");
     }
 }

@@ -16,6 +16,9 @@ const DATABASE: &str = "eventstream.db";
 /// The lock within the directory.
 const LOCK: &str = "lock";
 
+/// What is said when the files are not those that were opened; see [`Directory::identity`].
+pub(super) const NOT_IN_PLACE: &str = "the database was removed or replaced while it was in use";
+
 /// A directory that is locked for as long as this lives.
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -104,6 +107,13 @@ impl Directory {
     pub(super) fn identity(&self) -> io::Result<Identity> {
         let of = |path: PathBuf| fs::metadata(path).map(|file| (file.dev(), file.ino()));
         Ok(Identity { database: of(self.database())?, log: of(self.log())? })
+    }
+
+    /// Whether the name of the log is gone, while the database is the one that was opened.
+    pub(super) fn lacks_only_log(&self, opened: &Identity) -> bool {
+        let is_same = |file: fs::Metadata| (file.dev(), file.ino()) == opened.database;
+        fs::metadata(self.database()).is_ok_and(is_same)
+            && fs::metadata(self.log()).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 }
 

@@ -48,8 +48,9 @@ use crate::clock;
 use crate::event::{Class, DEFAULT_SOURCE, Data, End, Event, EventId, Record, Settlement, State, Stored};
 
 use append::NewEvent;
+use checkpoint::Log;
 use claim::Claimed;
-use directory::{Directory, Identity};
+use directory::{Directory, Identity, NOT_IN_PLACE};
 use fault::{Condition, Fault};
 use leases::{Entry, Table};
 use memory::Keeper;
@@ -77,6 +78,7 @@ pub struct EmbeddedBroker {
     identity: Identity,
     opening: i64,
     memory: Keeper,
+    log: Log,
     directory: Arc<Directory>,
 }
 
@@ -94,6 +96,17 @@ impl EmbeddedBroker {
         let (store, destination) = (self.directory.clone(), destination.to_owned());
         let copying = tokio::task::spawn_blocking(move || backup(store.path(), &destination, progress));
         copying.await.unwrap_or_else(|error| Err(BackupError::Read(error.to_string())))
+    }
+
+    /// Ends a store whose files are not in their place. What a log holds that was removed can still be read, and is saved.
+    async fn give_up(&self) {
+        if self.condition.usable().is_ok() && self.directory.lacks_only_log(&self.identity) {
+            self.log.set_removed();
+            if let Err(error) = self.writer.run(Commit::Written, |_| Ok(Ok(()))).await {
+                tracing::error!("the log of the embedded store was removed, and what it held was not saved: {error}");
+            }
+        }
+        self.condition.note(&Fault::Final(NOT_IN_PLACE.into()));
     }
 
     fn receipt(&self, claimed: &Claimed) -> Receipt {
@@ -206,8 +219,7 @@ impl Broker for EmbeddedBroker {
 
     async fn maintain(&self) -> Result<bool, Error> {
         if self.directory.identity().ok() != Some(self.identity) {
-            let moved = "the database was removed or replaced while it was in use";
-            self.condition.note(&Fault::Final(moved.into()));
+            self.give_up().await;
         }
         let mut more = false;
         for piece in [retention::trim, retention::forget_keys, kept::forget, retention::return_pages] {

@@ -18,7 +18,7 @@ use crate::shutdown::Tasks;
 
 use super::EmbeddedBroker;
 use super::backup::COPIED;
-use super::checkpoint::{Checkpoints, Length};
+use super::checkpoint::{Checkpoints, Log};
 use super::directory::{Directory, DirectoryError};
 use super::fault::{Condition, Fault};
 use super::leases::{Held, Table};
@@ -95,13 +95,13 @@ impl EmbeddedBroker {
         let condition = Condition::default();
         let lease = Duration::from_millis(options.lease_ms);
         let leases = Table::new(opening, lease, begun.left);
-        let log_length = Length::default();
-        watch_log(&mut db, &log_length).map_err(|error| unserved(error.into()))?;
-        let log = connect(&locked.database(), Purpose::Read).map_err(|error| unserved(error.into()))?;
-        open_files(&log).map_err(|error| unserved(error.into()))?;
+        let log = Log::default();
+        watch_log(&mut db, &log).map_err(|error| unserved(error.into()))?;
+        let moving = connect(&locked.database(), Purpose::Read).map_err(|error| unserved(error.into()))?;
+        open_files(&moving).map_err(|error| unserved(error.into()))?;
         let readers = Readers::open(locked.clone(), condition.clone()).map_err(|error| unserved(error.into()))?;
         let checkpoints =
-            Checkpoints::start(log, log_length.clone(), locked.clone(), condition.clone()).map_err(at_fault)?;
+            Checkpoints::start(moving, log.clone(), locked.clone(), condition.clone()).map_err(at_fault)?;
         let (board, seen) = watch::channel(begun.totals.clone());
         let consumer = format!("{}-{}-{:08x}", options.consumer_name, std::process::id(), fastrand::u32(..));
         let core = Core {
@@ -113,7 +113,7 @@ impl EmbeddedBroker {
             leases: leases.clone(),
             condition: condition.clone(),
             checkpoints,
-            log_length,
+            log: log.clone(),
             synced: Commit::Synced,
             synced_number,
             tidy: Arc::default(),
@@ -138,6 +138,7 @@ impl EmbeddedBroker {
             identity,
             opening,
             memory,
+            log,
             directory: locked,
         }))
     }
@@ -194,10 +195,10 @@ fn lost(step: &Connection, memory: Option<&Memory>, found: &Memory) -> rusqlite:
 }
 
 /// Keeps the number of pages in the log where it can be seen, and switches SQLite's own checkpoints off.
-fn watch_log(db: &mut Connection, log_length: &Length) -> rusqlite::Result<()> {
-    let log_length = log_length.clone();
+fn watch_log(db: &mut Connection, log: &Log) -> rusqlite::Result<()> {
+    let log = log.clone();
     db.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
-        log_length.set_pages(i64::from(pages));
+        log.set_pages(i64::from(pages));
         Ok(())
     }))
 }

@@ -17,7 +17,7 @@ use crate::clock;
 
 use super::append;
 use super::bulk::Bulk;
-use super::checkpoint::{Checkpoints, Length};
+use super::checkpoint::{Checkpoints, Log};
 use super::directory::Directory;
 use super::fault::{Condition, Fault};
 use super::leases::{Change, Table};
@@ -275,7 +275,7 @@ pub(super) struct Core {
     pub(super) leases: Arc<Table>,
     pub(super) condition: Condition,
     pub(super) checkpoints: Checkpoints,
-    pub(super) log_length: Length,
+    pub(super) log: Log,
     pub(super) synced: Commit,
     /// The next number as the last synced commit left it.
     pub(super) synced_number: Arc<AtomicI64>,
@@ -328,7 +328,7 @@ impl Core {
                     differs
                 });
                 group.into_iter().for_each(|job| job.finish(None));
-                let log_pages = self.log_length.pages();
+                let log_pages = self.log.pages();
                 if std::mem::take(&mut self.has_shrunk) {
                     self.checkpoints.wake();
                 }

@@ -230,6 +230,23 @@ async fn a_database_that_is_removed_in_use_stops_the_broker() {
 }
 
 #[tokio::test]
+async fn what_a_log_holds_that_is_removed_in_use_is_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = open(dir.path());
+    let mut accepted = broker.append(vec![new_append("a")]).await.unwrap();
+    fs::remove_file(dir.path().join("eventstream.db-wal")).unwrap();
+    accepted.extend(broker.append(vec![new_append("a")]).await.unwrap());
+    assert!(broker.maintain().await.is_err());
+    assert!(broker.append(vec![new_append("a")]).await.is_err());
+    drop(broker);
+    let broker = open(dir.path());
+    assert_eq!(broker.stats().await.unwrap().counters.data_losses, 0);
+    for accepted in accepted {
+        assert_eq!(state_of(&broker, accepted.id).await, Some(State::Queued));
+    }
+}
+
+#[tokio::test]
 async fn a_directory_that_cannot_be_written_is_said() {
     // Not even the superuser makes directories there.
     let refused = EmbeddedBroker::open(Path::new("/proc/self/store"), options(), &Tasks::new()).map(drop).unwrap_err();
