@@ -175,7 +175,8 @@ impl Checkpoints {
         self.seen = pages;
         if pages - self.woken_at >= WAKE_PAGES {
             self.woken_at = pages;
-            if pages >= 2 * self.long && self.empty(db) {
+            if pages >= 2 * self.long && !matches!(self.empty(db), Ok(false)) {
+                // It is empty, or the broker has failed.
                 return;
             }
             self.wake();
@@ -189,34 +190,37 @@ impl Checkpoints {
 
     /// Why nothing new may be taken in, if so. To be called between two transactions of the writer: a log that takes up
     /// what is missing is emptied first, also when nothing else happens.
-    pub(super) fn shortage(&mut self, db: &Connection, directory: &Path) -> Option<String> {
-        let shortage = room::shortage(directory, self.log.outstanding())?;
-        if self.log.pages() > 0 && self.empty(db) {
-            return room::shortage(directory, self.log.outstanding());
+    ///
+    /// # Errors
+    /// The log could not be synced or moved, which is final, and nothing may be committed.
+    pub(super) fn shortage(&mut self, db: &Connection, directory: &Path) -> rusqlite::Result<Option<String>> {
+        let shortage = room::shortage(directory, self.log.outstanding());
+        if shortage.is_some() && self.log.pages() > 0 && self.empty(db)? {
+            return Ok(room::shortage(directory, self.log.outstanding()));
         }
-        Some(shortage)
+        Ok(shortage)
     }
 
     /// Moves everything and gives the log's room back. Says whether that was done: not while somebody reads an old state
     /// for longer than the writer may wait, and not again at once.
-    fn empty(&mut self, db: &Connection) -> bool {
+    ///
+    /// # Errors
+    /// As for [`Self::shortage`]; it was noted.
+    fn empty(&mut self, db: &Connection) -> rusqlite::Result<bool> {
         if Instant::now() < self.empty_from {
-            return false;
+            return Ok(false);
         }
         let emptied = waiting_for(db, EMPTYING_WAIT, || db.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::TRUNCATE));
         self.empty_from = Instant::now() + EMPTYING_PAUSE;
-        match emptied {
-            Ok(_) => {
-                self.log.set_pages(0);
-                self.seen = 0;
-                self.begin_anew();
-                true
-            }
-            Err(error) => {
-                self.condition.note(&Fault::of(&error));
-                false
-            }
+        if let Err(error) = emptied {
+            let fault = Fault::of(&error);
+            self.condition.note(&fault);
+            return if matches!(fault, Fault::Final(_)) { Err(error) } else { Ok(false) };
         }
+        self.log.set_pages(0);
+        self.seen = 0;
+        self.begin_anew();
+        Ok(true)
     }
 
     fn begin_anew(&mut self) {
@@ -245,6 +249,7 @@ impl Checkpoints {
         }
     }
 
+    /// Moves everything that a log holds whose name is gone, and has nothing committed afterwards.
     fn save(&mut self, db: &Connection) {
         self.end();
         if let Err(error) = db.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::FULL) {

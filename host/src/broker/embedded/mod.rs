@@ -102,7 +102,9 @@ impl EmbeddedBroker {
     async fn give_up(&self) {
         if self.condition.usable().is_ok() && self.directory.lacks_only_log(&self.identity) {
             self.log.set_removed();
-            if let Err(error) = self.writer.run(Commit::Written, |_| Ok(Ok(()))).await {
+            let step = self.writer.run(Commit::Written, |_| Ok(Ok(()))).await;
+            // It was saved already if the step before this one did it.
+            if let (Err(error), Ok(())) = (step, self.condition.usable()) {
                 tracing::error!("the log of the embedded store was removed, and what it held was not saved: {error}");
             }
         }

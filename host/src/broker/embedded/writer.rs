@@ -360,7 +360,7 @@ impl Core {
             self.db.pragma_update(None, "synchronous", level)?;
             self.synced = commit;
         }
-        let no_room = self.checkpoints.shortage(&self.db, self.directory.path());
+        let no_room = self.checkpoints.shortage(&self.db, self.directory.path())?;
         if let Some(shortage) = &no_room {
             self.condition.note(&Fault::Full(shortage.clone()));
             self.checkpoints.wake();

@@ -174,6 +174,24 @@ async fn a_crash_is_no_loss_whoever_moves_the_log_afterwards() {
     assert_eq!(losses(dir.path()).await, 0);
 }
 
+#[tokio::test]
+async fn a_file_of_the_same_opening_that_is_older_is_counted_as_a_loss() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("eventstream.db");
+    let broker = open(dir.path());
+    broker.append(vec![new_append("a")]).await.unwrap();
+    let other = Connection::open(&file).unwrap();
+    other.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    other.close().unwrap();
+    let older = fs::read(&file).unwrap();
+    broker.append(vec![new_append("a")]).await.unwrap();
+    broker.close().await.unwrap();
+    drop(broker);
+    fs::write(&file, &older).unwrap();
+    assert_eq!(losses(dir.path()).await, 1);
+    assert_eq!(losses(dir.path()).await, 1, "once per loss");
+}
+
 /// A power cut may undo it, and a memory that is ahead of the database would report a loss that is none.
 #[tokio::test]
 async fn what_was_not_synced_is_not_remembered() {
