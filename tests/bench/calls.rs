@@ -104,7 +104,7 @@ pub(super) async fn rate(
             let (attempt, state) = (attempt.clone(), state.clone());
             (begun.elapsed() < span).then(|| {
                 Job::new(|meter| async move {
-                    match plugin.handle_here(attempt, state, meter).await.outcome {
+                    match plugin.handle_here(plugin.room().await, attempt, state, meter).await.outcome {
                         Outcome::Ok(_) => drop(calls.fetch_add(1, Ordering::Relaxed)),
                         Outcome::Failed(failure) => drop(failed.send(failure)),
                     }

@@ -3,6 +3,7 @@
 //! Asserted as an order, not as a time: the quick events end while the others still wait. How much latency others feel
 //! is measured by `cargo xtask bench`.
 
+use eventstream_tests::eventually::eventually;
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::on_both_brokers;
 use eventstream_tests::stage::{Broker, Stage};
@@ -14,6 +15,7 @@ on_both_brokers! {
     events_of_others_finish_while_a_crowd_waits_for_a_plugin_that_fills_its_memory,
     events_of_others_finish_while_a_crowd_waits_for_a_plugin_that_traps,
     events_without_a_handler_hold_up_nobody,
+    events_of_a_plugin_of_which_nothing_runs_are_handled_while_slow_ones_fill_the_host,
 }
 
 /// Events of the plugin that is in trouble.
@@ -65,4 +67,30 @@ fn events_without_a_handler_hold_up_nobody(broker: Broker) {
     for _ in 0..QUICK {
         assert_eq!(stage.client.wait_ended(&stage.client.post_event("quick", &json!({}))).state, "processed");
     }
+}
+
+/// The host had room for two more attempts than its limit, whatever the number of plugins: the next one to begin waited for
+/// a slow one to end.
+fn events_of_a_plugin_of_which_nothing_runs_are_handled_while_slow_ones_fill_the_host(broker: Broker) {
+    const SLOW: usize = 20;
+    /// What a host handles at once where each plugin may have four attempts.
+    const HOST_LIMIT: u64 = 64;
+    let names: Vec<String> = (0..SLOW).map(|n| format!("slow{n}")).chain((0..6).map(|n| format!("quick{n}"))).collect();
+    let plugins = PluginsDir::scripted(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let stage = Stage::with(broker, plugins, |options| {
+        options.with("consumer.concurrency", 4).with("plugins.limits.wall_ms", 600_000)
+    });
+    let (slow, quick) = names.split_at(SLOW);
+    for _ in 0..4 {
+        let events: Vec<_> = slow.iter().map(|name| json!({"type": name, "payload": {"sleep-ms": 300_000}})).collect();
+        stage.client.post_batch(&events);
+    }
+    eventually("more events are taken than the host's limit", || {
+        let running = stage.client.metrics()["running"].as_u64().unwrap();
+        if running >= HOST_LIMIT + 4 { Ok(()) } else { Err(format!("{running} run")) }
+    });
+    for name in quick {
+        assert_eq!(stage.client.wait_ended(&stage.client.post_event(name, &json!({}))).state, "processed");
+    }
+    assert_eq!(stage.client.metrics()["processed"], quick.len(), "none of the slow ones has ended");
 }

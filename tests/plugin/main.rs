@@ -61,7 +61,7 @@ async fn scripted(names: &[&str], settings: &str) -> (tempfile::TempDir, Arc<Reg
 }
 
 async fn open(dir: &Path) -> Arc<Registry> {
-    let options = Options { dir: dir.to_owned(), concurrency: 16, settle_ms: 0, ..Options::default() };
+    let options = Options { dir: dir.to_owned(), concurrency: 16, reserve: 8, settle_ms: 0, ..Options::default() };
     let registry = Registry::open(options).await.unwrap();
     for status in registry.statuses() {
         assert_eq!(status.error, None, "{}", status.name);

@@ -33,6 +33,8 @@ use crate::event::{Event, Policies};
 const MAX_DESCRIBED_TYPES: usize = 256;
 /// How often a first instance is tried that gives no answer in time: on a busy machine that need not be its fault.
 const TRIES: u32 = 3;
+/// First instances side by side. They have room of their own, so that a plugin is loaded however many attempts run.
+const INTRODUCTIONS: usize = 2;
 /// The longest version and description that are kept.
 const MAX_DESCRIPTION_CHARS: usize = 1_024;
 
@@ -183,11 +185,12 @@ pub(super) fn contents(bytes: Bytes) -> Contents {
 }
 
 impl Loader {
-    /// Sets a sandbox up in which `slots` instances run side by side, on so many threads. Nothing is kept of what it loads.
+    /// Sets a sandbox up in which so many attempts run side by side, on so many threads. Nothing is kept of what it loads.
     ///
     /// # Errors
     /// [`Error::Sandbox`].
-    pub(super) fn start(options: &Options, slots: usize, threads: usize) -> Result<Self, Error> {
+    pub(super) fn start(options: &Options, attempts: usize, threads: usize) -> Result<Self, Error> {
+        let slots = attempts.saturating_add(INTRODUCTIONS);
         let sandbox = |reason: String| Error::Sandbox { slots, reason };
         let pool_slots = u32::try_from(slots).map_err(|_| sandbox("too many slots".into()))?;
         let swap = Swap::watch(options.swaps.clone());
@@ -196,7 +199,8 @@ impl Loader {
         let machine = Machine {
             executor: Executor::start(threads).map_err(|error| sandbox(error.to_string()))?,
             ticker: Ticker::start(&place).map_err(|error| sandbox(error.to_string()))?,
-            slots: Semaphore::new(slots),
+            attempts: Arc::new(Semaphore::new(attempts)),
+            introductions: Semaphore::new(INTRODUCTIONS),
         };
         let outside = Shared {
             runtime: machine.executor.io().cloned().ok_or_else(|| sandbox("no runtime for connections".into()))?,
@@ -280,7 +284,7 @@ impl Loader {
     }
 
     async fn introduce(&self, name: &str, prepared: Arc<Prepared>) -> Result<Introduced, LoadError> {
-        let _permit = self.machine.slots.acquire().await.map_err(|_| LoadError::Host)?;
+        let _permit = self.machine.introductions.acquire().await.map_err(|_| LoadError::Host)?;
         let _ticking = self.machine.ticker.ticking();
         let event = first_event(name).ok_or(LoadError::Name)?;
         let secrets = prepared.surroundings.secrets.clone();

@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::engine::Ticker;
 use super::executor::Executor;
@@ -29,9 +29,15 @@ pub(super) struct Machine {
     // Before the ticker: a guest that nobody interrupts would hold up the end of the executor.
     pub(super) executor: Executor,
     pub(super) ticker: Ticker,
-    /// As many permits as the pool has instances.
-    pub(super) slots: Semaphore,
+    /// A permit for each attempt that may run beside others.
+    pub(super) attempts: Arc<Semaphore>,
+    /// The same for the first instances of new builds.
+    pub(super) introductions: Semaphore,
 }
+
+/// Room in the sandbox for one attempt.
+#[derive(Debug)]
+pub struct Room(Option<OwnedSemaphorePermit>);
 
 /// One version of one component, ready to run.
 pub struct Plugin {
@@ -139,17 +145,27 @@ impl Plugin {
     /// Otherwise like [`Plugin::handle_here`].
     pub async fn handle(self: &Arc<Self>, attempt: Attempt, state: Arc<dyn ReadState>) -> Completed {
         let plugin = self.clone();
-        let run = move |meter| async move { plugin.handle_here(attempt, state, meter).await };
+        let run = move |meter| async move { plugin.handle_here(plugin.room().await, attempt, state, meter).await };
         self.machine.executor.run(run).await.unwrap_or_else(|| self.broken())
     }
 
-    /// Handles one event in an instance, a fresh one unless the plugin's settings say otherwise, on a thread of the guests: only within a [`super::Job`], with its meter.
-    /// Never fails: whatever the guest does is an outcome. Waits for a slot first if all are taken, without counting that
-    /// as time of the attempt. Dropping the future cancels the attempt.
-    pub async fn handle_here(&self, attempt: Attempt, state: Arc<dyn ReadState>, meter: Arc<Meter>) -> Completed {
-        let Ok(_permit) = self.machine.slots.acquire().await else {
-            return broken("the sandbox has ended");
-        };
+    /// Waits until the sandbox has room for one more attempt, which is no time of the attempt. Dropping the future takes
+    /// none.
+    pub async fn room(&self) -> Room {
+        Room(self.machine.attempts.clone().acquire_owned().await.ok())
+    }
+
+    /// Handles one event in an instance, a fresh one unless the plugin's settings say otherwise, on a thread of the
+    /// guests: only within a [`super::Job`], with its meter. Never fails: whatever the guest does is an outcome. Dropping
+    /// the future cancels the attempt.
+    pub async fn handle_here(
+        &self,
+        room: Room,
+        attempt: Attempt,
+        state: Arc<dyn ReadState>,
+        meter: Arc<Meter>,
+    ) -> Completed {
+        let Room(Some(_permit)) = room else { return broken("the sandbox has ended") };
         let _ticking = self.machine.ticker.ticking();
         let run = instance::attempt(self.prepared.clone(), attempt, state, meter);
         let completed = AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| self.broken());

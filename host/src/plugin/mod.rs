@@ -67,7 +67,7 @@ pub use executor::Job;
 pub use host::{HttpGrant, HttpGrants};
 pub use limits::Limits;
 pub use load::LoadError;
-pub use loaded::Plugin;
+pub use loaded::{Plugin, Room};
 pub use meter::Meter;
 pub use registry::Registry;
 pub use removal::{Removal, RemoveError};
@@ -121,6 +121,8 @@ pub struct Options {
     pub swaps: PathBuf,
     /// How many attempts may run side by side. More of them wait; they do not fail.
     pub concurrency: usize,
+    /// How many more may: one for each plugin of which nothing runs, so that none waits for the slow ones of others.
+    pub reserve: usize,
     /// The limits of every plugin that has no others.
     pub limits: Limits,
     /// The retry policies of every plugin that has no others.
@@ -156,6 +158,7 @@ impl Default for Options {
             dir: PathBuf::from("./plugins"),
             swaps: PathBuf::from("/proc/swaps"),
             concurrency: 2 * cores,
+            reserve: 256,
             limits: Limits::default(),
             policies: Policies::default(),
             settings: BTreeMap::new(),

@@ -24,9 +24,6 @@ use super::take::Taken;
 use super::{Error, Job, Options, Plugin, PluginState, Status};
 use crate::event::EventType;
 
-/// Instances beside those that handle events, so that a plugin can be loaded while all slots are taken.
-const SPARE_SLOTS: usize = 2;
-
 /// Which plugin handles which type.
 pub struct Registry {
     options: Options,
@@ -68,12 +65,12 @@ impl Registry {
     /// # Errors
     /// See [`Error`].
     pub async fn open(options: Options) -> Result<Arc<Self>, Error> {
-        let slots = options.concurrency.max(1) + SPARE_SLOTS;
+        let attempts = options.concurrency.max(1).saturating_add(options.reserve);
         let unreadable = |source| Error::Directory { dir: options.dir.clone(), source };
         fs::create_dir_all(&options.dir).and_then(|()| fs::read_dir(&options.dir).map(drop)).map_err(unreadable)?;
 
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut loader = Loader::start(&options, slots, threads)?;
+        let mut loader = Loader::start(&options, attempts, threads)?;
         loader.kept = Kept::for_loader(&options, &loader).await?.map(Arc::new);
         directory::warn_of_others(&options.dir);
         let registry = Arc::new(Self {

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::testing::{OK, component, guest, options, typed};
-use super::{Options, PluginState, Registry, Status};
+use super::testing::{OK, component, event, guest, options, typed};
+use super::{Attempt, MemoryState, Options, PluginState, Registry, Status};
+use crate::event::Outcome;
 
 async fn open(dir: &Path) -> Arc<Registry> {
     Registry::open(options(dir)).await.unwrap()
@@ -274,4 +275,24 @@ async fn a_directory_that_is_not_there_is_made() {
     assert!(inner.is_dir());
     fs::write(dir.path().join("file"), "").unwrap();
     assert!(Registry::open(options(&dir.path().join("file"))).await.is_err());
+}
+
+#[tokio::test]
+async fn beyond_the_limit_there_is_room_for_plugins_of_which_nothing_runs_and_for_new_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.wasm"), guest(OK)).unwrap();
+    let registry = Registry::open(Options { concurrency: 1, reserve: 3, ..options(dir.path()) }).await.unwrap();
+    let plugin = registry.route(&"a".parse().unwrap()).unwrap();
+    let mut rooms = Vec::new();
+    for _ in 0..3 {
+        rooms.push(plugin.room().await);
+    }
+    let attempt = Attempt { event: event("{}").into(), attempt: 1 };
+    let completed = plugin.handle(attempt, Arc::new(MemoryState::default())).await;
+    assert!(matches!(completed.outcome, Outcome::Ok(_)), "{:?}", completed.outcome);
+
+    rooms.push(plugin.room().await);
+    fs::write(dir.path().join("b.wasm"), guest(OK)).unwrap();
+    registry.refresh(&Default::default()).await;
+    assert_eq!(status(&registry, "b").state, PluginState::Active, "while all attempts run that may");
 }

@@ -98,7 +98,7 @@ pub(super) fn component(guest: &[u8]) -> Vec<u8> {
 
 /// Options for a directory whose files are loaded at once.
 pub(super) fn options(dir: &Path) -> Options {
-    Options { dir: dir.to_owned(), concurrency: 4, settle_ms: 0, ..Options::default() }
+    Options { dir: dir.to_owned(), concurrency: 4, reserve: 4, settle_ms: 0, ..Options::default() }
 }
 
 /// One plugin.

@@ -10,8 +10,8 @@ use super::load::{self, LoadError, Loader};
 use super::settings::{InvalidSettings, Settings};
 use super::{Error, Options, Plugin};
 
-/// Instances side by side: one that handles and one to spare.
-const SLOTS: usize = 2;
+/// Attempts side by side.
+const ATTEMPTS: usize = 1;
 
 /// A sandbox for files that are looked at one after the other.
 pub struct Workbench {
@@ -25,7 +25,7 @@ impl Workbench {
     /// # Errors
     /// [`Error::Sandbox`].
     pub fn open(options: Options) -> Result<Self, Error> {
-        let loader = Loader::start(&options, SLOTS, 1)?;
+        let loader = Loader::start(&options, ATTEMPTS, 1)?;
         Ok(Self { options, loader })
     }
 

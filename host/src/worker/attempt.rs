@@ -47,15 +47,16 @@ impl Handler {
     pub(super) async fn handle(&self, delivery: Delivery, meter: Arc<Meter>) -> Settle {
         let Delivery { record, receipt, .. } = &delivery;
         let attempt = delivery.attempt();
-        let started_at = clock::now();
-        let started = Instant::now();
-        let (plugin, completed) = match self.step(&delivery) {
+        let begin = || (clock::now(), Instant::now());
+        let (plugin, completed, (started_at, started)) = match self.step(&delivery) {
             Step::Return(lane) => return returned(delivery, lane),
-            Step::Fail(failure) => (None, Completed::failed(failure)),
+            Step::Fail(failure) => (None, Completed::failed(failure), begin()),
             Step::Handle(plugin) => {
+                let room = plugin.room().await;
+                let began = begin();
                 let attempt = Attempt { event: record.event.clone(), attempt };
-                let completed = plugin.handle_here(attempt, self.state.clone(), meter).await;
-                (Some(plugin), completed)
+                let completed = plugin.handle_here(room, attempt, self.state.clone(), meter).await;
+                (Some(plugin), completed, began)
             }
         };
         let duration_ms = started.elapsed().as_micros() as f64 / 1_000.0;

@@ -2,7 +2,7 @@
 //!
 //! Every lane has slots of its own, so that a plugin whose attempts are slow holds up nobody else's (G8). The host's
 //! own limit is far above one lane's and only bounds memory; even when it is reached, a lane of which nothing runs may
-//! begin one attempt.
+//! begin one attempt, for which the sandbox keeps a reserve.
 
 use std::collections::HashMap;
 
