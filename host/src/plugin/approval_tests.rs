@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::testing::{OK, guest, options, typed};
-use super::{ApproveError, Error, NeedsApproval, Options, PluginState, Registry, RollbackError, Status};
+use super::{ApproveError, Error, NeedsApproval, Options, PluginState, Registry, RollbackError, Status, Taking};
 
 /// A handler that imports nothing but types.
 fn modest(nops: usize) -> Vec<u8> {
@@ -80,7 +80,7 @@ async fn a_build_that_imports_more_is_held_until_it_is_approved_and_after_a_rest
     serves(&registry, &first, PluginState::NeedsApproval);
     let held = status(&registry);
     let imports = vec!["eventstream:plugin/log".to_owned(), "eventstream:plugin/publisher".to_owned()];
-    assert_eq!(held.needs_approval, Some(NeedsApproval { digest: digest(&second), imports }));
+    assert_eq!(held.needs_approval, Some(NeedsApproval { digest: digest(&second), imports, takes: Vec::new() }));
     let words = held.error.unwrap();
     for word in ["eventstream:plugin/log, eventstream:plugin/publisher", "plugin approve a", "/plugins/a/approve"] {
         assert!(words.contains(word), "{words} says {word}");
@@ -210,4 +210,35 @@ async fn a_file_that_cannot_be_removed_leaves_its_plugin_at_work() {
     let words = registry.remove("a").await.unwrap_err().to_string();
     assert!(words.contains("cannot be removed") && words.contains("whoever puts files there"), "{words}");
     serves(&registry, &modest(0), PluginState::Active);
+}
+
+#[tokio::test]
+async fn a_plugin_that_takes_types_from_another_is_held_until_it_is_approved_and_not_again_after_a_restart() {
+    let place = Place::with(&modest(0));
+    fs::write(place.file("a.toml"), "types = ['order.*']").unwrap();
+    let registry = place.open().await;
+    let routed = |registry: &Registry| registry.route(&"order.paid".parse().unwrap()).unwrap().name().to_owned();
+    fs::write(place.file("aaa.toml"), "types = ['order.paid', 'other']").unwrap();
+    fs::write(place.file("aaa.wasm"), modest(1)).unwrap();
+    look(&registry).await;
+    let held = registry.status("aaa").unwrap();
+    assert_eq!((held.state, routed(&registry).as_str()), (PluginState::NeedsApproval, "a"));
+    let taking = Taking { types: "order.paid".parse().unwrap(), plugin: "a".to_owned() };
+    assert_eq!(held.needs_approval.unwrap().takes, [taking]);
+    assert!(held.error.unwrap().contains("takes order.paid from the plugin \"a\""));
+    drop(registry);
+
+    let registry = place.open().await;
+    assert_eq!(registry.status("aaa").unwrap().state, PluginState::NeedsApproval, "after a restart too");
+    registry.approve("aaa", None).await.unwrap();
+    assert_eq!(routed(&registry), "aaa");
+    drop(registry);
+    let registry = place.open().await;
+    assert_eq!((registry.status("aaa").unwrap().state, routed(&registry).as_str()), (PluginState::Active, "aaa"));
+
+    // One that is more general takes nothing.
+    fs::write(place.file("b.toml"), "types = ['*']").unwrap();
+    fs::write(place.file("b.wasm"), modest(2)).unwrap();
+    look(&registry).await;
+    assert_eq!(registry.status("b").unwrap().state, PluginState::Active);
 }

@@ -102,6 +102,11 @@ impl History {
         }
     }
 
+    /// Whether a version of this plugin served last, and its file did not go since.
+    pub(super) fn serves(&self, name: &str) -> bool {
+        self.before(name, None).is_some()
+    }
+
     /// Whether a version has served, and was not rolled back from since.
     pub(super) fn has_served(&self, name: &str, digest: &str) -> bool {
         self.lists().get(name).is_some_and(|list| list.digests.iter().any(|known| known == digest))

@@ -79,7 +79,7 @@ pub use settings::{
     GrantSettings, InvalidSettings, LimitsPatch, MAX_CONCURRENCY, RetrySettings, Settings, given_addresses,
 };
 pub use state::{MemoryState, ReadState, StateUnavailable};
-pub use status::{NeedsApproval, PluginState, Status};
+pub use status::{NeedsApproval, PluginState, Status, Taking};
 pub use watch::Notice;
 pub use workbench::Workbench;
 

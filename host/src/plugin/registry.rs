@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,13 +14,13 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::approval::Held;
-use super::directory::{self, Directory};
+use super::directory::{self, Directory, Listed};
 use super::kept::Kept;
 use super::load::{LoadError, Loader};
 use super::removed::Removed;
-use super::routing::{Table, Versions};
+use super::routing::{Pattern, Table, Versions};
 use super::settings::Settings;
-use super::status::NeedsApproval;
+use super::status::{NeedsApproval, Taking};
 use super::take::Taken;
 use super::{Error, Job, Options, Plugin, PluginState, Status};
 use crate::event::EventType;
@@ -29,6 +30,10 @@ pub struct Registry {
     options: Options,
     pub(super) loader: Loader,
     table: ArcSwap<Table>,
+    /// The routing whose plugins go before others: the one in force; at the start, that of the plugins that served before
+    /// the host was stopped, so that what comes first says nothing.
+    settled: ArcSwap<Table>,
+    is_starting: AtomicBool,
     entries: Mutex<BTreeMap<String, Entry>>,
     directory: tokio::sync::Mutex<Directory>,
     pub(super) removed: Removed,
@@ -76,6 +81,8 @@ impl Registry {
         let registry = Arc::new(Self {
             loader,
             table: ArcSwap::default(),
+            settled: ArcSwap::default(),
+            is_starting: AtomicBool::new(true),
             entries: Mutex::default(),
             directory: tokio::sync::Mutex::default(),
             removed: Removed::default(),
@@ -93,6 +100,7 @@ impl Registry {
             patience = left;
             tokio::time::sleep(wait).await;
         }
+        registry.is_starting.store(false, Ordering::Release);
         Ok(registry)
     }
 
@@ -168,18 +176,27 @@ impl Registry {
                 return None;
             }
         };
-        let due = directory.observe(listing, finished, self.settle(), Instant::now());
+        let mut due = directory.observe(listing, finished, self.settle(), Instant::now());
         if !due.unload.is_empty() {
             self.unload(&due.unload).await;
+            for heir in self.heirs() {
+                directory.look_again(&heir);
+                due.look_again_in = Some(Duration::ZERO);
+            }
         }
         let is_new = |name: &str| self.entries().get(name).is_none_or(|entry| entry.serving().is_none());
         if due.load.iter().any(|(name, _)| is_new(name)) {
             self.preparing.send_replace(true);
         }
-        for (name, listed) in due.load {
-            if self.take(&name, listed).await == Taken::MayPass {
-                directory.look_again(&name);
+        let served = |(name, _): &(String, Listed)| self.history().is_some_and(|history| history.serves(name));
+        let (served, new): (Vec<_>, Vec<_>) = due.load.into_iter().partition(served);
+        for group in [served, new] {
+            for (name, listed) in group {
+                if self.take(&name, listed).await == Taken::MayPass {
+                    directory.look_again(&name);
+                }
             }
+            self.settled.store(self.table.load_full());
         }
         self.preparing.send_if_modified(std::mem::take);
         due.look_again_in
@@ -194,7 +211,7 @@ impl Registry {
                 (name.clone(), versions)
             })
             .collect();
-        let (table, mut refused) = Table::of(&versions);
+        let (table, mut refused) = Table::of(&versions, &self.settled.load());
         let before = self.table.load_full();
         for (name, entry) in entries.iter_mut() {
             let refusal = refused.remove(name);
@@ -216,7 +233,11 @@ impl Registry {
                 }
             }
         }
-        self.table.store(Arc::new(table));
+        let table = Arc::new(table);
+        if !self.is_starting.load(Ordering::Acquire) {
+            self.settled.store(table.clone());
+        }
+        self.table.store(table);
         drop(entries);
         self.changes.send_modify(|n| *n += 1);
     }
@@ -232,6 +253,29 @@ impl Registry {
     /// The version of a plugin that serves.
     pub(super) fn serving(&self, name: &str) -> Option<Arc<Plugin>> {
         self.table.load().active().get(name).cloned()
+    }
+
+    /// The plugins that serve since another one gave way, and of which nothing is kept yet: they are to be taken once more.
+    fn heirs(&self) -> Vec<String> {
+        let Some(history) = self.history() else { return Vec::new() };
+        let table = self.table.load();
+        let heirs: Vec<String> = table.active().keys().filter(|name| !history.serves(name)).cloned().collect();
+        let mut entries = self.entries();
+        for heir in &heirs {
+            entries.entry(heir.clone()).and_modify(|entry| entry.tried = None);
+        }
+        heirs
+    }
+
+    /// The types among these that another plugin handles, with its name: what a build named so would take from it.
+    pub(super) fn taken_from_others(&self, name: &str, patterns: &[Pattern]) -> Vec<Taking> {
+        let settled = self.settled.load();
+        let others: Vec<_> = settled.owners().filter(|(_, owner)| *owner != name).collect();
+        let taken = patterns.iter().filter_map(|pattern| {
+            let (_, owner) = others.iter().find(|(theirs, _)| theirs.covers(pattern))?;
+            Some(Taking { types: pattern.clone(), plugin: (*owner).to_owned() })
+        });
+        taken.collect()
     }
 
     pub(super) fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {

@@ -239,6 +239,45 @@ async fn of_two_plugins_for_one_type_the_second_takes_over_when_the_first_has_go
 }
 
 #[tokio::test]
+async fn a_plugin_that_comes_takes_no_type_from_one_that_serves_and_after_a_restart_neither() {
+    let (dir, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let put = |name: &str, body: &str| {
+        fs::write(dir.path().join(format!("{name}.toml")), "types = ['x']").unwrap();
+        fs::write(dir.path().join(format!("{name}.wasm")), guest(body)).unwrap();
+    };
+    let options = || Options { data_dir: Some(kept.path().join("ours")), ..options(dir.path()) };
+    put("z", OK);
+    let registry = Registry::open(options()).await.unwrap();
+    put("aaa", OK);
+    registry.refresh(&Default::default()).await;
+    assert_eq!(routed(&registry, "x").as_deref(), Some("z"));
+    assert!(status(&registry, "aaa").error.unwrap().contains("\"z\""));
+    // A new build of the one that serves goes on with it.
+    put("z", &format!("(nop) {OK}"));
+    registry.refresh(&Default::default()).await;
+    assert_eq!((routed(&registry, "x").as_deref(), status(&registry, "z").state), (Some("z"), PluginState::Active));
+    drop(registry);
+    let registry = Registry::open(options()).await.unwrap();
+    assert_eq!(routed(&registry, "x").as_deref(), Some("z"));
+
+    // What takes over from one that went has served since, whatever its name.
+    fs::remove_file(dir.path().join("aaa.wasm")).unwrap();
+    put("zz", OK);
+    registry.refresh(&Default::default()).await;
+    assert_eq!(status(&registry, "zz").state, PluginState::Failed);
+    fs::remove_file(dir.path().join("z.wasm")).unwrap();
+    for _ in 0..2 {
+        registry.refresh(&Default::default()).await;
+    }
+    put("z", OK);
+    registry.refresh(&Default::default()).await;
+    assert_eq!(routed(&registry, "x").as_deref(), Some("zz"));
+    drop(registry);
+    let registry = Registry::open(options()).await.unwrap();
+    assert_eq!(routed(&registry, "x").as_deref(), Some("zz"));
+}
+
+#[tokio::test]
 async fn a_directory_that_is_watched_is_followed() {
     let dir = tempfile::tempdir().unwrap();
     let settled = Options { settle_ms: 50, rescan_ms: 60_000, ..options(dir.path()) };

@@ -1,9 +1,9 @@
 //! Which plugin handles which type: exact names before the longest prefix before everything.
 //!
-//! A table is made whole from the plugins there are, as a pure function of them, so that hosts with the same directory
-//! route alike whatever came first.
+//! A table is made whole, as a pure function of the plugins there are and of the table before: what serves keeps its
+//! types whoever comes to name them too, and names decide only where nothing served before.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -70,6 +70,19 @@ impl fmt::Display for Pattern {
     }
 }
 
+impl Pattern {
+    /// Whether every type of the other pattern is one of this one.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) => true,
+            (Self::Exact(one), Self::Exact(other)) => one == other,
+            (Self::Below(prefix), Self::Exact(other)) => other.as_str().starts_with(prefix.as_str()),
+            (Self::Below(prefix), Self::Below(other)) => other.starts_with(prefix.as_str()),
+            (Self::Exact(_), _) | (Self::Below(_), Self::Any) => false,
+        }
+    }
+}
+
 /// The routing in force.
 #[derive(Debug)]
 pub(super) struct Table<P = Plugin> {
@@ -107,28 +120,30 @@ impl<P> Default for Table<P> {
 }
 
 impl<P: Routed> Table<P> {
-    /// The table for these plugins, and why the newest version of some was refused. Of two plugins for one pattern, the
-    /// later by name is refused; one that is refused goes on with its last good version if that fits.
-    pub(super) fn of(plugins: &BTreeMap<String, Versions<P>>) -> (Self, BTreeMap<String, String>) {
-        let mut table = Self::default();
-        let mut owners: HashMap<&Pattern, &str> = HashMap::new();
+    /// The table for these plugins, and why the newest version of some was refused. Of two plugins for one pattern the one
+    /// keeps it that has it in the table `before`; where none has, the first by name. One that is refused goes on with its
+    /// last good version if that fits.
+    pub(super) fn of(plugins: &BTreeMap<String, Versions<P>>, before: &Self) -> (Self, BTreeMap<String, String>) {
+        let had: HashSet<(&Pattern, &str)> = before.owners().collect();
         let mut refused = BTreeMap::new();
-        for (name, versions) in plugins {
-            for plugin in versions.newest.iter().chain(&versions.last_good) {
-                let taken = plugin.patterns().iter().find_map(|pattern| Some((pattern, *owners.get(pattern)?)));
-                if let Some((pattern, owner)) = taken {
-                    let words =
-                        format!("{pattern} is handled by the plugin {owner:?} already; change the types of one");
-                    refused.entry(name.clone()).or_insert(words);
-                    continue;
-                }
-                owners.extend(plugin.patterns().iter().map(|pattern| (pattern, name.as_str())));
-                table.add(name, plugin);
-                break;
-            }
+        let mut refusals: HashMap<&str, usize> = HashMap::new();
+        loop {
+            let candidate = plugins.iter().filter_map(|(name, Versions { newest, last_good })| {
+                let at = refusals.get(name.as_str()).copied().unwrap_or(0);
+                Some((name.as_str(), newest.iter().chain(last_good).nth(at)?))
+            });
+            let candidates: Vec<(&str, &Arc<P>)> = candidate.collect();
+            // Each refusal may give back a pattern that another version of the same plugin has.
+            let Some((name, pattern, owner)) = conflict(&candidates, &had) else {
+                let mut table = Self::default();
+                candidates.iter().for_each(|(name, plugin)| table.add(name, plugin));
+                table.below.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+                return (table, refused);
+            };
+            let words = format!("{pattern} is handled by the plugin {owner:?} already; change the types of one");
+            refused.entry(name.to_owned()).or_insert(words);
+            *refusals.entry(name).or_default() += 1;
         }
-        table.below.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        (table, refused)
     }
 
     fn add(&mut self, name: &str, plugin: &Arc<P>) {
@@ -151,10 +166,33 @@ impl<P: Routed> Table<P> {
         self.exact.get(event_type).or_else(below).or(self.any.as_ref())
     }
 
+    /// Each pattern with the name of the plugin that has it.
+    pub(super) fn owners(&self) -> impl Iterator<Item = (&Pattern, &str)> {
+        self.active.iter().flat_map(|(name, plugin)| plugin.patterns().iter().map(|pattern| (pattern, name.as_str())))
+    }
+
     /// The plugins that serve, by name.
     pub(super) fn active(&self) -> &BTreeMap<String, Arc<P>> {
         &self.active
     }
+}
+
+/// The first plugin that names a pattern which another one keeps, with the pattern and the other one.
+fn conflict<'a, P: Routed>(
+    candidates: &[(&'a str, &'a Arc<P>)],
+    had: &HashSet<(&Pattern, &str)>,
+) -> Option<(&'a str, &'a Pattern, &'a str)> {
+    let named =
+        || candidates.iter().flat_map(|(name, plugin)| plugin.patterns().iter().map(|pattern| (pattern, *name)));
+    let mut owners: HashMap<&Pattern, &str> = named().filter(|named| had.contains(named)).collect();
+    candidates.iter().find_map(|(name, plugin)| {
+        let taken = plugin.patterns().iter().find_map(|pattern| {
+            let owner = *owners.get(pattern)?;
+            (owner != *name).then_some((*name, pattern, owner))
+        });
+        owners.extend(plugin.patterns().iter().map(|pattern| (pattern, *name)));
+        taken
+    })
 }
 
 #[cfg(test)]
@@ -177,11 +215,18 @@ mod tests {
     }
 
     fn table(plugins: Vec<(&str, Version, Version)>) -> (Table<Fake>, BTreeMap<String, String>) {
+        table_after(&Table::default(), plugins)
+    }
+
+    fn table_after(
+        before: &Table<Fake>,
+        plugins: Vec<(&str, Version, Version)>,
+    ) -> (Table<Fake>, BTreeMap<String, String>) {
         let versions = plugins
             .into_iter()
             .map(|(name, newest, last_good)| (name.to_owned(), Versions { newest, last_good }))
             .collect();
-        Table::of(&versions)
+        Table::of(&versions, before)
     }
 
     fn routed(table: &Table<Fake>, event_type: &str) -> Option<&'static str> {
@@ -223,6 +268,39 @@ mod tests {
             table(vec![("a", fake("a", &["x"]), None), ("b", fake("new", &["x"]), fake("old", &["y"]))]);
         assert_eq!((routed(&table, "x"), routed(&table, "y")), (Some("a"), Some("old")));
         assert_eq!(refused.keys().collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[test]
+    fn what_serves_keeps_its_types_whoever_comes_to_name_them() {
+        let (before, _) = table(vec![("z", fake("z", &["x"]), None)]);
+        let (after, refused) =
+            table_after(&before, vec![("a", fake("a", &["x"]), None), ("z", fake("z", &["x"]), None)]);
+        assert_eq!((routed(&after, "x"), refused.keys().collect::<Vec<_>>()), (Some("z"), vec![&"a".to_owned()]));
+        // A new version keeps what the one before had, and takes nothing more from others.
+        let mended = || ("z", fake("z2", &["x"]), fake("z", &["x"]));
+        let (after, _) = table_after(&before, vec![("a", fake("a", &["x"]), None), mended()]);
+        assert_eq!(routed(&after, "x"), Some("z2"));
+        // What it gives up is free; a version that is refused gives nothing up.
+        let (after, refused) =
+            table_after(&before, vec![("a", fake("a", &["x"]), None), ("z", fake("z2", &["y"]), fake("z", &["x"]))]);
+        assert_eq!((routed(&after, "x"), routed(&after, "y"), refused.len()), (Some("a"), Some("z2"), 0));
+        let (before, _) = table(vec![("k", fake("k", &["y"]), None), ("z", fake("z", &["x"]), None)]);
+        let greedy = ("z", fake("z2", &["y"]), fake("z", &["x"]));
+        let plugins = vec![("a", fake("a", &["x"]), None), ("k", fake("k", &["y"]), None), greedy];
+        let (after, refused) = table_after(&before, plugins);
+        assert_eq!((routed(&after, "x"), routed(&after, "y")), (Some("z"), Some("k")));
+        assert_eq!(refused.keys().collect::<Vec<_>>(), ["a", "z"]);
+    }
+
+    #[test]
+    fn a_pattern_covers_what_is_more_specific() {
+        let covers = |one: &str, other: &str| one.parse::<Pattern>().unwrap().covers(&other.parse().unwrap());
+        for (one, other) in [("*", "a"), ("*", "a.*"), ("a.*", "a.b"), ("a.*", "a.b.*"), ("a", "a"), ("a.*", "a.*")] {
+            assert!(covers(one, other), "{one} covers {other}");
+        }
+        for (one, other) in [("a", "*"), ("a.*", "*"), ("a.b", "a.*"), ("a.*", "a"), ("a.*", "ab"), ("a", "b")] {
+            assert!(!covers(one, other), "{one} does not cover {other}");
+        }
     }
 
     #[test]

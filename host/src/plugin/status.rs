@@ -34,11 +34,28 @@ pub struct NeedsApproval {
     pub digest: String,
     /// The interfaces that it imports and the version that serves does not, without their versions.
     pub imports: Vec<String>,
+    /// The types that it would take from other plugins.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub takes: Vec<Taking>,
+}
+
+/// Types that a build would take from another plugin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Taking {
+    /// The types.
+    pub types: Pattern,
+    /// The plugin that handles them.
+    pub plugin: String,
 }
 
 impl NeedsApproval {
     pub(super) fn of(held: &Held) -> Self {
-        Self { digest: held.plugin.digest().to_owned(), imports: held.imports.clone() }
+        Self {
+            digest: held.plugin.digest().to_owned(),
+            imports: held.new.imports.clone(),
+            takes: held.new.takes.clone(),
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::approval::Held;
+use super::approval::{Held, New};
 use super::directory::Listed;
 use super::history::{History, Pin};
 use super::load::{self, Contents, LoadError};
@@ -56,7 +56,7 @@ impl Registry {
         let loaded = self.loader.load(name, file, settings.clone()).await;
         let new = match &loaded {
             Ok(build) if rolled_back_from.is_none() => self.new_capabilities(name, build, &settings, turn).await,
-            _ => Vec::new(),
+            _ => New::default(),
         };
         let is_the_file = rolled_back_from.is_none();
         let taken = self.end(name, turn, loaded, rolled_back_from, (new, &version));
@@ -115,7 +115,7 @@ impl Registry {
         turn: u64,
         loaded: Result<Plugin, LoadError>,
         rolled_back_from: Option<String>,
-        (new, file): (Vec<String>, &Contents),
+        (new, file): (New, &Contents),
     ) -> Taken {
         let mut entries = self.entries();
         let Some(entry) = entries.get_mut(name) else { return Taken::Overtaken };
@@ -124,13 +124,13 @@ impl Registry {
             return Taken::Overtaken;
         }
         match loaded {
-            Ok(plugin) if new.is_empty() => {
+            Ok(plugin) if new.is_nothing() => {
                 entry.serve(Arc::new(plugin), rolled_back_from);
                 self.swap(entries);
                 Taken::Serves
             }
             Ok(plugin) => {
-                entry.hold(name, Held { plugin: Arc::new(plugin), bytes: file.bytes.clone(), imports: new });
+                entry.hold(name, Held { plugin: Arc::new(plugin), bytes: file.bytes.clone(), new });
                 Taken::Held
             }
             Err(error) => {

@@ -147,8 +147,12 @@ pub(in super::super) fn approve(args: &Approve) -> Result<String, Failure> {
     if args.json {
         return Ok(status.to_string());
     }
+    let taken = waiting["takes"].as_array().into_iter().flatten().filter_map(|taking| taking["types"].as_str());
+    let taken: Vec<&str> = taken.collect();
+    let handles = if taken.is_empty() { String::new() } else { format!(", and handles {}", taken.join(", ")) };
     let imports = words(&waiting["imports"]);
-    Ok(format!("{name} serves at {}, which may use {imports}", short(&status["digest"])))
+    let uses = if imports.is_empty() { "nothing new".to_owned() } else { imports };
+    Ok(format!("{name} serves at {}, which may use {uses}{handles}", short(&status["digest"])))
 }
 
 /// Removes one.
