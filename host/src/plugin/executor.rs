@@ -27,8 +27,9 @@ const TURNS_BETWEEN_TIMERS: u32 = 4;
 const TURN: Duration = Duration::from_micros(200);
 /// How much nicer than the rest of the process the threads of the slow tier are.
 const SLOW_NICENESS: i32 = 10;
-/// How many names are looked up side by side; a lookup holds a thread until the resolver of the system gives up.
-const MAX_LOOKUPS: usize = 64;
+/// How many names are looked up side by side, of which each plugin has a small share; a lookup holds a thread until the
+/// resolver of the system gives up.
+const MAX_LOOKUPS: usize = 256;
 /// How long the end of the executor waits for what runs. Guests yield within a tick; a compilation does not.
 const END_WAIT: Duration = Duration::from_secs(1);
 

@@ -206,6 +206,7 @@ impl Loader {
             runtime: machine.executor.io().cloned().ok_or_else(|| sandbox("no runtime for connections".into()))?,
             roots: Arc::default(),
             resolve: Arc::new(options.resolve.clone()),
+            quotas: Arc::default(),
         };
         Ok(Self {
             sandbox: place,

@@ -18,6 +18,7 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, crypto};
 use tower::Service;
 
 use super::grants::{Host, HttpGrants, Place, Scheme};
+use super::quota::{Held, Quota};
 use super::resolve::{self, Resolve, Unresolved};
 
 /// The roots that certificates are checked against: those of this system and those that browsers trust. Read when the
@@ -45,6 +46,10 @@ impl Roots {
 pub(super) enum NoConnection {
     #[error("the name has no address")]
     Unresolved,
+    #[error("too many lookups are under way")]
+    TooManyLookups,
+    #[error("there are too many connections")]
+    TooMany,
     #[error("{0} is no address of the internet")]
     Prohibited(IpAddr),
     #[error("no address answers: {0}")]
@@ -70,6 +75,7 @@ pub(super) struct Connector {
     pub(super) grants: Arc<HttpGrants>,
     pub(super) resolver: Arc<dyn Resolve>,
     pub(super) roots: Arc<Roots>,
+    pub(super) quota: Arc<Quota>,
 }
 
 impl Connector {
@@ -78,13 +84,15 @@ impl Connector {
         let addresses = match resolve::allowed(&*self.resolver, &self.grants, &place).await {
             Ok(addresses) => addresses,
             Err(Unresolved::Unknown) => return Err(NoConnection::Unresolved),
+            Err(Unresolved::TooMany) => return Err(NoConnection::TooManyLookups),
             Err(Unresolved::Prohibited(address)) => return Err(NoConnection::Prohibited(address)),
         };
+        let held = self.quota.connection().await.ok_or(NoConnection::TooMany)?;
         let tcp = dial(&addresses).await.map_err(NoConnection::Dial)?;
         // Requests are small and waited for.
         let _ = tcp.set_nodelay(true);
         if place.scheme == Scheme::Http {
-            return Ok(Stream(Box::new(tcp)));
+            return Ok(Stream { stream: Box::new(tcp), _held: held });
         }
         let server = match place.host {
             Host::Address(address) => ServerName::from(address),
@@ -96,7 +104,7 @@ impl Connector {
         let config = tokio::task::spawn_blocking(move || roots.config()).await.ok().flatten();
         let config = config.ok_or_else(|| NoConnection::Tls(io::Error::other("no encryption on this system")))?;
         let tls = TlsConnector::from(config).connect(server, tcp).await.map_err(NoConnection::of_tls)?;
-        Ok(Stream(Box::new(tls)))
+        Ok(Stream { stream: Box::new(tls), _held: held })
     }
 }
 
@@ -132,7 +140,11 @@ trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// A connection, encrypted or not.
-pub(super) struct Stream(Box<dyn Duplex>);
+pub(super) struct Stream {
+    stream: Box<dyn Duplex>,
+    /// Given back when it is closed.
+    _held: Held,
+}
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
@@ -142,20 +154,20 @@ impl Connection for Stream {
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, to)
+        Pin::new(&mut self.stream).poll_read(context, to)
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
+        Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

@@ -77,6 +77,16 @@ impl HttpGrants {
         Err(lacking)
     }
 
+    /// Whether a place was written down by the operator as it is, and not a domain that it lies below.
+    pub(super) fn names(&self, place: &Place) -> bool {
+        self.0.iter().any(|grant| grant.place == *place)
+    }
+
+    /// How many places were written down as they are.
+    pub(super) fn named(&self) -> usize {
+        self.0.iter().filter(|grant| !matches!(grant.place.host, Host::Below(_))).count()
+    }
+
     /// Whether an address was written down by the operator, for the scheme and port of this place.
     pub(super) fn names_address(&self, address: IpAddr, place: &Place) -> bool {
         self.0.iter().any(|grant| {

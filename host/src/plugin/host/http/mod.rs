@@ -8,6 +8,7 @@ mod address;
 mod body;
 mod connect;
 mod grants;
+mod quota;
 mod resolve;
 mod send;
 #[cfg(test)]

@@ -1,38 +1,60 @@
 //! From a place to the addresses that may be connected to.
 //!
+//! Each plugin has its share of the threads on which the resolver of the system is asked. A lookup keeps it to its end,
+//! though nobody may wait for it any more.
+//!
 //! A name is resolved once for each connection, every address of the answer is checked, and one of those very addresses
 //! is connected to: a resolver that answers differently the next time gains nothing.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use super::address::is_public;
 use super::grants::{Host, HttpGrants, Place};
+use super::quota::Quota;
 
 /// Where the addresses of names come from.
 #[async_trait]
 pub(super) trait Resolve: Send + Sync + fmt::Debug {
     /// The addresses of a name.
-    async fn addresses(&self, name: &str) -> io::Result<Vec<IpAddr>>;
+    async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, Unresolved>;
 }
+
+/// Asks the resolver of the system. Blocks, for as long as that takes.
+pub(super) type LookUp = fn(&str) -> io::Result<Vec<IpAddr>>;
 
 /// The resolver of the system, but for names whose addresses the operator gave.
 #[derive(Debug)]
 pub(super) struct System {
-    pub(super) given: BTreeMap<String, Vec<IpAddr>>,
+    pub(super) given: Arc<BTreeMap<String, Vec<IpAddr>>>,
+    pub(super) quota: Arc<Quota>,
+    pub(super) look_up: LookUp,
+}
+
+/// The addresses of a name, as the system knows them. Blocks.
+pub(super) fn look_up(name: &str) -> io::Result<Vec<IpAddr>> {
+    Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
 }
 
 #[async_trait]
 impl Resolve for System {
-    async fn addresses(&self, name: &str) -> io::Result<Vec<IpAddr>> {
-        match self.given.get(name) {
-            Some(addresses) => Ok(addresses.clone()),
-            None => Ok(tokio::net::lookup_host((name, 0)).await?.map(|address| address.ip()).collect()),
+    async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, Unresolved> {
+        if let Some(addresses) = self.given.get(name) {
+            return Ok(addresses.clone());
         }
+        let permit = self.quota.lookup().await.ok_or(Unresolved::TooMany)?;
+        let (look_up, name) = (self.look_up, name.to_owned());
+        let work = move || {
+            let addresses = look_up(&name);
+            drop(permit);
+            addresses
+        };
+        tokio::task::spawn_blocking(work).await.ok().and_then(Result::ok).ok_or(Unresolved::Unknown)
     }
 }
 
@@ -41,6 +63,8 @@ impl Resolve for System {
 pub(super) enum Unresolved {
     /// The name has no address, or nobody can say.
     Unknown,
+    /// As many lookups of the plugin are under way as it may have.
+    TooMany,
     /// An address that only a grant for that address allows.
     Prohibited(IpAddr),
 }
@@ -53,7 +77,7 @@ pub(super) async fn allowed(
 ) -> Result<Vec<SocketAddr>, Unresolved> {
     let addresses = match &place.host {
         Host::Address(address) => vec![*address],
-        Host::Name(name) => resolver.addresses(name).await.map_err(|_| Unresolved::Unknown)?,
+        Host::Name(name) => resolver.addresses(name).await?,
         Host::Below(_) => Vec::new(),
     };
     if addresses.is_empty() {
@@ -67,12 +91,23 @@ pub(super) async fn allowed(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Condvar, Mutex};
+
+    use futures_util::FutureExt;
+
     use super::super::grants::HttpGrant;
+    use super::super::quota::Quotas;
     use super::*;
+
+    fn system(quotas: &Quotas, plugin: &str, given: BTreeMap<String, Vec<IpAddr>>, look_up: LookUp) -> System {
+        System { given: Arc::new(given), quota: quotas.of(plugin), look_up }
+    }
 
     async fn of(addresses: &[&str], granted: &[&str], url: &str) -> Result<Vec<SocketAddr>, Unresolved> {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        let resolver = System { given: BTreeMap::from([("api.example".to_owned(), addresses)]) };
+        let given = BTreeMap::from([("api.example".to_owned(), addresses)]);
+        let resolver = system(&Quotas::default(), "p", given, look_up);
         let grants = granted.iter().map(|grant| grant.parse::<HttpGrant>().unwrap()).collect();
         allowed(&resolver, &grants, &Place::of(&url.parse().unwrap()).unwrap()).await
     }
@@ -96,5 +131,34 @@ mod tests {
         assert!(of(&["10.0.0.7"], &granted, "http://10.0.0.7:81").await.is_ok());
         assert!(of(&["10.0.0.8"], &granted, "http://api.example:81").await.is_err());
         assert!(of(&["10.0.0.7"], &granted, "http://api.example:82").await.is_err());
+    }
+
+    static IS_SILENT: Mutex<bool> = Mutex::new(true);
+    static SPEAKS: Condvar = Condvar::new();
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+
+    /// Does not answer before it is to.
+    fn hangs(_: &str) -> io::Result<Vec<IpAddr>> {
+        ASKED.fetch_add(1, Ordering::Relaxed);
+        let silent = IS_SILENT.lock().unwrap();
+        drop(SPEAKS.wait_while(silent, |silent| *silent).unwrap());
+        Ok(vec![IpAddr::from([8, 8, 8, 8])])
+    }
+
+    #[tokio::test]
+    async fn lookups_that_nobody_waits_for_count_until_they_end_and_only_against_their_plugin() {
+        let quotas = Quotas::default();
+        let slow = system(&quotas, "slow", BTreeMap::new(), hangs);
+        let other = system(&quotas, "other", BTreeMap::new(), |_| Ok(vec![IpAddr::from([1, 1, 1, 1])]));
+        for n in 0..100 {
+            // Begun and given up.
+            assert!(slow.addresses(&format!("{n}.example")).now_or_never().is_none());
+        }
+        assert!(matches!(slow.addresses("one.more.example").await, Err(Unresolved::TooMany)));
+        assert_eq!(other.addresses("api.example").await.unwrap(), [IpAddr::from([1, 1, 1, 1])]);
+        *IS_SILENT.lock().unwrap() = false;
+        SPEAKS.notify_all();
+        assert_eq!(slow.addresses("again.example").await.unwrap().len(), 1);
+        assert_eq!(ASKED.load(Ordering::Relaxed), 9, "of a hundred, eight were begun, and the last");
     }
 }

@@ -17,13 +17,16 @@ use super::super::denials::Denials;
 use super::body;
 use super::connect::{Connector, NoConnection, Roots};
 use super::grants::{HttpGrants, Lacking, Place};
-use super::resolve::{Resolve, System};
+use super::quota::{CONNECTIONS, Quotas};
+use super::resolve::{Resolve, System, look_up};
 use crate::plugin::Limits;
 
 /// How long a connection that nobody uses is kept.
 const IDLE: Duration = Duration::from_secs(30);
 /// The most of them for one place.
 const MAX_IDLE: usize = 8;
+/// The most of them in all; what is left of a plugin's connections is for requests under way.
+const MAX_ALL_IDLE: usize = CONNECTIONS / 2;
 /// The most that a response's head may take.
 const MAX_HEAD_BYTES: usize = 64 * 1_024;
 
@@ -33,7 +36,10 @@ pub(in super::super::super) struct Network {
     grants: Arc<HttpGrants>,
     limits: Limits,
     denials: Arc<Denials>,
+    /// For places that the operator wrote down, whose number is known.
     client: Client<Connector, WasiBody>,
+    /// For those below a domain, of which there may be any number: no connection is kept.
+    client_once: Client<Connector, WasiBody>,
     runtime: Handle,
 }
 
@@ -45,6 +51,7 @@ pub(in super::super::super) struct Shared {
     pub(in super::super::super) roots: Arc<Roots>,
     /// Addresses that the operator gave for names.
     pub(in super::super::super) resolve: Arc<std::collections::BTreeMap<String, Vec<std::net::IpAddr>>>,
+    pub(in super::super::super) quotas: Arc<Quotas>,
 }
 
 /// That a request may be sent to a place.
@@ -74,7 +81,7 @@ impl Network {
         denials: Arc<Denials>,
         shared: &Shared,
     ) -> Self {
-        let resolver = System { given: (*shared.resolve).clone() };
+        let resolver = System { given: shared.resolve.clone(), quota: shared.quotas.of(plugin), look_up };
         Self::with_resolver(plugin, grants, limits, denials, shared, Arc::new(resolver))
     }
 
@@ -87,14 +94,19 @@ impl Network {
         resolver: Arc<dyn Resolve>,
     ) -> Self {
         let grants = Arc::new(grants);
-        let connector = Connector { grants: grants.clone(), resolver, roots: shared.roots.clone() };
-        let client = Client::builder(OnRuntime(shared.runtime.clone()))
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(MAX_IDLE)
-            .pool_timer(TokioTimer::new())
-            .http1_max_buf_size(MAX_HEAD_BYTES)
-            .build(connector);
-        Self { plugin: plugin.to_owned(), grants, limits, denials, client, runtime: shared.runtime.clone() }
+        let (roots, quota) = (shared.roots.clone(), shared.quotas.of(plugin));
+        let connector = Connector { grants: grants.clone(), resolver, roots, quota };
+        let client = |max_idle: usize| {
+            Client::builder(OnRuntime(shared.runtime.clone()))
+                .pool_idle_timeout(IDLE)
+                .pool_max_idle_per_host(max_idle)
+                .pool_timer(TokioTimer::new())
+                .http1_max_buf_size(MAX_HEAD_BYTES)
+                .build(connector.clone())
+        };
+        let (client, client_once) = (client(MAX_IDLE.min(MAX_ALL_IDLE / grants.named().max(1))), client(0));
+        let (plugin, runtime) = (plugin.to_owned(), shared.runtime.clone());
+        Self { plugin, grants, limits, denials, client, client_once, runtime }
     }
 
     pub(super) fn grants(&self) -> &HttpGrants {
@@ -119,7 +131,8 @@ impl Network {
         let head_deadline = wanted.and_then(|wanted| began.checked_add(wanted)).map_or(deadline, |at| at.min(deadline));
         let request = request.map(|body| body::outgoing(body, self.limits.http_request_bytes));
         let method = request.method().clone();
-        let sending = self.client.request(request);
+        let client = if self.grants.names(&permit.place) { &self.client } else { &self.client_once };
+        let sending = client.request(request);
         let task = self.runtime.spawn(async move { tokio::time::timeout_at(head_deadline.into(), sending).await });
         let task = AbortOnDropHandle::new(task);
         let network = self.clone();
@@ -168,6 +181,10 @@ impl Network {
         );
     }
 
+    fn tell_of_too_many(&self, what: &str) {
+        tracing::warn!(plugin.id = %self.plugin, "a request was refused: as many {what} as a plugin may have at once");
+    }
+
     /// The guest only learns that it is the certificate.
     fn tell_of_certificate(&self, place: &Place, why: &impl fmt::Display) {
         if self.denials.is_new(&format!("certificate {place}")) {
@@ -186,6 +203,14 @@ impl Network {
             if let Some(no_connection) = found.downcast_ref::<NoConnection>() {
                 return match no_connection {
                     NoConnection::Unresolved => Error::DnsError { rcode: None, info_code: None },
+                    NoConnection::TooManyLookups => {
+                        self.tell_of_too_many("lookups of names are under way");
+                        Error::DnsError { rcode: Some("too many lookups are under way".into()), info_code: None }
+                    }
+                    NoConnection::TooMany => {
+                        self.tell_of_too_many("connections are open");
+                        Error::ConnectionLimitReached
+                    }
                     NoConnection::Prohibited(address) => {
                         let why = format!("{address} is no address of the internet");
                         self.tell(place, method, &why, &format!("\"{}\"", place.at(*address)));

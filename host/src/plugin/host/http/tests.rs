@@ -1,7 +1,6 @@
 //! Requests against servers on this machine, with a resolver that the test decides about.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,7 +15,8 @@ use wasmtime_wasi_http::{Error, WasiBody, WasiHttpHooks};
 
 use super::super::denials::Denials;
 use super::grants::HttpGrant;
-use super::resolve::Resolve;
+use super::quota::{CONNECTIONS, Quotas};
+use super::resolve::{Resolve, Unresolved};
 use super::send::{Network, Shared};
 use super::{Outgoing, Worker};
 use crate::event::EventId;
@@ -31,7 +31,7 @@ struct Flipping {
 
 #[async_trait]
 impl Resolve for Flipping {
-    async fn addresses(&self, _: &str) -> io::Result<Vec<IpAddr>> {
+    async fn addresses(&self, _: &str) -> Result<Vec<IpAddr>, Unresolved> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         Ok(self.answers.lock().unwrap().pop_front().into_iter().collect())
     }
@@ -41,6 +41,7 @@ impl Resolve for Flipping {
 struct Server {
     port: u16,
     connections: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
@@ -54,12 +55,15 @@ impl Server {
         let server = Self {
             port: listener.local_addr().unwrap().port(),
             connections: connections.clone(),
+            open: Arc::default(),
             requests: requests.clone(),
         };
+        let open = server.open.clone();
         Handle::current().spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 connections.fetch_add(1, Ordering::Relaxed);
-                let requests = requests.clone();
+                let (requests, open) = (requests.clone(), open.clone());
+                open.fetch_add(1, Ordering::Relaxed);
                 Handle::current().spawn(async move {
                     let (mut seen, mut buffer) = (Vec::new(), [0; 4_096]);
                     while let Ok(read @ 1..) = stream.read(&mut buffer).await {
@@ -70,9 +74,10 @@ impl Server {
                             stream.write_all(answer.as_bytes()).await.unwrap();
                         }
                         if answer.contains("connection: close") {
-                            return;
+                            break;
                         }
                     }
+                    open.fetch_sub(1, Ordering::Relaxed);
                 });
             }
         });
@@ -92,11 +97,16 @@ struct Rig {
 }
 
 fn rig(grants: &str, limits: Limits, resolver: Arc<Flipping>) -> Rig {
+    rig_of(&Arc::default(), "p", grants, limits, resolver)
+}
+
+fn rig_of(quotas: &Arc<Quotas>, plugin: &str, grants: &str, limits: Limits, resolver: Arc<Flipping>) -> Rig {
     let denials = Arc::<Denials>::default();
-    let shared = Shared { runtime: Handle::current(), roots: Arc::default(), resolve: Arc::new(BTreeMap::new()) };
+    let (runtime, resolve) = (Handle::current(), Arc::new(BTreeMap::new()));
+    let shared = Shared { runtime, roots: Arc::default(), resolve, quotas: quotas.clone() };
     let grants: Vec<HttpGrant> = serde_json::from_str(grants).unwrap();
     let grants = grants.into_iter().collect();
-    let network = Network::with_resolver("p", grants, limits, denials.clone(), &shared, resolver);
+    let network = Network::with_resolver(plugin, grants, limits, denials.clone(), &shared, resolver);
     let event = EventId::new();
     Rig { outgoing: Outgoing::new(Arc::new(network), event), denials, event }
 }
@@ -195,4 +205,36 @@ async fn a_server_that_does_not_end_its_answer_is_not_waited_for() {
 async fn a_tunnel_is_never_opened() {
     let mut rig = rig(r#"["http://127.0.0.1"]"#, Limits::default(), answers(&[]));
     assert!(matches!(rig.send("CONNECT", "http://127.0.0.1").await, Err(Error::HttpRequestMethodInvalid)));
+}
+
+#[tokio::test]
+async fn no_connection_is_kept_to_places_that_were_not_written_down() {
+    let server = Server::start("127.0.0.1:0", OK).await;
+    let port = server.port;
+    let grants = format!(r#"["http://*.many.example:{port}", "http://127.0.0.1:{port}"]"#);
+    let mut rig = rig(&grants, Limits { http_requests: 20, ..Limits::default() }, answers(&["127.0.0.1"; 20]));
+    for n in 0..20 {
+        let answer = rig.send("GET", &format!("http://n{n}.many.example:{port}/")).await;
+        assert!(matches!(answer, Ok((200, Ok(_)))), "{answer:?}");
+    }
+    while server.open.load(Ordering::Relaxed) > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(server.connections(), 20);
+}
+
+#[tokio::test]
+async fn a_plugin_that_holds_all_its_connections_is_told_so_and_holds_up_no_other() {
+    let server = Server::start("127.0.0.1:0", OK).await;
+    let url = format!("http://127.0.0.1:{}", server.port);
+    let quotas = Arc::<Quotas>::default();
+    let of = |plugin| rig_of(&quotas, plugin, &format!("[{url:?}]"), Limits::default(), answers(&[]));
+    let (mut greedy, mut other) = (of("greedy"), of("other"));
+    let quota = quotas.of("greedy");
+    let all = quota.connections.clone().try_acquire_many_owned(CONNECTIONS as u32).unwrap();
+    assert!(matches!(greedy.send("GET", &url).await, Err(Error::ConnectionLimitReached)));
+    assert!(matches!(other.send("GET", &url).await, Ok((200, Ok(_)))));
+    drop(all);
+    assert!(matches!(greedy.send("GET", &url).await, Ok((200, Ok(_)))));
+    assert_eq!(quota.connections.available_permits(), CONNECTIONS - 1, "one is kept");
 }
