@@ -14,9 +14,9 @@ use wasmparser::{Encoding, Parser, Payload};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::executor::Executor;
 use super::kept::Kept;
 use super::load::{Contents, LoadError};
+use super::loaded::Machine;
 
 /// The largest function that is given to the compiler. CPython's largest has 0.2 MB.
 const MAX_FUNCTION_BYTES: usize = 1024 * 1024;
@@ -34,14 +34,14 @@ pub enum Compiler {
 
 impl Compiler {
     /// Compiles a component, or a core module that carries a component type, unless its code is kept already. Takes about
-    /// a second per several megabytes; the calling thread is not blocked. Dropping the future ends a child.
+    /// a second per several megabytes, one after the other; the calling thread is not blocked. Dropping the future ends a child.
     ///
     /// # Errors
     /// In words for the person who made the file; the same file fails again.
     pub(super) async fn compile(
         &self,
         engine: &Engine,
-        executor: &Executor,
+        machine: &Machine,
         kept: Option<&Arc<Kept>>,
         file: Contents,
     ) -> Result<Component, LoadError> {
@@ -59,17 +59,20 @@ impl Compiler {
                 None => kept.refusals.get(&digest, &limits).map_or(Ok(None), Err),
             }
         };
-        if let Some(component) = executor.run_blocking(look).await.unwrap_or(Err(LoadError::Host))? {
+        if let Some(component) = machine.executor.run_blocking(look).await.unwrap_or(Err(LoadError::Host))? {
             tracing::debug!(plugin.digest = %digest, "compiled code was taken from the cache");
             return Ok(component);
         }
         let here = engine.clone();
+        // What is kept already was not to wait for it.
+        let turn = machine.compilations.acquire().await.map_err(|_| LoadError::Host)?;
         let code = match self {
             Self::InProcess => {
-                executor.run_blocking(move || to_code(&here, &bytes)).await.unwrap_or(Err(LoadError::Host))
+                machine.executor.run_blocking(move || to_code(&here, &bytes)).await.unwrap_or(Err(LoadError::Host))
             }
             Self::Child(child) => child.compile(&bytes).await,
         };
+        drop(turn);
         let (here, kept) = (engine.clone(), kept.cloned());
         let take = move || {
             let code = code.inspect_err(|error| {
@@ -83,7 +86,7 @@ impl Compiler {
             }
             Ok(component)
         };
-        executor.run_blocking(take).await.unwrap_or(Err(LoadError::Host))
+        machine.executor.run_blocking(take).await.unwrap_or(Err(LoadError::Host))
     }
 }
 

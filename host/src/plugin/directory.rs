@@ -29,6 +29,8 @@ pub(super) struct Listed {
     pub(super) settings: Option<PathBuf>,
     stamps: (Stamp, Option<Stamp>),
     quiet_for: Duration,
+    /// Grows with each time that something is due, so that what is due later is told from what was due before.
+    pub(super) order: u64,
 }
 
 /// Reads the directory. Blocks.
@@ -54,6 +56,7 @@ pub(super) fn list(dir: &Path) -> std::io::Result<BTreeMap<String, Listed>> {
             quiet_for: settings.map_or(quiet_for, |(_, quiet)| quiet.min(quiet_for)),
             settings: settings.map(|_| beside),
             path: path.clone(),
+            order: 0,
         };
         listing.insert(name.to_owned(), listed);
     }
@@ -99,6 +102,7 @@ fn look(path: &Path) -> Option<(Stamp, Duration)> {
 #[derive(Debug, Default)]
 pub(super) struct Directory {
     seen: BTreeMap<String, Seen>,
+    orders: u64,
 }
 
 #[derive(Debug)]
@@ -106,6 +110,8 @@ struct Seen {
     stamps: (Stamp, Option<Stamp>),
     since: Instant,
     taken: bool,
+    order: u64,
+    not_before: Instant,
     missing_since: Option<Instant>,
 }
 
@@ -148,7 +154,14 @@ impl Directory {
             true
         });
         for (name, listed) in listing {
-            let fresh = || Seen { stamps: listed.stamps, since: now, taken: false, missing_since: None };
+            let fresh = || Seen {
+                stamps: listed.stamps,
+                since: now,
+                taken: false,
+                order: 0,
+                not_before: now,
+                missing_since: None,
+            };
             let seen = self.seen.entry(name.clone()).or_insert_with(fresh);
             if seen.stamps != listed.stamps {
                 *seen = fresh();
@@ -156,11 +169,16 @@ impl Directory {
             if seen.taken {
                 continue;
             }
+            if now < seen.not_before {
+                wait(seen.not_before - now);
+                continue;
+            }
             let quiet_for = now.duration_since(seen.since).max(listed.quiet_for);
             let is_finished = |path: &PathBuf| finished.contains(path);
             if quiet_for >= settle || is_finished(&listed.path) || listed.settings.as_ref().is_some_and(is_finished) {
-                seen.taken = true;
-                due.load.push((name, listed));
+                self.orders += 1;
+                (seen.taken, seen.order) = (true, self.orders);
+                due.load.push((name, Listed { order: self.orders, ..listed }));
             } else {
                 wait(settle - quiet_for);
             }
@@ -168,11 +186,16 @@ impl Directory {
         due
     }
 
-    /// Has a plugin's files be due at the next look although they did not change.
-    pub(super) fn look_again(&mut self, name: &str) {
+    /// Has a plugin's files be due at the next look from then on although they did not change.
+    pub(super) fn look_again(&mut self, name: &str, not_before: Instant) {
         if let Some(seen) = self.seen.get_mut(name) {
-            seen.taken = false;
+            (seen.taken, seen.not_before) = (false, not_before);
         }
+    }
+
+    /// Whether this is what was due last of a plugin, and its file did not go since.
+    pub(super) fn is_current(&self, name: &str, listed: &Listed) -> bool {
+        self.seen.get(name).is_some_and(|seen| seen.taken && seen.order == listed.order)
     }
 }
 
@@ -193,7 +216,7 @@ mod tests {
 
     fn listed(size_bytes: u64, quiet_for: Duration) -> BTreeMap<String, Listed> {
         let stamp = Stamp { size_bytes, modified: None, changed: (0, 0), inode: 1 };
-        let listed = Listed { path: "a.wasm".into(), settings: None, stamps: (stamp, None), quiet_for };
+        let listed = Listed { path: "a.wasm".into(), settings: None, stamps: (stamp, None), quiet_for, order: 0 };
         BTreeMap::from([("a".to_owned(), listed)])
     }
 
@@ -216,10 +239,23 @@ mod tests {
         assert_eq!(names(&look(2, 0, 900)), ["a"]);
         assert!(names(&look(2, 0, 5_000)).is_empty(), "it was taken");
         assert_eq!(names(&look(3, 700, 6_000)), ["a"], "old by its own time stamp");
-        directory.look_again("a");
-        directory.look_again("gone");
-        let mut look = || directory.observe(listed(3, SETTLE), &HashSet::new(), SETTLE, start + Duration::from_secs(7));
-        assert_eq!((names(&look()), names(&look())), (vec!["a"], vec![]), "what failed for another's fault");
+        let second = |second| start + Duration::from_secs(second);
+        directory.look_again("a", second(8));
+        directory.look_again("gone", second(8));
+        let mut look = |at| directory.observe(listed(3, SETTLE), &HashSet::new(), SETTLE, second(at));
+        let early = look(7);
+        assert_eq!((names(&early), early.look_again_in), (vec![], Some(Duration::from_secs(1))));
+        assert_eq!((names(&look(8)), names(&look(9))), (vec!["a"], vec![]), "what failed for another's fault");
+    }
+
+    #[test]
+    fn what_was_due_before_is_told_from_what_is_due_since() {
+        let mut directory = Directory::default();
+        let mut look = |listing| directory.observe(listing, &HashSet::new(), SETTLE, Instant::now()).load;
+        let (first, second) = (look(listed(1, SETTLE)), look(listed(2, SETTLE)));
+        assert!(!directory.is_current("a", &first[0].1) && directory.is_current("a", &second[0].1));
+        directory.observe(BTreeMap::new(), &HashSet::new(), Duration::ZERO, Instant::now());
+        assert!(!directory.is_current("a", &second[0].1), "it is gone");
     }
 
     #[test]

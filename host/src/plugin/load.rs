@@ -12,6 +12,7 @@ use bytes::Bytes;
 use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
+use wasmtime::component::Component;
 
 use super::engine::Ticker;
 use super::executor::Executor;
@@ -33,6 +34,8 @@ use crate::event::{Event, Policies};
 const MAX_DESCRIBED_TYPES: usize = 256;
 /// How often a first instance is tried that gives no answer in time: on a busy machine that need not be its fault.
 const TRIES: u32 = 3;
+/// Compilations side by side: each may take all cores, and much memory.
+const COMPILATIONS: usize = 1;
 /// First instances side by side. They have room of their own, so that a plugin is loaded however many attempts run.
 const INTRODUCTIONS: usize = 2;
 /// The longest version and description that are kept.
@@ -87,6 +90,9 @@ pub enum LoadError {
     /// The compiler ended for a reason that need not be the file's: it was killed for instance.
     #[error("cannot be compiled: the compiler ended {0}")]
     CompilerEnded(String),
+    /// The compiler was killed, as the kernel does where memory is short.
+    #[error("cannot be compiled now: the compiler was killed, as happens where memory is short: {0}")]
+    CompilerKilled(String),
     /// What the compiler said of the same file before, at an earlier start.
     #[error("{words} (refused before and not tried again; with other limits it is, or once {file:?} is removed)")]
     Known {
@@ -118,7 +124,15 @@ pub enum LoadError {
 impl LoadError {
     /// Whether the same file may be taken later, since what failed is not the file.
     pub(super) fn may_pass(&self) -> bool {
-        matches!(self, Self::Read(_) | Self::Secret(_) | Self::NoCompiler(_) | Self::Image(_) | Self::Host)
+        matches!(
+            self,
+            Self::Read(_)
+                | Self::Secret(_)
+                | Self::NoCompiler(_)
+                | Self::CompilerKilled(_)
+                | Self::Image(_)
+                | Self::Host
+        )
     }
 }
 
@@ -201,6 +215,7 @@ impl Loader {
             ticker: Ticker::start(&place).map_err(|error| sandbox(error.to_string()))?,
             attempts: Arc::new(Semaphore::new(attempts)),
             introductions: Semaphore::new(INTRODUCTIONS),
+            compilations: Semaphore::new(COMPILATIONS),
         };
         let outside = Shared {
             runtime: machine.executor.io().cloned().ok_or_else(|| sandbox("no runtime for connections".into()))?,
@@ -225,6 +240,20 @@ impl Loader {
     /// # Errors
     /// See [`LoadError`]. Dropping the future harms nothing; a compilation under way ends by itself.
     pub(super) async fn load(&self, name: &str, file: Contents, settings: Settings) -> Result<Plugin, LoadError> {
+        self.load_compiled(name, file, settings, None).await
+    }
+
+    /// The same for a file that may be compiled already.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub(super) async fn load_compiled(
+        &self,
+        name: &str,
+        file: Contents,
+        settings: Settings,
+        compiled: Option<Component>,
+    ) -> Result<Plugin, LoadError> {
         if !super::is_name(name) {
             return Err(LoadError::Name);
         }
@@ -248,7 +277,7 @@ impl Loader {
         });
         let size_bytes = file.bytes.len() as u64;
         let digest = file.digest.clone();
-        let prepared = Arc::new(self.prepare(file, surroundings, settings.reuse).await?);
+        let prepared = Arc::new(self.prepare((file, compiled), surroundings, settings.reuse).await?);
         let introduced = self.introduce(name, prepared.clone()).await?;
         let Described { patterns, version, description } = described(name, settings.types, introduced)?;
         Ok(Plugin {
@@ -269,12 +298,15 @@ impl Loader {
 
     async fn prepare(
         &self,
-        file: Contents,
+        (file, compiled): (Contents, Option<Component>),
         surroundings: Arc<Surroundings>,
         reuse: Option<Reuse>,
     ) -> Result<Prepared, LoadError> {
         let Place { engine, linker } = self.sandbox.preferred();
-        let component = self.compiler.compile(engine, &self.machine.executor, self.kept.as_ref(), file).await?;
+        let component = match compiled {
+            Some(component) => component,
+            None => self.compiler.compile(engine, &self.machine, self.kept.as_ref(), file).await?,
+        };
         let (linker, sandbox) = (linker.clone(), self.sandbox.clone());
         let work = move || {
             image::lay_out(&component)?;

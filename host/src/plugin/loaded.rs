@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime::component::Component;
 
 use super::engine::Ticker;
 use super::executor::Executor;
@@ -33,6 +34,8 @@ pub(super) struct Machine {
     pub(super) attempts: Arc<Semaphore>,
     /// The same for the first instances of new builds.
     pub(super) introductions: Semaphore,
+    /// The same for compilations.
+    pub(super) compilations: Semaphore,
 }
 
 /// Room in the sandbox for one attempt.
@@ -95,6 +98,11 @@ impl Plugin {
     /// The interfaces by which it could take events as well, which come after that one and are not called.
     pub fn other_dialects(&self) -> &[Dialect] {
         &self.prepared.fit().other_dialects
+    }
+
+    /// Its code, for another version of the same file.
+    pub(super) fn compiled(&self) -> Component {
+        self.prepared.fit().pre.component().clone()
     }
 
     /// The size of its file.

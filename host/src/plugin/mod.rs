@@ -34,6 +34,9 @@ mod kept_tests;
 mod limits;
 mod load;
 mod loaded;
+mod loads;
+#[cfg(test)]
+mod loads_tests;
 mod meter;
 mod outcome;
 mod private_dir;

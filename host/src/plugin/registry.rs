@@ -5,25 +5,28 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::DropGuard;
 
 use super::approval::Held;
-use super::directory::{self, Directory, Listed};
+use super::directory::{self, Directory};
 use super::kept::Kept;
 use super::load::{LoadError, Loader};
+use super::loads::MAX_LOADS;
 use super::removed::Removed;
 use super::routing::{Pattern, Table, Versions};
 use super::settings::Settings;
 use super::status::{NeedsApproval, Taking};
-use super::take::Taken;
 use super::{Error, Job, Options, Plugin, PluginState, Status};
 use crate::event::EventType;
+
+/// How often a file is compiled again whose compiler was killed, each time after twice the pause.
+const MAX_KILLS: u32 = 5;
 
 /// Which plugin handles which type.
 pub struct Registry {
@@ -35,12 +38,15 @@ pub struct Registry {
     settled: ArcSwap<Table>,
     is_starting: AtomicBool,
     entries: Mutex<BTreeMap<String, Entry>>,
-    directory: tokio::sync::Mutex<Directory>,
+    pub(super) directory: tokio::sync::Mutex<Directory>,
+    /// A permit for each file that is loaded beside others.
+    pub(super) loads: Semaphore,
     pub(super) removed: Removed,
     /// One at a time goes back.
     pub(super) rollbacks: tokio::sync::Mutex<()>,
     changes: watch::Sender<u64>,
-    preparing: watch::Sender<bool>,
+    /// How many plugins are being loaded of which no version serves.
+    pub(super) preparing: watch::Sender<usize>,
 }
 
 /// What is known of one name.
@@ -54,7 +60,10 @@ pub(super) struct Entry {
     pub(super) refused: Option<String>,
     /// A build that is ready and is to be approved first.
     pub(super) held: Option<Held>,
-    pub(super) is_loading: bool,
+    /// The file that is being loaded, by its turn. Ended when another one is begun or the plugin goes.
+    pub(super) loading: Option<(u64, DropGuard)>,
+    /// The digest of a file whose compiler was killed, and how often.
+    pub(super) killed: Option<(String, u32)>,
     /// The digest and the settings of what was loaded or failed to.
     pub(super) tried: Option<(String, Settings)>,
     /// The digest of the file in whose place an earlier version serves.
@@ -85,10 +94,11 @@ impl Registry {
             is_starting: AtomicBool::new(true),
             entries: Mutex::default(),
             directory: tokio::sync::Mutex::default(),
+            loads: Semaphore::new(MAX_LOADS),
             removed: Removed::default(),
             rollbacks: tokio::sync::Mutex::default(),
             changes: watch::channel(0).0,
-            preparing: watch::channel(false).0,
+            preparing: watch::channel(0).0,
             options,
         });
         // Files that are being written at this moment are waited for, but not for ever. Only the waiting counts: while
@@ -133,11 +143,11 @@ impl Registry {
 
     /// Whether a plugin is being loaded of which no version serves yet, so that nobody knows what it will handle.
     pub fn is_preparing(&self) -> bool {
-        *self.preparing.borrow()
+        *self.preparing.borrow() > 0
     }
 
-    /// [`Registry::is_preparing`], for whoever waits for the end of it.
-    pub fn preparing(&self) -> watch::Receiver<bool> {
+    /// How many such plugins there are, for whoever waits for the end of [`Registry::is_preparing`].
+    pub fn preparing(&self) -> watch::Receiver<usize> {
         self.preparing.subscribe()
     }
 
@@ -161,45 +171,6 @@ impl Registry {
     /// What can be told of one of them.
     pub fn status(&self, name: &str) -> Option<Status> {
         self.statuses().into_iter().find(|status| status.name == name)
-    }
-
-    /// Looks at the directory and does what is due. Gives when to look again if something is not ready yet. `finished`
-    /// are files that are known to be written to their end. Dropping the future may leave a file unloaded until it
-    /// changes.
-    pub(super) async fn refresh(&self, finished: &HashSet<PathBuf>) -> Option<Duration> {
-        let mut directory = self.directory.lock().await;
-        let dir = self.options.dir.clone();
-        let listing = match self.loader.machine.executor.run_blocking(move || directory::list(&dir)).await? {
-            Ok(listing) => listing,
-            Err(error) => {
-                tracing::warn!("the plugin directory {:?} cannot be read, plugins stay: {error}", self.options.dir);
-                return None;
-            }
-        };
-        let mut due = directory.observe(listing, finished, self.settle(), Instant::now());
-        if !due.unload.is_empty() {
-            self.unload(&due.unload).await;
-            for heir in self.heirs() {
-                directory.look_again(&heir);
-                due.look_again_in = Some(Duration::ZERO);
-            }
-        }
-        let is_new = |name: &str| self.entries().get(name).is_none_or(|entry| entry.serving().is_none());
-        if due.load.iter().any(|(name, _)| is_new(name)) {
-            self.preparing.send_replace(true);
-        }
-        let served = |(name, _): &(String, Listed)| self.history().is_some_and(|history| history.serves(name));
-        let (served, new): (Vec<_>, Vec<_>) = due.load.into_iter().partition(served);
-        for group in [served, new] {
-            for (name, listed) in group {
-                if self.take(&name, listed).await == Taken::MayPass {
-                    directory.look_again(&name);
-                }
-            }
-            self.settled.store(self.table.load_full());
-        }
-        self.preparing.send_if_modified(std::mem::take);
-        due.look_again_in
     }
 
     /// Puts the routing in force that follows from what there is, and tells of each plugin that came into force.
@@ -246,7 +217,12 @@ impl Registry {
         &self.options
     }
 
-    fn settle(&self) -> Duration {
+    /// What serves now goes before what comes from now on.
+    pub(super) fn settle_routing(&self) {
+        self.settled.store(self.table.load_full());
+    }
+
+    pub(super) fn settle(&self) -> Duration {
         Duration::from_millis(self.options.settle_ms)
     }
 
@@ -256,7 +232,7 @@ impl Registry {
     }
 
     /// The plugins that serve since another one gave way, and of which nothing is kept yet: they are to be taken once more.
-    fn heirs(&self) -> Vec<String> {
+    pub(super) fn heirs(&self) -> Vec<String> {
         let Some(history) = self.history() else { return Vec::new() };
         let table = self.table.load();
         let heirs: Vec<String> = table.active().keys().filter(|name| !history.serves(name)).cloned().collect();
@@ -288,7 +264,7 @@ impl Entry {
         let held = self.held.as_ref().filter(|_| self.error.is_none());
         let error =
             self.error.clone().or_else(|| held.map(|held| held.words(serving))).or_else(|| self.refused.clone());
-        let state = match (self.is_loading, held, &error, serving) {
+        let state = match (self.loading.is_some(), held, &error, serving) {
             (true, ..) => PluginState::Compiling,
             (false, Some(_), ..) => PluginState::NeedsApproval,
             (false, None, None, Some(_)) => PluginState::Active,
@@ -311,8 +287,9 @@ impl Entry {
         self.rolled_back_from = rolled_back_from;
     }
 
-    /// Notes why what stands in the directory is not taken.
-    pub(super) fn fail(&mut self, name: &str, error: &LoadError) {
+    /// Notes why what stands in the directory is not taken. Gives after what pause it is to be tried again, if that may
+    /// help. `rescan` is the pause between two looks.
+    pub(super) fn fail(&mut self, name: &str, error: &LoadError, rescan: Duration) -> Option<Duration> {
         let words = error.to_string();
         // What may pass is tried every few seconds, and told once.
         if self.error.as_ref() != Some(&words) {
@@ -321,9 +298,22 @@ impl Entry {
         self.error = Some(words);
         self.held = None;
         // Of settings that cannot be read it is not known what was tried with them.
-        if error.may_pass() || matches!(error, LoadError::Settings(_)) {
+        let pause = match error {
+            LoadError::CompilerKilled(_) => self.pause_after_kill(rescan),
+            _ => error.may_pass().then_some(Duration::ZERO),
+        };
+        if pause.is_some() || matches!(error, LoadError::Settings(_)) {
             self.tried = None;
         }
+        pause
+    }
+
+    /// The kernel ends whoever takes much memory, be it for others' fault; a file that always takes it is given up.
+    fn pause_after_kill(&mut self, rescan: Duration) -> Option<Duration> {
+        let (digest, _) = self.tried.as_ref()?;
+        let before = self.killed.as_ref().filter(|(killed, _)| killed == digest).map_or(0, |(_, times)| *times);
+        self.killed = Some((digest.clone(), before + 1));
+        (before < MAX_KILLS).then(|| rescan * (1 << before))
     }
 
     /// The version that serves, or would if no other plugin had its types.

@@ -5,6 +5,8 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
@@ -35,7 +37,7 @@ impl Registry {
     /// Loads, reloads and unloads plugins as the directory changes, until it is told to stop. To be run once, by the
     /// owner of the registry.
     pub async fn watch(&self, stop: CancellationToken) {
-        let (tell, mut hints) = mpsc::channel(WAITING_HINTS);
+        let (tell, hints) = mpsc::channel(WAITING_HINTS);
         let _watcher = match self.options().notice {
             Notice::Poll => {
                 drop(tell);
@@ -50,12 +52,36 @@ impl Registry {
                 })
                 .ok(),
         };
+        let (hand_over, mut due) = mpsc::unbounded_channel();
+        let load = async {
+            let mut under_way = FuturesUnordered::new();
+            loop {
+                tokio::select! {
+                    Some(load) = due.recv() => under_way.push(load),
+                    Some(()) = under_way.next() => {}
+                    else => return,
+                }
+            }
+        };
+        // What is loaded goes on while the directory is looked at, and the other way round.
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.follow(hints, hand_over) => {}
+            () = load => {}
+        }
+    }
+
+    /// Hands over what is to be loaded whenever the directory changed, without an end.
+    async fn follow<'a>(
+        &'a self,
+        mut hints: mpsc::Receiver<Hint>,
+        hand_over: mpsc::UnboundedSender<BoxFuture<'a, ()>>,
+    ) {
         let rescan = Duration::from_millis(self.options().rescan_ms.max(1));
         let mut wait = Duration::ZERO;
         loop {
             let mut finished = HashSet::new();
             tokio::select! {
-                () = stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
                 // Without a watcher the channel is closed, and only the time passes.
                 Some(hint) = hints.recv() => {
@@ -66,10 +92,12 @@ impl Registry {
                     }
                 }
             }
-            wait = tokio::select! {
-                () = stop.cancelled() => return,
-                again = self.refresh(&finished) => again.unwrap_or(rescan).min(rescan),
-            };
+            let look = self.look(&finished).await;
+            wait = look.as_ref().and_then(|look| look.again_in).map_or(rescan, |again_in| again_in.min(rescan));
+            for due in look.into_iter().flat_map(|look| look.load) {
+                // Whoever takes it ends together with this.
+                let _ = hand_over.send(self.load_due(due));
+            }
         }
     }
 }

@@ -94,7 +94,7 @@ impl Dispatcher {
                 changed = preparing.changed() => {
                     changed?;
                     self.lanes_known_at = None;
-                    !*preparing.borrow_and_update()
+                    *preparing.borrow_and_update() == 0
                 }
                 _ = looks.tick(), if !self.queue.is_empty() => { self.give_back(self.queue.take_late(Instant::now())); false }
             };

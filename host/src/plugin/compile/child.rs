@@ -103,11 +103,13 @@ impl CompileLimits {
 
     fn died(&self, status: ExitStatus, words: &str) -> LoadError {
         const OVER_CPU: i32 = rustix::process::Signal::XCPU.as_raw();
+        const KILLED: i32 = rustix::process::Signal::KILL.as_raw();
         match status.signal() {
             Some(OVER_CPU) => self.over(format!("took more than {} ms of CPU time", self.cpu_ms), "compile_cpu_ms"),
             Some(_) if words.contains("memory allocation") => {
                 self.over(format!("took more than {} bytes of memory", self.memory_bytes), "compile_memory_bytes")
             }
+            Some(KILLED) => LoadError::CompilerKilled(last_line(words).to_owned()),
             _ => LoadError::CompilerEnded(format!("with {status}: {}", last_line(words))),
         }
     }
@@ -215,6 +217,7 @@ mod tests {
             ("kill -XCPU $$", "60000 ms of CPU time"),
             ("echo 'a bug' >&2; exit 7", "exit status: 7: a bug"),
             ("kill -TERM $$", "the compiler ended with signal: 15"),
+            ("kill -KILL $$", "the compiler was killed, as happens where memory is short"),
             ("cat > /dev/null", "no whole answer"),
         ] {
             let error = child(script, limits).compile(b"\0asm").await.unwrap_err().to_string();

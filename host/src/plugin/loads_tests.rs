@@ -1,0 +1,137 @@
+//! Plugins that are loaded side by side: compilers that hang or are killed hold up nobody else.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::testing::{OK, component, guest, options};
+use super::{Child, CompileLimits, Compiler, Notice, Options, PluginState, Registry, Status, engine};
+
+/// A handler that differs from the usual one in nothing but its digest.
+const OTHER: &str = "(nop) i32.const 1024";
+
+/// A directory of plugins and one of what is kept.
+struct Place {
+    plugins: tempfile::TempDir,
+    kept: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { plugins: tempfile::tempdir().unwrap(), kept: tempfile::tempdir().unwrap() }
+    }
+
+    fn options(&self) -> Options {
+        let data_dir = Some(self.kept.path().join("ours"));
+        Options { data_dir, notice: Notice::Poll, rescan_ms: 1, ..options(self.plugins.path()) }
+    }
+
+    /// A registry that compiles by a script, in which `$HERE` is a directory of its own.
+    async fn open_with(&self, script: &str) -> Arc<Registry> {
+        let script = format!("HERE='{}'; {script}", self.kept.path().display());
+        let limits = CompileLimits { wall_ms: 600_000, ..CompileLimits::default() };
+        let child = Child { program: "/bin/sh".into(), arguments: vec!["-c".into(), script], limits };
+        Registry::open(Options { compiler: Compiler::Child(child), ..self.options() }).await.unwrap()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.plugins.path().join(name)
+    }
+
+    fn put(&self, name: &str, body: &str) {
+        fs::write(self.file(&format!("{name}.wasm")), guest(body)).unwrap();
+    }
+
+    /// How often the script said that it was started.
+    fn started(&self) -> usize {
+        fs::read_to_string(self.kept.path().join("started")).unwrap_or_default().lines().count()
+    }
+}
+
+/// Waits until a plugin stands so.
+async fn until(registry: &Registry, name: &str, is_so: impl Fn(&Status) -> bool) {
+    while !registry.status(name).is_some_and(|status| is_so(&status)) {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// What a compiler answers for the usual handler.
+fn answer() -> Vec<u8> {
+    let code = engine::for_compiling().unwrap().precompile_component(&component(&guest(OK))).unwrap();
+    [&b"C"[..], &(code.len() as u64).to_le_bytes(), &code].concat()
+}
+
+#[tokio::test]
+async fn a_file_that_compiles_for_long_holds_up_no_change_of_other_plugins() {
+    let place = Place::new();
+    for name in ["a", "b", "c"] {
+        place.put(name, OK);
+    }
+    drop(Registry::open(place.options()).await.unwrap());
+    let registry = place.open_with("echo >> $HERE/started; exec sleep 600").await;
+    let stop = CancellationToken::new();
+    let people = async {
+        place.put("slow", OTHER);
+        until(&registry, "slow", |status| status.state == PluginState::Compiling).await;
+        while place.started() == 0 {
+            tokio::task::yield_now().await;
+        }
+        fs::write(place.file("a.toml"), "concurrency = 3").unwrap();
+        until(&registry, "a", |status| status.concurrency == Some(3)).await;
+        fs::remove_file(place.file("b.wasm")).unwrap();
+        until(&registry, "b", |status| status.state == PluginState::Removed).await;
+        place.put("new", OK);
+        until(&registry, "new", |status| status.state == PluginState::Active).await;
+        assert!(registry.is_preparing(), "the slow one is being compiled still");
+
+        // Another file in its place ends the compilation, and so does its removal.
+        place.put("slow", OK);
+        until(&registry, "slow", |status| status.state == PluginState::Active).await;
+        place.put("slower", OTHER);
+        until(&registry, "slower", |status| status.state == PluginState::Compiling).await;
+        fs::remove_file(place.file("slower.wasm")).unwrap();
+        until(&registry, "slower", |status| status.state == PluginState::Removed).await;
+        while registry.is_preparing() {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+    };
+    let both = async { tokio::join!(registry.watch(stop.clone()), people) };
+    tokio::time::timeout(Duration::from_secs(120), both).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_compiler_that_was_killed_is_asked_again_a_few_times() {
+    let place = Place::new();
+    place.put("a", OK);
+    fs::write(place.kept.path().join("answer"), answer()).unwrap();
+    let script = "cat > /dev/null; echo >> $HERE/started; [ $(wc -l < $HERE/started) -gt 2 ] || kill -KILL $$; \
+                  cat $HERE/answer";
+    let registry = place.open_with(script).await;
+    let failed = registry.status("a").unwrap();
+    assert!(failed.state == PluginState::Failed && failed.error.unwrap().contains("was killed"));
+    while registry.status("a").unwrap().state != PluginState::Active {
+        registry.refresh(&Default::default()).await;
+    }
+    assert_eq!(place.started(), 3);
+}
+
+#[tokio::test]
+async fn a_file_whose_compiler_is_always_killed_is_given_up_until_it_is_another() {
+    let place = Place::new();
+    place.put("a", OK);
+    let registry = place.open_with("echo >> $HERE/started; kill -KILL $$").await;
+    while place.started() < 6 {
+        registry.refresh(&Default::default()).await;
+    }
+    for _ in 0..100 {
+        registry.refresh(&Default::default()).await;
+    }
+    assert_eq!(place.started(), 6);
+    place.put("a", OTHER);
+    registry.refresh(&Default::default()).await;
+    assert_eq!(place.started(), 7);
+}
