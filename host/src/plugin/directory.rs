@@ -1,11 +1,12 @@
 //! What stands in the plugin directory, and which of it is ready to be loaded.
 //!
 //! A file is loaded when it has not changed for a while, by its own time stamp or by ours, or when it is known that
-//! whoever wrote it has finished. Nothing is read here but names, sizes and times; dot files and `*.tmp` do not exist.
+//! whoever wrote it has finished; its settings beside it likewise. Nothing is read here but names, sizes and times; dot files and `*.tmp` do not exist.
 //! What has the name of a plugin and is no file is there all the same, so that it is refused when it is to be read, and
 //! not taken for a plugin that has gone.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -20,6 +21,9 @@ struct Stamp {
     inode: u64,
 }
 
+/// What a file looks like, and for how long it has not changed by its own time stamp.
+type Look = (Stamp, Duration);
+
 /// A plugin's files as they stand in the directory.
 #[derive(Clone, Debug)]
 pub(super) struct Listed {
@@ -27,8 +31,8 @@ pub(super) struct Listed {
     pub(super) path: PathBuf,
     /// The settings beside it.
     pub(super) settings: Option<PathBuf>,
-    stamps: (Stamp, Option<Stamp>),
-    quiet_for: Duration,
+    /// What the component looks like, and the settings.
+    looks: [Option<Look>; 2],
     /// Grows with each time that something is due, so that what is due later is told from what was due before.
     pub(super) order: u64,
 }
@@ -48,12 +52,11 @@ pub(super) fn list(dir: &Path) -> std::io::Result<BTreeMap<String, Listed>> {
         if name.is_empty() || name.starts_with('.') {
             continue;
         }
-        let Some((stamp, quiet_for)) = look(&path) else { continue };
+        let Some(component) = look(&path) else { continue };
         let beside = dir.join(format!("{name}.toml"));
         let settings = look(&beside);
         let listed = Listed {
-            stamps: (stamp, settings.map(|(stamp, _)| stamp)),
-            quiet_for: settings.map_or(quiet_for, |(_, quiet)| quiet.min(quiet_for)),
+            looks: [Some(component), settings],
             settings: settings.map(|_| beside),
             path: path.clone(),
             order: 0,
@@ -88,7 +91,7 @@ fn others(mode: u32, owner: u32, ours: u32) -> Vec<String> {
 }
 
 /// What stands there, symbolic links followed if they lead somewhere, and for how long it has not changed.
-fn look(path: &Path) -> Option<(Stamp, Duration)> {
+fn look(path: &Path) -> Option<Look> {
     use std::os::unix::fs::MetadataExt;
 
     let metadata = fs::metadata(path).or_else(|_| fs::symlink_metadata(path)).ok()?;
@@ -107,12 +110,44 @@ pub(super) struct Directory {
 
 #[derive(Debug)]
 struct Seen {
-    stamps: (Stamp, Option<Stamp>),
-    since: Instant,
+    /// The component and the settings.
+    files: [File; 2],
     taken: bool,
     order: u64,
     not_before: Instant,
     missing_since: Option<Instant>,
+}
+
+/// What was seen of a file.
+#[derive(Debug)]
+struct File {
+    stamp: Option<Stamp>,
+    since: Instant,
+    /// Whoever wrote it is known to have finished.
+    is_finished: bool,
+}
+
+impl File {
+    fn new(look: Option<Look>, now: Instant) -> Self {
+        // What never was there is not waited for; what went may be about to come back.
+        Self { stamp: look.map(|(stamp, _)| stamp), since: now, is_finished: look.is_none() }
+    }
+
+    /// Takes a look in, and says whether it is another one.
+    fn observe(&mut self, look: Option<Look>, now: Instant) -> bool {
+        let stamp = look.map(|(stamp, _)| stamp);
+        let has_changed = self.stamp != stamp;
+        if has_changed {
+            *self = Self { stamp, since: now, is_finished: false };
+        }
+        has_changed
+    }
+
+    /// How much longer it is to be left alone.
+    fn unsettled_for(&self, look: Option<Look>, settle: Duration, now: Instant) -> Duration {
+        let quiet_for = now.duration_since(self.since).max(look.map_or(Duration::ZERO, |(_, quiet_for)| quiet_for));
+        if self.is_finished { Duration::ZERO } else { settle.saturating_sub(quiet_for) }
+    }
 }
 
 /// What a look at the directory asks for.
@@ -127,11 +162,11 @@ pub(super) struct Due {
 }
 
 impl Directory {
-    /// Takes a listing in. `finished` are files that are known to be written to their end.
+    /// Takes a listing in. `finished` are the names of files that are known to be written to their end.
     pub(super) fn observe(
         &mut self,
         listing: BTreeMap<String, Listed>,
-        finished: &HashSet<PathBuf>,
+        finished: &HashSet<OsString>,
         settle: Duration,
         now: Instant,
     ) -> Due {
@@ -155,16 +190,21 @@ impl Directory {
         });
         for (name, listed) in listing {
             let fresh = || Seen {
-                stamps: listed.stamps,
-                since: now,
+                files: listed.looks.map(|look| File::new(look, now)),
                 taken: false,
                 order: 0,
                 not_before: now,
                 missing_since: None,
             };
             let seen = self.seen.entry(name.clone()).or_insert_with(fresh);
-            if seen.stamps != listed.stamps {
-                *seen = fresh();
+            let paths = [Some(&listed.path), listed.settings.as_ref()];
+            let mut has_changed = false;
+            for ((file, look), path) in seen.files.iter_mut().zip(listed.looks).zip(paths) {
+                has_changed |= file.observe(look, now);
+                file.is_finished |= path.and_then(|path| path.file_name()).is_some_and(|name| finished.contains(name));
+            }
+            if has_changed {
+                (seen.taken, seen.not_before) = (false, now);
             }
             if seen.taken {
                 continue;
@@ -173,14 +213,15 @@ impl Directory {
                 wait(seen.not_before - now);
                 continue;
             }
-            let quiet_for = now.duration_since(seen.since).max(listed.quiet_for);
-            let is_finished = |path: &PathBuf| finished.contains(path);
-            if quiet_for >= settle || is_finished(&listed.path) || listed.settings.as_ref().is_some_and(is_finished) {
+            // Either may be half-written, whatever is known of the other.
+            let looked = seen.files.iter().zip(listed.looks);
+            let left = looked.map(|(file, look)| file.unsettled_for(look, settle, now)).max().unwrap_or_default();
+            if left.is_zero() {
                 self.orders += 1;
                 (seen.taken, seen.order) = (true, self.orders);
                 due.load.push((name, Listed { order: self.orders, ..listed }));
             } else {
-                wait(settle - quiet_for);
+                wait(left);
             }
         }
         due
@@ -214,10 +255,21 @@ mod tests {
 
     const SETTLE: Duration = Duration::from_millis(500);
 
+    fn stamp(size_bytes: u64) -> Stamp {
+        Stamp { size_bytes, modified: None, changed: (0, 0), inode: 1 }
+    }
+
     fn listed(size_bytes: u64, quiet_for: Duration) -> BTreeMap<String, Listed> {
-        let stamp = Stamp { size_bytes, modified: None, changed: (0, 0), inode: 1 };
-        let listed = Listed { path: "a.wasm".into(), settings: None, stamps: (stamp, None), quiet_for, order: 0 };
+        let looks = [Some((stamp(size_bytes), quiet_for)), None];
+        let listed = Listed { path: "plugins/a.wasm".into(), settings: None, looks, order: 0 };
         BTreeMap::from([("a".to_owned(), listed)])
+    }
+
+    /// The same with settings beside it, both written a moment ago.
+    fn pair(component_bytes: u64, settings_bytes: u64) -> BTreeMap<String, Listed> {
+        let looks = [component_bytes, settings_bytes].map(|size_bytes| Some((stamp(size_bytes), Duration::ZERO)));
+        let settings = Some("plugins/a.toml".into());
+        BTreeMap::from([("a".to_owned(), Listed { path: "plugins/a.wasm".into(), settings, looks, order: 0 })])
     }
 
     fn names(due: &Due) -> Vec<&str> {
@@ -260,9 +312,39 @@ mod tests {
 
     #[test]
     fn a_file_that_is_known_to_be_finished_is_loaded_at_once() {
-        let finished = HashSet::from([PathBuf::from("a.wasm")]);
+        let finished = HashSet::from([OsString::from("a.wasm")]);
         let due = Directory::default().observe(listed(1, Duration::ZERO), &finished, SETTLE, Instant::now());
         assert_eq!(names(&due), ["a"]);
+    }
+
+    #[test]
+    fn that_one_file_is_finished_says_nothing_of_the_other() {
+        let start = Instant::now();
+        let finished = |name: &str| HashSet::from([OsString::from(name)]);
+        for (first, second) in [("a.wasm", "a.toml"), ("a.toml", "a.wasm")] {
+            let mut directory = Directory::default();
+            let mut look = |files, finished: &HashSet<OsString>, at_ms| {
+                let due = directory.observe(files, finished, SETTLE, start + Duration::from_millis(at_ms));
+                (names(&due).len(), due.look_again_in)
+            };
+            assert_eq!(look(pair(1, 1), &finished(first), 0), (0, Some(SETTLE)), "{second} is written still");
+            assert_eq!(look(pair(1, 1), &finished(second), 100), (1, None), "both are finished");
+            let half = if first == "a.wasm" { pair(1, 2) } else { pair(2, 1) };
+            assert_eq!(look(half.clone(), &finished(first), 1_000), (0, Some(SETTLE)));
+            assert_eq!(look(half, &HashSet::new(), 1_500), (1, None), "quiet for long enough");
+        }
+    }
+
+    #[test]
+    fn settings_that_went_may_be_about_to_come_back() {
+        let (mut directory, start) = (Directory::default(), Instant::now());
+        let mut look = |files, at_ms| {
+            let now = start + Duration::from_millis(at_ms);
+            directory.observe(files, &HashSet::new(), SETTLE, now).load.len()
+        };
+        assert_eq!((look(pair(1, 1), 0), look(pair(1, 1), 500)), (0, 1));
+        assert_eq!(look(listed(1, SETTLE), 600), 0);
+        assert_eq!(look(listed(1, SETTLE), 1_100), 1);
     }
 
     #[test]

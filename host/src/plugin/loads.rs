@@ -4,7 +4,7 @@
 //! Nothing is started here: whoever looks polls what it got, and dropping that ends it, compilers included.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -44,9 +44,9 @@ impl Drop for Preparing<'_> {
 }
 
 impl Registry {
-    /// Looks at the directory and unloads what went. `finished` are files that are known to be written to their end.
+    /// Looks at the directory and unloads what went. `finished` are names of files that are known to be written to their end.
     /// What is to be loaded is not looked at again: dropping it leaves it unloaded until it changes.
-    pub(super) async fn look(&self, finished: &HashSet<PathBuf>) -> Option<Look> {
+    pub(super) async fn look(&self, finished: &HashSet<OsString>) -> Option<Look> {
         let dir = self.options().dir.clone();
         let listing = match self.loader.machine.executor.run_blocking(move || directory::list(&dir)).await? {
             Ok(listing) => listing,
@@ -82,7 +82,7 @@ impl Registry {
     }
 
     /// Looks at the directory and does what is due, to the end. Gives when to look again if something is not ready yet.
-    pub(super) async fn refresh(&self, finished: &HashSet<PathBuf>) -> Option<Duration> {
+    pub(super) async fn refresh(&self, finished: &HashSet<OsString>) -> Option<Duration> {
         let Look { load, again_in } = self.look(finished).await?;
         let has_served = |(name, _): &(String, Listed)| self.history().is_some_and(|history| history.serves(name));
         let (served, new): (Vec<_>, Vec<_>) = load.into_iter().partition(has_served);

@@ -335,3 +335,31 @@ async fn beyond_the_limit_there_is_room_for_plugins_of_which_nothing_runs_and_fo
     registry.refresh(&Default::default()).await;
     assert_eq!(status(&registry, "b").state, PluginState::Active, "while all attempts run that may");
 }
+
+#[tokio::test]
+async fn a_file_that_was_written_to_its_end_is_loaded_at_once_wherever_the_directory_is_said_to_be() {
+    let place = tempfile::tempdir().unwrap();
+    let (dir, link) = (place.path().join("plugins"), place.path().join("link"));
+    fs::create_dir(&dir).unwrap();
+    std::os::unix::fs::symlink(&dir, &link).unwrap();
+    // A path that leads there from where this process stands, and one through a link.
+    let here = std::env::current_dir().unwrap();
+    let up = "../".repeat(here.components().count() - 1);
+    let relative = Path::new(&up).join(dir.strip_prefix("/").unwrap());
+    for (name, dir) in [("a", relative), ("b", link)] {
+        // Nothing is loaded for having been quiet.
+        let patient = Options { settle_ms: 600_000, rescan_ms: 600_000, ..options(&dir) };
+        let (stop, registry) = (CancellationToken::new(), Registry::open(patient).await.unwrap());
+        let mut changes = registry.changes();
+        let people = async {
+            fs::write(dir.join(format!("{name}.wasm")), guest(OK)).unwrap();
+            while registry.status(name).is_none_or(|status| status.state != PluginState::Active) {
+                changes.changed().await.unwrap();
+            }
+            stop.cancel();
+        };
+        let both = async { tokio::join!(registry.watch(stop.clone()), people) };
+        tokio::time::timeout(Duration::from_secs(60), both).await.unwrap();
+        fs::remove_file(dir.join(format!("{name}.wasm"))).unwrap();
+    }
+}

@@ -2,7 +2,8 @@
 //! notifications get lost and some file systems give none.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -30,8 +31,9 @@ pub enum Notice {
     Poll,
 }
 
-/// Something changed; a path if whoever wrote it has finished.
-type Hint = Option<PathBuf>;
+/// Something changed; the name of a file if whoever wrote it has finished. Not its path: the system tells where it lies in
+/// its own way, whatever the directory is called in the settings.
+type Hint = Option<OsString>;
 
 impl Registry {
     /// Loads, reloads and unloads plugins as the directory changes, until it is told to stop. To be run once, by the
@@ -122,7 +124,7 @@ fn hints(event: notify::Event) -> Vec<Hint> {
     match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))
         | EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both)) => {
-            event.paths.into_iter().map(Some).collect()
+            event.paths.iter().map(|path| path.file_name().map(OsString::from)).collect()
         }
         EventKind::Access(_) => Vec::new(),
         _ => vec![None],
