@@ -50,6 +50,21 @@ fn a_rust_project_builds_passes_its_tests_and_serves() {
     assert_eq!(built.status.code(), Some(0), "{}", text(&built.stderr));
     assert!(text(&built.stdout).contains("starts with 4,194,304 bytes"), "{}", text(&built.stdout));
 
+    // The settings of the project are those that a server would have.
+    fs::remove_file(project.join("tests/wrong.json")).unwrap();
+    fs::write(project.join("hello.toml"), "types = ['greeting']\nlimits = { result_bytes = 5 }").unwrap();
+    let built = run(&project, &["plugin", "build"]);
+    assert!(text(&built.stdout).contains("types    greeting"), "{}", text(&built.stdout));
+    let tested = run(&project, &["plugin", "test", "--no-build"]);
+    assert_eq!(tested.status.code(), Some(1), "{}", text(&tested.stdout));
+    assert!(text(&tested.stdout).contains("FAILED"), "{}", text(&tested.stdout));
+    fs::write(project.join("hello.toml"), "tipes = []").unwrap();
+    for command in [&["plugin", "build"][..], &["plugin", "test", "--no-build"]] {
+        let refused = run(&project, command);
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(text(&refused.stderr).contains("did you mean \"types\""), "{}", text(&refused.stderr));
+    }
+
     let stage = Stage::with(Broker::Embedded, PluginsDir::empty(), |options| options);
     stage.plugins.put("hello", &project.join("dist/hello.wasm"));
     eventually("the plugin is loaded", || {

@@ -2,9 +2,10 @@
 //! event's end.
 //!
 //! Everything that it makes lies in `DIR/.eventstream`: the plugins, the store, compiled code. A project that does not build
-//! leaves its last good plugin at work.
+//! leaves its last good plugin at work; one that is gone takes its plugin and its settings along.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,7 +74,7 @@ impl Args {
 
 /// Builds and serves until it is told to stop.
 pub(super) fn run(args: &Args) -> Exit {
-    let mut builder = Builder { folder: args.dir.clone(), plugins: args.made("plugins"), built: Vec::new() };
+    let mut builder = Builder { folder: args.dir.clone(), plugins: args.made("plugins"), ..Builder::default() };
     if builder.projects().is_empty() {
         let shown = args.dir.display();
         complain(format!("there is no plugin project in {shown}: make one with eventstream plugin new"));
@@ -122,11 +123,14 @@ fn prepare(args: &Args) -> std::io::Result<()> {
 }
 
 /// Builds what has changed.
+#[derive(Default)]
 struct Builder {
     folder: PathBuf,
     plugins: PathBuf,
     /// The folders that were built, or tried, and how new their files were.
     built: Vec<(PathBuf, Option<SystemTime>)>,
+    /// What had no project at the last look; `None` before the first one.
+    left_over: Option<HashSet<OsString>>,
 }
 
 impl Builder {
@@ -143,7 +147,9 @@ impl Builder {
     }
 
     fn look(&mut self) {
-        for (folder, project) in self.projects() {
+        let projects = self.projects();
+        self.sweep(&projects);
+        for (folder, project) in projects {
             let newest = newest(&folder);
             match self.built.iter_mut().find(|(known, _)| *known == folder) {
                 Some((_, built)) if *built == newest => continue,
@@ -158,6 +164,27 @@ impl Builder {
             match done {
                 Ok(()) => note(format!("{} built in {:.1} s", project.name(), begun.elapsed().as_secs_f32())),
                 Err(words) => complain(format!("{}: {words}; the version before stays", project.name())),
+            }
+        }
+    }
+
+    /// Removes the plugins and settings that no project has any more: left by an earlier `dev` at once, others when they
+    /// have none at two looks in a row, since editors replace a file by removing it first.
+    fn sweep(&mut self, projects: &[(PathBuf, Project)]) {
+        self.built.retain(|(folder, _)| projects.iter().any(|(known, _)| known == folder));
+        let files = projects.iter().flat_map(|(_, project)| [Some(project.component()), project.settings()]);
+        let had: HashSet<OsString> = files.flatten().filter_map(|file| Some(file.file_name()?.to_owned())).collect();
+        let installed =
+            fs::read_dir(&self.plugins).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()));
+        let is_ours =
+            |name: &OsString| Path::new(name).extension().is_some_and(|kind| kind == "wasm" || kind == "toml");
+        let left_over: HashSet<OsString> = installed.filter(|name| is_ours(name) && !had.contains(name)).collect();
+        let before = self.left_over.replace(left_over.clone());
+        for name in left_over.iter().filter(|name| before.as_ref().is_none_or(|before| before.contains(*name))) {
+            let shown = Path::new(name).display();
+            match fs::remove_file(self.plugins.join(name)) {
+                Ok(()) => note(format!("{shown} removed, which no project has any more")),
+                Err(error) => complain(format!("{shown}, which no project has any more, cannot be removed: {error}")),
             }
         }
     }
@@ -261,5 +288,37 @@ mod tests {
             fs::write(folder.path().join(made).join("new"), "").unwrap();
         }
         assert_eq!(newest(folder.path()), before);
+    }
+
+    #[test]
+    fn what_no_project_has_any_more_is_removed_with_its_settings() {
+        let folder = tempfile::tempdir().unwrap();
+        let (plugins, project) = (folder.path().join(".eventstream/plugins"), folder.path().join("here"));
+        let manifest = "[package]\nname = \"here\"";
+        for folder in [&plugins, &project] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        let put =
+            |folder: &Path, names: &[&str]| names.iter().for_each(|name| fs::write(folder.join(name), "").unwrap());
+        put(&plugins, &["here.wasm", "here.toml", "gone.wasm", "gone.toml", ".here.wasm.tmp"]);
+        put(&project, &["here.toml"]);
+        fs::write(project.join("Cargo.toml"), manifest).unwrap();
+        let mut builder = Builder { folder: folder.path().to_owned(), plugins: plugins.clone(), ..Builder::default() };
+        let mut look = || {
+            builder.sweep(&builder.projects());
+            let mut left: Vec<_> = fs::read_dir(&plugins).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            left.sort();
+            left.into_iter().map(|name| name.into_string().unwrap()).collect::<Vec<_>>()
+        };
+        let all = [".here.wasm.tmp", "here.toml", "here.wasm"];
+        assert_eq!(look(), all, "what an earlier run left is removed at once");
+        // A file that is replaced by way of its removal.
+        fs::remove_file(project.join("Cargo.toml")).unwrap();
+        assert_eq!(look(), all);
+        fs::write(project.join("Cargo.toml"), manifest).unwrap();
+        fs::remove_file(project.join("here.toml")).unwrap();
+        assert_eq!((look().len(), look().len()), (3, 2), "its settings have gone");
+        fs::remove_dir_all(&project).unwrap();
+        assert_eq!((look().len(), look().len()), (2, 1));
     }
 }

@@ -13,7 +13,7 @@ Examples:
   eventstream plugin build
   eventstream plugin build ./order-paid
 
-Leaves DIR/dist/NAME.wasm. Built by cargo, by componentize-qjs in node_modules, or by componentize-py in .venv or PATH.
+Leaves DIR/dist/NAME.wasm, and checks it with the settings in DIR/NAME.toml, if there are some. Built by cargo, by componentize-qjs in node_modules, or by componentize-py in .venv or PATH.
 
 Exit codes: 0 built, 1 the build failed or a tool is missing, 2 no project, 4 what was built is not a plugin";
 
@@ -40,8 +40,8 @@ pub(in super::super) fn run(args: &Build) -> Exit {
         complain(words);
         return Exit::Failed;
     }
-    let component = project.component();
-    on_bench(|bench, runtime| match runtime.block_on(bench.load(&component, None)) {
+    let (component, settings) = (project.component(), project.settings());
+    on_bench(|bench, runtime| match runtime.block_on(bench.load(&component, settings.as_deref())) {
         Ok(plugin) => {
             say(facts(&component, &plugin.facts()));
             Exit::Done

@@ -24,7 +24,8 @@ Examples:
 
 A test is a file tests/*.json:
   { \"name\": \"greets\", \"event\": { \"type\": \"hello\", \"payload\": {} }, \"expect\": { \"outcome\": \"processed\" } }
-with \"config\" for the plugin's settings, and \"steps\": [{ \"event\", \"attempt\", \"expect\" }] for several events in a row.
+with \"config\" in place of that in DIR/NAME.toml, and \"steps\": [{ \"event\", \"attempt\", \"expect\" }] for several events
+in a row. The other settings in that file hold, as on a server.
 
 Exit codes: 0 all passed, 1 one failed or the build did, 2 no project or no tests, 4 not a plugin";
 
@@ -102,7 +103,7 @@ pub(in super::super) fn run(args: &Test) -> Exit {
         complain(words);
         return Exit::Failed;
     }
-    on_bench(|bench, runtime| test(args, &project.component(), &cases, &bench, &runtime))
+    on_bench(|bench, runtime| test(args, &project, &cases, &bench, &runtime))
 }
 
 fn cases(folder: &Path) -> Result<Vec<(String, Case)>, String> {
@@ -122,18 +123,19 @@ fn cases(folder: &Path) -> Result<Vec<(String, Case)>, String> {
 
 fn test(
     args: &Test,
-    component: &Path,
+    project: &Project,
     cases: &[(String, Case)],
     bench: &Workbench,
     runtime: &tokio::runtime::Runtime,
 ) -> Exit {
+    let (component, settings) = (&project.component(), project.settings());
     // Compiling is what takes time, so that one plugin serves all tests with the same settings.
     let mut plugins: Vec<(Option<&BTreeMap<String, String>>, OnBench<'_>)> = Vec::new();
     let mut failed = 0;
     for (name, case) in cases {
         let config = case.config.as_ref();
         if !plugins.iter().any(|(known, _)| *known == config) {
-            match runtime.block_on(bench.load_with(component, None, config.cloned())) {
+            match runtime.block_on(bench.load_with(component, settings.as_deref(), config.cloned())) {
                 Ok(plugin) => plugins.push((config, plugin)),
                 Err(no) => {
                     complain(faults(component, &no));
