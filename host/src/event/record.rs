@@ -87,6 +87,19 @@ pub struct LogLine {
     pub fields: Vec<(String, String)>,
 }
 
+impl LogLine {
+    /// The most fields of a line.
+    pub const MAX_FIELDS: usize = 32;
+    /// What a field costs beside its text wherever lines are measured, so that empty ones are not free.
+    pub const FIELD_BYTES: usize = size_of::<(String, String)>();
+
+    /// How much it takes: its text and its fields.
+    pub fn size_bytes(&self) -> usize {
+        let fields = self.fields.iter().map(|(name, value)| Self::FIELD_BYTES + name.len() + value.len());
+        self.message.len() + fields.sum::<usize>()
+    }
+}
+
 /// The levels of a guest's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -156,8 +169,7 @@ impl fmt::Display for State {
 impl AttemptRecord {
     fn size_bytes(&self) -> usize {
         let texts = [&self.error, &self.backtrace, &self.stderr].into_iter().flatten().map(String::len).sum::<usize>();
-        let fields = |line: &LogLine| line.fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        texts + self.log.iter().map(|line| line.message.len() + fields(line)).sum::<usize>()
+        texts + self.log.iter().map(LogLine::size_bytes).sum::<usize>()
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Limits;
 use super::testing::{OK, fail, sole};
-use crate::event::{Class, Data, LogLevel};
+use crate::event::{Class, Data, LogLevel, LogLine};
 
 /// Returns so many bytes of text.
 fn text(length: u32) -> String {
@@ -122,6 +122,24 @@ async fn a_flood_of_log_lines_is_kept_in_bounds() {
     let completed = sole(&body, limits).await.attempt().await;
     assert_eq!((completed.log.len(), completed.log_lines_dropped), (3, 97));
     assert!(completed.log.iter().all(|line| line.message.len() == 10 && line.level == LogLevel::Info));
+}
+
+/// A line with so many fields, all of them empty: memory is 0 where nothing was written.
+fn empty_fields(n: u32) -> String {
+    format!(
+        "(drop (memory.grow (i32.const 100)))
+         (call $log (i32.const 2) (i32.const 2048) (i32.const 5) (i32.const 131072) (i32.const {n}))"
+    )
+}
+
+#[tokio::test]
+async fn fields_of_log_lines_are_limited_in_number_and_counted_though_they_are_empty() {
+    let completed = sole(&format!("{} {OK}", empty_fields(1_000)), Limits::default()).await.attempt().await;
+    assert_eq!(completed.log[0].fields.len(), LogLine::MAX_FIELDS);
+
+    let lines = empty_fields(300_000).repeat(2);
+    let failure = sole(&format!("{lines} {OK}"), Limits::default()).await.failure().await;
+    assert_eq!(failure.class, Class::Limit, "{failure:?}");
 }
 
 #[tokio::test]

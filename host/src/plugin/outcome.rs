@@ -3,6 +3,8 @@
 //! Messages are for the person who looks at a failed event, so a panic is told in the guest's own words, which stand on
 //! its standard error; the engine knows no more than that an `unreachable` was reached.
 
+use std::fmt::{self, Write};
+
 use wasmtime::component::ResourceTableError;
 use wasmtime::{Error, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
@@ -22,6 +24,26 @@ const HANDLE_WORDS: &str = "handle";
 /// A message that a guest made up or caused, cut to what a record may hold.
 pub(super) fn message(text: impl Into<String>) -> String {
     cut(text.into(), MAX_MESSAGE_BYTES)
+}
+
+/// The same of what is yet to be written: of megabytes that a guest made up not even the copy is made, which is several
+/// times as long where they are escaped.
+pub(super) fn written(words: fmt::Arguments<'_>) -> String {
+    let mut beginning = Beginning(String::new());
+    // It fails where the beginning ends.
+    let _ = beginning.write_fmt(words);
+    message(beginning.0)
+}
+
+/// A little more than a message, so that it is seen that there was more.
+struct Beginning(String);
+
+impl fmt::Write for Beginning {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        let room = (MAX_MESSAGE_BYTES + 4).saturating_sub(self.0.len());
+        self.0.push_str(&more[..more.floor_char_boundary(room)]);
+        if more.len() > room { Err(fmt::Error) } else { Ok(()) }
+    }
 }
 
 /// What an attempt came to that ended with an error of the engine or of a host function.
@@ -176,5 +198,21 @@ mod tests {
     fn messages_are_cut_between_characters() {
         let text = message("é".repeat(4_000));
         assert!(text.len() <= MAX_MESSAGE_BYTES && text.ends_with('…'), "{} bytes", text.len());
+    }
+
+    #[test]
+    fn of_what_is_long_only_the_beginning_is_written() {
+        /// Writes without end, as long as anybody takes it.
+        struct Endless;
+        impl fmt::Debug for Endless {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                loop {
+                    f.write_str("é")?;
+                }
+            }
+        }
+        let text = written(format_args!("so: {Endless:?}"));
+        assert!(text.starts_with("so: éé") && text.len() <= MAX_MESSAGE_BYTES && text.ends_with('…'), "{text}");
+        assert_eq!(written(format_args!("{}", 7)), "7");
     }
 }

@@ -102,7 +102,8 @@ async fn read(
     let (head, mut body) = match receiver.await {
         Ok(Ok(response)) => response.into_parts(),
         Ok(Err(code)) => {
-            return Ok(Err(failure(Class::Retry, format!("the handler answered with the error {code:?}"))));
+            let words = outcome::written(format_args!("the handler answered with the error {code:?}"));
+            return Ok(Err(failure(Class::Retry, words)));
         }
         Err(_) => return Ok(Err(failure(Class::Trap, "the handler ended without an answer".into()))),
     };

@@ -13,9 +13,9 @@ impl Host for Guest {
             Level::Warn => LogLevel::Warn,
             Level::Error => LogLevel::Error,
         };
-        let field_bytes: usize = fields.iter().map(|(name, value)| name.len() + value.len()).sum();
-        self.output.spend(message.len() + field_bytes)?;
-        self.output.log(LogLine { level, message, fields });
+        let line = LogLine { level, message, fields };
+        self.output.spend(line.size_bytes())?;
+        self.output.log(line);
         Ok(())
     }
 }

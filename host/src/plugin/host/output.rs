@@ -182,20 +182,26 @@ fn keep_end(said: &mut Said, room: usize) {
     said.stderr_bytes_dropped += surplus as u64;
 }
 
-/// The line with no more than `room` bytes of text, the message first.
+/// The line with no more than `room` bytes, the message first, and no more fields than a line may have.
 fn cut(mut line: LogLine, room: usize) -> LogLine {
     line.message.truncate(line.message.floor_char_boundary(room));
     let mut left = room - line.message.len();
+    line.fields.truncate(LogLine::MAX_FIELDS);
     line.fields.retain_mut(|(name, value)| {
-        if left <= name.len() {
+        let cost = LogLine::FIELD_BYTES + name.len();
+        if left <= cost {
             left = 0;
             return false;
         }
-        left -= name.len();
+        left -= cost;
         value.truncate(value.floor_char_boundary(left));
         left -= value.len();
         true
     });
+    // A list keeps the memory of what was cut, and lines are kept for as long as their event's attempt goes from hand to
+    // hand.
+    line.fields.shrink_to_fit();
+    line.message.shrink_to_fit();
     line
 }
 
@@ -248,14 +254,28 @@ mod tests {
 
     #[test]
     fn a_line_is_cut_with_its_fields_and_between_characters() {
-        let line = |message: &str, value: &str| {
+        let line = |message: &str, value: &str, room: usize| {
             let fields = vec![("k".to_owned(), value.to_owned()), ("l".to_owned(), "v".to_owned())];
-            cut(LogLine { level: LogLevel::Info, message: message.into(), fields }, 8)
+            cut(LogLine { level: LogLevel::Info, message: message.into(), fields }, room)
         };
-        assert_eq!(line("1234567é", "v").message, "1234567");
-        assert_eq!(line("1234567é", "v").fields, []);
-        assert_eq!(line("12345", "abcdef").fields, [("k".to_owned(), "ab".to_owned())]);
-        assert_eq!(line("1234", "a").fields.len(), 2);
+        assert_eq!(line("1234567é", "v", 8).message, "1234567");
+        assert_eq!(line("1234567é", "v", 8).fields, []);
+        let one = 8 + LogLine::FIELD_BYTES;
+        assert_eq!(line("12345", "abcdef", one).fields, [("k".to_owned(), "ab".to_owned())]);
+        assert_eq!(line("1234", "a", one + LogLine::FIELD_BYTES).fields.len(), 2);
+    }
+
+    #[test]
+    fn fields_without_text_are_not_free() {
+        let empty = |n: usize| LogLine {
+            level: LogLevel::Info,
+            message: String::new(),
+            fields: vec![(String::new(), String::new()); n],
+        };
+        let kept = cut(empty(100_000), 4_096);
+        assert_eq!((kept.fields.len(), kept.fields.capacity()), (LogLine::MAX_FIELDS, LogLine::MAX_FIELDS));
+        let few = cut(empty(100), 200).fields.len();
+        assert!(few * LogLine::FIELD_BYTES <= 200, "{few} fields in 200 bytes");
     }
 
     #[test]

@@ -203,7 +203,9 @@ fn size_bytes(new: &NewEvent) -> usize {
         Some(EventData::Text(text)) => text.len(),
         Some(EventData::Binary(bytes)) => bytes.len(),
     };
-    let extensions: usize = new.extensions.iter().map(|(name, value)| name.len() + value.len()).sum();
+    // What a pair costs beside its text, so that empty ones are not free.
+    let pair = |(name, value): &(String, String)| size_of::<(String, String)>() + name.len() + value.len();
+    let extensions: usize = new.extensions.iter().map(pair).sum();
     let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     new.type_.len() + optional(&new.subject) + optional(&new.datacontenttype) + extensions + data
 }
@@ -215,7 +217,7 @@ fn words(error: &Error) -> &str {
 }
 
 /// The beginning of a text that a guest made up, for a message.
-fn short(text: &str) -> &str {
+pub(super) fn short(text: &str) -> &str {
     &text[..text.floor_char_boundary(64)]
 }
 

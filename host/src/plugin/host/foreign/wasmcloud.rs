@@ -19,6 +19,7 @@ impl consumer::Host for Guest {
 
     fn publish(&mut self, message: BrokerMessage) -> wasmtime::Result<Result<(), String>> {
         if message.reply_to.is_some() {
+            self.output.spend(message.subject.len() + message.body.len())?;
             let words = "reply-to is not offered: nobody waits for replies to an event";
             self.current.publishing.refuse(words);
             return Ok(Err(words.into()));
