@@ -145,12 +145,12 @@ fn lacking(name: &str, instance: &ComponentInstance, engine: &Engine, functions:
 /// The functions whose types are others than those that this host knows.
 fn differing(does: &str, name: &str, instance: &ComponentInstance, engine: &Engine, known: &Known) -> Vec<String> {
     let interface = name.split_once('@').map_or(name, |(interface, _)| interface);
-    let functions = known.functions(interface);
-    let differs = functions.into_iter().filter_map(|(function, ours)| {
-        let theirs = signature::of_component(&function_of(instance, engine, function)?);
-        (theirs != ours).then(|| {
+    let differs = known.functions(interface).filter_map(|ours| {
+        let theirs = function_of(instance, engine, &ours.name)?;
+        (!known.is_of_type(ours, &theirs)).then(|| {
+            let (function, words, theirs) = (&ours.name, known.signature(ours), signature::of_component(&theirs));
             format!(
-                "{does} {function:?} of {name} as `{theirs}`, which for this host is `{ours}`: rebuild against that"
+                "{does} {function:?} of {name} as `{theirs}`, which for this host is `{words}`: rebuild against that"
             )
         })
     });
@@ -160,10 +160,11 @@ fn differing(does: &str, name: &str, instance: &ComponentInstance, engine: &Engi
 /// The functions that an exported interface should have and does not.
 fn missing(name: &str, instance: &ComponentInstance, engine: &Engine, known: &Known) -> Vec<String> {
     let interface = name.split_once('@').map_or(name, |(interface, _)| interface);
-    let functions = known.functions(interface).into_iter();
-    functions
-        .filter(|(function, _)| function_of(instance, engine, function).is_none())
-        .map(|(function, ours)| format!("exports {name} without its function {function:?}, which is `{ours}`"))
+    let lacks = known.functions(interface).filter(|ours| function_of(instance, engine, &ours.name).is_none());
+    lacks
+        .map(|ours| {
+            format!("exports {name} without its function {:?}, which is `{}`", ours.name, known.signature(ours))
+        })
         .collect()
 }
 

@@ -40,6 +40,8 @@ const COMPILATIONS: usize = 1;
 const INTRODUCTIONS: usize = 2;
 /// The longest version and description that are kept.
 const MAX_DESCRIPTION_CHARS: usize = 1_024;
+/// The most that is told of the misfits of one file, beside the first of them.
+const MAX_MISFITS_BYTES: usize = 8 * 1_024;
 
 /// Why a file is not a plugin. The same file fails again, but for what [`LoadError::may_pass`] names.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +135,23 @@ impl LoadError {
                 | Self::Image(_)
                 | Self::Host
         )
+    }
+
+    /// The same in a few thousand bytes: what a file is made of may be as long as the file, and its words go into each
+    /// status and into the log.
+    fn shortened(self) -> Self {
+        match self {
+            Self::NotWasm(words) => Self::NotWasm(outcome::message(words)),
+            Self::Componentize(words) => Self::Componentize(outcome::message(words)),
+            Self::Compile(words) => Self::Compile(outcome::message(words)),
+            Self::CompilerEnded(words) => Self::CompilerEnded(outcome::message(words)),
+            Self::Known { words, file } => Self::Known { words: outcome::message(words), file },
+            Self::Image(words) => Self::Image(outcome::message(words)),
+            Self::Misfits(all) => Self::Misfits(some(all)),
+            Self::Trial(words) => Self::Trial(outcome::message(words)),
+            Self::Describe(words) => Self::Describe(outcome::message(words)),
+            short => short,
+        }
     }
 }
 
@@ -248,6 +267,16 @@ impl Loader {
     /// # Errors
     /// See [`LoadError`].
     pub(super) async fn load_compiled(
+        &self,
+        name: &str,
+        file: Contents,
+        settings: Settings,
+        compiled: Option<Component>,
+    ) -> Result<Plugin, LoadError> {
+        self.load_file(name, file, settings, compiled).await.map_err(LoadError::shortened)
+    }
+
+    async fn load_file(
         &self,
         name: &str,
         file: Contents,
@@ -380,9 +409,35 @@ fn short(text: &str) -> String {
     text.chars().take(MAX_DESCRIPTION_CHARS).collect()
 }
 
+/// The first misfits, each of them cut, and how many more there are.
+fn some(all: Vec<String>) -> Vec<String> {
+    let (n, mut told_bytes) = (all.len(), 0);
+    let mut told: Vec<String> = Vec::new();
+    for misfit in all.into_iter().map(outcome::message) {
+        told_bytes += misfit.len();
+        if told_bytes > MAX_MISFITS_BYTES && !told.is_empty() {
+            break;
+        }
+        told.push(misfit);
+    }
+    let left_out = n - told.len();
+    if left_out > 0 {
+        told.push(format!("and {left_out} more"));
+    }
+    told
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn misfits_are_told_in_a_few_thousand_bytes() {
+        let told = LoadError::Misfits(vec!["x".repeat(100_000); 50]).shortened().to_string();
+        assert!(told.len() < 10_000 && told.ends_with("and 48 more"), "{} bytes", told.len());
+        let LoadError::Misfits(few) = LoadError::Misfits(vec!["x".into(), "y".into()]).shortened() else { panic!() };
+        assert_eq!(few, ["x", "y"]);
+    }
 
     #[tokio::test]
     async fn a_first_instance_that_answers_too_late_is_tried_again_and_one_that_fails_is_not() {

@@ -148,6 +148,43 @@ async fn what_is_no_plugin_is_refused_with_what_to_do() {
     }
 }
 
+/// A component that wants, or has, a function of ours that is given a tuple of a tuple of a tuple … of a record with a
+/// field of this name, each of the one within it twice.
+fn nested(depth: u32, field: &str, is_import: bool) -> Vec<u8> {
+    let tuples: String =
+        (1..=depth).map(|n| format!("(type $t{n} (tuple $t{before} $t{before}))", before = n - 1)).collect();
+    let (interface, function) = match is_import {
+        true => ("eventstream:plugin/log@0.1.0", "log"),
+        false => ("acme:things/shop@1.2.3", "buy"),
+    };
+    wat::parse_str(format!(
+        r#"(component (import "{interface}" (instance
+            (type $r (record (field "{field}" u8)))
+            (export "r" (type $t0 (eq $r)))
+            {tuples}
+            (export "{function}" (func (param "level" $t{depth}))))))"#
+    ))
+    .unwrap()
+}
+
+#[tokio::test]
+async fn types_that_would_fill_the_memory_if_they_were_written_out_are_refused_in_a_few_words() {
+    let dir = tempfile::tempdir().unwrap();
+    // More than 2^19 of them are refused by the compiler.
+    for (name, depth, length, is_import) in
+        [("few", 2, 5, true), ("many", 18, 20_000, true), ("most", 40, 20_000, true), ("other", 18, 20_000, false)]
+    {
+        let bytes = nested(depth, &"b".repeat(length), is_import);
+        fs::write(dir.path().join(format!("{name}.wasm")), bytes).unwrap();
+        let registry = open(dir.path()).await;
+        let error = status(&registry, name).error.unwrap_or_else(|| panic!("{name} is refused"));
+        assert!(error.len() < 10_000, "{name}: {} bytes", error.len());
+        let is_cut = error.contains('…');
+        assert_eq!(is_cut, name == "many", "{name}: {error}");
+        fs::remove_file(dir.path().join(format!("{name}.wasm"))).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_file_over_the_limit_is_refused() {
     let dir = tempfile::tempdir().unwrap();
