@@ -24,6 +24,8 @@ mod directory;
 mod engine;
 mod executor;
 mod fit;
+#[cfg(test)]
+mod handle_tests;
 mod history;
 mod host;
 mod image;

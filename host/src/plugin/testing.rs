@@ -113,9 +113,14 @@ pub(super) async fn sole(body: &str, limits: Limits) -> Sole {
 
 /// The same with settings of its own.
 pub(super) async fn sole_with(body: &str, limits: Limits, settings: &str) -> Sole {
+    sole_of(&guest(body), limits, settings).await
+}
+
+/// The same for any component.
+pub(super) async fn sole_of(bytes: &[u8], limits: Limits, settings: &str) -> Sole {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("test.toml"), settings).unwrap();
-    std::fs::write(dir.path().join("test.wasm"), guest(body)).unwrap();
+    std::fs::write(dir.path().join("test.wasm"), bytes).unwrap();
     let registry = Registry::open(Options { limits, ..options(dir.path()) }).await.unwrap();
     let plugin = registry.route(&"test".parse().unwrap());
     Sole { plugin: plugin.unwrap_or_else(|| panic!("{:?}", registry.statuses())) }

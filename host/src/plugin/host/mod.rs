@@ -44,8 +44,10 @@ use super::secrets::Secrets;
 use super::state::NoState;
 use crate::event::{Event, Success};
 
-/// The most handles to host objects (streams, pollables) that an instance may hold.
-const MAX_HANDLES: usize = 2_000;
+/// The most handles to host objects (streams, pollables) that an instance may hold. A request that is under way takes ten,
+/// and an attempt sends a few. What objects hold of a guest's is counted, but for the headers of each (32 KiB) and what
+/// waits to be sent (128 KiB for each body, which is three handles), so that this bounds both: by 8 MiB and by 11.
+const MAX_HANDLES: usize = 256;
 /// The most random bytes in one call.
 const MAX_RANDOM_BYTES: u64 = 64 * 1_024;
 
@@ -195,7 +197,7 @@ impl WasiView for Guest {
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    http::add_to_linker(&mut linker)?;
     Offered::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
     keyvalue::add_to_linker(&mut linker)?;
     standards::add_to_linker(&mut linker)?;
@@ -213,7 +215,7 @@ pub(super) fn linkers(engine: &Engine) -> wasmtime::Result<Vec<Linker<Guest>>> {
         // Alone it would lack the streams that it shares with the rest.
         |linker| {
             wasmtime_wasi::p2::add_to_linker_async(linker)?;
-            wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
+            http::add_to_linker(linker)
         },
     ];
     parts

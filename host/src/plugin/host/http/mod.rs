@@ -7,6 +7,7 @@
 mod address;
 mod body;
 mod connect;
+mod counted;
 mod grants;
 mod quota;
 mod resolve;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
+use wasmtime::component::Linker;
 use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView,
     WasiHttpHooks, WasiHttpView,
@@ -36,6 +38,15 @@ use crate::event::EventId;
 const MAX_FIELDS_BYTES: usize = 32 * 1_024;
 /// The most that is taken of a request's body at once.
 const CHUNK_BYTES: usize = 64 * 1_024;
+
+/// Adds what a guest needs to send requests.
+///
+/// # Errors
+/// Never, unless two interfaces have one name.
+pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+    counted::shadow(linker)
+}
 
 type Worker = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Answer = Box<dyn Future<Output = Result<(Response<WasiBody>, Worker), Error>> + Send>;

@@ -1,0 +1,110 @@
+//! Objects of `wasi:http` that keep what a guest hands over: counted as handed to the host, and no longer than they are of
+//! use. The implementation knows a limit only for the fields of one object, and an attempt may make many.
+
+use wasmtime::StoreContextMut;
+use wasmtime::component::{Linker, Resource};
+use wasmtime_wasi_http::WasiHttpView;
+use wasmtime_wasi_http::p2::HeaderResult;
+use wasmtime_wasi_http::p2::bindings::http::types::{
+    Fields, HeaderError, HostFields, HostOutgoingRequest, Method, OutgoingRequest, Scheme,
+};
+
+use super::Guest;
+
+/// The interface under the name by which the implementation adds it; a test notices if it is another one.
+const TYPES: &str = "wasi:http/types@0.2.12";
+/// The longest method or scheme. Those that are registered have at most 22 letters.
+const MAX_WORD_BYTES: usize = 64;
+/// The longest authority, and the longest path with its query: what servers take at most.
+const MAX_TARGET_BYTES: usize = 8 * 1_024;
+
+type Store<'a> = StoreContextMut<'a, Guest>;
+type Request = Resource<OutgoingRequest>;
+type Pair = (String, Vec<u8>);
+
+/// Puts functions that count in the place of those that do not.
+///
+/// # Errors
+/// Never.
+pub(super) fn shadow(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    let mut types = linker.instance(TYPES)?;
+    types.func_wrap(
+        "[method]outgoing-request.set-method",
+        |mut store: Store<'_>, (request, method): (Request, _)| {
+            let guest = store.data_mut();
+            let word = if let Method::Other(word) = &method { word.as_str() } else { "" };
+            let fits = guest.takes(word.len(), MAX_WORD_BYTES)?;
+            Ok((if fits { guest.http().set_method(request, method)? } else { Err(()) },))
+        },
+    )?;
+    types.func_wrap(
+        "[method]outgoing-request.set-scheme",
+        |mut store: Store<'_>, (request, scheme): (Request, _)| {
+            let guest = store.data_mut();
+            let word = if let Some(Scheme::Other(word)) = &scheme { word.as_str() } else { "" };
+            let fits = guest.takes(word.len(), MAX_WORD_BYTES)?;
+            Ok((if fits { guest.http().set_scheme(request, scheme)? } else { Err(()) },))
+        },
+    )?;
+    types.func_wrap(
+        "[method]outgoing-request.set-authority",
+        |mut store: Store<'_>, (request, authority): (Request, Option<String>)| {
+            let guest = store.data_mut();
+            let fits = guest.takes(authority.as_ref().map_or(0, String::len), MAX_TARGET_BYTES)?;
+            Ok((if fits { guest.http().set_authority(request, authority)? } else { Err(()) },))
+        },
+    )?;
+    types.func_wrap(
+        "[method]outgoing-request.set-path-with-query",
+        |mut store: Store<'_>, (request, path): (Request, Option<String>)| {
+            let guest = store.data_mut();
+            let fits = guest.takes(path.as_ref().map_or(0, String::len), MAX_TARGET_BYTES)?;
+            Ok((if fits { guest.http().set_path_with_query(request, path)? } else { Err(()) },))
+        },
+    )?;
+    types.func_wrap("[static]fields.from-list", |mut store: Store<'_>, (pairs,): (Vec<Pair>,)| {
+        let guest = store.data_mut();
+        let pair = |(name, value): &Pair| size_of::<Pair>() + name.len() + value.len();
+        guest.output.spend(pairs.iter().map(pair).sum())?;
+        Ok((answer(HostFields::from_list(&mut guest.http(), pairs))?,))
+    })?;
+    types.func_wrap(
+        "[method]fields.append",
+        |mut store: Store<'_>, (fields, name, value): (Resource<Fields>, String, Vec<u8>)| {
+            let guest = store.data_mut();
+            guest.output.spend(size_of::<Pair>() + name.len() + value.len())?;
+            Ok((answer(HostFields::append(&mut guest.http(), fields, name, value))?,))
+        },
+    )?;
+    types.func_wrap(
+        "[method]fields.set",
+        |mut store: Store<'_>, (fields, name, values): (Resource<Fields>, String, Vec<Vec<u8>>)| {
+            let guest = store.data_mut();
+            let value = |value: &Vec<u8>| size_of::<Vec<u8>>() + value.len();
+            guest.output.spend(name.len() + values.iter().map(value).sum::<usize>())?;
+            Ok((answer(HostFields::set(&mut guest.http(), fields, name, values))?,))
+        },
+    )?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+impl Guest {
+    /// Counts what is kept of a text, if it is not too long to be kept.
+    fn takes(&self, size_bytes: usize, most_bytes: usize) -> wasmtime::Result<bool> {
+        if size_bytes > most_bytes {
+            return Ok(false);
+        }
+        self.output.spend(size_bytes)?;
+        Ok(true)
+    }
+}
+
+/// The guest's fault as its answer, any other as the end of the call.
+fn answer<T>(answer: HeaderResult<T>) -> wasmtime::Result<Result<T, HeaderError>> {
+    match answer {
+        Ok(done) => Ok(Ok(done)),
+        Err(error) => Ok(Err(error.downcast()?)),
+    }
+}
