@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::Limits;
-use super::testing::{OK, fail, sole};
-use crate::event::{Class, Data, LogLevel, LogLine};
+use super::testing::{OK, fail, sole, sole_with};
+use crate::event::{Class, Data, LogLevel, LogLine, Outcome};
 
 /// Returns so many bytes of text.
 fn text(length: u32) -> String {
@@ -51,6 +51,25 @@ async fn a_loop_ends_by_its_cpu_time() {
     let failure = sole("(loop $again (br $again)) unreachable", limits).await.failure().await;
     assert_eq!(failure.class, Class::Timeout);
     assert!(failure.message.contains("50 ms of CPU time"), "{failure:?}");
+}
+
+#[tokio::test]
+async fn what_was_spent_on_a_delivery_before_is_not_charged_to_the_attempt() {
+    let limits = Limits { cpu_ms: 60_000, wall_ms: 120_000, ..Limits::default() };
+    // Longer than a tick, so that the time is looked at.
+    let body = format!(
+        "(loop $again
+            (local.set $n (i32.add (local.get $n) (i32.const 1)))
+            (br_if $again (i32.lt_u (local.get $n) (i32.const 50000000))))
+         {OK}"
+    );
+    for settings in ["", "reuse = {}"] {
+        let sole = sole_with(&body, limits, settings).await;
+        for _ in 0..2 {
+            let completed = sole.attempt_after(120_000_000_000).await;
+            assert!(matches!(completed.outcome, Outcome::Ok(_)), "{completed:?}");
+        }
+    }
 }
 
 #[tokio::test]

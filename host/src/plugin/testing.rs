@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Attempt, Completed, Limits, MemoryState, Options, Plugin, Registry};
+use super::{Attempt, Completed, Limits, MemoryState, Meter, Options, Plugin, Registry};
 use crate::event::{Data, Event, EventId, Failure, Outcome, Success, Timestamp};
 
 /// A handler that returns ok without a result: memory is 0 where nothing was written.
@@ -130,6 +130,17 @@ impl Sole {
     /// A first attempt at an event.
     pub(super) async fn attempt(&self) -> Completed {
         self.plugin.handle(Attempt { event: event("{}").into(), attempt: 1 }, Arc::new(MemoryState::default())).await
+    }
+
+    /// The same for a delivery that has used so much CPU time before, without an attempt having come of it.
+    pub(super) async fn attempt_after(&self, spent_ns: u64) -> Completed {
+        let plugin = self.plugin.clone();
+        let run = move |meter: Arc<Meter>| async move {
+            meter.add(spent_ns);
+            let attempt = Attempt { event: event("{}").into(), attempt: 1 };
+            plugin.handle_here(attempt, Arc::new(MemoryState::default()), meter).await
+        };
+        self.plugin.machine.executor.run(run).await.unwrap()
     }
 
     /// How many instances wait to be used again.
