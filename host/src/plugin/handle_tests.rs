@@ -113,3 +113,14 @@ async fn an_attempt_holds_only_so_many_objects() {
     assert_eq!(class, Class::Limit, "{message}");
     assert!(message.contains("handles"), "{message}");
 }
+
+#[tokio::test]
+async fn an_instance_that_holds_many_objects_is_not_used_again() {
+    let leaking = sole(&times(30, "(drop (call $fields))"), Limits::default(), "reuse = {}").await;
+    for _ in 0..20 {
+        leaking.success().await;
+    }
+    let frugal = sole(&times(4, "(drop (call $fields))"), Limits::default(), "reuse = {}").await;
+    frugal.success().await;
+    assert_eq!(frugal.waiting(), 1);
+}

@@ -300,7 +300,7 @@ impl Loader {
             limits,
             max_attempts: policies.retry.max_attempts,
             config: settings.config.unwrap_or_default(),
-            secrets,
+            secrets: secrets.clone(),
             denials,
             network: Arc::new(network),
         });
@@ -308,7 +308,7 @@ impl Loader {
         let digest = file.digest.clone();
         let prepared = Arc::new(self.prepare((file, compiled), surroundings, settings.reuse).await?);
         let introduced = self.introduce(name, prepared.clone()).await?;
-        let Described { patterns, version, description } = described(name, settings.types, introduced)?;
+        let Described { patterns, version, description } = described(name, settings.types, introduced, &secrets)?;
         Ok(Plugin {
             name: name.into(),
             digest: digest.into(),
@@ -358,7 +358,7 @@ impl Loader {
         answer.map_err(|error| {
             let is_guests = error.is::<wasmtime::WasmBacktrace>() || error.is::<Breach>();
             let words = if is_guests { outcome::classify(&error, None).message } else { format!("{error:#}") };
-            LoadError::Trial(secrets.hide(&words))
+            LoadError::Trial(secrets.hide_cut_end(&words))
         })
     }
 }
@@ -380,7 +380,19 @@ where
 }
 
 /// What the plugin handles: what the settings say, else what it says itself, else what its file is called.
-fn described(name: &str, set: Option<Vec<Pattern>>, introduced: Introduced) -> Result<Described, LoadError> {
+/// The words are a guest's, which may know secrets by now.
+fn described(
+    name: &str,
+    set: Option<Vec<Pattern>>,
+    introduced: Introduced,
+    secrets: &Secrets,
+) -> Result<Described, LoadError> {
+    // With room for what is hidden, so that no value is cut in two before.
+    let room = MAX_DESCRIPTION_CHARS.saturating_add(secrets.longest_bytes());
+    let hidden = |text: &str| secrets.hide_cut_end(first_chars(text, room));
+    let short = |text: &str| first_chars(&hidden(text), MAX_DESCRIPTION_CHARS).to_owned();
+    // What is no type stands in the complaint, and is none either once something in it is hidden.
+    let parsed = |text: &String| text.parse().or_else(|_| hidden(text).parse::<Pattern>());
     let invalid = |error: super::InvalidPattern| LoadError::Describe(error.to_string());
     let (said, version, description) = match introduced.manifest {
         None => (Vec::new(), None, None),
@@ -393,7 +405,7 @@ fn described(name: &str, set: Option<Vec<Pattern>>, introduced: Introduced) -> R
     let mut patterns = match set {
         Some(patterns) => patterns,
         None if said.is_empty() => vec![name.parse().map_err(|_| LoadError::Name)?],
-        None => said.iter().map(|text| text.parse()).collect::<Result<_, _>>().map_err(invalid)?,
+        None => said.iter().map(parsed).collect::<Result<_, _>>().map_err(invalid)?,
     };
     patterns.sort();
     patterns.dedup();
@@ -405,8 +417,8 @@ fn first_event(name: &str) -> Option<Event> {
     Some(Event::new(name.parse().ok()?, format!("/plugins/{name}"), clock::now()))
 }
 
-fn short(text: &str) -> String {
-    text.chars().take(MAX_DESCRIPTION_CHARS).collect()
+fn first_chars(text: &str, n: usize) -> &str {
+    text.char_indices().nth(n).map_or(text, |(end, _)| &text[..end])
 }
 
 /// The first misfits, each of them cut, and how many more there are.
@@ -429,7 +441,27 @@ fn some(all: Vec<String>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::bindings::exports::eventstream::plugin::describe::Manifest;
     use super::*;
+
+    #[test]
+    fn secrets_are_in_nothing_that_a_plugin_says_of_itself() {
+        let source = crate::plugin::SecretSource::Text("hunter2hunter2".into());
+        let secrets = Secrets::read(&[("a".to_owned(), source)].into()).unwrap();
+        let says = |description: String, types: &[&str]| {
+            let types = types.iter().map(|text| (*text).to_owned()).collect();
+            let manifest = Manifest { name: "p".into(), version: "1-hunter2hunter2".into(), description, types };
+            described("p", None, Introduced { manifest: Some(manifest) }, &secrets)
+        };
+        let said = says(format!("{} hunter2hunter2", "x".repeat(MAX_DESCRIPTION_CHARS - 8)), &[]).unwrap();
+        assert_eq!(said.version.as_deref(), Some("1-[secret a]"));
+        let description = said.description.unwrap();
+        assert!(!description.contains("hunt") && description.chars().count() <= MAX_DESCRIPTION_CHARS, "{description}");
+        let Err(refused) = says(String::new(), &[&format!("{} hunter2hunter2", "x".repeat(120))]) else {
+            panic!("it is no type")
+        };
+        assert!(!refused.to_string().contains("hunt"), "{refused}");
+    }
 
     #[test]
     fn misfits_are_told_in_a_few_thousand_bytes() {

@@ -2,7 +2,8 @@
 //!
 //! Without `reuse` every attempt has an instance of its own, and nothing that a handler leaves behind reaches the next
 //! event. With it an instance whose attempt ended well waits for another event; after anything else it is dropped, since
-//! nobody knows what state it is in. So is one that has grown, so that no event fails for what earlier ones left behind.
+//! nobody knows what state it is in. So is one that has grown, or that holds much of the host's, so that no event fails for
+//! what earlier ones left behind.
 
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -82,10 +83,10 @@ impl Idle {
 
     /// Takes an instance back whose attempt ended well; drops it where it is not to be used again, or where there is no
     /// room for one more.
-    pub(super) fn keep(&self, living: Living) {
+    pub(super) fn keep(&self, mut living: Living) {
         let Some(reuse) = self.reuse else { return };
         if living.events < reuse.max_events.get()
-            && living.store.data().may_be_used_again()
+            && living.store.data_mut().may_be_used_again()
             && let Ok(room) = self.room.clone().try_acquire_owned()
         {
             self.waiting().instances.push((living, Instant::now(), room));

@@ -22,6 +22,13 @@ pub struct Swap {
     seen: Option<Vec<u8>>,
 }
 
+impl Swap {
+    /// What it holds.
+    pub(super) fn size_bytes(&self) -> usize {
+        self.key.len() + self.seen.as_ref().map_or(0, Vec::len)
+    }
+}
+
 mod draft {
     wasmtime::component::bindgen!({
         path: "src/plugin/host/keyvalue/draft.wit",

@@ -25,6 +25,7 @@ pub(super) use denials::Denials;
 pub(super) use http::{Network, Shared};
 pub(super) use output::Output;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -48,6 +49,11 @@ use crate::event::{Event, Success};
 /// and an attempt sends a few. What objects hold of a guest's is counted, but for the headers of each (32 KiB) and what
 /// waits to be sent (128 KiB for each body, which is three handles), so that this bounds both: by 8 MiB and by 11.
 const MAX_HANDLES: usize = 256;
+/// The most of them with which an instance may wait for its next event. Standard streams and what a runtime holds for
+/// itself are a dozen.
+const MAX_WAITING_HANDLES: usize = 32;
+/// The most that the objects behind them may hold then: each attempt may hand as much over anew.
+const MAX_WAITING_BYTES: usize = 256 * 1_024;
 /// The most random bytes in one call.
 const MAX_RANDOM_BYTES: u64 = 64 * 1_024;
 
@@ -146,9 +152,18 @@ impl Guest {
         &self.output
     }
 
-    /// Whether the instance could handle another event as well as a new one: it holds less than half of what it may.
-    pub(super) fn may_be_used_again(&self) -> bool {
-        !self.lost_handles && self.limiter.has_ample_room()
+    /// Whether the instance could handle another event as well as a new one: it has less than half of the memory that it
+    /// may have, and holds little of the host's.
+    pub(super) fn may_be_used_again(&mut self) -> bool {
+        if self.lost_handles || !self.limiter.has_ample_room() {
+            return false;
+        }
+        let (mut handles, mut held_bytes) = (0, 0);
+        for object in self.table.iter_mut() {
+            handles += 1;
+            held_bytes += held_bytes_of(object);
+        }
+        handles <= MAX_WAITING_HANDLES && held_bytes <= MAX_WAITING_BYTES
     }
 
     /// The most handles that the store itself should allow.
@@ -174,6 +189,12 @@ impl Guest {
         let state = std::mem::replace(&mut self.current.state, Buffer::new(Arc::new(NoState)));
         Ok(Success { result: None, published, state: state.into_step(&self.surroundings.name) })
     }
+}
+
+/// How much of a guest's an object holds that may hold much of it.
+fn held_bytes_of(object: &dyn Any) -> usize {
+    let message = object.downcast_ref().map(Message::size_bytes);
+    message.or_else(|| object.downcast_ref().map(keyvalue::Swap::size_bytes)).unwrap_or(0)
 }
 
 impl WasiView for Guest {

@@ -75,10 +75,10 @@ struct Checked {
 
 impl Checked {
     fn publish(mut self, plugin: &str, cause: &Event) -> Published {
-        for name in INHERITED_NAMES {
-            if let (false, Some(value)) = (self.extensions.contains_key("traceparent"), cause.extensions.get(name)) {
-                self.extensions.insert(name.to_owned(), value.clone());
-            }
+        // Together or not at all: a `tracestate` belongs to its `traceparent`.
+        if !self.extensions.contains_key("traceparent") {
+            let inherited = INHERITED_NAMES.iter().filter_map(|name| cause.extensions.get_key_value(*name));
+            self.extensions.extend(inherited.map(|(name, value)| (name.clone(), value.clone())));
         }
         let event = Event {
             id: EventId::new(),
@@ -284,14 +284,16 @@ mod tests {
     #[test]
     fn a_child_knows_its_cause_and_its_trace() {
         let checked = check(new_event(), 0, &limits()).unwrap();
-        let cause = crate::plugin::testing::event("{}");
+        let mut cause = crate::plugin::testing::event("{}");
+        cause.extensions.insert("tracestate".into(), "vendor=1".into());
         let published = checked.publish("p", &cause);
         assert_eq!((published.event.source.as_str(), published.event.cause), ("/plugins/p", Some(cause.id)));
-        assert_eq!(published.event.extensions.get("traceparent"), cause.extensions.get("traceparent"));
+        assert_eq!(published.event.extensions, cause.extensions);
         assert_ne!(published.event.id, cause.id);
 
         let own = vec![("traceparent".to_owned(), "own".to_owned())];
         let checked = check(NewEvent { extensions: own, ..new_event() }, 0, &limits()).unwrap();
-        assert_eq!(checked.publish("p", &cause).event.extensions["traceparent"], "own");
+        let extensions = checked.publish("p", &cause).event.extensions;
+        assert_eq!(extensions, BTreeMap::from([("traceparent".to_owned(), "own".to_owned())]));
     }
 }

@@ -22,6 +22,16 @@ pub struct Message {
     pub(in crate::plugin) metadata: Option<Vec<(String, String)>>,
 }
 
+impl Message {
+    /// What it holds.
+    pub(in super::super) fn size_bytes(&self) -> usize {
+        let pairs = self.metadata.iter().flatten();
+        let pairs = pairs.map(|(name, value)| size_of::<(String, String)>() + name.len() + value.len());
+        let texts = [&self.topic, &self.content_type].into_iter().flatten().map(String::len);
+        self.data.len() + texts.chain(pairs).sum::<usize>()
+    }
+}
+
 /// How long to wait for how many replies, which are not offered.
 #[derive(Debug)]
 pub struct RequestOptions;
