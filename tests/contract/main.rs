@@ -8,6 +8,7 @@
 
 mod consumers;
 mod data;
+mod misplaced;
 mod rig;
 mod server;
 mod suite;

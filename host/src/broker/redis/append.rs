@@ -213,6 +213,11 @@ impl Core {
                 let waiting = reply::count(&items.next().unwrap_or_default())?;
                 Err(Error::Full { waiting, limit: self.options.max_waiting })
             }
+            "MISPLACED" => {
+                let why = reply::text(items.next().unwrap_or_default())?;
+                self.board().raise(Trouble::Misplaced, why.clone());
+                Err(Error::Misconfigured(why))
+            }
             _ => Err(miscounted()),
         }
     }

@@ -14,6 +14,9 @@ use crate::broker::{Durability, Health};
 /// How often a remark that would repeat itself is logged.
 const REMARK_EVERY: Duration = Duration::from_secs(60);
 
+/// The most things that are named in one message.
+const MAX_NAMED: usize = 3;
+
 /// What is said of [`Trouble::Loss`], whoever finds it first.
 pub(super) const LOSS: &str =
     "Redis lost data: it was flushed, restored from an older copy or failed over to one; what is there is worked on";
@@ -155,6 +158,18 @@ impl Board {
     }
 }
 
+/// Several things that are wrong, as one message; `None` if nothing is.
+pub(super) fn told(mut wrong: Vec<String>) -> Option<String> {
+    let more = wrong.len().saturating_sub(MAX_NAMED);
+    wrong.truncate(MAX_NAMED);
+    let named = wrong.join("; ");
+    match (named.is_empty(), more) {
+        (true, _) => None,
+        (false, 0) => Some(named),
+        (false, more) => Some(format!("{named}; and so for {more} more")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +186,14 @@ mod tests {
         board.clear(Trouble::Unsafe);
         board.clear(Trouble::Unsafe);
         assert!(board.health().ready());
+    }
+
+    #[test]
+    fn a_few_of_many_are_named() {
+        let told = |n: usize| told((0..n).map(|n| n.to_string()).collect());
+        assert_eq!(told(0), None);
+        assert_eq!(told(2).as_deref(), Some("0; 1"));
+        assert_eq!(told(5).as_deref(), Some("0; 1; 2; and so for 2 more"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use redis::Value;
 
-use super::board::Trouble;
+use super::board::{Trouble, told};
 use super::core::Core;
 use super::entry::RawEntry;
 use super::fault::{Cause, Failure};
@@ -109,8 +109,8 @@ impl Core {
         for (lane, last) in lanes.iter().zip(reply::array(last)?) {
             waiter.goes_on_from(lane, reply::text(last)?, !found.contains(lane));
         }
-        for problem in reply::array(problems)? {
-            self.board().raise(Trouble::Misplaced, reply::text(problem)?);
+        if let Some(words) = told(reply::array(problems)?.into_iter().map(reply::text).collect::<Result<_, _>>()?) {
+            self.board().raise(Trouble::Misplaced, words);
         }
         if reply::count(&mended)? > 0 {
             // A group does not go by itself: the rest of the store may be gone as well.
@@ -223,12 +223,15 @@ impl Waiter {
 
     /// Ends when something may wait in one of the lanes, or after about a second. May be dropped.
     pub(super) async fn wait(&self, core: &Core, lanes: &[Lane]) -> Result<(), Error> {
+        // A read of which one lane is no stream is refused for all.
+        let book = core.book();
+        let lanes: Vec<Lane> = lanes.iter().filter(|lane| !book.is_misplaced(lane)).cloned().collect();
         if lanes.is_empty() {
             tokio::time::sleep(BLOCK).await;
             return Ok(());
         }
         let mut under_way = self.under_way.lock().await;
-        let waited = self.read(core, lanes, &mut under_way).await;
+        let waited = self.read(core, &lanes, &mut under_way).await;
         if let Err(failure) = &waited {
             if failure.reaction.cause == Cause::NoGroup {
                 core.look.notify_one();

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use redis::Value;
 use tokio::sync::Notify;
 
-use super::board::Board;
+use super::board::{Board, Trouble, told};
 use super::fault::Failure;
 use super::identity::{Identity, Peers};
 use super::keys::Keys;
@@ -61,9 +61,16 @@ pub(super) struct LaneBook {
     pub(super) lanes: Vec<Lane>,
     /// The size of the set, which may hold what is not the name of a lane.
     pub(super) set_size: usize,
+    /// The lanes whose keys hold something else.
+    misplaced: BTreeSet<Lane>,
 }
 
 impl LaneBook {
+    /// Whether the key of this lane was found to hold something else.
+    pub(super) fn is_misplaced(&self, lane: &Lane) -> bool {
+        self.misplaced.contains(lane)
+    }
+
     /// The place of the lane for events that no plugin handles, counted from 1 as scripts do.
     pub(super) fn unrouted_place(&self) -> usize {
         let unrouted = Lane::unrouted();
@@ -117,7 +124,8 @@ impl Core {
         self.book.load_full()
     }
 
-    /// Makes the lanes that are missing, here and in the store, and learns of those that others made.
+    /// Makes the lanes that are missing, here and in the store, and learns of those that others made. A lane whose key holds
+    /// something else is told of and is no failure.
     pub(super) async fn refresh_lanes(&self, wanted: &[Lane]) -> Result<(), Failure> {
         let known = self.book();
         let all: BTreeSet<&Lane> = known.lanes.iter().chain(wanted).collect();
@@ -125,12 +133,31 @@ impl Core {
         for lane in all {
             call.push_text(lane.as_str());
         }
-        let members = reply::array(self.link.call(&call).await?)?;
+        let [members, wrong] = reply::tuple(self.link.call(&call).await?)?;
+        let misplaced = self.note_misplaced(reply::array(wrong)?)?;
+        if misplaced.is_empty() && !known.misplaced.is_empty() {
+            self.look.notify_one();
+        }
+        let members = reply::array(members)?;
         let set_size = members.len();
         let names = members.into_iter().map(reply::text).collect::<Result<Vec<_>, _>>()?;
         let lanes: BTreeSet<Lane> = names.iter().filter_map(|name| name.parse().ok()).collect();
-        self.book.store(Arc::new(LaneBook { lanes: lanes.into_iter().collect(), set_size }));
+        self.book.store(Arc::new(LaneBook { lanes: lanes.into_iter().collect(), set_size, misplaced }));
         Ok(())
+    }
+
+    /// Puts up what is wrong with lanes, each behind the words about it; answers which they are.
+    fn note_misplaced(&self, wrong: Vec<Value>) -> Result<BTreeSet<Lane>, Failure> {
+        let (mut all_words, mut lanes) = (Vec::new(), BTreeSet::new());
+        for each in wrong {
+            let [words, name] = reply::tuple(each)?;
+            all_words.push(reply::text(words)?);
+            lanes.extend(reply::text(name)?.parse::<Lane>());
+        }
+        if let Some(words) = told(all_words) {
+            self.board().raise(Trouble::Misplaced, words);
+        }
+        Ok(lanes)
     }
 
     /// Those of the lanes that are not known to exist; usually none.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::board::{LOSS, Trouble};
+use super::board::{LOSS, Trouble, told};
 use super::core::Core;
 use super::fault::Failure;
 use super::reply;
@@ -140,13 +140,21 @@ impl Core {
         Ok(judge(address, &info, Some(&config)))
     }
 
-    /// Asks the store whether it is the one that was written to. Answers the epoch, the total of accepted events, and
-    /// what is in the wrong place.
-    async fn inspect_store(&self) -> Result<(String, u64, String), Failure> {
+    /// Asks the store whether it is the one that was written to. Answers the epoch and the total of accepted events, and puts
+    /// up what is in the wrong place; nothing if that cannot be told for it.
+    async fn inspect_store(&self) -> Result<Option<(String, u64)>, Failure> {
         let lanes = self.book().lanes.clone();
         let call = self.script(&self.scripts.inspect).lane_keys(&self.keys, &lanes).number(lanes.len());
         let [epoch, accepted, misplaced] = reply::tuple(self.link.call(&call).await?)?;
-        Ok((reply::text(epoch)?, reply::count(&accepted)?, reply::text(misplaced)?))
+        let misplaced = reply::array(misplaced)?.into_iter().map(reply::text).collect::<Result<_, _>>()?;
+        match told(misplaced) {
+            Some(words) => self.board().raise(Trouble::Misplaced, words),
+            None => self.board().clear(Trouble::Misplaced),
+        }
+        match reply::bytes(epoch.clone())? {
+            Some(_) => Ok(Some((reply::text(epoch)?, reply::count(&accepted)?))),
+            None => Ok(None),
+        }
     }
 
     /// Looks at everything and puts on the board what was found.
@@ -165,13 +173,9 @@ impl Core {
         if verdict.has_old_log {
             self.replace_log().await?;
         }
-        let (epoch, accepted, misplaced) = self.inspect_store().await?;
+        let found = self.inspect_store().await?;
         board.clear(Trouble::Denied);
-        if !misplaced.is_empty() {
-            board.raise(Trouble::Misplaced, misplaced);
-            return Ok(());
-        }
-        board.clear(Trouble::Misplaced);
+        let Some((epoch, accepted)) = found else { return Ok(()) };
         if epoch == **self.epoch.load() && accepted >= seen {
             self.accepted_seen.fetch_max(accepted, Ordering::SeqCst);
             board.clear(Trouble::Loss);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
+use super::board::{Trouble, told};
 use super::core::Core;
 use super::fault::Failure;
 use super::reply;
@@ -14,6 +15,8 @@ use crate::broker::{Error, Promoted};
 
 /// The most events that one call moves.
 const MAX_MOVED: usize = 100;
+/// For how long what is due is put off if its lane holds something else.
+const PUT_OFF_MS: u64 = 5_000;
 /// The most events that one call forgets.
 const MAX_FORGOTTEN: usize = 500;
 /// The bytes of history that are looked at in one call.
@@ -38,10 +41,15 @@ impl Core {
                     .number(book.set_size)
                     .number(MAX_MOVED)
                     .number(book.unrouted_place())
+                    .number(PUT_OFF_MS)
                     .named_lanes(&self.keys, &book.lanes)
             })
             .await?;
-        let [_, moved, orphans, wait_ms] = reply::tuple(answer)?;
+        let [_, moved, orphans, wait_ms, wrong] = reply::tuple(answer)?;
+        let wrong = reply::array(wrong)?.into_iter().map(reply::text).collect::<Result<_, _>>()?;
+        if let Some(words) = told(wrong) {
+            self.board().raise(Trouble::Misplaced, words);
+        }
         let orphans = reply::count(&orphans)?;
         if orphans > 0 {
             self.board().remark("orphan", || format!("{orphans} due times belonged to no event and were dropped"));
@@ -49,17 +57,24 @@ impl Core {
         promoted(&moved, &wait_ms)
     }
 
-    /// Forgets what is past its retention and who is dead, and learns of new lanes; whether there is more to forget.
+    /// Shows that this consumer is alive, learns of new lanes, and forgets what is past its retention and who is dead;
+    /// whether there is more to forget. The sign of life comes first, since others take for dead who does not give it. A step
+    /// that needs a person to act does not keep the others from being done; its error is the answer in the end.
     pub(super) async fn maintain(&self) -> Result<bool, Error> {
-        self.refresh_lanes(&[]).await?;
-        self.show_life().await?;
-        self.reap_dead().await?;
+        let mut first_error = None;
+        go_on(&mut first_error, self.show_life().await)?;
+        go_on(&mut first_error, self.refresh_lanes(&[]).await)?;
+        go_on(&mut first_error, self.reap_dead().await)?;
         let (mut more_events, mut more_state) = (true, true);
         for _ in 0..MAX_CALLS {
-            more_events = more_events && self.trim().await?;
-            more_state = more_state && self.forget_state().await?;
+            if more_events {
+                more_events = go_on(&mut first_error, self.trim().await)?.unwrap_or(false);
+            }
+            if more_state {
+                more_state = go_on(&mut first_error, self.forget_state().await)?.unwrap_or(false);
+            }
         }
-        Ok(more_events || more_state)
+        first_error.map_or(Ok(more_events || more_state), Err)
     }
 
     /// Shows that this consumer is alive and, a few times in a lease, looks who else is.
@@ -147,6 +162,19 @@ impl Core {
             .number(MAX_FORGOTTEN)
             .number(MAX_LOOKED_AT_BYTES);
         Ok(reply::count(&self.link.call(&call).await?)? > 0)
+    }
+}
+
+/// What a step brought, or nothing if it failed for a reason of its own; the first such error is kept. What would fail the
+/// other steps as well is an error at once.
+fn go_on<T, E: Into<Error>>(first_error: &mut Option<Error>, step: Result<T, E>) -> Result<Option<T>, Error> {
+    match step.map_err(Into::into) {
+        Ok(brought) => Ok(Some(brought)),
+        Err(error @ Error::Unavailable { .. }) => Err(error),
+        Err(error) => {
+            first_error.get_or_insert(error);
+            Ok(None)
+        }
     }
 }
 

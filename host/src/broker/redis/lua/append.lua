@@ -16,14 +16,17 @@ if call('SCARD', LANES) ~= tonumber(ARGV[4]) then
   return { 'LANES' }
 end
 local most = tonumber(ARGV[2])
+must_be('zset', DUE)
 local waiting = call('ZCARD', DUE)
+-- A lane that is no stream keeps out only the requests that have an event for it.
+local wrong = {}
 for i = 1, lanes do
   local length = redis.pcall('XLEN', lane_key(i))
-  if type(length) ~= 'number' then
-    must_be('stream', lane_key(i))
-    error(length)
+  if type(length) == 'number' then
+    waiting = waiting + length
+  else
+    wrong[i] = misplaced('stream', lane_key(i)) or length.err
   end
-  waiting = waiting + length
 end
 must_be('hash', PARKED)
 must_be('hash', IX)
@@ -68,13 +71,13 @@ local answers = {}
 for r = 1, requests do
   local n = tonumber(sizes() or 1)
   local lane = n == 1 and tonumber(ARGV[base + 1])
-  if lane and not known[base] and waiting < most then
+  if lane and not known[base] and not wrong[lane] and waiting < most then
     put(base, lane, 'now')
     accepted = accepted + 1
     waiting = waiting + 1
     answers[r] = NEW
   else
-    local answer, conflicts, fresh, keys_here = { 'OK' }, { 'CONFLICT' }, {}, {}
+    local answer, conflicts, fresh, keys_here, is_wrong = { 'OK' }, { 'CONFLICT' }, {}, {}, nil
     for e = 0, n - 1 do
       local at = base + e * 3
       local id, i, first = ARGV[at], tonumber(ARGV[at + 1]), nil
@@ -98,11 +101,15 @@ for r = 1, requests do
         -- The same id again is our own repetition after an answer that was lost.
         if not first and not known[at] then
           fresh[#fresh + 1] = { at, i, start, ms }
+          is_wrong = is_wrong or wrong[i]
         end
       end
     end
     if #conflicts > 1 then
       answers[r] = conflicts
+      all_new = false
+    elseif is_wrong then
+      answers[r] = { 'MISPLACED', is_wrong }
       all_new = false
     elseif #fresh > 0 and waiting + #fresh > most then
       answers[r] = { 'FULL', waiting }

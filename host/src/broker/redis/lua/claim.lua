@@ -18,7 +18,7 @@ local function read(i, n)
     reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, me, 'COUNT', n, 'STREAMS', key, '>')
   end
   if reply and reply.err then
-    problems[#problems + 1] = reply.err
+    problems[#problems + 1] = misplaced('stream', key) or reply.err
   elseif reply then
     for _, entry in ipairs(reply[1][2]) do
       entries[#entries + 1] = { i, entry[1], entry[2] }

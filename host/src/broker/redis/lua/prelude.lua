@@ -17,11 +17,20 @@ local function now_ms()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
+-- What is wrong with a key and what to do about it, or nothing; and what it holds.
+local function misplaced(kind, key)
+  local found = redis.call('TYPE', key).ok
+  if found == 'none' or found == kind then
+    return nil, found
+  end
+  return 'the key ' .. key .. ' holds a ' .. found .. ' where a ' .. kind .. ' should be: rename or remove it', found
+end
+
 -- A script that fails half-way is not rolled back, so every key is looked at before the first write.
 local function must_be(kind, key)
-  local found = redis.call('TYPE', key).ok
-  if found ~= 'none' and found ~= kind then
-    error({ err = 'WRONGTYPE the key ' .. key .. ' holds a ' .. found .. ' where a ' .. kind .. ' should be' })
+  local wrong, found = misplaced(kind, key)
+  if wrong then
+    error({ err = 'WRONGTYPE ' .. wrong })
   end
   return found
 end

@@ -1,13 +1,14 @@
 #!lua flags=allow-oom
 -- Moves what is due to its lanes: into the lane first, out of the schedule last.
--- ARGV: size of the set of lanes, most to move, the place of the lane for strays, number of lanes, their names.
-local lanes = tonumber(ARGV[4])
+-- ARGV: size of the set of lanes, most to move, the place of the lane for strays, for how long in ms to put off what is for
+-- a lane that is no stream, number of lanes, their names. Left where it stands, it would be the first again each time.
+local lanes = tonumber(ARGV[5])
 if redis.call('SCARD', LANES) ~= tonumber(ARGV[1]) then
   return { 'LANES' }
 end
 local at_of = {}
 for i = 1, lanes do
-  at_of[ARGV[4 + i]] = i
+  at_of[ARGV[5 + i]] = i
 end
 must_be('hash', PARKED)
 must_be('hash', IX)
@@ -16,14 +17,22 @@ must_be('hash', COUNTS)
 local now = now_ms()
 local most = tonumber(ARGV[2])
 local ids = redis.call('ZRANGEBYSCORE', DUE, '-inf', int(now), 'LIMIT', 0, most)
-local moves = {}
+local moves, wrong, opened = {}, {}, {}
 for n, id in ipairs(ids) do
   local raw = redis.call('HGET', PARKED, id)
   local cut = raw and string.find(raw, '\n', 1, true)
   if cut then
     local i = at_of[string.sub(raw, 1, cut - 1)] or tonumber(ARGV[3])
-    open_lane(lane_key(i))
-    moves[n] = { i, string.sub(raw, cut + 1) }
+    if opened[i] == nil then
+      local why = misplaced('stream', lane_key(i))
+      opened[i] = not why
+      if why then
+        wrong[#wrong + 1] = why
+      else
+        open_lane(lane_key(i))
+      end
+    end
+    moves[n] = { i, opened[i] and string.sub(raw, cut + 1) }
   else
     moves[n] = false
   end
@@ -31,21 +40,25 @@ end
 local moved, orphans = 0, 0
 for n, id in ipairs(ids) do
   local move = moves[n]
-  if move then
+  if move and not move[2] then
+    redis.call('ZADD', DUE, int(now + tonumber(ARGV[4])), id)
+  elseif move then
     local _, _, _, receipt = place_of(id)
     local entry = redis.call('XADD', lane_key(move[1]), '*', 'id', id, 'b', move[2])
-    set_place(id, 'q', ARGV[4 + move[1]], entry, receipt or '')
+    set_place(id, 'q', ARGV[5 + move[1]], entry, receipt or '')
     moved = moved + 1
   else
     redis.call('HINCRBY', COUNTS, 'orphans', 1)
     orphans = orphans + 1
   end
-  redis.call('ZREM', DUE, id)
-  redis.call('HDEL', PARKED, id)
+  if not move or move[2] then
+    redis.call('ZREM', DUE, id)
+    redis.call('HDEL', PARKED, id)
+  end
 end
 local first = redis.call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
 local wait = -1
 if first[2] then
   wait = math.max(0, tonumber(first[2]) - now)
 end
-return { 'DONE', moved, orphans, wait }
+return { 'DONE', moved, orphans, wait, wrong }

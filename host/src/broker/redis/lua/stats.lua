@@ -2,7 +2,9 @@
 -- Totals and depth. ARGV: number of lanes.
 local lengths, running = {}, 0
 for i = 1, tonumber(ARGV[1]) do
-  local all = redis.call('XLEN', lane_key(i))
+  -- Of a lane that is no stream nothing is counted.
+  local all = redis.pcall('XLEN', lane_key(i))
+  all = type(all) == 'number' and all or 0
   local p = redis.pcall('XPENDING', lane_key(i), GROUP)
   local pending = p.err and 0 or p[1]
   lengths[i] = math.max(0, all - pending)
