@@ -321,8 +321,19 @@ async fn an_entry_of_a_newer_version_is_left_for_a_host_that_can_read_it() {
     assert!(claim(&*broker, "a", 1).await.is_empty());
     tokio::time::sleep(Duration::from_millis(2 * SHORT_LEASE_MS)).await;
     assert_eq!(broker.recover(9).await, Ok(Vec::new()));
+    for _ in 0..3 {
+        // Others that cannot read it either.
+        let another = rig.direct(short_lease()).await;
+        eventually("its lease is over", || async {
+            assert_eq!(another.recover(9).await, Ok(Vec::new()));
+            let rows: Vec<(String, String, u64, u64)> =
+                rig.admin(&["XPENDING", &RedisRig::key("q:a"), "es", "-", "+", "9"]);
+            (rows[0].1 == another.consumer()).then_some(())
+        })
+        .await;
+    }
     let rows: Vec<(String, String, u64, u64)> = rig.admin(&["XPENDING", &RedisRig::key("q:a"), "es", "-", "+", "9"]);
-    assert_eq!((rows.len(), rows[0].3), (1, 1), "it is pending, and its delivery count has not gone up");
+    assert_eq!((rows.len(), rows[0].3), (1, 0), "it is pending, and was delivered to nobody");
     assert_eq!(broker.stats().await.unwrap().counters.failed, 0);
 }
 

@@ -4,6 +4,7 @@
 //! copy and refuse when it is not the size of the set, so that a lane which another host made a moment ago is not
 //! overlooked.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -205,20 +206,45 @@ pub(super) fn asks_for_lanes(answer: &Answer) -> bool {
 /// What is pending for this consumer in the store and does not stand here was never seen: its answer was lost.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    deliveries: Mutex<HashMap<(Lane, String), u32>>,
+    deliveries: Mutex<HashMap<(Lane, String), Handed>>,
     left_alone: Mutex<HashSet<(Lane, String)>>,
 }
 
+/// How a delivery came to be handed out.
+#[derive(Clone, Copy, Debug)]
+struct Handed {
+    deliveries: u32,
+    /// It was found again after an answer that seemed lost.
+    was_unseen: bool,
+}
+
 impl Held {
-    pub(super) fn insert(&self, lane: &Lane, entry: &str, deliveries: u32) {
-        self.lock().insert((lane.clone(), entry.to_owned()), deliveries);
+    /// Takes in a delivery that is to be handed out; false if it has been already. What is found again keeps its count, so
+    /// that the answer which only seemed lost names the same delivery when it does arrive.
+    #[must_use]
+    pub(super) fn insert(&self, lane: &Lane, entry: &str, deliveries: u32, was_unseen: bool) -> bool {
+        let mut held = self.lock();
+        let handed = Handed { deliveries, was_unseen };
+        match held.entry((lane.clone(), entry.to_owned())) {
+            Entry::Vacant(free) => {
+                free.insert(handed);
+            }
+            Entry::Occupied(known) => {
+                let known = known.into_mut();
+                if known.deliveries >= deliveries && (known.was_unseen || was_unseen) {
+                    return false;
+                }
+                *known = handed;
+            }
+        }
+        true
     }
 
     /// Ends a delivery; one of the same entry that was handed out later stays.
     pub(super) fn remove(&self, receipt: &Receipt) {
         let key = (receipt.lane.clone(), receipt.entry.clone());
         let mut deliveries = self.lock();
-        if deliveries.get(&key).is_some_and(|count| *count <= receipt.deliveries) {
+        if deliveries.get(&key).is_some_and(|handed| handed.deliveries <= receipt.deliveries) {
             deliveries.remove(&key);
         }
     }
@@ -240,7 +266,7 @@ impl Held {
         !left_alone.is_empty() && left_alone.contains(&(lane.clone(), entry.to_owned()))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Lane, String), u32>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Lane, String), Handed>> {
         self.deliveries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -279,11 +305,22 @@ mod tests {
         let lane = Lane::unrouted();
         let receipt =
             |deliveries| Receipt { event_id: EventId::new(), lane: lane.clone(), entry: "1-0".into(), deliveries };
-        held.insert(&lane, "1-0", 2);
+        assert!(held.insert(&lane, "1-0", 2, false));
         held.remove(&receipt(1));
         assert!(held.contains(&lane, "1-0"));
         held.remove(&receipt(2));
         assert!(!held.contains(&lane, "1-0"));
+    }
+
+    #[test]
+    fn an_answer_that_comes_after_what_it_names_was_found_again_hands_nothing_out_twice() {
+        let held = Held::default();
+        let lane = Lane::unrouted();
+        assert!(held.insert(&lane, "1-0", 1, true));
+        assert!(!held.insert(&lane, "1-0", 1, false), "the late one");
+        assert!(!held.insert(&lane, "1-0", 1, true), "found twice at once");
+        assert!(held.insert(&lane, "1-0", 2, false), "its lease was over");
+        assert!(held.insert(&lane, "1-0", 1, false), "its group was destroyed and began anew");
     }
 
     #[test]

@@ -21,13 +21,16 @@ pub(super) struct RawEntry {
     pub(super) lane: Lane,
     pub(super) entry: String,
     pub(super) deliveries: u32,
+    /// It is this consumer's own already, from an answer that did not arrive.
+    pub(super) was_unseen: bool,
     pub(super) fields: Vec<(Bytes, Bytes)>,
 }
 
 impl RawEntry {
     /// An entry that was handed out for the first time, as Redis answers it.
     pub(super) fn new(lane: &Lane, entry: Value, fields: Value) -> Result<Self, Failure> {
-        Ok(Self { lane: lane.clone(), entry: reply::text(entry)?, deliveries: 1, fields: read_fields(fields)? })
+        let (entry, fields) = (reply::text(entry)?, read_fields(fields)?);
+        Ok(Self { lane: lane.clone(), entry, deliveries: 1, was_unseen: false, fields })
     }
 }
 
@@ -55,11 +58,11 @@ pub(super) fn read_record(fields: &[(Bytes, Bytes)]) -> Result<Record, DecodeErr
 
 impl Core {
     /// Turns entries into deliveries and puts aside what is none.
-    pub(super) async fn deliver(&self, entries: Vec<RawEntry>) -> Vec<Delivery> {
+    pub(super) async fn deliver(&self, mut entries: Vec<RawEntry>) -> Vec<Delivery> {
+        // All are held before anything is waited for, also what cannot be read: none must look like an answer that was lost.
+        entries.retain(|raw| self.held.insert(&raw.lane, &raw.entry, raw.deliveries, raw.was_unseen));
         let mut deliveries = Vec::with_capacity(entries.len());
         for raw in entries {
-            // Held from here on in any case: what cannot be read must not look like an answer that was lost.
-            self.held.insert(&raw.lane, &raw.entry, raw.deliveries);
             match read_record(&raw.fields) {
                 Ok(record) => deliveries.push(Delivery {
                     receipt: receipt(&raw, record.event.id),
@@ -68,6 +71,7 @@ impl Core {
                 }),
                 Err(newer @ DecodeError::Newer(_)) => {
                     self.held.leave_alone(&raw.lane, &raw.entry);
+                    self.uncount(&raw).await;
                     self.board().remark("newer-entry", || {
                         format!("{newer}; it waits in lane {} for a host that can read it", raw.lane)
                     });
@@ -76,6 +80,20 @@ impl Core {
             }
         }
         deliveries
+    }
+
+    /// Takes back that an entry was delivered, since nobody was given it: each host that cannot read it would bring it
+    /// nearer to its end.
+    async fn uncount(&self, raw: &RawEntry) {
+        let call = self
+            .script(&self.scripts.uncount)
+            .lane_keys(&self.keys, [&raw.lane])
+            .text(&self.consumer)
+            .text(&raw.entry)
+            .number(raw.deliveries);
+        if let Err(failure) = self.link.call(&call).await {
+            self.board().remark("uncount", || format!("an entry counts as delivered and was not: {}", failure.message));
+        }
     }
 
     /// Settles an entry that is no event as failed, with what it holds.
@@ -147,7 +165,7 @@ mod tests {
 
     fn raw(fields: &[(&'static [u8], &'static [u8])]) -> RawEntry {
         let fields = fields.iter().map(|(name, value)| (Bytes::from_static(name), Bytes::from_static(value))).collect();
-        RawEntry { lane: Lane::unrouted(), entry: "1795446245007-3".into(), deliveries: 1, fields }
+        RawEntry { lane: Lane::unrouted(), entry: "1795446245007-3".into(), deliveries: 1, was_unseen: false, fields }
     }
 
     #[test]

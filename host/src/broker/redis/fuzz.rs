@@ -62,7 +62,8 @@ fn foreign(input: &[u8]) {
     if read_record(&fields).is_ok() {
         return;
     }
-    let raw = RawEntry { lane: Lane::unrouted(), entry: "1795446245007-3".into(), deliveries: 1, fields };
+    let (lane, entry) = (Lane::unrouted(), "1795446245007-3".into());
+    let raw = RawEntry { lane, entry, deliveries: 1, was_unseen: false, fields };
     let now = Timestamp::from_unix_ms(1_795_446_245_007);
     let record = record_of_bad_entry(EventId::new(), &raw, "why", now).expect("whatever it holds can be put aside");
     let data = record.event.data.as_ref().expect("what it holds is kept");

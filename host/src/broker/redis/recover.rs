@@ -34,6 +34,23 @@ struct Pending {
     deliveries: u32,
 }
 
+/// An entry to be taken over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Wanted {
+    row: Pending,
+    /// It is this consumer's own, and nobody here has seen it.
+    is_unseen: bool,
+    least_idle_ms: u64,
+}
+
+impl Wanted {
+    /// How often it was delivered once it is taken over. An answer that was lost is no delivery: nobody was given it, and
+    /// after a few of them the event would pass for one that takes hosts down.
+    fn deliveries(&self) -> u32 {
+        if self.is_unseen { self.row.deliveries.max(1) } else { self.row.deliveries.saturating_add(1) }
+    }
+}
+
 impl Core {
     /// Takes over deliveries; see [`crate::broker::Broker::recover`].
     pub(super) async fn recover(&self, max: usize) -> Result<Vec<Delivery>, Error> {
@@ -68,7 +85,7 @@ impl Core {
 
     /// What of it is to be taken, each entry once: those that were delivered the fewest times first, so that what takes its
     /// host down again and again holds up none that does not.
-    fn select(&self, pending: Vec<Pending>, lanes: &[Lane], dead: &[String], max: usize) -> Vec<(Pending, u64)> {
+    fn select(&self, pending: Vec<Pending>, lanes: &[Lane], dead: &[String], max: usize) -> Vec<Wanted> {
         let lease_ms = self.options.lease_ms;
         let mut seen = HashSet::new();
         let mut wanted = Vec::new();
@@ -77,30 +94,30 @@ impl Core {
             if self.held.is_left_alone(lane, &row.entry) {
                 continue;
             }
-            let least_idle_ms = if dead.contains(&row.owner) {
-                0
-            } else if row.owner == self.consumer && !self.held.contains(lane, &row.entry) {
-                self.unseen_ms()
-            } else {
-                lease_ms
+            let is_unseen = row.owner == self.consumer && !self.held.contains(lane, &row.entry);
+            let least_idle_ms = match (dead.contains(&row.owner), is_unseen) {
+                (true, _) => 0,
+                (false, true) => self.unseen_ms(),
+                (false, false) => lease_ms,
             };
             if row.idle_ms >= least_idle_ms && seen.insert((row.place, row.entry.clone())) {
-                wanted.push((row, least_idle_ms));
+                wanted.push(Wanted { row, is_unseen, least_idle_ms });
             }
         }
-        wanted.sort_by_key(|(row, _)| row.deliveries);
+        wanted.sort_by_key(|wanted| wanted.row.deliveries);
         wanted.truncate(max);
         wanted
     }
 
-    async fn take(&self, lanes: &[Lane], wanted: &[(Pending, u64)]) -> Result<Vec<RawEntry>, Failure> {
+    async fn take(&self, lanes: &[Lane], wanted: &[Wanted]) -> Result<Vec<RawEntry>, Failure> {
         let mut call = self.script(&self.scripts.take).lane_keys(&self.keys, lanes).text(&self.consumer);
-        for (row, least_idle_ms) in wanted {
-            call.push_number(row.place);
-            call.push_text(&row.entry);
-            call.push_text(&row.owner);
-            call.push_number(row.deliveries);
-            call.push_number(*least_idle_ms);
+        for each in wanted {
+            call.push_number(each.row.place);
+            call.push_text(&each.row.entry);
+            call.push_text(&each.row.owner);
+            call.push_number(each.row.deliveries);
+            call.push_number(each.deliveries());
+            call.push_number(each.least_idle_ms);
         }
         let [taken, ghosts] = reply::tuple(self.link.call(&call).await?)?;
         let ghosts = reply::count(&ghosts)?;
@@ -112,12 +129,13 @@ impl Core {
         let mut entries = Vec::new();
         for item in reply::array(taken)? {
             let [place, fields] = reply::tuple(item)?;
-            let Some((row, _)) = wanted.get(reply::place(&place)?) else { continue };
-            let Some(lane) = lanes.get(row.place - 1) else { continue };
+            let Some(taken) = wanted.get(reply::place(&place)?) else { continue };
+            let Some(lane) = lanes.get(taken.row.place - 1) else { continue };
             entries.push(RawEntry {
                 lane: lane.clone(),
-                entry: row.entry.clone(),
-                deliveries: row.deliveries.saturating_add(1),
+                entry: taken.row.entry.clone(),
+                deliveries: taken.deliveries(),
+                was_unseen: taken.is_unseen,
                 fields: read_fields(fields)?,
             });
         }

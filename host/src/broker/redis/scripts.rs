@@ -76,6 +76,7 @@ scripts!(
     stats,
     take,
     trim,
+    uncount,
 );
 
 /// About how long a key is.

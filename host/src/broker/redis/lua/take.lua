@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- Takes over entries that still stand as they were seen; one of several takers wins. Never by force.
--- ARGV: consumer; for each entry: lane, entry, owner, delivery count, least idle time in ms.
+-- ARGV: consumer; for each entry: lane, entry, owner, delivery count, the count from now on, least idle time in ms.
 local me = ARGV[1]
 local taken, ghosts, from_others = {}, 0, 0
 must_be('hash', COUNTS)
-for at = 2, #ARGV, 5 do
+for at = 2, #ARGV, 6 do
   local key, entry, owner, count = lane_key(tonumber(ARGV[at])), ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
   local p = redis.pcall('XPENDING', key, GROUP, entry, entry, 1)
   if not p.err and #p == 1 and p[1][2] == owner and tonumber(p[1][4]) == count then
@@ -14,9 +14,9 @@ for at = 2, #ARGV, 5 do
       redis.call('XACK', key, GROUP, entry)
       ghosts = ghosts + 1
     else
-      local claimed = redis.call('XCLAIM', key, GROUP, me, ARGV[at + 4], entry)
+      local claimed = redis.call('XCLAIM', key, GROUP, me, ARGV[at + 5], entry, 'RETRYCOUNT', ARGV[at + 4])
       if #claimed == 1 then
-        taken[#taken + 1] = { (at - 2) / 5, claimed[1][2] }
+        taken[#taken + 1] = { (at - 2) / 6, claimed[1][2] }
         if owner ~= me then
           from_others = from_others + 1
         end
