@@ -114,6 +114,54 @@ async fn a_claim_whose_answer_was_lost_is_found_again() {
 }
 
 #[tokio::test]
+async fn a_claim_after_a_lost_answer_asks_for_half_as_much() {
+    let rig = RedisRig::new();
+    let broker = rig.through_proxy(Options { lease_ms: 600_000, ..options() }).await;
+    assert!(claim(&*broker, "a", 1).await.is_empty());
+    broker.append(appends("a", 60)).await.unwrap();
+    for asked in [16, 8] {
+        lose_answer(&rig, &broker, "claim");
+        let lanes = vec![eventstream::broker::LaneWant { lane: lane("a"), free: 16 }];
+        broker.claim(eventstream::broker::Claim { lanes, max: 16 }).await.unwrap_err();
+        let pending: Vec<redis::Value> = rig.admin(&["XPENDING", &RedisRig::key("q:a"), "es"]);
+        assert_eq!(pending[0], redis::Value::Int(if asked == 16 { 16 } else { 16 + 8 }));
+    }
+    assert_eq!(claim(&*broker, "a", 16).await.len(), 4);
+    assert_eq!(claim(&*broker, "a", 16).await.len(), 5, "it grows back");
+    let mut more = 0;
+    while more < 60 - 24 - 9 {
+        more += claim(&*broker, "a", 16).await.len();
+    }
+}
+
+/// A batch of large results was one call of tens of megabytes, which took longer than an answer may.
+#[tokio::test]
+async fn a_large_batch_is_settled_in_several_calls_and_answered_in_order() {
+    let rig = RedisRig::new();
+    let broker = rig.through_proxy(options()).await;
+    broker.append(appends("a", 30)).await.unwrap();
+    let mut held = claim(&*broker, "a", 30).await;
+    let stale = eventstream::broker::Receipt { deliveries: 7, ..held[17].receipt.clone() };
+    held[17].receipt = stale;
+    let batch: Vec<_> = held
+        .iter()
+        .map(|delivery| {
+            let mut settle = settle(delivery, Settlement::Processed, Vec::new());
+            let end = settle.record.end.as_mut().unwrap();
+            end.result = Some(eventstream::event::Data::text(format!("\"{}\"", "x".repeat(250_000))));
+            settle
+        })
+        .collect();
+    let settled = broker.settle(batch).await.unwrap();
+    let stats: String = rig.admin(&["INFO", "commandstats"]);
+    // Each call acknowledges what it settles of a lane at once.
+    assert!(stats.contains("cmdstat_xack:calls=4,"), "7.5 MB are four calls: {stats}");
+    let lost = settled.iter().position(|settled| *settled == Settled::Lost);
+    assert_eq!((settled.len(), lost), (30, Some(17)));
+    assert_eq!(settled.iter().filter(|settled| **settled == Settled::Done).count(), 29);
+}
+
+#[tokio::test]
 async fn answers_that_are_lost_are_no_deliveries() {
     let rig = RedisRig::new();
     let broker = rig.through_proxy(Options { lease_ms: 600_000, ..options() }).await;
@@ -178,9 +226,10 @@ async fn a_read_whose_answer_was_lost_is_found_again() {
     assert_eq!(held.len(), 2);
     rig.proxy.drop_reply_to("xreadgroup", 1);
     let next = claim(&*broker, "a", 2).await;
-    assert_eq!((rig.proxy.answers_lost(), next.len()), (1, 2), "the script was asked instead");
-    let rest = claim(&*broker, "a", 9).await;
-    assert_eq!(rest.len(), 1);
+    assert_eq!((rig.proxy.answers_lost(), next.len()), (1, 1), "the script was asked instead, for half as much");
+    let mut rest = claim(&*broker, "a", 9).await;
+    rest.extend(claim(&*broker, "a", 9).await);
+    assert_eq!(rest.len(), 2);
     let found = eventually("the two that nobody has heard of are found", || async {
         let found = broker.recover(9).await.unwrap();
         (!found.is_empty()).then_some(found)

@@ -23,7 +23,7 @@ const LANES_KNOWN_FOR: Duration = Duration::from_millis(100);
 
 /// Runs until the worker stops.
 pub(super) async fn run(shared: Arc<Shared>, tasks: Tasks) -> anyhow::Result<()> {
-    let queue = Arc::new(Queue::new(shared.options.host_concurrency, shared.plugins.threads()));
+    let queue = shared.queue.clone();
     Dispatcher { queue, backoff: Backoff::default(), is_stale: false, lanes_known_at: None, shared, tasks }.run().await
 }
 

@@ -36,7 +36,7 @@ use crowd::Crowd;
 
 pub use attempt::lane_of;
 use leases::{Held, Keeper};
-use queue::{Custody, Slot};
+use queue::{Custody, Queue, Slot};
 use settle::{Conclusion, Item, Settler};
 use state::Reads;
 
@@ -85,6 +85,7 @@ struct Shared {
     /// Events failed for want of a plugin that is there.
     missed: Arc<Notify>,
     held: Held,
+    queue: Arc<Queue>,
     options: Options,
     /// No delivery is taken any more.
     stop: CancellationToken,
@@ -116,6 +117,7 @@ impl Worker {
         let too_late = CancellationToken::new();
         let missed = Arc::new(Notify::new());
         let shared = Arc::new(Shared {
+            queue: Arc::new(Queue::new(options.host_concurrency, plugins.threads())),
             settler: Settler::start(broker.clone(), plugins.clone(), missed.clone(), too_late.clone(), &own_tasks),
             broker,
             plugins,

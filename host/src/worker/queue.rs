@@ -138,6 +138,11 @@ impl Queue {
         book.waiting.entry(lane).or_default().push_back(waiting);
     }
 
+    /// A delivery came another way: what is claimed next of its lane may be as large.
+    pub(super) fn came(&self, delivery: &Delivery) {
+        self.book().paces.came(&delivery.receipt.lane, size_bytes(delivery));
+    }
+
     /// The runners that could work now and are not there yet. They are counted from here on.
     pub(super) fn missing_runners(self: &Arc<Self>) -> Vec<Runner> {
         let book = &mut *self.book();
@@ -331,7 +336,7 @@ mod tests {
 
     use super::*;
     use crate::broker::Receipt;
-    use crate::event::{Event, Record, Timestamp};
+    use crate::event::{Data, Event, Record, Timestamp};
     use crate::worker::leases::Held;
 
     fn lane(name: &str) -> Lane {
@@ -436,6 +441,18 @@ mod tests {
         drop(taken);
         assert!(is_stirred(&queue));
         assert_eq!(queue.missing_runners().len(), 1);
+    }
+
+    #[test]
+    fn what_was_taken_over_tells_how_large_the_events_of_its_lane_are() {
+        let queue = queue(2);
+        queue.book().paces.took(&lane("a"), Duration::from_micros(50));
+        let asked = || queue.claim().unwrap().lanes.iter().find(|want| want.lane == lane("a")).unwrap().free;
+        assert!(asked() > 500);
+        let mut large = delivery("a");
+        Arc::make_mut(&mut large.record.event).data = Some(Data::text("1".repeat(256 * 1_024)));
+        queue.came(&large);
+        assert_eq!(asked(), 2 + 64);
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub(super) async fn run(shared: Arc<Shared>, tasks: Tasks) -> anyhow::Result<()>
             Ok(suspects) => {
                 backoff.reset();
                 for suspect in suspects {
+                    shared.queue.came(&suspect);
                     tracing::info!(
                         event.id = %suspect.receipt.event_id, lane = %suspect.receipt.lane, deliveries = suspect.deliveries,
                         "delivery taken over from a consumer that is gone"

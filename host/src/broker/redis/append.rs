@@ -15,11 +15,12 @@ use super::core::{Core, Places, asks_for_lanes};
 use super::fault::{Cause, Failure};
 use super::reply;
 use super::scripts::Call;
+use super::settle::MAX_CALL_BYTES;
 use crate::broker::{Accepted, Append, Error, Lane};
 use crate::event::{EventId, Idempotency, Start};
 
 /// Events of one call, unless a single request has more of them.
-pub(super) const MAX_EVENTS: usize = 100;
+const MAX_EVENTS: usize = 100;
 const LANE_TRIES: usize = 4;
 
 /// One request, encoded.
@@ -65,9 +66,10 @@ impl Request {
         Ok(Self { events: events.into_iter().map(NewEntry::encode).collect::<Result<_, _>>()? })
     }
 
-    /// How many events.
+    /// What it takes of a call: its bytes, or for small events the like of their number.
     pub(super) fn weight(&self) -> usize {
-        self.events.len()
+        let size_bytes = self.events.iter().map(|event| event.blob.len()).sum();
+        (self.events.len() * (MAX_CALL_BYTES / MAX_EVENTS)).max(size_bytes)
     }
 
     /// The answer if all of them are new.
@@ -254,5 +256,26 @@ impl Failure {
     /// Whether a call that carries several things may work when each is sent alone.
     pub(super) fn may_be_one_of_several(&self) -> bool {
         self.reaction.cause == Cause::Misplaced
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Data, Event, Record, Timestamp};
+
+    #[test]
+    fn requests_weigh_by_their_number_or_by_their_bytes() {
+        let request = |n: usize, size_bytes: usize| {
+            let data = Some(Data::text("1".repeat(size_bytes)));
+            let event = Event { data, ..Event::new("a".parse().unwrap(), "/events", Timestamp::from_unix_ms(0)) };
+            let record = Record::new(event);
+            let append = Append { record, lane: Lane::unrouted(), start: Start::Now, idempotency: None };
+            Request::encode(vec![append; n]).unwrap()
+        };
+        let in_a_call = |request: Request| MAX_CALL_BYTES / request.weight();
+        assert_eq!(in_a_call(request(1, 10)), MAX_EVENTS);
+        assert_eq!(in_a_call(request(10, 10)), MAX_EVENTS / 10);
+        assert_eq!(in_a_call(request(1, 256 * 1_024)), 7);
     }
 }

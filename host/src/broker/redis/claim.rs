@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use redis::Value;
 
+use super::appetite::Appetite;
 use super::board::{Trouble, told};
 use super::core::Core;
 use super::entry::RawEntry;
@@ -49,17 +50,28 @@ impl Core {
         if lanes.is_empty() || claim.max == 0 {
             return Ok(Vec::new());
         }
-        let max = claim.max.min(MAX_CLAIM);
+        let max = waiter.appetite.of(claim.max);
         let shares = shares(&wants, max);
         let may_read = lanes.len() <= MAX_READS.min(max);
         let (mut raw, mut all_read) = (Vec::new(), true);
         if may_read && waiter.much_waits.load(Ordering::Relaxed) {
-            (raw, all_read) = self.read_lanes(&lanes, &shares).await;
+            let read = self.read_lanes(&lanes, &shares).await;
+            all_read = read.iter().all(Result::is_ok);
+            if read.iter().any(|read| matches!(read, Err(failure) if failure.is_ambiguous())) {
+                waiter.appetite.lost(max);
+            }
+            raw = read.into_iter().flatten().flatten().collect();
         }
         if raw.is_empty() {
             self.make_lanes(self.missing_lanes(&lanes)).await?;
-            raw = self.take_new(&wants, &lanes, max, waiter).await?;
+            let max = waiter.appetite.of(max);
+            raw = self.take_new(&wants, &lanes, max, waiter).await.inspect_err(|failure| {
+                if failure.is_ambiguous() {
+                    waiter.appetite.lost(max);
+                }
+            })?;
         }
+        waiter.appetite.brought(raw.len());
         let has_its_share = |(lane, share): (&Lane, &usize)| {
             *share > 0 && raw.iter().filter(|entry| entry.lane == *lane).count() >= *share
         };
@@ -67,18 +79,19 @@ impl Core {
         Ok(self.deliver(raw).await)
     }
 
-    /// Reads each lane by itself, and says whether all of them could be read. What goes wrong is left to the script: it is
-    /// called at once if this brings nothing, else the next time.
-    async fn read_lanes(&self, lanes: &[Lane], shares: &[usize]) -> (Vec<RawEntry>, bool) {
+    /// Reads each lane by itself. What goes wrong is left to the script: it is called at once if this brings nothing, else
+    /// the next time.
+    async fn read_lanes(&self, lanes: &[Lane], shares: &[usize]) -> Vec<Result<Vec<RawEntry>, Failure>> {
         let reads = lanes.iter().zip(shares).map(|(lane, share)| async move {
             let mut read = redis::cmd("XREADGROUP");
             read.arg("GROUP").arg(GROUP).arg(self.consumer.as_str()).arg("COUNT").arg(*share);
             read.arg("STREAMS").arg(self.keys.lane(lane).as_ref()).arg(">");
-            read_lane(lane, self.link.ask(&read).await.ok()??).ok()
+            match self.link.ask(&read).await? {
+                Some(answer) => read_lane(lane, answer),
+                None => Err(Failure::not_understood("the lane cannot be read")),
+            }
         });
-        let answers = join_all(reads).await;
-        let all_read = answers.iter().all(Option::is_some);
-        (answers.into_iter().flatten().flatten().collect(), all_read)
+        join_all(reads).await
     }
 
     /// Reads all lanes in one step, each its fair share, and puts right what stands in the way.
@@ -88,7 +101,7 @@ impl Core {
         lanes: &[Lane],
         max: usize,
         waiter: &Waiter,
-    ) -> Result<Vec<RawEntry>, Error> {
+    ) -> Result<Vec<RawEntry>, Failure> {
         let mut call = self
             .script(&self.scripts.claim)
             .text(&self.consumer)
@@ -150,6 +163,8 @@ pub(super) struct Waiter {
     link: Arc<Link>,
     /// Where the group stood in each lane when it was last asked.
     positions: Mutex<HashMap<Lane, Position>>,
+    /// How much a claim may bring.
+    appetite: Appetite,
     /// Whether the last claim brought as much of a lane as was asked for.
     much_waits: AtomicBool,
     /// The read under way. One at a time: a second one on the same connection would wait for the first in any case. That
@@ -174,6 +189,7 @@ impl Waiter {
         Self {
             link: Arc::new(link.sibling(BLOCK + RESPONSE_TIMEOUT)),
             positions: Mutex::default(),
+            appetite: Appetite::new(MAX_CLAIM),
             much_waits: AtomicBool::new(false),
             under_way: tokio::sync::Mutex::default(),
         }

@@ -9,6 +9,7 @@
 //! happened is noticed by the epoch and the counters.
 
 mod append;
+mod appetite;
 mod batch;
 mod board;
 mod claim;
@@ -44,7 +45,7 @@ use redis::IntoConnectionInfo;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use self::append::{MAX_EVENTS, Request};
+use self::append::Request;
 use self::batch::{Batcher, Unanswered};
 use self::board::Board;
 use self::claim::Waiter;
@@ -56,6 +57,7 @@ use self::link::{Line, Link, RESPONSE_TIMEOUT};
 #[cfg(feature = "test-util")]
 pub use self::mutant::{Mutant, UnknownMutant};
 use self::scripts::Scripts;
+use self::settle::MAX_CALL_BYTES;
 use self::snapshot::RedisSnapshot;
 use super::{
     Accepted, Append, Broker, Claim, Delivery, EndedPage, EndedQuery, Error, Exported, Found, Health, Lane, Leases,
@@ -179,7 +181,7 @@ impl RedisBroker {
         let ends = CancellationToken::new();
         tasks.spawn(core.clone().keep_looking(ends.clone()));
         let for_appends = core.clone();
-        let appends = Batcher::start(tasks, ends.clone(), MAX_EVENTS, Request::weight, move |requests| {
+        let appends = Batcher::start(tasks, ends.clone(), MAX_CALL_BYTES, Request::weight, move |requests| {
             let core = for_appends.clone();
             async move { core.append_together(requests).await }
         });

@@ -18,6 +18,9 @@ use bytes::Bytes;
 const MAX_WEIGHT: usize = 400;
 /// Items of one call.
 const MAX_ITEMS: usize = 200;
+/// Bytes of one call, but for a single larger item: on the connection that all share, a call has to be sent and carried out
+/// long before its answer counts as lost.
+pub(super) const MAX_CALL_BYTES: usize = 2 * 1_024 * 1_024;
 /// So many entries of a lane are asked for one by one.
 const FEW: usize = 2;
 /// How many entries are looked at for each one that is wanted: others that are held stand among them.
@@ -50,13 +53,19 @@ impl Item {
         self.settlement == Settlement::Processed && self.children.is_empty() && self.state.is_none()
     }
 
+    fn size_bytes(&self) -> usize {
+        let children: usize = self.children.iter().map(|child| child.blob.len()).sum();
+        self.blob.len() + children + self.state.as_ref().map_or(0, StateStep::size_bytes)
+    }
+
     fn weight(&self) -> usize {
         1 + self.children.len() + self.state.as_ref().map_or(0, |state| state.expected.len() + state.writes.len())
     }
 }
 
 impl Core {
-    /// Ends attempts; see [`crate::broker::Broker::settle`]. Every item is tried, also when another one fails.
+    /// Ends attempts; see [`crate::broker::Broker::settle`]. Every item is tried, also when another one fails; but when Redis
+    /// does not answer, the rest would only wait for it in turn.
     pub(super) async fn settle_all(&self, batch: Vec<Settle>) -> Result<Vec<Settled>, Error> {
         let items = batch.into_iter().map(Item::encode).collect::<Result<Vec<_>, _>>()?;
         let lanes = items.iter().flat_map(|item| {
@@ -69,6 +78,7 @@ impl Core {
         for chunk in chunks(&items) {
             match self.settle_chunk(chunk).await {
                 Ok(answers) => settled.extend(answers),
+                Err(error @ Error::Unavailable { .. }) => return Err(error),
                 Err(error) => {
                     first_error.get_or_insert(error);
                 }
@@ -90,9 +100,10 @@ impl Core {
                 for item in items {
                     match self.settle_once(std::slice::from_ref(item)).await {
                         Ok(answers) => settled.extend(answers),
-                        Err(failure) => {
+                        Err(failure) if failure.may_be_one_of_several() => {
                             first_error.get_or_insert(failure);
                         }
+                        Err(failure) => return Err(failure.into()),
                     }
                 }
                 first_error.map_or(Ok(settled), |failure| Err(failure.into()))
@@ -218,14 +229,17 @@ fn verb_of(settlement: &Settlement) -> (&'static str, u64, Option<Class>) {
 /// Cuts a batch into calls that do not hold up Redis.
 fn chunks(items: &[Item]) -> Vec<&[Item]> {
     let mut chunks = Vec::new();
-    let (mut start, mut weight) = (0, 0);
+    let (mut start, mut weight, mut size_bytes) = (0, 0, 0);
     for (place, item) in items.iter().enumerate() {
-        let is_full = weight + item.weight() > MAX_WEIGHT || place - start >= MAX_ITEMS;
+        let is_full = weight + item.weight() > MAX_WEIGHT
+            || size_bytes + item.size_bytes() > MAX_CALL_BYTES
+            || place - start >= MAX_ITEMS;
         if place > start && is_full {
             chunks.push(&items[start..place]);
-            (start, weight) = (place, 0);
+            (start, weight, size_bytes) = (place, 0, 0);
         }
         weight += item.weight();
+        size_bytes += item.size_bytes();
     }
     if start < items.len() {
         chunks.push(&items[start..]);
@@ -237,7 +251,7 @@ fn chunks(items: &[Item]) -> Vec<&[Item]> {
 mod tests {
     use super::*;
     use crate::broker::Append;
-    use crate::event::{Event, Record, Start, Timestamp};
+    use crate::event::{Event, Record, Start, StateWrite, Timestamp};
 
     fn item(n_children: usize) -> Item {
         let event = Event::new("a".parse().unwrap(), "/events", Timestamp::from_unix_ms(0));
@@ -256,5 +270,29 @@ mod tests {
         assert_eq!(sizes((0..250).map(|_| item(0)).collect()), [200, 50]);
         assert_eq!(sizes((0..4).map(|_| item(199)).collect()), [2, 2]);
         assert_eq!(sizes(vec![item(0), item(500), item(0)]), [1, 1, 1]);
+    }
+
+    #[test]
+    fn batches_are_cut_by_bytes_with_one_item_at_least() {
+        let sized = |blob: usize, child: usize, value: usize| {
+            let mut item = item(usize::from(child > 0));
+            item.blob = vec![0; blob].into();
+            item.children.iter_mut().for_each(|made| made.blob = vec![0; child].into());
+            item.state = (value > 0).then(|| {
+                let writes = vec![("k".into(), StateWrite::Set { value: vec![0; value].into(), ttl_ms: None })];
+                StateStep { plugin: "a".into(), expected: Vec::new(), writes }
+            });
+            item
+        };
+        const THIRD: usize = MAX_CALL_BYTES / 3 - 100;
+        for (blob, child, value) in [(THIRD, 0, 0), (0, THIRD, 0), (0, 0, THIRD)] {
+            let items: Vec<Item> = (0..7).map(|_| sized(blob, child, value)).collect();
+            let chunks = chunks(&items);
+            assert_eq!(chunks.iter().map(|chunk| chunk.len()).collect::<Vec<_>>(), [3, 3, 1]);
+            let order: Vec<_> = chunks.iter().copied().flatten().map(|item| item.receipt.event_id).collect();
+            assert_eq!(order, items.iter().map(|item| item.receipt.event_id).collect::<Vec<_>>(), "in the order asked");
+        }
+        let large = [sized(10, 0, 0), sized(MAX_CALL_BYTES + 1, 0, 0), sized(10, 0, 0), sized(10, 0, 0)];
+        assert_eq!(chunks(&large).iter().map(|chunk| chunk.len()).collect::<Vec<_>>(), [1, 1, 2]);
     }
 }
