@@ -105,6 +105,31 @@ fn identity_of(rig: &RedisRig, broker: &RedisBroker, pid: &str) -> String {
     words.join(" ")
 }
 
+/// Each of thousands of suspects cost a look through all that is pending in all lanes.
+#[tokio::test]
+async fn many_suspects_are_found_by_one_look() {
+    let rig = RedisRig::new();
+    let first = rig.direct(short_lease()).await;
+    for name in ["a", "b", "c", "d"] {
+        first.append(appends(name, 25)).await.unwrap();
+        assert_eq!(claim(&*first, name, 25).await.len(), 25);
+    }
+    drop(first);
+    let broker = rig.direct(short_lease()).await;
+    let asked = || -> u64 {
+        let stats: String = rig.admin(&["INFO", "commandstats"]);
+        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_xpending:calls=")).unwrap_or("0,");
+        line.split(',').next().unwrap().parse().unwrap()
+    };
+    tokio::time::sleep(Duration::from_millis(2 * SHORT_LEASE_MS)).await;
+    let before = asked();
+    for _ in 0..50 {
+        eventually("one is recovered", || async { broker.recover(1).await.unwrap().pop() }).await;
+    }
+    let asked = asked() - before;
+    assert!(asked < 50 * 4, "{asked} questions for 50 of 4 lanes");
+}
+
 #[tokio::test]
 async fn a_restarted_host_takes_its_own_back_at_once() {
     let rig = RedisRig::new();

@@ -81,6 +81,7 @@ macro_rules! broker_contract {
             leases::deliveries_of_the_dead_are_recovered,
             leases::every_crash_raises_the_delivery_count,
             leases::who_was_delivered_the_most_often_is_recovered_last,
+            leases::suspects_of_different_lanes_are_recovered_in_turn,
             leases::renewed_leases_are_not_taken_over,
             leases::a_closed_consumer_leaves_nothing_behind,
             state::what_is_written_stands_from_the_settle_on,

@@ -22,6 +22,7 @@ pub mod contract;
 pub mod embedded;
 pub mod redis;
 mod snapshot;
+mod turns;
 mod types;
 
 pub use snapshot::{Exported, ExportedEvent, ExportedKey, ExportedState, Restored, Snapshot, SnapshotPart};

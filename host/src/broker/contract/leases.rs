@@ -132,6 +132,32 @@ pub async fn who_was_delivered_the_most_often_is_recovered_last(rig: &dyn Rig) {
     assert_eq!(counts, [2, 2, 2, 3, 3, 3]);
 }
 
+/// G8: what one plugin left does not hold up what others did.
+pub async fn suspects_of_different_lanes_are_recovered_in_turn(rig: &dyn Rig) {
+    let first = rig.open(short_lease()).await;
+    first.append(appends("a", 20)).await.expect("accepted");
+    first.append(appends("b", 3)).await.expect("accepted");
+    assert_eq!(claim(&*first, "a", 20).await.len(), 20);
+    assert_eq!(claim(&*first, "b", 3).await.len(), 3);
+    rig.kill(first).await;
+
+    let broker = rig.open(short_lease()).await;
+    // Nothing is to be passed over only because its lease is not over yet.
+    tokio::time::sleep(Duration::from_millis(2 * SHORT_LEASE_MS)).await;
+    let mut lanes = Vec::new();
+    while lanes.len() < 8 {
+        let one = eventually("one is recovered", || async { broker.recover(1).await.expect("answered").pop() }).await;
+        assert_eq!(one.deliveries, 2, "those whose lease is over again come later");
+        lanes.push(one.receipt.lane);
+    }
+    let of_b: Vec<bool> = lanes[..6].iter().map(|it| *it == lane("b")).collect();
+    assert!(
+        of_b == [true, false, true, false, true, false] || of_b == [false, true, false, true, false, true],
+        "{lanes:?}"
+    );
+    assert!(lanes[6..].iter().all(|it| *it == lane("a")), "{lanes:?}");
+}
+
 /// Renewal keeps a delivery for much longer than a lease; without it, the lease ends.
 pub async fn renewed_leases_are_not_taken_over(rig: &dyn Rig) {
     let broker = rig.open(short_lease()).await;

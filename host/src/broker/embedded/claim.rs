@@ -54,7 +54,7 @@ fn take(step: &mut Step<'_>, lane: &Lane, number: i64, share: u64, claimed: &mut
         ))?;
         let mut rows = waiting.query((number, i64::try_from(share).unwrap_or(i64::MAX)))?;
         while let Some(row) = rows.next()? {
-            let held = Held { number: row.get(0)?, place: row.get(1)?, deliveries: 1 };
+            let held = Held { number: row.get(0)?, lane: number, place: row.get(1)?, deliveries: 1 };
             claimed.push(Claimed { held, lane: lane.clone(), found: Fetched::read(row, 2)? });
         }
     }

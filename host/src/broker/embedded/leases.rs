@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
+use crate::broker::turns::in_turn;
 use crate::broker::{Error, Leases, Receipt};
 
 /// The text of [`Receipt::entry`]: which opening of the store handed the delivery out, of which event, claimed from which
@@ -43,6 +44,8 @@ impl FromStr for Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Held {
     pub(super) number: i64,
+    /// The number of its lane.
+    pub(super) lane: i64,
     pub(super) place: i64,
     pub(super) deliveries: u32,
 }
@@ -64,9 +67,11 @@ pub(super) struct Table {
 #[derive(Default)]
 struct Known {
     leases: HashMap<i64, Lease>,
-    /// Those of consumers that are gone, in the order in which they are taken over: looked through once for each of them,
-    /// what a few crashes leave would take minutes of a core.
-    left: BTreeSet<(u32, i64, i64)>,
+    /// Those of consumers that are gone, by deliveries, lane, place and number: looked through once for each of them, what a
+    /// few crashes leave would take minutes of a core.
+    left: BTreeSet<(u32, i64, i64, i64)>,
+    /// The lane of which one was taken over last.
+    last: Option<i64>,
 }
 
 struct Lease {
@@ -80,14 +85,34 @@ impl Known {
         self.remove(held.number);
         self.leases.insert(held.number, Lease { held, until });
         if until.is_none() {
-            self.left.insert((held.deliveries, held.place, held.number));
+            self.left.insert((held.deliveries, held.lane, held.place, held.number));
         }
     }
 
     fn remove(&mut self, number: i64) {
         if let Some(Lease { held, until: None }) = self.leases.remove(&number) {
-            self.left.remove(&(held.deliveries, held.place, held.number));
+            self.left.remove(&(held.deliveries, held.lane, held.place, held.number));
         }
+    }
+
+    /// Those of consumers that are gone that come next, and no fewer than `max` if there are. However many there are, only so
+    /// many of each lane are looked at.
+    fn next_left(&self, max: usize) -> Vec<Held> {
+        let (mut next, mut from) = (Vec::new(), (0, i64::MIN, i64::MIN, i64::MIN));
+        while let Some(&(deliveries, lane, ..)) = self.left.range(from..).next() {
+            let is_next_count = next.last().is_some_and(|held: &Held| held.deliveries < deliveries);
+            if is_next_count && next.len() >= max {
+                break;
+            }
+            let of_lane = self.left.range(from..).take(max).take_while(|left| (left.0, left.1) == (deliveries, lane));
+            next.extend(of_lane.filter_map(|(.., number)| Some(self.leases.get(number)?.held)));
+            from = (deliveries, lane.saturating_add(1), i64::MIN, i64::MIN);
+        }
+        self.in_turn(next)
+    }
+
+    fn in_turn(&self, held: Vec<Held>) -> Vec<Held> {
+        in_turn(held, self.last.as_ref(), |held| (held.deliveries, held.lane))
     }
 }
 
@@ -111,19 +136,21 @@ impl Table {
         }
     }
 
-    /// Deliveries whose lease is over: those of consumers that are gone first; among them, and among the others, those that
-    /// were delivered the fewest times, so that what takes its host down again and again holds up none that does not.
+    /// Deliveries whose lease is over, to be taken over now: those of consumers that are gone first; among them, and among the
+    /// others, those that were delivered the fewest times, so that what takes its host down again and again holds up none
+    /// that does not; and of the same count the lanes in turn.
     pub(super) fn over(&self, max: usize) -> Vec<Held> {
         let now = Instant::now();
-        let known = self.lock();
-        let left = known.left.iter().take(max);
-        let mut held: Vec<Held> = left.filter_map(|(.., number)| Some(known.leases.get(number)?.held)).collect();
+        let mut known = self.lock();
+        let mut held = known.next_left(max);
         if held.len() < max {
             let is_over = |lease: &&Lease| lease.until.is_some_and(|until| until <= now);
             let mut over: Vec<&Lease> = known.leases.values().filter(is_over).collect();
-            over.sort_unstable_by_key(|lease| (lease.held.deliveries, lease.until, lease.held.place));
-            held.extend(over.into_iter().take(max - held.len()).map(|lease| lease.held));
+            over.sort_unstable_by_key(|lease| (lease.until, lease.held.place));
+            held.extend(known.in_turn(over.into_iter().map(|lease| lease.held).collect()));
         }
+        held.truncate(max);
+        known.last = held.last().map(|held| held.lane).or(known.last);
         held
     }
 
@@ -140,9 +167,12 @@ impl Leases for Table {
         let mut known = self.lock();
         let mut renewed = |receipt: &&Receipt| {
             let Ok(entry) = receipt.entry.parse::<Entry>() else { return false };
-            let held = Held { number: entry.number, place: entry.place, deliveries: receipt.deliveries };
+            let is_it = |lease: &Lease| {
+                let Held { place, deliveries, .. } = lease.held;
+                entry.opening == self.opening && (place, deliveries) == (entry.place, receipt.deliveries)
+            };
             match known.leases.get_mut(&entry.number) {
-                Some(lease) if entry.opening == self.opening && lease.held == held && lease.until.is_some() => {
+                Some(lease) if is_it(lease) && lease.until.is_some() => {
                     lease.until = Some(until);
                     true
                 }
@@ -159,7 +189,7 @@ mod tests {
     use crate::event::EventId;
 
     fn held(number: i64, deliveries: u32) -> Held {
-        Held { number, place: number + 100, deliveries }
+        Held { number, lane: 0, place: number + 100, deliveries }
     }
 
     fn receipt(opening: i64, held: Held) -> Receipt {
@@ -208,5 +238,25 @@ mod tests {
         let patient = Table::new(7, Duration::from_secs(30), vec![]);
         patient.apply(&[Change::Begins(held(1, 1))]);
         assert_eq!(patient.over(10), []);
+    }
+
+    #[test]
+    fn lanes_take_turns_whoever_left_most() {
+        let of = |lane: i64, number: i64, deliveries: u32| Held { lane, ..held(number, deliveries) };
+        let left =
+            (1..=50).map(|n| of(1, n, 1)).chain([of(2, 60, 1), of(2, 61, 1), of(3, 70, 1), of(3, 71, 2)]).collect();
+        let table = Table::new(7, Duration::ZERO, left);
+        let taken = |n: usize| {
+            let over = table.over(n);
+            let again = over.iter().map(|held| Change::Begins(Held { deliveries: 9, ..*held }));
+            table.apply(&again.collect::<Vec<_>>());
+            over.iter().map(|held| held.number).collect::<Vec<_>>()
+        };
+        assert_eq!((0..4).map(|_| taken(1)).collect::<Vec<_>>().concat(), [1, 60, 70, 2]);
+        assert_eq!(taken(4), [61, 3, 4, 5]);
+        assert_eq!(taken(45).len(), 45);
+        assert_eq!(taken(1), [71], "the last of those that are gone, and delivered more often");
+        // From here on those of this opening, whose leases are over at once.
+        assert_eq!((0..4).map(|_| table.over(1)[0].lane).collect::<Vec<_>>(), [1, 2, 3, 1]);
     }
 }

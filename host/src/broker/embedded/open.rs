@@ -170,8 +170,10 @@ fn begin(db: &mut Connection, memory: Option<&Memory>) -> rusqlite::Result<Begun
         totals.save(&before, &step)?;
     }
     let left = step
-        .prepare("SELECT number, place, deliveries FROM event INDEXED BY running WHERE state = 1")?
-        .query_map([], |row| Ok(Held { number: row.get(0)?, place: row.get(1)?, deliveries: row.get(2)? }))?
+        .prepare("SELECT number, lane, place, deliveries FROM event INDEXED BY running WHERE state = 1")?
+        .query_map([], |row| {
+            Ok(Held { number: row.get(0)?, lane: row.get(1)?, place: row.get(2)?, deliveries: row.get(3)? })
+        })?
         .collect::<Result<_, _>>()?;
     // Receipts of the openings that were forgotten must not fit those of this one.
     let opening = opening.max(memory.map_or(0, |memory| memory.opening) + 1);

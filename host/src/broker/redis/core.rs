@@ -21,6 +21,7 @@ use super::keys::Keys;
 use super::link::Link;
 #[cfg(feature = "test-util")]
 use super::mutant::Mutant;
+use super::recover::Suspects;
 use super::reply::{self, Answer};
 use super::scripts::{Call, Script, Scripts};
 use super::{Options, Tuning};
@@ -42,6 +43,7 @@ pub(super) struct Core {
     pub(super) consumer: String,
     pub(super) identity: Identity,
     pub(super) held: Held,
+    pub(super) suspects: Mutex<Suspects>,
     pub(super) peers: Mutex<Peers>,
     pub(super) peers_seen_at: Mutex<Option<Instant>>,
     /// The epoch of the store that is worked with.
@@ -100,6 +102,7 @@ impl Core {
             scripts: parts.scripts,
             link: parts.link,
             held: Held::default(),
+            suspects: Mutex::default(),
             peers: Mutex::default(),
             peers_seen_at: Mutex::default(),
             epoch: ArcSwap::default(),

@@ -3,6 +3,7 @@
 -- An answer: for each entry its id, its fields, how often it was delivered.
 local key, last, most, left = lane_key(1), ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local rows = {}
+must_be('stream', key)
 while most > 0 and left > 0 do
   local n = math.min(most, 10)
   local found = redis.call('XRANGE', key, last == '' and '-' or '(' .. last, '+', 'COUNT', n)
