@@ -316,6 +316,7 @@ mod tests {
         fs::remove_file(project.join("Cargo.toml")).unwrap();
         assert_eq!(look(), all);
         fs::write(project.join("Cargo.toml"), manifest).unwrap();
+        assert_eq!(look(), all);
         fs::remove_file(project.join("here.toml")).unwrap();
         assert_eq!((look().len(), look().len()), (3, 2), "its settings have gone");
         fs::remove_dir_all(&project).unwrap();

@@ -138,7 +138,7 @@ impl Sole {
         let run = move |meter: Arc<Meter>| async move {
             meter.add(spent_ns);
             let attempt = Attempt { event: event("{}").into(), attempt: 1 };
-            plugin.handle_here(attempt, Arc::new(MemoryState::default()), meter).await
+            plugin.handle_here(plugin.room().await, attempt, Arc::new(MemoryState::default()), meter).await
         };
         self.plugin.machine.executor.run(run).await.unwrap()
     }
