@@ -80,6 +80,13 @@ struct Lease {
     until: Option<Instant>,
 }
 
+impl Lease {
+    /// Whether it has ended by itself.
+    fn is_over(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+}
+
 impl Known {
     fn put(&mut self, held: Held, until: Option<Instant>) {
         self.remove(held.number);
@@ -136,16 +143,21 @@ impl Table {
         }
     }
 
+    /// Whether the lease of any delivery is over.
+    pub(super) fn is_any_over(&self) -> bool {
+        let (now, known) = (Instant::now(), self.lock());
+        !known.left.is_empty() || known.leases.values().any(|lease| lease.is_over(now))
+    }
+
     /// Deliveries whose lease is over, to be taken over now: those of consumers that are gone first; among them, and among the
     /// others, those that were delivered the fewest times, so that what takes its host down again and again holds up none
-    /// that does not; and of the same count the lanes in turn.
+    /// that does not; and of the same count the lanes in turn, which passes on with each call.
     pub(super) fn over(&self, max: usize) -> Vec<Held> {
         let now = Instant::now();
         let mut known = self.lock();
         let mut held = known.next_left(max);
         if held.len() < max {
-            let is_over = |lease: &&Lease| lease.until.is_some_and(|until| until <= now);
-            let mut over: Vec<&Lease> = known.leases.values().filter(is_over).collect();
+            let mut over: Vec<&Lease> = known.leases.values().filter(|lease| lease.is_over(now)).collect();
             over.sort_unstable_by_key(|lease| (lease.until, lease.held.place));
             held.extend(known.in_turn(over.into_iter().map(|lease| lease.held).collect()));
         }
@@ -237,7 +249,7 @@ mod tests {
         assert_eq!(table.over(10), [held(7, 1), held(5, 2)]);
         let patient = Table::new(7, Duration::from_secs(30), vec![]);
         patient.apply(&[Change::Begins(held(1, 1))]);
-        assert_eq!(patient.over(10), []);
+        assert!(patient.over(10).is_empty() && !patient.is_any_over());
     }
 
     #[test]
@@ -252,6 +264,7 @@ mod tests {
             table.apply(&again.collect::<Vec<_>>());
             over.iter().map(|held| held.number).collect::<Vec<_>>()
         };
+        assert!(table.is_any_over());
         assert_eq!((0..4).map(|_| taken(1)).collect::<Vec<_>>().concat(), [1, 60, 70, 2]);
         assert_eq!(taken(4), [61, 3, 4, 5]);
         assert_eq!(taken(45).len(), 45);

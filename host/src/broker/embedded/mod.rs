@@ -206,7 +206,7 @@ impl Broker for EmbeddedBroker {
     }
 
     async fn recover(&self, max: usize) -> Result<Vec<Delivery>, Error> {
-        if self.leases.over(1).is_empty() {
+        if !self.leases.is_any_over() {
             self.condition.usable()?;
             return Ok(Vec::new());
         }

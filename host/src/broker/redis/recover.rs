@@ -104,16 +104,15 @@ impl Core {
         loop {
             let next = self.suspects().next(max.min(MAX_TAKEN), Instant::now());
             let wanted: Vec<Wanted> = next.into_iter().filter_map(|row| self.judge(row, &dead)).collect();
+            let is_used_up = self.suspects().waiting.is_empty();
             if !wanted.is_empty() {
                 let taken = self.take(&wanted).await?;
                 let deliveries = self.deliver(taken).await;
                 if !deliveries.is_empty() {
                     return Ok(deliveries);
                 }
-            } else if self.suspects().waiting.is_empty() {
-                if !std::mem::take(&mut may_read) || !self.read_suspects(&dead).await? {
-                    return Ok(Vec::new());
-                }
+            } else if is_used_up && !(std::mem::take(&mut may_read) && self.read_suspects(&dead).await?) {
+                return Ok(Vec::new());
             }
         }
     }
