@@ -58,6 +58,16 @@ async fn until(registry: &Registry, name: &str, is_so: impl Fn(&Status) -> bool)
     }
 }
 
+/// Looks at the directory until it is so.
+async fn look_until(registry: &Registry, is_so: impl Fn() -> bool) {
+    let looks = async {
+        while !is_so() {
+            registry.refresh(&Default::default()).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), looks).await.unwrap();
+}
+
 /// What a compiler answers for the usual handler.
 fn answer() -> Vec<u8> {
     let code = engine::for_compiling().unwrap().precompile_component(&component(&guest(OK))).unwrap();
@@ -113,9 +123,7 @@ async fn a_compiler_that_was_killed_is_asked_again_a_few_times() {
     let registry = place.open_with(script).await;
     let failed = registry.status("a").unwrap();
     assert!(failed.state == PluginState::Failed && failed.error.unwrap().contains("was killed"));
-    while registry.status("a").unwrap().state != PluginState::Active {
-        registry.refresh(&Default::default()).await;
-    }
+    look_until(&registry, || registry.status("a").unwrap().state == PluginState::Active).await;
     assert_eq!(place.started(), 3);
 }
 
@@ -124,9 +132,7 @@ async fn a_file_whose_compiler_is_always_killed_is_given_up_until_it_is_another(
     let place = Place::new();
     place.put("a", OK);
     let registry = place.open_with("echo >> $HERE/started; kill -KILL $$").await;
-    while place.started() < 6 {
-        registry.refresh(&Default::default()).await;
-    }
+    look_until(&registry, || place.started() == 6).await;
     for _ in 0..100 {
         registry.refresh(&Default::default()).await;
     }
