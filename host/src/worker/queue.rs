@@ -19,6 +19,8 @@ use super::slots::{Slots, Want};
 
 /// The most deliveries that this host holds: those that wait, are handled, or are not settled yet.
 const MAX_HELD: usize = 4_096;
+/// The most of one lane: what cannot be settled, since something stands in the way of its own, leaves the others room.
+const MAX_HELD_OF_LANE: usize = MAX_HELD / 2;
 /// The most bytes of payloads that wait for a slot, of all lanes together and as far as can be told before they are claimed.
 const MAX_WAITING_BYTES: usize = 64 * 1_024 * 1_024;
 /// How long a delivery waits for a slot before it goes back. Far longer than was expected of it.
@@ -41,7 +43,8 @@ struct Book {
     /// In an order that stays, since who comes first changes from claim to claim.
     lanes: BTreeMap<Lane, Served>,
     runners: HashMap<Lane, usize>,
-    held: usize,
+    held: HashMap<Lane, usize>,
+    total_held: usize,
     waiting_bytes: usize,
 }
 
@@ -64,7 +67,7 @@ pub(super) struct Custody {
     pub(super) hold: Hold,
     /// Nobody waits for this, but dropping it tells whoever waits for the other end.
     _over: Option<oneshot::Sender<()>>,
-    counted: Option<Arc<Queue>>,
+    counted: Option<(Arc<Queue>, Lane)>,
     _task: TaskTrackerToken,
 }
 
@@ -90,7 +93,8 @@ impl Queue {
             waiting: HashMap::new(),
             lanes: BTreeMap::new(),
             runners: HashMap::new(),
-            held: 0,
+            held: HashMap::new(),
+            total_held: 0,
             waiting_bytes: 0,
         };
         Self { book: Mutex::new(book), stirred: Notify::new(), threads }
@@ -111,9 +115,12 @@ impl Queue {
         let room_bytes = book.room_bytes();
         for (lane, served) in &mut book.lanes {
             served.is_unasked = true;
+            if book.held.get(lane).is_some_and(|held| *held >= MAX_HELD_OF_LANE) {
+                continue;
+            }
             wants.push(Want::new(lane, served.slots, book.paces.ahead(lane, served.slots, room_bytes)));
         }
-        let room = MAX_HELD.saturating_sub(book.held);
+        let room = MAX_HELD.saturating_sub(book.total_held);
         let mut claim = if room > 0 { book.slots.claim(&wants)? } else { return None };
         for want in &claim.lanes {
             if let Some(served) = book.lanes.get_mut(&want.lane) {
@@ -126,10 +133,11 @@ impl Queue {
 
     /// A delivery waits for a slot of its lane. `task` keeps the worker from ending before it is settled.
     pub(super) fn push(self: &Arc<Self>, delivery: Delivery, hold: Hold, task: TaskTrackerToken) {
-        let custody = Custody { hold, _over: None, counted: Some(self.clone()), _task: task };
         let lane = delivery.receipt.lane.clone();
+        let custody = Custody { hold, _over: None, counted: Some((self.clone(), lane.clone())), _task: task };
         let book = &mut *self.book();
-        book.held += 1;
+        book.total_held += 1;
+        *book.held.entry(lane.clone()).or_default() += 1;
         book.slots.wait(&lane);
         let size_bytes = size_bytes(&delivery);
         book.waiting_bytes += size_bytes;
@@ -315,11 +323,18 @@ impl Custody {
 
 impl Drop for Custody {
     fn drop(&mut self) {
-        let Some(queue) = &self.counted else { return };
+        let Some((queue, lane)) = &self.counted else { return };
         let was_full = {
             let book = &mut *queue.book();
-            book.held = book.held.saturating_sub(1);
-            book.held + 1 >= MAX_HELD
+            book.total_held -= 1;
+            let left = book.held.get_mut(lane).map_or(0, |held| {
+                *held -= 1;
+                *held
+            });
+            if left == 0 {
+                book.held.remove(lane);
+            }
+            book.total_held + 1 >= MAX_HELD || left + 1 >= MAX_HELD_OF_LANE
         };
         if was_full {
             queue.stirred.notify_one();
@@ -395,6 +410,24 @@ mod tests {
         assert!(runners[0].next().is_none(), "both slots are taken");
         drop(first.1);
         assert!(runners[0].next().is_some());
+    }
+
+    #[test]
+    fn a_lane_of_which_nothing_can_be_settled_leaves_the_others_room() {
+        let queue = queue(2);
+        let asked = || queue.claim().map_or_else(Vec::new, |claim| claim.lanes.into_iter().map(|it| it.lane).collect());
+        for _ in 0..MAX_HELD_OF_LANE {
+            push(&queue, "a");
+        }
+        let mut unsettled = queue.take_all();
+        assert_eq!(asked(), [lane("b")]);
+        assert!(!is_stirred(&queue));
+        unsettled.pop();
+        assert!(is_stirred(&queue), "there is room for one more");
+        assert_eq!(asked().len(), 2);
+        drop(unsettled);
+        let book = queue.book();
+        assert_eq!((book.total_held, book.held.len()), (0, 0));
     }
 
     #[test]
