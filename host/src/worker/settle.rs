@@ -189,8 +189,10 @@ impl Item {
                 Conclusion::Over
             }
         };
-        // Whoever asked may have been cancelled meanwhile.
-        let _ = self.answer.map(|answer| answer.send(conclusion));
+        if let Some(answer) = self.answer {
+            // Whoever asked may have been cancelled meanwhile.
+            let _ = answer.send(conclusion);
+        }
     }
 }
 
