@@ -8,9 +8,11 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-/// The root of the repository.
+/// The root of the repository from which cargo runs this program. Not that in which it was built: of two clones that share
+/// a target folder the other one may be gone.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package).parent().unwrap_or(Path::new(".")).to_owned()
 }
 
 /// The folder that cargo builds into, wherever `CARGO_TARGET_DIR` or a configuration file puts it: that of this program.

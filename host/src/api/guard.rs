@@ -77,13 +77,16 @@ fn refusal(request: &Request, only_local: bool) -> Option<Problem> {
     match (hosts.next(), hosts.next(), request.version()) {
         (_, Some(_), _) => return bad("more than one Host"),
         (None, None, Version::HTTP_11) => return bad("no Host"),
-        (Some(host), None, _) if !is_host(host) => return bad("the Host is not a host"),
-        (Some(host), None, _) if only_local && !is_local(host) => {
-            let detail = "this server serves its own machine, under localhost or a loopback address; to be reached under \
-                          another name it is started with --allow-anonymous (auth.allow_anonymous)";
-            return Some(Problem::new(Kind::ForeignHost, detail));
-        }
         (host, None, _) => {
+            match host.map(authority) {
+                Some(None) => return bad("the Host is not a host"),
+                Some(Some(authority)) if only_local && !is_local(&authority) => {
+                    let detail = "this server serves its own machine, under localhost or a loopback address; to be reached under \
+                         another name it is started with --allow-anonymous (auth.allow_anonymous)";
+                    return Some(Problem::new(Kind::ForeignHost, detail));
+                }
+                _ => {}
+            }
             let host = host.map(HeaderValue::as_bytes);
             let named = request.uri().authority().map(|authority| authority.as_str().as_bytes());
             if named.is_some() && named != host {
@@ -102,16 +105,15 @@ fn headers_bytes(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
-fn is_host(host: &HeaderValue) -> bool {
-    let text = host.to_str().unwrap_or_default();
-    text.parse::<Authority>().is_ok_and(|authority| !authority.as_str().contains('@'))
+/// The name and port of a `Host`, if it is one.
+fn authority(host: &HeaderValue) -> Option<Authority> {
+    let authority: Authority = host.to_str().ok()?.parse().ok()?;
+    Some(authority).filter(|authority| !authority.as_str().contains('@'))
 }
 
 /// Whether the name is one that only this machine itself can mean. A page whose name was made to lead here (DNS rebinding)
 /// is same-origin to its browser and is told by its name alone.
-fn is_local(host: &HeaderValue) -> bool {
-    let authority = host.to_str().ok().and_then(|text| text.parse::<Authority>().ok());
-    let Some(authority) = authority else { return false };
+fn is_local(authority: &Authority) -> bool {
     let name = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
     let is_loopback = name.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
     is_loopback || name == "localhost" || name.ends_with(".localhost")

@@ -183,14 +183,16 @@ impl Slots {
     }
 
     fn change(&mut self, lane: &Lane, how: impl FnOnce(&mut Used)) {
-        let (mut used, limit) = (self.used(lane), self.limit(lane));
+        let limit = self.limit(lane);
+        let used = match self.used.get_mut(lane) {
+            Some(used) => used,
+            None => self.used.entry(lane.clone()).or_default(),
+        };
         self.total_committed -= used.committed(limit);
-        how(&mut used);
+        how(used);
         self.total_committed += used.committed(limit);
-        if used == Used::default() {
+        if *used == Used::default() {
             self.used.remove(lane);
-        } else {
-            self.used.insert(lane.clone(), used);
         }
     }
 }

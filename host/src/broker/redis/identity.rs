@@ -38,11 +38,15 @@ impl Identity {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let pid_namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
         let pid = std::process::id();
+        let started = match Process::of(pid) {
+            Process::Started(at) => at,
+            Process::Gone | Process::Hidden => String::new(),
+        };
         Self {
             boot_id: boot_id.trim().to_owned(),
             pid_namespace: pid_namespace.to_string_lossy().into_owned(),
             pid,
-            started: start_of(pid).unwrap_or_default(),
+            started,
         }
     }
 
@@ -70,33 +74,40 @@ impl Identity {
     pub(super) fn saw_end_of(&self, other: &Self) -> bool {
         self.boot_id == other.boot_id
             && self.pid_namespace == other.pid_namespace
-            && match start_of(other.pid) {
-                Some(started) => started != other.started,
-                // A process of another user may be hidden from us.
-                None => is_gone(other.pid),
+            && match Process::of(other.pid) {
+                Process::Gone => true,
+                Process::Started(at) => at != other.started,
+                Process::Hidden => false,
             }
     }
 }
 
-/// Whether there is no process of this id, or only what is left of one.
-fn is_gone(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-    let is_left_over =
-        stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])));
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    is_left_over || pid.is_none_or(|pid| test_kill_process(pid) == Err(Errno::SRCH))
+/// What can be told of the process of an id.
+#[derive(Debug, PartialEq, Eq)]
+enum Process {
+    /// There is none, or only what is left of one.
+    Gone,
+    /// It started then, in ticks since boot.
+    Started(String),
+    /// It is there and not shown, as those of other users may be.
+    Hidden,
 }
 
-/// When a process started, in ticks since boot; `None` if there is none, only what is left of one, or it is not shown.
-fn start_of(pid: u32) -> Option<String> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may itself contain spaces and parentheses.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
+impl Process {
+    fn of(pid: u32) -> Self {
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+            let is_gone = pid.is_none_or(|pid| test_kill_process(pid) == Err(Errno::SRCH));
+            return if is_gone { Self::Gone } else { Self::Hidden };
+        };
+        // The name in parentheses may itself contain spaces and parentheses.
+        let mut fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+        match (fields.next(), fields.nth(18)) {
+            (Some("Z" | "X"), _) => Self::Gone,
+            (Some(_), Some(started)) => Self::Started(started.to_owned()),
+            _ => Self::Hidden,
+        }
     }
-    fields.nth(18).map(str::to_owned)
 }
 
 /// What was seen of the other consumers.
@@ -229,6 +240,7 @@ mod tests {
 
     #[test]
     fn a_process_that_may_not_be_looked_at_is_not_gone() {
+        let is_gone = |pid| Process::of(pid) == Process::Gone;
         assert!(!is_gone(std::process::id()));
         assert!(!is_gone(1), "it is there, whether or not it may be signalled");
         let mut child = std::process::Command::new("true").spawn().unwrap();
