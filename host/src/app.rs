@@ -1,12 +1,14 @@
 //! The one place where things are put together, and taken apart in the right order.
 //!
-//! Start: everything that can be refused is refused before anything is served. Stop (G10): no more requests, no more
-//! deliveries; attempts end or are handed back; the broker's own tasks end last, since settles need them.
+//! How a server starts and stops is in [`serve`].
 
 mod descriptors;
+mod facts;
+mod serve;
 mod transfer;
 mod workbench;
 
+pub use serve::run;
 pub use transfer::{backup, export, import};
 
 pub use crate::event::Fault;
@@ -16,24 +18,27 @@ pub use workbench::{Facts, NoPlugin, OnBench, Workbench};
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::api::{self, Api, Entrance, Routes};
+use crate::api::{self, Routes};
 use crate::broker::embedded::{self, EmbeddedBroker};
 use crate::broker::redis::{self, RedisBroker};
 use crate::broker::{Broker, Lane};
 use crate::config::Config;
 use crate::event::EventType;
-use crate::plugin::{self, PluginState, Registry, Status};
+use crate::plugin::{self, Registry, Status};
 use crate::shutdown::Tasks;
-use crate::telemetry::Log;
-use crate::worker::{self, Worker};
+use crate::worker;
 
 /// How long the broker's last words may take.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// After this time plugins that are still being loaded no longer keep the host from being ready: one that compiles for
+/// minutes is not to hold up the others.
+const PLUGINS_AWAITED: Duration = Duration::from_secs(30);
+/// The most plugins that are named where several are waited for.
+const MAX_NAMED: usize = 5;
 
 /// A fact that a person who starts the program needs, as one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,90 +82,6 @@ impl From<embedded::OpenError> for Error {
     }
 }
 
-/// Serves until it is told to stop by SIGTERM or SIGINT, or until a part without which it makes no sense fails. The log
-/// ends with it.
-///
-/// # Errors
-/// What it needs is not there, or something has failed. A second signal ends at once, as an error.
-pub async fn run(config: Config, log: Log, mut announce: impl FnMut(&Fact)) -> Result<(), Error> {
-    descriptors::raise_limit();
-    let mut signals = Signals::listen().context("cannot listen for signals")?;
-    let listen = config.server.listen;
-    let listener = api::listen(listen)
-        .with_context(|| format!("cannot listen on {listen}; another address is given with --listen ADDRESS:PORT"))?;
-    let address = listener.local_addr().context("the listener has no address")?;
-
-    let store_tasks = Tasks::new();
-    let tasks = Tasks::new();
-    let broker = open_broker(&config, &store_tasks).await?;
-    let plugins = open_plugins(&config).await?;
-
-    let (store_ended, stop) = (store_tasks.stop_token().clone(), tasks.stop_token().clone());
-    let store_failure = store_tasks.clone();
-    tasks.spawn_critical("store", async move {
-        tokio::select! {
-            () = stop.cancelled() => Ok(()),
-            () = store_ended.cancelled() => store_failure.failure().map_or(Ok(()), Err),
-        }
-    });
-    let worker_options = worker::Options {
-        concurrency: config.worker.concurrency,
-        host_concurrency: worker::Options::host_concurrency_for(config.worker.concurrency),
-        lease: Duration::from_millis(config.worker.lease_ms),
-        drain: Duration::from_millis(config.worker.drain_ms),
-        policies: config.worker.policies.clone(),
-        max_waiting: config.broker.max_waiting,
-    };
-    let worker =
-        Worker::start(broker.clone(), plugins.clone(), worker_options, &tasks).context("the worker cannot start")?;
-    let watched = plugins.clone();
-    let stop = tasks.stop_token().clone();
-    tasks.spawn_critical("plugins", async move {
-        watched.watch(stop).await;
-        Ok(())
-    });
-    let (unwritten, stop) = (log.unwritten().clone(), tasks.stop_token().clone());
-    tasks.spawn_critical("log", async move {
-        unwritten.tell(stop).await;
-        Ok(())
-    });
-    let entrance = Entrance::new(Api {
-        broker: broker.clone(),
-        routes: Arc::new(PluginRoutes(plugins.clone())),
-        options: config.server.clone(),
-        draining: tasks.stop_token().clone(),
-        unwritten: log.unwritten().clone(),
-    });
-    let (server, stop, connections) = (config.server.clone(), tasks.stop_token().clone(), tasks.clone());
-    tasks.spawn_critical("http", async move { api::serve(listener, entrance, server, stop, &connections).await });
-
-    for fact in facts(&config, broker.as_ref(), &plugins) {
-        announce(&fact);
-    }
-    announce(&Fact(format!("listening on http://{address}")));
-
-    tokio::select! {
-        name = signals.next() => {
-            tracing::info!("{name} received: stopping; a second signal stops at once");
-            tasks.stop_token().cancel();
-        }
-        () = tasks.stop_token().cancelled() => {}
-    }
-    let ended = async {
-        tokio::join!(worker.stop(), tasks.ended());
-        if !matches!(tokio::time::timeout(GOODBYE, broker.close()).await, Ok(Ok(()))) {
-            tracing::warn!("the broker could not be told good-bye; others forget this consumer after its lease");
-        }
-        drop(broker);
-        store_tasks.stop_token().cancel();
-        store_tasks.ended().await;
-    };
-    tokio::select! {
-        () = ended => tasks.failure().map_or(Ok(()), |failure| Err(failure.into())),
-        name = signals.next() => Err(anyhow::anyhow!("stopped at once by a second signal, {name}").into()),
-    }
-}
-
 /// Opens the broker that a URL names: `embedded:DIRECTORY`, or a Redis.
 pub(crate) async fn open_broker(config: &Config, tasks: &Tasks) -> Result<Arc<dyn Broker>, Error> {
     let (url, options) = (config.broker_url.as_str(), config.broker.clone());
@@ -183,13 +104,6 @@ fn mutant() -> anyhow::Result<Option<crate::broker::redis::Mutant>> {
         Ok(name) => Ok(Some(name.parse()?)),
         Err(_) => Ok(None),
     }
-}
-
-async fn open_plugins(config: &Config) -> Result<Arc<Registry>, Error> {
-    Registry::open(plugin_options(config)?).await.map_err(|error| match error {
-        plugin::Error::Directory { .. } | plugin::Error::NothingKept(_) => Error::Refused(error.to_string()),
-        plugin::Error::Sandbox { .. } => Error::Failed(error.into()),
-    })
 }
 
 /// What the configuration says of plugins.
@@ -235,45 +149,38 @@ fn compiler(limits: plugin::CompileLimits) -> anyhow::Result<plugin::Child> {
     Ok(plugin::Child { program, arguments, limits })
 }
 
-/// What a person needs to know at the start, besides the address.
-fn facts(config: &Config, broker: &dyn Broker, plugins: &Registry) -> Vec<Fact> {
-    let durability = broker.health().durability.as_str();
-    let mut lines = vec![format!("broker {} at {}, durability {durability}", broker.name(), config.broker_url)];
-    let statuses = plugins.statuses();
-    if statuses.is_empty() {
-        let dir = config.plugins.dir.display();
-        lines.push(format!("no plugins in {dir}: a .wasm file that is put there is loaded at once"));
-    }
-    lines.extend(statuses.iter().map(describe));
-    lines.into_iter().map(Fact).collect()
-}
-
-fn describe(status: &Status) -> String {
-    let types: Vec<String> = status.types.iter().map(ToString::to_string).collect();
-    match (&status.error, status.state) {
-        (None, _) => format!("plugin {} handles {}", status.name, types.join(", ")),
-        (Some(error), PluginState::FailedKeptLastGood | PluginState::NeedsApproval) if !types.is_empty() => {
-            format!("plugin {} handles {} with its last good version: {error}", status.name, types.join(", "))
-        }
-        (Some(error), _) => format!("plugin {} is not served: {error}", status.name),
-    }
-}
-
 /// What the API is told of plugins.
-struct PluginRoutes(Arc<Registry>);
+struct PluginRoutes {
+    registry: Arc<Registry>,
+    started: Instant,
+}
 
 #[async_trait::async_trait]
 impl Routes for PluginRoutes {
     fn lane(&self, event_type: &EventType) -> Lane {
-        worker::lane_of(&self.0, event_type)
+        worker::lane_of(&self.registry, event_type)
+    }
+
+    fn trouble(&self) -> Option<String> {
+        if !self.registry.is_starting() || self.started.elapsed() >= PLUGINS_AWAITED {
+            return None;
+        }
+        let awaited = self.registry.awaited();
+        let more = awaited.len().saturating_sub(MAX_NAMED);
+        let named = awaited.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join(", ");
+        Some(match (named.as_str(), more) {
+            ("", _) => "plugins are being loaded; events are accepted and wait".into(),
+            (_, 0) => format!("plugins are being loaded: {named}; events for them are accepted and wait"),
+            _ => format!("plugins are being loaded: {named} and {more} more; events for them are accepted and wait"),
+        })
     }
 
     fn statuses(&self) -> Vec<serde_json::Value> {
-        self.0.statuses().iter().filter_map(|status| serde_json::to_value(status).ok()).collect()
+        self.registry.statuses().iter().filter_map(|status| serde_json::to_value(status).ok()).collect()
     }
 
     async fn rollback(&self, name: &str) -> Result<serde_json::Value, api::NotChanged> {
-        let status = self.0.rollback(name).await.map_err(|error| match error {
+        let status = self.registry.rollback(name).await.map_err(|error| match error {
             plugin::RollbackError::Unknown(_) => api::NotChanged::Unknown(error.to_string()),
             _ => api::NotChanged::Refused(error.to_string()),
         })?;
@@ -281,7 +188,7 @@ impl Routes for PluginRoutes {
     }
 
     async fn approve(&self, name: &str, digest: Option<&str>) -> Result<serde_json::Value, api::NotChanged> {
-        let status = self.0.approve(name, digest).await.map_err(|error| match error {
+        let status = self.registry.approve(name, digest).await.map_err(|error| match error {
             plugin::ApproveError::Unknown(_) => api::NotChanged::Unknown(error.to_string()),
             _ => api::NotChanged::Refused(error.to_string()),
         })?;
@@ -289,7 +196,7 @@ impl Routes for PluginRoutes {
     }
 
     async fn remove(&self, name: &str) -> Result<serde_json::Value, api::NotChanged> {
-        let removal = self.0.remove(name).await.map_err(|error| match error {
+        let removal = self.registry.remove(name).await.map_err(|error| match error {
             plugin::RemoveError::Unknown(_) => api::NotChanged::Unknown(error.to_string()),
             plugin::RemoveError::File { .. } => api::NotChanged::Refused(error.to_string()),
         })?;
@@ -302,23 +209,4 @@ impl Routes for PluginRoutes {
 
 fn told(status: &Status) -> Result<serde_json::Value, api::NotChanged> {
     serde_json::to_value(status).map_err(|error| api::NotChanged::Refused(error.to_string()))
-}
-
-/// The signals that stop the program.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
 }

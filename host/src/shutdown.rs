@@ -1,12 +1,15 @@
-//! Tasks with a name and an owner, and the end of them.
+//! Tasks with a name and an owner, the end of them, and the signals that ask for it.
 //!
 //! No task is detached: whoever ends the program waits for all of them, and a task that the program cannot do without
 //! ends the program when it ends by itself.
 
 use std::future::Future;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -77,9 +80,98 @@ impl Tasks {
     }
 }
 
+/// Signals that come within this time after the first one belong to it: `timeout`, a terminal and several supervisors
+/// signal a process and then its group.
+const SAME_STOP: Duration = Duration::from_secs(1);
+
+/// The signals that stop the program: SIGTERM, SIGINT, and SIGHUP, which a terminal sends that is closed.
+pub struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+    /// `None` where whoever started the program had it ignored, as `nohup` does.
+    hangup: Option<Signal>,
+    first_at: Option<Instant>,
+}
+
+impl StopSignals {
+    /// Hears signals from now on. To be called within a runtime.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn listen() -> io::Result<Self> {
+        let hangup = SignalKind::hangup();
+        let is_ignored = std::fs::read_to_string("/proc/self/status")
+            .is_ok_and(|status| ignores(&status, hangup.as_raw_value().unsigned_abs()));
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: if is_ignored { None } else { Some(signal(hangup)?) },
+            first_at: None,
+        })
+    }
+
+    /// The name of the next signal. After the first one, those are left out that belong to it. May be dropped.
+    pub async fn next(&mut self) -> &'static str {
+        loop {
+            let name = self.any().await;
+            let now = Instant::now();
+            match self.first_at {
+                Some(first_at) if belongs_to(first_at, now) => {
+                    tracing::debug!("{name} received, which belongs to the signal before it");
+                }
+                Some(_) => return name,
+                None => {
+                    self.first_at = Some(now);
+                    return name;
+                }
+            }
+        }
+    }
+
+    async fn any(&mut self) -> &'static str {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = hangup => "SIGHUP",
+        }
+    }
+}
+
+/// Whether a signal now is the same request to stop as the first one.
+fn belongs_to(first_at: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(first_at) < SAME_STOP
+}
+
+/// Whether a process with this `/proc/PID/status` ignores a signal.
+fn ignores(status: &str, signal: u32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    signal >= 1 && mask >> (signal - 1) & 1 == 1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn signals_within_a_second_are_one() {
+        let first = Instant::now();
+        let after_ms = |ms| belongs_to(first, first + Duration::from_millis(ms));
+        assert_eq!((after_ms(0), after_ms(999), after_ms(1_000)), (true, true, false));
+    }
+
+    #[test]
+    fn whether_a_signal_is_ignored_is_read_from_the_mask_of_the_process() {
+        let status = "Name:\teventstream\nSigBlk:\tffffffffffffffff\nSigIgn:\t0000000000001001\n";
+        assert_eq!((ignores(status, 1), ignores(status, 13), ignores(status, 15)), (true, true, false));
+        assert!(!ignores("", 1));
+    }
 
     #[tokio::test]
     async fn a_critical_task_that_ends_stops_everything_and_says_why() {

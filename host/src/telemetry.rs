@@ -10,6 +10,8 @@ mod throttle;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -122,12 +124,14 @@ pub struct Unwritten {
     throttle: Throttle,
     /// Those that nobody took; `None` where there is no log.
     lost: Option<ErrorCounter>,
+    /// Those that could not be written.
+    failed: Arc<AtomicU64>,
 }
 
 /// Where there is no log nothing is left out of it.
 impl Default for Unwritten {
     fn default() -> Self {
-        Self { throttle: Throttle::new(0), lost: None }
+        Self { throttle: Throttle::new(0), lost: None, failed: Arc::default() }
     }
 }
 
@@ -160,13 +164,14 @@ impl Unwritten {
         let lost = self.lost();
         if lost > *lost_before {
             let lines = lost - *lost_before;
-            tracing::warn!(lines, "{lines} lines of the log are lost: whoever reads it does not keep up");
+            tracing::warn!(lines, "{lines} lines of the log are lost: whoever reads it does not keep up, or is gone");
             *lost_before = lost;
         }
     }
 
     fn lost(&self) -> u64 {
-        self.lost.as_ref().map_or(0, |lost| lost.dropped_lines() as u64)
+        let not_taken = self.lost.as_ref().map_or(0, |lost| lost.dropped_lines() as u64);
+        not_taken + self.failed.load(Ordering::Relaxed)
     }
 }
 
@@ -187,13 +192,14 @@ pub fn init(options: &Options) -> anyhow::Result<Log> {
         Format::Text => false,
         Format::Json => true,
     };
+    let failed = Arc::default();
     let (sink, writer) = NonBlockingBuilder::default()
         .buffered_lines_limit(MAX_WAITING_LINES)
         .lossy(true)
         .thread_name("log")
-        .finish(io::stderr());
+        .finish(CountingWriter { inner: io::stderr(), failed: Arc::clone(&failed) });
     let throttle = Throttle::new(options.lines_per_second);
-    let unwritten = Unwritten { throttle: throttle.clone(), lost: Some(sink.error_counter()) };
+    let unwritten = Unwritten { throttle: throttle.clone(), lost: Some(sink.error_counter()), failed };
     let filter = EnvFilter::try_new(&options.level.0)?;
     let registry = tracing_subscriber::registry().with(filter).with(throttle);
     let lines = tracing_subscriber::fmt::layer().with_writer(move || OneLine(sink.clone())).with_ansi(false);
@@ -209,6 +215,26 @@ pub fn init(options: &Options) -> anyhow::Result<Log> {
         tracing::error!(panic.place = place, thread = thread.name(), "a part of the program panicked: {message}");
     }));
     Ok(Log { unwritten, _writer: writer })
+}
+
+/// A writer that gets one whole line a call and counts those that cannot be written, since the thread that calls it tells
+/// nobody.
+struct CountingWriter<W> {
+    inner: W,
+    failed: Arc<AtomicU64>,
+}
+
+impl<W: Write> Write for CountingWriter<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.inner.write_all(line).is_err() {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 /// A writer that gets one whole line a call, as the layer above does it, and writes it as one line in one call.
@@ -253,7 +279,7 @@ fn push_code(escaped: &mut String, c: char) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
 
@@ -294,6 +320,17 @@ mod tests {
             assert!(!text.contains(|c: char| c.is_control() || c == '\u{2028}' || c == '\u{202e}'), "{text:?}");
             assert!(text.contains("forged") && text.contains("end"), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_written_is_counted() {
+        let unwritten = Unwritten::default();
+        let room: &mut [u8] = &mut [0; 8];
+        let mut writer = CountingWriter { inner: room, failed: unwritten.failed.clone() };
+        for line in ["a line\n", "another one\n", "a third\n"] {
+            writer.write_all(line.as_bytes()).unwrap();
+        }
+        assert_eq!(unwritten.total(), 2);
     }
 
     #[test]

@@ -18,7 +18,7 @@ const GROWTH_LIMIT_BYTES: u64 = 64 << 20;
 
 /// A component whose only function is a chain of `if`, each on the result of the one before: 8 bytes a link, for which
 /// the compiler takes more memory with the square of their number.
-fn bomb(links: usize) -> Vec<u8> {
+pub(super) fn bomb(links: usize) -> Vec<u8> {
     let mut body = vec![0x00, 0x20, 0x00];
     for _ in 0..links {
         body.extend_from_slice(&[0x04, 0x7f, 0x41, 0x01, 0x05, 0x41, 0x02, 0x0b]);
@@ -132,7 +132,7 @@ fn stopped_compiler(stage: &Stage, stem: &str, file: &[u8]) -> (String, Pid) {
 }
 
 /// Whether a process stands still. It ends or does so soon after it was told to.
-fn stands_still(process: Pid) -> bool {
+pub(super) fn stands_still(process: Pid) -> bool {
     eventually("it stands still or ends", || {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).unwrap_or_default();
         match stat.rsplit(") ").next().and_then(|rest| rest.chars().next()) {

@@ -33,6 +33,7 @@ mod reuse;
 mod rollback;
 mod schedule;
 mod secrets;
+mod starting;
 mod state;
 mod transfer;
 mod webhook;

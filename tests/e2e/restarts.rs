@@ -5,6 +5,7 @@ use std::time::Duration;
 use eventstream_tests::client::Event;
 use eventstream_tests::eventually::eventually;
 use eventstream_tests::guests::PluginsDir;
+use eventstream_tests::host::Host;
 use eventstream_tests::on_both_brokers;
 use eventstream_tests::stage::{Broker, Stage};
 use serde_json::json;
@@ -12,6 +13,7 @@ use serde_json::json;
 on_both_brokers! {
     sigterm_lets_attempts_end_and_exits_with_0,
     what_does_not_end_within_the_drain_time_is_handed_back_without_burning_an_attempt,
+    signals_of_one_moment_are_one_and_any_of_them_drains,
     a_second_signal_ends_at_once_and_loses_nothing,
     sigterm_under_load_loses_nothing_and_burns_no_attempt,
     a_restarted_host_takes_its_own_back_at_once,
@@ -60,19 +62,34 @@ fn what_does_not_end_within_the_drain_time_is_handed_back_without_burning_an_att
     );
 }
 
+fn signals_of_one_moment_are_one_and_any_of_them_drains(broker: Broker) {
+    let mut stage = Stage::scripted(broker, &["slow"]);
+    let pairs: [[fn(&Host); 2]; 2] = [[Host::hang_up, Host::hang_up], [Host::terminate, Host::hang_up]];
+    for signals in pairs {
+        let id = stage.client.post_event("slow", &json!({"sleep-ms": 1_500}));
+        running(&stage, &id);
+        for signal in signals {
+            signal(&stage.host);
+        }
+        assert_eq!(stage.host.wait().code(), Some(0), "{}", stage.host.output());
+        stage.replace_host(|options| options);
+        let event = stage.client.wait_ended(&id);
+        assert_eq!((event.state.as_str(), event.attempts.len()), ("processed", 1), "{event:?}");
+        assert_eq!(event.attempts[0].attempt, 1, "it was waited for: {event:?}");
+    }
+}
+
 fn a_second_signal_ends_at_once_and_loses_nothing(broker: Broker) {
     let mut stage = Stage::with(broker, PluginsDir::scripted(&["slow"]), |options| {
         options.with("consumer.lease_ms", LONG_LEASE_MS)
     });
     let id = stage.client.post_event("slow", &json!({"sleep-ms": 15_000}));
     running(&stage, &id);
-    stage.host.terminate();
-    eventually("the host drains", || match stage.client.request("GET", "/readyz", &[], None) {
-        Ok(answer) if answer.status == 200 => Err("it is ready"),
-        _ => Ok(()),
+    // Signals of the first second are one, so that it takes some to stop at once.
+    eventually("the host ends at once", || {
+        stage.host.terminate();
+        stage.host.exited().map(drop).ok_or("it drains")
     });
-    stage.host.terminate();
-    stage.host.wait();
     stage.replace_host(|options| options.with("consumer.lease_ms", LONG_LEASE_MS));
     let event = stage.client.wait_ended(&id);
     let attempts: Vec<u32> = event.attempts.iter().map(|attempt| attempt.attempt).collect();

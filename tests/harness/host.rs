@@ -4,6 +4,7 @@
 //! is read all the time, so that it never waits for a reader, and is shown when a test fails. Dropping a host kills it.
 
 use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -22,8 +23,10 @@ const MAX_LINES: usize = 4_000;
 const NO_STORE: i32 = 3;
 /// How often a host is started whose Redis, on a busy machine, does not answer within the second that it is given.
 const STARTS: usize = 10;
-/// What the host prints once it accepts connections, before the address.
+/// What the host prints once it accepts events, before the address.
 const LISTENING: &str = "listening on ";
+/// What the host prints once the plugins of its start are loaded.
+const READY: &str = "ready, ";
 
 /// How to start a host.
 #[derive(Clone, Debug)]
@@ -85,7 +88,27 @@ pub struct Host {
     _folder: TempDir,
 }
 
-/// A host that ended before it listened.
+/// A host whose address need not be known yet.
+struct Launched {
+    url: String,
+    output: Arc<Lines>,
+    folder: TempDir,
+}
+
+impl Launched {
+    fn with(self, child: Child) -> Host {
+        let Self { url, output, folder } = self;
+        Host { pid: pid_of(&child), child: Mutex::new(child), url, output, _folder: folder }
+    }
+}
+
+/// An address that nobody listens on.
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("a listener has an address")
+}
+
+/// A host that ended before it was ready.
 #[derive(Debug)]
 pub struct Exited {
     /// How it ended.
@@ -95,7 +118,7 @@ pub struct Exited {
 }
 
 impl Host {
-    /// Starts a host and waits until it listens.
+    /// Starts a host and waits until it is ready.
     ///
     /// # Panics
     /// It ended instead; with all that it printed.
@@ -112,29 +135,51 @@ impl Host {
         }
     }
 
-    /// Starts a host and waits until it listens or ends.
+    /// Starts a host and waits until it is ready or ends.
     ///
     /// # Errors
     /// It ended.
     pub fn try_spawn(options: &HostOptions) -> Result<Self, Exited> {
+        let (mut host, mut child, readers) = Self::launch(options, "127.0.0.1:0");
+        let address = host.output.wait_for(LISTENING, &mut child);
+        let (Some(address), Some(_)) = (address, host.output.wait_for(READY, &mut child)) else {
+            let status = child.wait().expect("the host can be waited for");
+            for reader in readers {
+                reader.join().expect("the reader of the output ends with it");
+            }
+            return Err(Exited { status, output: host.output.text() });
+        };
+        host.url = address;
+        Ok(host.with(child))
+    }
+
+    /// Starts a host and waits only until it takes connections, which may be long before it is ready.
+    ///
+    /// # Panics
+    /// It takes none.
+    #[track_caller]
+    pub fn starting(options: &HostOptions) -> Self {
+        let address = free_address();
+        let (mut host, child, _) = Self::launch(options, &address.to_string());
+        host.url = format!("http://{address}");
+        let host = host.with(child);
+        eventually("the host takes connections", || {
+            TcpStream::connect(address).map(drop).map_err(|error| format!("{error}; it says {}", host.output()))
+        });
+        host
+    }
+
+    fn launch(options: &HostOptions, listen: &str) -> (Launched, Child, Vec<std::thread::JoinHandle<()>>) {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let mut command = eventstream(folder.path());
-        command.args(["serve", "--listen", "127.0.0.1:0", "--broker", &options.broker_url]);
+        command.args(["serve", "--listen", listen, "--broker", &options.broker_url]);
         command.arg("--plugins").arg(&options.plugins).args(&options.flags);
         command.envs(options.variables.iter().map(|(name, value)| (name, value)));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the host starts");
         let output = Arc::new(Lines::default());
         let log = options.log_is_read.then(|| output.read(child.stderr.take()));
-        let readers = [Some(output.read(child.stdout.take())), log];
-        let pid = pid_of(&child);
-        let Some(address) = output.wait_for(LISTENING, &mut child) else {
-            let status = child.wait().expect("the host can be waited for");
-            for reader in readers.into_iter().flatten() {
-                reader.join().expect("the reader of the output ends with it");
-            }
-            return Err(Exited { status, output: output.text() });
-        };
-        Ok(Self { child: Mutex::new(child), pid, url: address, output, _folder: folder })
+        let readers = [Some(output.read(child.stdout.take())), log].into_iter().flatten().collect();
+        (Launched { url: String::new(), output, folder }, child, readers)
     }
 
     /// Where it listens: `http://127.0.0.1:PORT`.
@@ -188,6 +233,11 @@ impl Host {
     /// SIGTERM: it is asked to end.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);
+    }
+
+    /// SIGHUP: its terminal was closed.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
     }
 
     /// Waits until the process has ended.
@@ -339,12 +389,12 @@ impl Lines {
         self.changed.notify_all();
     }
 
-    /// The word after a text that is printed, or `None` if the process ends first.
+    /// The word after the text that a printed line begins with, or `None` if the process ends first.
     fn wait_for(&self, text: &str, child: &mut Child) -> Option<String> {
         let begun = Instant::now();
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Some((_, rest)) = lines.iter().find_map(|line| line.split_once(text)) {
+            if let Some(rest) = lines.iter().find_map(|line| line.strip_prefix(text)) {
                 return rest.split_whitespace().next().map(str::to_owned);
             }
             if child.try_wait().expect("the host can be waited for").is_some() {

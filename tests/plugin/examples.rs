@@ -39,6 +39,15 @@ async fn a_sign_up_is_followed_by_a_welcome() {
 }
 
 #[tokio::test]
+async fn a_sign_up_with_an_id_alone_is_processed_and_welcomes_nobody() {
+    let _turn = together().await;
+    let registry = examples().await;
+    let success = success(handle(&registry, "USER_SIGNUP", json!({"userId": "123"})).await);
+    assert_eq!(&success.result.unwrap().bytes[..], br#"{"userId":"123"}"#);
+    assert!(success.published.is_empty());
+}
+
+#[tokio::test]
 async fn a_sign_up_that_is_wrong_is_rejected_with_the_reasons() {
     let _turn = together().await;
     let registry = examples().await;

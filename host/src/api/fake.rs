@@ -192,7 +192,11 @@ impl Broker for Fake {
 }
 
 /// One plugin, `signup`, for one type, `USER_SIGNUP`.
-struct OnePlugin;
+#[derive(Default)]
+pub(super) struct OnePlugin {
+    /// Why it keeps the host from being ready.
+    pub(super) trouble: Option<String>,
+}
 
 #[async_trait]
 impl Routes for OnePlugin {
@@ -201,6 +205,10 @@ impl Routes for OnePlugin {
             "USER_SIGNUP" => "signup".parse().unwrap(),
             _ => Lane::unrouted(),
         }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.trouble.clone()
     }
 
     fn statuses(&self) -> Vec<serde_json::Value> {
@@ -239,7 +247,7 @@ pub(super) fn api(options: ServerOptions) -> (Api, Arc<Fake>) {
     let broker = Arc::new(Fake::default());
     let api = Api {
         broker: Arc::clone(&broker) as Arc<dyn Broker>,
-        routes: Arc::new(OnePlugin),
+        routes: Arc::new(OnePlugin::default()),
         options,
         draining: Default::default(),
         unwritten: Default::default(),

@@ -24,7 +24,8 @@ pub(super) async fn ready(State(api): State<Arc<Api>>, RawQuery(query): RawQuery
     let verbose = query::switch(query.as_deref(), "verbose")?;
     let health = api.broker.health();
     let stopping = api.draining.is_cancelled().then(|| "the server is stopping".to_owned());
-    let reasons: Vec<String> = stopping.iter().chain(&health.trouble).cloned().collect();
+    let plugins = api.routes.trouble();
+    let reasons: Vec<String> = stopping.iter().chain(&health.trouble).chain(&plugins).cloned().collect();
     let checks = object!([
         check("server", stopping.as_deref(), object!({ "consumer": api.broker.consumer() })),
         check(
@@ -32,6 +33,7 @@ pub(super) async fn ready(State(api): State<Arc<Api>>, RawQuery(query): RawQuery
             health.trouble.as_deref(),
             object!({ "kind": api.broker.name(), "durability": health.durability }),
         ),
+        check("plugins", plugins.as_deref(), object!({})),
     ]);
     if !reasons.is_empty() {
         return Ok(Problem::new(Kind::NotReady, reasons.join("; ")).with_checks(checks).into_response());
@@ -43,6 +45,6 @@ pub(super) async fn ready(State(api): State<Arc<Api>>, RawQuery(query): RawQuery
     Ok(json(StatusCode::OK, &answer))
 }
 
-fn check(name: &str, trouble: Option<&str>, facts: Value) -> Value {
+pub(super) fn check(name: &str, trouble: Option<&str>, facts: Value) -> Value {
     object!({ "name": name, "ready": trouble.is_none(), "trouble": trouble, "facts": facts })
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, Request};
+use axum::http::Uri;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
 use axum::http::request::Parts;
 use bytes::{Bytes, BytesMut};
@@ -70,6 +71,22 @@ pub(super) async fn with_body(request: Request, options: &ServerOptions) -> Resu
     Ok(Request::from_parts(parts, Body::from(body(unread, options).await?)))
 }
 
+/// The request as if its path did not end in a slash, which many clients and proxies add.
+pub(super) fn without_trailing_slash(mut request: Request) -> Request {
+    let uri = request.uri();
+    let path = uri.path().trim_end_matches('/');
+    if path.len() == uri.path().len() || path.is_empty() {
+        return request;
+    }
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = format!("{path}{query}").parse().ok();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
 /// The whole body, or nothing once it is certain to be too large.
 async fn collect(body: &mut Body, max_bytes: usize) -> Result<Option<Bytes>, Problem> {
     if body.size_hint().lower() > max_bytes as u64 {
@@ -109,7 +126,7 @@ async fn discard(body: &mut Body, max_bytes: usize) {
 /// [`Kind::UnsupportedMediaType`], naming what is accepted.
 pub(super) fn json_is_meant(headers: &HeaderMap) -> Result<(), Problem> {
     let refused = |detail: String| Err(Problem::new(Kind::UnsupportedMediaType, detail));
-    let accepted = "events are sent as application/json";
+    let accepted = "events are sent as application/json, with curl by -H 'Content-Type: application/json'";
     if let Some(encoding) = headers.get(CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
     {

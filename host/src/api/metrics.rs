@@ -26,6 +26,8 @@ use super::{Api, json, query};
 
 /// The media type of the text.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The media type of the older text.
+const PLAIN_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Totals and depth.
 pub(super) async fn show(
@@ -35,29 +37,117 @@ pub(super) async fn show(
 ) -> Result<Response, Problem> {
     query::none(query.as_deref())?;
     let stats = api.broker.stats().await?;
-    let mut response = if wants_text(&headers) {
-        let text = text(stats, api.broker.health().ready(), api.unwritten.total())
-            .map_err(|_| Problem::new(Kind::Internal, "the metrics cannot be written"))?;
-        (StatusCode::OK, [(CONTENT_TYPE, HeaderValue::from_static(OPENMETRICS))], text).into_response()
+    let Some(form) = wanted(&headers) else {
+        let forms = Form::ALL.map(Form::media_type).join(", ");
+        return Err(Problem::new(Kind::NotAcceptable, format!("metrics are given as {forms}")));
+    };
+    let unwritten = api.unwritten.total();
+    let mut response = if form == Form::Json {
+        json(StatusCode::OK, &flat(&stats, unwritten))
     } else {
-        json(StatusCode::OK, &flat(&stats, api.unwritten.total()))
+        let mut text = text(stats, api.broker.health().ready(), unwritten)
+            .map_err(|_| Problem::new(Kind::Internal, "the metrics cannot be written"))?;
+        if form == Form::PlainText {
+            text = plain(&text);
+        }
+        (StatusCode::OK, [(CONTENT_TYPE, HeaderValue::from_static(form.media_type()))], text).into_response()
     };
     response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
     Ok(response)
 }
 
-/// Whether the first media range that we can give is text. Weights are not read: those who want text ask for it first.
-fn wants_text(headers: &HeaderMap) -> bool {
-    let ranges =
-        headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    for range in ranges {
-        match range.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
-            "application/openmetrics-text" | "text/plain" | "text/*" => return true,
-            "application/json" | "application/*" | "*/*" => return false,
-            _ => {}
+/// A representation of the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Json,
+    OpenMetrics,
+    /// The text format of Prometheus before OpenMetrics.
+    PlainText,
+}
+
+impl Form {
+    /// Where a client wants several alike, it is given the first.
+    const ALL: [Self; 3] = [Self::Json, Self::OpenMetrics, Self::PlainText];
+
+    fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::OpenMetrics => OPENMETRICS,
+            Self::PlainText => PLAIN_TEXT,
         }
     }
-    false
+
+    /// The type, the subtype and the versions under which a client may ask for it.
+    fn names(self) -> (&'static str, &'static str, &'static [&'static str]) {
+        match self {
+            Self::Json => ("application", "json", &[]),
+            Self::OpenMetrics => ("application", "openmetrics-text", &["1.0.0", "0.0.1"]),
+            Self::PlainText => ("text", "plain", &["0.0.4"]),
+        }
+    }
+}
+
+/// One media range of an `Accept` (RFC 9110, section 12.5.1).
+struct Range<'a> {
+    kind: &'a str,
+    subtype: &'a str,
+    version: Option<&'a str>,
+    /// In thousandths; 0 for what is not to be given.
+    weight: u16,
+}
+
+impl<'a> Range<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let mut parts = text.split(';').map(str::trim);
+        let (kind, subtype) = parts.next()?.split_once('/')?;
+        let mut range = Self { kind, subtype, version: None, weight: 1_000 };
+        for (name, value) in parts.filter_map(|part| part.split_once('=')) {
+            let value = value.trim().trim_matches('"');
+            if name.trim().eq_ignore_ascii_case("q") {
+                // A weight that is none is one of 1.
+                let weight = value.parse::<f64>().ok().filter(|weight| (0.0..=1.0).contains(weight)).unwrap_or(1.0);
+                range.weight = (weight * 1_000.0).round() as u16;
+            } else if name.trim().eq_ignore_ascii_case("version") {
+                range.version = Some(value);
+            }
+        }
+        Some(range)
+    }
+
+    /// How precisely it names a form; `None` if it does not. Other parameters than the version say how, not what.
+    fn precision(&self, form: Form) -> Option<u8> {
+        let (kind, subtype, versions) = form.names();
+        match (self.kind, self.subtype) {
+            ("*", "*") => Some(0),
+            (theirs, "*") => theirs.eq_ignore_ascii_case(kind).then_some(1),
+            (theirs, theirs_too) if theirs.eq_ignore_ascii_case(kind) && theirs_too.eq_ignore_ascii_case(subtype) => {
+                match self.version {
+                    None => Some(2),
+                    Some(version) => versions.contains(&version).then_some(3),
+                }
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The form that a client likes most; `None` if it takes none of ours. Without an `Accept` it is JSON.
+fn wanted(headers: &HeaderMap) -> Option<Form> {
+    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let ranges: Vec<Range<'_>> = values.flat_map(|value| value.split(',')).filter_map(Range::parse).collect();
+    if ranges.is_empty() {
+        return Some(Form::Json);
+    }
+    let mut best: Option<(u16, Form)> = None;
+    for form in Form::ALL {
+        // The range that names it most precisely says how much it is wanted.
+        let named = ranges.iter().filter_map(|range| Some((range.precision(form)?, range.weight)));
+        let weight = named.max_by_key(|(precision, weight)| (*precision, *weight)).map_or(0, |(_, weight)| weight);
+        if weight > best.map_or(0, |(best, _)| best) {
+            best = Some((weight, form));
+        }
+    }
+    best.map(|(_, form)| form)
 }
 
 fn flat(stats: &Stats, unwritten: u64) -> serde_json::Value {
@@ -95,6 +185,31 @@ fn text(stats: Stats, ready: bool, unwritten: u64) -> Result<String, std::fmt::E
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(text)
+}
+
+/// The same in the older format: there the name of a counter ends in `_total` in the lines about it, too, and the end is not
+/// marked.
+fn plain(openmetrics: &str) -> String {
+    let mut counters = std::collections::HashSet::new();
+    for line in openmetrics.lines() {
+        if let Some(name) = line.strip_prefix("# TYPE ").and_then(|rest| rest.strip_suffix(" counter")) {
+            counters.insert(name);
+        }
+    }
+    let mut text = String::with_capacity(openmetrics.len() + 1_024);
+    for line in openmetrics.lines().filter(|line| *line != "# EOF") {
+        let about = ["# HELP ", "# TYPE "].iter().find_map(|about| Some((*about, line.strip_prefix(about)?)));
+        match about.and_then(|(about, rest)| Some((about, rest.split_once(' ')?))) {
+            Some((about, (name, rest))) if counters.contains(name) => {
+                text.push_str(&format!("{about}{name}_total {rest}\n"));
+            }
+            _ => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    text
 }
 
 /// One answer of the broker, to be written.
@@ -188,15 +303,54 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_given_to_those_who_ask_for_it_first() {
-        let wants = |accept: &str| wants_text(&HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]));
-        for text in ["text/plain", "application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1", "text/html, text/*"] {
-            assert!(wants(text), "{text}");
+    fn a_client_is_given_what_it_likes_most_of_what_there_is() {
+        let given = |accept: &str| wanted(&HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]));
+        let protobuf = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
+        let prometheus_3 = format!(
+            "{protobuf};q=0.6,application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
+             text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+        );
+        for (form, accept) in [
+            (
+                Some(Form::OpenMetrics),
+                "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            ),
+            (Some(Form::OpenMetrics), prometheus_3.as_str()),
+            (Some(Form::OpenMetrics), "application/openmetrics-text; version=\"0.0.1\"; charset=utf-8"),
+            (Some(Form::PlainText), "text/plain;version=0.0.4;escaping=allow-utf-8;q=0.6,*/*;q=0.5"),
+            (Some(Form::PlainText), "application/openmetrics-text;version=2.0.0,text/plain;q=0.5"),
+            (Some(Form::PlainText), "text/plain"),
+            (Some(Form::PlainText), "text/html, Text/*;q=0.9"),
+            (Some(Form::PlainText), "application/json;q=0.1, text/plain"),
+            (Some(Form::PlainText), "*/*;q=0.1, text/plain;q=0.9"),
+            (Some(Form::PlainText), "application/json;q=0, text/plain"),
+            (Some(Form::OpenMetrics), "application/json;q=0, */*"),
+            (Some(Form::Json), "*/*"),
+            (Some(Form::Json), "application/json, text/plain"),
+            (Some(Form::Json), "application/*;q=0.5"),
+            (Some(Form::Json), ""),
+            (None, "application/xml"),
+            (None, "text/plain;version=1.0.0"),
+            (None, "*/*;q=0"),
+        ] {
+            assert_eq!(given(accept), form, "{accept}");
         }
-        for json in ["*/*", "application/json", "application/json, text/plain", "image/png", ""] {
-            assert!(!wants(json), "{json}");
+        assert_eq!(wanted(&HeaderMap::new()), Some(Form::Json));
+    }
+
+    #[test]
+    fn the_older_text_names_counters_by_their_whole_name() {
+        let text = plain(&text(Stats::default(), true, 7).unwrap());
+        for line in [
+            "# TYPE eventstream_events_processed_total counter",
+            "eventstream_events_processed_total 0",
+            "# TYPE eventstream_events_failed_total counter",
+            "# TYPE eventstream_ready gauge",
+            "eventstream_log_lines_unwritten_total 7",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
-        assert!(!wants_text(&HeaderMap::new()));
+        assert!(!text.contains("# EOF") && text.ends_with('\n'));
     }
 
     #[test]

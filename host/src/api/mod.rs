@@ -16,6 +16,7 @@ mod plugins;
 mod problem;
 mod query;
 mod server;
+mod starting;
 mod view;
 
 #[cfg(test)]
@@ -29,7 +30,7 @@ pub use options::ServerOptions;
 pub use server::{listen, serve};
 pub(crate) use view::{Shown, show};
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -52,6 +53,9 @@ use problem::{Kind, Problem};
 pub trait Routes: Send + Sync + 'static {
     /// The lane in which events of a type wait: that of the plugin that handles it now, else [`Lane::unrouted`].
     fn lane(&self, event_type: &EventType) -> Lane;
+
+    /// Why plugins keep this host from being ready, if they do.
+    fn trouble(&self) -> Option<String>;
 
     /// What is to be told of each plugin, an object with a `name`, in the order of the names.
     fn statuses(&self) -> Vec<serde_json::Value>;
@@ -92,7 +96,16 @@ pub struct Api {
 
 /// Where requests come in. Every answer, the refusals of the router among them, is one of ours.
 #[derive(Clone)]
-pub struct Entrance {
+pub struct Entrance(Arc<Shared>);
+
+struct Shared {
+    options: ServerOptions,
+    /// Answers until the broker is there.
+    starting: Router,
+    serving: OnceLock<Serving>,
+}
+
+struct Serving {
     api: Arc<Api>,
     router: Router,
 }
@@ -100,25 +113,42 @@ pub struct Entrance {
 impl Entrance {
     /// The entrance to the routes of the API.
     pub fn new(api: Api) -> Self {
+        let entrance = Self::starting(api.options.clone(), String::new());
+        entrance.open(api);
+        entrance
+    }
+
+    /// An entrance for the time until the broker is there: alive, not ready, and every other request is to be sent again.
+    /// `reason` says what is waited for.
+    pub fn starting(options: ServerOptions, reason: String) -> Self {
+        Self(Arc::new(Shared { options, starting: starting::router(reason), serving: OnceLock::new() }))
+    }
+
+    /// Serves the routes of the API from now on. Only the first call has an effect.
+    pub fn open(&self, api: Api) {
         let api = Arc::new(api);
-        Self { router: router(api.clone()), api }
+        self.0.serving.get_or_init(|| Serving { router: router(api.clone()), api });
     }
 
     /// Answers a request.
     pub async fn answer(self, request: Request) -> Response {
-        let Self { api, router } = self;
-        let only_local = api.options.only_local;
+        let Shared { options, starting, serving } = &*self.0;
+        let serving = serving.get();
         let handle = async |request: Request| {
             // Taken by hand, since it is nearly all there is, and the router costs more than the handler.
-            if *request.method() == Method::POST && request.uri().path() == "/events" {
-                return events::publish(State(api), request).await.into_response();
+            if let Some(Serving { api, .. }) = serving
+                && *request.method() == Method::POST
+                && request.uri().path() == "/events"
+            {
+                return events::publish(State(api.clone()), request).await.into_response();
             }
-            match intake::with_body(request, &api.options).await {
-                Ok(request) => router.oneshot(request).await.into_response(),
+            let router = serving.map_or(starting, |serving| &serving.router).clone();
+            match intake::with_body(request, options).await {
+                Ok(request) => router.oneshot(intake::without_trailing_slash(request)).await.into_response(),
                 Err(problem) => problem.into_response(),
             }
         };
-        guard::guard(request, only_local, handle).await
+        guard::guard(request, options.only_local, handle).await
     }
 }
 

@@ -27,6 +27,7 @@ pub(super) enum Kind {
     ForeignHost,
     NotFound,
     MethodNotAllowed,
+    NotAcceptable,
     RequestTimeout,
     NotFailed,
     NotRolledBack,
@@ -49,7 +50,7 @@ pub(super) enum Kind {
 
 impl Kind {
     #[cfg(test)]
-    pub(super) const ALL: [Self; 26] = [
+    pub(super) const ALL: [Self; 27] = [
         Self::BadRequest,
         Self::BadQuery,
         Self::BadIdempotencyKey,
@@ -58,6 +59,7 @@ impl Kind {
         Self::ForeignHost,
         Self::NotFound,
         Self::MethodNotAllowed,
+        Self::NotAcceptable,
         Self::RequestTimeout,
         Self::NotFailed,
         Self::NotRolledBack,
@@ -93,6 +95,9 @@ impl Kind {
             Self::NotFound => (S::NOT_FOUND, "/problems/not-found", "There is no such thing"),
             Self::MethodNotAllowed => {
                 (S::METHOD_NOT_ALLOWED, "/problems/method-not-allowed", "This cannot be done here")
+            }
+            Self::NotAcceptable => {
+                (S::NOT_ACCEPTABLE, "/problems/not-acceptable", "Nothing here is of an accepted media type")
             }
             Self::RequestTimeout => (S::REQUEST_TIMEOUT, "/problems/request-timeout", "The request took too long"),
             Self::NotFailed => (S::CONFLICT, "/problems/not-failed", "The event has not failed"),

@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
-use super::fake::{Fake, api};
+use super::fake::{Fake, OnePlugin, api};
 use super::{Api, Entrance, ServerOptions};
 use crate::broker::{Error, Lane};
 use crate::event::{Class, End, Limits, State, Timestamp};
@@ -47,7 +47,10 @@ fn options() -> ServerOptions {
 }
 
 async fn send(api: &Api, request: Request<Body>) -> Answer {
-    let response: Response<Body> = Entrance::new(api.clone()).answer(request).await;
+    answer_of(Entrance::new(api.clone()).answer(request).await).await
+}
+
+async fn answer_of(response: Response<Body>) -> Answer {
     let (parts, body) = response.into_parts();
     let bytes = body.collect().await.unwrap().to_bytes();
     assert_eq!(parts.headers["x-content-type-options"], "nosniff");
@@ -265,7 +268,7 @@ async fn the_wrong_path_and_the_wrong_method_are_problems_too() {
     get(&api, "/").await.is_problem(404, "not-found");
     get(&api, "/events/1").await.is_problem(404, "not-found");
     get(&api, "/events/01890a5d-ac96-774b-bcce-b302099a8057").await.is_problem(404, "not-found");
-    for path in ["/plugins/none", "/events/%ff", "/failed-events/%ff", "/plugins/%ff", "/events/", "//events"] {
+    for path in ["/plugins/none", "/events/%ff", "/failed-events/%ff", "/plugins/%ff", "//events"] {
         get(&api, path).await.is_problem(404, "not-found");
     }
     for (path, allow) in [("/events", "POST,GET,HEAD"), ("/failed-events/x/replay", "POST"), ("/metrics", "GET,HEAD")] {
@@ -377,7 +380,7 @@ async fn metrics_are_json_unless_text_is_asked_for() {
     let metrics = get(&api, "/metrics").await.json();
     assert_eq!((&metrics["processed"], &metrics["failed"], &metrics["waiting"]), (&json!(10), &json!(2), &json!(3)));
     assert_eq!((&metrics["failedByClass"], &metrics["lanes"]), (&json!({ "no-handler": 2 }), &json!({ "signup": 3 })));
-    let request = Request::get("/metrics").header("host", "localhost").header("accept", "text/plain");
+    let request = Request::get("/metrics").header("host", "localhost").header("accept", "application/openmetrics-text");
     let answer = send(&api, request.body(Body::empty()).unwrap()).await;
     assert!(answer.header("content-type").starts_with("application/openmetrics-text"));
     assert!(answer.text.contains("eventstream_events_processed_total 10\n"), "{}", answer.text);
@@ -398,6 +401,54 @@ async fn readiness_follows_the_broker_and_the_end_of_the_host() {
     let document = get(&api, "/readyz").await.is_problem(503, "not-ready");
     assert_eq!(document["detail"], "the server is stopping");
     assert_eq!(get(&api, "/livez").await.status, 200);
+}
+
+#[tokio::test]
+async fn plugins_that_are_awaited_keep_the_host_from_being_ready() {
+    let (api, _) = new();
+    let routes = Arc::new(OnePlugin { trouble: Some("plugins are being loaded: a".into()) });
+    let document = get(&Api { routes, ..api }, "/readyz").await.is_problem(503, "not-ready");
+    assert_eq!(document["detail"], "plugins are being loaded: a");
+    assert_eq!((&document["checks"][2]["name"], &document["checks"][2]["ready"]), (&json!("plugins"), &json!(false)));
+}
+
+#[tokio::test]
+async fn until_the_broker_is_there_the_server_lives_and_takes_nothing() {
+    let entrance = Entrance::starting(options(), "the broker is being opened".into());
+    let ask = async |method: &str, path: &str| {
+        let request = Request::builder().method(method).uri(path).header("host", "localhost");
+        answer_of(entrance.clone().answer(request.body(Body::from("{}")).unwrap()).await).await
+    };
+    assert_eq!(ask("GET", "/livez").await.status, 200);
+    for (method, path) in [("GET", "/readyz"), ("POST", "/events"), ("GET", "/metrics"), ("DELETE", "/plugins/a")] {
+        let refusal = ask(method, path).await;
+        assert_eq!(refusal.header("retry-after"), "1", "{path}");
+        let document = refusal.is_problem(503, "not-ready");
+        assert!(document["detail"].as_str().unwrap().starts_with("the broker is being opened"), "{document}");
+    }
+    entrance.open(new().0);
+    assert_eq!(ask("GET", "/readyz").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_slash_at_the_end_of_a_path_changes_nothing() {
+    let (api, _) = new();
+    let answer = post(&api, "/events/", &[("content-type", "application/json")], r#"{"type":"USER_SIGNUP"}"#).await;
+    assert_eq!(answer.status, 202, "{}", answer.text);
+    let id = answer.json()["eventId"].as_str().unwrap().to_owned();
+    for path in [format!("/events/{id}/"), "/events/?limit=1".into(), "/metrics//".into(), "/livez/".into()] {
+        assert_eq!(get(&api, &path).await.status, 200, "{path}");
+    }
+    get(&api, "/").await.is_problem(404, "not-found");
+}
+
+#[tokio::test]
+async fn whoever_sends_no_json_is_told_the_flag_of_curl() {
+    let (api, _) = new();
+    for headers in [&[][..], &[("content-type", "application/x-www-form-urlencoded")]] {
+        let document = post(&api, "/events", headers, "{}").await.is_problem(415, "unsupported-media-type");
+        assert!(document["detail"].as_str().unwrap().contains("-H 'Content-Type: application/json'"), "{document}");
+    }
 }
 
 #[tokio::test]

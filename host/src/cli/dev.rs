@@ -111,6 +111,7 @@ pub(super) fn run(args: &Args) -> Exit {
             }
             say(fact);
         }));
+        runtime.shutdown_background();
         stop.store(true, Ordering::Relaxed);
         drop(listens);
         serve::ended(served)

@@ -171,8 +171,9 @@ fn data(argument: &str) -> Result<String, Failure> {
         }
         None => argument.to_owned(),
     };
-    // White space around it, such as the end of the last line of a file, is no part of it.
-    let text = text.trim_ascii().to_owned();
+    // White space around it, such as the end of the last line of a file, is no part of it, and neither is the byte order
+    // mark that some editors write.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text).trim_ascii().to_owned();
     match serde_json::from_str::<&RawValue>(&text) {
         Ok(_) => Ok(text),
         Err(error) => {

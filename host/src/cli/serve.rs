@@ -1,7 +1,8 @@
 //! `eventstream serve`: reads the configuration, starts the log, and serves until it is told to stop.
 //!
-//! What a person needs to know is printed on standard output, one line a fact; one of the lines reads
-//! `listening on http://ADDRESS:PORT` with the real port, and programs may rely on that.
+//! What a person needs to know is printed on standard output, one line a fact. One of the lines reads
+//! `listening on http://ADDRESS:PORT` with the real port: from then on events are accepted. The line that begins with
+//! `ready` follows when the plugins are loaded. Programs may rely on both.
 
 use std::path::PathBuf;
 
@@ -82,7 +83,10 @@ pub(super) fn run(args: &Args) -> Exit {
         Ok(both) => both,
         Err(exit) => return exit,
     };
-    ended(runtime.block_on(app::run(config, log, |fact| say(fact))))
+    let served = runtime.block_on(app::run(config, log, |fact| say(fact)));
+    // A store that is still being opened when the server is stopped is left as a crash would leave it.
+    runtime.shutdown_background();
+    ended(served)
 }
 
 /// How a command ends whose server has ended so.

@@ -179,7 +179,9 @@ impl Config {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && sources.file.is_none() => None,
             Err(error) => return Err(Error::Unreadable { path, error }),
         };
-        Self::from_layers(text.as_deref().map(|text| (path.as_path(), text)), &sources.environment, &sources.flags)
+        // Some editors begin a file with a byte order mark.
+        let text = text.as_deref().map(|text| text.strip_prefix('\u{feff}').unwrap_or(text));
+        Self::from_layers(text.map(|text| (path.as_path(), text)), &sources.environment, &sources.flags)
     }
 
     /// The configuration that these sources make; reads nothing.

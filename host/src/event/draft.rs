@@ -107,6 +107,8 @@ impl<'a> Draft<'a> {
         let malformed = |message: String| Rejected::Malformed(vec![Fault::new("", message)]);
         let text = std::str::from_utf8(body)
             .map_err(|error| malformed(format!("not UTF-8 from byte {} on", error.valid_up_to())))?;
+        // RFC 8259 lets a reader ignore the byte order mark that some editors and libraries write.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let trimmed = text.trim_ascii();
         if trimmed.is_empty() {
             return Err(malformed("no body: send an object such as {\"type\":\"USER_SIGNUP\",\"payload\":{}}".into()));
@@ -201,6 +203,43 @@ mod tests {
             assert_eq!(events[0].event.data, Some(Data::text(payload)));
         }
         assert_eq!(read("{\"type\":\"a\"}", None).unwrap()[0].event.data, None);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_ignored() {
+        let plain = r#"[{"type":"a","payload":1,"id":"1"}]"#;
+        let read = |body: &str| read(body, Some("k")).unwrap().remove(0);
+        let (marked, plain) = (read(&format!("\u{feff}{plain}")), read(plain));
+        assert_eq!((marked.event.data, marked.idempotency), (plain.event.data, plain.idempotency));
+    }
+
+    #[test]
+    fn null_is_as_if_the_member_was_absent_and_only_a_payload_may_be_null() {
+        let bare = read(r#"{"type":"a"}"#, None).unwrap().remove(0);
+        for name in ["subject", "key", "id", "source", "time", "schema", "headers", "delayMs", "deliverAt"] {
+            let new = read(&format!("{{\"type\":\"a\",\"{name}\":null}}"), None).unwrap().remove(0);
+            let same = NewEvent { event: Event { id: bare.event.id, ..new.event }, ..new };
+            assert_eq!(same, bare, "{name}");
+        }
+        assert_eq!(read(r#"{"type":"a","payload":null}"#, None).unwrap()[0].event.data, Some(Data::text("null")));
+        assert_eq!(read(r#"{"type":"a","deliverAt":null,"delayMs":5}"#, None).unwrap()[0].start, Start::InMs(5));
+        assert!(read(r#"{"type":"a","headers":{"x":null}}"#, None).unwrap()[0].event.extensions.is_empty());
+        let Err(Rejected::Invalid(faults)) = read(r#"{"type":null}"#, None) else { panic!("a type is needed") };
+        assert!(faults[0].message.contains("an event has a type"), "{faults:?}");
+    }
+
+    #[test]
+    fn a_delay_is_a_whole_number_however_it_is_written() {
+        let delay = |text: &str| {
+            read(&format!("{{\"type\":\"a\",\"delayMs\":{text}}}"), None).ok().map(|events| events[0].start)
+        };
+        for text in ["1000", "1000.0", "1e3", "1E+3", "100000e-2"] {
+            assert_eq!(delay(text), Some(Start::InMs(1_000)), "{text}");
+        }
+        assert_eq!((delay("0.0"), delay("-0.0")), (Some(Start::InMs(0)), Some(Start::InMs(0))));
+        for text in ["1000.5", "-1.0", "1e400", "1e11", "\"1000\"", "true"] {
+            assert_eq!(delay(text), None, "{text}");
+        }
     }
 
     #[test]

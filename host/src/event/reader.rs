@@ -69,6 +69,8 @@ impl<'a> Reader<'a> {
         let mut extensions = BTreeMap::new();
         for (name, value) in &members.0 {
             match name.as_ref() {
+                // Many serializers write a member that is absent as null. A payload may be null.
+                known if is_null(value) && known != "payload" && MEMBERS.contains(&known) => {}
                 "type" => event_type = self.event_type(value),
                 "payload" => data = Some(self.payload(value, limits)?),
                 "id" => id = self.name("id", value),
@@ -173,8 +175,8 @@ impl<'a> Reader<'a> {
     }
 
     fn delay(&mut self, value: &RawValue) -> Option<Start> {
-        match serde_json::from_str::<u64>(value.get()) {
-            Ok(delay_ms) if delay_ms <= MAX_DELAY_MS => Some(Start::InMs(delay_ms)),
+        match whole_number(value) {
+            Some(delay_ms) if delay_ms <= MAX_DELAY_MS => Some(Start::InMs(delay_ms)),
             _ => {
                 self.fault("delayMs", format!("must be a whole number from 0 to {MAX_DELAY_MS}, a year"));
                 None
@@ -203,7 +205,7 @@ impl<'a> Reader<'a> {
         if members.0.len() > MAX_EXTENSIONS {
             self.fault("headers", format!("{} headers; an event has at most {MAX_EXTENSIONS}", members.0.len()));
         }
-        for (name, value) in members.0 {
+        for (name, value) in members.0.into_iter().filter(|(_, value)| !is_null(value)) {
             let place = format!("headers/{name}");
             match check_extension_name(&name) {
                 Err(BadExtensionName::Malformed) => {
@@ -228,6 +230,22 @@ impl<'a> Reader<'a> {
 /// The members of an event, for the hint to whoever wrote another.
 const MEMBERS: [&str; 11] =
     ["type", "payload", "id", "source", "subject", "key", "schema", "time", "delayMs", "deliverAt", "headers"];
+
+fn is_null(value: &RawValue) -> bool {
+    value.get() == "null"
+}
+
+/// A number that is whole, however it is written: some languages know no other than 1000.0.
+fn whole_number(value: &RawValue) -> Option<u64> {
+    /// Up to here every whole number is exact.
+    const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+    if let Ok(number) = serde_json::from_str(value.get()) {
+        return Some(number);
+    }
+    let number: f64 = serde_json::from_str(value.get()).ok()?;
+    let is_whole = number.fract() == 0.0 && (0.0..=MAX_EXACT).contains(&number);
+    is_whole.then_some(number as u64)
+}
 
 fn is_object(text: &str) -> bool {
     text.starts_with('{')

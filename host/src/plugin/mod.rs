@@ -56,6 +56,7 @@ mod seal;
 mod secrets;
 mod settings;
 mod signature;
+mod start;
 mod state;
 mod status;
 mod swap;

@@ -3,9 +3,8 @@
 //! The routing is swapped whole and read without a lock. What a look at the directory changes is decided under one lock,
 //! one look at a time; loading happens outside of it. A file that cannot be loaded changes nothing but the status shown.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use super::loads::MAX_LOADS;
 use super::removed::Removed;
 use super::routing::{Pattern, Table, Versions};
 use super::settings::Settings;
+use super::start::{Expected, Start};
 use super::status::{NeedsApproval, Taking};
 use super::{Error, Job, Options, Plugin, PluginState, Status};
 use crate::event::EventType;
@@ -36,7 +36,7 @@ pub struct Registry {
     /// The routing whose plugins go before others: the one in force; at the start, that of the plugins that served before
     /// the host was stopped, so that what comes first says nothing.
     settled: ArcSwap<Table>,
-    is_starting: AtomicBool,
+    pub(super) start: Start,
     entries: Mutex<BTreeMap<String, Entry>>,
     pub(super) directory: tokio::sync::Mutex<Directory>,
     /// A permit for each file that is loaded beside others.
@@ -79,6 +79,17 @@ impl Registry {
     /// # Errors
     /// See [`Error`].
     pub async fn open(options: Options) -> Result<Arc<Self>, Error> {
+        let registry = Self::prepare(options).await?;
+        registry.load_all().await;
+        Ok(registry)
+    }
+
+    /// Sets the sandbox up and loads nothing yet: [`Registry::load_all`] is to follow, once. Until it has ended, types are
+    /// routed by exact patterns only, since a pattern such as `order.*` may give way to a plugin that is not loaded yet.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn prepare(options: Options) -> Result<Arc<Self>, Error> {
         let attempts = options.concurrency.max(1).saturating_add(options.reserve);
         let unreadable = |source| Error::Directory { dir: options.dir.clone(), source };
         fs::create_dir_all(&options.dir).and_then(|()| fs::read_dir(&options.dir).map(drop)).map_err(unreadable)?;
@@ -87,36 +98,29 @@ impl Registry {
         let mut loader = Loader::start(&options, attempts, threads)?;
         loader.kept = Kept::for_loader(&options, &loader).await?.map(Arc::new);
         directory::warn_of_others(&options.dir);
-        let registry = Arc::new(Self {
+        let (dir, settings) = (options.dir.clone(), options.settings.clone());
+        let expected = loader.machine.executor.run_blocking(move || Expected::read(&dir, &settings)).await;
+        Ok(Arc::new(Self {
             loader,
             table: ArcSwap::default(),
             settled: ArcSwap::default(),
-            is_starting: AtomicBool::new(true),
+            start: Start::new(expected.unwrap_or_default()),
             entries: Mutex::default(),
             directory: tokio::sync::Mutex::default(),
             loads: Semaphore::new(MAX_LOADS),
             removed: Removed::default(),
             rollbacks: tokio::sync::Mutex::default(),
             changes: watch::channel(0).0,
-            preparing: watch::channel(0).0,
+            // The start counts as one plugin: nobody knows yet what will be handled.
+            preparing: watch::channel(1).0,
             options,
-        });
-        // Files that are being written at this moment are waited for, but not for ever. Only the waiting counts: while
-        // one plugin is compiled, another one's file comes to rest.
-        let mut patience = 2 * registry.settle();
-        while let Some(wait) = registry.refresh(&HashSet::new()).await {
-            let wait = wait.max(Duration::from_millis(1));
-            let Some(left) = patience.checked_sub(wait) else { break };
-            patience = left;
-            tokio::time::sleep(wait).await;
-        }
-        registry.is_starting.store(false, Ordering::Release);
-        Ok(registry)
+        }))
     }
 
     /// The plugin for a type: the one with the most specific pattern that matches.
     pub fn route(&self, event_type: &EventType) -> Option<Arc<Plugin>> {
-        self.table.load().route(event_type).cloned()
+        let table = self.table.load();
+        if self.is_starting() { table.route_exact(event_type) } else { table.route(event_type) }.cloned()
     }
 
     /// The plugins that serve now, by name.
@@ -151,9 +155,13 @@ impl Registry {
         self.preparing.subscribe()
     }
 
-    /// Changes whenever a plugin was swapped, added or removed.
+    /// Changes whenever a plugin was swapped, added or removed, and when the start is over.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    pub(super) fn note_change(&self) {
+        self.changes.send_modify(|n| *n += 1);
     }
 
     /// What can be told of every plugin in the directory, and of those that went, by name.
@@ -205,12 +213,12 @@ impl Registry {
             }
         }
         let table = Arc::new(table);
-        if !self.is_starting.load(Ordering::Acquire) {
+        if !self.is_starting() {
             self.settled.store(table.clone());
         }
         self.table.store(table);
         drop(entries);
-        self.changes.send_modify(|n| *n += 1);
+        self.note_change();
     }
 
     pub(super) fn options(&self) -> &Options {
@@ -276,6 +284,11 @@ impl Entry {
             needs_approval: held.map(NeedsApproval::of),
             ..Status::new(name, state, error, serving)
         }
+    }
+
+    /// Whether the file in the directory was loaded, is held, or failed.
+    pub(super) fn has_been_tried(&self) -> bool {
+        self.loading.is_none() && (self.newest.is_some() || self.held.is_some() || self.error.is_some())
     }
 
     /// Takes a version that was loaded.

@@ -166,6 +166,11 @@ impl<P: Routed> Table<P> {
         self.exact.get(event_type).or_else(below).or(self.any.as_ref())
     }
 
+    /// The plugin that names this very type.
+    pub(super) fn route_exact(&self, event_type: &EventType) -> Option<&Arc<P>> {
+        self.exact.get(event_type)
+    }
+
     /// Each pattern with the name of the plugin that has it.
     pub(super) fn owners(&self) -> impl Iterator<Item = (&Pattern, &str)> {
         self.active.iter().flat_map(|(name, plugin)| plugin.patterns().iter().map(|pattern| (pattern, name.as_str())))

@@ -150,6 +150,8 @@ impl Settings {
     /// # Errors
     /// What is wrong and where.
     pub fn parse(text: &str) -> Result<Self, InvalidSettings> {
+        // Some editors begin a file with a byte order mark.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         Self::from_table(text.parse().map_err(|error: toml::de::Error| {
             // Not the line itself: it may hold a secret.
             let line = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or(text).matches('\n').count() + 1;

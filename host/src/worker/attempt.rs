@@ -15,9 +15,14 @@ use super::crowd::Crowd;
 /// Deliveries that may end with their host before the event is failed (contract, G7).
 pub(super) const CRASH_CAP: u32 = 5;
 
-/// The lane of a type by the routing in force: that of the plugin that handles it, else that of types without one.
+/// The lane of a type by the routing in force: that of the plugin that handles it or, during a start, is expected to, else
+/// that of types without one.
 pub fn lane_of(plugins: &Registry, event_type: &EventType) -> Lane {
-    plugins.route(event_type).and_then(|plugin| plugin.name().parse().ok()).unwrap_or_else(Lane::unrouted)
+    let lane = match plugins.route(event_type) {
+        Some(plugin) => plugin.name().parse().ok(),
+        None => plugins.expected(event_type).and_then(|name| name.parse().ok()),
+    };
+    lane.unwrap_or_else(Lane::unrouted)
 }
 
 /// What a delivery needs to be handled.
@@ -47,6 +52,10 @@ impl Handler {
     pub(super) async fn handle(&self, delivery: Delivery, meter: Arc<Meter>) -> Settle {
         let Delivery { record, receipt, .. } = &delivery;
         let attempt = delivery.attempt();
+        if delivery.deliveries > 1 {
+            // A suspect stays where it is, also when its plugin is not loaded yet.
+            self.plugins.routed(&record.event.event_type).await;
+        }
         let begin = || (clock::now(), Instant::now());
         let (plugin, completed, (started_at, started)) = match self.step(&delivery) {
             Step::Return(lane) => return returned(delivery, lane),
@@ -112,6 +121,7 @@ impl Handler {
         }
         match self.plugins.route(event_type) {
             Some(plugin) => Step::Handle(plugin),
+            None if self.plugins.is_starting() => Step::Return(lane),
             None => {
                 let message = format!("no plugin handles the type {:?}", event_type.as_str());
                 Step::Fail(Failure::new(Class::NoHandler, message))

@@ -197,11 +197,15 @@ impl Shared {
     }
 
     /// The lanes to claim from, each with its limit: those of the plugins here, those that others made, and the one of
-    /// events that no plugin handles, which wait while one is being loaded that may.
+    /// events that no plugin handles, which wait while one is being loaded that may. During a start, only those of the
+    /// plugins here: what waits in another lane may be a plugin's that is not loaded yet.
     fn lanes(&self) -> HashMap<Lane, usize> {
         let default = self.options.concurrency;
-        let others = self.broker.lanes().into_iter().chain([Lane::unrouted()]).map(|lane| (lane, default));
         let own = |plugin: Arc<Plugin>| Some((plugin.name().parse().ok()?, plugin.concurrency().unwrap_or(default)));
+        if self.plugins.is_starting() {
+            return self.plugins.claimable().into_iter().filter_map(own).collect();
+        }
+        let others = self.broker.lanes().into_iter().chain([Lane::unrouted()]).map(|lane| (lane, default));
         let mut lanes: HashMap<_, _> = others.chain(self.plugins.active().into_iter().filter_map(own)).collect();
         if self.plugins.is_preparing() {
             lanes.remove(&Lane::unrouted());

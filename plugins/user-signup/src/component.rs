@@ -41,17 +41,20 @@ impl handler::Guest for UserSignup {
         };
         let user = signup::read(&payload).map_err(Failure::Reject)?;
 
-        // Exists from the moment this event is acknowledged, and never if it is not.
-        let welcome = publish(&NewEvent {
-            type_: "user.welcome".into(),
-            subject: event.subject,
-            datacontenttype: None,
-            extensions: Vec::new(),
-            data: Some(EventData::Text(json!({ "name": user.name, "email": user.email }).to_string())),
-            delay_ms: None,
-        })
-        .map_err(|error| Failure::Reject(error.to_string()))?;
-        log(Level::Info, "signed up", &[("welcome".to_owned(), welcome)]);
+        // Whoever has no address cannot be written to.
+        if let Some(contact) = &user.contact {
+            // Exists from the moment this event is acknowledged, and never if it is not.
+            let welcome = publish(&NewEvent {
+                type_: "user.welcome".into(),
+                subject: event.subject,
+                datacontenttype: None,
+                extensions: Vec::new(),
+                data: Some(EventData::Text(json!({ "name": contact.name, "email": contact.email }).to_string())),
+                delay_ms: None,
+            })
+            .map_err(|error| Failure::Reject(error.to_string()))?;
+            log(Level::Info, "signed up", &[("welcome".to_owned(), welcome)]);
+        }
 
         Ok(Some(EventData::Text(serde_json::Value::Object(user.members).to_string())))
     }
