@@ -118,6 +118,25 @@ fn nothing_is_granted_by_default_and_the_line_that_grants_it_is_told_once() {
 }
 
 #[test]
+fn the_server_itself_is_no_place_that_a_grant_can_name() {
+    let stage = stage("", "");
+    let url = stage.host.url();
+    let port = url.rsplit(':').next().unwrap();
+    let grants = format!("grants.http = [\"{url}\", \"http://localhost:{port}\"]");
+    stage.plugins.write("p.toml", grants.as_bytes());
+    for host in ["127.0.0.1", "localhost"] {
+        let request = json!({"method": "DELETE", "url": format!("http://{host}:{port}/plugins/p")});
+        eventstream_tests::eventually::eventually("the grant leads nowhere", || {
+            let answers = send(&stage, request.clone());
+            let error = answers[0]["error"].as_str().unwrap_or_default();
+            if error.contains("DestinationIpProhibited") { Ok(()) } else { Err(answers.to_string()) }
+        });
+    }
+    assert_eq!(stage.client.get("/plugins/p").expect(200).json()["state"], "active");
+    stage.host.wait_for_output("this server itself listens there");
+}
+
+#[test]
 fn what_is_granted_by_address_is_answered_and_knows_the_event() {
     let canary = Canary::answering(HELLO);
     let grant =

@@ -16,6 +16,7 @@ use super::compiling::{bomb, stands_still};
 
 on_both_brokers! {
     what_is_loaded_works_while_another_plugin_is_compiled,
+    what_a_crash_left_waits_for_its_plugin_and_holds_up_no_stop,
 }
 
 /// The compiler of a host, standing still.
@@ -81,6 +82,26 @@ fn what_is_loaded_works_while_another_plugin_is_compiled(broker: Broker) {
     stage.client.get("/readyz").expect(200);
 }
 
+fn what_a_crash_left_waits_for_its_plugin_and_holds_up_no_stop(broker: Broker) {
+    // Longer than a test waits.
+    let set = |options: HostOptions| options.with("server.drain_ms", 600_000).with("retry.max_attempts", 1);
+    let mut stage = Stage::with(broker, PluginsDir::scripted(&["slow"]), set);
+    let id = stage.client.post_event("slow", &json!({"sleep-ms": 20_000}));
+    stage.client.wait_for(&id, &["running"]);
+    stage.host.kill9();
+    let good = std::fs::read(stage.plugins.path().join("slow.wasm")).unwrap();
+    stage.plugins.write("slow.wasm", &bomb(20_000));
+    stage.host = Host::starting(&set(stage.options()));
+    stopped_compiler(&stage.host);
+    stage.host.wait_for_output("delivery taken over from a consumer that is gone");
+    stage.host.terminate();
+    assert_eq!(stage.host.wait().code(), Some(0), "{}", stage.host.output());
+    stage.plugins.write("slow.wasm", &good);
+    stage.replace_host(set);
+    let event = stage.client.wait_ended(&id);
+    assert_eq!((event.state.as_str(), event.attempts.len()), ("processed", 1), "{event:?}");
+}
+
 /// A store whose opening has no end.
 fn endless_store(folder: &Path) -> String {
     let data = folder.join("data");
@@ -116,4 +137,14 @@ fn a_host_lives_and_can_be_stopped_while_its_store_is_being_opened() {
         stop(&host);
         assert_eq!(host.wait().code(), Some(0), "{}", host.output());
     }
+}
+
+#[test]
+fn a_plugin_directory_that_is_not_there_is_no_new_one() {
+    let (folder, store) = (tempfile::tempdir().unwrap(), Broker::Embedded.start());
+    let nowhere = folder.path().join("plugnis");
+    let Err(exited) = Host::try_spawn(&HostOptions::new(&store.url(), &nowhere)) else { panic!("it started") };
+    assert_eq!(exited.status.code(), Some(2), "{}", exited.output);
+    assert!(exited.output.contains("plugnis") && exited.output.contains("is not there: make it"), "{}", exited.output);
+    assert!(!nowhere.exists());
 }

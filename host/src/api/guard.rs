@@ -14,6 +14,7 @@ use axum::http::{HeaderValue, Method, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 
+use super::access;
 use super::problem::{Kind, Problem};
 
 /// The most headers of a request.
@@ -31,9 +32,11 @@ pub(super) struct Distrusted(pub(super) String);
 pub(super) async fn guard(
     request: Request,
     only_local: bool,
+    is_local_peer: bool,
     handle: impl AsyncFnOnce(Request) -> Response,
 ) -> Response {
-    let mut response = match refusal(&request, only_local) {
+    let refused = refusal(&request, only_local).or_else(|| access::refusal(&request, is_local_peer));
+    let mut response = match refused {
         Some(problem) => {
             let mut response = problem.into_response();
             // What follows on this connection may not be what it seems to be.
@@ -106,14 +109,14 @@ fn headers_bytes(headers: &HeaderMap) -> usize {
 }
 
 /// The name and port of a `Host`, if it is one.
-fn authority(host: &HeaderValue) -> Option<Authority> {
+pub(super) fn authority(host: &HeaderValue) -> Option<Authority> {
     let authority: Authority = host.to_str().ok()?.parse().ok()?;
     Some(authority).filter(|authority| !authority.as_str().contains('@'))
 }
 
 /// Whether the name is one that only this machine itself can mean. A page whose name was made to lead here (DNS rebinding)
 /// is same-origin to its browser and is told by its name alone.
-fn is_local(authority: &Authority) -> bool {
+pub(super) fn is_local(authority: &Authority) -> bool {
     let name = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
     let is_loopback = name.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
     is_loopback || name == "localhost" || name.ends_with(".localhost")

@@ -26,21 +26,21 @@ pub(super) async fn ready(State(api): State<Arc<Api>>, RawQuery(query): RawQuery
     let stopping = api.draining.is_cancelled().then(|| "the server is stopping".to_owned());
     let plugins = api.routes.trouble();
     let reasons: Vec<String> = stopping.iter().chain(&health.trouble).chain(&plugins).cloned().collect();
-    let checks = object!([
+    let mut checks = vec![
         check("server", stopping.as_deref(), object!({ "consumer": api.broker.consumer() })),
         check(
             "broker",
             health.trouble.as_deref(),
             object!({ "kind": api.broker.name(), "durability": health.durability }),
         ),
-        check("plugins", plugins.as_deref(), object!({})),
-    ]);
+    ];
+    checks.extend(plugins.map(|trouble| check("plugins", Some(&trouble), object!({}))));
     if !reasons.is_empty() {
-        return Ok(Problem::new(Kind::NotReady, reasons.join("; ")).with_checks(checks).into_response());
+        return Ok(Problem::new(Kind::NotReady, reasons.join("; ")).with_checks(checks.into()).into_response());
     }
     let mut answer = object!({ "status": "ready" });
     if verbose {
-        answer["checks"] = checks;
+        answer["checks"] = checks.into();
     }
     Ok(json(StatusCode::OK, &answer))
 }

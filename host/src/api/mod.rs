@@ -3,6 +3,7 @@
 //! Handlers translate and nothing else: what comes in is judged by `event`, kept by the broker, and every refusal is a
 //! problem document. Nothing here knows which broker it is, or what a plugin is made of.
 
+mod access;
 mod automatic;
 mod connection;
 mod events;
@@ -30,6 +31,7 @@ pub use options::ServerOptions;
 pub use server::{listen, serve};
 pub(crate) use view::{Shown, show};
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
@@ -96,7 +98,11 @@ pub struct Api {
 
 /// Where requests come in. Every answer, the refusals of the router among them, is one of ours.
 #[derive(Clone)]
-pub struct Entrance(Arc<Shared>);
+pub struct Entrance {
+    shared: Arc<Shared>,
+    /// Whether the other end of the connection is on this machine.
+    is_local_peer: bool,
+}
 
 struct Shared {
     options: ServerOptions,
@@ -121,18 +127,26 @@ impl Entrance {
     /// An entrance for the time until the broker is there: alive, not ready, and every other request is to be sent again.
     /// `reason` says what is waited for.
     pub fn starting(options: ServerOptions, reason: String) -> Self {
-        Self(Arc::new(Shared { options, starting: starting::router(reason), serving: OnceLock::new() }))
+        let shared = Shared { options, starting: starting::router(reason), serving: OnceLock::new() };
+        Self { shared: Arc::new(shared), is_local_peer: false }
+    }
+
+    /// The entrance for the requests of one connection. Without this they are taken for those of another machine.
+    #[must_use]
+    pub fn for_peer(self, peer: SocketAddr) -> Self {
+        Self { is_local_peer: peer.ip().to_canonical().is_loopback(), ..self }
     }
 
     /// Serves the routes of the API from now on. Only the first call has an effect.
     pub fn open(&self, api: Api) {
         let api = Arc::new(api);
-        self.0.serving.get_or_init(|| Serving { router: router(api.clone()), api });
+        self.shared.serving.get_or_init(|| Serving { router: router(api.clone()), api });
     }
 
     /// Answers a request.
     pub async fn answer(self, request: Request) -> Response {
-        let Shared { options, starting, serving } = &*self.0;
+        let Self { shared, is_local_peer } = self;
+        let Shared { options, starting, serving } = &*shared;
         let serving = serving.get();
         let handle = async |request: Request| {
             // Taken by hand, since it is nearly all there is, and the router costs more than the handler.
@@ -148,7 +162,7 @@ impl Entrance {
                 Err(problem) => problem.into_response(),
             }
         };
-        guard::guard(request, options.only_local, handle).await
+        guard::guard(request, options.only_local, is_local_peer, handle).await
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) enum Kind {
     MalformedBody,
     CrossSite,
     ForeignHost,
+    NotPermitted,
     NotFound,
     MethodNotAllowed,
     NotAcceptable,
@@ -50,13 +51,14 @@ pub(super) enum Kind {
 
 impl Kind {
     #[cfg(test)]
-    pub(super) const ALL: [Self; 27] = [
+    pub(super) const ALL: [Self; 28] = [
         Self::BadRequest,
         Self::BadQuery,
         Self::BadIdempotencyKey,
         Self::MalformedBody,
         Self::CrossSite,
         Self::ForeignHost,
+        Self::NotPermitted,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::NotAcceptable,
@@ -92,6 +94,7 @@ impl Kind {
             Self::MalformedBody => (S::BAD_REQUEST, "/problems/malformed-body", "The body cannot be read"),
             Self::CrossSite => (S::FORBIDDEN, "/problems/cross-site", "Other sites may not change anything here"),
             Self::ForeignHost => (S::FORBIDDEN, "/problems/foreign-host", "This server has another name"),
+            Self::NotPermitted => (S::FORBIDDEN, "/problems/not-permitted", "Not everybody may do this"),
             Self::NotFound => (S::NOT_FOUND, "/problems/not-found", "There is no such thing"),
             Self::MethodNotAllowed => {
                 (S::METHOD_NOT_ALLOWED, "/problems/method-not-allowed", "This cannot be done here")

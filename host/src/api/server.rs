@@ -84,9 +84,10 @@ pub async fn serve(
             next = next => next?,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 pause_ms = *ACCEPT_PAUSES_MS.start();
-                let connection = connection(stream, entrance.clone(), Arc::clone(&options), stop.clone());
+                let connection =
+                    connection(stream, entrance.clone().for_peer(peer), Arc::clone(&options), stop.clone());
                 tasks.spawn(async move {
                     connection.await;
                     drop(slot);

@@ -47,7 +47,7 @@ fn options() -> ServerOptions {
 }
 
 async fn send(api: &Api, request: Request<Body>) -> Answer {
-    answer_of(Entrance::new(api.clone()).answer(request).await).await
+    answer_of(Entrance::new(api.clone()).for_peer(([127, 0, 0, 1], 1).into()).answer(request).await).await
 }
 
 async fn answer_of(response: Response<Body>) -> Answer {
@@ -414,7 +414,8 @@ async fn plugins_that_are_awaited_keep_the_host_from_being_ready() {
 
 #[tokio::test]
 async fn until_the_broker_is_there_the_server_lives_and_takes_nothing() {
-    let entrance = Entrance::starting(options(), "the broker is being opened".into());
+    let peer = ([127, 0, 0, 1], 1).into();
+    let entrance = Entrance::starting(options(), "the broker is being opened".into()).for_peer(peer);
     let ask = async |method: &str, path: &str| {
         let request = Request::builder().method(method).uri(path).header("host", "localhost");
         answer_of(entrance.clone().answer(request.body(Body::from("{}")).unwrap()).await).await

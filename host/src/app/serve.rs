@@ -37,11 +37,17 @@ pub async fn run(config: Config, log: Log, mut announce: impl FnMut(&Fact)) -> R
     // First of all: a stop is heard from here on.
     let mut signals = StopSignals::listen().context("cannot listen for signals")?;
     descriptors::raise_limit();
-    let plugin_options = plugin_options(&config)?;
+    let mut plugin_options = plugin_options(&config)?;
+    let plugins_dir = &config.plugins.dir;
+    if !config.plugins.may_make_dir && !plugins_dir.exists() {
+        let remedy = "make it, or name another (plugins.dir, --plugins)";
+        return Err(Error::Refused(format!("the plugin directory {plugins_dir:?} is not there: {remedy}")));
+    }
     let listen = config.server.listen;
     let listener = api::listen(listen)
         .with_context(|| format!("cannot listen on {listen}; another address is given with --listen ADDRESS:PORT"))?;
     let address = listener.local_addr().context("the listener has no address")?;
+    plugin_options.listeners.push(address);
 
     let (tasks, store_tasks) = (Tasks::new(), Tasks::new());
     let entrance = Entrance::starting(config.server.clone(), "the broker is being opened".into());

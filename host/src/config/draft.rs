@@ -93,6 +93,7 @@ impl Draft {
             broker_url: BrokerUrl::from(self.broker_url),
             broker: broker::Options { consumer_name, ..self.broker },
             plugins: PluginsSettings {
+                may_make_dir: self.origins.iter().all(|(key, _)| key != "plugins.dir"),
                 dir: self.plugins_dir,
                 follow: self.plugins_follow,
                 data_dir: self.plugins_data_dir,

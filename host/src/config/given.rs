@@ -3,7 +3,7 @@
 //! The environment and flags give text for everything; a file has types, and a number in quotes is not a number there.
 //! The errors say what was expected and what came instead; the caller adds the key and the place.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
 
 use toml::Value;
@@ -87,9 +87,10 @@ impl Given<'_> {
 
     pub(super) fn address(self) -> Result<SocketAddr, Expected> {
         let text = self.text().unwrap_or_default();
-        let local = |port: &str| port.parse().ok().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-        let address = text.parse().ok().or_else(|| text.strip_prefix("localhost:").and_then(local));
-        address.ok_or_else(|| self.is_not("an address and a port such as \"127.0.0.1:3000\" or \"[::]:3000\""))
+        let address = text.parse().ok().or_else(|| named_address(&text));
+        address.ok_or_else(|| {
+            self.is_not("an address and a port such as \"127.0.0.1:3000\", \"localhost:3000\" or \"[::]:3000\"")
+        })
     }
 
     pub(super) fn is_not(self, expected: &str) -> Expected {
@@ -98,4 +99,16 @@ impl Given<'_> {
             Self::Toml(value) => format!("{} is not {expected}", value.to_string().trim_end()),
         }
     }
+}
+
+/// The address of a name and a port, of IPv4 where the name has one. `localhost` needs no resolver.
+fn named_address(text: &str) -> Option<SocketAddr> {
+    let (name, port) = text.rsplit_once(':')?;
+    let port: u16 = port.parse().ok()?;
+    if name.eq_ignore_ascii_case("localhost") {
+        return Some((Ipv4Addr::LOCALHOST, port).into());
+    }
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+    let addresses: Vec<SocketAddr> = (is_name.then_some(name)?, port).to_socket_addrs().ok()?.collect();
+    addresses.iter().find(|address| address.is_ipv4()).or(addresses.first()).copied()
 }

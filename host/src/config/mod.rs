@@ -63,6 +63,8 @@ pub struct WorkerSettings {
 /// What `plugin` is told. The tables are as they were written: `plugin` knows their keys.
 #[derive(Clone, PartialEq)]
 pub struct PluginsSettings {
+    /// Whether the directory is made if it is not there: only the one that nobody named.
+    pub may_make_dir: bool,
     /// Where the components are.
     pub dir: PathBuf,
     /// How changes of the directory are followed.

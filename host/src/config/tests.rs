@@ -52,6 +52,8 @@ fn the_commented_file_is_the_default() {
         http_timeout_ms: 0,
     };
     assert_eq!(limits.over(none), Limits::default());
+    // A directory that somebody named is not made.
+    written.plugins.may_make_dir = true;
     assert_eq!(written, default);
 }
 
@@ -169,6 +171,10 @@ fn listening_beyond_loopback_is_allowed_when_asked_for() {
     let config = load("", &[("EVENTSTREAM_AUTH_ALLOW_ANONYMOUS", "true")], &[("server.listen", "[::]:0")]).unwrap();
     assert_eq!(config.server.listen.port(), 0);
     assert!(load("", &[], &[("server.listen", "localhost:8080")]).unwrap().server.listen.ip().is_loopback());
+    assert_eq!(load("", &[], &[("server.listen", "LocalHost:0")]).unwrap().server.listen.to_string(), "127.0.0.1:0");
+    for bad in ["localhost", "localhost:", "localhost:70000", ":3000", "no such name:3000"] {
+        assert!(load("", &[], &[("server.listen", bad)]).is_err(), "{bad}");
+    }
     assert!(load("", &[], &[("server.listen", "[::ffff:127.0.0.1]:1")]).is_ok());
 }
 
@@ -193,4 +199,12 @@ fn a_password_in_the_address_of_the_broker_is_not_shown() {
 fn a_file_that_was_asked_for_must_exist() {
     let missing = Sources { file: Some("/nowhere/eventstream.toml".into()), ..Sources::default() };
     assert!(Config::load(&missing).expect_err("is refused").to_string().contains("/nowhere/eventstream.toml"));
+}
+
+#[test]
+fn only_the_plugin_directory_that_nobody_named_is_made() {
+    assert!(load("", &[], &[]).unwrap().plugins.may_make_dir);
+    assert!(!load("[plugins]\ndir = \"./plugins\"", &[], &[]).unwrap().plugins.may_make_dir);
+    assert!(!load("", &[("EVENTSTREAM_PLUGINS_DIR", "p")], &[]).unwrap().plugins.may_make_dir);
+    assert!(!load("", &[], &[("plugins.dir", "p")]).unwrap().plugins.may_make_dir);
 }

@@ -31,6 +31,8 @@ use serde::{Deserialize, Serialize};
 
 /// The `source` of an event whose sender named none.
 pub const DEFAULT_SOURCE: &str = "/events";
+/// The header of every request that a plugin sends. A server of the same kind lets such a request publish and read only.
+pub const SENT_BY_PLUGIN: &str = "eventstream-plugin";
 
 /// What was accepted: the context attributes of CloudEvents 1.0 and the data.
 ///

@@ -241,6 +241,7 @@ impl Loader {
             roots: Arc::default(),
             resolve: Arc::new(options.resolve.clone()),
             quotas: Arc::default(),
+            own: options.listeners.clone().into(),
         };
         Ok(Self {
             sandbox: place,

@@ -90,7 +90,7 @@ pub use watch::Notice;
 pub use workbench::Workbench;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -121,8 +121,10 @@ pub struct Completed {
 /// What the registry must be told.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The plugin directory; made if it is not there.
+    /// The plugin directory.
     pub dir: PathBuf,
+    /// Whether the directory is made if it is not there.
+    pub may_make_dir: bool,
     /// The kernel's list of places to which memory is swapped out.
     pub swaps: PathBuf,
     /// How many attempts may run side by side. More of them wait; they do not fail.
@@ -135,6 +137,8 @@ pub struct Options {
     pub policies: Policies,
     /// `[plugins.NAME]` of the configuration. What a file `NAME.toml` in the directory says goes before it.
     pub settings: BTreeMap<String, Settings>,
+    /// Where this server itself listens: no grant leads there.
+    pub listeners: Vec<SocketAddr>,
     /// Addresses of names, in place of what the resolver of the system says of them.
     pub resolve: BTreeMap<String, Vec<IpAddr>>,
     /// The largest file that is loaded.
@@ -162,12 +166,14 @@ impl Default for Options {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             dir: PathBuf::from("./plugins"),
+            may_make_dir: true,
             swaps: PathBuf::from("/proc/swaps"),
             concurrency: 2 * cores,
             reserve: 256,
             limits: Limits::default(),
             policies: Policies::default(),
             settings: BTreeMap::new(),
+            listeners: Vec::new(),
             resolve: BTreeMap::new(),
             max_file_bytes: 64 * 1024 * 1024,
             compiler: Compiler::InProcess,

@@ -92,7 +92,10 @@ impl Registry {
     pub async fn prepare(options: Options) -> Result<Arc<Self>, Error> {
         let attempts = options.concurrency.max(1).saturating_add(options.reserve);
         let unreadable = |source| Error::Directory { dir: options.dir.clone(), source };
-        fs::create_dir_all(&options.dir).and_then(|()| fs::read_dir(&options.dir).map(drop)).map_err(unreadable)?;
+        if options.may_make_dir {
+            fs::create_dir_all(&options.dir).map_err(unreadable)?;
+        }
+        fs::read_dir(&options.dir).map_err(unreadable)?;
 
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let mut loader = Loader::start(&options, attempts, threads)?;

@@ -52,10 +52,6 @@ impl Handler {
     pub(super) async fn handle(&self, delivery: Delivery, meter: Arc<Meter>) -> Settle {
         let Delivery { record, receipt, .. } = &delivery;
         let attempt = delivery.attempt();
-        if delivery.deliveries > 1 {
-            // A suspect stays where it is, also when its plugin is not loaded yet.
-            self.plugins.routed(&record.event.event_type).await;
-        }
         let begin = || (clock::now(), Instant::now());
         let (plugin, completed, (started_at, started)) = match self.step(&delivery) {
             Step::Return(lane) => return returned(delivery, lane),

@@ -174,6 +174,16 @@ impl Shared {
     /// since nothing would come of it.
     async fn work(self: Arc<Self>, delivery: Delivery, mut custody: Custody, slot: Option<Slot>, meter: Arc<Meter>) {
         let lane = delivery.receipt.lane.clone();
+        if delivery.deliveries > 1 {
+            // A suspect stays in its lane, also when its plugin is not loaded yet.
+            tokio::select! {
+                () = self.plugins.routed(&delivery.record.event.event_type) => {}
+                () = custody.hold.lost().cancelled() => return,
+                () = self.stop.cancelled() => {
+                    return self.settler.submit(Item::new(returned(delivery, lane), custody));
+                }
+            }
+        }
         loop {
             let lost = custody.hold.lost().clone();
             let settle = tokio::select! {

@@ -52,6 +52,8 @@ pub(super) enum NoConnection {
     TooMany,
     #[error("{0} is no address of the internet")]
     Prohibited(IpAddr),
+    #[error("this server itself listens there")]
+    Own,
     #[error("no address answers: {0}")]
     Dial(#[source] io::Error),
     #[error("no encrypted connection: {0}")]
@@ -76,6 +78,8 @@ pub(super) struct Connector {
     pub(super) resolver: Arc<dyn Resolve>,
     pub(super) roots: Arc<Roots>,
     pub(super) quota: Arc<Quota>,
+    /// Where this server itself listens.
+    pub(super) own: Arc<[SocketAddr]>,
 }
 
 impl Connector {
@@ -89,6 +93,11 @@ impl Connector {
         };
         let held = self.quota.connection().await.ok_or(NoConnection::TooMany)?;
         let tcp = dial(&addresses).await.map_err(NoConnection::Dial)?;
+        // Looked at when it is connected, since only then it is known where it leads, however the place was written.
+        let ends = tcp.peer_addr().and_then(|peer| Ok((tcp.local_addr()?, peer))).map_err(NoConnection::Dial)?;
+        if self.own.iter().any(|listener| leads_to(*listener, ends)) {
+            return Err(NoConnection::Own);
+        }
         // Requests are small and waited for.
         let _ = tcp.set_nodelay(true);
         if place.scheme == Scheme::Http {
@@ -106,6 +115,14 @@ impl Connector {
         let tls = TlsConnector::from(config).connect(server, tcp).await.map_err(NoConnection::of_tls)?;
         Ok(Stream { stream: Box::new(tls), _held: held })
     }
+}
+
+/// Whether a connection with these ends, ours and the other one, leads to a listener of this machine. The system gives both
+/// ends the same address where a machine connects to one of its own, but for loopback addresses.
+fn leads_to(listener: SocketAddr, (local, peer): (SocketAddr, SocketAddr)) -> bool {
+    let [listening, local_ip, peer_ip] = [listener, local, peer].map(|end| end.ip().to_canonical());
+    let is_own = peer_ip == listening || peer_ip.is_loopback() || peer_ip == local_ip;
+    peer.port() == listener.port() && is_own
 }
 
 /// Connects to the first address that answers.
@@ -169,5 +186,33 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_to_this_machine_is_known_by_its_ends() {
+        let leads = |listener: &str, local: &str, peer: &str| {
+            leads_to(listener.parse().unwrap(), (local.parse().unwrap(), peer.parse().unwrap()))
+        };
+        for (listener, local, peer) in [
+            ("127.0.0.1:3000", "127.0.0.1:50000", "127.0.0.1:3000"),
+            ("0.0.0.0:3000", "127.0.0.1:50000", "127.0.0.9:3000"),
+            ("0.0.0.0:3000", "10.0.0.7:50000", "10.0.0.7:3000"),
+            ("[::]:3000", "[::ffff:10.0.0.7]:50000", "[::ffff:10.0.0.7]:3000"),
+            ("[::]:3000", "[::1]:50000", "[::1]:3000"),
+            ("10.0.0.7:3000", "10.0.0.8:50000", "10.0.0.7:3000"),
+        ] {
+            assert!(leads(listener, local, peer), "{local} to {peer} leads to {listener}");
+        }
+        for (listener, local, peer) in [
+            ("127.0.0.1:3000", "127.0.0.1:50000", "127.0.0.1:3001"),
+            ("0.0.0.0:3000", "10.0.0.7:50000", "10.0.0.8:3000"),
+        ] {
+            assert!(!leads(listener, local, peer), "{local} to {peer} does not lead to {listener}");
+        }
     }
 }

@@ -32,7 +32,7 @@ use wasmtime_wasi_http::{
 use self::grants::Place;
 use self::send::Permit;
 use super::Guest;
-use crate::event::EventId;
+use crate::event::{EventId, SENT_BY_PLUGIN};
 
 /// The most memory that the headers of one request or response take.
 const MAX_FIELDS_BYTES: usize = 32 * 1_024;
@@ -126,6 +126,8 @@ impl Sender {
             return Err(Error::InternalError(Some(words)));
         }
         self.sent += 1;
+        // A server of a deployment, this one or another, lets a plugin do no more than anybody, whatever way it came.
+        request.headers_mut().insert(HeaderName::from_static(SENT_BY_PLUGIN), HeaderValue::from_static("1"));
         let name = HeaderName::from_static("idempotency-key");
         if grant.sends_idempotency_key()
             && !request.headers().contains_key(&name)

@@ -52,6 +52,8 @@ pub(in super::super::super) struct Shared {
     /// Addresses that the operator gave for names.
     pub(in super::super::super) resolve: Arc<std::collections::BTreeMap<String, Vec<std::net::IpAddr>>>,
     pub(in super::super::super) quotas: Arc<Quotas>,
+    /// Where this server itself listens, which no grant can name.
+    pub(in super::super::super) own: Arc<[std::net::SocketAddr]>,
 }
 
 /// That a request may be sent to a place.
@@ -95,7 +97,7 @@ impl Network {
     ) -> Self {
         let grants = Arc::new(grants);
         let (roots, quota) = (shared.roots.clone(), shared.quotas.of(plugin));
-        let connector = Connector { grants: grants.clone(), resolver, roots, quota };
+        let connector = Connector { grants: grants.clone(), resolver, roots, quota, own: shared.own.clone() };
         let client = |max_idle: usize| {
             Client::builder(OnRuntime(shared.runtime.clone()))
                 .pool_idle_timeout(IDLE)
@@ -181,6 +183,16 @@ impl Network {
         );
     }
 
+    fn tell_of_own(&self, place: &Place, method: &Method) {
+        if self.denials.is_new(&format!("own {place}")) {
+            tracing::warn!(
+                plugin.id = %self.plugin,
+                "denied {method} {place}: this server itself listens there, which no grant can name, since a plugin is not to \
+                 manage plugins and events; it publishes events with publish"
+            );
+        }
+    }
+
     fn tell_of_too_many(&self, what: &str) {
         tracing::warn!(plugin.id = %self.plugin, "a request was refused: as many {what} as a plugin may have at once");
     }
@@ -214,6 +226,10 @@ impl Network {
                     NoConnection::Prohibited(address) => {
                         let why = format!("{address} is no address of the internet");
                         self.tell(place, method, &why, &format!("\"{}\"", place.at(*address)));
+                        Error::DestinationIpProhibited
+                    }
+                    NoConnection::Own => {
+                        self.tell_of_own(place, method);
                         Error::DestinationIpProhibited
                     }
                     NoConnection::Dial(error) if error.kind() == io::ErrorKind::TimedOut => Error::ConnectionTimeout,

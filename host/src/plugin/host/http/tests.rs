@@ -1,7 +1,7 @@
 //! Requests against servers on this machine, with a resolver that the test decides about.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -96,9 +96,22 @@ fn rig(grants: &str, limits: Limits, resolver: Arc<Flipping>) -> Rig {
 }
 
 fn rig_of(quotas: &Arc<Quotas>, plugin: &str, grants: &str, limits: Limits, resolver: Arc<Flipping>) -> Rig {
+    rig_beside(&[], quotas, plugin, grants, limits, resolver)
+}
+
+/// A rig of a server that listens at these addresses itself.
+fn rig_beside(
+    own: &[SocketAddr],
+    quotas: &Arc<Quotas>,
+    plugin: &str,
+    grants: &str,
+    limits: Limits,
+    resolver: Arc<Flipping>,
+) -> Rig {
     let denials = Arc::<Denials>::default();
     let (runtime, resolve) = (Handle::current(), Arc::new(BTreeMap::new()));
-    let shared = Shared { runtime, roots: Arc::default(), resolve, quotas: quotas.clone() };
+    let own = Arc::from(own);
+    let shared = Shared { runtime, roots: Arc::default(), resolve, quotas: quotas.clone(), own };
     let grants: Vec<HttpGrant> = serde_json::from_str(grants).unwrap();
     let grants = grants.into_iter().collect();
     let network = Network::with_resolver(plugin, grants, limits, denials.clone(), &shared, resolver);
@@ -143,6 +156,30 @@ async fn a_resolver_that_changes_its_answer_gains_nothing() {
     assert_eq!(resolver.asked.load(Ordering::Relaxed), 1, "what was checked is what was connected to");
     assert!(matches!(rig.send("GET", &url).await, Err(Error::DestinationIpProhibited)));
     assert_eq!((granted.connections(), canary.connections(), rig.denied()), (1, 0, 1));
+}
+
+#[tokio::test]
+async fn no_grant_leads_to_where_the_server_itself_listens() {
+    let server = Server::start("127.0.0.1:0", OK).await;
+    let port = server.port;
+    let grants = format!(r#"["http://127.0.0.1:{port}", "http://own.example:{port}"]"#);
+    for own in [SocketAddr::from(([127, 0, 0, 1], port)), SocketAddr::from(([0, 0, 0, 0], port))] {
+        let resolver = answers(&["127.0.0.1"]);
+        let mut rig = rig_beside(&[own], &Arc::default(), "p", &grants, Limits::default(), resolver);
+        for host in ["127.0.0.1", "own.example"] {
+            let refused = rig.send("DELETE", &format!("http://{host}:{port}/plugins/other")).await;
+            assert!(matches!(refused, Err(Error::DestinationIpProhibited)), "{host}: {refused:?}");
+        }
+    }
+    assert!(server.requests.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn every_request_says_that_a_plugin_sends_it() {
+    let server = Server::start("127.0.0.1:0", OK).await;
+    let url = format!("http://127.0.0.1:{}", server.port);
+    rig(&format!("[{url:?}]"), Limits::default(), answers(&[])).send("GET", &url).await.unwrap().1.unwrap();
+    assert!(server.requests.lock().unwrap()[0].contains("\r\neventstream-plugin: 1\r\n"));
 }
 
 #[tokio::test]
