@@ -115,12 +115,6 @@ fn to_code(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
     }
 }
 
-/// The same component for another engine of the same version and settings.
-pub(super) fn copy(component: &Component, engine: &Engine) -> Result<Component, LoadError> {
-    let code = component.serialize().map_err(|error| LoadError::Compile(format!("{error:#}")))?;
-    load(engine, &code)
-}
-
 #[expect(unsafe_code, reason = "native code is run as it is; it comes from a child of ours, or is known to have")]
 fn load(engine: &Engine, code: &[u8]) -> Result<Component, LoadError> {
     // SAFETY: the bytes are what `to_code` of this very program gave, whole: over a pipe that nobody else holds, or from
@@ -187,7 +181,7 @@ mod tests {
     #[test]
     fn code_that_a_child_makes_fits_the_engine_of_the_server() {
         let code = to_code(&engine::for_compiling().unwrap(), &testing::guest(testing::OK)).unwrap();
-        let server = engine::build(4, 512 * 1024, engine::Memory::Returned).unwrap();
+        let server = engine::build(4, 512 * 1024).unwrap();
         assert!(load(&server, &code).is_ok());
         assert!(matches!(inspect(&code), Err(LoadError::Precompiled)));
     }

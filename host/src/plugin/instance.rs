@@ -4,22 +4,21 @@
 //! it for further events ([`super::reuse`]). The wall clock is outside of everything, the CPU clock is looked at on every
 //! tick of the epoch.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wasmtime::error::Context;
 use wasmtime::{Store, UpdateDeadline};
 
 use super::bindings::exports::eventstream::plugin::describe::Manifest;
-use super::fit::{self, Fit};
+use super::fit::Fit;
 use super::host::{Given, Guest, Output, Surroundings};
 use super::limits::{Breach, Limits};
-use super::load::LoadError;
 use super::meter::Meter;
 use super::reuse::{Idle, Living, Reuse};
 use super::sandbox::Sandbox;
 use super::state::NoState;
-use super::{Attempt, Completed, ReadState, compile, image, outcome};
+use super::{Attempt, Completed, ReadState, outcome};
 use crate::event::{Class, Data, Event, EventId, Failure, Outcome, Success};
 
 /// What is wrong with an export whose name fits and whose type does not.
@@ -28,17 +27,14 @@ const OTHER_TYPE: &str = "an export has another type than the package in wit/ sa
 /// A component that was compiled and found to fit, with what its attempts need.
 pub(super) struct Prepared {
     fit: Fit,
-    sandbox: Arc<Sandbox>,
-    /// The same in the other place of the sandbox, once it had to move there.
-    moved: OnceLock<Fit>,
     pub(super) surroundings: Arc<Surroundings>,
     pub(super) idle: Arc<Idle>,
 }
 
 impl Prepared {
-    pub(super) fn new(fit: Fit, sandbox: Arc<Sandbox>, surroundings: Arc<Surroundings>, reuse: Option<Reuse>) -> Self {
+    pub(super) fn new(fit: Fit, sandbox: &Sandbox, surroundings: Arc<Surroundings>, reuse: Option<Reuse>) -> Self {
         let idle = Arc::new(Idle::new(reuse, sandbox.idle_room().clone()));
-        Self { fit, sandbox, moved: OnceLock::new(), surroundings, idle }
+        Self { fit, surroundings, idle }
     }
 
     /// What was found out about the component.
@@ -46,28 +42,9 @@ impl Prepared {
         &self.fit
     }
 
-    /// The component where it may run now.
-    fn here(&self) -> wasmtime::Result<&Fit> {
-        if !self.sandbox.has_moved() {
-            return Ok(&self.fit);
-        }
-        if let Some(moved) = self.moved.get() {
-            return Ok(moved);
-        }
-        let moved = self.move_over().context("the component cannot be moved to the sandbox for a system that swaps")?;
-        Ok(self.moved.get_or_init(|| moved))
-    }
-
     fn output(&self, event: EventId) -> Arc<Output> {
         let Surroundings { name, limits, secrets, .. } = &*self.surroundings;
         Arc::new(Output::new(name, event, *limits, secrets.clone()))
-    }
-
-    fn move_over(&self) -> Result<Fit, LoadError> {
-        let place = self.sandbox.without_scan().ok_or(LoadError::Host)?;
-        let component = compile::copy(self.fit.pre.component(), &place.engine)?;
-        image::lay_out(&component)?;
-        fit::check(&component, &place.linker, self.surroundings.limits.memory_bytes).map_err(LoadError::Misfits)
     }
 }
 
@@ -87,15 +64,15 @@ pub(super) async fn attempt(
     let limits = prepared.surroundings.limits;
     let secrets = prepared.surroundings.secrets.clone();
     let deadline = Instant::now() + Duration::from_millis(limits.wall_ms);
-    let fit = prepared.here();
-    let kept = fit.as_ref().ok().and_then(|fit| prepared.idle.take(fit.pre.engine()));
+    let fit = prepared.fit();
+    let kept = prepared.idle.take();
     let output = match &kept {
         Some(living) => living.store.data().output().clone(),
         None => prepared.output(attempt.event.id),
     };
     let given = Given { event: attempt.event, attempt: attempt.attempt, deadline, state };
     let called = within(deadline, &limits, async {
-        let (fit, event) = (fit?, given.event.clone());
+        let event = given.event.clone();
         let living = match kept {
             Some(living) => again(living, limits, given, meter),
             None => {
@@ -143,7 +120,7 @@ pub(super) async fn introduce(
     let given = Given { event: Arc::new(event), attempt: 1, deadline, state: Arc::new(NoState) };
     let guest = Guest::new(prepared.surroundings.clone(), output, given);
     within(deadline, &limits, async {
-        let fit = prepared.here()?;
+        let fit = prepared.fit();
         let Living { mut store, instance, .. } = instantiate(fit, limits, guest, meter).await?;
         fit.handler.check(&mut store, &instance).context(OTHER_TYPE)?;
         let manifest = match &fit.describe {

@@ -33,7 +33,7 @@ impl Kept {
     /// # Errors
     /// [`Error::NothingKept`], if something is asked for that does not work without.
     pub(super) async fn for_loader(options: &Options, loader: &Loader) -> Result<Option<Self>, Error> {
-        let (engine, max_bytes) = (loader.sandbox.preferred().engine.clone(), options.cache_max_bytes);
+        let (engine, max_bytes) = (loader.sandbox.engine.clone(), options.cache_max_bytes);
         let plugins = options.dir.clone();
         let opened = match options.data_dir.clone() {
             None => Err(None),

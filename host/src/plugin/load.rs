@@ -22,10 +22,9 @@ use super::kept::Kept;
 use super::limits::{Breach, Limits};
 use super::loaded::{Machine, Plugin};
 use super::routing::Pattern;
-use super::sandbox::{Place, Sandbox};
+use super::sandbox::Sandbox;
 use super::secrets::Secrets;
 use super::settings::Settings;
-use super::swap::Swap;
 use super::{Compiler, Error, Options, Reuse, fit, image, outcome};
 use crate::clock;
 use crate::event::{Event, Policies};
@@ -226,8 +225,7 @@ impl Loader {
         let slots = attempts.saturating_add(INTRODUCTIONS);
         let sandbox = |reason: String| Error::Sandbox { slots, reason };
         let pool_slots = u32::try_from(slots).map_err(|_| sandbox("too many slots".into()))?;
-        let swap = Swap::watch(options.swaps.clone());
-        let place = Sandbox::start(pool_slots, options.stack_bytes, swap);
+        let place = Sandbox::start(pool_slots, options.stack_bytes);
         let place = Arc::new(place.map_err(|error| sandbox(format!("{error:#}")))?);
         let machine = Machine {
             executor: Executor::start(threads).map_err(|error| sandbox(error.to_string()))?,
@@ -332,16 +330,15 @@ impl Loader {
         surroundings: Arc<Surroundings>,
         reuse: Option<Reuse>,
     ) -> Result<Prepared, LoadError> {
-        let Place { engine, linker } = self.sandbox.preferred();
+        let sandbox = self.sandbox.clone();
         let component = match compiled {
             Some(component) => component,
-            None => self.compiler.compile(engine, &self.machine, self.kept.as_ref(), file).await?,
+            None => self.compiler.compile(&sandbox.engine, &self.machine, self.kept.as_ref(), file).await?,
         };
-        let (linker, sandbox) = (linker.clone(), self.sandbox.clone());
         let work = move || {
             image::lay_out(&component)?;
-            let fit = fit::check(&component, &linker, surroundings.limits.memory_bytes).map_err(LoadError::Misfits)?;
-            Ok(Prepared::new(fit, sandbox, surroundings, reuse))
+            let fit = fit::check(&component, &sandbox.linker, surroundings.limits.memory_bytes).map_err(LoadError::Misfits)?;
+            Ok(Prepared::new(fit, &sandbox, surroundings, reuse))
         };
         self.machine.executor.run_blocking(work).await.unwrap_or(Err(LoadError::Host))
     }

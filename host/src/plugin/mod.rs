@@ -59,7 +59,6 @@ mod signature;
 mod start;
 mod state;
 mod status;
-mod swap;
 mod take;
 #[cfg(test)]
 mod testing;
@@ -125,8 +124,6 @@ pub struct Options {
     pub dir: PathBuf,
     /// Whether the directory is made if it is not there.
     pub may_make_dir: bool,
-    /// The kernel's list of places to which memory is swapped out.
-    pub swaps: PathBuf,
     /// How many attempts may run side by side. More of them wait; they do not fail.
     pub concurrency: usize,
     /// How many more may: one for each plugin of which nothing runs, so that none waits for the slow ones of others.
@@ -167,7 +164,6 @@ impl Default for Options {
         Self {
             dir: PathBuf::from("./plugins"),
             may_make_dir: true,
-            swaps: PathBuf::from("/proc/swaps"),
             concurrency: 2 * cores,
             reserve: 256,
             limits: Limits::default(),

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime::Store;
 use wasmtime::component::Instance;
-use wasmtime::{Engine, Store};
 
 use super::host::Guest;
 
@@ -68,17 +68,12 @@ impl Idle {
         Self { reuse, room, waiting: Mutex::default() }
     }
 
-    /// An instance that waits, for its next event. Only one that lives in this engine; all others are dropped.
-    pub(super) fn take(&self, engine: &Engine) -> Option<Living> {
+    /// An instance that waits, for its next event.
+    pub(super) fn take(&self) -> Option<Living> {
         self.reuse?;
-        let mut waiting = self.waiting();
-        loop {
-            let (mut living, ..) = waiting.instances.pop()?;
-            if Engine::same(living.store.engine(), engine) {
-                living.events += 1;
-                return Some(living);
-            }
-        }
+        let (mut living, ..) = self.waiting().instances.pop()?;
+        living.events += 1;
+        Some(living)
     }
 
     /// Takes an instance back whose attempt ended well; drops it where it is not to be used again, or where there is no
