@@ -121,6 +121,7 @@ fn plugin_options(config: &Config) -> Result<plugin::Options, Error> {
         dir: config.plugins.dir.clone(),
         may_make_dir: config.plugins.may_make_dir,
         concurrency: worker::Options::host_concurrency_for(config.worker.concurrency),
+        plugin_concurrency: config.worker.concurrency,
         limits,
         policies: config.worker.policies.clone(),
         settings,

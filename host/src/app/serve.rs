@@ -133,10 +133,7 @@ async fn start(
     store_tasks: &Tasks,
 ) -> Result<Running, Error> {
     let broker = open_broker(config, store_tasks).await?;
-    let plugins = Registry::prepare(plugin_options).await.map_err(|error| match error {
-        plugin::Error::Directory { .. } | plugin::Error::NothingKept(_) => Error::Refused(error.to_string()),
-        plugin::Error::Sandbox { .. } => Error::Failed(error.into()),
-    })?;
+    let plugins = Registry::prepare(plugin_options).await.map_err(|error| Error::Refused(error.to_string()))?;
     let (store_ended, stop) = (store_tasks.stop_token().clone(), tasks.stop_token().clone());
     let store_failure = store_tasks.clone();
     tasks.spawn_critical("store", async move {
@@ -147,7 +144,7 @@ async fn start(
     });
     let worker_options = worker::Options {
         concurrency: config.worker.concurrency,
-        host_concurrency: worker::Options::host_concurrency_for(config.worker.concurrency),
+        host_concurrency: plugins.concurrency(),
         lease: Duration::from_millis(config.worker.lease_ms),
         drain: Duration::from_millis(config.worker.drain_ms),
         policies: config.worker.policies.clone(),

@@ -175,13 +175,14 @@ fn componentize(module: &[u8]) -> Result<Vec<u8>, LoadError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::capacity::Capacity;
     use super::super::{engine, testing};
     use super::*;
 
     #[test]
     fn code_that_a_child_makes_fits_the_engine_of_the_server() {
         let code = to_code(&engine::for_compiling().unwrap(), &testing::guest(testing::OK)).unwrap();
-        let server = engine::build(4, 512 * 1024).unwrap();
+        let server = engine::build(Capacity::of(4), 512 * 1024).unwrap();
         assert!(load(&server, &code).is_ok());
         assert!(matches!(inspect(&code), Err(LoadError::Precompiled)));
     }

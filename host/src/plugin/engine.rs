@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, WasmFeatures};
 
-use super::sandbox::Sandbox;
+use super::capacity::Capacity;
 
 /// What a guest needs that was made by the usual toolchains, and no more.
 const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
@@ -56,28 +56,30 @@ const KEPT_MEMORY_BYTES: usize = 192 * 1024;
 /// The same for a table, of which no more is overwritten than it has elements.
 const KEPT_TABLE_BYTES: usize = 128 * 1024;
 
-/// An engine with room for `slots` instances at once, each with a native stack of `stack_bytes`.
+/// An engine with this capacity, whose instances have a native stack of `stack_bytes` each.
 ///
 /// # Errors
 /// The address space does not suffice, or the system lacks what the engine needs.
-pub(super) fn build(slots: u32, stack_bytes: usize) -> wasmtime::Result<Engine> {
+pub(super) fn build(capacity: Capacity, stack_bytes: usize) -> wasmtime::Result<Engine> {
     let mut config = code();
     config
         .max_wasm_stack(stack_bytes)
         .async_stack_size(stack_bytes.saturating_add(HOST_STACK_BYTES))
         .wasm_backtrace_max_frames(NonZeroUsize::new(MAX_FRAMES))
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(slots)));
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(capacity)));
     Engine::new(&config)
 }
 
 /// How instances are laid out in memory, and what becomes of that memory when they end.
-fn pool(slots: u32) -> PoolingAllocationConfig {
+fn pool(capacity: Capacity) -> PoolingAllocationConfig {
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let (instances, memories) = (count(capacity.instances()), count(capacity.memories()));
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(slots)
-        .total_core_instances(slots.saturating_mul(MAX_CORE_INSTANCES))
-        .total_memories(slots.saturating_mul(MAX_MEMORIES))
-        .total_tables(slots.saturating_mul(MAX_TABLES))
-        .total_stacks(slots)
+    pool.total_component_instances(instances)
+        .total_core_instances(instances.saturating_mul(MAX_CORE_INSTANCES))
+        .total_memories(memories)
+        .total_tables(instances.saturating_mul(MAX_TABLES))
+        .total_stacks(instances)
         .max_memories_per_component(MAX_MEMORIES)
         .max_tables_per_component(MAX_TABLES)
         .max_core_instances_per_component(MAX_CORE_INSTANCES)
@@ -132,9 +134,9 @@ struct Shared {
 pub(super) struct Ticking(Arc<Shared>);
 
 impl Ticker {
-    /// Starts the thread. It does not keep the sandbox alive.
-    pub(super) fn start(sandbox: &Arc<Sandbox>) -> std::io::Result<Self> {
-        let weak = Arc::downgrade(sandbox);
+    /// Starts the thread. It does not keep the engine alive.
+    pub(super) fn start(engine: &Engine) -> std::io::Result<Self> {
+        let weak = engine.weak();
         let (hand_over, handed_over) = std::sync::mpsc::sync_channel::<Arc<Shared>>(1);
         let thread = thread::Builder::new().name("plugin-ticker".into()).spawn(move || {
             let Ok(shared) = handed_over.recv() else { return };
@@ -144,8 +146,8 @@ impl Ticker {
                     continue;
                 }
                 thread::sleep(TICK);
-                let Some(sandbox) = weak.upgrade() else { return };
-                sandbox.tick();
+                let Some(engine) = weak.upgrade() else { return };
+                engine.increment_epoch();
             }
         })?;
         let shared = Arc::new(Shared {
@@ -190,6 +192,6 @@ mod tests {
 
     #[test]
     fn the_kernel_is_not_asked_which_pages_are_to_be_reset() {
-        assert!(format!("{:?}", pool(1)).contains("pagemap_scan: No"));
+        assert!(format!("{:?}", pool(Capacity::of(1))).contains("pagemap_scan: No"));
     }
 }

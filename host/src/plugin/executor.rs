@@ -4,17 +4,21 @@
 //! guest yields its thread at every tick of the epoch, and one that has used more than a slice of CPU time is moved,
 //! mid-call, to the slow tier, whose threads have a lower priority. So a guest that burns CPU delays one that does not by
 //! a slice at most, however many of them burn, and the threads of HTTP and of the broker are preferred to it by the kernel.
+//! On the slow tier plugins take turns of a tick each, however many attempts each of them has there.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use futures_util::task::AtomicWaker;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 
 use super::meter::{Meter, thread_cpu_ns};
+use super::turns::Turns;
 
 /// The CPU time after which an attempt leaves the fast tier.
 const FAST_SLICE_NS: u64 = 2_000_000;
@@ -38,6 +42,7 @@ const END_WAIT: Duration = Duration::from_secs(1);
 pub(super) struct Executor {
     fast: Option<Runtime>,
     slow: Option<Runtime>,
+    turns: Arc<Turns>,
     io: Option<Runtime>,
 }
 
@@ -65,6 +70,19 @@ impl Job {
             Poll::Pending if self.meter.end() > slice_ns => Poll::Ready(Turn::SliceUsedUp),
             Poll::Pending => Poll::Pending,
         }
+    }
+}
+
+/// Where jobs go that burn CPU.
+#[derive(Clone)]
+struct SlowTier {
+    runtime: Handle,
+    turns: Arc<Turns>,
+}
+
+impl SlowTier {
+    fn spawn(&self, job: Job) {
+        self.runtime.spawn(on_slow_tier(job, self.turns.clone()));
     }
 }
 
@@ -98,6 +116,7 @@ impl Executor {
         Ok(Self {
             fast: Some(runtime("plugin-fast", threads, 0)?),
             slow: Some(runtime("plugin-slow", slow_threads, SLOW_NICENESS)?),
+            turns: Turns::new(slow_threads.max(1)),
             io: Some(io?),
         })
     }
@@ -106,13 +125,17 @@ impl Executor {
     /// CPU, goes on by itself and holds up none that come after it.
     pub(super) fn work_off(&self, next: impl FnMut() -> Option<Job> + Send + 'static) {
         let (Some(fast), Some(slow)) = (&self.fast, &self.slow) else { return };
-        fast.spawn(work_off(next, slow.handle().clone()));
+        fast.spawn(work_off(next, self.slow_tier(slow)));
     }
 
     /// Does one job.
     pub(super) fn work(&self, job: Job) {
         let (Some(fast), Some(slow)) = (&self.fast, &self.slow) else { return };
-        fast.spawn(on_fast_tier(job, slow.handle().clone()));
+        fast.spawn(on_fast_tier(job, self.slow_tier(slow)));
+    }
+
+    fn slow_tier(&self, runtime: &Runtime) -> SlowTier {
+        SlowTier { runtime: runtime.handle().clone(), turns: self.turns.clone() }
     }
 
     /// How many threads begin jobs.
@@ -176,7 +199,7 @@ impl Drop for Executor {
 }
 
 /// Works off what `next` gives, for a while at a time, so that whoever else has work on this tier gets its turn.
-async fn work_off(mut next: impl FnMut() -> Option<Job> + Send, slow: Handle) {
+async fn work_off(mut next: impl FnMut() -> Option<Job> + Send, slow: SlowTier) {
     loop {
         // The kernel is asked for the CPU time once a turn; since then it was no more than what has passed, so that a job is
         // charged with less than it used by no more than a turn.
@@ -189,7 +212,7 @@ async fn work_off(mut next: impl FnMut() -> Option<Job> + Send, slow: Handle) {
             passed = turn_began.elapsed();
             match turn {
                 Poll::Ready(Turn::Ended) => {}
-                Poll::Ready(Turn::SliceUsedUp) => drop(slow.spawn(on_slow_tier(job))),
+                Poll::Ready(Turn::SliceUsedUp) => slow.spawn(job),
                 Poll::Pending => drop(Handle::current().spawn(on_fast_tier(job, slow.clone()))),
             }
         }
@@ -197,14 +220,63 @@ async fn work_off(mut next: impl FnMut() -> Option<Job> + Send, slow: Handle) {
     }
 }
 
-async fn on_fast_tier(mut job: Job, slow: Handle) {
+async fn on_fast_tier(mut job: Job, slow: SlowTier) {
     if let Turn::SliceUsedUp = poll_fn(|context| job.poll(context, FAST_SLICE_NS, thread_cpu_ns())).await {
-        slow.spawn(on_slow_tier(job));
+        slow.spawn(job);
     }
 }
 
-async fn on_slow_tier(mut job: Job) {
-    poll_fn(|context| job.poll(context, u64::MAX, thread_cpu_ns())).await;
+/// Goes on when it is its plugin's turn, for a tick at most, and waits for nothing in its turn.
+async fn on_slow_tier(mut job: Job, turns: Arc<Turns>) {
+    let plugin = job.meter.plugin();
+    let alarm = Arc::new(Alarm::default());
+    let waker = Waker::from(alarm.clone());
+    let mut turn = turns.take(&plugin).await;
+    loop {
+        alarm.has_rung.store(false, Ordering::Release);
+        let polled = poll_fn(|context| {
+            alarm.task.register(context.waker());
+            Poll::Ready(job.poll(&mut Context::from_waker(&waker), u64::MAX, thread_cpu_ns()))
+        });
+        if polled.await.is_ready() {
+            return;
+        }
+        turn = if alarm.has_rung.load(Ordering::Acquire) {
+            turns.pass(turn, &plugin).await
+        } else {
+            drop(turn);
+            alarm.rings().await;
+            turns.take(&plugin).await
+        };
+    }
+}
+
+/// Whether a job was woken.
+#[derive(Default)]
+struct Alarm {
+    has_rung: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Alarm {
+    async fn rings(&self) {
+        poll_fn(|context| {
+            self.task.register(context.waker());
+            if self.has_rung.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.has_rung.store(true, Ordering::Release);
+        self.task.wake();
+    }
 }
 
 /// Linux keeps a priority for each thread; elsewhere it belongs to the process and is left alone.
@@ -221,6 +293,9 @@ fn be_nice(niceness: i32) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::super::stopwatch::Stopwatch;
     use super::*;
 
     /// Burns CPU time in turns of half a millisecond and tells on which threads.
@@ -234,9 +309,22 @@ mod tests {
             }
             burnt_ns += thread_cpu_ns() - began_ns;
             threads.push(std::thread::current().name().unwrap_or_default().to_owned());
-            tokio::task::yield_now().await;
+            yield_as_a_guest().await;
         }
         threads
+    }
+
+    /// Can go on at once.
+    async fn yield_as_a_guest() {
+        let mut is_first = true;
+        poll_fn(|context| {
+            if !std::mem::take(&mut is_first) {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
     }
 
     #[tokio::test]
@@ -259,6 +347,66 @@ mod tests {
             assert!(executor.run(|_| burn(0)).await.is_some());
         }
         assert!(burning.try_join_next().is_none(), "20 quick attempts ended before one that burns a minute");
+    }
+
+    #[tokio::test]
+    async fn plugins_that_burn_share_the_slow_tier_whatever_the_number_of_their_attempts() {
+        let executor = Arc::new(Executor::start(1).unwrap());
+        let (mut burning, turns) = (tokio::task::JoinSet::new(), Arc::new(AtomicU64::new(0)));
+        for _ in 0..20 {
+            let (executor, turns) = (executor.clone(), turns.clone());
+            burning.spawn(async move {
+                let burn_for_ever = |meter: Arc<Meter>| async move {
+                    meter.belongs_to(&"loops".into());
+                    loop {
+                        burn(1).await;
+                        turns.fetch_add(1, Ordering::Relaxed);
+                    }
+                };
+                executor.run::<(), _>(burn_for_ever).await
+            });
+        }
+        // All of them have left the fast tier.
+        while turns.load(Ordering::Relaxed) < 200 {
+            tokio::task::yield_now().await;
+        }
+        let other = |meter: Arc<Meter>| {
+            let turns = turns.clone();
+            async move {
+                meter.belongs_to(&"other".into());
+                burn(5_000_000).await;
+                let before = turns.load(Ordering::Relaxed);
+                burn(50_000_000).await;
+                turns.load(Ordering::Relaxed) - before
+            }
+        };
+        let turns_of_loops = executor.run(other).await.unwrap();
+        assert!(turns_of_loops < 200, "a hundred turns of one plugin, and {turns_of_loops} of the other's");
+    }
+
+    #[tokio::test]
+    async fn the_turns_of_others_are_no_time_of_an_attempt() {
+        let executor = Arc::new(Executor::start(1).unwrap());
+        let mut burning = tokio::task::JoinSet::new();
+        for n in 0..20 {
+            let executor = executor.clone();
+            burning.spawn(async move {
+                let plugin: Arc<str> = format!("loops-{n}").into();
+                executor
+                    .run(move |meter| {
+                        meter.belongs_to(&plugin);
+                        burn(60_000_000_000)
+                    })
+                    .await
+            });
+        }
+        // Takes 20 times that of its plugin's turns.
+        let attempt = |meter: Arc<Meter>| async move {
+            let watch = Stopwatch::start(500, meter);
+            watch.limit(async { Ok(burn(100_000_000).await) }).await
+        };
+        assert!(executor.run(attempt).await.unwrap().is_ok());
+        assert!(burning.try_join_next().is_none());
     }
 
     #[tokio::test]

@@ -64,6 +64,8 @@ pub(super) struct Fit {
     /// Others that it exports, in the order of precedence.
     pub(super) other_dialects: Vec<Dialect>,
     pub(super) describe: Option<DescribeIndices>,
+    /// How many memories an instance has; one at least.
+    pub(super) memories: u32,
 }
 
 /// Checks a component against the linker.
@@ -95,7 +97,9 @@ pub(super) fn check(component: &Component, linker: &Linker<Guest>, memory_bytes:
         true => Some(DescribeIndices::new(&pre).map_err(|error| vec![format!("{error:#}")])?),
         false => None,
     };
-    Ok(Fit { pre, handler, other_dialects: other_dialects.to_vec(), describe })
+    let memories = component.resources_required().map_or(MAX_MEMORIES, |required| required.num_memories);
+    let memories = memories.clamp(1, MAX_MEMORIES);
+    Ok(Fit { pre, handler, other_dialects: other_dialects.to_vec(), describe, memories })
 }
 
 fn imports(component: &Component, engine: &Engine, known: &Known) -> Vec<String> {

@@ -1,11 +1,10 @@
 //! One attempt: an instance, one call, and what came of it.
 //!
 //! The instance is a fresh one and dropped at the end, however that came about, unless the operator lets the plugin keep
-//! it for further events ([`super::reuse`]). The wall clock is outside of everything, the CPU clock is looked at on every
-//! tick of the epoch.
+//! it for further events ([`super::reuse`]). The stopwatch is outside of everything, the CPU clock is looked at on every tick
+//! of the epoch.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use wasmtime::error::Context;
 use wasmtime::{Store, UpdateDeadline};
@@ -18,6 +17,7 @@ use super::meter::Meter;
 use super::reuse::{Idle, Living, Reuse};
 use super::sandbox::Sandbox;
 use super::state::NoState;
+use super::stopwatch::Stopwatch;
 use super::{Attempt, Completed, ReadState, outcome};
 use crate::event::{Class, Data, Event, EventId, Failure, Outcome, Success};
 
@@ -33,7 +33,7 @@ pub(super) struct Prepared {
 
 impl Prepared {
     pub(super) fn new(fit: Fit, sandbox: &Sandbox, surroundings: Arc<Surroundings>, reuse: Option<Reuse>) -> Self {
-        let idle = Arc::new(Idle::new(reuse, sandbox.idle_room().clone()));
+        let idle = Arc::new(Idle::new(reuse, sandbox.idle_room().clone(), fit.memories));
         Self { fit, surroundings, idle }
     }
 
@@ -63,26 +63,27 @@ pub(super) async fn attempt(
 ) -> Completed {
     let limits = prepared.surroundings.limits;
     let secrets = prepared.surroundings.secrets.clone();
-    let deadline = Instant::now() + Duration::from_millis(limits.wall_ms);
+    let watch = Stopwatch::start(limits.wall_ms, meter);
     let fit = prepared.fit();
     let kept = prepared.idle.take();
     let output = match &kept {
         Some(living) => living.store.data().output().clone(),
         None => prepared.output(attempt.event.id),
     };
-    let given = Given { event: attempt.event, attempt: attempt.attempt, deadline, state };
-    let called = within(deadline, &limits, async {
-        let event = given.event.clone();
-        let living = match kept {
-            Some(living) => again(living, limits, given, meter),
-            None => {
-                let guest = Guest::new(prepared.surroundings.clone(), output.clone(), given);
-                instantiate(fit, limits, guest, meter).await?
-            }
-        };
-        call(fit, living, &event).await
-    })
-    .await;
+    let given = Given { event: attempt.event, attempt: attempt.attempt, watch: watch.clone(), state };
+    let called = watch
+        .limit(async {
+            let event = given.event.clone();
+            let living = match kept {
+                Some(living) => again(living, limits, given),
+                None => {
+                    let guest = Guest::new(prepared.surroundings.clone(), output.clone(), given);
+                    instantiate(fit, limits, guest, &watch).await?
+                }
+            };
+            call(fit, living, &event).await
+        })
+        .await;
 
     let said = output.take();
     let stderr = said.stderr();
@@ -116,62 +117,49 @@ pub(super) async fn introduce(
 ) -> wasmtime::Result<Introduced> {
     let limits = prepared.surroundings.limits;
     let output = prepared.output(event.id);
-    let deadline = Instant::now() + Duration::from_millis(limits.wall_ms);
-    let given = Given { event: Arc::new(event), attempt: 1, deadline, state: Arc::new(NoState) };
+    let watch = Stopwatch::start(limits.wall_ms, meter);
+    let given = Given { event: Arc::new(event), attempt: 1, watch: watch.clone(), state: Arc::new(NoState) };
     let guest = Guest::new(prepared.surroundings.clone(), output, given);
-    within(deadline, &limits, async {
-        let fit = prepared.fit();
-        let Living { mut store, instance, .. } = instantiate(fit, limits, guest, meter).await?;
-        fit.handler.check(&mut store, &instance).context(OTHER_TYPE)?;
-        let manifest = match &fit.describe {
-            None => None,
-            Some(describe) => {
-                let describe = describe.load(&mut store, &instance).context(OTHER_TYPE)?;
-                Some(describe.call_describe(&mut store).await?)
-            }
-        };
-        Ok(Introduced { manifest })
-    })
-    .await
+    watch
+        .limit(async {
+            let fit = prepared.fit();
+            let Living { mut store, instance, .. } = instantiate(fit, limits, guest, &watch).await?;
+            fit.handler.check(&mut store, &instance).context(OTHER_TYPE)?;
+            let manifest = match &fit.describe {
+                None => None,
+                Some(describe) => {
+                    let describe = describe.load(&mut store, &instance).context(OTHER_TYPE)?;
+                    Some(describe.call_describe(&mut store).await?)
+                }
+            };
+            Ok(Introduced { manifest })
+        })
+        .await
 }
 
-/// The answer, or the breach of the wall time; then the call is dropped, wherever it stands.
-async fn within<T>(
-    deadline: Instant,
-    limits: &Limits,
-    call: impl Future<Output = wasmtime::Result<T>>,
-) -> wasmtime::Result<T> {
-    match tokio::time::timeout_at(deadline.into(), call).await {
-        Ok(answer) => answer,
-        Err(_) => Err(Breach::WallTime { limit_ms: limits.wall_ms }.into()),
-    }
-}
-
-async fn instantiate(fit: &Fit, limits: Limits, guest: Guest, meter: Arc<Meter>) -> wasmtime::Result<Living> {
+async fn instantiate(fit: &Fit, limits: Limits, guest: Guest, watch: &Arc<Stopwatch>) -> wasmtime::Result<Living> {
     let mut store = Store::new(fit.pre.engine(), guest);
     store.limiter(|guest| &mut guest.limiter);
     store.set_hostcall_fuel(usize::try_from(limits.host_call_bytes).unwrap_or(usize::MAX));
     store.set_max_component_handles(Guest::max_handles());
-    limit_time(&mut store, limits, meter);
+    limit_time(&mut store, limits, watch.clone());
     let instance = fit.pre.instantiate_async(&mut store).await?;
     Ok(Living::new(store, instance))
 }
 
 /// An instance that has handled an event, for another one.
-fn again(mut living: Living, limits: Limits, given: Given, meter: Arc<Meter>) -> Living {
+fn again(mut living: Living, limits: Limits, given: Given) -> Living {
+    let watch = given.watch.clone();
     living.store.data_mut().begin(given);
-    limit_time(&mut living.store, limits, meter);
+    limit_time(&mut living.store, limits, watch);
     living
 }
 
-fn limit_time(store: &mut Store<Guest>, limits: Limits, meter: Arc<Meter>) {
+fn limit_time(store: &mut Store<Guest>, limits: Limits, watch: Arc<Stopwatch>) {
     store.set_epoch_deadline(1);
     let budget_ns = limits.cpu_ms.saturating_mul(1_000_000);
-    // A delivery whose state changed meanwhile is handled again under the same meter, and what came of it before is not
-    // an attempt.
-    let before_ns = meter.spent_ns();
     store.epoch_deadline_callback(move |_| {
-        if meter.spent_ns().saturating_sub(before_ns) > budget_ns {
+        if watch.cpu_ns() > budget_ns {
             return Err(Breach::CpuTime { limit_ms: limits.cpu_ms }.into());
         }
         Ok(UpdateDeadline::Yield(1))

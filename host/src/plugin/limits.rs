@@ -15,7 +15,7 @@ const MAX_TABLE_ELEMENTS: usize = 100_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
-    /// From the call to the answer, waiting included.
+    /// What it runs and what it waits for, from the call to the answer; not what it waits for a processor that others use.
     pub wall_ms: u64,
     /// On a processor.
     pub cpu_ms: u64,

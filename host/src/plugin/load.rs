@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use wasmtime::component::Component;
 
+use super::capacity::{Capacity, INTRODUCTIONS};
 use super::engine::Ticker;
 use super::executor::Executor;
 use super::host::{Denials, Network, Shared, Surroundings};
@@ -35,8 +36,6 @@ const MAX_DESCRIBED_TYPES: usize = 256;
 const TRIES: u32 = 3;
 /// Compilations side by side: each may take all cores, and much memory.
 const COMPILATIONS: usize = 1;
-/// First instances side by side. They have room of their own, so that a plugin is loaded however many attempts run.
-const INTRODUCTIONS: usize = 2;
 /// The longest version and description that are kept.
 const MAX_DESCRIPTION_CHARS: usize = 1_024;
 /// The most that is told of the misfits of one file, beside the first of them.
@@ -217,20 +216,19 @@ pub(super) fn contents(bytes: Bytes) -> Contents {
 }
 
 impl Loader {
-    /// Sets a sandbox up in which so many attempts run side by side, on so many threads. Nothing is kept of what it loads.
+    /// Sets a sandbox up in which so many attempts run side by side, or as many as there is room for, on so many threads.
+    /// Nothing is kept of what it loads.
     ///
     /// # Errors
     /// [`Error::Sandbox`].
     pub(super) fn start(options: &Options, attempts: usize, threads: usize) -> Result<Self, Error> {
-        let slots = attempts.saturating_add(INTRODUCTIONS);
-        let sandbox = |reason: String| Error::Sandbox { slots, reason };
-        let pool_slots = u32::try_from(slots).map_err(|_| sandbox("too many slots".into()))?;
-        let place = Sandbox::start(pool_slots, options.stack_bytes);
+        let sandbox = |reason: String| Error::Sandbox { reason };
+        let place = Sandbox::start(Capacity::of(attempts), options.stack_bytes);
         let place = Arc::new(place.map_err(|error| sandbox(format!("{error:#}")))?);
         let machine = Machine {
             executor: Executor::start(threads).map_err(|error| sandbox(error.to_string()))?,
-            ticker: Ticker::start(&place).map_err(|error| sandbox(error.to_string()))?,
-            attempts: Arc::new(Semaphore::new(attempts)),
+            ticker: Ticker::start(&place.engine).map_err(|error| sandbox(error.to_string()))?,
+            attempts: Arc::new(Semaphore::new(place.capacity.attempts)),
             introductions: Semaphore::new(INTRODUCTIONS),
             compilations: Semaphore::new(COMPILATIONS),
         };
@@ -337,7 +335,8 @@ impl Loader {
         };
         let work = move || {
             image::lay_out(&component)?;
-            let fit = fit::check(&component, &sandbox.linker, surroundings.limits.memory_bytes).map_err(LoadError::Misfits)?;
+            let fit = fit::check(&component, &sandbox.linker, surroundings.limits.memory_bytes)
+                .map_err(LoadError::Misfits)?;
             Ok(Prepared::new(fit, &sandbox, surroundings, reuse))
         };
         self.machine.executor.run_blocking(work).await.unwrap_or(Err(LoadError::Host))
@@ -350,7 +349,10 @@ impl Loader {
         let secrets = prepared.surroundings.secrets.clone();
         let run = || {
             let (prepared, event) = (prepared.clone(), event.clone());
-            self.machine.executor.run(|meter| instance::introduce(prepared, event, meter))
+            self.machine.executor.run(|meter| {
+                meter.belongs_to(&name.into());
+                instance::introduce(prepared, event, meter)
+            })
         };
         let answer = patiently(run).await.ok_or(LoadError::Host)?;
         answer.map_err(|error| {

@@ -30,7 +30,7 @@ pub(super) struct Machine {
     // Before the ticker: a guest that nobody interrupts would hold up the end of the executor.
     pub(super) executor: Executor,
     pub(super) ticker: Ticker,
-    /// A permit for each attempt that may run beside others.
+    /// A permit for each memory of the attempts that may run side by side.
     pub(super) attempts: Arc<Semaphore>,
     /// The same for the first instances of new builds.
     pub(super) introductions: Semaphore,
@@ -160,7 +160,7 @@ impl Plugin {
     /// Waits until the sandbox has room for one more attempt, which is no time of the attempt. Dropping the future takes
     /// none.
     pub async fn room(&self) -> Room {
-        Room(self.machine.attempts.clone().acquire_owned().await.ok())
+        Room(self.machine.attempts.clone().acquire_many_owned(self.prepared.fit().memories).await.ok())
     }
 
     /// Handles one event in an instance, a fresh one unless the plugin's settings say otherwise, on a thread of the
@@ -174,6 +174,7 @@ impl Plugin {
         meter: Arc<Meter>,
     ) -> Completed {
         let Room(Some(_permit)) = room else { return broken("the sandbox has ended") };
+        meter.belongs_to(&self.name);
         let _ticking = self.machine.ticker.ticking();
         let run = instance::attempt(self.prepared.clone(), attempt, state, meter);
         let completed = AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| self.broken());

@@ -1,12 +1,14 @@
 //! How much CPU time an attempt has used, on whichever threads it ran.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// The CPU time of one attempt.
 #[derive(Debug, Default)]
 pub struct Meter {
     spent_ns: AtomicU64,
     began_ns: AtomicU64,
+    plugin: OnceLock<Arc<str>>,
 }
 
 impl Meter {
@@ -14,6 +16,16 @@ impl Meter {
     pub(super) fn spent_ns(&self) -> u64 {
         let running_ns = thread_cpu_ns().saturating_sub(self.began_ns.load(Ordering::Relaxed));
         self.spent_ns.load(Ordering::Relaxed).saturating_add(running_ns)
+    }
+
+    /// It is an attempt of this plugin.
+    pub(super) fn belongs_to(&self, plugin: &Arc<str>) {
+        self.plugin.get_or_init(|| plugin.clone());
+    }
+
+    /// Whose it is; nobody's for work of the host.
+    pub(super) fn plugin(&self) -> Arc<str> {
+        self.plugin.get().cloned().unwrap_or_default()
     }
 
     /// The attempt begins to run on this thread, which has used so much CPU time before.

@@ -16,6 +16,7 @@ mod approval_tests;
 mod attempt_tests;
 mod bindings;
 mod cache;
+mod capacity;
 mod compile;
 mod dialect;
 #[cfg(test)]
@@ -59,9 +60,11 @@ mod signature;
 mod start;
 mod state;
 mod status;
+mod stopwatch;
 mod take;
 #[cfg(test)]
 mod testing;
+mod turns;
 mod watch;
 mod workbench;
 
@@ -124,8 +127,11 @@ pub struct Options {
     pub dir: PathBuf,
     /// Whether the directory is made if it is not there.
     pub may_make_dir: bool,
-    /// How many attempts may run side by side. More of them wait; they do not fail.
+    /// How many attempts may run side by side. More of them wait; they do not fail. Where the address space holds fewer,
+    /// there are fewer.
     pub concurrency: usize,
+    /// For how many of one plugin there must be room.
+    pub plugin_concurrency: usize,
     /// How many more may: one for each plugin of which nothing runs, so that none waits for the slow ones of others.
     pub reserve: usize,
     /// The limits of every plugin that has no others.
@@ -165,6 +171,7 @@ impl Default for Options {
             dir: PathBuf::from("./plugins"),
             may_make_dir: true,
             concurrency: 2 * cores,
+            plugin_concurrency: 1,
             reserve: 256,
             limits: Limits::default(),
             policies: Policies::default(),
@@ -202,12 +209,24 @@ pub enum Error {
     )]
     NothingKept(String),
     /// The sandbox cannot be set up.
-    #[error("the sandbox of {slots} instances cannot be set up (is the address space limited?): {reason}")]
+    #[error(
+        "the sandbox of the plugins cannot be set up: {reason}; where the address space is limited (ulimit -v), let the \
+         process have 128 GiB of it at least"
+    )]
     Sandbox {
-        /// Instances that were to run side by side.
-        slots: usize,
         /// What was missing.
         reason: String,
+    },
+    /// Fewer attempts fit into the address space than one plugin is to have.
+    #[error(
+        "consumer.concurrency = {wanted} is more than the address space of this process has room for: lower it to {most}, \
+         or let the process have more address space (ulimit -v), 16 GiB for each"
+    )]
+    Concurrency {
+        /// The attempts that one plugin was to have side by side.
+        wanted: usize,
+        /// The most that it can have.
+        most: usize,
     },
 }
 

@@ -89,7 +89,7 @@ impl Registry {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn prepare(options: Options) -> Result<Arc<Self>, Error> {
+    pub async fn prepare(mut options: Options) -> Result<Arc<Self>, Error> {
         let attempts = options.concurrency.max(1).saturating_add(options.reserve);
         let unreadable = |source| Error::Directory { dir: options.dir.clone(), source };
         if options.may_make_dir {
@@ -99,6 +99,7 @@ impl Registry {
 
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let mut loader = Loader::start(&options, attempts, threads)?;
+        options.concurrency = loader.sandbox.capacity.concurrency(&options)?;
         loader.kept = Kept::for_loader(&options, &loader).await?.map(Arc::new);
         directory::warn_of_others(&options.dir);
         let (dir, settings) = (options.dir.clone(), options.settings.clone());
@@ -118,6 +119,11 @@ impl Registry {
             preparing: watch::channel(1).0,
             options,
         }))
+    }
+
+    /// How many attempts may run side by side: as many as were asked for, or as there is room for.
+    pub fn concurrency(&self) -> usize {
+        self.options.concurrency
     }
 
     /// The plugin for a type: the one with the most specific pattern that matches.

@@ -43,8 +43,10 @@ pub(super) struct Living {
 /// The instances of one version that wait for events.
 pub(super) struct Idle {
     reuse: Option<Reuse>,
-    /// As many permits as the pool has room for instances that wait.
+    /// As many permits as the pool has room for memories of instances that wait.
     room: Arc<Semaphore>,
+    /// The memories of an instance.
+    memories: u32,
     waiting: Mutex<Waiting>,
 }
 
@@ -64,8 +66,8 @@ impl Living {
 
 impl Idle {
     /// None waits yet.
-    pub(super) fn new(reuse: Option<Reuse>, room: Arc<Semaphore>) -> Self {
-        Self { reuse, room, waiting: Mutex::default() }
+    pub(super) fn new(reuse: Option<Reuse>, room: Arc<Semaphore>, memories: u32) -> Self {
+        Self { reuse, room, memories, waiting: Mutex::default() }
     }
 
     /// An instance that waits, for its next event.
@@ -82,7 +84,7 @@ impl Idle {
         let Some(reuse) = self.reuse else { return };
         if living.events < reuse.max_events.get()
             && living.store.data_mut().may_be_used_again()
-            && let Ok(room) = self.room.clone().try_acquire_owned()
+            && let Ok(room) = self.room.clone().try_acquire_many_owned(self.memories)
         {
             self.waiting().instances.push((living, Instant::now(), room));
         }

@@ -6,48 +6,51 @@ use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
+use super::capacity::Capacity;
 use super::engine;
 use super::host::{self, Guest};
-
-/// The most instances that wait to be used again, of all plugins together. Each holds its memory.
-const MAX_IDLE: u32 = 64;
 
 /// The engine of all plugins of a registry, and what it offers.
 pub(super) struct Sandbox {
     pub(super) engine: Engine,
     pub(super) linker: Arc<Linker<Guest>>,
-    slots: u32,
+    /// What it has room for.
+    pub(super) capacity: Capacity,
     idle_room: Arc<Semaphore>,
 }
 
 impl Sandbox {
-    /// A sandbox in which `slots` instances run side by side, each with a native stack of `stack_bytes`, while some others
-    /// wait.
+    /// A sandbox with the wanted capacity, or as much of it as the address space holds; each instance has a native stack of
+    /// `stack_bytes`.
     ///
     /// # Errors
-    /// The address space does not suffice, or the system lacks what the engine needs.
-    pub(super) fn start(slots: u32, stack_bytes: usize) -> wasmtime::Result<Self> {
-        let idle = slots.min(MAX_IDLE);
-        let slots = slots.saturating_add(idle);
-        let engine = engine::build(slots, stack_bytes)?;
+    /// The address space does not suffice for any, or the system lacks what the engine needs.
+    pub(super) fn start(wanted: Capacity, stack_bytes: usize) -> wasmtime::Result<Self> {
+        let mut last = None;
+        let fitting = wanted.fitting(|capacity| match engine::build(capacity, stack_bytes) {
+            Ok(_) => true,
+            Err(error) => {
+                last = Some(error);
+                false
+            }
+        });
+        let Some(capacity) = fitting else {
+            return Err(last.unwrap_or_else(|| wasmtime::format_err!("no room for a single attempt")));
+        };
+        let engine = engine::build(capacity, stack_bytes)?;
         let linker = Arc::new(host::linker(&engine)?);
-        Ok(Self { engine, linker, slots, idle_room: Arc::new(Semaphore::new(usize::try_from(idle).unwrap_or(0))) })
+        Ok(Self { engine, linker, capacity, idle_room: Arc::new(Semaphore::new(capacity.idle)) })
     }
 
-    /// A permit for each instance that may wait.
+    /// A permit for each memory of the instances that may wait.
     pub(super) fn idle_room(&self) -> &Arc<Semaphore> {
         &self.idle_room
-    }
-
-    /// Time goes on for guests.
-    pub(super) fn tick(&self) {
-        self.engine.increment_epoch();
     }
 }
 
 impl std::fmt::Debug for Sandbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sandbox").field("slots", &self.slots).finish_non_exhaustive()
+        f.debug_struct("Sandbox").field("capacity", &self.capacity).finish_non_exhaustive()
     }
 }
 
@@ -59,8 +62,8 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
-    use super::super::testing::{Sole, sole};
     use super::super::Limits;
+    use super::super::testing::{Sole, sole};
     use crate::event::Outcome;
 
     /// Traps if anything is found in memory that an earlier call has written, then writes: into each page, below and above

@@ -61,9 +61,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// The host's limit for a limit per plugin: enough for many plugins, bounded in memory.
+    /// The host's limit for a limit per plugin: enough for many plugins, and no more than it ever holds deliveries.
     pub fn host_concurrency_for(concurrency: usize) -> usize {
-        concurrency.saturating_mul(8).max(64)
+        concurrency.saturating_mul(8).clamp(64, queue::MAX_HELD)
     }
 }
 

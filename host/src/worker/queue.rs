@@ -18,7 +18,7 @@ use super::leases::Hold;
 use super::slots::{Slots, Want};
 
 /// The most deliveries that this host holds: those that wait, are handled, or are not settled yet.
-const MAX_HELD: usize = 4_096;
+pub(super) const MAX_HELD: usize = 4_096;
 /// The most of one lane: what cannot be settled, since something stands in the way of its own, leaves the others room.
 const MAX_HELD_OF_LANE: usize = MAX_HELD / 2;
 /// The most bytes of payloads that wait for a slot, of all lanes together and as far as can be told before they are claimed.

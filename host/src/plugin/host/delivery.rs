@@ -1,7 +1,5 @@
 //! `delivery`: facts about the delivery in progress. Nothing can be changed here.
 
-use std::time::Instant;
-
 use super::Guest;
 use super::wit::delivery::Host;
 
@@ -15,7 +13,7 @@ impl Host for Guest {
     }
 
     fn remaining_ms(&mut self) -> wasmtime::Result<u64> {
-        let remaining = self.current.deadline.saturating_duration_since(Instant::now());
+        let remaining = self.current.watch.remaining();
         Ok(u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX))
     }
 

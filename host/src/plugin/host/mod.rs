@@ -28,7 +28,6 @@ pub(super) use output::Output;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
@@ -43,6 +42,7 @@ use super::bindings::eventstream::plugin as wit;
 use super::limits::{Limiter, Limits};
 use super::secrets::Secrets;
 use super::state::NoState;
+use super::stopwatch::Stopwatch;
 use crate::event::{Event, Success};
 
 /// The most handles to host objects (streams, pollables) that an instance may hold. A request that is under way takes ten,
@@ -82,8 +82,8 @@ pub(super) struct Given {
     pub(super) event: Arc<Event>,
     /// 1 for the first attempt since it was accepted or last replayed.
     pub(super) attempt: u32,
-    /// When the attempt is over at the latest.
-    pub(super) deadline: Instant,
+    /// Measures the attempt.
+    pub(super) watch: Arc<Stopwatch>,
     /// Where the plugin's state is read.
     pub(super) state: Arc<dyn ReadState>,
 }
@@ -105,21 +105,21 @@ pub(super) struct Guest {
 struct Current {
     event: Arc<Event>,
     attempt: u32,
-    deadline: Instant,
+    watch: Arc<Stopwatch>,
     publishing: Publishing,
     state: Buffer,
     outgoing: Outgoing,
 }
 
 impl Current {
-    fn new(surroundings: &Surroundings, Given { event, attempt, deadline, state }: Given) -> Self {
+    fn new(surroundings: &Surroundings, Given { event, attempt, watch, state }: Given) -> Self {
         Self {
             publishing: Publishing::default(),
             state: Buffer::new(state),
             outgoing: Outgoing::new(surroundings.network.clone(), event.id),
             event,
             attempt,
-            deadline,
+            watch,
         }
     }
 }

@@ -1,0 +1,125 @@
+//! How many attempts the sandbox has room for: as many as may run, or as many as the address space holds.
+//!
+//! Each memory of a guest has 4 GiB of address space, so that its accesses need no checks. Most machines have 128 TiB; some
+//! kernels and limits (`ulimit -v`) leave a few hundred GiB.
+
+use super::engine::MAX_MEMORIES;
+use super::{Error, Options};
+
+/// First instances side by side. They have room of their own, so that a plugin is loaded however many attempts run.
+pub(super) const INTRODUCTIONS: usize = 2;
+/// The most instances that wait to be used again, of all plugins together. Each holds its memory.
+const MAX_IDLE: usize = 64;
+/// The fewest attempts for which a sandbox is set up: one of a component with as many memories as it may have.
+const LEAST: usize = MAX_MEMORIES as usize;
+
+/// Room for instances, counted in memories. Most components have one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Capacity {
+    /// Of attempts that run side by side.
+    pub(super) attempts: usize,
+    /// Of instances that wait to be used again.
+    pub(super) idle: usize,
+}
+
+impl Capacity {
+    /// Room for so many attempts.
+    pub(super) fn of(attempts: usize) -> Self {
+        let attempts = attempts.max(LEAST);
+        Self { attempts, idle: attempts.min(MAX_IDLE) }
+    }
+
+    /// The most instances at once.
+    pub(super) fn instances(self) -> usize {
+        self.attempts.saturating_add(self.idle).saturating_add(INTRODUCTIONS)
+    }
+
+    /// The most memories at once.
+    pub(super) fn memories(self) -> usize {
+        self.attempts.saturating_add(self.idle).saturating_add(INTRODUCTIONS * LEAST)
+    }
+
+    /// How many attempts may run side by side of those that were asked for. Of less room than for all of them half is left to
+    /// plugins of which nothing runs.
+    ///
+    /// # Errors
+    /// [`Error::Concurrency`].
+    pub(super) fn concurrency(self, options: &Options) -> Result<usize, Error> {
+        let asked = options.concurrency.max(1);
+        let has_all = self.attempts >= asked.saturating_add(options.reserve);
+        let concurrency = if has_all { asked } else { asked.min(self.attempts / 2) };
+        if concurrency < options.plugin_concurrency.min(asked) {
+            return Err(Error::Concurrency { wanted: options.plugin_concurrency, most: concurrency });
+        }
+        if concurrency < asked {
+            tracing::warn!(
+                "the address space of this process has room for {concurrency} attempts side by side, of all plugins together; \
+                 {asked} were to be"
+            );
+        }
+        Ok(concurrency)
+    }
+
+    /// A quarter less; `None` when hardly anything is left.
+    fn less(self) -> Option<Self> {
+        let less = Self { attempts: self.attempts - self.attempts.div_ceil(4), idle: self.idle * 3 / 4 };
+        (less.attempts >= LEAST).then_some(less)
+    }
+
+    /// A quarter more.
+    fn more(self) -> Self {
+        let more = |n: usize| n.saturating_add(n.div_ceil(4));
+        Self { attempts: more(self.attempts), idle: more(self.idle) }
+    }
+
+    /// The largest capacity up to this one for which `build` works, and which leaves a quarter as much for all else in the
+    /// process. `None` if not even the smallest works.
+    pub(super) fn fitting(self, mut build: impl FnMut(Self) -> bool) -> Option<Self> {
+        let mut capacity = self;
+        while !build(capacity.more()) {
+            capacity = capacity.less()?;
+        }
+        Some(capacity)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What fits where there is room for so many memories.
+    fn fitting(attempts: usize, memories: usize) -> Option<Capacity> {
+        Capacity::of(attempts).fitting(|capacity| capacity.memories() <= memories)
+    }
+
+    #[test]
+    fn what_fits_is_taken_whole() {
+        assert_eq!(fitting(320, 1_000_000), Some(Capacity { attempts: 320, idle: 64 }));
+        assert_eq!(fitting(1, 1_000_000), Some(Capacity { attempts: 4, idle: 4 }));
+    }
+
+    #[test]
+    fn where_there_is_less_room_less_is_taken_and_some_is_left() {
+        for memories in [24, 60, 120, 300] {
+            let capacity = fitting(4_352, memories).unwrap();
+            assert!(capacity.memories() < memories, "{memories}: {capacity:?}");
+            assert!(capacity.attempts * 3 > memories, "{memories}: {capacity:?}");
+        }
+    }
+
+    #[test]
+    fn where_one_plugin_cannot_have_what_it_is_to_have_the_setting_to_lower_is_told() {
+        let options =
+            |plugin_concurrency| Options { concurrency: 64, reserve: 256, plugin_concurrency, ..Options::default() };
+        let room = |attempts| Capacity { attempts, idle: 0 };
+        assert_eq!(room(320).concurrency(&options(64)).unwrap(), 64);
+        assert_eq!(room(24).concurrency(&options(12)).unwrap(), 12);
+        let error = room(24).concurrency(&options(13)).unwrap_err().to_string();
+        assert!(error.contains("consumer.concurrency = 13") && error.contains("lower it to 12"), "{error}");
+    }
+
+    #[test]
+    fn where_nothing_fits_there_is_none() {
+        assert_eq!(fitting(320, 10), None);
+    }
+}
