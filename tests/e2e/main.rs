@@ -5,6 +5,7 @@
 //! Nothing is timed except where a time is the promise.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "what goes wrong in a test is for the person who reads it")]
 
+mod address_space;
 mod approval;
 mod command_line;
 mod compiling;
