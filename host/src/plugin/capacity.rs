@@ -26,7 +26,7 @@ impl Capacity {
     /// Room for so many attempts.
     pub(super) fn of(attempts: usize) -> Self {
         let attempts = attempts.max(LEAST);
-        Self { attempts, idle: attempts.min(MAX_IDLE) }
+        Self { attempts, idle: (attempts / 4).min(MAX_IDLE) }
     }
 
     /// The most instances at once.
@@ -60,10 +60,11 @@ impl Capacity {
         Ok(concurrency)
     }
 
-    /// A quarter less; `None` when hardly anything is left.
+    /// The next smaller one of a row that is the same wherever it is begun, so that a concurrency that is told has room when
+    /// it is tried; `None` below the smallest.
     fn less(self) -> Option<Self> {
-        let less = Self { attempts: self.attempts - self.attempts.div_ceil(4), idle: self.idle * 3 / 4 };
-        (less.attempts >= LEAST).then_some(less)
+        let steps = std::iter::successors(Some(LEAST), |step| Some(step + step.div_ceil(3)));
+        steps.take_while(|step| *step < self.attempts).last().map(Self::of)
     }
 
     /// A quarter more.
@@ -95,7 +96,7 @@ mod tests {
     #[test]
     fn what_fits_is_taken_whole() {
         assert_eq!(fitting(320, 1_000_000), Some(Capacity { attempts: 320, idle: 64 }));
-        assert_eq!(fitting(1, 1_000_000), Some(Capacity { attempts: 4, idle: 4 }));
+        assert_eq!(fitting(1, 1_000_000), Some(Capacity { attempts: 4, idle: 1 }));
     }
 
     #[test]
@@ -103,7 +104,7 @@ mod tests {
         for memories in [24, 60, 120, 300] {
             let capacity = fitting(4_352, memories).unwrap();
             assert!(capacity.memories() < memories, "{memories}: {capacity:?}");
-            assert!(capacity.attempts * 3 > memories, "{memories}: {capacity:?}");
+            assert!(capacity.attempts * 4 > memories, "{memories}: {capacity:?}");
         }
     }
 
@@ -116,6 +117,22 @@ mod tests {
         assert_eq!(room(24).concurrency(&options(12)).unwrap(), 12);
         let error = room(24).concurrency(&options(13)).unwrap_err().to_string();
         assert!(error.contains("consumer.concurrency = 13") && error.contains("lower it to 12"), "{error}");
+    }
+
+    #[test]
+    fn what_it_is_told_to_be_lowered_to_has_room() {
+        for memories in [24, 30, 63, 100, 250, 500, 1_000] {
+            let concurrency = |plugin_concurrency: usize| {
+                let concurrency = (plugin_concurrency * 8).clamp(64, 4_096);
+                let options = Options { concurrency, reserve: 256, plugin_concurrency, ..Options::default() };
+                fitting(concurrency + 256, memories).unwrap().concurrency(&options)
+            };
+            for wanted in 1..500 {
+                if let Err(Error::Concurrency { most, .. }) = concurrency(wanted) {
+                    assert!(concurrency(most).is_ok(), "{wanted}, then {most} where {memories} fit");
+                }
+            }
+        }
     }
 
     #[test]
