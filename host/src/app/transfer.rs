@@ -40,7 +40,7 @@ impl From<BackupError> for Error {
         match error {
             BackupError::NoStore(_) => Self::Unreachable(error.to_string()),
             BackupError::Taken(_) => Self::Refused(error.to_string()),
-            BackupError::Write(_) | BackupError::Read(_) => Self::Failed(error.into()),
+            BackupError::UnderWay(_) | BackupError::Write(_) | BackupError::Read(_) => Self::Failed(error.into()),
         }
     }
 }

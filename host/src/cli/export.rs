@@ -3,14 +3,14 @@
 //! A file gets its name only when it is whole. What was asked for may be the data itself, on standard output; what is
 //! said about it then goes to standard error.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use eventstream::app::{self, Moved, Told};
 use serde_json::json;
 
+use super::partial_file::PartialFile;
 use super::progress::{Progress, Unit};
 use super::settings::Store;
 use super::{Exit, STANDARD, complain, note, say, thousands};
@@ -110,7 +110,7 @@ enum Out {
     /// Standard output, a pipe or a device: what is written is there at once.
     Stream(BufWriter<Box<dyn Write>>),
     /// A file that gets its name when it is whole.
-    File { writer: BufWriter<File>, partial: PathBuf, path: PathBuf },
+    File(PartialFile),
 }
 
 impl Out {
@@ -121,37 +121,27 @@ impl Out {
         if path.metadata().is_ok_and(|found| !found.is_file()) {
             return Ok(Self::Stream(BufWriter::new(Box::new(OpenOptions::new().write(true).open(path)?))));
         }
-        let name = path.file_name().ok_or_else(|| io::Error::other("it names no file"))?.to_string_lossy();
-        let partial = path.with_file_name(format!(".{name}.partial"));
-        // Payloads are for those who may read the store.
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
-        Ok(Self::File { writer: BufWriter::new(file), partial, path: path.to_owned() })
+        Ok(Self::File(PartialFile::create(path)?))
     }
 
     fn writer(&mut self) -> &mut dyn Write {
         match self {
             Self::Stream(writer) => writer,
-            Self::File { writer, .. } => writer,
+            Self::File(file) => file.writer(),
         }
     }
 
     fn finish(self) -> io::Result<()> {
         match self {
             Self::Stream(mut writer) => writer.flush(),
-            Self::File { writer, partial, path } => {
-                writer.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-                std::fs::rename(partial, &path)?;
-                let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-                File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
-            }
+            Self::File(file) => file.finish(),
         }
     }
 
     /// Leaves nothing behind, where that is possible.
     fn abandon(self) {
-        if let Self::File { partial, .. } = self {
-            // One that stays is overwritten the next time.
-            let _ = std::fs::remove_file(partial);
+        if let Self::File(file) = self {
+            file.abandon();
         }
     }
 }

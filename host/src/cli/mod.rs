@@ -9,6 +9,7 @@ mod compile;
 mod dev;
 mod export;
 mod import;
+mod partial_file;
 mod plugin;
 mod progress;
 mod project;

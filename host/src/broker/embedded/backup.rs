@@ -4,9 +4,8 @@
 //! that owns the store or by any other on the machine. It is written under another name, read through, synced, and only
 //! then given the name of a database, so that a copy that was interrupted is never taken for one.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
@@ -14,13 +13,12 @@ use rusqlite::backup::{Backup, StepResult};
 
 use crate::clock;
 
-use super::directory::{database_in, sync};
+use super::directory::{Directory, DirectoryError, database_in};
+use super::private;
 use super::schema::{Purpose, SchemaError, check, connect};
 
 /// Pages between two reports of progress: 4 MiB.
 const PAGES_AT_A_TIME: i32 = 1_024;
-/// What a copy is called until it is whole.
-const PARTIAL: &str = "eventstream.db.partial";
 
 /// The name of the row of a copy that says when it was made. Who serves the copy lacks what came afterwards, and is told so
 /// once (G11).
@@ -35,6 +33,9 @@ pub enum BackupError {
     /// The place is taken; a copy never overwrites anything.
     #[error("there is a store in {0:?} already: name an empty or a new directory")]
     Taken(PathBuf),
+    /// Another copy is being made there.
+    #[error("another backup to {0:?} is under way: wait for its end, or name another directory")]
+    UnderWay(PathBuf),
     /// The copy could not be written.
     #[error("the copy cannot be written")]
     Write(#[from] io::Error),
@@ -60,24 +61,35 @@ pub fn backup(store: &Path, destination: &Path, mut progress: impl FnMut(u64, u6
     if !source.is_file() {
         return Err(BackupError::NoStore(store.to_owned()));
     }
-    let database = database_in(destination);
-    if database.exists() {
-        return Err(BackupError::Taken(destination.to_owned()));
+    let taken = || BackupError::Taken(destination.to_owned());
+    if database_in(destination).exists() {
+        return Err(taken());
     }
-    DirBuilder::new().recursive(true).mode(0o700).create(destination)?;
-    let partial = destination.join(PARTIAL);
-    let copied = copy(&source, &partial, &mut progress);
+    let place = Directory::lock(destination).map_err(|error| match error {
+        DirectoryError::InUse => BackupError::UnderWay(destination.to_owned()),
+        DirectoryError::Io(error) => BackupError::Write(error),
+    })?;
+    // Another copy may have been made since it was looked for.
+    let copied = if place.database().exists() { Err(taken()) } else { copy_to(&place, &source, &mut progress) };
+    // A copy is one file. Of a lock that cannot be removed nothing follows.
+    let _ = place.remove_lock();
+    copied
+}
+
+fn copy_to(place: &Directory, source: &Path, progress: &mut impl FnMut(u64, u64)) -> Result<(), BackupError> {
+    let partial = place.partial();
+    let copied = copy(source, &partial, progress);
     if copied.is_err() {
         remove(&partial);
     }
     copied?;
-    fs::rename(&partial, &database)?;
-    sync(destination)?;
-    Ok(())
+    fs::rename(&partial, place.database())?;
+    Ok(place.sync()?)
 }
 
 fn copy(source: &Path, partial: &Path, progress: &mut impl FnMut(u64, u64)) -> Result<(), BackupError> {
     remove(partial);
+    private::create_file(partial)?;
     let source = connect(source, Purpose::Copy)?;
     // While this read lasts the copy sees one state, whatever is committed meanwhile.
     let snapshot = source.unchecked_transaction()?;

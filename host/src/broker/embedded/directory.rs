@@ -3,18 +3,31 @@
 //! The lock is the operating system's: it ends with the process, however that ends, and no stale lock is ever left. It
 //! does not keep other programs from reading the database, and cannot keep them from writing to it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::memory::Memory;
+use super::private;
 use super::schema::PAGE_BYTES;
 
 /// The database within the directory.
 const DATABASE: &str = "eventstream.db";
 /// The lock within the directory.
 const LOCK: &str = "lock";
+/// What a copy is called until it is whole.
+const PARTIAL: &str = "eventstream.db.partial";
+/// Every file that a store or a copy may have, in the order in which they are closed to others.
+const FILES: [&str; 7] = [
+    LOCK,
+    DATABASE,
+    "eventstream.db-wal",
+    "eventstream.db-shm",
+    "eventstream.db-journal",
+    PARTIAL,
+    "eventstream.db.partial-journal",
+];
 
 /// What is said when the files are not those that were opened; see [`Directory::identity`].
 pub(super) const NOT_IN_PLACE: &str = "the database was removed or replaced while it was in use";
@@ -41,22 +54,35 @@ impl From<io::Error> for DirectoryError {
 }
 
 impl Directory {
-    /// Makes the directory if it is missing, for its owner alone, and locks it.
+    /// Makes the directory if it is missing, for its owner alone, and locks it. Files of a store that lie open to others
+    /// are closed; see [`private`].
     pub(super) fn lock(path: &Path) -> Result<Self, DirectoryError> {
         if !path.is_dir() {
-            DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+            private::create_directory(path)?;
             let made = path.canonicalize()?;
             if let Some(parent) = made.parent() {
                 sync(parent)?;
             }
         }
         let path = path.canonicalize()?;
-        let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path.join(LOCK))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path, lock }),
-            Err(TryLockError::WouldBlock) => Err(DirectoryError::InUse),
-            Err(TryLockError::Error(error)) => Err(error.into()),
+        private::close_directory(&path, &FILES);
+        private::close_files(&path, &FILES);
+        let lock = lock_file(&path.join(LOCK))?;
+        Ok(Self { path, lock })
+    }
+
+    /// Makes the file of the database, empty and for its owner alone, unless it is there.
+    pub(super) fn create_database(&self) -> io::Result<()> {
+        match private::create_file(&self.database()) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
         }
+    }
+
+    /// Gives the directory up and leaves no lock in it; nothing may be written afterwards.
+    pub(super) fn remove_lock(self) -> io::Result<()> {
+        // While it is locked, so that nobody else has it.
+        fs::remove_file(self.path.join(LOCK))
     }
 
     /// Gives the directory up before this is dropped; nothing may be written afterwards.
@@ -72,6 +98,11 @@ impl Directory {
     /// Where the database is.
     pub(super) fn database(&self) -> PathBuf {
         self.path.join(DATABASE)
+    }
+
+    /// Where a copy is until it is whole.
+    pub(super) fn partial(&self) -> PathBuf {
+        self.path.join(PARTIAL)
     }
 
     /// Where the write-ahead log is.
@@ -132,6 +163,31 @@ pub(super) struct Identity {
     log: (u64, u64),
 }
 
+/// Opens a lock file, which is made if it is missing, and locks it.
+fn lock_file(path: &Path) -> Result<File, DirectoryError> {
+    loop {
+        let lock = match private::create_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                match OpenOptions::new().read(true).write(true).open(path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    opened => opened?,
+                }
+            }
+            made => made?,
+        };
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(DirectoryError::InUse),
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        }
+        // Its owner may have removed it since it was opened. Then it keeps nobody out.
+        let opened = lock.metadata()?;
+        if fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (opened.dev(), opened.ino())) {
+            return Ok(lock);
+        }
+    }
+}
+
 /// Makes the names in a directory durable.
 pub(super) fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
@@ -164,5 +220,17 @@ mod tests {
         first.remember(&memory).unwrap();
         drop(first);
         assert_eq!(Directory::lock(&path).unwrap().memory().unwrap(), Some(memory));
+    }
+
+    #[test]
+    fn a_lock_that_was_removed_keeps_nobody_out_and_lets_nobody_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Directory::lock(dir.path()).unwrap();
+        let waiting = OpenOptions::new().read(true).write(true).open(dir.path().join(LOCK)).unwrap();
+        first.remove_lock().unwrap();
+        waiting.try_lock().unwrap();
+        let second = Directory::lock(dir.path()).unwrap();
+        assert!(matches!(Directory::lock(dir.path()), Err(DirectoryError::InUse)));
+        drop(second);
     }
 }

@@ -18,6 +18,7 @@ mod kept;
 mod leases;
 mod memory;
 mod open;
+mod private;
 mod readers;
 mod restore;
 mod retention;

@@ -84,6 +84,7 @@ impl EmbeddedBroker {
         if (is_empty && memory.is_some()) || locked.is_cut() {
             return Err(unserved(SchemaError::Damaged("the end of the file is missing".into())));
         }
+        locked.create_database().map_err(at_fault)?;
         let mut db = schema::open(&locked.database()).map_err(unserved)?;
         let begun = begin(&mut db, memory.as_ref()).map_err(|error| unserved(error.into()))?;
         locked.sync().map_err(at_fault)?;
