@@ -67,7 +67,9 @@ pub enum Error {
 impl From<redis::OpenError> for Error {
     fn from(error: redis::OpenError) -> Self {
         match error {
-            redis::OpenError::Unreachable { .. } => Self::Unreachable(error.to_string()),
+            redis::OpenError::Unreachable { .. } | redis::OpenError::Refusing { .. } => {
+                Self::Unreachable(error.to_string())
+            }
             _ => Self::Refused(error.to_string()),
         }
     }
@@ -76,7 +78,9 @@ impl From<redis::OpenError> for Error {
 impl From<embedded::OpenError> for Error {
     fn from(error: embedded::OpenError) -> Self {
         match error {
-            embedded::OpenError::InUse(_) | embedded::OpenError::Full(_) => Self::Unreachable(error.to_string()),
+            embedded::OpenError::InUse(_) | embedded::OpenError::Held(_) | embedded::OpenError::Full(_) => {
+                Self::Unreachable(error.to_string())
+            }
             _ => Self::Refused(error.to_string()),
         }
     }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use eventstream::broker::contract::*;
 use eventstream::broker::redis::{Mutant, RedisBroker};
 use eventstream::broker::{Broker, Options, Settled};
-use eventstream::event::{Settlement, Start, State};
+use eventstream::event::{EventId, Settlement, Start, State};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 
@@ -193,6 +193,10 @@ impl Rig for MutantRig {
 
     async fn kill(&self, broker: Arc<dyn Broker>) {
         drop(broker);
+    }
+
+    async fn damage(&self, id: EventId) {
+        self.0.damage(id).await;
     }
 }
 

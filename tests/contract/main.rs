@@ -8,7 +8,9 @@
 
 mod consumers;
 mod data;
+mod lists;
 mod misplaced;
+mod refusing;
 mod rig;
 mod server;
 mod suite;

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use eventstream::broker::contract::Rig;
 use eventstream::broker::redis::{Mutant, OpenError, RedisBroker, Tuning};
 use eventstream::broker::{Broker, Options};
+use eventstream::event::EventId;
 use eventstream::shutdown::Tasks;
 use eventstream_tests::eventually::PATIENCE;
 use eventstream_tests::proxy::Proxy;
@@ -91,5 +92,14 @@ impl Rig for RedisRig {
 
     async fn kill(&self, broker: Arc<dyn Broker>) {
         drop(broker);
+    }
+
+    async fn damage(&self, id: EventId) {
+        let (id, index, lane) = (id.to_string(), Self::key("ix"), Self::key("q:a"));
+        let place: String = self.admin(&["HGET", &index, &id]);
+        let whole = place.split('|').nth(2).expect("it waits in a lane").to_owned();
+        let entry: String = self.admin(&["XADD", &lane, "*", "id", &id, "b", "damaged"]);
+        let () = self.admin(&["HSET", &index, &id, &place.replace(&whole, &entry)]);
+        let _: u64 = self.admin(&["XDEL", &lane, &whole]);
     }
 }

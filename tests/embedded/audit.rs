@@ -78,8 +78,16 @@ fn count(dir: &Path, stats: &eventstream::broker::Stats) {
 }
 
 async fn ended(broker: &EmbeddedBroker, ending: Ending) -> HashMap<EventId, Record> {
-    let mut query =
-        EndedQuery { ending, event_type: None, class: None, since: None, until: None, limit: 1_000, cursor: None };
+    let mut query = EndedQuery {
+        ending,
+        event_type: None,
+        class: None,
+        since: None,
+        until: None,
+        limit: 1_000,
+        cursor: None,
+        only_heads: false,
+    };
     let mut records = HashMap::new();
     loop {
         let page = broker.ended(query.clone()).await.unwrap();

@@ -15,8 +15,10 @@
 mod audit;
 mod descriptors;
 mod disk;
+mod held;
 mod killed;
 mod load;
+mod modes;
 mod power;
 mod rooms;
 mod speed;

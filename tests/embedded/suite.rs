@@ -1,11 +1,13 @@
 //! Every case of the suite for all brokers, each on a directory of its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use eventstream::broker::contract::Rig;
+use eventstream::broker::contract::{Rig, options};
 use eventstream::broker::embedded::EmbeddedBroker;
 use eventstream::broker::{Broker, Options};
+use eventstream::event::EventId;
 use eventstream::shutdown::Tasks;
 
 /// A directory, and the tasks of the brokers that come and go in it.
@@ -29,6 +31,14 @@ impl Rig for DirectoryRig {
 
     async fn kill(&self, broker: Arc<dyn Broker>) {
         drop(broker);
+    }
+
+    async fn damage(&self, id: EventId) {
+        let database = self.dir.path().join(options().namespace).join("eventstream.db");
+        let db = rusqlite::Connection::open(database).unwrap();
+        db.busy_timeout(Duration::from_secs(60)).unwrap();
+        let damage = "UPDATE body SET head = 'damaged' WHERE number = (SELECT number FROM event WHERE id = ?1)";
+        assert_eq!(db.execute(damage, [&id.as_bytes()[..]]).unwrap(), 1);
     }
 }
 

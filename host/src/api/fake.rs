@@ -72,7 +72,8 @@ impl Broker for Fake {
     }
 
     fn health(&self) -> Health {
-        Health { durability: Durability::Fsync, trouble: self.state.lock().unwrap().trouble.clone() }
+        let trouble = self.state.lock().unwrap().trouble.clone();
+        Health { accepting: trouble.is_none(), trouble, ..Health::good(Durability::Fsync) }
     }
 
     async fn append(&self, events: Vec<Append>) -> Result<Vec<Accepted>, Error> {

@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json as object};
 
-use super::problem::{Kind, Problem};
+use super::problem::{Kind, Problem, Readiness};
 use super::{Api, json, query};
 
 /// The process answers.
@@ -19,12 +19,15 @@ pub(super) async fn live(RawQuery(query): RawQuery) -> Result<Response, Problem>
     Ok(json(StatusCode::OK, &object!({ "status": "live" })))
 }
 
-/// Events are accepted and handled. With `?verbose`, says what was looked at; a refusal says so in any case.
+/// Events are accepted and handled; which of the two, where only one is, stands in the answer. With `?verbose`, says
+/// what was looked at; a refusal says so in any case.
 pub(super) async fn ready(State(api): State<Arc<Api>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     let verbose = query::switch(query.as_deref(), "verbose")?;
     let health = api.broker.health();
     let stopping = api.draining.is_cancelled().then(|| "the server is stopping".to_owned());
     let plugins = api.routes.trouble();
+    let works = stopping.is_none();
+    let (accepting, handling) = (works && health.accepting, works && health.handling && plugins.is_none());
     let reasons: Vec<String> = stopping.iter().chain(&health.trouble).chain(&plugins).cloned().collect();
     let mut checks = vec![
         check("server", stopping.as_deref(), object!({ "consumer": api.broker.consumer() })),
@@ -36,9 +39,10 @@ pub(super) async fn ready(State(api): State<Arc<Api>>, RawQuery(query): RawQuery
     ];
     checks.extend(plugins.map(|trouble| check("plugins", Some(&trouble), object!({}))));
     if !reasons.is_empty() {
-        return Ok(Problem::new(Kind::NotReady, reasons.join("; ")).with_checks(checks.into()).into_response());
+        let readiness = Readiness { accepting, handling, checks: checks.into() };
+        return Ok(Problem::new(Kind::NotReady, reasons.join("; ")).with_readiness(readiness).into_response());
     }
-    let mut answer = object!({ "status": "ready" });
+    let mut answer = object!({ "status": "ready", "accepting": accepting, "handling": handling });
     if verbose {
         answer["checks"] = checks.into();
     }

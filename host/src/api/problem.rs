@@ -46,12 +46,13 @@ pub(super) enum Kind {
     StoreFull,
     StoreUnavailable,
     StoreUnsafe,
+    StoreBusy,
     NotReady,
 }
 
 impl Kind {
     #[cfg(test)]
-    pub(super) const ALL: [Self; 28] = [
+    pub(super) const ALL: [Self; 29] = [
         Self::BadRequest,
         Self::BadQuery,
         Self::BadIdempotencyKey,
@@ -79,6 +80,7 @@ impl Kind {
         Self::StoreFull,
         Self::StoreUnavailable,
         Self::StoreUnsafe,
+        Self::StoreBusy,
         Self::NotReady,
     ];
 
@@ -135,6 +137,9 @@ impl Kind {
             Self::StoreUnsafe => {
                 (S::SERVICE_UNAVAILABLE, "/problems/store-unsafe", "The store would not keep what it is given")
             }
+            Self::StoreBusy => {
+                (S::SERVICE_UNAVAILABLE, "/problems/store-busy", "Too much is asked of the store at a time")
+            }
             Self::NotReady => (S::SERVICE_UNAVAILABLE, "/problems/not-ready", "The server is not ready"),
         }
     }
@@ -148,7 +153,18 @@ pub(super) struct Problem {
     errors: Vec<Fault>,
     retry_after_s: Option<u64>,
     outcome: Option<&'static str>,
-    checks: Option<serde_json::Value>,
+    readiness: Option<Readiness>,
+}
+
+/// What works of a server that is not ready.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Readiness {
+    /// Whether events are accepted.
+    pub(super) accepting: bool,
+    /// Whether events that were accepted are handled.
+    pub(super) handling: bool,
+    /// What was looked at.
+    pub(super) checks: serde_json::Value,
 }
 
 /// The document. The members of the standard come first.
@@ -162,13 +178,13 @@ struct Document<'a> {
     errors: &'a [Fault],
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    checks: Option<&'a serde_json::Value>,
+    #[serde(flatten)]
+    readiness: Option<&'a Readiness>,
 }
 
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new(), retry_after_s: None, outcome: None, checks: None }
+        Self { kind, detail: detail.into(), errors: Vec::new(), retry_after_s: None, outcome: None, readiness: None }
     }
 
     /// With what is wrong and where.
@@ -176,9 +192,9 @@ impl Problem {
         Self { errors, ..self }
     }
 
-    /// With what was looked at to find the server not ready.
-    pub(super) fn with_checks(self, checks: serde_json::Value) -> Self {
-        Self { checks: Some(checks), ..self }
+    /// With what works of the server, and what was looked at.
+    pub(super) fn with_readiness(self, readiness: Readiness) -> Self {
+        Self { readiness: Some(readiness), ..self }
     }
 
     fn retry_after(self, seconds: u64) -> Self {
@@ -220,7 +236,7 @@ impl Problem {
             detail: &self.detail,
             errors: &self.errors,
             outcome: self.outcome,
-            checks: self.checks.as_ref(),
+            readiness: self.readiness.as_ref(),
         };
         serde_json::to_string(&document).unwrap_or_default()
     }
@@ -255,6 +271,7 @@ impl From<broker::Error> for Problem {
             broker::Error::Full { .. } => Self::new(Kind::QueueFull, error.to_string()).retry_after(RETRY_AFTER_S),
             broker::Error::NoRoom(_) => Self::new(Kind::StoreFull, error.to_string()).retry_after(RETRY_AFTER_PERSON_S),
             broker::Error::Unsafe(reason) => Self::new(Kind::StoreUnsafe, reason).retry_after(RETRY_AFTER_PERSON_S),
+            broker::Error::Busy(reason) => Self::new(Kind::StoreBusy, reason).retry_after(RETRY_AFTER_S),
             broker::Error::Conflict(_) => Self::from_append(error, 0, true),
             broker::Error::BadCursor => Self::new(Kind::BadQuery, error.to_string()),
             broker::Error::Misconfigured(reason) => {
@@ -304,6 +321,7 @@ mod tests {
             (broker::Error::Full { waiting: 2, limit: 2 }, 429, Some("1")),
             (broker::Error::NoRoom("OOM".into()), 503, Some("30")),
             (broker::Error::Unsafe("evicts".into()), 503, Some("30")),
+            (broker::Error::Busy("lists".into()), 503, Some("1")),
             (broker::Error::Conflict(vec![0]), 422, None),
             (broker::Error::BadCursor, 400, None),
             (broker::Error::Misconfigured("WRONGTYPE".into()), 500, None),

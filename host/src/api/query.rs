@@ -34,6 +34,7 @@ pub(super) fn ended(query: Option<&str>, ending: Ending) -> Result<EndedQuery, P
         until: None,
         limit: DEFAULT_LIMIT,
         cursor: None,
+        only_heads: false,
     };
     let mut faults = Vec::new();
     for (name, value) in pairs(query, known, &mut faults) {

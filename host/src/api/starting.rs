@@ -7,7 +7,7 @@ use axum::extract::{RawQuery, State};
 use axum::routing::get;
 use serde_json::json as object;
 
-use super::problem::{Kind, Problem};
+use super::problem::{Kind, Problem, Readiness};
 use super::{health, query};
 
 /// The routes for this time. `reason` says what is waited for.
@@ -24,7 +24,8 @@ async fn not_ready(State(reason): State<Arc<str>>, RawQuery(query): RawQuery) ->
         return problem;
     }
     let checks = object!([health::check("broker", Some(&reason), object!({}))]);
-    Problem::new(Kind::NotReady, &*reason).with_checks(checks)
+    let readiness = Readiness { accepting: false, handling: false, checks };
+    Problem::new(Kind::NotReady, &*reason).with_readiness(readiness)
 }
 
 async fn not_yet(State(reason): State<Arc<str>>) -> Problem {

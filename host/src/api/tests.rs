@@ -389,17 +389,20 @@ async fn metrics_are_json_unless_text_is_asked_for() {
 #[tokio::test]
 async fn readiness_follows_the_broker_and_the_end_of_the_host() {
     let (api, fake) = new();
-    assert_eq!(get(&api, "/readyz").await.json(), json!({ "status": "ready" }));
+    let ready = json!({ "status": "ready", "accepting": true, "handling": true });
+    assert_eq!(get(&api, "/readyz").await.json(), ready);
     let verbose = get(&api, "/readyz?verbose").await.json();
     assert_eq!(verbose["checks"][1]["facts"], json!({ "kind": "Fake", "durability": "fsync" }));
 
     fake.state.lock().unwrap().trouble = Some("the store is away".into());
     let document = get(&api, "/readyz").await.is_problem(503, "not-ready");
     assert_eq!((&document["detail"], &document["checks"][1]["ready"]), (&json!("the store is away"), &json!(false)));
+    assert_eq!((&document["accepting"], &document["handling"]), (&json!(false), &json!(true)));
     fake.state.lock().unwrap().trouble = None;
     api.draining.cancel();
     let document = get(&api, "/readyz").await.is_problem(503, "not-ready");
     assert_eq!(document["detail"], "the server is stopping");
+    assert_eq!((&document["accepting"], &document["handling"]), (&json!(false), &json!(false)));
     assert_eq!(get(&api, "/livez").await.status, 200);
 }
 

@@ -42,6 +42,10 @@ pub trait Rig: Send + Sync {
 
     /// Ends a consumer as a crash does: without goodbye.
     async fn kill(&self, broker: Arc<dyn Broker>);
+
+    /// Changes what is stored of an event that waits in the lane `a` of the namespace of [`options`], so that it cannot be
+    /// read as an event any more. What it consists of stays text.
+    async fn damage(&self, id: EventId);
 }
 
 /// Makes a test of every case; the expression makes a rig with an empty store and is evaluated for each of them.
@@ -66,6 +70,7 @@ macro_rules! broker_contract {
             work::among_many_lanes_none_is_overlooked,
             work::a_retry_waits_until_it_is_due_and_keeps_its_story,
             work::due_times_survive_a_crash,
+            work::what_is_due_later_retries_once_an_attempt_failed,
             work::a_returned_delivery_goes_back_uncounted,
             ends::a_processed_event_is_kept_with_its_result_and_its_children,
             ends::a_failed_event_is_kept_and_can_be_replayed,
@@ -73,6 +78,9 @@ macro_rules! broker_contract {
             ends::ended_events_are_listed_newest_first_page_by_page,
             ends::a_page_of_large_events_is_cut_short,
             ends::ended_events_are_filtered,
+            ends::what_is_rare_is_found_page_by_page,
+            ends::heads_are_listed_with_what_routes_them,
+            ends::what_cannot_be_read_fails_and_looks_the_same_everywhere,
             ends::retention_forgets_only_what_has_ended,
             ends::house_keeping_says_that_there_is_more,
             ends::totals_survive_a_crash,
@@ -231,7 +239,16 @@ pub async fn all_ended(broker: &dyn Broker, ending: Ending) -> Vec<Record> {
 
 /// A query without filters.
 pub fn ended(ending: Ending) -> EndedQuery {
-    EndedQuery { ending, event_type: None, class: None, since: None, until: None, limit: 7, cursor: None }
+    EndedQuery {
+        ending,
+        event_type: None,
+        class: None,
+        since: None,
+        until: None,
+        limit: 7,
+        cursor: None,
+        only_heads: false,
+    }
 }
 
 /// Moves everything that is due.

@@ -16,10 +16,12 @@
 //! All methods work on batches. None of them may be dropped half-way by a caller that cares for the answer, but doing so
 //! harms nothing: what was under way takes effect or does not, and a lease that nobody renews ends.
 
+mod bad_entry;
 #[cfg(any(test, feature = "test-util"))]
 #[expect(clippy::expect_used, clippy::panic, reason = "a case fails by panicking; none of it is in the product")]
 pub mod contract;
 pub mod embedded;
+mod list_limit;
 pub mod redis;
 mod snapshot;
 mod turns;
@@ -97,7 +99,10 @@ pub trait Broker: Send + Sync + 'static {
     /// One event in whatever state.
     async fn event(&self, id: EventId) -> Result<Option<Found>, Error>;
 
-    /// Ended events, newest first.
+    /// Ended events, newest first. What a page looks at is bounded, whatever is asked for: it may end early.
+    ///
+    /// # Errors
+    /// [`Error::BadCursor`]; [`Error::Busy`] if too many lists are being read.
     async fn ended(&self, query: EndedQuery) -> Result<EndedPage, Error>;
 
     /// Puts a failed event back to work in a lane, with its story.
@@ -159,6 +164,9 @@ pub enum Error {
     /// The store has no room for more events; what is there can be worked off.
     #[error("the store has no room left: {0}")]
     NoRoom(String),
+    /// More is asked for at the same time than the store is asked for. Nothing was done; try again later.
+    #[error("{0}")]
+    Busy(String),
     /// The idempotency keys of these events, by their place in the batch, are known with other bodies.
     #[error("an idempotency key was used before with another body")]
     Conflict(Vec<usize>),
@@ -186,6 +194,6 @@ impl Error {
 
     /// Whether the same call may succeed later without a person acting.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Full { .. } | Self::NoRoom(_) | Self::Unsafe(_))
+        matches!(self, Self::Unavailable { .. } | Self::Full { .. } | Self::NoRoom(_) | Self::Unsafe(_) | Self::Busy(_))
     }
 }

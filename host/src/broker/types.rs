@@ -254,6 +254,8 @@ pub struct EndedQuery {
     pub limit: usize,
     /// Where the last page ended.
     pub cursor: Option<String>,
+    /// Payloads and results are not needed: a store that can leave them out does, since they are most of what it reads.
+    pub only_heads: bool,
 }
 
 /// The two ends that are listed.
@@ -343,9 +345,18 @@ pub struct Health {
     pub durability: Durability,
     /// Why the store cannot be worked with, as a sentence for an operator; `None` when it can.
     pub trouble: Option<String>,
+    /// Whether events are accepted.
+    pub accepting: bool,
+    /// Whether events that were accepted are handled.
+    pub handling: bool,
 }
 
 impl Health {
+    /// The health of a store without trouble.
+    pub fn good(durability: Durability) -> Self {
+        Self { durability, trouble: None, accepting: true, handling: true }
+    }
+
     /// Whether events are accepted and handled.
     pub fn ready(&self) -> bool {
         self.trouble.is_none()

@@ -83,7 +83,8 @@ fn directory_of(path: &Path) -> &Path {
 fn sweep(directory: &Path, prefix: &str) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let middle = name.to_str().and_then(|name| name.strip_prefix(prefix)).and_then(|rest| rest.strip_suffix(SUFFIX));
+        let middle =
+            name.to_str().and_then(|name| name.strip_prefix(prefix)).and_then(|rest| rest.strip_suffix(SUFFIX));
         let is_ours = middle.is_some_and(|middle| middle.len() == 16 && middle.chars().all(|c| c.is_ascii_hexdigit()));
         if is_ours
             && entry.file_type().is_ok_and(|kind| kind.is_file())

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::Timestamp;
+
 /// The id of an event: a UUID of version 7, made by the server.
 ///
 /// Ids made by one process ascend; ids of several processes ascend only as their clocks do.
@@ -23,6 +25,13 @@ impl EventId {
     /// The id that was written as these 16 bytes, most significant first.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
+    }
+
+    /// When it was made, by the clock of its host; `None` for an id that does not say.
+    pub fn made(&self) -> Option<Timestamp> {
+        let (seconds, nanoseconds) = self.0.get_timestamp()?.to_unix();
+        let ms = seconds.checked_mul(1_000)?.checked_add(u64::from(nanoseconds / 1_000_000))?;
+        Some(Timestamp::from_unix_ms(i64::try_from(ms).ok()?))
     }
 
     /// The 16 bytes of the id, most significant first.

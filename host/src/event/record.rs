@@ -212,6 +212,12 @@ impl Record {
         self
     }
 
+    /// The state of the event while it waits for a due time: it retries if an attempt failed since it was accepted or last
+    /// replayed, else it is scheduled.
+    pub fn state_until_due(&self) -> State {
+        if self.failures == 0 { State::Scheduled } else { State::Retrying }
+    }
+
     /// About how much memory the record takes: the payload, the result and what the attempts left.
     pub fn size_bytes(&self) -> usize {
         let result = self.end.as_ref().and_then(|end| end.result.as_ref());

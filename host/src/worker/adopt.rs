@@ -55,6 +55,7 @@ async fn adopt(shared: &Shared) -> Result<usize, Error> {
             until: None,
             limit: PAGE,
             cursor,
+            only_heads: true,
         };
         let page = shared.broker.ended(query).await?;
         for record in &page.records {

@@ -144,6 +144,91 @@ pub async fn ended_events_are_filtered(rig: &dyn Rig) {
     assert_eq!(count(EndedQuery { until: far, ..query }).await, 12);
 }
 
+/// G12: a page may end before it found anything, and the pages together find all of it.
+pub async fn what_is_rare_is_found_page_by_page(rig: &dyn Rig) {
+    const LARGE_BYTES: usize = 256 * 1024;
+    let broker = rig.open(options()).await;
+    let data = Some(Data::text(format!("\"{}\"", "x".repeat(LARGE_BYTES))));
+    let mut rare = Vec::new();
+    for n in 0..80 {
+        let event_type = if n % 40 == 0 { "rare" } else { "usual" };
+        let large = Event { data: data.clone(), ..event(event_type) };
+        if event_type == "rare" {
+            rare.push(large.id);
+        }
+        broker.append(vec![append_to("a", large)]).await.expect("accepted");
+        let delivery = claim(&*broker, "a", 1).await.remove(0);
+        let settlement = failed(if event_type == "rare" { Class::Trap } else { Class::Reject });
+        assert_eq!(settle_one(&*broker, &delivery, settlement).await, Settled::Done);
+    }
+    rare.reverse();
+    let rare_type = Some("rare".parse().expect("a type"));
+    let none = Some("none".parse().expect("a type"));
+    let query = EndedQuery { limit: 1_000, ..ended(Ending::Failed) };
+    let early = Some(Timestamp::from_unix_ms(0));
+    for (query, expected) in [
+        (EndedQuery { event_type: rare_type, ..query.clone() }, &rare[..]),
+        (EndedQuery { class: Some(Class::Trap), since: early, until: None, ..query.clone() }, &rare[..]),
+        (EndedQuery { event_type: none, ..query.clone() }, &[]),
+        (EndedQuery { until: early, ..query.clone() }, &[]),
+        (EndedQuery { class: Some(Class::Crash), ..query }, &[]),
+    ] {
+        assert_eq!(ids_of(&*broker, query.clone()).await, expected, "{query:?}");
+    }
+}
+
+/// Ids on all pages.
+async fn ids_of(broker: &dyn Broker, mut query: EndedQuery) -> Vec<EventId> {
+    let mut ids = Vec::new();
+    loop {
+        let page = broker.ended(query.clone()).await.expect("a page");
+        ids.extend(page.records.iter().map(|record| record.event.id));
+        match page.next_cursor {
+            Some(cursor) => query.cursor = Some(cursor),
+            None => return ids,
+        }
+    }
+}
+
+/// Who only wants to know what there is need not be given payloads.
+pub async fn heads_are_listed_with_what_routes_them(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    let ids = end_some(&*broker, 4, |_| failed(Class::NoHandler)).await;
+    let query = EndedQuery { class: Some(Class::NoHandler), only_heads: true, ..ended(Ending::Failed) };
+    let page = broker.ended(query).await.expect("a page");
+    let listed: Vec<_> = page.records.iter().map(|record| record.event.id).collect();
+    assert_eq!(listed, ids.into_iter().rev().collect::<Vec<_>>());
+    let types: Vec<_> = page.records.iter().map(|record| record.event.event_type.as_str().to_owned()).collect();
+    assert_eq!(types, ["odd", "even", "odd", "even"]);
+}
+
+/// It is never handed out, holds up nobody, and its bytes are kept.
+pub async fn what_cannot_be_read_fails_and_looks_the_same_everywhere(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    let id = broker.append(appends("a", 1)).await.expect("accepted")[0].id;
+    rig.damage(id).await;
+    let next = broker.append(appends("a", 1)).await.expect("accepted")[0].id;
+    let delivered: Vec<_> = claim(&*broker, "a", 9).await.iter().map(|delivery| delivery.record.event.id).collect();
+    assert_eq!(delivered, [next]);
+
+    let found = broker.event(id).await.expect("looked up").expect("it keeps its id");
+    let Record { event, end, attempts, .. } = found.record;
+    assert_eq!(
+        (found.state, event.event_type.as_str(), event.source.as_str()),
+        (State::Failed, "bad-entry", "/lanes/a")
+    );
+    assert!(event.subject.as_ref().is_some_and(|entry| !entry.is_empty()), "the name of the entry");
+    assert_eq!(event.data_content_type.as_deref(), Some("application/json"));
+    let fields = event.data.as_ref().and_then(|data| data.as_text()).expect("its fields are kept as text");
+    let fields: Vec<[String; 2]> = serde_json::from_str(fields).expect("an array of pairs");
+    assert!(fields.contains(&["id".to_owned(), id.to_string()]), "{fields:?}");
+    assert!(attempts.is_empty(), "nobody tried");
+    let (class, why) = end.and_then(|end| end.failure).expect("it failed");
+    assert!(class == Class::BadEntry && !why.is_empty(), "{why}");
+    let counters = broker.stats().await.expect("totals").counters;
+    assert_eq!((counters.failed, &counters.failed_by_class), (1, &BTreeMap::from([(Class::BadEntry, 1)])));
+}
+
 /// G2: past their retention processed events are forgotten, oldest first; nothing else ever is.
 pub async fn retention_forgets_only_what_has_ended(rig: &dyn Rig) {
     let retention = Retention { processed_max: 5, ..Options::default().retention };

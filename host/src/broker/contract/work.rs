@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 
 use super::*;
+use crate::broker::{Exported, ExportedEvent};
 
 fn want(name: &str, free: usize) -> LaneWant {
     LaneWant { lane: lane(name), free }
@@ -232,6 +233,32 @@ pub async fn due_times_survive_a_crash(rig: &dyn Rig) {
     assert_eq!(again.record.event.id, soon.record.event.id);
     let found = broker.event(delivery.record.event.id).await.expect("looked up").expect("known");
     assert_eq!((found.state, found.due), (State::Retrying, due));
+}
+
+/// `scheduled` and `retrying` are told apart by whether an attempt failed, whatever else happened before.
+pub async fn what_is_due_later_retries_once_an_attempt_failed(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    let due = Some(now().plus_ms(60_000));
+    let waits = |record: Record| {
+        let broker = broker.clone();
+        async move {
+            let id = record.event.id;
+            let event = ExportedEvent { record, lane: lane("a"), due };
+            broker.restore(vec![Exported::Waiting(event)]).await.expect("taken over");
+            state(&*broker, id).await
+        }
+    };
+    let new = || Record::new(event("order.paid"));
+    assert_eq!(waits(new()).await, Some(State::Scheduled));
+    assert_eq!(waits(Record { attempts_made: 1, ..new() }).await, Some(State::Scheduled), "its host died");
+    assert_eq!(waits(Record { attempts_made: 1, failures: 1, ..new() }).await, Some(State::Retrying));
+
+    let delivery = deliver_one(&*broker, "b").await;
+    let failed_once = settle(&delivery, retry(60_000), Vec::new()).record;
+    assert_eq!(waits(Record { event: event("order.paid").into(), ..failed_once.clone() }).await, Some(State::Retrying));
+    let replayed = Record { event: event("order.paid").into(), ..failed_once.replayed() };
+    assert!(!replayed.attempts.is_empty());
+    assert_eq!(waits(replayed).await, Some(State::Scheduled), "it begins anew");
 }
 
 /// G10: back to the end of its lane; no attempt is burnt and nothing is counted.

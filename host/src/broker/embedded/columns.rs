@@ -206,10 +206,21 @@ impl Fetched {
         bytes.map(EventId::from_bytes).map_err(|_| Unreadable(format!("an id of {} bytes", self.id.len())))
     }
 
-    /// Everything of it as bytes, to be kept for a person when it cannot be read.
-    pub(super) fn to_bytes(&self) -> Bytes {
-        let data = self.data.as_ref().map(|data| &data.bytes[..]).unwrap_or_default();
-        Bytes::from([&self.head, &b"\n"[..], data].concat())
+    /// The columns by name, to be kept for a person when they cannot be read. Those that are empty are left out.
+    pub(super) fn fields(&self) -> Vec<(Bytes, Bytes)> {
+        let id = self.id().map_or_else(|_| Bytes::copy_from_slice(&self.id), |id| Bytes::from(id.to_string()));
+        let story = self.story.as_ref();
+        let data = |data: Option<&Data>| data.map(|data| data.bytes.clone()).unwrap_or_default();
+        let fields = [
+            ("id", id),
+            ("type", Bytes::copy_from_slice(&self.event_type)),
+            ("head", Bytes::copy_from_slice(&self.head)),
+            ("data", data(self.data.as_ref())),
+            ("story", story.map(|story| Bytes::copy_from_slice(&story.text)).unwrap_or_default()),
+            ("result", data(story.and_then(|story| story.result.as_ref()))),
+        ];
+        let filled = fields.into_iter().filter(|(_, value)| !value.is_empty());
+        filled.map(|(name, value)| (Bytes::from_static(name.as_bytes()), value)).collect()
     }
 
     /// The record, if the columns say what was once written.

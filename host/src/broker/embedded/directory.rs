@@ -16,6 +16,8 @@ use super::schema::PAGE_BYTES;
 const DATABASE: &str = "eventstream.db";
 /// The lock within the directory.
 const LOCK: &str = "lock";
+/// What is kept of plugins stands beside the database, unless it was told otherwise.
+const PLUGINS: &str = "plugins";
 /// What a copy is called until it is whole.
 const PARTIAL: &str = "eventstream.db.partial";
 /// Every file that a store or a copy may have, in the order in which they are closed to others.
@@ -65,7 +67,7 @@ impl Directory {
             }
         }
         let path = path.canonicalize()?;
-        private::close_directory(&path, &FILES);
+        private::close_directory(&path, &[&FILES[..], &[PLUGINS]].concat());
         private::close_files(&path, &FILES);
         let lock = lock_file(&path.join(LOCK))?;
         Ok(Self { path, lock })

@@ -85,6 +85,8 @@ struct State {
     failed: Option<String>,
     /// Until there is room again.
     no_room: Option<String>,
+    /// Until another program lets the database go.
+    held: Option<String>,
 }
 
 impl Condition {
@@ -102,6 +104,27 @@ impl Condition {
                 state.no_room = Some(format!("the store has no room left: {said}"));
             }
             Fault::Final(_) | Fault::Full(_) | Fault::Busy(_) | Fault::Refused(_) => {}
+        }
+    }
+
+    /// Another program holds the database, so that nothing can be written.
+    pub(super) fn held(&self, said: &str) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.held.is_none() {
+            let reason = format!(
+                "another program holds the database of the embedded store, and nothing is accepted or handled until it \
+                 lets it go: end it, perhaps a sqlite3 ({said})"
+            );
+            tracing::error!("{reason}");
+            state.held = Some(reason);
+        }
+    }
+
+    /// The database can be written to. Costs little when it could before.
+    pub(super) fn released(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.held.take().is_some() {
+            tracing::info!("no other program holds the database of the embedded store any more");
         }
     }
 
@@ -132,8 +155,13 @@ impl Condition {
     /// What is told to those who ask how the broker is.
     pub(super) fn health(&self) -> Health {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let trouble = state.failed.clone().or_else(|| state.no_room.clone());
-        Health { durability: Durability::Fsync, trouble }
+        let trouble = state.failed.as_ref().or(state.held.as_ref()).or(state.no_room.as_ref()).cloned();
+        Health {
+            durability: Durability::Fsync,
+            accepting: trouble.is_none(),
+            handling: state.failed.is_none() && state.held.is_none(),
+            trouble,
+        }
     }
 }
 
@@ -176,7 +204,13 @@ mod tests {
         condition.note(&Fault::Full("disk".into()));
         assert!(condition.health().trouble.is_some() && condition.usable().is_ok());
         condition.has_room();
-        assert_eq!(condition.health().trouble, None);
+        assert_eq!(condition.health(), Health::good(Durability::Fsync));
+        condition.held("locked");
+        condition.note(&Fault::Full("disk".into()));
+        assert!(condition.health().trouble.is_some_and(|trouble| trouble.contains("sqlite3")));
+        assert!(!condition.health().accepting && !condition.health().handling);
+        condition.released();
+        assert!(!condition.health().accepting && condition.health().handling, "what waits is worked off");
         condition.note(&Fault::Final("fsync".into()));
         condition.has_room();
         assert!(condition.health().trouble.is_some_and(|trouble| trouble.contains("fsync")));

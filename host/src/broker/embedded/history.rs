@@ -5,7 +5,7 @@
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::broker::{EndedQuery, Ending, Found, MAX_PAGE_BYTES};
-use crate::event::{EventId, Record, State, Timestamp};
+use crate::event::{EventId, Timestamp};
 
 use super::columns::{Fetched, Unreadable, record_columns};
 use super::state;
@@ -38,13 +38,9 @@ impl Standing {
     /// It is damaged.
     pub(super) fn told(&self) -> Result<Found, Unreadable> {
         let record = self.found.decode()?;
-        let state = self.state_of(&record).ok_or_else(|| Unreadable::new("its state is none"))?;
+        let state = state::named(self.state, &record).ok_or_else(|| Unreadable::new("its state is none"))?;
         let due = (self.state == state::DUE).then(|| Timestamp::from_unix_ms(self.place));
         Ok(Found { record, state, due })
-    }
-
-    fn state_of(&self, record: &Record) -> Option<State> {
-        state::named(self.state, record.failures)
     }
 }
 

@@ -41,12 +41,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+use super::bad_entry::BadEntry;
+use super::list_limit::ListLimit;
 use super::{
     Accepted, Append, Broker, Claim, Delivery, EndedPage, EndedQuery, Error, Exported, Found, Health, Lane, Leases,
     Promoted, Receipt, Replayed, Restored, Settle, Settled, Snapshot, Stats,
 };
 use crate::clock;
-use crate::event::{Class, DEFAULT_SOURCE, Data, End, Event, EventId, Record, Settlement, State, Stored};
+use crate::event::{Class, EventId, Settlement, State, Stored};
 
 use append::NewEvent;
 use checkpoint::Log;
@@ -72,6 +74,7 @@ pub struct EmbeddedBroker {
     // First, so that it ends before the directory is given up.
     writer: Arc<Writer>,
     readers: Readers,
+    lists: ListLimit,
     leases: Arc<Table>,
     board: watch::Receiver<Totals>,
     condition: Condition,
@@ -131,8 +134,7 @@ impl EmbeddedBroker {
             match claimed.found.decode() {
                 Ok(record) => deliveries.push(Delivery { record, deliveries: receipt.deliveries, receipt }),
                 Err(error) => {
-                    tracing::error!(event.id = %receipt.event_id, "{error}");
-                    unreadable.extend(bad_entry(&receipt, &claimed, error.to_string()));
+                    unreadable.extend(bad_entry(&receipt, &claimed, &error.to_string()));
                 }
             }
         }
@@ -148,17 +150,12 @@ impl EmbeddedBroker {
 }
 
 /// The end of a delivery whose event cannot be read.
-fn bad_entry(receipt: &Receipt, claimed: &Claimed, reason: String) -> Option<Ending> {
-    let now = clock::now();
-    let event = Event {
-        id: receipt.event_id,
-        data: Some(Data::binary(claimed.found.to_bytes())),
-        ..Event::new(Class::BadEntry.as_str().parse().ok()?, DEFAULT_SOURCE, now)
-    };
-    let failure = Some((Class::BadEntry, reason.clone()));
-    let end = Some(End { at: now, failure, result: None, children: Vec::new() });
-    let record = Record { end, ..Record::new(event) };
-    Some(Ending::instead(receipt, &record, Settlement::Failed { class: Class::BadEntry, reason }))
+fn bad_entry(receipt: &Receipt, claimed: &Claimed, why: &str) -> Option<Ending> {
+    let (id, fields) = (receipt.event_id, claimed.found.fields());
+    let bad = BadEntry { id, lane: &claimed.lane, entry: &receipt.entry, added: id.made(), fields: &fields, why };
+    bad.log();
+    let settlement = Settlement::Failed { class: Class::BadEntry, reason: why.to_owned() };
+    Some(Ending::instead(receipt, &bad.record(clock::now())?, settlement))
 }
 
 #[async_trait]
@@ -260,6 +257,9 @@ impl Broker for EmbeddedBroker {
             None => i64::MAX,
             Some(cursor) => cursor.parse().map_err(|_| Error::BadCursor)?,
         };
+        // Fewer than there are readers, so that lists hold up neither handlers that read their state nor single events. Who
+        // wants heads only is a host that keeps house, and that does so once at a time.
+        let _turn = if query.only_heads { None } else { Some(self.lists.enter().await?) };
         let page = self.readers.read(move |db| history::ended(db, &query, cursor)).await?;
         let mut records = Vec::with_capacity(page.found.len());
         for found in page.found {

@@ -13,6 +13,7 @@ use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::watch;
 
 use crate::broker::Options;
+use crate::broker::list_limit::ListLimit;
 use crate::event::Timestamp;
 use crate::shutdown::Tasks;
 
@@ -26,15 +27,18 @@ use super::memory::{Keeper, Memory};
 use super::readers::Readers;
 use super::schema::{self, Purpose, SchemaError, connect, open_files};
 use super::totals::Totals;
-use super::writer::{Commit, Core, Writer};
+use super::writer::{Commit, Core, HELD_WAIT, Writer};
 
-/// Why a store was not opened. Trying again does not help before somebody acted, but for [`OpenError::InUse`] and
-/// [`OpenError::Full`].
+/// Why a store was not opened. Trying again does not help before somebody acted, but for [`OpenError::InUse`],
+/// [`OpenError::Held`] and [`OpenError::Full`].
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process works with the directory.
     #[error("another eventstream uses {0:?}: stop it, or name another directory")]
     InUse(PathBuf),
+    /// Another program, which is no eventstream, holds the database.
+    #[error("another program holds the database in {0:?}: end it, perhaps a sqlite3, and start again")]
+    Held(PathBuf),
     /// There is no room on the disk for what a store needs to begin with.
     #[error("the disk of {0:?} is full: free some of it and start again; what was accepted is there")]
     Full(PathBuf),
@@ -72,6 +76,9 @@ impl EmbeddedBroker {
             SchemaError::Sqlite(error) | SchemaError::Unmoved(error) if matches!(Fault::of(&error), Fault::Full(_)) => {
                 OpenError::Full(directory.to_owned())
             }
+            SchemaError::Sqlite(error) | SchemaError::Unmoved(error) if matches!(Fault::of(&error), Fault::Busy(_)) => {
+                OpenError::Held(directory.to_owned())
+            }
             SchemaError::Log(error) if error.kind() == ErrorKind::StorageFull => OpenError::Full(directory.to_owned()),
             error => OpenError::Database { path: directory.to_owned(), reason: error.to_string() },
         };
@@ -97,6 +104,7 @@ impl EmbeddedBroker {
         let lease = Duration::from_millis(options.lease_ms);
         let leases = Table::new(opening, lease, begun.left);
         let log = Log::default();
+        db.busy_timeout(HELD_WAIT).map_err(|error| unserved(error.into()))?;
         watch_log(&mut db, &log).map_err(|error| unserved(error.into()))?;
         let moving = connect(&locked.database(), Purpose::Read).map_err(|error| unserved(error.into()))?;
         open_files(&moving).map_err(|error| unserved(error.into()))?;
@@ -132,6 +140,7 @@ impl EmbeddedBroker {
         Ok(Arc::new(Self {
             writer: Arc::new(writer),
             readers,
+            lists: ListLimit::default(),
             leases,
             board: seen,
             condition,

@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use rusqlite::{CachedStatement, Connection};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -30,6 +31,11 @@ const MAX_GROUP: usize = 512;
 const MAX_GROUP_BYTES: usize = 8 * 1024 * 1024;
 /// Jobs that wait for the writer. More are turned away or wait themselves.
 const QUEUE: usize = 4_096;
+
+/// How often, and how long each time, a group waits for another program that holds the database. It is told after the
+/// first time.
+const HELD_TRIES: usize = 5;
+pub(super) const HELD_WAIT: Duration = Duration::from_secs(1);
 
 /// How durable the commit of a job has to be before its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -365,12 +371,30 @@ impl Core {
             self.condition.note(&Fault::Full(shortage.clone()));
             self.checkpoints.wake();
         }
-        self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        self.begin()?;
         let done = self.fill(group, changes, bulk, no_room.as_deref());
         if done.is_err() && !self.db.is_autocommit() {
             self.db.prepare_cached("ROLLBACK")?.execute([])?;
         }
         done
+    }
+
+    fn begin(&self) -> rusqlite::Result<()> {
+        let mut begin = self.db.prepare_cached("BEGIN IMMEDIATE")?;
+        for left in (0..HELD_TRIES).rev() {
+            match begin.execute([]) {
+                Ok(_) => break,
+                Err(error) if matches!(Fault::of(&error), Fault::Busy(_)) => {
+                    self.condition.held(&error.to_string());
+                    if left == 0 {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.condition.released();
+        Ok(())
     }
 
     fn fill(

@@ -32,12 +32,69 @@ pub(super) enum Trouble {
     Loss,
     /// Redis is not what it was at the start: a replica, an older version.
     Unsupported,
+    /// Redis does not answer, though the connection is there.
+    Silent,
+    /// Redis loads its data, or does nothing but run a script.
+    Busy,
+    /// Too few replicas follow, so that Redis refuses every write.
+    NoReplicas,
+    /// Redis cannot write to its disk, and refuses every write.
+    CannotPersist,
     /// The settings of Redis do not keep what was promised.
     Unsafe,
-    /// Redis cannot write to its disk.
-    CannotPersist,
+    /// The memory of Redis is full.
+    NoRoom,
     /// A key holds something else than it should.
     Misplaced,
+}
+
+impl Trouble {
+    /// Those of which [`Core::probe`](super::core::Core::probe) finds out that they are over.
+    const PROBED: [Self; 5] = [Self::Silent, Self::Busy, Self::NoReplicas, Self::CannotPersist, Self::NoRoom];
+
+    /// The trouble that a failure of this cause is a sign of.
+    fn of(cause: Cause) -> Option<Self> {
+        Some(match cause {
+            Cause::Unreachable => Self::Unreachable,
+            Cause::Denied => Self::Denied,
+            Cause::Busy => Self::Busy,
+            Cause::NoReplicas => Self::NoReplicas,
+            Cause::CannotPersist => Self::CannotPersist,
+            Cause::NoRoom => Self::NoRoom,
+            Cause::Misplaced => Self::Misplaced,
+            Cause::Demoted => Self::Unsupported,
+            Cause::Interrupted | Cause::NoScript | Cause::NoGroup => return None,
+        })
+    }
+
+    /// Whether what was accepted is handled all the same.
+    fn leaves_handling(self) -> bool {
+        matches!(self, Self::Loss | Self::Unsafe | Self::NoRoom)
+    }
+}
+
+/// What is said of a failure: what the server said, and what to do about it where that can be told.
+pub(super) fn explained(failure: &Failure) -> String {
+    let (words, said) = match failure.reaction.cause {
+        Cause::NoReplicas => (
+            "Redis refuses every write, since fewer replicas follow it than its min-replicas-to-write asks for: bring \
+             replicas back, or lower that setting",
+            &failure.message,
+        ),
+        Cause::CannotPersist => (
+            "Redis refuses every write, since it cannot write to its disk: free its disk, and look into its log if this \
+             does not pass",
+            &failure.message,
+        ),
+        Cause::NoRoom => (
+            "the memory of Redis is full, and nothing is accepted: raise its maxmemory, or wait until events have been \
+             worked off and forgotten",
+            &failure.message,
+        ),
+        Cause::Busy => ("Redis is busy with itself and refuses commands: wait until it is done", &failure.message),
+        _ => return failure.message.clone(),
+    };
+    format!("{words} ({said})")
 }
 
 /// The board.
@@ -80,7 +137,12 @@ impl Board {
     /// What is shown.
     pub(super) fn health(&self) -> Health {
         let state = self.lock();
-        Health { durability: state.durability, trouble: state.troubles.values().next().cloned() }
+        Health {
+            durability: state.durability,
+            trouble: state.troubles.values().next().cloned(),
+            accepting: state.troubles.is_empty(),
+            handling: state.troubles.keys().all(|trouble| trouble.leaves_handling()),
+        }
     }
 
     pub(super) fn set_durability(&self, durability: Durability) {
@@ -125,15 +187,17 @@ impl Board {
 
     /// A call failed: what it says about the store is put up.
     pub(super) fn note(&self, failure: &Failure) {
-        let trouble = match failure.reaction.cause {
-            Cause::Unreachable => Trouble::Unreachable,
-            Cause::Denied => Trouble::Denied,
-            Cause::CannotPersist => Trouble::CannotPersist,
-            Cause::Misplaced => Trouble::Misplaced,
-            Cause::Demoted => Trouble::Unsupported,
-            _ => return,
-        };
-        self.raise(trouble, failure.message.clone());
+        if let Some(trouble) = Trouble::of(failure.reaction.cause) {
+            self.raise(trouble, explained(failure));
+        }
+    }
+
+    /// What keeps Redis from writing was looked for, and this is all that was found.
+    pub(super) fn probed(&self, found: Option<&Failure>) {
+        let found = found.and_then(|failure| Trouble::of(failure.reaction.cause));
+        for trouble in Trouble::PROBED.into_iter().filter(|trouble| Some(*trouble) != found) {
+            self.clear(trouble);
+        }
     }
 
     /// Logs a remark unless the same was logged a minute ago. `about` says which remarks are the same.
@@ -172,6 +236,7 @@ pub(super) fn told(mut wrong: Vec<String>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fault::classify;
     use super::*;
 
     #[test]
@@ -186,6 +251,37 @@ mod tests {
         board.clear(Trouble::Unsafe);
         board.clear(Trouble::Unsafe);
         assert!(board.health().ready());
+    }
+
+    #[test]
+    fn a_full_memory_lets_the_work_go_on_and_want_of_replicas_does_not() {
+        let board = Board::new();
+        let health = |board: &Board| (board.health().accepting, board.health().handling);
+        assert_eq!(health(&board), (true, true));
+        board.raise(Trouble::NoRoom, "full");
+        assert_eq!(health(&board), (false, true));
+        board.raise(Trouble::NoReplicas, "alone");
+        assert_eq!(health(&board), (false, false));
+    }
+
+    #[test]
+    fn what_was_probed_for_and_not_found_is_over() {
+        let board = Board::new();
+        let failure = |line: &str| {
+            let error =
+                redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap().extract_error().unwrap_err();
+            Failure { reaction: classify(&error), message: line.to_owned() }
+        };
+        let (alone, full) = (failure("NOREPLICAS Not enough good replicas."), failure("OOM command not allowed"));
+        board.note(&alone);
+        board.note(&full);
+        board.raise(Trouble::Unsafe, "the policy evicts");
+        assert!(board.health().trouble.is_some_and(|words| words.contains("min-replicas-to-write")));
+        board.probed(Some(&full));
+        assert_eq!(board.trouble(Trouble::NoReplicas), None);
+        assert!(board.trouble(Trouble::NoRoom).is_some_and(|words| words.contains("maxmemory")));
+        board.probed(None);
+        assert_eq!(board.health().trouble.as_deref(), Some("the policy evicts"));
     }
 
     #[test]

@@ -122,6 +122,25 @@ fn header(record: &Record) -> Result<Vec<u8>, DecodeError> {
 /// # Errors
 /// See [`DecodeError`].
 pub(super) fn decode(blob: &Bytes) -> Result<Record, DecodeError> {
+    let (header, mut rest) = read_header(blob)?;
+    let data = read_tail(&mut rest, header.data)?;
+    let result = read_tail(&mut rest, header.end.as_ref().and_then(|end| end.result))?;
+    if !rest.is_empty() {
+        return Err(DecodeError::Damaged("bytes follow its end".into()));
+    }
+    Ok(header.record(data, result))
+}
+
+/// Reads a record without its payload and its result, which need not be there.
+///
+/// # Errors
+/// See [`DecodeError`].
+pub(super) fn decode_head(blob: &Bytes) -> Result<Record, DecodeError> {
+    Ok(read_header(blob)?.0.record(None, None))
+}
+
+/// The header of a blob, and what stands behind it.
+fn read_header(blob: &Bytes) -> Result<(HeaderIn, Bytes), DecodeError> {
     match blob.first() {
         None => return Err(DecodeError::Damaged("it is empty".into())),
         Some(&version) if (VERSION + 1..=LAST_VERSION).contains(&version) => return Err(DecodeError::Newer(version)),
@@ -134,29 +153,29 @@ pub(super) fn decode(blob: &Bytes) -> Result<Record, DecodeError> {
     );
     let header_size = usize::try_from(header_size).map_err(|_| DecodeError::Damaged("it is too large".into()))?;
     let header = take(&mut rest, header_size)?;
-    let header: HeaderIn = serde_json::from_slice(&header).map_err(|error| DecodeError::Damaged(error.to_string()))?;
-    let mut event = header.event;
-    event.data = read_tail(&mut rest, header.data)?;
-    let end = match header.end {
-        None => None,
-        Some(end) => Some(End {
+    let header = serde_json::from_slice(&header).map_err(|error| DecodeError::Damaged(error.to_string()))?;
+    Ok((header, rest))
+}
+
+impl HeaderIn {
+    fn record(self, data: Option<Data>, result: Option<Data>) -> Record {
+        let mut event = self.event;
+        event.data = data;
+        let end = self.end.map(|end| End {
             at: end.at,
             failure: end.class.map(|class| (class, end.reason.unwrap_or_default())),
-            result: read_tail(&mut rest, end.result)?,
+            result,
             children: end.children,
-        }),
-    };
-    if !rest.is_empty() {
-        return Err(DecodeError::Damaged("bytes follow its end".into()));
+        });
+        Record {
+            event: event.into(),
+            attempts_made: self.made,
+            failures: self.failures,
+            replays: self.replays,
+            attempts: self.attempts,
+            end,
+        }
     }
-    Ok(Record {
-        event: event.into(),
-        attempts_made: header.made,
-        failures: header.failures,
-        replays: header.replays,
-        attempts: header.attempts,
-        end,
-    })
 }
 
 fn tail_of(data: &Data) -> Tail {
@@ -266,6 +285,18 @@ mod tests {
             assert_eq!(written, String::from_utf8(header(&record).unwrap()).unwrap());
         }
         assert_eq!(head::of_new(&record()), None);
+    }
+
+    #[test]
+    fn a_head_is_read_without_what_follows_it() {
+        let whole = record();
+        let blob = encode(&whole).unwrap();
+        let header_size = u32::from_le_bytes(blob[1..5].try_into().unwrap()) as usize;
+        let head = decode_head(&blob.slice(..PREFIX_BYTES + header_size)).unwrap();
+        assert_eq!((head.event.id, &head.event.event_type), (whole.event.id, &whole.event.event_type));
+        assert_eq!((head.event.data.as_ref(), head.end.unwrap().result), (None, None));
+        assert_eq!(head.attempts, whole.attempts);
+        assert!(decode_head(&blob.slice(..PREFIX_BYTES + header_size - 1)).is_err());
     }
 
     #[test]

@@ -25,6 +25,7 @@ use super::recover::Suspects;
 use super::reply::{self, Answer};
 use super::scripts::{Call, Script, Scripts};
 use super::{Options, Tuning};
+use crate::broker::list_limit::ListLimit;
 use crate::broker::{Lane, Receipt};
 
 /// How often a call is repeated because lanes appeared in between.
@@ -52,6 +53,8 @@ pub(super) struct Core {
     pub(super) accepted_seen: AtomicU64,
     /// Told when there is reason to look at the store before the time.
     pub(super) look: Notify,
+    /// How many lists are read at the same time.
+    pub(super) lists: ListLimit,
     book: ArcSwap<LaneBook>,
     #[cfg(feature = "test-util")]
     pub(super) mutant: Option<Mutant>,
@@ -108,6 +111,7 @@ impl Core {
             epoch: ArcSwap::default(),
             accepted_seen: AtomicU64::new(0),
             look: Notify::new(),
+            lists: ListLimit::default(),
             book: ArcSwap::default(),
             #[cfg(feature = "test-util")]
             mutant: parts.mutant,
@@ -146,6 +150,21 @@ impl Core {
         let set_size = members.len();
         let names = members.into_iter().map(reply::text).collect::<Result<Vec<_>, _>>()?;
         let lanes: BTreeSet<Lane> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        self.book.store(Arc::new(LaneBook { lanes: lanes.into_iter().collect(), set_size, misplaced }));
+        Ok(())
+    }
+
+    /// Learns of the lanes that others made. Writes nothing, so that what only reads works where Redis refuses writes.
+    async fn learn_lanes(&self) -> Result<(), Failure> {
+        let mut ask = redis::cmd("SMEMBERS");
+        ask.arg(self.keys.lanes().as_ref());
+        let members = reply::array(self.link.command(&ask).await?)?;
+        let set_size = members.len();
+        let names = members.into_iter().map(reply::text).collect::<Result<Vec<_>, _>>()?;
+        let known = self.book();
+        let found = names.iter().filter_map(|name| name.parse().ok());
+        let lanes: BTreeSet<Lane> = known.lanes.iter().cloned().chain(found).collect();
+        let misplaced = known.misplaced.clone();
         self.book.store(Arc::new(LaneBook { lanes: lanes.into_iter().collect(), set_size, misplaced }));
         Ok(())
     }
@@ -189,7 +208,7 @@ impl Core {
             if !asks_for_lanes(&answer) {
                 return Ok((book, answer));
             }
-            self.refresh_lanes(&[]).await?;
+            self.learn_lanes().await?;
         }
         Err(Failure::unreachable("the lanes change faster than they can be read"))
     }

@@ -11,9 +11,10 @@ use super::codec::{self, DecodeError};
 use super::core::Core;
 use super::fault::Failure;
 use super::reply;
+use crate::broker::bad_entry::BadEntry;
 use crate::broker::{Delivery, Lane, Receipt, Settle};
 use crate::clock;
-use crate::event::{Class, Data, End, Event, EventId, EventType, Record, Settlement, Timestamp};
+use crate::event::{Class, EventId, Record, Settlement, Timestamp};
 
 /// An entry as it was handed out.
 #[derive(Clone, Debug)]
@@ -43,13 +44,25 @@ pub(super) fn read_fields(value: Value) -> Result<Vec<(Bytes, Bytes)>, Failure> 
 
 /// The record in the fields of an entry.
 pub(super) fn read_record(fields: &[(Bytes, Bytes)]) -> Result<Record, DecodeError> {
+    read_with(fields, codec::decode)
+}
+
+/// The record in the fields of an entry of which the payload and the result may be missing; they are left out.
+pub(super) fn read_head(fields: &[(Bytes, Bytes)]) -> Result<Record, DecodeError> {
+    read_with(fields, codec::decode_head)
+}
+
+fn read_with(
+    fields: &[(Bytes, Bytes)],
+    decode: impl FnOnce(&Bytes) -> Result<Record, DecodeError>,
+) -> Result<Record, DecodeError> {
     let [(id_name, id), (blob_name, blob)] = fields else {
         return Err(DecodeError::Damaged(format!("it has {} fields", fields.len())));
     };
     if id_name != "id" || blob_name != "b" {
         return Err(DecodeError::Damaged("its fields are not ours".into()));
     }
-    let record = codec::decode(blob)?;
+    let record = decode(blob)?;
     if *id != record.event.id.to_string() {
         return Err(DecodeError::Damaged("it has two ids".into()));
     }
@@ -99,8 +112,9 @@ impl Core {
     /// Settles an entry that is no event as failed, with what it holds.
     async fn bury(&self, raw: RawEntry, why: &str) {
         let id = self.id_for(&raw).await;
-        tracing::warn!(lane = %raw.lane, entry = raw.entry, event.id = %id, "an entry is no event: {why}");
-        let Some(record) = record_of_bad_entry(id, &raw, why, clock::now()) else { return };
+        let bad = bad_entry(id, &raw, why);
+        bad.log();
+        let Some(record) = bad.record(clock::now()) else { return };
         let settle = Settle {
             receipt: receipt(&raw, id),
             record,
@@ -132,31 +146,11 @@ fn receipt(raw: &RawEntry, event_id: EventId) -> Receipt {
     Receipt { event_id, lane: raw.lane.clone(), entry: raw.entry.clone(), deliveries: raw.deliveries }
 }
 
-/// An event that stands for an entry that is none: its fields are the data, as a JSON array of pairs if they are text.
-/// `None` cannot happen, since the type is a constant that is valid.
-pub(super) fn record_of_bad_entry(id: EventId, raw: &RawEntry, why: &str, now: Timestamp) -> Option<Record> {
-    let event_type: EventType = Class::BadEntry.as_str().parse().ok()?;
-    let text = |bytes: &Bytes| std::str::from_utf8(bytes).map(str::to_owned).ok();
-    let as_text: Option<Vec<[String; 2]>> =
-        raw.fields.iter().map(|(name, value)| Some([text(name)?, text(value)?])).collect();
-    let (data, content_type) = match as_text.and_then(|fields| serde_json::to_string(&fields).ok()) {
-        Some(json) => (Data::text(json), "application/json"),
-        None => {
-            let all: Vec<u8> = raw.fields.iter().flat_map(|(name, value)| name.iter().chain(value)).copied().collect();
-            (Data::binary(all), "application/octet-stream")
-        }
-    };
+/// An entry that is no event. Its name begins with the time at which it was added.
+pub(super) fn bad_entry<'a>(id: EventId, raw: &'a RawEntry, why: &'a str) -> BadEntry<'a> {
     let added_ms = raw.entry.split('-').next().and_then(|ms| ms.parse().ok());
-    let event = Event {
-        id,
-        subject: Some(raw.entry.clone()),
-        data_content_type: Some(content_type.into()),
-        data: Some(data),
-        ..Event::new(event_type, format!("/lanes/{}", raw.lane), added_ms.map_or(now, Timestamp::from_unix_ms))
-    };
-    let failure = Some((Class::BadEntry, why.to_owned()));
-    let end = End { at: now, failure, result: None, children: Vec::new() };
-    Some(Record { end: Some(end), ..Record::new(event) })
+    let added = added_ms.map(Timestamp::from_unix_ms);
+    BadEntry { id, lane: &raw.lane, entry: &raw.entry, added, fields: &raw.fields, why }
 }
 
 #[cfg(test)]
@@ -183,22 +177,11 @@ mod tests {
 
     #[test]
     fn an_entry_with_the_id_of_another_event_is_no_record() {
-        let mut bad = record_of_bad_entry(EventId::new(), &raw(&[]), "why", clock::now()).unwrap();
+        let mut bad = bad_entry(EventId::new(), &raw(&[]), "why").record(clock::now()).unwrap();
         bad.end = None;
         let blob = codec::encode(&bad).unwrap();
         let fields = |id: String| [(Bytes::from("id"), Bytes::from(id)), (Bytes::from("b"), blob.clone())];
         assert_eq!(read_record(&fields(bad.event.id.to_string())), Ok(bad));
         assert!(read_record(&fields(EventId::new().to_string())).is_err());
-    }
-
-    #[test]
-    fn the_fields_of_a_bad_entry_are_kept() {
-        let record = |raw: &RawEntry| record_of_bad_entry(EventId::new(), raw, "why", clock::now()).unwrap();
-        let text = record(&raw(&[(b"a", b"1"), (b"a", b"\"2\"")]));
-        assert_eq!(text.event.data.as_ref().unwrap().as_text(), Some(r#"[["a","1"],["a","\"2\""]]"#));
-        assert_eq!(text.event.accepted, Timestamp::from_unix_ms(1_795_446_245_007));
-        let binary = record(&raw(&[(b"a", b"\xff\x00")]));
-        assert_eq!(binary.event.data, Some(Data::binary(&b"a\xff\x00"[..])));
-        assert!(matches!(binary.end.unwrap().failure, Some((Class::BadEntry, _))));
     }
 }

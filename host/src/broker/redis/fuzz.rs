@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use super::codec::{self, DecodeError};
-use super::entry::{RawEntry, read_record, record_of_bad_entry};
+use super::entry::{RawEntry, bad_entry, read_record};
 use crate::broker::Lane;
 use crate::event::{EventId, Record, Timestamp};
 
@@ -65,7 +65,7 @@ fn foreign(input: &[u8]) {
     let (lane, entry) = (Lane::unrouted(), "1795446245007-3".into());
     let raw = RawEntry { lane, entry, deliveries: 1, was_unseen: false, fields };
     let now = Timestamp::from_unix_ms(1_795_446_245_007);
-    let record = record_of_bad_entry(EventId::new(), &raw, "why", now).expect("whatever it holds can be put aside");
+    let record = bad_entry(EventId::new(), &raw, "why").record(now).expect("whatever it holds can be put aside");
     let data = record.event.data.as_ref().expect("what it holds is kept");
     match data.as_text() {
         Some(json) => {

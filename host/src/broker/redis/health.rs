@@ -7,20 +7,24 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::board::{LOSS, Trouble, told};
 use super::core::Core;
-use super::fault::Failure;
+use super::fault::{Cause, Failure};
 use super::reply;
 use crate::broker::Durability;
 
 /// What is said while a log that was switched on is not complete.
 const FIRST_LOG: &str =
     "Redis writes its log for the first time since it was switched on: what is accepted is kept once that has ended";
+/// How often Redis is asked whether it takes events in.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// An answer that takes longer is none.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a loss is shown at least.
 const LOSS_SHOWN: Duration = Duration::from_secs(1);
 
@@ -169,7 +173,10 @@ impl Core {
         };
         set(Trouble::Unsupported, verdict.unsupported);
         set(Trouble::Unsafe, verdict.unsafe_settings.filter(|_| !self.options.allow_unsafe));
-        set(Trouble::CannotPersist, verdict.cannot_persist);
+        // That it is over is found out by the probe, which knows more reasons.
+        if let Some(words) = verdict.cannot_persist {
+            board.raise(Trouble::CannotPersist, words);
+        }
         if verdict.has_old_log {
             self.replace_log().await?;
         }
@@ -213,16 +220,40 @@ impl Core {
         Ok(())
     }
 
-    /// Looks again and again until the token is cancelled.
+    /// Asks whether Redis would take events in, and puts up why not.
+    pub(super) async fn probe(&self) {
+        let call = self.script(&self.scripts.probe);
+        match tokio::time::timeout(PROBE_TIMEOUT, self.link.call(&call)).await {
+            Ok(Ok(_)) => self.board().probed(None),
+            // Of a connection that broke nothing follows but that it is made again.
+            Ok(Err(failure)) if matches!(failure.reaction.cause, Cause::Interrupted | Cause::Unreachable) => {}
+            Ok(Err(failure)) => self.board().probed(Some(&failure)),
+            Err(_) => {
+                let address = &self.link.line().address;
+                let words = format!(
+                    "Redis at {address} takes longer to answer than {PROBE_TIMEOUT:?}: is it stopped or overloaded?"
+                );
+                self.board().raise(Trouble::Silent, words);
+            }
+        }
+    }
+
+    /// Looks again and again until the token is cancelled, and asks more often whether events would be taken in.
     pub(super) async fn keep_looking(self: Arc<Self>, ends: CancellationToken) {
         let period = Duration::from_millis(self.tuning.look_every_ms);
+        let mut looked_at = Instant::now();
         loop {
-            tokio::select! {
+            let is_due = tokio::select! {
                 () = ends.cancelled() => return,
-                () = tokio::time::sleep(period) => {}
-                () = self.look.notified() => {}
-                () = self.link.line().connected.notified() => {}
+                () = tokio::time::sleep(period.min(PROBE_EVERY)) => looked_at.elapsed() >= period,
+                () = self.look.notified() => true,
+                () = self.link.line().connected.notified() => true,
+            };
+            self.probe().await;
+            if !is_due {
+                continue;
             }
+            looked_at = Instant::now();
             if self.look().await.is_err() {
                 // What failed is on the board already. The pause keeps a flood of hints from becoming a flood of looks.
                 tokio::time::sleep(period.min(Duration::from_millis(500))).await;

@@ -31,6 +31,11 @@ impl Keys {
         &self.fixed
     }
 
+    /// The set of the names of all lanes.
+    pub(super) fn lanes(&self) -> &Bytes {
+        &self.fixed[1]
+    }
+
     /// The stream of processed events.
     pub(super) fn done(&self) -> &Bytes {
         &self.fixed[4]

@@ -28,6 +28,7 @@ mod kept;
 mod keys;
 mod leases;
 mod link;
+mod list;
 #[cfg(feature = "test-util")]
 mod mutant;
 mod recover;
@@ -91,6 +92,14 @@ pub enum OpenError {
         /// Host and port.
         address: String,
         /// What the connection or the server said.
+        reason: String,
+    },
+    /// Redis answers and refuses every write; trying again later may help.
+    #[error("Redis at {address} cannot be used yet: {reason}")]
+    Refusing {
+        /// Host and port.
+        address: String,
+        /// Why, and what to do.
         reason: String,
     },
     /// The settings do not keep what is accepted (G1); the text names the line that mends it.
@@ -227,6 +236,9 @@ fn refused(core: &Core, failure: Failure) -> OpenError {
         )),
         Cause::Denied | Cause::Misplaced | Cause::NoRoom => OpenError::Misconfigured(failure.message),
         Cause::Demoted => OpenError::Unsupported(failure.message),
+        Cause::NoReplicas | Cause::CannotPersist | Cause::Busy => {
+            OpenError::Refusing { address: core.link.line().address.clone(), reason: board::explained(&failure) }
+        }
         _ => {
             let address = core.link.line().address.clone();
             let reason = failure.message.strip_prefix(&link::unreachable(&address)).unwrap_or(&failure.message);
@@ -249,6 +261,7 @@ async fn prepare(core: &Core) -> Result<(), OpenError> {
     core.adopt_epoch("").await.map_err(refused)?;
     core.show_life().await.map_err(refused)?;
     core.look().await.map_err(refused)?;
+    core.probe().await;
     // Until here the one who opens is told what is wrong; from here on the log is.
     core.board().begin_log();
     Ok(())

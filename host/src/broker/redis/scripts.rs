@@ -61,7 +61,9 @@ scripts!(
     forget,
     inspect,
     lanes,
+    list,
     pending,
+    probe,
     promote,
     reap,
     renew,
@@ -237,6 +239,7 @@ mod tests {
         for (name, text) in [
             ("append", include_str!("lua/append.lua")),
             ("restore", include_str!("lua/restore.lua")),
+            ("probe", include_str!("lua/probe.lua")),
             ("claim", include_str!("lua/claim.lua")),
             ("settle", include_str!("lua/settle.lua")),
             ("renew", include_str!("lua/renew.lua")),
@@ -245,7 +248,7 @@ mod tests {
         ] {
             let first = text.lines().next().unwrap();
             assert!(first.starts_with("#!lua"), "{name}");
-            assert_eq!(first.contains("allow-oom"), !["append", "restore"].contains(&name), "{name}");
+            assert_eq!(first.contains("allow-oom"), !["append", "restore", "probe"].contains(&name), "{name}");
         }
     }
 }

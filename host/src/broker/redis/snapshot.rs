@@ -15,11 +15,12 @@ use super::core::Core;
 use super::entry::{read_fields, read_record};
 use super::fault::Failure;
 use super::{codec, reply};
-use crate::broker::{Error, Exported, ExportedEvent, ExportedKey, Lane, MAX_PAGE_BYTES, Snapshot, SnapshotPart};
+use crate::broker::{Error, Exported, ExportedEvent, ExportedKey, Lane, Snapshot, SnapshotPart};
 use crate::event::{EventId, Idempotency, Record, Timestamp};
 
-/// The most things of one part.
+/// The most things of one part, and about the most bytes: Redis does nothing else while it puts them together.
 const MAX_ITEMS: usize = 100;
+const MAX_PART_BYTES: usize = 2 * 1024 * 1024;
 /// Keys of the whole server that are looked at for one part.
 const MAX_SCANNED: usize = 1_000;
 /// The characters of an event's id, behind which the fingerprint stands in the value of an idempotency key.
@@ -58,7 +59,7 @@ impl RedisSnapshot {
     /// Begins with the lanes that there are.
     pub(super) async fn begin(core: Arc<Core>) -> Result<Self, Failure> {
         let mut ask = redis::cmd("SMEMBERS");
-        ask.arg(core.keys.fixed()[1].as_ref());
+        ask.arg(core.keys.lanes().as_ref());
         let names = reply::array(core.link.command(&ask).await?)?;
         let names = names.into_iter().map(reply::text).collect::<Result<Vec<_>, _>>()?;
         let mut lanes: Vec<Lane> = names.iter().filter_map(|name| name.parse().ok()).collect();
@@ -119,7 +120,7 @@ impl RedisSnapshot {
 
     async fn due(&mut self, last: &str, due: &str) -> Result<Option<SnapshotPart>, Error> {
         let call = self.core.script(&self.core.scripts.snapshot_due).text(last).text(due);
-        let call = call.number(MAX_ITEMS).number(MAX_PAGE_BYTES);
+        let call = call.number(MAX_ITEMS).number(MAX_PART_BYTES);
         let rows = reply::array(self.core.link.call(&call).await?)?;
         if rows.is_empty() {
             return Ok(None);
@@ -160,7 +161,7 @@ impl RedisSnapshot {
     async fn entries(&self, stream: Bytes, last: &str) -> Result<Vec<Entry>, Error> {
         let mut call = self.core.script(&self.core.scripts.snapshot_stream);
         call.push_key(stream);
-        let call = call.text(last).number(MAX_ITEMS).number(MAX_PAGE_BYTES);
+        let call = call.text(last).number(MAX_ITEMS).number(MAX_PART_BYTES);
         let rows = reply::array(self.core.link.call(&call).await?)?;
         let read = |row| {
             let [entry, fields, deliveries] = reply::tuple(row)?;

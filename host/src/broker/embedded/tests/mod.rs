@@ -14,7 +14,7 @@ use futures_util::FutureExt;
 
 use super::*;
 use crate::broker::{Ending as EndedAs, LaneWant, Options};
-use crate::event::{AttemptRecord, EventType, Idempotency, Start, Timestamp};
+use crate::event::{AttemptRecord, DEFAULT_SOURCE, Data, Event, EventType, Idempotency, Record, Start, Timestamp};
 use crate::shutdown::Tasks;
 
 pub(super) fn options() -> Options {
@@ -87,7 +87,16 @@ async fn state_of(broker: &EmbeddedBroker, id: EventId) -> Option<State> {
 }
 
 fn all(ending: EndedAs) -> EndedQuery {
-    EndedQuery { ending, event_type: None, class: None, since: None, until: None, limit: 2, cursor: None }
+    EndedQuery {
+        ending,
+        event_type: None,
+        class: None,
+        since: None,
+        until: None,
+        limit: 2,
+        cursor: None,
+        only_heads: false,
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,11 @@
 #!lua flags=no-writes,allow-oom
--- Totals and depth. ARGV: number of lanes.
+-- Totals and depth. ARGV: size of the set of lanes, number of lanes.
+must_be('set', LANES)
+if redis.call('SCARD', LANES) ~= tonumber(ARGV[1]) then
+  return { 'LANES' }
+end
 local lengths, running = {}, 0
-for i = 1, tonumber(ARGV[1]) do
+for i = 1, tonumber(ARGV[2]) do
   -- Of a lane that is no stream nothing is counted.
   local all = redis.pcall('XLEN', lane_key(i))
   all = type(all) == 'number' and all or 0

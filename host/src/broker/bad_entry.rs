@@ -1,0 +1,84 @@
+//! What stands for something that is no event where one should be: a failed event that holds what was found.
+//!
+//! It looks the same whichever store found it: its type is `bad-entry`, its source is the lane, its subject is the name of
+//! the entry, and its data are the fields of the entry.
+
+use bytes::Bytes;
+
+use super::Lane;
+use crate::event::{Class, Data, End, Event, EventId, EventType, Record, Timestamp};
+
+/// An entry that cannot be read as an event.
+#[derive(Debug)]
+pub(super) struct BadEntry<'a> {
+    /// The id of the event that it was, or a new one.
+    pub(super) id: EventId,
+    /// Where it stood.
+    pub(super) lane: &'a Lane,
+    /// The broker's name for it.
+    pub(super) entry: &'a str,
+    /// When it was added; `None` if that is not known.
+    pub(super) added: Option<Timestamp>,
+    /// What it holds, by name.
+    pub(super) fields: &'a [(Bytes, Bytes)],
+    /// Why it is no event.
+    pub(super) why: &'a str,
+}
+
+impl BadEntry<'_> {
+    /// The record of an event that failed now. The fields are kept as a JSON array of pairs if they are text, else as
+    /// bytes, one behind the other. `None` cannot happen, since the type is a constant that is valid.
+    pub(super) fn record(&self, now: Timestamp) -> Option<Record> {
+        let event_type: EventType = Class::BadEntry.as_str().parse().ok()?;
+        let text = |bytes: &Bytes| std::str::from_utf8(bytes).map(str::to_owned).ok();
+        let as_text: Option<Vec<[String; 2]>> =
+            self.fields.iter().map(|(name, value)| Some([text(name)?, text(value)?])).collect();
+        let (data, content_type) = match as_text.and_then(|fields| serde_json::to_string(&fields).ok()) {
+            Some(json) => (Data::text(json), "application/json"),
+            None => {
+                let all: Vec<u8> =
+                    self.fields.iter().flat_map(|(name, value)| name.iter().chain(value)).copied().collect();
+                (Data::binary(all), "application/octet-stream")
+            }
+        };
+        let event = Event {
+            id: self.id,
+            subject: Some(self.entry.to_owned()),
+            data_content_type: Some(content_type.into()),
+            data: Some(data),
+            ..Event::new(event_type, format!("/lanes/{}", self.lane), self.added.unwrap_or(now))
+        };
+        let failure = Some((Class::BadEntry, self.why.to_owned()));
+        let end = End { at: now, failure, result: None, children: Vec::new() };
+        Some(Record { end: Some(end), ..Record::new(event) })
+    }
+
+    /// Tells the operator, once for each entry.
+    pub(super) fn log(&self) {
+        tracing::warn!(lane = %self.lane, entry = self.entry, event.id = %self.id, "an entry is no event: {}", self.why);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fields_of_a_bad_entry_are_kept() {
+        let record = |fields: &[(&'static [u8], &'static [u8])], added| {
+            let fields: Vec<_> =
+                fields.iter().map(|(name, value)| (Bytes::from_static(name), Bytes::from_static(value))).collect();
+            let lane = Lane::unrouted();
+            let bad = BadEntry { id: EventId::new(), lane: &lane, entry: "7-3", added, fields: &fields, why: "why" };
+            bad.record(Timestamp::from_unix_ms(9)).unwrap()
+        };
+        let text = record(&[(b"a", b"1"), (b"a", b"\"2\"")], Some(Timestamp::from_unix_ms(7)));
+        assert_eq!(text.event.data.as_ref().unwrap().as_text(), Some(r#"[["a","1"],["a","\"2\""]]"#));
+        assert_eq!((text.event.source.as_str(), text.event.subject.as_deref()), ("/lanes/_", Some("7-3")));
+        assert_eq!(text.event.accepted, Timestamp::from_unix_ms(7));
+        let binary = record(&[(b"a", b"\xff\x00")], None);
+        assert_eq!(binary.event.data, Some(Data::binary(&b"a\xff\x00"[..])));
+        assert_eq!(binary.event.accepted, Timestamp::from_unix_ms(9));
+        assert!(matches!(binary.end.unwrap().failure, Some((Class::BadEntry, _))));
+    }
+}
