@@ -24,6 +24,8 @@ use fastrand::Rng;
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
+/// The plugin whose events multiply, and their type.
+pub const MULTIPLIER: &str = "multiplier";
 /// How many hosts share the work where they can.
 const HOSTS: usize = 3;
 /// Short, so that a run sees many leases end.
@@ -48,6 +50,8 @@ pub struct Deployment {
     pub plugins: PluginsDir,
     /// What the store runs on.
     pub machine: Arc<Machine>,
+    /// How often a sender is to send what multiplies.
+    multiplications: AtomicU32,
     keepers: Vec<JoinHandle<()>>,
 }
 
@@ -77,14 +81,26 @@ impl Deployment {
         let store = broker.start_on(&machine);
         let hosts = if broker.is_shared() { HOSTS } else { 1 };
         let types = r#"types = ["ok", "flaky", "coin", "hopeless", "rejected", "parent", "child", "count"]"#;
-        let plugins = PluginsDir::scripted(&["quick", "slow"]).with_settings("quick", types);
+        let plugins = PluginsDir::scripted(&["quick", "slow", MULTIPLIER]).with_settings("quick", types);
         let places: Vec<Arc<Place>> =
             (0..hosts).map(|n| Arc::new(place(n, &store, &machine, &plugins, mutant))).collect();
         let keepers = places.iter().map(|place| {
             let place = place.clone();
             std::thread::spawn(move || place.keep())
         });
-        Self { store, keepers: keepers.collect(), places, plugins, machine }
+        let multiplications = AtomicU32::new(0);
+        Self { store, keepers: keepers.collect(), places, plugins, machine, multiplications }
+    }
+
+    /// Has some sender send what multiplies.
+    pub fn multiply(&self) {
+        self.multiplications.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Whether a sender is to do so now; true for one of them.
+    pub fn wants_multiplication(&self) -> bool {
+        let one_less = |left: u32| left.checked_sub(1);
+        self.multiplications.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
     }
 
     /// A client of a host that runs, if one does at this place.

@@ -88,6 +88,7 @@ mod redis {
         every_event_has_one_end_though_the_disk_is_full: FillDisk,
         every_event_has_one_end_though_the_clock_jumps: JumpClock,
         every_event_has_one_end_though_its_plugin_is_replaced: SwapPlugin,
+        every_event_has_one_end_though_a_plugin_multiplies_its_own: MultiplyEvents,
     }
 
     #[test]
@@ -110,6 +111,7 @@ mod embedded {
         every_event_has_one_end_though_the_disk_is_full: FillDisk,
         every_event_has_one_end_though_the_clock_jumps: JumpClock,
         every_event_has_one_end_though_its_plugin_is_replaced: SwapPlugin,
+        every_event_has_one_end_though_a_plugin_multiplies_its_own: MultiplyEvents,
     }
 }
 

@@ -38,6 +38,8 @@ pub enum Nemesis {
     JumpClock,
     /// The plugin that handles nearly everything is replaced by another build.
     SwapPlugin,
+    /// A plugin publishes its own type twice, again and again, until there are far more than it may have waiting.
+    MultiplyEvents,
 }
 
 impl Nemesis {
@@ -60,6 +62,7 @@ impl Nemesis {
             Self::FillDisk => "fill-disk",
             Self::JumpClock => "jump-clock",
             Self::SwapPlugin => "swap-plugin",
+            Self::MultiplyEvents => "multiply-events",
         }
     }
 }
@@ -104,6 +107,7 @@ pub const EVERY_DAY: Faults = Faults {
         (Nemesis::FillDisk, Duration::from_secs(17)),
         (Nemesis::JumpClock, Duration::from_secs(13)),
         (Nemesis::SwapPlugin, Duration::from_secs(10)),
+        (Nemesis::MultiplyEvents, Duration::from_secs(12)),
     ],
     delay_ms: 1,
 };
@@ -118,6 +122,7 @@ pub const EVERY_DAY_OF_ONE: Faults = Faults {
         (Nemesis::FillDisk, Duration::from_secs(11)),
         (Nemesis::JumpClock, Duration::from_secs(13)),
         (Nemesis::SwapPlugin, Duration::from_secs(10)),
+        (Nemesis::MultiplyEvents, Duration::from_secs(12)),
     ],
     delay_ms: 0,
 };

@@ -11,12 +11,15 @@ use eventstream_tests::ledger::{Kind, Ledger};
 use fastrand::Rng;
 use serde_json::{Value, json};
 
-use crate::deployment::{Deployment, LEASE};
+use crate::deployment::{Deployment, LEASE, MULTIPLIER};
 
 /// How long a sender waits for an answer before it asks again, another host if there is one.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// How long a sender goes on with one request. Far longer than any fault lasts.
 const GIVE_UP: Duration = Duration::from_secs(90);
+/// How often what multiplies does so, and by how much: far more come of it than may wait of one plugin.
+const GENERATIONS: u32 = 10;
+const CHILDREN: usize = 2;
 
 /// What the senders send.
 #[derive(Clone, Copy, Debug)]
@@ -35,9 +38,18 @@ pub fn send(number: u64, seed: u64, load: &Load, deployment: &Deployment, ledger
     let mut count = 0;
     while !stop.load(Ordering::SeqCst) {
         count += 1;
+        if deployment.wants_multiplication() {
+            sender.multiply(&format!("multiplied-{number}-{count}"));
+        }
         sender.request(&format!("sender-{number}-{count}"), load.mix);
         std::thread::sleep(load.pause);
     }
+}
+
+/// Whether an event was refused since too many of all together wait. Of this deployment's few plugins none can bring that
+/// about, nor all of them.
+fn is_for_others(answer: &Answer) -> bool {
+    answer.json()["detail"].as_str().is_some_and(|detail| detail.contains("may (broker.max_waiting)"))
 }
 
 struct Sender<'a> {
@@ -67,6 +79,19 @@ impl Sender<'_> {
         }
     }
 
+    /// Sends an event of which twice two to the power of [`GENERATIONS`] come.
+    fn multiply(&mut self, key: &str) {
+        let mut payload = json!({});
+        for _ in 0..GENERATIONS {
+            payload = json!({"publish": CHILDREN, "publish-type": MULTIPLIER, "publish-payload": payload});
+        }
+        let body = json!({"type": MULTIPLIER, "payload": payload}).to_string();
+        for id in self.until_answered(key, &body, 1).into_iter().flatten() {
+            let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+            ledger.accept(id, Kind::Parent(CHILDREN));
+        }
+    }
+
     fn until_answered(&mut self, key: &str, body: &str, events: usize) -> Option<Vec<String>> {
         let begun = Instant::now();
         while begun.elapsed() < GIVE_UP {
@@ -76,6 +101,9 @@ impl Sender<'_> {
                 let client = self.clients.entry(url.clone()).or_insert_with(make);
                 match client.try_post_keyed(body, key) {
                     Ok(answer) if answer.status == 202 => return Some(self.ids(&answer, events)),
+                    Ok(answer) if answer.status == 429 && is_for_others(&answer) => {
+                        self.broken(format!("{body} was refused for what waits of others: {}", answer.text()));
+                    }
                     Ok(answer) if matches!(answer.status, 429 | 503) => {}
                     Ok(answer) => {
                         self.broken(format!("{body} was answered with {}: {}", answer.status, answer.text()));

@@ -163,6 +163,10 @@ impl Torment<'_> {
                 deployment.plugins.write("quick.wasm", &component);
                 return None;
             }
+            Nemesis::MultiplyEvents => {
+                deployment.multiply();
+                return None;
+            }
         };
         Some((longer_than_a_lease, undo))
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use eventstream::broker::contract::*;
 use eventstream::broker::redis::{Mutant, RedisBroker};
-use eventstream::broker::{Broker, Options, Settled};
-use eventstream::event::{EventId, Settlement, Start, State};
+use eventstream::broker::{Broker, Ending, Options, Retention, Settle, Settled};
+use eventstream::event::{EventId, Settlement, Start, State, StateStep, StateWrite};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 
@@ -175,11 +175,57 @@ async fn lanes_of_another_host_are_seen_and_count() {
     let rig = RedisRig::new();
     let first = rig.direct(Options { max_waiting: 3, ..options() }).await;
     let second = rig.direct(Options { max_waiting: 3, ..options() }).await;
+    for broker in [&first, &second] {
+        broker.limit_lanes(["new", "a"].map(|name| (lane(name), 3)).into());
+    }
     second.append(appends("new", 3)).await.unwrap();
     let full = first.append(appends("a", 1)).await;
     assert!(matches!(full, Err(eventstream::broker::Error::Full { waiting: 3, .. })), "{full:?}");
     assert!(first.lanes().contains(&lane("new")));
     assert_eq!(claim(&*first, "new", 9).await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_store_that_did_not_count_by_lane_and_plugin_is_served_and_counts_from_then_on() {
+    let rig = RedisRig::new();
+    let retention = Retention { processed_max: 10, ..Options::default().retention };
+    let broker = rig.direct(Options { retention, max_waiting: 40, ..options() }).await;
+    let mut later = appends("a", 2);
+    later.iter_mut().for_each(|append| append.start = Start::InMs(1));
+    broker.append(later).await.unwrap();
+    let end_one = async |name: &str, state: Option<StateStep>| {
+        let delivery = deliver_one(&*broker, name).await;
+        let done = Settle { state, ..settle(&delivery, Settlement::Processed, Vec::new()) };
+        assert_eq!(broker.settle(vec![done]).await.unwrap(), [Settled::Done]);
+        delivery.receipt.event_id
+    };
+    let set = |key: &str, size_bytes: usize| {
+        let write = StateWrite::Set { value: vec![b'x'; size_bytes].into(), ttl_ms: None };
+        Some(StateStep { plugin: "p".into(), expected: Vec::new(), writes: vec![(key.into(), write)] })
+    };
+    for n in 0..8 {
+        end_one("old", set(&n.to_string(), 1_000)).await;
+    }
+    let counts = RedisRig::key("counts");
+    for field in ["due:a", "bytes:a", "bytes:old", "kept:old", "kept-bytes:old", "state-bytes:p"] {
+        let _: i64 = rig.admin(&["HDEL", &counts, field]);
+    }
+    eventually("what is due comes", || async {
+        promote_all(&*broker).await;
+        (claim(&*broker, "a", 2).await.len() == 2).then_some(())
+    })
+    .await;
+    assert_eq!(broker.stats().await.unwrap().depth.waiting_by_lane.get("a"), Some(&2));
+    let mut newest = Vec::new();
+    for n in 0..6 {
+        newest.push(end_one("new", set(&format!("new {n}"), 10)).await);
+    }
+    while broker.maintain().await.unwrap() {}
+    let kept: Vec<_> = all_ended(&*broker, Ending::Processed).await.iter().map(|record| record.event.id).collect();
+    assert_eq!(kept.len(), 10, "the oldest went first, since they count for nobody");
+    assert!(newest.iter().all(|id| kept.contains(id)), "{kept:?}");
+    let taken = broker.plugin_state("p", "0").await.unwrap().size_bytes;
+    assert!((8_000..11_000).contains(&taken), "{taken}");
 }
 
 /// A rig on which every broker is a mutant.

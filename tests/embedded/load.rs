@@ -188,6 +188,6 @@ fn told(settle: &Settle) -> Option<Ack> {
             Some(Ack::Processed(id, settle.publish.iter().map(|child| child.record.event.id).collect()))
         }
         Settlement::Failed { .. } => Some(Ack::Failed(id)),
-        Settlement::Retry { .. } | Settlement::Returned => None,
+        Settlement::Retry { .. } | Settlement::Deferred { .. } | Settlement::Returned => None,
     }
 }

@@ -63,7 +63,7 @@ const DIRECTORY: &str = "EMBEDDED_TEST_SMALL_DISK";
 #[ignore = "the work of the process that the other test gives a small disk"]
 async fn work_on_a_small_disk() {
     let Ok(dir) = std::env::var(DIRECTORY) else { return };
-    let retention = Retention { processed_ms: 0, processed_max: 0, idempotency_ms: 0 };
+    let retention = Retention { processed_ms: 0, processed_max: 0, processed_max_bytes: u64::MAX, idempotency_ms: 0 };
     let broker = EmbeddedBroker::open(Path::new(&dir), Options { retention, ..options() }, &Tasks::new()).unwrap();
     let batch = || (0..50).map(|_| load::new_append(None)).collect();
     let mut acks = Vec::new();

@@ -25,8 +25,9 @@ pub struct Options {
     #[arg(long)]
     broker: Option<Broker>,
     /// Only these faults: kill-host, kill-store, stop-host, oom-host, freeze-wire, delay-wire, cut-wire, drop-reply,
-    /// destroy-groups, flush-scripts, fill-memory, config-set, cut-power, fill-disk, jump-clock, swap-plugin. The embedded
-    /// broker meets kill-host, stop-host, oom-host, cut-power, fill-disk, jump-clock and swap-plugin.
+    /// destroy-groups, flush-scripts, fill-memory, config-set, cut-power, fill-disk, jump-clock, swap-plugin,
+    /// multiply-events. The embedded broker meets kill-host, stop-host, oom-host, cut-power, fill-disk, jump-clock,
+    /// swap-plugin and multiply-events.
     #[arg(long, value_delimiter = ',')]
     faults: Vec<String>,
     /// The profile to build with.

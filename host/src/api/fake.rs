@@ -108,6 +108,12 @@ impl Broker for Fake {
         Ok(accepted)
     }
 
+    fn limit_lanes(&self, _own: std::collections::BTreeMap<Lane, u64>) {}
+
+    async fn remove_state(&self, plugin: &str) -> Result<u64, Error> {
+        Ok(if plugin == "none" { 0 } else { 3 })
+    }
+
     async fn plugin_state(&self, _: &str, _: &str) -> Result<crate::event::Stored, Error> {
         Err(Error::refused("the API reads no state"))
     }

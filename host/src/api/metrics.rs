@@ -163,6 +163,7 @@ fn flat(stats: &Stats, unwritten: u64) -> serde_json::Value {
         "retried": counters.retried,
         "replayed": counters.replayed,
         "recovered": counters.recovered,
+        "deferred": counters.deferred,
         "dataLosses": counters.data_losses,
         "stateConflicts": counters.state_conflicts,
         "failedByClass": by_class,
@@ -175,6 +176,7 @@ fn flat(stats: &Stats, unwritten: u64) -> serde_json::Value {
         "stateKeys": depth.state_keys,
         "consumers": depth.consumers,
         "lanes": depth.queued,
+        "waitingByLane": depth.waiting_by_lane,
         "logLinesUnwritten": unwritten,
     })
 }
@@ -230,6 +232,7 @@ impl Collector for Scrape {
             ("processed", "Events that ended well", counters.processed),
             ("retried", "Attempts that are followed by another", counters.retried),
             ("replayed", "Failed events put back to work", counters.replayed),
+            ("deferred", "Attempts put off since too many events wait", counters.deferred),
             ("recovered", "Deliveries taken over from consumers that died", counters.recovered),
         ] {
             write_counter(&mut encoder, &format!("events_{name}"), help, total)?;

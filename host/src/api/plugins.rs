@@ -54,14 +54,26 @@ pub(super) async fn approve(
     Ok(json(StatusCode::OK, &status))
 }
 
-/// Removes the plugin's file, and says what stays.
+/// Removes the plugin's file, and says what stays. With `?state` what it keeps goes too, also if the plugin went before.
 pub(super) async fn remove(
     State(api): State<Arc<Api>>,
     InPath(name): InPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    query::none(query.as_deref())?;
-    let removal = api.routes.remove(&name).await.map_err(refusal(Kind::NotRemoved))?;
+    let with_state = query::switch(query.as_deref(), "state")?;
+    let mut removal = match api.routes.remove(&name).await {
+        Err(NotChanged::Unknown(words)) if with_state => {
+            let removed = api.broker.remove_state(&name).await?;
+            if removed == 0 {
+                return Err(Problem::new(Kind::NotFound, format!("{words}; and no state is kept under that name")));
+            }
+            return Ok(json(StatusCode::OK, &object!({ "name": name, "stateKeysRemoved": removed })));
+        }
+        removed => removed.map_err(refusal(Kind::NotRemoved))?,
+    };
+    if with_state {
+        removal["stateKeysRemoved"] = api.broker.remove_state(&name).await?.into();
+    }
     Ok(json(StatusCode::OK, &removal))
 }
 

@@ -211,6 +211,11 @@ impl Problem {
                     format!("{events} events, and no more than {limit} may wait (broker.max_waiting): send fewer");
                 return Self::new(Kind::TooLarge, detail);
             }
+            broker::Error::LaneFull { lane, limit, .. } if events as u64 > *limit => {
+                let detail =
+                    format!("{events} events, and no more than {limit} may wait in the lane {lane}: send fewer");
+                return Self::new(Kind::TooLarge, detail);
+            }
             _ => return Self::from(error),
         };
         let fault = |index: &usize| {
@@ -268,7 +273,9 @@ impl From<broker::Error> for Problem {
                     ..Self::new(Kind::StoreUnavailable, detail).retry_after(RETRY_AFTER_S)
                 }
             }
-            broker::Error::Full { .. } => Self::new(Kind::QueueFull, error.to_string()).retry_after(RETRY_AFTER_S),
+            broker::Error::Full { .. } | broker::Error::LaneFull { .. } | broker::Error::LaneHeavy { .. } => {
+                Self::new(Kind::QueueFull, error.to_string()).retry_after(RETRY_AFTER_S)
+            }
             broker::Error::NoRoom(_) => Self::new(Kind::StoreFull, error.to_string()).retry_after(RETRY_AFTER_PERSON_S),
             broker::Error::Unsafe(reason) => Self::new(Kind::StoreUnsafe, reason).retry_after(RETRY_AFTER_PERSON_S),
             broker::Error::Busy(reason) => Self::new(Kind::StoreBusy, reason).retry_after(RETRY_AFTER_S),

@@ -490,6 +490,13 @@ async fn a_build_is_approved_and_a_plugin_removed_or_it_is_said_why_not() {
 
     let removed = delete(&api, "/plugins/signup").await;
     assert_eq!((removed.status, &removed.json()["state"]), (200, &json!("removed")));
+    assert!(removed.json()["stateKeysRemoved"].is_null());
+    for path in ["/plugins/signup?state=true", "/plugins/went?state"] {
+        let removed = delete(&api, path).await;
+        assert_eq!((removed.status, &removed.json()["stateKeysRemoved"]), (200, &json!(3)), "{path}");
+    }
+    delete(&api, "/plugins/none?state=true").await.is_problem(404, "not-found");
+    delete(&api, "/plugins/signup?stat=true").await.is_problem(400, "bad-query");
     delete(&api, "/plugins/old").await.is_problem(409, "not-removed");
     delete(&api, "/plugins/none").await.is_problem(404, "not-found");
     delete(&api, "/plugins").await.is_problem(405, "method-not-allowed");

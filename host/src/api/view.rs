@@ -146,6 +146,7 @@ mod tests {
             extensions: BTreeMap::from([(KEY.to_owned(), "k".to_owned()), ("x".to_owned(), "y".to_owned())]),
             accepted: Timestamp::from_unix_ms(0),
             cause: None,
+            depth: 0,
             data,
         })
     }

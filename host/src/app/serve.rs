@@ -149,6 +149,7 @@ async fn start(
         drain: Duration::from_millis(config.worker.drain_ms),
         policies: config.worker.policies.clone(),
         max_waiting: config.broker.max_waiting,
+        max_depth: config.worker.max_depth,
     };
     let worker =
         Worker::start(broker.clone(), plugins.clone(), worker_options, tasks).context("the worker cannot start")?;

@@ -203,6 +203,7 @@ fn word(settlement: &Settlement) -> &'static str {
     match settlement {
         Settlement::Processed => "processed",
         Settlement::Retry { .. } => "retry",
+        Settlement::Deferred { .. } => "deferred",
         Settlement::Failed { .. } | Settlement::Returned => "failed",
     }
 }

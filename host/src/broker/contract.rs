@@ -10,6 +10,7 @@
 pub mod accept;
 pub mod ends;
 pub mod leases;
+pub mod limits;
 pub mod model;
 pub mod state;
 pub mod transfer;
@@ -92,12 +93,23 @@ macro_rules! broker_contract {
             leases::suspects_of_different_lanes_are_recovered_in_turn,
             leases::renewed_leases_are_not_taken_over,
             leases::a_closed_consumer_leaves_nothing_behind,
+            limits::a_lane_that_is_full_refuses_its_own_events_only,
+            limits::what_has_not_ended_counts_for_its_lane_wherever_it_stands,
+            limits::backlogs_use_up_nothing_of_what_others_have,
+            limits::types_that_nobody_handles_have_a_fifth_together,
+            limits::what_is_put_off_comes_back_as_if_it_had_not_been_tried,
+            limits::the_history_of_one_plugin_pushes_no_other_out,
+            limits::bytes_that_wait_are_counted_and_limited_by_lane,
+            limits::few_large_results_push_no_history_out,
+            limits::an_event_keeps_how_many_caused_it,
             state::what_is_written_stands_from_the_settle_on,
             state::what_was_changed_meanwhile_is_a_conflict,
             state::increments_do_not_get_in_each_others_way,
             state::a_lost_delivery_writes_nothing,
             state::a_repeated_settle_writes_once,
             state::keys_end_in_time,
+            state::how_much_a_plugin_keeps_is_known,
+            state::the_state_of_a_plugin_can_be_removed,
             state::plugins_do_not_see_each_other,
             state::state_survives_a_crash_and_moves_to_another_store,
             transfer::a_snapshot_holds_everything_that_can_go_on_once,
@@ -132,6 +144,11 @@ pub fn short_lease() -> Options {
 /// A lane.
 pub fn lane(name: &str) -> Lane {
     name.parse().expect("the name is one of a lane")
+}
+
+/// Lets all that may wait in the deployment wait in one of these lanes.
+pub fn without_lane_limits(broker: &dyn Broker, names: &[&str]) {
+    broker.limit_lanes(names.iter().map(|name| (lane(name), u64::MAX >> 12)).collect());
 }
 
 /// A new event of a type, with a payload of its own.

@@ -21,18 +21,21 @@ mod bad_entry;
 #[expect(clippy::expect_used, clippy::panic, reason = "a case fails by panicking; none of it is in the product")]
 pub mod contract;
 pub mod embedded;
+mod limits;
 mod list_limit;
 pub mod redis;
 mod snapshot;
 mod turns;
 mod types;
 
+pub use limits::LaneLimits;
 pub use snapshot::{Exported, ExportedEvent, ExportedKey, ExportedState, Restored, Snapshot, SnapshotPart};
 pub use types::{
     Accepted, Append, Claim, Counters, Delivery, Depth, Durability, EndedPage, EndedQuery, Ending, Found, Health, Lane,
     LaneWant, MAX_PAGE_BYTES, Options, Promoted, Receipt, Replayed, Retention, Settle, Settled, Stats,
 };
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -56,8 +59,8 @@ pub trait Broker: Send + Sync + 'static {
     /// Appends events: all of them or none. The answers stand in the order of the events.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if an idempotency key is known with another body, [`Error::Full`] past the depth limit: nothing
-    /// was appended. [`Error::Unavailable`] with `outcome_known` false: they may have been, or may yet be; repeat with
+    /// [`Error::Conflict`] if an idempotency key is known with another body, [`Error::LaneFull`] past the limit of a plugin and
+    /// [`Error::Full`] past that of all: nothing was appended. [`Error::Unavailable`] with `outcome_known` false: they may have been, or may yet be; repeat with
     /// the same idempotency keys.
     async fn append(&self, events: Vec<Append>) -> Result<Vec<Accepted>, Error>;
 
@@ -93,8 +96,16 @@ pub trait Broker: Send + Sync + 'static {
     /// The lanes that exist in the store, whether or not a plugin of this host belongs to them.
     fn lanes(&self) -> Vec<Lane>;
 
+    /// How many events of these lanes may wait; each other lane may have a fifth of what may wait in all. Takes the place
+    /// of what was said before.
+    fn limit_lanes(&self, own: BTreeMap<Lane, u64>);
+
     /// What a plugin keeps under a key, as of the last settle that wrote it.
     async fn plugin_state(&self, plugin: &str, key: &str) -> Result<Stored, Error>;
+
+    /// Forgets everything that a plugin keeps, whether or not there is such a plugin, and says how many keys that were. What
+    /// is written meanwhile may stay.
+    async fn remove_state(&self, plugin: &str) -> Result<u64, Error>;
 
     /// One event in whatever state.
     async fn event(&self, id: EventId) -> Result<Option<Found>, Error>;
@@ -161,6 +172,26 @@ pub enum Error {
         /// The configured limit.
         limit: u64,
     },
+    /// As many events wait for one plugin as are allowed to. Those of other plugins are taken.
+    #[error("{}", limits::lane_full(lane, *waiting, *limit))]
+    LaneFull {
+        /// The lane of the plugin.
+        lane: Lane,
+        /// Its events that wait, are due later or are being handled.
+        waiting: u64,
+        /// How many may.
+        limit: u64,
+    },
+    /// The events that wait for one plugin take as much as they may. Those of other plugins are taken.
+    #[error("{}", limits::lane_heavy(lane, *waiting_bytes, *limit_bytes))]
+    LaneHeavy {
+        /// The lane of the plugin.
+        lane: Lane,
+        /// What its events take that wait, are due later or are being handled.
+        waiting_bytes: u64,
+        /// What they may take.
+        limit_bytes: u64,
+    },
     /// The store has no room for more events; what is there can be worked off.
     #[error("the store has no room left: {0}")]
     NoRoom(String),
@@ -194,6 +225,15 @@ impl Error {
 
     /// Whether the same call may succeed later without a person acting.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Full { .. } | Self::NoRoom(_) | Self::Unsafe(_) | Self::Busy(_))
+        matches!(
+            self,
+            Self::Unavailable { .. }
+                | Self::Full { .. }
+                | Self::LaneFull { .. }
+                | Self::LaneHeavy { .. }
+                | Self::NoRoom(_)
+                | Self::Unsafe(_)
+                | Self::Busy(_)
+        )
     }
 }

@@ -68,6 +68,9 @@ pub struct Options {
     pub lease_ms: u64,
     /// The most events that may wait, be due later or be handled; see [`super::Error::Full`].
     pub max_waiting: u64,
+    /// The most bytes that the events of one plugin may take while they wait; see [`super::Error::LaneHeavy`]. A store with
+    /// little room allows less.
+    pub max_waiting_bytes: u64,
     /// Serve from a store that may lose what it accepted (G1).
     pub allow_unsafe: bool,
     /// How long things are kept.
@@ -81,6 +84,8 @@ pub struct Retention {
     pub processed_ms: u64,
     /// And at most so many.
     pub processed_max: u64,
+    /// And at most so many bytes of them. A store with little room keeps less.
+    pub processed_max_bytes: u64,
     /// How long an idempotency key is remembered, in milliseconds.
     pub idempotency_ms: u64,
 }
@@ -94,8 +99,14 @@ impl Default for Options {
             consumer_name: "eventstream".into(),
             lease_ms: 30_000,
             max_waiting: 1_000_000,
+            max_waiting_bytes: 1 << 30,
             allow_unsafe: false,
-            retention: Retention { processed_ms: 7 * DAY_MS, processed_max: 1_000_000, idempotency_ms: DAY_MS },
+            retention: Retention {
+                processed_ms: 7 * DAY_MS,
+                processed_max: 1_000_000,
+                processed_max_bytes: 4 << 30,
+                idempotency_ms: DAY_MS,
+            },
         }
     }
 }
@@ -302,6 +313,8 @@ pub struct Counters {
     pub failed_by_class: BTreeMap<Class, u64>,
     /// Attempts that are followed by another.
     pub retried: u64,
+    /// Attempts that were put off since a limit of the deployment was in their way.
+    pub deferred: u64,
     /// Failed events put back to work.
     pub replayed: u64,
     /// Deliveries taken over from consumers that died or lost touch.
@@ -317,6 +330,14 @@ pub struct Counters {
 pub struct Depth {
     /// Waiting for a consumer, by lane.
     pub queued: BTreeMap<String, u64>,
+    /// Everything that has not ended, by lane.
+    pub waiting_by_lane: BTreeMap<String, u64>,
+    /// About how many bytes that takes, by lane.
+    pub waiting_bytes_by_lane: BTreeMap<String, u64>,
+    /// How many bytes of one lane may wait; `None` if the store has no such limit.
+    pub max_lane_bytes: Option<u64>,
+    /// About how many bytes the processed events take that are kept, by lane.
+    pub kept_bytes_by_lane: BTreeMap<String, u64>,
     /// Being handled.
     pub running: u64,
     /// Due later: retries and delayed events.

@@ -23,6 +23,7 @@ pub(super) struct Draft {
     pub(super) consumer_name: Option<String>,
     /// 0 for twice the number of cores.
     pub(super) concurrency: usize,
+    pub(super) max_depth: u32,
     pub(super) retry: PolicyPatch,
     pub(super) retry_by_class: BTreeMap<Class, PolicyPatch>,
     pub(super) plugins_dir: PathBuf,
@@ -49,6 +50,7 @@ impl Default for Draft {
             broker: broker::Options::default(),
             consumer_name: None,
             concurrency: 0,
+            max_depth: 64,
             retry: PolicyPatch::default(),
             retry_by_class: BTreeMap::new(),
             plugins_dir: "./plugins".into(),
@@ -88,6 +90,7 @@ impl Draft {
                 lease_ms: self.broker.lease_ms,
                 drain_ms: self.server.drain_ms,
                 policies,
+                max_depth: self.max_depth,
             },
             server: ServerOptions { only_local: !self.allow_anonymous, ..self.server },
             broker_url: BrokerUrl::from(self.broker_url),

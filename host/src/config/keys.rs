@@ -40,6 +40,9 @@ impl Key {
 pub(super) fn all() -> Vec<Key> {
     let mut keys = server();
     keys.extend(broker());
+    keys.push(Key::new("events.max_depth", |draft, given| {
+        given.whole(1..=1_000_000).map(|it| draft.max_depth = u32::try_from(it).unwrap_or(u32::MAX))
+    }));
     keys.extend(consumer());
     keys.extend(policy("retry".into(), |draft| &mut draft.retry));
     for class in RETRIED {
@@ -85,6 +88,9 @@ fn broker() -> Vec<Key> {
         Key::new("broker.allow_unsafe", |draft, given| given.truth().map(|it| draft.broker.allow_unsafe = it)),
         Key::new("broker.max_waiting", |draft, given| {
             given.whole(1..=1_000_000_000).map(|it| draft.broker.max_waiting = it)
+        }),
+        Key::new("broker.max_waiting_bytes", |draft, given| {
+            given.size(1..=1 << 50).map(|it| draft.broker.max_waiting_bytes = it as u64)
         }),
         Key::new("broker.max_payload_bytes", |draft, given| {
             given.size(1..=64 * 1024 * 1024).map(|it| draft.server.limits.max_payload_bytes = it)
@@ -132,6 +138,9 @@ fn others() -> Vec<Key> {
         }),
         Key::new("retention.processed_max", |draft, given| {
             given.whole(0..=1_000_000_000).map(|it| draft.broker.retention.processed_max = it)
+        }),
+        Key::new("retention.processed_max_bytes", |draft, given| {
+            given.size(0..=1 << 50).map(|it| draft.broker.retention.processed_max_bytes = it as u64)
         }),
         Key::new("retention.failed", |_, given| given.one_of(&["kept"]).map(drop)),
         Key::new("retention.idempotency", |draft, given| {

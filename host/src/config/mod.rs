@@ -58,6 +58,8 @@ pub struct WorkerSettings {
     pub drain_ms: u64,
     /// How failures are tried again where a plugin says nothing else.
     pub policies: Policies,
+    /// The greatest length of a chain of events that cause each other.
+    pub max_depth: u32,
 }
 
 /// What `plugin` is told. The tables are as they were written: `plugin` knows their keys.

@@ -42,6 +42,7 @@ fn the_commented_file_is_the_default() {
         state_operations: 0,
         state_value_bytes: 0,
         state_keys: 0,
+        state_bytes: 0,
         log_lines: 0,
         log_line_bytes: 0,
         stderr_bytes: 0,

@@ -16,8 +16,10 @@ mod time;
 
 pub use draft::{Draft, Fault, Idempotency, Limits, NewEvent, Rejected, Start};
 pub use id::{EventId, EventType};
-pub use outcome::{Class, Failure, Outcome, Published, Settlement, Success, decide};
-pub use plugin_state::{MAX_COUNTER, MAX_STATE_KEY_BYTES, NotACounter, StateStep, StateWrite, Stored, add};
+pub use outcome::{Class, Failure, Outcome, Published, Settlement, Success, decide, defer};
+pub use plugin_state::{
+    MAX_COUNTER, MAX_STATE_KEY_BYTES, NotACounter, STATE_KEY_BYTES, StateStep, StateWrite, Stored, add, state_bytes,
+};
 pub use record::{AttemptRecord, End, LogLevel, LogLine, Record, State};
 pub use retry::{MAX_PAUSE_MS, Policies, Policy, PolicyPatch};
 pub use time::{Timestamp, in_utc};
@@ -66,6 +68,9 @@ pub struct Event {
     /// The event whose handler published this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<EventId>,
+    /// How many events caused it, one after the other: 0 for what a client sent, and for what was stored without it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub depth: u32,
     /// The payload, byte for byte as it came. Kept apart by the stores, so that it is never encoded again.
     #[serde(skip)]
     pub data: Option<Data>,
@@ -104,9 +109,14 @@ impl Event {
             extensions: BTreeMap::new(),
             accepted,
             cause: None,
+            depth: 0,
             data: None,
         }
     }
+}
+
+pub(crate) fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 impl Data {

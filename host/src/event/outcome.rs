@@ -137,8 +137,21 @@ pub enum Settlement {
         /// Why, in words.
         reason: String,
     },
+    /// A limit of the deployment was in the way: the effects are dropped, no attempt and no failure is counted, and the
+    /// event is due again after the pause, by the broker's clock.
+    Deferred {
+        /// The pause.
+        delay_ms: u64,
+    },
     /// The attempt never began: the event goes back to the end of its lane, and nothing is counted.
     Returned,
+}
+
+impl Settlement {
+    /// Whether the event has reached its end.
+    pub fn is_end(&self) -> bool {
+        matches!(self, Self::Processed | Self::Failed { .. })
+    }
 }
 
 /// What follows from an outcome.
@@ -163,9 +176,40 @@ pub fn decide(outcome: &Outcome, failures: u32, policies: &Policies, jitter: f64
     }
 }
 
+/// The first pause of an attempt that is put off; it doubles with each further one.
+const DEFER_INITIAL_MS: u64 = 1_000;
+/// The longest pause.
+const DEFER_MAX_MS: u64 = 60_000;
+/// So often in a row an attempt is put off before it counts as failed: about a day.
+const MAX_DEFERRALS: u32 = 1_920;
+
+/// What follows when a limit of the deployment is in the way of an attempt that was put off `deferrals` times before.
+///
+/// The pause lies in the upper half of its range, so that what was put off together does not come back together. After
+/// about a day the event fails with class `retry`, since it would keep its place for ever.
+pub fn defer(why: &str, deferrals: u32, jitter: f64) -> Settlement {
+    if deferrals >= MAX_DEFERRALS {
+        let reason = format!("put off for a day: {why}");
+        return Settlement::Failed { class: Class::Retry, reason };
+    }
+    let ceiling_ms = (DEFER_INITIAL_MS << deferrals.min(10)).min(DEFER_MAX_MS);
+    Settlement::Deferred { delay_ms: ceiling_ms / 2 + (ceiling_ms as f64 / 2.0 * jitter.clamp(0.0, 1.0)) as u64 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_put_off_waits_longer_each_time_and_fails_after_a_day() {
+        for (deferrals, jitter, delay_ms) in
+            [(0, 0.0, 500), (0, 1.0, 1_000), (3, 1.0, 8_000), (9, 0.0, 30_000), (MAX_DEFERRALS - 1, 1.0, 60_000)]
+        {
+            assert_eq!(defer("why", deferrals, jitter), Settlement::Deferred { delay_ms }, "{deferrals}");
+        }
+        let Settlement::Failed { class, reason } = defer("why", MAX_DEFERRALS, 0.0) else { panic!("it has failed") };
+        assert!(class == Class::Retry && reason.contains("why"), "{reason}");
+    }
 
     fn decided(class: Class, failures: u32, after_ms: Option<u64>) -> Settlement {
         let failure = Failure { after_ms, ..Failure::new(class, "why") };

@@ -12,6 +12,14 @@ pub const MAX_COUNTER: i64 = (1 << 53) - 1;
 /// The longest key, in bytes.
 pub const MAX_STATE_KEY_BYTES: usize = 512;
 
+/// What a key takes in a store beside its name and its value, about.
+pub const STATE_KEY_BYTES: u64 = 100;
+
+/// What a key takes in a store: its name, its value and what stands around them.
+pub fn state_bytes(key: &str, value_bytes: usize) -> u64 {
+    STATE_KEY_BYTES.saturating_add(key.len() as u64).saturating_add(value_bytes as u64)
+}
+
 /// What a store keeps under a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stored {
@@ -21,6 +29,10 @@ pub struct Stored {
     pub version: u64,
     /// How many keys the plugin has.
     pub keys: u64,
+    /// How much all its keys take, see [`state_bytes`].
+    pub size_bytes: u64,
+    /// The most that the store has room for; `None` if it does not know.
+    pub room_bytes: Option<u64>,
 }
 
 /// What an attempt has seen and wants to change. Takes effect with the settle, or not at all.

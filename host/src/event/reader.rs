@@ -112,6 +112,7 @@ impl<'a> Reader<'a> {
             extensions,
             accepted,
             cause: None,
+            depth: 0,
             data,
         };
         Ok(NewEvent { event, start: start.unwrap_or(Start::Now), idempotency })

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Class, Data, Event, EventId, Settlement, Timestamp};
+use super::{Class, Data, Event, EventId, Settlement, Timestamp, is_zero};
 
 /// The most attempts of which a record keeps the details: the first and the latest ones. An event may be replayed
 /// without end, and its record must not grow without end.
@@ -25,6 +25,8 @@ pub struct Record {
     pub failures: u32,
     /// How often the event was replayed.
     pub replays: u32,
+    /// How often in a row an attempt was put off since a limit of the deployment was in its way.
+    pub deferrals: u32,
     /// The attempts that ended, oldest first; the middle of a very long story is left out.
     pub attempts: Vec<AttemptRecord>,
     /// How the event ended, once it has.
@@ -176,7 +178,15 @@ impl AttemptRecord {
 impl Record {
     /// The record of an event that was just accepted.
     pub fn new(event: impl Into<Arc<Event>>) -> Self {
-        Self { event: event.into(), attempts_made: 0, failures: 0, replays: 0, attempts: Vec::new(), end: None }
+        Self {
+            event: event.into(),
+            attempts_made: 0,
+            failures: 0,
+            replays: 0,
+            deferrals: 0,
+            attempts: Vec::new(),
+            end: None,
+        }
     }
 
     /// The record after an attempt ended so. `result` and `children` are kept when the event was processed.
@@ -188,8 +198,10 @@ impl Record {
         result: Option<Data>,
         children: Vec<EventId>,
     ) -> Self {
-        if *settlement == Settlement::Returned {
-            return self;
+        match settlement {
+            Settlement::Returned => return self,
+            Settlement::Deferred { .. } => return Self { deferrals: self.deferrals.saturating_add(1), ..self },
+            Settlement::Processed | Settlement::Retry { .. } | Settlement::Failed { .. } => self.deferrals = 0,
         }
         self.attempts_made = attempt.attempt;
         match settlement {
@@ -203,7 +215,7 @@ impl Record {
                 let failure = Some((*class, reason.clone()));
                 self.end = Some(End { at, failure, result: None, children: Vec::new() });
             }
-            Settlement::Returned => {}
+            Settlement::Returned | Settlement::Deferred { .. } => {}
         }
         if self.attempts.len() >= MAX_KEPT_ATTEMPTS {
             self.attempts.remove(1);
@@ -229,12 +241,9 @@ impl Record {
     pub fn replayed(mut self) -> Self {
         self.attempts_made = 0;
         self.failures = 0;
+        self.deferrals = 0;
         self.replays = self.replays.saturating_add(1);
         self.end = None;
         self
     }
-}
-
-fn is_zero(n: &u32) -> bool {
-    *n == 0
 }

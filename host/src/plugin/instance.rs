@@ -172,10 +172,10 @@ async fn call(fit: &Fit, mut living: Living, event: &Event) -> wasmtime::Result<
     Ok(answer.and_then(|result| {
         let guest = living.store.data_mut();
         let limits = *guest.limits();
-        let success = guest
-            .take_effects()
-            .and_then(|effects| Ok(Success { result: result_within(result, &limits)?, ..effects }))
-            .map_err(|words| Failure::new(Class::Output, outcome::message(words)))?;
+        let effects = guest.take_effects()?;
+        let result = result_within(result, &limits);
+        let result = result.map_err(|words| Failure::new(Class::Output, outcome::message(words)))?;
+        let success = Success { result, ..effects };
         Ok((success, living))
     }))
 }

@@ -33,6 +33,8 @@ pub struct Limits {
     pub state_value_bytes: u64,
     /// Keys of the plugin, of all attempts together; those of attempts that run side by side may go a little beyond.
     pub state_keys: u64,
+    /// What they take together, their names included; those of attempts that run side by side may go a little beyond.
+    pub state_bytes: u64,
     /// Log lines that are kept, those on standard output included.
     pub log_lines: u32,
     /// One of them, its fields included; the rest of a longer line is cut.
@@ -64,6 +66,7 @@ impl Default for Limits {
             state_operations: 256,
             state_value_bytes: 256 * KIB,
             state_keys: 1_000_000,
+            state_bytes: 256 * KIB * KIB,
             log_lines: 64,
             log_line_bytes: 4 * KIB,
             stderr_bytes: 8 * KIB,

@@ -313,6 +313,7 @@ impl Loader {
             description,
             patterns,
             concurrency: settings.concurrency.map(std::num::NonZeroUsize::get),
+            max_waiting: settings.max_waiting.map(std::num::NonZeroU64::get),
             policies,
             settings: given,
             size_bytes,

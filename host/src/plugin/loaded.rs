@@ -50,6 +50,7 @@ pub struct Plugin {
     pub(super) description: Option<String>,
     pub(super) patterns: Vec<Pattern>,
     pub(super) concurrency: Option<usize>,
+    pub(super) max_waiting: Option<u64>,
     pub(super) policies: Policies,
     /// What it was loaded with; may hold secrets.
     pub(super) settings: Settings,
@@ -132,6 +133,11 @@ impl Plugin {
     /// How many attempts may run side by side on one host; `None` for as many as the host has slots.
     pub fn concurrency(&self) -> Option<usize> {
         self.concurrency
+    }
+
+    /// How many of its events may wait in the deployment; `None` for a fifth of what may wait in all.
+    pub fn max_waiting(&self) -> Option<u64> {
+        self.max_waiting
     }
 
     /// What one attempt may use.

@@ -4,7 +4,7 @@
 //! unit; beside plain numbers they take what people write (`"64MiB"`, `"5s"`).
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 
 use serde::{Deserialize, Deserializer, de};
 use toml::{Table, Value};
@@ -17,10 +17,11 @@ mod resolve;
 
 pub use resolve::given_addresses;
 
-const KEYS: [&str; 8] = ["types", "concurrency", "reuse", "limits", "retry", "config", "secrets", "grants"];
+const KEYS: [&str; 9] =
+    ["types", "concurrency", "max_waiting", "reuse", "limits", "retry", "config", "secrets", "grants"];
 const REUSE_KEYS: [&str; 2] = ["max_events", "idle_ms"];
 const GRANT_KEYS: [&str; 1] = ["http"];
-const LIMIT_KEYS: [&str; 17] = [
+const LIMIT_KEYS: [&str; 18] = [
     "wall_ms",
     "cpu_ms",
     "memory_bytes",
@@ -30,6 +31,7 @@ const LIMIT_KEYS: [&str; 17] = [
     "state_operations",
     "state_value_bytes",
     "state_keys",
+    "state_bytes",
     "log_lines",
     "log_line_bytes",
     "stderr_bytes",
@@ -52,6 +54,8 @@ pub struct Settings {
     pub types: Option<Vec<Pattern>>,
     /// How many attempts may run side by side on one host.
     pub concurrency: Option<NonZeroUsize>,
+    /// How many of its events may wait in the deployment.
+    pub max_waiting: Option<NonZeroU64>,
     /// Whether and how its instances are used for several events.
     pub reuse: Option<Reuse>,
     /// Its limits.
@@ -94,6 +98,8 @@ pub struct LimitsPatch {
     #[serde(deserialize_with = "size_bytes")]
     pub state_value_bytes: Option<u64>,
     pub state_keys: Option<u64>,
+    #[serde(deserialize_with = "size_bytes")]
+    pub state_bytes: Option<u64>,
     pub log_lines: Option<u32>,
     #[serde(deserialize_with = "size_bytes")]
     pub log_line_bytes: Option<u64>,
@@ -193,6 +199,7 @@ impl Settings {
         Self {
             types: self.types.or_else(|| beneath.types.clone()),
             concurrency: self.concurrency.or(beneath.concurrency),
+            max_waiting: self.max_waiting.or(beneath.max_waiting),
             reuse: self.reuse.or(beneath.reuse),
             limits: self.limits.or(&beneath.limits),
             retry: self.retry.or(&beneath.retry),
@@ -225,6 +232,7 @@ impl LimitsPatch {
             state_operations: self.state_operations.unwrap_or(beneath.state_operations),
             state_value_bytes: self.state_value_bytes.unwrap_or(beneath.state_value_bytes),
             state_keys: self.state_keys.unwrap_or(beneath.state_keys),
+            state_bytes: self.state_bytes.unwrap_or(beneath.state_bytes),
             log_lines: self.log_lines.unwrap_or(beneath.log_lines),
             log_line_bytes: self.log_line_bytes.unwrap_or(beneath.log_line_bytes),
             stderr_bytes: self.stderr_bytes.unwrap_or(beneath.stderr_bytes),
@@ -247,6 +255,7 @@ impl LimitsPatch {
             state_operations: self.state_operations.or(beneath.state_operations),
             state_value_bytes: self.state_value_bytes.or(beneath.state_value_bytes),
             state_keys: self.state_keys.or(beneath.state_keys),
+            state_bytes: self.state_bytes.or(beneath.state_bytes),
             log_lines: self.log_lines.or(beneath.log_lines),
             log_line_bytes: self.log_line_bytes.or(beneath.log_line_bytes),
             stderr_bytes: self.stderr_bytes.or(beneath.stderr_bytes),
@@ -382,6 +391,7 @@ mod tests {
             r#"
             types = ["order.*", "USER_SIGNUP"]
             concurrency = 3
+            max_waiting = 500
             limits = { memory_bytes = "32MiB", wall_ms = "2s", cpu_ms = 500 }
             retry = { max_attempts = 9, trap = { max_attempts = 1 } }
             config = { greeting = "hello" }
@@ -389,6 +399,7 @@ mod tests {
             "#,
         )
         .unwrap();
+        assert_eq!(settings.max_waiting.map(NonZeroU64::get), Some(500));
         let limits = settings.limits.over(Limits::default());
         assert_eq!((limits.memory_bytes, limits.wall_ms, limits.cpu_ms), (32 << 20, 2_000, 500));
         assert_eq!(limits.result_bytes, Limits::default().result_bytes);
@@ -420,6 +431,7 @@ mod tests {
             ("grants = { htp = [] }", "no key \"grants.htp\"; did you mean \"http\"?"),
             ("grants.http = [\"api.example.com\"]", "has no scheme"),
             ("concurrency = 0", "concurrency"),
+            ("max_waiting = 0", "max_waiting"),
             ("reuse = { max_event = 5 }", "no key \"reuse.max_event\"; did you mean \"max_events\"?"),
             ("reuse = { max_events = 0 }", "nonzero"),
             ("reuse = { idle_ms = 0 }", "above 0"),

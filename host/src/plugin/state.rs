@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::clock;
-use crate::event::{StateStep, StateWrite, Stored, Timestamp, add};
+use crate::event::{StateStep, StateWrite, Stored, Timestamp, add, state_bytes};
 
 /// Reads the state of plugins, whoever keeps it. May be asked on any runtime.
 #[async_trait]
@@ -71,6 +71,8 @@ impl ReadState for MemoryState {
             value: found.map(|found| found.value.clone()),
             version: found.map_or(0, |found| found.version),
             keys: kept.len() as u64,
+            size_bytes: kept.iter().map(|(key, kept)| state_bytes(key, kept.value.len())).sum(),
+            room_bytes: None,
         })
     }
 }

@@ -100,6 +100,8 @@ pub struct Status {
     /// How many attempts may run side by side on one host, if that is limited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<usize>,
+    /// How many of its events may wait in the deployment, if its settings say it.
+    pub max_waiting: Option<u64>,
     /// How instances are used again, if they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reuse: Option<Reuse>,
@@ -136,6 +138,7 @@ impl Status {
             types: serving.map_or_else(Vec::new, |plugin| plugin.patterns.clone()),
             limits: serving.map(|plugin| *plugin.limits()),
             concurrency: serving.and_then(Plugin::concurrency),
+            max_waiting: serving.and_then(Plugin::max_waiting),
             reuse: serving.and_then(|plugin| plugin.settings.reuse),
             size_bytes: serving.map(|plugin| plugin.size_bytes),
             denied: serving.map(Plugin::denied).unwrap_or_default(),

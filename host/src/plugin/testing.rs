@@ -30,6 +30,7 @@ pub(super) fn event(payload: &str) -> Event {
         extensions: BTreeMap::from([("traceparent".to_owned(), "00-1-2-01".to_owned())]),
         accepted: Timestamp::from_unix_ms(1_795_446_245_007),
         cause: None,
+        depth: 0,
         data: Some(Data::text(payload)),
     }
 }

@@ -13,7 +13,7 @@ use super::payload::Payload;
 use super::{Error, Moved};
 use crate::broker::{Exported, ExportedEvent, ExportedKey, ExportedState, Lane};
 use crate::event::{
-    AttemptRecord, Class, Data, DataKind, End, Event, EventId, EventType, Idempotency, Record, Timestamp,
+    AttemptRecord, Class, Data, DataKind, End, Event, EventId, EventType, Idempotency, Record, Timestamp, is_zero,
 };
 
 /// What the first line calls itself.
@@ -121,6 +121,9 @@ struct EventLine<'a> {
     accepted_at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cause: Option<EventId>,
+    /// Left out where it is 0, as it was before there was one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    depth: u32,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     payload: Option<Payload<'a>>,
     /// Of an event that waits: where, and until when.
@@ -131,6 +134,8 @@ struct EventLine<'a> {
     attempts_made: u32,
     failures: u32,
     replays: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    deferrals: u32,
     attempts: Cow<'a, [AttemptRecord]>,
     /// Of a failed event.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
@@ -201,7 +206,7 @@ fn written(line: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
 }
 
 fn event_line(kind: Kind, record: &Record) -> EventLine<'_> {
-    let Record { event, attempts_made, failures, replays, attempts, end } = record;
+    let Record { event, attempts_made, failures, replays, deferrals, attempts, end } = record;
     EventLine {
         kind,
         id: event.id,
@@ -214,12 +219,14 @@ fn event_line(kind: Kind, record: &Record) -> EventLine<'_> {
         extensions: Cow::Borrowed(&event.extensions),
         accepted_at: event.accepted,
         cause: event.cause,
+        depth: event.depth,
         payload: event.data.as_ref().map(Payload::from),
         lane: None,
         due_at: None,
         attempts_made: *attempts_made,
         failures: *failures,
         replays: *replays,
+        deferrals: *deferrals,
         attempts: Cow::Borrowed(attempts),
         end: end.as_ref().and_then(|end| {
             let (class, reason) = end.failure.as_ref()?;
@@ -307,6 +314,7 @@ fn record(line: EventLine<'_>) -> Result<Record, String> {
         extensions: line.extensions.into_owned(),
         accepted: line.accepted_at,
         cause: line.cause,
+        depth: line.depth,
         data: line.payload.map(Payload::into_data).transpose()?,
     };
     let end = match line.end {
@@ -318,8 +326,9 @@ fn record(line: EventLine<'_>) -> Result<Record, String> {
             children: end.children.into_owned(),
         }),
     };
-    let EventLine { attempts_made, failures, replays, attempts, .. } = line;
-    Ok(Record { event: event.into(), attempts_made, failures, replays, attempts: attempts.into_owned(), end })
+    let EventLine { attempts_made, failures, replays, deferrals, attempts, .. } = line;
+    let attempts = attempts.into_owned();
+    Ok(Record { event: event.into(), attempts_made, failures, replays, deferrals, attempts, end })
 }
 
 fn hexadecimal(digest: &[u8; 32]) -> String {
@@ -354,6 +363,7 @@ mod tests {
             extensions: BTreeMap::from([("partitionkey".into(), "a|b\n\u{2028}".into())]),
             accepted: Timestamp::from_unix_ms(1_795_446_245_007),
             cause: Some(EventId::new()),
+            depth: 3,
             data: Some(Data::text("{\"n\": 12345678901234567890.10,\"n\":1}")),
         };
         let attempt = AttemptRecord {
@@ -394,6 +404,7 @@ mod tests {
             data_schema: None,
             extensions: BTreeMap::new(),
             cause: None,
+            depth: 0,
             data: None,
             ..(*record().event).clone()
         };

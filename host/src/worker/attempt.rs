@@ -7,6 +7,7 @@ use crate::broker::{Append, Delivery, Lane, Settle};
 use crate::clock;
 use crate::event::{
     AttemptRecord, Class, Event, EventType, Failure, Outcome, Policies, Published, Record, Settlement, Start, decide,
+    defer,
 };
 use crate::plugin::{Attempt, Completed, Meter, Plugin, ReadState, Registry};
 
@@ -37,6 +38,8 @@ pub(super) struct Handler {
     pub(super) consumer: Arc<str>,
     /// Whether handlers may publish.
     pub(super) crowd: Crowd,
+    /// How many events may cause each other, one after the other.
+    pub(super) max_depth: u32,
 }
 
 /// Where to go next with a delivery.
@@ -66,8 +69,13 @@ impl Handler {
         };
         let duration_ms = started.elapsed().as_micros() as f64 / 1_000.0;
         let policies = plugin.as_ref().map_or(&self.policies, |plugin| plugin.policies());
-        let outcome = self.crowd.admit(completed.outcome);
-        let settlement = decide(&outcome, record.failures, policies, fastrand::f64());
+        let lane = self.lane(&record.event.event_type);
+        let mut outcome = within_depth(completed.outcome, self.max_depth);
+        let mut settlement = decide(&outcome, record.failures, policies, fastrand::f64());
+        if let Some(why) = self.obstacle(&lane, &outcome) {
+            settlement = defer(&why, record.deferrals, fastrand::f64());
+            outcome = Outcome::Failed(Failure::new(Class::Retry, why));
+        }
         self.log(&record.event, attempt, duration_ms, plugin.as_deref(), &settlement);
 
         let (success, failure) = match outcome {
@@ -93,10 +101,22 @@ impl Handler {
         };
         let children = success.published.iter().map(|published| published.event.id).collect();
         let publish = success.published.into_iter().map(|published| self.append(published)).collect();
-        let lane = self.lane(&record.event.event_type);
         let receipt = receipt.clone();
         let record = delivery.record.after(ended, &settlement, clock::now(), success.result, children);
         Settle { receipt, record, settlement, lane, publish, state: success.state }
+    }
+
+    /// Why an attempt that ended so has to be made again later, if so: the limit of the deployment that is in its way.
+    fn obstacle(&self, own: &Lane, outcome: &Outcome) -> Option<String> {
+        let Outcome::Ok(success) = outcome else { return None };
+        if success.published.is_empty() {
+            return None;
+        }
+        let target = |published: &Published| {
+            let size_bytes = published.event.data.as_ref().map_or(0, |data| data.bytes.len());
+            (self.lane(&published.event.event_type), size_bytes as u64)
+        };
+        self.crowd.obstacle(own, &success.published.iter().map(target).collect::<Vec<_>>())
     }
 
     /// The lane of a type by the routing in force.
@@ -143,10 +163,29 @@ impl Handler {
                 event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin.id = plugin, duration_ms, class = class.as_str(),
                 "attempt failed, next one in {delay_ms} ms"
             ),
+            Settlement::Deferred { delay_ms } => tracing::info!(
+                event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin.id = plugin, duration_ms,
+                "attempt put off by {delay_ms} ms, its effects dropped, since too many events wait"
+            ),
             Settlement::Processed | Settlement::Returned => tracing::debug!(
                 event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin.id = plugin, duration_ms, "event processed"
             ),
         }
+    }
+}
+
+/// An attempt that publishes beyond the greatest length of a chain of causes has failed: what publishes its own type would
+/// go on for ever.
+fn within_depth(outcome: Outcome, max_depth: u32) -> Outcome {
+    match &outcome {
+        Outcome::Ok(success) if success.published.iter().any(|published| published.event.depth > max_depth) => {
+            let message = format!(
+                "it published an event that {max_depth} others would have caused one after the other, and no chain of \
+                 causes may be longer (events.max_depth): does a handler publish what leads to itself again?"
+            );
+            Outcome::Failed(Failure::new(Class::Output, message))
+        }
+        _ => outcome,
     }
 }
 
@@ -166,5 +205,24 @@ impl Completed {
     /// What came of an attempt in which no guest ran.
     fn failed(failure: Failure) -> Self {
         Self { outcome: Outcome::Failed(failure), log: Vec::new(), log_lines_dropped: 0, stderr: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Success, Timestamp};
+
+    #[test]
+    fn a_chain_of_causes_ends_at_its_greatest_length() {
+        let publishing = |depth| {
+            let event = Event { depth, ..Event::new("a".parse().unwrap(), "/s", Timestamp::from_unix_ms(0)) };
+            Outcome::Ok(Success { published: vec![Published { event, delay_ms: 0 }], ..Success::default() })
+        };
+        let at_the_end = publishing(64);
+        assert_eq!(within_depth(at_the_end.clone(), 64), at_the_end);
+        let Outcome::Failed(failure) = within_depth(publishing(65), 64) else { panic!("it is too deep") };
+        assert_eq!(failure.class, Class::Output);
+        assert!(failure.message.contains("events.max_depth"), "{}", failure.message);
     }
 }

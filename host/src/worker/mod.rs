@@ -19,7 +19,7 @@ mod slots;
 mod state;
 mod upkeep;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +58,8 @@ pub struct Options {
     pub policies: Policies,
     /// The most events that may wait before clients are refused.
     pub max_waiting: u64,
+    /// The greatest length of a chain of causes: an attempt that publishes beyond it fails.
+    pub max_depth: u32,
 }
 
 impl Options {
@@ -113,6 +115,7 @@ impl Worker {
             state: Arc::new(Reads::start(broker.clone(), &own_tasks)),
             consumer: broker.consumer().into(),
             crowd: Crowd::new(options.max_waiting),
+            max_depth: options.max_depth,
         };
         let too_late = CancellationToken::new();
         let missed = Arc::new(Notify::new());
@@ -204,6 +207,12 @@ impl Shared {
             tracing::debug!(event.id = %delivery.receipt.event_id, "its state changed meanwhile: handled again");
             custody = still;
         }
+    }
+
+    /// How many events of a plugin may wait, of those whose settings say it.
+    fn lane_limits(&self) -> BTreeMap<Lane, u64> {
+        let limit = |plugin: Arc<Plugin>| Some((plugin.name().parse().ok()?, plugin.max_waiting()?));
+        self.plugins.active().into_iter().filter_map(limit).collect()
     }
 
     /// The lanes to claim from, each with its limit: those of the plugins here, those that others made, and the one of

@@ -46,8 +46,11 @@ pub(super) async fn promote(shared: Arc<Shared>) -> anyhow::Result<()> {
 pub(super) async fn maintain(shared: Arc<Shared>) -> anyhow::Result<()> {
     let pause = MAX_MAINTAIN_PAUSE.min(shared.options.lease / 4);
     while !shared.stop.is_cancelled() {
+        let limits = shared.lane_limits();
+        shared.broker.limit_lanes(limits.clone());
+        shared.handler.crowd.limit_lanes(limits);
         match shared.broker.stats().await {
-            Ok(stats) => shared.handler.crowd.note(stats.depth.waiting()),
+            Ok(stats) => shared.handler.crowd.note(&stats.depth),
             Err(error) => tracing::debug!("could not ask how much waits: {error}"),
         }
         let pause = match shared.broker.maintain().await {

@@ -30,6 +30,7 @@ pub async fn an_accepted_event_survives_a_crash(rig: &dyn Rig) {
 /// One event that cannot be accepted keeps out the whole request.
 pub async fn a_request_is_appended_whole_or_not_at_all(rig: &dyn Rig) {
     let broker = rig.open(Options { max_waiting: 5, ..options() }).await;
+    without_lane_limits(&*broker, &["a"]);
     let mut known = appends("a", 1);
     known[0].idempotency = idempotency(1, 1);
     broker.append(known).await.expect("the first is accepted");
@@ -86,6 +87,7 @@ pub async fn the_same_key_with_another_body_is_a_conflict(rig: &dyn Rig) {
 /// G12: waiting, due and running events count; ended ones do not; duplicates need no room.
 pub async fn past_the_limit_nothing_is_accepted_until_something_ended(rig: &dyn Rig) {
     let broker = rig.open(Options { max_waiting: 3, ..options() }).await;
+    broker.limit_lanes(BTreeMap::from(["a", "b", "c"].map(|name| (lane(name), 3))));
     let mut events = appends("a", 3);
     events[0].idempotency = idempotency(1, 1);
     events[1].lane = lane("b");

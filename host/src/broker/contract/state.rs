@@ -43,7 +43,8 @@ async fn commit(broker: &dyn Broker, state: StateStep) -> Settled {
 /// G3: nothing of it is seen before the settle, and all of it afterwards, byte for byte.
 pub async fn what_is_written_stands_from_the_settle_on(rig: &dyn Rig) {
     let broker = rig.open(options()).await;
-    assert_eq!(stored(&*broker, "k").await, Stored::default());
+    let nothing = stored(&*broker, "k").await;
+    assert_eq!((nothing.value, nothing.version, nothing.keys, nothing.size_bytes), (None, 0, 0, 0));
     let bytes: Vec<u8> = (0..=255).chain(*b" 1 2 \n\0").collect();
     let write = StateWrite::Set { value: bytes.clone().into(), ttl_ms: None };
     let writes = step(&[("k", 0), ("other key", 0)], &[("k", write), ("n", StateWrite::Add(-7)), ("é", set(""))]);
@@ -56,7 +57,8 @@ pub async fn what_is_written_stands_from_the_settle_on(rig: &dyn Rig) {
 
     let writes = step(&[("k", kept.version)], &[("k", StateWrite::Delete), ("missing", StateWrite::Delete)]);
     assert_eq!(commit(&*broker, writes).await, Settled::Done);
-    assert_eq!(stored(&*broker, "k").await, Stored { keys: 2, ..Stored::default() });
+    let gone = stored(&*broker, "k").await;
+    assert_eq!((gone.value, gone.version, gone.keys), (None, 0, 2));
     assert_eq!(broker.stats().await.expect("totals").depth.state_keys, 2);
 }
 
@@ -122,7 +124,7 @@ pub async fn a_lost_delivery_writes_nothing(rig: &dyn Rig) {
     let mut stale = lost.clone();
     stale.receipt.deliveries += 1;
     assert_eq!(broker.settle(vec![stale]).await, Ok(vec![Settled::Lost]));
-    assert_eq!(stored(&*broker, "n").await, Stored::default());
+    assert_eq!((value(&*broker, "n").await, stored(&*broker, "n").await.keys), (None, 0));
 }
 
 /// G3: a settle whose answer was lost is asked again and writes once, also when its own writes changed what it had seen.
@@ -206,4 +208,58 @@ pub async fn state_survives_a_crash_and_moves_to_another_store(rig: &dyn Rig) {
     assert_eq!(stored(&*broker, "end").await.keys, 3);
     commit(&*broker, step(&[], &[("n", StateWrite::Add(1))])).await;
     assert_eq!(value(&*broker, "n").await.as_deref(), Some("43"));
+}
+
+/// G12: how much a plugin keeps is known, whether that is few large values or many small ones, and gets less with them.
+pub async fn how_much_a_plugin_keeps_is_known(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    let size = async |broker: &dyn Broker| stored(broker, "k").await.size_bytes;
+    let large = "x".repeat(50_000);
+    assert_eq!(commit(&*broker, step(&[], &[("k", set(&large)), ("n", StateWrite::Add(1))])).await, Settled::Done);
+    let with_large = size(&*broker).await;
+    assert!((50_000..51_000).contains(&with_large), "{with_large}");
+    let names: Vec<String> = (0..200).map(|n| format!("small {n}")).collect();
+    let small: Vec<(&str, StateWrite)> = names.iter().map(|name| (name.as_str(), set(""))).collect();
+    assert_eq!(commit(&*broker, step(&[], &small)).await, Settled::Done);
+    let with_small = size(&*broker).await;
+    assert!(with_small > with_large + 200 * 100, "names and keys take room: {with_small}");
+    assert_eq!(commit(&*broker, step(&[], &[("k", set("y"))])).await, Settled::Done);
+    let less = size(&*broker).await;
+    assert!((with_small - 49_999).abs_diff(less) < 10, "{less}");
+    rig.kill(broker).await;
+
+    let broker = rig.open(options()).await;
+    assert_eq!(size(&*broker).await, less);
+    let gone: Vec<(&str, StateWrite)> = names.iter().map(|name| (name.as_str(), StateWrite::Delete)).collect();
+    let gone = [&gone[..], &[("k", StateWrite::Delete), ("n", StateWrite::Delete)]].concat();
+    assert_eq!(commit(&*broker, step(&[], &gone)).await, Settled::Done);
+    assert_eq!(size(&*broker).await, 0);
+    commit(&*broker, step(&[], &[("brief", set_for(&large, 1))])).await;
+    eventually("what has ended takes nothing", || async {
+        broker.maintain().await.expect("maintained");
+        (size(&*broker).await == 0).then_some(())
+    })
+    .await;
+}
+
+/// What a plugin keeps can be removed as a whole, and that of others stays.
+pub async fn the_state_of_a_plugin_can_be_removed(rig: &dyn Rig) {
+    let broker = rig.open(options()).await;
+    let names: Vec<String> = (0..700).map(|n| n.to_string()).collect();
+    for part in names.chunks(100) {
+        let writes: Vec<(&str, StateWrite)> = part.iter().map(|name| (name.as_str(), set_for("v", 600_000))).collect();
+        assert_eq!(commit(&*broker, step(&[], &writes)).await, Settled::Done);
+    }
+    let other = StateStep { plugin: "other".into(), ..step(&[], &[("k", set("stays"))]) };
+    assert_eq!(commit(&*broker, other).await, Settled::Done);
+    let seen = stored(&*broker, "7").await;
+    assert_eq!(broker.remove_state("nobody").await, Ok(0));
+    assert_eq!(broker.remove_state(PLUGIN).await, Ok(700));
+    let gone = stored(&*broker, "7").await;
+    assert_eq!((gone.value, gone.version, gone.keys, gone.size_bytes), (None, 0, 0, 0));
+    assert_eq!(broker.stats().await.expect("totals").depth.state_keys, 1);
+    assert_eq!(broker.plugin_state("other", "k").await.expect("read").value.as_deref(), Some(&b"stays"[..]));
+    assert_eq!(commit(&*broker, step(&[("7", seen.version)], &[])).await, Settled::Conflict, "it was seen and is gone");
+    assert_eq!(commit(&*broker, step(&[("7", 0)], &[("7", set("again"))])).await, Settled::Done);
+    assert_eq!(value(&*broker, "7").await.as_deref(), Some("again"));
 }

@@ -299,7 +299,7 @@ pub async fn windows_end_and_limits_are_for_new_events(rig: &dyn Rig) {
     }
     let restored = broker.restore(items).await.expect("restored");
     assert_eq!(restored[..3], [Restored::Expired, Restored::Done, Restored::Done]);
-    assert!(matches!(broker.append(appends("a", 1)).await, Err(Error::Full { waiting: 3, limit: 1 })));
+    assert!(matches!(broker.append(appends("a", 1)).await, Err(Error::LaneFull { waiting: 3, limit: 1, .. })));
     for delivery in claim(&*broker, "a", 3).await {
         assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, Settled::Done);
     }

@@ -3,7 +3,7 @@
 //! Everything that may refuse is looked at before the first row is written, so that a refused request costs its
 //! neighbors in the same transaction nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use rusqlite::{OptionalExtension, params};
@@ -23,7 +23,7 @@ pub(super) const INSERT_EVENT: &str = "INSERT INTO event (number, id, state, lan
 pub(super) const INSERT_BODY: &str = "INSERT INTO body (number, head, data, checksum) VALUES (?1, ?2, ?3, ?4)";
 
 /// What an event takes beside its head and its payload, about.
-const ROW_BYTES: usize = 200;
+pub(super) const ROW_BYTES: u64 = 200;
 
 /// An event in the form in which it is written; made before the writer is asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,8 +39,25 @@ impl NewEvent {
     /// About how much is written for it.
     pub(super) fn size_bytes(&self) -> usize {
         let Body { head, data, .. } = &*self.body;
-        ROW_BYTES + head.len() + data.as_ref().map_or(0, |data| data.bytes.len())
+        ROW_BYTES as usize + head.len() + data.as_ref().map_or(0, |data| data.bytes.len())
     }
+}
+
+impl NewEvent {
+    /// What it counts for while it waits.
+    fn row_bytes(&self) -> u64 {
+        row_bytes(self.body.data.as_ref().map_or(0, |data| data.bytes.len()))
+    }
+}
+
+/// What an event counts for while it waits, with a payload of so many bytes.
+pub(super) fn row_bytes(data_bytes: usize) -> u64 {
+    ROW_BYTES.saturating_add(data_bytes as u64)
+}
+
+/// SQLite knows signed numbers only. No size gets so far.
+pub(super) fn signed(size_bytes: u64) -> i64 {
+    i64::try_from(size_bytes).unwrap_or(i64::MAX)
 }
 
 impl From<&Append> for NewEvent {
@@ -57,7 +74,7 @@ impl From<&Append> for NewEvent {
 
 /// Appends the events of a request.
 ///
-/// Refuses with [`Error::Conflict`], [`Error::Full`] or [`Error::NoRoom`], each before anything was written.
+/// Refuses with [`Error::Conflict`], [`Error::LaneFull`], [`Error::Full`] or [`Error::NoRoom`], each before anything was written.
 pub(super) fn append(step: &mut Step<'_>, events: &[NewEvent]) -> rusqlite::Result<Result<Vec<Accepted>, Error>> {
     let mut known: Vec<Option<EventId>> = Vec::with_capacity(events.len());
     let mut conflicts = Vec::new();
@@ -86,12 +103,23 @@ pub(super) fn append(step: &mut Step<'_>, events: &[NewEvent]) -> rusqlite::Resu
     if !conflicts.is_empty() {
         return Ok(Err(Error::Conflict(conflicts)));
     }
-    let new = known.iter().filter(|id| id.is_none()).count() as u64;
-    if new > 0 {
-        let waiting = step.totals.waiting();
-        let limit = step.options.max_waiting;
-        if waiting.saturating_add(new) > limit {
-            return Ok(Err(Error::Full { waiting, limit }));
+    if known.iter().any(Option::is_none) {
+        let mut wanted: BTreeMap<&Lane, u64> = BTreeMap::new();
+        for (event, _) in events.iter().zip(&known).filter(|(_, known)| known.is_none()) {
+            *wanted.entry(&event.lane).or_default() += 1;
+        }
+        let (totals, limits) = (&*step.totals, step.limits);
+        let counted = || totals.counted(limits);
+        if let Err(full) = limits.check(&wanted, |lane| totals.waiting_of(lane), totals.waiting(), counted) {
+            return Ok(Err(full));
+        }
+        for lane in wanted.keys() {
+            let of_lane = events.iter().zip(&known).filter(|(event, known)| known.is_none() && event.lane == **lane);
+            let more: u64 = of_lane.map(|(event, _)| event.row_bytes()).sum();
+            let (waiting_bytes, limit_bytes) = (totals.waiting_bytes_of(lane), step.options.max_waiting_bytes);
+            if waiting_bytes > 0 && waiting_bytes.saturating_add(more) > limit_bytes {
+                return Ok(Err(Error::LaneHeavy { lane: (*lane).clone(), waiting_bytes, limit_bytes }));
+            }
         }
         if let Some(shortage) = step.no_room {
             return Ok(Err(Error::NoRoom(shortage.to_owned())));
@@ -161,6 +189,7 @@ pub(super) fn insert(step: &mut Step<'_>, event: &NewEvent) -> rusqlite::Result<
             .prepare_cached("REPLACE INTO idempotency (key, fingerprint, id, until) VALUES (?1, ?2, ?3, ?4)")?
             .execute(params![key, fingerprint, body.id.as_bytes(), step.now_ms.saturating_add(window_ms)])?;
     }
+    step.totals.waits(lane, 1, signed(event.row_bytes()));
     match due_ms {
         None => step.totals.queued(lane, 1),
         Some(_) => step.totals.scheduled += 1,

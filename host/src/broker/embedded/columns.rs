@@ -13,7 +13,7 @@ use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use serde::{Deserialize, Serialize};
 
 use crate::event::{
-    AttemptRecord, Class, DEFAULT_SOURCE, Data, DataKind, End, Event, EventId, EventType, Record, Timestamp,
+    AttemptRecord, Class, DEFAULT_SOURCE, Data, DataKind, End, Event, EventId, EventType, Record, Timestamp, is_zero,
 };
 
 /// The media type that most payloads have, and that is therefore left out.
@@ -92,6 +92,8 @@ struct Head<'a> {
     extensions: Cow<'a, BTreeMap<String, String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cause: Option<EventId>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    depth: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -99,6 +101,8 @@ struct StoryText<'a> {
     made: u32,
     failures: u32,
     replays: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    deferrals: u32,
     attempts: Cow<'a, [AttemptRecord]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     end: Option<EndText<'a>>,
@@ -123,7 +127,7 @@ impl Body {
     /// The columns of an event.
     pub(super) fn of(event: &Event) -> Self {
         let Event { id, event_type, source, subject, time, .. } = event;
-        let Event { data_content_type, data_schema, extensions, accepted, cause, data, .. } = event;
+        let Event { data_content_type, data_schema, extensions, accepted, cause, depth, data, .. } = event;
         let head = Head {
             accepted: accepted.unix_ms(),
             source: (source != DEFAULT_SOURCE).then_some(Cow::Borrowed(source)),
@@ -136,6 +140,7 @@ impl Body {
             schema: data_schema.as_deref().map(Cow::Borrowed),
             extensions: Cow::Borrowed(extensions),
             cause: *cause,
+            depth: *depth,
         };
         let head = json(&head);
         let checksum = body_checksum(id.as_bytes(), event_type.as_str().as_bytes(), head.as_bytes(), data);
@@ -146,14 +151,16 @@ impl Body {
 impl Story {
     /// The columns of what happened to the event; `None` while nothing has.
     pub(super) fn of(record: &Record) -> Option<Self> {
-        let Record { event, attempts_made, failures, replays, attempts, end } = record;
-        if *attempts_made == 0 && *failures == 0 && *replays == 0 && attempts.is_empty() && end.is_none() {
+        let Record { event, attempts_made, failures, replays, deferrals, attempts, end } = record;
+        let counts = [attempts_made, failures, replays, deferrals];
+        if counts.into_iter().all(is_zero) && attempts.is_empty() && end.is_none() {
             return None;
         }
         let text = json(&StoryText {
             made: *attempts_made,
             failures: *failures,
             replays: *replays,
+            deferrals: *deferrals,
             attempts: Cow::Borrowed(attempts),
             end: end.as_ref().map(|end| EndText {
                 at: end.at.unix_ms(),
@@ -195,6 +202,11 @@ impl Fetched {
             checksum: row.get(first + 4)?,
             story,
         })
+    }
+
+    /// How large the payload is.
+    pub(super) fn data_bytes(&self) -> usize {
+        self.data.as_ref().map_or(0, |data| data.bytes.len())
     }
 
     /// The id that the row claims to have.
@@ -249,6 +261,7 @@ impl Fetched {
             extensions: head.extensions.into_owned(),
             accepted: Timestamp::from_unix_ms(head.accepted),
             cause: head.cause,
+            depth: head.depth,
             data: self.data.clone(),
         };
         match &self.story {
@@ -275,6 +288,7 @@ impl FetchedStory {
             attempts_made: text.made,
             failures: text.failures,
             replays: text.replays,
+            deferrals: text.deferrals,
             attempts: text.attempts.into_owned(),
             end,
         })

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::broker::{Error, ExportedState};
-use crate::event::{StateStep, StateWrite, Stored, Timestamp, add};
+use crate::event::{StateStep, StateWrite, Stored, Timestamp, add, state_bytes};
 
 use super::columns::{Unreadable, state_checksum};
 use super::retention::More;
@@ -34,21 +34,24 @@ pub(super) fn read(
     key: &str,
     now_ms: i64,
 ) -> rusqlite::Result<Result<Stored, Unreadable>> {
-    let space: Option<(i64, i64)> = db
-        .prepare_cached("SELECT number, keys FROM state_space WHERE plugin = ?1")?
-        .query_row([plugin], |row| Ok((row.get(0)?, row.get(1)?)))
+    let space: Option<(i64, u64, u64)> = db
+        .prepare_cached("SELECT number, keys, bytes FROM state_space WHERE plugin = ?1")?
+        .query_row([plugin], |row| {
+            let count = |column| row.get(column).map(|n: i64| u64::try_from(n).unwrap_or_default());
+            Ok((row.get(0)?, count(1)?, count(2)?))
+        })
         .optional()?;
-    let Some((space, keys)) = space else { return Ok(Ok(Stored::default())) };
-    let keys = u64::try_from(keys).unwrap_or_default();
+    let Some((space, keys, size_bytes)) = space else { return Ok(Ok(Stored::default())) };
+    let nothing = Stored { keys, size_bytes, ..Stored::default() };
     Ok(Ok(match row(db, space, key, now_ms)? {
-        None => Stored { keys, ..Stored::default() },
+        None => nothing,
         Some(row) if i64::from(state_checksum(plugin, key, &row.value)) != row.checksum => {
             return Ok(Err(Unreadable::new("the checksum of the plugin's state does not match")));
         }
         Some(row) => Stored {
             value: Some(Bytes::from(row.value)),
             version: u64::try_from(row.version).unwrap_or_default(),
-            keys,
+            ..nothing
         },
     }))
 }
@@ -135,7 +138,7 @@ fn make_space(step: &Step<'_>, plugin: &str) -> rusqlite::Result<i64> {
         Some(space) => Ok(space),
         None => step
             .db
-            .prepare_cached("INSERT INTO state_space (plugin, keys) VALUES (?1, 0) RETURNING number")?
+            .prepare_cached("INSERT INTO state_space (plugin, keys, bytes) VALUES (?1, 0, 0) RETURNING number")?
             .query_row([plugin], |row| row.get(0)),
     }
 }
@@ -159,32 +162,72 @@ fn put(
     until: Option<i64>,
 ) -> rusqlite::Result<()> {
     let (version, checksum) = (step.totals.next_number(), state_checksum(plugin, key, value));
-    let written = step
+    let before: Option<i64> = step
         .db
-        .prepare_cached(
-            "UPDATE state SET version = ?3, until = ?4, value = ?5, checksum = ?6 WHERE space = ?1 AND key = ?2",
-        )?
-        .execute(params![space, key, version, until, value, checksum])?;
-    if written == 0 {
-        step.db
-            .prepare_cached(
-                "INSERT INTO state (space, key, version, until, value, checksum) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            )?
-            .execute(params![space, key, version, until, value, checksum])?;
-        count(step, space, 1)?;
+        .prepare_cached("SELECT octet_length(value) FROM state WHERE space = ?1 AND key = ?2")?
+        .query_row((space, key), |row| row.get(0))
+        .optional()?;
+    let value_bytes = i64::try_from(value.len()).unwrap_or(i64::MAX);
+    match before {
+        Some(before_bytes) => {
+            step.db
+                .prepare_cached(
+                    "UPDATE state SET version = ?3, until = ?4, value = ?5, checksum = ?6 WHERE space = ?1 AND key = ?2",
+                )?
+                .execute(params![space, key, version, until, value, checksum])?;
+            count(step, space, 0, value_bytes - before_bytes)
+        }
+        None => {
+            step.db
+                .prepare_cached(
+                    "INSERT INTO state (space, key, version, until, value, checksum) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                )?
+                .execute(params![space, key, version, until, value, checksum])?;
+            count(step, space, 1, taken(key, value_bytes))
+        }
     }
-    Ok(())
 }
 
 fn delete(step: &mut Step<'_>, space: i64, key: &str) -> rusqlite::Result<()> {
-    let deleted = step.db.prepare_cached("DELETE FROM state WHERE space = ?1 AND key = ?2")?.execute((space, key))?;
-    if deleted == 1 { count(step, space, -1) } else { Ok(()) }
+    let deleted: Option<i64> = step
+        .db
+        .prepare_cached("DELETE FROM state WHERE space = ?1 AND key = ?2 RETURNING octet_length(value)")?
+        .query_row((space, key), |row| row.get(0))
+        .optional()?;
+    deleted.map_or(Ok(()), |value_bytes| count(step, space, -1, -taken(key, value_bytes)))
 }
 
-fn count(step: &mut Step<'_>, space: i64, more: i64) -> rusqlite::Result<()> {
+/// What a key takes with a value of so many bytes.
+fn taken(key: &str, value_bytes: i64) -> i64 {
+    i64::try_from(state_bytes(key, usize::try_from(value_bytes).unwrap_or_default())).unwrap_or(i64::MAX)
+}
+
+/// Forgets some keys of a plugin; how many, 0 when none is left.
+pub(super) fn remove(step: &mut Step<'_>, plugin: &str) -> rusqlite::Result<Result<u64, Error>> {
+    let Some(space) = space_of(step.db, plugin)? else { return Ok(Ok(0)) };
+    let keys: Vec<String> = step
+        .db
+        .prepare_cached("SELECT key FROM state WHERE space = ?1 LIMIT ?2")?
+        .query_map((space, MAX_FORGOTTEN), |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    for key in &keys {
+        delete(step, space, key)?;
+    }
+    if keys.is_empty() {
+        step.db.execute("UPDATE state_space SET keys = 0, bytes = 0 WHERE number = ?1", [space])?;
+    }
+    Ok(Ok(keys.len() as u64))
+}
+
+fn count(step: &mut Step<'_>, space: i64, more: i64, more_bytes: i64) -> rusqlite::Result<()> {
+    if more == 0 && more_bytes == 0 {
+        return Ok(());
+    }
     step.db
-        .prepare_cached("UPDATE state_space SET keys = max(0, keys + ?2) WHERE number = ?1")?
-        .execute((space, more))?;
+        .prepare_cached(
+            "UPDATE state_space SET keys = max(0, keys + ?2), bytes = max(0, bytes + ?3) WHERE number = ?1",
+        )?
+        .execute((space, more, more_bytes))?;
     step.totals.state_keys = step.totals.state_keys.saturating_add_signed(more);
     Ok(())
 }

@@ -34,18 +34,20 @@ pub use backup::{BackupError, backup};
 pub use open::OpenError;
 pub use snapshot::{SnapshotError, snapshot};
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::bad_entry::BadEntry;
 use super::list_limit::ListLimit;
 use super::{
-    Accepted, Append, Broker, Claim, Delivery, EndedPage, EndedQuery, Error, Exported, Found, Health, Lane, Leases,
-    Promoted, Receipt, Replayed, Restored, Settle, Settled, Snapshot, Stats,
+    Accepted, Append, Broker, Claim, Delivery, EndedPage, EndedQuery, Error, Exported, Found, Health, Lane, LaneLimits,
+    Leases, Promoted, Receipt, Replayed, Restored, Settle, Settled, Snapshot, Stats,
 };
 use crate::clock;
 use crate::event::{Class, EventId, Settlement, State, Stored};
@@ -76,6 +78,11 @@ pub struct EmbeddedBroker {
     readers: Readers,
     lists: ListLimit,
     leases: Arc<Table>,
+    limits: Arc<ArcSwap<LaneLimits>>,
+    /// How many bytes of one lane may wait.
+    max_lane_bytes: u64,
+    /// The most that the state of one plugin may take of the disk; `None` if the disk does not say how large it is.
+    state_room_bytes: Option<u64>,
     board: watch::Receiver<Totals>,
     condition: Condition,
     consumer: String,
@@ -155,7 +162,7 @@ fn bad_entry(receipt: &Receipt, claimed: &Claimed, why: &str) -> Option<Ending> 
     let bad = BadEntry { id, lane: &claimed.lane, entry: &receipt.entry, added: id.made(), fields: &fields, why };
     bad.log();
     let settlement = Settlement::Failed { class: Class::BadEntry, reason: why.to_owned() };
-    Some(Ending::instead(receipt, &bad.record(clock::now())?, settlement))
+    Some(Ending::instead(receipt, &bad.record(clock::now())?, settlement, claimed.found.data_bytes()))
 }
 
 #[async_trait]
@@ -241,10 +248,27 @@ impl Broker for EmbeddedBroker {
         self.board.borrow().lanes.iter().map(|it| it.lane.clone()).collect()
     }
 
+    fn limit_lanes(&self, own: BTreeMap<Lane, u64>) {
+        let limits = LaneLimits::new(self.limits.load().all(), own);
+        self.limits.store(Arc::new(limits));
+    }
+
     async fn plugin_state(&self, plugin: &str, key: &str) -> Result<Stored, Error> {
         let (plugin, key) = (plugin.to_owned(), key.to_owned());
         let read = self.readers.read(move |db| kept::read(db, &plugin, &key, clock::now().unix_ms())).await?;
-        read.map_err(|error| Error::Misconfigured(error.to_string()))
+        let stored = read.map_err(|error| Error::Misconfigured(error.to_string()))?;
+        Ok(Stored { room_bytes: self.state_room_bytes, ..stored })
+    }
+
+    async fn remove_state(&self, plugin: &str) -> Result<u64, Error> {
+        let mut removed = 0;
+        loop {
+            let plugin = plugin.to_owned();
+            match self.writer.run(Commit::Synced, move |step| kept::remove(step, &plugin)).await? {
+                0 => return Ok(removed),
+                some => removed += some,
+            }
+        }
     }
 
     async fn event(&self, id: EventId) -> Result<Option<Found>, Error> {
@@ -291,7 +315,7 @@ impl Broker for EmbeddedBroker {
     }
 
     async fn stats(&self) -> Result<Stats, Error> {
-        Ok(self.board.borrow().stats())
+        Ok(self.board.borrow().stats(self.max_lane_bytes))
     }
 
     /// A snapshot is of one moment.

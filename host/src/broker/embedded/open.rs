@@ -3,17 +3,19 @@
 //! Nothing is served that is newer, damaged, another program's or another process's: each is said with what to do about
 //! it, and left as it is.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::watch;
 
-use crate::broker::Options;
 use crate::broker::list_limit::ListLimit;
+use crate::broker::{LaneLimits, Options};
 use crate::event::Timestamp;
 use crate::shutdown::Tasks;
 
@@ -25,6 +27,7 @@ use super::fault::{Condition, Fault};
 use super::leases::{Held, Table};
 use super::memory::{Keeper, Memory};
 use super::readers::Readers;
+use super::room;
 use super::schema::{self, Purpose, SchemaError, connect, open_files};
 use super::totals::Totals;
 use super::writer::{Commit, Core, HELD_WAIT, Writer};
@@ -113,9 +116,13 @@ impl EmbeddedBroker {
             Checkpoints::start(moving, log.clone(), locked.clone(), condition.clone()).map_err(at_fault)?;
         let (board, seen) = watch::channel(begun.totals.clone());
         let consumer = format!("{}-{}-{:08x}", options.consumer_name, std::process::id(), fastrand::u32(..));
+        let limits = Arc::new(ArcSwap::from_pointee(LaneLimits::new(options.max_waiting, BTreeMap::new())));
+        let options = within(room::share(directory), options);
+        let max_lane_bytes = options.max_waiting_bytes;
         let core = Core {
             db,
             options,
+            limits: limits.clone(),
             opening,
             totals: begun.totals,
             board,
@@ -142,6 +149,9 @@ impl EmbeddedBroker {
             readers,
             lists: ListLimit::default(),
             leases,
+            limits,
+            max_lane_bytes,
+            state_room_bytes: room::share(directory),
             board: seen,
             condition,
             consumer,
@@ -152,6 +162,14 @@ impl EmbeddedBroker {
             directory: locked,
         }))
     }
+}
+
+/// The options, with no more of the disk for the events of one plugin than its share, and no more for history than two.
+fn within(share_bytes: Option<u64>, mut options: Options) -> Options {
+    let share_bytes = share_bytes.unwrap_or(u64::MAX);
+    options.max_waiting_bytes = options.max_waiting_bytes.min(share_bytes);
+    options.retention.processed_max_bytes = options.retention.processed_max_bytes.min(share_bytes.saturating_mul(2));
+    options
 }
 
 /// What is known when a store has been opened.

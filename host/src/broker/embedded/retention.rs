@@ -4,15 +4,25 @@
 //! Only processed events are trimmed. Each call does a bounded piece of the work, so that it fits between the groups of
 //! everybody else and is to be repeated while there is more.
 
+use rusqlite::OptionalExtension;
+
 use crate::broker::Error;
 
+use super::append::{ROW_BYTES, signed};
+use super::totals::LaneTotal;
 use super::writer::Step;
 
 /// The most events or keys that one call removes: more than are settled in one group of the writer, so that history does
 /// not grow past what is kept, however fast events end.
 const MAX_REMOVED: i64 = 500;
+/// The most processed events that one call looks at for those of one lane.
+const MAX_LOOKED_AT: i64 = 5_000;
+/// Of a lane that has no more than others, one in so many goes at a time.
+const TURN_PART: u64 = 10;
 /// The most pages that one call returns.
 const MAX_RETURNED_PAGES: i64 = 500;
+/// The same while there is no room on the disk.
+const MAX_RETURNED_PAGES_IN_NEED: i64 = 50;
 /// So many free pages are always kept for reuse: 1 MiB.
 const MIN_FREE_PAGES: i64 = 256;
 /// Pages are returned when more than one in so many is free.
@@ -21,32 +31,132 @@ const FREE_PART: i64 = 4;
 /// Whether there is more to do at once.
 pub(super) type More = bool;
 
-/// Removes the oldest processed events beyond the number or the age that is kept.
+/// Removes processed events beyond the age, the number or the bytes that are kept. While there is no room on the disk,
+/// history gives way to what was accepted, a tenth at a time.
 pub(super) fn trim(step: &mut Step<'_>) -> rusqlite::Result<Result<More, Error>> {
     let retention = step.options.retention;
-    let excess = step.totals.processed_kept.saturating_sub(retention.processed_max);
-    let kept_since_ms = step.now_ms.saturating_sub(i64::try_from(retention.processed_ms).unwrap_or(i64::MAX));
-    let oldest: Vec<(i64, i64)> = step
+    let old = trim_by_age(step)?;
+    let many = trim_excess(step, Measure::Events, retention.processed_max)?;
+    let heavy = trim_excess(step, Measure::Bytes, retention.processed_max_bytes)?;
+    if step.no_room.is_some() {
+        let kept = Measure::Bytes.of_all(step);
+        // Whether that was enough is seen in the next round.
+        trim_excess(step, Measure::Bytes, kept - kept / TURN_PART)?;
+    }
+    Ok(Ok(old || many || heavy))
+}
+
+/// Removes the oldest ones that are older than any may be.
+fn trim_by_age(step: &mut Step<'_>) -> rusqlite::Result<More> {
+    let retention_ms = i64::try_from(step.options.retention.processed_ms).unwrap_or(i64::MAX);
+    let kept_since_ms = step.now_ms.saturating_sub(retention_ms);
+    let mut past = Vec::new();
+    {
+        let mut oldest = step.db.prepare_cached(
+            "SELECT number, lane, place, coalesce(ended_at, 0) FROM event INDEXED BY processed WHERE state = 3 \
+             ORDER BY place LIMIT ?1",
+        )?;
+        let mut rows = oldest.query([MAX_REMOVED])?;
+        while let Some(row) = rows.next()? {
+            if row.get::<_, i64>(3)? >= kept_since_ms {
+                break;
+            }
+            past.push(Kept { number: row.get(0)?, lane: row.get(1)?, place: row.get(2)? });
+        }
+    }
+    for kept in &past {
+        remove(step, kept)?;
+    }
+    Ok(past.len() as i64 == MAX_REMOVED)
+}
+
+/// By what history is measured.
+#[derive(Clone, Copy)]
+enum Measure {
+    Events,
+    Bytes,
+}
+
+impl Measure {
+    fn of(self, lane: &LaneTotal) -> u64 {
+        match self {
+            Self::Events => lane.kept,
+            Self::Bytes => lane.kept_bytes,
+        }
+    }
+
+    fn of_all(self, step: &Step<'_>) -> u64 {
+        step.totals.lanes.iter().map(|lane| self.of(lane)).sum()
+    }
+}
+
+/// Removes the oldest ones of the lane that has the most, so that no plugin pushes the history of another out. Where several
+/// lanes have about as much, they take turns.
+fn trim_excess(step: &mut Step<'_>, measure: Measure, most: u64) -> rusqlite::Result<More> {
+    let excess = measure.of_all(step).saturating_sub(most);
+    let leader = step.totals.leader(|lane| measure.of(lane)).filter(|_| excess > 0);
+    let Some((lane, lead)) = leader else { return Ok(false) };
+    let (much, from) = step.totals.lane(lane).map_or((0, 0), |lane| (measure.of(lane), lane.kept_from));
+    let wanted = excess.min(lead.max(much.div_ceil(TURN_PART)));
+    let (mut past, mut looked_at, mut last) = (Vec::new(), 0, from);
+    {
+        let mut oldest = step.db.prepare_cached(
+            "SELECT number, lane, place FROM event INDEXED BY processed WHERE state = 3 AND place > ?1 \
+             ORDER BY place LIMIT ?2",
+        )?;
+        let mut rows = oldest.query((from, MAX_LOOKED_AT))?;
+        while past.len() < MAX_REMOVED as usize
+            && let Some(row) = rows.next()?
+        {
+            looked_at += 1;
+            let kept = Kept { number: row.get(0)?, lane: row.get(1)?, place: row.get(2)? };
+            last = kept.place;
+            if kept.lane == lane {
+                past.push(kept);
+            }
+        }
+    }
+    let (mut removed, mut taken) = (0, 0);
+    for kept in &past {
+        if taken >= wanted {
+            last = past[removed - 1].place;
+            break;
+        }
+        let size_bytes = remove(step, kept)?;
+        removed += 1;
+        taken += match measure {
+            Measure::Events => 1,
+            Measure::Bytes => size_bytes,
+        };
+    }
+    step.totals.keeps_from(lane, last);
+    Ok(looked_at == MAX_LOOKED_AT || (removed > 0 && excess > taken))
+}
+
+/// A processed event that is kept.
+struct Kept {
+    number: i64,
+    lane: i64,
+    place: i64,
+}
+
+/// Removes one, and says how much it took.
+fn remove(step: &mut Step<'_>, kept: &Kept) -> rusqlite::Result<u64> {
+    let story_bytes: i64 = step
         .db
         .prepare_cached(
-            "SELECT number, coalesce(ended_at, 0) FROM event INDEXED BY processed WHERE state = 3 \
-             ORDER BY place LIMIT ?1",
+            "DELETE FROM event WHERE number = ?1 \
+             RETURNING coalesce(octet_length(story), 0) + coalesce(octet_length(result), 0)",
         )?
-        .query_map([MAX_REMOVED], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<Result<_, _>>()?;
-    let is_past = |index: usize, ended_at_ms: i64| (index as u64) < excess || ended_at_ms < kept_since_ms;
-    let past: Vec<i64> = oldest
-        .into_iter()
-        .enumerate()
-        .take_while(|(index, (_, ended_at_ms))| is_past(*index, *ended_at_ms))
-        .map(|(_, (number, _))| number)
-        .collect();
-    for number in &past {
-        step.db.prepare_cached("DELETE FROM event WHERE number = ?1")?.execute([number])?;
-        step.db.prepare_cached("DELETE FROM body WHERE number = ?1")?.execute([number])?;
-        step.totals.processed_kept = step.totals.processed_kept.saturating_sub(1);
-    }
-    Ok(Ok(past.len() as i64 == MAX_REMOVED))
+        .query_row([kept.number], |row| row.get(0))?;
+    let data_bytes: Option<i64> = step
+        .db
+        .prepare_cached("DELETE FROM body WHERE number = ?1 RETURNING coalesce(octet_length(data), 0)")?
+        .query_row([kept.number], |row| row.get(0))
+        .optional()?;
+    let size_bytes = story_bytes.saturating_add(data_bytes.unwrap_or(0)).saturating_add(signed(ROW_BYTES));
+    step.totals.kept(kept.lane, -1, -size_bytes);
+    Ok(u64::try_from(size_bytes).unwrap_or_default())
 }
 
 /// Forgets idempotency keys whose window is over.
@@ -65,15 +175,20 @@ pub(super) fn forget_keys(step: &mut Step<'_>) -> rusqlite::Result<Result<More, 
 pub(super) fn return_pages(step: &mut Step<'_>) -> rusqlite::Result<Result<More, Error>> {
     let pragma = |name: &str| step.db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (free, all) = (pragma("freelist_count")?, pragma("page_count")?);
-    let surplus = free - MIN_FREE_PAGES.max(all / FREE_PART);
+    let (kept, most) = match step.no_room {
+        None => (MIN_FREE_PAGES.max(all / FREE_PART), MAX_RETURNED_PAGES),
+        // Moving pages takes room in the log first.
+        Some(_) => (0, MAX_RETURNED_PAGES_IN_NEED),
+    };
+    let surplus = free - kept;
     if surplus <= 0 {
         return Ok(Ok(false));
     }
-    let mut vacuum = step.db.prepare(&format!("PRAGMA incremental_vacuum({})", surplus.min(MAX_RETURNED_PAGES)))?;
+    let mut vacuum = step.db.prepare(&format!("PRAGMA incremental_vacuum({})", surplus.min(most)))?;
     let mut pages = vacuum.query([])?;
     while pages.next()?.is_some() {}
-    *step.has_shrunk = surplus <= MAX_RETURNED_PAGES;
-    Ok(Ok(surplus > MAX_RETURNED_PAGES))
+    *step.has_shrunk = surplus <= most || step.no_room.is_some();
+    Ok(Ok(surplus > most))
 }
 
 /// Writes something and removes it again, to see whether there is room.

@@ -10,6 +10,8 @@ use super::schema::PAGE_BYTES;
 const RESERVE_BYTES: u64 = 32 * 1024 * 1024;
 /// On a small disk: one part in so many of it.
 const RESERVE_PART: u64 = 10;
+/// The share of one plugin: one part in so many of the disk.
+const SHARE_PART: u64 = 8;
 
 /// Why nothing new may be taken in, if so. What only the log has, so many pages, must fit into the database besides, or it
 /// could never be begun anew. A file system that does not say is taken to have room.
@@ -20,6 +22,13 @@ pub(super) fn shortage(directory: &Path, log_pages: i64) -> Option<String> {
     let log = log_pages.unsigned_abs().saturating_mul(PAGE_BYTES);
     let reserve = reserve(total).saturating_add(log);
     (free < reserve).then(|| format!("{free} bytes are free on its disk, and {reserve} are kept for what was accepted"))
+}
+
+/// The most that the state of one plugin may take, and as much again its events that wait, so that several plugins that take
+/// what they may leave room for the others; `None` for a file system that does not say how large it is.
+pub(super) fn share(directory: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(directory).ok()?;
+    Some(disk.f_blocks.saturating_mul(disk.f_frsize) / SHARE_PART).filter(|room_bytes| *room_bytes > 0)
 }
 
 fn reserve(total: u64) -> u64 {

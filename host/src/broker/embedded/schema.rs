@@ -16,7 +16,8 @@ use super::checkpoint;
 const APPLICATION_ID: i32 = 0x6573_6462;
 
 /// Each entry makes format `n + 1` of format `n`; format 0 is an empty file. Never change one that was released.
-const MIGRATIONS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
+const MIGRATIONS: [&str; 3] =
+    [include_str!("schema/1.sql"), include_str!("schema/2.sql"), include_str!("schema/3.sql")];
 
 /// How long to wait for somebody who looks at the file with another program and holds it.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -196,7 +197,7 @@ mod tests {
         let newer = [&MIGRATIONS[..], &["ALTER TABLE lane ADD COLUMN color TEXT"]].concat();
         open_with(&path, &newer).unwrap();
         Connection::open(&path).unwrap().prepare("SELECT color FROM lane").unwrap();
-        assert!(matches!(open(&path), Err(SchemaError::Newer { found: 3, known: 2 })));
+        assert!(matches!(open(&path), Err(SchemaError::Newer { found: 4, known: 3 })));
         Connection::open(&path).unwrap().prepare("SELECT color FROM lane").unwrap();
     }
 
@@ -215,6 +216,44 @@ mod tests {
             let kept: i64 = db.query_row("SELECT value FROM total WHERE name = 'x'", [], |row| row.get(0)).unwrap();
             assert_eq!(kept, 1);
         }
+    }
+
+    #[test]
+    fn what_each_lane_and_plugin_has_is_counted_in_a_store_that_did_not_count_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        let db = open_with(&path, &MIGRATIONS[..2]).unwrap();
+        db.execute_batch("INSERT INTO lane VALUES (1, 'a', 1), (2, 'b', 0), (3, 'c', 0)").unwrap();
+        for (number, state, lane) in [(1, 0, 1), (2, 1, 1), (3, 2, 1), (4, 3, 1), (5, 4, 1), (6, 3, 2), (7, 2, 2)] {
+            let story = (state > 2).then_some("12345");
+            db.execute(
+                "INSERT INTO event (number, id, state, lane, place, deliveries, type, story) \
+                 VALUES (?1, zeroblob(?1), ?2, ?3, ?1, 0, 't', ?4)",
+                (number, state, lane, story),
+            )
+            .unwrap();
+            db.execute("INSERT INTO body VALUES (?1, '{}', 'payload', 0)", [number]).unwrap();
+        }
+        db.execute_batch(
+            "INSERT INTO state_space VALUES (1, 'p', 2), (2, 'q', 0);
+             INSERT INTO state (space, key, version, value, checksum) VALUES (1, 'k', 1, x'0011', 0), (1, 'ké', 2, x'', 0)",
+        )
+        .unwrap();
+        drop(db);
+        let db = open(&path).unwrap();
+        let lane = |name: &str| {
+            let columns = "SELECT waiting, waiting_bytes, kept, kept_bytes FROM lane WHERE name = ?1";
+            db.query_row(columns, [name], |row| Ok([row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?, row.get(3)?]))
+                .unwrap()
+        };
+        assert_eq!(lane("a"), [3_i64, 3 * 207, 1, 212]);
+        assert_eq!(lane("b"), [1, 207, 1, 212]);
+        assert_eq!(lane("c"), [0, 0, 0, 0]);
+        let bytes = |plugin: &str| {
+            let column = "SELECT bytes FROM state_space WHERE plugin = ?1";
+            db.query_row(column, [plugin], |row| row.get::<_, i64>(0)).unwrap()
+        };
+        assert_eq!((bytes("p"), bytes("q")), (100 + 1 + 2 + 100 + 3, 0));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::broker::{Error, Lane, Receipt, Settle, Settled};
 use crate::clock;
 use crate::event::{EventId, Record, Settlement, StateStep};
 
-use super::append::{NewEvent, due_ms, lane_number, publish};
+use super::append::{NewEvent, due_ms, lane_number, publish, row_bytes, signed};
 use super::columns::{Body, DataColumn, Story};
 use super::kept;
 use super::leases::{Change, Entry};
@@ -31,7 +31,11 @@ pub(super) struct Ending {
     settlement: Settlement,
     ended_at_ms: i64,
     story: Option<Story>,
+    /// Where it was claimed, and where it waits next if it does.
+    from: Lane,
     lane: Lane,
+    /// How large the payload is.
+    data_bytes: usize,
     publish: Vec<NewEvent>,
     state: Option<StateStep>,
     /// What stands in the place of an event that cannot be read.
@@ -47,6 +51,8 @@ impl From<&Settle> for Ending {
             settlement: settlement.clone(),
             ended_at_ms: record.end.as_ref().map_or_else(clock::now, |end| end.at).unix_ms(),
             story: Story::of(record),
+            from: receipt.lane.clone(),
+            data_bytes: record.event.data.as_ref().map_or(0, |data| data.bytes.len()),
             lane: lane.clone(),
             publish: publish.iter().map(NewEvent::from).collect(),
             state: state.clone(),
@@ -56,18 +62,20 @@ impl From<&Settle> for Ending {
 }
 
 impl Ending {
+    fn story_bytes(&self) -> i64 {
+        let of = |story: &Story| story.text.len() + story.result.as_ref().map_or(0, |result| result.bytes.len());
+        i64::try_from(self.story.as_ref().map_or(0, of)).unwrap_or(i64::MAX)
+    }
+
     /// About how much is written for it.
     pub(super) fn size_bytes(&self) -> usize {
-        let story = self
-            .story
-            .as_ref()
-            .map_or(0, |story| story.text.len() + story.result.as_ref().map_or(0, |result| result.bytes.len()));
+        let story = usize::try_from(self.story_bytes()).unwrap_or_default();
         let state = self.state.as_ref().map_or(0, StateStep::size_bytes);
         story + state + self.publish.iter().map(NewEvent::size_bytes).sum::<usize>()
     }
 
-    /// Ends a delivery whose event cannot be read, with a record that can.
-    pub(super) fn instead(receipt: &Receipt, record: &Record, settlement: Settlement) -> Self {
+    /// Ends a delivery whose event cannot be read and has so many bytes of payload, with a record that can be.
+    pub(super) fn instead(receipt: &Receipt, record: &Record, settlement: Settlement, data_bytes: usize) -> Self {
         let settle = Settle {
             receipt: receipt.clone(),
             record: record.clone(),
@@ -76,7 +84,7 @@ impl Ending {
             publish: Vec::new(),
             state: None,
         };
-        Self { instead: Some(Body::of(&record.event)), ..Self::from(&settle) }
+        Self { instead: Some(Body::of(&record.event)), data_bytes, ..Self::from(&settle) }
     }
 }
 
@@ -125,13 +133,24 @@ fn settle_one(step: &mut Step<'_>, ending: &Ending) -> rusqlite::Result<Settled>
     publish(step, &ending.publish)?;
     step.changes.push(Change::Ends { number: entry.number });
     step.totals.running = step.totals.running.saturating_sub(1);
+    let from = lane_number(step, &ending.from)?;
+    let size_bytes = signed(row_bytes(ending.data_bytes));
+    step.totals.waits(from, -1, -size_bytes);
+    if !ending.settlement.is_end() {
+        let lane = lane_number(step, &ending.lane)?;
+        step.totals.waits(lane, 1, size_bytes);
+    }
     match &ending.settlement {
         Settlement::Processed => {
             step.totals.counters.processed += 1;
-            step.totals.processed_kept += 1;
+            step.totals.kept(from, 1, size_bytes.saturating_add(ending.story_bytes()));
         }
         Settlement::Retry { .. } => {
             step.totals.counters.retried += 1;
+            step.totals.scheduled += 1;
+        }
+        Settlement::Deferred { .. } => {
+            step.totals.counters.deferred += 1;
             step.totals.scheduled += 1;
         }
         Settlement::Failed { class, .. } => step.totals.failed(*class),
@@ -160,7 +179,7 @@ fn end(step: &mut Step<'_>, ending: &Ending, entry: Entry) -> rusqlite::Result<b
             class: None,
             ended_at_ms: Some(ending.ended_at_ms),
         },
-        Settlement::Retry { delay_ms, .. } => Target {
+        Settlement::Retry { delay_ms, .. } | Settlement::Deferred { delay_ms } => Target {
             state: state::DUE,
             lane: Some(lane_number(step, &ending.lane)?),
             place: due_ms(step.now_ms, *delay_ms),
@@ -250,7 +269,15 @@ pub(super) fn replay(step: &mut Step<'_>, replay: &Replay) -> rusqlite::Result<R
     if moved == 0 {
         return Ok(Ok(Put::Moved));
     }
+    let data_bytes: i64 = step
+        .db
+        .prepare_cached(
+            "SELECT coalesce(octet_length(b.data), 0) FROM event AS e JOIN body AS b ON b.number = e.number \
+             WHERE e.id = ?1",
+        )?
+        .query_row([replay.id.as_bytes()], |row| row.get(0))?;
     step.totals.queued(lane, 1);
+    step.totals.waits(lane, 1, signed(row_bytes(usize::try_from(data_bytes).unwrap_or_default())));
     step.totals.failed_kept = step.totals.failed_kept.saturating_sub(1);
     step.totals.counters.replayed += 1;
     Ok(Ok(Put::Back))

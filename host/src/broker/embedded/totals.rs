@@ -5,7 +5,7 @@
 
 use rusqlite::Connection;
 
-use crate::broker::{Counters, Depth, Lane, Stats};
+use crate::broker::{Counters, Depth, Lane, LaneLimits, Stats};
 use crate::event::Class;
 
 /// Before the class in the names of totals of one class.
@@ -34,6 +34,23 @@ pub(super) struct Totals {
 pub(super) struct LaneTotal {
     pub(super) lane: Lane,
     pub(super) queued: u64,
+    /// Everything of it that has not ended.
+    pub(super) waiting: u64,
+    /// What that takes: the payloads, and what a row takes.
+    pub(super) waiting_bytes: u64,
+    /// Processed events of it that are kept.
+    pub(super) kept: u64,
+    /// What they take: payloads, results, stories, and what a row takes.
+    pub(super) kept_bytes: u64,
+    /// The place up to which none of them is kept any more; not written, since it is found again.
+    pub(super) kept_from: i64,
+}
+
+impl LaneTotal {
+    /// A lane of which there is nothing.
+    fn new(lane: Lane) -> Self {
+        Self { lane, queued: 0, waiting: 0, waiting_bytes: 0, kept: 0, kept_bytes: 0, kept_from: 0 }
+    }
 }
 
 impl Totals {
@@ -45,11 +62,16 @@ impl Totals {
         while let Some(row) = rows.next()? {
             totals.set(row.get_ref(0)?.as_str()?, row.get(1)?);
         }
-        let mut lanes = db.prepare_cached("SELECT name, queued FROM lane ORDER BY number")?;
+        let mut lanes = db.prepare_cached(
+            "SELECT name, queued, waiting, kept, waiting_bytes, kept_bytes FROM lane ORDER BY number",
+        )?;
         let mut lanes = lanes.query([])?;
         while let Some(row) = lanes.next()? {
             let lane = row.get_ref(0)?.as_str()?.parse().unwrap_or_else(|_| Lane::unrouted());
-            totals.lanes.push(LaneTotal { lane, queued: u64::try_from(row.get::<_, i64>(1)?).unwrap_or_default() });
+            let count = |column| row.get(column).map(unsigned);
+            let (queued, waiting, kept) = (count(1)?, count(2)?, count(3)?);
+            let (waiting_bytes, kept_bytes) = (count(4)?, count(5)?);
+            totals.lanes.push(LaneTotal { lane, queued, waiting, waiting_bytes, kept, kept_bytes, kept_from: 0 });
         }
         Ok(totals)
     }
@@ -69,10 +91,14 @@ impl Totals {
                 save.execute((format!("{FAILED_AS}{class}"), signed(*value)))?;
             }
         }
-        let mut queued = db.prepare_cached("UPDATE lane SET queued = ?2 WHERE number = ?1")?;
+        let mut save = db.prepare_cached(
+            "UPDATE lane SET queued = ?2, waiting = ?3, kept = ?4, waiting_bytes = ?5, kept_bytes = ?6 WHERE number = ?1",
+        )?;
         for (index, lane) in self.lanes.iter().enumerate() {
             if written.lanes.get(index) != Some(lane) {
-                queued.execute((number_of(index), signed(lane.queued)))?;
+                let (queued, waiting, kept) = (signed(lane.queued), signed(lane.waiting), signed(lane.kept));
+                let (waiting_bytes, kept_bytes) = (signed(lane.waiting_bytes), signed(lane.kept_bytes));
+                save.execute((number_of(index), queued, waiting, kept, waiting_bytes, kept_bytes))?;
             }
         }
         Ok(())
@@ -96,7 +122,7 @@ impl Totals {
 
     /// Adds a lane in which nothing waits yet, and gives its number.
     pub(super) fn add_lane(&mut self, lane: Lane) -> i64 {
-        self.lanes.push(LaneTotal { lane, queued: 0 });
+        self.lanes.push(LaneTotal::new(lane));
         number_of(self.lanes.len() - 1)
     }
 
@@ -112,6 +138,55 @@ impl Totals {
         }
     }
 
+    /// So many more of a lane have not ended, which take so much; less, if negative.
+    pub(super) fn waits(&mut self, number: i64, more: i64, more_bytes: i64) {
+        if let Some(lane) = index_of(number).and_then(|index| self.lanes.get_mut(index)) {
+            lane.waiting = lane.waiting.saturating_add_signed(more);
+            // What was damaged on the disk was counted by another size.
+            let has_none = lane.waiting == 0;
+            lane.waiting_bytes = if has_none { 0 } else { lane.waiting_bytes.saturating_add_signed(more_bytes) };
+        }
+    }
+
+    /// So many more processed events of a lane are kept, which take so much; less, if negative.
+    pub(super) fn kept(&mut self, number: i64, more: i64, more_bytes: i64) {
+        self.processed_kept = self.processed_kept.saturating_add_signed(more);
+        if let Some(lane) = index_of(number).and_then(|index| self.lanes.get_mut(index)) {
+            lane.kept = lane.kept.saturating_add_signed(more);
+            let has_none = lane.kept == 0;
+            lane.kept_bytes = if has_none { 0 } else { lane.kept_bytes.saturating_add_signed(more_bytes) };
+        }
+    }
+
+    /// The number of the lane that has the most of something, and how much more that is than of any other.
+    pub(super) fn leader(&self, of: impl Fn(&LaneTotal) -> u64) -> Option<(i64, u64)> {
+        let (index, most) = self.lanes.iter().map(&of).enumerate().max_by_key(|(_, much)| *much)?;
+        let others = self.lanes.iter().map(&of).enumerate().filter(|(other, _)| *other != index);
+        Some((number_of(index), most - others.map(|(_, much)| much).max().unwrap_or(0)))
+    }
+
+    /// Notes that of a lane no processed event is kept up to a place.
+    pub(super) fn keeps_from(&mut self, number: i64, place: i64) {
+        if let Some(lane) = index_of(number).and_then(|index| self.lanes.get_mut(index)) {
+            lane.kept_from = place;
+        }
+    }
+
+    /// How many events of a lane have not ended.
+    pub(super) fn waiting_of(&self, lane: &Lane) -> u64 {
+        self.lanes.iter().find(|known| known.lane == *lane).map_or(0, |lane| lane.waiting)
+    }
+
+    /// What the events of a lane take that have not ended.
+    pub(super) fn waiting_bytes_of(&self, lane: &Lane) -> u64 {
+        self.lanes.iter().find(|known| known.lane == *lane).map_or(0, |lane| lane.waiting_bytes)
+    }
+
+    /// Everything that has not ended, of each lane no more than it may have.
+    pub(super) fn counted(&self, limits: &LaneLimits) -> u64 {
+        self.lanes.iter().map(|lane| lane.waiting.min(limits.of(&lane.lane))).sum()
+    }
+
     /// One more event failed so.
     pub(super) fn failed(&mut self, class: Class) {
         self.counters.failed += 1;
@@ -120,12 +195,17 @@ impl Totals {
     }
 
     /// The totals as they are told to others.
-    pub(super) fn stats(&self) -> Stats {
-        let queued = self.lanes.iter().map(|lane| (lane.lane.to_string(), lane.queued)).collect();
+    pub(super) fn stats(&self, max_lane_bytes: u64) -> Stats {
+        let by_lane =
+            |count: fn(&LaneTotal) -> u64| self.lanes.iter().map(|lane| (lane.lane.to_string(), count(lane))).collect();
         Stats {
             counters: self.counters.clone(),
             depth: Depth {
-                queued,
+                queued: by_lane(|lane| lane.queued),
+                waiting_by_lane: by_lane(|lane| lane.waiting),
+                waiting_bytes_by_lane: by_lane(|lane| lane.waiting_bytes),
+                max_lane_bytes: Some(max_lane_bytes),
+                kept_bytes_by_lane: by_lane(|lane| lane.kept_bytes),
                 running: self.running,
                 scheduled: self.scheduled,
                 processed_kept: self.processed_kept,
@@ -136,7 +216,7 @@ impl Totals {
         }
     }
 
-    fn plain(&self) -> [(&'static str, i64); 16] {
+    fn plain(&self) -> [(&'static str, i64); 17] {
         let counters = &self.counters;
         [
             ("accepted", signed(counters.accepted)),
@@ -145,6 +225,7 @@ impl Totals {
             ("processed", signed(counters.processed)),
             ("failed", signed(counters.failed)),
             ("retried", signed(counters.retried)),
+            ("deferred", signed(counters.deferred)),
             ("replayed", signed(counters.replayed)),
             ("recovered", signed(counters.recovered)),
             ("data_losses", signed(counters.data_losses)),
@@ -167,6 +248,7 @@ impl Totals {
             "processed" => &mut counters.processed,
             "failed" => &mut counters.failed,
             "retried" => &mut counters.retried,
+            "deferred" => &mut counters.deferred,
             "replayed" => &mut counters.replayed,
             "recovered" => &mut counters.recovered,
             "data_losses" => &mut counters.data_losses,
@@ -185,13 +267,17 @@ impl Totals {
                 }
             }
         };
-        *slot = u64::try_from(value).unwrap_or_default();
+        *slot = unsigned(value);
     }
 }
 
 /// SQLite knows signed numbers only. No total gets so far.
 fn signed(total: u64) -> i64 {
     i64::try_from(total).unwrap_or(i64::MAX)
+}
+
+fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or_default()
 }
 
 fn number_of(index: usize) -> i64 {
@@ -224,6 +310,7 @@ mod tests {
             processed: 4,
             retried: 5,
             replayed: 6,
+            deferred: 15,
             recovered: 7,
             data_losses: 8,
             state_conflicts: 13,
@@ -232,8 +319,14 @@ mod tests {
         Totals { running: 9, scheduled: 10, processed_kept: 11, next_number: 12, state_keys: 14, ..totals.clone() }
             .clone_into(&mut totals);
         for name in ["a", "_", "b"] {
-            db.execute("INSERT INTO lane VALUES (NULL, ?1, 0)", [name]).unwrap();
-            totals.lanes.push(LaneTotal { lane: name.parse().unwrap(), queued: 0 });
+            db.execute("INSERT INTO lane (name, queued, waiting) VALUES (?1, 0, 0)", [name]).unwrap();
+            totals.lanes.push(LaneTotal {
+                waiting: 9,
+                waiting_bytes: 90,
+                kept: 4,
+                kept_bytes: 40,
+                ..LaneTotal::new(name.parse().unwrap())
+            });
         }
         totals.queued(2, 5);
         totals.queued(2, -2);

@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rusqlite::{CachedStatement, Connection};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::broker::{Error, Options};
+use crate::broker::{Error, LaneLimits, Options};
 use crate::clock;
 
 use super::append;
@@ -57,6 +58,7 @@ pub(super) struct Step<'a> {
     pub(super) totals: &'a mut Totals,
     pub(super) changes: &'a mut Vec<Change>,
     pub(super) options: &'a Options,
+    pub(super) limits: &'a LaneLimits,
     /// Which opening of the store this is.
     pub(super) opening: i64,
     /// By the wall clock.
@@ -273,6 +275,8 @@ impl Drop for PanicGuard {
 pub(super) struct Core {
     pub(super) db: Connection,
     pub(super) options: Options,
+    /// How much may wait; set anew when plugins change.
+    pub(super) limits: Arc<ArcSwap<LaneLimits>>,
     pub(super) opening: i64,
     /// As they will be after the group under way.
     pub(super) totals: Totals,
@@ -404,6 +408,7 @@ impl Core {
         bulk: Option<Bulk>,
         no_room: Option<&str>,
     ) -> rusqlite::Result<()> {
+        let limits = self.limits.load();
         {
             let mut step = Step {
                 db: &self.db,
@@ -412,6 +417,7 @@ impl Core {
                 totals: &mut self.totals,
                 changes,
                 options: &self.options,
+                limits: &limits,
                 opening: self.opening,
                 now_ms: clock::now().unix_ms(),
                 no_room,

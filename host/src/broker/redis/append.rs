@@ -16,7 +16,7 @@ use super::fault::{Cause, Failure};
 use super::reply;
 use super::scripts::Call;
 use super::settle::MAX_CALL_BYTES;
-use crate::broker::{Accepted, Append, Error, Lane};
+use crate::broker::{Accepted, Append, Error, Lane, LaneLimits};
 use crate::event::{EventId, Idempotency, Start};
 
 /// Events of one call, unless a single request has more of them.
@@ -155,11 +155,14 @@ impl Core {
         for lane in &book.lanes {
             places.of(lane);
         }
+        let limits = self.limits.load();
         let mut keys: HashMap<[u8; 32], usize> = HashMap::new();
         let mut call = self
             .script(&self.scripts.append)
             .text(&self.epoch.load())
-            .number(self.options.max_waiting)
+            .number(limits.all())
+            .number(limits.each())
+            .text(&own_limits(&limits, places.lanes()))
             .number(self.options.retention.idempotency_ms.max(1))
             .number(book.set_size)
             .named_lanes(&self.keys, places.lanes());
@@ -213,7 +216,14 @@ impl Core {
             }
             "FULL" => {
                 let waiting = reply::count(&items.next().unwrap_or_default())?;
-                Err(Error::Full { waiting, limit: self.options.max_waiting })
+                Err(Error::Full { waiting, limit: self.limits.load().all() })
+            }
+            "LANEFULL" => {
+                let name = reply::text(items.next().unwrap_or_default())?;
+                let waiting = reply::count(&items.next().unwrap_or_default())?;
+                let limit = reply::count(&items.next().unwrap_or_default())?;
+                let lane = name.parse().map_err(|_| miscounted())?;
+                Err(Error::LaneFull { lane, waiting, limit })
             }
             "MISPLACED" => {
                 let why = reply::text(items.next().unwrap_or_default())?;
@@ -232,6 +242,15 @@ fn sizes(requests: &[Request]) -> String {
     }
     let sizes: Vec<String> = requests.iter().map(|request| request.events.len().to_string()).collect();
     sizes.join(" ")
+}
+
+/// The lanes of a call that have a limit of their own, as the script reads them.
+fn own_limits(limits: &LaneLimits, lanes: &[Lane]) -> String {
+    if limits.own().is_empty() {
+        return String::new();
+    }
+    let own = lanes.iter().enumerate().filter_map(|(index, lane)| Some((index + 1, limits.own().get(lane)?)));
+    own.map(|(place, limit)| format!("{place}:{limit} ")).collect()
 }
 
 /// A start as scripts read it. The latest time that they can count is far enough.

@@ -10,7 +10,7 @@ mod head;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::event::{AttemptRecord, Class, Data, DataKind, End, Event, EventId, Record, Timestamp};
+use crate::event::{AttemptRecord, Class, Data, DataKind, End, Event, EventId, Record, Timestamp, is_zero};
 
 /// The version that is written.
 const VERSION: u8 = 1;
@@ -38,6 +38,8 @@ struct HeaderOut<'a> {
     made: u32,
     failures: u32,
     replays: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    deferrals: u32,
     attempts: &'a [AttemptRecord],
     #[serde(skip_serializing_if = "Option::is_none")]
     end: Option<EndHeader>,
@@ -50,6 +52,8 @@ struct HeaderIn {
     made: u32,
     failures: u32,
     replays: u32,
+    #[serde(default)]
+    deferrals: u32,
     attempts: Vec<AttemptRecord>,
     end: Option<EndHeader>,
 }
@@ -105,6 +109,7 @@ fn header(record: &Record) -> Result<Vec<u8>, DecodeError> {
         made: record.attempts_made,
         failures: record.failures,
         replays: record.replays,
+        deferrals: record.deferrals,
         attempts: &record.attempts,
         end: record.end.as_ref().map(|end| EndHeader {
             at: end.at,
@@ -172,6 +177,7 @@ impl HeaderIn {
             attempts_made: self.made,
             failures: self.failures,
             replays: self.replays,
+            deferrals: self.deferrals,
             attempts: self.attempts,
             end,
         }
@@ -211,6 +217,7 @@ mod tests {
             extensions: BTreeMap::from([("partitionkey".into(), "a|b\n".into())]),
             accepted: Timestamp::from_unix_ms(1_795_446_245_007),
             cause: Some(EventId::new()),
+            depth: 7,
             data: Some(Data::text("{\"n\": 12345678901234567890.10,\"n\":1}")),
         };
         let attempt = AttemptRecord {
@@ -239,6 +246,7 @@ mod tests {
             attempts_made: 2,
             failures: 1,
             replays: 3,
+            deferrals: 4,
             attempts: vec![attempt],
             end: Some(end),
             event: event.into(),
@@ -276,6 +284,7 @@ mod tests {
             data_schema: None,
             extensions: BTreeMap::new(),
             cause: None,
+            depth: 0,
             data: None,
             ..full.clone()
         };

@@ -5,8 +5,8 @@
 //! overlooked.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::atomic::AtomicU64;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -26,10 +26,13 @@ use super::reply::{self, Answer};
 use super::scripts::{Call, Script, Scripts};
 use super::{Options, Tuning};
 use crate::broker::list_limit::ListLimit;
-use crate::broker::{Lane, Receipt};
+use crate::broker::{Lane, LaneLimits, Receipt};
 
 /// How often a call is repeated because lanes appeared in between.
 const LANE_TRIES: usize = 4;
+
+/// What one plugin may take of the memory of Redis: one part in so many.
+const SHARE_PART: u64 = 8;
 
 /// The most entries of a newer version that are remembered; past them, one is looked at again after each lease.
 const MAX_LEFT_ALONE: usize = 10_000;
@@ -38,6 +41,12 @@ const MAX_LEFT_ALONE: usize = 10_000;
 pub(super) struct Core {
     pub(super) options: Options,
     pub(super) tuning: Tuning,
+    /// How much may wait; set anew when plugins change.
+    pub(super) limits: ArcSwap<LaneLimits>,
+    /// The lanes of which more bytes wait than may, as of a second ago, and how many.
+    pub(super) heavy: ArcSwap<BTreeMap<Lane, u64>>,
+    /// The memory that Redis may use; 0 if it is not known.
+    pub(super) memory_bytes: AtomicU64,
     pub(super) keys: Keys,
     pub(super) scripts: Scripts,
     pub(super) link: Link,
@@ -100,6 +109,9 @@ impl Core {
             keys: Keys::new(&parts.options.namespace),
             consumer: super::identity::consumer_name(&parts.options.consumer_name),
             identity: Identity::own(),
+            limits: ArcSwap::from_pointee(LaneLimits::new(parts.options.max_waiting, BTreeMap::new())),
+            heavy: ArcSwap::default(),
+            memory_bytes: AtomicU64::new(0),
             options: parts.options,
             tuning: parts.tuning,
             scripts: parts.scripts,
@@ -116,6 +128,29 @@ impl Core {
             #[cfg(feature = "test-util")]
             mutant: parts.mutant,
         }
+    }
+
+    /// What one plugin may take of the memory of Redis at most.
+    fn share_bytes(&self) -> u64 {
+        match self.memory_bytes.load(Ordering::Relaxed) {
+            0 => u64::MAX,
+            all => all / SHARE_PART,
+        }
+    }
+
+    /// The most bytes that the state of one plugin may take; `None` if Redis does not say how much memory it has.
+    pub(super) fn state_room_bytes(&self) -> Option<u64> {
+        Some(self.share_bytes()).filter(|share_bytes| *share_bytes < u64::MAX)
+    }
+
+    /// The most bytes of one lane that may wait.
+    pub(super) fn max_lane_bytes(&self) -> u64 {
+        self.options.max_waiting_bytes.min(self.share_bytes())
+    }
+
+    /// The most bytes of processed events that are kept.
+    pub(super) fn max_kept_bytes(&self) -> u64 {
+        self.options.retention.processed_max_bytes.min(self.share_bytes().saturating_mul(2))
     }
 
     pub(super) fn board(&self) -> &Board {
@@ -236,6 +271,8 @@ pub(super) struct Held {
 #[derive(Clone, Copy, Debug)]
 struct Handed {
     deliveries: u32,
+    /// How large the record is as it stands in the lane.
+    size_bytes: u64,
     /// It was found again after an answer that seemed lost.
     was_unseen: bool,
 }
@@ -244,9 +281,9 @@ impl Held {
     /// Takes in a delivery that is to be handed out; false if it has been already. What is found again keeps its count, so
     /// that the answer which only seemed lost names the same delivery when it does arrive.
     #[must_use]
-    pub(super) fn insert(&self, lane: &Lane, entry: &str, deliveries: u32, was_unseen: bool) -> bool {
+    pub(super) fn insert(&self, lane: &Lane, entry: &str, deliveries: u32, size_bytes: u64, was_unseen: bool) -> bool {
         let mut held = self.lock();
-        let handed = Handed { deliveries, was_unseen };
+        let handed = Handed { deliveries, size_bytes, was_unseen };
         match held.entry((lane.clone(), entry.to_owned())) {
             Entry::Vacant(free) => {
                 free.insert(handed);
@@ -269,6 +306,12 @@ impl Held {
         if deliveries.get(&key).is_some_and(|handed| handed.deliveries <= receipt.deliveries) {
             deliveries.remove(&key);
         }
+    }
+
+    /// How large the record of a delivery is as it stands in its lane; 0 if it is not known.
+    pub(super) fn size_bytes(&self, receipt: &Receipt) -> u64 {
+        let key = (receipt.lane.clone(), receipt.entry.clone());
+        self.lock().get(&key).map_or(0, |handed| handed.size_bytes)
     }
 
     pub(super) fn contains(&self, lane: &Lane, entry: &str) -> bool {
@@ -327,7 +370,7 @@ mod tests {
         let lane = Lane::unrouted();
         let receipt =
             |deliveries| Receipt { event_id: EventId::new(), lane: lane.clone(), entry: "1-0".into(), deliveries };
-        assert!(held.insert(&lane, "1-0", 2, false));
+        assert!(held.insert(&lane, "1-0", 2, 9, false));
         held.remove(&receipt(1));
         assert!(held.contains(&lane, "1-0"));
         held.remove(&receipt(2));
@@ -338,11 +381,11 @@ mod tests {
     fn an_answer_that_comes_after_what_it_names_was_found_again_hands_nothing_out_twice() {
         let held = Held::default();
         let lane = Lane::unrouted();
-        assert!(held.insert(&lane, "1-0", 1, true));
-        assert!(!held.insert(&lane, "1-0", 1, false), "the late one");
-        assert!(!held.insert(&lane, "1-0", 1, true), "found twice at once");
-        assert!(held.insert(&lane, "1-0", 2, false), "its lease was over");
-        assert!(held.insert(&lane, "1-0", 1, false), "its group was destroyed and began anew");
+        assert!(held.insert(&lane, "1-0", 1, 9, true));
+        assert!(!held.insert(&lane, "1-0", 1, 9, false), "the late one");
+        assert!(!held.insert(&lane, "1-0", 1, 9, true), "found twice at once");
+        assert!(held.insert(&lane, "1-0", 2, 9, false), "its lease was over");
+        assert!(held.insert(&lane, "1-0", 1, 9, false), "its group was destroyed and began anew");
     }
 
     #[test]

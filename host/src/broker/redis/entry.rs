@@ -35,6 +35,13 @@ impl RawEntry {
     }
 }
 
+impl RawEntry {
+    /// How large its record is.
+    fn size_bytes(&self) -> u64 {
+        self.fields.iter().find(|(name, _)| name == "b").map_or(0, |(_, blob)| blob.len() as u64)
+    }
+}
+
 /// The fields of an entry as Redis answers them.
 pub(super) fn read_fields(value: Value) -> Result<Vec<(Bytes, Bytes)>, Failure> {
     let pairs = reply::pairs(value)?;
@@ -73,7 +80,7 @@ impl Core {
     /// Turns entries into deliveries and puts aside what is none.
     pub(super) async fn deliver(&self, mut entries: Vec<RawEntry>) -> Vec<Delivery> {
         // All are held before anything is waited for, also what cannot be read: none must look like an answer that was lost.
-        entries.retain(|raw| self.held.insert(&raw.lane, &raw.entry, raw.deliveries, raw.was_unseen));
+        entries.retain(|raw| self.held.insert(&raw.lane, &raw.entry, raw.deliveries, raw.size_bytes(), raw.was_unseen));
         let mut deliveries = Vec::with_capacity(entries.len());
         for raw in entries {
             match read_record(&raw.fields) {

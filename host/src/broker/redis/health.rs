@@ -130,6 +130,9 @@ impl Core {
         if is_loading(&info) {
             return Err(Failure::busy("Redis is loading its data"));
         }
+        let fact = |name: &str| info.get(name).and_then(|value| value.parse::<u64>().ok()).filter(|bytes| *bytes > 0);
+        let memory_bytes = fact("maxmemory").or_else(|| fact("total_system_memory")).unwrap_or(0);
+        self.memory_bytes.store(memory_bytes, Ordering::Relaxed);
         let address = &self.link.line().address;
         let mut config = BTreeMap::new();
         for name in ["appendfsync", "no-appendfsync-on-rewrite"] {

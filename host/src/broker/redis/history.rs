@@ -2,6 +2,9 @@
 //!
 //! An event is in one place at a time, and the index knows which. Nothing here changes anything but [`Core::replay`].
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use redis::Value;
 
 use super::codec;
@@ -83,14 +86,29 @@ impl Core {
                     .number(book.lanes.len())
             })
             .await?;
-        let [counts, lengths, running, scheduled, done, failed, consumers] = reply::tuple(answer)?;
+        let [counts, lengths, running, scheduled, done, failed, consumers, alls] = reply::tuple(answer)?;
         let lengths = reply::array(lengths)?.iter().map(reply::count).collect::<Result<Vec<_>, _>>()?;
-        let queued = book.lanes.iter().map(|lane| lane.as_str().to_owned()).zip(lengths).collect();
-        let (counters, state_keys) = read_counters(counts)?;
+        let alls = reply::array(alls)?.iter().map(reply::count).collect::<Result<Vec<_>, _>>()?;
+        let names = || book.lanes.iter().map(|lane| lane.as_str().to_owned());
+        let queued = names().zip(lengths).collect();
+        let Totals { counters, state_keys, due, waiting_bytes, kept_bytes } = read_totals(counts)?;
+        let max_lane_bytes = self.max_lane_bytes();
+        let heavy = waiting_bytes.iter().filter(|(_, waiting)| **waiting > max_lane_bytes);
+        let heavy = heavy.filter_map(|(name, waiting)| Some((name.parse().ok()?, *waiting))).collect();
+        self.heavy.store(Arc::new(heavy));
+        let later = |name: &String| due.get(name).copied().unwrap_or(0);
+        let waiting_by_lane = names().zip(alls).map(|(name, all)| {
+            let later = later(&name);
+            (name, all + later)
+        });
         Ok(Stats {
             counters,
             depth: Depth {
                 queued,
+                waiting_by_lane: waiting_by_lane.collect(),
+                waiting_bytes_by_lane: waiting_bytes,
+                max_lane_bytes: Some(max_lane_bytes),
+                kept_bytes_by_lane: kept_bytes,
                 running: reply::count(&running)?,
                 scheduled: reply::count(&scheduled)?,
                 processed_kept: reply::count(&done)?,
@@ -102,12 +120,25 @@ impl Core {
     }
 }
 
-/// The counters, and how many keys plugins have.
-fn read_counters(counts: Value) -> Result<(Counters, u64), Failure> {
-    let (mut counters, mut state_keys) = (Counters::default(), 0);
+/// What stands among the totals.
+#[derive(Default)]
+struct Totals {
+    counters: Counters,
+    /// How many keys plugins have.
+    state_keys: u64,
+    /// How much of each lane is due later.
+    due: BTreeMap<String, u64>,
+    /// How many bytes of each lane wait, and how many of its history are kept.
+    waiting_bytes: BTreeMap<String, u64>,
+    kept_bytes: BTreeMap<String, u64>,
+}
+
+fn read_totals(counts: Value) -> Result<Totals, Failure> {
+    let mut totals = Totals::default();
+    let counters = &mut totals.counters;
     for (name, value) in reply::pairs(counts)? {
-        let name = reply::text(name)?;
-        let Ok(value) = reply::count(&value) else { continue };
+        let (Ok(name), Ok(value)) = (reply::text(name), reply::int(&value)) else { continue };
+        let value = u64::try_from(value).unwrap_or_default();
         match name.as_str() {
             "accepted" => counters.accepted = value,
             "duplicates" => counters.duplicates = value,
@@ -119,8 +150,18 @@ fn read_counters(counts: Value) -> Result<(Counters, u64), Failure> {
             "recovered" => counters.recovered = value,
             "data_losses" => counters.data_losses = value,
             "state_conflicts" => counters.state_conflicts = value,
-            "state_keys" => state_keys = value,
+            "state_keys" => totals.state_keys = value,
+            "deferred" => counters.deferred = value,
             other => {
+                for (prefix, by_lane) in [
+                    ("due:", &mut totals.due),
+                    ("bytes:", &mut totals.waiting_bytes),
+                    ("kept-bytes:", &mut totals.kept_bytes),
+                ] {
+                    if let Some(lane) = other.strip_prefix(prefix) {
+                        by_lane.insert(lane.to_owned(), value);
+                    }
+                }
                 let class = other.strip_prefix("failed:");
                 let class = class.and_then(|word| Class::ALL.into_iter().find(|class| class.as_str() == word));
                 if let Some(class) = class {
@@ -129,5 +170,5 @@ fn read_counters(counts: Value) -> Result<(Counters, u64), Failure> {
             }
         }
     }
-    Ok((counters, state_keys))
+    Ok(totals)
 }

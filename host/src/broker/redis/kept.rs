@@ -81,12 +81,28 @@ impl<'a> Spaces<'a> {
 impl Core {
     /// See [`crate::broker::Broker::plugin_state`].
     pub(super) async fn plugin_state(&self, plugin: &str, key: &str) -> Result<Stored, Failure> {
-        let mut call = self.script(&self.scripts.state).text(key);
+        let mut call = self.script(&self.scripts.state).text(key).text(plugin);
         call.push_key(self.keys.state_of(plugin));
-        let [version, value, keys] = reply::tuple(self.link.call(&call).await?)?;
+        let [version, value, keys, taken] = reply::tuple(self.link.call(&call).await?)?;
         let version = reply::count(&version)?;
         let value = if version == 0 { None } else { reply::bytes(value)? };
-        Ok(Stored { value, version, keys: reply::count(&keys)? })
+        let (keys, size_bytes) = (reply::count(&keys)?, reply::count(&taken)?);
+        Ok(Stored { value, version, keys, size_bytes, room_bytes: self.state_room_bytes() })
+    }
+
+    /// See [`crate::broker::Broker::remove_state`].
+    pub(super) async fn remove_state(&self, plugin: &str) -> Result<u64, Failure> {
+        let mut removed = 0;
+        loop {
+            let mut call = self.script(&self.scripts.state_remove).text(plugin).number(MAX_FORGOTTEN);
+            call.push_key(self.keys.state_spaces());
+            call.push_key(self.keys.state_untils());
+            call.push_key(self.keys.state_of(plugin));
+            match reply::count(&self.link.call(&call).await?)? {
+                0 => return Ok(removed),
+                some => removed += some,
+            }
+        }
     }
 
     /// Forgets keys whose time is over; false when none is left.

@@ -39,6 +39,7 @@ mod settle;
 mod snapshot;
 mod upkeep;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -61,8 +62,8 @@ use self::scripts::Scripts;
 use self::settle::MAX_CALL_BYTES;
 use self::snapshot::RedisSnapshot;
 use super::{
-    Accepted, Append, Broker, Claim, Delivery, EndedPage, EndedQuery, Error, Exported, Found, Health, Lane, Leases,
-    Options, Promoted, Replayed, Restored, Settle, Settled, Snapshot, Stats,
+    Accepted, Append, Broker, Claim, Delivery, EndedPage, EndedQuery, Error, Exported, Found, Health, Lane, LaneLimits,
+    Leases, Options, Promoted, Replayed, Restored, Settle, Settled, Snapshot, Stats,
 };
 use crate::event::{EventId, Stored};
 use crate::shutdown::Tasks;
@@ -314,6 +315,11 @@ impl Broker for RedisBroker {
             return Ok(Vec::new());
         }
         self.core.may_accept()?;
+        let heavy = self.core.heavy.load();
+        if let Some((lane, waiting)) = events.iter().find_map(|event| heavy.get_key_value(&event.lane)) {
+            let limit_bytes = self.core.max_lane_bytes();
+            return Err(Error::LaneHeavy { lane: lane.clone(), waiting_bytes: *waiting, limit_bytes });
+        }
         match self.appends.ask(Request::encode(events)?).await {
             Ok(answer) => answer,
             Err(Unanswered::QueueFull) => Err(Error::refused("more requests wait for Redis than it can take")),
@@ -353,8 +359,17 @@ impl Broker for RedisBroker {
         self.core.book().lanes.clone()
     }
 
+    fn limit_lanes(&self, own: BTreeMap<Lane, u64>) {
+        let limits = LaneLimits::new(self.core.limits.load().all(), own);
+        self.core.limits.store(Arc::new(limits));
+    }
+
     async fn plugin_state(&self, plugin: &str, key: &str) -> Result<Stored, Error> {
         Ok(self.core.plugin_state(plugin, key).await?)
+    }
+
+    async fn remove_state(&self, plugin: &str) -> Result<u64, Error> {
+        Ok(self.core.remove_state(plugin).await?)
     }
 
     async fn event(&self, id: EventId) -> Result<Option<Found>, Error> {

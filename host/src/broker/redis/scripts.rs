@@ -75,6 +75,7 @@ scripts!(
     snapshot_stream,
     state,
     state_over,
+    state_remove,
     stats,
     take,
     trim,

@@ -161,6 +161,8 @@ impl Core {
             call.push_text(first);
             call.push_text(last);
             call.push_number(most);
+            let of_lane = items.iter().zip(&sources).filter(|(_, source)| **source == place).map(|(item, _)| item);
+            call.push_number(of_lane.map(|item| self.held.size_bytes(&item.receipt)).sum::<u64>());
         }
         let spaces = Spaces::of(items.iter().filter_map(|item| item.state.as_ref()));
         spaces.push(self, &mut call);
@@ -221,6 +223,7 @@ fn verb_of(settlement: &Settlement) -> (&'static str, u64, Option<Class>) {
     match settlement {
         Settlement::Processed => ("ok", 0, None),
         Settlement::Retry { class, delay_ms } => ("retry", *delay_ms, Some(*class)),
+        Settlement::Deferred { delay_ms } => ("later", *delay_ms, None),
         Settlement::Failed { class, .. } => ("failed", 0, Some(*class)),
         Settlement::Returned => ("back", 0, None),
     }

@@ -152,7 +152,7 @@ impl Core {
         Ok(is_reaped)
     }
 
-    /// Forgets the oldest processed events past their retention; false when none is left.
+    /// Forgets processed events past their retention, of the lane that has the most first; false when none is left.
     async fn trim(&self) -> Result<bool, Failure> {
         let call = self
             .script(&self.scripts.trim)
@@ -160,7 +160,9 @@ impl Core {
             .number(self.options.retention.processed_ms)
             .number(self.tuning.least_retention_ms)
             .number(MAX_FORGOTTEN)
-            .number(MAX_LOOKED_AT_BYTES);
+            .number(MAX_LOOKED_AT_BYTES)
+            .number(self.max_kept_bytes())
+            .named_lanes(&self.keys, &self.book().lanes);
         Ok(reply::count(&self.link.call(&call).await?)? > 0)
     }
 }

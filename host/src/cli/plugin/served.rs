@@ -41,9 +41,11 @@ Exit codes: 0 done, 1 there is no such plugin or no such build waits, 2 usage, 3
 pub(in super::super) const REMOVE_EXAMPLES: &str = "\
 Examples:
   eventstream plugin remove user-signup
+  eventstream plugin remove user-signup --state
   eventstream plugin remove user-signup --json
 
 Removes the file from the directory of the server. Its settings beside the file, its state and its earlier versions stay.
+With --state what the plugin keeps is removed too, also when the plugin itself went before; that cannot be undone.
 Events of its types wait as retry.no-handler says, and are handled once a plugin for them is there.
 
 Exit codes: 0 done, 1 there is no such plugin or its file cannot be removed, 2 usage, 3 server unreachable";
@@ -99,6 +101,9 @@ pub(in super::super) struct Approve {
 pub(in super::super) struct Remove {
     #[command(flatten)]
     plugin: Named,
+    /// Remove what the plugin keeps as well, also if the plugin itself went before
+    #[arg(long)]
+    state: bool,
     /// Print what was removed as JSON
     #[arg(long)]
     json: bool,
@@ -158,16 +163,24 @@ pub(in super::super) fn approve(args: &Approve) -> Result<String, Failure> {
 /// Removes one.
 pub(in super::super) fn remove(args: &Remove) -> Result<String, Failure> {
     let Named { name, server } = &args.plugin;
-    let answer: Answer = server.delete(&format!("/plugins/{name}"))?.accepted()?;
+    let query = if args.state { "?state=true" } else { "" };
+    let answer: Answer = server.delete(&format!("/plugins/{name}{query}"))?.accepted()?;
     let removal = answer.json()?;
     if args.json {
         return Ok(removal.to_string());
     }
-    let mut text = format!("{name} is removed: {} is gone", removal["file"].as_str().unwrap_or("its file"));
+    let mut text = match removal["file"].as_str() {
+        Some(file) => format!("{name} is removed: {file} is gone"),
+        None => format!("there is no plugin {name}, but it had left its state"),
+    };
     if let Some(settings) = removal["settings"].as_str() {
         text.push_str(&format!("\n  its settings stay in {settings}, and hold for a plugin that takes its name"));
     }
-    text.push_str("\n  its state stays; events of its types wait as retry.no-handler says");
+    match &removal["stateKeysRemoved"] {
+        Value::Null => text.push_str("\n  its state stays; plugin remove NAME --state removes it as well"),
+        keys => text.push_str(&format!("\n  its state is removed, {keys} keys")),
+    }
+    text.push_str("\n  events of its types wait as retry.no-handler says");
     Ok(text)
 }
 

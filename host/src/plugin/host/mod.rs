@@ -40,10 +40,11 @@ use super::ReadState;
 use super::bindings::Offered;
 use super::bindings::eventstream::plugin as wit;
 use super::limits::{Limiter, Limits};
+use super::outcome;
 use super::secrets::Secrets;
 use super::state::NoState;
 use super::stopwatch::Stopwatch;
-use crate::event::{Event, Success};
+use crate::event::{Class, Event, Failure, Success};
 
 /// The most handles to host objects (streams, pollables) that an instance may hold. A request that is under way takes ten,
 /// and an attempt sends a few. What objects hold of a guest's is counted, but for the headers of each (32 KiB) and what
@@ -182,12 +183,15 @@ impl Guest {
         self.lost_handles = true;
     }
 
-    /// What the guest published and what it saw and wrote of its state, or the first refusal of a publish: an attempt with
-    /// one cannot end well.
-    pub(super) fn take_effects(&mut self) -> Result<Success, String> {
-        let published = std::mem::take(&mut self.current.publishing).into_published()?;
+    /// What the guest published and what it saw and wrote of its state; or, as the failure of the attempt, the first refusal
+    /// of a publish, or that it would keep too much.
+    pub(super) fn take_effects(&mut self) -> Result<Success, Failure> {
+        let output = |words| Failure::new(Class::Output, outcome::message(words));
+        let published = std::mem::take(&mut self.current.publishing).into_published().map_err(output)?;
         let state = std::mem::replace(&mut self.current.state, Buffer::new(Arc::new(NoState)));
-        Ok(Success { result: None, published, state: state.into_step(&self.surroundings.name) })
+        let Surroundings { name, limits, .. } = &*self.surroundings;
+        let state = state.into_step(name, limits.state_bytes).map_err(|words| Failure::new(Class::Limit, words))?;
+        Ok(Success { result: None, published, state })
     }
 }
 

@@ -91,6 +91,7 @@ impl Checked {
             extensions: self.extensions,
             accepted: clock::now(),
             cause: Some(cause.id),
+            depth: cause.depth.saturating_add(1),
             data: self.data,
         };
         Published { event, delay_ms: self.delay_ms }
@@ -288,6 +289,7 @@ mod tests {
         cause.extensions.insert("tracestate".into(), "vendor=1".into());
         let published = checked.publish("p", &cause);
         assert_eq!((published.event.source.as_str(), published.event.cause), ("/plugins/p", Some(cause.id)));
+        assert_eq!(published.event.depth, cause.depth + 1);
         assert_eq!(published.event.extensions, cause.extensions);
         assert_ne!(published.event.id, cause.id);
 

@@ -111,6 +111,7 @@ async fn a_record_comes_back_as_it_went_in_from_every_state() {
         data_schema: Some("x:y".into()),
         extensions: [("traceparent".to_owned(), "00-é".to_owned())].into(),
         cause: Some(EventId::new()),
+        depth: 2,
         data: Some(Data::binary(vec![0, 255, 10])),
         ..new_event("a.b/c:d")
     };
@@ -167,6 +168,7 @@ async fn a_directory_has_one_broker() {
 async fn a_refused_request_costs_its_neighbors_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let broker = open_with(dir.path(), Options { max_waiting: 20, ..options() });
+    broker.limit_lanes([(lane("a"), 20)].into());
     let requests = (0..40).map(|index| {
         let broker = broker.clone();
         async move {

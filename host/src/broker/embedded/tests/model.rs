@@ -91,6 +91,11 @@ impl Model {
                 *lane = settle.lane.clone();
                 self.counters.retried += 1;
             }
+            Settlement::Deferred { delay_ms } => {
+                *stand = if *delay_ms == 0 { Stand::DueNow } else { Stand::DueLater };
+                *lane = settle.lane.clone();
+                self.counters.deferred += 1;
+            }
             Settlement::Failed { class, .. } => {
                 *stand = Stand::Failed;
                 self.ended[1].insert(0, id);
@@ -195,11 +200,12 @@ impl Run {
     }
 
     fn settlement(&mut self) -> Settlement {
-        match self.random.u8(..7) {
+        match self.random.u8(..8) {
             0 | 1 => Settlement::Processed,
             2 => Settlement::Retry { class: Class::Retry, delay_ms: 0 },
             3 => Settlement::Retry { class: Class::Trap, delay_ms: FAR_MS },
             4 | 5 => failed(),
+            6 => Settlement::Deferred { delay_ms: 0 },
             _ => Settlement::Returned,
         }
     }

@@ -12,12 +12,14 @@ const USUAL_BYTES: usize = 384;
 
 /// The header of a record to which nothing has happened yet; `None` for any other.
 pub(super) fn of_new(record: &Record) -> Option<String> {
-    let Record { event, attempts_made: 0, failures: 0, replays: 0, attempts, end: None } = record else { return None };
+    let Record { event, attempts_made: 0, failures: 0, replays: 0, deferrals: 0, attempts, end: None } = record else {
+        return None;
+    };
     if !attempts.is_empty() {
         return None;
     }
     let Event { id, event_type, source, subject, time, .. } = &**event;
-    let Event { data_content_type, data_schema, extensions, accepted, cause, data, .. } = &**event;
+    let Event { data_content_type, data_schema, extensions, accepted, cause, depth, data, .. } = &**event;
     let mut header = Header(String::with_capacity(USUAL_BYTES));
     header.shown("{\"event\":{\"id\":\"", id);
     header.text("\",\"type\":", Some(event_type.as_str()));
@@ -40,6 +42,9 @@ pub(super) fn of_new(record: &Record) -> Option<String> {
     if let Some(cause) = cause {
         header.shown(",\"cause\":\"", cause);
         header.0.push('"');
+    }
+    if *depth > 0 {
+        header.shown(",\"depth\":", depth);
     }
     header.0.push('}');
     if let Some(data) = data {

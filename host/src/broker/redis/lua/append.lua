@@ -1,42 +1,69 @@
 #!lua
 -- Appends the events of several requests; each request all or none. Refused whole when there is no memory left.
--- ARGV: epoch, most that may wait, window of idempotency in ms, size of the set of lanes, number of lanes, their names,
--- number of requests, how many events each of them has ('' if each has one); for each event three: its id, how it is to
+-- ARGV: epoch, most that may wait, most that may of one lane, the lanes with a limit of their own as PLACE:LIMIT with
+-- blanks between, window of idempotency in ms, size of the set of lanes, number of lanes, their names, number of requests, how many events each of them has ('' if each has one); for each event three: its id, how it is to
 -- be put, its blob. How: the place of its lane; and unless it is to wait from now on under no idempotency key, also start,
 -- ms, the place of the key in KEYS behind the lanes (0 for none), and its fingerprint.
 -- What can be done for all events together is: a call costs more than what it does.
 local KEYS, ARGV, call = KEYS, ARGV, redis.call
 local MANY = 1000
-local lanes = tonumber(ARGV[5])
+local lanes = tonumber(ARGV[7])
 
 if call('GET', EPOCH) ~= ARGV[1] then
   return { 'EPOCH' }
 end
-if call('SCARD', LANES) ~= tonumber(ARGV[4]) then
+if call('SCARD', LANES) ~= tonumber(ARGV[6]) then
   return { 'LANES' }
 end
-local most = tonumber(ARGV[2])
+local most, each = tonumber(ARGV[2]), tonumber(ARGV[3])
+local own = {}
+for place, limit in string.gmatch(ARGV[4], '(%d+):(%d+)') do
+  own[tonumber(place)] = tonumber(limit)
+end
 must_be('zset', DUE)
+must_be('hash', PARKED)
+must_be('hash', IX)
+must_be('hash', COUNTS)
 local waiting = call('ZCARD', DUE)
--- A lane that is no stream keeps out only the requests that have an event for it.
-local wrong = {}
+-- What is due later, by lane; asked for only if there is any.
+local later = {}
+if waiting > 0 then
+  for from = 1, lanes, MANY do
+    local names = {}
+    for i = from, math.min(from + MANY - 1, lanes) do
+      names[#names + 1] = due_count(ARGV[7 + i])
+    end
+    for n, count in ipairs(call('HMGET', COUNTS, unpack(names))) do
+      later[from + n - 1] = math.max(0, tonumber(count or 0))
+    end
+  end
+end
+-- How much waits of each lane; and in all, when no lane counts for more than it may have. A lane that is no stream keeps
+-- out only the requests that have an event for it.
+local wrong, waits, counted = {}, {}, waiting
 for i = 1, lanes do
   local length = redis.pcall('XLEN', lane_key(i))
   if type(length) == 'number' then
     waiting = waiting + length
+    waits[i] = length + (later[i] or 0)
+    counted = counted - (later[i] or 0) + math.min(waits[i], own[i] or each)
   else
     wrong[i] = misplaced('stream', lane_key(i)) or length.err
+    waits[i] = 0
   end
 end
-must_be('hash', PARKED)
-must_be('hash', IX)
-must_be('hash', COUNTS)
+
+-- A lane that holds little is let in whatever the sum is.
+local LET_IN_PART = 10
+local function is_let_in(i, more)
+  return waits[i] + more <= math.floor(math.min(own[i] or each, each) / LET_IN_PART)
+end
 for k = 10 + lanes, #KEYS do
   must_be('string', KEYS[k])
 end
 
-local requests, sizes = tonumber(ARGV[6 + lanes]), string.gmatch(ARGV[7 + lanes], '%d+')
-local base = 8 + lanes
+local requests, sizes = tonumber(ARGV[8 + lanes]), string.gmatch(ARGV[9 + lanes], '%d+')
+local base = 10 + lanes
 local known = {}
 for from = base, #ARGV, 3 * MANY do
   local ids = {}
@@ -49,19 +76,20 @@ for from = base, #ARGV, 3 * MANY do
 end
 
 local now
-local opened, places, n_places = {}, {}, 0
+local opened, places, n_places, more_bytes = {}, {}, 0, {}
 local function put(at, i, start, ms)
   if not opened[i] then
     open_lane(lane_key(i))
     opened[i] = true
   end
+  more_bytes[i] = (more_bytes[i] or 0) + #ARGV[at + 2]
   if start ~= 'now' then
     now = now or now_ms()
-    return enqueue(ARGV[at], i, ARGV[5 + i], start, ms, ARGV[at + 2], now)
+    return enqueue(ARGV[at], i, ARGV[7 + i], start, ms, ARGV[at + 2], now)
   end
   local entry = call('XADD', KEYS[9 + i], '*', 'id', ARGV[at], 'b', ARGV[at + 2])
   places[n_places + 1] = ARGV[at]
-  places[n_places + 2] = 'q|' .. ARGV[5 + i] .. '|' .. entry .. '|'
+  places[n_places + 2] = 'q|' .. ARGV[7 + i] .. '|' .. entry .. '|'
   n_places = n_places + 2
 end
 
@@ -71,13 +99,15 @@ local answers = {}
 for r = 1, requests do
   local n = tonumber(sizes() or 1)
   local lane = n == 1 and tonumber(ARGV[base + 1])
-  if lane and not known[base] and not wrong[lane] and waiting < most then
+  local fits = lane and not known[base] and not wrong[lane] and waits[lane] < (own[lane] or each)
+  if fits and (counted < most or is_let_in(lane, 1)) then
     put(base, lane, 'now')
     accepted = accepted + 1
-    waiting = waiting + 1
+    waiting, counted, waits[lane] = waiting + 1, counted + 1, waits[lane] + 1
     answers[r] = NEW
   else
     local answer, conflicts, fresh, keys_here, is_wrong = { 'OK' }, { 'CONFLICT' }, {}, {}, nil
+    local more = {}
     for e = 0, n - 1 do
       local at = base + e * 3
       local id, i, first = ARGV[at], tonumber(ARGV[at + 1]), nil
@@ -102,8 +132,16 @@ for r = 1, requests do
         if not first and not known[at] then
           fresh[#fresh + 1] = { at, i, start, ms }
           is_wrong = is_wrong or wrong[i]
+          more[i] = (more[i] or 0) + 1
         end
       end
+    end
+    local full, are_let_in = nil, true
+    for i, n_more in pairs(more) do
+      if waits[i] + n_more > (own[i] or each) and (not full or i < full) then
+        full = i
+      end
+      are_let_in = are_let_in and is_let_in(i, n_more)
     end
     if #conflicts > 1 then
       answers[r] = conflicts
@@ -111,16 +149,20 @@ for r = 1, requests do
     elseif is_wrong then
       answers[r] = { 'MISPLACED', is_wrong }
       all_new = false
-    elseif #fresh > 0 and waiting + #fresh > most then
+    elseif full then
+      answers[r] = { 'LANEFULL', ARGV[7 + full], waits[full], own[full] or each }
+      all_new = false
+    elseif #fresh > 0 and counted + #fresh > most and not are_let_in then
       answers[r] = { 'FULL', waiting }
       all_new = false
     else
       for _, event in ipairs(fresh) do
         put(unpack(event))
+        waits[event[2]] = waits[event[2]] + 1
       end
       -- Remembered after the events are there: the other order could remember an event that never was.
       for idem, first in pairs(keys_here) do
-        call('SET', KEYS[9 + lanes + idem], first, 'PX', ARGV[3])
+        call('SET', KEYS[9 + lanes + idem], first, 'PX', ARGV[5])
       end
       for e = 2, #answer do
         if answer[e] ~= '' then
@@ -129,7 +171,7 @@ for r = 1, requests do
         end
       end
       accepted = accepted + #fresh
-      waiting = waiting + #fresh
+      waiting, counted = waiting + #fresh, counted + #fresh
       answers[r] = answer
     end
   end
@@ -138,6 +180,9 @@ end
 
 for from = 1, n_places, 2 * MANY do
   call('HSET', IX, unpack(places, from, math.min(from + 2 * MANY - 1, n_places)))
+end
+for i, more in pairs(more_bytes) do
+  call('HINCRBY', COUNTS, wait_bytes(ARGV[7 + i]), more)
 end
 if duplicates > 0 then
   call('HINCRBY', COUNTS, 'duplicates', duplicates)

@@ -89,13 +89,42 @@ local function sum(value, more)
   return string.format('%.0f', total)
 end
 
+-- The field of the totals in which stands how much the state of a plugin takes, and what a key takes beside its name and
+-- what stands under it.
+local STATE_KEY_BYTES = 100
+local function state_bytes(plugin)
+  return 'state-bytes:' .. plugin
+end
+
+-- How much the state of a plugin takes of which that was not counted: as many times as much as a hundred of its keys.
+local function estimate_bytes(space)
+  local keys, taken, SAMPLE = redis.call('HLEN', space), 0, 100
+  if keys == 0 then
+    return 0
+  end
+  for _, key in ipairs(redis.call('HRANDFIELD', space, -SAMPLE)) do
+    taken = taken + STATE_KEY_BYTES + #key + redis.call('HSTRLEN', space, key)
+  end
+  return math.ceil(taken / SAMPLE * keys)
+end
+
+local function count_bytes(space, plugin, more)
+  if more ~= 0 and redis.call('HINCRBY', COUNTS, state_bytes(plugin), more) == more and redis.call('HLEN', space) > 1 then
+    redis.call('HSET', COUNTS, state_bytes(plugin), int(estimate_bytes(space)))
+  end
+end
+
 -- Keeps a value. The keys: those of all plugins' names, of all ends, and of this plugin.
 local function keep(spaces, untils, space, plugin, key, value, ends)
   local version = redis.call('HINCRBY', COUNTS, 'state_versions', 1)
-  if redis.call('HSET', space, key, int(version) .. ' ' .. int(ends) .. ' ' .. value) == 1 then
+  local raw, before = int(version) .. ' ' .. int(ends) .. ' ' .. value, redis.call('HSTRLEN', space, key)
+  local more = #raw - before
+  if redis.call('HSET', space, key, raw) == 1 then
     redis.call('HINCRBY', COUNTS, 'state_keys', 1)
     redis.call('SADD', spaces, plugin)
+    more = more + STATE_KEY_BYTES + #key
   end
+  count_bytes(space, plugin, more)
   if ends > 0 then
     redis.call('ZADD', untils, int(ends), plugin .. '\n' .. key)
   else
@@ -104,10 +133,36 @@ local function keep(spaces, untils, space, plugin, key, value, ends)
 end
 
 local function forget(untils, space, plugin, key)
+  local before = redis.call('HSTRLEN', space, key)
   if redis.call('HDEL', space, key) == 1 then
     redis.call('HINCRBY', COUNTS, 'state_keys', -1)
+    count_bytes(space, plugin, -(before + STATE_KEY_BYTES + #key))
   end
   redis.call('ZREM', untils, plugin .. '\n' .. key)
+end
+
+-- The field of the totals in which stands how much of a lane is due later. It began with 0 when there was none, so that it
+-- may be too low until nothing is due at all.
+local function due_count(lane)
+  return 'due:' .. lane
+end
+
+-- The field in which stands how many bytes of a lane wait, wherever they do. Who settles says how large an entry was, and a
+-- host of an older version does not; so it is forgotten when nothing of the lane waits.
+local function wait_bytes(lane)
+  return 'bytes:' .. lane
+end
+
+-- The fields in which stands how many processed events of a lane are kept, and the last entry that was looked at when some
+-- of them were forgotten: none of the lane stands before it.
+local function kept_count(lane)
+  return 'kept:' .. lane
+end
+local function kept_bytes(lane)
+  return 'kept-bytes:' .. lane
+end
+local function kept_from(lane)
+  return 'kept-from:' .. lane
 end
 
 -- Puts a new event into its lane, or aside until it is due.
@@ -121,6 +176,7 @@ local function enqueue(id, i, lane, start, ms, blob, now)
   if due > now then
     redis.call('HSET', PARKED, id, lane .. '\n' .. blob)
     redis.call('ZADD', DUE, int(due), id)
+    redis.call('HINCRBY', COUNTS, due_count(lane), 1)
     set_place(id, 'd', '', '', '')
   else
     local entry = redis.call('XADD', lane_key(i), '*', 'id', id, 'b', blob)

@@ -32,12 +32,13 @@ for n, id in ipairs(ids) do
         open_lane(lane_key(i))
       end
     end
-    moves[n] = { i, opened[i] and string.sub(raw, cut + 1) }
+    moves[n] = { i, opened[i] and string.sub(raw, cut + 1), string.sub(raw, 1, cut - 1) }
   else
     moves[n] = false
   end
 end
 local moved, orphans = 0, 0
+local moved_of = {}
 for n, id in ipairs(ids) do
   local move = moves[n]
   if move and not move[2] then
@@ -47,6 +48,7 @@ for n, id in ipairs(ids) do
     local entry = redis.call('XADD', lane_key(move[1]), '*', 'id', id, 'b', move[2])
     set_place(id, 'q', ARGV[5 + move[1]], entry, receipt or '')
     moved = moved + 1
+    moved_of[move[3]] = (moved_of[move[3]] or 0) + 1
   else
     redis.call('HINCRBY', COUNTS, 'orphans', 1)
     orphans = orphans + 1
@@ -56,8 +58,16 @@ for n, id in ipairs(ids) do
     redis.call('HDEL', PARKED, id)
   end
 end
+for lane, n in pairs(moved_of) do
+  redis.call('HINCRBY', COUNTS, due_count(lane), -n)
+end
 local first = redis.call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
 local wait = -1
+if moved > 0 and not first[1] then
+  for i = 1, lanes do
+    redis.call('HDEL', COUNTS, due_count(ARGV[5 + i]))
+  end
+end
 if first[2] then
   wait = math.max(0, tonumber(first[2]) - now)
 end

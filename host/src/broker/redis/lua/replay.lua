@@ -15,6 +15,7 @@ if kind ~= 'f' or at ~= entry or #redis.call('XRANGE', FAILED, entry, entry) == 
   return 'G'
 end
 redis.call('HINCRBY', COUNTS, 'replayed', 1)
+redis.call('HINCRBY', COUNTS, wait_bytes(lane), #ARGV[4])
 set_place(id, 'q', lane, redis.call('XADD', lane_key(1), '*', 'id', id, 'b', ARGV[4]), receipt)
 redis.call('XDEL', FAILED, entry)
 return 'D'

@@ -63,6 +63,7 @@ for n = 1, tonumber(ARGV[3 + lanes]) do
       redis.call('HINCRBY', COUNTS, 'failed:' .. class, 1)
     else
       enqueue(id, place, ARGV[2 + place], 'at', ms, blob, now)
+      redis.call('HINCRBY', COUNTS, wait_bytes(ARGV[2 + place]), #blob)
     end
     redis.call('HINCRBY', COUNTS, 'accepted', 1)
     answers[n] = 'D'

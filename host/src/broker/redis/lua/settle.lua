@@ -2,10 +2,11 @@
 -- Ends attempts, each in one step: fence, counters, published events, destination, index, and the source last.
 -- KEYS behind the lanes, if there is state: names of plugins with state, ends of state, and each plugin's own.
 -- ARGV: consumer, number of lanes, their names; for each lane the first and the last of its entries that are settled
--- here, and how many to look at between them ('', '' and 0: each is asked for alone); number of plugins with state, their
+-- here, how many to look at between them ('', '' and 0: each is asked for alone), and how many bytes all of these entries
+-- have; number of plugins with state, their
 -- names; then the plain items, which are processed and have nothing beside: for each lane how many, and for each of them:
 -- entry, delivery count, id, blob; then the number of the other items; for each of them: source lane, entry, delivery
--- count, id, verb (ok, retry, failed or back), blob, delay in ms, next lane, class, number of children; for each child:
+-- count, id, verb (ok, retry, later, failed or back), blob, delay in ms, next lane, class, number of children; for each child:
 -- id, lane, start, ms, blob; then the plugin, number of versions, number of writes; for each version: key, version; for
 -- each write: verb (set, del or add), key, value, how long in ms or 0.
 -- The answer has a letter for each item, in this order: D done, now or when it was asked before; L lost; C the state has
@@ -14,7 +15,7 @@
 local KEYS, ARGV, call = KEYS, ARGV, redis.call
 local me, lanes = ARGV[1], tonumber(ARGV[2])
 local ranges = 2 + lanes
-local at = 3 + 4 * lanes
+local at = 3 + 5 * lanes
 local items, spaces, parks = {}, {}, false
 
 local function take(n)
@@ -45,11 +46,12 @@ for s = 1, tonumber((take(1))) do
   must_be('hash', spaces[s].key)
 end
 
--- Where the plain items of each lane begin, and how many there are.
-local plain, n_plain = {}, {}
+-- Where the plain items of each lane begin, and how many there are; and how many items of any kind.
+local plain, n_plain, n_items = {}, {}, {}
 for source = 1, lanes do
   plain[source], n_plain[source] = at + 1, tonumber(ARGV[at])
   at = at + 1 + 4 * n_plain[source]
+  n_items[source] = n_plain[source]
   if n_plain[source] > 0 then
     stream(lane_key(source))
     stream(DONE)
@@ -64,6 +66,7 @@ for n = 1, tonumber((take(1))) do
   item.delay, item.lane, item.class, item.n_children = take(4)
   item.lane = tonumber(item.lane)
   stream(lane_key(item.source))
+  n_items[item.source] = n_items[item.source] + 1
   for c = 1, tonumber(item.n_children) do
     item.children[c] = { take(5) }
     open(lane_key(tonumber(item.children[c][2])))
@@ -83,7 +86,7 @@ for n = 1, tonumber((take(1))) do
   elseif item.verb == 'back' then
     open(lane_key(item.lane))
   end
-  if item.verb == 'retry' or #item.children > 0 then
+  if item.verb == 'retry' or item.verb == 'later' or #item.children > 0 then
     parks = true
   end
   items[n] = item
@@ -104,7 +107,7 @@ end
 -- each entry how often it was delivered; false once it has ended.
 local known = {}
 for source = 1, lanes do
-  local rows, of = {}, ranges + 3 * (source - 1)
+  local rows, of = {}, ranges + 4 * (source - 1)
   if ARGV[of + 1] ~= '' then
     rows = redis.pcall('XPENDING', lane_key(source), GROUP, ARGV[of + 1], ARGV[of + 2], ARGV[of + 3], me)
   end
@@ -164,6 +167,12 @@ end
 -- Where the events are from now on: written together at the end.
 local places, n_places = {}, 0
 
+local kept_of, kept_bytes_of = {}, {}
+for source = 1, lanes do
+  kept_of[source] = kept_count(ARGV[2 + source])
+  kept_bytes_of[source] = kept_bytes(ARGV[2 + source])
+end
+
 local function receipt_of(source, entry, deliveries)
   return ARGV[2 + source] .. '/' .. entry .. '/' .. deliveries .. '/' .. me
 end
@@ -199,6 +208,8 @@ local function settle_plain(source, entry, deliveries, id, blob)
   end
   local done = call('XADD', DONE, '*', 'id', id, 'b', blob)
   count('processed', 1)
+  count(kept_of[source], 1)
+  count(kept_bytes_of[source], #blob)
   return end_delivery(source, entry, id, 'p||' .. done .. '|' .. receipt)
 end
 
@@ -219,22 +230,28 @@ local function settle(item)
     local i = tonumber(c[2])
     enqueue(c[1], i, ARGV[2 + i], c[3], c[4], c[5], now)
     count('published', 1)
+    count(wait_bytes(ARGV[2 + i]), #c[5])
   end
   local place
   if item.verb == 'ok' then
     place = 'p||' .. call('XADD', DONE, '*', 'id', id, 'b', item.blob) .. '|'
     count('processed', 1)
+    count(kept_of[source], 1)
+    count(kept_bytes_of[source], #item.blob)
   elseif item.verb == 'failed' then
     place = 'f||' .. call('XADD', FAILED, '*', 'id', id, 'b', item.blob) .. '|'
     count('failed', 1)
     count('failed:' .. item.class, 1)
-  elseif item.verb == 'retry' then
+  elseif item.verb == 'retry' or item.verb == 'later' then
     call('HSET', PARKED, id, ARGV[2 + item.lane] .. '\n' .. item.blob)
     call('ZADD', DUE, int(now + tonumber(item.delay)), id)
     place = 'd|||'
-    count('retried', 1)
+    count(due_count(ARGV[2 + item.lane]), 1)
+    count(wait_bytes(ARGV[2 + item.lane]), #item.blob)
+    count(item.verb == 'retry' and 'retried' or 'deferred', 1)
   else
     local entry = call('XADD', lane_key(item.lane), '*', 'id', id, 'b', item.blob)
+    count(wait_bytes(ARGV[2 + item.lane]), #item.blob)
     place = 'q|' .. ARGV[2 + item.lane] .. '|' .. entry .. '|'
   end
   return end_delivery(source, item.entry, id, place .. receipt)
@@ -262,6 +279,11 @@ for _, item in ipairs(items) do
   if failure or not try(settle, item) then
     break
   end
+end
+
+-- Of a lane of which some were not held, the others count for their part.
+for source, of in pairs(acks) do
+  count(wait_bytes(ARGV[2 + source]), -math.floor(tonumber(ARGV[ranges + 4 * source]) * #of / n_items[source]))
 end
 
 -- What the items have in common: totals, index and the sources last, also when one of them failed.

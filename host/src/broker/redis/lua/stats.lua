@@ -4,13 +4,14 @@ must_be('set', LANES)
 if redis.call('SCARD', LANES) ~= tonumber(ARGV[1]) then
   return { 'LANES' }
 end
-local lengths, running = {}, 0
+local lengths, alls, running = {}, {}, 0
 for i = 1, tonumber(ARGV[2]) do
   -- Of a lane that is no stream nothing is counted.
   local all = redis.pcall('XLEN', lane_key(i))
   all = type(all) == 'number' and all or 0
   local p = redis.pcall('XPENDING', lane_key(i), GROUP)
   local pending = p.err and 0 or p[1]
+  alls[i] = all
   lengths[i] = math.max(0, all - pending)
   running = running + pending
 end
@@ -22,5 +23,5 @@ for _, field in ipairs(redis.call('HKEYS', HB)) do
 end
 return {
   redis.call('HGETALL', COUNTS), lengths, running, redis.call('ZCARD', DUE),
-  redis.call('XLEN', DONE), redis.call('XLEN', FAILED), consumers,
+  redis.call('XLEN', DONE), redis.call('XLEN', FAILED), consumers, alls,
 }

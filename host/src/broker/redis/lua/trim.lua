@@ -1,47 +1,175 @@
 #!lua flags=allow-oom
--- Forgets the oldest processed events past their retention, and where they were, in one step.
--- ARGV: most to keep, longest to keep in ms, shortest to keep in ms, most to forget in this call, bytes to look at.
--- The shortest time is there for the repetition of a settle or an append: it is known by the place of the event.
+-- Forgets processed events past their retention, and where they were: those that are too old, and where too many are kept,
+-- the oldest of the lane that has the most, so that no plugin pushes the history of another out.
+-- ARGV: most to keep, longest to keep in ms, shortest to keep in ms, most to forget in this call, bytes to look at, most
+-- bytes to keep, number of lanes, their names. The shortest time is there for the repetition of a settle or an append: it is known by the place
+-- of the event.
 -- The answer: 1 if there may be more.
 local most, longest, shortest = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local limit, left_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
-local AT_ONCE = 10
+local limit, left_bytes, lanes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
+local most_bytes = tonumber(ARGV[6])
+local AT_ONCE, MOST_AT_ONCE, MANY = 10, 100, 1000
+-- Of a lane that has no more than others, one in so many goes at a time.
+local PART = 10
 must_be('stream', DONE)
 must_be('hash', IX)
-local kept, now = redis.call('XLEN', DONE), now_ms()
-local entries, ids, from, is_done = {}, {}, '-', false
-while not is_done and #entries < limit and left_bytes > 0 do
-  local found = redis.call('XRANGE', DONE, from, '+', 'COUNT', AT_ONCE)
-  is_done = #found < AT_ONCE
-  for _, entry in ipairs(found) do
-    local age = now - tonumber(string.match(entry[1], '^(%d+)'))
-    if age < shortest or (kept <= most and age <= longest) then
-      is_done = true
-      break
+must_be('hash', COUNTS)
+local total, now = redis.call('XLEN', DONE), now_ms()
+
+-- What is kept of each lane, and the lane that has the most. What was kept before there were counters counts for none of
+-- them: it is the oldest.
+local function survey(field)
+  local all, largest, second, leader = 0, 0, 0, nil
+  for from = 1, lanes, MANY do
+    local names = {}
+    for i = from, math.min(from + MANY - 1, lanes) do
+      names[#names + 1] = field(ARGV[7 + i])
     end
-    kept = kept - 1
-    entries[#entries + 1], ids[#ids + 1] = entry[1], ''
-    for f = 1, #entry[2], 2 do
-      left_bytes = left_bytes - #entry[2][f + 1]
-      if entry[2][f] == 'id' then
-        ids[#ids] = entry[2][f + 1]
+    for n, much in ipairs(redis.call('HMGET', COUNTS, unpack(names))) do
+      much = math.max(0, tonumber(much or 0))
+      all = all + much
+      if much > largest then
+        largest, second, leader = much, largest, ARGV[7 + from + n - 1]
+      elseif much > second then
+        second = much
       end
     end
-    from = '(' .. entry[1]
+  end
+  return all, largest, second, leader
+end
+local counted, largest, second, victim = survey(kept_count)
+local uncounted = total - counted
+if uncounted < 0 then
+  -- Somebody trimmed who does not count: what is kept counts for none until it has gone.
+  for i = 1, lanes do
+    redis.call('HDEL', COUNTS, kept_count(ARGV[7 + i]), kept_bytes(ARGV[7 + i]))
+  end
+  uncounted, victim = total, nil
+end
+if uncounted >= largest then
+  victim = nil
+end
+
+local removed, n_removed, indexed, less, less_bytes = {}, 0, {}, {}, {}
+local function drop(entry, id, lane, is_indexed, is_front, size)
+  removed[#removed + 1] = entry
+  n_removed = n_removed + 1
+  if is_indexed then
+    indexed[#indexed + 1] = id
+  end
+  if is_front and uncounted > 0 then
+    uncounted = uncounted - 1
+  elseif lane then
+    less[lane] = (less[lane] or 0) + 1
+    less_bytes[lane] = (less_bytes[lane] or 0) + size
   end
 end
-if #entries == 0 then
-  return 0
+
+local function forget_removed()
+  if #indexed > 0 then
+    redis.call('HDEL', IX, unpack(indexed))
+  end
+  for lane, n in pairs(less) do
+    redis.call('HINCRBY', COUNTS, kept_count(lane), -n)
+    redis.call('HINCRBY', COUNTS, kept_bytes(lane), -less_bytes[lane])
+  end
+  if #removed > 0 then
+    redis.call('XDEL', DONE, unpack(removed))
+  end
+  removed, indexed, less, less_bytes = {}, {}, {}, {}
 end
-local gone = {}
-for n, place in ipairs(redis.call('HMGET', IX, unpack(ids))) do
-  local kind, _, at = read_place(place or '')
-  if kind == 'p' and at == entries[n] then
-    gone[#gone + 1] = ids[n]
+
+-- Looks at entries behind a place, and forgets those of which `judge` says true; nil ends it. The answer: the last entry
+-- that was looked at, and whether there are no more.
+local function walk(last, is_front, judge)
+  local at_once = AT_ONCE
+  while left_bytes > 0 and n_removed < limit do
+    local before_bytes = left_bytes
+    local found = redis.call('XRANGE', DONE, last and '(' .. last or '-', '+', 'COUNT', at_once)
+    local ids, sizes = {}, {}
+    for n, entry in ipairs(found) do
+      ids[n], sizes[n] = '', 0
+      for f = 1, #entry[2], 2 do
+        left_bytes = left_bytes - #entry[2][f + 1]
+        if entry[2][f] == 'id' then
+          ids[n] = entry[2][f + 1]
+        elseif entry[2][f] == 'b' then
+          sizes[n] = #entry[2][f + 1]
+        end
+      end
+    end
+    local places = #found > 0 and redis.call('HMGET', IX, unpack(ids)) or {}
+    for n, entry in ipairs(found) do
+      local kind, _, at, receipt = read_place(places[n] or '')
+      local is_indexed = kind == 'p' and at == entry[1]
+      local lane = is_indexed and string.match(receipt, '^([^/]+)/') or nil
+      local age = now - tonumber(string.match(entry[1], '^(%d+)'))
+      local is_past = judge(age, lane, sizes[n])
+      if age < shortest or is_past == nil then
+        return last, false
+      end
+      if is_past then
+        drop(entry[1], ids[n], lane, is_indexed, is_front, sizes[n])
+      end
+      last = entry[1]
+    end
+    if #found < at_once then
+      return last, true
+    end
+    -- Of small ones more are looked at together, but no more than a part of what may be.
+    local fits = math.floor(left_bytes / 4 * #found / math.max(1, before_bytes - left_bytes))
+    at_once = math.max(AT_ONCE, math.min(MOST_AT_ONCE, fits))
+  end
+  return last, false
+end
+
+local excess = math.max(0, total - most)
+walk(nil, true, function(age)
+  return (age > longest or (not victim and n_removed < excess)) or nil
+end)
+forget_removed()
+excess = math.max(0, excess - n_removed)
+local in_bytes, all_bytes = false, 0
+if excess == 0 then
+  all_bytes, largest, second, victim = survey(kept_bytes)
+  in_bytes, excess = true, math.max(0, all_bytes - most_bytes)
+end
+local has_moved = false
+if victim and excess > 0 then
+  local wanted = math.min(excess, math.max(largest - second, math.ceil(largest / PART)))
+  local from = redis.call('HGET', COUNTS, kept_from(victim)) or nil
+  local last, is_end = walk(from, false, function(_, lane, size)
+    if wanted <= 0 then
+      return nil
+    end
+    if lane == victim then
+      wanted = wanted - (in_bytes and size or 1)
+      excess = excess - (in_bytes and size or 1)
+      return true
+    end
+    return lane == nil
+  end)
+  has_moved = last ~= from
+  if is_end and wanted > 0 then
+    -- It has less than was counted: it is looked for from the beginning, and then counts for none.
+    if from then
+      redis.call('HDEL', COUNTS, kept_from(victim))
+    else
+      redis.call('HDEL', COUNTS, kept_count(victim), kept_bytes(victim))
+    end
+  elseif last then
+    redis.call('HSET', COUNTS, kept_from(victim), last)
+  end
+  forget_removed()
+end
+local is_cut = n_removed >= limit or left_bytes <= 0
+if (n_removed > 0 or has_moved) and (excess > 0 or is_cut) then
+  return 1
+end
+-- What is told of lanes of which nothing waits any more.
+for i = 1, lanes do
+  if redis.pcall('XLEN', lane_key(i)) == 0 and tonumber(redis.call('HGET', COUNTS, due_count(ARGV[7 + i])) or 0) <= 0 then
+    redis.call('HDEL', COUNTS, wait_bytes(ARGV[7 + i]))
   end
 end
-if #gone > 0 then
-  redis.call('HDEL', IX, unpack(gone))
-end
-redis.call('XDEL', DONE, unpack(entries))
-return is_done and 0 or 1
+return 0

@@ -1,0 +1,107 @@
+//! G8, G12: what one plugin has waiting, keeps and leaves in the history takes nothing from the others.
+
+use eventstream_tests::eventually::eventually;
+use eventstream_tests::guests::PluginsDir;
+use eventstream_tests::on_both_brokers;
+use eventstream_tests::stage::{Broker, Stage};
+use serde_json::{Value, json};
+
+on_both_brokers! {
+    a_plugin_that_multiplies_its_events_refuses_and_displaces_nobody,
+    a_flood_for_one_plugin_is_refused_for_that_plugin_only,
+    a_chain_of_causes_ends_at_its_greatest_length,
+    a_plugin_keeps_no_more_than_it_may_and_what_it_keeps_can_be_removed,
+}
+
+/// What publishes its own type so often, and so do those, for so many generations.
+fn breeding(event_type: &str, children: u32, generations: u32) -> Value {
+    let payload = json!({});
+    (0..generations).fold(
+        payload,
+        |payload, _| json!({"publish": children, "publish-type": event_type, "publish-payload": payload}),
+    )
+}
+
+fn a_plugin_that_multiplies_its_events_refuses_and_displaces_nobody(broker: Broker) {
+    let stage = Stage::with(broker, PluginsDir::scripted(&["loop", "quiet"]), |options| {
+        options.with("broker.max_waiting", 200).with("retention.processed_max", 100)
+    });
+    let client = &stage.client;
+    let first = client.post_event("quiet", &json!({}));
+    client.wait_for(&first, &["processed"]);
+    client.post_event("loop", &breeding("loop", 2, 20));
+    eventually("it comes to a halt", || {
+        let metrics = client.metrics();
+        let is_halted = metrics["deferred"].as_u64() > Some(0) && metrics["waitingByLane"]["loop"].as_u64() > Some(200);
+        if is_halted { Ok(()) } else { Err(metrics) }
+    });
+    let ids: Vec<String> = (0..20).map(|_| client.post_event("quiet", &json!({}))).collect();
+    client.post(&json!({"type": "loop", "payload": {}}).to_string()).expect(429);
+    for id in &ids {
+        client.wait_for(id, &["processed"]);
+    }
+    eventually("history is trimmed", || {
+        let metrics = client.metrics();
+        let is_trimmed = metrics["processed"].as_u64() > Some(200) && metrics["processedKept"].as_u64() <= Some(100);
+        if is_trimmed { Ok(()) } else { Err(metrics) }
+    });
+    for id in ids.iter().chain([&first]) {
+        assert!(client.event(id).is_some(), "{id} has left the history");
+    }
+    assert_eq!(client.metrics()["failed"], 0);
+}
+
+fn a_flood_for_one_plugin_is_refused_for_that_plugin_only(broker: Broker) {
+    let plugins = PluginsDir::scripted(&["flooded", "quiet"]).with_settings("flooded", "max_waiting = 7");
+    let stage = Stage::with(broker, plugins, |options| options.with("broker.max_waiting", 100));
+    let later = json!({"type": "flooded", "payload": {}, "delayMs": 3_600_000});
+    let refusal = eventually("the flood is refused", || {
+        let answer = stage.client.post(&later.to_string());
+        if answer.status == 429 { Ok(answer) } else { Err("not yet") }
+    });
+    assert!(refusal.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0));
+    let detail = refusal.json()["detail"].as_str().unwrap_or_default().to_owned();
+    assert!(detail.contains("plugin flooded") && detail.contains("plugins.flooded.max_waiting"), "{detail}");
+    assert_eq!(stage.client.metrics()["waitingByLane"]["flooded"], 7);
+    let id = stage.client.post_event("quiet", &json!({}));
+    stage.client.wait_for(&id, &["processed"]);
+}
+
+fn a_chain_of_causes_ends_at_its_greatest_length(broker: Broker) {
+    let stage =
+        Stage::with(broker, PluginsDir::scripted(&["there", "back"]), |options| options.with("events.max_depth", 5));
+    // Two plugins that publish for each other make a chain as well.
+    let payload = (0..10).fold(json!({}), |payload, n| {
+        let event_type = if n % 2 == 0 { "there" } else { "back" };
+        json!({"publish": 1, "publish-type": event_type, "publish-payload": payload})
+    });
+    stage.client.post_event("there", &payload);
+    let failed = eventually("the chain ends", || stage.client.failed().pop().ok_or("it has not yet"));
+    assert_eq!(failed.class.as_deref(), Some("output"));
+    let said = failed.attempts[0].error.as_deref().unwrap_or_default();
+    assert!(said.contains("events.max_depth"), "{said}");
+    let metrics = stage.client.metrics();
+    assert_eq!((&metrics["processed"], &metrics["published"], &metrics["waiting"]), (&json!(5), &json!(5), &json!(0)));
+}
+
+fn a_plugin_keeps_no_more_than_it_may_and_what_it_keeps_can_be_removed(broker: Broker) {
+    let settings = "limits = { state_bytes = 10000 }\nretry = { initial_ms = 1, max_ms = 1 }";
+    let plugins = PluginsDir::scripted(&["hoarder"]).with_settings("hoarder", settings);
+    let stage = Stage::with(broker, plugins, |options| options);
+    let set = |key: &str, bytes: usize| json!({"state": [{"set": {"key": key, "bytes": bytes}}]});
+    let id = stage.client.post_event("hoarder", &set("a", 6_000));
+    stage.client.wait_for(&id, &["processed"]);
+    let id = stage.client.post_event("hoarder", &set("b", 6_000));
+    let failed = stage.client.wait_for(&id, &["failed"]);
+    assert_eq!(failed.class.as_deref(), Some("limit"));
+    let said = failed.attempts[0].error.as_deref().unwrap_or_default();
+    assert!(said.contains("plugins.hoarder.limits.state_bytes"), "{said}");
+    let id = stage.client.post_event("hoarder", &set("a", 5_000));
+    stage.client.wait_for(&id, &["processed"]);
+
+    let remove = || stage.client.request("DELETE", "/plugins/hoarder?state=true", &[], None).unwrap();
+    let removed = remove().expect(200).json();
+    assert_eq!((&removed["state"], &removed["stateKeysRemoved"]), (&json!("removed"), &json!(1)), "{removed}");
+    assert_eq!(stage.client.metrics()["stateKeys"], 0);
+    remove().expect(404);
+}
