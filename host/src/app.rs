@@ -132,6 +132,7 @@ fn plugin_options(config: &Config) -> Result<plugin::Options, Error> {
         data_dir: config.plugins.data_dir.clone(),
         cache_max_bytes: config.plugins.cache_max_bytes,
         hold_new_capabilities: config.plugins.hold_new_capabilities,
+        hold_taken_types: config.plugins.hold_taken_types,
         notice: config.plugins.follow.notice,
         rescan_ms: config.plugins.follow.rescan_ms,
         settle_ms: config.plugins.follow.settle_ms,
@@ -143,8 +144,7 @@ fn plugin_options(config: &Config) -> Result<plugin::Options, Error> {
 
 /// This program again, as the command `compile`.
 fn compiler(limits: plugin::CompileLimits) -> anyhow::Result<plugin::Child> {
-    let plugin::CompileLimits { memory_bytes, cpu_ms, .. } = limits;
-    let arguments = vec!["compile".into(), format!("--memory-bytes={memory_bytes}"), format!("--cpu-ms={cpu_ms}")];
+    let arguments = vec!["compile".into()];
     // On Linux this leads to what runs, also when a newer file has taken its place.
     let running = std::path::PathBuf::from("/proc/self/exe");
     let program = if running.exists() {
@@ -185,6 +185,10 @@ impl Routes for PluginRoutes {
         self.registry.statuses().iter().filter_map(|status| serde_json::to_value(status).ok()).collect()
     }
 
+    fn overlooked(&self) -> Vec<String> {
+        self.registry.overlooked()
+    }
+
     async fn rollback(&self, name: &str) -> Result<serde_json::Value, api::NotChanged> {
         let status = self.registry.rollback(name).await.map_err(|error| match error {
             plugin::RollbackError::Unknown(_) => api::NotChanged::Unknown(error.to_string()),
@@ -196,6 +200,7 @@ impl Routes for PluginRoutes {
     async fn approve(&self, name: &str, digest: Option<&str>) -> Result<serde_json::Value, api::NotChanged> {
         let status = self.registry.approve(name, digest).await.map_err(|error| match error {
             plugin::ApproveError::Unknown(_) => api::NotChanged::Unknown(error.to_string()),
+            plugin::ApproveError::Unnamed { .. } => api::NotChanged::Unnamed(error.to_string()),
             _ => api::NotChanged::Refused(error.to_string()),
         })?;
         told(&status)

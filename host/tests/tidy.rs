@@ -60,6 +60,18 @@ const NOT_PURE: &[&str] = &["tokio", "tokio_util", "futures_util", "tracing", "f
 const SPAWNERS: &[&str] = &["shutdown", "plugin::executor"];
 
 #[test]
+fn what_examples_are_built_against_is_the_package() {
+    let root = host().join("..");
+    let package = fs::read(root.join("wit/plugin.wit")).unwrap();
+    // Copies and no links, so that a folder can be copied elsewhere.
+    for example in ["page-views-js/wit", "order-score-python/wit", "webhook-python/wit/deps/eventstream"] {
+        let copy = root.join("plugins").join(example).join("plugin.wit");
+        assert!(fs::symlink_metadata(&copy).unwrap().is_file(), "{} is a file", copy.display());
+        assert!(fs::read(&copy).unwrap() == package, "{} is a copy of wit/plugin.wit: copy it anew", copy.display());
+    }
+}
+
+#[test]
 fn modules_import_only_what_lies_beneath_them() {
     let mut faults = Vec::new();
     for file in host_modules() {

@@ -1,4 +1,5 @@
-//! `plugins.hold_new_capabilities`: a build that imports more than the one that serves waits for a person.
+//! A build that takes types from another plugin waits for a person, and with `plugins.hold_new_capabilities` one that
+//! imports more than the one that serves.
 
 use std::path::Path;
 
@@ -87,6 +88,47 @@ fn a_build_that_imports_more_waits_until_it_is_approved_and_a_restart_changes_no
     stage.replace_host(|options| holding(options, kept.path()));
     stage.client.wait_for_version("work", &second);
     assert_eq!(digest_that_ran(&stage.client), Some(second));
+}
+
+#[test]
+fn a_file_that_takes_types_from_a_plugin_waits_until_the_very_build_is_approved() {
+    let kept = tempfile::tempdir().unwrap();
+    let plugins = PluginsDir::scripted(&["orders"]).with_settings("orders", "types = ['order.*']");
+    let options = |options: HostOptions| options.with("plugins.data_dir", kept.path().join("plugins").display());
+    let mut stage = Stage::with(Broker::Embedded, plugins, options);
+    let handled_by = |client: &Client| {
+        client.wait_ended(&client.post_event("order.paid", &json!({}))).attempts[0].plugin.clone().unwrap_or_default()
+    };
+    assert_eq!(handled_by(&stage.client), "orders");
+    let [_, (build, wanted)] = builds();
+    stage.plugins.write("order.paid.wasm", &build);
+    let held = |client: &Client| {
+        client.wait_for_plugin("order.paid", "it is held", |status| {
+            (status["state"] == "needs-approval").then(|| status["needsApproval"].clone())
+        })
+    };
+    let waiting = held(&stage.client);
+    let takes = json!([{ "types": "order.paid", "plugin": "orders" }]);
+    assert_eq!((&waiting["digest"], &waiting["takes"]), (&json!(wanted), &takes));
+    assert_eq!(handled_by(&stage.client), "orders");
+    let listed = told(&stage.host, &["plugin", "list"], 0);
+    assert!(listed.contains("takes order.paid from the plugin \"orders\"") && listed.contains(&wanted), "{listed}");
+    stage.host.kill9();
+    stage.replace_host(options);
+    held(&stage.client);
+    assert_eq!(handled_by(&stage.client), "orders", "after a restart too");
+
+    let unnamed = stage.client.request("POST", "/plugins/order.paid/approve", &[], Some(b""));
+    let detail = unnamed.unwrap().expect(400).json()["detail"].as_str().unwrap_or_default().to_owned();
+    assert!(detail.contains(&format!("/plugins/order.paid/approve?digest={wanted}")), "{detail}");
+    let approved = told(&stage.host, &["plugin", "approve", "order.paid"], 0);
+    for words in [format!("digest   {wanted}"), "takes    order.paid from orders".to_owned()] {
+        assert!(approved.contains(&words), "{approved} says {words}");
+    }
+    assert_eq!(handled_by(&stage.client), "order.paid");
+    stage.host.kill9();
+    stage.replace_host(options);
+    assert_eq!(handled_by(&stage.client), "order.paid", "after a restart too");
 }
 
 #[test]

@@ -157,3 +157,25 @@ fn ten_thousand_files_hold_up_nobody() {
     stage.client.wait_for_version("work", &second);
     serves(&stage.client, &second);
 }
+
+#[test]
+fn settings_and_files_that_are_for_no_plugin_are_told_with_the_name_that_may_be_meant() {
+    let plugins = PluginsDir::empty();
+    plugins.write("work.wasm", &two_builds()[0].0);
+    plugins.write("wrok.toml", b"types = ['x']");
+    plugins.write("PAY.WASM", &two_builds()[0].0);
+    let stage = Stage::with(Broker::Embedded, plugins, |options| options.with("plugins.settle_ms", 50));
+    eventually("they are told", || {
+        let told = stage.client.get("/plugins").json()["overlooked"].to_string();
+        let all = ["wrok.toml is for no plugin", "did you mean", "rename it to PAY.wasm"];
+        if all.iter().all(|words| told.contains(words)) { Ok(()) } else { Err(told) }
+    });
+    let log = stage.host.wait_for_output("wrok.toml is for no plugin");
+    assert!(log.contains("PAY.WASM is not loaded"), "{log}");
+    stage.plugins.write("work.toml", b"types = []\n  concurency = 3");
+    let words = refusal(&stage.client, "work");
+    assert!(
+        words.contains("work.toml, line 2, column 3: no key \"concurency\"; did you mean \"concurrency\"?"),
+        "{words}"
+    );
+}

@@ -76,6 +76,27 @@ fn a_rust_project_builds_passes_its_tests_and_serves() {
 }
 
 #[test]
+fn a_rust_project_may_be_named_after_a_type_with_dots() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = run(folder.path(), &["plugin", "new", "order.paid"]);
+    assert_eq!(made.status.code(), Some(0), "{}", text(&made.stderr));
+    // A secret is read by what the project imports already.
+    let source = folder.path().join("order.paid/src/lib.rs");
+    let handler = fs::read_to_string(&source).unwrap();
+    let reads = handler.replace("config::get(\"greeting\")", "self::eventstream::plugin::secrets::get(\"greeting\")");
+    fs::write(&source, reads.replace("use self::eventstream::plugin::config;\n", "")).unwrap();
+    let settings = "secrets = { greeting = 'Good morning' }";
+    fs::write(folder.path().join("order.paid/order.paid.toml"), settings).unwrap();
+    let test = r#"{"event": {"type": "order.paid", "payload": {"name": "Bo"}}, "expect": {"result": {"text": "Good morning, Bo!"}}}"#;
+    fs::remove_dir_all(folder.path().join("order.paid/tests")).unwrap();
+    fs::create_dir(folder.path().join("order.paid/tests")).unwrap();
+    fs::write(folder.path().join("order.paid/tests/secret.json"), test).unwrap();
+    let tested = run(folder.path(), &["plugin", "test", "order.paid"]);
+    assert_eq!(tested.status.code(), Some(0), "{}{}", text(&tested.stdout), text(&tested.stderr));
+    assert!(folder.path().join("order.paid/dist/order.paid.wasm").is_file());
+}
+
+#[test]
 fn a_source_that_does_not_compile_is_the_compilers_to_explain() {
     let folder = tempfile::tempdir().unwrap();
     run(folder.path(), &["plugin", "new", "broken"]);

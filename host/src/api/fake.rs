@@ -222,6 +222,10 @@ impl Routes for OnePlugin {
         vec![serde_json::json!({ "name": "signup", "state": "active", "types": ["USER_SIGNUP"] })]
     }
 
+    fn overlooked(&self) -> Vec<String> {
+        vec!["old.toml is for no plugin".into()]
+    }
+
     /// Once there was a plugin `old`, and there is nothing before it.
     async fn rollback(&self, name: &str) -> Result<serde_json::Value, NotChanged> {
         match name {
@@ -234,7 +238,8 @@ impl Routes for OnePlugin {
     /// A build `abc` of `signup` is held.
     async fn approve(&self, name: &str, digest: Option<&str>) -> Result<serde_json::Value, NotChanged> {
         match (name, digest) {
-            ("signup", None | Some("abc")) => Ok(serde_json::json!({ "name": "signup", "digest": "abc" })),
+            ("signup", None) => Err(NotChanged::Unnamed("say ?digest=abc".into())),
+            ("signup", Some("abc")) => Ok(serde_json::json!({ "name": "signup", "digest": "abc" })),
             ("signup", Some(_)) => Err(NotChanged::Refused("another".into())),
             _ => Err(NotChanged::Unknown("none".into())),
         }

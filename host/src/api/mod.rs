@@ -62,10 +62,13 @@ pub trait Routes: Send + Sync + 'static {
     /// What is to be told of each plugin, an object with a `name`, in the order of the names.
     fn statuses(&self) -> Vec<serde_json::Value>;
 
+    /// What is for no plugin among the files and settings of plugins, in words.
+    fn overlooked(&self) -> Vec<String>;
+
     /// Brings the version of a plugin back that served before; gives its status from then on.
     async fn rollback(&self, name: &str) -> Result<serde_json::Value, NotChanged>;
 
-    /// Has the build of a plugin serve that is held, with a `digest` only that one; gives its status from then on.
+    /// Has the build of a plugin serve that is held and has this digest; gives its status from then on.
     async fn approve(&self, name: &str, digest: Option<&str>) -> Result<serde_json::Value, NotChanged>;
 
     /// Removes a plugin; gives its status, the file that is gone and the settings that stay.
@@ -77,6 +80,8 @@ pub trait Routes: Send + Sync + 'static {
 pub enum NotChanged {
     /// There is no such plugin.
     Unknown(String),
+    /// It was not said which version is meant.
+    Unnamed(String),
     /// As things stand it cannot be done.
     Refused(String),
 }

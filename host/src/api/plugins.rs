@@ -15,7 +15,7 @@ use super::{Api, NotChanged, json, query};
 /// Every plugin.
 pub(super) async fn list(State(api): State<Arc<Api>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     query::none(query.as_deref())?;
-    Ok(json(StatusCode::OK, &object!({ "plugins": api.routes.statuses() })))
+    Ok(json(StatusCode::OK, &object!({ "plugins": api.routes.statuses(), "overlooked": api.routes.overlooked() })))
 }
 
 /// One plugin.
@@ -43,7 +43,8 @@ pub(super) async fn rollback(
     Ok(json(StatusCode::OK, &status))
 }
 
-/// Has the build serve that is held, and shows what serves then. `?digest=` says which one is meant.
+/// Has the build serve that is held, and shows what serves then. `?digest=` says which one, so that none is approved that
+/// nobody looked at.
 pub(super) async fn approve(
     State(api): State<Arc<Api>>,
     InPath(name): InPath,
@@ -80,6 +81,7 @@ pub(super) async fn remove(
 fn refusal(kind: Kind) -> impl Fn(NotChanged) -> Problem {
     move |error| match error {
         NotChanged::Unknown(words) => Problem::new(Kind::NotFound, words),
+        NotChanged::Unnamed(words) => Problem::new(Kind::BadQuery, words),
         NotChanged::Refused(words) => Problem::new(kind, words),
     }
 }

@@ -64,6 +64,8 @@ impl Args {
             Flag { key: "broker.url", flag: "DIR", value: format!("embedded:{}", path("data")) },
             Flag { key: "plugins.dir", flag: "DIR", value: path("plugins") },
             Flag { key: "plugins.data_dir", flag: "DIR", value: path("compiled") },
+            // All projects here are of one author.
+            Flag { key: "plugins.hold_taken_types", flag: "DIR", value: "false".into() },
             // Files are renamed into the directory, so that there is nothing to wait for.
             Flag { key: "plugins.settle_ms", flag: "DIR", value: "50".into() },
         ];

@@ -57,7 +57,7 @@ pub(super) enum Command {
     /// Bring back the version of a plugin that served before
     #[command(after_help = served::ROLLBACK_EXAMPLES)]
     Rollback(served::Rollback),
-    /// Let a build serve that is held because it imports more than the one that serves
+    /// Let a build serve that is held because it takes types from another plugin or imports more than before
     #[command(after_help = served::APPROVE_EXAMPLES)]
     Approve(served::Approve),
     /// Remove a plugin from a server

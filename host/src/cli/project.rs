@@ -42,7 +42,7 @@ impl Project {
         let read = |file: &str| std::fs::read_to_string(folder.join(file)).ok();
         let nameless = |file: &str| format!("{} names no project", folder.join(file).display());
         let (language, file, name) = if let Some(text) = read("Cargo.toml") {
-            (Language::Rust, "Cargo.toml", named(&text, "package"))
+            (Language::Rust, "Cargo.toml", named_for_us(&text).or_else(|| named(&text, "package")))
         } else if let Some(text) = read("package.json") {
             let json = serde_json::from_str::<serde_json::Value>(&text).ok();
             (Language::Js, "package.json", json.and_then(|json| Some(json["name"].as_str()?.to_owned())))
@@ -70,6 +70,13 @@ impl Project {
     pub(super) fn component(&self) -> PathBuf {
         self.folder.join("dist").join(format!("{}.wasm", self.name))
     }
+}
+
+/// The name that a Rust project says its plugin has, which may have dots.
+fn named_for_us(text: &str) -> Option<String> {
+    let file: toml::Table = text.parse().ok()?;
+    let name = file.get("package")?.get("metadata")?.get("eventstream")?.get("name")?.as_str()?;
+    super::plugin::name(name).ok()
 }
 
 /// The name in a table of a TOML file.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::api::ServerOptions;
 use crate::broker;
@@ -28,10 +28,10 @@ pub(super) struct Draft {
     pub(super) retry_by_class: BTreeMap<Class, PolicyPatch>,
     pub(super) plugins_dir: PathBuf,
     pub(super) plugins_follow: FollowSettings,
-    /// `None` to keep nothing.
-    pub(super) plugins_data_dir: Option<PathBuf>,
+    pub(super) plugins_data_dir: DataDir,
     pub(super) plugins_cache_max_bytes: u64,
     pub(super) hold_new_capabilities: bool,
+    pub(super) hold_taken_types: bool,
     pub(super) compile: CompileLimits,
     pub(super) plugin_limits: toml::Table,
     pub(super) resolve: toml::Table,
@@ -55,9 +55,10 @@ impl Default for Draft {
             retry_by_class: BTreeMap::new(),
             plugins_dir: "./plugins".into(),
             plugins_follow: FollowSettings::default(),
-            plugins_data_dir: Some("./data/plugins".into()),
+            plugins_data_dir: DataDir::Default,
             plugins_cache_max_bytes: 1024 * 1024 * 1024,
             hold_new_capabilities: false,
+            hold_taken_types: true,
             compile: CompileLimits::default(),
             plugin_limits: toml::Table::new(),
             resolve: toml::Table::new(),
@@ -93,20 +94,21 @@ impl Draft {
                 max_depth: self.max_depth,
             },
             server: ServerOptions { only_local: !self.allow_anonymous, ..self.server },
-            broker_url: BrokerUrl::from(self.broker_url),
             broker: broker::Options { consumer_name, ..self.broker },
             plugins: PluginsSettings {
                 may_make_dir: self.origins.iter().all(|(key, _)| key != "plugins.dir"),
                 dir: self.plugins_dir,
                 follow: self.plugins_follow,
-                data_dir: self.plugins_data_dir,
+                data_dir: self.plugins_data_dir.beside(&self.broker_url),
                 cache_max_bytes: self.plugins_cache_max_bytes,
                 hold_new_capabilities: self.hold_new_capabilities,
+                hold_taken_types: self.hold_taken_types,
                 compile: self.compile,
                 limits: self.plugin_limits,
                 resolve: self.resolve,
                 by_name: self.plugins,
             },
+            broker_url: BrokerUrl::from(self.broker_url),
             log: self.log,
         })
     }
@@ -134,7 +136,7 @@ impl Draft {
             };
             faults.push(Fault { place, message });
         }
-        if self.hold_new_capabilities && self.plugins_data_dir.is_none() {
+        if self.hold_new_capabilities && self.plugins_data_dir == DataDir::None {
             let message =
                 "plugins.hold_new_capabilities = true needs a plugins.data_dir, where it is kept what has served";
             faults.push(Fault { place: self.origin("plugins.hold_new_capabilities"), message: message.into() });
@@ -145,6 +147,31 @@ impl Draft {
     fn origin(&self, name: &str) -> String {
         let given = self.origins.iter().rev().find(|(key, _)| key == name);
         given.map_or_else(|| "default".to_owned(), |(_, place)| place.clone())
+    }
+}
+
+/// Where things of plugins are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum DataDir {
+    /// Beside what the embedded broker keeps; `./data/plugins` for another one.
+    Default,
+    /// Nowhere.
+    None,
+    /// There.
+    Given(PathBuf),
+}
+
+impl DataDir {
+    pub(super) fn given(dir: String) -> Self {
+        if dir.is_empty() { Self::None } else { Self::Given(dir.into()) }
+    }
+
+    fn beside(self, broker_url: &str) -> Option<PathBuf> {
+        match self {
+            Self::None => None,
+            Self::Given(dir) => Some(dir),
+            Self::Default => Some(Path::new(broker_url.strip_prefix("embedded:").unwrap_or("./data")).join("plugins")),
+        }
     }
 }
 

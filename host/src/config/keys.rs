@@ -6,7 +6,7 @@
 use crate::event::{Class, MAX_PAUSE_MS, PolicyPatch};
 use crate::plugin::{MAX_CONCURRENCY, Notice};
 
-use super::draft::Draft;
+use super::draft::{DataDir, Draft};
 use super::given::{Expected, Given};
 
 /// A setting.
@@ -165,7 +165,7 @@ fn others() -> Vec<Key> {
             given.whole(0..=60_000).map(|it| draft.plugins_follow.settle_ms = it)
         }),
         Key::new("plugins.data_dir", |draft, given| {
-            given.text().map(|dir| draft.plugins_data_dir = Some(dir).filter(|dir| !dir.is_empty()).map(Into::into))
+            given.text().map(|dir| draft.plugins_data_dir = DataDir::given(dir))
         }),
         Key::new("plugins.cache_max_bytes", |draft, given| {
             given.size(0..=1 << 40).map(|it| draft.plugins_cache_max_bytes = it as u64)
@@ -173,6 +173,7 @@ fn others() -> Vec<Key> {
         Key::new("plugins.hold_new_capabilities", |draft, given| {
             given.truth().map(|it| draft.hold_new_capabilities = it)
         }),
+        Key::new("plugins.hold_taken_types", |draft, given| given.truth().map(|it| draft.hold_taken_types = it)),
         Key::new("plugins.compile_memory_bytes", |draft, given| {
             given.size(64 * 1024 * 1024..=1 << 40).map(|it| draft.compile.memory_bytes = it as u64)
         }),

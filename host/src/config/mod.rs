@@ -77,6 +77,8 @@ pub struct PluginsSettings {
     pub cache_max_bytes: u64,
     /// Whether a build that imports more than the version that serves waits to be approved.
     pub hold_new_capabilities: bool,
+    /// Whether a build waits to be approved that takes types from another plugin.
+    pub hold_taken_types: bool,
     /// What compiling one of them may take.
     pub compile: CompileLimits,
     /// `[plugins.limits]`: what an attempt may use, for every plugin that says nothing else.

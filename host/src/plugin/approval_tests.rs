@@ -1,4 +1,5 @@
-//! Builds that import more than the one that serves: held, told, approved, and held again after a restart.
+//! Builds that import more than the one that serves or take types from others: held, told, approved, and held again after
+//! a restart.
 
 use std::fs;
 use std::path::PathBuf;
@@ -72,8 +73,8 @@ async fn a_build_that_imports_more_is_held_until_it_is_approved_and_after_a_rest
     let place = Place::with(&first);
     let registry = place.open().await;
     serves(&registry, &first, PluginState::Active);
-    assert!(matches!(registry.approve("a", None).await, Err(ApproveError::NoneHeld(_))));
-    assert!(matches!(registry.approve("b", None).await, Err(ApproveError::Unknown(_))));
+    assert!(matches!(registry.approve("a", Some("x")).await, Err(ApproveError::NoneHeld(_))));
+    assert!(matches!(registry.approve("b", Some("x")).await, Err(ApproveError::Unknown(_))));
 
     place.put(&second);
     look(&registry).await;
@@ -82,7 +83,11 @@ async fn a_build_that_imports_more_is_held_until_it_is_approved_and_after_a_rest
     let imports = vec!["eventstream:plugin/log".to_owned(), "eventstream:plugin/publisher".to_owned()];
     assert_eq!(held.needs_approval, Some(NeedsApproval { digest: digest(&second), imports, takes: Vec::new() }));
     let words = held.error.unwrap();
-    for word in ["eventstream:plugin/log, eventstream:plugin/publisher", "plugin approve a", "/plugins/a/approve"] {
+    for word in [
+        "eventstream:plugin/log, eventstream:plugin/publisher",
+        "plugin approve a --digest",
+        "/plugins/a/approve?digest=",
+    ] {
         assert!(words.contains(word), "{words} says {word}");
     }
     assert!(matches!(registry.rollback("a").await, Err(RollbackError::NoneBefore(_))));
@@ -90,6 +95,8 @@ async fn a_build_that_imports_more_is_held_until_it_is_approved_and_after_a_rest
 
     let registry = place.open().await;
     serves(&registry, &first, PluginState::NeedsApproval);
+    let unnamed = registry.approve("a", None).await.unwrap_err().to_string();
+    assert!(unnamed.contains(&format!("/plugins/a/approve?digest={}", digest(&second))), "{unnamed}");
     let another = registry.approve("a", Some(&digest(&first))).await;
     assert!(matches!(another, Err(ApproveError::Another { .. })), "{another:?}");
     serves(&registry, &first, PluginState::NeedsApproval);
@@ -129,7 +136,7 @@ async fn what_is_held_gives_way_to_the_next_file_and_takes_no_settings_from_the_
     place.put(b"spoiled");
     look(&registry).await;
     serves(&registry, &first, PluginState::FailedKeptLastGood);
-    assert!(matches!(registry.approve("a", None).await, Err(ApproveError::NoneHeld(_))));
+    assert!(matches!(registry.approve("a", Some("x")).await, Err(ApproveError::NoneHeld(_))));
     place.put(&first);
     look(&registry).await;
     serves(&registry, &first, PluginState::Active);
@@ -163,7 +170,7 @@ async fn what_cannot_be_compared_is_held() {
     let held = status(&registry);
     assert_eq!((held.state, held.digest), (PluginState::NeedsApproval, None));
     assert!(held.error.unwrap().contains("nothing serves"));
-    registry.approve("a", None).await.unwrap();
+    registry.approve("a", Some(&digest(&guest(OK)))).await.unwrap();
     serves(&registry, &guest(OK), PluginState::Active);
 }
 
@@ -212,14 +219,32 @@ async fn a_file_that_cannot_be_removed_leaves_its_plugin_at_work() {
     serves(&registry, &modest(0), PluginState::Active);
 }
 
-#[tokio::test]
-async fn a_plugin_that_takes_types_from_another_is_held_until_it_is_approved_and_not_again_after_a_restart() {
+/// A place where `a` handles `order.*`, and a registry of it with the settings of their defaults.
+async fn orders() -> (Place, Arc<Registry>) {
     let place = Place::with(&modest(0));
     fs::write(place.file("a.toml"), "types = ['order.*']").unwrap();
-    let registry = place.open().await;
-    let routed = |registry: &Registry| registry.route(&"order.paid".parse().unwrap()).unwrap().name().to_owned();
-    fs::write(place.file("aaa.toml"), "types = ['order.paid', 'other']").unwrap();
-    fs::write(place.file("aaa.wasm"), modest(1)).unwrap();
+    let registry = reopen(&place).await;
+    (place, registry)
+}
+
+async fn reopen(place: &Place) -> Arc<Registry> {
+    Registry::open(Options { hold_new_capabilities: false, ..place.options() }).await.unwrap()
+}
+
+fn put(place: &Place, name: &str, content: &[u8], types: &str) {
+    fs::write(place.file(&format!("{name}.toml")), format!("types = {types}")).unwrap();
+    fs::write(place.file(&format!("{name}.wasm")), content).unwrap();
+}
+
+/// The plugin that is given an event of the type `order.paid`.
+fn routed(registry: &Registry) -> String {
+    registry.route(&"order.paid".parse().unwrap()).unwrap().name().to_owned()
+}
+
+#[tokio::test]
+async fn a_plugin_that_takes_types_from_another_is_held_until_it_is_approved_and_not_again_after_a_restart() {
+    let (place, registry) = orders().await;
+    put(&place, "aaa", &modest(1), "['order.paid', 'other']");
     look(&registry).await;
     let held = registry.status("aaa").unwrap();
     assert_eq!((held.state, routed(&registry).as_str()), (PluginState::NeedsApproval, "a"));
@@ -228,17 +253,103 @@ async fn a_plugin_that_takes_types_from_another_is_held_until_it_is_approved_and
     assert!(held.error.unwrap().contains("takes order.paid from the plugin \"a\""));
     drop(registry);
 
-    let registry = place.open().await;
+    let registry = reopen(&place).await;
     assert_eq!(registry.status("aaa").unwrap().state, PluginState::NeedsApproval, "after a restart too");
-    registry.approve("aaa", None).await.unwrap();
+    registry.approve("aaa", Some(&digest(&modest(1)))).await.unwrap();
     assert_eq!(routed(&registry), "aaa");
     drop(registry);
-    let registry = place.open().await;
+    let registry = reopen(&place).await;
     assert_eq!((registry.status("aaa").unwrap().state, routed(&registry).as_str()), (PluginState::Active, "aaa"));
+    put(&place, "aaa", &modest(3), "['order.paid', 'other']");
+    look(&registry).await;
+    assert_eq!(registry.status("aaa").unwrap().state, PluginState::Active, "the types are its own");
 
     // One that is more general takes nothing.
-    fs::write(place.file("b.toml"), "types = ['*']").unwrap();
-    fs::write(place.file("b.wasm"), modest(2)).unwrap();
+    put(&place, "b", &modest(2), "['*']");
     look(&registry).await;
     assert_eq!(registry.status("b").unwrap().state, PluginState::Active);
+}
+
+#[tokio::test]
+async fn whoever_handles_everything_gives_no_type_up_without_a_person() {
+    let place = Place::with(&modest(0));
+    fs::write(place.file("a.toml"), "types = ['*']").unwrap();
+    let registry = reopen(&place).await;
+    put(&place, "order.paid", &modest(1), "['order.paid']");
+    put(&place, "wide", &modest(2), "['order.*']");
+    look(&registry).await;
+    for name in ["order.paid", "wide"] {
+        assert_eq!(registry.status(name).unwrap().state, PluginState::NeedsApproval, "{name}");
+    }
+    assert_eq!(routed(&registry), "a");
+    let other = Registry::open(Options { hold_taken_types: false, hold_new_capabilities: false, ..place.options() });
+    assert_eq!(routed(&*other.await.unwrap()), "order.paid", "where it is allowed");
+}
+
+#[tokio::test]
+async fn settings_beside_a_file_take_no_types_either_and_those_of_the_server_do() {
+    let (place, registry) = orders().await;
+    put(&place, "b", &modest(1), "['b']");
+    look(&registry).await;
+    assert_eq!(registry.status("b").unwrap().state, PluginState::Active);
+    for (content, state) in
+        [(modest(1), PluginState::NeedsApproval), (b"spoiled".to_vec(), PluginState::FailedKeptLastGood)]
+    {
+        put(&place, "b", &content, "['order.paid']");
+        look(&registry).await;
+        let status = registry.status("b").unwrap();
+        assert_eq!((status.state, routed(&registry).as_str()), (state, "a"), "{status:?}");
+        assert_eq!(status.types, ["b".parse().unwrap()], "it goes on with the types that it had");
+    }
+    drop(registry);
+    // Nothing serves at first, and what served last is brought back.
+    let registry = reopen(&place).await;
+    assert_eq!((routed(&registry).as_str(), registry.status("b").unwrap().types.len()), ("a", 1));
+    drop(registry);
+
+    put(&place, "b", &modest(1), "['b', 'order.paid']");
+    let given = super::Settings::parse("types = ['order.paid']").unwrap();
+    let settings = [("b".to_owned(), given)].into();
+    let registry = Registry::open(Options { settings, hold_new_capabilities: false, ..place.options() }).await.unwrap();
+    assert_eq!(routed(&registry), "b");
+}
+
+#[tokio::test]
+async fn what_lies_in_the_directory_before_the_first_start_is_how_a_person_laid_it_out() {
+    let place = Place::with(&modest(0));
+    fs::write(place.file("a.toml"), "types = ['order.*']").unwrap();
+    put(&place, "b", &modest(1), "['order.paid']");
+    for _ in 0..2 {
+        assert_eq!(routed(&*reopen(&place).await), "b");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_took_the_place_of_what_was_looked_at_is_not_approved() {
+    let (place, registry) = orders().await;
+    put(&place, "b", &modest(1), "['order.paid']");
+    look(&registry).await;
+    let (seen, swapped) = (digest(&modest(1)), digest(&modest(2)));
+    put(&place, "b", &modest(2), "['order.paid']");
+    let refused = registry.approve("b", Some(&seen)).await.unwrap_err();
+    assert!(matches!(refused, ApproveError::Swapped { .. }) && refused.to_string().contains(&swapped), "{refused}");
+    look(&registry).await;
+    let refused = registry.approve("b", Some(&seen)).await.unwrap_err();
+    assert!(matches!(refused, ApproveError::Another { .. }) && refused.to_string().contains("order.paid"), "{refused}");
+    assert_eq!(routed(&registry), "a");
+    registry.approve("b", Some(&swapped)).await.unwrap();
+    assert_eq!(routed(&registry), "b");
+}
+
+#[tokio::test]
+async fn what_served_before_keeps_its_types_however_late_it_is_loaded() {
+    let (place, registry) = orders().await;
+    drop(registry);
+    put(&place, "Z", &modest(1), "['order.*']");
+    put(&place, "b", &modest(2), "['order.paid']");
+    let registry = reopen(&place).await;
+    assert_eq!(routed(&registry), "a");
+    let status = registry.status("Z").unwrap();
+    assert!(status.error.is_some_and(|words| words.contains("order.* is handled by the plugin \"a\" already")));
+    assert_eq!(registry.status("b").unwrap().state, PluginState::NeedsApproval);
 }

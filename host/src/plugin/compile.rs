@@ -10,12 +10,14 @@ pub use child::{Child, CompileLimits, answer};
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use wasmparser::{Encoding, Parser, Payload};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::kept::Kept;
-use super::load::{Contents, LoadError};
+use super::lanes::{Lane, Passage};
+use super::load::{Contents, LoadError, Origin};
 use super::loaded::Machine;
 
 /// The largest function that is given to the compiler. CPython's largest has 0.2 MB.
@@ -33,8 +35,9 @@ pub enum Compiler {
 }
 
 impl Compiler {
-    /// Compiles a component, or a core module that carries a component type, unless its code is kept already. Takes about
-    /// a second per several megabytes, one after the other; the calling thread is not blocked. Dropping the future ends a child.
+    /// Compiles a component, or a core module that carries a component type, unless its code is kept already. Gives the
+    /// file's bytes back. The calling thread is not blocked. While it waits for its turn the bytes are not in memory.
+    /// Dropping the future ends a child.
     ///
     /// # Errors
     /// In words for the person who made the file; the same file fails again.
@@ -44,53 +47,111 @@ impl Compiler {
         machine: &Machine,
         kept: Option<&Arc<Kept>>,
         file: Contents,
-    ) -> Result<Component, LoadError> {
-        let Contents { bytes, digest } = file;
-        let (here, looked) = (engine.clone(), bytes.clone());
-        let known = kept.map(|kept| (kept.clone(), digest.clone()));
-        let limits = self.limits();
-        let look = move || {
-            inspect(&looked)?;
-            let Some((kept, digest)) = known else { return Ok(None) };
-            let code = kept.cache.as_ref().and_then(|cache| cache.get(&digest));
-            // Code that this machine cannot run any more is as good as none.
-            match code.and_then(|code| load(&here, code.native_code()).ok()) {
-                Some(component) => Ok(Some(component)),
-                None => kept.refusals.get(&digest, &limits).map_or(Ok(None), Err),
-            }
-        };
-        if let Some(component) = machine.executor.run_blocking(look).await.unwrap_or(Err(LoadError::Host))? {
+        passage: &mut Passage,
+    ) -> Result<(Component, Bytes), LoadError> {
+        let Contents { bytes, digest, origin } = file;
+        if let Some(component) = self.known(engine, machine, kept, &bytes, &digest).await? {
             tracing::debug!(plugin.digest = %digest, "compiled code was taken from the cache");
-            return Ok(component);
+            return Ok((component, bytes));
         }
-        let here = engine.clone();
-        // What is kept already was not to wait for it.
-        let turn = machine.compilations.acquire().await.map_err(|_| LoadError::Host)?;
-        let code = match self {
-            Self::InProcess => {
-                machine.executor.run_blocking(move || to_code(&here, &bytes)).await.unwrap_or(Err(LoadError::Host))
+        let mut here = Some(bytes);
+        let (code, bytes) = loop {
+            let lane = passage.lane();
+            let compilations = &machine.lanes.steps(passage).compilations;
+            let turn = match compilations.try_turn(passage.applicant()) {
+                Some(turn) => turn,
+                None => {
+                    if !matches!(origin, Origin::Given) {
+                        (here, _) = (None, passage.leave_room());
+                    }
+                    compilations.turn(passage.applicant()).await
+                }
+            };
+            let bytes = match here.take() {
+                Some(bytes) => bytes,
+                None => {
+                    let (origin, digest, kept) = (origin.clone(), digest.clone(), kept.cloned());
+                    let read = move || origin.read_again(&digest, kept.as_deref());
+                    machine.executor.run_blocking(read).await.unwrap_or(Err(LoadError::Host))?
+                }
+            };
+            let code = self.to_code(engine, machine, bytes.clone(), lane).await;
+            if matches!(code, Err(LoadError::CompilerLimit { .. })) && self.may_be_slower(lane) {
+                tracing::debug!(plugin.digest = %digest, "compiling takes longer than is quick; it is begun anew");
+                machine.lanes.slow_down(passage);
+                here = Some(bytes);
+                continue;
             }
-            Self::Child(child) => child.compile(&bytes).await,
+            // What was compiled is not to pile up before the next step.
+            machine.lanes.enter_room(passage).await;
+            drop(turn);
+            break (code, bytes);
         };
-        drop(turn);
-        let (here, kept) = (engine.clone(), kept.cloned());
+        let (engine, kept, limits) = (engine.clone(), kept.cloned(), self.limits());
         let take = move || {
             let code = code.inspect_err(|error| {
                 if let Some(kept) = &kept {
                     kept.refusals.put(&digest, &limits, error);
                 }
             })?;
-            let component = load(&here, &code)?;
+            let component = load(&engine, &code)?;
             if let Some(cache) = kept.as_ref().and_then(|kept| kept.cache.as_ref()) {
                 cache.put(&digest, &code);
             }
             Ok(component)
         };
-        machine.executor.run_blocking(take).await.unwrap_or(Err(LoadError::Host))
+        let component = machine.executor.run_blocking(take).await.unwrap_or(Err(LoadError::Host))?;
+        Ok((component, bytes))
     }
-}
 
-impl Compiler {
+    /// What is known of a file without compiling it: its code, or that it is refused.
+    async fn known(
+        &self,
+        engine: &Engine,
+        machine: &Machine,
+        kept: Option<&Arc<Kept>>,
+        bytes: &Bytes,
+        digest: &str,
+    ) -> Result<Option<Component>, LoadError> {
+        let (engine, bytes, limits) = (engine.clone(), bytes.clone(), self.limits());
+        let known = kept.map(|kept| (kept.clone(), digest.to_owned()));
+        let look = move || {
+            inspect(&bytes)?;
+            let Some((kept, digest)) = known else { return Ok(None) };
+            let code = kept.cache.as_ref().and_then(|cache| cache.get(&digest));
+            // Code that this machine cannot run any more is as good as none.
+            match code.and_then(|code| load(&engine, code.native_code()).ok()) {
+                Some(component) => Ok(Some(component)),
+                None => kept.refusals.get(&digest, &limits).map_or(Ok(None), Err),
+            }
+        };
+        machine.executor.run_blocking(look).await.unwrap_or(Err(LoadError::Host))
+    }
+
+    /// Native code, made within what may be taken on this way.
+    async fn to_code(
+        &self,
+        engine: &Engine,
+        machine: &Machine,
+        bytes: Bytes,
+        lane: Lane,
+    ) -> Result<Vec<u8>, LoadError> {
+        match self {
+            Self::InProcess => {
+                let engine = engine.clone();
+                let compile = move || to_code(&engine, &bytes);
+                machine.executor.run_blocking(compile).await.unwrap_or(Err(LoadError::Host))
+            }
+            Self::Child(child) => child.compile(&bytes, lane.limits(child.limits)).await,
+        }
+    }
+
+    /// Whether what took too much on this way may take more on the other.
+    fn may_be_slower(&self, lane: Lane) -> bool {
+        let all = self.limits();
+        lane.limits(all) != all
+    }
+
     /// What compiling one may take.
     fn limits(&self) -> CompileLimits {
         match self {

@@ -33,8 +33,17 @@ pub(super) struct Listed {
     pub(super) settings: Option<PathBuf>,
     /// What the component looks like, and the settings.
     looks: [Option<Look>; 2],
+    /// The component was written anew since the look before, be it with what it held already.
+    pub(super) was_written: bool,
     /// Grows with each time that something is due, so that what is due later is told from what was due before.
     pub(super) order: u64,
+}
+
+impl Listed {
+    /// The size of the component when it was looked at.
+    pub(super) fn size_bytes(&self) -> u64 {
+        self.looks[0].map_or(0, |(stamp, _)| stamp.size_bytes)
+    }
 }
 
 /// Reads the directory. Blocks.
@@ -59,6 +68,7 @@ pub(super) fn list(dir: &Path) -> std::io::Result<BTreeMap<String, Listed>> {
             looks: [Some(component), settings],
             settings: settings.map(|_| beside),
             path: path.clone(),
+            was_written: false,
             order: 0,
         };
         listing.insert(name.to_owned(), listed);
@@ -113,6 +123,7 @@ struct Seen {
     /// The component and the settings.
     files: [File; 2],
     taken: bool,
+    was_written: bool,
     order: u64,
     not_before: Instant,
     missing_since: Option<Instant>,
@@ -192,17 +203,21 @@ impl Directory {
             let fresh = || Seen {
                 files: listed.looks.map(|look| File::new(look, now)),
                 taken: false,
+                was_written: false,
                 order: 0,
                 not_before: now,
                 missing_since: None,
             };
             let seen = self.seen.entry(name.clone()).or_insert_with(fresh);
+            let written = |file: &File| file.stamp.map(|stamp| (stamp.size_bytes, stamp.modified, stamp.inode));
+            let before = written(&seen.files[0]);
             let paths = [Some(&listed.path), listed.settings.as_ref()];
             let mut has_changed = false;
             for ((file, look), path) in seen.files.iter_mut().zip(listed.looks).zip(paths) {
                 has_changed |= file.observe(look, now);
                 file.is_finished |= path.and_then(|path| path.file_name()).is_some_and(|name| finished.contains(name));
             }
+            seen.was_written |= written(&seen.files[0]) != before;
             if has_changed {
                 (seen.taken, seen.not_before) = (false, now);
             }
@@ -219,7 +234,8 @@ impl Directory {
             if left.is_zero() {
                 self.orders += 1;
                 (seen.taken, seen.order) = (true, self.orders);
-                due.load.push((name, Listed { order: self.orders, ..listed }));
+                let was_written = std::mem::take(&mut seen.was_written);
+                due.load.push((name, Listed { order: self.orders, was_written, ..listed }));
             } else {
                 wait(left);
             }
@@ -261,7 +277,7 @@ mod tests {
 
     fn listed(size_bytes: u64, quiet_for: Duration) -> BTreeMap<String, Listed> {
         let looks = [Some((stamp(size_bytes), quiet_for)), None];
-        let listed = Listed { path: "plugins/a.wasm".into(), settings: None, looks, order: 0 };
+        let listed = Listed { path: "plugins/a.wasm".into(), settings: None, looks, was_written: false, order: 0 };
         BTreeMap::from([("a".to_owned(), listed)])
     }
 
@@ -269,7 +285,10 @@ mod tests {
     fn pair(component_bytes: u64, settings_bytes: u64) -> BTreeMap<String, Listed> {
         let looks = [component_bytes, settings_bytes].map(|size_bytes| Some((stamp(size_bytes), Duration::ZERO)));
         let settings = Some("plugins/a.toml".into());
-        BTreeMap::from([("a".to_owned(), Listed { path: "plugins/a.wasm".into(), settings, looks, order: 0 })])
+        BTreeMap::from([(
+            "a".to_owned(),
+            Listed { path: "plugins/a.wasm".into(), settings, looks, was_written: false, order: 0 },
+        )])
     }
 
     fn names(due: &Due) -> Vec<&str> {
@@ -308,6 +327,20 @@ mod tests {
         assert!(!directory.is_current("a", &first[0].1) && directory.is_current("a", &second[0].1));
         directory.observe(BTreeMap::new(), &HashSet::new(), Duration::ZERO, Instant::now());
         assert!(!directory.is_current("a", &second[0].1), "it is gone");
+    }
+
+    #[test]
+    fn that_a_file_was_written_anew_is_told_from_a_change_of_its_settings() {
+        let mut directory = Directory::default();
+        let start = Instant::now();
+        let mut look = |listing, at_s| {
+            let due = directory.observe(listing, &HashSet::new(), Duration::ZERO, start + Duration::from_secs(at_s));
+            due.load.first().map(|(_, listed)| listed.was_written)
+        };
+        assert_eq!(look(pair(1, 1), 0), Some(false), "it was there from the start");
+        assert_eq!(look(pair(1, 2), 1), Some(false));
+        assert_eq!(look(pair(2, 2), 2), Some(true));
+        assert_eq!(look(pair(2, 2), 3), None);
     }
 
     #[test]

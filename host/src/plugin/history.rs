@@ -11,7 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::load::{self, Contents};
+use super::Pattern;
+use super::load::{self, Contents, Origin};
 use super::private_dir::{NotPrivate, PrivateDir};
 
 /// How many versions of a plugin are kept, the one that serves among them.
@@ -33,6 +34,9 @@ pub(super) struct History {
 struct List {
     /// The one that served last comes first.
     digests: Vec<String>,
+    /// The types that it handled when it served last; not in lists of earlier releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    types: Option<Vec<Pattern>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pin: Option<Pin>,
     /// The file went from the directory since.
@@ -85,6 +89,13 @@ impl History {
         }
     }
 
+    /// Lets the file go that is held, since it was put there again; [`save`](Self::save) is to be called then.
+    pub(super) fn let_go(&self, name: &str) {
+        if let Some(list) = self.lists().get_mut(name) {
+            list.let_go();
+        }
+    }
+
     /// Holds a file that was rolled back from; [`save`](Self::save) is to be called then.
     pub(super) fn hold(&self, name: &str, pin: Pin) {
         self.lists().entry(name.to_owned()).or_default().pin = Some(pin);
@@ -112,6 +123,39 @@ impl History {
         self.lists().get(name).is_some_and(|list| list.digests.iter().any(|known| known == digest))
     }
 
+    /// The types that a plugin handled when it served last, if that is known.
+    pub(super) fn types(&self, name: &str) -> Option<Vec<Pattern>> {
+        self.lists().get(name)?.types.clone()
+    }
+
+    /// Whether a plugin may handle a type with this build since it did so before. Once its file went, only builds that
+    /// served are known.
+    pub(super) fn had(&self, name: &str, digest: &str, pattern: &Pattern) -> bool {
+        let lists = self.lists();
+        let Some(list) = lists.get(name) else { return false };
+        let has_served = list.digests.iter().any(|known| known == digest);
+        match &list.types {
+            Some(types) => types.contains(pattern) && (has_served || !list.is_gone),
+            // A list of an earlier release, which kept no types.
+            None => has_served,
+        }
+    }
+
+    /// Notes what types a plugin handles that serves. Blocks.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn note_types(&self, name: &str, types: &[Pattern]) -> io::Result<()> {
+        {
+            let mut lists = self.lists();
+            let Some(list) = lists.get_mut(name).filter(|list| list.types.as_deref() != Some(types)) else {
+                return Ok(());
+            };
+            list.types = Some(types.to_vec());
+        }
+        self.save(name)
+    }
+
     /// Notes that the file of a plugin went: nothing of it is to serve until another one comes. Its versions are kept.
     /// Blocks.
     ///
@@ -119,29 +163,38 @@ impl History {
     /// It cannot be written.
     pub(super) fn note_gone(&self, name: &str) -> io::Result<()> {
         match self.lists().get_mut(name) {
-            Some(list) => list.is_gone = true,
+            Some(list) => {
+                list.is_gone = true;
+                list.let_go();
+            }
             None => return Ok(()),
         }
         self.save(name)
     }
 
-    /// Keeps a version that serves now, and forgets the oldest past the limit. Blocks.
+    /// Keeps a version that serves now, with its types, and forgets the oldest past the limit. Blocks.
     ///
     /// # Errors
     /// It cannot be written.
-    pub(super) fn remember(&self, name: &str, digest: &str, bytes: &[u8]) -> io::Result<()> {
-        {
+    pub(super) fn remember(&self, name: &str, digest: &str, bytes: &[u8], types: &[Pattern]) -> io::Result<()> {
+        let serves_already = {
             let lists = self.lists();
-            let serves_already = |list: &List| !list.is_gone && list.digests.first().is_some_and(|it| it == digest);
-            if lists.get(name).is_some_and(serves_already) {
-                return Ok(());
-            }
+            let is_first = |list: &List| !list.is_gone && list.digests.first().is_some_and(|it| it == digest);
+            lists.get(name).is_some_and(is_first)
+        };
+        if serves_already {
+            return self.note_types(name, types);
         }
         let file = file_name(name, digest);
         if !self.dir.files()?.iter().any(|kept| kept.name == file && kept.size_bytes == bytes.len() as u64) {
             self.dir.write(&file, &[bytes])?;
         }
-        self.lists().entry(name.to_owned()).or_default().add(digest);
+        {
+            let mut lists = self.lists();
+            let list = lists.entry(name.to_owned()).or_default();
+            list.add(digest);
+            list.types = Some(types.to_vec());
+        }
         self.save(name)
     }
 
@@ -157,7 +210,7 @@ impl History {
         if contents.digest != digest {
             return Err(io::Error::other("it is damaged"));
         }
-        Ok(contents)
+        Ok(Contents { origin: Origin::Version(name.to_owned()), ..contents })
     }
 
     /// Writes what is known of a plugin, and removes the versions that are not in its list. Blocks.
@@ -232,8 +285,8 @@ mod tests {
     }
 
     fn remember(history: &History, content: &str) -> String {
-        let Contents { bytes, digest } = load::contents(Bytes::copy_from_slice(content.as_bytes()));
-        history.remember("a", &digest, &bytes).unwrap();
+        let Contents { bytes, digest, .. } = load::contents(Bytes::copy_from_slice(content.as_bytes()));
+        history.remember("a", &digest, &bytes, &["a".parse().unwrap()]).unwrap();
         digest
     }
 

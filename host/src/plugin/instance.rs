@@ -106,7 +106,10 @@ pub(super) async fn attempt(
     Completed { outcome, log: said.log, log_lines_dropped: said.log_lines_dropped, stderr }
 }
 
-/// Makes a first instance, looks the exports up with their types, and asks it to describe itself.
+/// Makes a first instance, looks the exports up with their types, and asks it to describe itself, all of it within
+/// `wall_ms`.
+///
+/// Gives what it wrote to its standard error as well.
 ///
 /// # Errors
 /// Those of the engine; the same component fails again.
@@ -114,13 +117,14 @@ pub(super) async fn introduce(
     prepared: Arc<Prepared>,
     event: Event,
     meter: Arc<Meter>,
-) -> wasmtime::Result<Introduced> {
-    let limits = prepared.surroundings.limits;
+    wall_ms: u64,
+) -> (wasmtime::Result<Introduced>, Option<String>) {
+    let limits = Limits { wall_ms, ..prepared.surroundings.limits };
     let output = prepared.output(event.id);
     let watch = Stopwatch::start(limits.wall_ms, meter);
     let given = Given { event: Arc::new(event), attempt: 1, watch: watch.clone(), state: Arc::new(NoState) };
-    let guest = Guest::new(prepared.surroundings.clone(), output, given);
-    watch
+    let guest = Guest::new(prepared.surroundings.clone(), output.clone(), given);
+    let introduced = watch
         .limit(async {
             let fit = prepared.fit();
             let Living { mut store, instance, .. } = instantiate(fit, limits, guest, &watch).await?;
@@ -134,7 +138,8 @@ pub(super) async fn introduce(
             };
             Ok(Introduced { manifest })
         })
-        .await
+        .await;
+    (introduced, output.take().stderr())
 }
 
 async fn instantiate(fit: &Fit, limits: Limits, guest: Guest, watch: &Arc<Stopwatch>) -> wasmtime::Result<Living> {

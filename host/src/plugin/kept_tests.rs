@@ -193,8 +193,7 @@ async fn the_version_before_serves_again_and_after_a_restart_until_the_file_is_a
     assert_eq!(back.rolled_back_from, Some(second.clone()));
     assert!(is_ok(&registry, "a").await);
     assert!(matches!(registry.rollback("a").await, Err(RollbackError::NoneBefore(_))));
-    // The same file once more is no other file, and neither are other settings.
-    place.put("a", RETRY);
+    // Other settings are no other file.
     fs::write(place.plugins.path().join("a.toml"), "concurrency = 3").unwrap();
     look(&registry).await;
     let held = status(&registry, "a");
@@ -212,6 +211,34 @@ async fn the_version_before_serves_again_and_after_a_restart_until_the_file_is_a
     let third = status(&registry, "a");
     assert!(third.digest.as_ref() != Some(&first) && third.rolled_back_from.is_none());
     assert_eq!(registry.rollback("a").await.unwrap().digest, Some(first), "not what was rolled back from before");
+}
+
+#[tokio::test]
+async fn a_file_that_was_rolled_back_from_serves_again_once_it_is_put_there_again() {
+    let place = Place::new();
+    let [first, second] = [OK, RETRY].map(|body| super::load::contents(guest(body).into()).digest);
+    place.put("a", OK);
+    let registry = place.open().await;
+    place.put("a", RETRY);
+    look(&registry).await;
+    registry.rollback("a").await.unwrap();
+    look(&registry).await;
+    assert_eq!(digest(&registry, "a"), first, "it was not put there again");
+    place.put("a", RETRY);
+    look(&registry).await;
+    let back = status(&registry, "a");
+    assert_eq!((back.state, back.digest, back.rolled_back_from), (PluginState::Active, Some(second.clone()), None));
+    drop(registry);
+    let registry = place.open().await;
+    assert_eq!(digest(&registry, "a"), second, "after a restart too");
+
+    // By way of its removal.
+    registry.rollback("a").await.unwrap();
+    fs::remove_file(place.plugins.path().join("a.wasm")).unwrap();
+    look(&registry).await;
+    place.put("a", RETRY);
+    look(&registry).await;
+    assert_eq!(digest(&registry, "a"), second);
 }
 
 #[tokio::test]

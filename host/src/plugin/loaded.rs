@@ -13,6 +13,7 @@ use super::engine::Ticker;
 use super::executor::Executor;
 use super::fit;
 use super::instance::{self, Prepared};
+use super::lanes::Lanes;
 use super::meter::Meter;
 use super::reuse::sweep;
 use super::routing::Pattern;
@@ -32,10 +33,8 @@ pub(super) struct Machine {
     pub(super) ticker: Ticker,
     /// A permit for each memory of the attempts that may run side by side.
     pub(super) attempts: Arc<Semaphore>,
-    /// The same for the first instances of new builds.
-    pub(super) introductions: Semaphore,
-    /// The same for compilations.
-    pub(super) compilations: Semaphore,
+    /// Whose turn it is to be loaded.
+    pub(super) lanes: Lanes,
 }
 
 /// Room in the sandbox for one attempt.

@@ -1,10 +1,10 @@
-//! Loading what a look at the directory found, side by side: none waits for another one's compilation but whoever is to be
-//! compiled too.
+//! Loading what a look at the directory found, side by side; whose turn it is to be compiled is told in `lanes`.
 //!
 //! Nothing is started here: whoever looks polls what it got, and dropping that ends it, compilers included.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -13,10 +13,8 @@ use tokio::sync::watch;
 
 use super::Registry;
 use super::directory::{self, Listed};
+use super::overlooked;
 use super::take::Taken;
-
-/// How many files are loaded at once. Each is in memory meanwhile.
-pub(super) const MAX_LOADS: usize = 16;
 
 /// What a look at the directory asks for.
 #[derive(Debug)]
@@ -47,8 +45,15 @@ impl Registry {
     /// Looks at the directory and unloads what went. `finished` are names of files that are known to be written to their end.
     /// What is to be loaded is not looked at again: dropping it leaves it unloaded until it changes.
     pub(super) async fn look(&self, finished: &HashSet<OsString>) -> Option<Look> {
-        let dir = self.options().dir.clone();
-        let listing = match self.loader.machine.executor.run_blocking(move || directory::list(&dir)).await? {
+        let (dir, given) = (self.options().dir.clone(), self.options().settings.clone());
+        let gone = self.removed.all().into_keys().collect();
+        let list = move || {
+            let listing = directory::list(&dir)?;
+            let plugins = listing.keys().cloned().collect();
+            let overlooked = overlooked::find(&dir, &plugins, given.keys(), &gone);
+            Ok::<_, std::io::Error>((listing, overlooked))
+        };
+        let (listing, overlooked) = match self.loader.machine.executor.run_blocking(list).await? {
             Ok(listing) => listing,
             Err(error) => {
                 let dir = &self.options().dir;
@@ -57,6 +62,9 @@ impl Registry {
             }
         };
         let mut due = self.directory.lock().await.observe(listing, finished, self.settle(), Instant::now());
+        if let Some(again_in) = self.tell_overlooked(overlooked) {
+            due.look_again_in = Some(due.look_again_in.map_or(again_in, |other| other.min(again_in)));
+        }
         if !due.unload.is_empty() {
             self.unload(&due.unload).await;
             let now = Instant::now();
@@ -65,7 +73,20 @@ impl Registry {
                 due.look_again_in = Some(Duration::ZERO);
             }
         }
+        for (name, _) in &due.load {
+            self.reserve(name);
+        }
         Some(Look { load: due.load, again_in: due.look_again_in })
+    }
+
+    /// Tells of what is for no plugin. Gives when to look again, if it may yet be for one.
+    fn tell_overlooked(&self, found: BTreeSet<String>) -> Option<Duration> {
+        let mut overlooked = self.overlooked.lock().unwrap_or_else(PoisonError::into_inner);
+        let (told, again_in) = overlooked.observe(found, self.settle(), Instant::now());
+        for words in told {
+            tracing::warn!("in the plugin directory and its settings: {words}");
+        }
+        again_in
     }
 
     /// Loads a file that is due. Counts from now on, before it is polled, if nothing serves in its place.
@@ -74,8 +95,12 @@ impl Registry {
         let preparing = is_new.then(|| Preparing::begin(&self.preparing));
         Box::pin(async move {
             let _preparing = preparing;
-            let Ok(_room) = self.loads.acquire().await else { return };
-            if let Taken::MayPass(pause) = self.take(&name, listed).await {
+            let taken = self.take(&name, listed).await;
+            // What another look has begun meanwhile ends by itself.
+            if taken != Taken::Overtaken {
+                self.end_reservation(&name);
+            }
+            if let Taken::MayPass(pause) = taken {
                 self.directory.lock().await.look_again(&name, Instant::now() + pause);
             }
         })
@@ -84,9 +109,12 @@ impl Registry {
     /// Looks at the directory and does what is due, to the end. Gives when to look again if something is not ready yet.
     pub(super) async fn refresh(&self, finished: &HashSet<OsString>) -> Option<Duration> {
         let Look { load, again_in } = self.look(finished).await?;
-        let has_served = |(name, _): &(String, Listed)| self.history().is_some_and(|history| history.serves(name));
-        let (served, new): (Vec<_>, Vec<_>) = load.into_iter().partition(has_served);
-        for group in [served, new] {
+        // Of lists of versions that an earlier release wrote it is not known which types are to be kept.
+        let is_unsure = |(name, _): &(String, Listed)| {
+            self.history().is_some_and(|history| history.serves(name) && history.types(name).is_none())
+        };
+        let (unsure, others): (Vec<_>, Vec<_>) = load.into_iter().partition(is_unsure);
+        for group in [unsure, others] {
             let mut under_way: FuturesUnordered<_> = group.into_iter().map(|due| self.load_due(due)).collect();
             while under_way.next().await.is_some() {}
             self.settle_routing();

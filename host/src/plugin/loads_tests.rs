@@ -141,3 +141,81 @@ async fn a_file_whose_compiler_is_always_killed_is_given_up_until_it_is_another(
     registry.refresh(&Default::default()).await;
     assert_eq!(place.started(), 7);
 }
+
+/// A component that is not small.
+fn large(n: usize) -> Vec<u8> {
+    let mut bytes = component(&guest(&format!("{} {OK}", "(nop)".repeat(n + 1))));
+    // A section that says nothing, of five megabytes: its name and then zeros.
+    let (length, name) = (5 << 20, b"\x05large");
+    bytes.extend([0, 0x80 | (length & 0x7f) as u8, 0x80 | (length >> 7 & 0x7f) as u8]);
+    bytes.extend([0x80 | (length >> 14 & 0x7f) as u8, (length >> 21) as u8]);
+    bytes.extend(name);
+    bytes.resize(bytes.len() + length - name.len(), 0);
+    bytes
+}
+
+/// The script of a compiler that hangs at what is large, and notes what is small.
+const HANGS_AT_LARGE: &str = "cat > $HERE/in.$$; size=$(wc -c < $HERE/in.$$); rm $HERE/in.$$; \
+    if [ $size -gt 1000000 ]; then echo >> $HERE/started; exec sleep 600; fi; cat $HERE/answer";
+
+#[tokio::test]
+async fn any_number_of_files_that_compile_for_long_hold_up_no_small_one() {
+    let place = Place::new();
+    fs::write(place.kept.path().join("answer"), answer()).unwrap();
+    let registry = place.open_with(HANGS_AT_LARGE).await;
+    let stop = CancellationToken::new();
+    let people = async {
+        for n in 0..40 {
+            fs::write(place.file(&format!("large{n}.wasm")), large(n)).unwrap();
+        }
+        while place.started() == 0 {
+            tokio::task::yield_now().await;
+        }
+        place.put("small", OK);
+        until(&registry, "small", |status| status.state == PluginState::Active).await;
+        place.put("small", OTHER);
+        let digest = super::load::contents(guest(OTHER).into()).digest;
+        until(&registry, "small", |status| status.digest.as_ref() == Some(&digest)).await;
+        assert_eq!(place.started(), 1, "of the large ones one is compiled at a time");
+        stop.cancel();
+    };
+    let both = async { tokio::join!(registry.watch(stop.clone()), people) };
+    tokio::time::timeout(Duration::from_secs(120), both).await.unwrap();
+}
+
+#[tokio::test]
+async fn at_a_start_what_compiles_for_long_holds_up_no_small_one_either() {
+    let place = Place::new();
+    fs::write(place.kept.path().join("answer"), answer()).unwrap();
+    for n in 0..3 {
+        fs::write(place.file(&format!("large{n}.wasm")), large(n)).unwrap();
+    }
+    place.put("small", OK);
+    let compiled = place.kept.path().join("small-was-compiled");
+    // The large ones end once the small one has been compiled.
+    let script = "cat > $HERE/in.$$; size=$(wc -c < $HERE/in.$$); rm $HERE/in.$$; \
+        if [ $size -gt 1000000 ]; then while [ ! -e $HERE/small-was-compiled ]; do sleep 0.01; done; \
+        else touch $HERE/small-was-compiled; fi; cat $HERE/answer";
+    let registry = tokio::time::timeout(Duration::from_secs(120), place.open_with(script)).await.unwrap();
+    assert!(compiled.exists());
+    for name in ["small", "large0", "large1", "large2"] {
+        assert_eq!(registry.status(name).unwrap().state, PluginState::Active, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_small_file_that_is_not_quick_is_compiled_anew_with_all_that_may_be_taken() {
+    let place = Place::new();
+    fs::write(place.kept.path().join("answer"), answer()).unwrap();
+    place.put("a", OK);
+    // The limits come after the script.
+    let script =
+        "cat > /dev/null; echo $1 >> $HERE/started; [ $1 = --cpu-ms=60000 ] || kill -XCPU $$; cat $HERE/answer";
+    let registry = place.open_with(script).await;
+    assert_eq!(registry.status("a").unwrap().state, PluginState::Active, "{:?}", registry.status("a"));
+    let started = || fs::read_to_string(place.kept.path().join("started")).unwrap();
+    assert_eq!(started(), "--cpu-ms=2000\n--cpu-ms=60000\n");
+    place.put("a", OTHER);
+    registry.refresh(&Default::default()).await;
+    assert_eq!(started(), "--cpu-ms=2000\n--cpu-ms=60000\n--cpu-ms=60000\n", "the next one goes the slow way at once");
+}

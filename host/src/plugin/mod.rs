@@ -34,6 +34,8 @@ mod instance;
 mod kept;
 #[cfg(test)]
 mod kept_tests;
+mod lanes;
+mod last_words;
 mod limits;
 mod load;
 mod loaded;
@@ -42,7 +44,10 @@ mod loads;
 mod loads_tests;
 mod meter;
 mod outcome;
+mod overlooked;
+mod owners;
 mod private_dir;
+mod ranks;
 mod refusals;
 mod registry;
 #[cfg(test)]
@@ -156,6 +161,8 @@ pub struct Options {
     pub cache_max_bytes: u64,
     /// Whether a build that imports more than the version that serves waits to be approved. Needs a `data_dir`.
     pub hold_new_capabilities: bool,
+    /// Whether a build waits to be approved that takes types from another plugin which serves.
+    pub hold_taken_types: bool,
     /// How changes of the directory are noticed.
     pub notice: Notice,
     /// For how long a file must not have changed before it is loaded, in milliseconds.
@@ -184,6 +191,7 @@ impl Default for Options {
             data_dir: None,
             cache_max_bytes: 1024 * 1024 * 1024,
             hold_new_capabilities: false,
+            hold_taken_types: true,
             notice: Notice::default(),
             settle_ms: 500,
             rescan_ms: 5_000,

@@ -10,6 +10,7 @@ use wasmtime::{Error, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::engine::MAX_FRAMES;
+use super::last_words;
 use super::limits::Breach;
 use crate::event::{Class, Failure};
 
@@ -63,7 +64,8 @@ fn class_and_words(error: &Error, in_guest: bool, stderr: Option<&str>) -> (Clas
         return (breach.class(), breach.to_string());
     }
     if let Some(exit) = error.downcast_ref::<I32Exit>() {
-        return (Class::Trap, format!("the handler exited with status {} instead of returning", exit.0));
+        let words = format!("the handler exited with status {} instead of returning", exit.0);
+        return (Class::Trap, in_its_words(words, stderr));
     }
     if let Some(ResourceTableError::Full) = error.downcast_ref() {
         return (Class::Limit, "holds more open handles than an attempt may".into());
@@ -75,7 +77,7 @@ fn class_and_words(error: &Error, in_guest: bool, stderr: Option<&str>) -> (Clas
         }
         Some(Trap::AllocationTooLarge) => (Class::Limit, "wanted more memory than there can be".into()),
         Some(Trap::UnreachableCodeReached) => {
-            (Class::Trap, stderr.and_then(panic_words).unwrap_or_else(|| Trap::UnreachableCodeReached.to_string()))
+            (Class::Trap, in_its_words(Trap::UnreachableCodeReached.to_string(), stderr))
         }
         Some(trap) => (Class::Trap, with_fault(error, trap)),
         None => {
@@ -125,13 +127,13 @@ fn fault(error: &Error) -> Option<(String, Option<u64>)> {
     })
 }
 
-/// The words of the last panic on standard error, as Rust writes them: the place on one line, the message on the next.
-fn panic_words(stderr: &str) -> Option<String> {
-    let (_, last) = stderr.rsplit_once("panicked at ")?;
-    let mut lines = last.lines();
-    let place = lines.next()?.trim_end_matches(':');
-    let words: Vec<&str> = lines.take_while(|line| !line.starts_with("note: ")).collect();
-    Some(format!("panicked at {place}: {}", words.join("\n").trim()))
+/// Why the guest ended, in its own words if it had any: else what the engine says, with what the guest said last.
+fn in_its_words(words: String, stderr: Option<&str>) -> String {
+    let Some(stderr) = stderr else { return words };
+    last_words::reason(stderr).unwrap_or_else(|| match last_words::said(stderr) {
+        said if said.is_empty() => words,
+        said => format!("{words}; it said last: {said}"),
+    })
 }
 
 /// One frame a line, innermost first; names demangled, offsets left out as they help nobody without the file.
@@ -191,7 +193,12 @@ mod tests {
         let failure = classify(&Error::from(Trap::UnreachableCodeReached), Some(stderr));
         assert_eq!(failure.message, "panicked at src/lib.rs:7:5: no such order");
         let silent = classify(&Error::from(Trap::UnreachableCodeReached), Some("first"));
-        assert!(silent.message.contains("unreachable"), "{silent:?}");
+        assert!(
+            silent.message.contains("unreachable") && silent.message.ends_with("it said last: first"),
+            "{silent:?}"
+        );
+        let exited = classify(&Error::from(I32Exit(3)), Some("out of paper"));
+        assert_eq!(exited.message, "the handler exited with status 3 instead of returning; it said last: out of paper");
     }
 
     #[test]

@@ -9,14 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::DropGuard;
 
 use super::approval::Held;
 use super::directory::{self, Directory};
 use super::kept::Kept;
 use super::load::{LoadError, Loader};
-use super::loads::MAX_LOADS;
+use super::overlooked::Overlooked;
+use super::owners::{Owners, Reserved};
 use super::removed::Removed;
 use super::routing::{Pattern, Table, Versions};
 use super::settings::Settings;
@@ -33,15 +34,15 @@ pub struct Registry {
     options: Options,
     pub(super) loader: Loader,
     table: ArcSwap<Table>,
-    /// The routing whose plugins go before others: the one in force; at the start, that of the plugins that served before
-    /// the host was stopped, so that what comes first says nothing.
-    settled: ArcSwap<Table>,
+    /// Whose plugins go before others: those of the routing in force; at the start, those that served before the host was
+    /// stopped, so that what comes first says nothing.
+    settled: ArcSwap<Owners>,
+    pub(super) reserved: Mutex<Reserved>,
     pub(super) start: Start,
     entries: Mutex<BTreeMap<String, Entry>>,
     pub(super) directory: tokio::sync::Mutex<Directory>,
-    /// A permit for each file that is loaded beside others.
-    pub(super) loads: Semaphore,
     pub(super) removed: Removed,
+    pub(super) overlooked: Mutex<Overlooked>,
     /// One at a time goes back.
     pub(super) rollbacks: tokio::sync::Mutex<()>,
     changes: watch::Sender<u64>,
@@ -109,10 +110,11 @@ impl Registry {
             table: ArcSwap::default(),
             settled: ArcSwap::default(),
             start: Start::new(expected.unwrap_or_default()),
+            reserved: Mutex::default(),
             entries: Mutex::default(),
             directory: tokio::sync::Mutex::default(),
-            loads: Semaphore::new(MAX_LOADS),
             removed: Removed::default(),
+            overlooked: Mutex::default(),
             rollbacks: tokio::sync::Mutex::default(),
             changes: watch::channel(0).0,
             // The start counts as one plugin: nobody knows yet what will be handled.
@@ -185,6 +187,11 @@ impl Registry {
         statuses
     }
 
+    /// What lies in the directory or stands in the settings and is for no plugin, in words.
+    pub fn overlooked(&self) -> Vec<String> {
+        self.overlooked.lock().unwrap_or_else(PoisonError::into_inner).told()
+    }
+
     /// What can be told of one of them.
     pub fn status(&self, name: &str) -> Option<Status> {
         self.statuses().into_iter().find(|status| status.name == name)
@@ -199,7 +206,10 @@ impl Registry {
                 (name.clone(), versions)
             })
             .collect();
-        let (table, mut refused) = Table::of(&versions, &self.settled.load());
+        let (table, mut refused) = {
+            let reserved = self.reserved();
+            Table::of(&versions, &reserved.over(&self.settled.load()), |name| reserved.is_pending(name))
+        };
         let before = self.table.load_full();
         for (name, entry) in entries.iter_mut() {
             let refusal = refused.remove(name);
@@ -223,7 +233,8 @@ impl Registry {
         }
         let table = Arc::new(table);
         if !self.is_starting() {
-            self.settled.store(table.clone());
+            self.settled.store(Arc::new(Owners::of(&table)));
+            self.reserved().settle();
         }
         self.table.store(table);
         drop(entries);
@@ -236,7 +247,8 @@ impl Registry {
 
     /// What serves now goes before what comes from now on.
     pub(super) fn settle_routing(&self) {
-        self.settled.store(self.table.load_full());
+        self.settled.store(Arc::new(Owners::of(&self.table.load())));
+        self.reserved().settle();
     }
 
     pub(super) fn settle(&self) -> Duration {
@@ -260,15 +272,36 @@ impl Registry {
         heirs
     }
 
-    /// The types among these that another plugin handles, with its name: what a build named so would take from it.
+    /// The types among these whose events another plugin is given, with its name: what a build would take from it.
     pub(super) fn taken_from_others(&self, name: &str, patterns: &[Pattern]) -> Vec<Taking> {
-        let settled = self.settled.load();
-        let others: Vec<_> = settled.owners().filter(|(_, owner)| *owner != name).collect();
+        let owners = self.reserved().over(&self.settled.load());
         let taken = patterns.iter().filter_map(|pattern| {
-            let (_, owner) = others.iter().find(|(theirs, _)| theirs.covers(pattern))?;
-            Some(Taking { types: pattern.clone(), plugin: (*owner).to_owned() })
+            let loser = owners.loser(name, pattern)?;
+            Some(Taking { types: pattern.clone(), plugin: loser.to_owned() })
         });
         taken.collect()
+    }
+
+    /// Keeps the types of a plugin for it that served before the host was started and is about to be loaded.
+    pub(super) fn reserve(&self, name: &str) {
+        if self.entries().get(name).is_some_and(|entry| entry.serving().is_some()) {
+            return;
+        }
+        if let Some(patterns) = self.history().filter(|it| it.serves(name)).and_then(|it| it.types(name)) {
+            self.reserved().add(name, patterns);
+        }
+    }
+
+    /// What was reserved for a plugin is its own by what it serves, or free.
+    pub(super) fn end_reservation(&self, name: &str) {
+        let serves = self.serving(name).is_some();
+        if self.reserved().loaded(name, serves) {
+            self.swap(self.entries());
+        }
+    }
+
+    pub(super) fn reserved(&self) -> MutexGuard<'_, Reserved> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {

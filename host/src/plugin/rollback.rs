@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::history::{History, Pin};
 use super::load::Contents;
 use super::settings::Settings;
-use super::{LoadError, Registry, Status};
+use super::{LoadError, Plugin, Registry, Status};
 
 /// Why a plugin was not rolled back. What served still serves.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +69,9 @@ impl Registry {
             self.swap(entries);
         }
         self.keep(name, History::save).await;
+        if let Some(serving) = self.serving(name) {
+            self.note_types(name, &serving).await;
+        }
         self.status(name).ok_or_else(unknown)
     }
 
@@ -90,12 +93,17 @@ impl Registry {
         self.bring_back(name, serving.digest(), settings.clone(), turn).await;
     }
 
-    /// Has a version serve that served before, without a word on the file in the directory.
+    /// Has a version serve that served before, without a word on the file in the directory. It takes no types from others
+    /// that it did not have.
     async fn bring_back(&self, name: &str, digest: &str, settings: Settings, turn: u64) {
-        let version = match self.read_version(name, digest).await {
-            Ok(contents) => self.loader.load(name, contents, settings).await,
-            Err(error) => Err(LoadError::Read(error)),
-        };
+        let mut version = self.load_version(name, digest, settings.clone()).await;
+        if version.as_ref().is_ok_and(|plugin| !self.takes(name, plugin).is_empty()) {
+            let serving = self.entries().get(name).and_then(|entry| entry.serving().cloned());
+            let had = serving.map(|serving| serving.patterns().to_vec());
+            let had = had.or_else(|| self.history().and_then(|history| history.types(name)));
+            let Some(types) = had else { return };
+            version = self.load_version(name, digest, Settings { types: Some(types), ..settings }).await;
+        }
         match version {
             Err(error) => {
                 tracing::warn!(plugin.id = %name, "the version {digest}, which served last, cannot serve: {error}")
@@ -109,6 +117,17 @@ impl Registry {
                 self.swap(entries);
             }
         }
+    }
+
+    async fn load_version(&self, name: &str, digest: &str, settings: Settings) -> Result<Plugin, LoadError> {
+        let contents = self.read_version(name, digest).await?;
+        self.loader.load(name, contents, settings).await
+    }
+
+    /// Notes for the next start what types a plugin handles that serves.
+    pub(super) async fn note_types(&self, name: &str, serving: &Plugin) {
+        let types = serving.patterns().to_vec();
+        self.keep(name, move |history, name| history.note_types(name, &types)).await;
     }
 
     /// What is to be loaded for a file, and the file's digest if that is another version.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Plugin;
+use super::owners::Owners;
 use crate::event::EventType;
 
 /// What types a plugin handles: `order.paid`, `order.*` (any type below it) or `*`.
@@ -81,6 +82,15 @@ impl Pattern {
             (Self::Exact(_), _) | (Self::Below(_), Self::Any) => false,
         }
     }
+
+    /// Grows with how few types there are of the pattern, among patterns that cover one another.
+    pub(super) fn specificity(&self) -> usize {
+        match self {
+            Self::Any => 0,
+            Self::Below(prefix) => prefix.len(),
+            Self::Exact(_) => usize::MAX,
+        }
+    }
 }
 
 /// The routing in force.
@@ -121,10 +131,14 @@ impl<P> Default for Table<P> {
 
 impl<P: Routed> Table<P> {
     /// The table for these plugins, and why the newest version of some was refused. Of two plugins for one pattern the one
-    /// keeps it that has it in the table `before`; where none has, the first by name. One that is refused goes on with its
-    /// last good version if that fits.
-    pub(super) fn of(plugins: &BTreeMap<String, Versions<P>>, before: &Self) -> (Self, BTreeMap<String, String>) {
-        let had: HashSet<(&Pattern, &str)> = before.owners().collect();
+    /// keeps it that had it `before`, or is being loaded again; where none has, the first by name. One that is refused goes
+    /// on with its last good version if that fits.
+    pub(super) fn of(
+        plugins: &BTreeMap<String, Versions<P>>,
+        before: &Owners,
+        is_pending: impl Fn(&str) -> bool,
+    ) -> (Self, BTreeMap<String, String>) {
+        let had: HashMap<&Pattern, &str> = before.iter().collect();
         let mut refused = BTreeMap::new();
         let mut refusals: HashMap<&str, usize> = HashMap::new();
         loop {
@@ -134,7 +148,7 @@ impl<P: Routed> Table<P> {
             });
             let candidates: Vec<(&str, &Arc<P>)> = candidate.collect();
             // Each refusal may give back a pattern that another version of the same plugin has.
-            let Some((name, pattern, owner)) = conflict(&candidates, &had) else {
+            let Some((name, pattern, owner)) = conflict(&candidates, &had, &is_pending) else {
                 let mut table = Self::default();
                 candidates.iter().for_each(|(name, plugin)| table.add(name, plugin));
                 table.below.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
@@ -185,11 +199,14 @@ impl<P: Routed> Table<P> {
 /// The first plugin that names a pattern which another one keeps, with the pattern and the other one.
 fn conflict<'a, P: Routed>(
     candidates: &[(&'a str, &'a Arc<P>)],
-    had: &HashSet<(&Pattern, &str)>,
+    had: &HashMap<&'a Pattern, &'a str>,
+    is_pending: impl Fn(&str) -> bool,
 ) -> Option<(&'a str, &'a Pattern, &'a str)> {
-    let named =
-        || candidates.iter().flat_map(|(name, plugin)| plugin.patterns().iter().map(|pattern| (pattern, *name)));
-    let mut owners: HashMap<&Pattern, &str> = named().filter(|named| had.contains(named)).collect();
+    let named: HashSet<(&Pattern, &str)> =
+        candidates.iter().flat_map(|(name, plugin)| plugin.patterns().iter().map(|pattern| (pattern, *name))).collect();
+    let keeps = |(pattern, name): &(&&'a Pattern, &&'a str)| named.contains(&(**pattern, **name)) || is_pending(name);
+    let mut owners: HashMap<&Pattern, &str> =
+        had.iter().filter(keeps).map(|(pattern, name)| (*pattern, *name)).collect();
     candidates.iter().find_map(|(name, plugin)| {
         let taken = plugin.patterns().iter().find_map(|pattern| {
             let owner = *owners.get(pattern)?;
@@ -231,7 +248,7 @@ mod tests {
             .into_iter()
             .map(|(name, newest, last_good)| (name.to_owned(), Versions { newest, last_good }))
             .collect();
-        Table::of(&versions, before)
+        Table::of(&versions, &Owners::of(before), |_| false)
     }
 
     fn routed(table: &Table<Fake>, event_type: &str) -> Option<&'static str> {

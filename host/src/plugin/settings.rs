@@ -7,14 +7,20 @@ use std::collections::BTreeMap;
 use std::num::{NonZeroU64, NonZeroUsize};
 
 use serde::{Deserialize, Deserializer, de};
-use toml::{Table, Value};
+use toml::Table;
 
 use super::routing::Pattern;
 use super::{HttpGrants, Limits, Reuse, SecretSource};
 use crate::event::{Class, Policies, PolicyPatch};
 
+use check::{check, check_keys};
+
+mod check;
+mod invalid;
+mod place;
 mod resolve;
 
+pub use invalid::InvalidSettings;
 pub use resolve::given_addresses;
 
 const KEYS: [&str; 9] =
@@ -138,31 +144,25 @@ pub struct RetrySettings {
     pub limit: Option<PolicyPatch>,
 }
 
-/// Settings that cannot be used. A person has to change them.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the settings are wrong: {0}")]
-pub struct InvalidSettings(String);
-
-impl InvalidSettings {
-    /// Of a file that cannot be read.
-    pub(super) fn unread(file: &str, error: &std::io::Error) -> Self {
-        Self(format!("{file} cannot be read: {error}"))
-    }
-}
-
 impl Settings {
-    /// Reads a file of settings.
+    /// Reads the text of a file of settings.
     ///
     /// # Errors
-    /// What is wrong and where.
+    /// What is wrong, and in which line and column. Never the line itself: it may hold a secret.
     pub fn parse(text: &str) -> Result<Self, InvalidSettings> {
         // Some editors begin a file with a byte order mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        Self::from_table(text.parse().map_err(|error: toml::de::Error| {
-            // Not the line itself: it may hold a secret.
-            let line = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or(text).matches('\n').count() + 1;
-            InvalidSettings(format!("line {line}: {}", error.message()))
-        })?)
+        let byte = |error: &toml::de::Error| error.span().map(|span| span.start);
+        let table: Table = text.parse().map_err(|error: toml::de::Error| {
+            InvalidSettings::new(error.message().trim_end()).placed(text, byte(&error))
+        })?;
+        check(&table).map_err(|error| error.placed(text, None))?;
+        let settings: Self = table.try_into().map_err(|error: toml::de::Error| {
+            // Values of a table know their keys, and those of a text their places.
+            let byte = toml::from_str::<Self>(text).err().as_ref().and_then(byte);
+            InvalidSettings::new(error.to_string().trim_end().replace('\n', " ")).placed(text, byte)
+        })?;
+        settings.checked().map_err(|error| error.placed(text, None))
     }
 
     /// Reads a table of settings, such as `[plugins.NAME]`.
@@ -170,28 +170,20 @@ impl Settings {
     /// # Errors
     /// What is wrong and where.
     pub fn from_table(table: Table) -> Result<Self, InvalidSettings> {
-        check_keys("", &table, &KEYS)?;
-        check_table(&table, "reuse", &REUSE_KEYS)?;
-        check_table(&table, "limits", &LIMIT_KEYS)?;
-        check_table(&table, "grants", &GRANT_KEYS)?;
-        if table.get("secrets").is_some_and(|secrets| !secrets.is_table()) {
-            return Err(InvalidSettings("secrets are a table: secrets = { name = { env = \"NAME\" } }".into()));
-        }
-        check_table(&table, "retry", &[POLICY_KEYS, CLASS_KEYS].concat())?;
-        if let Some(Value::Table(retry)) = table.get("retry") {
-            for class in CLASS_KEYS {
-                if let Some(Value::Table(policy)) = retry.get(class) {
-                    check_keys(&format!("retry.{class}"), policy, &POLICY_KEYS)?;
-                }
-            }
-        }
-        let wrong = |error: toml::de::Error| InvalidSettings(error.to_string().trim_end().to_owned());
+        check(&table)?;
+        let wrong = |error: toml::de::Error| InvalidSettings::new(error.to_string().trim_end());
         let settings: Self = table.try_into().map_err(wrong)?;
-        settings.retry.check()?;
-        if settings.concurrency.is_some_and(|concurrency| concurrency.get() > MAX_CONCURRENCY) {
-            return Err(InvalidSettings(format!("concurrency is at most {MAX_CONCURRENCY}")));
+        settings.checked()
+    }
+
+    /// These settings, if each of them is one that can be used.
+    fn checked(self) -> Result<Self, InvalidSettings> {
+        self.retry.check().map_err(|error| error.at(&["retry"]))?;
+        if self.concurrency.is_some_and(|concurrency| concurrency.get() > MAX_CONCURRENCY) {
+            let words = format!("concurrency is at most {MAX_CONCURRENCY}");
+            return Err(InvalidSettings::new(words).at(&["concurrency"]));
         }
-        Ok(settings)
+        Ok(self)
     }
 
     /// These settings, and where they say nothing those beneath.
@@ -216,8 +208,8 @@ impl LimitsPatch {
     /// # Errors
     /// What is wrong and where.
     pub fn from_table(table: Table) -> Result<Self, InvalidSettings> {
-        check_keys("limits", &table, &LIMIT_KEYS)?;
-        table.try_into().map_err(|error: toml::de::Error| InvalidSettings(error.to_string().trim_end().to_owned()))
+        check_keys(&["limits"], &table, &LIMIT_KEYS)?;
+        table.try_into().map_err(|error: toml::de::Error| InvalidSettings::new(error.to_string().trim_end()))
     }
 
     /// The limits with those replaced that are set.
@@ -294,7 +286,7 @@ impl RetrySettings {
             [("retry.", self.retry), ("trap.", self.trap), ("timeout.", self.timeout), ("limit.", self.limit)];
         let classes = classes.map(|(place, patch)| (place, patch.unwrap_or_default()));
         for (place, patch) in [("", self.all())].into_iter().chain(classes) {
-            patch.check().map_err(|words| InvalidSettings(format!("retry.{place}{words}")))?;
+            patch.check().map_err(|words| InvalidSettings::new(format!("retry.{place}{words}")))?;
         }
         Ok(())
     }
@@ -320,28 +312,6 @@ impl RetrySettings {
             limit: self.limit.or(beneath.limit),
         }
     }
-}
-
-fn check_table(table: &Table, key: &str, known: &[&str]) -> Result<(), InvalidSettings> {
-    match table.get(key) {
-        Some(Value::Table(inner)) => check_keys(key, inner, known),
-        _ => Ok(()),
-    }
-}
-
-fn check_keys(place: &str, table: &Table, known: &[&str]) -> Result<(), InvalidSettings> {
-    let Some(unknown) = table.keys().find(|key| !known.contains(&key.as_str())) else { return Ok(()) };
-    let nearest = known.iter().max_by(|a, b| strsim::jaro(a, unknown).total_cmp(&strsim::jaro(b, unknown)));
-    let key = if place.is_empty() { unknown.clone() } else { format!("{place}.{unknown}") };
-    if place.is_empty() && table[unknown].is_table() {
-        return Err(InvalidSettings(format!(
-            "no key {key:?}; is it part of the plugin's name? One with dots is quoted: [plugins.\"order.paid\"]"
-        )));
-    }
-    Err(InvalidSettings(match nearest {
-        Some(nearest) if strsim::jaro(nearest, unknown) > 0.7 => format!("no key {key:?}; did you mean {nearest:?}?"),
-        _ => format!("no key {key:?}; there are {}", known.join(", ")),
-    }))
 }
 
 #[derive(Deserialize)]
@@ -418,7 +388,7 @@ mod tests {
             ("secrets = \"hunter2\"", "secrets are a table"),
             ("secrets = { a = 5 }", "a secret is a text"),
             ("secrets = { a = { evn = \"A\" } }", "a secret is a text"),
-            ("secrets.a = \"hunter2", "line 1"),
+            ("secrets.a = \"hunter2", "wrong: line 1, column "),
             ("limits = { memory = 1 }", "did you mean \"memory_bytes\""),
             (
                 "retry = { trap = { max_attempt = 1 } }",
@@ -435,7 +405,11 @@ mod tests {
             ("reuse = { max_event = 5 }", "no key \"reuse.max_event\"; did you mean \"max_events\"?"),
             ("reuse = { max_events = 0 }", "nonzero"),
             ("reuse = { idle_ms = 0 }", "above 0"),
-            ("concurrency = ", "line 1"),
+            ("concurrency = ", "wrong: line 1, column "),
+            ("\n[limits]\nwall_ms = 5\n  memory = 1", "wrong: line 4, column 3: no key \"limits.memory\""),
+            ("types = []\nconcurrency = \"many\"", "wrong: line 2, column 15: "),
+            ("concurrency = 10001", "wrong: line 1, column 1: concurrency is at most"),
+            ("[retry]\nfactor = 0.1", "wrong: line 1, column 2: retry.factor"),
         ] {
             let error = Settings::parse(text).unwrap_err().to_string();
             assert!(error.contains(words), "{text}: {error:?} says {words:?}");

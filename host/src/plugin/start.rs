@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::owners::Owners;
 use super::routing::{Pattern, Routed, Table, Versions};
 use super::settings::Settings;
 use super::{Plugin, Registry, directory};
@@ -61,7 +62,7 @@ impl Expected {
             let plugin = Arc::new(ExpectedPlugin { name: name.clone(), patterns });
             (name, Versions { newest: Some(plugin), last_good: None })
         });
-        Self(Table::of(&plugins.collect(), &Table::default()).0)
+        Self(Table::of(&plugins.collect(), &Owners::default(), |_| false).0)
     }
 }
 

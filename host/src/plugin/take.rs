@@ -3,14 +3,17 @@
 //! Whatever happens meanwhile (a rollback, an approval, another look) is noticed by the turn: what was begun before is then
 //! not taken.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::approval::{Held, New};
 use super::directory::Listed;
 use super::history::{History, Pin};
+use super::lanes::Passage;
 use super::load::{self, Contents, LoadError};
 use super::registry::Entry;
 use super::settings::Settings;
@@ -48,6 +51,9 @@ impl Taken {
 impl Registry {
     /// Loads a plugin's files, if they are not what was tried before, and swaps.
     pub(super) async fn take(&self, name: &str, listed: Listed) -> Taken {
+        let lanes = &self.loader.machine.lanes;
+        let mut passage = lanes.passage(name, self.is_known(name), listed.size_bytes());
+        lanes.enter_room(&mut passage).await;
         let read = self.read(name, &listed).await;
         let begun = {
             let directory = self.directory.lock().await;
@@ -56,10 +62,11 @@ impl Registry {
                 return Taken::Overtaken;
             }
             self.removed.forget(name);
-            read.map(|(file, settings)| (self.begin(name, &file, &settings), file, settings)).map_err(|error| {
-                let mut entries = self.entries();
-                entries.entry(name.to_owned()).or_default().fail(name, &error, self.rescan())
-            })
+            read.map(|(file, settings)| (self.begin(name, &file, &settings, listed.was_written), file, settings))
+                .map_err(|error| {
+                    let mut entries = self.entries();
+                    entries.entry(name.to_owned()).or_default().fail(name, &error, self.rescan())
+                })
         };
         let (begun, file, settings) = match begun {
             Ok((Some(begun), file, settings)) => (begun, file, settings),
@@ -70,34 +77,55 @@ impl Registry {
         tokio::select! {
             biased;
             () = overtaken.cancelled() => Taken::Overtaken,
-            taken = self.load_begun(name, begun, file, settings) => taken,
+            taken = self.load_begun(name, begun, (file, settings), &listed, &mut passage) => taken,
         }
     }
 
-    async fn load_begun(&self, name: &str, begun: Begun, file: Contents, settings: Settings) -> Taken {
+    async fn load_begun(
+        &self,
+        name: &str,
+        begun: Begun,
+        (file, settings): (Contents, Settings),
+        listed: &Listed,
+        passage: &mut Passage,
+    ) -> Taken {
         let Begun { turn, pin, let_go, .. } = begun;
         if let_go {
             self.keep(name, History::save).await;
         }
         let (file, rolled_back_from) = self.in_place_of(name, file, pin).await;
-        let version = file.clone();
         let serving = self.entries().get(name).and_then(|entry| entry.serving().cloned());
         let compiled = serving.filter(|serving| serving.digest() == file.digest).map(|serving| serving.compiled());
-        let loaded = self.loader.load_compiled(name, file, settings.clone(), compiled).await;
+        let is_the_file = rolled_back_from.is_none();
+        let loaded = self.loader.load_file(name, file, settings.clone(), compiled, passage).await;
+        let (loaded, bytes) = match loaded {
+            Ok((build, bytes)) => (Ok(build), bytes),
+            Err(error) => (Err(error), Bytes::new()),
+        };
         let new = match &loaded {
-            Ok(build) if rolled_back_from.is_none() => self.new_capabilities(name, build, &settings, turn).await,
+            Ok(build) if is_the_file => self.new_capabilities(name, build, &settings, turn).await,
             _ => New::default(),
         };
-        let is_the_file = rolled_back_from.is_none();
-        let taken = self.end(name, turn, loaded, rolled_back_from, (new, &version));
+        let digest = loaded.as_ref().ok().map(|build| build.digest().to_owned());
+        let taken = self.end(name, turn, loaded, rolled_back_from, (new, &listed.path));
         match taken {
             Taken::Failed | Taken::MayPass(_) if is_the_file => self.fall_back(name, settings, turn).await,
-            Taken::Serves if is_the_file && self.serving(name).is_some_and(|it| it.digest() == version.digest) => {
-                self.keep(name, move |history, name| history.remember(name, &version.digest, &version.bytes)).await;
+            Taken::Serves => {
+                let serving = self.serving(name).filter(|serving| Some(serving.digest()) == digest.as_deref());
+                match serving {
+                    Some(serving) if is_the_file => self.remember(name, &serving, bytes).await,
+                    Some(serving) => self.note_types(name, &serving).await,
+                    None => {}
+                }
             }
             _ => {}
         }
         taken
+    }
+
+    /// Whether a version of a plugin serves, or served before the host was started.
+    fn is_known(&self, name: &str) -> bool {
+        self.serving(name).is_some() || self.history().is_some_and(|history| history.serves(name))
     }
 
     fn rescan(&self) -> Duration {
@@ -111,19 +139,24 @@ impl Registry {
         let read = move || {
             let settings = match &listed.settings {
                 None => beneath,
-                Some(path) => Settings::parse(&std::io::read_to_string(load::open_regular(path)?)?)?.over(&beneath),
+                Some(path) => {
+                    let text = std::io::read_to_string(load::open_regular(path)?)?;
+                    Settings::parse(&text).map_err(|error| error.in_file(path))?.over(&beneath)
+                }
             };
-            Ok::<_, LoadError>((load::read(load::open_regular(&listed.path)?, limit_bytes)?, settings))
+            Ok::<_, LoadError>((load::read(&listed.path, limit_bytes)?, settings))
         };
         self.loader.machine.executor.run_blocking(read).await.unwrap_or(Err(LoadError::Host))
     }
 
     /// Notes that a file is being loaded, and ends the loading of the one before; `None` if it is what was tried before.
-    fn begin(&self, name: &str, file: &Contents, settings: &Settings) -> Option<Begun> {
+    /// What was rolled back from and is written there again is to serve after all.
+    fn begin(&self, name: &str, file: &Contents, settings: &Settings, was_written: bool) -> Option<Begun> {
         let tried = Some((file.digest.clone(), settings.clone()));
         let mut entries = self.entries();
         let entry = entries.entry(name.to_owned()).or_default();
-        if entry.tried == tried {
+        let is_put_back = was_written && entry.rolled_back_from.as_ref() == Some(&file.digest);
+        if entry.tried == tried && !is_put_back {
             return None;
         }
         let overtaken = CancellationToken::new();
@@ -131,7 +164,12 @@ impl Registry {
         entry.held = None;
         entry.turn += 1;
         entry.loading = Some((entry.turn, overtaken.clone().drop_guard()));
+        if is_put_back && let Some(history) = self.history() {
+            tracing::info!(plugin.id = %name, "the file that was rolled back from was put there again: it is to serve");
+            history.let_go(name);
+        }
         let (pin, let_go) = self.history().map(|history| history.pin_for(name, &file.digest)).unwrap_or_default();
+        let let_go = let_go || is_put_back;
         if let_go {
             entry.rolled_back_from = None;
         }
@@ -145,7 +183,7 @@ impl Registry {
         turn: u64,
         loaded: Result<Plugin, LoadError>,
         rolled_back_from: Option<String>,
-        (new, file): (New, &Contents),
+        (new, file): (New, &Path),
     ) -> Taken {
         let mut entries = self.entries();
         let Some(entry) = entries.get_mut(name) else { return Taken::Overtaken };
@@ -163,7 +201,7 @@ impl Registry {
                 Taken::Serves
             }
             Ok(plugin) => {
-                entry.hold(name, Held { plugin: Arc::new(plugin), bytes: file.bytes.clone(), new });
+                entry.hold(name, Held { plugin: Arc::new(plugin), file: file.to_owned(), new });
                 Taken::Held
             }
             Err(error) => Taken::failed(entry.fail(name, &error, self.rescan())),

@@ -46,13 +46,13 @@ impl Workbench {
         let beneath = self.options.settings.get(&name).cloned().unwrap_or_default();
         let (path, limit_bytes) = (path.to_owned(), self.loader.max_file_bytes);
         let read = move || {
-            let contents = load::read(File::open(path)?, limit_bytes)?;
+            let contents = load::read_file(File::open(path)?, limit_bytes)?;
             let settings = match settings {
                 None => beneath,
                 Some(settings) => {
                     let text = fs::read_to_string(&settings)
                         .map_err(|error| InvalidSettings::unread(&settings.display().to_string(), &error))?;
-                    Settings::parse(&text)?.over(&beneath)
+                    Settings::parse(&text).map_err(|error| error.in_file(&settings))?.over(&beneath)
                 }
             };
             Ok::<_, LoadError>((contents, settings))

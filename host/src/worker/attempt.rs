@@ -76,7 +76,7 @@ impl Handler {
             settlement = defer(&why, record.deferrals, fastrand::f64());
             outcome = Outcome::Failed(Failure::new(Class::Retry, why));
         }
-        self.log(&record.event, attempt, duration_ms, plugin.as_deref(), &settlement);
+        self.log(&record.event, attempt, duration_ms, plugin.as_deref(), (&outcome, &settlement));
 
         let (success, failure) = match outcome {
             Outcome::Ok(success) => (success, None),
@@ -151,7 +151,18 @@ impl Handler {
         Append { record: Record::new(published.event), lane, start, idempotency: None }
     }
 
-    fn log(&self, event: &Event, attempt: u32, duration_ms: f64, plugin: Option<&Plugin>, settlement: &Settlement) {
+    fn log(
+        &self,
+        event: &Event,
+        attempt: u32,
+        duration_ms: f64,
+        plugin: Option<&Plugin>,
+        (outcome, settlement): (&Outcome, &Settlement),
+    ) {
+        let why = match outcome {
+            Outcome::Failed(failure) => failure.message.lines().next().unwrap_or_default(),
+            Outcome::Ok(_) => "",
+        };
         let plugin = plugin.map(Plugin::name);
         let (id, event_type) = (event.id, event.event_type.as_str());
         match settlement {
@@ -161,7 +172,7 @@ impl Handler {
             ),
             Settlement::Retry { class, delay_ms } => tracing::info!(
                 event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin.id = plugin, duration_ms, class = class.as_str(),
-                "attempt failed, next one in {delay_ms} ms"
+                "attempt failed, next one in {delay_ms} ms: {why}"
             ),
             Settlement::Deferred { delay_ms } => tracing::info!(
                 event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin.id = plugin, duration_ms,

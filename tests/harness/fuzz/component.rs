@@ -37,9 +37,7 @@ pub fn component(input: &[u8]) {
 pub fn in_a_child(input: &[u8]) {
     static BENCH: OnceLock<Bench> = OnceLock::new();
     let open = || {
-        let arguments = ["compile", "--memory-bytes", &COMPILE.memory_bytes.to_string(), "--cpu-ms"];
-        let mut arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        arguments.push(COMPILE.cpu_ms.to_string());
+        let arguments = vec!["compile".to_owned()];
         Bench::open(Compiler::Child(Child { program: layout::binary().to_owned(), arguments, limits: COMPILE }))
     };
     BENCH.get_or_init(open).tries(input);

@@ -22,8 +22,8 @@ Examples:
   eventstream plugin rollback user-signup
   eventstream plugin rollback user-signup --json
 
-The version that served before serves again at once, after a restart too, until the file in the directory is another one.
-Called again it goes back one version further. It is asked of one server; others that share the work are asked likewise.
+The version that served before serves again at once, after a restart too, until another file is put into the directory, or
+the same one again: that undoes it. Called again it goes back one version further. It is asked of one server; others that share the work are asked likewise.
 
 Exit codes: 0 done, 1 there is no such plugin or no earlier version, 2 usage, 3 server unreachable";
 
@@ -32,9 +32,10 @@ Examples:
   eventstream plugin approve user-signup
   eventstream plugin approve user-signup --digest 01ba4719c80b6fe911b091a7c05124b64eeece964e09c058ef8f9805daca546b
 
-With plugins.hold_new_capabilities = true a build that imports more than the one that serves waits for this; plugin list shows
-it. It serves at once, and stays approved after a restart. With --digest only that build is approved, else the one that
-waits when the command starts. It is asked of one server; others that share the work are asked likewise.
+A build that takes types from another plugin waits for this, and with plugins.hold_new_capabilities = true one that imports
+more than the one that serves; plugin list shows what waits and why. It serves at once, and stays approved after a restart.
+Name what you have looked at by --digest: without it, the build is approved that waits when the command starts. A build that
+took its place meanwhile is refused. It is asked of one server; others that share the work are asked likewise.
 
 Exit codes: 0 done, 1 there is no such plugin or no such build waits, 2 usage, 3 server unreachable";
 
@@ -121,7 +122,11 @@ fn digest(text: &str) -> Result<String, &'static str> {
 pub(in super::super) fn list(args: &List) -> Result<String, Failure> {
     let answer = args.server.get("/plugins")?.accepted()?.json()?;
     let plugins = answer["plugins"].as_array().cloned().unwrap_or_default();
-    Ok(if args.json { Value::Array(plugins).to_string() } else { table(&plugins) })
+    if args.json {
+        return Ok(Value::Array(plugins).to_string());
+    }
+    let overlooked = answer["overlooked"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    Ok(overlooked.fold(table(&plugins), |text, words| format!("{text}\noverlooked: {words}")))
 }
 
 /// Brings back the version before.
@@ -139,7 +144,6 @@ pub(in super::super) fn approve(args: &Approve) -> Result<String, Failure> {
     let Named { name, server } = &args.plugin;
     let path = format!("/plugins/{name}");
     let waiting = server.get(&path)?.accepted()?.json()?["needsApproval"].clone();
-    // What is approved is what was looked at: another build may be there a moment later.
     let build = match (&args.digest, waiting["digest"].as_str()) {
         (Some(digest), _) => digest.clone(),
         (None, Some(digest)) => digest.to_owned(),
@@ -149,15 +153,23 @@ pub(in super::super) fn approve(args: &Approve) -> Result<String, Failure> {
         }
     };
     let status = server.post(&format!("{path}/approve?digest={build}"), None, "")?.accepted()?.json()?;
-    if args.json {
-        return Ok(status.to_string());
-    }
-    let taken = waiting["takes"].as_array().into_iter().flatten().filter_map(|taking| taking["types"].as_str());
-    let taken: Vec<&str> = taken.collect();
-    let handles = if taken.is_empty() { String::new() } else { format!(", and handles {}", taken.join(", ")) };
+    Ok(if args.json { status.to_string() } else { approved(name, &build, &waiting, &status) })
+}
+
+/// What was approved, and what serves from then on.
+fn approved(name: &str, build: &str, waiting: &Value, status: &Value) -> String {
     let imports = words(&waiting["imports"]);
-    let uses = if imports.is_empty() { "nothing new".to_owned() } else { imports };
-    Ok(format!("{name} serves at {}, which may use {uses}{handles}", short(&status["digest"])))
+    let imports = if imports.is_empty() { "nothing new".to_owned() } else { imports };
+    let mut text = match (status["digest"].as_str(), status["error"].as_str()) {
+        (Some(digest), _) if digest == build => format!("{name} serves at {}", short(&status["digest"])),
+        (_, error) => format!("{name} is approved and does not serve: {}", error.unwrap_or("plugin list says why")),
+    };
+    let _ = write!(text, "\n  digest   {build}\n  imports  {imports}");
+    for taking in waiting["takes"].as_array().into_iter().flatten() {
+        let (types, plugin) = (taking["types"].as_str().unwrap_or("-"), taking["plugin"].as_str().unwrap_or("-"));
+        let _ = write!(text, "\n  takes    {types} from {plugin}");
+    }
+    text
 }
 
 /// Removes one.
@@ -205,7 +217,8 @@ fn table(plugins: &[Value]) -> String {
         // Writing into a text does not fail.
         let _ = writeln!(text, "{}", line.trim_end());
         if plugin["rolledBackFrom"].is_string() {
-            let _ = writeln!(text, "  rolled back from {}", short(&plugin["rolledBackFrom"]));
+            let from = short(&plugin["rolledBackFrom"]);
+            let _ = writeln!(text, "  rolled back from {from}; putting that file there again undoes it");
         }
         if let Some(at) = plugin["removedAt"].as_str() {
             let _ = writeln!(text, "  its file went at {at}; events of its types wait for a plugin");
@@ -233,10 +246,26 @@ mod tests {
         ]);
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[1].contains("0123456789ab a, b.*"), "{text}");
-        assert_eq!(lines[3], "  rolled back from abc");
+        assert_eq!(lines[3], "  rolled back from abc; putting that file there again undoes it");
         assert!(lines[4].starts_with("broken") && lines[4].ends_with('-'), "{text}");
         assert_eq!(lines[5], "  not WebAssembly");
         assert!(lines[7].starts_with("  its file went at 2026-01-01T00:00:00.000Z"), "{text}");
+    }
+
+    #[test]
+    fn what_was_approved_is_named_with_what_it_may_do() {
+        let build = "ab".repeat(32);
+        let waiting =
+            json!({ "digest": build, "imports": [], "takes": [{ "types": "order.paid", "plugin": "orders" }] });
+        let text = approved("paid", &build, &waiting, &json!({ "digest": build }));
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "paid serves at abababababab");
+        assert_eq!(
+            lines[1..],
+            [&*format!("  digest   {build}"), "  imports  nothing new", "  takes    order.paid from orders"]
+        );
+        let refused = approved("paid", &build, &json!({ "imports": ["x"] }), &json!({ "error": "x is taken" }));
+        assert!(refused.starts_with("paid is approved and does not serve: x is taken"), "{refused}");
     }
 
     #[test]

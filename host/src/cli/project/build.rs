@@ -122,7 +122,8 @@ fn require_target(project: &Project) -> Result<(), String> {
 fn artifact(project: &Project) -> Result<String, String> {
     let file = project.folder.join("Cargo.toml");
     let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let name = super::named(&text, "lib").unwrap_or_else(|| project.name.clone());
+    let name = super::named(&text, "lib").or_else(|| super::named(&text, "package"));
+    let name = name.unwrap_or_else(|| project.name.clone());
     Ok(format!("{}.wasm", name.replace('-', "_")))
 }
 

@@ -44,7 +44,8 @@ const COMMON: &[(&str, &str)] = templates! {
     "tests/greets.json": "templates/tests/greets.json",
     "tests/greets-as-configured.json": "templates/tests/greets-as-configured.json",
     "tests/refuses-no-name.json": "templates/tests/refuses-no-name.json",
-    "wit/plugin.wit": "../wit/plugin.wit",
+    "wit/world.wit": "templates/wit/world.wit",
+    "wit/deps/eventstream/plugin.wit": "../wit/plugin.wit",
 };
 const RUST: &[(&str, &str)] = templates! {
     "Cargo.toml": "templates/rust/Cargo.toml",
@@ -94,10 +95,8 @@ impl Language {
 /// Writes the project.
 pub(in super::super) fn run(args: &New) -> Exit {
     let folder = args.dir.clone().unwrap_or_else(|| PathBuf::from(&args.name));
-    let fits_cargo = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
-    let starts_well = args.name.starts_with(|c: char| c.is_ascii_alphabetic());
-    if args.lang == Language::Rust && !(starts_well && args.name.chars().all(fits_cargo)) {
-        complain(format!("{:?} cannot be the name of a Rust package: use letters, digits, - and _", args.name));
+    if args.lang == Language::Rust && !args.name.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        complain(format!("{:?} cannot be the name of a Rust package: begin with a letter", args.name));
         return Exit::Usage;
     }
     if fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some()) {
@@ -121,6 +120,8 @@ pub(in super::super) fn run(args: &New) -> Exit {
 fn filled(template: &str, args: &New) -> String {
     template
         .replace("{{name}}", &args.name)
+        // Cargo knows no dots in names.
+        .replace("{{package}}", &args.name.replace('.', "-"))
         .replace("{{handler}}", args.lang.handler())
         .replace("{{install}}", args.lang.install())
 }

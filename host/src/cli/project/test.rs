@@ -168,8 +168,12 @@ async fn differences(plugin: &OnBench<'_>, steps: &[Step]) -> Vec<String> {
         let event = Bytes::from(step.event.get().to_owned());
         match plugin.handle(event, step.attempt.unwrap_or(1)).await {
             Ok(line) => {
-                let is = serde_json::from_str(&line).unwrap_or_default();
+                let is: Value = serde_json::from_str(&line).unwrap_or_default();
+                let before = differences.len();
                 compare(&place, &step.expect, &is, &mut differences);
+                if differences.len() > before {
+                    differences.extend(reason(&place, &step.expect, &is));
+                }
             }
             Err(faults) => {
                 let faults = faults
@@ -180,6 +184,12 @@ async fn differences(plugin: &OnBench<'_>, steps: &[Step]) -> Vec<String> {
         }
     }
     differences
+}
+
+/// Why the attempt failed, where the test did not expect it to: that explains the differences.
+fn reason(place: &str, expected: &Value, is: &Value) -> Option<String> {
+    let error = is["error"].as_str().filter(|_| expected.get("error").is_none())?;
+    Some(format!("{place}the attempt failed: {}", error.trim_end().replace('\n', "\n          ")))
 }
 
 /// Adds what is not as expected, each with its place.
@@ -210,6 +220,15 @@ mod tests {
         let mut differences = Vec::new();
         compare("", &expected, &is, &mut differences);
         differences
+    }
+
+    #[test]
+    fn an_attempt_that_failed_unexpectedly_is_told_with_its_reason() {
+        let is = json!({"outcome": "retry", "error": "KeyError: 'x'\nTraceback:\n  File"});
+        let told = reason("step 2: ", &json!({"outcome": "processed"}), &is).unwrap();
+        assert_eq!(told, "step 2: the attempt failed: KeyError: 'x'\n          Traceback:\n            File");
+        assert_eq!(reason("", &json!({"error": "y"}), &is), None, "the error is compared");
+        assert_eq!(reason("", &json!({}), &json!({"outcome": "processed"})), None);
     }
 
     #[test]

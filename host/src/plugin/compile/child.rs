@@ -53,18 +53,19 @@ impl Default for CompileLimits {
 pub struct Child {
     /// The program, which is to call [`answer`].
     pub program: PathBuf,
-    /// What it is to be called with.
+    /// What it is to be called with, before the limits: `--memory-bytes=N --cpu-ms=N`.
     pub arguments: Vec<String>,
     /// What it may take.
     pub limits: CompileLimits,
 }
 
 impl Child {
-    /// Native code from a component. Dropping the future kills the child.
-    pub(super) async fn compile(&self, bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
+    /// Native code from a component, made within these limits. Dropping the future kills the child.
+    pub(super) async fn compile(&self, bytes: &[u8], limits: CompileLimits) -> Result<Vec<u8>, LoadError> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
+            .args([format!("--memory-bytes={}", limits.memory_bytes), format!("--cpu-ms={}", limits.cpu_ms)])
             .env_clear()
             .env("RAYON_NUM_THREADS", threads.to_string())
             .current_dir("/")
@@ -85,12 +86,12 @@ impl Child {
             let ((), answer, words) = tokio::join!(feed, take(stdout, MAX_ANSWER_BYTES), take(stderr, MAX_WORDS_BYTES));
             (answer, words, child.wait().await)
         };
-        let (answer, words, status) = tokio::time::timeout(Duration::from_millis(self.limits.wall_ms), talk)
+        let (answer, words, status) = tokio::time::timeout(Duration::from_millis(limits.wall_ms), talk)
             .await
-            .map_err(|_| self.limits.over(format!("took more than {} ms", self.limits.wall_ms), "compile_wall_ms"))?;
+            .map_err(|_| limits.over(format!("took more than {} ms", limits.wall_ms), "compile_wall_ms"))?;
         let status = status.map_err(|error| LoadError::NoCompiler(error.to_string()))?;
         if !status.success() {
-            return Err(self.limits.died(status, &String::from_utf8_lossy(&words)));
+            return Err(limits.died(status, &String::from_utf8_lossy(&words)));
         }
         parse(answer)
     }
@@ -220,17 +221,17 @@ mod tests {
             ("kill -KILL $$", "the compiler was killed, as happens where memory is short"),
             ("cat > /dev/null", "no whole answer"),
         ] {
-            let error = child(script, limits).compile(b"\0asm").await.unwrap_err().to_string();
+            let error = child(script, limits).compile(b"\0asm", limits).await.unwrap_err().to_string();
             assert!(error.contains(words), "{script}: {error}");
         }
         let missing = Child { program: "/does/not/exist".into(), ..child("", limits) };
-        assert!(matches!(missing.compile(b"").await, Err(LoadError::NoCompiler(_))));
+        assert!(matches!(missing.compile(b"", limits).await, Err(LoadError::NoCompiler(_))));
     }
 
     #[tokio::test]
     async fn a_child_that_does_not_end_is_killed() {
         let limits = CompileLimits { wall_ms: 50, ..CompileLimits::default() };
-        let error = child("exec sleep 600", limits).compile(b"").await.unwrap_err().to_string();
+        let error = child("exec sleep 600", limits).compile(b"", limits).await.unwrap_err().to_string();
         assert!(error.contains("took more than 50 ms") && error.contains("compile_wall_ms"), "{error}");
     }
 }

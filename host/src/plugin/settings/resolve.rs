@@ -16,7 +16,8 @@ pub fn given_addresses(table: &Table) -> Result<BTreeMap<String, Vec<IpAddr>>, I
 }
 
 fn addresses(name: &str, value: &Value) -> Result<Vec<IpAddr>, InvalidSettings> {
-    let wrong = || InvalidSettings(format!("{name:?} is given an address such as \"10.0.0.7\", or a list of them"));
+    let wrong =
+        || InvalidSettings::new(format!("{name:?} is given an address such as \"10.0.0.7\", or a list of them"));
     let address = |value: &Value| value.as_str().and_then(|text| text.parse().ok()).ok_or_else(wrong);
     match value {
         Value::Array(list) => list.iter().map(address).collect(),

@@ -6,7 +6,7 @@ use self::exports::eventstream::plugin::handler::{Event, EventData, Failure, Gue
 use serde::Deserialize;
 use serde_json::json;
 
-wit_bindgen::generate!({ path: "wit", world: "plugin" });
+wit_bindgen::generate!({ path: "wit", world: "plugin", generate_all });
 
 struct Component;
 export!(Component);

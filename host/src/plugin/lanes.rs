@@ -1,0 +1,163 @@
+//! Two lanes for loading: what is quick never waits for what is slow.
+//!
+//! A small file goes the quick way. If it needs longer there than is quick, it is begun anew on the slow way with the full
+//! limits, and its plugin's next files go there at once. So neither a number of large files nor a small one that is hard to
+//! compile holds up others, and at most two compilations run, of which the quick one has a quarter of the memory.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::ranks::{Applicant, Ledger, RankedTurn, RankedTurns};
+use super::{CompileLimits, capacity};
+
+/// Files that are read or tried side by side, on each way. Each of them is in memory meanwhile.
+const ROOMS: usize = 8;
+/// Compilations side by side on each way: one may take all cores.
+const COMPILATIONS: usize = 1;
+/// First instances side by side on each way, of those for which the sandbox has room.
+const INTRODUCTIONS: usize = capacity::INTRODUCTIONS / 2;
+/// The largest file that goes the quick way at first.
+const QUICK_FILE_BYTES: u64 = 4 * 1024 * 1024;
+/// What a quick compilation takes at most. It is counted in CPU time, which others do not lengthen.
+const QUICK_CPU_MS: u64 = 2_000;
+/// The same by the clock, for a compiler that hangs.
+const QUICK_WALL_MS: u64 = 15_000;
+/// Memory that a quick compilation may take, even where a quarter of the limit is less.
+const QUICK_MEMORY_BYTES: u64 = 256 * 1024 * 1024;
+/// How long a quick first instance may take.
+pub(super) const QUICK_INTRODUCTION_MS: u64 = 1_000;
+
+/// One of the two ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    Quick,
+    Slow,
+}
+
+/// The turns of both ways.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    ledger: Arc<Ledger>,
+    quick: Steps,
+    slow: Steps,
+}
+
+/// The turns of the steps of one way.
+#[derive(Debug)]
+pub(super) struct Steps {
+    pub(super) rooms: Arc<RankedTurns>,
+    pub(super) compilations: Arc<RankedTurns>,
+    pub(super) introductions: Arc<RankedTurns>,
+}
+
+/// A file on its way.
+#[derive(Debug)]
+pub(super) struct Passage {
+    applicant: Applicant,
+    lane: Lane,
+    /// Its bytes may be in memory.
+    room: Option<RankedTurn>,
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        let ledger = Arc::default();
+        Self { quick: Steps::new(&ledger), slow: Steps::new(&ledger), ledger }
+    }
+}
+
+impl Steps {
+    fn new(ledger: &Arc<Ledger>) -> Self {
+        Self {
+            rooms: RankedTurns::new(ROOMS, ledger, false),
+            compilations: RankedTurns::new(COMPILATIONS, ledger, true),
+            introductions: RankedTurns::new(INTRODUCTIONS, ledger, true),
+        }
+    }
+}
+
+impl Lanes {
+    /// The beginning of a file's way.
+    pub(super) fn passage(&self, plugin: &str, serves: bool, size_bytes: u64) -> Passage {
+        let applicant = Applicant { plugin: plugin.into(), serves, size_bytes };
+        let is_slow = size_bytes > QUICK_FILE_BYTES || self.ledger.is_slow(plugin, Instant::now());
+        Passage { applicant, lane: if is_slow { Lane::Slow } else { Lane::Quick }, room: None }
+    }
+
+    /// The turns of the way that a file goes.
+    pub(super) fn steps(&self, passage: &Passage) -> &Steps {
+        match passage.lane {
+            Lane::Quick => &self.quick,
+            Lane::Slow => &self.slow,
+        }
+    }
+
+    /// Waits until the file may be in memory.
+    pub(super) async fn enter_room(&self, passage: &mut Passage) {
+        if passage.room.is_none() {
+            passage.room = Some(self.steps(passage).rooms.turn(&passage.applicant).await);
+        }
+    }
+
+    /// Has a file go the slow way from here on, and the next ones of its plugin.
+    pub(super) fn slow_down(&self, passage: &mut Passage) {
+        self.ledger.note_slow(&passage.applicant.plugin, Instant::now());
+        passage.lane = Lane::Slow;
+        passage.room = None;
+    }
+}
+
+impl Passage {
+    pub(super) fn applicant(&self) -> &Applicant {
+        &self.applicant
+    }
+
+    pub(super) fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// Its bytes are in memory no more.
+    pub(super) fn leave_room(&mut self) {
+        self.room = None;
+    }
+}
+
+impl Lane {
+    /// What a compilation may take here of what it may take at most.
+    pub(super) fn limits(self, all: CompileLimits) -> CompileLimits {
+        match self {
+            Self::Slow => all,
+            Self::Quick => CompileLimits {
+                memory_bytes: all.memory_bytes.min((all.memory_bytes / 4).max(QUICK_MEMORY_BYTES)),
+                cpu_ms: all.cpu_ms.min(QUICK_CPU_MS),
+                wall_ms: all.wall_ms.min(QUICK_WALL_MS),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_files_go_the_quick_way_until_they_turn_out_slow() {
+        let lanes = Lanes::default();
+        assert_eq!(lanes.passage("a", true, QUICK_FILE_BYTES + 1).lane(), Lane::Slow);
+        let mut passage = lanes.passage("a", false, QUICK_FILE_BYTES);
+        assert_eq!(passage.lane(), Lane::Quick);
+        lanes.slow_down(&mut passage);
+        assert_eq!((passage.lane(), lanes.passage("a", false, 1).lane()), (Lane::Slow, Lane::Slow));
+        assert_eq!(lanes.passage("b", false, 1).lane(), Lane::Quick);
+    }
+
+    #[test]
+    fn what_is_quick_takes_a_part_of_what_may_be_taken() {
+        let all = CompileLimits::default();
+        let quick = Lane::Quick.limits(all);
+        assert_eq!((quick.memory_bytes, quick.cpu_ms), (all.memory_bytes / 4, QUICK_CPU_MS));
+        assert_eq!(Lane::Slow.limits(all), all);
+        let little = CompileLimits { memory_bytes: 64 << 20, cpu_ms: 1_000, wall_ms: 10 };
+        assert_eq!(Lane::Quick.limits(little), little, "no more than all");
+    }
+}

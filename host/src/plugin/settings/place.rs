@@ -1,0 +1,51 @@
+//! Where in a file of settings something stands, so that whoever wrote it finds it: line and column.
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// The place of a byte of a text, both counted from 1.
+pub(super) fn of_byte(text: &str, byte: usize) -> String {
+    let before = text.get(..byte).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!("line {line}, column {column}")
+}
+
+/// The place of a key, such as `limits.wall_ms`; that of the nearest table around it if it stands in none by itself.
+pub(super) fn of_key(text: &str, path: &[String]) -> Option<String> {
+    let root = DeTable::parse(text).ok()?;
+    let mut found = None;
+    let mut table: Option<&DeTable<'_>> = Some(root.get_ref());
+    for name in path {
+        let Some((key, value)) = table.and_then(|table| entry(table, name)) else { break };
+        found = Some(key.span().start);
+        table = match value.get_ref() {
+            DeValue::Table(inner) => Some(inner),
+            _ => None,
+        };
+    }
+    found.map(|byte| of_byte(text, byte))
+}
+
+type Entry<'a, 'i> = (&'a Spanned<std::borrow::Cow<'i, str>>, &'a Spanned<DeValue<'i>>);
+
+fn entry<'a, 'i>(table: &'a DeTable<'i>, name: &str) -> Option<Entry<'a, 'i>> {
+    table.iter().find(|(key, _)| key.get_ref().as_ref() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_found_in_the_line_and_column_where_it_stands() {
+        let text = "types = []\n\n[limits]\n  wall_ms = 5\nretry = { trap = { max = 1 } }\n";
+        let place = |path: &[&str]| of_key(text, &path.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        assert_eq!(place(&["types"]).as_deref(), Some("line 1, column 1"));
+        assert_eq!(place(&["limits", "wall_ms"]).as_deref(), Some("line 4, column 3"));
+        assert_eq!(place(&["limits", "retry", "trap", "max"]).as_deref(), Some("line 5, column 20"));
+        assert_eq!(place(&["limits", "none"]).as_deref(), Some("line 3, column 2"), "the table around it");
+        assert_eq!(place(&["none"]), None);
+        assert_eq!(of_byte("é\nab", 4), "line 2, column 2");
+    }
+}
