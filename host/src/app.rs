@@ -12,7 +12,7 @@ pub use serve::run;
 pub use transfer::{backup, export, import};
 
 pub use crate::event::Fault;
-pub use crate::plugin::{CompileLimits, compile_and_answer};
+pub use crate::plugin::{CompileLimits, Settings as PluginSettings, compile_and_answer};
 pub use crate::transfer::{Moved, Told};
 pub use workbench::{Facts, NoPlugin, OnBench, Workbench};
 

@@ -2,6 +2,8 @@
 
 pub mod clock;
 pub mod event;
+pub mod printable;
+pub mod secret;
 
 pub mod broker;
 pub mod plugin;

@@ -21,6 +21,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::printable::Printable;
+use crate::secret::WithoutCredentials;
+
 use throttle::Throttle;
 
 /// Lines that may wait to be written; further ones are lost.
@@ -244,8 +247,8 @@ impl<W: Write> Write for OneLine<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         let text = text.strip_suffix('\n').unwrap_or(&text);
-        let mut line_out = escape(text);
-        line_out.push('\n');
+        // Whatever wrote the line may have quoted an address.
+        let line_out = format!("{}\n", Printable(WithoutCredentials(text)));
         self.0.write_all(line_out.as_bytes())?;
         Ok(line.len())
     }
@@ -253,28 +256,6 @@ impl<W: Write> Write for OneLine<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
     }
-}
-
-/// The text with every character that could break a line or steer a terminal written as a JSON escape, which reads well
-/// in text and keeps JSON valid.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' => escaped.push_str("\\n"),
-            '\r' => escaped.push_str("\\r"),
-            '\t' => escaped.push_str("\\t"),
-            // Line separators, and the marks that turn the direction of what follows.
-            '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => push_code(&mut escaped, c),
-            c if c.is_control() => push_code(&mut escaped, c),
-            c => escaped.push(c),
-        }
-    }
-    escaped
-}
-
-fn push_code(escaped: &mut String, c: char) {
-    escaped.push_str(&format!("\\u{:04x}", u32::from(c)));
 }
 
 #[cfg(test)]
@@ -313,11 +294,14 @@ mod tests {
 
     #[test]
     fn whatever_is_logged_is_one_line_without_control_characters() {
-        let hostile = "a\nERROR forged\r\u{1b}[31m\u{85}\u{2028}\u{202e}end\0";
+        let hostile = "a\nERROR forged\r\u{1b}[31m\u{85}\u{2028}\u{202e}\u{200f}end\0";
         for json in [false, true] {
             let line = logged(json, hostile);
             let text = line.strip_suffix('\n').unwrap();
-            assert!(!text.contains(|c: char| c.is_control() || c == '\u{2028}' || c == '\u{202e}'), "{text:?}");
+            assert!(
+                !text.contains(|c: char| c.is_control() || c == '\u{2028}' || c == '\u{202e}' || c == '\u{200f}'),
+                "{text:?}"
+            );
             assert!(text.contains("forged") && text.contains("end"), "{text:?}");
         }
     }
@@ -338,6 +322,14 @@ mod tests {
         let hostile = "a\n\u{85}\u{2028}\u{1b}\"\\";
         let line: serde_json::Value = serde_json::from_str(&logged(true, hostile)).unwrap();
         assert_eq!(line["event.kind"], hostile);
+    }
+
+    #[test]
+    fn an_address_is_logged_without_its_password() {
+        for json in [false, true] {
+            let line = logged(json, "no answer at redis://me:hun/ter2@host:1");
+            assert!(!line.contains("hun") && !line.contains("ter2") && line.contains("redis://***@host:1"), "{line}");
+        }
     }
 
     #[test]

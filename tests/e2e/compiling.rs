@@ -108,7 +108,7 @@ fn what_the_compiler_refused_is_not_tried_again_at_the_next_start_unless_a_perso
 /// The name under which a file is being compiled, and the process that does it, standing still. A compiler that has ended
 /// before it could be stopped is let go, and another one is caught.
 #[track_caller]
-fn stopped_compiler(stage: &Stage, stem: &str, file: &[u8]) -> (String, Pid) {
+pub(super) fn stopped_compiler(stage: &Stage, stem: &str, file: &[u8]) -> (String, Pid) {
     for n in 0..100 {
         let name = format!("{stem}{n}");
         // A custom section makes it a file of its own, which is not compiled yet.

@@ -1,8 +1,32 @@
-//! A plugin knows its secrets, and whatever it says of them is told nobody.
+//! A plugin knows its secrets, and whatever it says of them is told nobody; nor is the password of a store.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::Output;
 
 use eventstream_tests::guests::PluginsDir;
+use eventstream_tests::host::{Host, HostOptions, command, run_command};
+use eventstream_tests::layout;
+use eventstream_tests::redis::RedisServer;
 use eventstream_tests::stage::{Broker, Stage};
-use serde_json::json;
+use rustix::process::{Signal, kill_process};
+use serde_json::{Value, json};
+
+use super::compiling::stopped_compiler;
+
+/// What every secret of these tests begins with, and what is left of it in the name of a host.
+const CANARY: &str = "canary";
+
+#[track_caller]
+fn assert_silent(place: &str, told: &str) {
+    let is_told = told.to_ascii_lowercase().contains(CANARY);
+    assert!(!is_told, "{place} tells a secret: {told}");
+}
+
+fn told(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+}
 
 #[test]
 fn a_secret_reaches_the_plugin_and_nobody_else() {
@@ -30,4 +54,161 @@ fn a_secret_reaches_the_plugin_and_nobody_else() {
             assert!(!told.contains(value), "{place}: {told}");
         }
     }
+}
+
+#[test]
+fn no_output_tells_a_secret() {
+    let redis = RedisServer::start().unwrap();
+    redis.command::<()>(&["CONFIG", "SET", "requirepass", "Canary/broker@1"]).unwrap();
+    let address = redis.address();
+    let url = format!("redis://:Canary%2Fbroker%401@{address}/0");
+    let plugins = PluginsDir::scripted(&["p"]);
+    plugins.write("token.txt", b"Canary-file-1\n");
+    let file = plugins.path().join("token.txt");
+    let settings =
+        format!("[secrets]\ntext = \"Canary-text-2\"\nfile = {{ file = {file:?} }}\nenv = {{ env = \"A_TOKEN\" }}\n");
+    let plugins = plugins.with_settings("p", &settings);
+    let options = HostOptions::new(&url, plugins.path()).variable("A_TOKEN", "Canary-variable-3");
+    let options = options.with("log.level", "trace").with("log.lines_per_second", 0).with("retry.max_attempts", 1);
+    let host = Host::spawn(&options);
+    let client = host.client();
+    let ids = ["text", "file", "env"].map(|key| client.post_event("p", &json!({ "do": "secret", "key": key })));
+    for id in &ids {
+        client.wait_ended(id);
+        assert_silent("GET /events/ID", &client.get(&format!("/events/{id}")).text());
+    }
+    for path in ["/metrics", "/plugins", "/events", "/failed-events", "/readyz?verbose"] {
+        assert_silent(path, &client.get(path).text());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [&["export"][..], &["backup", "copy"], &["import", "/nowhere"]] {
+        let output = command(folder.path(), arguments).env("EVENTSTREAM_BROKER_URL", &url).output().unwrap();
+        let told = told(&output);
+        assert!(!told.is_empty(), "{arguments:?} says something");
+        assert_silent(&format!("{arguments:?}"), &told);
+    }
+    assert_silent("status", &told(&run_command(&["status", "--url", host.url()])));
+    // What a guest asks for and is not granted, with a secret in the place.
+    for url in ["https://me:Canary-text-2@127.1/", "https://Canary-text-2.example.com/", "https://h/?a=Canary-text-2"] {
+        client.wait_ended(&client.post_event("p", &json!({ "do": "http", "http": { "url": url, "method": "GET" } })));
+    }
+    host.wait_for_output("denied HTTP to");
+    host.wait_for_output("[secret text].example.com");
+    redis.kill9();
+    let said = host.wait_for_output("cannot be reached");
+    assert!(said.contains(&format!("redis://***@{address}/0")), "{said}");
+    assert_silent("the log and what is announced", &said);
+}
+
+#[test]
+fn a_store_that_cannot_be_opened_is_named_without_its_password() {
+    let redis = RedisServer::start().unwrap();
+    redis.command::<()>(&["CONFIG", "SET", "requirepass", "another"]).unwrap();
+    let address = redis.address();
+    // A server of another kind, which repeats what it does not know.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let echo = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut heard = [0; 4_096];
+            while let Ok(n @ 1..) = stream.read(&mut heard) {
+                let words = String::from_utf8_lossy(&heard[..n]).replace(['\r', '\n'], " ");
+                let said = format!(
+                    "-ERR unknown command 'AUTH', with args beginning with: {words}\r\n-ERR what is {words}\r\n"
+                );
+                if stream.write_all(said.as_bytes()).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    for url in [
+        format!("redis://:Canary-1@{address}"),
+        format!("redis://:Canary-1@{echo}"),
+        "redis://me:Canary-1@127.0.0.1:1".to_owned(),
+        "redis://:p@ss/Canary@127.0.0.1:1".to_owned(),
+        "redis://:p@Canary/1@127.0.0.1:1".to_owned(),
+        "redis://:Canary".to_owned(),
+        "redis:me:Canary@127.0.0.1:1".to_owned(),
+        "redis://127.0.0.1:1/0?password=Canary".to_owned(),
+        "rediss://:Canary@127.0.0.1:1".to_owned(),
+        "me:Canary@127.0.0.1:1".to_owned(),
+        "http://me:Canary@127.0.0.1:1".to_owned(),
+    ] {
+        for arguments in [&["serve"][..], &["export"], &["backup", "copy"], &["import", "/nowhere"]] {
+            let variable = command(folder.path(), arguments).env("EVENTSTREAM_BROKER_URL", &url).output().unwrap();
+            assert!(variable.status.code().is_some_and(|code| code > 0), "{url} {arguments:?}");
+            assert_silent(&format!("{url} in the variable, {arguments:?}"), &told(&variable));
+            let flag = command(folder.path(), arguments).args(["--broker", &url]).output().unwrap();
+            assert_silent(&format!("{url} as a flag, {arguments:?}"), &told(&flag));
+        }
+    }
+}
+
+#[test]
+fn a_secret_in_the_wrong_place_is_not_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| told(&command(folder.path(), arguments).output().unwrap());
+    for arguments in [
+        &["redis://:Canary@127.0.0.1:1"][..],
+        &["serve", "redis://:Canary@127.0.0.1:1"],
+        &["serve", "--listen", "redis://:Canary@127.0.0.1:1"],
+        &["serve", "--concurrency", "Canary"],
+        &["serve", "--config", "redis://:Canary@127.0.0.1:1"],
+        &["status", "--url", "http://me:Canary@127.0.0.1:1"],
+        &["status", "--url", "https://me:Canary@127.0.0.1:1"],
+        &["status", "--url", "http://me:Can ary/Canary@127.0.0.1:1"],
+        &["send", "a", "{}", "--url", "me:Canary@127.0.0.1:1"],
+    ] {
+        let told = run(arguments);
+        assert!(!told.is_empty(), "{arguments:?} says something");
+        assert_silent(&format!("{arguments:?}"), &told);
+    }
+    let plugins = PluginsDir::scripted(&["p"]);
+    for settings in [
+        "secrets = \"Canary\"",
+        "secrets = { a = [\"Canary\"] }",
+        "secrets = { a = { value = \"Canary\" } }",
+        "secrets = { a = Canary }",
+        "secrets = { a = \"Canary }",
+        "secret = { a = \"Canary\" }",
+        "config = \"Canary\"",
+        "config = { a = [\"Canary\"] }",
+        "grants.http = [\"https://me:Canary@host\"]",
+        "grants.http = [\"https://host/?token=Canary\"]",
+        "grants.http = \"https://me:Canary@host\"",
+        "grants = { http = [{ url = \"https://me:Canary@host\" }] }",
+        "limits = { log_lines = \"Canary\" }",
+        "retry = \"Canary\"",
+    ] {
+        plugins.write("p.toml", settings.as_bytes());
+        let arguments = ["plugin", "check", "p.wasm", "--settings", "p.toml"];
+        let told = told(&command(plugins.path(), &arguments).output().unwrap());
+        assert!(told.contains("settings"), "{settings}: {told}");
+        assert_silent(settings, &told);
+        let file = plugins.path().join("eventstream.toml");
+        fs::write(&file, format!("[plugins.p]\n{settings}\n")).unwrap();
+        assert_silent(settings, &run(&["serve", "--listen", "127.0.0.1:0", "--config", file.to_str().unwrap()]));
+    }
+}
+
+#[test]
+fn a_compiler_is_told_no_secret() {
+    let stage = Stage::with(Broker::Embedded, PluginsDir::scripted(&["p"]), |options| {
+        options.variable("A_TOKEN", "Canary-variable-3")
+    });
+    let server = fs::read(format!("/proc/{}/environ", stage.host.pid())).unwrap();
+    assert!(String::from_utf8_lossy(&server).contains("Canary"), "the server itself has it");
+    let guest = fs::read(layout::guest("scripted")).unwrap();
+    let (_, compiler) = stopped_compiler(&stage, "x", &guest);
+    for file in ["environ", "cmdline"] {
+        let told = fs::read(format!("/proc/{}/{file}", compiler.as_raw_nonzero())).unwrap();
+        assert!(!told.is_empty(), "{file} of the compiler can be read");
+        assert_silent(file, &String::from_utf8_lossy(&told));
+    }
+    kill_process(compiler, Signal::CONT).unwrap();
+    let status: Value = stage.client.get("/plugins").json();
+    assert_silent("/plugins", &status.to_string());
 }

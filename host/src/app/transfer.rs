@@ -102,6 +102,7 @@ pub async fn backup(
             config.broker_url
         )));
     };
+    refuse_file(Path::new(directory))?;
     let (store, place) = (Path::new(directory).to_owned(), destination.to_owned());
     let copied = tokio::task::spawn_blocking(move || embedded::backup(&store, &place, progress)).await;
     copied.context("the store was not copied")?.map_err(|error| match Error::from(error) {
@@ -110,10 +111,19 @@ pub async fn backup(
     })
 }
 
+/// A store that is not there may come; what is no directory is a mistake.
+fn refuse_file(directory: &Path) -> Result<(), Error> {
+    if directory.is_dir() || !directory.exists() {
+        return Ok(());
+    }
+    Err(Error::Refused(format!("{directory:?} is a file: a store is a directory, given as embedded:DIRECTORY")))
+}
+
 async fn open_snapshot(config: &Config) -> Result<Box<dyn Snapshot>, Error> {
     let url = config.broker_url.as_str();
     match url.strip_prefix("embedded:") {
         Some(directory) => {
+            refuse_file(Path::new(directory))?;
             let directory = Path::new(directory).to_owned();
             let opened = tokio::task::spawn_blocking(move || embedded::snapshot(&directory)).await;
             Ok(opened.context("the embedded store was not opened")??)

@@ -18,12 +18,13 @@ use crate::event::{
     Draft, Event, EventId, Fault, Limits, LogLine, Outcome, Published, Rejected, Settlement, StateWrite, Success,
     decide,
 };
-use crate::plugin::{self, Attempt, LoadError, MemoryState, Plugin};
+use crate::plugin::{self, Attempt, LoadError, MemoryState, Plugin, Settings as PluginSettings};
 
 /// A sandbox for files that are looked at one after the other.
 pub struct Workbench {
     sandbox: plugin::Workbench,
     limits: Limits,
+    max_line_bytes: usize,
 }
 
 /// Why a file is not a plugin, in the words that a server has for it.
@@ -80,15 +81,22 @@ impl Workbench {
     pub fn open(config: &Config) -> Result<Self, Error> {
         let sandbox = plugin::Workbench::open(plugin_options(config)?).map_err(|error| Error::Failed(error.into()))?;
         let limits = Limits { max_payload_bytes: config.max_payload_bytes, ..Limits::default() };
-        Ok(Self { sandbox, limits })
+        Ok(Self { sandbox, limits, max_line_bytes: config.server.max_body_bytes })
     }
 
-    /// Takes a file through the steps of a server, with the settings in the file `settings` or, without one, in
-    /// `NAME.toml` beside it.
+    /// Reads a file of settings, of which [`PluginSettings::summary`] tells what they would give.
+    ///
+    /// # Errors
+    /// It cannot be read, or what is wrong with it.
+    pub async fn read_settings(&self, file: &Path) -> Result<PluginSettings, NoPlugin> {
+        Ok(self.sandbox.read_settings(file).await?)
+    }
+
+    /// Takes a file through the steps of a server, with these settings; those in a file beside it are not read.
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub async fn load(&self, path: &Path, settings: Option<&Path>) -> Result<OnBench<'_>, NoPlugin> {
+    pub async fn load(&self, path: &Path, settings: Option<&PluginSettings>) -> Result<OnBench<'_>, NoPlugin> {
         self.load_with(path, settings, None).await
     }
 
@@ -99,11 +107,16 @@ impl Workbench {
     pub async fn load_with(
         &self,
         path: &Path,
-        settings: Option<&Path>,
+        settings: Option<&PluginSettings>,
         config: Option<BTreeMap<String, String>>,
     ) -> Result<OnBench<'_>, NoPlugin> {
         let plugin = self.sandbox.load(path, settings, config).await?;
         Ok(OnBench { plugin: Arc::new(plugin), state: Arc::default(), limits: &self.limits })
+    }
+
+    /// The most bytes of a request, and so of a line that holds an event.
+    pub fn max_line_bytes(&self) -> usize {
+        self.max_line_bytes
     }
 }
 

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use eventstream::app;
+use eventstream::printable::Printable;
 use serde_json::json;
 
 use super::progress::{Progress, Unit};
 use super::settings::Store;
-use super::{Exit, complain, say};
+use super::{Exit, complain, say_json, say_lines};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -48,15 +49,16 @@ pub(super) fn run(args: &Args) -> Exit {
         complain(&error);
         return Exit::of(&error);
     }
-    let (from, to) = (config.broker_url.to_string(), args.directory.display());
+    let (from, to) = (config.broker_url.to_string(), args.directory.to_string_lossy());
     let size_bytes = copied.try_iter().last().unwrap_or_default();
-    if args.json {
-        say(json!({ "from": from, "to": to.to_string(), "bytes": size_bytes }));
+    let said = if args.json {
+        say_json(json!({ "from": from, "to": to, "bytes": size_bytes }))
     } else {
-        say(format_args!("copied {from} to {to}, {size_bytes} bytes"));
-        say(format_args!(
-            "to restore it, stop the server and start it on a copy of {to}: serve --broker embedded:COPY"
-        ));
-    }
-    Exit::Done
+        let (from, to) = (Printable(from), Printable(to));
+        say_lines(format_args!(
+            "copied {from} to {to}, {size_bytes} bytes\n\
+             to restore it, stop the server and start it on a copy of {to}: serve --broker embedded:COPY"
+        ))
+    };
+    Exit::Done.unless_unwritten(said)
 }

@@ -3,11 +3,14 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use eventstream::printable::Printable;
+use eventstream::secret::{SecretText, ShownUrl};
 use serde_json::Value;
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
 use super::Exit;
+use super::output::{Said, complain_lines, say_json, say_lines};
 
 /// The longest answer that is read.
 const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
@@ -26,7 +29,7 @@ pub(super) struct Server {
         hide_env_values = true,
         default_value = "http://127.0.0.1:3000"
     )]
-    url: String,
+    url: SecretText,
 }
 
 /// What a server answered.
@@ -36,10 +39,30 @@ pub(super) struct Answer {
     pub(super) text: String,
 }
 
+/// What a command tells of an answer.
+#[derive(Debug)]
+pub(super) enum Answered {
+    /// A document, for a program.
+    Json(String),
+    /// Lines for a person, each value in them printable.
+    Report(String),
+}
+
+impl Answered {
+    /// Writes it.
+    pub(super) fn say(&self) -> Said {
+        match self {
+            Self::Json(document) => say_json(document),
+            Self::Report(lines) => say_lines(lines),
+        }
+    }
+}
+
 /// Why a command did not get what it wanted.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) exit: Exit,
+    /// In one line or several, each value in it printable.
     pub(super) message: String,
     /// The request may have reached the server and taken effect.
     pub(super) may_have_arrived: bool,
@@ -48,6 +71,12 @@ pub(super) struct Failure {
 impl Failure {
     pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit, message: message.into(), may_have_arrived: false }
+    }
+
+    /// Says it. Gives how the command ends.
+    pub(super) fn told(&self) -> Exit {
+        complain_lines(&self.message);
+        self.exit
     }
 }
 
@@ -71,18 +100,23 @@ impl Answer {
 impl Server {
     /// A server that is known already.
     pub(super) fn at(url: String) -> Self {
-        Self { url }
+        Self { url: url.into() }
     }
 
     /// Asks for what is at a path.
     pub(super) fn get(&self, path: &str) -> Result<Answer, Failure> {
+        self.get_within(path, TIMEOUT)
+    }
+
+    /// As [`Self::get`], in at most so much time.
+    pub(super) fn get_within(&self, path: &str, most: Duration) -> Result<Answer, Failure> {
         let url = self.url(path)?;
-        self.read(agent().get(url).call())
+        self.read(agent(most.min(TIMEOUT)).get(url).call())
     }
 
     /// Sends a body of JSON.
     pub(super) fn post(&self, path: &str, idempotency_key: Option<&str>, body: &str) -> Result<Answer, Failure> {
-        let mut request = agent().post(self.url(path)?).content_type("application/json");
+        let mut request = agent(TIMEOUT).post(self.url(path)?).content_type("application/json");
         if let Some(key) = idempotency_key {
             request = request.header("idempotency-key", key);
         }
@@ -92,14 +126,16 @@ impl Server {
     /// Has what is at a path removed.
     pub(super) fn delete(&self, path: &str) -> Result<Answer, Failure> {
         let url = self.url(path)?;
-        self.read(agent().delete(url).call())
+        self.read(agent(TIMEOUT).delete(url).call())
     }
 
     fn url(&self, path: &str) -> Result<String, Failure> {
-        let base = self.url.trim_end_matches('/');
+        let base = self.url.expose().trim_end_matches('/');
         if !base.starts_with("http://") {
-            let message =
-                format!("--url {base:?} is not an address such as http://127.0.0.1:3000 (https is not spoken yet)");
+            let message = format!(
+                "--url {} is not an address such as http://127.0.0.1:3000 (https is not spoken yet)",
+                ShownUrl(base)
+            );
             return Err(Failure::new(Exit::Usage, message));
         }
         Ok(format!("{base}{path}"))
@@ -112,21 +148,24 @@ impl Server {
         });
         read.map_err(|error| {
             if matches!(error, ureq::Error::Http(_) | ureq::Error::BadUri(_)) {
-                return Failure::new(Exit::Usage, error.to_string());
+                // The words may quote the address, and so a password in it.
+                let message = format!("--url {} is not an address that can be asked", ShownUrl(self.url.expose()));
+                return Failure::new(Exit::Usage, message);
             }
             let may_have_arrived = match &error {
                 ureq::Error::Io(error) => error.kind() != ErrorKind::ConnectionRefused,
                 ureq::Error::HostNotFound => false,
                 _ => true,
             };
-            let message = format!("no server answers at {}: {error}", self.url);
+            let (url, error) = (ShownUrl(self.url.expose()), Printable(&error));
+            let message = format!("no server answers at {url}: {error}");
             Failure { may_have_arrived, ..Failure::new(Exit::Unreachable, message) }
         })
     }
 }
 
-fn agent() -> Agent {
-    let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).proxy(None);
+fn agent(timeout: Duration) -> Agent {
+    let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(timeout)).proxy(None);
     config.build().new_agent()
 }
 
@@ -135,22 +174,23 @@ fn refusal(status: u16, text: &str) -> String {
     let Ok(document) = serde_json::from_str::<Value>(text) else {
         return format!("the server refused with status {status}: {}", first_line(text));
     };
-    let word = |name: &str| document[name].as_str().unwrap_or_default();
+    let word = |name: &str| Printable(document[name].as_str().unwrap_or_default());
     let mut words = format!("the server refused with status {status}: {}: {}", word("title"), word("detail"));
     for error in document["errors"].as_array().into_iter().flatten() {
-        let (pointer, message) =
-            (error["pointer"].as_str().unwrap_or_default(), error["message"].as_str().unwrap_or_default());
+        let pointer = error["pointer"].as_str().unwrap_or_default();
+        let message = Printable(error["message"].as_str().unwrap_or_default());
         words.push_str(&if pointer.is_empty() {
             format!("\n  {message}")
         } else {
-            format!("\n  {pointer}: {message}")
+            format!("\n  {}: {message}", Printable(pointer))
         });
     }
     words
 }
 
 fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().chars().take(200).collect()
+    let line: String = text.lines().next().unwrap_or_default().chars().take(200).collect();
+    Printable(line).to_string()
 }
 
 #[cfg(test)]

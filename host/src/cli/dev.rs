@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::client::Server;
 use super::project::{Project, make};
-use super::{Exit, complain, note, say, serve, settings};
+use super::{Exit, announce, complain, note, serve, settings};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -111,7 +111,7 @@ pub(super) fn run(args: &Args) -> Exit {
                 // The reader is there for as long as this is.
                 let _ = listens.send(url.to_owned());
             }
-            say(fact);
+            announce(fact);
         }));
         runtime.shutdown_background();
         stop.store(true, Ordering::Relaxed);
@@ -241,7 +241,7 @@ fn tell(server: &Server, stop: &AtomicBool) {
             if !told.contains(id)
                 && let Ok(event) = server.get(&format!("/events/{id}")).and_then(|answer| answer.json())
             {
-                say(line(&event));
+                announce(line(&event));
             }
         }
         // What left the page will not come back.

@@ -76,16 +76,17 @@ pub(super) fn run(args: &Args) -> Exit {
         return Exit::Failed;
     }
     let told = if args.json { json(&moved) } else { told(&moved) };
-    if args.out == Path::new(STANDARD) {
-        note(told)
+    let said = if args.out == Path::new(STANDARD) {
+        note(told);
+        Ok(())
     } else {
         say(told)
-    }
+    };
     if moved.unreadable > 0 {
         complain("what could not be read stays in the broker");
         return Exit::Failed;
     }
-    Exit::Done
+    Exit::Done.unless_unwritten(said)
 }
 
 fn told(moved: &Moved) -> String {

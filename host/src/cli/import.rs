@@ -60,10 +60,7 @@ pub(super) fn run(args: &Args) -> Exit {
     let imported = runtime.block_on(app::import(&config, &mut *input, &mut moved, &mut show));
     drop(bar);
     match imported {
-        Ok(()) => {
-            say(if args.json { json(&moved) } else { told(&moved) });
-            Exit::Done
-        }
+        Ok(()) => Exit::Done.unless_unwritten(say(if args.json { json(&moved) } else { told(&moved) })),
         Err(error) => {
             complain(&error);
             if moved != Moved::default() {

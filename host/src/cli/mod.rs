@@ -9,6 +9,8 @@ mod compile;
 mod dev;
 mod export;
 mod import;
+mod lines;
+mod output;
 mod partial_file;
 mod plugin;
 mod progress;
@@ -18,11 +20,15 @@ mod serve;
 mod settings;
 mod status;
 
-use std::fmt::Display;
+use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use eventstream::app;
+use eventstream::printable::Printable;
+
+use output::{announce, complain, complain_lines, note, note_lines, say, say_json, say_lines};
 
 /// Receives events over HTTP, keeps them durably, and hands each one to a WebAssembly plugin.
 #[derive(Debug, Parser)]
@@ -112,9 +118,30 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Runs the command that the command line asks for.
+/// Runs the command that the command line asks for. Whatever happens, the exit code is one of [`Exit`].
 pub fn main() -> ExitCode {
-    run(Cli::parse()).into()
+    panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let message = panic.payload_as_str().unwrap_or("no message");
+        complain(format_args!("a part of the program panicked at {place}: {message}"));
+    }));
+    let run = || Cli::try_parse().map_or_else(|error| usage(&error), run);
+    panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or(Exit::Failed).into()
+}
+
+/// Shows what was asked for instead of a command, or what is wrong with the command line.
+fn usage(error: &clap::Error) -> Exit {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return Exit::Done.unless_unwritten(output::written(error.print()));
+    }
+    // The words quote arguments, of which one may be the name of somebody else's file that the shell put there. So they are
+    // asked for once more, about arguments that can be printed.
+    let arguments = std::env::args_os().map(|argument| Printable(argument.to_string_lossy()).to_string());
+    match Cli::try_parse_from(arguments) {
+        Err(error) => note_lines(error.render().to_string().trim_end()),
+        Ok(_) => note(error.render()),
+    }
+    Exit::Usage
 }
 
 fn run(cli: Cli) -> Exit {
@@ -132,18 +159,6 @@ fn run(cli: Cli) -> Exit {
     }
 }
 
-/// Writes a line of what was asked for. A reader that went away (`| head`) is no reason to fail.
-fn say(line: impl Display) {
-    use std::io::Write;
-    drop(writeln!(std::io::stdout().lock(), "{line}"));
-}
-
-/// Writes what is said about what was asked for, where that itself goes to standard output.
-#[expect(clippy::print_stderr, reason = "standard output belongs to the data")]
-fn note(line: impl Display) {
-    eprintln!("{line}");
-}
-
 /// A number as people write it: 1,234,567.
 fn thousands(number: u64) -> String {
     let digits = number.to_string();
@@ -155,12 +170,6 @@ fn thousands(number: u64) -> String {
         text.push(digit);
     }
     text
-}
-
-/// Writes why something was not done.
-#[expect(clippy::print_stderr, reason = "the errors of a command go to standard error")]
-fn complain(line: impl Display) {
-    eprintln!("eventstream: {line}");
 }
 
 #[cfg(test)]

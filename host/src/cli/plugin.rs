@@ -4,20 +4,28 @@
 mod served;
 
 use std::fmt::Write as _;
-use std::io::{BufRead, stdin};
+use std::io::stdin;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use eventstream::app::{Facts, NoPlugin, Workbench};
+use eventstream::app::{Facts, NoPlugin, PluginSettings, Workbench};
+use eventstream::config::Config;
+use eventstream::printable::Printable;
 use serde_json::json;
+use tokio::runtime::Runtime;
 
-use super::client::Failure;
-use super::{Exit, complain, project, say, settings, thousands};
+use super::client::{Answered, Failure};
+use super::lines::{Line, next_line};
+use super::{Exit, complain, complain_lines, note_lines, project, say_json, say_lines, settings, thousands};
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
   eventstream plugin check my-plugin.wasm
   eventstream plugin check plugins/*.wasm --json
+  eventstream plugin check order.paid.wasm --settings order.paid.toml
+
+To look at a file grants it nothing: a NAME.toml beside it and an eventstream.toml may have come with it, and are not read.
+With --settings it has what that file gives, which is shown first.
 
 Exit codes: 0 every file is a plugin, 1 failed, 2 usage or configuration, 4 a file is not a plugin";
 
@@ -27,12 +35,14 @@ Examples:
   echo '{\"type\":\"order.paid\",\"payload\":{}}' | eventstream plugin run my-plugin.wasm --attempt 2
 
 One event a line, as POST /events takes them; each is handed to the plugin, whatever its type. One line for each tells what
-came of it, with the effects that a server would commit. What was published goes nowhere.
+came of it, with the effects that a server would commit. What was published goes nowhere. A line may be as long as the body
+of a request (server.max_body_bytes).
 
-Exit codes: 0 every line was handled, whatever came of it, 1 a line was invalid, 2 usage or configuration, 4 not a plugin";
+The component is granted nothing: a NAME.toml beside it and an eventstream.toml may have come with it, and are not read. With
+--settings it has what that file gives, which is shown first.
 
-/// The longest line that is read.
-const MAX_LINE_BYTES: usize = 1024 * 1024;
+Exit codes: 0 every line was handled, whatever came of it, 1 a line was invalid or an outcome not written, 2 usage or configuration, 4 not a plugin";
+
 /// What to do with plugins.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -71,6 +81,9 @@ pub(super) struct Check {
     /// The components
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
+    /// The settings of the one component [default: none, also if there is a NAME.toml beside it]
+    #[arg(long, value_name = "NAME.toml")]
+    settings: Option<PathBuf>,
     /// Print one line of JSON for each file
     #[arg(long)]
     json: bool,
@@ -82,9 +95,9 @@ pub(super) struct Run {
     /// The component
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Its settings [default: NAME.toml beside the file, if there is one]
-    #[arg(long, value_name = "NAME.toml")]
-    config: Option<PathBuf>,
+    /// Its settings [default: none, also if there is a NAME.toml beside it]
+    #[arg(long, value_name = "NAME.toml", alias = "config")]
+    settings: Option<PathBuf>,
     /// Which attempt at each event this is
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     attempt: u32,
@@ -107,8 +120,12 @@ pub(super) fn run(command: &Command) -> Exit {
         Command::New(args) => project::new(args),
         Command::Build(args) => project::build(args),
         Command::Test(args) => project::test(args),
-        Command::Check(args) => on_bench(|bench, runtime| check(args, &bench, &runtime)),
-        Command::Run(args) => on_bench(|bench, runtime| handle(args, &bench, &runtime)),
+        Command::Check(args) => on_bench(settings::load_without_file(), |bench, runtime| {
+            check(args, &bench, &runtime).unwrap_or_else(|exit| exit)
+        }),
+        Command::Run(args) => on_bench(settings::load_without_file(), |bench, runtime| {
+            handle(args, &bench, &runtime).unwrap_or_else(|exit| exit)
+        }),
         Command::List(args) => told(served::list(args)),
         Command::Rollback(args) => told(served::rollback(args)),
         Command::Approve(args) => told(served::approve(args)),
@@ -116,23 +133,16 @@ pub(super) fn run(command: &Command) -> Exit {
     }
 }
 
-fn told(answer: Result<String, Failure>) -> Exit {
+fn told(answer: Result<Answered, Failure>) -> Exit {
     match answer {
-        Ok(text) => {
-            say(text);
-            Exit::Done
-        }
-        Err(failure) => {
-            complain(&failure.message);
-            failure.exit
-        }
+        Ok(answered) => Exit::Done.unless_unwritten(answered.say()),
+        Err(failure) => failure.told(),
     }
 }
 
 /// Does something with a sandbox.
-pub(super) fn on_bench(work: impl FnOnce(Workbench, tokio::runtime::Runtime) -> Exit) -> Exit {
-    let opened = settings::load(None, Vec::new()).and_then(|config| Ok((config, settings::runtime()?)));
-    let (config, runtime) = match opened {
+pub(super) fn on_bench(config: Result<Config, Exit>, work: impl FnOnce(Workbench, Runtime) -> Exit) -> Exit {
+    let (config, runtime) = match config.and_then(|config| Ok((config, settings::runtime()?))) {
         Ok(both) => both,
         Err(exit) => return exit,
     };
@@ -145,25 +155,61 @@ pub(super) fn on_bench(work: impl FnOnce(Workbench, tokio::runtime::Runtime) -> 
     }
 }
 
-fn check(args: &Check, bench: &Workbench, runtime: &tokio::runtime::Runtime) -> Exit {
+/// The settings in a file that was named, after what they give has been shown. What is wrong has been said.
+pub(super) fn given(file: Option<&Path>, bench: &Workbench, runtime: &Runtime) -> Result<Option<PluginSettings>, Exit> {
+    let Some(file) = file else { return Ok(None) };
+    let settings = runtime.block_on(bench.read_settings(file)).map_err(|no| {
+        complain_lines(faults(file, &no));
+        refused(&no)
+    })?;
+    let summary = settings.summary();
+    if !summary.is_empty() {
+        let mut text = format!("{} gives the plugin:", Printable(file.display()));
+        for (what, value) in summary {
+            // Writing into a text does not fail.
+            let _ = write!(text, "\n  {what:<8} {}", Printable(value));
+        }
+        note_lines(text);
+    }
+    Ok(Some(settings))
+}
+
+/// Says that settings which lie beside a file are not used.
+fn tell_of_unused(file: &Path) {
+    let beside = file.with_extension("toml");
+    if beside.is_file() {
+        super::note(format_args!("{} is not used; --settings names it", beside.display()));
+    }
+}
+
+fn check(args: &Check, bench: &Workbench, runtime: &Runtime) -> Result<Exit, Exit> {
+    if args.settings.is_some() && args.files.len() > 1 {
+        complain("--settings are those of one plugin: check its file alone");
+        return Err(Exit::Usage);
+    }
+    let settings = given(args.settings.as_deref(), bench, runtime)?;
     let mut exit = Exit::Done;
     for file in &args.files {
-        match runtime.block_on(bench.load(file, None)) {
+        if settings.is_none() {
+            tell_of_unused(file);
+        }
+        match runtime.block_on(bench.load(file, settings.as_ref())) {
             Ok(plugin) if args.json => {
-                say(json!({ "file": file, "ok": true, "plugin": plugin.facts() }));
+                say_json(json!({ "file": file.to_string_lossy(), "ok": true, "plugin": plugin.facts() }))?;
             }
-            Ok(plugin) => say(facts(file, &plugin.facts())),
+            Ok(plugin) => say_lines(facts(file, &plugin.facts()))?,
             Err(no) => {
                 if args.json {
-                    say(json!({ "file": file, "ok": false, "error": no.error, "misfits": no.misfits }));
+                    let file = file.to_string_lossy();
+                    say_json(json!({ "file": file, "ok": false, "error": no.error, "misfits": no.misfits }))?;
                 } else {
-                    say(faults(file, &no));
+                    say_lines(faults(file, &no))?;
                 }
                 exit = worse(exit, refused(&no));
             }
         }
     }
-    exit
+    Ok(exit)
 }
 
 /// That a file is no plugin goes before that another one cannot be read.
@@ -176,10 +222,11 @@ pub(super) fn refused(no: &NoPlugin) -> Exit {
     if no.is_usage { Exit::Usage } else { Exit::Invalid }
 }
 
-/// What a file is, for a person.
+/// What a file is, for a person. Each value stays on its line.
 pub(super) fn facts(file: &Path, facts: &Facts) -> String {
-    let version = facts.version.as_deref().unwrap_or("without a version");
-    let mut text = format!("{}: a plugin\n  name     {} {version}\n", file.display(), facts.name);
+    let version = Printable(facts.version.as_deref().unwrap_or("without a version"));
+    let name = Printable(&facts.name);
+    let mut text = format!("{}: a plugin\n  name     {name} {version}\n", Printable(file.display()));
     let imports = if facts.imports.is_empty() { "nothing".to_owned() } else { facts.imports.join(", ") };
     let memory = format!(
         "starts with {} bytes, may have {}",
@@ -198,58 +245,66 @@ pub(super) fn facts(file: &Path, facts: &Facts) -> String {
     ] {
         if !value.is_empty() {
             // Writing into a text does not fail.
-            let _ = writeln!(text, "  {name:<8} {value}");
+            let _ = writeln!(text, "  {name:<8} {}", Printable(value));
         }
     }
     text.trim_end().to_owned()
 }
 
-/// Everything that is wrong with a file, for a person.
+/// Everything that is wrong with a file, for a person. Each fault stays on its line.
 pub(super) fn faults(file: &Path, no: &NoPlugin) -> String {
+    let mut text = format!("{}: ", Printable(file.display()));
     match no.misfits.as_slice() {
-        [_] | [] => format!("{}: {}", file.display(), no.error),
-        misfits => format!("{}: does not fit this host:\n  {}", file.display(), misfits.join("\n  ")),
+        [_] | [] => {
+            let _ = write!(text, "{}", Printable(&no.error));
+        }
+        misfits => {
+            text.push_str("does not fit this host:");
+            for misfit in misfits {
+                let _ = write!(text, "\n  {}", Printable(misfit));
+            }
+        }
     }
+    text
 }
 
-fn handle(args: &Run, bench: &Workbench, runtime: &tokio::runtime::Runtime) -> Exit {
-    let plugin = match runtime.block_on(bench.load(&args.file, args.config.as_deref())) {
-        Ok(plugin) => plugin,
-        Err(no) => {
-            complain(faults(&args.file, &no));
-            return refused(&no);
-        }
-    };
+fn handle(args: &Run, bench: &Workbench, runtime: &Runtime) -> Result<Exit, Exit> {
+    let settings = given(args.settings.as_deref(), bench, runtime)?;
+    if settings.is_none() {
+        tell_of_unused(&args.file);
+    }
+    let plugin = runtime.block_on(bench.load(&args.file, settings.as_ref())).map_err(|no| {
+        complain_lines(faults(&args.file, &no));
+        refused(&no)
+    })?;
+    let (mut input, max_bytes) = (stdin().lock(), bench.max_line_bytes());
     let mut exit = Exit::Done;
-    for (index, line) in stdin().lock().split(b'\n').enumerate() {
-        let number = index + 1;
-        let line = match line {
-            Ok(line) => line,
-            Err(error) => {
-                complain(format!("standard input cannot be read: {error}"));
-                return Exit::Failed;
-            }
-        };
-        if line.trim_ascii().is_empty() {
-            continue;
-        }
-        if line.len() > MAX_LINE_BYTES {
-            complain(format!("line {number}: more than {MAX_LINE_BYTES} bytes"));
-            exit = Exit::Failed;
-            continue;
-        }
-        match runtime.block_on(plugin.handle(Bytes::from(line), args.attempt)) {
-            Ok(outcome) => say(outcome),
-            Err(faults) => {
+    for number in 1_u64.. {
+        let line = next_line(&mut input, max_bytes).map_err(|error| {
+            complain(format_args!("standard input cannot be read: {error}"));
+            Exit::Failed
+        })?;
+        match line {
+            None => break,
+            Some(Line::Whole(line)) if line.trim_ascii().is_empty() => {}
+            Some(Line::TooLong) => {
+                complain(format_args!("line {number}: more than {max_bytes} bytes (server.max_body_bytes)"));
                 exit = Exit::Failed;
-                for fault in faults {
-                    let place = if fault.pointer.is_empty() { String::new() } else { format!(" {}:", fault.pointer) };
-                    complain(format!("line {number}:{place} {}", fault.message));
-                }
             }
+            Some(Line::Whole(line)) => match runtime.block_on(plugin.handle(Bytes::from(line), args.attempt)) {
+                Ok(outcome) => say_json(outcome)?,
+                Err(faults) => {
+                    exit = Exit::Failed;
+                    for fault in faults {
+                        let place =
+                            if fault.pointer.is_empty() { String::new() } else { format!(" {}:", fault.pointer) };
+                        complain(format_args!("line {number}:{place} {}", fault.message));
+                    }
+                }
+            },
         }
     }
-    exit
+    Ok(exit)
 }
 
 #[cfg(test)]

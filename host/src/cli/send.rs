@@ -3,28 +3,40 @@
 //! The data is sent as it was written, byte for byte. An event that is sent again after a lost answer must not become
 //! two, so a key is made up where none was given and the request is repeated with it.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use eventstream::printable::{Printable, PrintableJson};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::client::{Answer, Failure, Server};
-use super::{Exit, complain, say};
+use super::{Exit, note, say_json, say_lines};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   eventstream send USER_SIGNUP '{\"name\":\"Ada\",\"email\":\"ada@example.com\"}'
   eventstream send order.paid @order.json --key customer-7 --wait
   generate-report | eventstream send report.ready - --delay-ms 60000
+  eventstream send order.paid @order.json --wait --timeout 5m
 
-Exit codes: 0 done, 1 refused or (with --wait) failed, 2 usage, 3 server unreachable";
+With --wait a server that is restarted is waited for, for a minute or for as long as --timeout says: what was accepted is
+handled after the restart.
+
+Exit codes: 0 done, 1 refused or (with --wait) failed or not ended in time, 2 usage, 3 server unreachable";
 
 /// How often a request is sent whose answer did not come, or said that its outcome is not known.
 const MAX_SENDS: u32 = 3;
 /// The pauses between looks at an event that has not ended.
 const POLL_MS: std::ops::RangeInclusive<u64> = 20..=1_000;
+/// How long a server that accepted an event and cannot be asked any more is waited for, where no timeout was given.
+const AWAY: Duration = Duration::from_secs(60);
+/// What an answer is waited for at least, however little of the timeout is left.
+const LEAST_LOOK: Duration = Duration::from_millis(200);
+/// The most that is read as a payload; servers take less.
+const MAX_DATA_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The arguments of `send`.
 #[derive(Debug, clap::Args)]
@@ -58,6 +70,9 @@ pub(super) struct Args {
     /// Wait for the end of the event and print its result
     #[arg(long)]
     wait: bool,
+    /// How long to wait, such as 30s or 5m [default: until it has ended]
+    #[arg(long, value_name = "DURATION", requires = "wait", value_parser = duration)]
+    timeout: Option<Duration>,
     /// Print the server's answer as JSON
     #[arg(long)]
     json: bool,
@@ -67,11 +82,13 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Exit {
     match send(args) {
         Ok(exit) => exit,
-        Err(failure) => {
-            complain(&failure.message);
-            failure.exit
-        }
+        Err(failure) => failure.told(),
     }
+}
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    let duration = humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero());
+    duration.ok_or("a duration is written like 30s, 5m or 1h")
 }
 
 fn send(args: &Args) -> Result<Exit, Failure> {
@@ -85,21 +102,19 @@ fn send(args: &Args) -> Result<Exit, Failure> {
     let id =
         id.ok_or_else(|| Failure::new(Exit::Failed, "the answer names no event; is this an eventstream server?"))?;
     if !args.wait {
-        match (args.json, accepted["duplicate"] == true) {
-            (true, _) => say(&answer.text),
-            (false, true) => say(format_args!("accepted {id} before; it was not accepted again")),
-            (false, false) => say(format_args!("accepted {id} ({})", durability.unwrap_or("unknown"))),
-        }
-        return Ok(Exit::Done);
+        let (id, durability) = (Printable(id), Printable(durability.unwrap_or("unknown")));
+        let said = match (args.json, accepted["duplicate"] == true) {
+            (true, _) => say_json(&answer.text),
+            (false, true) => say_lines(format_args!("accepted {id} before; it was not accepted again")),
+            (false, false) => say_lines(format_args!("accepted {id} ({durability})")),
+        };
+        return Ok(Exit::Done.unless_unwritten(said));
     }
     let ended = wait(args, id)?;
     let event = ended.json()?;
-    if args.json {
-        say(&ended.text);
-    } else {
-        say(told(id, &event, &ended.text));
-    }
-    Ok(if event["state"] == "processed" { Exit::Done } else { Exit::Failed })
+    let said = if args.json { say_json(&ended.text) } else { say_lines(told(id, &event, &ended.text)) };
+    let exit = if event["state"] == "processed" { Exit::Done } else { Exit::Failed };
+    Ok(exit.unless_unwritten(said))
 }
 
 /// Sends the request, again if its answer was lost: the key makes it safe.
@@ -119,22 +134,72 @@ fn post(args: &Args, key: Option<&str>, body: &str) -> Result<Answer, Failure> {
     }
 }
 
-/// Looks at the event until it has ended.
+/// Looks at the event until it has ended. A server that cannot be asked for a while does not end the wait: what it accepted
+/// is there when it is back.
 fn wait(args: &Args, id: &str) -> Result<Answer, Failure> {
-    let mut pause_ms = *POLL_MS.start();
+    let begun = Instant::now();
+    let (mut pause_ms, mut away_since) = (*POLL_MS.start(), None);
     loop {
-        let answer = args.server.get(&format!("/events/{id}"))?;
-        // A store that is away for a while does not end the wait.
-        if answer.status != 503 {
-            let answer = answer.accepted()?;
-            let state = answer.json()?["state"].as_str().unwrap_or_default().to_owned();
-            if ["processed", "failed", "discarded"].contains(&state.as_str()) {
-                return Ok(answer);
+        let left = args.timeout.map_or(Duration::MAX, |timeout| timeout.saturating_sub(begun.elapsed()));
+        let looked = look(&args.server, id, left.max(LEAST_LOOK))?;
+        let (state, away) = match looked {
+            Looked::Ended(answer) => return Ok(answer),
+            Looked::Open(state) => (state, None),
+            Looked::Away(failure) => (String::new(), Some(failure)),
+        };
+        let now = Instant::now();
+        let is_over = args.timeout.is_some_and(|timeout| now - begun >= timeout);
+        match away {
+            None if is_over => {
+                let id = Printable(id);
+                let words = format!("{id} is {} after that time, and is not lost: GET /events/{id}", Printable(state));
+                return Err(Failure::new(Exit::Failed, words));
+            }
+            None => away_since = None,
+            Some(failure) => {
+                if away_since.is_none() {
+                    note(format_args!(
+                        "eventstream: {id} was accepted, and its server is waited for: {}",
+                        failure.message
+                    ));
+                }
+                let since = *away_since.get_or_insert(now);
+                if is_over || (args.timeout.is_none() && now - since >= AWAY) {
+                    return Err(failure);
+                }
             }
         }
-        sleep(Duration::from_millis(pause_ms));
+        let left = args.timeout.map_or(Duration::MAX, |timeout| timeout.saturating_sub(begun.elapsed()));
+        sleep(Duration::from_millis(pause_ms).min(left));
         pause_ms = (pause_ms * 3 / 2).min(*POLL_MS.end());
     }
+}
+
+/// What a look at an event finds.
+enum Looked {
+    /// It has ended.
+    Ended(Answer),
+    /// It has not, and is in this state.
+    Open(String),
+    /// The server, or its store, cannot be asked now.
+    Away(Failure),
+}
+
+fn look(server: &Server, id: &str, most: Duration) -> Result<Looked, Failure> {
+    let answer = match server.get_within(&format!("/events/{id}"), most) {
+        Ok(answer) => answer,
+        Err(failure) if failure.exit == Exit::Unreachable => return Ok(Looked::Away(failure)),
+        Err(failure) => return Err(failure),
+    };
+    // Also what a balancer says whose server is being restarted.
+    if matches!(answer.status, 502..=504) {
+        let failure = answer.accepted().err();
+        return Ok(Looked::Away(failure.unwrap_or_else(|| Failure::new(Exit::Unreachable, "no answer"))));
+    }
+    let answer = answer.accepted()?;
+    let state = answer.json()?["state"].as_str().unwrap_or_default().to_owned();
+    let is_ended = ["processed", "failed", "discarded"].contains(&state.as_str());
+    Ok(if is_ended { Looked::Ended(answer) } else { Looked::Open(state) })
 }
 
 /// The end of an event in words, its result as it came.
@@ -148,27 +213,27 @@ fn told(id: &str, event: &Value, text: &str) -> String {
         1 => "1 attempt".to_owned(),
         n => format!("{n} attempts"),
     };
-    let word = |name: &str| event[name].as_str().unwrap_or_default();
+    let (id, word) = (Printable(id), |name: &str| event[name].as_str().unwrap_or_default());
     match word("state") {
         "processed" => {
             let result = serde_json::from_str::<Result<'_>>(text).ok().and_then(|it| it.result).map(RawValue::get);
-            let result = result.map(|result| format!("\n{result}")).unwrap_or_default();
+            let result = result.map(|result| format!("\n{}", PrintableJson(result))).unwrap_or_default();
             format!("processed {id} in {attempts}{result}")
         }
-        state => format!("{state} {id} after {attempts}: {}: {}", word("class"), word("reason")),
+        state => {
+            let [state, class, reason] = [state, word("class"), word("reason")].map(Printable);
+            format!("{state} {id} after {attempts}: {class}: {reason}")
+        }
     }
 }
 
 /// The payload as it was written.
 fn data(argument: &str) -> Result<String, Failure> {
-    let unreadable = |what: &str, error| Failure::new(Exit::Usage, format!("{what} cannot be read: {error}"));
+    let unreadable =
+        |what: &str, error: io::Error| Failure::new(Exit::Usage, format!("{what} cannot be read: {error}"));
     let text = match argument.strip_prefix('@') {
-        Some(file) => std::fs::read_to_string(file).map_err(|error| unreadable(&format!("{file:?}"), error))?,
-        None if argument == "-" => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map_err(|error| unreadable("standard input", error))?;
-            text
-        }
+        Some(file) => File::open(file).and_then(read_all).map_err(|error| unreadable(&format!("{file:?}"), error))?,
+        None if argument == "-" => read_all(io::stdin()).map_err(|error| unreadable("standard input", error))?,
         None => argument.to_owned(),
     };
     // White space around it, such as the end of the last line of a file, is no part of it, and neither is the byte order
@@ -177,7 +242,7 @@ fn data(argument: &str) -> Result<String, Failure> {
     match serde_json::from_str::<&RawValue>(&text) {
         Ok(_) => Ok(text),
         Err(error) => {
-            let mut message = format!("the data is not JSON: {error}");
+            let mut message = format!("the data is not JSON: {}", Printable(error));
             if !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || " _-.".contains(c)) {
                 message.push_str(&format!("; a text is written with its quotes: '\"{text}\"'"));
             } else if text.contains('\'') {
@@ -186,6 +251,15 @@ fn data(argument: &str) -> Result<String, Failure> {
             Err(Failure::new(Exit::Usage, message))
         }
     }
+}
+
+fn read_all(from: impl Read) -> io::Result<String> {
+    let mut text = String::new();
+    from.take(MAX_DATA_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_DATA_BYTES {
+        return Err(io::Error::other(format!("it has more than {MAX_DATA_BYTES} bytes")));
+    }
+    Ok(text)
 }
 
 fn body(args: &Args, data: Option<&str>) -> Result<String, Failure> {
@@ -246,6 +320,12 @@ mod tests {
     }
 
     #[test]
+    fn data_without_an_end_is_not_read_for_ever() {
+        let failure = data("@/dev/zero").unwrap_err();
+        assert!(failure.exit == Exit::Usage && failure.message.contains("more than 67108864 bytes"), "{failure:?}");
+    }
+
+    #[test]
     fn data_comes_from_a_file_without_its_last_line_end() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("data.json");
@@ -261,6 +341,18 @@ mod tests {
         {
             let failure = written(&["a", data]).unwrap_err();
             assert!(failure.exit == Exit::Usage && failure.message.contains(hint), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn what_an_event_comes_to_forges_no_line() {
+        for text in [
+            "{\"state\":\"failed\",\"class\":\"reject\",\"reason\":\"no\\nprocessed i in 1 attempt\\u001b[8m\\u202e\"}",
+            "{\"state\":\"processed\",\"attemptCount\":1,\"result\":[\n\"\u{9b}31m\u{202e}\"\n]}",
+        ] {
+            let told = told("i", &serde_json::from_str(text).unwrap(), text);
+            assert_eq!(told.lines().count(), 1 + usize::from(told.starts_with("processed")), "{told:?}");
+            assert!(!told.contains(|c: char| c != '\n' && (c.is_control() || c == '\u{202e}')), "{told:?}");
         }
     }
 

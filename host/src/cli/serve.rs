@@ -8,16 +8,19 @@ use std::path::PathBuf;
 
 use eventstream::app;
 use eventstream::config::Flag;
+use eventstream::secret::SecretText;
 
-use super::{Exit, complain, say, settings};
+use super::{Exit, announce, complain, settings};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   eventstream serve --broker redis://127.0.0.1:6379 --plugins ./plugins
   eventstream serve --listen 0.0.0.0:3000 --allow-anonymous
   EVENTSTREAM_CONSUMER_CONCURRENCY=64 eventstream serve --config /etc/eventstream.toml
+  EVENTSTREAM_BROKER_URL=redis://:PASSWORD@127.0.0.1:6379 eventstream serve
 
-Each setting is given by its flag, else by its variable, else by the configuration file, else by its default.";
+Each setting is given by its flag, else by its variable, else by the configuration file, else by its default. A password in
+--broker is shown to everybody on this machine by ps: give it in the variable or in the file.";
 
 /// The flags of `serve`. They stay text here: the configuration checks every source of a setting alike.
 #[derive(Debug, clap::Args)]
@@ -25,9 +28,10 @@ pub(super) struct Args {
     /// Where to listen; port 0 takes a free one [env: EVENTSTREAM_SERVER_LISTEN] [default: 127.0.0.1:3000]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
-    /// The broker: embedded:DIRECTORY or redis://HOST:PORT [env: EVENTSTREAM_BROKER_URL] [default: embedded:./data]
+    /// The broker: embedded:DIRECTORY or redis://HOST:PORT; a password goes into the variable, since ps shows it here
+    /// [env: EVENTSTREAM_BROKER_URL] [default: embedded:./data]
     #[arg(long, value_name = "URL")]
-    broker: Option<String>,
+    broker: Option<SecretText>,
     /// The directory of the plugins [env: EVENTSTREAM_PLUGINS_DIR] [default: ./plugins]
     #[arg(long, value_name = "DIR")]
     plugins: Option<String>,
@@ -63,7 +67,7 @@ impl Args {
         let truth = |said: bool| said.then(|| "true".to_owned());
         let said = [
             ("server.listen", "--listen", self.listen.clone()),
-            ("broker.url", "--broker", self.broker.clone()),
+            ("broker.url", "--broker", self.broker.as_ref().map(|url| url.expose().to_owned())),
             ("plugins.dir", "--plugins", self.plugins.clone()),
             ("consumer.name", "--consumer-name", self.consumer_name.clone()),
             ("consumer.concurrency", "--concurrency", self.concurrency.clone()),
@@ -83,7 +87,7 @@ pub(super) fn run(args: &Args) -> Exit {
         Ok(both) => both,
         Err(exit) => return exit,
     };
-    let served = runtime.block_on(app::run(config, log, |fact| say(fact)));
+    let served = runtime.block_on(app::run(config, log, |fact| announce(fact)));
     // A store that is still being opened when the server is stopped is left as a crash would leave it.
     runtime.shutdown_background();
     ended(served)

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use eventstream::config::{self, Config, Flag, Sources};
+use eventstream::secret::SecretText;
 use eventstream::telemetry::{self, Log};
 use tokio::runtime::Runtime;
 
@@ -11,9 +12,10 @@ use super::{Exit, complain};
 /// The broker, for every command that works with one.
 #[derive(Debug, clap::Args)]
 pub(super) struct Store {
-    /// The broker: embedded:DIRECTORY or redis://HOST:PORT [env: EVENTSTREAM_BROKER_URL] [default: embedded:./data]
+    /// The broker: embedded:DIRECTORY or redis://HOST:PORT; a password goes into the variable, since ps shows it here
+    /// [env: EVENTSTREAM_BROKER_URL] [default: embedded:./data]
     #[arg(long, value_name = "URL")]
-    broker: Option<String>,
+    broker: Option<SecretText>,
     /// The configuration file [default: eventstream.toml, if there is one]
     #[arg(long, value_name = "FILE", env = "EVENTSTREAM_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
@@ -23,7 +25,8 @@ impl Store {
     /// The configuration, a runtime and the log, to be kept until the end. The log is silent unless one was asked for:
     /// these commands say themselves what happens. What is wrong has been said.
     pub(super) fn open(&self) -> Result<(Config, Runtime, Log), Exit> {
-        let broker = self.broker.clone().map(|value| Flag { key: "broker.url", flag: "--broker", value });
+        let broker = self.broker.as_ref().map(SecretText::expose).map(str::to_owned);
+        let broker = broker.map(|value| Flag { key: "broker.url", flag: "--broker", value });
         let config = load(self.config.as_deref(), broker.into_iter().collect())?;
         let is_default = config.log.level == telemetry::LevelFilter::default();
         let quiet = is_default.then(|| "off".parse().ok()).flatten();
@@ -35,12 +38,24 @@ impl Store {
 
 /// The configuration by all its sources. What is wrong with it has been said.
 pub(super) fn load(file: Option<&Path>, flags: Vec<Flag>) -> Result<Config, Exit> {
-    let environment = std::env::vars_os().filter_map(|(name, value)| {
-        // A variable of ours that is not UTF-8 is kept, so that it is refused and not overlooked.
-        Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
-    });
-    let sources = Sources { file: file.map(Path::to_owned), environment: environment.collect(), flags };
-    Config::load(&sources).map_err(|error| {
+    checked(Config::load(&Sources { file: file.map(Path::to_owned), environment: environment(), flags }))
+}
+
+/// The configuration by the environment alone. For whoever looks at somebody else's files: a configuration file that lies
+/// there may have come with them.
+pub(super) fn load_without_file() -> Result<Config, Exit> {
+    checked(Config::from_layers(None, &environment(), &[]))
+}
+
+fn environment() -> Vec<(String, String)> {
+    // A variable of ours that is not UTF-8 is kept, so that it is refused and not overlooked.
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+        .collect()
+}
+
+fn checked(config: Result<Config, config::Error>) -> Result<Config, Exit> {
+    config.map_err(|error| {
         match error {
             config::Error::Invalid(faults) => faults.iter().for_each(complain),
             error => complain(error),

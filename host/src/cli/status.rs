@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
+use eventstream::printable::Printable;
 use serde_json::{Value, json};
 
 use super::client::{Failure, Server};
-use super::{Exit, complain, say};
+use super::{Exit, say_json, say_lines};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -37,13 +38,11 @@ struct Status {
 pub(super) fn run(args: &Args) -> Exit {
     match ask(&args.server) {
         Ok(status) => {
-            say(if args.json { status.json().to_string() } else { status.text() });
-            if status.ready { Exit::Done } else { Exit::Failed }
+            let said = if args.json { say_json(status.json()) } else { say_lines(status.text()) };
+            let exit = if status.ready { Exit::Done } else { Exit::Failed };
+            exit.unless_unwritten(said)
         }
-        Err(failure) => {
-            complain(&failure.message);
-            failure.exit
-        }
+        Err(failure) => failure.told(),
     }
 }
 
@@ -86,7 +85,7 @@ impl Status {
                 .as_object()
                 .into_iter()
                 .flatten()
-                .map(|(name, value)| format!("{name} {}", word(value)))
+                .map(|(name, value)| format!("{} {}", Printable(name), word(value)))
                 .collect();
             writeln!(text, "  {:<10} {}", word(&check["name"]), facts.join(", "))?;
         }
@@ -106,7 +105,7 @@ impl Status {
                 writeln!(text, "\nwaiting by plugin (_ is for types that none handles)")?;
             }
             for (lane, waiting) in lanes {
-                writeln!(text, "  {lane:<24} {}", word(waiting))?;
+                writeln!(text, "  {:<24} {}", Printable(lane), word(waiting))?;
             }
         }
         writeln!(text, "\nplugins")?;
@@ -117,18 +116,19 @@ impl Status {
             let types: Vec<_> = plugin["types"].as_array().into_iter().flatten().map(word).collect();
             writeln!(text, "  {:<24} {:<10} {}", word(&plugin["name"]), word(&plugin["state"]), types.join(", "))?;
             if let Some(error) = plugin["error"].as_str() {
-                writeln!(text, "  {:<24} {error}", "")?;
+                writeln!(text, "  {:<24} {}", "", Printable(error))?;
             }
         }
         Ok(())
     }
 }
 
+/// A value in one line.
 fn word(value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        Value::String(text) => Printable(text).to_string(),
         Value::Null => "-".into(),
-        value => value.to_string(),
+        value => Printable(value).to_string(),
     }
 }
 

@@ -122,6 +122,26 @@ fn waiting_ends_with_the_event() {
 }
 
 #[test]
+fn waiting_goes_on_while_the_server_is_restarted() {
+    let ended = Some((200, r#"{"state":"processed"}"#));
+    let away = Some((503, "starting"));
+    let (exit, requests) = against(&[ACCEPTED, None, Some((502, "")), away, ended], &["send", "a", "--wait"]);
+    assert_eq!((exit, requests.len()), (Exit::Done, 5));
+}
+
+#[test]
+fn waiting_ends_with_its_time() {
+    let queued = Some((200, r#"{"state":"queued"}"#));
+    let (exit, _) = against(&[ACCEPTED, queued, queued], &["send", "a", "--wait", "--timeout", "1ms"]);
+    assert_eq!(exit, Exit::Failed);
+    let (exit, _) = against(&[ACCEPTED, None, None], &["send", "a", "--wait", "--timeout", "1ms"]);
+    assert_eq!(exit, Exit::Unreachable);
+    for line in [["send", "a", "--timeout", "1s"].as_slice(), &["send", "a", "--wait", "--timeout", "soon"]] {
+        assert!(Cli::try_parse_from([&["eventstream"], line].concat()).is_err(), "{line:?}");
+    }
+}
+
+#[test]
 fn status_tells_readiness_by_its_exit_code() {
     let (metrics, plugins) = (Some((200, r#"{"processed":1}"#)), Some((200, r#"{"plugins":[]}"#)));
     let ready = Some((200, r#"{"status":"ready","checks":[]}"#));

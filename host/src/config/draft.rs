@@ -13,8 +13,7 @@ use crate::telemetry;
 use super::error::Fault;
 use super::{BrokerUrl, Config, FollowSettings, PluginsSettings, WorkerSettings};
 
-/// What the sources have said so far.
-#[derive(Debug)]
+/// What the sources have said so far. Holds secrets, and so is not to be shown.
 pub(super) struct Draft {
     pub(super) server: ServerOptions,
     pub(super) broker_url: String,

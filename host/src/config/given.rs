@@ -1,15 +1,16 @@
 //! One value as it was given, and what can be read from it.
 //!
 //! The environment and flags give text for everything; a file has types, and a number in quotes is not a number there.
-//! The errors say what was expected and what came instead; the caller adds the key and the place.
+//! The errors say what was expected and of which kind the value is, never a text itself: a password may have got into the
+//! wrong setting. The caller adds the key and the place.
 
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
 
 use toml::Value;
 
-/// A value as it was given.
-#[derive(Clone, Copy, Debug)]
+/// A value as it was given. It may be a secret in the wrong place, and is not shown.
+#[derive(Clone, Copy)]
 pub(super) enum Given<'a> {
     /// By the environment or a flag.
     Text(&'a str),
@@ -95,8 +96,14 @@ impl Given<'_> {
 
     pub(super) fn is_not(self, expected: &str) -> Expected {
         match self {
-            Self::Text(text) => format!("{text:?} is not {expected}"),
-            Self::Toml(value) => format!("{} is not {expected}", value.to_string().trim_end()),
+            Self::Toml(value @ (Value::Integer(_) | Value::Float(_) | Value::Boolean(_))) => {
+                format!("{} is not {expected}", value.to_string().trim_end())
+            }
+            Self::Toml(Value::Array(_)) => format!("a list is not {expected}"),
+            Self::Toml(Value::Table(_)) => format!("a table is not {expected}"),
+            Self::Toml(Value::Datetime(_)) => format!("a time is not {expected}"),
+            Self::Toml(Value::String(_)) => format!("the text in quotes is not {expected}"),
+            Self::Text(_) => format!("what is given is not {expected}"),
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::api::ServerOptions;
 use crate::broker;
 use crate::event::Policies;
 use crate::plugin::{CompileLimits, Notice};
+use crate::secret::{SecretText, ShownUrl, WithoutCredentials};
 use crate::telemetry;
 
 use draft::Draft;
@@ -119,29 +120,25 @@ impl fmt::Debug for PluginsSettings {
 
 /// The address of the broker. May hold a password, and so shows itself without one.
 #[derive(Clone, PartialEq, Eq)]
-pub struct BrokerUrl(String);
+pub struct BrokerUrl(SecretText);
 
 impl BrokerUrl {
     /// The address as it was given.
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.expose()
     }
 }
 
 impl From<String> for BrokerUrl {
     fn from(url: String) -> Self {
-        Self(url)
+        Self(url.into())
     }
 }
 
 impl fmt::Display for BrokerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some((scheme, rest)) = self.0.split_once("://") else { return f.write_str(&self.0) };
-        let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
-        match authority.rfind('@') {
-            Some(at) => write!(f, "{scheme}://***{}", &rest[at..]),
-            None => f.write_str(&self.0),
-        }
+        let url = self.as_str();
+        if url.starts_with("embedded:") { WithoutCredentials(url).fmt(f) } else { ShownUrl(url).fmt(f) }
     }
 }
 
@@ -151,8 +148,8 @@ impl fmt::Debug for BrokerUrl {
     }
 }
 
-/// Where settings come from.
-#[derive(Clone, Debug, Default)]
+/// Where settings come from. Their values may be secrets, and are not shown.
+#[derive(Clone, Default)]
 pub struct Sources {
     /// The file that was asked for; without one, [`DEFAULT_FILE`] in the working directory if it exists.
     pub file: Option<PathBuf>,
@@ -162,8 +159,14 @@ pub struct Sources {
     pub flags: Vec<Flag>,
 }
 
-/// A setting that was given on the command line.
-#[derive(Clone, Debug)]
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").field("file", &self.file).field("flags", &self.flags).finish_non_exhaustive()
+    }
+}
+
+/// A setting that was given on the command line. Its value may be a secret, and is not shown.
+#[derive(Clone)]
 pub struct Flag {
     /// The setting, such as `server.listen`.
     pub key: &'static str,
@@ -171,6 +174,12 @@ pub struct Flag {
     pub flag: &'static str,
     /// What followed it.
     pub value: String,
+}
+
+impl fmt::Debug for Flag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flag").field("key", &self.key).field("flag", &self.flag).finish_non_exhaustive()
+    }
 }
 
 impl Config {

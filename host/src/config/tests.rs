@@ -116,17 +116,17 @@ fn what_is_wrong_is_said_with_its_place_and_the_remedy() {
         ("[consumer]\nlease_sm = 5", vec!["did you mean consumer.lease_ms?"]),
         ("[server]\nlisten = 3000", vec!["line 2", "server.listen: 3000 is not an address"]),
         ("server = 1", vec!["server is a section"]),
-        ("[consumer]\nconcurrency = \"4\"", vec!["consumer.concurrency", "\"4\" is not a whole number"]),
+        ("[consumer]\nconcurrency = \"4\"", vec!["consumer.concurrency", "the text in quotes is not a whole number"]),
         ("[consumer]\nlease_ms = 100", vec!["100 is not a whole number from 500"]),
         ("[retention]\nprocessed = 7", vec!["7 is not a duration such as"]),
         ("[retention]\nprocessed = \"7 parsecs\"", vec!["is not a duration"]),
         ("[retry]\nfactor = 0.5", vec!["0.5 is not a number from 1"]),
         ("[retry.reject]\nmax_attempts = 2", vec!["retry.reject is not a section"]),
-        ("[log]\nlevel = \"inof\"", vec!["\"inof\" is not a level"]),
+        ("[log]\nlevel = \"inof\"", vec!["the text in quotes is not a level"]),
         ("[broker]\nurl = \"embedded:\"", vec!["embedded:DIRECTORY"]),
         ("[broker]\nurl = \"embedded://./d\"", vec!["without //"]),
         ("[auth]\nkeys = []", vec!["not part of this version"]),
-        ("[broker]\nnamespace = \"a b\"", vec!["\"a b\" is not 1 to 64 letters"]),
+        ("[broker]\nnamespace = \"a b\"", vec!["the text in quotes is not 1 to 64 letters"]),
         ("[plugins]\ndri = \"x\"", vec!["plugins.dri is not a setting; here stand dir"]),
         ("[server\n", vec!["eventstream.toml, line 1"]),
         ("[server]\nlisten = \"0.0.0.0:3000\"", vec!["line 2", "--allow-anonymous"]),
@@ -144,7 +144,7 @@ fn everything_that_is_wrong_is_said_at_once() {
     let said = refusal("x = 1\n[server]\nlisten = 1", &[("EVENTSTREAM_SERVER_LISEN", "")], &[("log.format", "xml")]);
     assert_eq!(said.lines().count(), 4, "{said}");
     assert!(said.contains("EVENTSTREAM_SERVER_LISEN: is not a setting; did you mean EVENTSTREAM_SERVER_LISTEN?"));
-    assert!(said.contains("--flag: \"xml\" is not one of auto, text, json"));
+    assert!(said.contains("--flag: what is given is not one of auto, text, json"));
 }
 
 #[test]
@@ -185,7 +185,9 @@ fn a_password_in_the_address_of_the_broker_is_not_shown() {
         ("redis://127.0.0.1:6379", "redis://127.0.0.1:6379"),
         ("redis://me:s3cr@t@host:1/0", "redis://***@host:1/0"),
         ("redis://:s3cret@host", "redis://***@host"),
-        ("redis://host/0?x=a@b", "redis://host/0?x=a@b"),
+        ("redis://:s3c/r@t@host", "redis://***@host"),
+        ("redis://host/0?password=s3cret", "redis://host/0?***"),
+        ("embedded:./data", "embedded:./data"),
     ] {
         let config = load("", &[("EVENTSTREAM_BROKER_URL", given)], &[]).unwrap();
         assert_eq!(config.broker_url.as_str(), given);
@@ -194,6 +196,53 @@ fn a_password_in_the_address_of_the_broker_is_not_shown() {
     }
     let said = refusal("", &[("EVENTSTREAM_BROKER_URL", "rediss://:s3cret@host")], &[]);
     assert!(!said.contains("s3cret"), "{said}");
+}
+
+#[test]
+fn a_secret_in_the_wrong_place_is_not_told() {
+    const SECRET: &str = "hun/ter 2";
+    let file = |text: &str| {
+        let said = refusal(text, &[], &[]);
+        assert!(!said.contains("hun"), "{text} gives {said}");
+    };
+    let keys: Vec<String> = keys::all().into_iter().map(|key| key.name).collect();
+    // These take any text.
+    let open = ["plugins.dir", "plugins.data_dir"];
+    for key in keys.iter().filter(|key| !open.contains(&key.as_str())) {
+        for value in [format!("\"{SECRET}\""), format!("[\"{SECRET}\"]"), format!("{{ a = \"{SECRET}\" }}")] {
+            if load(&format!("{key} = {value}"), &[], &[]).is_err() {
+                file(&format!("{key} = {value}"));
+            }
+        }
+        let variable = format!("EVENTSTREAM_{}", key.replace(['.', '-'], "_").to_uppercase());
+        let said = refusal("", &[(&variable, SECRET)], &[]);
+        assert!(!said.contains("hun"), "{key}: {said}");
+    }
+    for text in [
+        "broker = \"redis://:hun@ter\"",
+        "[broker]\npassword = \"hunter\"",
+        "[auth]\nkeys = [\"hunter\"]",
+        "[plugins]\npayment = \"hunter\"",
+        "[broker]\nurl = redis://:hunter@host",
+        "[broker]\nurl = \"redis://:hunter@host",
+        "[broker]\nurl = 'redis://:hunter@host\nnamespace = 'es'",
+        "[broker]\nurl = \"redis://:hun\\qter@host\"",
+        "[broker]\nurl = \"a\" hunter",
+        "[broker]\nhunter",
+        "[broker]\nurl = \"rabbit://:hunter@host\"",
+        "[broker]\nurl = \":hunter@host\"",
+        "[broker]\nurl = [\"redis://:hunter@host\"]",
+    ] {
+        file(text);
+    }
+}
+
+#[test]
+fn what_holds_settings_does_not_show_their_values() {
+    let flags = vec![Flag { key: "broker.url", flag: "--broker", value: "redis://:hunter2@host".into() }];
+    let environment = vec![("EVENTSTREAM_BROKER_URL".to_owned(), "redis://:hunter2@host".to_owned())];
+    let shown = format!("{:?}", Sources { file: None, environment, flags });
+    assert!(shown.contains("--broker") && !shown.contains("hunter2"), "{shown}");
 }
 
 #[test]

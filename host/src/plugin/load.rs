@@ -203,7 +203,7 @@ impl Loader {
         let secrets = Arc::new(secrets.ok_or(LoadError::Host)??);
         let denials = Arc::<Denials>::default();
         let granted = settings.grants.http.unwrap_or_default();
-        let network = Network::new(name, granted, limits, denials.clone(), &self.outside);
+        let network = Network::new(name, granted, limits, (denials.clone(), secrets.clone()), &self.outside);
         let surroundings = Arc::new(Surroundings {
             name: name.to_owned(),
             limits,

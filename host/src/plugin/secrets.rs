@@ -8,7 +8,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde::Deserialize;
+
+use crate::secret::SecretText;
 
 /// The shortest value: a shorter one would be guessed, and could not be told from ordinary text.
 const MIN_BYTES: usize = 6;
@@ -22,7 +26,7 @@ const MAX_BYTES: u64 = 64 * 1_024;
 #[serde(untagged, expecting = "a secret is a text, { env = \"NAME\" } or { file = \"PATH\" }")]
 pub enum SecretSource {
     /// The value itself.
-    Text(String),
+    Text(SecretText),
     /// A variable of the environment.
     Env(FromEnvironment),
     /// A file; blanks and line ends at its end are left out.
@@ -31,22 +35,55 @@ pub enum SecretSource {
 
 /// The variable that holds a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "BTreeMap<String, String>")]
 pub struct FromEnvironment {
     env: String,
 }
 
 /// The file that holds a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "BTreeMap<String, String>")]
 pub struct FromFile {
     file: PathBuf,
+}
+
+/// A table only: a list that holds a secret by mistake would be taken for the name of its variable, and that is shown.
+impl TryFrom<BTreeMap<String, String>> for FromEnvironment {
+    type Error = &'static str;
+
+    fn try_from(table: BTreeMap<String, String>) -> Result<Self, Self::Error> {
+        only(table, "env").map(|env| Self { env }).ok_or("not { env = \"NAME\" }")
+    }
+}
+
+impl TryFrom<BTreeMap<String, String>> for FromFile {
+    type Error = &'static str;
+
+    fn try_from(table: BTreeMap<String, String>) -> Result<Self, Self::Error> {
+        only(table, "file").map(|file| Self { file: file.into() }).ok_or("not { file = \"PATH\" }")
+    }
+}
+
+/// The value of a table's only key.
+fn only(mut table: BTreeMap<String, String>, key: &str) -> Option<String> {
+    table.remove(key).filter(|_| table.is_empty())
+}
+
+/// Where it comes from, never what it is.
+impl fmt::Display for SecretSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(_) => f.write_str("these settings"),
+            Self::Env(FromEnvironment { env }) => write!(f, "the variable {env}"),
+            Self::File(FromFile { file }) => write!(f, "the file {file:?}"),
+        }
+    }
 }
 
 impl fmt::Debug for SecretSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Text(_) => f.write_str("Text(***)"),
+            Self::Text(secret) => f.debug_tuple("Text").field(secret).finish(),
             Self::Env(source) => source.fmt(f),
             Self::File(source) => source.fmt(f),
         }
@@ -82,7 +119,7 @@ pub enum NoSecret {
 /// The secrets of one plugin.
 #[derive(Clone, Default)]
 pub(super) struct Secrets {
-    values: BTreeMap<String, String>,
+    values: BTreeMap<String, SecretText>,
     /// What must not be shown and by which name it goes, the longest first.
     hidden: Vec<(String, String)>,
 }
@@ -94,7 +131,7 @@ impl Secrets {
             .iter()
             .map(|(name, source)| {
                 let value = value(name, source)?;
-                if value.len() < MIN_BYTES {
+                if value.expose().len() < MIN_BYTES {
                     return Err(NoSecret::TooShort(name.clone()));
                 }
                 Ok((name.clone(), value))
@@ -102,18 +139,21 @@ impl Secrets {
             .collect::<Result<BTreeMap<_, _>, _>>()?;
         let mut hidden: Vec<(String, String)> = Vec::new();
         for (name, value) in &values {
-            hidden.push((value.clone(), name.clone()));
+            let value = value.expose();
+            hidden.push((value.to_owned(), name.clone()));
             // A value of several lines may be told line by line.
             let lines = value.lines().map(str::trim).filter(|line| line.len() >= MIN_BYTES && *line != value);
             hidden.extend(lines.map(|line| (line.to_owned(), name.clone())));
+            hidden.extend(written_otherwise(value).into_iter().map(|form| (form, name.clone())));
         }
         hidden.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
+        hidden.dedup();
         Ok(Self { values, hidden })
     }
 
     /// The value of a secret.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.values.get(name).map(String::as_str)
+        self.values.get(name).map(SecretText::expose)
     }
 
     /// The length of the longest text that is hidden, in bytes.
@@ -121,7 +161,8 @@ impl Secrets {
         self.hidden.first().map_or(0, |(text, _)| text.len())
     }
 
-    /// The text with each value replaced by the name of its secret.
+    /// The text with each value replaced by the name of its secret, in whatever case it is written: names of hosts are
+    /// written small.
     pub(super) fn hide(&self, text: &str) -> String {
         if self.hidden.is_empty() {
             return text.to_owned();
@@ -130,9 +171,10 @@ impl Secrets {
         let mut rest = text;
         'rest: while let Some(first) = rest.chars().next() {
             for (hidden, name) in &self.hidden {
-                if let Some(after) = rest.strip_prefix(hidden.as_str()) {
+                let is_it = |begin: &str| begin.eq_ignore_ascii_case(hidden);
+                if rest.get(..hidden.len()).is_some_and(is_it) {
                     shown.push_str(&format!("[secret {name}]"));
-                    rest = after;
+                    rest = &rest[hidden.len()..];
                     continue 'rest;
                 }
             }
@@ -172,19 +214,37 @@ impl fmt::Debug for Secrets {
     }
 }
 
-fn value(name: &str, source: &SecretSource) -> Result<String, NoSecret> {
+/// The forms that a value takes in addresses, in JSON and debug output, and in headers.
+fn written_otherwise(value: &str) -> Vec<String> {
+    let json = serde_json::to_string(value).unwrap_or_default();
+    let percent = |byte: u8| match byte {
+        b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    let mut forms = vec![
+        json.trim_matches('"').to_owned(),
+        value.escape_debug().to_string(),
+        value.bytes().map(percent).collect(),
+        STANDARD_NO_PAD.encode(value),
+        URL_SAFE_NO_PAD.encode(value),
+    ];
+    forms.retain(|form| form != value);
+    forms
+}
+
+fn value(name: &str, source: &SecretSource) -> Result<SecretText, NoSecret> {
     match source {
         SecretSource::Text(text) => Ok(text.clone()),
-        SecretSource::Env(FromEnvironment { env }) => {
-            std::env::var(env).map_err(|_| NoSecret::NoVariable { name: name.to_owned(), variable: env.clone() })
-        }
+        SecretSource::Env(FromEnvironment { env }) => std::env::var(env)
+            .map(SecretText::from)
+            .map_err(|_| NoSecret::NoVariable { name: name.to_owned(), variable: env.clone() }),
         SecretSource::File(FromFile { file }) => {
             let no_file = |error| NoSecret::NoFile { name: name.to_owned(), file: file.clone(), error };
             let size_bytes = std::fs::metadata(file).map_err(no_file)?.len();
             if size_bytes > MAX_BYTES {
                 return Err(no_file(std::io::Error::other(format!("it has more than {MAX_BYTES} bytes"))));
             }
-            Ok(std::fs::read_to_string(file).map_err(no_file)?.trim_end().to_owned())
+            Ok(std::fs::read_to_string(file).map_err(no_file)?.trim_end().into())
         }
     }
 }
@@ -195,7 +255,7 @@ mod tests {
 
     fn secrets(values: &[(&str, &str)]) -> Secrets {
         let sources =
-            values.iter().map(|(name, value)| ((*name).to_owned(), SecretSource::Text((*value).to_owned()))).collect();
+            values.iter().map(|(name, value)| ((*name).to_owned(), SecretSource::Text((*value).into()))).collect();
         Secrets::read(&sources).unwrap()
     }
 
@@ -206,6 +266,15 @@ mod tests {
         assert_eq!(secrets.hide("x line two"), "x [secret key]");
         assert_eq!(secrets.hide("nothing"), "nothing");
         assert!(!format!("{secrets:?}").contains("hunter"), "{secrets:?}");
+    }
+
+    #[test]
+    fn a_value_is_hidden_however_it_is_written() {
+        let secrets = secrets(&[("a", "Hun/ter\"2\n?")]);
+        for text in ["hun/TER\"2\n?", "Hun/ter\\\"2\\n?", "Hun%2Fter%222%0A%3F", "SHVuL3RlciIyCj8="] {
+            let shown = secrets.hide(&format!("it is {text}."));
+            assert!(shown.starts_with("it is [secret a]") && shown.len() < 20, "{shown}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod check;
 mod invalid;
 mod place;
 mod resolve;
+mod summary;
 
 pub use invalid::InvalidSettings;
 pub use resolve::given_addresses;
@@ -160,7 +161,7 @@ impl Settings {
         let settings: Self = table.try_into().map_err(|error: toml::de::Error| {
             // Values of a table know their keys, and those of a text their places.
             let byte = toml::from_str::<Self>(text).err().as_ref().and_then(byte);
-            InvalidSettings::new(error.to_string().trim_end().replace('\n', " ")).placed(text, byte)
+            InvalidSettings::unfit(&error).placed(text, byte)
         })?;
         settings.checked().map_err(|error| error.placed(text, None))
     }
@@ -171,8 +172,7 @@ impl Settings {
     /// What is wrong and where.
     pub fn from_table(table: Table) -> Result<Self, InvalidSettings> {
         check(&table)?;
-        let wrong = |error: toml::de::Error| InvalidSettings::new(error.to_string().trim_end());
-        let settings: Self = table.try_into().map_err(wrong)?;
+        let settings: Self = table.try_into().map_err(|error| InvalidSettings::unfit(&error))?;
         settings.checked()
     }
 
@@ -209,7 +209,7 @@ impl LimitsPatch {
     /// What is wrong and where.
     pub fn from_table(table: Table) -> Result<Self, InvalidSettings> {
         check_keys(&["limits"], &table, &LIMIT_KEYS)?;
-        table.try_into().map_err(|error: toml::de::Error| InvalidSettings::new(error.to_string().trim_end()))
+        table.try_into().map_err(|error| InvalidSettings::unfit(&error))
     }
 
     /// The limits with those replaced that are set.
@@ -389,6 +389,29 @@ mod tests {
             ("secrets = { a = 5 }", "a secret is a text"),
             ("secrets = { a = { evn = \"A\" } }", "a secret is a text"),
             ("secrets.a = \"hunter2", "wrong: line 1, column "),
+            ("secrets.a = hunter2", "line 1"),
+            ("secrets.a = \"hun\\qter2\"\nb = \"hunter2\"", "line 1"),
+            ("secrets = { a = \"hunter2\" b = 1 }", "line 1"),
+            ("secrets = { a = [\"hunter2\"] }", "a secret is a text"),
+            ("secrets = { a = { env = \"A\", value = \"hunter2\" } }", "a secret is a text"),
+            ("secret.a = \"hunter2\"", "no key \"secret\""),
+            ("config = \"hunter2\"", "config"),
+            ("config = { token = [\"hunter2\"] }", "token"),
+            ("grants = \"hunter2\"", "grants"),
+            ("grants.http = \"hunter2\"", "http"),
+            ("grants.http = [\"hunter2\"]", "no scheme"),
+            ("grants.http = [\"https://me:hunter2@host\"]", "https://***@host"),
+            ("grants.http = [\"https://host/a?token=hunter2\"]", "more than scheme"),
+            ("grants.http = [\"ftp://:hunter2@host\"]", "neither http nor https"),
+            ("grants.http = [\"https://ho:hunter2\"]", "port"),
+            ("grants.http = [{ url = \"https://host\", methods = [\"hunter2\"] }]", "method"),
+            ("grants.http = [{ url = \"https://host\", methods = \"hunter2\" }]", "grants"),
+            ("limits = \"hunter2\"", "limits"),
+            ("limits = { log_lines = \"hunter2\" }", "limits.log_lines"),
+            ("limits = { wall_ms = \"hunter2\" }", "duration"),
+            ("retry = { max_attempts = \"hunter2\" }", "retry"),
+            ("types = \"hunter2\"", "types"),
+            ("concurrency = \"hunter2\"", "concurrency"),
             ("limits = { memory = 1 }", "did you mean \"memory_bytes\""),
             (
                 "retry = { trap = { max_attempt = 1 } }",
@@ -413,7 +436,7 @@ mod tests {
         ] {
             let error = Settings::parse(text).unwrap_err().to_string();
             assert!(error.contains(words), "{text}: {error:?} says {words:?}");
-            assert!(!error.contains("hunter2"), "{error}");
+            assert!(!error.contains("ter2"), "{text}: {error}");
         }
     }
 

@@ -29,36 +29,37 @@ impl Workbench {
         Ok(Self { options, loader })
     }
 
-    /// Loads a file as a server would that finds it in its directory, with the settings in the file `settings` or, without
-    /// one, in `NAME.toml` beside it; `config` goes before the table of that name in it.
+    /// Reads a file of settings, and takes for granted nothing of what it says.
+    ///
+    /// # Errors
+    /// [`LoadError::Settings`].
+    pub async fn read_settings(&self, file: &Path) -> Result<Settings, LoadError> {
+        let file = file.to_owned();
+        let read = move || {
+            let text = fs::read_to_string(&file)
+                .map_err(|error| InvalidSettings::unread(&file.display().to_string(), &error))?;
+            Ok(Settings::parse(&text).map_err(|error| error.in_file(&file))?)
+        };
+        self.loader.machine.executor.run_blocking(read).await.unwrap_or(Err(LoadError::Host))
+    }
+
+    /// Loads a file as a server would that finds it in its directory with these settings. Those in a file beside it are
+    /// not read: who looks at a file has not agreed to what came with it. `config` goes before the table of that name.
     ///
     /// # Errors
     /// See [`LoadError`].
     pub async fn load(
         &self,
         path: &Path,
-        settings: Option<&Path>,
+        settings: Option<&Settings>,
         config: Option<BTreeMap<String, String>>,
     ) -> Result<Plugin, LoadError> {
         let name = path.file_stem().and_then(|name| name.to_str()).ok_or(LoadError::Name)?.to_owned();
-        let beside = path.with_extension("toml");
-        let settings = settings.or_else(|| beside.is_file().then_some(beside.as_path())).map(Path::to_owned);
         let beneath = self.options.settings.get(&name).cloned().unwrap_or_default();
+        let mut settings = settings.cloned().unwrap_or_default().over(&beneath);
         let (path, limit_bytes) = (path.to_owned(), self.loader.max_file_bytes);
-        let read = move || {
-            let contents = load::read_file(File::open(path)?, limit_bytes)?;
-            let settings = match settings {
-                None => beneath,
-                Some(settings) => {
-                    let text = fs::read_to_string(&settings)
-                        .map_err(|error| InvalidSettings::unread(&settings.display().to_string(), &error))?;
-                    Settings::parse(&text).map_err(|error| error.in_file(&settings))?.over(&beneath)
-                }
-            };
-            Ok::<_, LoadError>((contents, settings))
-        };
-        let (contents, mut settings) =
-            self.loader.machine.executor.run_blocking(read).await.unwrap_or(Err(LoadError::Host))?;
+        let read = move || load::read_file(File::open(path)?, limit_bytes);
+        let contents = self.loader.machine.executor.run_blocking(read).await.unwrap_or(Err(LoadError::Host))?;
         settings.config = config.or(settings.config);
         self.loader.load(&name, contents, settings).await
     }

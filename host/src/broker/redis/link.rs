@@ -18,6 +18,7 @@ use super::fault::{Cause, Connection, Failure, classify, classify_connect};
 use super::gate::Gate;
 use super::reply::Answer;
 use super::scripts::Call;
+use crate::secret::SecretText;
 
 /// How long making a connection may take, introductions included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -27,11 +28,17 @@ pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
 const REPEATS: usize = 3;
 /// And given up so long after it was made first.
 const REPEAT_WITHIN: Duration = Duration::from_secs(5);
+/// How a server that does not know a command begins to quote what followed it.
+const ARGUMENTS: &str = ", with args beginning with";
+/// What is shorter would be found in ordinary words.
+const MIN_PASSWORD_BYTES: usize = 4;
 
 /// What the links of one broker share.
 pub(super) struct Line {
     /// Where Redis is, as it may be shown: without a password.
     pub(super) address: String,
+    /// What Redis is told of us and nobody else is: the password of the URL.
+    pub(super) password: Option<SecretText>,
     pub(super) gate: Gate,
     pub(super) board: Board,
     /// Told whenever a connection was made.
@@ -88,7 +95,7 @@ impl Link {
                 Ok(Some(answer))
             }
             Err(error) => {
-                let failure = Failure { reaction: classify(&error), message: describe(&error) };
+                let failure = Failure { reaction: classify(&error), message: self.line.describe(&error) };
                 if matches!(failure.reaction.cause, Cause::Denied | Cause::Misplaced) {
                     self.works();
                     return Ok(None);
@@ -164,7 +171,8 @@ impl Link {
             }
             Err(error) => {
                 let reaction = classify_connect(&error);
-                let message = format!("{}{error}", unreachable(&self.line.address));
+                let said = self.line.without_password(error.to_string());
+                let message = format!("{}{said}", unreachable(&self.line.address));
                 self.line.gate.failed(&message, reaction.connection);
                 let failure = Failure { reaction, message };
                 self.line.board.note(&failure);
@@ -195,7 +203,7 @@ impl Link {
                 Ok(answer)
             }
             Err(error) => {
-                let failure = Failure { reaction: classify(&error), message: describe(&error) };
+                let failure = Failure { reaction: classify(&error), message: self.line.describe(&error) };
                 self.react(live, &failure);
                 Err(failure)
             }
@@ -235,12 +243,47 @@ pub(super) fn unreachable(address: &str) -> String {
     format!("Redis at {address} cannot be reached: ")
 }
 
-/// What went wrong in words: the server's own, or the connection's.
-fn describe(error: &redis::RedisError) -> String {
-    match (error.code(), error.detail()) {
-        (Some("ERR"), Some(detail)) => detail.to_owned(),
-        (Some(code), Some(detail)) => format!("{code} {detail}"),
-        (Some(code), None) => code.to_owned(),
-        (None, _) => format!("the connection to Redis failed: {error}"),
+impl Line {
+    /// What went wrong in words: the server's own, or the connection's.
+    fn describe(&self, error: &redis::RedisError) -> String {
+        self.without_password(match (error.code(), error.detail()) {
+            (Some("ERR"), Some(detail)) => detail.to_owned(),
+            (Some(code), Some(detail)) => format!("{code} {detail}"),
+            (Some(code), None) => code.to_owned(),
+            (None, _) => format!("the connection to Redis failed: {error}"),
+        })
+    }
+
+    /// The words of a server, which may repeat what it was sent: one that does not know `AUTH` quotes the password.
+    fn without_password(&self, words: String) -> String {
+        let told = words.split_once(ARGUMENTS).map_or(words.as_str(), |(told, _)| told);
+        match self.password.as_ref().map(SecretText::expose).filter(|password| password.len() >= MIN_PASSWORD_BYTES) {
+            Some(password) => told.replace(password, "***"),
+            None => told.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_repeats_the_password_is_not_quoted() {
+        let line = Line {
+            address: "h:1".into(),
+            password: Some("hunter2".into()),
+            gate: Gate::default(),
+            board: Board::new(),
+            connected: Notify::new(),
+        };
+        for words in [
+            "unknown command 'AUTH', with args beginning with: 'hunter2' ",
+            "unknown command 'AUTH', with args beginning with: 'hunt",
+            "500 unrecognized command AUTH hunter2",
+        ] {
+            let told = line.without_password(words.into());
+            assert!(told.contains("AUTH") && !told.contains("hunt"), "{told}");
+        }
     }
 }

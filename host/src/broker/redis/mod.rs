@@ -66,6 +66,7 @@ use super::{
     Leases, Options, Promoted, Replayed, Restored, Settle, Settled, Snapshot, Stats,
 };
 use crate::event::{EventId, Stored};
+use crate::secret::{SecretText, ShownUrl};
 use crate::shutdown::Tasks;
 
 /// What is the same for every deployment, but not for every test.
@@ -270,7 +271,7 @@ async fn prepare(core: &Core) -> Result<(), OpenError> {
 
 /// A link for a URL, not connected yet.
 fn link_to(url: &str) -> Result<Link, OpenError> {
-    let bad = |reason: &str| OpenError::BadUrl { url: without_password(url), reason: reason.to_owned() };
+    let bad = |reason: &str| OpenError::BadUrl { url: ShownUrl(url).to_string(), reason: reason.to_owned() };
     match url.split_once("://").map(|(scheme, _)| scheme) {
         Some("redis" | "valkey") => {}
         Some("rediss" | "valkeys") => {
@@ -280,20 +281,22 @@ fn link_to(url: &str) -> Result<Link, OpenError> {
         Some("redis-cluster") => return Err(bad("clusters are not supported; name a single Redis with redis://")),
         _ => return Err(bad("it is written as redis://[user:password@]host[:port][/database]")),
     }
+    // Else the host would be looked for in the middle of the password, and be shown.
+    if url
+        .split_once("://")
+        .is_some_and(|(_, rest)| rest.find(['/', '?', '#']).is_some_and(|end| rest[end..].contains('@')))
+    {
+        return Err(bad(
+            "what has a meaning in a URL is encoded in a password: @ as %40, / as %2F, ? as %3F, # as %23",
+        ));
+    }
     let info = url.into_connection_info().map_err(|error| bad(&error.to_string()))?;
     let address = info.addr().to_string();
     let settings = info.tcp_settings().clone().set_nodelay(true);
+    let password = info.redis_settings().password().map(SecretText::from);
     let client = redis::Client::open(info.set_tcp_settings(settings)).map_err(|error| bad(&error.to_string()))?;
-    let line = Line { address, gate: Gate::default(), board: Board::new(), connected: Notify::new() };
+    let line = Line { address, password, gate: Gate::default(), board: Board::new(), connected: Notify::new() };
     Ok(Link::new(client, Arc::new(line), RESPONSE_TIMEOUT))
-}
-
-/// The URL as it may be shown.
-fn without_password(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://…@{rest}"),
-        _ => url.to_owned(),
-    }
 }
 
 #[async_trait]
@@ -416,9 +419,13 @@ mod tests {
             ("http://host", "redis://"),
             ("nonsense", "redis://"),
             ("redis://me:hunter2@host/notadatabase", "atabase"),
+            ("redis://:hunter2", "redis://***"),
+            ("redis://me:hun@ter2/a@host", "%2F"),
+            ("redis://me:hun@ter2#a@host", "redis://***@host"),
+            ("redis:me:hunter2@host", "redis://"),
         ] {
             let error = link_to(url).map(|_| ()).unwrap_err().to_string();
-            assert!(error.contains(word) && !error.contains("hunter2"), "{error}");
+            assert!(error.contains(word) && !error.contains("ter2"), "{error}");
         }
         assert!(link_to("redis://127.0.0.1:6379/3").is_ok());
     }

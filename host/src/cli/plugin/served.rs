@@ -4,10 +4,11 @@
 
 use std::fmt::Write as _;
 
+use eventstream::printable::Printable;
 use serde_json::Value;
 
 use super::super::Exit;
-use super::super::client::{Answer, Failure, Server};
+use super::super::client::{Answer, Answered, Failure, Server};
 use super::name;
 
 pub(in super::super) const LIST_EXAMPLES: &str = "\
@@ -119,28 +120,30 @@ fn digest(text: &str) -> Result<String, &'static str> {
 }
 
 /// Lists all.
-pub(in super::super) fn list(args: &List) -> Result<String, Failure> {
+pub(in super::super) fn list(args: &List) -> Result<Answered, Failure> {
     let answer = args.server.get("/plugins")?.accepted()?.json()?;
     let plugins = answer["plugins"].as_array().cloned().unwrap_or_default();
     if args.json {
-        return Ok(Value::Array(plugins).to_string());
+        return Ok(Answered::Json(Value::Array(plugins).to_string()));
     }
-    let overlooked = answer["overlooked"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    Ok(overlooked.fold(table(&plugins), |text, words| format!("{text}\noverlooked: {words}")))
+    let overlooked = answer["overlooked"].as_array().into_iter().flatten().filter_map(Value::as_str).map(Printable);
+    let lines = overlooked.fold(table(&plugins), |text, words| format!("{text}\noverlooked: {words}"));
+    Ok(Answered::Report(lines))
 }
 
 /// Brings back the version before.
-pub(in super::super) fn rollback(args: &Rollback) -> Result<String, Failure> {
+pub(in super::super) fn rollback(args: &Rollback) -> Result<Answered, Failure> {
     let Named { name, server } = &args.plugin;
     let status = server.post(&format!("/plugins/{name}/rollback"), None, "")?.accepted()?.json()?;
     if args.json {
-        return Ok(status.to_string());
+        return Ok(Answered::Json(status.to_string()));
     }
-    Ok(format!("{name} is back at {}, from {}", short(&status["digest"]), short(&status["rolledBackFrom"])))
+    let (digest, from) = (short(&status["digest"]), short(&status["rolledBackFrom"]));
+    Ok(Answered::Report(format!("{name} is back at {digest}, from {from}")))
 }
 
 /// Has the build serve that waits.
-pub(in super::super) fn approve(args: &Approve) -> Result<String, Failure> {
+pub(in super::super) fn approve(args: &Approve) -> Result<Answered, Failure> {
     let Named { name, server } = &args.plugin;
     let path = format!("/plugins/{name}");
     let waiting = server.get(&path)?.accepted()?.json()?["needsApproval"].clone();
@@ -153,7 +156,10 @@ pub(in super::super) fn approve(args: &Approve) -> Result<String, Failure> {
         }
     };
     let status = server.post(&format!("{path}/approve?digest={build}"), None, "")?.accepted()?.json()?;
-    Ok(if args.json { status.to_string() } else { approved(name, &build, &waiting, &status) })
+    Ok(match args.json {
+        true => Answered::Json(status.to_string()),
+        false => Answered::Report(approved(name, &build, &waiting, &status)),
+    })
 }
 
 /// What was approved, and what serves from then on.
@@ -162,46 +168,51 @@ fn approved(name: &str, build: &str, waiting: &Value, status: &Value) -> String 
     let imports = if imports.is_empty() { "nothing new".to_owned() } else { imports };
     let mut text = match (status["digest"].as_str(), status["error"].as_str()) {
         (Some(digest), _) if digest == build => format!("{name} serves at {}", short(&status["digest"])),
-        (_, error) => format!("{name} is approved and does not serve: {}", error.unwrap_or("plugin list says why")),
+        (_, error) => {
+            format!("{name} is approved and does not serve: {}", Printable(error.unwrap_or("plugin list says why")))
+        }
     };
-    let _ = write!(text, "\n  digest   {build}\n  imports  {imports}");
+    let _ = write!(text, "\n  digest   {}\n  imports  {imports}", Printable(build));
     for taking in waiting["takes"].as_array().into_iter().flatten() {
-        let (types, plugin) = (taking["types"].as_str().unwrap_or("-"), taking["plugin"].as_str().unwrap_or("-"));
+        let [types, plugin] = ["types", "plugin"].map(|name| Printable(taking[name].as_str().unwrap_or("-")));
         let _ = write!(text, "\n  takes    {types} from {plugin}");
     }
     text
 }
 
 /// Removes one.
-pub(in super::super) fn remove(args: &Remove) -> Result<String, Failure> {
+pub(in super::super) fn remove(args: &Remove) -> Result<Answered, Failure> {
     let Named { name, server } = &args.plugin;
     let query = if args.state { "?state=true" } else { "" };
     let answer: Answer = server.delete(&format!("/plugins/{name}{query}"))?.accepted()?;
     let removal = answer.json()?;
     if args.json {
-        return Ok(removal.to_string());
+        return Ok(Answered::Json(removal.to_string()));
     }
-    let mut text = match removal["file"].as_str() {
+    let mut text = match removal["file"].as_str().map(Printable) {
         Some(file) => format!("{name} is removed: {file} is gone"),
         None => format!("there is no plugin {name}, but it had left its state"),
     };
-    if let Some(settings) = removal["settings"].as_str() {
+    if let Some(settings) = removal["settings"].as_str().map(Printable) {
         text.push_str(&format!("\n  its settings stay in {settings}, and hold for a plugin that takes its name"));
     }
     match &removal["stateKeysRemoved"] {
         Value::Null => text.push_str("\n  its state stays; plugin remove NAME --state removes it as well"),
-        keys => text.push_str(&format!("\n  its state is removed, {keys} keys")),
+        keys => text.push_str(&format!("\n  its state is removed, {} keys", Printable(keys))),
     }
     text.push_str("\n  events of its types wait as retry.no-handler says");
-    Ok(text)
+    Ok(Answered::Report(text))
 }
 
+/// The texts in a list, in one line.
 fn words(list: &Value) -> String {
-    list.as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+    let words: Vec<&str> = list.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    Printable(words.join(", ")).to_string()
 }
 
 fn short(digest: &Value) -> String {
-    digest.as_str().unwrap_or("-").chars().take(DIGEST_CHARS).collect()
+    let digest: String = digest.as_str().unwrap_or("-").chars().take(DIGEST_CHARS).collect();
+    Printable(digest).to_string()
 }
 
 fn table(plugins: &[Value]) -> String {
@@ -210,7 +221,7 @@ fn table(plugins: &[Value]) -> String {
     }
     let mut text = format!("{:<24} {:<21} {:<12} TYPES\n", "NAME", "STATE", "DIGEST");
     for plugin in plugins {
-        let word = |name: &str| plugin[name].as_str().unwrap_or("-");
+        let word = |name: &str| Printable(plugin[name].as_str().unwrap_or("-"));
         let digest = short(&plugin["digest"]);
         let types = words(&plugin["types"]);
         let line = format!("{:<24} {:<21} {digest:<12} {types}", word("name"), word("state"));
@@ -220,10 +231,10 @@ fn table(plugins: &[Value]) -> String {
             let from = short(&plugin["rolledBackFrom"]);
             let _ = writeln!(text, "  rolled back from {from}; putting that file there again undoes it");
         }
-        if let Some(at) = plugin["removedAt"].as_str() {
+        if let Some(at) = plugin["removedAt"].as_str().map(Printable) {
             let _ = writeln!(text, "  its file went at {at}; events of its types wait for a plugin");
         }
-        if let Some(error) = plugin["error"].as_str() {
+        if let Some(error) = plugin["error"].as_str().map(Printable) {
             let _ = writeln!(text, "  {error}");
         }
     }
@@ -266,6 +277,17 @@ mod tests {
         );
         let refused = approved("paid", &build, &json!({ "imports": ["x"] }), &json!({ "error": "x is taken" }));
         assert!(refused.starts_with("paid is approved and does not serve: x is taken"), "{refused}");
+    }
+
+    #[test]
+    fn what_a_plugin_says_forges_no_line_of_the_table() {
+        let hostile = "x\n  rolled back from 0\u{1b}[8m\u{202e}";
+        let text = table(&[
+            json!({ "name": hostile, "state": hostile, "digest": hostile, "types": [hostile], "error": hostile,
+                "rolledBackFrom": hostile, "removedAt": hostile }),
+        ]);
+        assert_eq!(text.lines().count(), 5, "{text}");
+        assert!(!text.contains(|c: char| c != '\n' && (c.is_control() || c == '\u{202e}')), "{text:?}");
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::super::plugin::{facts, faults, on_bench, refused};
-use super::super::{Exit, complain, note, say};
+use super::super::plugin::{facts, faults, given, on_bench, refused};
+use super::super::{Exit, complain, complain_lines, note, say_lines, settings};
 use super::{Language, Project};
 
 pub(in super::super) const BUILD_EXAMPLES: &str = "\
@@ -40,15 +40,18 @@ pub(in super::super) fn run(args: &Build) -> Exit {
         complain(words);
         return Exit::Failed;
     }
-    let (component, settings) = (project.component(), project.settings());
-    on_bench(|bench, runtime| match runtime.block_on(bench.load(&component, settings.as_deref())) {
-        Ok(plugin) => {
-            say(facts(&component, &plugin.facts()));
-            Exit::Done
-        }
-        Err(no) => {
-            complain(faults(&component, &no));
-            refused(&no)
+    let component = project.component();
+    on_bench(settings::load(None, Vec::new()), |bench, runtime| {
+        let settings = match given(project.settings().as_deref(), &bench, &runtime) {
+            Ok(settings) => settings,
+            Err(exit) => return exit,
+        };
+        match runtime.block_on(bench.load(&component, settings.as_ref())) {
+            Ok(plugin) => Exit::Done.unless_unwritten(say_lines(facts(&component, &plugin.facts()))),
+            Err(no) => {
+                complain_lines(faults(&component, &no));
+                refused(&no)
+            }
         }
     })
 }
@@ -130,6 +133,10 @@ fn artifact(project: &Project) -> Result<String, String> {
 fn run_tool(project: &Project, mut command: Command, remedy: &str) -> Result<(), String> {
     let name = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
     note(format!("+ {name} {}", command.get_args().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")));
+    // What builds a plugin has no use for what a server is told, which may be a password.
+    for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("EVENTSTREAM_")) {
+        command.env_remove(variable);
+    }
     // What the tool says is about the work, not the answer: that is standard output's.
     command.current_dir(&project.folder).stdout(std::io::stderr());
     match command.status() {

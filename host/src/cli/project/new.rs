@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use eventstream::printable::Printable;
+
 use super::super::plugin::name;
-use super::super::{Exit, complain, say};
+use super::super::{Exit, complain, say_lines};
 use super::Language;
 
 pub(in super::super) const NEW_EXAMPLES: &str = "\
@@ -112,9 +114,9 @@ pub(in super::super) fn run(args: &New) -> Exit {
             return Exit::Failed;
         }
     }
-    let (shown, install) = (folder.display(), args.lang.install());
-    say(format!("{shown} is a plugin project; next:\n  cd {shown}\n  {install}\n  eventstream plugin test"));
-    Exit::Done
+    let (shown, install) = (Printable(folder.display()), args.lang.install());
+    let next = format!("{shown} is a plugin project; next:\n  cd {shown}\n  {install}\n  eventstream plugin test");
+    Exit::Done.unless_unwritten(say_lines(next))
 }
 
 fn filled(template: &str, args: &New) -> String {

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use eventstream::app::{OnBench, Workbench};
+use eventstream::printable::Printable;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::super::plugin::{faults, on_bench, refused};
-use super::super::{Exit, complain, say};
+use super::super::plugin::{faults, given, on_bench, refused};
+use super::super::{Exit, complain, complain_lines, say_json, say_lines, settings};
 use super::{Project, build};
 
 pub(in super::super) const TEST_EXAMPLES: &str = "\
@@ -103,7 +104,9 @@ pub(in super::super) fn run(args: &Test) -> Exit {
         complain(words);
         return Exit::Failed;
     }
-    on_bench(|bench, runtime| test(args, &project, &cases, &bench, &runtime))
+    on_bench(settings::load(None, Vec::new()), |bench, runtime| {
+        test(args, &project, &cases, &bench, &runtime).unwrap_or_else(|exit| exit)
+    })
 }
 
 fn cases(folder: &Path) -> Result<Vec<(String, Case)>, String> {
@@ -127,19 +130,20 @@ fn test(
     cases: &[(String, Case)],
     bench: &Workbench,
     runtime: &tokio::runtime::Runtime,
-) -> Exit {
-    let (component, settings) = (&project.component(), project.settings());
+) -> Result<Exit, Exit> {
+    let component = &project.component();
+    let settings = given(project.settings().as_deref(), bench, runtime)?;
     // Compiling is what takes time, so that one plugin serves all tests with the same settings.
     let mut plugins: Vec<(Option<&BTreeMap<String, String>>, OnBench<'_>)> = Vec::new();
     let mut failed = 0;
     for (name, case) in cases {
         let config = case.config.as_ref();
         if !plugins.iter().any(|(known, _)| *known == config) {
-            match runtime.block_on(bench.load_with(component, settings.as_deref(), config.cloned())) {
+            match runtime.block_on(bench.load_with(component, settings.as_ref(), config.cloned())) {
                 Ok(plugin) => plugins.push((config, plugin)),
                 Err(no) => {
-                    complain(faults(component, &no));
-                    return refused(&no);
+                    complain_lines(faults(component, &no));
+                    return Err(refused(&no));
                 }
             }
         }
@@ -147,17 +151,24 @@ fn test(
         let differences = runtime.block_on(differences(&plugin.afresh(), &case.steps));
         failed += usize::from(!differences.is_empty());
         if args.json {
-            say(json!({ "test": name, "ok": differences.is_empty(), "differences": differences }));
-        } else if differences.is_empty() {
-            say(format!("ok      {name}"));
+            say_json(json!({ "test": name, "ok": differences.is_empty(), "differences": differences }))?;
         } else {
-            say(format!("FAILED  {name}\n        {}", differences.join("\n        ")));
+            say_lines(told(name, &differences))?;
         }
     }
     if !args.json {
-        say(format!("{} passed, {failed} failed", cases.len() - failed));
+        say_lines(format_args!("{} passed, {failed} failed", cases.len() - failed))?;
     }
-    if failed == 0 { Exit::Done } else { Exit::Failed }
+    Ok(if failed == 0 { Exit::Done } else { Exit::Failed })
+}
+
+/// How a test ended, for a person. Each difference stays on its line.
+fn told(name: &str, differences: &[String]) -> String {
+    if differences.is_empty() {
+        return format!("ok      {}", Printable(name));
+    }
+    let differences: String = differences.iter().map(|words| format!("\n        {}", Printable(words))).collect();
+    format!("FAILED  {}{differences}", Printable(name))
 }
 
 /// What is not as expected; empty if all is.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::super::limits::{Breach, Limits};
 use super::super::secrets::Secrets;
 use crate::event::{EventId, LogLevel, LogLine};
+use crate::printable::Printable;
 
 /// Shared by the interfaces of one attempt and outlives its instance.
 #[derive(Debug)]
@@ -148,9 +149,9 @@ impl Output {
 
     /// Writes a line to the host's log, so that no guest can forge a line of the host's or steer a terminal.
     fn show(&self, line: &LogLine) {
-        let mut text = escape(&line.message);
+        let mut text = Printable(&line.message).to_string();
         for (name, value) in &line.fields {
-            text.push_str(&format!(" {}={:?}", escape(name), value));
+            text.push_str(&format!(" {}={:?}", Printable(name), value));
         }
         let (plugin, event) = (&self.plugin, *locked(&self.event));
         match line.level {
@@ -203,19 +204,6 @@ fn cut(mut line: LogLine, room: usize) -> LogLine {
     line.fields.shrink_to_fit();
     line.message.shrink_to_fit();
     line
-}
-
-/// The text with characters that steer a terminal or end a line written out.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
-            escaped.extend(c.escape_default());
-        } else {
-            escaped.push(c);
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]
@@ -301,10 +289,5 @@ mod tests {
         let output = output();
         assert_eq!(output.spend(100), Ok(()));
         assert_eq!(output.spend(1), Err(Breach::HostCall { limit_bytes: 100 }));
-    }
-
-    #[test]
-    fn text_that_steers_a_terminal_is_written_out() {
-        assert_eq!(escape("a\n\u{1b}[2J\u{202e}é"), "a\\n\\u{1b}[2J\\u{202e}é");
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::place;
+use crate::secret::without_value;
 
 /// Settings that cannot be used. A person has to change them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +19,13 @@ pub struct InvalidSettings {
 impl InvalidSettings {
     pub(super) fn new(words: impl Into<String>) -> Self {
         Self { words: words.into(), place: None, path: Vec::new() }
+    }
+
+    /// Of a value that does not fit its key: what was expected, not the value itself, which may be a secret.
+    pub(super) fn unfit(error: &toml::de::Error) -> Self {
+        let shown = error.to_string();
+        let key = shown.trim_end().rsplit_once("\nin ").map(|(_, key)| format!(" in {key}"));
+        Self::new(format!("{}{}", without_value(error.message().trim_end()), key.unwrap_or_default()))
     }
 
     pub(super) fn at(self, path: &[&str]) -> Self {

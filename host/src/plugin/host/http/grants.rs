@@ -11,6 +11,8 @@ use std::str::FromStr;
 use hyper::{Method, Uri};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 
+use crate::secret::ShownUrl;
+
 const MAX_NAME_CHARS: usize = 253;
 const MAX_LABEL_CHARS: usize = 63;
 
@@ -65,6 +67,11 @@ impl HttpGrants {
         self.0.is_empty()
     }
 
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &HttpGrant> {
+        self.0.iter()
+    }
+
     /// The grant under which a request may be sent.
     pub(super) fn find(&self, place: &Place, method: &Method) -> Result<&HttpGrant, Lacking> {
         let mut lacking = Lacking::Place;
@@ -106,6 +113,15 @@ impl HttpGrant {
     /// Whether the event's id goes along as `Idempotency-Key`.
     pub(super) fn sends_idempotency_key(&self) -> bool {
         self.idempotency_key
+    }
+}
+
+impl fmt::Display for HttpGrant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.place.fmt(f)?;
+        let Some(methods) = &self.methods else { return Ok(()) };
+        let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+        write!(f, " ({})", names.join(", "))
     }
 }
 
@@ -208,8 +224,10 @@ impl FromStr for HttpGrant {
     fn from_str(text: &str) -> Result<Self, String> {
         let example = "a grant is written like \"https://api.example.com\", \"https://*.example.com\" or \
                        \"http://10.0.0.7:8080\"";
-        let wrong = |what: &str| format!("{text:?} {what}; {example}");
-        let (scheme, rest) = text.split_once("://").ok_or_else(|| wrong("has no scheme"))?;
+        // It may hold a password.
+        let wrong = |what: &str| format!("\"{}\" {what}; {example}", ShownUrl(text));
+        let (scheme, rest) =
+            text.split_once("://").ok_or_else(|| format!("a place that is granted has no scheme; {example}"))?;
         let scheme = Scheme::named(scheme).ok_or_else(|| wrong("is neither http nor https"))?;
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         if authority.contains(['/', '?', '#', '@']) {
@@ -247,7 +265,7 @@ impl TryFrom<Written> for HttpGrant {
             Method::from_bytes(name.as_bytes())
                 .ok()
                 .filter(|_| is_upper)
-                .ok_or_else(|| format!("{name:?} is not a method such as \"GET\""))
+                .ok_or_else(|| "a method is written like \"GET\"".to_owned())
         };
         let methods =
             written.methods.map(|names| names.iter().map(method).collect::<Result<Vec<_>, _>>()).transpose()?;

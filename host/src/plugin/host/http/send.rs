@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
+use super::super::super::secrets::Secrets;
 use super::super::denials::Denials;
 use super::body;
 use super::connect::{Connector, NoConnection, Roots};
@@ -36,6 +37,8 @@ pub(in super::super::super) struct Network {
     grants: Arc<HttpGrants>,
     limits: Limits,
     denials: Arc<Denials>,
+    /// A guest may put them into the address that it asks for, and be denied.
+    secrets: Arc<Secrets>,
     /// For places that the operator wrote down, whose number is known.
     client: Client<Connector, WasiBody>,
     /// For those below a domain, of which there may be any number: no connection is kept.
@@ -80,18 +83,18 @@ impl Network {
         plugin: &str,
         grants: HttpGrants,
         limits: Limits,
-        denials: Arc<Denials>,
+        (denials, secrets): (Arc<Denials>, Arc<Secrets>),
         shared: &Shared,
     ) -> Self {
         let resolver = System { given: shared.resolve.clone(), quota: shared.quotas.of(plugin), look_up };
-        Self::with_resolver(plugin, grants, limits, denials, shared, Arc::new(resolver))
+        Self::with_resolver(plugin, grants, limits, (denials, secrets), shared, Arc::new(resolver))
     }
 
     pub(super) fn with_resolver(
         plugin: &str,
         grants: HttpGrants,
         limits: Limits,
-        denials: Arc<Denials>,
+        (denials, secrets): (Arc<Denials>, Arc<Secrets>),
         shared: &Shared,
         resolver: Arc<dyn Resolve>,
     ) -> Self {
@@ -108,7 +111,7 @@ impl Network {
         };
         let (client, client_once) = (client(MAX_IDLE.min(MAX_ALL_IDLE / grants.named().max(1))), client(0));
         let (plugin, runtime) = (plugin.to_owned(), shared.runtime.clone());
-        Self { plugin, grants, limits, denials, client, client_once, runtime }
+        Self { plugin, grants, limits, denials, secrets, client, client_once, runtime }
     }
 
     pub(super) fn grants(&self) -> &HttpGrants {
@@ -161,7 +164,9 @@ impl Network {
 
     /// A request to what is no place a grant could name.
     pub(super) fn deny_unnamed(&self, uri: &Uri) {
-        let target: String = uri.authority().map(ToString::to_string).unwrap_or_default().chars().take(256).collect();
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        let target: String = self.secrets.hide(host).chars().take(256).collect();
         if self.denials.count("http", &target) {
             tracing::warn!(
                 plugin.id = %self.plugin,
@@ -177,14 +182,15 @@ impl Network {
         }
         let plugin = &self.plugin;
         let others = if self.grants.is_empty() { "" } else { " (beside what it has)" };
-        tracing::warn!(
-            plugin.id = %plugin,
+        let words = format!(
             "denied {method} {place}: {why}; {plugin}.toml would grant it{others} with: grants.http = [{grant}]"
         );
+        tracing::warn!(plugin.id = %plugin, "{}", self.secrets.hide(&words));
     }
 
     fn tell_of_own(&self, place: &Place, method: &Method) {
         if self.denials.is_new(&format!("own {place}")) {
+            let method = self.secrets.hide(method.as_str());
             tracing::warn!(
                 plugin.id = %self.plugin,
                 "denied {method} {place}: this server itself listens there, which no grant can name, since a plugin is not to \
@@ -200,6 +206,7 @@ impl Network {
     /// The guest only learns that it is the certificate.
     fn tell_of_certificate(&self, place: &Place, why: &impl fmt::Display) {
         if self.denials.is_new(&format!("certificate {place}")) {
+            let (place, why) = (self.secrets.hide(&place.to_string()), self.secrets.hide(&why.to_string()));
             tracing::warn!(
                 plugin.id = %self.plugin,
                 "{place} shows a certificate that is not accepted: {why}; an authority of one's own is added to the roots \

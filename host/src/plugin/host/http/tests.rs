@@ -114,7 +114,7 @@ fn rig_beside(
     let shared = Shared { runtime, roots: Arc::default(), resolve, quotas: quotas.clone(), own };
     let grants: Vec<HttpGrant> = serde_json::from_str(grants).unwrap();
     let grants = grants.into_iter().collect();
-    let network = Network::with_resolver(plugin, grants, limits, denials.clone(), &shared, resolver);
+    let network = Network::with_resolver(plugin, grants, limits, (denials.clone(), Arc::default()), &shared, resolver);
     let event = EventId::new();
     Rig { outgoing: Outgoing::new(Arc::new(network), event), denials, event }
 }

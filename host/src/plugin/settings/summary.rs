@@ -1,0 +1,76 @@
+//! What a plugin's settings give it, for a person who is to know before they are used.
+
+use serde_json::Value;
+
+use super::Settings;
+use crate::plugin::Limits;
+
+impl Settings {
+    /// What these settings give, each as what it is and what it comes to, without the value of a secret. Empty if they give
+    /// nothing beyond what every plugin has.
+    pub fn summary(&self) -> Vec<(&'static str, String)> {
+        let hosts = self.grants.http.iter().flat_map(|grants| grants.iter().map(ToString::to_string)).collect();
+        let secrets = self.secrets.iter().flatten().map(|(name, source)| format!("{name} from {source}")).collect();
+        let config = self.config.iter().flat_map(|config| config.keys().cloned()).collect();
+        let types = self.types.iter().flatten().map(ToString::to_string).collect();
+        let rows: [(_, Vec<String>); 5] =
+            [("hosts", hosts), ("secrets", secrets), ("config", config), ("types", types), ("limits", self.raised())];
+        rows.into_iter()
+            .filter(|(_, values)| !values.is_empty())
+            .map(|(what, values)| (what, values.join(", ")))
+            .collect()
+    }
+
+    /// The limits that are not as for every plugin.
+    fn raised(&self) -> Vec<String> {
+        let values = |limits: Limits| match serde_json::to_value(limits) {
+            Ok(Value::Object(values)) => values,
+            _ => serde_json::Map::new(),
+        };
+        let usual = values(Limits::default());
+        let set = values(self.limits.over(Limits::default()));
+        let differs = |(key, value): &(String, Value)| usual.get(key) != Some(value);
+        set.into_iter().filter(differs).map(|(key, value)| format!("{} = {value}", as_written(&key))).collect()
+    }
+}
+
+/// The name of a key in a file of settings, which is not that in a document.
+fn as_written(key: &str) -> String {
+    let mut written = String::new();
+    for c in key.chars() {
+        if c.is_ascii_uppercase() {
+            written.push('_');
+        }
+        written.push(c.to_ascii_lowercase());
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_is_given_is_told_but_for_the_secrets_themselves() {
+        let settings = Settings::parse(
+            r#"
+            secrets = { a = { file = "/home/me/key" }, b = { env = "CLOUD_TOKEN" }, c = "hunter2" }
+            grants.http = ["http://10.0.0.7:8080", { url = "https://api.example.com", methods = ["POST"] }]
+            config = { url = "hunter3" }
+            limits = { wall_ms = "60s", cpu_ms = 1000 }
+            "#,
+        )
+        .unwrap();
+        let told: Vec<String> = settings.summary().iter().map(|(what, value)| format!("{what}: {value}")).collect();
+        assert_eq!(
+            told,
+            [
+                "hosts: http://10.0.0.7:8080, https://api.example.com (POST)",
+                "secrets: a from the file \"/home/me/key\", b from the variable CLOUD_TOKEN, c from these settings",
+                "config: url",
+                "limits: wall_ms = 60000",
+            ]
+        );
+        assert_eq!(Settings::parse("limits = { cpu_ms = 1000 }").unwrap().summary(), []);
+    }
+}

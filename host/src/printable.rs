@@ -1,0 +1,140 @@
+//! Text from elsewhere, made fit for a terminal and a line.
+//!
+//! A component, a sender or a server may put anything into a text: sequences that steer a terminal, marks that turn the
+//! direction of what follows, line ends that forge a line. Here such characters become JSON escapes (`\n`, `\u001b`),
+//! which people can read and which keep JSON valid with the same value.
+
+use std::fmt::{self, Display, Formatter, Write};
+
+/// A value that stays on its line: every character that breaks a line, steers a terminal or cannot be seen is escaped.
+#[derive(Clone, Copy, Debug)]
+pub struct Printable<T>(pub T);
+
+/// A report of several lines whose values are [`Printable`] already: as that, but line ends stay.
+#[derive(Clone, Copy, Debug)]
+pub struct PrintableLines<T>(pub T);
+
+/// A JSON document on one line: blanks between its parts that break a line become spaces, everything else is as in
+/// [`Printable`]. The document keeps its value.
+#[derive(Clone, Copy, Debug)]
+pub struct PrintableJson<T>(pub T);
+
+impl<T: Display> Display for Printable<T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        escape(&self.0, LineEnds::Escaped, f)
+    }
+}
+
+impl<T: Display> Display for PrintableLines<T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        escape(&self.0, LineEnds::Kept, f)
+    }
+}
+
+impl<T: Display> Display for PrintableJson<T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        escape(&self.0, LineEnds::Blanks, f)
+    }
+}
+
+/// What becomes of the characters that end a line or a column.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LineEnds {
+    Escaped,
+    Kept,
+    Blanks,
+}
+
+fn escape(value: &impl Display, line_ends: LineEnds, f: &mut Formatter<'_>) -> fmt::Result {
+    if f.width().is_none() && f.precision().is_none() {
+        return write!(Escaping { out: f, line_ends }, "{value}");
+    }
+    // A width counts what is shown, so that the columns of a table stay straight.
+    let mut shown = String::new();
+    write!(Escaping { out: &mut shown, line_ends }, "{value}")?;
+    f.pad(&shown)
+}
+
+/// Escapes what is written through it.
+struct Escaping<'a, W> {
+    out: &'a mut W,
+    line_ends: LineEnds,
+}
+
+impl<W: Write> Write for Escaping<'_, W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut clean = 0;
+        for (at, c) in text.char_indices().filter(|(_, c)| is_unprintable(*c)) {
+            self.out.write_str(&text[clean..at])?;
+            clean = at + c.len_utf8();
+            match (c, self.line_ends) {
+                ('\n', LineEnds::Kept) => self.out.write_char('\n')?,
+                ('\n' | '\r' | '\t', LineEnds::Blanks) => self.out.write_char(' ')?,
+                ('\n', _) => self.out.write_str("\\n")?,
+                ('\r', _) => self.out.write_str("\\r")?,
+                ('\t', _) => self.out.write_str("\\t")?,
+                _ => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        write!(self.out, "\\u{unit:04x}")?;
+                    }
+                }
+            }
+        }
+        self.out.write_str(&text[clean..])
+    }
+}
+
+/// Whether a character must not reach a terminal or a log as it is.
+fn is_unprintable(c: char) -> bool {
+    // Most text is ASCII, and is let through after one comparison.
+    if (' '..='~').contains(&c) {
+        return false;
+    }
+    // Control characters, then what is not seen or turns the direction of the text: the soft hyphen, marks and isolates
+    // of direction, separators of lines and paragraphs, characters without width, the byte order mark, annotations, tags.
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTILE: &str = "a\n\r\t\u{1b}[31m\u{7f}\u{85}\u{9b}\u{61c}\u{200e}\u{200f}\u{202e}\u{2066}\u{2028}\u{2029}\u{feff}\u{e0041}é\0";
+
+    #[test]
+    fn nothing_that_steers_a_terminal_or_breaks_a_line_is_left() {
+        let shown = Printable(HOSTILE).to_string();
+        assert!(!shown.contains(is_unprintable), "{shown:?}");
+        assert!(shown.starts_with("a\\n\\r\\t\\u001b[31m\\u007f\\u0085\\u009b\\u061c\\u200e"), "{shown}");
+        assert!(shown.ends_with("\\udb40\\udc41é\\u0000"), "{shown}");
+    }
+
+    #[test]
+    fn the_escapes_are_those_of_json() {
+        let read: String = serde_json::from_str(&format!("\"{}\"", Printable(HOSTILE))).unwrap();
+        assert_eq!(read, HOSTILE);
+    }
+
+    #[test]
+    fn a_document_keeps_its_value_on_one_line() {
+        let document = serde_json::json!({ "a": [1, HOSTILE], HOSTILE: null });
+        let shown = PrintableJson(serde_json::to_string_pretty(&document).unwrap()).to_string();
+        assert!(!shown.contains(is_unprintable), "{shown:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), document);
+    }
+
+    #[test]
+    fn a_report_keeps_its_lines_and_nothing_else() {
+        assert_eq!(PrintableLines("a\nb\r\u{1b}c").to_string(), "a\nb\\r\\u001bc");
+    }
+
+    #[test]
+    fn a_width_counts_what_is_shown() {
+        assert_eq!(format!("{:<8}|", Printable("a\nb")), "a\\nb    |");
+        assert_eq!(format!("{:.2}|", Printable("\n\n")), "\\n|");
+    }
+}

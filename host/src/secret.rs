@@ -1,0 +1,201 @@
+//! What must not be shown: values given as secrets, and what addresses hold beside the place that they name.
+//!
+//! A secret is a [`SecretText`] from where it is read to where it is used, so that no message, log line or debug output
+//! shows it by accident. A text that was not made here may still hold an address with a password in it;
+//! [`WithoutCredentials`] is the last guard before it is shown.
+
+use std::fmt::{self, Debug, Display, Formatter, Write};
+
+use serde::Deserialize;
+
+/// What is shown in the place of a secret.
+const HIDDEN: &str = "***";
+
+/// A text that shows itself to nobody.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct SecretText(String);
+
+impl SecretText {
+    /// The text itself, for the one who is meant to have it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for SecretText {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<&str> for SecretText {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl Display for SecretText {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+impl Debug for SecretText {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+/// An address as it may be shown: scheme, host, port and path; a user, a password, a query and a fragment are hidden.
+/// Of what is no address only the scheme is shown, since nobody knows which part of it is a password.
+#[derive(Clone, Copy, Debug)]
+pub struct ShownUrl<'a>(pub &'a str);
+
+impl Display for ShownUrl<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Some((scheme, rest)) = self.0.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
+            return f.write_str(HIDDEN);
+        };
+        write!(f, "{scheme}://")?;
+        // The last @ ends the password, which may hold any character where somebody forgot to encode it.
+        let (credentials, place) = rest.rsplit_once('@').map_or((None, rest), |(before, after)| (Some(before), after));
+        let (authority, path) = place.split_at(place.find(['/', '?', '#']).unwrap_or(place.len()));
+        if !is_authority(authority) {
+            return f.write_str(HIDDEN);
+        }
+        if credentials.is_some() {
+            write!(f, "{HIDDEN}@")?;
+        }
+        let (path, more) = path.split_at(path.find(['?', '#']).unwrap_or(path.len()));
+        write!(f, "{authority}{path}")?;
+        match more.chars().next() {
+            Some(mark) => write!(f, "{mark}{HIDDEN}"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+}
+
+/// A host that is a name or an address, with or without a port.
+fn is_authority(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (text, ""),
+    };
+    let is_name = |host: &str| host.chars().all(|c| c.is_ascii_alphanumeric() || "-._*".contains(c));
+    let is_v6 = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .is_some_and(|host| host.chars().all(|c| c.is_ascii_hexdigit() || ":.%".contains(c)));
+    (is_name(host) || is_v6) && port.chars().all(|c| c.is_ascii_digit())
+}
+
+/// A text in which every address has its user and password hidden.
+#[derive(Clone, Copy, Debug)]
+pub struct WithoutCredentials<T>(pub T);
+
+impl<T: Display> Display for WithoutCredentials<T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        hide_credentials(&self.0.to_string(), f)
+    }
+}
+
+/// Writes a text without the users and passwords in its addresses. What may be part of a password is hidden with it: from
+/// `://` to the last `@` before a blank or a quote.
+fn hide_credentials(text: &str, out: &mut impl Write) -> fmt::Result {
+    const MARK: &str = "://";
+    let mut rest = text;
+    while let Some(mark) = rest.find(MARK) {
+        let (before, after) = rest.split_at(mark + MARK.len());
+        out.write_str(before)?;
+        let end = after.find(|c: char| c.is_whitespace() || "\"'`<>".contains(c)).unwrap_or(after.len());
+        rest = match after[..end].rfind('@') {
+            Some(at) => {
+                out.write_str(HIDDEN)?;
+                &after[at..]
+            }
+            None => after,
+        };
+    }
+    out.write_str(rest)
+}
+
+/// What `serde` says of a value that does not fit, without the value: it may be a secret in the wrong place.
+pub fn without_value(message: &str) -> String {
+    const EXPECTED: &str = ", expected ";
+    let quotes = ["invalid type: ", "invalid value: ", "unknown variant "];
+    let Some(begin) = quotes.into_iter().find(|begin| message.starts_with(begin)) else { return message.to_owned() };
+    let Some((said, expected)) = message[begin.len()..].rsplit_once(EXPECTED) else { return begin.trim().to_owned() };
+    let kind = said.split(['"', '`']).next().unwrap_or_default().trim();
+    let kind = if kind.is_empty() { "a text" } else { kind };
+    format!("{begin}{kind}{EXPECTED}{expected}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_shows_itself_to_nobody() {
+        let secret = SecretText::from("hunter2");
+        assert_eq!(format!("{secret} {secret:?} {:#?}", Some(&secret)).matches("hunter").count(), 0);
+        assert_eq!(secret.expose(), "hunter2");
+    }
+
+    #[test]
+    fn an_address_is_shown_without_what_may_be_a_password() {
+        for (given, shown) in [
+            ("redis://127.0.0.1:6379", "redis://127.0.0.1:6379"),
+            ("redis://me:hunter2@host:1/0", "redis://***@host:1/0"),
+            ("redis://:hun@ter2@host", "redis://***@host"),
+            ("redis://:hun/ter2@host/3", "redis://***@host/3"),
+            ("redis://:hun?ter#2@[::1]:1", "redis://***@[::1]:1"),
+            ("redis+unix:///run/redis?user=a&pass=hunter2", "redis+unix:///run/redis?***"),
+            ("redis://host/0?password=hunter2", "redis://host/0?***"),
+            ("redis://host#hunter2", "redis://host#***"),
+            ("redis://:hunter2", "redis://***"),
+            ("redis://me:hunter2", "redis://***"),
+            ("me:hunter2@host", "***"),
+            ("hunter2://host", "hunter2://host"),
+            ("redis:/me:hunter2@host", "***"),
+            ("https://*.example.com", "https://*.example.com"),
+        ] {
+            assert_eq!(ShownUrl(given).to_string(), shown, "{given}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_does_not_fit_is_told_by_its_kind() {
+        for (said, told) in [
+            ("invalid type: string \"hunter2\", expected a map", "invalid type: string, expected a map"),
+            ("invalid type: string \"hun, expected ter2\", expected u32", "invalid type: string, expected u32"),
+            (
+                "invalid value: integer `5`, expected a nonzero usize",
+                "invalid value: integer, expected a nonzero usize",
+            ),
+            ("unknown variant `hunter2`, expected one of `a`, `b`", "unknown variant a text, expected one of `a`, `b`"),
+            ("missing field `url`", "missing field `url`"),
+        ] {
+            assert_eq!(without_value(said), told);
+        }
+    }
+
+    #[test]
+    fn addresses_in_a_text_lose_their_passwords() {
+        for (text, shown) in [
+            ("nothing here", "nothing here"),
+            ("at http://host/a and redis://h:1", "at http://host/a and redis://h:1"),
+            ("at redis://a:hunter2@h: no", "at redis://***@h: no"),
+            ("\"redis://:hun@ter/2@h\" and http://u:hunter2@i", "\"redis://***@h\" and http://***@i"),
+            ("mail a@b, see http://c", "mail a@b, see http://c"),
+            ("://hunter2@", "://***@"),
+        ] {
+            assert_eq!(WithoutCredentials(text).to_string(), shown);
+        }
+    }
+}
