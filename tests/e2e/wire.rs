@@ -18,6 +18,8 @@ on_both_brokers! {
     a_body_without_a_length_is_refused_once_it_is_too_large,
     a_small_body_without_a_length_is_accepted,
     requests_that_can_be_read_in_two_ways_are_refused,
+    a_client_that_closes_its_sending_side_gets_its_answer,
+    bodies_that_stall_and_answers_that_nobody_takes_keep_little_memory,
     many_connections_that_send_nothing_hold_up_nobody,
     a_thousand_clients_that_connect_at_once_are_all_served,
 }
@@ -161,6 +163,48 @@ fn requests_that_can_be_read_in_two_ways_are_refused(broker: Broker) {
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{what}: {answer}");
     }
     nothing_was_stored_and_others_are_served(&stage);
+}
+
+fn a_client_that_closes_its_sending_side_gets_its_answer(broker: Broker) {
+    let stage = Stage::scripted(broker, &["t"]);
+    let head = "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+    for request in [
+        format!("{head}Content-Length: 12\r\n\r\n{{\"type\":\"t\"}}"),
+        format!("{head}Transfer-Encoding: chunked\r\n\r\nc\r\n{{\"type\":\"t\"}}\r\n0\r\n\r\n"),
+    ] {
+        let mut stream = connect(&stage);
+        stream.write_all(request.as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let answer = read_to_end(stream);
+        assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
+    }
+}
+
+fn bodies_that_stall_and_answers_that_nobody_takes_keep_little_memory(broker: Broker) {
+    let stage = Stage::with(broker, PluginsDir::scripted(&["t"]), |options| {
+        options.with("server.max_buffered_bytes", 16 * 1024 * 1024)
+    });
+    stage.client.wait_ended(&stage.client.post_event("t", &json!({ "text": "x".repeat(200_000) })));
+    let before = stage.host.resident_bytes();
+    let head = "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+    let body = format!("{{\"type\":\"t\",\"payload\":\"{}", "x".repeat(900_000));
+    let stalled = [
+        format!("{head}Content-Length: 1000000\r\n\r\n{body}"),
+        format!("{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}", body.len() + 1),
+        "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200),
+    ];
+    let send = |index: usize| {
+        let mut stream = connect(&stage);
+        // What is refused may be closed while it is still sent.
+        let _ = stream.write_all(stalled[index % stalled.len()].as_bytes());
+        stream
+    };
+    let streams: Vec<TcpStream> = (0..300).map(send).collect();
+    // Three hundred of a megabyte.
+    let grown_bytes = stage.host.resident_bytes().saturating_sub(before);
+    assert!(grown_bytes < 100 * 1024 * 1024, "{grown_bytes} bytes");
+    stage.client.wait_ended(&stage.client.post_event("t", &json!({})));
+    drop(streams);
 }
 
 fn many_connections_that_send_nothing_hold_up_nobody(broker: Broker) {

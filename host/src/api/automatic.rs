@@ -5,32 +5,42 @@
 
 use super::problem::{Kind, Problem};
 
-/// The answer to a head that did not arrive in time.
-pub(super) fn head_timeout(header_timeout_ms: u64) -> Vec<u8> {
-    answer(Kind::RequestTimeout, &format!("the head of the request did not arrive within {header_timeout_ms} ms"))
+/// The refusal of a head that did not arrive in time.
+pub(super) fn head_timeout(header_timeout_ms: u64) -> Problem {
+    Problem::new(Kind::RequestTimeout, format!("the head of the request did not arrive within {header_timeout_ms} ms"))
 }
 
-/// What is to be written in place of this, if it is an answer that the HTTP library made up itself.
-pub(super) fn replacement(written: &[u8]) -> Option<Vec<u8>> {
+/// The refusal to write in place of this, if it is an answer that the HTTP library made up itself. `head_refusal` says
+/// what is wrong with the head, if that is known better than the library knows it.
+pub(super) fn problem_for(
+    written: &[u8],
+    head_refusal: impl FnOnce() -> Option<(Kind, &'static str)>,
+) -> Option<Problem> {
     let head = written.strip_prefix(b"HTTP/1.1 ").or_else(|| written.strip_prefix(b"HTTP/1.0 "))?;
     // Most of what is written is an answer of ours, and known by its status.
-    let (kind, detail) = match head.get(..3)? {
+    let general = match head.get(..3)? {
         b"400" => (Kind::BadRequest, "this is not HTTP/1.1, or its head breaks the rules"),
         b"414" => (Kind::UriTooLong, "the address is longer than is accepted"),
         b"431" => (Kind::HeadersTooLarge, "the headers are more or larger than is accepted"),
         _ => return None,
     };
     let is_empty = contains(head, b"\r\ncontent-length: 0\r\n") && !contains(head, b"\r\ncontent-type:");
-    is_empty.then(|| answer(kind, detail))
+    let refusal = || if general.0 == Kind::BadRequest { head_refusal().unwrap_or(general) } else { general };
+    is_empty.then(|| {
+        let (kind, detail) = refusal();
+        Problem::new(kind, detail)
+    })
 }
 
-fn answer(kind: Kind, detail: &str) -> Vec<u8> {
-    let problem = Problem::new(kind, detail);
+/// A refusal as it is written to a connection that ends with it.
+pub(super) fn answer(problem: &Problem) -> Vec<u8> {
     let body = problem.body();
+    let retry_after = problem.retry_after_s().map(|seconds| format!("retry-after: {seconds}\r\n"));
     format!(
         "HTTP/1.1 {}\r\nconnection: close\r\ncontent-type: application/problem+json\r\nx-content-type-options: nosniff\r\n\
-         cache-control: no-store\r\ncontent-length: {}\r\n\r\n{body}",
+         cache-control: no-store\r\n{}content-length: {}\r\n\r\n{body}",
         problem.status(),
+        retry_after.unwrap_or_default(),
         body.len()
     )
     .into_bytes()
@@ -44,10 +54,15 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 mod tests {
     use super::*;
 
+    fn replaced(written: &[u8], head_refusal: Option<(Kind, &'static str)>) -> Option<String> {
+        let problem = problem_for(written, || head_refusal)?;
+        Some(String::from_utf8(answer(&problem)).unwrap())
+    }
+
     #[test]
     fn only_empty_refusals_are_replaced() {
         let made_up = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\ndate: x\r\n\r\n";
-        let text = String::from_utf8(replacement(made_up).unwrap()).unwrap();
+        let text = replaced(made_up, Some((Kind::UnknownCoding, "gzip"))).unwrap();
         assert!(text.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\n"), "{text}");
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("content-length: {}", body.len())), "{text}");
@@ -60,7 +75,21 @@ mod tests {
             "HTTP/1.1 4",
             "",
         ] {
-            assert_eq!(replacement(ours.as_bytes()), None, "{ours:?}");
+            assert_eq!(replaced(ours.as_bytes(), None), None, "{ours:?}");
         }
+    }
+
+    #[test]
+    fn what_is_known_of_the_head_is_told() {
+        let made_up = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+        let text = replaced(made_up, Some((Kind::UnknownCoding, "no gzip"))).unwrap();
+        assert!(text.starts_with("HTTP/1.1 501 Not Implemented\r\n") && text.contains("no gzip"), "{text}");
+        assert!(replaced(made_up, None).unwrap().starts_with("HTTP/1.1 400 Bad Request\r\n"));
+    }
+
+    #[test]
+    fn a_refusal_for_now_says_when_to_come_again() {
+        let text = String::from_utf8(answer(&Problem::overloaded("full"))).unwrap();
+        assert!(text.contains("\r\nretry-after: 1\r\n"), "{text}");
     }
 }

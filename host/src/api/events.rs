@@ -16,9 +16,13 @@ use crate::clock;
 use crate::event::{Draft, EventId, NewEvent, Record};
 
 use super::intake::InPath;
+use super::memory::Prepaid;
 use super::problem::{Kind, Problem};
 use super::view::EventView;
 use super::{Api, intake, json, json_text, query};
+
+/// The most bytes that the answer to an array has for each event: an id in quotes, a truth and two commas.
+const ANSWER_BYTES: usize = 48;
 
 /// The answer to an array of events, in its order.
 #[derive(Serialize)]
@@ -43,7 +47,7 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request) -> Re
     // The request as it came: an extractor would copy the headers.
     let (Parts { uri, headers, .. }, body) = request.into_parts();
     // First of all: who is still sending does not see a refusal.
-    let body = intake::body(body, &api.options).await?;
+    let body = intake::body(body, &api.options, &api.memory).await?;
     query::none(uri.query())?;
     intake::json_is_meant(&headers)?;
     let key = intake::idempotency_key(&headers)?;
@@ -53,6 +57,11 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request) -> Re
     let events = draft.validate(limits, clock::now(), key.as_deref())?;
 
     let broker = api.broker.name();
+    // Once the events are stored, their answer cannot be refused any more.
+    let mut answer_memory = api.memory.charge();
+    if is_batch {
+        answer_memory.grow_to(events.len().saturating_mul(ANSWER_BYTES))?;
+    }
     let accepted = if events.is_empty() {
         Vec::new()
     } else {
@@ -62,7 +71,7 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request) -> Re
     };
     let durability = api.broker.health().durability;
     if is_batch {
-        return Ok(json(
+        let mut answer = json(
             StatusCode::ACCEPTED,
             &AcceptedBatch {
                 message: format!("{} events accepted and queued ({broker})", accepted.len()),
@@ -70,7 +79,9 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request) -> Re
                 durability,
                 duplicates: accepted.iter().map(|accepted| accepted.duplicate).collect(),
             },
-        ));
+        );
+        answer.extensions_mut().insert(Prepaid(Arc::new(answer_memory)));
+        return Ok(answer);
     }
     let Some(accepted) = accepted.first() else {
         return Err(Problem::new(Kind::Internal, "the broker accepted an event without naming it"));
@@ -92,8 +103,9 @@ fn answer(broker: &str, durability: Durability, accepted: Accepted) -> String {
 
 /// Processed events, newest first.
 pub(super) async fn list(State(api): State<Arc<Api>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
-    let EndedPage { records, next_cursor } =
-        api.broker.ended(query::ended(query.as_deref(), Ending::Processed)?).await?;
+    let wanted = query::ended(query.as_deref(), Ending::Processed)?;
+    let _turn = api.memory.page_turn().await?;
+    let EndedPage { records, next_cursor } = api.broker.ended(wanted).await?;
     let events = records.iter().map(EventView::ended).collect();
     Ok(json(StatusCode::OK, &Page { events, next_cursor: next_cursor.as_deref() }))
 }

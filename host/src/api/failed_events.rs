@@ -36,7 +36,9 @@ struct ReplayAccepted {
 
 /// Failed events, newest first.
 pub(super) async fn list(State(api): State<Arc<Api>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
-    let EndedPage { records, next_cursor } = api.broker.ended(query::ended(query.as_deref(), Ending::Failed)?).await?;
+    let wanted = query::ended(query.as_deref(), Ending::Failed)?;
+    let _turn = api.memory.page_turn().await?;
+    let EndedPage { records, next_cursor } = api.broker.ended(wanted).await?;
     let failed_events = records.iter().map(EventView::ended).collect();
     Ok(json(StatusCode::OK, &Page { failed_events, next_cursor: next_cursor.as_deref() }))
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 
-use super::{Api, NotChanged, Routes, ServerOptions};
+use super::{Api, MemoryBudget, NotChanged, Routes, ServerOptions};
 use crate::broker::{
     Accepted, Append, Broker, Claim, Delivery, Durability, EndedPage, EndedQuery, Ending, Error, Exported, Found,
     Health, Lane, Leases, Promoted, Replayed, Restored, Settle, Settled, Snapshot, Stats,
@@ -260,6 +260,7 @@ pub(super) fn api(options: ServerOptions) -> (Api, Arc<Fake>) {
     let api = Api {
         broker: Arc::clone(&broker) as Arc<dyn Broker>,
         routes: Arc::new(OnePlugin::default()),
+        memory: MemoryBudget::new(options.max_buffered_bytes),
         options,
         draining: Default::default(),
         unwritten: Default::default(),

@@ -26,7 +26,7 @@ const MAX_URI_BYTES: usize = 8 * 1024;
 
 /// Put by the connection beside a request whose head is readable but must not be trusted; says why.
 #[derive(Clone, Debug)]
-pub(super) struct Distrusted(pub(super) String);
+pub(super) struct Distrusted(pub(super) Kind, pub(super) &'static str);
 
 /// What surrounds all routes.
 pub(super) async fn guard(
@@ -52,6 +52,11 @@ pub(super) async fn guard(
         // The rest of the body was not read, and is not to be taken for the next request.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    finish(response)
+}
+
+/// Adds the headers that every answer has.
+pub(super) fn finish(mut response: Response) -> Response {
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
@@ -60,8 +65,8 @@ pub(super) async fn guard(
 fn refusal(request: &Request, only_local: bool) -> Option<Problem> {
     let bad = |detail: &str| Some(Problem::new(Kind::BadRequest, detail));
     let headers = request.headers();
-    if let Some(Distrusted(why)) = request.extensions().get() {
-        return bad(why);
+    if let Some(Distrusted(kind, why)) = request.extensions().get() {
+        return Some(Problem::new(*kind, *why));
     }
     let uri_bytes = request.uri().path_and_query().map_or(0, |it| it.as_str().len());
     let headers_bytes = headers_bytes(headers);

@@ -10,10 +10,11 @@ use axum::extract::{FromRequestParts, Path, Request};
 use axum::http::Uri;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
 use axum::http::request::Parts;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 
+use super::memory::{MemoryBudget, MemoryCharge};
 use super::options::ServerOptions;
 use super::problem::{Kind, Problem};
 
@@ -38,15 +39,15 @@ impl<S: Send + Sync> FromRequestParts<S> for InPath {
     }
 }
 
-/// The body of a request.
+/// The body of a request. Its memory counts until the last clone of it is dropped.
 ///
 /// # Errors
-/// [`Kind::TooLarge`], [`Kind::RequestTimeout`], or [`Kind::MalformedBody`] for one that ends early or breaks the rules
-/// of chunked bodies.
-pub(super) async fn body(mut body: Body, options: &ServerOptions) -> Result<Bytes, Problem> {
+/// [`Kind::TooLarge`], [`Kind::RequestTimeout`], [`Kind::Overloaded`], or [`Kind::MalformedBody`] for one that ends early
+/// or breaks the rules of chunked bodies.
+pub(super) async fn body(mut body: Body, options: &ServerOptions, memory: &MemoryBudget) -> Result<Bytes, Problem> {
     let max_bytes = options.max_body_bytes;
     let time = Duration::from_millis(options.body_timeout_ms);
-    let read = tokio::time::timeout(time, collect(&mut body, max_bytes)).await.unwrap_or_else(|_| {
+    let read = tokio::time::timeout(time, collect(&mut body, max_bytes, memory.charge())).await.unwrap_or_else(|_| {
         let detail = format!("the body did not arrive within {} ms", options.body_timeout_ms);
         Err(Problem::new(Kind::RequestTimeout, detail))
     });
@@ -63,12 +64,16 @@ pub(super) async fn body(mut body: Body, options: &ServerOptions) -> Result<Byte
 ///
 /// # Errors
 /// Those of [`body`].
-pub(super) async fn with_body(request: Request, options: &ServerOptions) -> Result<Request, Problem> {
+pub(super) async fn with_body(
+    request: Request,
+    options: &ServerOptions,
+    memory: &MemoryBudget,
+) -> Result<Request, Problem> {
     if request.body().is_end_stream() {
         return Ok(request);
     }
     let (parts, unread) = request.into_parts();
-    Ok(Request::from_parts(parts, Body::from(body(unread, options).await?)))
+    Ok(Request::from_parts(parts, Body::from(body(unread, options, memory).await?)))
 }
 
 /// The request as if its path did not end in a slash, which many clients and proxies add.
@@ -88,23 +93,35 @@ pub(super) fn without_trailing_slash(mut request: Request) -> Request {
 }
 
 /// The whole body, or nothing once it is certain to be too large.
-async fn collect(body: &mut Body, max_bytes: usize) -> Result<Option<Bytes>, Problem> {
+async fn collect(body: &mut Body, max_bytes: usize, mut charge: MemoryCharge) -> Result<Option<Bytes>, Problem> {
     if body.size_hint().lower() > max_bytes as u64 {
         return Ok(None);
     }
-    let mut read = BytesMut::new();
+    let whole_bytes = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(max_bytes);
+    let mut read = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
             tracing::debug!("the body of a request cannot be read: {error}");
-            Problem::new(Kind::MalformedBody, "the body ends early, or is not chunked as it says")
+            Problem::new(Kind::MalformedBody, "the body ends early, or is not chunked as it says").closing()
         })?;
         let Ok(data) = frame.into_data() else { continue };
-        if read.len() + data.len() > max_bytes {
+        let needed_bytes = read.len() + data.len();
+        if needed_bytes > max_bytes {
             return Ok(None);
+        }
+        if needed_bytes > read.capacity() {
+            let size_bytes = grown(read.capacity(), needed_bytes, whole_bytes);
+            charge.grow_to(size_bytes)?;
+            read.reserve_exact(size_bytes - read.len());
         }
         read.extend_from_slice(&data);
     }
-    Ok(Some(read.freeze()))
+    Ok(Some(charge.attach(read)))
+}
+
+/// The next capacity for a body: twice the last one at most, whatever length was announced, and not more than the whole.
+fn grown(capacity_bytes: usize, needed_bytes: usize, whole_bytes: usize) -> usize {
+    capacity_bytes.saturating_mul(2).min(whole_bytes).max(needed_bytes)
 }
 
 /// Reads what is left and throws it away, if it is not more than makes sense.

@@ -4,6 +4,7 @@
 //! problem document. Nothing here knows which broker it is, or what a plugin is made of.
 
 mod access;
+mod admission;
 mod automatic;
 mod connection;
 mod events;
@@ -11,6 +12,7 @@ mod failed_events;
 mod guard;
 mod health;
 mod intake;
+mod memory;
 mod metrics;
 mod options;
 mod plugins;
@@ -23,10 +25,13 @@ mod view;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod server_tests;
 #[cfg(test)]
 mod tests;
 
+pub use memory::MemoryBudget;
 pub use options::ServerOptions;
 pub use server::{listen, serve};
 pub(crate) use view::{Shown, show};
@@ -95,6 +100,8 @@ pub struct Api {
     pub routes: Arc<dyn Routes>,
     /// What requests are limited by.
     pub options: ServerOptions,
+    /// The memory of bodies, heads and answers under way.
+    pub memory: MemoryBudget,
     /// Cancelled when the host is told to stop: it is not ready from then on.
     pub draining: CancellationToken,
     /// What this host does not write to its log.
@@ -111,6 +118,7 @@ pub struct Entrance {
 
 struct Shared {
     options: ServerOptions,
+    memory: MemoryBudget,
     /// Answers until the broker is there.
     starting: Router,
     serving: OnceLock<Serving>,
@@ -124,7 +132,7 @@ struct Serving {
 impl Entrance {
     /// The entrance to the routes of the API.
     pub fn new(api: Api) -> Self {
-        let entrance = Self::starting(api.options.clone(), String::new());
+        let entrance = Self::with_memory(api.options.clone(), api.memory.clone(), String::new());
         entrance.open(api);
         entrance
     }
@@ -132,7 +140,12 @@ impl Entrance {
     /// An entrance for the time until the broker is there: alive, not ready, and every other request is to be sent again.
     /// `reason` says what is waited for.
     pub fn starting(options: ServerOptions, reason: String) -> Self {
-        let shared = Shared { options, starting: starting::router(reason), serving: OnceLock::new() };
+        let memory = MemoryBudget::new(options.max_buffered_bytes);
+        Self::with_memory(options, memory, reason)
+    }
+
+    fn with_memory(options: ServerOptions, memory: MemoryBudget, reason: String) -> Self {
+        let shared = Shared { options, memory, starting: starting::router(reason), serving: OnceLock::new() };
         Self { shared: Arc::new(shared), is_local_peer: false }
     }
 
@@ -148,24 +161,32 @@ impl Entrance {
         self.shared.serving.get_or_init(|| Serving { router: router(api.clone()), api });
     }
 
+    /// The memory of bodies, heads and answers under way.
+    pub fn memory(&self) -> &MemoryBudget {
+        &self.shared.memory
+    }
+
     /// Answers a request.
     pub async fn answer(self, request: Request) -> Response {
         let Self { shared, is_local_peer } = self;
-        let Shared { options, starting, serving } = &*shared;
+        let Shared { options, memory, starting, serving } = &*shared;
         let serving = serving.get();
         let handle = async |request: Request| {
+            let may_refuse = request.method().is_safe();
             // Taken by hand, since it is nearly all there is, and the router costs more than the handler.
-            if let Some(Serving { api, .. }) = serving
+            let answer = if let Some(Serving { api, .. }) = serving
                 && *request.method() == Method::POST
                 && request.uri().path() == "/events"
             {
-                return events::publish(State(api.clone()), request).await.into_response();
-            }
-            let router = serving.map_or(starting, |serving| &serving.router).clone();
-            match intake::with_body(request, options).await {
-                Ok(request) => router.oneshot(intake::without_trailing_slash(request)).await.into_response(),
-                Err(problem) => problem.into_response(),
-            }
+                events::publish(State(api.clone()), request).await.into_response()
+            } else {
+                let router = serving.map_or(starting, |serving| &serving.router).clone();
+                match intake::with_body(request, options, memory).await {
+                    Ok(request) => router.oneshot(intake::without_trailing_slash(request)).await.into_response(),
+                    Err(problem) => problem.into_response(),
+                }
+            };
+            memory.charge_answer(answer, may_refuse)
         };
         guard::guard(request, options.only_local, is_local_peer, handle).await
     }
@@ -202,6 +223,8 @@ async fn no_such_method(method: axum::http::Method, uri: axum::http::Uri) -> Pro
 /// A value as a JSON answer.
 fn json(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
+        // Growing left room behind the text, which a long one would keep until the client has read it.
+        Ok(body) if body.len() > memory::FREE_BYTES => json_text(status, body.into_boxed_slice().into_vec()),
         Ok(body) => json_text(status, body),
         Err(error) => {
             tracing::error!("an answer cannot be written as JSON: {error}");

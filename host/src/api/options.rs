@@ -13,7 +13,10 @@ pub struct ServerOptions {
     pub listen: SocketAddr,
     /// The largest body of a request.
     pub max_body_bytes: usize,
-    /// The most connections at a time; further ones wait to be accepted.
+    /// The memory for all bodies, heads and answers under way together, beside a few KiB for each of them.
+    pub max_buffered_bytes: usize,
+    /// The most connections at a time. Past it the one that has waited the longest for a request is closed; where none
+    /// waits, newcomers are answered 503, but for probes of health.
     pub max_connections: usize,
     /// The time in which a request's head must arrive, from its first byte on; the first one of a connection must begin
     /// within this time, too.
@@ -36,10 +39,11 @@ impl Default for ServerOptions {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 3000)),
             max_body_bytes: 1024 * 1024,
+            max_buffered_bytes: 128 * 1024 * 1024,
             max_connections: 10_000,
             header_timeout_ms: 5_000,
             body_timeout_ms: 10_000,
-            idle_timeout_ms: 30_000,
+            idle_timeout_ms: 75_000,
             drain_ms: 25_000,
             only_local: true,
             limits: Limits::default(),

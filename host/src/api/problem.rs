@@ -3,7 +3,9 @@
 //! The `type` of a problem is a promise: programs may tell refusals apart by it. Titles and details are for people and
 //! may change. A 500 is only for what a person who runs the server has to look into.
 
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use std::borrow::Cow;
+
+use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -15,6 +17,13 @@ use crate::event::{Fault, Rejected};
 const RETRY_AFTER_S: u64 = 1;
 /// The same when a person has to act first.
 const RETRY_AFTER_PERSON_S: u64 = 30;
+
+/// How much of what a client sent a refusal may say again: a refusal that grows with its request would let a client send
+/// little and have much memory held.
+const MAX_ERRORS: usize = 20;
+const MAX_DETAIL_BYTES: usize = 2 * 1024;
+const MAX_POINTER_BYTES: usize = 256;
+const MAX_MESSAGE_BYTES: usize = 512;
 
 /// The kinds of refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,11 +57,13 @@ pub(super) enum Kind {
     StoreUnsafe,
     StoreBusy,
     NotReady,
+    Overloaded,
+    UnknownCoding,
 }
 
 impl Kind {
     #[cfg(test)]
-    pub(super) const ALL: [Self; 29] = [
+    pub(super) const ALL: [Self; 31] = [
         Self::BadRequest,
         Self::BadQuery,
         Self::BadIdempotencyKey,
@@ -82,6 +93,8 @@ impl Kind {
         Self::StoreUnsafe,
         Self::StoreBusy,
         Self::NotReady,
+        Self::Overloaded,
+        Self::UnknownCoding,
     ];
 
     /// Status, `type` and title.
@@ -141,6 +154,10 @@ impl Kind {
                 (S::SERVICE_UNAVAILABLE, "/problems/store-busy", "Too much is asked of the store at a time")
             }
             Self::NotReady => (S::SERVICE_UNAVAILABLE, "/problems/not-ready", "The server is not ready"),
+            Self::Overloaded => (S::SERVICE_UNAVAILABLE, "/problems/overloaded", "The server has too much under way"),
+            Self::UnknownCoding => {
+                (S::NOT_IMPLEMENTED, "/problems/unknown-coding", "The transfer coding is not supported")
+            }
         }
     }
 }
@@ -154,6 +171,7 @@ pub(super) struct Problem {
     retry_after_s: Option<u64>,
     outcome: Option<&'static str>,
     readiness: Option<Readiness>,
+    closes: bool,
 }
 
 /// What works of a server that is not ready.
@@ -173,9 +191,9 @@ struct Document<'a> {
     r#type: &'static str,
     title: &'static str,
     status: u16,
-    detail: &'a str,
-    #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
-    errors: &'a [Fault],
+    detail: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<Fault>,
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'static str>,
     #[serde(flatten)]
@@ -184,7 +202,15 @@ struct Document<'a> {
 
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new(), retry_after_s: None, outcome: None, readiness: None }
+        Self {
+            kind,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after_s: None,
+            outcome: None,
+            readiness: None,
+            closes: false,
+        }
     }
 
     /// With what is wrong and where.
@@ -192,9 +218,19 @@ impl Problem {
         Self { errors, ..self }
     }
 
+    /// Ends the connection: what is left of the body is not to be taken for the next request.
+    pub(super) fn closing(self) -> Self {
+        Self { closes: true, ..self }
+    }
+
     /// With what works of the server, and what was looked at.
     pub(super) fn with_readiness(self, readiness: Readiness) -> Self {
         Self { readiness: Some(readiness), ..self }
+    }
+
+    /// The refusal of what a limit on memory or connections leaves no room for now.
+    pub(super) fn overloaded(detail: impl Into<String>) -> Self {
+        Self::new(Kind::Overloaded, detail).retry_after(RETRY_AFTER_S).closing()
     }
 
     fn retry_after(self, seconds: u64) -> Self {
@@ -231,20 +267,40 @@ impl Problem {
         self.kind.parts().0
     }
 
+    /// After how many seconds a sender may try again, if that makes sense.
+    pub(super) fn retry_after_s(&self) -> Option<u64> {
+        if self.kind == Kind::NotReady { Some(RETRY_AFTER_S) } else { self.retry_after_s }
+    }
+
     /// The body of the answer.
     pub(super) fn body(&self) -> String {
         let (status, r#type, title) = self.kind.parts();
+        let mut detail = shortened(&self.detail, MAX_DETAIL_BYTES);
+        if self.errors.len() > MAX_ERRORS {
+            detail = format!("{detail}; the first {MAX_ERRORS} of {} errors follow", self.errors.len()).into();
+        }
+        let error = |fault: &Fault| {
+            Fault::new(shortened(&fault.pointer, MAX_POINTER_BYTES), shortened(&fault.message, MAX_MESSAGE_BYTES))
+        };
         let document = Document {
             r#type,
             title,
             status: status.as_u16(),
-            detail: &self.detail,
-            errors: &self.errors,
+            detail,
+            errors: self.errors.iter().take(MAX_ERRORS).map(error).collect(),
             outcome: self.outcome,
             readiness: self.readiness.as_ref(),
         };
         serde_json::to_string(&document).unwrap_or_default()
     }
+}
+
+/// The text, or its beginning if it is longer than this.
+fn shortened(text: &str, max_bytes: usize) -> Cow<'_, str> {
+    if text.len() <= max_bytes {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(max_bytes)]))
 }
 
 impl From<Rejected> for Problem {
@@ -293,11 +349,11 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(seconds) = self.retry_after_s {
+        if let Some(seconds) = self.retry_after_s() {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.kind == Kind::NotReady {
-            headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+        if self.closes {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         (self.status(), headers, self.body()).into_response()
     }
@@ -345,6 +401,19 @@ mod tests {
         let refused =
             |events| Problem::from_append(broker::Error::Full { waiting: 0, limit: 5 }, events, true).status();
         assert_eq!((refused(5), refused(6)), (StatusCode::TOO_MANY_REQUESTS, StatusCode::PAYLOAD_TOO_LARGE));
+    }
+
+    #[test]
+    fn a_refusal_does_not_grow_with_its_request() {
+        let errors =
+            (0..1_000).map(|index| Fault::new(format!("/{index}/{}", "é".repeat(9_000)), "\u{1}".repeat(9_000)));
+        let problem = Problem::new(Kind::InvalidEvent, "ü".repeat(9_000)).with_errors(errors.collect());
+        let body = problem.body();
+        assert!(body.len() < 128 * 1024, "{} bytes", body.len());
+        let document: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(document["errors"].as_array().unwrap().len(), MAX_ERRORS);
+        let detail = document["detail"].as_str().unwrap();
+        assert!(detail.ends_with("ü…; the first 20 of 1000 errors follow"), "{detail}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The server: accepts connections, bounds them, and ends them in an orderly way.
+//! The server: accepts connections, serves each one, and ends them in an orderly way.
 //!
 //! An accept that fails is no reason to stop serving, and neither is a connection that does. A loop of our own and not
 //! that of the framework, which has no limits on connections, heads or idle time.
@@ -13,28 +13,31 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::header::CONNECTION;
-use axum::http::{Request, Response};
+use axum::http::{HeaderValue, Request, Response};
+use axum::response::IntoResponse;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::shutdown::Tasks;
 
-use super::Entrance;
-use super::connection::{Phases, Times, Under, Watched};
+use super::admission::Admission;
+use super::connection::{Phases, Times, Under, Watched, WritePace};
 use super::options::ServerOptions;
+use super::problem::Problem;
+use super::{Entrance, guard};
 
 /// The most bytes of a head that are read at all. Past the limit on headers, so that most of those who break it can be
 /// answered with a document that says by how much.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// The most bytes that are buffered for a connection.
-const MAX_BUFFER_BYTES: usize = 128 * 1024;
-/// How long an answer may lie without the client taking a byte of it.
-const WRITE_TIMEOUT_MS: u64 = 10_000;
+/// How long a client may take for an answer.
+const WRITE_PACE: WritePace = WritePace { grace_ms: 10_000, bytes_per_s: 32 * 1024 };
+/// The time for a head on a connection that is beyond the limit, for which others wait.
+const SPARE_TIMEOUT_MS: u64 = 1_000;
 /// How long what a client still sends is read after it was refused.
 const LINGER_MS: u64 = 1_000;
 /// How many connections may wait to be accepted; Linux takes less where `net.core.somaxconn` says so. Whoever connects
@@ -71,31 +74,38 @@ pub async fn serve(
     stop: CancellationToken,
     tasks: &Tasks,
 ) -> anyhow::Result<()> {
-    let slots = Arc::new(Semaphore::new(options.max_connections));
+    let admission = Arc::new(Admission::new(options.max_connections));
     let options = Arc::new(options);
     let mut pause_ms = *ACCEPT_PAUSES_MS.start();
     loop {
         let next = async {
-            let slot = Arc::clone(&slots).acquire_owned().await?;
-            anyhow::Ok((slot, listener.accept().await))
+            let (stream, peer) = listener.accept().await?;
+            io::Result::Ok((stream, peer, admission.admit().await))
         };
-        let (slot, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            next = next => next?,
+            next = next => next,
         };
         match accepted {
-            Ok((stream, peer)) => {
+            Ok((stream, peer, place)) => {
                 pause_ms = *ACCEPT_PAUSES_MS.start();
-                let connection =
-                    connection(stream, entrance.clone().for_peer(peer), Arc::clone(&options), stop.clone());
+                let server = Server {
+                    entrance: entrance.clone().for_peer(peer),
+                    options: Arc::clone(&options),
+                    admission: Arc::clone(&admission),
+                    is_spare: place.is_spare,
+                };
+                let connection = server.connection(stream, stop.child_token());
                 tasks.spawn(async move {
                     connection.await;
-                    drop(slot);
+                    drop(place);
                 });
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(pause_ms, "a connection cannot be accepted: {error}");
+                // It may be descriptors that are wanting.
+                admission.close_quietest();
                 let pause = tokio::time::sleep(Duration::from_millis(pause_ms));
                 tokio::select! { () = stop.cancelled() => break, () = pause => {} }
                 pause_ms = (pause_ms * 2).min(*ACCEPT_PAUSES_MS.end());
@@ -103,68 +113,104 @@ pub async fn serve(
         }
     }
     drop(listener);
-    let all = u32::try_from(options.max_connections).unwrap_or(u32::MAX);
-    let ended = tokio::time::timeout(Duration::from_millis(options.drain_ms), slots.acquire_many(all));
+    let ended = tokio::time::timeout(Duration::from_millis(options.drain_ms), admission.all_ended());
     if ended.await.is_err() {
-        let open = options.max_connections - slots.available_permits();
-        tracing::warn!(connections = open, "requests under way did not end within the drain time and are dropped");
+        let connections = admission.open_connections();
+        tracing::warn!(connections, "requests under way did not end within the drain time and are dropped");
     }
     Ok(())
 }
 
-/// Serves one connection to its end.
-async fn connection(stream: TcpStream, entrance: Entrance, options: Arc<ServerOptions>, stop: CancellationToken) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!("a connection was gone before it was served: {error}");
-        return;
-    }
-    let phases = Phases::default();
-    let times = Times {
-        header_timeout_ms: options.header_timeout_ms,
-        idle_timeout_ms: options.idle_timeout_ms,
-        write_timeout_ms: WRITE_TIMEOUT_MS,
-        linger_ms: LINGER_MS,
-    };
-    let stream = Watched::new(stream, phases.clone(), times);
-    let service = service_fn(move |mut request| {
-        let under = phases.begin(&mut request);
-        answer(entrance.clone(), phases.clone(), under, request)
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(None)
-        .max_header_size(MAX_HEAD_BYTES)
-        .max_buf_size(MAX_BUFFER_BYTES)
-        // One buffer a write, so that answers made up by the library can be recognised.
-        .writev(false)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            match tokio::time::timeout(Duration::from_millis(options.drain_ms), connection).await {
-                Ok(ended) => ended,
-                Err(_) => return,
-            }
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!("a connection ended early: {error}");
-    }
+/// What a connection works with.
+struct Server {
+    entrance: Entrance,
+    options: Arc<ServerOptions>,
+    admission: Arc<Admission>,
+    /// Whether the connection has a spare place only.
+    is_spare: bool,
 }
 
-async fn answer(
-    entrance: Entrance,
-    phases: Phases,
-    under: Under,
-    request: Request<Incoming>,
-) -> Result<Response<UntilSent>, Infallible> {
-    let response = entrance.answer(request.map(Body::new)).await;
-    if response.headers().contains_key(CONNECTION) {
-        phases.linger();
+impl Server {
+    /// Serves one connection to its end. `close` is cancelled when it is to end as soon as no request is under way.
+    async fn connection(self, stream: TcpStream, close: CancellationToken) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!("a connection was gone before it was served: {error}");
+            return;
+        }
+        let options = Arc::clone(&self.options);
+        let header_timeout_ms = options.header_timeout_ms.min(if self.is_spare { SPARE_TIMEOUT_MS } else { u64::MAX });
+        let times = Times {
+            header_timeout_ms,
+            idle_timeout_ms: options.idle_timeout_ms,
+            write_pace: WRITE_PACE,
+            linger_ms: LINGER_MS,
+        };
+        let phases = Phases::new(self.entrance.memory());
+        // A spare place would be no room for anybody.
+        let _listed = (!self.is_spare).then(|| self.admission.list(phases.clone(), close.clone()));
+        let stream = Watched::new(stream, phases.clone(), times);
+        let server = Arc::new(self);
+        let service = service_fn(move |mut request| {
+            let under = phases.begin(&mut request);
+            Arc::clone(&server).answer(phases.clone(), under, request)
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(None)
+            .half_close(true)
+            .max_header_size(MAX_HEAD_BYTES)
+            .max_buf_size(MAX_HEAD_BYTES)
+            // Answers are written from where they are: a copy would not count against the budget.
+            .writev(true)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            // First: a request that has come is answered before the connection gives way.
+            biased;
+            ended = &mut connection => ended,
+            () = close.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                match tokio::time::timeout(Duration::from_millis(options.drain_ms), connection).await {
+                    Ok(ended) => ended,
+                    Err(_) => return,
+                }
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!("a connection ended early: {error}");
+        }
     }
-    Ok(response.map(|body| UntilSent { body, _under: under }))
+
+    async fn answer(
+        self: Arc<Self>,
+        phases: Phases,
+        under: Under,
+        request: Request<Incoming>,
+    ) -> Result<Response<UntilSent>, Infallible> {
+        let request = request.map(Body::new);
+        let mut response = match self.place_for(request.uri().path()).await {
+            Ok(_place) => self.entrance.clone().answer(request).await,
+            Err(problem) => guard::finish(problem.into_response()),
+        };
+        if self.is_spare || phases.is_last() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if response.headers().contains_key(CONNECTION) {
+            phases.linger();
+        }
+        Ok(response.map(|body| UntilSent { body, _under: under }))
+    }
+
+    /// The regular place that a request for this path needs if its connection has none.
+    async fn place_for(&self, path: &str) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+        if !self.is_spare || matches!(path.trim_end_matches('/'), "/livez" | "/readyz") {
+            return Ok(None);
+        }
+        let refusal = || {
+            Problem::overloaded("all connections that the server has are in use (server.max_connections): try again")
+        };
+        self.admission.make_room().await.map(Some).ok_or_else(refusal)
+    }
 }
 
 /// The body of an answer; until it is sent, its request counts as being answered.

@@ -13,16 +13,16 @@ use super::{Entrance, ServerOptions, serve};
 use crate::shutdown::Tasks;
 
 /// Longer than anything here may take; only a failing test waits for it.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Server {
-    address: SocketAddr,
-    fake: std::sync::Arc<Fake>,
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
+    pub(super) fake: std::sync::Arc<Fake>,
     tasks: Tasks,
 }
 
 impl Server {
-    async fn start(options: ServerOptions) -> Self {
+    pub(super) async fn start(options: ServerOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (api, fake) = api(options.clone());
@@ -35,25 +35,25 @@ impl Server {
         Self { address, fake, tasks }
     }
 
-    async fn connect(&self) -> TcpStream {
+    pub(super) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 
     /// What is answered to these bytes until the server closes the connection.
-    async fn answer(&self, bytes: &[u8]) -> String {
+    pub(super) async fn answer(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect().await;
         stream.write_all(bytes).await.unwrap();
         read_to_end(&mut stream).await
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.tasks.stop_token().cancel();
         timeout(PATIENCE, self.tasks.ended()).await.expect("everything ends");
         assert!(self.tasks.failure().is_none());
     }
 }
 
-fn options() -> ServerOptions {
+pub(super) fn options() -> ServerOptions {
     ServerOptions {
         header_timeout_ms: 60_000,
         body_timeout_ms: 60_000,
@@ -63,14 +63,14 @@ fn options() -> ServerOptions {
     }
 }
 
-async fn read_to_end(stream: &mut TcpStream) -> String {
+pub(super) async fn read_to_end(stream: &mut TcpStream) -> String {
     let mut text = String::new();
     timeout(PATIENCE, stream.read_to_string(&mut text)).await.expect("the server closes").unwrap();
     text
 }
 
 /// One answer with a length from a connection that stays open.
-async fn read_answer(stream: &mut TcpStream) -> String {
+pub(super) async fn read_answer(stream: &mut TcpStream) -> String {
     let mut text = String::new();
     loop {
         let complete = text.split_once("\r\n\r\n").is_some_and(|(head, body)| {
@@ -87,7 +87,7 @@ async fn read_answer(stream: &mut TcpStream) -> String {
 }
 
 #[track_caller]
-fn is_problem(answer: &str, status: u16, kind: &str) {
+pub(super) fn is_problem(answer: &str, status: u16, kind: &str) {
     assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     assert!(answer.contains("\r\ncontent-type: application/problem+json\r\n"), "{answer}");
     assert!(answer.contains("\r\nx-content-type-options: nosniff\r\n"), "{answer}");
@@ -96,7 +96,7 @@ fn is_problem(answer: &str, status: u16, kind: &str) {
     assert_eq!(document["type"], format!("/problems/{kind}"), "{answer}");
 }
 
-const LIVE: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
+pub(super) const LIVE: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 #[tokio::test]
 async fn a_connection_is_used_for_several_requests() {
@@ -258,6 +258,10 @@ async fn heads_that_two_servers_could_read_differently_are_refused() {
         format!("{post}Content-Length: 2\r\nContent-Length: 3\r\n\r\n{{}}"),
         format!("{post}Content-Length: +2\r\n\r\n{{}}"),
         format!("{post}Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
+        format!("{post}Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
+        format!("{post}Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n"),
+        format!("{post}Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n"),
+        format!("{post}Content-Length: 2, 2\r\n\r\n{{}}"),
         "GET /livez HTTP/1.1\nHost: localhost\n\n".to_owned(),
         "GET /livez HTTP/1.1\r\n\r\n".to_owned(),
         "GET /livez HTTP/1.1\r\nHost: localhost\r\nHost: b\r\n\r\n".to_owned(),
@@ -269,25 +273,7 @@ async fn heads_that_two_servers_could_read_differently_are_refused() {
     ] {
         is_problem(&server.answer(request.as_bytes()).await, 400, "bad-request");
     }
-    // A chunked request behind one that was not answered cannot be looked at, and is not trusted.
-    let chunked = format!("{post}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
-    let answer = server.answer(&[LIVE, chunked.as_bytes()].concat()).await;
-    is_problem(&answer[answer.rfind("HTTP/1.1").unwrap()..], 400, "bad-request");
     assert_eq!(server.fake.len(), 0);
-    server.stop().await;
-}
-
-#[tokio::test]
-async fn connections_past_the_limit_wait_for_their_turn() {
-    let server = Server::start(ServerOptions { max_connections: 1, ..options() }).await;
-    let mut first = server.connect().await;
-    first.write_all(LIVE).await.unwrap();
-    read_answer(&mut first).await;
-    let mut second = server.connect().await;
-    second.write_all(LIVE).await.unwrap();
-    assert!(timeout(Duration::from_millis(100), second.read_u8()).await.is_err(), "the second waits");
-    drop(first);
-    assert!(read_answer(&mut second).await.starts_with("HTTP/1.1 200 OK"));
     server.stop().await;
 }
 

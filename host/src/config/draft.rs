@@ -135,6 +135,18 @@ impl Draft {
             };
             faults.push(Fault { place, message });
         }
+        let buffered = self.server.max_buffered_bytes;
+        if body > buffered {
+            let message = format!(
+                "a body of server.max_body_bytes = {body} does not fit into server.max_buffered_bytes = {buffered}, which \
+                 all bodies and answers under way share; raise the latter or lower the former"
+            );
+            let place = match self.origin("server.max_body_bytes") {
+                place if place == "default" => self.origin("server.max_buffered_bytes"),
+                place => place,
+            };
+            faults.push(Fault { place, message });
+        }
         if self.hold_new_capabilities && self.plugins_data_dir == DataDir::None {
             let message =
                 "plugins.hold_new_capabilities = true needs a plugins.data_dir, where it is kept what has served";

@@ -59,6 +59,9 @@ fn server() -> Vec<Key> {
         Key::new("server.max_body_bytes", |draft, given| {
             given.size(1_024..=1_024 * MIB).map(|it| draft.server.max_body_bytes = it)
         }),
+        Key::new("server.max_buffered_bytes", |draft, given| {
+            given.size(16 * MIB..=1_024 * 1_024 * MIB).map(|it| draft.server.max_buffered_bytes = it)
+        }),
         Key::new("server.max_batch_events", |draft, given| {
             given.size(1..=100_000).map(|it| draft.server.limits.max_batch_events = it)
         }),

@@ -1,0 +1,249 @@
+//! The memory of requests and answers: one budget for all of them.
+//!
+//! Without it the server would keep the number of connections times the largest body, since a client decides how long a
+//! body takes to arrive and an answer takes to leave. The first [`FREE_BYTES`] of each body, head and answer are free: the
+//! limit on connections bounds them, and small requests pass while large ones use up the budget.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::response::{IntoResponse, Response};
+use hyper::body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::problem::Problem;
+
+/// So many bytes of a body, a head or an answer do not count.
+pub(super) const FREE_BYTES: usize = 8 * 1024;
+/// What the budget is counted in, in bytes.
+const UNIT_BYTES: usize = 1024;
+/// So many pages of events are read and written as JSON at a time. Until its answer is charged, a page takes up to three
+/// times [`MAX_PAGE_BYTES`](crate::broker::MAX_PAGE_BYTES).
+const MAX_PAGES: usize = 4;
+/// How long a request for a page waits for its turn.
+const PAGE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The memory that all bodies, heads and answers under way may take together. Clones share it.
+#[derive(Clone, Debug)]
+pub struct MemoryBudget {
+    free_units: Arc<Semaphore>,
+    size_bytes: usize,
+    pages: Arc<Semaphore>,
+}
+
+impl MemoryBudget {
+    /// A budget of so many bytes, rounded down to a KiB.
+    pub fn new(size_bytes: usize) -> Self {
+        let units = (size_bytes / UNIT_BYTES).min(Semaphore::MAX_PERMITS);
+        Self { free_units: Arc::new(Semaphore::new(units)), size_bytes, pages: Arc::new(Semaphore::new(MAX_PAGES)) }
+    }
+
+    /// A charge for something that begins with no bytes.
+    pub(super) fn charge(&self) -> MemoryCharge {
+        MemoryCharge { budget: self.clone(), taken: None }
+    }
+
+    /// A turn to make a page of events, until what is returned is dropped.
+    ///
+    /// # Errors
+    /// The refusal to answer with if others take too long over theirs.
+    pub(super) async fn page_turn(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        match tokio::time::timeout(PAGE_PATIENCE, Arc::clone(&self.pages).acquire_owned()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(Problem::overloaded("other requests for pages of events take too long: try again")),
+        }
+    }
+
+    /// The answer, charged until it is written; or a refusal in its place, if nothing happened that the client must know.
+    pub(super) fn charge_answer(&self, mut answer: Response, may_refuse: bool) -> Response {
+        let size_bytes = answer.body().size_hint().lower();
+        let size_bytes = usize::try_from(size_bytes).unwrap_or(usize::MAX);
+        if size_bytes <= FREE_BYTES {
+            return answer;
+        }
+        let charge = match answer.extensions_mut().remove::<Prepaid>() {
+            Some(Prepaid(charge)) => charge,
+            None => {
+                let mut charge = self.charge();
+                match charge.grow_to(size_bytes) {
+                    Err(problem) if may_refuse => return problem.into_response(),
+                    _ => Arc::new(charge),
+                }
+            }
+        };
+        answer.map(|body| Body::new(ChargedBody { body, charge }))
+    }
+
+    fn refusal(&self) -> Problem {
+        let size_bytes = self.size_bytes;
+        tracing::warn!(
+            "requests are refused: requests and answers under way take all of server.max_buffered_bytes = {size_bytes}"
+        );
+        Problem::overloaded(format!(
+            "requests and answers under way take all of the {size_bytes} bytes that the server has for them \
+             (server.max_buffered_bytes): try again"
+        ))
+    }
+}
+
+/// What one body, head or answer takes of the budget. Dropping it gives everything back.
+#[derive(Debug)]
+pub(super) struct MemoryCharge {
+    budget: MemoryBudget,
+    taken: Option<OwnedSemaphorePermit>,
+}
+
+impl MemoryCharge {
+    /// Takes what is missing to hold so many bytes in all.
+    ///
+    /// # Errors
+    /// The refusal to answer with if the budget does not have as much. What was taken before stays taken.
+    pub(super) fn grow_to(&mut self, size_bytes: usize) -> Result<(), Problem> {
+        let units = size_bytes.saturating_sub(FREE_BYTES).div_ceil(UNIT_BYTES);
+        let taken_units = self.taken.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let Some(missing) = units.checked_sub(taken_units).filter(|missing| *missing > 0) else { return Ok(()) };
+        let more = u32::try_from(missing)
+            .ok()
+            .and_then(|missing| Arc::clone(&self.budget.free_units).try_acquire_many_owned(missing).ok());
+        match (more, &mut self.taken) {
+            (None, _) => Err(self.budget.refusal()),
+            (Some(more), Some(taken)) => {
+                taken.merge(more);
+                Ok(())
+            }
+            (more, taken) => {
+                *taken = more;
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives everything back.
+    pub(super) fn clear(&mut self) {
+        self.taken = None;
+    }
+
+    /// The bytes, charged until the last clone of them is dropped.
+    pub(super) fn attach(self, bytes: Vec<u8>) -> Bytes {
+        match self.taken {
+            None => Bytes::from(bytes),
+            Some(taken) => Bytes::from_owner(Charged { bytes, _charge: taken }),
+        }
+    }
+}
+
+/// The charge of an answer, put beside it: taken before something was done that cannot be taken back.
+#[derive(Clone)]
+pub(super) struct Prepaid(pub(super) Arc<MemoryCharge>);
+
+/// Bytes and what they take of the budget.
+struct Charged<B, C> {
+    bytes: B,
+    _charge: C,
+}
+
+impl<B: AsRef<[u8]>, C> AsRef<[u8]> for Charged<B, C> {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.as_ref()
+    }
+}
+
+/// The body of an answer, whose bytes are charged until the connection has written them.
+struct ChargedBody {
+    body: Body,
+    charge: Arc<MemoryCharge>,
+}
+
+impl HttpBody for ChargedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let charge = &self.charge;
+        let charged = |bytes| Bytes::from_owner(Charged { bytes, _charge: Arc::clone(charge) });
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(charged))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    const KIB: usize = 1024;
+
+    fn free(budget: &MemoryBudget) -> usize {
+        budget.free_units.available_permits() * UNIT_BYTES
+    }
+
+    #[test]
+    fn what_is_small_is_free() {
+        let budget = MemoryBudget::new(0);
+        let mut charge = budget.charge();
+        charge.grow_to(FREE_BYTES).unwrap();
+        assert_eq!(charge.grow_to(FREE_BYTES + 1).unwrap_err().status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[test]
+    fn a_charge_grows_and_lasts_as_long_as_the_bytes() {
+        let budget = MemoryBudget::new(64 * KIB);
+        let mut charge = budget.charge();
+        for size_bytes in [FREE_BYTES + 16 * KIB, FREE_BYTES, FREE_BYTES + 32 * KIB - 1] {
+            charge.grow_to(size_bytes).unwrap();
+        }
+        assert_eq!(free(&budget), 32 * KIB);
+        charge.grow_to(FREE_BYTES + 65 * KIB).unwrap_err();
+        charge.grow_to(usize::MAX).unwrap_err();
+        let bytes = charge.attach(vec![7; 40 * KIB]);
+        let part = bytes.slice(..10);
+        drop(bytes);
+        assert_eq!((free(&budget), &part[..]), (32 * KIB, &[7; 10][..]));
+        drop(part);
+        assert_eq!(free(&budget), 64 * KIB);
+    }
+
+    #[test]
+    fn an_answer_that_was_charged_before_is_not_charged_again() {
+        let budget = MemoryBudget::new(64 * KIB);
+        let mut charge = budget.charge();
+        charge.grow_to(FREE_BYTES + 60 * KIB).unwrap();
+        let mut answer = vec![7; FREE_BYTES + 40 * KIB].into_response();
+        answer.extensions_mut().insert(Prepaid(Arc::new(charge)));
+        let answer = budget.charge_answer(answer, true);
+        assert_eq!((free(&budget), answer.status()), (4 * KIB, StatusCode::OK));
+        drop(answer);
+        assert_eq!(free(&budget), 64 * KIB);
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_charged_until_its_bytes_are_gone() {
+        let budget = MemoryBudget::new(64 * KIB);
+        let large = || vec![7; FREE_BYTES + 40 * KIB].into_response();
+        let answer = budget.charge_answer(large(), true);
+        assert_eq!(free(&budget), 24 * KIB);
+        assert_eq!(budget.charge_answer(large(), true).status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(budget.charge_answer(large(), false).status(), StatusCode::OK, "what was done is told");
+        assert_eq!(budget.charge_answer(vec![7; FREE_BYTES].into_response(), true).status(), StatusCode::OK);
+        // The connection takes the bytes out of the body and keeps them for as long as the client does not read.
+        let mut body = answer.into_body();
+        let bytes = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        drop(body);
+        assert_eq!((free(&budget), bytes.len()), (24 * KIB, FREE_BYTES + 40 * KIB));
+        drop(bytes);
+        assert_eq!(free(&budget), 64 * KIB);
+    }
+}
