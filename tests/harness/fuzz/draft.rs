@@ -35,6 +35,7 @@ pub fn draft(input: &[u8]) {
 /// Compares the payloads with what another reader finds in the body.
 fn as_written(body: &[u8], events: &[NewEvent]) {
     let text = std::str::from_utf8(body).expect("what is accepted is text");
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let root: &RawValue = serde_json::from_str(text).expect("what is accepted is JSON");
     let items: Vec<&RawValue> = match root.get().starts_with('[') {
         true => serde_json::from_str(root.get()).expect("an array"),
