@@ -158,13 +158,14 @@ fn compiler(limits: plugin::CompileLimits) -> anyhow::Result<plugin::Child> {
 /// What the API is told of plugins.
 struct PluginRoutes {
     registry: Arc<Registry>,
+    broker: Arc<dyn Broker>,
     started: Instant,
 }
 
 #[async_trait::async_trait]
 impl Routes for PluginRoutes {
     fn lane(&self, event_type: &EventType) -> Lane {
-        worker::lane_of(&self.registry, event_type)
+        worker::lane_of(&self.registry, &*self.broker, event_type)
     }
 
     fn trouble(&self) -> Option<String> {

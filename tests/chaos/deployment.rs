@@ -32,6 +32,9 @@ const HOSTS: usize = 3;
 pub const LEASE: Duration = Duration::from_millis(1_200);
 /// The most attempts at an event.
 pub const MAX_ATTEMPTS: usize = 4;
+/// The plugins of each host, and the types of the one that handles nearly everything.
+pub const PLUGINS: [&str; 3] = ["quick", "slow", MULTIPLIER];
+const QUICK_TYPES: &str = r#"types = ["ok", "flaky", "coin", "hopeless", "rejected", "parent", "child", "count"]"#;
 /// The exit code of a host that finds no store when it starts.
 const STORE_AWAY: i32 = 3;
 /// The exit code of a host that finds a store with which accepted events may be lost, and the beginning of the line that
@@ -46,12 +49,12 @@ pub struct Deployment {
     pub store: Store,
     /// The places of the hosts.
     pub places: Vec<Arc<Place>>,
-    /// The plugins of all hosts.
-    pub plugins: PluginsDir,
     /// What the store runs on.
     pub machine: Arc<Machine>,
     /// How often a sender is to send what multiplies.
     multiplications: AtomicU32,
+    /// Clients stand still in the midst of what they do.
+    pub clients_stand_still: AtomicBool,
     keepers: Vec<JoinHandle<()>>,
 }
 
@@ -64,6 +67,7 @@ pub struct Place {
     /// The machine on which this host is the store, and its disk.
     machine: Option<(Arc<Machine>, PathBuf)>,
     options: HostOptions,
+    plugins: PluginsDir,
     /// Where the host keeps what it has compiled, whichever process it is.
     _kept: TempDir,
     host: Mutex<Option<Arc<Host>>>,
@@ -80,16 +84,14 @@ impl Deployment {
         let machine = Arc::new(machine);
         let store = broker.start_on(&machine);
         let hosts = if broker.is_shared() { HOSTS } else { 1 };
-        let types = r#"types = ["ok", "flaky", "coin", "hopeless", "rejected", "parent", "child", "count"]"#;
-        let plugins = PluginsDir::scripted(&["quick", "slow", MULTIPLIER]).with_settings("quick", types);
-        let places: Vec<Arc<Place>> =
-            (0..hosts).map(|n| Arc::new(place(n, &store, &machine, &plugins, mutant))).collect();
+        let places: Vec<Arc<Place>> = (0..hosts).map(|n| Arc::new(place(n, &store, &machine, mutant))).collect();
         let keepers = places.iter().map(|place| {
             let place = place.clone();
             std::thread::spawn(move || place.keep())
         });
         let multiplications = AtomicU32::new(0);
-        Self { store, keepers: keepers.collect(), places, plugins, machine, multiplications }
+        let clients_stand_still = AtomicBool::new(false);
+        Self { store, keepers: keepers.collect(), places, machine, multiplications, clients_stand_still }
     }
 
     /// Has some sender send what multiplies.
@@ -197,6 +199,31 @@ impl Place {
         }
     }
 
+    /// Takes a plugin from this host. It goes on without it, and is started without it.
+    pub fn take_plugin(&self, name: &str) {
+        if self.has_plugin(name) {
+            self.plugins.remove(name);
+        }
+    }
+
+    /// Gives this host back what was taken from it.
+    pub fn give_plugins(&self) {
+        for name in PLUGINS.into_iter().filter(|name| !self.has_plugin(name)) {
+            self.plugins.put(name, &layout::guest("scripted"));
+        }
+    }
+
+    /// Gives this host another build of a plugin, unless it was taken from it.
+    pub fn swap_plugin(&self, name: &str, component: &[u8]) {
+        if self.has_plugin(name) {
+            self.plugins.write(&format!("{name}.wasm"), component);
+        }
+    }
+
+    fn has_plugin(&self, name: &str) -> bool {
+        self.plugins.path().join(format!("{name}.wasm")).exists()
+    }
+
     /// Leaves the host that runs here so much memory beside what it has, until it is fed.
     pub fn starve(&self, left_bytes: u64) -> Option<Starved> {
         let pid = Pid::from_raw(i32::try_from(self.running()?.pid()).ok()?)?;
@@ -277,7 +304,8 @@ fn compiled() -> &'static Path {
     })
 }
 
-fn place(n: usize, store: &Store, machine: &Arc<Machine>, plugins: &PluginsDir, mutant: Option<&str>) -> Place {
+fn place(n: usize, store: &Store, machine: &Arc<Machine>, mutant: Option<&str>) -> Place {
+    let plugins = PluginsDir::scripted(&PLUGINS).with_settings("quick", QUICK_TYPES);
     let wire = match store {
         Store::Redis(server) => Some(Proxy::start(server.address()).unwrap()),
         Store::Embedded(_) => None,
@@ -314,6 +342,7 @@ fn place(n: usize, store: &Store, machine: &Arc<Machine>, plugins: &PluginsDir, 
         wire,
         machine,
         options,
+        plugins,
         _kept: kept,
         host: Mutex::new(None),
         power_cut: Mutex::new(None),

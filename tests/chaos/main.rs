@@ -17,6 +17,7 @@ mod nemesis;
 mod producers;
 mod report;
 mod run;
+mod stalled;
 mod state;
 mod store;
 mod timetable;
@@ -89,6 +90,8 @@ mod redis {
         every_event_has_one_end_though_the_clock_jumps: JumpClock,
         every_event_has_one_end_though_its_plugin_is_replaced: SwapPlugin,
         every_event_has_one_end_though_a_plugin_multiplies_its_own: MultiplyEvents,
+        every_event_has_one_end_though_a_host_lacks_its_plugin: LackPlugin,
+        every_event_has_one_end_though_clients_stand_still: StopClients,
     }
 
     #[test]
@@ -112,6 +115,7 @@ mod embedded {
         every_event_has_one_end_though_the_clock_jumps: JumpClock,
         every_event_has_one_end_though_its_plugin_is_replaced: SwapPlugin,
         every_event_has_one_end_though_a_plugin_multiplies_its_own: MultiplyEvents,
+        every_event_has_one_end_though_clients_stand_still: StopClients,
     }
 }
 

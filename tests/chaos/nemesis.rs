@@ -40,6 +40,10 @@ pub enum Nemesis {
     SwapPlugin,
     /// A plugin publishes its own type twice, again and again, until there are far more than it may have waiting.
     MultiplyEvents,
+    /// A random host lacks a plugin that the others have, for a while; it may be started without it.
+    LackPlugin,
+    /// Clients of a random host stand still, for a while: in the midst of a request, or before its answer.
+    StopClients,
 }
 
 impl Nemesis {
@@ -63,6 +67,8 @@ impl Nemesis {
             Self::JumpClock => "jump-clock",
             Self::SwapPlugin => "swap-plugin",
             Self::MultiplyEvents => "multiply-events",
+            Self::LackPlugin => "lack-plugin",
+            Self::StopClients => "stop-clients",
         }
     }
 }
@@ -108,6 +114,8 @@ pub const EVERY_DAY: Faults = Faults {
         (Nemesis::JumpClock, Duration::from_secs(13)),
         (Nemesis::SwapPlugin, Duration::from_secs(10)),
         (Nemesis::MultiplyEvents, Duration::from_secs(12)),
+        (Nemesis::LackPlugin, Duration::from_secs(12)),
+        (Nemesis::StopClients, Duration::from_secs(9)),
     ],
     delay_ms: 1,
 };
@@ -123,6 +131,7 @@ pub const EVERY_DAY_OF_ONE: Faults = Faults {
         (Nemesis::JumpClock, Duration::from_secs(13)),
         (Nemesis::SwapPlugin, Duration::from_secs(10)),
         (Nemesis::MultiplyEvents, Duration::from_secs(12)),
+        (Nemesis::StopClients, Duration::from_secs(9)),
     ],
     delay_ms: 0,
 };

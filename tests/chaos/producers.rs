@@ -12,9 +12,12 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 
 use crate::deployment::{Deployment, LEASE, MULTIPLIER};
+use crate::stalled::post_haltingly;
 
 /// How long a sender waits for an answer before it asks again, another host if there is one.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// How long a sender stands still at most.
+const STANDS_STILL_FOR: Duration = Duration::from_secs(20);
 /// How long a sender goes on with one request. Far longer than any fault lasts.
 const GIVE_UP: Duration = Duration::from_secs(90);
 /// How often what multiplies does so, and by how much: far more come of it than may wait of one plugin.
@@ -65,7 +68,13 @@ impl Sender<'_> {
         let kinds: Vec<Kind> = (0..if is_batch { self.rng.usize(1..8) } else { 1 }).map(|_| self.kind(mix)).collect();
         let events: Vec<Value> = kinds.iter().map(|kind| self.event(*kind)).collect();
         let body = if is_batch { json!(events).to_string() } else { events[0].to_string() };
+        let halting = self.haltingly(key, &body);
         let Some(ids) = self.until_answered(key, &body, kinds.len()) else { return };
+        if let Some(answer) = halting
+            && ids.iter().any(|id| !answer.contains(id))
+        {
+            self.broken(format!("the key {key} gave {ids:?} behind {answer}"));
+        }
         // Repeated now and then though it was answered: the same ids must come back.
         if self.rng.u8(..20) == 0
             && let Some(again) = self.until_answered(key, &body, kinds.len())
@@ -117,6 +126,18 @@ impl Sender<'_> {
         }
         self.broken(format!("nobody answered {body} within {} s", GIVE_UP.as_secs()));
         None
+    }
+
+    /// While clients stand still, this one does as well: it sends half of its request and the rest when it is woken. What
+    /// was answered if it was accepted; it is repeated in any case.
+    fn haltingly(&mut self, key: &str, body: &str) -> Option<String> {
+        let stand_still = &self.deployment.clients_stand_still;
+        if !stand_still.load(Ordering::SeqCst) {
+            return None;
+        }
+        let url = self.deployment.url(self.rng.usize(..self.deployment.places.len()))?;
+        let answer = post_haltingly(&url, body, key, stand_still, STANDS_STILL_FOR)?;
+        answer.starts_with("HTTP/1.1 202").then_some(answer)
     }
 
     fn ids(&self, answer: &Answer, events: usize) -> Vec<String> {

@@ -18,6 +18,7 @@ mod nemesis;
 mod producers;
 mod report;
 mod run;
+mod stalled;
 mod store;
 mod timetable;
 mod torment;

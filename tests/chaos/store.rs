@@ -97,12 +97,10 @@ fn look(
     expect("the index of events".into(), store.hlen(named("ix"))?, ended);
     expect("due later".into(), store.zcard(named("due"))?, 0);
     expect("parked".into(), store.hlen(named("parked"))?, 0);
-    // Each consumer has a heartbeat (`c:`) and an identity (`i:`).
+    // Each consumer has a heartbeat (`c:`), an identity (`i:`) and says what it serves (`s:`); `served` counts.
     let known: Vec<String> = store.hkeys(named("hb"))?;
-    let mut consumers: BTreeSet<String> = known
-        .iter()
-        .map(|field| field.split_once(':').map_or(field.as_str(), |(_, consumer)| consumer).to_owned())
-        .collect();
+    let mut consumers: BTreeSet<String> =
+        known.iter().filter_map(|field| Some(field.split_once(':')?.1.to_owned())).collect();
     for lane in keys.iter().filter(|key| key.contains(":q:")) {
         expect(format!("entries of {lane}"), store.xlen(lane)?, 0);
         let pending: redis::streams::StreamPendingReply = store.xpending(lane, "es")?;

@@ -2,8 +2,10 @@
 //!
 //! Faults that would together take what nothing could save are kept apart. A store is spared that has no room on its disk,
 //! that has just lost its power and whose log is not whole again (until then it may execute half a transaction at its
-//! next start, which no client can help), or whose settings keep nothing. A fault that is spared is not made up for.
+//! next start, which no client can help), or whose settings keep nothing. While one host lacks a plugin the others are not
+//! killed, or nobody might be left who handles its events. A fault that is spared is not made up for.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use eventstream_tests::layout;
@@ -11,9 +13,10 @@ use eventstream_tests::memory::Starved;
 use eventstream_tests::store::Store;
 use fastrand::Rng;
 
-use crate::deployment::{Deployment, LEASE};
+use crate::deployment::{Deployment, LEASE, PLUGINS};
 use crate::loosened::{Loosened, NOTICED_WITHIN};
 use crate::nemesis::{Done, Faults, MAX_JUMP, Nemesis};
+use crate::stalled::Stalled;
 use crate::timetable::{Strike, timetable};
 
 /// How late everything on a slow wire is, in milliseconds: at most so much.
@@ -33,6 +36,8 @@ enum Undo {
     Tighten(Loosened, Vec<String>),
     GiveRoom,
     SetClock,
+    GivePlugins(usize),
+    WakeClients(Stalled),
 }
 
 /// A run of faults under way.
@@ -41,6 +46,10 @@ struct Torment<'a> {
     usual_delay_ms: u64,
     memory_is_full: bool,
     loosened: Option<Loosened>,
+    /// The host that lacks a plugin.
+    lacking: Option<usize>,
+    /// How many hosts find no more memory.
+    starved: usize,
     done: Done,
 }
 
@@ -53,7 +62,8 @@ pub fn torment(deployment: &Deployment, faults: &Faults, seed: u64, time: Durati
     let replies_dropped = || deployment.wires().map(|wire| wire.answers_lost()).sum::<usize>();
     let before = replies_dropped();
     let (done, usual_delay_ms) = (Done::none_of(faults), faults.delay_ms);
-    let mut torment = Torment { deployment, usual_delay_ms, memory_is_full: false, loosened: None, done };
+    let mut torment =
+        Torment { deployment, usual_delay_ms, memory_is_full: false, loosened: None, lacking: None, starved: 0, done };
     let mut strikes = timetable(faults, seed, time, deployment.places.len()).into_iter().peekable();
     let mut undone: Vec<(Duration, Undo)> = Vec::new();
     loop {
@@ -81,7 +91,7 @@ impl Torment<'_> {
     /// Does one thing; what undoes it, and after which time, is given back. Faults of what a deployment does not have are
     /// none.
     fn strike(&mut self, strike: &Strike) -> Option<(Duration, Undo)> {
-        if self.is_spared(strike.nemesis) {
+        if self.is_spared(strike.nemesis, strike.place) {
             return None;
         }
         self.done.count(strike.nemesis);
@@ -102,7 +112,11 @@ impl Torment<'_> {
                 place.running()?.stop();
                 Undo::Continue(n)
             }
-            Nemesis::OomHost => Undo::Feed(place.starve(rng.u64(LEFT_BYTES))?),
+            Nemesis::OomHost => {
+                let starved = place.starve(rng.u64(LEFT_BYTES))?;
+                self.starved += 1;
+                Undo::Feed(starved)
+            }
             Nemesis::FreezeWire => {
                 place.wire.as_ref()?.freeze();
                 Undo::Thaw(n)
@@ -160,18 +174,36 @@ impl Torment<'_> {
                 let mut component = std::fs::read(layout::guest("scripted")).unwrap();
                 component.extend([0, 6, 1, b'n']);
                 component.extend(rng.u32(..).to_le_bytes());
-                deployment.plugins.write("quick.wasm", &component);
+                for place in &deployment.places {
+                    place.swap_plugin("quick", &component);
+                }
                 return None;
             }
             Nemesis::MultiplyEvents => {
                 deployment.multiply();
                 return None;
             }
+            Nemesis::LackPlugin => {
+                self.lacking = Some(n);
+                PLUGINS
+                    .into_iter()
+                    .filter(|name| *name == "quick" || rng.bool())
+                    .for_each(|name| place.take_plugin(name));
+                if rng.bool() {
+                    place.kill();
+                }
+                Undo::GivePlugins(n)
+            }
+            Nemesis::StopClients => {
+                let stalled = Stalled::begin(place.running()?.url());
+                deployment.clients_stand_still.store(true, Ordering::SeqCst);
+                Undo::WakeClients(stalled)
+            }
         };
         Some((longer_than_a_lease, undo))
     }
 
-    fn is_spared(&self, nemesis: Nemesis) -> bool {
+    fn is_spared(&self, nemesis: Nemesis, n: usize) -> bool {
         let deployment = self.deployment;
         let is_away = matches!(deployment.store, Store::Redis(_)) && deployment.machine.disk_is_full();
         match nemesis {
@@ -185,7 +217,16 @@ impl Torment<'_> {
                 is_away || self.memory_is_full || self.loosened.is_some() || !deployment.log_is_whole()
             }
             // None would start again, and none be left to ask.
-            Nemesis::KillHost | Nemesis::OomHost => self.loosened.is_some_and(Loosened::is_refused),
+            Nemesis::KillHost | Nemesis::OomHost => {
+                self.loosened.is_some_and(Loosened::is_refused) || self.lacking.is_some_and(|lacking| lacking != n)
+            }
+            Nemesis::LackPlugin => {
+                let all_run = deployment.places.iter().all(|place| place.running().is_some());
+                !all_run
+                    || self.lacking.is_some()
+                    || self.starved > 0
+                    || self.loosened.is_some_and(Loosened::is_refused)
+            }
             _ => false,
         }
     }
@@ -198,7 +239,10 @@ impl Torment<'_> {
                     host.cont();
                 }
             }
-            Undo::Feed(starved) => self.done.out_of_memory += u32::from(starved.feed()),
+            Undo::Feed(starved) => {
+                self.starved -= 1;
+                self.done.out_of_memory += u32::from(starved.feed());
+            }
             Undo::Thaw(n) => {
                 if let Some(wire) = &deployment.places[n].wire {
                     wire.thaw();
@@ -229,6 +273,14 @@ impl Torment<'_> {
                 self.give_memory();
             }
             Undo::SetClock => deployment.machine.move_clock(Duration::ZERO),
+            Undo::GivePlugins(n) => {
+                deployment.places[n].give_plugins();
+                self.lacking = None;
+            }
+            Undo::WakeClients(stalled) => {
+                drop(stalled);
+                deployment.clients_stand_still.store(false, Ordering::SeqCst);
+            }
         }
     }
 
@@ -253,6 +305,8 @@ impl Torment<'_> {
             }
         }
         let deployment = self.deployment;
+        deployment.clients_stand_still.store(false, Ordering::SeqCst);
+        deployment.places.iter().for_each(|place| place.give_plugins());
         for wire in deployment.wires() {
             wire.keep_replies();
             wire.delay(0);

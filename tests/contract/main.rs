@@ -12,6 +12,7 @@ mod lists;
 mod misplaced;
 mod refusing;
 mod rig;
+mod served;
 mod server;
 mod suite;
 mod transfer;

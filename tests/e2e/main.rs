@@ -39,6 +39,7 @@ mod secrets;
 mod starting;
 mod state;
 mod transfer;
+mod uneven_hosts;
 mod unwritable;
 mod webhook;
 mod wire;

@@ -41,7 +41,12 @@ impl Stage {
 
     /// What a host on the same store and plugins is started with.
     pub fn options(&self) -> HostOptions {
-        quick(HostOptions::new(&self.store.url(), self.plugins.path()))
+        self.options_with(&self.plugins)
+    }
+
+    /// What a host on the same store with other plugins is started with.
+    pub fn options_with(&self, plugins: &PluginsDir) -> HostOptions {
+        quick(HostOptions::new(&self.store.url(), plugins.path()))
     }
 
     /// The host is replaced by another with other settings; however it is to end was done before.

@@ -26,8 +26,8 @@ pub struct Options {
     broker: Option<Broker>,
     /// Only these faults: kill-host, kill-store, stop-host, oom-host, freeze-wire, delay-wire, cut-wire, drop-reply,
     /// destroy-groups, flush-scripts, fill-memory, config-set, cut-power, fill-disk, jump-clock, swap-plugin,
-    /// multiply-events. The embedded broker meets kill-host, stop-host, oom-host, cut-power, fill-disk, jump-clock,
-    /// swap-plugin and multiply-events.
+    /// multiply-events, lack-plugin, stop-clients. The embedded broker meets kill-host, stop-host, oom-host, cut-power,
+    /// fill-disk, jump-clock, swap-plugin, multiply-events and stop-clients.
     #[arg(long, value_delimiter = ',')]
     faults: Vec<String>,
     /// The profile to build with.

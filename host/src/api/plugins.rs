@@ -1,21 +1,44 @@
 //! `GET /plugins` and `GET /plugins/{name}`: what is loaded, for which types, and why something is not. And what changes
 //! it: `POST /plugins/{name}/rollback` and `…/approve`, `DELETE /plugins/{name}`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde_json::json as object;
+use serde_json::{Value, json as object};
 
 use super::intake::InPath;
 use super::problem::{Kind, Problem};
 use super::{Api, NotChanged, json, query};
+use crate::broker::{Elsewhere, Lane};
+use crate::event::Pattern;
 
-/// Every plugin.
+/// Every plugin of this host, and what other hosts handle that this one does not.
 pub(super) async fn list(State(api): State<Arc<Api>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     query::none(query.as_deref())?;
-    Ok(json(StatusCode::OK, &object!({ "plugins": api.routes.statuses(), "overlooked": api.routes.overlooked() })))
+    let statuses = api.routes.statuses();
+    let elsewhere = elsewhere(&statuses, &api.broker.elsewhere());
+    let mut document = object!({ "plugins": statuses, "overlooked": api.routes.overlooked() });
+    if !elsewhere.is_empty() {
+        document["elsewhere"] = elsewhere.into();
+    }
+    Ok(json(StatusCode::OK, &document))
+}
+
+/// The types that only other hosts handle, by the names of their plugins.
+fn elsewhere(statuses: &[Value], elsewhere: &Elsewhere) -> Vec<Value> {
+    let is_here = |name: &str, pattern: &str| {
+        let mut same = statuses.iter().filter(|status| status["name"] == name);
+        same.any(|status| status["types"].as_array().is_some_and(|types| types.iter().any(|it| it == pattern)))
+    };
+    let only_there = |(lane, patterns): (&Lane, &BTreeSet<Pattern>)| {
+        let types: Vec<String> =
+            patterns.iter().map(ToString::to_string).filter(|pattern| !is_here(lane.as_str(), pattern)).collect();
+        (!types.is_empty()).then(|| object!({ "name": lane, "types": types }))
+    };
+    elsewhere.served().lanes().filter_map(only_there).collect()
 }
 
 /// One plugin.
@@ -83,5 +106,26 @@ fn refusal(kind: Kind) -> impl Fn(NotChanged) -> Problem {
         NotChanged::Unknown(words) => Problem::new(Kind::NotFound, words),
         NotChanged::Unnamed(words) => Problem::new(Kind::BadQuery, words),
         NotChanged::Refused(words) => Problem::new(kind, words),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Served;
+
+    #[test]
+    fn what_only_other_hosts_handle_is_told_by_plugin() {
+        let pattern = |text: &str| text.parse::<Pattern>().unwrap();
+        let lanes = [
+            ("here".parse().unwrap(), vec![pattern("a"), pattern("b")]),
+            ("there".parse().unwrap(), vec![pattern("order.*")]),
+            ("same".parse().unwrap(), vec![pattern("c")]),
+        ];
+        let others = Elsewhere::of([&Served::new(lanes, false)], false);
+        let here = [object!({"name": "here", "types": ["a"]}), object!({"name": "same", "types": ["c"]})];
+        let expected = [object!({"name": "here", "types": ["b"]}), object!({"name": "there", "types": ["order.*"]})];
+        assert_eq!(elsewhere(&here, &others), expected);
+        assert_eq!(elsewhere(&here, &Elsewhere::default()), [Value::Null; 0]);
     }
 }

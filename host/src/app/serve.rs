@@ -82,7 +82,7 @@ pub async fn run(config: Config, log: Log, mut announce: impl FnMut(&Fact)) -> R
     };
     entrance.open(Api {
         broker: broker.clone(),
-        routes: Arc::new(PluginRoutes { registry: plugins.clone(), started: Instant::now() }),
+        routes: Arc::new(PluginRoutes { registry: plugins.clone(), broker: broker.clone(), started: Instant::now() }),
         options: config.server.clone(),
         memory: entrance.memory().clone(),
         draining: tasks.stop_token().clone(),

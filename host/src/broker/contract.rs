@@ -12,6 +12,7 @@ pub mod ends;
 pub mod leases;
 pub mod limits;
 pub mod model;
+pub mod served;
 pub mod state;
 pub mod transfer;
 pub mod work;
@@ -102,6 +103,8 @@ macro_rules! broker_contract {
             limits::bytes_that_wait_are_counted_and_limited_by_lane,
             limits::few_large_results_push_no_history_out,
             limits::an_event_keeps_how_many_caused_it,
+            served::what_a_consumer_serves_itself_is_not_left_to_others,
+            served::a_suspect_that_is_handed_back_stays_one,
             state::what_is_written_stands_from_the_settle_on,
             state::what_was_changed_meanwhile_is_a_conflict,
             state::increments_do_not_get_in_each_others_way,

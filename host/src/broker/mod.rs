@@ -24,11 +24,13 @@ pub mod embedded;
 mod limits;
 mod list_limit;
 pub mod redis;
+mod served;
 mod snapshot;
 mod turns;
 mod types;
 
 pub use limits::LaneLimits;
+pub use served::{Elsewhere, Served};
 pub use snapshot::{Exported, ExportedEvent, ExportedKey, ExportedState, Restored, Snapshot, SnapshotPart};
 pub use types::{
     Accepted, Append, Claim, Counters, Delivery, Depth, Durability, EndedPage, EndedQuery, Ending, Found, Health, Lane,
@@ -76,11 +78,33 @@ pub trait Broker: Send + Sync + 'static {
     /// After [`Settled::Conflict`] the delivery is held as before.
     async fn settle(&self, batch: Vec<Settle>) -> Result<Vec<Settled>, Error>;
 
+    /// Says what this consumer serves from now on. Other consumers learn of it within about a second, and leave alone what
+    /// waits in lanes that are served by this one and not by them. A store that one consumer has to itself has no others.
+    ///
+    /// # Errors
+    /// It was not told yet; [`Broker::maintain`] tells it as well.
+    async fn serve(&self, _served: Served) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// What the other consumers serve, as far as is known. Kept up to date by [`Broker::maintain`]; never waits. A consumer
+    /// counts for as long as it lives, and after its end for a lease more, or ten seconds if that is longer: one that is
+    /// started anew is to find its events waiting.
+    fn elsewhere(&self) -> Arc<Elsewhere> {
+        Arc::default()
+    }
+
+    /// The same, asked now.
+    async fn look_elsewhere(&self) -> Result<Arc<Elsewhere>, Error> {
+        Ok(self.elsewhere())
+    }
+
     /// What renews leases. It has a connection of its own and may be used on another runtime than the broker's.
     fn leases(&self) -> Arc<dyn Leases>;
 
     /// Takes over up to `max` deliveries of consumers that died or lost touch, and of this consumer's own where the
-    /// answer to a claim never arrived. Their `deliveries` count has gone up.
+    /// answer to a claim never arrived. Their `deliveries` count has gone up. What stands in a lane that others serve and
+    /// this consumer does not is left to them.
     async fn recover(&self, max: usize) -> Result<Vec<Delivery>, Error>;
 
     /// Moves events that are due to their lanes. To be called again while `more` says so, else when `next_due_in_ms`

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::event::{Class, EventId, EventType, Idempotency, Record, Settlement, Start, State, StateStep, Timestamp};
 
@@ -49,6 +49,12 @@ impl fmt::Display for Lane {
 impl Serialize for Lane {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Lane {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -166,6 +172,12 @@ impl Delivery {
     /// Which attempt this is; 1 for the first since the event was accepted or last replayed.
     pub fn attempt(&self) -> u32 {
         self.record.attempts_made.saturating_add(self.deliveries)
+    }
+
+    /// How many deliveries in a row have come to this one, those included after which the event was handed to another
+    /// lane. Above 1, all before this one ended with their consumer.
+    pub fn deliveries_in_a_row(&self) -> u32 {
+        self.record.attempts_lost().saturating_add(self.deliveries)
     }
 }
 

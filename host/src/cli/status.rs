@@ -32,6 +32,8 @@ struct Status {
     /// `None` when the store could not be asked.
     metrics: Option<Value>,
     plugins: Vec<Value>,
+    /// What only other hosts handle.
+    elsewhere: Vec<Value>,
 }
 
 /// Shows the status.
@@ -54,8 +56,9 @@ fn ask(server: &Server) -> Result<Status, Failure> {
     let metrics = server.get("/metrics")?;
     let metrics = if metrics.status == 503 { None } else { Some(metrics.accepted()?.json()?) };
     let plugins = server.get("/plugins")?.accepted()?.json()?;
-    let plugins = plugins["plugins"].as_array().cloned().unwrap_or_default();
-    Ok(Status { ready, readiness: readiness.json()?, metrics, plugins })
+    let list = |name: &str| plugins[name].as_array().cloned().unwrap_or_default();
+    let (plugins, elsewhere) = (list("plugins"), list("elsewhere"));
+    Ok(Status { ready, readiness: readiness.json()?, metrics, plugins, elsewhere })
 }
 
 impl Status {
@@ -65,6 +68,7 @@ impl Status {
             "checks": self.readiness["checks"],
             "metrics": self.metrics,
             "plugins": self.plugins,
+            "elsewhere": self.elsewhere,
         })
     }
 
@@ -119,6 +123,13 @@ impl Status {
                 writeln!(text, "  {:<24} {}", "", Printable(error))?;
             }
         }
+        if !self.elsewhere.is_empty() {
+            writeln!(text, "\nhandled by other hosts only")?;
+        }
+        for plugin in &self.elsewhere {
+            let types: Vec<_> = plugin["types"].as_array().into_iter().flatten().map(word).collect();
+            writeln!(text, "  {:<24} {}", word(&plugin["name"]), types.join(", "))?;
+        }
         Ok(())
     }
 }
@@ -144,6 +155,7 @@ mod tests {
                 { "name": "broker", "ready": false, "facts": { "kind": "Redis", "durability": "fsync" } } ] }),
             metrics: Some(json!({ "processed": 10, "failed": 2, "waiting": 3, "lanes": { "signup": 3 } })),
             plugins: vec![json!({ "name": "payment", "state": "failed", "types": ["a", "b"], "error": "no handler" })],
+            elsewhere: vec![json!({ "name": "invoice", "types": ["invoice.*"] })],
         };
         let text = status.text();
         for part in [
@@ -153,6 +165,7 @@ mod tests {
             "signup                   3",
             "payment                  failed     a, b",
             "no handler",
+            "invoice                  invoice.*",
         ] {
             assert!(text.contains(part), "{text}\nlacks {part:?}");
         }

@@ -8,6 +8,7 @@ mod id;
 mod json;
 pub mod limits;
 mod outcome;
+mod pattern;
 mod plugin_state;
 mod reader;
 mod record;
@@ -17,6 +18,7 @@ mod time;
 pub use draft::{Draft, Fault, Idempotency, Limits, NewEvent, Rejected, Start};
 pub use id::{EventId, EventType};
 pub use outcome::{Class, Failure, Outcome, Published, Settlement, Success, decide, defer};
+pub use pattern::{InvalidPattern, Pattern};
 pub use plugin_state::{
     MAX_COUNTER, MAX_STATE_KEY_BYTES, NotACounter, STATE_KEY_BYTES, StateStep, StateWrite, Stored, add, state_bytes,
 };

@@ -230,6 +230,19 @@ impl Record {
         if self.failures == 0 { State::Scheduled } else { State::Retrying }
     }
 
+    /// The record of a delivery that is handed back, the last of so many. Those before it ended with their consumer, and
+    /// stay known as attempts of which nothing came.
+    pub fn handed_back(mut self, deliveries: u32) -> Self {
+        self.attempts_made = self.attempts_made.saturating_add(deliveries.saturating_sub(1));
+        self
+    }
+
+    /// How many attempts nothing came of since the last one that ended.
+    pub fn attempts_lost(&self) -> u32 {
+        let last = self.attempts.last().filter(|last| last.replay == self.replays);
+        self.attempts_made.saturating_sub(last.map_or(0, |last| last.attempt))
+    }
+
     /// About how much memory the record takes: the payload, the result and what the attempts left.
     pub fn size_bytes(&self) -> usize {
         let result = self.end.as_ref().and_then(|end| end.result.as_ref());

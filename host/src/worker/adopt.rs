@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::broker::{EndedQuery, Ending, Error, Lane, Replayed};
+use crate::broker::{EndedQuery, Ending, Error, Replayed};
 use crate::event::Class;
 
 use super::Shared;
@@ -61,9 +61,9 @@ async fn adopt(shared: &Shared) -> Result<usize, Error> {
         for record in &page.records {
             let event_type = &record.event.event_type;
             let lane = shared.handler.lane(event_type);
-            // A plugin that is only expected may turn out not to load.
-            let is_handled = shared.plugins.route(event_type).is_some() && lane != Lane::unrouted();
-            if is_handled && shared.broker.replay(record.event.id, &lane).await? == Replayed::Done {
+            if shared.reach.is_handled(event_type)
+                && shared.broker.replay(record.event.id, &lane).await? == Replayed::Done
+            {
                 adopted += 1;
             }
         }

@@ -12,24 +12,17 @@ use crate::event::{
 use crate::plugin::{Attempt, Completed, Meter, Plugin, ReadState, Registry};
 
 use super::crowd::Crowd;
+use super::reach::{Reach, Stranger, own_lane};
 
 /// Deliveries that may end with their host before the event is failed (contract, G7).
 pub(super) const CRASH_CAP: u32 = 5;
-
-/// The lane of a type by the routing in force: that of the plugin that handles it or, during a start, is expected to, else
-/// that of types without one.
-pub fn lane_of(plugins: &Registry, event_type: &EventType) -> Lane {
-    let lane = match plugins.route(event_type) {
-        Some(plugin) => plugin.name().parse().ok(),
-        None => plugins.expected(event_type).and_then(|name| name.parse().ok()),
-    };
-    lane.unwrap_or_else(Lane::unrouted)
-}
 
 /// What a delivery needs to be handled.
 pub(super) struct Handler {
     /// Which plugin handles what.
     pub(super) plugins: Arc<Registry>,
+    /// What other hosts handle.
+    pub(super) reach: Arc<Reach>,
     /// For events that no plugin handles.
     pub(super) policies: Policies,
     /// Where handlers read their plugins' state.
@@ -56,7 +49,7 @@ impl Handler {
         let Delivery { record, receipt, .. } = &delivery;
         let attempt = delivery.attempt();
         let begin = || (clock::now(), Instant::now());
-        let (plugin, completed, (started_at, started)) = match self.step(&delivery) {
+        let (plugin, completed, (started_at, started)) = match self.step(&delivery).await {
             Step::Return(lane) => return returned(delivery, lane),
             Step::Fail(failure) => (None, Completed::failed(failure), begin()),
             Step::Handle(plugin) => {
@@ -121,24 +114,30 @@ impl Handler {
 
     /// The lane of a type by the routing in force.
     pub(super) fn lane(&self, event_type: &EventType) -> Lane {
-        lane_of(&self.plugins, event_type)
+        self.reach.lane(event_type)
     }
 
-    fn step(&self, delivery: &Delivery) -> Step {
-        if delivery.deliveries > CRASH_CAP {
+    async fn step(&self, delivery: &Delivery) -> Step {
+        if delivery.deliveries_in_a_row() > CRASH_CAP {
             let message = format!("the host died in each of {CRASH_CAP} deliveries, or lost its lease in the middle");
             return Step::Fail(Failure::new(Class::Crash, message));
         }
         let event_type = &delivery.record.event.event_type;
-        let lane = self.lane(event_type);
-        // A suspect is handled where it is: going to another lane would forget how often it was delivered.
-        if lane != delivery.receipt.lane && lane != Lane::unrouted() && delivery.deliveries == 1 {
-            return Step::Return(lane);
+        if let Some(plugin) = self.plugins.route(event_type) {
+            // A suspect is handled where it is, alone.
+            let own_lane = own_lane(&self.plugins, event_type).filter(|_| delivery.deliveries == 1);
+            return match own_lane.filter(|lane| *lane != delivery.receipt.lane) {
+                Some(lane) => Step::Return(lane),
+                None => Step::Handle(plugin),
+            };
         }
-        match self.plugins.route(event_type) {
-            Some(plugin) => Step::Handle(plugin),
-            None if self.plugins.is_starting() => Step::Return(lane),
-            None => {
+        if self.plugins.is_starting() {
+            return Step::Return(self.lane(event_type));
+        }
+        match self.reach.stranger(event_type).await {
+            Stranger::Of(lane) => Step::Return(lane),
+            Stranger::Unclear => Step::Return(delivery.receipt.lane.clone()),
+            Stranger::OfNobody => {
                 let message = format!("no plugin handles the type {:?}", event_type.as_str());
                 Step::Fail(Failure::new(Class::NoHandler, message))
             }
@@ -200,11 +199,12 @@ fn within_depth(outcome: Outcome, max_depth: u32) -> Outcome {
     }
 }
 
-/// Hands a delivery back as if it had never been made: to the lane that it belongs to.
+/// Hands a delivery back as if it had never been made: to the lane that it belongs to. That deliveries before it ended
+/// with their consumer goes with it.
 pub(super) fn returned(delivery: Delivery, lane: Lane) -> Settle {
     Settle {
         receipt: delivery.receipt,
-        record: delivery.record,
+        record: delivery.record.handed_back(delivery.deliveries),
         settlement: Settlement::Returned,
         lane,
         publish: Vec::new(),

@@ -77,6 +77,8 @@ impl Dispatcher {
                 asking = self.claim();
             }
             self.start_runners();
+            // A lane that was left to others may be asked again by and by, though nothing stirs.
+            let looks_again = asking.is_none() || !self.queue.is_empty();
             let answer = async {
                 match &mut asking {
                     Some(asking) => asking.answer.as_mut().await,
@@ -96,7 +98,7 @@ impl Dispatcher {
                     self.lanes_known_at = None;
                     *preparing.borrow_and_update() == 0
                 }
-                _ = looks.tick(), if !self.queue.is_empty() => { self.give_back(self.queue.take_late(Instant::now())); false }
+                _ = looks.tick(), if looks_again => { self.give_back(self.queue.take_late(Instant::now())); false }
             };
             // There may be something to claim now in other lanes than those that are asked or waited for.
             match &asking {

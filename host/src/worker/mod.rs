@@ -13,10 +13,12 @@ mod crowd;
 mod dispatch;
 mod leases;
 mod queue;
+mod reach;
 mod recover;
 mod settle;
 mod slots;
 mod state;
+mod strays;
 mod upkeep;
 
 use std::collections::{BTreeMap, HashMap};
@@ -27,16 +29,17 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Delivery, Lane};
-use crate::event::Policies;
+use crate::event::{Policies, Settlement};
 use crate::plugin::{Meter, Plugin, Registry};
 use crate::shutdown::Tasks;
 
 use attempt::{Handler, returned};
 use crowd::Crowd;
 
-pub use attempt::lane_of;
 use leases::{Held, Keeper};
 use queue::{Custody, Queue, Slot};
+use reach::Reach;
+pub use reach::lane_of;
 use settle::{Conclusion, Item, Settler};
 use state::Reads;
 
@@ -84,6 +87,7 @@ struct Shared {
     plugins: Arc<Registry>,
     handler: Handler,
     settler: Settler,
+    reach: Arc<Reach>,
     /// Events failed for want of a plugin that is there.
     missed: Arc<Notify>,
     held: Held,
@@ -109,8 +113,11 @@ impl Worker {
         let held = Held::default();
         let keeper = Keeper::start(held.clone(), broker.leases(), options.lease)?;
         let own_tasks = Tasks::new();
+        let missed = Arc::new(Notify::new());
+        let reach = Arc::new(Reach::start(plugins.clone(), broker.clone(), missed.clone(), &own_tasks));
         let handler = Handler {
             plugins: plugins.clone(),
+            reach: reach.clone(),
             policies: options.policies.clone(),
             state: Arc::new(Reads::start(broker.clone(), &own_tasks)),
             consumer: broker.consumer().into(),
@@ -118,13 +125,13 @@ impl Worker {
             max_depth: options.max_depth,
         };
         let too_late = CancellationToken::new();
-        let missed = Arc::new(Notify::new());
         let shared = Arc::new(Shared {
             queue: Arc::new(Queue::new(options.host_concurrency, plugins.threads())),
-            settler: Settler::start(broker.clone(), plugins.clone(), missed.clone(), too_late.clone(), &own_tasks),
+            settler: Settler::start(broker.clone(), reach.clone(), too_late.clone(), &own_tasks),
             broker,
             plugins,
             handler,
+            reach,
             missed,
             held,
             options,
@@ -140,6 +147,7 @@ impl Worker {
             }
             loops.failure().map_or(Ok(()), Err)
         });
+        own_tasks.spawn_critical("tell", reach::tell(shared.clone()));
         own_tasks.spawn_critical("claim", dispatch::run(shared.clone(), own_tasks.clone()));
         own_tasks.spawn_critical("recover", recover::run(shared.clone(), own_tasks.clone()));
         own_tasks.spawn_critical("promote", upkeep::promote(shared.clone()));
@@ -195,6 +203,9 @@ impl Shared {
                 () = lost.cancelled() => return,
                 () = self.give_up.cancelled() => returned(delivery.clone(), lane.clone()),
             };
+            if settle.settlement == Settlement::Returned && settle.lane == lane {
+                self.queue.found_stray(&lane);
+            }
             if settle.state.is_none() {
                 return self.settler.submit(Item::new(settle, custody));
             }
@@ -215,19 +226,18 @@ impl Shared {
         self.plugins.active().into_iter().filter_map(limit).collect()
     }
 
-    /// The lanes to claim from, each with its limit: those of the plugins here, those that others made, and the one of
-    /// events that no plugin handles, which wait while one is being loaded that may. During a start, only those of the
-    /// plugins here: what waits in another lane may be a plugin's that is not loaded yet.
+    /// The lanes to claim from, each with its limit: those of the plugins here, and those that exist in the store and are
+    /// nobody else's. During a start, only those of plugins that are loaded. See [`reach`].
     fn lanes(&self) -> HashMap<Lane, usize> {
         let default = self.options.concurrency;
-        let own = |plugin: Arc<Plugin>| Some((plugin.name().parse().ok()?, plugin.concurrency().unwrap_or(default)));
-        if self.plugins.is_starting() {
-            return self.plugins.claimable().into_iter().filter_map(own).collect();
+        let mut lanes = HashMap::new();
+        for plugin in self.plugins.claimable() {
+            lanes.extend(plugin.name().parse().ok().zip(Some(plugin.concurrency().unwrap_or(default))));
         }
-        let others = self.broker.lanes().into_iter().chain([Lane::unrouted()]).map(|lane| (lane, default));
-        let mut lanes: HashMap<_, _> = others.chain(self.plugins.active().into_iter().filter_map(own)).collect();
-        if self.plugins.is_preparing() {
-            lanes.remove(&Lane::unrouted());
+        for lane in self.broker.lanes().into_iter().chain([Lane::unrouted()]) {
+            if !lanes.contains_key(&lane) && self.reach.may_claim(&lane) {
+                lanes.insert(lane, default);
+            }
         }
         lanes
     }

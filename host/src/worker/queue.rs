@@ -4,7 +4,7 @@
 //! for a few instructions. The dispatcher is woken only when it can do something that it has not done already, not once
 //! for each event.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use crate::broker::{Claim, Delivery, Lane};
 use super::ahead::Paces;
 use super::leases::Hold;
 use super::slots::{Slots, Want};
+use super::strays::Strays;
 
 /// The most deliveries that this host holds: those that wait, are handled, or are not settled yet.
 pub(super) const MAX_HELD: usize = 4_096;
@@ -46,6 +47,7 @@ struct Book {
     held: HashMap<Lane, usize>,
     total_held: usize,
     waiting_bytes: usize,
+    strays: Strays,
 }
 
 /// A lane to claim for.
@@ -96,6 +98,7 @@ impl Queue {
             held: HashMap::new(),
             total_held: 0,
             waiting_bytes: 0,
+            strays: Strays::default(),
         };
         Self { book: Mutex::new(book), stirred: Notify::new(), threads }
     }
@@ -112,8 +115,12 @@ impl Queue {
     pub(super) fn claim(&self) -> Option<Claim> {
         let book = &mut *self.book();
         let mut wants = Vec::with_capacity(book.lanes.len());
-        let room_bytes = book.room_bytes();
+        let (room_bytes, now) = (book.room_bytes(), Instant::now());
         for (lane, served) in &mut book.lanes {
+            if book.strays.is_paused(lane, now) {
+                served.is_unasked = false;
+                continue;
+            }
             served.is_unasked = true;
             if book.held.get(lane).is_some_and(|held| *held >= MAX_HELD_OF_LANE) {
                 continue;
@@ -129,6 +136,11 @@ impl Queue {
         }
         claim.max = claim.max.min(room);
         Some(claim)
+    }
+
+    /// A delivery of this lane was for others, who claim from it as well: the lane is left to them for a moment.
+    pub(super) fn found_stray(&self, lane: &Lane) {
+        self.book().strays.found(lane, Instant::now());
     }
 
     /// A delivery waits for a slot of its lane. `task` keeps the worker from ending before it is settled.
@@ -167,18 +179,20 @@ impl Queue {
         missing
     }
 
-    /// Takes out what has by `now` waited for too long in its lane, and notes that its handlers are slow.
+    /// Takes out what has by `now` waited for too long, and notes of its lanes that their handlers are slow. What came
+    /// later stays: it has its time, and slots may come free within it.
     pub(super) fn take_late(&self, now: Instant) -> Vec<Waiting> {
-        let is_late = |queue: &VecDeque<Waiting>| {
-            queue.front().is_some_and(|first| now.saturating_duration_since(first.since) >= MAX_WAIT)
-        };
+        let is_late = |waiting: &Waiting| now.saturating_duration_since(waiting.since) >= MAX_WAIT;
         let book = &mut *self.book();
-        let late: HashSet<Lane> =
-            book.waiting.iter().filter(|(_, queue)| is_late(queue)).map(|(lane, _)| lane.clone()).collect();
-        for lane in &late {
-            book.paces.took(lane, MAX_WAIT);
+        let late = book.take_out(is_late);
+        let mut noted = None;
+        for lane in late.iter().map(|waiting| &waiting.delivery.receipt.lane) {
+            if noted != Some(lane) {
+                book.paces.took(lane, MAX_WAIT);
+                noted = Some(lane);
+            }
         }
-        book.take_out(|lane| late.contains(lane))
+        late
     }
 
     /// Takes out everything.
@@ -210,11 +224,14 @@ impl Book {
         MAX_WAITING_BYTES.saturating_sub(self.waiting_bytes)
     }
 
-    fn take_out(&mut self, of: impl Fn(&Lane) -> bool) -> Vec<Waiting> {
+    /// Takes out the oldest of each lane, for as long as they are such; lane by lane.
+    fn take_out(&mut self, is_such: impl Fn(&Waiting) -> bool) -> Vec<Waiting> {
         let mut out = Vec::new();
-        for (_, queue) in self.waiting.extract_if(|lane, _| of(lane)) {
-            out.extend(queue);
-        }
+        self.waiting.retain(|_, queue| {
+            let stays = queue.iter().position(|waiting| !is_such(waiting)).unwrap_or(queue.len());
+            out.extend(queue.drain(..stays));
+            !queue.is_empty()
+        });
         for waiting in &out {
             self.waiting_bytes -= size_bytes(&waiting.delivery);
             self.slots.wait_no_more(&waiting.delivery.receipt.lane);

@@ -8,16 +8,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, Error, Lane, Settle, Settled};
+use crate::broker::{Broker, Error, Settle, Settled};
 use crate::event::{Class, EventType, Settlement};
-use crate::plugin::Registry;
 use crate::shutdown::Tasks;
 
-use super::lane_of;
 use super::queue::Custody;
+use super::reach::Reach;
 
 /// The most settles in one call.
 const MAX_BATCH: usize = 200;
@@ -56,17 +55,16 @@ impl Item {
 
 impl Settler {
     /// Starts the task that forms batches. It ends when every `Settler` is gone. What is not settled when `too_late` is
-    /// cancelled is given up. `missed` is told of events that failed for want of a plugin that is there by then.
+    /// cancelled is given up. `reach` is told of events that failed for want of a plugin.
     pub(super) fn start(
         broker: Arc<dyn Broker>,
-        plugins: Arc<Registry>,
-        missed: Arc<Notify>,
+        reach: Arc<Reach>,
         too_late: CancellationToken,
         tasks: &Tasks,
     ) -> Self {
         let (queue, waiting) = mpsc::unbounded_channel();
         let calls = Arc::new(Semaphore::new(MAX_CALLS));
-        let batches = Batches { broker, plugins, missed, calls, too_late, tasks: tasks.clone() };
+        let batches = Batches { broker, reach, calls, too_late, tasks: tasks.clone() };
         tasks.spawn(batches.form(waiting));
         Self { queue }
     }
@@ -88,8 +86,7 @@ impl Settler {
 #[derive(Clone)]
 struct Batches {
     broker: Arc<dyn Broker>,
-    plugins: Arc<Registry>,
-    missed: Arc<Notify>,
+    reach: Arc<Reach>,
     calls: Arc<Semaphore>,
     too_late: CancellationToken,
     tasks: Tasks,
@@ -136,9 +133,7 @@ impl Batches {
         };
         let lacking: Vec<EventType> = batch.iter().filter_map(lacked_a_plugin).collect();
         batch.into_iter().zip(settled).for_each(|(item, settled)| item.conclude(settled));
-        if lacking.iter().any(|event_type| lane_of(&self.plugins, event_type) != Lane::unrouted()) {
-            self.missed.notify_one();
-        }
+        self.reach.note_missed(&lacking);
     }
 
     async fn try_settle(&self, batch: &[Item]) -> Result<Vec<Settled>, Error> {

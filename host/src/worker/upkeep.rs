@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
+use super::reach::Watch;
 use super::settle::Backoff;
 
 /// The longest pause between two looks for what is due: half of what G5 allows.
@@ -45,6 +46,7 @@ pub(super) async fn promote(shared: Arc<Shared>) -> anyhow::Result<()> {
 /// Keeps house until the worker stops.
 pub(super) async fn maintain(shared: Arc<Shared>) -> anyhow::Result<()> {
     let pause = MAX_MAINTAIN_PAUSE.min(shared.options.lease / 4);
+    let mut watch = Watch::default();
     while !shared.stop.is_cancelled() {
         let limits = shared.lane_limits();
         shared.broker.limit_lanes(limits.clone());
@@ -61,6 +63,7 @@ pub(super) async fn maintain(shared: Arc<Shared>) -> anyhow::Result<()> {
                 pause
             }
         };
+        watch.look(&shared.reach);
         tokio::select! {
             () = shared.stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}

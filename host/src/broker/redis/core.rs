@@ -21,12 +21,13 @@ use super::keys::Keys;
 use super::link::Link;
 #[cfg(feature = "test-util")]
 use super::mutant::Mutant;
+use super::neighbors::{Neighbors, Serving};
 use super::recover::Suspects;
 use super::reply::{self, Answer};
 use super::scripts::{Call, Script, Scripts};
 use super::{Options, Tuning};
 use crate::broker::list_limit::ListLimit;
-use crate::broker::{Lane, LaneLimits, Receipt};
+use crate::broker::{Elsewhere, Lane, LaneLimits, Receipt};
 
 /// How often a call is repeated because lanes appeared in between.
 const LANE_TRIES: usize = 4;
@@ -56,6 +57,9 @@ pub(super) struct Core {
     pub(super) suspects: Mutex<Suspects>,
     pub(super) peers: Mutex<Peers>,
     pub(super) peers_seen_at: Mutex<Option<Instant>>,
+    pub(super) serving: ArcSwap<Serving>,
+    pub(super) neighbors: Mutex<Neighbors>,
+    pub(super) elsewhere: ArcSwap<Elsewhere>,
     /// The epoch of the store that is worked with.
     pub(super) epoch: ArcSwap<String>,
     /// The most events that the store ever said it had accepted.
@@ -120,6 +124,9 @@ impl Core {
             suspects: Mutex::default(),
             peers: Mutex::default(),
             peers_seen_at: Mutex::default(),
+            serving: ArcSwap::default(),
+            neighbors: Mutex::default(),
+            elsewhere: ArcSwap::default(),
             epoch: ArcSwap::default(),
             accepted_seen: AtomicU64::new(0),
             look: Notify::new(),

@@ -167,6 +167,12 @@ impl Peers {
         self.which(|peer| peer.process_gone || peer.still >= lease)
     }
 
+    /// Those that live and show it, each with the time since its last sign of life.
+    pub(super) fn living(&self, lease: Duration) -> Vec<(String, Duration)> {
+        let lives = |peer: &Peer| peer.heartbeat.is_some() && !peer.process_gone && peer.still < lease;
+        self.seen.iter().filter(|(_, peer)| lives(peer)).map(|(name, peer)| (name.clone(), peer.still)).collect()
+    }
+
     /// Those whose process is gone: what they hold nobody will renew.
     pub(super) fn gone(&self) -> Vec<String> {
         self.which(|peer| peer.process_gone)
@@ -260,5 +266,20 @@ mod tests {
         let now = Instant::now();
         peers.observe(now, LEASE / 2, &own, [("gone".to_owned(), Some(1), Some(gone.to_text()))]);
         assert_eq!((peers.dead(LEASE), peers.gone()), (vec!["gone".to_owned()], vec!["gone".to_owned()]));
+        assert_eq!(peers.living(LEASE), []);
+    }
+
+    #[test]
+    fn who_moved_within_a_lease_lives_and_who_never_did_does_not() {
+        let (own, start) = (Identity::own(), Instant::now());
+        let mut peers = Peers::default();
+        let mut look = |after: Duration| {
+            let consumers = [("a".to_owned(), Some(1), None), ("b".to_owned(), None, None)];
+            peers.observe(start + after, LEASE / 2, &own, consumers);
+            peers.living(LEASE)
+        };
+        assert_eq!(look(Duration::ZERO), [("a".to_owned(), Duration::ZERO)]);
+        assert_eq!(look(LEASE / 2), [("a".to_owned(), LEASE / 2)]);
+        assert_eq!(look(LEASE), []);
     }
 }

@@ -31,6 +31,7 @@ mod link;
 mod list;
 #[cfg(feature = "test-util")]
 mod mutant;
+mod neighbors;
 mod recover;
 mod reply;
 mod restore;
@@ -62,8 +63,8 @@ use self::scripts::Scripts;
 use self::settle::MAX_CALL_BYTES;
 use self::snapshot::RedisSnapshot;
 use super::{
-    Accepted, Append, Broker, Claim, Delivery, EndedPage, EndedQuery, Error, Exported, Found, Health, Lane, LaneLimits,
-    Leases, Options, Promoted, Replayed, Restored, Settle, Settled, Snapshot, Stats,
+    Accepted, Append, Broker, Claim, Delivery, Elsewhere, EndedPage, EndedQuery, Error, Exported, Found, Health, Lane,
+    LaneLimits, Leases, Options, Promoted, Replayed, Restored, Served, Settle, Settled, Snapshot, Stats,
 };
 use crate::event::{EventId, Stored};
 use crate::secret::{SecretText, ShownUrl};
@@ -340,6 +341,18 @@ impl Broker for RedisBroker {
 
     async fn settle(&self, batch: Vec<Settle>) -> Result<Vec<Settled>, Error> {
         self.core.settle_all(batch).await
+    }
+
+    async fn serve(&self, served: Served) -> Result<(), Error> {
+        self.core.serve(served).await
+    }
+
+    fn elsewhere(&self) -> Arc<Elsewhere> {
+        self.core.elsewhere.load_full()
+    }
+
+    async fn look_elsewhere(&self) -> Result<Arc<Elsewhere>, Error> {
+        self.core.look_elsewhere().await
     }
 
     fn leases(&self) -> Arc<dyn Leases> {

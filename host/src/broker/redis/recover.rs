@@ -151,7 +151,7 @@ impl Core {
 
     /// How it is to be taken over, if it may be.
     fn judge(&self, row: Pending, dead: &[String]) -> Option<Wanted> {
-        if self.held.is_left_alone(&row.lane, &row.entry) {
+        if self.held.is_left_alone(&row.lane, &row.entry) || self.is_of_others(&row.lane) {
             return None;
         }
         let is_unseen = row.owner == self.consumer && !self.held.contains(&row.lane, &row.entry);

@@ -2,6 +2,7 @@
 //!
 //! All of it may be done by every host at once; each step is one script that leaves nothing for the second one to do.
 
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -77,7 +78,8 @@ impl Core {
         first_error.map_or(Ok(more_events || more_state), Err)
     }
 
-    /// Shows that this consumer is alive and, a few times in a lease, looks who else is.
+    /// Shows that this consumer is alive and what it serves. A few times in a lease, and when somebody serves something
+    /// else than before, looks who else is alive.
     pub(super) async fn show_life(&self) -> Result<(), Failure> {
         let lease = Duration::from_millis(self.options.lease_ms);
         let now = Instant::now();
@@ -90,27 +92,35 @@ impl Core {
             looks
         };
         let lanes = self.book().lanes.clone();
+        let known = self.changes_known();
         let call = self
             .script(&self.scripts.beat)
             .lane_keys(&self.keys, &lanes)
             .text(&self.consumer)
             .text(&self.identity.to_text())
+            .text(&self.serving.load().text)
+            .text(&known)
             .number(lanes.len())
             .number(u8::from(looks));
-        let [heartbeats, names] = reply::tuple(self.link.call(&call).await?)?;
-        if !looks {
+        let [fields, names, changes] = reply::tuple(self.link.call(&call).await?)?;
+        let changes = reply::text(changes)?;
+        if !looks && changes == known {
+            self.note_neighbors(changes, None);
             return Ok(());
         }
-        let mut consumers: std::collections::BTreeMap<String, (Option<i64>, Option<String>)> = reply::array(names)?
+        let mut consumers: BTreeMap<String, (Option<i64>, Option<String>)> = reply::array(names)?
             .into_iter()
             .map(|name| Ok((reply::text(name)?, (None, None))))
             .collect::<Result<_, _>>()?;
-        for (field, value) in reply::pairs(heartbeats)? {
+        let mut said = BTreeMap::new();
+        for (field, value) in reply::pairs(fields)? {
             let field = reply::text(field)?;
             if let Some(name) = field.strip_prefix("c:") {
                 consumers.entry(name.to_owned()).or_default().0 = Some(reply::int(&value)?);
             } else if let Some(name) = field.strip_prefix("i:") {
                 consumers.entry(name.to_owned()).or_default().1 = reply::text(value).ok();
+            } else if let Some((name, text)) = field.strip_prefix("s:").zip(reply::text(value).ok()) {
+                said.insert(name.to_owned(), text);
             }
         }
         let consumers = consumers.into_iter().map(|(name, (heartbeat, identity))| (name, heartbeat, identity));
@@ -120,6 +130,7 @@ impl Core {
             &self.identity,
             consumers,
         );
+        self.note_neighbors(changes, Some(&said));
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::broker::Receipt;
-use crate::event::{Data, Event, Record, Timestamp};
+use crate::event::{Data, Event, EventId, Record, Timestamp};
 use crate::worker::leases::Held;
 
 fn lane(name: &str) -> Lane {
@@ -142,6 +142,33 @@ fn what_was_taken_over_tells_how_large_the_events_of_its_lane_are() {
     Arc::make_mut(&mut large.record.event).data = Some(Data::text("1".repeat(256 * 1_024)));
     queue.came(&large);
     assert_eq!(asked(), 2 + 64);
+}
+
+#[test]
+fn only_what_is_late_goes_back_and_the_rest_of_its_lane_stays() {
+    let queue = queue(2);
+    for _ in 0..2 {
+        push(&queue, "a");
+    }
+    push(&queue, "b");
+    let first_came = Instant::now();
+    while first_came == Instant::now() {}
+    let late: Vec<EventId> = queue.book().waiting[&lane("a")].iter().map(|it| it.delivery.receipt.event_id).collect();
+    push(&queue, "a");
+    let mut taken = queue.take_late(first_came + MAX_WAIT);
+    taken.retain(|waiting| waiting.delivery.receipt.lane == lane("a"));
+    assert_eq!(taken.iter().map(|it| it.delivery.receipt.event_id).collect::<Vec<_>>(), late);
+    let book = queue.book();
+    assert_eq!((book.waiting.len(), book.waiting[&lane("a")].len(), book.slots.waiting(&lane("a"))), (1, 1, 1));
+}
+
+#[test]
+fn a_lane_with_strays_is_left_to_others_for_a_moment() {
+    let queue = queue(2);
+    queue.found_stray(&lane("a"));
+    let asked: Vec<Lane> = queue.claim().unwrap().lanes.into_iter().map(|want| want.lane).collect();
+    assert_eq!(asked, [lane("b")]);
+    assert!(!is_stirred(&queue));
 }
 
 #[test]

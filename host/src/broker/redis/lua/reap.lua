@@ -15,5 +15,5 @@ end
 for i = 1, lanes do
   redis.pcall('XGROUP', 'DELCONSUMER', lane_key(i), GROUP, consumer)
 end
-redis.call('HDEL', HB, 'c:' .. consumer, 'i:' .. consumer)
+redis.call('HDEL', HB, 'c:' .. consumer, 'i:' .. consumer, 's:' .. consumer)
 return 'DONE'

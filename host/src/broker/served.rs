@@ -1,0 +1,178 @@
+//! What consumers serve: which lanes are theirs, and which types they handle there.
+//!
+//! Consumers of one store tell each other, so that a host leaves alone what it cannot handle and another one can. Nothing
+//! here knows what a plugin is: a lane and patterns of types are all that is said.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use super::Lane;
+use crate::event::{EventType, Pattern};
+
+/// The most patterns that one consumer tells others of, so that a sign of life stays small (G12).
+const MAX_PATTERNS: usize = 10_000;
+
+/// What one consumer serves: its lanes, each with the types that it handles there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    lanes: BTreeMap<Lane, BTreeSet<Pattern>>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_starting: bool,
+}
+
+impl Served {
+    /// The lanes, each with its patterns. Of more than 10,000 patterns in all the rest is left out. A consumer that
+    /// `is_starting` may come to serve more in a moment.
+    pub fn new(lanes: impl IntoIterator<Item = (Lane, Vec<Pattern>)>, is_starting: bool) -> Self {
+        let (mut served, mut left) = (BTreeMap::<Lane, BTreeSet<Pattern>>::new(), MAX_PATTERNS);
+        for (lane, patterns) in lanes {
+            let patterns: Vec<Pattern> = patterns.into_iter().take(left).collect();
+            left -= patterns.len();
+            served.entry(lane).or_default().extend(patterns);
+        }
+        Self { lanes: served, is_starting }
+    }
+
+    /// Whether this lane is served.
+    pub fn has(&self, lane: &Lane) -> bool {
+        self.lanes.contains_key(lane)
+    }
+
+    /// Whether it may come to serve more in a moment.
+    pub fn is_starting(&self) -> bool {
+        self.is_starting
+    }
+
+    /// The lanes, each with the types that are handled there.
+    pub fn lanes(&self) -> impl Iterator<Item = (&Lane, &BTreeSet<Pattern>)> {
+        self.lanes.iter()
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (lane, patterns) in &other.lanes {
+            self.lanes.entry(lane.clone()).or_default().extend(patterns.iter().cloned());
+        }
+    }
+}
+
+/// What the other consumers of a store serve, all of them together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Elsewhere {
+    served: Served,
+    exact: HashMap<EventType, Lane>,
+    /// Prefixes, the longest first.
+    below: Vec<(String, Lane)>,
+    any: Option<Lane>,
+    some_are_silent: bool,
+}
+
+impl Elsewhere {
+    /// What these consumers serve. `some_are_silent` if there are others that do not say, as those of earlier versions, or
+    /// that are starting and do not know yet.
+    pub fn of<'s>(consumers: impl IntoIterator<Item = &'s Served>, some_are_silent: bool) -> Self {
+        let mut all = Self { some_are_silent, ..Self::default() };
+        consumers.into_iter().for_each(|served| all.served.add(served));
+        for (lane, patterns) in &all.served.lanes {
+            for pattern in patterns {
+                // Of two lanes for one pattern the first by name gets it, as among the plugins of one host.
+                match pattern {
+                    Pattern::Exact(event_type) => {
+                        all.exact.entry(event_type.clone()).or_insert_with(|| lane.clone());
+                    }
+                    Pattern::Below(prefix) => all.below.push((prefix.clone(), lane.clone())),
+                    Pattern::Any => {
+                        all.any.get_or_insert_with(|| lane.clone());
+                    }
+                }
+            }
+        }
+        all.below.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        all
+    }
+
+    /// The lane in which another consumer handles this type, by the most specific pattern; `None` if none does.
+    pub fn lane_of(&self, event_type: &EventType) -> Option<&Lane> {
+        let below = || {
+            let found = self.below.iter().find(|(prefix, _)| event_type.as_str().starts_with(prefix.as_str()));
+            found.map(|(_, lane)| lane)
+        };
+        self.exact.get(event_type).or_else(below).or(self.any.as_ref())
+    }
+
+    /// What they serve.
+    pub fn served(&self) -> &Served {
+        &self.served
+    }
+
+    /// Whether there are consumers of which nobody knows what they serve.
+    pub fn some_are_silent(&self) -> bool {
+        self.some_are_silent
+    }
+
+    /// Whether something is handled elsewhere that was not before.
+    pub fn has_more_than(&self, before: &Self) -> bool {
+        self.served.lanes.iter().any(|(lane, patterns)| {
+            let known = before.served.lanes.get(lane);
+            patterns.iter().any(|pattern| known.is_none_or(|known| !known.contains(pattern)))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn served(lanes: &[(&str, &[&str])]) -> Served {
+        let lane = |(lane, patterns): &(&str, &[&str])| {
+            (lane.parse().unwrap(), patterns.iter().map(|it| it.parse().unwrap()).collect())
+        };
+        Served::new(lanes.iter().map(lane), false)
+    }
+
+    fn lane_of(elsewhere: &Elsewhere, event_type: &str) -> Option<String> {
+        elsewhere.lane_of(&event_type.parse().unwrap()).map(ToString::to_string)
+    }
+
+    #[test]
+    fn the_most_specific_pattern_of_all_consumers_names_the_lane() {
+        let one = served(&[("orders", &["order.*"]), ("rest", &["*"])]);
+        let other = served(&[("paid", &["order.paid", "order.paid.*"]), ("orders", &["refund"])]);
+        let all = Elsewhere::of([&one, &other], false);
+        for (event_type, lane) in [
+            ("order.paid", "paid"),
+            ("order.paid.late", "paid"),
+            ("order.sent", "orders"),
+            ("refund", "orders"),
+            ("x", "rest"),
+        ] {
+            assert_eq!(lane_of(&all, event_type).as_deref(), Some(lane), "{event_type}");
+        }
+        let few = Elsewhere::of([&other], false);
+        assert_eq!(lane_of(&few, "order.sent"), None);
+        assert!(few.served().has(&"paid".parse().unwrap()) && !few.served().has(&"rest".parse().unwrap()));
+        assert!(all.has_more_than(&few) && !few.has_more_than(&all) && !all.has_more_than(&all));
+        assert_eq!(lane_of(&Elsewhere::default(), "x"), None);
+    }
+
+    #[test]
+    fn what_is_served_is_written_as_lanes_with_patterns_and_read_again() {
+        let served = served(&[("orders", &["order.*", "refund"]), ("rest", &["*"])]);
+        let text = serde_json::to_string(&served).unwrap();
+        assert_eq!(text, r#"{"lanes":{"orders":["refund","order.*"],"rest":["*"]}}"#);
+        assert_eq!(serde_json::from_str::<Served>(&text).unwrap(), served);
+        let starting = Served::new([], true);
+        assert_eq!(serde_json::to_string(&starting).unwrap(), r#"{"lanes":{},"is_starting":true}"#);
+        for foreign in ["", "7", "{}", r#"{"lanes":{"_x y":["a"]}}"#, r#"{"lanes":{"a":["b c"]}}"#] {
+            assert!(serde_json::from_str::<Served>(foreign).is_err(), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_consumer_tells_of_no_more_patterns_than_may_be() {
+        let many = (0..MAX_PATTERNS + 5).map(|n| format!("t{n}").parse().unwrap()).collect();
+        let served = Served::new([("a".parse().unwrap(), many), ("b".parse().unwrap(), vec![Pattern::Any])], false);
+        let patterns: usize = served.lanes().map(|(_, patterns)| patterns.len()).sum();
+        assert_eq!(patterns, MAX_PATTERNS);
+    }
+}
