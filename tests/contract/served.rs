@@ -26,7 +26,7 @@ async fn what_one_serves_is_known_to_the_others_with_the_next_look() {
     assert_eq!((lane_of(&seen, "order.paid"), lane_of(&seen, "refund")), (Some(lane("orders")), None));
     assert!(!seen.some_are_silent());
     assert_eq!(other.elsewhere(), seen);
-    assert_eq!(lane_of(&*one.look_elsewhere().await.unwrap(), "order.paid"), None, "it is not elsewhere");
+    assert_eq!(lane_of(&one.look_elsewhere().await.unwrap(), "order.paid"), None, "it is not elsewhere");
     one.serve(served("orders", &["refund"])).await.unwrap();
     other.maintain().await.unwrap();
     let seen = other.elsewhere();

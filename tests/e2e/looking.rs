@@ -105,7 +105,7 @@ fn what_comes_from_elsewhere_steers_no_terminal_and_forges_no_line() {
     let reject = json!({ "do": "reject", "message": HOSTILE }).to_string();
     let echo = json!({ "do": "echo", "key": HOSTILE }).to_string();
     // The same value as an author may write it who minds no one: with the characters themselves and line ends between.
-    let raw = format!("{{\"do\":\"echo\",\n\"key\":\n\"\u{202e}\u{9b}31m\"\n}}");
+    let raw = "{\"do\":\"echo\",\n\"key\":\n\"\u{202e}\u{9b}31m\"\n}".to_owned();
     let trap = json!({ "do": "trap", "message": HOSTILE }).to_string();
     let hostile_file = format!("/nowhere/{HOSTILE}.wasm");
     let event = |payload: &str| format!("{{\"type\":\"a\",\"payload\":{}}}\n", payload.replace('\n', " "));

@@ -29,14 +29,15 @@ async fn a_database_that_another_program_holds_is_told_without_anybody_sending()
         other.execute_batch(begin).unwrap();
         let house = broker.clone();
         // A host keeps house every second, whether or not it has anything to do.
-        let keeping = tokio::spawn(async move { house.maintain().await });
+        let mut keeping = tokio::task::JoinSet::new();
+        keeping.spawn(async move { house.maintain().await });
         eventually("it is told", || !broker.health().ready()).await;
         let health = broker.health();
         assert!(!health.accepting && !health.handling, "{health:?}");
         assert!(health.trouble.is_some_and(|trouble| trouble.contains("another program holds the database")));
         other.execute_batch("ROLLBACK").unwrap();
         // It waits for a while, and may have given up by now.
-        let _ = keeping.await.unwrap();
+        let _ = keeping.join_next().await.unwrap().unwrap();
         broker.append(vec![load::new_append(None)]).await.unwrap();
         assert!(broker.health().ready(), "{:?}", broker.health());
     }

@@ -170,7 +170,7 @@ pub(super) struct Problem {
     errors: Vec<Fault>,
     retry_after_s: Option<u64>,
     outcome: Option<&'static str>,
-    readiness: Option<Readiness>,
+    readiness: Option<Box<Readiness>>,
     closes: bool,
 }
 
@@ -225,7 +225,7 @@ impl Problem {
 
     /// With what works of the server, and what was looked at.
     pub(super) fn with_readiness(self, readiness: Readiness) -> Self {
-        Self { readiness: Some(readiness), ..self }
+        Self { readiness: Some(Box::new(readiness)), ..self }
     }
 
     /// The refusal of what a limit on memory or connections leaves no room for now.
@@ -289,7 +289,7 @@ impl Problem {
             detail,
             errors: self.errors.iter().take(MAX_ERRORS).map(error).collect(),
             outcome: self.outcome,
-            readiness: self.readiness.as_ref(),
+            readiness: self.readiness.as_deref(),
         };
         serde_json::to_string(&document).unwrap_or_default()
     }

@@ -283,7 +283,7 @@ async fn whoever_handles_everything_gives_no_type_up_without_a_person() {
     }
     assert_eq!(routed(&registry), "a");
     let other = Registry::open(Options { hold_taken_types: false, hold_new_capabilities: false, ..place.options() });
-    assert_eq!(routed(&*other.await.unwrap()), "order.paid", "where it is allowed");
+    assert_eq!(routed(&other.await.unwrap()), "order.paid", "where it is allowed");
 }
 
 #[tokio::test]
