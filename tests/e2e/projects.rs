@@ -48,7 +48,7 @@ fn a_rust_project_builds_passes_its_tests_and_serves() {
 
     let built = run(&project, &["plugin", "build"]);
     assert_eq!(built.status.code(), Some(0), "{}", text(&built.stderr));
-    assert!(text(&built.stdout).contains("starts with 4,194,304 bytes"), "{}", text(&built.stdout));
+    assert!(text(&built.stdout).contains("starts with 196,608 bytes"), "{}", text(&built.stdout));
 
     // The settings of the project are those that a server would have.
     fs::remove_file(project.join("tests/wrong.json")).unwrap();
