@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use eventstream::broker::embedded::EmbeddedBroker;
-use eventstream::broker::{Broker, Error, Options, Retention, Settled};
+use eventstream::broker::{Append, Broker, Claim, Error, Lane, LaneWant, Options, Retention, Settled};
 use eventstream::shutdown::Tasks;
 
 use super::audit::{audit, open, options};
@@ -65,7 +65,11 @@ async fn work_on_a_small_disk() {
     let Ok(dir) = std::env::var(DIRECTORY) else { return };
     let retention = Retention { processed_ms: 0, processed_max: 0, processed_max_bytes: u64::MAX, idempotency_ms: 0 };
     let broker = EmbeddedBroker::open(Path::new(&dir), Options { retention, ..options() }, &Tasks::new()).unwrap();
-    let batch = || (0..50).map(|_| load::new_append(None)).collect();
+    // Over many plugins, since none of them may take so much that there is no room for the others.
+    let lanes: Vec<Lane> = (0..12).map(|n| format!("plugin-{n}").parse().unwrap()).collect();
+    let new_append = || Append { lane: lanes[fastrand::usize(..lanes.len())].clone(), ..load::new_append(None) };
+    let batch = || (0..50).map(|_| new_append()).collect();
+    let wants: Vec<LaneWant> = lanes.iter().map(|lane| LaneWant { lane: lane.clone(), free: 20 }).collect();
     let mut acks = Vec::new();
     let refused = loop {
         match broker.append(batch()).await {
@@ -79,7 +83,7 @@ async fn work_on_a_small_disk() {
     // Everything that was accepted can be worked off all the same, and leaves room for more.
     while broker.stats().await.unwrap().depth.waiting() > 0 {
         broker.promote().await.unwrap();
-        let deliveries = broker.claim(load::claim_any(20)).await.unwrap();
+        let deliveries = broker.claim(Claim { lanes: wants.clone(), max: 20 }).await.unwrap();
         let settles: Vec<_> = deliveries.into_iter().map(|delivery| load::processed(delivery, None)).collect();
         let settled = broker.settle(settles).await.unwrap();
         assert!(settled.iter().all(|it| *it == Settled::Done));

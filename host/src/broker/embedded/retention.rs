@@ -21,8 +21,8 @@ const MAX_LOOKED_AT: i64 = 5_000;
 const TURN_PART: u64 = 10;
 /// The most pages that one call returns.
 const MAX_RETURNED_PAGES: i64 = 500;
-/// The same while there is no room on the disk.
-const MAX_RETURNED_PAGES_IN_NEED: i64 = 50;
+/// The most of few that are returned while there is no room on the disk; only where the log has less.
+const MAX_RETURNED_PAGES_IN_NEED: i64 = 100;
 /// So many free pages are always kept for reuse: 1 MiB.
 const MIN_FREE_PAGES: i64 = 256;
 /// Pages are returned when more than one in so many is free.
@@ -35,19 +35,32 @@ pub(super) type More = bool;
 /// history gives way to what was accepted, a tenth at a time.
 pub(super) fn trim(step: &mut Step<'_>) -> rusqlite::Result<Result<More, Error>> {
     let retention = step.options.retention;
-    let old = trim_by_age(step)?;
-    let many = trim_excess(step, Measure::Events, retention.processed_max)?;
-    let heavy = trim_excess(step, Measure::Bytes, retention.processed_max_bytes)?;
-    if step.no_room.is_some() {
-        let kept = Measure::Bytes.of_all(step);
-        // Whether that was enough is seen in the next round.
-        trim_excess(step, Measure::Bytes, kept - kept / TURN_PART)?;
+    // One of them in one step: what a step writes has to fit into the log, also when the disk is full.
+    let mut trimmed = trim_by_age(step)?;
+    if !trimmed.any {
+        trimmed = trim_excess(step, Measure::Events, retention.processed_max)?;
     }
-    Ok(Ok(old || many || heavy))
+    if !trimmed.any {
+        trimmed = trim_excess(step, Measure::Bytes, retention.processed_max_bytes)?;
+    }
+    if !trimmed.any && step.no_room.is_some() {
+        let kept_bytes = Measure::Bytes.of_all(step);
+        trim_excess(step, Measure::Bytes, kept_bytes - kept_bytes / TURN_PART)?;
+        // Whether that made room is seen in the next round.
+        trimmed.more = false;
+    }
+    Ok(Ok(trimmed.more))
+}
+
+/// What one step of trimming did.
+struct Trimmed {
+    /// It removed some, or looked at as many as one step may.
+    any: bool,
+    more: More,
 }
 
 /// Removes the oldest ones that are older than any may be.
-fn trim_by_age(step: &mut Step<'_>) -> rusqlite::Result<More> {
+fn trim_by_age(step: &mut Step<'_>) -> rusqlite::Result<Trimmed> {
     let retention_ms = i64::try_from(step.options.retention.processed_ms).unwrap_or(i64::MAX);
     let kept_since_ms = step.now_ms.saturating_sub(retention_ms);
     let mut past = Vec::new();
@@ -67,7 +80,8 @@ fn trim_by_age(step: &mut Step<'_>) -> rusqlite::Result<More> {
     for kept in &past {
         remove(step, kept)?;
     }
-    Ok(past.len() as i64 == MAX_REMOVED)
+    // Of those that are left some may be too many.
+    Ok(Trimmed { any: !past.is_empty(), more: !past.is_empty() })
 }
 
 /// By what history is measured.
@@ -92,10 +106,10 @@ impl Measure {
 
 /// Removes the oldest ones of the lane that has the most, so that no plugin pushes the history of another out. Where several
 /// lanes have about as much, they take turns.
-fn trim_excess(step: &mut Step<'_>, measure: Measure, most: u64) -> rusqlite::Result<More> {
+fn trim_excess(step: &mut Step<'_>, measure: Measure, most: u64) -> rusqlite::Result<Trimmed> {
     let excess = measure.of_all(step).saturating_sub(most);
     let leader = step.totals.leader(|lane| measure.of(lane)).filter(|_| excess > 0);
-    let Some((lane, lead)) = leader else { return Ok(false) };
+    let Some((lane, lead)) = leader else { return Ok(Trimmed { any: false, more: false }) };
     let (much, from) = step.totals.lane(lane).map_or((0, 0), |lane| (measure.of(lane), lane.kept_from));
     let wanted = excess.min(lead.max(much.div_ceil(TURN_PART)));
     let (mut past, mut looked_at, mut last) = (Vec::new(), 0, from);
@@ -130,7 +144,8 @@ fn trim_excess(step: &mut Step<'_>, measure: Measure, most: u64) -> rusqlite::Re
         };
     }
     step.totals.keeps_from(lane, last);
-    Ok(looked_at == MAX_LOOKED_AT || (removed > 0 && excess > taken))
+    let is_cut = looked_at == MAX_LOOKED_AT;
+    Ok(Trimmed { any: removed > 0 || is_cut, more: is_cut || (removed > 0 && excess > taken) })
 }
 
 /// A processed event that is kept.
@@ -175,20 +190,20 @@ pub(super) fn forget_keys(step: &mut Step<'_>) -> rusqlite::Result<Result<More, 
 pub(super) fn return_pages(step: &mut Step<'_>) -> rusqlite::Result<Result<More, Error>> {
     let pragma = |name: &str| step.db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (free, all) = (pragma("freelist_count")?, pragma("page_count")?);
-    let (kept, most) = match step.no_room {
-        None => (MIN_FREE_PAGES.max(all / FREE_PART), MAX_RETURNED_PAGES),
-        // Moving pages takes room in the log first.
-        Some(_) => (0, MAX_RETURNED_PAGES_IN_NEED),
+    let surplus = free - MIN_FREE_PAGES.max(all / FREE_PART);
+    let (returned, more) = match step.no_room {
+        _ if surplus > 0 => (surplus.min(MAX_RETURNED_PAGES), surplus > MAX_RETURNED_PAGES),
+        // Moving pages takes room in the log first, which has to be emptied before the next ones are.
+        Some(_) if free > 0 && step.log_pages < MAX_RETURNED_PAGES_IN_NEED => {
+            (free.min(MAX_RETURNED_PAGES_IN_NEED), false)
+        }
+        _ => return Ok(Ok(false)),
     };
-    let surplus = free - kept;
-    if surplus <= 0 {
-        return Ok(Ok(false));
-    }
-    let mut vacuum = step.db.prepare(&format!("PRAGMA incremental_vacuum({})", surplus.min(most)))?;
+    let mut vacuum = step.db.prepare(&format!("PRAGMA incremental_vacuum({returned})"))?;
     let mut pages = vacuum.query([])?;
     while pages.next()?.is_some() {}
-    *step.has_shrunk = surplus <= most || step.no_room.is_some();
-    Ok(Ok(surplus > most))
+    *step.has_shrunk = !more;
+    Ok(Ok(more))
 }
 
 /// Writes something and removes it again, to see whether there is room.

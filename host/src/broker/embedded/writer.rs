@@ -65,6 +65,8 @@ pub(super) struct Step<'a> {
     pub(super) now_ms: i64,
     /// Why nothing new may be taken in: the disk is nearly full.
     pub(super) no_room: Option<&'a str>,
+    /// How many pages the log has before this group.
+    pub(super) log_pages: i64,
     /// To be set when the database became smaller: the disk has that back only once the log is moved.
     pub(super) has_shrunk: &'a mut bool,
 }
@@ -421,6 +423,7 @@ impl Core {
                 opening: self.opening,
                 now_ms: clock::now().unix_ms(),
                 no_room,
+                log_pages: self.log.pages(),
                 has_shrunk: &mut self.has_shrunk,
             };
             for job in group {
