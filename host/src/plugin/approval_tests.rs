@@ -320,7 +320,7 @@ async fn what_lies_in_the_directory_before_the_first_start_is_how_a_person_laid_
     fs::write(place.file("a.toml"), "types = ['order.*']").unwrap();
     put(&place, "b", &modest(1), "['order.paid']");
     for _ in 0..2 {
-        assert_eq!(routed(&reopen(&place).await), "b");
+        assert_eq!(routed(&*reopen(&place).await), "b");
     }
 }
 
