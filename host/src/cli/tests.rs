@@ -1,7 +1,8 @@
 //! The command line, and the commands against a server that gives canned answers: what is sent, and the exit codes.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use clap::CommandFactory;
@@ -20,6 +21,29 @@ fn against(answers: &[Option<(u16, &str)>], command: &[&str]) -> (Exit, Vec<Stri
     let command = [&["eventstream"], command, &["--url", &url]].concat();
     let exit = run(Cli::try_parse_from(command).unwrap());
     (exit, server.join().unwrap())
+}
+
+/// Runs a command against a server that accepts an event and then gives one answer, as often as it is asked.
+fn against_one_that_goes_on(answer: Option<(u16, &str)>, command: &[&str]) -> Exit {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, is_over) = (listener.local_addr().unwrap(), AtomicBool::new(false));
+    let owned = |answer: Option<(u16, &str)>| answer.map(|(status, body)| (status, body.to_owned()));
+    let url = format!("http://{address}");
+    std::thread::scope(|threads| {
+        let server = threads.spawn(|| {
+            serve_one(&listener, owned(ACCEPTED));
+            while !is_over.load(Ordering::Relaxed) {
+                serve_one(&listener, owned(answer));
+            }
+        });
+        let exit = run(Cli::try_parse_from([&["eventstream"], command, &["--url", &url]].concat()).unwrap());
+        is_over.store(true, Ordering::Relaxed);
+        // Lets the server see that it is over. It stays open until then.
+        let mut last = TcpStream::connect(address).unwrap();
+        last.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        server.join().unwrap();
+        exit
+    })
 }
 
 fn serve_one(listener: &TcpListener, answer: Option<(u16, String)>) -> String {
@@ -131,11 +155,9 @@ fn waiting_goes_on_while_the_server_is_restarted() {
 
 #[test]
 fn waiting_ends_with_its_time() {
-    let queued = Some((200, r#"{"state":"queued"}"#));
-    let (exit, _) = against(&[ACCEPTED, queued, queued], &["send", "a", "--wait", "--timeout", "1ms"]);
-    assert_eq!(exit, Exit::Failed);
-    let (exit, _) = against(&[ACCEPTED, None, None], &["send", "a", "--wait", "--timeout", "1ms"]);
-    assert_eq!(exit, Exit::Unreachable);
+    let wait = ["send", "a", "--wait", "--timeout", "1ms"];
+    assert_eq!(against_one_that_goes_on(Some((200, r#"{"state":"queued"}"#)), &wait), Exit::Failed);
+    assert_eq!(against_one_that_goes_on(None, &wait), Exit::Unreachable);
     for line in [["send", "a", "--timeout", "1s"].as_slice(), &["send", "a", "--wait", "--timeout", "soon"]] {
         assert!(Cli::try_parse_from([&["eventstream"], line].concat()).is_err(), "{line:?}");
     }
