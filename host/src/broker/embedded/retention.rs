@@ -21,7 +21,7 @@ const MAX_LOOKED_AT: i64 = 5_000;
 const TURN_PART: u64 = 10;
 /// The most pages that one call returns.
 const MAX_RETURNED_PAGES: i64 = 500;
-/// The most of few that are returned while there is no room on the disk; only where the log has less.
+/// The most of few that are returned while there is no room on the disk, where nothing is worked off and the log has less.
 const MAX_RETURNED_PAGES_IN_NEED: i64 = 100;
 /// So many free pages are always kept for reuse: 1 MiB.
 const MIN_FREE_PAGES: i64 = 256;
@@ -193,8 +193,8 @@ pub(super) fn return_pages(step: &mut Step<'_>) -> rusqlite::Result<Result<More,
     let surplus = free - MIN_FREE_PAGES.max(all / FREE_PART);
     let (returned, more) = match step.no_room {
         _ if surplus > 0 => (surplus.min(MAX_RETURNED_PAGES), surplus > MAX_RETURNED_PAGES),
-        // Moving pages takes room in the log first, which has to be emptied before the next ones are.
-        Some(_) if free > 0 && step.log_pages < MAX_RETURNED_PAGES_IN_NEED => {
+        // Moving pages takes room in the log first: not what is needed to work off, and not before the log was emptied.
+        Some(_) if free > 0 && step.totals.is_idle() && step.log_pages < MAX_RETURNED_PAGES_IN_NEED => {
             (free.min(MAX_RETURNED_PAGES_IN_NEED), false)
         }
         _ => return Ok(Ok(false)),

@@ -110,6 +110,11 @@ impl Totals {
         self.next_number - 1
     }
 
+    /// Whether nothing is handled or could be at once.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running == 0 && self.lanes.iter().all(|lane| lane.queued == 0)
+    }
+
     /// Everything that has not ended.
     pub(super) fn waiting(&self) -> u64 {
         self.lanes.iter().map(|lane| lane.queued).sum::<u64>() + self.running + self.scheduled
