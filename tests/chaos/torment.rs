@@ -26,6 +26,11 @@ const REPLY_DROPPED_AFTER: usize = 12;
 /// The memory that is left to a host that finds no more.
 const LEFT_BYTES: std::ops::Range<u64> = 16 * 1_024..1_024 * 1_024;
 
+/// The key that fills the memory of Redis up, and its size. A limit below what the events take would do as well, but history
+/// has a share of the limit only, and the audit wants all of it.
+const FILLER: &str = "filler";
+const FILLED_BYTES: u64 = 64 * 1_024 * 1_024;
+
 /// What undoes a fault.
 enum Undo {
     Continue(usize),
@@ -146,7 +151,11 @@ impl Torment<'_> {
                 return None;
             }
             Nemesis::FillMemory => {
-                let _: String = deployment.store.redis().command(&["CONFIG", "SET", "maxmemory", "1mb"]).unwrap();
+                let redis = deployment.store.redis();
+                // It may be full already.
+                let _: String = redis.command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
+                let _: u64 = redis.command(&["SETRANGE", FILLER, &(FILLED_BYTES - 1).to_string(), "x"]).unwrap();
+                let _: String = redis.command(&["CONFIG", "SET", "maxmemory", &FILLED_BYTES.to_string()]).unwrap();
                 self.memory_is_full = true;
                 Undo::GiveMemory
             }
@@ -288,6 +297,7 @@ impl Torment<'_> {
         self.memory_is_full = false;
         if let Store::Redis(server) = &self.deployment.store {
             let _: String = server.command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
+            let _: u64 = server.command(&["DEL", FILLER]).unwrap();
         }
     }
 
