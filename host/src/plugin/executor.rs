@@ -296,6 +296,7 @@ mod tests {
     use std::sync::atomic::AtomicU64;
 
     use super::super::stopwatch::Stopwatch;
+    use super::super::turns::yield_once;
     use super::*;
 
     /// Burns CPU time in turns of half a millisecond and tells on which threads.
@@ -309,22 +310,9 @@ mod tests {
             }
             burnt_ns += thread_cpu_ns() - began_ns;
             threads.push(std::thread::current().name().unwrap_or_default().to_owned());
-            yield_as_a_guest().await;
+            yield_once().await;
         }
         threads
-    }
-
-    /// Can go on at once.
-    async fn yield_as_a_guest() {
-        let mut is_first = true;
-        poll_fn(|context| {
-            if !std::mem::take(&mut is_first) {
-                return Poll::Ready(());
-            }
-            context.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
     }
 
     #[tokio::test]

@@ -41,15 +41,7 @@ impl Turns {
         let next = self.line_up(plugin);
         drop(turn);
         // Whoever is not in the queue yet can come to it, even if nobody else is there.
-        let mut is_first = true;
-        poll_fn(|context| {
-            if !std::mem::take(&mut is_first) {
-                return Poll::Ready(());
-            }
-            context.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
+        yield_once().await;
         next.await.unwrap_or(Turn(None))
     }
 
@@ -118,6 +110,19 @@ impl Drop for Turn {
             turns.hand_on();
         }
     }
+}
+
+/// Yields the thread once, as a guest does at a tick, and can go on at once.
+pub(super) async fn yield_once() {
+    let mut is_first = true;
+    poll_fn(|context| {
+        if !std::mem::take(&mut is_first) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 #[cfg(test)]
