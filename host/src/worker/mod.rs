@@ -151,6 +151,7 @@ impl Worker {
         own_tasks.spawn_critical("claim", dispatch::run(shared.clone(), own_tasks.clone()));
         own_tasks.spawn_critical("recover", recover::run(shared.clone(), own_tasks.clone()));
         own_tasks.spawn_critical("promote", upkeep::promote(shared.clone()));
+        own_tasks.spawn_critical("limit", upkeep::limit(shared.clone()));
         own_tasks.spawn_critical("maintain", upkeep::maintain(shared.clone()));
         own_tasks.spawn_critical("adopt", adopt::run(shared.clone()));
         Ok(Self { shared, tasks: own_tasks, too_late, keeper })

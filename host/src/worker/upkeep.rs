@@ -1,6 +1,6 @@
-//! Moves what is due to its lane, and keeps house.
+//! Moves what is due to its lane, limits the lanes, and keeps house.
 //!
-//! Every host does both: each step is atomic in the store, so two at a time do no harm, and none is needed in particular.
+//! Every host does all of it: each step is atomic in the store, so two at a time do no harm, and none is needed in particular.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,14 +43,27 @@ pub(super) async fn promote(shared: Arc<Shared>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Puts the limits of the plugins in force, at once whenever the plugins change, until the worker stops.
+pub(super) async fn limit(shared: Arc<Shared>) -> anyhow::Result<()> {
+    let mut changes = shared.plugins.changes();
+    while !shared.stop.is_cancelled() {
+        changes.borrow_and_update();
+        let limits = shared.lane_limits();
+        shared.broker.limit_lanes(limits.clone());
+        shared.handler.crowd.limit_lanes(limits);
+        tokio::select! {
+            () = shared.stop.cancelled() => {}
+            changed = changes.changed() => changed?,
+        }
+    }
+    Ok(())
+}
+
 /// Keeps house until the worker stops.
 pub(super) async fn maintain(shared: Arc<Shared>) -> anyhow::Result<()> {
     let pause = MAX_MAINTAIN_PAUSE.min(shared.options.lease / 4);
     let mut watch = Watch::default();
     while !shared.stop.is_cancelled() {
-        let limits = shared.lane_limits();
-        shared.broker.limit_lanes(limits.clone());
-        shared.handler.crowd.limit_lanes(limits);
         match shared.broker.stats().await {
             Ok(stats) => shared.handler.crowd.note(&stats.depth),
             Err(error) => tracing::debug!("could not ask how much waits: {error}"),
