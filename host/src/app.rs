@@ -11,10 +11,10 @@ mod workbench;
 pub use serve::run;
 pub use transfer::{backup, export, import};
 
-pub use crate::event::Fault;
-pub use crate::plugin::{CompileLimits, Settings as PluginSettings, compile_and_answer};
-pub use crate::transfer::{Moved, Told};
-pub use workbench::{Facts, NoPlugin, OnBench, Workbench};
+pub use crate::event::EventFault;
+pub use crate::plugin::{CompileLimits, PluginSettings, compile_and_answer};
+pub use crate::transfer::{ExportNotice, TransferCounts};
+pub use workbench::{InspectError, PluginFacts, PluginInspector, PluginTrial};
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use crate::api::{self, Routes};
+use crate::api::{self, PluginControl};
 use crate::broker::embedded::{self, EmbeddedBroker};
 use crate::broker::redis::{self, RedisBroker};
 use crate::broker::{Broker, Lane};
 use crate::config::Config;
 use crate::event::EventType;
-use crate::plugin::{self, Registry, Status};
-use crate::shutdown::Tasks;
+use crate::plugin::{self, PluginRegistry, PluginReport};
+use crate::shutdown::TaskGroup;
 use crate::worker;
 
 /// How long the broker's last words may take.
@@ -42,9 +42,9 @@ const MAX_NAMED: usize = 5;
 
 /// A fact that a person who starts the program needs, as one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fact(pub String);
+pub struct StartupFact(pub String);
 
-impl fmt::Display for Fact {
+impl fmt::Display for StartupFact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -64,10 +64,10 @@ pub enum Error {
     Failed(#[from] anyhow::Error),
 }
 
-impl From<redis::OpenError> for Error {
-    fn from(error: redis::OpenError) -> Self {
+impl From<redis::RedisOpenError> for Error {
+    fn from(error: redis::RedisOpenError) -> Self {
         match error {
-            redis::OpenError::Unreachable { .. } | redis::OpenError::Refusing { .. } => {
+            redis::RedisOpenError::Unreachable { .. } | redis::RedisOpenError::Refusing { .. } => {
                 Self::Unreachable(error.to_string())
             }
             _ => Self::Refused(error.to_string()),
@@ -75,19 +75,19 @@ impl From<redis::OpenError> for Error {
     }
 }
 
-impl From<embedded::OpenError> for Error {
-    fn from(error: embedded::OpenError) -> Self {
+impl From<embedded::EmbeddedOpenError> for Error {
+    fn from(error: embedded::EmbeddedOpenError) -> Self {
         match error {
-            embedded::OpenError::InUse(_) | embedded::OpenError::Held(_) | embedded::OpenError::Full(_) => {
-                Self::Unreachable(error.to_string())
-            }
+            embedded::EmbeddedOpenError::InUse(_)
+            | embedded::EmbeddedOpenError::Held(_)
+            | embedded::EmbeddedOpenError::Full(_) => Self::Unreachable(error.to_string()),
             _ => Self::Refused(error.to_string()),
         }
     }
 }
 
 /// Opens the broker that a URL names: `embedded:DIRECTORY`, or a Redis.
-pub(crate) async fn open_broker(config: &Config, tasks: &Tasks) -> Result<Arc<dyn Broker>, Error> {
+pub(crate) async fn open_broker(config: &Config, tasks: &TaskGroup) -> Result<Arc<dyn Broker>, Error> {
     let (url, options) = (config.broker_url.as_str(), config.broker.clone());
     if let Some(directory) = url.strip_prefix("embedded:") {
         let (directory, tasks) = (std::path::PathBuf::from(directory), tasks.clone());
@@ -103,7 +103,7 @@ pub(crate) async fn open_broker(config: &Config, tasks: &Tasks) -> Result<Arc<dy
 
 /// The guarantee to break, in a build for tests only.
 #[cfg(feature = "test-util")]
-fn mutant() -> anyhow::Result<Option<crate::broker::redis::Mutant>> {
+fn mutant() -> anyhow::Result<Option<crate::broker::redis::BrokerMutant>> {
     match std::env::var("EVENTSTREAM_TEST_MUTANT") {
         Ok(name) => Ok(Some(name.parse()?)),
         Err(_) => Ok(None),
@@ -111,20 +111,23 @@ fn mutant() -> anyhow::Result<Option<crate::broker::redis::Mutant>> {
 }
 
 /// What the configuration says of plugins.
-fn plugin_options(config: &Config) -> Result<plugin::Options, Error> {
+fn plugin_options(config: &Config) -> Result<plugin::RegistryOptions, Error> {
     let refused = |place: String| move |error: plugin::InvalidSettings| Error::Refused(format!("{place}: {error}"));
     let limits = plugin::LimitsPatch::from_table(config.plugins.limits.clone())
         .map_err(refused("plugins.limits".into()))?
-        .over(plugin::Limits { payload_bytes: config.max_payload_bytes as u64, ..plugin::Limits::default() });
+        .over(plugin::AttemptLimits {
+            payload_bytes: config.max_payload_bytes as u64,
+            ..plugin::AttemptLimits::default()
+        });
     let mut settings = std::collections::BTreeMap::new();
     for (name, table) in &config.plugins.by_name {
-        let parsed = plugin::Settings::from_table(table.clone()).map_err(refused(format!("plugins.{name}")))?;
+        let parsed = plugin::PluginSettings::from_table(table.clone()).map_err(refused(format!("plugins.{name}")))?;
         settings.insert(name.clone(), parsed);
     }
-    Ok(plugin::Options {
+    Ok(plugin::RegistryOptions {
         dir: config.plugins.dir.clone(),
         may_make_dir: config.plugins.may_make_dir,
-        concurrency: worker::Options::host_concurrency_for(config.worker.concurrency),
+        concurrency: worker::WorkerOptions::host_concurrency_for(config.worker.concurrency),
         plugin_concurrency: config.worker.concurrency,
         limits,
         policies: config.worker.policies.clone(),
@@ -138,12 +141,12 @@ fn plugin_options(config: &Config) -> Result<plugin::Options, Error> {
         settle_ms: config.plugins.follow.settle_ms,
         resolve: plugin::given_addresses(&config.plugins.resolve).map_err(refused("plugins.resolve".into()))?,
         compiler: plugin::Compiler::Child(compiler(config.plugins.compile)?),
-        ..plugin::Options::default()
+        ..plugin::RegistryOptions::default()
     })
 }
 
 /// This program again, as the command `compile`.
-fn compiler(limits: plugin::CompileLimits) -> anyhow::Result<plugin::Child> {
+fn compiler(limits: plugin::CompileLimits) -> anyhow::Result<plugin::CompileChild> {
     let arguments = vec!["compile".into()];
     // On Linux this leads to what runs, also when a newer file has taken its place.
     let running = std::path::PathBuf::from("/proc/self/exe");
@@ -152,18 +155,18 @@ fn compiler(limits: plugin::CompileLimits) -> anyhow::Result<plugin::Child> {
     } else {
         std::env::current_exe().context("this program does not find its own file, which is to compile plugins")?
     };
-    Ok(plugin::Child { program, arguments, limits })
+    Ok(plugin::CompileChild { program, arguments, limits })
 }
 
 /// What the API is told of plugins.
-struct PluginRoutes {
-    registry: Arc<Registry>,
+struct RegistryControl {
+    registry: Arc<PluginRegistry>,
     broker: Arc<dyn Broker>,
     started: Instant,
 }
 
 #[async_trait::async_trait]
-impl Routes for PluginRoutes {
+impl PluginControl for RegistryControl {
     fn lane(&self, event_type: &EventType) -> Lane {
         worker::lane_of(&self.registry, &*self.broker, event_type)
     }
@@ -190,27 +193,27 @@ impl Routes for PluginRoutes {
         self.registry.overlooked()
     }
 
-    async fn rollback(&self, name: &str) -> Result<serde_json::Value, api::NotChanged> {
+    async fn rollback(&self, name: &str) -> Result<serde_json::Value, api::PluginChangeError> {
         let status = self.registry.rollback(name).await.map_err(|error| match error {
-            plugin::RollbackError::Unknown(_) => api::NotChanged::Unknown(error.to_string()),
-            _ => api::NotChanged::Refused(error.to_string()),
+            plugin::RollbackError::Unknown(_) => api::PluginChangeError::Unknown(error.to_string()),
+            _ => api::PluginChangeError::Refused(error.to_string()),
         })?;
         told(&status)
     }
 
-    async fn approve(&self, name: &str, digest: Option<&str>) -> Result<serde_json::Value, api::NotChanged> {
+    async fn approve(&self, name: &str, digest: Option<&str>) -> Result<serde_json::Value, api::PluginChangeError> {
         let status = self.registry.approve(name, digest).await.map_err(|error| match error {
-            plugin::ApproveError::Unknown(_) => api::NotChanged::Unknown(error.to_string()),
-            plugin::ApproveError::Unnamed { .. } => api::NotChanged::Unnamed(error.to_string()),
-            _ => api::NotChanged::Refused(error.to_string()),
+            plugin::ApproveError::Unknown(_) => api::PluginChangeError::Unknown(error.to_string()),
+            plugin::ApproveError::Unnamed { .. } => api::PluginChangeError::Unnamed(error.to_string()),
+            _ => api::PluginChangeError::Refused(error.to_string()),
         })?;
         told(&status)
     }
 
-    async fn remove(&self, name: &str) -> Result<serde_json::Value, api::NotChanged> {
+    async fn remove(&self, name: &str) -> Result<serde_json::Value, api::PluginChangeError> {
         let removal = self.registry.remove(name).await.map_err(|error| match error {
-            plugin::RemoveError::Unknown(_) => api::NotChanged::Unknown(error.to_string()),
-            plugin::RemoveError::File { .. } => api::NotChanged::Refused(error.to_string()),
+            plugin::RemoveError::Unknown(_) => api::PluginChangeError::Unknown(error.to_string()),
+            plugin::RemoveError::File { .. } => api::PluginChangeError::Refused(error.to_string()),
         })?;
         let mut document = told(&removal.status)?;
         document["file"] = removal.file.to_string_lossy().into();
@@ -219,6 +222,6 @@ impl Routes for PluginRoutes {
     }
 }
 
-fn told(status: &Status) -> Result<serde_json::Value, api::NotChanged> {
-    serde_json::to_value(status).map_err(|error| api::NotChanged::Refused(error.to_string()))
+fn told(status: &PluginReport) -> Result<serde_json::Value, api::PluginChangeError> {
+    serde_json::to_value(status).map_err(|error| api::PluginChangeError::Refused(error.to_string()))
 }

@@ -47,21 +47,21 @@ enum LineEnds {
 
 fn escape(value: &impl Display, line_ends: LineEnds, f: &mut Formatter<'_>) -> fmt::Result {
     if f.width().is_none() && f.precision().is_none() {
-        return write!(Escaping { out: f, line_ends }, "{value}");
+        return write!(EscapingWriter { out: f, line_ends }, "{value}");
     }
     // A width counts what is shown, so that the columns of a table stay straight.
     let mut shown = String::new();
-    write!(Escaping { out: &mut shown, line_ends }, "{value}")?;
+    write!(EscapingWriter { out: &mut shown, line_ends }, "{value}")?;
     f.pad(&shown)
 }
 
 /// Escapes what is written through it.
-struct Escaping<'a, W> {
+struct EscapingWriter<'a, W> {
     out: &'a mut W,
     line_ends: LineEnds,
 }
 
-impl<W: Write> Write for Escaping<'_, W> {
+impl<W: Write> Write for EscapingWriter<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mut clean = 0;
         for (at, c) in text.char_indices().filter(|(_, c)| is_unprintable(*c)) {

@@ -50,9 +50,9 @@ impl Debug for SecretText {
 /// An address as it may be shown: scheme, host, port and path; a user, a password, a query and a fragment are hidden.
 /// Of what is no address only the scheme is shown, since nobody knows which part of it is a password.
 #[derive(Clone, Copy, Debug)]
-pub struct ShownUrl<'a>(pub &'a str);
+pub struct RedactedUrl<'a>(pub &'a str);
 
-impl Display for ShownUrl<'_> {
+impl Display for RedactedUrl<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Some((scheme, rest)) = self.0.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
             return f.write_str(HIDDEN);
@@ -97,9 +97,9 @@ fn is_authority(text: &str) -> bool {
 
 /// A text in which every address has its user and password hidden.
 #[derive(Clone, Copy, Debug)]
-pub struct WithoutCredentials<T>(pub T);
+pub struct RedactedText<T>(pub T);
 
-impl<T: Display> Display for WithoutCredentials<T> {
+impl<T: Display> Display for RedactedText<T> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         hide_credentials(&self.0.to_string(), f)
     }
@@ -165,7 +165,7 @@ mod tests {
             ("redis:/me:hunter2@host", "***"),
             ("https://*.example.com", "https://*.example.com"),
         ] {
-            assert_eq!(ShownUrl(given).to_string(), shown, "{given}");
+            assert_eq!(RedactedUrl(given).to_string(), shown, "{given}");
         }
     }
 
@@ -195,7 +195,7 @@ mod tests {
             ("mail a@b, see http://c", "mail a@b, see http://c"),
             ("://hunter2@", "://***@"),
         ] {
-            assert_eq!(WithoutCredentials(text).to_string(), shown);
+            assert_eq!(RedactedText(text).to_string(), shown);
         }
     }
 }

@@ -16,13 +16,13 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// The tasks of the program, or of a part of it.
 #[derive(Clone, Default)]
-pub struct Tasks {
+pub struct TaskGroup {
     tracker: TaskTracker,
     stop: CancellationToken,
     first_failure: Arc<Mutex<Option<anyhow::Error>>>,
 }
 
-impl Tasks {
+impl TaskGroup {
     /// No tasks yet.
     pub fn new() -> Self {
         Self::default()
@@ -176,7 +176,7 @@ mod tests {
     #[tokio::test]
     async fn a_critical_task_that_ends_stops_everything_and_says_why() {
         for ending in ["returns", "fails", "panics"] {
-            let tasks = Tasks::new();
+            let tasks = TaskGroup::new();
             tasks.spawn_critical("pump", async move {
                 match ending {
                     "returns" => Ok(()),
@@ -192,7 +192,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_critical_task_that_ends_when_asked_is_no_failure() {
-        let tasks = Tasks::new();
+        let tasks = TaskGroup::new();
         let stop = tasks.stop_token().clone();
         tasks.spawn_critical("pump", async move {
             stop.cancelled().await;

@@ -22,9 +22,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::printable::Printable;
-use crate::secret::WithoutCredentials;
+use crate::secret::RedactedText;
 
-use throttle::Throttle;
+use throttle::LogThrottle;
 
 /// Lines that may wait to be written; further ones are lost.
 const MAX_WAITING_LINES: usize = 8_192;
@@ -33,24 +33,24 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// What the log must be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
+pub struct LogOptions {
     /// How lines are written.
-    pub format: Format,
+    pub format: LogFormat,
     /// Which lines are written.
     pub level: LevelFilter,
     /// Lines of one kind about one plugin that are written in a second, over ten seconds; 0 for all of them.
     pub lines_per_second: u32,
 }
 
-impl Default for Options {
+impl Default for LogOptions {
     fn default() -> Self {
-        Self { format: Format::default(), level: LevelFilter::default(), lines_per_second: 100 }
+        Self { format: LogFormat::default(), level: LevelFilter::default(), lines_per_second: 100 }
     }
 }
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
+pub enum LogFormat {
     /// Text on a terminal, else JSON.
     #[default]
     Auto,
@@ -60,7 +60,7 @@ pub enum Format {
     Json,
 }
 
-impl FromStr for Format {
+impl FromStr for LogFormat {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -116,15 +116,15 @@ pub struct InvalidLevel;
 
 /// The log of a program that runs. When it is dropped, what waits is written, for a second at most.
 #[derive(Debug)]
-pub struct Log {
-    unwritten: Unwritten,
+pub struct LogGuard {
+    unwritten: UnwrittenLines,
     _writer: WorkerGuard,
 }
 
 /// Counts the lines that were not written. Clones count the same.
 #[derive(Clone, Debug)]
-pub struct Unwritten {
-    throttle: Throttle,
+pub struct UnwrittenLines {
+    throttle: LogThrottle,
     /// Those that nobody took; `None` where there is no log.
     lost: Option<ErrorCounter>,
     /// Those that could not be written.
@@ -132,13 +132,13 @@ pub struct Unwritten {
 }
 
 /// Where there is no log nothing is left out of it.
-impl Default for Unwritten {
+impl Default for UnwrittenLines {
     fn default() -> Self {
-        Self { throttle: Throttle::new(0), lost: None, failed: Arc::default() }
+        Self { throttle: LogThrottle::new(0), lost: None, failed: Arc::default() }
     }
 }
 
-impl Unwritten {
+impl UnwrittenLines {
     /// Lines that were not written since the start: too many of a kind, or more than were taken.
     pub fn total(&self) -> u64 {
         self.throttle.left_out() + self.lost()
@@ -178,9 +178,9 @@ impl Unwritten {
     }
 }
 
-impl Log {
+impl LogGuard {
     /// What was not written.
-    pub fn unwritten(&self) -> &Unwritten {
+    pub fn unwritten(&self) -> &UnwrittenLines {
         &self.unwritten
     }
 }
@@ -189,11 +189,11 @@ impl Log {
 ///
 /// # Errors
 /// The log was started before.
-pub fn init(options: &Options) -> anyhow::Result<Log> {
+pub fn init(options: &LogOptions) -> anyhow::Result<LogGuard> {
     let json = match options.format {
-        Format::Auto => !io::stderr().is_terminal(),
-        Format::Text => false,
-        Format::Json => true,
+        LogFormat::Auto => !io::stderr().is_terminal(),
+        LogFormat::Text => false,
+        LogFormat::Json => true,
     };
     let failed = Arc::default();
     let (sink, writer) = NonBlockingBuilder::default()
@@ -201,11 +201,11 @@ pub fn init(options: &Options) -> anyhow::Result<Log> {
         .lossy(true)
         .thread_name("log")
         .finish(CountingWriter { inner: io::stderr(), failed: Arc::clone(&failed) });
-    let throttle = Throttle::new(options.lines_per_second);
-    let unwritten = Unwritten { throttle: throttle.clone(), lost: Some(sink.error_counter()), failed };
+    let throttle = LogThrottle::new(options.lines_per_second);
+    let unwritten = UnwrittenLines { throttle: throttle.clone(), lost: Some(sink.error_counter()), failed };
     let filter = EnvFilter::try_new(&options.level.0)?;
     let registry = tracing_subscriber::registry().with(filter).with(throttle);
-    let lines = tracing_subscriber::fmt::layer().with_writer(move || OneLine(sink.clone())).with_ansi(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(move || LineWriter(sink.clone())).with_ansi(false);
     if json {
         registry.with(lines.json().flatten_event(true)).try_init()?;
     } else {
@@ -217,7 +217,7 @@ pub fn init(options: &Options) -> anyhow::Result<Log> {
         let thread = std::thread::current();
         tracing::error!(panic.place = place, thread = thread.name(), "a part of the program panicked: {message}");
     }));
-    Ok(Log { unwritten, _writer: writer })
+    Ok(LogGuard { unwritten, _writer: writer })
 }
 
 /// A writer that gets one whole line a call and counts those that cannot be written, since the thread that calls it tells
@@ -241,14 +241,14 @@ impl<W: Write> Write for CountingWriter<W> {
 }
 
 /// A writer that gets one whole line a call, as the layer above does it, and writes it as one line in one call.
-struct OneLine<W>(W);
+struct LineWriter<W>(W);
 
-impl<W: Write> Write for OneLine<W> {
+impl<W: Write> Write for LineWriter<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         let text = text.strip_suffix('\n').unwrap_or(&text);
         // Whatever wrote the line may have quoted an address.
-        let line_out = format!("{}\n", Printable(WithoutCredentials(text)));
+        let line_out = format!("{}\n", Printable(RedactedText(text)));
         self.0.write_all(line_out.as_bytes())?;
         Ok(line.len())
     }
@@ -265,9 +265,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
+    struct SharedWriter(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Shared {
+    impl Write for SharedWriter {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -279,9 +279,9 @@ mod tests {
     }
 
     fn logged(json: bool, value: &str) -> String {
-        let sink = Shared::default();
+        let sink = SharedWriter::default();
         let writer = sink.clone();
-        let lines = tracing_subscriber::fmt().with_writer(move || OneLine(writer.clone())).with_ansi(false);
+        let lines = tracing_subscriber::fmt().with_writer(move || LineWriter(writer.clone())).with_ansi(false);
         let log = || tracing::info!(event.kind = value, "received {value}");
         if json {
             tracing::subscriber::with_default(lines.json().flatten_event(true).finish(), log);
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_line_that_cannot_be_written_is_counted() {
-        let unwritten = Unwritten::default();
+        let unwritten = UnwrittenLines::default();
         let room: &mut [u8] = &mut [0; 8];
         let mut writer = CountingWriter { inner: room, failed: unwritten.failed.clone() };
         for line in ["a line\n", "another one\n", "a third\n"] {

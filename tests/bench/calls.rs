@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use eventstream::clock;
-use eventstream::event::{DEFAULT_SOURCE, Data, Event, Outcome};
-use eventstream::plugin::{self, Attempt, Job, MemoryState, Plugin, Registry};
+use eventstream::event::{AttemptOutcome, DEFAULT_SOURCE, Event, EventData};
+use eventstream::plugin::{self, AttemptInput, GuestJob, MemoryState, Plugin, PluginRegistry};
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::load::payload;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -67,12 +67,12 @@ pub(super) fn child(cores: usize, millis: u64) -> Result<()> {
 }
 
 /// The one plugin of a directory, loaded as the host does, and what it runs on.
-pub(super) async fn load(plugins: &PluginsDir) -> Result<(Arc<Registry>, Arc<Plugin>)> {
-    let registry = Registry::open(plugin::Options {
+pub(super) async fn load(plugins: &PluginsDir) -> Result<(Arc<PluginRegistry>, Arc<Plugin>)> {
+    let registry = PluginRegistry::open(plugin::RegistryOptions {
         dir: plugins.path().to_owned(),
         concurrency: 64,
         settle_ms: 0,
-        ..plugin::Options::default()
+        ..plugin::RegistryOptions::default()
     })
     .await?;
     let plugin = registry.route(&WORK.parse()?).context("the plugin was not loaded")?;
@@ -80,15 +80,15 @@ pub(super) async fn load(plugins: &PluginsDir) -> Result<(Arc<Registry>, Arc<Plu
 }
 
 /// An attempt at an event with a payload.
-fn attempt(payload: &str) -> Result<Attempt> {
-    let data = Some(Data::text(payload));
+fn attempt(payload: &str) -> Result<AttemptInput> {
+    let data = Some(EventData::text(payload));
     let event = Event { data, ..Event::new(WORK.parse()?, DEFAULT_SOURCE, clock::now()) };
-    Ok(Attempt { event: event.into(), attempt: 1 })
+    Ok(AttemptInput { event: event.into(), attempt: 1 })
 }
 
 /// Calls in a second for so long: worked off in rows, as the worker does.
 pub(super) async fn rate(
-    registry: &Registry,
+    registry: &PluginRegistry,
     plugin: &Arc<Plugin>,
     rows: usize,
     span: Duration,
@@ -103,10 +103,10 @@ pub(super) async fn rate(
             let (plugin, calls, failed) = (plugin.clone(), calls.clone(), failed.clone());
             let (attempt, state) = (attempt.clone(), state.clone());
             (begun.elapsed() < span).then(|| {
-                Job::new(|meter| async move {
+                GuestJob::new(|meter| async move {
                     match plugin.handle_here(plugin.room().await, attempt, state, meter).await.outcome {
-                        Outcome::Ok(_) => drop(calls.fetch_add(1, Ordering::Relaxed)),
-                        Outcome::Failed(failure) => drop(failed.send(failure)),
+                        AttemptOutcome::Ok(_) => drop(calls.fetch_add(1, Ordering::Relaxed)),
+                        AttemptOutcome::Failed(failure) => drop(failed.send(failure)),
                     }
                 })
             })

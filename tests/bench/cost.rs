@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use eventstream::event::Start;
+use eventstream::event::DeliveryStart;
 use eventstream_tests::eventually::eventually_within;
 use eventstream_tests::fill::Filling;
 use eventstream_tests::guests::PluginsDir;
@@ -62,7 +62,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
     )?;
     other("retries", "retries to come", vec![0, 100_000]).ask(&mut figure, |kind, retries| {
         let store = kind.start()?;
-        let start = Start::InMs(3_600_000);
+        let start = DeliveryStart::InMs(3_600_000);
         Filling { start, ..Filling::new(retries, WORK, PAYLOAD_BYTES) }.fill(&store.url())?;
         through(&store, &idle_plugin(), PAYLOAD_BYTES, CONNECTIONS, plan.events(20_000, 5_000))
     })?;

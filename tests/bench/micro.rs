@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use eventstream::broker::{Claim, LaneWant};
+use eventstream::broker::{ClaimRequest, LaneDemand};
 use eventstream::clock;
-use eventstream::event::{Class, Draft, Failure, Limits, Outcome, Policies, Record, decide};
-use eventstream::shutdown::Tasks;
+use eventstream::event::{
+    AttemptFailure, AttemptOutcome, EventDraft, EventLimits, EventRecord, FailureClass, RetryPolicies, decide,
+};
+use eventstream::shutdown::TaskGroup;
 use eventstream_tests::fill::{self, Filling};
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::{layout, native};
@@ -47,8 +49,8 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
         figure.rows.push(row);
     }
     let mut decision = Row::new("decide about a failure", "µs");
-    let failed = Outcome::Failed(Failure::new(Class::Trap, "it trapped"));
-    let policies = Policies::default();
+    let failed = AttemptOutcome::Failed(AttemptFailure::new(FailureClass::Trap, "it trapped"));
+    let policies = RetryPolicies::default();
     for _ in 0..plan.repetitions {
         let decided = || {
             black_box(decide(black_box(&failed), 2, &policies, 0.5));
@@ -86,11 +88,11 @@ fn body(payload_bytes: usize) -> Bytes {
 }
 
 /// What the server does with a body before the broker has it.
-fn read(body: &Bytes) -> Result<Record> {
-    let limits = Limits::default();
-    let draft = Draft::parse(black_box(body), &limits)?;
+fn read(body: &Bytes) -> Result<EventRecord> {
+    let limits = EventLimits::default();
+    let draft = EventDraft::parse(black_box(body), &limits)?;
     let events = draft.validate(&limits, clock::now(), None)?;
-    Ok(Record::new(events.into_iter().next().context("there is one event")?.event))
+    Ok(EventRecord::new(events.into_iter().next().context("there is one event")?.event))
 }
 
 /// How long one turn takes, in microseconds.
@@ -123,7 +125,7 @@ async fn one_call_at_a_time(
 /// Claims and settles, each for an event in a batch.
 async fn batches(plan: &Plan, kind: Kind) -> Result<[Row; 2]> {
     let store = kind.start()?;
-    let tasks = Tasks::new();
+    let tasks = TaskGroup::new();
     let broker = fill::open(&store.url(), &tasks).await?;
     let rounds = plan.pick(50, 20);
     let [mut claims, mut settles] = ["claim", "settle"]
@@ -132,9 +134,9 @@ async fn batches(plan: &Plan, kind: Kind) -> Result<[Row; 2]> {
         Filling::new(BATCH * rounds, WORK, PAYLOAD_BYTES).append(broker.as_ref()).await?;
         let (mut claiming, mut settling) = (Duration::ZERO, Duration::ZERO);
         for _ in 0..rounds {
-            let lanes = vec![LaneWant { lane: WORK.parse()?, free: BATCH }];
+            let lanes = vec![LaneDemand { lane: WORK.parse()?, free: BATCH }];
             let begun = Instant::now();
-            let deliveries = broker.claim(Claim { lanes, max: BATCH }).await?;
+            let deliveries = broker.claim(ClaimRequest { lanes, max: BATCH }).await?;
             claiming += begun.elapsed();
             ensure!(deliveries.len() == BATCH, "a claim gave {} of {BATCH}", deliveries.len());
             let batch = deliveries.into_iter().map(native::processed).collect();

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eventstream::broker::contract::*;
-use eventstream::broker::redis::{Mutant, RedisBroker};
-use eventstream::broker::{Broker, Ending, Options, Retention, Settle, Settled};
-use eventstream::event::{EventId, Settlement, Start, State, StateStep, StateWrite};
+use eventstream::broker::redis::{BrokerMutant, RedisBroker};
+use eventstream::broker::{Broker, BrokerOptions, EndKind, RetentionLimits, SettleOutcome, SettleRequest};
+use eventstream::event::{DeliveryStart, EventId, EventState, Settlement, StateStep, StateWrite};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 
@@ -28,11 +28,11 @@ async fn who_lost_a_lease_to_another_consumer_changes_nothing() {
     let rows: Vec<(String, String, u64, u64)> = rig.admin(&["XPENDING", &RedisRig::key("q:a"), "es", "-", "+", "9"]);
     assert_eq!((rows[0].1.as_str(), rows[0].3), (quick.consumer(), 2), "a renewal does not steal");
     let lost = slow.settle(vec![settle(&stale, Settlement::Processed, appends("children", 2))]).await;
-    assert_eq!(lost, Ok(vec![Settled::Lost]));
+    assert_eq!(lost, Ok(vec![SettleOutcome::Lost]));
     // The right receipt in the wrong hands does not hold either.
-    assert_eq!(settle_one(&*slow, &taken, Settlement::Processed).await, Settled::Lost);
-    assert_eq!(settle_one(&*quick, &taken, Settlement::Processed).await, Settled::Done);
-    assert_eq!(settle_one(&*slow, &taken, Settlement::Processed).await, Settled::Lost);
+    assert_eq!(settle_one(&*slow, &taken, Settlement::Processed).await, SettleOutcome::Lost);
+    assert_eq!(settle_one(&*quick, &taken, Settlement::Processed).await, SettleOutcome::Done);
+    assert_eq!(settle_one(&*slow, &taken, Settlement::Processed).await, SettleOutcome::Lost);
     assert!(claim(&*quick, "children", 9).await.is_empty());
     let counters = quick.stats().await.unwrap().counters;
     assert_eq!((counters.processed, counters.recovered, counters.published), (1, 1, 0));
@@ -43,7 +43,7 @@ async fn several_promoters_move_each_event_once() {
     let rig = RedisRig::new();
     let brokers = [rig.direct(options()).await, rig.direct(options()).await, rig.direct(options()).await];
     let mut events = appends("a", 500);
-    events.iter_mut().for_each(|event| event.start = Start::InMs(50));
+    events.iter_mut().for_each(|event| event.start = DeliveryStart::InMs(50));
     brokers[0].append(events).await.unwrap();
     let mut moved = 0;
     while moved < 500 {
@@ -62,7 +62,7 @@ async fn several_promoters_move_each_event_once() {
 async fn several_takers_take_each_delivery_once() {
     let rig = RedisRig::new();
     // Longer than a busy machine holds up who renews.
-    let patient = || Options { lease_ms: 5_000, ..options() };
+    let patient = || BrokerOptions { lease_ms: 5_000, ..options() };
     let dead = rig.direct(patient()).await;
     dead.append(appends("a", 60)).await.unwrap();
     assert_eq!(claim(&*dead, "a", 60).await.len(), 60);
@@ -84,7 +84,7 @@ async fn several_takers_take_each_delivery_once() {
     let ids: HashSet<_> = taken.iter().map(|(_, delivery)| delivery.record.event.id).collect();
     assert_eq!((ids.len(), taken.len()), (60, 60));
     for (n, delivery) in &taken {
-        assert_eq!(settle_one(&*takers[*n], delivery, Settlement::Processed).await, Settled::Done);
+        assert_eq!(settle_one(&*takers[*n], delivery, Settlement::Processed).await, SettleOutcome::Done);
     }
     assert_eq!(takers[0].stats().await.unwrap().counters.processed, 60);
 }
@@ -167,14 +167,14 @@ async fn the_dead_are_forgotten_when_they_hold_nothing() {
     .await;
     let consumers: Vec<redis::Value> = rig.admin(&["XINFO", "CONSUMERS", &RedisRig::key("q:a"), "es"]);
     assert_eq!(consumers.len(), 1);
-    assert_eq!(settle_one(&*broker, &held, Settlement::Processed).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &held, Settlement::Processed).await, SettleOutcome::Done);
 }
 
 #[tokio::test]
 async fn lanes_of_another_host_are_seen_and_count() {
     let rig = RedisRig::new();
-    let first = rig.direct(Options { max_waiting: 3, ..options() }).await;
-    let second = rig.direct(Options { max_waiting: 3, ..options() }).await;
+    let first = rig.direct(BrokerOptions { max_waiting: 3, ..options() }).await;
+    let second = rig.direct(BrokerOptions { max_waiting: 3, ..options() }).await;
     for broker in [&first, &second] {
         broker.limit_lanes(["new", "a"].map(|name| (lane(name), 3)).into());
     }
@@ -188,15 +188,15 @@ async fn lanes_of_another_host_are_seen_and_count() {
 #[tokio::test]
 async fn a_store_that_did_not_count_by_lane_and_plugin_is_served_and_counts_from_then_on() {
     let rig = RedisRig::new();
-    let retention = Retention { processed_max: 10, ..Options::default().retention };
-    let broker = rig.direct(Options { retention, max_waiting: 40, ..options() }).await;
+    let retention = RetentionLimits { processed_max: 10, ..BrokerOptions::default().retention };
+    let broker = rig.direct(BrokerOptions { retention, max_waiting: 40, ..options() }).await;
     let mut later = appends("a", 2);
-    later.iter_mut().for_each(|append| append.start = Start::InMs(1));
+    later.iter_mut().for_each(|append| append.start = DeliveryStart::InMs(1));
     broker.append(later).await.unwrap();
     let end_one = async |name: &str, state: Option<StateStep>| {
         let delivery = deliver_one(&*broker, name).await;
-        let done = Settle { state, ..settle(&delivery, Settlement::Processed, Vec::new()) };
-        assert_eq!(broker.settle(vec![done]).await.unwrap(), [Settled::Done]);
+        let done = SettleRequest { state, ..settle(&delivery, Settlement::Processed, Vec::new()) };
+        assert_eq!(broker.settle(vec![done]).await.unwrap(), [SettleOutcome::Done]);
         delivery.receipt.event_id
     };
     let set = |key: &str, size_bytes: usize| {
@@ -221,7 +221,7 @@ async fn a_store_that_did_not_count_by_lane_and_plugin_is_served_and_counts_from
         newest.push(end_one("new", set(&format!("new {n}"), 10)).await);
     }
     while broker.maintain().await.unwrap() {}
-    let kept: Vec<_> = all_ended(&*broker, Ending::Processed).await.iter().map(|record| record.event.id).collect();
+    let kept: Vec<_> = all_ended(&*broker, EndKind::Processed).await.iter().map(|record| record.event.id).collect();
     assert_eq!(kept.len(), 10, "the oldest went first, since they count for nobody");
     assert!(newest.iter().all(|id| kept.contains(id)), "{kept:?}");
     let taken = broker.plugin_state("p", "0").await.unwrap().size_bytes;
@@ -229,11 +229,11 @@ async fn a_store_that_did_not_count_by_lane_and_plugin_is_served_and_counts_from
 }
 
 /// A rig on which every broker is a mutant.
-struct MutantRig(RedisRig, Mutant);
+struct MutantRig(RedisRig, BrokerMutant);
 
 #[async_trait]
-impl Rig for MutantRig {
-    async fn open(&self, options: Options) -> Arc<dyn Broker> {
+impl BrokerRig for MutantRig {
+    async fn open(&self, options: BrokerOptions) -> Arc<dyn Broker> {
         self.0.mutant(options, self.1).await
     }
 
@@ -253,7 +253,7 @@ async fn survives_a_lost_first_answer(rig: &RedisRig, broker: &dyn Broker) -> bo
     broker.settle(vec![settle(&delivery, Settlement::Processed, appends("children", 1))]).await.unwrap();
     assert_eq!(claim(broker, "children", 9).await.len(), 1);
     let mut later = appends("a", 1);
-    later[0].start = Start::InMs(1);
+    later[0].start = DeliveryStart::InMs(1);
     broker.append(later).await.unwrap();
     eventually("it is due", || async { (promote_all(broker).await == 1).then_some(()) }).await;
     assert_eq!(claim(broker, "a", 9).await.len(), 1);
@@ -266,10 +266,10 @@ async fn survives_a_lost_first_answer(rig: &RedisRig, broker: &dyn Broker) -> bo
     let _ = broker.settle(batch.clone()).await;
     let _ = broker.settle(batch).await;
     let children = claim(broker, "children", 9).await.len();
-    let is_settled = state(broker, id).await == Some(State::Processed) && children == 1;
+    let is_settled = state(broker, id).await == Some(EventState::Processed) && children == 1;
 
     let mut later = appends("a", 1);
-    later[0].start = Start::InMs(1);
+    later[0].start = DeliveryStart::InMs(1);
     let later_id = broker.append(later).await.unwrap()[0].id;
     tokio::time::sleep(Duration::from_millis(20)).await;
     rig.proxy.drop_reply_to("EVALSHA", 1);
@@ -284,7 +284,7 @@ async fn mutants_are_noticed() {
     let rig = RedisRig::new();
     let sound = rig.through_proxy(options()).await;
     assert!(survives_a_lost_first_answer(&rig, &*sound).await, "the broker itself must pass");
-    for mutant in [Mutant::AckFirst, Mutant::PublishApart, Mutant::PromoteRemovesFirst] {
+    for mutant in [BrokerMutant::AckFirst, BrokerMutant::PublishApart, BrokerMutant::PromoteRemovesFirst] {
         let mut is_noticed = false;
         // The answer that is dropped may be one to the broker's own look at the store.
         for _ in 0..3 {
@@ -298,10 +298,10 @@ async fn mutants_are_noticed() {
 
 #[tokio::test]
 async fn mutants_fail_their_cases() {
-    let stale = MutantRig(RedisRig::new(), Mutant::NoFence);
+    let stale = MutantRig(RedisRig::new(), BrokerMutant::NoFence);
     let ended = AssertUnwindSafe(leases::a_stale_receipt_changes_nothing(&stale)).catch_unwind().await;
     assert!(ended.is_err(), "a broker without a fence fails its case");
-    let late = MutantRig(RedisRig::new(), Mutant::GroupAtEnd);
+    let late = MutantRig(RedisRig::new(), BrokerMutant::GroupAtEnd);
     let ended = AssertUnwindSafe(accept::an_accepted_event_survives_a_crash(&late)).catch_unwind().await;
     assert!(ended.is_err(), "a group that begins at the end fails its case");
 }

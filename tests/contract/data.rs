@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use eventstream::broker::contract::*;
-use eventstream::broker::{Broker, Ending, Error, Settled};
-use eventstream::event::{Class, Settlement, Start, State};
+use eventstream::broker::{Broker, EndKind, Error, SettleOutcome};
+use eventstream::event::{DeliveryStart, EventState, FailureClass, Settlement};
 use futures_util::future::join_all;
 
 use crate::rig::RedisRig;
@@ -27,14 +27,14 @@ async fn a_flush_is_noticed_counted_once_and_survived() {
         eventually("the trouble is over", || async { broker.health().ready().then_some(()) }).await;
         assert_eq!(broker.stats().await.unwrap().counters.data_losses, 1);
     }
-    assert_eq!(settle_one(&*brokers[0], &delivery, Settlement::Processed).await, Settled::Lost);
+    assert_eq!(settle_one(&*brokers[0], &delivery, Settlement::Processed).await, SettleOutcome::Lost);
     assert_eq!(claim(&*brokers[1], "a", 9).await.len(), 2);
 }
 
 #[tokio::test]
 async fn an_append_into_a_flushed_store_is_refused_until_the_loss_is_noted() {
     let rig = RedisRig::new();
-    let tasks = eventstream::shutdown::Tasks::new();
+    let tasks = eventstream::shutdown::TaskGroup::new();
     // With the usual period: only the append itself can notice it in time.
     let url = rig.server.url();
     let broker = eventstream::broker::redis::RedisBroker::open(&url, options(), &tasks).await.unwrap();
@@ -53,8 +53,8 @@ async fn a_lane_whose_group_was_destroyed_is_read_though_much_waits_in_another()
     broker.append(appends("busy", 40)).await.unwrap();
     broker.append(appends("other", 1)).await.unwrap();
     let claim_both = async || {
-        let lanes = ["busy", "other"].map(|name| eventstream::broker::LaneWant { lane: lane(name), free: 2 });
-        broker.claim(eventstream::broker::Claim { lanes: lanes.to_vec(), max: 9 }).await.unwrap()
+        let lanes = ["busy", "other"].map(|name| eventstream::broker::LaneDemand { lane: lane(name), free: 2 });
+        broker.claim(eventstream::broker::ClaimRequest { lanes: lanes.to_vec(), max: 9 }).await.unwrap()
     };
     assert_eq!(claim_both().await.len(), 3);
     broker.append(appends("other", 1)).await.unwrap();
@@ -89,15 +89,15 @@ async fn a_destroyed_group_begins_anew_at_its_first_entry() {
     let held = claim(&*broker, "a", 30).await;
     let lane_key = RedisRig::key("q:a");
     let () = rig.admin(&["XGROUP", "DESTROY", &lane_key, "es"]);
-    assert_eq!(settle_one(&*broker, &held[0], Settlement::Processed).await, Settled::Lost);
+    assert_eq!(settle_one(&*broker, &held[0], Settlement::Processed).await, SettleOutcome::Lost);
     broker.wait(&[lane("a")]).await.expect("the wait ends");
     let again = claim(&*broker, "a", 200).await;
     assert_eq!(again.len(), 100, "those that were held as well");
     for delivery in &again {
-        assert_eq!(settle_one(&*broker, delivery, Settlement::Processed).await, Settled::Done);
+        assert_eq!(settle_one(&*broker, delivery, Settlement::Processed).await, SettleOutcome::Done);
     }
     for accepted in accepted {
-        assert_eq!(state(&*broker, accepted.id).await, Some(State::Processed));
+        assert_eq!(state(&*broker, accepted.id).await, Some(EventState::Processed));
     }
     assert_eq!(broker.stats().await.unwrap().counters.processed, 100);
     assert_eq!(rig.admin::<u64>(&["XLEN", &lane_key]), 0);
@@ -121,7 +121,7 @@ async fn nothing_is_lost_when(rig: &RedisRig, key: &str, settlement: Settlement,
     let children = || {
         let mut children = appends("children", if publish { 2 } else { 0 });
         if let Some(child) = children.first_mut() {
-            child.start = Start::InMs(60_000);
+            child.start = DeliveryStart::InMs(60_000);
         }
         children
     };
@@ -147,7 +147,7 @@ async fn nothing_is_lost_when(rig: &RedisRig, key: &str, settlement: Settlement,
     if had {
         let () = rig.admin(&["RENAME", &aside, &key]);
     }
-    assert_eq!(broker.settle(batch).await, Ok(vec![Settled::Done]), "{key}");
+    assert_eq!(broker.settle(batch).await, Ok(vec![SettleOutcome::Done]), "{key}");
     eventually("the trouble is over", || async { broker.health().ready().then_some(()) }).await;
     let _ = broker.close().await;
 }
@@ -158,7 +158,7 @@ async fn something_else_in_a_destination_loses_nothing() {
     let _lanes = rig.direct(options()).await.append(appends("children", 1)).await;
     for (key, settlement, publish) in [
         ("done", Settlement::Processed, true),
-        ("failed", failed(Class::Trap), false),
+        ("failed", failed(FailureClass::Trap), false),
         ("due", retry(60_000), false),
         ("due", Settlement::Processed, true),
         ("parked", retry(60_000), false),
@@ -181,7 +181,7 @@ async fn something_else_in_a_lane_of_children_loses_nothing() {
     assert!(matches!(broker.settle(batch.clone()).await, Err(Error::Misconfigured(_))));
     assert_eq!(rig.admin::<u64>(&["XLEN", &RedisRig::key("done")]), 0);
     let () = rig.admin(&["DEL", &RedisRig::key("q:children")]);
-    assert_eq!(broker.settle(batch).await, Ok(vec![Settled::Done]));
+    assert_eq!(broker.settle(batch).await, Ok(vec![SettleOutcome::Done]));
     assert_eq!(claim(&*broker, "children", 9).await.len(), 2);
 }
 
@@ -213,7 +213,7 @@ async fn a_bad_destination_holds_up_only_those_that_need_it() {
     let () = rig.admin(&["SET", &RedisRig::key("failed"), "something else"]);
     let batch = vec![
         settle(&held[0], Settlement::Processed, Vec::new()),
-        settle(&held[1], failed(Class::Trap), Vec::new()),
+        settle(&held[1], failed(FailureClass::Trap), Vec::new()),
         settle(&held[2], retry(60_000), Vec::new()),
     ];
     assert!(matches!(broker.settle(batch.clone()).await, Err(Error::Misconfigured(_))));
@@ -223,9 +223,9 @@ async fn a_bad_destination_holds_up_only_those_that_need_it() {
         state(&*broker, held[2].record.event.id).await,
     ]
     .into();
-    assert_eq!(states, [Some(State::Processed), Some(State::Running), Some(State::Retrying)]);
+    assert_eq!(states, [Some(EventState::Processed), Some(EventState::Running), Some(EventState::Retrying)]);
     let () = rig.admin(&["DEL", &RedisRig::key("failed")]);
-    assert_eq!(broker.settle(batch).await, Ok(vec![Settled::Done; 3]));
+    assert_eq!(broker.settle(batch).await, Ok(vec![SettleOutcome::Done; 3]));
     let counters = broker.stats().await.unwrap().counters;
     assert_eq!((counters.processed, counters.failed, counters.retried), (1, 1, 1));
 }
@@ -240,8 +240,8 @@ async fn a_lane_that_is_no_stream_does_not_hold_up_the_others() {
     assert!(claim(&*broker, "bad", 1).await.is_empty());
     let () = rig.admin(&["DEL", &RedisRig::key("q:bad")]);
     let () = rig.admin(&["SET", &RedisRig::key("q:bad"), "something else"]);
-    let lanes = ["bad", "good"].map(|name| eventstream::broker::LaneWant { lane: lane(name), free: 5 });
-    let claim = eventstream::broker::Claim { lanes: lanes.into(), max: 10 };
+    let lanes = ["bad", "good"].map(|name| eventstream::broker::LaneDemand { lane: lane(name), free: 5 });
+    let claim = eventstream::broker::ClaimRequest { lanes: lanes.into(), max: 10 };
     assert_eq!(broker.claim(claim).await.unwrap().len(), 1);
     assert!(broker.health().trouble.is_some_and(|trouble| trouble.contains("WRONGTYPE") || trouble.contains("q:bad")));
 }
@@ -288,15 +288,15 @@ async fn a_foreign_entry_is_kept_as_failed_and_holds_up_nobody() {
     let _: String = rig.admin(&["XADD", &lane_key, "*", "id", "x", "b", "{\"type\":\"x\"}"]);
     broker.append(appends("a", 1)).await.unwrap();
     assert_eq!(claim(&*broker, "a", 9).await.len(), 2);
-    let kept = all_ended(&*broker, Ending::Failed).await;
+    let kept = all_ended(&*broker, EndKind::Failed).await;
     assert_eq!(kept.len(), 2);
     let first = &kept[1];
     assert_eq!(first.event.event_type.as_str(), "bad-entry");
     let data = first.event.data.as_ref().and_then(|data| data.as_text());
     assert_eq!(data, Some(r#"[["hello","world"],["hello","again"]]"#));
-    assert_eq!(state(&*broker, first.event.id).await, Some(State::Failed));
+    assert_eq!(state(&*broker, first.event.id).await, Some(EventState::Failed));
     let counters = broker.stats().await.unwrap().counters;
-    assert_eq!((counters.failed, counters.failed_by_class[&Class::BadEntry]), (2, 2));
+    assert_eq!((counters.failed, counters.failed_by_class[&FailureClass::BadEntry]), (2, 2));
     assert_eq!(broker.stats().await.unwrap().depth.running, 2);
 }
 
@@ -309,7 +309,7 @@ async fn a_damaged_entry_of_ours_keeps_its_id() {
     let entry: String = rig.admin(&["XADD", &lane_key, "*", "id", &id.to_string(), "b", "damaged"]);
     let () = rig.admin(&["HSET", &RedisRig::key("ix"), &id.to_string(), &format!("q|a|{entry}|")]);
     assert_eq!(claim(&*broker, "a", 9).await.len(), 1, "the undamaged one is handed out");
-    assert_eq!(state(&*broker, id).await, Some(State::Failed));
+    assert_eq!(state(&*broker, id).await, Some(EventState::Failed));
 }
 
 #[tokio::test]
@@ -343,7 +343,7 @@ async fn a_due_time_without_an_event_is_dropped() {
     let broker = rig.direct(options()).await;
     let () = rig.admin(&["ZADD", &RedisRig::key("due"), "1", "nobody"]);
     let mut events = appends("a", 1);
-    events[0].start = Start::InMs(1);
+    events[0].start = DeliveryStart::InMs(1);
     broker.append(events).await.unwrap();
     eventually("the event is promoted", || async {
         promote_all(&*broker).await;
@@ -358,7 +358,7 @@ async fn an_event_whose_lane_is_gone_goes_to_the_unrouted_ones() {
     let rig = RedisRig::new();
     let broker = rig.direct(options()).await;
     let mut events = appends("a", 1);
-    events[0].start = Start::InMs(1);
+    events[0].start = DeliveryStart::InMs(1);
     let id = broker.append(events).await.unwrap()[0].id;
     let () = rig.admin(&["SREM", &RedisRig::key("lanes"), "a"]);
     drop(broker);

@@ -1,8 +1,8 @@
 //! Lists on a Redis that holds large events: what a page looks at is bounded, and nothing but what is wanted moves.
 
 use eventstream::broker::contract::*;
-use eventstream::broker::{Broker, EndedQuery, Ending, Exported};
-use eventstream::event::{Class, Data, End, Event, Record};
+use eventstream::broker::{Broker, EndKind, EndedQuery, SnapshotItem};
+use eventstream::event::{Event, EventData, EventEnd, EventRecord, FailureClass};
 
 use crate::rig::RedisRig;
 
@@ -13,13 +13,13 @@ const EVENTS: usize = 160;
 async fn filled() -> (RedisRig, std::sync::Arc<dyn Broker>) {
     let rig = RedisRig::new();
     let broker = rig.direct(options()).await;
-    let data = Some(Data::text(format!("\"{}\"", "x".repeat(LARGE_BYTES))));
+    let data = Some(EventData::text(format!("\"{}\"", "x".repeat(LARGE_BYTES))));
     for _ in 0..EVENTS {
-        let failure = Some((Class::NoHandler, "nobody".to_owned()));
-        let end = End { at: now(), failure, result: None, children: Vec::new() };
+        let failure = Some((FailureClass::NoHandler, "nobody".to_owned()));
+        let end = EventEnd { at: now(), failure, result: None, children: Vec::new() };
         let large = Event { data: data.clone(), ..event("large") };
-        let record = Record { end: Some(end), ..Record::new(large) };
-        broker.restore(vec![Exported::Failed(record)]).await.expect("taken over");
+        let record = EventRecord { end: Some(end), ..EventRecord::new(large) };
+        broker.restore(vec![SnapshotItem::Failed(record)]).await.expect("taken over");
     }
     (rig, broker)
 }
@@ -40,10 +40,10 @@ async fn page(rig: &RedisRig, broker: &dyn Broker, query: EndedQuery) -> (usize,
 #[tokio::test]
 async fn a_filter_that_nothing_matches_moves_nothing_and_ends_early() {
     let (rig, broker) = filled().await;
-    let query = EndedQuery { limit: 1_000, ..ended(Ending::Failed) };
+    let query = EndedQuery { limit: 1_000, ..ended(EndKind::Failed) };
     for query in [
         EndedQuery { event_type: "nothing".parse().ok(), ..query.clone() },
-        EndedQuery { class: Some(Class::Trap), ..query.clone() },
+        EndedQuery { class: Some(FailureClass::Trap), ..query.clone() },
         EndedQuery { until: Some(eventstream::event::Timestamp::from_unix_ms(0)), ..query.clone() },
         EndedQuery { since: Some(now().plus_ms(60_000)), ..query.clone() },
     ] {
@@ -66,7 +66,7 @@ async fn a_filter_that_nothing_matches_moves_nothing_and_ends_early() {
 #[tokio::test]
 async fn heads_move_without_their_payloads() {
     let (rig, broker) = filled().await;
-    let query = EndedQuery { limit: 1_000, only_heads: true, ..ended(Ending::Failed) };
+    let query = EndedQuery { limit: 1_000, only_heads: true, ..ended(EndKind::Failed) };
     let (found, _, moved) = page(&rig, &*broker, query).await;
     assert!(found > 0 && moved < LARGE_BYTES as u64, "{moved} bytes for {found} heads");
 }
@@ -76,13 +76,14 @@ async fn what_is_not_understood_is_no_reason_to_leave_anything_out() {
     let rig = RedisRig::new();
     let broker = rig.direct(options()).await;
     let delivery = deliver_one(&*broker, "a").await;
-    settle_one(&*broker, &delivery, failed(Class::Trap)).await;
+    settle_one(&*broker, &delivery, failed(FailureClass::Trap)).await;
     for fields in
         [&["hello", "world"][..], &["id", "x", "b", ""], &["id", "x", "b", "\u{1}"], &["id", "x", "b", "\u{2}x"]]
     {
         let _: String = rig.admin(&[&["XADD", &RedisRig::key("failed"), "*"], fields].concat());
     }
-    let query = EndedQuery { class: Some(Class::Trap), event_type: "order.paid".parse().ok(), ..ended(Ending::Failed) };
+    let query =
+        EndedQuery { class: Some(FailureClass::Trap), event_type: "order.paid".parse().ok(), ..ended(EndKind::Failed) };
     let page = broker.ended(query).await.expect("a page");
     assert_eq!(page.records.iter().map(|record| record.event.id).collect::<Vec<_>>(), [delivery.record.event.id]);
 }

@@ -2,8 +2,8 @@
 
 use eventstream::broker::contract::*;
 use eventstream::broker::redis::RedisBroker;
-use eventstream::broker::{Broker, Claim, Error, LaneWant, Settled};
-use eventstream::event::{Settlement, Start, State};
+use eventstream::broker::{Broker, ClaimRequest, Error, LaneDemand, SettleOutcome};
+use eventstream::event::{DeliveryStart, EventState, Settlement};
 
 use crate::rig::RedisRig;
 
@@ -34,7 +34,7 @@ async fn only_events_for_a_bad_lane_are_refused() {
     let mut mixed = appends("good", 1);
     mixed.extend(appends("bad", 1));
     let mut delayed = appends("bad", 1);
-    delayed[0].start = Start::InMs(60_000);
+    delayed[0].start = DeliveryStart::InMs(60_000);
     let mut keyed = appends("bad", 1);
     keyed[0].idempotency = idempotency(3, 3);
     for refused in [appends("bad", 1), mixed, delayed, keyed.clone()] {
@@ -71,7 +71,7 @@ async fn a_bad_lane_does_not_hold_up_what_is_due_in_others() {
     let broker = rig.direct(options()).await;
     let mut events = appends("bad", 250);
     events.extend(appends("good", 1));
-    events.iter_mut().for_each(|event| event.start = Start::InMs(1));
+    events.iter_mut().for_each(|event| event.start = DeliveryStart::InMs(1));
     let accepted = broker.append(events).await.unwrap();
     let key = spoil(&rig, "bad");
     let good = eventually("the event of the other lane is promoted", || async {
@@ -79,13 +79,13 @@ async fn a_bad_lane_does_not_hold_up_what_is_due_in_others() {
         claim(&*broker, "good", 1).await.pop()
     })
     .await;
-    assert_eq!(settle_one(&*broker, &good, retry(1)).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &good, retry(1)).await, SettleOutcome::Done);
     let good = eventually("a retry of the other lane is promoted", || async {
         broker.promote().await.expect("promoted");
         claim(&*broker, "good", 1).await.pop()
     })
     .await;
-    assert_eq!(settle_one(&*broker, &good, Settlement::Processed).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &good, Settlement::Processed).await, SettleOutcome::Done);
     is_named(&broker, &key).await;
     let promoted = eventually("there is nothing to move", || async {
         Some(broker.promote().await.expect("promoted")).filter(|promoted| !promoted.more)
@@ -100,7 +100,7 @@ async fn a_bad_lane_does_not_hold_up_what_is_due_in_others() {
     })
     .await;
     assert_eq!(claim(&*broker, "bad", 300).await.len(), 250);
-    assert_eq!(state(&*broker, accepted[0].id).await, Some(State::Running));
+    assert_eq!(state(&*broker, accepted[0].id).await, Some(EventState::Running));
 }
 
 #[tokio::test]
@@ -121,12 +121,12 @@ async fn with_a_bad_lane_a_host_still_keeps_house_and_shows_that_it_lives() {
     broker.maintain().await.expect("maintained");
     assert!(broker.lanes().contains(&lane("later")));
     broker.wait(&["bad", "good", "later"].map(lane)).await.expect("the wait does not fail");
-    let lanes = ["bad", "good", "later"].map(|name| LaneWant { lane: lane(name), free: 9 });
-    let claimed = broker.claim(Claim { lanes: lanes.to_vec(), max: 9 }).await.unwrap();
+    let lanes = ["bad", "good", "later"].map(|name| LaneDemand { lane: lane(name), free: 9 });
+    let claimed = broker.claim(ClaimRequest { lanes: lanes.to_vec(), max: 9 }).await.unwrap();
     assert_eq!(claimed.len(), 3);
     is_named(&broker, &key).await;
     for delivery in &claimed {
-        assert_eq!(settle_one(&*broker, delivery, Settlement::Processed).await, Settled::Done);
+        assert_eq!(settle_one(&*broker, delivery, Settlement::Processed).await, SettleOutcome::Done);
     }
     assert_eq!(broker.recover(9).await, Ok(Vec::new()));
     assert_eq!(broker.stats().await.expect("totals").counters.processed, 3);
@@ -149,7 +149,7 @@ async fn a_step_of_house_keeping_that_fails_does_not_keep_the_others_from_runnin
     few.retention.processed_max = 0;
     let broker = rig.direct(few).await;
     let delivery = deliver_one(&*broker, "a").await;
-    assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, SettleOutcome::Done);
     let () = rig.admin(&["DEL", &RedisRig::key("lanes")]);
     let () = rig.admin(&["SET", &RedisRig::key("lanes"), "something else"]);
     let refused = broker.maintain().await;

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use eventstream::broker::contract::*;
-use eventstream::broker::redis::OpenError;
-use eventstream::broker::{Broker, Ending, Error};
-use eventstream::event::{Class, State};
+use eventstream::broker::redis::RedisOpenError;
+use eventstream::broker::{Broker, EndKind, Error};
+use eventstream::event::{EventState, FailureClass};
 
 use crate::rig::RedisRig;
 
@@ -79,15 +79,18 @@ async fn what_only_reads_goes_on_where_nothing_can_be_written() {
     let broker = rig.direct(options()).await;
     let other = rig.direct(options()).await;
     let delivery = deliver_one(&*broker, "a").await;
-    assert_eq!(settle_one(&*broker, &delivery, failed(Class::Reject)).await, eventstream::broker::Settled::Done);
+    assert_eq!(
+        settle_one(&*broker, &delivery, failed(FailureClass::Reject)).await,
+        eventstream::broker::SettleOutcome::Done
+    );
     // A lane that the other one does not know yet.
     other.append(appends("new", 3)).await.expect("accepted");
     let () = rig.admin(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
     trouble_with(&*broker, "min-replicas-to-write").await;
     let stats = broker.stats().await.expect("totals are read");
     assert_eq!((stats.counters.accepted, stats.depth.queued["new"]), (4, 3));
-    assert_eq!(all_ended(&*broker, Ending::Failed).await.len(), 1);
-    assert_eq!(state(&*broker, delivery.record.event.id).await, Some(State::Failed));
+    assert_eq!(all_ended(&*broker, EndKind::Failed).await.len(), 1);
+    assert_eq!(state(&*broker, delivery.record.event.id).await, Some(EventState::Failed));
 }
 
 #[tokio::test]
@@ -97,14 +100,14 @@ async fn at_the_start_it_is_said_what_redis_refuses() {
         loop {
             match rig.try_open(&rig.server.url(), options()).await.map(|_| ()).unwrap_err() {
                 // On a busy machine it may not answer at once.
-                OpenError::Unreachable { .. } => tokio::time::sleep(Duration::from_millis(20)).await,
+                RedisOpenError::Unreachable { .. } => tokio::time::sleep(Duration::from_millis(20)).await,
                 refused => return refused,
             }
         }
     })
     .await
     .expect("it is not told that it cannot be reached");
-    assert!(matches!(&refused, OpenError::Refusing { .. }), "{refused:?}");
+    assert!(matches!(&refused, RedisOpenError::Refusing { .. }), "{refused:?}");
     let said = refused.to_string();
     assert!(said.contains("min-replicas-to-write") && said.contains(&rig.server.address().to_string()), "{said}");
 }

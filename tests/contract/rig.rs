@@ -4,23 +4,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use eventstream::broker::contract::Rig;
-use eventstream::broker::redis::{Mutant, OpenError, RedisBroker, Tuning};
-use eventstream::broker::{Broker, Options};
+use eventstream::broker::contract::BrokerRig;
+use eventstream::broker::redis::{BrokerMutant, RedisBroker, RedisOpenError, RedisTuning};
+use eventstream::broker::{Broker, BrokerOptions};
 use eventstream::event::EventId;
-use eventstream::shutdown::Tasks;
+use eventstream::shutdown::TaskGroup;
 use eventstream_tests::eventually::PATIENCE;
 use eventstream_tests::proxy::Proxy;
 use eventstream_tests::redis::RedisServer;
 
 /// Settings under which tests see things happen soon.
-pub const TUNING: Tuning = Tuning { look_every_ms: 100, least_retention_ms: 0 };
+pub const TUNING: RedisTuning = RedisTuning { look_every_ms: 100, least_retention_ms: 0 };
 
 /// A server, a proxy in front of it, and the tasks of the brokers on it.
 pub struct RedisRig {
     pub server: RedisServer,
     pub proxy: Proxy,
-    tasks: Tasks,
+    tasks: TaskGroup,
 }
 
 impl RedisRig {
@@ -33,31 +33,31 @@ impl RedisRig {
     pub fn with(arguments: &[&str]) -> Self {
         let server = RedisServer::start_with(arguments).expect("a server starts");
         let proxy = Proxy::start(server.address()).expect("a proxy starts");
-        Self { server, proxy, tasks: Tasks::new() }
+        Self { server, proxy, tasks: TaskGroup::new() }
     }
 
     /// A broker that reaches the server directly.
-    pub async fn direct(&self, options: Options) -> Arc<RedisBroker> {
+    pub async fn direct(&self, options: BrokerOptions) -> Arc<RedisBroker> {
         self.reach(&self.server.url(), options, None).await
     }
 
     /// A broker whose wire can be made to fail.
-    pub async fn through_proxy(&self, options: Options) -> Arc<RedisBroker> {
+    pub async fn through_proxy(&self, options: BrokerOptions) -> Arc<RedisBroker> {
         self.reach(&self.proxy.redis_url(), options, None).await
     }
 
     /// A broker at a URL, or why not.
-    pub async fn try_open(&self, url: &str, options: Options) -> Result<Arc<RedisBroker>, OpenError> {
+    pub async fn try_open(&self, url: &str, options: BrokerOptions) -> Result<Arc<RedisBroker>, RedisOpenError> {
         RedisBroker::open_tuned(url, options, TUNING, &self.tasks).await
     }
 
     /// A broker that breaks a guarantee, behind the proxy.
-    pub async fn mutant(&self, options: Options, mutant: Mutant) -> Arc<RedisBroker> {
+    pub async fn mutant(&self, options: BrokerOptions, mutant: BrokerMutant) -> Arc<RedisBroker> {
         self.reach(&self.proxy.redis_url(), options, Some(mutant)).await
     }
 
     /// A broker, once the server has answered in time, which on a busy machine it may not at once.
-    async fn reach(&self, url: &str, options: Options, mutant: Option<Mutant>) -> Arc<RedisBroker> {
+    async fn reach(&self, url: &str, options: BrokerOptions, mutant: Option<BrokerMutant>) -> Arc<RedisBroker> {
         let begun = Instant::now();
         loop {
             let opened = match mutant {
@@ -65,7 +65,7 @@ impl RedisRig {
                 Some(mutant) => RedisBroker::open_mutant(url, options.clone(), mutant, &self.tasks).await,
             };
             match opened {
-                Err(OpenError::Unreachable { .. }) if begun.elapsed() < PATIENCE => {
+                Err(RedisOpenError::Unreachable { .. }) if begun.elapsed() < PATIENCE => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 opened => return opened.expect("the broker opens"),
@@ -85,8 +85,8 @@ impl RedisRig {
 }
 
 #[async_trait]
-impl Rig for RedisRig {
-    async fn open(&self, options: Options) -> Arc<dyn Broker> {
+impl BrokerRig for RedisRig {
+    async fn open(&self, options: BrokerOptions) -> Arc<dyn Broker> {
         self.direct(options).await
     }
 

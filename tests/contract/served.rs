@@ -3,16 +3,16 @@
 use std::sync::Mutex;
 
 use eventstream::broker::contract::*;
-use eventstream::broker::{Broker, Elsewhere, Lane, Served};
+use eventstream::broker::{Broker, ConsumerCoverage, Lane, PeerCoverage};
 use eventstream::event::EventType;
 
 use crate::rig::RedisRig;
 
-fn served(name: &str, patterns: &[&str]) -> Served {
-    Served::new([(lane(name), patterns.iter().map(|pattern| pattern.parse().unwrap()).collect())], false)
+fn served(name: &str, patterns: &[&str]) -> ConsumerCoverage {
+    ConsumerCoverage::new([(lane(name), patterns.iter().map(|pattern| pattern.parse().unwrap()).collect())], false)
 }
 
-fn lane_of(elsewhere: &Elsewhere, event_type: &str) -> Option<Lane> {
+fn lane_of(elsewhere: &PeerCoverage, event_type: &str) -> Option<Lane> {
     elsewhere.lane_of(&event_type.parse::<EventType>().unwrap()).cloned()
 }
 

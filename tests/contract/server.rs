@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use eventstream::broker::contract::*;
-use eventstream::broker::redis::OpenError;
-use eventstream::broker::{Broker, Durability, Error, Options, Settled};
-use eventstream::event::{Settlement, State};
+use eventstream::broker::redis::RedisOpenError;
+use eventstream::broker::{Broker, BrokerOptions, Durability, Error, SettleOutcome};
+use eventstream::event::{EventState, Settlement};
 
 use crate::rig::RedisRig;
 
@@ -18,12 +18,12 @@ async fn forgotten_scripts_are_sent_again() {
         let delivery = deliver_one(&*broker, "a").await;
         let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut admin).unwrap();
         assert_eq!(broker.leases().renew(std::slice::from_ref(&delivery.receipt)).await, Ok(Vec::new()));
-        assert_eq!(settle_one(&*broker, &delivery, retry(0)).await, Settled::Done);
+        assert_eq!(settle_one(&*broker, &delivery, retry(0)).await, SettleOutcome::Done);
         let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut admin).unwrap();
         assert_eq!(promote_all(&*broker).await, 1);
         let again = claim(&*broker, "a", 1).await.remove(0);
         let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut admin).unwrap();
-        assert_eq!(settle_one(&*broker, &again, Settlement::Processed).await, Settled::Done);
+        assert_eq!(settle_one(&*broker, &again, Settlement::Processed).await, SettleOutcome::Done);
     }
     assert!(broker.health().ready());
 }
@@ -35,7 +35,7 @@ async fn a_full_memory_refuses_events_and_lets_the_work_drain() {
     broker.append(appends("a", 40)).await.unwrap();
     let held = claim(&*broker, "a", 20).await;
     for delivery in &held[..10] {
-        assert_eq!(settle_one(&*broker, delivery, retry(1)).await, Settled::Done);
+        assert_eq!(settle_one(&*broker, delivery, retry(1)).await, SettleOutcome::Done);
     }
     let () = rig.admin(&["CONFIG", "SET", "maxmemory", "1"]);
     let refused = broker.append(appends("a", 1)).await;
@@ -46,7 +46,7 @@ async fn a_full_memory_refuses_events_and_lets_the_work_drain() {
     for delivery in &held[10..15] {
         let children = appends("new-lane", 1);
         let settled = broker.settle(vec![settle(delivery, Settlement::Processed, children)]).await;
-        assert_eq!(settled, Ok(vec![Settled::Done]));
+        assert_eq!(settled, Ok(vec![SettleOutcome::Done]));
     }
     let mut processed = 5;
     let began = std::time::Instant::now();
@@ -57,7 +57,8 @@ async fn a_full_memory_refuses_events_and_lets_the_work_drain() {
         deliveries.extend(claim(&*broker, "new-lane", 50).await);
         deliveries.extend(broker.recover(50).await.unwrap());
         for delivery in &deliveries {
-            processed += usize::from(settle_one(&*broker, delivery, Settlement::Processed).await == Settled::Done);
+            processed +=
+                usize::from(settle_one(&*broker, delivery, Settlement::Processed).await == SettleOutcome::Done);
         }
         broker.maintain().await.unwrap();
     }
@@ -85,7 +86,7 @@ async fn a_demoted_server_is_left_and_found_again_when_promoted() {
     eventually("it recovers by itself", || async { broker.append(appends("a", 1)).await.ok() }).await;
     eventually("the trouble is over", || async { broker.health().ready().then_some(()) }).await;
     assert!(rig.proxy.connections() > before, "a new connection was made");
-    assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, SettleOutcome::Done);
 }
 
 /// While it reads its log, Redis says that it keeps none.
@@ -107,7 +108,7 @@ fn a_server_that_still_loads_is_waited_for_and_not_judged() {
     });
     assert!(!refusals.is_empty(), "the server was asked while it was away or loading");
     for refusal in refusals {
-        let is_passing = matches!(refusal, OpenError::Unreachable { .. } | OpenError::Refusing { .. });
+        let is_passing = matches!(refusal, RedisOpenError::Unreachable { .. } | RedisOpenError::Refusing { .. });
         assert!(is_passing, "{refusal}");
     }
 }
@@ -125,13 +126,13 @@ async fn a_killed_server_that_comes_back_has_everything() {
     for delivery in &held {
         let batch = vec![settle(delivery, Settlement::Processed, Vec::new())];
         let settled = eventually("it recovers by itself", || async { broker.settle(batch.clone()).await.ok() }).await;
-        assert_eq!(settled, [Settled::Done]);
+        assert_eq!(settled, [SettleOutcome::Done]);
     }
     for delivery in claim(&*broker, "a", 50).await {
-        assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, Settled::Done);
+        assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, SettleOutcome::Done);
     }
     for accepted in accepted {
-        assert_eq!(state(&*broker, accepted.id).await, Some(State::Processed));
+        assert_eq!(state(&*broker, accepted.id).await, Some(EventState::Processed));
     }
     eventually("the trouble is over", || async { broker.health().ready().then_some(()) }).await;
     assert_eq!(broker.stats().await.unwrap().counters.data_losses, 0);
@@ -154,7 +155,7 @@ async fn a_stopped_server_leaves_the_outcome_open_and_nothing_double() {
     assert_eq!(again[0].id, events[0].record.event.id);
     let batch = vec![settle(&delivery, Settlement::Processed, appends("children", 1))];
     let settled = eventually("the settle is answered", || async { broker.settle(batch.clone()).await.ok() }).await;
-    assert_eq!(settled, [Settled::Done]);
+    assert_eq!(settled, [SettleOutcome::Done]);
     let counters = broker.stats().await.unwrap().counters;
     assert_eq!((counters.accepted, counters.processed, counters.published), (2, 1, 1));
 }
@@ -167,8 +168,8 @@ async fn unsafe_settings_are_refused_with_the_line_that_mends_them() {
     ] {
         let rig = RedisRig::with(&setting);
         let refused = rig.try_open(&rig.server.url(), options()).await.map(|_| ()).unwrap_err();
-        assert!(matches!(&refused, OpenError::Unsafe(line) if line.contains(word)), "{refused:?}");
-        let broker = rig.direct(Options { allow_unsafe: true, ..options() }).await;
+        assert!(matches!(&refused, RedisOpenError::Unsafe(line) if line.contains(word)), "{refused:?}");
+        let broker = rig.direct(BrokerOptions { allow_unsafe: true, ..options() }).await;
         assert!(broker.health().ready());
         broker.append(appends("a", 1)).await.expect("it was allowed");
         drop(broker);
@@ -187,7 +188,7 @@ async fn settings_that_become_unsafe_stop_accepting_but_not_working() {
     let trouble = eventually("it is noticed", || async { broker.health().trouble }).await;
     assert!(trouble.contains("noeviction"), "{trouble}");
     assert!(matches!(broker.append(appends("a", 1)).await, Err(Error::Unsafe(_))));
-    assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, SettleOutcome::Done);
     let () = rig.admin(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
     eventually("it is noticed", || async { broker.health().ready().then_some(()) }).await;
     broker.append(appends("a", 1)).await.expect("accepted again");
@@ -212,7 +213,7 @@ async fn durability_is_named_as_it_is() {
 #[tokio::test]
 async fn a_log_that_is_switched_on_counts_when_all_data_is_in_it() {
     let rig = RedisRig::with(&["--appendonly", "no"]);
-    let broker = rig.direct(Options { allow_unsafe: true, ..options() }).await;
+    let broker = rig.direct(BrokerOptions { allow_unsafe: true, ..options() }).await;
     broker.append(appends("a", 3)).await.unwrap();
     assert_eq!(broker.health().durability, Durability::None);
     // A second for each key, so that it is seen on the way.
@@ -243,7 +244,7 @@ async fn a_server_that_does_not_show_its_settings_is_served_as_unknown() {
     assert_eq!(broker.health().durability, Durability::Unknown);
     assert!(broker.health().ready(), "{:?}", broker.health());
     let delivery = deliver_one(&*broker, "a").await;
-    assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, SettleOutcome::Done);
 }
 
 #[tokio::test]
@@ -254,13 +255,13 @@ async fn what_cannot_be_opened_says_why() {
         async move { rig.try_open(&url, options()).await.map(|_| ()).unwrap_err() }
     };
     let wrong = open(rig.server.url().replace("redis://", "redis://nobody:wrong@")).await;
-    assert!(matches!(&wrong, OpenError::Misconfigured(_)), "{wrong:?}");
+    assert!(matches!(&wrong, RedisOpenError::Misconfigured(_)), "{wrong:?}");
     let () = rig.admin(&["REPLICAOF", "127.0.0.1", "1"]);
     let replica = open(rig.server.url()).await;
-    assert!(matches!(&replica, OpenError::Unsupported(why) if why.contains("replica")), "{replica:?}");
+    assert!(matches!(&replica, RedisOpenError::Unsupported(why) if why.contains("replica")), "{replica:?}");
     rig.server.kill9();
     let away = open(rig.server.url()).await;
     let address = rig.server.address().to_string();
-    assert!(matches!(&away, OpenError::Unreachable { .. }) && away.to_string().contains(&address), "{away}");
+    assert!(matches!(&away, RedisOpenError::Unreachable { .. }) && away.to_string().contains(&address), "{away}");
     assert!(!away.to_string().contains('\n'));
 }

@@ -6,21 +6,21 @@ use std::sync::Arc;
 use eventstream::broker::contract::*;
 use eventstream::broker::embedded::EmbeddedBroker;
 use eventstream::broker::redis::snapshot;
-use eventstream::broker::{Append, Broker, Error as BrokerError, Snapshot};
-use eventstream::event::{Class, Data, DataKind, Settlement, Start};
-use eventstream::shutdown::Tasks;
-use eventstream::transfer::{Error, Moved, Told, export, import};
+use eventstream::broker::{AppendRequest, Broker, Error as BrokerError, SnapshotReader};
+use eventstream::event::{DataKind, DeliveryStart, EventData, FailureClass, Settlement};
+use eventstream::shutdown::TaskGroup;
+use eventstream::transfer::{Error, ExportNotice, TransferCounts, export, import};
 
 use crate::rig::RedisRig;
 
-async fn exported(mut snapshot: Box<dyn Snapshot>) -> (Vec<u8>, Moved) {
-    let (mut text, mut moved) = (Vec::new(), Moved::default());
-    export(&mut *snapshot, &mut text, &mut moved, &mut |_: Told<'_>| ()).await.unwrap();
+async fn exported(mut snapshot: Box<dyn SnapshotReader>) -> (Vec<u8>, TransferCounts) {
+    let (mut text, mut moved) = (Vec::new(), TransferCounts::default());
+    export(&mut *snapshot, &mut text, &mut moved, &mut |_: ExportNotice<'_>| ()).await.unwrap();
     (text, moved)
 }
 
-async fn imported(broker: &dyn Broker, mut text: impl BufRead) -> (Result<(), Error>, Moved) {
-    let mut moved = Moved::default();
+async fn imported(broker: &dyn Broker, mut text: impl BufRead) -> (Result<(), Error>, TransferCounts) {
+    let mut moved = TransferCounts::default();
     let done = import(broker, &mut text, &mut moved, &mut |_| ()).await;
     (done, moved)
 }
@@ -39,14 +39,14 @@ async fn fill(broker: &dyn Broker, random: &mut fastrand::Rng, n: usize) {
         let bytes: Vec<u8> = (0..random.usize(..40)).map(|_| random.u8(..)).collect();
         event.data = match random.u8(..4) {
             0 => None,
-            1 => Some(Data::binary(bytes)),
-            2 => Some(Data { bytes: String::from_utf8_lossy(&bytes).into_owned().into(), kind: DataKind::Text }),
-            _ => Some(Data::text(format!("{{ \"n\": {}.10 }}", random.u64(..)))),
+            1 => Some(EventData::binary(bytes)),
+            2 => Some(EventData { bytes: String::from_utf8_lossy(&bytes).into_owned().into(), kind: DataKind::Text }),
+            _ => Some(EventData::text(format!("{{ \"n\": {}.10 }}", random.u64(..)))),
         };
         let lane = ["a", "b"][random.usize(..2)];
         let key = [place.to_le_bytes(), [0; 8], [0; 8], [0; 8]].concat().try_into().unwrap();
-        let append = Append {
-            start: if random.bool() { Start::Now } else { Start::InMs(3_600_000 + random.u64(..5)) },
+        let append = AppendRequest {
+            start: if random.bool() { DeliveryStart::Now } else { DeliveryStart::InMs(3_600_000 + random.u64(..5)) },
             idempotency: random.bool().then_some(eventstream::event::Idempotency { key, fingerprint: [7; 32] }),
             ..append_to(lane, event)
         };
@@ -56,7 +56,7 @@ async fn fill(broker: &dyn Broker, random: &mut fastrand::Rng, n: usize) {
         {
             let settlement = match random.u8(..4) {
                 0 => Settlement::Processed,
-                1 => failed(Class::Trap),
+                1 => failed(FailureClass::Trap),
                 2 => retry(3_600_000 + random.u64(..5)),
                 // It stays with a consumer that dies.
                 _ => continue,
@@ -71,7 +71,7 @@ async fn there_and_back_again_everything_is_as_it_was() {
     for seed in [1, 2] {
         let rig = RedisRig::new();
         let dir = tempfile::tempdir().unwrap();
-        let tasks = Tasks::new();
+        let tasks = TaskGroup::new();
         let open = |name: &str| EmbeddedBroker::open(&dir.path().join(name), options(), &tasks).unwrap();
         let first = open("first");
         fill(&*first, &mut fastrand::Rng::with_seed(seed), 300).await;
@@ -120,14 +120,14 @@ async fn entries_that_are_none_are_left_out_and_named() {
     let () = rig.admin(&["SET", &format!("{}{}", RedisRig::key("idem:"), "0".repeat(64)), "x"]);
     let mut snapshot = broker.snapshot().await.unwrap();
     let mut left_out = Vec::new();
-    let (mut text, mut moved) = (Vec::new(), Moved::default());
-    let mut tell = |told: Told<'_>| {
-        if let Told::LeftOut(why) = told {
+    let (mut text, mut moved) = (Vec::new(), TransferCounts::default());
+    let mut tell = |told: ExportNotice<'_>| {
+        if let ExportNotice::LeftOut(why) = told {
             left_out.push(why.to_owned());
         }
     };
     export(&mut *snapshot, &mut text, &mut moved, &mut tell).await.unwrap();
-    assert_eq!(moved, Moved { events: 3, unreadable: 3, ..Moved::default() });
+    assert_eq!(moved, TransferCounts { events: 3, unreadable: 3, ..TransferCounts::default() });
     for (why, place) in left_out.iter().zip(["lane a", "x, which is due later", "failed events"]) {
         assert!(why.contains(place), "{why}");
     }
@@ -153,7 +153,7 @@ impl<F: FnOnce()> Read for Disturbed<F> {
 
 async fn export_of(n: usize) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
-    let source = EmbeddedBroker::open(dir.path(), options(), &Tasks::new()).unwrap();
+    let source = EmbeddedBroker::open(dir.path(), options(), &TaskGroup::new()).unwrap();
     for _ in 0..n / 500 {
         source.append(appends("a", 500)).await.unwrap();
     }

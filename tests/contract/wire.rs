@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use eventstream::broker::contract::*;
 use eventstream::broker::redis::RedisBroker;
-use eventstream::broker::{Broker, Error, Options, Settled};
-use eventstream::event::{Class, Settlement, State};
+use eventstream::broker::{Broker, BrokerOptions, Error, SettleOutcome};
+use eventstream::event::{EventState, FailureClass, Settlement};
 
 use crate::rig::RedisRig;
 
@@ -68,13 +68,13 @@ async fn an_append_is_in_doubt_only_when_it_may_have_happened() {
 async fn a_settle_whose_answer_was_lost_takes_effect_once() {
     let rig = RedisRig::new();
     let broker = rig.through_proxy(options()).await;
-    for settlement in [Settlement::Processed, retry(60_000), failed(Class::Trap), Settlement::Returned] {
+    for settlement in [Settlement::Processed, retry(60_000), failed(FailureClass::Trap), Settlement::Returned] {
         let delivery = deliver_one(&*broker, "a").await;
         let publish = if settlement == Settlement::Processed { appends("children", 2) } else { Vec::new() };
         let before = rig.proxy.answers_lost();
         lose_answer(&rig, &broker, "settle");
         let settled = broker.settle(vec![settle(&delivery, settlement, publish)]).await;
-        assert_eq!(settled, Ok(vec![Settled::Done]));
+        assert_eq!(settled, Ok(vec![SettleOutcome::Done]));
         assert_eq!(rig.proxy.answers_lost(), before + 1);
     }
     let counters = broker.stats().await.unwrap().counters;
@@ -85,12 +85,12 @@ async fn a_settle_whose_answer_was_lost_takes_effect_once() {
 #[tokio::test]
 async fn a_claim_whose_answer_was_lost_is_found_again() {
     let rig = RedisRig::new();
-    let broker = rig.through_proxy(Options { lease_ms: 600_000, ..options() }).await;
+    let broker = rig.through_proxy(BrokerOptions { lease_ms: 600_000, ..options() }).await;
     let ids: Vec<_> = broker.append(appends("a", 3)).await.unwrap().iter().map(|accepted| accepted.id).collect();
     assert!(claim(&*broker, "b", 1).await.is_empty());
     lose_answer(&rig, &broker, "claim");
-    let lanes = vec![eventstream::broker::LaneWant { lane: lane("a"), free: 2 }];
-    let lost = broker.claim(eventstream::broker::Claim { lanes, max: 2 }).await;
+    let lanes = vec![eventstream::broker::LaneDemand { lane: lane("a"), free: 2 }];
+    let lost = broker.claim(eventstream::broker::ClaimRequest { lanes, max: 2 }).await;
     assert!(matches!(lost, Err(Error::Unavailable { outcome_known: false, .. })), "{lost:?}");
     let held = claim(&*broker, "a", 9).await;
     assert_eq!(held.len(), 1, "two are pending, and nobody has heard of them");
@@ -108,7 +108,7 @@ async fn a_claim_whose_answer_was_lost_is_found_again() {
     assert!(found.iter().all(|delivery| delivery.deliveries == 1), "nobody was given them before");
     assert_eq!(broker.recover(9).await, Ok(Vec::new()), "what was handed out is left alone");
     for delivery in found.iter().chain(&held) {
-        assert_eq!(settle_one(&*broker, delivery, Settlement::Processed).await, Settled::Done);
+        assert_eq!(settle_one(&*broker, delivery, Settlement::Processed).await, SettleOutcome::Done);
     }
     assert_eq!(broker.stats().await.unwrap().counters.recovered, 0, "nobody died");
 }
@@ -116,13 +116,13 @@ async fn a_claim_whose_answer_was_lost_is_found_again() {
 #[tokio::test]
 async fn a_claim_after_a_lost_answer_asks_for_half_as_much() {
     let rig = RedisRig::new();
-    let broker = rig.through_proxy(Options { lease_ms: 600_000, ..options() }).await;
+    let broker = rig.through_proxy(BrokerOptions { lease_ms: 600_000, ..options() }).await;
     assert!(claim(&*broker, "a", 1).await.is_empty());
     broker.append(appends("a", 60)).await.unwrap();
     for asked in [16, 8] {
         lose_answer(&rig, &broker, "claim");
-        let lanes = vec![eventstream::broker::LaneWant { lane: lane("a"), free: 16 }];
-        broker.claim(eventstream::broker::Claim { lanes, max: 16 }).await.unwrap_err();
+        let lanes = vec![eventstream::broker::LaneDemand { lane: lane("a"), free: 16 }];
+        broker.claim(eventstream::broker::ClaimRequest { lanes, max: 16 }).await.unwrap_err();
         let pending: Vec<redis::Value> = rig.admin(&["XPENDING", &RedisRig::key("q:a"), "es"]);
         assert_eq!(pending[0], redis::Value::Int(if asked == 16 { 16 } else { 16 + 8 }));
     }
@@ -148,7 +148,7 @@ async fn a_large_batch_is_settled_in_several_calls_and_answered_in_order() {
         .map(|delivery| {
             let mut settle = settle(delivery, Settlement::Processed, Vec::new());
             let end = settle.record.end.as_mut().unwrap();
-            end.result = Some(eventstream::event::Data::text(format!("\"{}\"", "x".repeat(250_000))));
+            end.result = Some(eventstream::event::EventData::text(format!("\"{}\"", "x".repeat(250_000))));
             settle
         })
         .collect();
@@ -156,20 +156,20 @@ async fn a_large_batch_is_settled_in_several_calls_and_answered_in_order() {
     let stats: String = rig.admin(&["INFO", "commandstats"]);
     // Each call acknowledges what it settles of a lane at once.
     assert!(stats.contains("cmdstat_xack:calls=4,"), "7.5 MB are four calls: {stats}");
-    let lost = settled.iter().position(|settled| *settled == Settled::Lost);
+    let lost = settled.iter().position(|settled| *settled == SettleOutcome::Lost);
     assert_eq!((settled.len(), lost), (30, Some(17)));
-    assert_eq!(settled.iter().filter(|settled| **settled == Settled::Done).count(), 29);
+    assert_eq!(settled.iter().filter(|settled| **settled == SettleOutcome::Done).count(), 29);
 }
 
 #[tokio::test]
 async fn answers_that_are_lost_are_no_deliveries() {
     let rig = RedisRig::new();
-    let broker = rig.through_proxy(Options { lease_ms: 600_000, ..options() }).await;
+    let broker = rig.through_proxy(BrokerOptions { lease_ms: 600_000, ..options() }).await;
     let lose_claim = async || {
         broker.append(appends("a", 1)).await.unwrap();
         lose_answer(&rig, &broker, "claim");
-        let lanes = vec![eventstream::broker::LaneWant { lane: lane("a"), free: 1 }];
-        broker.claim(eventstream::broker::Claim { lanes, max: 1 }).await.unwrap_err();
+        let lanes = vec![eventstream::broker::LaneDemand { lane: lane("a"), free: 1 }];
+        broker.claim(eventstream::broker::ClaimRequest { lanes, max: 1 }).await.unwrap_err();
     };
     // The scripts are known after the first time, so that the answer which is lost is not that they are not.
     assert_eq!(claim(&*broker, "a", 1).await.len(), 0);
@@ -187,7 +187,7 @@ async fn answers_that_are_lost_are_no_deliveries() {
     let found = eventually("it is found", || async { broker.recover(9).await.ok()?.pop() }).await;
     assert_eq!((found.deliveries, found.attempt()), (1, 1));
     assert_eq!(broker.leases().renew(std::slice::from_ref(&found.receipt)).await, Ok(Vec::new()));
-    assert_eq!(settle_one(&*broker, &found, Settlement::Processed).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &found, Settlement::Processed).await, SettleOutcome::Done);
     assert_eq!(broker.stats().await.unwrap().counters.recovered, 0, "nobody died");
 }
 
@@ -196,7 +196,7 @@ async fn answers_that_are_lost_are_no_deliveries() {
 #[tokio::test]
 async fn what_stands_behind_many_bad_entries_is_handed_out_once() {
     let rig = RedisRig::new();
-    let broker = rig.through_proxy(Options { lease_ms: 600_000, ..options() }).await;
+    let broker = rig.through_proxy(BrokerOptions { lease_ms: 600_000, ..options() }).await;
     broker.append(appends("a", 1)).await.unwrap();
     assert_eq!(claim(&*broker, "a", 1).await.len(), 1);
     for n in 0..100 {
@@ -246,10 +246,10 @@ async fn a_replay_whose_answer_was_lost_replays_once() {
     let rig = RedisRig::new();
     let broker = rig.through_proxy(options()).await;
     let delivery = deliver_one(&*broker, "a").await;
-    settle_one(&*broker, &delivery, failed(Class::Trap)).await;
+    settle_one(&*broker, &delivery, failed(FailureClass::Trap)).await;
     lose_answer(&rig, &broker, "replay");
     let replayed = broker.replay(delivery.record.event.id, &lane("a")).await;
-    assert_eq!(replayed, Ok(eventstream::broker::Replayed::Done));
+    assert_eq!(replayed, Ok(eventstream::broker::ReplayOutcome::Done));
     assert_eq!(rig.proxy.answers_lost(), 1);
     assert_eq!(claim(&*broker, "a", 9).await.len(), 1);
     assert_eq!(broker.stats().await.unwrap().counters.replayed, 1);
@@ -286,7 +286,7 @@ async fn without_redis_calls_fail_fast_and_connections_are_not_stormed() {
     eventually("it recovers by itself", || async { broker.append(appends("a", 1)).await.ok() }).await;
     eventually("the trouble is over", || async { broker.health().ready().then_some(()) }).await;
     let settled = broker.settle(vec![settle(&delivery, Settlement::Processed, Vec::new())]).await;
-    assert_eq!(settled, Ok(vec![Settled::Done]));
+    assert_eq!(settled, Ok(vec![SettleOutcome::Done]));
 }
 
 #[tokio::test]
@@ -319,12 +319,13 @@ async fn cut_connections_lose_and_double_nothing() {
         if let Ok(answers) = broker.append(appends("a", 5)).await {
             accepted.extend(answers.iter().map(|accepted| accepted.id));
         }
-        let lanes = vec![eventstream::broker::LaneWant { lane: lane("a"), free: 4 }];
-        let mut deliveries = broker.claim(eventstream::broker::Claim { lanes, max: 4 }).await.unwrap_or_default();
+        let lanes = vec![eventstream::broker::LaneDemand { lane: lane("a"), free: 4 }];
+        let mut deliveries =
+            broker.claim(eventstream::broker::ClaimRequest { lanes, max: 4 }).await.unwrap_or_default();
         deliveries.extend(broker.recover(9).await.unwrap_or_default());
         let batch: Vec<_> = deliveries.iter().map(|d| settle(d, Settlement::Processed, Vec::new())).collect();
         let settled = eventually("the settle is answered", || async { broker.settle(batch.clone()).await.ok() }).await;
-        processed += settled.iter().filter(|settled| **settled == Settled::Done).count();
+        processed += settled.iter().filter(|settled| **settled == SettleOutcome::Done).count();
     }
     let began = Instant::now();
     while broker.stats().await.map_or(1, |stats| stats.depth.waiting()) > 0 {
@@ -332,11 +333,12 @@ async fn cut_connections_lose_and_double_nothing() {
         let mut deliveries = claim(&*broker, "a", 50).await;
         deliveries.extend(broker.recover(50).await.unwrap());
         for delivery in &deliveries {
-            processed += usize::from(settle_one(&*broker, delivery, Settlement::Processed).await == Settled::Done);
+            processed +=
+                usize::from(settle_one(&*broker, delivery, Settlement::Processed).await == SettleOutcome::Done);
         }
     }
     for id in &accepted {
-        assert_eq!(state(&*broker, *id).await, Some(State::Processed));
+        assert_eq!(state(&*broker, *id).await, Some(EventState::Processed));
     }
     let counters = broker.stats().await.unwrap().counters;
     assert_eq!(counters.processed, processed as u64);

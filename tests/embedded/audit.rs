@@ -5,27 +5,32 @@ use std::path::Path;
 use std::sync::Arc;
 
 use eventstream::broker::embedded::EmbeddedBroker;
-use eventstream::broker::{Broker, EndedQuery, Ending, Options};
-use eventstream::event::{EventId, Record, State};
-use eventstream::shutdown::Tasks;
+use eventstream::broker::{Broker, BrokerOptions, EndKind, EndedQuery};
+use eventstream::event::{EventId, EventRecord, EventState};
+use eventstream::shutdown::TaskGroup;
 use rusqlite::Connection;
 
 use super::load::Ack;
 
 /// The options of all tests here: leases end only with their process.
-pub fn options() -> Options {
-    Options { consumer_name: "audit".into(), lease_ms: 3_600_000, max_waiting: u64::MAX, ..Options::default() }
+pub fn options() -> BrokerOptions {
+    BrokerOptions {
+        consumer_name: "audit".into(),
+        lease_ms: 3_600_000,
+        max_waiting: u64::MAX,
+        ..BrokerOptions::default()
+    }
 }
 
 /// Opens a store as it is.
 pub fn open(dir: &Path) -> Arc<EmbeddedBroker> {
-    EmbeddedBroker::open(dir, options(), &Tasks::new()).unwrap()
+    EmbeddedBroker::open(dir, options(), &TaskGroup::new()).unwrap()
 }
 
 /// Opens what is left, checks it against the acknowledgements and closes it again.
 pub async fn audit(dir: &Path, acks: &[Ack]) {
     let broker = open(dir);
-    let ended = [ended(&broker, Ending::Processed).await, ended(&broker, Ending::Failed).await];
+    let ended = [ended(&broker, EndKind::Processed).await, ended(&broker, EndKind::Failed).await];
     let state = async |id: EventId| broker.event(id).await.unwrap().map(|found| found.state);
     for ack in acks {
         match ack {
@@ -57,7 +62,7 @@ pub async fn audit(dir: &Path, acks: &[Ack]) {
 }
 
 /// Compares the totals with what counting gives, and has SQLite check every page.
-fn count(dir: &Path, stats: &eventstream::broker::Stats) {
+fn count(dir: &Path, stats: &eventstream::broker::BrokerStats) {
     let db = Connection::open(dir.join("eventstream.db")).unwrap();
     let verdict: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(verdict, "ok");
@@ -77,7 +82,7 @@ fn count(dir: &Path, stats: &eventstream::broker::Stats) {
     }
 }
 
-async fn ended(broker: &EmbeddedBroker, ending: Ending) -> HashMap<EventId, Record> {
+async fn ended(broker: &EmbeddedBroker, ending: EndKind) -> HashMap<EventId, EventRecord> {
     let mut query = EndedQuery {
         ending,
         event_type: None,
@@ -107,7 +112,7 @@ pub async fn recovered(broker: &EmbeddedBroker) -> u64 {
     for delivery in &left {
         assert!(delivery.deliveries > 1);
         let found = broker.event(delivery.record.event.id).await.unwrap();
-        assert_eq!(found.map(|found| found.state), Some(State::Running));
+        assert_eq!(found.map(|found| found.state), Some(EventState::Running));
     }
     left.len() as u64
 }

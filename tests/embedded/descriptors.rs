@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use eventstream::broker::Broker;
-use eventstream::event::State;
+use eventstream::event::EventState;
 use futures_util::future::join_all;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -36,7 +36,7 @@ async fn work_without_descriptors() {
     assert_eq!(broker.health().trouble, None);
     drop(taken);
     broker.snapshot().await.unwrap();
-    assert!(matches!(broker.event(id).await.unwrap().unwrap().state, State::Queued | State::Scheduled));
+    assert!(matches!(broker.event(id).await.unwrap().unwrap().state, EventState::Queued | EventState::Scheduled));
     broker.close().await.unwrap();
     println!("went on");
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use eventstream::broker::Broker;
-use eventstream::broker::embedded::{EmbeddedBroker, OpenError};
-use eventstream::shutdown::Tasks;
+use eventstream::broker::embedded::{EmbeddedBroker, EmbeddedOpenError};
+use eventstream::shutdown::TaskGroup;
 use rusqlite::Connection;
 
 use super::audit::{open, options};
@@ -49,8 +49,8 @@ async fn at_the_start_it_is_said_who_holds_the_database() {
     drop(open(dir.path()));
     let other = Connection::open(dir.path().join("eventstream.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let refused = EmbeddedBroker::open(dir.path(), options(), &Tasks::new()).map(drop).unwrap_err();
-    assert!(matches!(refused, OpenError::Held(_)), "{refused}");
+    let refused = EmbeddedBroker::open(dir.path(), options(), &TaskGroup::new()).map(drop).unwrap_err();
+    assert!(matches!(refused, EmbeddedOpenError::Held(_)), "{refused}");
     other.execute_batch("ROLLBACK").unwrap();
     drop(other);
     open(dir.path());

@@ -9,9 +9,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use eventstream::broker::{Append, Broker, Claim, Delivery, Error, Lane, LaneWant, Settle, Settled};
+use eventstream::broker::{
+    AppendRequest, Broker, ClaimRequest, Delivery, Error, Lane, LaneDemand, SettleOutcome, SettleRequest,
+};
 use eventstream::clock;
-use eventstream::event::{Class, Data, Event, EventId, Idempotency, Record, Settlement, Start};
+use eventstream::event::{
+    DeliveryStart, Event, EventData, EventId, EventRecord, FailureClass, Idempotency, Settlement,
+};
 
 /// The lanes that the load uses.
 const LANES: [&str; 3] = ["a", "b", "_"];
@@ -60,16 +64,16 @@ fn lane(name: &str) -> Lane {
 }
 
 /// An event of random size for a random lane.
-pub fn new_append(cause: Option<EventId>) -> Append {
+pub fn new_append(cause: Option<EventId>) -> AppendRequest {
     let size = if fastrand::u8(..16) == 0 { 9_000 } else { fastrand::usize(..600) };
     let event = Event {
         cause,
-        data: Some(Data::binary(vec![fastrand::u8(..); size])),
+        data: Some(EventData::binary(vec![fastrand::u8(..); size])),
         ..Event::new("load".parse().unwrap(), "/load", clock::now())
     };
-    let start = if fastrand::u8(..8) == 0 { Start::InMs(3) } else { Start::Now };
+    let start = if fastrand::u8(..8) == 0 { DeliveryStart::InMs(3) } else { DeliveryStart::Now };
     let lane = lane(LANES[fastrand::usize(..LANES.len())]);
-    Append { record: Record::new(event), lane, start, idempotency: None }
+    AppendRequest { record: EventRecord::new(event), lane, start, idempotency: None }
 }
 
 /// Loads the broker until `stop` is set or the broker fails, which ends the part that noticed it.
@@ -81,7 +85,7 @@ pub async fn run(broker: Arc<dyn Broker>, stop: Arc<AtomicBool>, ack: impl Fn(Ac
 
 async fn produce(broker: Arc<dyn Broker>, stop: Arc<AtomicBool>, ack: impl Fn(Ack)) {
     while !stop.load(Ordering::Relaxed) {
-        let mut batch: Vec<Append> = (0..fastrand::usize(1..6)).map(|_| new_append(None)).collect();
+        let mut batch: Vec<AppendRequest> = (0..fastrand::usize(1..6)).map(|_| new_append(None)).collect();
         batch[0].idempotency = Some(Idempotency {
             key: fastrand::u128(..).to_le_bytes().repeat(2).try_into().unwrap(),
             fingerprint: [0; 32],
@@ -108,11 +112,11 @@ async fn consume(broker: Arc<dyn Broker>, stop: Arc<AtomicBool>, ack: impl Fn(Ac
             tokio::task::yield_now().await;
             continue;
         }
-        let settles: Vec<Settle> = deliveries.into_iter().filter_map(outcome).collect();
+        let settles: Vec<SettleRequest> = deliveries.into_iter().filter_map(outcome).collect();
         match broker.settle(settles.clone()).await {
             Ok(settled) => {
                 for (settle, settled) in settles.iter().zip(settled) {
-                    assert_eq!(settled, Settled::Done, "nobody else holds it");
+                    assert_eq!(settled, SettleOutcome::Done, "nobody else holds it");
                     told(settle).into_iter().for_each(&ack);
                 }
             }
@@ -123,8 +127,8 @@ async fn consume(broker: Arc<dyn Broker>, stop: Arc<AtomicBool>, ack: impl Fn(Ac
 }
 
 /// A claim of deliveries of all lanes of the load.
-pub fn claim_any(max: usize) -> Claim {
-    Claim { lanes: LANES.map(|name| LaneWant { lane: lane(name), free: max }).to_vec(), max }
+pub fn claim_any(max: usize) -> ClaimRequest {
+    ClaimRequest { lanes: LANES.map(|name| LaneDemand { lane: lane(name), free: max }).to_vec(), max }
 }
 
 async fn keep_house(broker: Arc<dyn Broker>, stop: Arc<AtomicBool>) {
@@ -139,11 +143,11 @@ async fn keep_house(broker: Arc<dyn Broker>, stop: Arc<AtomicBool>) {
 }
 
 /// What becomes of a delivery; `None` if it is held and never settled.
-fn outcome(delivery: Delivery) -> Option<Settle> {
+fn outcome(delivery: Delivery) -> Option<SettleRequest> {
     let settlement = match fastrand::u8(..20) {
         0..=11 => Settlement::Processed,
-        12..=14 => Settlement::Failed { class: Class::Reject, reason: "no".into() },
-        15..=17 => Settlement::Retry { class: Class::Retry, delay_ms: 1 },
+        12..=14 => Settlement::Failed { class: FailureClass::Reject, reason: "no".into() },
+        15..=17 => Settlement::Retry { class: FailureClass::Retry, delay_ms: 1 },
         18 => Settlement::Returned,
         _ => return None,
     };
@@ -155,11 +159,16 @@ fn outcome(delivery: Delivery) -> Option<Settle> {
 }
 
 /// The settle of a delivery that went well and published nothing.
-pub fn processed(delivery: Delivery, result: Option<Data>) -> Settle {
+pub fn processed(delivery: Delivery, result: Option<EventData>) -> SettleRequest {
     settle_as(delivery, Settlement::Processed, result, Vec::new())
 }
 
-fn settle_as(delivery: Delivery, settlement: Settlement, result: Option<Data>, publish: Vec<Append>) -> Settle {
+fn settle_as(
+    delivery: Delivery,
+    settlement: Settlement,
+    result: Option<EventData>,
+    publish: Vec<AppendRequest>,
+) -> SettleRequest {
     let attempt = eventstream::event::AttemptRecord {
         attempt: delivery.attempt(),
         replay: 0,
@@ -178,10 +187,17 @@ fn settle_as(delivery: Delivery, settlement: Settlement, result: Option<Data>, p
     };
     let ids = publish.iter().map(|child| child.record.event.id).collect();
     let record = delivery.record.after(attempt, &settlement, clock::now(), result, ids);
-    Settle { lane: delivery.receipt.lane.clone(), receipt: delivery.receipt, record, settlement, publish, state: None }
+    SettleRequest {
+        lane: delivery.receipt.lane.clone(),
+        receipt: delivery.receipt,
+        record,
+        settlement,
+        publish,
+        state: None,
+    }
 }
 
-fn told(settle: &Settle) -> Option<Ack> {
+fn told(settle: &SettleRequest) -> Option<Ack> {
     let id = settle.receipt.event_id;
     match settle.settlement {
         Settlement::Processed => {

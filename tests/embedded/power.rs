@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use eventstream::broker::embedded::EmbeddedBroker;
-use eventstream::broker::{Append, Broker, Error};
-use eventstream::event::{Start, State};
-use eventstream::shutdown::Tasks;
+use eventstream::broker::{AppendRequest, Broker, Error};
+use eventstream::event::{DeliveryStart, EventState};
+use eventstream::shutdown::TaskGroup;
 use futures_util::future::join_all;
 
 use super::audit::{audit, open, options};
@@ -70,7 +70,7 @@ async fn after_a_sync_that_failed_nothing_is_acknowledged_before_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Disk::under(dir.path());
     let broker = open(dir.path());
-    let append = || vec![Append { start: Start::Now, ..load::new_append(None) }];
+    let append = || vec![AppendRequest { start: DeliveryStart::Now, ..load::new_append(None) }];
     let kept = broker.append(append()).await.unwrap()[0].id;
     disk.fail_syncs(true);
     let failed = broker.append(append()).await.unwrap_err();
@@ -91,7 +91,7 @@ async fn after_a_sync_that_failed_nothing_is_acknowledged_before_a_restart() {
     audit(dir.path(), &[Ack::Accepted(vec![kept])]).await;
     let broker = open(dir.path());
     assert!(broker.append(append()).await.is_ok());
-    assert_eq!(broker.event(kept).await.unwrap().map(|found| found.state), Some(State::Queued));
+    assert_eq!(broker.event(kept).await.unwrap().map(|found| found.state), Some(EventState::Queued));
 }
 
 /// What a failed sync left unwritten was read again after the restart, and what followed it in the log was lost with it.
@@ -127,7 +127,7 @@ async fn a_store_whose_log_cannot_be_moved_after_a_crash_is_refused_and_opens_wh
     let kept = broker.append(vec![load::new_append(None)]).await.unwrap()[0].id;
     drop(broker);
     disk.fail_syncs(true);
-    let refused = EmbeddedBroker::open(dir.path(), options(), &Tasks::new()).map(drop).unwrap_err();
+    let refused = EmbeddedBroker::open(dir.path(), options(), &TaskGroup::new()).map(drop).unwrap_err();
     assert!(refused.to_string().contains("the log that was left"), "{refused}");
     disk.fail_syncs(false);
     assert!(open(dir.path()).event(kept).await.unwrap().is_some());

@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use eventstream::broker::embedded::EmbeddedBroker;
-use eventstream::broker::{Append, Broker, Claim, Error, Lane, LaneWant, Options, Retention, Settled};
-use eventstream::shutdown::Tasks;
+use eventstream::broker::{
+    AppendRequest, Broker, BrokerOptions, ClaimRequest, Error, Lane, LaneDemand, RetentionLimits, SettleOutcome,
+};
+use eventstream::shutdown::TaskGroup;
 
 use super::audit::{audit, open, options};
 use super::disk::Disk;
@@ -63,13 +65,15 @@ const DIRECTORY: &str = "EMBEDDED_TEST_SMALL_DISK";
 #[ignore = "the work of the process that the other test gives a small disk"]
 async fn work_on_a_small_disk() {
     let Ok(dir) = std::env::var(DIRECTORY) else { return };
-    let retention = Retention { processed_ms: 0, processed_max: 0, processed_max_bytes: u64::MAX, idempotency_ms: 0 };
-    let broker = EmbeddedBroker::open(Path::new(&dir), Options { retention, ..options() }, &Tasks::new()).unwrap();
+    let retention =
+        RetentionLimits { processed_ms: 0, processed_max: 0, processed_max_bytes: u64::MAX, idempotency_ms: 0 };
+    let broker =
+        EmbeddedBroker::open(Path::new(&dir), BrokerOptions { retention, ..options() }, &TaskGroup::new()).unwrap();
     // Over many plugins, since none of them may take so much that there is no room for the others.
     let lanes: Vec<Lane> = (0..12).map(|n| format!("plugin-{n}").parse().unwrap()).collect();
-    let new_append = || Append { lane: lanes[fastrand::usize(..lanes.len())].clone(), ..load::new_append(None) };
+    let new_append = || AppendRequest { lane: lanes[fastrand::usize(..lanes.len())].clone(), ..load::new_append(None) };
     let batch = || (0..50).map(|_| new_append()).collect();
-    let wants: Vec<LaneWant> = lanes.iter().map(|lane| LaneWant { lane: lane.clone(), free: 20 }).collect();
+    let wants: Vec<LaneDemand> = lanes.iter().map(|lane| LaneDemand { lane: lane.clone(), free: 20 }).collect();
     let mut acks = Vec::new();
     let refused = loop {
         match broker.append(batch()).await {
@@ -83,10 +87,10 @@ async fn work_on_a_small_disk() {
     // Everything that was accepted can be worked off all the same, and leaves room for more.
     while broker.stats().await.unwrap().depth.waiting() > 0 {
         broker.promote().await.unwrap();
-        let deliveries = broker.claim(Claim { lanes: wants.clone(), max: 20 }).await.unwrap();
+        let deliveries = broker.claim(ClaimRequest { lanes: wants.clone(), max: 20 }).await.unwrap();
         let settles: Vec<_> = deliveries.into_iter().map(|delivery| load::processed(delivery, None)).collect();
         let settled = broker.settle(settles).await.unwrap();
-        assert!(settled.iter().all(|it| *it == Settled::Done));
+        assert!(settled.iter().all(|it| *it == SettleOutcome::Done));
         // Says that there is no room for as long as there is none.
         let _ = broker.maintain().await;
     }

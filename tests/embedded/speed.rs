@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use eventstream::broker::embedded::EmbeddedBroker;
-use eventstream::broker::{Append, Broker, Claim, LaneWant};
-use eventstream::event::{Data, Start};
+use eventstream::broker::{AppendRequest, Broker, ClaimRequest, LaneDemand};
+use eventstream::event::{DeliveryStart, EventData};
 use futures_util::future::join_all;
 
 use super::audit::open;
@@ -16,11 +16,11 @@ use super::load;
 
 const BATCH: usize = 100;
 
-fn append_of_200_bytes() -> Append {
+fn append_of_200_bytes() -> AppendRequest {
     let mut append = load::new_append(None);
-    std::sync::Arc::make_mut(&mut append.record.event).data = Some(Data::text("x".repeat(200)));
+    std::sync::Arc::make_mut(&mut append.record.event).data = Some(EventData::text("x".repeat(200)));
     append.lane = "a".parse().unwrap();
-    append.start = Start::Now;
+    append.start = DeliveryStart::Now;
     append
 }
 
@@ -40,12 +40,12 @@ fn disk_mib(dir: &Path) -> u64 {
 }
 
 async fn drain(broker: &EmbeddedBroker, events: usize, batch: usize) {
-    let result = Data::text("y".repeat(95));
+    let result = EventData::text("y".repeat(95));
     let mut done = 0;
     while done < events {
         let batch = batch.min(events - done);
-        let lanes = vec![LaneWant { lane: "a".parse().unwrap(), free: batch }];
-        let deliveries = broker.claim(Claim { lanes, max: batch }).await.unwrap();
+        let lanes = vec![LaneDemand { lane: "a".parse().unwrap(), free: batch }];
+        let deliveries = broker.claim(ClaimRequest { lanes, max: batch }).await.unwrap();
         let settles = deliveries.into_iter().map(|delivery| load::processed(delivery, Some(result.clone())));
         done += broker.settle(settles.collect()).await.unwrap().len();
     }

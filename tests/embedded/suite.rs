@@ -4,27 +4,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use eventstream::broker::contract::{Rig, options};
+use eventstream::broker::contract::{BrokerRig, options};
 use eventstream::broker::embedded::EmbeddedBroker;
-use eventstream::broker::{Broker, Options};
+use eventstream::broker::{Broker, BrokerOptions};
 use eventstream::event::EventId;
-use eventstream::shutdown::Tasks;
+use eventstream::shutdown::TaskGroup;
 
 /// A directory, and the tasks of the brokers that come and go in it.
 struct DirectoryRig {
     dir: tempfile::TempDir,
-    tasks: Tasks,
+    tasks: TaskGroup,
 }
 
 impl DirectoryRig {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), tasks: Tasks::new() }
+        Self { dir: tempfile::tempdir().unwrap(), tasks: TaskGroup::new() }
     }
 }
 
 #[async_trait]
-impl Rig for DirectoryRig {
-    async fn open(&self, options: Options) -> Arc<dyn Broker> {
+impl BrokerRig for DirectoryRig {
+    async fn open(&self, options: BrokerOptions) -> Arc<dyn Broker> {
         // A namespace is a store of its own; here that is a directory.
         EmbeddedBroker::open(&self.dir.path().join(&options.namespace), options, &self.tasks).unwrap()
     }

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use eventstream::broker::contract::{append_to, claim, event, failed, idempotency, settle_one};
 use eventstream::broker::embedded::{EmbeddedBroker, snapshot};
-use eventstream::broker::{Append, Broker, Exported, Snapshot};
-use eventstream::event::{Class, Data, EventId, Start};
-use eventstream::transfer::{Error, Moved, Told, export, import};
+use eventstream::broker::{AppendRequest, Broker, SnapshotItem, SnapshotReader};
+use eventstream::event::{DeliveryStart, EventData, EventId, FailureClass};
+use eventstream::transfer::{Error, ExportNotice, TransferCounts, export, import};
 use rusqlite::Connection;
 
 use super::audit::{self, open};
@@ -20,21 +20,21 @@ async fn fill(broker: &EmbeddedBroker, n: u8) -> Vec<EventId> {
     let mut ids = Vec::new();
     for key in 0..n {
         let mut data = event("order.paid");
-        data.data = Some(Data::text(format!("{{\"n\":\"{}\"}}", "ä".repeat(usize::from(key)))));
-        let waiting = Append { idempotency: idempotency(key, 1), ..append_to("a", data) };
-        let later = Append { start: Start::InMs(3_600_000), ..append_to("b", event("order.due")) };
+        data.data = Some(EventData::text(format!("{{\"n\":\"{}\"}}", "ä".repeat(usize::from(key)))));
+        let waiting = AppendRequest { idempotency: idempotency(key, 1), ..append_to("a", data) };
+        let later = AppendRequest { start: DeliveryStart::InMs(3_600_000), ..append_to("b", event("order.due")) };
         let failing = append_to("c", event("order.failed"));
         ids.extend(broker.append(vec![waiting, later, failing]).await.unwrap().iter().map(|accepted| accepted.id));
         let delivery = claim(broker, "c", 1).await.pop().unwrap();
-        settle_one(broker, &delivery, failed(Class::Reject)).await;
+        settle_one(broker, &delivery, failed(FailureClass::Reject)).await;
     }
     ids
 }
 
-async fn exported(mut snapshot: Box<dyn Snapshot>) -> (Vec<u8>, Moved, Vec<String>) {
-    let (mut text, mut moved, mut left_out) = (Vec::new(), Moved::default(), Vec::new());
-    let mut tell = |told: Told<'_>| {
-        if let Told::LeftOut(why) = told {
+async fn exported(mut snapshot: Box<dyn SnapshotReader>) -> (Vec<u8>, TransferCounts, Vec<String>) {
+    let (mut text, mut moved, mut left_out) = (Vec::new(), TransferCounts::default(), Vec::new());
+    let mut tell = |told: ExportNotice<'_>| {
+        if let ExportNotice::LeftOut(why) = told {
             left_out.push(why.to_owned());
         }
     };
@@ -42,8 +42,8 @@ async fn exported(mut snapshot: Box<dyn Snapshot>) -> (Vec<u8>, Moved, Vec<Strin
     (text, moved, left_out)
 }
 
-async fn imported(broker: &EmbeddedBroker, mut text: &[u8]) -> (Result<(), Error>, Moved) {
-    let mut moved = Moved::default();
+async fn imported(broker: &EmbeddedBroker, mut text: &[u8]) -> (Result<(), Error>, TransferCounts) {
+    let mut moved = TransferCounts::default();
     let done = import(broker, &mut text, &mut moved, &mut |_| ()).await;
     (done, moved)
 }
@@ -74,7 +74,7 @@ async fn an_export_that_is_cut_off_anywhere_is_noticed_and_finished_by_the_whole
     }
     // Every line but the last was whole in one of them.
     let (done, moved) = imported(&broker, &text).await;
-    assert!(done.is_ok() && moved == Moved { known: 8, ..Moved::default() }, "{done:?} {moved:?}");
+    assert!(done.is_ok() && moved == TransferCounts { known: 8, ..TransferCounts::default() }, "{done:?} {moved:?}");
     assert_eq!(broker.stats().await.unwrap().counters.accepted, 6);
     let (again, _, _) = exported(broker.snapshot().await.unwrap()).await;
     assert_eq!(lines(&again), lines(&text));
@@ -93,7 +93,7 @@ async fn a_line_that_is_wrong_is_named_and_what_stands_before_it_is_imported() {
         text.replacen("\"lane\":\"a\"", "\"lane\":\"a b\"", 2).replacen("\"lane\":\"a b\"", "\"lane\":\"a\"", 1);
     let (done, moved) = imported(&broker, wrong.as_bytes()).await;
     assert!(matches!(&done, Err(Error::Line { number: 6, reason }) if reason.contains("lane")), "{done:?}");
-    assert_eq!(moved, Moved { keys: 3, events: 1, ..Moved::default() });
+    assert_eq!(moved, TransferCounts { keys: 3, events: 1, ..TransferCounts::default() });
     // A line that is missing is noticed by the last one, and one that is there twice as well.
     let fewer: Vec<&str> = text.lines().enumerate().filter(|(place, _)| *place != 5).map(|(_, line)| line).collect();
     let (done, _) = imported(&broker, (fewer.join("\n") + "\n").as_bytes()).await;
@@ -124,7 +124,7 @@ async fn a_snapshot_is_of_the_moment_at_which_it_began_and_needs_no_free_directo
     while let Some(part) = beside.next().await.unwrap() {
         parts.push(part);
     }
-    let read: Vec<Exported> = parts.into_iter().flat_map(|part| part.items).collect();
+    let read: Vec<SnapshotItem> = parts.into_iter().flat_map(|part| part.items).collect();
     assert_eq!(read.len(), lines(&before).len() - 1);
     let other = open(&dir.path().join("other"));
     other.restore(read).await.unwrap();

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use eventstream::broker::embedded::EmbeddedBroker;
 use eventstream::broker::redis::RedisBroker;
-use eventstream::broker::{Append, Broker, Lane, Options};
+use eventstream::broker::{AppendRequest, Broker, BrokerOptions, Lane};
 use eventstream::clock;
-use eventstream::event::{DEFAULT_SOURCE, Data, Event, EventId, Record, Start};
-use eventstream::shutdown::Tasks;
+use eventstream::event::{DEFAULT_SOURCE, DeliveryStart, Event, EventData, EventId, EventRecord};
+use eventstream::shutdown::TaskGroup;
 
 /// Events in one step.
 const BATCH: usize = 500;
@@ -26,14 +26,14 @@ pub struct Filling {
     /// The payload of each, a JSON value.
     pub payload: String,
     /// From when on they may be delivered.
-    pub start: Start,
+    pub start: DeliveryStart,
 }
 
 impl Filling {
     /// So many events that wait for the plugin of this name.
     pub fn new(events: usize, event_type: &str, payload_bytes: usize) -> Self {
         let payload = super::load::payload(payload_bytes);
-        Self { events, event_type: event_type.to_owned(), payload, start: Start::Now }
+        Self { events, event_type: event_type.to_owned(), payload, start: DeliveryStart::Now }
     }
 
     /// Puts them into the store of this URL, which nobody else uses.
@@ -43,7 +43,7 @@ impl Filling {
     pub fn fill(&self, url: &str) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(async {
-            let tasks = Tasks::new();
+            let tasks = TaskGroup::new();
             let broker = open(url, &tasks).await?;
             self.append(broker.as_ref()).await?;
             broker.close().await?;
@@ -60,10 +60,10 @@ impl Filling {
     /// The store refuses.
     pub async fn append(&self, broker: &dyn Broker) -> Result<()> {
         let lane: Lane = self.event_type.parse()?;
-        let data = Some(Data::text(self.payload.as_str()));
+        let data = Some(EventData::text(self.payload.as_str()));
         let event = Event { data, ..Event::new(self.event_type.parse()?, DEFAULT_SOURCE, clock::now()) };
-        let append = || Append {
-            record: Record::new(Event { id: EventId::new(), accepted: clock::now(), ..event.clone() }),
+        let append = || AppendRequest {
+            record: EventRecord::new(Event { id: EventId::new(), accepted: clock::now(), ..event.clone() }),
             lane: lane.clone(),
             start: self.start,
             idempotency: None,
@@ -87,8 +87,8 @@ impl Filling {
 ///
 /// # Errors
 /// It cannot be opened.
-pub async fn open(url: &str, tasks: &Tasks) -> Result<Arc<dyn Broker>> {
-    let options = Options { max_waiting: u64::MAX >> 12, ..Options::default() };
+pub async fn open(url: &str, tasks: &TaskGroup) -> Result<Arc<dyn Broker>> {
+    let options = BrokerOptions { max_waiting: u64::MAX >> 12, ..BrokerOptions::default() };
     if let Some(directory) = url.strip_prefix("embedded:") {
         let (directory, tasks) = (PathBuf::from(directory), tasks.clone());
         let opened = tokio::task::spawn_blocking(move || EmbeddedBroker::open(&directory, options, &tasks)).await?;

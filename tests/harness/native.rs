@@ -1,11 +1,11 @@
 //! A consumer without plugins: what the limits and the small measurements settle deliveries with.
 
-use eventstream::broker::{Delivery, Settle};
+use eventstream::broker::{Delivery, SettleRequest};
 use eventstream::clock;
 use eventstream::event::{AttemptRecord, Settlement};
 
 /// The settle of a delivery that a native handler processed without a result.
-pub fn processed(delivery: Delivery) -> Settle {
+pub fn processed(delivery: Delivery) -> SettleRequest {
     let now = clock::now();
     let attempt = AttemptRecord {
         attempt: delivery.attempt(),
@@ -25,5 +25,5 @@ pub fn processed(delivery: Delivery) -> Settle {
     };
     let (settlement, lane) = (Settlement::Processed, delivery.receipt.lane.clone());
     let record = delivery.record.after(attempt, &settlement, now, None, Vec::new());
-    Settle { lane, receipt: delivery.receipt, record, settlement, publish: Vec::new(), state: None }
+    SettleRequest { lane, receipt: delivery.receipt, record, settlement, publish: Vec::new(), state: None }
 }

@@ -2,20 +2,27 @@
 
 use std::sync::Arc;
 
-use eventstream::event::Class;
-use eventstream::plugin::{Attempt, MemoryState, Registry};
+use eventstream::event::FailureClass;
+use eventstream::plugin::{AttemptInput, MemoryState, PluginRegistry};
 use eventstream_tests::layout;
 use serde_json::json;
 
 use crate::{event, failure, open, result, route, success, together};
 
-async fn examples() -> Arc<Registry> {
+async fn examples() -> Arc<PluginRegistry> {
     open(layout::example_plugin("payment").parent().unwrap()).await
 }
 
-async fn handle(registry: &Registry, event_type: &str, payload: serde_json::Value) -> eventstream::plugin::Completed {
+async fn handle(
+    registry: &PluginRegistry,
+    event_type: &str,
+    payload: serde_json::Value,
+) -> eventstream::plugin::AttemptResult {
     route(registry, event_type)
-        .handle(Attempt { event: event(event_type, &payload).into(), attempt: 1 }, Arc::new(MemoryState::default()))
+        .handle(
+            AttemptInput { event: event(event_type, &payload).into(), attempt: 1 },
+            Arc::new(MemoryState::default()),
+        )
         .await
 }
 
@@ -32,8 +39,9 @@ async fn a_sign_up_is_followed_by_a_welcome() {
     let key = follow_up.id.to_string();
     let welcome = route(&registry, follow_up.event_type.as_str());
     assert_eq!(welcome.name(), "user-welcome");
-    let message =
-        result(welcome.handle(Attempt { event: follow_up.into(), attempt: 1 }, Arc::new(MemoryState::default())).await);
+    let message = result(
+        welcome.handle(AttemptInput { event: follow_up.into(), attempt: 1 }, Arc::new(MemoryState::default())).await,
+    );
     assert_eq!(message["to"], "\"Ada Lovelace\" <ada@example.com>");
     assert!(message["messageId"].as_str().is_some_and(|id| id.contains(&key)), "{message}");
 }
@@ -52,7 +60,7 @@ async fn a_sign_up_that_is_wrong_is_rejected_with_the_reasons() {
     let _turn = together().await;
     let registry = examples().await;
     let failure = failure(handle(&registry, "USER_SIGNUP", json!({"email": "nobody", "name": ""})).await);
-    assert_eq!(failure.class, Class::Reject);
+    assert_eq!(failure.class, FailureClass::Reject);
     assert!(failure.message.contains("needs an @") && failure.message.contains("\"name\""), "{failure:?}");
 }
 
@@ -64,9 +72,9 @@ async fn a_payment_ends_in_each_of_the_three_ways() {
     let receipt = result(handle(&registry, "payment.requested", pay("tok_visa")).await);
     assert_eq!(receipt["capturedCents"], 1_999);
     let down = failure(handle(&registry, "payment.requested", pay("tok_provider_down")).await);
-    assert_eq!((down.class, down.after_ms), (Class::Retry, Some(2_000)));
+    assert_eq!((down.class, down.after_ms), (FailureClass::Retry, Some(2_000)));
     let declined = failure(handle(&registry, "payment.requested", pay("tok_declined")).await);
-    assert_eq!(declined.class, Class::Reject);
+    assert_eq!(declined.class, FailureClass::Reject);
 }
 
 #[tokio::test]
@@ -78,7 +86,7 @@ async fn a_customer_becomes_a_regular_once() {
     let mut told = Vec::new();
     for (customer, amount_cents) in [("a", 60_000), ("b", 10), ("a", 60_000), ("a", 60_000)] {
         let event = event("order.paid", &json!({"customer": customer, "amountCents": amount_cents}));
-        let success = success(plugin.handle(Attempt { event: event.into(), attempt: 1 }, state.clone()).await);
+        let success = success(plugin.handle(AttemptInput { event: event.into(), attempt: 1 }, state.clone()).await);
         state.commit(&success.state.unwrap());
         let total: serde_json::Value = serde_json::from_slice(&success.result.unwrap().bytes).unwrap();
         told.push((total["cents"].as_u64().unwrap(), success.published.len()));

@@ -13,8 +13,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use eventstream::event::{Data, Event, EventId, Failure, Outcome, Success, Timestamp};
-use eventstream::plugin::{Attempt, Completed, MemoryState, Options, Plugin, Registry};
+use eventstream::event::{AttemptEffects, AttemptFailure, AttemptOutcome, Event, EventData, EventId, Timestamp};
+use eventstream::plugin::{AttemptInput, AttemptResult, MemoryState, Plugin, PluginRegistry, RegistryOptions};
 use eventstream_tests::layout;
 use serde_json::{Value, json};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -46,12 +46,12 @@ fn event(event_type: &str, payload: &Value) -> Event {
         accepted: Timestamp::from_unix_ms(1_795_446_245_007),
         cause: Some(EventId::new()),
         depth: 0,
-        data: Some(Data::text(payload.to_string())),
+        data: Some(EventData::text(payload.to_string())),
     }
 }
 
 /// A registry of copies of one guest under these names, each with these settings.
-async fn scripted(names: &[&str], settings: &str) -> (tempfile::TempDir, Arc<Registry>) {
+async fn scripted(names: &[&str], settings: &str) -> (tempfile::TempDir, Arc<PluginRegistry>) {
     let dir = tempfile::tempdir().unwrap();
     for name in names {
         fs::copy(layout::guest("scripted"), dir.path().join(format!("{name}.wasm"))).unwrap();
@@ -61,40 +61,49 @@ async fn scripted(names: &[&str], settings: &str) -> (tempfile::TempDir, Arc<Reg
     (dir, registry)
 }
 
-async fn open(dir: &Path) -> Arc<Registry> {
-    let options = Options { dir: dir.to_owned(), concurrency: 16, reserve: 8, settle_ms: 0, ..Options::default() };
-    let registry = Registry::open(options).await.unwrap();
+async fn open(dir: &Path) -> Arc<PluginRegistry> {
+    let options = RegistryOptions {
+        dir: dir.to_owned(),
+        concurrency: 16,
+        reserve: 8,
+        settle_ms: 0,
+        ..RegistryOptions::default()
+    };
+    let registry = PluginRegistry::open(options).await.unwrap();
     for status in registry.statuses() {
         assert_eq!(status.error, None, "{}", status.name);
     }
     registry
 }
 
-fn route(registry: &Registry, event_type: &str) -> Arc<Plugin> {
+fn route(registry: &PluginRegistry, event_type: &str) -> Arc<Plugin> {
     registry.route(&event_type.parse().unwrap()).unwrap_or_else(|| panic!("{event_type} is handled"))
 }
 
-async fn attempt(plugin: &Arc<Plugin>, attempt: u32, payload: Value) -> Completed {
+async fn attempt(plugin: &Arc<Plugin>, attempt: u32, payload: Value) -> AttemptResult {
     plugin
-        .handle(Attempt { event: event(plugin.name(), &payload).into(), attempt }, Arc::new(MemoryState::default()))
+        .handle(
+            AttemptInput { event: event(plugin.name(), &payload).into(), attempt },
+            Arc::new(MemoryState::default()),
+        )
         .await
 }
 
-fn success(completed: Completed) -> Success {
+fn success(completed: AttemptResult) -> AttemptEffects {
     match completed.outcome {
-        Outcome::Ok(success) => success,
-        Outcome::Failed(failure) => panic!("{failure:?}"),
+        AttemptOutcome::Ok(success) => success,
+        AttemptOutcome::Failed(failure) => panic!("{failure:?}"),
     }
 }
 
-fn failure(completed: Completed) -> Failure {
+fn failure(completed: AttemptResult) -> AttemptFailure {
     match completed.outcome {
-        Outcome::Ok(success) => panic!("{success:?}"),
-        Outcome::Failed(failure) => failure,
+        AttemptOutcome::Ok(success) => panic!("{success:?}"),
+        AttemptOutcome::Failed(failure) => failure,
     }
 }
 
 /// What the handler returned, as JSON; null if it returned nothing.
-fn result(completed: Completed) -> Value {
+fn result(completed: AttemptResult) -> Value {
     success(completed).result.map_or(json!(null), |data| serde_json::from_slice(&data.bytes).unwrap())
 }

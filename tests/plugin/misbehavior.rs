@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use eventstream::event::{Class, Outcome, StateWrite};
+use eventstream::event::{AttemptOutcome, FailureClass, StateWrite};
 use serde_json::json;
 
 use crate::{alone, attempt, failure, result, route, scripted, success, together};
@@ -20,24 +20,24 @@ async fn everything_that_a_guest_does_wrong_ends_in_its_class() {
     let (_dir, registry) = scripted(&["a"], PATIENT).await;
     let plugin = route(&registry, "a");
     for (payload, class, words) in [
-        (json!({"do": "retry", "message": "later", "after-ms": 7}), Class::Retry, "later"),
-        (json!({"do": "reject", "message": "never"}), Class::Reject, "never"),
-        (json!({"unknown": 1}), Class::Reject, "unknown field"),
-        (json!({"do": "trap", "message": "a bug"}), Class::Trap, ": a bug"),
-        (json!({"do": "unreachable"}), Class::Trap, "unreachable"),
-        (json!({"do": "exit"}), Class::Trap, "exited with status 1"),
-        (json!({"do": "allocate"}), Class::Limit, "memory"),
-        (json!({"do": "recurse"}), Class::Limit, "stack"),
-        (json!({"return-bytes": 300_000}), Class::Output, "300000 bytes"),
-        (json!({"return-bytes": 30_000_000}), Class::Output, "result"),
-        (json!({"return-bytes": 100_000_000}), Class::Limit, "memory"),
-        (json!({"log-bytes": 1_000_000_000}), Class::Limit, "16777216 bytes to the host"),
-        (json!({"stdout-bytes": 1_000_000_000}), Class::Limit, "16777216 bytes to the host"),
-        (json!({"stderr-bytes": 1_000_000_000}), Class::Limit, "16777216 bytes to the host"),
-        (json!({"do": "publish-too-many"}), Class::Output, "at most 100"),
-        (json!({"publish": 101, "ignore-publish-error": true}), Class::Output, "at most 100"),
-        (json!({"publish": 1, "publish-type": "a b", "ignore-publish-error": true}), Class::Output, "type"),
-        (json!({"publish": 101}), Class::Reject, "at most 100"),
+        (json!({"do": "retry", "message": "later", "after-ms": 7}), FailureClass::Retry, "later"),
+        (json!({"do": "reject", "message": "never"}), FailureClass::Reject, "never"),
+        (json!({"unknown": 1}), FailureClass::Reject, "unknown field"),
+        (json!({"do": "trap", "message": "a bug"}), FailureClass::Trap, ": a bug"),
+        (json!({"do": "unreachable"}), FailureClass::Trap, "unreachable"),
+        (json!({"do": "exit"}), FailureClass::Trap, "exited with status 1"),
+        (json!({"do": "allocate"}), FailureClass::Limit, "memory"),
+        (json!({"do": "recurse"}), FailureClass::Limit, "stack"),
+        (json!({"return-bytes": 300_000}), FailureClass::Output, "300000 bytes"),
+        (json!({"return-bytes": 30_000_000}), FailureClass::Output, "result"),
+        (json!({"return-bytes": 100_000_000}), FailureClass::Limit, "memory"),
+        (json!({"log-bytes": 1_000_000_000}), FailureClass::Limit, "16777216 bytes to the host"),
+        (json!({"stdout-bytes": 1_000_000_000}), FailureClass::Limit, "16777216 bytes to the host"),
+        (json!({"stderr-bytes": 1_000_000_000}), FailureClass::Limit, "16777216 bytes to the host"),
+        (json!({"do": "publish-too-many"}), FailureClass::Output, "at most 100"),
+        (json!({"publish": 101, "ignore-publish-error": true}), FailureClass::Output, "at most 100"),
+        (json!({"publish": 1, "publish-type": "a b", "ignore-publish-error": true}), FailureClass::Output, "type"),
+        (json!({"publish": 101}), FailureClass::Reject, "at most 100"),
     ] {
         let failure = failure(attempt(&plugin, 1, payload.clone()).await);
         assert_eq!(failure.class, class, "{payload}: {failure:?}");
@@ -51,7 +51,7 @@ async fn a_guest_that_loops_ends_by_its_cpu_time() {
     let _turn = together().await;
     let (_dir, registry) = scripted(&["a"], SHORT).await;
     let failure = failure(attempt(&route(&registry, "a"), 1, json!({"do": "loop"})).await);
-    assert_eq!(failure.class, Class::Timeout, "{failure:?}");
+    assert_eq!(failure.class, FailureClass::Timeout, "{failure:?}");
     assert!(failure.message.contains("1000 ms of CPU time"), "{failure:?}");
 }
 
@@ -60,7 +60,7 @@ async fn a_guest_that_sleeps_for_too_long_ends_by_its_wall_time() {
     let _turn = together().await;
     let (_dir, registry) = scripted(&["a"], "limits = { wall_ms = 3000 }").await;
     let failure = failure(attempt(&route(&registry, "a"), 1, json!({"sleep-ms": 60_000})).await);
-    assert_eq!(failure.class, Class::Timeout, "{failure:?}");
+    assert_eq!(failure.class, FailureClass::Timeout, "{failure:?}");
     assert!(failure.message.contains("within the 3000 ms"), "{failure:?}");
 }
 
@@ -162,7 +162,7 @@ async fn nothing_passes_from_attempt_to_attempt() {
     for _ in 0..50 {
         assert_eq!(result(attempt(&plugin, 1, json!({"do": "static"})).await), 1, "calls that the instance has seen");
     }
-    assert_eq!(failure(attempt(&plugin, 1, json!({"flaky": 3})).await).class, Class::Retry);
+    assert_eq!(failure(attempt(&plugin, 1, json!({"flaky": 3})).await).class, FailureClass::Retry);
     success(attempt(&plugin, 3, json!({"flaky": 3})).await);
 }
 
@@ -174,8 +174,8 @@ async fn a_coin_falls_on_every_side() {
     let mut seen = BTreeSet::new();
     for _ in 0..1_000 {
         seen.insert(match attempt(&plugin, 1, json!({"do": "coin"})).await.outcome {
-            Outcome::Ok(_) => "ok",
-            Outcome::Failed(failure) => failure.class.as_str(),
+            AttemptOutcome::Ok(_) => "ok",
+            AttemptOutcome::Failed(failure) => failure.class.as_str(),
         });
         if seen.len() == 4 {
             return;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventstream::plugin::{Plugin, Registry};
+use eventstream::plugin::{Plugin, PluginRegistry};
 use eventstream_tests::layout;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ fn put(dir: &Path, version: u8) {
 }
 
 /// Attempts one after the other on whatever version is routed to, until told to stop; gives the digests that served.
-async fn work(registry: Arc<Registry>, stop: CancellationToken) -> Vec<String> {
+async fn work(registry: Arc<PluginRegistry>, stop: CancellationToken) -> Vec<String> {
     let mut digests: Vec<String> = Vec::new();
     while !stop.is_cancelled() {
         let plugin: Arc<Plugin> = route(&registry, "a");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use eventstream::event::{LogLevel, StateWrite};
-use eventstream::plugin::{Attempt, MemoryState};
+use eventstream::plugin::{AttemptInput, MemoryState};
 use eventstream_tests::layout;
 use serde_json::json;
 
@@ -16,7 +16,7 @@ async fn keyvalue_config_and_logging_of_wasi_are_the_plugins_own() {
     std::fs::copy(layout::guest("keyvalue"), dir.path().join("keyvalue.wasm")).unwrap();
     std::fs::write(dir.path().join("keyvalue.toml"), "config = { greeting = 'hello' }").unwrap();
     let registry = open(dir.path()).await;
-    let attempt = Attempt { event: event("keyvalue", &json!({})).into(), attempt: 1 };
+    let attempt = AttemptInput { event: event("keyvalue", &json!({})).into(), attempt: 1 };
     let completed = route(&registry, "keyvalue").handle(attempt, Arc::new(MemoryState::default())).await;
     let log = completed.log.clone();
     let success = success(completed);

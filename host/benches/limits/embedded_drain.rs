@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use eventstream::broker::{Broker, Claim, Lane, LaneWant, Settled};
-use eventstream::shutdown::Tasks;
+use eventstream::broker::{Broker, ClaimRequest, Lane, LaneDemand, SettleOutcome};
+use eventstream::shutdown::TaskGroup;
 use eventstream_tests::fill::{self, Filling};
 use eventstream_tests::native;
 
@@ -21,7 +21,7 @@ const BATCH: usize = 500;
 pub(super) fn run(directory: &str, events: usize, payload_bytes: usize) -> Result<f64> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let tasks = Tasks::new();
+        let tasks = TaskGroup::new();
         let broker = fill::open(&format!("embedded:{directory}"), &tasks).await?;
         Filling::new(events, LANE, payload_bytes).append(broker.as_ref()).await?;
         let (done, begun) = (AtomicUsize::new(0), Instant::now());
@@ -37,13 +37,13 @@ pub(super) fn run(directory: &str, events: usize, payload_bytes: usize) -> Resul
 async fn consume(broker: &dyn Broker, done: &AtomicUsize) -> Result<()> {
     let lane: Lane = LANE.parse()?;
     loop {
-        let lanes = vec![LaneWant { lane: lane.clone(), free: BATCH }];
-        let deliveries = broker.claim(Claim { lanes, max: BATCH }).await?;
+        let lanes = vec![LaneDemand { lane: lane.clone(), free: BATCH }];
+        let deliveries = broker.claim(ClaimRequest { lanes, max: BATCH }).await?;
         if deliveries.is_empty() {
             return Ok(());
         }
         let settled = broker.settle(deliveries.into_iter().map(native::processed).collect()).await?;
-        ensure!(settled.iter().all(|settled| *settled == Settled::Done), "nobody else holds them");
+        ensure!(settled.iter().all(|settled| *settled == SettleOutcome::Done), "nobody else holds them");
         done.fetch_add(settled.len(), Ordering::Relaxed);
     }
 }

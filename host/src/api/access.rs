@@ -10,7 +10,7 @@ use axum::http::Method;
 use axum::http::header::{FORWARDED, HOST, HeaderName, VIA};
 
 use super::guard::{authority, is_local};
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemKind};
 use crate::event::SENT_BY_PLUGIN;
 
 /// What proxies add to the requests that they pass on.
@@ -44,7 +44,7 @@ pub(super) fn refusal(request: &Request, is_local_peer: bool) -> Option<Problem>
         "{why}; whatever is more than publishing and reading is done on the server's own machine, by way of \
          http://localhost:PORT"
     );
-    Some(Problem::new(Kind::NotPermitted, detail))
+    Some(Problem::new(ProblemKind::NotPermitted, detail))
 }
 
 /// Whether a request only publishes or reads.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::Phases;
+use super::connection::PhaseTracker;
 
 /// How many connections are accepted beyond the limit.
 const SPARE_CONNECTIONS: usize = 64;
@@ -22,7 +22,7 @@ const MIN_SILENCE: Duration = Duration::from_millis(500);
 const CLOSE_PATIENCE: Duration = Duration::from_millis(250);
 
 /// Lets connections in.
-pub(super) struct Admission {
+pub(super) struct AdmissionControl {
     max_connections: usize,
     places: Arc<Semaphore>,
     spare_places: Arc<Semaphore>,
@@ -31,30 +31,30 @@ pub(super) struct Admission {
 }
 
 struct OpenConnection {
-    phases: Phases,
+    phases: PhaseTracker,
     close: CancellationToken,
 }
 
 /// Room for one connection. Dropping it makes room for another.
-pub(super) struct Place {
+pub(super) struct ConnectionPermit {
     /// Beyond the limit: for probes of health, and for a request that finds a regular place when it comes.
     pub(super) is_spare: bool,
     _permit: OwnedSemaphorePermit,
 }
 
 /// A connection that is known to be open. Dropping it forgets it.
-pub(super) struct Listed {
-    admission: Arc<Admission>,
+pub(super) struct ConnectionEntry {
+    admission: Arc<AdmissionControl>,
     id: u64,
 }
 
-impl Drop for Listed {
+impl Drop for ConnectionEntry {
     fn drop(&mut self) {
         self.admission.lock().remove(&self.id);
     }
 }
 
-impl Admission {
+impl AdmissionControl {
     pub(super) fn new(max_connections: usize) -> Self {
         Self {
             max_connections,
@@ -73,15 +73,15 @@ impl Admission {
     ///
     /// # Cancel safety
     /// Dropping the future gives the place back.
-    pub(super) async fn admit(&self) -> Place {
+    pub(super) async fn admit(&self) -> ConnectionPermit {
         if let Some(permit) = self.make_room().await {
-            return Place { is_spare: false, _permit: permit };
+            return ConnectionPermit { is_spare: false, _permit: permit };
         }
         let (regular, spare) = (Arc::clone(&self.places), Arc::clone(&self.spare_places));
         tokio::select! {
             biased;
-            Ok(permit) = regular.acquire_owned() => Place { is_spare: false, _permit: permit },
-            Ok(permit) = spare.acquire_owned() => Place { is_spare: true, _permit: permit },
+            Ok(permit) = regular.acquire_owned() => ConnectionPermit { is_spare: false, _permit: permit },
+            Ok(permit) = spare.acquire_owned() => ConnectionPermit { is_spare: true, _permit: permit },
             // Nothing closes the semaphores.
             else => std::future::pending().await,
         }
@@ -125,10 +125,10 @@ impl Admission {
     }
 
     /// Makes a connection known, so that it can give way: by cancelling `close`.
-    pub(super) fn list(self: &Arc<Self>, phases: Phases, close: CancellationToken) -> Listed {
+    pub(super) fn list(self: &Arc<Self>, phases: PhaseTracker, close: CancellationToken) -> ConnectionEntry {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed);
         self.lock().insert(id, OpenConnection { phases, close });
-        Listed { admission: Arc::clone(self), id }
+        ConnectionEntry { admission: Arc::clone(self), id }
     }
 
     /// The connections that are open.

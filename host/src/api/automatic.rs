@@ -3,29 +3,32 @@
 //! The HTTP library answers the first two by itself, with a status and nothing else. What it writes is recognised and
 //! replaced, so that every refusal has a document.
 
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemKind};
 
 /// The refusal of a head that did not arrive in time.
 pub(super) fn head_timeout(header_timeout_ms: u64) -> Problem {
-    Problem::new(Kind::RequestTimeout, format!("the head of the request did not arrive within {header_timeout_ms} ms"))
+    Problem::new(
+        ProblemKind::RequestTimeout,
+        format!("the head of the request did not arrive within {header_timeout_ms} ms"),
+    )
 }
 
 /// The refusal to write in place of this, if it is an answer that the HTTP library made up itself. `head_refusal` says
 /// what is wrong with the head, if that is known better than the library knows it.
 pub(super) fn problem_for(
     written: &[u8],
-    head_refusal: impl FnOnce() -> Option<(Kind, &'static str)>,
+    head_refusal: impl FnOnce() -> Option<(ProblemKind, &'static str)>,
 ) -> Option<Problem> {
     let head = written.strip_prefix(b"HTTP/1.1 ").or_else(|| written.strip_prefix(b"HTTP/1.0 "))?;
     // Most of what is written is an answer of ours, and known by its status.
     let general = match head.get(..3)? {
-        b"400" => (Kind::BadRequest, "this is not HTTP/1.1, or its head breaks the rules"),
-        b"414" => (Kind::UriTooLong, "the address is longer than is accepted"),
-        b"431" => (Kind::HeadersTooLarge, "the headers are more or larger than is accepted"),
+        b"400" => (ProblemKind::BadRequest, "this is not HTTP/1.1, or its head breaks the rules"),
+        b"414" => (ProblemKind::UriTooLong, "the address is longer than is accepted"),
+        b"431" => (ProblemKind::HeadersTooLarge, "the headers are more or larger than is accepted"),
         _ => return None,
     };
     let is_empty = contains(head, b"\r\ncontent-length: 0\r\n") && !contains(head, b"\r\ncontent-type:");
-    let refusal = || if general.0 == Kind::BadRequest { head_refusal().unwrap_or(general) } else { general };
+    let refusal = || if general.0 == ProblemKind::BadRequest { head_refusal().unwrap_or(general) } else { general };
     is_empty.then(|| {
         let (kind, detail) = refusal();
         Problem::new(kind, detail)
@@ -54,7 +57,7 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn replaced(written: &[u8], head_refusal: Option<(Kind, &'static str)>) -> Option<String> {
+    fn replaced(written: &[u8], head_refusal: Option<(ProblemKind, &'static str)>) -> Option<String> {
         let problem = problem_for(written, || head_refusal)?;
         Some(String::from_utf8(answer(&problem)).unwrap())
     }
@@ -62,7 +65,7 @@ mod tests {
     #[test]
     fn only_empty_refusals_are_replaced() {
         let made_up = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\ndate: x\r\n\r\n";
-        let text = replaced(made_up, Some((Kind::UnknownCoding, "gzip"))).unwrap();
+        let text = replaced(made_up, Some((ProblemKind::UnknownCoding, "gzip"))).unwrap();
         assert!(text.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\n"), "{text}");
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("content-length: {}", body.len())), "{text}");
@@ -82,7 +85,7 @@ mod tests {
     #[test]
     fn what_is_known_of_the_head_is_told() {
         let made_up = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
-        let text = replaced(made_up, Some((Kind::UnknownCoding, "no gzip"))).unwrap();
+        let text = replaced(made_up, Some((ProblemKind::UnknownCoding, "no gzip"))).unwrap();
         assert!(text.starts_with("HTTP/1.1 501 Not Implemented\r\n") && text.contains("no gzip"), "{text}");
         assert!(replaced(made_up, None).unwrap().starts_with("HTTP/1.1 400 Bad Request\r\n"));
     }

@@ -11,7 +11,7 @@ mod pace;
 mod phase;
 
 pub(super) use pace::WritePace;
-pub(super) use phase::{Phases, Under};
+pub(super) use phase::{PhaseTracker, RequestInProgress};
 
 use std::io;
 use std::io::IoSlice;
@@ -26,7 +26,7 @@ use tokio::time::{Instant, Sleep};
 use super::automatic;
 use super::problem::Problem;
 use pace::PaceWatch;
-use phase::Phase;
+use phase::ConnectionPhase;
 
 /// The most bytes that the HTTP library is handed at once. It doubles its buffer, which it keeps, whenever it is filled:
 /// it is filled once, from 8 to 16 KiB.
@@ -36,7 +36,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 
 /// The times of a connection.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Times {
+pub(super) struct ConnectionTimeouts {
     /// For a head, from its first byte on; for the first one, from the beginning of the connection on.
     pub(super) header_timeout_ms: u64,
     /// Without a request.
@@ -48,10 +48,10 @@ pub(super) struct Times {
 }
 
 /// A stream that ends when it takes too long.
-pub(super) struct Watched<S> {
+pub(super) struct TimedStream<S> {
     stream: S,
-    phases: Phases,
-    times: Times,
+    phases: PhaseTracker,
+    times: ConnectionTimeouts,
     /// What came together with the end of a request and belongs to the next ones.
     held_back: Vec<u8>,
     /// Rings at the end of the phase, or before.
@@ -62,9 +62,9 @@ pub(super) struct Watched<S> {
     replacement: Option<(Vec<u8>, usize)>,
 }
 
-impl<S> Watched<S> {
+impl<S> TimedStream<S> {
     /// Watches a stream. `phases` is shared with the service that answers the requests.
-    pub(super) fn new(stream: S, phases: Phases, times: Times) -> Self {
+    pub(super) fn new(stream: S, phases: PhaseTracker, times: ConnectionTimeouts) -> Self {
         Self {
             stream,
             phases,
@@ -81,16 +81,16 @@ impl<S> Watched<S> {
     ///
     /// One timer serves all phases: it is set earlier when a phase is shorter, and when it rings too early it is set to
     /// the end of the phase that it finds. So a request costs no timer of its own.
-    fn poll_phase_over(&mut self, cx: &mut Context<'_>) -> Poll<Phase> {
+    fn poll_phase_over(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionPhase> {
         loop {
             let (phase, since) = self.phases.current();
             let (since, time_ms) = match phase {
                 // Whoever connects has something to say.
-                Phase::New => (since, self.times.header_timeout_ms.min(self.times.idle_timeout_ms)),
-                Phase::Idle => (since, self.times.idle_timeout_ms),
-                Phase::Head => (since, self.times.header_timeout_ms),
+                ConnectionPhase::New => (since, self.times.header_timeout_ms.min(self.times.idle_timeout_ms)),
+                ConnectionPhase::Idle => (since, self.times.idle_timeout_ms),
+                ConnectionPhase::Head => (since, self.times.header_timeout_ms),
                 // Has no end by itself. What follows it has, and begins without a word to whoever waits for bytes.
-                Phase::Busy => (Instant::now(), self.times.idle_timeout_ms),
+                ConnectionPhase::Busy => (Instant::now(), self.times.idle_timeout_ms),
             };
             let ends_at = since + Duration::from_millis(time_ms);
             let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(ends_at)));
@@ -99,7 +99,7 @@ impl<S> Watched<S> {
             }
             ready!(timer.as_mut().poll(cx));
             let now = Instant::now();
-            if phase != Phase::Busy && ends_at <= now {
+            if phase != ConnectionPhase::Busy && ends_at <= now {
                 return Poll::Ready(phase);
             }
             timer.as_mut().reset(ends_at.max(now + SHORTEST_PAUSE));
@@ -107,7 +107,7 @@ impl<S> Watched<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> TimedStream<S> {
     /// Reads what the HTTP library may see: bytes of one request. Leaves the buffer as it is at the end of the stream.
     fn poll_request(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.phases.ask().is_err() {
@@ -207,15 +207,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TimedStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if let Poll::Ready(read) = self.poll_request(cx, buffer) {
             return Poll::Ready(read);
         }
         match ready!(self.poll_phase_over(cx)) {
             // To the reader this is the client closing a connection that nobody needs.
-            Phase::New | Phase::Idle | Phase::Busy => Poll::Ready(Ok(())),
-            Phase::Head => {
+            ConnectionPhase::New | ConnectionPhase::Idle | ConnectionPhase::Busy => Poll::Ready(Ok(())),
+            ConnectionPhase::Head => {
                 let problem = automatic::head_timeout(self.times.header_timeout_ms);
                 Poll::Ready(Err(self.refuse(cx, &problem, io::ErrorKind::TimedOut)))
             }
@@ -223,7 +223,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.is_replaced(bytes) {
             return self.poll_replacement(cx, bytes.len());
@@ -284,12 +284,12 @@ mod tests {
     /// Longer than anything here may take.
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    fn watched(linger_ms: u64) -> (Watched<DuplexStream>, Phases, DuplexStream) {
+    fn watched(linger_ms: u64) -> (TimedStream<DuplexStream>, PhaseTracker, DuplexStream) {
         let (ours, theirs) = tokio::io::duplex(64);
         let write_pace = WritePace { grace_ms: 30, bytes_per_s: 400 };
-        let times = Times { header_timeout_ms: 60_000, idle_timeout_ms: 60_000, write_pace, linger_ms };
-        let phases = Phases::new(&MemoryBudget::new(0));
-        (Watched::new(ours, phases.clone(), times), phases, theirs)
+        let times = ConnectionTimeouts { header_timeout_ms: 60_000, idle_timeout_ms: 60_000, write_pace, linger_ms };
+        let phases = PhaseTracker::new(&MemoryBudget::new(0));
+        (TimedStream::new(ours, phases.clone(), times), phases, theirs)
     }
 
     #[tokio::test]

@@ -11,15 +11,15 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::broker::{Accepted, Append, Durability, EndedPage, Ending, Found};
+use crate::broker::{AcceptedEvent, AppendRequest, Durability, EndKind, EndedPage, FoundEvent};
 use crate::clock;
-use crate::event::{Draft, EventId, NewEvent, Record};
+use crate::event::{EventDraft, EventId, EventRecord, NewEvent};
 
-use super::intake::InPath;
-use super::memory::Prepaid;
-use super::problem::{Kind, Problem};
+use super::intake::PathParameter;
+use super::memory::PrepaidCharge;
+use super::problem::{Problem, ProblemKind};
 use super::view::EventView;
-use super::{Api, intake, json, json_text, query};
+use super::{ApiState, intake, json, json_text, query};
 
 /// The most bytes that the answer to an array has for each event: an id in quotes, a truth and two commas.
 const ANSWER_BYTES: usize = 48;
@@ -37,13 +37,13 @@ struct AcceptedBatch {
 /// A page of events.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Page<'a> {
+struct EventPage<'a> {
     events: Vec<EventView<'a>>,
     next_cursor: Option<&'a str>,
 }
 
 /// Accepts one event, or an array of which all are accepted or none.
-pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
+pub(super) async fn publish(State(api): State<Arc<ApiState>>, request: Request) -> Result<Response, Problem> {
     // The request as it came: an extractor would copy the headers.
     let (Parts { uri, headers, .. }, body) = request.into_parts();
     // First of all: who is still sending does not see a refusal.
@@ -52,7 +52,7 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request) -> Re
     intake::json_is_meant(&headers)?;
     let key = intake::idempotency_key(&headers)?;
     let limits = &api.options.limits;
-    let draft = Draft::parse(&body, limits)?;
+    let draft = EventDraft::parse(&body, limits)?;
     let is_batch = draft.is_batch();
     let events = draft.validate(limits, clock::now(), key.as_deref())?;
 
@@ -80,11 +80,11 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request) -> Re
                 duplicates: accepted.iter().map(|accepted| accepted.duplicate).collect(),
             },
         );
-        answer.extensions_mut().insert(Prepaid(Arc::new(answer_memory)));
+        answer.extensions_mut().insert(PrepaidCharge(Arc::new(answer_memory)));
         return Ok(answer);
     }
     let Some(accepted) = accepted.first() else {
-        return Err(Problem::new(Kind::Internal, "the broker accepted an event without naming it"));
+        return Err(Problem::new(ProblemKind::Internal, "the broker accepted an event without naming it"));
     };
     let mut response = json_text(StatusCode::ACCEPTED, answer(broker, durability, *accepted));
     if let Ok(location) = HeaderValue::from_str(&format!("/events/{}", accepted.id)) {
@@ -94,30 +94,30 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request) -> Re
 }
 
 /// The answer to one event. Written by hand, since nothing in it needs escapes and no other answer is given as often.
-fn answer(broker: &str, durability: Durability, accepted: Accepted) -> String {
-    let (durability, Accepted { id, duplicate }) = (durability.as_str(), accepted);
+fn answer(broker: &str, durability: Durability, accepted: AcceptedEvent) -> String {
+    let (durability, AcceptedEvent { id, duplicate }) = (durability.as_str(), accepted);
     format!(
         r#"{{"message":"Event accepted and queued ({broker})","eventId":"{id}","durability":"{durability}","duplicate":{duplicate}}}"#
     )
 }
 
 /// Processed events, newest first.
-pub(super) async fn list(State(api): State<Arc<Api>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
-    let wanted = query::ended(query.as_deref(), Ending::Processed)?;
+pub(super) async fn list(State(api): State<Arc<ApiState>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    let wanted = query::ended(query.as_deref(), EndKind::Processed)?;
     let _turn = api.memory.page_turn().await?;
     let EndedPage { records, next_cursor } = api.broker.ended(wanted).await?;
     let events = records.iter().map(EventView::ended).collect();
-    Ok(json(StatusCode::OK, &Page { events, next_cursor: next_cursor.as_deref() }))
+    Ok(json(StatusCode::OK, &EventPage { events, next_cursor: next_cursor.as_deref() }))
 }
 
 /// One event in whatever state.
 pub(super) async fn show(
-    State(api): State<Arc<Api>>,
-    InPath(id): InPath,
+    State(api): State<Arc<ApiState>>,
+    PathParameter(id): PathParameter,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     query::none(query.as_deref())?;
-    let Found { record, state, due } = find(&api, &id).await?;
+    let FoundEvent { record, state, due } = find(&api, &id).await?;
     Ok(json(StatusCode::OK, &EventView::new(&record, state, due)).into_response())
 }
 
@@ -125,23 +125,23 @@ pub(super) async fn show(
 ///
 /// # Errors
 /// [`Kind::NotFound`], also for what is not an id.
-pub(super) async fn find(api: &Api, id: &str) -> Result<Found, Problem> {
+pub(super) async fn find(api: &ApiState, id: &str) -> Result<FoundEvent, Problem> {
     let found = api.broker.event(event_id(id)?).await?;
     found.ok_or_else(|| unknown(id))
 }
 
 /// The id in a path.
 pub(super) fn event_id(id: &str) -> Result<EventId, Problem> {
-    id.parse().map_err(|_| Problem::new(Kind::NotFound, format!("{id:?} is not the id of an event")))
+    id.parse().map_err(|_| Problem::new(ProblemKind::NotFound, format!("{id:?} is not the id of an event")))
 }
 
 /// No event has this id.
 pub(super) fn unknown(id: &str) -> Problem {
-    Problem::new(Kind::NotFound, format!("there is no event {id}, or not any more"))
+    Problem::new(ProblemKind::NotFound, format!("there is no event {id}, or not any more"))
 }
 
-fn append(api: &Api, new: NewEvent) -> Append {
+fn append(api: &ApiState, new: NewEvent) -> AppendRequest {
     let NewEvent { event, start, idempotency } = new;
     let lane = api.routes.lane(&event.event_type);
-    Append { record: Record::new(event), lane, start, idempotency }
+    AppendRequest { record: EventRecord::new(event), lane, start, idempotency }
 }

@@ -5,22 +5,23 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 
-use super::{Api, MemoryBudget, NotChanged, Routes, ServerOptions};
+use super::{ApiState, MemoryBudget, PluginChangeError, PluginControl, ServerOptions};
 use crate::broker::{
-    Accepted, Append, Broker, Claim, Delivery, Durability, EndedPage, EndedQuery, Ending, Error, Exported, Found,
-    Health, Lane, Leases, Promoted, Replayed, Restored, Settle, Settled, Snapshot, Stats,
+    AcceptedEvent, AppendRequest, Broker, BrokerStats, ClaimRequest, Delivery, Durability, EndKind, EndedPage,
+    EndedQuery, Error, FoundEvent, Lane, LeaseRenewal, PromoteOutcome, ReplayOutcome, RestoreOutcome, SettleOutcome,
+    SettleRequest, SnapshotItem, SnapshotReader, StoreHealth,
 };
-use crate::event::{EventId, EventType, Start, State};
+use crate::event::{DeliveryStart, EventId, EventState, EventType};
 
 /// The broker.
 #[derive(Default)]
-pub(super) struct Fake {
-    pub(super) state: Mutex<Inner>,
+pub(super) struct FakeBroker {
+    pub(super) state: Mutex<FakeBrokerState>,
 }
 
 #[derive(Default)]
-pub(super) struct Inner {
-    pub(super) events: BTreeMap<EventId, Found>,
+pub(super) struct FakeBrokerState {
+    pub(super) events: BTreeMap<EventId, FoundEvent>,
     pub(super) lanes: HashMap<EventId, Lane>,
     known: HashMap<[u8; 32], (EventId, [u8; 32])>,
     /// What every call is answered with.
@@ -28,13 +29,13 @@ pub(super) struct Inner {
     /// Set to have every call panic.
     pub(super) panics: bool,
     pub(super) trouble: Option<String>,
-    pub(super) stats: Stats,
+    pub(super) stats: BrokerStats,
     /// Calls that reached the broker.
     pub(super) calls: usize,
 }
 
-impl Fake {
-    fn enter(&self) -> Result<std::sync::MutexGuard<'_, Inner>, Error> {
+impl FakeBroker {
+    fn enter(&self) -> Result<std::sync::MutexGuard<'_, FakeBrokerState>, Error> {
         let mut inner = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         inner.calls += 1;
         assert!(!inner.panics, "told to");
@@ -45,7 +46,7 @@ impl Fake {
     }
 
     /// The only event.
-    pub(super) fn only(&self) -> Found {
+    pub(super) fn only(&self) -> FoundEvent {
         let inner = self.state.lock().unwrap();
         assert_eq!(inner.events.len(), 1);
         inner.events.values().next().unwrap().clone()
@@ -56,13 +57,13 @@ impl Fake {
     }
 
     /// Changes an event.
-    pub(super) fn change(&self, id: EventId, change: impl FnOnce(&mut Found)) {
+    pub(super) fn change(&self, id: EventId, change: impl FnOnce(&mut FoundEvent)) {
         change(self.state.lock().unwrap().events.get_mut(&id).unwrap());
     }
 }
 
 #[async_trait]
-impl Broker for Fake {
+impl Broker for FakeBroker {
     fn name(&self) -> &'static str {
         "Fake"
     }
@@ -71,14 +72,14 @@ impl Broker for Fake {
         "fake-1"
     }
 
-    fn health(&self) -> Health {
+    fn health(&self) -> StoreHealth {
         let trouble = self.state.lock().unwrap().trouble.clone();
-        Health { accepting: trouble.is_none(), trouble, ..Health::good(Durability::Fsync) }
+        StoreHealth { accepting: trouble.is_none(), trouble, ..StoreHealth::good(Durability::Fsync) }
     }
 
-    async fn append(&self, events: Vec<Append>) -> Result<Vec<Accepted>, Error> {
+    async fn append(&self, events: Vec<AppendRequest>) -> Result<Vec<AcceptedEvent>, Error> {
         let mut inner = self.enter()?;
-        let conflicts = |(index, append): (usize, &Append)| {
+        let conflicts = |(index, append): (usize, &AppendRequest)| {
             let new = append.idempotency.as_ref()?;
             inner.known.get(&new.key).filter(|(_, known)| *known != new.fingerprint).map(|_| index)
         };
@@ -91,19 +92,19 @@ impl Broker for Fake {
             let id = append.record.event.id;
             if let Some(new) = &append.idempotency {
                 if let Some((id, _)) = inner.known.get(&new.key) {
-                    accepted.push(Accepted { id: *id, duplicate: true });
+                    accepted.push(AcceptedEvent { id: *id, duplicate: true });
                     continue;
                 }
                 inner.known.insert(new.key, (id, new.fingerprint));
             }
             let (state, due) = match append.start {
-                Start::Now => (State::Queued, None),
-                Start::InMs(ms) => (State::Scheduled, Some(append.record.event.accepted.plus_ms(ms))),
-                Start::At(at) => (State::Scheduled, Some(at)),
+                DeliveryStart::Now => (EventState::Queued, None),
+                DeliveryStart::InMs(ms) => (EventState::Scheduled, Some(append.record.event.accepted.plus_ms(ms))),
+                DeliveryStart::At(at) => (EventState::Scheduled, Some(at)),
             };
-            inner.events.insert(id, Found { record: append.record, state, due });
+            inner.events.insert(id, FoundEvent { record: append.record, state, due });
             inner.lanes.insert(id, append.lane);
-            accepted.push(Accepted { id, duplicate: false });
+            accepted.push(AcceptedEvent { id, duplicate: false });
         }
         Ok(accepted)
     }
@@ -114,22 +115,22 @@ impl Broker for Fake {
         Ok(if plugin == "none" { 0 } else { 3 })
     }
 
-    async fn plugin_state(&self, _: &str, _: &str) -> Result<crate::event::Stored, Error> {
+    async fn plugin_state(&self, _: &str, _: &str) -> Result<crate::event::StoredValue, Error> {
         Err(Error::refused("the API reads no state"))
     }
 
-    async fn event(&self, id: EventId) -> Result<Option<Found>, Error> {
+    async fn event(&self, id: EventId) -> Result<Option<FoundEvent>, Error> {
         Ok(self.enter()?.events.get(&id).cloned())
     }
 
     async fn ended(&self, query: EndedQuery) -> Result<EndedPage, Error> {
         let inner = self.enter()?;
-        let state = if query.ending == Ending::Failed { State::Failed } else { State::Processed };
+        let state = if query.ending == EndKind::Failed { EventState::Failed } else { EventState::Processed };
         let skip: usize = match query.cursor {
             Some(cursor) => cursor.parse().map_err(|_| Error::BadCursor)?,
             None => 0,
         };
-        let fits = |found: &&Found| {
+        let fits = |found: &&FoundEvent| {
             found.state == state && query.event_type.as_ref().is_none_or(|it| *it == found.record.event.event_type)
         };
         let all: Vec<_> = inner.events.values().rev().filter(fits).map(|found| found.record.clone()).collect();
@@ -138,22 +139,22 @@ impl Broker for Fake {
         Ok(EndedPage { records: all.into_iter().skip(skip).take(query.limit).collect(), next_cursor })
     }
 
-    async fn replay(&self, id: EventId, lane: &Lane) -> Result<Replayed, Error> {
+    async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error> {
         let mut inner = self.enter()?;
-        let Some(found) = inner.events.get_mut(&id) else { return Ok(Replayed::Unknown) };
-        if found.state != State::Failed {
-            return Ok(Replayed::NotFailed(found.state));
+        let Some(found) = inner.events.get_mut(&id) else { return Ok(ReplayOutcome::Unknown) };
+        if found.state != EventState::Failed {
+            return Ok(ReplayOutcome::NotFailed(found.state));
         }
-        *found = Found { record: found.record.clone().replayed(), state: State::Queued, due: None };
+        *found = FoundEvent { record: found.record.clone().replayed(), state: EventState::Queued, due: None };
         inner.lanes.insert(id, lane.clone());
-        Ok(Replayed::Done)
+        Ok(ReplayOutcome::Done)
     }
 
-    async fn stats(&self) -> Result<Stats, Error> {
+    async fn stats(&self) -> Result<BrokerStats, Error> {
         Ok(self.enter()?.stats.clone())
     }
 
-    async fn claim(&self, _: Claim) -> Result<Vec<Delivery>, Error> {
+    async fn claim(&self, _: ClaimRequest) -> Result<Vec<Delivery>, Error> {
         Err(Error::refused("the API claims nothing"))
     }
 
@@ -161,11 +162,11 @@ impl Broker for Fake {
         Err(Error::refused("the API waits for nothing"))
     }
 
-    async fn settle(&self, _: Vec<Settle>) -> Result<Vec<Settled>, Error> {
+    async fn settle(&self, _: Vec<SettleRequest>) -> Result<Vec<SettleOutcome>, Error> {
         Err(Error::refused("the API settles nothing"))
     }
 
-    fn leases(&self) -> Arc<dyn Leases> {
+    fn leases(&self) -> Arc<dyn LeaseRenewal> {
         panic!("the API holds no leases")
     }
 
@@ -173,7 +174,7 @@ impl Broker for Fake {
         Err(Error::refused("the API recovers nothing"))
     }
 
-    async fn promote(&self) -> Result<Promoted, Error> {
+    async fn promote(&self) -> Result<PromoteOutcome, Error> {
         Err(Error::refused("the API promotes nothing"))
     }
 
@@ -185,11 +186,11 @@ impl Broker for Fake {
         Vec::new()
     }
 
-    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Error> {
+    async fn snapshot(&self) -> Result<Box<dyn SnapshotReader>, Error> {
         Err(Error::refused("the API exports nothing"))
     }
 
-    async fn restore(&self, _: Vec<Exported>) -> Result<Vec<Restored>, Error> {
+    async fn restore(&self, _: Vec<SnapshotItem>) -> Result<Vec<RestoreOutcome>, Error> {
         Err(Error::refused("the API imports nothing"))
     }
 
@@ -200,13 +201,13 @@ impl Broker for Fake {
 
 /// One plugin, `signup`, for one type, `USER_SIGNUP`.
 #[derive(Default)]
-pub(super) struct OnePlugin {
+pub(super) struct FakePluginControl {
     /// Why it keeps the host from being ready.
     pub(super) trouble: Option<String>,
 }
 
 #[async_trait]
-impl Routes for OnePlugin {
+impl PluginControl for FakePluginControl {
     fn lane(&self, event_type: &EventType) -> Lane {
         match event_type.as_str() {
             "USER_SIGNUP" => "signup".parse().unwrap(),
@@ -227,39 +228,39 @@ impl Routes for OnePlugin {
     }
 
     /// Once there was a plugin `old`, and there is nothing before it.
-    async fn rollback(&self, name: &str) -> Result<serde_json::Value, NotChanged> {
+    async fn rollback(&self, name: &str) -> Result<serde_json::Value, PluginChangeError> {
         match name {
             "signup" => Ok(serde_json::json!({ "name": "signup", "rolledBackFrom": "abc" })),
-            "old" => Err(NotChanged::Refused("none before".into())),
-            _ => Err(NotChanged::Unknown("none".into())),
+            "old" => Err(PluginChangeError::Refused("none before".into())),
+            _ => Err(PluginChangeError::Unknown("none".into())),
         }
     }
 
     /// A build `abc` of `signup` is held.
-    async fn approve(&self, name: &str, digest: Option<&str>) -> Result<serde_json::Value, NotChanged> {
+    async fn approve(&self, name: &str, digest: Option<&str>) -> Result<serde_json::Value, PluginChangeError> {
         match (name, digest) {
-            ("signup", None) => Err(NotChanged::Unnamed("say ?digest=abc".into())),
+            ("signup", None) => Err(PluginChangeError::Unnamed("say ?digest=abc".into())),
             ("signup", Some("abc")) => Ok(serde_json::json!({ "name": "signup", "digest": "abc" })),
-            ("signup", Some(_)) => Err(NotChanged::Refused("another".into())),
-            _ => Err(NotChanged::Unknown("none".into())),
+            ("signup", Some(_)) => Err(PluginChangeError::Refused("another".into())),
+            _ => Err(PluginChangeError::Unknown("none".into())),
         }
     }
 
-    async fn remove(&self, name: &str) -> Result<serde_json::Value, NotChanged> {
+    async fn remove(&self, name: &str) -> Result<serde_json::Value, PluginChangeError> {
         match name {
             "signup" => Ok(serde_json::json!({ "name": "signup", "state": "removed" })),
-            "old" => Err(NotChanged::Refused("read-only".into())),
-            _ => Err(NotChanged::Unknown("none".into())),
+            "old" => Err(PluginChangeError::Refused("read-only".into())),
+            _ => Err(PluginChangeError::Unknown("none".into())),
         }
     }
 }
 
 /// An API over a broker in memory.
-pub(super) fn api(options: ServerOptions) -> (Api, Arc<Fake>) {
-    let broker = Arc::new(Fake::default());
-    let api = Api {
+pub(super) fn api(options: ServerOptions) -> (ApiState, Arc<FakeBroker>) {
+    let broker = Arc::new(FakeBroker::default());
+    let api = ApiState {
         broker: Arc::clone(&broker) as Arc<dyn Broker>,
-        routes: Arc::new(OnePlugin::default()),
+        routes: Arc::new(FakePluginControl::default()),
         memory: MemoryBudget::new(options.max_buffered_bytes),
         options,
         draining: Default::default(),

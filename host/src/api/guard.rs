@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 
 use super::access;
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemKind};
 
 /// The most headers of a request.
 const MAX_HEADERS: usize = 64;
@@ -26,7 +26,7 @@ const MAX_URI_BYTES: usize = 8 * 1024;
 
 /// Put by the connection beside a request whose head is readable but must not be trusted; says why.
 #[derive(Clone, Debug)]
-pub(super) struct Distrusted(pub(super) Kind, pub(super) &'static str);
+pub(super) struct UntrustedHead(pub(super) ProblemKind, pub(super) &'static str);
 
 /// What surrounds all routes.
 pub(super) async fn guard(
@@ -45,7 +45,9 @@ pub(super) async fn guard(
         }
         None => match AssertUnwindSafe(handle(request)).catch_unwind().await {
             Ok(response) => response,
-            Err(_) => Problem::new(Kind::Internal, "a part of the server failed; its log says more").into_response(),
+            Err(_) => {
+                Problem::new(ProblemKind::Internal, "a part of the server failed; its log says more").into_response()
+            }
         },
     };
     if matches!(response.status(), StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
@@ -63,23 +65,23 @@ pub(super) fn finish(mut response: Response) -> Response {
 }
 
 fn refusal(request: &Request, only_local: bool) -> Option<Problem> {
-    let bad = |detail: &str| Some(Problem::new(Kind::BadRequest, detail));
+    let bad = |detail: &str| Some(Problem::new(ProblemKind::BadRequest, detail));
     let headers = request.headers();
-    if let Some(Distrusted(kind, why)) = request.extensions().get() {
+    if let Some(UntrustedHead(kind, why)) = request.extensions().get() {
         return Some(Problem::new(*kind, *why));
     }
     let uri_bytes = request.uri().path_and_query().map_or(0, |it| it.as_str().len());
     let headers_bytes = headers_bytes(headers);
     if uri_bytes > MAX_URI_BYTES {
         let detail = format!("{uri_bytes} bytes; an address has at most {MAX_URI_BYTES}");
-        return Some(Problem::new(Kind::UriTooLong, detail));
+        return Some(Problem::new(ProblemKind::UriTooLong, detail));
     }
     if headers.len() > MAX_HEADERS || headers_bytes > MAX_HEADERS_BYTES {
         let detail = format!(
             "{} headers of {headers_bytes} bytes; a request has at most {MAX_HEADERS} of {MAX_HEADERS_BYTES}",
             headers.len()
         );
-        return Some(Problem::new(Kind::HeadersTooLarge, detail));
+        return Some(Problem::new(ProblemKind::HeadersTooLarge, detail));
     }
     let mut hosts = headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next(), request.version()) {
@@ -91,7 +93,7 @@ fn refusal(request: &Request, only_local: bool) -> Option<Problem> {
                 Some(Some(authority)) if only_local && !is_local(&authority) => {
                     let detail = "this server serves its own machine, under localhost or a loopback address; to be reached under \
                          another name it is started with --allow-anonymous (auth.allow_anonymous)";
-                    return Some(Problem::new(Kind::ForeignHost, detail));
+                    return Some(Problem::new(ProblemKind::ForeignHost, detail));
                 }
                 _ => {}
             }
@@ -103,7 +105,7 @@ fn refusal(request: &Request, only_local: bool) -> Option<Problem> {
         }
     }
     if is_foreign(request.method(), headers) {
-        return Some(Problem::new(Kind::CrossSite, "a page of another site sent this request"));
+        return Some(Problem::new(ProblemKind::CrossSite, "a page of another site sent this request"));
     }
     None
 }

@@ -10,8 +10,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json as object};
 
-use super::problem::{Kind, Problem, Readiness};
-use super::{Api, json, query};
+use super::problem::{Problem, ProblemKind, Readiness};
+use super::{ApiState, json, query};
 
 /// The process answers.
 pub(super) async fn live(RawQuery(query): RawQuery) -> Result<Response, Problem> {
@@ -21,7 +21,7 @@ pub(super) async fn live(RawQuery(query): RawQuery) -> Result<Response, Problem>
 
 /// Events are accepted and handled; which of the two, where only one is, stands in the answer. With `?verbose`, says
 /// what was looked at; a refusal says so in any case.
-pub(super) async fn ready(State(api): State<Arc<Api>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+pub(super) async fn ready(State(api): State<Arc<ApiState>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     let verbose = query::switch(query.as_deref(), "verbose")?;
     let health = api.broker.health();
     let stopping = api.draining.is_cancelled().then(|| "the server is stopping".to_owned());
@@ -40,7 +40,7 @@ pub(super) async fn ready(State(api): State<Arc<Api>>, RawQuery(query): RawQuery
     checks.extend(plugins.map(|trouble| check("plugins", Some(&trouble), object!({}))));
     if !reasons.is_empty() {
         let readiness = Readiness { accepting, handling, checks: checks.into() };
-        return Ok(Problem::new(Kind::NotReady, reasons.join("; ")).with_readiness(readiness).into_response());
+        return Ok(Problem::new(ProblemKind::NotReady, reasons.join("; ")).with_readiness(readiness).into_response());
     }
     let mut answer = object!({ "status": "ready", "accepting": accepting, "handling": handling });
     if verbose {

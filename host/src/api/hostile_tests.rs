@@ -7,8 +7,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::ServerOptions;
-use super::server_tests::{LIVE, PATIENCE, Server, is_problem, options, read_answer, read_to_end};
-use crate::event::State;
+use super::server_tests::{LIVE, PATIENCE, TestServer, is_problem, options, read_answer, read_to_end};
+use crate::event::EventState;
 
 const POST: &str = "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
 const EVENT: &str = "{\"type\":\"a\"}";
@@ -40,14 +40,14 @@ async fn until<F: Future<Output = String>>(wanted: &str, ask: impl Fn() -> F) ->
 }
 
 /// What is answered to this request on a connection of its own, which the server may keep open.
-async fn ask(server: &Server, request: &str) -> String {
+async fn ask(server: &TestServer, request: &str) -> String {
     let mut stream = server.connect().await;
     stream.write_all(request.as_bytes()).await.unwrap();
     read_answer(&mut stream).await
 }
 
 /// A request of which everything has come but the last bytes of the body, and that is being read.
-async fn stalled(server: &Server, announced_bytes: usize, sent: &str) -> TcpStream {
+async fn stalled(server: &TestServer, announced_bytes: usize, sent: &str) -> TcpStream {
     let mut stream = server.connect().await;
     let head = format!("{POST}Expect: 100-continue\r\nContent-Length: {announced_bytes}\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -76,7 +76,7 @@ fn ambiguous() -> Vec<(String, &'static str)> {
 
 #[tokio::test]
 async fn an_ambiguous_head_is_refused_behind_another_request_wherever_it_is_cut() {
-    let server = Server::start(options()).await;
+    let server = TestServer::start(options()).await;
     let mut accepted = 0;
     for (request, refusal) in ambiguous() {
         // Whole, and the rest only once the first request was answered.
@@ -97,7 +97,7 @@ async fn an_ambiguous_head_is_refused_behind_another_request_wherever_it_is_cut(
 
 #[tokio::test]
 async fn a_head_that_looks_good_from_its_middle_on_is_refused() {
-    let server = Server::start(options()).await;
+    let server = TestServer::start(options()).await;
     let request =
         format!("{POST}Content-Length: 4\r\nTransfer-Encoding: chunked\r\nX: POST x\r\n\r\n{}", chunked(EVENT));
     for cut in 1..request.find("\r\n\r\n").unwrap() {
@@ -113,7 +113,7 @@ async fn a_head_that_looks_good_from_its_middle_on_is_refused() {
 
 #[tokio::test]
 async fn many_requests_in_one_packet_are_answered_one_after_the_other() {
-    let server = Server::start(options()).await;
+    let server = TestServer::start(options()).await;
     let large = format!("{{\"type\":\"a\",\"payload\":\"{}\"}}", "x".repeat(40_000));
     let mut stream = server.connect().await;
     let requests = [sized(EVENT), sized(&large), String::from_utf8(LIVE.to_vec()).unwrap(), sized(EVENT)].concat();
@@ -127,7 +127,7 @@ async fn many_requests_in_one_packet_are_answered_one_after_the_other() {
 
 #[tokio::test]
 async fn nothing_is_read_behind_a_chunked_body() {
-    let server = Server::start(options()).await;
+    let server = TestServer::start(options()).await;
     let answer = server.answer((chunked(EVENT) + &sized(EVENT)).as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 202 ") && answer.contains("\r\nconnection: close\r\n"), "{answer}");
     assert_eq!((answer.matches("HTTP/1.1 ").count(), server.fake.len()), (1, 1), "{answer}");
@@ -136,7 +136,7 @@ async fn nothing_is_read_behind_a_chunked_body() {
 
 #[tokio::test]
 async fn a_client_that_closes_its_sending_side_gets_its_answer() {
-    let server = Server::start(options()).await;
+    let server = TestServer::start(options()).await;
     let old = sized(EVENT).replace("HTTP/1.1", "HTTP/1.0");
     let live = String::from_utf8(LIVE.to_vec()).unwrap();
     for (request, wanted) in [(sized(EVENT), "202"), (chunked(EVENT), "202"), (old, "202"), (live, "200")] {
@@ -164,7 +164,7 @@ async fn a_client_that_closes_its_sending_side_gets_its_answer() {
 
 #[tokio::test]
 async fn the_connection_that_has_waited_the_longest_gives_way() {
-    let server = Server::start(ServerOptions { max_connections: 2, ..options() }).await;
+    let server = TestServer::start(ServerOptions { max_connections: 2, ..options() }).await;
     let mut held = Vec::new();
     for _ in 0..2 {
         let mut stream = server.connect().await;
@@ -183,7 +183,7 @@ async fn the_connection_that_has_waited_the_longest_gives_way() {
 
 #[tokio::test]
 async fn connections_that_never_said_anything_give_way() {
-    let server = Server::start(ServerOptions { max_connections: 2, ..options() }).await;
+    let server = TestServer::start(ServerOptions { max_connections: 2, ..options() }).await;
     let silent = [server.connect().await, server.connect().await];
     // They may still be about to say something at first.
     until("202", || async { ask(&server, &sized(EVENT)).await }).await;
@@ -193,7 +193,7 @@ async fn connections_that_never_said_anything_give_way() {
 
 #[tokio::test]
 async fn while_every_connection_is_in_the_midst_of_a_request_health_is_answered_and_the_rest_refused() {
-    let server = Server::start(ServerOptions { max_connections: 1, ..options() }).await;
+    let server = TestServer::start(ServerOptions { max_connections: 1, ..options() }).await;
     let mut busy = stalled(&server, EVENT.len(), "{").await;
     let live = server.answer(LIVE).await;
     assert!(live.starts_with("HTTP/1.1 200 OK") && live.contains("\r\nconnection: close\r\n"), "{live}");
@@ -210,7 +210,7 @@ async fn while_every_connection_is_in_the_midst_of_a_request_health_is_answered_
 #[tokio::test]
 async fn large_bodies_share_a_budget_and_small_ones_pass() {
     const KIB: usize = 1024;
-    let server = Server::start(ServerOptions { max_buffered_bytes: 1024 * KIB, ..options() }).await;
+    let server = TestServer::start(ServerOptions { max_buffered_bytes: 1024 * KIB, ..options() }).await;
     let large = format!("{{\"type\":\"a\",\"payload\":\"{}\"}}", "x".repeat(200 * KIB));
     let padded = large.clone() + &" ".repeat(400 * KIB);
     let first = stalled(&server, padded.len() + 1, &padded).await;
@@ -230,7 +230,7 @@ async fn large_bodies_share_a_budget_and_small_ones_pass() {
 
 #[tokio::test]
 async fn a_body_takes_memory_as_it_comes_and_not_as_it_is_announced() {
-    let server = Server::start(ServerOptions { max_buffered_bytes: 64 * 1024, ..options() }).await;
+    let server = TestServer::start(ServerOptions { max_buffered_bytes: 64 * 1024, ..options() }).await;
     let mut open = Vec::new();
     for _ in 0..20 {
         open.push(stalled(&server, 1_000_000, "{").await);
@@ -245,14 +245,14 @@ async fn a_body_takes_memory_as_it_comes_and_not_as_it_is_announced() {
 async fn answers_that_nobody_takes_share_the_budget() {
     const MIB: usize = 1024 * 1024;
     // The broker of the test keeps the bodies of a hundred events, of which an answer is as large; there is room for one.
-    let server = Server::start(ServerOptions { max_buffered_bytes: 65 * MIB, ..options() }).await;
+    let server = TestServer::start(ServerOptions { max_buffered_bytes: 65 * MIB, ..options() }).await;
     let event = format!("{{\"type\":\"a\",\"payload\":\"{}\"}}", "x".repeat(250_000));
     let mut client = server.connect().await;
     for _ in 0..100 {
         client.write_all(sized(&event).as_bytes()).await.unwrap();
         let answer = read_answer(&mut client).await;
         let id = answer.split("\"eventId\":\"").nth(1).unwrap().split('"').next().unwrap();
-        server.fake.change(id.parse().unwrap(), |found| found.state = State::Processed);
+        server.fake.change(id.parse().unwrap(), |found| found.state = EventState::Processed);
     }
     let list = "GET /events?limit=100 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let reader = TcpSocket::new_v4().unwrap();
@@ -271,7 +271,7 @@ async fn answers_that_nobody_takes_share_the_budget() {
 
 #[tokio::test]
 async fn heads_share_the_budget() {
-    let server = Server::start(ServerOptions { max_buffered_bytes: 100 * 1024, ..options() }).await;
+    let server = TestServer::start(ServerOptions { max_buffered_bytes: 100 * 1024, ..options() }).await;
     let head = format!("GET /livez HTTP/1.1\r\nHost: localhost\r\nX: {}", "x".repeat(30_000));
     let mut open = server.connect().await;
     open.write_all(head.as_bytes()).await.unwrap();

@@ -16,7 +16,7 @@ use hyper::body::Body as _;
 
 use super::memory::{MemoryBudget, MemoryCharge};
 use super::options::ServerOptions;
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemKind};
 
 /// The longest idempotency key, in characters.
 const MAX_KEY_CHARS: usize = 256;
@@ -26,15 +26,15 @@ const DISCARD_FACTOR: usize = 16;
 const DISCARD_TIME: Duration = Duration::from_secs(1);
 
 /// The one variable part of a path, decoded.
-pub(super) struct InPath(pub(super) String);
+pub(super) struct PathParameter(pub(super) String);
 
-impl<S: Send + Sync> FromRequestParts<S> for InPath {
+impl<S: Send + Sync> FromRequestParts<S> for PathParameter {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         match Path::<String>::from_request_parts(parts, state).await {
             Ok(Path(text)) => Ok(Self(text)),
-            Err(_) => Err(Problem::new(Kind::NotFound, "the path is not UTF-8, and nothing is called so")),
+            Err(_) => Err(Problem::new(ProblemKind::NotFound, "the path is not UTF-8, and nothing is called so")),
         }
     }
 }
@@ -49,14 +49,14 @@ pub(super) async fn body(mut body: Body, options: &ServerOptions, memory: &Memor
     let time = Duration::from_millis(options.body_timeout_ms);
     let read = tokio::time::timeout(time, collect(&mut body, max_bytes, memory.charge())).await.unwrap_or_else(|_| {
         let detail = format!("the body did not arrive within {} ms", options.body_timeout_ms);
-        Err(Problem::new(Kind::RequestTimeout, detail))
+        Err(Problem::new(ProblemKind::RequestTimeout, detail))
     });
     if let Some(read) = read? {
         return Ok(read);
     }
     // Whether the rest arrives in time changes nothing.
     let _ = tokio::time::timeout(DISCARD_TIME.min(time), discard(&mut body, max_bytes)).await;
-    Err(Problem::new(Kind::TooLarge, format!("a body has at most {max_bytes} bytes")))
+    Err(Problem::new(ProblemKind::TooLarge, format!("a body has at most {max_bytes} bytes")))
 }
 
 /// The request with its body read, which most requests that have one should not have: who is still sending does not see
@@ -102,7 +102,7 @@ async fn collect(body: &mut Body, max_bytes: usize, mut charge: MemoryCharge) ->
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
             tracing::debug!("the body of a request cannot be read: {error}");
-            Problem::new(Kind::MalformedBody, "the body ends early, or is not chunked as it says").closing()
+            Problem::new(ProblemKind::MalformedBody, "the body ends early, or is not chunked as it says").closing()
         })?;
         let Ok(data) = frame.into_data() else { continue };
         let needed_bytes = read.len() + data.len();
@@ -142,7 +142,7 @@ async fn discard(body: &mut Body, max_bytes: usize) {
 /// # Errors
 /// [`Kind::UnsupportedMediaType`], naming what is accepted.
 pub(super) fn json_is_meant(headers: &HeaderMap) -> Result<(), Problem> {
-    let refused = |detail: String| Err(Problem::new(Kind::UnsupportedMediaType, detail));
+    let refused = |detail: String| Err(Problem::new(ProblemKind::UnsupportedMediaType, detail));
     let accepted = "events are sent as application/json, with curl by -H 'Content-Type: application/json'";
     if let Some(encoding) = headers.get(CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
@@ -188,7 +188,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Pro
         Some(key) => Ok(Some(key)),
         None => {
             let detail = format!("an Idempotency-Key is 1 to {MAX_KEY_CHARS} visible ASCII characters, such as a UUID");
-            Err(Problem::new(Kind::BadIdempotencyKey, detail))
+            Err(Problem::new(ProblemKind::BadIdempotencyKey, detail))
         }
     }
 }

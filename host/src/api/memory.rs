@@ -64,8 +64,8 @@ impl MemoryBudget {
         if size_bytes <= FREE_BYTES {
             return answer;
         }
-        let charge = match answer.extensions_mut().remove::<Prepaid>() {
-            Some(Prepaid(charge)) => charge,
+        let charge = match answer.extensions_mut().remove::<PrepaidCharge>() {
+            Some(PrepaidCharge(charge)) => charge,
             None => {
                 let mut charge = self.charge();
                 match charge.grow_to(size_bytes) {
@@ -130,22 +130,22 @@ impl MemoryCharge {
     pub(super) fn attach(self, bytes: Vec<u8>) -> Bytes {
         match self.taken {
             None => Bytes::from(bytes),
-            Some(taken) => Bytes::from_owner(Charged { bytes, _charge: taken }),
+            Some(taken) => Bytes::from_owner(ChargedBytes { bytes, _charge: taken }),
         }
     }
 }
 
 /// The charge of an answer, put beside it: taken before something was done that cannot be taken back.
 #[derive(Clone)]
-pub(super) struct Prepaid(pub(super) Arc<MemoryCharge>);
+pub(super) struct PrepaidCharge(pub(super) Arc<MemoryCharge>);
 
 /// Bytes and what they take of the budget.
-struct Charged<B, C> {
+struct ChargedBytes<B, C> {
     bytes: B,
     _charge: C,
 }
 
-impl<B: AsRef<[u8]>, C> AsRef<[u8]> for Charged<B, C> {
+impl<B: AsRef<[u8]>, C> AsRef<[u8]> for ChargedBytes<B, C> {
     fn as_ref(&self) -> &[u8] {
         self.bytes.as_ref()
     }
@@ -164,7 +164,7 @@ impl HttpBody for ChargedBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         let charge = &self.charge;
-        let charged = |bytes| Bytes::from_owner(Charged { bytes, _charge: Arc::clone(charge) });
+        let charged = |bytes| Bytes::from_owner(ChargedBytes { bytes, _charge: Arc::clone(charge) });
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(charged))))
     }
 
@@ -222,7 +222,7 @@ mod tests {
         let mut charge = budget.charge();
         charge.grow_to(FREE_BYTES + 60 * KIB).unwrap();
         let mut answer = vec![7; FREE_BYTES + 40 * KIB].into_response();
-        answer.extensions_mut().insert(Prepaid(Arc::new(charge)));
+        answer.extensions_mut().insert(PrepaidCharge(Arc::new(charge)));
         let answer = budget.charge_answer(answer, true);
         assert_eq!((free(&budget), answer.status()), (4 * KIB, StatusCode::OK));
         drop(answer);

@@ -19,10 +19,10 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use serde_json::json as object;
 
-use crate::broker::Stats;
+use crate::broker::BrokerStats;
 
-use super::problem::{Kind, Problem};
-use super::{Api, json, query};
+use super::problem::{Problem, ProblemKind};
+use super::{ApiState, json, query};
 
 /// The media type of the text.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -31,23 +31,23 @@ const PLAIN_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Totals and depth.
 pub(super) async fn show(
-    State(api): State<Arc<Api>>,
+    State(api): State<Arc<ApiState>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     query::none(query.as_deref())?;
     let stats = api.broker.stats().await?;
     let Some(form) = wanted(&headers) else {
-        let forms = Form::ALL.map(Form::media_type).join(", ");
-        return Err(Problem::new(Kind::NotAcceptable, format!("metrics are given as {forms}")));
+        let forms = MetricsFormat::ALL.map(MetricsFormat::media_type).join(", ");
+        return Err(Problem::new(ProblemKind::NotAcceptable, format!("metrics are given as {forms}")));
     };
     let unwritten = api.unwritten.total();
-    let mut response = if form == Form::Json {
+    let mut response = if form == MetricsFormat::Json {
         json(StatusCode::OK, &flat(&stats, unwritten))
     } else {
         let mut text = text(stats, api.broker.health().ready(), unwritten)
-            .map_err(|_| Problem::new(Kind::Internal, "the metrics cannot be written"))?;
-        if form == Form::PlainText {
+            .map_err(|_| Problem::new(ProblemKind::Internal, "the metrics cannot be written"))?;
+        if form == MetricsFormat::PlainText {
             text = plain(&text);
         }
         (StatusCode::OK, [(CONTENT_TYPE, HeaderValue::from_static(form.media_type()))], text).into_response()
@@ -58,14 +58,14 @@ pub(super) async fn show(
 
 /// A representation of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+enum MetricsFormat {
     Json,
     OpenMetrics,
     /// The text format of Prometheus before OpenMetrics.
     PlainText,
 }
 
-impl Form {
+impl MetricsFormat {
     /// Where a client wants several alike, it is given the first.
     const ALL: [Self; 3] = [Self::Json, Self::OpenMetrics, Self::PlainText];
 
@@ -88,7 +88,7 @@ impl Form {
 }
 
 /// One media range of an `Accept` (RFC 9110, section 12.5.1).
-struct Range<'a> {
+struct MediaRange<'a> {
     kind: &'a str,
     subtype: &'a str,
     version: Option<&'a str>,
@@ -96,7 +96,7 @@ struct Range<'a> {
     weight: u16,
 }
 
-impl<'a> Range<'a> {
+impl<'a> MediaRange<'a> {
     fn parse(text: &'a str) -> Option<Self> {
         let mut parts = text.split(';').map(str::trim);
         let (kind, subtype) = parts.next()?.split_once('/')?;
@@ -115,7 +115,7 @@ impl<'a> Range<'a> {
     }
 
     /// How precisely it names a form; `None` if it does not. Other parameters than the version say how, not what.
-    fn precision(&self, form: Form) -> Option<u8> {
+    fn precision(&self, form: MetricsFormat) -> Option<u8> {
         let (kind, subtype, versions) = form.names();
         match (self.kind, self.subtype) {
             ("*", "*") => Some(0),
@@ -132,14 +132,14 @@ impl<'a> Range<'a> {
 }
 
 /// The form that a client likes most; `None` if it takes none of ours. Without an `Accept` it is JSON.
-fn wanted(headers: &HeaderMap) -> Option<Form> {
+fn wanted(headers: &HeaderMap) -> Option<MetricsFormat> {
     let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let ranges: Vec<Range<'_>> = values.flat_map(|value| value.split(',')).filter_map(Range::parse).collect();
+    let ranges: Vec<MediaRange<'_>> = values.flat_map(|value| value.split(',')).filter_map(MediaRange::parse).collect();
     if ranges.is_empty() {
-        return Some(Form::Json);
+        return Some(MetricsFormat::Json);
     }
-    let mut best: Option<(u16, Form)> = None;
-    for form in Form::ALL {
+    let mut best: Option<(u16, MetricsFormat)> = None;
+    for form in MetricsFormat::ALL {
         // The range that names it most precisely says how much it is wanted.
         let named = ranges.iter().filter_map(|range| Some((range.precision(form)?, range.weight)));
         let weight = named.max_by_key(|(precision, weight)| (*precision, *weight)).map_or(0, |(_, weight)| weight);
@@ -150,7 +150,7 @@ fn wanted(headers: &HeaderMap) -> Option<Form> {
     best.map(|(_, form)| form)
 }
 
-fn flat(stats: &Stats, unwritten: u64) -> serde_json::Value {
+fn flat(stats: &BrokerStats, unwritten: u64) -> serde_json::Value {
     let (counters, depth) = (&stats.counters, &stats.depth);
     let by_class: BTreeMap<_, _> =
         counters.failed_by_class.iter().map(|(class, total)| (class.as_str(), total)).collect();
@@ -181,9 +181,9 @@ fn flat(stats: &Stats, unwritten: u64) -> serde_json::Value {
     })
 }
 
-fn text(stats: Stats, ready: bool, unwritten: u64) -> Result<String, std::fmt::Error> {
+fn text(stats: BrokerStats, ready: bool, unwritten: u64) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("eventstream");
-    registry.register_collector(Box::new(Scrape { stats, ready, unwritten }));
+    registry.register_collector(Box::new(MetricsText { stats, ready, unwritten }));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(text)
@@ -216,13 +216,13 @@ fn plain(openmetrics: &str) -> String {
 
 /// One answer of the broker, to be written.
 #[derive(Debug)]
-struct Scrape {
-    stats: Stats,
+struct MetricsText {
+    stats: BrokerStats,
     ready: bool,
     unwritten: u64,
 }
 
-impl Collector for Scrape {
+impl Collector for MetricsText {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let (counters, depth) = (&self.stats.counters, &self.stats.depth);
         for (name, help, total) in [
@@ -271,13 +271,13 @@ impl Collector for Scrape {
     }
 }
 
-impl Scrape {
+impl MetricsText {
     fn encode_families(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let (counters, depth) = (&self.stats.counters, &self.stats.depth);
         // Every class is there from the start, so that a rate is seen when the first event of it fails.
         let kind = ConstCounter::new(0_u64).metric_type();
         let mut family = encoder.encode_descriptor("events_failed", "Events that ended badly", None, kind)?;
-        for class in crate::event::Class::ALL {
+        for class in crate::event::FailureClass::ALL {
             let total = counters.failed_by_class.get(&class).copied().unwrap_or(0);
             ConstCounter::new(total).encode(family.encode_family(&[("class", class.as_str())])?)?;
         }
@@ -315,35 +315,35 @@ mod tests {
         );
         for (form, accept) in [
             (
-                Some(Form::OpenMetrics),
+                Some(MetricsFormat::OpenMetrics),
                 "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
             ),
-            (Some(Form::OpenMetrics), prometheus_3.as_str()),
-            (Some(Form::OpenMetrics), "application/openmetrics-text; version=\"0.0.1\"; charset=utf-8"),
-            (Some(Form::PlainText), "text/plain;version=0.0.4;escaping=allow-utf-8;q=0.6,*/*;q=0.5"),
-            (Some(Form::PlainText), "application/openmetrics-text;version=2.0.0,text/plain;q=0.5"),
-            (Some(Form::PlainText), "text/plain"),
-            (Some(Form::PlainText), "text/html, Text/*;q=0.9"),
-            (Some(Form::PlainText), "application/json;q=0.1, text/plain"),
-            (Some(Form::PlainText), "*/*;q=0.1, text/plain;q=0.9"),
-            (Some(Form::PlainText), "application/json;q=0, text/plain"),
-            (Some(Form::OpenMetrics), "application/json;q=0, */*"),
-            (Some(Form::Json), "*/*"),
-            (Some(Form::Json), "application/json, text/plain"),
-            (Some(Form::Json), "application/*;q=0.5"),
-            (Some(Form::Json), ""),
+            (Some(MetricsFormat::OpenMetrics), prometheus_3.as_str()),
+            (Some(MetricsFormat::OpenMetrics), "application/openmetrics-text; version=\"0.0.1\"; charset=utf-8"),
+            (Some(MetricsFormat::PlainText), "text/plain;version=0.0.4;escaping=allow-utf-8;q=0.6,*/*;q=0.5"),
+            (Some(MetricsFormat::PlainText), "application/openmetrics-text;version=2.0.0,text/plain;q=0.5"),
+            (Some(MetricsFormat::PlainText), "text/plain"),
+            (Some(MetricsFormat::PlainText), "text/html, Text/*;q=0.9"),
+            (Some(MetricsFormat::PlainText), "application/json;q=0.1, text/plain"),
+            (Some(MetricsFormat::PlainText), "*/*;q=0.1, text/plain;q=0.9"),
+            (Some(MetricsFormat::PlainText), "application/json;q=0, text/plain"),
+            (Some(MetricsFormat::OpenMetrics), "application/json;q=0, */*"),
+            (Some(MetricsFormat::Json), "*/*"),
+            (Some(MetricsFormat::Json), "application/json, text/plain"),
+            (Some(MetricsFormat::Json), "application/*;q=0.5"),
+            (Some(MetricsFormat::Json), ""),
             (None, "application/xml"),
             (None, "text/plain;version=1.0.0"),
             (None, "*/*;q=0"),
         ] {
             assert_eq!(given(accept), form, "{accept}");
         }
-        assert_eq!(wanted(&HeaderMap::new()), Some(Form::Json));
+        assert_eq!(wanted(&HeaderMap::new()), Some(MetricsFormat::Json));
     }
 
     #[test]
     fn the_older_text_names_counters_by_their_whole_name() {
-        let text = plain(&text(Stats::default(), true, 7).unwrap());
+        let text = plain(&text(BrokerStats::default(), true, 7).unwrap());
         for line in [
             "# TYPE eventstream_events_processed_total counter",
             "eventstream_events_processed_total 0",
@@ -358,9 +358,9 @@ mod tests {
 
     #[test]
     fn the_text_is_openmetrics_with_every_class() {
-        let mut stats = Stats::default();
+        let mut stats = BrokerStats::default();
         stats.counters.processed = 10;
-        stats.counters.failed_by_class.insert(crate::event::Class::NoHandler, 2);
+        stats.counters.failed_by_class.insert(crate::event::FailureClass::NoHandler, 2);
         stats.depth.queued.insert("user-signup".into(), 3);
         let text = text(stats, true, 7).unwrap();
         for line in [

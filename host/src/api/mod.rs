@@ -34,7 +34,7 @@ mod tests;
 pub use memory::MemoryBudget;
 pub use options::ServerOptions;
 pub use server::{listen, serve};
-pub(crate) use view::{Shown, show};
+pub(crate) use view::{DataView, show};
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -51,13 +51,13 @@ use tower::ServiceExt;
 
 use crate::broker::{Broker, Lane};
 use crate::event::EventType;
-use crate::telemetry::Unwritten;
+use crate::telemetry::UnwrittenLines;
 
-use problem::{Kind, Problem};
+use problem::{Problem, ProblemKind};
 
 /// What the API knows of plugins.
 #[async_trait::async_trait]
-pub trait Routes: Send + Sync + 'static {
+pub trait PluginControl: Send + Sync + 'static {
     /// The lane in which events of a type wait: that of the plugin that handles it now, else [`Lane::unrouted`].
     fn lane(&self, event_type: &EventType) -> Lane;
 
@@ -71,18 +71,18 @@ pub trait Routes: Send + Sync + 'static {
     fn overlooked(&self) -> Vec<String>;
 
     /// Brings the version of a plugin back that served before; gives its status from then on.
-    async fn rollback(&self, name: &str) -> Result<serde_json::Value, NotChanged>;
+    async fn rollback(&self, name: &str) -> Result<serde_json::Value, PluginChangeError>;
 
     /// Has the build of a plugin serve that is held and has this digest; gives its status from then on.
-    async fn approve(&self, name: &str, digest: Option<&str>) -> Result<serde_json::Value, NotChanged>;
+    async fn approve(&self, name: &str, digest: Option<&str>) -> Result<serde_json::Value, PluginChangeError>;
 
     /// Removes a plugin; gives its status, the file that is gone and the settings that stay.
-    async fn remove(&self, name: &str) -> Result<serde_json::Value, NotChanged>;
+    async fn remove(&self, name: &str) -> Result<serde_json::Value, PluginChangeError>;
 }
 
 /// Why what serves for a name was not changed, in words for people. What served still serves.
 #[derive(Clone, Debug)]
-pub enum NotChanged {
+pub enum PluginChangeError {
     /// There is no such plugin.
     Unknown(String),
     /// It was not said which version is meant.
@@ -93,11 +93,11 @@ pub enum NotChanged {
 
 /// What the handlers work with.
 #[derive(Clone)]
-pub struct Api {
+pub struct ApiState {
     /// The durable log.
     pub broker: Arc<dyn Broker>,
     /// The plugins.
-    pub routes: Arc<dyn Routes>,
+    pub routes: Arc<dyn PluginControl>,
     /// What requests are limited by.
     pub options: ServerOptions,
     /// The memory of bodies, heads and answers under way.
@@ -105,33 +105,33 @@ pub struct Api {
     /// Cancelled when the host is told to stop: it is not ready from then on.
     pub draining: CancellationToken,
     /// What this host does not write to its log.
-    pub unwritten: Unwritten,
+    pub unwritten: UnwrittenLines,
 }
 
 /// Where requests come in. Every answer, the refusals of the router among them, is one of ours.
 #[derive(Clone)]
-pub struct Entrance {
-    shared: Arc<Shared>,
+pub struct Gateway {
+    shared: Arc<GatewayState>,
     /// Whether the other end of the connection is on this machine.
     is_local_peer: bool,
 }
 
-struct Shared {
+struct GatewayState {
     options: ServerOptions,
     memory: MemoryBudget,
     /// Answers until the broker is there.
     starting: Router,
-    serving: OnceLock<Serving>,
+    serving: OnceLock<ServingApi>,
 }
 
-struct Serving {
-    api: Arc<Api>,
+struct ServingApi {
+    api: Arc<ApiState>,
     router: Router,
 }
 
-impl Entrance {
+impl Gateway {
     /// The entrance to the routes of the API.
-    pub fn new(api: Api) -> Self {
+    pub fn new(api: ApiState) -> Self {
         let entrance = Self::with_memory(api.options.clone(), api.memory.clone(), String::new());
         entrance.open(api);
         entrance
@@ -145,7 +145,7 @@ impl Entrance {
     }
 
     fn with_memory(options: ServerOptions, memory: MemoryBudget, reason: String) -> Self {
-        let shared = Shared { options, memory, starting: starting::router(reason), serving: OnceLock::new() };
+        let shared = GatewayState { options, memory, starting: starting::router(reason), serving: OnceLock::new() };
         Self { shared: Arc::new(shared), is_local_peer: false }
     }
 
@@ -156,9 +156,9 @@ impl Entrance {
     }
 
     /// Serves the routes of the API from now on. Only the first call has an effect.
-    pub fn open(&self, api: Api) {
+    pub fn open(&self, api: ApiState) {
         let api = Arc::new(api);
-        self.shared.serving.get_or_init(|| Serving { router: router(api.clone()), api });
+        self.shared.serving.get_or_init(|| ServingApi { router: router(api.clone()), api });
     }
 
     /// The memory of bodies, heads and answers under way.
@@ -169,12 +169,12 @@ impl Entrance {
     /// Answers a request.
     pub async fn answer(self, request: Request) -> Response {
         let Self { shared, is_local_peer } = self;
-        let Shared { options, memory, starting, serving } = &*shared;
+        let GatewayState { options, memory, starting, serving } = &*shared;
         let serving = serving.get();
         let handle = async |request: Request| {
             let may_refuse = request.method().is_safe();
             // Taken by hand, since it is nearly all there is, and the router costs more than the handler.
-            let answer = if let Some(Serving { api, .. }) = serving
+            let answer = if let Some(ServingApi { api, .. }) = serving
                 && *request.method() == Method::POST
                 && request.uri().path() == "/events"
             {
@@ -192,7 +192,7 @@ impl Entrance {
     }
 }
 
-fn router(api: Arc<Api>) -> Router {
+fn router(api: Arc<ApiState>) -> Router {
     Router::new()
         .route("/events", post(events::publish).get(events::list))
         .route("/events/{id}", get(events::show))
@@ -213,11 +213,14 @@ fn router(api: Arc<Api>) -> Router {
 
 async fn no_such_path(uri: axum::http::Uri) -> Problem {
     let detail = format!("there is nothing at {:?}; events are sent to POST /events", uri.path());
-    Problem::new(Kind::NotFound, detail)
+    Problem::new(ProblemKind::NotFound, detail)
 }
 
 async fn no_such_method(method: axum::http::Method, uri: axum::http::Uri) -> Problem {
-    Problem::new(Kind::MethodNotAllowed, format!("{:?} does not know {method}; Allow names what it does", uri.path()))
+    Problem::new(
+        ProblemKind::MethodNotAllowed,
+        format!("{:?} does not know {method}; Allow names what it does", uri.path()),
+    )
 }
 
 /// A value as a JSON answer.
@@ -228,7 +231,7 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response {
         Ok(body) => json_text(status, body),
         Err(error) => {
             tracing::error!("an answer cannot be written as JSON: {error}");
-            Problem::new(Kind::Internal, "the answer cannot be written as JSON").into_response()
+            Problem::new(ProblemKind::Internal, "the answer cannot be written as JSON").into_response()
         }
     }
 }

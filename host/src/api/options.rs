@@ -4,7 +4,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use crate::event::Limits;
+use crate::event::EventLimits;
 
 /// What the server must be told (contract section 8).
 #[derive(Clone, Debug, PartialEq)]
@@ -30,7 +30,7 @@ pub struct ServerOptions {
     /// Whether only this machine is served, under its own name: a request for another host is refused.
     pub only_local: bool,
     /// What limits an event.
-    pub limits: Limits,
+    pub limits: EventLimits,
 }
 
 impl Default for ServerOptions {
@@ -46,7 +46,7 @@ impl Default for ServerOptions {
             idle_timeout_ms: 75_000,
             drain_ms: 25_000,
             only_local: true,
-            limits: Limits::default(),
+            limits: EventLimits::default(),
         }
     }
 }

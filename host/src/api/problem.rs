@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::broker;
-use crate::event::{Fault, Rejected};
+use crate::event::{EventFault, RejectedRequest};
 
 /// After how many seconds a sender may try again when a queue is full or a store is away.
 const RETRY_AFTER_S: u64 = 1;
@@ -27,7 +27,7 @@ const MAX_MESSAGE_BYTES: usize = 512;
 
 /// The kinds of refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ProblemKind {
     BadRequest,
     BadQuery,
     BadIdempotencyKey,
@@ -61,7 +61,7 @@ pub(super) enum Kind {
     UnknownCoding,
 }
 
-impl Kind {
+impl ProblemKind {
     #[cfg(test)]
     pub(super) const ALL: [Self; 31] = [
         Self::BadRequest,
@@ -165,9 +165,9 @@ impl Kind {
 /// A refusal.
 #[derive(Clone, Debug)]
 pub(super) struct Problem {
-    kind: Kind,
+    kind: ProblemKind,
     detail: String,
-    errors: Vec<Fault>,
+    errors: Vec<EventFault>,
     retry_after_s: Option<u64>,
     outcome: Option<&'static str>,
     readiness: Option<Box<Readiness>>,
@@ -187,13 +187,13 @@ pub(super) struct Readiness {
 
 /// The document. The members of the standard come first.
 #[derive(Serialize)]
-struct Document<'a> {
+struct ProblemDocument<'a> {
     r#type: &'static str,
     title: &'static str,
     status: u16,
     detail: Cow<'a, str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    errors: Vec<Fault>,
+    errors: Vec<EventFault>,
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'static str>,
     #[serde(flatten)]
@@ -201,7 +201,7 @@ struct Document<'a> {
 }
 
 impl Problem {
-    pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+    pub(super) fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
         Self {
             kind,
             detail: detail.into(),
@@ -214,7 +214,7 @@ impl Problem {
     }
 
     /// With what is wrong and where.
-    pub(super) fn with_errors(self, errors: Vec<Fault>) -> Self {
+    pub(super) fn with_errors(self, errors: Vec<EventFault>) -> Self {
         Self { errors, ..self }
     }
 
@@ -230,7 +230,7 @@ impl Problem {
 
     /// The refusal of what a limit on memory or connections leaves no room for now.
     pub(super) fn overloaded(detail: impl Into<String>) -> Self {
-        Self::new(Kind::Overloaded, detail).retry_after(RETRY_AFTER_S).closing()
+        Self::new(ProblemKind::Overloaded, detail).retry_after(RETRY_AFTER_S).closing()
     }
 
     fn retry_after(self, seconds: u64) -> Self {
@@ -245,22 +245,22 @@ impl Problem {
             broker::Error::Full { limit, .. } if events as u64 > *limit => {
                 let detail =
                     format!("{events} events, and no more than {limit} may wait (broker.max_waiting): send fewer");
-                return Self::new(Kind::TooLarge, detail);
+                return Self::new(ProblemKind::TooLarge, detail);
             }
             broker::Error::LaneFull { lane, limit, .. } if events as u64 > *limit => {
                 let detail =
                     format!("{events} events, and no more than {limit} may wait in the lane {lane}: send fewer");
-                return Self::new(Kind::TooLarge, detail);
+                return Self::new(ProblemKind::TooLarge, detail);
             }
             _ => return Self::from(error),
         };
         let fault = |index: &usize| {
             let pointer = if is_batch { format!("/{index}") } else { String::new() };
-            Fault::new(pointer, "under this key something else was accepted before")
+            EventFault::new(pointer, "under this key something else was accepted before")
         };
         let errors = indices.iter().map(fault).collect();
         let detail = "nothing was accepted; use a new key for a new event";
-        Self::new(Kind::IdempotencyKeyReused, detail).with_errors(errors)
+        Self::new(ProblemKind::IdempotencyKeyReused, detail).with_errors(errors)
     }
 
     pub(super) fn status(&self) -> StatusCode {
@@ -269,7 +269,7 @@ impl Problem {
 
     /// After how many seconds a sender may try again, if that makes sense.
     pub(super) fn retry_after_s(&self) -> Option<u64> {
-        if self.kind == Kind::NotReady { Some(RETRY_AFTER_S) } else { self.retry_after_s }
+        if self.kind == ProblemKind::NotReady { Some(RETRY_AFTER_S) } else { self.retry_after_s }
     }
 
     /// The body of the answer.
@@ -279,10 +279,10 @@ impl Problem {
         if self.errors.len() > MAX_ERRORS {
             detail = format!("{detail}; the first {MAX_ERRORS} of {} errors follow", self.errors.len()).into();
         }
-        let error = |fault: &Fault| {
-            Fault::new(shortened(&fault.pointer, MAX_POINTER_BYTES), shortened(&fault.message, MAX_MESSAGE_BYTES))
+        let error = |fault: &EventFault| {
+            EventFault::new(shortened(&fault.pointer, MAX_POINTER_BYTES), shortened(&fault.message, MAX_MESSAGE_BYTES))
         };
-        let document = Document {
+        let document = ProblemDocument {
             r#type,
             title,
             status: status.as_u16(),
@@ -303,13 +303,13 @@ fn shortened(text: &str, max_bytes: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(max_bytes)]))
 }
 
-impl From<Rejected> for Problem {
-    fn from(rejected: Rejected) -> Self {
+impl From<RejectedRequest> for Problem {
+    fn from(rejected: RejectedRequest) -> Self {
         let detail = format!("{rejected}; nothing of it was accepted");
         match rejected {
-            Rejected::Malformed(faults) => Self::new(Kind::MalformedBody, detail).with_errors(faults),
-            Rejected::Invalid(faults) => Self::new(Kind::InvalidEvent, detail).with_errors(faults),
-            Rejected::TooLarge(faults) => Self::new(Kind::TooLarge, detail).with_errors(faults),
+            RejectedRequest::Malformed(faults) => Self::new(ProblemKind::MalformedBody, detail).with_errors(faults),
+            RejectedRequest::Invalid(faults) => Self::new(ProblemKind::InvalidEvent, detail).with_errors(faults),
+            RejectedRequest::TooLarge(faults) => Self::new(ProblemKind::TooLarge, detail).with_errors(faults),
         }
     }
 }
@@ -318,7 +318,7 @@ impl From<broker::Error> for Problem {
     fn from(error: broker::Error) -> Self {
         match error {
             broker::Error::Unavailable { reason, outcome_known: true } => {
-                Self::new(Kind::StoreUnavailable, reason).retry_after(RETRY_AFTER_S)
+                Self::new(ProblemKind::StoreUnavailable, reason).retry_after(RETRY_AFTER_S)
             }
             broker::Error::Unavailable { reason, outcome_known: false } => {
                 let detail = format!(
@@ -326,20 +326,24 @@ impl From<broker::Error> for Problem {
                 );
                 Self {
                     outcome: Some("unknown"),
-                    ..Self::new(Kind::StoreUnavailable, detail).retry_after(RETRY_AFTER_S)
+                    ..Self::new(ProblemKind::StoreUnavailable, detail).retry_after(RETRY_AFTER_S)
                 }
             }
             broker::Error::Full { .. } | broker::Error::LaneFull { .. } | broker::Error::LaneHeavy { .. } => {
-                Self::new(Kind::QueueFull, error.to_string()).retry_after(RETRY_AFTER_S)
+                Self::new(ProblemKind::QueueFull, error.to_string()).retry_after(RETRY_AFTER_S)
             }
-            broker::Error::NoRoom(_) => Self::new(Kind::StoreFull, error.to_string()).retry_after(RETRY_AFTER_PERSON_S),
-            broker::Error::Unsafe(reason) => Self::new(Kind::StoreUnsafe, reason).retry_after(RETRY_AFTER_PERSON_S),
-            broker::Error::Busy(reason) => Self::new(Kind::StoreBusy, reason).retry_after(RETRY_AFTER_S),
+            broker::Error::NoRoom(_) => {
+                Self::new(ProblemKind::StoreFull, error.to_string()).retry_after(RETRY_AFTER_PERSON_S)
+            }
+            broker::Error::Unsafe(reason) => {
+                Self::new(ProblemKind::StoreUnsafe, reason).retry_after(RETRY_AFTER_PERSON_S)
+            }
+            broker::Error::Busy(reason) => Self::new(ProblemKind::StoreBusy, reason).retry_after(RETRY_AFTER_S),
             broker::Error::Conflict(_) => Self::from_append(error, 0, true),
-            broker::Error::BadCursor => Self::new(Kind::BadQuery, error.to_string()),
+            broker::Error::BadCursor => Self::new(ProblemKind::BadQuery, error.to_string()),
             broker::Error::Misconfigured(reason) => {
                 tracing::error!("a request found the store misconfigured: {reason}");
-                Self::new(Kind::StoreMisconfigured, reason)
+                Self::new(ProblemKind::StoreMisconfigured, reason)
             }
         }
     }
@@ -367,9 +371,9 @@ mod tests {
 
     #[test]
     fn every_kind_has_a_type_of_its_own_and_is_a_refusal() {
-        let types: HashSet<_> = Kind::ALL.iter().map(|kind| kind.parts().1).collect();
-        assert_eq!(types.len(), Kind::ALL.len());
-        for kind in Kind::ALL {
+        let types: HashSet<_> = ProblemKind::ALL.iter().map(|kind| kind.parts().1).collect();
+        assert_eq!(types.len(), ProblemKind::ALL.len());
+        for kind in ProblemKind::ALL {
             let (status, name, title) = kind.parts();
             assert!(status.is_client_error() || status.is_server_error(), "{kind:?}");
             assert!(name.starts_with("/problems/") && !title.is_empty(), "{kind:?}");
@@ -406,8 +410,8 @@ mod tests {
     #[test]
     fn a_refusal_does_not_grow_with_its_request() {
         let errors =
-            (0..1_000).map(|index| Fault::new(format!("/{index}/{}", "é".repeat(9_000)), "\u{1}".repeat(9_000)));
-        let problem = Problem::new(Kind::InvalidEvent, "ü".repeat(9_000)).with_errors(errors.collect());
+            (0..1_000).map(|index| EventFault::new(format!("/{index}/{}", "é".repeat(9_000)), "\u{1}".repeat(9_000)));
+        let problem = Problem::new(ProblemKind::InvalidEvent, "ü".repeat(9_000)).with_errors(errors.collect());
         let body = problem.body();
         assert!(body.len() < 128 * 1024, "{} bytes", body.len());
         let document: serde_json::Value = serde_json::from_str(&body).unwrap();

@@ -5,10 +5,10 @@
 use serde::Deserialize;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 
-use crate::broker::{EndedQuery, Ending};
-use crate::event::{Class, Fault, Timestamp};
+use crate::broker::{EndKind, EndedQuery};
+use crate::event::{EventFault, FailureClass, Timestamp};
 
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemKind};
 
 /// How many events a page has when the query does not say.
 const DEFAULT_LIMIT: usize = 50;
@@ -21,10 +21,10 @@ const MAX_CURSOR_CHARS: usize = 256;
 ///
 /// # Errors
 /// [`Kind::BadQuery`] with everything that is wrong.
-pub(super) fn ended(query: Option<&str>, ending: Ending) -> Result<EndedQuery, Problem> {
+pub(super) fn ended(query: Option<&str>, ending: EndKind) -> Result<EndedQuery, Problem> {
     let known: &[&str] = match ending {
-        Ending::Processed => &["type", "since", "until", "limit", "cursor"],
-        Ending::Failed => &["type", "class", "since", "until", "limit", "cursor"],
+        EndKind::Processed => &["type", "since", "until", "limit", "cursor"],
+        EndKind::Failed => &["type", "class", "since", "until", "limit", "cursor"],
     };
     let mut wanted = EndedQuery {
         ending,
@@ -46,7 +46,7 @@ pub(super) fn ended(query: Option<&str>, ending: Ending) -> Result<EndedQuery, P
             "limit" => limit(&value).map(|it| wanted.limit = it),
             _ => cursor(&value).map(|it| wanted.cursor = Some(it)),
         };
-        faults.extend(read.err().map(|message| Fault::new(name, message)));
+        faults.extend(read.err().map(|message| EventFault::new(name, message)));
     }
     refuse(faults)?;
     Ok(wanted)
@@ -64,7 +64,7 @@ pub(super) fn switch(query: Option<&str>, name: &str) -> Result<bool, Problem> {
         None => Ok(false),
         Some((_, value)) if value.is_empty() || value == "true" => Ok(true),
         Some((name, value)) => {
-            refuse(vec![Fault::new(name.clone(), format!("{value:?} is not a value of it; write ?{name}"))])?;
+            refuse(vec![EventFault::new(name.clone(), format!("{value:?} is not a value of it; write ?{name}"))])?;
             Ok(false)
         }
     }
@@ -96,21 +96,21 @@ fn time(value: &str) -> Result<Timestamp, String> {
 }
 
 /// The known parameters; what is unknown or given twice is a fault.
-fn pairs(query: Option<&str>, known: &[&str], faults: &mut Vec<Fault>) -> Vec<(String, String)> {
+fn pairs(query: Option<&str>, known: &[&str], faults: &mut Vec<EventFault>) -> Vec<(String, String)> {
     let Some(query) = query else { return Vec::new() };
     let uri = format!("/?{query}").parse::<axum::http::Uri>().unwrap_or_default();
     let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&uri);
     let Ok(axum::extract::Query(pairs)) = pairs else {
-        faults.push(Fault::new("", "the query is not made of names and values"));
+        faults.push(EventFault::new("", "the query is not made of names and values"));
         return Vec::new();
     };
     let mut kept: Vec<(String, String)> = Vec::new();
     for (name, value) in pairs {
         if !known.contains(&name.as_str()) {
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            faults.push(Fault::new(name, format!("no such parameter; there are: {known}")));
+            faults.push(EventFault::new(name, format!("no such parameter; there are: {known}")));
         } else if kept.iter().any(|(earlier, _)| *earlier == name) {
-            faults.push(Fault::new(name, "this parameter occurs twice"));
+            faults.push(EventFault::new(name, "this parameter occurs twice"));
         } else {
             kept.push((name, value));
         }
@@ -118,16 +118,16 @@ fn pairs(query: Option<&str>, known: &[&str], faults: &mut Vec<Fault>) -> Vec<(S
     kept
 }
 
-fn refuse(faults: Vec<Fault>) -> Result<(), Problem> {
+fn refuse(faults: Vec<EventFault>) -> Result<(), Problem> {
     match faults.is_empty() {
         true => Ok(()),
-        false => Err(Problem::new(Kind::BadQuery, "the query is not understood").with_errors(faults)),
+        false => Err(Problem::new(ProblemKind::BadQuery, "the query is not understood").with_errors(faults)),
     }
 }
 
-fn class(value: &str) -> Result<Class, String> {
-    Class::deserialize(StrDeserializer::<ValueError>::new(value)).map_err(|_| {
-        let classes: Vec<_> = Class::ALL.iter().map(|class| class.as_str()).collect();
+fn class(value: &str) -> Result<FailureClass, String> {
+    FailureClass::deserialize(StrDeserializer::<ValueError>::new(value)).map_err(|_| {
+        let classes: Vec<_> = FailureClass::ALL.iter().map(|class| class.as_str()).collect();
         format!("a class is one of {}", classes.join(", "))
     })
 }
@@ -156,13 +156,13 @@ mod tests {
     #[test]
     fn a_query_is_read_whole() {
         let query = "type=order.paid&class=no-handler&since=2026-11-23T15:04:05Z&until=2026-11-23T16:04:05%2B01:00&limit=7&cursor=1-2";
-        let wanted = ended(Some(query), Ending::Failed).unwrap();
+        let wanted = ended(Some(query), EndKind::Failed).unwrap();
         assert_eq!(wanted.event_type, "order.paid".parse().ok());
-        assert_eq!(wanted.class, Some(Class::NoHandler));
+        assert_eq!(wanted.class, Some(FailureClass::NoHandler));
         assert_eq!(wanted.since, wanted.until);
         assert!(wanted.since.is_some());
         assert_eq!((wanted.limit, wanted.cursor.as_deref()), (7, Some("1-2")));
-        assert_eq!(ended(None, Ending::Processed).unwrap().limit, DEFAULT_LIMIT);
+        assert_eq!(ended(None, EndKind::Processed).unwrap().limit, DEFAULT_LIMIT);
     }
 
     #[test]
@@ -181,9 +181,9 @@ mod tests {
             "limit=1&limit=2",
             "type",
         ] {
-            assert!(ended(Some(bad), Ending::Failed).is_err(), "{bad:?}");
+            assert!(ended(Some(bad), EndKind::Failed).is_err(), "{bad:?}");
         }
-        assert!(ended(Some("class=trap"), Ending::Processed).is_err(), "only failed events have a class");
+        assert!(ended(Some("class=trap"), EndKind::Processed).is_err(), "only failed events have a class");
         assert!(none(Some("x=1")).is_err() && none(None).is_ok() && none(Some("")).is_ok());
         assert!(switch(Some("verbose"), "verbose").unwrap() && !switch(None, "verbose").unwrap());
         assert!(switch(Some("verbose=no"), "verbose").is_err() && switch(Some("verbos"), "verbose").is_err());

@@ -23,13 +23,13 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use crate::shutdown::Tasks;
+use crate::shutdown::TaskGroup;
 
-use super::admission::Admission;
-use super::connection::{Phases, Times, Under, Watched, WritePace};
+use super::admission::AdmissionControl;
+use super::connection::{ConnectionTimeouts, PhaseTracker, RequestInProgress, TimedStream, WritePace};
 use super::options::ServerOptions;
 use super::problem::Problem;
-use super::{Entrance, guard};
+use super::{Gateway, guard};
 
 /// The most bytes of a head that are read at all. Past the limit on headers, so that most of those who break it can be
 /// answered with a document that says by how much.
@@ -69,12 +69,12 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Dropping the future stops accepting; connections go on until `stop` is cancelled.
 pub async fn serve(
     listener: TcpListener,
-    entrance: Entrance,
+    entrance: Gateway,
     options: ServerOptions,
     stop: CancellationToken,
-    tasks: &Tasks,
+    tasks: &TaskGroup,
 ) -> anyhow::Result<()> {
-    let admission = Arc::new(Admission::new(options.max_connections));
+    let admission = Arc::new(AdmissionControl::new(options.max_connections));
     let options = Arc::new(options);
     let mut pause_ms = *ACCEPT_PAUSES_MS.start();
     loop {
@@ -89,7 +89,7 @@ pub async fn serve(
         match accepted {
             Ok((stream, peer, place)) => {
                 pause_ms = *ACCEPT_PAUSES_MS.start();
-                let server = Server {
+                let server = ConnectionContext {
                     entrance: entrance.clone().for_peer(peer),
                     options: Arc::clone(&options),
                     admission: Arc::clone(&admission),
@@ -122,15 +122,15 @@ pub async fn serve(
 }
 
 /// What a connection works with.
-struct Server {
-    entrance: Entrance,
+struct ConnectionContext {
+    entrance: Gateway,
     options: Arc<ServerOptions>,
-    admission: Arc<Admission>,
+    admission: Arc<AdmissionControl>,
     /// Whether the connection has a spare place only.
     is_spare: bool,
 }
 
-impl Server {
+impl ConnectionContext {
     /// Serves one connection to its end. `close` is cancelled when it is to end as soon as no request is under way.
     async fn connection(self, stream: TcpStream, close: CancellationToken) {
         if let Err(error) = stream.set_nodelay(true) {
@@ -139,16 +139,16 @@ impl Server {
         }
         let options = Arc::clone(&self.options);
         let header_timeout_ms = options.header_timeout_ms.min(if self.is_spare { SPARE_TIMEOUT_MS } else { u64::MAX });
-        let times = Times {
+        let times = ConnectionTimeouts {
             header_timeout_ms,
             idle_timeout_ms: options.idle_timeout_ms,
             write_pace: WRITE_PACE,
             linger_ms: LINGER_MS,
         };
-        let phases = Phases::new(self.entrance.memory());
+        let phases = PhaseTracker::new(self.entrance.memory());
         // A spare place would be no room for anybody.
         let _listed = (!self.is_spare).then(|| self.admission.list(phases.clone(), close.clone()));
-        let stream = Watched::new(stream, phases.clone(), times);
+        let stream = TimedStream::new(stream, phases.clone(), times);
         let server = Arc::new(self);
         let service = service_fn(move |mut request| {
             let under = phases.begin(&mut request);
@@ -183,10 +183,10 @@ impl Server {
 
     async fn answer(
         self: Arc<Self>,
-        phases: Phases,
-        under: Under,
+        phases: PhaseTracker,
+        under: RequestInProgress,
         request: Request<Incoming>,
-    ) -> Result<Response<UntilSent>, Infallible> {
+    ) -> Result<Response<TrackedBody>, Infallible> {
         let request = request.map(Body::new);
         let mut response = match self.place_for(request.uri().path()).await {
             Ok(_place) => self.entrance.clone().answer(request).await,
@@ -198,7 +198,7 @@ impl Server {
         if response.headers().contains_key(CONNECTION) {
             phases.linger();
         }
-        Ok(response.map(|body| UntilSent { body, _under: under }))
+        Ok(response.map(|body| TrackedBody { body, _under: under }))
     }
 
     /// The regular place that a request for this path needs if its connection has none.
@@ -214,12 +214,12 @@ impl Server {
 }
 
 /// The body of an answer; until it is sent, its request counts as being answered.
-struct UntilSent {
+struct TrackedBody {
     body: Body,
-    _under: Under,
+    _under: RequestInProgress,
 }
 
-impl HttpBody for UntilSent {
+impl HttpBody for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
 

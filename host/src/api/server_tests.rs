@@ -8,29 +8,29 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
-use super::fake::{Fake, api};
-use super::{Entrance, ServerOptions, serve};
-use crate::shutdown::Tasks;
+use super::fake::{FakeBroker, api};
+use super::{Gateway, ServerOptions, serve};
+use crate::shutdown::TaskGroup;
 
 /// Longer than anything here may take; only a failing test waits for it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(super) struct Server {
+pub(super) struct TestServer {
     pub(super) address: SocketAddr,
-    pub(super) fake: std::sync::Arc<Fake>,
-    tasks: Tasks,
+    pub(super) fake: std::sync::Arc<FakeBroker>,
+    tasks: TaskGroup,
 }
 
-impl Server {
+impl TestServer {
     pub(super) async fn start(options: ServerOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (api, fake) = api(options.clone());
-        let tasks = Tasks::new();
+        let tasks = TaskGroup::new();
         let (stop, connections) = (tasks.stop_token().clone(), tasks.clone());
         tasks.spawn_critical(
             "http",
-            async move { serve(listener, Entrance::new(api), options, stop, &connections).await },
+            async move { serve(listener, Gateway::new(api), options, stop, &connections).await },
         );
         Self { address, fake, tasks }
     }
@@ -100,7 +100,7 @@ pub(super) const LIVE: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 #[tokio::test]
 async fn a_connection_is_used_for_several_requests() {
-    let server = Server::start(options()).await;
+    let server = TestServer::start(options()).await;
     let mut stream = server.connect().await;
     for _ in 0..3 {
         stream.write_all(LIVE).await.unwrap();
@@ -117,7 +117,7 @@ async fn a_connection_is_used_for_several_requests() {
 
 #[tokio::test]
 async fn events_are_accepted_with_and_without_a_length() {
-    let server = Server::start(options()).await;
+    let server = TestServer::start(options()).await;
     let head = "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n";
     let sized = format!("{head}Content-Length: 12\r\n\r\n{{\"type\":\"a\"}}");
     let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n6\r\n{{\"type\r\n6\r\n\":\"a\"}}\r\n0\r\n\r\n");
@@ -131,7 +131,7 @@ async fn events_are_accepted_with_and_without_a_length() {
 
 #[tokio::test]
 async fn a_head_that_does_not_arrive_in_time_is_refused_however_it_trickles() {
-    let server = Server::start(ServerOptions { header_timeout_ms: 150, ..options() }).await;
+    let server = TestServer::start(ServerOptions { header_timeout_ms: 150, ..options() }).await;
     is_problem(&server.answer(b"GET /livez HTTP/1.1\r\nHos").await, 408, "request-timeout");
 
     let (mut reads, mut writes) = server.connect().await.into_split();
@@ -157,7 +157,7 @@ async fn a_head_that_does_not_arrive_in_time_is_refused_however_it_trickles() {
 
 #[tokio::test]
 async fn a_body_that_does_not_arrive_in_time_is_refused() {
-    let server = Server::start(ServerOptions { body_timeout_ms: 100, ..options() }).await;
+    let server = TestServer::start(ServerOptions { body_timeout_ms: 100, ..options() }).await;
     let half = b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{\"ty";
     is_problem(&server.answer(half).await, 408, "request-timeout");
     assert_eq!(server.fake.len(), 0);
@@ -166,7 +166,7 @@ async fn a_body_that_does_not_arrive_in_time_is_refused() {
 
 #[tokio::test]
 async fn a_body_that_ends_early_is_not_taken_for_an_event() {
-    let server = Server::start(options()).await;
+    let server = TestServer::start(options()).await;
     let mut stream = server.connect().await;
     let half = b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{\"type\":\"a\"}";
     stream.write_all(half).await.unwrap();
@@ -179,21 +179,21 @@ async fn a_body_that_ends_early_is_not_taken_for_an_event() {
 
 #[tokio::test]
 async fn a_connection_without_a_request_is_closed_in_silence() {
-    let server = Server::start(ServerOptions { idle_timeout_ms: 100, ..options() }).await;
+    let server = TestServer::start(ServerOptions { idle_timeout_ms: 100, ..options() }).await;
     let mut stream = server.connect().await;
     stream.write_all(LIVE).await.unwrap();
     read_answer(&mut stream).await;
     assert_eq!(read_to_end(&mut stream).await, "");
     server.stop().await;
 
-    let server = Server::start(ServerOptions { header_timeout_ms: 100, ..options() }).await;
+    let server = TestServer::start(ServerOptions { header_timeout_ms: 100, ..options() }).await;
     assert_eq!(server.answer(b"").await, "");
     server.stop().await;
 }
 
 #[tokio::test]
 async fn an_open_connection_may_be_idle_for_longer_than_a_head_may_take() {
-    let server = Server::start(ServerOptions { header_timeout_ms: 50, ..options() }).await;
+    let server = TestServer::start(ServerOptions { header_timeout_ms: 50, ..options() }).await;
     let mut stream = server.connect().await;
     for _ in 0..2 {
         stream.write_all(LIVE).await.unwrap();
@@ -206,7 +206,7 @@ async fn an_open_connection_may_be_idle_for_longer_than_a_head_may_take() {
 
 #[tokio::test]
 async fn what_is_too_large_is_refused_with_a_document_while_it_is_still_sent() {
-    let server = Server::start(ServerOptions { max_body_bytes: 10_000, ..options() }).await;
+    let server = TestServer::start(ServerOptions { max_body_bytes: 10_000, ..options() }).await;
     for header_bytes in [40_000, 70_000, 300_000] {
         let request = format!("GET /livez HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(header_bytes));
         is_problem(&server.answer(request.as_bytes()).await, 431, "headers-too-large");
@@ -230,7 +230,7 @@ async fn what_is_too_large_is_refused_with_a_document_while_it_is_still_sent() {
 
 #[tokio::test]
 async fn whatever_is_refused_its_body_is_taken_so_that_the_sender_sees_why() {
-    let server = Server::start(options()).await;
+    let server = TestServer::start(options()).await;
     let body = " ".repeat(900_000);
     for (line, headers, status, kind) in [
         ("POST /events", "Content-Type: text/plain\r\n", 415, "unsupported-media-type"),
@@ -249,7 +249,7 @@ async fn whatever_is_refused_its_body_is_taken_so_that_the_sender_sees_why() {
 
 #[tokio::test]
 async fn heads_that_two_servers_could_read_differently_are_refused() {
-    let server = Server::start(options()).await;
+    let server = TestServer::start(options()).await;
     let post = "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
     for request in [
         format!("{post}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
@@ -279,7 +279,7 @@ async fn heads_that_two_servers_could_read_differently_are_refused() {
 
 #[tokio::test]
 async fn at_the_end_requests_under_way_are_answered_and_idle_connections_closed() {
-    let server = Server::start(options()).await;
+    let server = TestServer::start(options()).await;
     let mut idle = server.connect().await;
     idle.write_all(LIVE).await.unwrap();
     read_answer(&mut idle).await;
@@ -311,7 +311,7 @@ async fn at_the_end_requests_under_way_are_answered_and_idle_connections_closed(
 
 #[tokio::test]
 async fn what_does_not_end_within_the_drain_time_is_dropped() {
-    let server = Server::start(ServerOptions { drain_ms: 100, ..options() }).await;
+    let server = TestServer::start(ServerOptions { drain_ms: 100, ..options() }).await;
     let mut stuck = server.connect().await;
     stuck
         .write_all(

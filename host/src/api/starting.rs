@@ -7,7 +7,7 @@ use axum::extract::{RawQuery, State};
 use axum::routing::get;
 use serde_json::json as object;
 
-use super::problem::{Kind, Problem, Readiness};
+use super::problem::{Problem, ProblemKind, Readiness};
 use super::{health, query};
 
 /// The routes for this time. `reason` says what is waited for.
@@ -25,9 +25,9 @@ async fn not_ready(State(reason): State<Arc<str>>, RawQuery(query): RawQuery) ->
     }
     let checks = object!([health::check("broker", Some(&reason), object!({}))]);
     let readiness = Readiness { accepting: false, handling: false, checks };
-    Problem::new(Kind::NotReady, &*reason).with_readiness(readiness)
+    Problem::new(ProblemKind::NotReady, &*reason).with_readiness(readiness)
 }
 
 async fn not_yet(State(reason): State<Arc<str>>) -> Problem {
-    Problem::new(Kind::NotReady, format!("{reason}; nothing was accepted, send the request again"))
+    Problem::new(ProblemKind::NotReady, format!("{reason}; nothing was accepted, send the request again"))
 }

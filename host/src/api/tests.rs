@@ -7,20 +7,20 @@ use axum::http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
-use super::fake::{Fake, OnePlugin, api};
-use super::{Api, Entrance, ServerOptions};
+use super::fake::{FakeBroker, FakePluginControl, api};
+use super::{ApiState, Gateway, ServerOptions};
 use crate::broker::{Error, Lane};
-use crate::event::{Class, End, Limits, State, Timestamp};
+use crate::event::{EventEnd, EventLimits, EventState, FailureClass, Timestamp};
 
 mod plugins;
 
-struct Answer {
+struct TestResponse {
     status: u16,
     headers: HeaderMap,
     text: String,
 }
 
-impl Answer {
+impl TestResponse {
     fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {:?}", self.text))
     }
@@ -43,31 +43,35 @@ impl Answer {
 fn options() -> ServerOptions {
     ServerOptions {
         max_body_bytes: 4_096,
-        limits: Limits { max_payload_bytes: 1_024, max_batch_events: 3, max_json_depth: 8 },
+        limits: EventLimits { max_payload_bytes: 1_024, max_batch_events: 3, max_json_depth: 8 },
         ..ServerOptions::default()
     }
 }
 
-async fn send(api: &Api, request: Request<Body>) -> Answer {
-    answer_of(Entrance::new(api.clone()).for_peer(([127, 0, 0, 1], 1).into()).answer(request).await).await
+async fn send(api: &ApiState, request: Request<Body>) -> TestResponse {
+    answer_of(Gateway::new(api.clone()).for_peer(([127, 0, 0, 1], 1).into()).answer(request).await).await
 }
 
-async fn answer_of(response: Response<Body>) -> Answer {
+async fn answer_of(response: Response<Body>) -> TestResponse {
     let (parts, body) = response.into_parts();
     let bytes = body.collect().await.unwrap().to_bytes();
     assert_eq!(parts.headers["x-content-type-options"], "nosniff");
-    Answer { status: parts.status.as_u16(), headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+    TestResponse {
+        status: parts.status.as_u16(),
+        headers: parts.headers,
+        text: String::from_utf8(bytes.to_vec()).unwrap(),
+    }
 }
 
-async fn get(api: &Api, path: &str) -> Answer {
+async fn get(api: &ApiState, path: &str) -> TestResponse {
     send(api, Request::get(path).header("host", "localhost").body(Body::empty()).unwrap()).await
 }
 
-async fn delete(api: &Api, path: &str) -> Answer {
+async fn delete(api: &ApiState, path: &str) -> TestResponse {
     send(api, Request::delete(path).header("host", "localhost").body(Body::empty()).unwrap()).await
 }
 
-async fn post(api: &Api, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
+async fn post(api: &ApiState, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> TestResponse {
     let mut request = Request::post(path).header("host", "localhost");
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -77,11 +81,11 @@ async fn post(api: &Api, path: &str, headers: &[(&str, &str)], body: impl Into<B
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
-async fn publish(api: &Api, body: &str) -> Answer {
+async fn publish(api: &ApiState, body: &str) -> TestResponse {
     post(api, "/events", &[JSON], body.to_owned()).await
 }
 
-fn new() -> (Api, Arc<Fake>) {
+fn new() -> (ApiState, Arc<FakeBroker>) {
     api(options())
 }
 
@@ -211,7 +215,7 @@ async fn requests_that_others_could_read_differently_are_refused() {
 
 #[tokio::test]
 async fn a_server_for_its_own_machine_has_no_other_name() {
-    let asked_as = async |api: &Api, host: &str| {
+    let asked_as = async |api: &ApiState, host: &str| {
         let request = Request::get("/livez").header("host", host);
         send(api, request.body(Body::empty()).unwrap()).await
     };
@@ -309,17 +313,22 @@ async fn a_panic_in_a_handler_is_an_answer() {
 }
 
 /// Publishes events of these types and ends them.
-async fn ended(api: &Api, fake: &Fake, types: &[&str], failure: Option<(Class, &str)>) -> Vec<String> {
+async fn ended(
+    api: &ApiState,
+    fake: &FakeBroker,
+    types: &[&str],
+    failure: Option<(FailureClass, &str)>,
+) -> Vec<String> {
     let mut ids = Vec::new();
     for event_type in types {
         let answer = publish(api, &format!("{{\"type\":\"{event_type}\"}}")).await.json();
         let id = answer["eventId"].as_str().unwrap();
         let failure = failure.map(|(class, reason)| (class, reason.to_owned()));
         fake.change(id.parse().unwrap(), |found| {
-            found.state = if failure.is_some() { State::Failed } else { State::Processed };
+            found.state = if failure.is_some() { EventState::Failed } else { EventState::Processed };
             found.record.attempts_made = 1;
             found.record.end =
-                Some(End { at: Timestamp::from_unix_ms(1), failure, result: None, children: Vec::new() });
+                Some(EventEnd { at: Timestamp::from_unix_ms(1), failure, result: None, children: Vec::new() });
         });
         ids.push(id.to_owned());
     }
@@ -330,7 +339,7 @@ async fn ended(api: &Api, fake: &Fake, types: &[&str], failure: Option<(Class, &
 async fn processed_events_are_listed_in_pages() {
     let (api, fake) = new();
     let ids = ended(&api, &fake, &["a", "b", "a"], None).await;
-    ended(&api, &fake, &["c"], Some((Class::Trap, "bug"))).await;
+    ended(&api, &fake, &["c"], Some((FailureClass::Trap, "bug"))).await;
     let first = get(&api, "/events?limit=2").await.json();
     let listed = |page: &Value| -> Vec<String> {
         page["events"].as_array().unwrap().iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect()
@@ -349,7 +358,7 @@ async fn processed_events_are_listed_in_pages() {
 #[tokio::test]
 async fn a_failed_event_is_shown_with_its_reason_and_replayed_once() {
     let (api, fake) = new();
-    let id = ended(&api, &fake, &["USER_SIGNUP"], Some((Class::Reject, "no e-mail"))).await.remove(0);
+    let id = ended(&api, &fake, &["USER_SIGNUP"], Some((FailureClass::Reject, "no e-mail"))).await.remove(0);
     let listed = get(&api, "/failed-events").await.json();
     assert_eq!(listed["nextCursor"], Value::Null);
     let shown = get(&api, &format!("/failed-events/{id}")).await.json();
@@ -376,7 +385,7 @@ async fn metrics_are_json_unless_text_is_asked_for() {
         let mut inner = fake.state.lock().unwrap();
         inner.stats.counters.processed = 10;
         inner.stats.counters.failed = 2;
-        inner.stats.counters.failed_by_class.insert(Class::NoHandler, 2);
+        inner.stats.counters.failed_by_class.insert(FailureClass::NoHandler, 2);
         inner.stats.depth.queued.insert("signup".into(), 3);
     }
     let metrics = get(&api, "/metrics").await.json();
@@ -411,8 +420,8 @@ async fn readiness_follows_the_broker_and_the_end_of_the_host() {
 #[tokio::test]
 async fn plugins_that_are_awaited_keep_the_host_from_being_ready() {
     let (api, _) = new();
-    let routes = Arc::new(OnePlugin { trouble: Some("plugins are being loaded: a".into()) });
-    let document = get(&Api { routes, ..api }, "/readyz").await.is_problem(503, "not-ready");
+    let routes = Arc::new(FakePluginControl { trouble: Some("plugins are being loaded: a".into()) });
+    let document = get(&ApiState { routes, ..api }, "/readyz").await.is_problem(503, "not-ready");
     assert_eq!(document["detail"], "plugins are being loaded: a");
     assert_eq!((&document["checks"][2]["name"], &document["checks"][2]["ready"]), (&json!("plugins"), &json!(false)));
 }
@@ -420,7 +429,7 @@ async fn plugins_that_are_awaited_keep_the_host_from_being_ready() {
 #[tokio::test]
 async fn until_the_broker_is_there_the_server_lives_and_takes_nothing() {
     let peer = ([127, 0, 0, 1], 1).into();
-    let entrance = Entrance::starting(options(), "the broker is being opened".into()).for_peer(peer);
+    let entrance = Gateway::starting(options(), "the broker is being opened".into()).for_peer(peer);
     let ask = async |method: &str, path: &str| {
         let request = Request::builder().method(method).uri(path).header("host", "localhost");
         answer_of(entrance.clone().answer(request.body(Body::from("{}")).unwrap()).await).await

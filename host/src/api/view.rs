@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
-use crate::event::{AttemptRecord, Class, Data, EventId, Record, State, Timestamp};
+use crate::event::{AttemptRecord, EventData, EventId, EventRecord, EventState, FailureClass, Timestamp};
 
 /// Extensions that are shown as members of their own.
 const KEY: &str = "partitionkey";
@@ -20,7 +20,7 @@ const KEY: &str = "partitionkey";
 pub(super) struct EventView<'a> {
     id: EventId,
     r#type: &'a str,
-    state: State,
+    state: EventState,
     source: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     subject: Option<&'a str>,
@@ -36,7 +36,7 @@ pub(super) struct EventView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     failed_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    class: Option<Class>,
+    class: Option<FailureClass>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,13 +46,13 @@ pub(super) struct EventView<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     extensions: BTreeMap<&'a str, &'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<Shown<'a>>,
+    payload: Option<DataView<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_base64: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<EventId>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    result: Option<Shown<'a>>,
+    result: Option<DataView<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     result_base64: Option<String>,
     children: &'a [EventId],
@@ -64,14 +64,14 @@ pub(super) struct EventView<'a> {
 /// Text, as JSON if it is that.
 #[derive(Serialize)]
 #[serde(untagged)]
-pub(crate) enum Shown<'a> {
+pub(crate) enum DataView<'a> {
     Json(&'a RawValue),
     Text(&'a str),
 }
 
 impl<'a> EventView<'a> {
     /// The view of an event that stands so.
-    pub(super) fn new(record: &'a Record, state: State, due: Option<Timestamp>) -> Self {
+    pub(super) fn new(record: &'a EventRecord, state: EventState, due: Option<Timestamp>) -> Self {
         let (event, end) = (&record.event, record.end.as_ref());
         let failure = end.and_then(|end| end.failure.as_ref());
         let result = end.and_then(|end| end.result.as_ref());
@@ -108,20 +108,23 @@ impl<'a> EventView<'a> {
     }
 
     /// The view of an event in a list of ended ones.
-    pub(super) fn ended(record: &'a Record) -> Self {
+    pub(super) fn ended(record: &'a EventRecord) -> Self {
         let failed = record.end.as_ref().is_some_and(|end| end.failure.is_some());
-        Self::new(record, if failed { State::Failed } else { State::Processed }, None)
+        Self::new(record, if failed { EventState::Failed } else { EventState::Processed }, None)
     }
 }
 
 /// Data as text or as base64. Text whose type is not known is shown as JSON when it is JSON.
-pub(crate) fn show<'a>(data: Option<&'a Data>, content_type: Option<&str>) -> (Option<Shown<'a>>, Option<String>) {
+pub(crate) fn show<'a>(
+    data: Option<&'a EventData>,
+    content_type: Option<&str>,
+) -> (Option<DataView<'a>>, Option<String>) {
     let Some(data) = data else { return (None, None) };
     let Some(text) = data.as_text() else { return (None, Some(STANDARD.encode(&data.bytes))) };
     let json = serde_json::from_str::<&RawValue>(text).ok();
     // Splicing must not change a byte, and white space around a value would be dropped.
     let json = json.filter(|json| json.get().len() == text.len() && content_type.is_none_or(is_json));
-    (Some(json.map_or(Shown::Text(text), Shown::Json)), None)
+    (Some(json.map_or(DataView::Text(text), DataView::Json)), None)
 }
 
 fn is_json(content_type: &str) -> bool {
@@ -132,10 +135,10 @@ fn is_json(content_type: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{DEFAULT_SOURCE, End, Event};
+    use crate::event::{DEFAULT_SOURCE, Event, EventEnd};
 
-    fn record(data: Option<Data>, content_type: Option<&str>) -> Record {
-        Record::new(Event {
+    fn record(data: Option<EventData>, content_type: Option<&str>) -> EventRecord {
+        EventRecord::new(Event {
             id: EventId::new(),
             event_type: "a".parse().unwrap(),
             source: DEFAULT_SOURCE.into(),
@@ -151,8 +154,8 @@ mod tests {
         })
     }
 
-    fn shown(record: &Record) -> String {
-        serde_json::to_string(&EventView::new(record, State::Queued, None)).unwrap()
+    fn shown(record: &EventRecord) -> String {
+        serde_json::to_string(&EventView::new(record, EventState::Queued, None)).unwrap()
     }
 
     #[test]
@@ -160,7 +163,7 @@ mod tests {
         for payload in
             ["{ \"b\":1, \"a\" : 12345678901234567890.10 }", "null", "\"\\u00e9\"", "[ ]", "1e400", "9007199254740993"]
         {
-            let text = shown(&record(Some(Data::text(payload)), Some("application/json; charset=utf-8")));
+            let text = shown(&record(Some(EventData::text(payload)), Some("application/json; charset=utf-8")));
             assert!(text.contains(&format!("\"payload\":{payload},")), "{text}");
         }
     }
@@ -168,12 +171,12 @@ mod tests {
     #[test]
     fn what_is_not_json_is_a_string_or_base64() {
         for (data, content_type, member) in [
-            (Data::text("hello"), Some("text/plain"), "\"payload\":\"hello\","),
-            (Data::text("1"), Some("text/plain"), "\"payload\":\"1\","),
-            (Data::text("{\"torn\":"), Some("application/json"), "\"payload\":\"{\\\"torn\\\":\","),
-            (Data::text(" 1"), None, "\"payload\":\" 1\","),
-            (Data::text("1"), None, "\"payload\":1,"),
-            (Data::binary(vec![0xff, 0]), Some("image/png"), "\"payloadBase64\":\"/wA=\","),
+            (EventData::text("hello"), Some("text/plain"), "\"payload\":\"hello\","),
+            (EventData::text("1"), Some("text/plain"), "\"payload\":\"1\","),
+            (EventData::text("{\"torn\":"), Some("application/json"), "\"payload\":\"{\\\"torn\\\":\","),
+            (EventData::text(" 1"), None, "\"payload\":\" 1\","),
+            (EventData::text("1"), None, "\"payload\":1,"),
+            (EventData::binary(vec![0xff, 0]), Some("image/png"), "\"payloadBase64\":\"/wA=\","),
         ] {
             let text = shown(&record(Some(data), content_type));
             assert!(text.contains(member), "{text} lacks {member}");
@@ -191,14 +194,15 @@ mod tests {
     fn a_failed_event_says_why_and_a_processed_one_what_came_of_it() {
         let mut failed = record(None, None);
         let at = Timestamp::from_unix_ms(5);
-        let failure = Some((Class::Reject, "no e-mail".to_owned()));
-        failed.end = Some(End { at, failure, result: None, children: Vec::new() });
+        let failure = Some((FailureClass::Reject, "no e-mail".to_owned()));
+        failed.end = Some(EventEnd { at, failure, result: None, children: Vec::new() });
         let view = serde_json::to_value(EventView::ended(&failed)).unwrap();
         assert_eq!((&view["state"], &view["class"]), (&"failed".into(), &"reject".into()));
         assert_eq!((&view["reason"], &view["failedAt"]), (&"no e-mail".into(), &"1970-01-01T00:00:00.005Z".into()));
 
         let child = EventId::new();
-        failed.end = Some(End { at, failure: None, result: Some(Data::text("{\"ok\":true}")), children: vec![child] });
+        failed.end =
+            Some(EventEnd { at, failure: None, result: Some(EventData::text("{\"ok\":true}")), children: vec![child] });
         let view = serde_json::to_value(EventView::ended(&failed)).unwrap();
         assert_eq!((&view["state"], &view["result"]), (&"processed".into(), &serde_json::json!({ "ok": true })));
         assert_eq!(view["children"], serde_json::json!([child]));

@@ -10,20 +10,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use crate::api::{self, Api, Entrance};
+use crate::api::{self, ApiState, Gateway};
 use crate::broker::Broker;
 use crate::config::Config;
-use crate::plugin::{self, Registry};
-use crate::shutdown::{StopSignals, Tasks};
-use crate::telemetry::Log;
+use crate::plugin::{self, PluginRegistry};
+use crate::shutdown::{StopSignals, TaskGroup};
+use crate::telemetry::LogGuard;
 use crate::worker::{self, Worker};
 
-use super::{Error, Fact, GOODBYE, PluginRoutes, descriptors, facts, open_broker, plugin_options};
+use super::{Error, GOODBYE, RegistryControl, StartupFact, descriptors, facts, open_broker, plugin_options};
 
 /// A server that accepts and handles events.
-struct Running {
+struct RunningServer {
     broker: Arc<dyn Broker>,
-    plugins: Arc<Registry>,
+    plugins: Arc<PluginRegistry>,
     worker: Worker,
 }
 
@@ -33,7 +33,7 @@ struct Running {
 ///
 /// # Errors
 /// What it needs is not there, or something has failed. A second signal ends at once, as an error.
-pub async fn run(config: Config, log: Log, mut announce: impl FnMut(&Fact)) -> Result<(), Error> {
+pub async fn run(config: Config, log: LogGuard, mut announce: impl FnMut(&StartupFact)) -> Result<(), Error> {
     // First of all: a stop is heard from here on.
     let mut signals = StopSignals::listen().context("cannot listen for signals")?;
     descriptors::raise_limit();
@@ -49,8 +49,8 @@ pub async fn run(config: Config, log: Log, mut announce: impl FnMut(&Fact)) -> R
     let address = listener.local_addr().context("the listener has no address")?;
     plugin_options.listeners.push(address);
 
-    let (tasks, store_tasks) = (Tasks::new(), Tasks::new());
-    let entrance = Entrance::starting(config.server.clone(), "the broker is being opened".into());
+    let (tasks, store_tasks) = (TaskGroup::new(), TaskGroup::new());
+    let entrance = Gateway::starting(config.server.clone(), "the broker is being opened".into());
     let (server, stop, connections) = (config.server.clone(), tasks.stop_token().clone(), tasks.clone());
     let doors = entrance.clone();
     tasks.spawn_critical("http", async move { api::serve(listener, doors, server, stop, &connections).await });
@@ -68,7 +68,7 @@ pub async fn run(config: Config, log: Log, mut announce: impl FnMut(&Fact)) -> R
         }
         () = tasks.stop_token().cancelled() => None,
     };
-    let Some(Ok(Running { broker, plugins, worker })) = started else {
+    let Some(Ok(RunningServer { broker, plugins, worker })) = started else {
         for tasks in [&tasks, &store_tasks] {
             tasks.stop_token().cancel();
         }
@@ -80,19 +80,23 @@ pub async fn run(config: Config, log: Log, mut announce: impl FnMut(&Fact)) -> R
             _ => Ok(()),
         };
     };
-    entrance.open(Api {
+    entrance.open(ApiState {
         broker: broker.clone(),
-        routes: Arc::new(PluginRoutes { registry: plugins.clone(), broker: broker.clone(), started: Instant::now() }),
+        routes: Arc::new(RegistryControl {
+            registry: plugins.clone(),
+            broker: broker.clone(),
+            started: Instant::now(),
+        }),
         options: config.server.clone(),
         memory: entrance.memory().clone(),
         draining: tasks.stop_token().clone(),
         unwritten: log.unwritten().clone(),
     });
     announce(&facts::broker(&config, broker.as_ref()));
-    announce(&Fact(format!("listening on http://{address}")));
+    announce(&StartupFact(format!("listening on http://{address}")));
 
     let mut changes = plugins.changes();
-    let mut plugin_facts = facts::PluginFacts::default();
+    let mut plugin_facts = facts::StartupReporter::default();
     let served = async {
         while !plugin_facts.is_complete() {
             changes.borrow_and_update();
@@ -129,12 +133,12 @@ pub async fn run(config: Config, log: Log, mut announce: impl FnMut(&Fact)) -> R
 /// Opens the broker and sets up what handles events. Plugins are loaded in a task of their own.
 async fn start(
     config: &Config,
-    plugin_options: plugin::Options,
-    tasks: &Tasks,
-    store_tasks: &Tasks,
-) -> Result<Running, Error> {
+    plugin_options: plugin::RegistryOptions,
+    tasks: &TaskGroup,
+    store_tasks: &TaskGroup,
+) -> Result<RunningServer, Error> {
     let broker = open_broker(config, store_tasks).await?;
-    let plugins = Registry::prepare(plugin_options).await.map_err(|error| Error::Refused(error.to_string()))?;
+    let plugins = PluginRegistry::prepare(plugin_options).await.map_err(|error| Error::Refused(error.to_string()))?;
     let (store_ended, stop) = (store_tasks.stop_token().clone(), tasks.stop_token().clone());
     let store_failure = store_tasks.clone();
     tasks.spawn_critical("store", async move {
@@ -143,7 +147,7 @@ async fn start(
             () = store_ended.cancelled() => store_failure.failure().map_or(Ok(()), Err),
         }
     });
-    let worker_options = worker::Options {
+    let worker_options = worker::WorkerOptions {
         concurrency: config.worker.concurrency,
         host_concurrency: plugins.concurrency(),
         lease: Duration::from_millis(config.worker.lease_ms),
@@ -161,5 +165,5 @@ async fn start(
         watched.watch(stop).await;
         Ok(())
     });
-    Ok(Running { broker, plugins, worker })
+    Ok(RunningServer { broker, plugins, worker })
 }

@@ -9,10 +9,10 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::broker::embedded::{self, BackupError, SnapshotError};
-use crate::broker::{self, Snapshot, redis};
+use crate::broker::{self, SnapshotReader, redis};
 use crate::config::Config;
-use crate::shutdown::Tasks;
-use crate::transfer::{self, Moved, Told};
+use crate::shutdown::TaskGroup;
+use crate::transfer::{self, ExportNotice, TransferCounts};
 
 use super::{Error, GOODBYE, open_broker};
 
@@ -53,8 +53,8 @@ impl From<BackupError> for Error {
 pub async fn export(
     config: &Config,
     out: &mut dyn Write,
-    moved: &mut Moved,
-    tell: &mut dyn FnMut(Told<'_>, u64),
+    moved: &mut TransferCounts,
+    tell: &mut dyn FnMut(ExportNotice<'_>, u64),
 ) -> Result<(), Error> {
     let mut snapshot = open_snapshot(config).await?;
     let expected = snapshot.expected_events();
@@ -69,10 +69,10 @@ pub async fn export(
 pub async fn import(
     config: &Config,
     input: &mut dyn BufRead,
-    moved: &mut Moved,
+    moved: &mut TransferCounts,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), Error> {
-    let tasks = Tasks::new();
+    let tasks = TaskGroup::new();
     let broker = open_broker(config, &tasks).await?;
     let imported = transfer::import(broker.as_ref(), input, moved, progress).await;
     let closed = tokio::time::timeout(GOODBYE, broker.close()).await;
@@ -119,7 +119,7 @@ fn refuse_file(directory: &Path) -> Result<(), Error> {
     Err(Error::Refused(format!("{directory:?} is a file: a store is a directory, given as embedded:DIRECTORY")))
 }
 
-async fn open_snapshot(config: &Config) -> Result<Box<dyn Snapshot>, Error> {
+async fn open_snapshot(config: &Config) -> Result<Box<dyn SnapshotReader>, Error> {
     let url = config.broker_url.as_str();
     match url.strip_prefix("embedded:") {
         Some(directory) => {

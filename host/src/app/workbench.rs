@@ -11,25 +11,25 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::{Error, plugin_options};
-use crate::api::{Shown, show};
+use crate::api::{DataView, show};
 use crate::clock;
 use crate::config::Config;
 use crate::event::{
-    Draft, Event, EventId, Fault, Limits, LogLine, Outcome, Published, Rejected, Settlement, StateWrite, Success,
-    decide,
+    AttemptEffects, AttemptOutcome, Event, EventDraft, EventFault, EventId, EventLimits, LogLine, PublishedEvent,
+    RejectedRequest, Settlement, StateWrite, decide,
 };
-use crate::plugin::{self, Attempt, LoadError, MemoryState, Plugin, Settings as PluginSettings};
+use crate::plugin::{self, AttemptInput, LoadError, MemoryState, Plugin, PluginSettings};
 
 /// A sandbox for files that are looked at one after the other.
-pub struct Workbench {
-    sandbox: plugin::Workbench,
-    limits: Limits,
+pub struct PluginInspector {
+    sandbox: plugin::InspectionSandbox,
+    limits: EventLimits,
     max_line_bytes: usize,
 }
 
 /// Why a file is not a plugin, in the words that a server has for it.
 #[derive(Debug, Serialize)]
-pub struct NoPlugin {
+pub struct InspectError {
     /// Everything in one text.
     pub error: String,
     /// Each misfit by itself, where imports and exports do not fit; else the one thing that is wrong.
@@ -42,7 +42,7 @@ pub struct NoPlugin {
 /// What a file that is a plugin is.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Facts {
+pub struct PluginFacts {
     /// The name that it would have.
     pub name: String,
     /// The version that it says it has.
@@ -66,21 +66,22 @@ pub struct Facts {
 }
 
 /// A plugin that is given events by hand.
-pub struct OnBench<'a> {
+pub struct PluginTrial<'a> {
     plugin: Arc<Plugin>,
     /// What the events before have written.
     state: Arc<MemoryState>,
-    limits: &'a Limits,
+    limits: &'a EventLimits,
 }
 
-impl Workbench {
+impl PluginInspector {
     /// Sets the sandbox up, with the limits of the configuration.
     ///
     /// # Errors
     /// A setting is wrong, or the sandbox cannot be set up.
     pub fn open(config: &Config) -> Result<Self, Error> {
-        let sandbox = plugin::Workbench::open(plugin_options(config)?).map_err(|error| Error::Failed(error.into()))?;
-        let limits = Limits { max_payload_bytes: config.max_payload_bytes, ..Limits::default() };
+        let sandbox =
+            plugin::InspectionSandbox::open(plugin_options(config)?).map_err(|error| Error::Failed(error.into()))?;
+        let limits = EventLimits { max_payload_bytes: config.max_payload_bytes, ..EventLimits::default() };
         Ok(Self { sandbox, limits, max_line_bytes: config.server.max_body_bytes })
     }
 
@@ -88,7 +89,7 @@ impl Workbench {
     ///
     /// # Errors
     /// It cannot be read, or what is wrong with it.
-    pub async fn read_settings(&self, file: &Path) -> Result<PluginSettings, NoPlugin> {
+    pub async fn read_settings(&self, file: &Path) -> Result<PluginSettings, InspectError> {
         Ok(self.sandbox.read_settings(file).await?)
     }
 
@@ -96,7 +97,7 @@ impl Workbench {
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub async fn load(&self, path: &Path, settings: Option<&PluginSettings>) -> Result<OnBench<'_>, NoPlugin> {
+    pub async fn load(&self, path: &Path, settings: Option<&PluginSettings>) -> Result<PluginTrial<'_>, InspectError> {
         self.load_with(path, settings, None).await
     }
 
@@ -109,9 +110,9 @@ impl Workbench {
         path: &Path,
         settings: Option<&PluginSettings>,
         config: Option<BTreeMap<String, String>>,
-    ) -> Result<OnBench<'_>, NoPlugin> {
+    ) -> Result<PluginTrial<'_>, InspectError> {
         let plugin = self.sandbox.load(path, settings, config).await?;
-        Ok(OnBench { plugin: Arc::new(plugin), state: Arc::default(), limits: &self.limits })
+        Ok(PluginTrial { plugin: Arc::new(plugin), state: Arc::default(), limits: &self.limits })
     }
 
     /// The most bytes of a request, and so of a line that holds an event.
@@ -120,7 +121,7 @@ impl Workbench {
     }
 }
 
-impl From<LoadError> for NoPlugin {
+impl From<LoadError> for InspectError {
     fn from(error: LoadError) -> Self {
         let text = error.to_string();
         let is_usage = matches!(error, LoadError::Read(_) | LoadError::Settings(_) | LoadError::Secret(_));
@@ -132,7 +133,7 @@ impl From<LoadError> for NoPlugin {
     }
 }
 
-impl OnBench<'_> {
+impl PluginTrial<'_> {
     /// The same plugin, without state.
     #[must_use]
     pub fn afresh(&self) -> Self {
@@ -140,9 +141,9 @@ impl OnBench<'_> {
     }
 
     /// What the plugin is.
-    pub fn facts(&self) -> Facts {
+    pub fn facts(&self) -> PluginFacts {
         let plugin = &self.plugin;
-        Facts {
+        PluginFacts {
             name: plugin.name().to_owned(),
             version: plugin.version().map(str::to_owned),
             description: plugin.description().map(str::to_owned),
@@ -161,31 +162,33 @@ impl OnBench<'_> {
     ///
     /// # Errors
     /// Everything that is wrong with the event, each with the place.
-    pub async fn handle(&self, event: Bytes, attempt: u32) -> Result<String, Vec<Fault>> {
+    pub async fn handle(&self, event: Bytes, attempt: u32) -> Result<String, Vec<EventFault>> {
         let faults = |rejected| match rejected {
-            Rejected::Malformed(faults) | Rejected::Invalid(faults) | Rejected::TooLarge(faults) => faults,
+            RejectedRequest::Malformed(faults)
+            | RejectedRequest::Invalid(faults)
+            | RejectedRequest::TooLarge(faults) => faults,
         };
-        let draft = Draft::parse(&event, self.limits).map_err(faults)?;
+        let draft = EventDraft::parse(&event, self.limits).map_err(faults)?;
         if draft.is_batch() {
-            return Err(vec![Fault::new("", "an array; a line is one event")]);
+            return Err(vec![EventFault::new("", "an array; a line is one event")]);
         }
         let events = draft.validate(self.limits, clock::now(), None).map_err(faults)?;
-        let Some(new) = events.into_iter().next() else { return Err(vec![Fault::new("", "no event")]) };
+        let Some(new) = events.into_iter().next() else { return Err(vec![EventFault::new("", "no event")]) };
         let (id, event_type) = (new.event.id, new.event.event_type.clone());
         let started = Instant::now();
-        let completed = self.plugin.handle(Attempt { event: new.event.into(), attempt }, self.state.clone()).await;
+        let completed = self.plugin.handle(AttemptInput { event: new.event.into(), attempt }, self.state.clone()).await;
         let duration_ms = started.elapsed().as_micros() as f64 / 1_000.0;
         let settlement = decide(&completed.outcome, attempt.saturating_sub(1), self.plugin.policies(), fastrand::f64());
         let (success, failure) = match completed.outcome {
-            Outcome::Ok(success) => (success, None),
-            Outcome::Failed(failure) => (Success::default(), Some(failure)),
+            AttemptOutcome::Ok(success) => (success, None),
+            AttemptOutcome::Failed(failure) => (AttemptEffects::default(), Some(failure)),
         };
         let (result, result_base64) = show(success.result.as_ref(), None);
         let writes = success.state.as_ref().map(|step| &step.writes[..]).unwrap_or_default();
         if let Some(step) = &success.state {
             self.state.commit(step);
         }
-        let line = Line {
+        let line = TrialAttempt {
             event_id: id,
             r#type: event_type.as_str(),
             attempt,
@@ -199,8 +202,8 @@ impl OnBench<'_> {
             },
             result,
             result_base64,
-            published: success.published.iter().map(Child::of).collect(),
-            state: writes.iter().map(Change::of).collect(),
+            published: success.published.iter().map(TrialEvent::of).collect(),
+            state: writes.iter().map(TrialStateChange::of).collect(),
             log: &completed.log,
             log_lines_dropped: completed.log_lines_dropped,
             stderr: completed.stderr.as_deref(),
@@ -208,7 +211,7 @@ impl OnBench<'_> {
             plugin: self.plugin.name(),
             digest: self.plugin.digest(),
         };
-        serde_json::to_string(&line).map_err(|error| vec![Fault::new("", error.to_string())])
+        serde_json::to_string(&line).map_err(|error| vec![EventFault::new("", error.to_string())])
     }
 }
 
@@ -224,7 +227,7 @@ fn word(settlement: &Settlement) -> &'static str {
 /// One attempt; the words are those of `GET /events/{id}`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Line<'a> {
+struct TrialAttempt<'a> {
     event_id: EventId,
     r#type: &'a str,
     attempt: u32,
@@ -238,12 +241,12 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_in_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    result: Option<Shown<'a>>,
+    result: Option<DataView<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     result_base64: Option<String>,
-    published: Vec<Child<'a>>,
+    published: Vec<TrialEvent<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    state: Vec<Change<'a>>,
+    state: Vec<TrialStateChange<'a>>,
     log: &'a [LogLine],
     #[serde(skip_serializing_if = "is_zero")]
     log_lines_dropped: u32,
@@ -257,7 +260,7 @@ struct Line<'a> {
 /// An event that would exist from the commit on.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Child<'a> {
+struct TrialEvent<'a> {
     id: EventId,
     r#type: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -265,15 +268,15 @@ struct Child<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     content_type: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<Shown<'a>>,
+    payload: Option<DataView<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_base64: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     delay_ms: Option<u64>,
 }
 
-impl<'a> Child<'a> {
-    fn of(published: &'a Published) -> Self {
+impl<'a> TrialEvent<'a> {
+    fn of(published: &'a PublishedEvent) -> Self {
         let event: &Event = &published.event;
         let (payload, payload_base64) = show(event.data.as_ref(), event.data_content_type.as_deref());
         Self {
@@ -291,7 +294,7 @@ impl<'a> Child<'a> {
 /// What would be written to the plugin's state: exactly one of the last four is there.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Change<'a> {
+struct TrialStateChange<'a> {
     key: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl_ms: Option<u64>,
@@ -305,7 +308,7 @@ struct Change<'a> {
     delete: Option<bool>,
 }
 
-impl<'a> Change<'a> {
+impl<'a> TrialStateChange<'a> {
     fn of((key, write): &'a (String, StateWrite)) -> Self {
         let change = Self { key, ..Self::default() };
         match write {

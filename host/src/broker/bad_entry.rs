@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::Lane;
-use crate::event::{Class, Data, End, Event, EventId, EventType, Record, Timestamp};
+use crate::event::{Event, EventData, EventEnd, EventId, EventRecord, EventType, FailureClass, Timestamp};
 
 /// An entry that cannot be read as an event.
 #[derive(Debug)]
@@ -28,17 +28,17 @@ pub(super) struct BadEntry<'a> {
 impl BadEntry<'_> {
     /// The record of an event that failed now. The fields are kept as a JSON array of pairs if they are text, else as
     /// bytes, one behind the other. `None` cannot happen, since the type is a constant that is valid.
-    pub(super) fn record(&self, now: Timestamp) -> Option<Record> {
-        let event_type: EventType = Class::BadEntry.as_str().parse().ok()?;
+    pub(super) fn record(&self, now: Timestamp) -> Option<EventRecord> {
+        let event_type: EventType = FailureClass::BadEntry.as_str().parse().ok()?;
         let text = |bytes: &Bytes| std::str::from_utf8(bytes).map(str::to_owned).ok();
         let as_text: Option<Vec<[String; 2]>> =
             self.fields.iter().map(|(name, value)| Some([text(name)?, text(value)?])).collect();
         let (data, content_type) = match as_text.and_then(|fields| serde_json::to_string(&fields).ok()) {
-            Some(json) => (Data::text(json), "application/json"),
+            Some(json) => (EventData::text(json), "application/json"),
             None => {
                 let all: Vec<u8> =
                     self.fields.iter().flat_map(|(name, value)| name.iter().chain(value)).copied().collect();
-                (Data::binary(all), "application/octet-stream")
+                (EventData::binary(all), "application/octet-stream")
             }
         };
         let event = Event {
@@ -48,9 +48,9 @@ impl BadEntry<'_> {
             data: Some(data),
             ..Event::new(event_type, format!("/lanes/{}", self.lane), self.added.unwrap_or(now))
         };
-        let failure = Some((Class::BadEntry, self.why.to_owned()));
-        let end = End { at: now, failure, result: None, children: Vec::new() };
-        Some(Record { end: Some(end), ..Record::new(event) })
+        let failure = Some((FailureClass::BadEntry, self.why.to_owned()));
+        let end = EventEnd { at: now, failure, result: None, children: Vec::new() };
+        Some(EventRecord { end: Some(end), ..EventRecord::new(event) })
     }
 
     /// Tells the operator, once for each entry.
@@ -77,8 +77,8 @@ mod tests {
         assert_eq!((text.event.source.as_str(), text.event.subject.as_deref()), ("/lanes/_", Some("7-3")));
         assert_eq!(text.event.accepted, Timestamp::from_unix_ms(7));
         let binary = record(&[(b"a", b"\xff\x00")], None);
-        assert_eq!(binary.event.data, Some(Data::binary(&b"a\xff\x00"[..])));
+        assert_eq!(binary.event.data, Some(EventData::binary(&b"a\xff\x00"[..])));
         assert_eq!(binary.event.accepted, Timestamp::from_unix_ms(9));
-        assert!(matches!(binary.end.unwrap().failure, Some((Class::BadEntry, _))));
+        assert!(matches!(binary.end.unwrap().failure, Some((FailureClass::BadEntry, _))));
     }
 }

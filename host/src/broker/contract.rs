@@ -26,9 +26,13 @@ pub use crate::clock::now;
 
 use async_trait::async_trait;
 
-use super::{Append, Broker, Claim, Delivery, EndedQuery, Ending, Lane, LaneWant, Options, Settle, Settled};
+use super::{
+    AppendRequest, Broker, BrokerOptions, ClaimRequest, Delivery, EndKind, EndedQuery, Lane, LaneDemand, SettleOutcome,
+    SettleRequest,
+};
 use crate::event::{
-    AttemptRecord, Class, Data, Event, EventId, Idempotency, Record, Settlement, Start, State, Timestamp,
+    AttemptRecord, DeliveryStart, Event, EventData, EventId, EventRecord, EventState, FailureClass, Idempotency,
+    Settlement, Timestamp,
 };
 
 /// How long something that has to happen by itself may take before a case fails.
@@ -38,9 +42,9 @@ pub const SHORT_LEASE_MS: u64 = 300;
 
 /// One store, and the consumers that come and go on it.
 #[async_trait]
-pub trait Rig: Send + Sync {
+pub trait BrokerRig: Send + Sync {
     /// Opens the store as a consumer. Processed events must be trimmed without a least age.
-    async fn open(&self, options: Options) -> Arc<dyn Broker>;
+    async fn open(&self, options: BrokerOptions) -> Arc<dyn Broker>;
 
     /// Ends a consumer as a crash does: without goodbye.
     async fn kill(&self, broker: Arc<dyn Broker>);
@@ -135,13 +139,13 @@ macro_rules! broker_contract {
 }
 
 /// Options with a lease that does not end while a case runs.
-pub fn options() -> Options {
-    Options { consumer_name: "contract".into(), ..Options::default() }
+pub fn options() -> BrokerOptions {
+    BrokerOptions { consumer_name: "contract".into(), ..BrokerOptions::default() }
 }
 
 /// Options with a lease that a case can wait for.
-pub fn short_lease() -> Options {
-    Options { lease_ms: SHORT_LEASE_MS, ..options() }
+pub fn short_lease() -> BrokerOptions {
+    BrokerOptions { lease_ms: SHORT_LEASE_MS, ..options() }
 }
 
 /// A lane.
@@ -157,17 +161,17 @@ pub fn without_lane_limits(broker: &dyn Broker, names: &[&str]) {
 /// A new event of a type, with a payload of its own.
 pub fn event(event_type: &str) -> Event {
     let event = Event::new(event_type.parse().expect("the type is valid"), "/contract", now());
-    let data = Some(Data::text(format!("{{\"id\":\"{}\"}}", event.id)));
+    let data = Some(EventData::text(format!("{{\"id\":\"{}\"}}", event.id)));
     Event { data_content_type: Some("application/json".into()), data, ..event }
 }
 
 /// The event, to be appended to a lane at once.
-pub fn append_to(name: &str, event: Event) -> Append {
-    Append { record: Record::new(event), lane: lane(name), start: Start::Now, idempotency: None }
+pub fn append_to(name: &str, event: Event) -> AppendRequest {
+    AppendRequest { record: EventRecord::new(event), lane: lane(name), start: DeliveryStart::Now, idempotency: None }
 }
 
 /// As many new events of lane `name`, to be appended at once.
-pub fn appends(name: &str, n: usize) -> Vec<Append> {
+pub fn appends(name: &str, n: usize) -> Vec<AppendRequest> {
     (0..n).map(|_| append_to(name, event("order.paid"))).collect()
 }
 
@@ -178,8 +182,8 @@ pub fn idempotency(key: u8, fingerprint: u8) -> Option<Idempotency> {
 
 /// Claims up to `n` deliveries of one lane.
 pub async fn claim(broker: &dyn Broker, name: &str, n: usize) -> Vec<Delivery> {
-    let lanes = vec![LaneWant { lane: lane(name), free: n }];
-    broker.claim(Claim { lanes, max: n }).await.expect("the claim is answered")
+    let lanes = vec![LaneDemand { lane: lane(name), free: n }];
+    broker.claim(ClaimRequest { lanes, max: n }).await.expect("the claim is answered")
 }
 
 /// Appends one new event to a lane and claims it.
@@ -190,7 +194,7 @@ pub async fn deliver_one(broker: &dyn Broker, name: &str) -> Delivery {
 }
 
 /// The settle that a worker would ask for, with a result for what was processed.
-pub fn settle(delivery: &Delivery, settlement: Settlement, publish: Vec<Append>) -> Settle {
+pub fn settle(delivery: &Delivery, settlement: Settlement, publish: Vec<AppendRequest>) -> SettleRequest {
     let attempt = AttemptRecord {
         attempt: delivery.attempt(),
         replay: delivery.record.replays,
@@ -210,9 +214,9 @@ pub fn settle(delivery: &Delivery, settlement: Settlement, publish: Vec<Append>)
         log: Vec::new(),
         log_lines_dropped: 0,
     };
-    let result = matches!(settlement, Settlement::Processed).then(|| Data::text("\"result\""));
+    let result = matches!(settlement, Settlement::Processed).then(|| EventData::text("\"result\""));
     let children = publish.iter().map(|child| child.record.event.id).collect();
-    Settle {
+    SettleRequest {
         receipt: delivery.receipt.clone(),
         record: delivery.record.clone().after(attempt, &settlement, now(), result, children),
         settlement,
@@ -223,28 +227,28 @@ pub fn settle(delivery: &Delivery, settlement: Settlement, publish: Vec<Append>)
 }
 
 /// Ends one attempt and says what became of it.
-pub async fn settle_one(broker: &dyn Broker, delivery: &Delivery, settlement: Settlement) -> Settled {
+pub async fn settle_one(broker: &dyn Broker, delivery: &Delivery, settlement: Settlement) -> SettleOutcome {
     let settled = broker.settle(vec![settle(delivery, settlement, Vec::new())]).await;
     settled.expect("the settle is answered")[0]
 }
 
 /// A failure that is final.
-pub fn failed(class: Class) -> Settlement {
+pub fn failed(class: FailureClass) -> Settlement {
     Settlement::Failed { class, reason: "as the case wants it".into() }
 }
 
 /// A failure that is followed by another attempt.
 pub fn retry(delay_ms: u64) -> Settlement {
-    Settlement::Retry { class: Class::Retry, delay_ms }
+    Settlement::Retry { class: FailureClass::Retry, delay_ms }
 }
 
 /// The state of an event; `None` if it is not known.
-pub async fn state(broker: &dyn Broker, id: EventId) -> Option<State> {
+pub async fn state(broker: &dyn Broker, id: EventId) -> Option<EventState> {
     broker.event(id).await.expect("the event is looked up").map(|found| found.state)
 }
 
 /// All ended events, newest first.
-pub async fn all_ended(broker: &dyn Broker, ending: Ending) -> Vec<Record> {
+pub async fn all_ended(broker: &dyn Broker, ending: EndKind) -> Vec<EventRecord> {
     let mut query = ended(ending);
     let mut records = Vec::new();
     loop {
@@ -258,7 +262,7 @@ pub async fn all_ended(broker: &dyn Broker, ending: Ending) -> Vec<Record> {
 }
 
 /// A query without filters.
-pub fn ended(ending: Ending) -> EndedQuery {
+pub fn ended(ending: EndKind) -> EndedQuery {
     EndedQuery {
         ending,
         event_type: None,

@@ -16,18 +16,18 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// Hands out turns, in the order in which they are asked for.
 #[derive(Debug)]
-pub(super) struct ListLimit {
+pub(super) struct ListLimiter {
     turns: Semaphore,
     max_wait: Duration,
 }
 
-impl Default for ListLimit {
+impl Default for ListLimiter {
     fn default() -> Self {
         Self { turns: Semaphore::new(MAX_LISTS), max_wait: MAX_WAIT }
     }
 }
 
-impl ListLimit {
+impl ListLimiter {
     /// Waits for a turn, which lasts until what is answered is dropped.
     ///
     /// # Errors
@@ -48,7 +48,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_does_not_get_a_turn_in_time_is_refused_and_the_next_one_goes_on() {
-        let limit = ListLimit { max_wait: Duration::ZERO, ..ListLimit::default() };
+        let limit = ListLimiter { max_wait: Duration::ZERO, ..ListLimiter::default() };
         let mut turns = Vec::new();
         for _ in 0..MAX_LISTS {
             turns.push(limit.enter().await.unwrap());

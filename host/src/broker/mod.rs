@@ -30,11 +30,14 @@ mod turns;
 mod types;
 
 pub use limits::LaneLimits;
-pub use served::{Elsewhere, Served};
-pub use snapshot::{Exported, ExportedEvent, ExportedKey, ExportedState, Restored, Snapshot, SnapshotPart};
+pub use served::{ConsumerCoverage, PeerCoverage};
+pub use snapshot::{
+    ExportedEvent, ExportedKey, ExportedState, RestoreOutcome, SnapshotItem, SnapshotPart, SnapshotReader,
+};
 pub use types::{
-    Accepted, Append, Claim, Counters, Delivery, Depth, Durability, EndedPage, EndedQuery, Ending, Found, Health, Lane,
-    LaneWant, MAX_PAGE_BYTES, Options, Promoted, Receipt, Replayed, Retention, Settle, Settled, Stats,
+    AcceptedEvent, AppendRequest, BrokerOptions, BrokerStats, ClaimRequest, Delivery, Durability, EndKind, EndedPage,
+    EndedQuery, EventCounters, FoundEvent, Lane, LaneDemand, MAX_PAGE_BYTES, PromoteOutcome, QueueDepth, Receipt,
+    ReplayOutcome, RetentionLimits, SettleOutcome, SettleRequest, StoreHealth,
 };
 
 use std::collections::BTreeMap;
@@ -44,7 +47,7 @@ use async_trait::async_trait;
 
 #[cfg(doc)]
 use crate::event::Idempotency;
-use crate::event::{EventId, Stored};
+use crate::event::{EventId, StoredValue};
 
 /// The durable log. See the module for what it guarantees.
 #[async_trait]
@@ -56,7 +59,7 @@ pub trait Broker: Send + Sync + 'static {
     fn consumer(&self) -> &str;
 
     /// Whether the store can be worked with, and how durable it is. Kept up to date in the background; never waits.
-    fn health(&self) -> Health;
+    fn health(&self) -> StoreHealth;
 
     /// Appends events: all of them or none. The answers stand in the order of the events.
     ///
@@ -64,11 +67,11 @@ pub trait Broker: Send + Sync + 'static {
     /// [`Error::Conflict`] if an idempotency key is known with another body, [`Error::LaneFull`] past the limit of a plugin and
     /// [`Error::Full`] past that of all: nothing was appended. [`Error::Unavailable`] with `outcome_known` false: they may have been, or may yet be; repeat with
     /// the same idempotency keys.
-    async fn append(&self, events: Vec<Append>) -> Result<Vec<Accepted>, Error>;
+    async fn append(&self, events: Vec<AppendRequest>) -> Result<Vec<AcceptedEvent>, Error>;
 
     /// Takes deliveries that wait, at most as many of each lane as it is wanted and `max` in all, shared out fairly in
     /// the order of the request. Answers at once, with nothing if nothing waits.
-    async fn claim(&self, claim: Claim) -> Result<Vec<Delivery>, Error>;
+    async fn claim(&self, claim: ClaimRequest) -> Result<Vec<Delivery>, Error>;
 
     /// Ends when a delivery may be waiting in one of the lanes, and after about a second in any case. May end early.
     async fn wait(&self, lanes: &[Lane]) -> Result<(), Error>;
@@ -76,31 +79,31 @@ pub trait Broker: Send + Sync + 'static {
     /// Ends attempts. May be repeated with the same receipts when the answer was lost: what took effect the first time
     /// is answered with [`Settled::Done`] again and does not take effect twice. The answers stand in the order asked.
     /// After [`Settled::Conflict`] the delivery is held as before.
-    async fn settle(&self, batch: Vec<Settle>) -> Result<Vec<Settled>, Error>;
+    async fn settle(&self, batch: Vec<SettleRequest>) -> Result<Vec<SettleOutcome>, Error>;
 
     /// Says what this consumer serves from now on. Other consumers learn of it within about a second, and leave alone what
     /// waits in lanes that are served by this one and not by them. A store that one consumer has to itself has no others.
     ///
     /// # Errors
     /// It was not told yet; [`Broker::maintain`] tells it as well.
-    async fn serve(&self, _served: Served) -> Result<(), Error> {
+    async fn serve(&self, _served: ConsumerCoverage) -> Result<(), Error> {
         Ok(())
     }
 
     /// What the other consumers serve, as far as is known. Kept up to date by [`Broker::maintain`]; never waits. A consumer
     /// counts for as long as it lives, and after its end for a lease more, or ten seconds if that is longer: one that is
     /// started anew is to find its events waiting.
-    fn elsewhere(&self) -> Arc<Elsewhere> {
+    fn elsewhere(&self) -> Arc<PeerCoverage> {
         Arc::default()
     }
 
     /// The same, asked now.
-    async fn look_elsewhere(&self) -> Result<Arc<Elsewhere>, Error> {
+    async fn look_elsewhere(&self) -> Result<Arc<PeerCoverage>, Error> {
         Ok(self.elsewhere())
     }
 
     /// What renews leases. It has a connection of its own and may be used on another runtime than the broker's.
-    fn leases(&self) -> Arc<dyn Leases>;
+    fn leases(&self) -> Arc<dyn LeaseRenewal>;
 
     /// Takes over up to `max` deliveries of consumers that died or lost touch, and of this consumer's own where the
     /// answer to a claim never arrived. Their `deliveries` count has gone up. What stands in a lane that others serve and
@@ -109,7 +112,7 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Moves events that are due to their lanes. To be called again while `more` says so, else when `next_due_in_ms`
     /// has passed.
-    async fn promote(&self) -> Result<Promoted, Error>;
+    async fn promote(&self) -> Result<PromoteOutcome, Error>;
 
     /// House-keeping that is not urgent: trims ended events past their retention, forgets dead consumers that hold
     /// nothing, reads the lanes that others made, shows that this consumer is alive. To be called every second or so,
@@ -125,14 +128,14 @@ pub trait Broker: Send + Sync + 'static {
     fn limit_lanes(&self, own: BTreeMap<Lane, u64>);
 
     /// What a plugin keeps under a key, as of the last settle that wrote it.
-    async fn plugin_state(&self, plugin: &str, key: &str) -> Result<Stored, Error>;
+    async fn plugin_state(&self, plugin: &str, key: &str) -> Result<StoredValue, Error>;
 
     /// Forgets everything that a plugin keeps, whether or not there is such a plugin, and says how many keys that were. What
     /// is written meanwhile may stay.
     async fn remove_state(&self, plugin: &str) -> Result<u64, Error>;
 
     /// One event in whatever state.
-    async fn event(&self, id: EventId) -> Result<Option<Found>, Error>;
+    async fn event(&self, id: EventId) -> Result<Option<FoundEvent>, Error>;
 
     /// Ended events, newest first. What a page looks at is bounded, whatever is asked for: it may end early.
     ///
@@ -141,15 +144,15 @@ pub trait Broker: Send + Sync + 'static {
     async fn ended(&self, query: EndedQuery) -> Result<EndedPage, Error>;
 
     /// Puts a failed event back to work in a lane, with its story.
-    async fn replay(&self, id: EventId, lane: &Lane) -> Result<Replayed, Error>;
+    async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error>;
 
     /// Totals that survive restarts, and how much waits where.
-    async fn stats(&self) -> Result<Stats, Error>;
+    async fn stats(&self) -> Result<BrokerStats, Error>;
 
     /// Begins to read everything that another store can go on with: what has not ended, what failed, and the idempotency
     /// keys. Nothing is changed or held up by it. Each thing is there once; what moves or ends while it is read may be
     /// there twice or not at all, unless the implementation says that its snapshots are of one moment.
-    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Error>;
+    async fn snapshot(&self) -> Result<Box<dyn SnapshotReader>, Error>;
 
     /// Takes over what another store held, each thing by itself, in the order asked; the answers stand in that order.
     /// An event that is known by its id, in whatever state, is left as it is, and so is a key that is remembered: doing it
@@ -160,7 +163,7 @@ pub trait Broker: Send + Sync + 'static {
     /// # Errors
     /// [`Error::NoRoom`] and the others as for [`Broker::append`]: any part of the batch may have been taken over. Repeat
     /// all of it, but not after [`Error::Unsafe`], which says that what was taken over before may be lost.
-    async fn restore(&self, batch: Vec<Exported>) -> Result<Vec<Restored>, Error>;
+    async fn restore(&self, batch: Vec<SnapshotItem>) -> Result<Vec<RestoreOutcome>, Error>;
 
     /// Says good-bye: this consumer is forgotten if it holds nothing. Nothing else may be called afterwards.
     async fn close(&self) -> Result<(), Error>;
@@ -168,7 +171,7 @@ pub trait Broker: Send + Sync + 'static {
 
 /// Renews leases; see [`Broker::leases`].
 #[async_trait]
-pub trait Leases: Send + Sync + 'static {
+pub trait LeaseRenewal: Send + Sync + 'static {
     /// Renews the leases of these deliveries and gives back the receipts that are no longer held: their handlers should
     /// be cancelled, their outcomes will change nothing. Never takes a delivery back from another consumer.
     ///

@@ -8,26 +8,26 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::{Deserialize, Serialize};
 
 use super::Lane;
-use crate::event::{EventType, Pattern};
+use crate::event::{EventType, TypePattern};
 
 /// The most patterns that one consumer tells others of, so that a sign of life stays small (G12).
 const MAX_PATTERNS: usize = 10_000;
 
 /// What one consumer serves: its lanes, each with the types that it handles there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Served {
-    lanes: BTreeMap<Lane, BTreeSet<Pattern>>,
+pub struct ConsumerCoverage {
+    lanes: BTreeMap<Lane, BTreeSet<TypePattern>>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     is_starting: bool,
 }
 
-impl Served {
+impl ConsumerCoverage {
     /// The lanes, each with its patterns. Of more than 10,000 patterns in all the rest is left out. A consumer that
     /// `is_starting` may come to serve more in a moment.
-    pub fn new(lanes: impl IntoIterator<Item = (Lane, Vec<Pattern>)>, is_starting: bool) -> Self {
-        let (mut served, mut left) = (BTreeMap::<Lane, BTreeSet<Pattern>>::new(), MAX_PATTERNS);
+    pub fn new(lanes: impl IntoIterator<Item = (Lane, Vec<TypePattern>)>, is_starting: bool) -> Self {
+        let (mut served, mut left) = (BTreeMap::<Lane, BTreeSet<TypePattern>>::new(), MAX_PATTERNS);
         for (lane, patterns) in lanes {
-            let patterns: Vec<Pattern> = patterns.into_iter().take(left).collect();
+            let patterns: Vec<TypePattern> = patterns.into_iter().take(left).collect();
             left -= patterns.len();
             served.entry(lane).or_default().extend(patterns);
         }
@@ -45,7 +45,7 @@ impl Served {
     }
 
     /// The lanes, each with the types that are handled there.
-    pub fn lanes(&self) -> impl Iterator<Item = (&Lane, &BTreeSet<Pattern>)> {
+    pub fn lanes(&self) -> impl Iterator<Item = (&Lane, &BTreeSet<TypePattern>)> {
         self.lanes.iter()
     }
 
@@ -58,8 +58,8 @@ impl Served {
 
 /// What the other consumers of a store serve, all of them together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Elsewhere {
-    served: Served,
+pub struct PeerCoverage {
+    served: ConsumerCoverage,
     exact: HashMap<EventType, Lane>,
     /// Prefixes, the longest first.
     below: Vec<(String, Lane)>,
@@ -67,21 +67,21 @@ pub struct Elsewhere {
     some_are_silent: bool,
 }
 
-impl Elsewhere {
+impl PeerCoverage {
     /// What these consumers serve. `some_are_silent` if there are others that do not say, as those of earlier versions, or
     /// that are starting and do not know yet.
-    pub fn of<'s>(consumers: impl IntoIterator<Item = &'s Served>, some_are_silent: bool) -> Self {
+    pub fn of<'s>(consumers: impl IntoIterator<Item = &'s ConsumerCoverage>, some_are_silent: bool) -> Self {
         let mut all = Self { some_are_silent, ..Self::default() };
         consumers.into_iter().for_each(|served| all.served.add(served));
         for (lane, patterns) in &all.served.lanes {
             for pattern in patterns {
                 // Of two lanes for one pattern the first by name gets it, as among the plugins of one host.
                 match pattern {
-                    Pattern::Exact(event_type) => {
+                    TypePattern::Exact(event_type) => {
                         all.exact.entry(event_type.clone()).or_insert_with(|| lane.clone());
                     }
-                    Pattern::Below(prefix) => all.below.push((prefix.clone(), lane.clone())),
-                    Pattern::Any => {
+                    TypePattern::Below(prefix) => all.below.push((prefix.clone(), lane.clone())),
+                    TypePattern::Any => {
                         all.any.get_or_insert_with(|| lane.clone());
                     }
                 }
@@ -101,7 +101,7 @@ impl Elsewhere {
     }
 
     /// What they serve.
-    pub fn served(&self) -> &Served {
+    pub fn served(&self) -> &ConsumerCoverage {
         &self.served
     }
 
@@ -123,14 +123,14 @@ impl Elsewhere {
 mod tests {
     use super::*;
 
-    fn served(lanes: &[(&str, &[&str])]) -> Served {
+    fn served(lanes: &[(&str, &[&str])]) -> ConsumerCoverage {
         let lane = |(lane, patterns): &(&str, &[&str])| {
             (lane.parse().unwrap(), patterns.iter().map(|it| it.parse().unwrap()).collect())
         };
-        Served::new(lanes.iter().map(lane), false)
+        ConsumerCoverage::new(lanes.iter().map(lane), false)
     }
 
-    fn lane_of(elsewhere: &Elsewhere, event_type: &str) -> Option<String> {
+    fn lane_of(elsewhere: &PeerCoverage, event_type: &str) -> Option<String> {
         elsewhere.lane_of(&event_type.parse().unwrap()).map(ToString::to_string)
     }
 
@@ -138,7 +138,7 @@ mod tests {
     fn the_most_specific_pattern_of_all_consumers_names_the_lane() {
         let one = served(&[("orders", &["order.*"]), ("rest", &["*"])]);
         let other = served(&[("paid", &["order.paid", "order.paid.*"]), ("orders", &["refund"])]);
-        let all = Elsewhere::of([&one, &other], false);
+        let all = PeerCoverage::of([&one, &other], false);
         for (event_type, lane) in [
             ("order.paid", "paid"),
             ("order.paid.late", "paid"),
@@ -148,11 +148,11 @@ mod tests {
         ] {
             assert_eq!(lane_of(&all, event_type).as_deref(), Some(lane), "{event_type}");
         }
-        let few = Elsewhere::of([&other], false);
+        let few = PeerCoverage::of([&other], false);
         assert_eq!(lane_of(&few, "order.sent"), None);
         assert!(few.served().has(&"paid".parse().unwrap()) && !few.served().has(&"rest".parse().unwrap()));
         assert!(all.has_more_than(&few) && !few.has_more_than(&all) && !all.has_more_than(&all));
-        assert_eq!(lane_of(&Elsewhere::default(), "x"), None);
+        assert_eq!(lane_of(&PeerCoverage::default(), "x"), None);
     }
 
     #[test]
@@ -160,18 +160,21 @@ mod tests {
         let served = served(&[("orders", &["order.*", "refund"]), ("rest", &["*"])]);
         let text = serde_json::to_string(&served).unwrap();
         assert_eq!(text, r#"{"lanes":{"orders":["refund","order.*"],"rest":["*"]}}"#);
-        assert_eq!(serde_json::from_str::<Served>(&text).unwrap(), served);
-        let starting = Served::new([], true);
+        assert_eq!(serde_json::from_str::<ConsumerCoverage>(&text).unwrap(), served);
+        let starting = ConsumerCoverage::new([], true);
         assert_eq!(serde_json::to_string(&starting).unwrap(), r#"{"lanes":{},"is_starting":true}"#);
         for foreign in ["", "7", "{}", r#"{"lanes":{"_x y":["a"]}}"#, r#"{"lanes":{"a":["b c"]}}"#] {
-            assert!(serde_json::from_str::<Served>(foreign).is_err(), "{foreign}");
+            assert!(serde_json::from_str::<ConsumerCoverage>(foreign).is_err(), "{foreign}");
         }
     }
 
     #[test]
     fn a_consumer_tells_of_no_more_patterns_than_may_be() {
         let many = (0..MAX_PATTERNS + 5).map(|n| format!("t{n}").parse().unwrap()).collect();
-        let served = Served::new([("a".parse().unwrap(), many), ("b".parse().unwrap(), vec![Pattern::Any])], false);
+        let served = ConsumerCoverage::new(
+            [("a".parse().unwrap(), many), ("b".parse().unwrap(), vec![TypePattern::Any])],
+            false,
+        );
         let patterns: usize = served.lanes().map(|(_, patterns)| patterns.len()).sum();
         assert_eq!(patterns, MAX_PATTERNS);
     }

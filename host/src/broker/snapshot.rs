@@ -7,17 +7,17 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{Error, Lane};
-use crate::event::{EventId, Idempotency, Record, Timestamp};
+use crate::event::{EventId, EventRecord, Idempotency, Timestamp};
 
 /// One thing that another store can go on with.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Exported {
+pub enum SnapshotItem {
     /// An idempotency key within its window.
     Key(ExportedKey),
     /// An event that has not ended.
     Waiting(ExportedEvent),
     /// A failed event: its record has an end with a failure.
-    Failed(Record),
+    Failed(EventRecord),
     /// What a plugin keeps under a key.
     State(ExportedState),
 }
@@ -50,7 +50,7 @@ pub struct ExportedState {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExportedEvent {
     /// The event and its story. An attempt that was under way counts as made.
-    pub record: Record,
+    pub record: EventRecord,
     /// Where it waits.
     pub lane: Lane,
     /// From when on it may be delivered; `None` for at once.
@@ -61,14 +61,14 @@ pub struct ExportedEvent {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SnapshotPart {
     /// What was read. May be empty though more follows.
-    pub items: Vec<Exported>,
+    pub items: Vec<SnapshotItem>,
     /// What stands where an event should and cannot be read as one: where it is and why.
     pub unreadable: Vec<String>,
 }
 
 /// Reads what a store holds; see [`Broker::snapshot`](super::Broker::snapshot). Changes nothing.
 #[async_trait]
-pub trait Snapshot: Send {
+pub trait SnapshotReader: Send {
     /// How many events there were at the beginning: for showing progress, not for counting on it.
     fn expected_events(&self) -> u64;
 
@@ -82,7 +82,7 @@ pub trait Snapshot: Send {
 
 /// What became of a thing that was to be restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Restored {
+pub enum RestoreOutcome {
     /// It is there now.
     Done,
     /// The store knows the event or the key already, in whatever state or with whatever value, and nothing changed.

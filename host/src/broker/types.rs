@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::event::{Class, EventId, EventType, Idempotency, Record, Settlement, Start, State, StateStep, Timestamp};
+use crate::event::{
+    DeliveryStart, EventId, EventRecord, EventState, EventType, FailureClass, Idempotency, Settlement, StateStep,
+    Timestamp,
+};
 
 /// A queue of its own for the events of one plugin, so that no plugin's events wait behind another's (G8).
 ///
@@ -65,7 +68,7 @@ pub struct InvalidLane;
 
 /// What every broker must be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
+pub struct BrokerOptions {
     /// Prefix of everything in a shared store.
     pub namespace: String,
     /// The readable part of the consumer's name.
@@ -80,12 +83,12 @@ pub struct Options {
     /// Serve from a store that may lose what it accepted (G1).
     pub allow_unsafe: bool,
     /// How long things are kept.
-    pub retention: Retention,
+    pub retention: RetentionLimits,
 }
 
 /// How long what has ended is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retention {
+pub struct RetentionLimits {
     /// Processed events are kept so long, in milliseconds.
     pub processed_ms: u64,
     /// And at most so many.
@@ -96,7 +99,7 @@ pub struct Retention {
     pub idempotency_ms: u64,
 }
 
-impl Default for Options {
+impl Default for BrokerOptions {
     /// The defaults of contract section 8.
     fn default() -> Self {
         const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
@@ -107,7 +110,7 @@ impl Default for Options {
             max_waiting: 1_000_000,
             max_waiting_bytes: 1 << 30,
             allow_unsafe: false,
-            retention: Retention {
+            retention: RetentionLimits {
                 processed_ms: 7 * DAY_MS,
                 processed_max: 1_000_000,
                 processed_max_bytes: 4 << 30,
@@ -119,20 +122,20 @@ impl Default for Options {
 
 /// An event to be appended, with the lane that the routing in force gives it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Append {
+pub struct AppendRequest {
     /// The record of the event; new, for what comes in and for what handlers publish.
-    pub record: Record,
+    pub record: EventRecord,
     /// Where it is to wait.
     pub lane: Lane,
     /// From when on it may be delivered.
-    pub start: Start,
+    pub start: DeliveryStart,
     /// How to recognise it if it is sent again.
     pub idempotency: Option<Idempotency>,
 }
 
 /// The answer to an accepted event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Accepted {
+pub struct AcceptedEvent {
     /// The id of the event: of the first one, when this is a duplicate.
     pub id: EventId,
     /// The event was known already, and nothing was appended.
@@ -141,16 +144,16 @@ pub struct Accepted {
 
 /// A wish for deliveries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
+pub struct ClaimRequest {
     /// The lanes that have free slots, the one whose turn it is first.
-    pub lanes: Vec<LaneWant>,
+    pub lanes: Vec<LaneDemand>,
     /// The host's own free slots.
     pub max: usize,
 }
 
 /// How many deliveries of a lane are wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LaneWant {
+pub struct LaneDemand {
     /// The lane.
     pub lane: Lane,
     /// Its free slots.
@@ -161,7 +164,7 @@ pub struct LaneWant {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Delivery {
     /// The event and its story.
-    pub record: Record,
+    pub record: EventRecord,
     /// What proves that the delivery is this consumer's.
     pub receipt: Receipt,
     /// How often the entry was delivered, this time included; above 1, a consumer died or lost its lease on it.
@@ -196,24 +199,24 @@ pub struct Receipt {
 
 /// What is to become of a delivery.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settle {
+pub struct SettleRequest {
     /// Proof that it is ours.
     pub receipt: Receipt,
     /// The record with the attempt and, if the event ended, its end.
-    pub record: Record,
+    pub record: EventRecord,
     /// What becomes of it.
     pub settlement: Settlement,
     /// The lane in which it waits next, if it does.
     pub lane: Lane,
     /// The events that its handler published; appended in the same step, by no depth limit.
-    pub publish: Vec<Append>,
+    pub publish: Vec<AppendRequest>,
     /// What its handler saw and changed of the plugin's state; written in the same step, if nothing came in between.
     pub state: Option<StateStep>,
 }
 
 /// What became of a settle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
+pub enum SettleOutcome {
     /// It took effect, now or when it was asked the first time.
     Done,
     /// The delivery was no longer this consumer's, and nothing changed.
@@ -225,7 +228,7 @@ pub enum Settled {
 
 /// What [`super::Broker::promote`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Promoted {
+pub struct PromoteOutcome {
     /// Events that were moved to their lanes.
     pub moved: usize,
     /// More are due already.
@@ -236,22 +239,22 @@ pub struct Promoted {
 
 /// What [`super::Broker::replay`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Replayed {
+pub enum ReplayOutcome {
     /// The event is back at work.
     Done,
     /// The event exists, but is not failed.
-    NotFailed(State),
+    NotFailed(EventState),
     /// There is no such event.
     Unknown,
 }
 
 /// An event and where it stands.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Found {
+pub struct FoundEvent {
     /// The event and its story.
-    pub record: Record,
+    pub record: EventRecord,
     /// Where it stands.
-    pub state: State,
+    pub state: EventState,
     /// When it is next due, for `scheduled` and `retrying`.
     pub due: Option<Timestamp>,
 }
@@ -264,11 +267,11 @@ pub const MAX_PAGE_BYTES: usize = 8 * 1024 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndedQuery {
     /// Processed or failed ones.
-    pub ending: Ending,
+    pub ending: EndKind,
     /// Of this type only.
     pub event_type: Option<EventType>,
     /// Of this class only; means nothing for processed ones.
-    pub class: Option<Class>,
+    pub class: Option<FailureClass>,
     /// Ended at or after.
     pub since: Option<Timestamp>,
     /// Ended before.
@@ -283,7 +286,7 @@ pub struct EndedQuery {
 
 /// The two ends that are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum EndKind {
     /// Processed events.
     Processed,
     /// Failed events.
@@ -294,23 +297,23 @@ pub enum Ending {
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndedPage {
     /// The events, newest first. May be fewer than asked for, even none, though there are more.
-    pub records: Vec<Record>,
+    pub records: Vec<EventRecord>,
     /// Where to go on; `None` at the end.
     pub next_cursor: Option<String>,
 }
 
 /// Totals and depth.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
+pub struct BrokerStats {
     /// Totals of the whole deployment; they survive restarts.
-    pub counters: Counters,
+    pub counters: EventCounters,
     /// How much waits where.
-    pub depth: Depth,
+    pub depth: QueueDepth,
 }
 
 /// Totals of the whole deployment since its store was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct EventCounters {
     /// Events appended by clients, and those taken over from another store.
     pub accepted: u64,
     /// Events that clients sent again.
@@ -322,7 +325,7 @@ pub struct Counters {
     /// Events that ended badly; one that is replayed and fails again counts twice.
     pub failed: u64,
     /// `failed` by class.
-    pub failed_by_class: BTreeMap<Class, u64>,
+    pub failed_by_class: BTreeMap<FailureClass, u64>,
     /// Attempts that are followed by another.
     pub retried: u64,
     /// Attempts that were put off since a limit of the deployment was in their way.
@@ -339,7 +342,7 @@ pub struct Counters {
 
 /// How much waits where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Depth {
+pub struct QueueDepth {
     /// Waiting for a consumer, by lane.
     pub queued: BTreeMap<String, u64>,
     /// Everything that has not ended, by lane.
@@ -364,7 +367,7 @@ pub struct Depth {
     pub consumers: u64,
 }
 
-impl Depth {
+impl QueueDepth {
     /// Everything that has not ended.
     pub fn waiting(&self) -> u64 {
         self.queued.values().sum::<u64>() + self.running + self.scheduled
@@ -373,7 +376,7 @@ impl Depth {
 
 /// Whether the store can be worked with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Health {
+pub struct StoreHealth {
     /// How durable an accepted event is.
     pub durability: Durability,
     /// Why the store cannot be worked with, as a sentence for an operator; `None` when it can.
@@ -384,7 +387,7 @@ pub struct Health {
     pub handling: bool,
 }
 
-impl Health {
+impl StoreHealth {
     /// The health of a store without trouble.
     pub fn good(durability: Durability) -> Self {
         Self { durability, trouble: None, accepting: true, handling: true }

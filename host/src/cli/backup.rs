@@ -6,9 +6,9 @@ use eventstream::app;
 use eventstream::printable::Printable;
 use serde_json::json;
 
-use super::progress::{Progress, Unit};
-use super::settings::Store;
-use super::{Exit, complain, say_json, say_lines};
+use super::progress::{ProgressUnit, TransferProgress};
+use super::settings::BrokerArgs;
+use super::{ExitReason, complain, say_json, say_lines};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -27,27 +27,27 @@ pub(super) struct Args {
     #[arg(value_name = "DIR")]
     directory: PathBuf,
     #[command(flatten)]
-    store: Store,
+    store: BrokerArgs,
     /// Print what was done as JSON
     #[arg(long)]
     json: bool,
 }
 
 /// Makes the copy.
-pub(super) fn run(args: &Args) -> Exit {
+pub(super) fn run(args: &Args) -> ExitReason {
     let (config, runtime, _log) = match args.store.open() {
         Ok(both) => both,
         Err(exit) => return exit,
     };
-    let (bar, (told, copied)) = (Progress::new("copying"), std::sync::mpsc::channel());
+    let (bar, (told, copied)) = (TransferProgress::new("copying"), std::sync::mpsc::channel());
     let progress = move |done, all| {
-        bar.show(Unit::Bytes, done, Some(all));
+        bar.show(ProgressUnit::Bytes, done, Some(all));
         // Nobody listens any more only when the program ends.
         let _ = told.send(all);
     };
     if let Err(error) = runtime.block_on(app::backup(&config, &args.directory, progress)) {
         complain(&error);
-        return Exit::of(&error);
+        return ExitReason::of(&error);
     }
     let (from, to) = (config.broker_url.to_string(), args.directory.to_string_lossy());
     let size_bytes = copied.try_iter().last().unwrap_or_default();
@@ -60,5 +60,5 @@ pub(super) fn run(args: &Args) -> Exit {
              to restore it, stop the server and start it on a copy of {to}: serve --broker embedded:COPY"
         ))
     };
-    Exit::Done.unless_unwritten(said)
+    ExitReason::Done.unless_unwritten(said)
 }

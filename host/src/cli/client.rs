@@ -4,13 +4,13 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use eventstream::printable::Printable;
-use eventstream::secret::{SecretText, ShownUrl};
+use eventstream::secret::{RedactedUrl, SecretText};
 use serde_json::Value;
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
-use super::Exit;
-use super::output::{Said, complain_lines, say_json, say_lines};
+use super::ExitReason;
+use super::output::{OutputResult, complain_lines, say_json, say_lines};
 
 /// The longest answer that is read.
 const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
@@ -19,7 +19,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where the server is, for every command that talks to one.
 #[derive(Debug, clap::Args)]
-pub(super) struct Server {
+pub(super) struct ServerTarget {
     /// Where the server is
     #[arg(
         long,
@@ -34,23 +34,23 @@ pub(super) struct Server {
 
 /// What a server answered.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ServerAnswer {
     pub(super) status: u16,
     pub(super) text: String,
 }
 
 /// What a command tells of an answer.
 #[derive(Debug)]
-pub(super) enum Answered {
+pub(super) enum AnswerReading {
     /// A document, for a program.
     Json(String),
     /// Lines for a person, each value in them printable.
     Report(String),
 }
 
-impl Answered {
+impl AnswerReading {
     /// Writes it.
-    pub(super) fn say(&self) -> Said {
+    pub(super) fn say(&self) -> OutputResult {
         match self {
             Self::Json(document) => say_json(document),
             Self::Report(lines) => say_lines(lines),
@@ -60,62 +60,67 @@ impl Answered {
 
 /// Why a command did not get what it wanted.
 #[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) exit: Exit,
+pub(super) struct ClientError {
+    pub(super) exit: ExitReason,
     /// In one line or several, each value in it printable.
     pub(super) message: String,
     /// The request may have reached the server and taken effect.
     pub(super) may_have_arrived: bool,
 }
 
-impl Failure {
-    pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
+impl ClientError {
+    pub(super) fn new(exit: ExitReason, message: impl Into<String>) -> Self {
         Self { exit, message: message.into(), may_have_arrived: false }
     }
 
     /// Says it. Gives how the command ends.
-    pub(super) fn told(&self) -> Exit {
+    pub(super) fn told(&self) -> ExitReason {
         complain_lines(&self.message);
         self.exit
     }
 }
 
-impl Answer {
+impl ServerAnswer {
     /// The answer as JSON.
-    pub(super) fn json(&self) -> Result<Value, Failure> {
+    pub(super) fn json(&self) -> Result<Value, ClientError> {
         serde_json::from_str(&self.text).map_err(|_| {
-            Failure::new(Exit::Failed, format!("not an answer of eventstream: {}", first_line(&self.text)))
+            ClientError::new(ExitReason::Failed, format!("not an answer of eventstream: {}", first_line(&self.text)))
         })
     }
 
     /// The answer, unless it is a refusal.
-    pub(super) fn accepted(self) -> Result<Self, Failure> {
+    pub(super) fn accepted(self) -> Result<Self, ClientError> {
         match self.status {
             200..=299 => Ok(self),
-            status => Err(Failure::new(Exit::Failed, refusal(status, &self.text))),
+            status => Err(ClientError::new(ExitReason::Failed, refusal(status, &self.text))),
         }
     }
 }
 
-impl Server {
+impl ServerTarget {
     /// A server that is known already.
     pub(super) fn at(url: String) -> Self {
         Self { url: url.into() }
     }
 
     /// Asks for what is at a path.
-    pub(super) fn get(&self, path: &str) -> Result<Answer, Failure> {
+    pub(super) fn get(&self, path: &str) -> Result<ServerAnswer, ClientError> {
         self.get_within(path, TIMEOUT)
     }
 
     /// As [`Self::get`], in at most so much time.
-    pub(super) fn get_within(&self, path: &str, most: Duration) -> Result<Answer, Failure> {
+    pub(super) fn get_within(&self, path: &str, most: Duration) -> Result<ServerAnswer, ClientError> {
         let url = self.url(path)?;
         self.read(agent(most.min(TIMEOUT)).get(url).call())
     }
 
     /// Sends a body of JSON.
-    pub(super) fn post(&self, path: &str, idempotency_key: Option<&str>, body: &str) -> Result<Answer, Failure> {
+    pub(super) fn post(
+        &self,
+        path: &str,
+        idempotency_key: Option<&str>,
+        body: &str,
+    ) -> Result<ServerAnswer, ClientError> {
         let mut request = agent(TIMEOUT).post(self.url(path)?).content_type("application/json");
         if let Some(key) = idempotency_key {
             request = request.header("idempotency-key", key);
@@ -124,42 +129,42 @@ impl Server {
     }
 
     /// Has what is at a path removed.
-    pub(super) fn delete(&self, path: &str) -> Result<Answer, Failure> {
+    pub(super) fn delete(&self, path: &str) -> Result<ServerAnswer, ClientError> {
         let url = self.url(path)?;
         self.read(agent(TIMEOUT).delete(url).call())
     }
 
-    fn url(&self, path: &str) -> Result<String, Failure> {
+    fn url(&self, path: &str) -> Result<String, ClientError> {
         let base = self.url.expose().trim_end_matches('/');
         if !base.starts_with("http://") {
             let message = format!(
                 "--url {} is not an address such as http://127.0.0.1:3000 (https is not spoken yet)",
-                ShownUrl(base)
+                RedactedUrl(base)
             );
-            return Err(Failure::new(Exit::Usage, message));
+            return Err(ClientError::new(ExitReason::Usage, message));
         }
         Ok(format!("{base}{path}"))
     }
 
-    fn read(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<Answer, Failure> {
+    fn read(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<ServerAnswer, ClientError> {
         let read = answer.and_then(|mut response| {
             let text = response.body_mut().with_config().limit(MAX_ANSWER_BYTES).lossy_utf8(true).read_to_string()?;
-            Ok(Answer { status: response.status().as_u16(), text })
+            Ok(ServerAnswer { status: response.status().as_u16(), text })
         });
         read.map_err(|error| {
             if matches!(error, ureq::Error::Http(_) | ureq::Error::BadUri(_)) {
                 // The words may quote the address, and so a password in it.
-                let message = format!("--url {} is not an address that can be asked", ShownUrl(self.url.expose()));
-                return Failure::new(Exit::Usage, message);
+                let message = format!("--url {} is not an address that can be asked", RedactedUrl(self.url.expose()));
+                return ClientError::new(ExitReason::Usage, message);
             }
             let may_have_arrived = match &error {
                 ureq::Error::Io(error) => error.kind() != ErrorKind::ConnectionRefused,
                 ureq::Error::HostNotFound => false,
                 _ => true,
             };
-            let (url, error) = (ShownUrl(self.url.expose()), Printable(&error));
+            let (url, error) = (RedactedUrl(self.url.expose()), Printable(&error));
             let message = format!("no server answers at {url}: {error}");
-            Failure { may_have_arrived, ..Failure::new(Exit::Unreachable, message) }
+            ClientError { may_have_arrived, ..ClientError::new(ExitReason::Unreachable, message) }
         })
     }
 }

@@ -3,7 +3,7 @@
 use clap::Args as Arguments;
 use eventstream::app::{CompileLimits, compile_and_answer};
 
-use super::{Exit, complain};
+use super::{ExitReason, complain};
 
 /// The limits that the server sets.
 #[derive(Debug, Arguments)]
@@ -17,13 +17,13 @@ pub(super) struct Args {
 }
 
 /// Answers on standard output.
-pub(super) fn run(args: &Args) -> Exit {
+pub(super) fn run(args: &Args) -> ExitReason {
     let limits = CompileLimits { memory_bytes: args.memory_bytes, cpu_ms: args.cpu_ms, ..CompileLimits::default() };
     match compile_and_answer(limits, std::io::stdin().lock(), std::io::stdout().lock()) {
-        Ok(()) => Exit::Done,
+        Ok(()) => ExitReason::Done,
         Err(error) => {
             complain(format!("cannot compile: {error}"));
-            Exit::Failed
+            ExitReason::Failed
         }
     }
 }

@@ -13,12 +13,12 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
 use eventstream::app;
-use eventstream::config::Flag;
+use eventstream::config::FlagSetting;
 use serde_json::Value;
 
-use super::client::Server;
+use super::client::ServerTarget;
 use super::project::{Project, make};
-use super::{Exit, announce, complain, note, serve, settings};
+use super::{ExitReason, announce, complain, note, serve, settings};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -58,33 +58,34 @@ impl Args {
         self.dir.join(".eventstream").join(what)
     }
 
-    fn flags(&self) -> Vec<Flag> {
+    fn flags(&self) -> Vec<FlagSetting> {
         let path = |what: &str| self.made(what).display().to_string();
         let mut flags = vec![
-            Flag { key: "broker.url", flag: "DIR", value: format!("embedded:{}", path("data")) },
-            Flag { key: "plugins.dir", flag: "DIR", value: path("plugins") },
-            Flag { key: "plugins.data_dir", flag: "DIR", value: path("compiled") },
+            FlagSetting { key: "broker.url", flag: "DIR", value: format!("embedded:{}", path("data")) },
+            FlagSetting { key: "plugins.dir", flag: "DIR", value: path("plugins") },
+            FlagSetting { key: "plugins.data_dir", flag: "DIR", value: path("compiled") },
             // All projects here are of one author.
-            Flag { key: "plugins.hold_taken_types", flag: "DIR", value: "false".into() },
+            FlagSetting { key: "plugins.hold_taken_types", flag: "DIR", value: "false".into() },
             // Files are renamed into the directory, so that there is nothing to wait for.
-            Flag { key: "plugins.settle_ms", flag: "DIR", value: "50".into() },
+            FlagSetting { key: "plugins.settle_ms", flag: "DIR", value: "50".into() },
         ];
-        flags.extend(self.listen.clone().map(|value| Flag { key: "server.listen", flag: "--listen", value }));
+        flags.extend(self.listen.clone().map(|value| FlagSetting { key: "server.listen", flag: "--listen", value }));
         flags
     }
 }
 
 /// Builds and serves until it is told to stop.
-pub(super) fn run(args: &Args) -> Exit {
-    let mut builder = Builder { folder: args.dir.clone(), plugins: args.made("plugins"), ..Builder::default() };
+pub(super) fn run(args: &Args) -> ExitReason {
+    let mut builder =
+        ProjectBuilder { folder: args.dir.clone(), plugins: args.made("plugins"), ..ProjectBuilder::default() };
     if builder.projects().is_empty() {
         let shown = args.dir.display();
         complain(format!("there is no plugin project in {shown}: make one with eventstream plugin new"));
-        return Exit::Usage;
+        return ExitReason::Usage;
     }
     if let Err(error) = prepare(args) {
         complain(format!("{} cannot be written: {error}", args.made("").display()));
-        return Exit::Failed;
+        return ExitReason::Failed;
     }
     let (config, runtime, log) = match settings::serving(args.config.as_deref(), args.flags()) {
         Ok(both) => both,
@@ -102,7 +103,7 @@ pub(super) fn run(args: &Args) -> Exit {
         let stopped = &stop;
         threads.spawn(move || {
             if let Ok(url) = listening.recv() {
-                tell(&Server::at(url), stopped);
+                tell(&ServerTarget::at(url), stopped);
             }
         });
         let served = runtime.block_on(app::run(config, log, |fact| {
@@ -127,7 +128,7 @@ fn prepare(args: &Args) -> std::io::Result<()> {
 
 /// Builds what has changed.
 #[derive(Default)]
-struct Builder {
+struct ProjectBuilder {
     folder: PathBuf,
     plugins: PathBuf,
     /// The folders that were built, or tried, and how new their files were.
@@ -136,7 +137,7 @@ struct Builder {
     left_over: Option<HashSet<OsString>>,
 }
 
-impl Builder {
+impl ProjectBuilder {
     /// The folder itself if it is a project, else those in it that are.
     fn projects(&self) -> Vec<(PathBuf, Project)> {
         if let Ok(project) = Project::in_folder(&self.folder) {
@@ -224,7 +225,7 @@ fn newest(folder: &Path) -> Option<SystemTime> {
 }
 
 /// Tells of each event that ends from now on.
-fn tell(server: &Server, stop: &AtomicBool) {
+fn tell(server: &ServerTarget, stop: &AtomicBool) {
     let ended = || -> Vec<String> {
         let mut ids = Vec::new();
         for (path, list) in [("events", "events"), ("failed-events", "failedEvents")] {
@@ -306,7 +307,8 @@ mod tests {
         put(&plugins, &["here.wasm", "here.toml", "gone.wasm", "gone.toml", ".here.wasm.tmp"]);
         put(&project, &["here.toml"]);
         fs::write(project.join("Cargo.toml"), manifest).unwrap();
-        let mut builder = Builder { folder: folder.path().to_owned(), plugins: plugins.clone(), ..Builder::default() };
+        let mut builder =
+            ProjectBuilder { folder: folder.path().to_owned(), plugins: plugins.clone(), ..ProjectBuilder::default() };
         let mut look = || {
             builder.sweep(&builder.projects());
             let mut left: Vec<_> = fs::read_dir(&plugins).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -7,13 +7,13 @@ use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use eventstream::app::{self, Moved, Told};
+use eventstream::app::{self, ExportNotice, TransferCounts};
 use serde_json::json;
 
 use super::partial_file::PartialFile;
-use super::progress::{Progress, Unit};
-use super::settings::Store;
-use super::{Exit, STANDARD, complain, note, say, thousands};
+use super::progress::{ProgressUnit, TransferProgress};
+use super::settings::BrokerArgs;
+use super::{ExitReason, STANDARD, complain, note, say, thousands};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -32,7 +32,7 @@ Exit codes: 0 done, 1 failed, or something could not be read, 2 usage, 3 broker 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    store: Store,
+    store: BrokerArgs,
     /// The file to write, or - for standard output
     #[arg(long, value_name = "FILE|-", default_value = "-")]
     out: PathBuf,
@@ -42,24 +42,26 @@ pub(super) struct Args {
 }
 
 /// Exports.
-pub(super) fn run(args: &Args) -> Exit {
+pub(super) fn run(args: &Args) -> ExitReason {
     let (config, runtime, _log) = match args.store.open() {
         Ok(both) => both,
         Err(exit) => return exit,
     };
-    let mut out = match Out::create(&args.out) {
+    let mut out = match ExportTarget::create(&args.out) {
         Ok(out) => out,
         Err(error) => {
             complain(format!("{} cannot be written: {error}", args.out.display()));
-            return Exit::Usage;
+            return ExitReason::Usage;
         }
     };
-    let mut moved = Moved::default();
-    let bar = Progress::new("exporting");
-    let mut tell = |told: Told<'_>, expected| match told {
-        Told::Written(moved) if moved.events + moved.failed == 0 => bar.show(Unit::Keys, moved.keys, None),
-        Told::Written(moved) => bar.show(Unit::Events, moved.events + moved.failed, Some(expected)),
-        Told::LeftOut(why) => bar.aside(|| complain(format!("left out, since it cannot be read: {why}"))),
+    let mut moved = TransferCounts::default();
+    let bar = TransferProgress::new("exporting");
+    let mut tell = |told: ExportNotice<'_>, expected| match told {
+        ExportNotice::Written(moved) if moved.events + moved.failed == 0 => {
+            bar.show(ProgressUnit::Keys, moved.keys, None)
+        }
+        ExportNotice::Written(moved) => bar.show(ProgressUnit::Events, moved.events + moved.failed, Some(expected)),
+        ExportNotice::LeftOut(why) => bar.aside(|| complain(format!("left out, since it cannot be read: {why}"))),
     };
     let exported = runtime.block_on(app::export(&config, out.writer(), &mut moved, &mut tell));
     drop(bar);
@@ -68,12 +70,12 @@ pub(super) fn run(args: &Args) -> Exit {
         Err(error) => {
             out.abandon();
             complain(&error);
-            return Exit::of(&error);
+            return ExitReason::of(&error);
         }
     };
     if let Err(error) = finished {
         complain(format!("{} cannot be written: {error}", args.out.display()));
-        return Exit::Failed;
+        return ExitReason::Failed;
     }
     let told = if args.json { json(&moved) } else { told(&moved) };
     let said = if args.out == Path::new(STANDARD) {
@@ -84,12 +86,12 @@ pub(super) fn run(args: &Args) -> Exit {
     };
     if moved.unreadable > 0 {
         complain("what could not be read stays in the broker");
-        return Exit::Failed;
+        return ExitReason::Failed;
     }
-    Exit::Done.unless_unwritten(said)
+    ExitReason::Done.unless_unwritten(said)
 }
 
-fn told(moved: &Moved) -> String {
+fn told(moved: &TransferCounts) -> String {
     let [events, failed, keys] = [moved.events, moved.failed, moved.keys].map(thousands);
     let mut told = format!("exported {events} events, {failed} failed, {keys} keys");
     if moved.state > 0 {
@@ -101,20 +103,20 @@ fn told(moved: &Moved) -> String {
     told
 }
 
-fn json(moved: &Moved) -> String {
-    let Moved { events, failed, keys, state, unreadable, .. } = moved;
+fn json(moved: &TransferCounts) -> String {
+    let TransferCounts { events, failed, keys, state, unreadable, .. } = moved;
     json!({ "events": events, "failed": failed, "keys": keys, "state": state, "unreadable": unreadable }).to_string()
 }
 
 /// Where an export goes.
-enum Out {
+enum ExportTarget {
     /// Standard output, a pipe or a device: what is written is there at once.
     Stream(BufWriter<Box<dyn Write>>),
     /// A file that gets its name when it is whole.
     File(PartialFile),
 }
 
-impl Out {
+impl ExportTarget {
     fn create(path: &Path) -> io::Result<Self> {
         if path == Path::new(STANDARD) {
             return Ok(Self::Stream(BufWriter::new(Box::new(io::stdout()))));

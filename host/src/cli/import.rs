@@ -6,12 +6,12 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use eventstream::app::{self, Moved};
+use eventstream::app::{self, TransferCounts};
 use serde_json::json;
 
-use super::progress::{Progress, Unit};
-use super::settings::Store;
-use super::{Exit, STANDARD, complain, say, thousands};
+use super::progress::{ProgressUnit, TransferProgress};
+use super::settings::BrokerArgs;
+use super::{ExitReason, STANDARD, complain, say, thousands};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -35,14 +35,14 @@ pub(super) struct Args {
     #[arg(value_name = "FILE|-")]
     file: PathBuf,
     #[command(flatten)]
-    store: Store,
+    store: BrokerArgs,
     /// Print what was done as JSON
     #[arg(long)]
     json: bool,
 }
 
 /// Imports.
-pub(super) fn run(args: &Args) -> Exit {
+pub(super) fn run(args: &Args) -> ExitReason {
     let (config, runtime, _log) = match args.store.open() {
         Ok(both) => both,
         Err(exit) => return exit,
@@ -51,22 +51,22 @@ pub(super) fn run(args: &Args) -> Exit {
         Ok(opened) => opened,
         Err(error) => {
             complain(format!("{} cannot be read: {error}", args.file.display()));
-            return Exit::Usage;
+            return ExitReason::Usage;
         }
     };
-    let mut moved = Moved::default();
-    let bar = Progress::new("importing");
-    let mut show = |read_bytes| bar.show(Unit::Bytes, read_bytes, size_bytes);
+    let mut moved = TransferCounts::default();
+    let bar = TransferProgress::new("importing");
+    let mut show = |read_bytes| bar.show(ProgressUnit::Bytes, read_bytes, size_bytes);
     let imported = runtime.block_on(app::import(&config, &mut *input, &mut moved, &mut show));
     drop(bar);
     match imported {
-        Ok(()) => Exit::Done.unless_unwritten(say(if args.json { json(&moved) } else { told(&moved) })),
+        Ok(()) => ExitReason::Done.unless_unwritten(say(if args.json { json(&moved) } else { told(&moved) })),
         Err(error) => {
             complain(&error);
-            if moved != Moved::default() {
+            if moved != TransferCounts::default() {
                 complain(format!("until then: {}", told(&moved)));
             }
-            Exit::of(&error)
+            ExitReason::of(&error)
         }
     }
 }
@@ -85,7 +85,7 @@ fn open(path: &Path) -> io::Result<(Box<dyn BufRead>, Option<u64>)> {
     Ok((Box::new(BufReader::with_capacity(READ_BYTES, file)), size_bytes))
 }
 
-fn told(moved: &Moved) -> String {
+fn told(moved: &TransferCounts) -> String {
     let [events, failed, keys] = [moved.events, moved.failed, moved.keys].map(thousands);
     let mut told = format!("imported {events} events, {failed} failed, {keys} keys");
     if moved.state > 0 {
@@ -100,8 +100,8 @@ fn told(moved: &Moved) -> String {
     told
 }
 
-fn json(moved: &Moved) -> String {
-    let Moved { events, failed, keys, state, known, expired, .. } = moved;
+fn json(moved: &TransferCounts) -> String {
+    let TransferCounts { events, failed, keys, state, known, expired, .. } = moved;
     json!({ "events": events, "failed": failed, "keys": keys, "state": state, "known": known, "expired": expired })
         .to_string()
 }

@@ -4,7 +4,7 @@ use std::io::{self, BufRead};
 
 /// A line without its end.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub(super) enum InputLine {
     /// All of it.
     Whole(Vec<u8>),
     /// It was longer than a line may be, and is dropped.
@@ -15,7 +15,7 @@ pub(super) enum Line {
 ///
 /// # Errors
 /// The stream cannot be read.
-pub(super) fn next_line(input: &mut impl BufRead, max_bytes: usize) -> io::Result<Option<Line>> {
+pub(super) fn next_line(input: &mut impl BufRead, max_bytes: usize) -> io::Result<Option<InputLine>> {
     let (mut line, mut is_begun, mut is_too_long) = (Vec::new(), false, false);
     loop {
         let read = match input.fill_buf() {
@@ -36,7 +36,7 @@ pub(super) fn next_line(input: &mut impl BufRead, max_bytes: usize) -> io::Resul
         let used = end.map_or(read.len(), |end| end + 1);
         input.consume(used);
         if is_ended {
-            let whole = if is_too_long { Line::TooLong } else { Line::Whole(line) };
+            let whole = if is_too_long { InputLine::TooLong } else { InputLine::Whole(line) };
             return Ok(is_begun.then_some(whole));
         }
     }
@@ -48,7 +48,7 @@ mod tests {
 
     use super::*;
 
-    fn read(text: &str, max_bytes: usize) -> Vec<Line> {
+    fn read(text: &str, max_bytes: usize) -> Vec<InputLine> {
         // Reads of three bytes, so that a line takes several.
         let mut input = BufReader::with_capacity(3, text.as_bytes());
         std::iter::from_fn(|| next_line(&mut input, max_bytes).unwrap()).collect()
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn lines_come_one_by_one_with_or_without_an_end() {
-        let whole = |text: &str| Line::Whole(text.as_bytes().to_vec());
+        let whole = |text: &str| InputLine::Whole(text.as_bytes().to_vec());
         assert_eq!(read("", 9), []);
         assert_eq!(read("\n", 9), [whole("")]);
         assert_eq!(read("one\n\ntwo and", 9), [whole("one"), whole(""), whole("two and")]);
@@ -64,7 +64,10 @@ mod tests {
 
     #[test]
     fn a_line_that_is_too_long_is_dropped_and_the_next_one_read() {
-        let whole = |text: &str| Line::Whole(text.as_bytes().to_vec());
-        assert_eq!(read("12345\n123456\n123456789\n1", 5), [whole("12345"), Line::TooLong, Line::TooLong, whole("1")]);
+        let whole = |text: &str| InputLine::Whole(text.as_bytes().to_vec());
+        assert_eq!(
+            read("12345\n123456\n123456789\n1", 5),
+            [whole("12345"), InputLine::TooLong, InputLine::TooLong, whole("1")]
+        );
     }
 }

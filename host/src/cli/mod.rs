@@ -35,14 +35,14 @@ use output::{announce, complain, complain_lines, note, note_lines, say, say_json
 #[command(name = "eventstream", version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<CliCommand>,
     /// Without a command, the server is started.
     #[command(flatten)]
     serve: serve::Args,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Start the server (what happens without a command, too)
     #[command(after_help = serve::EXAMPLES)]
     Serve(serve::Args),
@@ -57,7 +57,7 @@ enum Command {
     Status(status::Args),
     /// Make, build, test, check and run plugins without a server, and list those of one
     #[command(subcommand)]
-    Plugin(plugin::Command),
+    Plugin(plugin::PluginCommand),
     /// Write everything that another broker can go on with to a file
     #[command(after_help = export::EXAMPLES)]
     Export(export::Args),
@@ -88,7 +88,7 @@ const STANDARD: &str = "-";
 
 /// How the program ends (contract section 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Exit {
+enum ExitReason {
     /// Done.
     Done = 0,
     /// What was asked for failed.
@@ -101,7 +101,7 @@ enum Exit {
     Invalid = 4,
 }
 
-impl Exit {
+impl ExitReason {
     /// The exit code for why the server, or what worked with a store, ended.
     fn of(error: &app::Error) -> Self {
         match error {
@@ -112,8 +112,8 @@ impl Exit {
     }
 }
 
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
+impl From<ExitReason> for ExitCode {
+    fn from(exit: ExitReason) -> Self {
         Self::from(exit as u8)
     }
 }
@@ -126,13 +126,13 @@ pub fn main() -> ExitCode {
         complain(format_args!("a part of the program panicked at {place}: {message}"));
     }));
     let run = || Cli::try_parse().map_or_else(|error| usage(&error), run);
-    panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or(Exit::Failed).into()
+    panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or(ExitReason::Failed).into()
 }
 
 /// Shows what was asked for instead of a command, or what is wrong with the command line.
-fn usage(error: &clap::Error) -> Exit {
+fn usage(error: &clap::Error) -> ExitReason {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        return Exit::Done.unless_unwritten(output::written(error.print()));
+        return ExitReason::Done.unless_unwritten(output::written(error.print()));
     }
     // The words quote arguments, of which one may be the name of somebody else's file that the shell put there. So they are
     // asked for once more, about arguments that can be printed.
@@ -141,21 +141,21 @@ fn usage(error: &clap::Error) -> Exit {
         Err(error) => note_lines(error.render().to_string().trim_end()),
         Ok(_) => note(error.render()),
     }
-    Exit::Usage
+    ExitReason::Usage
 }
 
-fn run(cli: Cli) -> Exit {
+fn run(cli: Cli) -> ExitReason {
     match cli.command {
         None => serve::run(&cli.serve),
-        Some(Command::Serve(args)) => serve::run(&args),
-        Some(Command::Dev(args)) => dev::run(&args),
-        Some(Command::Send(args)) => send::run(&args),
-        Some(Command::Status(args)) => status::run(&args),
-        Some(Command::Plugin(command)) => plugin::run(&command),
-        Some(Command::Export(args)) => export::run(&args),
-        Some(Command::Import(args)) => import::run(&args),
-        Some(Command::Backup(args)) => backup::run(&args),
-        Some(Command::Compile(args)) => compile::run(&args),
+        Some(CliCommand::Serve(args)) => serve::run(&args),
+        Some(CliCommand::Dev(args)) => dev::run(&args),
+        Some(CliCommand::Send(args)) => send::run(&args),
+        Some(CliCommand::Status(args)) => status::run(&args),
+        Some(CliCommand::Plugin(command)) => plugin::run(&command),
+        Some(CliCommand::Export(args)) => export::run(&args),
+        Some(CliCommand::Import(args)) => import::run(&args),
+        Some(CliCommand::Backup(args)) => backup::run(&args),
+        Some(CliCommand::Compile(args)) => compile::run(&args),
     }
 }
 

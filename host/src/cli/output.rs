@@ -8,32 +8,32 @@ use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 
 use eventstream::printable::{Printable, PrintableJson, PrintableLines};
-use eventstream::secret::WithoutCredentials;
+use eventstream::secret::RedactedText;
 
-use super::Exit;
+use super::ExitReason;
 
 /// That what was asked for could not be written, as the exit code; the reason has been said.
-pub(super) type Said = Result<(), Exit>;
+pub(super) type OutputResult = Result<(), ExitReason>;
 
-impl Exit {
+impl ExitReason {
     /// This exit code, unless what was asked for could not be written.
-    pub(super) fn unless_unwritten(self, said: Said) -> Self {
+    pub(super) fn unless_unwritten(self, said: OutputResult) -> Self {
         said.err().unwrap_or(self)
     }
 }
 
 /// Writes one line of what was asked for.
-pub(super) fn say(line: impl Display) -> Said {
+pub(super) fn say(line: impl Display) -> OutputResult {
     write_answer(&format!("{}\n", Printable(line)))
 }
 
 /// Writes a report of several lines. Each value in it that may be anything is to be [`Printable`].
-pub(super) fn say_lines(report: impl Display) -> Said {
+pub(super) fn say_lines(report: impl Display) -> OutputResult {
     write_answer(&format!("{}\n", PrintableLines(report)))
 }
 
 /// Writes a document on one line.
-pub(super) fn say_json(document: impl Display) -> Said {
+pub(super) fn say_json(document: impl Display) -> OutputResult {
     write_answer(&format!("{}\n", PrintableJson(document)))
 }
 
@@ -45,12 +45,12 @@ pub(super) fn announce(line: impl Display) {
 
 /// Writes what is said about what was asked for, where that itself goes to standard output.
 pub(super) fn note(line: impl Display) {
-    write_aside(&format!("{}\n", Printable(WithoutCredentials(line))));
+    write_aside(&format!("{}\n", Printable(RedactedText(line))));
 }
 
 /// As [`note`], for a report of several lines whose values are [`Printable`].
 pub(super) fn note_lines(report: impl Display) {
-    write_aside(&format!("{}\n", PrintableLines(WithoutCredentials(report))));
+    write_aside(&format!("{}\n", PrintableLines(RedactedText(report))));
 }
 
 /// Writes why something was not done.
@@ -64,16 +64,16 @@ pub(super) fn complain_lines(report: impl Display) {
 }
 
 /// How a command ends whose answer was written like this. A reader that went away (`| head`) knows it and is told nothing.
-pub(super) fn written(result: io::Result<()>) -> Said {
+pub(super) fn written(result: io::Result<()>) -> OutputResult {
     result.map_err(|error| {
         if error.kind() != ErrorKind::BrokenPipe {
             complain(format_args!("standard output cannot be written: {error}"));
         }
-        Exit::Failed
+        ExitReason::Failed
     })
 }
 
-fn write_answer(text: &str) -> Said {
+fn write_answer(text: &str) -> OutputResult {
     let mut out = io::stdout().lock();
     written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }

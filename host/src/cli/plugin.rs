@@ -8,15 +8,15 @@ use std::io::stdin;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use eventstream::app::{Facts, NoPlugin, PluginSettings, Workbench};
+use eventstream::app::{InspectError, PluginFacts, PluginInspector, PluginSettings};
 use eventstream::config::Config;
 use eventstream::printable::Printable;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use super::client::{Answered, Failure};
-use super::lines::{Line, next_line};
-use super::{Exit, complain, complain_lines, note_lines, project, say_json, say_lines, settings, thousands};
+use super::client::{AnswerReading, ClientError};
+use super::lines::{InputLine, next_line};
+use super::{ExitReason, complain, complain_lines, note_lines, project, say_json, say_lines, settings, thousands};
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -45,39 +45,39 @@ Exit codes: 0 every line was handled, whatever came of it, 1 a line was invalid 
 
 /// What to do with plugins.
 #[derive(Debug, clap::Subcommand)]
-pub(super) enum Command {
+pub(super) enum PluginCommand {
     /// Make a project for a plugin in Rust, JavaScript or Python
     #[command(after_help = project::NEW_EXAMPLES)]
-    New(project::New),
+    New(project::NewArgs),
     /// Build the component of a project
     #[command(after_help = project::BUILD_EXAMPLES)]
-    Build(project::Build),
+    Build(project::BuildArgs),
     /// Hand a project's component the events in its tests
     #[command(after_help = project::TEST_EXAMPLES)]
-    Test(project::Test),
+    Test(project::TestArgs),
     /// Say what a component is, or everything that is wrong with it
     #[command(after_help = CHECK_EXAMPLES)]
-    Check(Check),
+    Check(CheckArgs),
     /// Hand events to a component, without a server
     #[command(after_help = RUN_EXAMPLES)]
-    Run(Run),
+    Run(RunArgs),
     /// List the plugins of a server
     #[command(after_help = served::LIST_EXAMPLES)]
-    List(served::List),
+    List(served::ListArgs),
     /// Bring back the version of a plugin that served before
     #[command(after_help = served::ROLLBACK_EXAMPLES)]
-    Rollback(served::Rollback),
+    Rollback(served::RollbackArgs),
     /// Let a build serve that is held because it takes types from another plugin or imports more than before
     #[command(after_help = served::APPROVE_EXAMPLES)]
-    Approve(served::Approve),
+    Approve(served::ApproveArgs),
     /// Remove a plugin from a server
     #[command(after_help = served::REMOVE_EXAMPLES)]
-    Remove(served::Remove),
+    Remove(served::RemoveArgs),
 }
 
 /// The arguments of `plugin check`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Check {
+pub(super) struct CheckArgs {
     /// The components
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
@@ -91,7 +91,7 @@ pub(super) struct Check {
 
 /// The arguments of `plugin run`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Run {
+pub(super) struct RunArgs {
     /// The component
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -115,48 +115,55 @@ pub(super) fn name(text: &str) -> Result<String, &'static str> {
 }
 
 /// Does what was asked for.
-pub(super) fn run(command: &Command) -> Exit {
+pub(super) fn run(command: &PluginCommand) -> ExitReason {
     match command {
-        Command::New(args) => project::new(args),
-        Command::Build(args) => project::build(args),
-        Command::Test(args) => project::test(args),
-        Command::Check(args) => on_bench(settings::load_without_file(), |bench, runtime| {
+        PluginCommand::New(args) => project::new(args),
+        PluginCommand::Build(args) => project::build(args),
+        PluginCommand::Test(args) => project::test(args),
+        PluginCommand::Check(args) => on_bench(settings::load_without_file(), |bench, runtime| {
             check(args, &bench, &runtime).unwrap_or_else(|exit| exit)
         }),
-        Command::Run(args) => on_bench(settings::load_without_file(), |bench, runtime| {
+        PluginCommand::Run(args) => on_bench(settings::load_without_file(), |bench, runtime| {
             handle(args, &bench, &runtime).unwrap_or_else(|exit| exit)
         }),
-        Command::List(args) => told(served::list(args)),
-        Command::Rollback(args) => told(served::rollback(args)),
-        Command::Approve(args) => told(served::approve(args)),
-        Command::Remove(args) => told(served::remove(args)),
+        PluginCommand::List(args) => told(served::list(args)),
+        PluginCommand::Rollback(args) => told(served::rollback(args)),
+        PluginCommand::Approve(args) => told(served::approve(args)),
+        PluginCommand::Remove(args) => told(served::remove(args)),
     }
 }
 
-fn told(answer: Result<Answered, Failure>) -> Exit {
+fn told(answer: Result<AnswerReading, ClientError>) -> ExitReason {
     match answer {
-        Ok(answered) => Exit::Done.unless_unwritten(answered.say()),
+        Ok(answered) => ExitReason::Done.unless_unwritten(answered.say()),
         Err(failure) => failure.told(),
     }
 }
 
 /// Does something with a sandbox.
-pub(super) fn on_bench(config: Result<Config, Exit>, work: impl FnOnce(Workbench, Runtime) -> Exit) -> Exit {
+pub(super) fn on_bench(
+    config: Result<Config, ExitReason>,
+    work: impl FnOnce(PluginInspector, Runtime) -> ExitReason,
+) -> ExitReason {
     let (config, runtime) = match config.and_then(|config| Ok((config, settings::runtime()?))) {
         Ok(both) => both,
         Err(exit) => return exit,
     };
-    match Workbench::open(&config) {
+    match PluginInspector::open(&config) {
         Ok(bench) => work(bench, runtime),
         Err(error) => {
             complain(&error);
-            Exit::of(&error)
+            ExitReason::of(&error)
         }
     }
 }
 
 /// The settings in a file that was named, after what they give has been shown. What is wrong has been said.
-pub(super) fn given(file: Option<&Path>, bench: &Workbench, runtime: &Runtime) -> Result<Option<PluginSettings>, Exit> {
+pub(super) fn given(
+    file: Option<&Path>,
+    bench: &PluginInspector,
+    runtime: &Runtime,
+) -> Result<Option<PluginSettings>, ExitReason> {
     let Some(file) = file else { return Ok(None) };
     let settings = runtime.block_on(bench.read_settings(file)).map_err(|no| {
         complain_lines(faults(file, &no));
@@ -182,13 +189,13 @@ fn tell_of_unused(file: &Path) {
     }
 }
 
-fn check(args: &Check, bench: &Workbench, runtime: &Runtime) -> Result<Exit, Exit> {
+fn check(args: &CheckArgs, bench: &PluginInspector, runtime: &Runtime) -> Result<ExitReason, ExitReason> {
     if args.settings.is_some() && args.files.len() > 1 {
         complain("--settings are those of one plugin: check its file alone");
-        return Err(Exit::Usage);
+        return Err(ExitReason::Usage);
     }
     let settings = given(args.settings.as_deref(), bench, runtime)?;
-    let mut exit = Exit::Done;
+    let mut exit = ExitReason::Done;
     for file in &args.files {
         if settings.is_none() {
             tell_of_unused(file);
@@ -213,17 +220,17 @@ fn check(args: &Check, bench: &Workbench, runtime: &Runtime) -> Result<Exit, Exi
 }
 
 /// That a file is no plugin goes before that another one cannot be read.
-fn worse(one: Exit, other: Exit) -> Exit {
+fn worse(one: ExitReason, other: ExitReason) -> ExitReason {
     if one as u8 > other as u8 { one } else { other }
 }
 
 /// How a command ends that was given a file that is no plugin.
-pub(super) fn refused(no: &NoPlugin) -> Exit {
-    if no.is_usage { Exit::Usage } else { Exit::Invalid }
+pub(super) fn refused(no: &InspectError) -> ExitReason {
+    if no.is_usage { ExitReason::Usage } else { ExitReason::Invalid }
 }
 
 /// What a file is, for a person. Each value stays on its line.
-pub(super) fn facts(file: &Path, facts: &Facts) -> String {
+pub(super) fn facts(file: &Path, facts: &PluginFacts) -> String {
     let version = Printable(facts.version.as_deref().unwrap_or("without a version"));
     let name = Printable(&facts.name);
     let mut text = format!("{}: a plugin\n  name     {name} {version}\n", Printable(file.display()));
@@ -252,7 +259,7 @@ pub(super) fn facts(file: &Path, facts: &Facts) -> String {
 }
 
 /// Everything that is wrong with a file, for a person. Each fault stays on its line.
-pub(super) fn faults(file: &Path, no: &NoPlugin) -> String {
+pub(super) fn faults(file: &Path, no: &InspectError) -> String {
     let mut text = format!("{}: ", Printable(file.display()));
     match no.misfits.as_slice() {
         [_] | [] => {
@@ -268,7 +275,7 @@ pub(super) fn faults(file: &Path, no: &NoPlugin) -> String {
     text
 }
 
-fn handle(args: &Run, bench: &Workbench, runtime: &Runtime) -> Result<Exit, Exit> {
+fn handle(args: &RunArgs, bench: &PluginInspector, runtime: &Runtime) -> Result<ExitReason, ExitReason> {
     let settings = given(args.settings.as_deref(), bench, runtime)?;
     if settings.is_none() {
         tell_of_unused(&args.file);
@@ -278,23 +285,23 @@ fn handle(args: &Run, bench: &Workbench, runtime: &Runtime) -> Result<Exit, Exit
         refused(&no)
     })?;
     let (mut input, max_bytes) = (stdin().lock(), bench.max_line_bytes());
-    let mut exit = Exit::Done;
+    let mut exit = ExitReason::Done;
     for number in 1_u64.. {
         let line = next_line(&mut input, max_bytes).map_err(|error| {
             complain(format_args!("standard input cannot be read: {error}"));
-            Exit::Failed
+            ExitReason::Failed
         })?;
         match line {
             None => break,
-            Some(Line::Whole(line)) if line.trim_ascii().is_empty() => {}
-            Some(Line::TooLong) => {
+            Some(InputLine::Whole(line)) if line.trim_ascii().is_empty() => {}
+            Some(InputLine::TooLong) => {
                 complain(format_args!("line {number}: more than {max_bytes} bytes (server.max_body_bytes)"));
-                exit = Exit::Failed;
+                exit = ExitReason::Failed;
             }
-            Some(Line::Whole(line)) => match runtime.block_on(plugin.handle(Bytes::from(line), args.attempt)) {
+            Some(InputLine::Whole(line)) => match runtime.block_on(plugin.handle(Bytes::from(line), args.attempt)) {
                 Ok(outcome) => say_json(outcome)?,
                 Err(faults) => {
-                    exit = Exit::Failed;
+                    exit = ExitReason::Failed;
                     for fault in faults {
                         let place =
                             if fault.pointer.is_empty() { String::new() } else { format!(" {}:", fault.pointer) };
@@ -313,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_plugin_goes_before_one_that_cannot_be_read() {
-        assert_eq!(worse(Exit::Invalid, Exit::Usage), Exit::Invalid);
-        assert_eq!(worse(Exit::Done, Exit::Usage), Exit::Usage);
+        assert_eq!(worse(ExitReason::Invalid, ExitReason::Usage), ExitReason::Invalid);
+        assert_eq!(worse(ExitReason::Done, ExitReason::Usage), ExitReason::Usage);
     }
 }

@@ -12,21 +12,21 @@ const DRAWS: u8 = 10;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unit {
+pub(super) enum ProgressUnit {
     Keys,
     Events,
     Bytes,
 }
 
 /// A bar. It vanishes when it is dropped.
-pub(super) struct Progress {
+pub(super) struct TransferProgress {
     bar: ProgressBar,
     begun: Instant,
     /// What is counted now, and whether it is known how far.
-    counted: Cell<Option<(Unit, bool)>>,
+    counted: Cell<Option<(ProgressUnit, bool)>>,
 }
 
-impl Progress {
+impl TransferProgress {
     /// A bar that shows nothing yet.
     pub(super) fn new(verb: &'static str) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
@@ -40,7 +40,7 @@ impl Progress {
     }
 
     /// So much is done, of so much if that is known.
-    pub(super) fn show(&self, unit: Unit, done: u64, all: Option<u64>) {
+    pub(super) fn show(&self, unit: ProgressUnit, done: u64, all: Option<u64>) {
         if self.begun.elapsed() < QUIET {
             return;
         }
@@ -59,23 +59,23 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for TransferProgress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
 }
 
-fn template(unit: Unit, is_length_known: bool) -> &'static str {
+fn template(unit: ProgressUnit, is_length_known: bool) -> &'static str {
     match (unit, is_length_known) {
-        (Unit::Keys, _) => "{prefix} {spinner} {human_pos} keys",
-        (Unit::Events, true) => "{prefix} [{bar:30}] {human_pos}/{human_len} events, {eta} left",
-        (Unit::Events, false) => "{prefix} {spinner} {human_pos} events",
-        (Unit::Bytes, true) => "{prefix} [{bar:30}] {bytes}/{total_bytes}, {eta} left",
-        (Unit::Bytes, false) => "{prefix} {spinner} {bytes}",
+        (ProgressUnit::Keys, _) => "{prefix} {spinner} {human_pos} keys",
+        (ProgressUnit::Events, true) => "{prefix} [{bar:30}] {human_pos}/{human_len} events, {eta} left",
+        (ProgressUnit::Events, false) => "{prefix} {spinner} {human_pos} events",
+        (ProgressUnit::Bytes, true) => "{prefix} [{bar:30}] {bytes}/{total_bytes}, {eta} left",
+        (ProgressUnit::Bytes, false) => "{prefix} {spinner} {bytes}",
     }
 }
 
-fn style(unit: Unit, is_length_known: bool) -> ProgressStyle {
+fn style(unit: ProgressUnit, is_length_known: bool) -> ProgressStyle {
     let style = ProgressStyle::with_template(template(unit, is_length_known));
     style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn every_template_is_one() {
-        for unit in [Unit::Keys, Unit::Events, Unit::Bytes] {
+        for unit in [ProgressUnit::Keys, ProgressUnit::Events, ProgressUnit::Bytes] {
             for is_length_known in [false, true] {
                 ProgressStyle::with_template(template(unit, is_length_known)).unwrap();
             }

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-pub(super) use build::{BUILD_EXAMPLES, Build, make, run as build};
-pub(super) use new::{NEW_EXAMPLES, New, run as new};
-pub(super) use test::{TEST_EXAMPLES, Test, run as test};
+pub(super) use build::{BUILD_EXAMPLES, BuildArgs, make, run as build};
+pub(super) use new::{NEW_EXAMPLES, NewArgs, run as new};
+pub(super) use test::{TEST_EXAMPLES, TestArgs, run as test};
 
 /// The languages that projects are made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -12,8 +12,8 @@ use eventstream::printable::{Printable, PrintableJson};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::client::{Answer, Failure, Server};
-use super::{Exit, note, say_json, say_lines};
+use super::client::{ClientError, ServerAnswer, ServerTarget};
+use super::{ExitReason, note, say_json, say_lines};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -48,7 +48,7 @@ pub(super) struct Args {
     #[arg(value_name = "DATA|@FILE|-", allow_negative_numbers = true)]
     data: Option<String>,
     #[command(flatten)]
-    server: Server,
+    server: ServerTarget,
     /// The sender's own id: the same source and id are accepted once
     #[arg(long)]
     id: Option<String>,
@@ -79,7 +79,7 @@ pub(super) struct Args {
 }
 
 /// Sends the event.
-pub(super) fn run(args: &Args) -> Exit {
+pub(super) fn run(args: &Args) -> ExitReason {
     match send(args) {
         Ok(exit) => exit,
         Err(failure) => failure.told(),
@@ -91,7 +91,7 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
     duration.ok_or("a duration is written like 30s, 5m or 1h")
 }
 
-fn send(args: &Args) -> Result<Exit, Failure> {
+fn send(args: &Args) -> Result<ExitReason, ClientError> {
     let body = body(args, args.data.as_deref().map(data).transpose()?.as_deref())?;
     // An id of the sender's own is a key already, and one that outlives this process.
     let made_up = (args.idempotency_key.is_none() && args.id.is_none()).then(|| uuid::Uuid::now_v7().to_string());
@@ -99,8 +99,9 @@ fn send(args: &Args) -> Result<Exit, Failure> {
     let answer = post(args, key, &body)?.accepted()?;
     let accepted = answer.json()?;
     let (id, durability) = (accepted["eventId"].as_str(), accepted["durability"].as_str());
-    let id =
-        id.ok_or_else(|| Failure::new(Exit::Failed, "the answer names no event; is this an eventstream server?"))?;
+    let id = id.ok_or_else(|| {
+        ClientError::new(ExitReason::Failed, "the answer names no event; is this an eventstream server?")
+    })?;
     if !args.wait {
         let (id, durability) = (Printable(id), Printable(durability.unwrap_or("unknown")));
         let said = match (args.json, accepted["duplicate"] == true) {
@@ -108,17 +109,17 @@ fn send(args: &Args) -> Result<Exit, Failure> {
             (false, true) => say_lines(format_args!("accepted {id} before; it was not accepted again")),
             (false, false) => say_lines(format_args!("accepted {id} ({durability})")),
         };
-        return Ok(Exit::Done.unless_unwritten(said));
+        return Ok(ExitReason::Done.unless_unwritten(said));
     }
     let ended = wait(args, id)?;
     let event = ended.json()?;
     let said = if args.json { say_json(&ended.text) } else { say_lines(told(id, &event, &ended.text)) };
-    let exit = if event["state"] == "processed" { Exit::Done } else { Exit::Failed };
+    let exit = if event["state"] == "processed" { ExitReason::Done } else { ExitReason::Failed };
     Ok(exit.unless_unwritten(said))
 }
 
 /// Sends the request, again if its answer was lost: the key makes it safe.
-fn post(args: &Args, key: Option<&str>, body: &str) -> Result<Answer, Failure> {
+fn post(args: &Args, key: Option<&str>, body: &str) -> Result<ServerAnswer, ClientError> {
     let mut sends = 0;
     loop {
         sends += 1;
@@ -136,16 +137,16 @@ fn post(args: &Args, key: Option<&str>, body: &str) -> Result<Answer, Failure> {
 
 /// Looks at the event until it has ended. A server that cannot be asked for a while does not end the wait: what it accepted
 /// is there when it is back.
-fn wait(args: &Args, id: &str) -> Result<Answer, Failure> {
+fn wait(args: &Args, id: &str) -> Result<ServerAnswer, ClientError> {
     let begun = Instant::now();
     let (mut pause_ms, mut away_since) = (*POLL_MS.start(), None);
     loop {
         let left = args.timeout.map_or(Duration::MAX, |timeout| timeout.saturating_sub(begun.elapsed()));
         let looked = look(&args.server, id, left.max(LEAST_LOOK))?;
         let (state, away) = match looked {
-            Looked::Ended(answer) => return Ok(answer),
-            Looked::Open(state) => (state, None),
-            Looked::Away(failure) => (String::new(), Some(failure)),
+            EventReading::Ended(answer) => return Ok(answer),
+            EventReading::Open(state) => (state, None),
+            EventReading::Away(failure) => (String::new(), Some(failure)),
         };
         let now = Instant::now();
         let is_over = args.timeout.is_some_and(|timeout| now - begun >= timeout);
@@ -153,7 +154,7 @@ fn wait(args: &Args, id: &str) -> Result<Answer, Failure> {
             None if is_over => {
                 let id = Printable(id);
                 let words = format!("{id} is {} after that time, and is not lost: GET /events/{id}", Printable(state));
-                return Err(Failure::new(Exit::Failed, words));
+                return Err(ClientError::new(ExitReason::Failed, words));
             }
             None => away_since = None,
             Some(failure) => {
@@ -176,36 +177,38 @@ fn wait(args: &Args, id: &str) -> Result<Answer, Failure> {
 }
 
 /// What a look at an event finds.
-enum Looked {
+enum EventReading {
     /// It has ended.
-    Ended(Answer),
+    Ended(ServerAnswer),
     /// It has not, and is in this state.
     Open(String),
     /// The server, or its store, cannot be asked now.
-    Away(Failure),
+    Away(ClientError),
 }
 
-fn look(server: &Server, id: &str, most: Duration) -> Result<Looked, Failure> {
+fn look(server: &ServerTarget, id: &str, most: Duration) -> Result<EventReading, ClientError> {
     let answer = match server.get_within(&format!("/events/{id}"), most) {
         Ok(answer) => answer,
-        Err(failure) if failure.exit == Exit::Unreachable => return Ok(Looked::Away(failure)),
+        Err(failure) if failure.exit == ExitReason::Unreachable => return Ok(EventReading::Away(failure)),
         Err(failure) => return Err(failure),
     };
     // Also what a balancer says whose server is being restarted.
     if matches!(answer.status, 502..=504) {
         let failure = answer.accepted().err();
-        return Ok(Looked::Away(failure.unwrap_or_else(|| Failure::new(Exit::Unreachable, "no answer"))));
+        return Ok(EventReading::Away(
+            failure.unwrap_or_else(|| ClientError::new(ExitReason::Unreachable, "no answer")),
+        ));
     }
     let answer = answer.accepted()?;
     let state = answer.json()?["state"].as_str().unwrap_or_default().to_owned();
     let is_ended = ["processed", "failed", "discarded"].contains(&state.as_str());
-    Ok(if is_ended { Looked::Ended(answer) } else { Looked::Open(state) })
+    Ok(if is_ended { EventReading::Ended(answer) } else { EventReading::Open(state) })
 }
 
 /// The end of an event in words, its result as it came.
 fn told(id: &str, event: &Value, text: &str) -> String {
     #[derive(serde::Deserialize)]
-    struct Result<'a> {
+    struct SendResult<'a> {
         #[serde(borrow)]
         result: Option<&'a RawValue>,
     }
@@ -216,7 +219,7 @@ fn told(id: &str, event: &Value, text: &str) -> String {
     let (id, word) = (Printable(id), |name: &str| event[name].as_str().unwrap_or_default());
     match word("state") {
         "processed" => {
-            let result = serde_json::from_str::<Result<'_>>(text).ok().and_then(|it| it.result).map(RawValue::get);
+            let result = serde_json::from_str::<SendResult<'_>>(text).ok().and_then(|it| it.result).map(RawValue::get);
             let result = result.map(|result| format!("\n{}", PrintableJson(result))).unwrap_or_default();
             format!("processed {id} in {attempts}{result}")
         }
@@ -228,9 +231,9 @@ fn told(id: &str, event: &Value, text: &str) -> String {
 }
 
 /// The payload as it was written.
-fn data(argument: &str) -> Result<String, Failure> {
+fn data(argument: &str) -> Result<String, ClientError> {
     let unreadable =
-        |what: &str, error: io::Error| Failure::new(Exit::Usage, format!("{what} cannot be read: {error}"));
+        |what: &str, error: io::Error| ClientError::new(ExitReason::Usage, format!("{what} cannot be read: {error}"));
     let text = match argument.strip_prefix('@') {
         Some(file) => File::open(file).and_then(read_all).map_err(|error| unreadable(&format!("{file:?}"), error))?,
         None if argument == "-" => read_all(io::stdin()).map_err(|error| unreadable("standard input", error))?,
@@ -248,7 +251,7 @@ fn data(argument: &str) -> Result<String, Failure> {
             } else if text.contains('\'') {
                 message.push_str("; JSON has double quotes, so put single ones around the whole: '{\"a\":1}'");
             }
-            Err(Failure::new(Exit::Usage, message))
+            Err(ClientError::new(ExitReason::Usage, message))
         }
     }
 }
@@ -262,10 +265,10 @@ fn read_all(from: impl Read) -> io::Result<String> {
     Ok(text)
 }
 
-fn body(args: &Args, data: Option<&str>) -> Result<String, Failure> {
+fn body(args: &Args, data: Option<&str>) -> Result<String, ClientError> {
     #[derive(serde::Serialize)]
     #[serde(rename_all = "camelCase")]
-    struct Body<'a> {
+    struct RequestBody<'a> {
         r#type: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
@@ -280,8 +283,10 @@ fn body(args: &Args, data: Option<&str>) -> Result<String, Failure> {
         #[serde(skip_serializing_if = "Option::is_none")]
         payload: Option<&'a RawValue>,
     }
-    let bug = |error: serde_json::Error| Failure::new(Exit::Failed, format!("the event cannot be written: {error}"));
-    let body = Body {
+    let bug = |error: serde_json::Error| {
+        ClientError::new(ExitReason::Failed, format!("the event cannot be written: {error}"))
+    };
+    let body = RequestBody {
         r#type: &args.event_type,
         id: args.id.as_deref(),
         source: args.source.as_deref(),
@@ -300,13 +305,13 @@ mod tests {
     use super::*;
 
     #[derive(Parser)]
-    struct Send {
+    struct EventSender {
         #[command(flatten)]
         args: Args,
     }
 
-    fn written(line: &[&str]) -> Result<String, Failure> {
-        let args = Send::try_parse_from([&["send"], line].concat()).unwrap().args;
+    fn written(line: &[&str]) -> Result<String, ClientError> {
+        let args = EventSender::try_parse_from([&["send"], line].concat()).unwrap().args;
         body(&args, args.data.as_deref().map(data).transpose()?.as_deref())
     }
 
@@ -322,7 +327,10 @@ mod tests {
     #[test]
     fn data_without_an_end_is_not_read_for_ever() {
         let failure = data("@/dev/zero").unwrap_err();
-        assert!(failure.exit == Exit::Usage && failure.message.contains("more than 67108864 bytes"), "{failure:?}");
+        assert!(
+            failure.exit == ExitReason::Usage && failure.message.contains("more than 67108864 bytes"),
+            "{failure:?}"
+        );
     }
 
     #[test]
@@ -332,7 +340,7 @@ mod tests {
         std::fs::write(&file, "[1]\n").unwrap();
         let argument = format!("@{}", file.display());
         assert_eq!(written(&["a", &argument]).unwrap(), r#"{"type":"a","payload":[1]}"#);
-        assert_eq!(written(&["a", "@/nowhere"]).unwrap_err().exit, Exit::Usage);
+        assert_eq!(written(&["a", "@/nowhere"]).unwrap_err().exit, ExitReason::Usage);
     }
 
     #[test]
@@ -340,7 +348,7 @@ mod tests {
         for (data, hint) in [("hello", "'\"hello\"'"), ("{'a':1}", "single ones around the whole"), ("{\"a\":", "EOF")]
         {
             let failure = written(&["a", data]).unwrap_err();
-            assert!(failure.exit == Exit::Usage && failure.message.contains(hint), "{}", failure.message);
+            assert!(failure.exit == ExitReason::Usage && failure.message.contains(hint), "{}", failure.message);
         }
     }
 

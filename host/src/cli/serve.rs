@@ -7,10 +7,10 @@
 use std::path::PathBuf;
 
 use eventstream::app;
-use eventstream::config::Flag;
+use eventstream::config::FlagSetting;
 use eventstream::secret::SecretText;
 
-use super::{Exit, announce, complain, settings};
+use super::{ExitReason, announce, complain, settings};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -63,7 +63,7 @@ pub(super) struct Args {
 
 impl Args {
     /// What was said, as settings.
-    pub(super) fn flags(&self) -> Vec<Flag> {
+    pub(super) fn flags(&self) -> Vec<FlagSetting> {
         let truth = |said: bool| said.then(|| "true".to_owned());
         let said = [
             ("server.listen", "--listen", self.listen.clone()),
@@ -77,12 +77,12 @@ impl Args {
             ("log.format", "--log-format", self.log_format.clone()),
             ("log.level", "--log-level", self.log_level.clone()),
         ];
-        said.into_iter().filter_map(|(key, flag, value)| value.map(|value| Flag { key, flag, value })).collect()
+        said.into_iter().filter_map(|(key, flag, value)| value.map(|value| FlagSetting { key, flag, value })).collect()
     }
 }
 
 /// Serves until it is told to stop.
-pub(super) fn run(args: &Args) -> Exit {
+pub(super) fn run(args: &Args) -> ExitReason {
     let (config, runtime, log) = match settings::serving(args.config.as_deref(), args.flags()) {
         Ok(both) => both,
         Err(exit) => return exit,
@@ -94,12 +94,12 @@ pub(super) fn run(args: &Args) -> Exit {
 }
 
 /// How a command ends whose server has ended so.
-pub(super) fn ended(served: Result<(), app::Error>) -> Exit {
+pub(super) fn ended(served: Result<(), app::Error>) -> ExitReason {
     match served {
-        Ok(()) => Exit::Done,
+        Ok(()) => ExitReason::Done,
         Err(error) => {
             complain(&error);
-            Exit::of(&error)
+            ExitReason::of(&error)
         }
     }
 }
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[derive(Parser)]
-    struct Serve {
+    struct ServeFlags {
         #[command(flatten)]
         args: Args,
     }
@@ -121,7 +121,7 @@ mod tests {
     fn every_flag_is_a_setting() {
         let all = "serve --listen 127.0.0.1:1 --broker redis://h --plugins p --consumer-name n --concurrency 3 --lease-ms 900 \
              --allow-anonymous --allow-unsafe --log-format json --log-level debug";
-        let args = Serve::try_parse_from(all.split_whitespace()).unwrap().args;
+        let args = ServeFlags::try_parse_from(all.split_whitespace()).unwrap().args;
         let config = Config::from_layers(None, &[], &args.flags()).unwrap();
         assert_eq!(config.server.listen.to_string(), "127.0.0.1:1");
         assert_eq!((config.worker.concurrency, config.worker.lease_ms), (3, 900));

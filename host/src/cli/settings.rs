@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use eventstream::config::{self, Config, Flag, Sources};
+use eventstream::config::{self, Config, ConfigSources, FlagSetting};
 use eventstream::secret::SecretText;
-use eventstream::telemetry::{self, Log};
+use eventstream::telemetry::{self, LogGuard};
 use tokio::runtime::Runtime;
 
-use super::{Exit, complain};
+use super::{ExitReason, complain};
 
 /// The broker, for every command that works with one.
 #[derive(Debug, clap::Args)]
-pub(super) struct Store {
+pub(super) struct BrokerArgs {
     /// The broker: embedded:DIRECTORY or redis://HOST:PORT; a password goes into the variable, since ps shows it here
     /// [env: EVENTSTREAM_BROKER_URL] [default: embedded:./data]
     #[arg(long, value_name = "URL")]
@@ -21,29 +21,29 @@ pub(super) struct Store {
     config: Option<PathBuf>,
 }
 
-impl Store {
+impl BrokerArgs {
     /// The configuration, a runtime and the log, to be kept until the end. The log is silent unless one was asked for:
     /// these commands say themselves what happens. What is wrong has been said.
-    pub(super) fn open(&self) -> Result<(Config, Runtime, Log), Exit> {
+    pub(super) fn open(&self) -> Result<(Config, Runtime, LogGuard), ExitReason> {
         let broker = self.broker.as_ref().map(SecretText::expose).map(str::to_owned);
-        let broker = broker.map(|value| Flag { key: "broker.url", flag: "--broker", value });
+        let broker = broker.map(|value| FlagSetting { key: "broker.url", flag: "--broker", value });
         let config = load(self.config.as_deref(), broker.into_iter().collect())?;
         let is_default = config.log.level == telemetry::LevelFilter::default();
         let quiet = is_default.then(|| "off".parse().ok()).flatten();
-        let log = telemetry::Options { level: quiet.unwrap_or(config.log.level.clone()), ..config.log };
+        let log = telemetry::LogOptions { level: quiet.unwrap_or(config.log.level.clone()), ..config.log };
         let log = start_log(&log)?;
         Ok((config, runtime()?, log))
     }
 }
 
 /// The configuration by all its sources. What is wrong with it has been said.
-pub(super) fn load(file: Option<&Path>, flags: Vec<Flag>) -> Result<Config, Exit> {
-    checked(Config::load(&Sources { file: file.map(Path::to_owned), environment: environment(), flags }))
+pub(super) fn load(file: Option<&Path>, flags: Vec<FlagSetting>) -> Result<Config, ExitReason> {
+    checked(Config::load(&ConfigSources { file: file.map(Path::to_owned), environment: environment(), flags }))
 }
 
 /// The configuration by the environment alone. For whoever looks at somebody else's files: a configuration file that lies
 /// there may have come with them.
-pub(super) fn load_without_file() -> Result<Config, Exit> {
+pub(super) fn load_without_file() -> Result<Config, ExitReason> {
     checked(Config::from_layers(None, &environment(), &[]))
 }
 
@@ -54,36 +54,36 @@ fn environment() -> Vec<(String, String)> {
         .collect()
 }
 
-fn checked(config: Result<Config, config::Error>) -> Result<Config, Exit> {
+fn checked(config: Result<Config, config::Error>) -> Result<Config, ExitReason> {
     config.map_err(|error| {
         match error {
             config::Error::Invalid(faults) => faults.iter().for_each(complain),
             error => complain(error),
         }
-        Exit::Usage
+        ExitReason::Usage
     })
 }
 
 /// What a server needs: the configuration, a runtime, and the log, which is started. What is wrong has been said.
-pub(super) fn serving(file: Option<&Path>, flags: Vec<Flag>) -> Result<(Config, Runtime, Log), Exit> {
+pub(super) fn serving(file: Option<&Path>, flags: Vec<FlagSetting>) -> Result<(Config, Runtime, LogGuard), ExitReason> {
     let config = load(file, flags)?;
     let runtime = runtime()?;
     let log = start_log(&config.log)?;
     Ok((config, runtime, log))
 }
 
-fn start_log(options: &telemetry::Options) -> Result<Log, Exit> {
+fn start_log(options: &telemetry::LogOptions) -> Result<LogGuard, ExitReason> {
     telemetry::init(options).map_err(|error| {
         complain(format!("the log cannot be started: {error:#}"));
-        Exit::Failed
+        ExitReason::Failed
     })
 }
 
 /// The threads that a command runs on. What is wrong has been said.
-pub(super) fn runtime() -> Result<Runtime, Exit> {
+pub(super) fn runtime() -> Result<Runtime, ExitReason> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("eventstream").build();
     runtime.map_err(|error| {
         complain(format!("the threads of the program cannot be started: {error}"));
-        Exit::Failed
+        ExitReason::Failed
     })
 }

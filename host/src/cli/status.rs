@@ -5,8 +5,8 @@ use std::fmt::Write;
 use eventstream::printable::Printable;
 use serde_json::{Value, json};
 
-use super::client::{Failure, Server};
-use super::{Exit, say_json, say_lines};
+use super::client::{ClientError, ServerTarget};
+use super::{ExitReason, say_json, say_lines};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -19,14 +19,14 @@ Exit codes: 0 ready, 1 not ready, 2 usage, 3 server unreachable";
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    server: Server,
+    server: ServerTarget,
     /// Print it as JSON
     #[arg(long)]
     json: bool,
 }
 
 /// What a server says about itself.
-struct Status {
+struct ServerStatus {
     ready: bool,
     readiness: Value,
     /// `None` when the store could not be asked.
@@ -37,18 +37,18 @@ struct Status {
 }
 
 /// Shows the status.
-pub(super) fn run(args: &Args) -> Exit {
+pub(super) fn run(args: &Args) -> ExitReason {
     match ask(&args.server) {
         Ok(status) => {
             let said = if args.json { say_json(status.json()) } else { say_lines(status.text()) };
-            let exit = if status.ready { Exit::Done } else { Exit::Failed };
+            let exit = if status.ready { ExitReason::Done } else { ExitReason::Failed };
             exit.unless_unwritten(said)
         }
         Err(failure) => failure.told(),
     }
 }
 
-fn ask(server: &Server) -> Result<Status, Failure> {
+fn ask(server: &ServerTarget) -> Result<ServerStatus, ClientError> {
     let readiness = server.get("/readyz?verbose")?;
     let ready = readiness.status == 200;
     // A server that is not ready says why; its numbers may still be had.
@@ -58,10 +58,10 @@ fn ask(server: &Server) -> Result<Status, Failure> {
     let plugins = server.get("/plugins")?.accepted()?.json()?;
     let list = |name: &str| plugins[name].as_array().cloned().unwrap_or_default();
     let (plugins, elsewhere) = (list("plugins"), list("elsewhere"));
-    Ok(Status { ready, readiness: readiness.json()?, metrics, plugins, elsewhere })
+    Ok(ServerStatus { ready, readiness: readiness.json()?, metrics, plugins, elsewhere })
 }
 
-impl Status {
+impl ServerStatus {
     fn json(&self) -> Value {
         json!({
             "ready": self.ready,
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn the_screen_names_what_a_person_needs() {
-        let status = Status {
+        let status = ServerStatus {
             ready: false,
             readiness: json!({ "detail": "the store is away", "checks": [
                 { "name": "broker", "ready": false, "facts": { "kind": "Redis", "durability": "fsync" } } ] }),

@@ -11,7 +11,7 @@ use super::*;
 
 /// Runs a command against a server that gives these answers, one a connection; `None` closes it without an answer.
 /// Gives the exit code and the requests, each with its head in lower case.
-fn against(answers: &[Option<(u16, &str)>], command: &[&str]) -> (Exit, Vec<String>) {
+fn against(answers: &[Option<(u16, &str)>], command: &[&str]) -> (ExitReason, Vec<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let answers: Vec<Option<(u16, String)>> =
@@ -24,7 +24,7 @@ fn against(answers: &[Option<(u16, &str)>], command: &[&str]) -> (Exit, Vec<Stri
 }
 
 /// Runs a command against a server that accepts an event and then gives one answer, as often as it is asked.
-fn against_one_that_goes_on(answer: Option<(u16, &str)>, command: &[&str]) -> Exit {
+fn against_one_that_goes_on(answer: Option<(u16, &str)>, command: &[&str]) -> ExitReason {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, is_over) = (listener.local_addr().unwrap(), AtomicBool::new(false));
     let owned = |answer: Option<(u16, &str)>| answer.map(|(status, body)| (status, body.to_owned()));
@@ -101,7 +101,7 @@ fn without_a_command_the_flags_of_serve_are_understood() {
 #[test]
 fn an_event_is_sent_under_a_key_that_was_made_up() {
     let (exit, requests) = against(&[ACCEPTED], &["send", "a", "-1.50"]);
-    assert_eq!(exit, Exit::Done);
+    assert_eq!(exit, ExitReason::Done);
     assert!(requests[0].starts_with("post /events http/1.1\n"), "{}", requests[0]);
     assert!(requests[0].ends_with(r#"{"type":"a","payload":-1.50}"#), "{}", requests[0]);
     assert_eq!(key(&requests[0]).unwrap().len(), 36);
@@ -119,17 +119,19 @@ fn the_senders_own_key_or_id_is_used() {
 fn a_request_whose_outcome_is_not_known_is_repeated_with_its_key() {
     let unknown = Some((503, r#"{"outcome":"unknown","title":"","detail":""}"#));
     let (exit, requests) = against(&[None, unknown, ACCEPTED], &["send", "a"]);
-    assert_eq!(exit, Exit::Done);
+    assert_eq!(exit, ExitReason::Done);
     assert!(key(&requests[0]).is_some());
     assert!(requests.iter().all(|request| key(request) == key(&requests[0])), "{requests:?}");
 }
 
 #[test]
 fn a_refusal_is_told_and_not_repeated() {
-    for (status, exit) in [(422, Exit::Failed), (429, Exit::Failed), (503, Exit::Failed), (500, Exit::Failed)] {
+    for (status, exit) in
+        [(422, ExitReason::Failed), (429, ExitReason::Failed), (503, ExitReason::Failed), (500, ExitReason::Failed)]
+    {
         assert_eq!(against(&[Some((status, "{}"))], &["send", "a"]).0, exit);
     }
-    assert_eq!(against(&[Some((202, "hello"))], &["send", "a"]).0, Exit::Failed);
+    assert_eq!(against(&[Some((202, "hello"))], &["send", "a"]).0, ExitReason::Failed);
 }
 
 #[test]
@@ -139,10 +141,10 @@ fn waiting_ends_with_the_event() {
         &[ACCEPTED, state(r#"{"state":"queued"}"#), Some((503, "{}")), state(r#"{"state":"processed","result":1}"#)],
         &["send", "a", "--wait"],
     );
-    assert_eq!(exit, Exit::Done);
+    assert_eq!(exit, ExitReason::Done);
     assert!(requests[1..].iter().all(|request| request.starts_with("get /events/i http/1.1\n")), "{requests:?}");
     let (exit, _) = against(&[ACCEPTED, state(r#"{"state":"failed"}"#)], &["send", "a", "--wait"]);
-    assert_eq!(exit, Exit::Failed);
+    assert_eq!(exit, ExitReason::Failed);
 }
 
 #[test]
@@ -150,14 +152,14 @@ fn waiting_goes_on_while_the_server_is_restarted() {
     let ended = Some((200, r#"{"state":"processed"}"#));
     let away = Some((503, "starting"));
     let (exit, requests) = against(&[ACCEPTED, None, Some((502, "")), away, ended], &["send", "a", "--wait"]);
-    assert_eq!((exit, requests.len()), (Exit::Done, 5));
+    assert_eq!((exit, requests.len()), (ExitReason::Done, 5));
 }
 
 #[test]
 fn waiting_ends_with_its_time() {
     let wait = ["send", "a", "--wait", "--timeout", "1ms"];
-    assert_eq!(against_one_that_goes_on(Some((200, r#"{"state":"queued"}"#)), &wait), Exit::Failed);
-    assert_eq!(against_one_that_goes_on(None, &wait), Exit::Unreachable);
+    assert_eq!(against_one_that_goes_on(Some((200, r#"{"state":"queued"}"#)), &wait), ExitReason::Failed);
+    assert_eq!(against_one_that_goes_on(None, &wait), ExitReason::Unreachable);
     for line in [["send", "a", "--timeout", "1s"].as_slice(), &["send", "a", "--wait", "--timeout", "soon"]] {
         assert!(Cli::try_parse_from([&["eventstream"], line].concat()).is_err(), "{line:?}");
     }
@@ -167,9 +169,9 @@ fn waiting_ends_with_its_time() {
 fn status_tells_readiness_by_its_exit_code() {
     let (metrics, plugins) = (Some((200, r#"{"processed":1}"#)), Some((200, r#"{"plugins":[]}"#)));
     let ready = Some((200, r#"{"status":"ready","checks":[]}"#));
-    assert_eq!(against(&[ready, metrics, plugins], &["status"]).0, Exit::Done);
+    assert_eq!(against(&[ready, metrics, plugins], &["status"]).0, ExitReason::Done);
     let not_ready = Some((503, r#"{"detail":"the store is away","checks":[]}"#));
-    assert_eq!(against(&[not_ready, Some((503, "{}")), plugins], &["status", "--json"]).0, Exit::Failed);
+    assert_eq!(against(&[not_ready, Some((503, "{}")), plugins], &["status", "--json"]).0, ExitReason::Failed);
 }
 
 #[test]
@@ -177,6 +179,6 @@ fn a_server_that_is_not_there_is_told_apart() {
     // A port that nobody is given meanwhile.
     let url = "http://127.0.0.1:1";
     for command in [vec!["eventstream", "send", "a", "--url", url], vec!["eventstream", "status", "--url", url]] {
-        assert_eq!(run(Cli::try_parse_from(command).unwrap()), Exit::Unreachable);
+        assert_eq!(run(Cli::try_parse_from(command).unwrap()), ExitReason::Unreachable);
     }
 }

@@ -6,28 +6,28 @@ use std::path::{Path, PathBuf};
 
 use crate::api::ServerOptions;
 use crate::broker;
-use crate::event::{Class, Policies, Policy, PolicyPatch};
+use crate::event::{FailureClass, RetryPatch, RetryPolicies, RetryPolicy};
 use crate::plugin::CompileLimits;
 use crate::telemetry;
 
-use super::error::Fault;
+use super::error::ConfigFault;
 use super::{BrokerUrl, Config, FollowSettings, PluginsSettings, WorkerSettings};
 
 /// What the sources have said so far. Holds secrets, and so is not to be shown.
-pub(super) struct Draft {
+pub(super) struct ConfigDraft {
     pub(super) server: ServerOptions,
     pub(super) broker_url: String,
-    pub(super) broker: broker::Options,
+    pub(super) broker: broker::BrokerOptions,
     /// `None` for the name of the host.
     pub(super) consumer_name: Option<String>,
     /// 0 for twice the number of cores.
     pub(super) concurrency: usize,
     pub(super) max_depth: u32,
-    pub(super) retry: PolicyPatch,
-    pub(super) retry_by_class: BTreeMap<Class, PolicyPatch>,
+    pub(super) retry: RetryPatch,
+    pub(super) retry_by_class: BTreeMap<FailureClass, RetryPatch>,
     pub(super) plugins_dir: PathBuf,
     pub(super) plugins_follow: FollowSettings,
-    pub(super) plugins_data_dir: DataDir,
+    pub(super) plugins_data_dir: DataDirSetting,
     pub(super) plugins_cache_max_bytes: u64,
     pub(super) hold_new_capabilities: bool,
     pub(super) hold_taken_types: bool,
@@ -36,25 +36,25 @@ pub(super) struct Draft {
     pub(super) resolve: toml::Table,
     pub(super) plugins: BTreeMap<String, toml::Table>,
     pub(super) allow_anonymous: bool,
-    pub(super) log: telemetry::Options,
+    pub(super) log: telemetry::LogOptions,
     /// Each setting that was given, with the place; the last one is the one that counts.
     pub(super) origins: Vec<(String, String)>,
 }
 
-impl Default for Draft {
+impl Default for ConfigDraft {
     fn default() -> Self {
         Self {
             server: ServerOptions::default(),
             broker_url: "embedded:./data".into(),
-            broker: broker::Options::default(),
+            broker: broker::BrokerOptions::default(),
             consumer_name: None,
             concurrency: 0,
             max_depth: 64,
-            retry: PolicyPatch::default(),
+            retry: RetryPatch::default(),
             retry_by_class: BTreeMap::new(),
             plugins_dir: "./plugins".into(),
             plugins_follow: FollowSettings::default(),
-            plugins_data_dir: DataDir::Default,
+            plugins_data_dir: DataDirSetting::Default,
             plugins_cache_max_bytes: 1024 * 1024 * 1024,
             hold_new_capabilities: false,
             hold_taken_types: true,
@@ -63,20 +63,20 @@ impl Default for Draft {
             resolve: toml::Table::new(),
             plugins: BTreeMap::new(),
             allow_anonymous: false,
-            log: telemetry::Options::default(),
+            log: telemetry::LogOptions::default(),
             origins: Vec::new(),
         }
     }
 }
 
-impl Draft {
+impl ConfigDraft {
     /// The configuration, if the parts fit each other.
-    pub(super) fn finish(self) -> Result<Config, Vec<Fault>> {
+    pub(super) fn finish(self) -> Result<Config, Vec<ConfigFault>> {
         let faults = self.misfits();
         if !faults.is_empty() {
             return Err(faults);
         }
-        let mut policies = Policies::from_base(self.retry.over(Policy::default()));
+        let mut policies = RetryPolicies::from_base(self.retry.over(RetryPolicy::default()));
         for (class, patch) in &self.retry_by_class {
             policies.patch(*class, patch);
         }
@@ -93,7 +93,7 @@ impl Draft {
                 max_depth: self.max_depth,
             },
             server: ServerOptions { only_local: !self.allow_anonymous, ..self.server },
-            broker: broker::Options { consumer_name, ..self.broker },
+            broker: broker::BrokerOptions { consumer_name, ..self.broker },
             plugins: PluginsSettings {
                 may_make_dir: self.origins.iter().all(|(key, _)| key != "plugins.dir"),
                 dir: self.plugins_dir,
@@ -113,7 +113,7 @@ impl Draft {
     }
 
     /// What is wrong although each setting by itself is right.
-    fn misfits(&self) -> Vec<Fault> {
+    fn misfits(&self) -> Vec<ConfigFault> {
         let mut faults = Vec::new();
         let listen = self.server.listen;
         if !listen.ip().to_canonical().is_loopback() && !self.allow_anonymous {
@@ -121,7 +121,7 @@ impl Draft {
                 "listening on {listen} lets everyone who reaches this machine publish and read events; listen on \
                  127.0.0.1, or allow it by --allow-anonymous (auth.allow_anonymous = true)"
             );
-            faults.push(Fault { place: self.origin("server.listen"), message });
+            faults.push(ConfigFault { place: self.origin("server.listen"), message });
         }
         let (payload, body) = (self.server.limits.max_payload_bytes, self.server.max_body_bytes);
         if payload > body {
@@ -133,7 +133,7 @@ impl Draft {
                 place if place == "default" => self.origin("server.max_body_bytes"),
                 place => place,
             };
-            faults.push(Fault { place, message });
+            faults.push(ConfigFault { place, message });
         }
         let buffered = self.server.max_buffered_bytes;
         if body > buffered {
@@ -145,12 +145,12 @@ impl Draft {
                 place if place == "default" => self.origin("server.max_buffered_bytes"),
                 place => place,
             };
-            faults.push(Fault { place, message });
+            faults.push(ConfigFault { place, message });
         }
-        if self.hold_new_capabilities && self.plugins_data_dir == DataDir::None {
+        if self.hold_new_capabilities && self.plugins_data_dir == DataDirSetting::None {
             let message =
                 "plugins.hold_new_capabilities = true needs a plugins.data_dir, where it is kept what has served";
-            faults.push(Fault { place: self.origin("plugins.hold_new_capabilities"), message: message.into() });
+            faults.push(ConfigFault { place: self.origin("plugins.hold_new_capabilities"), message: message.into() });
         }
         faults
     }
@@ -163,7 +163,7 @@ impl Draft {
 
 /// Where things of plugins are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum DataDir {
+pub(super) enum DataDirSetting {
     /// Beside what the embedded broker keeps; `./data/plugins` for another one.
     Default,
     /// Nowhere.
@@ -172,7 +172,7 @@ pub(super) enum DataDir {
     Given(PathBuf),
 }
 
-impl DataDir {
+impl DataDirSetting {
     pub(super) fn given(dir: String) -> Self {
         if dir.is_empty() { Self::None } else { Self::Given(dir.into()) }
     }

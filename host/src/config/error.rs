@@ -16,24 +16,24 @@ pub enum Error {
     },
     /// Something in it is wrong.
     #[error("{}", lines(.0))]
-    Invalid(Vec<Fault>),
+    Invalid(Vec<ConfigFault>),
 }
 
 /// One thing that is wrong, and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct ConfigFault {
     /// A flag, a variable of the environment, or a file with a line.
     pub place: String,
     /// What is wrong there and what would be right.
     pub message: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ConfigFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.place, self.message)
     }
 }
 
-fn lines(faults: &[Fault]) -> String {
-    faults.iter().map(Fault::to_string).collect::<Vec<_>>().join("\n")
+fn lines(faults: &[ConfigFault]) -> String {
+    faults.iter().map(ConfigFault::to_string).collect::<Vec<_>>().join("\n")
 }

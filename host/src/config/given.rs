@@ -11,7 +11,7 @@ use toml::Value;
 
 /// A value as it was given. It may be a secret in the wrong place, and is not shown.
 #[derive(Clone, Copy)]
-pub(super) enum Given<'a> {
+pub(super) enum GivenValue<'a> {
     /// By the environment or a flag.
     Text(&'a str),
     /// By a file.
@@ -19,10 +19,10 @@ pub(super) enum Given<'a> {
 }
 
 /// What was expected and what came instead, as a fragment.
-pub(super) type Expected = String;
+pub(super) type ExpectedValue = String;
 
-impl Given<'_> {
-    pub(super) fn text(self) -> Result<String, Expected> {
+impl GivenValue<'_> {
+    pub(super) fn text(self) -> Result<String, ExpectedValue> {
         match self {
             Self::Text(text) => Ok(text.to_owned()),
             Self::Toml(Value::String(text)) => Ok(text.clone()),
@@ -30,7 +30,7 @@ impl Given<'_> {
         }
     }
 
-    pub(super) fn truth(self) -> Result<bool, Expected> {
+    pub(super) fn truth(self) -> Result<bool, ExpectedValue> {
         match self {
             Self::Text("true") | Self::Toml(Value::Boolean(true)) => Ok(true),
             Self::Text("false") | Self::Toml(Value::Boolean(false)) => Ok(false),
@@ -38,7 +38,7 @@ impl Given<'_> {
         }
     }
 
-    pub(super) fn whole(self, range: RangeInclusive<u64>) -> Result<u64, Expected> {
+    pub(super) fn whole(self, range: RangeInclusive<u64>) -> Result<u64, ExpectedValue> {
         let number = match self {
             Self::Text(text) => text.parse().ok(),
             Self::Toml(Value::Integer(number)) => u64::try_from(*number).ok(),
@@ -50,12 +50,12 @@ impl Given<'_> {
         })
     }
 
-    pub(super) fn size(self, range: RangeInclusive<usize>) -> Result<usize, Expected> {
+    pub(super) fn size(self, range: RangeInclusive<usize>) -> Result<usize, ExpectedValue> {
         let number = self.whole(*range.start() as u64..=*range.end() as u64)?;
         usize::try_from(number).map_err(|_| self.is_not("a number that fits this machine"))
     }
 
-    pub(super) fn factor(self) -> Result<f64, Expected> {
+    pub(super) fn factor(self) -> Result<f64, ExpectedValue> {
         let number = match self {
             Self::Text(text) => text.parse().ok(),
             Self::Toml(Value::Float(number)) => Some(*number),
@@ -66,27 +66,27 @@ impl Given<'_> {
     }
 
     /// A duration as people write it, in milliseconds; at least one.
-    pub(super) fn duration_ms(self) -> Result<u64, Expected> {
+    pub(super) fn duration_ms(self) -> Result<u64, ExpectedValue> {
         let expected = || self.is_not("a duration such as \"30s\", \"24h\" or \"7d\"");
         let text = self.text().map_err(|_| expected())?;
         let duration = humantime::parse_duration(&text).map_err(|_| expected())?;
         u64::try_from(duration.as_millis()).ok().filter(|ms| *ms > 0).ok_or_else(expected)
     }
 
-    pub(super) fn one_of<'o>(self, options: &[&'o str]) -> Result<&'o str, Expected> {
+    pub(super) fn one_of<'o>(self, options: &[&'o str]) -> Result<&'o str, ExpectedValue> {
         let chosen = self.text().ok().and_then(|text| options.iter().find(|option| **option == text).copied());
         chosen.ok_or_else(|| self.is_not(&format!("one of {}", options.join(", "))))
     }
 
     /// A text that is not empty and made of letters, digits, dots, dashes and underscores.
-    pub(super) fn name(self, max_chars: usize) -> Result<String, Expected> {
+    pub(super) fn name(self, max_chars: usize) -> Result<String, ExpectedValue> {
         let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let name =
             self.text().ok().filter(|name| !name.is_empty() && name.len() <= max_chars && name.chars().all(fits));
         name.ok_or_else(|| self.is_not(&format!("1 to {max_chars} letters, digits and ._-")))
     }
 
-    pub(super) fn address(self) -> Result<SocketAddr, Expected> {
+    pub(super) fn address(self) -> Result<SocketAddr, ExpectedValue> {
         let text = self.text().unwrap_or_default();
         let address = text.parse().ok().or_else(|| named_address(&text));
         address.ok_or_else(|| {
@@ -94,7 +94,7 @@ impl Given<'_> {
         })
     }
 
-    pub(super) fn is_not(self, expected: &str) -> Expected {
+    pub(super) fn is_not(self, expected: &str) -> ExpectedValue {
         match self {
             Self::Toml(value @ (Value::Integer(_) | Value::Float(_) | Value::Boolean(_))) => {
                 format!("{} is not {expected}", value.to_string().trim_end())

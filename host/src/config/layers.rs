@@ -6,11 +6,11 @@ use std::path::Path;
 use toml::Value;
 use toml::de::{DeTable, DeValue};
 
-use super::Flag;
-use super::draft::Draft;
-use super::error::Fault;
-use super::given::Given;
-use super::keys::Key;
+use super::FlagSetting;
+use super::draft::ConfigDraft;
+use super::error::ConfigFault;
+use super::given::GivenValue;
+use super::keys::SettingKey;
 
 /// The beginning of every variable that is ours.
 const PREFIX: &str = "EVENTSTREAM_";
@@ -22,30 +22,36 @@ const TEST_PREFIX: &str = "EVENTSTREAM_TEST_";
 const LIMITS_PREFIX: &str = "EVENTSTREAM_PLUGINS_LIMITS_";
 
 /// Takes what a file says.
-pub(super) fn apply_file(draft: &mut Draft, keys: &[Key], path: &Path, text: &str, faults: &mut Vec<Fault>) {
+pub(super) fn apply_file(
+    draft: &mut ConfigDraft,
+    keys: &[SettingKey],
+    path: &Path,
+    text: &str,
+    faults: &mut Vec<ConfigFault>,
+) {
     let root = match DeTable::parse(text) {
         Ok(root) => root.into_inner(),
         Err(error) => {
             let start = error.span().map_or(0, |span| span.start);
-            faults.push(Fault { place: place(path, text, start), message: error.message().to_owned() });
+            faults.push(ConfigFault { place: place(path, text, start), message: error.message().to_owned() });
             return;
         }
     };
     // The same text once more, as values without places.
     let values: toml::Table = toml::from_str(text).unwrap_or_default();
-    let mut file = File { draft, keys, path, text, faults };
+    let mut file = SettingsFile { draft, keys, path, text, faults };
     file.section("", &root, &values);
 }
 
-struct File<'a> {
-    draft: &'a mut Draft,
-    keys: &'a [Key],
+struct SettingsFile<'a> {
+    draft: &'a mut ConfigDraft,
+    keys: &'a [SettingKey],
     path: &'a Path,
     text: &'a str,
-    faults: &'a mut Vec<Fault>,
+    faults: &'a mut Vec<ConfigFault>,
 }
 
-impl File<'_> {
+impl SettingsFile<'_> {
     fn section(&mut self, prefix: &str, table: &DeTable<'_>, values: &toml::Table) {
         for (key, placed) in table {
             let name =
@@ -65,7 +71,7 @@ impl File<'_> {
             } else {
                 let is_table = matches!(value, Value::Table(_));
                 let section =
-                    |key: &Key| key.name.rsplit_once('.').map_or(String::new(), |(section, _)| section.into());
+                    |key: &SettingKey| key.name.rsplit_once('.').map_or(String::new(), |(section, _)| section.into());
                 let known: Vec<String> =
                     self.keys.iter().map(|key| if is_table { section(key) } else { key.name.clone() }).collect();
                 let what = if is_table { "section" } else { "setting" };
@@ -75,8 +81,8 @@ impl File<'_> {
         }
     }
 
-    fn set(&mut self, key: &Key, value: &Value, start: usize) {
-        match (key.set)(self.draft, Given::Toml(value)) {
+    fn set(&mut self, key: &SettingKey, value: &Value, start: usize) {
+        match (key.set)(self.draft, GivenValue::Toml(value)) {
             Ok(()) => self.draft.origins.push((key.name.clone(), place(self.path, self.text, start))),
             Err(expected) => self.fault(start, format!("{}: {expected}", key.name)),
         }
@@ -107,26 +113,26 @@ impl File<'_> {
     }
 
     fn fault(&mut self, start: usize, message: String) {
-        self.faults.push(Fault { place: place(self.path, self.text, start), message });
+        self.faults.push(ConfigFault { place: place(self.path, self.text, start), message });
     }
 }
 
 /// Takes what the environment says.
 pub(super) fn apply_environment(
-    draft: &mut Draft,
-    keys: &[Key],
+    draft: &mut ConfigDraft,
+    keys: &[SettingKey],
     environment: &[(String, String)],
-    faults: &mut Vec<Fault>,
+    faults: &mut Vec<ConfigFault>,
 ) {
-    let variables: Vec<String> = keys.iter().map(Key::variable).collect();
+    let variables: Vec<String> = keys.iter().map(SettingKey::variable).collect();
     for (name, value) in environment {
         if !name.starts_with(PREFIX) || name.starts_with(TEST_PREFIX) || NOT_SETTINGS.contains(&name.as_str()) {
             continue;
         }
         if let Some(index) = variables.iter().position(|variable| variable == name) {
-            match (keys[index].set)(draft, Given::Text(value)) {
+            match (keys[index].set)(draft, GivenValue::Text(value)) {
                 Ok(()) => draft.origins.push((keys[index].name.clone(), name.clone())),
-                Err(message) => faults.push(Fault { place: name.clone(), message }),
+                Err(message) => faults.push(ConfigFault { place: name.clone(), message }),
             }
         } else if let Some(limit) = name.strip_prefix(LIMITS_PREFIX) {
             let value = value.parse().map_or_else(|_| Value::String(value.clone()), Value::Integer);
@@ -137,19 +143,24 @@ pub(super) fn apply_environment(
                 Some(_) => "is not a setting; settings of one plugin stand in a file, under [plugins.NAME]".into(),
                 None => format!("is not a setting{}", hint(name, known)),
             };
-            faults.push(Fault { place: name.clone(), message });
+            faults.push(ConfigFault { place: name.clone(), message });
         }
     }
 }
 
 /// Takes what the command line says.
-pub(super) fn apply_flags(draft: &mut Draft, keys: &[Key], flags: &[Flag], faults: &mut Vec<Fault>) {
-    for Flag { key, flag, value } in flags {
-        let set = keys.iter().find(|known| known.name == *key).map(|known| (known.set)(draft, Given::Text(value)));
+pub(super) fn apply_flags(
+    draft: &mut ConfigDraft,
+    keys: &[SettingKey],
+    flags: &[FlagSetting],
+    faults: &mut Vec<ConfigFault>,
+) {
+    for FlagSetting { key, flag, value } in flags {
+        let set = keys.iter().find(|known| known.name == *key).map(|known| (known.set)(draft, GivenValue::Text(value)));
         match set {
             Some(Ok(())) => draft.origins.push(((*key).to_owned(), (*flag).to_owned())),
-            Some(Err(message)) => faults.push(Fault { place: (*flag).to_owned(), message }),
-            None => faults.push(Fault { place: (*flag).to_owned(), message: format!("{key} is not a setting") }),
+            Some(Err(message)) => faults.push(ConfigFault { place: (*flag).to_owned(), message }),
+            None => faults.push(ConfigFault { place: (*flag).to_owned(), message: format!("{key} is not a setting") }),
         }
     }
 }

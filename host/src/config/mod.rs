@@ -11,7 +11,7 @@ mod given;
 mod keys;
 mod layers;
 
-pub use error::{Error, Fault};
+pub use error::{ConfigFault, Error};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,12 +19,12 @@ use std::path::{Path, PathBuf};
 
 use crate::api::ServerOptions;
 use crate::broker;
-use crate::event::Policies;
-use crate::plugin::{CompileLimits, Notice};
-use crate::secret::{SecretText, ShownUrl, WithoutCredentials};
+use crate::event::RetryPolicies;
+use crate::plugin::{CompileLimits, WatchMethod};
+use crate::secret::{RedactedText, RedactedUrl, SecretText};
 use crate::telemetry;
 
-use draft::Draft;
+use draft::ConfigDraft;
 
 /// The file that is read when none is named, if there is one.
 pub const DEFAULT_FILE: &str = "eventstream.toml";
@@ -37,7 +37,7 @@ pub struct Config {
     /// Where the broker is.
     pub broker_url: BrokerUrl,
     /// What every broker is told.
-    pub broker: broker::Options,
+    pub broker: broker::BrokerOptions,
     /// The largest payload that a handler may publish, in bytes; the same as for clients.
     pub max_payload_bytes: usize,
     /// The part that hands events to plugins.
@@ -45,7 +45,7 @@ pub struct Config {
     /// The plugins.
     pub plugins: PluginsSettings,
     /// The log.
-    pub log: telemetry::Options,
+    pub log: telemetry::LogOptions,
 }
 
 /// What the worker is told.
@@ -58,7 +58,7 @@ pub struct WorkerSettings {
     /// How long attempts under way may take to end when the program stops.
     pub drain_ms: u64,
     /// How failures are tried again where a plugin says nothing else.
-    pub policies: Policies,
+    pub policies: RetryPolicies,
     /// The greatest length of a chain of events that cause each other.
     pub max_depth: u32,
 }
@@ -94,7 +94,7 @@ pub struct PluginsSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FollowSettings {
     /// How they are noticed.
-    pub notice: Notice,
+    pub notice: WatchMethod,
     /// How often the directory is read even if nothing seemed to change, in milliseconds.
     pub rescan_ms: u64,
     /// For how long a file must not have changed before it is loaded, in milliseconds.
@@ -103,7 +103,7 @@ pub struct FollowSettings {
 
 impl Default for FollowSettings {
     fn default() -> Self {
-        Self { notice: Notice::default(), rescan_ms: 5_000, settle_ms: 500 }
+        Self { notice: WatchMethod::default(), rescan_ms: 5_000, settle_ms: 500 }
     }
 }
 
@@ -138,7 +138,7 @@ impl From<String> for BrokerUrl {
 impl fmt::Display for BrokerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let url = self.as_str();
-        if url.starts_with("embedded:") { WithoutCredentials(url).fmt(f) } else { ShownUrl(url).fmt(f) }
+        if url.starts_with("embedded:") { RedactedText(url).fmt(f) } else { RedactedUrl(url).fmt(f) }
     }
 }
 
@@ -150,16 +150,16 @@ impl fmt::Debug for BrokerUrl {
 
 /// Where settings come from. Their values may be secrets, and are not shown.
 #[derive(Clone, Default)]
-pub struct Sources {
+pub struct ConfigSources {
     /// The file that was asked for; without one, [`DEFAULT_FILE`] in the working directory if it exists.
     pub file: Option<PathBuf>,
     /// The environment.
     pub environment: Vec<(String, String)>,
     /// What was said on the command line.
-    pub flags: Vec<Flag>,
+    pub flags: Vec<FlagSetting>,
 }
 
-impl fmt::Debug for Sources {
+impl fmt::Debug for ConfigSources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sources").field("file", &self.file).field("flags", &self.flags).finish_non_exhaustive()
     }
@@ -167,7 +167,7 @@ impl fmt::Debug for Sources {
 
 /// A setting that was given on the command line. Its value may be a secret, and is not shown.
 #[derive(Clone)]
-pub struct Flag {
+pub struct FlagSetting {
     /// The setting, such as `server.listen`.
     pub key: &'static str,
     /// The flag, such as `--listen`.
@@ -176,7 +176,7 @@ pub struct Flag {
     pub value: String,
 }
 
-impl fmt::Debug for Flag {
+impl fmt::Debug for FlagSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Flag").field("key", &self.key).field("flag", &self.flag).finish_non_exhaustive()
     }
@@ -187,7 +187,7 @@ impl Config {
     ///
     /// # Errors
     /// The file cannot be read, or something in any of the sources is wrong; trying again does not help.
-    pub fn load(sources: &Sources) -> Result<Self, Error> {
+    pub fn load(sources: &ConfigSources) -> Result<Self, Error> {
         let path = sources.file.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => Some(text),
@@ -206,9 +206,9 @@ impl Config {
     pub fn from_layers(
         file: Option<(&Path, &str)>,
         environment: &[(String, String)],
-        flags: &[Flag],
+        flags: &[FlagSetting],
     ) -> Result<Self, Error> {
-        let mut draft = Draft::default();
+        let mut draft = ConfigDraft::default();
         let mut faults = Vec::new();
         let keys = keys::all();
         if let Some((path, text)) = file {

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::event::Class;
-use crate::plugin::{Limits, LimitsPatch};
+use crate::event::FailureClass;
+use crate::plugin::{AttemptLimits, LimitsPatch};
 
 /// The file in the repository, with every key uncommented.
 fn uncommented() -> String {
@@ -18,7 +18,7 @@ fn uncommented() -> String {
 fn load(file: &str, environment: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Result<Config, Error> {
     let environment: Vec<_> = environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     let flags: Vec<_> =
-        flags.iter().map(|(key, value)| Flag { key, flag: "--flag", value: value.to_string() }).collect();
+        flags.iter().map(|(key, value)| FlagSetting { key, flag: "--flag", value: value.to_string() }).collect();
     Config::from_layers(Some((Path::new("eventstream.toml"), file)), &environment, &flags)
 }
 
@@ -32,7 +32,7 @@ fn the_commented_file_is_the_default() {
     assert_eq!(load(include_str!("../../../eventstream.toml"), &[], &[]).unwrap(), default);
     let mut written = load(&uncommented(), &[], &[]).unwrap();
     let limits = LimitsPatch::from_table(std::mem::take(&mut written.plugins.limits)).unwrap();
-    let none = Limits {
+    let none = AttemptLimits {
         wall_ms: 0,
         cpu_ms: 0,
         memory_bytes: 0,
@@ -52,7 +52,7 @@ fn the_commented_file_is_the_default() {
         http_response_bytes: 0,
         http_timeout_ms: 0,
     };
-    assert_eq!(limits.over(none), Limits::default());
+    assert_eq!(limits.over(none), AttemptLimits::default());
     // A directory that somebody named is not made.
     written.plugins.may_make_dir = true;
     assert_eq!(written, default);
@@ -91,10 +91,10 @@ fn a_class_has_the_base_policy_but_for_what_it_says_itself() {
     let file = "[retry]\nmax_attempts = 9\ninitial_ms = 10\n[retry.trap]\nmax_attempts = 3\n[retry.limit]\nfactor = 4";
     let policies = load(file, &[("EVENTSTREAM_RETRY_NO_HANDLER_MAX_MS", "70")], &[]).unwrap().worker.policies;
     let of = |class| policies.get(class).copied().unwrap();
-    assert_eq!((of(Class::Retry).max_attempts, of(Class::Retry).initial_ms), (9, 10));
-    assert_eq!((of(Class::Trap).max_attempts, of(Class::Trap).initial_ms), (3, 10));
-    assert_eq!((of(Class::Limit).max_attempts, of(Class::Limit).factor), (2, 4.0));
-    assert_eq!((of(Class::NoHandler).max_ms, of(Class::Timeout).max_ms), (70, 300_000));
+    assert_eq!((of(FailureClass::Retry).max_attempts, of(FailureClass::Retry).initial_ms), (9, 10));
+    assert_eq!((of(FailureClass::Trap).max_attempts, of(FailureClass::Trap).initial_ms), (3, 10));
+    assert_eq!((of(FailureClass::Limit).max_attempts, of(FailureClass::Limit).factor), (2, 4.0));
+    assert_eq!((of(FailureClass::NoHandler).max_ms, of(FailureClass::Timeout).max_ms), (70, 300_000));
 }
 
 #[test]
@@ -239,15 +239,15 @@ fn a_secret_in_the_wrong_place_is_not_told() {
 
 #[test]
 fn what_holds_settings_does_not_show_their_values() {
-    let flags = vec![Flag { key: "broker.url", flag: "--broker", value: "redis://:hunter2@host".into() }];
+    let flags = vec![FlagSetting { key: "broker.url", flag: "--broker", value: "redis://:hunter2@host".into() }];
     let environment = vec![("EVENTSTREAM_BROKER_URL".to_owned(), "redis://:hunter2@host".to_owned())];
-    let shown = format!("{:?}", Sources { file: None, environment, flags });
+    let shown = format!("{:?}", ConfigSources { file: None, environment, flags });
     assert!(shown.contains("--broker") && !shown.contains("hunter2"), "{shown}");
 }
 
 #[test]
 fn a_file_that_was_asked_for_must_exist() {
-    let missing = Sources { file: Some("/nowhere/eventstream.toml".into()), ..Sources::default() };
+    let missing = ConfigSources { file: Some("/nowhere/eventstream.toml".into()), ..ConfigSources::default() };
     assert!(Config::load(&missing).expect_err("is refused").to_string().contains("/nowhere/eventstream.toml"));
 }
 

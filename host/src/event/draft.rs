@@ -7,12 +7,12 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::json::depth_is_within;
-use super::reader::{Item, Reader, digest};
+use super::reader::{EventReader, WrittenEvent, digest};
 use super::{Event, Timestamp};
 
 /// What limits an event that comes in (contract section 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct EventLimits {
     /// The largest payload.
     pub max_payload_bytes: usize,
     /// The most events in one request.
@@ -21,19 +21,19 @@ pub struct Limits {
     pub max_json_depth: usize,
 }
 
-impl Default for Limits {
+impl Default for EventLimits {
     fn default() -> Self {
         Self { max_payload_bytes: 256 * 1024, max_batch_events: 1_000, max_json_depth: 64 }
     }
 }
 
 /// What a client sent, parsed but not judged: one event, or an array of which all are accepted or none.
-pub struct Draft<'a> {
+pub struct EventDraft<'a> {
     body: &'a Bytes,
     /// The body without the white space around it.
     text: &'a str,
     is_batch: bool,
-    items: Vec<Item<'a>>,
+    items: Vec<WrittenEvent<'a>>,
 }
 
 /// An event that may be appended.
@@ -42,14 +42,14 @@ pub struct NewEvent {
     /// The event.
     pub event: Event,
     /// When it may first be delivered.
-    pub start: Start,
+    pub start: DeliveryStart,
     /// Under which the same event is recognised if it is sent again.
     pub idempotency: Option<Idempotency>,
 }
 
 /// When an event may first be delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
+pub enum DeliveryStart {
     /// At once.
     Now,
     /// So long after it was appended, by the broker's clock.
@@ -69,42 +69,42 @@ pub struct Idempotency {
 
 /// Why nothing of a request was accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Rejected {
+pub enum RejectedRequest {
     /// Not what the content type says; HTTP 400.
     #[error("the body cannot be read as JSON events")]
-    Malformed(Vec<Fault>),
+    Malformed(Vec<EventFault>),
     /// Well-formed, but not an event; HTTP 422.
     #[error("the body is not a valid event")]
-    Invalid(Vec<Fault>),
+    Invalid(Vec<EventFault>),
     /// A payload or the batch is over its limit; HTTP 413.
     #[error("the body is larger than is accepted")]
-    TooLarge(Vec<Fault>),
+    TooLarge(Vec<EventFault>),
 }
 
 /// One thing that is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Fault {
+pub struct EventFault {
     /// A JSON pointer (RFC 6901) into the body; empty for the body itself.
     pub pointer: String,
     /// What is wrong there and what would be right.
     pub message: String,
 }
 
-impl Fault {
+impl EventFault {
     /// A fault at a place.
     pub fn new(pointer: impl Into<String>, message: impl Into<String>) -> Self {
         Self { pointer: pointer.into(), message: message.into() }
     }
 }
 
-impl<'a> Draft<'a> {
+impl<'a> EventDraft<'a> {
     /// Parses a body of `application/json`.
     ///
     /// # Errors
     /// [`Rejected::Malformed`] for what is not UTF-8, not JSON, nested too deeply, or neither an object nor an array;
     /// [`Rejected::TooLarge`] for too many events. Sending the same body again does not help.
-    pub fn parse(body: &'a Bytes, limits: &Limits) -> Result<Self, Rejected> {
-        let malformed = |message: String| Rejected::Malformed(vec![Fault::new("", message)]);
+    pub fn parse(body: &'a Bytes, limits: &EventLimits) -> Result<Self, RejectedRequest> {
+        let malformed = |message: String| RejectedRequest::Malformed(vec![EventFault::new("", message)]);
         let text = std::str::from_utf8(body)
             .map_err(|error| malformed(format!("not UTF-8 from byte {} on", error.valid_up_to())))?;
         // RFC 8259 lets a reader ignore the byte order mark that some editors and libraries write.
@@ -124,15 +124,20 @@ impl<'a> Draft<'a> {
                 if members.is_none() {
                     serde_json::from_str::<&RawValue>(text).map_err(not_json)?;
                 }
-                Ok(Self { body, text: trimmed, is_batch: false, items: vec![Item { text: trimmed, members }] })
+                Ok(Self { body, text: trimmed, is_batch: false, items: vec![WrittenEvent { text: trimmed, members }] })
             }
             Some(b'[') => {
                 let items: Vec<&RawValue> = serde_json::from_str(text).map_err(not_json)?;
                 if items.len() > limits.max_batch_events {
                     let message = format!("{} events; a request has at most {}", items.len(), limits.max_batch_events);
-                    return Err(Rejected::TooLarge(vec![Fault::new("", message)]));
+                    return Err(RejectedRequest::TooLarge(vec![EventFault::new("", message)]));
                 }
-                Ok(Self { body, text: trimmed, is_batch: true, items: items.into_iter().map(Item::from).collect() })
+                Ok(Self {
+                    body,
+                    text: trimmed,
+                    is_batch: true,
+                    items: items.into_iter().map(WrittenEvent::from).collect(),
+                })
             }
             _ => {
                 serde_json::from_str::<&RawValue>(text).map_err(not_json)?;
@@ -152,10 +157,10 @@ impl<'a> Draft<'a> {
     /// Everything that is wrong with any of the events, each with the place. Sending the same body again does not help.
     pub fn validate(
         self,
-        limits: &Limits,
+        limits: &EventLimits,
         accepted: Timestamp,
         idempotency_key: Option<&str>,
-    ) -> Result<Vec<NewEvent>, Rejected> {
+    ) -> Result<Vec<NewEvent>, RejectedRequest> {
         let (mut malformed, mut too_large, mut invalid) = (Vec::new(), Vec::new(), Vec::new());
         let mut events = Vec::with_capacity(self.items.len());
         let keyed = idempotency_key.map(|key| (key, digest(&[self.text])));
@@ -165,17 +170,17 @@ impl<'a> Draft<'a> {
                 // An event alone has the place of the first one, so that it is not taken for another request.
                 Idempotency { key: digest(&["key", key, &index.to_string()]), fingerprint }
             });
-            match Reader::new(self.body, prefix).read(item, limits, accepted, keyed) {
+            match EventReader::new(self.body, prefix).read(item, limits, accepted, keyed) {
                 Ok(event) => events.push(event),
-                Err(Rejected::Malformed(faults)) => malformed.extend(faults),
-                Err(Rejected::TooLarge(faults)) => too_large.extend(faults),
-                Err(Rejected::Invalid(faults)) => invalid.extend(faults),
+                Err(RejectedRequest::Malformed(faults)) => malformed.extend(faults),
+                Err(RejectedRequest::TooLarge(faults)) => too_large.extend(faults),
+                Err(RejectedRequest::Invalid(faults)) => invalid.extend(faults),
             }
         }
         match (malformed.is_empty(), too_large.is_empty(), invalid.is_empty()) {
-            (false, _, _) => Err(Rejected::Malformed(malformed)),
-            (_, false, _) => Err(Rejected::TooLarge(too_large)),
-            (_, _, false) => Err(Rejected::Invalid(invalid)),
+            (false, _, _) => Err(RejectedRequest::Malformed(malformed)),
+            (_, false, _) => Err(RejectedRequest::TooLarge(too_large)),
+            (_, _, false) => Err(RejectedRequest::Invalid(invalid)),
             _ => Ok(events),
         }
     }
@@ -184,15 +189,15 @@ impl<'a> Draft<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Data;
+    use crate::event::EventData;
 
-    fn read(body: &str, key: Option<&str>) -> Result<Vec<NewEvent>, Rejected> {
+    fn read(body: &str, key: Option<&str>) -> Result<Vec<NewEvent>, RejectedRequest> {
         let body = Bytes::from(body.to_owned());
-        let limits = Limits { max_payload_bytes: 64, max_batch_events: 3, max_json_depth: 6 };
-        Draft::parse(&body, &limits)?.validate(&limits, Timestamp::from_unix_ms(0), key)
+        let limits = EventLimits { max_payload_bytes: 64, max_batch_events: 3, max_json_depth: 6 };
+        EventDraft::parse(&body, &limits)?.validate(&limits, Timestamp::from_unix_ms(0), key)
     }
 
-    fn places(faults: &[Fault]) -> Vec<&str> {
+    fn places(faults: &[EventFault]) -> Vec<&str> {
         faults.iter().map(|fault| fault.pointer.as_str()).collect()
     }
 
@@ -200,7 +205,7 @@ mod tests {
     fn a_payload_is_kept_byte_for_byte() {
         for payload in ["{ \"b\":1, \"a\" : 12345678901234567890.10 }", "null", "\"\\u00e9\"", "[ ]", "1e400"] {
             let events = read(&format!("{{\"type\":\"a\",\"payload\":{payload}}}"), None).unwrap();
-            assert_eq!(events[0].event.data, Some(Data::text(payload)));
+            assert_eq!(events[0].event.data, Some(EventData::text(payload)));
         }
         assert_eq!(read("{\"type\":\"a\"}", None).unwrap()[0].event.data, None);
     }
@@ -221,10 +226,13 @@ mod tests {
             let same = NewEvent { event: Event { id: bare.event.id, ..new.event }, ..new };
             assert_eq!(same, bare, "{name}");
         }
-        assert_eq!(read(r#"{"type":"a","payload":null}"#, None).unwrap()[0].event.data, Some(Data::text("null")));
-        assert_eq!(read(r#"{"type":"a","deliverAt":null,"delayMs":5}"#, None).unwrap()[0].start, Start::InMs(5));
+        assert_eq!(read(r#"{"type":"a","payload":null}"#, None).unwrap()[0].event.data, Some(EventData::text("null")));
+        assert_eq!(
+            read(r#"{"type":"a","deliverAt":null,"delayMs":5}"#, None).unwrap()[0].start,
+            DeliveryStart::InMs(5)
+        );
         assert!(read(r#"{"type":"a","headers":{"x":null}}"#, None).unwrap()[0].event.extensions.is_empty());
-        let Err(Rejected::Invalid(faults)) = read(r#"{"type":null}"#, None) else { panic!("a type is needed") };
+        let Err(RejectedRequest::Invalid(faults)) = read(r#"{"type":null}"#, None) else { panic!("a type is needed") };
         assert!(faults[0].message.contains("an event has a type"), "{faults:?}");
     }
 
@@ -234,9 +242,9 @@ mod tests {
             read(&format!("{{\"type\":\"a\",\"delayMs\":{text}}}"), None).ok().map(|events| events[0].start)
         };
         for text in ["1000", "1000.0", "1e3", "1E+3", "100000e-2"] {
-            assert_eq!(delay(text), Some(Start::InMs(1_000)), "{text}");
+            assert_eq!(delay(text), Some(DeliveryStart::InMs(1_000)), "{text}");
         }
-        assert_eq!((delay("0.0"), delay("-0.0")), (Some(Start::InMs(0)), Some(Start::InMs(0))));
+        assert_eq!((delay("0.0"), delay("-0.0")), (Some(DeliveryStart::InMs(0)), Some(DeliveryStart::InMs(0))));
         for text in ["1000.5", "-1.0", "1e400", "1e11", "\"1000\"", "true"] {
             assert_eq!(delay(text), None, "{text}");
         }
@@ -250,7 +258,7 @@ mod tests {
         let extensions: Vec<_> = new.event.extensions.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         assert_eq!(extensions, [("partitionkey", "k"), ("sourceid", "1"), ("traceparent", "00")]);
         assert_eq!(new.event.time.as_deref(), Some("2026-11-23T16:04:05+01:00"));
-        assert_eq!((new.event.source.as_str(), new.start), ("/s", Start::InMs(5)));
+        assert_eq!((new.event.source.as_str(), new.start), ("/s", DeliveryStart::InMs(5)));
         assert!(new.idempotency.is_some());
     }
 
@@ -268,11 +276,11 @@ mod tests {
             ("{\"type\":\"a\",\"headers\":{\"x\":\"1\",\"x\":\"1\"}}", "/headers/x"),
             (&deep, ""),
         ] {
-            let Err(Rejected::Malformed(faults)) = read(body, None) else { panic!("{body:?} is malformed") };
+            let Err(RejectedRequest::Malformed(faults)) = read(body, None) else { panic!("{body:?} is malformed") };
             assert_eq!(places(&faults), [pointer], "{body:?}");
         }
         let body = Bytes::from_static(b"{\"type\":\"\xff\"}");
-        assert!(matches!(Draft::parse(&body, &Limits::default()), Err(Rejected::Malformed(_))));
+        assert!(matches!(EventDraft::parse(&body, &EventLimits::default()), Err(RejectedRequest::Malformed(_))));
     }
 
     #[test]
@@ -292,7 +300,7 @@ mod tests {
                 vec!["/headers", "/headers/id", "/headers/ok"],
             ),
         ] {
-            let Err(Rejected::Invalid(faults)) = read(body, None) else { panic!("{body:?} is invalid") };
+            let Err(RejectedRequest::Invalid(faults)) = read(body, None) else { panic!("{body:?} is invalid") };
             assert_eq!(places(&faults), pointers, "{body:?}");
         }
     }
@@ -300,7 +308,7 @@ mod tests {
     #[test]
     fn half_of_a_surrogate_pair_is_told_as_what_it_is() {
         for body in [r#"{"\ud800":1}"#, r#"{"type":"\ud800"}"#, r#"{"type":"a","headers":{"\ud800":"1"}}"#] {
-            let Err(Rejected::Invalid(faults)) = read(body, None) else { panic!("{body:?} is invalid") };
+            let Err(RejectedRequest::Invalid(faults)) = read(body, None) else { panic!("{body:?} is invalid") };
             assert!(faults[0].message.contains("surrogate pair"), "{body}: {faults:?}");
         }
     }
@@ -308,8 +316,10 @@ mod tests {
     #[test]
     fn what_is_over_a_limit_is_too_large() {
         let payload = format!("{{\"type\":\"a\",\"payload\":\"{}\"}}", "x".repeat(63));
-        assert!(matches!(read(&payload, None), Err(Rejected::TooLarge(faults)) if places(&faults) == ["/payload"]));
-        assert!(matches!(read("[{},{},{},{}]", None), Err(Rejected::TooLarge(_))));
+        assert!(
+            matches!(read(&payload, None), Err(RejectedRequest::TooLarge(faults)) if places(&faults) == ["/payload"])
+        );
+        assert!(matches!(read("[{},{},{},{}]", None), Err(RejectedRequest::TooLarge(_))));
     }
 
     #[test]

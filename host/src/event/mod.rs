@@ -15,15 +15,18 @@ mod record;
 mod retry;
 mod time;
 
-pub use draft::{Draft, Fault, Idempotency, Limits, NewEvent, Rejected, Start};
+pub use draft::{DeliveryStart, EventDraft, EventFault, EventLimits, Idempotency, NewEvent, RejectedRequest};
 pub use id::{EventId, EventType};
-pub use outcome::{Class, Failure, Outcome, Published, Settlement, Success, decide, defer};
-pub use pattern::{InvalidPattern, Pattern};
-pub use plugin_state::{
-    MAX_COUNTER, MAX_STATE_KEY_BYTES, NotACounter, STATE_KEY_BYTES, StateStep, StateWrite, Stored, add, state_bytes,
+pub use outcome::{
+    AttemptEffects, AttemptFailure, AttemptOutcome, FailureClass, PublishedEvent, Settlement, decide, defer,
 };
-pub use record::{AttemptRecord, End, LogLevel, LogLine, Record, State};
-pub use retry::{MAX_PAUSE_MS, Policies, Policy, PolicyPatch};
+pub use pattern::{InvalidPattern, TypePattern};
+pub use plugin_state::{
+    MAX_COUNTER, MAX_STATE_KEY_BYTES, NotACounter, STATE_KEY_BYTES, StateStep, StateWrite, StoredValue, add,
+    state_bytes,
+};
+pub use record::{AttemptRecord, EventEnd, EventRecord, EventState, LogLevel, LogLine};
+pub use retry::{MAX_PAUSE_MS, RetryPatch, RetryPolicies, RetryPolicy};
 pub use time::{Timestamp, in_utc};
 
 pub(crate) use json::depth_is_within;
@@ -75,12 +78,12 @@ pub struct Event {
     pub depth: u32,
     /// The payload, byte for byte as it came. Kept apart by the stores, so that it is never encoded again.
     #[serde(skip)]
-    pub data: Option<Data>,
+    pub data: Option<EventData>,
 }
 
 /// Bytes with the one thing that must be known of them: whether they are text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Data {
+pub struct EventData {
     /// The bytes as they came.
     pub bytes: Bytes,
     /// Whether they are valid UTF-8 of a JSON or text media type.
@@ -121,7 +124,7 @@ pub(crate) fn is_zero(n: &u32) -> bool {
     *n == 0
 }
 
-impl Data {
+impl EventData {
     /// Data that is text.
     pub fn text(text: impl Into<String>) -> Self {
         Self { bytes: Bytes::from(text.into()), kind: DataKind::Text }

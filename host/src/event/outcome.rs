@@ -7,12 +7,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Data, Event, Policies, StateStep};
+use super::{Event, EventData, RetryPolicies, StateStep};
 
 /// The kinds of failure, each with its own policy; the same words in HTTP, metrics and logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Class {
+pub enum FailureClass {
     /// The handler asked to be called again.
     Retry,
     /// The handler said that trying again cannot help.
@@ -33,7 +33,7 @@ pub enum Class {
     BadEntry,
 }
 
-impl Class {
+impl FailureClass {
     /// Every class, in the order of the contract's table.
     pub const ALL: [Self; 9] = [
         Self::Retry,
@@ -63,7 +63,7 @@ impl Class {
     }
 }
 
-impl fmt::Display for Class {
+impl fmt::Display for FailureClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -71,27 +71,27 @@ impl fmt::Display for Class {
 
 /// What an attempt came to.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
+pub enum AttemptOutcome {
     /// The handler returned ok: its effects are to be committed.
-    Ok(Success),
+    Ok(AttemptEffects),
     /// Anything else: the effects are dropped.
-    Failed(Failure),
+    Failed(AttemptFailure),
 }
 
 /// The effects of a handler that returned ok; they are committed together with the acknowledgement, or not at all.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Success {
+pub struct AttemptEffects {
     /// What the handler returned to be kept.
-    pub result: Option<Data>,
+    pub result: Option<EventData>,
     /// The events that it published, in order.
-    pub published: Vec<Published>,
+    pub published: Vec<PublishedEvent>,
     /// What it saw and changed of its state; `None` if it did not look.
     pub state: Option<StateStep>,
 }
 
 /// An event that a handler published and that does not exist until the attempt is settled.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Published {
+pub struct PublishedEvent {
     /// The event; its id was made when the handler published it.
     pub event: Event,
     /// Not before this long after the commit.
@@ -100,9 +100,9 @@ pub struct Published {
 
 /// Why an attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct AttemptFailure {
     /// Which policy applies.
-    pub class: Class,
+    pub class: FailureClass,
     /// What happened, in words for the person who looks at the failed event.
     pub message: String,
     /// Where in the guest it happened, innermost frame first.
@@ -111,9 +111,9 @@ pub struct Failure {
     pub after_ms: Option<u64>,
 }
 
-impl Failure {
+impl AttemptFailure {
     /// A failure that has no more to say than its message.
-    pub fn new(class: Class, message: impl Into<String>) -> Self {
+    pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
         Self { class, message: message.into(), backtrace: None, after_ms: None }
     }
 }
@@ -126,14 +126,14 @@ pub enum Settlement {
     /// The event is to be tried again after the pause, by the broker's clock.
     Retry {
         /// Why.
-        class: Class,
+        class: FailureClass,
         /// The pause.
         delay_ms: u64,
     },
     /// The event has reached its end and waits for a person.
     Failed {
         /// Why.
-        class: Class,
+        class: FailureClass,
         /// Why, in words.
         reason: String,
     },
@@ -158,10 +158,10 @@ impl Settlement {
 ///
 /// `failures` counts the failed attempts before this one since the event was accepted or last replayed; deliveries that
 /// ended with the host are not among them. `jitter` is uniform in 0..1.
-pub fn decide(outcome: &Outcome, failures: u32, policies: &Policies, jitter: f64) -> Settlement {
+pub fn decide(outcome: &AttemptOutcome, failures: u32, policies: &RetryPolicies, jitter: f64) -> Settlement {
     let failure = match outcome {
-        Outcome::Ok(_) => return Settlement::Processed,
-        Outcome::Failed(failure) => failure,
+        AttemptOutcome::Ok(_) => return Settlement::Processed,
+        AttemptOutcome::Failed(failure) => failure,
     };
     let failures = failures.saturating_add(1);
     match policies.get(failure.class) {
@@ -190,7 +190,7 @@ const MAX_DEFERRALS: u32 = 1_920;
 pub fn defer(why: &str, deferrals: u32, jitter: f64) -> Settlement {
     if deferrals >= MAX_DEFERRALS {
         let reason = format!("put off for a day: {why}");
-        return Settlement::Failed { class: Class::Retry, reason };
+        return Settlement::Failed { class: FailureClass::Retry, reason };
     }
     let ceiling_ms = (DEFER_INITIAL_MS << deferrals.min(10)).min(DEFER_MAX_MS);
     Settlement::Deferred { delay_ms: ceiling_ms / 2 + (ceiling_ms as f64 / 2.0 * jitter.clamp(0.0, 1.0)) as u64 }
@@ -208,12 +208,12 @@ mod tests {
             assert_eq!(defer("why", deferrals, jitter), Settlement::Deferred { delay_ms }, "{deferrals}");
         }
         let Settlement::Failed { class, reason } = defer("why", MAX_DEFERRALS, 0.0) else { panic!("it has failed") };
-        assert!(class == Class::Retry && reason.contains("why"), "{reason}");
+        assert!(class == FailureClass::Retry && reason.contains("why"), "{reason}");
     }
 
-    fn decided(class: Class, failures: u32, after_ms: Option<u64>) -> Settlement {
-        let failure = Failure { after_ms, ..Failure::new(class, "why") };
-        decide(&Outcome::Failed(failure), failures, &Policies::default(), 1.0)
+    fn decided(class: FailureClass, failures: u32, after_ms: Option<u64>) -> Settlement {
+        let failure = AttemptFailure { after_ms, ..AttemptFailure::new(class, "why") };
+        decide(&AttemptOutcome::Failed(failure), failures, &RetryPolicies::default(), 1.0)
     }
 
     #[test]
@@ -221,22 +221,22 @@ mod tests {
         let retry = |class, delay_ms| Settlement::Retry { class, delay_ms };
         let failed = |class| Settlement::Failed { class, reason: "why".into() };
         for (class, failures, expected) in [
-            (Class::Retry, 0, retry(Class::Retry, 1_000)),
-            (Class::Retry, 3, retry(Class::Retry, 8_000)),
-            (Class::Retry, 4, failed(Class::Retry)),
-            (Class::Retry, u32::MAX, failed(Class::Retry)),
-            (Class::Trap, 0, retry(Class::Trap, 1_000)),
-            (Class::Trap, 4, failed(Class::Trap)),
-            (Class::Timeout, 3, retry(Class::Timeout, 8_000)),
-            (Class::Timeout, 4, failed(Class::Timeout)),
-            (Class::Limit, 0, retry(Class::Limit, 1_000)),
-            (Class::Limit, 1, failed(Class::Limit)),
-            (Class::NoHandler, 0, retry(Class::NoHandler, 1_000)),
-            (Class::NoHandler, 4, failed(Class::NoHandler)),
-            (Class::Reject, 0, failed(Class::Reject)),
-            (Class::Output, 0, failed(Class::Output)),
-            (Class::Crash, 0, failed(Class::Crash)),
-            (Class::BadEntry, 0, failed(Class::BadEntry)),
+            (FailureClass::Retry, 0, retry(FailureClass::Retry, 1_000)),
+            (FailureClass::Retry, 3, retry(FailureClass::Retry, 8_000)),
+            (FailureClass::Retry, 4, failed(FailureClass::Retry)),
+            (FailureClass::Retry, u32::MAX, failed(FailureClass::Retry)),
+            (FailureClass::Trap, 0, retry(FailureClass::Trap, 1_000)),
+            (FailureClass::Trap, 4, failed(FailureClass::Trap)),
+            (FailureClass::Timeout, 3, retry(FailureClass::Timeout, 8_000)),
+            (FailureClass::Timeout, 4, failed(FailureClass::Timeout)),
+            (FailureClass::Limit, 0, retry(FailureClass::Limit, 1_000)),
+            (FailureClass::Limit, 1, failed(FailureClass::Limit)),
+            (FailureClass::NoHandler, 0, retry(FailureClass::NoHandler, 1_000)),
+            (FailureClass::NoHandler, 4, failed(FailureClass::NoHandler)),
+            (FailureClass::Reject, 0, failed(FailureClass::Reject)),
+            (FailureClass::Output, 0, failed(FailureClass::Output)),
+            (FailureClass::Crash, 0, failed(FailureClass::Crash)),
+            (FailureClass::BadEntry, 0, failed(FailureClass::BadEntry)),
         ] {
             assert_eq!(decided(class, failures, None), expected, "{class} after {failures} failures");
         }
@@ -244,23 +244,26 @@ mod tests {
 
     #[test]
     fn a_wish_is_honoured_up_to_the_longest_pause() {
-        assert_eq!(decided(Class::Retry, 0, Some(5)), Settlement::Retry { class: Class::Retry, delay_ms: 5 });
         assert_eq!(
-            decided(Class::Retry, 0, Some(u64::MAX)),
-            Settlement::Retry { class: Class::Retry, delay_ms: 300_000 }
+            decided(FailureClass::Retry, 0, Some(5)),
+            Settlement::Retry { class: FailureClass::Retry, delay_ms: 5 }
         );
-        assert!(matches!(decided(Class::Retry, 4, Some(5)), Settlement::Failed { .. }));
+        assert_eq!(
+            decided(FailureClass::Retry, 0, Some(u64::MAX)),
+            Settlement::Retry { class: FailureClass::Retry, delay_ms: 300_000 }
+        );
+        assert!(matches!(decided(FailureClass::Retry, 4, Some(5)), Settlement::Failed { .. }));
     }
 
     #[test]
     fn ok_is_processed_whatever_went_before() {
-        let outcome = Outcome::Ok(Success::default());
-        assert_eq!(decide(&outcome, 99, &Policies::default(), 0.0), Settlement::Processed);
+        let outcome = AttemptOutcome::Ok(AttemptEffects::default());
+        assert_eq!(decide(&outcome, 99, &RetryPolicies::default(), 0.0), Settlement::Processed);
     }
 
     #[test]
     fn classes_are_written_alike_by_serde_and_display() {
-        for class in Class::ALL {
+        for class in FailureClass::ALL {
             assert_eq!(serde_json::to_value(class).unwrap(), class.as_str());
         }
     }

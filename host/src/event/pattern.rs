@@ -10,7 +10,7 @@ use super::EventType;
 /// What types a plugin handles: `order.paid`, `order.*` (any type below it) or `*`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum Pattern {
+pub enum TypePattern {
     /// This type.
     Exact(EventType),
     /// Every type that begins with this text, which ends in a dot.
@@ -24,7 +24,7 @@ pub enum Pattern {
 #[error("{0:?} is not a type such as order.paid, a pattern such as order.*, or *")]
 pub struct InvalidPattern(String);
 
-impl FromStr for Pattern {
+impl FromStr for TypePattern {
     type Err = InvalidPattern;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -40,7 +40,7 @@ impl FromStr for Pattern {
     }
 }
 
-impl TryFrom<String> for Pattern {
+impl TryFrom<String> for TypePattern {
     type Error = InvalidPattern;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
@@ -48,13 +48,13 @@ impl TryFrom<String> for Pattern {
     }
 }
 
-impl From<Pattern> for String {
-    fn from(pattern: Pattern) -> Self {
+impl From<TypePattern> for String {
+    fn from(pattern: TypePattern) -> Self {
         pattern.to_string()
     }
 }
 
-impl fmt::Display for Pattern {
+impl fmt::Display for TypePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact(event_type) => event_type.fmt(f),
@@ -64,7 +64,7 @@ impl fmt::Display for Pattern {
     }
 }
 
-impl Pattern {
+impl TypePattern {
     /// Whether every type of the other pattern is one of this one.
     pub fn covers(&self, other: &Self) -> bool {
         match (self, other) {

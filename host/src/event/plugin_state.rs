@@ -22,7 +22,7 @@ pub fn state_bytes(key: &str, value_bytes: usize) -> u64 {
 
 /// What a store keeps under a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredValue {
     /// `None` if nothing is kept, or not any more.
     pub value: Option<Bytes>,
     /// Differs whenever something was written since; 0 if nothing is kept.

@@ -6,14 +6,14 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::draft::{Fault, Idempotency, Limits, NewEvent, Rejected, Start};
+use super::draft::{DeliveryStart, EventFault, EventLimits, Idempotency, NewEvent, RejectedRequest};
 use super::id::InvalidType;
-use super::json::Members;
+use super::json::JsonMembers;
 use super::limits::{
     BadExtensionName, MAX_DELAY_MS, MAX_EXTENSION_VALUE_CHARS, MAX_EXTENSIONS, MAX_NAME_CHARS, check_extension_name,
     is_plain_text,
 };
-use super::{DEFAULT_SOURCE, Data, DataKind, Event, EventId, EventType, Timestamp};
+use super::{DEFAULT_SOURCE, DataKind, Event, EventData, EventId, EventType, Timestamp};
 
 /// What is said of a string that is well-formed JSON and no Unicode text.
 const NOT_TEXT: &str = "holds half of a surrogate pair (\\ud800 to \\udfff), which is no text: write both or neither";
@@ -21,26 +21,26 @@ const NOT_TEXT: &str = "holds half of a surrogate pair (\\ud800 to \\udfff), whi
 const PARTITION_KEY: &str = "partitionkey";
 
 /// One event as it was written.
-pub(super) struct Item<'a> {
+pub(super) struct WrittenEvent<'a> {
     pub(super) text: &'a str,
     /// None if it is not an object.
-    pub(super) members: Option<Members<'a>>,
+    pub(super) members: Option<JsonMembers<'a>>,
 }
 
-impl<'a> From<&'a RawValue> for Item<'a> {
+impl<'a> From<&'a RawValue> for WrittenEvent<'a> {
     fn from(value: &'a RawValue) -> Self {
         Self { text: value.get(), members: serde_json::from_str(value.get()).ok() }
     }
 }
 
 /// Reads one event and gathers what is wrong with it.
-pub(super) struct Reader<'a> {
+pub(super) struct EventReader<'a> {
     body: &'a Bytes,
     prefix: String,
-    invalid: Vec<Fault>,
+    invalid: Vec<EventFault>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> EventReader<'a> {
     /// Reads events of this body; `prefix` is the pointer to the event.
     pub(super) fn new(body: &'a Bytes, prefix: String) -> Self {
         Self { body, prefix, invalid: Vec::new() }
@@ -49,18 +49,18 @@ impl<'a> Reader<'a> {
     /// The event, or everything that is wrong with it. With an idempotency key the request is `keyed`.
     pub(super) fn read(
         &mut self,
-        item: &Item<'_>,
-        limits: &Limits,
+        item: &WrittenEvent<'_>,
+        limits: &EventLimits,
         accepted: Timestamp,
         keyed: Option<Idempotency>,
-    ) -> Result<NewEvent, Rejected> {
+    ) -> Result<NewEvent, RejectedRequest> {
         let Some(members) = &item.members else {
             let words = if is_object(item.text) { NOT_TEXT } else { "an event is an object" };
-            return Err(Rejected::Invalid(vec![Fault::new(self.prefix.clone(), words)]));
+            return Err(RejectedRequest::Invalid(vec![EventFault::new(self.prefix.clone(), words)]));
         };
         if let Some(name) = members.duplicate() {
             let pointer = self.pointer(&escape(name));
-            return Err(Rejected::Malformed(vec![Fault::new(pointer, "this member occurs twice")]));
+            return Err(RejectedRequest::Malformed(vec![EventFault::new(pointer, "this member occurs twice")]));
         }
 
         let mut start = None;
@@ -93,7 +93,7 @@ impl<'a> Reader<'a> {
             self.fault("type", "an event has a type, such as \"USER_SIGNUP\"");
         }
         let Some(event_type) = event_type.filter(|_| self.invalid.is_empty()) else {
-            return Err(Rejected::Invalid(std::mem::take(&mut self.invalid)));
+            return Err(RejectedRequest::Invalid(std::mem::take(&mut self.invalid)));
         };
 
         let source = source.unwrap_or_else(|| DEFAULT_SOURCE.to_owned());
@@ -115,7 +115,7 @@ impl<'a> Reader<'a> {
             depth: 0,
             data,
         };
-        Ok(NewEvent { event, start: start.unwrap_or(Start::Now), idempotency })
+        Ok(NewEvent { event, start: start.unwrap_or(DeliveryStart::Now), idempotency })
     }
 
     fn pointer(&self, name: &str) -> String {
@@ -124,7 +124,7 @@ impl<'a> Reader<'a> {
 
     fn fault(&mut self, name: &str, message: impl Into<String>) {
         let pointer = self.pointer(name);
-        self.invalid.push(Fault::new(pointer, message));
+        self.invalid.push(EventFault::new(pointer, message));
     }
 
     fn string(&mut self, name: &str, value: &RawValue) -> Option<String> {
@@ -149,11 +149,11 @@ impl<'a> Reader<'a> {
         text.parse().map_err(|error: InvalidType| self.fault("type", error.to_string())).ok()
     }
 
-    fn payload(&self, value: &RawValue, limits: &Limits) -> Result<Data, Rejected> {
+    fn payload(&self, value: &RawValue, limits: &EventLimits) -> Result<EventData, RejectedRequest> {
         let text = value.get();
         if text.len() > limits.max_payload_bytes {
             let message = format!("{} bytes; a payload has at most {}", text.len(), limits.max_payload_bytes);
-            return Err(Rejected::TooLarge(vec![Fault::new(self.pointer("payload"), message)]));
+            return Err(RejectedRequest::TooLarge(vec![EventFault::new(self.pointer("payload"), message)]));
         }
         // A copy and not a slice of the body: a small payload of a large batch would keep all of it in memory.
         let bytes = if text.len() * 2 < self.body.len() {
@@ -161,7 +161,7 @@ impl<'a> Reader<'a> {
         } else {
             self.body.slice_ref(text.as_bytes())
         };
-        Ok(Data { bytes, kind: DataKind::Text })
+        Ok(EventData { bytes, kind: DataKind::Text })
     }
 
     fn time(&mut self, name: &str, value: &RawValue) -> Option<(String, Timestamp)> {
@@ -175,9 +175,9 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn delay(&mut self, value: &RawValue) -> Option<Start> {
+    fn delay(&mut self, value: &RawValue) -> Option<DeliveryStart> {
         match whole_number(value) {
-            Some(delay_ms) if delay_ms <= MAX_DELAY_MS => Some(Start::InMs(delay_ms)),
+            Some(delay_ms) if delay_ms <= MAX_DELAY_MS => Some(DeliveryStart::InMs(delay_ms)),
             _ => {
                 self.fault("delayMs", format!("must be a whole number from 0 to {MAX_DELAY_MS}, a year"));
                 None
@@ -185,23 +185,23 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn deliver_at(&mut self, value: &RawValue, accepted: Timestamp) -> Option<Start> {
+    fn deliver_at(&mut self, value: &RawValue, accepted: Timestamp) -> Option<DeliveryStart> {
         let (_, at) = self.time("deliverAt", value)?;
         if at > accepted.plus_ms(MAX_DELAY_MS) {
             self.fault("deliverAt", "must be within a year from now");
             return None;
         }
-        Some(Start::At(at))
+        Some(DeliveryStart::At(at))
     }
 
-    fn headers(&mut self, value: &RawValue, extensions: &mut BTreeMap<String, String>) -> Result<(), Rejected> {
-        let Ok(members) = serde_json::from_str::<Members<'_>>(value.get()) else {
+    fn headers(&mut self, value: &RawValue, extensions: &mut BTreeMap<String, String>) -> Result<(), RejectedRequest> {
+        let Ok(members) = serde_json::from_str::<JsonMembers<'_>>(value.get()) else {
             self.fault("headers", if is_object(value.get()) { NOT_TEXT } else { "must be an object of strings" });
             return Ok(());
         };
         if let Some(name) = members.duplicate() {
             let pointer = self.pointer(&format!("headers/{}", escape(name)));
-            return Err(Rejected::Malformed(vec![Fault::new(pointer, "this member occurs twice")]));
+            return Err(RejectedRequest::Malformed(vec![EventFault::new(pointer, "this member occurs twice")]));
         }
         if members.0.len() > MAX_EXTENSIONS {
             self.fault("headers", format!("{} headers; an event has at most {MAX_EXTENSIONS}", members.0.len()));

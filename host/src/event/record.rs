@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Class, Data, Event, EventId, Settlement, Timestamp, is_zero};
+use super::{Event, EventData, EventId, FailureClass, Settlement, Timestamp, is_zero};
 
 /// The most attempts of which a record keeps the details: the first and the latest ones. An event may be replayed
 /// without end, and its record must not grow without end.
@@ -16,7 +16,7 @@ const MAX_KEPT_ATTEMPTS: usize = 32;
 
 /// An event with its story so far.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Record {
+pub struct EventRecord {
     /// What was accepted. Shared, since it goes from hand to hand and never changes.
     pub event: Arc<Event>,
     /// Attempts begun since the event was accepted or last replayed, as far as the store knows.
@@ -30,7 +30,7 @@ pub struct Record {
     /// The attempts that ended, oldest first; the middle of a very long story is left out.
     pub attempts: Vec<AttemptRecord>,
     /// How the event ended, once it has.
-    pub end: Option<End>,
+    pub end: Option<EventEnd>,
 }
 
 /// One attempt that ended.
@@ -48,7 +48,7 @@ pub struct AttemptRecord {
     pub duration_ms: f64,
     /// `None` when the handler returned ok.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub class: Option<Class>,
+    pub class: Option<FailureClass>,
     /// What went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -116,13 +116,13 @@ pub enum LogLevel {
 
 /// How an event ended.
 #[derive(Clone, Debug, PartialEq)]
-pub struct End {
+pub struct EventEnd {
     /// When, by the clock of the host that settled it.
     pub at: Timestamp,
     /// `None` when it was processed.
-    pub failure: Option<(Class, String)>,
+    pub failure: Option<(FailureClass, String)>,
     /// What the handler returned to be kept.
-    pub result: Option<Data>,
+    pub result: Option<EventData>,
     /// The events that its handler published.
     pub children: Vec<EventId>,
 }
@@ -130,7 +130,7 @@ pub struct End {
 /// Where an event stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum EventState {
     /// Accepted with a due time that has not come.
     Scheduled,
     /// Waits for a consumer.
@@ -147,7 +147,7 @@ pub enum State {
     Discarded,
 }
 
-impl State {
+impl EventState {
     /// The state as it is written everywhere.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -162,7 +162,7 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for EventState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -175,7 +175,7 @@ impl AttemptRecord {
     }
 }
 
-impl Record {
+impl EventRecord {
     /// The record of an event that was just accepted.
     pub fn new(event: impl Into<Arc<Event>>) -> Self {
         Self {
@@ -195,7 +195,7 @@ impl Record {
         mut attempt: AttemptRecord,
         settlement: &Settlement,
         at: Timestamp,
-        result: Option<Data>,
+        result: Option<EventData>,
         children: Vec<EventId>,
     ) -> Self {
         match settlement {
@@ -205,7 +205,7 @@ impl Record {
         }
         self.attempts_made = attempt.attempt;
         match settlement {
-            Settlement::Processed => self.end = Some(End { at, failure: None, result, children }),
+            Settlement::Processed => self.end = Some(EventEnd { at, failure: None, result, children }),
             Settlement::Retry { delay_ms, .. } => {
                 self.failures = self.failures.saturating_add(1);
                 attempt.retry_in_ms = Some(*delay_ms);
@@ -213,7 +213,7 @@ impl Record {
             Settlement::Failed { class, reason } => {
                 self.failures = self.failures.saturating_add(1);
                 let failure = Some((*class, reason.clone()));
-                self.end = Some(End { at, failure, result: None, children: Vec::new() });
+                self.end = Some(EventEnd { at, failure, result: None, children: Vec::new() });
             }
             Settlement::Returned | Settlement::Deferred { .. } => {}
         }
@@ -226,8 +226,8 @@ impl Record {
 
     /// The state of the event while it waits for a due time: it retries if an attempt failed since it was accepted or last
     /// replayed, else it is scheduled.
-    pub fn state_until_due(&self) -> State {
-        if self.failures == 0 { State::Scheduled } else { State::Retrying }
+    pub fn state_until_due(&self) -> EventState {
+        if self.failures == 0 { EventState::Scheduled } else { EventState::Retrying }
     }
 
     /// The record of a delivery that is handed back, the last of so many. Those before it ended with their consumer, and

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Class;
+use super::FailureClass;
 
 /// How often and after what pause an event is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Policy {
+pub struct RetryPolicy {
     /// Attempts in all, the first included; at least 1.
     pub max_attempts: u32,
     /// The upper end of the pause after the first failed attempt.
@@ -17,14 +17,14 @@ pub struct Policy {
     pub max_ms: u64,
 }
 
-impl Default for Policy {
+impl Default for RetryPolicy {
     /// 5 attempts, 1 s doubling to 5 min (contract section 7).
     fn default() -> Self {
         Self { max_attempts: 5, initial_ms: 1_000, factor: 2.0, max_ms: 300_000 }
     }
 }
 
-impl Policy {
+impl RetryPolicy {
     /// The pause after the `failures`-th failure, spread over the whole range by `jitter` in 0..1 ("full jitter"), so
     /// that events that failed together do not come back together.
     pub fn pause_ms(&self, failures: u32, jitter: f64) -> u64 {
@@ -37,7 +37,7 @@ impl Policy {
 /// What settings may say of a policy; what they leave out is taken from the policy beneath.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PolicyPatch {
+pub struct RetryPatch {
     /// See [`Policy::max_attempts`].
     pub max_attempts: Option<u32>,
     /// See [`Policy::initial_ms`].
@@ -51,7 +51,7 @@ pub struct PolicyPatch {
 /// The longest pause that may be set: 30 days.
 pub const MAX_PAUSE_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
 
-impl PolicyPatch {
+impl RetryPatch {
     /// Whether all that is set makes sense.
     ///
     /// # Errors
@@ -72,8 +72,8 @@ impl PolicyPatch {
     }
 
     /// The policy with what this patch names replaced.
-    pub fn over(&self, beneath: Policy) -> Policy {
-        Policy {
+    pub fn over(&self, beneath: RetryPolicy) -> RetryPolicy {
+        RetryPolicy {
             max_attempts: self.max_attempts.unwrap_or(beneath.max_attempts).max(1),
             initial_ms: self.initial_ms.unwrap_or(beneath.initial_ms),
             factor: self.factor.filter(|factor| factor.is_finite()).unwrap_or(beneath.factor).max(1.0),
@@ -84,53 +84,53 @@ impl PolicyPatch {
 
 /// The policy of every class that is tried again.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Policies {
+pub struct RetryPolicies {
     /// `retry` answers.
-    pub retry: Policy,
+    pub retry: RetryPolicy,
     /// Traps, panics, exits.
-    pub trap: Policy,
+    pub trap: RetryPolicy,
     /// Wall or CPU time over.
-    pub timeout: Policy,
+    pub timeout: RetryPolicy,
     /// Memory, table, stack or host-call limits; 2 attempts by default.
-    pub limit: Policy,
+    pub limit: RetryPolicy,
     /// No plugin for the type.
-    pub no_handler: Policy,
+    pub no_handler: RetryPolicy,
 }
 
-impl Default for Policies {
+impl Default for RetryPolicies {
     fn default() -> Self {
-        Self::from_base(Policy::default())
+        Self::from_base(RetryPolicy::default())
     }
 }
 
-impl Policies {
+impl RetryPolicies {
     /// Every class by one policy, but for `limit`, which gets 2 attempts: what broke a limit once breaks it again.
-    pub fn from_base(base: Policy) -> Self {
-        let limit = Policy { max_attempts: base.max_attempts.min(2), ..base };
+    pub fn from_base(base: RetryPolicy) -> Self {
+        let limit = RetryPolicy { max_attempts: base.max_attempts.min(2), ..base };
         Self { retry: base, trap: base, timeout: base, limit, no_handler: base }
     }
 
     /// The policy for a class; `None` for classes that are failed at once or not by policy.
-    pub fn get(&self, class: Class) -> Option<&Policy> {
+    pub fn get(&self, class: FailureClass) -> Option<&RetryPolicy> {
         match class {
-            Class::Retry => Some(&self.retry),
-            Class::Trap => Some(&self.trap),
-            Class::Timeout => Some(&self.timeout),
-            Class::Limit => Some(&self.limit),
-            Class::NoHandler => Some(&self.no_handler),
-            Class::Reject | Class::Output | Class::Crash | Class::BadEntry => None,
+            FailureClass::Retry => Some(&self.retry),
+            FailureClass::Trap => Some(&self.trap),
+            FailureClass::Timeout => Some(&self.timeout),
+            FailureClass::Limit => Some(&self.limit),
+            FailureClass::NoHandler => Some(&self.no_handler),
+            FailureClass::Reject | FailureClass::Output | FailureClass::Crash | FailureClass::BadEntry => None,
         }
     }
 
     /// The same policies with one class patched; classes without a policy are left alone.
-    pub fn patch(&mut self, class: Class, patch: &PolicyPatch) {
+    pub fn patch(&mut self, class: FailureClass, patch: &RetryPatch) {
         let policy = match class {
-            Class::Retry => &mut self.retry,
-            Class::Trap => &mut self.trap,
-            Class::Timeout => &mut self.timeout,
-            Class::Limit => &mut self.limit,
-            Class::NoHandler => &mut self.no_handler,
-            Class::Reject | Class::Output | Class::Crash | Class::BadEntry => return,
+            FailureClass::Retry => &mut self.retry,
+            FailureClass::Trap => &mut self.trap,
+            FailureClass::Timeout => &mut self.timeout,
+            FailureClass::Limit => &mut self.limit,
+            FailureClass::NoHandler => &mut self.no_handler,
+            FailureClass::Reject | FailureClass::Output | FailureClass::Crash | FailureClass::BadEntry => return,
         };
         *policy = patch.over(*policy);
     }
@@ -142,14 +142,14 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_named() {
-        let patch = PolicyPatch::default();
+        let patch = RetryPatch::default();
         assert_eq!(patch.check(), Ok(()));
         for (wrong, key) in [
-            (PolicyPatch { max_attempts: Some(0), ..patch }, "max_attempts"),
-            (PolicyPatch { factor: Some(0.1), ..patch }, "factor"),
-            (PolicyPatch { factor: Some(f64::INFINITY), ..patch }, "factor"),
-            (PolicyPatch { initial_ms: Some(MAX_PAUSE_MS + 1), ..patch }, "initial_ms"),
-            (PolicyPatch { max_ms: Some(u64::MAX), ..patch }, "max_ms"),
+            (RetryPatch { max_attempts: Some(0), ..patch }, "max_attempts"),
+            (RetryPatch { factor: Some(0.1), ..patch }, "factor"),
+            (RetryPatch { factor: Some(f64::INFINITY), ..patch }, "factor"),
+            (RetryPatch { initial_ms: Some(MAX_PAUSE_MS + 1), ..patch }, "initial_ms"),
+            (RetryPatch { max_ms: Some(u64::MAX), ..patch }, "max_ms"),
         ] {
             assert!(wrong.check().unwrap_err().starts_with(key), "{key}");
         }
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_the_maximum_and_spread_by_jitter() {
-        let policy = Policy::default();
+        let policy = RetryPolicy::default();
         for (failures, jitter, expected_ms) in [
             (1, 1.0, 1_000),
             (2, 1.0, 2_000),
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_patch_replaces_what_it_names_and_cannot_make_a_policy_impossible() {
-        let patch = PolicyPatch { max_attempts: Some(0), factor: Some(f64::NAN), ..PolicyPatch::default() };
-        assert_eq!(patch.over(Policy::default()), Policy { max_attempts: 1, ..Policy::default() });
+        let patch = RetryPatch { max_attempts: Some(0), factor: Some(f64::NAN), ..RetryPatch::default() };
+        assert_eq!(patch.over(RetryPolicy::default()), RetryPolicy { max_attempts: 1, ..RetryPolicy::default() });
     }
 }

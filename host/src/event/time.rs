@@ -42,7 +42,7 @@ impl FromStr for Timestamp {
     type Err = InvalidTime;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let Written { local, fraction, offset } = Written::read(text).ok_or(InvalidTime)?;
+        let WrittenTime { local, fraction, offset } = WrittenTime::read(text).ok_or(InvalidTime)?;
         let since_1970 = local.duration_since(DateTime::constant(1970, 1, 1, 0, 0, 0, 0)) - offset;
         let digits: String = fraction.chars().skip(1).chain("000".chars()).take(3).collect();
         let ms = since_1970.as_secs().saturating_mul(1_000).saturating_add(digits.parse().unwrap_or(0));
@@ -53,7 +53,7 @@ impl FromStr for Timestamp {
 /// The same time in UTC with all its digits, for a text that is a [`Timestamp`]; such a one as it is. `None` if it lies
 /// outside the years that can be written.
 pub fn in_utc(text: &str) -> Option<String> {
-    let Written { local, fraction, offset } = Written::read(text)?;
+    let WrittenTime { local, fraction, offset } = WrittenTime::read(text)?;
     if text.ends_with(['Z', 'z']) {
         return Some(text.to_owned());
     }
@@ -62,7 +62,7 @@ pub fn in_utc(text: &str) -> Option<String> {
 }
 
 /// The parts of a time as it was written.
-struct Written<'a> {
+struct WrittenTime<'a> {
     /// To the second.
     local: DateTime,
     /// With its point, if there is one.
@@ -71,7 +71,7 @@ struct Written<'a> {
     offset: SignedDuration,
 }
 
-impl<'a> Written<'a> {
+impl<'a> WrittenTime<'a> {
     /// The parser takes other ways of ISO 8601 to write a time as well, which the next one may not.
     fn read(text: &'a str) -> Option<Self> {
         if !is_rfc_3339(text) {

@@ -12,34 +12,34 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::history::History;
-use super::load::{self, Contents};
-use super::settings::Settings;
-use super::{Pattern, Plugin, Registry, Status, Taking};
+use super::history::VersionHistory;
+use super::load::{self, FileContents};
+use super::settings::PluginSettings;
+use super::{Plugin, PluginRegistry, PluginReport, TakenTypes, TypePattern};
 
 /// How many characters of a digest are told in sentences.
 const SHORT: usize = 12;
 
 /// A build that is ready to serve and may not yet.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldBuild {
     pub(super) plugin: Arc<Plugin>,
     /// Its file.
     pub(super) file: PathBuf,
     /// What it is held for.
-    pub(super) new: New,
+    pub(super) new: AddedRights,
 }
 
 /// What a build can do that the version that serves cannot.
 #[derive(Clone, Debug, Default)]
-pub(super) struct New {
+pub(super) struct AddedRights {
     /// What it imports beyond what that version does.
     pub(super) imports: Vec<String>,
     /// The types that it would take from other plugins.
-    pub(super) takes: Vec<Taking>,
+    pub(super) takes: Vec<TakenTypes>,
 }
 
-impl New {
+impl AddedRights {
     /// Whether there is nothing to hold a build for.
     pub(super) fn is_nothing(&self) -> bool {
         self.imports.is_empty() && self.takes.is_empty()
@@ -49,7 +49,7 @@ impl New {
     fn words(&self) -> String {
         let imports = (!self.imports.is_empty()).then(|| format!("imports {}", self.imports.join(", ")));
         let takes =
-            self.takes.iter().map(|Taking { types, plugin }| format!("takes {types} from the plugin {plugin:?}"));
+            self.takes.iter().map(|TakenTypes { types, plugin }| format!("takes {types} from the plugin {plugin:?}"));
         imports.into_iter().chain(takes).collect::<Vec<_>>().join(" and ")
     }
 }
@@ -97,7 +97,7 @@ pub enum ApproveError {
     },
 }
 
-impl Held {
+impl HeldBuild {
     /// What is held, why, and what to do about it.
     pub(super) fn words(&self, serving: Option<&Plugin>) -> String {
         let name = self.plugin.name();
@@ -115,15 +115,21 @@ impl Held {
     }
 }
 
-impl Registry {
+impl PluginRegistry {
     /// What keeps a build from serving: what it can do that the version that serves cannot. Nothing if nothing does. If
     /// nothing serves, the version is brought back first that served last.
-    pub(super) async fn new_capabilities(&self, name: &str, build: &Plugin, settings: &Settings, turn: u64) -> New {
+    pub(super) async fn new_capabilities(
+        &self,
+        name: &str,
+        build: &Plugin,
+        settings: &PluginSettings,
+        turn: u64,
+    ) -> AddedRights {
         let takes = self.takes(name, build);
         let is_known = self.history().is_none_or(|history| history.has_served(name, build.digest()));
         let compares = self.options().hold_new_capabilities && !is_known;
         if takes.is_empty() && !compares {
-            return New::default();
+            return AddedRights::default();
         }
         let is_first = self.history().is_none_or(|history| history.before(name, None).is_none());
         self.fall_back(name, settings.clone(), turn).await;
@@ -135,7 +141,7 @@ impl Registry {
             // What served cannot be told any more, which is no reason to let more pass.
             None => build.capabilities().into_iter().collect(),
         };
-        let new = New { imports, takes };
+        let new = AddedRights { imports, takes };
         if !new.is_nothing() {
             self.renew(name, settings, turn).await;
         }
@@ -144,13 +150,13 @@ impl Registry {
 
     /// The types that a plugin would take from others with this build, and that nobody said it may: neither by approving
     /// them nor in `[plugins.NAME]` of the settings of this server.
-    pub(super) fn takes(&self, name: &str, build: &Plugin) -> Vec<Taking> {
+    pub(super) fn takes(&self, name: &str, build: &Plugin) -> Vec<TakenTypes> {
         if !self.options().hold_taken_types {
             return Vec::new();
         }
         let serving = self.entries().get(name).and_then(|entry| entry.serving().cloned());
         let given = self.options().settings.get(name).and_then(|settings| settings.types.as_ref());
-        let is_its_own = |pattern: &Pattern| {
+        let is_its_own = |pattern: &TypePattern| {
             serving.as_ref().is_some_and(|serving| serving.patterns().contains(pattern))
                 || given.is_some_and(|types| types.contains(pattern))
                 || self.history().is_some_and(|history| history.had(name, build.digest(), pattern))
@@ -164,7 +170,7 @@ impl Registry {
     ///
     /// # Errors
     /// See [`ApproveError`].
-    pub async fn approve(&self, name: &str, digest: Option<&str>) -> Result<Status, ApproveError> {
+    pub async fn approve(&self, name: &str, digest: Option<&str>) -> Result<PluginReport, ApproveError> {
         let unknown = || ApproveError::Unknown(name.to_owned());
         let none_held = || ApproveError::NoneHeld(name.to_owned());
         let (build, file) = {
@@ -190,13 +196,13 @@ impl Registry {
         Err(ApproveError::Swapped { file, digest: build, why })
     }
 
-    async fn approved(&self, name: &str, build: &str, file: Contents) -> Result<Status, ApproveError> {
+    async fn approved(&self, name: &str, build: &str, file: FileContents) -> Result<PluginReport, ApproveError> {
         let unknown = || ApproveError::Unknown(name.to_owned());
         {
             let mut entries = self.entries();
             let entry = entries.get_mut(name).ok_or_else(unknown)?;
             let held = entry.held.take_if(|held| held.plugin.digest() == build);
-            let Held { plugin, new, .. } = held.ok_or_else(|| ApproveError::NoneHeld(name.to_owned()))?;
+            let HeldBuild { plugin, new, .. } = held.ok_or_else(|| ApproveError::NoneHeld(name.to_owned()))?;
             let (short, new) = (short(build), new.words());
             tracing::info!(plugin.id = %name, plugin.digest = %short, "plugin approved, which newly {new}");
             entry.serve(plugin, None);
@@ -212,7 +218,7 @@ impl Registry {
     /// Keeps a version that serves, with its types, for the next start and for going back.
     pub(super) async fn remember(&self, name: &str, serving: &Plugin, bytes: Bytes) {
         let (digest, types) = (serving.digest().to_owned(), serving.patterns().to_vec());
-        self.keep(name, move |history: &History, name| history.remember(name, &digest, &bytes, &types)).await;
+        self.keep(name, move |history: &VersionHistory, name| history.remember(name, &digest, &bytes, &types)).await;
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::Limits;
+use super::AttemptLimits;
 use super::testing::{OK, fail, sole, sole_with};
-use crate::event::{Class, Data, LogLevel, LogLine, Outcome};
+use crate::event::{AttemptOutcome, EventData, FailureClass, LogLevel, LogLine};
 
 /// Returns so many bytes of text.
 fn text(length: u32) -> String {
@@ -18,20 +18,20 @@ fn text(length: u32) -> String {
 
 #[tokio::test]
 async fn a_handler_answers_ok_retry_or_reject() {
-    let success = sole(&text(5), Limits::default()).await.success().await;
-    assert_eq!((success.result, success.published.len()), (Some(Data::text("child")), 0));
-    let nothing = sole(OK, Limits::default()).await.success().await;
+    let success = sole(&text(5), AttemptLimits::default()).await.success().await;
+    assert_eq!((success.result, success.published.len()), (Some(EventData::text("child")), 0));
+    let nothing = sole(OK, AttemptLimits::default()).await.success().await;
     assert_eq!(nothing.result, None);
 
-    let retry = sole(&fail(0), Limits::default()).await.failure().await;
-    assert_eq!((retry.class, retry.message.as_str(), retry.after_ms), (Class::Retry, "child", Some(1)));
-    let reject = sole(&fail(1), Limits::default()).await.failure().await;
-    assert_eq!((reject.class, reject.message.as_str(), reject.after_ms), (Class::Reject, "child", None));
+    let retry = sole(&fail(0), AttemptLimits::default()).await.failure().await;
+    assert_eq!((retry.class, retry.message.as_str(), retry.after_ms), (FailureClass::Retry, "child", Some(1)));
+    let reject = sole(&fail(1), AttemptLimits::default()).await.failure().await;
+    assert_eq!((reject.class, reject.message.as_str(), reject.after_ms), (FailureClass::Reject, "child", None));
 }
 
 #[tokio::test]
 async fn every_attempt_has_a_fresh_instance() {
-    let sole = sole(&fail(0), Limits::default()).await;
+    let sole = sole(&fail(0), AttemptLimits::default()).await;
     for _ in 0..20 {
         assert_eq!(sole.failure().await.after_ms, Some(1), "calls that the instance has seen");
     }
@@ -39,23 +39,23 @@ async fn every_attempt_has_a_fresh_instance() {
 
 #[tokio::test]
 async fn a_trap_is_told_with_the_place_in_the_guest() {
-    let failure = sole("unreachable", Limits::default()).await.failure().await;
-    assert_eq!(failure.class, Class::Trap);
+    let failure = sole("unreachable", AttemptLimits::default()).await.failure().await;
+    assert_eq!(failure.class, FailureClass::Trap);
     assert!(failure.message.contains("unreachable"), "{failure:?}");
     assert!(failure.backtrace.as_ref().unwrap().contains("handle"), "{failure:?}");
 }
 
 #[tokio::test]
 async fn a_loop_ends_by_its_cpu_time() {
-    let limits = Limits { cpu_ms: 50, wall_ms: 120_000, ..Limits::default() };
+    let limits = AttemptLimits { cpu_ms: 50, wall_ms: 120_000, ..AttemptLimits::default() };
     let failure = sole("(loop $again (br $again)) unreachable", limits).await.failure().await;
-    assert_eq!(failure.class, Class::Timeout);
+    assert_eq!(failure.class, FailureClass::Timeout);
     assert!(failure.message.contains("50 ms of CPU time"), "{failure:?}");
 }
 
 #[tokio::test]
 async fn what_was_spent_on_a_delivery_before_is_not_charged_to_the_attempt() {
-    let limits = Limits { cpu_ms: 60_000, wall_ms: 120_000, ..Limits::default() };
+    let limits = AttemptLimits { cpu_ms: 60_000, wall_ms: 120_000, ..AttemptLimits::default() };
     // Longer than a tick, so that the time is looked at.
     let body = format!(
         "(loop $again
@@ -67,29 +67,29 @@ async fn what_was_spent_on_a_delivery_before_is_not_charged_to_the_attempt() {
         let sole = sole_with(&body, limits, settings).await;
         for _ in 0..2 {
             let completed = sole.attempt_after(120_000_000_000).await;
-            assert!(matches!(completed.outcome, Outcome::Ok(_)), "{completed:?}");
+            assert!(matches!(completed.outcome, AttemptOutcome::Ok(_)), "{completed:?}");
         }
     }
 }
 
 #[tokio::test]
 async fn an_attempt_ends_by_its_wall_time_too() {
-    let limits = Limits { cpu_ms: 60_000, wall_ms: 50, ..Limits::default() };
+    let limits = AttemptLimits { cpu_ms: 60_000, wall_ms: 50, ..AttemptLimits::default() };
     let failure = sole("(loop $again (br $again)) unreachable", limits).await.failure().await;
-    assert_eq!(failure.class, Class::Timeout);
+    assert_eq!(failure.class, FailureClass::Timeout);
     assert!(failure.message.contains("within the 50 ms"), "{failure:?}");
 }
 
 #[tokio::test]
 async fn memory_and_stack_are_limits() {
     let grow = "(loop $again (drop (memory.grow (i32.const 16))) (br $again)) unreachable";
-    let limits = Limits { memory_bytes: 4 << 20, ..Limits::default() };
+    let limits = AttemptLimits { memory_bytes: 4 << 20, ..AttemptLimits::default() };
     let failure = sole(grow, limits).await.failure().await;
-    assert_eq!(failure.class, Class::Limit);
+    assert_eq!(failure.class, FailureClass::Limit);
     assert!(failure.message.contains("may have 4194304"), "{failure:?}");
 
-    let failure = sole("(call $recurse (i32.const 0))", Limits::default()).await.failure().await;
-    assert_eq!(failure.class, Class::Limit);
+    let failure = sole("(call $recurse (i32.const 0))", AttemptLimits::default()).await.failure().await;
+    assert_eq!(failure.class, FailureClass::Limit);
     assert!(failure.message.contains("stack"), "{failure:?}");
 }
 
@@ -103,27 +103,27 @@ async fn a_table_grows_to_its_most_and_no_further() {
         grow(10_000),
         grow(10_000)
     );
-    assert_eq!(sole(&body, Limits::default()).await.success().await.result, None);
+    assert_eq!(sole(&body, AttemptLimits::default()).await.success().await.result, None);
 }
 
 #[tokio::test]
 async fn a_result_over_its_limit_is_output() {
-    let limits = Limits { result_bytes: 4, ..Limits::default() };
+    let limits = AttemptLimits { result_bytes: 4, ..AttemptLimits::default() };
     let failure = sole(&text(5), limits).await.failure().await;
-    assert_eq!(failure.class, Class::Output);
+    assert_eq!(failure.class, FailureClass::Output);
     assert!(failure.message.contains("5 bytes"), "{failure:?}");
 
-    let limits = Limits { host_call_bytes: 2_000, ..Limits::default() };
+    let limits = AttemptLimits { host_call_bytes: 2_000, ..AttemptLimits::default() };
     let failure = sole(&text(3_000), limits).await.failure().await;
-    assert_eq!(failure.class, Class::Output, "larger than a call may carry at all: {failure:?}");
+    assert_eq!(failure.class, FailureClass::Output, "larger than a call may carry at all: {failure:?}");
 }
 
 #[tokio::test]
 async fn data_handed_to_the_host_is_a_limit_in_one_call_and_in_all() {
-    let limits = Limits { host_call_bytes: 2_000, ..Limits::default() };
+    let limits = AttemptLimits { host_call_bytes: 2_000, ..AttemptLimits::default() };
     for body in ["(call $line (i32.const 3000))", "(loop $again (call $line (i32.const 100)) (br $again))"] {
         let failure = sole(&format!("{body} {OK}"), limits).await.failure().await;
-        assert_eq!(failure.class, Class::Limit, "{failure:?}");
+        assert_eq!(failure.class, FailureClass::Limit, "{failure:?}");
         assert!(failure.message.contains("host"), "{failure:?}");
     }
 }
@@ -137,7 +137,7 @@ async fn a_flood_of_log_lines_is_kept_in_bounds() {
             (br_if $again (i32.lt_u (local.get $n) (i32.const 100))))
          {OK}"
     );
-    let limits = Limits { log_lines: 3, log_line_bytes: 10, ..Limits::default() };
+    let limits = AttemptLimits { log_lines: 3, log_line_bytes: 10, ..AttemptLimits::default() };
     let completed = sole(&body, limits).await.attempt().await;
     assert_eq!((completed.log.len(), completed.log_lines_dropped), (3, 97));
     assert!(completed.log.iter().all(|line| line.message.len() == 10 && line.level == LogLevel::Info));
@@ -153,17 +153,17 @@ fn empty_fields(n: u32) -> String {
 
 #[tokio::test]
 async fn fields_of_log_lines_are_limited_in_number_and_counted_though_they_are_empty() {
-    let completed = sole(&format!("{} {OK}", empty_fields(1_000)), Limits::default()).await.attempt().await;
+    let completed = sole(&format!("{} {OK}", empty_fields(1_000)), AttemptLimits::default()).await.attempt().await;
     assert_eq!(completed.log[0].fields.len(), LogLine::MAX_FIELDS);
 
     let lines = empty_fields(300_000).repeat(2);
-    let failure = sole(&format!("{lines} {OK}"), Limits::default()).await.failure().await;
-    assert_eq!(failure.class, Class::Limit, "{failure:?}");
+    let failure = sole(&format!("{lines} {OK}"), AttemptLimits::default()).await.failure().await;
+    assert_eq!(failure.class, FailureClass::Limit, "{failure:?}");
 }
 
 #[tokio::test]
 async fn what_was_published_leaves_with_the_outcome() {
-    let success = sole(&format!("(call $child) (call $child) {OK}"), Limits::default()).await.success().await;
+    let success = sole(&format!("(call $child) (call $child) {OK}"), AttemptLimits::default()).await.success().await;
     let types: Vec<&str> = success.published.iter().map(|new| new.event.event_type.as_str()).collect();
     assert_eq!(types, ["child", "child"]);
     assert!(success.published[0].event.id < success.published[1].event.id);
@@ -171,19 +171,19 @@ async fn what_was_published_leaves_with_the_outcome() {
 
 #[tokio::test]
 async fn a_refused_publish_fails_the_attempt_even_if_the_handler_does_not_look() {
-    let limits = Limits { published_events: 1, ..Limits::default() };
+    let limits = AttemptLimits { published_events: 1, ..AttemptLimits::default() };
     let failure = sole(&format!("(call $child) (call $child) {OK}"), limits).await.failure().await;
-    assert_eq!(failure.class, Class::Output);
+    assert_eq!(failure.class, FailureClass::Output);
     assert!(failure.message.contains("at most 1"), "{failure:?}");
 
     // The handler's own word goes before: it says what the refusal means.
     let failure = sole(&format!("(call $child) (call $child) {}", fail(1)), limits).await.failure().await;
-    assert_eq!(failure.class, Class::Reject);
+    assert_eq!(failure.class, FailureClass::Reject);
 }
 
 #[tokio::test]
 async fn more_attempts_than_slots_wait_and_none_fails() {
-    let sole = std::sync::Arc::new(sole(OK, Limits::default()).await);
+    let sole = std::sync::Arc::new(sole(OK, AttemptLimits::default()).await);
     let mut attempts = tokio::task::JoinSet::new();
     for _ in 0..200 {
         let sole = sole.clone();
@@ -194,7 +194,7 @@ async fn more_attempts_than_slots_wait_and_none_fails() {
 
 #[tokio::test]
 async fn attempts_that_nobody_waits_for_give_their_slots_back() {
-    let limits = Limits { cpu_ms: 60_000, wall_ms: 60_000, ..Limits::default() };
+    let limits = AttemptLimits { cpu_ms: 60_000, wall_ms: 60_000, ..AttemptLimits::default() };
     let sole = sole("(if (i32.eqz (local.get $n)) (then (loop $again (br $again)))) unreachable", limits).await;
     for _ in 0..20 {
         assert!(tokio::time::timeout(Duration::from_millis(10), sole.attempt()).await.is_err());

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Mutex;
 
 use super::private_dir::{NotPrivate, PrivateDir};
-use super::seal::{CODE_BYTES, Seal};
+use super::seal::{CODE_BYTES, FileSeal};
 
 /// The most code of one component. CPython comes to 70 MB.
 const MAX_CODE_BYTES: u64 = 256 * 1024 * 1024;
@@ -17,36 +17,36 @@ const MAX_CODE_BYTES: u64 = 256 * 1024 * 1024;
 const PURPOSE: &[u8] = b"eventstream compiled component 1";
 
 /// Native code by the digest of what it was compiled from.
-pub(super) struct Cache {
+pub(super) struct CodeCache {
     dir: PrivateDir,
-    seal: Seal,
+    seal: FileSeal,
     max_bytes: u64,
     /// One at a time looks for room.
     room: Mutex<()>,
 }
 
 /// Native code that this installation made.
-pub(super) struct Compiled(Vec<u8>);
+pub(super) struct CachedCode(Vec<u8>);
 
-impl Compiled {
+impl CachedCode {
     /// For the engine.
     pub(super) fn native_code(&self) -> &[u8] {
         self.0.get(CODE_BYTES..).unwrap_or_default()
     }
 }
 
-impl Cache {
+impl CodeCache {
     /// Opens the cache in `root`, of at most `max_bytes` in all, under the seal of an installation and its engine. Blocks.
     ///
     /// # Errors
     /// The directory is not ours alone.
-    pub(super) fn open(root: &PrivateDir, seal: Seal, max_bytes: u64) -> Result<Self, NotPrivate> {
+    pub(super) fn open(root: &PrivateDir, seal: FileSeal, max_bytes: u64) -> Result<Self, NotPrivate> {
         let dir = root.inner("compiled")?;
         Ok(Self { dir, seal, max_bytes, room: Mutex::default() })
     }
 
     /// The code for a component with this digest, if it is here and ours. Blocks.
-    pub(super) fn get(&self, digest: &str) -> Option<Compiled> {
+    pub(super) fn get(&self, digest: &str) -> Option<CachedCode> {
         let name = self.seal.name(digest);
         let content = match self.dir.read(&name, MAX_CODE_BYTES + CODE_BYTES as u64) {
             Ok(content) => content?,
@@ -55,7 +55,7 @@ impl Cache {
                 return None;
             }
         };
-        let compiled = Compiled(content);
+        let compiled = CachedCode(content);
         let written = compiled.0.get(..CODE_BYTES).unwrap_or_default();
         if !self.seal.is_ours(PURPOSE, &name, compiled.native_code(), written) {
             self.distrust(&name, "it was not written by this installation, or is damaged");
@@ -114,13 +114,13 @@ mod tests {
     const A: &str = "aa";
     const B: &str = "bb";
 
-    fn open(folder: &std::path::Path, max_bytes: u64) -> Cache {
+    fn open(folder: &std::path::Path, max_bytes: u64) -> CodeCache {
         let root = PrivateDir::open(&folder.join("kept")).unwrap();
-        let seal = Seal::open(&root, &engine::for_compiling().unwrap()).unwrap();
-        Cache::open(&root, seal, max_bytes).unwrap()
+        let seal = FileSeal::open(&root, &engine::for_compiling().unwrap()).unwrap();
+        CodeCache::open(&root, seal, max_bytes).unwrap()
     }
 
-    fn got(cache: &Cache, digest: &str) -> Option<Vec<u8>> {
+    fn got(cache: &CodeCache, digest: &str) -> Option<Vec<u8>> {
         cache.get(digest).map(|code| code.native_code().to_vec())
     }
 

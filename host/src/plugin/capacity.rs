@@ -4,7 +4,7 @@
 //! kernels and limits (`ulimit -v`) leave a few hundred GiB.
 
 use super::engine::MAX_MEMORIES;
-use super::{Error, Options};
+use super::{Error, RegistryOptions};
 
 /// First instances side by side. They have room of their own, so that a plugin is loaded however many attempts run.
 pub(super) const INTRODUCTIONS: usize = 2;
@@ -15,14 +15,14 @@ const LEAST: usize = MAX_MEMORIES as usize;
 
 /// Room for instances, counted in memories. Most components have one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Capacity {
+pub(super) struct InstanceCapacity {
     /// Of attempts that run side by side.
     pub(super) attempts: usize,
     /// Of instances that wait to be used again.
     pub(super) idle: usize,
 }
 
-impl Capacity {
+impl InstanceCapacity {
     /// Room for so many attempts.
     pub(super) fn of(attempts: usize) -> Self {
         let attempts = attempts.max(LEAST);
@@ -44,7 +44,7 @@ impl Capacity {
     ///
     /// # Errors
     /// [`Error::Concurrency`].
-    pub(super) fn concurrency(self, options: &Options) -> Result<usize, Error> {
+    pub(super) fn concurrency(self, options: &RegistryOptions) -> Result<usize, Error> {
         let asked = options.concurrency.max(1);
         let has_all = self.attempts >= asked.saturating_add(options.reserve);
         let concurrency = if has_all { asked } else { asked.min(self.attempts / 2) };
@@ -89,14 +89,14 @@ mod tests {
     use super::*;
 
     /// What fits where there is room for so many memories.
-    fn fitting(attempts: usize, memories: usize) -> Option<Capacity> {
-        Capacity::of(attempts).fitting(|capacity| capacity.memories() <= memories)
+    fn fitting(attempts: usize, memories: usize) -> Option<InstanceCapacity> {
+        InstanceCapacity::of(attempts).fitting(|capacity| capacity.memories() <= memories)
     }
 
     #[test]
     fn what_fits_is_taken_whole() {
-        assert_eq!(fitting(320, 1_000_000), Some(Capacity { attempts: 320, idle: 64 }));
-        assert_eq!(fitting(1, 1_000_000), Some(Capacity { attempts: 4, idle: 1 }));
+        assert_eq!(fitting(320, 1_000_000), Some(InstanceCapacity { attempts: 320, idle: 64 }));
+        assert_eq!(fitting(1, 1_000_000), Some(InstanceCapacity { attempts: 4, idle: 1 }));
     }
 
     #[test]
@@ -110,9 +110,13 @@ mod tests {
 
     #[test]
     fn where_one_plugin_cannot_have_what_it_is_to_have_the_setting_to_lower_is_told() {
-        let options =
-            |plugin_concurrency| Options { concurrency: 64, reserve: 256, plugin_concurrency, ..Options::default() };
-        let room = |attempts| Capacity { attempts, idle: 0 };
+        let options = |plugin_concurrency| RegistryOptions {
+            concurrency: 64,
+            reserve: 256,
+            plugin_concurrency,
+            ..RegistryOptions::default()
+        };
+        let room = |attempts| InstanceCapacity { attempts, idle: 0 };
         assert_eq!(room(320).concurrency(&options(64)).unwrap(), 64);
         assert_eq!(room(24).concurrency(&options(12)).unwrap(), 12);
         let error = room(24).concurrency(&options(13)).unwrap_err().to_string();
@@ -124,7 +128,8 @@ mod tests {
         for memories in [24, 30, 63, 100, 250, 500, 1_000] {
             let concurrency = |plugin_concurrency: usize| {
                 let concurrency = (plugin_concurrency * 8).clamp(64, 4_096);
-                let options = Options { concurrency, reserve: 256, plugin_concurrency, ..Options::default() };
+                let options =
+                    RegistryOptions { concurrency, reserve: 256, plugin_concurrency, ..RegistryOptions::default() };
                 fitting(concurrency + 256, memories).unwrap().concurrency(&options)
             };
             for wanted in 1..500 {

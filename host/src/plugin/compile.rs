@@ -6,7 +6,7 @@
 
 mod child;
 
-pub use child::{Child, CompileLimits, answer};
+pub use child::{CompileChild, CompileLimits, answer};
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use wasmparser::{Encoding, Parser, Payload};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::kept::Kept;
-use super::lanes::{Lane, Passage};
-use super::load::{Contents, LoadError, Origin};
-use super::loaded::Machine;
+use super::kept::PluginDataDir;
+use super::lanes::{CompilePassage, CompileTrack};
+use super::load::{FileContents, FileOrigin, LoadError};
+use super::loaded::GuestRuntime;
 
 /// The largest function that is given to the compiler. CPython's largest has 0.2 MB.
 const MAX_FUNCTION_BYTES: usize = 1024 * 1024;
@@ -31,7 +31,7 @@ pub enum Compiler {
     /// In this process, without limits: for components that one made oneself, in tests for instance.
     InProcess,
     /// In a process of its own each, with limits.
-    Child(Child),
+    Child(CompileChild),
 }
 
 impl Compiler {
@@ -44,12 +44,12 @@ impl Compiler {
     pub(super) async fn compile(
         &self,
         engine: &Engine,
-        machine: &Machine,
-        kept: Option<&Arc<Kept>>,
-        file: Contents,
-        passage: &mut Passage,
+        machine: &GuestRuntime,
+        kept: Option<&Arc<PluginDataDir>>,
+        file: FileContents,
+        passage: &mut CompilePassage,
     ) -> Result<(Component, Bytes), LoadError> {
-        let Contents { bytes, digest, origin } = file;
+        let FileContents { bytes, digest, origin } = file;
         if let Some(component) = self.known(engine, machine, kept, &bytes, &digest).await? {
             tracing::debug!(plugin.digest = %digest, "compiled code was taken from the cache");
             return Ok((component, bytes));
@@ -61,7 +61,7 @@ impl Compiler {
             let turn = match compilations.try_turn(passage.applicant()) {
                 Some(turn) => turn,
                 None => {
-                    if !matches!(origin, Origin::Given) {
+                    if !matches!(origin, FileOrigin::Given) {
                         (here, _) = (None, passage.leave_room());
                     }
                     compilations.turn(passage.applicant()).await
@@ -108,8 +108,8 @@ impl Compiler {
     async fn known(
         &self,
         engine: &Engine,
-        machine: &Machine,
-        kept: Option<&Arc<Kept>>,
+        machine: &GuestRuntime,
+        kept: Option<&Arc<PluginDataDir>>,
         bytes: &Bytes,
         digest: &str,
     ) -> Result<Option<Component>, LoadError> {
@@ -132,9 +132,9 @@ impl Compiler {
     async fn to_code(
         &self,
         engine: &Engine,
-        machine: &Machine,
+        machine: &GuestRuntime,
         bytes: Bytes,
-        lane: Lane,
+        lane: CompileTrack,
     ) -> Result<Vec<u8>, LoadError> {
         match self {
             Self::InProcess => {
@@ -147,7 +147,7 @@ impl Compiler {
     }
 
     /// Whether what took too much on this way may take more on the other.
-    fn may_be_slower(&self, lane: Lane) -> bool {
+    fn may_be_slower(&self, lane: CompileTrack) -> bool {
         let all = self.limits();
         lane.limits(all) != all
     }
@@ -162,7 +162,7 @@ impl Compiler {
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+enum CompilerKind {
     Component,
     ModuleWithType,
 }
@@ -171,8 +171,8 @@ enum Kind {
 fn to_code(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
     let fails = |error: wasmtime::Error| LoadError::Compile(format!("{error:#}"));
     match inspect(bytes)? {
-        Kind::Component => engine.precompile_component(bytes).map_err(fails),
-        Kind::ModuleWithType => engine.precompile_component(&componentize(bytes)?).map_err(fails),
+        CompilerKind::Component => engine.precompile_component(bytes).map_err(fails),
+        CompilerKind::ModuleWithType => engine.precompile_component(&componentize(bytes)?).map_err(fails),
     }
 }
 
@@ -184,7 +184,7 @@ fn load(engine: &Engine, code: &[u8]) -> Result<Component, LoadError> {
 }
 
 /// Says what the bytes are, reading them once, and refuses what is not to be compiled at all.
-fn inspect(bytes: &[u8]) -> Result<Kind, LoadError> {
+fn inspect(bytes: &[u8]) -> Result<CompilerKind, LoadError> {
     if Engine::detect_precompiled(bytes).is_some() {
         return Err(LoadError::Precompiled);
     }
@@ -211,8 +211,8 @@ fn inspect(bytes: &[u8]) -> Result<Kind, LoadError> {
         return Err(LoadError::Compile(format!("{functions} functions; at most {MAX_FUNCTIONS} are compiled")));
     }
     match outermost {
-        Some(Encoding::Component) => Ok(Kind::Component),
-        Some(Encoding::Module) if has_type => Ok(Kind::ModuleWithType),
+        Some(Encoding::Component) => Ok(CompilerKind::Component),
+        Some(Encoding::Module) if has_type => Ok(CompilerKind::ModuleWithType),
         Some(Encoding::Module) => Err(LoadError::CoreModule),
         None => Err(LoadError::NotWasm("the file has no version".into())),
     }
@@ -236,14 +236,14 @@ fn componentize(module: &[u8]) -> Result<Vec<u8>, LoadError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::capacity::Capacity;
+    use super::super::capacity::InstanceCapacity;
     use super::super::{engine, testing};
     use super::*;
 
     #[test]
     fn code_that_a_child_makes_fits_the_engine_of_the_server() {
         let code = to_code(&engine::for_compiling().unwrap(), &testing::guest(testing::OK)).unwrap();
-        let server = engine::build(Capacity::of(4), 512 * 1024).unwrap();
+        let server = engine::build(InstanceCapacity::of(4), 512 * 1024).unwrap();
         assert!(load(&server, &code).is_ok());
         assert!(matches!(inspect(&code), Err(LoadError::Precompiled)));
     }

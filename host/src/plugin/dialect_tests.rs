@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::dialect::{self, Dialect};
 use super::testing::{self, options};
-use super::{Attempt, MemoryState, Registry};
-use crate::event::Outcome;
+use super::{AttemptInput, MemoryState, PluginRegistry};
+use crate::event::AttemptOutcome;
 
 const FILES: [&str; 4] = ["wasi-messaging", "wasmcloud-messaging", "spin", "spin-variables"];
 
@@ -61,12 +61,12 @@ async fn of_several_dialects_the_first_is_called() {
     let lines = "export fermyon:spin/inbound-redis; export wasmcloud:messaging/handler@0.2.0;";
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("test.wasm"), typed(text, lines)).unwrap();
-    let registry = Registry::open(options(dir.path())).await.unwrap();
+    let registry = PluginRegistry::open(options(dir.path())).await.unwrap();
     assert_eq!(registry.statuses()[0].dialect.as_deref(), Some("wasmcloud:messaging/handler@0.2.0"));
     let plugin: Arc<_> = registry.route(&"test".parse().unwrap()).unwrap();
     assert_eq!(plugin.other_dialects(), [Dialect::SpinRedis]);
     let completed = plugin
-        .handle(Attempt { event: testing::event("{}").into(), attempt: 1 }, Arc::new(MemoryState::default()))
+        .handle(AttemptInput { event: testing::event("{}").into(), attempt: 1 }, Arc::new(MemoryState::default()))
         .await;
-    assert!(matches!(completed.outcome, Outcome::Ok(_)), "{completed:?}");
+    assert!(matches!(completed.outcome, AttemptOutcome::Ok(_)), "{completed:?}");
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// What a file looked like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+struct FileStamp {
     size_bytes: u64,
     modified: Option<SystemTime>,
     /// Seconds and nanoseconds; nobody can set it, so that a file with a time of old is noticed too.
@@ -22,24 +22,24 @@ struct Stamp {
 }
 
 /// What a file looks like, and for how long it has not changed by its own time stamp.
-type Look = (Stamp, Duration);
+type FileLook = (FileStamp, Duration);
 
 /// A plugin's files as they stand in the directory.
 #[derive(Clone, Debug)]
-pub(super) struct Listed {
+pub(super) struct ListedFiles {
     /// The component.
     pub(super) path: PathBuf,
     /// The settings beside it.
     pub(super) settings: Option<PathBuf>,
     /// What the component looks like, and the settings.
-    looks: [Option<Look>; 2],
+    looks: [Option<FileLook>; 2],
     /// The component was written anew since the look before, be it with what it held already.
     pub(super) was_written: bool,
     /// Grows with each time that something is due, so that what is due later is told from what was due before.
     pub(super) order: u64,
 }
 
-impl Listed {
+impl ListedFiles {
     /// The size of the component when it was looked at.
     pub(super) fn size_bytes(&self) -> u64 {
         self.looks[0].map_or(0, |(stamp, _)| stamp.size_bytes)
@@ -50,7 +50,7 @@ impl Listed {
 ///
 /// # Errors
 /// Those of the system for the directory; a single file that cannot be looked at is left out.
-pub(super) fn list(dir: &Path) -> std::io::Result<BTreeMap<String, Listed>> {
+pub(super) fn list(dir: &Path) -> std::io::Result<BTreeMap<String, ListedFiles>> {
     let mut listing = BTreeMap::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
@@ -64,7 +64,7 @@ pub(super) fn list(dir: &Path) -> std::io::Result<BTreeMap<String, Listed>> {
         let Some(component) = look(&path) else { continue };
         let beside = dir.join(format!("{name}.toml"));
         let settings = look(&beside);
-        let listed = Listed {
+        let listed = ListedFiles {
             looks: [Some(component), settings],
             settings: settings.map(|_| beside),
             path: path.clone(),
@@ -101,27 +101,27 @@ fn others(mode: u32, owner: u32, ours: u32) -> Vec<String> {
 }
 
 /// What stands there, symbolic links followed if they lead somewhere, and for how long it has not changed.
-fn look(path: &Path) -> Option<Look> {
+fn look(path: &Path) -> Option<FileLook> {
     use std::os::unix::fs::MetadataExt;
 
     let metadata = fs::metadata(path).or_else(|_| fs::symlink_metadata(path)).ok()?;
     let modified = metadata.modified().ok();
     let quiet_for = modified.and_then(|modified| SystemTime::now().duration_since(modified).ok()).unwrap_or_default();
     let changed = (metadata.ctime(), metadata.ctime_nsec());
-    Some((Stamp { size_bytes: metadata.len(), modified, changed, inode: metadata.ino() }, quiet_for))
+    Some((FileStamp { size_bytes: metadata.len(), modified, changed, inode: metadata.ino() }, quiet_for))
 }
 
 /// What was seen of the directory so far.
 #[derive(Debug, Default)]
-pub(super) struct Directory {
-    seen: BTreeMap<String, Seen>,
+pub(super) struct DirectoryScan {
+    seen: BTreeMap<String, SeenPlugin>,
     orders: u64,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct SeenPlugin {
     /// The component and the settings.
-    files: [File; 2],
+    files: [SeenFile; 2],
     taken: bool,
     was_written: bool,
     order: u64,
@@ -131,21 +131,21 @@ struct Seen {
 
 /// What was seen of a file.
 #[derive(Debug)]
-struct File {
-    stamp: Option<Stamp>,
+struct SeenFile {
+    stamp: Option<FileStamp>,
     since: Instant,
     /// Whoever wrote it is known to have finished.
     is_finished: bool,
 }
 
-impl File {
-    fn new(look: Option<Look>, now: Instant) -> Self {
+impl SeenFile {
+    fn new(look: Option<FileLook>, now: Instant) -> Self {
         // What never was there is not waited for; what went may be about to come back.
         Self { stamp: look.map(|(stamp, _)| stamp), since: now, is_finished: look.is_none() }
     }
 
     /// Takes a look in, and says whether it is another one.
-    fn observe(&mut self, look: Option<Look>, now: Instant) -> bool {
+    fn observe(&mut self, look: Option<FileLook>, now: Instant) -> bool {
         let stamp = look.map(|(stamp, _)| stamp);
         let has_changed = self.stamp != stamp;
         if has_changed {
@@ -155,7 +155,7 @@ impl File {
     }
 
     /// How much longer it is to be left alone.
-    fn unsettled_for(&self, look: Option<Look>, settle: Duration, now: Instant) -> Duration {
+    fn unsettled_for(&self, look: Option<FileLook>, settle: Duration, now: Instant) -> Duration {
         let quiet_for = now.duration_since(self.since).max(look.map_or(Duration::ZERO, |(_, quiet_for)| quiet_for));
         if self.is_finished { Duration::ZERO } else { settle.saturating_sub(quiet_for) }
     }
@@ -163,25 +163,25 @@ impl File {
 
 /// What a look at the directory asks for.
 #[derive(Debug, Default)]
-pub(super) struct Due {
+pub(super) struct DueWork {
     /// To be loaded; each of them once for each change.
-    pub(super) load: Vec<(String, Listed)>,
+    pub(super) load: Vec<(String, ListedFiles)>,
     /// To be unloaded.
     pub(super) unload: Vec<String>,
     /// When to look again, if something is not ready yet.
     pub(super) look_again_in: Option<Duration>,
 }
 
-impl Directory {
+impl DirectoryScan {
     /// Takes a listing in. `finished` are the names of files that are known to be written to their end.
     pub(super) fn observe(
         &mut self,
-        listing: BTreeMap<String, Listed>,
+        listing: BTreeMap<String, ListedFiles>,
         finished: &HashSet<OsString>,
         settle: Duration,
         now: Instant,
-    ) -> Due {
-        let mut due = Due::default();
+    ) -> DueWork {
+        let mut due = DueWork::default();
         let mut wait = |wait: Duration| {
             due.look_again_in = Some(due.look_again_in.map_or(wait, |other| other.min(wait)));
         };
@@ -200,8 +200,8 @@ impl Directory {
             true
         });
         for (name, listed) in listing {
-            let fresh = || Seen {
-                files: listed.looks.map(|look| File::new(look, now)),
+            let fresh = || SeenPlugin {
+                files: listed.looks.map(|look| SeenFile::new(look, now)),
                 taken: false,
                 was_written: false,
                 order: 0,
@@ -209,7 +209,7 @@ impl Directory {
                 missing_since: None,
             };
             let seen = self.seen.entry(name.clone()).or_insert_with(fresh);
-            let written = |file: &File| file.stamp.map(|stamp| (stamp.size_bytes, stamp.modified, stamp.inode));
+            let written = |file: &SeenFile| file.stamp.map(|stamp| (stamp.size_bytes, stamp.modified, stamp.inode));
             let before = written(&seen.files[0]);
             let paths = [Some(&listed.path), listed.settings.as_ref()];
             let mut has_changed = false;
@@ -235,7 +235,7 @@ impl Directory {
                 self.orders += 1;
                 (seen.taken, seen.order) = (true, self.orders);
                 let was_written = std::mem::take(&mut seen.was_written);
-                due.load.push((name, Listed { order: self.orders, was_written, ..listed }));
+                due.load.push((name, ListedFiles { order: self.orders, was_written, ..listed }));
             } else {
                 wait(left);
             }
@@ -251,7 +251,7 @@ impl Directory {
     }
 
     /// Whether this is what was due last of a plugin, and its file did not go since.
-    pub(super) fn is_current(&self, name: &str, listed: &Listed) -> bool {
+    pub(super) fn is_current(&self, name: &str, listed: &ListedFiles) -> bool {
         self.seen.get(name).is_some_and(|seen| seen.taken && seen.order == listed.order)
     }
 }
@@ -271,33 +271,33 @@ mod tests {
 
     const SETTLE: Duration = Duration::from_millis(500);
 
-    fn stamp(size_bytes: u64) -> Stamp {
-        Stamp { size_bytes, modified: None, changed: (0, 0), inode: 1 }
+    fn stamp(size_bytes: u64) -> FileStamp {
+        FileStamp { size_bytes, modified: None, changed: (0, 0), inode: 1 }
     }
 
-    fn listed(size_bytes: u64, quiet_for: Duration) -> BTreeMap<String, Listed> {
+    fn listed(size_bytes: u64, quiet_for: Duration) -> BTreeMap<String, ListedFiles> {
         let looks = [Some((stamp(size_bytes), quiet_for)), None];
-        let listed = Listed { path: "plugins/a.wasm".into(), settings: None, looks, was_written: false, order: 0 };
+        let listed = ListedFiles { path: "plugins/a.wasm".into(), settings: None, looks, was_written: false, order: 0 };
         BTreeMap::from([("a".to_owned(), listed)])
     }
 
     /// The same with settings beside it, both written a moment ago.
-    fn pair(component_bytes: u64, settings_bytes: u64) -> BTreeMap<String, Listed> {
+    fn pair(component_bytes: u64, settings_bytes: u64) -> BTreeMap<String, ListedFiles> {
         let looks = [component_bytes, settings_bytes].map(|size_bytes| Some((stamp(size_bytes), Duration::ZERO)));
         let settings = Some("plugins/a.toml".into());
         BTreeMap::from([(
             "a".to_owned(),
-            Listed { path: "plugins/a.wasm".into(), settings, looks, was_written: false, order: 0 },
+            ListedFiles { path: "plugins/a.wasm".into(), settings, looks, was_written: false, order: 0 },
         )])
     }
 
-    fn names(due: &Due) -> Vec<&str> {
+    fn names(due: &DueWork) -> Vec<&str> {
         due.load.iter().map(|(name, _)| name.as_str()).collect()
     }
 
     #[test]
     fn a_file_is_loaded_once_it_has_been_quiet_and_once_for_each_change() {
-        let mut directory = Directory::default();
+        let mut directory = DirectoryScan::default();
         let start = Instant::now();
         let mut look = |size, quiet_ms, at_ms| {
             let now = start + Duration::from_millis(at_ms);
@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn what_was_due_before_is_told_from_what_is_due_since() {
-        let mut directory = Directory::default();
+        let mut directory = DirectoryScan::default();
         let mut look = |listing| directory.observe(listing, &HashSet::new(), SETTLE, Instant::now()).load;
         let (first, second) = (look(listed(1, SETTLE)), look(listed(2, SETTLE)));
         assert!(!directory.is_current("a", &first[0].1) && directory.is_current("a", &second[0].1));
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn that_a_file_was_written_anew_is_told_from_a_change_of_its_settings() {
-        let mut directory = Directory::default();
+        let mut directory = DirectoryScan::default();
         let start = Instant::now();
         let mut look = |listing, at_s| {
             let due = directory.observe(listing, &HashSet::new(), Duration::ZERO, start + Duration::from_secs(at_s));
@@ -346,7 +346,7 @@ mod tests {
     #[test]
     fn a_file_that_is_known_to_be_finished_is_loaded_at_once() {
         let finished = HashSet::from([OsString::from("a.wasm")]);
-        let due = Directory::default().observe(listed(1, Duration::ZERO), &finished, SETTLE, Instant::now());
+        let due = DirectoryScan::default().observe(listed(1, Duration::ZERO), &finished, SETTLE, Instant::now());
         assert_eq!(names(&due), ["a"]);
     }
 
@@ -355,7 +355,7 @@ mod tests {
         let start = Instant::now();
         let finished = |name: &str| HashSet::from([OsString::from(name)]);
         for (first, second) in [("a.wasm", "a.toml"), ("a.toml", "a.wasm")] {
-            let mut directory = Directory::default();
+            let mut directory = DirectoryScan::default();
             let mut look = |files, finished: &HashSet<OsString>, at_ms| {
                 let due = directory.observe(files, finished, SETTLE, start + Duration::from_millis(at_ms));
                 (names(&due).len(), due.look_again_in)
@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     fn settings_that_went_may_be_about_to_come_back() {
-        let (mut directory, start) = (Directory::default(), Instant::now());
+        let (mut directory, start) = (DirectoryScan::default(), Instant::now());
         let mut look = |files, at_ms| {
             let now = start + Duration::from_millis(at_ms);
             directory.observe(files, &HashSet::new(), SETTLE, now).load.len()
@@ -382,7 +382,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_gone_for_a_while_is_unloaded() {
-        let mut directory = Directory::default();
+        let mut directory = DirectoryScan::default();
         let start = Instant::now();
         directory.observe(listed(1, SETTLE), &HashSet::new(), SETTLE, start);
         let mut look = |listing, at_ms| {

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, WasmFeatures};
 
-use super::capacity::Capacity;
+use super::capacity::InstanceCapacity;
 
 /// What a guest needs that was made by the usual toolchains, and no more.
 const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
@@ -60,7 +60,7 @@ const KEPT_TABLE_BYTES: usize = 128 * 1024;
 ///
 /// # Errors
 /// The address space does not suffice, or the system lacks what the engine needs.
-pub(super) fn build(capacity: Capacity, stack_bytes: usize) -> wasmtime::Result<Engine> {
+pub(super) fn build(capacity: InstanceCapacity, stack_bytes: usize) -> wasmtime::Result<Engine> {
     let mut config = code();
     config
         .max_wasm_stack(stack_bytes)
@@ -71,7 +71,7 @@ pub(super) fn build(capacity: Capacity, stack_bytes: usize) -> wasmtime::Result<
 }
 
 /// How instances are laid out in memory, and what becomes of that memory when they end.
-fn pool(capacity: Capacity) -> PoolingAllocationConfig {
+fn pool(capacity: InstanceCapacity) -> PoolingAllocationConfig {
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let (instances, memories) = (count(capacity.instances()), count(capacity.memories()));
     let mut pool = PoolingAllocationConfig::new();
@@ -117,13 +117,13 @@ fn code() -> Config {
 
 /// Moves the engine's epoch on while guests run, from a thread that no guest can hold up. Asleep while none does.
 #[derive(Debug)]
-pub(super) struct Ticker {
-    shared: Arc<Shared>,
+pub(super) struct EpochTicker {
+    shared: Arc<TickerState>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct TickerState {
     running: AtomicUsize,
     stop: AtomicBool,
     thread: Thread,
@@ -131,13 +131,13 @@ struct Shared {
 
 /// While one of these lives, the epoch moves on.
 #[derive(Debug)]
-pub(super) struct Ticking(Arc<Shared>);
+pub(super) struct TickGuard(Arc<TickerState>);
 
-impl Ticker {
+impl EpochTicker {
     /// Starts the thread. It does not keep the engine alive.
     pub(super) fn start(engine: &Engine) -> std::io::Result<Self> {
         let weak = engine.weak();
-        let (hand_over, handed_over) = std::sync::mpsc::sync_channel::<Arc<Shared>>(1);
+        let (hand_over, handed_over) = std::sync::mpsc::sync_channel::<Arc<TickerState>>(1);
         let thread = thread::Builder::new().name("plugin-ticker".into()).spawn(move || {
             let Ok(shared) = handed_over.recv() else { return };
             while !shared.stop.load(Ordering::Acquire) {
@@ -150,7 +150,7 @@ impl Ticker {
                 engine.increment_epoch();
             }
         })?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(TickerState {
             running: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             thread: thread.thread().clone(),
@@ -161,21 +161,21 @@ impl Ticker {
     }
 
     /// Keeps the epoch moving until the answer is dropped.
-    pub(super) fn ticking(&self) -> Ticking {
+    pub(super) fn ticking(&self) -> TickGuard {
         if self.shared.running.fetch_add(1, Ordering::AcqRel) == 0 {
             self.shared.thread.unpark();
         }
-        Ticking(self.shared.clone())
+        TickGuard(self.shared.clone())
     }
 }
 
-impl Drop for Ticking {
+impl Drop for TickGuard {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-impl Drop for Ticker {
+impl Drop for EpochTicker {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.thread.unpark();
@@ -192,6 +192,6 @@ mod tests {
 
     #[test]
     fn the_kernel_is_not_asked_which_pages_are_to_be_reset() {
-        assert!(format!("{:?}", pool(Capacity::of(1))).contains("pagemap_scan: No"));
+        assert!(format!("{:?}", pool(InstanceCapacity::of(1))).contains("pagemap_scan: No"));
     }
 }

@@ -17,8 +17,8 @@ use futures_util::task::AtomicWaker;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 
-use super::meter::{Meter, thread_cpu_ns};
-use super::turns::Turns;
+use super::meter::{CpuMeter, thread_cpu_ns};
+use super::turns::GuestTurns;
 
 /// The CPU time after which an attempt leaves the fast tier.
 const FAST_SLICE_NS: u64 = 2_000_000;
@@ -39,35 +39,35 @@ const END_WAIT: Duration = Duration::from_secs(1);
 
 /// The runtimes of the guests. Ends them when it is dropped, attempts under way included.
 #[derive(Debug)]
-pub(super) struct Executor {
+pub(super) struct GuestExecutor {
     fast: Option<Runtime>,
     slow: Option<Runtime>,
-    turns: Arc<Turns>,
+    turns: Arc<GuestTurns>,
     io: Option<Runtime>,
 }
 
 /// An attempt and what follows from it on the spot.
-pub struct Job {
+pub struct GuestJob {
     work: Pin<Box<dyn Future<Output = ()> + Send>>,
-    meter: Arc<Meter>,
+    meter: Arc<CpuMeter>,
 }
 
-impl Job {
+impl GuestJob {
     /// Work that is given the meter of its CPU time, to hand it to the plugin.
-    pub fn new<F>(work: impl FnOnce(Arc<Meter>) -> F) -> Self
+    pub fn new<F>(work: impl FnOnce(Arc<CpuMeter>) -> F) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let meter = Arc::new(Meter::default());
+        let meter = Arc::new(CpuMeter::default());
         Self { work: Box::pin(work(meter.clone())), meter }
     }
 
     /// Goes on, on a thread that has used `began_ns` of CPU time before.
-    fn poll(&mut self, context: &mut Context<'_>, slice_ns: u64, began_ns: u64) -> Poll<Turn> {
+    fn poll(&mut self, context: &mut Context<'_>, slice_ns: u64, began_ns: u64) -> Poll<TurnResult> {
         self.meter.begin(began_ns);
         match self.work.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Turn::Ended),
-            Poll::Pending if self.meter.end() > slice_ns => Poll::Ready(Turn::SliceUsedUp),
+            Poll::Ready(()) => Poll::Ready(TurnResult::Ended),
+            Poll::Pending if self.meter.end() > slice_ns => Poll::Ready(TurnResult::SliceUsedUp),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -77,22 +77,22 @@ impl Job {
 #[derive(Clone)]
 struct SlowTier {
     runtime: Handle,
-    turns: Arc<Turns>,
+    turns: Arc<GuestTurns>,
 }
 
 impl SlowTier {
-    fn spawn(&self, job: Job) {
+    fn spawn(&self, job: GuestJob) {
         self.runtime.spawn(on_slow_tier(job, self.turns.clone()));
     }
 }
 
 /// What a turn of a job came to.
-enum Turn {
+enum TurnResult {
     Ended,
     SliceUsedUp,
 }
 
-impl Executor {
+impl GuestExecutor {
     /// Two runtimes: the fast tier has `threads` threads, the slow one a thread less, so that with a thread for each core
     /// there is a core on which HTTP and the broker wake up at once, however many guests burn CPU.
     pub(super) fn start(threads: usize) -> std::io::Result<Self> {
@@ -116,20 +116,20 @@ impl Executor {
         Ok(Self {
             fast: Some(runtime("plugin-fast", threads, 0)?),
             slow: Some(runtime("plugin-slow", slow_threads, SLOW_NICENESS)?),
-            turns: Turns::new(slow_threads.max(1)),
+            turns: GuestTurns::new(slow_threads.max(1)),
             io: Some(io?),
         })
     }
 
     /// Works off what `next` gives, one job after the other, until it gives none. A job that has to wait, or that burns
     /// CPU, goes on by itself and holds up none that come after it.
-    pub(super) fn work_off(&self, next: impl FnMut() -> Option<Job> + Send + 'static) {
+    pub(super) fn work_off(&self, next: impl FnMut() -> Option<GuestJob> + Send + 'static) {
         let (Some(fast), Some(slow)) = (&self.fast, &self.slow) else { return };
         fast.spawn(work_off(next, self.slow_tier(slow)));
     }
 
     /// Does one job.
-    pub(super) fn work(&self, job: Job) {
+    pub(super) fn work(&self, job: GuestJob) {
         let (Some(fast), Some(slow)) = (&self.fast, &self.slow) else { return };
         fast.spawn(on_fast_tier(job, self.slow_tier(slow)));
     }
@@ -144,13 +144,13 @@ impl Executor {
     }
 
     /// Runs an attempt to its end. `None` if it panicked or the executor ends. Dropping the future cancels the attempt.
-    pub(super) async fn run<T, F>(&self, attempt: impl FnOnce(Arc<Meter>) -> F) -> Option<T>
+    pub(super) async fn run<T, F>(&self, attempt: impl FnOnce(Arc<CpuMeter>) -> F) -> Option<T>
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
         let (mut reply, answer) = oneshot::channel();
-        self.work(Job::new(|meter| {
+        self.work(GuestJob::new(|meter| {
             let attempt = attempt(meter);
             async move {
                 tokio::select! {
@@ -182,7 +182,7 @@ impl Executor {
     }
 }
 
-impl Drop for Executor {
+impl Drop for GuestExecutor {
     fn drop(&mut self) {
         let runtimes = [self.slow.take(), self.fast.take(), self.io.take()];
         // Ending a runtime blocks, which the thread of another runtime must not do; a plain thread may.
@@ -199,7 +199,7 @@ impl Drop for Executor {
 }
 
 /// Works off what `next` gives, for a while at a time, so that whoever else has work on this tier gets its turn.
-async fn work_off(mut next: impl FnMut() -> Option<Job> + Send, slow: SlowTier) {
+async fn work_off(mut next: impl FnMut() -> Option<GuestJob> + Send, slow: SlowTier) {
     loop {
         // The kernel is asked for the CPU time once a turn; since then it was no more than what has passed, so that a job is
         // charged with less than it used by no more than a turn.
@@ -211,8 +211,8 @@ async fn work_off(mut next: impl FnMut() -> Option<Job> + Send, slow: SlowTier) 
             let turn = poll_fn(|context| Poll::Ready(job.poll(context, FAST_SLICE_NS, began_ns))).await;
             passed = turn_began.elapsed();
             match turn {
-                Poll::Ready(Turn::Ended) => {}
-                Poll::Ready(Turn::SliceUsedUp) => slow.spawn(job),
+                Poll::Ready(TurnResult::Ended) => {}
+                Poll::Ready(TurnResult::SliceUsedUp) => slow.spawn(job),
                 Poll::Pending => drop(Handle::current().spawn(on_fast_tier(job, slow.clone()))),
             }
         }
@@ -220,16 +220,16 @@ async fn work_off(mut next: impl FnMut() -> Option<Job> + Send, slow: SlowTier) 
     }
 }
 
-async fn on_fast_tier(mut job: Job, slow: SlowTier) {
-    if let Turn::SliceUsedUp = poll_fn(|context| job.poll(context, FAST_SLICE_NS, thread_cpu_ns())).await {
+async fn on_fast_tier(mut job: GuestJob, slow: SlowTier) {
+    if let TurnResult::SliceUsedUp = poll_fn(|context| job.poll(context, FAST_SLICE_NS, thread_cpu_ns())).await {
         slow.spawn(job);
     }
 }
 
 /// Goes on when it is its plugin's turn, for a tick at most, and waits for nothing in its turn.
-async fn on_slow_tier(mut job: Job, turns: Arc<Turns>) {
+async fn on_slow_tier(mut job: GuestJob, turns: Arc<GuestTurns>) {
     let plugin = job.meter.plugin();
-    let alarm = Arc::new(Alarm::default());
+    let alarm = Arc::new(WakeFlag::default());
     let waker = Waker::from(alarm.clone());
     let mut turn = turns.take(&plugin).await;
     loop {
@@ -253,12 +253,12 @@ async fn on_slow_tier(mut job: Job, turns: Arc<Turns>) {
 
 /// Whether a job was woken.
 #[derive(Default)]
-struct Alarm {
+struct WakeFlag {
     has_rung: AtomicBool,
     task: AtomicWaker,
 }
 
-impl Alarm {
+impl WakeFlag {
     async fn rings(&self) {
         poll_fn(|context| {
             self.task.register(context.waker());
@@ -268,7 +268,7 @@ impl Alarm {
     }
 }
 
-impl Wake for Alarm {
+impl Wake for WakeFlag {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -295,7 +295,7 @@ fn be_nice(niceness: i32) {
 mod tests {
     use std::sync::atomic::AtomicU64;
 
-    use super::super::stopwatch::Stopwatch;
+    use super::super::stopwatch::AttemptStopwatch;
     use super::super::turns::yield_once;
     use super::*;
 
@@ -317,7 +317,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_attempt_that_burns_cpu_is_moved_to_the_slow_tier_in_the_midst_of_it() {
-        let executor = Executor::start(1).unwrap();
+        let executor = GuestExecutor::start(1).unwrap();
         let threads = executor.run(|_| burn(10_000_000)).await.unwrap();
         assert_eq!(threads.first().unwrap(), "plugin-fast");
         assert_eq!(threads.last().unwrap(), "plugin-slow");
@@ -325,7 +325,7 @@ mod tests {
 
     #[tokio::test]
     async fn quick_attempts_end_while_others_burn() {
-        let executor = Arc::new(Executor::start(1).unwrap());
+        let executor = Arc::new(GuestExecutor::start(1).unwrap());
         let mut burning = tokio::task::JoinSet::new();
         for _ in 0..20 {
             let executor = executor.clone();
@@ -339,12 +339,12 @@ mod tests {
 
     #[tokio::test]
     async fn plugins_that_burn_share_the_slow_tier_whatever_the_number_of_their_attempts() {
-        let executor = Arc::new(Executor::start(1).unwrap());
+        let executor = Arc::new(GuestExecutor::start(1).unwrap());
         let (mut burning, turns) = (tokio::task::JoinSet::new(), Arc::new(AtomicU64::new(0)));
         for _ in 0..20 {
             let (executor, turns) = (executor.clone(), turns.clone());
             burning.spawn(async move {
-                let burn_for_ever = |meter: Arc<Meter>| async move {
+                let burn_for_ever = |meter: Arc<CpuMeter>| async move {
                     meter.belongs_to(&"loops".into());
                     loop {
                         burn(1).await;
@@ -358,7 +358,7 @@ mod tests {
         while turns.load(Ordering::Relaxed) < 200 {
             tokio::task::yield_now().await;
         }
-        let other = |meter: Arc<Meter>| {
+        let other = |meter: Arc<CpuMeter>| {
             let turns = turns.clone();
             async move {
                 meter.belongs_to(&"other".into());
@@ -374,7 +374,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_turns_of_others_are_no_time_of_an_attempt() {
-        let executor = Arc::new(Executor::start(1).unwrap());
+        let executor = Arc::new(GuestExecutor::start(1).unwrap());
         let mut burning = tokio::task::JoinSet::new();
         for n in 0..20 {
             let executor = executor.clone();
@@ -389,8 +389,8 @@ mod tests {
             });
         }
         // Takes 20 times that of its plugin's turns.
-        let attempt = |meter: Arc<Meter>| async move {
-            let watch = Stopwatch::start(500, meter);
+        let attempt = |meter: Arc<CpuMeter>| async move {
+            let watch = AttemptStopwatch::start(500, meter);
             watch.limit(async { Ok(burn(100_000_000).await) }).await
         };
         assert!(executor.run(attempt).await.unwrap().is_ok());
@@ -399,12 +399,12 @@ mod tests {
 
     #[tokio::test]
     async fn jobs_that_wait_do_not_hold_up_those_behind_them() {
-        let executor = Executor::start(1).unwrap();
+        let executor = GuestExecutor::start(1).unwrap();
         let (open, gate) = tokio::sync::watch::channel(false);
         let (ended, mut ends) = tokio::sync::mpsc::unbounded_channel();
         let mut jobs = (0..3).map(move |n| {
             let (mut gate, ended) = (gate.clone(), ended.clone());
-            Job::new(move |_| async move {
+            GuestJob::new(move |_| async move {
                 if n == 0 {
                     gate.wait_for(|open| *open).await.unwrap();
                 }
@@ -419,7 +419,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_its_attempt_and_nothing_else() {
-        let executor = Executor::start(1).unwrap();
+        let executor = GuestExecutor::start(1).unwrap();
         assert!(executor.run::<(), _>(|_| async { panic!("as the test wants") }).await.is_none());
         assert_eq!(executor.run(|_| async { 5 }).await, Some(5));
         assert_eq!(executor.run_blocking(|| 5).await, Some(5));
@@ -427,7 +427,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_attempt_whose_caller_has_gone_is_dropped() {
-        let executor = Executor::start(1).unwrap();
+        let executor = GuestExecutor::start(1).unwrap();
         let (alive, mut dropped) = oneshot::channel::<()>();
         let attempt = executor.run(|_| async move {
             let _alive = alive;

@@ -9,10 +9,10 @@ use wasmtime::component::types::{ComponentFunc, ComponentInstance, ComponentItem
 use wasmtime::component::{Component, InstancePre, Linker};
 
 use super::bindings::exports::eventstream::plugin::describe::GuestIndices as DescribeIndices;
-use super::dialect::{self, Dialect, Handler, versioned};
+use super::dialect::{self, Dialect, HandlerExport, versioned};
 use super::engine::{MAX_MEMORIES, MAX_TABLES};
-use super::host::{self, Guest};
-use super::signature::{self, Known};
+use super::host::{self, GuestState};
+use super::signature::{self, KnownFunctions};
 
 /// The version of our package, and the track within which versions fit each other.
 const VERSION: &str = "0.1.0";
@@ -58,9 +58,9 @@ const DRAFTS: [(&str, &[&str]); 5] = [
 ];
 
 /// A component that fits.
-pub(super) struct Fit {
-    pub(super) pre: InstancePre<Guest>,
-    pub(super) handler: Handler,
+pub(super) struct FittedComponent {
+    pub(super) pre: InstancePre<GuestState>,
+    pub(super) handler: HandlerExport,
     /// Others that it exports, in the order of precedence.
     pub(super) other_dialects: Vec<Dialect>,
     pub(super) describe: Option<DescribeIndices>,
@@ -72,9 +72,13 @@ pub(super) struct Fit {
 ///
 /// # Errors
 /// Every misfit in words; never empty.
-pub(super) fn check(component: &Component, linker: &Linker<Guest>, memory_bytes: u64) -> Result<Fit, Vec<String>> {
+pub(super) fn check(
+    component: &Component,
+    linker: &Linker<GuestState>,
+    memory_bytes: u64,
+) -> Result<FittedComponent, Vec<String>> {
     let engine = component.engine();
-    let known = Known::read();
+    let known = KnownFunctions::read();
     let mut misfits = imports(component, engine, &known);
     let (dialects, has_describe) = exports(component, engine, &known, &mut misfits);
     resources(component, memory_bytes, &mut misfits);
@@ -92,17 +96,17 @@ pub(super) fn check(component: &Component, linker: &Linker<Guest>, memory_bytes:
     let Some((dialect, other_dialects)) = dialects.split_first().filter(|_| misfits.is_empty()) else {
         return Err(misfits);
     };
-    let handler = Handler::find(*dialect, &pre).map_err(|error| vec![format!("{error:#}")])?;
+    let handler = HandlerExport::find(*dialect, &pre).map_err(|error| vec![format!("{error:#}")])?;
     let describe = match has_describe {
         true => Some(DescribeIndices::new(&pre).map_err(|error| vec![format!("{error:#}")])?),
         false => None,
     };
     let memories = component.resources_required().map_or(MAX_MEMORIES, |required| required.num_memories);
     let memories = memories.clamp(1, MAX_MEMORIES);
-    Ok(Fit { pre, handler, other_dialects: other_dialects.to_vec(), describe, memories })
+    Ok(FittedComponent { pre, handler, other_dialects: other_dialects.to_vec(), describe, memories })
 }
 
-fn imports(component: &Component, engine: &Engine, known: &Known) -> Vec<String> {
+fn imports(component: &Component, engine: &Engine, known: &KnownFunctions) -> Vec<String> {
     let mut misfits = Vec::new();
     for (name, import) in component.component_type().imports(engine) {
         let (interface, version) = name.split_once('@').unwrap_or((name, ""));
@@ -147,7 +151,13 @@ fn lacking(name: &str, instance: &ComponentInstance, engine: &Engine, functions:
 }
 
 /// The functions whose types are others than those that this host knows.
-fn differing(does: &str, name: &str, instance: &ComponentInstance, engine: &Engine, known: &Known) -> Vec<String> {
+fn differing(
+    does: &str,
+    name: &str,
+    instance: &ComponentInstance,
+    engine: &Engine,
+    known: &KnownFunctions,
+) -> Vec<String> {
     let interface = name.split_once('@').map_or(name, |(interface, _)| interface);
     let differs = known.functions(interface).filter_map(|ours| {
         let theirs = function_of(instance, engine, &ours.name)?;
@@ -162,7 +172,7 @@ fn differing(does: &str, name: &str, instance: &ComponentInstance, engine: &Engi
 }
 
 /// The functions that an exported interface should have and does not.
-fn missing(name: &str, instance: &ComponentInstance, engine: &Engine, known: &Known) -> Vec<String> {
+fn missing(name: &str, instance: &ComponentInstance, engine: &Engine, known: &KnownFunctions) -> Vec<String> {
     let interface = name.split_once('@').map_or(name, |(interface, _)| interface);
     let lacks = known.functions(interface).filter(|ours| function_of(instance, engine, &ours.name).is_none());
     lacks
@@ -181,7 +191,12 @@ fn function_of(instance: &ComponentInstance, engine: &Engine, function: &str) ->
 
 /// The dialects that it speaks, in the order of precedence, and whether there is a `describe`; what is missing is added
 /// to the misfits.
-fn exports(component: &Component, engine: &Engine, known: &Known, misfits: &mut Vec<String>) -> (Vec<Dialect>, bool) {
+fn exports(
+    component: &Component,
+    engine: &Engine,
+    known: &KnownFunctions,
+    misfits: &mut Vec<String>,
+) -> (Vec<Dialect>, bool) {
     let component_type = component.component_type();
     let find = |interface: &str, offered: &str| {
         let named = component_type.exports(engine).filter_map(|(name, item)| {

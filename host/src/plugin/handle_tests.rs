@@ -1,8 +1,8 @@
 //! What a guest holds of the host's: how many objects, and how much it puts into them.
 
-use super::Limits;
-use super::testing::{OK, Sole, sole_of};
-use crate::event::{Class, Failure};
+use super::AttemptLimits;
+use super::testing::{OK, SolePlugin, sole_of};
+use crate::event::{AttemptFailure, FailureClass};
 
 /// A handler that may make objects of `wasi:http`. There are 32 KiB of the letter `a` at 65536, and a path as long at
 /// 131072.
@@ -51,7 +51,7 @@ fn requesting(body: &str) -> Vec<u8> {
     module
 }
 
-async fn sole(body: &str, limits: Limits, settings: &str) -> Sole {
+async fn sole(body: &str, limits: AttemptLimits, settings: &str) -> SolePlugin {
     sole_of(&requesting(body), limits, settings).await
 }
 
@@ -86,12 +86,12 @@ async fn what_a_request_consists_of_is_only_so_long() {
         taken(&path(8_192)),
         refused(&path(8_193)),
     ];
-    sole(&body.join("\n"), Limits::default(), "").await.success().await;
+    sole(&body.join("\n"), AttemptLimits::default(), "").await.success().await;
 }
 
 #[tokio::test]
 async fn what_is_put_into_requests_is_counted_as_handed_to_the_host() {
-    let limits = Limits { host_call_bytes: 256 * 1_024, ..Limits::default() };
+    let limits = AttemptLimits { host_call_bytes: 256 * 1_024, ..AttemptLimits::default() };
     for call in [
         "(drop (call $authority (call $request) (i32.const 1) (i32.const 65536) (i32.const 8192)))",
         "(drop (call $path (call $request) (i32.const 1) (i32.const 131072) (i32.const 8192)))",
@@ -100,27 +100,27 @@ async fn what_is_put_into_requests_is_counted_as_handed_to_the_host() {
         let few = sole(&times(25, call), limits, "").await;
         few.success().await;
         let failure = sole(&times(40, call), limits, "").await.failure().await;
-        assert_eq!(failure.class, Class::Limit, "{failure:?}");
+        assert_eq!(failure.class, FailureClass::Limit, "{failure:?}");
         assert!(failure.message.contains("to the host"), "{failure:?}");
     }
 }
 
 #[tokio::test]
 async fn an_attempt_holds_only_so_many_objects() {
-    sole(&times(250, "(drop (call $fields))"), Limits::default(), "").await.success().await;
-    let Failure { class, message, .. } =
-        sole(&times(300, "(drop (call $fields))"), Limits::default(), "").await.failure().await;
-    assert_eq!(class, Class::Limit, "{message}");
+    sole(&times(250, "(drop (call $fields))"), AttemptLimits::default(), "").await.success().await;
+    let AttemptFailure { class, message, .. } =
+        sole(&times(300, "(drop (call $fields))"), AttemptLimits::default(), "").await.failure().await;
+    assert_eq!(class, FailureClass::Limit, "{message}");
     assert!(message.contains("handles"), "{message}");
 }
 
 #[tokio::test]
 async fn an_instance_that_holds_many_objects_is_not_used_again() {
-    let leaking = sole(&times(30, "(drop (call $fields))"), Limits::default(), "reuse = {}").await;
+    let leaking = sole(&times(30, "(drop (call $fields))"), AttemptLimits::default(), "reuse = {}").await;
     for _ in 0..20 {
         leaking.success().await;
     }
-    let frugal = sole(&times(4, "(drop (call $fields))"), Limits::default(), "reuse = {}").await;
+    let frugal = sole(&times(4, "(drop (call $fields))"), AttemptLimits::default(), "reuse = {}").await;
     frugal.success().await;
     assert_eq!(frugal.waiting(), 1);
 }

@@ -11,8 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::Pattern;
-use super::load::{self, Contents, Origin};
+use super::TypePattern;
+use super::load::{self, FileContents, FileOrigin};
 use super::private_dir::{NotPrivate, PrivateDir};
 
 /// How many versions of a plugin are kept, the one that serves among them.
@@ -23,22 +23,22 @@ const MAX_LIST_BYTES: u64 = 64 * 1024;
 const MAX_VERSION_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// What is kept of each plugin.
-pub(super) struct History {
+pub(super) struct VersionHistory {
     dir: PrivateDir,
-    lists: Mutex<BTreeMap<String, List>>,
+    lists: Mutex<BTreeMap<String, VersionList>>,
     /// One at a time writes, so that the last one to write knows most.
     writing: Mutex<()>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct List {
+struct VersionList {
     /// The one that served last comes first.
     digests: Vec<String>,
     /// The types that it handled when it served last; not in lists of earlier releases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    types: Option<Vec<Pattern>>,
+    types: Option<Vec<TypePattern>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pin: Option<Pin>,
+    pin: Option<RollbackPin>,
     /// The file went from the directory since.
     #[serde(default, skip_serializing_if = "is_false")]
     is_gone: bool,
@@ -46,14 +46,14 @@ struct List {
 
 /// What serves in the place of a file that was rolled back from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Pin {
+pub(super) struct RollbackPin {
     /// The digest of the file in the directory.
     pub(super) held: String,
     /// The digest of the version that serves.
     pub(super) serves: String,
 }
 
-impl History {
+impl VersionHistory {
     /// Opens what is kept in `dir`. Lists that cannot be read are left out with a warning. Blocks.
     ///
     /// # Errors
@@ -76,7 +76,7 @@ impl History {
 
     /// What serves in the place of the file with this digest. A version that is held is let go when the file is another
     /// one; then `true` says that [`save`](Self::save) is to be called.
-    pub(super) fn pin_for(&self, name: &str, file_digest: &str) -> (Option<Pin>, bool) {
+    pub(super) fn pin_for(&self, name: &str, file_digest: &str) -> (Option<RollbackPin>, bool) {
         let mut lists = self.lists();
         let Some(list) = lists.get_mut(name) else { return (None, false) };
         match &list.pin {
@@ -97,7 +97,7 @@ impl History {
     }
 
     /// Holds a file that was rolled back from; [`save`](Self::save) is to be called then.
-    pub(super) fn hold(&self, name: &str, pin: Pin) {
+    pub(super) fn hold(&self, name: &str, pin: RollbackPin) {
         self.lists().entry(name.to_owned()).or_default().pin = Some(pin);
     }
 
@@ -124,13 +124,13 @@ impl History {
     }
 
     /// The types that a plugin handled when it served last, if that is known.
-    pub(super) fn types(&self, name: &str) -> Option<Vec<Pattern>> {
+    pub(super) fn types(&self, name: &str) -> Option<Vec<TypePattern>> {
         self.lists().get(name)?.types.clone()
     }
 
     /// Whether a plugin may handle a type with this build since it did so before. Once its file went, only builds that
     /// served are known.
-    pub(super) fn had(&self, name: &str, digest: &str, pattern: &Pattern) -> bool {
+    pub(super) fn had(&self, name: &str, digest: &str, pattern: &TypePattern) -> bool {
         let lists = self.lists();
         let Some(list) = lists.get(name) else { return false };
         let has_served = list.digests.iter().any(|known| known == digest);
@@ -145,7 +145,7 @@ impl History {
     ///
     /// # Errors
     /// It cannot be written.
-    pub(super) fn note_types(&self, name: &str, types: &[Pattern]) -> io::Result<()> {
+    pub(super) fn note_types(&self, name: &str, types: &[TypePattern]) -> io::Result<()> {
         {
             let mut lists = self.lists();
             let Some(list) = lists.get_mut(name).filter(|list| list.types.as_deref() != Some(types)) else {
@@ -176,10 +176,10 @@ impl History {
     ///
     /// # Errors
     /// It cannot be written.
-    pub(super) fn remember(&self, name: &str, digest: &str, bytes: &[u8], types: &[Pattern]) -> io::Result<()> {
+    pub(super) fn remember(&self, name: &str, digest: &str, bytes: &[u8], types: &[TypePattern]) -> io::Result<()> {
         let serves_already = {
             let lists = self.lists();
-            let is_first = |list: &List| !list.is_gone && list.digests.first().is_some_and(|it| it == digest);
+            let is_first = |list: &VersionList| !list.is_gone && list.digests.first().is_some_and(|it| it == digest);
             lists.get(name).is_some_and(is_first)
         };
         if serves_already {
@@ -202,7 +202,7 @@ impl History {
     ///
     /// # Errors
     /// It cannot be read, or is not what it was.
-    pub(super) fn read(&self, name: &str, digest: &str) -> io::Result<Contents> {
+    pub(super) fn read(&self, name: &str, digest: &str) -> io::Result<FileContents> {
         let Some(bytes) = self.dir.read(&file_name(name, digest), MAX_VERSION_BYTES)? else {
             return Err(io::Error::new(io::ErrorKind::NotFound, "it is not there any more"));
         };
@@ -210,7 +210,7 @@ impl History {
         if contents.digest != digest {
             return Err(io::Error::other("it is damaged"));
         }
-        Ok(Contents { origin: Origin::Version(name.to_owned()), ..contents })
+        Ok(FileContents { origin: FileOrigin::Version(name.to_owned()), ..contents })
     }
 
     /// Writes what is known of a plugin, and removes the versions that are not in its list. Blocks.
@@ -230,12 +230,12 @@ impl History {
         Ok(())
     }
 
-    fn lists(&self) -> MutexGuard<'_, BTreeMap<String, List>> {
+    fn lists(&self) -> MutexGuard<'_, BTreeMap<String, VersionList>> {
         self.lists.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl List {
+impl VersionList {
     fn add(&mut self, digest: &str) {
         self.digests.retain(|other| other != digest);
         self.digests.insert(0, digest.to_owned());
@@ -253,9 +253,9 @@ impl List {
     }
 }
 
-fn read_list(dir: &PrivateDir, file: &str) -> io::Result<List> {
+fn read_list(dir: &PrivateDir, file: &str) -> io::Result<VersionList> {
     let content = dir.read(file, MAX_LIST_BYTES)?.unwrap_or_default();
-    let list: List = serde_json::from_slice(&content)?;
+    let list: VersionList = serde_json::from_slice(&content)?;
     // What is looked for by its name is nowhere else.
     let mut digests = list.digests.iter().chain(list.pin.iter().map(|pin| &pin.serves));
     if digests.any(|digest| !is_digest(digest)) {
@@ -280,12 +280,12 @@ fn file_name(name: &str, digest: &str) -> String {
 mod tests {
     use super::*;
 
-    fn open(folder: &std::path::Path) -> History {
-        History::open(PrivateDir::open(&folder.join("kept")).unwrap()).unwrap()
+    fn open(folder: &std::path::Path) -> VersionHistory {
+        VersionHistory::open(PrivateDir::open(&folder.join("kept")).unwrap()).unwrap()
     }
 
-    fn remember(history: &History, content: &str) -> String {
-        let Contents { bytes, digest, .. } = load::contents(Bytes::copy_from_slice(content.as_bytes()));
+    fn remember(history: &VersionHistory, content: &str) -> String {
+        let FileContents { bytes, digest, .. } = load::contents(Bytes::copy_from_slice(content.as_bytes()));
         history.remember("a", &digest, &bytes, &["a".parse().unwrap()]).unwrap();
         digest
     }
@@ -310,7 +310,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let history = open(folder.path());
         let [first, second, third] = ["1", "2", "3"].map(|content| remember(&history, content));
-        let pin = Pin { held: third.clone(), serves: first.clone() };
+        let pin = RollbackPin { held: third.clone(), serves: first.clone() };
         history.hold("a", pin.clone());
         history.save("a").unwrap();
         let history = open(folder.path());

@@ -10,74 +10,79 @@ use wasmtime::error::Context;
 use wasmtime::{Store, UpdateDeadline};
 
 use super::bindings::exports::eventstream::plugin::describe::Manifest;
-use super::fit::Fit;
-use super::host::{Given, Guest, Output, Surroundings};
-use super::limits::{Breach, Limits};
-use super::meter::Meter;
-use super::reuse::{Idle, Living, Reuse};
+use super::fit::FittedComponent;
+use super::host::{AttemptContext, AttemptOutput, GuestState, HostContext};
+use super::limits::{AttemptLimits, LimitBreach};
+use super::meter::CpuMeter;
+use super::reuse::{InstancePool, PooledInstance, ReusePolicy};
 use super::sandbox::Sandbox;
 use super::state::NoState;
-use super::stopwatch::Stopwatch;
-use super::{Attempt, Completed, ReadState, outcome};
-use crate::event::{Class, Data, Event, EventId, Failure, Outcome, Success};
+use super::stopwatch::AttemptStopwatch;
+use super::{AttemptInput, AttemptResult, StateReader, outcome};
+use crate::event::{AttemptEffects, AttemptFailure, AttemptOutcome, Event, EventData, EventId, FailureClass};
 
 /// What is wrong with an export whose name fits and whose type does not.
 const OTHER_TYPE: &str = "an export has another type than the package in wit/ says";
 
 /// A component that was compiled and found to fit, with what its attempts need.
-pub(super) struct Prepared {
-    fit: Fit,
-    pub(super) surroundings: Arc<Surroundings>,
-    pub(super) idle: Arc<Idle>,
+pub(super) struct PreparedComponent {
+    fit: FittedComponent,
+    pub(super) surroundings: Arc<HostContext>,
+    pub(super) idle: Arc<InstancePool>,
 }
 
-impl Prepared {
-    pub(super) fn new(fit: Fit, sandbox: &Sandbox, surroundings: Arc<Surroundings>, reuse: Option<Reuse>) -> Self {
-        let idle = Arc::new(Idle::new(reuse, sandbox.idle_room().clone(), fit.memories));
+impl PreparedComponent {
+    pub(super) fn new(
+        fit: FittedComponent,
+        sandbox: &Sandbox,
+        surroundings: Arc<HostContext>,
+        reuse: Option<ReusePolicy>,
+    ) -> Self {
+        let idle = Arc::new(InstancePool::new(reuse, sandbox.idle_room().clone(), fit.memories));
         Self { fit, surroundings, idle }
     }
 
     /// What was found out about the component.
-    pub(super) fn fit(&self) -> &Fit {
+    pub(super) fn fit(&self) -> &FittedComponent {
         &self.fit
     }
 
-    fn output(&self, event: EventId) -> Arc<Output> {
-        let Surroundings { name, limits, secrets, .. } = &*self.surroundings;
-        Arc::new(Output::new(name, event, *limits, secrets.clone()))
+    fn output(&self, event: EventId) -> Arc<AttemptOutput> {
+        let HostContext { name, limits, secrets, .. } = &*self.surroundings;
+        Arc::new(AttemptOutput::new(name, event, *limits, secrets.clone()))
     }
 }
 
 /// What a first instance said of itself.
 #[derive(Debug)]
-pub(super) struct Introduced {
+pub(super) struct GuestIntroduction {
     pub(super) manifest: Option<Manifest>,
 }
 
 /// Makes one attempt. Never fails: whatever the guest does is an outcome. Dropping the future cancels the attempt.
 pub(super) async fn attempt(
-    prepared: Arc<Prepared>,
-    attempt: Attempt,
-    state: Arc<dyn ReadState>,
-    meter: Arc<Meter>,
-) -> Completed {
+    prepared: Arc<PreparedComponent>,
+    attempt: AttemptInput,
+    state: Arc<dyn StateReader>,
+    meter: Arc<CpuMeter>,
+) -> AttemptResult {
     let limits = prepared.surroundings.limits;
     let secrets = prepared.surroundings.secrets.clone();
-    let watch = Stopwatch::start(limits.wall_ms, meter);
+    let watch = AttemptStopwatch::start(limits.wall_ms, meter);
     let fit = prepared.fit();
     let kept = prepared.idle.take();
     let output = match &kept {
         Some(living) => living.store.data().output().clone(),
         None => prepared.output(attempt.event.id),
     };
-    let given = Given { event: attempt.event, attempt: attempt.attempt, watch: watch.clone(), state };
+    let given = AttemptContext { event: attempt.event, attempt: attempt.attempt, watch: watch.clone(), state };
     let called = watch
         .limit(async {
             let event = given.event.clone();
             let living = match kept {
                 Some(living) => again(living, limits, given),
                 None => {
-                    let guest = Guest::new(prepared.surroundings.clone(), output.clone(), given);
+                    let guest = GuestState::new(prepared.surroundings.clone(), output.clone(), given);
                     instantiate(fit, limits, guest, &watch).await?
                 }
             };
@@ -90,20 +95,20 @@ pub(super) async fn attempt(
     let outcome = match called {
         Ok(Ok((success, living))) => {
             prepared.idle.keep(living);
-            Outcome::Ok(success)
+            AttemptOutcome::Ok(success)
         }
-        Ok(Err(failure)) => Outcome::Failed(failure),
-        Err(error) => Outcome::Failed(outcome::classify(&error, stderr.as_deref())),
+        Ok(Err(failure)) => AttemptOutcome::Failed(failure),
+        Err(error) => AttemptOutcome::Failed(outcome::classify(&error, stderr.as_deref())),
     };
     let outcome = match outcome {
-        Outcome::Failed(failure) => Outcome::Failed(Failure {
+        AttemptOutcome::Failed(failure) => AttemptOutcome::Failed(AttemptFailure {
             message: secrets.hide_cut_end(&failure.message),
             backtrace: failure.backtrace.map(|backtrace| secrets.hide(&backtrace)),
             ..failure
         }),
         ok => ok,
     };
-    Completed { outcome, log: said.log, log_lines_dropped: said.log_lines_dropped, stderr }
+    AttemptResult { outcome, log: said.log, log_lines_dropped: said.log_lines_dropped, stderr }
 }
 
 /// Makes a first instance, looks the exports up with their types, and asks it to describe itself, all of it within
@@ -114,20 +119,20 @@ pub(super) async fn attempt(
 /// # Errors
 /// Those of the engine; the same component fails again.
 pub(super) async fn introduce(
-    prepared: Arc<Prepared>,
+    prepared: Arc<PreparedComponent>,
     event: Event,
-    meter: Arc<Meter>,
+    meter: Arc<CpuMeter>,
     wall_ms: u64,
-) -> (wasmtime::Result<Introduced>, Option<String>) {
-    let limits = Limits { wall_ms, ..prepared.surroundings.limits };
+) -> (wasmtime::Result<GuestIntroduction>, Option<String>) {
+    let limits = AttemptLimits { wall_ms, ..prepared.surroundings.limits };
     let output = prepared.output(event.id);
-    let watch = Stopwatch::start(limits.wall_ms, meter);
-    let given = Given { event: Arc::new(event), attempt: 1, watch: watch.clone(), state: Arc::new(NoState) };
-    let guest = Guest::new(prepared.surroundings.clone(), output.clone(), given);
+    let watch = AttemptStopwatch::start(limits.wall_ms, meter);
+    let given = AttemptContext { event: Arc::new(event), attempt: 1, watch: watch.clone(), state: Arc::new(NoState) };
+    let guest = GuestState::new(prepared.surroundings.clone(), output.clone(), given);
     let introduced = watch
         .limit(async {
             let fit = prepared.fit();
-            let Living { mut store, instance, .. } = instantiate(fit, limits, guest, &watch).await?;
+            let PooledInstance { mut store, instance, .. } = instantiate(fit, limits, guest, &watch).await?;
             fit.handler.check(&mut store, &instance).context(OTHER_TYPE)?;
             let manifest = match &fit.describe {
                 None => None,
@@ -136,56 +141,65 @@ pub(super) async fn introduce(
                     Some(describe.call_describe(&mut store).await?)
                 }
             };
-            Ok(Introduced { manifest })
+            Ok(GuestIntroduction { manifest })
         })
         .await;
     (introduced, output.take().stderr())
 }
 
-async fn instantiate(fit: &Fit, limits: Limits, guest: Guest, watch: &Arc<Stopwatch>) -> wasmtime::Result<Living> {
+async fn instantiate(
+    fit: &FittedComponent,
+    limits: AttemptLimits,
+    guest: GuestState,
+    watch: &Arc<AttemptStopwatch>,
+) -> wasmtime::Result<PooledInstance> {
     let mut store = Store::new(fit.pre.engine(), guest);
     store.limiter(|guest| &mut guest.limiter);
     store.set_hostcall_fuel(usize::try_from(limits.host_call_bytes).unwrap_or(usize::MAX));
-    store.set_max_component_handles(Guest::max_handles());
+    store.set_max_component_handles(GuestState::max_handles());
     limit_time(&mut store, limits, watch.clone());
     let instance = fit.pre.instantiate_async(&mut store).await?;
-    Ok(Living::new(store, instance))
+    Ok(PooledInstance::new(store, instance))
 }
 
 /// An instance that has handled an event, for another one.
-fn again(mut living: Living, limits: Limits, given: Given) -> Living {
+fn again(mut living: PooledInstance, limits: AttemptLimits, given: AttemptContext) -> PooledInstance {
     let watch = given.watch.clone();
     living.store.data_mut().begin(given);
     limit_time(&mut living.store, limits, watch);
     living
 }
 
-fn limit_time(store: &mut Store<Guest>, limits: Limits, watch: Arc<Stopwatch>) {
+fn limit_time(store: &mut Store<GuestState>, limits: AttemptLimits, watch: Arc<AttemptStopwatch>) {
     store.set_epoch_deadline(1);
     let budget_ns = limits.cpu_ms.saturating_mul(1_000_000);
     store.epoch_deadline_callback(move |_| {
         if watch.cpu_ns() > budget_ns {
-            return Err(Breach::CpuTime { limit_ms: limits.cpu_ms }.into());
+            return Err(LimitBreach::CpuTime { limit_ms: limits.cpu_ms }.into());
         }
         Ok(UpdateDeadline::Yield(1))
     });
 }
 
 /// The handler's answer, with the instance if all went well; or the engine's error.
-async fn call(fit: &Fit, mut living: Living, event: &Event) -> wasmtime::Result<Result<(Success, Living), Failure>> {
+async fn call(
+    fit: &FittedComponent,
+    mut living: PooledInstance,
+    event: &Event,
+) -> wasmtime::Result<Result<(AttemptEffects, PooledInstance), AttemptFailure>> {
     let answer = fit.handler.call(&mut living.store, &living.instance, event).await?;
     Ok(answer.and_then(|result| {
         let guest = living.store.data_mut();
         let limits = *guest.limits();
         let effects = guest.take_effects()?;
         let result = result_within(result, &limits);
-        let result = result.map_err(|words| Failure::new(Class::Output, outcome::message(words)))?;
-        let success = Success { result, ..effects };
+        let result = result.map_err(|words| AttemptFailure::new(FailureClass::Output, outcome::message(words)))?;
+        let success = AttemptEffects { result, ..effects };
         Ok((success, living))
     }))
 }
 
-fn result_within(result: Option<Data>, limits: &Limits) -> Result<Option<Data>, String> {
+fn result_within(result: Option<EventData>, limits: &AttemptLimits) -> Result<Option<EventData>, String> {
     match result.as_ref().map_or(0, |result| result.bytes.len()) as u64 {
         size if size > limits.result_bytes => {
             Err(format!("the result has {size} bytes; it may have {}", limits.result_bytes))

@@ -8,31 +8,31 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 
-use super::cache::Cache;
-use super::history::History;
-use super::load::Loader;
+use super::cache::CodeCache;
+use super::history::VersionHistory;
+use super::load::PluginLoader;
 use super::private_dir::{NotPrivate, PrivateDir};
-use super::refusals::Refusals;
-use super::seal::Seal;
-use super::{Error, Options};
+use super::refusals::CompileRefusals;
+use super::seal::FileSeal;
+use super::{Error, RegistryOptions};
 
 /// What is kept of plugins from one run to the next.
-pub(super) struct Kept {
+pub(super) struct PluginDataDir {
     /// Native code; `None` if none is to be kept.
-    pub(super) cache: Option<Cache>,
+    pub(super) cache: Option<CodeCache>,
     /// What the compiler refused.
-    pub(super) refusals: Refusals,
+    pub(super) refusals: CompileRefusals,
     /// Earlier versions.
-    pub(super) history: History,
+    pub(super) history: VersionHistory,
 }
 
-impl Kept {
+impl PluginDataDir {
     /// Opens what the options ask to keep. A directory that is not ours alone is not used, with a warning: everything works
     /// but is done anew at each start.
     ///
     /// # Errors
     /// [`Error::NothingKept`], if something is asked for that does not work without.
-    pub(super) async fn for_loader(options: &Options, loader: &Loader) -> Result<Option<Self>, Error> {
+    pub(super) async fn for_loader(options: &RegistryOptions, loader: &PluginLoader) -> Result<Option<Self>, Error> {
         let (engine, max_bytes) = (loader.sandbox.engine.clone(), options.cache_max_bytes);
         let plugins = options.dir.clone();
         let opened = match options.data_dir.clone() {
@@ -63,13 +63,17 @@ impl Kept {
 
     fn open(dir: &Path, plugins: &Path, engine: &Engine, cache_max_bytes: u64) -> Result<Self, NotPrivate> {
         let root = PrivateDir::open(dir)?;
-        let seal = Seal::open(&root, engine)?;
+        let seal = FileSeal::open(&root, engine)?;
         let cache = match cache_max_bytes {
             0 => None,
-            max_bytes => Some(Cache::open(&root, seal.clone(), max_bytes)?),
+            max_bytes => Some(CodeCache::open(&root, seal.clone(), max_bytes)?),
         };
         let versions = versions_of(plugins).map_err(|error| NotPrivate::Unavailable(plugins.to_owned(), error))?;
-        Ok(Self { cache, refusals: Refusals::open(&root, seal)?, history: History::open(root.inner(&versions)?)? })
+        Ok(Self {
+            cache,
+            refusals: CompileRefusals::open(&root, seal)?,
+            history: VersionHistory::open(root.inner(&versions)?)?,
+        })
     }
 }
 

@@ -8,20 +8,21 @@ use std::sync::Arc;
 
 use super::testing::{OK, event, guest, options};
 use super::{
-    Attempt, Child, CompileLimits, Compiler, MemoryState, Options, PluginState, Registry, RollbackError, Status,
+    AttemptInput, CompileChild, CompileLimits, Compiler, MemoryState, PluginRegistry, PluginReport, PluginStatus,
+    RegistryOptions, RollbackError,
 };
-use crate::event::Outcome;
+use crate::event::AttemptOutcome;
 
 /// A handler that asks for another try.
 const RETRY: &str = "(i32.store8 (i32.const 1024) (i32.const 1)) i32.const 1024";
 
 /// A directory of plugins and one of what is kept.
-struct Place {
+struct DataDirRig {
     plugins: tempfile::TempDir,
     kept: tempfile::TempDir,
 }
 
-impl Place {
+impl DataDirRig {
     fn new() -> Self {
         Self { plugins: tempfile::tempdir().unwrap(), kept: tempfile::tempdir().unwrap() }
     }
@@ -30,18 +31,19 @@ impl Place {
         self.kept.path().join("ours")
     }
 
-    fn options(&self) -> Options {
-        Options { data_dir: Some(self.kept()), ..options(self.plugins.path()) }
+    fn options(&self) -> RegistryOptions {
+        RegistryOptions { data_dir: Some(self.kept()), ..options(self.plugins.path()) }
     }
 
-    async fn open(&self) -> Arc<Registry> {
-        Registry::open(self.options()).await.unwrap()
+    async fn open(&self) -> Arc<PluginRegistry> {
+        PluginRegistry::open(self.options()).await.unwrap()
     }
 
     /// A registry that can compile nothing.
-    async fn open_without_compiler(&self) -> Arc<Registry> {
-        let child = Child { program: "/nowhere".into(), arguments: Vec::new(), limits: CompileLimits::default() };
-        Registry::open(Options { compiler: Compiler::Child(child), ..self.options() }).await.unwrap()
+    async fn open_without_compiler(&self) -> Arc<PluginRegistry> {
+        let child =
+            CompileChild { program: "/nowhere".into(), arguments: Vec::new(), limits: CompileLimits::default() };
+        PluginRegistry::open(RegistryOptions { compiler: Compiler::Child(child), ..self.options() }).await.unwrap()
     }
 
     fn put(&self, name: &str, body: &str) {
@@ -49,40 +51,40 @@ impl Place {
     }
 
     /// The file of compiled code of the plugin that serves.
-    fn compiled(&self, registry: &Registry, name: &str) -> PathBuf {
+    fn compiled(&self, registry: &PluginRegistry, name: &str) -> PathBuf {
         let digest = status(registry, name).digest.unwrap();
         let all = fs::read_dir(self.kept().join("compiled")).unwrap().map(|entry| entry.unwrap().path());
         all.into_iter().find(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&digest)).unwrap()
     }
 }
 
-fn status(registry: &Registry, name: &str) -> Status {
+fn status(registry: &PluginRegistry, name: &str) -> PluginReport {
     registry.status(name).unwrap()
 }
 
-fn digest(registry: &Registry, name: &str) -> String {
+fn digest(registry: &PluginRegistry, name: &str) -> String {
     status(registry, name).digest.unwrap()
 }
 
-async fn look(registry: &Registry) {
+async fn look(registry: &PluginRegistry) {
     registry.refresh(&Default::default()).await;
 }
 
 /// Whether the handler that serves answers ok.
-async fn is_ok(registry: &Registry, name: &str) -> bool {
+async fn is_ok(registry: &PluginRegistry, name: &str) -> bool {
     let plugin = registry.route(&name.parse().unwrap()).unwrap();
     matches!(
         plugin
-            .handle(Attempt { event: event("{}").into(), attempt: 1 }, Arc::new(MemoryState::default()))
+            .handle(AttemptInput { event: event("{}").into(), attempt: 1 }, Arc::new(MemoryState::default()))
             .await
             .outcome,
-        Outcome::Ok(_)
+        AttemptOutcome::Ok(_)
     )
 }
 
 #[tokio::test]
 async fn what_was_compiled_once_is_not_compiled_at_the_next_start() {
-    let place = Place::new();
+    let place = DataDirRig::new();
     place.put("a", OK);
     drop(place.open().await);
     let registry = place.open_without_compiler().await;
@@ -95,13 +97,13 @@ async fn what_was_compiled_once_is_not_compiled_at_the_next_start() {
 
 #[tokio::test]
 async fn of_two_directories_neither_is_served_what_only_the_other_one_had() {
-    let (place, other) = (Place::new(), Place::new());
+    let (place, other) = (DataDirRig::new(), DataDirRig::new());
     place.put("a", OK);
     drop(place.open().await);
     fs::write(other.plugins.path().join("a.wasm"), "junk").unwrap();
-    let options = Options { data_dir: Some(place.kept()), ..options(other.plugins.path()) };
-    let registry = Registry::open(options).await.unwrap();
-    assert_eq!((status(&registry, "a").state, status(&registry, "a").digest), (PluginState::Failed, None));
+    let options = RegistryOptions { data_dir: Some(place.kept()), ..options(other.plugins.path()) };
+    let registry = PluginRegistry::open(options).await.unwrap();
+    assert_eq!((status(&registry, "a").state, status(&registry, "a").digest), (PluginStatus::Failed, None));
     assert!(matches!(registry.rollback("a").await, Err(RollbackError::NoneBefore(_))));
     fs::write(place.plugins.path().join("a.wasm"), "junk").unwrap();
     let registry = place.open().await;
@@ -110,7 +112,7 @@ async fn of_two_directories_neither_is_served_what_only_the_other_one_had() {
 
 #[tokio::test]
 async fn compiled_code_that_is_not_ours_is_never_run() {
-    let (place, theirs) = (Place::new(), Place::new());
+    let (place, theirs) = (DataDirRig::new(), DataDirRig::new());
     for place in [&place, &theirs] {
         place.put("a", OK);
         place.put("b", RETRY);
@@ -156,13 +158,13 @@ async fn compiled_code_that_is_not_ours_is_never_run() {
 
 #[tokio::test]
 async fn a_directory_that_others_can_write_to_is_not_used_and_plugins_serve() {
-    async fn serves_and_keeps_nothing(place: &Place, used: &Path) {
+    async fn serves_and_keeps_nothing(place: &DataDirRig, used: &Path) {
         let registry = place.open().await;
         assert!(is_ok(&registry, "a").await);
         assert_eq!(fs::read_dir(used).unwrap().count(), 0);
         assert!(matches!(registry.rollback("a").await, Err(RollbackError::NothingKept)));
     }
-    let place = Place::new();
+    let place = DataDirRig::new();
     place.put("a", OK);
     fs::create_dir(place.kept()).unwrap();
     fs::set_permissions(place.kept(), fs::Permissions::from_mode(0o770)).unwrap();
@@ -177,7 +179,7 @@ async fn a_directory_that_others_can_write_to_is_not_used_and_plugins_serve() {
 
 #[tokio::test]
 async fn the_version_before_serves_again_and_after_a_restart_until_the_file_is_another() {
-    let place = Place::new();
+    let place = DataDirRig::new();
     place.put("a", OK);
     let registry = place.open().await;
     assert!(matches!(registry.rollback("none").await, Err(RollbackError::Unknown(_))));
@@ -189,7 +191,7 @@ async fn the_version_before_serves_again_and_after_a_restart_until_the_file_is_a
     assert!(!is_ok(&registry, "a").await);
 
     let back = registry.rollback("a").await.unwrap();
-    assert_eq!((back.state, back.digest), (PluginState::Active, Some(first.clone())));
+    assert_eq!((back.state, back.digest), (PluginStatus::Active, Some(first.clone())));
     assert_eq!(back.rolled_back_from, Some(second.clone()));
     assert!(is_ok(&registry, "a").await);
     assert!(matches!(registry.rollback("a").await, Err(RollbackError::NoneBefore(_))));
@@ -215,7 +217,7 @@ async fn the_version_before_serves_again_and_after_a_restart_until_the_file_is_a
 
 #[tokio::test]
 async fn a_file_that_was_rolled_back_from_serves_again_once_it_is_put_there_again() {
-    let place = Place::new();
+    let place = DataDirRig::new();
     let [first, second] = [OK, RETRY].map(|body| super::load::contents(guest(body).into()).digest);
     place.put("a", OK);
     let registry = place.open().await;
@@ -227,7 +229,7 @@ async fn a_file_that_was_rolled_back_from_serves_again_once_it_is_put_there_agai
     place.put("a", RETRY);
     look(&registry).await;
     let back = status(&registry, "a");
-    assert_eq!((back.state, back.digest, back.rolled_back_from), (PluginState::Active, Some(second.clone()), None));
+    assert_eq!((back.state, back.digest, back.rolled_back_from), (PluginStatus::Active, Some(second.clone()), None));
     drop(registry);
     let registry = place.open().await;
     assert_eq!(digest(&registry, "a"), second, "after a restart too");
@@ -243,7 +245,7 @@ async fn a_file_that_was_rolled_back_from_serves_again_once_it_is_put_there_agai
 
 #[tokio::test]
 async fn going_back_again_goes_one_version_further() {
-    let place = Place::new();
+    let place = DataDirRig::new();
     place.put("a", OK);
     let registry = place.open().await;
     let mut digests = vec![digest(&registry, "a")];
@@ -262,13 +264,13 @@ async fn going_back_again_goes_one_version_further() {
 
 #[tokio::test]
 async fn a_file_that_cannot_be_loaded_at_the_start_leaves_the_version_that_served_last_at_work() {
-    let place = Place::new();
+    let place = DataDirRig::new();
     place.put("a", OK);
     let good = digest(&*place.open().await, "a");
     fs::write(place.plugins.path().join("a.wasm"), "spoiled").unwrap();
     let registry = place.open().await;
     let kept = status(&registry, "a");
-    assert_eq!((kept.state, kept.digest), (PluginState::FailedKeptLastGood, Some(good)));
+    assert_eq!((kept.state, kept.digest), (PluginStatus::FailedKeptLastGood, Some(good)));
     assert!(kept.error.unwrap().contains("not WebAssembly"));
     assert!(is_ok(&registry, "a").await);
     assert!(matches!(registry.rollback("a").await, Err(RollbackError::NoneBefore(_))));
@@ -276,7 +278,7 @@ async fn a_file_that_cannot_be_loaded_at_the_start_leaves_the_version_that_serve
 
 #[tokio::test]
 async fn a_version_whose_bytes_were_changed_is_not_brought_back() {
-    let place = Place::new();
+    let place = DataDirRig::new();
     place.put("a", OK);
     let registry = place.open().await;
     let first = digest(&registry, "a");
@@ -292,7 +294,7 @@ async fn a_version_whose_bytes_were_changed_is_not_brought_back() {
 
 #[tokio::test]
 async fn going_back_waits_for_no_compiler_and_holds_what_is_being_compiled() {
-    let place = Place::new();
+    let place = DataDirRig::new();
     place.put("a", OK);
     let registry = place.open().await;
     let first = digest(&registry, "a");
@@ -303,20 +305,21 @@ async fn going_back_waits_for_no_compiler_and_holds_what_is_being_compiled() {
     let end = place.kept.path().join("end");
     let script = format!("until [ -e '{}' ]; do sleep 0.05; done; exit 1", end.display());
     let limits = CompileLimits { wall_ms: 120_000, ..CompileLimits::default() };
-    let child = Child { program: "/bin/sh".into(), arguments: vec!["-c".into(), script], limits };
-    let registry = Registry::open(Options { compiler: Compiler::Child(child), ..place.options() }).await.unwrap();
+    let child = CompileChild { program: "/bin/sh".into(), arguments: vec!["-c".into(), script], limits };
+    let registry =
+        PluginRegistry::open(RegistryOptions { compiler: Compiler::Child(child), ..place.options() }).await.unwrap();
     place.put("a", &format!("(nop) {OK}"));
     let people = async {
-        while status(&registry, "a").state != PluginState::Compiling {
+        while status(&registry, "a").state != PluginStatus::Compiling {
             tokio::task::yield_now().await;
         }
         let back = registry.rollback("a").await.unwrap();
-        assert_eq!((back.state, back.digest.as_ref()), (PluginState::Compiling, Some(&first)), "it is compiled still");
+        assert_eq!((back.state, back.digest.as_ref()), (PluginStatus::Compiling, Some(&first)), "it is compiled still");
         fs::write(&end, "").unwrap();
     };
     tokio::join!(look(&registry), people);
     let held = status(&registry, "a");
-    assert_eq!((held.state, held.error, held.digest), (PluginState::Active, None, Some(first)));
+    assert_eq!((held.state, held.error, held.digest), (PluginStatus::Active, None, Some(first)));
     let file = super::load::contents(guest(&format!("(nop) {OK}")).into()).digest;
     assert_eq!(held.rolled_back_from, Some(file));
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::ranks::{Applicant, Ledger, RankedTurn, RankedTurns};
+use super::ranks::{LoadApplicant, RankedTurn, RankedTurns, UsageLedger};
 use super::{CompileLimits, capacity};
 
 /// Files that are read or tried side by side, on each way. Each of them is in memory meanwhile.
@@ -29,22 +29,22 @@ pub(super) const QUICK_INTRODUCTION_MS: u64 = 1_000;
 
 /// One of the two ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lane {
+pub(super) enum CompileTrack {
     Quick,
     Slow,
 }
 
 /// The turns of both ways.
 #[derive(Debug)]
-pub(super) struct Lanes {
-    ledger: Arc<Ledger>,
-    quick: Steps,
-    slow: Steps,
+pub(super) struct CompileTracks {
+    ledger: Arc<UsageLedger>,
+    quick: TrackTurns,
+    slow: TrackTurns,
 }
 
 /// The turns of the steps of one way.
 #[derive(Debug)]
-pub(super) struct Steps {
+pub(super) struct TrackTurns {
     pub(super) rooms: Arc<RankedTurns>,
     pub(super) compilations: Arc<RankedTurns>,
     pub(super) introductions: Arc<RankedTurns>,
@@ -52,22 +52,22 @@ pub(super) struct Steps {
 
 /// A file on its way.
 #[derive(Debug)]
-pub(super) struct Passage {
-    applicant: Applicant,
-    lane: Lane,
+pub(super) struct CompilePassage {
+    applicant: LoadApplicant,
+    lane: CompileTrack,
     /// Its bytes may be in memory.
     room: Option<RankedTurn>,
 }
 
-impl Default for Lanes {
+impl Default for CompileTracks {
     fn default() -> Self {
         let ledger = Arc::default();
-        Self { quick: Steps::new(&ledger), slow: Steps::new(&ledger), ledger }
+        Self { quick: TrackTurns::new(&ledger), slow: TrackTurns::new(&ledger), ledger }
     }
 }
 
-impl Steps {
-    fn new(ledger: &Arc<Ledger>) -> Self {
+impl TrackTurns {
+    fn new(ledger: &Arc<UsageLedger>) -> Self {
         Self {
             rooms: RankedTurns::new(ROOMS, ledger, false),
             compilations: RankedTurns::new(COMPILATIONS, ledger, true),
@@ -76,43 +76,43 @@ impl Steps {
     }
 }
 
-impl Lanes {
+impl CompileTracks {
     /// The beginning of a file's way.
-    pub(super) fn passage(&self, plugin: &str, serves: bool, size_bytes: u64) -> Passage {
-        let applicant = Applicant { plugin: plugin.into(), serves, size_bytes };
+    pub(super) fn passage(&self, plugin: &str, serves: bool, size_bytes: u64) -> CompilePassage {
+        let applicant = LoadApplicant { plugin: plugin.into(), serves, size_bytes };
         let is_slow = size_bytes > QUICK_FILE_BYTES || self.ledger.is_slow(plugin, Instant::now());
-        Passage { applicant, lane: if is_slow { Lane::Slow } else { Lane::Quick }, room: None }
+        CompilePassage { applicant, lane: if is_slow { CompileTrack::Slow } else { CompileTrack::Quick }, room: None }
     }
 
     /// The turns of the way that a file goes.
-    pub(super) fn steps(&self, passage: &Passage) -> &Steps {
+    pub(super) fn steps(&self, passage: &CompilePassage) -> &TrackTurns {
         match passage.lane {
-            Lane::Quick => &self.quick,
-            Lane::Slow => &self.slow,
+            CompileTrack::Quick => &self.quick,
+            CompileTrack::Slow => &self.slow,
         }
     }
 
     /// Waits until the file may be in memory.
-    pub(super) async fn enter_room(&self, passage: &mut Passage) {
+    pub(super) async fn enter_room(&self, passage: &mut CompilePassage) {
         if passage.room.is_none() {
             passage.room = Some(self.steps(passage).rooms.turn(&passage.applicant).await);
         }
     }
 
     /// Has a file go the slow way from here on, and the next ones of its plugin.
-    pub(super) fn slow_down(&self, passage: &mut Passage) {
+    pub(super) fn slow_down(&self, passage: &mut CompilePassage) {
         self.ledger.note_slow(&passage.applicant.plugin, Instant::now());
-        passage.lane = Lane::Slow;
+        passage.lane = CompileTrack::Slow;
         passage.room = None;
     }
 }
 
-impl Passage {
-    pub(super) fn applicant(&self) -> &Applicant {
+impl CompilePassage {
+    pub(super) fn applicant(&self) -> &LoadApplicant {
         &self.applicant
     }
 
-    pub(super) fn lane(&self) -> Lane {
+    pub(super) fn lane(&self) -> CompileTrack {
         self.lane
     }
 
@@ -122,7 +122,7 @@ impl Passage {
     }
 }
 
-impl Lane {
+impl CompileTrack {
     /// What a compilation may take here of what it may take at most.
     pub(super) fn limits(self, all: CompileLimits) -> CompileLimits {
         match self {
@@ -142,22 +142,22 @@ mod tests {
 
     #[test]
     fn small_files_go_the_quick_way_until_they_turn_out_slow() {
-        let lanes = Lanes::default();
-        assert_eq!(lanes.passage("a", true, QUICK_FILE_BYTES + 1).lane(), Lane::Slow);
+        let lanes = CompileTracks::default();
+        assert_eq!(lanes.passage("a", true, QUICK_FILE_BYTES + 1).lane(), CompileTrack::Slow);
         let mut passage = lanes.passage("a", false, QUICK_FILE_BYTES);
-        assert_eq!(passage.lane(), Lane::Quick);
+        assert_eq!(passage.lane(), CompileTrack::Quick);
         lanes.slow_down(&mut passage);
-        assert_eq!((passage.lane(), lanes.passage("a", false, 1).lane()), (Lane::Slow, Lane::Slow));
-        assert_eq!(lanes.passage("b", false, 1).lane(), Lane::Quick);
+        assert_eq!((passage.lane(), lanes.passage("a", false, 1).lane()), (CompileTrack::Slow, CompileTrack::Slow));
+        assert_eq!(lanes.passage("b", false, 1).lane(), CompileTrack::Quick);
     }
 
     #[test]
     fn what_is_quick_takes_a_part_of_what_may_be_taken() {
         let all = CompileLimits::default();
-        let quick = Lane::Quick.limits(all);
+        let quick = CompileTrack::Quick.limits(all);
         assert_eq!((quick.memory_bytes, quick.cpu_ms), (all.memory_bytes / 4, QUICK_CPU_MS));
-        assert_eq!(Lane::Slow.limits(all), all);
+        assert_eq!(CompileTrack::Slow.limits(all), all);
         let little = CompileLimits { memory_bytes: 64 << 20, cpu_ms: 1_000, wall_ms: 10 };
-        assert_eq!(Lane::Quick.limits(little), little, "no more than all");
+        assert_eq!(CompileTrack::Quick.limits(little), little, "no more than all");
     }
 }

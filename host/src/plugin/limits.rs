@@ -6,7 +6,7 @@
 use serde::Serialize;
 use wasmtime::ResourceLimiter;
 
-use crate::event::Class;
+use crate::event::FailureClass;
 
 /// The most elements of all tables together; interpreters need several thousand.
 const MAX_TABLE_ELEMENTS: usize = 100_000;
@@ -14,7 +14,7 @@ const MAX_TABLE_ELEMENTS: usize = 100_000;
 /// What one attempt may use (contract section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Limits {
+pub struct AttemptLimits {
     /// What it runs and what it waits for, from the call to the answer; not what it waits for a processor that others use.
     pub wall_ms: u64,
     /// On a processor.
@@ -53,7 +53,7 @@ pub struct Limits {
     pub http_timeout_ms: u64,
 }
 
-impl Default for Limits {
+impl Default for AttemptLimits {
     fn default() -> Self {
         const KIB: u64 = 1_024;
         Self {
@@ -81,7 +81,7 @@ impl Default for Limits {
 
 /// The limit that ended an attempt. Trying again helps only if the handler does less the next time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Breach {
+pub(super) enum LimitBreach {
     #[error("no answer within the {limit_ms} ms of wall time that an attempt may take")]
     WallTime { limit_ms: u64 },
     #[error("used more than the {limit_ms} ms of CPU time that an attempt may use")]
@@ -94,26 +94,26 @@ pub(super) enum Breach {
     HostCall { limit_bytes: u64 },
 }
 
-impl Breach {
+impl LimitBreach {
     /// The class of an attempt that ended so.
-    pub(super) fn class(&self) -> Class {
+    pub(super) fn class(&self) -> FailureClass {
         match self {
-            Self::WallTime { .. } | Self::CpuTime { .. } => Class::Timeout,
-            Self::Memory { .. } | Self::Table { .. } | Self::HostCall { .. } => Class::Limit,
+            Self::WallTime { .. } | Self::CpuTime { .. } => FailureClass::Timeout,
+            Self::Memory { .. } | Self::Table { .. } | Self::HostCall { .. } => FailureClass::Limit,
         }
     }
 }
 
 /// Counts what the memories and tables of one instance take together.
 #[derive(Debug)]
-pub(super) struct Limiter {
+pub(super) struct MemoryLimiter {
     memory_bytes: u64,
     memory_limit_bytes: u64,
     table_elements: usize,
 }
 
-impl Limiter {
-    pub(super) fn new(limits: &Limits) -> Self {
+impl MemoryLimiter {
+    pub(super) fn new(limits: &AttemptLimits) -> Self {
         Self { memory_bytes: 0, memory_limit_bytes: limits.memory_bytes, table_elements: 0 }
     }
 
@@ -123,7 +123,7 @@ impl Limiter {
     }
 }
 
-impl ResourceLimiter for Limiter {
+impl ResourceLimiter for MemoryLimiter {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
@@ -132,7 +132,7 @@ impl ResourceLimiter for Limiter {
         if wanted_bytes > self.memory_limit_bytes {
             // An error and not a refusal: a guest whose allocation is refused aborts, and nothing would tell that from a
             // panic.
-            return Err(Breach::Memory { wanted_bytes, limit_bytes: self.memory_limit_bytes }.into());
+            return Err(LimitBreach::Memory { wanted_bytes, limit_bytes: self.memory_limit_bytes }.into());
         }
         self.memory_bytes = wanted_bytes;
         Ok(true)
@@ -144,7 +144,7 @@ impl ResourceLimiter for Limiter {
         }
         let wanted = self.table_elements.saturating_add(desired.saturating_sub(current));
         if wanted > MAX_TABLE_ELEMENTS {
-            return Err(Breach::Table { wanted, limit: MAX_TABLE_ELEMENTS }.into());
+            return Err(LimitBreach::Table { wanted, limit: MAX_TABLE_ELEMENTS }.into());
         }
         self.table_elements = wanted;
         Ok(true)
@@ -157,23 +157,23 @@ mod tests {
 
     #[test]
     fn memory_is_limited_over_all_memories_together() {
-        let mut limiter = Limiter::new(&Limits { memory_bytes: 100, ..Limits::default() });
+        let mut limiter = MemoryLimiter::new(&AttemptLimits { memory_bytes: 100, ..AttemptLimits::default() });
         assert!(limiter.memory_growing(0, 60, None).unwrap());
         assert!(limiter.memory_growing(0, 40, None).unwrap());
         let error = limiter.memory_growing(40, 41, None).unwrap_err();
-        assert_eq!(error.downcast_ref(), Some(&Breach::Memory { wanted_bytes: 101, limit_bytes: 100 }));
+        assert_eq!(error.downcast_ref(), Some(&LimitBreach::Memory { wanted_bytes: 101, limit_bytes: 100 }));
     }
 
     #[test]
     fn a_memory_that_reaches_its_own_maximum_is_refused_and_not_punished() {
-        let mut limiter = Limiter::new(&Limits::default());
+        let mut limiter = MemoryLimiter::new(&AttemptLimits::default());
         assert!(!limiter.memory_growing(0, 60, Some(59)).unwrap());
         assert!(!limiter.table_growing(0, 60, Some(59)).unwrap());
     }
 
     #[test]
     fn tables_are_limited_over_all_tables_together() {
-        let mut limiter = Limiter::new(&Limits::default());
+        let mut limiter = MemoryLimiter::new(&AttemptLimits::default());
         assert!(limiter.table_growing(0, MAX_TABLE_ELEMENTS, None).unwrap());
         assert!(limiter.table_growing(0, 1, None).is_err());
     }

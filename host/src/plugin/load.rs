@@ -19,35 +19,35 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use wasmtime::component::Component;
 
-use super::capacity::Capacity;
-use super::engine::Ticker;
-use super::executor::Executor;
-use super::host::{Denials, Network, Shared, Surroundings};
-use super::instance::Prepared;
-use super::kept::Kept;
-use super::lanes::{Lanes, Passage};
-use super::limits::Limits;
-use super::loaded::{Machine, Plugin};
+use super::capacity::InstanceCapacity;
+use super::engine::EpochTicker;
+use super::executor::GuestExecutor;
+use super::host::{DenialLog, HostContext, HttpNetwork, SharedNetwork};
+use super::instance::PreparedComponent;
+use super::kept::PluginDataDir;
+use super::lanes::{CompilePassage, CompileTracks};
+use super::limits::AttemptLimits;
+use super::loaded::{GuestRuntime, Plugin};
 use super::sandbox::Sandbox;
-use super::secrets::Secrets;
-use super::settings::Settings;
-use super::{Compiler, Error, Options, Reuse, fit, image};
+use super::secrets::PluginSecrets;
+use super::settings::PluginSettings;
+use super::{Compiler, Error, RegistryOptions, ReusePolicy, fit, image};
 use crate::clock;
-use crate::event::Policies;
+use crate::event::RetryPolicies;
 
-use introduce::{Described, described};
+use introduce::{PluginDescription, described};
 
 /// A file's bytes and their digest.
 #[derive(Clone, Debug)]
-pub(super) struct Contents {
+pub(super) struct FileContents {
     pub(super) bytes: Bytes,
     pub(super) digest: String,
-    pub(super) origin: Origin,
+    pub(super) origin: FileOrigin,
 }
 
 /// Where bytes came from, so that they need not be kept while they wait.
 #[derive(Clone, Debug)]
-pub(super) enum Origin {
+pub(super) enum FileOrigin {
     /// From nowhere that could be read again.
     Given,
     /// From a file of at most so many bytes.
@@ -56,12 +56,12 @@ pub(super) enum Origin {
     Version(String),
 }
 
-impl Origin {
+impl FileOrigin {
     /// The bytes with this digest once more. Blocks.
     ///
     /// # Errors
     /// [`LoadError::Changed`] if other bytes are there now.
-    pub(super) fn read_again(&self, digest: &str, kept: Option<&Kept>) -> Result<Bytes, LoadError> {
+    pub(super) fn read_again(&self, digest: &str, kept: Option<&PluginDataDir>) -> Result<Bytes, LoadError> {
         let contents = match self {
             Self::Given => None,
             Self::File(path, limit_bytes) => Some(read(path, *limit_bytes)?),
@@ -72,15 +72,15 @@ impl Origin {
 }
 
 /// What loading needs.
-pub(super) struct Loader {
+pub(super) struct PluginLoader {
     pub(super) sandbox: Arc<Sandbox>,
-    pub(super) machine: Arc<Machine>,
-    pub(super) limits: Limits,
-    pub(super) policies: Policies,
+    pub(super) machine: Arc<GuestRuntime>,
+    pub(super) limits: AttemptLimits,
+    pub(super) policies: RetryPolicies,
     pub(super) max_file_bytes: u64,
     pub(super) compiler: Compiler,
-    pub(super) kept: Option<Arc<Kept>>,
-    pub(super) outside: Shared,
+    pub(super) kept: Option<Arc<PluginDataDir>>,
+    pub(super) outside: SharedNetwork,
 }
 
 /// Opens a file of a directory that others write to: no device, and never waiting for the other end of a pipe. Blocks
@@ -104,13 +104,13 @@ pub(super) fn open_regular(path: &Path) -> std::io::Result<File> {
 }
 
 /// Reads a regular file of at most `limit_bytes`, whatever its size is said to be. Blocks.
-pub(super) fn read(path: &Path, limit_bytes: u64) -> Result<Contents, LoadError> {
+pub(super) fn read(path: &Path, limit_bytes: u64) -> Result<FileContents, LoadError> {
     let contents = read_file(open_regular(path)?, limit_bytes)?;
-    Ok(Contents { origin: Origin::File(path.to_owned(), limit_bytes), ..contents })
+    Ok(FileContents { origin: FileOrigin::File(path.to_owned(), limit_bytes), ..contents })
 }
 
 /// Reads what was opened, of at most `limit_bytes`. Blocks.
-pub(super) fn read_file(file: File, limit_bytes: u64) -> Result<Contents, LoadError> {
+pub(super) fn read_file(file: File, limit_bytes: u64) -> Result<FileContents, LoadError> {
     let mut bytes = Vec::new();
     file.take(limit_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit_bytes {
@@ -120,28 +120,28 @@ pub(super) fn read_file(file: File, limit_bytes: u64) -> Result<Contents, LoadEr
 }
 
 /// Bytes with their digest.
-pub(super) fn contents(bytes: Bytes) -> Contents {
+pub(super) fn contents(bytes: Bytes) -> FileContents {
     let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    Contents { bytes, digest, origin: Origin::Given }
+    FileContents { bytes, digest, origin: FileOrigin::Given }
 }
 
-impl Loader {
+impl PluginLoader {
     /// Sets a sandbox up in which so many attempts run side by side, or as many as there is room for, on so many threads.
     /// Nothing is kept of what it loads.
     ///
     /// # Errors
     /// [`Error::Sandbox`].
-    pub(super) fn start(options: &Options, attempts: usize, threads: usize) -> Result<Self, Error> {
+    pub(super) fn start(options: &RegistryOptions, attempts: usize, threads: usize) -> Result<Self, Error> {
         let sandbox = |reason: String| Error::Sandbox { reason };
-        let place = Sandbox::start(Capacity::of(attempts), options.stack_bytes);
+        let place = Sandbox::start(InstanceCapacity::of(attempts), options.stack_bytes);
         let place = Arc::new(place.map_err(|error| sandbox(format!("{error:#}")))?);
-        let machine = Machine {
-            executor: Executor::start(threads).map_err(|error| sandbox(error.to_string()))?,
-            ticker: Ticker::start(&place.engine).map_err(|error| sandbox(error.to_string()))?,
+        let machine = GuestRuntime {
+            executor: GuestExecutor::start(threads).map_err(|error| sandbox(error.to_string()))?,
+            ticker: EpochTicker::start(&place.engine).map_err(|error| sandbox(error.to_string()))?,
             attempts: Arc::new(Semaphore::new(place.capacity.attempts)),
-            lanes: Lanes::default(),
+            lanes: CompileTracks::default(),
         };
-        let outside = Shared {
+        let outside = SharedNetwork {
             runtime: machine.executor.io().cloned().ok_or_else(|| sandbox("no runtime for connections".into()))?,
             roots: Arc::default(),
             resolve: Arc::new(options.resolve.clone()),
@@ -164,7 +164,12 @@ impl Loader {
     ///
     /// # Errors
     /// See [`LoadError`]. Dropping the future harms nothing.
-    pub(super) async fn load(&self, name: &str, file: Contents, settings: Settings) -> Result<Plugin, LoadError> {
+    pub(super) async fn load(
+        &self,
+        name: &str,
+        file: FileContents,
+        settings: PluginSettings,
+    ) -> Result<Plugin, LoadError> {
         let mut passage = self.machine.lanes.passage(name, true, file.bytes.len() as u64);
         self.load_file(name, file, settings, None, &mut passage).await.map(|(plugin, _)| plugin)
     }
@@ -176,10 +181,10 @@ impl Loader {
     pub(super) async fn load_file(
         &self,
         name: &str,
-        file: Contents,
-        settings: Settings,
+        file: FileContents,
+        settings: PluginSettings,
         compiled: Option<Component>,
-        passage: &mut Passage,
+        passage: &mut CompilePassage,
     ) -> Result<(Plugin, Bytes), LoadError> {
         self.pass(name, file, settings, compiled, passage).await.map_err(LoadError::shortened)
     }
@@ -187,10 +192,10 @@ impl Loader {
     async fn pass(
         &self,
         name: &str,
-        file: Contents,
-        settings: Settings,
+        file: FileContents,
+        settings: PluginSettings,
         compiled: Option<Component>,
-        passage: &mut Passage,
+        passage: &mut CompilePassage,
     ) -> Result<(Plugin, Bytes), LoadError> {
         if !super::is_name(name) {
             return Err(LoadError::Name);
@@ -199,12 +204,12 @@ impl Loader {
         let policies = settings.retry.over(self.policies.clone());
         let given = settings.clone();
         let sources = settings.secrets.unwrap_or_default();
-        let secrets = self.machine.executor.run_blocking(move || Secrets::read(&sources)).await;
+        let secrets = self.machine.executor.run_blocking(move || PluginSecrets::read(&sources)).await;
         let secrets = Arc::new(secrets.ok_or(LoadError::Host)??);
-        let denials = Arc::<Denials>::default();
+        let denials = Arc::<DenialLog>::default();
         let granted = settings.grants.http.unwrap_or_default();
-        let network = Network::new(name, granted, limits, (denials.clone(), secrets.clone()), &self.outside);
-        let surroundings = Arc::new(Surroundings {
+        let network = HttpNetwork::new(name, granted, limits, (denials.clone(), secrets.clone()), &self.outside);
+        let surroundings = Arc::new(HostContext {
             name: name.to_owned(),
             limits,
             max_attempts: policies.retry.max_attempts,
@@ -224,7 +229,8 @@ impl Loader {
         };
         let prepared = Arc::new(self.prepare(component, surroundings, settings.reuse).await?);
         let introduced = self.introduce(name, prepared.clone(), passage).await?;
-        let Described { patterns, version, description } = described(name, settings.types, introduced, &secrets)?;
+        let PluginDescription { patterns, version, description } =
+            described(name, settings.types, introduced, &secrets)?;
         let plugin = Plugin {
             name: name.into(),
             digest: digest.into(),
@@ -246,15 +252,15 @@ impl Loader {
     async fn prepare(
         &self,
         component: Component,
-        surroundings: Arc<Surroundings>,
-        reuse: Option<Reuse>,
-    ) -> Result<Prepared, LoadError> {
+        surroundings: Arc<HostContext>,
+        reuse: Option<ReusePolicy>,
+    ) -> Result<PreparedComponent, LoadError> {
         let sandbox = self.sandbox.clone();
         let work = move || {
             image::lay_out(&component)?;
             let fit = fit::check(&component, &sandbox.linker, surroundings.limits.memory_bytes)
                 .map_err(LoadError::Misfits)?;
-            Ok(Prepared::new(fit, &sandbox, surroundings, reuse))
+            Ok(PreparedComponent::new(fit, &sandbox, surroundings, reuse))
         };
         self.machine.executor.run_blocking(work).await.unwrap_or(Err(LoadError::Host))
     }

@@ -9,17 +9,17 @@ use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::Component;
 
-use super::engine::Ticker;
-use super::executor::Executor;
+use super::engine::EpochTicker;
+use super::executor::GuestExecutor;
 use super::fit;
-use super::instance::{self, Prepared};
-use super::lanes::Lanes;
-use super::meter::Meter;
+use super::instance::{self, PreparedComponent};
+use super::lanes::CompileTracks;
+use super::meter::CpuMeter;
 use super::reuse::sweep;
-use super::routing::Pattern;
-use super::settings::Settings;
-use super::{Attempt, Completed, Dialect, Job, Limits, ReadState};
-use crate::event::{Class, Failure, Outcome, Policies, Timestamp};
+use super::routing::TypePattern;
+use super::settings::PluginSettings;
+use super::{AttemptInput, AttemptLimits, AttemptResult, Dialect, GuestJob, StateReader};
+use crate::event::{AttemptFailure, AttemptOutcome, FailureClass, RetryPolicies, Timestamp};
 
 /// Packages that every toolchain imports, and that give every plugin the same: time and chance, or nothing at all.
 const HARMLESS: [&str; 6] =
@@ -27,19 +27,19 @@ const HARMLESS: [&str; 6] =
 
 /// What all plugins of a registry run on. Ended when the last of them has gone.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(super) struct GuestRuntime {
     // Before the ticker: a guest that nobody interrupts would hold up the end of the executor.
-    pub(super) executor: Executor,
-    pub(super) ticker: Ticker,
+    pub(super) executor: GuestExecutor,
+    pub(super) ticker: EpochTicker,
     /// A permit for each memory of the attempts that may run side by side.
     pub(super) attempts: Arc<Semaphore>,
     /// Whose turn it is to be loaded.
-    pub(super) lanes: Lanes,
+    pub(super) lanes: CompileTracks,
 }
 
 /// Room in the sandbox for one attempt.
 #[derive(Debug)]
-pub struct Room(Option<OwnedSemaphorePermit>);
+pub struct AttemptPermit(Option<OwnedSemaphorePermit>);
 
 /// One version of one component, ready to run.
 pub struct Plugin {
@@ -47,16 +47,16 @@ pub struct Plugin {
     pub(super) digest: Arc<str>,
     pub(super) version: Option<String>,
     pub(super) description: Option<String>,
-    pub(super) patterns: Vec<Pattern>,
+    pub(super) patterns: Vec<TypePattern>,
     pub(super) concurrency: Option<usize>,
     pub(super) max_waiting: Option<u64>,
-    pub(super) policies: Policies,
+    pub(super) policies: RetryPolicies,
     /// What it was loaded with; may hold secrets.
-    pub(super) settings: Settings,
+    pub(super) settings: PluginSettings,
     pub(super) size_bytes: u64,
     pub(super) loaded_at: Timestamp,
-    pub(super) prepared: Arc<Prepared>,
-    pub(super) machine: Arc<Machine>,
+    pub(super) prepared: Arc<PreparedComponent>,
+    pub(super) machine: Arc<GuestRuntime>,
 }
 
 impl Plugin {
@@ -76,7 +76,7 @@ impl Plugin {
     }
 
     /// The patterns of the types that it handles, if no other plugin has a more specific one.
-    pub fn patterns(&self) -> &[Pattern] {
+    pub fn patterns(&self) -> &[TypePattern] {
         &self.patterns
     }
 
@@ -140,7 +140,7 @@ impl Plugin {
     }
 
     /// What one attempt may use.
-    pub fn limits(&self) -> &Limits {
+    pub fn limits(&self) -> &AttemptLimits {
         &self.prepared.surroundings.limits
     }
 
@@ -150,13 +150,13 @@ impl Plugin {
     }
 
     /// How failures of this plugin are tried again.
-    pub fn policies(&self) -> &Policies {
+    pub fn policies(&self) -> &RetryPolicies {
         &self.policies
     }
 
     /// Handles one event in an instance that reads its state from `state`, from whichever thread this is called.
     /// Otherwise like [`Plugin::handle_here`].
-    pub async fn handle(self: &Arc<Self>, attempt: Attempt, state: Arc<dyn ReadState>) -> Completed {
+    pub async fn handle(self: &Arc<Self>, attempt: AttemptInput, state: Arc<dyn StateReader>) -> AttemptResult {
         let plugin = self.clone();
         let run = move |meter| async move { plugin.handle_here(plugin.room().await, attempt, state, meter).await };
         self.machine.executor.run(run).await.unwrap_or_else(|| self.broken())
@@ -164,8 +164,8 @@ impl Plugin {
 
     /// Waits until the sandbox has room for one more attempt, which is no time of the attempt. Dropping the future takes
     /// none.
-    pub async fn room(&self) -> Room {
-        Room(self.machine.attempts.clone().acquire_many_owned(self.prepared.fit().memories).await.ok())
+    pub async fn room(&self) -> AttemptPermit {
+        AttemptPermit(self.machine.attempts.clone().acquire_many_owned(self.prepared.fit().memories).await.ok())
     }
 
     /// Handles one event in an instance, a fresh one unless the plugin's settings say otherwise, on a thread of the
@@ -173,24 +173,24 @@ impl Plugin {
     /// the future cancels the attempt.
     pub async fn handle_here(
         &self,
-        room: Room,
-        attempt: Attempt,
-        state: Arc<dyn ReadState>,
-        meter: Arc<Meter>,
-    ) -> Completed {
-        let Room(Some(_permit)) = room else { return broken("the sandbox has ended") };
+        room: AttemptPermit,
+        attempt: AttemptInput,
+        state: Arc<dyn StateReader>,
+        meter: Arc<CpuMeter>,
+    ) -> AttemptResult {
+        let AttemptPermit(Some(_permit)) = room else { return broken("the sandbox has ended") };
         meter.belongs_to(&self.name);
         let _ticking = self.machine.ticker.ticking();
         let run = instance::attempt(self.prepared.clone(), attempt, state, meter);
         let completed = AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| self.broken());
         if self.prepared.idle.needs_sweeping() {
             let idle = Arc::downgrade(&self.prepared.idle);
-            self.machine.executor.work(Job::new(|_| sweep(idle)));
+            self.machine.executor.work(GuestJob::new(|_| sweep(idle)));
         }
         completed
     }
 
-    fn broken(&self) -> Completed {
+    fn broken(&self) -> AttemptResult {
         tracing::error!(plugin.id = %self.name, "an attempt made the host panic; the plugin should be removed");
         broken("the host failed to run the attempt")
     }
@@ -206,7 +206,7 @@ impl fmt::Debug for Plugin {
     }
 }
 
-fn broken(message: &str) -> Completed {
-    let outcome = Outcome::Failed(Failure::new(Class::Trap, message));
-    Completed { outcome, log: Vec::new(), log_lines_dropped: 0, stderr: None }
+fn broken(message: &str) -> AttemptResult {
+    let outcome = AttemptOutcome::Failed(AttemptFailure::new(FailureClass::Trap, message));
+    AttemptResult { outcome, log: Vec::new(), log_lines_dropped: 0, stderr: None }
 }

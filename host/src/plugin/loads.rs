@@ -11,40 +11,40 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 
-use super::Registry;
-use super::directory::{self, Listed};
+use super::PluginRegistry;
+use super::directory::{self, ListedFiles};
 use super::overlooked;
-use super::take::Taken;
+use super::take::LoadOutcome;
 
 /// What a look at the directory asks for.
 #[derive(Debug)]
-pub(super) struct Look {
+pub(super) struct DirectoryLook {
     /// To be loaded.
-    pub(super) load: Vec<(String, Listed)>,
+    pub(super) load: Vec<(String, ListedFiles)>,
     /// When to look again, if something is not ready yet.
     pub(super) again_in: Option<Duration>,
 }
 
 /// While one of these lives, a plugin is being loaded of which no version serves.
-struct Preparing<'a>(&'a watch::Sender<usize>);
+struct LoadingGuard<'a>(&'a watch::Sender<usize>);
 
-impl<'a> Preparing<'a> {
+impl<'a> LoadingGuard<'a> {
     fn begin(count: &'a watch::Sender<usize>) -> Self {
         count.send_modify(|count| *count += 1);
         Self(count)
     }
 }
 
-impl Drop for Preparing<'_> {
+impl Drop for LoadingGuard<'_> {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
     }
 }
 
-impl Registry {
+impl PluginRegistry {
     /// Looks at the directory and unloads what went. `finished` are names of files that are known to be written to their end.
     /// What is to be loaded is not looked at again: dropping it leaves it unloaded until it changes.
-    pub(super) async fn look(&self, finished: &HashSet<OsString>) -> Option<Look> {
+    pub(super) async fn look(&self, finished: &HashSet<OsString>) -> Option<DirectoryLook> {
         let (dir, given) = (self.options().dir.clone(), self.options().settings.clone());
         let gone = self.removed.all().into_keys().collect();
         let list = move || {
@@ -76,7 +76,7 @@ impl Registry {
         for (name, _) in &due.load {
             self.reserve(name);
         }
-        Some(Look { load: due.load, again_in: due.look_again_in })
+        Some(DirectoryLook { load: due.load, again_in: due.look_again_in })
     }
 
     /// Tells of what is for no plugin. Gives when to look again, if it may yet be for one.
@@ -90,17 +90,17 @@ impl Registry {
     }
 
     /// Loads a file that is due. Counts from now on, before it is polled, if nothing serves in its place.
-    pub(super) fn load_due(&self, (name, listed): (String, Listed)) -> BoxFuture<'_, ()> {
+    pub(super) fn load_due(&self, (name, listed): (String, ListedFiles)) -> BoxFuture<'_, ()> {
         let is_new = self.entries().get(&name).is_none_or(|entry| entry.serving().is_none());
-        let preparing = is_new.then(|| Preparing::begin(&self.preparing));
+        let preparing = is_new.then(|| LoadingGuard::begin(&self.preparing));
         Box::pin(async move {
             let _preparing = preparing;
             let taken = self.take(&name, listed).await;
             // What another look has begun meanwhile ends by itself.
-            if taken != Taken::Overtaken {
+            if taken != LoadOutcome::Overtaken {
                 self.end_reservation(&name);
             }
-            if let Taken::MayPass(pause) = taken {
+            if let LoadOutcome::MayPass(pause) = taken {
                 self.directory.lock().await.look_again(&name, Instant::now() + pause);
             }
         })
@@ -108,9 +108,9 @@ impl Registry {
 
     /// Looks at the directory and does what is due, to the end. Gives when to look again if something is not ready yet.
     pub(super) async fn refresh(&self, finished: &HashSet<OsString>) -> Option<Duration> {
-        let Look { load, again_in } = self.look(finished).await?;
+        let DirectoryLook { load, again_in } = self.look(finished).await?;
         // Of lists of versions that an earlier release wrote it is not known which types are to be kept.
-        let is_unsure = |(name, _): &(String, Listed)| {
+        let is_unsure = |(name, _): &(String, ListedFiles)| {
             self.history().is_some_and(|history| history.serves(name) && history.types(name).is_none())
         };
         let (unsure, others): (Vec<_>, Vec<_>) = load.into_iter().partition(is_unsure);

@@ -8,33 +8,36 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::testing::{OK, component, guest, options};
-use super::{Child, CompileLimits, Compiler, Notice, Options, PluginState, Registry, Status, engine};
+use super::{
+    CompileChild, CompileLimits, Compiler, PluginRegistry, PluginReport, PluginStatus, RegistryOptions, WatchMethod,
+    engine,
+};
 
 /// A handler that differs from the usual one in nothing but its digest.
 const OTHER: &str = "(nop) i32.const 1024";
 
 /// A directory of plugins and one of what is kept.
-struct Place {
+struct ReconcileRig {
     plugins: tempfile::TempDir,
     kept: tempfile::TempDir,
 }
 
-impl Place {
+impl ReconcileRig {
     fn new() -> Self {
         Self { plugins: tempfile::tempdir().unwrap(), kept: tempfile::tempdir().unwrap() }
     }
 
-    fn options(&self) -> Options {
+    fn options(&self) -> RegistryOptions {
         let data_dir = Some(self.kept.path().join("ours"));
-        Options { data_dir, notice: Notice::Poll, rescan_ms: 1, ..options(self.plugins.path()) }
+        RegistryOptions { data_dir, notice: WatchMethod::Poll, rescan_ms: 1, ..options(self.plugins.path()) }
     }
 
     /// A registry that compiles by a script, in which `$HERE` is a directory of its own.
-    async fn open_with(&self, script: &str) -> Arc<Registry> {
+    async fn open_with(&self, script: &str) -> Arc<PluginRegistry> {
         let script = format!("HERE='{}'; {script}", self.kept.path().display());
         let limits = CompileLimits { wall_ms: 600_000, ..CompileLimits::default() };
-        let child = Child { program: "/bin/sh".into(), arguments: vec!["-c".into(), script], limits };
-        Registry::open(Options { compiler: Compiler::Child(child), ..self.options() }).await.unwrap()
+        let child = CompileChild { program: "/bin/sh".into(), arguments: vec!["-c".into(), script], limits };
+        PluginRegistry::open(RegistryOptions { compiler: Compiler::Child(child), ..self.options() }).await.unwrap()
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -52,14 +55,14 @@ impl Place {
 }
 
 /// Waits until a plugin stands so.
-async fn until(registry: &Registry, name: &str, is_so: impl Fn(&Status) -> bool) {
+async fn until(registry: &PluginRegistry, name: &str, is_so: impl Fn(&PluginReport) -> bool) {
     while !registry.status(name).is_some_and(|status| is_so(&status)) {
         tokio::task::yield_now().await;
     }
 }
 
 /// Looks at the directory until it is so.
-async fn look_until(registry: &Registry, is_so: impl Fn() -> bool) {
+async fn look_until(registry: &PluginRegistry, is_so: impl Fn() -> bool) {
     let looks = async {
         while !is_so() {
             registry.refresh(&Default::default()).await;
@@ -76,34 +79,34 @@ fn answer() -> Vec<u8> {
 
 #[tokio::test]
 async fn a_file_that_compiles_for_long_holds_up_no_change_of_other_plugins() {
-    let place = Place::new();
+    let place = ReconcileRig::new();
     for name in ["a", "b", "c"] {
         place.put(name, OK);
     }
-    drop(Registry::open(place.options()).await.unwrap());
+    drop(PluginRegistry::open(place.options()).await.unwrap());
     let registry = place.open_with("echo >> $HERE/started; exec sleep 600").await;
     let stop = CancellationToken::new();
     let people = async {
         place.put("slow", OTHER);
-        until(&registry, "slow", |status| status.state == PluginState::Compiling).await;
+        until(&registry, "slow", |status| status.state == PluginStatus::Compiling).await;
         while place.started() == 0 {
             tokio::task::yield_now().await;
         }
         fs::write(place.file("a.toml"), "concurrency = 3").unwrap();
         until(&registry, "a", |status| status.concurrency == Some(3)).await;
         fs::remove_file(place.file("b.wasm")).unwrap();
-        until(&registry, "b", |status| status.state == PluginState::Removed).await;
+        until(&registry, "b", |status| status.state == PluginStatus::Removed).await;
         place.put("new", OK);
-        until(&registry, "new", |status| status.state == PluginState::Active).await;
+        until(&registry, "new", |status| status.state == PluginStatus::Active).await;
         assert!(registry.is_preparing(), "the slow one is being compiled still");
 
         // Another file in its place ends the compilation, and so does its removal.
         place.put("slow", OK);
-        until(&registry, "slow", |status| status.state == PluginState::Active).await;
+        until(&registry, "slow", |status| status.state == PluginStatus::Active).await;
         place.put("slower", OTHER);
-        until(&registry, "slower", |status| status.state == PluginState::Compiling).await;
+        until(&registry, "slower", |status| status.state == PluginStatus::Compiling).await;
         fs::remove_file(place.file("slower.wasm")).unwrap();
-        until(&registry, "slower", |status| status.state == PluginState::Removed).await;
+        until(&registry, "slower", |status| status.state == PluginStatus::Removed).await;
         while registry.is_preparing() {
             tokio::task::yield_now().await;
         }
@@ -115,21 +118,21 @@ async fn a_file_that_compiles_for_long_holds_up_no_change_of_other_plugins() {
 
 #[tokio::test]
 async fn a_compiler_that_was_killed_is_asked_again_a_few_times() {
-    let place = Place::new();
+    let place = ReconcileRig::new();
     place.put("a", OK);
     fs::write(place.kept.path().join("answer"), answer()).unwrap();
     let script = "cat > /dev/null; echo >> $HERE/started; [ $(wc -l < $HERE/started) -gt 2 ] || kill -KILL $$; \
                   cat $HERE/answer";
     let registry = place.open_with(script).await;
     let failed = registry.status("a").unwrap();
-    assert!(failed.state == PluginState::Failed && failed.error.unwrap().contains("was killed"));
-    look_until(&registry, || registry.status("a").unwrap().state == PluginState::Active).await;
+    assert!(failed.state == PluginStatus::Failed && failed.error.unwrap().contains("was killed"));
+    look_until(&registry, || registry.status("a").unwrap().state == PluginStatus::Active).await;
     assert_eq!(place.started(), 3);
 }
 
 #[tokio::test]
 async fn a_file_whose_compiler_is_always_killed_is_given_up_until_it_is_another() {
-    let place = Place::new();
+    let place = ReconcileRig::new();
     place.put("a", OK);
     let registry = place.open_with("echo >> $HERE/started; kill -KILL $$").await;
     look_until(&registry, || place.started() == 6).await;
@@ -160,7 +163,7 @@ const HANGS_AT_LARGE: &str = "cat > $HERE/in.$$; size=$(wc -c < $HERE/in.$$); rm
 
 #[tokio::test]
 async fn any_number_of_files_that_compile_for_long_hold_up_no_small_one() {
-    let place = Place::new();
+    let place = ReconcileRig::new();
     fs::write(place.kept.path().join("answer"), answer()).unwrap();
     let registry = place.open_with(HANGS_AT_LARGE).await;
     let stop = CancellationToken::new();
@@ -172,7 +175,7 @@ async fn any_number_of_files_that_compile_for_long_hold_up_no_small_one() {
             tokio::task::yield_now().await;
         }
         place.put("small", OK);
-        until(&registry, "small", |status| status.state == PluginState::Active).await;
+        until(&registry, "small", |status| status.state == PluginStatus::Active).await;
         place.put("small", OTHER);
         let digest = super::load::contents(guest(OTHER).into()).digest;
         until(&registry, "small", |status| status.digest.as_ref() == Some(&digest)).await;
@@ -185,7 +188,7 @@ async fn any_number_of_files_that_compile_for_long_hold_up_no_small_one() {
 
 #[tokio::test]
 async fn at_a_start_what_compiles_for_long_holds_up_no_small_one_either() {
-    let place = Place::new();
+    let place = ReconcileRig::new();
     fs::write(place.kept.path().join("answer"), answer()).unwrap();
     for n in 0..3 {
         fs::write(place.file(&format!("large{n}.wasm")), large(n)).unwrap();
@@ -199,20 +202,20 @@ async fn at_a_start_what_compiles_for_long_holds_up_no_small_one_either() {
     let registry = tokio::time::timeout(Duration::from_secs(120), place.open_with(script)).await.unwrap();
     assert!(compiled.exists());
     for name in ["small", "large0", "large1", "large2"] {
-        assert_eq!(registry.status(name).unwrap().state, PluginState::Active, "{name}");
+        assert_eq!(registry.status(name).unwrap().state, PluginStatus::Active, "{name}");
     }
 }
 
 #[tokio::test]
 async fn a_small_file_that_is_not_quick_is_compiled_anew_with_all_that_may_be_taken() {
-    let place = Place::new();
+    let place = ReconcileRig::new();
     fs::write(place.kept.path().join("answer"), answer()).unwrap();
     place.put("a", OK);
     // The limits come after the script.
     let script =
         "cat > /dev/null; echo $1 >> $HERE/started; [ $1 = --cpu-ms=60000 ] || kill -XCPU $$; cat $HERE/answer";
     let registry = place.open_with(script).await;
-    assert_eq!(registry.status("a").unwrap().state, PluginState::Active, "{:?}", registry.status("a"));
+    assert_eq!(registry.status("a").unwrap().state, PluginStatus::Active, "{:?}", registry.status("a"));
     let started = || fs::read_to_string(place.kept.path().join("started")).unwrap();
     assert_eq!(started(), "--cpu-ms=2000\n--cpu-ms=60000\n");
     place.put("a", OTHER);

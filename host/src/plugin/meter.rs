@@ -5,13 +5,13 @@ use std::sync::{Arc, OnceLock};
 
 /// The CPU time of one attempt.
 #[derive(Debug, Default)]
-pub struct Meter {
+pub struct CpuMeter {
     spent_ns: AtomicU64,
     began_ns: AtomicU64,
     plugin: OnceLock<Arc<str>>,
 }
 
-impl Meter {
+impl CpuMeter {
     /// The CPU time so far. To be called by the attempt itself, while it runs.
     pub(super) fn spent_ns(&self) -> u64 {
         let running_ns = thread_cpu_ns().saturating_sub(self.began_ns.load(Ordering::Relaxed));

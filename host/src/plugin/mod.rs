@@ -74,38 +74,38 @@ mod watch;
 mod workbench;
 
 pub use approval::ApproveError;
-pub use compile::{Child, CompileLimits, Compiler, answer as compile_and_answer};
+pub use compile::{CompileChild, CompileLimits, Compiler, answer as compile_and_answer};
 pub use dialect::Dialect;
-pub use executor::Job;
+pub use executor::GuestJob;
 pub use host::{HttpGrant, HttpGrants};
-pub use limits::Limits;
+pub use limits::AttemptLimits;
 pub use load::LoadError;
-pub use loaded::{Plugin, Room};
-pub use meter::Meter;
-pub use registry::Registry;
-pub use removal::{Removal, RemoveError};
-pub use reuse::Reuse;
+pub use loaded::{AttemptPermit, Plugin};
+pub use meter::CpuMeter;
+pub use registry::PluginRegistry;
+pub use removal::{RemovalReport, RemoveError};
+pub use reuse::ReusePolicy;
 pub use rollback::RollbackError;
-pub use routing::{InvalidPattern, Pattern};
-pub use secrets::{FromEnvironment, FromFile, NoSecret, SecretSource};
+pub use routing::{InvalidPattern, TypePattern};
+pub use secrets::{FromEnvironment, FromFile, SecretError, SecretSource};
 pub use settings::{
-    GrantSettings, InvalidSettings, LimitsPatch, MAX_CONCURRENCY, RetrySettings, Settings, given_addresses,
+    GrantSettings, InvalidSettings, LimitsPatch, MAX_CONCURRENCY, PluginSettings, RetrySettings, given_addresses,
 };
-pub use state::{MemoryState, ReadState, StateUnavailable};
-pub use status::{NeedsApproval, PluginState, Status, Taking};
-pub use watch::Notice;
-pub use workbench::Workbench;
+pub use state::{MemoryState, StateReader, StateUnavailable};
+pub use status::{NeedsApproval, PluginReport, PluginStatus, TakenTypes};
+pub use watch::WatchMethod;
+pub use workbench::InspectionSandbox;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::event::{Event, LogLine, Outcome, Policies};
+use crate::event::{AttemptOutcome, Event, LogLine, RetryPolicies};
 
 /// What a plugin is given with an event.
 #[derive(Clone, Debug)]
-pub struct Attempt {
+pub struct AttemptInput {
     /// The event.
     pub event: Arc<Event>,
     /// 1 for the first attempt since it was accepted or last replayed.
@@ -114,9 +114,9 @@ pub struct Attempt {
 
 /// What came of an attempt.
 #[derive(Clone, Debug)]
-pub struct Completed {
+pub struct AttemptResult {
     /// Ok with effects, or why not.
-    pub outcome: Outcome,
+    pub outcome: AttemptOutcome,
     /// What the guest logged, within the limits.
     pub log: Vec<LogLine>,
     /// Log lines past the limits.
@@ -127,7 +127,7 @@ pub struct Completed {
 
 /// What the registry must be told.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct RegistryOptions {
     /// The plugin directory.
     pub dir: PathBuf,
     /// Whether the directory is made if it is not there.
@@ -140,11 +140,11 @@ pub struct Options {
     /// How many more may: one for each plugin of which nothing runs, so that none waits for the slow ones of others.
     pub reserve: usize,
     /// The limits of every plugin that has no others.
-    pub limits: Limits,
+    pub limits: AttemptLimits,
     /// The retry policies of every plugin that has no others.
-    pub policies: Policies,
+    pub policies: RetryPolicies,
     /// `[plugins.NAME]` of the configuration. What a file `NAME.toml` in the directory says goes before it.
-    pub settings: BTreeMap<String, Settings>,
+    pub settings: BTreeMap<String, PluginSettings>,
     /// Where this server itself listens: no grant leads there.
     pub listeners: Vec<SocketAddr>,
     /// Addresses of names, in place of what the resolver of the system says of them.
@@ -164,14 +164,14 @@ pub struct Options {
     /// Whether a build waits to be approved that takes types from another plugin which serves.
     pub hold_taken_types: bool,
     /// How changes of the directory are noticed.
-    pub notice: Notice,
+    pub notice: WatchMethod,
     /// For how long a file must not have changed before it is loaded, in milliseconds.
     pub settle_ms: u64,
     /// How often the directory is read even if nothing seemed to change, in milliseconds.
     pub rescan_ms: u64,
 }
 
-impl Default for Options {
+impl Default for RegistryOptions {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
@@ -180,8 +180,8 @@ impl Default for Options {
             concurrency: 2 * cores,
             plugin_concurrency: 1,
             reserve: 256,
-            limits: Limits::default(),
-            policies: Policies::default(),
+            limits: AttemptLimits::default(),
+            policies: RetryPolicies::default(),
             settings: BTreeMap::new(),
             listeners: Vec::new(),
             resolve: BTreeMap::new(),
@@ -192,7 +192,7 @@ impl Default for Options {
             cache_max_bytes: 1024 * 1024 * 1024,
             hold_new_capabilities: false,
             hold_taken_types: true,
-            notice: Notice::default(),
+            notice: WatchMethod::default(),
             settle_ms: 500,
             rescan_ms: 5_000,
         }

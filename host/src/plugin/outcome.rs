@@ -11,8 +11,8 @@ use wasmtime_wasi::I32Exit;
 
 use super::engine::MAX_FRAMES;
 use super::last_words;
-use super::limits::Breach;
-use crate::event::{Class, Failure};
+use super::limits::LimitBreach;
+use crate::event::{AttemptFailure, FailureClass};
 
 const MAX_MESSAGE_BYTES: usize = 4 * 1_024;
 const MAX_BACKTRACE_BYTES: usize = 8 * 1_024;
@@ -30,16 +30,16 @@ pub(super) fn message(text: impl Into<String>) -> String {
 /// The same of what is yet to be written: of megabytes that a guest made up not even the copy is made, which is several
 /// times as long where they are escaped.
 pub(super) fn written(words: fmt::Arguments<'_>) -> String {
-    let mut beginning = Beginning(String::new());
+    let mut beginning = MessageStart(String::new());
     // It fails where the beginning ends.
     let _ = beginning.write_fmt(words);
     message(beginning.0)
 }
 
 /// A little more than a message, so that it is seen that there was more.
-struct Beginning(String);
+struct MessageStart(String);
 
-impl fmt::Write for Beginning {
+impl fmt::Write for MessageStart {
     fn write_str(&mut self, more: &str) -> fmt::Result {
         let room = (MAX_MESSAGE_BYTES + 4).saturating_sub(self.0.len());
         self.0.push_str(&more[..more.floor_char_boundary(room)]);
@@ -48,10 +48,10 @@ impl fmt::Write for Beginning {
 }
 
 /// What an attempt came to that ended with an error of the engine or of a host function.
-pub(super) fn classify(error: &Error, stderr: Option<&str>) -> Failure {
+pub(super) fn classify(error: &Error, stderr: Option<&str>) -> AttemptFailure {
     let backtrace = error.downcast_ref::<WasmBacktrace>().filter(|backtrace| !backtrace.frames().is_empty());
     let (class, text) = class_and_words(error, backtrace.is_some(), stderr);
-    Failure {
+    AttemptFailure {
         class,
         message: message(text),
         backtrace: backtrace.map(|backtrace| cut(frames(backtrace), MAX_BACKTRACE_BYTES)),
@@ -59,39 +59,39 @@ pub(super) fn classify(error: &Error, stderr: Option<&str>) -> Failure {
     }
 }
 
-fn class_and_words(error: &Error, in_guest: bool, stderr: Option<&str>) -> (Class, String) {
-    if let Some(breach) = error.downcast_ref::<Breach>() {
+fn class_and_words(error: &Error, in_guest: bool, stderr: Option<&str>) -> (FailureClass, String) {
+    if let Some(breach) = error.downcast_ref::<LimitBreach>() {
         return (breach.class(), breach.to_string());
     }
     if let Some(exit) = error.downcast_ref::<I32Exit>() {
         let words = format!("the handler exited with status {} instead of returning", exit.0);
-        return (Class::Trap, in_its_words(words, stderr));
+        return (FailureClass::Trap, in_its_words(words, stderr));
     }
     if let Some(ResourceTableError::Full) = error.downcast_ref() {
-        return (Class::Limit, "holds more open handles than an attempt may".into());
+        return (FailureClass::Limit, "holds more open handles than an attempt may".into());
     }
     match error.downcast_ref::<Trap>() {
-        Some(Trap::StackOverflow) => (Class::Limit, "used more stack than an attempt may".into()),
+        Some(Trap::StackOverflow) => (FailureClass::Limit, "used more stack than an attempt may".into()),
         Some(Trap::MemoryOutOfBounds) if is_below_zero(error) || is_deep(error) => {
-            (Class::Limit, "used more stack than the component was built with".into())
+            (FailureClass::Limit, "used more stack than the component was built with".into())
         }
-        Some(Trap::AllocationTooLarge) => (Class::Limit, "wanted more memory than there can be".into()),
+        Some(Trap::AllocationTooLarge) => (FailureClass::Limit, "wanted more memory than there can be".into()),
         Some(Trap::UnreachableCodeReached) => {
-            (Class::Trap, in_its_words(Trap::UnreachableCodeReached.to_string(), stderr))
+            (FailureClass::Trap, in_its_words(Trap::UnreachableCodeReached.to_string(), stderr))
         }
-        Some(trap) => (Class::Trap, with_fault(error, trap)),
+        Some(trap) => (FailureClass::Trap, with_fault(error, trap)),
         None => {
             let words = error.root_cause().to_string();
             match () {
                 // Without a frame of the guest it was the answer of the handler that was being read.
                 () if words.contains(HOST_CALL_WORDS) && in_guest => {
-                    (Class::Limit, "handed more to the host in one call than an attempt may in all".into())
+                    (FailureClass::Limit, "handed more to the host in one call than an attempt may in all".into())
                 }
                 () if words.contains(HOST_CALL_WORDS) => {
-                    (Class::Output, "the result is larger than the host takes in one call".into())
+                    (FailureClass::Output, "the result is larger than the host takes in one call".into())
                 }
-                () if words.contains(HANDLE_WORDS) && words.contains("limit") => (Class::Limit, words),
-                () => (Class::Trap, words),
+                () if words.contains(HANDLE_WORDS) && words.contains("limit") => (FailureClass::Limit, words),
+                () => (FailureClass::Trap, words),
             }
         }
     }
@@ -158,16 +158,16 @@ mod tests {
     #[test]
     fn each_kind_of_end_has_its_class() {
         for (error, class, words) in [
-            (Error::from(Breach::WallTime { limit_ms: 5 }), Class::Timeout, "5 ms"),
-            (Error::from(Breach::CpuTime { limit_ms: 5 }), Class::Timeout, "CPU"),
-            (Error::from(Breach::Memory { wanted_bytes: 2, limit_bytes: 1 }), Class::Limit, "memory"),
-            (Error::from(Breach::HostCall { limit_bytes: 1 }), Class::Limit, "host"),
-            (Error::from(I32Exit(0)), Class::Trap, "status 0"),
-            (Error::from(ResourceTableError::Full), Class::Limit, "handles"),
-            (Error::from(Trap::StackOverflow), Class::Limit, "stack"),
-            (Error::from(Trap::IntegerDivisionByZero), Class::Trap, "divide by zero"),
-            (Error::from(Trap::MemoryOutOfBounds), Class::Trap, "out of bounds"),
-            (Error::msg("something else"), Class::Trap, "something else"),
+            (Error::from(LimitBreach::WallTime { limit_ms: 5 }), FailureClass::Timeout, "5 ms"),
+            (Error::from(LimitBreach::CpuTime { limit_ms: 5 }), FailureClass::Timeout, "CPU"),
+            (Error::from(LimitBreach::Memory { wanted_bytes: 2, limit_bytes: 1 }), FailureClass::Limit, "memory"),
+            (Error::from(LimitBreach::HostCall { limit_bytes: 1 }), FailureClass::Limit, "host"),
+            (Error::from(I32Exit(0)), FailureClass::Trap, "status 0"),
+            (Error::from(ResourceTableError::Full), FailureClass::Limit, "handles"),
+            (Error::from(Trap::StackOverflow), FailureClass::Limit, "stack"),
+            (Error::from(Trap::IntegerDivisionByZero), FailureClass::Trap, "divide by zero"),
+            (Error::from(Trap::MemoryOutOfBounds), FailureClass::Trap, "out of bounds"),
+            (Error::msg("something else"), FailureClass::Trap, "something else"),
         ] {
             let failure = classify(&error.context("while a host function ran"), None);
             assert_eq!(failure.class, class, "{failure:?}");
@@ -181,8 +181,8 @@ mod tests {
             let words = format!("memory fault at wasm address 0x{address} in linear memory of size 0x20000");
             classify(&Error::from(Trap::MemoryOutOfBounds).context(words), None)
         };
-        assert_eq!(fault("fffffff0").class, Class::Limit);
-        assert_eq!(fault("20004").class, Class::Trap);
+        assert_eq!(fault("fffffff0").class, FailureClass::Limit);
+        assert_eq!(fault("20004").class, FailureClass::Trap);
         assert!(fault("20004").message.contains("0x20004"), "{:?}", fault("20004"));
     }
 
@@ -210,15 +210,15 @@ mod tests {
     #[test]
     fn of_what_is_long_only_the_beginning_is_written() {
         /// Writes without end, as long as anybody takes it.
-        struct Endless;
-        impl fmt::Debug for Endless {
+        struct EndlessMessage;
+        impl fmt::Debug for EndlessMessage {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 loop {
                     f.write_str("é")?;
                 }
             }
         }
-        let text = written(format_args!("so: {Endless:?}"));
+        let text = written(format_args!("so: {EndlessMessage:?}"));
         assert!(text.starts_with("so: éé") && text.len() <= MAX_MESSAGE_BYTES && text.ends_with('…'), "{text}");
         assert_eq!(written(format_args!("{}", 7)), "7");
     }

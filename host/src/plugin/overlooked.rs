@@ -13,12 +13,12 @@ const ALIKE: f64 = 0.7;
 
 /// What was overlooked, and since when.
 #[derive(Debug, Default)]
-pub(super) struct Overlooked {
-    seen: BTreeMap<String, Seen>,
+pub(super) struct OverlookedChanges {
+    seen: BTreeMap<String, OverlookedFile>,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct OverlookedFile {
     since: Instant,
     is_told: bool,
 }
@@ -71,7 +71,7 @@ fn nearest(name: &str, plugins: &BTreeSet<String>) -> String {
     nearest.filter(|it| alike(it) > ALIKE).map_or_else(String::new, |it| format!("; did you mean {it:?}?"))
 }
 
-impl Overlooked {
+impl OverlookedChanges {
     /// Takes in what was found at a look. Settings are often put there before their plugin, so that what is found is told
     /// once it has been there for a while. Gives what to tell now, and when to look again.
     pub(super) fn observe(
@@ -83,7 +83,7 @@ impl Overlooked {
         self.seen.retain(|words, _| found.contains(words));
         let (mut told, mut again_in) = (Vec::new(), None);
         for words in found {
-            let seen = self.seen.entry(words.clone()).or_insert(Seen { since: now, is_told: false });
+            let seen = self.seen.entry(words.clone()).or_insert(OverlookedFile { since: now, is_told: false });
             let left = settle.saturating_sub(now.duration_since(seen.since));
             if !left.is_zero() {
                 again_in = Some(again_in.map_or(left, |other: Duration| other.min(left)));
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn what_is_overlooked_is_told_once_and_not_before_it_has_been_there_for_a_while() {
-        let mut overlooked = Overlooked::default();
+        let mut overlooked = OverlookedChanges::default();
         let start = Instant::now();
         let mut look = |found: &[&str], at_ms| {
             let now = start + Duration::from_millis(at_ms);

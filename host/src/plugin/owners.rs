@@ -3,48 +3,48 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use super::Pattern;
-use super::routing::{Routed, Table};
+use super::TypePattern;
+use super::routing::{RouteTable, RouteTarget};
 
 /// Who has each pattern.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Owners(BTreeMap<Pattern, String>);
+pub(super) struct PatternOwners(BTreeMap<TypePattern, String>);
 
 /// The types of plugins that served before the host was started, until it is known what they handle now.
 #[derive(Debug, Default)]
-pub(super) struct Reserved(BTreeMap<String, Reservation>);
+pub(super) struct ReservedPatterns(BTreeMap<String, PatternReservation>);
 
 #[derive(Debug)]
-struct Reservation {
-    patterns: Vec<Pattern>,
+struct PatternReservation {
+    patterns: Vec<TypePattern>,
     /// It is being loaded.
     is_pending: bool,
 }
 
-impl Owners {
+impl PatternOwners {
     /// Those of a routing.
-    pub(super) fn of<P: Routed>(table: &Table<P>) -> Self {
+    pub(super) fn of<P: RouteTarget>(table: &RouteTable<P>) -> Self {
         Self(table.owners().map(|(pattern, name)| (pattern.clone(), name.to_owned())).collect())
     }
 
     /// Each pattern with who has it.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Pattern, &str)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&TypePattern, &str)> {
         self.0.iter().map(|(pattern, name)| (pattern, name.as_str()))
     }
 
     /// The plugin that would lose events if this one came to handle a pattern: that of the most specific pattern above it.
     /// None if it is the plugin's own. The same pattern is nobody's loss: the routing gives it to one of them only.
-    pub(super) fn loser(&self, name: &str, pattern: &Pattern) -> Option<&str> {
+    pub(super) fn loser(&self, name: &str, pattern: &TypePattern) -> Option<&str> {
         let above = self.iter().filter(|(theirs, _)| theirs.covers(pattern));
         let (nearest, owner) = above.max_by_key(|(theirs, _)| theirs.specificity())?;
         (nearest != pattern && owner != name).then_some(owner)
     }
 }
 
-impl Reserved {
+impl ReservedPatterns {
     /// Reserves the types of a plugin that is about to be loaded.
-    pub(super) fn add(&mut self, name: &str, patterns: Vec<Pattern>) {
-        self.0.insert(name.to_owned(), Reservation { patterns, is_pending: true });
+    pub(super) fn add(&mut self, name: &str, patterns: Vec<TypePattern>) {
+        self.0.insert(name.to_owned(), PatternReservation { patterns, is_pending: true });
     }
 
     /// The plugin was loaded, or was not: then others may have its types.
@@ -70,7 +70,7 @@ impl Reserved {
     }
 
     /// Who has each pattern, what is reserved included.
-    pub(super) fn over(&self, settled: &Owners) -> Owners {
+    pub(super) fn over(&self, settled: &PatternOwners) -> PatternOwners {
         let mut owners = settled.clone();
         for (name, reservation) in &self.0 {
             for pattern in &reservation.patterns {
@@ -87,12 +87,12 @@ impl Reserved {
 mod tests {
     use super::*;
 
-    fn pattern(text: &str) -> Pattern {
+    fn pattern(text: &str) -> TypePattern {
         text.parse().unwrap()
     }
 
-    fn owners(of: &[(&str, &str)]) -> Owners {
-        Owners(of.iter().map(|(text, name)| (pattern(text), (*name).to_owned())).collect())
+    fn owners(of: &[(&str, &str)]) -> PatternOwners {
+        PatternOwners(of.iter().map(|(text, name)| (pattern(text), (*name).to_owned())).collect())
     }
 
     #[test]
@@ -112,12 +112,12 @@ mod tests {
         ] {
             assert_eq!(owners.loser(name, &pattern(text)), expected, "{name} handles {text}");
         }
-        assert_eq!(Owners::default().loser("new", &pattern("a")), None);
+        assert_eq!(PatternOwners::default().loser("new", &pattern("a")), None);
     }
 
     #[test]
     fn what_served_before_keeps_its_types_until_it_is_loaded_or_fails() {
-        let mut reserved = Reserved::default();
+        let mut reserved = ReservedPatterns::default();
         let settled = owners(&[("a", "first")]);
         reserved.add("second", vec![pattern("a"), pattern("b")]);
         let expected = owners(&[("a", "first"), ("b", "second")]);

@@ -19,7 +19,7 @@ const NOTHING_MS: f64 = 50.0;
 
 /// What the rank of a plugin's file follows from.
 #[derive(Clone, Debug)]
-pub(super) struct Applicant {
+pub(super) struct LoadApplicant {
     /// The name of the plugin.
     pub(super) plugin: Arc<str>,
     /// Whether a version of it serves, or served before the host was started.
@@ -30,10 +30,10 @@ pub(super) struct Applicant {
 
 /// What each plugin used of late.
 #[derive(Debug, Default)]
-pub(super) struct Ledger(Mutex<HashMap<Arc<str>, Account>>);
+pub(super) struct UsageLedger(Mutex<HashMap<Arc<str>, UsageAccount>>);
 
 #[derive(Clone, Copy, Debug)]
-struct Account {
+struct UsageAccount {
     spent_ms: f64,
     at: Instant,
     slow_since: Option<Instant>,
@@ -42,22 +42,22 @@ struct Account {
 /// A number of turns, one for each who may work beside others.
 #[derive(Debug)]
 pub(super) struct RankedTurns {
-    state: Mutex<State>,
-    ledger: Arc<Ledger>,
+    state: Mutex<RankedTurnsState>,
+    ledger: Arc<UsageLedger>,
     /// Whether the time of a turn is counted.
     is_work: bool,
 }
 
 #[derive(Debug)]
-struct State {
+struct RankedTurnsState {
     free: usize,
     arrivals: u64,
-    waiting: Vec<Waiting>,
+    waiting: Vec<WaitingApplicant>,
 }
 
 #[derive(Debug)]
-struct Waiting {
-    applicant: Applicant,
+struct WaitingApplicant {
+    applicant: LoadApplicant,
     arrival: u64,
     turn: oneshot::Sender<RankedTurn>,
 }
@@ -70,11 +70,12 @@ pub(super) struct RankedTurn {
     since: Instant,
 }
 
-impl Ledger {
+impl UsageLedger {
     /// Notes that a plugin needed longer than what is quick.
     pub(super) fn note_slow(&self, plugin: &Arc<str>, now: Instant) {
         let mut accounts = self.accounts();
-        let account = accounts.entry(plugin.clone()).or_insert(Account { spent_ms: 0.0, at: now, slow_since: None });
+        let account =
+            accounts.entry(plugin.clone()).or_insert(UsageAccount { spent_ms: 0.0, at: now, slow_since: None });
         account.slow_since = Some(now);
     }
 
@@ -85,8 +86,9 @@ impl Ledger {
 
     fn add(&self, plugin: &Arc<str>, spent: Duration, now: Instant) {
         let mut accounts = self.accounts();
-        let account = accounts.entry(plugin.clone()).or_insert(Account { spent_ms: 0.0, at: now, slow_since: None });
-        *account = Account { spent_ms: account.left_ms(now) + spent.as_secs_f64() * 1_000.0, at: now, ..*account };
+        let account =
+            accounts.entry(plugin.clone()).or_insert(UsageAccount { spent_ms: 0.0, at: now, slow_since: None });
+        *account = UsageAccount { spent_ms: account.left_ms(now) + spent.as_secs_f64() * 1_000.0, at: now, ..*account };
         accounts.retain(|_, account| account.left_ms(now) > NOTHING_MS || account.is_slow(now));
     }
 
@@ -96,12 +98,12 @@ impl Ledger {
         (spent_ms as u64 / LITTLE_MS + 1).ilog2()
     }
 
-    fn accounts(&self) -> MutexGuard<'_, HashMap<Arc<str>, Account>> {
+    fn accounts(&self) -> MutexGuard<'_, HashMap<Arc<str>, UsageAccount>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Account {
+impl UsageAccount {
     fn left_ms(&self, now: Instant) -> f64 {
         let half_lives = now.duration_since(self.at).as_secs_f64() / HALF_LIFE.as_secs_f64();
         self.spent_ms * 0.5_f64.powf(half_lives)
@@ -114,13 +116,13 @@ impl Account {
 
 impl RankedTurns {
     /// So many turns at a time. Where `is_work` is set the time of each is counted against its plugin.
-    pub(super) fn new(free: usize, ledger: &Arc<Ledger>, is_work: bool) -> Arc<Self> {
-        let state = Mutex::new(State { free, arrivals: 0, waiting: Vec::new() });
+    pub(super) fn new(free: usize, ledger: &Arc<UsageLedger>, is_work: bool) -> Arc<Self> {
+        let state = Mutex::new(RankedTurnsState { free, arrivals: 0, waiting: Vec::new() });
         Arc::new(Self { state, ledger: ledger.clone(), is_work })
     }
 
     /// A turn, if one is free.
-    pub(super) fn try_turn(self: &Arc<Self>, applicant: &Applicant) -> Option<RankedTurn> {
+    pub(super) fn try_turn(self: &Arc<Self>, applicant: &LoadApplicant) -> Option<RankedTurn> {
         let mut state = self.state();
         state.waiting.retain(|waiting| !waiting.turn.is_closed());
         if !state.waiting.is_empty() {
@@ -132,14 +134,14 @@ impl RankedTurns {
     }
 
     /// Waits for a turn. Dropping the future gives the place up.
-    pub(super) async fn turn(self: &Arc<Self>, applicant: &Applicant) -> RankedTurn {
+    pub(super) async fn turn(self: &Arc<Self>, applicant: &LoadApplicant) -> RankedTurn {
         loop {
             let (turn, given) = oneshot::channel();
             {
                 let mut state = self.state();
                 state.arrivals += 1;
                 let arrival = state.arrivals;
-                state.waiting.push(Waiting { applicant: applicant.clone(), arrival, turn });
+                state.waiting.push(WaitingApplicant { applicant: applicant.clone(), arrival, turn });
             }
             self.give();
             // Whoever is in the list is given a turn or goes by itself.
@@ -157,14 +159,14 @@ impl RankedTurns {
         }
     }
 
-    fn next(&self) -> Option<Waiting> {
+    fn next(&self) -> Option<WaitingApplicant> {
         let now = Instant::now();
         let mut state = self.state();
         state.waiting.retain(|waiting| !waiting.turn.is_closed());
         if state.free == 0 {
             return None;
         }
-        let ranks = state.waiting.iter().map(|Waiting { applicant, arrival, .. }| {
+        let ranks = state.waiting.iter().map(|WaitingApplicant { applicant, arrival, .. }| {
             let level = self.ledger.level(&applicant.plugin, now);
             (level, !applicant.serves, applicant.size_bytes, *arrival)
         });
@@ -177,7 +179,7 @@ impl RankedTurns {
         RankedTurn { turns: self.clone(), plugin: plugin.clone(), since: Instant::now() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, RankedTurnsState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -198,8 +200,8 @@ mod tests {
 
     use super::*;
 
-    fn applicant(plugin: &str, serves: bool, size_bytes: u64) -> Applicant {
-        Applicant { plugin: plugin.into(), serves, size_bytes }
+    fn applicant(plugin: &str, serves: bool, size_bytes: u64) -> LoadApplicant {
+        LoadApplicant { plugin: plugin.into(), serves, size_bytes }
     }
 
     #[test]
@@ -248,9 +250,9 @@ mod tests {
 
     #[test]
     fn whoever_used_much_of_late_goes_after_whoever_did_not() {
-        let ledger = Arc::<Ledger>::default();
+        let ledger = Arc::<UsageLedger>::default();
         let now = Instant::now();
-        let level = |ledger: &Ledger, after_s| ledger.level("a", now + Duration::from_secs(after_s));
+        let level = |ledger: &UsageLedger, after_s| ledger.level("a", now + Duration::from_secs(after_s));
         for (spent_s, expected) in [(3, 0), (2, 1), (7, 2)] {
             ledger.add(&"a".into(), Duration::from_secs(spent_s), now);
             assert_eq!(level(&ledger, 0), expected, "after {spent_s} s more");

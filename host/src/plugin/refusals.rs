@@ -8,7 +8,7 @@ use std::io;
 use super::CompileLimits;
 use super::load::LoadError;
 use super::private_dir::{NotPrivate, PrivateDir};
-use super::seal::{CODE_BYTES, Seal};
+use super::seal::{CODE_BYTES, FileSeal};
 
 /// How many are kept.
 const MAX_REFUSALS: usize = 1_000;
@@ -18,17 +18,17 @@ const MAX_WORDS_BYTES: usize = 4 * 1024;
 const PURPOSE: &[u8] = b"eventstream refused component 1";
 
 /// Why the compiler refused, by the digest of the file.
-pub(super) struct Refusals {
+pub(super) struct CompileRefusals {
     dir: PrivateDir,
-    seal: Seal,
+    seal: FileSeal,
 }
 
-impl Refusals {
+impl CompileRefusals {
     /// Opens what is kept in `root`. Blocks.
     ///
     /// # Errors
     /// The directory is not ours alone.
-    pub(super) fn open(root: &PrivateDir, seal: Seal) -> Result<Self, NotPrivate> {
+    pub(super) fn open(root: &PrivateDir, seal: FileSeal) -> Result<Self, NotPrivate> {
         Ok(Self { dir: root.inner("refused")?, seal })
     }
 
@@ -91,13 +91,13 @@ mod tests {
     use super::super::engine;
     use super::*;
 
-    fn open(folder: &std::path::Path) -> Refusals {
+    fn open(folder: &std::path::Path) -> CompileRefusals {
         let root = PrivateDir::open(&folder.join("kept")).unwrap();
-        let seal = Seal::open(&root, &engine::for_compiling().unwrap()).unwrap();
-        Refusals::open(&root, seal).unwrap()
+        let seal = FileSeal::open(&root, &engine::for_compiling().unwrap()).unwrap();
+        CompileRefusals::open(&root, seal).unwrap()
     }
 
-    fn told(refusals: &Refusals, digest: &str, limits: &CompileLimits) -> Option<String> {
+    fn told(refusals: &CompileRefusals, digest: &str, limits: &CompileLimits) -> Option<String> {
         refusals.get(digest, limits).map(|error| error.to_string())
     }
 

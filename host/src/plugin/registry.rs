@@ -12,37 +12,37 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio_util::sync::DropGuard;
 
-use super::approval::Held;
-use super::directory::{self, Directory};
-use super::kept::Kept;
-use super::load::{LoadError, Loader};
-use super::overlooked::Overlooked;
-use super::owners::{Owners, Reserved};
-use super::removed::Removed;
-use super::routing::{Pattern, Table, Versions};
-use super::settings::Settings;
-use super::start::{Expected, Start};
-use super::status::{NeedsApproval, Taking};
-use super::{Error, Job, Options, Plugin, PluginState, Status};
+use super::approval::HeldBuild;
+use super::directory::{self, DirectoryScan};
+use super::kept::PluginDataDir;
+use super::load::{LoadError, PluginLoader};
+use super::overlooked::OverlookedChanges;
+use super::owners::{PatternOwners, ReservedPatterns};
+use super::removed::RemovalRecord;
+use super::routing::{PluginVersions, RouteTable, TypePattern};
+use super::settings::PluginSettings;
+use super::start::{ExpectedPlugins, StartProgress};
+use super::status::{NeedsApproval, TakenTypes};
+use super::{Error, GuestJob, Plugin, PluginReport, PluginStatus, RegistryOptions};
 use crate::event::EventType;
 
 /// How often a file is compiled again whose compiler was killed, each time after twice the pause.
 const MAX_KILLS: u32 = 5;
 
 /// Which plugin handles which type.
-pub struct Registry {
-    options: Options,
-    pub(super) loader: Loader,
-    table: ArcSwap<Table>,
+pub struct PluginRegistry {
+    options: RegistryOptions,
+    pub(super) loader: PluginLoader,
+    table: ArcSwap<RouteTable>,
     /// Whose plugins go before others: those of the routing in force; at the start, those that served before the host was
     /// stopped, so that what comes first says nothing.
-    settled: ArcSwap<Owners>,
-    pub(super) reserved: Mutex<Reserved>,
-    pub(super) start: Start,
-    entries: Mutex<BTreeMap<String, Entry>>,
-    pub(super) directory: tokio::sync::Mutex<Directory>,
-    pub(super) removed: Removed,
-    pub(super) overlooked: Mutex<Overlooked>,
+    settled: ArcSwap<PatternOwners>,
+    pub(super) reserved: Mutex<ReservedPatterns>,
+    pub(super) start: StartProgress,
+    entries: Mutex<BTreeMap<String, PluginEntry>>,
+    pub(super) directory: tokio::sync::Mutex<DirectoryScan>,
+    pub(super) removed: RemovalRecord,
+    pub(super) overlooked: Mutex<OverlookedChanges>,
     /// One at a time goes back.
     pub(super) rollbacks: tokio::sync::Mutex<()>,
     changes: watch::Sender<u64>,
@@ -52,7 +52,7 @@ pub struct Registry {
 
 /// What is known of one name.
 #[derive(Debug, Default)]
-pub(super) struct Entry {
+pub(super) struct PluginEntry {
     pub(super) newest: Option<Arc<Plugin>>,
     pub(super) last_good: Option<Arc<Plugin>>,
     /// Why the file could not be loaded.
@@ -60,26 +60,26 @@ pub(super) struct Entry {
     /// Why what was loaded may not serve.
     pub(super) refused: Option<String>,
     /// A build that is ready and is to be approved first.
-    pub(super) held: Option<Held>,
+    pub(super) held: Option<HeldBuild>,
     /// The file that is being loaded, by its turn. Ended when another one is begun or the plugin goes.
     pub(super) loading: Option<(u64, DropGuard)>,
     /// The digest of a file whose compiler was killed, and how often.
     pub(super) killed: Option<(String, u32)>,
     /// The digest and the settings of what was loaded or failed to.
-    pub(super) tried: Option<(String, Settings)>,
+    pub(super) tried: Option<(String, PluginSettings)>,
     /// The digest of the file in whose place an earlier version serves.
     pub(super) rolled_back_from: Option<String>,
     /// How often something else was to serve. What was begun before the last time is not taken.
     pub(super) turn: u64,
 }
 
-impl Registry {
+impl PluginRegistry {
     /// Sets the sandbox up and loads what is in the directory. A file that cannot be loaded is no error: its status says
     /// why.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn open(options: Options) -> Result<Arc<Self>, Error> {
+    pub async fn open(options: RegistryOptions) -> Result<Arc<Self>, Error> {
         let registry = Self::prepare(options).await?;
         registry.load_all().await;
         Ok(registry)
@@ -90,7 +90,7 @@ impl Registry {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn prepare(mut options: Options) -> Result<Arc<Self>, Error> {
+    pub async fn prepare(mut options: RegistryOptions) -> Result<Arc<Self>, Error> {
         let attempts = options.concurrency.max(1).saturating_add(options.reserve);
         let unreadable = |source| Error::Directory { dir: options.dir.clone(), source };
         if options.may_make_dir {
@@ -99,21 +99,21 @@ impl Registry {
         fs::read_dir(&options.dir).map_err(unreadable)?;
 
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut loader = Loader::start(&options, attempts, threads)?;
+        let mut loader = PluginLoader::start(&options, attempts, threads)?;
         options.concurrency = loader.sandbox.capacity.concurrency(&options)?;
-        loader.kept = Kept::for_loader(&options, &loader).await?.map(Arc::new);
+        loader.kept = PluginDataDir::for_loader(&options, &loader).await?.map(Arc::new);
         directory::warn_of_others(&options.dir);
         let (dir, settings) = (options.dir.clone(), options.settings.clone());
-        let expected = loader.machine.executor.run_blocking(move || Expected::read(&dir, &settings)).await;
+        let expected = loader.machine.executor.run_blocking(move || ExpectedPlugins::read(&dir, &settings)).await;
         Ok(Arc::new(Self {
             loader,
             table: ArcSwap::default(),
             settled: ArcSwap::default(),
-            start: Start::new(expected.unwrap_or_default()),
+            start: StartProgress::new(expected.unwrap_or_default()),
             reserved: Mutex::default(),
             entries: Mutex::default(),
             directory: tokio::sync::Mutex::default(),
-            removed: Removed::default(),
+            removed: RemovalRecord::default(),
             overlooked: Mutex::default(),
             rollbacks: tokio::sync::Mutex::default(),
             changes: watch::channel(0).0,
@@ -142,12 +142,12 @@ impl Registry {
     /// Works off, on the threads of guests, what `next` gives, until it gives none. Jobs that are quick run one after the
     /// other, without a hand-over for each; one that waits or burns CPU goes on by itself, beside those that come after it.
     /// Whatever `next` and the jobs own is dropped on those threads, so none of it may be the last owner of the registry.
-    pub fn work_off(&self, next: impl FnMut() -> Option<Job> + Send + 'static) {
+    pub fn work_off(&self, next: impl FnMut() -> Option<GuestJob> + Send + 'static) {
         self.loader.machine.executor.work_off(next);
     }
 
     /// Does one job on the threads of guests. What holds for the jobs of [`Registry::work_off`] holds for it.
-    pub fn work(&self, job: Job) {
+    pub fn work(&self, job: GuestJob) {
         self.loader.machine.executor.work(job);
     }
 
@@ -176,13 +176,14 @@ impl Registry {
     }
 
     /// What can be told of every plugin in the directory, and of those that went, by name.
-    pub fn statuses(&self) -> Vec<Status> {
+    pub fn statuses(&self) -> Vec<PluginReport> {
         let table = self.table.load();
         let entries = self.entries();
         let present = entries.iter().map(|(name, entry)| entry.status(name, table.active().get(name).map(Arc::as_ref)));
         let gone = self.removed.all();
         let gone = gone.iter().filter(|(name, _)| !entries.contains_key(*name));
-        let mut statuses: Vec<Status> = present.chain(gone.map(|(name, at)| Status::removed(name, *at))).collect();
+        let mut statuses: Vec<PluginReport> =
+            present.chain(gone.map(|(name, at)| PluginReport::removed(name, *at))).collect();
         statuses.sort_by(|one, other| one.name.cmp(&other.name));
         statuses
     }
@@ -193,22 +194,22 @@ impl Registry {
     }
 
     /// What can be told of one of them.
-    pub fn status(&self, name: &str) -> Option<Status> {
+    pub fn status(&self, name: &str) -> Option<PluginReport> {
         self.statuses().into_iter().find(|status| status.name == name)
     }
 
     /// Puts the routing in force that follows from what there is, and tells of each plugin that came into force.
-    pub(super) fn swap(&self, mut entries: MutexGuard<'_, BTreeMap<String, Entry>>) {
+    pub(super) fn swap(&self, mut entries: MutexGuard<'_, BTreeMap<String, PluginEntry>>) {
         let versions = entries
             .iter()
             .map(|(name, entry)| {
-                let versions = Versions { newest: entry.newest.clone(), last_good: entry.last_good.clone() };
+                let versions = PluginVersions { newest: entry.newest.clone(), last_good: entry.last_good.clone() };
                 (name.clone(), versions)
             })
             .collect();
         let (table, mut refused) = {
             let reserved = self.reserved();
-            Table::of(&versions, &reserved.over(&self.settled.load()), |name| reserved.is_pending(name))
+            RouteTable::of(&versions, &reserved.over(&self.settled.load()), |name| reserved.is_pending(name))
         };
         let before = self.table.load_full();
         for (name, entry) in entries.iter_mut() {
@@ -233,7 +234,7 @@ impl Registry {
         }
         let table = Arc::new(table);
         if !self.is_starting() {
-            self.settled.store(Arc::new(Owners::of(&table)));
+            self.settled.store(Arc::new(PatternOwners::of(&table)));
             self.reserved().settle();
         }
         self.table.store(table);
@@ -241,13 +242,13 @@ impl Registry {
         self.note_change();
     }
 
-    pub(super) fn options(&self) -> &Options {
+    pub(super) fn options(&self) -> &RegistryOptions {
         &self.options
     }
 
     /// What serves now goes before what comes from now on.
     pub(super) fn settle_routing(&self) {
-        self.settled.store(Arc::new(Owners::of(&self.table.load())));
+        self.settled.store(Arc::new(PatternOwners::of(&self.table.load())));
         self.reserved().settle();
     }
 
@@ -273,11 +274,11 @@ impl Registry {
     }
 
     /// The types among these whose events another plugin is given, with its name: what a build would take from it.
-    pub(super) fn taken_from_others(&self, name: &str, patterns: &[Pattern]) -> Vec<Taking> {
+    pub(super) fn taken_from_others(&self, name: &str, patterns: &[TypePattern]) -> Vec<TakenTypes> {
         let owners = self.reserved().over(&self.settled.load());
         let taken = patterns.iter().filter_map(|pattern| {
             let loser = owners.loser(name, pattern)?;
-            Some(Taking { types: pattern.clone(), plugin: loser.to_owned() })
+            Some(TakenTypes { types: pattern.clone(), plugin: loser.to_owned() })
         });
         taken.collect()
     }
@@ -300,31 +301,31 @@ impl Registry {
         }
     }
 
-    pub(super) fn reserved(&self) -> MutexGuard<'_, Reserved> {
+    pub(super) fn reserved(&self) -> MutexGuard<'_, ReservedPatterns> {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+    pub(super) fn entries(&self) -> MutexGuard<'_, BTreeMap<String, PluginEntry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Entry {
-    fn status(&self, name: &str, serving: Option<&Plugin>) -> Status {
+impl PluginEntry {
+    fn status(&self, name: &str, serving: Option<&Plugin>) -> PluginReport {
         let held = self.held.as_ref().filter(|_| self.error.is_none());
         let error =
             self.error.clone().or_else(|| held.map(|held| held.words(serving))).or_else(|| self.refused.clone());
         let state = match (self.loading.is_some(), held, &error, serving) {
-            (true, ..) => PluginState::Compiling,
-            (false, Some(_), ..) => PluginState::NeedsApproval,
-            (false, None, None, Some(_)) => PluginState::Active,
-            (false, None, _, Some(_)) => PluginState::FailedKeptLastGood,
-            (false, None, _, None) => PluginState::Failed,
+            (true, ..) => PluginStatus::Compiling,
+            (false, Some(_), ..) => PluginStatus::NeedsApproval,
+            (false, None, None, Some(_)) => PluginStatus::Active,
+            (false, None, _, Some(_)) => PluginStatus::FailedKeptLastGood,
+            (false, None, _, None) => PluginStatus::Failed,
         };
-        Status {
+        PluginReport {
             rolled_back_from: self.rolled_back_from.clone(),
             needs_approval: held.map(NeedsApproval::of),
-            ..Status::new(name, state, error, serving)
+            ..PluginReport::new(name, state, error, serving)
         }
     }
 
@@ -380,7 +381,7 @@ impl Entry {
     }
 }
 
-impl std::fmt::Debug for Registry {
+impl std::fmt::Debug for PluginRegistry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Registry")
             .field("dir", &self.options.dir)

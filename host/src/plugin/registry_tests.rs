@@ -8,18 +8,18 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::testing::{OK, component, event, guest, options, typed};
-use super::{Attempt, MemoryState, Options, PluginState, Registry, Status};
-use crate::event::Outcome;
+use super::{AttemptInput, MemoryState, PluginRegistry, PluginReport, PluginStatus, RegistryOptions};
+use crate::event::AttemptOutcome;
 
-async fn open(dir: &Path) -> Arc<Registry> {
-    Registry::open(options(dir)).await.unwrap()
+async fn open(dir: &Path) -> Arc<PluginRegistry> {
+    PluginRegistry::open(options(dir)).await.unwrap()
 }
 
-fn status(registry: &Registry, name: &str) -> Status {
+fn status(registry: &PluginRegistry, name: &str) -> PluginReport {
     registry.status(name).unwrap()
 }
 
-fn routed(registry: &Registry, event_type: &str) -> Option<String> {
+fn routed(registry: &PluginRegistry, event_type: &str) -> Option<String> {
     registry.route(&event_type.parse().unwrap()).map(|plugin| plugin.name().to_owned())
 }
 
@@ -140,7 +140,7 @@ async fn what_is_no_plugin_is_refused_with_what_to_do() {
         let registry = open(dir.path()).await;
         let status = status(&registry, name);
         let error = status.error.unwrap_or_else(|| panic!("{name} is refused"));
-        assert_eq!(status.state, PluginState::Failed);
+        assert_eq!(status.state, PluginStatus::Failed);
         for word in words {
             assert!(error.contains(word), "{name}: {error:?} says {word:?}");
         }
@@ -189,7 +189,7 @@ async fn types_that_would_fill_the_memory_if_they_were_written_out_are_refused_i
 async fn a_file_over_the_limit_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("a.wasm"), vec![0; 101]).unwrap();
-    let registry = Registry::open(Options { max_file_bytes: 100, ..options(dir.path()) }).await.unwrap();
+    let registry = PluginRegistry::open(RegistryOptions { max_file_bytes: 100, ..options(dir.path()) }).await.unwrap();
     assert!(status(&registry, "a").error.unwrap().contains("more than 100 bytes"));
 }
 
@@ -206,14 +206,14 @@ async fn a_file_that_cannot_be_loaded_leaves_the_last_good_version_in_place() {
     fs::write(&file, &first[..100]).unwrap();
     registry.refresh(&Default::default()).await;
     let broken = status(&registry, "a");
-    assert_eq!((broken.state, &broken.digest), (PluginState::FailedKeptLastGood, &digest));
+    assert_eq!((broken.state, &broken.digest), (PluginStatus::FailedKeptLastGood, &digest));
     assert!(broken.error.is_some());
     assert_eq!(routed(&registry, "a").as_deref(), Some("a"));
 
     fs::write(&file, &second).unwrap();
     registry.refresh(&Default::default()).await;
     let mended = status(&registry, "a");
-    assert_eq!((mended.state, mended.error), (PluginState::Active, None));
+    assert_eq!((mended.state, mended.error), (PluginStatus::Active, None));
     assert_ne!(mended.digest, digest);
     assert!(changes.has_changed().unwrap());
 
@@ -224,7 +224,7 @@ async fn a_file_that_cannot_be_loaded_leaves_the_last_good_version_in_place() {
     fs::write(dir.path().join("a.toml"), "concurrency = 2").unwrap();
     registry.refresh(&Default::default()).await;
     let settled = status(&registry, "a");
-    assert_eq!((settled.state, settled.concurrency), (PluginState::Active, Some(2)));
+    assert_eq!((settled.state, settled.concurrency), (PluginStatus::Active, Some(2)));
 
     changes.mark_unchanged();
     fs::write(&file, &second).unwrap();
@@ -234,7 +234,7 @@ async fn a_file_that_cannot_be_loaded_leaves_the_last_good_version_in_place() {
     fs::remove_file(&file).unwrap();
     registry.refresh(&Default::default()).await;
     assert!(routed(&registry, "a").is_none());
-    assert_eq!(status(&registry, "a").state, PluginState::Removed);
+    assert_eq!(status(&registry, "a").state, PluginStatus::Removed);
 }
 
 #[tokio::test]
@@ -246,14 +246,14 @@ async fn what_failed_for_no_fault_of_the_files_is_tried_again_though_it_did_not_
     let registry = open(dir.path()).await;
     for _ in 0..2 {
         let failed = status(&registry, "a");
-        assert_eq!(failed.state, PluginState::Failed);
+        assert_eq!(failed.state, PluginStatus::Failed);
         assert!(failed.error.unwrap().contains("the secret \"token\" cannot be read"));
         registry.refresh(&Default::default()).await;
     }
     fs::write(&secret, "a long secret").unwrap();
     registry.refresh(&Default::default()).await;
     let passed = status(&registry, "a");
-    assert_eq!((passed.state, passed.error), (PluginState::Active, None));
+    assert_eq!((passed.state, passed.error), (PluginStatus::Active, None));
 }
 
 #[tokio::test]
@@ -266,13 +266,13 @@ async fn of_two_plugins_for_one_type_the_second_takes_over_when_the_first_has_go
     let registry = open(dir.path()).await;
     assert_eq!(routed(&registry, "x").as_deref(), Some("a"));
     let refused = status(&registry, "b");
-    assert_eq!(refused.state, PluginState::Failed);
+    assert_eq!(refused.state, PluginStatus::Failed);
     assert!(refused.error.unwrap().contains("\"a\""));
 
     fs::remove_file(dir.path().join("a.wasm")).unwrap();
     registry.refresh(&Default::default()).await;
     assert_eq!(routed(&registry, "x").as_deref(), Some("b"));
-    assert_eq!(status(&registry, "b").state, PluginState::Active);
+    assert_eq!(status(&registry, "b").state, PluginStatus::Active);
 }
 
 #[tokio::test]
@@ -282,9 +282,9 @@ async fn a_plugin_that_comes_takes_no_type_from_one_that_serves_and_after_a_rest
         fs::write(dir.path().join(format!("{name}.toml")), "types = ['x']").unwrap();
         fs::write(dir.path().join(format!("{name}.wasm")), guest(body)).unwrap();
     };
-    let options = || Options { data_dir: Some(kept.path().join("ours")), ..options(dir.path()) };
+    let options = || RegistryOptions { data_dir: Some(kept.path().join("ours")), ..options(dir.path()) };
     put("z", OK);
-    let registry = Registry::open(options()).await.unwrap();
+    let registry = PluginRegistry::open(options()).await.unwrap();
     put("aaa", OK);
     registry.refresh(&Default::default()).await;
     assert_eq!(routed(&registry, "x").as_deref(), Some("z"));
@@ -292,16 +292,16 @@ async fn a_plugin_that_comes_takes_no_type_from_one_that_serves_and_after_a_rest
     // A new build of the one that serves goes on with it.
     put("z", &format!("(nop) {OK}"));
     registry.refresh(&Default::default()).await;
-    assert_eq!((routed(&registry, "x").as_deref(), status(&registry, "z").state), (Some("z"), PluginState::Active));
+    assert_eq!((routed(&registry, "x").as_deref(), status(&registry, "z").state), (Some("z"), PluginStatus::Active));
     drop(registry);
-    let registry = Registry::open(options()).await.unwrap();
+    let registry = PluginRegistry::open(options()).await.unwrap();
     assert_eq!(routed(&registry, "x").as_deref(), Some("z"));
 
     // What takes over from one that went has served since, whatever its name.
     fs::remove_file(dir.path().join("aaa.wasm")).unwrap();
     put("zz", OK);
     registry.refresh(&Default::default()).await;
-    assert_eq!(status(&registry, "zz").state, PluginState::Failed);
+    assert_eq!(status(&registry, "zz").state, PluginStatus::Failed);
     fs::remove_file(dir.path().join("z.wasm")).unwrap();
     for _ in 0..2 {
         registry.refresh(&Default::default()).await;
@@ -310,15 +310,15 @@ async fn a_plugin_that_comes_takes_no_type_from_one_that_serves_and_after_a_rest
     registry.refresh(&Default::default()).await;
     assert_eq!(routed(&registry, "x").as_deref(), Some("zz"));
     drop(registry);
-    let registry = Registry::open(options()).await.unwrap();
+    let registry = PluginRegistry::open(options()).await.unwrap();
     assert_eq!(routed(&registry, "x").as_deref(), Some("zz"));
 }
 
 #[tokio::test]
 async fn a_directory_that_is_watched_is_followed() {
     let dir = tempfile::tempdir().unwrap();
-    let settled = Options { settle_ms: 50, rescan_ms: 60_000, ..options(dir.path()) };
-    let registry = Registry::open(settled).await.unwrap();
+    let settled = RegistryOptions { settle_ms: 50, rescan_ms: 60_000, ..options(dir.path()) };
+    let registry = PluginRegistry::open(settled).await.unwrap();
     let stop = CancellationToken::new();
     let mut changes = registry.changes();
     let watching = {
@@ -350,27 +350,28 @@ async fn a_directory_that_is_not_there_is_made() {
     assert!(open(&inner).await.active().is_empty());
     assert!(inner.is_dir());
     fs::write(dir.path().join("file"), "").unwrap();
-    assert!(Registry::open(options(&dir.path().join("file"))).await.is_err());
+    assert!(PluginRegistry::open(options(&dir.path().join("file"))).await.is_err());
 }
 
 #[tokio::test]
 async fn beyond_the_limit_there_is_room_for_plugins_of_which_nothing_runs_and_for_new_ones() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("a.wasm"), guest(OK)).unwrap();
-    let registry = Registry::open(Options { concurrency: 1, reserve: 3, ..options(dir.path()) }).await.unwrap();
+    let registry =
+        PluginRegistry::open(RegistryOptions { concurrency: 1, reserve: 3, ..options(dir.path()) }).await.unwrap();
     let plugin = registry.route(&"a".parse().unwrap()).unwrap();
     let mut rooms = Vec::new();
     for _ in 0..3 {
         rooms.push(plugin.room().await);
     }
-    let attempt = Attempt { event: event("{}").into(), attempt: 1 };
+    let attempt = AttemptInput { event: event("{}").into(), attempt: 1 };
     let completed = plugin.handle(attempt, Arc::new(MemoryState::default())).await;
-    assert!(matches!(completed.outcome, Outcome::Ok(_)), "{:?}", completed.outcome);
+    assert!(matches!(completed.outcome, AttemptOutcome::Ok(_)), "{:?}", completed.outcome);
 
     rooms.push(plugin.room().await);
     fs::write(dir.path().join("b.wasm"), guest(OK)).unwrap();
     registry.refresh(&Default::default()).await;
-    assert_eq!(status(&registry, "b").state, PluginState::Active, "while all attempts run that may");
+    assert_eq!(status(&registry, "b").state, PluginStatus::Active, "while all attempts run that may");
 }
 
 #[tokio::test]
@@ -385,12 +386,12 @@ async fn a_file_that_was_written_to_its_end_is_loaded_at_once_wherever_the_direc
     let relative = Path::new(&up).join(dir.strip_prefix("/").unwrap());
     for (name, dir) in [("a", relative), ("b", link)] {
         // Nothing is loaded for having been quiet.
-        let patient = Options { settle_ms: 600_000, rescan_ms: 600_000, ..options(&dir) };
-        let (stop, registry) = (CancellationToken::new(), Registry::open(patient).await.unwrap());
+        let patient = RegistryOptions { settle_ms: 600_000, rescan_ms: 600_000, ..options(&dir) };
+        let (stop, registry) = (CancellationToken::new(), PluginRegistry::open(patient).await.unwrap());
         let mut changes = registry.changes();
         let people = async {
             fs::write(dir.join(format!("{name}.wasm")), guest(OK)).unwrap();
-            while registry.status(name).is_none_or(|status| status.state != PluginState::Active) {
+            while registry.status(name).is_none_or(|status| status.state != PluginStatus::Active) {
                 changes.changed().await.unwrap();
             }
             stop.cancel();

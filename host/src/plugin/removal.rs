@@ -4,15 +4,15 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use super::history::History;
-use super::{Registry, Status};
+use super::history::VersionHistory;
+use super::{PluginRegistry, PluginReport};
 use crate::clock;
 
 /// What was removed, and what was not.
 #[derive(Clone, Debug)]
-pub struct Removal {
+pub struct RemovalReport {
     /// The status from now on.
-    pub status: Status,
+    pub status: PluginReport,
     /// The file that is gone.
     pub file: PathBuf,
     /// The settings beside it, which stay.
@@ -35,13 +35,13 @@ pub enum RemoveError {
     },
 }
 
-impl Registry {
+impl PluginRegistry {
     /// Removes the file of a plugin, so that nothing handles its types from now on. Its settings beside the file, its state and its
     /// earlier versions stay. Attempts under way end on their version. Dropping the future removes it or does not.
     ///
     /// # Errors
     /// See [`RemoveError`].
-    pub async fn remove(&self, name: &str) -> Result<Removal, RemoveError> {
+    pub async fn remove(&self, name: &str) -> Result<RemovalReport, RemoveError> {
         let unknown = || RemoveError::Unknown(name.to_owned());
         // A name that is known came from the directory, and so leads nowhere else.
         if !self.entries().contains_key(name) {
@@ -64,7 +64,7 @@ impl Registry {
         };
         self.unload(&[name.to_owned()]).await;
         let status = self.status(name).ok_or_else(unknown)?;
-        Ok(Removal { status, file, settings })
+        Ok(RemovalReport { status, file, settings })
     }
 
     /// Takes plugins whose files went out of the routing.
@@ -80,7 +80,7 @@ impl Registry {
             self.swap(entries);
         }
         for name in names {
-            self.keep(name, History::note_gone).await;
+            self.keep(name, VersionHistory::note_gone).await;
         }
     }
 }

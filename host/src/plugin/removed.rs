@@ -10,9 +10,9 @@ const MAX_REMOVED: usize = 100;
 
 /// Plugins that went and when, by name.
 #[derive(Debug, Default)]
-pub(super) struct Removed(Mutex<BTreeMap<String, Timestamp>>);
+pub(super) struct RemovalRecord(Mutex<BTreeMap<String, Timestamp>>);
 
-impl Removed {
+impl RemovalRecord {
     /// Notes that a plugin went. Past the limit the one that went first is forgotten.
     pub(super) fn add(&self, name: &str, at: Timestamp) {
         let mut names = self.names();
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn the_last_that_went_are_remembered_until_they_are_back() {
-        let removed = Removed::default();
+        let removed = RemovalRecord::default();
         for n in 0..MAX_REMOVED as i64 + 2 {
             removed.add(&format!("p{n}"), Timestamp::from_unix_ms(n));
         }

@@ -14,12 +14,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::Store;
 use wasmtime::component::Instance;
 
-use super::host::Guest;
+use super::host::GuestState;
 
 /// How instances are used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default, rename_all(serialize = "camelCase"))]
-pub struct Reuse {
+pub struct ReusePolicy {
     /// The most events that one instance handles; 1 for no reuse.
     pub max_events: NonZeroU32,
     /// How long an instance waits for its next event before it is dropped, in milliseconds.
@@ -27,51 +27,51 @@ pub struct Reuse {
     pub idle_ms: u64,
 }
 
-impl Default for Reuse {
+impl Default for ReusePolicy {
     fn default() -> Self {
         Self { max_events: NonZeroU32::MIN.saturating_add(99), idle_ms: 10_000 }
     }
 }
 
 /// An instance with its store.
-pub(super) struct Living {
-    pub(super) store: Store<Guest>,
+pub(super) struct PooledInstance {
+    pub(super) store: Store<GuestState>,
     pub(super) instance: Instance,
     events: u32,
 }
 
 /// The instances of one version that wait for events.
-pub(super) struct Idle {
-    reuse: Option<Reuse>,
+pub(super) struct InstancePool {
+    reuse: Option<ReusePolicy>,
     /// As many permits as the pool has room for memories of instances that wait.
     room: Arc<Semaphore>,
     /// The memories of an instance.
     memories: u32,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<IdleInstance>,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct IdleInstance {
     /// The last to come is the first to go.
-    instances: Vec<(Living, Instant, OwnedSemaphorePermit)>,
+    instances: Vec<(PooledInstance, Instant, OwnedSemaphorePermit)>,
     is_swept: bool,
 }
 
-impl Living {
+impl PooledInstance {
     /// A new instance, for its first event.
-    pub(super) fn new(store: Store<Guest>, instance: Instance) -> Self {
+    pub(super) fn new(store: Store<GuestState>, instance: Instance) -> Self {
         Self { store, instance, events: 1 }
     }
 }
 
-impl Idle {
+impl InstancePool {
     /// None waits yet.
-    pub(super) fn new(reuse: Option<Reuse>, room: Arc<Semaphore>, memories: u32) -> Self {
+    pub(super) fn new(reuse: Option<ReusePolicy>, room: Arc<Semaphore>, memories: u32) -> Self {
         Self { reuse, room, memories, waiting: Mutex::default() }
     }
 
     /// An instance that waits, for its next event.
-    pub(super) fn take(&self) -> Option<Living> {
+    pub(super) fn take(&self) -> Option<PooledInstance> {
         self.reuse?;
         let (mut living, ..) = self.waiting().instances.pop()?;
         living.events += 1;
@@ -80,7 +80,7 @@ impl Idle {
 
     /// Takes an instance back whose attempt ended well; drops it where it is not to be used again, or where there is no
     /// room for one more.
-    pub(super) fn keep(&self, mut living: Living) {
+    pub(super) fn keep(&self, mut living: PooledInstance) {
         let Some(reuse) = self.reuse else { return };
         if living.events < reuse.max_events.get()
             && living.store.data_mut().may_be_used_again()
@@ -123,13 +123,13 @@ impl Idle {
         self.waiting().instances.len()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, IdleInstance> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Drops instances that have waited for too long, until none waits or the version has gone.
-pub(super) async fn sweep(idle: Weak<Idle>) {
+pub(super) async fn sweep(idle: Weak<InstancePool>) {
     while let Some(next) = idle.upgrade().and_then(|idle| idle.drop_late()) {
         tokio::time::sleep(next).await;
     }
@@ -137,9 +137,9 @@ pub(super) async fn sweep(idle: Weak<Idle>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::limits::Limits;
-    use super::super::testing::{OK, Sole, fail, sole_with};
-    use crate::event::{Class, Outcome};
+    use super::super::limits::AttemptLimits;
+    use super::super::testing::{OK, SolePlugin, fail, sole_with};
+    use crate::event::{AttemptOutcome, FailureClass};
 
     const THRICE: &str = "reuse = { max_events = 3, idle_ms = \"1h\" }";
     /// Answers `retry` with the number of calls that the instance has seen, for each third event, else ok.
@@ -147,20 +147,20 @@ mod tests {
         format!("(if (i64.eq (global.get $calls) (i64.const 3)) (then {} return)) {OK}", fail(0))
     }
 
-    async fn calls(sole: &Sole) -> Option<u64> {
+    async fn calls(sole: &SolePlugin) -> Option<u64> {
         match sole.attempt().await.outcome {
-            Outcome::Ok(_) => None,
-            Outcome::Failed(failure) => failure.after_ms,
+            AttemptOutcome::Ok(_) => None,
+            AttemptOutcome::Failed(failure) => failure.after_ms,
         }
     }
 
     #[tokio::test]
     async fn an_instance_handles_as_many_events_as_it_may() {
-        let sole = sole_with(&fails_at_third(), Limits::default(), THRICE).await;
+        let sole = sole_with(&fails_at_third(), AttemptLimits::default(), THRICE).await;
         for _ in 0..3 {
             assert_eq!((calls(&sole).await, calls(&sole).await, calls(&sole).await), (None, None, Some(3)));
         }
-        let twice = sole_with(&fails_at_third(), Limits::default(), "reuse = { max_events = 2 }").await;
+        let twice = sole_with(&fails_at_third(), AttemptLimits::default(), "reuse = { max_events = 2 }").await;
         for _ in 0..10 {
             assert_eq!(calls(&twice).await, None);
         }
@@ -168,14 +168,14 @@ mod tests {
 
     #[tokio::test]
     async fn an_instance_that_did_not_end_well_is_not_used_again() {
-        let sole = sole_with(&fail(0), Limits::default(), "reuse = {}").await;
+        let sole = sole_with(&fail(0), AttemptLimits::default(), "reuse = {}").await;
         for _ in 0..5 {
             assert_eq!(sole.failure().await.after_ms, Some(1), "calls that the instance has seen");
         }
         let trapping = "(if (i64.gt_u (global.get $calls) (i64.const 1)) (then unreachable))";
-        let sole = sole_with(&format!("{trapping} {OK}"), Limits::default(), "reuse = {}").await;
+        let sole = sole_with(&format!("{trapping} {OK}"), AttemptLimits::default(), "reuse = {}").await;
         sole.success().await;
-        assert_eq!(sole.failure().await.class, Class::Trap);
+        assert_eq!(sole.failure().await.class, FailureClass::Trap);
         sole.success().await;
     }
 
@@ -184,12 +184,13 @@ mod tests {
         let body = format!(
             "(if (i64.eq (global.get $calls) (i64.const 1)) (then (call $child) (call $line (i32.const 5)))) {OK}"
         );
-        let sole = sole_with(&body, Limits { published_events: 1, ..Limits::default() }, "reuse = {}").await;
+        let sole =
+            sole_with(&body, AttemptLimits { published_events: 1, ..AttemptLimits::default() }, "reuse = {}").await;
         let first = sole.attempt().await;
         assert_eq!(first.log.len(), 1);
         for _ in 0..3 {
             let next = sole.attempt().await;
-            let Outcome::Ok(success) = next.outcome else { panic!("{:?}", next.outcome) };
+            let AttemptOutcome::Ok(success) = next.outcome else { panic!("{:?}", next.outcome) };
             assert_eq!((success.published.len(), next.log.len()), (0, 0));
         }
     }
@@ -197,7 +198,7 @@ mod tests {
     #[tokio::test]
     async fn one_that_has_grown_is_not_used_again() {
         let body = format!("(drop (memory.grow (i32.const 40))) {}", fails_at_third());
-        let limits = Limits { memory_bytes: 4 << 20, ..Limits::default() };
+        let limits = AttemptLimits { memory_bytes: 4 << 20, ..AttemptLimits::default() };
         let sole = sole_with(&body, limits, "reuse = {}").await;
         for _ in 0..5 {
             assert_eq!(calls(&sole).await, None);
@@ -206,7 +207,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_has_waited_for_too_long_is_dropped() {
-        let sole = sole_with(&fails_at_third(), Limits::default(), "reuse = { idle_ms = 1 }").await;
+        let sole = sole_with(&fails_at_third(), AttemptLimits::default(), "reuse = { idle_ms = 1 }").await;
         sole.success().await;
         while sole.waiting() > 0 {
             tokio::task::yield_now().await;

@@ -3,10 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
-use super::history::{History, Pin};
-use super::load::Contents;
-use super::settings::Settings;
-use super::{LoadError, Plugin, Registry, Status};
+use super::history::{RollbackPin, VersionHistory};
+use super::load::FileContents;
+use super::settings::PluginSettings;
+use super::{LoadError, Plugin, PluginRegistry, PluginReport};
 
 /// Why a plugin was not rolled back. What served still serves.
 #[derive(Debug, thiserror::Error)]
@@ -30,14 +30,14 @@ pub enum RollbackError {
     },
 }
 
-impl Registry {
+impl PluginRegistry {
     /// Brings the version back that served before the one that serves, with the settings of now, and gives the status that
     /// follows. The file in the directory is held from then on: it is loaded when it is another one. Dropping the
     /// future changes nothing, or everything.
     ///
     /// # Errors
     /// See [`RollbackError`].
-    pub async fn rollback(&self, name: &str) -> Result<Status, RollbackError> {
+    pub async fn rollback(&self, name: &str) -> Result<PluginReport, RollbackError> {
         let unknown = || RollbackError::Unknown(name.to_owned());
         let _turn = self.rollbacks.lock().await;
         let settings = match self.entries().get(name) {
@@ -64,11 +64,11 @@ impl Registry {
                 (None, None) => String::new(),
             };
             tracing::info!(plugin.id = %name, "plugin rolled back from {held} to {digest}");
-            kept.history.hold(name, Pin { held: held.clone(), serves: digest.clone() });
+            kept.history.hold(name, RollbackPin { held: held.clone(), serves: digest.clone() });
             entry.serve(Arc::new(plugin), Some(held));
             self.swap(entries);
         }
-        self.keep(name, History::save).await;
+        self.keep(name, VersionHistory::save).await;
         if let Some(serving) = self.serving(name) {
             self.note_types(name, &serving).await;
         }
@@ -76,7 +76,7 @@ impl Registry {
     }
 
     /// Has the version serve that served last, if nothing does: after a start with a file that cannot be loaded.
-    pub(super) async fn fall_back(&self, name: &str, settings: Settings, turn: u64) {
+    pub(super) async fn fall_back(&self, name: &str, settings: PluginSettings, turn: u64) {
         if self.entries().get(name).is_none_or(|entry| entry.newest.is_some() || entry.last_good.is_some()) {
             return;
         }
@@ -87,7 +87,7 @@ impl Registry {
     }
 
     /// Has the version that serves serve with other settings, while the file in the directory may not.
-    pub(super) async fn renew(&self, name: &str, settings: &Settings, turn: u64) {
+    pub(super) async fn renew(&self, name: &str, settings: &PluginSettings, turn: u64) {
         let serving = self.entries().get(name).and_then(|entry| entry.serving().cloned());
         let Some(serving) = serving.filter(|serving| serving.settings != *settings) else { return };
         self.bring_back(name, serving.digest(), settings.clone(), turn).await;
@@ -95,14 +95,14 @@ impl Registry {
 
     /// Has a version serve that served before, without a word on the file in the directory. It takes no types from others
     /// that it did not have.
-    async fn bring_back(&self, name: &str, digest: &str, settings: Settings, turn: u64) {
+    async fn bring_back(&self, name: &str, digest: &str, settings: PluginSettings, turn: u64) {
         let mut version = self.load_version(name, digest, settings.clone()).await;
         if version.as_ref().is_ok_and(|plugin| !self.takes(name, plugin).is_empty()) {
             let serving = self.entries().get(name).and_then(|entry| entry.serving().cloned());
             let had = serving.map(|serving| serving.patterns().to_vec());
             let had = had.or_else(|| self.history().and_then(|history| history.types(name)));
             let Some(types) = had else { return };
-            version = self.load_version(name, digest, Settings { types: Some(types), ..settings }).await;
+            version = self.load_version(name, digest, PluginSettings { types: Some(types), ..settings }).await;
         }
         match version {
             Err(error) => {
@@ -119,7 +119,7 @@ impl Registry {
         }
     }
 
-    async fn load_version(&self, name: &str, digest: &str, settings: Settings) -> Result<Plugin, LoadError> {
+    async fn load_version(&self, name: &str, digest: &str, settings: PluginSettings) -> Result<Plugin, LoadError> {
         let contents = self.read_version(name, digest).await?;
         self.loader.load(name, contents, settings).await
     }
@@ -131,8 +131,13 @@ impl Registry {
     }
 
     /// What is to be loaded for a file, and the file's digest if that is another version.
-    pub(super) async fn in_place_of(&self, name: &str, file: Contents, pin: Option<Pin>) -> (Contents, Option<String>) {
-        let Some(Pin { held, serves }) = pin else { return (file, None) };
+    pub(super) async fn in_place_of(
+        &self,
+        name: &str,
+        file: FileContents,
+        pin: Option<RollbackPin>,
+    ) -> (FileContents, Option<String>) {
+        let Some(RollbackPin { held, serves }) = pin else { return (file, None) };
         match self.read_version(name, &serves).await {
             Ok(version) => (version, Some(held)),
             Err(error) => {
@@ -145,7 +150,7 @@ impl Registry {
         }
     }
 
-    async fn read_version(&self, name: &str, digest: &str) -> io::Result<Contents> {
+    async fn read_version(&self, name: &str, digest: &str) -> io::Result<FileContents> {
         let (kept, name, digest) = (self.loader.kept.clone(), name.to_owned(), digest.to_owned());
         let read = move || match kept {
             Some(kept) => kept.history.read(&name, &digest),
@@ -155,12 +160,16 @@ impl Registry {
         read.unwrap_or_else(|| Err(io::Error::other("the host failed to read it")))
     }
 
-    pub(super) fn history(&self) -> Option<&History> {
+    pub(super) fn history(&self) -> Option<&VersionHistory> {
         self.loader.kept.as_ref().map(|kept| &kept.history)
     }
 
     /// Writes to what is kept. That it cannot be written is told and harms nothing before the next start.
-    pub(super) async fn keep(&self, name: &str, write: impl FnOnce(&History, &str) -> io::Result<()> + Send + 'static) {
+    pub(super) async fn keep(
+        &self,
+        name: &str,
+        write: impl FnOnce(&VersionHistory, &str) -> io::Result<()> + Send + 'static,
+    ) {
         let Some(kept) = self.loader.kept.clone() else { return };
         let plugin = name.to_owned();
         let write = move || write(&kept.history, &plugin);

@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Plugin;
-use super::owners::Owners;
+use super::owners::PatternOwners;
 use crate::event::EventType;
 
-pub use crate::event::{InvalidPattern, Pattern};
+pub use crate::event::{InvalidPattern, TypePattern};
 
 /// The routing in force.
 #[derive(Debug)]
-pub(super) struct Table<P = Plugin> {
+pub(super) struct RouteTable<P = Plugin> {
     active: BTreeMap<String, Arc<P>>,
     exact: HashMap<EventType, Arc<P>>,
     below: Vec<(String, Arc<P>)>,
@@ -23,7 +23,7 @@ pub(super) struct Table<P = Plugin> {
 
 /// What there is of a plugin.
 #[derive(Debug)]
-pub(super) struct Versions<P = Plugin> {
+pub(super) struct PluginVersions<P = Plugin> {
     /// The one in the directory, if it could be loaded.
     pub(super) newest: Option<Arc<P>>,
     /// The one that served last.
@@ -31,37 +31,37 @@ pub(super) struct Versions<P = Plugin> {
 }
 
 /// What can be routed to.
-pub(super) trait Routed {
+pub(super) trait RouteTarget {
     /// What it handles.
-    fn patterns(&self) -> &[Pattern];
+    fn patterns(&self) -> &[TypePattern];
 }
 
-impl Routed for Plugin {
-    fn patterns(&self) -> &[Pattern] {
+impl RouteTarget for Plugin {
+    fn patterns(&self) -> &[TypePattern] {
         &self.patterns
     }
 }
 
-impl<P> Default for Table<P> {
+impl<P> Default for RouteTable<P> {
     fn default() -> Self {
         Self { active: BTreeMap::new(), exact: HashMap::new(), below: Vec::new(), any: None }
     }
 }
 
-impl<P: Routed> Table<P> {
+impl<P: RouteTarget> RouteTable<P> {
     /// The table for these plugins, and why the newest version of some was refused. Of two plugins for one pattern the one
     /// keeps it that had it `before`, or is being loaded again; where none has, the first by name. One that is refused goes
     /// on with its last good version if that fits.
     pub(super) fn of(
-        plugins: &BTreeMap<String, Versions<P>>,
-        before: &Owners,
+        plugins: &BTreeMap<String, PluginVersions<P>>,
+        before: &PatternOwners,
         is_pending: impl Fn(&str) -> bool,
     ) -> (Self, BTreeMap<String, String>) {
-        let had: HashMap<&Pattern, &str> = before.iter().collect();
+        let had: HashMap<&TypePattern, &str> = before.iter().collect();
         let mut refused = BTreeMap::new();
         let mut refusals: HashMap<&str, usize> = HashMap::new();
         loop {
-            let candidate = plugins.iter().filter_map(|(name, Versions { newest, last_good })| {
+            let candidate = plugins.iter().filter_map(|(name, PluginVersions { newest, last_good })| {
                 let at = refusals.get(name.as_str()).copied().unwrap_or(0);
                 Some((name.as_str(), newest.iter().chain(last_good).nth(at)?))
             });
@@ -82,9 +82,9 @@ impl<P: Routed> Table<P> {
     fn add(&mut self, name: &str, plugin: &Arc<P>) {
         for pattern in plugin.patterns() {
             match pattern {
-                Pattern::Exact(event_type) => _ = self.exact.insert(event_type.clone(), plugin.clone()),
-                Pattern::Below(prefix) => self.below.push((prefix.clone(), plugin.clone())),
-                Pattern::Any => self.any = Some(plugin.clone()),
+                TypePattern::Exact(event_type) => _ = self.exact.insert(event_type.clone(), plugin.clone()),
+                TypePattern::Below(prefix) => self.below.push((prefix.clone(), plugin.clone())),
+                TypePattern::Any => self.any = Some(plugin.clone()),
             }
         }
         self.active.insert(name.to_owned(), plugin.clone());
@@ -105,7 +105,7 @@ impl<P: Routed> Table<P> {
     }
 
     /// Each pattern with the name of the plugin that has it.
-    pub(super) fn owners(&self) -> impl Iterator<Item = (&Pattern, &str)> {
+    pub(super) fn owners(&self) -> impl Iterator<Item = (&TypePattern, &str)> {
         self.active.iter().flat_map(|(name, plugin)| plugin.patterns().iter().map(|pattern| (pattern, name.as_str())))
     }
 
@@ -116,15 +116,16 @@ impl<P: Routed> Table<P> {
 }
 
 /// The first plugin that names a pattern which another one keeps, with the pattern and the other one.
-fn conflict<'a, P: Routed>(
+fn conflict<'a, P: RouteTarget>(
     candidates: &[(&'a str, &'a Arc<P>)],
-    had: &HashMap<&'a Pattern, &'a str>,
+    had: &HashMap<&'a TypePattern, &'a str>,
     is_pending: impl Fn(&str) -> bool,
-) -> Option<(&'a str, &'a Pattern, &'a str)> {
-    let named: HashSet<(&Pattern, &str)> =
+) -> Option<(&'a str, &'a TypePattern, &'a str)> {
+    let named: HashSet<(&TypePattern, &str)> =
         candidates.iter().flat_map(|(name, plugin)| plugin.patterns().iter().map(|pattern| (pattern, *name))).collect();
-    let keeps = |(pattern, name): &(&&'a Pattern, &&'a str)| named.contains(&(**pattern, **name)) || is_pending(name);
-    let mut owners: HashMap<&Pattern, &str> =
+    let keeps =
+        |(pattern, name): &(&&'a TypePattern, &&'a str)| named.contains(&(**pattern, **name)) || is_pending(name);
+    let mut owners: HashMap<&TypePattern, &str> =
         had.iter().filter(keeps).map(|(pattern, name)| (*pattern, *name)).collect();
     candidates.iter().find_map(|(name, plugin)| {
         let taken = plugin.patterns().iter().find_map(|pattern| {
@@ -141,36 +142,36 @@ mod tests {
     use super::*;
 
     #[derive(Debug, PartialEq)]
-    struct Fake(&'static str, Vec<Pattern>);
+    struct FakePlugin(&'static str, Vec<TypePattern>);
 
-    type Version = Option<Arc<Fake>>;
+    type Version = Option<Arc<FakePlugin>>;
 
-    impl Routed for Fake {
-        fn patterns(&self) -> &[Pattern] {
+    impl RouteTarget for FakePlugin {
+        fn patterns(&self) -> &[TypePattern] {
             &self.1
         }
     }
 
     fn fake(id: &'static str, patterns: &[&str]) -> Version {
-        Some(Arc::new(Fake(id, patterns.iter().map(|pattern| pattern.parse().unwrap()).collect())))
+        Some(Arc::new(FakePlugin(id, patterns.iter().map(|pattern| pattern.parse().unwrap()).collect())))
     }
 
-    fn table(plugins: Vec<(&str, Version, Version)>) -> (Table<Fake>, BTreeMap<String, String>) {
-        table_after(&Table::default(), plugins)
+    fn table(plugins: Vec<(&str, Version, Version)>) -> (RouteTable<FakePlugin>, BTreeMap<String, String>) {
+        table_after(&RouteTable::default(), plugins)
     }
 
     fn table_after(
-        before: &Table<Fake>,
+        before: &RouteTable<FakePlugin>,
         plugins: Vec<(&str, Version, Version)>,
-    ) -> (Table<Fake>, BTreeMap<String, String>) {
+    ) -> (RouteTable<FakePlugin>, BTreeMap<String, String>) {
         let versions = plugins
             .into_iter()
-            .map(|(name, newest, last_good)| (name.to_owned(), Versions { newest, last_good }))
+            .map(|(name, newest, last_good)| (name.to_owned(), PluginVersions { newest, last_good }))
             .collect();
-        Table::of(&versions, &Owners::of(before), |_| false)
+        RouteTable::of(&versions, &PatternOwners::of(before), |_| false)
     }
 
-    fn routed(table: &Table<Fake>, event_type: &str) -> Option<&'static str> {
+    fn routed(table: &RouteTable<FakePlugin>, event_type: &str) -> Option<&'static str> {
         table.route(&event_type.parse().unwrap()).map(|plugin| plugin.0)
     }
 
@@ -235,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_pattern_covers_what_is_more_specific() {
-        let covers = |one: &str, other: &str| one.parse::<Pattern>().unwrap().covers(&other.parse().unwrap());
+        let covers = |one: &str, other: &str| one.parse::<TypePattern>().unwrap().covers(&other.parse().unwrap());
         for (one, other) in [("*", "a"), ("*", "a.*"), ("a.*", "a.b"), ("a.*", "a.b.*"), ("a", "a"), ("a.*", "a.*")] {
             assert!(covers(one, other), "{one} covers {other}");
         }
@@ -247,10 +248,10 @@ mod tests {
     #[test]
     fn patterns_are_types_prefixes_or_everything() {
         for text in ["order.paid", "order.*", "a.b.*", "*", "USER_SIGNUP"] {
-            assert_eq!(text.parse::<Pattern>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<TypePattern>().unwrap().to_string(), text);
         }
         for text in ["", ".*", "order*", "*.paid", "or*er", "a b", "**"] {
-            assert!(text.parse::<Pattern>().is_err(), "{text:?} is not a pattern");
+            assert!(text.parse::<TypePattern>().is_err(), "{text:?} is not a pattern");
         }
     }
 }

@@ -6,16 +6,16 @@ use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
-use super::capacity::Capacity;
+use super::capacity::InstanceCapacity;
 use super::engine;
-use super::host::{self, Guest};
+use super::host::{self, GuestState};
 
 /// The engine of all plugins of a registry, and what it offers.
 pub(super) struct Sandbox {
     pub(super) engine: Engine,
-    pub(super) linker: Arc<Linker<Guest>>,
+    pub(super) linker: Arc<Linker<GuestState>>,
     /// What it has room for.
-    pub(super) capacity: Capacity,
+    pub(super) capacity: InstanceCapacity,
     idle_room: Arc<Semaphore>,
 }
 
@@ -25,7 +25,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// The address space does not suffice for any, or the system lacks what the engine needs.
-    pub(super) fn start(wanted: Capacity, stack_bytes: usize) -> wasmtime::Result<Self> {
+    pub(super) fn start(wanted: InstanceCapacity, stack_bytes: usize) -> wasmtime::Result<Self> {
         let mut last = None;
         let fitting = wanted.fitting(|capacity| match engine::build(capacity, stack_bytes) {
             Ok(_) => true,
@@ -62,9 +62,9 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
-    use super::super::Limits;
-    use super::super::testing::{Sole, sole};
-    use crate::event::Outcome;
+    use super::super::AttemptLimits;
+    use super::super::testing::{SolePlugin, sole};
+    use crate::event::AttemptOutcome;
 
     /// Traps if anything is found in memory that an earlier call has written, then writes: into each page, below and above
     /// what is kept, and above where memory begins to be grown.
@@ -80,16 +80,16 @@ mod tests {
             (br_if $next (i32.lt_u (local.get $n) (i32.const 4194304))))
         i32.const 1024";
 
-    async fn attempts(sole: &Sole, number: u32) {
+    async fn attempts(sole: &SolePlugin, number: u32) {
         for _ in 0..number {
             let outcome = sole.attempt().await.outcome;
-            assert!(matches!(outcome, Outcome::Ok(_)), "{outcome:?}");
+            assert!(matches!(outcome, AttemptOutcome::Ok(_)), "{outcome:?}");
         }
     }
 
     #[tokio::test]
     async fn nothing_that_was_written_is_read_by_the_next() {
-        attempts(&sole(WRITES_EVERYWHERE, Limits::default()).await, 50).await;
+        attempts(&sole(WRITES_EVERYWHERE, AttemptLimits::default()).await, 50).await;
     }
 
     #[tokio::test]
@@ -103,7 +103,7 @@ mod tests {
                 mover.write_all(b"1").unwrap();
             }
         });
-        attempts(&sole(WRITES_EVERYWHERE, Limits::default()).await, 300).await;
+        attempts(&sole(WRITES_EVERYWHERE, AttemptLimits::default()).await, 300).await;
         stop.store(true, Ordering::Release);
         moving.join().unwrap();
     }

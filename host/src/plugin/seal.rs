@@ -19,13 +19,13 @@ const KEY_NAME: &str = "key";
 
 /// Tells what this installation wrote.
 #[derive(Clone)]
-pub(super) struct Seal {
+pub(super) struct FileSeal {
     key: [u8; KEY_BYTES],
     /// The end of each name: engine and version.
     made_by: String,
 }
 
-impl Seal {
+impl FileSeal {
     /// Reads the key of this installation in `root`, or makes one. Blocks.
     ///
     /// # Errors

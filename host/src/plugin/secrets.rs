@@ -92,7 +92,7 @@ impl fmt::Debug for SecretSource {
 
 /// Why a secret has no value. Its value is never part of the words.
 #[derive(Debug, thiserror::Error)]
-pub enum NoSecret {
+pub enum SecretError {
     /// The environment lacks the variable.
     #[error("the secret {name:?} is to be in the variable {variable}, which is not set")]
     NoVariable {
@@ -118,21 +118,21 @@ pub enum NoSecret {
 
 /// The secrets of one plugin.
 #[derive(Clone, Default)]
-pub(super) struct Secrets {
+pub(super) struct PluginSecrets {
     values: BTreeMap<String, SecretText>,
     /// What must not be shown and by which name it goes, the longest first.
     hidden: Vec<(String, String)>,
 }
 
-impl Secrets {
+impl PluginSecrets {
     /// Reads the values. Blocks.
-    pub(super) fn read(sources: &BTreeMap<String, SecretSource>) -> Result<Self, NoSecret> {
+    pub(super) fn read(sources: &BTreeMap<String, SecretSource>) -> Result<Self, SecretError> {
         let values = sources
             .iter()
             .map(|(name, source)| {
                 let value = value(name, source)?;
                 if value.expose().len() < MIN_BYTES {
-                    return Err(NoSecret::TooShort(name.clone()));
+                    return Err(SecretError::TooShort(name.clone()));
                 }
                 Ok((name.clone(), value))
             })
@@ -208,7 +208,7 @@ impl Secrets {
     }
 }
 
-impl fmt::Debug for Secrets {
+impl fmt::Debug for PluginSecrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.values.keys()).finish()
     }
@@ -232,14 +232,14 @@ fn written_otherwise(value: &str) -> Vec<String> {
     forms
 }
 
-fn value(name: &str, source: &SecretSource) -> Result<SecretText, NoSecret> {
+fn value(name: &str, source: &SecretSource) -> Result<SecretText, SecretError> {
     match source {
         SecretSource::Text(text) => Ok(text.clone()),
         SecretSource::Env(FromEnvironment { env }) => std::env::var(env)
             .map(SecretText::from)
-            .map_err(|_| NoSecret::NoVariable { name: name.to_owned(), variable: env.clone() }),
+            .map_err(|_| SecretError::NoVariable { name: name.to_owned(), variable: env.clone() }),
         SecretSource::File(FromFile { file }) => {
-            let no_file = |error| NoSecret::NoFile { name: name.to_owned(), file: file.clone(), error };
+            let no_file = |error| SecretError::NoFile { name: name.to_owned(), file: file.clone(), error };
             let size_bytes = std::fs::metadata(file).map_err(no_file)?.len();
             if size_bytes > MAX_BYTES {
                 return Err(no_file(std::io::Error::other(format!("it has more than {MAX_BYTES} bytes"))));
@@ -253,10 +253,10 @@ fn value(name: &str, source: &SecretSource) -> Result<SecretText, NoSecret> {
 mod tests {
     use super::*;
 
-    fn secrets(values: &[(&str, &str)]) -> Secrets {
+    fn secrets(values: &[(&str, &str)]) -> PluginSecrets {
         let sources =
             values.iter().map(|(name, value)| ((*name).to_owned(), SecretSource::Text((*value).into()))).collect();
-        Secrets::read(&sources).unwrap()
+        PluginSecrets::read(&sources).unwrap()
     }
 
     #[test]
@@ -293,14 +293,14 @@ mod tests {
         std::fs::write(file.path(), "from a file\n").unwrap();
         let json = format!("{{ \"a\": {{ \"file\": {:?} }} }}", file.path());
         let sources: BTreeMap<String, SecretSource> = serde_json::from_str(&json).unwrap();
-        assert_eq!(Secrets::read(&sources).unwrap().get("a"), Some("from a file"));
+        assert_eq!(PluginSecrets::read(&sources).unwrap().get("a"), Some("from a file"));
         for (text, words) in [
             (r#"{"a":"short"}"#, "less than"),
             (r#"{"a":{"env":"EVENTSTREAM_NO_SUCH"}}"#, "EVENTSTREAM_NO_SUCH"),
             (r#"{"a":{"file":"/nowhere"}}"#, "/nowhere"),
         ] {
             let sources: BTreeMap<String, SecretSource> = serde_json::from_str(text).unwrap();
-            let error = Secrets::read(&sources).unwrap_err().to_string();
+            let error = PluginSecrets::read(&sources).unwrap_err().to_string();
             assert!(error.contains(words) && !error.contains("short"), "{error}");
         }
     }

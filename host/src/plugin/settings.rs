@@ -9,9 +9,9 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use serde::{Deserialize, Deserializer, de};
 use toml::Table;
 
-use super::routing::Pattern;
-use super::{HttpGrants, Limits, Reuse, SecretSource};
-use crate::event::{Class, Policies, PolicyPatch};
+use super::routing::TypePattern;
+use super::{AttemptLimits, HttpGrants, ReusePolicy, SecretSource};
+use crate::event::{FailureClass, RetryPatch, RetryPolicies};
 
 use check::{check, check_keys};
 
@@ -56,15 +56,15 @@ const CLASS_KEYS: [&str; 4] = ["retry", "trap", "timeout", "limit"];
 /// What is set for a plugin; what is left out is as for all plugins.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Settings {
+pub struct PluginSettings {
     /// The types that it handles, whatever it says itself.
-    pub types: Option<Vec<Pattern>>,
+    pub types: Option<Vec<TypePattern>>,
     /// How many attempts may run side by side on one host.
     pub concurrency: Option<NonZeroUsize>,
     /// How many of its events may wait in the deployment.
     pub max_waiting: Option<NonZeroU64>,
     /// Whether and how its instances are used for several events.
-    pub reuse: Option<Reuse>,
+    pub reuse: Option<ReusePolicy>,
     /// Its limits.
     pub limits: LimitsPatch,
     /// Its retry policies.
@@ -136,16 +136,16 @@ pub struct RetrySettings {
     /// See [`crate::event::Policy::max_ms`].
     pub max_ms: Option<u64>,
     /// For `retry` answers.
-    pub retry: Option<PolicyPatch>,
+    pub retry: Option<RetryPatch>,
     /// For traps, panics, exits.
-    pub trap: Option<PolicyPatch>,
+    pub trap: Option<RetryPatch>,
     /// For time that was over.
-    pub timeout: Option<PolicyPatch>,
+    pub timeout: Option<RetryPatch>,
     /// For other limits.
-    pub limit: Option<PolicyPatch>,
+    pub limit: Option<RetryPatch>,
 }
 
-impl Settings {
+impl PluginSettings {
     /// Reads the text of a file of settings.
     ///
     /// # Errors
@@ -213,8 +213,8 @@ impl LimitsPatch {
     }
 
     /// The limits with those replaced that are set.
-    pub fn over(&self, beneath: Limits) -> Limits {
-        Limits {
+    pub fn over(&self, beneath: AttemptLimits) -> AttemptLimits {
+        AttemptLimits {
             wall_ms: self.wall_ms.unwrap_or(beneath.wall_ms),
             cpu_ms: self.cpu_ms.unwrap_or(beneath.cpu_ms),
             memory_bytes: self.memory_bytes.unwrap_or(beneath.memory_bytes),
@@ -263,18 +263,18 @@ impl LimitsPatch {
 impl RetrySettings {
     /// The policies with what is set replaced: first what is set for all classes, then what is set for one. What is set
     /// for all gives the class `limit` no more attempts than it had, since it is there to be tried less often.
-    pub fn over(&self, mut policies: Policies) -> Policies {
+    pub fn over(&self, mut policies: RetryPolicies) -> RetryPolicies {
         let all = self.all();
         let limit_attempts = policies.limit.max_attempts;
-        for class in [Class::Retry, Class::Trap, Class::Timeout, Class::Limit] {
+        for class in [FailureClass::Retry, FailureClass::Trap, FailureClass::Timeout, FailureClass::Limit] {
             policies.patch(class, &all);
         }
         policies.limit.max_attempts = policies.limit.max_attempts.min(limit_attempts);
         for (class, patch) in [
-            (Class::Retry, self.retry),
-            (Class::Trap, self.trap),
-            (Class::Timeout, self.timeout),
-            (Class::Limit, self.limit),
+            (FailureClass::Retry, self.retry),
+            (FailureClass::Trap, self.trap),
+            (FailureClass::Timeout, self.timeout),
+            (FailureClass::Limit, self.limit),
         ] {
             policies.patch(class, &patch.unwrap_or_default());
         }
@@ -291,8 +291,8 @@ impl RetrySettings {
         Ok(())
     }
 
-    fn all(&self) -> PolicyPatch {
-        PolicyPatch {
+    fn all(&self) -> RetryPatch {
+        RetryPatch {
             max_attempts: self.max_attempts,
             initial_ms: self.initial_ms,
             factor: self.factor,
@@ -316,7 +316,7 @@ impl RetrySettings {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Amount {
+enum WrittenAmount {
     Number(i64),
     Text(String),
 }
@@ -343,11 +343,12 @@ fn amount<'de, D: Deserializer<'de>>(
     expected: &'static str,
     read: impl Fn(&str) -> Option<u64>,
 ) -> Result<Option<u64>, D::Error> {
-    let amount =
-        match Amount::deserialize(deserializer).map_err(|_| de::Error::custom(format!("expected {expected}")))? {
-            Amount::Number(number) => u64::try_from(number).ok(),
-            Amount::Text(text) => read(&text),
-        };
+    let amount = match WrittenAmount::deserialize(deserializer)
+        .map_err(|_| de::Error::custom(format!("expected {expected}")))?
+    {
+        WrittenAmount::Number(number) => u64::try_from(number).ok(),
+        WrittenAmount::Text(text) => read(&text),
+    };
     amount.filter(|amount| *amount > 0).map(Some).ok_or_else(|| de::Error::custom(format!("expected {expected}")))
 }
 
@@ -357,7 +358,7 @@ mod tests {
 
     #[test]
     fn what_people_write_is_read() {
-        let settings = Settings::parse(
+        let settings = PluginSettings::parse(
             r#"
             types = ["order.*", "USER_SIGNUP"]
             concurrency = 3
@@ -370,10 +371,10 @@ mod tests {
         )
         .unwrap();
         assert_eq!(settings.max_waiting.map(NonZeroU64::get), Some(500));
-        let limits = settings.limits.over(Limits::default());
+        let limits = settings.limits.over(AttemptLimits::default());
         assert_eq!((limits.memory_bytes, limits.wall_ms, limits.cpu_ms), (32 << 20, 2_000, 500));
-        assert_eq!(limits.result_bytes, Limits::default().result_bytes);
-        let policies = settings.retry.over(Policies::default());
+        assert_eq!(limits.result_bytes, AttemptLimits::default().result_bytes);
+        let policies = settings.retry.over(RetryPolicies::default());
         assert_eq!((policies.retry.max_attempts, policies.trap.max_attempts), (9, 1));
         assert_eq!(policies.limit.max_attempts, 2, "no more than it had");
         assert_eq!(settings.config.unwrap()["greeting"], "hello");
@@ -434,7 +435,7 @@ mod tests {
             ("concurrency = 10001", "wrong: line 1, column 1: concurrency is at most"),
             ("[retry]\nfactor = 0.1", "wrong: line 1, column 2: retry.factor"),
         ] {
-            let error = Settings::parse(text).unwrap_err().to_string();
+            let error = PluginSettings::parse(text).unwrap_err().to_string();
             assert!(error.contains(words), "{text}: {error:?} says {words:?}");
             assert!(!error.contains("ter2"), "{text}: {error}");
         }
@@ -442,19 +443,19 @@ mod tests {
 
     #[test]
     fn settings_beside_the_file_go_before_those_of_the_configuration() {
-        let beneath = Settings::parse("concurrency = 1\nlimits = { wall_ms = 7, cpu_ms = 8 }").unwrap();
-        let merged = Settings::parse("limits = { wall_ms = 9 }").unwrap().over(&beneath);
+        let beneath = PluginSettings::parse("concurrency = 1\nlimits = { wall_ms = 7, cpu_ms = 8 }").unwrap();
+        let merged = PluginSettings::parse("limits = { wall_ms = 9 }").unwrap().over(&beneath);
         assert_eq!((merged.limits.wall_ms, merged.limits.cpu_ms), (Some(9), Some(8)));
         assert_eq!(merged.concurrency.map(NonZeroUsize::get), Some(1));
     }
 
     #[test]
     fn every_limit_can_be_set() {
-        let limits = serde_json::to_value(Limits::default()).unwrap();
+        let limits = serde_json::to_value(AttemptLimits::default()).unwrap();
         assert_eq!(limits.as_object().unwrap().len(), LIMIT_KEYS.len());
         for key in LIMIT_KEYS {
-            let patch = Settings::parse(&format!("limits = {{ {key} = 7 }}")).unwrap().limits;
-            assert_ne!(patch.over(Limits::default()), Limits::default(), "{key}");
+            let patch = PluginSettings::parse(&format!("limits = {{ {key} = 7 }}")).unwrap().limits;
+            assert_ne!(patch.over(AttemptLimits::default()), AttemptLimits::default(), "{key}");
         }
     }
 }

@@ -22,11 +22,11 @@ const FILES: [(&str, &str); 5] = [
 ];
 
 /// The functions that this host knows by their types.
-pub(super) struct Known {
+pub(super) struct KnownFunctions {
     resolve: Resolve,
 }
 
-impl Known {
+impl KnownFunctions {
     /// Reads the files. What cannot be read is not known; a test notices.
     pub(super) fn read() -> Self {
         let mut resolve = Resolve::default();
@@ -60,7 +60,7 @@ impl Known {
 
     /// The signature of one of our functions.
     pub(super) fn signature(&self, function: &Function) -> String {
-        let mut words = Words::default();
+        let mut words = SignatureText::default();
         let params = function.params.iter().map(|param| (param.name.as_str(), param.ty));
         words.signature(function.kind.is_async(), params, function.result, |words, ty| self.write(words, &ty));
         words.text
@@ -126,7 +126,7 @@ impl Known {
         }
     }
 
-    fn write(&self, words: &mut Words, wit: &WitType) {
+    fn write(&self, words: &mut SignatureText, wit: &WitType) {
         let id = match wit {
             WitType::Bool => return words.push("bool"),
             WitType::U8 => return words.push("u8"),
@@ -144,7 +144,7 @@ impl Known {
             WitType::ErrorContext => return words.push("error-context"),
             WitType::Id(id) => *id,
         };
-        let each = |words: &mut Words, ty: &WitType| self.write(words, ty);
+        let each = |words: &mut SignatureText, ty: &WitType| self.write(words, ty);
         match &self.resolve.types[id].kind {
             TypeDefKind::Type(inner) => each(words, inner),
             TypeDefKind::Record(record) => {
@@ -168,13 +168,13 @@ impl Known {
 
 /// The signature of a function that a component imports or exports, or its beginning.
 pub(super) fn of_component(function: &ComponentFunc) -> String {
-    let mut words = Words::default();
+    let mut words = SignatureText::default();
     words.signature(function.async_(), function.params(), function.results().next(), |words, ty| write(words, &ty));
     words.text
 }
 
-fn write(words: &mut Words, ty: &Type) {
-    let each = |words: &mut Words, ty: Type| write(words, &ty);
+fn write(words: &mut SignatureText, ty: &Type) {
+    let each = |words: &mut SignatureText, ty: Type| write(words, &ty);
     match ty {
         Type::Bool => words.push("bool"),
         Type::U8 => words.push("u8"),
@@ -218,12 +218,12 @@ fn pairwise<A, B>(
 
 /// Words that end at [`MAX_BYTES`]. Once they have, nothing more is looked at.
 #[derive(Default)]
-struct Words {
+struct SignatureText {
     text: String,
     is_cut: bool,
 }
 
-impl Words {
+impl SignatureText {
     fn push(&mut self, more: &str) {
         if self.is_cut {
             return;
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn what_this_host_knows_is_written_out_in_full() {
-        let known = Known::read();
+        let known = KnownFunctions::read();
         for interface in known.resolve.interfaces.iter().map(|(_, interface)| interface) {
             for function in interface.functions.values() {
                 let words = known.signature(function);
@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn words_end_at_their_limit_between_characters() {
-        let mut words = Words::default();
+        let mut words = SignatureText::default();
         let (mut asked, name) = (0, "é".repeat(100));
         words.separated(0..1_000_000, |words, _| {
             asked += 1;

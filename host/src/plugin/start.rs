@@ -10,63 +10,63 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::owners::Owners;
-use super::routing::{Pattern, Routed, Table, Versions};
-use super::settings::Settings;
-use super::{Plugin, Registry, directory};
+use super::owners::PatternOwners;
+use super::routing::{PluginVersions, RouteTable, RouteTarget, TypePattern};
+use super::settings::PluginSettings;
+use super::{Plugin, PluginRegistry, directory};
 use crate::event::EventType;
 
 /// Whether the start is over, and what was in the directory when it began.
 #[derive(Debug)]
-pub(super) struct Start {
+pub(super) struct StartProgress {
     is_over: AtomicBool,
-    expected: Expected,
+    expected: ExpectedPlugins,
 }
 
 /// What is known of the plugins in the directory before they are loaded.
 #[derive(Debug, Default)]
-pub(super) struct Expected(Table<ExpectedPlugin>);
+pub(super) struct ExpectedPlugins(RouteTable<ExpectedPlugin>);
 
 /// A plugin that is not loaded yet.
 #[derive(Debug)]
 struct ExpectedPlugin {
     name: String,
-    patterns: Vec<Pattern>,
+    patterns: Vec<TypePattern>,
 }
 
-impl Routed for ExpectedPlugin {
-    fn patterns(&self) -> &[Pattern] {
+impl RouteTarget for ExpectedPlugin {
+    fn patterns(&self) -> &[TypePattern] {
         &self.patterns
     }
 }
 
-impl Start {
-    pub(super) fn new(expected: Expected) -> Self {
+impl StartProgress {
+    pub(super) fn new(expected: ExpectedPlugins) -> Self {
         Self { is_over: AtomicBool::new(false), expected }
     }
 }
 
-impl Expected {
+impl ExpectedPlugins {
     /// Reads which plugins a directory holds and what their settings say of types. Where they say nothing, the type that
     /// the file is named after is a guess. A wrong guess costs a wait, since a delivery in the wrong lane is moved to the
     /// right one. What cannot be read is left out: loading it says why. Blocks.
-    pub(super) fn read(dir: &Path, settings: &BTreeMap<String, Settings>) -> Self {
+    pub(super) fn read(dir: &Path, settings: &BTreeMap<String, PluginSettings>) -> Self {
         let listing = directory::list(dir).unwrap_or_default();
         let types = |name: &str, beside: Option<&Path>| {
-            let beside = beside.and_then(|path| Settings::parse(&std::fs::read_to_string(path).ok()?).ok());
+            let beside = beside.and_then(|path| PluginSettings::parse(&std::fs::read_to_string(path).ok()?).ok());
             beside.and_then(|it| it.types).or_else(|| settings.get(name)?.types.clone())
         };
         let plugins = listing.into_iter().map(|(name, listed)| {
-            let named_after = || name.parse().ok().map(Pattern::Exact).into_iter().collect();
+            let named_after = || name.parse().ok().map(TypePattern::Exact).into_iter().collect();
             let patterns = types(&name, listed.settings.as_deref()).unwrap_or_else(named_after);
             let plugin = Arc::new(ExpectedPlugin { name: name.clone(), patterns });
-            (name, Versions { newest: Some(plugin), last_good: None })
+            (name, PluginVersions { newest: Some(plugin), last_good: None })
         });
-        Self(Table::of(&plugins.collect(), &Owners::default(), |_| false).0)
+        Self(RouteTable::of(&plugins.collect(), &PatternOwners::default(), |_| false).0)
     }
 }
 
-impl Registry {
+impl PluginRegistry {
     /// Loads what is in the directory. Whatever comes of it, the start is over then.
     pub async fn load_all(&self) {
         // Files that are being written at this moment are waited for, but not for ever. Only the waiting counts: while
@@ -113,7 +113,7 @@ impl Registry {
     pub fn claimable(&self) -> Vec<Arc<Plugin>> {
         let mut plugins = self.active();
         if self.is_starting() {
-            plugins.retain(|plugin| plugin.patterns().iter().all(|pattern| matches!(pattern, Pattern::Exact(_))));
+            plugins.retain(|plugin| plugin.patterns().iter().all(|pattern| matches!(pattern, TypePattern::Exact(_))));
         }
         plugins
     }

@@ -7,16 +7,16 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::clock;
-use crate::event::{StateStep, StateWrite, Stored, Timestamp, add, state_bytes};
+use crate::event::{StateStep, StateWrite, StoredValue, Timestamp, add, state_bytes};
 
 /// Reads the state of plugins, whoever keeps it. May be asked on any runtime.
 #[async_trait]
-pub trait ReadState: Send + Sync + 'static {
+pub trait StateReader: Send + Sync + 'static {
     /// What a plugin keeps under a key, as of the last commit.
     ///
     /// # Errors
     /// The store cannot be asked now; the handler is told so and may ask to be called again.
-    async fn read(&self, plugin: &str, key: &str) -> Result<Stored, StateUnavailable>;
+    async fn read(&self, plugin: &str, key: &str) -> Result<StoredValue, StateUnavailable>;
 }
 
 /// Why state cannot be read.
@@ -27,11 +27,11 @@ pub struct StateUnavailable(pub String);
 /// The state of one plugin that is used by itself, without a store: gone with the process.
 #[derive(Debug, Default)]
 pub struct MemoryState {
-    keys: Mutex<BTreeMap<String, Kept>>,
+    keys: Mutex<BTreeMap<String, KeptValues>>,
 }
 
 #[derive(Clone, Debug)]
-struct Kept {
+struct KeptValues {
     value: Bytes,
     version: u64,
     until: Option<Timestamp>,
@@ -53,21 +53,21 @@ impl MemoryState {
                     (Bytes::from(sum.to_string()), before.and_then(|kept| kept.until))
                 }
             };
-            keys.insert(key.clone(), Kept { value, version, until });
+            keys.insert(key.clone(), KeptValues { value, version, until });
         }
     }
 
-    fn keys(&self) -> MutexGuard<'_, BTreeMap<String, Kept>> {
+    fn keys(&self) -> MutexGuard<'_, BTreeMap<String, KeptValues>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[async_trait]
-impl ReadState for MemoryState {
-    async fn read(&self, _: &str, key: &str) -> Result<Stored, StateUnavailable> {
+impl StateReader for MemoryState {
+    async fn read(&self, _: &str, key: &str) -> Result<StoredValue, StateUnavailable> {
         let kept = self.keys();
         let found = kept.get(key).filter(|found| found.until.is_none_or(|until| until > clock::now()));
-        Ok(Stored {
+        Ok(StoredValue {
             value: found.map(|found| found.value.clone()),
             version: found.map_or(0, |found| found.version),
             keys: kept.len() as u64,
@@ -81,8 +81,8 @@ impl ReadState for MemoryState {
 pub(super) struct NoState;
 
 #[async_trait]
-impl ReadState for NoState {
-    async fn read(&self, _: &str, _: &str) -> Result<Stored, StateUnavailable> {
+impl StateReader for NoState {
+    async fn read(&self, _: &str, _: &str) -> Result<StoredValue, StateUnavailable> {
         Err(StateUnavailable("there is no state while a plugin is loaded".into()))
     }
 }

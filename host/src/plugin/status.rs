@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::approval::Held;
-use super::{Limits, Pattern, Plugin, Reuse};
+use super::approval::HeldBuild;
+use super::{AttemptLimits, Plugin, ReusePolicy, TypePattern};
 use crate::event::Timestamp;
 
 /// How a plugin stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum PluginState {
+pub enum PluginStatus {
     /// The file in the directory serves.
     Active,
     /// The file in the directory is being loaded; an earlier version may serve meanwhile.
@@ -36,21 +36,21 @@ pub struct NeedsApproval {
     pub imports: Vec<String>,
     /// The types that it would take from other plugins.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub takes: Vec<Taking>,
+    pub takes: Vec<TakenTypes>,
 }
 
 /// Types that a build would take from another plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Taking {
+pub struct TakenTypes {
     /// The types.
-    pub types: Pattern,
+    pub types: TypePattern,
     /// The plugin that handles them.
     pub plugin: String,
 }
 
 impl NeedsApproval {
-    pub(super) fn of(held: &Held) -> Self {
+    pub(super) fn of(held: &HeldBuild) -> Self {
         Self {
             digest: held.plugin.digest().to_owned(),
             imports: held.new.imports.clone(),
@@ -62,11 +62,11 @@ impl NeedsApproval {
 /// What can be told of a plugin. What is told of a version is told of the one that serves.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Status {
+pub struct PluginReport {
     /// The name.
     pub name: String,
     /// How it stands.
-    pub state: PluginState,
+    pub state: PluginStatus,
     /// Why the file in the directory does not serve, and what to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -93,10 +93,10 @@ pub struct Status {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dialect: Option<String>,
     /// The types that it handles.
-    pub types: Vec<Pattern>,
+    pub types: Vec<TypePattern>,
     /// What an attempt may use.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub limits: Option<Limits>,
+    pub limits: Option<AttemptLimits>,
     /// How many attempts may run side by side on one host, if that is limited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<usize>,
@@ -104,7 +104,7 @@ pub struct Status {
     pub max_waiting: Option<u64>,
     /// How instances are used again, if they are.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reuse: Option<Reuse>,
+    pub reuse: Option<ReusePolicy>,
     /// The size of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<u64>,
@@ -116,14 +116,14 @@ pub struct Status {
     pub loaded_at: Option<Timestamp>,
 }
 
-impl Status {
+impl PluginReport {
     /// The status of a plugin whose file went.
     pub(super) fn removed(name: &str, at: Timestamp) -> Self {
-        Self { removed_at: Some(at), ..Self::new(name, PluginState::Removed, None, None) }
+        Self { removed_at: Some(at), ..Self::new(name, PluginStatus::Removed, None, None) }
     }
 
     /// The status of a plugin of which `serving` serves, if anything.
-    pub(super) fn new(name: &str, state: PluginState, error: Option<String>, serving: Option<&Plugin>) -> Self {
+    pub(super) fn new(name: &str, state: PluginStatus, error: Option<String>, serving: Option<&Plugin>) -> Self {
         Self {
             name: name.to_owned(),
             state,

@@ -12,17 +12,17 @@ use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
-use super::limits::Breach;
-use super::meter::Meter;
+use super::limits::LimitBreach;
+use super::meter::CpuMeter;
 
 /// It was not woken since it was polled last.
 const ASLEEP: u64 = u64::MAX;
 
 /// Measures one attempt.
 #[derive(Debug)]
-pub(super) struct Stopwatch {
+pub(super) struct AttemptStopwatch {
     limit_ms: u64,
-    meter: Arc<Meter>,
+    meter: Arc<CpuMeter>,
     /// The CPU time before the attempt.
     before_ns: u64,
     began: Instant,
@@ -33,9 +33,9 @@ pub(super) struct Stopwatch {
     task: Mutex<Option<Waker>>,
 }
 
-impl Stopwatch {
+impl AttemptStopwatch {
     /// An attempt begins that may take so long. To be called by the attempt itself, while it runs.
-    pub(super) fn start(limit_ms: u64, meter: Arc<Meter>) -> Arc<Self> {
+    pub(super) fn start(limit_ms: u64, meter: Arc<CpuMeter>) -> Arc<Self> {
         Arc::new(Self {
             limit_ms,
             // A delivery whose state changed meanwhile is handled again under the same meter, and what came of it before
@@ -93,7 +93,7 @@ impl Stopwatch {
     }
 
     fn breach(&self) -> wasmtime::Error {
-        Breach::WallTime { limit_ms: self.limit_ms }.into()
+        LimitBreach::WallTime { limit_ms: self.limit_ms }.into()
     }
 
     fn now_ns(&self) -> u64 {
@@ -108,7 +108,7 @@ impl Stopwatch {
     }
 }
 
-impl Wake for Stopwatch {
+impl Wake for AttemptStopwatch {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -141,7 +141,7 @@ mod tests {
     const HOUR_MS: u64 = 3_600_000;
 
     /// Polls so many times, as a task does that is woken `wait` after each time and polled `late` after that.
-    async fn waits(watch: &Arc<Stopwatch>, times: u32, wait: Duration, late: Duration) -> wasmtime::Result<()> {
+    async fn waits(watch: &Arc<AttemptStopwatch>, times: u32, wait: Duration, late: Duration) -> wasmtime::Result<()> {
         let mut left = times;
         let attempt = std::future::poll_fn(|context| {
             if left == 0 {
@@ -168,30 +168,30 @@ mod tests {
     }
 
     fn is_over(answer: wasmtime::Result<()>) -> bool {
-        matches!(answer.map_err(|error| error.downcast::<Breach>()), Err(Ok(Breach::WallTime { .. })))
+        matches!(answer.map_err(|error| error.downcast::<LimitBreach>()), Err(Ok(LimitBreach::WallTime { .. })))
     }
 
     #[tokio::test]
     async fn what_an_attempt_waits_for_is_its_time() {
-        let watch = Stopwatch::start(HOUR_MS, Arc::default());
+        let watch = AttemptStopwatch::start(HOUR_MS, Arc::default());
         assert!(waits(&watch, 2, Duration::from_millis(30), Duration::ZERO).await.is_ok());
         let left = Duration::from_millis(HOUR_MS).saturating_sub(watch.remaining());
         assert!(left >= Duration::from_millis(60), "{left:?}");
-        let watch = Stopwatch::start(20, Arc::default());
+        let watch = AttemptStopwatch::start(20, Arc::default());
         assert!(is_over(watch.limit(std::future::pending()).await));
     }
 
     #[tokio::test]
     async fn what_it_waits_for_a_processor_is_not() {
         // Each time it could have gone on at once, and the thread came a second later.
-        let watch = Stopwatch::start(900, Arc::default());
+        let watch = AttemptStopwatch::start(900, Arc::default());
         assert!(waits(&watch, 3, Duration::ZERO, Duration::from_secs(1)).await.is_ok());
     }
 
     #[tokio::test]
     async fn what_it_runs_is_its_time() {
-        let meter = Arc::new(Meter::default());
-        let watch = Stopwatch::start(1_000, meter.clone());
+        let meter = Arc::new(CpuMeter::default());
+        let watch = AttemptStopwatch::start(1_000, meter.clone());
         meter.add(999_000_000);
         assert!(waits(&watch, 0, Duration::ZERO, Duration::ZERO).await.is_ok());
         meter.add(1_000_000);

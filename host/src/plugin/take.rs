@@ -10,29 +10,29 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::approval::{Held, New};
-use super::directory::Listed;
-use super::history::{History, Pin};
-use super::lanes::Passage;
-use super::load::{self, Contents, LoadError};
-use super::registry::Entry;
-use super::settings::Settings;
-use super::{Plugin, Registry};
+use super::approval::{AddedRights, HeldBuild};
+use super::directory::ListedFiles;
+use super::history::{RollbackPin, VersionHistory};
+use super::lanes::CompilePassage;
+use super::load::{self, FileContents, LoadError};
+use super::registry::PluginEntry;
+use super::settings::PluginSettings;
+use super::{Plugin, PluginRegistry};
 
 /// A file that is being loaded.
-struct Begun {
+struct StartedLoad {
     turn: u64,
     /// Another one was begun, or the plugin went.
     overtaken: CancellationToken,
     /// What serves in its place, if it was rolled back from.
-    pin: Option<Pin>,
+    pin: Option<RollbackPin>,
     /// That it is not any more is to be written down.
     let_go: bool,
 }
 
 /// What came of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Taken {
+pub(super) enum LoadOutcome {
     Serves,
     Held,
     Failed,
@@ -42,15 +42,15 @@ pub(super) enum Taken {
     Overtaken,
 }
 
-impl Taken {
+impl LoadOutcome {
     fn failed(again_after: Option<Duration>) -> Self {
         again_after.map_or(Self::Failed, Self::MayPass)
     }
 }
 
-impl Registry {
+impl PluginRegistry {
     /// Loads a plugin's files, if they are not what was tried before, and swaps.
-    pub(super) async fn take(&self, name: &str, listed: Listed) -> Taken {
+    pub(super) async fn take(&self, name: &str, listed: ListedFiles) -> LoadOutcome {
         let lanes = &self.loader.machine.lanes;
         let mut passage = lanes.passage(name, self.is_known(name), listed.size_bytes());
         lanes.enter_room(&mut passage).await;
@@ -59,7 +59,7 @@ impl Registry {
             let directory = self.directory.lock().await;
             // What waited for its turn may have gone, or be another file by now.
             if !directory.is_current(name, &listed) {
-                return Taken::Overtaken;
+                return LoadOutcome::Overtaken;
             }
             self.removed.forget(name);
             read.map(|(file, settings)| (self.begin(name, &file, &settings, listed.was_written), file, settings))
@@ -70,13 +70,13 @@ impl Registry {
         };
         let (begun, file, settings) = match begun {
             Ok((Some(begun), file, settings)) => (begun, file, settings),
-            Ok((None, ..)) => return Taken::Overtaken,
-            Err(again_after) => return Taken::failed(again_after),
+            Ok((None, ..)) => return LoadOutcome::Overtaken,
+            Err(again_after) => return LoadOutcome::failed(again_after),
         };
         let overtaken = begun.overtaken.clone();
         tokio::select! {
             biased;
-            () = overtaken.cancelled() => Taken::Overtaken,
+            () = overtaken.cancelled() => LoadOutcome::Overtaken,
             taken = self.load_begun(name, begun, (file, settings), &listed, &mut passage) => taken,
         }
     }
@@ -84,14 +84,14 @@ impl Registry {
     async fn load_begun(
         &self,
         name: &str,
-        begun: Begun,
-        (file, settings): (Contents, Settings),
-        listed: &Listed,
-        passage: &mut Passage,
-    ) -> Taken {
-        let Begun { turn, pin, let_go, .. } = begun;
+        begun: StartedLoad,
+        (file, settings): (FileContents, PluginSettings),
+        listed: &ListedFiles,
+        passage: &mut CompilePassage,
+    ) -> LoadOutcome {
+        let StartedLoad { turn, pin, let_go, .. } = begun;
         if let_go {
-            self.keep(name, History::save).await;
+            self.keep(name, VersionHistory::save).await;
         }
         let (file, rolled_back_from) = self.in_place_of(name, file, pin).await;
         let serving = self.entries().get(name).and_then(|entry| entry.serving().cloned());
@@ -104,13 +104,13 @@ impl Registry {
         };
         let new = match &loaded {
             Ok(build) if is_the_file => self.new_capabilities(name, build, &settings, turn).await,
-            _ => New::default(),
+            _ => AddedRights::default(),
         };
         let digest = loaded.as_ref().ok().map(|build| build.digest().to_owned());
         let taken = self.end(name, turn, loaded, rolled_back_from, (new, &listed.path));
         match taken {
-            Taken::Failed | Taken::MayPass(_) if is_the_file => self.fall_back(name, settings, turn).await,
-            Taken::Serves => {
+            LoadOutcome::Failed | LoadOutcome::MayPass(_) if is_the_file => self.fall_back(name, settings, turn).await,
+            LoadOutcome::Serves => {
                 let serving = self.serving(name).filter(|serving| Some(serving.digest()) == digest.as_deref());
                 match serving {
                     Some(serving) if is_the_file => self.remember(name, &serving, bytes).await,
@@ -132,7 +132,7 @@ impl Registry {
         Duration::from_millis(self.options().rescan_ms)
     }
 
-    async fn read(&self, name: &str, listed: &Listed) -> Result<(Contents, Settings), LoadError> {
+    async fn read(&self, name: &str, listed: &ListedFiles) -> Result<(FileContents, PluginSettings), LoadError> {
         let beneath = self.options().settings.get(name).cloned().unwrap_or_default();
         let limit_bytes = self.loader.max_file_bytes;
         let listed = listed.clone();
@@ -141,7 +141,7 @@ impl Registry {
                 None => beneath,
                 Some(path) => {
                     let text = std::io::read_to_string(load::open_regular(path)?)?;
-                    Settings::parse(&text).map_err(|error| error.in_file(path))?.over(&beneath)
+                    PluginSettings::parse(&text).map_err(|error| error.in_file(path))?.over(&beneath)
                 }
             };
             Ok::<_, LoadError>((load::read(&listed.path, limit_bytes)?, settings))
@@ -151,7 +151,13 @@ impl Registry {
 
     /// Notes that a file is being loaded, and ends the loading of the one before; `None` if it is what was tried before.
     /// What was rolled back from and is written there again is to serve after all.
-    fn begin(&self, name: &str, file: &Contents, settings: &Settings, was_written: bool) -> Option<Begun> {
+    fn begin(
+        &self,
+        name: &str,
+        file: &FileContents,
+        settings: &PluginSettings,
+        was_written: bool,
+    ) -> Option<StartedLoad> {
         let tried = Some((file.digest.clone(), settings.clone()));
         let mut entries = self.entries();
         let entry = entries.entry(name.to_owned()).or_default();
@@ -173,7 +179,7 @@ impl Registry {
         if let_go {
             entry.rolled_back_from = None;
         }
-        Some(Begun { turn: entry.turn, overtaken, pin, let_go })
+        Some(StartedLoad { turn: entry.turn, overtaken, pin, let_go })
     }
 
     /// Takes what was loaded, unless something else was to serve meanwhile. `new` is what it may not serve for, and its file.
@@ -183,34 +189,34 @@ impl Registry {
         turn: u64,
         loaded: Result<Plugin, LoadError>,
         rolled_back_from: Option<String>,
-        (new, file): (New, &Path),
-    ) -> Taken {
+        (new, file): (AddedRights, &Path),
+    ) -> LoadOutcome {
         let mut entries = self.entries();
-        let Some(entry) = entries.get_mut(name) else { return Taken::Overtaken };
+        let Some(entry) = entries.get_mut(name) else { return LoadOutcome::Overtaken };
         if let Some((_, guard)) = entry.loading.take_if(|(loading, _)| *loading == turn) {
             // What follows from it is not to be ended.
             guard.disarm();
         }
         if entry.turn != turn {
-            return Taken::Overtaken;
+            return LoadOutcome::Overtaken;
         }
         match loaded {
             Ok(plugin) if new.is_nothing() => {
                 entry.serve(Arc::new(plugin), rolled_back_from);
                 self.swap(entries);
-                Taken::Serves
+                LoadOutcome::Serves
             }
             Ok(plugin) => {
-                entry.hold(name, Held { plugin: Arc::new(plugin), file: file.to_owned(), new });
-                Taken::Held
+                entry.hold(name, HeldBuild { plugin: Arc::new(plugin), file: file.to_owned(), new });
+                LoadOutcome::Held
             }
-            Err(error) => Taken::failed(entry.fail(name, &error, self.rescan())),
+            Err(error) => LoadOutcome::failed(entry.fail(name, &error, self.rescan())),
         }
     }
 }
 
-impl Entry {
-    fn hold(&mut self, name: &str, held: Held) {
+impl PluginEntry {
+    fn hold(&mut self, name: &str, held: HeldBuild) {
         let words = held.words(self.serving().map(Arc::as_ref));
         tracing::warn!(plugin.id = %name, "plugin held: {words}");
         self.error = None;

@@ -11,8 +11,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Attempt, Completed, Limits, MemoryState, Meter, Options, Plugin, Registry};
-use crate::event::{Data, Event, EventId, Failure, Outcome, Success, Timestamp};
+use super::{
+    AttemptInput, AttemptLimits, AttemptResult, CpuMeter, MemoryState, Plugin, PluginRegistry, RegistryOptions,
+};
+use crate::event::{AttemptEffects, AttemptFailure, AttemptOutcome, Event, EventData, EventId, Timestamp};
 
 /// A handler that returns ok without a result: memory is 0 where nothing was written.
 pub(super) const OK: &str = "i32.const 1024";
@@ -31,7 +33,7 @@ pub(super) fn event(payload: &str) -> Event {
         accepted: Timestamp::from_unix_ms(1_795_446_245_007),
         cause: None,
         depth: 0,
-        data: Some(Data::text(payload)),
+        data: Some(EventData::text(payload)),
     }
 }
 
@@ -98,47 +100,49 @@ pub(super) fn component(guest: &[u8]) -> Vec<u8> {
 }
 
 /// Options for a directory whose files are loaded at once.
-pub(super) fn options(dir: &Path) -> Options {
-    Options { dir: dir.to_owned(), concurrency: 4, reserve: 4, settle_ms: 0, ..Options::default() }
+pub(super) fn options(dir: &Path) -> RegistryOptions {
+    RegistryOptions { dir: dir.to_owned(), concurrency: 4, reserve: 4, settle_ms: 0, ..RegistryOptions::default() }
 }
 
 /// One plugin.
-pub(super) struct Sole {
+pub(super) struct SolePlugin {
     plugin: Arc<Plugin>,
 }
 
 /// A registry with the plugin `test`, whose handler has this body.
-pub(super) async fn sole(body: &str, limits: Limits) -> Sole {
+pub(super) async fn sole(body: &str, limits: AttemptLimits) -> SolePlugin {
     sole_with(body, limits, "").await
 }
 
 /// The same with settings of its own.
-pub(super) async fn sole_with(body: &str, limits: Limits, settings: &str) -> Sole {
+pub(super) async fn sole_with(body: &str, limits: AttemptLimits, settings: &str) -> SolePlugin {
     sole_of(&guest(body), limits, settings).await
 }
 
 /// The same for any component.
-pub(super) async fn sole_of(bytes: &[u8], limits: Limits, settings: &str) -> Sole {
+pub(super) async fn sole_of(bytes: &[u8], limits: AttemptLimits, settings: &str) -> SolePlugin {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("test.toml"), settings).unwrap();
     std::fs::write(dir.path().join("test.wasm"), bytes).unwrap();
-    let registry = Registry::open(Options { limits, ..options(dir.path()) }).await.unwrap();
+    let registry = PluginRegistry::open(RegistryOptions { limits, ..options(dir.path()) }).await.unwrap();
     let plugin = registry.route(&"test".parse().unwrap());
-    Sole { plugin: plugin.unwrap_or_else(|| panic!("{:?}", registry.statuses())) }
+    SolePlugin { plugin: plugin.unwrap_or_else(|| panic!("{:?}", registry.statuses())) }
 }
 
-impl Sole {
+impl SolePlugin {
     /// A first attempt at an event.
-    pub(super) async fn attempt(&self) -> Completed {
-        self.plugin.handle(Attempt { event: event("{}").into(), attempt: 1 }, Arc::new(MemoryState::default())).await
+    pub(super) async fn attempt(&self) -> AttemptResult {
+        self.plugin
+            .handle(AttemptInput { event: event("{}").into(), attempt: 1 }, Arc::new(MemoryState::default()))
+            .await
     }
 
     /// The same for a delivery that has used so much CPU time before, without an attempt having come of it.
-    pub(super) async fn attempt_after(&self, spent_ns: u64) -> Completed {
+    pub(super) async fn attempt_after(&self, spent_ns: u64) -> AttemptResult {
         let plugin = self.plugin.clone();
-        let run = move |meter: Arc<Meter>| async move {
+        let run = move |meter: Arc<CpuMeter>| async move {
             meter.add(spent_ns);
-            let attempt = Attempt { event: event("{}").into(), attempt: 1 };
+            let attempt = AttemptInput { event: event("{}").into(), attempt: 1 };
             plugin.handle_here(plugin.room().await, attempt, Arc::new(MemoryState::default()), meter).await
         };
         self.plugin.machine.executor.run(run).await.unwrap()
@@ -150,18 +154,18 @@ impl Sole {
     }
 
     /// A first attempt that is to end well.
-    pub(super) async fn success(&self) -> Success {
+    pub(super) async fn success(&self) -> AttemptEffects {
         match self.attempt().await.outcome {
-            Outcome::Ok(success) => success,
-            Outcome::Failed(failure) => panic!("{failure:?}"),
+            AttemptOutcome::Ok(success) => success,
+            AttemptOutcome::Failed(failure) => panic!("{failure:?}"),
         }
     }
 
     /// A first attempt that is to fail.
-    pub(super) async fn failure(&self) -> Failure {
+    pub(super) async fn failure(&self) -> AttemptFailure {
         match self.attempt().await.outcome {
-            Outcome::Ok(success) => panic!("{success:?}"),
-            Outcome::Failed(failure) => failure,
+            AttemptOutcome::Ok(success) => panic!("{success:?}"),
+            AttemptOutcome::Failed(failure) => failure,
         }
     }
 }

@@ -9,49 +9,49 @@ use tokio::sync::oneshot;
 
 /// As many turns as there are threads, each handed on to the plugin that has waited for the most turns of others.
 #[derive(Debug)]
-pub(super) struct Turns(Mutex<Book>);
+pub(super) struct GuestTurns(Mutex<TurnQueue>);
 
 #[derive(Debug)]
-struct Book {
+struct TurnQueue {
     free: usize,
     /// The attempts that wait, by plugin.
-    waiting: HashMap<Arc<str>, VecDeque<oneshot::Sender<Turn>>>,
+    waiting: HashMap<Arc<str>, VecDeque<oneshot::Sender<GuestTurn>>>,
     /// The plugins of which an attempt waits. The first has the next turn.
     order: VecDeque<Arc<str>>,
 }
 
 /// The right to run, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Turn(Option<Arc<Turns>>);
+pub(super) struct GuestTurn(Option<Arc<GuestTurns>>);
 
-impl Turns {
+impl GuestTurns {
     /// So many turns at once.
     pub(super) fn new(threads: usize) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Book { free: threads, waiting: HashMap::new(), order: VecDeque::new() })))
+        Arc::new(Self(Mutex::new(TurnQueue { free: threads, waiting: HashMap::new(), order: VecDeque::new() })))
     }
 
     /// Waits for a turn of this plugin. Dropping the future gives the place in the queue up.
-    pub(super) async fn take(self: &Arc<Self>, plugin: &Arc<str>) -> Turn {
+    pub(super) async fn take(self: &Arc<Self>, plugin: &Arc<str>) -> GuestTurn {
         // The other end is in the book, which lives as long as `self`.
-        self.line_up(plugin).await.unwrap_or(Turn(None))
+        self.line_up(plugin).await.unwrap_or(GuestTurn(None))
     }
 
     /// Ends a turn and waits for the next one. Its place in the queue is taken before anybody else can have the turn.
-    pub(super) async fn pass(self: &Arc<Self>, turn: Turn, plugin: &Arc<str>) -> Turn {
+    pub(super) async fn pass(self: &Arc<Self>, turn: GuestTurn, plugin: &Arc<str>) -> GuestTurn {
         let next = self.line_up(plugin);
         drop(turn);
         // Whoever is not in the queue yet can come to it, even if nobody else is there.
         yield_once().await;
-        next.await.unwrap_or(Turn(None))
+        next.await.unwrap_or(GuestTurn(None))
     }
 
-    fn line_up(self: &Arc<Self>, plugin: &Arc<str>) -> oneshot::Receiver<Turn> {
+    fn line_up(self: &Arc<Self>, plugin: &Arc<str>) -> oneshot::Receiver<GuestTurn> {
         let (hand_over, handed_over) = oneshot::channel();
         let mut book = self.book();
         if book.free > 0 {
             book.free -= 1;
             // The other end is there.
-            let _ = hand_over.send(Turn(Some(self.clone())));
+            let _ = hand_over.send(GuestTurn(Some(self.clone())));
         } else {
             book.wait(plugin, hand_over);
         }
@@ -70,20 +70,20 @@ impl Turns {
                 next
             };
             let Some(next) = next else { return };
-            match next.send(Turn(Some(self.clone()))) {
+            match next.send(GuestTurn(Some(self.clone()))) {
                 Ok(()) => return,
                 Err(mut unwanted) => unwanted.0 = None,
             }
         }
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
+    fn book(&self) -> MutexGuard<'_, TurnQueue> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Book {
-    fn wait(&mut self, plugin: &Arc<str>, hand_over: oneshot::Sender<Turn>) {
+impl TurnQueue {
+    fn wait(&mut self, plugin: &Arc<str>, hand_over: oneshot::Sender<GuestTurn>) {
         let waiting = self.waiting.entry(plugin.clone()).or_default();
         if waiting.is_empty() {
             self.order.push_back(plugin.clone());
@@ -91,7 +91,7 @@ impl Book {
         waiting.push_back(hand_over);
     }
 
-    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
+    fn next(&mut self) -> Option<oneshot::Sender<GuestTurn>> {
         let plugin = self.order.pop_front()?;
         let waiting = self.waiting.get_mut(&plugin)?;
         let next = waiting.pop_front();
@@ -104,7 +104,7 @@ impl Book {
     }
 }
 
-impl Drop for Turn {
+impl Drop for GuestTurn {
     fn drop(&mut self) {
         if let Some(turns) = self.0.take() {
             turns.hand_on();
@@ -137,7 +137,7 @@ mod tests {
 
     /// Who has the turns that follow each other, of those that wait from the start.
     async fn order(waiting: &[&'static str]) -> Vec<&'static str> {
-        let turns = Turns::new(1);
+        let turns = GuestTurns::new(1);
         let first = turns.take(&plugin("first")).await;
         let mut takes: Vec<_> = waiting
             .iter()
@@ -164,7 +164,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_turn_that_is_passed_goes_to_the_others_first() {
-        let turns = Turns::new(1);
+        let turns = GuestTurns::new(1);
         let (a, b) = (plugin("a"), plugin("b"));
         let first = turns.take(&a).await;
         let mut other = Box::pin(turns.take(&b));
@@ -180,7 +180,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_does_not_wait_any_more_is_passed_over() {
-        let turns = Turns::new(1);
+        let turns = GuestTurns::new(1);
         let first = turns.take(&plugin("a")).await;
         let (b, c) = (plugin("b"), plugin("c"));
         let mut gone = Box::pin(turns.take(&b));

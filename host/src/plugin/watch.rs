@@ -13,7 +13,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Registry;
+use super::PluginRegistry;
 
 /// How long a burst of notifications is gathered before the directory is looked at.
 const GATHER: Duration = Duration::from_millis(50);
@@ -22,7 +22,7 @@ const WAITING_HINTS: usize = 256;
 
 /// How changes of the directory are noticed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Notice {
+pub enum WatchMethod {
     /// The system tells of them; the directory is read every few seconds beside that.
     #[default]
     Notify,
@@ -33,19 +33,19 @@ pub enum Notice {
 
 /// Something changed; the name of a file if whoever wrote it has finished. Not its path: the system tells where it lies in
 /// its own way, whatever the directory is called in the settings.
-type Hint = Option<OsString>;
+type ChangeHint = Option<OsString>;
 
-impl Registry {
+impl PluginRegistry {
     /// Loads, reloads and unloads plugins as the directory changes, until it is told to stop. To be run once, by the
     /// owner of the registry.
     pub async fn watch(&self, stop: CancellationToken) {
         let (tell, hints) = mpsc::channel(WAITING_HINTS);
         let _watcher = match self.options().notice {
-            Notice::Poll => {
+            WatchMethod::Poll => {
                 drop(tell);
                 None
             }
-            Notice::Notify => watcher(&self.options().dir, tell)
+            WatchMethod::Notify => watcher(&self.options().dir, tell)
                 .inspect_err(|error| {
                     let every_ms = self.options().rescan_ms;
                     tracing::warn!(
@@ -76,7 +76,7 @@ impl Registry {
     /// Hands over what is to be loaded whenever the directory changed, without an end.
     async fn follow<'a>(
         &'a self,
-        mut hints: mpsc::Receiver<Hint>,
+        mut hints: mpsc::Receiver<ChangeHint>,
         hand_over: mpsc::UnboundedSender<BoxFuture<'a, ()>>,
     ) {
         let rescan = Duration::from_millis(self.options().rescan_ms.max(1));
@@ -105,7 +105,7 @@ impl Registry {
 }
 
 /// Tells of changes in the directory as long as it lives.
-fn watcher(dir: &Path, tell: mpsc::Sender<Hint>) -> notify::Result<RecommendedWatcher> {
+fn watcher(dir: &Path, tell: mpsc::Sender<ChangeHint>) -> notify::Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let hints = match event {
             Ok(event) => hints(event),
@@ -120,7 +120,7 @@ fn watcher(dir: &Path, tell: mpsc::Sender<Hint>) -> notify::Result<RecommendedWa
     Ok(watcher)
 }
 
-fn hints(event: notify::Event) -> Vec<Hint> {
+fn hints(event: notify::Event) -> Vec<ChangeHint> {
     match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))
         | EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both)) => {

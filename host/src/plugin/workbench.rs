@@ -6,26 +6,26 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
 
-use super::load::{self, LoadError, Loader};
-use super::settings::{InvalidSettings, Settings};
-use super::{Error, Options, Plugin};
+use super::load::{self, LoadError, PluginLoader};
+use super::settings::{InvalidSettings, PluginSettings};
+use super::{Error, Plugin, RegistryOptions};
 
 /// Attempts side by side.
 const ATTEMPTS: usize = 1;
 
 /// A sandbox for files that are looked at one after the other.
-pub struct Workbench {
-    options: Options,
-    loader: Loader,
+pub struct InspectionSandbox {
+    options: RegistryOptions,
+    loader: PluginLoader,
 }
 
-impl Workbench {
+impl InspectionSandbox {
     /// Sets the sandbox up. Of the options, the directory and the times are not used.
     ///
     /// # Errors
     /// [`Error::Sandbox`].
-    pub fn open(options: Options) -> Result<Self, Error> {
-        let loader = Loader::start(&options, ATTEMPTS, 1)?;
+    pub fn open(options: RegistryOptions) -> Result<Self, Error> {
+        let loader = PluginLoader::start(&options, ATTEMPTS, 1)?;
         Ok(Self { options, loader })
     }
 
@@ -33,12 +33,12 @@ impl Workbench {
     ///
     /// # Errors
     /// [`LoadError::Settings`].
-    pub async fn read_settings(&self, file: &Path) -> Result<Settings, LoadError> {
+    pub async fn read_settings(&self, file: &Path) -> Result<PluginSettings, LoadError> {
         let file = file.to_owned();
         let read = move || {
             let text = fs::read_to_string(&file)
                 .map_err(|error| InvalidSettings::unread(&file.display().to_string(), &error))?;
-            Ok(Settings::parse(&text).map_err(|error| error.in_file(&file))?)
+            Ok(PluginSettings::parse(&text).map_err(|error| error.in_file(&file))?)
         };
         self.loader.machine.executor.run_blocking(read).await.unwrap_or(Err(LoadError::Host))
     }
@@ -51,7 +51,7 @@ impl Workbench {
     pub async fn load(
         &self,
         path: &Path,
-        settings: Option<&Settings>,
+        settings: Option<&PluginSettings>,
         config: Option<BTreeMap<String, String>>,
     ) -> Result<Plugin, LoadError> {
         let name = path.file_stem().and_then(|name| name.to_str()).ok_or(LoadError::Name)?.to_owned();
@@ -65,7 +65,7 @@ impl Workbench {
     }
 }
 
-impl std::fmt::Debug for Workbench {
+impl std::fmt::Debug for InspectionSandbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Workbench").field("limits", &self.options.limits).finish_non_exhaustive()
     }

@@ -23,25 +23,25 @@ const BURST_SECONDS: f64 = 10.0;
 
 /// Lets lines through or not. Clones share what they count.
 #[derive(Clone, Debug)]
-pub(super) struct Throttle(Arc<Shared>);
+pub(super) struct LogThrottle(Arc<ThrottleState>);
 
 #[derive(Debug)]
-struct Shared {
+struct ThrottleState {
     /// 0 for no limit.
     lines_per_second: u32,
-    kinds: Mutex<HashMap<Kind, Bucket>>,
+    kinds: Mutex<HashMap<LineKind, TokenBucket>>,
     left_out: AtomicU64,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Kind {
+struct LineKind {
     place: Identifier,
     plugin: String,
 }
 
 /// Lines of one kind that were left out.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct LeftOut {
+pub(super) struct OmittedLines {
     pub(super) lines: u64,
     /// The first of them.
     pub(super) example: String,
@@ -49,9 +49,9 @@ pub(super) struct LeftOut {
     pub(super) plugin: String,
 }
 
-impl Throttle {
+impl LogThrottle {
     pub(super) fn new(lines_per_second: u32) -> Self {
-        Self(Arc::new(Shared { lines_per_second, kinds: Mutex::default(), left_out: AtomicU64::new(0) }))
+        Self(Arc::new(ThrottleState { lines_per_second, kinds: Mutex::default(), left_out: AtomicU64::new(0) }))
     }
 
     /// Lines that were left out since the start.
@@ -60,14 +60,14 @@ impl Throttle {
     }
 
     /// What was left out since this was last asked. Kinds of which there were no lines for a while are forgotten.
-    pub(super) fn take(&self, now: Instant) -> Vec<LeftOut> {
+    pub(super) fn take(&self, now: Instant) -> Vec<OmittedLines> {
         let most = self.most();
         let mut kinds = self.0.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         let mut taken = Vec::new();
         kinds.retain(|kind, bucket| {
             if bucket.left_out > 0 {
                 let (lines, example) = (std::mem::take(&mut bucket.left_out), std::mem::take(&mut bucket.example));
-                taken.push(LeftOut { lines, example, plugin: kind.plugin.clone() });
+                taken.push(OmittedLines { lines, example, plugin: kind.plugin.clone() });
             }
             bucket.room_at(now, most) < most
         });
@@ -80,9 +80,9 @@ impl Throttle {
 
     fn admits(&self, event: &Event<'_>, now: Instant) -> bool {
         let most = self.most();
-        let kind = Kind { place: event.metadata().callsite(), plugin: text_of(event, PLUGIN) };
+        let kind = LineKind { place: event.metadata().callsite(), plugin: text_of(event, PLUGIN) };
         let mut kinds = self.0.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        let bucket = kinds.entry(kind).or_insert(Bucket::full(most, now));
+        let bucket = kinds.entry(kind).or_insert(TokenBucket::full(most, now));
         if bucket.take(now, most) {
             return true;
         }
@@ -95,7 +95,7 @@ impl Throttle {
     }
 }
 
-impl<S: Subscriber> Layer<S> for Throttle {
+impl<S: Subscriber> Layer<S> for LogThrottle {
     fn event_enabled(&self, event: &Event<'_>, _context: Context<'_, S>) -> bool {
         self.0.lines_per_second == 0 || self.admits(event, Instant::now())
     }
@@ -103,14 +103,14 @@ impl<S: Subscriber> Layer<S> for Throttle {
 
 /// A token bucket: room for lines, which comes back with time.
 #[derive(Debug)]
-struct Bucket {
+struct TokenBucket {
     room: f64,
     looked: Instant,
     left_out: u64,
     example: String,
 }
 
-impl Bucket {
+impl TokenBucket {
     fn full(most: f64, now: Instant) -> Self {
         Self { room: most, looked: now, left_out: 0, example: String::new() }
     }
@@ -131,17 +131,17 @@ impl Bucket {
 
 /// A field of an event as text; empty if it has none of that name.
 fn text_of(event: &Event<'_>, name: &'static str) -> String {
-    let mut wanted = Wanted { name, text: String::new() };
+    let mut wanted = WantedTexts { name, text: String::new() };
     event.record(&mut wanted);
     wanted.text
 }
 
-struct Wanted {
+struct WantedTexts {
     name: &'static str,
     text: String,
 }
 
-impl Visit for Wanted {
+impl Visit for WantedTexts {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == self.name {
             self.text.push_str(value);
@@ -166,9 +166,9 @@ mod tests {
 
     /// The texts that go through.
     #[derive(Clone, Default)]
-    struct Seen(Arc<Mutex<Vec<String>>>);
+    struct SeenTexts(Arc<Mutex<Vec<String>>>);
 
-    impl<S: Subscriber> Layer<S> for Seen {
+    impl<S: Subscriber> Layer<S> for SeenTexts {
         fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
             self.0.lock().unwrap().push(text_of(event, "message"));
         }
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn of_each_kind_and_plugin_a_burst_goes_through_and_the_rest_is_counted_with_an_example() {
-        let (throttle, seen) = (Throttle::new(1), Seen::default());
+        let (throttle, seen) = (LogThrottle::new(1), SeenTexts::default());
         let subscriber = tracing_subscriber::registry().with(throttle.clone()).with(seen.clone());
         tracing::subscriber::with_default(subscriber, || {
             (0..30).for_each(|n| say("noisy", n));
@@ -194,7 +194,7 @@ mod tests {
         let left_out = 32 - seen.len() as u64;
         assert_eq!(throttle.left_out(), left_out);
         let taken = throttle.take(Instant::now());
-        let [LeftOut { lines, example, plugin }] = &taken[..] else { panic!("one kind: {taken:?}") };
+        let [OmittedLines { lines, example, plugin }] = &taken[..] else { panic!("one kind: {taken:?}") };
         assert_eq!((*lines, plugin.as_str()), (left_out, "noisy"));
         assert!(example.starts_with("failed 1"), "{example}");
         assert_eq!(throttle.take(Instant::now()), []);
@@ -205,8 +205,8 @@ mod tests {
     fn room_comes_back_at_the_rate_and_no_further_than_the_burst() {
         let start = Instant::now();
         let after = |ms| start + Duration::from_millis(ms);
-        let mut bucket = Bucket::full(20.0, start);
-        let taken = |bucket: &mut Bucket, now| std::iter::from_fn(|| bucket.take(now, 20.0).then_some(())).count();
+        let mut bucket = TokenBucket::full(20.0, start);
+        let taken = |bucket: &mut TokenBucket, now| std::iter::from_fn(|| bucket.take(now, 20.0).then_some(())).count();
         assert_eq!(taken(&mut bucket, start), 20);
         assert_eq!(taken(&mut bucket, after(400)), 0);
         assert_eq!(taken(&mut bucket, after(500)), 1);
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn kinds_that_are_silent_are_forgotten_and_those_that_are_not_are_kept() {
-        let throttle = Throttle::new(1);
+        let throttle = LogThrottle::new(1);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(throttle.clone()), || say("p", 0));
         throttle.take(Instant::now());
         assert_eq!(throttle.0.kinds.lock().unwrap().len(), 1);
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_nothing_is_left_out() {
-        let (throttle, seen) = (Throttle::new(0), Seen::default());
+        let (throttle, seen) = (LogThrottle::new(0), SeenTexts::default());
         let subscriber = tracing_subscriber::registry().with(throttle.clone()).with(seen.clone());
         tracing::subscriber::with_default(subscriber, || (0..1_000).for_each(|n| say("noisy", n)));
         assert_eq!((seen.0.lock().unwrap().len(), throttle.left_out()), (1_000, 0));

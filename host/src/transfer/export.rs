@@ -2,16 +2,16 @@
 
 use std::io::Write;
 
-use super::line::{self, Counts};
-use super::{Error, Kind, Moved};
-use crate::broker::Snapshot;
+use super::line::{self, LineCounts};
+use super::{Error, TransferCounts, TransferKind};
+use crate::broker::SnapshotReader;
 use crate::clock;
 
 /// What is told while an export is written.
 #[derive(Clone, Copy, Debug)]
-pub enum Told<'a> {
+pub enum ExportNotice<'a> {
     /// So much was written.
-    Written(&'a Moved),
+    Written(&'a TransferCounts),
     /// What stands where an event should was left out: where it is, and why it cannot be read.
     LeftOut(&'a str),
 }
@@ -23,10 +23,10 @@ pub enum Told<'a> {
 /// # Errors
 /// [`Error::Store`] and [`Error::Write`].
 pub async fn export(
-    snapshot: &mut dyn Snapshot,
+    snapshot: &mut dyn SnapshotReader,
     out: &mut dyn Write,
-    moved: &mut Moved,
-    tell: &mut dyn FnMut(Told<'_>),
+    moved: &mut TransferCounts,
+    tell: &mut dyn FnMut(ExportNotice<'_>),
 ) -> Result<(), Error> {
     let mut write = |line: Result<Vec<u8>, serde_json::Error>| {
         line.map_err(std::io::Error::from).and_then(|line| out.write_all(&line)).map_err(Error::Write)
@@ -35,14 +35,14 @@ pub async fn export(
     while let Some(part) = snapshot.next().await? {
         for exported in &part.items {
             write(line::item(exported))?;
-            *moved.count(Kind::of(exported)) += 1;
+            *moved.count(TransferKind::of(exported)) += 1;
         }
         for why in &part.unreadable {
-            tell(Told::LeftOut(why));
+            tell(ExportNotice::LeftOut(why));
             moved.unreadable += 1;
         }
-        tell(Told::Written(moved));
+        tell(ExportNotice::Written(moved));
     }
-    write(line::end(Counts::of(moved)))?;
+    write(line::end(LineCounts::of(moved)))?;
     out.flush().map_err(Error::Write)
 }

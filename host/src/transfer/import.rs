@@ -2,9 +2,9 @@
 
 use std::io::{BufRead, Read};
 
-use super::line::{self, Counts, Line};
-use super::{Error, Kind, Moved};
-use crate::broker::{self, Broker, Exported, Restored};
+use super::line::{self, ExportLine, LineCounts};
+use super::{Error, TransferCounts, TransferKind};
+use crate::broker::{self, Broker, RestoreOutcome, SnapshotItem};
 
 /// The most things that the store is given at a time, and about the most bytes of their lines.
 const MAX_BATCH: usize = 500;
@@ -22,17 +22,18 @@ const MAX_LINE_BYTES: usize = 256 * 1024 * 1024;
 pub async fn import(
     broker: &dyn Broker,
     input: &mut dyn BufRead,
-    moved: &mut Moved,
+    moved: &mut TransferCounts,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), Error> {
-    let mut lines = Lines { input, line: Vec::new(), number: 0, read_bytes: 0 };
+    let mut lines = LineReader { input, line: Vec::new(), number: 0, read_bytes: 0 };
     lines.header()?;
     let before = broker.stats().await?.counters;
-    let mut importing = Importing { broker, moved, read: Moved::default(), batch: Vec::new(), batch_bytes: 0 };
+    let mut importing =
+        PendingImport { broker, moved, read: TransferCounts::default(), batch: Vec::new(), batch_bytes: 0 };
     let ended = loop {
         match lines.next() {
-            Ok(Line::Item(exported)) => importing.add(*exported, lines.line.len()),
-            Ok(Line::End(holds)) => break lines.nothing_more().map(|()| holds),
+            Ok(ExportLine::Item(exported)) => importing.add(*exported, lines.line.len()),
+            Ok(ExportLine::End(holds)) => break lines.nothing_more().map(|()| holds),
             Err(error) => break Err(error),
         }
         if importing.is_full() {
@@ -50,24 +51,24 @@ pub async fn import(
     if after.data_losses != before.data_losses || after.accepted < before.accepted + accepted {
         return Err(Error::Lost);
     }
-    if ended? != Counts::of(&importing.read) {
+    if ended? != LineCounts::of(&importing.read) {
         return Err(Error::CutShort);
     }
     Ok(())
 }
 
 /// What was read and is not with the store yet, and what became of the rest.
-struct Importing<'a> {
+struct PendingImport<'a> {
     broker: &'a dyn Broker,
-    moved: &'a mut Moved,
-    read: Moved,
-    batch: Vec<Exported>,
+    moved: &'a mut TransferCounts,
+    read: TransferCounts,
+    batch: Vec<SnapshotItem>,
     batch_bytes: usize,
 }
 
-impl Importing<'_> {
-    fn add(&mut self, exported: Exported, size_bytes: usize) {
-        *self.read.count(Kind::of(&exported)) += 1;
+impl PendingImport<'_> {
+    fn add(&mut self, exported: SnapshotItem, size_bytes: usize) {
+        *self.read.count(TransferKind::of(&exported)) += 1;
         self.batch.push(exported);
         self.batch_bytes += size_bytes;
     }
@@ -82,16 +83,16 @@ impl Importing<'_> {
         if batch.is_empty() {
             return Ok(());
         }
-        let kinds: Vec<Kind> = batch.iter().map(Kind::of).collect();
+        let kinds: Vec<TransferKind> = batch.iter().map(TransferKind::of).collect();
         let restored = self.broker.restore(batch).await.map_err(|error| match error {
             broker::Error::Unsafe(_) => Error::Lost,
             error => Error::Store(error),
         })?;
         for (kind, restored) in kinds.into_iter().zip(restored) {
             *match restored {
-                Restored::Done => self.moved.count(kind),
-                Restored::Known => &mut self.moved.known,
-                Restored::Expired => &mut self.moved.expired,
+                RestoreOutcome::Done => self.moved.count(kind),
+                RestoreOutcome::Known => &mut self.moved.known,
+                RestoreOutcome::Expired => &mut self.moved.expired,
             } += 1;
         }
         Ok(())
@@ -99,21 +100,21 @@ impl Importing<'_> {
 }
 
 /// The lines of an export, one at a time.
-struct Lines<'a> {
+struct LineReader<'a> {
     input: &'a mut dyn BufRead,
     line: Vec<u8>,
     number: u64,
     read_bytes: u64,
 }
 
-impl Lines<'_> {
+impl LineReader<'_> {
     fn header(&mut self) -> Result<(), Error> {
         self.read()?;
         line::check_header(&self.line)
     }
 
     /// The next line; there is one, or the export was cut short.
-    fn next(&mut self) -> Result<Line, Error> {
+    fn next(&mut self) -> Result<ExportLine, Error> {
         self.read()?;
         // The line that was being written when the export was interrupted.
         if !self.line.ends_with(b"\n") {

@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::payload::Payload;
-use super::{Error, Moved};
-use crate::broker::{Exported, ExportedEvent, ExportedKey, ExportedState, Lane};
+use super::payload::LinePayload;
+use super::{Error, TransferCounts};
+use crate::broker::{ExportedEvent, ExportedKey, ExportedState, Lane, SnapshotItem};
 use crate::event::{
-    AttemptRecord, Class, Data, DataKind, End, Event, EventId, EventType, Idempotency, Record, Timestamp, is_zero,
+    AttemptRecord, DataKind, Event, EventData, EventEnd, EventId, EventRecord, EventType, FailureClass, Idempotency,
+    Timestamp, is_zero,
 };
 
 /// What the first line calls itself.
@@ -23,15 +24,15 @@ pub(super) const VERSION: u32 = 2;
 
 /// A line that was read.
 #[derive(Debug)]
-pub(super) enum Line {
-    Item(Box<Exported>),
-    End(Counts),
+pub(super) enum ExportLine {
+    Item(Box<SnapshotItem>),
+    End(LineCounts),
 }
 
 /// What the last line says of those before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Counts {
+pub(super) struct LineCounts {
     pub(super) keys: u64,
     pub(super) events: u64,
     pub(super) failed: u64,
@@ -40,15 +41,15 @@ pub(super) struct Counts {
     pub(super) state: u64,
 }
 
-impl Counts {
-    pub(super) fn of(moved: &Moved) -> Self {
+impl LineCounts {
+    pub(super) fn of(moved: &TransferCounts) -> Self {
         Self { keys: moved.keys, events: moved.events, failed: moved.failed, state: moved.state }
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Kind {
+enum LineType {
     Header,
     IdempotencyKey,
     Event,
@@ -59,14 +60,14 @@ enum Kind {
 
 #[derive(Deserialize)]
 struct AnyLine {
-    kind: Kind,
+    kind: LineType,
 }
 
 /// Read leniently, so that a newer version is told apart from something else.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct HeaderLine<'a> {
-    kind: Kind,
+    kind: LineType,
     #[serde(borrow)]
     format: Cow<'a, str>,
     version: u32,
@@ -76,7 +77,7 @@ struct HeaderLine<'a> {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct KeyLine<'a> {
-    kind: Kind,
+    kind: LineType,
     #[serde(borrow)]
     key: Cow<'a, str>,
     #[serde(borrow)]
@@ -88,13 +89,13 @@ struct KeyLine<'a> {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StateLine<'a> {
-    kind: Kind,
+    kind: LineType,
     #[serde(borrow)]
     plugin: Cow<'a, str>,
     #[serde(borrow)]
     key: Cow<'a, str>,
     #[serde(borrow)]
-    value: Payload<'a>,
+    value: LinePayload<'a>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     until: Option<Timestamp>,
 }
@@ -102,7 +103,7 @@ struct StateLine<'a> {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct EventLine<'a> {
-    kind: Kind,
+    kind: LineType,
     id: EventId,
     #[serde(rename = "type")]
     event_type: EventType,
@@ -125,7 +126,7 @@ struct EventLine<'a> {
     #[serde(default, skip_serializing_if = "is_zero")]
     depth: u32,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    payload: Option<Payload<'a>>,
+    payload: Option<LinePayload<'a>>,
     /// Of an event that waits: where, and until when.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     lane: Option<Cow<'a, str>>,
@@ -146,19 +147,19 @@ struct EventLine<'a> {
 #[serde(deny_unknown_fields)]
 struct EndLine<'a> {
     at: Timestamp,
-    class: Class,
+    class: FailureClass,
     #[serde(borrow)]
     reason: Cow<'a, str>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    result: Option<Payload<'a>>,
+    result: Option<LinePayload<'a>>,
     #[serde(default, skip_serializing_if = "<[EventId]>::is_empty")]
     children: Cow<'a, [EventId]>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct EndOfExport {
-    kind: Kind,
-    holds: Counts,
+    kind: LineType,
+    holds: LineCounts,
 }
 
 fn is_empty(extensions: &BTreeMap<String, String>) -> bool {
@@ -167,36 +168,36 @@ fn is_empty(extensions: &BTreeMap<String, String>) -> bool {
 
 /// The first line.
 pub(super) fn header(now: Timestamp) -> Result<Vec<u8>, serde_json::Error> {
-    written(&HeaderLine { kind: Kind::Header, format: FORMAT.into(), version: VERSION, exported_at: now })
+    written(&HeaderLine { kind: LineType::Header, format: FORMAT.into(), version: VERSION, exported_at: now })
 }
 
 /// The line of a key or an event.
-pub(super) fn item(exported: &Exported) -> Result<Vec<u8>, serde_json::Error> {
+pub(super) fn item(exported: &SnapshotItem) -> Result<Vec<u8>, serde_json::Error> {
     match exported {
-        Exported::Key(ExportedKey { idempotency, id, until }) => written(&KeyLine {
-            kind: Kind::IdempotencyKey,
+        SnapshotItem::Key(ExportedKey { idempotency, id, until }) => written(&KeyLine {
+            kind: LineType::IdempotencyKey,
             key: hexadecimal(&idempotency.key).into(),
             fingerprint: hexadecimal(&idempotency.fingerprint).into(),
             event_id: *id,
             until: *until,
         }),
-        Exported::Waiting(ExportedEvent { record, lane, due }) => {
-            let line = event_line(Kind::Event, record);
+        SnapshotItem::Waiting(ExportedEvent { record, lane, due }) => {
+            let line = event_line(LineType::Event, record);
             written(&EventLine { lane: Some(lane.as_str().into()), due_at: *due, ..line })
         }
-        Exported::State(ExportedState { plugin, key, value, until }) => {
+        SnapshotItem::State(ExportedState { plugin, key, value, until }) => {
             let kind = if std::str::from_utf8(value).is_ok() { DataKind::Text } else { DataKind::Binary };
-            let data = Data { bytes: value.clone(), kind };
+            let data = EventData { bytes: value.clone(), kind };
             let (plugin, key) = (Cow::Borrowed(plugin.as_str()), Cow::Borrowed(key.as_str()));
-            written(&StateLine { kind: Kind::State, plugin, key, value: Payload::from(&data), until: *until })
+            written(&StateLine { kind: LineType::State, plugin, key, value: LinePayload::from(&data), until: *until })
         }
-        Exported::Failed(record) => written(&event_line(Kind::Failed, record)),
+        SnapshotItem::Failed(record) => written(&event_line(LineType::Failed, record)),
     }
 }
 
 /// The last line.
-pub(super) fn end(holds: Counts) -> Result<Vec<u8>, serde_json::Error> {
-    written(&EndOfExport { kind: Kind::End, holds })
+pub(super) fn end(holds: LineCounts) -> Result<Vec<u8>, serde_json::Error> {
+    written(&EndOfExport { kind: LineType::End, holds })
 }
 
 fn written(line: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
@@ -205,8 +206,8 @@ fn written(line: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     Ok(bytes)
 }
 
-fn event_line(kind: Kind, record: &Record) -> EventLine<'_> {
-    let Record { event, attempts_made, failures, replays, deferrals, attempts, end } = record;
+fn event_line(kind: LineType, record: &EventRecord) -> EventLine<'_> {
+    let EventRecord { event, attempts_made, failures, replays, deferrals, attempts, end } = record;
     EventLine {
         kind,
         id: event.id,
@@ -220,7 +221,7 @@ fn event_line(kind: Kind, record: &Record) -> EventLine<'_> {
         accepted_at: event.accepted,
         cause: event.cause,
         depth: event.depth,
-        payload: event.data.as_ref().map(Payload::from),
+        payload: event.data.as_ref().map(LinePayload::from),
         lane: None,
         due_at: None,
         attempts_made: *attempts_made,
@@ -234,7 +235,7 @@ fn event_line(kind: Kind, record: &Record) -> EventLine<'_> {
                 at: end.at,
                 class: *class,
                 reason: reason.as_str().into(),
-                result: end.result.as_ref().map(Payload::from),
+                result: end.result.as_ref().map(LinePayload::from),
                 children: Cow::Borrowed(&end.children),
             })
         }),
@@ -247,7 +248,7 @@ fn event_line(kind: Kind, record: &Record) -> EventLine<'_> {
 /// [`Error::NotAnExport`] and [`Error::Newer`].
 pub(super) fn check_header(line: &[u8]) -> Result<(), Error> {
     match serde_json::from_slice::<HeaderLine<'_>>(line) {
-        Ok(header) if header.format != FORMAT || header.kind != Kind::Header => Err(Error::NotAnExport),
+        Ok(header) if header.format != FORMAT || header.kind != LineType::Header => Err(Error::NotAnExport),
         Ok(header) if header.version > VERSION => Err(Error::Newer { found: header.version, known: VERSION }),
         Ok(_) => Ok(()),
         Err(_) => Err(Error::NotAnExport),
@@ -258,25 +259,25 @@ pub(super) fn check_header(line: &[u8]) -> Result<(), Error> {
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn parse(line: &[u8]) -> Result<Line, String> {
+pub(super) fn parse(line: &[u8]) -> Result<ExportLine, String> {
     let told = |error: serde_json::Error| error.to_string();
     let AnyLine { kind } = serde_json::from_slice(line).map_err(told)?;
     let exported = match kind {
-        Kind::Header => return Err("a second export begins here".into()),
-        Kind::End => return Ok(Line::End(serde_json::from_slice::<EndOfExport>(line).map_err(told)?.holds)),
-        Kind::IdempotencyKey => {
+        LineType::Header => return Err("a second export begins here".into()),
+        LineType::End => return Ok(ExportLine::End(serde_json::from_slice::<EndOfExport>(line).map_err(told)?.holds)),
+        LineType::IdempotencyKey => {
             let line: KeyLine<'_> = serde_json::from_slice(line).map_err(told)?;
             let digest = |text: &str| from_hexadecimal(text).ok_or("a digest is 64 digits in hexadecimal");
             let idempotency = Idempotency { key: digest(&line.key)?, fingerprint: digest(&line.fingerprint)? };
-            Exported::Key(ExportedKey { idempotency, id: line.event_id, until: line.until })
+            SnapshotItem::Key(ExportedKey { idempotency, id: line.event_id, until: line.until })
         }
-        Kind::State => {
+        LineType::State => {
             let line: StateLine<'_> = serde_json::from_slice(line).map_err(told)?;
             let value = line.value.into_data()?.bytes;
             let (plugin, key) = (line.plugin.into_owned(), line.key.into_owned());
-            Exported::State(ExportedState { plugin, key, value, until: line.until })
+            SnapshotItem::State(ExportedState { plugin, key, value, until: line.until })
         }
-        Kind::Event => {
+        LineType::Event => {
             let line: EventLine<'_> = serde_json::from_slice(line).map_err(told)?;
             let lane: Lane = line
                 .lane
@@ -289,20 +290,20 @@ pub(super) fn parse(line: &[u8]) -> Result<Line, String> {
             if record.end.is_some() {
                 return Err("an event that waits has not ended".into());
             }
-            Exported::Waiting(ExportedEvent { record, lane, due })
+            SnapshotItem::Waiting(ExportedEvent { record, lane, due })
         }
-        Kind::Failed => {
+        LineType::Failed => {
             let record = record(serde_json::from_slice(line).map_err(told)?)?;
             if record.end.is_none() {
                 return Err("a failed event says when and why it failed".into());
             }
-            Exported::Failed(record)
+            SnapshotItem::Failed(record)
         }
     };
-    Ok(Line::Item(Box::new(exported)))
+    Ok(ExportLine::Item(Box::new(exported)))
 }
 
-fn record(line: EventLine<'_>) -> Result<Record, String> {
+fn record(line: EventLine<'_>) -> Result<EventRecord, String> {
     let event = Event {
         id: line.id,
         event_type: line.event_type,
@@ -315,20 +316,20 @@ fn record(line: EventLine<'_>) -> Result<Record, String> {
         accepted: line.accepted_at,
         cause: line.cause,
         depth: line.depth,
-        data: line.payload.map(Payload::into_data).transpose()?,
+        data: line.payload.map(LinePayload::into_data).transpose()?,
     };
     let end = match line.end {
         None => None,
-        Some(end) => Some(End {
+        Some(end) => Some(EventEnd {
             at: end.at,
             failure: Some((end.class, end.reason.into_owned())),
-            result: end.result.map(Payload::into_data).transpose()?,
+            result: end.result.map(LinePayload::into_data).transpose()?,
             children: end.children.into_owned(),
         }),
     };
     let EventLine { attempts_made, failures, replays, deferrals, attempts, .. } = line;
     let attempts = attempts.into_owned();
-    Ok(Record { event: event.into(), attempts_made, failures, replays, deferrals, attempts, end })
+    Ok(EventRecord { event: event.into(), attempts_made, failures, replays, deferrals, attempts, end })
 }
 
 fn hexadecimal(digest: &[u8; 32]) -> String {
@@ -351,7 +352,7 @@ fn from_hexadecimal(text: &str) -> Option<[u8; 32]> {
 mod tests {
     use super::*;
 
-    fn record() -> Record {
+    fn record() -> EventRecord {
         let event = Event {
             id: EventId::new(),
             event_type: "order.paid".parse().unwrap(),
@@ -364,14 +365,14 @@ mod tests {
             accepted: Timestamp::from_unix_ms(1_795_446_245_007),
             cause: Some(EventId::new()),
             depth: 3,
-            data: Some(Data::text("{\"n\": 12345678901234567890.10,\"n\":1}")),
+            data: Some(EventData::text("{\"n\": 12345678901234567890.10,\"n\":1}")),
         };
         let attempt = AttemptRecord {
             attempt: 1,
             replay: 0,
             started_at: event.accepted,
             duration_ms: 1.25,
-            class: Some(Class::NoHandler),
+            class: Some(FailureClass::NoHandler),
             error: Some("no\nplugin".into()),
             backtrace: None,
             retry_in_ms: Some(900),
@@ -382,17 +383,17 @@ mod tests {
             log: Vec::new(),
             log_lines_dropped: 0,
         };
-        Record { attempts_made: 3, failures: 1, replays: 2, attempts: vec![attempt], ..Record::new(event) }
+        EventRecord { attempts_made: 3, failures: 1, replays: 2, attempts: vec![attempt], ..EventRecord::new(event) }
     }
 
-    fn failed(result: Option<Data>, children: Vec<EventId>) -> Record {
-        let failure = Some((Class::Reject, "no\n\"good\"".into()));
-        let end = End { at: Timestamp::from_unix_ms(7), failure, result, children };
-        Record { end: Some(end), ..record() }
+    fn failed(result: Option<EventData>, children: Vec<EventId>) -> EventRecord {
+        let failure = Some((FailureClass::Reject, "no\n\"good\"".into()));
+        let end = EventEnd { at: Timestamp::from_unix_ms(7), failure, result, children };
+        EventRecord { end: Some(end), ..record() }
     }
 
-    fn waits(record: Record, due: Option<Timestamp>) -> Exported {
-        Exported::Waiting(ExportedEvent { record, lane: Lane::unrouted(), due })
+    fn waits(record: EventRecord, due: Option<Timestamp>) -> SnapshotItem {
+        SnapshotItem::Waiting(ExportedEvent { record, lane: Lane::unrouted(), due })
     }
 
     #[test]
@@ -410,28 +411,28 @@ mod tests {
         };
         let idempotency = Idempotency { key: [0x0f; 32], fingerprint: std::array::from_fn(|n| n as u8 * 8) };
         for exported in [
-            Exported::Key(ExportedKey { idempotency, id: EventId::new(), until: Timestamp::MAX }),
+            SnapshotItem::Key(ExportedKey { idempotency, id: EventId::new(), until: Timestamp::MAX }),
             waits(record(), Some(Timestamp::from_unix_ms(1_795_446_245_008))),
-            waits(Record::new(bare), None),
-            waits(Record::new(Event { data: Some(Data::text("null")), ..(*record().event).clone() }), None),
-            Exported::State(ExportedState {
+            waits(EventRecord::new(bare), None),
+            waits(EventRecord::new(Event { data: Some(EventData::text("null")), ..(*record().event).clone() }), None),
+            SnapshotItem::State(ExportedState {
                 plugin: "a".into(),
                 key: "k \"1\"".into(),
                 value: vec![0, 200].into(),
                 until: Some(Timestamp::from_unix_ms(7)),
             }),
-            Exported::Failed(failed(None, Vec::new())),
-            Exported::Failed(failed(Some(Data::binary(vec![0, 255])), vec![EventId::new()])),
+            SnapshotItem::Failed(failed(None, Vec::new())),
+            SnapshotItem::Failed(failed(Some(EventData::binary(vec![0, 255])), vec![EventId::new()])),
         ] {
             let line = item(&exported).unwrap();
             assert_eq!(line.iter().position(|byte| *byte == b'\n'), Some(line.len() - 1), "one line");
             match parse(&line).unwrap() {
-                Line::Item(read) => assert_eq!(*read, exported, "{}", String::from_utf8_lossy(&line)),
-                Line::End(_) => panic!("it is not the end"),
+                ExportLine::Item(read) => assert_eq!(*read, exported, "{}", String::from_utf8_lossy(&line)),
+                ExportLine::End(_) => panic!("it is not the end"),
             }
         }
-        let holds = Counts { keys: 1, events: 2, failed: 3, state: 4 };
-        assert!(matches!(parse(&end(holds).unwrap()), Ok(Line::End(read)) if read == holds));
+        let holds = LineCounts { keys: 1, events: 2, failed: 3, state: 4 };
+        assert!(matches!(parse(&end(holds).unwrap()), Ok(ExportLine::End(read)) if read == holds));
     }
 
     #[test]
@@ -449,7 +450,7 @@ mod tests {
     #[test]
     fn a_line_that_says_less_or_more_than_it_should_is_refused() {
         let waiting = String::from_utf8(item(&waits(record(), None)).unwrap()).unwrap();
-        let failed = String::from_utf8(item(&Exported::Failed(failed(None, Vec::new()))).unwrap()).unwrap();
+        let failed = String::from_utf8(item(&SnapshotItem::Failed(failed(None, Vec::new()))).unwrap()).unwrap();
         for (bad, reason) in [
             (waiting.replace("\"lane\":\"_\"", "\"lane\":\"../a\""), "lane"),
             (waiting.replace(",\"lane\":\"_\"", ""), "lane"),

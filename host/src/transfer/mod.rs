@@ -13,14 +13,14 @@ mod import;
 mod line;
 mod payload;
 
-pub use export::{Told, export};
+pub use export::{ExportNotice, export};
 pub use import::import;
 
-use crate::broker::{self, Exported};
+use crate::broker::{self, SnapshotItem};
 
 /// What was moved so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Moved {
+pub struct TransferCounts {
     /// Events that had not ended.
     pub events: u64,
     /// Failed events.
@@ -39,31 +39,31 @@ pub struct Moved {
 
 /// The kinds of things that are counted.
 #[derive(Clone, Copy)]
-enum Kind {
+enum TransferKind {
     Key,
     Event,
     Failed,
     State,
 }
 
-impl Kind {
-    fn of(exported: &Exported) -> Self {
+impl TransferKind {
+    fn of(exported: &SnapshotItem) -> Self {
         match exported {
-            Exported::Key(_) => Self::Key,
-            Exported::Waiting(_) => Self::Event,
-            Exported::Failed(_) => Self::Failed,
-            Exported::State(_) => Self::State,
+            SnapshotItem::Key(_) => Self::Key,
+            SnapshotItem::Waiting(_) => Self::Event,
+            SnapshotItem::Failed(_) => Self::Failed,
+            SnapshotItem::State(_) => Self::State,
         }
     }
 }
 
-impl Moved {
-    fn count(&mut self, kind: Kind) -> &mut u64 {
+impl TransferCounts {
+    fn count(&mut self, kind: TransferKind) -> &mut u64 {
         match kind {
-            Kind::Key => &mut self.keys,
-            Kind::Event => &mut self.events,
-            Kind::Failed => &mut self.failed,
-            Kind::State => &mut self.state,
+            TransferKind::Key => &mut self.keys,
+            TransferKind::Event => &mut self.events,
+            TransferKind::Failed => &mut self.failed,
+            TransferKind::State => &mut self.state,
         }
     }
 }

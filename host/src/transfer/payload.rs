@@ -11,12 +11,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use crate::event::{Data, DataKind};
+use crate::event::{DataKind, EventData};
 
 /// A payload in a line; exactly one of the first three is there.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Payload<'a> {
+pub(super) struct LinePayload<'a> {
     #[serde(borrow, default, deserialize_with = "as_written", skip_serializing_if = "Option::is_none")]
     json: Option<&'a RawValue>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
@@ -33,8 +33,8 @@ fn as_written<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-impl<'a> From<&'a Data> for Payload<'a> {
-    fn from(data: &'a Data) -> Self {
+impl<'a> From<&'a EventData> for LinePayload<'a> {
+    fn from(data: &'a EventData) -> Self {
         let in_base64 = |kind| Self { base64: Some(STANDARD.encode(&data.bytes).into()), kind, ..Self::default() };
         match (data.kind, std::str::from_utf8(&data.bytes)) {
             (DataKind::Binary, _) => in_base64(None),
@@ -56,18 +56,18 @@ fn one_line_of_json(text: &str) -> Option<&RawValue> {
     serde_json::from_str::<&RawValue>(text).ok().filter(|json| json.get().len() == text.len())
 }
 
-impl Payload<'_> {
+impl LinePayload<'_> {
     /// The payload itself.
     ///
     /// # Errors
     /// It is written in none or several of the forms, or is not base64.
-    pub(super) fn into_data(self) -> Result<Data, String> {
+    pub(super) fn into_data(self) -> Result<EventData, String> {
         match (self.json, self.text, self.base64) {
-            (Some(json), None, None) => Ok(Data::text(json.get())),
-            (None, Some(text), None) => Ok(Data::text(text)),
+            (Some(json), None, None) => Ok(EventData::text(json.get())),
+            (None, Some(text), None) => Ok(EventData::text(text)),
             (None, None, Some(base64)) => {
                 let bytes = STANDARD.decode(base64.as_bytes()).map_err(|error| format!("not base64: {error}"))?;
-                Ok(Data { bytes: Bytes::from(bytes), kind: self.kind.unwrap_or(DataKind::Binary) })
+                Ok(EventData { bytes: Bytes::from(bytes), kind: self.kind.unwrap_or(DataKind::Binary) })
             }
             _ => Err("a payload is one of json, text and base64".into()),
         }
@@ -78,14 +78,14 @@ impl Payload<'_> {
 mod tests {
     use super::*;
 
-    fn written(data: &Data) -> String {
-        serde_json::to_string(&Payload::from(data)).unwrap()
+    fn written(data: &EventData) -> String {
+        serde_json::to_string(&LinePayload::from(data)).unwrap()
     }
 
-    fn comes_back(data: &Data) {
+    fn comes_back(data: &EventData) {
         let line = written(data);
         assert!(!line.contains(['\n', '\r']), "{line:?}");
-        assert_eq!(&serde_json::from_str::<Payload<'_>>(&line).unwrap().into_data().unwrap(), data, "{line}");
+        assert_eq!(&serde_json::from_str::<LinePayload<'_>>(&line).unwrap().into_data().unwrap(), data, "{line}");
     }
 
     #[test]
@@ -106,16 +106,16 @@ mod tests {
             ("\u{feff}1", "text"),
             ("\u{0}\u{2028}\u{10ffff}\"", "text"),
         ] {
-            let data = Data::text(text);
+            let data = EventData::text(text);
             assert!(written(&data).starts_with(&format!("{{\"{form}\":")), "{}", written(&data));
             comes_back(&data);
         }
-        assert_eq!(written(&Data::text("{ \"n\": 1.10 }")), "{\"json\":{ \"n\": 1.10 }}");
+        assert_eq!(written(&EventData::text("{ \"n\": 1.10 }")), "{\"json\":{ \"n\": 1.10 }}");
         for bytes in [&b""[..], b"\xff\x00\n", b"{}"] {
-            assert!(written(&Data::binary(bytes)).starts_with("{\"base64\":"));
-            comes_back(&Data::binary(bytes));
+            assert!(written(&EventData::binary(bytes)).starts_with("{\"base64\":"));
+            comes_back(&EventData::binary(bytes));
         }
-        comes_back(&Data { bytes: Bytes::from_static(b"\xff"), kind: DataKind::Text });
+        comes_back(&EventData { bytes: Bytes::from_static(b"\xff"), kind: DataKind::Text });
     }
 
     #[test]
@@ -124,16 +124,16 @@ mod tests {
         for _ in 0..5_000 {
             const LIKELY: &[u8] = b"{}[]\",:\\ \n\r\tnul0123456789.eE-\xc3\xa9\x00\xff";
             let bytes: Vec<u8> = (0..random.usize(..12)).map(|_| LIKELY[random.usize(..LIKELY.len())]).collect();
-            comes_back(&Data { bytes: bytes.clone().into(), kind: DataKind::Text });
-            comes_back(&Data::binary(bytes));
+            comes_back(&EventData { bytes: bytes.clone().into(), kind: DataKind::Text });
+            comes_back(&EventData::binary(bytes));
         }
     }
 
     #[test]
     fn a_payload_that_is_written_in_no_form_or_two_is_refused() {
         for bad in ["{}", r#"{"json":1,"text":"a"}"#, r#"{"base64":"?"}"#] {
-            assert!(serde_json::from_str::<Payload<'_>>(bad).unwrap().into_data().is_err(), "{bad}");
+            assert!(serde_json::from_str::<LinePayload<'_>>(bad).unwrap().into_data().is_err(), "{bad}");
         }
-        assert!(serde_json::from_str::<Payload<'_>>(r#"{"xml":"a"}"#).is_err());
+        assert!(serde_json::from_str::<LinePayload<'_>>(r#"{"xml":"a"}"#).is_err());
     }
 }

@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use crate::broker::{EndedQuery, Ending, Error, Replayed};
-use crate::event::Class;
+use crate::broker::{EndKind, EndedQuery, Error, ReplayOutcome};
+use crate::event::FailureClass;
 
-use super::Shared;
-use super::settle::Backoff;
+use super::WorkerState;
+use super::settle::SettleBackoff;
 
 /// Events looked at with one call.
 const PAGE: usize = 100;
 
 /// Looks once at the start, whenever the plugins change, and when an attempt for want of a plugin was settled after the
 /// look that its plugin brought about, until the worker stops.
-pub(super) async fn run(shared: Arc<Shared>) -> anyhow::Result<()> {
+pub(super) async fn run(shared: Arc<WorkerState>) -> anyhow::Result<()> {
     let mut changes = shared.plugins.changes();
-    let mut backoff = Backoff::default();
+    let mut backoff = SettleBackoff::default();
     while !shared.stop.is_cancelled() {
         changes.borrow_and_update();
         tokio::select! {
@@ -43,14 +43,14 @@ pub(super) async fn run(shared: Arc<Shared>) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn adopt(shared: &Shared) -> Result<usize, Error> {
+async fn adopt(shared: &WorkerState) -> Result<usize, Error> {
     let mut adopted = 0;
     let mut cursor = None;
     loop {
         let query = EndedQuery {
-            ending: Ending::Failed,
+            ending: EndKind::Failed,
             event_type: None,
-            class: Some(Class::NoHandler),
+            class: Some(FailureClass::NoHandler),
             since: None,
             until: None,
             limit: PAGE,
@@ -62,7 +62,7 @@ async fn adopt(shared: &Shared) -> Result<usize, Error> {
             let event_type = &record.event.event_type;
             let lane = shared.handler.lane(event_type);
             if shared.reach.is_handled(event_type)
-                && shared.broker.replay(record.event.id, &lane).await? == Replayed::Done
+                && shared.broker.replay(record.event.id, &lane).await? == ReplayOutcome::Done
             {
                 adopted += 1;
             }

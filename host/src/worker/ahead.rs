@@ -22,18 +22,18 @@ const WEIGHT: f64 = 0.2;
 
 /// How long the handlers of each lane take, and how large its events are.
 #[derive(Debug, Default)]
-pub(super) struct Paces {
-    lanes: HashMap<Lane, Pace>,
+pub(super) struct HandlerPace {
+    lanes: HashMap<Lane, LanePace>,
 }
 
 /// Averages that go with the time.
 #[derive(Debug, Default)]
-struct Pace {
+struct LanePace {
     took_ms: Option<f64>,
     size_bytes: f64,
 }
 
-impl Paces {
+impl HandlerPace {
     /// A handler of this lane has taken so long.
     pub(super) fn took(&mut self, lane: &Lane, took: Duration) {
         let took_ms = took.as_secs_f64() * 1_000.0;
@@ -51,14 +51,14 @@ impl Paces {
     /// How many deliveries of this lane may wait for its slots, where there is room for so many bytes; none as long as
     /// nothing is known of it.
     pub(super) fn ahead(&self, lane: &Lane, slots: usize, room_bytes: usize) -> usize {
-        let Some(Pace { took_ms: Some(took_ms), size_bytes }) = self.lanes.get(lane) else { return 0 };
+        let Some(LanePace { took_ms: Some(took_ms), size_bytes }) = self.lanes.get(lane) else { return 0 };
         let in_time = slots as f64 * AHEAD.as_secs_f64() * 1_000.0 / took_ms.max(0.001);
         let in_room = room_bytes.min(MAX_AHEAD_BYTES) as f64 / size_bytes.max(1.0);
         // Not negative, and cut to what is allowed.
         (in_time.min(in_room) as usize).min(MAX_AHEAD)
     }
 
-    fn of(&mut self, lane: &Lane) -> &mut Pace {
+    fn of(&mut self, lane: &Lane) -> &mut LanePace {
         self.lanes.entry(lane.clone()).or_default()
     }
 }
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn quick_handlers_are_claimed_for_ahead_and_slow_ones_are_not() {
         let lane: Lane = "a".parse().unwrap();
-        let mut paces = Paces::default();
+        let mut paces = HandlerPace::default();
         assert_eq!(paces.ahead(&lane, 4, usize::MAX), 0, "nothing is known yet");
         paces.took(&lane, Duration::from_micros(50));
         assert_eq!(paces.ahead(&lane, 4, usize::MAX), MAX_AHEAD);
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn large_events_are_claimed_ahead_in_small_numbers() {
         let lane: Lane = "a".parse().unwrap();
-        let mut paces = Paces::default();
+        let mut paces = HandlerPace::default();
         paces.took(&lane, Duration::from_micros(50));
         paces.came(&lane, 200);
         assert_eq!(paces.ahead(&lane, 4, usize::MAX), MAX_AHEAD);

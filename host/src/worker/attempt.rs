@@ -3,59 +3,59 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::broker::{Append, Delivery, Lane, Settle};
+use crate::broker::{AppendRequest, Delivery, Lane, SettleRequest};
 use crate::clock;
 use crate::event::{
-    AttemptRecord, Class, Event, EventType, Failure, Outcome, Policies, Published, Record, Settlement, Start, decide,
-    defer,
+    AttemptFailure, AttemptOutcome, AttemptRecord, DeliveryStart, Event, EventRecord, EventType, FailureClass,
+    PublishedEvent, RetryPolicies, Settlement, decide, defer,
 };
-use crate::plugin::{Attempt, Completed, Meter, Plugin, ReadState, Registry};
+use crate::plugin::{AttemptInput, AttemptResult, CpuMeter, Plugin, PluginRegistry, StateReader};
 
-use super::crowd::Crowd;
-use super::reach::{Reach, Stranger, own_lane};
+use super::crowd::BacklogLimit;
+use super::reach::{HostReach, UnhandledRoute, own_lane};
 
 /// Deliveries that may end with their host before the event is failed (contract, G7).
 pub(super) const CRASH_CAP: u32 = 5;
 
 /// What a delivery needs to be handled.
-pub(super) struct Handler {
+pub(super) struct DeliveryHandler {
     /// Which plugin handles what.
-    pub(super) plugins: Arc<Registry>,
+    pub(super) plugins: Arc<PluginRegistry>,
     /// What other hosts handle.
-    pub(super) reach: Arc<Reach>,
+    pub(super) reach: Arc<HostReach>,
     /// For events that no plugin handles.
-    pub(super) policies: Policies,
+    pub(super) policies: RetryPolicies,
     /// Where handlers read their plugins' state.
-    pub(super) state: Arc<dyn ReadState>,
+    pub(super) state: Arc<dyn StateReader>,
     /// Named in the records of attempts.
     pub(super) consumer: Arc<str>,
     /// Whether handlers may publish.
-    pub(super) crowd: Crowd,
+    pub(super) crowd: BacklogLimit,
     /// How many events may cause each other, one after the other.
     pub(super) max_depth: u32,
 }
 
 /// Where to go next with a delivery.
-enum Step {
+enum AttemptStep {
     Handle(Arc<Plugin>),
-    Fail(Failure),
+    Fail(AttemptFailure),
     Return(Lane),
 }
 
-impl Handler {
+impl DeliveryHandler {
     /// Handles a delivery and says what is to become of it. Whatever the plugin does, there is an answer. Dropping the
     /// future cancels the handler.
-    pub(super) async fn handle(&self, delivery: Delivery, meter: Arc<Meter>) -> Settle {
+    pub(super) async fn handle(&self, delivery: Delivery, meter: Arc<CpuMeter>) -> SettleRequest {
         let Delivery { record, receipt, .. } = &delivery;
         let attempt = delivery.attempt();
         let begin = || (clock::now(), Instant::now());
         let (plugin, completed, (started_at, started)) = match self.step(&delivery).await {
-            Step::Return(lane) => return returned(delivery, lane),
-            Step::Fail(failure) => (None, Completed::failed(failure), begin()),
-            Step::Handle(plugin) => {
+            AttemptStep::Return(lane) => return returned(delivery, lane),
+            AttemptStep::Fail(failure) => (None, AttemptResult::failed(failure), begin()),
+            AttemptStep::Handle(plugin) => {
                 let room = plugin.room().await;
                 let began = begin();
-                let attempt = Attempt { event: record.event.clone(), attempt };
+                let attempt = AttemptInput { event: record.event.clone(), attempt };
                 let completed = plugin.handle_here(room, attempt, self.state.clone(), meter).await;
                 (Some(plugin), completed, began)
             }
@@ -67,13 +67,13 @@ impl Handler {
         let mut settlement = decide(&outcome, record.failures, policies, fastrand::f64());
         if let Some(why) = self.obstacle(&lane, &outcome) {
             settlement = defer(&why, record.deferrals, fastrand::f64());
-            outcome = Outcome::Failed(Failure::new(Class::Retry, why));
+            outcome = AttemptOutcome::Failed(AttemptFailure::new(FailureClass::Retry, why));
         }
         self.log(&record.event, attempt, duration_ms, plugin.as_deref(), (&outcome, &settlement));
 
         let (success, failure) = match outcome {
-            Outcome::Ok(success) => (success, None),
-            Outcome::Failed(failure) => (Default::default(), Some(failure)),
+            AttemptOutcome::Ok(success) => (success, None),
+            AttemptOutcome::Failed(failure) => (Default::default(), Some(failure)),
         };
         let (name, digest) = plugin.as_ref().map(|plugin| plugin.names()).unzip();
         let ended = AttemptRecord {
@@ -96,16 +96,16 @@ impl Handler {
         let publish = success.published.into_iter().map(|published| self.append(published)).collect();
         let receipt = receipt.clone();
         let record = delivery.record.after(ended, &settlement, clock::now(), success.result, children);
-        Settle { receipt, record, settlement, lane, publish, state: success.state }
+        SettleRequest { receipt, record, settlement, lane, publish, state: success.state }
     }
 
     /// Why an attempt that ended so has to be made again later, if so: the limit of the deployment that is in its way.
-    fn obstacle(&self, own: &Lane, outcome: &Outcome) -> Option<String> {
-        let Outcome::Ok(success) = outcome else { return None };
+    fn obstacle(&self, own: &Lane, outcome: &AttemptOutcome) -> Option<String> {
+        let AttemptOutcome::Ok(success) = outcome else { return None };
         if success.published.is_empty() {
             return None;
         }
-        let target = |published: &Published| {
+        let target = |published: &PublishedEvent| {
             let size_bytes = published.event.data.as_ref().map_or(0, |data| data.bytes.len());
             (self.lane(&published.event.event_type), size_bytes as u64)
         };
@@ -117,37 +117,37 @@ impl Handler {
         self.reach.lane(event_type)
     }
 
-    async fn step(&self, delivery: &Delivery) -> Step {
+    async fn step(&self, delivery: &Delivery) -> AttemptStep {
         if delivery.deliveries_in_a_row() > CRASH_CAP {
             let message = format!("the host died in each of {CRASH_CAP} deliveries, or lost its lease in the middle");
-            return Step::Fail(Failure::new(Class::Crash, message));
+            return AttemptStep::Fail(AttemptFailure::new(FailureClass::Crash, message));
         }
         let event_type = &delivery.record.event.event_type;
         if let Some(plugin) = self.plugins.route(event_type) {
             // A suspect is handled where it is, alone.
             let own_lane = own_lane(&self.plugins, event_type).filter(|_| delivery.deliveries == 1);
             return match own_lane.filter(|lane| *lane != delivery.receipt.lane) {
-                Some(lane) => Step::Return(lane),
-                None => Step::Handle(plugin),
+                Some(lane) => AttemptStep::Return(lane),
+                None => AttemptStep::Handle(plugin),
             };
         }
         if self.plugins.is_starting() {
-            return Step::Return(self.lane(event_type));
+            return AttemptStep::Return(self.lane(event_type));
         }
         match self.reach.stranger(event_type).await {
-            Stranger::Of(lane) => Step::Return(lane),
-            Stranger::Unclear => Step::Return(delivery.receipt.lane.clone()),
-            Stranger::OfNobody => {
+            UnhandledRoute::Of(lane) => AttemptStep::Return(lane),
+            UnhandledRoute::Unclear => AttemptStep::Return(delivery.receipt.lane.clone()),
+            UnhandledRoute::OfNobody => {
                 let message = format!("no plugin handles the type {:?}", event_type.as_str());
-                Step::Fail(Failure::new(Class::NoHandler, message))
+                AttemptStep::Fail(AttemptFailure::new(FailureClass::NoHandler, message))
             }
         }
     }
 
-    fn append(&self, published: Published) -> Append {
+    fn append(&self, published: PublishedEvent) -> AppendRequest {
         let lane = self.lane(&published.event.event_type);
-        let start = if published.delay_ms == 0 { Start::Now } else { Start::InMs(published.delay_ms) };
-        Append { record: Record::new(published.event), lane, start, idempotency: None }
+        let start = if published.delay_ms == 0 { DeliveryStart::Now } else { DeliveryStart::InMs(published.delay_ms) };
+        AppendRequest { record: EventRecord::new(published.event), lane, start, idempotency: None }
     }
 
     fn log(
@@ -156,11 +156,11 @@ impl Handler {
         attempt: u32,
         duration_ms: f64,
         plugin: Option<&Plugin>,
-        (outcome, settlement): (&Outcome, &Settlement),
+        (outcome, settlement): (&AttemptOutcome, &Settlement),
     ) {
         let why = match outcome {
-            Outcome::Failed(failure) => failure.message.lines().next().unwrap_or_default(),
-            Outcome::Ok(_) => "",
+            AttemptOutcome::Failed(failure) => failure.message.lines().next().unwrap_or_default(),
+            AttemptOutcome::Ok(_) => "",
         };
         let plugin = plugin.map(Plugin::name);
         let (id, event_type) = (event.id, event.event_type.as_str());
@@ -186,14 +186,14 @@ impl Handler {
 
 /// An attempt that publishes beyond the greatest length of a chain of causes has failed: what publishes its own type would
 /// go on for ever.
-fn within_depth(outcome: Outcome, max_depth: u32) -> Outcome {
+fn within_depth(outcome: AttemptOutcome, max_depth: u32) -> AttemptOutcome {
     match &outcome {
-        Outcome::Ok(success) if success.published.iter().any(|published| published.event.depth > max_depth) => {
+        AttemptOutcome::Ok(success) if success.published.iter().any(|published| published.event.depth > max_depth) => {
             let message = format!(
                 "it published an event that {max_depth} others would have caused one after the other, and no chain of \
                  causes may be longer (events.max_depth): does a handler publish what leads to itself again?"
             );
-            Outcome::Failed(Failure::new(Class::Output, message))
+            AttemptOutcome::Failed(AttemptFailure::new(FailureClass::Output, message))
         }
         _ => outcome,
     }
@@ -201,8 +201,8 @@ fn within_depth(outcome: Outcome, max_depth: u32) -> Outcome {
 
 /// Hands a delivery back as if it had never been made: to the lane that it belongs to. That deliveries before it ended
 /// with their consumer goes with it.
-pub(super) fn returned(delivery: Delivery, lane: Lane) -> Settle {
-    Settle {
+pub(super) fn returned(delivery: Delivery, lane: Lane) -> SettleRequest {
+    SettleRequest {
         receipt: delivery.receipt,
         record: delivery.record.handed_back(delivery.deliveries),
         settlement: Settlement::Returned,
@@ -212,28 +212,31 @@ pub(super) fn returned(delivery: Delivery, lane: Lane) -> Settle {
     }
 }
 
-impl Completed {
+impl AttemptResult {
     /// What came of an attempt in which no guest ran.
-    fn failed(failure: Failure) -> Self {
-        Self { outcome: Outcome::Failed(failure), log: Vec::new(), log_lines_dropped: 0, stderr: None }
+    fn failed(failure: AttemptFailure) -> Self {
+        Self { outcome: AttemptOutcome::Failed(failure), log: Vec::new(), log_lines_dropped: 0, stderr: None }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Success, Timestamp};
+    use crate::event::{AttemptEffects, Timestamp};
 
     #[test]
     fn a_chain_of_causes_ends_at_its_greatest_length() {
         let publishing = |depth| {
             let event = Event { depth, ..Event::new("a".parse().unwrap(), "/s", Timestamp::from_unix_ms(0)) };
-            Outcome::Ok(Success { published: vec![Published { event, delay_ms: 0 }], ..Success::default() })
+            AttemptOutcome::Ok(AttemptEffects {
+                published: vec![PublishedEvent { event, delay_ms: 0 }],
+                ..AttemptEffects::default()
+            })
         };
         let at_the_end = publishing(64);
         assert_eq!(within_depth(at_the_end.clone(), 64), at_the_end);
-        let Outcome::Failed(failure) = within_depth(publishing(65), 64) else { panic!("it is too deep") };
-        assert_eq!(failure.class, Class::Output);
+        let AttemptOutcome::Failed(failure) = within_depth(publishing(65), 64) else { panic!("it is too deep") };
+        assert_eq!(failure.class, FailureClass::Output);
         assert!(failure.message.contains("events.max_depth"), "{}", failure.message);
     }
 }

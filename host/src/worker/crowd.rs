@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use crate::broker::{Depth, Lane, LaneLimits};
+use crate::broker::{Lane, LaneLimits, QueueDepth};
 
 /// How many times as many events may wait before handlers are put off as before clients are refused.
 const TIMES_MAX_WAITING: u64 = 2;
@@ -23,22 +23,22 @@ const OTHERS_PART: u64 = 2;
 
 /// What this host knows of how many events wait.
 #[derive(Debug)]
-pub(super) struct Crowd {
+pub(super) struct BacklogLimit {
     limits: ArcSwap<LaneLimits>,
-    known: ArcSwap<Known>,
+    known: ArcSwap<KnownBacklog>,
     /// What handlers of this host have published since then, in bytes.
     published_bytes: Mutex<HashMap<Lane, u64>>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct KnownBacklog {
     waiting: u64,
     by_lane: HashMap<Lane, u64>,
     bytes_by_lane: HashMap<Lane, u64>,
     max_lane_bytes: Option<u64>,
 }
 
-impl Crowd {
+impl BacklogLimit {
     /// Nothing known yet. Clients are refused when `max_waiting` events wait.
     pub(super) fn new(max_waiting: u64) -> Self {
         let limits = LaneLimits::new(max_waiting, BTreeMap::new());
@@ -52,11 +52,11 @@ impl Crowd {
     }
 
     /// So much waits now.
-    pub(super) fn note(&self, depth: &Depth) {
+    pub(super) fn note(&self, depth: &QueueDepth) {
         let by_lane = |all: &BTreeMap<String, u64>| {
             all.iter().filter_map(|(name, much)| Some((name.parse().ok()?, *much))).collect::<HashMap<Lane, u64>>()
         };
-        let known = Known {
+        let known = KnownBacklog {
             waiting: depth.waiting(),
             by_lane: by_lane(&depth.waiting_by_lane),
             bytes_by_lane: by_lane(&depth.waiting_bytes_by_lane),
@@ -130,14 +130,14 @@ mod tests {
         name.parse().unwrap()
     }
 
-    fn crowd(waiting: &[(&str, u64)]) -> Crowd {
-        let crowd = Crowd::new(100);
+    fn crowd(waiting: &[(&str, u64)]) -> BacklogLimit {
+        let crowd = BacklogLimit::new(100);
         let waiting_by_lane: BTreeMap<String, u64> = waiting.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
-        crowd.note(&Depth { scheduled: waiting_by_lane.values().sum(), waiting_by_lane, ..Depth::default() });
+        crowd.note(&QueueDepth { scheduled: waiting_by_lane.values().sum(), waiting_by_lane, ..QueueDepth::default() });
         crowd
     }
 
-    fn may_publish(crowd: &Crowd, own: &str, into: &str) -> bool {
+    fn may_publish(crowd: &BacklogLimit, own: &str, into: &str) -> bool {
         crowd.obstacle(&lane(own), &[(lane(into), 10)]).is_none()
     }
 
@@ -170,8 +170,8 @@ mod tests {
 
     #[test]
     fn what_was_published_meanwhile_counts_by_its_bytes() {
-        let crowd = Crowd::new(100);
-        let depth = Depth { max_lane_bytes: Some(25), ..Depth::default() };
+        let crowd = BacklogLimit::new(100);
+        let depth = QueueDepth { max_lane_bytes: Some(25), ..QueueDepth::default() };
         crowd.note(&depth);
         assert!(may_publish(&crowd, "a", "a") && may_publish(&crowd, "a", "a") && may_publish(&crowd, "a", "a"));
         let why = crowd.obstacle(&lane("a"), &[(lane("a"), 10)]).unwrap();

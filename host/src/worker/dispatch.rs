@@ -10,47 +10,49 @@ use std::time::{Duration, Instant};
 use tokio::time::MissedTickBehavior;
 
 use crate::broker::{Delivery, Error, Lane};
-use crate::plugin::Job;
-use crate::shutdown::Tasks;
+use crate::plugin::GuestJob;
+use crate::shutdown::TaskGroup;
 
-use super::Shared;
+use super::WorkerState;
 use super::attempt::returned;
-use super::queue::{MAX_WAIT, Queue, Runner, Waiting};
-use super::settle::{Backoff, Item};
+use super::queue::{LaneRunner, MAX_WAIT, ReadyQueue, WaitingDelivery};
+use super::settle::{SettleBackoff, SettleItem};
 
 /// For how long the lanes are known to claim from, unless plugins change. Others come with the lanes of other hosts.
 const LANES_KNOWN_FOR: Duration = Duration::from_millis(100);
 
 /// Runs until the worker stops.
-pub(super) async fn run(shared: Arc<Shared>, tasks: Tasks) -> anyhow::Result<()> {
+pub(super) async fn run(shared: Arc<WorkerState>, tasks: TaskGroup) -> anyhow::Result<()> {
     let queue = shared.queue.clone();
-    Dispatcher { queue, backoff: Backoff::default(), is_stale: false, lanes_known_at: None, shared, tasks }.run().await
+    Dispatcher { queue, backoff: SettleBackoff::default(), is_stale: false, lanes_known_at: None, shared, tasks }
+        .run()
+        .await
 }
 
 struct Dispatcher {
-    shared: Arc<Shared>,
-    tasks: Tasks,
-    queue: Arc<Queue>,
-    backoff: Backoff,
+    shared: Arc<WorkerState>,
+    tasks: TaskGroup,
+    queue: Arc<ReadyQueue>,
+    backoff: SettleBackoff,
     /// More could have been asked for since the claim that is under way was made.
     is_stale: bool,
     lanes_known_at: Option<Instant>,
 }
 
 /// What the broker is asked, or what is waited for instead.
-enum Asked {
+enum BrokerQuestion {
     Claimed(Instant, Vec<Lane>, Result<Vec<Delivery>, Error>),
     Waited(Result<(), Error>),
     Paused,
 }
 
-struct Asking {
-    answer: Pin<Box<dyn Future<Output = Asked> + Send>>,
-    kind: Kind,
+struct OpenQuestion {
+    answer: Pin<Box<dyn Future<Output = BrokerQuestion> + Send>>,
+    kind: QuestionKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum QuestionKind {
     /// Must not be dropped, or what it brings is lost to this host for a while.
     Claim,
     Wait,
@@ -62,7 +64,7 @@ impl Dispatcher {
         let shared = self.shared.clone();
         let mut changes = shared.plugins.changes();
         let mut preparing = shared.plugins.preparing();
-        let mut asking: Option<Asking> = None;
+        let mut asking: Option<OpenQuestion> = None;
         let mut looks = tokio::time::interval(MAX_WAIT / 2);
         // It is asked only while something waits: after an idle day no day's worth of looks is due.
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -102,13 +104,13 @@ impl Dispatcher {
             };
             // There may be something to claim now in other lanes than those that are asked or waited for.
             match &asking {
-                Some(Asking { kind: Kind::Wait, .. }) if stale => asking = None,
-                Some(Asking { kind: Kind::Claim, .. }) => self.is_stale |= stale,
+                Some(OpenQuestion { kind: QuestionKind::Wait, .. }) if stale => asking = None,
+                Some(OpenQuestion { kind: QuestionKind::Claim, .. }) => self.is_stale |= stale,
                 _ => {}
             }
         }
         self.is_stale = true;
-        if let Some(asking) = asking.filter(|asking| asking.kind == Kind::Claim) {
+        if let Some(asking) = asking.filter(|asking| asking.kind == QuestionKind::Claim) {
             self.heard(asking.answer.await);
         }
         self.give_back(self.queue.take_all());
@@ -116,30 +118,30 @@ impl Dispatcher {
     }
 
     /// Begins to claim, if anything can be used.
-    fn claim(&mut self) -> Option<Asking> {
+    fn claim(&mut self) -> Option<OpenQuestion> {
         let claim = self.queue.claim()?;
         self.is_stale = false;
         let (shared, asked_at) = (self.shared.clone(), Instant::now());
         let answer = async move {
             let lanes = claim.lanes.iter().map(|want| want.lane.clone()).collect();
-            Asked::Claimed(asked_at, lanes, shared.broker.claim(claim).await)
+            BrokerQuestion::Claimed(asked_at, lanes, shared.broker.claim(claim).await)
         };
-        Some(Asking { answer: Box::pin(answer), kind: Kind::Claim })
+        Some(OpenQuestion { answer: Box::pin(answer), kind: QuestionKind::Claim })
     }
 
     /// Takes what was brought, and says what is to be asked next.
-    fn heard(&mut self, asked: Asked) -> Option<Asking> {
+    fn heard(&mut self, asked: BrokerQuestion) -> Option<OpenQuestion> {
         match asked {
-            Asked::Claimed(_, lanes, Ok(deliveries)) if deliveries.is_empty() => {
+            BrokerQuestion::Claimed(_, lanes, Ok(deliveries)) if deliveries.is_empty() => {
                 self.backoff.reset();
                 if std::mem::take(&mut self.is_stale) {
                     return None;
                 }
                 let shared = self.shared.clone();
-                let answer = async move { Asked::Waited(shared.broker.wait(&lanes).await) };
-                Some(Asking { answer: Box::pin(answer), kind: Kind::Wait })
+                let answer = async move { BrokerQuestion::Waited(shared.broker.wait(&lanes).await) };
+                Some(OpenQuestion { answer: Box::pin(answer), kind: QuestionKind::Wait })
             }
-            Asked::Claimed(asked_at, _, Ok(deliveries)) => {
+            BrokerQuestion::Claimed(asked_at, _, Ok(deliveries)) => {
                 self.backoff.reset();
                 for delivery in deliveries {
                     let hold = self.shared.held.hold(&delivery.receipt, asked_at);
@@ -147,20 +149,20 @@ impl Dispatcher {
                 }
                 None
             }
-            Asked::Claimed(_, _, Err(error)) => Some(self.pause("claim", &error)),
-            Asked::Waited(Err(error)) => Some(self.pause("wait for", &error)),
-            Asked::Waited(Ok(())) | Asked::Paused => None,
+            BrokerQuestion::Claimed(_, _, Err(error)) => Some(self.pause("claim", &error)),
+            BrokerQuestion::Waited(Err(error)) => Some(self.pause("wait for", &error)),
+            BrokerQuestion::Waited(Ok(())) | BrokerQuestion::Paused => None,
         }
     }
 
-    fn pause(&mut self, what: &str, error: &Error) -> Asking {
+    fn pause(&mut self, what: &str, error: &Error) -> OpenQuestion {
         tracing::debug!("could not {what} events: {error}");
         let pause = self.backoff.next();
         let answer = async move {
             tokio::time::sleep(pause).await;
-            Asked::Paused
+            BrokerQuestion::Paused
         };
-        Asking { answer: Box::pin(answer), kind: Kind::Pause }
+        OpenQuestion { answer: Box::pin(answer), kind: QuestionKind::Pause }
     }
 
     fn start_runners(&self) {
@@ -170,15 +172,15 @@ impl Dispatcher {
     }
 
     /// The deliveries of a lane, each as a job.
-    fn jobs(&self, runner: Runner) -> impl FnMut() -> Option<Job> + Send + 'static {
+    fn jobs(&self, runner: LaneRunner) -> impl FnMut() -> Option<GuestJob> + Send + 'static {
         // Dropped in this order: the worker has not ended before what it shares is let go.
         let (shared, token) = (self.shared.clone(), self.tasks.token());
         let owned = (runner, shared, token);
         move || {
             let (runner, shared, token) = &owned;
-            let (Waiting { delivery, custody, .. }, slot) = runner.next()?;
+            let (WaitingDelivery { delivery, custody, .. }, slot) = runner.next()?;
             let (shared, token) = (shared.clone(), token.clone());
-            Some(Job::new(|meter| async move {
+            Some(GuestJob::new(|meter| async move {
                 shared.work(delivery, custody, Some(slot), meter).await;
                 drop(token);
             }))
@@ -186,10 +188,10 @@ impl Dispatcher {
     }
 
     /// Hands back what waits, as if it had never been claimed.
-    fn give_back(&self, waiting: Vec<Waiting>) {
-        for Waiting { delivery, custody, .. } in waiting {
+    fn give_back(&self, waiting: Vec<WaitingDelivery>) {
+        for WaitingDelivery { delivery, custody, .. } in waiting {
             let lane = delivery.receipt.lane.clone();
-            self.shared.settler.submit(Item::new(returned(delivery, lane), custody));
+            self.shared.settler.submit(SettleItem::new(returned(delivery, lane), custody));
         }
     }
 }

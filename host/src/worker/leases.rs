@@ -11,41 +11,41 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Leases, Receipt};
+use crate::broker::{LeaseRenewal, Receipt};
 
 /// The most receipts that are renewed with one call.
 const MAX_BATCH: usize = 100;
 
 /// The deliveries that this host holds.
 #[derive(Clone, Default)]
-pub(super) struct Held {
-    entries: Arc<Mutex<HashMap<Receipt, Entry>>>,
+pub(super) struct HeldDeliveries {
+    entries: Arc<Mutex<HashMap<Receipt, HeldEntry>>>,
 }
 
-struct Entry {
+struct HeldEntry {
     renewed: Instant,
     lost: CancellationToken,
 }
 
 /// One held delivery; it is let go when this is dropped.
-pub(super) struct Hold {
-    held: Held,
+pub(super) struct DeliveryHold {
+    held: HeldDeliveries,
     receipt: Receipt,
     lost: CancellationToken,
 }
 
-impl Held {
+impl HeldDeliveries {
     /// Holds a delivery that was claimed at `claimed` at the latest.
-    pub(super) fn hold(&self, receipt: &Receipt, claimed: Instant) -> Hold {
+    pub(super) fn hold(&self, receipt: &Receipt, claimed: Instant) -> DeliveryHold {
         let lost = CancellationToken::new();
-        let entry = Entry { renewed: claimed, lost: lost.clone() };
+        let entry = HeldEntry { renewed: claimed, lost: lost.clone() };
         self.lock().insert(receipt.clone(), entry);
-        Hold { held: self.clone(), receipt: receipt.clone(), lost }
+        DeliveryHold { held: self.clone(), receipt: receipt.clone(), lost }
     }
 
     /// Receipts that were not renewed for so long.
     fn due(&self, now: Instant, after: Duration) -> Vec<Receipt> {
-        let is_due = |entry: &Entry| now.saturating_duration_since(entry.renewed) >= after;
+        let is_due = |entry: &HeldEntry| now.saturating_duration_since(entry.renewed) >= after;
         self.lock().iter().filter(|(_, entry)| is_due(entry)).map(|(receipt, _)| receipt.clone()).collect()
     }
 
@@ -63,36 +63,36 @@ impl Held {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Receipt, Entry>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Receipt, HeldEntry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Hold {
+impl DeliveryHold {
     /// Cancelled when the lease was found to be lost.
     pub(super) fn lost(&self) -> &CancellationToken {
         &self.lost
     }
 }
 
-impl Drop for Hold {
+impl Drop for DeliveryHold {
     fn drop(&mut self) {
         self.held.lock().remove(&self.receipt);
     }
 }
 
 /// The thread that renews.
-pub(super) struct Keeper {
+pub(super) struct LeaseKeeper {
     stop: CancellationToken,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-impl Keeper {
+impl LeaseKeeper {
     /// Starts the thread. A delivery is renewed when a third of its lease has passed, so that short handlers cost nothing.
     ///
     /// # Errors
     /// The thread or its runtime could not be made.
-    pub(super) fn start(held: Held, leases: Arc<dyn Leases>, lease: Duration) -> std::io::Result<Self> {
+    pub(super) fn start(held: HeldDeliveries, leases: Arc<dyn LeaseRenewal>, lease: Duration) -> std::io::Result<Self> {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -103,7 +103,7 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for LeaseKeeper {
     fn drop(&mut self) {
         self.stop.cancel();
         if let Some(thread) = self.thread.take()
@@ -114,7 +114,7 @@ impl Drop for Keeper {
     }
 }
 
-async fn keep(held: Held, leases: Arc<dyn Leases>, lease: Duration, stop: CancellationToken) {
+async fn keep(held: HeldDeliveries, leases: Arc<dyn LeaseRenewal>, lease: Duration, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(lease / 12);
     let mut shown = Instant::now();
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -160,7 +160,7 @@ mod tests {
     struct LosesOdd;
 
     #[async_trait::async_trait]
-    impl Leases for LosesOdd {
+    impl LeaseRenewal for LosesOdd {
         async fn renew(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>, Error> {
             Ok(receipts.iter().filter(|receipt| receipt.deliveries % 2 == 1).cloned().collect())
         }
@@ -172,9 +172,9 @@ mod tests {
 
     #[test]
     fn a_lost_lease_cancels_its_handler_and_no_other() {
-        let held = Held::default();
+        let held = HeldDeliveries::default();
         let (odd, even) = (held.hold(&receipt(1), Instant::now()), held.hold(&receipt(2), Instant::now()));
-        let _keeper = Keeper::start(held, Arc::new(LosesOdd), Duration::from_millis(30)).unwrap();
+        let _keeper = LeaseKeeper::start(held, Arc::new(LosesOdd), Duration::from_millis(30)).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(odd.lost().cancelled());
         assert!(!even.lost().is_cancelled());
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_was_let_go_is_not_renewed() {
-        let held = Held::default();
+        let held = HeldDeliveries::default();
         let before = Instant::now();
         let hold = held.hold(&receipt(1), before);
         assert_eq!(held.due(before + Duration::from_secs(1), Duration::from_secs(1)).len(), 1);

@@ -29,26 +29,26 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Delivery, Lane};
-use crate::event::{Policies, Settlement};
-use crate::plugin::{Meter, Plugin, Registry};
-use crate::shutdown::Tasks;
+use crate::event::{RetryPolicies, Settlement};
+use crate::plugin::{CpuMeter, Plugin, PluginRegistry};
+use crate::shutdown::TaskGroup;
 
-use attempt::{Handler, returned};
-use crowd::Crowd;
+use attempt::{DeliveryHandler, returned};
+use crowd::BacklogLimit;
 
-use leases::{Held, Keeper};
-use queue::{Custody, Queue, Slot};
-use reach::Reach;
+use leases::{HeldDeliveries, LeaseKeeper};
+use queue::{DeliveryGuard, ReadyQueue, SlotGuard};
+use reach::HostReach;
 pub use reach::lane_of;
-use settle::{Conclusion, Item, Settler};
-use state::Reads;
+use settle::{SettleConclusion, SettleItem, SettleQueue};
+use state::StateReads;
 
 /// Time for the last settles of a host that stops.
 const LAST_SETTLES: Duration = Duration::from_secs(3);
 
 /// How the worker works.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct WorkerOptions {
     /// Attempts of one plugin that run side by side on this host, unless the plugin's settings say otherwise.
     pub concurrency: usize,
     /// The most attempts that run side by side on this host, of all plugins together. See `slots` for the exception.
@@ -58,14 +58,14 @@ pub struct Options {
     /// How long attempts under way may take to end when the host stops.
     pub drain: Duration,
     /// What happens to events that no plugin handles.
-    pub policies: Policies,
+    pub policies: RetryPolicies,
     /// The most events that may wait before clients are refused.
     pub max_waiting: u64,
     /// The greatest length of a chain of causes: an attempt that publishes beyond it fails.
     pub max_depth: u32,
 }
 
-impl Options {
+impl WorkerOptions {
     /// The host's limit for a limit per plugin: enough for many plugins, and no more than it ever holds deliveries.
     pub fn host_concurrency_for(concurrency: usize) -> usize {
         concurrency.saturating_mul(8).clamp(64, queue::MAX_HELD)
@@ -74,25 +74,25 @@ impl Options {
 
 /// A worker that runs. It works until it is stopped.
 pub struct Worker {
-    shared: Arc<Shared>,
-    tasks: Tasks,
+    shared: Arc<WorkerState>,
+    tasks: TaskGroup,
     /// What is not settled yet is given up.
     too_late: CancellationToken,
-    keeper: Keeper,
+    keeper: LeaseKeeper,
 }
 
 /// What the loops share.
-struct Shared {
+struct WorkerState {
     broker: Arc<dyn Broker>,
-    plugins: Arc<Registry>,
-    handler: Handler,
-    settler: Settler,
-    reach: Arc<Reach>,
+    plugins: Arc<PluginRegistry>,
+    handler: DeliveryHandler,
+    settler: SettleQueue,
+    reach: Arc<HostReach>,
     /// Events failed for want of a plugin that is there.
     missed: Arc<Notify>,
-    held: Held,
-    queue: Arc<Queue>,
-    options: Options,
+    held: HeldDeliveries,
+    queue: Arc<ReadyQueue>,
+    options: WorkerOptions,
     /// No delivery is taken any more.
     stop: CancellationToken,
     /// Attempts under way are to be given up.
@@ -106,28 +106,28 @@ impl Worker {
     /// The thread that renews leases could not be made.
     pub fn start(
         broker: Arc<dyn Broker>,
-        plugins: Arc<Registry>,
-        options: Options,
-        tasks: &Tasks,
+        plugins: Arc<PluginRegistry>,
+        options: WorkerOptions,
+        tasks: &TaskGroup,
     ) -> std::io::Result<Self> {
-        let held = Held::default();
-        let keeper = Keeper::start(held.clone(), broker.leases(), options.lease)?;
-        let own_tasks = Tasks::new();
+        let held = HeldDeliveries::default();
+        let keeper = LeaseKeeper::start(held.clone(), broker.leases(), options.lease)?;
+        let own_tasks = TaskGroup::new();
         let missed = Arc::new(Notify::new());
-        let reach = Arc::new(Reach::start(plugins.clone(), broker.clone(), missed.clone(), &own_tasks));
-        let handler = Handler {
+        let reach = Arc::new(HostReach::start(plugins.clone(), broker.clone(), missed.clone(), &own_tasks));
+        let handler = DeliveryHandler {
             plugins: plugins.clone(),
             reach: reach.clone(),
             policies: options.policies.clone(),
-            state: Arc::new(Reads::start(broker.clone(), &own_tasks)),
+            state: Arc::new(StateReads::start(broker.clone(), &own_tasks)),
             consumer: broker.consumer().into(),
-            crowd: Crowd::new(options.max_waiting),
+            crowd: BacklogLimit::new(options.max_waiting),
             max_depth: options.max_depth,
         };
         let too_late = CancellationToken::new();
-        let shared = Arc::new(Shared {
-            queue: Arc::new(Queue::new(options.host_concurrency, plugins.threads())),
-            settler: Settler::start(broker.clone(), reach.clone(), too_late.clone(), &own_tasks),
+        let shared = Arc::new(WorkerState {
+            queue: Arc::new(ReadyQueue::new(options.host_concurrency, plugins.threads())),
+            settler: SettleQueue::start(broker.clone(), reach.clone(), too_late.clone(), &own_tasks),
             broker,
             plugins,
             handler,
@@ -181,10 +181,16 @@ impl Worker {
     }
 }
 
-impl Shared {
+impl WorkerState {
     /// Handles a delivery and hands on what came of it, on a thread of the guests. Ends early when the lease is lost,
     /// since nothing would come of it.
-    async fn work(self: Arc<Self>, delivery: Delivery, mut custody: Custody, slot: Option<Slot>, meter: Arc<Meter>) {
+    async fn work(
+        self: Arc<Self>,
+        delivery: Delivery,
+        mut custody: DeliveryGuard,
+        slot: Option<SlotGuard>,
+        meter: Arc<CpuMeter>,
+    ) {
         let lane = delivery.receipt.lane.clone();
         if delivery.deliveries > 1 {
             // A suspect stays in its lane, also when its plugin is not loaded yet.
@@ -192,7 +198,7 @@ impl Shared {
                 () = self.plugins.routed(&delivery.record.event.event_type) => {}
                 () = custody.hold.lost().cancelled() => return,
                 () = self.stop.cancelled() => {
-                    return self.settler.submit(Item::new(returned(delivery, lane), custody));
+                    return self.settler.submit(SettleItem::new(returned(delivery, lane), custody));
                 }
             }
         }
@@ -208,14 +214,14 @@ impl Shared {
                 self.queue.found_stray(&lane);
             }
             if settle.state.is_none() {
-                return self.settler.submit(Item::new(settle, custody));
+                return self.settler.submit(SettleItem::new(settle, custody));
             }
             // What saw state may have to be handled again, in its slot.
             let conclusion = tokio::select! {
                 conclusion = self.settler.settle(settle, custody) => conclusion,
                 () = lost.cancelled() => return,
             };
-            let Conclusion::Conflict(still) = conclusion else { return drop(slot) };
+            let SettleConclusion::Conflict(still) = conclusion else { return drop(slot) };
             tracing::debug!(event.id = %delivery.receipt.event_id, "its state changed meanwhile: handled again");
             custody = still;
         }

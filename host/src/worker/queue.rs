@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::broker::{Claim, Delivery, Lane};
+use crate::broker::{ClaimRequest, Delivery, Lane};
 
-use super::ahead::Paces;
-use super::leases::Hold;
-use super::slots::{Slots, Want};
-use super::strays::Strays;
+use super::ahead::HandlerPace;
+use super::leases::DeliveryHold;
+use super::slots::{SlotTable, WantingLane};
+use super::strays::StrayLanes;
 
 /// The most deliveries that this host holds: those that wait, are handled, or are not settled yet.
 pub(super) const MAX_HELD: usize = 4_096;
@@ -28,91 +28,92 @@ const MAX_WAITING_BYTES: usize = 64 * 1_024 * 1_024;
 pub(super) const MAX_WAIT: Duration = Duration::from_millis(500);
 
 /// The deliveries that wait in this host.
-pub(super) struct Queue {
-    book: Mutex<Book>,
+pub(super) struct ReadyQueue {
+    book: Mutex<ReadyQueueState>,
     /// Lanes can be claimed for, or runners started, that could not before.
     stirred: Notify,
     /// The most runners of one lane; more would only wait for each other.
     threads: usize,
 }
 
-struct Book {
-    slots: Slots,
-    paces: Paces,
+struct ReadyQueueState {
+    slots: SlotTable,
+    paces: HandlerPace,
     /// By lane, oldest first.
-    waiting: HashMap<Lane, VecDeque<Waiting>>,
+    waiting: HashMap<Lane, VecDeque<WaitingDelivery>>,
     /// In an order that stays, since who comes first changes from claim to claim.
-    lanes: BTreeMap<Lane, Served>,
+    lanes: BTreeMap<Lane, ClaimableLane>,
     runners: HashMap<Lane, usize>,
     held: HashMap<Lane, usize>,
     total_held: usize,
     waiting_bytes: usize,
-    strays: Strays,
+    strays: StrayLanes,
 }
 
 /// A lane to claim for.
-struct Served {
+struct ClaimableLane {
     slots: usize,
     /// Nothing was asked for it the last time.
     is_unasked: bool,
 }
 
 /// A delivery that is held and has not begun.
-pub(super) struct Waiting {
+pub(super) struct WaitingDelivery {
     pub(super) delivery: Delivery,
-    pub(super) custody: Custody,
+    pub(super) custody: DeliveryGuard,
     since: Instant,
 }
 
 /// A delivery is in this host's hands until this is dropped, which is when it was settled or lost.
-pub(super) struct Custody {
-    pub(super) hold: Hold,
+pub(super) struct DeliveryGuard {
+    pub(super) hold: DeliveryHold,
     /// Nobody waits for this, but dropping it tells whoever waits for the other end.
     _over: Option<oneshot::Sender<()>>,
-    counted: Option<(Arc<Queue>, Lane)>,
+    counted: Option<(Arc<ReadyQueue>, Lane)>,
     _task: TaskTrackerToken,
 }
 
 /// A taken slot; free again when this is dropped.
-pub(super) struct Slot {
-    queue: Arc<Queue>,
+pub(super) struct SlotGuard {
+    queue: Arc<ReadyQueue>,
     lane: Lane,
     since: Instant,
 }
 
 /// One of those who take deliveries of a lane; counted until it is dropped.
-pub(super) struct Runner {
-    queue: Arc<Queue>,
+pub(super) struct LaneRunner {
+    queue: Arc<ReadyQueue>,
     lane: Lane,
 }
 
-impl Queue {
+impl ReadyQueue {
     /// Nothing waits, and all slots are free. `threads` is how many run guests.
     pub(super) fn new(host_limit: usize, threads: usize) -> Self {
-        let book = Book {
-            slots: Slots::new(host_limit),
-            paces: Paces::default(),
+        let book = ReadyQueueState {
+            slots: SlotTable::new(host_limit),
+            paces: HandlerPace::default(),
             waiting: HashMap::new(),
             lanes: BTreeMap::new(),
             runners: HashMap::new(),
             held: HashMap::new(),
             total_held: 0,
             waiting_bytes: 0,
-            strays: Strays::default(),
+            strays: StrayLanes::default(),
         };
         Self { book: Mutex::new(book), stirred: Notify::new(), threads }
     }
 
     /// The lanes to claim for from now on, each with its slots.
     pub(super) fn set_lanes(&self, lanes: HashMap<Lane, usize>) {
-        let served = |(lane, slots): (&Lane, &usize)| (lane.clone(), Served { slots: *slots, is_unasked: false });
+        let served =
+            |(lane, slots): (&Lane, &usize)| (lane.clone(), ClaimableLane { slots: *slots, is_unasked: false });
         let book = &mut *self.book();
         book.lanes = lanes.iter().map(served).collect();
         book.slots.set_limits(lanes);
     }
 
     /// What to ask the broker for; `None` when nothing can be used, or while as much is held as may be.
-    pub(super) fn claim(&self) -> Option<Claim> {
+    pub(super) fn claim(&self) -> Option<ClaimRequest> {
         let book = &mut *self.book();
         let mut wants = Vec::with_capacity(book.lanes.len());
         let (room_bytes, now) = (book.room_bytes(), Instant::now());
@@ -125,7 +126,7 @@ impl Queue {
             if book.held.get(lane).is_some_and(|held| *held >= MAX_HELD_OF_LANE) {
                 continue;
             }
-            wants.push(Want::new(lane, served.slots, book.paces.ahead(lane, served.slots, room_bytes)));
+            wants.push(WantingLane::new(lane, served.slots, book.paces.ahead(lane, served.slots, room_bytes)));
         }
         let room = MAX_HELD.saturating_sub(book.total_held);
         let mut claim = if room > 0 { book.slots.claim(&wants)? } else { return None };
@@ -144,9 +145,9 @@ impl Queue {
     }
 
     /// A delivery waits for a slot of its lane. `task` keeps the worker from ending before it is settled.
-    pub(super) fn push(self: &Arc<Self>, delivery: Delivery, hold: Hold, task: TaskTrackerToken) {
+    pub(super) fn push(self: &Arc<Self>, delivery: Delivery, hold: DeliveryHold, task: TaskTrackerToken) {
         let lane = delivery.receipt.lane.clone();
-        let custody = Custody { hold, _over: None, counted: Some((self.clone(), lane.clone())), _task: task };
+        let custody = DeliveryGuard { hold, _over: None, counted: Some((self.clone(), lane.clone())), _task: task };
         let book = &mut *self.book();
         book.total_held += 1;
         *book.held.entry(lane.clone()).or_default() += 1;
@@ -154,7 +155,7 @@ impl Queue {
         let size_bytes = size_bytes(&delivery);
         book.waiting_bytes += size_bytes;
         book.paces.came(&lane, size_bytes);
-        let waiting = Waiting { delivery, custody, since: Instant::now() };
+        let waiting = WaitingDelivery { delivery, custody, since: Instant::now() };
         book.waiting.entry(lane).or_default().push_back(waiting);
     }
 
@@ -164,14 +165,14 @@ impl Queue {
     }
 
     /// The runners that could work now and are not there yet. They are counted from here on.
-    pub(super) fn missing_runners(self: &Arc<Self>) -> Vec<Runner> {
+    pub(super) fn missing_runners(self: &Arc<Self>) -> Vec<LaneRunner> {
         let book = &mut *self.book();
         let mut missing = Vec::new();
         for (lane, queue) in &book.waiting {
             let limit = book.limit(lane);
             let useful = book.slots.free(lane, limit).min(queue.len()).min(self.threads);
             let there = book.runners.get(lane).copied().unwrap_or(0);
-            missing.extend((there..useful).map(|_| Runner { queue: self.clone(), lane: lane.clone() }));
+            missing.extend((there..useful).map(|_| LaneRunner { queue: self.clone(), lane: lane.clone() }));
         }
         for runner in &missing {
             *book.runners.entry(runner.lane.clone()).or_default() += 1;
@@ -181,8 +182,8 @@ impl Queue {
 
     /// Takes out what has by `now` waited for too long, and notes of its lanes that their handlers are slow. What came
     /// later stays: it has its time, and slots may come free within it.
-    pub(super) fn take_late(&self, now: Instant) -> Vec<Waiting> {
-        let is_late = |waiting: &Waiting| now.saturating_duration_since(waiting.since) >= MAX_WAIT;
+    pub(super) fn take_late(&self, now: Instant) -> Vec<WaitingDelivery> {
+        let is_late = |waiting: &WaitingDelivery| now.saturating_duration_since(waiting.since) >= MAX_WAIT;
         let book = &mut *self.book();
         let late = book.take_out(is_late);
         let mut noted = None;
@@ -196,7 +197,7 @@ impl Queue {
     }
 
     /// Takes out everything.
-    pub(super) fn take_all(&self) -> Vec<Waiting> {
+    pub(super) fn take_all(&self) -> Vec<WaitingDelivery> {
         self.book().take_out(|_| true)
     }
 
@@ -210,12 +211,12 @@ impl Queue {
         self.stirred.notified().await;
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
+    fn book(&self) -> MutexGuard<'_, ReadyQueueState> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Book {
+impl ReadyQueueState {
     fn limit(&self, lane: &Lane) -> usize {
         self.lanes.get(lane).map_or(1, |served| served.slots)
     }
@@ -225,7 +226,7 @@ impl Book {
     }
 
     /// Takes out the oldest of each lane, for as long as they are such; lane by lane.
-    fn take_out(&mut self, is_such: impl Fn(&Waiting) -> bool) -> Vec<Waiting> {
+    fn take_out(&mut self, is_such: impl Fn(&WaitingDelivery) -> bool) -> Vec<WaitingDelivery> {
         let mut out = Vec::new();
         self.waiting.retain(|_, queue| {
             let stays = queue.iter().position(|waiting| !is_such(waiting)).unwrap_or(queue.len());
@@ -248,7 +249,7 @@ impl Book {
         }
         let room_bytes = self.room_bytes();
         let Some(served) = self.lanes.get_mut(lane).filter(|served| served.is_unasked) else { return false };
-        let want = Want::new(lane, limit, self.paces.ahead(lane, limit, room_bytes));
+        let want = WantingLane::new(lane, limit, self.paces.ahead(lane, limit, room_bytes));
         if !self.slots.can_use(&want) {
             return false;
         }
@@ -262,9 +263,9 @@ fn size_bytes(delivery: &Delivery) -> usize {
     delivery.record.event.data.as_ref().map_or(0, |data| data.bytes.len())
 }
 
-impl Runner {
+impl LaneRunner {
     /// The next delivery of the lane and a slot for it, as long as there are both.
-    pub(super) fn next(&self) -> Option<(Waiting, Slot)> {
+    pub(super) fn next(&self) -> Option<(WaitingDelivery, SlotGuard)> {
         let (mut next, mut lost) = (None, Vec::new());
         let stirs = {
             let book = &mut *self.queue.book();
@@ -291,12 +292,12 @@ impl Runner {
         if stirs {
             self.queue.stirred.notify_one();
         }
-        let slot = || Slot { queue: self.queue.clone(), lane: self.lane.clone(), since: Instant::now() };
+        let slot = || SlotGuard { queue: self.queue.clone(), lane: self.lane.clone(), since: Instant::now() };
         next.map(|waiting| (waiting, slot()))
     }
 }
 
-impl Drop for Runner {
+impl Drop for LaneRunner {
     fn drop(&mut self) {
         let stirs = {
             let book = &mut *self.queue.book();
@@ -314,7 +315,7 @@ impl Drop for Runner {
     }
 }
 
-impl Drop for Slot {
+impl Drop for SlotGuard {
     fn drop(&mut self) {
         let stirs = {
             let book = &mut *self.queue.book();
@@ -330,15 +331,15 @@ impl Drop for Slot {
     }
 }
 
-impl Custody {
+impl DeliveryGuard {
     /// Of a delivery that is handled alone; the receiver ends when it is over.
-    pub(super) fn alone(hold: Hold, task: TaskTrackerToken) -> (Self, oneshot::Receiver<()>) {
+    pub(super) fn alone(hold: DeliveryHold, task: TaskTrackerToken) -> (Self, oneshot::Receiver<()>) {
         let (over, is_over) = oneshot::channel();
         (Self { hold, _over: Some(over), counted: None, _task: task }, is_over)
     }
 }
 
-impl Drop for Custody {
+impl Drop for DeliveryGuard {
     fn drop(&mut self) {
         let Some((queue, lane)) = &self.counted else { return };
         let was_full = {

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::broker::{Broker, Elsewhere, Lane, Served};
+use crate::broker::{Broker, ConsumerCoverage, Lane, PeerCoverage};
 use crate::event::EventType;
-use crate::plugin::{Plugin, Registry};
-use crate::shutdown::Tasks;
+use crate::plugin::{Plugin, PluginRegistry};
+use crate::shutdown::TaskGroup;
 
-use super::Shared;
+use super::WorkerState;
 
 /// The most questions that wait for their turn: more than a host has attempts. All that wait are answered at once.
 const MAX_QUESTIONS: usize = 4_096;
@@ -24,14 +24,14 @@ const STARTS_WITHIN: Duration = Duration::from_secs(120);
 
 /// The lane of a type: that of the plugin that handles it here or, during a start, is expected to, else that in which
 /// another living host does, else that of types without a plugin.
-pub fn lane_of(plugins: &Registry, broker: &dyn Broker, event_type: &EventType) -> Lane {
+pub fn lane_of(plugins: &PluginRegistry, broker: &dyn Broker, event_type: &EventType) -> Lane {
     let elsewhere = || broker.elsewhere().lane_of(event_type).cloned();
     let expected = || plugins.expected(event_type).and_then(lane_named);
     own_lane(plugins, event_type).or_else(expected).or_else(elsewhere).unwrap_or_else(Lane::unrouted)
 }
 
 /// The lane of the plugin that handles a type on this host.
-pub(super) fn own_lane(plugins: &Registry, event_type: &EventType) -> Option<Lane> {
+pub(super) fn own_lane(plugins: &PluginRegistry, event_type: &EventType) -> Option<Lane> {
     lane_named(plugins.route(event_type)?.name())
 }
 
@@ -41,13 +41,13 @@ fn lane_named(plugin: &str) -> Option<Lane> {
 
 /// Whether a host claims from a lane that belongs to no plugin of its own. Not `is_preparing`, while plugins are being
 /// loaded here of which no version serves: what waits may be theirs.
-fn may_claim(lane: &Lane, is_preparing: bool, elsewhere: &Elsewhere) -> bool {
+fn may_claim(lane: &Lane, is_preparing: bool, elsewhere: &PeerCoverage) -> bool {
     !is_preparing && !elsewhere.served().has(lane)
 }
 
 /// Where an event belongs that no plugin of this host handles.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Stranger {
+pub(super) enum UnhandledRoute {
     /// In the lane in which another host handles it.
     Of(Lane),
     /// Where it is: somebody may handle it of whom that is not known.
@@ -57,17 +57,17 @@ pub(super) enum Stranger {
 }
 
 /// Where a type belongs that no plugin of this host handles.
-fn stranger(event_type: &EventType, is_preparing: bool, elsewhere: &Elsewhere) -> Stranger {
+fn stranger(event_type: &EventType, is_preparing: bool, elsewhere: &PeerCoverage) -> UnhandledRoute {
     match elsewhere.lane_of(event_type) {
-        Some(lane) => Stranger::Of(lane.clone()),
-        None if is_preparing || elsewhere.some_are_silent() => Stranger::Unclear,
-        None => Stranger::OfNobody,
+        Some(lane) => UnhandledRoute::Of(lane.clone()),
+        None if is_preparing || elsewhere.some_are_silent() => UnhandledRoute::Unclear,
+        None => UnhandledRoute::OfNobody,
     }
 }
 
 /// What this host can handle, and what other living hosts can.
-pub(super) struct Reach {
-    plugins: Arc<Registry>,
+pub(super) struct HostReach {
+    plugins: Arc<PluginRegistry>,
     broker: Arc<dyn Broker>,
     /// Asks the store, on the worker's own runtime: guests run on runtimes without sockets.
     asks: mpsc::Sender<oneshot::Sender<()>>,
@@ -77,9 +77,14 @@ pub(super) struct Reach {
     missed: Arc<Notify>,
 }
 
-impl Reach {
+impl HostReach {
     /// Starts the task that asks the store. It ends when this is dropped.
-    pub(super) fn start(plugins: Arc<Registry>, broker: Arc<dyn Broker>, missed: Arc<Notify>, tasks: &Tasks) -> Self {
+    pub(super) fn start(
+        plugins: Arc<PluginRegistry>,
+        broker: Arc<dyn Broker>,
+        missed: Arc<Notify>,
+        tasks: &TaskGroup,
+    ) -> Self {
         let (asks, mut waiting) = mpsc::channel::<oneshot::Sender<()>>(MAX_QUESTIONS);
         let asked = broker.clone();
         tasks.spawn(async move {
@@ -115,9 +120,9 @@ impl Reach {
 
     /// Where an event belongs that no plugin of this host handles. What is known of other hosts is known anew if the event
     /// would fail by it.
-    pub(super) async fn stranger(&self, event_type: &EventType) -> Stranger {
+    pub(super) async fn stranger(&self, event_type: &EventType) -> UnhandledRoute {
         let known = || stranger(event_type, self.plugins.is_preparing(), &self.broker.elsewhere());
-        if known() == Stranger::OfNobody {
+        if known() == UnhandledRoute::OfNobody {
             self.ask().await;
         }
         known()
@@ -143,7 +148,7 @@ impl Reach {
     }
 
     /// Other hosts serve something else than they did. Gives what they serve now.
-    fn note_change(&self, before: &Elsewhere) -> Arc<Elsewhere> {
+    fn note_change(&self, before: &PeerCoverage) -> Arc<PeerCoverage> {
         let now = self.broker.elsewhere();
         let own: Vec<Arc<Plugin>> = self.plugins.active();
         let is_strange = |lane: &Lane| !own.iter().any(|plugin| plugin.name() == lane.as_str());
@@ -168,14 +173,14 @@ impl Reach {
 }
 
 /// Tells other hosts what this one serves, at the start and whenever that changes, until the worker stops.
-pub(super) async fn tell(shared: Arc<Shared>) -> anyhow::Result<()> {
+pub(super) async fn tell(shared: Arc<WorkerState>) -> anyhow::Result<()> {
     let (mut changes, started) = (shared.plugins.changes(), Instant::now());
     while !shared.stop.is_cancelled() {
         changes.borrow_and_update();
         let is_starting = shared.plugins.is_starting() && started.elapsed() < STARTS_WITHIN;
         let lanes = shared.plugins.active().into_iter();
         let lanes = lanes.filter_map(|plugin| Some((lane_named(plugin.name())?, plugin.patterns().to_vec())));
-        if let Err(error) = shared.broker.serve(Served::new(lanes, is_starting)).await {
+        if let Err(error) = shared.broker.serve(ConsumerCoverage::new(lanes, is_starting)).await {
             // It goes with the next sign of life.
             tracing::debug!("could not tell what this host serves: {error}");
         }
@@ -190,11 +195,11 @@ pub(super) async fn tell(shared: Arc<Shared>) -> anyhow::Result<()> {
 
 /// Watches what other hosts serve, until the worker stops. Looks after each round of house-keeping.
 #[derive(Default)]
-pub(super) struct Watch(Arc<Elsewhere>);
+pub(super) struct PeerWatch(Arc<PeerCoverage>);
 
-impl Watch {
+impl PeerWatch {
     /// Acts on what has changed since the last look. Not during a start: nobody knows yet what this host serves.
-    pub(super) fn look(&mut self, reach: &Reach) {
+    pub(super) fn look(&mut self, reach: &HostReach) {
         if !reach.plugins.is_starting() && *reach.broker.elsewhere() != *self.0 {
             self.0 = reach.note_change(&self.0);
         }
@@ -209,9 +214,9 @@ mod tests {
         name.parse().unwrap()
     }
 
-    fn elsewhere(some_are_silent: bool) -> Elsewhere {
-        let served = Served::new([(lane("there"), vec!["order.*".parse().unwrap()])], false);
-        Elsewhere::of([&served], some_are_silent)
+    fn elsewhere(some_are_silent: bool) -> PeerCoverage {
+        let served = ConsumerCoverage::new([(lane("there"), vec!["order.*".parse().unwrap()])], false);
+        PeerCoverage::of([&served], some_are_silent)
     }
 
     #[test]
@@ -235,10 +240,10 @@ mod tests {
             stranger(&event_type.parse().unwrap(), is_preparing, &elsewhere(some_are_silent))
         };
         for (is_preparing, some_are_silent) in [(false, false), (true, false), (false, true)] {
-            assert_eq!(of("order.paid", is_preparing, some_are_silent), Stranger::Of(lane("there")));
+            assert_eq!(of("order.paid", is_preparing, some_are_silent), UnhandledRoute::Of(lane("there")));
         }
-        assert_eq!(of("refund", false, false), Stranger::OfNobody);
-        assert_eq!(of("refund", true, false), Stranger::Unclear, "a plugin is coming");
-        assert_eq!(of("refund", false, true), Stranger::Unclear, "a host may handle it that does not say");
+        assert_eq!(of("refund", false, false), UnhandledRoute::OfNobody);
+        assert_eq!(of("refund", true, false), UnhandledRoute::Unclear, "a plugin is coming");
+        assert_eq!(of("refund", false, true), UnhandledRoute::Unclear, "a host may handle it that does not say");
     }
 }

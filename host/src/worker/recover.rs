@@ -6,17 +6,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::plugin::Job;
-use crate::shutdown::Tasks;
+use crate::plugin::GuestJob;
+use crate::shutdown::TaskGroup;
 
-use super::Shared;
-use super::queue::Custody;
-use super::settle::Backoff;
+use super::WorkerState;
+use super::queue::DeliveryGuard;
+use super::settle::SettleBackoff;
 
 /// Runs until the worker stops.
-pub(super) async fn run(shared: Arc<Shared>, tasks: Tasks) -> anyhow::Result<()> {
+pub(super) async fn run(shared: Arc<WorkerState>, tasks: TaskGroup) -> anyhow::Result<()> {
     let idle = (shared.options.lease / 6).clamp(Duration::from_millis(50), Duration::from_secs(2));
-    let mut backoff = Backoff::default();
+    let mut backoff = SettleBackoff::default();
     while !shared.stop.is_cancelled() {
         let asked = Instant::now();
         let pause = match shared.broker.recover(1).await {
@@ -33,9 +33,9 @@ pub(super) async fn run(shared: Arc<Shared>, tasks: Tasks) -> anyhow::Result<()>
                         "delivery taken over from a consumer that is gone"
                     );
                     let hold = shared.held.hold(&suspect.receipt, asked);
-                    let (custody, is_over) = Custody::alone(hold, tasks.token());
+                    let (custody, is_over) = DeliveryGuard::alone(hold, tasks.token());
                     let (worker, token) = (shared.clone(), tasks.token());
-                    shared.plugins.work(Job::new(|meter| async move {
+                    shared.plugins.work(GuestJob::new(|meter| async move {
                         worker.work(suspect, custody, None, meter).await;
                         drop(token);
                     }));

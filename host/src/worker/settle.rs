@@ -11,12 +11,12 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, Error, Settle, Settled};
-use crate::event::{Class, EventType, Settlement};
-use crate::shutdown::Tasks;
+use crate::broker::{Broker, Error, SettleOutcome, SettleRequest};
+use crate::event::{EventType, FailureClass, Settlement};
+use crate::shutdown::TaskGroup;
 
-use super::queue::Custody;
-use super::reach::Reach;
+use super::queue::DeliveryGuard;
+use super::reach::HostReach;
 
 /// The most settles in one call.
 const MAX_BATCH: usize = 200;
@@ -25,75 +25,75 @@ const MAX_CALLS: usize = 2;
 
 /// Takes settles. There are never more than the deliveries that a host holds.
 #[derive(Clone)]
-pub(super) struct Settler {
-    queue: mpsc::UnboundedSender<Item>,
+pub(super) struct SettleQueue {
+    queue: mpsc::UnboundedSender<SettleItem>,
 }
 
 /// A settle to be seen through.
-pub(super) struct Item {
-    settle: Settle,
-    custody: Custody,
+pub(super) struct SettleItem {
+    settle: SettleRequest,
+    custody: DeliveryGuard,
     /// Whoever has to know what became of it.
-    answer: Option<oneshot::Sender<Conclusion>>,
-    backoff: Backoff,
+    answer: Option<oneshot::Sender<SettleConclusion>>,
+    backoff: SettleBackoff,
 }
 
 /// What became of a settle, and the delivery if it is still held.
-pub(super) enum Conclusion {
+pub(super) enum SettleConclusion {
     /// It is over.
     Over,
     /// Its state has changed meanwhile: to be handled again.
-    Conflict(Custody),
+    Conflict(DeliveryGuard),
 }
 
-impl Item {
+impl SettleItem {
     /// A settle that nobody waits for.
-    pub(super) fn new(settle: Settle, custody: Custody) -> Self {
-        Self { settle, custody, answer: None, backoff: Backoff::default() }
+    pub(super) fn new(settle: SettleRequest, custody: DeliveryGuard) -> Self {
+        Self { settle, custody, answer: None, backoff: SettleBackoff::default() }
     }
 }
 
-impl Settler {
+impl SettleQueue {
     /// Starts the task that forms batches. It ends when every `Settler` is gone. What is not settled when `too_late` is
     /// cancelled is given up. `reach` is told of events that failed for want of a plugin.
     pub(super) fn start(
         broker: Arc<dyn Broker>,
-        reach: Arc<Reach>,
+        reach: Arc<HostReach>,
         too_late: CancellationToken,
-        tasks: &Tasks,
+        tasks: &TaskGroup,
     ) -> Self {
         let (queue, waiting) = mpsc::unbounded_channel();
         let calls = Arc::new(Semaphore::new(MAX_CALLS));
-        let batches = Batches { broker, reach, calls, too_late, tasks: tasks.clone() };
+        let batches = SettleBatches { broker, reach, calls, too_late, tasks: tasks.clone() };
         tasks.spawn(batches.form(waiting));
         Self { queue }
     }
 
     /// Settles for as long as it takes, or until the lease is lost or the worker gives up.
-    pub(super) fn submit(&self, item: Item) {
+    pub(super) fn submit(&self, item: SettleItem) {
         // Nobody is left to take it only when the worker has ended.
         let _ = self.queue.send(item);
     }
 
     /// The same, and waits for what comes of it. May be dropped; the settle goes on.
-    pub(super) async fn settle(&self, settle: Settle, custody: Custody) -> Conclusion {
+    pub(super) async fn settle(&self, settle: SettleRequest, custody: DeliveryGuard) -> SettleConclusion {
         let (answer, answered) = oneshot::channel();
-        self.submit(Item { answer: Some(answer), ..Item::new(settle, custody) });
-        answered.await.unwrap_or(Conclusion::Over)
+        self.submit(SettleItem { answer: Some(answer), ..SettleItem::new(settle, custody) });
+        answered.await.unwrap_or(SettleConclusion::Over)
     }
 }
 
 #[derive(Clone)]
-struct Batches {
+struct SettleBatches {
     broker: Arc<dyn Broker>,
-    reach: Arc<Reach>,
+    reach: Arc<HostReach>,
     calls: Arc<Semaphore>,
     too_late: CancellationToken,
-    tasks: Tasks,
+    tasks: TaskGroup,
 }
 
-impl Batches {
-    async fn form(self, mut waiting: mpsc::UnboundedReceiver<Item>) {
+impl SettleBatches {
+    async fn form(self, mut waiting: mpsc::UnboundedReceiver<SettleItem>) {
         loop {
             let Ok(call) = self.calls.clone().acquire_owned().await else { return };
             let mut batch = Vec::new();
@@ -108,7 +108,7 @@ impl Batches {
         }
     }
 
-    async fn settle(&self, mut batch: Vec<Item>) {
+    async fn settle(&self, mut batch: Vec<SettleItem>) {
         batch.retain(|item| !item.custody.hold.lost().is_cancelled());
         match self.try_settle(&batch).await {
             Ok(settled) => self.conclude(batch, settled),
@@ -126,9 +126,11 @@ impl Batches {
         }
     }
 
-    fn conclude(&self, batch: Vec<Item>, settled: Vec<Settled>) {
-        let lacked_a_plugin = |item: &Item| match &item.settle.settlement {
-            Settlement::Failed { class: Class::NoHandler, .. } => Some(item.settle.record.event.event_type.clone()),
+    fn conclude(&self, batch: Vec<SettleItem>, settled: Vec<SettleOutcome>) {
+        let lacked_a_plugin = |item: &SettleItem| match &item.settle.settlement {
+            Settlement::Failed { class: FailureClass::NoHandler, .. } => {
+                Some(item.settle.record.event.event_type.clone())
+            }
             _ => None,
         };
         let lacking: Vec<EventType> = batch.iter().filter_map(lacked_a_plugin).collect();
@@ -136,11 +138,11 @@ impl Batches {
         self.reach.note_missed(&lacking);
     }
 
-    async fn try_settle(&self, batch: &[Item]) -> Result<Vec<Settled>, Error> {
+    async fn try_settle(&self, batch: &[SettleItem]) -> Result<Vec<SettleOutcome>, Error> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let settles: Vec<Settle> = batch.iter().map(|item| item.settle.clone()).collect();
+        let settles: Vec<SettleRequest> = batch.iter().map(|item| item.settle.clone()).collect();
         let settled = tokio::select! {
             settled = self.broker.settle(settles) => settled?,
             () = self.too_late.cancelled() => return Err(Error::unknown("the host is stopping")),
@@ -152,7 +154,7 @@ impl Batches {
     }
 
     /// Tries once more after a pause, during which the calls are free for others.
-    fn again(&self, mut items: Vec<Item>, error: &Error) {
+    fn again(&self, mut items: Vec<SettleItem>, error: &Error) {
         let mut pause = Duration::ZERO;
         tracing::warn!(attempts = items.len(), "attempts not settled yet, which is tried again: {error}");
         for item in &mut items {
@@ -173,15 +175,15 @@ impl Batches {
     }
 }
 
-impl Item {
-    fn conclude(self, settled: Settled) {
+impl SettleItem {
+    fn conclude(self, settled: SettleOutcome) {
         let conclusion = match settled {
-            Settled::Conflict => Conclusion::Conflict(self.custody),
-            Settled::Done => Conclusion::Over,
-            Settled::Lost => {
+            SettleOutcome::Conflict => SettleConclusion::Conflict(self.custody),
+            SettleOutcome::Done => SettleConclusion::Over,
+            SettleOutcome::Lost => {
                 let id = self.settle.receipt.event_id;
                 tracing::warn!(event.id = %id, "outcome dropped: the delivery passed to another consumer");
-                Conclusion::Over
+                SettleConclusion::Over
             }
         };
         if let Some(answer) = self.answer {
@@ -193,11 +195,11 @@ impl Item {
 
 /// Pauses that double from 50 ms to 2 s, each spread by up to a half.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Backoff {
+pub(super) struct SettleBackoff {
     failures: u32,
 }
 
-impl Backoff {
+impl SettleBackoff {
     /// The pause after another failure.
     pub(super) fn next(&mut self) -> Duration {
         let ceiling_ms = (50_u64 << self.failures.min(6)).min(2_000);
@@ -217,7 +219,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_two_seconds_and_start_again_after_success() {
-        let mut backoff = Backoff::default();
+        let mut backoff = SettleBackoff::default();
         let pauses: Vec<u128> = (0..20).map(|_| backoff.next().as_millis()).collect();
         assert!((25..=50).contains(&pauses[0]), "{pauses:?}");
         assert!(pauses[10..].iter().all(|pause| (1_000..=2_000).contains(pause)), "{pauses:?}");

@@ -6,17 +6,17 @@
 
 use std::collections::HashMap;
 
-use crate::broker::{Claim, Lane, LaneWant};
+use crate::broker::{ClaimRequest, Lane, LaneDemand};
 
 /// The most deliveries of all lanes together that are claimed before there is a slot for them.
 const MAX_WAITING: usize = 2_048;
 
 /// Which slots are taken, and what waits for one.
 #[derive(Debug)]
-pub(super) struct Slots {
+pub(super) struct SlotTable {
     host_limit: usize,
     limits: HashMap<Lane, usize>,
-    used: HashMap<Lane, Used>,
+    used: HashMap<Lane, LaneUse>,
     total: usize,
     total_waiting: usize,
     /// Attempts under way, and deliveries that will have the next slots of their lanes. What waits behind those keeps
@@ -27,12 +27,12 @@ pub(super) struct Slots {
 
 /// What a lane has of this host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Used {
+struct LaneUse {
     taken: usize,
     waiting: usize,
 }
 
-impl Used {
+impl LaneUse {
     fn committed(self, limit: usize) -> usize {
         self.taken.max((self.taken + self.waiting).min(limit))
     }
@@ -40,7 +40,7 @@ impl Used {
 
 /// A lane that may have attempts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Want {
+pub(super) struct WantingLane {
     /// The lane.
     pub(super) lane: Lane,
     /// Its slots.
@@ -49,7 +49,7 @@ pub(super) struct Want {
     pub(super) ahead: usize,
 }
 
-impl Want {
+impl WantingLane {
     /// A lane with so many slots, for which so many may wait.
     pub(super) fn new(lane: &Lane, limit: usize, ahead: usize) -> Self {
         Self { lane: lane.clone(), limit, ahead }
@@ -61,7 +61,7 @@ impl Want {
     }
 }
 
-impl Slots {
+impl SlotTable {
     /// All slots free.
     pub(super) fn new(host_limit: usize) -> Self {
         Self {
@@ -86,7 +86,7 @@ impl Slots {
         self.limits.get(lane).copied().unwrap_or(usize::MAX)
     }
 
-    fn used(&self, lane: &Lane) -> Used {
+    fn used(&self, lane: &Lane) -> LaneUse {
         self.used.get(lane).copied().unwrap_or_default()
     }
 
@@ -96,7 +96,7 @@ impl Slots {
 
     /// What to ask the broker for; `None` when no lane can use anything. The lane that comes first changes with each call,
     /// so that all have their turn when there is not enough for all.
-    pub(super) fn claim(&mut self, lanes: &[Want]) -> Option<Claim> {
+    pub(super) fn claim(&mut self, lanes: &[WantingLane]) -> Option<ClaimRequest> {
         let host_free = self.host_free();
         let mut host_ahead = MAX_WAITING.saturating_sub(self.total_waiting);
         let usable =
@@ -113,18 +113,18 @@ impl Slots {
             let more = want.worth(more.min(host_ahead));
             host_ahead -= more;
             if free + more > 0 {
-                wants.push(LaneWant { lane: want.lane.clone(), free: free + more });
+                wants.push(LaneDemand { lane: want.lane.clone(), free: free + more });
             }
         }
         let asked_ahead = MAX_WAITING.saturating_sub(self.total_waiting) - host_ahead;
         let max = if host_free > 0 { host_free } else { wants.len() } + asked_ahead;
-        Some(Claim { lanes: wants, max })
+        Some(ClaimRequest { lanes: wants, max })
     }
 
     /// Deliveries of a lane that can begin at once, and those that may wait for it to go on.
-    fn usable(&self, want: &Want, host_free: usize, host_ahead: usize) -> (usize, usize) {
-        let Want { lane, limit, ahead } = want;
-        let Used { taken, waiting } = self.used(lane);
+    fn usable(&self, want: &WantingLane, host_free: usize, host_ahead: usize) -> (usize, usize) {
+        let WantingLane { lane, limit, ahead } = want;
+        let LaneUse { taken, waiting } = self.used(lane);
         let used = taken + waiting;
         let own_free = limit.saturating_sub(used);
         let free = if used == 0 { own_free.min(host_free.max(1)) } else { own_free.min(host_free) };
@@ -133,7 +133,7 @@ impl Slots {
     }
 
     /// Whether anything would be asked for a lane.
-    pub(super) fn can_use(&self, want: &Want) -> bool {
+    pub(super) fn can_use(&self, want: &WantingLane) -> bool {
         self.usable(want, self.host_free(), MAX_WAITING.saturating_sub(self.total_waiting)) != (0, 0)
     }
 
@@ -182,7 +182,7 @@ impl Slots {
         }
     }
 
-    fn change(&mut self, lane: &Lane, how: impl FnOnce(&mut Used)) {
+    fn change(&mut self, lane: &Lane, how: impl FnOnce(&mut LaneUse)) {
         let limit = self.limit(lane);
         let used = match self.used.get_mut(lane) {
             Some(used) => used,
@@ -191,7 +191,7 @@ impl Slots {
         self.total_committed -= used.committed(limit);
         how(used);
         self.total_committed += used.committed(limit);
-        if *used == Used::default() {
+        if *used == LaneUse::default() {
             self.used.remove(lane);
         }
     }
@@ -205,12 +205,12 @@ mod tests {
         name.parse().unwrap()
     }
 
-    fn wanted(slots: &mut Slots, lanes: &[(Lane, usize)]) -> Vec<(String, usize)> {
+    fn wanted(slots: &mut SlotTable, lanes: &[(Lane, usize)]) -> Vec<(String, usize)> {
         wanted_ahead(slots, lanes, 0)
     }
 
-    fn wanted_ahead(slots: &mut Slots, lanes: &[(Lane, usize)], ahead: usize) -> Vec<(String, usize)> {
-        let lanes: Vec<Want> = wants(lanes, ahead);
+    fn wanted_ahead(slots: &mut SlotTable, lanes: &[(Lane, usize)], ahead: usize) -> Vec<(String, usize)> {
+        let lanes: Vec<WantingLane> = wants(lanes, ahead);
         let mut wants: Vec<_> = slots
             .claim(&lanes)
             .into_iter()
@@ -221,13 +221,13 @@ mod tests {
         wants
     }
 
-    fn wants(lanes: &[(Lane, usize)], ahead: usize) -> Vec<Want> {
-        lanes.iter().map(|(lane, limit)| Want { lane: lane.clone(), limit: *limit, ahead }).collect()
+    fn wants(lanes: &[(Lane, usize)], ahead: usize) -> Vec<WantingLane> {
+        lanes.iter().map(|(lane, limit)| WantingLane { lane: lane.clone(), limit: *limit, ahead }).collect()
     }
 
     #[test]
     fn what_is_to_wait_is_asked_for_when_half_of_it_has_begun() {
-        let mut slots = Slots::new(100);
+        let mut slots = SlotTable::new(100);
         let lanes = [(lane("a"), 2)];
         assert_eq!(wanted_ahead(&mut slots, &lanes, 10), [("a".into(), 12)]);
         slots.take(&lane("a"));
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn no_more_waits_than_a_host_may_hold() {
-        let mut slots = Slots::new(100);
+        let mut slots = SlotTable::new(100);
         let lanes: Vec<_> = (0..20).map(|n| (lane(&format!("l{n}")), 1)).collect();
         let claim = slots.claim(&wants(&lanes, MAX_WAITING / 16)).unwrap();
         assert_eq!(claim.lanes.iter().map(|want| want.free).sum::<usize>(), 20 + MAX_WAITING);
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn lanes_take_turns_where_not_all_of_them_may_wait() {
-        let mut slots = Slots::new(100);
+        let mut slots = SlotTable::new(100);
         let lanes: Vec<_> = (0..3).map(|n| (lane(&format!("l{n}")), 1)).collect();
         let mut ahead = || {
             let mut wanted = wanted_ahead(&mut slots, &lanes, MAX_WAITING / 2);
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_lane_that_is_full_leaves_the_others_theirs() {
-        let mut slots = Slots::new(100);
+        let mut slots = SlotTable::new(100);
         let lanes = [(lane("slow"), 2), (lane("quick"), 3)];
         slots.take(&lane("slow"));
         slots.take(&lane("slow"));
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_lane_of_which_nothing_runs_may_begin_though_the_host_is_full() {
-        let mut slots = Slots::new(2);
+        let mut slots = SlotTable::new(2);
         let lanes = [(lane("a"), 2), (lane("b"), 2)];
         slots.take(&lane("a"));
         slots.take(&lane("a"));
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn what_waits_behind_its_own_lanes_slots_takes_none_from_others() {
-        let mut slots = Slots::new(10);
+        let mut slots = SlotTable::new(10);
         let lanes = [(lane("quick"), 4), (lane("slow"), 4)];
         slots.set_limits(lanes.iter().cloned().collect());
         (0..500).for_each(|_| slots.wait(&lane("quick")));
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn every_lane_comes_first_in_its_turn() {
-        let mut slots = Slots::new(10);
+        let mut slots = SlotTable::new(10);
         let lanes = [(lane("a"), 1), (lane("b"), 1), (lane("c"), 1)];
         let mut firsts: Vec<_> = (0..3).map(|_| slots.claim(&wants(&lanes, 0)).unwrap().lanes.remove(0).lane).collect();
         firsts.sort();
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn releasing_what_was_not_taken_changes_nothing() {
-        let mut slots = Slots::new(1);
+        let mut slots = SlotTable::new(1);
         slots.release(&lane("a"));
         assert_eq!(slots.total, 0);
     }

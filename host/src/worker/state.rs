@@ -8,31 +8,31 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::broker::Broker;
-use crate::event::Stored;
-use crate::plugin::{ReadState, StateUnavailable};
-use crate::shutdown::Tasks;
+use crate::event::StoredValue;
+use crate::plugin::{StateReader, StateUnavailable};
+use crate::shutdown::TaskGroup;
 
 /// Reads that wait for their turn. Each guest has one at most, so that this is more than a host has.
 const QUEUE: usize = 1_024;
 
 /// Hands reads to the broker.
-pub(super) struct Reads {
-    queue: mpsc::Sender<Read>,
+pub(super) struct StateReads {
+    queue: mpsc::Sender<StateRead>,
 }
 
-struct Read {
+struct StateRead {
     plugin: String,
     key: String,
-    answer: oneshot::Sender<Result<Stored, StateUnavailable>>,
+    answer: oneshot::Sender<Result<StoredValue, StateUnavailable>>,
 }
 
-impl Reads {
+impl StateReads {
     /// Starts the task that asks the broker. It ends when this is dropped.
-    pub(super) fn start(broker: Arc<dyn Broker>, tasks: &Tasks) -> Self {
-        let (queue, mut waiting) = mpsc::channel::<Read>(QUEUE);
+    pub(super) fn start(broker: Arc<dyn Broker>, tasks: &TaskGroup) -> Self {
+        let (queue, mut waiting) = mpsc::channel::<StateRead>(QUEUE);
         let reads = tasks.clone();
         tasks.spawn(async move {
-            while let Some(Read { plugin, key, answer }) = waiting.recv().await {
+            while let Some(StateRead { plugin, key, answer }) = waiting.recv().await {
                 let broker = broker.clone();
                 reads.spawn(async move {
                     let read = broker.plugin_state(&plugin, &key).await;
@@ -46,11 +46,11 @@ impl Reads {
 }
 
 #[async_trait]
-impl ReadState for Reads {
-    async fn read(&self, plugin: &str, key: &str) -> Result<Stored, StateUnavailable> {
+impl StateReader for StateReads {
+    async fn read(&self, plugin: &str, key: &str) -> Result<StoredValue, StateUnavailable> {
         let ended = || StateUnavailable("the host is stopping".into());
         let (answer, answered) = oneshot::channel();
-        let read = Read { plugin: plugin.to_owned(), key: key.to_owned(), answer };
+        let read = StateRead { plugin: plugin.to_owned(), key: key.to_owned(), answer };
         self.queue.send(read).await.map_err(|_| ended())?;
         answered.await.unwrap_or_else(|_| Err(ended()))
     }

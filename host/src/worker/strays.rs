@@ -15,17 +15,17 @@ const LONGEST: Duration = Duration::from_secs(1);
 
 /// The lanes with a pause.
 #[derive(Debug, Default)]
-pub(super) struct Strays {
-    lanes: HashMap<Lane, Pause>,
+pub(super) struct StrayLanes {
+    lanes: HashMap<Lane, StrayPause>,
 }
 
 #[derive(Debug)]
-struct Pause {
+struct StrayPause {
     until: Instant,
     lasts: Duration,
 }
 
-impl Strays {
+impl StrayLanes {
     /// Something in this lane was not for this host. Pauses double while that happens again soon after each.
     pub(super) fn found(&mut self, lane: &Lane, now: Instant) {
         self.lanes.retain(|_, pause| now < pause.until + LONGEST);
@@ -37,7 +37,7 @@ impl Strays {
                 pause.until = now + pause.lasts;
             }
             None => {
-                self.lanes.insert(lane.clone(), Pause { until: now + FIRST, lasts: FIRST });
+                self.lanes.insert(lane.clone(), StrayPause { until: now + FIRST, lasts: FIRST });
             }
         }
     }
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn pauses_double_while_strays_are_found_and_begin_anew_after_a_while_without() {
-        let (mut strays, mut now, lane) = (Strays::default(), Instant::now(), Lane::unrouted());
+        let (mut strays, mut now, lane) = (StrayLanes::default(), Instant::now(), Lane::unrouted());
         let other: Lane = "a".parse().unwrap();
         let mut lasted = Vec::new();
         for _ in 0..6 {

@@ -5,9 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Shared;
-use super::reach::Watch;
-use super::settle::Backoff;
+use super::WorkerState;
+use super::reach::PeerWatch;
+use super::settle::SettleBackoff;
 
 /// The longest pause between two looks for what is due: half of what G5 allows.
 const MAX_PROMOTE_PAUSE_MS: u64 = 500;
@@ -19,8 +19,8 @@ const MAX_MAINTAIN_PAUSE: Duration = Duration::from_secs(1);
 const MORE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Promotes until the worker stops.
-pub(super) async fn promote(shared: Arc<Shared>) -> anyhow::Result<()> {
-    let mut backoff = Backoff::default();
+pub(super) async fn promote(shared: Arc<WorkerState>) -> anyhow::Result<()> {
+    let mut backoff = SettleBackoff::default();
     while !shared.stop.is_cancelled() {
         let pause = match shared.broker.promote().await {
             Ok(promoted) if promoted.more => continue,
@@ -44,7 +44,7 @@ pub(super) async fn promote(shared: Arc<Shared>) -> anyhow::Result<()> {
 }
 
 /// Puts the limits of the plugins in force, at once whenever the plugins change, until the worker stops.
-pub(super) async fn limit(shared: Arc<Shared>) -> anyhow::Result<()> {
+pub(super) async fn limit(shared: Arc<WorkerState>) -> anyhow::Result<()> {
     let mut changes = shared.plugins.changes();
     while !shared.stop.is_cancelled() {
         changes.borrow_and_update();
@@ -60,9 +60,9 @@ pub(super) async fn limit(shared: Arc<Shared>) -> anyhow::Result<()> {
 }
 
 /// Keeps house until the worker stops.
-pub(super) async fn maintain(shared: Arc<Shared>) -> anyhow::Result<()> {
+pub(super) async fn maintain(shared: Arc<WorkerState>) -> anyhow::Result<()> {
     let pause = MAX_MAINTAIN_PAUSE.min(shared.options.lease / 4);
-    let mut watch = Watch::default();
+    let mut watch = PeerWatch::default();
     while !shared.stop.is_cancelled() {
         match shared.broker.stats().await {
             Ok(stats) => shared.handler.crowd.note(&stats.depth),

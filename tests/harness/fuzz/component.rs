@@ -3,9 +3,10 @@
 use std::fs;
 use std::sync::{Arc, OnceLock};
 
-use eventstream::event::{Data, Event, Outcome, Timestamp};
+use eventstream::event::{AttemptOutcome, Event, EventData, Timestamp};
 use eventstream::plugin::{
-    Attempt, Child, CompileLimits, Compiler, Limits, LoadError, MemoryState, Options, Plugin, Workbench,
+    AttemptInput, AttemptLimits, CompileChild, CompileLimits, Compiler, InspectionSandbox, LoadError, MemoryState,
+    Plugin, RegistryOptions,
 };
 use tempfile::TempDir;
 
@@ -16,7 +17,7 @@ const COMPILE: CompileLimits = CompileLimits { memory_bytes: 512 << 20, cpu_ms: 
 
 /// Where inputs are loaded, one after the other.
 struct Bench {
-    workbench: Workbench,
+    workbench: InspectionSandbox,
     runtime: tokio::runtime::Runtime,
     folder: TempDir,
 }
@@ -38,15 +39,16 @@ pub fn in_a_child(input: &[u8]) {
     static BENCH: OnceLock<Bench> = OnceLock::new();
     let open = || {
         let arguments = vec!["compile".to_owned()];
-        Bench::open(Compiler::Child(Child { program: layout::binary().to_owned(), arguments, limits: COMPILE }))
+        Bench::open(Compiler::Child(CompileChild { program: layout::binary().to_owned(), arguments, limits: COMPILE }))
     };
     BENCH.get_or_init(open).tries(input);
 }
 
 impl Bench {
     fn open(compiler: Compiler) -> Self {
-        let limits = Limits { wall_ms: 500, cpu_ms: 100, memory_bytes: 16 << 20, ..Limits::default() };
-        let workbench = Workbench::open(Options { compiler, limits, ..Options::default() }).expect("a sandbox");
+        let limits = AttemptLimits { wall_ms: 500, cpu_ms: 100, memory_bytes: 16 << 20, ..AttemptLimits::default() };
+        let workbench = InspectionSandbox::open(RegistryOptions { compiler, limits, ..RegistryOptions::default() })
+            .expect("a sandbox");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         Self { workbench, runtime, folder: tempfile::tempdir().expect("a temporary folder can be made") }
     }
@@ -61,9 +63,9 @@ impl Bench {
     }
 
     fn handles(&self, plugin: &Arc<Plugin>) {
-        let attempt = Attempt { event: event().into(), attempt: 1 };
+        let attempt = AttemptInput { event: event().into(), attempt: 1 };
         let completed = self.runtime.block_on(plugin.handle(attempt, Arc::new(MemoryState::default())));
-        if let Outcome::Failed(failure) = completed.outcome {
+        if let AttemptOutcome::Failed(failure) = completed.outcome {
             assert!(!failure.message.contains("the host failed"), "{}", failure.message);
         }
     }
@@ -82,7 +84,7 @@ fn is_told(error: &LoadError) {
 fn event() -> Event {
     Event {
         data_content_type: Some("application/json".into()),
-        data: Some(Data::text("{\"n\":1}")),
+        data: Some(EventData::text("{\"n\":1}")),
         ..Event::new("fuzzed".parse().expect("a type"), "/fuzz", Timestamp::from_unix_ms(1_795_446_245_007))
     }
 }

@@ -1,13 +1,15 @@
 //! The body of `POST /events`.
 
 use bytes::Bytes;
-use eventstream::event::{Draft, Fault, Limits, NewEvent, Record, Rejected, Start, Timestamp};
+use eventstream::event::{
+    DeliveryStart, EventDraft, EventFault, EventLimits, EventRecord, NewEvent, RejectedRequest, Timestamp,
+};
 use eventstream::{broker, transfer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// Smaller than what is served with, so that inputs reach them.
-const LIMITS: Limits = Limits { max_payload_bytes: 512, max_batch_events: 8, max_json_depth: 12 };
+const LIMITS: EventLimits = EventLimits { max_payload_bytes: 512, max_batch_events: 8, max_json_depth: 12 };
 
 /// A body is accepted, its payloads byte for byte as they stood there, or refused with the place of each fault.
 ///
@@ -16,7 +18,7 @@ const LIMITS: Limits = Limits { max_payload_bytes: 512, max_batch_events: 8, max
 pub fn draft(input: &[u8]) {
     let body = Bytes::copy_from_slice(input);
     let accepted = Timestamp::from_unix_ms(1_795_446_245_007);
-    let read = || Draft::parse(&body, &LIMITS)?.validate(&LIMITS, accepted, None);
+    let read = || EventDraft::parse(&body, &LIMITS)?.validate(&LIMITS, accepted, None);
     match (read(), read()) {
         (Ok(events), Ok(again)) => {
             let known = |events: &[NewEvent]| -> Vec<_> { events.iter().map(|new| new.idempotency.clone()).collect() };
@@ -61,21 +63,22 @@ fn text_of(value: Value) -> Option<String> {
 
 /// Each store gives an accepted event back as it was.
 fn comes_back(new: &NewEvent) {
-    let record = Record::new(new.event.clone());
+    let record = EventRecord::new(new.event.clone());
     broker::redis::fuzz::comes_back(&record);
     let due = match new.start {
-        Start::At(time) => Some(time),
-        Start::Now | Start::InMs(_) => None,
+        DeliveryStart::At(time) => Some(time),
+        DeliveryStart::Now | DeliveryStart::InMs(_) => None,
     };
     transfer::fuzz::record_comes_back(&record, due);
 }
 
 /// Each fault has words and points at something in the body, or at what is missing from it.
-fn names_places(body: &[u8], refused: &Rejected) {
-    let (Rejected::Malformed(faults) | Rejected::Invalid(faults) | Rejected::TooLarge(faults)) = refused;
+fn names_places(body: &[u8], refused: &RejectedRequest) {
+    let (RejectedRequest::Malformed(faults) | RejectedRequest::Invalid(faults) | RejectedRequest::TooLarge(faults)) =
+        refused;
     assert!(!faults.is_empty(), "a refusal says why");
     let document: Option<Value> = serde_json::from_slice(body).ok();
-    for Fault { pointer, message } in faults {
+    for EventFault { pointer, message } in faults {
         assert!(!message.is_empty());
         let Some((parent, _)) = pointer.rsplit_once('/') else {
             assert_eq!(pointer, "", "a pointer begins with a slash");

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use eventstream::config::{Config, Error, Fault};
-use eventstream::plugin::Settings;
+use eventstream::config::{Config, ConfigFault, Error};
+use eventstream::plugin::PluginSettings;
 
 const FILE: &str = "eventstream.toml";
 /// The beginning of every variable that is read.
@@ -50,16 +50,16 @@ fn environment(text: &str) {
     }
 }
 
-fn stand_somewhere(faults: &[Fault], is_place: impl Fn(&str) -> bool) {
+fn stand_somewhere(faults: &[ConfigFault], is_place: impl Fn(&str) -> bool) {
     assert!(!faults.is_empty(), "a refusal says why");
-    for Fault { place, message } in faults {
+    for ConfigFault { place, message } in faults {
         assert!(is_place(place), "{place:?} is a place: {message}");
         assert!(!message.trim().is_empty());
     }
 }
 
 fn plugin(text: &str) {
-    let Err(error) = Settings::parse(text) else { return };
+    let Err(error) = PluginSettings::parse(text) else { return };
     let words = error.to_string();
     let told = words.strip_prefix("the settings are wrong: ").expect("it says what is wrong");
     assert!(!told.trim().is_empty());

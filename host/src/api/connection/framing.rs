@@ -30,12 +30,12 @@ pub(in crate::api) enum HeadFault {
     UnknownCoding,
 }
 
-type Verdict = Result<BodyLength, HeadFault>;
+type HeadVerdict = Result<BodyLength, HeadFault>;
 
 /// The request under way, as far as its bytes have come.
 #[derive(Debug, Default)]
-pub(super) struct Framing {
-    part: Part,
+pub(super) struct RequestFraming {
+    part: FramingState,
     /// The beginning of the line under way.
     line: Vec<u8>,
     line_is_cut: bool,
@@ -45,11 +45,11 @@ pub(super) struct Framing {
     length: Option<u64>,
     is_chunked: bool,
     fault: Option<HeadFault>,
-    verdict: Option<Verdict>,
+    verdict: Option<HeadVerdict>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-enum Part {
+enum FramingState {
     #[default]
     Head,
     Body {
@@ -61,23 +61,23 @@ enum Part {
     Rest,
 }
 
-impl Framing {
+impl RequestFraming {
     /// How many of these bytes belong to the request under way. The others belong to the next one.
     pub(super) fn take(&mut self, bytes: &[u8]) -> usize {
         let mut taken = 0;
         while taken < bytes.len() {
             match &mut self.part {
-                Part::Head => taken += self.take_line(&bytes[taken..]),
-                Part::Body { left_bytes } => {
+                FramingState::Head => taken += self.take_line(&bytes[taken..]),
+                FramingState::Body { left_bytes } => {
                     let more = (bytes.len() - taken).min(usize::try_from(*left_bytes).unwrap_or(usize::MAX));
                     taken += more;
                     *left_bytes -= more as u64;
                     if *left_bytes == 0 {
-                        self.part = Part::Whole;
+                        self.part = FramingState::Whole;
                     }
                 }
-                Part::Whole => return taken,
-                Part::Rest => return bytes.len(),
+                FramingState::Whole => return taken,
+                FramingState::Rest => return bytes.len(),
             }
         }
         taken
@@ -91,11 +91,11 @@ impl Framing {
     }
 
     pub(super) fn is_in_head(&self) -> bool {
-        self.part == Part::Head
+        self.part == FramingState::Head
     }
 
     pub(super) fn is_whole(&self) -> bool {
-        self.part == Part::Whole
+        self.part == FramingState::Whole
     }
 
     /// The length of the head so far.
@@ -109,7 +109,7 @@ impl Framing {
     }
 
     /// The verdict on the head, once it is complete; each head has one.
-    pub(super) fn take_verdict(&mut self) -> Option<Verdict> {
+    pub(super) fn take_verdict(&mut self) -> Option<HeadVerdict> {
         self.verdict.take()
     }
 
@@ -202,10 +202,10 @@ impl Framing {
         };
         self.verdict = Some(verdict);
         self.part = match verdict {
-            Ok(BodyLength::Bytes(0)) => Part::Whole,
-            Ok(BodyLength::Bytes(left_bytes)) => Part::Body { left_bytes },
+            Ok(BodyLength::Bytes(0)) => FramingState::Whole,
+            Ok(BodyLength::Bytes(left_bytes)) => FramingState::Body { left_bytes },
             // After a fault the connection is closed.
-            Ok(BodyLength::Chunked) | Err(_) => Part::Rest,
+            Ok(BodyLength::Chunked) | Err(_) => FramingState::Rest,
         };
     }
 }
@@ -230,12 +230,12 @@ mod tests {
     use super::*;
 
     /// What is taken of this text and the verdict on its head: the same however the bytes are cut.
-    fn framed(text: &str) -> (usize, Option<Verdict>) {
-        let mut whole = Framing::default();
+    fn framed(text: &str) -> (usize, Option<HeadVerdict>) {
+        let mut whole = RequestFraming::default();
         let taken = whole.take(text.as_bytes());
         let verdict = whole.take_verdict();
         for piece_bytes in [1, 2, 3, 7, 19] {
-            let mut framing = Framing::default();
+            let mut framing = RequestFraming::default();
             let mut in_pieces = 0;
             for piece in text.as_bytes().chunks(piece_bytes) {
                 let more = framing.take(piece);
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn the_next_request_is_judged_anew() {
-        let mut framing = Framing::default();
+        let mut framing = RequestFraming::default();
         framing.take(b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx");
         assert!(framing.is_whole() && framing.take(b"more") == 0);
         assert_eq!(framing.take_verdict(), Some(Ok(BodyLength::Bytes(1))));
@@ -329,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_head_without_end_is_not_kept() {
-        let mut framing = Framing::default();
+        let mut framing = RequestFraming::default();
         for _ in 0..10_000 {
             framing.take(b"0123456789abcdef");
         }

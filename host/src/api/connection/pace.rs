@@ -20,10 +20,10 @@ pub(in crate::api) struct WritePace {
 /// Watches what is written from the first byte that the client leaves in the way until all of it is taken.
 pub(super) struct PaceWatch {
     pace: WritePace,
-    blocked: Option<Blocked>,
+    blocked: Option<BlockedWrite>,
 }
 
-struct Blocked {
+struct BlockedWrite {
     since: Instant,
     taken_bytes: u64,
     timer: Pin<Box<Sleep>>,
@@ -50,7 +50,7 @@ impl PaceWatch {
         let pace = self.pace;
         let blocked = self.blocked.get_or_insert_with(|| {
             let since = Instant::now();
-            Blocked { since, taken_bytes: 0, timer: Box::pin(tokio::time::sleep_until(pace.deadline(since, 0))) }
+            BlockedWrite { since, taken_bytes: 0, timer: Box::pin(tokio::time::sleep_until(pace.deadline(since, 0))) }
         });
         let deadline = pace.deadline(blocked.since, blocked.taken_bytes);
         if blocked.timer.deadline() != deadline {

@@ -7,17 +7,17 @@ use axum::http::Request;
 use hyper::body::Body;
 use tokio::time::Instant;
 
-use super::framing::{BodyLength, Framing, HeadFault};
-use crate::api::guard::Distrusted;
+use super::framing::{BodyLength, HeadFault, RequestFraming};
+use crate::api::guard::UntrustedHead;
 use crate::api::memory::{FREE_BYTES, MemoryBudget, MemoryCharge};
-use crate::api::problem::{Kind, Problem};
+use crate::api::problem::{Problem, ProblemKind};
 
 /// How much of the HTTP library's buffer a byte of a head may take, since the buffer grows by doubling.
 const BUFFER_FACTOR: usize = 2;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::api) enum Phase {
+pub(in crate::api) enum ConnectionPhase {
     /// Nothing has come yet.
     New,
     /// No byte of the next request has come.
@@ -30,16 +30,16 @@ pub(in crate::api) enum Phase {
 
 /// The HTTP library wants more bytes for a request that is whole: it reads it in another way.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct ReadAstray;
+pub(super) struct FramingMismatch;
 
 /// The phases of one connection.
 #[derive(Clone)]
-pub(in crate::api) struct Phases(Arc<Mutex<State>>);
+pub(in crate::api) struct PhaseTracker(Arc<Mutex<PhaseState>>);
 
-struct State {
-    phase: Phase,
+struct PhaseState {
+    phase: ConnectionPhase,
     since: Instant,
-    framing: Framing,
+    framing: RequestFraming,
     /// What the head takes of the budget until its request is answered.
     head_memory: MemoryCharge,
     /// The connection ends with the answer to this request.
@@ -49,31 +49,31 @@ struct State {
     lingers: bool,
 }
 
-impl State {
-    fn turn(&mut self, phase: Phase) {
+impl PhaseState {
+    fn turn(&mut self, phase: ConnectionPhase) {
         self.phase = phase;
         self.since = Instant::now();
     }
 }
 
 /// A request is being answered as long as this lives.
-pub(in crate::api) struct Under(Phases);
+pub(in crate::api) struct RequestInProgress(PhaseTracker);
 
-impl Drop for Under {
+impl Drop for RequestInProgress {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.head_memory.clear();
-        state.turn(Phase::Idle);
+        state.turn(ConnectionPhase::Idle);
     }
 }
 
-impl Phases {
+impl PhaseTracker {
     /// Those of a connection that begins now.
     pub(in crate::api) fn new(memory: &MemoryBudget) -> Self {
-        Self(Arc::new(Mutex::new(State {
-            phase: Phase::New,
+        Self(Arc::new(Mutex::new(PhaseState {
+            phase: ConnectionPhase::New,
             since: Instant::now(),
-            framing: Framing::default(),
+            framing: RequestFraming::default(),
             head_memory: memory.charge(),
             is_last: false,
             is_blocked: false,
@@ -81,12 +81,12 @@ impl Phases {
         })))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PhaseState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The phase, and since when it lasts.
-    pub(super) fn current(&self) -> (Phase, Instant) {
+    pub(super) fn current(&self) -> (ConnectionPhase, Instant) {
         let state = self.lock();
         (state.phase, state.since)
     }
@@ -97,9 +97,9 @@ impl Phases {
         let state = self.lock();
         match state.phase {
             _ if state.is_blocked => None,
-            Phase::New => Some((state.since, true)),
-            Phase::Idle => Some((state.since, false)),
-            Phase::Head | Phase::Busy => None,
+            ConnectionPhase::New => Some((state.since, true)),
+            ConnectionPhase::Idle => Some((state.since, false)),
+            ConnectionPhase::Head | ConnectionPhase::Busy => None,
         }
     }
 
@@ -107,15 +107,15 @@ impl Phases {
     ///
     /// # Errors
     /// [`ReadAstray`] if it has all bytes of the request under way already.
-    pub(super) fn ask(&self) -> Result<(), ReadAstray> {
+    pub(super) fn ask(&self) -> Result<(), FramingMismatch> {
         let mut state = self.lock();
         match (state.framing.is_whole(), state.phase) {
             (false, _) => Ok(()),
-            (true, Phase::Idle) => {
+            (true, ConnectionPhase::Idle) => {
                 state.framing.begin_next();
                 Ok(())
             }
-            (true, _) => Err(ReadAstray),
+            (true, _) => Err(FramingMismatch),
         }
     }
 
@@ -125,8 +125,8 @@ impl Phases {
     /// The refusal to answer with if there is no memory for the head.
     pub(super) fn received(&self, bytes: &[u8]) -> Result<usize, Problem> {
         let mut state = self.lock();
-        if state.framing.is_in_head() && state.phase != Phase::Head {
-            state.turn(Phase::Head);
+        if state.framing.is_in_head() && state.phase != ConnectionPhase::Head {
+            state.turn(ConnectionPhase::Head);
         }
         let taken = state.framing.take(bytes);
         let head_bytes = state.framing.head_bytes();
@@ -140,9 +140,9 @@ impl Phases {
 
     /// A head is complete: its request is being answered until what is returned is dropped. What is wrong with the way
     /// the head was written is put beside the request.
-    pub(in crate::api) fn begin<B: Body>(&self, request: &mut Request<B>) -> Under {
+    pub(in crate::api) fn begin<B: Body>(&self, request: &mut Request<B>) -> RequestInProgress {
         let mut state = self.lock();
-        state.phase = Phase::Busy;
+        state.phase = ConnectionPhase::Busy;
         let read_length = request.body().size_hint().exact();
         let distrust = match state.framing.take_verdict() {
             Some(Ok(BodyLength::Bytes(length))) if read_length == Some(length) => None,
@@ -151,13 +151,13 @@ impl Phases {
                 None
             }
             Some(Err(fault)) => Some(refusal(fault)),
-            _ => Some((Kind::BadRequest, "the length of the request can be read in two ways")),
+            _ => Some((ProblemKind::BadRequest, "the length of the request can be read in two ways")),
         };
         drop(state);
         if let Some((kind, why)) = distrust {
-            request.extensions_mut().insert(Distrusted(kind, why));
+            request.extensions_mut().insert(UntrustedHead(kind, why));
         }
-        Under(self.clone())
+        RequestInProgress(self.clone())
     }
 
     /// Whether the connection is to end with the answer to the request under way.
@@ -166,7 +166,7 @@ impl Phases {
     }
 
     /// What is wrong with the head under way, as the refusal tells it.
-    pub(super) fn head_refusal(&self) -> Option<(Kind, &'static str)> {
+    pub(super) fn head_refusal(&self) -> Option<(ProblemKind, &'static str)> {
         self.lock().framing.fault().map(refusal)
     }
 
@@ -185,11 +185,11 @@ impl Phases {
     }
 }
 
-fn refusal(fault: HeadFault) -> (Kind, &'static str) {
+fn refusal(fault: HeadFault) -> (ProblemKind, &'static str) {
     match fault {
-        HeadFault::Ambiguous(why) => (Kind::BadRequest, why),
+        HeadFault::Ambiguous(why) => (ProblemKind::BadRequest, why),
         HeadFault::UnknownCoding => (
-            Kind::UnknownCoding,
+            ProblemKind::UnknownCoding,
             "the only transfer coding that is decoded here is chunked; send the body without others",
         ),
     }

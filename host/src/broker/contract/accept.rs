@@ -11,7 +11,7 @@ use super::*;
 use crate::broker::Error;
 
 /// G1: what was accepted is there after a crash, as it was.
-pub async fn an_accepted_event_survives_a_crash(rig: &dyn Rig) {
+pub async fn an_accepted_event_survives_a_crash(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let events = appends("a", 3);
     let accepted = broker.append(events.clone()).await.expect("the events are accepted");
@@ -28,8 +28,8 @@ pub async fn an_accepted_event_survives_a_crash(rig: &dyn Rig) {
 }
 
 /// One event that cannot be accepted keeps out the whole request.
-pub async fn a_request_is_appended_whole_or_not_at_all(rig: &dyn Rig) {
-    let broker = rig.open(Options { max_waiting: 5, ..options() }).await;
+pub async fn a_request_is_appended_whole_or_not_at_all(rig: &dyn BrokerRig) {
+    let broker = rig.open(BrokerOptions { max_waiting: 5, ..options() }).await;
     without_lane_limits(&*broker, &["a"]);
     let mut known = appends("a", 1);
     known[0].idempotency = idempotency(1, 1);
@@ -45,7 +45,7 @@ pub async fn a_request_is_appended_whole_or_not_at_all(rig: &dyn Rig) {
 }
 
 /// G6: the first id again, also within one request, and also when the first event has ended.
-pub async fn the_same_key_gives_the_first_id(rig: &dyn Rig) {
+pub async fn the_same_key_gives_the_first_id(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let mut first = appends("a", 2);
     first[0].idempotency = idempotency(1, 1);
@@ -56,7 +56,7 @@ pub async fn the_same_key_gives_the_first_id(rig: &dyn Rig) {
     assert_eq!((accepted[1].id, accepted[1].duplicate), (id, true));
 
     let delivery = claim(&*broker, "a", 10).await.pop().expect("one is there");
-    assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, SettleOutcome::Done);
     rig.kill(broker).await;
     let broker = rig.open(options()).await;
     let mut again = appends("a", 2);
@@ -70,7 +70,7 @@ pub async fn the_same_key_gives_the_first_id(rig: &dyn Rig) {
 }
 
 /// G6: every conflict is named by its place, those within one request included.
-pub async fn the_same_key_with_another_body_is_a_conflict(rig: &dyn Rig) {
+pub async fn the_same_key_with_another_body_is_a_conflict(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let mut events = appends("a", 4);
     events[0].idempotency = idempotency(1, 1);
@@ -85,13 +85,13 @@ pub async fn the_same_key_with_another_body_is_a_conflict(rig: &dyn Rig) {
 }
 
 /// G12: waiting, due and running events count; ended ones do not; duplicates need no room.
-pub async fn past_the_limit_nothing_is_accepted_until_something_ended(rig: &dyn Rig) {
-    let broker = rig.open(Options { max_waiting: 3, ..options() }).await;
+pub async fn past_the_limit_nothing_is_accepted_until_something_ended(rig: &dyn BrokerRig) {
+    let broker = rig.open(BrokerOptions { max_waiting: 3, ..options() }).await;
     broker.limit_lanes(BTreeMap::from(["a", "b", "c"].map(|name| (lane(name), 3))));
     let mut events = appends("a", 3);
     events[0].idempotency = idempotency(1, 1);
     events[1].lane = lane("b");
-    events[2].start = Start::InMs(60_000);
+    events[2].start = DeliveryStart::InMs(60_000);
     broker.append(events).await.expect("there is room for three");
     assert_eq!(broker.append(appends("c", 1)).await, Err(Error::Full { waiting: 3, limit: 3 }));
     let mut known = appends("a", 1);
@@ -100,24 +100,24 @@ pub async fn past_the_limit_nothing_is_accepted_until_something_ended(rig: &dyn 
 
     let delivery = claim(&*broker, "a", 1).await.pop().expect("one waits");
     assert!(matches!(broker.append(appends("a", 1)).await, Err(Error::Full { .. })), "it is still being handled");
-    assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, SettleOutcome::Done);
     broker.append(appends("a", 1)).await.expect("there is room again");
 }
 
 /// G5: by the store's clock, never early; a time that has passed is no delay.
-pub async fn a_delayed_event_is_not_delivered_before_its_time(rig: &dyn Rig) {
+pub async fn a_delayed_event_is_not_delivered_before_its_time(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let mut events = appends("a", 4);
-    events[0].start = Start::InMs(400);
-    events[1].start = Start::At(now().plus_ms(60_000));
-    events[2].start = Start::At(Timestamp::from_unix_ms(1_000));
+    events[0].start = DeliveryStart::InMs(400);
+    events[1].start = DeliveryStart::At(now().plus_ms(60_000));
+    events[2].start = DeliveryStart::At(Timestamp::from_unix_ms(1_000));
     let [soon, later, past, at_once] = [0, 1, 2, 3].map(|place| events[place].record.event.id);
     let began = now();
     broker.append(events).await.expect("accepted");
     let ids = |deliveries: Vec<Delivery>| deliveries.iter().map(|d| d.record.event.id).collect::<Vec<_>>();
     assert_eq!(ids(claim(&*broker, "a", 10).await), [past, at_once]);
     let found = broker.event(soon).await.expect("looked up").expect("known");
-    assert_eq!(found.state, State::Scheduled);
+    assert_eq!(found.state, EventState::Scheduled);
     assert!(found.due.is_some_and(|due| due >= began.plus_ms(400)));
 
     let delivered = eventually("the delayed event is delivered", || async {
@@ -128,24 +128,24 @@ pub async fn a_delayed_event_is_not_delivered_before_its_time(rig: &dyn Rig) {
     assert_eq!(delivered.record.event.id, soon);
     // A millisecond is lost where the store and this process cut their times to whole ones.
     assert!(now().plus_ms(1) >= began.plus_ms(400), "it came before its time");
-    assert_eq!(state(&*broker, later).await, Some(State::Scheduled));
+    assert_eq!(state(&*broker, later).await, Some(EventState::Scheduled));
     let promoted = broker.promote().await.expect("answered");
     assert!(promoted.next_due_in_ms.is_some_and(|ms| ms > 10_000 && ms <= 60_000), "{promoted:?}");
 }
 
 /// Payload and type of data pass unchanged through every place in which an event can be.
-pub async fn payloads_come_back_byte_for_byte(rig: &dyn Rig) {
+pub async fn payloads_come_back_byte_for_byte(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let all_bytes: Vec<u8> = (0..=255).cycle().take(1_000).collect();
     for data in [
         None,
-        Some(Data::text("")),
-        Some(Data::text("{ \"n\": 12345678901234567890.10,\r\n \"n\":1e400}")),
-        Some(Data::binary(all_bytes)),
-        Some(Data::binary(Bytes::from(vec![b'\n'; 256 * 1024]))),
+        Some(EventData::text("")),
+        Some(EventData::text("{ \"n\": 12345678901234567890.10,\r\n \"n\":1e400}")),
+        Some(EventData::binary(all_bytes)),
+        Some(EventData::binary(Bytes::from(vec![b'\n'; 256 * 1024]))),
     ] {
         let mut append = append_to("a", Event { data, ..event("x/y:z-1_2.3") });
-        append.start = Start::InMs(1);
+        append.start = DeliveryStart::InMs(1);
         let event = append.record.event.clone();
         broker.append(vec![append]).await.expect("accepted");
         let delivery = eventually("the event is delivered", || async {
@@ -154,15 +154,15 @@ pub async fn payloads_come_back_byte_for_byte(rig: &dyn Rig) {
         })
         .await;
         assert_eq!(delivery.record.event, event);
-        assert_eq!(settle_one(&*broker, &delivery, failed(Class::Reject)).await, Settled::Done);
+        assert_eq!(settle_one(&*broker, &delivery, failed(FailureClass::Reject)).await, SettleOutcome::Done);
         assert_eq!(broker.event(event.id).await.expect("looked up").expect("known").record.event, event);
     }
 }
 
 /// Requests that travel together are answered each for itself.
-pub async fn many_requests_at_once_are_all_accepted(rig: &dyn Rig) {
+pub async fn many_requests_at_once_are_all_accepted(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
-    let requests: Vec<Vec<Append>> = (0..120)
+    let requests: Vec<Vec<AppendRequest>> = (0..120)
         .map(|n: u8| {
             let mut events = appends(["a", "b"][usize::from(n % 2)], 1 + usize::from(n % 3));
             // Every third request is a duplicate of the one before, every tenth is in conflict with itself.

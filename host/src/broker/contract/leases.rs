@@ -17,23 +17,23 @@ async fn recover_one(broker: &dyn Broker, id: EventId) -> Delivery {
 }
 
 /// G3: asked again, a settle says what became of it the first time, whatever that was.
-pub async fn a_settle_is_repeatable_and_takes_effect_once(rig: &dyn Rig) {
+pub async fn a_settle_is_repeatable_and_takes_effect_once(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
-    for settlement in [Settlement::Processed, retry(60_000), failed(Class::Trap), Settlement::Returned] {
+    for settlement in [Settlement::Processed, retry(60_000), failed(FailureClass::Trap), Settlement::Returned] {
         let delivery = deliver_one(&*broker, "a").await;
         let publish = if settlement == Settlement::Processed { appends("children", 3) } else { Vec::new() };
         let settle = settle(&delivery, settlement.clone(), publish);
-        assert_eq!(broker.settle(vec![settle.clone()]).await, Ok(vec![Settled::Done]));
+        assert_eq!(broker.settle(vec![settle.clone()]).await, Ok(vec![SettleOutcome::Done]));
         let after = (broker.stats().await, broker.event(delivery.record.event.id).await);
         let again = broker.settle(vec![settle.clone(), settle]).await;
-        assert_eq!(again, Ok(vec![Settled::Done, Settled::Done]), "{settlement:?}");
+        assert_eq!(again, Ok(vec![SettleOutcome::Done, SettleOutcome::Done]), "{settlement:?}");
         assert_eq!((broker.stats().await, broker.event(delivery.record.event.id).await), after, "{settlement:?}");
     }
     assert_eq!(claim(&*broker, "children", 9).await.len(), 3);
 }
 
 /// G4: who lost a delivery is told so; its outcome, its events and its renewal change nothing.
-pub async fn a_stale_receipt_changes_nothing(rig: &dyn Rig) {
+pub async fn a_stale_receipt_changes_nothing(rig: &dyn BrokerRig) {
     let first = rig.open(short_lease()).await;
     let stale = deliver_one(&*first, "a").await;
     let id = stale.record.event.id;
@@ -51,19 +51,19 @@ pub async fn a_stale_receipt_changes_nothing(rig: &dyn Rig) {
             Settlement::Processed,
             appends("children", 2),
         );
-        assert_eq!(broker.settle(vec![lost]).await, Ok(vec![Settled::Lost]), "{receipt:?}");
+        assert_eq!(broker.settle(vec![lost]).await, Ok(vec![SettleOutcome::Lost]), "{receipt:?}");
         assert_eq!(broker.leases().renew(std::slice::from_ref(&receipt)).await, Ok(vec![receipt]));
     }
     assert_eq!(broker.stats().await.expect("totals").counters, before);
     assert!(claim(&*broker, "children", 9).await.is_empty());
     assert_eq!(broker.leases().renew(std::slice::from_ref(&held.receipt)).await, Ok(Vec::new()));
-    assert_eq!(settle_one(&*broker, &held, failed(Class::Reject)).await, Settled::Done);
-    assert_eq!(settle_one(&*broker, &stale, Settlement::Processed).await, Settled::Lost);
-    assert_eq!(state(&*broker, id).await, Some(State::Failed));
+    assert_eq!(settle_one(&*broker, &held, failed(FailureClass::Reject)).await, SettleOutcome::Done);
+    assert_eq!(settle_one(&*broker, &stale, Settlement::Processed).await, SettleOutcome::Lost);
+    assert_eq!(state(&*broker, id).await, Some(EventState::Failed));
 }
 
 /// G7: all of them, with the count of deliveries up and the attempts with it.
-pub async fn deliveries_of_the_dead_are_recovered(rig: &dyn Rig) {
+pub async fn deliveries_of_the_dead_are_recovered(rig: &dyn BrokerRig) {
     let first = rig.open(short_lease()).await;
     first.append(appends("a", 30)).await.expect("accepted");
     first.append(appends("b", 5)).await.expect("accepted");
@@ -90,14 +90,14 @@ pub async fn deliveries_of_the_dead_are_recovered(rig: &dyn Rig) {
     assert!(recovered.values().all(|it| it.deliveries == it.attempt() && (it.deliveries == 2 || was_late)));
     assert_eq!(claim(&*broker, "a", 50).await.len(), 5, "what nobody held is not recovered but claimed");
     for delivery in recovered.values() {
-        assert_eq!(settle_one(&*broker, delivery, Settlement::Processed).await, Settled::Done);
+        assert_eq!(settle_one(&*broker, delivery, Settlement::Processed).await, SettleOutcome::Done);
     }
     let stats = broker.stats().await.expect("totals");
     assert_eq!((stats.counters.processed, stats.depth.running), (30, 5));
 }
 
 /// G7: the count tells the worker which event takes hosts down with it; the broker itself gives up on none.
-pub async fn every_crash_raises_the_delivery_count(rig: &dyn Rig) {
+pub async fn every_crash_raises_the_delivery_count(rig: &dyn BrokerRig) {
     let first = rig.open(short_lease()).await;
     let id = deliver_one(&*first, "a").await.record.event.id;
     rig.kill(first).await;
@@ -106,15 +106,15 @@ pub async fn every_crash_raises_the_delivery_count(rig: &dyn Rig) {
         let delivery = recover_one(&*broker, id).await;
         assert_eq!((delivery.deliveries, delivery.attempt()), (deliveries, deliveries));
         if deliveries == 6 {
-            assert_eq!(settle_one(&*broker, &delivery, failed(Class::Crash)).await, Settled::Done);
-            assert_eq!(state(&*broker, id).await, Some(State::Failed));
+            assert_eq!(settle_one(&*broker, &delivery, failed(FailureClass::Crash)).await, SettleOutcome::Done);
+            assert_eq!(state(&*broker, id).await, Some(EventState::Failed));
         }
         rig.kill(broker).await;
     }
 }
 
 /// G7: what was under way in every crash comes last, so that it takes no others with it.
-pub async fn who_was_delivered_the_most_often_is_recovered_last(rig: &dyn Rig) {
+pub async fn who_was_delivered_the_most_often_is_recovered_last(rig: &dyn BrokerRig) {
     let first = rig.open(short_lease()).await;
     first.append(appends("a", 3)).await.expect("accepted");
     assert_eq!(claim(&*first, "a", 3).await.len(), 3);
@@ -133,7 +133,7 @@ pub async fn who_was_delivered_the_most_often_is_recovered_last(rig: &dyn Rig) {
 }
 
 /// G8: what one plugin left does not hold up what others did.
-pub async fn suspects_of_different_lanes_are_recovered_in_turn(rig: &dyn Rig) {
+pub async fn suspects_of_different_lanes_are_recovered_in_turn(rig: &dyn BrokerRig) {
     let first = rig.open(short_lease()).await;
     first.append(appends("a", 20)).await.expect("accepted");
     first.append(appends("b", 3)).await.expect("accepted");
@@ -159,7 +159,7 @@ pub async fn suspects_of_different_lanes_are_recovered_in_turn(rig: &dyn Rig) {
 }
 
 /// Renewal keeps a delivery for much longer than a lease; without it, the lease ends.
-pub async fn renewed_leases_are_not_taken_over(rig: &dyn Rig) {
+pub async fn renewed_leases_are_not_taken_over(rig: &dyn BrokerRig) {
     let broker = rig.open(short_lease()).await;
     let mut delivery = deliver_one(&*broker, "a").await;
     let leases = broker.leases();
@@ -184,15 +184,15 @@ pub async fn renewed_leases_are_not_taken_over(rig: &dyn Rig) {
     let again = recover_one(&*broker, delivery.record.event.id).await;
     assert_eq!(again.deliveries, delivery.deliveries + 1);
     assert_eq!(leases.renew(std::slice::from_ref(&delivery.receipt)).await, Ok(vec![delivery.receipt.clone()]));
-    assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, Settled::Lost);
-    assert_eq!(settle_one(&*broker, &again, Settlement::Processed).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, SettleOutcome::Lost);
+    assert_eq!(settle_one(&*broker, &again, Settlement::Processed).await, SettleOutcome::Done);
 }
 
 /// G10: after goodbye the store does not know the consumer any more, unless it still holds something.
-pub async fn a_closed_consumer_leaves_nothing_behind(rig: &dyn Rig) {
+pub async fn a_closed_consumer_leaves_nothing_behind(rig: &dyn BrokerRig) {
     let broker = rig.open(short_lease()).await;
     let delivery = deliver_one(&*broker, "a").await;
-    assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, SettleOutcome::Done);
     broker.close().await.expect("closed");
     rig.kill(broker).await;
     let broker = rig.open(short_lease()).await;

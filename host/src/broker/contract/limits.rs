@@ -3,11 +3,11 @@
 //! Covers the limits by plugin of G8 and G12.
 
 use super::*;
-use crate::broker::{Error, Retention};
+use crate::broker::{Error, RetentionLimits};
 
 /// A lane past its limit refuses its own events and no others; one with a limit of its own goes by that.
-pub async fn a_lane_that_is_full_refuses_its_own_events_only(rig: &dyn Rig) {
-    let broker = rig.open(Options { max_waiting: 20, ..options() }).await;
+pub async fn a_lane_that_is_full_refuses_its_own_events_only(rig: &dyn BrokerRig) {
+    let broker = rig.open(BrokerOptions { max_waiting: 20, ..options() }).await;
     broker.append(appends("a", 4)).await.expect("a fifth is its own");
     let full = broker.append(appends("a", 1)).await;
     assert_eq!(full, Err(Error::LaneFull { lane: lane("a"), waiting: 4, limit: 4 }));
@@ -25,10 +25,10 @@ pub async fn a_lane_that_is_full_refuses_its_own_events_only(rig: &dyn Rig) {
 }
 
 /// What is handled or due later counts for its lane; also after a crash, a retry, a promotion and a replay.
-pub async fn what_has_not_ended_counts_for_its_lane_wherever_it_stands(rig: &dyn Rig) {
-    let broker = rig.open(Options { max_waiting: 15, ..short_lease() }).await;
+pub async fn what_has_not_ended_counts_for_its_lane_wherever_it_stands(rig: &dyn BrokerRig) {
+    let broker = rig.open(BrokerOptions { max_waiting: 15, ..short_lease() }).await;
     let mut events = appends("a", 3);
-    events[0].start = Start::InMs(600_000);
+    events[0].start = DeliveryStart::InMs(600_000);
     broker.append(events).await.expect("three are its own");
     let is_full = async |broker: &dyn Broker, waiting: u64| {
         let full = Err(Error::LaneFull { lane: lane("a"), waiting, limit: 3 });
@@ -39,36 +39,36 @@ pub async fn what_has_not_ended_counts_for_its_lane_wherever_it_stands(rig: &dyn
     is_full(&*broker, 3).await;
     let held = claim(&*broker, "a", 2).await;
     is_full(&*broker, 3).await;
-    assert_eq!(settle_one(&*broker, &held[0], retry(0)).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &held[0], retry(0)).await, SettleOutcome::Done);
     is_full(&*broker, 3).await;
     eventually("the retry is due", || async { (promote_all(&*broker).await == 1).then_some(()) }).await;
     is_full(&*broker, 3).await;
-    assert_eq!(settle_one(&*broker, &held[1], failed(Class::Reject)).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &held[1], failed(FailureClass::Reject)).await, SettleOutcome::Done);
     is_full(&*broker, 2).await;
     rig.kill(broker).await;
 
-    let broker = rig.open(Options { max_waiting: 15, ..short_lease() }).await;
+    let broker = rig.open(BrokerOptions { max_waiting: 15, ..short_lease() }).await;
     is_full(&*broker, 2).await;
     let again = broker.replay(held[1].receipt.event_id, &lane("a")).await.expect("answered");
-    assert_eq!(again, crate::broker::Replayed::Done);
+    assert_eq!(again, crate::broker::ReplayOutcome::Done);
     is_full(&*broker, 3).await;
     let moved = claim(&*broker, "a", 1).await.pop().expect("two wait");
-    let elsewhere = Settle { lane: lane("b"), ..settle(&moved, Settlement::Returned, Vec::new()) };
-    assert_eq!(broker.settle(vec![elsewhere]).await.expect("answered"), [Settled::Done]);
+    let elsewhere = SettleRequest { lane: lane("b"), ..settle(&moved, Settlement::Returned, Vec::new()) };
+    assert_eq!(broker.settle(vec![elsewhere]).await.expect("answered"), [SettleOutcome::Done]);
     is_full(&*broker, 2).await;
     for delivery in claim(&*broker, "a", 9).await {
-        assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, Settled::Done);
+        assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, SettleOutcome::Done);
     }
     is_full(&*broker, 1).await;
 }
 
 /// What handlers publish is taken past every limit, and then keeps out its own lane only; several lanes at their limits
 /// keep out nobody who holds little.
-pub async fn backlogs_use_up_nothing_of_what_others_have(rig: &dyn Rig) {
-    let broker = rig.open(Options { max_waiting: 50, ..options() }).await;
+pub async fn backlogs_use_up_nothing_of_what_others_have(rig: &dyn BrokerRig) {
+    let broker = rig.open(BrokerOptions { max_waiting: 50, ..options() }).await;
     let loops = deliver_one(&*broker, "a").await;
     let published = settle(&loops, Settlement::Processed, appends("a", 200));
-    assert_eq!(broker.settle(vec![published]).await.expect("answered"), [Settled::Done]);
+    assert_eq!(broker.settle(vec![published]).await.expect("answered"), [SettleOutcome::Done]);
     assert!(matches!(broker.append(appends("a", 1)).await, Err(Error::LaneFull { waiting: 200, limit: 10, .. })));
     for name in ["b", "c", "d", "e"] {
         broker.append(appends(name, 10)).await.expect("what another lane holds beyond its limit does not count");
@@ -80,8 +80,8 @@ pub async fn backlogs_use_up_nothing_of_what_others_have(rig: &dyn Rig) {
 }
 
 /// Types that no plugin handles have a limit together.
-pub async fn types_that_nobody_handles_have_a_fifth_together(rig: &dyn Rig) {
-    let broker = rig.open(Options { max_waiting: 10, ..options() }).await;
+pub async fn types_that_nobody_handles_have_a_fifth_together(rig: &dyn BrokerRig) {
+    let broker = rig.open(BrokerOptions { max_waiting: 10, ..options() }).await;
     broker.append(appends("_", 2)).await.expect("a fifth");
     let full = broker.append(appends("_", 1)).await.expect_err("no more than that");
     assert!(full.to_string().contains("no plugin handles"), "{full}");
@@ -89,13 +89,13 @@ pub async fn types_that_nobody_handles_have_a_fifth_together(rig: &dyn Rig) {
 }
 
 /// Contract section 7: an attempt that is put off burns nothing, keeps nothing of its effects and comes back in time.
-pub async fn what_is_put_off_comes_back_as_if_it_had_not_been_tried(rig: &dyn Rig) {
+pub async fn what_is_put_off_comes_back_as_if_it_had_not_been_tried(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let first = deliver_one(&*broker, "a").await;
-    assert_eq!(settle_one(&*broker, &first, Settlement::Deferred { delay_ms: 600_000 }).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &first, Settlement::Deferred { delay_ms: 600_000 }).await, SettleOutcome::Done);
     assert_eq!(
         settle_one(&*broker, &first, Settlement::Deferred { delay_ms: 0 }).await,
-        Settled::Done,
+        SettleOutcome::Done,
         "it is repeated"
     );
     let found = broker.event(first.receipt.event_id).await.expect("looked up").expect("known");
@@ -103,7 +103,7 @@ pub async fn what_is_put_off_comes_back_as_if_it_had_not_been_tried(rig: &dyn Ri
     assert!(claim(&*broker, "a", 9).await.is_empty());
 
     let second = deliver_one(&*broker, "a").await;
-    assert_eq!(settle_one(&*broker, &second, Settlement::Deferred { delay_ms: 1 }).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &second, Settlement::Deferred { delay_ms: 1 }).await, SettleOutcome::Done);
     rig.kill(broker).await;
     let broker = rig.open(options()).await;
     let again = eventually("what was put off comes back", || async {
@@ -111,16 +111,16 @@ pub async fn what_is_put_off_comes_back_as_if_it_had_not_been_tried(rig: &dyn Ri
         claim(&*broker, "a", 1).await.pop()
     })
     .await;
-    assert_eq!(again.record, Record { deferrals: 1, ..second.record });
+    assert_eq!(again.record, EventRecord { deferrals: 1, ..second.record });
     assert_eq!((again.attempt(), again.deliveries), (1, 1));
     let stats = broker.stats().await.expect("totals");
     assert_eq!((stats.counters.deferred, stats.counters.retried, stats.counters.failed), (2, 0, 0));
     assert_eq!(stats.depth.waiting_by_lane.get("a"), Some(&2));
-    assert_eq!(settle_one(&*broker, &again, Settlement::Processed).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &again, Settlement::Processed).await, SettleOutcome::Done);
 }
 
 /// The length of a chain of causes is kept with the event.
-pub async fn an_event_keeps_how_many_caused_it(rig: &dyn Rig) {
+pub async fn an_event_keeps_how_many_caused_it(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let deep = append_to("a", Event { cause: Some(EventId::new()), depth: 63, ..event("loop") });
     broker.append(vec![deep]).await.expect("accepted");
@@ -128,7 +128,7 @@ pub async fn an_event_keeps_how_many_caused_it(rig: &dyn Rig) {
     assert_eq!(delivery.record.event.depth, 63);
     let child = append_to("a", Event { cause: Some(EventId::new()), depth: 64, ..event("loop") });
     let published = settle(&delivery, Settlement::Processed, vec![child]);
-    assert_eq!(broker.settle(vec![published]).await.expect("answered"), [Settled::Done]);
+    assert_eq!(broker.settle(vec![published]).await.expect("answered"), [SettleOutcome::Done]);
     assert_eq!(claim(&*broker, "a", 1).await.pop().expect("it waits").record.event.depth, 64);
 }
 
@@ -138,7 +138,7 @@ async fn process(broker: &dyn Broker, name: &str, n: usize) -> Vec<EventId> {
     let claimed = claim(broker, name, n).await;
     assert_eq!(claimed.len(), n);
     let settles = claimed.iter().map(|delivery| settle(delivery, Settlement::Processed, Vec::new())).collect();
-    assert_eq!(broker.settle(settles).await.expect("settled"), vec![Settled::Done; n]);
+    assert_eq!(broker.settle(settles).await.expect("settled"), vec![SettleOutcome::Done; n]);
     claimed.iter().map(|delivery| delivery.receipt.event_id).collect()
 }
 
@@ -154,9 +154,9 @@ async fn known(broker: &dyn Broker, ids: &[EventId]) -> Vec<EventId> {
 }
 
 /// G8: history is trimmed of whoever has the most of it, oldest first; also by who opened the store anew.
-pub async fn the_history_of_one_plugin_pushes_no_other_out(rig: &dyn Rig) {
-    let retention = Retention { processed_max: 20, ..Options::default().retention };
-    let of_both = || Options { retention, ..options() };
+pub async fn the_history_of_one_plugin_pushes_no_other_out(rig: &dyn BrokerRig) {
+    let retention = RetentionLimits { processed_max: 20, ..BrokerOptions::default().retention };
+    let of_both = || BrokerOptions { retention, ..options() };
     let broker = rig.open(of_both()).await;
     let quiet = process(&*broker, "quiet", 3).await;
     let mut loud = process(&*broker, "loud", 300).await;
@@ -182,21 +182,21 @@ pub async fn the_history_of_one_plugin_pushes_no_other_out(rig: &dyn Rig) {
     assert_eq!(kept_loud, loud[loud.len() - kept_loud.len()..]);
 }
 
-fn large(n: usize) -> Vec<Append> {
-    let event = || Event { data: Some(Data::text("x".repeat(10_000))), ..event("order.paid") };
+fn large(n: usize) -> Vec<AppendRequest> {
+    let event = || Event { data: Some(EventData::text("x".repeat(10_000))), ..event("order.paid") };
     (0..n).map(|_| append_to("a", event())).collect()
 }
 
 /// G12: how many bytes of a lane wait is known, and past the limit its own events are refused and no others.
-pub async fn bytes_that_wait_are_counted_and_limited_by_lane(rig: &dyn Rig) {
-    let limited = || Options { max_waiting_bytes: 55_000, ..options() };
+pub async fn bytes_that_wait_are_counted_and_limited_by_lane(rig: &dyn BrokerRig) {
+    let limited = || BrokerOptions { max_waiting_bytes: 55_000, ..options() };
     let broker = rig.open(limited()).await;
     let bytes = async |broker: &dyn Broker| {
         let depth = broker.stats().await.expect("totals").depth;
         depth.waiting_bytes_by_lane.get("a").copied().unwrap_or(0)
     };
     let mut events = large(6);
-    events[0].start = Start::InMs(600_000);
+    events[0].start = DeliveryStart::InMs(600_000);
     broker.append(events).await.expect("one request may be as large as it is");
     let all = bytes(&*broker).await;
     assert!((60_000..66_000).contains(&all), "{all}");
@@ -206,35 +206,35 @@ pub async fn bytes_that_wait_are_counted_and_limited_by_lane(rig: &dyn Rig) {
 
     let held = claim(&*broker, "a", 4).await;
     assert_eq!(bytes(&*broker).await, all, "what is handled counts");
-    assert_eq!(settle_one(&*broker, &held[0], Settlement::Processed).await, Settled::Done);
-    assert_eq!(settle_one(&*broker, &held[0], Settlement::Processed).await, Settled::Done, "it is repeated");
-    assert_eq!(settle_one(&*broker, &held[1], failed(Class::Reject)).await, Settled::Done);
-    assert_eq!(settle_one(&*broker, &held[2], Settlement::Returned).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &held[0], Settlement::Processed).await, SettleOutcome::Done);
+    assert_eq!(settle_one(&*broker, &held[0], Settlement::Processed).await, SettleOutcome::Done, "it is repeated");
+    assert_eq!(settle_one(&*broker, &held[1], failed(FailureClass::Reject)).await, SettleOutcome::Done);
+    assert_eq!(settle_one(&*broker, &held[2], Settlement::Returned).await, SettleOutcome::Done);
     let left = bytes(&*broker).await;
     assert!((40_000..44_000).contains(&left), "{left}");
     rig.kill(broker).await;
 
-    let broker = rig.open(Options { lease_ms: SHORT_LEASE_MS, ..limited() }).await;
+    let broker = rig.open(BrokerOptions { lease_ms: SHORT_LEASE_MS, ..limited() }).await;
     assert_eq!(bytes(&*broker).await, left);
     broker.append(large(1)).await.expect("there is room again");
     let left = bytes(&*broker).await;
     let replayed = broker.replay(held[1].receipt.event_id, &lane("a")).await.expect("answered");
-    assert_eq!(replayed, crate::broker::Replayed::Done);
+    assert_eq!(replayed, crate::broker::ReplayOutcome::Done);
     let more = bytes(&*broker).await - left;
     assert!((10_000..12_000).contains(&more), "{more}");
 }
 
 /// G8, G12: history is trimmed by its bytes too, of whoever has the most of them, though that be few events.
-pub async fn few_large_results_push_no_history_out(rig: &dyn Rig) {
-    let retention = Retention { processed_max_bytes: 100_000, ..Options::default().retention };
-    let broker = rig.open(Options { retention, ..options() }).await;
+pub async fn few_large_results_push_no_history_out(rig: &dyn BrokerRig) {
+    let retention = RetentionLimits { processed_max_bytes: 100_000, ..BrokerOptions::default().retention };
+    let broker = rig.open(BrokerOptions { retention, ..options() }).await;
     let quiet = process(&*broker, "quiet", 30).await;
     let mut ids = Vec::new();
     for _ in 0..4 {
         broker.append(large(5)).await.expect("accepted");
         for delivery in claim(&*broker, "a", 5).await {
             ids.push(delivery.receipt.event_id);
-            assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, Settled::Done);
+            assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, SettleOutcome::Done);
         }
     }
     while broker.maintain().await.expect("maintained") {}

@@ -12,7 +12,7 @@ const LANES: [&str; 3] = ["a", "b", "c"];
 
 /// What must be true of one event.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Fate {
+enum ExpectedFate {
     /// It has not ended.
     Alive,
     /// It was processed.
@@ -21,9 +21,9 @@ enum Fate {
     Failed,
 }
 
-struct Lives {
+struct EventLives {
     random: fastrand::Rng,
-    fates: HashMap<EventId, Fate>,
+    fates: HashMap<EventId, ExpectedFate>,
     /// Held by the consumer that lives, as far as it knows.
     held: Vec<Delivery>,
     /// Receipts that must have no effect any more.
@@ -34,9 +34,9 @@ struct Lives {
 }
 
 /// G2 and G3 under random operations. The seed is printed with a failure.
-pub async fn random_lives_end_once(rig: &dyn Rig) {
+pub async fn random_lives_end_once(rig: &dyn BrokerRig) {
     for seed in [1, 2, 3] {
-        let mut lives = Lives {
+        let mut lives = EventLives {
             random: fastrand::Rng::with_seed(seed),
             fates: HashMap::new(),
             held: Vec::new(),
@@ -45,7 +45,7 @@ pub async fn random_lives_end_once(rig: &dyn Rig) {
             published: 0,
             ends: 0,
         };
-        let options = Options { namespace: format!("model-{seed}"), ..short_lease() };
+        let options = BrokerOptions { namespace: format!("model-{seed}"), ..short_lease() };
         let mut broker = rig.open(options.clone()).await;
         for _ in 0..OPERATIONS {
             match lives.random.u8(..100) {
@@ -72,7 +72,7 @@ pub async fn random_lives_end_once(rig: &dyn Rig) {
     }
 }
 
-impl Lives {
+impl EventLives {
     fn lane(&mut self) -> &'static str {
         LANES[self.random.usize(..LANES.len())]
     }
@@ -80,18 +80,18 @@ impl Lives {
     async fn append(&mut self, broker: &dyn Broker) {
         let mut events = appends(self.lane(), self.random.usize(1..5));
         if self.random.bool() {
-            events[0].start = Start::InMs(self.random.u64(..300));
+            events[0].start = DeliveryStart::InMs(self.random.u64(..300));
         }
         for accepted in broker.append(events).await.expect("accepted") {
-            self.fates.insert(accepted.id, Fate::Alive);
+            self.fates.insert(accepted.id, ExpectedFate::Alive);
             self.accepted += 1;
         }
     }
 
     async fn claim(&mut self, broker: &dyn Broker) {
-        let lanes = LANES.map(|name| LaneWant { lane: lane(name), free: self.random.usize(..4) });
+        let lanes = LANES.map(|name| LaneDemand { lane: lane(name), free: self.random.usize(..4) });
         let max = self.random.usize(1..6);
-        let deliveries = broker.claim(Claim { lanes: lanes.into(), max }).await.expect("answered");
+        let deliveries = broker.claim(ClaimRequest { lanes: lanes.into(), max }).await.expect("answered");
         self.hold(deliveries);
     }
 
@@ -103,7 +103,7 @@ impl Lives {
     fn hold(&mut self, deliveries: Vec<Delivery>) {
         for delivery in deliveries {
             let id = delivery.record.event.id;
-            assert_eq!(self.fates.get(&id), Some(&Fate::Alive), "only what lives is handed out");
+            assert_eq!(self.fates.get(&id), Some(&ExpectedFate::Alive), "only what lives is handed out");
             while let Some(place) = self.held.iter().position(|held| held.record.event.id == id) {
                 self.stale.push(self.held.swap_remove(place));
             }
@@ -122,7 +122,7 @@ impl Lives {
             let (settlement, n_children) = match self.random.u8(..10) {
                 0..5 => (Settlement::Processed, self.random.usize(..3)),
                 5..7 => (retry(self.random.u64(..200)), 0),
-                7..9 => (failed(Class::Reject), 0),
+                7..9 => (failed(FailureClass::Reject), 0),
                 _ => (Settlement::Returned, 0),
             };
             batch.push(settle(&delivery, settlement, appends(self.lane(), n_children)));
@@ -135,23 +135,23 @@ impl Lives {
         }
         for (settle, settled) in batch.iter().zip(first.unwrap_or_default()) {
             // A lease may have ended; then the event comes again by recovery.
-            assert_eq!(settled, Settled::Done, "the only consumer holds what it was given");
+            assert_eq!(settled, SettleOutcome::Done, "the only consumer holds what it was given");
             self.note(settle);
         }
     }
 
-    fn note(&mut self, settle: &Settle) {
+    fn note(&mut self, settle: &SettleRequest) {
         let id = settle.receipt.event_id;
         let fate = match settle.settlement {
-            Settlement::Processed => Fate::Processed,
-            Settlement::Failed { .. } => Fate::Failed,
-            _ => Fate::Alive,
+            Settlement::Processed => ExpectedFate::Processed,
+            Settlement::Failed { .. } => ExpectedFate::Failed,
+            _ => ExpectedFate::Alive,
         };
         let before = self.fates.insert(id, fate);
-        assert_eq!(before, Some(Fate::Alive), "an event ends once");
-        self.ends += u64::from(fate != Fate::Alive);
+        assert_eq!(before, Some(ExpectedFate::Alive), "an event ends once");
+        self.ends += u64::from(fate != ExpectedFate::Alive);
         for child in &settle.publish {
-            self.fates.insert(child.record.event.id, Fate::Alive);
+            self.fates.insert(child.record.event.id, ExpectedFate::Alive);
             self.published += 1;
         }
     }
@@ -161,7 +161,7 @@ impl Lives {
         for delivery in std::mem::take(&mut self.stale) {
             // Until somebody takes it over, a receipt of the same consumer name may hold; another consumer's does not.
             let settled = broker.settle(vec![settle(&delivery, Settlement::Processed, appends("a", 2))]).await;
-            if settled != Ok(vec![Settled::Lost]) {
+            if settled != Ok(vec![SettleOutcome::Lost]) {
                 still_ours.push((delivery, settled));
             }
         }
@@ -169,17 +169,17 @@ impl Lives {
     }
 
     async fn replay(&mut self, broker: &dyn Broker) {
-        let failed = self.fates.iter().find(|(_, fate)| **fate == Fate::Failed).map(|(id, _)| *id);
+        let failed = self.fates.iter().find(|(_, fate)| **fate == ExpectedFate::Failed).map(|(id, _)| *id);
         if let Some(id) = failed {
-            assert_eq!(broker.replay(id, &lane("b")).await, Ok(crate::broker::Replayed::Done));
-            self.fates.insert(id, Fate::Alive);
+            assert_eq!(broker.replay(id, &lane("b")).await, Ok(crate::broker::ReplayOutcome::Done));
+            self.fates.insert(id, ExpectedFate::Alive);
             self.ends -= 1;
         }
     }
 
     async fn work_off(&mut self, broker: &dyn Broker) {
         let began = Instant::now();
-        while self.fates.values().any(|fate| *fate == Fate::Alive) {
+        while self.fates.values().any(|fate| *fate == ExpectedFate::Alive) {
             assert!(began.elapsed() < LIMIT, "everything is worked off");
             promote_all(broker).await;
             self.recover(broker).await;
@@ -190,12 +190,12 @@ impl Lives {
 
     async fn check(&self, broker: &dyn Broker, seed: u64) {
         for (id, fate) in &self.fates {
-            let expected = if *fate == Fate::Processed { State::Processed } else { State::Failed };
+            let expected = if *fate == ExpectedFate::Processed { EventState::Processed } else { EventState::Failed };
             assert_eq!(state(broker, *id).await, Some(expected), "seed {seed}");
         }
-        let ids = |records: Vec<Record>| records.iter().map(|record| record.event.id).collect::<Vec<_>>();
-        let processed = ids(all_ended(broker, Ending::Processed).await);
-        let failed = ids(all_ended(broker, Ending::Failed).await);
+        let ids = |records: Vec<EventRecord>| records.iter().map(|record| record.event.id).collect::<Vec<_>>();
+        let processed = ids(all_ended(broker, EndKind::Processed).await);
+        let failed = ids(all_ended(broker, EndKind::Failed).await);
         let all: BTreeSet<_> = processed.iter().chain(&failed).collect();
         assert_eq!(all.len(), processed.len() + failed.len(), "seed {seed}: no event has two ends");
         assert_eq!(all.len(), self.fates.len(), "seed {seed}: every event has an end");

@@ -1,11 +1,11 @@
 //! What holds of what consumers serve on any store, also on one that a consumer has to itself.
 
 use super::*;
-use crate::broker::Served;
+use crate::broker::ConsumerCoverage;
 
 /// G7 and G8: a consumer is not one of the others, and what was left in its own lanes is its to take over.
-pub async fn what_a_consumer_serves_itself_is_not_left_to_others(rig: &dyn Rig) {
-    let served = || Served::new([(lane("a"), vec!["order.*".parse().expect("a pattern")])], false);
+pub async fn what_a_consumer_serves_itself_is_not_left_to_others(rig: &dyn BrokerRig) {
+    let served = || ConsumerCoverage::new([(lane("a"), vec!["order.*".parse().expect("a pattern")])], false);
     let first = rig.open(short_lease()).await;
     first.serve(served()).await.expect("told");
     let elsewhere = first.look_elsewhere().await.expect("answered");
@@ -21,13 +21,13 @@ pub async fn what_a_consumer_serves_itself_is_not_left_to_others(rig: &dyn Rig) 
 }
 
 /// G7: what is handed back keeps the count of those that ended with their consumer, whatever lane it goes to.
-pub async fn a_suspect_that_is_handed_back_stays_one(rig: &dyn Rig) {
+pub async fn a_suspect_that_is_handed_back_stays_one(rig: &dyn BrokerRig) {
     let first = rig.open(short_lease()).await;
     deliver_one(&*first, "a").await;
     rig.kill(first).await;
     let broker = rig.open(short_lease()).await;
     let suspect = eventually("it is taken over", || async { broker.recover(9).await.expect("answered").pop() }).await;
-    let back = Settle {
+    let back = SettleRequest {
         receipt: suspect.receipt.clone(),
         record: suspect.record.clone().handed_back(suspect.deliveries),
         settlement: Settlement::Returned,
@@ -35,13 +35,13 @@ pub async fn a_suspect_that_is_handed_back_stays_one(rig: &dyn Rig) {
         publish: Vec::new(),
         state: None,
     };
-    assert_eq!(broker.settle(vec![back]).await, Ok(vec![Settled::Done]));
+    assert_eq!(broker.settle(vec![back]).await, Ok(vec![SettleOutcome::Done]));
     let again = claim(&*broker, "b", 1).await.pop().expect("it waits in the other lane");
     assert_eq!(
         (again.deliveries, again.deliveries_in_a_row(), again.attempt()),
         (1, suspect.deliveries, suspect.attempt())
     );
-    assert_eq!(settle_one(&*broker, &again, retry(1)).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &again, retry(1)).await, SettleOutcome::Done);
     let retried = eventually("the retry is delivered", || async {
         promote_all(&*broker).await;
         claim(&*broker, "b", 1).await.pop()

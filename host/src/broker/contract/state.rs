@@ -1,8 +1,8 @@
 //! What plugins keep between events: written with the settle, or not at all (G3).
 
 use super::*;
-use crate::broker::{Exported, ExportedState, Restored};
-use crate::event::{MAX_COUNTER, StateStep, StateWrite, Stored};
+use crate::broker::{ExportedState, RestoreOutcome, SnapshotItem};
+use crate::event::{MAX_COUNTER, StateStep, StateWrite, StoredValue};
 
 const PLUGIN: &str = "counter";
 
@@ -22,7 +22,7 @@ fn step(expected: &[(&str, u64)], writes: &[(&str, StateWrite)]) -> StateStep {
     }
 }
 
-async fn stored(broker: &dyn Broker, key: &str) -> Stored {
+async fn stored(broker: &dyn Broker, key: &str) -> StoredValue {
     broker.plugin_state(PLUGIN, key).await.expect("the state is read")
 }
 
@@ -30,25 +30,25 @@ async fn value(broker: &dyn Broker, key: &str) -> Option<String> {
     stored(broker, key).await.value.map(|value| String::from_utf8(value.to_vec()).expect("the case wrote text"))
 }
 
-fn settle_with(delivery: &Delivery, state: StateStep) -> Settle {
-    Settle { state: Some(state), ..settle(delivery, Settlement::Processed, Vec::new()) }
+fn settle_with(delivery: &Delivery, state: StateStep) -> SettleRequest {
+    SettleRequest { state: Some(state), ..settle(delivery, Settlement::Processed, Vec::new()) }
 }
 
 /// Settles a new event as processed with this step.
-async fn commit(broker: &dyn Broker, state: StateStep) -> Settled {
+async fn commit(broker: &dyn Broker, state: StateStep) -> SettleOutcome {
     let delivery = deliver_one(broker, "a").await;
     broker.settle(vec![settle_with(&delivery, state)]).await.expect("the settle is answered")[0]
 }
 
 /// G3: nothing of it is seen before the settle, and all of it afterwards, byte for byte.
-pub async fn what_is_written_stands_from_the_settle_on(rig: &dyn Rig) {
+pub async fn what_is_written_stands_from_the_settle_on(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let nothing = stored(&*broker, "k").await;
     assert_eq!((nothing.value, nothing.version, nothing.keys, nothing.size_bytes), (None, 0, 0, 0));
     let bytes: Vec<u8> = (0..=255).chain(*b" 1 2 \n\0").collect();
     let write = StateWrite::Set { value: bytes.clone().into(), ttl_ms: None };
     let writes = step(&[("k", 0), ("other key", 0)], &[("k", write), ("n", StateWrite::Add(-7)), ("é", set(""))]);
-    assert_eq!(commit(&*broker, writes).await, Settled::Done);
+    assert_eq!(commit(&*broker, writes).await, SettleOutcome::Done);
     let kept = stored(&*broker, "k").await;
     assert_eq!((kept.value.as_deref(), kept.keys), (Some(&bytes[..]), 3));
     assert_eq!(value(&*broker, "n").await.as_deref(), Some("-7"));
@@ -56,14 +56,14 @@ pub async fn what_is_written_stands_from_the_settle_on(rig: &dyn Rig) {
     assert_eq!(broker.stats().await.expect("totals").depth.state_keys, 3);
 
     let writes = step(&[("k", kept.version)], &[("k", StateWrite::Delete), ("missing", StateWrite::Delete)]);
-    assert_eq!(commit(&*broker, writes).await, Settled::Done);
+    assert_eq!(commit(&*broker, writes).await, SettleOutcome::Done);
     let gone = stored(&*broker, "k").await;
     assert_eq!((gone.value, gone.version, gone.keys), (None, 0, 2));
     assert_eq!(broker.stats().await.expect("totals").depth.state_keys, 2);
 }
 
 /// G3: a handler that saw what is not so any more is run again; until then nothing of it takes effect.
-pub async fn what_was_changed_meanwhile_is_a_conflict(rig: &dyn Rig) {
+pub async fn what_was_changed_meanwhile_is_a_conflict(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let delivery = deliver_one(&*broker, "late").await;
     let stale = step(&[("k", 0)], &[("k", set("late")), ("n", StateWrite::Add(1))]);
@@ -71,11 +71,11 @@ pub async fn what_was_changed_meanwhile_is_a_conflict(rig: &dyn Rig) {
     let mut late = settle_with(&delivery, stale.clone());
     late.publish = appends("children", 2);
     for _ in 0..2 {
-        assert_eq!(broker.settle(vec![late.clone()]).await, Ok(vec![Settled::Conflict]));
+        assert_eq!(broker.settle(vec![late.clone()]).await, Ok(vec![SettleOutcome::Conflict]));
     }
     assert_eq!(value(&*broker, "k").await.as_deref(), Some("first"));
     assert_eq!(value(&*broker, "n").await, None);
-    assert_eq!(state(&*broker, delivery.record.event.id).await, Some(State::Running));
+    assert_eq!(state(&*broker, delivery.record.event.id).await, Some(EventState::Running));
     let counters = broker.stats().await.expect("totals").counters;
     assert_eq!((counters.processed, counters.published, counters.state_conflicts), (1, 0, 2));
 
@@ -84,18 +84,18 @@ pub async fn what_was_changed_meanwhile_is_a_conflict(rig: &dyn Rig) {
     commit(&*broker, step(&[], &[("k", StateWrite::Delete)])).await;
     commit(&*broker, step(&[], &[("k", set("first"))])).await;
     late.state = Some(step(&[("k", seen)], &[]));
-    assert_eq!(broker.settle(vec![late.clone()]).await, Ok(vec![Settled::Conflict]));
+    assert_eq!(broker.settle(vec![late.clone()]).await, Ok(vec![SettleOutcome::Conflict]));
 
     late.state = Some(step(&[("k", stored(&*broker, "k").await.version)], &[("k", set("late"))]));
     // Of two in one batch the first one wins.
     let rival = deliver_one(&*broker, "late").await;
     let rival = settle_with(&rival, late.state.clone().expect("it was set"));
-    assert_eq!(broker.settle(vec![late, rival]).await, Ok(vec![Settled::Done, Settled::Conflict]));
+    assert_eq!(broker.settle(vec![late, rival]).await, Ok(vec![SettleOutcome::Done, SettleOutcome::Conflict]));
     assert_eq!(value(&*broker, "k").await.as_deref(), Some("late"));
 }
 
 /// G3: increments add up whatever order they come in; one that cannot be made is a conflict, so that its handler is told.
-pub async fn increments_do_not_get_in_each_others_way(rig: &dyn Rig) {
+pub async fn increments_do_not_get_in_each_others_way(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let mut batch = Vec::new();
     for n in 1..=20 {
@@ -103,45 +103,49 @@ pub async fn increments_do_not_get_in_each_others_way(rig: &dyn Rig) {
         batch.push(settle_with(&delivery, step(&[], &[("n", StateWrite::Add(n)), ("m", StateWrite::Add(-n))])));
     }
     batch.reverse();
-    assert_eq!(broker.settle(batch).await, Ok(vec![Settled::Done; 20]));
+    assert_eq!(broker.settle(batch).await, Ok(vec![SettleOutcome::Done; 20]));
     assert_eq!(value(&*broker, "n").await.as_deref(), Some("210"));
     assert_eq!(value(&*broker, "m").await.as_deref(), Some("-210"));
 
     commit(&*broker, step(&[], &[("n", set("9007199254740990")), ("text", set("x"))])).await;
-    assert_eq!(commit(&*broker, step(&[], &[("n", StateWrite::Add(1))])).await, Settled::Done);
+    assert_eq!(commit(&*broker, step(&[], &[("n", StateWrite::Add(1))])).await, SettleOutcome::Done);
     assert_eq!(value(&*broker, "n").await, Some(MAX_COUNTER.to_string()));
     for (key, delta) in [("n", 1), ("text", 1), ("n", -2 * MAX_COUNTER - 1)] {
-        assert_eq!(commit(&*broker, step(&[], &[(key, StateWrite::Add(delta))])).await, Settled::Conflict, "{key}");
+        assert_eq!(
+            commit(&*broker, step(&[], &[(key, StateWrite::Add(delta))])).await,
+            SettleOutcome::Conflict,
+            "{key}"
+        );
     }
 }
 
 /// G4: who has lost the delivery changes nothing.
-pub async fn a_lost_delivery_writes_nothing(rig: &dyn Rig) {
+pub async fn a_lost_delivery_writes_nothing(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let delivery = deliver_one(&*broker, "a").await;
-    assert_eq!(settle_one(&*broker, &delivery, retry(0)).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &delivery, retry(0)).await, SettleOutcome::Done);
     let lost = settle_with(&delivery, step(&[], &[("n", StateWrite::Add(1))]));
     let mut stale = lost.clone();
     stale.receipt.deliveries += 1;
-    assert_eq!(broker.settle(vec![stale]).await, Ok(vec![Settled::Lost]));
+    assert_eq!(broker.settle(vec![stale]).await, Ok(vec![SettleOutcome::Lost]));
     assert_eq!((value(&*broker, "n").await, stored(&*broker, "n").await.keys), (None, 0));
 }
 
 /// G3: a settle whose answer was lost is asked again and writes once, also when its own writes changed what it had seen.
-pub async fn a_repeated_settle_writes_once(rig: &dyn Rig) {
+pub async fn a_repeated_settle_writes_once(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let delivery = deliver_one(&*broker, "a").await;
     let once = settle_with(&delivery, step(&[("k", 0)], &[("k", set("v")), ("n", StateWrite::Add(1))]));
     for _ in 0..3 {
-        assert_eq!(broker.settle(vec![once.clone()]).await, Ok(vec![Settled::Done]));
+        assert_eq!(broker.settle(vec![once.clone()]).await, Ok(vec![SettleOutcome::Done]));
     }
     assert_eq!(value(&*broker, "n").await.as_deref(), Some("1"));
 }
 
 /// What is kept for a time is gone afterwards; counting up does not prolong it, and writing anew does.
-pub async fn keys_end_in_time(rig: &dyn Rig) {
+pub async fn keys_end_in_time(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
-    let mut seen = Stored::default();
+    let mut seen = StoredValue::default();
     // Both commits are to come within the time; on a busy machine it takes more of it.
     for ttl_ms in [300, 3_000, 30_000] {
         let began = Instant::now();
@@ -155,8 +159,8 @@ pub async fn keys_end_in_time(rig: &dyn Rig) {
         }
     }
     eventually("the key ends", || async { value(&*broker, "short").await.is_none().then_some(()) }).await;
-    assert_eq!(commit(&*broker, step(&[("short", seen.version)], &[])).await, Settled::Conflict);
-    assert_eq!(commit(&*broker, step(&[("short", 0)], &[])).await, Settled::Done);
+    assert_eq!(commit(&*broker, step(&[("short", seen.version)], &[])).await, SettleOutcome::Conflict);
+    assert_eq!(commit(&*broker, step(&[("short", 0)], &[])).await, SettleOutcome::Done);
     eventually("it is forgotten", || async {
         broker.maintain().await.expect("the store is kept");
         (stored(&*broker, "long").await.keys == 2).then_some(())
@@ -170,18 +174,18 @@ pub async fn keys_end_in_time(rig: &dyn Rig) {
 }
 
 /// Each plugin has its own keys.
-pub async fn plugins_do_not_see_each_other(rig: &dyn Rig) {
+pub async fn plugins_do_not_see_each_other(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     commit(&*broker, step(&[], &[("k", set("mine"))])).await;
     let others = StateStep { plugin: "counter.2".into(), ..step(&[("k", 0)], &[("k", set("theirs"))]) };
-    assert_eq!(commit(&*broker, others).await, Settled::Done);
+    assert_eq!(commit(&*broker, others).await, SettleOutcome::Done);
     assert_eq!(value(&*broker, "k").await.as_deref(), Some("mine"));
     let theirs = broker.plugin_state("counter.2", "k").await.expect("the state is read");
     assert_eq!((theirs.value.as_deref(), theirs.keys), (Some(&b"theirs"[..]), 1));
 }
 
 /// G1: what was committed is there after a crash, and an export takes it along.
-pub async fn state_survives_a_crash_and_moves_to_another_store(rig: &dyn Rig) {
+pub async fn state_survives_a_crash_and_moves_to_another_store(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     commit(&*broker, step(&[], &[("k", set("v")), ("n", StateWrite::Add(41)), ("end", set_for("1", 600_000))])).await;
     rig.kill(broker).await;
@@ -194,36 +198,39 @@ pub async fn state_survives_a_crash_and_moves_to_another_store(rig: &dyn Rig) {
     let mut snapshot = broker.snapshot().await.expect("a snapshot");
     while let Some(part) = snapshot.next().await.expect("a part") {
         assert_eq!(part.unreadable, [""; 0]);
-        exported.extend(part.items.into_iter().filter(|item| matches!(item, Exported::State(_))));
+        exported.extend(part.items.into_iter().filter(|item| matches!(item, SnapshotItem::State(_))));
     }
     drop(snapshot);
     assert_eq!(exported.len(), 3);
-    assert_eq!(broker.restore(exported.clone()).await, Ok(vec![Restored::Known; 3]));
+    assert_eq!(broker.restore(exported.clone()).await, Ok(vec![RestoreOutcome::Known; 3]));
     let gone = step(&[], &[("k", StateWrite::Delete), ("n", StateWrite::Delete), ("end", StateWrite::Delete)]);
     commit(&*broker, gone).await;
-    assert_eq!(broker.restore(exported.clone()).await, Ok(vec![Restored::Done; 3]));
+    assert_eq!(broker.restore(exported.clone()).await, Ok(vec![RestoreOutcome::Done; 3]));
     assert_eq!(value(&*broker, "n").await.as_deref(), Some("42"));
     let over = ExportedState { plugin: PLUGIN.into(), key: "over".into(), value: "1".into(), until: Some(now()) };
-    assert_eq!(broker.restore(vec![Exported::State(over)]).await, Ok(vec![Restored::Expired]));
+    assert_eq!(broker.restore(vec![SnapshotItem::State(over)]).await, Ok(vec![RestoreOutcome::Expired]));
     assert_eq!(stored(&*broker, "end").await.keys, 3);
     commit(&*broker, step(&[], &[("n", StateWrite::Add(1))])).await;
     assert_eq!(value(&*broker, "n").await.as_deref(), Some("43"));
 }
 
 /// G12: how much a plugin keeps is known, whether that is few large values or many small ones, and gets less with them.
-pub async fn how_much_a_plugin_keeps_is_known(rig: &dyn Rig) {
+pub async fn how_much_a_plugin_keeps_is_known(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let size = async |broker: &dyn Broker| stored(broker, "k").await.size_bytes;
     let large = "x".repeat(50_000);
-    assert_eq!(commit(&*broker, step(&[], &[("k", set(&large)), ("n", StateWrite::Add(1))])).await, Settled::Done);
+    assert_eq!(
+        commit(&*broker, step(&[], &[("k", set(&large)), ("n", StateWrite::Add(1))])).await,
+        SettleOutcome::Done
+    );
     let with_large = size(&*broker).await;
     assert!((50_000..51_000).contains(&with_large), "{with_large}");
     let names: Vec<String> = (0..200).map(|n| format!("small {n}")).collect();
     let small: Vec<(&str, StateWrite)> = names.iter().map(|name| (name.as_str(), set(""))).collect();
-    assert_eq!(commit(&*broker, step(&[], &small)).await, Settled::Done);
+    assert_eq!(commit(&*broker, step(&[], &small)).await, SettleOutcome::Done);
     let with_small = size(&*broker).await;
     assert!(with_small > with_large + 200 * 100, "names and keys take room: {with_small}");
-    assert_eq!(commit(&*broker, step(&[], &[("k", set("y"))])).await, Settled::Done);
+    assert_eq!(commit(&*broker, step(&[], &[("k", set("y"))])).await, SettleOutcome::Done);
     let less = size(&*broker).await;
     assert!((with_small - 49_999).abs_diff(less) < 10, "{less}");
     rig.kill(broker).await;
@@ -232,7 +239,7 @@ pub async fn how_much_a_plugin_keeps_is_known(rig: &dyn Rig) {
     assert_eq!(size(&*broker).await, less);
     let gone: Vec<(&str, StateWrite)> = names.iter().map(|name| (name.as_str(), StateWrite::Delete)).collect();
     let gone = [&gone[..], &[("k", StateWrite::Delete), ("n", StateWrite::Delete)]].concat();
-    assert_eq!(commit(&*broker, step(&[], &gone)).await, Settled::Done);
+    assert_eq!(commit(&*broker, step(&[], &gone)).await, SettleOutcome::Done);
     assert_eq!(size(&*broker).await, 0);
     commit(&*broker, step(&[], &[("brief", set_for(&large, 1))])).await;
     eventually("what has ended takes nothing", || async {
@@ -243,15 +250,15 @@ pub async fn how_much_a_plugin_keeps_is_known(rig: &dyn Rig) {
 }
 
 /// What a plugin keeps can be removed as a whole, and that of others stays.
-pub async fn the_state_of_a_plugin_can_be_removed(rig: &dyn Rig) {
+pub async fn the_state_of_a_plugin_can_be_removed(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let names: Vec<String> = (0..700).map(|n| n.to_string()).collect();
     for part in names.chunks(100) {
         let writes: Vec<(&str, StateWrite)> = part.iter().map(|name| (name.as_str(), set_for("v", 600_000))).collect();
-        assert_eq!(commit(&*broker, step(&[], &writes)).await, Settled::Done);
+        assert_eq!(commit(&*broker, step(&[], &writes)).await, SettleOutcome::Done);
     }
     let other = StateStep { plugin: "other".into(), ..step(&[], &[("k", set("stays"))]) };
-    assert_eq!(commit(&*broker, other).await, Settled::Done);
+    assert_eq!(commit(&*broker, other).await, SettleOutcome::Done);
     let seen = stored(&*broker, "7").await;
     assert_eq!(broker.remove_state("nobody").await, Ok(0));
     assert_eq!(broker.remove_state(PLUGIN).await, Ok(700));
@@ -259,7 +266,11 @@ pub async fn the_state_of_a_plugin_can_be_removed(rig: &dyn Rig) {
     assert_eq!((gone.value, gone.version, gone.keys, gone.size_bytes), (None, 0, 0, 0));
     assert_eq!(broker.stats().await.expect("totals").depth.state_keys, 1);
     assert_eq!(broker.plugin_state("other", "k").await.expect("read").value.as_deref(), Some(&b"stays"[..]));
-    assert_eq!(commit(&*broker, step(&[("7", seen.version)], &[])).await, Settled::Conflict, "it was seen and is gone");
-    assert_eq!(commit(&*broker, step(&[("7", 0)], &[("7", set("again"))])).await, Settled::Done);
+    assert_eq!(
+        commit(&*broker, step(&[("7", seen.version)], &[])).await,
+        SettleOutcome::Conflict,
+        "it was seen and is gone"
+    );
+    assert_eq!(commit(&*broker, step(&[("7", 0)], &[("7", set("again"))])).await, SettleOutcome::Done);
     assert_eq!(value(&*broker, "7").await.as_deref(), Some("again"));
 }

@@ -5,10 +5,10 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::broker::{Exported, ExportedEvent};
+use crate::broker::{ExportedEvent, SnapshotItem};
 
-fn want(name: &str, free: usize) -> LaneWant {
-    LaneWant { lane: lane(name), free }
+fn want(name: &str, free: usize) -> LaneDemand {
+    LaneDemand { lane: lane(name), free }
 }
 
 /// How many deliveries of each lane.
@@ -21,14 +21,14 @@ fn by_lane(deliveries: &[Delivery]) -> BTreeMap<String, usize> {
 }
 
 /// Neither more of a lane than it is wanted, nor more than the host has slots, nor of a lane that was not asked.
-pub async fn a_claim_takes_what_it_wants_and_no_more(rig: &dyn Rig) {
+pub async fn a_claim_takes_what_it_wants_and_no_more(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     for name in ["a", "b", "c"] {
         broker.append(appends(name, 5)).await.expect("accepted");
     }
-    let ask = |lanes: Vec<LaneWant>, max| {
+    let ask = |lanes: Vec<LaneDemand>, max| {
         let broker = broker.clone();
-        async move { by_lane(&broker.claim(Claim { lanes, max }).await.expect("answered")) }
+        async move { by_lane(&broker.claim(ClaimRequest { lanes, max }).await.expect("answered")) }
     };
     let counts = |pairs: &[(&str, usize)]| pairs.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
     let none: BTreeMap<String, usize> = BTreeMap::new();
@@ -43,23 +43,23 @@ pub async fn a_claim_takes_what_it_wants_and_no_more(rig: &dyn Rig) {
 }
 
 /// G8: a flooded lane takes the slots of no other; what others leave is used; the first asked comes first.
-pub async fn slots_are_shared_out_fairly_in_the_order_asked(rig: &dyn Rig) {
+pub async fn slots_are_shared_out_fairly_in_the_order_asked(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     broker.append(appends("flooded", 50)).await.expect("accepted");
     broker.append(appends("calm", 2)).await.expect("accepted");
     let lanes = vec![want("flooded", 50), want("calm", 50), want("empty", 50)];
-    let deliveries = broker.claim(Claim { lanes, max: 9 }).await.expect("answered");
+    let deliveries = broker.claim(ClaimRequest { lanes, max: 9 }).await.expect("answered");
     let counts = by_lane(&deliveries);
     assert_eq!((counts["flooded"], counts["calm"]), (7, 2));
 
     broker.append(appends("calm", 2)).await.expect("accepted");
     let lanes = vec![want("calm", 50), want("flooded", 50)];
-    let deliveries = broker.claim(Claim { lanes, max: 1 }).await.expect("answered");
+    let deliveries = broker.claim(ClaimRequest { lanes, max: 1 }).await.expect("answered");
     assert_eq!(by_lane(&deliveries), BTreeMap::from([("calm".to_owned(), 1)]));
 }
 
 /// Claims that run at the same time do not hand out an event twice, and order of arrival is kept in a lane.
-pub async fn an_event_is_handed_out_once(rig: &dyn Rig) {
+pub async fn an_event_is_handed_out_once(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let events = appends("a", 60);
     broker.append(events.clone()).await.expect("accepted");
@@ -76,7 +76,7 @@ pub async fn an_event_is_handed_out_once(rig: &dyn Rig) {
 }
 
 /// An event that arrives ends the wait; so does the time.
-pub async fn a_wait_ends_when_something_arrives(rig: &dyn Rig) {
+pub async fn a_wait_ends_when_something_arrives(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let lanes = [lane("a"), lane("b")];
     assert!(claim(&*broker, "b", 1).await.is_empty());
@@ -101,7 +101,7 @@ pub async fn a_wait_ends_when_something_arrives(rig: &dyn Rig) {
 }
 
 /// A wait takes nothing, so dropping it leaves everything where it was.
-pub async fn a_dropped_wait_loses_nothing(rig: &dyn Rig) {
+pub async fn a_dropped_wait_loses_nothing(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     assert!(claim(&*broker, "a", 1).await.is_empty());
     for _ in 0..5 {
@@ -114,7 +114,7 @@ pub async fn a_dropped_wait_loses_nothing(rig: &dyn Rig) {
 }
 
 /// Waits are dropped at every moment of them, as happens whenever a slot comes free, and the next one is for more lanes.
-pub async fn dropped_waits_for_one_lane_hold_up_no_other(rig: &dyn Rig) {
+pub async fn dropped_waits_for_one_lane_hold_up_no_other(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     assert!(claim(&*broker, "full", 1).await.is_empty() && claim(&*broker, "free", 1).await.is_empty());
     let (mut round, mut late_rounds) = (0_u64, 0);
@@ -156,12 +156,12 @@ pub async fn dropped_waits_for_one_lane_hold_up_no_other(rig: &dyn Rig) {
 }
 
 /// An event in a lane that was empty is found at once after a wait, and soon though another lane never runs dry.
-pub async fn among_many_lanes_none_is_overlooked(rig: &dyn Rig) {
+pub async fn among_many_lanes_none_is_overlooked(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let lanes: Vec<Lane> = (0..100).map(|n| lane(&format!("l{n}"))).collect();
     let claim_all = async || {
-        let lanes = lanes.iter().map(|lane| LaneWant { lane: lane.clone(), free: 1 }).collect();
-        broker.claim(Claim { lanes, max: 10 }).await.expect("answered")
+        let lanes = lanes.iter().map(|lane| LaneDemand { lane: lane.clone(), free: 1 }).collect();
+        broker.claim(ClaimRequest { lanes, max: 10 }).await.expect("answered")
     };
     assert!(claim_all().await.is_empty());
     for name in ["l99", "l3", "l50"] {
@@ -179,16 +179,16 @@ pub async fn among_many_lanes_none_is_overlooked(rig: &dyn Rig) {
 }
 
 /// G5: not before the pause is over; attempt, failures and the story of the attempts go with the event.
-pub async fn a_retry_waits_until_it_is_due_and_keeps_its_story(rig: &dyn Rig) {
+pub async fn a_retry_waits_until_it_is_due_and_keeps_its_story(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let delivery = deliver_one(&*broker, "a").await;
     let id = delivery.record.event.id;
     let began = now();
     let mut settle = settle(&delivery, retry(400), Vec::new());
     settle.lane = lane("b");
-    assert_eq!(broker.settle(vec![settle]).await, Ok(vec![Settled::Done]));
+    assert_eq!(broker.settle(vec![settle]).await, Ok(vec![SettleOutcome::Done]));
     let found = broker.event(id).await.expect("looked up").expect("known");
-    assert_eq!(found.state, State::Retrying);
+    assert_eq!(found.state, EventState::Retrying);
     assert!(found.due.is_some_and(|due| due >= began.plus_ms(400)));
     let moved = promote_all(&*broker).await;
     let early = claim(&*broker, "b", 1).await.pop();
@@ -215,13 +215,13 @@ pub async fn a_retry_waits_until_it_is_due_and_keeps_its_story(rig: &dyn Rig) {
 }
 
 /// G5: schedules are not in memory.
-pub async fn due_times_survive_a_crash(rig: &dyn Rig) {
+pub async fn due_times_survive_a_crash(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let delivery = deliver_one(&*broker, "a").await;
-    assert_eq!(settle_one(&*broker, &delivery, retry(60_000)).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &delivery, retry(60_000)).await, SettleOutcome::Done);
     let due = broker.event(delivery.record.event.id).await.expect("looked up").expect("known").due;
     let soon = deliver_one(&*broker, "a").await;
-    assert_eq!(settle_one(&*broker, &soon, retry(10)).await, Settled::Done);
+    assert_eq!(settle_one(&*broker, &soon, retry(10)).await, SettleOutcome::Done);
     rig.kill(broker).await;
 
     let broker = rig.open(options()).await;
@@ -232,42 +232,45 @@ pub async fn due_times_survive_a_crash(rig: &dyn Rig) {
     .await;
     assert_eq!(again.record.event.id, soon.record.event.id);
     let found = broker.event(delivery.record.event.id).await.expect("looked up").expect("known");
-    assert_eq!((found.state, found.due), (State::Retrying, due));
+    assert_eq!((found.state, found.due), (EventState::Retrying, due));
 }
 
 /// `scheduled` and `retrying` are told apart by whether an attempt failed, whatever else happened before.
-pub async fn what_is_due_later_retries_once_an_attempt_failed(rig: &dyn Rig) {
+pub async fn what_is_due_later_retries_once_an_attempt_failed(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let due = Some(now().plus_ms(60_000));
-    let waits = |record: Record| {
+    let waits = |record: EventRecord| {
         let broker = broker.clone();
         async move {
             let id = record.event.id;
             let event = ExportedEvent { record, lane: lane("a"), due };
-            broker.restore(vec![Exported::Waiting(event)]).await.expect("taken over");
+            broker.restore(vec![SnapshotItem::Waiting(event)]).await.expect("taken over");
             state(&*broker, id).await
         }
     };
-    let new = || Record::new(event("order.paid"));
-    assert_eq!(waits(new()).await, Some(State::Scheduled));
-    assert_eq!(waits(Record { attempts_made: 1, ..new() }).await, Some(State::Scheduled), "its host died");
-    assert_eq!(waits(Record { attempts_made: 1, failures: 1, ..new() }).await, Some(State::Retrying));
+    let new = || EventRecord::new(event("order.paid"));
+    assert_eq!(waits(new()).await, Some(EventState::Scheduled));
+    assert_eq!(waits(EventRecord { attempts_made: 1, ..new() }).await, Some(EventState::Scheduled), "its host died");
+    assert_eq!(waits(EventRecord { attempts_made: 1, failures: 1, ..new() }).await, Some(EventState::Retrying));
 
     let delivery = deliver_one(&*broker, "b").await;
     let failed_once = settle(&delivery, retry(60_000), Vec::new()).record;
-    assert_eq!(waits(Record { event: event("order.paid").into(), ..failed_once.clone() }).await, Some(State::Retrying));
-    let replayed = Record { event: event("order.paid").into(), ..failed_once.replayed() };
+    assert_eq!(
+        waits(EventRecord { event: event("order.paid").into(), ..failed_once.clone() }).await,
+        Some(EventState::Retrying)
+    );
+    let replayed = EventRecord { event: event("order.paid").into(), ..failed_once.replayed() };
     assert!(!replayed.attempts.is_empty());
-    assert_eq!(waits(replayed).await, Some(State::Scheduled), "it begins anew");
+    assert_eq!(waits(replayed).await, Some(EventState::Scheduled), "it begins anew");
 }
 
 /// G10: back to the end of its lane; no attempt is burnt and nothing is counted.
-pub async fn a_returned_delivery_goes_back_uncounted(rig: &dyn Rig) {
+pub async fn a_returned_delivery_goes_back_uncounted(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let delivery = deliver_one(&*broker, "a").await;
     broker.append(appends("a", 1)).await.expect("accepted");
     let before = broker.stats().await.expect("totals").counters;
-    let back = Settle {
+    let back = SettleRequest {
         receipt: delivery.receipt.clone(),
         record: delivery.record.clone(),
         settlement: Settlement::Returned,
@@ -275,8 +278,8 @@ pub async fn a_returned_delivery_goes_back_uncounted(rig: &dyn Rig) {
         publish: Vec::new(),
         state: None,
     };
-    assert_eq!(broker.settle(vec![back.clone(), back]).await, Ok(vec![Settled::Done, Settled::Done]));
-    assert_eq!(state(&*broker, delivery.record.event.id).await, Some(State::Queued));
+    assert_eq!(broker.settle(vec![back.clone(), back]).await, Ok(vec![SettleOutcome::Done, SettleOutcome::Done]));
+    assert_eq!(state(&*broker, delivery.record.event.id).await, Some(EventState::Queued));
     let deliveries = claim(&*broker, "a", 9).await;
     assert_eq!(deliveries.len(), 2);
     assert_eq!(deliveries[1].record, delivery.record);

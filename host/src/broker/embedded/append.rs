@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use rusqlite::{OptionalExtension, params};
 
-use crate::broker::{Accepted, Append, Error, Lane};
-use crate::event::{Class, EventId, Idempotency, Start};
+use crate::broker::{AcceptedEvent, AppendRequest, Error, Lane};
+use crate::event::{DeliveryStart, EventId, FailureClass, Idempotency};
 
-use super::bulk::Row;
-use super::columns::{Body, DataColumn, Story};
+use super::bulk::BulkRow;
+use super::columns::{BodyColumns, DataColumn, StoryColumns};
 use super::state;
-use super::writer::Step;
+use super::writer::WriteStep;
 
 /// Writes where an event stands, unless its id is there already.
 pub(super) const INSERT_EVENT: &str = "INSERT INTO event (number, id, state, lane, place, deliveries, type, checksum, \
@@ -27,23 +27,23 @@ pub(super) const ROW_BYTES: u64 = 200;
 
 /// An event in the form in which it is written; made before the writer is asked.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct NewEvent {
-    body: Arc<Body>,
-    story: Option<Story>,
+pub(super) struct PreparedEvent {
+    body: Arc<BodyColumns>,
+    story: Option<StoryColumns>,
     lane: Lane,
-    start: Start,
+    start: DeliveryStart,
     idempotency: Option<Idempotency>,
 }
 
-impl NewEvent {
+impl PreparedEvent {
     /// About how much is written for it.
     pub(super) fn size_bytes(&self) -> usize {
-        let Body { head, data, .. } = &*self.body;
+        let BodyColumns { head, data, .. } = &*self.body;
         ROW_BYTES as usize + head.len() + data.as_ref().map_or(0, |data| data.bytes.len())
     }
 }
 
-impl NewEvent {
+impl PreparedEvent {
     /// What it counts for while it waits.
     fn row_bytes(&self) -> u64 {
         row_bytes(self.body.data.as_ref().map_or(0, |data| data.bytes.len()))
@@ -60,11 +60,11 @@ pub(super) fn signed(size_bytes: u64) -> i64 {
     i64::try_from(size_bytes).unwrap_or(i64::MAX)
 }
 
-impl From<&Append> for NewEvent {
-    fn from(append: &Append) -> Self {
+impl From<&AppendRequest> for PreparedEvent {
+    fn from(append: &AppendRequest) -> Self {
         Self {
-            body: Arc::new(Body::of(&append.record.event)),
-            story: Story::of(&append.record),
+            body: Arc::new(BodyColumns::of(&append.record.event)),
+            story: StoryColumns::of(&append.record),
             lane: append.lane.clone(),
             start: append.start,
             idempotency: append.idempotency.clone(),
@@ -75,7 +75,10 @@ impl From<&Append> for NewEvent {
 /// Appends the events of a request.
 ///
 /// Refuses with [`Error::Conflict`], [`Error::LaneFull`], [`Error::Full`] or [`Error::NoRoom`], each before anything was written.
-pub(super) fn append(step: &mut Step<'_>, events: &[NewEvent]) -> rusqlite::Result<Result<Vec<Accepted>, Error>> {
+pub(super) fn append(
+    step: &mut WriteStep<'_>,
+    events: &[PreparedEvent],
+) -> rusqlite::Result<Result<Vec<AcceptedEvent>, Error>> {
     let mut known: Vec<Option<EventId>> = Vec::with_capacity(events.len());
     let mut conflicts = Vec::new();
     let mut in_request: HashMap<&[u8; 32], (EventId, &[u8; 32])> = HashMap::new();
@@ -133,13 +136,13 @@ pub(super) fn append(step: &mut Step<'_>, events: &[NewEvent]) -> rusqlite::Resu
             true => step.totals.counters.duplicates += 1,
             false => step.totals.counters.accepted += 1,
         }
-        accepted.push(Accepted { id, duplicate });
+        accepted.push(AcceptedEvent { id, duplicate });
     }
     Ok(Ok(accepted))
 }
 
 /// Appends what a handler published, by no limit, in the step that settles its attempt.
-pub(super) fn publish(step: &mut Step<'_>, events: &[NewEvent]) -> rusqlite::Result<()> {
+pub(super) fn publish(step: &mut WriteStep<'_>, events: &[PreparedEvent]) -> rusqlite::Result<()> {
     for event in events {
         let is_known = match &event.idempotency {
             Some(idempotency) => remembered(step, &idempotency.key)?.is_some(),
@@ -153,7 +156,7 @@ pub(super) fn publish(step: &mut Step<'_>, events: &[NewEvent]) -> rusqlite::Res
 }
 
 /// The number of a lane, which is made if it is new.
-pub(super) fn lane_number(step: &mut Step<'_>, lane: &Lane) -> rusqlite::Result<i64> {
+pub(super) fn lane_number(step: &mut WriteStep<'_>, lane: &Lane) -> rusqlite::Result<i64> {
     if let Some(number) = step.totals.lane_number(lane) {
         return Ok(number);
     }
@@ -165,12 +168,12 @@ pub(super) fn lane_number(step: &mut Step<'_>, lane: &Lane) -> rusqlite::Result<
 
 /// Writes an event that is to be worked on; false, with nothing written, if its id is there already. Where events are
 /// written in bulk that is found out later.
-pub(super) fn insert(step: &mut Step<'_>, event: &NewEvent) -> rusqlite::Result<bool> {
-    let NewEvent { body, story, .. } = event;
+pub(super) fn insert(step: &mut WriteStep<'_>, event: &PreparedEvent) -> rusqlite::Result<bool> {
+    let PreparedEvent { body, story, .. } = event;
     let due_ms = match event.start {
-        Start::Now | Start::InMs(0) => None,
-        Start::InMs(delay_ms) => Some(due_ms(step.now_ms, delay_ms)),
-        Start::At(time) => Some(time.unix_ms()).filter(|due_ms| *due_ms > step.now_ms),
+        DeliveryStart::Now | DeliveryStart::InMs(0) => None,
+        DeliveryStart::InMs(delay_ms) => Some(due_ms(step.now_ms, delay_ms)),
+        DeliveryStart::At(time) => Some(time.unix_ms()).filter(|due_ms| *due_ms > step.now_ms),
     };
     let lane = lane_number(step, &event.lane)?;
     let (state, due) = due_ms.map_or((state::QUEUED, None), |due_ms| (state::DUE, Some(due_ms)));
@@ -178,9 +181,9 @@ pub(super) fn insert(step: &mut Step<'_>, event: &NewEvent) -> rusqlite::Result<
         && let Some(bulk) = &mut step.bulk
     {
         let number = step.totals.next_number();
-        let row = Row { number, state, lane, place: due.unwrap_or(number), body: body.clone() };
+        let row = BulkRow { number, state, lane, place: due.unwrap_or(number), body: body.clone() };
         bulk.push(row, step.db)?;
-    } else if !insert_row(step, body, story.as_ref(), &Spot { state, lane, due, ended: None })? {
+    } else if !insert_row(step, body, story.as_ref(), &Placement { state, lane, due, ended: None })? {
         return Ok(false);
     }
     if let Some(Idempotency { key, fingerprint }) = &event.idempotency {
@@ -198,20 +201,20 @@ pub(super) fn insert(step: &mut Step<'_>, event: &NewEvent) -> rusqlite::Result<
 }
 
 /// Where a new event is put. Its place is the time when it is due, else the next number.
-pub(super) struct Spot {
+pub(super) struct Placement {
     pub(super) state: i64,
     pub(super) lane: i64,
     pub(super) due: Option<i64>,
     /// As what it failed, and when.
-    pub(super) ended: Option<(Class, i64)>,
+    pub(super) ended: Option<(FailureClass, i64)>,
 }
 
 /// Writes the rows of an event; false, with nothing written, if its id is there already.
 pub(super) fn insert_row(
-    step: &mut Step<'_>,
-    body: &Body,
-    story: Option<&Story>,
-    spot: &Spot,
+    step: &mut WriteStep<'_>,
+    body: &BodyColumns,
+    story: Option<&StoryColumns>,
+    spot: &Placement,
 ) -> rusqlite::Result<bool> {
     let number = step.totals.next_number();
     let inserted = step.often.insert_event.execute(params![
@@ -241,7 +244,7 @@ pub(super) fn due_ms(now_ms: i64, delay_ms: u64) -> i64 {
 }
 
 /// The event that was appended first with a key, and its fingerprint, if that was within the window.
-fn remembered(step: &Step<'_>, key: &[u8; 32]) -> rusqlite::Result<Option<(EventId, [u8; 32])>> {
+fn remembered(step: &WriteStep<'_>, key: &[u8; 32]) -> rusqlite::Result<Option<(EventId, [u8; 32])>> {
     step.db
         .prepare_cached("SELECT id, fingerprint FROM idempotency WHERE key = ?1 AND until > ?2")?
         .query_row((key, step.now_ms), |row| Ok((EventId::from_bytes(row.get(0)?), row.get(1)?)))

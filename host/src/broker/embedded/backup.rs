@@ -13,9 +13,9 @@ use rusqlite::backup::{Backup, StepResult};
 
 use crate::clock;
 
-use super::directory::{Directory, DirectoryError, database_in};
+use super::directory::{DirectoryError, StoreDirectory, database_in};
 use super::private;
-use super::schema::{Purpose, SchemaError, check, connect};
+use super::schema::{ConnectionPurpose, SchemaError, check, connect};
 
 /// Pages between two reports of progress: 4 MiB.
 const PAGES_AT_A_TIME: i32 = 1_024;
@@ -65,7 +65,7 @@ pub fn backup(store: &Path, destination: &Path, mut progress: impl FnMut(u64, u6
     if database_in(destination).exists() {
         return Err(taken());
     }
-    let place = Directory::lock(destination).map_err(|error| match error {
+    let place = StoreDirectory::lock(destination).map_err(|error| match error {
         DirectoryError::InUse => BackupError::UnderWay(destination.to_owned()),
         DirectoryError::Io(error) => BackupError::Write(error),
     })?;
@@ -76,7 +76,7 @@ pub fn backup(store: &Path, destination: &Path, mut progress: impl FnMut(u64, u6
     copied
 }
 
-fn copy_to(place: &Directory, source: &Path, progress: &mut impl FnMut(u64, u64)) -> Result<(), BackupError> {
+fn copy_to(place: &StoreDirectory, source: &Path, progress: &mut impl FnMut(u64, u64)) -> Result<(), BackupError> {
     let partial = place.partial();
     let copied = copy(source, &partial, progress);
     if copied.is_err() {
@@ -90,7 +90,7 @@ fn copy_to(place: &Directory, source: &Path, progress: &mut impl FnMut(u64, u64)
 fn copy(source: &Path, partial: &Path, progress: &mut impl FnMut(u64, u64)) -> Result<(), BackupError> {
     remove(partial);
     private::create_file(partial)?;
-    let source = connect(source, Purpose::Copy)?;
+    let source = connect(source, ConnectionPurpose::Copy)?;
     // While this read lasts the copy sees one state, whatever is committed meanwhile.
     let snapshot = source.unchecked_transaction()?;
     let page_bytes: u64 = snapshot.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0))?.unsigned_abs();

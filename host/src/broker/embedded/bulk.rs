@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, Statement};
 
-use super::columns::{Body, DataColumn};
+use super::columns::{BodyColumns, DataColumn};
 
 macro_rules! eight {
     ($row:literal) => {
@@ -47,24 +47,24 @@ const SIZES: [(usize, &str, &str); 3] = [
 ];
 
 /// An event to which nothing has happened, on its way to the tables.
-pub(super) struct Row {
+pub(super) struct BulkRow {
     pub(super) number: i64,
     pub(super) state: i64,
     pub(super) lane: i64,
     pub(super) place: i64,
-    pub(super) body: Arc<Body>,
+    pub(super) body: Arc<BodyColumns>,
 }
 
 /// Rows that wait to be written.
 #[derive(Default)]
-pub(super) struct Bulk(Vec<Row>);
+pub(super) struct BulkInsert(Vec<BulkRow>);
 
-impl Bulk {
+impl BulkInsert {
     /// Takes a row, and writes all of them once there are enough for the largest statement.
     ///
     /// # Errors
     /// See [`Self::write`].
-    pub(super) fn push(&mut self, row: Row, db: &Connection) -> rusqlite::Result<()> {
+    pub(super) fn push(&mut self, row: BulkRow, db: &Connection) -> rusqlite::Result<()> {
         self.0.push(row);
         if self.0.len() == SIZES[0].0 { self.write(db) } else { Ok(()) }
     }
@@ -91,8 +91,8 @@ impl Bulk {
     }
 }
 
-fn write_events(statement: &mut Statement<'_>, rows: &[Row]) -> rusqlite::Result<usize> {
-    for (first, Row { number, state, lane, place, body }) in (1..).step_by(6).zip(rows) {
+fn write_events(statement: &mut Statement<'_>, rows: &[BulkRow]) -> rusqlite::Result<usize> {
+    for (first, BulkRow { number, state, lane, place, body }) in (1..).step_by(6).zip(rows) {
         statement.raw_bind_parameter(first, number)?;
         statement.raw_bind_parameter(first + 1, body.id.as_bytes())?;
         statement.raw_bind_parameter(first + 2, state)?;
@@ -103,8 +103,8 @@ fn write_events(statement: &mut Statement<'_>, rows: &[Row]) -> rusqlite::Result
     statement.raw_execute()
 }
 
-fn write_bodies(statement: &mut Statement<'_>, rows: &[Row]) -> rusqlite::Result<usize> {
-    for (first, Row { number, body, .. }) in (1..).step_by(4).zip(rows) {
+fn write_bodies(statement: &mut Statement<'_>, rows: &[BulkRow]) -> rusqlite::Result<usize> {
+    for (first, BulkRow { number, body, .. }) in (1..).step_by(4).zip(rows) {
         statement.raw_bind_parameter(first, number)?;
         statement.raw_bind_parameter(first + 1, &body.head)?;
         statement.raw_bind_parameter(first + 2, DataColumn(body.data.as_ref()))?;

@@ -20,8 +20,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, MAIN_DB, TransactionBehavior};
 
-use super::directory::{Directory, NOT_IN_PLACE, log_of};
-use super::fault::{Condition, Fault};
+use super::directory::{NOT_IN_PLACE, StoreDirectory, log_of};
+use super::fault::{SqliteFault, StoreCondition};
 use super::room;
 use super::schema::SchemaError;
 
@@ -54,7 +54,7 @@ pub(super) fn renew(db: &mut Connection, database: &Path) -> Result<(), SchemaEr
     drop(appending);
     match db.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::TRUNCATE) {
         // Another program reads; the log, which is on the disk, goes on where it ended.
-        Err(error) if matches!(Fault::of(&error), Fault::Busy(_)) => Ok(()),
+        Err(error) if matches!(SqliteFault::of(&error), SqliteFault::Busy(_)) => Ok(()),
         moved => moved.map(drop).map_err(SchemaError::Unmoved),
     }
 }
@@ -76,13 +76,13 @@ fn rewrite(path: &Path) -> io::Result<()> {
 
 /// What is known of the log: how long it is, and how much of it the database has. Copies speak of the same log.
 #[derive(Clone, Default)]
-pub(super) struct Log {
+pub(super) struct WalProgress {
     pages: Arc<AtomicI64>,
     moved: Arc<AtomicI64>,
     is_removed: Arc<AtomicBool>,
 }
 
-impl Log {
+impl WalProgress {
     /// Its name is gone. What it holds is there for as long as it is open; see [`Checkpoints::spread`].
     pub(super) fn set_removed(&self) {
         self.is_removed.store(true, Ordering::Relaxed);
@@ -115,11 +115,11 @@ impl Log {
 }
 
 /// The writer's side.
-pub(super) struct Checkpoints {
+pub(super) struct Checkpointer {
     wake: Option<SyncSender<()>>,
     thread: Option<thread::JoinHandle<()>>,
-    condition: Condition,
-    log: Log,
+    condition: StoreCondition,
+    log: WalProgress,
     /// The length of the log after the last commit.
     seen: i64,
     /// The length of the log when the thread was woken last.
@@ -132,16 +132,16 @@ pub(super) struct Checkpoints {
     empty_from: Instant,
 }
 
-impl Checkpoints {
+impl Checkpointer {
     /// Starts the thread on a connection of its own.
     ///
     /// # Errors
     /// The operating system gives no thread.
     pub(super) fn start(
         db: Connection,
-        log: Log,
-        directory: Arc<Directory>,
-        condition: Condition,
+        log: WalProgress,
+        directory: Arc<StoreDirectory>,
+        condition: StoreCondition,
     ) -> std::io::Result<Self> {
         let (wake, woken) = sync_channel(1);
         let (thread_condition, thread_log) = (condition.clone(), log.clone());
@@ -213,9 +213,9 @@ impl Checkpoints {
         let emptied = waiting_for(db, EMPTYING_WAIT, || db.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::TRUNCATE));
         self.empty_from = Instant::now() + EMPTYING_PAUSE;
         if let Err(error) = emptied {
-            let fault = Fault::of(&error);
+            let fault = SqliteFault::of(&error);
             self.condition.note(&fault);
-            return if matches!(fault, Fault::Final(_)) { Err(error) } else { Ok(false) };
+            return if matches!(fault, SqliteFault::Final(_)) { Err(error) } else { Ok(false) };
         }
         self.log.set_pages(0);
         self.seen = 0;
@@ -255,7 +255,7 @@ impl Checkpoints {
         if let Err(error) = db.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::FULL) {
             tracing::error!("the log of the embedded store was removed, and not all that it held was saved: {error}");
         }
-        self.condition.note(&Fault::Final(NOT_IN_PLACE.into()));
+        self.condition.note(&SqliteFault::Final(NOT_IN_PLACE.into()));
     }
 
     fn end(&mut self) {
@@ -268,13 +268,13 @@ impl Checkpoints {
     }
 }
 
-impl Drop for Checkpoints {
+impl Drop for Checkpointer {
     fn drop(&mut self) {
         self.end();
     }
 }
 
-fn run(db: &Connection, woken: &Receiver<()>, log: &Log, condition: &Condition) {
+fn run(db: &Connection, woken: &Receiver<()>, log: &WalProgress, condition: &StoreCondition) {
     while woken.recv().is_ok() {
         if condition.usable().is_err() {
             return;
@@ -283,10 +283,10 @@ fn run(db: &Connection, woken: &Receiver<()>, log: &Log, condition: &Condition) 
     }
 }
 
-fn move_log(db: &Connection, mode: CheckpointMode, log: &Log, condition: &Condition) {
+fn move_log(db: &Connection, mode: CheckpointMode, log: &WalProgress, condition: &StoreCondition) {
     match db.wal_checkpoint_v2(Some(MAIN_DB), mode) {
         Ok((_, moved)) => log.set_moved(i64::from(moved)),
-        Err(error) => condition.note(&Fault::of(&error)),
+        Err(error) => condition.note(&SqliteFault::of(&error)),
     }
 }
 
@@ -302,11 +302,11 @@ fn waiting_for<T>(db: &Connection, time: Duration, act: impl FnOnce() -> rusqlit
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::embedded::schema::{self, Purpose, connect};
+    use crate::broker::embedded::schema::{self, ConnectionPurpose, connect};
 
     /// Reads without a pause, so that at every moment somebody is at a state that was the last one a moment ago.
     fn read_until(path: &Path, stop: &AtomicBool) {
-        let readers = [(); 2].map(|()| connect(path, Purpose::Read).unwrap());
+        let readers = [(); 2].map(|()| connect(path, ConnectionPurpose::Read).unwrap());
         let begin = |db: &Connection| {
             db.execute_batch("BEGIN").unwrap();
             let slow = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) \
@@ -328,19 +328,19 @@ mod tests {
     fn the_log_stays_short_however_many_read() {
         const MAX_PAGES: i64 = 100_000;
         let dir = tempfile::tempdir().unwrap();
-        let directory = Arc::new(Directory::lock(dir.path()).unwrap());
+        let directory = Arc::new(StoreDirectory::lock(dir.path()).unwrap());
         let path = directory.database();
         let mut db = schema::open(&path).unwrap();
         db.execute_batch("CREATE TABLE large (number INTEGER PRIMARY KEY, bytes BLOB)").unwrap();
-        let log = Log::default();
+        let log = WalProgress::default();
         let hooked = log.clone();
         db.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
             hooked.set_pages(i64::from(pages));
             Ok(())
         }))
         .unwrap();
-        let moving = connect(&path, Purpose::Read).unwrap();
-        let mut checkpoints = Checkpoints::start(moving, log.clone(), directory, Condition::default()).unwrap();
+        let moving = connect(&path, ConnectionPurpose::Read).unwrap();
+        let mut checkpoints = Checkpointer::start(moving, log.clone(), directory, StoreCondition::default()).unwrap();
         checkpoints.long = 256;
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -363,7 +363,7 @@ mod tests {
 
     #[test]
     fn what_was_moved_is_not_outstanding() {
-        let log = Log::default();
+        let log = WalProgress::default();
         log.set_pages(100);
         assert_eq!(log.outstanding(), 100);
         log.set_moved(70);

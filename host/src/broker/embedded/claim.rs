@@ -5,27 +5,30 @@
 
 use rusqlite::params;
 
-use crate::broker::{Claim, Error, Lane, Promoted};
+use crate::broker::{ClaimRequest, Error, Lane, PromoteOutcome};
 
 use super::append::lane_number;
-use super::columns::{Fetched, record_columns};
+use super::columns::{RawColumns, record_columns};
 use super::fault::contradiction;
-use super::leases::{Change, Held, Table};
-use super::writer::Step;
+use super::leases::{HeldDelivery, LeaseChange, LeaseTable};
+use super::writer::WriteStep;
 
 /// The most events that one call moves to their lanes.
 const MAX_PROMOTED: i64 = 500;
 
 /// A delivery whose event was not decoded yet.
 #[derive(Debug)]
-pub(super) struct Claimed {
-    pub(super) held: Held,
+pub(super) struct ClaimedRow {
+    pub(super) held: HeldDelivery,
     pub(super) lane: Lane,
-    pub(super) found: Fetched,
+    pub(super) found: RawColumns,
 }
 
 /// Takes what waits, at most as many as wanted.
-pub(super) fn claim(step: &mut Step<'_>, claim: &Claim) -> rusqlite::Result<Result<Vec<Claimed>, Error>> {
+pub(super) fn claim(
+    step: &mut WriteStep<'_>,
+    claim: &ClaimRequest,
+) -> rusqlite::Result<Result<Vec<ClaimedRow>, Error>> {
     let mut wants: Vec<(&Lane, i64, u64)> = Vec::with_capacity(claim.lanes.len());
     for want in &claim.lanes {
         // A lane that is asked for exists from then on, whether or not anything came to it yet.
@@ -43,7 +46,13 @@ pub(super) fn claim(step: &mut Step<'_>, claim: &Claim) -> rusqlite::Result<Resu
     Ok(Ok(claimed))
 }
 
-fn take(step: &mut Step<'_>, lane: &Lane, number: i64, share: u64, claimed: &mut Vec<Claimed>) -> rusqlite::Result<()> {
+fn take(
+    step: &mut WriteStep<'_>,
+    lane: &Lane,
+    number: i64,
+    share: u64,
+    claimed: &mut Vec<ClaimedRow>,
+) -> rusqlite::Result<()> {
     let first = claimed.len();
     {
         let mut waiting = step.db.prepare_cached(concat!(
@@ -54,8 +63,8 @@ fn take(step: &mut Step<'_>, lane: &Lane, number: i64, share: u64, claimed: &mut
         ))?;
         let mut rows = waiting.query((number, i64::try_from(share).unwrap_or(i64::MAX)))?;
         while let Some(row) = rows.next()? {
-            let held = Held { number: row.get(0)?, lane: number, place: row.get(1)?, deliveries: 1 };
-            claimed.push(Claimed { held, lane: lane.clone(), found: Fetched::read(row, 2)? });
+            let held = HeldDelivery { number: row.get(0)?, lane: number, place: row.get(1)?, deliveries: 1 };
+            claimed.push(ClaimedRow { held, lane: lane.clone(), found: RawColumns::read(row, 2)? });
         }
     }
     let taken = &claimed[first..];
@@ -72,8 +81,8 @@ fn take(step: &mut Step<'_>, lane: &Lane, number: i64, share: u64, claimed: &mut
         let words = format!("{} events wait up to a place of lane {lane}, and {run} do", taken.len());
         return Err(contradiction(words));
     }
-    for Claimed { held, .. } in taken {
-        step.changes.push(Change::Begins(*held));
+    for ClaimedRow { held, .. } in taken {
+        step.changes.push(LeaseChange::Begins(*held));
         step.totals.queued(number, -1);
         step.totals.running += 1;
     }
@@ -82,13 +91,13 @@ fn take(step: &mut Step<'_>, lane: &Lane, number: i64, share: u64, claimed: &mut
 
 /// Takes over deliveries whose lease is over. Each has one more delivery afterwards.
 pub(super) fn recover(
-    step: &mut Step<'_>,
-    leases: &Table,
+    step: &mut WriteStep<'_>,
+    leases: &LeaseTable,
     max: usize,
-) -> rusqlite::Result<Result<Vec<Claimed>, Error>> {
+) -> rusqlite::Result<Result<Vec<ClaimedRow>, Error>> {
     let mut recovered = Vec::new();
     for left in leases.over(max) {
-        let held = Held { deliveries: left.deliveries.saturating_add(1), ..left };
+        let held = HeldDelivery { deliveries: left.deliveries.saturating_add(1), ..left };
         // What was settled or taken over in this very step is not there any more.
         let taken = step
             .db
@@ -106,19 +115,19 @@ pub(super) fn recover(
                 record_columns!(),
                 " FROM event AS e JOIN body AS b ON b.number = e.number WHERE e.number = ?1"
             ))?
-            .query_row([held.number], |row| Ok((row.get(0)?, Fetched::read(row, 1)?)))?;
+            .query_row([held.number], |row| Ok((row.get(0)?, RawColumns::read(row, 1)?)))?;
         let lane = step.totals.lane(lane).map_or_else(Lane::unrouted, |lane| lane.lane.clone());
-        recovered.push(Claimed { held, lane, found });
-        step.changes.push(Change::Begins(held));
+        recovered.push(ClaimedRow { held, lane, found });
+        step.changes.push(LeaseChange::Begins(held));
         step.totals.counters.recovered += 1;
     }
     Ok(Ok(recovered))
 }
 
 /// Moves what is due to the ends of its lanes, the longest due first.
-pub(super) fn promote(step: &mut Step<'_>) -> rusqlite::Result<Result<Promoted, Error>> {
+pub(super) fn promote(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<PromoteOutcome, Error>> {
     if step.totals.scheduled == 0 {
-        return Ok(Ok(Promoted { moved: 0, more: false, next_due_in_ms: None }));
+        return Ok(Ok(PromoteOutcome { moved: 0, more: false, next_due_in_ms: None }));
     }
     let due: Vec<(i64, i64)> = step
         .db
@@ -138,7 +147,7 @@ pub(super) fn promote(step: &mut Step<'_>) -> rusqlite::Result<Result<Promoted, 
         .prepare_cached("SELECT min(place) FROM event INDEXED BY due WHERE state = 2")?
         .query_row([], |row| row.get(0))?;
     let until_next_ms = next.map(|due_ms| u64::try_from(due_ms.saturating_sub(step.now_ms)).unwrap_or_default());
-    Ok(Ok(Promoted { moved: due.len(), more: until_next_ms == Some(0), next_due_in_ms: until_next_ms }))
+    Ok(Ok(PromoteOutcome { moved: due.len(), more: until_next_ms == Some(0), next_due_in_ms: until_next_ms }))
 }
 
 /// Shares `max` out over lanes that can use so many each: evenly, what one cannot use going to the others, and what

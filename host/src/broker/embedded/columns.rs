@@ -13,7 +13,8 @@ use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use serde::{Deserialize, Serialize};
 
 use crate::event::{
-    AttemptRecord, Class, DEFAULT_SOURCE, Data, DataKind, End, Event, EventId, EventType, Record, Timestamp, is_zero,
+    AttemptRecord, DEFAULT_SOURCE, DataKind, Event, EventData, EventEnd, EventId, EventRecord, EventType, FailureClass,
+    Timestamp, is_zero,
 };
 
 /// The media type that most payloads have, and that is therefore left out.
@@ -22,9 +23,9 @@ const USUAL_CONTENT_TYPE: &str = "application/json";
 /// A row holds something that is not what was written there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the stored event cannot be read: {0}")]
-pub(super) struct Unreadable(String);
+pub(super) struct UnreadableRow(String);
 
-impl Unreadable {
+impl UnreadableRow {
     pub(super) fn new(why: &str) -> Self {
         Self(why.to_owned())
     }
@@ -32,37 +33,37 @@ impl Unreadable {
 
 /// The columns that never change.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Body {
+pub(super) struct BodyColumns {
     pub(super) id: EventId,
     pub(super) event_type: EventType,
     pub(super) head: String,
-    pub(super) data: Option<Data>,
+    pub(super) data: Option<EventData>,
     pub(super) checksum: u32,
 }
 
 /// The columns that tell what happened to the event.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Story {
+pub(super) struct StoryColumns {
     pub(super) text: String,
-    pub(super) result: Option<Data>,
+    pub(super) result: Option<EventData>,
     pub(super) checksum: u32,
 }
 
 /// Columns as they were found, not yet believed.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Fetched {
+pub(super) struct RawColumns {
     id: Vec<u8>,
     event_type: Vec<u8>,
     head: Vec<u8>,
-    data: Option<Data>,
+    data: Option<EventData>,
     checksum: i64,
-    story: Option<FetchedStory>,
+    story: Option<RawStory>,
 }
 
 #[derive(Debug, Clone, Default)]
-struct FetchedStory {
+struct RawStory {
     text: Vec<u8>,
-    result: Option<Data>,
+    result: Option<EventData>,
     checksum: i64,
 }
 
@@ -75,7 +76,7 @@ macro_rules! record_columns {
 pub(super) use record_columns;
 
 #[derive(Serialize, Deserialize)]
-struct Head<'a> {
+struct HeadJson<'a> {
     accepted: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     source: Option<Cow<'a, str>>,
@@ -97,7 +98,7 @@ struct Head<'a> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct StoryText<'a> {
+struct StoryJson<'a> {
     made: u32,
     failures: u32,
     replays: u32,
@@ -105,14 +106,14 @@ struct StoryText<'a> {
     deferrals: u32,
     attempts: Cow<'a, [AttemptRecord]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    end: Option<EndText<'a>>,
+    end: Option<EndJson<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct EndText<'a> {
+struct EndJson<'a> {
     at: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    class: Option<Class>,
+    class: Option<FailureClass>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reason: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "<[EventId]>::is_empty")]
@@ -123,12 +124,12 @@ fn is_empty(extensions: &BTreeMap<String, String>) -> bool {
     extensions.is_empty()
 }
 
-impl Body {
+impl BodyColumns {
     /// The columns of an event.
     pub(super) fn of(event: &Event) -> Self {
         let Event { id, event_type, source, subject, time, .. } = event;
         let Event { data_content_type, data_schema, extensions, accepted, cause, depth, data, .. } = event;
-        let head = Head {
+        let head = HeadJson {
             accepted: accepted.unix_ms(),
             source: (source != DEFAULT_SOURCE).then_some(Cow::Borrowed(source)),
             subject: subject.as_deref().map(Cow::Borrowed),
@@ -148,21 +149,21 @@ impl Body {
     }
 }
 
-impl Story {
+impl StoryColumns {
     /// The columns of what happened to the event; `None` while nothing has.
-    pub(super) fn of(record: &Record) -> Option<Self> {
-        let Record { event, attempts_made, failures, replays, deferrals, attempts, end } = record;
+    pub(super) fn of(record: &EventRecord) -> Option<Self> {
+        let EventRecord { event, attempts_made, failures, replays, deferrals, attempts, end } = record;
         let counts = [attempts_made, failures, replays, deferrals];
         if counts.into_iter().all(is_zero) && attempts.is_empty() && end.is_none() {
             return None;
         }
-        let text = json(&StoryText {
+        let text = json(&StoryJson {
             made: *attempts_made,
             failures: *failures,
             replays: *replays,
             deferrals: *deferrals,
             attempts: Cow::Borrowed(attempts),
-            end: end.as_ref().map(|end| EndText {
+            end: end.as_ref().map(|end| EndJson {
                 at: end.at.unix_ms(),
                 class: end.failure.as_ref().map(|(class, _)| *class),
                 reason: end.failure.as_ref().map(|(_, reason)| Cow::Borrowed(reason.as_str())),
@@ -175,7 +176,7 @@ impl Story {
     }
 }
 
-impl Fetched {
+impl RawColumns {
     /// About how much memory the record takes.
     pub(super) fn size_bytes(&self) -> usize {
         let story_bytes = self.story.as_ref().map_or(0, |story| story.text.len());
@@ -188,7 +189,7 @@ impl Fetched {
     pub(super) fn read(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Self> {
         let story = match row.get_ref(first + 5)? {
             ValueRef::Null => None,
-            text => Some(FetchedStory {
+            text => Some(RawStory {
                 text: bytes(text),
                 result: data(row.get_ref(first + 6)?),
                 checksum: row.get(first + 7)?,
@@ -213,16 +214,16 @@ impl Fetched {
     ///
     /// # Errors
     /// It is no id.
-    pub(super) fn id(&self) -> Result<EventId, Unreadable> {
+    pub(super) fn id(&self) -> Result<EventId, UnreadableRow> {
         let bytes = <[u8; 16]>::try_from(self.id.as_slice());
-        bytes.map(EventId::from_bytes).map_err(|_| Unreadable(format!("an id of {} bytes", self.id.len())))
+        bytes.map(EventId::from_bytes).map_err(|_| UnreadableRow(format!("an id of {} bytes", self.id.len())))
     }
 
     /// The columns by name, to be kept for a person when they cannot be read. Those that are empty are left out.
     pub(super) fn fields(&self) -> Vec<(Bytes, Bytes)> {
         let id = self.id().map_or_else(|_| Bytes::copy_from_slice(&self.id), |id| Bytes::from(id.to_string()));
         let story = self.story.as_ref();
-        let data = |data: Option<&Data>| data.map(|data| data.bytes.clone()).unwrap_or_default();
+        let data = |data: Option<&EventData>| data.map(|data| data.bytes.clone()).unwrap_or_default();
         let fields = [
             ("id", id),
             ("type", Bytes::copy_from_slice(&self.event_type)),
@@ -239,16 +240,16 @@ impl Fetched {
     ///
     /// # Errors
     /// They do not, or were written by a version that says more than this one understands.
-    pub(super) fn decode(&self) -> Result<Record, Unreadable> {
+    pub(super) fn decode(&self) -> Result<EventRecord, UnreadableRow> {
         if i64::from(body_checksum(&self.id, &self.event_type, &self.head, &self.data)) != self.checksum {
-            return Err(Unreadable("the checksum of the event does not match".into()));
+            return Err(UnreadableRow("the checksum of the event does not match".into()));
         }
         let id = self.id()?;
-        let head: Head<'_> = parse("the event", &self.head)?;
+        let head: HeadJson<'_> = parse("the event", &self.head)?;
         let event_type = std::str::from_utf8(&self.event_type).ok().and_then(|text| text.parse().ok());
         let event = Event {
             id,
-            event_type: event_type.ok_or_else(|| Unreadable("its type is none".into()))?,
+            event_type: event_type.ok_or_else(|| UnreadableRow("its type is none".into()))?,
             source: head.source.map_or_else(|| DEFAULT_SOURCE.to_owned(), Cow::into_owned),
             subject: head.subject.map(Cow::into_owned),
             time: head.time.map(Cow::into_owned),
@@ -265,25 +266,25 @@ impl Fetched {
             data: self.data.clone(),
         };
         match &self.story {
-            None => Ok(Record::new(event)),
+            None => Ok(EventRecord::new(event)),
             Some(story) => story.decode(event),
         }
     }
 }
 
-impl FetchedStory {
-    fn decode(&self, event: Event) -> Result<Record, Unreadable> {
+impl RawStory {
+    fn decode(&self, event: Event) -> Result<EventRecord, UnreadableRow> {
         if i64::from(story_checksum(event.id.as_bytes(), &self.text, &self.result)) != self.checksum {
-            return Err(Unreadable("the checksum of its story does not match".into()));
+            return Err(UnreadableRow("the checksum of its story does not match".into()));
         }
-        let text: StoryText<'_> = parse("its story", &self.text)?;
-        let end = text.end.map(|end| End {
+        let text: StoryJson<'_> = parse("its story", &self.text)?;
+        let end = text.end.map(|end| EventEnd {
             at: Timestamp::from_unix_ms(end.at),
             failure: end.class.map(|class| (class, end.reason.unwrap_or_default().into_owned())),
             result: self.result.clone(),
             children: end.children.into_owned(),
         });
-        Ok(Record {
+        Ok(EventRecord {
             event: event.into(),
             attempts_made: text.made,
             failures: text.failures,
@@ -296,25 +297,25 @@ impl FetchedStory {
 }
 
 /// Data as a column: text or blob, by its kind.
-pub(super) struct DataColumn<'a>(pub(super) Option<&'a Data>);
+pub(super) struct DataColumn<'a>(pub(super) Option<&'a EventData>);
 
 impl ToSql for DataColumn<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::Borrowed(match self.0 {
             None => ValueRef::Null,
-            Some(Data { bytes, kind: DataKind::Text }) => ValueRef::Text(bytes),
-            Some(Data { bytes, kind: DataKind::Binary }) => ValueRef::Blob(bytes),
+            Some(EventData { bytes, kind: DataKind::Text }) => ValueRef::Text(bytes),
+            Some(EventData { bytes, kind: DataKind::Binary }) => ValueRef::Blob(bytes),
         }))
     }
 }
 
-fn data(column: ValueRef<'_>) -> Option<Data> {
+fn data(column: ValueRef<'_>) -> Option<EventData> {
     let kind = match column {
         ValueRef::Text(_) => DataKind::Text,
         ValueRef::Blob(_) => DataKind::Binary,
         _ => return None,
     };
-    Some(Data { bytes: Bytes::from(bytes(column)), kind })
+    Some(EventData { bytes: Bytes::from(bytes(column)), kind })
 }
 
 fn bytes(column: ValueRef<'_>) -> Vec<u8> {
@@ -329,45 +330,45 @@ fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-fn parse<'a, T: Deserialize<'a>>(what: &str, text: &'a [u8]) -> Result<T, Unreadable> {
-    serde_json::from_slice(text).map_err(|error| Unreadable(format!("{what} is not understood: {error}")))
+fn parse<'a, T: Deserialize<'a>>(what: &str, text: &'a [u8]) -> Result<T, UnreadableRow> {
+    serde_json::from_slice(text).map_err(|error| UnreadableRow(format!("{what} is not understood: {error}")))
 }
 
-fn body_checksum(id: &[u8], event_type: &[u8], head: &[u8], data: &Option<Data>) -> u32 {
-    let mut checksum = Checksum::default();
+fn body_checksum(id: &[u8], event_type: &[u8], head: &[u8], data: &Option<EventData>) -> u32 {
+    let mut checksum = RowChecksum::default();
     checksum.part(id).part(event_type).part(head).data(data);
     checksum.0.finalize()
 }
 
 /// Over what a plugin keeps and where it is kept.
 pub(super) fn state_checksum(plugin: &str, key: &str, value: &[u8]) -> u32 {
-    let mut checksum = Checksum::default();
+    let mut checksum = RowChecksum::default();
     checksum.part(plugin.as_bytes()).part(key.as_bytes()).part(value);
     checksum.0.finalize()
 }
 
-fn story_checksum(id: &[u8], text: &[u8], result: &Option<Data>) -> u32 {
-    let mut checksum = Checksum::default();
+fn story_checksum(id: &[u8], text: &[u8], result: &Option<EventData>) -> u32 {
+    let mut checksum = RowChecksum::default();
     checksum.part(id).part(text).data(result);
     checksum.0.finalize()
 }
 
 /// CRC-32 over parts, each with its length, so that bytes cannot move from one to the next unseen.
 #[derive(Default)]
-struct Checksum(crc32fast::Hasher);
+struct RowChecksum(crc32fast::Hasher);
 
-impl Checksum {
+impl RowChecksum {
     fn part(&mut self, part: &[u8]) -> &mut Self {
         self.0.update(&(part.len() as u64).to_le_bytes());
         self.0.update(part);
         self
     }
 
-    fn data(&mut self, data: &Option<Data>) -> &mut Self {
+    fn data(&mut self, data: &Option<EventData>) -> &mut Self {
         match data {
             None => self.part(b"none"),
-            Some(Data { bytes, kind: DataKind::Text }) => self.part(b"text").part(bytes),
-            Some(Data { bytes, kind: DataKind::Binary }) => self.part(b"binary").part(bytes),
+            Some(EventData { bytes, kind: DataKind::Text }) => self.part(b"text").part(bytes),
+            Some(EventData { bytes, kind: DataKind::Binary }) => self.part(b"binary").part(bytes),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::memory::Memory;
+use super::memory::HighWater;
 use super::private;
 use super::schema::PAGE_BYTES;
 
@@ -36,7 +36,7 @@ pub(super) const NOT_IN_PLACE: &str = "the database was removed or replaced whil
 
 /// A directory that is locked for as long as this lives.
 #[derive(Debug)]
-pub(super) struct Directory {
+pub(super) struct StoreDirectory {
     path: PathBuf,
     /// Locked. Its text is a [`Memory`].
     lock: File,
@@ -55,7 +55,7 @@ impl From<io::Error> for DirectoryError {
     }
 }
 
-impl Directory {
+impl StoreDirectory {
     /// Makes the directory if it is missing, for its owner alone, and locks it. Files of a store that lie open to others
     /// are closed; see [`private`].
     pub(super) fn lock(path: &Path) -> Result<Self, DirectoryError> {
@@ -124,12 +124,12 @@ impl Directory {
     }
 
     /// What was last remembered; `None` in a new directory.
-    pub(super) fn memory(&self) -> io::Result<Option<Memory>> {
+    pub(super) fn memory(&self) -> io::Result<Option<HighWater>> {
         Ok(String::from_utf8_lossy(&fs::read(self.path.join(LOCK))?).parse().ok())
     }
 
     /// Remembers which store this is. Losing it harms nothing, so it is not synced.
-    pub(super) fn remember(&self, memory: &Memory) -> io::Result<()> {
+    pub(super) fn remember(&self, memory: &HighWater) -> io::Result<()> {
         let text = memory.to_string();
         // In this order, so that there is a memory at every moment.
         self.lock.write_all_at(text.as_bytes(), 0)?;
@@ -137,20 +137,20 @@ impl Directory {
     }
 
     /// What distinguishes the files that are there now from others of the same names.
-    pub(super) fn identity(&self) -> io::Result<Identity> {
+    pub(super) fn identity(&self) -> io::Result<StoreIdentity> {
         let of = |path: PathBuf| fs::metadata(path).map(|file| (file.dev(), file.ino()));
-        Ok(Identity { database: of(self.database())?, log: of(self.log())? })
+        Ok(StoreIdentity { database: of(self.database())?, log: of(self.log())? })
     }
 
     /// Whether the name of the log is gone, while the database is the one that was opened.
-    pub(super) fn lacks_only_log(&self, opened: &Identity) -> bool {
+    pub(super) fn lacks_only_log(&self, opened: &StoreIdentity) -> bool {
         let is_same = |file: fs::Metadata| (file.dev(), file.ino()) == opened.database;
         fs::metadata(self.database()).is_ok_and(is_same)
             && fs::metadata(self.log()).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 }
 
-impl Drop for Directory {
+impl Drop for StoreDirectory {
     /// The lock ends with the last copy of its descriptor, and a process that is just being started holds one for a moment.
     fn drop(&mut self) {
         // Of what cannot be unlocked, closing it is all that is left to do.
@@ -160,7 +160,7 @@ impl Drop for Directory {
 
 /// Which files the broker works with; see [`Directory::identity`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(super) struct StoreIdentity {
     database: (u64, u64),
     log: (u64, u64),
 }
@@ -215,24 +215,24 @@ mod tests {
     fn a_directory_has_one_owner_and_is_free_when_that_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/er");
-        let first = Directory::lock(&path).unwrap();
-        assert!(matches!(Directory::lock(&path), Err(DirectoryError::InUse)));
+        let first = StoreDirectory::lock(&path).unwrap();
+        assert!(matches!(StoreDirectory::lock(&path), Err(DirectoryError::InUse)));
         assert_eq!(first.memory().unwrap(), None);
-        let memory = Memory { epoch: "e".into(), opening: 12, next_number: 34 };
+        let memory = HighWater { epoch: "e".into(), opening: 12, next_number: 34 };
         first.remember(&memory).unwrap();
         drop(first);
-        assert_eq!(Directory::lock(&path).unwrap().memory().unwrap(), Some(memory));
+        assert_eq!(StoreDirectory::lock(&path).unwrap().memory().unwrap(), Some(memory));
     }
 
     #[test]
     fn a_lock_that_was_removed_keeps_nobody_out_and_lets_nobody_in() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Directory::lock(dir.path()).unwrap();
+        let first = StoreDirectory::lock(dir.path()).unwrap();
         let waiting = OpenOptions::new().read(true).write(true).open(dir.path().join(LOCK)).unwrap();
         first.remove_lock().unwrap();
         waiting.try_lock().unwrap();
-        let second = Directory::lock(dir.path()).unwrap();
-        assert!(matches!(Directory::lock(dir.path()), Err(DirectoryError::InUse)));
+        let second = StoreDirectory::lock(dir.path()).unwrap();
+        assert!(matches!(StoreDirectory::lock(dir.path()), Err(DirectoryError::InUse)));
         drop(second);
     }
 }

@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::ErrorCode;
 use rusqlite::ffi;
 
-use crate::broker::{Durability, Error, Health};
+use crate::broker::{Durability, Error, StoreHealth};
 
 /// What an error of SQLite means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum SqliteFault {
     /// Nothing was written, since there is no room.
     Full(String),
     /// Nothing was written, since another program holds the file.
@@ -24,7 +24,7 @@ pub(super) enum Fault {
     Refused(String),
 }
 
-impl Fault {
+impl SqliteFault {
     /// What an error means.
     pub(super) fn of(error: &rusqlite::Error) -> Self {
         let said = error.to_string();
@@ -77,10 +77,10 @@ pub(super) fn contradiction(words: String) -> rusqlite::Error {
 
 /// Whether the broker can be worked with. Copies speak of the same broker.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Condition(Arc<Mutex<State>>);
+pub(super) struct StoreCondition(Arc<Mutex<ConditionState>>);
 
 #[derive(Debug, Default)]
-struct State {
+struct ConditionState {
     /// Until the broker is started again.
     failed: Option<String>,
     /// Until there is room again.
@@ -89,21 +89,21 @@ struct State {
     held: Option<String>,
 }
 
-impl Condition {
+impl StoreCondition {
     /// Takes notice of a fault, with one line in the log when it is news.
-    pub(super) fn note(&self, fault: &Fault) {
+    pub(super) fn note(&self, fault: &SqliteFault) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match fault {
-            Fault::Final(said) if state.failed.is_none() => {
+            SqliteFault::Final(said) if state.failed.is_none() => {
                 let reason = format!("the embedded store failed and must be started again: {said}");
                 tracing::error!("{reason}");
                 state.failed = Some(reason);
             }
-            Fault::Full(said) if state.no_room.is_none() => {
+            SqliteFault::Full(said) if state.no_room.is_none() => {
                 tracing::error!("the embedded store has no room left, nothing is accepted: {said}");
                 state.no_room = Some(format!("the store has no room left: {said}"));
             }
-            Fault::Final(_) | Fault::Full(_) | Fault::Busy(_) | Fault::Refused(_) => {}
+            SqliteFault::Final(_) | SqliteFault::Full(_) | SqliteFault::Busy(_) | SqliteFault::Refused(_) => {}
         }
     }
 
@@ -153,10 +153,10 @@ impl Condition {
     }
 
     /// What is told to those who ask how the broker is.
-    pub(super) fn health(&self) -> Health {
+    pub(super) fn health(&self) -> StoreHealth {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let trouble = state.failed.as_ref().or(state.held.as_ref()).or(state.no_room.as_ref()).cloned();
-        Health {
+        StoreHealth {
             durability: Durability::Fsync,
             accepting: trouble.is_none(),
             handling: state.failed.is_none() && state.held.is_none(),
@@ -184,34 +184,34 @@ mod tests {
             ffi::SQLITE_READONLY,
             ffi::SQLITE_ERROR,
         ] {
-            assert!(matches!(Fault::of(&failure(code)), Fault::Final(_)), "{code}");
+            assert!(matches!(SqliteFault::of(&failure(code)), SqliteFault::Final(_)), "{code}");
         }
-        let Fault::Final(said) = Fault::of(&contradiction("2 and 3".into())) else { panic!("it is final") };
+        let SqliteFault::Final(said) = SqliteFault::of(&contradiction("2 and 3".into())) else { panic!("it is final") };
         assert_eq!(said, "the database is damaged: 2 and 3");
         for code in [ffi::SQLITE_FULL, ffi::SQLITE_IOERR_SHMSIZE] {
-            assert!(matches!(Fault::of(&failure(code)), Fault::Full(_)), "{code}");
+            assert!(matches!(SqliteFault::of(&failure(code)), SqliteFault::Full(_)), "{code}");
         }
-        assert!(matches!(Fault::of(&failure(ffi::SQLITE_BUSY)), Fault::Busy(_)));
+        assert!(matches!(SqliteFault::of(&failure(ffi::SQLITE_BUSY)), SqliteFault::Busy(_)));
         for error in [failure(ffi::SQLITE_TOOBIG), failure(ffi::SQLITE_CONSTRAINT), rusqlite::Error::InvalidQuery] {
-            assert!(matches!(Fault::of(&error), Fault::Refused(_)), "{error}");
+            assert!(matches!(SqliteFault::of(&error), SqliteFault::Refused(_)), "{error}");
         }
     }
 
     #[test]
     fn a_final_fault_stays_and_a_lack_of_room_passes() {
-        let condition = Condition::default();
+        let condition = StoreCondition::default();
         assert_eq!(condition.health().trouble, None);
-        condition.note(&Fault::Full("disk".into()));
+        condition.note(&SqliteFault::Full("disk".into()));
         assert!(condition.health().trouble.is_some() && condition.usable().is_ok());
         condition.has_room();
-        assert_eq!(condition.health(), Health::good(Durability::Fsync));
+        assert_eq!(condition.health(), StoreHealth::good(Durability::Fsync));
         condition.held("locked");
-        condition.note(&Fault::Full("disk".into()));
+        condition.note(&SqliteFault::Full("disk".into()));
         assert!(condition.health().trouble.is_some_and(|trouble| trouble.contains("sqlite3")));
         assert!(!condition.health().accepting && !condition.health().handling);
         condition.released();
         assert!(!condition.health().accepting && condition.health().handling, "what waits is worked off");
-        condition.note(&Fault::Final("fsync".into()));
+        condition.note(&SqliteFault::Final("fsync".into()));
         condition.has_room();
         assert!(condition.health().trouble.is_some_and(|trouble| trouble.contains("fsync")));
         assert!(condition.usable().is_err());

@@ -4,10 +4,10 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
-use crate::broker::{EndedQuery, Ending, Found, MAX_PAGE_BYTES};
+use crate::broker::{EndKind, EndedQuery, FoundEvent, MAX_PAGE_BYTES};
 use crate::event::{EventId, Timestamp};
 
-use super::columns::{Fetched, Unreadable, record_columns};
+use super::columns::{RawColumns, UnreadableRow, record_columns};
 use super::state;
 
 /// The most events that are looked at for one page.
@@ -18,55 +18,55 @@ const MAX_SETTLE_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// What is told of a page before its events are decoded.
 #[derive(Debug)]
-pub(super) struct Page {
-    pub(super) found: Vec<Fetched>,
+pub(super) struct HistoryPage {
+    pub(super) found: Vec<RawColumns>,
     pub(super) next_cursor: Option<i64>,
 }
 
 /// An event as it was found.
 #[derive(Debug)]
-pub(super) struct Standing {
-    pub(super) found: Fetched,
+pub(super) struct EventStanding {
+    pub(super) found: RawColumns,
     state: i64,
     pub(super) place: i64,
 }
 
-impl Standing {
+impl EventStanding {
     /// Decodes it.
     ///
     /// # Errors
     /// It is damaged.
-    pub(super) fn told(&self) -> Result<Found, Unreadable> {
+    pub(super) fn told(&self) -> Result<FoundEvent, UnreadableRow> {
         let record = self.found.decode()?;
-        let state = state::named(self.state, &record).ok_or_else(|| Unreadable::new("its state is none"))?;
+        let state = state::named(self.state, &record).ok_or_else(|| UnreadableRow::new("its state is none"))?;
         let due = (self.state == state::DUE).then(|| Timestamp::from_unix_ms(self.place));
-        Ok(Found { record, state, due })
+        Ok(FoundEvent { record, state, due })
     }
 }
 
 /// One event in whatever state.
-pub(super) fn event(db: &Connection, id: EventId) -> rusqlite::Result<Option<Standing>> {
+pub(super) fn event(db: &Connection, id: EventId) -> rusqlite::Result<Option<EventStanding>> {
     db.prepare_cached(concat!(
         "SELECT e.state, e.place, ",
         record_columns!(),
         " FROM event AS e JOIN body AS b ON b.number = e.number WHERE e.id = ?1"
     ))?
     .query_row([id.as_bytes()], |row| {
-        Ok(Standing { state: row.get(0)?, place: row.get(1)?, found: Fetched::read(row, 2)? })
+        Ok(EventStanding { state: row.get(0)?, place: row.get(1)?, found: RawColumns::read(row, 2)? })
     })
     .optional()
 }
 
 /// A page of events that ended, newest first, from before `cursor`.
-pub(super) fn ended(db: &Connection, query: &EndedQuery, cursor: i64) -> rusqlite::Result<Page> {
+pub(super) fn ended(db: &Connection, query: &EndedQuery, cursor: i64) -> rusqlite::Result<HistoryPage> {
     // One state of the database for the whole page.
     let _snapshot = db.unchecked_transaction()?;
     let mut scan = db.prepare_cached(match query.ending {
-        Ending::Processed => {
+        EndKind::Processed => {
             "SELECT number, place, type, class, coalesce(ended_at, 0) FROM event INDEXED BY processed \
              WHERE state = 3 AND place < ?1 ORDER BY place DESC LIMIT ?2"
         }
-        Ending::Failed => {
+        EndKind::Failed => {
             "SELECT number, place, type, class, coalesce(ended_at, 0) FROM event INDEXED BY failed \
              WHERE state = 4 AND place < ?1 ORDER BY place DESC LIMIT ?2"
         }
@@ -81,14 +81,14 @@ pub(super) fn ended(db: &Connection, query: &EndedQuery, cursor: i64) -> rusqlit
         let (number, place): (i64, i64) = (row.get(0)?, row.get(1)?);
         let ended_at_ms: i64 = row.get(4)?;
         // Failed events may have been imported long after they ended, so that none says anything of those before it.
-        if query.ending == Ending::Processed && ended_at_ms < since_ms.saturating_sub(MAX_SETTLE_MS) {
-            return Ok(Page { found, next_cursor: None });
+        if query.ending == EndKind::Processed && ended_at_ms < since_ms.saturating_sub(MAX_SETTLE_MS) {
+            return Ok(HistoryPage { found, next_cursor: None });
         }
         scanned += 1;
         let is_wanted = (since_ms..until_ms).contains(&ended_at_ms)
             && query.event_type.as_ref().is_none_or(|wanted| row.get_ref(2).is_ok_and(|it| is(it, wanted.as_str())))
             && query.class.is_none_or(|wanted| {
-                query.ending == Ending::Processed || row.get_ref(3).is_ok_and(|it| is(it, wanted.as_str()))
+                query.ending == EndKind::Processed || row.get_ref(3).is_ok_and(|it| is(it, wanted.as_str()))
             });
         if is_wanted {
             let fetched = fetch(db, number)?;
@@ -96,21 +96,21 @@ pub(super) fn ended(db: &Connection, query: &EndedQuery, cursor: i64) -> rusqlit
             found.push(fetched);
         }
         if found.len() == limit || size_bytes >= MAX_PAGE_BYTES || scanned == MAX_SCANNED {
-            return Ok(Page { found, next_cursor: Some(place) });
+            return Ok(HistoryPage { found, next_cursor: Some(place) });
         }
     }
-    Ok(Page { found, next_cursor: None })
+    Ok(HistoryPage { found, next_cursor: None })
 }
 
 fn is(column: rusqlite::types::ValueRef<'_>, text: &str) -> bool {
     column.as_str().is_ok_and(|column| column == text)
 }
 
-fn fetch(db: &Connection, number: i64) -> rusqlite::Result<Fetched> {
+fn fetch(db: &Connection, number: i64) -> rusqlite::Result<RawColumns> {
     db.prepare_cached(concat!(
         "SELECT ",
         record_columns!(),
         " FROM event AS e JOIN body AS b ON b.number = e.number WHERE e.number = ?1"
     ))?
-    .query_row([number], |row| Fetched::read(row, 0))
+    .query_row([number], |row| RawColumns::read(row, 0))
 }

@@ -7,17 +7,17 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::broker::{Error, ExportedState};
-use crate::event::{StateStep, StateWrite, Stored, Timestamp, add, state_bytes};
+use crate::event::{StateStep, StateWrite, StoredValue, Timestamp, add, state_bytes};
 
-use super::columns::{Unreadable, state_checksum};
-use super::retention::More;
-use super::writer::Step;
+use super::columns::{UnreadableRow, state_checksum};
+use super::retention::MoreWork;
+use super::writer::WriteStep;
 
 /// The most keys that one call forgets.
 const MAX_FORGOTTEN: i64 = 250;
 
 /// A key as it stands in the database, its time not yet over.
-struct Row {
+struct StateRow {
     version: i64,
     until: Option<i64>,
     value: Vec<u8>,
@@ -33,7 +33,7 @@ pub(super) fn read(
     plugin: &str,
     key: &str,
     now_ms: i64,
-) -> rusqlite::Result<Result<Stored, Unreadable>> {
+) -> rusqlite::Result<Result<StoredValue, UnreadableRow>> {
     let space: Option<(i64, u64, u64)> = db
         .prepare_cached("SELECT number, keys, bytes FROM state_space WHERE plugin = ?1")?
         .query_row([plugin], |row| {
@@ -41,14 +41,14 @@ pub(super) fn read(
             Ok((row.get(0)?, count(1)?, count(2)?))
         })
         .optional()?;
-    let Some((space, keys, size_bytes)) = space else { return Ok(Ok(Stored::default())) };
-    let nothing = Stored { keys, size_bytes, ..Stored::default() };
+    let Some((space, keys, size_bytes)) = space else { return Ok(Ok(StoredValue::default())) };
+    let nothing = StoredValue { keys, size_bytes, ..StoredValue::default() };
     Ok(Ok(match row(db, space, key, now_ms)? {
         None => nothing,
         Some(row) if i64::from(state_checksum(plugin, key, &row.value)) != row.checksum => {
-            return Ok(Err(Unreadable::new("the checksum of the plugin's state does not match")));
+            return Ok(Err(UnreadableRow::new("the checksum of the plugin's state does not match")));
         }
-        Some(row) => Stored {
+        Some(row) => StoredValue {
             value: Some(Bytes::from(row.value)),
             version: u64::try_from(row.version).unwrap_or_default(),
             ..nothing
@@ -57,7 +57,7 @@ pub(super) fn read(
 }
 
 /// Whether all that an attempt has seen is still so, and its increments can be made.
-pub(super) fn is_current(step: &Step<'_>, state: &StateStep) -> rusqlite::Result<bool> {
+pub(super) fn is_current(step: &WriteStep<'_>, state: &StateStep) -> rusqlite::Result<bool> {
     let space = space_of(step.db, &state.plugin)?;
     let row_of = |key: &str| match space {
         None => Ok(None),
@@ -79,7 +79,7 @@ pub(super) fn is_current(step: &Step<'_>, state: &StateStep) -> rusqlite::Result
 }
 
 /// Writes what [`is_current`] found to be possible.
-pub(super) fn write(step: &mut Step<'_>, state: &StateStep) -> rusqlite::Result<()> {
+pub(super) fn write(step: &mut WriteStep<'_>, state: &StateStep) -> rusqlite::Result<()> {
     if state.writes.is_empty() {
         return Ok(());
     }
@@ -102,7 +102,7 @@ pub(super) fn write(step: &mut Step<'_>, state: &StateStep) -> rusqlite::Result<
 }
 
 /// Forgets keys whose time is over.
-pub(super) fn forget(step: &mut Step<'_>) -> rusqlite::Result<Result<More, Error>> {
+pub(super) fn forget(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
     let over: Vec<(i64, String)> = step
         .db
         .prepare_cached(
@@ -117,7 +117,7 @@ pub(super) fn forget(step: &mut Step<'_>) -> rusqlite::Result<Result<More, Error
 }
 
 /// Keeps what another store kept, unless there is something under the key. Whether it did.
-pub(super) fn restore(step: &mut Step<'_>, exported: &ExportedState) -> rusqlite::Result<bool> {
+pub(super) fn restore(step: &mut WriteStep<'_>, exported: &ExportedState) -> rusqlite::Result<bool> {
     let ExportedState { plugin, key, value, until } = exported;
     let space = make_space(step, plugin)?;
     if row(step.db, space, key, step.now_ms)?.is_some() {
@@ -133,7 +133,7 @@ fn space_of(db: &Connection, plugin: &str) -> rusqlite::Result<Option<i64>> {
         .optional()
 }
 
-fn make_space(step: &Step<'_>, plugin: &str) -> rusqlite::Result<i64> {
+fn make_space(step: &WriteStep<'_>, plugin: &str) -> rusqlite::Result<i64> {
     match space_of(step.db, plugin)? {
         Some(space) => Ok(space),
         None => step
@@ -143,19 +143,19 @@ fn make_space(step: &Step<'_>, plugin: &str) -> rusqlite::Result<i64> {
     }
 }
 
-fn row(db: &Connection, space: i64, key: &str, now_ms: i64) -> rusqlite::Result<Option<Row>> {
+fn row(db: &Connection, space: i64, key: &str, now_ms: i64) -> rusqlite::Result<Option<StateRow>> {
     db.prepare_cached(
         "SELECT version, until, value, checksum FROM state WHERE space = ?1 AND key = ?2 \
          AND (until IS NULL OR until > ?3)",
     )?
     .query_row((space, key, now_ms), |row| {
-        Ok(Row { version: row.get(0)?, until: row.get(1)?, value: row.get(2)?, checksum: row.get(3)? })
+        Ok(StateRow { version: row.get(0)?, until: row.get(1)?, value: row.get(2)?, checksum: row.get(3)? })
     })
     .optional()
 }
 
 fn put(
-    step: &mut Step<'_>,
+    step: &mut WriteStep<'_>,
     (space, plugin): (i64, &str),
     key: &str,
     value: &[u8],
@@ -188,7 +188,7 @@ fn put(
     }
 }
 
-fn delete(step: &mut Step<'_>, space: i64, key: &str) -> rusqlite::Result<()> {
+fn delete(step: &mut WriteStep<'_>, space: i64, key: &str) -> rusqlite::Result<()> {
     let deleted: Option<i64> = step
         .db
         .prepare_cached("DELETE FROM state WHERE space = ?1 AND key = ?2 RETURNING octet_length(value)")?
@@ -203,7 +203,7 @@ fn taken(key: &str, value_bytes: i64) -> i64 {
 }
 
 /// Forgets some keys of a plugin; how many, 0 when none is left.
-pub(super) fn remove(step: &mut Step<'_>, plugin: &str) -> rusqlite::Result<Result<u64, Error>> {
+pub(super) fn remove(step: &mut WriteStep<'_>, plugin: &str) -> rusqlite::Result<Result<u64, Error>> {
     let Some(space) = space_of(step.db, plugin)? else { return Ok(Ok(0)) };
     let keys: Vec<String> = step
         .db
@@ -219,7 +219,7 @@ pub(super) fn remove(step: &mut Step<'_>, plugin: &str) -> rusqlite::Result<Resu
     Ok(Ok(keys.len() as u64))
 }
 
-fn count(step: &mut Step<'_>, space: i64, more: i64, more_bytes: i64) -> rusqlite::Result<()> {
+fn count(step: &mut WriteStep<'_>, space: i64, more: i64, more_bytes: i64) -> rusqlite::Result<()> {
     if more == 0 && more_bytes == 0 {
         return Ok(());
     }

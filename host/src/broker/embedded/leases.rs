@@ -12,24 +12,24 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 
 use crate::broker::turns::in_turn;
-use crate::broker::{Error, Leases, Receipt};
+use crate::broker::{Error, LeaseRenewal, Receipt};
 
 /// The text of [`Receipt::entry`]: which opening of the store handed the delivery out, of which event, claimed from which
 /// place. Together with the count of deliveries it names one delivery for all time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Entry {
+pub(super) struct LeaseToken {
     pub(super) opening: i64,
     pub(super) number: i64,
     pub(super) place: i64,
 }
 
-impl std::fmt::Display for Entry {
+impl std::fmt::Display for LeaseToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}.{}.{}", self.opening, self.number, self.place)
     }
 }
 
-impl FromStr for Entry {
+impl FromStr for LeaseToken {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -42,7 +42,7 @@ impl FromStr for Entry {
 
 /// A delivery that is held, or was by a consumer that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Held {
+pub(super) struct HeldDelivery {
     pub(super) number: i64,
     /// The number of its lane.
     pub(super) lane: i64,
@@ -52,20 +52,20 @@ pub(super) struct Held {
 
 /// What a step does to leases; takes effect when the step is durable.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Change {
-    Begins(Held),
+pub(super) enum LeaseChange {
+    Begins(HeldDelivery),
     Ends { number: i64 },
 }
 
 /// The leases, by the number of the event.
-pub(super) struct Table {
+pub(super) struct LeaseTable {
     opening: i64,
     lease: Duration,
-    known: Mutex<Known>,
+    known: Mutex<KnownLeases>,
 }
 
 #[derive(Default)]
-struct Known {
+struct KnownLeases {
     leases: HashMap<i64, Lease>,
     /// Those of consumers that are gone, by deliveries, lane, place and number: looked through once for each of them, what a
     /// few crashes leave would take minutes of a core.
@@ -75,7 +75,7 @@ struct Known {
 }
 
 struct Lease {
-    held: Held,
+    held: HeldDelivery,
     /// `None` if its consumer is gone.
     until: Option<Instant>,
 }
@@ -87,8 +87,8 @@ impl Lease {
     }
 }
 
-impl Known {
-    fn put(&mut self, held: Held, until: Option<Instant>) {
+impl KnownLeases {
+    fn put(&mut self, held: HeldDelivery, until: Option<Instant>) {
         self.remove(held.number);
         self.leases.insert(held.number, Lease { held, until });
         if until.is_none() {
@@ -104,10 +104,10 @@ impl Known {
 
     /// Those of consumers that are gone that come next, and no fewer than `max` if there are. However many there are, only so
     /// many of each lane are looked at.
-    fn next_left(&self, max: usize) -> Vec<Held> {
+    fn next_left(&self, max: usize) -> Vec<HeldDelivery> {
         let (mut next, mut from) = (Vec::new(), (0, i64::MIN, i64::MIN, i64::MIN));
         while let Some(&(deliveries, lane, ..)) = self.left.range(from..).next() {
-            let is_next_count = next.last().is_some_and(|held: &Held| held.deliveries < deliveries);
+            let is_next_count = next.last().is_some_and(|held: &HeldDelivery| held.deliveries < deliveries);
             if is_next_count && next.len() >= max {
                 break;
             }
@@ -118,27 +118,27 @@ impl Known {
         self.in_turn(next)
     }
 
-    fn in_turn(&self, held: Vec<Held>) -> Vec<Held> {
+    fn in_turn(&self, held: Vec<HeldDelivery>) -> Vec<HeldDelivery> {
         in_turn(held, self.last.as_ref(), |held| (held.deliveries, held.lane))
     }
 }
 
-impl Table {
+impl LeaseTable {
     /// A table of deliveries that former consumers left.
-    pub(super) fn new(opening: i64, lease: Duration, left: Vec<Held>) -> Arc<Self> {
-        let mut known = Known::default();
+    pub(super) fn new(opening: i64, lease: Duration, left: Vec<HeldDelivery>) -> Arc<Self> {
+        let mut known = KnownLeases::default();
         left.into_iter().for_each(|held| known.put(held, None));
         Arc::new(Self { opening, lease, known: Mutex::new(known) })
     }
 
     /// The changes of steps that were committed.
-    pub(super) fn apply(&self, changes: &[Change]) {
+    pub(super) fn apply(&self, changes: &[LeaseChange]) {
         let until = Instant::now() + self.lease;
         let mut known = self.lock();
         for change in changes {
             match *change {
-                Change::Begins(held) => known.put(held, Some(until)),
-                Change::Ends { number } => known.remove(number),
+                LeaseChange::Begins(held) => known.put(held, Some(until)),
+                LeaseChange::Ends { number } => known.remove(number),
             }
         }
     }
@@ -152,7 +152,7 @@ impl Table {
     /// Deliveries whose lease is over, to be taken over now: those of consumers that are gone first; among them, and among the
     /// others, those that were delivered the fewest times, so that what takes its host down again and again holds up none
     /// that does not; and of the same count the lanes in turn, which passes on with each call.
-    pub(super) fn over(&self, max: usize) -> Vec<Held> {
+    pub(super) fn over(&self, max: usize) -> Vec<HeldDelivery> {
         let now = Instant::now();
         let mut known = self.lock();
         let mut held = known.next_left(max);
@@ -166,21 +166,21 @@ impl Table {
         held
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, KnownLeases> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[async_trait]
-impl Leases for Table {
+impl LeaseRenewal for LeaseTable {
     /// Never fails and never waits; may be used on any runtime.
     async fn renew(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>, Error> {
         let until = Instant::now() + self.lease;
         let mut known = self.lock();
         let mut renewed = |receipt: &&Receipt| {
-            let Ok(entry) = receipt.entry.parse::<Entry>() else { return false };
+            let Ok(entry) = receipt.entry.parse::<LeaseToken>() else { return false };
             let is_it = |lease: &Lease| {
-                let Held { place, deliveries, .. } = lease.held;
+                let HeldDelivery { place, deliveries, .. } = lease.held;
                 entry.opening == self.opening && (place, deliveries) == (entry.place, receipt.deliveries)
             };
             match known.leases.get_mut(&entry.number) {
@@ -200,30 +200,34 @@ mod tests {
     use super::*;
     use crate::event::EventId;
 
-    fn held(number: i64, deliveries: u32) -> Held {
-        Held { number, lane: 0, place: number + 100, deliveries }
+    fn held(number: i64, deliveries: u32) -> HeldDelivery {
+        HeldDelivery { number, lane: 0, place: number + 100, deliveries }
     }
 
-    fn receipt(opening: i64, held: Held) -> Receipt {
-        let entry = Entry { opening, number: held.number, place: held.place };
+    fn receipt(opening: i64, held: HeldDelivery) -> Receipt {
+        let entry = LeaseToken { opening, number: held.number, place: held.place };
         let lane = "a".parse().unwrap();
         Receipt { event_id: EventId::new(), lane, entry: entry.to_string(), deliveries: held.deliveries }
     }
 
     #[test]
     fn entries_are_read_as_they_are_written() {
-        let entry = Entry { opening: 3, number: 17, place: i64::MAX };
+        let entry = LeaseToken { opening: 3, number: 17, place: i64::MAX };
         assert_eq!(entry.to_string().parse(), Ok(entry));
         for bad in ["", "1", "1.2", "1.2.x", "1.2.3.4", "1.2.3.", "-", "1..3"] {
-            assert_eq!(bad.parse::<Entry>(), Err(()), "{bad:?}");
+            assert_eq!(bad.parse::<LeaseToken>(), Err(()), "{bad:?}");
         }
     }
 
     #[tokio::test]
     async fn a_lease_is_renewed_for_its_holder_only() {
-        let table = Table::new(7, Duration::from_secs(30), vec![held(1, 1)]);
-        table.apply(&[Change::Begins(held(2, 1)), Change::Begins(held(3, 2)), Change::Begins(held(4, 1))]);
-        table.apply(&[Change::Ends { number: 4 }]);
+        let table = LeaseTable::new(7, Duration::from_secs(30), vec![held(1, 1)]);
+        table.apply(&[
+            LeaseChange::Begins(held(2, 1)),
+            LeaseChange::Begins(held(3, 2)),
+            LeaseChange::Begins(held(4, 1)),
+        ]);
+        table.apply(&[LeaseChange::Ends { number: 4 }]);
         let left = receipt(6, held(1, 1));
         let mine = receipt(7, held(2, 1));
         let older = receipt(7, held(3, 1));
@@ -235,32 +239,36 @@ mod tests {
 
     #[test]
     fn what_the_gone_left_is_over_at_once_and_the_rest_in_its_time() {
-        let table = Table::new(7, Duration::ZERO, vec![held(9, 1)]);
-        table.apply(&[Change::Begins(held(1, 1))]);
-        table.apply(&[Change::Begins(held(2, 1))]);
+        let table = LeaseTable::new(7, Duration::ZERO, vec![held(9, 1)]);
+        table.apply(&[LeaseChange::Begins(held(1, 1))]);
+        table.apply(&[LeaseChange::Begins(held(2, 1))]);
         assert_eq!(table.over(10), [held(9, 1), held(1, 1), held(2, 1)]);
         assert_eq!(table.over(1), [held(9, 1)]);
-        table.apply(&[Change::Begins(held(1, 2))]);
+        table.apply(&[LeaseChange::Begins(held(1, 2))]);
         assert_eq!(table.over(10), [held(9, 1), held(2, 1), held(1, 2)]);
-        table.apply(&[Change::Begins(held(9, 2)), Change::Ends { number: 1 }, Change::Ends { number: 2 }]);
+        table.apply(&[
+            LeaseChange::Begins(held(9, 2)),
+            LeaseChange::Ends { number: 1 },
+            LeaseChange::Ends { number: 2 },
+        ]);
         assert_eq!(table.over(10), [held(9, 2)], "it is nobody's legacy any more");
-        let table = Table::new(7, Duration::from_secs(30), vec![held(5, 2), held(6, 1), held(7, 1)]);
-        table.apply(&[Change::Ends { number: 6 }]);
+        let table = LeaseTable::new(7, Duration::from_secs(30), vec![held(5, 2), held(6, 1), held(7, 1)]);
+        table.apply(&[LeaseChange::Ends { number: 6 }]);
         assert_eq!(table.over(10), [held(7, 1), held(5, 2)]);
-        let patient = Table::new(7, Duration::from_secs(30), vec![]);
-        patient.apply(&[Change::Begins(held(1, 1))]);
+        let patient = LeaseTable::new(7, Duration::from_secs(30), vec![]);
+        patient.apply(&[LeaseChange::Begins(held(1, 1))]);
         assert!(patient.over(10).is_empty() && !patient.is_any_over());
     }
 
     #[test]
     fn lanes_take_turns_whoever_left_most() {
-        let of = |lane: i64, number: i64, deliveries: u32| Held { lane, ..held(number, deliveries) };
+        let of = |lane: i64, number: i64, deliveries: u32| HeldDelivery { lane, ..held(number, deliveries) };
         let left =
             (1..=50).map(|n| of(1, n, 1)).chain([of(2, 60, 1), of(2, 61, 1), of(3, 70, 1), of(3, 71, 2)]).collect();
-        let table = Table::new(7, Duration::ZERO, left);
+        let table = LeaseTable::new(7, Duration::ZERO, left);
         let taken = |n: usize| {
             let over = table.over(n);
-            let again = over.iter().map(|held| Change::Begins(Held { deliveries: 9, ..*held }));
+            let again = over.iter().map(|held| LeaseChange::Begins(HeldDelivery { deliveries: 9, ..*held }));
             table.apply(&again.collect::<Vec<_>>());
             over.iter().map(|held| held.number).collect::<Vec<_>>()
         };

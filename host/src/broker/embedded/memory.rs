@@ -9,11 +9,11 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::directory::Directory;
+use super::directory::StoreDirectory;
 
 /// Which store the directory held last, and how far that had come.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Memory {
+pub(super) struct HighWater {
     pub(super) epoch: String,
     /// How often it had been opened.
     pub(super) opening: i64,
@@ -21,13 +21,13 @@ pub(super) struct Memory {
     pub(super) next_number: i64,
 }
 
-impl fmt::Display for Memory {
+impl fmt::Display for HighWater {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} {} {}", self.epoch, self.opening, self.next_number)
     }
 }
 
-impl FromStr for Memory {
+impl FromStr for HighWater {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -40,7 +40,7 @@ impl FromStr for Memory {
     }
 }
 
-impl Memory {
+impl HighWater {
     /// Why a database that says this of itself is not the one that was here last, if so. It was just opened once more.
     pub(super) fn lost(&self, found: &Self) -> Option<&'static str> {
         if self.epoch != found.epoch {
@@ -54,18 +54,18 @@ impl Memory {
 }
 
 /// Keeps the memory of a store that is being served.
-pub(super) struct Keeper {
-    directory: Arc<Directory>,
-    kept: Mutex<Memory>,
+pub(super) struct HighWaterKeeper {
+    directory: Arc<StoreDirectory>,
+    kept: Mutex<HighWater>,
     synced: Arc<AtomicI64>,
 }
 
-impl Keeper {
+impl HighWaterKeeper {
     /// Writes down what a store is when it has been opened. `synced` holds the number of the last commit that was synced.
     ///
     /// # Errors
     /// The lock file cannot be written.
-    pub(super) fn start(directory: Arc<Directory>, found: Memory, synced: Arc<AtomicI64>) -> io::Result<Self> {
+    pub(super) fn start(directory: Arc<StoreDirectory>, found: HighWater, synced: Arc<AtomicI64>) -> io::Result<Self> {
         directory.remember(&found)?;
         Ok(Self { directory, kept: Mutex::new(found), synced })
     }
@@ -88,8 +88,8 @@ impl Keeper {
 mod tests {
     use super::*;
 
-    fn memory(epoch: &str, opening: i64, next_number: i64) -> Memory {
-        Memory { epoch: epoch.into(), opening, next_number }
+    fn memory(epoch: &str, opening: i64, next_number: i64) -> HighWater {
+        HighWater { epoch: epoch.into(), opening, next_number }
     }
 
     #[test]
@@ -110,7 +110,7 @@ mod tests {
         // A line that was written over a longer one, by a process that died in between.
         assert_eq!("e 12 34\n78\n".parse(), Ok(memory("e", 12, 34)));
         for text in ["", "e", "e x", "\0\0"] {
-            assert_eq!(text.parse::<Memory>(), Err(()), "{text:?}");
+            assert_eq!(text.parse::<HighWater>(), Err(()), "{text:?}");
         }
     }
 }

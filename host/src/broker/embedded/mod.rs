@@ -31,7 +31,7 @@ mod totals;
 mod writer;
 
 pub use backup::{BackupError, backup};
-pub use open::OpenError;
+pub use open::EmbeddedOpenError;
 pub use snapshot::{SnapshotError, snapshot};
 
 use std::collections::BTreeMap;
@@ -44,26 +44,27 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::bad_entry::BadEntry;
-use super::list_limit::ListLimit;
+use super::list_limit::ListLimiter;
 use super::{
-    Accepted, Append, Broker, Claim, Delivery, EndedPage, EndedQuery, Error, Exported, Found, Health, Lane, LaneLimits,
-    Leases, Promoted, Receipt, Replayed, Restored, Settle, Settled, Snapshot, Stats,
+    AcceptedEvent, AppendRequest, Broker, BrokerStats, ClaimRequest, Delivery, EndedPage, EndedQuery, Error,
+    FoundEvent, Lane, LaneLimits, LeaseRenewal, PromoteOutcome, Receipt, ReplayOutcome, RestoreOutcome, SettleOutcome,
+    SettleRequest, SnapshotItem, SnapshotReader, StoreHealth,
 };
 use crate::clock;
-use crate::event::{Class, EventId, Settlement, State, Stored};
+use crate::event::{EventId, EventState, FailureClass, Settlement, StoredValue};
 
-use append::NewEvent;
-use checkpoint::Log;
-use claim::Claimed;
-use directory::{Directory, Identity, NOT_IN_PLACE};
-use fault::{Condition, Fault};
-use leases::{Entry, Table};
-use memory::Keeper;
-use readers::Readers;
-use restore::Coming;
-use settle::{Ending, Put, Replay};
-use totals::Totals;
-use writer::{Commit, Kind, Writer};
+use append::PreparedEvent;
+use checkpoint::WalProgress;
+use claim::ClaimedRow;
+use directory::{NOT_IN_PLACE, StoreDirectory, StoreIdentity};
+use fault::{SqliteFault, StoreCondition};
+use leases::{LeaseTable, LeaseToken};
+use memory::HighWaterKeeper;
+use readers::ReaderPool;
+use restore::RestoreItem;
+use settle::{PreparedSettle, ReplayCandidate, ReplayPlacement};
+use totals::StoreTotals;
+use writer::{CommitMode, JobKind, StoreWriter};
 
 /// How long [`Broker::wait`] waits at most.
 const MAX_WAIT: Duration = Duration::from_secs(1);
@@ -74,23 +75,23 @@ const MAX_PIECES: usize = 20;
 /// [`Broker::close`] ends it in good order.
 pub struct EmbeddedBroker {
     // First, so that it ends before the directory is given up.
-    writer: Arc<Writer>,
-    readers: Readers,
-    lists: ListLimit,
-    leases: Arc<Table>,
+    writer: Arc<StoreWriter>,
+    readers: ReaderPool,
+    lists: ListLimiter,
+    leases: Arc<LeaseTable>,
     limits: Arc<ArcSwap<LaneLimits>>,
     /// How many bytes of one lane may wait.
     max_lane_bytes: u64,
     /// The most that the state of one plugin may take of the disk; `None` if the disk does not say how large it is.
     state_room_bytes: Option<u64>,
-    board: watch::Receiver<Totals>,
-    condition: Condition,
+    board: watch::Receiver<StoreTotals>,
+    condition: StoreCondition,
     consumer: String,
-    identity: Identity,
+    identity: StoreIdentity,
     opening: i64,
-    memory: Keeper,
-    log: Log,
-    directory: Arc<Directory>,
+    memory: HighWaterKeeper,
+    log: WalProgress,
+    directory: Arc<StoreDirectory>,
 }
 
 impl EmbeddedBroker {
@@ -113,17 +114,17 @@ impl EmbeddedBroker {
     async fn give_up(&self) {
         if self.condition.usable().is_ok() && self.directory.lacks_only_log(&self.identity) {
             self.log.set_removed();
-            let step = self.writer.run(Commit::Written, |_| Ok(Ok(()))).await;
+            let step = self.writer.run(CommitMode::Written, |_| Ok(Ok(()))).await;
             // It was saved already if the step before this one did it.
             if let (Err(error), Ok(())) = (step, self.condition.usable()) {
                 tracing::error!("the log of the embedded store was removed, and what it held was not saved: {error}");
             }
         }
-        self.condition.note(&Fault::Final(NOT_IN_PLACE.into()));
+        self.condition.note(&SqliteFault::Final(NOT_IN_PLACE.into()));
     }
 
-    fn receipt(&self, claimed: &Claimed) -> Receipt {
-        let entry = Entry { opening: self.opening, number: claimed.held.number, place: claimed.held.place };
+    fn receipt(&self, claimed: &ClaimedRow) -> Receipt {
+        let entry = LeaseToken { opening: self.opening, number: claimed.held.number, place: claimed.held.place };
         Receipt {
             event_id: claimed.found.id().unwrap_or_default(),
             lane: claimed.lane.clone(),
@@ -133,7 +134,7 @@ impl EmbeddedBroker {
     }
 
     /// Decodes what was claimed. What cannot be read is failed at once, its bytes kept.
-    async fn deliver(&self, claimed: Vec<Claimed>) -> Vec<Delivery> {
+    async fn deliver(&self, claimed: Vec<ClaimedRow>) -> Vec<Delivery> {
         let mut deliveries = Vec::with_capacity(claimed.len());
         let mut unreadable = Vec::new();
         for claimed in claimed {
@@ -147,7 +148,7 @@ impl EmbeddedBroker {
         }
         if !unreadable.is_empty() {
             // If that cannot be done now, it will be when their leases are over; the others are not to wait for it.
-            let settled = self.writer.run(Commit::Synced, move |step| settle::settle(step, &unreadable)).await;
+            let settled = self.writer.run(CommitMode::Synced, move |step| settle::settle(step, &unreadable)).await;
             if let Err(error) = settled {
                 tracing::warn!("events that cannot be read are not ended yet: {error}");
             }
@@ -157,12 +158,12 @@ impl EmbeddedBroker {
 }
 
 /// The end of a delivery whose event cannot be read.
-fn bad_entry(receipt: &Receipt, claimed: &Claimed, why: &str) -> Option<Ending> {
+fn bad_entry(receipt: &Receipt, claimed: &ClaimedRow, why: &str) -> Option<PreparedSettle> {
     let (id, fields) = (receipt.event_id, claimed.found.fields());
     let bad = BadEntry { id, lane: &claimed.lane, entry: &receipt.entry, added: id.made(), fields: &fields, why };
     bad.log();
-    let settlement = Settlement::Failed { class: Class::BadEntry, reason: why.to_owned() };
-    Some(Ending::instead(receipt, &bad.record(clock::now())?, settlement, claimed.found.data_bytes()))
+    let settlement = Settlement::Failed { class: FailureClass::BadEntry, reason: why.to_owned() };
+    Some(PreparedSettle::instead(receipt, &bad.record(clock::now())?, settlement, claimed.found.data_bytes()))
 }
 
 #[async_trait]
@@ -175,38 +176,38 @@ impl Broker for EmbeddedBroker {
         &self.consumer
     }
 
-    fn health(&self) -> Health {
+    fn health(&self) -> StoreHealth {
         self.condition.health()
     }
 
-    async fn append(&self, events: Vec<Append>) -> Result<Vec<Accepted>, Error> {
-        let events: Vec<NewEvent> = events.iter().map(NewEvent::from).collect();
-        let size_bytes = events.iter().map(NewEvent::size_bytes).sum();
-        self.writer.try_run(Kind::appends(size_bytes), move |step| append::append(step, &events)).await
+    async fn append(&self, events: Vec<AppendRequest>) -> Result<Vec<AcceptedEvent>, Error> {
+        let events: Vec<PreparedEvent> = events.iter().map(PreparedEvent::from).collect();
+        let size_bytes = events.iter().map(PreparedEvent::size_bytes).sum();
+        self.writer.try_run(JobKind::appends(size_bytes), move |step| append::append(step, &events)).await
     }
 
-    async fn claim(&self, claim: Claim) -> Result<Vec<Delivery>, Error> {
-        let claimed = self.writer.run(Commit::Written, move |step| claim::claim(step, &claim)).await?;
+    async fn claim(&self, claim: ClaimRequest) -> Result<Vec<Delivery>, Error> {
+        let claimed = self.writer.run(CommitMode::Written, move |step| claim::claim(step, &claim)).await?;
         Ok(self.deliver(claimed).await)
     }
 
     async fn wait(&self, lanes: &[Lane]) -> Result<(), Error> {
         self.condition.usable()?;
         let mut board = self.board.clone();
-        let waits = |totals: &Totals| totals.lanes.iter().any(|it| it.queued > 0 && lanes.contains(&it.lane));
+        let waits = |totals: &StoreTotals| totals.lanes.iter().any(|it| it.queued > 0 && lanes.contains(&it.lane));
         match tokio::time::timeout(MAX_WAIT, board.wait_for(waits)).await {
             Ok(Err(_)) => Err(Error::refused("the store is closed")),
             Ok(Ok(_)) | Err(_) => Ok(()),
         }
     }
 
-    async fn settle(&self, batch: Vec<Settle>) -> Result<Vec<Settled>, Error> {
-        let batch: Vec<Ending> = batch.iter().map(Ending::from).collect();
-        let kind = Kind::writes(Commit::Synced, batch.iter().map(Ending::size_bytes).sum());
+    async fn settle(&self, batch: Vec<SettleRequest>) -> Result<Vec<SettleOutcome>, Error> {
+        let batch: Vec<PreparedSettle> = batch.iter().map(PreparedSettle::from).collect();
+        let kind = JobKind::writes(CommitMode::Synced, batch.iter().map(PreparedSettle::size_bytes).sum());
         self.writer.run(kind, move |step| settle::settle(step, &batch)).await
     }
 
-    fn leases(&self) -> Arc<dyn Leases> {
+    fn leases(&self) -> Arc<dyn LeaseRenewal> {
         self.leases.clone()
     }
 
@@ -216,12 +217,12 @@ impl Broker for EmbeddedBroker {
             return Ok(Vec::new());
         }
         let leases = self.leases.clone();
-        let recovered = self.writer.run(Commit::Written, move |step| claim::recover(step, &leases, max)).await?;
+        let recovered = self.writer.run(CommitMode::Written, move |step| claim::recover(step, &leases, max)).await?;
         Ok(self.deliver(recovered).await)
     }
 
-    async fn promote(&self) -> Result<Promoted, Error> {
-        self.writer.run(Commit::Written, claim::promote).await
+    async fn promote(&self) -> Result<PromoteOutcome, Error> {
+        self.writer.run(CommitMode::Written, claim::promote).await
     }
 
     async fn maintain(&self) -> Result<bool, Error> {
@@ -231,14 +232,14 @@ impl Broker for EmbeddedBroker {
         let mut more = false;
         for piece in [retention::trim, retention::forget_keys, kept::forget, retention::return_pages] {
             let mut left = MAX_PIECES;
-            while left > 0 && self.writer.run(Commit::Written, piece).await? {
+            while left > 0 && self.writer.run(CommitMode::Written, piece).await? {
                 left -= 1;
             }
             more |= left == 0;
         }
         self.memory.keep();
         if self.condition.lacks_room() {
-            self.writer.run(Commit::Synced, retention::try_room).await?;
+            self.writer.run(CommitMode::Synced, retention::try_room).await?;
             self.condition.has_room();
         }
         Ok(more)
@@ -253,25 +254,25 @@ impl Broker for EmbeddedBroker {
         self.limits.store(Arc::new(limits));
     }
 
-    async fn plugin_state(&self, plugin: &str, key: &str) -> Result<Stored, Error> {
+    async fn plugin_state(&self, plugin: &str, key: &str) -> Result<StoredValue, Error> {
         let (plugin, key) = (plugin.to_owned(), key.to_owned());
         let read = self.readers.read(move |db| kept::read(db, &plugin, &key, clock::now().unix_ms())).await?;
         let stored = read.map_err(|error| Error::Misconfigured(error.to_string()))?;
-        Ok(Stored { room_bytes: self.state_room_bytes, ..stored })
+        Ok(StoredValue { room_bytes: self.state_room_bytes, ..stored })
     }
 
     async fn remove_state(&self, plugin: &str) -> Result<u64, Error> {
         let mut removed = 0;
         loop {
             let plugin = plugin.to_owned();
-            match self.writer.run(Commit::Synced, move |step| kept::remove(step, &plugin)).await? {
+            match self.writer.run(CommitMode::Synced, move |step| kept::remove(step, &plugin)).await? {
                 0 => return Ok(removed),
                 some => removed += some,
             }
         }
     }
 
-    async fn event(&self, id: EventId) -> Result<Option<Found>, Error> {
+    async fn event(&self, id: EventId) -> Result<Option<FoundEvent>, Error> {
         let standing = self.readers.read(move |db| history::event(db, id)).await?;
         standing.map(|it| it.told()).transpose().map_err(|error| Error::Misconfigured(error.to_string()))
     }
@@ -295,31 +296,31 @@ impl Broker for EmbeddedBroker {
         Ok(EndedPage { records, next_cursor: page.next_cursor.map(|place| place.to_string()) })
     }
 
-    async fn replay(&self, id: EventId, lane: &Lane) -> Result<Replayed, Error> {
+    async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error> {
         loop {
             let Some(standing) = self.readers.read(move |db| history::event(db, id)).await? else {
-                return Ok(Replayed::Unknown);
+                return Ok(ReplayOutcome::Unknown);
             };
             let found = standing.told().map_err(|error| Error::Misconfigured(error.to_string()))?;
-            if found.state != State::Failed {
-                return Ok(Replayed::NotFailed(found.state));
+            if found.state != EventState::Failed {
+                return Ok(ReplayOutcome::NotFailed(found.state));
             }
-            let story = columns::Story::of(&found.record.replayed());
-            let replay = Replay { id, place: standing.place, story, lane: lane.clone() };
-            match self.writer.run(Commit::Synced, move |step| settle::replay(step, &replay)).await? {
-                Put::Back => return Ok(Replayed::Done),
+            let story = columns::StoryColumns::of(&found.record.replayed());
+            let replay = ReplayCandidate { id, place: standing.place, story, lane: lane.clone() };
+            match self.writer.run(CommitMode::Synced, move |step| settle::replay(step, &replay)).await? {
+                ReplayPlacement::Back => return Ok(ReplayOutcome::Done),
                 // It was replayed and ended again since it was looked up.
-                Put::Moved => {}
+                ReplayPlacement::Moved => {}
             }
         }
     }
 
-    async fn stats(&self) -> Result<Stats, Error> {
+    async fn stats(&self) -> Result<BrokerStats, Error> {
         Ok(self.board.borrow().stats(self.max_lane_bytes))
     }
 
     /// A snapshot is of one moment.
-    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Error> {
+    async fn snapshot(&self) -> Result<Box<dyn SnapshotReader>, Error> {
         self.condition.usable()?;
         let directory = self.directory.clone();
         let opened = tokio::task::spawn_blocking(move || snapshot(directory.path())).await;
@@ -327,9 +328,9 @@ impl Broker for EmbeddedBroker {
         opened.map_err(|error| Error::refused(error.to_string()))
     }
 
-    async fn restore(&self, batch: Vec<Exported>) -> Result<Vec<Restored>, Error> {
-        let batch: Vec<Coming> = batch.into_iter().map(Coming::of).collect::<Result<_, _>>()?;
-        self.writer.run(Commit::Synced, move |step| restore::restore(step, &batch)).await
+    async fn restore(&self, batch: Vec<SnapshotItem>) -> Result<Vec<RestoreOutcome>, Error> {
+        let batch: Vec<RestoreItem> = batch.into_iter().map(RestoreItem::of).collect::<Result<_, _>>()?;
+        self.writer.run(CommitMode::Synced, move |step| restore::restore(step, &batch)).await
     }
 
     async fn close(&self) -> Result<(), Error> {

@@ -14,28 +14,28 @@ use arc_swap::ArcSwap;
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::watch;
 
-use crate::broker::list_limit::ListLimit;
-use crate::broker::{LaneLimits, Options};
+use crate::broker::list_limit::ListLimiter;
+use crate::broker::{BrokerOptions, LaneLimits};
 use crate::event::Timestamp;
-use crate::shutdown::Tasks;
+use crate::shutdown::TaskGroup;
 
 use super::EmbeddedBroker;
 use super::backup::COPIED;
-use super::checkpoint::{Checkpoints, Log};
-use super::directory::{Directory, DirectoryError};
-use super::fault::{Condition, Fault};
-use super::leases::{Held, Table};
-use super::memory::{Keeper, Memory};
-use super::readers::Readers;
+use super::checkpoint::{Checkpointer, WalProgress};
+use super::directory::{DirectoryError, StoreDirectory};
+use super::fault::{SqliteFault, StoreCondition};
+use super::leases::{HeldDelivery, LeaseTable};
+use super::memory::{HighWater, HighWaterKeeper};
+use super::readers::ReaderPool;
 use super::room;
-use super::schema::{self, Purpose, SchemaError, connect, open_files};
-use super::totals::Totals;
-use super::writer::{Commit, Core, HELD_WAIT, Writer};
+use super::schema::{self, ConnectionPurpose, SchemaError, connect, open_files};
+use super::totals::StoreTotals;
+use super::writer::{CommitMode, HELD_WAIT, StoreWriter, WriterThread};
 
 /// Why a store was not opened. Trying again does not help before somebody acted, but for [`OpenError::InUse`],
 /// [`OpenError::Held`] and [`OpenError::Full`].
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum EmbeddedOpenError {
     /// Another process works with the directory.
     #[error("another eventstream uses {0:?}: stop it, or name another directory")]
     InUse(PathBuf),
@@ -70,23 +70,29 @@ impl EmbeddedBroker {
     ///
     /// # Errors
     /// See [`OpenError`]; nothing was changed.
-    pub fn open(directory: &Path, options: Options, tasks: &Tasks) -> Result<Arc<Self>, OpenError> {
+    pub fn open(directory: &Path, options: BrokerOptions, tasks: &TaskGroup) -> Result<Arc<Self>, EmbeddedOpenError> {
         let at_fault = |source: std::io::Error| match source.kind() {
-            ErrorKind::StorageFull => OpenError::Full(directory.to_owned()),
-            _ => OpenError::Directory { path: directory.to_owned(), source },
+            ErrorKind::StorageFull => EmbeddedOpenError::Full(directory.to_owned()),
+            _ => EmbeddedOpenError::Directory { path: directory.to_owned(), source },
         };
         let unserved = |error: SchemaError| match error {
-            SchemaError::Sqlite(error) | SchemaError::Unmoved(error) if matches!(Fault::of(&error), Fault::Full(_)) => {
-                OpenError::Full(directory.to_owned())
+            SchemaError::Sqlite(error) | SchemaError::Unmoved(error)
+                if matches!(SqliteFault::of(&error), SqliteFault::Full(_)) =>
+            {
+                EmbeddedOpenError::Full(directory.to_owned())
             }
-            SchemaError::Sqlite(error) | SchemaError::Unmoved(error) if matches!(Fault::of(&error), Fault::Busy(_)) => {
-                OpenError::Held(directory.to_owned())
+            SchemaError::Sqlite(error) | SchemaError::Unmoved(error)
+                if matches!(SqliteFault::of(&error), SqliteFault::Busy(_)) =>
+            {
+                EmbeddedOpenError::Held(directory.to_owned())
             }
-            SchemaError::Log(error) if error.kind() == ErrorKind::StorageFull => OpenError::Full(directory.to_owned()),
-            error => OpenError::Database { path: directory.to_owned(), reason: error.to_string() },
+            SchemaError::Log(error) if error.kind() == ErrorKind::StorageFull => {
+                EmbeddedOpenError::Full(directory.to_owned())
+            }
+            error => EmbeddedOpenError::Database { path: directory.to_owned(), reason: error.to_string() },
         };
-        let locked = Arc::new(Directory::lock(directory).map_err(|error| match error {
-            DirectoryError::InUse => OpenError::InUse(directory.to_owned()),
+        let locked = Arc::new(StoreDirectory::lock(directory).map_err(|error| match error {
+            DirectoryError::InUse => EmbeddedOpenError::InUse(directory.to_owned()),
             DirectoryError::Io(source) => at_fault(source),
         })?);
         let memory = locked.memory().map_err(at_fault)?;
@@ -100,26 +106,26 @@ impl EmbeddedBroker {
         locked.sync().map_err(at_fault)?;
         let opening = begun.memory.opening;
         let synced_number = Arc::new(AtomicI64::new(begun.memory.next_number));
-        let memory = Keeper::start(locked.clone(), begun.memory, synced_number.clone()).map_err(at_fault)?;
+        let memory = HighWaterKeeper::start(locked.clone(), begun.memory, synced_number.clone()).map_err(at_fault)?;
         let identity = locked.identity().map_err(at_fault)?;
 
-        let condition = Condition::default();
+        let condition = StoreCondition::default();
         let lease = Duration::from_millis(options.lease_ms);
-        let leases = Table::new(opening, lease, begun.left);
-        let log = Log::default();
+        let leases = LeaseTable::new(opening, lease, begun.left);
+        let log = WalProgress::default();
         db.busy_timeout(HELD_WAIT).map_err(|error| unserved(error.into()))?;
         watch_log(&mut db, &log).map_err(|error| unserved(error.into()))?;
-        let moving = connect(&locked.database(), Purpose::Read).map_err(|error| unserved(error.into()))?;
+        let moving = connect(&locked.database(), ConnectionPurpose::Read).map_err(|error| unserved(error.into()))?;
         open_files(&moving).map_err(|error| unserved(error.into()))?;
-        let readers = Readers::open(locked.clone(), condition.clone()).map_err(|error| unserved(error.into()))?;
+        let readers = ReaderPool::open(locked.clone(), condition.clone()).map_err(|error| unserved(error.into()))?;
         let checkpoints =
-            Checkpoints::start(moving, log.clone(), locked.clone(), condition.clone()).map_err(at_fault)?;
+            Checkpointer::start(moving, log.clone(), locked.clone(), condition.clone()).map_err(at_fault)?;
         let (board, seen) = watch::channel(begun.totals.clone());
         let consumer = format!("{}-{}-{:08x}", options.consumer_name, std::process::id(), fastrand::u32(..));
         let limits = Arc::new(ArcSwap::from_pointee(LaneLimits::new(options.max_waiting, BTreeMap::new())));
         let options = within(room::share(directory), options);
         let max_lane_bytes = options.max_waiting_bytes;
-        let core = Core {
+        let core = WriterThread {
             db,
             options,
             limits: limits.clone(),
@@ -130,13 +136,13 @@ impl EmbeddedBroker {
             condition: condition.clone(),
             checkpoints,
             log: log.clone(),
-            synced: Commit::Synced,
+            synced: CommitMode::Synced,
             synced_number,
             tidy: Arc::default(),
             has_shrunk: false,
             directory: locked.clone(),
         };
-        let (writer, ended) = Writer::start(core).map_err(at_fault)?;
+        let (writer, ended) = StoreWriter::start(core).map_err(at_fault)?;
         let stop = tasks.stop_token().clone();
         tasks.spawn_critical("embedded store", async move {
             ended.await.map_err(|_| anyhow::anyhow!("the thread that writes panicked"))?;
@@ -147,7 +153,7 @@ impl EmbeddedBroker {
         Ok(Arc::new(Self {
             writer: Arc::new(writer),
             readers,
-            lists: ListLimit::default(),
+            lists: ListLimiter::default(),
             leases,
             limits,
             max_lane_bytes,
@@ -165,7 +171,7 @@ impl EmbeddedBroker {
 }
 
 /// The options, with no more of the disk for the events of one plugin than its share, and no more for history than two.
-fn within(share_bytes: Option<u64>, mut options: Options) -> Options {
+fn within(share_bytes: Option<u64>, mut options: BrokerOptions) -> BrokerOptions {
     let share_bytes = share_bytes.unwrap_or(u64::MAX);
     options.max_waiting_bytes = options.max_waiting_bytes.min(share_bytes);
     options.retention.processed_max_bytes = options.retention.processed_max_bytes.min(share_bytes.saturating_mul(2));
@@ -173,14 +179,14 @@ fn within(share_bytes: Option<u64>, mut options: Options) -> Options {
 }
 
 /// What is known when a store has been opened.
-struct Begun {
-    memory: Memory,
-    totals: Totals,
-    left: Vec<Held>,
+struct OpenedStore {
+    memory: HighWater,
+    totals: StoreTotals,
+    left: Vec<HeldDelivery>,
 }
 
 /// Notes in the store that it was opened once more, and reads what is in it.
-fn begin(db: &mut Connection, memory: Option<&Memory>) -> rusqlite::Result<Begun> {
+fn begin(db: &mut Connection, memory: Option<&HighWater>) -> rusqlite::Result<OpenedStore> {
     let step = db.transaction()?;
     step.execute("INSERT INTO store VALUES ('epoch', ?1) ON CONFLICT DO NOTHING", [uuid::Uuid::now_v7().to_string()])?;
     let epoch: String = step.query_row("SELECT value FROM store WHERE name = 'epoch'", [], |row| row.get(0))?;
@@ -189,9 +195,9 @@ fn begin(db: &mut Connection, memory: Option<&Memory>) -> rusqlite::Result<Begun
         [],
         |row| row.get(0),
     )?;
-    let before = Totals::load(&step)?;
+    let before = StoreTotals::load(&step)?;
     let mut totals = before.clone();
-    let found = Memory { epoch, opening, next_number: before.next_number };
+    let found = HighWater { epoch, opening, next_number: before.next_number };
     if let Some(reason) = lost(&step, memory, &found)? {
         tracing::error!("the embedded store lost data: {reason}; serving what is there");
         totals.counters.data_losses += 1;
@@ -200,18 +206,18 @@ fn begin(db: &mut Connection, memory: Option<&Memory>) -> rusqlite::Result<Begun
     let left = step
         .prepare("SELECT number, lane, place, deliveries FROM event INDEXED BY running WHERE state = 1")?
         .query_map([], |row| {
-            Ok(Held { number: row.get(0)?, lane: row.get(1)?, place: row.get(2)?, deliveries: row.get(3)? })
+            Ok(HeldDelivery { number: row.get(0)?, lane: row.get(1)?, place: row.get(2)?, deliveries: row.get(3)? })
         })?
         .collect::<Result<_, _>>()?;
     // Receipts of the openings that were forgotten must not fit those of this one.
     let opening = opening.max(memory.map_or(0, |memory| memory.opening) + 1);
     step.execute("UPDATE store SET value = ?1 WHERE name = 'openings'", [opening])?;
     step.commit()?;
-    Ok(Begun { memory: Memory { opening, ..found }, totals, left })
+    Ok(OpenedStore { memory: HighWater { opening, ..found }, totals, left })
 }
 
 /// Why something is missing that was in the store once, if so. A copy says it of itself, once.
-fn lost(step: &Connection, memory: Option<&Memory>, found: &Memory) -> rusqlite::Result<Option<String>> {
+fn lost(step: &Connection, memory: Option<&HighWater>, found: &HighWater) -> rusqlite::Result<Option<String>> {
     let copied_at_ms: Option<i64> = step
         .query_row(&format!("DELETE FROM store WHERE name = '{COPIED}' RETURNING value"), [], |row| row.get(0))
         .optional()?;
@@ -225,7 +231,7 @@ fn lost(step: &Connection, memory: Option<&Memory>, found: &Memory) -> rusqlite:
 }
 
 /// Keeps the number of pages in the log where it can be seen, and switches SQLite's own checkpoints off.
-fn watch_log(db: &mut Connection, log: &Log) -> rusqlite::Result<()> {
+fn watch_log(db: &mut Connection, log: &WalProgress) -> rusqlite::Result<()> {
     let log = log.clone();
     db.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
         log.set_pages(i64::from(pages));

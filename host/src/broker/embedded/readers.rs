@@ -10,28 +10,28 @@ use tokio::sync::Semaphore;
 
 use crate::broker::Error;
 
-use super::directory::Directory;
-use super::fault::{Condition, Fault};
-use super::schema::{Purpose, connect, open_files};
+use super::directory::StoreDirectory;
+use super::fault::{SqliteFault, StoreCondition};
+use super::schema::{ConnectionPurpose, connect, open_files};
 
 /// The most reads at the same time; each has a connection with a page cache of 2 MiB.
 const MAX_READS: usize = 4;
 
 /// The connections that are not in use, and who may use one. Copies share them.
 #[derive(Clone)]
-pub(super) struct Readers {
+pub(super) struct ReaderPool {
     idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
-    condition: Condition,
-    directory: Arc<Directory>,
+    condition: StoreCondition,
+    directory: Arc<StoreDirectory>,
 }
 
-impl Readers {
+impl ReaderPool {
     /// Makes the connections.
     ///
     /// # Errors
     /// The database cannot be opened once more.
-    pub(super) fn open(directory: Arc<Directory>, condition: Condition) -> rusqlite::Result<Self> {
+    pub(super) fn open(directory: Arc<StoreDirectory>, condition: StoreCondition) -> rusqlite::Result<Self> {
         let readers = Self { idle: Arc::default(), permits: Arc::new(Semaphore::new(MAX_READS)), condition, directory };
         let made = (0..MAX_READS).map(|_| readers.connect()).collect::<Result<_, _>>()?;
         *readers.lock() = made;
@@ -71,7 +71,7 @@ impl Readers {
                 // That says nothing about what is on the disk, and the writer goes on.
                 return Error::refused(format!("the store cannot be read at the moment: {error}"));
             }
-            let fault = Fault::of(&error);
+            let fault = SqliteFault::of(&error);
             self.condition.note(&fault);
             fault.answer()
         })
@@ -84,7 +84,7 @@ impl Readers {
     }
 
     fn connect(&self) -> rusqlite::Result<Connection> {
-        let db = connect(&self.directory.database(), Purpose::Read)?;
+        let db = connect(&self.directory.database(), ConnectionPurpose::Read)?;
         db.pragma_update(None, "query_only", true)?;
         open_files(&db)?;
         Ok(db)

@@ -5,50 +5,55 @@
 
 use rusqlite::params;
 
-use crate::broker::{Append, Error, Exported, ExportedEvent, ExportedKey, ExportedState, Lane, Restored};
-use crate::event::{Class, Record, Start};
+use crate::broker::{
+    AppendRequest, Error, ExportedEvent, ExportedKey, ExportedState, Lane, RestoreOutcome, SnapshotItem,
+};
+use crate::event::{DeliveryStart, EventRecord, FailureClass};
 
-use super::append::{NewEvent, Spot, insert, insert_row, lane_number};
-use super::columns::{Body, Story};
+use super::append::{Placement, PreparedEvent, insert, insert_row, lane_number};
+use super::columns::{BodyColumns, StoryColumns};
 use super::kept;
 use super::state;
-use super::writer::Step;
+use super::writer::WriteStep;
 
 /// A thing in the form in which it is written; made before the writer is asked.
 #[derive(Debug, Clone)]
-pub(super) enum Coming {
+pub(super) enum RestoreItem {
     Key(ExportedKey),
     State(ExportedState),
-    Waiting(NewEvent),
-    Failed { body: Body, story: Option<Story>, class: Class, ended_at_ms: i64 },
+    Waiting(PreparedEvent),
+    Failed { body: BodyColumns, story: Option<StoryColumns>, class: FailureClass, ended_at_ms: i64 },
 }
 
-impl Coming {
+impl RestoreItem {
     /// # Errors
     /// It is said to have failed, and has no failure.
-    pub(super) fn of(exported: Exported) -> Result<Self, Error> {
+    pub(super) fn of(exported: SnapshotItem) -> Result<Self, Error> {
         match exported {
-            Exported::Key(key) => Ok(Self::Key(key)),
-            Exported::State(state) => Ok(Self::State(state)),
-            Exported::Waiting(ExportedEvent { record, lane, due }) => {
-                let start = due.map_or(Start::Now, Start::At);
-                Ok(Self::Waiting(NewEvent::from(&Append { record, lane, start, idempotency: None })))
+            SnapshotItem::Key(key) => Ok(Self::Key(key)),
+            SnapshotItem::State(state) => Ok(Self::State(state)),
+            SnapshotItem::Waiting(ExportedEvent { record, lane, due }) => {
+                let start = due.map_or(DeliveryStart::Now, DeliveryStart::At);
+                Ok(Self::Waiting(PreparedEvent::from(&AppendRequest { record, lane, start, idempotency: None })))
             }
-            Exported::Failed(record) => Self::failed(&record),
+            SnapshotItem::Failed(record) => Self::failed(&record),
         }
     }
 
-    fn failed(record: &Record) -> Result<Self, Error> {
+    fn failed(record: &EventRecord) -> Result<Self, Error> {
         let failed = record.end.as_ref().and_then(|end| Some((end.failure.as_ref()?.0, end.at.unix_ms())));
         let (class, ended_at_ms) = failed.ok_or_else(|| {
             Error::Misconfigured(format!("the event {} is to be kept as failed and has not failed", record.event.id))
         })?;
-        Ok(Self::Failed { body: Body::of(&record.event), story: Story::of(record), class, ended_at_ms })
+        Ok(Self::Failed { body: BodyColumns::of(&record.event), story: StoryColumns::of(record), class, ended_at_ms })
     }
 }
 
 /// Takes over each thing, in order. Refuses with [`Error::NoRoom`] before anything was written.
-pub(super) fn restore(step: &mut Step<'_>, batch: &[Coming]) -> rusqlite::Result<Result<Vec<Restored>, Error>> {
+pub(super) fn restore(
+    step: &mut WriteStep<'_>,
+    batch: &[RestoreItem],
+) -> rusqlite::Result<Result<Vec<RestoreOutcome>, Error>> {
     if let Some(shortage) = step.no_room {
         return Ok(Err(Error::NoRoom(shortage.to_owned())));
     }
@@ -59,22 +64,22 @@ pub(super) fn restore(step: &mut Step<'_>, batch: &[Coming]) -> rusqlite::Result
     restored.map(Ok)
 }
 
-fn restore_one(step: &mut Step<'_>, coming: &Coming) -> rusqlite::Result<Restored> {
+fn restore_one(step: &mut WriteStep<'_>, coming: &RestoreItem) -> rusqlite::Result<RestoreOutcome> {
     let is_new = match coming {
-        Coming::Key(key) if key.until.unix_ms() <= step.now_ms => return Ok(Restored::Expired),
-        Coming::Key(key) => remember(step, key)?,
-        Coming::State(state) if state.until.is_some_and(|until| until.unix_ms() <= step.now_ms) => {
-            return Ok(Restored::Expired);
+        RestoreItem::Key(key) if key.until.unix_ms() <= step.now_ms => return Ok(RestoreOutcome::Expired),
+        RestoreItem::Key(key) => remember(step, key)?,
+        RestoreItem::State(state) if state.until.is_some_and(|until| until.unix_ms() <= step.now_ms) => {
+            return Ok(RestoreOutcome::Expired);
         }
-        Coming::State(state) => kept::restore(step, state)?,
-        Coming::Waiting(event) => {
+        RestoreItem::State(state) => kept::restore(step, state)?,
+        RestoreItem::Waiting(event) => {
             let is_new = insert(step, event)?;
             step.totals.counters.accepted += u64::from(is_new);
             is_new
         }
-        Coming::Failed { body, story, class, ended_at_ms } => {
+        RestoreItem::Failed { body, story, class, ended_at_ms } => {
             let lane = lane_number(step, &Lane::unrouted())?;
-            let spot = Spot { state: state::FAILED, lane, due: None, ended: Some((*class, *ended_at_ms)) };
+            let spot = Placement { state: state::FAILED, lane, due: None, ended: Some((*class, *ended_at_ms)) };
             let is_new = insert_row(step, body, story.as_ref(), &spot)?;
             if is_new {
                 step.totals.counters.accepted += 1;
@@ -83,11 +88,11 @@ fn restore_one(step: &mut Step<'_>, coming: &Coming) -> rusqlite::Result<Restore
             is_new
         }
     };
-    Ok(if is_new { Restored::Done } else { Restored::Known })
+    Ok(if is_new { RestoreOutcome::Done } else { RestoreOutcome::Known })
 }
 
 /// Remembers a key, unless it is remembered already; one whose window is over is not.
-fn remember(step: &Step<'_>, key: &ExportedKey) -> rusqlite::Result<bool> {
+fn remember(step: &WriteStep<'_>, key: &ExportedKey) -> rusqlite::Result<bool> {
     let written = step
         .db
         .prepare_cached(

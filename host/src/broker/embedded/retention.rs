@@ -10,7 +10,7 @@ use crate::broker::Error;
 
 use super::append::{ROW_BYTES, signed};
 use super::totals::LaneTotal;
-use super::writer::Step;
+use super::writer::WriteStep;
 
 /// The most events or keys that one call removes: more than are settled in one group of the writer, so that history does
 /// not grow past what is kept, however fast events end.
@@ -29,23 +29,23 @@ const MIN_FREE_PAGES: i64 = 256;
 const FREE_PART: i64 = 4;
 
 /// Whether there is more to do at once.
-pub(super) type More = bool;
+pub(super) type MoreWork = bool;
 
 /// Removes processed events beyond the age, the number or the bytes that are kept. While there is no room on the disk,
 /// history gives way to what was accepted, a tenth at a time.
-pub(super) fn trim(step: &mut Step<'_>) -> rusqlite::Result<Result<More, Error>> {
+pub(super) fn trim(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
     let retention = step.options.retention;
     // One of them in one step: what a step writes has to fit into the log, also when the disk is full.
     let mut trimmed = trim_by_age(step)?;
     if !trimmed.any {
-        trimmed = trim_excess(step, Measure::Events, retention.processed_max)?;
+        trimmed = trim_excess(step, RetentionMeasure::Events, retention.processed_max)?;
     }
     if !trimmed.any {
-        trimmed = trim_excess(step, Measure::Bytes, retention.processed_max_bytes)?;
+        trimmed = trim_excess(step, RetentionMeasure::Bytes, retention.processed_max_bytes)?;
     }
     if !trimmed.any && step.no_room.is_some() {
-        let kept_bytes = Measure::Bytes.of_all(step);
-        trim_excess(step, Measure::Bytes, kept_bytes - kept_bytes / TURN_PART)?;
+        let kept_bytes = RetentionMeasure::Bytes.of_all(step);
+        trim_excess(step, RetentionMeasure::Bytes, kept_bytes - kept_bytes / TURN_PART)?;
         // Whether that made room is seen in the next round.
         trimmed.more = false;
     }
@@ -53,14 +53,14 @@ pub(super) fn trim(step: &mut Step<'_>) -> rusqlite::Result<Result<More, Error>>
 }
 
 /// What one step of trimming did.
-struct Trimmed {
+struct TrimOutcome {
     /// It removed some, or looked at as many as one step may.
     any: bool,
-    more: More,
+    more: MoreWork,
 }
 
 /// Removes the oldest ones that are older than any may be.
-fn trim_by_age(step: &mut Step<'_>) -> rusqlite::Result<Trimmed> {
+fn trim_by_age(step: &mut WriteStep<'_>) -> rusqlite::Result<TrimOutcome> {
     let retention_ms = i64::try_from(step.options.retention.processed_ms).unwrap_or(i64::MAX);
     let kept_since_ms = step.now_ms.saturating_sub(retention_ms);
     let mut past = Vec::new();
@@ -74,24 +74,24 @@ fn trim_by_age(step: &mut Step<'_>) -> rusqlite::Result<Trimmed> {
             if row.get::<_, i64>(3)? >= kept_since_ms {
                 break;
             }
-            past.push(Kept { number: row.get(0)?, lane: row.get(1)?, place: row.get(2)? });
+            past.push(RetainedEvent { number: row.get(0)?, lane: row.get(1)?, place: row.get(2)? });
         }
     }
     for kept in &past {
         remove(step, kept)?;
     }
     // Of those that are left some may be too many.
-    Ok(Trimmed { any: !past.is_empty(), more: !past.is_empty() })
+    Ok(TrimOutcome { any: !past.is_empty(), more: !past.is_empty() })
 }
 
 /// By what history is measured.
 #[derive(Clone, Copy)]
-enum Measure {
+enum RetentionMeasure {
     Events,
     Bytes,
 }
 
-impl Measure {
+impl RetentionMeasure {
     fn of(self, lane: &LaneTotal) -> u64 {
         match self {
             Self::Events => lane.kept,
@@ -99,17 +99,17 @@ impl Measure {
         }
     }
 
-    fn of_all(self, step: &Step<'_>) -> u64 {
+    fn of_all(self, step: &WriteStep<'_>) -> u64 {
         step.totals.lanes.iter().map(|lane| self.of(lane)).sum()
     }
 }
 
 /// Removes the oldest ones of the lane that has the most, so that no plugin pushes the history of another out. Where several
 /// lanes have about as much, they take turns.
-fn trim_excess(step: &mut Step<'_>, measure: Measure, most: u64) -> rusqlite::Result<Trimmed> {
+fn trim_excess(step: &mut WriteStep<'_>, measure: RetentionMeasure, most: u64) -> rusqlite::Result<TrimOutcome> {
     let excess = measure.of_all(step).saturating_sub(most);
     let leader = step.totals.leader(|lane| measure.of(lane)).filter(|_| excess > 0);
-    let Some((lane, lead)) = leader else { return Ok(Trimmed { any: false, more: false }) };
+    let Some((lane, lead)) = leader else { return Ok(TrimOutcome { any: false, more: false }) };
     let (much, from) = step.totals.lane(lane).map_or((0, 0), |lane| (measure.of(lane), lane.kept_from));
     let wanted = excess.min(lead.max(much.div_ceil(TURN_PART)));
     let (mut past, mut looked_at, mut last) = (Vec::new(), 0, from);
@@ -123,7 +123,7 @@ fn trim_excess(step: &mut Step<'_>, measure: Measure, most: u64) -> rusqlite::Re
             && let Some(row) = rows.next()?
         {
             looked_at += 1;
-            let kept = Kept { number: row.get(0)?, lane: row.get(1)?, place: row.get(2)? };
+            let kept = RetainedEvent { number: row.get(0)?, lane: row.get(1)?, place: row.get(2)? };
             last = kept.place;
             if kept.lane == lane {
                 past.push(kept);
@@ -139,24 +139,24 @@ fn trim_excess(step: &mut Step<'_>, measure: Measure, most: u64) -> rusqlite::Re
         let size_bytes = remove(step, kept)?;
         removed += 1;
         taken += match measure {
-            Measure::Events => 1,
-            Measure::Bytes => size_bytes,
+            RetentionMeasure::Events => 1,
+            RetentionMeasure::Bytes => size_bytes,
         };
     }
     step.totals.keeps_from(lane, last);
     let is_cut = looked_at == MAX_LOOKED_AT;
-    Ok(Trimmed { any: removed > 0 || is_cut, more: is_cut || (removed > 0 && excess > taken) })
+    Ok(TrimOutcome { any: removed > 0 || is_cut, more: is_cut || (removed > 0 && excess > taken) })
 }
 
 /// A processed event that is kept.
-struct Kept {
+struct RetainedEvent {
     number: i64,
     lane: i64,
     place: i64,
 }
 
 /// Removes one, and says how much it took.
-fn remove(step: &mut Step<'_>, kept: &Kept) -> rusqlite::Result<u64> {
+fn remove(step: &mut WriteStep<'_>, kept: &RetainedEvent) -> rusqlite::Result<u64> {
     let story_bytes: i64 = step
         .db
         .prepare_cached(
@@ -175,7 +175,7 @@ fn remove(step: &mut Step<'_>, kept: &Kept) -> rusqlite::Result<u64> {
 }
 
 /// Forgets idempotency keys whose window is over.
-pub(super) fn forget_keys(step: &mut Step<'_>) -> rusqlite::Result<Result<More, Error>> {
+pub(super) fn forget_keys(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
     let forgotten = step
         .db
         .prepare_cached(
@@ -187,7 +187,7 @@ pub(super) fn forget_keys(step: &mut Step<'_>) -> rusqlite::Result<Result<More, 
 }
 
 /// Returns free pages to the disk, if there are many. The disk has them when the last piece is done and the log is moved.
-pub(super) fn return_pages(step: &mut Step<'_>) -> rusqlite::Result<Result<More, Error>> {
+pub(super) fn return_pages(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
     let pragma = |name: &str| step.db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (free, all) = (pragma("freelist_count")?, pragma("page_count")?);
     let surplus = free - MIN_FREE_PAGES.max(all / FREE_PART);
@@ -207,7 +207,7 @@ pub(super) fn return_pages(step: &mut Step<'_>) -> rusqlite::Result<Result<More,
 }
 
 /// Writes something and removes it again, to see whether there is room.
-pub(super) fn try_room(step: &mut Step<'_>) -> rusqlite::Result<Result<(), Error>> {
+pub(super) fn try_room(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<(), Error>> {
     const TRIED_BYTES: i64 = 256 * 1024;
     if let Some(shortage) = step.no_room {
         return Ok(Err(Error::NoRoom(shortage.to_owned())));

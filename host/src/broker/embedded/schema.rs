@@ -35,7 +35,7 @@ const MAX_CHECKED_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(super) enum ConnectionPurpose {
     /// The one connection that writes.
     Write,
     /// Looks only, or moves the log into the database.
@@ -65,9 +65,9 @@ pub(super) enum SchemaError {
 }
 
 /// Opens a connection. One that writes creates the file if there is none, but it holds nothing before [`open`] is done.
-pub(super) fn connect(path: &Path, purpose: Purpose) -> rusqlite::Result<Connection> {
+pub(super) fn connect(path: &Path, purpose: ConnectionPurpose) -> rusqlite::Result<Connection> {
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    if purpose == Purpose::Write {
+    if purpose == ConnectionPurpose::Write {
         flags |= OpenFlags::SQLITE_OPEN_CREATE;
     }
     let db = Connection::open_with_flags(path, flags)?;
@@ -75,8 +75,8 @@ pub(super) fn connect(path: &Path, purpose: Purpose) -> rusqlite::Result<Connect
     db.set_prepared_statement_cache_capacity(64);
     // The last connection to go would write the log into the database, also after a failed fsync that must not be
     // followed by another. Closing is done in the open instead, by whoever knows that all is well.
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, purpose != Purpose::Copy)?;
-    if purpose == Purpose::Write {
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, purpose != ConnectionPurpose::Copy)?;
+    if purpose == ConnectionPurpose::Write {
         db.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
         db.pragma_update(None, "journal_size_limit", KEPT_LOG_BYTES)?;
     }
@@ -100,7 +100,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, SchemaError> {
 }
 
 fn open_with(path: &Path, migrations: &[&str]) -> Result<Connection, SchemaError> {
-    let mut db = connect(path, Purpose::Write)?;
+    let mut db = connect(path, ConnectionPurpose::Write)?;
     let application_id: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let found: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let objects: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;

@@ -6,16 +6,16 @@
 
 use rusqlite::{OptionalExtension, params};
 
-use crate::broker::{Error, Lane, Receipt, Settle, Settled};
+use crate::broker::{Error, Lane, Receipt, SettleOutcome, SettleRequest};
 use crate::clock;
-use crate::event::{EventId, Record, Settlement, StateStep};
+use crate::event::{EventId, EventRecord, Settlement, StateStep};
 
-use super::append::{NewEvent, due_ms, lane_number, publish, row_bytes, signed};
-use super::columns::{Body, DataColumn, Story};
+use super::append::{PreparedEvent, due_ms, lane_number, publish, row_bytes, signed};
+use super::columns::{BodyColumns, DataColumn, StoryColumns};
 use super::kept;
-use super::leases::{Change, Entry};
+use super::leases::{LeaseChange, LeaseToken};
 use super::state;
-use super::writer::Step;
+use super::writer::WriteStep;
 
 /// Moves an event that runs to where its settlement says, if the delivery is still the one of the receipt.
 pub(super) const END: &str = "UPDATE event SET state = ?4, lane = coalesce(?5, lane), place = ?6, deliveries = 0, \
@@ -24,46 +24,46 @@ pub(super) const END: &str = "UPDATE event SET state = ?4, lane = coalesce(?5, l
 
 /// A settle in the form in which it is written; made before the writer is asked.
 #[derive(Debug, Clone)]
-pub(super) struct Ending {
+pub(super) struct PreparedSettle {
     /// `None` if the receipt is not one of ours.
-    entry: Option<Entry>,
+    entry: Option<LeaseToken>,
     deliveries: u32,
     settlement: Settlement,
     ended_at_ms: i64,
-    story: Option<Story>,
+    story: Option<StoryColumns>,
     /// Where it was claimed, and where it waits next if it does.
     from: Lane,
     lane: Lane,
     /// How large the payload is.
     data_bytes: usize,
-    publish: Vec<NewEvent>,
+    publish: Vec<PreparedEvent>,
     state: Option<StateStep>,
     /// What stands in the place of an event that cannot be read.
-    instead: Option<Body>,
+    instead: Option<BodyColumns>,
 }
 
-impl From<&Settle> for Ending {
-    fn from(settle: &Settle) -> Self {
-        let Settle { receipt, record, settlement, lane, publish, state } = settle;
+impl From<&SettleRequest> for PreparedSettle {
+    fn from(settle: &SettleRequest) -> Self {
+        let SettleRequest { receipt, record, settlement, lane, publish, state } = settle;
         Self {
             entry: receipt.entry.parse().ok(),
             deliveries: receipt.deliveries,
             settlement: settlement.clone(),
             ended_at_ms: record.end.as_ref().map_or_else(clock::now, |end| end.at).unix_ms(),
-            story: Story::of(record),
+            story: StoryColumns::of(record),
             from: receipt.lane.clone(),
             data_bytes: record.event.data.as_ref().map_or(0, |data| data.bytes.len()),
             lane: lane.clone(),
-            publish: publish.iter().map(NewEvent::from).collect(),
+            publish: publish.iter().map(PreparedEvent::from).collect(),
             state: state.clone(),
             instead: None,
         }
     }
 }
 
-impl Ending {
+impl PreparedSettle {
     fn story_bytes(&self) -> i64 {
-        let of = |story: &Story| story.text.len() + story.result.as_ref().map_or(0, |result| result.bytes.len());
+        let of = |story: &StoryColumns| story.text.len() + story.result.as_ref().map_or(0, |result| result.bytes.len());
         i64::try_from(self.story.as_ref().map_or(0, of)).unwrap_or(i64::MAX)
     }
 
@@ -71,12 +71,12 @@ impl Ending {
     pub(super) fn size_bytes(&self) -> usize {
         let story = usize::try_from(self.story_bytes()).unwrap_or_default();
         let state = self.state.as_ref().map_or(0, StateStep::size_bytes);
-        story + state + self.publish.iter().map(NewEvent::size_bytes).sum::<usize>()
+        story + state + self.publish.iter().map(PreparedEvent::size_bytes).sum::<usize>()
     }
 
     /// Ends a delivery whose event cannot be read and has so many bytes of payload, with a record that can be.
-    pub(super) fn instead(receipt: &Receipt, record: &Record, settlement: Settlement, data_bytes: usize) -> Self {
-        let settle = Settle {
+    pub(super) fn instead(receipt: &Receipt, record: &EventRecord, settlement: Settlement, data_bytes: usize) -> Self {
+        let settle = SettleRequest {
             receipt: receipt.clone(),
             record: record.clone(),
             settlement,
@@ -84,12 +84,12 @@ impl Ending {
             publish: Vec::new(),
             state: None,
         };
-        Self { instead: Some(Body::of(&record.event)), data_bytes, ..Self::from(&settle) }
+        Self { instead: Some(BodyColumns::of(&record.event)), data_bytes, ..Self::from(&settle) }
     }
 }
 
 /// Where the update puts the event.
-struct Target {
+struct SettleTarget {
     state: i64,
     lane: Option<i64>,
     place: i64,
@@ -98,12 +98,15 @@ struct Target {
 }
 
 /// Ends attempts, each by itself.
-pub(super) fn settle(step: &mut Step<'_>, batch: &[Ending]) -> rusqlite::Result<Result<Vec<Settled>, Error>> {
+pub(super) fn settle(
+    step: &mut WriteStep<'_>,
+    batch: &[PreparedSettle],
+) -> rusqlite::Result<Result<Vec<SettleOutcome>, Error>> {
     batch.iter().map(|ending| settle_one(step, ending)).collect::<Result<_, _>>().map(Ok)
 }
 
-fn settle_one(step: &mut Step<'_>, ending: &Ending) -> rusqlite::Result<Settled> {
-    let Some(entry) = ending.entry else { return Ok(Settled::Lost) };
+fn settle_one(step: &mut WriteStep<'_>, ending: &PreparedSettle) -> rusqlite::Result<SettleOutcome> {
+    let Some(entry) = ending.entry else { return Ok(SettleOutcome::Lost) };
     if entry.opening != step.opening {
         return repeated(step, ending, entry);
     }
@@ -112,7 +115,7 @@ fn settle_one(step: &mut Step<'_>, ending: &Ending) -> rusqlite::Result<Settled>
         && !kept::is_current(step, state)?
     {
         step.totals.counters.state_conflicts += 1;
-        return Ok(Settled::Conflict);
+        return Ok(SettleOutcome::Conflict);
     }
     if !end(step, ending, entry)? {
         return repeated(step, ending, entry);
@@ -131,7 +134,7 @@ fn settle_one(step: &mut Step<'_>, ending: &Ending) -> rusqlite::Result<Settled>
         ))?;
     }
     publish(step, &ending.publish)?;
-    step.changes.push(Change::Ends { number: entry.number });
+    step.changes.push(LeaseChange::Ends { number: entry.number });
     step.totals.running = step.totals.running.saturating_sub(1);
     let from = lane_number(step, &ending.from)?;
     let size_bytes = signed(row_bytes(ending.data_bytes));
@@ -159,41 +162,41 @@ fn settle_one(step: &mut Step<'_>, ending: &Ending) -> rusqlite::Result<Settled>
             step.totals.queued(lane, 1);
         }
     }
-    Ok(Settled::Done)
+    Ok(SettleOutcome::Done)
 }
 
 /// Whether the delivery is still the one of the receipt.
-fn is_held(step: &Step<'_>, ending: &Ending, entry: Entry) -> rusqlite::Result<bool> {
+fn is_held(step: &WriteStep<'_>, ending: &PreparedSettle, entry: LeaseToken) -> rusqlite::Result<bool> {
     step.db
         .prepare_cached("SELECT 1 FROM event WHERE number = ?1 AND state = 1 AND place = ?2 AND deliveries = ?3")?
         .exists((entry.number, entry.place, ending.deliveries))
 }
 
 /// Moves the event where the settlement says, if the delivery is still the one of the receipt.
-fn end(step: &mut Step<'_>, ending: &Ending, entry: Entry) -> rusqlite::Result<bool> {
+fn end(step: &mut WriteStep<'_>, ending: &PreparedSettle, entry: LeaseToken) -> rusqlite::Result<bool> {
     let target = match &ending.settlement {
-        Settlement::Processed => Target {
+        Settlement::Processed => SettleTarget {
             state: state::PROCESSED,
             lane: None,
             place: step.totals.next_number(),
             class: None,
             ended_at_ms: Some(ending.ended_at_ms),
         },
-        Settlement::Retry { delay_ms, .. } | Settlement::Deferred { delay_ms } => Target {
+        Settlement::Retry { delay_ms, .. } | Settlement::Deferred { delay_ms } => SettleTarget {
             state: state::DUE,
             lane: Some(lane_number(step, &ending.lane)?),
             place: due_ms(step.now_ms, *delay_ms),
             class: None,
             ended_at_ms: None,
         },
-        Settlement::Failed { class, .. } => Target {
+        Settlement::Failed { class, .. } => SettleTarget {
             state: state::FAILED,
             lane: None,
             place: step.totals.next_number(),
             class: Some(class.as_str()),
             ended_at_ms: Some(ending.ended_at_ms),
         },
-        Settlement::Returned => Target {
+        Settlement::Returned => SettleTarget {
             state: state::QUEUED,
             lane: Some(lane_number(step, &ending.lane)?),
             place: step.totals.next_number(),
@@ -219,36 +222,39 @@ fn end(step: &mut Step<'_>, ending: &Ending, entry: Entry) -> rusqlite::Result<b
 }
 
 /// What became of a delivery that is not running: it was settled with this very receipt, or lost.
-fn repeated(step: &Step<'_>, ending: &Ending, entry: Entry) -> rusqlite::Result<Settled> {
+fn repeated(step: &WriteStep<'_>, ending: &PreparedSettle, entry: LeaseToken) -> rusqlite::Result<SettleOutcome> {
     let settled: Option<(Option<i64>, Option<u32>)> = step
         .db
         .prepare_cached("SELECT settled_place, settled_deliveries FROM event WHERE number = ?1")?
         .query_row([entry.number], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let is_ours = settled == Some((Some(entry.place), Some(ending.deliveries)));
-    Ok(if is_ours { Settled::Done } else { Settled::Lost })
+    Ok(if is_ours { SettleOutcome::Done } else { SettleOutcome::Lost })
 }
 
 /// A failed event that is to go back to work, as it was found.
 #[derive(Debug, Clone)]
-pub(super) struct Replay {
+pub(super) struct ReplayCandidate {
     pub(super) id: EventId,
     /// Where it was found among the failed events.
     pub(super) place: i64,
-    pub(super) story: Option<Story>,
+    pub(super) story: Option<StoryColumns>,
     pub(super) lane: Lane,
 }
 
 /// What came of putting a failed event back to work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Put {
+pub(super) enum ReplayPlacement {
     Back,
     /// It is not where it was found: somebody was faster.
     Moved,
 }
 
 /// Puts a failed event back to work, if it is still where it was found.
-pub(super) fn replay(step: &mut Step<'_>, replay: &Replay) -> rusqlite::Result<Result<Put, Error>> {
+pub(super) fn replay(
+    step: &mut WriteStep<'_>,
+    replay: &ReplayCandidate,
+) -> rusqlite::Result<Result<ReplayPlacement, Error>> {
     let lane = lane_number(step, &replay.lane)?;
     let place = step.totals.next_number();
     let story = replay.story.as_ref();
@@ -267,7 +273,7 @@ pub(super) fn replay(step: &mut Step<'_>, replay: &Replay) -> rusqlite::Result<R
             story.map(|story| &story.text),
         ])?;
     if moved == 0 {
-        return Ok(Ok(Put::Moved));
+        return Ok(Ok(ReplayPlacement::Moved));
     }
     let data_bytes: i64 = step
         .db
@@ -280,5 +286,5 @@ pub(super) fn replay(step: &mut Step<'_>, replay: &Replay) -> rusqlite::Result<R
     step.totals.waits(lane, 1, signed(row_bytes(usize::try_from(data_bytes).unwrap_or_default())));
     step.totals.failed_kept = step.totals.failed_kept.saturating_sub(1);
     step.totals.counters.replayed += 1;
-    Ok(Ok(Put::Back))
+    Ok(Ok(ReplayPlacement::Back))
 }

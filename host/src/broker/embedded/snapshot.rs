@@ -10,15 +10,15 @@ use async_trait::async_trait;
 use rusqlite::Connection;
 
 use crate::broker::{
-    Error, Exported, ExportedEvent, ExportedKey, ExportedState, Lane, MAX_PAGE_BYTES, Snapshot, SnapshotPart,
+    Error, ExportedEvent, ExportedKey, ExportedState, Lane, MAX_PAGE_BYTES, SnapshotItem, SnapshotPart, SnapshotReader,
 };
 use crate::clock;
 use crate::event::{EventId, Idempotency, Timestamp};
 
-use super::columns::{Fetched, record_columns, state_checksum};
+use super::columns::{RawColumns, record_columns, state_checksum};
 use super::directory::database_in;
-use super::fault::Fault;
-use super::schema::{Purpose, SchemaError, connect, recognize};
+use super::fault::SqliteFault;
+use super::schema::{ConnectionPurpose, SchemaError, connect, recognize};
 
 /// The most things of one part.
 const MAX_ITEMS: usize = 250;
@@ -44,21 +44,21 @@ pub enum SnapshotError {
 ///
 /// # Errors
 /// See [`SnapshotError`]; trying again does not help before somebody acted.
-pub fn snapshot(directory: &Path) -> Result<Box<dyn Snapshot>, SnapshotError> {
+pub fn snapshot(directory: &Path) -> Result<Box<dyn SnapshotReader>, SnapshotError> {
     let database = database_in(directory);
     if !database.is_file() {
         return Err(SnapshotError::NoStore(directory.to_owned()));
     }
     let unread = |error: SchemaError| SnapshotError::Database { path: directory.to_owned(), reason: error.to_string() };
-    let db = connect(&database, Purpose::Read).map_err(|error| unread(error.into()))?;
+    let db = connect(&database, ConnectionPurpose::Read).map_err(|error| unread(error.into()))?;
     recognize(&db).map_err(unread)?;
-    let reading = Reading::begin(db).map_err(|error| unread(error.into()))?;
-    Ok(Box::new(Parts { expected_events: reading.expected_events, reading: Some(reading) }))
+    let reading = OpenSnapshot::begin(db).map_err(|error| unread(error.into()))?;
+    Ok(Box::new(EmbeddedSnapshot { expected_events: reading.expected_events, reading: Some(reading) }))
 }
 
 /// The parts in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum EmbeddedSnapshotPhase {
     Keys,
     State,
     Running,
@@ -67,7 +67,7 @@ enum Phase {
     Failed,
 }
 
-impl Phase {
+impl EmbeddedSnapshotPhase {
     fn next(self) -> Option<Self> {
         match self {
             Self::Keys => Some(Self::State),
@@ -117,9 +117,9 @@ impl Phase {
 }
 
 /// A snapshot under way. Dropping it ends its transaction.
-struct Reading {
+struct OpenSnapshot {
     db: Connection,
-    phase: Option<Phase>,
+    phase: Option<EmbeddedSnapshotPhase>,
     after: (i64, i64),
     after_key: Vec<u8>,
     expected_events: u64,
@@ -127,7 +127,7 @@ struct Reading {
 
 const BEGINNING: (i64, i64) = (i64::MIN, i64::MIN);
 
-impl Reading {
+impl OpenSnapshot {
     fn begin(db: Connection) -> rusqlite::Result<Self> {
         db.pragma_update(None, "query_only", true)?;
         db.execute_batch("BEGIN")?;
@@ -139,14 +139,20 @@ impl Reading {
             |row| row.get(0),
         )?;
         let expected_events = u64::try_from(expected).unwrap_or_default();
-        Ok(Self { db, phase: Some(Phase::Keys), after: BEGINNING, after_key: Vec::new(), expected_events })
+        Ok(Self {
+            db,
+            phase: Some(EmbeddedSnapshotPhase::Keys),
+            after: BEGINNING,
+            after_key: Vec::new(),
+            expected_events,
+        })
     }
 
     fn part(&mut self) -> rusqlite::Result<Option<SnapshotPart>> {
         while let Some(phase) = self.phase {
             let (part, is_last) = match phase {
-                Phase::Keys => self.keys()?,
-                Phase::State => self.state()?,
+                EmbeddedSnapshotPhase::Keys => self.keys()?,
+                EmbeddedSnapshotPhase::State => self.state()?,
                 _ => self.events(phase)?,
             };
             if is_last {
@@ -172,7 +178,7 @@ impl Reading {
             self.after_key = row.get(0)?;
             let idempotency = Idempotency { key: row.get(0)?, fingerprint: row.get(1)? };
             let (id, until) = (EventId::from_bytes(row.get(2)?), Timestamp::from_unix_ms(row.get(3)?));
-            part.items.push(Exported::Key(ExportedKey { idempotency, id, until }));
+            part.items.push(SnapshotItem::Key(ExportedKey { idempotency, id, until }));
         }
         Ok((part, n_rows < MAX_ITEMS))
     }
@@ -197,7 +203,7 @@ impl Reading {
             size_bytes += value.len();
             if i64::from(state_checksum(&plugin, &key, &value)) == row.get::<_, i64>(5)? {
                 let until = until.map(Timestamp::from_unix_ms);
-                part.items.push(Exported::State(ExportedState { plugin, key, value: value.into(), until }));
+                part.items.push(SnapshotItem::State(ExportedState { plugin, key, value: value.into(), until }));
             } else {
                 part.unreadable.push(format!("the key {key:?} of the plugin {plugin}: its checksum does not match"));
             }
@@ -208,7 +214,7 @@ impl Reading {
         Ok((part, n_rows < MAX_ITEMS))
     }
 
-    fn events(&mut self, phase: Phase) -> rusqlite::Result<(SnapshotPart, bool)> {
+    fn events(&mut self, phase: EmbeddedSnapshotPhase) -> rusqlite::Result<(SnapshotPart, bool)> {
         let mut events = self.db.prepare_cached(phase.query())?;
         let mut rows = events.query((self.after.0, self.after.1, MAX_ITEMS as i64))?;
         let mut part = SnapshotPart::default();
@@ -216,7 +222,7 @@ impl Reading {
         while let Some(row) = rows.next()? {
             n_rows += 1;
             self.after = (row.get(0)?, row.get(1)?);
-            let found = Fetched::read(row, 5)?;
+            let found = RawColumns::read(row, 5)?;
             size_bytes += found.size_bytes();
             match exported(phase, row, &found)? {
                 Ok(item) => part.items.push(item),
@@ -231,7 +237,11 @@ impl Reading {
 }
 
 /// The thing in a row of [`Phase::query`], or why there is none.
-fn exported(phase: Phase, row: &rusqlite::Row<'_>, found: &Fetched) -> rusqlite::Result<Result<Exported, String>> {
+fn exported(
+    phase: EmbeddedSnapshotPhase,
+    row: &rusqlite::Row<'_>,
+    found: &RawColumns,
+) -> rusqlite::Result<Result<SnapshotItem, String>> {
     let mut record = match found.decode() {
         Ok(record) => record,
         Err(error) => {
@@ -239,11 +249,11 @@ fn exported(phase: Phase, row: &rusqlite::Row<'_>, found: &Fetched) -> rusqlite:
             return Ok(Err(format!("{id}: {error}")));
         }
     };
-    if phase == Phase::Failed {
+    if phase == EmbeddedSnapshotPhase::Failed {
         let is_failed = record.end.as_ref().is_some_and(|end| end.failure.is_some());
         let id = record.event.id;
         return Ok(if is_failed {
-            Ok(Exported::Failed(record))
+            Ok(SnapshotItem::Failed(record))
         } else {
             Err(format!("{id}: it failed without a reason"))
         });
@@ -251,22 +261,22 @@ fn exported(phase: Phase, row: &rusqlite::Row<'_>, found: &Fetched) -> rusqlite:
     let lane: Option<Lane> = row.get::<_, Option<String>>(2)?.and_then(|name| name.parse().ok());
     let place: i64 = row.get(3)?;
     record.attempts_made = record.attempts_made.saturating_add(row.get(4)?);
-    Ok(Ok(Exported::Waiting(ExportedEvent {
+    Ok(Ok(SnapshotItem::Waiting(ExportedEvent {
         record,
         lane: lane.unwrap_or_else(Lane::unrouted),
-        due: (phase == Phase::Due).then(|| Timestamp::from_unix_ms(place)),
+        due: (phase == EmbeddedSnapshotPhase::Due).then(|| Timestamp::from_unix_ms(place)),
     })))
 }
 
 /// A snapshot whose reads happen on threads for blocking work.
-struct Parts {
+struct EmbeddedSnapshot {
     /// `None` at the end, and after a read that failed or was given up.
-    reading: Option<Reading>,
+    reading: Option<OpenSnapshot>,
     expected_events: u64,
 }
 
 #[async_trait]
-impl Snapshot for Parts {
+impl SnapshotReader for EmbeddedSnapshot {
     fn expected_events(&self) -> u64 {
         self.expected_events
     }
@@ -276,7 +286,7 @@ impl Snapshot for Parts {
         let read = tokio::task::spawn_blocking(move || reading.part().map(|part| (reading, part))).await;
         let (reading, part) = match read {
             Ok(Ok(read)) => read,
-            Ok(Err(error)) => return Err(Fault::of(&error).answer()),
+            Ok(Err(error)) => return Err(SqliteFault::of(&error).answer()),
             Err(_) => return Err(Error::refused("reading the store failed")),
         };
         self.reading = part.is_some().then_some(reading);

@@ -5,16 +5,16 @@
 
 use rusqlite::Connection;
 
-use crate::broker::{Counters, Depth, Lane, LaneLimits, Stats};
-use crate::event::Class;
+use crate::broker::{BrokerStats, EventCounters, Lane, LaneLimits, QueueDepth};
+use crate::event::FailureClass;
 
 /// Before the class in the names of totals of one class.
 const FAILED_AS: &str = "failed as ";
 
 /// What is counted. A value of the writer's, of which others see copies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Totals {
-    pub(super) counters: Counters,
+pub(super) struct StoreTotals {
+    pub(super) counters: EventCounters,
     /// Events that a consumer holds.
     pub(super) running: u64,
     /// Events that are due later.
@@ -53,7 +53,7 @@ impl LaneTotal {
     }
 }
 
-impl Totals {
+impl StoreTotals {
     /// Reads what the last commit wrote.
     pub(super) fn load(db: &Connection) -> rusqlite::Result<Self> {
         let mut totals = Self { next_number: 1, ..Self::default() };
@@ -193,19 +193,19 @@ impl Totals {
     }
 
     /// One more event failed so.
-    pub(super) fn failed(&mut self, class: Class) {
+    pub(super) fn failed(&mut self, class: FailureClass) {
         self.counters.failed += 1;
         *self.counters.failed_by_class.entry(class).or_default() += 1;
         self.failed_kept += 1;
     }
 
     /// The totals as they are told to others.
-    pub(super) fn stats(&self, max_lane_bytes: u64) -> Stats {
+    pub(super) fn stats(&self, max_lane_bytes: u64) -> BrokerStats {
         let by_lane =
             |count: fn(&LaneTotal) -> u64| self.lanes.iter().map(|lane| (lane.lane.to_string(), count(lane))).collect();
-        Stats {
+        BrokerStats {
             counters: self.counters.clone(),
-            depth: Depth {
+            depth: QueueDepth {
                 queued: by_lane(|lane| lane.queued),
                 waiting_by_lane: by_lane(|lane| lane.waiting),
                 waiting_bytes_by_lane: by_lane(|lane| lane.waiting_bytes),
@@ -266,7 +266,7 @@ impl Totals {
             "next_number" => return self.next_number = value,
             _ => {
                 let class = name.strip_prefix(FAILED_AS);
-                match Class::ALL.into_iter().find(|known| Some(known.as_str()) == class) {
+                match FailureClass::ALL.into_iter().find(|known| Some(known.as_str()) == class) {
                     Some(class) => counters.failed_by_class.entry(class).or_default(),
                     None => return,
                 }
@@ -302,13 +302,13 @@ mod tests {
     fn totals_are_read_as_they_were_written() {
         let dir = tempfile::tempdir().unwrap();
         let db = schema::open(&dir.path().join("a.db")).unwrap();
-        let empty = Totals::load(&db).unwrap();
-        assert_eq!(empty, Totals { next_number: 1, ..Totals::default() });
+        let empty = StoreTotals::load(&db).unwrap();
+        assert_eq!(empty, StoreTotals { next_number: 1, ..StoreTotals::default() });
         let mut totals = empty.clone();
-        for class in Class::ALL {
+        for class in FailureClass::ALL {
             totals.failed(class);
         }
-        totals.counters = Counters {
+        totals.counters = EventCounters {
             accepted: 1,
             duplicates: 2,
             published: 3,
@@ -321,8 +321,15 @@ mod tests {
             state_conflicts: 13,
             ..totals.counters
         };
-        Totals { running: 9, scheduled: 10, processed_kept: 11, next_number: 12, state_keys: 14, ..totals.clone() }
-            .clone_into(&mut totals);
+        StoreTotals {
+            running: 9,
+            scheduled: 10,
+            processed_kept: 11,
+            next_number: 12,
+            state_keys: 14,
+            ..totals.clone()
+        }
+        .clone_into(&mut totals);
         for name in ["a", "_", "b"] {
             db.execute("INSERT INTO lane (name, queued, waiting) VALUES (?1, 0, 0)", [name]).unwrap();
             totals.lanes.push(LaneTotal {
@@ -336,7 +343,7 @@ mod tests {
         totals.queued(2, 5);
         totals.queued(2, -2);
         totals.save(&empty, &db).unwrap();
-        assert_eq!(Totals::load(&db).unwrap(), totals);
+        assert_eq!(StoreTotals::load(&db).unwrap(), totals);
         assert_eq!(totals.waiting(), 3 + 9 + 10);
         assert_eq!(totals.lane_number(&"b".parse().unwrap()), Some(3));
     }

@@ -14,17 +14,17 @@ use arc_swap::ArcSwap;
 use rusqlite::{CachedStatement, Connection};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::broker::{Error, LaneLimits, Options};
+use crate::broker::{BrokerOptions, Error, LaneLimits};
 use crate::clock;
 
 use super::append;
-use super::bulk::Bulk;
-use super::checkpoint::{Checkpoints, Log};
-use super::directory::Directory;
-use super::fault::{Condition, Fault};
-use super::leases::{Change, Table};
+use super::bulk::BulkInsert;
+use super::checkpoint::{Checkpointer, WalProgress};
+use super::directory::StoreDirectory;
+use super::fault::{SqliteFault, StoreCondition};
+use super::leases::{LeaseChange, LeaseTable};
 use super::settle;
-use super::totals::Totals;
+use super::totals::StoreTotals;
 
 /// The most jobs of one group, and about the most that they write: bounds how long the first one waits for the last, and
 /// how much longer the log becomes.
@@ -40,7 +40,7 @@ pub(super) const HELD_WAIT: Duration = Duration::from_secs(1);
 
 /// How durable the commit of a job has to be before its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Commit {
+pub(super) enum CommitMode {
     /// Survives the death of the process; a power cut may undo it, never without what came after. For steps that a
     /// restart would do again.
     Written,
@@ -49,15 +49,15 @@ pub(super) enum Commit {
 }
 
 /// What a job works with.
-pub(super) struct Step<'a> {
+pub(super) struct WriteStep<'a> {
     pub(super) db: &'a Connection,
-    pub(super) often: Often<'a>,
+    pub(super) often: HotStatements<'a>,
     /// Where new events wait to be written together; `None` if each is to be written by itself. Empty when a job runs that
     /// may look at events.
-    pub(super) bulk: Option<Bulk>,
-    pub(super) totals: &'a mut Totals,
-    pub(super) changes: &'a mut Vec<Change>,
-    pub(super) options: &'a Options,
+    pub(super) bulk: Option<BulkInsert>,
+    pub(super) totals: &'a mut StoreTotals,
+    pub(super) changes: &'a mut Vec<LeaseChange>,
+    pub(super) options: &'a BrokerOptions,
     pub(super) limits: &'a LaneLimits,
     /// Which opening of the store this is.
     pub(super) opening: i64,
@@ -73,13 +73,13 @@ pub(super) struct Step<'a> {
 
 /// The statements that every event needs, ready for a whole group: taking one from the connection's cache hashes, copies
 /// and compares its text, which is a good part of what carrying it out takes.
-pub(super) struct Often<'a> {
+pub(super) struct HotStatements<'a> {
     pub(super) insert_event: CachedStatement<'a>,
     pub(super) insert_body: CachedStatement<'a>,
     pub(super) end: CachedStatement<'a>,
 }
 
-impl<'a> Often<'a> {
+impl<'a> HotStatements<'a> {
     fn of(db: &'a Connection) -> rusqlite::Result<Self> {
         Ok(Self {
             insert_event: db.prepare_cached(append::INSERT_EVENT)?,
@@ -89,7 +89,7 @@ impl<'a> Often<'a> {
     }
 }
 
-impl Step<'_> {
+impl WriteStep<'_> {
     fn write_bulk(&mut self) -> rusqlite::Result<()> {
         self.bulk.as_mut().map_or(Ok(()), |bulk| bulk.write(self.db))
     }
@@ -97,58 +97,58 @@ impl Step<'_> {
 
 /// What the writer has to know of a job before it runs.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Kind {
-    commit: Commit,
+pub(super) struct JobKind {
+    commit: CommitMode,
     /// It looks at no event, so that those of the jobs before it need not be written yet.
     only_appends: bool,
     /// About how much it writes.
     size_bytes: usize,
 }
 
-impl Kind {
+impl JobKind {
     /// A job that appends so much and does nothing else.
     pub(super) fn appends(size_bytes: usize) -> Self {
-        Self { commit: Commit::Synced, only_appends: true, size_bytes }
+        Self { commit: CommitMode::Synced, only_appends: true, size_bytes }
     }
 
     /// A job of which it is known how much it writes.
-    pub(super) fn writes(commit: Commit, size_bytes: usize) -> Self {
+    pub(super) fn writes(commit: CommitMode, size_bytes: usize) -> Self {
         Self { commit, only_appends: false, size_bytes }
     }
 }
 
-impl From<Commit> for Kind {
+impl From<CommitMode> for JobKind {
     /// A job that writes little, or a piece of something that was cut into pieces.
-    fn from(commit: Commit) -> Self {
+    fn from(commit: CommitMode) -> Self {
         Self::writes(commit, 0)
     }
 }
 
 /// A unit of work for the writer.
-trait Job: Send {
-    fn kind(&self) -> Kind;
+trait WriteJob: Send {
+    fn kind(&self) -> JobKind;
     /// May be called again after the group was undone.
-    fn run(&mut self, step: &mut Step<'_>) -> rusqlite::Result<()>;
+    fn run(&mut self, step: &mut WriteStep<'_>) -> rusqlite::Result<()>;
     fn finish(self: Box<Self>, fault: Option<&Error>);
 }
 
-struct Typed<T, W> {
-    kind: Kind,
+struct TypedJob<T, W> {
+    kind: JobKind,
     work: W,
     done: Option<Result<T, Error>>,
     answer: oneshot::Sender<Result<T, Error>>,
 }
 
-impl<T, W> Job for Typed<T, W>
+impl<T, W> WriteJob for TypedJob<T, W>
 where
     T: Send,
-    W: FnMut(&mut Step<'_>) -> rusqlite::Result<Result<T, Error>> + Send,
+    W: FnMut(&mut WriteStep<'_>) -> rusqlite::Result<Result<T, Error>> + Send,
 {
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> JobKind {
         self.kind
     }
 
-    fn run(&mut self, step: &mut Step<'_>) -> rusqlite::Result<()> {
+    fn run(&mut self, step: &mut WriteStep<'_>) -> rusqlite::Result<()> {
         self.done = Some((self.work)(step)?);
         Ok(())
     }
@@ -164,19 +164,19 @@ where
 }
 
 /// Hands work to the thread. When the last one is dropped the thread ends; [`Writer::stop`] ends it in good order.
-pub(super) struct Writer {
-    jobs: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
+pub(super) struct StoreWriter {
+    jobs: Mutex<Option<mpsc::Sender<Box<dyn WriteJob>>>>,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
     tidy: Arc<AtomicBool>,
-    condition: Condition,
+    condition: StoreCondition,
 }
 
-impl Writer {
+impl StoreWriter {
     /// Starts the thread. The receiver is told when it ends, and loses its sender if it panics.
     ///
     /// # Errors
     /// The operating system gives no thread.
-    pub(super) fn start(mut core: Core) -> std::io::Result<(Self, oneshot::Receiver<()>)> {
+    pub(super) fn start(mut core: WriterThread) -> std::io::Result<(Self, oneshot::Receiver<()>)> {
         let (jobs, waiting) = mpsc::channel(QUEUE);
         let (ended, end) = oneshot::channel();
         let (tidy, condition) = (core.tidy.clone(), core.condition.clone());
@@ -191,10 +191,10 @@ impl Writer {
     }
 
     /// Has work done, and waits for room in the queue if need be. If the future is dropped, the work is done or not.
-    pub(super) async fn run<T, W>(&self, kind: impl Into<Kind>, work: W) -> Result<T, Error>
+    pub(super) async fn run<T, W>(&self, kind: impl Into<JobKind>, work: W) -> Result<T, Error>
     where
         T: Send + 'static,
-        W: FnMut(&mut Step<'_>) -> rusqlite::Result<Result<T, Error>> + Send + 'static,
+        W: FnMut(&mut WriteStep<'_>) -> rusqlite::Result<Result<T, Error>> + Send + 'static,
     {
         let (job, answer) = job(kind.into(), work);
         self.queue()?.send(job).await.map_err(|_| self.closed())?;
@@ -202,10 +202,10 @@ impl Writer {
     }
 
     /// As [`Self::run`], but turned away when the queue is full.
-    pub(super) async fn try_run<T, W>(&self, kind: impl Into<Kind>, work: W) -> Result<T, Error>
+    pub(super) async fn try_run<T, W>(&self, kind: impl Into<JobKind>, work: W) -> Result<T, Error>
     where
         T: Send + 'static,
-        W: FnMut(&mut Step<'_>) -> rusqlite::Result<Result<T, Error>> + Send + 'static,
+        W: FnMut(&mut WriteStep<'_>) -> rusqlite::Result<Result<T, Error>> + Send + 'static,
     {
         let (job, answer) = job(kind.into(), work);
         self.queue()?.try_send(job).map_err(|refused| match refused {
@@ -233,7 +233,7 @@ impl Writer {
         }
     }
 
-    fn queue(&self) -> Result<mpsc::Sender<Box<dyn Job>>, Error> {
+    fn queue(&self) -> Result<mpsc::Sender<Box<dyn WriteJob>>, Error> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(|| self.closed())
     }
 
@@ -242,20 +242,20 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
+impl Drop for StoreWriter {
     /// Waits for the work under way, so that the directory is free afterwards.
     fn drop(&mut self) {
         self.end();
     }
 }
 
-fn job<T, W>(kind: Kind, work: W) -> (Box<dyn Job>, oneshot::Receiver<Result<T, Error>>)
+fn job<T, W>(kind: JobKind, work: W) -> (Box<dyn WriteJob>, oneshot::Receiver<Result<T, Error>>)
 where
     T: Send + 'static,
-    W: FnMut(&mut Step<'_>) -> rusqlite::Result<Result<T, Error>> + Send + 'static,
+    W: FnMut(&mut WriteStep<'_>) -> rusqlite::Result<Result<T, Error>> + Send + 'static,
 {
     let (answer, answered) = oneshot::channel();
-    (Box::new(Typed { kind, work, done: None, answer }), answered)
+    (Box::new(TypedJob { kind, work, done: None, answer }), answered)
 }
 
 fn answered<T>(answer: Result<Result<T, Error>, oneshot::error::RecvError>) -> Result<T, Error> {
@@ -263,43 +263,43 @@ fn answered<T>(answer: Result<Result<T, Error>, oneshot::error::RecvError>) -> R
 }
 
 /// Tells everybody when the thread did not end by itself.
-struct PanicGuard(Condition);
+struct PanicGuard(StoreCondition);
 
 impl Drop for PanicGuard {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.0.note(&Fault::Final("the thread that writes panicked".into()));
+            self.0.note(&SqliteFault::Final("the thread that writes panicked".into()));
         }
     }
 }
 
 /// What belongs to the thread.
-pub(super) struct Core {
+pub(super) struct WriterThread {
     pub(super) db: Connection,
-    pub(super) options: Options,
+    pub(super) options: BrokerOptions,
     /// How much may wait; set anew when plugins change.
     pub(super) limits: Arc<ArcSwap<LaneLimits>>,
     pub(super) opening: i64,
     /// As they will be after the group under way.
-    pub(super) totals: Totals,
+    pub(super) totals: StoreTotals,
     /// As they were after the last commit.
-    pub(super) board: watch::Sender<Totals>,
-    pub(super) leases: Arc<Table>,
-    pub(super) condition: Condition,
-    pub(super) checkpoints: Checkpoints,
-    pub(super) log: Log,
-    pub(super) synced: Commit,
+    pub(super) board: watch::Sender<StoreTotals>,
+    pub(super) leases: Arc<LeaseTable>,
+    pub(super) condition: StoreCondition,
+    pub(super) checkpoints: Checkpointer,
+    pub(super) log: WalProgress,
+    pub(super) synced: CommitMode,
     /// The next number as the last synced commit left it.
     pub(super) synced_number: Arc<AtomicI64>,
     pub(super) tidy: Arc<AtomicBool>,
     /// The group under way made the database smaller.
     pub(super) has_shrunk: bool,
     /// Kept locked until the database is closed.
-    pub(super) directory: Arc<Directory>,
+    pub(super) directory: Arc<StoreDirectory>,
 }
 
-impl Core {
-    fn run(&mut self, mut waiting: mpsc::Receiver<Box<dyn Job>>) {
+impl WriterThread {
+    fn run(&mut self, mut waiting: mpsc::Receiver<Box<dyn WriteJob>>) {
         let mut group = Vec::new();
         while let Some(first) = waiting.blocking_recv() {
             let mut size_bytes = first.kind().size_bytes;
@@ -311,7 +311,7 @@ impl Core {
                 size_bytes += job.kind().size_bytes;
                 group.push(job);
             }
-            self.carry_out(std::mem::take(&mut group), Some(Bulk::default()));
+            self.carry_out(std::mem::take(&mut group), Some(BulkInsert::default()));
         }
         if self.tidy.load(Ordering::Relaxed) && self.condition.usable().is_ok() {
             self.checkpoints.finish(&self.db);
@@ -319,7 +319,7 @@ impl Core {
     }
 
     /// Carries out a group, and commits and answers it as a whole.
-    fn carry_out(&mut self, mut group: Vec<Box<dyn Job>>, bulk: Option<Bulk>) {
+    fn carry_out(&mut self, mut group: Vec<Box<dyn WriteJob>>, bulk: Option<BulkInsert>) {
         if let Err(reason) = self.condition.usable() {
             return group.into_iter().for_each(|job| job.finish(Some(&reason)));
         }
@@ -328,7 +328,7 @@ impl Core {
         match self.transact(&mut group, &mut changes, bulk) {
             Ok(()) => {
                 // A commit that changed nothing was not synced, and those before it need not be.
-                if self.synced == Commit::Synced && self.totals.next_number != self.board.borrow().next_number {
+                if self.synced == CommitMode::Synced && self.totals.next_number != self.board.borrow().next_number {
                     self.synced_number.store(self.totals.next_number, Ordering::Relaxed);
                 }
                 self.leases.apply(&changes);
@@ -347,11 +347,11 @@ impl Core {
                 self.checkpoints.spread(&self.db, log_pages);
             }
             Err(error) => {
-                let fault = Fault::of(&error);
+                let fault = SqliteFault::of(&error);
                 self.condition.note(&fault);
                 self.totals.clone_from(&self.board.borrow());
                 // Who holds the file holds it against every job of the group, and each would wait for it in vain.
-                if (group.len() > 1 || is_bulk) && !matches!(fault, Fault::Final(_) | Fault::Busy(_)) {
+                if (group.len() > 1 || is_bulk) && !matches!(fault, SqliteFault::Final(_) | SqliteFault::Busy(_)) {
                     return group.into_iter().for_each(|job| self.carry_out(vec![job], None));
                 }
                 let answer = fault.answer();
@@ -362,19 +362,19 @@ impl Core {
 
     fn transact(
         &mut self,
-        group: &mut [Box<dyn Job>],
-        changes: &mut Vec<Change>,
-        bulk: Option<Bulk>,
+        group: &mut [Box<dyn WriteJob>],
+        changes: &mut Vec<LeaseChange>,
+        bulk: Option<BulkInsert>,
     ) -> rusqlite::Result<()> {
-        let commit = group.iter().map(|job| job.kind().commit).max().unwrap_or(Commit::Synced);
+        let commit = group.iter().map(|job| job.kind().commit).max().unwrap_or(CommitMode::Synced);
         if self.synced != commit {
-            let level = if commit == Commit::Synced { "FULL" } else { "NORMAL" };
+            let level = if commit == CommitMode::Synced { "FULL" } else { "NORMAL" };
             self.db.pragma_update(None, "synchronous", level)?;
             self.synced = commit;
         }
         let no_room = self.checkpoints.shortage(&self.db, self.directory.path())?;
         if let Some(shortage) = &no_room {
-            self.condition.note(&Fault::Full(shortage.clone()));
+            self.condition.note(&SqliteFault::Full(shortage.clone()));
             self.checkpoints.wake();
         }
         self.begin()?;
@@ -390,7 +390,7 @@ impl Core {
         for left in (0..HELD_TRIES).rev() {
             match begin.execute([]) {
                 Ok(_) => break,
-                Err(error) if matches!(Fault::of(&error), Fault::Busy(_)) => {
+                Err(error) if matches!(SqliteFault::of(&error), SqliteFault::Busy(_)) => {
                     self.condition.held(&error.to_string());
                     if left == 0 {
                         return Err(error);
@@ -405,16 +405,16 @@ impl Core {
 
     fn fill(
         &mut self,
-        group: &mut [Box<dyn Job>],
-        changes: &mut Vec<Change>,
-        bulk: Option<Bulk>,
+        group: &mut [Box<dyn WriteJob>],
+        changes: &mut Vec<LeaseChange>,
+        bulk: Option<BulkInsert>,
         no_room: Option<&str>,
     ) -> rusqlite::Result<()> {
         let limits = self.limits.load();
         {
-            let mut step = Step {
+            let mut step = WriteStep {
                 db: &self.db,
-                often: Often::of(&self.db)?,
+                often: HotStatements::of(&self.db)?,
                 bulk,
                 totals: &mut self.totals,
                 changes,

@@ -9,38 +9,38 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use redis::Value;
 
-use super::board::{LOSS, Trouble};
+use super::board::{LOSS, TroubleKind};
 use super::codec;
-use super::core::{Core, Places, asks_for_lanes};
-use super::fault::{Cause, Failure};
+use super::core::{LanePlaces, RedisCore, asks_for_lanes};
+use super::fault::{CallFailure, FailureCause};
 use super::reply;
-use super::scripts::Call;
+use super::scripts::ScriptCall;
 use super::settle::MAX_CALL_BYTES;
-use crate::broker::{Accepted, Append, Error, Lane, LaneLimits};
-use crate::event::{EventId, Idempotency, Start};
+use crate::broker::{AcceptedEvent, AppendRequest, Error, Lane, LaneLimits};
+use crate::event::{DeliveryStart, EventId, Idempotency};
 
 /// Events of one call, unless a single request has more of them.
 const MAX_EVENTS: usize = 100;
 const LANE_TRIES: usize = 4;
 
 /// One request, encoded.
-pub(super) struct Request {
-    events: Vec<NewEntry>,
+pub(super) struct AppendCall {
+    events: Vec<EncodedEvent>,
 }
 
 /// One event, encoded.
-pub(super) struct NewEntry {
+pub(super) struct EncodedEvent {
     pub(super) id: EventId,
     pub(super) lane: Lane,
-    pub(super) start: Start,
+    pub(super) start: DeliveryStart,
     pub(super) blob: Bytes,
     idempotency: Option<Idempotency>,
 }
 
-impl NewEntry {
+impl EncodedEvent {
     /// # Errors
     /// [`Error::Misconfigured`] if the record cannot be written at all; trying again cannot help.
-    pub(super) fn encode(append: Append) -> Result<Self, Error> {
+    pub(super) fn encode(append: AppendRequest) -> Result<Self, Error> {
         let blob = codec::encode(&append.record).map_err(|error| Error::Misconfigured(error.to_string()))?;
         Ok(Self {
             id: append.record.event.id,
@@ -52,18 +52,18 @@ impl NewEntry {
     }
 
     /// When it may be delivered, as scripts read it.
-    pub(super) fn push_start(&self, call: &mut Call<'_>) {
+    pub(super) fn push_start(&self, call: &mut ScriptCall<'_>) {
         let (word, ms) = words_of(self.start);
         call.push_text(word);
         call.push_number(ms);
     }
 }
 
-impl Request {
+impl AppendCall {
     /// # Errors
     /// See [`NewEntry::encode`].
-    pub(super) fn encode(events: Vec<Append>) -> Result<Self, Error> {
-        Ok(Self { events: events.into_iter().map(NewEntry::encode).collect::<Result<_, _>>()? })
+    pub(super) fn encode(events: Vec<AppendRequest>) -> Result<Self, Error> {
+        Ok(Self { events: events.into_iter().map(EncodedEvent::encode).collect::<Result<_, _>>()? })
     }
 
     /// What it takes of a call: its bytes, or for small events the like of their number.
@@ -73,22 +73,22 @@ impl Request {
     }
 
     /// The answer if all of them are new.
-    fn as_new(&self) -> Vec<Accepted> {
-        self.events.iter().map(|event| Accepted { id: event.id, duplicate: false }).collect()
+    fn as_new(&self) -> Vec<AcceptedEvent> {
+        self.events.iter().map(|event| AcceptedEvent { id: event.id, duplicate: false }).collect()
     }
 }
 
-impl Core {
+impl RedisCore {
     /// Why nothing may be accepted now, if so.
     pub(super) fn may_accept(&self) -> Result<(), Error> {
-        match self.board().trouble(Trouble::Loss).or_else(|| self.board().trouble(Trouble::Unsafe)) {
+        match self.board().trouble(TroubleKind::Loss).or_else(|| self.board().trouble(TroubleKind::Unsafe)) {
             Some(trouble) => Err(Error::Unsafe(trouble)),
             None => Ok(()),
         }
     }
 
     /// Appends several requests together and answers each of them.
-    pub(super) async fn append_together(&self, requests: Vec<Request>) -> Vec<Result<Vec<Accepted>, Error>> {
+    pub(super) async fn append_together(&self, requests: Vec<AppendCall>) -> Vec<Result<Vec<AcceptedEvent>, Error>> {
         match self.append_once(&requests).await {
             Ok(answers) => answers,
             // One request may point at a key that holds something else; it must not keep the others out.
@@ -104,7 +104,7 @@ impl Core {
         }
     }
 
-    async fn append_once(&self, requests: &[Request]) -> Result<Vec<Result<Vec<Accepted>, Error>>, Error> {
+    async fn append_once(&self, requests: &[AppendCall]) -> Result<Vec<Result<Vec<AcceptedEvent>, Error>>, Error> {
         self.may_accept()?;
         for _ in 0..LANE_TRIES {
             let lanes = requests.iter().flat_map(|request| &request.events).map(|event| &event.lane);
@@ -136,7 +136,7 @@ impl Core {
     /// A script found another epoch than the one that is worked with.
     pub(super) fn lost_data(&self) -> Error {
         self.look.notify_one();
-        self.board().raise(Trouble::Loss, LOSS);
+        self.board().raise(TroubleKind::Loss, LOSS);
         Error::Unsafe(LOSS.into())
     }
 
@@ -149,9 +149,9 @@ impl Core {
         }
     }
 
-    fn append_call(&self, requests: &[Request]) -> Call<'_> {
+    fn append_call(&self, requests: &[AppendCall]) -> ScriptCall<'_> {
         let book = self.book();
-        let mut places = Places::default();
+        let mut places = LanePlaces::default();
         for lane in &book.lanes {
             places.of(lane);
         }
@@ -172,7 +172,7 @@ impl Core {
             call.push_shown(event.id);
             let lane = places.of(&event.lane);
             match (&event.idempotency, event.start) {
-                (None, Start::Now) => call.push_number(lane),
+                (None, DeliveryStart::Now) => call.push_number(lane),
                 (idempotency, start) => {
                     let (word, ms) = words_of(start);
                     let (place, fingerprint) = idempotency.as_ref().map_or((0, &[][..]), |idempotency| {
@@ -193,7 +193,7 @@ impl Core {
         call
     }
 
-    fn read(&self, request: &Request, answer: Value) -> Result<Vec<Accepted>, Error> {
+    fn read(&self, request: &AppendCall, answer: Value) -> Result<Vec<AcceptedEvent>, Error> {
         let mut items = reply::array(answer)?.into_iter();
         let verdict = reply::text(items.next().unwrap_or_default())?;
         match verdict.as_str() {
@@ -204,10 +204,10 @@ impl Core {
                 .map(|(event, first)| {
                     let first = reply::text(first)?;
                     if first.is_empty() {
-                        return Ok(Accepted { id: event.id, duplicate: false });
+                        return Ok(AcceptedEvent { id: event.id, duplicate: false });
                     }
                     let id = first.parse().map_err(|_| damaged_key())?;
-                    Ok(Accepted { id, duplicate: true })
+                    Ok(AcceptedEvent { id, duplicate: true })
                 })
                 .collect(),
             "CONFLICT" => {
@@ -227,7 +227,7 @@ impl Core {
             }
             "MISPLACED" => {
                 let why = reply::text(items.next().unwrap_or_default())?;
-                self.board().raise(Trouble::Misplaced, why.clone());
+                self.board().raise(TroubleKind::Misplaced, why.clone());
                 Err(Error::Misconfigured(why))
             }
             _ => Err(miscounted()),
@@ -236,7 +236,7 @@ impl Core {
 }
 
 /// How many events each request has, as the script reads it: nothing if each has one, as nearly always.
-fn sizes(requests: &[Request]) -> String {
+fn sizes(requests: &[AppendCall]) -> String {
     if requests.iter().all(|request| request.events.len() == 1) {
         return String::new();
     }
@@ -254,45 +254,45 @@ fn own_limits(limits: &LaneLimits, lanes: &[Lane]) -> String {
 }
 
 /// A start as scripts read it. The latest time that they can count is far enough.
-fn words_of(start: Start) -> (&'static str, u64) {
+fn words_of(start: DeliveryStart) -> (&'static str, u64) {
     let (word, ms) = match start {
-        Start::Now => ("now", 0),
-        Start::InMs(ms) => ("in", ms),
-        Start::At(time) => ("at", u64::try_from(time.unix_ms()).unwrap_or(0)),
+        DeliveryStart::Now => ("now", 0),
+        DeliveryStart::InMs(ms) => ("in", ms),
+        DeliveryStart::At(time) => ("at", u64::try_from(time.unix_ms()).unwrap_or(0)),
     };
-    (word, ms.min(Call::MOST))
+    (word, ms.min(ScriptCall::MOST))
 }
 
 fn miscounted() -> Error {
-    Failure::not_understood("Redis answered another number of events than were sent").into()
+    CallFailure::not_understood("Redis answered another number of events than were sent").into()
 }
 
 fn damaged_key() -> Error {
     Error::Misconfigured("an idempotency key holds something that this server did not write".into())
 }
 
-impl Failure {
+impl CallFailure {
     /// Whether a call that carries several things may work when each is sent alone.
     pub(super) fn may_be_one_of_several(&self) -> bool {
-        self.reaction.cause == Cause::Misplaced
+        self.reaction.cause == FailureCause::Misplaced
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Data, Event, Record, Timestamp};
+    use crate::event::{Event, EventData, EventRecord, Timestamp};
 
     #[test]
     fn requests_weigh_by_their_number_or_by_their_bytes() {
         let request = |n: usize, size_bytes: usize| {
-            let data = Some(Data::text("1".repeat(size_bytes)));
+            let data = Some(EventData::text("1".repeat(size_bytes)));
             let event = Event { data, ..Event::new("a".parse().unwrap(), "/events", Timestamp::from_unix_ms(0)) };
-            let record = Record::new(event);
-            let append = Append { record, lane: Lane::unrouted(), start: Start::Now, idempotency: None };
-            Request::encode(vec![append; n]).unwrap()
+            let record = EventRecord::new(event);
+            let append = AppendRequest { record, lane: Lane::unrouted(), start: DeliveryStart::Now, idempotency: None };
+            AppendCall::encode(vec![append; n]).unwrap()
         };
-        let in_a_call = |request: Request| MAX_CALL_BYTES / request.weight();
+        let in_a_call = |request: AppendCall| MAX_CALL_BYTES / request.weight();
         assert_eq!(in_a_call(request(1, 10)), MAX_EVENTS);
         assert_eq!(in_a_call(request(10, 10)), MAX_EVENTS / 10);
         assert_eq!(in_a_call(request(1, 256 * 1_024)), 7);

@@ -11,12 +11,12 @@ const GROWTH: usize = 16;
 
 /// The most entries that a claim asks for at present.
 #[derive(Debug)]
-pub(super) struct Appetite {
+pub(super) struct ClaimBudget {
     most: usize,
     now: AtomicUsize,
 }
 
-impl Appetite {
+impl ClaimBudget {
     /// Asks for `most` until an answer is lost.
     pub(super) fn new(most: usize) -> Self {
         Self { most, now: AtomicUsize::new(most) }
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_is_halved_by_each_lost_answer_and_grows_back_with_what_comes() {
-        let appetite = Appetite::new(500);
+        let appetite = ClaimBudget::new(500);
         assert_eq!((appetite.of(9), appetite.of(800)), (9, 500));
         appetite.lost(500);
         assert_eq!((appetite.of(9), appetite.of(800)), (9, 250));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::shutdown::Tasks;
+use crate::shutdown::TaskGroup;
 
 /// The most requests that wait for the next batch.
 const QUEUE: usize = 1_024;
@@ -18,17 +18,17 @@ const MAX_BATCHES: usize = 2;
 
 /// The queue of a batcher.
 pub(super) struct Batcher<Q, A> {
-    sender: mpsc::Sender<Request<Q, A>>,
+    sender: mpsc::Sender<BatchRequest<Q, A>>,
 }
 
-struct Request<Q, A> {
+struct BatchRequest<Q, A> {
     question: Q,
     answer: oneshot::Sender<A>,
 }
 
 /// Why a request was not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unanswered {
+pub(super) enum BatchError {
     /// Too many wait already; nothing was done.
     QueueFull,
     /// The batcher has ended; it is not known whether something was done.
@@ -39,7 +39,7 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
     /// Starts a batcher that ends with the token. A batch weighs at most `max_weight`, unless a single request weighs
     /// more. `work` answers every request of a batch, in order.
     pub(super) fn start<W, F>(
-        tasks: &Tasks,
+        tasks: &TaskGroup,
         ends: CancellationToken,
         max_weight: usize,
         weight: fn(&Q) -> usize,
@@ -49,7 +49,7 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
         W: Fn(Vec<Q>) -> F + Send + Sync + 'static,
         F: Future<Output = Vec<A>> + Send + 'static,
     {
-        let (sender, mut receiver) = mpsc::channel::<Request<Q, A>>(QUEUE);
+        let (sender, mut receiver) = mpsc::channel::<BatchRequest<Q, A>>(QUEUE);
         let (batches, own_tasks) = (Arc::new(Semaphore::new(MAX_BATCHES)), tasks.clone());
         tasks.spawn(async move {
             let mut left_over = None;
@@ -90,13 +90,13 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
     }
 
     /// Asks, and waits for the answer. If this is dropped, the request is done all the same.
-    pub(super) async fn ask(&self, question: Q) -> Result<A, Unanswered> {
+    pub(super) async fn ask(&self, question: Q) -> Result<A, BatchError> {
         let (answer, answered) = oneshot::channel();
-        self.sender.try_send(Request { question, answer }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => Unanswered::QueueFull,
-            mpsc::error::TrySendError::Closed(_) => Unanswered::Ended,
+        self.sender.try_send(BatchRequest { question, answer }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => BatchError::QueueFull,
+            mpsc::error::TrySendError::Closed(_) => BatchError::Ended,
         })?;
-        answered.await.map_err(|_| Unanswered::Ended)
+        answered.await.map_err(|_| BatchError::Ended)
     }
 }
 
@@ -116,7 +116,7 @@ mod tests {
         let gate = Arc::new(Semaphore::new(0));
         let for_work = gate.clone();
         let batcher = Batcher::start(
-            &Tasks::new(),
+            &TaskGroup::new(),
             CancellationToken::new(),
             3,
             |_| 1,
@@ -141,12 +141,13 @@ mod tests {
     async fn a_full_queue_refuses_and_an_ended_batcher_says_so() {
         let ends = CancellationToken::new();
         let batcher: Batcher<u32, u32> =
-            Batcher::start(&Tasks::new(), ends.clone(), 1, |_| 1, |_| std::future::pending());
+            Batcher::start(&TaskGroup::new(), ends.clone(), 1, |_| 1, |_| std::future::pending());
         let mut asking: FuturesUnordered<_> = (0..QUEUE as u32 + 2).map(|n| batcher.ask(n)).collect();
-        assert_eq!(asking.next().await, Some(Err(Unanswered::QueueFull)));
-        let idle: Batcher<u32, u32> = Batcher::start(&Tasks::new(), ends.clone(), 1, |_| 1, |batch| async { batch });
+        assert_eq!(asking.next().await, Some(Err(BatchError::QueueFull)));
+        let idle: Batcher<u32, u32> =
+            Batcher::start(&TaskGroup::new(), ends.clone(), 1, |_| 1, |batch| async { batch });
         ends.cancel();
         idle.sender.closed().await;
-        assert_eq!(idle.ask(0).await, Err(Unanswered::Ended));
+        assert_eq!(idle.ask(0).await, Err(BatchError::Ended));
     }
 }

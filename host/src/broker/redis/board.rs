@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::fault::{Cause, Failure};
-use crate::broker::{Durability, Health};
+use super::fault::{CallFailure, FailureCause};
+use crate::broker::{Durability, StoreHealth};
 
 /// How often a remark that would repeat itself is logged.
 const REMARK_EVERY: Duration = Duration::from_secs(60);
@@ -23,7 +23,7 @@ pub(super) const LOSS: &str =
 
 /// The kinds of trouble, the gravest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Trouble {
+pub(super) enum TroubleKind {
     /// Redis cannot be reached.
     Unreachable,
     /// Redis does not let us in.
@@ -48,22 +48,22 @@ pub(super) enum Trouble {
     Misplaced,
 }
 
-impl Trouble {
+impl TroubleKind {
     /// Those of which [`Core::probe`](super::core::Core::probe) finds out that they are over.
     const PROBED: [Self; 5] = [Self::Silent, Self::Busy, Self::NoReplicas, Self::CannotPersist, Self::NoRoom];
 
     /// The trouble that a failure of this cause is a sign of.
-    fn of(cause: Cause) -> Option<Self> {
+    fn of(cause: FailureCause) -> Option<Self> {
         Some(match cause {
-            Cause::Unreachable => Self::Unreachable,
-            Cause::Denied => Self::Denied,
-            Cause::Busy => Self::Busy,
-            Cause::NoReplicas => Self::NoReplicas,
-            Cause::CannotPersist => Self::CannotPersist,
-            Cause::NoRoom => Self::NoRoom,
-            Cause::Misplaced => Self::Misplaced,
-            Cause::Demoted => Self::Unsupported,
-            Cause::Interrupted | Cause::NoScript | Cause::NoGroup => return None,
+            FailureCause::Unreachable => Self::Unreachable,
+            FailureCause::Denied => Self::Denied,
+            FailureCause::Busy => Self::Busy,
+            FailureCause::NoReplicas => Self::NoReplicas,
+            FailureCause::CannotPersist => Self::CannotPersist,
+            FailureCause::NoRoom => Self::NoRoom,
+            FailureCause::Misplaced => Self::Misplaced,
+            FailureCause::Demoted => Self::Unsupported,
+            FailureCause::Interrupted | FailureCause::NoScript | FailureCause::NoGroup => return None,
         })
     }
 
@@ -74,24 +74,26 @@ impl Trouble {
 }
 
 /// What is said of a failure: what the server said, and what to do about it where that can be told.
-pub(super) fn explained(failure: &Failure) -> String {
+pub(super) fn explained(failure: &CallFailure) -> String {
     let (words, said) = match failure.reaction.cause {
-        Cause::NoReplicas => (
+        FailureCause::NoReplicas => (
             "Redis refuses every write, since fewer replicas follow it than its min-replicas-to-write asks for: bring \
              replicas back, or lower that setting",
             &failure.message,
         ),
-        Cause::CannotPersist => (
+        FailureCause::CannotPersist => (
             "Redis refuses every write, since it cannot write to its disk: free its disk, and look into its log if this \
              does not pass",
             &failure.message,
         ),
-        Cause::NoRoom => (
+        FailureCause::NoRoom => (
             "the memory of Redis is full, and nothing is accepted: raise its maxmemory, or wait until events have been \
              worked off and forgotten",
             &failure.message,
         ),
-        Cause::Busy => ("Redis is busy with itself and refuses commands: wait until it is done", &failure.message),
+        FailureCause::Busy => {
+            ("Redis is busy with itself and refuses commands: wait until it is done", &failure.message)
+        }
         _ => return failure.message.clone(),
     };
     format!("{words} ({said})")
@@ -99,21 +101,21 @@ pub(super) fn explained(failure: &Failure) -> String {
 
 /// The board.
 #[derive(Debug)]
-pub(super) struct Board {
-    state: Mutex<State>,
+pub(super) struct TroubleBoard {
+    state: Mutex<TroubleState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct TroubleState {
     durability: Durability,
-    troubles: BTreeMap<Trouble, String>,
+    troubles: BTreeMap<TroubleKind, String>,
     is_logging: bool,
     remarked: BTreeMap<&'static str, Instant>,
 }
 
-impl Board {
+impl TroubleBoard {
     pub(super) fn new() -> Self {
-        let state = State {
+        let state = TroubleState {
             durability: Durability::Unknown,
             troubles: BTreeMap::new(),
             is_logging: false,
@@ -135,9 +137,9 @@ impl Board {
     }
 
     /// What is shown.
-    pub(super) fn health(&self) -> Health {
+    pub(super) fn health(&self) -> StoreHealth {
         let state = self.lock();
-        Health {
+        StoreHealth {
             durability: state.durability,
             trouble: state.troubles.values().next().cloned(),
             accepting: state.troubles.is_empty(),
@@ -158,7 +160,7 @@ impl Board {
     }
 
     /// A trouble began, or goes on with other words.
-    pub(super) fn raise(&self, trouble: Trouble, message: impl Into<String>) {
+    pub(super) fn raise(&self, trouble: TroubleKind, message: impl Into<String>) {
         let message = message.into();
         let is_news = {
             let mut state = self.lock();
@@ -170,7 +172,7 @@ impl Board {
     }
 
     /// A trouble ended, if there was one.
-    pub(super) fn clear(&self, trouble: Trouble) {
+    pub(super) fn clear(&self, trouble: TroubleKind) {
         let is_news = {
             let mut state = self.lock();
             state.troubles.remove(&trouble).is_some() && state.is_logging
@@ -181,21 +183,21 @@ impl Board {
     }
 
     /// What a trouble says, if there is one.
-    pub(super) fn trouble(&self, trouble: Trouble) -> Option<String> {
+    pub(super) fn trouble(&self, trouble: TroubleKind) -> Option<String> {
         self.lock().troubles.get(&trouble).cloned()
     }
 
     /// A call failed: what it says about the store is put up.
-    pub(super) fn note(&self, failure: &Failure) {
-        if let Some(trouble) = Trouble::of(failure.reaction.cause) {
+    pub(super) fn note(&self, failure: &CallFailure) {
+        if let Some(trouble) = TroubleKind::of(failure.reaction.cause) {
             self.raise(trouble, explained(failure));
         }
     }
 
     /// What keeps Redis from writing was looked for, and this is all that was found.
-    pub(super) fn probed(&self, found: Option<&Failure>) {
-        let found = found.and_then(|failure| Trouble::of(failure.reaction.cause));
-        for trouble in Trouble::PROBED.into_iter().filter(|trouble| Some(*trouble) != found) {
+    pub(super) fn probed(&self, found: Option<&CallFailure>) {
+        let found = found.and_then(|failure| TroubleKind::of(failure.reaction.cause));
+        for trouble in TroubleKind::PROBED.into_iter().filter(|trouble| Some(*trouble) != found) {
             self.clear(trouble);
         }
     }
@@ -217,7 +219,7 @@ impl Board {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, TroubleState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -241,45 +243,45 @@ mod tests {
 
     #[test]
     fn the_gravest_trouble_is_shown_until_it_ends() {
-        let board = Board::new();
+        let board = TroubleBoard::new();
         assert!(board.health().ready());
-        board.raise(Trouble::Unsafe, "the policy evicts");
-        board.raise(Trouble::Unreachable, "nobody answers");
+        board.raise(TroubleKind::Unsafe, "the policy evicts");
+        board.raise(TroubleKind::Unreachable, "nobody answers");
         assert_eq!(board.health().trouble.as_deref(), Some("nobody answers"));
-        board.clear(Trouble::Unreachable);
+        board.clear(TroubleKind::Unreachable);
         assert_eq!(board.health().trouble.as_deref(), Some("the policy evicts"));
-        board.clear(Trouble::Unsafe);
-        board.clear(Trouble::Unsafe);
+        board.clear(TroubleKind::Unsafe);
+        board.clear(TroubleKind::Unsafe);
         assert!(board.health().ready());
     }
 
     #[test]
     fn a_full_memory_lets_the_work_go_on_and_want_of_replicas_does_not() {
-        let board = Board::new();
-        let health = |board: &Board| (board.health().accepting, board.health().handling);
+        let board = TroubleBoard::new();
+        let health = |board: &TroubleBoard| (board.health().accepting, board.health().handling);
         assert_eq!(health(&board), (true, true));
-        board.raise(Trouble::NoRoom, "full");
+        board.raise(TroubleKind::NoRoom, "full");
         assert_eq!(health(&board), (false, true));
-        board.raise(Trouble::NoReplicas, "alone");
+        board.raise(TroubleKind::NoReplicas, "alone");
         assert_eq!(health(&board), (false, false));
     }
 
     #[test]
     fn what_was_probed_for_and_not_found_is_over() {
-        let board = Board::new();
+        let board = TroubleBoard::new();
         let failure = |line: &str| {
             let error =
                 redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap().extract_error().unwrap_err();
-            Failure { reaction: classify(&error), message: line.to_owned() }
+            CallFailure { reaction: classify(&error), message: line.to_owned() }
         };
         let (alone, full) = (failure("NOREPLICAS Not enough good replicas."), failure("OOM command not allowed"));
         board.note(&alone);
         board.note(&full);
-        board.raise(Trouble::Unsafe, "the policy evicts");
+        board.raise(TroubleKind::Unsafe, "the policy evicts");
         assert!(board.health().trouble.is_some_and(|words| words.contains("min-replicas-to-write")));
         board.probed(Some(&full));
-        assert_eq!(board.trouble(Trouble::NoReplicas), None);
-        assert!(board.trouble(Trouble::NoRoom).is_some_and(|words| words.contains("maxmemory")));
+        assert_eq!(board.trouble(TroubleKind::NoReplicas), None);
+        assert!(board.trouble(TroubleKind::NoRoom).is_some_and(|words| words.contains("maxmemory")));
         board.probed(None);
         assert_eq!(board.health().trouble.as_deref(), Some("the policy evicts"));
     }
@@ -294,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_remark_is_made_once_a_minute() {
-        let board = Board::new();
+        let board = TroubleBoard::new();
         let mut made = 0;
         for _ in 0..3 {
             board.remark("group", || {

@@ -18,15 +18,15 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use redis::Value;
 
-use super::appetite::Appetite;
-use super::board::{Trouble, told};
-use super::core::Core;
+use super::appetite::ClaimBudget;
+use super::board::{TroubleKind, told};
+use super::core::RedisCore;
 use super::entry::RawEntry;
-use super::fault::{Cause, Failure};
+use super::fault::{CallFailure, FailureCause};
 use super::keys::GROUP;
-use super::link::{Link, RESPONSE_TIMEOUT};
+use super::link::{RESPONSE_TIMEOUT, RedisLink};
 use super::reply;
-use crate::broker::{Claim, Delivery, Error, Lane, LaneWant};
+use crate::broker::{ClaimRequest, Delivery, Error, Lane, LaneDemand};
 
 /// How long a read blocks.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -42,9 +42,9 @@ const MAX_CLAIM: usize = 500;
 /// The most lanes that are read by commands of their own.
 const MAX_READS: usize = 8;
 
-impl Core {
+impl RedisCore {
     /// Takes new entries; see [`crate::broker::Broker::claim`].
-    pub(super) async fn claim(&self, claim: Claim, waiter: &Waiter) -> Result<Vec<Delivery>, Error> {
+    pub(super) async fn claim(&self, claim: ClaimRequest, waiter: &EntryWaiter) -> Result<Vec<Delivery>, Error> {
         let wants = waiter.worth_asking(claim.lanes.iter().filter(|want| want.free > 0).collect());
         let lanes: Vec<Lane> = wants.iter().map(|want| want.lane.clone()).collect();
         if lanes.is_empty() || claim.max == 0 {
@@ -81,14 +81,14 @@ impl Core {
 
     /// Reads each lane by itself. What goes wrong is left to the script: it is called at once if this brings nothing, else
     /// the next time.
-    async fn read_lanes(&self, lanes: &[Lane], shares: &[usize]) -> Vec<Result<Vec<RawEntry>, Failure>> {
+    async fn read_lanes(&self, lanes: &[Lane], shares: &[usize]) -> Vec<Result<Vec<RawEntry>, CallFailure>> {
         let reads = lanes.iter().zip(shares).map(|(lane, share)| async move {
             let mut read = redis::cmd("XREADGROUP");
             read.arg("GROUP").arg(GROUP).arg(self.consumer.as_str()).arg("COUNT").arg(*share);
             read.arg("STREAMS").arg(self.keys.lane(lane).as_ref()).arg(">");
             match self.link.ask(&read).await? {
                 Some(answer) => read_lane(lane, answer),
-                None => Err(Failure::not_understood("the lane cannot be read")),
+                None => Err(CallFailure::not_understood("the lane cannot be read")),
             }
         });
         join_all(reads).await
@@ -97,11 +97,11 @@ impl Core {
     /// Reads all lanes in one step, each its fair share, and puts right what stands in the way.
     async fn take_new(
         &self,
-        wants: &[&LaneWant],
+        wants: &[&LaneDemand],
         lanes: &[Lane],
         max: usize,
-        waiter: &Waiter,
-    ) -> Result<Vec<RawEntry>, Failure> {
+        waiter: &EntryWaiter,
+    ) -> Result<Vec<RawEntry>, CallFailure> {
         let mut call = self
             .script(&self.scripts.claim)
             .text(&self.consumer)
@@ -123,7 +123,7 @@ impl Core {
             waiter.goes_on_from(lane, reply::text(last)?, !found.contains(lane));
         }
         if let Some(words) = told(reply::array(problems)?.into_iter().map(reply::text).collect::<Result<_, _>>()?) {
-            self.board().raise(Trouble::Misplaced, words);
+            self.board().raise(TroubleKind::Misplaced, words);
         }
         if reply::count(&mended)? > 0 {
             // A group does not go by itself: the rest of the store may be gone as well.
@@ -136,7 +136,7 @@ impl Core {
 
 /// How many entries of each lane make up at most `max` in all: what one does not want goes to the others. None is left out
 /// if there are as many as lanes.
-fn shares(wants: &[&LaneWant], max: usize) -> Vec<usize> {
+fn shares(wants: &[&LaneDemand], max: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..wants.len()).collect();
     order.sort_by_key(|&n| wants[n].free);
     let (mut shares, mut left) = (vec![0; wants.len()], max);
@@ -148,7 +148,7 @@ fn shares(wants: &[&LaneWant], max: usize) -> Vec<usize> {
 }
 
 /// The entries in the answer to a read of one lane.
-fn read_lane(lane: &Lane, answer: Value) -> Result<Vec<RawEntry>, Failure> {
+fn read_lane(lane: &Lane, answer: Value) -> Result<Vec<RawEntry>, CallFailure> {
     let Some(stream) = reply::array(answer)?.into_iter().next() else { return Ok(Vec::new()) };
     let [_, entries] = reply::tuple(stream)?;
     let read = |entry| {
@@ -159,37 +159,37 @@ fn read_lane(lane: &Lane, answer: Value) -> Result<Vec<RawEntry>, Failure> {
 }
 
 /// Waits for entries.
-pub(super) struct Waiter {
-    link: Arc<Link>,
+pub(super) struct EntryWaiter {
+    link: Arc<RedisLink>,
     /// Where the group stood in each lane when it was last asked.
-    positions: Mutex<HashMap<Lane, Position>>,
+    positions: Mutex<HashMap<Lane, GroupPosition>>,
     /// How much a claim may bring.
-    appetite: Appetite,
+    appetite: ClaimBudget,
     /// Whether the last claim brought as much of a lane as was asked for.
     much_waits: AtomicBool,
     /// The read under way. One at a time: a second one on the same connection would wait for the first in any case. That
     /// of a wait that was dropped stays here until it has been ended, since it may be for other lanes than the next.
-    under_way: tokio::sync::Mutex<Option<Read>>,
+    under_way: tokio::sync::Mutex<Option<BlockingRead>>,
 }
 
 /// A blocking read, making the connection for it included; gives what Redis found.
-type Read = Pin<Box<dyn Future<Output = Result<Value, Failure>> + Send>>;
+type BlockingRead = Pin<Box<dyn Future<Output = Result<Value, CallFailure>> + Send>>;
 
 /// Where the group of a lane stood.
-struct Position {
+struct GroupPosition {
     /// The last entry that was delivered.
     entry: String,
     /// When nothing was behind it.
     empty_at: Option<Instant>,
 }
 
-impl Waiter {
+impl EntryWaiter {
     /// A waiter with a connection of its own, made when it is needed.
-    pub(super) fn new(link: &Link) -> Self {
+    pub(super) fn new(link: &RedisLink) -> Self {
         Self {
             link: Arc::new(link.sibling(BLOCK + RESPONSE_TIMEOUT)),
             positions: Mutex::default(),
-            appetite: Appetite::new(MAX_CLAIM),
+            appetite: ClaimBudget::new(MAX_CLAIM),
             much_waits: AtomicBool::new(false),
             under_way: tokio::sync::Mutex::default(),
         }
@@ -201,15 +201,15 @@ impl Waiter {
         if entry.is_empty() {
             positions.remove(lane);
         } else {
-            positions.insert(lane.clone(), Position { entry, empty_at: is_empty.then(Instant::now) });
+            positions.insert(lane.clone(), GroupPosition { entry, empty_at: is_empty.then(Instant::now) });
         }
     }
 
     /// Those that are not known to be empty; all, if that is known of all.
-    fn worth_asking<'a>(&self, wants: Vec<&'a LaneWant>) -> Vec<&'a LaneWant> {
+    fn worth_asking<'a>(&self, wants: Vec<&'a LaneDemand>) -> Vec<&'a LaneDemand> {
         let positions = self.positions();
         let empty_for = MAX_EMPTY_FOR.min(EMPTY_FOR * u32::try_from(wants.len()).unwrap_or(u32::MAX));
-        let was_empty = |want: &&LaneWant| {
+        let was_empty = |want: &&LaneDemand| {
             let empty_at = positions.get(&want.lane).and_then(|position| position.empty_at);
             empty_at.is_some_and(|at| at.elapsed() < empty_for)
         };
@@ -218,7 +218,7 @@ impl Waiter {
     }
 
     /// Something was found in the lanes that a read of these names.
-    fn note(&self, core: &Core, lanes: &[Lane], found: Value) -> Result<(), Failure> {
+    fn note(&self, core: &RedisCore, lanes: &[Lane], found: Value) -> Result<(), CallFailure> {
         let mut keys = HashSet::new();
         for stream in reply::array(found)? {
             let [key, _] = reply::tuple(stream)?;
@@ -233,12 +233,12 @@ impl Waiter {
         Ok(())
     }
 
-    fn positions(&self) -> MutexGuard<'_, HashMap<Lane, Position>> {
+    fn positions(&self) -> MutexGuard<'_, HashMap<Lane, GroupPosition>> {
         self.positions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends when something may wait in one of the lanes, or after about a second. May be dropped.
-    pub(super) async fn wait(&self, core: &Core, lanes: &[Lane]) -> Result<(), Error> {
+    pub(super) async fn wait(&self, core: &RedisCore, lanes: &[Lane]) -> Result<(), Error> {
         // A read of which one lane is no stream is refused for all.
         let book = core.book();
         let lanes: Vec<Lane> = lanes.iter().filter(|lane| !book.is_misplaced(lane)).cloned().collect();
@@ -249,7 +249,7 @@ impl Waiter {
         let mut under_way = self.under_way.lock().await;
         let waited = self.read(core, &lanes, &mut under_way).await;
         if let Err(failure) = &waited {
-            if failure.reaction.cause == Cause::NoGroup {
+            if failure.reaction.cause == FailureCause::NoGroup {
                 core.look.notify_one();
             }
             // Whoever calls this in a loop is held here, so that no failure makes the loop a busy one.
@@ -257,12 +257,17 @@ impl Waiter {
             tokio::time::sleep(pause.clamp(BLOCK / 10, BLOCK)).await;
         }
         match waited {
-            Err(failure) if failure.reaction.cause != Cause::NoGroup => Err(failure.into()),
+            Err(failure) if failure.reaction.cause != FailureCause::NoGroup => Err(failure.into()),
             _ => Ok(()),
         }
     }
 
-    async fn read(&self, core: &Core, lanes: &[Lane], under_way: &mut Option<Read>) -> Result<(), Failure> {
+    async fn read(
+        &self,
+        core: &RedisCore,
+        lanes: &[Lane],
+        under_way: &mut Option<BlockingRead>,
+    ) -> Result<(), CallFailure> {
         if let Some(abandoned) = under_way {
             self.end(core, abandoned).await?;
             *under_way = None;
@@ -285,7 +290,7 @@ impl Waiter {
     }
 
     /// Has Redis answer a read that nobody waits for any more. What it says does not matter, nor how it failed.
-    async fn end(&self, core: &Core, abandoned: &mut Read) -> Result<(), Failure> {
+    async fn end(&self, core: &RedisCore, abandoned: &mut BlockingRead) -> Result<(), CallFailure> {
         let mut patience = Duration::ZERO;
         while tokio::time::timeout(patience, &mut *abandoned).await.is_err() {
             // The read may reach Redis after this does, on another connection, and is then told once more.
@@ -312,7 +317,7 @@ mod tests {
     #[test]
     fn lanes_share_a_claim_and_leave_to_others_what_they_do_not_want() {
         let shares = |free: &[usize], max| {
-            let wants: Vec<_> = free.iter().map(|&free| LaneWant { lane: Lane::unrouted(), free }).collect();
+            let wants: Vec<_> = free.iter().map(|&free| LaneDemand { lane: Lane::unrouted(), free }).collect();
             shares(&wants.iter().collect::<Vec<_>>(), max)
         };
         assert_eq!(shares(&[1_028, 4], 500), [496, 4]);

@@ -10,7 +10,9 @@ mod head;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::event::{AttemptRecord, Class, Data, DataKind, End, Event, EventId, Record, Timestamp, is_zero};
+use crate::event::{
+    AttemptRecord, DataKind, Event, EventData, EventEnd, EventId, EventRecord, FailureClass, Timestamp, is_zero,
+};
 
 /// The version that is written.
 const VERSION: u8 = 1;
@@ -31,10 +33,10 @@ pub(super) enum DecodeError {
 }
 
 #[derive(Serialize)]
-struct HeaderOut<'a> {
+struct HeaderToWrite<'a> {
     event: &'a Event,
     #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<Tail>,
+    data: Option<HeaderTail>,
     made: u32,
     failures: u32,
     replays: u32,
@@ -46,9 +48,9 @@ struct HeaderOut<'a> {
 }
 
 #[derive(Deserialize)]
-struct HeaderIn {
+struct HeaderAsRead {
     event: Event,
-    data: Option<Tail>,
+    data: Option<HeaderTail>,
     made: u32,
     failures: u32,
     replays: u32,
@@ -62,18 +64,18 @@ struct HeaderIn {
 struct EndHeader {
     at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
-    class: Option<Class>,
+    class: Option<FailureClass>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    result: Option<Tail>,
+    result: Option<HeaderTail>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     children: Vec<EventId>,
 }
 
 /// What the header says of bytes that follow it.
 #[derive(Clone, Copy, Serialize, Deserialize)]
-struct Tail {
+struct HeaderTail {
     kind: DataKind,
     size_bytes: usize,
 }
@@ -82,7 +84,7 @@ struct Tail {
 ///
 /// # Errors
 /// Only if a number of the record cannot be written as JSON or the header exceeds 4 GiB; trying again cannot help.
-pub(super) fn encode(record: &Record) -> Result<Bytes, DecodeError> {
+pub(super) fn encode(record: &EventRecord) -> Result<Bytes, DecodeError> {
     let result = record.end.as_ref().and_then(|end| end.result.as_ref());
     let header = match head::of_new(record) {
         Some(header) => header.into_bytes(),
@@ -101,9 +103,9 @@ pub(super) fn encode(record: &Record) -> Result<Bytes, DecodeError> {
     Ok(blob.freeze())
 }
 
-fn header(record: &Record) -> Result<Vec<u8>, DecodeError> {
+fn header(record: &EventRecord) -> Result<Vec<u8>, DecodeError> {
     let result = record.end.as_ref().and_then(|end| end.result.as_ref());
-    let header = HeaderOut {
+    let header = HeaderToWrite {
         event: &record.event,
         data: record.event.data.as_ref().map(tail_of),
         made: record.attempts_made,
@@ -126,7 +128,7 @@ fn header(record: &Record) -> Result<Vec<u8>, DecodeError> {
 ///
 /// # Errors
 /// See [`DecodeError`].
-pub(super) fn decode(blob: &Bytes) -> Result<Record, DecodeError> {
+pub(super) fn decode(blob: &Bytes) -> Result<EventRecord, DecodeError> {
     let (header, mut rest) = read_header(blob)?;
     let data = read_tail(&mut rest, header.data)?;
     let result = read_tail(&mut rest, header.end.as_ref().and_then(|end| end.result))?;
@@ -140,12 +142,12 @@ pub(super) fn decode(blob: &Bytes) -> Result<Record, DecodeError> {
 ///
 /// # Errors
 /// See [`DecodeError`].
-pub(super) fn decode_head(blob: &Bytes) -> Result<Record, DecodeError> {
+pub(super) fn decode_head(blob: &Bytes) -> Result<EventRecord, DecodeError> {
     Ok(read_header(blob)?.0.record(None, None))
 }
 
 /// The header of a blob, and what stands behind it.
-fn read_header(blob: &Bytes) -> Result<(HeaderIn, Bytes), DecodeError> {
+fn read_header(blob: &Bytes) -> Result<(HeaderAsRead, Bytes), DecodeError> {
     match blob.first() {
         None => return Err(DecodeError::Damaged("it is empty".into())),
         Some(&version) if (VERSION + 1..=LAST_VERSION).contains(&version) => return Err(DecodeError::Newer(version)),
@@ -162,17 +164,17 @@ fn read_header(blob: &Bytes) -> Result<(HeaderIn, Bytes), DecodeError> {
     Ok((header, rest))
 }
 
-impl HeaderIn {
-    fn record(self, data: Option<Data>, result: Option<Data>) -> Record {
+impl HeaderAsRead {
+    fn record(self, data: Option<EventData>, result: Option<EventData>) -> EventRecord {
         let mut event = self.event;
         event.data = data;
-        let end = self.end.map(|end| End {
+        let end = self.end.map(|end| EventEnd {
             at: end.at,
             failure: end.class.map(|class| (class, end.reason.unwrap_or_default())),
             result,
             children: end.children,
         });
-        Record {
+        EventRecord {
             event: event.into(),
             attempts_made: self.made,
             failures: self.failures,
@@ -184,12 +186,12 @@ impl HeaderIn {
     }
 }
 
-fn tail_of(data: &Data) -> Tail {
-    Tail { kind: data.kind, size_bytes: data.bytes.len() }
+fn tail_of(data: &EventData) -> HeaderTail {
+    HeaderTail { kind: data.kind, size_bytes: data.bytes.len() }
 }
 
-fn read_tail(rest: &mut Bytes, tail: Option<Tail>) -> Result<Option<Data>, DecodeError> {
-    tail.map(|tail| Ok(Data { bytes: take(rest, tail.size_bytes)?, kind: tail.kind })).transpose()
+fn read_tail(rest: &mut Bytes, tail: Option<HeaderTail>) -> Result<Option<EventData>, DecodeError> {
+    tail.map(|tail| Ok(EventData { bytes: take(rest, tail.size_bytes)?, kind: tail.kind })).transpose()
 }
 
 fn take(rest: &mut Bytes, size_bytes: usize) -> Result<Bytes, DecodeError> {
@@ -205,7 +207,7 @@ mod tests {
 
     use super::*;
 
-    fn record() -> Record {
+    fn record() -> EventRecord {
         let event = Event {
             id: EventId::new(),
             event_type: "order.paid".parse().unwrap(),
@@ -218,14 +220,14 @@ mod tests {
             accepted: Timestamp::from_unix_ms(1_795_446_245_007),
             cause: Some(EventId::new()),
             depth: 7,
-            data: Some(Data::text("{\"n\": 12345678901234567890.10,\"n\":1}")),
+            data: Some(EventData::text("{\"n\": 12345678901234567890.10,\"n\":1}")),
         };
         let attempt = AttemptRecord {
             attempt: 1,
             replay: 0,
             started_at: event.accepted,
             duration_ms: 1.25,
-            class: Some(Class::Trap),
+            class: Some(FailureClass::Trap),
             error: Some("unreachable".into()),
             backtrace: None,
             retry_in_ms: Some(900),
@@ -236,13 +238,13 @@ mod tests {
             log: Vec::new(),
             log_lines_dropped: 0,
         };
-        let end = End {
+        let end = EventEnd {
             at: event.accepted.plus_ms(2_000),
             failure: None,
-            result: Some(Data::binary(vec![0, 255, 10, 13, 124])),
+            result: Some(EventData::binary(vec![0, 255, 10, 13, 124])),
             children: vec![EventId::new(), EventId::new()],
         };
-        Record {
+        EventRecord {
             attempts_made: 2,
             failures: 1,
             replays: 3,
@@ -257,14 +259,14 @@ mod tests {
     fn records_come_back_as_they_were() {
         let full = record();
         let mut failed = record();
-        failed.end = Some(End {
+        failed.end = Some(EventEnd {
             at: Timestamp::from_unix_ms(1),
-            failure: Some((Class::Reject, "no".into())),
+            failure: Some((FailureClass::Reject, "no".into())),
             result: None,
             children: Vec::new(),
         });
-        let with = |data| Record::new(Event { data, ..(*record().event).clone() });
-        let (bare, empty) = (with(None), with(Some(Data::binary(Vec::new()))));
+        let with = |data| EventRecord::new(Event { data, ..(*record().event).clone() });
+        let (bare, empty) = (with(None), with(Some(EventData::binary(Vec::new()))));
         for record in [full, failed, bare, empty] {
             assert_eq!(decode(&encode(&record).unwrap()).unwrap(), record);
         }
@@ -288,8 +290,8 @@ mod tests {
             data: None,
             ..full.clone()
         };
-        let binary = Event { data: Some(Data::binary(vec![0])), ..bare.clone() };
-        for record in [full, bare, binary].map(Record::new) {
+        let binary = Event { data: Some(EventData::binary(vec![0])), ..bare.clone() };
+        for record in [full, bare, binary].map(EventRecord::new) {
             let written = head::of_new(&record).unwrap();
             assert_eq!(written, String::from_utf8(header(&record).unwrap()).unwrap());
         }

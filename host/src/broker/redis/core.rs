@@ -1,6 +1,6 @@
 //! What all parts of the Redis broker share: the connection, the names, the lanes and what was handed out.
 //!
-//! The set of lanes lives in Redis, and this is a copy of it. Scripts that need every lane are given the size of the
+//! The set of lanes lives in Redis, and this is a copy of it. ScriptSet that need every lane are given the size of the
 //! copy and refuse when it is not the size of the set, so that a lane which another host made a moment ago is not
 //! overlooked.
 
@@ -14,20 +14,20 @@ use arc_swap::ArcSwap;
 use redis::Value;
 use tokio::sync::Notify;
 
-use super::board::{Board, Trouble, told};
-use super::fault::Failure;
-use super::identity::{Identity, Peers};
-use super::keys::Keys;
-use super::link::Link;
+use super::board::{TroubleBoard, TroubleKind, told};
+use super::fault::CallFailure;
+use super::identity::{PeerTable, ProcessIdentity};
+use super::keys::ShardKeys;
+use super::link::RedisLink;
 #[cfg(feature = "test-util")]
-use super::mutant::Mutant;
-use super::neighbors::{Neighbors, Serving};
-use super::recover::Suspects;
-use super::reply::{self, Answer};
-use super::scripts::{Call, Script, Scripts};
-use super::{Options, Tuning};
-use crate::broker::list_limit::ListLimit;
-use crate::broker::{Elsewhere, Lane, LaneLimits, Receipt};
+use super::mutant::BrokerMutant;
+use super::neighbors::{NeighborCoverage, OwnCoverage};
+use super::recover::SuspectList;
+use super::reply::{self, RedisReply};
+use super::scripts::{Script, ScriptCall, ScriptSet};
+use super::{BrokerOptions, RedisTuning};
+use crate::broker::list_limit::ListLimiter;
+use crate::broker::{Lane, LaneLimits, PeerCoverage, Receipt};
 
 /// How often a call is repeated because lanes appeared in between.
 const LANE_TRIES: usize = 4;
@@ -39,27 +39,27 @@ const SHARE_PART: u64 = 8;
 const MAX_LEFT_ALONE: usize = 10_000;
 
 /// The shared parts.
-pub(super) struct Core {
-    pub(super) options: Options,
-    pub(super) tuning: Tuning,
+pub(super) struct RedisCore {
+    pub(super) options: BrokerOptions,
+    pub(super) tuning: RedisTuning,
     /// How much may wait; set anew when plugins change.
     pub(super) limits: ArcSwap<LaneLimits>,
     /// The lanes of which more bytes wait than may, as of a second ago, and how many.
     pub(super) heavy: ArcSwap<BTreeMap<Lane, u64>>,
     /// The memory that Redis may use; 0 if it is not known.
     pub(super) memory_bytes: AtomicU64,
-    pub(super) keys: Keys,
-    pub(super) scripts: Scripts,
-    pub(super) link: Link,
+    pub(super) keys: ShardKeys,
+    pub(super) scripts: ScriptSet,
+    pub(super) link: RedisLink,
     pub(super) consumer: String,
-    pub(super) identity: Identity,
-    pub(super) held: Held,
-    pub(super) suspects: Mutex<Suspects>,
-    pub(super) peers: Mutex<Peers>,
+    pub(super) identity: ProcessIdentity,
+    pub(super) held: Holdings,
+    pub(super) suspects: Mutex<SuspectList>,
+    pub(super) peers: Mutex<PeerTable>,
     pub(super) peers_seen_at: Mutex<Option<Instant>>,
-    pub(super) serving: ArcSwap<Serving>,
-    pub(super) neighbors: Mutex<Neighbors>,
-    pub(super) elsewhere: ArcSwap<Elsewhere>,
+    pub(super) serving: ArcSwap<OwnCoverage>,
+    pub(super) neighbors: Mutex<NeighborCoverage>,
+    pub(super) elsewhere: ArcSwap<PeerCoverage>,
     /// The epoch of the store that is worked with.
     pub(super) epoch: ArcSwap<String>,
     /// The most events that the store ever said it had accepted.
@@ -67,15 +67,15 @@ pub(super) struct Core {
     /// Told when there is reason to look at the store before the time.
     pub(super) look: Notify,
     /// How many lists are read at the same time.
-    pub(super) lists: ListLimit,
-    book: ArcSwap<LaneBook>,
+    pub(super) lists: ListLimiter,
+    book: ArcSwap<KnownLanes>,
     #[cfg(feature = "test-util")]
-    pub(super) mutant: Option<Mutant>,
+    pub(super) mutant: Option<BrokerMutant>,
 }
 
 /// The lanes that were there when it was last asked.
 #[derive(Debug, Default)]
-pub(super) struct LaneBook {
+pub(super) struct KnownLanes {
     /// In the order of their names.
     pub(super) lanes: Vec<Lane>,
     /// The size of the set, which may hold what is not the name of a lane.
@@ -84,7 +84,7 @@ pub(super) struct LaneBook {
     misplaced: BTreeSet<Lane>,
 }
 
-impl LaneBook {
+impl KnownLanes {
     /// Whether the key of this lane was found to hold something else.
     pub(super) fn is_misplaced(&self, lane: &Lane) -> bool {
         self.misplaced.contains(lane)
@@ -98,21 +98,21 @@ impl LaneBook {
 }
 
 /// How the shared parts are put together.
-pub(super) struct Parts {
-    pub(super) options: Options,
-    pub(super) tuning: Tuning,
-    pub(super) scripts: Scripts,
-    pub(super) link: Link,
+pub(super) struct CoreParts {
+    pub(super) options: BrokerOptions,
+    pub(super) tuning: RedisTuning,
+    pub(super) scripts: ScriptSet,
+    pub(super) link: RedisLink,
     #[cfg(feature = "test-util")]
-    pub(super) mutant: Option<Mutant>,
+    pub(super) mutant: Option<BrokerMutant>,
 }
 
-impl Core {
-    pub(super) fn new(parts: Parts) -> Self {
+impl RedisCore {
+    pub(super) fn new(parts: CoreParts) -> Self {
         Self {
-            keys: Keys::new(&parts.options.namespace),
+            keys: ShardKeys::new(&parts.options.namespace),
             consumer: super::identity::consumer_name(&parts.options.consumer_name),
-            identity: Identity::own(),
+            identity: ProcessIdentity::own(),
             limits: ArcSwap::from_pointee(LaneLimits::new(parts.options.max_waiting, BTreeMap::new())),
             heavy: ArcSwap::default(),
             memory_bytes: AtomicU64::new(0),
@@ -120,7 +120,7 @@ impl Core {
             tuning: parts.tuning,
             scripts: parts.scripts,
             link: parts.link,
-            held: Held::default(),
+            held: Holdings::default(),
             suspects: Mutex::default(),
             peers: Mutex::default(),
             peers_seen_at: Mutex::default(),
@@ -130,7 +130,7 @@ impl Core {
             epoch: ArcSwap::default(),
             accepted_seen: AtomicU64::new(0),
             look: Notify::new(),
-            lists: ListLimit::default(),
+            lists: ListLimiter::default(),
             book: ArcSwap::default(),
             #[cfg(feature = "test-util")]
             mutant: parts.mutant,
@@ -160,23 +160,23 @@ impl Core {
         self.options.retention.processed_max_bytes.min(self.share_bytes().saturating_mul(2))
     }
 
-    pub(super) fn board(&self) -> &Board {
+    pub(super) fn board(&self) -> &TroubleBoard {
         &self.link.line().board
     }
 
     /// A call of a script, to be filled in.
-    pub(super) fn script<'a>(&self, script: &'a Script) -> Call<'a> {
-        Call::new(script, &self.keys)
+    pub(super) fn script<'a>(&self, script: &'a Script) -> ScriptCall<'a> {
+        ScriptCall::new(script, &self.keys)
     }
 
     /// The lanes as they were known last.
-    pub(super) fn book(&self) -> Arc<LaneBook> {
+    pub(super) fn book(&self) -> Arc<KnownLanes> {
         self.book.load_full()
     }
 
     /// Makes the lanes that are missing, here and in the store, and learns of those that others made. A lane whose key holds
     /// something else is told of and is no failure.
-    pub(super) async fn refresh_lanes(&self, wanted: &[Lane]) -> Result<(), Failure> {
+    pub(super) async fn refresh_lanes(&self, wanted: &[Lane]) -> Result<(), CallFailure> {
         let known = self.book();
         let all: BTreeSet<&Lane> = known.lanes.iter().chain(wanted).collect();
         let mut call = self.script(&self.scripts.lanes).lane_keys(&self.keys, all.iter().copied());
@@ -192,12 +192,12 @@ impl Core {
         let set_size = members.len();
         let names = members.into_iter().map(reply::text).collect::<Result<Vec<_>, _>>()?;
         let lanes: BTreeSet<Lane> = names.iter().filter_map(|name| name.parse().ok()).collect();
-        self.book.store(Arc::new(LaneBook { lanes: lanes.into_iter().collect(), set_size, misplaced }));
+        self.book.store(Arc::new(KnownLanes { lanes: lanes.into_iter().collect(), set_size, misplaced }));
         Ok(())
     }
 
     /// Learns of the lanes that others made. Writes nothing, so that what only reads works where Redis refuses writes.
-    async fn learn_lanes(&self) -> Result<(), Failure> {
+    async fn learn_lanes(&self) -> Result<(), CallFailure> {
         let mut ask = redis::cmd("SMEMBERS");
         ask.arg(self.keys.lanes().as_ref());
         let members = reply::array(self.link.command(&ask).await?)?;
@@ -207,12 +207,12 @@ impl Core {
         let found = names.iter().filter_map(|name| name.parse().ok());
         let lanes: BTreeSet<Lane> = known.lanes.iter().cloned().chain(found).collect();
         let misplaced = known.misplaced.clone();
-        self.book.store(Arc::new(LaneBook { lanes: lanes.into_iter().collect(), set_size, misplaced }));
+        self.book.store(Arc::new(KnownLanes { lanes: lanes.into_iter().collect(), set_size, misplaced }));
         Ok(())
     }
 
     /// Puts up what is wrong with lanes, each behind the words about it; answers which they are.
-    fn note_misplaced(&self, wrong: Vec<Value>) -> Result<BTreeSet<Lane>, Failure> {
+    fn note_misplaced(&self, wrong: Vec<Value>) -> Result<BTreeSet<Lane>, CallFailure> {
         let (mut all_words, mut lanes) = (Vec::new(), BTreeSet::new());
         for each in wrong {
             let [words, name] = reply::tuple(each)?;
@@ -220,7 +220,7 @@ impl Core {
             lanes.extend(reply::text(name)?.parse::<Lane>());
         }
         if let Some(words) = told(all_words) {
-            self.board().raise(Trouble::Misplaced, words);
+            self.board().raise(TroubleKind::Misplaced, words);
         }
         Ok(lanes)
     }
@@ -234,7 +234,7 @@ impl Core {
     }
 
     /// Makes lanes; costs nothing when there are none to make.
-    pub(super) async fn make_lanes(&self, missing: Vec<Lane>) -> Result<(), Failure> {
+    pub(super) async fn make_lanes(&self, missing: Vec<Lane>) -> Result<(), CallFailure> {
         if missing.is_empty() { Ok(()) } else { self.refresh_lanes(&missing).await }
     }
 
@@ -242,8 +242,8 @@ impl Core {
     /// the call had in the end.
     pub(super) async fn with_all_lanes<'a>(
         &self,
-        make: impl Fn(&LaneBook) -> Call<'a>,
-    ) -> Result<(Arc<LaneBook>, Answer), Failure> {
+        make: impl Fn(&KnownLanes) -> ScriptCall<'a>,
+    ) -> Result<(Arc<KnownLanes>, RedisReply), CallFailure> {
         for _ in 0..LANE_TRIES {
             let book = self.book();
             let answer = self.link.call(&make(&book)).await?;
@@ -252,12 +252,12 @@ impl Core {
             }
             self.learn_lanes().await?;
         }
-        Err(Failure::unreachable("the lanes change faster than they can be read"))
+        Err(CallFailure::unreachable("the lanes change faster than they can be read"))
     }
 }
 
 /// Whether the script refused since a lane was missing from the call.
-pub(super) fn asks_for_lanes(answer: &Answer) -> bool {
+pub(super) fn asks_for_lanes(answer: &RedisReply) -> bool {
     let is_word = |value: &Value| matches!(value, Value::BulkString(word) if word == b"LANES");
     match answer {
         Value::Array(items) => items.first().is_some_and(is_word),
@@ -269,14 +269,14 @@ pub(super) fn asks_for_lanes(answer: &Answer) -> bool {
 ///
 /// What is pending for this consumer in the store and does not stand here was never seen: its answer was lost.
 #[derive(Debug, Default)]
-pub(super) struct Held {
-    deliveries: Mutex<HashMap<(Lane, String), Handed>>,
+pub(super) struct Holdings {
+    deliveries: Mutex<HashMap<(Lane, String), HandOver>>,
     left_alone: Mutex<HashSet<(Lane, String)>>,
 }
 
 /// How a delivery came to be handed out.
 #[derive(Clone, Copy, Debug)]
-struct Handed {
+struct HandOver {
     deliveries: u32,
     /// How large the record is as it stands in the lane.
     size_bytes: u64,
@@ -284,13 +284,13 @@ struct Handed {
     was_unseen: bool,
 }
 
-impl Held {
+impl Holdings {
     /// Takes in a delivery that is to be handed out; false if it has been already. What is found again keeps its count, so
     /// that the answer which only seemed lost names the same delivery when it does arrive.
     #[must_use]
     pub(super) fn insert(&self, lane: &Lane, entry: &str, deliveries: u32, size_bytes: u64, was_unseen: bool) -> bool {
         let mut held = self.lock();
-        let handed = Handed { deliveries, size_bytes, was_unseen };
+        let handed = HandOver { deliveries, size_bytes, was_unseen };
         match held.entry((lane.clone(), entry.to_owned())) {
             Entry::Vacant(free) => {
                 free.insert(handed);
@@ -338,18 +338,18 @@ impl Held {
         !left_alone.is_empty() && left_alone.contains(&(lane.clone(), entry.to_owned()))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Lane, String), Handed>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Lane, String), HandOver>> {
         self.deliveries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Gives each lane of a call one place, counted from 1 as scripts do.
 #[derive(Debug, Default)]
-pub(super) struct Places {
+pub(super) struct LanePlaces {
     lanes: Vec<Lane>,
 }
 
-impl Places {
+impl LanePlaces {
     /// The place of a lane, given to it now if it has none.
     pub(super) fn of(&mut self, lane: &Lane) -> usize {
         match self.lanes.iter().position(|known| known == lane) {
@@ -373,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_delivery_that_ended_does_not_end_a_later_one_of_its_entry() {
-        let held = Held::default();
+        let held = Holdings::default();
         let lane = Lane::unrouted();
         let receipt =
             |deliveries| Receipt { event_id: EventId::new(), lane: lane.clone(), entry: "1-0".into(), deliveries };
@@ -386,7 +386,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_comes_after_what_it_names_was_found_again_hands_nothing_out_twice() {
-        let held = Held::default();
+        let held = Holdings::default();
         let lane = Lane::unrouted();
         assert!(held.insert(&lane, "1-0", 1, 9, true));
         assert!(!held.insert(&lane, "1-0", 1, 9, false), "the late one");

@@ -8,13 +8,13 @@ use bytes::Bytes;
 use redis::Value;
 
 use super::codec::{self, DecodeError};
-use super::core::Core;
-use super::fault::Failure;
+use super::core::RedisCore;
+use super::fault::CallFailure;
 use super::reply;
 use crate::broker::bad_entry::BadEntry;
-use crate::broker::{Delivery, Lane, Receipt, Settle};
+use crate::broker::{Delivery, Lane, Receipt, SettleRequest};
 use crate::clock;
-use crate::event::{Class, EventId, Record, Settlement, Timestamp};
+use crate::event::{EventId, EventRecord, FailureClass, Settlement, Timestamp};
 
 /// An entry as it was handed out.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ pub(super) struct RawEntry {
 
 impl RawEntry {
     /// An entry that was handed out for the first time, as Redis answers it.
-    pub(super) fn new(lane: &Lane, entry: Value, fields: Value) -> Result<Self, Failure> {
+    pub(super) fn new(lane: &Lane, entry: Value, fields: Value) -> Result<Self, CallFailure> {
         let (entry, fields) = (reply::text(entry)?, read_fields(fields)?);
         Ok(Self { lane: lane.clone(), entry, deliveries: 1, was_unseen: false, fields })
     }
@@ -43,26 +43,26 @@ impl RawEntry {
 }
 
 /// The fields of an entry as Redis answers them.
-pub(super) fn read_fields(value: Value) -> Result<Vec<(Bytes, Bytes)>, Failure> {
+pub(super) fn read_fields(value: Value) -> Result<Vec<(Bytes, Bytes)>, CallFailure> {
     let pairs = reply::pairs(value)?;
     let read = |value| Ok(reply::bytes(value)?.unwrap_or_default());
     pairs.into_iter().map(|(name, value)| Ok((read(name)?, read(value)?))).collect()
 }
 
 /// The record in the fields of an entry.
-pub(super) fn read_record(fields: &[(Bytes, Bytes)]) -> Result<Record, DecodeError> {
+pub(super) fn read_record(fields: &[(Bytes, Bytes)]) -> Result<EventRecord, DecodeError> {
     read_with(fields, codec::decode)
 }
 
 /// The record in the fields of an entry of which the payload and the result may be missing; they are left out.
-pub(super) fn read_head(fields: &[(Bytes, Bytes)]) -> Result<Record, DecodeError> {
+pub(super) fn read_head(fields: &[(Bytes, Bytes)]) -> Result<EventRecord, DecodeError> {
     read_with(fields, codec::decode_head)
 }
 
 fn read_with(
     fields: &[(Bytes, Bytes)],
-    decode: impl FnOnce(&Bytes) -> Result<Record, DecodeError>,
-) -> Result<Record, DecodeError> {
+    decode: impl FnOnce(&Bytes) -> Result<EventRecord, DecodeError>,
+) -> Result<EventRecord, DecodeError> {
     let [(id_name, id), (blob_name, blob)] = fields else {
         return Err(DecodeError::Damaged(format!("it has {} fields", fields.len())));
     };
@@ -76,7 +76,7 @@ fn read_with(
     Ok(record)
 }
 
-impl Core {
+impl RedisCore {
     /// Turns entries into deliveries and puts aside what is none.
     pub(super) async fn deliver(&self, mut entries: Vec<RawEntry>) -> Vec<Delivery> {
         // All are held before anything is waited for, also what cannot be read: none must look like an answer that was lost.
@@ -122,10 +122,10 @@ impl Core {
         let bad = bad_entry(id, &raw, why);
         bad.log();
         let Some(record) = bad.record(clock::now()) else { return };
-        let settle = Settle {
+        let settle = SettleRequest {
             receipt: receipt(&raw, id),
             record,
-            settlement: Settlement::Failed { class: Class::BadEntry, reason: why.to_owned() },
+            settlement: Settlement::Failed { class: FailureClass::BadEntry, reason: why.to_owned() },
             lane: raw.lane.clone(),
             publish: Vec::new(),
             state: None,

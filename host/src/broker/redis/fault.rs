@@ -9,7 +9,7 @@ use crate::broker::Error;
 
 /// Why a call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Cause {
+pub(super) enum FailureCause {
     /// There is no connection, and none could be made.
     Unreachable,
     /// The connection ended or timed out while the call was under way.
@@ -36,7 +36,7 @@ pub(super) enum Cause {
 
 /// What becomes of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Connection {
+pub(super) enum ConnectionFate {
     /// It can be used on.
     Keep,
     /// A new one is made, to whatever the name resolves to then.
@@ -47,93 +47,98 @@ pub(super) enum Connection {
 
 /// What an error means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reaction {
-    pub(super) cause: Cause,
+pub(super) struct FailureReaction {
+    pub(super) cause: FailureCause,
     /// Whether it is certain that nothing was changed.
     pub(super) unchanged: bool,
-    pub(super) connection: Connection,
+    pub(super) connection: ConnectionFate,
 }
 
 /// A call that failed.
 #[derive(Clone, Debug)]
-pub(super) struct Failure {
-    pub(super) reaction: Reaction,
+pub(super) struct CallFailure {
+    pub(super) reaction: FailureReaction,
     /// What the server or the connection said.
     pub(super) message: String,
 }
 
 /// What an error of a call means. Errors of making a connection are [`classify_connect`].
-pub(super) fn classify(error: &RedisError) -> Reaction {
-    use Connection::{Keep, Rebuild, RebuildSlowly};
+pub(super) fn classify(error: &RedisError) -> FailureReaction {
+    use ConnectionFate::{Keep, Rebuild, RebuildSlowly};
     let detail = error.detail().unwrap_or_default();
     let (cause, unchanged, connection) = match (error.kind(), error.code().unwrap_or_default()) {
-        (ErrorKind::Io | ErrorKind::Parse, _) => (Cause::Interrupted, false, Rebuild),
+        (ErrorKind::Io | ErrorKind::Parse, _) => (FailureCause::Interrupted, false, Rebuild),
         (ErrorKind::AuthenticationFailed, _) | (_, "NOAUTH" | "WRONGPASS" | "NOPERM") => {
-            (Cause::Denied, true, RebuildSlowly)
+            (FailureCause::Denied, true, RebuildSlowly)
         }
-        (_, "LOADING" | "BUSY" | "TRYAGAIN" | "CLUSTERDOWN" | "MASTERDOWN") => (Cause::Busy, true, Keep),
+        (_, "LOADING" | "BUSY" | "TRYAGAIN" | "CLUSTERDOWN" | "MASTERDOWN") => (FailureCause::Busy, true, Keep),
         (ErrorKind::Server(ServerErrorKind::ResponseError), _) if detail.contains("max number of clients") => {
-            (Cause::Busy, true, Rebuild)
+            (FailureCause::Busy, true, Rebuild)
         }
-        (_, "READONLY") => (Cause::Demoted, true, Rebuild),
-        (_, "UNBLOCKED") if detail.contains("instance state changed") => (Cause::Demoted, true, Rebuild),
-        (_, "UNBLOCKED" | "NOGROUP") => (Cause::NoGroup, true, Keep),
-        (_, "MISCONF") => (Cause::CannotPersist, true, Keep),
-        (_, "OOM") => (Cause::NoRoom, true, Keep),
-        (_, "NOREPLICAS") => (Cause::NoReplicas, true, Keep),
-        (_, "NOSCRIPT") => (Cause::NoScript, true, Keep),
-        _ => (Cause::Misplaced, false, Keep),
+        (_, "READONLY") => (FailureCause::Demoted, true, Rebuild),
+        (_, "UNBLOCKED") if detail.contains("instance state changed") => (FailureCause::Demoted, true, Rebuild),
+        (_, "UNBLOCKED" | "NOGROUP") => (FailureCause::NoGroup, true, Keep),
+        (_, "MISCONF") => (FailureCause::CannotPersist, true, Keep),
+        (_, "OOM") => (FailureCause::NoRoom, true, Keep),
+        (_, "NOREPLICAS") => (FailureCause::NoReplicas, true, Keep),
+        (_, "NOSCRIPT") => (FailureCause::NoScript, true, Keep),
+        _ => (FailureCause::Misplaced, false, Keep),
     };
-    Reaction { cause, unchanged, connection }
+    FailureReaction { cause, unchanged, connection }
 }
 
 /// What an error of making a connection means: nothing was changed, and there is nothing to keep.
-pub(super) fn classify_connect(error: &RedisError) -> Reaction {
+pub(super) fn classify_connect(error: &RedisError) -> FailureReaction {
     let reaction = classify(error);
     match reaction.cause {
-        Cause::Denied => reaction,
-        Cause::Busy => Reaction { connection: Connection::Rebuild, ..reaction },
-        _ => Reaction { cause: Cause::Unreachable, unchanged: true, connection: Connection::Rebuild },
+        FailureCause::Denied => reaction,
+        FailureCause::Busy => FailureReaction { connection: ConnectionFate::Rebuild, ..reaction },
+        _ => FailureReaction { cause: FailureCause::Unreachable, unchanged: true, connection: ConnectionFate::Rebuild },
     }
 }
 
-impl Failure {
+impl CallFailure {
     /// A failure of which nothing is known but that nothing was changed.
     pub(super) fn unreachable(message: impl Into<String>) -> Self {
-        let reaction = Reaction { cause: Cause::Unreachable, unchanged: true, connection: Connection::Rebuild };
+        let reaction =
+            FailureReaction { cause: FailureCause::Unreachable, unchanged: true, connection: ConnectionFate::Rebuild };
         Self { reaction, message: message.into() }
     }
 
     /// The server is there, but cannot be judged or worked with yet.
     pub(super) fn busy(message: impl Into<String>) -> Self {
-        let reaction = Reaction { cause: Cause::Busy, unchanged: true, connection: Connection::Keep };
+        let reaction = FailureReaction { cause: FailureCause::Busy, unchanged: true, connection: ConnectionFate::Keep };
         Self { reaction, message: message.into() }
     }
 
     /// A call that was sent and not answered in time.
     pub(super) fn interrupted(message: impl Into<String>) -> Self {
-        let reaction = Reaction { cause: Cause::Interrupted, unchanged: false, connection: Connection::Rebuild };
+        let reaction =
+            FailureReaction { cause: FailureCause::Interrupted, unchanged: false, connection: ConnectionFate::Rebuild };
         Self { reaction, message: message.into() }
     }
 
     /// An answer that is not of the form that was expected.
     pub(super) fn not_understood(message: impl Into<String>) -> Self {
-        let reaction = Reaction { cause: Cause::Misplaced, unchanged: false, connection: Connection::Keep };
+        let reaction =
+            FailureReaction { cause: FailureCause::Misplaced, unchanged: false, connection: ConnectionFate::Keep };
         Self { reaction, message: message.into() }
     }
 
     /// Whether the same call may be repeated to learn what became of it.
     pub(super) fn is_ambiguous(&self) -> bool {
-        !self.reaction.unchanged && self.reaction.cause == Cause::Interrupted
+        !self.reaction.unchanged && self.reaction.cause == FailureCause::Interrupted
     }
 }
 
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
+impl From<CallFailure> for Error {
+    fn from(failure: CallFailure) -> Self {
         match failure.reaction.cause {
-            Cause::NoRoom => Self::NoRoom(failure.message),
-            Cause::Misplaced => Self::Misconfigured(failure.message),
-            Cause::Denied => Self::Misconfigured(format!("Redis does not let this host in: {}", failure.message)),
+            FailureCause::NoRoom => Self::NoRoom(failure.message),
+            FailureCause::Misplaced => Self::Misconfigured(failure.message),
+            FailureCause::Denied => {
+                Self::Misconfigured(format!("Redis does not let this host in: {}", failure.message))
+            }
             _ => Self::Unavailable { reason: failure.message, outcome_known: failure.reaction.unchanged },
         }
     }
@@ -143,8 +148,8 @@ impl From<Failure> for Error {
 mod tests {
     use redis::make_extension_error;
 
-    use super::Cause::*;
-    use super::Connection::*;
+    use super::ConnectionFate::*;
+    use super::FailureCause::*;
     use super::*;
 
     fn reply(line: &str) -> RedisError {
@@ -178,7 +183,7 @@ mod tests {
             ("WRONGPASS invalid username-password pair", Denied, true, RebuildSlowly),
             ("NOPERM this user has no permissions to run the 'xadd' command", Denied, true, RebuildSlowly),
         ] {
-            assert_eq!(classify(&reply(line)), Reaction { cause, unchanged, connection }, "{line}");
+            assert_eq!(classify(&reply(line)), FailureReaction { cause, unchanged, connection }, "{line}");
         }
     }
 
@@ -187,19 +192,19 @@ mod tests {
         let reset = RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
         let timeout = RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
         for error in [reset, timeout] {
-            assert_eq!(classify(&error), Reaction { cause: Interrupted, unchanged: false, connection: Rebuild });
+            assert_eq!(classify(&error), FailureReaction { cause: Interrupted, unchanged: false, connection: Rebuild });
             let connecting = classify_connect(&error);
-            assert_eq!(connecting, Reaction { cause: Unreachable, unchanged: true, connection: Rebuild });
+            assert_eq!(connecting, FailureReaction { cause: Unreachable, unchanged: true, connection: Rebuild });
         }
     }
 
     #[test]
     fn causes_become_the_errors_of_the_trait() {
-        let error = |error: &RedisError| Error::from(Failure { reaction: classify(error), message: "why".into() });
+        let error = |error: &RedisError| Error::from(CallFailure { reaction: classify(error), message: "why".into() });
         assert_eq!(error(&reply("OOM full")), Error::NoRoom("why".into()));
         assert_eq!(error(&reply("LOADING x")), Error::refused("why"));
         assert_eq!(error(&reply("WRONGTYPE x")), Error::Misconfigured("why".into()));
         assert!(!error(&make_extension_error("NOPERM".into(), None)).is_transient());
-        assert_eq!(Error::from(Failure::interrupted("why")), Error::unknown("why"));
+        assert_eq!(Error::from(CallFailure::interrupted("why")), Error::unknown("why"));
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::codec::{self, DecodeError};
 use super::entry::{RawEntry, bad_entry, read_record};
 use crate::broker::Lane;
-use crate::event::{EventId, Record, Timestamp};
+use crate::event::{EventId, EventRecord, Timestamp};
 
 /// What separates fields where an input is cut into them.
 const SEPARATOR: u8 = 0xff;
@@ -31,7 +31,7 @@ pub fn entry(input: &[u8]) {
 ///
 /// # Panics
 /// It is not.
-pub fn comes_back(record: &Record) {
+pub fn comes_back(record: &EventRecord) {
     let blob = codec::encode(record).expect("a record can be written");
     assert_eq!(codec::decode(&blob).as_ref(), Ok(record));
     let fields = ours(record.event.id, blob);

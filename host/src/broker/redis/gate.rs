@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::fault::Connection;
+use super::fault::ConnectionFate;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -17,13 +17,13 @@ const SLOW_PAUSE: Duration = Duration::from_secs(5);
 
 /// The gate.
 #[derive(Debug, Default)]
-pub(super) struct Gate {
-    state: Mutex<State>,
+pub(super) struct AppendGate {
+    state: Mutex<GateState>,
     has_failed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct GateState {
     attempts: u32,
     opens_at: Option<Instant>,
     why: String,
@@ -31,20 +31,20 @@ struct State {
 
 /// The gate is shut.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Shut {
+pub(super) struct GateClosed {
     /// Until then.
     pub(super) wait: Duration,
     /// What went wrong the last time.
     pub(super) why: String,
 }
 
-impl Gate {
+impl AppendGate {
     /// Asks for leave to make a connection; given leave, counts as an attempt.
-    pub(super) fn enter(&self) -> Result<(), Shut> {
+    pub(super) fn enter(&self) -> Result<(), GateClosed> {
         let mut state = self.lock();
         let now = Instant::now();
         if let Some(opens_at) = state.opens_at.filter(|opens_at| *opens_at > now) {
-            return Err(Shut { wait: opens_at - now, why: state.why.clone() });
+            return Err(GateClosed { wait: opens_at - now, why: state.why.clone() });
         }
         state.attempts = state.attempts.saturating_add(1);
         // The first one is free: a connection that broke is usually made again at once.
@@ -56,11 +56,11 @@ impl Gate {
     }
 
     /// A connection could not be made, or was of no use.
-    pub(super) fn failed(&self, why: &str, connection: Connection) {
+    pub(super) fn failed(&self, why: &str, connection: ConnectionFate) {
         let mut state = self.lock();
         why.clone_into(&mut state.why);
         let least = match connection {
-            Connection::RebuildSlowly => SLOW_PAUSE,
+            ConnectionFate::RebuildSlowly => SLOW_PAUSE,
             _ => pause(state.attempts, fastrand::f64()),
         };
         let opens_at = Instant::now() + least;
@@ -71,7 +71,7 @@ impl Gate {
     /// A command was answered. Costs nothing when all is well.
     pub(super) fn succeeded(&self) {
         if self.has_failed.swap(false, Ordering::AcqRel) {
-            *self.lock() = State::default();
+            *self.lock() = GateState::default();
         }
     }
 
@@ -80,7 +80,7 @@ impl Gate {
         self.lock().opens_at.map_or(Duration::ZERO, |opens_at| opens_at.saturating_duration_since(Instant::now()))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, GateState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -106,12 +106,12 @@ mod tests {
 
     #[test]
     fn after_a_failure_the_gate_is_shut_and_says_why() {
-        let gate = Gate::default();
+        let gate = AppendGate::default();
         gate.enter().unwrap();
-        gate.failed("refused", Connection::Rebuild);
+        gate.failed("refused", ConnectionFate::Rebuild);
         assert_eq!(gate.enter().unwrap_err().why, "refused");
         assert!(gate.wait() <= FIRST_PAUSE);
-        gate.failed("wrong password", Connection::RebuildSlowly);
+        gate.failed("wrong password", ConnectionFate::RebuildSlowly);
         assert!(gate.wait() > LONGEST_PAUSE);
         gate.succeeded();
         gate.enter().unwrap();
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn connections_that_are_never_answered_are_not_made_in_a_storm() {
-        let gate = Gate::default();
+        let gate = AppendGate::default();
         let let_in = (0..1_000).filter(|_| gate.enter().is_ok()).count();
         assert_eq!(let_in, 2, "the first is free, the second shuts the gate");
     }

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::board::{LOSS, Trouble, told};
-use super::core::Core;
-use super::fault::{Cause, Failure};
+use super::board::{LOSS, TroubleKind, told};
+use super::core::RedisCore;
+use super::fault::{CallFailure, FailureCause};
 use super::reply;
 use crate::broker::Durability;
 
@@ -30,7 +30,7 @@ const LOSS_SHOWN: Duration = Duration::from_secs(1);
 
 /// What the settings of a server amount to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(super) struct SettingsVerdict {
     /// Why this server cannot be used at all.
     pub(super) unsupported: Option<String>,
     /// Why what is accepted may be lost, and the line that mends it.
@@ -44,7 +44,7 @@ pub(super) struct Verdict {
     pub(super) durability: Durability,
 }
 
-impl Verdict {
+impl SettingsVerdict {
     /// The verdict on a server of which this was known before. It says that it keeps a log from the moment at which one is
     /// switched on, but a power cut would leave none until all data was written to it once.
     fn after(self, durability: Durability, unsafe_settings: Option<String>) -> Self {
@@ -61,7 +61,7 @@ pub(super) fn judge(
     address: &str,
     info: &BTreeMap<String, String>,
     config: Option<&BTreeMap<String, String>>,
-) -> Verdict {
+) -> SettingsVerdict {
     let fact = |name: &str| info.get(name).map(String::as_str).unwrap_or_default();
     let setting = |name: &str| config.and_then(|config| config.get(name)).map(String::as_str);
     let keeps_log = fact("aof_enabled") == "1";
@@ -94,7 +94,7 @@ pub(super) fn judge(
         && (["aof_rewrite_in_progress", "aof_rewrite_scheduled"].iter().any(|name| fact(name) == "1")
             || fact("aof_last_bgrewrite_status") == "err");
     let unsupported = unsupported(&fact);
-    Verdict { unsupported, unsafe_settings, cannot_persist, has_old_log, is_writing_log, durability }
+    SettingsVerdict { unsupported, unsafe_settings, cannot_persist, has_old_log, is_writing_log, durability }
 }
 
 /// Whether the server still reads its log. Until then it says of itself that it keeps none.
@@ -120,15 +120,15 @@ fn unsupported<'a>(fact: &impl Fn(&str) -> &'a str) -> Option<String> {
     None
 }
 
-impl Core {
+impl RedisCore {
     /// Asks Redis what it is.
-    pub(super) async fn inspect_server(&self) -> Result<Verdict, Failure> {
+    pub(super) async fn inspect_server(&self) -> Result<SettingsVerdict, CallFailure> {
         let info = reply::text(self.link.command(&redis::cmd("INFO")).await?)?;
         let info = info.lines().filter_map(|line| line.split_once(':'));
         let info: BTreeMap<String, String> =
             info.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
         if is_loading(&info) {
-            return Err(Failure::busy("Redis is loading its data"));
+            return Err(CallFailure::busy("Redis is loading its data"));
         }
         let fact = |name: &str| info.get(name).and_then(|value| value.parse::<u64>().ok()).filter(|bytes| *bytes > 0);
         let memory_bytes = fact("maxmemory").or_else(|| fact("total_system_memory")).unwrap_or(0);
@@ -149,14 +149,14 @@ impl Core {
 
     /// Asks the store whether it is the one that was written to. Answers the epoch and the total of accepted events, and puts
     /// up what is in the wrong place; nothing if that cannot be told for it.
-    async fn inspect_store(&self) -> Result<Option<(String, u64)>, Failure> {
+    async fn inspect_store(&self) -> Result<Option<(String, u64)>, CallFailure> {
         let lanes = self.book().lanes.clone();
         let call = self.script(&self.scripts.inspect).lane_keys(&self.keys, &lanes).number(lanes.len());
         let [epoch, accepted, misplaced] = reply::tuple(self.link.call(&call).await?)?;
         let misplaced = reply::array(misplaced)?.into_iter().map(reply::text).collect::<Result<_, _>>()?;
         match told(misplaced) {
-            Some(words) => self.board().raise(Trouble::Misplaced, words),
-            None => self.board().clear(Trouble::Misplaced),
+            Some(words) => self.board().raise(TroubleKind::Misplaced, words),
+            None => self.board().clear(TroubleKind::Misplaced),
         }
         match reply::bytes(epoch.clone())? {
             Some(_) => Ok(Some((reply::text(epoch)?, reply::count(&accepted)?))),
@@ -165,30 +165,30 @@ impl Core {
     }
 
     /// Looks at everything and puts on the board what was found.
-    pub(super) async fn look(&self) -> Result<(), Failure> {
+    pub(super) async fn look(&self) -> Result<(), CallFailure> {
         let seen = self.accepted_seen.load(Ordering::SeqCst);
         let board = self.board();
-        let verdict = self.inspect_server().await?.after(board.health().durability, board.trouble(Trouble::Unsafe));
+        let verdict = self.inspect_server().await?.after(board.health().durability, board.trouble(TroubleKind::Unsafe));
         board.set_durability(verdict.durability);
         let set = |trouble, found: Option<String>| match found {
             Some(message) => board.raise(trouble, message),
             None => board.clear(trouble),
         };
-        set(Trouble::Unsupported, verdict.unsupported);
-        set(Trouble::Unsafe, verdict.unsafe_settings.filter(|_| !self.options.allow_unsafe));
+        set(TroubleKind::Unsupported, verdict.unsupported);
+        set(TroubleKind::Unsafe, verdict.unsafe_settings.filter(|_| !self.options.allow_unsafe));
         // That it is over is found out by the probe, which knows more reasons.
         if let Some(words) = verdict.cannot_persist {
-            board.raise(Trouble::CannotPersist, words);
+            board.raise(TroubleKind::CannotPersist, words);
         }
         if verdict.has_old_log {
             self.replace_log().await?;
         }
         let found = self.inspect_store().await?;
-        board.clear(Trouble::Denied);
+        board.clear(TroubleKind::Denied);
         let Some((epoch, accepted)) = found else { return Ok(()) };
         if epoch == **self.epoch.load() && accepted >= seen {
             self.accepted_seen.fetch_max(accepted, Ordering::SeqCst);
-            board.clear(Trouble::Loss);
+            board.clear(TroubleKind::Loss);
             return Ok(());
         }
         self.accept_loss().await
@@ -199,23 +199,23 @@ impl Core {
     /// A power cut may leave the beginning of a transaction at the end of the log. Redis (and Valkey until its pull request
     /// 4342 of August 2026) does not execute it at the next start but leaves it there, and the start after that joins it
     /// with what was written since. A log that was written anew does not have it.
-    async fn replace_log(&self) -> Result<(), Failure> {
+    async fn replace_log(&self) -> Result<(), CallFailure> {
         // Refused where another host asked first, or where the command is forbidden.
         self.link.ask(&redis::cmd("BGREWRITEAOF")).await.map(drop)
     }
 
     /// The store lost data: says so, begins a new epoch or joins the one that another host began, and goes on.
-    async fn accept_loss(&self) -> Result<(), Failure> {
-        self.board().raise(Trouble::Loss, LOSS);
+    async fn accept_loss(&self) -> Result<(), CallFailure> {
+        self.board().raise(TroubleKind::Loss, LOSS);
         self.refresh_lanes(&[]).await?;
         self.adopt_epoch(&self.epoch.load_full()).await?;
         tokio::time::sleep(LOSS_SHOWN).await;
-        self.board().clear(Trouble::Loss);
+        self.board().clear(TroubleKind::Loss);
         Ok(())
     }
 
     /// Begins an epoch in place of the one that was lost, or joins the one that is there.
-    pub(super) async fn adopt_epoch(&self, lost: &str) -> Result<(), Failure> {
+    pub(super) async fn adopt_epoch(&self, lost: &str) -> Result<(), CallFailure> {
         let call = self.script(&self.scripts.adopt).text(lost).text(&Uuid::now_v7().to_string());
         let [epoch, _, accepted] = reply::tuple(self.link.call(&call).await?)?;
         self.epoch.store(Arc::new(reply::text(epoch)?));
@@ -229,14 +229,15 @@ impl Core {
         match tokio::time::timeout(PROBE_TIMEOUT, self.link.call(&call)).await {
             Ok(Ok(_)) => self.board().probed(None),
             // Of a connection that broke nothing follows but that it is made again.
-            Ok(Err(failure)) if matches!(failure.reaction.cause, Cause::Interrupted | Cause::Unreachable) => {}
+            Ok(Err(failure))
+                if matches!(failure.reaction.cause, FailureCause::Interrupted | FailureCause::Unreachable) => {}
             Ok(Err(failure)) => self.board().probed(Some(&failure)),
             Err(_) => {
                 let address = &self.link.line().address;
                 let words = format!(
                     "Redis at {address} takes longer to answer than {PROBE_TIMEOUT:?}: is it stopped or overloaded?"
                 );
-                self.board().raise(Trouble::Silent, words);
+                self.board().raise(TroubleKind::Silent, words);
             }
         }
     }
@@ -269,7 +270,7 @@ impl Core {
 mod tests {
     use super::*;
 
-    fn judged(changes: &[(&str, &str)]) -> Verdict {
+    fn judged(changes: &[(&str, &str)]) -> SettingsVerdict {
         let mut info = BTreeMap::from(
             [
                 ("redis_version", "7.0.15"),

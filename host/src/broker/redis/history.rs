@@ -8,25 +8,25 @@ use std::sync::Arc;
 use redis::Value;
 
 use super::codec;
-use super::core::Core;
-use super::fault::Failure;
+use super::core::RedisCore;
+use super::fault::CallFailure;
 use super::reply;
-use crate::broker::{Counters, Depth, Error, Found, Lane, Replayed, Stats};
-use crate::event::{Class, EventId, State, Timestamp};
+use crate::broker::{BrokerStats, Error, EventCounters, FoundEvent, Lane, QueueDepth, ReplayOutcome};
+use crate::event::{EventId, EventState, FailureClass, Timestamp};
 
 /// An event as it was found, and its entry where it has one.
-struct Located {
-    found: Found,
+struct LocatedEvent {
+    found: FoundEvent,
     entry: String,
 }
 
-impl Core {
+impl RedisCore {
     /// See [`crate::broker::Broker::event`].
-    pub(super) async fn event(&self, id: EventId) -> Result<Option<Found>, Error> {
+    pub(super) async fn event(&self, id: EventId) -> Result<Option<FoundEvent>, Error> {
         Ok(self.locate(id).await?.map(|located| located.found))
     }
 
-    async fn locate(&self, id: EventId) -> Result<Option<Located>, Error> {
+    async fn locate(&self, id: EventId) -> Result<Option<LocatedEvent>, Error> {
         let (_, answer) = self
             .with_all_lanes(|book| {
                 self.script(&self.scripts.find)
@@ -39,23 +39,23 @@ impl Core {
         let Some(blob) = reply::bytes(blob)? else { return Ok(None) };
         let record = codec::decode(&blob).map_err(|error| Error::Misconfigured(error.to_string()))?;
         let state = match reply::text(kind)?.as_str() {
-            "q" => State::Queued,
-            "r" => State::Running,
-            "p" => State::Processed,
-            "f" => State::Failed,
+            "q" => EventState::Queued,
+            "r" => EventState::Running,
+            "p" => EventState::Processed,
+            "f" => EventState::Failed,
             _ => record.state_until_due(),
         };
-        let is_due_later = matches!(state, State::Scheduled | State::Retrying);
+        let is_due_later = matches!(state, EventState::Scheduled | EventState::Retrying);
         let due = is_due_later.then_some(Timestamp::from_unix_ms(reply::int(&due_ms)?));
-        Ok(Some(Located { found: Found { record, state, due }, entry: reply::text(entry)? }))
+        Ok(Some(LocatedEvent { found: FoundEvent { record, state, due }, entry: reply::text(entry)? }))
     }
 
     /// See [`crate::broker::Broker::replay`].
-    pub(super) async fn replay(&self, id: EventId, lane: &Lane) -> Result<Replayed, Error> {
+    pub(super) async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error> {
         self.make_lanes(self.missing_lanes([lane])).await?;
-        let Some(located) = self.locate(id).await? else { return Ok(Replayed::Unknown) };
-        if located.found.state != State::Failed {
-            return Ok(Replayed::NotFailed(located.found.state));
+        let Some(located) = self.locate(id).await? else { return Ok(ReplayOutcome::Unknown) };
+        if located.found.state != EventState::Failed {
+            return Ok(ReplayOutcome::NotFailed(located.found.state));
         }
         let blob =
             codec::encode(&located.found.record.replayed()).map_err(|error| Error::Misconfigured(error.to_string()))?;
@@ -67,17 +67,17 @@ impl Core {
             .text(lane.as_str());
         call.push_bytes(blob);
         if reply::text(self.link.repeat(&call).await?)? == "D" {
-            return Ok(Replayed::Done);
+            return Ok(ReplayOutcome::Done);
         }
         // Somebody else replayed it in between.
         Ok(match self.locate(id).await? {
-            Some(located) => Replayed::NotFailed(located.found.state),
-            None => Replayed::Unknown,
+            Some(located) => ReplayOutcome::NotFailed(located.found.state),
+            None => ReplayOutcome::Unknown,
         })
     }
 
     /// See [`crate::broker::Broker::stats`].
-    pub(super) async fn stats(&self) -> Result<Stats, Error> {
+    pub(super) async fn stats(&self) -> Result<BrokerStats, Error> {
         let (book, answer) = self
             .with_all_lanes(|book| {
                 self.script(&self.scripts.stats)
@@ -91,7 +91,7 @@ impl Core {
         let alls = reply::array(alls)?.iter().map(reply::count).collect::<Result<Vec<_>, _>>()?;
         let names = || book.lanes.iter().map(|lane| lane.as_str().to_owned());
         let queued = names().zip(lengths).collect();
-        let Totals { counters, state_keys, due, waiting_bytes, kept_bytes } = read_totals(counts)?;
+        let RedisTotals { counters, state_keys, due, waiting_bytes, kept_bytes } = read_totals(counts)?;
         let max_lane_bytes = self.max_lane_bytes();
         let heavy = waiting_bytes.iter().filter(|(_, waiting)| **waiting > max_lane_bytes);
         let heavy = heavy.filter_map(|(name, waiting)| Some((name.parse().ok()?, *waiting))).collect();
@@ -101,9 +101,9 @@ impl Core {
             let later = later(&name);
             (name, all + later)
         });
-        Ok(Stats {
+        Ok(BrokerStats {
             counters,
-            depth: Depth {
+            depth: QueueDepth {
                 queued,
                 waiting_by_lane: waiting_by_lane.collect(),
                 waiting_bytes_by_lane: waiting_bytes,
@@ -122,8 +122,8 @@ impl Core {
 
 /// What stands among the totals.
 #[derive(Default)]
-struct Totals {
-    counters: Counters,
+struct RedisTotals {
+    counters: EventCounters,
     /// How many keys plugins have.
     state_keys: u64,
     /// How much of each lane is due later.
@@ -133,8 +133,8 @@ struct Totals {
     kept_bytes: BTreeMap<String, u64>,
 }
 
-fn read_totals(counts: Value) -> Result<Totals, Failure> {
-    let mut totals = Totals::default();
+fn read_totals(counts: Value) -> Result<RedisTotals, CallFailure> {
+    let mut totals = RedisTotals::default();
     let counters = &mut totals.counters;
     for (name, value) in reply::pairs(counts)? {
         let (Ok(name), Ok(value)) = (reply::text(name), reply::int(&value)) else { continue };
@@ -163,7 +163,7 @@ fn read_totals(counts: Value) -> Result<Totals, Failure> {
                     }
                 }
                 let class = other.strip_prefix("failed:");
-                let class = class.and_then(|word| Class::ALL.into_iter().find(|class| class.as_str() == word));
+                let class = class.and_then(|word| FailureClass::ALL.into_iter().find(|class| class.as_str() == word));
                 if let Some(class) = class {
                     counters.failed_by_class.insert(class, value);
                 }

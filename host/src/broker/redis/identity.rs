@@ -25,22 +25,22 @@ pub(super) fn consumer_name(readable: &str) -> String {
 
 /// A process, as it can be recognised later by another one on the same machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(super) struct ProcessIdentity {
     boot_id: String,
     pid_namespace: String,
     pid: u32,
     started: String,
 }
 
-impl Identity {
+impl ProcessIdentity {
     /// This process. Parts that the system does not show are empty, and then nobody is recognised.
     pub(super) fn own() -> Self {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let pid_namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
         let pid = std::process::id();
-        let started = match Process::of(pid) {
-            Process::Started(at) => at,
-            Process::Gone | Process::Hidden => String::new(),
+        let started = match ProcessStatus::of(pid) {
+            ProcessStatus::Started(at) => at,
+            ProcessStatus::Gone | ProcessStatus::Hidden => String::new(),
         };
         Self {
             boot_id: boot_id.trim().to_owned(),
@@ -74,17 +74,17 @@ impl Identity {
     pub(super) fn saw_end_of(&self, other: &Self) -> bool {
         self.boot_id == other.boot_id
             && self.pid_namespace == other.pid_namespace
-            && match Process::of(other.pid) {
-                Process::Gone => true,
-                Process::Started(at) => at != other.started,
-                Process::Hidden => false,
+            && match ProcessStatus::of(other.pid) {
+                ProcessStatus::Gone => true,
+                ProcessStatus::Started(at) => at != other.started,
+                ProcessStatus::Hidden => false,
             }
     }
 }
 
 /// What can be told of the process of an id.
 #[derive(Debug, PartialEq, Eq)]
-enum Process {
+enum ProcessStatus {
     /// There is none, or only what is left of one.
     Gone,
     /// It started then, in ticks since boot.
@@ -93,7 +93,7 @@ enum Process {
     Hidden,
 }
 
-impl Process {
+impl ProcessStatus {
     fn of(pid: u32) -> Self {
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
             let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
@@ -112,12 +112,12 @@ impl Process {
 
 /// What was seen of the other consumers.
 #[derive(Debug, Default)]
-pub(super) struct Peers {
-    seen: BTreeMap<String, Peer>,
+pub(super) struct PeerTable {
+    seen: BTreeMap<String, PeerObservation>,
 }
 
 #[derive(Debug)]
-struct Peer {
+struct PeerObservation {
     heartbeat: Option<i64>,
     seen_at: Instant,
     /// For how long the heartbeat was seen not to move.
@@ -125,7 +125,7 @@ struct Peer {
     process_gone: bool,
 }
 
-impl Peers {
+impl PeerTable {
     /// Takes in the consumers that the store knows, each with its heartbeat, if it has one, and its identity. Of the time
     /// since the last look no more than `most` counts: while this process stood still, or the store was away, nobody could
     /// be seen to live.
@@ -133,13 +133,13 @@ impl Peers {
         &mut self,
         now: Instant,
         most: Duration,
-        own: &Identity,
+        own: &ProcessIdentity,
         consumers: impl IntoIterator<Item = (String, Option<i64>, Option<String>)>,
     ) {
         let mut gone: BTreeSet<String> = self.seen.keys().cloned().collect();
         for (name, heartbeat, identity) in consumers {
             gone.remove(&name);
-            let identity = identity.as_deref().and_then(Identity::parse);
+            let identity = identity.as_deref().and_then(ProcessIdentity::parse);
             let process_gone = identity.is_some_and(|identity| own.saw_end_of(&identity));
             match self.seen.get_mut(&name) {
                 Some(peer) if peer.heartbeat == heartbeat => {
@@ -147,7 +147,8 @@ impl Peers {
                     (peer.seen_at, peer.process_gone) = (now, process_gone);
                 }
                 _ => {
-                    self.seen.insert(name, Peer { heartbeat, seen_at: now, still: Duration::ZERO, process_gone });
+                    self.seen
+                        .insert(name, PeerObservation { heartbeat, seen_at: now, still: Duration::ZERO, process_gone });
                 }
             }
         }
@@ -169,7 +170,7 @@ impl Peers {
 
     /// Those that live and show it, each with the time since its last sign of life.
     pub(super) fn living(&self, lease: Duration) -> Vec<(String, Duration)> {
-        let lives = |peer: &Peer| peer.heartbeat.is_some() && !peer.process_gone && peer.still < lease;
+        let lives = |peer: &PeerObservation| peer.heartbeat.is_some() && !peer.process_gone && peer.still < lease;
         self.seen.iter().filter(|(_, peer)| lives(peer)).map(|(name, peer)| (name.clone(), peer.still)).collect()
     }
 
@@ -178,7 +179,7 @@ impl Peers {
         self.which(|peer| peer.process_gone)
     }
 
-    fn which(&self, is_one: impl Fn(&Peer) -> bool) -> Vec<String> {
+    fn which(&self, is_one: impl Fn(&PeerObservation) -> bool) -> Vec<String> {
         self.seen.iter().filter(|(_, peer)| is_one(peer)).map(|(name, _)| name.clone()).collect()
     }
 }
@@ -198,25 +199,25 @@ mod tests {
 
     #[test]
     fn a_process_is_recognised_until_it_is_gone() {
-        let own = Identity::own();
-        assert_eq!(Identity::parse(&own.to_text()), Some(own.clone()));
+        let own = ProcessIdentity::own();
+        assert_eq!(ProcessIdentity::parse(&own.to_text()), Some(own.clone()));
         assert!(!own.saw_end_of(&own), "this process lives");
-        let reused = Identity { started: "1".into(), ..own.clone() };
+        let reused = ProcessIdentity { started: "1".into(), ..own.clone() };
         assert!(own.saw_end_of(&reused), "the same id belongs to another process now");
         let mut child = std::process::Command::new("true").spawn().unwrap();
-        let ended = Identity { pid: child.id(), ..own.clone() };
+        let ended = ProcessIdentity { pid: child.id(), ..own.clone() };
         child.wait().unwrap();
         assert!(own.saw_end_of(&ended));
-        let elsewhere = Identity { boot_id: "another machine".into(), ..ended };
+        let elsewhere = ProcessIdentity { boot_id: "another machine".into(), ..ended };
         assert!(!own.saw_end_of(&elsewhere), "nothing is known of other machines");
-        assert_eq!(Identity::parse("  7 "), None);
+        assert_eq!(ProcessIdentity::parse("  7 "), None);
     }
 
     #[test]
     fn a_heartbeat_that_stands_still_for_a_lease_is_death() {
-        let own = Identity::own();
+        let own = ProcessIdentity::own();
         let start = Instant::now();
-        let mut peers = Peers::default();
+        let mut peers = PeerTable::default();
         let mut beat = |after: Duration, a: Option<i64>, b: Option<i64>| {
             peers.observe(start + after, LEASE / 2, &own, [("a".to_owned(), a, None), ("b".to_owned(), b, None)]);
             assert_eq!(peers.gone(), [""; 0]);
@@ -232,8 +233,8 @@ mod tests {
 
     #[test]
     fn who_did_not_look_has_seen_nobody_die() {
-        let (own, start) = (Identity::own(), Instant::now());
-        let mut peers = Peers::default();
+        let (own, start) = (ProcessIdentity::own(), Instant::now());
+        let mut peers = PeerTable::default();
         let mut look = |after: Duration| {
             peers.observe(start + after, LEASE / 2, &own, [("a".to_owned(), Some(1), None)]);
             peers.dead(LEASE)
@@ -246,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_process_that_may_not_be_looked_at_is_not_gone() {
-        let is_gone = |pid| Process::of(pid) == Process::Gone;
+        let is_gone = |pid| ProcessStatus::of(pid) == ProcessStatus::Gone;
         assert!(!is_gone(std::process::id()));
         assert!(!is_gone(1), "it is there, whether or not it may be signalled");
         let mut child = std::process::Command::new("true").spawn().unwrap();
@@ -260,9 +261,9 @@ mod tests {
 
     #[test]
     fn who_ran_here_and_is_gone_is_dead_at_once() {
-        let own = Identity::own();
-        let mut peers = Peers::default();
-        let gone = Identity { started: "1".into(), ..own.clone() };
+        let own = ProcessIdentity::own();
+        let mut peers = PeerTable::default();
+        let gone = ProcessIdentity { started: "1".into(), ..own.clone() };
         let now = Instant::now();
         peers.observe(now, LEASE / 2, &own, [("gone".to_owned(), Some(1), Some(gone.to_text()))]);
         assert_eq!((peers.dead(LEASE), peers.gone()), (vec!["gone".to_owned()], vec!["gone".to_owned()]));
@@ -271,8 +272,8 @@ mod tests {
 
     #[test]
     fn who_moved_within_a_lease_lives_and_who_never_did_does_not() {
-        let (own, start) = (Identity::own(), Instant::now());
-        let mut peers = Peers::default();
+        let (own, start) = (ProcessIdentity::own(), Instant::now());
+        let mut peers = PeerTable::default();
         let mut look = |after: Duration| {
             let consumers = [("a".to_owned(), Some(1), None), ("b".to_owned(), None, None)];
             peers.observe(start + after, LEASE / 2, &own, consumers);

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 
 use redis::Value;
 
-use super::core::Core;
-use super::fault::Failure;
+use super::core::RedisCore;
+use super::fault::CallFailure;
 use super::reply;
-use super::scripts::Call;
-use crate::broker::{Exported, ExportedState, SnapshotPart};
-use crate::event::{StateStep, StateWrite, Stored, Timestamp};
+use super::scripts::ScriptCall;
+use crate::broker::{ExportedState, SnapshotItem, SnapshotPart};
+use crate::event::{StateStep, StateWrite, StoredValue, Timestamp};
 
 /// The most keys that are forgotten at a time.
 const MAX_FORGOTTEN: usize = 100;
@@ -22,11 +22,11 @@ const MAX_SCANNED: usize = 50;
 
 /// The plugins whose state a call touches, each with its place, counted from 1 as scripts do.
 #[derive(Debug, Default)]
-pub(super) struct Spaces<'a> {
+pub(super) struct StateSpaces<'a> {
     plugins: Vec<&'a str>,
 }
 
-impl<'a> Spaces<'a> {
+impl<'a> StateSpaces<'a> {
     /// The plugins of these steps.
     pub(super) fn of(steps: impl Iterator<Item = &'a StateStep>) -> Self {
         let mut spaces = Self::default();
@@ -39,7 +39,7 @@ impl<'a> Spaces<'a> {
     }
 
     /// Names the plugins and, if there are any, the keys in which their state stands.
-    pub(super) fn push(&self, core: &Core, call: &mut Call<'_>) {
+    pub(super) fn push(&self, core: &RedisCore, call: &mut ScriptCall<'_>) {
         call.push_number(self.plugins.len());
         if !self.plugins.is_empty() {
             call.push_key(core.keys.state_spaces());
@@ -52,7 +52,7 @@ impl<'a> Spaces<'a> {
     }
 
     /// Says what an attempt has seen and writes.
-    pub(super) fn push_step(&self, call: &mut Call<'_>, step: Option<&StateStep>) {
+    pub(super) fn push_step(&self, call: &mut ScriptCall<'_>, step: Option<&StateStep>) {
         let Some(step) = step else {
             return (0..3).for_each(|_| call.push_number(0_u64));
         };
@@ -78,20 +78,20 @@ impl<'a> Spaces<'a> {
     }
 }
 
-impl Core {
+impl RedisCore {
     /// See [`crate::broker::Broker::plugin_state`].
-    pub(super) async fn plugin_state(&self, plugin: &str, key: &str) -> Result<Stored, Failure> {
+    pub(super) async fn plugin_state(&self, plugin: &str, key: &str) -> Result<StoredValue, CallFailure> {
         let mut call = self.script(&self.scripts.state).text(key).text(plugin);
         call.push_key(self.keys.state_of(plugin));
         let [version, value, keys, taken] = reply::tuple(self.link.call(&call).await?)?;
         let version = reply::count(&version)?;
         let value = if version == 0 { None } else { reply::bytes(value)? };
         let (keys, size_bytes) = (reply::count(&keys)?, reply::count(&taken)?);
-        Ok(Stored { value, version, keys, size_bytes, room_bytes: self.state_room_bytes() })
+        Ok(StoredValue { value, version, keys, size_bytes, room_bytes: self.state_room_bytes() })
     }
 
     /// See [`crate::broker::Broker::remove_state`].
-    pub(super) async fn remove_state(&self, plugin: &str) -> Result<u64, Failure> {
+    pub(super) async fn remove_state(&self, plugin: &str) -> Result<u64, CallFailure> {
         let mut removed = 0;
         loop {
             let mut call = self.script(&self.scripts.state_remove).text(plugin).number(MAX_FORGOTTEN);
@@ -106,7 +106,7 @@ impl Core {
     }
 
     /// Forgets keys whose time is over; false when none is left.
-    pub(super) async fn forget_state(&self) -> Result<bool, Failure> {
+    pub(super) async fn forget_state(&self) -> Result<bool, CallFailure> {
         let mut call = self.script(&self.scripts.state_over).number(MAX_FORGOTTEN);
         call.push_key(self.keys.state_untils());
         let over = reply::array(self.link.call(&call).await?)?;
@@ -129,14 +129,14 @@ impl Core {
     }
 
     /// The plugins that keep something.
-    pub(super) async fn state_spaces(&self) -> Result<Vec<String>, Failure> {
+    pub(super) async fn state_spaces(&self) -> Result<Vec<String>, CallFailure> {
         let mut ask = redis::cmd("SMEMBERS");
         ask.arg(self.keys.state_spaces().as_ref());
         reply::array(self.link.command(&ask).await?)?.into_iter().map(reply::text).collect()
     }
 
     /// A part of what a plugin keeps, from a cursor of Redis's on, and the next cursor; 0 at the end.
-    pub(super) async fn state_part(&self, plugin: &str, cursor: u64) -> Result<(SnapshotPart, u64), Failure> {
+    pub(super) async fn state_part(&self, plugin: &str, cursor: u64) -> Result<(SnapshotPart, u64), CallFailure> {
         let mut scan = redis::cmd("HSCAN");
         scan.arg(self.keys.state_of(plugin).as_ref()).arg(cursor).arg("COUNT").arg(MAX_SCANNED);
         let [next, pairs] = reply::tuple(self.link.command(&scan).await?)?;
@@ -145,7 +145,12 @@ impl Core {
             let key = reply::text(key)?;
             match read(raw)? {
                 Some((value, until)) => {
-                    part.items.push(Exported::State(ExportedState { plugin: plugin.to_owned(), key, value, until }));
+                    part.items.push(SnapshotItem::State(ExportedState {
+                        plugin: plugin.to_owned(),
+                        key,
+                        value,
+                        until,
+                    }));
                 }
                 None => part.unreadable.push(format!("the key {key:?} of the plugin {plugin}")),
             }
@@ -155,7 +160,7 @@ impl Core {
 }
 
 /// A value and its end, from what stands in the hash.
-fn read(raw: Value) -> Result<Option<(bytes::Bytes, Option<Timestamp>)>, Failure> {
+fn read(raw: Value) -> Result<Option<(bytes::Bytes, Option<Timestamp>)>, CallFailure> {
     let raw = reply::bytes(raw)?.unwrap_or_default();
     let mut words = raw.splitn(3, |byte| *byte == b' ');
     let (Some(version), Some(until), Some(value)) = (words.next(), words.next(), words.next()) else { return Ok(None) };

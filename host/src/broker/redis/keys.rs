@@ -12,12 +12,12 @@ pub(super) const GROUP: &str = "es";
 
 /// The names of one shard's keys.
 #[derive(Debug)]
-pub(super) struct Keys {
+pub(super) struct ShardKeys {
     prefix: String,
     fixed: [Bytes; 9],
 }
 
-impl Keys {
+impl ShardKeys {
     /// The names under a namespace.
     pub(super) fn new(namespace: &str) -> Self {
         let prefix = format!("{{{namespace}:0}}");
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn every_name_carries_the_hash_tag_of_the_shard() {
-        let keys = Keys::new("shop");
+        let keys = ShardKeys::new("shop");
         let lane = keys.lane(&"orders".parse().unwrap());
         assert_eq!(lane, "{shop:0}:q:orders");
         assert_eq!(keys.idempotency(&[0xa5; 32]), format!("{{shop:0}}:idem:{}", "a5".repeat(32)));

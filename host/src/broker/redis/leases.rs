@@ -7,30 +7,30 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::core::{Core, Places};
-use super::link::{Link, RESPONSE_TIMEOUT};
+use super::core::{LanePlaces, RedisCore};
+use super::link::{RESPONSE_TIMEOUT, RedisLink};
 use super::reply;
-use crate::broker::{Error, Leases, Receipt};
+use crate::broker::{Error, LeaseRenewal, Receipt};
 
 /// The most leases that one call renews.
 const MAX_RECEIPTS: usize = 100;
 
 /// See [`crate::broker::Broker::leases`].
-pub(super) struct RedisLeases {
-    core: Arc<Core>,
-    link: Link,
+pub(super) struct RedisLeaseRenewal {
+    core: Arc<RedisCore>,
+    link: RedisLink,
 }
 
-impl RedisLeases {
+impl RedisLeaseRenewal {
     /// Not connected yet: the connection belongs to the runtime on which it is made.
-    pub(super) fn new(core: Arc<Core>) -> Self {
+    pub(super) fn new(core: Arc<RedisCore>) -> Self {
         let link = core.link.sibling(RESPONSE_TIMEOUT);
         Self { core, link }
     }
 
     async fn renew_some(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>, Error> {
         let core = &self.core;
-        let mut places = Places::default();
+        let mut places = LanePlaces::default();
         let mut call = core.script(&core.scripts.renew).text(&core.consumer);
         for receipt in receipts {
             call.push_number(places.of(&receipt.lane));
@@ -51,7 +51,7 @@ impl RedisLeases {
 }
 
 #[async_trait]
-impl Leases for RedisLeases {
+impl LeaseRenewal for RedisLeaseRenewal {
     async fn renew(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>, Error> {
         if receipts.is_empty() {
             return self.renew_some(receipts).await;

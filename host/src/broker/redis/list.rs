@@ -6,12 +6,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::core::Core;
+use super::core::RedisCore;
 use super::entry::{read_fields, read_head, read_record};
 use super::reply;
-use super::scripts::Call;
-use crate::broker::{EndedPage, EndedQuery, Ending, Error, MAX_PAGE_BYTES};
-use crate::event::{Class, Record, Timestamp};
+use super::scripts::ScriptCall;
+use crate::broker::{EndKind, EndedPage, EndedQuery, Error, MAX_PAGE_BYTES};
+use crate::event::{EventRecord, FailureClass, Timestamp};
 
 /// The most entries and bytes that one call looks at; the entry that goes past the bytes is looked at as well.
 const CALL_ENTRIES: usize = 250;
@@ -27,7 +27,7 @@ const MAX_PAUSE: Duration = Duration::from_millis(20);
 /// entry's only with this much to spare.
 const CLOCK_SLACK_MS: i64 = 60 * 60 * 1_000;
 
-impl Core {
+impl RedisCore {
     /// See [`crate::broker::Broker::ended`].
     pub(super) async fn ended(&self, query: EndedQuery) -> Result<EndedPage, Error> {
         let mut page = EndedPage { records: Vec::new(), next_cursor: None };
@@ -70,13 +70,13 @@ impl Core {
         }
     }
 
-    fn list_call(&self, query: &EndedQuery, from: &str, most: usize) -> Call<'_> {
+    fn list_call(&self, query: &EndedQuery, from: &str, most: usize) -> ScriptCall<'_> {
         let mut call = self.script(&self.scripts.list);
         call.push_key(match query.ending {
-            Ending::Processed => self.keys.done().clone(),
-            Ending::Failed => self.keys.failed().clone(),
+            EndKind::Processed => self.keys.done().clone(),
+            EndKind::Failed => self.keys.failed().clone(),
         });
-        let class = query.class.filter(|_| query.ending == Ending::Failed);
+        let class = query.class.filter(|_| query.ending == EndKind::Failed);
         let time = |time: Option<Timestamp>| time.map(|time| time.to_string()).unwrap_or_default();
         call.text(from)
             .text(&last_entry(query.since))
@@ -85,7 +85,7 @@ impl Core {
             .number(most)
             .number(u8::from(query.only_heads))
             .text(query.event_type.as_ref().map_or("", |wanted| wanted.as_str()))
-            .text(class.map_or("", Class::as_str))
+            .text(class.map_or("", FailureClass::as_str))
             .text(&time(query.since))
             .text(&time(query.until))
     }
@@ -119,11 +119,11 @@ fn last_entry(since: Option<Timestamp>) -> String {
 }
 
 /// Whether a record is wanted. The script passes over most that are not, and what it does not understand comes here.
-fn matches(record: &Record, query: &EndedQuery) -> bool {
+fn matches(record: &EventRecord, query: &EndedQuery) -> bool {
     let Some(end) = &record.end else { return false };
     let class = end.failure.as_ref().map(|(class, _)| *class);
     query.event_type.as_ref().is_none_or(|wanted| *wanted == record.event.event_type)
-        && (query.class.is_none() || query.ending == Ending::Processed || query.class == class)
+        && (query.class.is_none() || query.ending == EndKind::Processed || query.class == class)
         && query.since.is_none_or(|since| end.at >= since)
         && query.until.is_none_or(|until| end.at < until)
 }
@@ -134,7 +134,7 @@ mod tests {
 
     fn query() -> EndedQuery {
         EndedQuery {
-            ending: Ending::Failed,
+            ending: EndKind::Failed,
             event_type: None,
             class: None,
             since: None,

@@ -48,31 +48,32 @@ use redis::IntoConnectionInfo;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use self::append::Request;
-use self::batch::{Batcher, Unanswered};
-use self::board::Board;
-use self::claim::Waiter;
-use self::core::{Core, Parts};
-use self::fault::{Cause, Failure};
-use self::gate::Gate;
-use self::leases::RedisLeases;
-use self::link::{Line, Link, RESPONSE_TIMEOUT};
+use self::append::AppendCall;
+use self::batch::{BatchError, Batcher};
+use self::board::TroubleBoard;
+use self::claim::EntryWaiter;
+use self::core::{CoreParts, RedisCore};
+use self::fault::{CallFailure, FailureCause};
+use self::gate::AppendGate;
+use self::leases::RedisLeaseRenewal;
+use self::link::{LinkState, RESPONSE_TIMEOUT, RedisLink};
 #[cfg(feature = "test-util")]
-pub use self::mutant::{Mutant, UnknownMutant};
-use self::scripts::Scripts;
+pub use self::mutant::{BrokerMutant, UnknownMutant};
+use self::scripts::ScriptSet;
 use self::settle::MAX_CALL_BYTES;
 use self::snapshot::RedisSnapshot;
 use super::{
-    Accepted, Append, Broker, Claim, Delivery, Elsewhere, EndedPage, EndedQuery, Error, Exported, Found, Health, Lane,
-    LaneLimits, Leases, Options, Promoted, Replayed, Restored, Served, Settle, Settled, Snapshot, Stats,
+    AcceptedEvent, AppendRequest, Broker, BrokerOptions, BrokerStats, ClaimRequest, ConsumerCoverage, Delivery,
+    EndedPage, EndedQuery, Error, FoundEvent, Lane, LaneLimits, LeaseRenewal, PeerCoverage, PromoteOutcome,
+    ReplayOutcome, RestoreOutcome, SettleOutcome, SettleRequest, SnapshotItem, SnapshotReader, StoreHealth,
 };
-use crate::event::{EventId, Stored};
-use crate::secret::{SecretText, ShownUrl};
-use crate::shutdown::Tasks;
+use crate::event::{EventId, StoredValue};
+use crate::secret::{RedactedUrl, SecretText};
+use crate::shutdown::TaskGroup;
 
 /// What is the same for every deployment, but not for every test.
 #[derive(Clone, Copy, Debug)]
-pub struct Tuning {
+pub struct RedisTuning {
     /// How often the settings and the data of Redis are looked at, in milliseconds.
     pub look_every_ms: u64,
     /// Processed events are kept at least so long, in milliseconds, whatever the retention says: a repetition of a call
@@ -80,7 +81,7 @@ pub struct Tuning {
     pub least_retention_ms: u64,
 }
 
-impl Default for Tuning {
+impl Default for RedisTuning {
     fn default() -> Self {
         Self { look_every_ms: 10_000, least_retention_ms: 15_000 }
     }
@@ -88,7 +89,7 @@ impl Default for Tuning {
 
 /// Why the broker could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
+pub enum RedisOpenError {
     /// There is no Redis, or it is not ready; trying again later may help.
     #[error("Redis at {address} cannot be reached: {reason}; is it running, and is the address right?")]
     Unreachable {
@@ -126,9 +127,9 @@ pub enum OpenError {
 
 /// The broker on Redis. See the module.
 pub struct RedisBroker {
-    core: Arc<Core>,
-    appends: Batcher<Request, Result<Vec<Accepted>, Error>>,
-    waiter: Waiter,
+    core: Arc<RedisCore>,
+    appends: Batcher<AppendCall, Result<Vec<AcceptedEvent>, Error>>,
+    waiter: EntryWaiter,
     ends: CancellationToken,
     _ends_with_this: DropGuard,
 }
@@ -139,8 +140,8 @@ impl RedisBroker {
     ///
     /// # Errors
     /// See [`OpenError`]. Nothing is retried here.
-    pub async fn open(url: &str, options: Options, tasks: &Tasks) -> Result<Arc<Self>, OpenError> {
-        Self::open_tuned(url, options, Tuning::default(), tasks).await
+    pub async fn open(url: &str, options: BrokerOptions, tasks: &TaskGroup) -> Result<Arc<Self>, RedisOpenError> {
+        Self::open_tuned(url, options, RedisTuning::default(), tasks).await
     }
 
     /// As [`Self::open`], with other than the usual periods.
@@ -149,20 +150,20 @@ impl RedisBroker {
     /// See [`OpenError`].
     pub async fn open_tuned(
         url: &str,
-        options: Options,
-        tuning: Tuning,
-        tasks: &Tasks,
-    ) -> Result<Arc<Self>, OpenError> {
+        options: BrokerOptions,
+        tuning: RedisTuning,
+        tasks: &TaskGroup,
+    ) -> Result<Arc<Self>, RedisOpenError> {
         let link = link_to(url)?;
-        let parts = Parts {
+        let parts = CoreParts {
             options,
             tuning,
-            scripts: Scripts::new(),
+            scripts: ScriptSet::new(),
             link,
             #[cfg(feature = "test-util")]
             mutant: None,
         };
-        Self::start(Core::new(parts), tasks).await
+        Self::start(RedisCore::new(parts), tasks).await
     }
 
     /// As [`Self::open`], with a guarantee broken on purpose.
@@ -172,13 +173,13 @@ impl RedisBroker {
     #[cfg(feature = "test-util")]
     pub async fn open_mutant(
         url: &str,
-        options: Options,
-        mutant: Mutant,
-        tasks: &Tasks,
-    ) -> Result<Arc<Self>, OpenError> {
-        let (tuning, scripts) = (Tuning::default(), Scripts::broken_by(mutant));
-        let parts = Parts { options, tuning, scripts, link: link_to(url)?, mutant: Some(mutant) };
-        Self::start(Core::new(parts), tasks).await
+        options: BrokerOptions,
+        mutant: BrokerMutant,
+        tasks: &TaskGroup,
+    ) -> Result<Arc<Self>, RedisOpenError> {
+        let (tuning, scripts) = (RedisTuning::default(), ScriptSet::broken_by(mutant));
+        let parts = CoreParts { options, tuning, scripts, link: link_to(url)?, mutant: Some(mutant) };
+        Self::start(RedisCore::new(parts), tasks).await
     }
 
     /// The digest by which a script is seen on the wire: `append`, `claim`, `settle` and so on.
@@ -187,17 +188,17 @@ impl RedisBroker {
         self.core.scripts.digest_of(name)
     }
 
-    async fn start(core: Core, tasks: &Tasks) -> Result<Arc<Self>, OpenError> {
+    async fn start(core: RedisCore, tasks: &TaskGroup) -> Result<Arc<Self>, RedisOpenError> {
         prepare(&core).await?;
         let core = Arc::new(core);
         let ends = CancellationToken::new();
         tasks.spawn(core.clone().keep_looking(ends.clone()));
         let for_appends = core.clone();
-        let appends = Batcher::start(tasks, ends.clone(), MAX_CALL_BYTES, Request::weight, move |requests| {
+        let appends = Batcher::start(tasks, ends.clone(), MAX_CALL_BYTES, AppendCall::weight, move |requests| {
             let core = for_appends.clone();
             async move { core.append_together(requests).await }
         });
-        let waiter = Waiter::new(&core.link);
+        let waiter = EntryWaiter::new(&core.link);
         let _ends_with_this = ends.clone().drop_guard();
         Ok(Arc::new(Self { core, appends, waiter, ends, _ends_with_this }))
     }
@@ -208,57 +209,60 @@ impl RedisBroker {
 ///
 /// # Errors
 /// See [`OpenError`]. Nothing is retried here.
-pub async fn snapshot(url: &str, options: Options) -> Result<Box<dyn Snapshot>, OpenError> {
-    let parts = Parts {
+pub async fn snapshot(url: &str, options: BrokerOptions) -> Result<Box<dyn SnapshotReader>, RedisOpenError> {
+    let parts = CoreParts {
         options,
-        tuning: Tuning::default(),
-        scripts: Scripts::new(),
+        tuning: RedisTuning::default(),
+        scripts: ScriptSet::new(),
         link: link_to(url)?,
         #[cfg(feature = "test-util")]
         mutant: None,
     };
-    let core = Arc::new(Core::new(parts));
+    let core = Arc::new(RedisCore::new(parts));
     let refused = |failure| refused(&core, failure);
     if let Some(why) = core.inspect_server().await.map_err(refused)?.unsupported {
-        return Err(OpenError::Unsupported(why));
+        return Err(RedisOpenError::Unsupported(why));
     }
     Ok(Box::new(RedisSnapshot::begin(core.clone()).await.map_err(refused)?))
 }
 
 /// Why a store could not be opened, from the first call that failed.
-fn refused(core: &Core, failure: Failure) -> OpenError {
+fn refused(core: &RedisCore, failure: CallFailure) -> RedisOpenError {
     let said = &failure.message;
     match failure.reaction.cause {
-        Cause::Denied if said.contains("NOAUTH") || said.contains("WRONGPASS") => OpenError::Misconfigured(format!(
-            "Redis at {} wants a password, or another one: give it in the URL, redis://:PASSWORD@HOST:PORT ({said})",
-            core.link.line().address
-        )),
-        Cause::Unreachable if said.contains("DB index is out of range") => OpenError::Misconfigured(format!(
-            "Redis at {} has no database of the number that ends the URL: {said}",
-            core.link.line().address
-        )),
-        Cause::Denied | Cause::Misplaced | Cause::NoRoom => OpenError::Misconfigured(failure.message),
-        Cause::Demoted => OpenError::Unsupported(failure.message),
-        Cause::NoReplicas | Cause::CannotPersist | Cause::Busy => {
-            OpenError::Refusing { address: core.link.line().address.clone(), reason: board::explained(&failure) }
+        FailureCause::Denied if said.contains("NOAUTH") || said.contains("WRONGPASS") => {
+            RedisOpenError::Misconfigured(format!(
+                "Redis at {} wants a password, or another one: give it in the URL, redis://:PASSWORD@HOST:PORT ({said})",
+                core.link.line().address
+            ))
+        }
+        FailureCause::Unreachable if said.contains("DB index is out of range") => RedisOpenError::Misconfigured(
+            format!("Redis at {} has no database of the number that ends the URL: {said}", core.link.line().address),
+        ),
+        FailureCause::Denied | FailureCause::Misplaced | FailureCause::NoRoom => {
+            RedisOpenError::Misconfigured(failure.message)
+        }
+        FailureCause::Demoted => RedisOpenError::Unsupported(failure.message),
+        FailureCause::NoReplicas | FailureCause::CannotPersist | FailureCause::Busy => {
+            RedisOpenError::Refusing { address: core.link.line().address.clone(), reason: board::explained(&failure) }
         }
         _ => {
             let address = core.link.line().address.clone();
             let reason = failure.message.strip_prefix(&link::unreachable(&address)).unwrap_or(&failure.message);
-            OpenError::Unreachable { reason: reason.to_owned(), address }
+            RedisOpenError::Unreachable { reason: reason.to_owned(), address }
         }
     }
 }
 
 /// What has to be so before the first call.
-async fn prepare(core: &Core) -> Result<(), OpenError> {
+async fn prepare(core: &RedisCore) -> Result<(), RedisOpenError> {
     let refused = |failure| refused(core, failure);
     let verdict = core.inspect_server().await.map_err(refused)?;
     if let Some(why) = verdict.unsupported {
-        return Err(OpenError::Unsupported(why));
+        return Err(RedisOpenError::Unsupported(why));
     }
     if let Some(why) = verdict.unsafe_settings.filter(|_| !core.options.allow_unsafe) {
-        return Err(OpenError::Unsafe(why));
+        return Err(RedisOpenError::Unsafe(why));
     }
     core.refresh_lanes(&[Lane::unrouted()]).await.map_err(refused)?;
     core.adopt_epoch("").await.map_err(refused)?;
@@ -271,8 +275,8 @@ async fn prepare(core: &Core) -> Result<(), OpenError> {
 }
 
 /// A link for a URL, not connected yet.
-fn link_to(url: &str) -> Result<Link, OpenError> {
-    let bad = |reason: &str| OpenError::BadUrl { url: ShownUrl(url).to_string(), reason: reason.to_owned() };
+fn link_to(url: &str) -> Result<RedisLink, RedisOpenError> {
+    let bad = |reason: &str| RedisOpenError::BadUrl { url: RedactedUrl(url).to_string(), reason: reason.to_owned() };
     match url.split_once("://").map(|(scheme, _)| scheme) {
         Some("redis" | "valkey") => {}
         Some("rediss" | "valkeys") => {
@@ -296,8 +300,14 @@ fn link_to(url: &str) -> Result<Link, OpenError> {
     let settings = info.tcp_settings().clone().set_nodelay(true);
     let password = info.redis_settings().password().map(SecretText::from);
     let client = redis::Client::open(info.set_tcp_settings(settings)).map_err(|error| bad(&error.to_string()))?;
-    let line = Line { address, password, gate: Gate::default(), board: Board::new(), connected: Notify::new() };
-    Ok(Link::new(client, Arc::new(line), RESPONSE_TIMEOUT))
+    let line = LinkState {
+        address,
+        password,
+        gate: AppendGate::default(),
+        board: TroubleBoard::new(),
+        connected: Notify::new(),
+    };
+    Ok(RedisLink::new(client, Arc::new(line), RESPONSE_TIMEOUT))
 }
 
 #[async_trait]
@@ -310,11 +320,11 @@ impl Broker for RedisBroker {
         &self.core.consumer
     }
 
-    fn health(&self) -> Health {
+    fn health(&self) -> StoreHealth {
         self.core.board().health()
     }
 
-    async fn append(&self, events: Vec<Append>) -> Result<Vec<Accepted>, Error> {
+    async fn append(&self, events: Vec<AppendRequest>) -> Result<Vec<AcceptedEvent>, Error> {
         if events.is_empty() {
             return Ok(Vec::new());
         }
@@ -324,14 +334,14 @@ impl Broker for RedisBroker {
             let limit_bytes = self.core.max_lane_bytes();
             return Err(Error::LaneHeavy { lane: lane.clone(), waiting_bytes: *waiting, limit_bytes });
         }
-        match self.appends.ask(Request::encode(events)?).await {
+        match self.appends.ask(AppendCall::encode(events)?).await {
             Ok(answer) => answer,
-            Err(Unanswered::QueueFull) => Err(Error::refused("more requests wait for Redis than it can take")),
-            Err(Unanswered::Ended) => Err(Error::unknown("the broker is closed")),
+            Err(BatchError::QueueFull) => Err(Error::refused("more requests wait for Redis than it can take")),
+            Err(BatchError::Ended) => Err(Error::unknown("the broker is closed")),
         }
     }
 
-    async fn claim(&self, claim: Claim) -> Result<Vec<Delivery>, Error> {
+    async fn claim(&self, claim: ClaimRequest) -> Result<Vec<Delivery>, Error> {
         self.core.claim(claim, &self.waiter).await
     }
 
@@ -339,31 +349,31 @@ impl Broker for RedisBroker {
         self.waiter.wait(&self.core, lanes).await
     }
 
-    async fn settle(&self, batch: Vec<Settle>) -> Result<Vec<Settled>, Error> {
+    async fn settle(&self, batch: Vec<SettleRequest>) -> Result<Vec<SettleOutcome>, Error> {
         self.core.settle_all(batch).await
     }
 
-    async fn serve(&self, served: Served) -> Result<(), Error> {
+    async fn serve(&self, served: ConsumerCoverage) -> Result<(), Error> {
         self.core.serve(served).await
     }
 
-    fn elsewhere(&self) -> Arc<Elsewhere> {
+    fn elsewhere(&self) -> Arc<PeerCoverage> {
         self.core.elsewhere.load_full()
     }
 
-    async fn look_elsewhere(&self) -> Result<Arc<Elsewhere>, Error> {
+    async fn look_elsewhere(&self) -> Result<Arc<PeerCoverage>, Error> {
         self.core.look_elsewhere().await
     }
 
-    fn leases(&self) -> Arc<dyn Leases> {
-        Arc::new(RedisLeases::new(self.core.clone()))
+    fn leases(&self) -> Arc<dyn LeaseRenewal> {
+        Arc::new(RedisLeaseRenewal::new(self.core.clone()))
     }
 
     async fn recover(&self, max: usize) -> Result<Vec<Delivery>, Error> {
         self.core.recover(max).await
     }
 
-    async fn promote(&self) -> Result<Promoted, Error> {
+    async fn promote(&self) -> Result<PromoteOutcome, Error> {
         self.core.promote().await
     }
 
@@ -380,7 +390,7 @@ impl Broker for RedisBroker {
         self.core.limits.store(Arc::new(limits));
     }
 
-    async fn plugin_state(&self, plugin: &str, key: &str) -> Result<Stored, Error> {
+    async fn plugin_state(&self, plugin: &str, key: &str) -> Result<StoredValue, Error> {
         Ok(self.core.plugin_state(plugin, key).await?)
     }
 
@@ -388,7 +398,7 @@ impl Broker for RedisBroker {
         Ok(self.core.remove_state(plugin).await?)
     }
 
-    async fn event(&self, id: EventId) -> Result<Option<Found>, Error> {
+    async fn event(&self, id: EventId) -> Result<Option<FoundEvent>, Error> {
         self.core.event(id).await
     }
 
@@ -396,19 +406,19 @@ impl Broker for RedisBroker {
         self.core.ended(query).await
     }
 
-    async fn replay(&self, id: EventId, lane: &Lane) -> Result<Replayed, Error> {
+    async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error> {
         self.core.replay(id, lane).await
     }
 
-    async fn stats(&self) -> Result<Stats, Error> {
+    async fn stats(&self) -> Result<BrokerStats, Error> {
         self.core.stats().await
     }
 
-    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Error> {
+    async fn snapshot(&self) -> Result<Box<dyn SnapshotReader>, Error> {
         Ok(Box::new(RedisSnapshot::begin(self.core.clone()).await?))
     }
 
-    async fn restore(&self, batch: Vec<Exported>) -> Result<Vec<Restored>, Error> {
+    async fn restore(&self, batch: Vec<SnapshotItem>) -> Result<Vec<RestoreOutcome>, Error> {
         self.core.restore(batch).await
     }
 

@@ -5,17 +5,17 @@
 
 use std::str::FromStr;
 
-use super::core::Core;
-use super::fault::Failure;
+use super::core::RedisCore;
+use super::fault::CallFailure;
 use super::reply;
 use super::scripts::Script;
-use super::settle::Item;
+use super::settle::EncodedSettle;
 use super::upkeep;
-use crate::broker::{Promoted, Settled};
+use crate::broker::{PromoteOutcome, SettleOutcome};
 
 /// A guarantee that is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mutant {
+pub enum BrokerMutant {
     /// Acknowledges in a step of its own, before the outcome is stored.
     AckFirst,
     /// Settles whoever holds the delivery.
@@ -28,7 +28,7 @@ pub enum Mutant {
     PublishApart,
 }
 
-impl Mutant {
+impl BrokerMutant {
     /// All of them.
     pub const ALL: [Self; 5] =
         [Self::AckFirst, Self::NoFence, Self::PromoteRemovesFirst, Self::GroupAtEnd, Self::PublishApart];
@@ -62,7 +62,11 @@ impl Mutant {
     }
 
     /// Settles as this mutant does; `None` if it settles as it should.
-    pub(super) async fn settle(self, core: &Core, items: &[Item]) -> Option<Result<Vec<Settled>, Failure>> {
+    pub(super) async fn settle(
+        self,
+        core: &RedisCore,
+        items: &[EncodedSettle],
+    ) -> Option<Result<Vec<SettleOutcome>, CallFailure>> {
         match self {
             Self::AckFirst => Some(settle_acknowledged(core, items).await),
             Self::PublishApart if items.iter().any(|item| !item.children.is_empty()) => {
@@ -73,7 +77,7 @@ impl Mutant {
     }
 
     /// Promotes as this mutant does; `None` if it promotes as it should.
-    pub(super) async fn promote(self, core: &Core) -> Option<Result<Promoted, crate::broker::Error>> {
+    pub(super) async fn promote(self, core: &RedisCore) -> Option<Result<PromoteOutcome, crate::broker::Error>> {
         match self {
             Self::PromoteRemovesFirst => Some(promote_removed(core).await),
             _ => None,
@@ -81,7 +85,7 @@ impl Mutant {
     }
 }
 
-impl FromStr for Mutant {
+impl FromStr for BrokerMutant {
     type Err = UnknownMutant;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
@@ -94,7 +98,7 @@ impl FromStr for Mutant {
 #[error("there is no mutant {0:?}")]
 pub struct UnknownMutant(String);
 
-async fn settle_acknowledged(core: &Core, items: &[Item]) -> Result<Vec<Settled>, Failure> {
+async fn settle_acknowledged(core: &RedisCore, items: &[EncodedSettle]) -> Result<Vec<SettleOutcome>, CallFailure> {
     let script = Script::new(
         "#!lua flags=allow-oom
 local p = redis.call('XPENDING', lane_key(1), GROUP, ARGV[2], ARGV[2], 1)
@@ -116,12 +120,12 @@ return redis.call('XDEL', lane_key(1), ARGV[2])
             core.link.call(&core.settle_call(std::slice::from_ref(item)).0).await?;
         }
         core.held.remove(&item.receipt);
-        settled.push(if is_held { Settled::Done } else { Settled::Lost });
+        settled.push(if is_held { SettleOutcome::Done } else { SettleOutcome::Lost });
     }
     Ok(settled)
 }
 
-async fn settle_after_publishing(core: &Core, items: &[Item]) -> Result<Vec<Settled>, Failure> {
+async fn settle_after_publishing(core: &RedisCore, items: &[EncodedSettle]) -> Result<Vec<SettleOutcome>, CallFailure> {
     let script = Script::new(
         "#!lua flags=allow-oom
 enqueue(ARGV[1], 1, ARGV[2], ARGV[3], ARGV[4], ARGV[5], now_ms())
@@ -137,7 +141,7 @@ return redis.call('HINCRBY', COUNTS, 'published', 1)
             call.push_bytes(child.blob.clone());
             core.link.call(&call).await?;
         }
-        let alone = Item {
+        let alone = EncodedSettle {
             receipt: item.receipt.clone(),
             blob: item.blob.clone(),
             settlement: item.settlement.clone(),
@@ -148,12 +152,12 @@ return redis.call('HINCRBY', COUNTS, 'published', 1)
         let (call, _) = core.settle_call(std::slice::from_ref(&alone));
         let answer = reply::text(core.link.repeat(&call).await?)?;
         core.held.remove(&item.receipt);
-        settled.push(if answer == "D" { Settled::Done } else { Settled::Lost });
+        settled.push(if answer == "D" { SettleOutcome::Done } else { SettleOutcome::Lost });
     }
     Ok(settled)
 }
 
-async fn promote_removed(core: &Core) -> Result<Promoted, crate::broker::Error> {
+async fn promote_removed(core: &RedisCore) -> Result<PromoteOutcome, crate::broker::Error> {
     let remove = Script::new(
         "#!lua flags=allow-oom
 local id = redis.call('ZRANGEBYSCORE', DUE, '-inf', int(now_ms()), 'LIMIT', 0, 1)[1]
@@ -185,24 +189,24 @@ return 1
 
 #[cfg(test)]
 mod tests {
-    use super::super::scripts::Scripts;
+    use super::super::scripts::ScriptSet;
     use super::*;
 
     #[test]
     fn mutants_are_called_by_their_names() {
-        for mutant in Mutant::ALL {
+        for mutant in BrokerMutant::ALL {
             assert_eq!(mutant.as_str().parse(), Ok(mutant));
         }
-        assert!("none".parse::<Mutant>().is_err());
+        assert!("none".parse::<BrokerMutant>().is_err());
     }
 
     #[test]
     fn patches_still_find_what_they_replace() {
         let (whole, ack, fence, group) = (
-            Scripts::new(),
-            Scripts::broken_by(Mutant::AckFirst),
-            Scripts::broken_by(Mutant::NoFence),
-            Scripts::broken_by(Mutant::GroupAtEnd),
+            ScriptSet::new(),
+            ScriptSet::broken_by(BrokerMutant::AckFirst),
+            ScriptSet::broken_by(BrokerMutant::NoFence),
+            ScriptSet::broken_by(BrokerMutant::GroupAtEnd),
         );
         assert_ne!(whole.digest_of("settle"), ack.digest_of("settle"));
         assert_ne!(whole.digest_of("settle"), fence.digest_of("settle"));

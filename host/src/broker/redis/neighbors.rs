@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::core::Core;
-use crate::broker::{Elsewhere, Error, Lane, Served};
+use super::core::RedisCore;
+use crate::broker::{ConsumerCoverage, Error, Lane, PeerCoverage};
 
 /// For how long at least what a consumer said holds after its last sign of life: a start takes some seconds, however short
 /// leases are.
@@ -19,41 +19,41 @@ const STARTING: &str = r#"{"lanes":{},"is_starting":true}"#;
 
 /// What this consumer serves, and as it is told to others.
 #[derive(Debug)]
-pub(super) struct Serving {
-    served: Served,
+pub(super) struct OwnCoverage {
+    served: ConsumerCoverage,
     pub(super) text: String,
 }
 
-impl Serving {
-    fn new(served: Served) -> Result<Self, serde_json::Error> {
+impl OwnCoverage {
+    fn new(served: ConsumerCoverage) -> Result<Self, serde_json::Error> {
         Ok(Self { text: serde_json::to_string(&served)?, served })
     }
 }
 
-impl Default for Serving {
+impl Default for OwnCoverage {
     /// Nothing yet, and that there may be more in a moment.
     fn default() -> Self {
-        Self { served: Served::default(), text: STARTING.into() }
+        Self { served: ConsumerCoverage::default(), text: STARTING.into() }
     }
 }
 
 /// What was heard of the other consumers.
 #[derive(Debug, Default)]
-pub(super) struct Neighbors {
-    heard: BTreeMap<String, Heard>,
+pub(super) struct NeighborCoverage {
+    heard: BTreeMap<String, HeartbeatSeen>,
     /// How often anybody had said something new.
     pub(super) changes: String,
 }
 
 #[derive(Debug)]
-struct Heard {
+struct HeartbeatSeen {
     /// `None` if it says nothing that this version understands.
-    served: Option<Served>,
+    served: Option<ConsumerCoverage>,
     lived_at: Instant,
     is_living: bool,
 }
 
-impl Neighbors {
+impl NeighborCoverage {
     /// Takes in the consumers that live, each with the time since its last sign of life, and what each one says.
     pub(super) fn observe(
         &mut self,
@@ -65,31 +65,31 @@ impl Neighbors {
         for (name, since) in living {
             let served = said.get(&name).and_then(|text| serde_json::from_str(text).ok());
             let lived_at = now.checked_sub(since).unwrap_or(now);
-            self.heard.insert(name, Heard { served, lived_at, is_living: true });
+            self.heard.insert(name, HeartbeatSeen { served, lived_at, is_living: true });
         }
     }
 
     /// What is served elsewhere. What is over is forgotten.
-    pub(super) fn elsewhere(&mut self, now: Instant, lease: Duration) -> Elsewhere {
+    pub(super) fn elsewhere(&mut self, now: Instant, lease: Duration) -> PeerCoverage {
         let holds_for = lease.max(LEAST_HOLD);
         self.heard.retain(|_, heard| heard.is_living || now.saturating_duration_since(heard.lived_at) < holds_for);
         let is_silent =
-            |heard: &Heard| heard.is_living && heard.served.as_ref().is_none_or(|served| served.is_starting());
+            |heard: &HeartbeatSeen| heard.is_living && heard.served.as_ref().is_none_or(|served| served.is_starting());
         let some_are_silent = self.heard.values().any(is_silent);
-        Elsewhere::of(self.heard.values().filter_map(|heard| heard.served.as_ref()), some_are_silent)
+        PeerCoverage::of(self.heard.values().filter_map(|heard| heard.served.as_ref()), some_are_silent)
     }
 }
 
-impl Core {
+impl RedisCore {
     /// See [`crate::broker::Broker::serve`].
-    pub(super) async fn serve(&self, served: Served) -> Result<(), Error> {
-        let serving = Serving::new(served).map_err(|error| Error::Misconfigured(error.to_string()))?;
+    pub(super) async fn serve(&self, served: ConsumerCoverage) -> Result<(), Error> {
+        let serving = OwnCoverage::new(served).map_err(|error| Error::Misconfigured(error.to_string()))?;
         self.serving.store(Arc::new(serving));
         Ok(self.show_life().await?)
     }
 
     /// See [`crate::broker::Broker::look_elsewhere`].
-    pub(super) async fn look_elsewhere(&self) -> Result<Arc<Elsewhere>, Error> {
+    pub(super) async fn look_elsewhere(&self) -> Result<Arc<PeerCoverage>, Error> {
         self.show_life().await?;
         Ok(self.elsewhere.load_full())
     }
@@ -127,7 +127,7 @@ mod tests {
     const LEASE: Duration = Duration::from_secs(30);
 
     /// The lane of the type `a`, and whether there is somebody silent.
-    fn told(neighbors: &mut Neighbors, now: Instant) -> (Option<String>, bool) {
+    fn told(neighbors: &mut NeighborCoverage, now: Instant) -> (Option<String>, bool) {
         let elsewhere = neighbors.elsewhere(now, LEASE);
         (elsewhere.lane_of(&"a".parse().unwrap()).map(ToString::to_string), elsewhere.some_are_silent())
     }
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn what_a_consumer_serves_holds_for_a_lease_after_it_was_last_seen_to_live() {
-        let (mut neighbors, start) = (Neighbors::default(), Instant::now());
+        let (mut neighbors, start) = (NeighborCoverage::default(), Instant::now());
         let says = said(&[("a", r#"{"lanes":{"lane":["a"]}}"#)]);
         assert_eq!(told(&mut neighbors, start), (None, false));
         neighbors.observe(start, [("a".to_owned(), Duration::ZERO)], &says);
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn who_lives_and_serves_it_no_more_does_not_serve_it_at_once() {
-        let (mut neighbors, now) = (Neighbors::default(), Instant::now());
+        let (mut neighbors, now) = (NeighborCoverage::default(), Instant::now());
         let living = || [("a".to_owned(), Duration::ZERO)];
         neighbors.observe(now, living(), &said(&[("a", r#"{"lanes":{"lane":["a"]}}"#)]));
         neighbors.observe(now, living(), &said(&[("a", r#"{"lanes":{}}"#)]));
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn who_says_nothing_that_is_understood_is_silent_while_it_lives() {
-        let (mut neighbors, now) = (Neighbors::default(), Instant::now());
+        let (mut neighbors, now) = (NeighborCoverage::default(), Instant::now());
         let living = || [("old".to_owned(), Duration::ZERO)];
         for says in [said(&[]), said(&[("old", "of a later version")]), said(&[("old", STARTING)])] {
             neighbors.observe(now, living(), &says);

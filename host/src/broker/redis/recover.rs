@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
-use super::core::{Core, LaneBook, Places};
+use super::core::{KnownLanes, LanePlaces, RedisCore};
 use super::entry::{RawEntry, read_fields};
-use super::fault::Failure;
+use super::fault::CallFailure;
 use super::reply;
-use super::scripts::Call;
+use super::scripts::ScriptCall;
 use crate::broker::turns::in_turn;
 use crate::broker::{Delivery, Error, Lane};
 
@@ -35,7 +35,7 @@ const KEPT_FOR: Duration = Duration::from_secs(2);
 
 /// An entry that is pending for someone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Pending {
+struct PendingEntry {
     lane: Lane,
     entry: String,
     owner: String,
@@ -45,28 +45,28 @@ struct Pending {
 
 /// What may have to be taken over, as it was read last, in the order in which it is to be.
 #[derive(Debug, Default)]
-pub(super) struct Suspects {
-    waiting: VecDeque<Pending>,
+pub(super) struct SuspectList {
+    waiting: VecDeque<PendingEntry>,
     read_at: Option<Instant>,
     /// The lane of which one was to be taken last.
     last: Option<Lane>,
 }
 
-impl Suspects {
+impl SuspectList {
     /// Keeps what was read by now. The fewest deliveries come first, so that what takes its host down again and again holds
     /// up none that does not; then the lanes in turn.
-    fn keep(&mut self, found: Vec<Pending>, now: Instant) {
+    fn keep(&mut self, found: Vec<PendingEntry>, now: Instant) {
         let ordered = in_turn(found, self.last.as_ref(), |row| (row.deliveries, row.lane.clone()));
         self.waiting = ordered.into_iter().take(MAX_KEPT).collect();
         self.read_at = Some(now);
     }
 
     /// The next ones, unless they were read too long ago.
-    fn next(&mut self, max: usize, now: Instant) -> Vec<Pending> {
+    fn next(&mut self, max: usize, now: Instant) -> Vec<PendingEntry> {
         if self.read_at.is_none_or(|read_at| now.saturating_duration_since(read_at) >= KEPT_FOR) {
             self.waiting.clear();
         }
-        let next: Vec<Pending> = self.waiting.drain(..max.min(self.waiting.len())).collect();
+        let next: Vec<PendingEntry> = self.waiting.drain(..max.min(self.waiting.len())).collect();
         if let Some(row) = next.last() {
             self.last = Some(row.lane.clone());
         }
@@ -76,14 +76,14 @@ impl Suspects {
 
 /// An entry to be taken over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Wanted {
-    row: Pending,
+struct TakeoverTarget {
+    row: PendingEntry,
     /// It is this consumer's own, and nobody here has seen it.
     is_unseen: bool,
     least_idle_ms: u64,
 }
 
-impl Wanted {
+impl TakeoverTarget {
     /// How often it was delivered once it is taken over. An answer that was lost is no delivery: nobody was given it, and
     /// after a few of them the event would pass for one that takes hosts down.
     fn deliveries(&self) -> u32 {
@@ -91,7 +91,7 @@ impl Wanted {
     }
 }
 
-impl Core {
+impl RedisCore {
     /// Takes over deliveries; see [`crate::broker::Broker::recover`].
     pub(super) async fn recover(&self, max: usize) -> Result<Vec<Delivery>, Error> {
         if max == 0 {
@@ -103,7 +103,7 @@ impl Core {
         let mut may_read = true;
         loop {
             let next = self.suspects().next(max.min(MAX_TAKEN), Instant::now());
-            let wanted: Vec<Wanted> = next.into_iter().filter_map(|row| self.judge(row, &dead)).collect();
+            let wanted: Vec<TakeoverTarget> = next.into_iter().filter_map(|row| self.judge(row, &dead)).collect();
             let is_used_up = self.suspects().waiting.is_empty();
             if !wanted.is_empty() {
                 let taken = self.take(&wanted).await?;
@@ -118,7 +118,7 @@ impl Core {
     }
 
     /// Looks through all lanes; whether there are any.
-    async fn read_suspects(&self, dead: &[String]) -> Result<bool, Failure> {
+    async fn read_suspects(&self, dead: &[String]) -> Result<bool, CallFailure> {
         let read_at = Instant::now();
         let (book, answer) = self.with_all_lanes(|book| self.pending_call(book, dead)).await?;
         let (mut seen, mut found) = (HashSet::new(), Vec::new());
@@ -134,7 +134,7 @@ impl Core {
         Ok(!suspects.waiting.is_empty())
     }
 
-    fn pending_call(&self, book: &LaneBook, dead: &[String]) -> Call<'_> {
+    fn pending_call(&self, book: &KnownLanes, dead: &[String]) -> ScriptCall<'_> {
         let mut call = self
             .script(&self.scripts.pending)
             .lane_keys(&self.keys, &book.lanes)
@@ -150,7 +150,7 @@ impl Core {
     }
 
     /// How it is to be taken over, if it may be.
-    fn judge(&self, row: Pending, dead: &[String]) -> Option<Wanted> {
+    fn judge(&self, row: PendingEntry, dead: &[String]) -> Option<TakeoverTarget> {
         if self.held.is_left_alone(&row.lane, &row.entry) || self.is_of_others(&row.lane) {
             return None;
         }
@@ -160,11 +160,11 @@ impl Core {
             (false, true) => self.unseen_ms(),
             (false, false) => self.options.lease_ms,
         };
-        Some(Wanted { row, is_unseen, least_idle_ms })
+        Some(TakeoverTarget { row, is_unseen, least_idle_ms })
     }
 
-    async fn take(&self, wanted: &[Wanted]) -> Result<Vec<RawEntry>, Failure> {
-        let mut places = Places::default();
+    async fn take(&self, wanted: &[TakeoverTarget]) -> Result<Vec<RawEntry>, CallFailure> {
+        let mut places = LanePlaces::default();
         let mut call = self.script(&self.scripts.take).text(&self.consumer);
         for each in wanted {
             call.push_number(places.of(&each.row.lane));
@@ -197,7 +197,7 @@ impl Core {
         Ok(entries)
     }
 
-    fn suspects(&self) -> MutexGuard<'_, Suspects> {
+    fn suspects(&self) -> MutexGuard<'_, SuspectList> {
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -207,11 +207,11 @@ impl Core {
 }
 
 /// A row of what is pending; `None` for a lane that is not in the book.
-fn read_pending(row: Value, book: &LaneBook) -> Result<Option<Pending>, Failure> {
+fn read_pending(row: Value, book: &KnownLanes) -> Result<Option<PendingEntry>, CallFailure> {
     let [place, entry, owner, idle_ms, deliveries] = reply::tuple(row)?;
     let lane = reply::place(&place)?.checked_sub(1).and_then(|place| book.lanes.get(place));
     let Some(lane) = lane.cloned() else { return Ok(None) };
-    Ok(Some(Pending {
+    Ok(Some(PendingEntry {
         lane,
         entry: reply::text(entry)?,
         owner: reply::text(owner)?,
@@ -224,18 +224,18 @@ fn read_pending(row: Value, book: &LaneBook) -> Result<Option<Pending>, Failure>
 mod tests {
     use super::*;
 
-    fn pending(lane: &str, number: u32, deliveries: u32) -> Pending {
+    fn pending(lane: &str, number: u32, deliveries: u32) -> PendingEntry {
         let (entry, owner) = (format!("{number}-0"), "gone".into());
-        Pending { lane: lane.parse().unwrap(), entry, owner, idle_ms: 60_000, deliveries }
+        PendingEntry { lane: lane.parse().unwrap(), entry, owner, idle_ms: 60_000, deliveries }
     }
 
     #[test]
     fn suspects_are_taken_lane_by_lane_from_reading_to_reading() {
-        let (mut suspects, now) = (Suspects::default(), Instant::now());
+        let (mut suspects, now) = (SuspectList::default(), Instant::now());
         assert!(suspects.next(9, now).is_empty());
         let found = || vec![pending("a", 1, 1), pending("a", 2, 1), pending("b", 3, 1), pending("b", 4, 1)];
         suspects.keep(found(), now);
-        let lanes = |next: Vec<Pending>| next.iter().map(|row| row.lane.to_string()).collect::<String>();
+        let lanes = |next: Vec<PendingEntry>| next.iter().map(|row| row.lane.to_string()).collect::<String>();
         assert_eq!(lanes(suspects.next(3, now)), "aba");
         suspects.keep(found(), now);
         assert_eq!(lanes(suspects.next(9, now)), "baba", "the other one's turn");
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn suspects_are_kept_for_a_moment_and_not_without_bounds() {
-        let (mut suspects, now) = (Suspects::default(), Instant::now());
+        let (mut suspects, now) = (SuspectList::default(), Instant::now());
         suspects.keep((0..1_000).map(|n| pending("a", n, 1)).collect(), now);
         assert_eq!(suspects.next(1, now + KEPT_FOR / 2).len(), 1);
         assert_eq!(suspects.waiting.len(), MAX_KEPT - 1);

@@ -6,13 +6,13 @@
 use bytes::Bytes;
 use redis::Value;
 
-use super::fault::Failure;
+use super::fault::CallFailure;
 
 /// An answer as it came.
-pub(super) type Answer = Value;
+pub(super) type RedisReply = Value;
 
 /// The items of an array; nil counts as an empty one.
-pub(super) fn array(value: Value) -> Result<Vec<Value>, Failure> {
+pub(super) fn array(value: Value) -> Result<Vec<Value>, CallFailure> {
     match value {
         Value::Array(items) | Value::Set(items) => Ok(items),
         Value::Nil => Ok(Vec::new()),
@@ -21,14 +21,14 @@ pub(super) fn array(value: Value) -> Result<Vec<Value>, Failure> {
 }
 
 /// Exactly so many items.
-pub(super) fn tuple<const N: usize>(value: Value) -> Result<[Value; N], Failure> {
+pub(super) fn tuple<const N: usize>(value: Value) -> Result<[Value; N], CallFailure> {
     let items = array(value)?;
     let found = items.len();
-    items.try_into().map_err(|_| Failure::not_understood(format!("Redis answered {found} values, not {N}")))
+    items.try_into().map_err(|_| CallFailure::not_understood(format!("Redis answered {found} values, not {N}")))
 }
 
 /// A whole number, also when it is written as text.
-pub(super) fn int(value: &Value) -> Result<i64, Failure> {
+pub(super) fn int(value: &Value) -> Result<i64, CallFailure> {
     let parsed = match value {
         Value::Int(n) => Some(*n),
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()),
@@ -39,20 +39,20 @@ pub(super) fn int(value: &Value) -> Result<i64, Failure> {
 }
 
 /// A whole number that is not negative; a negative one counts as 0.
-pub(super) fn count(value: &Value) -> Result<u64, Failure> {
+pub(super) fn count(value: &Value) -> Result<u64, CallFailure> {
     Ok(u64::try_from(int(value)?).unwrap_or(0))
 }
 
 /// A place in a list that was sent.
-pub(super) fn place(value: &Value) -> Result<usize, Failure> {
+pub(super) fn place(value: &Value) -> Result<usize, CallFailure> {
     usize::try_from(int(value)?).map_err(|_| unexpected("a place", value))
 }
 
 /// Text.
-pub(super) fn text(value: Value) -> Result<String, Failure> {
+pub(super) fn text(value: Value) -> Result<String, CallFailure> {
     match value {
         Value::BulkString(bytes) => {
-            String::from_utf8(bytes).map_err(|_| Failure::not_understood("Redis answered bytes where text was due"))
+            String::from_utf8(bytes).map_err(|_| CallFailure::not_understood("Redis answered bytes where text was due"))
         }
         Value::SimpleString(text) => Ok(text),
         Value::Okay => Ok("OK".into()),
@@ -62,7 +62,7 @@ pub(super) fn text(value: Value) -> Result<String, Failure> {
 }
 
 /// Bytes, or none.
-pub(super) fn bytes(value: Value) -> Result<Option<Bytes>, Failure> {
+pub(super) fn bytes(value: Value) -> Result<Option<Bytes>, CallFailure> {
     match value {
         Value::Nil => Ok(None),
         Value::BulkString(bytes) => Ok(Some(Bytes::from(bytes))),
@@ -74,7 +74,7 @@ pub(super) fn bytes(value: Value) -> Result<Option<Bytes>, Failure> {
 }
 
 /// Pairs of name and value, as an array that alternates or as a map.
-pub(super) fn pairs(value: Value) -> Result<Vec<(Value, Value)>, Failure> {
+pub(super) fn pairs(value: Value) -> Result<Vec<(Value, Value)>, CallFailure> {
     if let Value::Map(pairs) = value {
         return Ok(pairs);
     }
@@ -86,7 +86,7 @@ pub(super) fn pairs(value: Value) -> Result<Vec<(Value, Value)>, Failure> {
     Ok(pairs)
 }
 
-fn unexpected(wanted: &str, found: &Value) -> Failure {
+fn unexpected(wanted: &str, found: &Value) -> CallFailure {
     let found = match found {
         Value::Nil => "nothing",
         Value::Int(_) => "a number",
@@ -94,5 +94,5 @@ fn unexpected(wanted: &str, found: &Value) -> Failure {
         Value::Array(_) => "an array",
         _ => "something else",
     };
-    Failure::not_understood(format!("Redis answered {found} where {wanted} was due"))
+    CallFailure::not_understood(format!("Redis answered {found} where {wanted} was due"))
 }

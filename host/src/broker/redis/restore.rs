@@ -8,75 +8,75 @@ use std::sync::atomic::Ordering;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::codec;
-use super::core::{Core, Places};
+use super::core::{LanePlaces, RedisCore};
 use super::reply;
-use super::scripts::Call;
-use crate::broker::{Error, Exported, Lane, Restored};
-use crate::event::Class;
+use super::scripts::ScriptCall;
+use crate::broker::{Error, Lane, RestoreOutcome, SnapshotItem};
+use crate::event::FailureClass;
 
 /// Things of one call, and their bytes but for a single larger one.
 const MAX_ITEMS: usize = 100;
 const MAX_CALL_BYTES: usize = 4 * 1024 * 1024;
 
 /// A thing, encoded.
-struct Coming {
-    what: What,
+struct EncodedItem {
+    what: EncodedKind,
     id: String,
     blob: Bytes,
 }
 
-enum What {
+enum EncodedKind {
     Key { key: [u8; 32], until_ms: u64 },
     Waiting { lane: Lane, due_ms: u64 },
-    Failed { class: Class },
+    Failed { class: FailureClass },
     State { plugin: String, until_ms: u64 },
 }
 
-impl Coming {
-    fn of(exported: Exported) -> Result<Self, Error> {
+impl EncodedItem {
+    fn of(exported: SnapshotItem) -> Result<Self, Error> {
         let encode = |record| codec::encode(record).map_err(|error| Error::Misconfigured(error.to_string()));
         let unix_ms = |time: crate::event::Timestamp| u64::try_from(time.unix_ms()).unwrap_or(0);
         match exported {
-            Exported::Key(key) => {
+            SnapshotItem::Key(key) => {
                 let id = key.id.to_string();
                 let mut value = BytesMut::from(id.as_bytes());
                 value.put_slice(&key.idempotency.fingerprint);
-                let what = What::Key { key: key.idempotency.key, until_ms: unix_ms(key.until) };
+                let what = EncodedKind::Key { key: key.idempotency.key, until_ms: unix_ms(key.until) };
                 Ok(Self { what, id, blob: value.freeze() })
             }
-            Exported::Waiting(event) => {
-                let what = What::Waiting { lane: event.lane, due_ms: event.due.map_or(0, unix_ms) };
+            SnapshotItem::Waiting(event) => {
+                let what = EncodedKind::Waiting { lane: event.lane, due_ms: event.due.map_or(0, unix_ms) };
                 Ok(Self { what, id: event.record.event.id.to_string(), blob: encode(&event.record)? })
             }
-            Exported::State(state) => {
-                let what = What::State { plugin: state.plugin, until_ms: state.until.map_or(0, unix_ms) };
+            SnapshotItem::State(state) => {
+                let what = EncodedKind::State { plugin: state.plugin, until_ms: state.until.map_or(0, unix_ms) };
                 Ok(Self { what, id: state.key, blob: state.value })
             }
-            Exported::Failed(record) => {
+            SnapshotItem::Failed(record) => {
                 let id = record.event.id.to_string();
                 let failure = record.end.as_ref().and_then(|end| end.failure.as_ref());
                 let Some((class, _)) = failure else {
                     let message = format!("the event {id} is to be kept as failed and has not failed");
                     return Err(Error::Misconfigured(message));
                 };
-                Ok(Self { what: What::Failed { class: *class }, id, blob: encode(&record)? })
+                Ok(Self { what: EncodedKind::Failed { class: *class }, id, blob: encode(&record)? })
             }
         }
     }
 
     fn lane(&self) -> Option<&Lane> {
         match &self.what {
-            What::Waiting { lane, .. } => Some(lane),
-            What::Key { .. } | What::Failed { .. } | What::State { .. } => None,
+            EncodedKind::Waiting { lane, .. } => Some(lane),
+            EncodedKind::Key { .. } | EncodedKind::Failed { .. } | EncodedKind::State { .. } => None,
         }
     }
 }
 
-impl Core {
+impl RedisCore {
     /// See [`crate::broker::Broker::restore`].
-    pub(super) async fn restore(&self, batch: Vec<Exported>) -> Result<Vec<Restored>, Error> {
-        let batch = batch.into_iter().map(Coming::of).collect::<Result<Vec<_>, _>>()?;
-        self.make_lanes(self.missing_lanes(batch.iter().filter_map(Coming::lane))).await?;
+    pub(super) async fn restore(&self, batch: Vec<SnapshotItem>) -> Result<Vec<RestoreOutcome>, Error> {
+        let batch = batch.into_iter().map(EncodedItem::of).collect::<Result<Vec<_>, _>>()?;
+        self.make_lanes(self.missing_lanes(batch.iter().filter_map(EncodedItem::lane))).await?;
         let mut restored = Vec::with_capacity(batch.len());
         for chunk in chunks(&batch) {
             restored.extend(self.restore_chunk(chunk).await?);
@@ -84,7 +84,7 @@ impl Core {
         Ok(restored)
     }
 
-    async fn restore_chunk(&self, chunk: &[Coming]) -> Result<Vec<Restored>, Error> {
+    async fn restore_chunk(&self, chunk: &[EncodedItem]) -> Result<Vec<RestoreOutcome>, Error> {
         self.may_accept()?;
         let seen = self.accepted_seen.load(Ordering::SeqCst);
         let mut items = reply::array(self.link.repeat(&self.restore_call(chunk)).await?)?;
@@ -95,17 +95,17 @@ impl Core {
         self.note_accepted(seen, reply::count(&items[1])?);
         let read = |answer| {
             Ok(match reply::text(answer)?.as_str() {
-                "D" => Restored::Done,
-                "E" => Restored::Expired,
-                _ => Restored::Known,
+                "D" => RestoreOutcome::Done,
+                "E" => RestoreOutcome::Expired,
+                _ => RestoreOutcome::Known,
             })
         };
         answers.into_iter().map(read).collect()
     }
 
-    fn restore_call(&self, chunk: &[Coming]) -> Call<'_> {
-        let mut places = Places::default();
-        for lane in chunk.iter().filter_map(Coming::lane) {
+    fn restore_call(&self, chunk: &[EncodedItem]) -> ScriptCall<'_> {
+        let mut places = LanePlaces::default();
+        for lane in chunk.iter().filter_map(EncodedItem::lane) {
             places.of(lane);
         }
         let mut call =
@@ -116,14 +116,14 @@ impl Core {
         let mut n_keys = 0_usize;
         for coming in chunk {
             let (what, place, ms, class) = match &coming.what {
-                What::Key { key, until_ms } => {
+                EncodedKind::Key { key, until_ms } => {
                     call.push_key(self.keys.idempotency(key));
                     n_keys += 1;
                     ("key", n_keys, *until_ms, "")
                 }
-                What::Waiting { lane, due_ms } => ("event", places.of(lane), *due_ms, ""),
-                What::Failed { class } => ("failed", 0, 0, class.as_str()),
-                What::State { plugin, until_ms } => {
+                EncodedKind::Waiting { lane, due_ms } => ("event", places.of(lane), *due_ms, ""),
+                EncodedKind::Failed { class } => ("failed", 0, 0, class.as_str()),
+                EncodedKind::State { plugin, until_ms } => {
                     call.push_key(self.keys.state_of(plugin));
                     n_keys += 1;
                     ("state", n_keys, *until_ms, plugin.as_str())
@@ -141,7 +141,7 @@ impl Core {
 }
 
 /// Cuts a batch into calls that do not hold up Redis.
-fn chunks(batch: &[Coming]) -> Vec<&[Coming]> {
+fn chunks(batch: &[EncodedItem]) -> Vec<&[EncodedItem]> {
     let mut chunks = Vec::new();
     let (mut start, mut size_bytes) = (0, 0);
     for (place, coming) in batch.iter().enumerate() {
@@ -164,12 +164,12 @@ mod tests {
     #[test]
     fn batches_are_cut_by_number_and_by_bytes() {
         let sizes = |sizes: &[usize]| {
-            let coming = |size: &usize| Coming {
-                what: What::Failed { class: Class::Trap },
+            let coming = |size: &usize| EncodedItem {
+                what: EncodedKind::Failed { class: FailureClass::Trap },
                 id: String::new(),
                 blob: vec![0; *size].into(),
             };
-            let batch: Vec<Coming> = sizes.iter().map(coming).collect();
+            let batch: Vec<EncodedItem> = sizes.iter().map(coming).collect();
             chunks(&batch).iter().map(|chunk| chunk.len()).collect::<Vec<_>>()
         };
         assert_eq!(sizes(&[]), [0_usize; 0]);

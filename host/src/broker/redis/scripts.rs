@@ -10,9 +10,9 @@ use std::io::Write;
 use bytes::Bytes;
 use redis::Cmd;
 
-use super::keys::Keys;
+use super::keys::ShardKeys;
 #[cfg(feature = "test-util")]
-use super::mutant::Mutant;
+use super::mutant::BrokerMutant;
 use crate::broker::Lane;
 
 const PRELUDE: &str = include_str!("lua/prelude.lua");
@@ -20,11 +20,11 @@ const PRELUDE: &str = include_str!("lua/prelude.lua");
 macro_rules! scripts {
     ($($name:ident),+ $(,)?) => {
         /// Every script, ready to be sent.
-        pub(super) struct Scripts {
+        pub(super) struct ScriptSet {
             $(pub(super) $name: Script,)+
         }
 
-        impl Scripts {
+        impl ScriptSet {
             pub(super) fn new() -> Self {
                 Self { $($name: Script::new(include_str!(concat!("lua/", stringify!($name), ".lua"))),)+ }
             }
@@ -40,7 +40,7 @@ macro_rules! scripts {
 
             /// The same scripts with a guarantee broken.
             #[cfg(feature = "test-util")]
-            pub(super) fn broken_by(mutant: Mutant) -> Self {
+            pub(super) fn broken_by(mutant: BrokerMutant) -> Self {
                 Self {
                     $($name: Script::new(&mutant.patch(
                         stringify!($name),
@@ -106,20 +106,20 @@ fn whole(text: &str) -> String {
 }
 
 /// A call of a script: the fixed keys, then the lanes, then what else it wants.
-pub(super) struct Call<'a> {
+pub(super) struct ScriptCall<'a> {
     script: &'a Script,
     keys: Vec<Bytes>,
-    arguments: Arguments,
+    arguments: ScriptArguments,
 }
 
 /// The arguments of a call, one behind the other.
 #[derive(Default)]
-struct Arguments {
+struct ScriptArguments {
     bytes: Vec<u8>,
     ends: Vec<usize>,
 }
 
-impl Arguments {
+impl ScriptArguments {
     fn push(&mut self, argument: &[u8]) {
         self.bytes.extend_from_slice(argument);
         self.ends.push(self.bytes.len());
@@ -137,23 +137,23 @@ impl Arguments {
     }
 }
 
-impl<'a> Call<'a> {
+impl<'a> ScriptCall<'a> {
     /// The largest number that a script can count.
     pub(super) const MOST: u64 = 1 << 53;
 
     /// A call with the fixed keys.
-    pub(super) fn new(script: &'a Script, keys: &Keys) -> Self {
-        Self { script, keys: keys.fixed().to_vec(), arguments: Arguments::default() }
+    pub(super) fn new(script: &'a Script, keys: &ShardKeys) -> Self {
+        Self { script, keys: keys.fixed().to_vec(), arguments: ScriptArguments::default() }
     }
 
     /// The streams of these lanes, as the next keys.
-    pub(super) fn lane_keys<'l>(mut self, keys: &Keys, lanes: impl IntoIterator<Item = &'l Lane>) -> Self {
+    pub(super) fn lane_keys<'l>(mut self, keys: &ShardKeys, lanes: impl IntoIterator<Item = &'l Lane>) -> Self {
         self.keys.extend(lanes.into_iter().map(|lane| keys.lane(lane)));
         self
     }
 
     /// The streams of these lanes as the next keys; how many, and their names, as the next arguments.
-    pub(super) fn named_lanes(self, keys: &Keys, lanes: &[Lane]) -> Self {
+    pub(super) fn named_lanes(self, keys: &ShardKeys, lanes: &[Lane]) -> Self {
         let mut call = self.lane_keys(keys, lanes).number(lanes.len());
         lanes.iter().for_each(|lane| call.push_text(lane.as_str()));
         call

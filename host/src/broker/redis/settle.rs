@@ -4,14 +4,14 @@
 //! the entry from its lane last. The index keeps the receipt of the settle that put an event where it is, so that a
 //! repetition after a lost answer is told from a settle by a consumer that lost the delivery.
 
-use super::append::NewEntry;
+use super::append::EncodedEvent;
 use super::codec;
-use super::core::{Core, Places};
-use super::kept::Spaces;
+use super::core::{LanePlaces, RedisCore};
+use super::kept::StateSpaces;
 use super::reply;
-use super::scripts::Call;
-use crate::broker::{Error, Lane, Receipt, Settle, Settled};
-use crate::event::{Class, Settlement, StateStep};
+use super::scripts::ScriptCall;
+use crate::broker::{Error, Lane, Receipt, SettleOutcome, SettleRequest};
+use crate::event::{FailureClass, Settlement, StateStep};
 use bytes::Bytes;
 
 /// Items, published events and touched state of one call.
@@ -27,23 +27,23 @@ const FEW: usize = 2;
 const RANGE_SLACK: usize = 4;
 
 /// One settle, encoded.
-pub(super) struct Item {
+pub(super) struct EncodedSettle {
     pub(super) receipt: Receipt,
     pub(super) blob: Bytes,
     pub(super) settlement: Settlement,
     pub(super) lane: Lane,
-    pub(super) children: Vec<NewEntry>,
+    pub(super) children: Vec<EncodedEvent>,
     pub(super) state: Option<StateStep>,
 }
 
-impl Item {
-    fn encode(settle: Settle) -> Result<Self, Error> {
+impl EncodedSettle {
+    fn encode(settle: SettleRequest) -> Result<Self, Error> {
         Ok(Self {
             receipt: settle.receipt,
             blob: codec::encode(&settle.record).map_err(|error| Error::Misconfigured(error.to_string()))?,
             settlement: settle.settlement,
             lane: settle.lane,
-            children: settle.publish.into_iter().map(NewEntry::encode).collect::<Result<_, _>>()?,
+            children: settle.publish.into_iter().map(EncodedEvent::encode).collect::<Result<_, _>>()?,
             state: settle.state,
         })
     }
@@ -63,11 +63,11 @@ impl Item {
     }
 }
 
-impl Core {
+impl RedisCore {
     /// Ends attempts; see [`crate::broker::Broker::settle`]. Every item is tried, also when another one fails; but when Redis
     /// does not answer, the rest would only wait for it in turn.
-    pub(super) async fn settle_all(&self, batch: Vec<Settle>) -> Result<Vec<Settled>, Error> {
-        let items = batch.into_iter().map(Item::encode).collect::<Result<Vec<_>, _>>()?;
+    pub(super) async fn settle_all(&self, batch: Vec<SettleRequest>) -> Result<Vec<SettleOutcome>, Error> {
+        let items = batch.into_iter().map(EncodedSettle::encode).collect::<Result<Vec<_>, _>>()?;
         let lanes = items.iter().flat_map(|item| {
             [&item.receipt.lane, &item.lane].into_iter().chain(item.children.iter().map(|child| &child.lane))
         });
@@ -92,7 +92,7 @@ impl Core {
 
     /// One chunk in one call. If the store does not take it, one by one, so that a key that holds something else stops
     /// only those that need it.
-    async fn settle_chunk(&self, items: &[Item]) -> Result<Vec<Settled>, Error> {
+    async fn settle_chunk(&self, items: &[EncodedSettle]) -> Result<Vec<SettleOutcome>, Error> {
         match self.settle_once(items).await {
             Err(failure) if items.len() > 1 && failure.may_be_one_of_several() => {
                 let mut settled = Vec::with_capacity(items.len());
@@ -112,7 +112,7 @@ impl Core {
         }
     }
 
-    async fn settle_once(&self, items: &[Item]) -> Result<Vec<Settled>, super::fault::Failure> {
+    async fn settle_once(&self, items: &[EncodedSettle]) -> Result<Vec<SettleOutcome>, super::fault::CallFailure> {
         #[cfg(feature = "test-util")]
         if let Some(mutant) = self.mutant
             && let Some(answers) = mutant.settle(self, items).await
@@ -122,16 +122,16 @@ impl Core {
         let (call, order) = self.settle_call(items);
         let answers = reply::text(self.link.repeat(&call).await?)?;
         if answers.len() != items.len() {
-            return Err(super::fault::Failure::not_understood("Redis answered another number of settles"));
+            return Err(super::fault::CallFailure::not_understood("Redis answered another number of settles"));
         }
-        let mut settled = vec![Settled::Lost; items.len()];
+        let mut settled = vec![SettleOutcome::Lost; items.len()];
         for (place, answer) in order.into_iter().zip(answers.bytes()) {
             settled[place] = match answer {
-                b'D' => Settled::Done,
-                b'C' => Settled::Conflict,
-                _ => Settled::Lost,
+                b'D' => SettleOutcome::Done,
+                b'C' => SettleOutcome::Conflict,
+                _ => SettleOutcome::Lost,
             };
-            if settled[place] != Settled::Conflict {
+            if settled[place] != SettleOutcome::Conflict {
                 self.held.remove(&items[place].receipt);
             }
         }
@@ -140,8 +140,8 @@ impl Core {
 
     /// The call that settles these items, and where in them each item of the call stands: the plain ones come first, lane by
     /// lane, since the script has a short way for them.
-    pub(super) fn settle_call(&self, items: &[Item]) -> (Call<'_>, Vec<usize>) {
-        let mut places = Places::default();
+    pub(super) fn settle_call(&self, items: &[EncodedSettle]) -> (ScriptCall<'_>, Vec<usize>) {
+        let mut places = LanePlaces::default();
         let sources: Vec<usize> = items.iter().map(|item| places.of(&item.receipt.lane)).collect();
         for item in items.iter().filter(|item| !item.is_plain()) {
             places.of(&item.lane);
@@ -164,7 +164,7 @@ impl Core {
             let of_lane = items.iter().zip(&sources).filter(|(_, source)| **source == place).map(|(item, _)| item);
             call.push_number(of_lane.map(|item| self.held.size_bytes(&item.receipt)).sum::<u64>());
         }
-        let spaces = Spaces::of(items.iter().filter_map(|item| item.state.as_ref()));
+        let spaces = StateSpaces::of(items.iter().filter_map(|item| item.state.as_ref()));
         spaces.push(self, &mut call);
         let mut by_lane = plain.chunk_by(|a, b| sources[*a] == sources[*b]).peekable();
         for place in 1..=places.lanes().len() {
@@ -189,7 +189,7 @@ impl Core {
             call.push_bytes(&item.blob);
             call.push_number(delay_ms);
             call.push_number(places.of(&item.lane));
-            call.push_text(class.map_or("", Class::as_str));
+            call.push_text(class.map_or("", FailureClass::as_str));
             call.push_number(item.children.len());
             for child in &item.children {
                 call.push_text(&child.id.to_string());
@@ -205,7 +205,7 @@ impl Core {
 
 /// The first and the last entry of what is settled of one lane, and how many are to be looked at between them; `None` for a
 /// few, which are asked for one by one.
-fn range<'a>(of_lane: impl Iterator<Item = &'a Item>) -> Option<(&'a str, &'a str, usize)> {
+fn range<'a>(of_lane: impl Iterator<Item = &'a EncodedSettle>) -> Option<(&'a str, &'a str, usize)> {
     let entries = of_lane.map(|item| item.receipt.entry.as_str());
     let placed: Vec<_> = entries.filter_map(|entry| Some((place_of(entry)?, entry))).collect();
     let ((_, first), (_, last)) = (*placed.iter().min()?, *placed.iter().max()?);
@@ -219,7 +219,7 @@ fn place_of(entry: &str) -> Option<(u64, u64)> {
 }
 
 /// A settlement as the script reads it: verb, pause and class.
-fn verb_of(settlement: &Settlement) -> (&'static str, u64, Option<Class>) {
+fn verb_of(settlement: &Settlement) -> (&'static str, u64, Option<FailureClass>) {
     match settlement {
         Settlement::Processed => ("ok", 0, None),
         Settlement::Retry { class, delay_ms } => ("retry", *delay_ms, Some(*class)),
@@ -230,7 +230,7 @@ fn verb_of(settlement: &Settlement) -> (&'static str, u64, Option<Class>) {
 }
 
 /// Cuts a batch into calls that do not hold up Redis.
-fn chunks(items: &[Item]) -> Vec<&[Item]> {
+fn chunks(items: &[EncodedSettle]) -> Vec<&[EncodedSettle]> {
     let mut chunks = Vec::new();
     let (mut start, mut weight, mut size_bytes) = (0, 0, 0);
     for (place, item) in items.iter().enumerate() {
@@ -253,22 +253,35 @@ fn chunks(items: &[Item]) -> Vec<&[Item]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::Append;
-    use crate::event::{Event, Record, Start, StateWrite, Timestamp};
+    use crate::broker::AppendRequest;
+    use crate::event::{DeliveryStart, Event, EventRecord, StateWrite, Timestamp};
 
-    fn item(n_children: usize) -> Item {
+    fn item(n_children: usize) -> EncodedSettle {
         let event = Event::new("a".parse().unwrap(), "/events", Timestamp::from_unix_ms(0));
-        let record = Record::new(event);
-        let child = Append { record: record.clone(), lane: Lane::unrouted(), start: Start::Now, idempotency: None };
+        let record = EventRecord::new(event);
+        let child = AppendRequest {
+            record: record.clone(),
+            lane: Lane::unrouted(),
+            start: DeliveryStart::Now,
+            idempotency: None,
+        };
         let receipt = Receipt { event_id: record.event.id, lane: Lane::unrouted(), entry: "1-0".into(), deliveries: 1 };
         let settlement = Settlement::Processed;
         let publish = vec![child; n_children];
-        Item::encode(Settle { receipt, record, settlement, lane: Lane::unrouted(), publish, state: None }).unwrap()
+        EncodedSettle::encode(SettleRequest {
+            receipt,
+            record,
+            settlement,
+            lane: Lane::unrouted(),
+            publish,
+            state: None,
+        })
+        .unwrap()
     }
 
     #[test]
     fn batches_are_cut_by_items_and_by_what_they_publish() {
-        let sizes = |items: Vec<Item>| chunks(&items).iter().map(|chunk| chunk.len()).collect::<Vec<_>>();
+        let sizes = |items: Vec<EncodedSettle>| chunks(&items).iter().map(|chunk| chunk.len()).collect::<Vec<_>>();
         assert_eq!(sizes(Vec::new()), [0_usize; 0]);
         assert_eq!(sizes((0..250).map(|_| item(0)).collect()), [200, 50]);
         assert_eq!(sizes((0..4).map(|_| item(199)).collect()), [2, 2]);
@@ -289,7 +302,7 @@ mod tests {
         };
         const THIRD: usize = MAX_CALL_BYTES / 3 - 100;
         for (blob, child, value) in [(THIRD, 0, 0), (0, THIRD, 0), (0, 0, THIRD)] {
-            let items: Vec<Item> = (0..7).map(|_| sized(blob, child, value)).collect();
+            let items: Vec<EncodedSettle> = (0..7).map(|_| sized(blob, child, value)).collect();
             let chunks = chunks(&items);
             assert_eq!(chunks.iter().map(|chunk| chunk.len()).collect::<Vec<_>>(), [3, 3, 1]);
             let order: Vec<_> = chunks.iter().copied().flatten().map(|item| item.receipt.event_id).collect();

@@ -11,12 +11,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use redis::Value;
 
-use super::core::Core;
+use super::core::RedisCore;
 use super::entry::{read_fields, read_record};
-use super::fault::Failure;
+use super::fault::CallFailure;
 use super::{codec, reply};
-use crate::broker::{Error, Exported, ExportedEvent, ExportedKey, Lane, Snapshot, SnapshotPart};
-use crate::event::{EventId, Idempotency, Record, Timestamp};
+use crate::broker::{Error, ExportedEvent, ExportedKey, Lane, SnapshotItem, SnapshotPart, SnapshotReader};
+use crate::event::{EventId, EventRecord, Idempotency, Timestamp};
 
 /// The most things of one part, and about the most bytes: Redis does nothing else while it puts them together.
 const MAX_ITEMS: usize = 100;
@@ -28,7 +28,7 @@ const ID_CHARS: usize = 36;
 
 /// What is read next.
 #[derive(Debug)]
-enum Phase {
+enum RedisSnapshotPhase {
     /// Idempotency keys from a cursor of Redis's.
     Keys(u64),
     /// What the plugin of this place keeps, from a cursor of Redis's.
@@ -46,8 +46,8 @@ enum Phase {
 
 /// A snapshot under way.
 pub(super) struct RedisSnapshot {
-    core: Arc<Core>,
-    phase: Phase,
+    core: Arc<RedisCore>,
+    phase: RedisSnapshotPhase,
     /// The plugins that keep something.
     spaces: Vec<String>,
     /// The lanes, each with the last entry that was read.
@@ -57,7 +57,7 @@ pub(super) struct RedisSnapshot {
 
 impl RedisSnapshot {
     /// Begins with the lanes that there are.
-    pub(super) async fn begin(core: Arc<Core>) -> Result<Self, Failure> {
+    pub(super) async fn begin(core: Arc<RedisCore>) -> Result<Self, CallFailure> {
         let mut ask = redis::cmd("SMEMBERS");
         ask.arg(core.keys.lanes().as_ref());
         let names = reply::array(core.link.command(&ask).await?)?;
@@ -73,7 +73,7 @@ impl RedisSnapshot {
         }
         let lanes = lanes.into_iter().map(|lane| (lane, String::new())).collect();
         let spaces = core.state_spaces().await?;
-        Ok(Self { core, phase: Phase::Keys(0), spaces, lanes, expected_events })
+        Ok(Self { core, phase: RedisSnapshotPhase::Keys(0), spaces, lanes, expected_events })
     }
 
     async fn keys(&mut self, cursor: u64) -> Result<SnapshotPart, Error> {
@@ -95,7 +95,7 @@ impl RedisSnapshot {
             let rows = reply::array(self.core.link.call(&call).await?)?;
             part.items.extend(keys.into_iter().zip(rows).filter_map(|(key, row)| read_key(key, row).ok().flatten()));
         }
-        self.phase = if next == 0 { Phase::State(0, 0) } else { Phase::Keys(next) };
+        self.phase = if next == 0 { RedisSnapshotPhase::State(0, 0) } else { RedisSnapshotPhase::Keys(next) };
         Ok(part)
     }
 
@@ -103,14 +103,14 @@ impl RedisSnapshot {
     async fn lane(&mut self, place: usize) -> Result<Option<SnapshotPart>, Error> {
         let Some((lane, last)) = self.lanes.get(place).cloned() else { return Ok(None) };
         let entries = self.entries(self.core.keys.lane(&lane), &last).await?;
-        let Some(Entry { entry, .. }) = entries.last() else { return Ok(None) };
+        let Some(StreamEntry { entry, .. }) = entries.last() else { return Ok(None) };
         self.lanes[place].1.clone_from(entry);
         let mut part = SnapshotPart::default();
-        for Entry { entry, record, deliveries } in entries {
+        for StreamEntry { entry, record, deliveries } in entries {
             match record {
                 Ok(mut record) => {
                     record.attempts_made = record.attempts_made.saturating_add(deliveries);
-                    part.items.push(Exported::Waiting(ExportedEvent { record, lane: lane.clone(), due: None }));
+                    part.items.push(SnapshotItem::Waiting(ExportedEvent { record, lane: lane.clone(), due: None }));
                 }
                 Err(why) => part.unreadable.push(format!("entry {entry} of lane {lane}: {why}")),
             }
@@ -132,24 +132,24 @@ impl RedisSnapshot {
             match read_parked(&reply::bytes(raw)?.unwrap_or_default()) {
                 Ok((lane, record)) => {
                     let due = Some(Timestamp::from_unix_ms(due_ms));
-                    part.items.push(Exported::Waiting(ExportedEvent { record, lane, due }));
+                    part.items.push(SnapshotItem::Waiting(ExportedEvent { record, lane, due }));
                 }
                 Err(why) => part.unreadable.push(format!("{id}, which is due later: {why}")),
             }
-            self.phase = Phase::Due(id, reply::text(due)?);
+            self.phase = RedisSnapshotPhase::Due(id, reply::text(due)?);
         }
         Ok(Some(part))
     }
 
     async fn failed(&mut self, last: &str) -> Result<Option<SnapshotPart>, Error> {
         let entries = self.entries(self.core.keys.failed().clone(), last).await?;
-        let Some(Entry { entry, .. }) = entries.last() else { return Ok(None) };
-        self.phase = Phase::Failed(entry.clone());
+        let Some(StreamEntry { entry, .. }) = entries.last() else { return Ok(None) };
+        self.phase = RedisSnapshotPhase::Failed(entry.clone());
         let mut part = SnapshotPart::default();
-        for Entry { entry, record, .. } in entries {
+        for StreamEntry { entry, record, .. } in entries {
             match record {
                 Ok(record) if record.end.as_ref().is_some_and(|end| end.failure.is_some()) => {
-                    part.items.push(Exported::Failed(record));
+                    part.items.push(SnapshotItem::Failed(record));
                 }
                 Ok(_) => part.unreadable.push(format!("entry {entry} of the failed events: it has no failure")),
                 Err(why) => part.unreadable.push(format!("entry {entry} of the failed events: {why}")),
@@ -158,7 +158,7 @@ impl RedisSnapshot {
         Ok(Some(part))
     }
 
-    async fn entries(&self, stream: Bytes, last: &str) -> Result<Vec<Entry>, Error> {
+    async fn entries(&self, stream: Bytes, last: &str) -> Result<Vec<StreamEntry>, Error> {
         let mut call = self.core.script(&self.core.scripts.snapshot_stream);
         call.push_key(stream);
         let call = call.text(last).number(MAX_ITEMS).number(MAX_PART_BYTES);
@@ -167,14 +167,14 @@ impl RedisSnapshot {
             let [entry, fields, deliveries] = reply::tuple(row)?;
             let record = read_record(&read_fields(fields)?).map_err(|error| error.to_string());
             let deliveries = u32::try_from(reply::count(&deliveries)?).unwrap_or(u32::MAX);
-            Ok::<_, Failure>(Entry { entry: reply::text(entry)?, record, deliveries })
+            Ok::<_, CallFailure>(StreamEntry { entry: reply::text(entry)?, record, deliveries })
         };
         Ok(rows.into_iter().map(read).collect::<Result<_, _>>()?)
     }
 }
 
 #[async_trait]
-impl Snapshot for RedisSnapshot {
+impl SnapshotReader for RedisSnapshot {
     fn expected_events(&self) -> u64 {
         self.expected_events
     }
@@ -182,40 +182,44 @@ impl Snapshot for RedisSnapshot {
     async fn next(&mut self) -> Result<Option<SnapshotPart>, Error> {
         loop {
             let (part, following) = match &self.phase {
-                Phase::Keys(cursor) => return self.keys(*cursor).await.map(Some),
-                Phase::State(place, cursor) => {
+                RedisSnapshotPhase::Keys(cursor) => return self.keys(*cursor).await.map(Some),
+                RedisSnapshotPhase::State(place, cursor) => {
                     let Some(plugin) = self.spaces.get(*place) else {
-                        self.phase = Phase::Lane(0);
+                        self.phase = RedisSnapshotPhase::Lane(0);
                         continue;
                     };
                     let (part, next) = self.core.state_part(plugin, *cursor).await?;
-                    self.phase = if next == 0 { Phase::State(place + 1, 0) } else { Phase::State(*place, next) };
+                    self.phase = if next == 0 {
+                        RedisSnapshotPhase::State(place + 1, 0)
+                    } else {
+                        RedisSnapshotPhase::State(*place, next)
+                    };
                     return Ok(Some(part));
                 }
-                Phase::Lane(place) if *place < self.lanes.len() => {
+                RedisSnapshotPhase::Lane(place) if *place < self.lanes.len() => {
                     let place = *place;
-                    (self.lane(place).await?, Phase::Lane(place + 1))
+                    (self.lane(place).await?, RedisSnapshotPhase::Lane(place + 1))
                 }
-                Phase::Lane(_) => (None, Phase::Due(String::new(), String::new())),
-                Phase::Due(last, due) => {
+                RedisSnapshotPhase::Lane(_) => (None, RedisSnapshotPhase::Due(String::new(), String::new())),
+                RedisSnapshotPhase::Due(last, due) => {
                     let (last, due) = (last.clone(), due.clone());
-                    (self.due(&last, &due).await?, Phase::Failed(String::new()))
+                    (self.due(&last, &due).await?, RedisSnapshotPhase::Failed(String::new()))
                 }
-                Phase::Failed(last) => {
+                RedisSnapshotPhase::Failed(last) => {
                     let last = last.clone();
-                    (self.failed(&last).await?, Phase::Late(0))
+                    (self.failed(&last).await?, RedisSnapshotPhase::Late(0))
                 }
-                Phase::Late(place) if *place < self.lanes.len() => {
+                RedisSnapshotPhase::Late(place) if *place < self.lanes.len() => {
                     let place = *place;
-                    (self.lane(place).await?, Phase::Late(place + 1))
+                    (self.lane(place).await?, RedisSnapshotPhase::Late(place + 1))
                 }
-                Phase::Late(_) | Phase::End => (None, Phase::End),
+                RedisSnapshotPhase::Late(_) | RedisSnapshotPhase::End => (None, RedisSnapshotPhase::End),
             };
             match part {
                 Some(part) => return Ok(Some(part)),
                 None => self.phase = following,
             }
-            if matches!(self.phase, Phase::End) {
+            if matches!(self.phase, RedisSnapshotPhase::End) {
                 return Ok(None);
             }
         }
@@ -223,14 +227,14 @@ impl Snapshot for RedisSnapshot {
 }
 
 /// An entry of a stream.
-struct Entry {
+struct StreamEntry {
     entry: String,
-    record: Result<Record, String>,
+    record: Result<EventRecord, String>,
     deliveries: u32,
 }
 
 /// The lane and the record of an event that is due later.
-fn read_parked(raw: &Bytes) -> Result<(Lane, Record), String> {
+fn read_parked(raw: &Bytes) -> Result<(Lane, EventRecord), String> {
     let cut = raw.iter().position(|byte| *byte == b'\n').ok_or("it is not there")?;
     let lane = std::str::from_utf8(&raw[..cut]).ok().and_then(|name| name.parse().ok());
     let record = codec::decode(&raw.slice(cut + 1..)).map_err(|error| error.to_string())?;
@@ -238,7 +242,7 @@ fn read_parked(raw: &Bytes) -> Result<(Lane, Record), String> {
 }
 
 /// What is remembered under a key; `None` if its window ended in between.
-fn read_key(key: [u8; 32], row: Value) -> Result<Option<Exported>, Failure> {
+fn read_key(key: [u8; 32], row: Value) -> Result<Option<SnapshotItem>, CallFailure> {
     if !matches!(row, Value::Array(_)) {
         return Ok(None);
     }
@@ -248,5 +252,5 @@ fn read_key(key: [u8; 32], row: Value) -> Result<Option<Exported>, Failure> {
     let id = std::str::from_utf8(id).ok().and_then(|id| id.parse::<EventId>().ok());
     let (Some(id), Ok(fingerprint)) = (id, <[u8; 32]>::try_from(fingerprint)) else { return Ok(None) };
     let until = Timestamp::from_unix_ms(reply::int(&until_ms)?);
-    Ok(Some(Exported::Key(ExportedKey { idempotency: Idempotency { key, fingerprint }, id, until })))
+    Ok(Some(SnapshotItem::Key(ExportedKey { idempotency: Idempotency { key, fingerprint }, id, until })))
 }

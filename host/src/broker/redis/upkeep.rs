@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
-use super::board::{Trouble, told};
-use super::core::Core;
-use super::fault::Failure;
+use super::board::{TroubleKind, told};
+use super::core::RedisCore;
+use super::fault::CallFailure;
 use super::reply;
-use crate::broker::{Error, Promoted};
+use crate::broker::{Error, PromoteOutcome};
 
 /// The most events that one call moves.
 const MAX_MOVED: usize = 100;
@@ -27,9 +27,9 @@ const MAX_CALLS: usize = 20;
 /// The most consumers that are forgotten at a time.
 const MAX_REAPED: usize = 20;
 
-impl Core {
+impl RedisCore {
     /// Moves due events to their lanes; see [`crate::broker::Broker::promote`].
-    pub(super) async fn promote(&self) -> Result<Promoted, Error> {
+    pub(super) async fn promote(&self) -> Result<PromoteOutcome, Error> {
         #[cfg(feature = "test-util")]
         if let Some(mutant) = self.mutant
             && let Some(promoted) = mutant.promote(self).await
@@ -49,7 +49,7 @@ impl Core {
         let [_, moved, orphans, wait_ms, wrong] = reply::tuple(answer)?;
         let wrong = reply::array(wrong)?.into_iter().map(reply::text).collect::<Result<_, _>>()?;
         if let Some(words) = told(wrong) {
-            self.board().raise(Trouble::Misplaced, words);
+            self.board().raise(TroubleKind::Misplaced, words);
         }
         let orphans = reply::count(&orphans)?;
         if orphans > 0 {
@@ -80,7 +80,7 @@ impl Core {
 
     /// Shows that this consumer is alive and what it serves. A few times in a lease, and when somebody serves something
     /// else than before, looks who else is alive.
-    pub(super) async fn show_life(&self) -> Result<(), Failure> {
+    pub(super) async fn show_life(&self) -> Result<(), CallFailure> {
         let lease = Duration::from_millis(self.options.lease_ms);
         let now = Instant::now();
         let looks = {
@@ -146,7 +146,7 @@ impl Core {
     }
 
     /// Forgets a consumer if it holds nothing; false if it does.
-    pub(super) async fn reap(&self, consumer: &str) -> Result<bool, Failure> {
+    pub(super) async fn reap(&self, consumer: &str) -> Result<bool, CallFailure> {
         let (_, answer) = self
             .with_all_lanes(|book| {
                 self.script(&self.scripts.reap)
@@ -164,7 +164,7 @@ impl Core {
     }
 
     /// Forgets processed events past their retention, of the lane that has the most first; false when none is left.
-    async fn trim(&self) -> Result<bool, Failure> {
+    async fn trim(&self) -> Result<bool, CallFailure> {
         let call = self
             .script(&self.scripts.trim)
             .number(self.options.retention.processed_max)
@@ -192,8 +192,8 @@ fn go_on<T, E: Into<Error>>(first_error: &mut Option<Error>, step: Result<T, E>)
 }
 
 /// What a promotion came to, from the number of events moved and the time until the next, negative if there is none.
-pub(super) fn promoted(moved: &Value, wait_ms: &Value) -> Result<Promoted, Error> {
+pub(super) fn promoted(moved: &Value, wait_ms: &Value) -> Result<PromoteOutcome, Error> {
     let moved = reply::place(moved)?;
     let next_due_in_ms = u64::try_from(reply::int(wait_ms)?).ok();
-    Ok(Promoted { moved, more: next_due_in_ms == Some(0), next_due_in_ms })
+    Ok(PromoteOutcome { moved, more: next_due_in_ms == Some(0), next_due_in_ms })
 }

@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use eventstream::printable::Printable;
 use serde_json::Value;
 
-use super::super::Exit;
-use super::super::client::{Answer, Answered, Failure, Server};
+use super::super::ExitReason;
+use super::super::client::{AnswerReading, ClientError, ServerAnswer, ServerTarget};
 use super::name;
 
 pub(in super::super) const LIST_EXAMPLES: &str = "\
@@ -57,9 +57,9 @@ const DIGEST_CHARS: usize = 12;
 
 /// The arguments of `plugin list`.
 #[derive(Debug, clap::Args)]
-pub(in super::super) struct List {
+pub(in super::super) struct ListArgs {
     #[command(flatten)]
-    server: Server,
+    server: ServerTarget,
     /// Print it as JSON
     #[arg(long)]
     json: bool,
@@ -67,19 +67,19 @@ pub(in super::super) struct List {
 
 /// One plugin of a server.
 #[derive(Debug, clap::Args)]
-struct Named {
+struct ListedPlugin {
     /// The name of the plugin
     #[arg(value_name = "NAME", value_parser = name)]
     name: String,
     #[command(flatten)]
-    server: Server,
+    server: ServerTarget,
 }
 
 /// The arguments of `plugin rollback`.
 #[derive(Debug, clap::Args)]
-pub(in super::super) struct Rollback {
+pub(in super::super) struct RollbackArgs {
     #[command(flatten)]
-    plugin: Named,
+    plugin: ListedPlugin,
     /// Print the status that follows as JSON
     #[arg(long)]
     json: bool,
@@ -87,12 +87,12 @@ pub(in super::super) struct Rollback {
 
 /// The arguments of `plugin approve`.
 #[derive(Debug, clap::Args)]
-pub(in super::super) struct Approve {
+pub(in super::super) struct ApproveArgs {
     /// The SHA-256 of the build
     #[arg(long, value_name = "SHA256", value_parser = digest)]
     digest: Option<String>,
     #[command(flatten)]
-    plugin: Named,
+    plugin: ListedPlugin,
     /// Print the status that follows as JSON
     #[arg(long)]
     json: bool,
@@ -100,9 +100,9 @@ pub(in super::super) struct Approve {
 
 /// The arguments of `plugin remove`.
 #[derive(Debug, clap::Args)]
-pub(in super::super) struct Remove {
+pub(in super::super) struct RemoveArgs {
     #[command(flatten)]
-    plugin: Named,
+    plugin: ListedPlugin,
     /// Remove what the plugin keeps as well, also if the plugin itself went before
     #[arg(long)]
     state: bool,
@@ -120,31 +120,31 @@ fn digest(text: &str) -> Result<String, &'static str> {
 }
 
 /// Lists all.
-pub(in super::super) fn list(args: &List) -> Result<Answered, Failure> {
+pub(in super::super) fn list(args: &ListArgs) -> Result<AnswerReading, ClientError> {
     let answer = args.server.get("/plugins")?.accepted()?.json()?;
     let plugins = answer["plugins"].as_array().cloned().unwrap_or_default();
     if args.json {
-        return Ok(Answered::Json(Value::Array(plugins).to_string()));
+        return Ok(AnswerReading::Json(Value::Array(plugins).to_string()));
     }
     let overlooked = answer["overlooked"].as_array().into_iter().flatten().filter_map(Value::as_str).map(Printable);
     let lines = overlooked.fold(table(&plugins), |text, words| format!("{text}\noverlooked: {words}"));
-    Ok(Answered::Report(lines))
+    Ok(AnswerReading::Report(lines))
 }
 
 /// Brings back the version before.
-pub(in super::super) fn rollback(args: &Rollback) -> Result<Answered, Failure> {
-    let Named { name, server } = &args.plugin;
+pub(in super::super) fn rollback(args: &RollbackArgs) -> Result<AnswerReading, ClientError> {
+    let ListedPlugin { name, server } = &args.plugin;
     let status = server.post(&format!("/plugins/{name}/rollback"), None, "")?.accepted()?.json()?;
     if args.json {
-        return Ok(Answered::Json(status.to_string()));
+        return Ok(AnswerReading::Json(status.to_string()));
     }
     let (digest, from) = (short(&status["digest"]), short(&status["rolledBackFrom"]));
-    Ok(Answered::Report(format!("{name} is back at {digest}, from {from}")))
+    Ok(AnswerReading::Report(format!("{name} is back at {digest}, from {from}")))
 }
 
 /// Has the build serve that waits.
-pub(in super::super) fn approve(args: &Approve) -> Result<Answered, Failure> {
-    let Named { name, server } = &args.plugin;
+pub(in super::super) fn approve(args: &ApproveArgs) -> Result<AnswerReading, ClientError> {
+    let ListedPlugin { name, server } = &args.plugin;
     let path = format!("/plugins/{name}");
     let waiting = server.get(&path)?.accepted()?.json()?["needsApproval"].clone();
     let build = match (&args.digest, waiting["digest"].as_str()) {
@@ -152,13 +152,13 @@ pub(in super::super) fn approve(args: &Approve) -> Result<Answered, Failure> {
         (None, Some(digest)) => digest.to_owned(),
         (None, None) => {
             let words = format!("no build of {name:?} waits to be approved; plugin list shows what serves");
-            return Err(Failure::new(Exit::Failed, words));
+            return Err(ClientError::new(ExitReason::Failed, words));
         }
     };
     let status = server.post(&format!("{path}/approve?digest={build}"), None, "")?.accepted()?.json()?;
     Ok(match args.json {
-        true => Answered::Json(status.to_string()),
-        false => Answered::Report(approved(name, &build, &waiting, &status)),
+        true => AnswerReading::Json(status.to_string()),
+        false => AnswerReading::Report(approved(name, &build, &waiting, &status)),
     })
 }
 
@@ -181,13 +181,13 @@ fn approved(name: &str, build: &str, waiting: &Value, status: &Value) -> String 
 }
 
 /// Removes one.
-pub(in super::super) fn remove(args: &Remove) -> Result<Answered, Failure> {
-    let Named { name, server } = &args.plugin;
+pub(in super::super) fn remove(args: &RemoveArgs) -> Result<AnswerReading, ClientError> {
+    let ListedPlugin { name, server } = &args.plugin;
     let query = if args.state { "?state=true" } else { "" };
-    let answer: Answer = server.delete(&format!("/plugins/{name}{query}"))?.accepted()?;
+    let answer: ServerAnswer = server.delete(&format!("/plugins/{name}{query}"))?.accepted()?;
     let removal = answer.json()?;
     if args.json {
-        return Ok(Answered::Json(removal.to_string()));
+        return Ok(AnswerReading::Json(removal.to_string()));
     }
     let mut text = match removal["file"].as_str().map(Printable) {
         Some(file) => format!("{name} is removed: {file} is gone"),
@@ -201,7 +201,7 @@ pub(in super::super) fn remove(args: &Remove) -> Result<Answered, Failure> {
         keys => text.push_str(&format!("\n  its state is removed, {} keys", Printable(keys))),
     }
     text.push_str("\n  events of its types wait as retry.no-handler says");
-    Ok(Answered::Report(text))
+    Ok(AnswerReading::Report(text))
 }
 
 /// The texts in a list, in one line.

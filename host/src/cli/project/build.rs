@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::super::plugin::{facts, faults, given, on_bench, refused};
-use super::super::{Exit, complain, complain_lines, note, say_lines, settings};
+use super::super::{ExitReason, complain, complain_lines, note, say_lines, settings};
 use super::{Language, Project};
 
 pub(in super::super) const BUILD_EXAMPLES: &str = "\
@@ -21,24 +21,24 @@ const TARGET: &str = "wasm32-wasip2";
 
 /// The arguments of `plugin build`.
 #[derive(Debug, clap::Args)]
-pub(in super::super) struct Build {
+pub(in super::super) struct BuildArgs {
     /// The project
     #[arg(value_name = "DIR", default_value = ".")]
     dir: PathBuf,
 }
 
 /// Builds and checks.
-pub(in super::super) fn run(args: &Build) -> Exit {
+pub(in super::super) fn run(args: &BuildArgs) -> ExitReason {
     let project = match Project::in_folder(&args.dir) {
         Ok(project) => project,
         Err(words) => {
             complain(words);
-            return Exit::Usage;
+            return ExitReason::Usage;
         }
     };
     if let Err(words) = make(&project) {
         complain(words);
-        return Exit::Failed;
+        return ExitReason::Failed;
     }
     let component = project.component();
     on_bench(settings::load(None, Vec::new()), |bench, runtime| {
@@ -47,7 +47,7 @@ pub(in super::super) fn run(args: &Build) -> Exit {
             Err(exit) => return exit,
         };
         match runtime.block_on(bench.load(&component, settings.as_ref())) {
-            Ok(plugin) => Exit::Done.unless_unwritten(say_lines(facts(&component, &plugin.facts()))),
+            Ok(plugin) => ExitReason::Done.unless_unwritten(say_lines(facts(&component, &plugin.facts()))),
             Err(no) => {
                 complain_lines(faults(&component, &no));
                 refused(&no)

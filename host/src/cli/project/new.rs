@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use eventstream::printable::Printable;
 
 use super::super::plugin::name;
-use super::super::{Exit, complain, say_lines};
+use super::super::{ExitReason, complain, say_lines};
 use super::Language;
 
 pub(in super::super) const NEW_EXAMPLES: &str = "\
@@ -22,7 +22,7 @@ Exit codes: 0 done, 1 the folder cannot be written, 2 the name cannot be used, o
 
 /// The arguments of `plugin new`.
 #[derive(Debug, clap::Args)]
-pub(in super::super) struct New {
+pub(in super::super) struct NewArgs {
     /// The name of the plugin, and the type of event that it handles
     #[arg(value_name = "NAME", value_parser = name)]
     name: String,
@@ -95,15 +95,15 @@ impl Language {
 }
 
 /// Writes the project.
-pub(in super::super) fn run(args: &New) -> Exit {
+pub(in super::super) fn run(args: &NewArgs) -> ExitReason {
     let folder = args.dir.clone().unwrap_or_else(|| PathBuf::from(&args.name));
     if args.lang == Language::Rust && !args.name.starts_with(|c: char| c.is_ascii_alphabetic()) {
         complain(format!("{:?} cannot be the name of a Rust package: begin with a letter", args.name));
-        return Exit::Usage;
+        return ExitReason::Usage;
     }
     if fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some()) {
         complain(format!("{} is there already and not empty: choose another folder with --dir", folder.display()));
-        return Exit::Usage;
+        return ExitReason::Usage;
     }
     for (path, template) in COMMON.iter().chain(args.lang.files()) {
         // The contract is the same for everybody.
@@ -111,15 +111,15 @@ pub(in super::super) fn run(args: &New) -> Exit {
         let text = if is_contract { (*template).to_owned() } else { filled(template, args) };
         if let Err(error) = write(&folder.join(path), &text) {
             complain(format!("{} cannot be written: {error}", folder.join(path).display()));
-            return Exit::Failed;
+            return ExitReason::Failed;
         }
     }
     let (shown, install) = (Printable(folder.display()), args.lang.install());
     let next = format!("{shown} is a plugin project; next:\n  cd {shown}\n  {install}\n  eventstream plugin test");
-    Exit::Done.unless_unwritten(say_lines(next))
+    ExitReason::Done.unless_unwritten(say_lines(next))
 }
 
-fn filled(template: &str, args: &New) -> String {
+fn filled(template: &str, args: &NewArgs) -> String {
     template
         .replace("{{name}}", &args.name)
         // Cargo knows no dots in names.

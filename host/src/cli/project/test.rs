@@ -8,14 +8,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use eventstream::app::{OnBench, Workbench};
+use eventstream::app::{PluginInspector, PluginTrial};
 use eventstream::printable::Printable;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::super::plugin::{faults, given, on_bench, refused};
-use super::super::{Exit, complain, complain_lines, say_json, say_lines, settings};
+use super::super::{ExitReason, complain, complain_lines, say_json, say_lines, settings};
 use super::{Project, build};
 
 pub(in super::super) const TEST_EXAMPLES: &str = "\
@@ -32,7 +32,7 @@ Exit codes: 0 all passed, 1 one failed or the build did, 2 no project or no test
 
 /// The arguments of `plugin test`.
 #[derive(Debug, clap::Args)]
-pub(in super::super) struct Test {
+pub(in super::super) struct TestArgs {
     /// The project
     #[arg(value_name = "DIR", default_value = ".")]
     dir: PathBuf,
@@ -46,7 +46,7 @@ pub(in super::super) struct Test {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Case {
+struct TestCase {
     #[serde(default)]
     name: Option<String>,
     #[serde(default)]
@@ -58,25 +58,25 @@ struct Case {
     #[serde(default)]
     expect: Option<Value>,
     #[serde(default)]
-    steps: Vec<Step>,
+    steps: Vec<TestStep>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Step {
+struct TestStep {
     event: Box<RawValue>,
     #[serde(default)]
     attempt: Option<u32>,
     expect: Value,
 }
 
-impl Case {
+impl TestCase {
     fn read(path: &Path) -> Result<(String, Self), String> {
         let text = fs::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
         let mut case: Self = serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(&text))
             .map_err(|error| format!("{} is no test: {error}", path.display()))?;
         match (case.event.take(), case.expect.take(), case.steps.is_empty()) {
-            (Some(event), Some(expect), true) => case.steps.push(Step { event, attempt: case.attempt, expect }),
+            (Some(event), Some(expect), true) => case.steps.push(TestStep { event, attempt: case.attempt, expect }),
             (None, None, false) => {}
             _ => {
                 let words = "it has an \"event\" and an \"expect\", or \"steps\" of both";
@@ -89,27 +89,27 @@ impl Case {
 }
 
 /// Builds and tests.
-pub(in super::super) fn run(args: &Test) -> Exit {
+pub(in super::super) fn run(args: &TestArgs) -> ExitReason {
     let found = Project::in_folder(&args.dir).and_then(|project| Ok((cases(&args.dir)?, project)));
     let (cases, project) = match found {
         Ok(found) => found,
         Err(words) => {
             complain(words);
-            return Exit::Usage;
+            return ExitReason::Usage;
         }
     };
     if !args.no_build
         && let Err(words) = build::make(&project)
     {
         complain(words);
-        return Exit::Failed;
+        return ExitReason::Failed;
     }
     on_bench(settings::load(None, Vec::new()), |bench, runtime| {
         test(args, &project, &cases, &bench, &runtime).unwrap_or_else(|exit| exit)
     })
 }
 
-fn cases(folder: &Path) -> Result<Vec<(String, Case)>, String> {
+fn cases(folder: &Path) -> Result<Vec<(String, TestCase)>, String> {
     let folder = folder.join("tests");
     let none = || format!("there are no tests: {} holds no .json file", folder.display());
     let mut paths: Vec<PathBuf> = fs::read_dir(&folder)
@@ -121,20 +121,20 @@ fn cases(folder: &Path) -> Result<Vec<(String, Case)>, String> {
     if paths.is_empty() {
         return Err(none());
     }
-    paths.iter().map(|path| Case::read(path)).collect()
+    paths.iter().map(|path| TestCase::read(path)).collect()
 }
 
 fn test(
-    args: &Test,
+    args: &TestArgs,
     project: &Project,
-    cases: &[(String, Case)],
-    bench: &Workbench,
+    cases: &[(String, TestCase)],
+    bench: &PluginInspector,
     runtime: &tokio::runtime::Runtime,
-) -> Result<Exit, Exit> {
+) -> Result<ExitReason, ExitReason> {
     let component = &project.component();
     let settings = given(project.settings().as_deref(), bench, runtime)?;
     // Compiling is what takes time, so that one plugin serves all tests with the same settings.
-    let mut plugins: Vec<(Option<&BTreeMap<String, String>>, OnBench<'_>)> = Vec::new();
+    let mut plugins: Vec<(Option<&BTreeMap<String, String>>, PluginTrial<'_>)> = Vec::new();
     let mut failed = 0;
     for (name, case) in cases {
         let config = case.config.as_ref();
@@ -159,7 +159,7 @@ fn test(
     if !args.json {
         say_lines(format_args!("{} passed, {failed} failed", cases.len() - failed))?;
     }
-    Ok(if failed == 0 { Exit::Done } else { Exit::Failed })
+    Ok(if failed == 0 { ExitReason::Done } else { ExitReason::Failed })
 }
 
 /// How a test ended, for a person. Each difference stays on its line.
@@ -172,7 +172,7 @@ fn told(name: &str, differences: &[String]) -> String {
 }
 
 /// What is not as expected; empty if all is.
-async fn differences(plugin: &OnBench<'_>, steps: &[Step]) -> Vec<String> {
+async fn differences(plugin: &PluginTrial<'_>, steps: &[TestStep]) -> Vec<String> {
     let mut differences = Vec::new();
     for (index, step) in steps.iter().enumerate() {
         let place = if steps.len() > 1 { format!("step {}: ", index + 1) } else { String::new() };

@@ -50,7 +50,7 @@ impl Default for CompileLimits {
 
 /// How to start a process that compiles.
 #[derive(Clone, Debug)]
-pub struct Child {
+pub struct CompileChild {
     /// The program, which is to call [`answer`].
     pub program: PathBuf,
     /// What it is to be called with, before the limits: `--memory-bytes=N --cpu-ms=N`.
@@ -59,7 +59,7 @@ pub struct Child {
     pub limits: CompileLimits,
 }
 
-impl Child {
+impl CompileChild {
     /// Native code from a component, made within these limits. Dropping the future kills the child.
     pub(super) async fn compile(&self, bytes: &[u8], limits: CompileLimits) -> Result<Vec<u8>, LoadError> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
@@ -193,8 +193,8 @@ mod tests {
         [&[what], length.to_le_bytes().as_slice(), body].concat()
     }
 
-    fn child(script: &str, limits: CompileLimits) -> Child {
-        Child { program: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()], limits }
+    fn child(script: &str, limits: CompileLimits) -> CompileChild {
+        CompileChild { program: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()], limits }
     }
 
     #[test]
@@ -224,7 +224,7 @@ mod tests {
             let error = child(script, limits).compile(b"\0asm", limits).await.unwrap_err().to_string();
             assert!(error.contains(words), "{script}: {error}");
         }
-        let missing = Child { program: "/does/not/exist".into(), ..child("", limits) };
+        let missing = CompileChild { program: "/does/not/exist".into(), ..child("", limits) };
         assert!(matches!(missing.compile(b"", limits).await, Err(LoadError::NoCompiler(_))));
     }
 

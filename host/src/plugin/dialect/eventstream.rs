@@ -3,31 +3,31 @@
 use wasmtime::Store;
 use wasmtime::component::Instance;
 
-use super::super::bindings::eventstream::plugin::types::{Event as WitEvent, EventData};
+use super::super::bindings::eventstream::plugin::types::{Event as WitEvent, EventData as WitEventData};
 use super::super::bindings::exports::eventstream::plugin::handler::Failure as WitFailure;
 pub(super) use super::super::bindings::exports::eventstream::plugin::handler::GuestIndices as Indices;
-use super::super::host::Guest;
+use super::super::host::GuestState;
 use super::super::outcome;
-use super::Answer;
-use crate::event::{Class, Data, DataKind, Event, Failure, in_utc};
+use super::HandlerAnswer;
+use crate::event::{AttemptFailure, DataKind, Event, EventData, FailureClass, in_utc};
 
 pub(super) async fn call(
     indices: &Indices,
-    store: &mut Store<Guest>,
+    store: &mut Store<GuestState>,
     instance: &Instance,
     event: &Event,
-) -> wasmtime::Result<Answer> {
+) -> wasmtime::Result<HandlerAnswer> {
     let handler = indices.load(&mut *store, instance)?;
     Ok(match handler.call_handle(&mut *store, &to_wit(event)).await? {
         Ok(result) => Ok(result.map(|result| match result {
-            EventData::Text(text) => Data::text(text),
-            EventData::Binary(bytes) => Data::binary(bytes),
+            WitEventData::Text(text) => EventData::text(text),
+            WitEventData::Binary(bytes) => EventData::binary(bytes),
         })),
         Err(WitFailure::Retry(retry)) => {
             let message = outcome::message(retry.message);
-            Err(Failure { after_ms: retry.after_ms, ..Failure::new(Class::Retry, message) })
+            Err(AttemptFailure { after_ms: retry.after_ms, ..AttemptFailure::new(FailureClass::Retry, message) })
         }
-        Err(WitFailure::Reject(message)) => Err(Failure::new(Class::Reject, outcome::message(message))),
+        Err(WitFailure::Reject(message)) => Err(AttemptFailure::new(FailureClass::Reject, outcome::message(message))),
     })
 }
 
@@ -44,8 +44,8 @@ fn to_wit(event: &Event) -> WitEvent {
         dataschema: event.data_schema.clone(),
         extensions,
         data: event.data.as_ref().map(|data| match (data.kind, data.as_text()) {
-            (DataKind::Text, Some(text)) => EventData::Text(text.to_owned()),
-            _ => EventData::Binary(data.bytes.to_vec()),
+            (DataKind::Text, Some(text)) => WitEventData::Text(text.to_owned()),
+            _ => WitEventData::Binary(data.bytes.to_vec()),
         }),
     }
 }

@@ -13,8 +13,8 @@ pub(super) mod wasmcloud;
 use wasmtime::Store;
 use wasmtime::component::{Instance, InstancePre};
 
-use super::host::Guest;
-use crate::event::{Data, Event, Failure};
+use super::host::GuestState;
+use crate::event::{AttemptFailure, Event, EventData};
 
 /// How a component takes events. In the order of precedence, for components that speak several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub enum Dialect {
 }
 
 /// What a handler answered: its result, or why it did not process the event.
-pub(super) type Answer = Result<Option<Data>, Failure>;
+pub(super) type HandlerAnswer = Result<Option<EventData>, AttemptFailure>;
 
 /// The interfaces of other hosts that a component may import, their version, and their functions. A test keeps them equal
 /// to the files in `wit/`.
@@ -106,7 +106,7 @@ pub(super) fn versioned(interface: &str, version: &str) -> String {
 }
 
 /// Where a component's handler is found in its instances.
-pub(super) enum Handler {
+pub(super) enum HandlerExport {
     Eventstream(eventstream::Indices),
     WasiMessaging(wasi_messaging::Indices),
     Wasmcloud(wasmcloud::Indices),
@@ -114,12 +114,12 @@ pub(super) enum Handler {
     WasiHttp(wasi_http::Indices),
 }
 
-impl Handler {
+impl HandlerExport {
     /// Looks the handler of a component up, by names only.
     ///
     /// # Errors
     /// The component does not export the interface or a function of it.
-    pub(super) fn find(dialect: Dialect, pre: &InstancePre<Guest>) -> wasmtime::Result<Self> {
+    pub(super) fn find(dialect: Dialect, pre: &InstancePre<GuestState>) -> wasmtime::Result<Self> {
         Ok(match dialect {
             Dialect::Eventstream => Self::Eventstream(eventstream::Indices::new(pre)?),
             Dialect::WasiMessaging => Self::WasiMessaging(wasi_messaging::Indices::new(pre)?),
@@ -144,7 +144,7 @@ impl Handler {
     ///
     /// # Errors
     /// A function has another type.
-    pub(super) fn check(&self, store: &mut Store<Guest>, instance: &Instance) -> wasmtime::Result<()> {
+    pub(super) fn check(&self, store: &mut Store<GuestState>, instance: &Instance) -> wasmtime::Result<()> {
         match self {
             Self::Eventstream(indices) => indices.load(store, instance).map(drop),
             Self::WasiMessaging(indices) => indices.load(store, instance).map(drop),
@@ -160,10 +160,10 @@ impl Handler {
     /// Those of the engine, traps among them.
     pub(super) async fn call(
         &self,
-        store: &mut Store<Guest>,
+        store: &mut Store<GuestState>,
         instance: &Instance,
         event: &Event,
-    ) -> wasmtime::Result<Answer> {
+    ) -> wasmtime::Result<HandlerAnswer> {
         match self {
             Self::Eventstream(indices) => eventstream::call(indices, store, instance, event).await,
             Self::WasiMessaging(indices) => wasi_messaging::call(indices, store, instance, event).await,

@@ -7,9 +7,9 @@ use wasmtime::component::Instance;
 
 use self::exports::fermyon::spin::inbound_redis::Error;
 pub(super) use self::exports::fermyon::spin::inbound_redis::GuestIndices as Indices;
-use super::super::host::Guest;
-use super::{Answer, payload};
-use crate::event::{Class, Event, Failure};
+use super::super::host::GuestState;
+use super::{HandlerAnswer, payload};
+use crate::event::{AttemptFailure, Event, FailureClass};
 
 wasmtime::component::bindgen!({
     path: ["src/plugin/dialect/wit/spin-variables.wit", "src/plugin/dialect/wit/spin.wit"],
@@ -27,16 +27,16 @@ wasmtime::component::bindgen!({
 
 pub(super) async fn call(
     indices: &Indices,
-    store: &mut Store<Guest>,
+    store: &mut Store<GuestState>,
     instance: &Instance,
     event: &Event,
-) -> wasmtime::Result<Answer> {
+) -> wasmtime::Result<HandlerAnswer> {
     let handler = indices.load(&mut *store, instance)?;
     Ok(match handler.call_handle_message(&mut *store, &payload(event)).await? {
         Ok(()) => Ok(None),
         Err(Error::Error | Error::Success) => {
             let words = "the handler answered with an error; what it wrote to standard error may say which";
-            Err(Failure::new(Class::Retry, words))
+            Err(AttemptFailure::new(FailureClass::Retry, words))
         }
     })
 }

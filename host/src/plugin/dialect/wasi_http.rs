@@ -18,25 +18,25 @@ use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use wasmtime_wasi_http::{Error, WasiHttpView};
 
-use super::super::host::Guest;
-use super::super::limits::Breach;
+use super::super::host::GuestState;
+use super::super::limits::LimitBreach;
 use super::super::outcome;
-use super::{Answer, attributes};
+use super::{HandlerAnswer, attributes};
 use crate::clock;
-use crate::event::{Class, Data, Event, Failure};
+use crate::event::{AttemptFailure, Event, EventData, FailureClass};
 
 /// The most bytes of a body that become words.
 const MAX_WORDS_BYTES: usize = 1_024;
 
 /// What came of a call: what the handler answered, with its whole body.
-type Answered = Result<Response<Bytes>, Failure>;
+type HttpCallResult = Result<Response<Bytes>, AttemptFailure>;
 
 pub(super) async fn call(
     indices: &Indices,
-    store: &mut Store<Guest>,
+    store: &mut Store<GuestState>,
     instance: &Instance,
     event: &Event,
-) -> wasmtime::Result<Answer> {
+) -> wasmtime::Result<HandlerAnswer> {
     let handler = indices.load(&mut *store, instance)?;
     let limit_bytes = store.data().limits().host_call_bytes;
     let (sender, receiver) = oneshot::channel();
@@ -98,20 +98,20 @@ fn percent_encoded(value: &str) -> String {
 async fn read(
     receiver: oneshot::Receiver<Result<Response<HyperOutgoingBody>, ErrorCode>>,
     limit_bytes: u64,
-) -> Result<Answered, Breach> {
+) -> Result<HttpCallResult, LimitBreach> {
     let (head, mut body) = match receiver.await {
         Ok(Ok(response)) => response.into_parts(),
         Ok(Err(code)) => {
             let words = outcome::written(format_args!("the handler answered with the error {code:?}"));
-            return Ok(Err(failure(Class::Retry, words)));
+            return Ok(Err(failure(FailureClass::Retry, words)));
         }
-        Err(_) => return Ok(Err(failure(Class::Trap, "the handler ended without an answer".into()))),
+        Err(_) => return Ok(Err(failure(FailureClass::Trap, "the handler ended without an answer".into()))),
     };
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         match frame.map(hyper::body::Frame::into_data) {
             Ok(Ok(data)) if (whole.len() + data.len()) as u64 > limit_bytes => {
-                return Err(Breach::HostCall { limit_bytes });
+                return Err(LimitBreach::HostCall { limit_bytes });
             }
             Ok(Ok(data)) => whole.extend_from_slice(&data),
             Ok(Err(_trailers)) => {}
@@ -121,12 +121,12 @@ async fn read(
     Ok(Ok(Response::from_parts(head, whole.freeze())))
 }
 
-fn broken(error: &Error) -> Failure {
-    failure(Class::Retry, format!("the handler broke its answer off: {error:?}"))
+fn broken(error: &Error) -> AttemptFailure {
+    failure(FailureClass::Retry, format!("the handler broke its answer off: {error:?}"))
 }
 
 /// What an answer means.
-fn judge(response: &Response<Bytes>) -> Answer {
+fn judge(response: &Response<Bytes>) -> HandlerAnswer {
     let status = response.status();
     if status.is_success() {
         return Ok(result(response.headers(), response.body()));
@@ -138,20 +138,20 @@ fn judge(response: &Response<Bytes>) -> Answer {
     };
     if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
         let after_ms = response.headers().get(RETRY_AFTER).and_then(|value| after_ms(value.to_str().ok()?));
-        return Err(Failure { after_ms, ..failure(Class::Retry, words) });
+        return Err(AttemptFailure { after_ms, ..failure(FailureClass::Retry, words) });
     }
-    Err(failure(Class::Reject, words))
+    Err(failure(FailureClass::Reject, words))
 }
 
 /// A body as a result: text if it says that it is and is, nothing if it is empty.
-fn result(headers: &HeaderMap, body: &Bytes) -> Option<Data> {
+fn result(headers: &HeaderMap, body: &Bytes) -> Option<EventData> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let is_text = essence.starts_with("text/") || essence == "application/json" || essence.ends_with("+json");
     match std::str::from_utf8(body) {
         _ if body.is_empty() => None,
-        Ok(text) if is_text => Some(Data::text(text)),
-        _ => Some(Data::binary(body.to_vec())),
+        Ok(text) if is_text => Some(EventData::text(text)),
+        _ => Some(EventData::binary(body.to_vec())),
     }
 }
 
@@ -164,15 +164,15 @@ fn after_ms(value: &str) -> Option<u64> {
     Some(u64::try_from(at.saturating_sub(clock::now().unix_ms())).unwrap_or(0))
 }
 
-fn failure(class: Class, words: String) -> Failure {
-    Failure::new(class, outcome::message(words))
+fn failure(class: FailureClass, words: String) -> AttemptFailure {
+    AttemptFailure::new(class, outcome::message(words))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn answer(status: u16, headers: &[(&str, &str)], body: &'static str) -> Answer {
+    fn answer(status: u16, headers: &[(&str, &str)], body: &'static str) -> HandlerAnswer {
         let builder = headers.iter().fold(Response::builder(), |builder, (name, value)| builder.header(*name, *value));
         judge(&builder.status(status).body(Bytes::from_static(body.as_bytes())).unwrap())
     }
@@ -181,15 +181,15 @@ mod tests {
     fn the_status_says_what_becomes_of_the_event() {
         assert_eq!(answer(204, &[], "").unwrap(), None);
         let json = [("content-type", "application/json; charset=utf-8")];
-        assert_eq!(answer(200, &json, "{}").unwrap(), Some(Data::text("{}")));
-        assert_eq!(answer(200, &[], "{}").unwrap(), Some(Data::binary(b"{}".to_vec())));
+        assert_eq!(answer(200, &json, "{}").unwrap(), Some(EventData::text("{}")));
+        assert_eq!(answer(200, &[], "{}").unwrap(), Some(EventData::binary(b"{}".to_vec())));
         for (status, class) in [
-            (301, Class::Reject),
-            (400, Class::Reject),
-            (404, Class::Reject),
-            (429, Class::Retry),
-            (500, Class::Retry),
-            (503, Class::Retry),
+            (301, FailureClass::Reject),
+            (400, FailureClass::Reject),
+            (404, FailureClass::Reject),
+            (429, FailureClass::Retry),
+            (500, FailureClass::Retry),
+            (503, FailureClass::Retry),
         ] {
             let failure = answer(status, &[], "why").unwrap_err();
             assert_eq!((failure.class, failure.after_ms), (class, None), "{status}");

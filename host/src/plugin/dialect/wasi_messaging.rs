@@ -7,11 +7,11 @@ use wasmtime::component::Instance;
 
 pub(super) use self::exports::wasi::messaging::incoming_handler::GuestIndices as Indices;
 use self::wasi::messaging::types::Error;
-use super::super::host::Guest;
-pub use super::super::host::{Client, Message, RequestOptions};
+use super::super::host::GuestState;
+pub use super::super::host::{GuestMessage, MessagingClient, RequestOptions};
 use super::super::outcome;
-use super::{Answer, attributes, payload};
-use crate::event::{Class, Event, Failure};
+use super::{HandlerAnswer, attributes, payload};
+use crate::event::{AttemptFailure, Event, FailureClass};
 
 wasmtime::component::bindgen!({
     path: "src/plugin/dialect/wit/wasi-messaging.wit",
@@ -27,20 +27,20 @@ wasmtime::component::bindgen!({
     imports: { default: trappable },
     exports: { default: async },
     with: {
-        "wasi:messaging/types.client": Client,
-        "wasi:messaging/types.message": Message,
+        "wasi:messaging/types.client": MessagingClient,
+        "wasi:messaging/types.message": GuestMessage,
         "wasi:messaging/request-reply.request-options": RequestOptions,
     },
 });
 
 pub(super) async fn call(
     indices: &Indices,
-    store: &mut Store<Guest>,
+    store: &mut Store<GuestState>,
     instance: &Instance,
     event: &Event,
-) -> wasmtime::Result<Answer> {
+) -> wasmtime::Result<HandlerAnswer> {
     let handler = indices.load(&mut *store, instance)?;
-    let message = store.data_mut().message(Message {
+    let message = store.data_mut().message(GuestMessage {
         topic: Some(event.event_type.as_str().to_owned()),
         content_type: event.data_content_type.clone(),
         data: payload(event),
@@ -49,11 +49,11 @@ pub(super) async fn call(
     let answer = handler.call_handle(&mut *store, message).await?;
     Ok(answer.map(|()| None).map_err(|error| {
         let (class, words) = match error {
-            Error::Timeout => (Class::Retry, "the handler answered that something took too long".to_owned()),
-            Error::Connection(words) => (Class::Retry, format!("connection: {words}")),
-            Error::PermissionDenied(words) => (Class::Reject, format!("permission denied: {words}")),
-            Error::Other(words) => (Class::Retry, words),
+            Error::Timeout => (FailureClass::Retry, "the handler answered that something took too long".to_owned()),
+            Error::Connection(words) => (FailureClass::Retry, format!("connection: {words}")),
+            Error::PermissionDenied(words) => (FailureClass::Reject, format!("permission denied: {words}")),
+            Error::Other(words) => (FailureClass::Retry, words),
         };
-        Failure::new(class, outcome::message(words))
+        AttemptFailure::new(class, outcome::message(words))
     }))
 }

@@ -7,10 +7,10 @@ use wasmtime::component::Instance;
 
 use self::exports::wasmcloud::messaging::handler::BrokerMessage;
 pub(super) use self::exports::wasmcloud::messaging::handler::GuestIndices as Indices;
-use super::super::host::Guest;
+use super::super::host::GuestState;
 use super::super::outcome;
-use super::{Answer, payload};
-use crate::event::{Class, Event, Failure};
+use super::{HandlerAnswer, payload};
+use crate::event::{AttemptFailure, Event, FailureClass};
 
 wasmtime::component::bindgen!({
     path: "src/plugin/dialect/wit/wasmcloud-messaging.wit",
@@ -28,15 +28,15 @@ wasmtime::component::bindgen!({
 
 pub(super) async fn call(
     indices: &Indices,
-    store: &mut Store<Guest>,
+    store: &mut Store<GuestState>,
     instance: &Instance,
     event: &Event,
-) -> wasmtime::Result<Answer> {
+) -> wasmtime::Result<HandlerAnswer> {
     let handler = indices.load(&mut *store, instance)?;
     let message = BrokerMessage { subject: event.event_type.as_str().to_owned(), body: payload(event), reply_to: None };
     let answer = handler.call_handle_message(&mut *store, &message).await?;
     Ok(match answer {
         Ok(()) => Ok(None),
-        Err(words) => Err(Failure::new(Class::Retry, outcome::message(words))),
+        Err(words) => Err(AttemptFailure::new(FailureClass::Retry, outcome::message(words))),
     })
 }

@@ -1,9 +1,9 @@
 //! `delivery`: facts about the delivery in progress. Nothing can be changed here.
 
-use super::Guest;
+use super::GuestState;
 use super::wit::delivery::Host;
 
-impl Host for Guest {
+impl Host for GuestState {
     fn attempt(&mut self) -> wasmtime::Result<u32> {
         Ok(self.current.attempt)
     }

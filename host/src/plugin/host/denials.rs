@@ -8,15 +8,15 @@ const MAX_TOLD: usize = 64;
 
 /// The denials of one version of a plugin.
 #[derive(Debug, Default)]
-pub(in super::super) struct Denials(Mutex<Known>);
+pub(in super::super) struct DenialLog(Mutex<KnownDenials>);
 
 #[derive(Debug, Default)]
-struct Known {
+struct KnownDenials {
     counts: BTreeMap<&'static str, u64>,
     told: BTreeSet<String>,
 }
 
-impl Denials {
+impl DenialLog {
     /// Counts a denial. True if it should be told: nobody wanted the same before.
     pub(in super::super) fn count(&self, capability: &'static str, wanted: &str) -> bool {
         *self.known().counts.entry(capability).or_default() += 1;
@@ -34,7 +34,7 @@ impl Denials {
         self.known().counts.clone()
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, KnownDenials> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn each_denial_is_counted_and_the_first_of_its_kind_told() {
-        let denials = Denials::default();
+        let denials = DenialLog::default();
         assert!(denials.count("http", "a"));
         assert!(!denials.count("http", "a"));
         assert!(denials.count("state", "a"));

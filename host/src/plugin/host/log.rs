@@ -1,10 +1,10 @@
 //! `log`: lines with a level and fields, kept with the attempt and written to the host's own log.
 
-use super::Guest;
+use super::GuestState;
 use super::wit::log::{Host, Level};
 use crate::event::{LogLevel, LogLine};
 
-impl Host for Guest {
+impl Host for GuestState {
     fn log(&mut self, level: Level, message: String, fields: Vec<(String, String)>) -> wasmtime::Result<()> {
         let level = match level {
             Level::Trace => LogLevel::Trace,

@@ -18,12 +18,12 @@ mod standards;
 mod state;
 mod stdio;
 
-pub use foreign::{Client, Message, RequestOptions};
+pub use foreign::{GuestMessage, MessagingClient, RequestOptions};
 pub use http::{HttpGrant, HttpGrants};
 
-pub(super) use denials::Denials;
-pub(super) use http::{Network, Shared};
-pub(super) use output::Output;
+pub(super) use denials::DenialLog;
+pub(super) use http::{HttpNetwork, SharedNetwork};
+pub(super) use output::AttemptOutput;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -33,18 +33,18 @@ use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use self::http::Outgoing;
-use self::publisher::Publishing;
-use self::state::Buffer;
-use super::ReadState;
+use self::http::OutgoingHttp;
+use self::publisher::PublishBuffer;
+use self::state::StateBuffer;
+use super::StateReader;
 use super::bindings::Offered;
 use super::bindings::eventstream::plugin as wit;
-use super::limits::{Limiter, Limits};
+use super::limits::{AttemptLimits, MemoryLimiter};
 use super::outcome;
-use super::secrets::Secrets;
+use super::secrets::PluginSecrets;
 use super::state::NoState;
-use super::stopwatch::Stopwatch;
-use crate::event::{Class, Event, Failure, Success};
+use super::stopwatch::AttemptStopwatch;
+use crate::event::{AttemptEffects, AttemptFailure, Event, FailureClass};
 
 /// The most handles to host objects (streams, pollables) that an instance may hold. A request that is under way takes ten,
 /// and an attempt sends a few. What objects hold of a guest's is counted, but for the headers of each (32 KiB) and what
@@ -60,41 +60,41 @@ const MAX_RANDOM_BYTES: u64 = 64 * 1_024;
 
 /// What every attempt at a plugin's events needs to know of it.
 #[derive(Debug)]
-pub(super) struct Surroundings {
+pub(super) struct HostContext {
     /// The name of the plugin.
     pub(super) name: String,
     /// What its attempts may use.
-    pub(super) limits: Limits,
+    pub(super) limits: AttemptLimits,
     /// What `delivery.max-attempts` says.
     pub(super) max_attempts: u32,
     /// The operator's settings for it.
     pub(super) config: BTreeMap<String, String>,
     /// What it may know and nobody else.
-    pub(super) secrets: Arc<Secrets>,
+    pub(super) secrets: Arc<PluginSecrets>,
     /// What it asked for and was not granted.
-    pub(super) denials: Arc<Denials>,
+    pub(super) denials: Arc<DenialLog>,
     /// Its outgoing HTTP.
-    pub(super) network: Arc<Network>,
+    pub(super) network: Arc<HttpNetwork>,
 }
 
 /// What an attempt is given.
-pub(super) struct Given {
+pub(super) struct AttemptContext {
     /// The event.
     pub(super) event: Arc<Event>,
     /// 1 for the first attempt since it was accepted or last replayed.
     pub(super) attempt: u32,
     /// Measures the attempt.
-    pub(super) watch: Arc<Stopwatch>,
+    pub(super) watch: Arc<AttemptStopwatch>,
     /// Where the plugin's state is read.
-    pub(super) state: Arc<dyn ReadState>,
+    pub(super) state: Arc<dyn StateReader>,
 }
 
 /// The host's side of an instance in an attempt.
-pub(super) struct Guest {
-    pub(super) limiter: Limiter,
-    surroundings: Arc<Surroundings>,
-    output: Arc<Output>,
-    current: Current,
+pub(super) struct GuestState {
+    pub(super) limiter: MemoryLimiter,
+    surroundings: Arc<HostContext>,
+    output: Arc<AttemptOutput>,
+    current: CurrentAttempt,
     /// Made when the guest first asks WASI for something: most never do, and it costs as much as a small call.
     wasi: Option<WasiCtx>,
     table: ResourceTable,
@@ -103,21 +103,21 @@ pub(super) struct Guest {
 }
 
 /// What belongs to the attempt under way, and to no other one in the same instance.
-struct Current {
+struct CurrentAttempt {
     event: Arc<Event>,
     attempt: u32,
-    watch: Arc<Stopwatch>,
-    publishing: Publishing,
-    state: Buffer,
-    outgoing: Outgoing,
+    watch: Arc<AttemptStopwatch>,
+    publishing: PublishBuffer,
+    state: StateBuffer,
+    outgoing: OutgoingHttp,
 }
 
-impl Current {
-    fn new(surroundings: &Surroundings, Given { event, attempt, watch, state }: Given) -> Self {
+impl CurrentAttempt {
+    fn new(surroundings: &HostContext, AttemptContext { event, attempt, watch, state }: AttemptContext) -> Self {
         Self {
-            publishing: Publishing::default(),
-            state: Buffer::new(state),
-            outgoing: Outgoing::new(surroundings.network.clone(), event.id),
+            publishing: PublishBuffer::default(),
+            state: StateBuffer::new(state),
+            outgoing: OutgoingHttp::new(surroundings.network.clone(), event.id),
             event,
             attempt,
             watch,
@@ -125,14 +125,14 @@ impl Current {
     }
 }
 
-impl Guest {
+impl GuestState {
     /// The host's side of a new instance. What the guest says goes to `output`.
-    pub(super) fn new(surroundings: Arc<Surroundings>, output: Arc<Output>, given: Given) -> Self {
+    pub(super) fn new(surroundings: Arc<HostContext>, output: Arc<AttemptOutput>, given: AttemptContext) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);
         Self {
-            limiter: Limiter::new(&surroundings.limits),
-            current: Current::new(&surroundings, given),
+            limiter: MemoryLimiter::new(&surroundings.limits),
+            current: CurrentAttempt::new(&surroundings, given),
             surroundings,
             output,
             wasi: None,
@@ -143,13 +143,13 @@ impl Guest {
 
     /// Makes it the host's side of a further attempt, in the same instance, of which nothing is left here but what the
     /// guest holds open.
-    pub(super) fn begin(&mut self, given: Given) {
+    pub(super) fn begin(&mut self, given: AttemptContext) {
         self.output.begin(given.event.id);
-        self.current = Current::new(&self.surroundings, given);
+        self.current = CurrentAttempt::new(&self.surroundings, given);
     }
 
     /// What the guest says goes there.
-    pub(super) fn output(&self) -> &Arc<Output> {
+    pub(super) fn output(&self) -> &Arc<AttemptOutput> {
         &self.output
     }
 
@@ -173,7 +173,7 @@ impl Guest {
     }
 
     /// What the attempt may use.
-    pub(super) fn limits(&self) -> &Limits {
+    pub(super) fn limits(&self) -> &AttemptLimits {
         &self.surroundings.limits
     }
 
@@ -185,29 +185,31 @@ impl Guest {
 
     /// What the guest published and what it saw and wrote of its state; or, as the failure of the attempt, the first refusal
     /// of a publish, or that it would keep too much.
-    pub(super) fn take_effects(&mut self) -> Result<Success, Failure> {
-        let output = |words| Failure::new(Class::Output, outcome::message(words));
+    pub(super) fn take_effects(&mut self) -> Result<AttemptEffects, AttemptFailure> {
+        let output = |words| AttemptFailure::new(FailureClass::Output, outcome::message(words));
         let published = std::mem::take(&mut self.current.publishing).into_published().map_err(output)?;
-        let state = std::mem::replace(&mut self.current.state, Buffer::new(Arc::new(NoState)));
-        let Surroundings { name, limits, .. } = &*self.surroundings;
-        let state = state.into_step(name, limits.state_bytes).map_err(|words| Failure::new(Class::Limit, words))?;
-        Ok(Success { result: None, published, state })
+        let state = std::mem::replace(&mut self.current.state, StateBuffer::new(Arc::new(NoState)));
+        let HostContext { name, limits, .. } = &*self.surroundings;
+        let state = state
+            .into_step(name, limits.state_bytes)
+            .map_err(|words| AttemptFailure::new(FailureClass::Limit, words))?;
+        Ok(AttemptEffects { result: None, published, state })
     }
 }
 
 /// How much of a guest's an object holds that may hold much of it.
 fn held_bytes_of(object: &dyn Any) -> usize {
-    let message = object.downcast_ref().map(Message::size_bytes);
-    message.or_else(|| object.downcast_ref().map(keyvalue::Swap::size_bytes)).unwrap_or(0)
+    let message = object.downcast_ref().map(GuestMessage::size_bytes);
+    message.or_else(|| object.downcast_ref().map(keyvalue::SwapHandle::size_bytes)).unwrap_or(0)
 }
 
-impl WasiView for Guest {
+impl WasiView for GuestState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         let Self { wasi, output, table, .. } = self;
         let build = || {
             WasiCtx::builder()
-                .stdout(stdio::Stream::out(output.clone()))
-                .stderr(stdio::Stream::err(output.clone()))
+                .stdout(stdio::GuestStream::out(output.clone()))
+                .stderr(stdio::GuestStream::err(output.clone()))
                 .max_random_size(MAX_RANDOM_BYTES)
                 .build()
         };
@@ -219,7 +221,7 @@ impl WasiView for Guest {
 ///
 /// # Errors
 /// Never, unless two interfaces have one name.
-pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
+pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     http::add_to_linker(&mut linker)?;
@@ -231,9 +233,9 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
 }
 
 /// A linker for each part of WASI, for finding every part that a component does not fit.
-pub(super) fn linkers(engine: &Engine) -> wasmtime::Result<Vec<Linker<Guest>>> {
-    type Add = fn(&mut Linker<Guest>) -> wasmtime::Result<()>;
-    let parts: [Add; 4] = [
+pub(super) fn linkers(engine: &Engine) -> wasmtime::Result<Vec<Linker<GuestState>>> {
+    type AddImports = fn(&mut Linker<GuestState>) -> wasmtime::Result<()>;
+    let parts: [AddImports; 4] = [
         wasmtime_wasi::p2::add_to_linker_async,
         keyvalue::add_to_linker,
         standards::add_to_linker,
@@ -253,4 +255,4 @@ pub(super) fn linkers(engine: &Engine) -> wasmtime::Result<Vec<Linker<Guest>>> {
         .collect()
 }
 
-impl wit::types::Host for Guest {}
+impl wit::types::Host for GuestState {}

@@ -5,24 +5,24 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::super::limits::{Breach, Limits};
-use super::super::secrets::Secrets;
+use super::super::limits::{AttemptLimits, LimitBreach};
+use super::super::secrets::PluginSecrets;
 use crate::event::{EventId, LogLevel, LogLine};
 use crate::printable::Printable;
 
 /// Shared by the interfaces of one attempt and outlives its instance.
 #[derive(Debug)]
-pub(in super::super) struct Output {
+pub(in super::super) struct AttemptOutput {
     plugin: String,
     event: Mutex<EventId>,
-    limits: Limits,
-    secrets: Arc<Secrets>,
-    said: Mutex<Said>,
+    limits: AttemptLimits,
+    secrets: Arc<PluginSecrets>,
+    said: Mutex<CapturedOutput>,
 }
 
 /// What is kept of what a guest said.
 #[derive(Debug, Default)]
-pub(in super::super) struct Said {
+pub(in super::super) struct CapturedOutput {
     /// Log lines, those of standard output among them.
     pub(in super::super) log: Vec<LogLine>,
     /// Lines past the limit.
@@ -33,7 +33,7 @@ pub(in super::super) struct Said {
     stderr_bytes_dropped: u64,
 }
 
-impl Said {
+impl CapturedOutput {
     /// What is left of standard error; `None` if nothing was written.
     pub(in super::super) fn stderr(&self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.stderr);
@@ -45,20 +45,25 @@ impl Said {
     }
 }
 
-impl Output {
+impl AttemptOutput {
     /// Nothing said yet.
-    pub(in super::super) fn new(plugin: &str, event: EventId, limits: Limits, secrets: Arc<Secrets>) -> Self {
+    pub(in super::super) fn new(
+        plugin: &str,
+        event: EventId,
+        limits: AttemptLimits,
+        secrets: Arc<PluginSecrets>,
+    ) -> Self {
         Self { plugin: plugin.to_owned(), event: Mutex::new(event), limits, secrets, said: Mutex::default() }
     }
 
     /// Begins anew, for an attempt at another event.
     pub(super) fn begin(&self, event: EventId) {
         *locked(&self.event) = event;
-        *self.said() = Said::default();
+        *self.said() = CapturedOutput::default();
     }
 
     /// Takes what was said out. Nothing is kept of what is said afterwards.
-    pub(in super::super) fn take(&self) -> Said {
+    pub(in super::super) fn take(&self) -> CapturedOutput {
         let mut said = self.said();
         self.end_line(&mut said);
         self.hide_in_stderr(&mut said);
@@ -70,11 +75,11 @@ impl Output {
     ///
     /// # Errors
     /// The limit of host-call data; the attempt ends by it.
-    pub(super) fn spend(&self, size_bytes: usize) -> Result<(), Breach> {
+    pub(super) fn spend(&self, size_bytes: usize) -> Result<(), LimitBreach> {
         let mut said = self.said();
         said.spent_bytes = said.spent_bytes.saturating_add(size_bytes as u64);
         if said.spent_bytes > self.limits.host_call_bytes {
-            return Err(Breach::HostCall { limit_bytes: self.limits.host_call_bytes });
+            return Err(LimitBreach::HostCall { limit_bytes: self.limits.host_call_bytes });
         }
         Ok(())
     }
@@ -112,7 +117,7 @@ impl Output {
         }
     }
 
-    fn end_line(&self, said: &mut Said) {
+    fn end_line(&self, said: &mut CapturedOutput) {
         let bytes = std::mem::take(&mut said.stdout_line);
         let message = String::from_utf8_lossy(&bytes).trim_end().to_owned();
         if !message.is_empty() {
@@ -120,7 +125,7 @@ impl Output {
         }
     }
 
-    fn keep(&self, said: &mut Said, line: LogLine) {
+    fn keep(&self, said: &mut CapturedOutput, line: LogLine) {
         if said.log.len() >= self.limit(u64::from(self.limits.log_lines)) {
             said.log_lines_dropped = said.log_lines_dropped.saturating_add(1);
             return;
@@ -137,7 +142,7 @@ impl Output {
         LogLine { level: line.level, message: hide(line.message), fields }
     }
 
-    fn hide_in_stderr(&self, said: &mut Said) {
+    fn hide_in_stderr(&self, said: &mut CapturedOutput) {
         if self.secrets.longest_bytes() == 0 {
             return;
         }
@@ -167,7 +172,7 @@ impl Output {
         usize::try_from(limit).unwrap_or(usize::MAX)
     }
 
-    fn said(&self) -> MutexGuard<'_, Said> {
+    fn said(&self) -> MutexGuard<'_, CapturedOutput> {
         locked(&self.said)
     }
 }
@@ -177,7 +182,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Drops the beginning of standard error, so that no more than `room` bytes are left.
-fn keep_end(said: &mut Said, room: usize) {
+fn keep_end(said: &mut CapturedOutput, room: usize) {
     let surplus = said.stderr.len().saturating_sub(room);
     said.stderr.drain(..surplus);
     said.stderr_bytes_dropped += surplus as u64;
@@ -210,13 +215,18 @@ fn cut(mut line: LogLine, room: usize) -> LogLine {
 mod tests {
     use super::*;
 
-    fn output() -> Output {
-        let limits =
-            Limits { log_lines: 2, log_line_bytes: 8, stderr_bytes: 8, host_call_bytes: 100, ..Limits::default() };
-        Output::new("p", EventId::new(), limits, Arc::default())
+    fn output() -> AttemptOutput {
+        let limits = AttemptLimits {
+            log_lines: 2,
+            log_line_bytes: 8,
+            stderr_bytes: 8,
+            host_call_bytes: 100,
+            ..AttemptLimits::default()
+        };
+        AttemptOutput::new("p", EventId::new(), limits, Arc::default())
     }
 
-    fn messages(said: &Said) -> Vec<&str> {
+    fn messages(said: &CapturedOutput) -> Vec<&str> {
         said.log.iter().map(|line| line.message.as_str()).collect()
     }
 
@@ -269,9 +279,9 @@ mod tests {
     #[test]
     fn secrets_are_in_nothing_that_is_kept() {
         let source = crate::plugin::SecretSource::Text("hunter2".into());
-        let secrets = Secrets::read(&[("a".to_owned(), source)].into()).unwrap();
-        let limits = Limits { log_line_bytes: 16, stderr_bytes: 12, ..Limits::default() };
-        let output = Output::new("p", EventId::new(), limits, Arc::new(secrets));
+        let secrets = PluginSecrets::read(&[("a".to_owned(), source)].into()).unwrap();
+        let limits = AttemptLimits { log_line_bytes: 16, stderr_bytes: 12, ..AttemptLimits::default() };
+        let output = AttemptOutput::new("p", EventId::new(), limits, Arc::new(secrets));
         output.write_stdout(b"hunter2 hunter2 hunter2\n0123456789 hunter2\n");
         let fields = vec![("hunter2".to_owned(), "hunter2".to_owned())];
         output.log(LogLine { level: LogLevel::Info, message: "m".into(), fields });
@@ -288,6 +298,6 @@ mod tests {
     fn what_is_handed_over_is_counted_to_the_limit() {
         let output = output();
         assert_eq!(output.spend(100), Ok(()));
-        assert_eq!(output.spend(1), Err(Breach::HostCall { limit_bytes: 100 }));
+        assert_eq!(output.spend(1), Err(LimitBreach::HostCall { limit_bytes: 100 }));
     }
 }

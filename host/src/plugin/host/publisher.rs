@@ -7,16 +7,16 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::super::limits::Limits;
-use super::Guest;
+use super::super::limits::AttemptLimits;
+use super::GuestState;
 use super::wit::publisher::{Error, Host, NewEvent};
-use super::wit::types::EventData;
+use super::wit::types::EventData as WitEventData;
 use crate::clock;
 use crate::event::limits::{
     BadExtensionName, MAX_DELAY_MS, MAX_EXTENSION_VALUE_CHARS, MAX_EXTENSIONS, MAX_NAME_CHARS, check_extension_name,
     is_plain_text,
 };
-use crate::event::{Data, DataKind, Event, EventId, EventType, Published, depth_is_within};
+use crate::event::{DataKind, Event, EventData, EventId, EventType, PublishedEvent, depth_is_within};
 
 const MAX_CONTENT_TYPE_CHARS: usize = 256;
 const MAX_JSON_DEPTH: usize = 64;
@@ -26,18 +26,18 @@ const INHERITED_NAMES: [&str; 2] = ["traceparent", "tracestate"];
 
 /// What an attempt has published so far.
 #[derive(Debug, Default)]
-pub(super) struct Publishing {
-    published: Vec<Published>,
+pub(super) struct PublishBuffer {
+    published: Vec<PublishedEvent>,
     refused: Option<String>,
 }
 
-impl Publishing {
+impl PublishBuffer {
     /// Remembers that a publish was refused, unless one was before.
     pub(super) fn refuse(&mut self, why: &str) {
         self.refused.get_or_insert_with(|| format!("a publish was refused: {why}"));
     }
 
-    pub(super) fn into_published(self) -> Result<Vec<Published>, String> {
+    pub(super) fn into_published(self) -> Result<Vec<PublishedEvent>, String> {
         match self.refused {
             None => Ok(self.published),
             Some(refused) => Err(refused),
@@ -45,7 +45,7 @@ impl Publishing {
     }
 }
 
-impl Host for Guest {
+impl Host for GuestState {
     fn publish(&mut self, new: NewEvent) -> wasmtime::Result<Result<String, Error>> {
         self.output.spend(size_bytes(&new))?;
         let published = self.current.publishing.published.len();
@@ -64,17 +64,17 @@ impl Host for Guest {
 
 /// A new event that may be published.
 #[derive(Debug)]
-struct Checked {
+struct CheckedEvent {
     event_type: EventType,
     subject: Option<String>,
     content_type: Option<String>,
     extensions: BTreeMap<String, String>,
-    data: Option<Data>,
+    data: Option<EventData>,
     delay_ms: u64,
 }
 
-impl Checked {
-    fn publish(mut self, plugin: &str, cause: &Event) -> Published {
+impl CheckedEvent {
+    fn publish(mut self, plugin: &str, cause: &Event) -> PublishedEvent {
         // Together or not at all: a `tracestate` belongs to its `traceparent`.
         if !self.extensions.contains_key("traceparent") {
             let inherited = INHERITED_NAMES.iter().filter_map(|name| cause.extensions.get_key_value(*name));
@@ -94,12 +94,12 @@ impl Checked {
             depth: cause.depth.saturating_add(1),
             data: self.data,
         };
-        Published { event, delay_ms: self.delay_ms }
+        PublishedEvent { event, delay_ms: self.delay_ms }
     }
 }
 
 /// Judges a new event, of which `published` were published before it.
-fn check(new: NewEvent, published: usize, limits: &Limits) -> Result<Checked, Error> {
+fn check(new: NewEvent, published: usize, limits: &AttemptLimits) -> Result<CheckedEvent, Error> {
     if published >= usize::try_from(limits.published_events).unwrap_or(usize::MAX) {
         return Err(Error::TooMany(format!("an attempt publishes at most {} events", limits.published_events)));
     }
@@ -127,7 +127,7 @@ fn check(new: NewEvent, published: usize, limits: &Limits) -> Result<Checked, Er
             (Some(content_type), Some(data))
         }
     };
-    Ok(Checked { event_type, subject: new.subject, content_type, extensions, data, delay_ms })
+    Ok(CheckedEvent { event_type, subject: new.subject, content_type, extensions, data, delay_ms })
 }
 
 fn check_text(what: &str, text: &str, max_chars: usize) -> Result<(), Error> {
@@ -162,10 +162,14 @@ fn check_extensions(pairs: Vec<(String, String)>) -> Result<BTreeMap<String, Str
 }
 
 /// What is said to be JSON must be; what nothing is said of is JSON if it reads as such.
-fn check_data(data: EventData, content_type: Option<String>, limits: &Limits) -> Result<(String, Data), Error> {
+fn check_data(
+    data: WitEventData,
+    content_type: Option<String>,
+    limits: &AttemptLimits,
+) -> Result<(String, EventData), Error> {
     let (bytes, kind) = match data {
-        EventData::Text(text) => (text.into_bytes(), DataKind::Text),
-        EventData::Binary(bytes) => (bytes, DataKind::Binary),
+        WitEventData::Text(text) => (text.into_bytes(), DataKind::Text),
+        WitEventData::Binary(bytes) => (bytes, DataKind::Binary),
     };
     if bytes.len() as u64 > limits.payload_bytes {
         let words = format!("{} bytes of data; an event has at most {}", bytes.len(), limits.payload_bytes);
@@ -182,7 +186,7 @@ fn check_data(data: EventData, content_type: Option<String>, limits: &Limits) ->
         None if is_text => ("text/plain".to_owned(), kind),
         None => ("application/octet-stream".to_owned(), kind),
     };
-    Ok((content_type, Data { bytes: Bytes::from(bytes), kind }))
+    Ok((content_type, EventData { bytes: Bytes::from(bytes), kind }))
 }
 
 pub(super) fn is_json(content_type: &str) -> bool {
@@ -201,8 +205,8 @@ fn check_json(bytes: &[u8]) -> Result<(), String> {
 fn size_bytes(new: &NewEvent) -> usize {
     let data = match &new.data {
         None => 0,
-        Some(EventData::Text(text)) => text.len(),
-        Some(EventData::Binary(bytes)) => bytes.len(),
+        Some(WitEventData::Text(text)) => text.len(),
+        Some(WitEventData::Binary(bytes)) => bytes.len(),
     };
     // What a pair costs beside its text, so that empty ones are not free.
     let pair = |(name, value): &(String, String)| size_of::<(String, String)>() + name.len() + value.len();
@@ -237,14 +241,14 @@ mod tests {
         }
     }
 
-    fn limits() -> Limits {
-        Limits { published_events: 2, payload_bytes: 16, ..Limits::default() }
+    fn limits() -> AttemptLimits {
+        AttemptLimits { published_events: 2, payload_bytes: 16, ..AttemptLimits::default() }
     }
 
     #[test]
     fn what_is_wrong_with_an_event_is_said() {
         let extension = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
-        let text = |text: &str| Some(EventData::Text(text.into()));
+        let text = |text: &str| Some(WitEventData::Text(text.into()));
         let json = Some("application/cloudevents+json; charset=utf-8".to_owned());
         for (new, expected) in [
             (NewEvent { type_: "a b".into(), ..new_event() }, "type"),
@@ -268,8 +272,8 @@ mod tests {
 
     #[test]
     fn the_content_type_is_what_the_data_is() {
-        let binary = |bytes: &[u8]| EventData::Binary(bytes.to_vec());
-        let text = |text: &str| EventData::Text(text.into());
+        let binary = |bytes: &[u8]| WitEventData::Binary(bytes.to_vec());
+        let text = |text: &str| WitEventData::Text(text.into());
         for (data, said, expected, kind) in [
             (text("{\"a\":1}"), None, "application/json", DataKind::Text),
             (text("hello"), None, "text/plain", DataKind::Text),

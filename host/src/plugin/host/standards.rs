@@ -2,7 +2,7 @@
 
 use wasmtime::component::{HasSelf, Linker};
 
-use super::Guest;
+use super::GuestState;
 use crate::event::{LogLevel, LogLine};
 
 mod config {
@@ -30,7 +30,7 @@ mod logging {
 ///
 /// # Errors
 /// Never, unless the linker has one of them.
-pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+pub(super) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     config::Offered::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
     config_2024::Offered::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
     logging::Offered::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
@@ -39,7 +39,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
 /// Both versions of `wasi:config` say the same; their types are different ones to the compiler.
 macro_rules! config_store {
     ($config:ident) => {
-        impl $config::wasi::config::store::Host for Guest {
+        impl $config::wasi::config::store::Host for GuestState {
             fn get(
                 &mut self,
                 key: String,
@@ -60,7 +60,7 @@ macro_rules! config_store {
 config_store!(config);
 config_store!(config_2024);
 
-impl logging::wasi::logging::logging::Host for Guest {
+impl logging::wasi::logging::logging::Host for GuestState {
     fn log(
         &mut self,
         level: logging::wasi::logging::logging::Level,

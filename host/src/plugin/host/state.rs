@@ -8,30 +8,30 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::super::ReadState;
-use super::Guest;
+use super::super::StateReader;
+use super::GuestState;
 use super::wit::state::{Error, Host};
 use crate::event::limits::MAX_DELAY_MS;
-use crate::event::{MAX_STATE_KEY_BYTES, StateStep, StateWrite, Stored, add, state_bytes};
+use crate::event::{MAX_STATE_KEY_BYTES, StateStep, StateWrite, StoredValue, add, state_bytes};
 
 /// What an attempt has seen and written so far.
-pub(super) struct Buffer {
-    store: Arc<dyn ReadState>,
+pub(super) struct StateBuffer {
+    store: Arc<dyn StateReader>,
     operations: u32,
-    touched: BTreeMap<String, Touched>,
+    touched: BTreeMap<String, TouchedKey>,
 }
 
 /// A key that was asked for.
-struct Touched {
-    stored: Stored,
+struct TouchedKey {
+    stored: StoredValue,
     /// Whether the attempt depends on what it has seen.
     is_expected: bool,
     write: Option<StateWrite>,
 }
 
-impl Buffer {
+impl StateBuffer {
     /// Nothing seen yet.
-    pub(super) fn new(store: Arc<dyn ReadState>) -> Self {
+    pub(super) fn new(store: Arc<dyn StateReader>) -> Self {
         Self { store, operations: 0, touched: BTreeMap::new() }
     }
 
@@ -78,7 +78,7 @@ impl Buffer {
     }
 }
 
-impl Touched {
+impl TouchedKey {
     /// The value as this attempt sees it.
     fn value(&self) -> Option<Bytes> {
         match &self.write {
@@ -106,9 +106,9 @@ impl Touched {
     }
 }
 
-impl Guest {
+impl GuestState {
     /// The key, read if this is the first time that it is asked for.
-    async fn touch(&mut self, key: String) -> Result<&mut Touched, Error> {
+    async fn touch(&mut self, key: String) -> Result<&mut TouchedKey, Error> {
         let limit = self.surroundings.limits.state_operations;
         self.current.state.operations = self.current.state.operations.saturating_add(1);
         if self.current.state.operations > limit {
@@ -121,14 +121,14 @@ impl Guest {
         if !self.current.state.touched.contains_key(&key) {
             let stored = self.current.state.store.read(&self.surroundings.name, &key).await;
             let stored = stored.map_err(|error| Error::Unavailable(error.to_string()))?;
-            let touched = Touched { stored, is_expected: false, write: None };
+            let touched = TouchedKey { stored, is_expected: false, write: None };
             self.current.state.touched.insert(key.clone(), touched);
         }
         self.current.state.touched.get_mut(&key).ok_or_else(|| Error::Unavailable("the key was not read".into()))
     }
 
     /// Whether one more key may be kept, where `touched` keeps nothing yet.
-    fn has_room(limit: u64, touched: &Touched) -> Result<(), Error> {
+    fn has_room(limit: u64, touched: &TouchedKey) -> Result<(), Error> {
         if touched.value().is_none() && touched.stored.value.is_none() && touched.stored.keys >= limit {
             return Err(Error::TooLarge(format!("the plugin keeps {} keys; it may keep {limit}", touched.stored.keys)));
         }
@@ -136,7 +136,7 @@ impl Guest {
     }
 }
 
-impl Host for Guest {
+impl Host for GuestState {
     async fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<Vec<u8>>, Error>> {
         self.output.spend(key.len())?;
         Ok(self.touch(key).await.map(|touched| {
@@ -188,15 +188,15 @@ mod tests {
 
     /// The size that an attempt would leave, which saw so much and writes these.
     fn step(kept: u64, room_bytes: Option<u64>, writes: &[(&str, Option<usize>, Option<usize>)]) -> Result<(), String> {
-        let mut buffer = Buffer::new(Arc::new(NoState));
+        let mut buffer = StateBuffer::new(Arc::new(NoState));
         for (key, before, after) in writes {
             let value = |size_bytes: usize| Bytes::from(vec![0; size_bytes]);
-            let stored = Stored { value: before.map(value), version: 1, keys: 1, size_bytes: kept, room_bytes };
+            let stored = StoredValue { value: before.map(value), version: 1, keys: 1, size_bytes: kept, room_bytes };
             let write = match after {
                 Some(size_bytes) => StateWrite::Set { value: value(*size_bytes), ttl_ms: None },
                 None => StateWrite::Delete,
             };
-            buffer.touched.insert((*key).into(), Touched { stored, is_expected: true, write: Some(write) });
+            buffer.touched.insert((*key).into(), TouchedKey { stored, is_expected: true, write: Some(write) });
         }
         buffer.into_step("hoarder", 1_000).map(drop)
     }

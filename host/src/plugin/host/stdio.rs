@@ -9,37 +9,37 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
-use super::Output;
+use super::AttemptOutput;
 
 /// The most bytes that are taken in one write.
 const WRITE_BYTES: usize = 64 * 1_024;
 
 /// One of the two streams.
 #[derive(Clone)]
-pub(super) struct Stream {
-    output: Arc<Output>,
-    write: fn(&Output, &[u8]),
+pub(super) struct GuestStream {
+    output: Arc<AttemptOutput>,
+    write: fn(&AttemptOutput, &[u8]),
 }
 
-impl Stream {
+impl GuestStream {
     /// Standard output.
-    pub(super) fn out(output: Arc<Output>) -> Self {
-        Self { output, write: Output::write_stdout }
+    pub(super) fn out(output: Arc<AttemptOutput>) -> Self {
+        Self { output, write: AttemptOutput::write_stdout }
     }
 
     /// Standard error.
-    pub(super) fn err(output: Arc<Output>) -> Self {
-        Self { output, write: Output::write_stderr }
+    pub(super) fn err(output: Arc<AttemptOutput>) -> Self {
+        Self { output, write: AttemptOutput::write_stderr }
     }
 }
 
-impl IsTerminal for Stream {
+impl IsTerminal for GuestStream {
     fn is_terminal(&self) -> bool {
         false
     }
 }
 
-impl StdoutStream for Stream {
+impl StdoutStream for GuestStream {
     fn p2_stream(&self) -> Box<dyn OutputStream> {
         Box::new(self.clone())
     }
@@ -50,12 +50,12 @@ impl StdoutStream for Stream {
 }
 
 #[async_trait::async_trait]
-impl Pollable for Stream {
+impl Pollable for GuestStream {
     async fn ready(&mut self) {}
 }
 
 #[async_trait::async_trait]
-impl OutputStream for Stream {
+impl OutputStream for GuestStream {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         self.output.spend(bytes.len()).map_err(|breach| StreamError::Trap(breach.into()))?;
         (self.write)(&self.output, &bytes);
@@ -72,7 +72,7 @@ impl OutputStream for Stream {
 }
 
 /// For versions of WASI whose streams are bytes of the host's; the same sink.
-impl AsyncWrite for Stream {
+impl AsyncWrite for GuestStream {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         self.output.spend(bytes.len()).map_err(std::io::Error::other)?;
         (self.write)(&self.output, bytes);

@@ -27,7 +27,7 @@ pub enum LoadError {
     Settings(#[from] crate::plugin::InvalidSettings),
     /// A secret that has no value.
     #[error("{0}")]
-    Secret(#[from] crate::plugin::NoSecret),
+    Secret(#[from] crate::plugin::SecretError),
     /// Neither a component nor a module.
     #[error("not WebAssembly: {0}")]
     NotWasm(String),

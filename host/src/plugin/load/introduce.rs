@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::super::instance::{self, Introduced, Prepared};
-use super::super::lanes::{Lane, Passage, QUICK_INTRODUCTION_MS};
-use super::super::limits::Breach;
-use super::super::routing::Pattern;
-use super::super::secrets::Secrets;
+use super::super::instance::{self, GuestIntroduction, PreparedComponent};
+use super::super::lanes::{CompilePassage, CompileTrack, QUICK_INTRODUCTION_MS};
+use super::super::limits::LimitBreach;
+use super::super::routing::TypePattern;
+use super::super::secrets::PluginSecrets;
 use super::super::{InvalidPattern, outcome};
-use super::{LoadError, Loader};
+use super::{LoadError, PluginLoader};
 use crate::clock;
 use crate::event::Event;
 
@@ -20,15 +20,15 @@ const TRIES: u32 = 3;
 const MAX_DESCRIPTION_CHARS: usize = 1_024;
 
 /// What is told of a plugin, by whoever tells it.
-pub(super) struct Described {
-    pub(super) patterns: Vec<Pattern>,
+pub(super) struct PluginDescription {
+    pub(super) patterns: Vec<TypePattern>,
     pub(super) version: Option<String>,
     pub(super) description: Option<String>,
 }
 
 /// What follows from an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
+enum IntroductionStep {
     /// It is the answer.
     Take,
     /// It came too late, and another one is asked for.
@@ -37,20 +37,20 @@ enum Next {
     Slower,
 }
 
-impl Loader {
+impl PluginLoader {
     /// Makes a first instance, which takes no time of anybody's attempts.
     pub(super) async fn introduce(
         &self,
         name: &str,
-        prepared: Arc<Prepared>,
-        passage: &mut Passage,
-    ) -> Result<Introduced, LoadError> {
+        prepared: Arc<PreparedComponent>,
+        passage: &mut CompilePassage,
+    ) -> Result<GuestIntroduction, LoadError> {
         let lanes = &self.machine.lanes;
         let event = first_event(name).ok_or(LoadError::Name)?;
         let all_ms = prepared.surroundings.limits.wall_ms;
         let mut tries = 1;
         let (answer, stderr) = loop {
-            let is_quick = passage.lane() == Lane::Quick && all_ms > QUICK_INTRODUCTION_MS;
+            let is_quick = passage.lane() == CompileTrack::Quick && all_ms > QUICK_INTRODUCTION_MS;
             let wall_ms = if is_quick { QUICK_INTRODUCTION_MS } else { all_ms };
             let turn = lanes.steps(passage).introductions.turn(passage.applicant()).await;
             let (tried, event) = (prepared.clone(), event.clone());
@@ -64,13 +64,13 @@ impl Loader {
             };
             drop(turn);
             match next(answer.as_ref().err(), is_quick, tries) {
-                Next::Take => break (answer, stderr),
-                Next::Again => tries += 1,
-                Next::Slower => lanes.slow_down(passage),
+                IntroductionStep::Take => break (answer, stderr),
+                IntroductionStep::Again => tries += 1,
+                IntroductionStep::Slower => lanes.slow_down(passage),
             }
         };
         answer.map_err(|error| {
-            let is_guests = error.is::<wasmtime::WasmBacktrace>() || error.is::<Breach>();
+            let is_guests = error.is::<wasmtime::WasmBacktrace>() || error.is::<LimitBreach>();
             let words =
                 if is_guests { outcome::classify(&error, stderr.as_deref()).message } else { format!("{error:#}") };
             LoadError::Trial(prepared.surroundings.secrets.hide_cut_end(&words))
@@ -78,12 +78,12 @@ impl Loader {
     }
 }
 
-fn next(error: Option<&wasmtime::Error>, is_quick: bool, tries: u32) -> Next {
-    let is_late = error.is_some_and(|error| matches!(error.downcast_ref(), Some(Breach::WallTime { .. })));
+fn next(error: Option<&wasmtime::Error>, is_quick: bool, tries: u32) -> IntroductionStep {
+    let is_late = error.is_some_and(|error| matches!(error.downcast_ref(), Some(LimitBreach::WallTime { .. })));
     match is_late {
-        true if is_quick => Next::Slower,
-        true if tries < TRIES => Next::Again,
-        _ => Next::Take,
+        true if is_quick => IntroductionStep::Slower,
+        true if tries < TRIES => IntroductionStep::Again,
+        _ => IntroductionStep::Take,
     }
 }
 
@@ -91,16 +91,16 @@ fn next(error: Option<&wasmtime::Error>, is_quick: bool, tries: u32) -> Next {
 /// The words are a guest's, which may know secrets by now.
 pub(super) fn described(
     name: &str,
-    set: Option<Vec<Pattern>>,
-    introduced: Introduced,
-    secrets: &Secrets,
-) -> Result<Described, LoadError> {
+    set: Option<Vec<TypePattern>>,
+    introduced: GuestIntroduction,
+    secrets: &PluginSecrets,
+) -> Result<PluginDescription, LoadError> {
     // With room for what is hidden, so that no value is cut in two before.
     let room = MAX_DESCRIPTION_CHARS.saturating_add(secrets.longest_bytes());
     let hidden = |text: &str| secrets.hide_cut_end(first_chars(text, room));
     let short = |text: &str| first_chars(&hidden(text), MAX_DESCRIPTION_CHARS).to_owned();
     // What is no type stands in the complaint, and is none either once something in it is hidden.
-    let parsed = |text: &String| text.parse().or_else(|_| hidden(text).parse::<Pattern>());
+    let parsed = |text: &String| text.parse().or_else(|_| hidden(text).parse::<TypePattern>());
     let invalid = |error: InvalidPattern| LoadError::Describe(error.to_string());
     let (said, version, description) = match introduced.manifest {
         None => (Vec::new(), None, None),
@@ -117,7 +117,7 @@ pub(super) fn described(
     };
     patterns.sort();
     patterns.dedup();
-    Ok(Described { patterns, version, description })
+    Ok(PluginDescription { patterns, version, description })
 }
 
 /// What a component that is asked to describe itself finds if it asks for the delivery in progress.
@@ -137,11 +137,11 @@ mod tests {
     #[test]
     fn secrets_are_in_nothing_that_a_plugin_says_of_itself() {
         let source = crate::plugin::SecretSource::Text("hunter2hunter2".into());
-        let secrets = Secrets::read(&[("a".to_owned(), source)].into()).unwrap();
+        let secrets = PluginSecrets::read(&[("a".to_owned(), source)].into()).unwrap();
         let says = |description: String, types: &[&str]| {
             let types = types.iter().map(|text| (*text).to_owned()).collect();
             let manifest = Manifest { name: "p".into(), version: "1-hunter2hunter2".into(), description, types };
-            described("p", None, Introduced { manifest: Some(manifest) }, &secrets)
+            described("p", None, GuestIntroduction { manifest: Some(manifest) }, &secrets)
         };
         let said = says(format!("{} hunter2hunter2", "x".repeat(MAX_DESCRIPTION_CHARS - 8)), &[]).unwrap();
         assert_eq!(said.version.as_deref(), Some("1-[secret a]"));
@@ -155,15 +155,15 @@ mod tests {
 
     #[test]
     fn a_first_instance_that_answers_too_late_is_tried_again_and_one_that_fails_is_not() {
-        let late = wasmtime::Error::from(Breach::WallTime { limit_ms: 1 });
+        let late = wasmtime::Error::from(LimitBreach::WallTime { limit_ms: 1 });
         let wrong = wasmtime::format_err!("it traps");
         for (error, is_quick, tries, expected) in [
-            (None, true, 1, Next::Take),
-            (Some(&wrong), true, 1, Next::Take),
-            (Some(&wrong), false, 1, Next::Take),
-            (Some(&late), true, 1, Next::Slower),
-            (Some(&late), false, 1, Next::Again),
-            (Some(&late), false, TRIES, Next::Take),
+            (None, true, 1, IntroductionStep::Take),
+            (Some(&wrong), true, 1, IntroductionStep::Take),
+            (Some(&wrong), false, 1, IntroductionStep::Take),
+            (Some(&late), true, 1, IntroductionStep::Slower),
+            (Some(&late), false, 1, IntroductionStep::Again),
+            (Some(&late), false, TRIES, IntroductionStep::Take),
         ] {
             assert_eq!(next(error, is_quick, tries), expected, "{error:?}, quick: {is_quick}, try {tries}");
         }

@@ -27,9 +27,9 @@ pub(super) fn of_key(text: &str, path: &[String]) -> Option<String> {
     found.map(|byte| of_byte(text, byte))
 }
 
-type Entry<'a, 'i> = (&'a Spanned<std::borrow::Cow<'i, str>>, &'a Spanned<DeValue<'i>>);
+type TableEntry<'a, 'i> = (&'a Spanned<std::borrow::Cow<'i, str>>, &'a Spanned<DeValue<'i>>);
 
-fn entry<'a, 'i>(table: &'a DeTable<'i>, name: &str) -> Option<Entry<'a, 'i>> {
+fn entry<'a, 'i>(table: &'a DeTable<'i>, name: &str) -> Option<TableEntry<'a, 'i>> {
     table.iter().find(|(key, _)| key.get_ref().as_ref() == name)
 }
 

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::Settings;
-use crate::plugin::Limits;
+use super::PluginSettings;
+use crate::plugin::AttemptLimits;
 
-impl Settings {
+impl PluginSettings {
     /// What these settings give, each as what it is and what it comes to, without the value of a secret. Empty if they give
     /// nothing beyond what every plugin has.
     pub fn summary(&self) -> Vec<(&'static str, String)> {
@@ -23,12 +23,12 @@ impl Settings {
 
     /// The limits that are not as for every plugin.
     fn raised(&self) -> Vec<String> {
-        let values = |limits: Limits| match serde_json::to_value(limits) {
+        let values = |limits: AttemptLimits| match serde_json::to_value(limits) {
             Ok(Value::Object(values)) => values,
             _ => serde_json::Map::new(),
         };
-        let usual = values(Limits::default());
-        let set = values(self.limits.over(Limits::default()));
+        let usual = values(AttemptLimits::default());
+        let set = values(self.limits.over(AttemptLimits::default()));
         let differs = |(key, value): &(String, Value)| usual.get(key) != Some(value);
         set.into_iter().filter(differs).map(|(key, value)| format!("{} = {value}", as_written(&key))).collect()
     }
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn everything_that_is_given_is_told_but_for_the_secrets_themselves() {
-        let settings = Settings::parse(
+        let settings = PluginSettings::parse(
             r#"
             secrets = { a = { file = "/home/me/key" }, b = { env = "CLOUD_TOKEN" }, c = "hunter2" }
             grants.http = ["http://10.0.0.7:8080", { url = "https://api.example.com", methods = ["POST"] }]
@@ -71,6 +71,6 @@ mod tests {
                 "limits: wall_ms = 60000",
             ]
         );
-        assert_eq!(Settings::parse("limits = { cpu_ms = 1000 }").unwrap().summary(), []);
+        assert_eq!(PluginSettings::parse("limits = { cpu_ms = 1000 }").unwrap().summary(), []);
     }
 }

@@ -7,8 +7,8 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::broker::Receipt;
-use crate::event::{Data, Event, EventId, Record, Timestamp};
-use crate::worker::leases::Held;
+use crate::event::{Event, EventData, EventId, EventRecord, Timestamp};
+use crate::worker::leases::HeldDeliveries;
 
 fn lane(name: &str) -> Lane {
     name.parse().unwrap()
@@ -17,23 +17,23 @@ fn lane(name: &str) -> Lane {
 fn delivery(name: &str) -> Delivery {
     let event = Event::new("a".parse().unwrap(), "/tests", Timestamp::from_unix_ms(0));
     let receipt = Receipt { event_id: event.id, lane: lane(name), entry: "1-1".into(), deliveries: 1 };
-    Delivery { record: Record::new(event), deliveries: 1, receipt }
+    Delivery { record: EventRecord::new(event), deliveries: 1, receipt }
 }
 
-fn push(queue: &Arc<Queue>, name: &str) {
-    let (held, delivery) = (Held::default(), delivery(name));
+fn push(queue: &Arc<ReadyQueue>, name: &str) {
+    let (held, delivery) = (HeldDeliveries::default(), delivery(name));
     let hold = held.hold(&delivery.receipt, Instant::now());
     queue.push(delivery, hold, TaskTracker::new().token());
 }
 
-fn queue(slots: usize) -> Arc<Queue> {
-    let queue = Arc::new(Queue::new(64, 2));
+fn queue(slots: usize) -> Arc<ReadyQueue> {
+    let queue = Arc::new(ReadyQueue::new(64, 2));
     queue.set_lanes(HashMap::from([(lane("a"), slots), (lane("b"), slots)]));
     queue
 }
 
 /// Whether the dispatcher is woken; a second look finds nothing.
-fn is_stirred(queue: &Queue) -> bool {
+fn is_stirred(queue: &ReadyQueue) -> bool {
     pin!(queue.stirred()).now_or_never().is_some()
 }
 
@@ -89,7 +89,7 @@ fn a_lane_of_which_nothing_can_be_settled_leaves_the_others_room() {
 #[test]
 fn what_was_lost_while_it_waited_is_not_begun() {
     let queue = queue(2);
-    let (held, lost) = (Held::default(), delivery("a"));
+    let (held, lost) = (HeldDeliveries::default(), delivery("a"));
     let hold = held.hold(&lost.receipt, Instant::now());
     hold.lost().cancel();
     queue.push(lost, hold, TaskTracker::new().token());
@@ -139,7 +139,7 @@ fn what_was_taken_over_tells_how_large_the_events_of_its_lane_are() {
     let asked = || queue.claim().unwrap().lanes.iter().find(|want| want.lane == lane("a")).unwrap().free;
     assert!(asked() > 500);
     let mut large = delivery("a");
-    Arc::make_mut(&mut large.record.event).data = Some(Data::text("1".repeat(256 * 1_024)));
+    Arc::make_mut(&mut large.record.event).data = Some(EventData::text("1".repeat(256 * 1_024)));
     queue.came(&large);
     assert_eq!(asked(), 2 + 64);
 }

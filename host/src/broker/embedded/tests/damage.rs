@@ -17,8 +17,8 @@ async fn closed_store(dir: &Path, events: usize) -> Vec<EventId> {
 }
 
 fn refusal(dir: &Path) -> String {
-    let refused = EmbeddedBroker::open(dir, options(), &Tasks::new()).map(drop).unwrap_err();
-    assert!(matches!(refused, OpenError::Database { .. }), "{refused}");
+    let refused = EmbeddedBroker::open(dir, options(), &TaskGroup::new()).map(drop).unwrap_err();
+    assert!(matches!(refused, EmbeddedOpenError::Database { .. }), "{refused}");
     refused.to_string()
 }
 
@@ -56,7 +56,7 @@ async fn flipped_bytes_are_said_and_never_handed_to_a_handler() {
         let out = fs::File::options().write(true).open(&file).unwrap();
         out.write_all_at(&[whole[place] ^ (1 << random.u8(..8))], place as u64).unwrap();
         drop(out);
-        let Ok(broker) = EmbeddedBroker::open(dir.path(), options(), &Tasks::new()) else {
+        let Ok(broker) = EmbeddedBroker::open(dir.path(), options(), &TaskGroup::new()) else {
             refused += 1;
             continue;
         };
@@ -89,10 +89,10 @@ async fn an_event_that_cannot_be_read_fails_with_its_bytes_kept_and_holds_up_nob
     assert_eq!(deliveries.iter().map(|it| it.record.event.id).collect::<Vec<_>>(), ids[2..]);
     for id in &ids[..2] {
         let found = broker.event(*id).await.unwrap().unwrap();
-        assert_eq!(found.state, State::Failed);
+        assert_eq!(found.state, EventState::Failed);
         let data = found.record.event.data.clone().unwrap();
         assert!(String::from_utf8_lossy(&data.bytes).contains("12345678901234567890.10"));
-        assert!(matches!(found.record.end.unwrap().failure, Some((Class::BadEntry, _))));
+        assert!(matches!(found.record.end.unwrap().failure, Some((FailureClass::BadEntry, _))));
     }
     let stats = broker.stats().await.unwrap();
     assert_eq!((stats.counters.failed, stats.depth.failed_kept, stats.depth.running), (2, 2, 1));
@@ -201,13 +201,13 @@ async fn what_was_not_synced_is_not_remembered() {
         broker.maintain().await.unwrap();
         fs::read(dir.path().join("lock")).unwrap()
     };
-    broker.append(vec![Append { start: Start::InMs(1), ..new_append("a") }]).await.unwrap();
+    broker.append(vec![AppendRequest { start: DeliveryStart::InMs(1), ..new_append("a") }]).await.unwrap();
     let synced = memory().await;
     let promoted = async { while broker.promote().await.unwrap().moved == 0 {} };
     tokio::time::timeout(Duration::from_secs(60), promoted).await.unwrap();
     assert_eq!(memory().await, synced);
     // Nothing was written, so nothing is synced.
-    broker.writer.run(Commit::Synced, |_| Ok(Ok(()))).await.unwrap();
+    broker.writer.run(CommitMode::Synced, |_| Ok(Ok(()))).await.unwrap();
     assert_eq!(memory().await, synced);
     broker.append(vec![new_append("a")]).await.unwrap();
     assert_ne!(memory().await, synced);
@@ -260,14 +260,15 @@ async fn what_a_log_holds_that_is_removed_in_use_is_saved() {
     let broker = open(dir.path());
     assert_eq!(broker.stats().await.unwrap().counters.data_losses, 0);
     for accepted in accepted {
-        assert_eq!(state_of(&broker, accepted.id).await, Some(State::Queued));
+        assert_eq!(state_of(&broker, accepted.id).await, Some(EventState::Queued));
     }
 }
 
 #[tokio::test]
 async fn a_directory_that_cannot_be_written_is_said() {
     // Not even the superuser makes directories there.
-    let refused = EmbeddedBroker::open(Path::new("/proc/self/store"), options(), &Tasks::new()).map(drop).unwrap_err();
-    assert!(matches!(refused, OpenError::Directory { .. }), "{refused}");
+    let refused =
+        EmbeddedBroker::open(Path::new("/proc/self/store"), options(), &TaskGroup::new()).map(drop).unwrap_err();
+    assert!(matches!(refused, EmbeddedOpenError::Directory { .. }), "{refused}");
     assert!(refused.to_string().contains("/proc/self/store"));
 }

@@ -13,16 +13,18 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 
 use super::*;
-use crate::broker::{Ending as EndedAs, LaneWant, Options};
-use crate::event::{AttemptRecord, DEFAULT_SOURCE, Data, Event, EventType, Idempotency, Record, Start, Timestamp};
-use crate::shutdown::Tasks;
+use crate::broker::{BrokerOptions, EndKind as EndedAs, LaneDemand};
+use crate::event::{
+    AttemptRecord, DEFAULT_SOURCE, DeliveryStart, Event, EventData, EventRecord, EventType, Idempotency, Timestamp,
+};
+use crate::shutdown::TaskGroup;
 
-pub(super) fn options() -> Options {
-    Options { consumer_name: "test".into(), ..Options::default() }
+pub(super) fn options() -> BrokerOptions {
+    BrokerOptions { consumer_name: "test".into(), ..BrokerOptions::default() }
 }
 
-pub(super) fn open_with(dir: &Path, options: Options) -> Arc<EmbeddedBroker> {
-    EmbeddedBroker::open(dir, options, &Tasks::new()).unwrap()
+pub(super) fn open_with(dir: &Path, options: BrokerOptions) -> Arc<EmbeddedBroker> {
+    EmbeddedBroker::open(dir, options, &TaskGroup::new()).unwrap()
 }
 
 pub(super) fn open(dir: &Path) -> Arc<EmbeddedBroker> {
@@ -36,21 +38,26 @@ pub(super) fn lane(name: &str) -> Lane {
 pub(super) fn new_event(event_type: &str) -> Event {
     Event {
         data_content_type: Some("application/json".into()),
-        data: Some(Data::text(r#"{"n":12345678901234567890.10}"#)),
+        data: Some(EventData::text(r#"{"n":12345678901234567890.10}"#)),
         ..Event::new(event_type.parse().unwrap(), DEFAULT_SOURCE, clock::now())
     }
 }
 
-pub(super) fn new_append(to: &str) -> Append {
-    Append { record: Record::new(new_event("t")), lane: lane(to), start: Start::Now, idempotency: None }
+pub(super) fn new_append(to: &str) -> AppendRequest {
+    AppendRequest {
+        record: EventRecord::new(new_event("t")),
+        lane: lane(to),
+        start: DeliveryStart::Now,
+        idempotency: None,
+    }
 }
 
-pub(super) fn want(to: &str, free: usize) -> Claim {
-    Claim { lanes: vec![LaneWant { lane: lane(to), free }], max: free }
+pub(super) fn want(to: &str, free: usize) -> ClaimRequest {
+    ClaimRequest { lanes: vec![LaneDemand { lane: lane(to), free }], max: free }
 }
 
 /// The settle of a delivery, with the record as a worker would write it.
-pub(super) fn settle_as(delivery: &Delivery, settlement: Settlement) -> Settle {
+pub(super) fn settle_as(delivery: &Delivery, settlement: Settlement) -> SettleRequest {
     let attempt = AttemptRecord {
         attempt: delivery.attempt(),
         replay: delivery.record.replays,
@@ -67,8 +74,8 @@ pub(super) fn settle_as(delivery: &Delivery, settlement: Settlement) -> Settle {
         log: Vec::new(),
         log_lines_dropped: 0,
     };
-    let result = Some(Data::binary(&b"\x00\xff"[..]));
-    Settle {
+    let result = Some(EventData::binary(&b"\x00\xff"[..]));
+    SettleRequest {
         receipt: delivery.receipt.clone(),
         record: delivery.record.clone().after(attempt, &settlement, clock::now(), result, Vec::new()),
         settlement,
@@ -79,10 +86,10 @@ pub(super) fn settle_as(delivery: &Delivery, settlement: Settlement) -> Settle {
 }
 
 pub(super) fn failed() -> Settlement {
-    Settlement::Failed { class: Class::Reject, reason: "no".into() }
+    Settlement::Failed { class: FailureClass::Reject, reason: "no".into() }
 }
 
-async fn state_of(broker: &EmbeddedBroker, id: EventId) -> Option<State> {
+async fn state_of(broker: &EmbeddedBroker, id: EventId) -> Option<EventState> {
     broker.event(id).await.unwrap().map(|found| found.state)
 }
 
@@ -112,21 +119,23 @@ async fn a_record_comes_back_as_it_went_in_from_every_state() {
         extensions: [("traceparent".to_owned(), "00-é".to_owned())].into(),
         cause: Some(EventId::new()),
         depth: 2,
-        data: Some(Data::binary(vec![0, 255, 10])),
+        data: Some(EventData::binary(vec![0, 255, 10])),
         ..new_event("a.b/c:d")
     };
-    for data in [None, Some(Data::text("")), Some(Data::binary(vec![])), event.data.clone(), new_event("t").data] {
+    for data in
+        [None, Some(EventData::text("")), Some(EventData::binary(vec![])), event.data.clone(), new_event("t").data]
+    {
         let event = Event { id: EventId::new(), data, ..event.clone() };
-        let append = Append { record: Record::new(event.clone()), ..new_append("a") };
+        let append = AppendRequest { record: EventRecord::new(event.clone()), ..new_append("a") };
         broker.append(vec![append]).await.unwrap();
         let found = broker.event(event.id).await.unwrap().unwrap();
-        assert_eq!((found.record, found.state), (Record::new(event.clone()), State::Queued));
+        assert_eq!((found.record, found.state), (EventRecord::new(event.clone()), EventState::Queued));
         let delivery = broker.claim(want("a", 1)).await.unwrap().remove(0);
         assert_eq!(*delivery.record.event, event);
         let settle = settle_as(&delivery, Settlement::Processed);
-        assert_eq!(broker.settle(vec![settle.clone()]).await, Ok(vec![Settled::Done]));
+        assert_eq!(broker.settle(vec![settle.clone()]).await, Ok(vec![SettleOutcome::Done]));
         let found = broker.event(event.id).await.unwrap().unwrap();
-        assert_eq!((found.record, found.state), (settle.record, State::Processed));
+        assert_eq!((found.record, found.state), (settle.record, EventState::Processed));
     }
 }
 
@@ -146,7 +155,7 @@ async fn what_a_dead_process_held_is_taken_over_at_once_and_its_receipts_are_wor
         }
         broker = open(dir.path());
         assert_eq!(broker.claim(want("a", 9)).await, Ok(vec![]));
-        assert_eq!(broker.settle(vec![settle_as(&held, Settlement::Processed)]).await, Ok(vec![Settled::Lost]));
+        assert_eq!(broker.settle(vec![settle_as(&held, Settlement::Processed)]).await, Ok(vec![SettleOutcome::Lost]));
         assert_eq!(broker.leases().renew(std::slice::from_ref(&held.receipt)).await.unwrap().len(), 1);
         let taken = broker.recover(9).await.unwrap();
         assert_eq!((taken.len(), taken[0].record.event.id, taken[0].deliveries), (1, id, deaths + 1));
@@ -158,8 +167,8 @@ async fn what_a_dead_process_held_is_taken_over_at_once_and_its_receipts_are_wor
 async fn a_directory_has_one_broker() {
     let dir = tempfile::tempdir().unwrap();
     let broker = open(dir.path());
-    let refused = EmbeddedBroker::open(dir.path(), options(), &Tasks::new()).map(drop).unwrap_err();
-    assert!(matches!(&refused, OpenError::InUse(path) if path == dir.path()), "{refused}");
+    let refused = EmbeddedBroker::open(dir.path(), options(), &TaskGroup::new()).map(drop).unwrap_err();
+    assert!(matches!(&refused, EmbeddedOpenError::InUse(path) if path == dir.path()), "{refused}");
     drop(broker);
     open(dir.path());
 }
@@ -167,13 +176,13 @@ async fn a_directory_has_one_broker() {
 #[tokio::test]
 async fn a_refused_request_costs_its_neighbors_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let broker = open_with(dir.path(), Options { max_waiting: 20, ..options() });
+    let broker = open_with(dir.path(), BrokerOptions { max_waiting: 20, ..options() });
     broker.limit_lanes([(lane("a"), 20)].into());
     let requests = (0..40).map(|index| {
         let broker = broker.clone();
         async move {
             let key = Some(Idempotency { key: [index % 10; 32], fingerprint: [index / 10; 32] });
-            broker.append(vec![new_append("a"), Append { idempotency: key, ..new_append("a") }]).await
+            broker.append(vec![new_append("a"), AppendRequest { idempotency: key, ..new_append("a") }]).await
         }
     });
     let answers = futures_util::future::join_all(requests).await;
@@ -274,7 +283,7 @@ async fn a_copy_made_while_events_come_in_opens_and_holds_what_was_accepted_befo
     assert_eq!(std::fs::read_dir(&copy).unwrap().count(), 1, "one file");
     let copy = open(&copy);
     for accepted in before {
-        assert_eq!(state_of(&copy, accepted.id).await, Some(State::Queued));
+        assert_eq!(state_of(&copy, accepted.id).await, Some(EventState::Queued));
     }
     let depth = copy.stats().await.unwrap().depth;
     assert_eq!(copy.claim(want("a", 100)).await.unwrap().len() as u64, depth.queued["a"]);

@@ -12,7 +12,7 @@ const FAR_MS: u64 = 3_600_000;
 const STEPS: usize = 300;
 
 #[derive(Clone, Debug, PartialEq)]
-enum Stand {
+enum ModelStanding {
     Queued,
     Running { receipt: Receipt, is_left: bool },
     DueNow,
@@ -22,50 +22,50 @@ enum Stand {
 }
 
 #[derive(Default)]
-struct Model {
-    events: BTreeMap<EventId, (Stand, Lane, Record)>,
+struct StoreModel {
+    events: BTreeMap<EventId, (ModelStanding, Lane, EventRecord)>,
     /// In the order of claiming.
     queues: BTreeMap<&'static str, VecDeque<EventId>>,
     keys: HashMap<u8, (u8, EventId)>,
     /// Settles that took effect last for their event, and receipts that are worth nothing.
-    done: HashMap<EventId, Settle>,
-    stale: Vec<Settle>,
+    done: HashMap<EventId, SettleRequest>,
+    stale: Vec<SettleRequest>,
     ended: [Vec<EventId>; 2],
-    counters: super::super::super::Counters,
+    counters: super::super::super::EventCounters,
 }
 
 fn name(lane: &Lane) -> &'static str {
     LANES.into_iter().find(|name| *name == lane.as_str()).unwrap()
 }
 
-impl Model {
+impl StoreModel {
     fn enqueue(&mut self, id: EventId) {
         let (stand, lane, _) = self.events.get_mut(&id).unwrap();
-        *stand = Stand::Queued;
+        *stand = ModelStanding::Queued;
         self.queues.entry(name(lane)).or_default().push_back(id);
     }
 
-    fn insert(&mut self, append: &Append) {
+    fn insert(&mut self, append: &AppendRequest) {
         let stand = match append.start {
-            Start::Now => Stand::Queued,
-            _ => Stand::DueLater,
+            DeliveryStart::Now => ModelStanding::Queued,
+            _ => ModelStanding::DueLater,
         };
         let id = append.record.event.id;
         self.events.insert(id, (stand.clone(), append.lane.clone(), append.record.clone()));
-        if stand == Stand::Queued {
+        if stand == ModelStanding::Queued {
             self.enqueue(id);
         }
     }
 
     fn running(&self) -> Vec<(EventId, Receipt, bool)> {
         let running = self.events.iter().filter_map(|(id, (stand, ..))| match stand {
-            Stand::Running { receipt, is_left } => Some((*id, receipt.clone(), *is_left)),
+            ModelStanding::Running { receipt, is_left } => Some((*id, receipt.clone(), *is_left)),
             _ => None,
         });
         running.collect()
     }
 
-    fn count(&self, wanted: impl Fn(&Stand) -> bool) -> u64 {
+    fn count(&self, wanted: impl Fn(&ModelStanding) -> bool) -> u64 {
         self.events.values().filter(|(stand, ..)| wanted(stand)).count() as u64
     }
 
@@ -73,31 +73,31 @@ impl Model {
     fn deliver(&mut self, delivery: &Delivery) {
         let (stand, lane, record) = self.events.get_mut(&delivery.record.event.id).unwrap();
         assert_eq!((&delivery.record, &delivery.receipt.lane), (&*record, &*lane));
-        *stand = Stand::Running { receipt: delivery.receipt.clone(), is_left: false };
+        *stand = ModelStanding::Running { receipt: delivery.receipt.clone(), is_left: false };
     }
 
-    fn settled(&mut self, settle: &Settle) {
+    fn settled(&mut self, settle: &SettleRequest) {
         let id = settle.receipt.event_id;
         let (stand, lane, record) = self.events.get_mut(&id).unwrap();
         *record = settle.record.clone();
         match &settle.settlement {
             Settlement::Processed => {
-                *stand = Stand::Processed;
+                *stand = ModelStanding::Processed;
                 self.ended[0].insert(0, id);
                 self.counters.processed += 1;
             }
             Settlement::Retry { delay_ms, .. } => {
-                *stand = if *delay_ms == 0 { Stand::DueNow } else { Stand::DueLater };
+                *stand = if *delay_ms == 0 { ModelStanding::DueNow } else { ModelStanding::DueLater };
                 *lane = settle.lane.clone();
                 self.counters.retried += 1;
             }
             Settlement::Deferred { delay_ms } => {
-                *stand = if *delay_ms == 0 { Stand::DueNow } else { Stand::DueLater };
+                *stand = if *delay_ms == 0 { ModelStanding::DueNow } else { ModelStanding::DueLater };
                 *lane = settle.lane.clone();
                 self.counters.deferred += 1;
             }
             Settlement::Failed { class, .. } => {
-                *stand = Stand::Failed;
+                *stand = ModelStanding::Failed;
                 self.ended[1].insert(0, id);
                 self.counters.failed += 1;
                 *self.counters.failed_by_class.entry(*class).or_default() += 1;
@@ -115,36 +115,36 @@ impl Model {
     }
 }
 
-struct Run {
+struct ModelRun {
     dir: tempfile::TempDir,
     broker: Option<Arc<EmbeddedBroker>>,
-    model: Model,
+    model: StoreModel,
     random: fastrand::Rng,
     leases_end_at_once: bool,
 }
 
-impl Run {
+impl ModelRun {
     fn broker(&self) -> Arc<EmbeddedBroker> {
         self.broker.clone().unwrap()
     }
 
     fn open(&mut self) {
         let lease_ms = if self.leases_end_at_once { 0 } else { FAR_MS };
-        self.broker = Some(open_with(self.dir.path(), Options { lease_ms, ..options() }));
+        self.broker = Some(open_with(self.dir.path(), BrokerOptions { lease_ms, ..options() }));
     }
 
     fn lane(&mut self) -> Lane {
         lane(LANES[self.random.usize(..LANES.len())])
     }
 
-    fn new_append(&mut self) -> Append {
-        let start = if self.random.u8(..5) == 0 { Start::InMs(FAR_MS) } else { Start::Now };
-        Append { lane: self.lane(), start, ..new_append("a") }
+    fn new_append(&mut self) -> AppendRequest {
+        let start = if self.random.u8(..5) == 0 { DeliveryStart::InMs(FAR_MS) } else { DeliveryStart::Now };
+        AppendRequest { lane: self.lane(), start, ..new_append("a") }
     }
 
     async fn append(&mut self) {
         let count = self.random.usize(1..4);
-        let mut events: Vec<Append> = (0..count).map(|_| self.new_append()).collect();
+        let mut events: Vec<AppendRequest> = (0..count).map(|_| self.new_append()).collect();
         if self.random.bool() {
             let (key, fingerprint) = (self.random.u8(..12), self.random.u8(..8) / 7);
             events[0].idempotency = Some(Idempotency { key: [key; 32], fingerprint: [fingerprint; 32] });
@@ -152,15 +152,15 @@ impl Run {
         let key = events[0].idempotency.as_ref().map(|it| (it.key[0], it.fingerprint[0]));
         let answer = self.broker().append(events.clone()).await;
         let known = key.and_then(|(key, _)| self.model.keys.get(&key).copied());
-        let mut expected: Vec<Accepted> =
-            events.iter().map(|it| Accepted { id: it.record.event.id, duplicate: false }).collect();
+        let mut expected: Vec<AcceptedEvent> =
+            events.iter().map(|it| AcceptedEvent { id: it.record.event.id, duplicate: false }).collect();
         match (known, key) {
             (Some((first, _)), Some((_, again))) if first != again => {
                 assert_eq!(answer, Err(Error::Conflict(vec![0])));
                 return;
             }
             (Some((_, id)), _) => {
-                expected[0] = Accepted { id, duplicate: true };
+                expected[0] = AcceptedEvent { id, duplicate: true };
                 self.model.counters.duplicates += 1;
             }
             (None, Some((key, fingerprint))) => {
@@ -177,14 +177,14 @@ impl Run {
     }
 
     async fn claim(&mut self) {
-        let mut lanes: Vec<LaneWant> = Vec::new();
+        let mut lanes: Vec<LaneDemand> = Vec::new();
         for name in LANES {
-            lanes.push(LaneWant { lane: lane(name), free: self.random.usize(..4) });
+            lanes.push(LaneDemand { lane: lane(name), free: self.random.usize(..4) });
         }
         self.random.shuffle(&mut lanes);
         let max = self.random.usize(..6);
-        let claimed = self.broker().claim(Claim { lanes: lanes.clone(), max }).await.unwrap();
-        let waiting = |want: &LaneWant| self.model.queues.get(name(&want.lane)).map_or(0, VecDeque::len);
+        let claimed = self.broker().claim(ClaimRequest { lanes: lanes.clone(), max }).await.unwrap();
+        let waiting = |want: &LaneDemand| self.model.queues.get(name(&want.lane)).map_or(0, VecDeque::len);
         let most: usize = lanes.iter().map(|want| want.free.min(waiting(want))).sum();
         assert_eq!(claimed.len(), most.min(max));
         for delivery in &claimed {
@@ -202,8 +202,8 @@ impl Run {
     fn settlement(&mut self) -> Settlement {
         match self.random.u8(..8) {
             0 | 1 => Settlement::Processed,
-            2 => Settlement::Retry { class: Class::Retry, delay_ms: 0 },
-            3 => Settlement::Retry { class: Class::Trap, delay_ms: FAR_MS },
+            2 => Settlement::Retry { class: FailureClass::Retry, delay_ms: 0 },
+            3 => Settlement::Retry { class: FailureClass::Trap, delay_ms: FAR_MS },
             4 | 5 => failed(),
             6 => Settlement::Deferred { delay_ms: 0 },
             _ => Settlement::Returned,
@@ -221,25 +221,29 @@ impl Run {
             if matches!(settle.settlement, Settlement::Processed) {
                 settle.publish = (0..self.random.usize(..3)).map(|_| self.new_append()).collect();
             }
-            batch.push((settle, if is_left { Settled::Lost } else { Settled::Done }));
+            batch.push((settle, if is_left { SettleOutcome::Lost } else { SettleOutcome::Done }));
         }
-        let mut asked: Vec<Settle> = batch.iter().map(|(settle, _)| settle.clone()).collect();
-        let mut expected: Vec<Settled> = batch.iter().map(|(_, expected)| *expected).collect();
+        let mut asked: Vec<SettleRequest> = batch.iter().map(|(settle, _)| settle.clone()).collect();
+        let mut expected: Vec<SettleOutcome> = batch.iter().map(|(_, expected)| *expected).collect();
         // The latest ones are the likeliest to meet their event while it runs.
         let latest = self.model.stale.len().saturating_sub(3);
         if let Some(stale) = self.random.choice(&self.model.stale[latest..]) {
             asked.push(stale.clone());
-            expected.push(Settled::Lost);
+            expected.push(SettleOutcome::Lost);
         }
         assert_eq!(self.broker().settle(asked).await, Ok(expected));
         for (settle, expected) in batch {
-            if expected == Settled::Done {
+            if expected == SettleOutcome::Done {
                 self.model.settled(&settle);
             }
         }
-        let done: Vec<&Settle> = self.model.done.values().collect();
+        let done: Vec<&SettleRequest> = self.model.done.values().collect();
         if let Some(again) = self.random.choice(&done) {
-            assert_eq!(self.broker().settle(vec![(*again).clone()]).await, Ok(vec![Settled::Done]), "a repetition");
+            assert_eq!(
+                self.broker().settle(vec![(*again).clone()]).await,
+                Ok(vec![SettleOutcome::Done]),
+                "a repetition"
+            );
         }
     }
 
@@ -255,7 +259,7 @@ impl Run {
             assert_eq!(delivery.deliveries, before.deliveries + 1);
             let lost = Delivery { receipt: before.clone(), ..delivery.clone() };
             let stale = settle_as(&lost, Settlement::Processed);
-            assert_eq!(self.broker().settle(vec![stale.clone()]).await, Ok(vec![Settled::Lost]));
+            assert_eq!(self.broker().settle(vec![stale.clone()]).await, Ok(vec![SettleOutcome::Lost]));
             self.model.stale.push(stale);
             self.model.deliver(&delivery);
             self.model.counters.recovered += 1;
@@ -264,7 +268,7 @@ impl Run {
 
     async fn promote(&mut self) {
         let due: Vec<EventId> =
-            self.model.events.iter().filter(|(_, it)| it.0 == Stand::DueNow).map(|(id, _)| *id).collect();
+            self.model.events.iter().filter(|(_, it)| it.0 == ModelStanding::DueNow).map(|(id, _)| *id).collect();
         let mut moved = 0;
         while moved < due.len() {
             moved += self.broker().promote().await.unwrap().moved;
@@ -289,17 +293,17 @@ impl Run {
         let to = self.lane();
         let answer = self.broker().replay(id, &to).await.unwrap();
         let (stand, lane, record) = self.model.events.get_mut(&id).unwrap();
-        if *stand != Stand::Failed {
-            assert!(matches!(answer, Replayed::NotFailed(_)));
+        if *stand != ModelStanding::Failed {
+            assert!(matches!(answer, ReplayOutcome::NotFailed(_)));
             return;
         }
-        assert_eq!(answer, Replayed::Done);
+        assert_eq!(answer, ReplayOutcome::Done);
         *lane = to;
         *record = record.clone().replayed();
         self.model.counters.replayed += 1;
         self.model.ended[1].retain(|failed| *failed != id);
         self.model.enqueue(id);
-        assert_eq!(self.broker().replay(EventId::new(), &lane_of("a")).await, Ok(Replayed::Unknown));
+        assert_eq!(self.broker().replay(EventId::new(), &lane_of("a")).await, Ok(ReplayOutcome::Unknown));
     }
 
     async fn reopen(&mut self) {
@@ -310,7 +314,7 @@ impl Run {
         drop(broker);
         self.open();
         for (stand, ..) in self.model.events.values_mut() {
-            if let Stand::Running { is_left, .. } = stand {
+            if let ModelStanding::Running { is_left, .. } = stand {
                 *is_left = true;
             }
         }
@@ -323,25 +327,28 @@ impl Run {
         for (id, (stand, _, record)) in &self.model.events {
             let found = broker.event(*id).await.unwrap().unwrap();
             let expected = match stand {
-                Stand::Queued => State::Queued,
-                Stand::Running { .. } => State::Running,
-                Stand::DueNow | Stand::DueLater if record.failures > 0 => State::Retrying,
-                Stand::DueNow | Stand::DueLater => State::Scheduled,
-                Stand::Processed => State::Processed,
-                Stand::Failed => State::Failed,
+                ModelStanding::Queued => EventState::Queued,
+                ModelStanding::Running { .. } => EventState::Running,
+                ModelStanding::DueNow | ModelStanding::DueLater if record.failures > 0 => EventState::Retrying,
+                ModelStanding::DueNow | ModelStanding::DueLater => EventState::Scheduled,
+                ModelStanding::Processed => EventState::Processed,
+                ModelStanding::Failed => EventState::Failed,
             };
             assert_eq!((&found.record, found.state), (record, expected));
-            assert_eq!(found.due.is_some(), matches!(stand, Stand::DueNow | Stand::DueLater));
+            assert_eq!(found.due.is_some(), matches!(stand, ModelStanding::DueNow | ModelStanding::DueLater));
         }
         let stats = broker.stats().await.unwrap();
         assert_eq!(stats.counters, self.model.counters);
         for (name, queue) in &self.model.queues {
             assert_eq!(stats.depth.queued[*name], queue.len() as u64);
         }
-        assert_eq!(stats.depth.running, self.model.count(|it| matches!(it, Stand::Running { .. })));
-        assert_eq!(stats.depth.scheduled, self.model.count(|it| matches!(it, Stand::DueNow | Stand::DueLater)));
-        assert_eq!(stats.depth.processed_kept, self.model.count(|it| *it == Stand::Processed));
-        assert_eq!(stats.depth.failed_kept, self.model.count(|it| *it == Stand::Failed));
+        assert_eq!(stats.depth.running, self.model.count(|it| matches!(it, ModelStanding::Running { .. })));
+        assert_eq!(
+            stats.depth.scheduled,
+            self.model.count(|it| matches!(it, ModelStanding::DueNow | ModelStanding::DueLater))
+        );
+        assert_eq!(stats.depth.processed_kept, self.model.count(|it| *it == ModelStanding::Processed));
+        assert_eq!(stats.depth.failed_kept, self.model.count(|it| *it == ModelStanding::Failed));
         for (ending, expected) in [EndedAs::Processed, EndedAs::Failed].into_iter().zip(&self.model.ended) {
             let page = broker.ended(EndedQuery { limit: 1_000, ..all(ending) }).await.unwrap();
             assert_eq!(&page.records.iter().map(|it| it.event.id).collect::<Vec<_>>(), expected);
@@ -363,10 +370,10 @@ async fn random_operations_do_what_the_model_says() {
     };
     for seed in seeds {
         eprintln!("MODEL_SEED={seed}");
-        let mut run = Run {
+        let mut run = ModelRun {
             dir: tempfile::tempdir().unwrap(),
             broker: None,
-            model: Model::default(),
+            model: StoreModel::default(),
             random: fastrand::Rng::with_seed(seed),
             leases_end_at_once: seed % 2 == 0,
         };

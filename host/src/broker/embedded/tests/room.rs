@@ -1,11 +1,11 @@
 //! Room: what happens when there is none, and that what has ended gives it back.
 
 use super::*;
-use crate::broker::Retention;
+use crate::broker::RetentionLimits;
 
 /// Lets the database grow by so many pages and no further, as a full disk would.
 async fn limit_pages(broker: &EmbeddedBroker, more: Option<i64>) {
-    let limited = broker.writer.run(Commit::Written, move |step| {
+    let limited = broker.writer.run(CommitMode::Written, move |step| {
         let pages: i64 = step.db.pragma_query_value(None, "page_count", |row| row.get(0))?;
         let limit = more.map_or(i64::from(u32::MAX) - 1, |more| pages + more);
         step.db.pragma_update_and_check(None, "max_page_count", limit, |row| row.get::<_, i64>(0))?;
@@ -49,7 +49,7 @@ async fn an_input_or_output_error_is_final_until_the_store_is_opened_again() {
     let dir = tempfile::tempdir().unwrap();
     let broker = open(dir.path());
     let kept = broker.append(vec![new_append("a")]).await.unwrap()[0].id;
-    let failing = broker.writer.run(Commit::Synced, |_| -> rusqlite::Result<Result<(), Error>> {
+    let failing = broker.writer.run(CommitMode::Synced, |_| -> rusqlite::Result<Result<(), Error>> {
         let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC);
         Err(rusqlite::Error::SqliteFailure(code, None))
     });
@@ -65,20 +65,24 @@ async fn an_input_or_output_error_is_final_until_the_store_is_opened_again() {
     drop(broker);
     let broker = open(dir.path());
     assert_eq!(broker.health().trouble, None);
-    assert_eq!(state_of(&broker, kept).await, Some(State::Queued));
+    assert_eq!(state_of(&broker, kept).await, Some(EventState::Queued));
     assert_eq!(state_of(&broker, caught).await.is_some(), neighbor.is_ok());
 }
 
 #[tokio::test]
 async fn processed_events_are_trimmed_by_number_and_age_and_nothing_else_is() {
     let dir = tempfile::tempdir().unwrap();
-    let retention =
-        Retention { processed_ms: u64::MAX, processed_max: 4, processed_max_bytes: u64::MAX, idempotency_ms: u64::MAX };
-    let broker = open_with(dir.path(), Options { retention, ..options() });
+    let retention = RetentionLimits {
+        processed_ms: u64::MAX,
+        processed_max: 4,
+        processed_max_bytes: u64::MAX,
+        idempotency_ms: u64::MAX,
+    };
+    let broker = open_with(dir.path(), BrokerOptions { retention, ..options() });
     let mut ids = Vec::new();
     for index in 0..12_u8 {
         let key = Some(Idempotency { key: [index; 32], fingerprint: [0; 32] });
-        ids.push(broker.append(vec![Append { idempotency: key, ..new_append("a") }]).await.unwrap()[0].id);
+        ids.push(broker.append(vec![AppendRequest { idempotency: key, ..new_append("a") }]).await.unwrap()[0].id);
         let delivery = broker.claim(want("a", 1)).await.unwrap().remove(0);
         let settlement = if index < 4 { failed() } else { Settlement::Processed };
         broker.settle(vec![settle_as(&delivery, settlement)]).await.unwrap();
@@ -96,8 +100,9 @@ async fn processed_events_are_trimmed_by_number_and_age_and_nothing_else_is() {
     assert_eq!(kept(&broker).await, [0, 1, 2, 3, 8, 9, 10, 11]);
     assert_eq!(broker.stats().await.unwrap().depth.processed_kept, 4);
     drop(broker);
-    let retention = Retention { processed_ms: 0, processed_max: 4, processed_max_bytes: u64::MAX, idempotency_ms: 0 };
-    let broker = open_with(dir.path(), Options { retention, ..options() });
+    let retention =
+        RetentionLimits { processed_ms: 0, processed_max: 4, processed_max_bytes: u64::MAX, idempotency_ms: 0 };
+    let broker = open_with(dir.path(), BrokerOptions { retention, ..options() });
     let trimmed = async {
         while broker.stats().await.unwrap().depth.processed_kept > 0 {
             broker.maintain().await.unwrap();
@@ -110,11 +115,12 @@ async fn processed_events_are_trimmed_by_number_and_age_and_nothing_else_is() {
 #[tokio::test]
 async fn the_space_of_ended_events_comes_back() {
     let dir = tempfile::tempdir().unwrap();
-    let retention = Retention { processed_ms: 0, processed_max: 0, processed_max_bytes: u64::MAX, idempotency_ms: 0 };
-    let broker = open_with(dir.path(), Options { retention, ..options() });
+    let retention =
+        RetentionLimits { processed_ms: 0, processed_max: 0, processed_max_bytes: u64::MAX, idempotency_ms: 0 };
+    let broker = open_with(dir.path(), BrokerOptions { retention, ..options() });
     let large = |_| {
         let mut append = new_append("a");
-        Arc::make_mut(&mut append.record.event).data = Some(Data::binary(vec![7; 20_000]));
+        Arc::make_mut(&mut append.record.event).data = Some(EventData::binary(vec![7; 20_000]));
         append
     };
     for _ in 0..10 {
@@ -125,7 +131,7 @@ async fn the_space_of_ended_events_comes_back() {
     let file = dir.path().join("eventstream.db");
     let full = std::fs::metadata(&file).unwrap().len();
     assert!(full > 500 * 20_000);
-    let broker = open_with(dir.path(), Options { retention, ..options() });
+    let broker = open_with(dir.path(), BrokerOptions { retention, ..options() });
     loop {
         let deliveries = broker.claim(want("a", 100)).await.unwrap();
         if deliveries.is_empty() {

@@ -5,14 +5,15 @@
 
 use std::fmt::{Display, Write};
 
-use crate::event::{DataKind, Event, Record};
+use crate::event::{DataKind, Event, EventRecord};
 
 /// About how long a header is.
 const USUAL_BYTES: usize = 384;
 
 /// The header of a record to which nothing has happened yet; `None` for any other.
-pub(super) fn of_new(record: &Record) -> Option<String> {
-    let Record { event, attempts_made: 0, failures: 0, replays: 0, deferrals: 0, attempts, end: None } = record else {
+pub(super) fn of_new(record: &EventRecord) -> Option<String> {
+    let EventRecord { event, attempts_made: 0, failures: 0, replays: 0, deferrals: 0, attempts, end: None } = record
+    else {
         return None;
     };
     if !attempts.is_empty() {
@@ -20,7 +21,7 @@ pub(super) fn of_new(record: &Record) -> Option<String> {
     }
     let Event { id, event_type, source, subject, time, .. } = &**event;
     let Event { data_content_type, data_schema, extensions, accepted, cause, depth, data, .. } = &**event;
-    let mut header = Header(String::with_capacity(USUAL_BYTES));
+    let mut header = RecordHeader(String::with_capacity(USUAL_BYTES));
     header.shown("{\"event\":{\"id\":\"", id);
     header.text("\",\"type\":", Some(event_type.as_str()));
     header.text(",\"source\":", Some(source));
@@ -59,9 +60,9 @@ pub(super) fn of_new(record: &Record) -> Option<String> {
     Some(header.0)
 }
 
-struct Header(String);
+struct RecordHeader(String);
 
-impl Header {
+impl RecordHeader {
     /// A text in quotes behind what stands before it; nothing if there is none.
     fn text(&mut self, before: &str, text: Option<&str>) {
         let Some(text) = text else { return };

@@ -4,12 +4,12 @@ mod spin;
 mod wasi_messaging;
 mod wasmcloud;
 
-pub use wasi_messaging::{Client, Message, RequestOptions};
+pub use wasi_messaging::{GuestMessage, MessagingClient, RequestOptions};
 
 use wasmtime::component::{HasSelf, Linker};
 
 use super::super::dialect;
-use super::Guest;
+use super::GuestState;
 use super::publisher::is_json;
 use super::wit::publisher::{Error, Host as _, NewEvent};
 use super::wit::types::EventData;
@@ -18,13 +18,13 @@ use super::wit::types::EventData;
 ///
 /// # Errors
 /// Never, unless two interfaces have one name.
-pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+pub(super) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     dialect::wasi_messaging::Messaging::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
     dialect::wasmcloud::Wasmcloud::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
     dialect::spin::Spin::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
 }
 
-impl Guest {
+impl GuestState {
     /// Publishes bytes that came without a word on whether they are text: they are if they can be, unless their content
     /// type says otherwise.
     fn publish_bytes(&mut self, bytes: Vec<u8>, new: NewEvent) -> wasmtime::Result<Result<String, Error>> {

@@ -2,11 +2,11 @@
 
 use super::super::super::dialect::spin::fermyon::{spin::redis_types, spin2_0_0::variables};
 use super::super::publisher::short;
-use super::Guest;
+use super::GuestState;
 
-impl redis_types::Host for Guest {}
+impl redis_types::Host for GuestState {}
 
-impl variables::Host for Guest {
+impl variables::Host for GuestState {
     fn get(&mut self, name: String) -> wasmtime::Result<Result<String, variables::Error>> {
         self.output.spend(name.len())?;
         let value = self.surroundings.config.get(&name).cloned();

@@ -7,22 +7,22 @@ use wasmtime::component::Resource;
 
 use super::super::super::dialect::wasi_messaging::wasi::messaging::types::{self, Error as MessagingError};
 use super::super::super::dialect::wasi_messaging::wasi::messaging::{producer, request_reply};
-use super::{Error, Guest, NewEvent, new_event, words};
+use super::{Error, GuestState, NewEvent, new_event, words};
 
 /// What `connect` gives.
 #[derive(Debug)]
-pub struct Client;
+pub struct MessagingClient;
 
 /// A message on its way to a handler, or made by one.
 #[derive(Debug, Default)]
-pub struct Message {
+pub struct GuestMessage {
     pub(in crate::plugin) topic: Option<String>,
     pub(in crate::plugin) content_type: Option<String>,
     pub(in crate::plugin) data: Vec<u8>,
     pub(in crate::plugin) metadata: Option<Vec<(String, String)>>,
 }
 
-impl Message {
+impl GuestMessage {
     /// What it holds.
     pub(in super::super) fn size_bytes(&self) -> usize {
         let pairs = self.metadata.iter().flatten();
@@ -39,83 +39,83 @@ pub struct RequestOptions;
 /// Attributes that the host gives to every event, whatever a message says of them.
 const GIVEN: [&str; 5] = ["ce-specversion", "ce-id", "ce-source", "ce-type", "ce-time"];
 
-impl Guest {
+impl GuestState {
     /// Hands a message to the guest.
     ///
     /// # Errors
     /// The guest holds too many handles.
-    pub(in crate::plugin) fn message(&mut self, message: Message) -> wasmtime::Result<Resource<Message>> {
+    pub(in crate::plugin) fn message(&mut self, message: GuestMessage) -> wasmtime::Result<Resource<GuestMessage>> {
         Ok(self.table.push(message)?)
     }
 }
 
-impl types::Host for Guest {}
+impl types::Host for GuestState {}
 
-impl types::HostClient for Guest {
-    fn connect(&mut self, name: String) -> wasmtime::Result<Result<Resource<Client>, MessagingError>> {
+impl types::HostClient for GuestState {
+    fn connect(&mut self, name: String) -> wasmtime::Result<Result<Resource<MessagingClient>, MessagingError>> {
         self.output.spend(name.len())?;
-        Ok(Ok(self.table.push(Client)?))
+        Ok(Ok(self.table.push(MessagingClient)?))
     }
 
-    fn disconnect(&mut self, _client: Resource<Client>) -> wasmtime::Result<Result<(), MessagingError>> {
+    fn disconnect(&mut self, _client: Resource<MessagingClient>) -> wasmtime::Result<Result<(), MessagingError>> {
         Ok(Ok(()))
     }
 
-    fn drop(&mut self, client: Resource<Client>) -> wasmtime::Result<()> {
+    fn drop(&mut self, client: Resource<MessagingClient>) -> wasmtime::Result<()> {
         self.table.delete(client)?;
         Ok(())
     }
 }
 
-impl types::HostMessage for Guest {
-    fn new(&mut self, data: Vec<u8>) -> wasmtime::Result<Resource<Message>> {
+impl types::HostMessage for GuestState {
+    fn new(&mut self, data: Vec<u8>) -> wasmtime::Result<Resource<GuestMessage>> {
         self.output.spend(data.len())?;
-        self.message(Message { data, ..Message::default() })
+        self.message(GuestMessage { data, ..GuestMessage::default() })
     }
 
-    fn topic(&mut self, message: Resource<Message>) -> wasmtime::Result<Option<String>> {
+    fn topic(&mut self, message: Resource<GuestMessage>) -> wasmtime::Result<Option<String>> {
         Ok(self.table.get(&message)?.topic.clone())
     }
 
-    fn content_type(&mut self, message: Resource<Message>) -> wasmtime::Result<Option<String>> {
+    fn content_type(&mut self, message: Resource<GuestMessage>) -> wasmtime::Result<Option<String>> {
         Ok(self.table.get(&message)?.content_type.clone())
     }
 
-    fn set_content_type(&mut self, message: Resource<Message>, content_type: String) -> wasmtime::Result<()> {
+    fn set_content_type(&mut self, message: Resource<GuestMessage>, content_type: String) -> wasmtime::Result<()> {
         self.output.spend(content_type.len())?;
         self.table.get_mut(&message)?.content_type = Some(content_type);
         Ok(())
     }
 
-    fn data(&mut self, message: Resource<Message>) -> wasmtime::Result<Vec<u8>> {
+    fn data(&mut self, message: Resource<GuestMessage>) -> wasmtime::Result<Vec<u8>> {
         Ok(self.table.get(&message)?.data.clone())
     }
 
-    fn set_data(&mut self, message: Resource<Message>, data: Vec<u8>) -> wasmtime::Result<()> {
+    fn set_data(&mut self, message: Resource<GuestMessage>, data: Vec<u8>) -> wasmtime::Result<()> {
         self.output.spend(data.len())?;
         self.table.get_mut(&message)?.data = data;
         Ok(())
     }
 
-    fn metadata(&mut self, message: Resource<Message>) -> wasmtime::Result<Option<Vec<(String, String)>>> {
+    fn metadata(&mut self, message: Resource<GuestMessage>) -> wasmtime::Result<Option<Vec<(String, String)>>> {
         Ok(self.table.get(&message)?.metadata.clone())
     }
 
-    fn add_metadata(&mut self, message: Resource<Message>, key: String, value: String) -> wasmtime::Result<()> {
+    fn add_metadata(&mut self, message: Resource<GuestMessage>, key: String, value: String) -> wasmtime::Result<()> {
         // What a pair costs beside its text, so that empty ones are not free.
         self.output.spend(size_of::<(String, String)>() + key.len() + value.len())?;
         self.table.get_mut(&message)?.metadata.get_or_insert_default().push((key, value));
         Ok(())
     }
 
-    fn set_metadata(&mut self, message: Resource<Message>, meta: Vec<(String, String)>) -> wasmtime::Result<()> {
+    fn set_metadata(&mut self, message: Resource<GuestMessage>, meta: Vec<(String, String)>) -> wasmtime::Result<()> {
         let pairs = meta.iter().map(|(key, value)| size_of::<(String, String)>() + key.len() + value.len());
         self.output.spend(pairs.sum())?;
         self.table.get_mut(&message)?.metadata = Some(meta);
         Ok(())
     }
 
-    fn remove_metadata(&mut self, message: Resource<Message>, key: String) -> wasmtime::Result<()> {
+    fn remove_metadata(&mut self, message: Resource<GuestMessage>, key: String) -> wasmtime::Result<()> {
         self.output.spend(key.len())?;
         if let Some(metadata) = &mut self.table.get_mut(&message)?.metadata {
             metadata.retain(|(name, _)| *name != key);
@@ -123,18 +123,18 @@ impl types::HostMessage for Guest {
         Ok(())
     }
 
-    fn drop(&mut self, message: Resource<Message>) -> wasmtime::Result<()> {
+    fn drop(&mut self, message: Resource<GuestMessage>) -> wasmtime::Result<()> {
         self.table.delete(message)?;
         Ok(())
     }
 }
 
-impl producer::Host for Guest {
+impl producer::Host for GuestState {
     fn send(
         &mut self,
-        _client: Resource<Client>,
+        _client: Resource<MessagingClient>,
         topic: String,
-        message: Resource<Message>,
+        message: Resource<GuestMessage>,
     ) -> wasmtime::Result<Result<(), MessagingError>> {
         let message = self.table.delete(message)?;
         let new = to_event(topic, message.content_type, message.metadata.unwrap_or_default());
@@ -145,14 +145,14 @@ impl producer::Host for Guest {
     }
 }
 
-impl request_reply::Host for Guest {
+impl request_reply::Host for GuestState {
     fn request(
         &mut self,
-        _client: Resource<Client>,
+        _client: Resource<MessagingClient>,
         topic: String,
-        _message: Resource<Message>,
+        _message: Resource<GuestMessage>,
         _options: Option<Resource<RequestOptions>>,
-    ) -> wasmtime::Result<Result<Vec<Resource<Message>>, MessagingError>> {
+    ) -> wasmtime::Result<Result<Vec<Resource<GuestMessage>>, MessagingError>> {
         self.output.spend(topic.len())?;
         let words = "request is not offered: what a handler sends is sent when it has ended; use producer.send";
         Ok(Err(MessagingError::Other(words.into())))
@@ -160,8 +160,8 @@ impl request_reply::Host for Guest {
 
     fn reply(
         &mut self,
-        _reply_to: Resource<Message>,
-        message: Resource<Message>,
+        _reply_to: Resource<GuestMessage>,
+        message: Resource<GuestMessage>,
     ) -> wasmtime::Result<Result<(), MessagingError>> {
         self.table.delete(message)?;
         let words = "reply is not offered: nobody waits for replies to an event";
@@ -170,7 +170,7 @@ impl request_reply::Host for Guest {
     }
 }
 
-impl request_reply::HostRequestOptions for Guest {
+impl request_reply::HostRequestOptions for GuestState {
     fn new(&mut self) -> wasmtime::Result<Resource<RequestOptions>> {
         Ok(self.table.push(RequestOptions)?)
     }

@@ -2,11 +2,11 @@
 
 use super::super::super::dialect::wasmcloud::wasmcloud::messaging::consumer::{self, BrokerMessage};
 use super::super::super::dialect::wasmcloud::wasmcloud::messaging::types;
-use super::{Guest, new_event, words};
+use super::{GuestState, new_event, words};
 
-impl types::Host for Guest {}
+impl types::Host for GuestState {}
 
-impl consumer::Host for Guest {
+impl consumer::Host for GuestState {
     fn request(
         &mut self,
         subject: String,

@@ -13,36 +13,36 @@ use wasmtime_wasi_http::{Error, WasiBody};
 /// The body of a request with at most `limit_bytes`; more breaks the request off.
 pub(super) fn outgoing(body: WasiBody, limit_bytes: u64) -> WasiBody {
     let too_large = move || Error::HttpRequestBodySize(Some(limit_bytes));
-    Bounded { body: Box::pin(body), left_bytes: limit_bytes, too_large, patience: None }.boxed_unsync()
+    BoundedBody { body: Box::pin(body), left_bytes: limit_bytes, too_large, patience: None }.boxed_unsync()
 }
 
 /// The body of a response with at most `limit_bytes`, to be read to its end before `deadline` and without a pause of
 /// more than `pause`.
 pub(super) fn incoming(body: Incoming, limit_bytes: u64, deadline: Instant, pause: Option<Duration>) -> WasiBody {
     let too_large = move || Error::HttpResponseBodySize(Some(limit_bytes));
-    let patience = Patience { deadline, pause, sleep: Box::pin(tokio::time::sleep_until(next(deadline, pause))) };
+    let patience = BodyTimeout { deadline, pause, sleep: Box::pin(tokio::time::sleep_until(next(deadline, pause))) };
     let body = Box::pin(body.map_err(|_| Error::HttpResponseIncomplete));
-    Bounded { body, left_bytes: limit_bytes, too_large, patience: Some(patience) }.boxed_unsync()
+    BoundedBody { body, left_bytes: limit_bytes, too_large, patience: Some(patience) }.boxed_unsync()
 }
 
 fn next(deadline: Instant, pause: Option<Duration>) -> tokio::time::Instant {
     pause.and_then(|pause| Instant::now().checked_add(pause)).map_or(deadline, |pause| pause.min(deadline)).into()
 }
 
-struct Patience {
+struct BodyTimeout {
     deadline: Instant,
     pause: Option<Duration>,
     sleep: Pin<Box<Sleep>>,
 }
 
-struct Bounded<B, F> {
+struct BoundedBody<B, F> {
     body: Pin<Box<B>>,
     left_bytes: u64,
     too_large: F,
-    patience: Option<Patience>,
+    patience: Option<BodyTimeout>,
 }
 
-impl<B, F> Body for Bounded<B, F>
+impl<B, F> Body for BoundedBody<B, F>
 where
     B: Body<Data = Bytes, Error = Error>,
     F: Fn() -> Error + Unpin,
@@ -56,7 +56,7 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
         let Poll::Ready(frame) = this.body.as_mut().poll_frame(context) else {
-            let is_over = |patience: &mut Patience| patience.sleep.as_mut().poll(context).is_ready();
+            let is_over = |patience: &mut BodyTimeout| patience.sleep.as_mut().poll(context).is_ready();
             return match this.patience.as_mut().is_some_and(is_over) {
                 true => Poll::Ready(Some(Err(Error::HttpResponseTimeout))),
                 false => Poll::Pending,

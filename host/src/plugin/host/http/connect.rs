@@ -17,16 +17,16 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, crypto};
 use tower::Service;
 
-use super::grants::{Host, HttpGrants, Place, Scheme};
-use super::quota::{Held, Quota};
-use super::resolve::{self, Resolve, Unresolved};
+use super::grants::{GrantHost, GrantOrigin, HttpGrants, UrlScheme};
+use super::quota::{ConnectionHold, ConnectionQuota};
+use super::resolve::{self, AddressResolver, ResolveError};
 
 /// The roots that certificates are checked against: those of this system and those that browsers trust. Read when the
 /// first plugin asks for `https`, then shared.
 #[derive(Debug, Default)]
-pub(in super::super::super) struct Roots(OnceLock<Option<Arc<ClientConfig>>>);
+pub(in super::super::super) struct TrustRoots(OnceLock<Option<Arc<ClientConfig>>>);
 
-impl Roots {
+impl TrustRoots {
     fn config(&self) -> Option<Arc<ClientConfig>> {
         let read = || {
             let mut roots = RootCertStore::empty();
@@ -43,7 +43,7 @@ impl Roots {
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NoConnection {
+pub(super) enum ConnectError {
     #[error("the name has no address")]
     Unresolved,
     #[error("too many lookups are under way")]
@@ -62,7 +62,7 @@ pub(super) enum NoConnection {
     Certificate(rustls::CertificateError),
 }
 
-impl NoConnection {
+impl ConnectError {
     fn of_tls(error: io::Error) -> Self {
         match error.get_ref().and_then(|error| error.downcast_ref()) {
             Some(rustls::Error::InvalidCertificate(why)) => Self::Certificate(why.clone()),
@@ -73,47 +73,47 @@ impl NoConnection {
 
 /// Makes the connections of one plugin.
 #[derive(Clone, Debug)]
-pub(super) struct Connector {
+pub(super) struct HttpConnector {
     pub(super) grants: Arc<HttpGrants>,
-    pub(super) resolver: Arc<dyn Resolve>,
-    pub(super) roots: Arc<Roots>,
-    pub(super) quota: Arc<Quota>,
+    pub(super) resolver: Arc<dyn AddressResolver>,
+    pub(super) roots: Arc<TrustRoots>,
+    pub(super) quota: Arc<ConnectionQuota>,
     /// Where this server itself listens.
     pub(super) own: Arc<[SocketAddr]>,
 }
 
-impl Connector {
-    async fn connect(self, uri: Uri) -> Result<Stream, NoConnection> {
-        let place = Place::of(&uri).ok_or(NoConnection::Unresolved)?;
+impl HttpConnector {
+    async fn connect(self, uri: Uri) -> Result<HttpStream, ConnectError> {
+        let place = GrantOrigin::of(&uri).ok_or(ConnectError::Unresolved)?;
         let addresses = match resolve::allowed(&*self.resolver, &self.grants, &place).await {
             Ok(addresses) => addresses,
-            Err(Unresolved::Unknown) => return Err(NoConnection::Unresolved),
-            Err(Unresolved::TooMany) => return Err(NoConnection::TooManyLookups),
-            Err(Unresolved::Prohibited(address)) => return Err(NoConnection::Prohibited(address)),
+            Err(ResolveError::Unknown) => return Err(ConnectError::Unresolved),
+            Err(ResolveError::TooMany) => return Err(ConnectError::TooManyLookups),
+            Err(ResolveError::Prohibited(address)) => return Err(ConnectError::Prohibited(address)),
         };
-        let held = self.quota.connection().await.ok_or(NoConnection::TooMany)?;
-        let tcp = dial(&addresses).await.map_err(NoConnection::Dial)?;
+        let held = self.quota.connection().await.ok_or(ConnectError::TooMany)?;
+        let tcp = dial(&addresses).await.map_err(ConnectError::Dial)?;
         // Looked at when it is connected, since only then it is known where it leads, however the place was written.
-        let ends = tcp.peer_addr().and_then(|peer| Ok((tcp.local_addr()?, peer))).map_err(NoConnection::Dial)?;
+        let ends = tcp.peer_addr().and_then(|peer| Ok((tcp.local_addr()?, peer))).map_err(ConnectError::Dial)?;
         if self.own.iter().any(|listener| leads_to(*listener, ends)) {
-            return Err(NoConnection::Own);
+            return Err(ConnectError::Own);
         }
         // Requests are small and waited for.
         let _ = tcp.set_nodelay(true);
-        if place.scheme == Scheme::Http {
-            return Ok(Stream { stream: Box::new(tcp), _held: held });
+        if place.scheme == UrlScheme::Http {
+            return Ok(HttpStream { stream: Box::new(tcp), _held: held });
         }
         let server = match place.host {
-            Host::Address(address) => ServerName::from(address),
-            Host::Name(name) | Host::Below(name) => {
-                ServerName::try_from(name).map_err(|error| NoConnection::Tls(io::Error::other(error)))?
+            GrantHost::Address(address) => ServerName::from(address),
+            GrantHost::Name(name) | GrantHost::Below(name) => {
+                ServerName::try_from(name).map_err(|error| ConnectError::Tls(io::Error::other(error)))?
             }
         };
         let roots = self.roots.clone();
         let config = tokio::task::spawn_blocking(move || roots.config()).await.ok().flatten();
-        let config = config.ok_or_else(|| NoConnection::Tls(io::Error::other("no encryption on this system")))?;
-        let tls = TlsConnector::from(config).connect(server, tcp).await.map_err(NoConnection::of_tls)?;
-        Ok(Stream { stream: Box::new(tls), _held: held })
+        let config = config.ok_or_else(|| ConnectError::Tls(io::Error::other("no encryption on this system")))?;
+        let tls = TlsConnector::from(config).connect(server, tcp).await.map_err(ConnectError::of_tls)?;
+        Ok(HttpStream { stream: Box::new(tls), _held: held })
     }
 }
 
@@ -137,12 +137,12 @@ async fn dial(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     Err(failed)
 }
 
-impl Service<Uri> for Connector {
-    type Response = TokioIo<Stream>;
-    type Error = NoConnection;
-    type Future = BoxFuture<'static, Result<Self::Response, NoConnection>>;
+impl Service<Uri> for HttpConnector {
+    type Response = TokioIo<HttpStream>;
+    type Error = ConnectError;
+    type Future = BoxFuture<'static, Result<Self::Response, ConnectError>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), NoConnection>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
         Poll::Ready(Ok(()))
     }
 
@@ -152,30 +152,30 @@ impl Service<Uri> for Connector {
     }
 }
 
-trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+trait DuplexStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> DuplexStream for T {}
 
 /// A connection, encrypted or not.
-pub(super) struct Stream {
-    stream: Box<dyn Duplex>,
+pub(super) struct HttpStream {
+    stream: Box<dyn DuplexStream>,
     /// Given back when it is closed.
-    _held: Held,
+    _held: ConnectionHold,
 }
 
-impl Connection for Stream {
+impl Connection for HttpStream {
     fn connected(&self) -> Connected {
         Connected::new()
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for HttpStream {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, to)
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for HttpStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }

@@ -9,7 +9,7 @@ use wasmtime_wasi_http::p2::bindings::http::types::{
     Fields, HeaderError, HostFields, HostOutgoingRequest, Method, OutgoingRequest, Scheme,
 };
 
-use super::Guest;
+use super::GuestState;
 
 /// The interface under the name by which the implementation adds it; a test notices if it is another one.
 const TYPES: &str = "wasi:http/types@0.2.12";
@@ -18,7 +18,7 @@ const MAX_WORD_BYTES: usize = 64;
 /// The longest authority, and the longest path with its query: what servers take at most.
 const MAX_TARGET_BYTES: usize = 8 * 1_024;
 
-type Store<'a> = StoreContextMut<'a, Guest>;
+type Store<'a> = StoreContextMut<'a, GuestState>;
 type Request = Resource<OutgoingRequest>;
 type Pair = (String, Vec<u8>);
 
@@ -26,7 +26,7 @@ type Pair = (String, Vec<u8>);
 ///
 /// # Errors
 /// Never.
-pub(super) fn shadow(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+pub(super) fn shadow(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     let mut types = linker.instance(TYPES)?;
     types.func_wrap(
@@ -90,7 +90,7 @@ pub(super) fn shadow(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-impl Guest {
+impl GuestState {
     /// Counts what is kept of a text, if it is not too long to be kept.
     fn takes(&self, size_bytes: usize, most_bytes: usize) -> wasmtime::Result<bool> {
         if size_bytes > most_bytes {

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use hyper::{Method, Uri};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 
-use crate::secret::ShownUrl;
+use crate::secret::RedactedUrl;
 
 const MAX_NAME_CHARS: usize = 253;
 const MAX_LABEL_CHARS: usize = 63;
@@ -24,27 +24,27 @@ pub struct HttpGrants(Vec<HttpGrant>);
 /// Leave to send requests to one host, or to all below a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpGrant {
-    place: Place,
+    place: GrantOrigin,
     methods: Option<Vec<Method>>,
     idempotency_key: bool,
 }
 
 /// Where requests go: `https://api.example.com:8443`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) scheme: Scheme,
-    pub(super) host: Host,
+pub(super) struct GrantOrigin {
+    pub(super) scheme: UrlScheme,
+    pub(super) host: GrantHost,
     pub(super) port: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scheme {
+pub(super) enum UrlScheme {
     Http,
     Https,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Host {
+pub(super) enum GrantHost {
     Address(IpAddr),
     /// Lower-case, without a dot at the end.
     Name(String),
@@ -54,7 +54,7 @@ pub(super) enum Host {
 
 /// Why a request is not granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lacking {
+pub(super) enum MissingGrant {
     /// No grant has its scheme, host and port.
     Place,
     /// One has, for other methods.
@@ -73,11 +73,11 @@ impl HttpGrants {
     }
 
     /// The grant under which a request may be sent.
-    pub(super) fn find(&self, place: &Place, method: &Method) -> Result<&HttpGrant, Lacking> {
-        let mut lacking = Lacking::Place;
+    pub(super) fn find(&self, place: &GrantOrigin, method: &Method) -> Result<&HttpGrant, MissingGrant> {
+        let mut lacking = MissingGrant::Place;
         for grant in self.0.iter().filter(|grant| grant.place.covers(place)) {
             match &grant.methods {
-                Some(methods) if !methods.contains(method) => lacking = Lacking::Method,
+                Some(methods) if !methods.contains(method) => lacking = MissingGrant::Method,
                 _ => return Ok(grant),
             }
         }
@@ -85,19 +85,19 @@ impl HttpGrants {
     }
 
     /// Whether a place was written down by the operator as it is, and not a domain that it lies below.
-    pub(super) fn names(&self, place: &Place) -> bool {
+    pub(super) fn names(&self, place: &GrantOrigin) -> bool {
         self.0.iter().any(|grant| grant.place == *place)
     }
 
     /// How many places were written down as they are.
     pub(super) fn named(&self) -> usize {
-        self.0.iter().filter(|grant| !matches!(grant.place.host, Host::Below(_))).count()
+        self.0.iter().filter(|grant| !matches!(grant.place.host, GrantHost::Below(_))).count()
     }
 
     /// Whether an address was written down by the operator, for the scheme and port of this place.
-    pub(super) fn names_address(&self, address: IpAddr, place: &Place) -> bool {
+    pub(super) fn names_address(&self, address: IpAddr, place: &GrantOrigin) -> bool {
         self.0.iter().any(|grant| {
-            grant.place.host == Host::Address(address)
+            grant.place.host == GrantHost::Address(address)
                 && (grant.place.scheme, grant.place.port) == (place.scheme, place.port)
         })
     }
@@ -125,30 +125,30 @@ impl fmt::Display for HttpGrant {
     }
 }
 
-impl Place {
+impl GrantOrigin {
     /// Where a request goes; `None` if that is nowhere a grant can name.
     pub(super) fn of(uri: &Uri) -> Option<Self> {
         let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
-        let scheme = Scheme::named(uri.scheme_str()?)?;
+        let scheme = UrlScheme::named(uri.scheme_str()?)?;
         let port = match authority.as_str().strip_prefix(authority.host()) {
             Some("") => scheme.default_port(),
             Some(port) => port.strip_prefix(':').and_then(|port| port.parse().ok())?,
             None => return None,
         };
-        match Host::read(authority.host())? {
-            Host::Below(_) => None,
+        match GrantHost::read(authority.host())? {
+            GrantHost::Below(_) => None,
             host => Some(Self { scheme, host, port }),
         }
     }
 
     /// The same place with an address in place of the name.
     pub(super) fn at(&self, address: IpAddr) -> Self {
-        Self { host: Host::Address(address), ..self.clone() }
+        Self { host: GrantHost::Address(address), ..self.clone() }
     }
 
     fn covers(&self, wanted: &Self) -> bool {
         let covers_host = match (&self.host, &wanted.host) {
-            (Host::Below(domain), Host::Name(name)) => {
+            (GrantHost::Below(domain), GrantHost::Name(name)) => {
                 name.strip_suffix(domain.as_str()).is_some_and(|rest| rest.ends_with('.'))
             }
             (granted, wanted) => granted == wanted,
@@ -157,21 +157,21 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for GrantOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.scheme == Scheme::Http { "http" } else { "https" };
+        let scheme = if self.scheme == UrlScheme::Http { "http" } else { "https" };
         write!(f, "{scheme}://")?;
         match &self.host {
-            Host::Address(IpAddr::V6(address)) => write!(f, "[{address}]")?,
-            Host::Address(IpAddr::V4(address)) => write!(f, "{address}")?,
-            Host::Name(name) => f.write_str(name)?,
-            Host::Below(domain) => write!(f, "*.{domain}")?,
+            GrantHost::Address(IpAddr::V6(address)) => write!(f, "[{address}]")?,
+            GrantHost::Address(IpAddr::V4(address)) => write!(f, "{address}")?,
+            GrantHost::Name(name) => f.write_str(name)?,
+            GrantHost::Below(domain) => write!(f, "*.{domain}")?,
         }
         if self.port == self.scheme.default_port() { Ok(()) } else { write!(f, ":{}", self.port) }
     }
 }
 
-impl Scheme {
+impl UrlScheme {
     fn named(name: &str) -> Option<Self> {
         match name {
             "http" => Some(Self::Http),
@@ -188,7 +188,7 @@ impl Scheme {
     }
 }
 
-impl Host {
+impl GrantHost {
     fn read(text: &str) -> Option<Self> {
         if let Some(inner) = text.strip_prefix('[') {
             let address: Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
@@ -225,10 +225,10 @@ impl FromStr for HttpGrant {
         let example = "a grant is written like \"https://api.example.com\", \"https://*.example.com\" or \
                        \"http://10.0.0.7:8080\"";
         // It may hold a password.
-        let wrong = |what: &str| format!("\"{}\" {what}; {example}", ShownUrl(text));
+        let wrong = |what: &str| format!("\"{}\" {what}; {example}", RedactedUrl(text));
         let (scheme, rest) =
             text.split_once("://").ok_or_else(|| format!("a place that is granted has no scheme; {example}"))?;
-        let scheme = Scheme::named(scheme).ok_or_else(|| wrong("is neither http nor https"))?;
+        let scheme = UrlScheme::named(scheme).ok_or_else(|| wrong("is neither http nor https"))?;
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         if authority.contains(['/', '?', '#', '@']) {
             return Err(wrong("says more than scheme, host and port"));
@@ -241,25 +241,25 @@ impl FromStr for HttpGrant {
             }
             _ => (authority, scheme.default_port()),
         };
-        let host = Host::read(host).ok_or_else(|| wrong("names no host"))?;
-        Ok(Self { place: Place { scheme, host, port }, methods: None, idempotency_key: false })
+        let host = GrantHost::read(host).ok_or_else(|| wrong("names no host"))?;
+        Ok(Self { place: GrantOrigin { scheme, host, port }, methods: None, idempotency_key: false })
     }
 }
 
 /// The long form of a grant.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct WrittenGrant {
     url: String,
     methods: Option<Vec<String>>,
     #[serde(default)]
     idempotency_key: bool,
 }
 
-impl TryFrom<Written> for HttpGrant {
+impl TryFrom<WrittenGrant> for HttpGrant {
     type Error = String;
 
-    fn try_from(written: Written) -> Result<Self, String> {
+    fn try_from(written: WrittenGrant) -> Result<Self, String> {
         let method = |name: &String| {
             let is_upper = !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '-');
             Method::from_bytes(name.as_bytes())
@@ -276,9 +276,9 @@ impl TryFrom<Written> for HttpGrant {
 
 impl<'de> Deserialize<'de> for HttpGrant {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
+        struct GrantVisitor;
 
-        impl<'de> Visitor<'de> for Either {
+        impl<'de> Visitor<'de> for GrantVisitor {
             type Value = HttpGrant;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -290,12 +290,12 @@ impl<'de> Deserialize<'de> for HttpGrant {
             }
 
             fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<HttpGrant, M::Error> {
-                let written = Written::deserialize(MapAccessDeserializer::new(map))?;
+                let written = WrittenGrant::deserialize(MapAccessDeserializer::new(map))?;
                 written.try_into().map_err(de::Error::custom)
             }
         }
 
-        deserializer.deserialize_any(Either)
+        deserializer.deserialize_any(GrantVisitor)
     }
 }
 
@@ -309,7 +309,7 @@ mod tests {
 
     fn is_granted(grants: &HttpGrants, method: Method, url: &str) -> bool {
         let uri: Uri = url.parse().unwrap();
-        Place::of(&uri).is_some_and(|place| grants.find(&place, &method).is_ok())
+        GrantOrigin::of(&uri).is_some_and(|place| grants.find(&place, &method).is_ok())
     }
 
     #[test]
@@ -356,8 +356,8 @@ mod tests {
         let granted: HttpGrants = serde_json::from_str(text).unwrap();
         assert!(is_granted(&granted, Method::GET, "https://a.example"));
         assert!(is_granted(&granted, Method::DELETE, "http://b.example"));
-        let place = Place::of(&"https://a.example".parse().unwrap()).unwrap();
-        assert_eq!(granted.find(&place, &Method::POST), Err(Lacking::Method));
+        let place = GrantOrigin::of(&"https://a.example".parse().unwrap()).unwrap();
+        assert_eq!(granted.find(&place, &Method::POST), Err(MissingGrant::Method));
         assert!(granted.find(&place, &Method::GET).unwrap().sends_idempotency_key());
     }
 
@@ -388,7 +388,7 @@ mod tests {
     #[test]
     fn an_address_counts_as_written_down_for_its_scheme_and_port() {
         let granted = grants(&["http://127.0.0.1:8080", "http://internal.example:8080"]);
-        let place = |url: &str| Place::of(&url.parse().unwrap()).unwrap();
+        let place = |url: &str| GrantOrigin::of(&url.parse().unwrap()).unwrap();
         let (local, other) = ("127.0.0.1".parse().unwrap(), "127.0.0.2".parse().unwrap());
         assert!(granted.names_address(local, &place("http://internal.example:8080")));
         assert!(!granted.names_address(local, &place("http://internal.example:8081")));

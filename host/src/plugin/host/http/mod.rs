@@ -17,7 +17,7 @@ mod tests;
 
 pub use grants::{HttpGrant, HttpGrants};
 
-pub(in super::super) use send::{Network, Shared};
+pub(in super::super) use send::{HttpNetwork, SharedNetwork};
 
 use std::sync::Arc;
 
@@ -29,9 +29,9 @@ use wasmtime_wasi_http::{
     WasiHttpHooks, WasiHttpView,
 };
 
-use self::grants::Place;
-use self::send::Permit;
-use super::Guest;
+use self::grants::GrantOrigin;
+use self::send::RequestPermit;
+use super::GuestState;
 use crate::event::{EventId, SENT_BY_PLUGIN};
 
 /// The most memory that the headers of one request or response take.
@@ -43,53 +43,58 @@ const CHUNK_BYTES: usize = 64 * 1_024;
 ///
 /// # Errors
 /// Never, unless two interfaces have one name.
-pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+pub(super) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     counted::shadow(linker)
 }
 
-type Worker = Box<dyn Future<Output = Result<(), Error>> + Send>;
-type Answer = Box<dyn Future<Output = Result<(Response<WasiBody>, Worker), Error>> + Send>;
+type SendWorker = Box<dyn Future<Output = Result<(), Error>> + Send>;
+type SendAnswer = Box<dyn Future<Output = Result<(Response<WasiBody>, SendWorker), Error>> + Send>;
 
 /// The outgoing HTTP of one attempt.
-pub(super) struct Outgoing {
+pub(super) struct OutgoingHttp {
     context: WasiHttpCtx,
-    sender: Sender,
+    sender: RequestSender,
 }
 
-struct Sender {
-    network: Arc<Network>,
+struct RequestSender {
+    network: Arc<HttpNetwork>,
     event: EventId,
     sent: u32,
 }
 
-impl Outgoing {
-    pub(super) fn new(network: Arc<Network>, event: EventId) -> Self {
+impl OutgoingHttp {
+    pub(super) fn new(network: Arc<HttpNetwork>, event: EventId) -> Self {
         let mut context = WasiHttpCtx::new();
         context.set_field_size_limit(MAX_FIELDS_BYTES);
-        Self { context, sender: Sender { network, event, sent: 0 } }
+        Self { context, sender: RequestSender { network, event, sent: 0 } }
     }
 }
 
-impl WasiHttpView for Guest {
+impl WasiHttpView for GuestState {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        let Outgoing { context, sender } = &mut self.current.outgoing;
+        let OutgoingHttp { context, sender } = &mut self.current.outgoing;
         WasiHttpCtxView { hooks: sender, table: &mut self.table, ctx: context }
     }
 }
 
-impl WasiHttpHooks for Sender {
+impl WasiHttpHooks for RequestSender {
     fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
         Arc::new(|name| DEFAULT_FORBIDDEN_HEADERS.contains(name) || *name == hyper::header::TE)
     }
 
-    fn send_request(&mut self, request: Request<WasiBody>, options: Option<RequestOptions>, _: Worker) -> Answer {
+    fn send_request(
+        &mut self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _: SendWorker,
+    ) -> SendAnswer {
         match self.permit(request) {
             Ok((request, permit)) => {
                 let answer = self.network.send(request, permit, options.unwrap_or_default());
                 Box::new(async move {
                     let response = answer.await?;
-                    let worker: Worker = Box::new(async { Ok(()) });
+                    let worker: SendWorker = Box::new(async { Ok(()) });
                     Ok((response, worker))
                 })
             }
@@ -102,14 +107,14 @@ impl WasiHttpHooks for Sender {
     }
 }
 
-impl Sender {
+impl RequestSender {
     /// Whether the request may be sent, as far as can be told before its name is resolved.
-    fn permit(&mut self, mut request: Request<WasiBody>) -> Result<(Request<WasiBody>, Permit), Error> {
+    fn permit(&mut self, mut request: Request<WasiBody>) -> Result<(Request<WasiBody>, RequestPermit), Error> {
         // A tunnel would carry what no grant was asked for.
         if *request.method() == Method::CONNECT {
             return Err(Error::HttpRequestMethodInvalid);
         }
-        let Some(place) = Place::of(request.uri()) else {
+        let Some(place) = GrantOrigin::of(request.uri()) else {
             self.network.deny_unnamed(request.uri());
             return Err(Error::HttpRequestDenied);
         };
@@ -135,6 +140,6 @@ impl Sender {
         {
             request.headers_mut().insert(name, value);
         }
-        Ok((request, Permit { place }))
+        Ok((request, RequestPermit { place }))
     }
 }

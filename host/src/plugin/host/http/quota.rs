@@ -23,14 +23,14 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The shares of all plugins.
 #[derive(Debug)]
-pub(in super::super::super) struct Quotas {
+pub(in super::super::super) struct ConnectionQuotas {
     connections: Arc<Semaphore>,
-    plugins: Mutex<HashMap<String, Weak<Quota>>>,
+    plugins: Mutex<HashMap<String, Weak<ConnectionQuota>>>,
 }
 
 /// The share of one plugin.
 #[derive(Debug)]
-pub(super) struct Quota {
+pub(super) struct ConnectionQuota {
     pub(super) lookups: Arc<Semaphore>,
     pub(super) connections: Arc<Semaphore>,
     own: Arc<Semaphore>,
@@ -39,27 +39,27 @@ pub(super) struct Quota {
 
 /// Leave to have one connection, for as long as this lives.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct ConnectionHold {
     _of_plugin: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
 }
 
-impl Default for Quotas {
+impl Default for ConnectionQuotas {
     fn default() -> Self {
         Self { connections: Arc::new(Semaphore::new(ALL_CONNECTIONS)), plugins: Mutex::default() }
     }
 }
 
-impl Quotas {
+impl ConnectionQuotas {
     /// The share of a plugin: that of its other versions as well.
-    pub(super) fn of(&self, plugin: &str) -> Arc<Quota> {
+    pub(super) fn of(&self, plugin: &str) -> Arc<ConnectionQuota> {
         let mut plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(quota) = plugins.get(plugin).and_then(Weak::upgrade) {
             return quota;
         }
         plugins.retain(|_, quota| quota.strong_count() > 0);
         let share = |permits| Arc::new(Semaphore::new(permits));
-        let quota = Arc::new(Quota {
+        let quota = Arc::new(ConnectionQuota {
             lookups: share(LOOKUPS),
             connections: share(CONNECTIONS),
             own: share(OWN_CONNECTIONS),
@@ -70,20 +70,20 @@ impl Quotas {
     }
 }
 
-impl Quota {
+impl ConnectionQuota {
     /// Leave for one lookup; `None` if as many as a plugin may have are under way and none ends.
     pub(super) async fn lookup(&self) -> Option<OwnedSemaphorePermit> {
         patiently(self.lookups.clone()).await
     }
 
     /// Leave for one connection; `None` if the plugin, or all of them, have as many as they may and none ends.
-    pub(super) async fn connection(&self) -> Option<Held> {
+    pub(super) async fn connection(&self) -> Option<ConnectionHold> {
         let of_plugin = patiently(self.connections.clone()).await?;
         let of_all = match self.own.clone().try_acquire_owned() {
             Ok(own) => own,
             Err(_) => patiently(self.all.clone()).await?,
         };
-        Some(Held { _of_plugin: of_plugin, _of_all: of_all })
+        Some(ConnectionHold { _of_plugin: of_plugin, _of_all: of_all })
     }
 }
 
@@ -97,7 +97,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_plugin_has_a_share_over_all_its_versions_and_connections_of_its_own() {
-        let quotas = Quotas::default();
+        let quotas = ConnectionQuotas::default();
         let (first, second) = (quotas.of("a"), quotas.of("a"));
         assert!(Arc::ptr_eq(&first, &second));
         let _held: Vec<_> = first.lookups.clone().try_acquire_many_owned(8).into_iter().collect();

@@ -15,25 +15,25 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::address::is_public;
-use super::grants::{Host, HttpGrants, Place};
-use super::quota::Quota;
+use super::grants::{GrantHost, GrantOrigin, HttpGrants};
+use super::quota::ConnectionQuota;
 
 /// Where the addresses of names come from.
 #[async_trait]
-pub(super) trait Resolve: Send + Sync + fmt::Debug {
+pub(super) trait AddressResolver: Send + Sync + fmt::Debug {
     /// The addresses of a name.
-    async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, Unresolved>;
+    async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError>;
 }
 
 /// Asks the resolver of the system. Blocks, for as long as that takes.
-pub(super) type LookUp = fn(&str) -> io::Result<Vec<IpAddr>>;
+pub(super) type AddressLookup = fn(&str) -> io::Result<Vec<IpAddr>>;
 
 /// The resolver of the system, but for names whose addresses the operator gave.
 #[derive(Debug)]
-pub(super) struct System {
+pub(super) struct SystemResolver {
     pub(super) given: Arc<BTreeMap<String, Vec<IpAddr>>>,
-    pub(super) quota: Arc<Quota>,
-    pub(super) look_up: LookUp,
+    pub(super) quota: Arc<ConnectionQuota>,
+    pub(super) look_up: AddressLookup,
 }
 
 /// The addresses of a name, as the system knows them. Blocks.
@@ -42,25 +42,25 @@ pub(super) fn look_up(name: &str) -> io::Result<Vec<IpAddr>> {
 }
 
 #[async_trait]
-impl Resolve for System {
-    async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, Unresolved> {
+impl AddressResolver for SystemResolver {
+    async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         if let Some(addresses) = self.given.get(name) {
             return Ok(addresses.clone());
         }
-        let permit = self.quota.lookup().await.ok_or(Unresolved::TooMany)?;
+        let permit = self.quota.lookup().await.ok_or(ResolveError::TooMany)?;
         let (look_up, name) = (self.look_up, name.to_owned());
         let work = move || {
             let addresses = look_up(&name);
             drop(permit);
             addresses
         };
-        tokio::task::spawn_blocking(work).await.ok().and_then(Result::ok).ok_or(Unresolved::Unknown)
+        tokio::task::spawn_blocking(work).await.ok().and_then(Result::ok).ok_or(ResolveError::Unknown)
     }
 }
 
 /// Why there is nothing to connect to.
 #[derive(Debug)]
-pub(super) enum Unresolved {
+pub(super) enum ResolveError {
     /// The name has no address, or nobody can say.
     Unknown,
     /// As many lookups of the plugin are under way as it may have.
@@ -71,20 +71,20 @@ pub(super) enum Unresolved {
 
 /// The addresses of a place, each of which may be connected to.
 pub(super) async fn allowed(
-    resolver: &dyn Resolve,
+    resolver: &dyn AddressResolver,
     grants: &HttpGrants,
-    place: &Place,
-) -> Result<Vec<SocketAddr>, Unresolved> {
+    place: &GrantOrigin,
+) -> Result<Vec<SocketAddr>, ResolveError> {
     let addresses = match &place.host {
-        Host::Address(address) => vec![*address],
-        Host::Name(name) => resolver.addresses(name).await?,
-        Host::Below(_) => Vec::new(),
+        GrantHost::Address(address) => vec![*address],
+        GrantHost::Name(name) => resolver.addresses(name).await?,
+        GrantHost::Below(_) => Vec::new(),
     };
     if addresses.is_empty() {
-        return Err(Unresolved::Unknown);
+        return Err(ResolveError::Unknown);
     }
     match addresses.iter().find(|address| !is_public(**address) && !grants.names_address(**address, place)) {
-        Some(prohibited) => Err(Unresolved::Prohibited(*prohibited)),
+        Some(prohibited) => Err(ResolveError::Prohibited(*prohibited)),
         None => Ok(addresses.into_iter().map(|address| SocketAddr::new(address, place.port)).collect()),
     }
 }
@@ -97,19 +97,24 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::super::grants::HttpGrant;
-    use super::super::quota::Quotas;
+    use super::super::quota::ConnectionQuotas;
     use super::*;
 
-    fn system(quotas: &Quotas, plugin: &str, given: BTreeMap<String, Vec<IpAddr>>, look_up: LookUp) -> System {
-        System { given: Arc::new(given), quota: quotas.of(plugin), look_up }
+    fn system(
+        quotas: &ConnectionQuotas,
+        plugin: &str,
+        given: BTreeMap<String, Vec<IpAddr>>,
+        look_up: AddressLookup,
+    ) -> SystemResolver {
+        SystemResolver { given: Arc::new(given), quota: quotas.of(plugin), look_up }
     }
 
-    async fn of(addresses: &[&str], granted: &[&str], url: &str) -> Result<Vec<SocketAddr>, Unresolved> {
+    async fn of(addresses: &[&str], granted: &[&str], url: &str) -> Result<Vec<SocketAddr>, ResolveError> {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
         let given = BTreeMap::from([("api.example".to_owned(), addresses)]);
-        let resolver = system(&Quotas::default(), "p", given, look_up);
+        let resolver = system(&ConnectionQuotas::default(), "p", given, look_up);
         let grants = granted.iter().map(|grant| grant.parse::<HttpGrant>().unwrap()).collect();
-        allowed(&resolver, &grants, &Place::of(&url.parse().unwrap()).unwrap()).await
+        allowed(&resolver, &grants, &GrantOrigin::of(&url.parse().unwrap()).unwrap()).await
     }
 
     #[tokio::test]
@@ -119,9 +124,9 @@ mod tests {
         assert_eq!(found, ["8.8.8.8:443".parse().unwrap(), "[2606:4700::1]:443".parse().unwrap()]);
         for address in ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:10.0.0.1", "fe80::1", "0.0.0.0"] {
             let refused = of(&["8.8.8.8", address], &granted, "https://api.example").await.unwrap_err();
-            assert!(matches!(refused, Unresolved::Prohibited(found) if found == address.parse::<IpAddr>().unwrap()));
+            assert!(matches!(refused, ResolveError::Prohibited(found) if found == address.parse::<IpAddr>().unwrap()));
         }
-        assert!(matches!(of(&[], &granted, "https://api.example").await, Err(Unresolved::Unknown)));
+        assert!(matches!(of(&[], &granted, "https://api.example").await, Err(ResolveError::Unknown)));
     }
 
     #[tokio::test]
@@ -147,14 +152,14 @@ mod tests {
 
     #[tokio::test]
     async fn lookups_that_nobody_waits_for_count_until_they_end_and_only_against_their_plugin() {
-        let quotas = Quotas::default();
+        let quotas = ConnectionQuotas::default();
         let slow = system(&quotas, "slow", BTreeMap::new(), hangs);
         let other = system(&quotas, "other", BTreeMap::new(), |_| Ok(vec![IpAddr::from([1, 1, 1, 1])]));
         for n in 0..100 {
             // Begun and given up.
             assert!(slow.addresses(&format!("{n}.example")).now_or_never().is_none());
         }
-        assert!(matches!(slow.addresses("one.more.example").await, Err(Unresolved::TooMany)));
+        assert!(matches!(slow.addresses("one.more.example").await, Err(ResolveError::TooMany)));
         assert_eq!(other.addresses("api.example").await.unwrap(), [IpAddr::from([1, 1, 1, 1])]);
         *IS_SILENT.lock().unwrap() = false;
         SPEAKS.notify_all();

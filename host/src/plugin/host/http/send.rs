@@ -13,14 +13,14 @@ use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use super::super::super::secrets::Secrets;
-use super::super::denials::Denials;
+use super::super::super::secrets::PluginSecrets;
+use super::super::denials::DenialLog;
 use super::body;
-use super::connect::{Connector, NoConnection, Roots};
-use super::grants::{HttpGrants, Lacking, Place};
-use super::quota::{CONNECTIONS, Quotas};
-use super::resolve::{Resolve, System, look_up};
-use crate::plugin::Limits;
+use super::connect::{ConnectError, HttpConnector, TrustRoots};
+use super::grants::{GrantOrigin, HttpGrants, MissingGrant};
+use super::quota::{CONNECTIONS, ConnectionQuotas};
+use super::resolve::{AddressResolver, SystemResolver, look_up};
+use crate::plugin::AttemptLimits;
 
 /// How long a connection that nobody uses is kept.
 const IDLE: Duration = Duration::from_secs(30);
@@ -32,43 +32,43 @@ const MAX_ALL_IDLE: usize = CONNECTIONS / 2;
 const MAX_HEAD_BYTES: usize = 64 * 1_024;
 
 /// The outgoing HTTP of one version of a plugin.
-pub(in super::super::super) struct Network {
+pub(in super::super::super) struct HttpNetwork {
     plugin: String,
     grants: Arc<HttpGrants>,
-    limits: Limits,
-    denials: Arc<Denials>,
+    limits: AttemptLimits,
+    denials: Arc<DenialLog>,
     /// A guest may put them into the address that it asks for, and be denied.
-    secrets: Arc<Secrets>,
+    secrets: Arc<PluginSecrets>,
     /// For places that the operator wrote down, whose number is known.
-    client: Client<Connector, WasiBody>,
+    client: Client<HttpConnector, WasiBody>,
     /// For those below a domain, of which there may be any number: no connection is kept.
-    client_once: Client<Connector, WasiBody>,
+    client_once: Client<HttpConnector, WasiBody>,
     runtime: Handle,
 }
 
 /// What the networks of all plugins have in common.
 #[derive(Clone, Debug)]
-pub(in super::super::super) struct Shared {
+pub(in super::super::super) struct SharedNetwork {
     /// Where requests are sent from; guests wait elsewhere.
     pub(in super::super::super) runtime: Handle,
-    pub(in super::super::super) roots: Arc<Roots>,
+    pub(in super::super::super) roots: Arc<TrustRoots>,
     /// Addresses that the operator gave for names.
     pub(in super::super::super) resolve: Arc<std::collections::BTreeMap<String, Vec<std::net::IpAddr>>>,
-    pub(in super::super::super) quotas: Arc<Quotas>,
+    pub(in super::super::super) quotas: Arc<ConnectionQuotas>,
     /// Where this server itself listens, which no grant can name.
     pub(in super::super::super) own: Arc<[std::net::SocketAddr]>,
 }
 
 /// That a request may be sent to a place.
-pub(super) struct Permit {
-    pub(super) place: Place,
+pub(super) struct RequestPermit {
+    pub(super) place: GrantOrigin,
 }
 
 /// Tasks of the connections go where the requests are sent from, and end with that runtime.
 #[derive(Clone)]
-struct OnRuntime(Handle);
+struct RuntimeSpawner(Handle);
 
-impl<F> hyper::rt::Executor<F> for OnRuntime
+impl<F> hyper::rt::Executor<F> for RuntimeSpawner
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -77,32 +77,32 @@ where
     }
 }
 
-impl Network {
+impl HttpNetwork {
     /// Nothing is connected to yet.
     pub(in super::super::super) fn new(
         plugin: &str,
         grants: HttpGrants,
-        limits: Limits,
-        (denials, secrets): (Arc<Denials>, Arc<Secrets>),
-        shared: &Shared,
+        limits: AttemptLimits,
+        (denials, secrets): (Arc<DenialLog>, Arc<PluginSecrets>),
+        shared: &SharedNetwork,
     ) -> Self {
-        let resolver = System { given: shared.resolve.clone(), quota: shared.quotas.of(plugin), look_up };
+        let resolver = SystemResolver { given: shared.resolve.clone(), quota: shared.quotas.of(plugin), look_up };
         Self::with_resolver(plugin, grants, limits, (denials, secrets), shared, Arc::new(resolver))
     }
 
     pub(super) fn with_resolver(
         plugin: &str,
         grants: HttpGrants,
-        limits: Limits,
-        (denials, secrets): (Arc<Denials>, Arc<Secrets>),
-        shared: &Shared,
-        resolver: Arc<dyn Resolve>,
+        limits: AttemptLimits,
+        (denials, secrets): (Arc<DenialLog>, Arc<PluginSecrets>),
+        shared: &SharedNetwork,
+        resolver: Arc<dyn AddressResolver>,
     ) -> Self {
         let grants = Arc::new(grants);
         let (roots, quota) = (shared.roots.clone(), shared.quotas.of(plugin));
-        let connector = Connector { grants: grants.clone(), resolver, roots, quota, own: shared.own.clone() };
+        let connector = HttpConnector { grants: grants.clone(), resolver, roots, quota, own: shared.own.clone() };
         let client = |max_idle: usize| {
-            Client::builder(OnRuntime(shared.runtime.clone()))
+            Client::builder(RuntimeSpawner(shared.runtime.clone()))
                 .pool_idle_timeout(IDLE)
                 .pool_max_idle_per_host(max_idle)
                 .pool_timer(TokioTimer::new())
@@ -118,7 +118,7 @@ impl Network {
         &self.grants
     }
 
-    pub(super) fn limits(&self) -> &Limits {
+    pub(super) fn limits(&self) -> &AttemptLimits {
         &self.limits
     }
 
@@ -126,7 +126,7 @@ impl Network {
     pub(super) fn send(
         self: &Arc<Self>,
         request: Request<WasiBody>,
-        permit: Permit,
+        permit: RequestPermit,
         options: RequestOptions,
     ) -> impl Future<Output = Result<Response<WasiBody>, Error>> + Send + use<> {
         let began = Instant::now();
@@ -154,10 +154,10 @@ impl Network {
     }
 
     /// A request that no grant allows.
-    pub(super) fn deny(&self, place: &Place, method: &Method, lacking: Lacking) {
+    pub(super) fn deny(&self, place: &GrantOrigin, method: &Method, lacking: MissingGrant) {
         let line = match lacking {
-            Lacking::Place => format!("\"{place}\""),
-            Lacking::Method => format!("{{ url = \"{place}\", methods = [\"{method}\"] }}"),
+            MissingGrant::Place => format!("\"{place}\""),
+            MissingGrant::Method => format!("{{ url = \"{place}\", methods = [\"{method}\"] }}"),
         };
         self.tell(place, method, "it is not granted", &line);
     }
@@ -175,7 +175,7 @@ impl Network {
         }
     }
 
-    fn tell(&self, place: &Place, method: &Method, why: &str, grant: &str) {
+    fn tell(&self, place: &GrantOrigin, method: &Method, why: &str, grant: &str) {
         let method: String = method.as_str().chars().take(32).collect();
         if !self.denials.count("http", &format!("{method} {place}")) {
             return;
@@ -188,7 +188,7 @@ impl Network {
         tracing::warn!(plugin.id = %plugin, "{}", self.secrets.hide(&words));
     }
 
-    fn tell_of_own(&self, place: &Place, method: &Method) {
+    fn tell_of_own(&self, place: &GrantOrigin, method: &Method) {
         if self.denials.is_new(&format!("own {place}")) {
             let method = self.secrets.hide(method.as_str());
             tracing::warn!(
@@ -204,7 +204,7 @@ impl Network {
     }
 
     /// The guest only learns that it is the certificate.
-    fn tell_of_certificate(&self, place: &Place, why: &impl fmt::Display) {
+    fn tell_of_certificate(&self, place: &GrantOrigin, why: &impl fmt::Display) {
         if self.denials.is_new(&format!("certificate {place}")) {
             let (place, why) = (self.secrets.hide(&place.to_string()), self.secrets.hide(&why.to_string()));
             tracing::warn!(
@@ -216,33 +216,33 @@ impl Network {
     }
 
     /// The error that the guest gets.
-    fn why(&self, error: &legacy::Error, place: &Place, method: &Method) -> Error {
+    fn why(&self, error: &legacy::Error, place: &GrantOrigin, method: &Method) -> Error {
         let mut cause = error.source();
         while let Some(found) = cause {
-            if let Some(no_connection) = found.downcast_ref::<NoConnection>() {
+            if let Some(no_connection) = found.downcast_ref::<ConnectError>() {
                 return match no_connection {
-                    NoConnection::Unresolved => Error::DnsError { rcode: None, info_code: None },
-                    NoConnection::TooManyLookups => {
+                    ConnectError::Unresolved => Error::DnsError { rcode: None, info_code: None },
+                    ConnectError::TooManyLookups => {
                         self.tell_of_too_many("lookups of names are under way");
                         Error::DnsError { rcode: Some("too many lookups are under way".into()), info_code: None }
                     }
-                    NoConnection::TooMany => {
+                    ConnectError::TooMany => {
                         self.tell_of_too_many("connections are open");
                         Error::ConnectionLimitReached
                     }
-                    NoConnection::Prohibited(address) => {
+                    ConnectError::Prohibited(address) => {
                         let why = format!("{address} is no address of the internet");
                         self.tell(place, method, &why, &format!("\"{}\"", place.at(*address)));
                         Error::DestinationIpProhibited
                     }
-                    NoConnection::Own => {
+                    ConnectError::Own => {
                         self.tell_of_own(place, method);
                         Error::DestinationIpProhibited
                     }
-                    NoConnection::Dial(error) if error.kind() == io::ErrorKind::TimedOut => Error::ConnectionTimeout,
-                    NoConnection::Dial(_) => Error::ConnectionRefused,
-                    NoConnection::Tls(_) => Error::TlsProtocolError,
-                    NoConnection::Certificate(why) => {
+                    ConnectError::Dial(error) if error.kind() == io::ErrorKind::TimedOut => Error::ConnectionTimeout,
+                    ConnectError::Dial(_) => Error::ConnectionRefused,
+                    ConnectError::Tls(_) => Error::TlsProtocolError,
+                    ConnectError::Certificate(why) => {
                         self.tell_of_certificate(place, why);
                         Error::TlsCertificateError
                     }
@@ -260,7 +260,7 @@ impl Network {
     }
 }
 
-impl fmt::Debug for Network {
+impl fmt::Debug for HttpNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Network").field("plugin", &self.plugin).field("grants", &self.grants).finish_non_exhaustive()
     }

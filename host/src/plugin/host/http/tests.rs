@@ -13,38 +13,38 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpHooks};
 
-use super::super::denials::Denials;
+use super::super::denials::DenialLog;
 use super::grants::HttpGrant;
-use super::quota::{CONNECTIONS, Quotas};
-use super::resolve::{Resolve, Unresolved};
-use super::send::{Network, Shared};
-use super::{Outgoing, Worker};
+use super::quota::{CONNECTIONS, ConnectionQuotas};
+use super::resolve::{AddressResolver, ResolveError};
+use super::send::{HttpNetwork, SharedNetwork};
+use super::{OutgoingHttp, SendWorker};
 use crate::event::EventId;
-use crate::plugin::Limits;
+use crate::plugin::AttemptLimits;
 
 /// A resolver that gives one answer after the other, and counts how often it was asked.
 #[derive(Debug, Default)]
-struct Flipping {
+struct FlippingResolver {
     answers: Mutex<VecDeque<IpAddr>>,
     asked: AtomicUsize,
 }
 
 #[async_trait]
-impl Resolve for Flipping {
-    async fn addresses(&self, _: &str) -> Result<Vec<IpAddr>, Unresolved> {
+impl AddressResolver for FlippingResolver {
+    async fn addresses(&self, _: &str) -> Result<Vec<IpAddr>, ResolveError> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         Ok(self.answers.lock().unwrap().pop_front().into_iter().collect())
     }
 }
 
 /// Answers each request of each connection with the same bytes, and counts connections and requests.
-struct Server {
+struct CountingServer {
     port: u16,
     connections: Arc<AtomicUsize>,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
-impl Server {
+impl CountingServer {
     async fn start(address: &str, answer: &'static str) -> Self {
         Self::listen(TcpListener::bind(address).await.unwrap(), answer)
     }
@@ -85,45 +85,52 @@ impl Server {
 }
 
 /// What an attempt sends with, and what denies.
-struct Rig {
-    outgoing: Outgoing,
-    denials: Arc<Denials>,
+struct HttpRig {
+    outgoing: OutgoingHttp,
+    denials: Arc<DenialLog>,
     event: EventId,
 }
 
-fn rig(grants: &str, limits: Limits, resolver: Arc<Flipping>) -> Rig {
+fn rig(grants: &str, limits: AttemptLimits, resolver: Arc<FlippingResolver>) -> HttpRig {
     rig_of(&Arc::default(), "p", grants, limits, resolver)
 }
 
-fn rig_of(quotas: &Arc<Quotas>, plugin: &str, grants: &str, limits: Limits, resolver: Arc<Flipping>) -> Rig {
+fn rig_of(
+    quotas: &Arc<ConnectionQuotas>,
+    plugin: &str,
+    grants: &str,
+    limits: AttemptLimits,
+    resolver: Arc<FlippingResolver>,
+) -> HttpRig {
     rig_beside(&[], quotas, plugin, grants, limits, resolver)
 }
 
 /// A rig of a server that listens at these addresses itself.
 fn rig_beside(
     own: &[SocketAddr],
-    quotas: &Arc<Quotas>,
+    quotas: &Arc<ConnectionQuotas>,
     plugin: &str,
     grants: &str,
-    limits: Limits,
-    resolver: Arc<Flipping>,
-) -> Rig {
-    let denials = Arc::<Denials>::default();
+    limits: AttemptLimits,
+    resolver: Arc<FlippingResolver>,
+) -> HttpRig {
+    let denials = Arc::<DenialLog>::default();
     let (runtime, resolve) = (Handle::current(), Arc::new(BTreeMap::new()));
     let own = Arc::from(own);
-    let shared = Shared { runtime, roots: Arc::default(), resolve, quotas: quotas.clone(), own };
+    let shared = SharedNetwork { runtime, roots: Arc::default(), resolve, quotas: quotas.clone(), own };
     let grants: Vec<HttpGrant> = serde_json::from_str(grants).unwrap();
     let grants = grants.into_iter().collect();
-    let network = Network::with_resolver(plugin, grants, limits, (denials.clone(), Arc::default()), &shared, resolver);
+    let network =
+        HttpNetwork::with_resolver(plugin, grants, limits, (denials.clone(), Arc::default()), &shared, resolver);
     let event = EventId::new();
-    Rig { outgoing: Outgoing::new(Arc::new(network), event), denials, event }
+    HttpRig { outgoing: OutgoingHttp::new(Arc::new(network), event), denials, event }
 }
 
-impl Rig {
+impl HttpRig {
     async fn send(&mut self, method: &str, url: &str) -> Result<(u16, Result<String, Error>), Error> {
         let body: WasiBody = http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync();
         let request = Request::builder().method(method).uri(url).body(body).unwrap();
-        let none: Worker = Box::new(async { Ok(()) });
+        let none: SendWorker = Box::new(async { Ok(()) });
         let (response, _) = Box::into_pin(self.outgoing.sender.send_request(request, None, none)).await?;
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.map(|body| body.to_bytes());
@@ -138,19 +145,19 @@ impl Rig {
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
 const OK_AND_CLOSE: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi";
 
-fn answers(addresses: &[&str]) -> Arc<Flipping> {
+fn answers(addresses: &[&str]) -> Arc<FlippingResolver> {
     let answers = addresses.iter().map(|address| address.parse().unwrap()).collect();
-    Arc::new(Flipping { answers: Mutex::new(answers), ..Flipping::default() })
+    Arc::new(FlippingResolver { answers: Mutex::new(answers), ..FlippingResolver::default() })
 }
 
 #[tokio::test]
 async fn a_resolver_that_changes_its_answer_gains_nothing() {
-    let granted = Server::start("127.0.0.1:0", OK_AND_CLOSE).await;
+    let granted = CountingServer::start("127.0.0.1:0", OK_AND_CLOSE).await;
     let port = granted.port;
-    let canary = Server::start(&format!("127.0.0.2:{port}"), OK).await;
+    let canary = CountingServer::start(&format!("127.0.0.2:{port}"), OK).await;
     let resolver = answers(&["127.0.0.1", "127.0.0.2", "127.0.0.2"]);
     let grants = format!(r#"["http://flip.example:{port}", "http://127.0.0.1:{port}"]"#);
-    let mut rig = rig(&grants, Limits::default(), resolver.clone());
+    let mut rig = rig(&grants, AttemptLimits::default(), resolver.clone());
     let url = format!("http://flip.example:{port}/");
     assert!(matches!(rig.send("GET", &url).await, Ok((200, Ok(body))) if body == "hi"));
     assert_eq!(resolver.asked.load(Ordering::Relaxed), 1, "what was checked is what was connected to");
@@ -160,12 +167,12 @@ async fn a_resolver_that_changes_its_answer_gains_nothing() {
 
 #[tokio::test]
 async fn no_grant_leads_to_where_the_server_itself_listens() {
-    let server = Server::start("127.0.0.1:0", OK).await;
+    let server = CountingServer::start("127.0.0.1:0", OK).await;
     let port = server.port;
     let grants = format!(r#"["http://127.0.0.1:{port}", "http://own.example:{port}"]"#);
     for own in [SocketAddr::from(([127, 0, 0, 1], port)), SocketAddr::from(([0, 0, 0, 0], port))] {
         let resolver = answers(&["127.0.0.1"]);
-        let mut rig = rig_beside(&[own], &Arc::default(), "p", &grants, Limits::default(), resolver);
+        let mut rig = rig_beside(&[own], &Arc::default(), "p", &grants, AttemptLimits::default(), resolver);
         for host in ["127.0.0.1", "own.example"] {
             let refused = rig.send("DELETE", &format!("http://{host}:{port}/plugins/other")).await;
             assert!(matches!(refused, Err(Error::DestinationIpProhibited)), "{host}: {refused:?}");
@@ -176,17 +183,17 @@ async fn no_grant_leads_to_where_the_server_itself_listens() {
 
 #[tokio::test]
 async fn every_request_says_that_a_plugin_sends_it() {
-    let server = Server::start("127.0.0.1:0", OK).await;
+    let server = CountingServer::start("127.0.0.1:0", OK).await;
     let url = format!("http://127.0.0.1:{}", server.port);
-    rig(&format!("[{url:?}]"), Limits::default(), answers(&[])).send("GET", &url).await.unwrap().1.unwrap();
+    rig(&format!("[{url:?}]"), AttemptLimits::default(), answers(&[])).send("GET", &url).await.unwrap().1.unwrap();
     assert!(server.requests.lock().unwrap()[0].contains("\r\neventstream-plugin: 1\r\n"));
 }
 
 #[tokio::test]
 async fn connections_are_used_again() {
-    let server = Server::start("127.0.0.1:0", OK).await;
+    let server = CountingServer::start("127.0.0.1:0", OK).await;
     let url = format!("http://127.0.0.1:{}", server.port);
-    let mut rig = rig(&format!("[{url:?}]"), Limits::default(), answers(&[]));
+    let mut rig = rig(&format!("[{url:?}]"), AttemptLimits::default(), answers(&[]));
     for _ in 0..3 {
         assert!(matches!(rig.send("GET", &url).await, Ok((200, Ok(_)))));
     }
@@ -195,10 +202,10 @@ async fn connections_are_used_again() {
 
 #[tokio::test]
 async fn the_id_of_the_event_goes_along_where_that_is_granted() {
-    let server = Server::start("127.0.0.1:0", OK).await;
+    let server = CountingServer::start("127.0.0.1:0", OK).await;
     let url = format!("http://127.0.0.1:{}", server.port);
     let grants = format!(r#"[{{ "url": "{url}", "methods": ["POST"], "idempotency_key": true }}, "{url}"]"#);
-    let mut rig = rig(&grants, Limits::default(), answers(&[]));
+    let mut rig = rig(&grants, AttemptLimits::default(), answers(&[]));
     rig.send("POST", &url).await.unwrap().1.unwrap();
     rig.send("GET", &url).await.unwrap().1.unwrap();
     let header = format!("idempotency-key: {}", rig.event).to_lowercase();
@@ -208,9 +215,9 @@ async fn the_id_of_the_event_goes_along_where_that_is_granted() {
 
 #[tokio::test]
 async fn what_is_sent_and_received_is_limited() {
-    let server = Server::start("127.0.0.1:0", OK).await;
+    let server = CountingServer::start("127.0.0.1:0", OK).await;
     let url = format!("http://127.0.0.1:{}", server.port);
-    let limits = Limits { http_response_bytes: 1, http_requests: 2, ..Limits::default() };
+    let limits = AttemptLimits { http_response_bytes: 1, http_requests: 2, ..AttemptLimits::default() };
     let mut rig = rig(&format!("[{url:?}]"), limits, answers(&[]));
     let (_, body) = rig.send("GET", &url).await.unwrap();
     assert!(matches!(body, Err(Error::HttpResponseBodySize(Some(1)))), "{body:?}");
@@ -224,9 +231,9 @@ async fn what_is_sent_and_received_is_limited() {
 #[tokio::test]
 async fn a_server_that_does_not_end_its_answer_is_not_waited_for() {
     for answer in ["", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nh"] {
-        let server = Server::start("127.0.0.1:0", answer).await;
+        let server = CountingServer::start("127.0.0.1:0", answer).await;
         let url = format!("http://127.0.0.1:{}", server.port);
-        let limits = Limits { http_timeout_ms: 100, ..Limits::default() };
+        let limits = AttemptLimits { http_timeout_ms: 100, ..AttemptLimits::default() };
         let mut rig = rig(&format!("[{url:?}]"), limits, answers(&[]));
         let ended = rig.send("GET", &url).await.and_then(|(_, body)| body);
         assert!(matches!(ended, Err(Error::HttpResponseTimeout)), "{answer:?}: {ended:?}");
@@ -235,7 +242,7 @@ async fn a_server_that_does_not_end_its_answer_is_not_waited_for() {
 
 #[tokio::test]
 async fn a_tunnel_is_never_opened() {
-    let mut rig = rig(r#"["http://127.0.0.1"]"#, Limits::default(), answers(&[]));
+    let mut rig = rig(r#"["http://127.0.0.1"]"#, AttemptLimits::default(), answers(&[]));
     assert!(matches!(rig.send("CONNECT", "http://127.0.0.1").await, Err(Error::HttpRequestMethodInvalid)));
 }
 
@@ -243,10 +250,10 @@ async fn a_tunnel_is_never_opened() {
 async fn no_connection_is_kept_to_places_that_were_not_written_down() {
     // Kept ones would use the plugin's connections up.
     const PLACES: usize = 2 * CONNECTIONS;
-    let server = Server::start("127.0.0.1:0", OK).await;
+    let server = CountingServer::start("127.0.0.1:0", OK).await;
     let port = server.port;
     let grants = format!(r#"["http://*.many.example:{port}", "http://127.0.0.1:{port}"]"#);
-    let limits = Limits { http_requests: PLACES as u32, ..Limits::default() };
+    let limits = AttemptLimits { http_requests: PLACES as u32, ..AttemptLimits::default() };
     let mut rig = rig(&grants, limits, answers(&["127.0.0.1"; PLACES]));
     for n in 0..PLACES {
         let answer = rig.send("GET", &format!("http://n{n}.many.example:{port}/")).await;
@@ -257,10 +264,10 @@ async fn no_connection_is_kept_to_places_that_were_not_written_down() {
 
 #[tokio::test]
 async fn a_plugin_that_holds_all_its_connections_is_told_so_and_holds_up_no_other() {
-    let server = Server::start("127.0.0.1:0", OK).await;
+    let server = CountingServer::start("127.0.0.1:0", OK).await;
     let url = format!("http://127.0.0.1:{}", server.port);
-    let quotas = Arc::<Quotas>::default();
-    let of = |plugin| rig_of(&quotas, plugin, &format!("[{url:?}]"), Limits::default(), answers(&[]));
+    let quotas = Arc::<ConnectionQuotas>::default();
+    let of = |plugin| rig_of(&quotas, plugin, &format!("[{url:?}]"), AttemptLimits::default(), answers(&[]));
     let (mut greedy, mut other) = (of("greedy"), of("other"));
     let quota = quotas.of("greedy");
     let all = quota.connections.clone().try_acquire_many_owned(CONNECTIONS as u32).unwrap();
