@@ -5,10 +5,11 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use parking_lot::Mutex;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -48,7 +49,7 @@ impl TaskGroup {
                 Err(_) => anyhow::anyhow!("the task {name:?} panicked"),
             };
             tracing::error!(task = name, "{failure:#}");
-            tasks.first_failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
+            tasks.first_failure.lock().get_or_insert(failure);
             tasks.stop.cancel();
         });
     }
@@ -76,7 +77,7 @@ impl TaskGroup {
 
     /// Why everything was stopped, if a task did it.
     pub fn failure(&self) -> Option<anyhow::Error> {
-        self.first_failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.first_failure.lock().take()
     }
 }
 

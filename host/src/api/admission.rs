@@ -5,10 +5,11 @@
 //! connections are accepted: probes of health are answered on them, everything else with a refusal.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -66,7 +67,7 @@ impl AdmissionControl {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, OpenConnection>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock()
     }
 
     /// A place for a connection that was accepted; waits for one where even the spare ones are taken.

@@ -1,9 +1,10 @@
 //! A broker in memory, for tests of what surrounds a broker: it keeps what it is given and fails when told to.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use super::{ApiState, MemoryBudget, PluginChangeError, PluginControl, ServerOptions};
 use crate::broker::{
@@ -35,8 +36,8 @@ pub(super) struct FakeBrokerState {
 }
 
 impl FakeBroker {
-    fn enter(&self) -> Result<std::sync::MutexGuard<'_, FakeBrokerState>, Error> {
-        let mut inner = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    fn enter(&self) -> Result<parking_lot::MutexGuard<'_, FakeBrokerState>, Error> {
+        let mut inner = self.state.lock();
         inner.calls += 1;
         assert!(!inner.panics, "told to");
         match inner.failure.clone() {
@@ -47,18 +48,18 @@ impl FakeBroker {
 
     /// The only event.
     pub(super) fn only(&self) -> FoundEvent {
-        let inner = self.state.lock().unwrap();
+        let inner = self.state.lock();
         assert_eq!(inner.events.len(), 1);
         inner.events.values().next().unwrap().clone()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.state.lock().unwrap().events.len()
+        self.state.lock().events.len()
     }
 
     /// Changes an event.
     pub(super) fn change(&self, id: EventId, change: impl FnOnce(&mut FoundEvent)) {
-        change(self.state.lock().unwrap().events.get_mut(&id).unwrap());
+        change(self.state.lock().events.get_mut(&id).unwrap());
     }
 }
 
@@ -73,7 +74,7 @@ impl Broker for FakeBroker {
     }
 
     fn health(&self) -> StoreHealth {
-        let trouble = self.state.lock().unwrap().trouble.clone();
+        let trouble = self.state.lock().trouble.clone();
         StoreHealth { accepting: trouble.is_none(), trouble, ..StoreHealth::good(Durability::Fsync) }
     }
 

@@ -100,7 +100,7 @@ async fn an_event_is_accepted_and_can_be_asked_for() {
     );
     assert_eq!(answer.text, expected);
     assert_eq!(answer.header("location"), format!("/events/{id}"));
-    assert_eq!(fake.state.lock().unwrap().lanes[&id].as_str(), "signup");
+    assert_eq!(fake.state.lock().lanes[&id].as_str(), "signup");
 
     let shown = get(&api, answer.header("location")).await;
     assert!(shown.text.contains(r#""payload":{ "n": 9007199254740993 }"#), "{}", shown.text);
@@ -112,7 +112,7 @@ async fn an_event_is_accepted_and_can_be_asked_for() {
 async fn a_type_that_no_plugin_handles_waits_in_a_lane_of_its_own() {
     let (api, fake) = new();
     publish(&api, r#"{"type":"OTHER"}"#).await;
-    assert_eq!(fake.state.lock().unwrap().lanes.values().next(), Some(&Lane::unrouted()));
+    assert_eq!(fake.state.lock().lanes.values().next(), Some(&Lane::unrouted()));
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn what_is_wrong_with_a_request_is_said_and_nothing_is_stored() {
     }
     post(&api, "/events", &[JSON], vec![b'"', 0xff, b'"']).await.is_problem(400, "malformed-body");
     post(&api, "/events?x=1", &[JSON], "{\"type\":\"a\"}").await.is_problem(400, "bad-query");
-    let inner = fake.state.lock().unwrap();
+    let inner = fake.state.lock();
     assert_eq!((inner.events.len(), inner.calls), (0, 0));
 }
 
@@ -296,7 +296,7 @@ async fn errors_of_the_broker_become_problems() {
         (Error::Unsafe("the store evicts".into()), 503, "store-unsafe"),
         (Error::Misconfigured("WRONGTYPE".into()), 500, "store-misconfigured"),
     ] {
-        fake.state.lock().unwrap().failure = Some(error);
+        fake.state.lock().failure = Some(error);
         publish(&api, r#"{"type":"a"}"#).await.is_problem(status, kind);
         for path in ["/events", "/failed-events", "/metrics", "/events/01890a5d-ac96-774b-bcce-b302099a8057"] {
             get(&api, path).await.is_problem(status, kind);
@@ -307,7 +307,7 @@ async fn errors_of_the_broker_become_problems() {
 #[tokio::test]
 async fn a_panic_in_a_handler_is_an_answer() {
     let (api, fake) = new();
-    fake.state.lock().unwrap().panics = true;
+    fake.state.lock().panics = true;
     publish(&api, r#"{"type":"a"}"#).await.is_problem(500, "internal");
     assert_eq!(get(&api, "/livez").await.status, 200);
 }
@@ -382,7 +382,7 @@ async fn a_failed_event_is_shown_with_its_reason_and_replayed_once() {
 async fn metrics_are_json_unless_text_is_asked_for() {
     let (api, fake) = new();
     {
-        let mut inner = fake.state.lock().unwrap();
+        let mut inner = fake.state.lock();
         inner.stats.counters.processed = 10;
         inner.stats.counters.failed = 2;
         inner.stats.counters.failed_by_class.insert(FailureClass::NoHandler, 2);
@@ -405,11 +405,11 @@ async fn readiness_follows_the_broker_and_the_end_of_the_host() {
     let verbose = get(&api, "/readyz?verbose").await.json();
     assert_eq!(verbose["checks"][1]["facts"], json!({ "kind": "Fake", "durability": "fsync" }));
 
-    fake.state.lock().unwrap().trouble = Some("the store is away".into());
+    fake.state.lock().trouble = Some("the store is away".into());
     let document = get(&api, "/readyz").await.is_problem(503, "not-ready");
     assert_eq!((&document["detail"], &document["checks"][1]["ready"]), (&json!("the store is away"), &json!(false)));
     assert_eq!((&document["accepting"], &document["handling"]), (&json!(false), &json!(true)));
-    fake.state.lock().unwrap().trouble = None;
+    fake.state.lock().trouble = None;
     api.draining.cancel();
     let document = get(&api, "/readyz").await.is_problem(503, "not-ready");
     assert_eq!(document["detail"], "the server is stopping");

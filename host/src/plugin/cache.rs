@@ -6,10 +6,10 @@
 //! engine: it is compiled again and written anew.
 
 use std::io;
-use std::sync::Mutex;
 
 use super::private_dir::{NotPrivate, PrivateDir};
 use super::seal::{CODE_BYTES, FileSeal};
+use parking_lot::Mutex;
 
 /// The most code of one component. CPython comes to 70 MB.
 const MAX_CODE_BYTES: u64 = 256 * 1024 * 1024;

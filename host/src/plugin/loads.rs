@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -81,7 +80,7 @@ impl PluginRegistry {
 
     /// Tells of what is for no plugin. Gives when to look again, if it may yet be for one.
     fn tell_overlooked(&self, found: BTreeSet<String>) -> Option<Duration> {
-        let mut overlooked = self.overlooked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut overlooked = self.overlooked.lock();
         let (told, again_in) = overlooked.observe(found, self.settle(), Instant::now());
         for words in told {
             tracing::warn!("in the plugin directory and its settings: {words}");

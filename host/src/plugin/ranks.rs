@@ -5,9 +5,10 @@
 //! that is put there again and again falls behind everybody else's.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 /// How long it takes until half of what a plugin used is forgotten, and all of it being slow.
@@ -99,7 +100,7 @@ impl UsageLedger {
     }
 
     fn accounts(&self) -> MutexGuard<'_, HashMap<Arc<str>, UsageAccount>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -180,7 +181,7 @@ impl RankedTurns {
     }
 
     fn state(&self) -> MutexGuard<'_, RankedTurnsState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

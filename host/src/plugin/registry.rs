@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio_util::sync::DropGuard;
 
@@ -190,7 +191,7 @@ impl PluginRegistry {
 
     /// What lies in the directory or stands in the settings and is for no plugin, in words.
     pub fn overlooked(&self) -> Vec<String> {
-        self.overlooked.lock().unwrap_or_else(PoisonError::into_inner).told()
+        self.overlooked.lock().told()
     }
 
     /// What can be told of one of them.
@@ -302,11 +303,11 @@ impl PluginRegistry {
     }
 
     pub(super) fn reserved(&self) -> MutexGuard<'_, ReservedPatterns> {
-        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reserved.lock()
     }
 
     pub(super) fn entries(&self) -> MutexGuard<'_, BTreeMap<String, PluginEntry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock()
     }
 }
 

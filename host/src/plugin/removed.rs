@@ -1,9 +1,9 @@
 //! Plugins that went, so that whoever misses one is told since when; the last of them, and not over a restart.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::event::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 
 /// How many are remembered.
 const MAX_REMOVED: usize = 100;
@@ -34,7 +34,7 @@ impl RemovalRecord {
     }
 
     fn names(&self) -> MutexGuard<'_, BTreeMap<String, Timestamp>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -1,10 +1,10 @@
 //! Where handlers read the state of their plugin; writes leave with the outcome.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock;
 use crate::event::{StateStep, StateWrite, StoredValue, Timestamp, add, state_bytes};
@@ -58,7 +58,7 @@ impl MemoryState {
     }
 
     fn keys(&self) -> MutexGuard<'_, BTreeMap<String, KeptValues>> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+        self.keys.lock()
     }
 }
 

@@ -5,11 +5,12 @@
 //! to it.
 
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::time::Sleep;
 
 use super::limits::LimitBreach;
@@ -101,7 +102,7 @@ impl AttemptStopwatch {
     }
 
     fn set_task(&self, waker: &Waker) {
-        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut task = self.task.lock();
         if !task.as_ref().is_some_and(|task| task.will_wake(waker)) {
             *task = Some(waker.clone());
         }
@@ -116,7 +117,7 @@ impl Wake for AttemptStopwatch {
     fn wake_by_ref(self: &Arc<Self>) {
         // The first time counts: from then on it waits for a processor.
         let _ = self.woken_ns.compare_exchange(ASLEEP, self.now_ns(), Ordering::AcqRel, Ordering::Acquire);
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let task = self.task.lock().clone();
         if let Some(task) = task {
             task.wake();
         }

@@ -6,10 +6,11 @@
 
 use std::collections::HashMap;
 use std::fmt::{self, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -62,7 +63,7 @@ impl LogThrottle {
     /// What was left out since this was last asked. Kinds of which there were no lines for a while are forgotten.
     pub(super) fn take(&self, now: Instant) -> Vec<OmittedLines> {
         let most = self.most();
-        let mut kinds = self.0.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kinds = self.0.kinds.lock();
         let mut taken = Vec::new();
         kinds.retain(|kind, bucket| {
             if bucket.left_out > 0 {
@@ -81,7 +82,7 @@ impl LogThrottle {
     fn admits(&self, event: &Event<'_>, now: Instant) -> bool {
         let most = self.most();
         let kind = LineKind { place: event.metadata().callsite(), plugin: text_of(event, PLUGIN) };
-        let mut kinds = self.0.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kinds = self.0.kinds.lock();
         let bucket = kinds.entry(kind).or_insert(TokenBucket::full(most, now));
         if bucket.take(now, most) {
             return true;
@@ -170,7 +171,7 @@ mod tests {
 
     impl<S: Subscriber> Layer<S> for SeenTexts {
         fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
-            self.0.lock().unwrap().push(text_of(event, "message"));
+            self.0.lock().push(text_of(event, "message"));
         }
     }
 
@@ -187,7 +188,7 @@ mod tests {
             say("quiet", 0);
             tracing::info!("another kind");
         });
-        let seen = seen.0.lock().unwrap().clone();
+        let seen = seen.0.lock().clone();
         assert!(seen.len() >= 12 && seen.len() < 30, "{seen:?}");
         assert_eq!(seen[..10], (0..10).map(|n| format!("failed {n}")).collect::<Vec<_>>());
         assert_eq!(seen[seen.len() - 2..], ["failed 0", "another kind"]);
@@ -218,9 +219,9 @@ mod tests {
         let throttle = LogThrottle::new(1);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(throttle.clone()), || say("p", 0));
         throttle.take(Instant::now());
-        assert_eq!(throttle.0.kinds.lock().unwrap().len(), 1);
+        assert_eq!(throttle.0.kinds.lock().len(), 1);
         throttle.take(Instant::now() + Duration::from_secs(20));
-        assert_eq!(throttle.0.kinds.lock().unwrap().len(), 0);
+        assert_eq!(throttle.0.kinds.lock().len(), 0);
     }
 
     #[test]
@@ -228,6 +229,6 @@ mod tests {
         let (throttle, seen) = (LogThrottle::new(0), SeenTexts::default());
         let subscriber = tracing_subscriber::registry().with(throttle.clone()).with(seen.clone());
         tracing::subscriber::with_default(subscriber, || (0..1_000).for_each(|n| say("noisy", n)));
-        assert_eq!((seen.0.lock().unwrap().len(), throttle.left_out()), (1_000, 0));
+        assert_eq!((seen.0.lock().len(), throttle.left_out()), (1_000, 0));
     }
 }

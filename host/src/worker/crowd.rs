@@ -10,9 +10,9 @@
 //! numbers are looked at every second or so, and may be exceeded by what is published in that time.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::broker::{Lane, LaneLimits, QueueDepth};
 
@@ -82,7 +82,7 @@ impl BacklogLimit {
     }
 
     fn published_bytes(&self) -> MutexGuard<'_, HashMap<Lane, u64>> {
-        self.published_bytes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.published_bytes.lock()
     }
 
     fn too_much(&self, own: &Lane, lane: &Lane) -> Option<String> {

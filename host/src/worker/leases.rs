@@ -5,10 +5,11 @@
 //! outcome would change nothing.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{LeaseRenewal, Receipt};
@@ -63,8 +64,8 @@ impl HeldDeliveries {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Receipt, HeldEntry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<Receipt, HeldEntry>> {
+        self.entries.lock()
     }
 }
 

@@ -1,10 +1,11 @@
 //! Where a connection stands, known to both of its sides: the bytes, which know when a head begins and a request ends, and
 //! the service, which knows when a request is answered.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use axum::http::Request;
 use hyper::body::Body;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::framing::{BodyLength, HeadFault, RequestFraming};
@@ -82,7 +83,7 @@ impl PhaseTracker {
     }
 
     fn lock(&self) -> MutexGuard<'_, PhaseState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// The phase, and since when it lasts.

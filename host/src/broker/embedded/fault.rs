@@ -4,8 +4,9 @@
 //! that all is well when it is not. The broker then answers everything with the reason until it is started again. A full
 //! disk is not final, since SQLite rolls back what did not fit.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rusqlite::ErrorCode;
 use rusqlite::ffi;
 
@@ -92,7 +93,7 @@ struct ConditionState {
 impl StoreCondition {
     /// Takes notice of a fault, with one line in the log when it is news.
     pub(super) fn note(&self, fault: &SqliteFault) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         match fault {
             SqliteFault::Final(said) if state.failed.is_none() => {
                 let reason = format!("the embedded store failed and must be started again: {said}");
@@ -109,7 +110,7 @@ impl StoreCondition {
 
     /// Another program holds the database, so that nothing can be written.
     pub(super) fn held(&self, said: &str) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         if state.held.is_none() {
             let reason = format!(
                 "another program holds the database of the embedded store, and nothing is accepted or handled until it \
@@ -122,7 +123,7 @@ impl StoreCondition {
 
     /// The database can be written to. Costs little when it could before.
     pub(super) fn released(&self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         if state.held.take().is_some() {
             tracing::info!("no other program holds the database of the embedded store any more");
         }
@@ -130,7 +131,7 @@ impl StoreCondition {
 
     /// There is room again.
     pub(super) fn has_room(&self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         if state.no_room.take().is_some() {
             tracing::info!("the embedded store has room again");
         }
@@ -138,7 +139,7 @@ impl StoreCondition {
 
     /// Whether there was no room when last something was to be written.
     pub(super) fn lacks_room(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).no_room.is_some()
+        self.0.lock().no_room.is_some()
     }
 
     /// The answer to whatever is asked of a broker that failed.
@@ -146,7 +147,7 @@ impl StoreCondition {
     /// # Errors
     /// The broker failed, and nothing was done.
     pub(super) fn usable(&self) -> Result<(), Error> {
-        match &self.0.lock().unwrap_or_else(PoisonError::into_inner).failed {
+        match &self.0.lock().failed {
             None => Ok(()),
             Some(reason) => Err(Error::refused(reason.clone())),
         }
@@ -154,7 +155,7 @@ impl StoreCondition {
 
     /// What is told to those who ask how the broker is.
     pub(super) fn health(&self) -> StoreHealth {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.0.lock();
         let trouble = state.failed.as_ref().or(state.held.as_ref()).or(state.no_room.as_ref()).cloned();
         StoreHealth {
             durability: Durability::Fsync,

@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use crate::broker::turns::in_turn;
 use crate::broker::{Error, LeaseRenewal, Receipt};
@@ -166,8 +167,8 @@ impl LeaseTable {
         held
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, KnownLeases> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, KnownLeases> {
+        self.known.lock()
     }
 }
 

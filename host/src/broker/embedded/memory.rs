@@ -6,10 +6,11 @@
 use std::fmt;
 use std::io;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use super::directory::StoreDirectory;
+use parking_lot::Mutex;
 
 /// Which store the directory held last, and how far that had come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +73,7 @@ impl HighWaterKeeper {
 
     /// Writes down how far the store has come, if it has come further.
     pub(super) fn keep(&self) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock();
         let next_number = self.synced.load(Ordering::Relaxed);
         if kept.next_number < next_number {
             kept.next_number = next_number;

@@ -3,8 +3,9 @@
 //! Reading happens on the runtime's threads for blocking work, at most a few at a time. The connections are made when the
 //! store is opened, so that it is read as long as it is served, even by a process that has run out of descriptors.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::Semaphore;
 
@@ -90,7 +91,7 @@ impl ReaderPool {
         Ok(db)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock()
     }
 }

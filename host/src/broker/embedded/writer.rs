@@ -5,12 +5,13 @@
 //! refuses (`Ok(Err(_))`) must have written nothing; one that fails undoes the whole group, whose jobs are then tried one
 //! by one, so that it spoils nothing but itself.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rusqlite::{CachedStatement, Connection};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -224,8 +225,8 @@ impl StoreWriter {
     }
 
     fn end(&self) {
-        drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(self.jobs.lock().take());
+        let thread = self.thread.lock().take();
         if let Some(thread) = thread
             && thread.join().is_err()
         {
@@ -234,7 +235,7 @@ impl StoreWriter {
     }
 
     fn queue(&self) -> Result<mpsc::Sender<Box<dyn WriteJob>>, Error> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(|| self.closed())
+        self.jobs.lock().clone().ok_or_else(|| self.closed())
     }
 
     fn closed(&self) -> Error {

@@ -5,11 +5,11 @@
 //! costs two lines. Nothing is logged before the broker is open, since whoever opens it says what is wrong.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::fault::{CallFailure, FailureCause};
 use crate::broker::{Durability, StoreHealth};
+use parking_lot::Mutex;
 
 /// How often a remark that would repeat itself is logged.
 const REMARK_EVERY: Duration = Duration::from_secs(60);
@@ -219,8 +219,8 @@ impl TroubleBoard {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, TroubleState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, TroubleState> {
+        self.state.lock()
     }
 }
 

@@ -11,11 +11,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use parking_lot::{Mutex, MutexGuard};
 use redis::Value;
 
 use super::appetite::ClaimBudget;
@@ -234,7 +235,7 @@ impl EntryWaiter {
     }
 
     fn positions(&self) -> MutexGuard<'_, HashMap<Lane, GroupPosition>> {
-        self.positions.lock().unwrap_or_else(PoisonError::into_inner)
+        self.positions.lock()
     }
 
     /// Ends when something may wait in one of the lanes, or after about a second. May be dropped.

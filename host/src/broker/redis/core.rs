@@ -6,11 +6,12 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use redis::Value;
 use tokio::sync::Notify;
 
@@ -327,19 +328,19 @@ impl Holdings {
 
     /// Remembers an entry that this host cannot read and is not to take over again.
     pub(super) fn leave_alone(&self, lane: &Lane, entry: &str) {
-        let mut left_alone = self.left_alone.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left_alone = self.left_alone.lock();
         if left_alone.len() < MAX_LEFT_ALONE {
             left_alone.insert((lane.clone(), entry.to_owned()));
         }
     }
 
     pub(super) fn is_left_alone(&self, lane: &Lane, entry: &str) -> bool {
-        let left_alone = self.left_alone.lock().unwrap_or_else(PoisonError::into_inner);
+        let left_alone = self.left_alone.lock();
         !left_alone.is_empty() && left_alone.contains(&(lane.clone(), entry.to_owned()))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Lane, String), HandOver>> {
-        self.deliveries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<(Lane, String), HandOver>> {
+        self.deliveries.lock()
     }
 }
 

@@ -5,10 +5,10 @@
 //! counts as success; being let in does not.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::fault::ConnectionFate;
+use parking_lot::Mutex;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -80,8 +80,8 @@ impl AppendGate {
         self.lock().opens_at.map_or(Duration::ZERO, |opens_at| opens_at.saturating_duration_since(Instant::now()))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, GateState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, GateState> {
+        self.state.lock()
     }
 }
 

@@ -4,7 +4,7 @@
 //! holds for a while after it was last seen to live, however it ended. One that was never seen to live said nothing.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::core::RedisCore;
@@ -102,9 +102,9 @@ impl RedisCore {
     /// Takes in what the consumers say, if all of them were looked at, and has it count.
     pub(super) fn note_neighbors(&self, changes: String, said: Option<&BTreeMap<String, String>>) {
         let (now, lease) = (Instant::now(), Duration::from_millis(self.options.lease_ms));
-        let mut neighbors = self.neighbors.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut neighbors = self.neighbors.lock();
         if let Some(said) = said {
-            let living = self.peers.lock().unwrap_or_else(PoisonError::into_inner).living(lease);
+            let living = self.peers.lock().living(lease);
             neighbors.observe(now, living.into_iter().filter(|(name, _)| *name != self.consumer), said);
         }
         neighbors.changes = changes;
@@ -116,7 +116,7 @@ impl RedisCore {
 
     /// How often anybody had said something new when it was last asked.
     pub(super) fn changes_known(&self) -> String {
-        self.neighbors.lock().unwrap_or_else(PoisonError::into_inner).changes.clone()
+        self.neighbors.lock().changes.clone()
     }
 }
 

@@ -9,9 +9,9 @@
 //! lanes. Since taking checks again, it does not matter that it may have changed meanwhile.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::MutexGuard;
 use redis::Value;
 
 use super::core::{KnownLanes, LanePlaces, RedisCore};
@@ -97,7 +97,7 @@ impl RedisCore {
         if max == 0 {
             return Ok(Vec::new());
         }
-        let mut dead = self.peers.lock().unwrap_or_else(PoisonError::into_inner).gone();
+        let mut dead = self.peers.lock().gone();
         dead.retain(|name| *name != self.consumer);
         dead.truncate(MAX_DEAD);
         let mut may_read = true;
@@ -198,7 +198,7 @@ impl RedisCore {
     }
 
     fn suspects(&self) -> MutexGuard<'_, SuspectList> {
-        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+        self.suspects.lock()
     }
 
     fn unseen_ms(&self) -> u64 {

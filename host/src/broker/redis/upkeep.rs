@@ -3,7 +3,6 @@
 //! All of it may be done by every host at once; each step is one script that leaves nothing for the second one to do.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use redis::Value;
@@ -84,7 +83,7 @@ impl RedisCore {
         let lease = Duration::from_millis(self.options.lease_ms);
         let now = Instant::now();
         let looks = {
-            let mut seen_at = self.peers_seen_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut seen_at = self.peers_seen_at.lock();
             let looks = seen_at.is_none_or(|seen_at| now.duration_since(seen_at) >= lease / 4);
             if looks {
                 *seen_at = Some(now);
@@ -124,19 +123,14 @@ impl RedisCore {
             }
         }
         let consumers = consumers.into_iter().map(|(name, (heartbeat, identity))| (name, heartbeat, identity));
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner).observe(
-            Instant::now(),
-            lease / 2,
-            &self.identity,
-            consumers,
-        );
+        self.peers.lock().observe(Instant::now(), lease / 2, &self.identity, consumers);
         self.note_neighbors(changes, Some(&said));
         Ok(())
     }
 
     async fn reap_dead(&self) -> Result<(), Error> {
         let lease = Duration::from_millis(self.options.lease_ms);
-        let dead = self.peers.lock().unwrap_or_else(PoisonError::into_inner).dead(lease);
+        let dead = self.peers.lock().dead(lease);
         for name in dead.iter().filter(|name| **name != self.consumer).take(MAX_REAPED) {
             if self.reap(name).await? {
                 tracing::info!(consumer = name, "a consumer that is dead and holds nothing was forgotten");
@@ -158,7 +152,7 @@ impl RedisCore {
             .await?;
         let is_reaped = reply::text(answer)? == "DONE";
         if is_reaped {
-            self.peers.lock().unwrap_or_else(PoisonError::into_inner).forget(consumer);
+            self.peers.lock().forget(consumer);
         }
         Ok(is_reaped)
     }

@@ -1,7 +1,8 @@
 //! Calls that were answered with a denial: counted by capability, and told once for each thing that was wanted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// The most things that are told apart; a guest makes up as many as it likes.
 const MAX_TOLD: usize = 64;
@@ -35,7 +36,7 @@ impl DenialLog {
     }
 
     fn known(&self) -> MutexGuard<'_, KnownDenials> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -3,12 +3,13 @@
 //! What is kept is bounded whatever the guest does, and everything handed over is counted: a flood ends the attempt by
 //! its limit of host-call data long before it has cost the host anything.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::super::limits::{AttemptLimits, LimitBreach};
 use super::super::secrets::PluginSecrets;
 use crate::event::{EventId, LogLevel, LogLine};
 use crate::printable::Printable;
+use parking_lot::{Mutex, MutexGuard};
 
 /// Shared by the interfaces of one attempt and outlives its instance.
 #[derive(Debug)]
@@ -178,7 +179,7 @@ impl AttemptOutput {
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 /// Drops the beginning of standard error, so that no more than `room` bytes are left.

@@ -5,9 +5,10 @@
 //! gets even when the others hold all that the server spares.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Lookups of one plugin under way. The threads for lookups suffice for many plugins that use up theirs.
@@ -53,7 +54,7 @@ impl Default for ConnectionQuotas {
 impl ConnectionQuotas {
     /// The share of a plugin: that of its other versions as well.
     pub(super) fn of(&self, plugin: &str) -> Arc<ConnectionQuota> {
-        let mut plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut plugins = self.plugins.lock();
         if let Some(quota) = plugins.get(plugin).and_then(Weak::upgrade) {
             return quota;
         }

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use http_body_util::BodyExt;
 use hyper::Request;
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -33,7 +34,7 @@ struct FlippingResolver {
 impl AddressResolver for FlippingResolver {
     async fn addresses(&self, _: &str) -> Result<Vec<IpAddr>, ResolveError> {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        Ok(self.answers.lock().unwrap().pop_front().into_iter().collect())
+        Ok(self.answers.lock().pop_front().into_iter().collect())
     }
 }
 
@@ -65,7 +66,7 @@ impl CountingServer {
                     while let Ok(read @ 1..) = stream.read(&mut buffer).await {
                         seen.extend_from_slice(&buffer[..read]);
                         if seen.ends_with(b"\r\n\r\n") {
-                            requests.lock().unwrap().push(String::from_utf8_lossy(&seen).to_lowercase());
+                            requests.lock().push(String::from_utf8_lossy(&seen).to_lowercase());
                             seen.clear();
                             stream.write_all(answer.as_bytes()).await.unwrap();
                         }
@@ -178,7 +179,7 @@ async fn no_grant_leads_to_where_the_server_itself_listens() {
             assert!(matches!(refused, Err(Error::DestinationIpProhibited)), "{host}: {refused:?}");
         }
     }
-    assert!(server.requests.lock().unwrap().is_empty());
+    assert!(server.requests.lock().is_empty());
 }
 
 #[tokio::test]
@@ -186,7 +187,7 @@ async fn every_request_says_that_a_plugin_sends_it() {
     let server = CountingServer::start("127.0.0.1:0", OK).await;
     let url = format!("http://127.0.0.1:{}", server.port);
     rig(&format!("[{url:?}]"), AttemptLimits::default(), answers(&[])).send("GET", &url).await.unwrap().1.unwrap();
-    assert!(server.requests.lock().unwrap()[0].contains("\r\neventstream-plugin: 1\r\n"));
+    assert!(server.requests.lock()[0].contains("\r\neventstream-plugin: 1\r\n"));
 }
 
 #[tokio::test]
@@ -197,7 +198,7 @@ async fn connections_are_used_again() {
     for _ in 0..3 {
         assert!(matches!(rig.send("GET", &url).await, Ok((200, Ok(_)))));
     }
-    assert_eq!((server.connections(), server.requests.lock().unwrap().len()), (1, 3));
+    assert_eq!((server.connections(), server.requests.lock().len()), (1, 3));
 }
 
 #[tokio::test]
@@ -209,7 +210,7 @@ async fn the_id_of_the_event_goes_along_where_that_is_granted() {
     rig.send("POST", &url).await.unwrap().1.unwrap();
     rig.send("GET", &url).await.unwrap().1.unwrap();
     let header = format!("idempotency-key: {}", rig.event).to_lowercase();
-    let requests = server.requests.lock().unwrap();
+    let requests = server.requests.lock();
     assert!(requests[0].contains(&header) && !requests[1].contains("idempotency-key"), "{requests:?}");
 }
 
