@@ -46,9 +46,9 @@ const CRATES: &[(&[&str], &[&str])] = &[
     (&["wasmtime", "wasmtime_wasi", "wasmtime_wasi_http", "wasi_preview1_component_adapter_provider"], &["plugin"]),
     (&["wit_component", "wit_parser", "wasmparser", "notify", "wat"], &["plugin"]),
     (&["axum", "prometheus_client"], &["api"]),
-    (&["tower", "hyper_util"], &["api", "plugin::host::http"]),
-    (&["hyper", "http_body_util"], &["api", "plugin::dialect::wasi_http", "plugin::host::http"]),
-    (&["tokio_rustls", "rustls_native_certs", "webpki_roots"], &["plugin::host::http"]),
+    (&["tower", "hyper_util"], &["api", "plugin::host_api::http"]),
+    (&["hyper", "http_body_util"], &["api", "plugin::dialect::wasi_http", "plugin::host_api::http"]),
+    (&["tokio_rustls", "rustls_native_certs", "webpki_roots"], &["plugin::host_api::http"]),
     (&["clap"], &["cli", "main"]),
     (&["indicatif"], &["cli"]),
     (&["ureq"], &["cli"]),
@@ -59,7 +59,7 @@ const CRATES: &[(&[&str], &[&str])] = &[
 const NOT_PURE: &[&str] = &["tokio", "tokio_util", "futures_util", "tracing", "fastrand"];
 
 /// The only modules that start tasks by themselves.
-const SPAWNERS: &[&str] = &["shutdown", "plugin::executor"];
+const SPAWNERS: &[&str] = &["shutdown", "plugin::run::executor"];
 
 #[test]
 fn what_examples_are_built_against_is_the_package() {

@@ -9,92 +9,41 @@
 //! neither of them nor, for longer than a slice, another guest. [`Registry::work_off`] takes work there in bulk,
 //! [`Plugin::handle`] a single attempt.
 
-mod approval;
-#[cfg(test)]
-mod approval_tests;
-#[cfg(test)]
-mod attempt_tests;
-mod bindings;
-mod cache;
-mod capacity;
-mod compile;
+mod component;
+mod data_dir;
 mod dialect;
-#[cfg(test)]
-mod dialect_tests;
-mod directory;
-mod engine;
-mod executor;
-mod fit;
-#[cfg(test)]
-mod handle_tests;
-mod history;
-mod host;
-mod image;
-mod instance;
-mod kept;
-#[cfg(test)]
-mod kept_tests;
-mod lanes;
-mod last_words;
-mod limits;
-mod load;
-mod loaded;
-mod loads;
-#[cfg(test)]
-mod loads_tests;
-mod meter;
-mod outcome;
-mod overlooked;
-mod owners;
-mod private_dir;
-mod ranks;
-mod refusals;
+mod host_api;
+mod inspection;
 mod registry;
-#[cfg(test)]
-mod registry_tests;
-mod removal;
-mod removed;
-mod reuse;
-mod rollback;
-mod routing;
+mod run;
 mod sandbox;
-mod seal;
-mod secrets;
 mod settings;
-mod signature;
-mod start;
-mod state;
-mod status;
-mod stopwatch;
-mod take;
 #[cfg(test)]
 mod testing;
-mod turns;
-mod watch;
-mod workbench;
 
-pub use approval::ApproveError;
-pub use compile::{CompileChild, CompileLimits, Compiler, answer as compile_and_answer};
+pub use component::compile::Compiler;
+pub use component::compile_child::{CompileChild, CompileLimits, answer as compile_and_answer};
+pub use component::load_error::LoadError;
 pub use dialect::Dialect;
-pub use executor::GuestJob;
-pub use host::{HttpGrant, HttpGrants};
-pub use limits::AttemptLimits;
-pub use load::LoadError;
-pub use loaded::{AttemptPermit, Plugin};
-pub use meter::CpuMeter;
+pub use host_api::state_reader::{MemoryState, StateReader, StateUnavailable};
+pub use host_api::{HttpGrant, HttpGrants};
+pub use inspection::InspectionSandbox;
 pub use registry::PluginRegistry;
-pub use removal::{RemovalReport, RemoveError};
-pub use reuse::ReusePolicy;
-pub use rollback::RollbackError;
-pub use routing::{InvalidPattern, TypePattern};
-pub use secrets::{FromEnvironment, FromFile, SecretError, SecretSource};
+pub use registry::approval::ApproveError;
+pub use registry::directory_watch::WatchMethod;
+pub use registry::removal::{RemovalReport, RemoveError};
+pub use registry::rollback::RollbackError;
+pub use registry::routing::{InvalidPattern, TypePattern};
+pub use registry::status::{NeedsApproval, PluginReport, PluginStatus, TakenTypes};
+pub use run::cpu_meter::CpuMeter;
+pub use run::executor::GuestJob;
+pub use run::instance_pool::ReusePolicy;
+pub use run::plugin::{AttemptPermit, Plugin};
+pub use sandbox::limits::AttemptLimits;
+pub use settings::secrets::{FromEnvironment, FromFile, SecretError, SecretSource};
 pub use settings::{
     GrantSettings, InvalidSettings, LimitsPatch, MAX_CONCURRENCY, PluginSettings, RetrySettings, given_addresses,
 };
-pub use state::{MemoryState, StateReader, StateUnavailable};
-pub use status::{NeedsApproval, PluginReport, PluginStatus, TakenTypes};
-pub use watch::WatchMethod;
-pub use workbench::InspectionSandbox;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

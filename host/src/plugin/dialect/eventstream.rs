@@ -3,13 +3,13 @@
 use wasmtime::Store;
 use wasmtime::component::Instance;
 
-use super::super::bindings::eventstream::plugin::types::{Event as WitEvent, EventData as WitEventData};
-use super::super::bindings::exports::eventstream::plugin::handler::Failure as WitFailure;
-pub(super) use super::super::bindings::exports::eventstream::plugin::handler::GuestIndices as Indices;
-use super::super::host::GuestState;
-use super::super::outcome;
 use super::HandlerAnswer;
 use crate::event::{AttemptFailure, DataKind, Event, EventData, FailureClass, in_utc};
+use crate::plugin::host_api::GuestState;
+use crate::plugin::host_api::bindings::eventstream::plugin::types::{Event as WitEvent, EventData as WitEventData};
+use crate::plugin::host_api::bindings::exports::eventstream::plugin::handler::Failure as WitFailure;
+pub(super) use crate::plugin::host_api::bindings::exports::eventstream::plugin::handler::GuestIndices as Indices;
+use crate::plugin::run::outcome;
 
 pub(super) async fn call(
     indices: &Indices,

@@ -2,8 +2,10 @@
 //!
 //! One file for each dialect: its bindings, what it is given of an event and what its answers mean. The shapes in
 //! `wit/` beside it are facts of those hosts' binary interfaces. What their components import is served in
-//! [`super::host`], by the same publisher and with the same limits as for our own.
+//! [`super::host_api`], by the same publisher and with the same limits as for our own.
 
+#[cfg(test)]
+pub(super) mod dialect_tests;
 mod eventstream;
 pub(super) mod spin;
 mod wasi_http;
@@ -13,7 +15,7 @@ pub(super) mod wasmcloud;
 use wasmtime::Store;
 use wasmtime::component::{Instance, InstancePre};
 
-use super::host::GuestState;
+use super::host_api::GuestState;
 use crate::event::{AttemptFailure, Event, EventData};
 
 /// How a component takes events. In the order of precedence, for components that speak several.

@@ -7,9 +7,9 @@ use wasmtime::component::Instance;
 
 use self::exports::fermyon::spin::inbound_redis::Error;
 pub(super) use self::exports::fermyon::spin::inbound_redis::GuestIndices as Indices;
-use super::super::host::GuestState;
 use super::{HandlerAnswer, payload};
 use crate::event::{AttemptFailure, Event, FailureClass};
+use crate::plugin::host_api::GuestState;
 
 wasmtime::component::bindgen!({
     path: ["src/plugin/dialect/wit/spin-variables.wit", "src/plugin/dialect/wit/spin.wit"],

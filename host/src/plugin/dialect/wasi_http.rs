@@ -18,12 +18,12 @@ use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use wasmtime_wasi_http::{Error, WasiHttpView};
 
-use super::super::host::GuestState;
-use super::super::limits::LimitBreach;
-use super::super::outcome;
 use super::{HandlerAnswer, attributes};
 use crate::clock;
 use crate::event::{AttemptFailure, Event, EventData, FailureClass};
+use crate::plugin::host_api::GuestState;
+use crate::plugin::run::outcome;
+use crate::plugin::sandbox::limits::LimitBreach;
 
 /// The most bytes of a body that become words.
 const MAX_WORDS_BYTES: usize = 1_024;

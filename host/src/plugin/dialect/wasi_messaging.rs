@@ -7,11 +7,11 @@ use wasmtime::component::Instance;
 
 pub(super) use self::exports::wasi::messaging::incoming_handler::GuestIndices as Indices;
 use self::wasi::messaging::types::Error;
-use super::super::host::GuestState;
-pub use super::super::host::{GuestMessage, MessagingClient, RequestOptions};
-use super::super::outcome;
 use super::{HandlerAnswer, attributes, payload};
 use crate::event::{AttemptFailure, Event, FailureClass};
+use crate::plugin::host_api::GuestState;
+pub use crate::plugin::host_api::{GuestMessage, MessagingClient, RequestOptions};
+use crate::plugin::run::outcome;
 
 wasmtime::component::bindgen!({
     path: "src/plugin/dialect/wit/wasi-messaging.wit",

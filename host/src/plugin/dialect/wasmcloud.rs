@@ -7,10 +7,10 @@ use wasmtime::component::Instance;
 
 use self::exports::wasmcloud::messaging::handler::BrokerMessage;
 pub(super) use self::exports::wasmcloud::messaging::handler::GuestIndices as Indices;
-use super::super::host::GuestState;
-use super::super::outcome;
 use super::{HandlerAnswer, payload};
 use crate::event::{AttemptFailure, Event, FailureClass};
+use crate::plugin::host_api::GuestState;
+use crate::plugin::run::outcome;
 
 wasmtime::component::bindgen!({
     path: "src/plugin/dialect/wit/wasmcloud-messaging.wit",

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::place;
+use super::position;
 use crate::secret::without_value;
 
 /// Settings that cannot be used. A person has to change them.
@@ -34,12 +34,12 @@ impl InvalidSettings {
 
     /// The same with the place in the text that was read.
     pub(super) fn placed(self, text: &str, byte: Option<usize>) -> Self {
-        let place = byte.map(|byte| place::of_byte(text, byte)).or_else(|| place::of_key(text, &self.path));
+        let place = byte.map(|byte| position::of_byte(text, byte)).or_else(|| position::of_key(text, &self.path));
         Self { place, ..self }
     }
 
     /// The same with the name of the file that was read.
-    pub(in super::super) fn in_file(self, path: &Path) -> Self {
+    pub(in crate::plugin) fn in_file(self, path: &Path) -> Self {
         let file = path.display();
         let place = match &self.place {
             Some(place) => format!("{file}, {place}"),
@@ -49,7 +49,7 @@ impl InvalidSettings {
     }
 
     /// Of a file that cannot be read.
-    pub(in super::super) fn unread(file: &str, error: &std::io::Error) -> Self {
+    pub(in crate::plugin) fn unread(file: &str, error: &std::io::Error) -> Self {
         Self::new(format!("{file} cannot be read: {error}"))
     }
 }

@@ -12,11 +12,11 @@ use self::wasi::logging::logging::{Level, log};
 
 wit_bindgen::generate!({
     path: [
-        "../../../host/src/plugin/host/keyvalue/draft.wit",
-        "../../../host/src/plugin/host/keyvalue/draft2.wit",
-        "../../../host/src/plugin/host/standards/config.wit",
-        "../../../host/src/plugin/host/standards/config-2024.wit",
-        "../../../host/src/plugin/host/standards/logging.wit",
+        "../../../host/src/plugin/host_api/keyvalue/draft.wit",
+        "../../../host/src/plugin/host_api/keyvalue/draft2.wit",
+        "../../../host/src/plugin/host_api/standards/config.wit",
+        "../../../host/src/plugin/host_api/standards/config-2024.wit",
+        "../../../host/src/plugin/host_api/standards/logging.wit",
         "../../../wit",
     ],
     inline: "

@@ -1,0 +1,373 @@
+//! Whether a component fits what the host offers, and every way in which it does not.
+//!
+//! The engine's linker stops at the first misfit and names neither function nor field, so names are compared here first,
+//! against lists that a test keeps equal to `wit/`, and types with what is written there; what is left for the linker to
+//! find are types of WASI that differ.
+
+use wasmtime::Engine;
+use wasmtime::component::types::{ComponentFunc, ComponentInstance, ComponentItem};
+use wasmtime::component::{Component, InstancePre, Linker};
+
+use super::signature::{self, KnownFunctions};
+use crate::plugin::dialect::{self, Dialect, HandlerExport, versioned};
+use crate::plugin::host_api::bindings::exports::eventstream::plugin::describe::GuestIndices as DescribeIndices;
+use crate::plugin::host_api::{self, GuestState};
+use crate::plugin::sandbox::engine::{MAX_MEMORIES, MAX_TABLES};
+
+/// The version of our package, and the track within which versions fit each other.
+const VERSION: &str = "0.1.0";
+const DESCRIBE: &str = "eventstream:plugin/describe";
+
+/// The unit in which modules ask for memory; the feature that gives them others is off.
+const PAGE_BYTES: u64 = 64 * 1_024;
+
+/// The interfaces of our package that a plugin may import, and their functions.
+const OURS: [(&str, &[&str]); 7] = [
+    ("eventstream:plugin/types", &[]),
+    ("eventstream:plugin/delivery", &["attempt", "max-attempts", "remaining-ms", "traceparent", "idempotency-key"]),
+    ("eventstream:plugin/publisher", &["publish"]),
+    ("eventstream:plugin/state", &["get", "set", "delete", "increment"]),
+    ("eventstream:plugin/config", &["get"]),
+    ("eventstream:plugin/secrets", &["get"]),
+    ("eventstream:plugin/log", &["log"]),
+];
+
+/// The packages and interfaces of WASI 0.2 that are linked whole.
+const WASI: [&str; 8] = [
+    "wasi:cli/",
+    "wasi:clocks/",
+    "wasi:filesystem/",
+    "wasi:http/outgoing-handler@",
+    "wasi:http/types@",
+    "wasi:io/",
+    "wasi:random/",
+    "wasi:sockets/",
+];
+
+/// How to build without the WASI of another version.
+const WITHOUT_WASI: &str = "build for that (Rust: `--target wasm32-wasip2`), or without any (JavaScript: `--disable all` or \
+                            `--backend-qjs-stub-wasi`, Python: `--stub-wasi`)";
+
+/// Drafts, which fit in exactly these versions.
+const DRAFTS: [(&str, &[&str]); 5] = [
+    ("wasi:config/store", &["0.2.0-rc.1", "0.2.0-draft-2024-09-27"]),
+    ("wasi:logging/logging", &["0.1.0-draft"]),
+    ("wasi:keyvalue/store", &["0.2.0-draft", "0.2.0-draft2"]),
+    ("wasi:keyvalue/atomics", &["0.2.0-draft", "0.2.0-draft2"]),
+    ("wasi:keyvalue/batch", &["0.2.0-draft", "0.2.0-draft2"]),
+];
+
+/// A component that fits.
+pub(in crate::plugin) struct FittedComponent {
+    pub(in crate::plugin) pre: InstancePre<GuestState>,
+    pub(in crate::plugin) handler: HandlerExport,
+    /// Others that it exports, in the order of precedence.
+    pub(in crate::plugin) other_dialects: Vec<Dialect>,
+    pub(in crate::plugin) describe: Option<DescribeIndices>,
+    /// How many memories an instance has; one at least.
+    pub(in crate::plugin) memories: u32,
+}
+
+/// Checks a component against the linker.
+///
+/// # Errors
+/// Every misfit in words; never empty.
+pub(in crate::plugin) fn check(
+    component: &Component,
+    linker: &Linker<GuestState>,
+    memory_bytes: u64,
+) -> Result<FittedComponent, Vec<String>> {
+    let engine = component.engine();
+    let known = KnownFunctions::read();
+    let mut misfits = imports(component, engine, &known);
+    let (dialects, has_describe) = exports(component, engine, &known, &mut misfits);
+    resources(component, memory_bytes, &mut misfits);
+    let pre = match linker.instantiate_pre(component) {
+        Ok(pre) => pre,
+        Err(error) => {
+            let types = differing_types(component, engine);
+            if misfits.is_empty() && types.is_empty() {
+                misfits.push(format!("{error:#}"));
+            }
+            misfits.extend(types);
+            return Err(misfits);
+        }
+    };
+    let Some((dialect, other_dialects)) = dialects.split_first().filter(|_| misfits.is_empty()) else {
+        return Err(misfits);
+    };
+    let handler = HandlerExport::find(*dialect, &pre).map_err(|error| vec![format!("{error:#}")])?;
+    let describe = match has_describe {
+        true => Some(DescribeIndices::new(&pre).map_err(|error| vec![format!("{error:#}")])?),
+        false => None,
+    };
+    let memories = component.resources_required().map_or(MAX_MEMORIES, |required| required.num_memories);
+    let memories = memories.clamp(1, MAX_MEMORIES);
+    Ok(FittedComponent { pre, handler, other_dialects: other_dialects.to_vec(), describe, memories })
+}
+
+fn imports(component: &Component, engine: &Engine, known: &KnownFunctions) -> Vec<String> {
+    let mut misfits = Vec::new();
+    for (name, import) in component.component_type().imports(engine) {
+        let (interface, version) = name.split_once('@').unwrap_or((name, ""));
+        let draft = DRAFTS.iter().find(|(known, _)| *known == interface);
+        let mut offered = OURS.iter().map(|(known, functions)| (*known, VERSION, *functions)).chain(dialect::IMPORTS);
+        match (&import.ty, offered.find(|(known, ..)| *known == interface)) {
+            (ComponentItem::ComponentInstance(instance), Some((_, offered, functions))) => match fits(version, offered)
+            {
+                true => {
+                    misfits.extend(lacking(name, instance, engine, functions));
+                    misfits.extend(differing("imports", name, instance, engine, known));
+                }
+                false => misfits.push(other_version("imports", name, &versioned(interface, offered))),
+            },
+            (ComponentItem::ComponentInstance(_), None) if WASI.iter().any(|package| name.starts_with(package)) => {
+                if !fits(version, "0.2.0") {
+                    misfits.push(format!("imports {name}, but the WASI that is offered is 0.2: {WITHOUT_WASI}"));
+                }
+            }
+            (ComponentItem::ComponentInstance(_), None) if let Some((_, drafts)) = draft => {
+                if !drafts.contains(&version) {
+                    misfits.push(format!("imports {name}; of this draft {} are offered", drafts.join(" and ")));
+                }
+            }
+            (ComponentItem::ComponentInstance(_), None) => {
+                misfits.push(format!("imports {name}, which is not offered{}", hint(interface)));
+            }
+            (ComponentItem::Type(_), _) => {}
+            _ => misfits.push(format!("imports {name:?} outside of any interface; only interfaces are offered")),
+        }
+    }
+    misfits
+}
+
+/// The functions that a later version of an interface of ours has and this one lacks.
+fn lacking(name: &str, instance: &ComponentInstance, engine: &Engine, functions: &[&str]) -> Vec<String> {
+    let wanted = instance.exports(engine).filter(|(_, item)| matches!(item.ty, ComponentItem::ComponentFunc(_)));
+    wanted
+        .filter(|(function, _)| !functions.contains(function))
+        .map(|(function, _)| format!("imports {function:?} of {name}, a function that this host lacks"))
+        .collect()
+}
+
+/// The functions whose types are others than those that this host knows.
+fn differing(
+    does: &str,
+    name: &str,
+    instance: &ComponentInstance,
+    engine: &Engine,
+    known: &KnownFunctions,
+) -> Vec<String> {
+    let interface = name.split_once('@').map_or(name, |(interface, _)| interface);
+    let differs = known.functions(interface).filter_map(|ours| {
+        let theirs = function_of(instance, engine, &ours.name)?;
+        (!known.is_of_type(ours, &theirs)).then(|| {
+            let (function, words, theirs) = (&ours.name, known.signature(ours), signature::of_component(&theirs));
+            format!(
+                "{does} {function:?} of {name} as `{theirs}`, which for this host is `{words}`: rebuild against that"
+            )
+        })
+    });
+    differs.collect()
+}
+
+/// The functions that an exported interface should have and does not.
+fn missing(name: &str, instance: &ComponentInstance, engine: &Engine, known: &KnownFunctions) -> Vec<String> {
+    let interface = name.split_once('@').map_or(name, |(interface, _)| interface);
+    let lacks = known.functions(interface).filter(|ours| function_of(instance, engine, &ours.name).is_none());
+    lacks
+        .map(|ours| {
+            format!("exports {name} without its function {:?}, which is `{}`", ours.name, known.signature(ours))
+        })
+        .collect()
+}
+
+fn function_of(instance: &ComponentInstance, engine: &Engine, function: &str) -> Option<ComponentFunc> {
+    match instance.get_export(engine, function)?.ty {
+        ComponentItem::ComponentFunc(function) => Some(function),
+        _ => None,
+    }
+}
+
+/// The dialects that it speaks, in the order of precedence, and whether there is a `describe`; what is missing is added
+/// to the misfits.
+fn exports(
+    component: &Component,
+    engine: &Engine,
+    known: &KnownFunctions,
+    misfits: &mut Vec<String>,
+) -> (Vec<Dialect>, bool) {
+    let component_type = component.component_type();
+    let find = |interface: &str, offered: &str| {
+        let named = component_type.exports(engine).filter_map(|(name, item)| {
+            let (exported, version) = name.split_once('@').unwrap_or((name, ""));
+            match item.ty {
+                ComponentItem::ComponentInstance(instance) if exported == interface => {
+                    Some((fits(version, offered), name.to_owned(), instance))
+                }
+                _ => None,
+            }
+        });
+        named.max_by_key(|(fits, ..)| *fits)
+    };
+    let (mut dialects, mut others) = (Vec::new(), Vec::new());
+    for dialect in Dialect::ALL {
+        let (interface, offered) = dialect.export();
+        match find(interface, offered) {
+            Some((true, name, instance)) => {
+                // Only the first is called.
+                if dialects.is_empty() {
+                    misfits.extend(missing(&name, &instance, engine, known));
+                    misfits.extend(differing("exports", &name, &instance, engine, known));
+                }
+                dialects.push(dialect);
+            }
+            Some((false, name, _)) => others.push(other_version("exports", &name, &dialect.interface())),
+            None => {}
+        }
+    }
+    if dialects.is_empty() && others.is_empty() {
+        let exported: Vec<&str> = component_type.exports(engine).map(|(name, _)| name).collect();
+        let exported = if exported.is_empty() { "nothing".to_owned() } else { exported.join(", ") };
+        let ours = Dialect::Eventstream.interface();
+        misfits.push(format!("does not export {ours} (it exports {exported}){}", export_hint(&exported)));
+    }
+    if dialects.is_empty() {
+        misfits.extend(others);
+    }
+    let describe = find(DESCRIBE, VERSION);
+    match &describe {
+        Some((true, name, instance)) => {
+            misfits.extend(missing(name, instance, engine, known));
+            misfits.extend(differing("exports", name, instance, engine, known));
+        }
+        Some((false, name, _)) => misfits.push(other_version("exports", name, &versioned(DESCRIBE, VERSION))),
+        None => {}
+    }
+    (dialects, describe.is_some_and(|(fits, ..)| fits))
+}
+
+fn resources(component: &Component, memory_bytes: u64, misfits: &mut Vec<String>) {
+    let Some(required) = component.resources_required() else {
+        misfits.push("imports core modules, which are not offered".into());
+        return;
+    };
+    if required.num_memories > MAX_MEMORIES {
+        misfits.push(format!("has {} memories; a plugin may have {MAX_MEMORIES}", required.num_memories));
+    }
+    if required.num_tables > MAX_TABLES {
+        misfits.push(format!("has {} tables; a plugin may have {MAX_TABLES}", required.num_tables));
+    }
+    let initial_bytes = initial_memory_bytes(component).unwrap_or(0);
+    if initial_bytes > memory_bytes {
+        misfits.push(format!(
+            "starts with {initial_bytes} bytes of memory; an attempt may have {memory_bytes}: raise limits.memory_bytes in its \
+             settings, or build it with less"
+        ));
+    }
+}
+
+/// The largest memory that an instance starts with; `None` for a component that imports modules.
+pub(in crate::plugin) fn initial_memory_bytes(component: &Component) -> Option<u64> {
+    let required = component.resources_required()?;
+    Some(required.max_initial_memory_size.unwrap_or(0).saturating_mul(PAGE_BYTES))
+}
+
+/// The linker's complaint about each part of what is offered, with everything else taken as given.
+fn differing_types(component: &Component, engine: &Engine) -> Vec<String> {
+    let linkers = host_api::linkers(engine).unwrap_or_default();
+    linkers
+        .into_iter()
+        .filter_map(|mut linker| {
+            linker.define_unknown_imports_as_traps(component).ok()?;
+            linker.instantiate_pre(component).err().map(|error| format!("{error:#}"))
+        })
+        .collect()
+}
+
+/// Whether a version is the one that is offered or on the same track: equal up to the first number that is not 0. Drafts
+/// have no track.
+fn fits(version: &str, offered: &str) -> bool {
+    let track = |version: &str| -> Option<Vec<u64>> {
+        let numbers: Vec<u64> = version.split('.').map(|number| number.parse().ok()).collect::<Option<_>>()?;
+        let first = numbers.iter().position(|number| *number != 0)?;
+        (numbers.len() == 3).then(|| numbers[..=first].to_vec())
+    };
+    version == offered || track(version).is_some_and(|wanted| Some(wanted) == track(offered))
+}
+
+fn other_version(does: &str, name: &str, offered: &str) -> String {
+    format!("{does} {name}, but this host speaks {offered}: rebuild against it")
+}
+
+fn hint(interface: &str) -> &'static str {
+    match interface {
+        _ if interface.starts_with("wasi:http/") => {
+            ": of HTTP, wasi:http/outgoing-handler is (JavaScript: leave out others with `--disable http` or `--disable all`)"
+        }
+        _ if interface.starts_with("wasi:") => {
+            ": of WASI there are cli, clocks, filesystem, http/types, io, messaging, random and sockets; leave out what uses it"
+        }
+        _ if interface.starts_with("wasmcloud:")
+            || interface.starts_with("fermyon:")
+            || interface.starts_with("spin:") =>
+        {
+            ": of other hosts only what wit/README.md names is; leave out what uses it"
+        }
+        _ => ": remove it from the world that the component is built against",
+    }
+}
+
+/// What may help a component that exports these and nothing that is called.
+fn export_hint(exported: &str) -> &'static str {
+    match exported {
+        _ if exported.contains("wasi:cli/run") => {
+            ": it is a command, and a plugin is a library (Rust: `crate-type = [\"cdylib\"]` and src/lib.rs)"
+        }
+        _ if exported.contains("spin:redis/") || exported.contains("wasi:http/handler@0.3") => {
+            ": asynchronous handlers are not called; build it with a version of its SDK for WASI 0.2"
+        }
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_fit_within_their_track() {
+        for (version, offered, expected) in [
+            ("0.1.0", "0.1.0", true),
+            ("0.1.9", "0.1.0", true),
+            ("0.2.0", "0.1.0", false),
+            ("0.2.12", "0.2.0", true),
+            ("1.4.2", "1.0.0", true),
+            ("0.2.0-rc", "0.2.0", false),
+            ("0.2.0-draft", "0.2.0-draft", true),
+            ("0.2.0-draft2", "0.2.0-draft", false),
+            ("", "", true),
+            ("", "0.1.0", false),
+        ] {
+            assert_eq!(fits(version, offered), expected, "{version} against {offered}");
+        }
+    }
+
+    #[test]
+    fn the_lists_are_those_of_the_wit_file() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../wit/plugin.wit");
+        let mut resolve = wit_parser::Resolve::default();
+        let package = resolve.push_file(path).unwrap();
+        let name = &resolve.packages[package].name;
+        assert_eq!(name.version.as_ref().unwrap().to_string(), VERSION);
+        for (interface, id) in &resolve.packages[package].interfaces {
+            let full = format!("{}:{}/{interface}", name.namespace, name.name);
+            if full == Dialect::Eventstream.export().0 || full == DESCRIBE {
+                continue;
+            }
+            let functions: Vec<&str> = resolve.interfaces[*id].functions.keys().map(String::as_str).collect();
+            let (_, known) = OURS.iter().find(|(known, _)| *known == full).unwrap_or_else(|| panic!("{full} is known"));
+            assert_eq!(known.to_vec(), functions, "{full}");
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! The signatures of functions: those that this host knows, and those of a component.
+//!
+//! Types of components are equal by structure and not by name, so both are compared down to the last field, and written
+//! in the words of WIT for people to see where they differ. A resource is no more than its kind of handle.
+//!
+//! The types of a component are a graph: a tuple of a type twice, twenty times over, is a million of it written out. So
+//! comparing goes only as far as our own types go, and words end at a limit.
+
+use wasmtime::component::types::{ComponentFunc, Type};
+use wit_parser::{Function, Handle, Resolve, Type as WitType, TypeDefKind};
+
+/// The longest words of one signature. Ours are shorter, all of them; a test notices.
+const MAX_BYTES: usize = 2_048;
+
+/// The files in which our interfaces and those of other hosts are written down.
+const FILES: [(&str, &str); 5] = [
+    ("plugin.wit", include_str!("../../../../wit/plugin.wit")),
+    ("wasi-messaging.wit", include_str!("../dialect/wit/wasi-messaging.wit")),
+    ("wasmcloud-messaging.wit", include_str!("../dialect/wit/wasmcloud-messaging.wit")),
+    ("spin.wit", include_str!("../dialect/wit/spin.wit")),
+    ("spin-variables.wit", include_str!("../dialect/wit/spin-variables.wit")),
+];
+
+/// The functions that this host knows by their types.
+pub(in crate::plugin) struct KnownFunctions {
+    resolve: Resolve,
+}
+
+impl KnownFunctions {
+    /// Reads the files. What cannot be read is not known; a test notices.
+    pub(in crate::plugin) fn read() -> Self {
+        let mut resolve = Resolve::default();
+        for (path, contents) in FILES {
+            if let Err(error) = resolve.push_source(path, contents) {
+                tracing::error!("{path} cannot be read: {error:#}");
+            }
+        }
+        Self { resolve }
+    }
+
+    /// An interface's functions, by its name without a version; none if it is not known.
+    pub(in crate::plugin) fn functions(&self, interface: &str) -> impl Iterator<Item = &Function> {
+        let is_it = |id: &wit_parser::InterfaceId| {
+            let Some(name) = self.resolve.id_of(*id) else { return false };
+            name.split_once('@').map_or(name.as_str(), |(name, _)| name) == interface
+        };
+        let id = self.resolve.interfaces.iter().map(|(id, _)| id).find(is_it);
+        id.into_iter().flat_map(|id| self.resolve.interfaces[id].functions.values())
+    }
+
+    /// Whether a function of a component has the type of one of ours.
+    pub(in crate::plugin) fn is_of_type(&self, ours: &Function, theirs: &ComponentFunc) -> bool {
+        let results = |theirs: Option<Type>| self.both(ours.result.as_ref(), theirs.as_ref());
+        ours.kind.is_async() == theirs.async_()
+            && pairwise(ours.params.iter(), theirs.params(), |ours, (name, ty)| {
+                ours.name == name && self.same(&ours.ty, &ty)
+            })
+            && results(theirs.results().next())
+    }
+
+    /// The signature of one of our functions.
+    pub(in crate::plugin) fn signature(&self, function: &Function) -> String {
+        let mut words = SignatureText::default();
+        let params = function.params.iter().map(|param| (param.name.as_str(), param.ty));
+        words.signature(function.kind.is_async(), params, function.result, |words, ty| self.write(words, &ty));
+        words.text
+    }
+
+    /// Goes as deep as our type does, and no further.
+    fn same(&self, ours: &WitType, theirs: &Type) -> bool {
+        let id = match (ours, theirs) {
+            (WitType::Id(id), _) => *id,
+            (WitType::Bool, Type::Bool)
+            | (WitType::U8, Type::U8)
+            | (WitType::U16, Type::U16)
+            | (WitType::U32, Type::U32)
+            | (WitType::U64, Type::U64)
+            | (WitType::S8, Type::S8)
+            | (WitType::S16, Type::S16)
+            | (WitType::S32, Type::S32)
+            | (WitType::S64, Type::S64)
+            | (WitType::F32, Type::Float32)
+            | (WitType::F64, Type::Float64)
+            | (WitType::Char, Type::Char)
+            | (WitType::String, Type::String)
+            | (WitType::ErrorContext, Type::ErrorContext) => return true,
+            _ => return false,
+        };
+        match (&self.resolve.types[id].kind, theirs) {
+            (TypeDefKind::Type(inner), _) => self.same(inner, theirs),
+            (TypeDefKind::Record(ours), Type::Record(theirs)) => {
+                pairwise(ours.fields.iter(), theirs.fields(), |ours, theirs| {
+                    ours.name == theirs.name && self.same(&ours.ty, &theirs.ty)
+                })
+            }
+            (TypeDefKind::Variant(ours), Type::Variant(theirs)) => {
+                pairwise(ours.cases.iter(), theirs.cases(), |ours, theirs| {
+                    ours.name == theirs.name && self.both(ours.ty.as_ref(), theirs.ty.as_ref())
+                })
+            }
+            (TypeDefKind::Enum(ours), Type::Enum(theirs)) => {
+                pairwise(ours.cases.iter(), theirs.names(), |ours, theirs| ours.name == theirs)
+            }
+            (TypeDefKind::Flags(ours), Type::Flags(theirs)) => {
+                pairwise(ours.flags.iter(), theirs.names(), |ours, theirs| ours.name == theirs)
+            }
+            (TypeDefKind::Tuple(ours), Type::Tuple(theirs)) => {
+                pairwise(ours.types.iter(), theirs.types(), |ours, theirs| self.same(ours, &theirs))
+            }
+            (TypeDefKind::Option(ours), Type::Option(theirs)) => self.same(ours, &theirs.ty()),
+            (TypeDefKind::List(ours), Type::List(theirs)) => self.same(ours, &theirs.ty()),
+            (TypeDefKind::Result(ours), Type::Result(theirs)) => {
+                self.both(ours.ok.as_ref(), theirs.ok().as_ref()) && self.both(ours.err.as_ref(), theirs.err().as_ref())
+            }
+            (TypeDefKind::Handle(Handle::Own(_)), Type::Own(_)) => true,
+            (TypeDefKind::Handle(Handle::Borrow(_)), Type::Borrow(_)) => true,
+            _ => false,
+        }
+    }
+
+    fn both(&self, ours: Option<&WitType>, theirs: Option<&Type>) -> bool {
+        match (ours, theirs) {
+            (None, None) => true,
+            (Some(ours), Some(theirs)) => self.same(ours, theirs),
+            _ => false,
+        }
+    }
+
+    fn write(&self, words: &mut SignatureText, wit: &WitType) {
+        let id = match wit {
+            WitType::Bool => return words.push("bool"),
+            WitType::U8 => return words.push("u8"),
+            WitType::U16 => return words.push("u16"),
+            WitType::U32 => return words.push("u32"),
+            WitType::U64 => return words.push("u64"),
+            WitType::S8 => return words.push("s8"),
+            WitType::S16 => return words.push("s16"),
+            WitType::S32 => return words.push("s32"),
+            WitType::S64 => return words.push("s64"),
+            WitType::F32 => return words.push("f32"),
+            WitType::F64 => return words.push("f64"),
+            WitType::Char => return words.push("char"),
+            WitType::String => return words.push("string"),
+            WitType::ErrorContext => return words.push("error-context"),
+            WitType::Id(id) => *id,
+        };
+        let each = |words: &mut SignatureText, ty: &WitType| self.write(words, ty);
+        match &self.resolve.types[id].kind {
+            TypeDefKind::Type(inner) => each(words, inner),
+            TypeDefKind::Record(record) => {
+                words.record(record.fields.iter().map(|field| (field.name.as_str(), &field.ty)), each);
+            }
+            TypeDefKind::Variant(variant) => {
+                words.variant(variant.cases.iter().map(|case| (case.name.as_str(), case.ty.as_ref())), each);
+            }
+            TypeDefKind::Enum(names) => words.named("enum", names.cases.iter().map(|case| case.name.as_str())),
+            TypeDefKind::Flags(names) => words.named("flags", names.flags.iter().map(|flag| flag.name.as_str())),
+            TypeDefKind::Tuple(tuple) => words.of("tuple", tuple.types.iter(), each),
+            TypeDefKind::Option(inner) => words.of("option", [inner], each),
+            TypeDefKind::List(inner) => words.of("list", [inner], each),
+            TypeDefKind::Result(result) => words.result(result.ok.as_ref(), result.err.as_ref(), each),
+            TypeDefKind::Handle(Handle::Own(_)) => words.push("own<resource>"),
+            TypeDefKind::Handle(Handle::Borrow(_)) => words.push("borrow<resource>"),
+            other => words.push(other.as_str()),
+        }
+    }
+}
+
+/// The signature of a function that a component imports or exports, or its beginning.
+pub(in crate::plugin) fn of_component(function: &ComponentFunc) -> String {
+    let mut words = SignatureText::default();
+    words.signature(function.async_(), function.params(), function.results().next(), |words, ty| write(words, &ty));
+    words.text
+}
+
+fn write(words: &mut SignatureText, ty: &Type) {
+    let each = |words: &mut SignatureText, ty: Type| write(words, &ty);
+    match ty {
+        Type::Bool => words.push("bool"),
+        Type::U8 => words.push("u8"),
+        Type::U16 => words.push("u16"),
+        Type::U32 => words.push("u32"),
+        Type::U64 => words.push("u64"),
+        Type::S8 => words.push("s8"),
+        Type::S16 => words.push("s16"),
+        Type::S32 => words.push("s32"),
+        Type::S64 => words.push("s64"),
+        Type::Float32 => words.push("f32"),
+        Type::Float64 => words.push("f64"),
+        Type::Char => words.push("char"),
+        Type::String => words.push("string"),
+        Type::Record(record) => words.record(record.fields().map(|field| (field.name, field.ty)), each),
+        Type::Variant(variant) => words.variant(variant.cases().map(|case| (case.name, case.ty)), each),
+        Type::Enum(names) => words.named("enum", names.names()),
+        Type::Flags(names) => words.named("flags", names.names()),
+        Type::Tuple(tuple) => words.of("tuple", tuple.types(), each),
+        Type::Option(inner) => words.of("option", [inner.ty()], each),
+        Type::List(inner) => words.of("list", [inner.ty()], each),
+        Type::Result(result) => words.result(result.ok(), result.err(), each),
+        Type::Own(_) => words.push("own<resource>"),
+        Type::Borrow(_) => words.push("borrow<resource>"),
+        Type::Map(_) => words.push("map"),
+        Type::Future(_) => words.push("future"),
+        Type::Stream(_) => words.push("stream"),
+        Type::ErrorContext => words.push("error-context"),
+        Type::FixedLengthList(_) => words.push("fixed-length list"),
+    }
+}
+
+/// Whether there are as many of one as of the other, and each pair is alike.
+fn pairwise<A, B>(
+    ours: impl ExactSizeIterator<Item = A>,
+    theirs: impl ExactSizeIterator<Item = B>,
+    is_alike: impl Fn(A, B) -> bool,
+) -> bool {
+    ours.len() == theirs.len() && ours.zip(theirs).all(|(ours, theirs)| is_alike(ours, theirs))
+}
+
+/// Words that end at [`MAX_BYTES`]. Once they have, nothing more is looked at.
+#[derive(Default)]
+struct SignatureText {
+    text: String,
+    is_cut: bool,
+}
+
+impl SignatureText {
+    fn push(&mut self, more: &str) {
+        if self.is_cut {
+            return;
+        }
+        let end = more.floor_char_boundary(MAX_BYTES - self.text.len());
+        self.text.push_str(&more[..end]);
+        if end < more.len() {
+            self.text.push('…');
+            self.is_cut = true;
+        }
+    }
+
+    fn separated<T>(&mut self, items: impl IntoIterator<Item = T>, mut each: impl FnMut(&mut Self, T)) {
+        for (n, item) in items.into_iter().enumerate() {
+            if self.is_cut {
+                return;
+            }
+            if n > 0 {
+                self.push(", ");
+            }
+            each(self, item);
+        }
+    }
+
+    fn signature<'a, T>(
+        &mut self,
+        is_async: bool,
+        params: impl Iterator<Item = (&'a str, T)>,
+        result: Option<T>,
+        mut each: impl FnMut(&mut Self, T),
+    ) {
+        self.push(if is_async { "async func(" } else { "func(" });
+        self.fields(params, &mut each);
+        self.push(")");
+        if let Some(result) = result {
+            self.push(" -> ");
+            each(self, result);
+        }
+    }
+
+    fn fields<'a, T>(&mut self, fields: impl Iterator<Item = (&'a str, T)>, mut each: impl FnMut(&mut Self, T)) {
+        self.separated(fields, |words, (name, ty)| {
+            words.push(name);
+            words.push(": ");
+            each(words, ty);
+        });
+    }
+
+    fn record<'a, T>(&mut self, fields: impl Iterator<Item = (&'a str, T)>, each: impl FnMut(&mut Self, T)) {
+        self.push("record { ");
+        self.fields(fields, each);
+        self.push(" }");
+    }
+
+    fn variant<'a, T>(
+        &mut self,
+        cases: impl Iterator<Item = (&'a str, Option<T>)>,
+        mut each: impl FnMut(&mut Self, T),
+    ) {
+        self.push("variant { ");
+        self.separated(cases, |words, (name, payload)| {
+            words.push(name);
+            if let Some(payload) = payload {
+                words.push("(");
+                each(words, payload);
+                words.push(")");
+            }
+        });
+        self.push(" }");
+    }
+
+    fn result<T>(&mut self, ok: Option<T>, err: Option<T>, mut each: impl FnMut(&mut Self, T)) {
+        let is_bare = ok.is_none() && err.is_none();
+        self.push(if is_bare { "result" } else { "result<" });
+        match (ok, &err) {
+            (Some(ok), _) => each(self, ok),
+            (None, Some(_)) => self.push("_"),
+            (None, None) => {}
+        }
+        if let Some(err) = err {
+            self.push(", ");
+            each(self, err);
+        }
+        self.push(if is_bare { "" } else { ">" });
+    }
+
+    fn named<'a>(&mut self, kind: &str, names: impl Iterator<Item = &'a str>) {
+        self.push(kind);
+        self.push(" { ");
+        self.separated(names, |words, name| words.push(name));
+        self.push(" }");
+    }
+
+    fn of<T>(&mut self, kind: &str, inner: impl IntoIterator<Item = T>, each: impl FnMut(&mut Self, T)) {
+        self.push(kind);
+        self.push("<");
+        self.separated(inner, each);
+        self.push(">");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_host_knows_is_written_out_in_full() {
+        let known = KnownFunctions::read();
+        for interface in known.resolve.interfaces.iter().map(|(_, interface)| interface) {
+            for function in interface.functions.values() {
+                let words = known.signature(function);
+                assert!(!words.contains('…'), "{words}");
+            }
+        }
+    }
+
+    #[test]
+    fn words_end_at_their_limit_between_characters() {
+        let mut words = SignatureText::default();
+        let (mut asked, name) = (0, "é".repeat(100));
+        words.separated(0..1_000_000, |words, _| {
+            asked += 1;
+            words.push(&name);
+        });
+        assert!(words.text.len() <= MAX_BYTES + '…'.len_utf8() && words.text.ends_with("é…"), "{}", words.text);
+        assert!(asked < 20, "{asked} were looked at");
+    }
+}

@@ -1,0 +1,15 @@
+//! One plugin at work: its instances, the threads that guests run on, and what an attempt came to.
+
+#[cfg(test)]
+pub(super) mod attempt_tests;
+pub(super) mod cpu_meter;
+pub(super) mod executor;
+pub(super) mod guest_error;
+pub(super) mod guest_turns;
+#[cfg(test)]
+pub(super) mod handle_tests;
+pub(super) mod instance;
+pub(super) mod instance_pool;
+pub(super) mod outcome;
+pub(super) mod plugin;
+pub(super) mod stopwatch;

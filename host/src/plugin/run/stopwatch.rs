@@ -1,0 +1,202 @@
+//! The time of one attempt: what it runs, and what it waits for. What it waits for a processor is no time of the attempt,
+//! since how long that takes is for other plugins to say.
+//!
+//! The attempt is polled with a waker of the stopwatch. So it is known when it could have gone on, whenever a thread comes
+//! to it.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::time::Sleep;
+
+use super::cpu_meter::CpuMeter;
+use crate::plugin::sandbox::limits::LimitBreach;
+
+/// It was not woken since it was polled last.
+const ASLEEP: u64 = u64::MAX;
+
+/// Measures one attempt.
+#[derive(Debug)]
+pub(in crate::plugin) struct AttemptStopwatch {
+    limit_ms: u64,
+    meter: Arc<CpuMeter>,
+    /// The CPU time before the attempt.
+    before_ns: u64,
+    began: Instant,
+    /// How long it has waited for something other than a processor.
+    waited_ns: AtomicU64,
+    /// When it was woken, from `began` on; or [`ASLEEP`].
+    woken_ns: AtomicU64,
+    task: Mutex<Option<Waker>>,
+}
+
+impl AttemptStopwatch {
+    /// An attempt begins that may take so long. To be called by the attempt itself, while it runs.
+    pub(in crate::plugin) fn start(limit_ms: u64, meter: Arc<CpuMeter>) -> Arc<Self> {
+        Arc::new(Self {
+            limit_ms,
+            // A delivery whose state changed meanwhile is handled again under the same meter, and what came of it before
+            // is not an attempt.
+            before_ns: meter.spent_ns(),
+            meter,
+            began: Instant::now(),
+            waited_ns: AtomicU64::new(0),
+            woken_ns: AtomicU64::new(ASLEEP),
+            task: Mutex::default(),
+        })
+    }
+
+    /// The CPU time of the attempt. To be called while it runs.
+    pub(in crate::plugin) fn cpu_ns(&self) -> u64 {
+        self.meter.spent_ns().saturating_sub(self.before_ns)
+    }
+
+    /// What is left of its time. To be called while it runs.
+    pub(in crate::plugin) fn remaining(&self) -> Duration {
+        let spent_ns = self.waited_ns.load(Ordering::Relaxed).saturating_add(self.cpu_ns());
+        Duration::from_millis(self.limit_ms).saturating_sub(Duration::from_nanos(spent_ns))
+    }
+
+    /// The answer of the attempt, or the breach of its time; then it is dropped, wherever it stands.
+    pub(in crate::plugin) async fn limit<T>(
+        self: &Arc<Self>,
+        attempt: impl Future<Output = wasmtime::Result<T>>,
+    ) -> wasmtime::Result<T> {
+        let waker = Waker::from(self.clone());
+        let (mut attempt, mut timer) = (pin!(attempt), None);
+        let mut paused_ns = None;
+        std::future::poll_fn(|context| {
+            self.set_task(context.waker());
+            let woken_ns = self.woken_ns.swap(ASLEEP, Ordering::AcqRel);
+            if let Some(paused_ns) = paused_ns.take() {
+                // Somebody else may have asked for it to be polled.
+                let until_ns = if woken_ns == ASLEEP { self.now_ns() } else { woken_ns };
+                self.waited_ns.fetch_add(until_ns.saturating_sub(paused_ns), Ordering::Relaxed);
+                if self.remaining().is_zero() {
+                    return Poll::Ready(Err(self.breach()));
+                }
+            }
+            let mut own = Context::from_waker(&waker);
+            if let Poll::Ready(answer) = attempt.as_mut().poll(&mut own) {
+                return Poll::Ready(answer);
+            }
+            paused_ns = Some(self.now_ns());
+            if self.woken_ns.load(Ordering::Acquire) == ASLEEP && set_off(&mut timer, self.remaining(), &mut own) {
+                return Poll::Ready(Err(self.breach()));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn breach(&self) -> wasmtime::Error {
+        LimitBreach::WallTime { limit_ms: self.limit_ms }.into()
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(ASLEEP - 1)
+    }
+
+    fn set_task(&self, waker: &Waker) {
+        let mut task = self.task.lock();
+        if !task.as_ref().is_some_and(|task| task.will_wake(waker)) {
+            *task = Some(waker.clone());
+        }
+    }
+}
+
+impl Wake for AttemptStopwatch {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // The first time counts: from then on it waits for a processor.
+        let _ = self.woken_ns.compare_exchange(ASLEEP, self.now_ns(), Ordering::AcqRel, Ordering::Acquire);
+        let task = self.task.lock().clone();
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+}
+
+/// Whether the time is over already; else the timer wakes when it is.
+fn set_off(timer: &mut Option<Pin<Box<Sleep>>>, remaining: Duration, context: &mut Context<'_>) -> bool {
+    match timer {
+        Some(timer) => timer.as_mut().reset(tokio::time::Instant::now() + remaining),
+        None => *timer = Some(Box::pin(tokio::time::sleep(remaining))),
+    }
+    timer.as_mut().is_some_and(|timer| timer.as_mut().poll(context).is_ready())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll;
+
+    use super::*;
+
+    const HOUR_MS: u64 = 3_600_000;
+
+    /// Polls so many times, as a task does that is woken `wait` after each time and polled `late` after that.
+    async fn waits(watch: &Arc<AttemptStopwatch>, times: u32, wait: Duration, late: Duration) -> wasmtime::Result<()> {
+        let mut left = times;
+        let attempt = std::future::poll_fn(|context| {
+            if left == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            left -= 1;
+            let waker = context.waker().clone();
+            std::thread::spawn(move || {
+                std::thread::sleep(wait);
+                waker.wake();
+            });
+            Poll::Pending
+        });
+        let mut limited = pin!(watch.limit(attempt));
+        let mut blocked = false;
+        std::future::poll_fn(|context| {
+            if std::mem::replace(&mut blocked, true) {
+                // The thread was busy with others.
+                std::thread::sleep(late);
+            }
+            limited.as_mut().poll(context)
+        })
+        .await
+    }
+
+    fn is_over(answer: wasmtime::Result<()>) -> bool {
+        matches!(answer.map_err(|error| error.downcast::<LimitBreach>()), Err(Ok(LimitBreach::WallTime { .. })))
+    }
+
+    #[tokio::test]
+    async fn what_an_attempt_waits_for_is_its_time() {
+        let watch = AttemptStopwatch::start(HOUR_MS, Arc::default());
+        assert!(waits(&watch, 2, Duration::from_millis(30), Duration::ZERO).await.is_ok());
+        let left = Duration::from_millis(HOUR_MS).saturating_sub(watch.remaining());
+        assert!(left >= Duration::from_millis(60), "{left:?}");
+        let watch = AttemptStopwatch::start(20, Arc::default());
+        assert!(is_over(watch.limit(std::future::pending()).await));
+    }
+
+    #[tokio::test]
+    async fn what_it_waits_for_a_processor_is_not() {
+        // Each time it could have gone on at once, and the thread came a second later.
+        let watch = AttemptStopwatch::start(900, Arc::default());
+        assert!(waits(&watch, 3, Duration::ZERO, Duration::from_secs(1)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_it_runs_is_its_time() {
+        let meter = Arc::new(CpuMeter::default());
+        let watch = AttemptStopwatch::start(1_000, meter.clone());
+        meter.add(999_000_000);
+        assert!(waits(&watch, 0, Duration::ZERO, Duration::ZERO).await.is_ok());
+        meter.add(1_000_000);
+        assert!(is_over(waits(&watch, 1, Duration::ZERO, Duration::ZERO).await));
+        assert_eq!(watch.remaining(), Duration::ZERO);
+    }
+}

@@ -1,0 +1,147 @@
+//! How many attempts the sandbox has room for: as many as may run, or as many as the address space holds.
+//!
+//! Each memory of a guest has 4 GiB of address space, so that its accesses need no checks. Most machines have 128 TiB; some
+//! kernels and limits (`ulimit -v`) leave a few hundred GiB.
+
+use super::engine::MAX_MEMORIES;
+use crate::plugin::{Error, RegistryOptions};
+
+/// First instances side by side. They have room of their own, so that a plugin is loaded however many attempts run.
+pub(in crate::plugin) const INTRODUCTIONS: usize = 2;
+/// The most instances that wait to be used again, of all plugins together. Each holds its memory.
+const MAX_IDLE: usize = 64;
+/// The fewest attempts for which a sandbox is set up: one of a component with as many memories as it may have.
+const LEAST: usize = MAX_MEMORIES as usize;
+
+/// Room for instances, counted in memories. Most components have one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::plugin) struct InstanceCapacity {
+    /// Of attempts that run side by side.
+    pub(in crate::plugin) attempts: usize,
+    /// Of instances that wait to be used again.
+    pub(in crate::plugin) idle: usize,
+}
+
+impl InstanceCapacity {
+    /// Room for so many attempts.
+    pub(in crate::plugin) fn of(attempts: usize) -> Self {
+        let attempts = attempts.max(LEAST);
+        Self { attempts, idle: (attempts / 4).min(MAX_IDLE) }
+    }
+
+    /// The most instances at once.
+    pub(in crate::plugin) fn instances(self) -> usize {
+        self.attempts.saturating_add(self.idle).saturating_add(INTRODUCTIONS)
+    }
+
+    /// The most memories at once.
+    pub(in crate::plugin) fn memories(self) -> usize {
+        self.attempts.saturating_add(self.idle).saturating_add(INTRODUCTIONS * LEAST)
+    }
+
+    /// How many attempts may run side by side of those that were asked for. Of less room than for all of them half is left to
+    /// plugins of which nothing runs.
+    ///
+    /// # Errors
+    /// [`Error::Concurrency`].
+    pub(in crate::plugin) fn concurrency(self, options: &RegistryOptions) -> Result<usize, Error> {
+        let asked = options.concurrency.max(1);
+        let has_all = self.attempts >= asked.saturating_add(options.reserve);
+        let concurrency = if has_all { asked } else { asked.min(self.attempts / 2) };
+        if concurrency < options.plugin_concurrency.min(asked) {
+            return Err(Error::Concurrency { wanted: options.plugin_concurrency, most: concurrency });
+        }
+        if concurrency < asked {
+            tracing::warn!(
+                "the address space of this process has room for {concurrency} attempts side by side, of all plugins together; \
+                 {asked} were to be"
+            );
+        }
+        Ok(concurrency)
+    }
+
+    /// The next smaller one of a row that is the same wherever it is begun, so that a concurrency that is told has room when
+    /// it is tried; `None` below the smallest.
+    fn less(self) -> Option<Self> {
+        let steps = std::iter::successors(Some(LEAST), |step| Some(step + step.div_ceil(3)));
+        steps.take_while(|step| *step < self.attempts).last().map(Self::of)
+    }
+
+    /// A quarter more.
+    fn more(self) -> Self {
+        let more = |n: usize| n.saturating_add(n.div_ceil(4));
+        Self { attempts: more(self.attempts), idle: more(self.idle) }
+    }
+
+    /// The largest capacity up to this one for which `build` works, and which leaves a quarter as much for all else in the
+    /// process. `None` if not even the smallest works.
+    pub(in crate::plugin) fn fitting(self, mut build: impl FnMut(Self) -> bool) -> Option<Self> {
+        let mut capacity = self;
+        while !build(capacity.more()) {
+            capacity = capacity.less()?;
+        }
+        Some(capacity)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What fits where there is room for so many memories.
+    fn fitting(attempts: usize, memories: usize) -> Option<InstanceCapacity> {
+        InstanceCapacity::of(attempts).fitting(|capacity| capacity.memories() <= memories)
+    }
+
+    #[test]
+    fn what_fits_is_taken_whole() {
+        assert_eq!(fitting(320, 1_000_000), Some(InstanceCapacity { attempts: 320, idle: 64 }));
+        assert_eq!(fitting(1, 1_000_000), Some(InstanceCapacity { attempts: 4, idle: 1 }));
+    }
+
+    #[test]
+    fn where_there_is_less_room_less_is_taken_and_some_is_left() {
+        for memories in [24, 60, 120, 300] {
+            let capacity = fitting(4_352, memories).unwrap();
+            assert!(capacity.memories() < memories, "{memories}: {capacity:?}");
+            assert!(capacity.attempts * 4 > memories, "{memories}: {capacity:?}");
+        }
+    }
+
+    #[test]
+    fn where_one_plugin_cannot_have_what_it_is_to_have_the_setting_to_lower_is_told() {
+        let options = |plugin_concurrency| RegistryOptions {
+            concurrency: 64,
+            reserve: 256,
+            plugin_concurrency,
+            ..RegistryOptions::default()
+        };
+        let room = |attempts| InstanceCapacity { attempts, idle: 0 };
+        assert_eq!(room(320).concurrency(&options(64)).unwrap(), 64);
+        assert_eq!(room(24).concurrency(&options(12)).unwrap(), 12);
+        let error = room(24).concurrency(&options(13)).unwrap_err().to_string();
+        assert!(error.contains("consumer.concurrency = 13") && error.contains("lower it to 12"), "{error}");
+    }
+
+    #[test]
+    fn what_it_is_told_to_be_lowered_to_has_room() {
+        for memories in [24, 30, 63, 100, 250, 500, 1_000] {
+            let concurrency = |plugin_concurrency: usize| {
+                let concurrency = (plugin_concurrency * 8).clamp(64, 4_096);
+                let options =
+                    RegistryOptions { concurrency, reserve: 256, plugin_concurrency, ..RegistryOptions::default() };
+                fitting(concurrency + 256, memories).unwrap().concurrency(&options)
+            };
+            for wanted in 1..500 {
+                if let Err(Error::Concurrency { most, .. }) = concurrency(wanted) {
+                    assert!(concurrency(most).is_ok(), "{wanted}, then {most} where {memories} fit");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn where_nothing_fits_there_is_none() {
+        assert_eq!(fitting(320, 10), None);
+    }
+}

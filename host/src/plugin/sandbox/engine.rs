@@ -1,0 +1,197 @@
+//! The engine: what code may be, how instances are laid out in memory, and the clock that interrupts guests.
+//!
+//! WebAssembly features are an allow-list: what a later version of the engine can do stays off until it is wanted here.
+//!
+//! An instance must never read what an earlier one wrote. The engine can ask the kernel which pages were written and reset
+//! only those (`PAGEMAP_SCAN`). That is faster, and nothing to rely on: the engine looks for pages that are present, and a
+//! page that the kernel moves or has swapped out is not; nor does the kernel promise to call a page written where nobody
+//! registered for that. So the scan is off. The first part of a memory is overwritten, and the rest is returned to the
+//! kernel: both hold wherever a page is at that moment.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::Duration;
+
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, WasmFeatures};
+
+use super::capacity::InstanceCapacity;
+
+/// What a guest needs that was made by the usual toolchains, and no more.
+const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
+    .union(WasmFeatures::FLOATS)
+    .union(WasmFeatures::SATURATING_FLOAT_TO_INT)
+    .union(WasmFeatures::SIGN_EXTENSION)
+    .union(WasmFeatures::MULTI_VALUE)
+    .union(WasmFeatures::BULK_MEMORY)
+    .union(WasmFeatures::BULK_MEMORY_OPT)
+    .union(WasmFeatures::REFERENCE_TYPES)
+    .union(WasmFeatures::CALL_INDIRECT_OVERLONG)
+    .union(WasmFeatures::EXTENDED_CONST)
+    .union(WasmFeatures::MULTI_MEMORY)
+    .union(WasmFeatures::SIMD)
+    .union(WasmFeatures::COMPONENT_MODEL);
+
+/// What one component may consist of.
+pub(in crate::plugin) const MAX_MEMORIES: u32 = 4;
+pub(in crate::plugin) const MAX_TABLES: u32 = 32;
+const MAX_CORE_INSTANCES: u32 = 100;
+const MAX_TABLE_ELEMENTS: usize = 20_000;
+const MAX_INSTANCE_BYTES: usize = 4 * 1024 * 1024;
+
+/// How often guests are looked at. A guest that has run for a tick yields its thread.
+const TICK: Duration = Duration::from_millis(1);
+
+/// The most frames that are told of a trap.
+pub(in crate::plugin) const MAX_FRAMES: usize = 32;
+
+/// What host functions may use of the stack beside the guest.
+const HOST_STACK_BYTES: usize = 1_536 * 1024;
+
+/// How much of a memory is overwritten for the next instance; what lies beyond is returned to the kernel. Overwriting
+/// takes 1 µs for each 100 KiB, whether the pages were written or not. Returning takes 2 µs for each page that was, since
+/// the next instance has to get it anew. The templates lay stack, data and the begin of the heap out within this.
+const KEPT_MEMORY_BYTES: usize = 192 * 1024;
+/// The same for a table, of which no more is overwritten than it has elements.
+const KEPT_TABLE_BYTES: usize = 128 * 1024;
+
+/// An engine with this capacity, whose instances have a native stack of `stack_bytes` each.
+///
+/// # Errors
+/// The address space does not suffice, or the system lacks what the engine needs.
+pub(in crate::plugin) fn build(capacity: InstanceCapacity, stack_bytes: usize) -> wasmtime::Result<Engine> {
+    let mut config = code();
+    config
+        .max_wasm_stack(stack_bytes)
+        .async_stack_size(stack_bytes.saturating_add(HOST_STACK_BYTES))
+        .wasm_backtrace_max_frames(NonZeroUsize::new(MAX_FRAMES))
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(capacity)));
+    Engine::new(&config)
+}
+
+/// How instances are laid out in memory, and what becomes of that memory when they end.
+fn pool(capacity: InstanceCapacity) -> PoolingAllocationConfig {
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let (instances, memories) = (count(capacity.instances()), count(capacity.memories()));
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(instances)
+        .total_core_instances(instances.saturating_mul(MAX_CORE_INSTANCES))
+        .total_memories(memories)
+        .total_tables(instances.saturating_mul(MAX_TABLES))
+        .total_stacks(instances)
+        .max_memories_per_component(MAX_MEMORIES)
+        .max_tables_per_component(MAX_TABLES)
+        .max_core_instances_per_component(MAX_CORE_INSTANCES)
+        .max_memories_per_module(MAX_MEMORIES)
+        .max_tables_per_module(4)
+        .max_component_instance_size(MAX_INSTANCE_BYTES)
+        .max_core_instance_size(MAX_INSTANCE_BYTES)
+        .table_elements(MAX_TABLE_ELEMENTS)
+        .linear_memory_keep_resident(KEPT_MEMORY_BYTES)
+        .table_keep_resident(KEPT_TABLE_BYTES)
+        .pagemap_scan(Enabled::No);
+    pool
+}
+
+/// An engine that compiles for one that [`build`] makes, and runs nothing.
+///
+/// # Errors
+/// The system lacks what the engine needs.
+pub(in crate::plugin) fn for_compiling() -> wasmtime::Result<Engine> {
+    Engine::new(&code())
+}
+
+/// What the compiled code depends on.
+fn code() -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_features(WasmFeatures::all(), false)
+        .wasm_features(FEATURES, true)
+        .concurrency_support(false)
+        .cranelift_opt_level(OptLevel::Speed)
+        .epoch_interruption(true)
+        .memory_init_cow(true);
+    config
+}
+
+/// Moves the engine's epoch on while guests run, from a thread that no guest can hold up. Asleep while none does.
+#[derive(Debug)]
+pub(in crate::plugin) struct EpochTicker {
+    shared: Arc<TickerState>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct TickerState {
+    running: AtomicUsize,
+    stop: AtomicBool,
+    thread: Thread,
+}
+
+/// While one of these lives, the epoch moves on.
+#[derive(Debug)]
+pub(in crate::plugin) struct TickGuard(Arc<TickerState>);
+
+impl EpochTicker {
+    /// Starts the thread. It does not keep the engine alive.
+    pub(in crate::plugin) fn start(engine: &Engine) -> std::io::Result<Self> {
+        let weak = engine.weak();
+        let (hand_over, handed_over) = std::sync::mpsc::sync_channel::<Arc<TickerState>>(1);
+        let thread = thread::Builder::new().name("plugin-ticker".into()).spawn(move || {
+            let Ok(shared) = handed_over.recv() else { return };
+            while !shared.stop.load(Ordering::Acquire) {
+                if shared.running.load(Ordering::Acquire) == 0 {
+                    thread::park();
+                    continue;
+                }
+                thread::sleep(TICK);
+                let Some(engine) = weak.upgrade() else { return };
+                engine.increment_epoch();
+            }
+        })?;
+        let shared = Arc::new(TickerState {
+            running: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            thread: thread.thread().clone(),
+        });
+        // The thread waits for this and does nothing else before, so it is there to take it.
+        let _ = hand_over.send(shared.clone());
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Keeps the epoch moving until the answer is dropped.
+    pub(in crate::plugin) fn ticking(&self) -> TickGuard {
+        if self.shared.running.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.shared.thread.unpark();
+        }
+        TickGuard(self.shared.clone())
+    }
+}
+
+impl Drop for TickGuard {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for EpochTicker {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.thread.unpark();
+        if let Some(thread) = self.thread.take() {
+            // It never panics and sleeps no longer than a tick.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_is_not_asked_which_pages_are_to_be_reset() {
+        assert!(format!("{:?}", pool(InstanceCapacity::of(1))).contains("pagemap_scan: No"));
+    }
+}

@@ -1,0 +1,114 @@
+//! Where guests run: an engine with everything that a plugin may import.
+
+pub(super) mod capacity;
+pub(super) mod engine;
+pub(super) mod limits;
+pub(super) mod memory_image;
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use wasmtime::Engine;
+use wasmtime::component::Linker;
+
+use self::capacity::InstanceCapacity;
+use super::host_api::{self, GuestState};
+
+/// The engine of all plugins of a registry, and what it offers.
+pub(super) struct Sandbox {
+    pub(super) engine: Engine,
+    pub(super) linker: Arc<Linker<GuestState>>,
+    /// What it has room for.
+    pub(super) capacity: InstanceCapacity,
+    idle_room: Arc<Semaphore>,
+}
+
+impl Sandbox {
+    /// A sandbox with the wanted capacity, or as much of it as the address space holds; each instance has a native stack of
+    /// `stack_bytes`.
+    ///
+    /// # Errors
+    /// The address space does not suffice for any, or the system lacks what the engine needs.
+    pub(super) fn start(wanted: InstanceCapacity, stack_bytes: usize) -> wasmtime::Result<Self> {
+        let mut last = None;
+        let fitting = wanted.fitting(|capacity| match engine::build(capacity, stack_bytes) {
+            Ok(_) => true,
+            Err(error) => {
+                last = Some(error);
+                false
+            }
+        });
+        let Some(capacity) = fitting else {
+            return Err(last.unwrap_or_else(|| wasmtime::format_err!("no room for a single attempt")));
+        };
+        let engine = engine::build(capacity, stack_bytes)?;
+        let linker = Arc::new(host_api::linker(&engine)?);
+        Ok(Self { engine, linker, capacity, idle_room: Arc::new(Semaphore::new(capacity.idle)) })
+    }
+
+    /// A permit for each memory of the instances that may wait.
+    pub(super) fn idle_room(&self) -> &Arc<Semaphore> {
+        &self.idle_room
+    }
+}
+
+impl std::fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sandbox").field("capacity", &self.capacity).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+    use std::io::Write;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use crate::event::AttemptOutcome;
+    use crate::plugin::AttemptLimits;
+    use crate::plugin::testing::{SolePlugin, sole};
+
+    /// Traps if anything is found in memory that an earlier call has written, then writes: into each page, below and above
+    /// what is kept, and above where memory begins to be grown.
+    const WRITES_EVERYWHERE: &str = "
+        (if (i32.load (i32.const 60000)) (then (unreachable)))
+        (i32.store (i32.const 60000) (i32.const -1))
+        (drop (memory.grow (i32.const 63)))
+        (local.set $n (i32.const 65536))
+        (loop $next
+            (if (i32.load (local.get $n)) (then (unreachable)))
+            (i32.store (local.get $n) (i32.const -1))
+            (local.set $n (i32.add (local.get $n) (i32.const 4096)))
+            (br_if $next (i32.lt_u (local.get $n) (i32.const 4194304))))
+        i32.const 1024";
+
+    async fn attempts(sole: &SolePlugin, number: u32) {
+        for _ in 0..number {
+            let outcome = sole.attempt().await.outcome;
+            assert!(matches!(outcome, AttemptOutcome::Ok(_)), "{outcome:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_that_was_written_is_read_by_the_next() {
+        attempts(&sole(WRITES_EVERYWHERE, AttemptLimits::default()).await, 50).await;
+    }
+
+    #[tokio::test]
+    async fn nothing_that_was_written_is_read_by_the_next_while_the_kernel_moves_pages() {
+        // Only root may have pages moved.
+        let Ok(mut mover) = OpenOptions::new().write(true).open("/proc/sys/vm/compact_memory") else { return };
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let moving = thread::spawn(move || {
+            while !stopped.load(Ordering::Acquire) {
+                mover.write_all(b"1").unwrap();
+            }
+        });
+        attempts(&sole(WRITES_EVERYWHERE, AttemptLimits::default()).await, 300).await;
+        stop.store(true, Ordering::Release);
+        moving.join().unwrap();
+    }
+}
