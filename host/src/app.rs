@@ -25,7 +25,7 @@ use anyhow::Context;
 use crate::api::{self, PluginControl};
 use crate::broker::embedded::{self, EmbeddedBroker};
 use crate::broker::redis::{self, RedisBroker};
-use crate::broker::{Broker, Lane};
+use crate::broker::{Broker, ConsumerDirectory, Lane};
 use crate::config::Config;
 use crate::event::EventType;
 use crate::plugin::{self, PluginRegistry, PluginReport};
@@ -161,14 +161,14 @@ fn compiler(limits: plugin::CompileLimits) -> anyhow::Result<plugin::CompileChil
 /// What the API is told of plugins.
 struct RegistryControl {
     registry: Arc<PluginRegistry>,
-    broker: Arc<dyn Broker>,
+    consumers: Arc<dyn ConsumerDirectory>,
     started: Instant,
 }
 
 #[async_trait::async_trait]
 impl PluginControl for RegistryControl {
     fn lane(&self, event_type: &EventType) -> Lane {
-        worker::lane_of(&self.registry, &*self.broker, event_type)
+        worker::lane_of(&self.registry, &*self.consumers, event_type)
     }
 
     fn trouble(&self) -> Option<String> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use eventstream::broker::contract::*;
 use eventstream::broker::redis::{BrokerMutant, RedisBroker};
-use eventstream::broker::{Broker, BrokerOptions, EndKind, RetentionLimits, SettleOutcome, SettleRequest};
+use eventstream::broker::{BrokerOptions, EndKind, RetentionLimits, SettleOutcome, SettleRequest};
 use eventstream::event::{DeliveryStart, EventId, EventState, Settlement, StateStep, StateWrite};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
@@ -23,7 +23,7 @@ async fn who_lost_a_lease_to_another_consumer_changes_nothing() {
     let stale = deliver_one(&*slow, "a").await;
     let taken = eventually("the other one takes over", || async { quick.recover(9).await.unwrap().pop() }).await;
     assert_eq!(taken.deliveries, 2);
-    let leases = slow.leases();
+    let leases = slow.lease_renewal();
     assert_eq!(leases.renew(std::slice::from_ref(&stale.receipt)).await, Ok(vec![stale.receipt.clone()]));
     let rows: Vec<(String, String, u64, u64)> = rig.admin(&["XPENDING", &RedisRig::key("q:a"), "es", "-", "+", "9"]);
     assert_eq!((rows[0].1.as_str(), rows[0].3), (quick.consumer(), 2), "a renewal does not steal");
@@ -78,7 +78,7 @@ async fn several_takers_take_each_delivery_once() {
         for (n, taker) in takers.iter().enumerate() {
             taker.maintain().await.unwrap();
             let receipts: Vec<_> = taken.iter().filter(|(m, _)| *m == n).map(|(_, d)| d.receipt.clone()).collect();
-            assert_eq!(taker.leases().renew(&receipts).await, Ok(Vec::new()), "nobody takes what is held");
+            assert_eq!(taker.lease_renewal().renew(&receipts).await, Ok(Vec::new()), "nobody takes what is held");
         }
     }
     let ids: HashSet<_> = taken.iter().map(|(_, delivery)| delivery.record.event.id).collect();
@@ -224,7 +224,7 @@ async fn a_store_that_did_not_count_by_lane_and_plugin_is_served_and_counts_from
     let kept: Vec<_> = all_ended(&*broker, EndKind::Processed).await.iter().map(|record| record.event.id).collect();
     assert_eq!(kept.len(), 10, "the oldest went first, since they count for nobody");
     assert!(newest.iter().all(|id| kept.contains(id)), "{kept:?}");
-    let taken = broker.plugin_state("p", "0").await.unwrap().size_bytes;
+    let taken = broker.read_plugin_state("p", "0").await.unwrap().size_bytes;
     assert!((8_000..11_000).contains(&taken), "{taken}");
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eventstream::broker::contract::*;
-use eventstream::broker::{Broker, EndKind, Error, SettleOutcome};
+use eventstream::broker::{EndKind, Error, SettleOutcome};
 use eventstream::event::{DeliveryStart, EventState, FailureClass, Settlement};
 use futures_util::future::join_all;
 
@@ -90,7 +90,7 @@ async fn a_destroyed_group_begins_anew_at_its_first_entry() {
     let lane_key = RedisRig::key("q:a");
     let () = rig.admin(&["XGROUP", "DESTROY", &lane_key, "es"]);
     assert_eq!(settle_one(&*broker, &held[0], Settlement::Processed).await, SettleOutcome::Lost);
-    broker.wait(&[lane("a")]).await.expect("the wait ends");
+    broker.wait_for_work(&[lane("a")]).await.expect("the wait ends");
     let again = claim(&*broker, "a", 200).await;
     assert_eq!(again.len(), 100, "those that were held as well");
     for delivery in &again {
@@ -275,7 +275,7 @@ async fn an_entry_deleted_while_pending_is_never_dispatched() {
         (pending[0] == redis::Value::Int(2)).then_some(())
     })
     .await;
-    assert_eq!(broker.event(held[1].record.event.id).await, Ok(None));
+    assert_eq!(broker.find_event(held[1].record.event.id).await, Ok(None));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Lists on a Redis that holds large events: what a page looks at is bounded, and nothing but what is wanted moves.
 
 use eventstream::broker::contract::*;
-use eventstream::broker::{Broker, EndKind, EndedQuery, SnapshotItem};
+use eventstream::broker::{EndKind, EndedQuery, SnapshotItem};
 use eventstream::event::{Event, EventData, EventEnd, EventRecord, FailureClass};
 
 use crate::rig::RedisRig;
@@ -33,7 +33,7 @@ fn sent_bytes(rig: &RedisRig) -> u64 {
 /// A page and the bytes that moved for it, those of the broker's own looks included.
 async fn page(rig: &RedisRig, broker: &dyn Broker, query: EndedQuery) -> (usize, Option<String>, u64) {
     let before = sent_bytes(rig);
-    let page = broker.ended(query).await.expect("a page");
+    let page = broker.list_ended(query).await.expect("a page");
     (page.records.len(), page.next_cursor, sent_bytes(rig) - before)
 }
 
@@ -84,6 +84,6 @@ async fn what_is_not_understood_is_no_reason_to_leave_anything_out() {
     }
     let query =
         EndedQuery { class: Some(FailureClass::Trap), event_type: "order.paid".parse().ok(), ..ended(EndKind::Failed) };
-    let page = broker.ended(query).await.expect("a page");
+    let page = broker.list_ended(query).await.expect("a page");
     assert_eq!(page.records.iter().map(|record| record.event.id).collect::<Vec<_>>(), [delivery.record.event.id]);
 }

@@ -2,7 +2,7 @@
 
 use eventstream::broker::contract::*;
 use eventstream::broker::redis::RedisBroker;
-use eventstream::broker::{Broker, ClaimRequest, Error, LaneDemand, SettleOutcome};
+use eventstream::broker::{ClaimRequest, Error, LaneDemand, SettleOutcome};
 use eventstream::event::{DeliveryStart, EventState, Settlement};
 
 use crate::rig::RedisRig;
@@ -120,7 +120,7 @@ async fn with_a_bad_lane_a_host_still_keeps_house_and_shows_that_it_lives() {
     other.append(appends("later", 1)).await.unwrap();
     broker.maintain().await.expect("maintained");
     assert!(broker.lanes().contains(&lane("later")));
-    broker.wait(&["bad", "good", "later"].map(lane)).await.expect("the wait does not fail");
+    broker.wait_for_work(&["bad", "good", "later"].map(lane)).await.expect("the wait does not fail");
     let lanes = ["bad", "good", "later"].map(|name| LaneDemand { lane: lane(name), free: 9 });
     let claimed = broker.claim(ClaimRequest { lanes: lanes.to_vec(), max: 9 }).await.unwrap();
     assert_eq!(claimed.len(), 3);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use eventstream::broker::contract::*;
 use eventstream::broker::redis::RedisOpenError;
-use eventstream::broker::{Broker, EndKind, Error};
+use eventstream::broker::{EndKind, Error};
 use eventstream::event::{EventState, FailureClass};
 
 use crate::rig::RedisRig;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use eventstream::broker::contract::*;
 use eventstream::broker::redis::RedisOpenError;
-use eventstream::broker::{Broker, BrokerOptions, Durability, Error, SettleOutcome};
+use eventstream::broker::{BrokerOptions, Durability, Error, SettleOutcome};
 use eventstream::event::{EventState, Settlement};
 
 use crate::rig::RedisRig;
@@ -17,7 +17,7 @@ async fn forgotten_scripts_are_sent_again() {
     for _ in 0..100 {
         let delivery = deliver_one(&*broker, "a").await;
         let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut admin).unwrap();
-        assert_eq!(broker.leases().renew(std::slice::from_ref(&delivery.receipt)).await, Ok(Vec::new()));
+        assert_eq!(broker.lease_renewal().renew(std::slice::from_ref(&delivery.receipt)).await, Ok(Vec::new()));
         assert_eq!(settle_one(&*broker, &delivery, retry(0)).await, SettleOutcome::Done);
         let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut admin).unwrap();
         assert_eq!(promote_all(&*broker).await, 1);
@@ -40,7 +40,7 @@ async fn a_full_memory_refuses_events_and_lets_the_work_drain() {
     let () = rig.admin(&["CONFIG", "SET", "maxmemory", "1"]);
     let refused = broker.append(appends("a", 1)).await;
     assert!(matches!(refused, Err(Error::NoRoom(_))), "{refused:?}");
-    let leases = broker.leases();
+    let leases = broker.lease_renewal();
     let receipts: Vec<_> = held[10..].iter().map(|delivery| delivery.receipt.clone()).collect();
     assert_eq!(leases.renew(&receipts).await, Ok(Vec::new()));
     for delivery in &held[10..15] {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use eventstream::broker::contract::*;
 use eventstream::broker::embedded::EmbeddedBroker;
 use eventstream::broker::redis::snapshot;
-use eventstream::broker::{AppendRequest, Broker, Error as BrokerError, SnapshotReader};
+use eventstream::broker::{AppendRequest, Error as BrokerError, SnapshotReader};
 use eventstream::event::{DataKind, DeliveryStart, EventData, FailureClass, Settlement};
 use eventstream::shutdown::TaskGroup;
 use eventstream::transfer::{Error, ExportNotice, TransferCounts, export, import};
@@ -21,7 +21,7 @@ async fn exported(mut snapshot: Box<dyn SnapshotReader>) -> (Vec<u8>, TransferCo
 
 async fn imported(broker: &dyn Broker, mut text: impl BufRead) -> (Result<(), Error>, TransferCounts) {
     let mut moved = TransferCounts::default();
-    let done = import(broker, &mut text, &mut moved, &mut |_| ()).await;
+    let done = import(broker, broker, &mut text, &mut moved, &mut |_| ()).await;
     (done, moved)
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use eventstream::broker::contract::*;
 use eventstream::broker::redis::RedisBroker;
-use eventstream::broker::{Broker, BrokerOptions, Error, SettleOutcome};
+use eventstream::broker::{BrokerOptions, Error, SettleOutcome};
 use eventstream::event::{EventState, FailureClass, Settlement};
 
 use crate::rig::RedisRig;
@@ -186,7 +186,7 @@ async fn answers_that_are_lost_are_no_deliveries() {
     }
     let found = eventually("it is found", || async { broker.recover(9).await.ok()?.pop() }).await;
     assert_eq!((found.deliveries, found.attempt()), (1, 1));
-    assert_eq!(broker.leases().renew(std::slice::from_ref(&found.receipt)).await, Ok(Vec::new()));
+    assert_eq!(broker.lease_renewal().renew(std::slice::from_ref(&found.receipt)).await, Ok(Vec::new()));
     assert_eq!(settle_one(&*broker, &found, Settlement::Processed).await, SettleOutcome::Done);
     assert_eq!(broker.stats().await.unwrap().counters.recovered, 0, "nobody died");
 }
@@ -267,7 +267,7 @@ async fn without_redis_calls_fail_fast_and_connections_are_not_stormed() {
     })
     .await;
     let before = rig.proxy.connections();
-    let leases = broker.leases();
+    let leases = broker.lease_renewal();
     let mut calls = 0_u32;
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(3) {
@@ -275,7 +275,7 @@ async fn without_redis_calls_fail_fast_and_connections_are_not_stormed() {
         assert!(broker.settle(vec![settle(&delivery, Settlement::Processed, Vec::new())]).await.is_err());
         assert!(leases.renew(std::slice::from_ref(&delivery.receipt)).await.is_err());
         assert!(broker.maintain().await.is_err());
-        assert!(broker.wait(&[lane("a")]).await.is_err());
+        assert!(broker.wait_for_work(&[lane("a")]).await.is_err());
         calls += 1;
     }
     let (connections, seconds) = (rig.proxy.connections() - before, began.elapsed().as_secs_f64());

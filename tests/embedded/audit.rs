@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use eventstream::broker::embedded::EmbeddedBroker;
-use eventstream::broker::{Broker, BrokerOptions, EndKind, EndedQuery};
+use eventstream::broker::{BrokerOptions, EndKind, EndedQuery, EventLog, WorkQueue};
 use eventstream::event::{EventId, EventRecord, EventState};
 use eventstream::shutdown::TaskGroup;
 use rusqlite::Connection;
@@ -31,7 +31,7 @@ pub fn open(dir: &Path) -> Arc<EmbeddedBroker> {
 pub async fn audit(dir: &Path, acks: &[Ack]) {
     let broker = open(dir);
     let ended = [ended(&broker, EndKind::Processed).await, ended(&broker, EndKind::Failed).await];
-    let state = async |id: EventId| broker.event(id).await.unwrap().map(|found| found.state);
+    let state = async |id: EventId| broker.find_event(id).await.unwrap().map(|found| found.state);
     for ack in acks {
         match ack {
             Ack::Accepted(ids) => {
@@ -83,19 +83,10 @@ fn count(dir: &Path, stats: &eventstream::broker::BrokerStats) {
 }
 
 async fn ended(broker: &EmbeddedBroker, ending: EndKind) -> HashMap<EventId, EventRecord> {
-    let mut query = EndedQuery {
-        ending,
-        event_type: None,
-        class: None,
-        since: None,
-        until: None,
-        limit: 1_000,
-        cursor: None,
-        only_heads: false,
-    };
+    let mut query = EndedQuery::all(ending, 1_000);
     let mut records = HashMap::new();
     loop {
-        let page = broker.ended(query.clone()).await.unwrap();
+        let page = broker.list_ended(query.clone()).await.unwrap();
         records.extend(page.records.into_iter().map(|record| (record.event.id, record)));
         match page.next_cursor {
             Some(cursor) => query.cursor = Some(cursor),
@@ -111,7 +102,7 @@ pub async fn recovered(broker: &EmbeddedBroker) -> u64 {
     assert_eq!(left.len() as u64, before.depth.running, "whoever held them is gone");
     for delivery in &left {
         assert!(delivery.deliveries > 1);
-        let found = broker.event(delivery.record.event.id).await.unwrap();
+        let found = broker.find_event(delivery.record.event.id).await.unwrap();
         assert_eq!(found.map(|found| found.state), Some(EventState::Running));
     }
     left.len() as u64

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
-use eventstream::broker::Broker;
+use eventstream::broker::{Broker, EventLog, StoreTransfer, WorkQueue};
 use eventstream::event::EventState;
 use futures_util::future::join_all;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -26,7 +26,7 @@ async fn work_without_descriptors() {
     let taken: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
     assert!(taken.len() < 256);
     for _ in 0..20 {
-        let reads = join_all((0..50).map(|_| broker.event(id))).await;
+        let reads = join_all((0..50).map(|_| broker.find_event(id))).await;
         assert!(reads.iter().all(|read| read.as_ref().is_ok_and(Option::is_some)), "{reads:?}");
         broker.append((0..100).map(|_| load::new_append(None)).collect()).await.unwrap();
         broker.maintain().await.unwrap();
@@ -36,7 +36,7 @@ async fn work_without_descriptors() {
     assert_eq!(broker.health().trouble, None);
     drop(taken);
     broker.snapshot().await.unwrap();
-    assert!(matches!(broker.event(id).await.unwrap().unwrap().state, EventState::Queued | EventState::Scheduled));
+    assert!(matches!(broker.find_event(id).await.unwrap().unwrap().state, EventState::Queued | EventState::Scheduled));
     broker.close().await.unwrap();
     println!("went on");
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use eventstream::broker::Broker;
 use eventstream::broker::embedded::{EmbeddedBroker, EmbeddedOpenError};
+use eventstream::broker::{EventLog, WorkQueue};
 use eventstream::shutdown::TaskGroup;
 use rusqlite::Connection;
 

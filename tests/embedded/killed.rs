@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use eventstream::broker::Broker;
+use eventstream::broker::EventLog;
 
 use super::audit::{audit, open, recovered};
 use super::load::{self, Ack};

@@ -4,8 +4,8 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use eventstream::broker::Broker;
 use eventstream::broker::embedded::{BackupError, backup};
+use eventstream::broker::{Broker, EventLog};
 
 use super::audit::open;
 use super::load;

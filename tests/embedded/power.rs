@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use eventstream::broker::embedded::EmbeddedBroker;
-use eventstream::broker::{AppendRequest, Broker, Error};
+use eventstream::broker::{AppendRequest, Broker, Error, EventLog, WorkQueue};
 use eventstream::event::{DeliveryStart, EventState};
 use eventstream::shutdown::TaskGroup;
 use futures_util::future::join_all;
@@ -91,7 +91,7 @@ async fn after_a_sync_that_failed_nothing_is_acknowledged_before_a_restart() {
     audit(dir.path(), &[Ack::Accepted(vec![kept])]).await;
     let broker = open(dir.path());
     assert!(broker.append(append()).await.is_ok());
-    assert_eq!(broker.event(kept).await.unwrap().map(|found| found.state), Some(EventState::Queued));
+    assert_eq!(broker.find_event(kept).await.unwrap().map(|found| found.state), Some(EventState::Queued));
 }
 
 /// What a failed sync left unwritten was read again after the restart, and what followed it in the log was lost with it.
@@ -130,7 +130,7 @@ async fn a_store_whose_log_cannot_be_moved_after_a_crash_is_refused_and_opens_wh
     let refused = EmbeddedBroker::open(dir.path(), options(), &TaskGroup::new()).map(drop).unwrap_err();
     assert!(refused.to_string().contains("the log that was left"), "{refused}");
     disk.fail_syncs(false);
-    assert!(open(dir.path()).event(kept).await.unwrap().is_some());
+    assert!(open(dir.path()).find_event(kept).await.unwrap().is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

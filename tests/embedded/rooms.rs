@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use eventstream::broker::embedded::EmbeddedBroker;
 use eventstream::broker::{
-    AppendRequest, Broker, BrokerOptions, ClaimRequest, Error, Lane, LaneDemand, RetentionLimits, SettleOutcome,
+    AppendRequest, BrokerOptions, ClaimRequest, Error, EventLog, Lane, LaneDemand, RetentionLimits, SettleOutcome,
+    StoreTransfer, WorkQueue,
 };
 use eventstream::shutdown::TaskGroup;
 

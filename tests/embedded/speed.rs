@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use eventstream::broker::embedded::EmbeddedBroker;
-use eventstream::broker::{AppendRequest, Broker, ClaimRequest, LaneDemand};
+use eventstream::broker::{AppendRequest, Broker, ClaimRequest, EventLog, LaneDemand, WorkQueue};
 use eventstream::event::{DeliveryStart, EventData};
 use futures_util::future::join_all;
 

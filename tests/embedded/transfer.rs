@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use eventstream::broker::contract::{append_to, claim, event, failed, idempotency, settle_one};
 use eventstream::broker::embedded::{EmbeddedBroker, snapshot};
-use eventstream::broker::{AppendRequest, Broker, SnapshotItem, SnapshotReader};
+use eventstream::broker::{AppendRequest, Broker, EventLog, SnapshotItem, SnapshotReader, StoreTransfer};
 use eventstream::event::{DeliveryStart, EventData, EventId, FailureClass};
 use eventstream::transfer::{Error, ExportNotice, TransferCounts, export, import};
 use rusqlite::Connection;
@@ -44,7 +44,7 @@ async fn exported(mut snapshot: Box<dyn SnapshotReader>) -> (Vec<u8>, TransferCo
 
 async fn imported(broker: &EmbeddedBroker, mut text: &[u8]) -> (Result<(), Error>, TransferCounts) {
     let mut moved = TransferCounts::default();
-    let done = import(broker, &mut text, &mut moved, &mut |_| ()).await;
+    let done = import(broker, broker, &mut text, &mut moved, &mut |_| ()).await;
     (done, moved)
 }
 

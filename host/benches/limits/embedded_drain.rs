@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use eventstream::broker::{Broker, ClaimRequest, Lane, LaneDemand, SettleOutcome};
+use eventstream::broker::{Broker, ClaimRequest, Lane, LaneDemand, SettleOutcome, WorkQueue};
 use eventstream::shutdown::TaskGroup;
 use eventstream_tests::fill::{self, Filling};
 use eventstream_tests::native;
@@ -34,7 +34,7 @@ pub(super) fn run(directory: &str, events: usize, payload_bytes: usize) -> Resul
     })
 }
 
-async fn consume(broker: &dyn Broker, done: &AtomicUsize) -> Result<()> {
+async fn consume(broker: &dyn WorkQueue, done: &AtomicUsize) -> Result<()> {
     let lane: Lane = LANE.parse()?;
     loop {
         let lanes = vec![LaneDemand { lane: lane.clone(), free: BATCH }];

@@ -56,7 +56,7 @@ pub(super) async fn publish(State(api): State<Arc<ApiState>>, request: Request) 
     let is_batch = draft.is_batch();
     let events = draft.validate(limits, clock::now(), key.as_deref())?;
 
-    let broker = api.broker.name();
+    let broker = api.event_log.name();
     // Once the events are stored, their answer cannot be refused any more.
     let mut answer_memory = api.memory.charge();
     if is_batch {
@@ -67,9 +67,9 @@ pub(super) async fn publish(State(api): State<Arc<ApiState>>, request: Request) 
     } else {
         let events: Vec<_> = events.into_iter().map(|new| append(&api, new)).collect();
         let count = events.len();
-        api.broker.append(events).await.map_err(|error| Problem::from_append(error, count, is_batch))?
+        api.event_log.append(events).await.map_err(|error| Problem::from_append(error, count, is_batch))?
     };
-    let durability = api.broker.health().durability;
+    let durability = api.event_log.health().durability;
     if is_batch {
         let mut answer = json(
             StatusCode::ACCEPTED,
@@ -105,7 +105,7 @@ fn answer(broker: &str, durability: Durability, accepted: AcceptedEvent) -> Stri
 pub(super) async fn list(State(api): State<Arc<ApiState>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     let wanted = query::ended(query.as_deref(), EndKind::Processed)?;
     let _turn = api.memory.page_turn().await?;
-    let EndedPage { records, next_cursor } = api.broker.ended(wanted).await?;
+    let EndedPage { records, next_cursor } = api.event_log.list_ended(wanted).await?;
     let events = records.iter().map(EventView::ended).collect();
     Ok(json(StatusCode::OK, &EventPage { events, next_cursor: next_cursor.as_deref() }))
 }
@@ -126,7 +126,7 @@ pub(super) async fn show(
 /// # Errors
 /// [`Kind::NotFound`], also for what is not an id.
 pub(super) async fn find(api: &ApiState, id: &str) -> Result<FoundEvent, Problem> {
-    let found = api.broker.event(event_id(id)?).await?;
+    let found = api.event_log.find_event(event_id(id)?).await?;
     found.ok_or_else(|| unknown(id))
 }
 

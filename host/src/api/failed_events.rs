@@ -38,7 +38,7 @@ struct ReplayAccepted {
 pub(super) async fn list(State(api): State<Arc<ApiState>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     let wanted = query::ended(query.as_deref(), EndKind::Failed)?;
     let _turn = api.memory.page_turn().await?;
-    let EndedPage { records, next_cursor } = api.broker.ended(wanted).await?;
+    let EndedPage { records, next_cursor } = api.event_log.list_ended(wanted).await?;
     let failed_events = records.iter().map(EventView::ended).collect();
     Ok(json(StatusCode::OK, &FailedEventPage { failed_events, next_cursor: next_cursor.as_deref() }))
 }
@@ -73,7 +73,7 @@ pub(super) async fn replay(
     let FoundEvent { record, .. } = find(&api, &id).await?;
     let lane = api.routes.lane(&record.event.event_type);
     let event_id = event_id(&id)?;
-    match api.broker.replay(event_id, &lane).await? {
+    match api.event_log.replay(event_id, &lane).await? {
         ReplayOutcome::Done => {
             let answer = ReplayAccepted { message: "Event queued again", event_id };
             let mut response = json(StatusCode::ACCEPTED, &answer);

@@ -8,9 +8,8 @@ use parking_lot::Mutex;
 
 use super::{ApiState, MemoryBudget, PluginChangeError, PluginControl, ServerOptions};
 use crate::broker::{
-    AcceptedEvent, AppendRequest, Broker, BrokerStats, ClaimRequest, Delivery, Durability, EndKind, EndedPage,
-    EndedQuery, Error, FoundEvent, Lane, LeaseRenewal, PromoteOutcome, ReplayOutcome, RestoreOutcome, SettleOutcome,
-    SettleRequest, SnapshotItem, SnapshotReader, StoreHealth,
+    AcceptedEvent, AppendRequest, BrokerStats, ConsumerDirectory, Durability, EndKind, EndedPage, EndedQuery, Error,
+    EventLog, FoundEvent, Lane, PluginStateRemover, ReplayOutcome, StoreHealth,
 };
 use crate::event::{DeliveryStart, EventId, EventState, EventType};
 
@@ -64,13 +63,9 @@ impl FakeBroker {
 }
 
 #[async_trait]
-impl Broker for FakeBroker {
+impl EventLog for FakeBroker {
     fn name(&self) -> &'static str {
         "Fake"
-    }
-
-    fn consumer(&self) -> &str {
-        "fake-1"
     }
 
     fn health(&self) -> StoreHealth {
@@ -110,21 +105,11 @@ impl Broker for FakeBroker {
         Ok(accepted)
     }
 
-    fn limit_lanes(&self, _own: std::collections::BTreeMap<Lane, u64>) {}
-
-    async fn remove_state(&self, plugin: &str) -> Result<u64, Error> {
-        Ok(if plugin == "none" { 0 } else { 3 })
-    }
-
-    async fn plugin_state(&self, _: &str, _: &str) -> Result<crate::event::StoredValue, Error> {
-        Err(Error::refused("the API reads no state"))
-    }
-
-    async fn event(&self, id: EventId) -> Result<Option<FoundEvent>, Error> {
+    async fn find_event(&self, id: EventId) -> Result<Option<FoundEvent>, Error> {
         Ok(self.enter()?.events.get(&id).cloned())
     }
 
-    async fn ended(&self, query: EndedQuery) -> Result<EndedPage, Error> {
+    async fn list_ended(&self, query: EndedQuery) -> Result<EndedPage, Error> {
         let inner = self.enter()?;
         let state = if query.ending == EndKind::Failed { EventState::Failed } else { EventState::Processed };
         let skip: usize = match query.cursor {
@@ -154,49 +139,19 @@ impl Broker for FakeBroker {
     async fn stats(&self) -> Result<BrokerStats, Error> {
         Ok(self.enter()?.stats.clone())
     }
+}
 
-    async fn claim(&self, _: ClaimRequest) -> Result<Vec<Delivery>, Error> {
-        Err(Error::refused("the API claims nothing"))
+#[async_trait]
+impl ConsumerDirectory for FakeBroker {
+    fn consumer(&self) -> &str {
+        "fake-1"
     }
+}
 
-    async fn wait(&self, _: &[Lane]) -> Result<(), Error> {
-        Err(Error::refused("the API waits for nothing"))
-    }
-
-    async fn settle(&self, _: Vec<SettleRequest>) -> Result<Vec<SettleOutcome>, Error> {
-        Err(Error::refused("the API settles nothing"))
-    }
-
-    fn leases(&self) -> Arc<dyn LeaseRenewal> {
-        panic!("the API holds no leases")
-    }
-
-    async fn recover(&self, _: usize) -> Result<Vec<Delivery>, Error> {
-        Err(Error::refused("the API recovers nothing"))
-    }
-
-    async fn promote(&self) -> Result<PromoteOutcome, Error> {
-        Err(Error::refused("the API promotes nothing"))
-    }
-
-    async fn maintain(&self) -> Result<bool, Error> {
-        Err(Error::refused("the API maintains nothing"))
-    }
-
-    fn lanes(&self) -> Vec<Lane> {
-        Vec::new()
-    }
-
-    async fn snapshot(&self) -> Result<Box<dyn SnapshotReader>, Error> {
-        Err(Error::refused("the API exports nothing"))
-    }
-
-    async fn restore(&self, _: Vec<SnapshotItem>) -> Result<Vec<RestoreOutcome>, Error> {
-        Err(Error::refused("the API imports nothing"))
-    }
-
-    async fn close(&self) -> Result<(), Error> {
-        Ok(())
+#[async_trait]
+impl PluginStateRemover for FakeBroker {
+    async fn remove_plugin_state(&self, plugin: &str) -> Result<u64, Error> {
+        Ok(if plugin == "none" { 0 } else { 3 })
     }
 }
 
@@ -260,7 +215,9 @@ impl PluginControl for FakePluginControl {
 pub(super) fn api(options: ServerOptions) -> (ApiState, Arc<FakeBroker>) {
     let broker = Arc::new(FakeBroker::default());
     let api = ApiState {
-        broker: Arc::clone(&broker) as Arc<dyn Broker>,
+        event_log: broker.clone(),
+        consumers: broker.clone(),
+        plugin_state: broker.clone(),
         routes: Arc::new(FakePluginControl::default()),
         memory: MemoryBudget::new(options.max_buffered_bytes),
         options,

@@ -23,18 +23,18 @@ pub(super) async fn live(RawQuery(query): RawQuery) -> Result<Response, Problem>
 /// what was looked at; a refusal says so in any case.
 pub(super) async fn ready(State(api): State<Arc<ApiState>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     let verbose = query::switch(query.as_deref(), "verbose")?;
-    let health = api.broker.health();
+    let health = api.event_log.health();
     let stopping = api.draining.is_cancelled().then(|| "the server is stopping".to_owned());
     let plugins = api.routes.trouble();
     let works = stopping.is_none();
     let (accepting, handling) = (works && health.accepting, works && health.handling && plugins.is_none());
     let reasons: Vec<String> = stopping.iter().chain(&health.trouble).chain(&plugins).cloned().collect();
     let mut checks = vec![
-        check("server", stopping.as_deref(), object!({ "consumer": api.broker.consumer() })),
+        check("server", stopping.as_deref(), object!({ "consumer": api.consumers.consumer() })),
         check(
             "broker",
             health.trouble.as_deref(),
-            object!({ "kind": api.broker.name(), "durability": health.durability }),
+            object!({ "kind": api.event_log.name(), "durability": health.durability }),
         ),
     ];
     checks.extend(plugins.map(|trouble| check("plugins", Some(&trouble), object!({}))));

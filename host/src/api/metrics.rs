@@ -36,7 +36,7 @@ pub(super) async fn show(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     query::none(query.as_deref())?;
-    let stats = api.broker.stats().await?;
+    let stats = api.event_log.stats().await?;
     let Some(form) = wanted(&headers) else {
         let forms = MetricsFormat::ALL.map(MetricsFormat::media_type).join(", ");
         return Err(Problem::new(ProblemKind::NotAcceptable, format!("metrics are given as {forms}")));
@@ -45,7 +45,7 @@ pub(super) async fn show(
     let mut response = if form == MetricsFormat::Json {
         json(StatusCode::OK, &flat(&stats, unwritten))
     } else {
-        let mut text = text(stats, api.broker.health().ready(), unwritten)
+        let mut text = text(stats, api.event_log.health().ready(), unwritten)
             .map_err(|_| Problem::new(ProblemKind::Internal, "the metrics cannot be written"))?;
         if form == MetricsFormat::PlainText {
             text = plain(&text);

@@ -49,7 +49,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::broker::{Broker, Lane};
+use crate::broker::{ConsumerDirectory, EventLog, Lane, PluginStateRemover};
 use crate::event::EventType;
 use crate::telemetry::UnwrittenLines;
 
@@ -94,8 +94,12 @@ pub enum PluginChangeError {
 /// What the handlers work with.
 #[derive(Clone)]
 pub struct ApiState {
-    /// The durable log.
-    pub broker: Arc<dyn Broker>,
+    /// The event log.
+    pub event_log: Arc<dyn EventLog>,
+    /// This consumer and its peers.
+    pub consumers: Arc<dyn ConsumerDirectory>,
+    /// Where the state of a removed plugin is deleted.
+    pub plugin_state: Arc<dyn PluginStateRemover>,
     /// The plugins.
     pub routes: Arc<dyn PluginControl>,
     /// What requests are limited by.

@@ -19,7 +19,7 @@ use crate::event::TypePattern;
 pub(super) async fn list(State(api): State<Arc<ApiState>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     query::none(query.as_deref())?;
     let statuses = api.routes.statuses();
-    let elsewhere = elsewhere(&statuses, &api.broker.elsewhere());
+    let elsewhere = elsewhere(&statuses, &api.consumers.peer_coverage());
     let mut document = object!({ "plugins": statuses, "overlooked": api.routes.overlooked() });
     if !elsewhere.is_empty() {
         document["elsewhere"] = elsewhere.into();
@@ -89,7 +89,7 @@ pub(super) async fn remove(
     let with_state = query::switch(query.as_deref(), "state")?;
     let mut removal = match api.routes.remove(&name).await {
         Err(PluginChangeError::Unknown(words)) if with_state => {
-            let removed = api.broker.remove_state(&name).await?;
+            let removed = api.plugin_state.remove_plugin_state(&name).await?;
             if removed == 0 {
                 return Err(Problem::new(
                     ProblemKind::NotFound,
@@ -101,7 +101,7 @@ pub(super) async fn remove(
         removed => removed.map_err(refusal(ProblemKind::NotRemoved))?,
     };
     if with_state {
-        removal["stateKeysRemoved"] = api.broker.remove_state(&name).await?.into();
+        removal["stateKeysRemoved"] = api.plugin_state.remove_plugin_state(&name).await?.into();
     }
     Ok(json(StatusCode::OK, &removal))
 }
@@ -127,7 +127,7 @@ mod tests {
             ("there".parse().unwrap(), vec![pattern("order.*")]),
             ("same".parse().unwrap(), vec![pattern("c")]),
         ];
-        let others = PeerCoverage::of([&ConsumerCoverage::new(lanes, false)], false);
+        let others = PeerCoverage::combine([&ConsumerCoverage::new(lanes, false)], false);
         let here = [object!({"name": "here", "types": ["a"]}), object!({"name": "same", "types": ["c"]})];
         let expected = [object!({"name": "here", "types": ["b"]}), object!({"name": "there", "types": ["order.*"]})];
         assert_eq!(elsewhere(&here, &others), expected);

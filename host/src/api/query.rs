@@ -26,16 +26,7 @@ pub(super) fn ended(query: Option<&str>, ending: EndKind) -> Result<EndedQuery, 
         EndKind::Processed => &["type", "since", "until", "limit", "cursor"],
         EndKind::Failed => &["type", "class", "since", "until", "limit", "cursor"],
     };
-    let mut wanted = EndedQuery {
-        ending,
-        event_type: None,
-        class: None,
-        since: None,
-        until: None,
-        limit: DEFAULT_LIMIT,
-        cursor: None,
-        only_heads: false,
-    };
+    let mut wanted = EndedQuery::all(ending, DEFAULT_LIMIT);
     let mut faults = Vec::new();
     for (name, value) in pairs(query, known, &mut faults) {
         let read = match name.as_str() {

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use crate::broker::Broker;
+use crate::broker::EventLog;
 use crate::config::Config;
 use crate::plugin::{PluginRegistry, PluginReport, PluginStatus};
 
 use super::StartupFact;
 
 /// The broker and how durable it is.
-pub(super) fn broker(config: &Config, broker: &dyn Broker) -> StartupFact {
+pub(super) fn broker(config: &Config, broker: &dyn EventLog) -> StartupFact {
     let durability = broker.health().durability.as_str();
     StartupFact(format!("broker {} at {}, durability {durability}", broker.name(), config.broker_url))
 }

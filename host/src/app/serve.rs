@@ -81,10 +81,12 @@ pub async fn run(config: Config, log: LogGuard, mut announce: impl FnMut(&Startu
         };
     };
     entrance.open(ApiState {
-        broker: broker.clone(),
+        event_log: broker.clone(),
+        consumers: broker.clone(),
+        plugin_state: broker.clone(),
         routes: Arc::new(RegistryControl {
             registry: plugins.clone(),
-            broker: broker.clone(),
+            consumers: broker.clone(),
             started: Instant::now(),
         }),
         options: config.server.clone(),

@@ -74,7 +74,7 @@ pub async fn import(
 ) -> Result<(), Error> {
     let tasks = TaskGroup::new();
     let broker = open_broker(config, &tasks).await?;
-    let imported = transfer::import(broker.as_ref(), input, moved, progress).await;
+    let imported = transfer::import(&*broker, &*broker, input, moved, progress).await;
     let closed = tokio::time::timeout(GOODBYE, broker.close()).await;
     if !matches!(closed, Ok(Ok(()))) {
         tracing::debug!("the broker could not be told good-bye; others forget this consumer after its lease");

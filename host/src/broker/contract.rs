@@ -8,11 +8,11 @@
 //! `broker_contract!` makes a test of each case.
 
 pub mod accept;
+pub mod coverage;
 pub mod ends;
 pub mod leases;
 pub mod limits;
 pub mod model;
-pub mod served;
 pub mod state;
 pub mod transfer;
 pub mod work;
@@ -26,8 +26,10 @@ pub use crate::clock::now;
 
 use async_trait::async_trait;
 
+pub use super::{Broker, ConsumerDirectory, EventLog, PluginStateReader, PluginStateRemover, StoreTransfer, WorkQueue};
+
 use super::{
-    AppendRequest, Broker, BrokerOptions, ClaimRequest, Delivery, EndKind, EndedQuery, Lane, LaneDemand, SettleOutcome,
+    AppendRequest, BrokerOptions, ClaimRequest, Delivery, EndKind, EndedQuery, Lane, LaneDemand, SettleOutcome,
     SettleRequest,
 };
 use crate::event::{
@@ -107,8 +109,8 @@ macro_rules! broker_contract {
             limits::bytes_that_wait_are_counted_and_limited_by_lane,
             limits::few_large_results_push_no_history_out,
             limits::an_event_keeps_how_many_caused_it,
-            served::what_a_consumer_serves_itself_is_not_left_to_others,
-            served::a_suspect_that_is_handed_back_stays_one,
+            coverage::what_a_consumer_serves_itself_is_not_left_to_others,
+            coverage::a_suspect_that_is_handed_back_stays_one,
             state::what_is_written_stands_from_the_settle_on,
             state::what_was_changed_meanwhile_is_a_conflict,
             state::increments_do_not_get_in_each_others_way,
@@ -193,14 +195,14 @@ pub async fn deliver_one(broker: &dyn Broker, name: &str) -> Delivery {
     deliveries.pop().expect("what was appended is handed out")
 }
 
-/// The settle that a worker would ask for, with a result for what was processed.
-pub fn settle(delivery: &Delivery, settlement: Settlement, publish: Vec<AppendRequest>) -> SettleRequest {
-    let attempt = AttemptRecord {
+/// The record of an attempt that has just ended.
+pub fn attempt(delivery: &Delivery, settlement: &Settlement) -> AttemptRecord {
+    AttemptRecord {
         attempt: delivery.attempt(),
         replay: delivery.record.replays,
         started_at: now(),
         duration_ms: 0.5,
-        class: match &settlement {
+        class: match settlement {
             Settlement::Retry { class, .. } | Settlement::Failed { class, .. } => Some(*class),
             _ => None,
         },
@@ -213,7 +215,12 @@ pub fn settle(delivery: &Delivery, settlement: Settlement, publish: Vec<AppendRe
         stderr: None,
         log: Vec::new(),
         log_lines_dropped: 0,
-    };
+    }
+}
+
+/// The settle that a worker would ask for, with a result for what was processed.
+pub fn settle(delivery: &Delivery, settlement: Settlement, publish: Vec<AppendRequest>) -> SettleRequest {
+    let attempt = attempt(delivery, &settlement);
     let result = matches!(settlement, Settlement::Processed).then(|| EventData::text("\"result\""));
     let children = publish.iter().map(|child| child.record.event.id).collect();
     SettleRequest {
@@ -244,7 +251,7 @@ pub fn retry(delay_ms: u64) -> Settlement {
 
 /// The state of an event; `None` if it is not known.
 pub async fn state(broker: &dyn Broker, id: EventId) -> Option<EventState> {
-    broker.event(id).await.expect("the event is looked up").map(|found| found.state)
+    broker.find_event(id).await.expect("the event is looked up").map(|found| found.state)
 }
 
 /// All ended events, newest first.
@@ -252,7 +259,7 @@ pub async fn all_ended(broker: &dyn Broker, ending: EndKind) -> Vec<EventRecord>
     let mut query = ended(ending);
     let mut records = Vec::new();
     loop {
-        let page = broker.ended(query.clone()).await.expect("the page is answered");
+        let page = broker.list_ended(query.clone()).await.expect("the page is answered");
         records.extend(page.records);
         match page.next_cursor {
             Some(cursor) => query.cursor = Some(cursor),
@@ -261,18 +268,9 @@ pub async fn all_ended(broker: &dyn Broker, ending: EndKind) -> Vec<EventRecord>
     }
 }
 
-/// A query without filters.
+/// The first page of all events that ended so.
 pub fn ended(ending: EndKind) -> EndedQuery {
-    EndedQuery {
-        ending,
-        event_type: None,
-        class: None,
-        since: None,
-        until: None,
-        limit: 7,
-        cursor: None,
-        only_heads: false,
-    }
+    EndedQuery::all(ending, 7)
 }
 
 /// Moves everything that is due.

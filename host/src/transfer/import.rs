@@ -4,7 +4,7 @@ use std::io::{BufRead, Read};
 
 use super::line::{self, ExportLine, LineCounts};
 use super::{Error, TransferCounts, TransferKind};
-use crate::broker::{self, Broker, RestoreOutcome, SnapshotItem};
+use crate::broker::{self, EventLog, RestoreOutcome, SnapshotItem, StoreTransfer};
 
 /// The most things that the store is given at a time, and about the most bytes of their lines.
 const MAX_BATCH: usize = 500;
@@ -20,16 +20,17 @@ const MAX_LINE_BYTES: usize = 256 * 1024 * 1024;
 /// # Errors
 /// See [`Error`].
 pub async fn import(
-    broker: &dyn Broker,
+    event_log: &dyn EventLog,
+    store: &dyn StoreTransfer,
     input: &mut dyn BufRead,
     moved: &mut TransferCounts,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), Error> {
     let mut lines = LineReader { input, line: Vec::new(), number: 0, read_bytes: 0 };
     lines.header()?;
-    let before = broker.stats().await?.counters;
+    let before = event_log.stats().await?.counters;
     let mut importing =
-        PendingImport { broker, moved, read: TransferCounts::default(), batch: Vec::new(), batch_bytes: 0 };
+        PendingImport { store, moved, read: TransferCounts::default(), batch: Vec::new(), batch_bytes: 0 };
     let ended = loop {
         match lines.next() {
             Ok(ExportLine::Item(exported)) => importing.add(*exported, lines.line.len()),
@@ -47,7 +48,7 @@ pub async fn import(
     let accepted = importing.moved.events + importing.moved.failed;
     // A store that was emptied between two batches took the second one all the same. Its totals were lost as well, so
     // that the number of losses may be what it was.
-    let after = broker.stats().await?.counters;
+    let after = event_log.stats().await?.counters;
     if after.data_losses != before.data_losses || after.accepted < before.accepted + accepted {
         return Err(Error::Lost);
     }
@@ -59,7 +60,7 @@ pub async fn import(
 
 /// What was read and is not with the store yet, and what became of the rest.
 struct PendingImport<'a> {
-    broker: &'a dyn Broker,
+    store: &'a dyn StoreTransfer,
     moved: &'a mut TransferCounts,
     read: TransferCounts,
     batch: Vec<SnapshotItem>,
@@ -84,7 +85,7 @@ impl PendingImport<'_> {
             return Ok(());
         }
         let kinds: Vec<TransferKind> = batch.iter().map(TransferKind::of).collect();
-        let restored = self.broker.restore(batch).await.map_err(|error| match error {
+        let restored = self.store.restore(batch).await.map_err(|error| match error {
             broker::Error::Unsafe(_) => Error::Lost,
             error => Error::Store(error),
         })?;

@@ -47,22 +47,14 @@ async fn adopt(shared: &WorkerState) -> Result<usize, Error> {
     let mut adopted = 0;
     let mut cursor = None;
     loop {
-        let query = EndedQuery {
-            ending: EndKind::Failed,
-            event_type: None,
-            class: Some(FailureClass::NoHandler),
-            since: None,
-            until: None,
-            limit: PAGE,
-            cursor,
-            only_heads: true,
-        };
-        let page = shared.broker.ended(query).await?;
+        let class = Some(FailureClass::NoHandler);
+        let query = EndedQuery { class, cursor, only_heads: true, ..EndedQuery::all(EndKind::Failed, PAGE) };
+        let page = shared.event_log.list_ended(query).await?;
         for record in &page.records {
             let event_type = &record.event.event_type;
             let lane = shared.handler.lane(event_type);
             if shared.reach.is_handled(event_type)
-                && shared.broker.replay(record.event.id, &lane).await? == ReplayOutcome::Done
+                && shared.event_log.replay(record.event.id, &lane).await? == ReplayOutcome::Done
             {
                 adopted += 1;
             }

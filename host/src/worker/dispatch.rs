@@ -124,7 +124,7 @@ impl Dispatcher {
         let (shared, asked_at) = (self.shared.clone(), Instant::now());
         let answer = async move {
             let lanes = claim.lanes.iter().map(|want| want.lane.clone()).collect();
-            BrokerQuestion::Claimed(asked_at, lanes, shared.broker.claim(claim).await)
+            BrokerQuestion::Claimed(asked_at, lanes, shared.work_queue.claim(claim).await)
         };
         Some(OpenQuestion { answer: Box::pin(answer), kind: QuestionKind::Claim })
     }
@@ -138,7 +138,7 @@ impl Dispatcher {
                     return None;
                 }
                 let shared = self.shared.clone();
-                let answer = async move { BrokerQuestion::Waited(shared.broker.wait(&lanes).await) };
+                let answer = async move { BrokerQuestion::Waited(shared.work_queue.wait_for_work(&lanes).await) };
                 Some(OpenQuestion { answer: Box::pin(answer), kind: QuestionKind::Wait })
             }
             BrokerQuestion::Claimed(asked_at, _, Ok(deliveries)) => {

@@ -4,7 +4,7 @@
 //! consumers left, one at a time; `upkeep` promotes what is due and keeps house; `adopt` puts events back to work whose
 //! plugin has come. Beside them a thread renews leases and a task forms batches of settles.
 //!
-//! The worker knows no broker but the trait, and never looks into a component.
+//! The worker knows no broker but the traits, and never looks into a component.
 
 mod adopt;
 mod ahead;
@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, Delivery, Lane};
+use crate::broker::{Broker, Delivery, EventLog, Lane, WorkQueue};
 use crate::event::{RetryPolicies, Settlement};
 use crate::plugin::{CpuMeter, Plugin, PluginRegistry};
 use crate::shutdown::TaskGroup;
@@ -83,7 +83,8 @@ pub struct Worker {
 
 /// What the loops share.
 struct WorkerState {
-    broker: Arc<dyn Broker>,
+    event_log: Arc<dyn EventLog>,
+    work_queue: Arc<dyn WorkQueue>,
     plugins: Arc<PluginRegistry>,
     handler: DeliveryHandler,
     settler: SettleQueue,
@@ -111,7 +112,7 @@ impl Worker {
         tasks: &TaskGroup,
     ) -> std::io::Result<Self> {
         let held = HeldDeliveries::default();
-        let keeper = LeaseKeeper::start(held.clone(), broker.leases(), options.lease)?;
+        let keeper = LeaseKeeper::start(held.clone(), broker.lease_renewal(), options.lease)?;
         let own_tasks = TaskGroup::new();
         let missed = Arc::new(Notify::new());
         let reach = Arc::new(HostReach::start(plugins.clone(), broker.clone(), missed.clone(), &own_tasks));
@@ -128,7 +129,8 @@ impl Worker {
         let shared = Arc::new(WorkerState {
             queue: Arc::new(ReadyQueue::new(options.host_concurrency, plugins.threads())),
             settler: SettleQueue::start(broker.clone(), reach.clone(), too_late.clone(), &own_tasks),
-            broker,
+            event_log: broker.clone(),
+            work_queue: broker,
             plugins,
             handler,
             reach,
@@ -241,7 +243,7 @@ impl WorkerState {
         for plugin in self.plugins.claimable() {
             lanes.extend(plugin.name().parse().ok().zip(Some(plugin.concurrency().unwrap_or(default))));
         }
-        for lane in self.broker.lanes().into_iter().chain([Lane::unrouted()]) {
+        for lane in self.work_queue.lanes().into_iter().chain([Lane::unrouted()]) {
             if !lanes.contains_key(&lane) && self.reach.may_claim(&lane) {
                 lanes.insert(lane, default);
             }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::broker::{Broker, ConsumerCoverage, Lane, PeerCoverage};
+use crate::broker::{ConsumerCoverage, ConsumerDirectory, Lane, PeerCoverage};
 use crate::event::EventType;
 use crate::plugin::{Plugin, PluginRegistry};
 use crate::shutdown::TaskGroup;
@@ -24,8 +24,8 @@ const STARTS_WITHIN: Duration = Duration::from_secs(120);
 
 /// The lane of a type: that of the plugin that handles it here or, during a start, is expected to, else that in which
 /// another living host does, else that of types without a plugin.
-pub fn lane_of(plugins: &PluginRegistry, broker: &dyn Broker, event_type: &EventType) -> Lane {
-    let elsewhere = || broker.elsewhere().lane_of(event_type).cloned();
+pub fn lane_of(plugins: &PluginRegistry, consumers: &dyn ConsumerDirectory, event_type: &EventType) -> Lane {
+    let elsewhere = || consumers.peer_coverage().lane_of(event_type).cloned();
     let expected = || plugins.expected(event_type).and_then(lane_named);
     own_lane(plugins, event_type).or_else(expected).or_else(elsewhere).unwrap_or_else(Lane::unrouted)
 }
@@ -42,7 +42,7 @@ fn lane_named(plugin: &str) -> Option<Lane> {
 /// Whether a host claims from a lane that belongs to no plugin of its own. Not `is_preparing`, while plugins are being
 /// loaded here of which no version serves: what waits may be theirs.
 fn may_claim(lane: &Lane, is_preparing: bool, elsewhere: &PeerCoverage) -> bool {
-    !is_preparing && !elsewhere.served().has(lane)
+    !is_preparing && !elsewhere.served().has_lane(lane)
 }
 
 /// Where an event belongs that no plugin of this host handles.
@@ -68,7 +68,7 @@ fn stranger(event_type: &EventType, is_preparing: bool, elsewhere: &PeerCoverage
 /// What this host can handle, and what other living hosts can.
 pub(super) struct HostReach {
     plugins: Arc<PluginRegistry>,
-    broker: Arc<dyn Broker>,
+    consumers: Arc<dyn ConsumerDirectory>,
     /// Asks the store, on the worker's own runtime: guests run on runtimes without sockets.
     asks: mpsc::Sender<oneshot::Sender<()>>,
     /// Something failed here since nobody handled it.
@@ -81,17 +81,17 @@ impl HostReach {
     /// Starts the task that asks the store. It ends when this is dropped.
     pub(super) fn start(
         plugins: Arc<PluginRegistry>,
-        broker: Arc<dyn Broker>,
+        consumers: Arc<dyn ConsumerDirectory>,
         missed: Arc<Notify>,
         tasks: &TaskGroup,
     ) -> Self {
         let (asks, mut waiting) = mpsc::channel::<oneshot::Sender<()>>(MAX_QUESTIONS);
-        let asked = broker.clone();
+        let asked = consumers.clone();
         tasks.spawn(async move {
             let mut answers = Vec::new();
             // An answer counts only for those who asked before the store was.
             while waiting.recv_many(&mut answers, MAX_QUESTIONS).await > 0 {
-                if let Err(error) = asked.look_elsewhere().await {
+                if let Err(error) = asked.refresh_peer_coverage().await {
                     tracing::debug!("could not ask what other hosts serve: {error}");
                 }
                 for answer in answers.drain(..) {
@@ -100,28 +100,28 @@ impl HostReach {
                 }
             }
         });
-        Self { plugins, broker, asks, has_missed: AtomicBool::new(false), missed }
+        Self { plugins, consumers, asks, has_missed: AtomicBool::new(false), missed }
     }
 
     /// The lane of a type.
     pub(super) fn lane(&self, event_type: &EventType) -> Lane {
-        lane_of(&self.plugins, &*self.broker, event_type)
+        lane_of(&self.plugins, &*self.consumers, event_type)
     }
 
     /// Whether a plugin handles this type, here or on another host. One that is only expected may turn out not to load.
     pub(super) fn is_handled(&self, event_type: &EventType) -> bool {
-        self.plugins.route(event_type).is_some() || self.broker.elsewhere().lane_of(event_type).is_some()
+        self.plugins.route(event_type).is_some() || self.consumers.peer_coverage().lane_of(event_type).is_some()
     }
 
     /// Whether this host claims from a lane that belongs to no plugin of its own.
     pub(super) fn may_claim(&self, lane: &Lane) -> bool {
-        may_claim(lane, self.plugins.is_preparing(), &self.broker.elsewhere())
+        may_claim(lane, self.plugins.is_preparing(), &self.consumers.peer_coverage())
     }
 
     /// Where an event belongs that no plugin of this host handles. What is known of other hosts is known anew if the event
     /// would fail by it.
     pub(super) async fn stranger(&self, event_type: &EventType) -> UnhandledRoute {
-        let known = || stranger(event_type, self.plugins.is_preparing(), &self.broker.elsewhere());
+        let known = || stranger(event_type, self.plugins.is_preparing(), &self.consumers.peer_coverage());
         if known() == UnhandledRoute::OfNobody {
             self.ask().await;
         }
@@ -149,11 +149,11 @@ impl HostReach {
 
     /// Other hosts serve something else than they did. Gives what they serve now.
     fn note_change(&self, before: &PeerCoverage) -> Arc<PeerCoverage> {
-        let now = self.broker.elsewhere();
+        let now = self.consumers.peer_coverage();
         let own: Vec<Arc<Plugin>> = self.plugins.active();
         let is_strange = |lane: &Lane| !own.iter().any(|plugin| plugin.name() == lane.as_str());
         for (lane, patterns) in now.served().lanes().filter(|(lane, _)| is_strange(lane)) {
-            if !before.served().has(lane) {
+            if !before.served().has_lane(lane) {
                 let types: Vec<String> = patterns.iter().take(10).map(ToString::to_string).collect();
                 tracing::info!(
                     plugin.id = %lane,
@@ -162,7 +162,7 @@ impl HostReach {
                 );
             }
         }
-        for (lane, _) in before.served().lanes().filter(|(lane, _)| is_strange(lane) && !now.served().has(lane)) {
+        for (lane, _) in before.served().lanes().filter(|(lane, _)| is_strange(lane) && !now.served().has_lane(lane)) {
             tracing::info!(plugin.id = %lane, "no other host serves this plugin any more");
         }
         if now.has_more_than(before) && self.has_missed.swap(false, Ordering::SeqCst) {
@@ -180,7 +180,7 @@ pub(super) async fn tell(shared: Arc<WorkerState>) -> anyhow::Result<()> {
         let is_starting = shared.plugins.is_starting() && started.elapsed() < STARTS_WITHIN;
         let lanes = shared.plugins.active().into_iter();
         let lanes = lanes.filter_map(|plugin| Some((lane_named(plugin.name())?, plugin.patterns().to_vec())));
-        if let Err(error) = shared.broker.serve(ConsumerCoverage::new(lanes, is_starting)).await {
+        if let Err(error) = shared.reach.consumers.announce_coverage(ConsumerCoverage::new(lanes, is_starting)).await {
             // It goes with the next sign of life.
             tracing::debug!("could not tell what this host serves: {error}");
         }
@@ -200,7 +200,7 @@ pub(super) struct PeerWatch(Arc<PeerCoverage>);
 impl PeerWatch {
     /// Acts on what has changed since the last look. Not during a start: nobody knows yet what this host serves.
     pub(super) fn look(&mut self, reach: &HostReach) {
-        if !reach.plugins.is_starting() && *reach.broker.elsewhere() != *self.0 {
+        if !reach.plugins.is_starting() && *reach.consumers.peer_coverage() != *self.0 {
             self.0 = reach.note_change(&self.0);
         }
     }
@@ -216,7 +216,7 @@ mod tests {
 
     fn elsewhere(some_are_silent: bool) -> PeerCoverage {
         let served = ConsumerCoverage::new([(lane("there"), vec!["order.*".parse().unwrap()])], false);
-        PeerCoverage::of([&served], some_are_silent)
+        PeerCoverage::combine([&served], some_are_silent)
     }
 
     #[test]

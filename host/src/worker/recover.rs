@@ -19,7 +19,7 @@ pub(super) async fn run(shared: Arc<WorkerState>, tasks: TaskGroup) -> anyhow::R
     let mut backoff = SettleBackoff::default();
     while !shared.stop.is_cancelled() {
         let asked = Instant::now();
-        let pause = match shared.broker.recover(1).await {
+        let pause = match shared.work_queue.recover(1).await {
             Ok(suspects) if suspects.is_empty() => {
                 backoff.reset();
                 idle.mul_f64(0.75 + fastrand::f64() / 2.0)

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, Error, SettleOutcome, SettleRequest};
+use crate::broker::{Error, SettleOutcome, SettleRequest, WorkQueue};
 use crate::event::{EventType, FailureClass, Settlement};
 use crate::shutdown::TaskGroup;
 
@@ -57,14 +57,14 @@ impl SettleQueue {
     /// Starts the task that forms batches. It ends when every `Settler` is gone. What is not settled when `too_late` is
     /// cancelled is given up. `reach` is told of events that failed for want of a plugin.
     pub(super) fn start(
-        broker: Arc<dyn Broker>,
+        work_queue: Arc<dyn WorkQueue>,
         reach: Arc<HostReach>,
         too_late: CancellationToken,
         tasks: &TaskGroup,
     ) -> Self {
         let (queue, waiting) = mpsc::unbounded_channel();
         let calls = Arc::new(Semaphore::new(MAX_CALLS));
-        let batches = SettleBatches { broker, reach, calls, too_late, tasks: tasks.clone() };
+        let batches = SettleBatches { work_queue, reach, calls, too_late, tasks: tasks.clone() };
         tasks.spawn(batches.form(waiting));
         Self { queue }
     }
@@ -85,7 +85,7 @@ impl SettleQueue {
 
 #[derive(Clone)]
 struct SettleBatches {
-    broker: Arc<dyn Broker>,
+    work_queue: Arc<dyn WorkQueue>,
     reach: Arc<HostReach>,
     calls: Arc<Semaphore>,
     too_late: CancellationToken,
@@ -144,7 +144,7 @@ impl SettleBatches {
         }
         let settles: Vec<SettleRequest> = batch.iter().map(|item| item.settle.clone()).collect();
         let settled = tokio::select! {
-            settled = self.broker.settle(settles) => settled?,
+            settled = self.work_queue.settle(settles) => settled?,
             () = self.too_late.cancelled() => return Err(Error::unknown("the host is stopping")),
         };
         if settled.len() != batch.len() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::broker::Broker;
+use crate::broker::PluginStateReader;
 use crate::event::StoredValue;
 use crate::plugin::{StateReader, StateUnavailable};
 use crate::shutdown::TaskGroup;
@@ -28,14 +28,14 @@ struct StateRead {
 
 impl StateReads {
     /// Starts the task that asks the broker. It ends when this is dropped.
-    pub(super) fn start(broker: Arc<dyn Broker>, tasks: &TaskGroup) -> Self {
+    pub(super) fn start(broker: Arc<dyn PluginStateReader>, tasks: &TaskGroup) -> Self {
         let (queue, mut waiting) = mpsc::channel::<StateRead>(QUEUE);
         let reads = tasks.clone();
         tasks.spawn(async move {
             while let Some(StateRead { plugin, key, answer }) = waiting.recv().await {
                 let broker = broker.clone();
                 reads.spawn(async move {
-                    let read = broker.plugin_state(&plugin, &key).await;
+                    let read = broker.read_plugin_state(&plugin, &key).await;
                     // The attempt may have ended meanwhile.
                     let _ = answer.send(read.map_err(|error| StateUnavailable(error.to_string())));
                 });

@@ -22,7 +22,7 @@ const MORE_PAUSE: Duration = Duration::from_millis(10);
 pub(super) async fn promote(shared: Arc<WorkerState>) -> anyhow::Result<()> {
     let mut backoff = SettleBackoff::default();
     while !shared.stop.is_cancelled() {
-        let pause = match shared.broker.promote().await {
+        let pause = match shared.work_queue.promote().await {
             Ok(promoted) if promoted.more => continue,
             Ok(promoted) => {
                 backoff.reset();
@@ -49,7 +49,7 @@ pub(super) async fn limit(shared: Arc<WorkerState>) -> anyhow::Result<()> {
     while !shared.stop.is_cancelled() {
         changes.borrow_and_update();
         let limits = shared.lane_limits();
-        shared.broker.limit_lanes(limits.clone());
+        shared.work_queue.limit_lanes(limits.clone());
         shared.handler.crowd.limit_lanes(limits);
         tokio::select! {
             () = shared.stop.cancelled() => {}
@@ -64,11 +64,11 @@ pub(super) async fn maintain(shared: Arc<WorkerState>) -> anyhow::Result<()> {
     let pause = MAX_MAINTAIN_PAUSE.min(shared.options.lease / 4);
     let mut watch = PeerWatch::default();
     while !shared.stop.is_cancelled() {
-        match shared.broker.stats().await {
+        match shared.event_log.stats().await {
             Ok(stats) => shared.handler.crowd.note(&stats.depth),
             Err(error) => tracing::debug!("could not ask how much waits: {error}"),
         }
-        let pause = match shared.broker.maintain().await {
+        let pause = match shared.work_queue.maintain().await {
             Ok(true) => MORE_PAUSE,
             Ok(false) => pause,
             Err(error) => {

@@ -116,7 +116,7 @@ pub async fn a_delayed_event_is_not_delivered_before_its_time(rig: &dyn BrokerRi
     broker.append(events).await.expect("accepted");
     let ids = |deliveries: Vec<Delivery>| deliveries.iter().map(|d| d.record.event.id).collect::<Vec<_>>();
     assert_eq!(ids(claim(&*broker, "a", 10).await), [past, at_once]);
-    let found = broker.event(soon).await.expect("looked up").expect("known");
+    let found = broker.find_event(soon).await.expect("looked up").expect("known");
     assert_eq!(found.state, EventState::Scheduled);
     assert!(found.due.is_some_and(|due| due >= began.plus_ms(400)));
 
@@ -155,7 +155,7 @@ pub async fn payloads_come_back_byte_for_byte(rig: &dyn BrokerRig) {
         .await;
         assert_eq!(delivery.record.event, event);
         assert_eq!(settle_one(&*broker, &delivery, failed(FailureClass::Reject)).await, SettleOutcome::Done);
-        assert_eq!(broker.event(event.id).await.expect("looked up").expect("known").record.event, event);
+        assert_eq!(broker.find_event(event.id).await.expect("looked up").expect("known").record.event, event);
     }
 }
 

@@ -19,7 +19,7 @@ pub async fn a_processed_event_is_kept_with_its_result_and_its_children(rig: &dy
     let record = settle.record.clone();
     assert_eq!(broker.settle(vec![settle]).await, Ok(vec![SettleOutcome::Done]));
 
-    let found = broker.event(id).await.expect("looked up").expect("known");
+    let found = broker.find_event(id).await.expect("looked up").expect("known");
     assert_eq!((found.state, found.due), (EventState::Processed, None));
     assert_eq!(found.record, record);
     assert_eq!(record.end.expect("it ended").children, [child_id, late_id]);
@@ -89,7 +89,7 @@ pub async fn ended_events_are_listed_newest_first_page_by_page(rig: &dyn BrokerR
     ids.reverse();
     let listed: Vec<_> = all_ended(&*broker, EndKind::Processed).await.iter().map(|record| record.event.id).collect();
     assert_eq!(listed, ids);
-    let first = broker.ended(ended(EndKind::Processed)).await.expect("a page");
+    let first = broker.list_ended(ended(EndKind::Processed)).await.expect("a page");
     assert_eq!(first.records.len(), 7);
     assert!(all_ended(&*broker, EndKind::Failed).await.is_empty());
 }
@@ -107,10 +107,10 @@ pub async fn a_page_of_large_events_is_cut_short(rig: &dyn BrokerRig) {
         assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, SettleOutcome::Done);
     }
     let whole = EndedQuery { limit: 1_000, ..ended(EndKind::Processed) };
-    let first = broker.ended(whole.clone()).await.expect("a page");
+    let first = broker.list_ended(whole.clone()).await.expect("a page");
     let size_bytes: usize = first.records.iter().map(EventRecord::size_bytes).sum();
     assert!(size_bytes <= MAX_PAGE_BYTES + 2 * LARGE_BYTES, "{size_bytes} bytes on a page");
-    let rest = broker.ended(EndedQuery { cursor: first.next_cursor, ..whole }).await.expect("a page");
+    let rest = broker.list_ended(EndedQuery { cursor: first.next_cursor, ..whole }).await.expect("a page");
     assert_eq!((first.records.len() + rest.records.len(), rest.next_cursor), (n, None));
 }
 
@@ -123,7 +123,7 @@ pub async fn ended_events_are_filtered(rig: &dyn BrokerRig) {
     let count = |query: EndedQuery| {
         let broker = broker.clone();
         async move {
-            let page = broker.ended(EndedQuery { limit: 1_000, ..query }).await.expect("a page");
+            let page = broker.list_ended(EndedQuery { limit: 1_000, ..query }).await.expect("a page");
             page.records.len()
         }
     };
@@ -181,7 +181,7 @@ pub async fn what_is_rare_is_found_page_by_page(rig: &dyn BrokerRig) {
 async fn ids_of(broker: &dyn Broker, mut query: EndedQuery) -> Vec<EventId> {
     let mut ids = Vec::new();
     loop {
-        let page = broker.ended(query.clone()).await.expect("a page");
+        let page = broker.list_ended(query.clone()).await.expect("a page");
         ids.extend(page.records.iter().map(|record| record.event.id));
         match page.next_cursor {
             Some(cursor) => query.cursor = Some(cursor),
@@ -195,7 +195,7 @@ pub async fn heads_are_listed_with_what_routes_them(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let ids = end_some(&*broker, 4, |_| failed(FailureClass::NoHandler)).await;
     let query = EndedQuery { class: Some(FailureClass::NoHandler), only_heads: true, ..ended(EndKind::Failed) };
-    let page = broker.ended(query).await.expect("a page");
+    let page = broker.list_ended(query).await.expect("a page");
     let listed: Vec<_> = page.records.iter().map(|record| record.event.id).collect();
     assert_eq!(listed, ids.into_iter().rev().collect::<Vec<_>>());
     let types: Vec<_> = page.records.iter().map(|record| record.event.event_type.as_str().to_owned()).collect();
@@ -211,7 +211,7 @@ pub async fn what_cannot_be_read_fails_and_looks_the_same_everywhere(rig: &dyn B
     let delivered: Vec<_> = claim(&*broker, "a", 9).await.iter().map(|delivery| delivery.record.event.id).collect();
     assert_eq!(delivered, [next]);
 
-    let found = broker.event(id).await.expect("looked up").expect("it keeps its id");
+    let found = broker.find_event(id).await.expect("looked up").expect("it keeps its id");
     let EventRecord { event, end, attempts, .. } = found.record;
     assert_eq!(
         (found.state, event.event_type.as_str(), event.source.as_str()),

@@ -24,10 +24,10 @@ pub async fn a_settle_is_repeatable_and_takes_effect_once(rig: &dyn BrokerRig) {
         let publish = if settlement == Settlement::Processed { appends("children", 3) } else { Vec::new() };
         let settle = settle(&delivery, settlement.clone(), publish);
         assert_eq!(broker.settle(vec![settle.clone()]).await, Ok(vec![SettleOutcome::Done]));
-        let after = (broker.stats().await, broker.event(delivery.record.event.id).await);
+        let after = (broker.stats().await, broker.find_event(delivery.record.event.id).await);
         let again = broker.settle(vec![settle.clone(), settle]).await;
         assert_eq!(again, Ok(vec![SettleOutcome::Done, SettleOutcome::Done]), "{settlement:?}");
-        assert_eq!((broker.stats().await, broker.event(delivery.record.event.id).await), after, "{settlement:?}");
+        assert_eq!((broker.stats().await, broker.find_event(delivery.record.event.id).await), after, "{settlement:?}");
     }
     assert_eq!(claim(&*broker, "children", 9).await.len(), 3);
 }
@@ -52,11 +52,11 @@ pub async fn a_stale_receipt_changes_nothing(rig: &dyn BrokerRig) {
             appends("children", 2),
         );
         assert_eq!(broker.settle(vec![lost]).await, Ok(vec![SettleOutcome::Lost]), "{receipt:?}");
-        assert_eq!(broker.leases().renew(std::slice::from_ref(&receipt)).await, Ok(vec![receipt]));
+        assert_eq!(broker.lease_renewal().renew(std::slice::from_ref(&receipt)).await, Ok(vec![receipt]));
     }
     assert_eq!(broker.stats().await.expect("totals").counters, before);
     assert!(claim(&*broker, "children", 9).await.is_empty());
-    assert_eq!(broker.leases().renew(std::slice::from_ref(&held.receipt)).await, Ok(Vec::new()));
+    assert_eq!(broker.lease_renewal().renew(std::slice::from_ref(&held.receipt)).await, Ok(Vec::new()));
     assert_eq!(settle_one(&*broker, &held, failed(FailureClass::Reject)).await, SettleOutcome::Done);
     assert_eq!(settle_one(&*broker, &stale, Settlement::Processed).await, SettleOutcome::Lost);
     assert_eq!(state(&*broker, id).await, Some(EventState::Failed));
@@ -73,7 +73,7 @@ pub async fn deliveries_of_the_dead_are_recovered(rig: &dyn BrokerRig) {
 
     let broker = rig.open(short_lease()).await;
     let mut recovered: HashMap<EventId, Delivery> = HashMap::new();
-    let leases = broker.leases();
+    let leases = broker.lease_renewal();
     let (began, mut was_late) = (Instant::now(), false);
     while recovered.len() < 30 {
         assert!(began.elapsed() < LIMIT, "{} of 30 were recovered", recovered.len());
@@ -162,7 +162,7 @@ pub async fn suspects_of_different_lanes_are_recovered_in_turn(rig: &dyn BrokerR
 pub async fn renewed_leases_are_not_taken_over(rig: &dyn BrokerRig) {
     let broker = rig.open(short_lease()).await;
     let mut delivery = deliver_one(&*broker, "a").await;
-    let leases = broker.leases();
+    let leases = broker.lease_renewal();
     let lease = Duration::from_millis(SHORT_LEASE_MS);
     let (limit, mut began) = (Instant::now() + LIMIT, Instant::now());
     while began.elapsed() < lease * 4 {

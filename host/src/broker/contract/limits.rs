@@ -98,7 +98,7 @@ pub async fn what_is_put_off_comes_back_as_if_it_had_not_been_tried(rig: &dyn Br
         SettleOutcome::Done,
         "it is repeated"
     );
-    let found = broker.event(first.receipt.event_id).await.expect("looked up").expect("known");
+    let found = broker.find_event(first.receipt.event_id).await.expect("looked up").expect("known");
     assert!(found.due.is_some_and(|due| due > now().plus_ms(60_000)), "{found:?}");
     assert!(claim(&*broker, "a", 9).await.is_empty());
 

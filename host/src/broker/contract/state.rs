@@ -23,7 +23,7 @@ fn step(expected: &[(&str, u64)], writes: &[(&str, StateWrite)]) -> StateStep {
 }
 
 async fn stored(broker: &dyn Broker, key: &str) -> StoredValue {
-    broker.plugin_state(PLUGIN, key).await.expect("the state is read")
+    broker.read_plugin_state(PLUGIN, key).await.expect("the state is read")
 }
 
 async fn value(broker: &dyn Broker, key: &str) -> Option<String> {
@@ -180,7 +180,7 @@ pub async fn plugins_do_not_see_each_other(rig: &dyn BrokerRig) {
     let others = StateStep { plugin: "counter.2".into(), ..step(&[("k", 0)], &[("k", set("theirs"))]) };
     assert_eq!(commit(&*broker, others).await, SettleOutcome::Done);
     assert_eq!(value(&*broker, "k").await.as_deref(), Some("mine"));
-    let theirs = broker.plugin_state("counter.2", "k").await.expect("the state is read");
+    let theirs = broker.read_plugin_state("counter.2", "k").await.expect("the state is read");
     assert_eq!((theirs.value.as_deref(), theirs.keys), (Some(&b"theirs"[..]), 1));
 }
 
@@ -260,12 +260,12 @@ pub async fn the_state_of_a_plugin_can_be_removed(rig: &dyn BrokerRig) {
     let other = StateStep { plugin: "other".into(), ..step(&[], &[("k", set("stays"))]) };
     assert_eq!(commit(&*broker, other).await, SettleOutcome::Done);
     let seen = stored(&*broker, "7").await;
-    assert_eq!(broker.remove_state("nobody").await, Ok(0));
-    assert_eq!(broker.remove_state(PLUGIN).await, Ok(700));
+    assert_eq!(broker.remove_plugin_state("nobody").await, Ok(0));
+    assert_eq!(broker.remove_plugin_state(PLUGIN).await, Ok(700));
     let gone = stored(&*broker, "7").await;
     assert_eq!((gone.value, gone.version, gone.keys, gone.size_bytes), (None, 0, 0, 0));
     assert_eq!(broker.stats().await.expect("totals").depth.state_keys, 1);
-    assert_eq!(broker.plugin_state("other", "k").await.expect("read").value.as_deref(), Some(&b"stays"[..]));
+    assert_eq!(broker.read_plugin_state("other", "k").await.expect("read").value.as_deref(), Some(&b"stays"[..]));
     assert_eq!(
         commit(&*broker, step(&[("7", seen.version)], &[])).await,
         SettleOutcome::Conflict,

@@ -1,6 +1,6 @@
 //! What is promised of moving to another store: everything that can go on is there once, and goes on where it stood.
 //!
-//! Covers G2 and G6 over [`Broker::snapshot`] and [`Broker::restore`]. Another namespace is another store.
+//! Covers G2 and G6 over [`StoreTransfer::snapshot`] and [`StoreTransfer::restore`]. Another namespace is another store.
 
 use std::collections::HashMap;
 
@@ -96,7 +96,7 @@ pub async fn a_snapshot_holds_everything_that_can_go_on_once(rig: &dyn BrokerRig
     let lanes =
         [(filled.queued, "q"), (filled.running.record.event.id, "d"), (filled.delayed, "c"), (filled.retrying, "b")];
     for (id, name) in lanes {
-        let found = broker.event(id).await.expect("looked up").expect("known");
+        let found = broker.find_event(id).await.expect("looked up").expect("known");
         let exported = &events[&id];
         assert_eq!((exported.lane.as_str(), exported.due), (name, found.due));
         // An attempt under way has begun, so the next one has the next number.
@@ -211,7 +211,7 @@ pub async fn what_is_restored_goes_on_where_it_stood(rig: &dyn BrokerRig) {
     assert_eq!(all_ended(&*other, EndKind::Failed).await, story);
     assert_eq!(state(&*other, filled.processed).await, None);
     for (id, expected) in [(filled.delayed, EventState::Scheduled), (filled.retrying, EventState::Retrying)] {
-        let found = other.event(id).await.expect("looked up").expect("known");
+        let found = other.find_event(id).await.expect("looked up").expect("known");
         assert_eq!((found.state, found.due), (expected, exported[&id].due));
         assert_eq!(found.record, exported[&id].record);
     }

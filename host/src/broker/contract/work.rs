@@ -80,13 +80,13 @@ pub async fn a_wait_ends_when_something_arrives(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let lanes = [lane("a"), lane("b")];
     assert!(claim(&*broker, "b", 1).await.is_empty());
-    broker.wait(&lanes).await.expect("the wait ends by itself");
+    broker.wait_for_work(&lanes).await.expect("the wait ends by itself");
     let waits = {
         let broker = broker.clone();
         let lanes = lanes.clone();
         async move {
             eventually("the event is handed out", || async {
-                broker.wait(&lanes).await.expect("the wait ends");
+                broker.wait_for_work(&lanes).await.expect("the wait ends");
                 claim(&*broker, "b", 1).await.pop()
             })
             .await
@@ -106,10 +106,10 @@ pub async fn a_dropped_wait_loses_nothing(rig: &dyn BrokerRig) {
     assert!(claim(&*broker, "a", 1).await.is_empty());
     for _ in 0..5 {
         let lanes = [lane("a")];
-        let _ = tokio::time::timeout(Duration::from_millis(30), broker.wait(&lanes)).await;
+        let _ = tokio::time::timeout(Duration::from_millis(30), broker.wait_for_work(&lanes)).await;
     }
     broker.append(appends("a", 5)).await.expect("accepted");
-    broker.wait(&[lane("a")]).await.expect("the wait ends");
+    broker.wait_for_work(&[lane("a")]).await.expect("the wait ends");
     assert_eq!(claim(&*broker, "a", 9).await.len(), 5);
 }
 
@@ -129,7 +129,7 @@ pub async fn dropped_waits_for_one_lane_hold_up_no_other(rig: &dyn BrokerRig) {
             };
             let lanes = [lane("free")];
             tokio::select! {
-                _ = broker.wait(&lanes) => {}
+                _ = broker.wait_for_work(&lanes) => {}
                 () = moment_comes => {}
             }
         }
@@ -139,7 +139,7 @@ pub async fn dropped_waits_for_one_lane_hold_up_no_other(rig: &dyn BrokerRig) {
             Instant::now()
         };
         let wait = async {
-            broker.wait(&[lane("full"), lane("free")]).await.expect("the wait ends");
+            broker.wait_for_work(&[lane("full"), lane("free")]).await.expect("the wait ends");
             Instant::now()
         };
         let (appended, woken) = tokio::join!(append, wait);
@@ -166,7 +166,7 @@ pub async fn among_many_lanes_none_is_overlooked(rig: &dyn BrokerRig) {
     assert!(claim_all().await.is_empty());
     for name in ["l99", "l3", "l50"] {
         broker.append(appends(name, 1)).await.expect("accepted");
-        broker.wait(&lanes).await.expect("the wait ends");
+        broker.wait_for_work(&lanes).await.expect("the wait ends");
         assert_eq!(claim_all().await.len(), 1, "{name}");
         assert!(claim_all().await.is_empty());
     }
@@ -187,7 +187,7 @@ pub async fn a_retry_waits_until_it_is_due_and_keeps_its_story(rig: &dyn BrokerR
     let mut settle = settle(&delivery, retry(400), Vec::new());
     settle.lane = lane("b");
     assert_eq!(broker.settle(vec![settle]).await, Ok(vec![SettleOutcome::Done]));
-    let found = broker.event(id).await.expect("looked up").expect("known");
+    let found = broker.find_event(id).await.expect("looked up").expect("known");
     assert_eq!(found.state, EventState::Retrying);
     assert!(found.due.is_some_and(|due| due >= began.plus_ms(400)));
     let moved = promote_all(&*broker).await;
@@ -219,7 +219,7 @@ pub async fn due_times_survive_a_crash(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let delivery = deliver_one(&*broker, "a").await;
     assert_eq!(settle_one(&*broker, &delivery, retry(60_000)).await, SettleOutcome::Done);
-    let due = broker.event(delivery.record.event.id).await.expect("looked up").expect("known").due;
+    let due = broker.find_event(delivery.record.event.id).await.expect("looked up").expect("known").due;
     let soon = deliver_one(&*broker, "a").await;
     assert_eq!(settle_one(&*broker, &soon, retry(10)).await, SettleOutcome::Done);
     rig.kill(broker).await;
@@ -231,7 +231,7 @@ pub async fn due_times_survive_a_crash(rig: &dyn BrokerRig) {
     })
     .await;
     assert_eq!(again.record.event.id, soon.record.event.id);
-    let found = broker.event(delivery.record.event.id).await.expect("looked up").expect("known");
+    let found = broker.find_event(delivery.record.event.id).await.expect("looked up").expect("known");
     assert_eq!((found.state, found.due), (EventState::Retrying, due));
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use crate::broker::turns::in_turn;
+use crate::broker::takeover_order::takeover_order;
 use crate::broker::{Error, LeaseRenewal, Receipt};
 
 /// The text of [`Receipt::entry`]: which opening of the store handed the delivery out, of which event, claimed from which
@@ -116,11 +116,11 @@ impl KnownLeases {
             next.extend(of_lane.filter_map(|(.., number)| Some(self.leases.get(number)?.held)));
             from = (deliveries, lane.saturating_add(1), i64::MIN, i64::MIN);
         }
-        self.in_turn(next)
+        self.takeover_order(next)
     }
 
-    fn in_turn(&self, held: Vec<HeldDelivery>) -> Vec<HeldDelivery> {
-        in_turn(held, self.last.as_ref(), |held| (held.deliveries, held.lane))
+    fn takeover_order(&self, held: Vec<HeldDelivery>) -> Vec<HeldDelivery> {
+        takeover_order(held, self.last.as_ref(), |held| (held.deliveries, held.lane))
     }
 }
 
@@ -160,7 +160,7 @@ impl LeaseTable {
         if held.len() < max {
             let mut over: Vec<&Lease> = known.leases.values().filter(|lease| lease.is_over(now)).collect();
             over.sort_unstable_by_key(|lease| (lease.until, lease.held.place));
-            held.extend(known.in_turn(over.into_iter().map(|lease| lease.held).collect()));
+            held.extend(known.takeover_order(over.into_iter().map(|lease| lease.held).collect()));
         }
         held.truncate(max);
         known.last = held.last().map(|held| held.lane).or(known.last);

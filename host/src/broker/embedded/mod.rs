@@ -3,7 +3,7 @@
 //! Every transition is a durable transaction. One thread writes, and commits what waits as a group ([`writer`]); leases
 //! live in memory, since they end with the process ([`leases`]); what is asked about the past is read beside the writer
 //! ([`readers`]). Due times go by the wall clock: when that is set back they come later, when it is set forward earlier.
-//! The guarantees are those of [`Broker`]; more than one process is not among them.
+//! The guarantees are those of [`crate::broker`]; more than one process is not among them.
 
 mod append;
 mod backup;
@@ -44,11 +44,12 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::bad_entry::BadEntry;
-use super::list_limit::ListLimiter;
+use super::list_limiter::ListLimiter;
 use super::{
-    AcceptedEvent, AppendRequest, Broker, BrokerStats, ClaimRequest, Delivery, EndedPage, EndedQuery, Error,
-    FoundEvent, Lane, LaneLimits, LeaseRenewal, PromoteOutcome, Receipt, ReplayOutcome, RestoreOutcome, SettleOutcome,
-    SettleRequest, SnapshotItem, SnapshotReader, StoreHealth,
+    AcceptedEvent, AppendRequest, Broker, BrokerStats, ClaimRequest, ConsumerDirectory, Delivery, EndedPage,
+    EndedQuery, Error, EventLog, FoundEvent, Lane, LaneLimits, LeaseRenewal, PluginStateReader, PluginStateRemover,
+    PromoteOutcome, Receipt, ReplayOutcome, RestoreOutcome, SettleOutcome, SettleRequest, SnapshotItem, SnapshotReader,
+    StoreHealth, StoreTransfer, WorkQueue,
 };
 use crate::clock;
 use crate::event::{EventId, EventState, FailureClass, Settlement, StoredValue};
@@ -66,7 +67,7 @@ use settle::{PreparedSettle, ReplayCandidate, ReplayPlacement};
 use totals::StoreTotals;
 use writer::{CommitMode, JobKind, StoreWriter};
 
-/// How long [`Broker::wait`] waits at most.
+/// How long [`WorkQueue::wait_for_work`] waits at most.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 /// The most pieces of each kind of house-keeping in one round; what is left is done in the next.
 const MAX_PIECES: usize = 20;
@@ -167,13 +168,9 @@ fn bad_entry(receipt: &Receipt, claimed: &ClaimedRow, why: &str) -> Option<Prepa
 }
 
 #[async_trait]
-impl Broker for EmbeddedBroker {
+impl EventLog for EmbeddedBroker {
     fn name(&self) -> &'static str {
         "embedded"
-    }
-
-    fn consumer(&self) -> &str {
-        &self.consumer
     }
 
     fn health(&self) -> StoreHealth {
@@ -186,12 +183,62 @@ impl Broker for EmbeddedBroker {
         self.writer.try_run(JobKind::appends(size_bytes), move |step| append::append(step, &events)).await
     }
 
+    async fn find_event(&self, id: EventId) -> Result<Option<FoundEvent>, Error> {
+        let standing = self.readers.read(move |db| history::event(db, id)).await?;
+        standing.map(|it| it.told()).transpose().map_err(|error| Error::Misconfigured(error.to_string()))
+    }
+
+    async fn list_ended(&self, query: EndedQuery) -> Result<EndedPage, Error> {
+        let cursor = match &query.cursor {
+            None => i64::MAX,
+            Some(cursor) => cursor.parse().map_err(|_| Error::BadCursor)?,
+        };
+        // Fewer than there are readers, so that lists hold up neither handlers that read their state nor single events. Who
+        // wants heads only is a host that keeps house, and that does so once at a time.
+        let _turn = if query.only_heads { None } else { Some(self.lists.enter().await?) };
+        let page = self.readers.read(move |db| history::ended(db, &query, cursor)).await?;
+        let mut records = Vec::with_capacity(page.found.len());
+        for found in page.found {
+            match found.decode() {
+                Ok(record) => records.push(record),
+                Err(error) => tracing::error!("left out of the history: {error}"),
+            }
+        }
+        Ok(EndedPage { records, next_cursor: page.next_cursor.map(|place| place.to_string()) })
+    }
+
+    async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error> {
+        loop {
+            let Some(standing) = self.readers.read(move |db| history::event(db, id)).await? else {
+                return Ok(ReplayOutcome::Unknown);
+            };
+            let found = standing.told().map_err(|error| Error::Misconfigured(error.to_string()))?;
+            if found.state != EventState::Failed {
+                return Ok(ReplayOutcome::NotFailed(found.state));
+            }
+            let story = columns::StoryColumns::of(&found.record.replayed());
+            let replay = ReplayCandidate { id, place: standing.place, story, lane: lane.clone() };
+            match self.writer.run(CommitMode::Synced, move |step| settle::replay(step, &replay)).await? {
+                ReplayPlacement::Back => return Ok(ReplayOutcome::Done),
+                // It was replayed and ended again since it was looked up.
+                ReplayPlacement::Moved => {}
+            }
+        }
+    }
+
+    async fn stats(&self) -> Result<BrokerStats, Error> {
+        Ok(self.board.borrow().stats(self.max_lane_bytes))
+    }
+}
+
+#[async_trait]
+impl WorkQueue for EmbeddedBroker {
     async fn claim(&self, claim: ClaimRequest) -> Result<Vec<Delivery>, Error> {
         let claimed = self.writer.run(CommitMode::Written, move |step| claim::claim(step, &claim)).await?;
         Ok(self.deliver(claimed).await)
     }
 
-    async fn wait(&self, lanes: &[Lane]) -> Result<(), Error> {
+    async fn wait_for_work(&self, lanes: &[Lane]) -> Result<(), Error> {
         self.condition.usable()?;
         let mut board = self.board.clone();
         let waits = |totals: &StoreTotals| totals.lanes.iter().any(|it| it.queued > 0 && lanes.contains(&it.lane));
@@ -207,7 +254,7 @@ impl Broker for EmbeddedBroker {
         self.writer.run(kind, move |step| settle::settle(step, &batch)).await
     }
 
-    fn leases(&self) -> Arc<dyn LeaseRenewal> {
+    fn lease_renewal(&self) -> Arc<dyn LeaseRenewal> {
         self.leases.clone()
     }
 
@@ -253,15 +300,28 @@ impl Broker for EmbeddedBroker {
         let limits = LaneLimits::new(self.limits.load().all(), own);
         self.limits.store(Arc::new(limits));
     }
+}
 
-    async fn plugin_state(&self, plugin: &str, key: &str) -> Result<StoredValue, Error> {
+#[async_trait]
+impl ConsumerDirectory for EmbeddedBroker {
+    fn consumer(&self) -> &str {
+        &self.consumer
+    }
+}
+
+#[async_trait]
+impl PluginStateReader for EmbeddedBroker {
+    async fn read_plugin_state(&self, plugin: &str, key: &str) -> Result<StoredValue, Error> {
         let (plugin, key) = (plugin.to_owned(), key.to_owned());
         let read = self.readers.read(move |db| kept::read(db, &plugin, &key, clock::now().unix_ms())).await?;
         let stored = read.map_err(|error| Error::Misconfigured(error.to_string()))?;
         Ok(StoredValue { room_bytes: self.state_room_bytes, ..stored })
     }
+}
 
-    async fn remove_state(&self, plugin: &str) -> Result<u64, Error> {
+#[async_trait]
+impl PluginStateRemover for EmbeddedBroker {
+    async fn remove_plugin_state(&self, plugin: &str) -> Result<u64, Error> {
         let mut removed = 0;
         loop {
             let plugin = plugin.to_owned();
@@ -271,54 +331,10 @@ impl Broker for EmbeddedBroker {
             }
         }
     }
+}
 
-    async fn event(&self, id: EventId) -> Result<Option<FoundEvent>, Error> {
-        let standing = self.readers.read(move |db| history::event(db, id)).await?;
-        standing.map(|it| it.told()).transpose().map_err(|error| Error::Misconfigured(error.to_string()))
-    }
-
-    async fn ended(&self, query: EndedQuery) -> Result<EndedPage, Error> {
-        let cursor = match &query.cursor {
-            None => i64::MAX,
-            Some(cursor) => cursor.parse().map_err(|_| Error::BadCursor)?,
-        };
-        // Fewer than there are readers, so that lists hold up neither handlers that read their state nor single events. Who
-        // wants heads only is a host that keeps house, and that does so once at a time.
-        let _turn = if query.only_heads { None } else { Some(self.lists.enter().await?) };
-        let page = self.readers.read(move |db| history::ended(db, &query, cursor)).await?;
-        let mut records = Vec::with_capacity(page.found.len());
-        for found in page.found {
-            match found.decode() {
-                Ok(record) => records.push(record),
-                Err(error) => tracing::error!("left out of the history: {error}"),
-            }
-        }
-        Ok(EndedPage { records, next_cursor: page.next_cursor.map(|place| place.to_string()) })
-    }
-
-    async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error> {
-        loop {
-            let Some(standing) = self.readers.read(move |db| history::event(db, id)).await? else {
-                return Ok(ReplayOutcome::Unknown);
-            };
-            let found = standing.told().map_err(|error| Error::Misconfigured(error.to_string()))?;
-            if found.state != EventState::Failed {
-                return Ok(ReplayOutcome::NotFailed(found.state));
-            }
-            let story = columns::StoryColumns::of(&found.record.replayed());
-            let replay = ReplayCandidate { id, place: standing.place, story, lane: lane.clone() };
-            match self.writer.run(CommitMode::Synced, move |step| settle::replay(step, &replay)).await? {
-                ReplayPlacement::Back => return Ok(ReplayOutcome::Done),
-                // It was replayed and ended again since it was looked up.
-                ReplayPlacement::Moved => {}
-            }
-        }
-    }
-
-    async fn stats(&self) -> Result<BrokerStats, Error> {
-        Ok(self.board.borrow().stats(self.max_lane_bytes))
-    }
-
+#[async_trait]
+impl StoreTransfer for EmbeddedBroker {
     /// A snapshot is of one moment.
     async fn snapshot(&self) -> Result<Box<dyn SnapshotReader>, Error> {
         self.condition.usable()?;
@@ -332,7 +348,10 @@ impl Broker for EmbeddedBroker {
         let batch: Vec<RestoreItem> = batch.into_iter().map(RestoreItem::of).collect::<Result<_, _>>()?;
         self.writer.run(CommitMode::Synced, move |step| restore::restore(step, &batch)).await
     }
+}
 
+#[async_trait]
+impl Broker for EmbeddedBroker {
     async fn close(&self) -> Result<(), Error> {
         self.readers.close();
         let writer = self.writer.clone();

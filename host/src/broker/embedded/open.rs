@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::watch;
 
-use crate::broker::list_limit::ListLimiter;
+use crate::broker::list_limiter::ListLimiter;
 use crate::broker::{BrokerOptions, LaneLimits};
 use crate::event::Timestamp;
 use crate::shutdown::TaskGroup;

@@ -44,7 +44,7 @@ const MAX_CLAIM: usize = 500;
 const MAX_READS: usize = 8;
 
 impl RedisCore {
-    /// Takes new entries; see [`crate::broker::Broker::claim`].
+    /// Takes new entries; see [`crate::broker::WorkQueue::claim`].
     pub(super) async fn claim(&self, claim: ClaimRequest, waiter: &EntryWaiter) -> Result<Vec<Delivery>, Error> {
         let wants = waiter.worth_asking(claim.lanes.iter().filter(|want| want.free > 0).collect());
         let lanes: Vec<Lane> = wants.iter().map(|want| want.lane.clone()).collect();

@@ -27,7 +27,7 @@ use super::recover::SuspectList;
 use super::reply::{self, RedisReply};
 use super::scripts::{Script, ScriptCall, ScriptSet};
 use super::{BrokerOptions, RedisTuning};
-use crate::broker::list_limit::ListLimiter;
+use crate::broker::list_limiter::ListLimiter;
 use crate::broker::{Lane, LaneLimits, PeerCoverage, Receipt};
 
 /// How often a call is repeated because lanes appeared in between.

@@ -21,7 +21,7 @@ struct LocatedEvent {
 }
 
 impl RedisCore {
-    /// See [`crate::broker::Broker::event`].
+    /// See [`crate::broker::EventLog::find_event`].
     pub(super) async fn event(&self, id: EventId) -> Result<Option<FoundEvent>, Error> {
         Ok(self.locate(id).await?.map(|located| located.found))
     }
@@ -50,7 +50,7 @@ impl RedisCore {
         Ok(Some(LocatedEvent { found: FoundEvent { record, state, due }, entry: reply::text(entry)? }))
     }
 
-    /// See [`crate::broker::Broker::replay`].
+    /// See [`crate::broker::EventLog::replay`].
     pub(super) async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error> {
         self.make_lanes(self.missing_lanes([lane])).await?;
         let Some(located) = self.locate(id).await? else { return Ok(ReplayOutcome::Unknown) };
@@ -76,7 +76,7 @@ impl RedisCore {
         })
     }
 
-    /// See [`crate::broker::Broker::stats`].
+    /// See [`crate::broker::EventLog::stats`].
     pub(super) async fn stats(&self) -> Result<BrokerStats, Error> {
         let (book, answer) = self
             .with_all_lanes(|book| {

@@ -79,7 +79,7 @@ impl<'a> StateSpaces<'a> {
 }
 
 impl RedisCore {
-    /// See [`crate::broker::Broker::plugin_state`].
+    /// See [`crate::broker::PluginStateReader::read_plugin_state`].
     pub(super) async fn plugin_state(&self, plugin: &str, key: &str) -> Result<StoredValue, CallFailure> {
         let mut call = self.script(&self.scripts.state).text(key).text(plugin);
         call.push_key(self.keys.state_of(plugin));
@@ -90,7 +90,7 @@ impl RedisCore {
         Ok(StoredValue { value, version, keys, size_bytes, room_bytes: self.state_room_bytes() })
     }
 
-    /// See [`crate::broker::Broker::remove_state`].
+    /// See [`crate::broker::PluginStateRemover::remove_plugin_state`].
     pub(super) async fn remove_state(&self, plugin: &str) -> Result<u64, CallFailure> {
         let mut removed = 0;
         loop {

@@ -15,7 +15,7 @@ use crate::broker::{Error, LeaseRenewal, Receipt};
 /// The most leases that one call renews.
 const MAX_RECEIPTS: usize = 100;
 
-/// See [`crate::broker::Broker::leases`].
+/// See [`crate::broker::WorkQueue::lease_renewal`].
 pub(super) struct RedisLeaseRenewal {
     core: Arc<RedisCore>,
     link: RedisLink,

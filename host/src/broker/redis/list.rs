@@ -28,7 +28,7 @@ const MAX_PAUSE: Duration = Duration::from_millis(20);
 const CLOCK_SLACK_MS: i64 = 60 * 60 * 1_000;
 
 impl RedisCore {
-    /// See [`crate::broker::Broker::ended`].
+    /// See [`crate::broker::EventLog::list_ended`].
     pub(super) async fn ended(&self, query: EndedQuery) -> Result<EndedPage, Error> {
         let mut page = EndedPage { records: Vec::new(), next_cursor: None };
         let Some(mut from) = first_entry(&query)? else { return Ok(page) };
@@ -133,16 +133,7 @@ mod tests {
     use super::*;
 
     fn query() -> EndedQuery {
-        EndedQuery {
-            ending: EndKind::Failed,
-            event_type: None,
-            class: None,
-            since: None,
-            until: None,
-            limit: 10,
-            cursor: None,
-            only_heads: false,
-        }
+        EndedQuery::all(EndKind::Failed, 10)
     }
 
     #[test]

@@ -63,9 +63,10 @@ use self::scripts::ScriptSet;
 use self::settle::MAX_CALL_BYTES;
 use self::snapshot::RedisSnapshot;
 use super::{
-    AcceptedEvent, AppendRequest, Broker, BrokerOptions, BrokerStats, ClaimRequest, ConsumerCoverage, Delivery,
-    EndedPage, EndedQuery, Error, FoundEvent, Lane, LaneLimits, LeaseRenewal, PeerCoverage, PromoteOutcome,
-    ReplayOutcome, RestoreOutcome, SettleOutcome, SettleRequest, SnapshotItem, SnapshotReader, StoreHealth,
+    AcceptedEvent, AppendRequest, Broker, BrokerOptions, BrokerStats, ClaimRequest, ConsumerCoverage,
+    ConsumerDirectory, Delivery, EndedPage, EndedQuery, Error, EventLog, FoundEvent, Lane, LaneLimits, LeaseRenewal,
+    PeerCoverage, PluginStateReader, PluginStateRemover, PromoteOutcome, ReplayOutcome, RestoreOutcome, SettleOutcome,
+    SettleRequest, SnapshotItem, SnapshotReader, StoreHealth, StoreTransfer, WorkQueue,
 };
 use crate::event::{EventId, StoredValue};
 use crate::secret::{RedactedUrl, SecretText};
@@ -311,13 +312,9 @@ fn link_to(url: &str) -> Result<RedisLink, RedisOpenError> {
 }
 
 #[async_trait]
-impl Broker for RedisBroker {
+impl EventLog for RedisBroker {
     fn name(&self) -> &'static str {
         "Redis"
-    }
-
-    fn consumer(&self) -> &str {
-        &self.core.consumer
     }
 
     fn health(&self) -> StoreHealth {
@@ -341,11 +338,30 @@ impl Broker for RedisBroker {
         }
     }
 
+    async fn find_event(&self, id: EventId) -> Result<Option<FoundEvent>, Error> {
+        self.core.event(id).await
+    }
+
+    async fn list_ended(&self, query: EndedQuery) -> Result<EndedPage, Error> {
+        self.core.ended(query).await
+    }
+
+    async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error> {
+        self.core.replay(id, lane).await
+    }
+
+    async fn stats(&self) -> Result<BrokerStats, Error> {
+        self.core.stats().await
+    }
+}
+
+#[async_trait]
+impl WorkQueue for RedisBroker {
     async fn claim(&self, claim: ClaimRequest) -> Result<Vec<Delivery>, Error> {
         self.core.claim(claim, &self.waiter).await
     }
 
-    async fn wait(&self, lanes: &[Lane]) -> Result<(), Error> {
+    async fn wait_for_work(&self, lanes: &[Lane]) -> Result<(), Error> {
         self.waiter.wait(&self.core, lanes).await
     }
 
@@ -353,19 +369,7 @@ impl Broker for RedisBroker {
         self.core.settle_all(batch).await
     }
 
-    async fn serve(&self, served: ConsumerCoverage) -> Result<(), Error> {
-        self.core.serve(served).await
-    }
-
-    fn elsewhere(&self) -> Arc<PeerCoverage> {
-        self.core.elsewhere.load_full()
-    }
-
-    async fn look_elsewhere(&self) -> Result<Arc<PeerCoverage>, Error> {
-        self.core.look_elsewhere().await
-    }
-
-    fn leases(&self) -> Arc<dyn LeaseRenewal> {
+    fn lease_renewal(&self) -> Arc<dyn LeaseRenewal> {
         Arc::new(RedisLeaseRenewal::new(self.core.clone()))
     }
 
@@ -389,31 +393,43 @@ impl Broker for RedisBroker {
         let limits = LaneLimits::new(self.core.limits.load().all(), own);
         self.core.limits.store(Arc::new(limits));
     }
+}
 
-    async fn plugin_state(&self, plugin: &str, key: &str) -> Result<StoredValue, Error> {
+#[async_trait]
+impl ConsumerDirectory for RedisBroker {
+    fn consumer(&self) -> &str {
+        &self.core.consumer
+    }
+
+    async fn announce_coverage(&self, served: ConsumerCoverage) -> Result<(), Error> {
+        self.core.serve(served).await
+    }
+
+    fn peer_coverage(&self) -> Arc<PeerCoverage> {
+        self.core.elsewhere.load_full()
+    }
+
+    async fn refresh_peer_coverage(&self) -> Result<Arc<PeerCoverage>, Error> {
+        self.core.look_elsewhere().await
+    }
+}
+
+#[async_trait]
+impl PluginStateReader for RedisBroker {
+    async fn read_plugin_state(&self, plugin: &str, key: &str) -> Result<StoredValue, Error> {
         Ok(self.core.plugin_state(plugin, key).await?)
     }
+}
 
-    async fn remove_state(&self, plugin: &str) -> Result<u64, Error> {
+#[async_trait]
+impl PluginStateRemover for RedisBroker {
+    async fn remove_plugin_state(&self, plugin: &str) -> Result<u64, Error> {
         Ok(self.core.remove_state(plugin).await?)
     }
+}
 
-    async fn event(&self, id: EventId) -> Result<Option<FoundEvent>, Error> {
-        self.core.event(id).await
-    }
-
-    async fn ended(&self, query: EndedQuery) -> Result<EndedPage, Error> {
-        self.core.ended(query).await
-    }
-
-    async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error> {
-        self.core.replay(id, lane).await
-    }
-
-    async fn stats(&self) -> Result<BrokerStats, Error> {
-        self.core.stats().await
-    }
-
+#[async_trait]
+impl StoreTransfer for RedisBroker {
     async fn snapshot(&self) -> Result<Box<dyn SnapshotReader>, Error> {
         Ok(Box::new(RedisSnapshot::begin(self.core.clone()).await?))
     }
@@ -421,7 +437,10 @@ impl Broker for RedisBroker {
     async fn restore(&self, batch: Vec<SnapshotItem>) -> Result<Vec<RestoreOutcome>, Error> {
         self.core.restore(batch).await
     }
+}
 
+#[async_trait]
+impl Broker for RedisBroker {
     async fn close(&self) -> Result<(), Error> {
         self.ends.cancel();
         self.core.reap(&self.core.consumer).await?;

@@ -76,19 +76,19 @@ impl NeighborCoverage {
         let is_silent =
             |heard: &HeartbeatSeen| heard.is_living && heard.served.as_ref().is_none_or(|served| served.is_starting());
         let some_are_silent = self.heard.values().any(is_silent);
-        PeerCoverage::of(self.heard.values().filter_map(|heard| heard.served.as_ref()), some_are_silent)
+        PeerCoverage::combine(self.heard.values().filter_map(|heard| heard.served.as_ref()), some_are_silent)
     }
 }
 
 impl RedisCore {
-    /// See [`crate::broker::Broker::serve`].
+    /// See [`crate::broker::ConsumerDirectory::announce_coverage`].
     pub(super) async fn serve(&self, served: ConsumerCoverage) -> Result<(), Error> {
         let serving = OwnCoverage::new(served).map_err(|error| Error::Misconfigured(error.to_string()))?;
         self.serving.store(Arc::new(serving));
         Ok(self.show_life().await?)
     }
 
-    /// See [`crate::broker::Broker::look_elsewhere`].
+    /// See [`crate::broker::ConsumerDirectory::refresh_peer_coverage`].
     pub(super) async fn look_elsewhere(&self) -> Result<Arc<PeerCoverage>, Error> {
         self.show_life().await?;
         Ok(self.elsewhere.load_full())
@@ -96,7 +96,7 @@ impl RedisCore {
 
     /// Whether other consumers see to this lane and this one does not.
     pub(super) fn is_of_others(&self, lane: &Lane) -> bool {
-        self.elsewhere.load().served().has(lane) && !self.serving.load().served.has(lane)
+        self.elsewhere.load().served().has_lane(lane) && !self.serving.load().served.has_lane(lane)
     }
 
     /// Takes in what the consumers say, if all of them were looked at, and has it count.

@@ -19,7 +19,7 @@ use super::entry::{RawEntry, read_fields};
 use super::fault::CallFailure;
 use super::reply;
 use super::scripts::ScriptCall;
-use crate::broker::turns::in_turn;
+use crate::broker::takeover_order::takeover_order;
 use crate::broker::{Delivery, Error, Lane};
 
 /// An own entry that was never handed out is taken after so long: the answer may still be on its way before.
@@ -56,7 +56,7 @@ impl SuspectList {
     /// Keeps what was read by now. The fewest deliveries come first, so that what takes its host down again and again holds
     /// up none that does not; then the lanes in turn.
     fn keep(&mut self, found: Vec<PendingEntry>, now: Instant) {
-        let ordered = in_turn(found, self.last.as_ref(), |row| (row.deliveries, row.lane.clone()));
+        let ordered = takeover_order(found, self.last.as_ref(), |row| (row.deliveries, row.lane.clone()));
         self.waiting = ordered.into_iter().take(MAX_KEPT).collect();
         self.read_at = Some(now);
     }
@@ -92,7 +92,7 @@ impl TakeoverTarget {
 }
 
 impl RedisCore {
-    /// Takes over deliveries; see [`crate::broker::Broker::recover`].
+    /// Takes over deliveries; see [`crate::broker::WorkQueue::recover`].
     pub(super) async fn recover(&self, max: usize) -> Result<Vec<Delivery>, Error> {
         if max == 0 {
             return Ok(Vec::new());

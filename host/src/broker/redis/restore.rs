@@ -73,7 +73,7 @@ impl EncodedItem {
 }
 
 impl RedisCore {
-    /// See [`crate::broker::Broker::restore`].
+    /// See [`crate::broker::StoreTransfer::restore`].
     pub(super) async fn restore(&self, batch: Vec<SnapshotItem>) -> Result<Vec<RestoreOutcome>, Error> {
         let batch = batch.into_iter().map(EncodedItem::of).collect::<Result<Vec<_>, _>>()?;
         self.make_lanes(self.missing_lanes(batch.iter().filter_map(EncodedItem::lane))).await?;

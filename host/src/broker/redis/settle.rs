@@ -64,7 +64,7 @@ impl EncodedSettle {
 }
 
 impl RedisCore {
-    /// Ends attempts; see [`crate::broker::Broker::settle`]. Every item is tried, also when another one fails; but when Redis
+    /// Ends attempts; see [`crate::broker::WorkQueue::settle`]. Every item is tried, also when another one fails; but when Redis
     /// does not answer, the rest would only wait for it in turn.
     pub(super) async fn settle_all(&self, batch: Vec<SettleRequest>) -> Result<Vec<SettleOutcome>, Error> {
         let items = batch.into_iter().map(EncodedSettle::encode).collect::<Result<Vec<_>, _>>()?;

@@ -27,7 +27,7 @@ const MAX_CALLS: usize = 20;
 const MAX_REAPED: usize = 20;
 
 impl RedisCore {
-    /// Moves due events to their lanes; see [`crate::broker::Broker::promote`].
+    /// Moves due events to their lanes; see [`crate::broker::WorkQueue::promote`].
     pub(super) async fn promote(&self) -> Result<PromoteOutcome, Error> {
         #[cfg(feature = "test-util")]
         if let Some(mutant) = self.mutant

@@ -70,7 +70,7 @@ async fn flipped_bytes_are_said_and_never_handed_to_a_handler() {
             assert!(ids.contains(&delivery.record.event.id), "seed {seed}, round {round}, byte {place}");
             assert_eq!(delivery.record.event.data, expected, "seed {seed}, round {round}, byte {place}");
         }
-        let bad = broker.ended(all(EndedAs::Failed)).await.map_or(0, |page| page.records.len());
+        let bad = broker.list_ended(all(EndedAs::Failed)).await.map_or(0, |page| page.records.len());
         noticed += usize::from(bad > 0);
     }
     assert!(refused > 0 && noticed > 0, "seed {seed}: {refused} refused, {noticed} noticed later");
@@ -88,7 +88,7 @@ async fn an_event_that_cannot_be_read_fails_with_its_bytes_kept_and_holds_up_nob
     let deliveries = broker.claim(want("a", 9)).await.unwrap();
     assert_eq!(deliveries.iter().map(|it| it.record.event.id).collect::<Vec<_>>(), ids[2..]);
     for id in &ids[..2] {
-        let found = broker.event(*id).await.unwrap().unwrap();
+        let found = broker.find_event(*id).await.unwrap().unwrap();
         assert_eq!(found.state, EventState::Failed);
         let data = found.record.event.data.clone().unwrap();
         assert!(String::from_utf8_lossy(&data.bytes).contains("12345678901234567890.10"));

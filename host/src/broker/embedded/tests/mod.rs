@@ -13,7 +13,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 
 use super::*;
-use crate::broker::{BrokerOptions, EndKind as EndedAs, LaneDemand};
+use crate::broker::{BrokerOptions, EndKind as EndedAs, LaneDemand, contract};
 use crate::event::{
     AttemptRecord, DEFAULT_SOURCE, DeliveryStart, Event, EventData, EventRecord, EventType, Idempotency, Timestamp,
 };
@@ -56,33 +56,12 @@ pub(super) fn want(to: &str, free: usize) -> ClaimRequest {
     ClaimRequest { lanes: vec![LaneDemand { lane: lane(to), free }], max: free }
 }
 
-/// The settle of a delivery, with the record as a worker would write it.
+/// The settle of a delivery, whose record has every kind of column.
 pub(super) fn settle_as(delivery: &Delivery, settlement: Settlement) -> SettleRequest {
-    let attempt = AttemptRecord {
-        attempt: delivery.attempt(),
-        replay: delivery.record.replays,
-        started_at: clock::now(),
-        duration_ms: 1.5,
-        class: None,
-        error: None,
-        backtrace: None,
-        retry_in_ms: None,
-        consumer: "test".into(),
-        plugin: Some("p".into()),
-        digest: None,
-        stderr: None,
-        log: Vec::new(),
-        log_lines_dropped: 0,
-    };
+    let attempt = AttemptRecord { plugin: Some("p".into()), class: None, ..contract::attempt(delivery, &settlement) };
     let result = Some(EventData::binary(&b"\x00\xff"[..]));
-    SettleRequest {
-        receipt: delivery.receipt.clone(),
-        record: delivery.record.clone().after(attempt, &settlement, clock::now(), result, Vec::new()),
-        settlement,
-        lane: delivery.receipt.lane.clone(),
-        publish: Vec::new(),
-        state: None,
-    }
+    let record = delivery.record.clone().after(attempt, &settlement, clock::now(), result, Vec::new());
+    SettleRequest { record, ..contract::settle(delivery, settlement, Vec::new()) }
 }
 
 pub(super) fn failed() -> Settlement {
@@ -90,20 +69,11 @@ pub(super) fn failed() -> Settlement {
 }
 
 async fn state_of(broker: &EmbeddedBroker, id: EventId) -> Option<EventState> {
-    broker.event(id).await.unwrap().map(|found| found.state)
+    broker.find_event(id).await.unwrap().map(|found| found.state)
 }
 
 fn all(ending: EndedAs) -> EndedQuery {
-    EndedQuery {
-        ending,
-        event_type: None,
-        class: None,
-        since: None,
-        until: None,
-        limit: 2,
-        cursor: None,
-        only_heads: false,
-    }
+    EndedQuery::all(ending, 2)
 }
 
 #[tokio::test]
@@ -128,13 +98,13 @@ async fn a_record_comes_back_as_it_went_in_from_every_state() {
         let event = Event { id: EventId::new(), data, ..event.clone() };
         let append = AppendRequest { record: EventRecord::new(event.clone()), ..new_append("a") };
         broker.append(vec![append]).await.unwrap();
-        let found = broker.event(event.id).await.unwrap().unwrap();
+        let found = broker.find_event(event.id).await.unwrap().unwrap();
         assert_eq!((found.record, found.state), (EventRecord::new(event.clone()), EventState::Queued));
         let delivery = broker.claim(want("a", 1)).await.unwrap().remove(0);
         assert_eq!(*delivery.record.event, event);
         let settle = settle_as(&delivery, Settlement::Processed);
         assert_eq!(broker.settle(vec![settle.clone()]).await, Ok(vec![SettleOutcome::Done]));
-        let found = broker.event(event.id).await.unwrap().unwrap();
+        let found = broker.find_event(event.id).await.unwrap().unwrap();
         assert_eq!((found.record, found.state), (settle.record, EventState::Processed));
     }
 }
@@ -156,7 +126,7 @@ async fn what_a_dead_process_held_is_taken_over_at_once_and_its_receipts_are_wor
         broker = open(dir.path());
         assert_eq!(broker.claim(want("a", 9)).await, Ok(vec![]));
         assert_eq!(broker.settle(vec![settle_as(&held, Settlement::Processed)]).await, Ok(vec![SettleOutcome::Lost]));
-        assert_eq!(broker.leases().renew(std::slice::from_ref(&held.receipt)).await.unwrap().len(), 1);
+        assert_eq!(broker.lease_renewal().renew(std::slice::from_ref(&held.receipt)).await.unwrap().len(), 1);
         let taken = broker.recover(9).await.unwrap();
         assert_eq!((taken.len(), taken[0].record.event.id, taken[0].deliveries), (1, id, deaths + 1));
         assert_eq!(broker.recover(9).await, Ok(vec![]));
@@ -203,7 +173,7 @@ async fn waiting_ends_when_an_event_comes_to_one_of_the_lanes() {
         // A slow disk may take as long as a wait at the most, but not every time.
         let is_woken = loop {
             let started = std::time::Instant::now();
-            let (waited, appended) = tokio::join!(broker.wait(&lanes), broker.append(vec![new_append(to)]));
+            let (waited, appended) = tokio::join!(broker.wait_for_work(&lanes), broker.append(vec![new_append(to)]));
             waited.unwrap();
             appended.unwrap();
             let elapsed = started.elapsed();
@@ -215,7 +185,7 @@ async fn waiting_ends_when_an_event_comes_to_one_of_the_lanes() {
         assert!(is_woken, "it was the time that ended it");
     }
     broker.append(vec![new_append("elsewhere")]).await.unwrap();
-    assert!(broker.wait(&lanes).now_or_never().is_none(), "nothing waits in these lanes");
+    assert!(broker.wait_for_work(&lanes).now_or_never().is_none(), "nothing waits in these lanes");
 }
 
 #[tokio::test]
@@ -235,7 +205,7 @@ async fn history_is_paged_from_the_newest_and_filtered() {
     let pages = async |query: EndedQuery| {
         let (mut query, mut ids) = (query, Vec::new());
         loop {
-            let page = broker.ended(query.clone()).await.unwrap();
+            let page = broker.list_ended(query.clone()).await.unwrap();
             assert!(page.records.len() <= query.limit);
             ids.extend(page.records.iter().map(|record| record.event.id));
             match page.next_cursor {
@@ -256,7 +226,7 @@ async fn history_is_paged_from_the_newest_and_filtered() {
     assert_eq!(pages(EndedQuery { until: future, ..all(EndedAs::Processed) }).await, processed);
     assert_eq!(pages(EndedQuery { until: Some(Timestamp::from_unix_ms(0)), ..all(EndedAs::Processed) }).await, []);
     let nonsense = EndedQuery { cursor: Some("nonsense".into()), ..all(EndedAs::Processed) };
-    assert_eq!(broker.ended(nonsense).await, Err(Error::BadCursor));
+    assert_eq!(broker.list_ended(nonsense).await, Err(Error::BadCursor));
 }
 
 #[tokio::test]

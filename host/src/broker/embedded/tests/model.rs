@@ -325,7 +325,7 @@ impl ModelRun {
     async fn compare(&self) {
         let broker = self.broker();
         for (id, (stand, _, record)) in &self.model.events {
-            let found = broker.event(*id).await.unwrap().unwrap();
+            let found = broker.find_event(*id).await.unwrap().unwrap();
             let expected = match stand {
                 ModelStanding::Queued => EventState::Queued,
                 ModelStanding::Running { .. } => EventState::Running,
@@ -350,7 +350,7 @@ impl ModelRun {
         assert_eq!(stats.depth.processed_kept, self.model.count(|it| *it == ModelStanding::Processed));
         assert_eq!(stats.depth.failed_kept, self.model.count(|it| *it == ModelStanding::Failed));
         for (ending, expected) in [EndedAs::Processed, EndedAs::Failed].into_iter().zip(&self.model.ended) {
-            let page = broker.ended(EndedQuery { limit: 1_000, ..all(ending) }).await.unwrap();
+            let page = broker.list_ended(EndedQuery { limit: 1_000, ..all(ending) }).await.unwrap();
             assert_eq!(&page.records.iter().map(|it| it.event.id).collect::<Vec<_>>(), expected);
         }
     }

@@ -60,7 +60,7 @@ async fn an_input_or_output_error_is_final_until_the_store_is_opened_again() {
     let later = broker.append(vec![new_append("a")]).await.unwrap_err();
     assert!(matches!(later, Error::Unavailable { outcome_known: true, .. }), "{later:?}");
     assert!(broker.claim(want("a", 1)).await.is_err());
-    assert!(broker.wait(&[lane("a")]).await.is_err());
+    assert!(broker.wait_for_work(&[lane("a")]).await.is_err());
     assert!(broker.health().trouble.unwrap().contains("started again"));
     drop(broker);
     let broker = open(dir.path());

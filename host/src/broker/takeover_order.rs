@@ -1,18 +1,22 @@
-//! In which order suspects are taken over.
+//! The order in which a consumer takes over deliveries from dead consumers.
 
 use std::collections::BTreeMap;
 
-/// Puts what was delivered the fewest times first; of the same count the lanes take turns, beginning with the one behind
-/// `last`, so that what one plugin left does not hold up what others did. Within a lane the order stays.
+/// Orders deliveries by their delivery count, the fewest first.
 ///
-/// `of` is the count of an item and its lane.
-pub(super) fn in_turn<T, L: Ord + Clone>(items: Vec<T>, last: Option<&L>, of: impl Fn(&T) -> (u32, L)) -> Vec<T> {
-    let mut so_far: BTreeMap<(u32, L), usize> = BTreeMap::new();
+/// Among equal counts the lanes take turns, beginning behind `last`, so that no lane delays the others. Within a lane the
+/// order stays. `count_and_lane` gives both of an item.
+pub(super) fn takeover_order<T, L: Ord + Clone>(
+    items: Vec<T>,
+    last: Option<&L>,
+    count_and_lane: impl Fn(&T) -> (u32, L),
+) -> Vec<T> {
+    let mut rounds: BTreeMap<(u32, L), usize> = BTreeMap::new();
     let mut ranked: Vec<_> = items
         .into_iter()
         .map(|item| {
-            let (count, lane) = of(&item);
-            let round = so_far.entry((count, lane.clone())).or_default();
+            let (count, lane) = count_and_lane(&item);
+            let round = rounds.entry((count, lane.clone())).or_default();
             *round += 1;
             let comes_later = last.is_some_and(|last| lane <= *last);
             ((count, *round, comes_later, lane), item)
@@ -29,7 +33,7 @@ mod tests {
     #[test]
     fn the_fewest_come_first_and_lanes_take_turns_behind_the_last() {
         let ordered = |items: &[(u32, char, u32)], last: Option<char>| -> String {
-            let items = in_turn(items.to_vec(), last.as_ref(), |(count, lane, _)| (*count, *lane));
+            let items = takeover_order(items.to_vec(), last.as_ref(), |(count, lane, _)| (*count, *lane));
             items.iter().map(|(count, lane, number)| format!("{lane}{count}{number} ")).collect()
         };
         let items =

@@ -1,7 +1,7 @@
-//! How many lists of ended events are read at the same time.
+//! Limits how many lists of ended events a host reads at the same time.
 //!
-//! A list looks at much more than a step of an event does. However many clients ask for one, the others are not to wait
-//! for the store longer than a few such looks take.
+//! A list reads far more than a claim or a settle. With the limit, many clients that ask for lists delay the other calls
+//! only a little.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const MAX_LISTS: usize = 2;
 /// How long a list waits for its turn.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
-/// Hands out turns, in the order in which they are asked for.
+/// Hands out turns in the order of the requests.
 #[derive(Debug)]
 pub(super) struct ListLimiter {
     turns: Semaphore,
@@ -28,10 +28,10 @@ impl Default for ListLimiter {
 }
 
 impl ListLimiter {
-    /// Waits for a turn, which lasts until what is answered is dropped.
+    /// Waits for a turn. The turn ends when the permit is dropped.
     ///
     /// # Errors
-    /// [`Error::Busy`]: it did not come in time.
+    /// [`Error::Busy`]: no turn was free in time.
     pub(super) async fn enter(&self) -> Result<SemaphorePermit<'_>, Error> {
         match tokio::time::timeout(self.max_wait, self.turns.acquire()).await {
             Ok(Ok(turn)) => Ok(turn),
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_does_not_get_a_turn_in_time_is_refused_and_the_next_one_goes_on() {
+    async fn a_list_without_a_turn_in_time_is_refused_and_the_next_one_is_read() {
         let limit = ListLimiter { max_wait: Duration::ZERO, ..ListLimiter::default() };
         let mut turns = Vec::new();
         for _ in 0..MAX_LISTS {

@@ -1,18 +1,17 @@
-//! How many events may wait: in all, and for one plugin, so that the backlog of one refuses nobody else's (G8, G12).
+//! How many events may wait, in all and in one lane (G8, G12).
 //!
-//! What a lane holds beyond its own limit does not count for the sum, and a lane that holds little is let in although
-//! the sum is reached. So neither one backlog nor several at their limits use up what is there for the others.
+//! Events beyond a lane's own limit do not count towards the total, and a lane that holds few events accepts more although
+//! the total is reached. So backlogs of some plugins do not make the store refuse the events of others.
 
 use std::collections::BTreeMap;
 
+use super::options::LANE_SHARE;
 use super::{Error, Lane};
 
-/// The part of the limit for all that one plugin has unless its settings say otherwise: one in so many.
-const PLUGIN_PART: u64 = 5;
-/// A lane that holds no more than one in so many of its limit, or of the usual one, is let in whatever the sum is.
-const LET_IN_PART: u64 = 10;
+/// A lane that holds at most a tenth of its limit, or of the usual one, accepts events whatever the total is.
+const SMALL_LANE_SHARE: u64 = 10;
 
-/// The limits of a deployment.
+/// The limits of waiting events in a deployment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneLimits {
     all: u64,
@@ -21,9 +20,9 @@ pub struct LaneLimits {
 }
 
 impl LaneLimits {
-    /// `max_waiting` events in all, a fifth of them for one lane, but for those with a limit of their own.
+    /// `max_waiting` events in all, and a fifth of them in each lane that has no limit of its `own`.
     pub fn new(max_waiting: u64, own: BTreeMap<Lane, u64>) -> Self {
-        Self { all: max_waiting, each: max_waiting.div_ceil(PLUGIN_PART).max(1), own }
+        Self { all: max_waiting, each: max_waiting.div_ceil(LANE_SHARE).max(1), own }
     }
 
     /// How many events may wait in all.
@@ -31,26 +30,28 @@ impl LaneLimits {
         self.all
     }
 
-    /// How many events of a lane may wait that has no limit of its own.
+    /// How many events may wait in a lane without a limit of its own.
     pub fn each(&self) -> u64 {
         self.each
     }
 
-    /// The limits of lanes that have one of their own.
+    /// The lanes that have a limit of their own.
     pub fn own(&self) -> &BTreeMap<Lane, u64> {
         &self.own
     }
 
-    /// How many events of a lane may wait.
+    /// How many events may wait in a lane.
     pub fn of(&self, lane: &Lane) -> u64 {
         self.own.get(lane).copied().unwrap_or(self.each)
     }
 
-    /// Whether a request may add so many events to each of these lanes. `waiting_of` tells how many wait in a lane,
-    /// `waiting` how many do in all, and `counted` how many do when no lane counts for more than it may have.
+    /// Checks whether a request may add `wanted` events to each of these lanes.
+    ///
+    /// `waiting_of` is the number of events that wait in a lane and `waiting` the number in all. `counted` is the number
+    /// in all if no lane counts for more than its limit.
     ///
     /// # Errors
-    /// [`Error::LaneFull`] if one of the lanes may not have so many, else [`Error::Full`] if all together may not.
+    /// [`Error::LaneFull`] if a lane would exceed its limit, else [`Error::Full`] if the total would exceed its own.
     pub fn check(
         &self,
         wanted: &BTreeMap<&Lane, u64>,
@@ -65,41 +66,17 @@ impl LaneLimits {
             }
         }
         let more = wanted.values().sum::<u64>();
-        let are_let_in = || {
+        let are_small = || {
             wanted.iter().all(|(lane, more)| {
-                waiting_of(lane).saturating_add(*more) <= self.of(lane).min(self.each) / LET_IN_PART
+                waiting_of(lane).saturating_add(*more) <= self.of(lane).min(self.each) / SMALL_LANE_SHARE
             })
         };
-        // What counts is never more than what waits.
-        if waiting.saturating_add(more) > self.all && counted().saturating_add(more) > self.all && !are_let_in() {
+        // `counted` is never more than `waiting`, so most calls need not compute it.
+        if waiting.saturating_add(more) > self.all && counted().saturating_add(more) > self.all && !are_small() {
             return Err(Error::Full { waiting, limit: self.all });
         }
         Ok(())
     }
-}
-
-/// The words for a lane that is full, with the setting that says so.
-pub(super) fn lane_full(lane: &Lane, waiting: u64, limit: u64) -> String {
-    if *lane == Lane::unrouted() {
-        return format!(
-            "{waiting} events wait whose types no plugin handles, and no more than {limit} may (one in {PLUGIN_PART} \
-             of broker.max_waiting): put a plugin for them into the directory, or send fewer"
-        );
-    }
-    format!("{waiting} events wait for the plugin {lane}, and no more than {limit} may (plugins.{lane}.max_waiting)")
-}
-
-/// The words for a lane whose events take too much.
-pub(super) fn lane_heavy(lane: &Lane, waiting_bytes: u64, limit_bytes: u64) -> String {
-    let what = if *lane == Lane::unrouted() {
-        "the events that no plugin handles".to_owned()
-    } else {
-        format!("the events that wait for the plugin {lane}")
-    };
-    format!(
-        "{what} take {waiting_bytes} bytes, and no more than {limit_bytes} may (broker.max_waiting_bytes, or an eighth of \
-         the room of the store)"
-    )
 }
 
 #[cfg(test)]
@@ -139,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_sum_is_reached_only_those_are_let_in_that_hold_little() {
+    fn where_the_sum_is_reached_only_those_are_small_that_hold_little() {
         let limits = LaneLimits::new(100, BTreeMap::from([(lane("f"), 60)]));
         let held = ["a", "b", "c", "d", "e"].map(|name| (name, 20));
         assert_eq!(one_more(&limits, "f", &held), Ok(()));

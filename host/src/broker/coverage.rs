@@ -1,7 +1,6 @@
-//! What consumers serve: which lanes are theirs, and which types they handle there.
+//! Coverage: which lanes each consumer of a store serves, and which event types it handles there.
 //!
-//! Consumers of one store tell each other, so that a host leaves alone what it cannot handle and another one can. Nothing
-//! here knows what a plugin is: a lane and patterns of types are all that is said.
+//! Consumers announce their coverage to each other. So a host leaves events alone that it cannot handle and a peer can.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -10,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::Lane;
 use crate::event::{EventType, TypePattern};
 
-/// The most patterns that one consumer tells others of, so that a sign of life stays small (G12).
+/// The most patterns that one consumer announces, so that a heartbeat stays small (G12).
 const MAX_PATTERNS: usize = 10_000;
 
-/// What one consumer serves: its lanes, each with the types that it handles there.
+/// The lanes that one consumer serves, each with the patterns of the types that it handles there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsumerCoverage {
     lanes: BTreeMap<Lane, BTreeSet<TypePattern>>,
@@ -22,8 +21,8 @@ pub struct ConsumerCoverage {
 }
 
 impl ConsumerCoverage {
-    /// The lanes, each with its patterns. Of more than 10,000 patterns in all the rest is left out. A consumer that
-    /// `is_starting` may come to serve more in a moment.
+    /// Takes lanes with their patterns, and leaves out patterns beyond 10,000 in all. A consumer that `is_starting` may
+    /// serve more in a moment.
     pub fn new(lanes: impl IntoIterator<Item = (Lane, Vec<TypePattern>)>, is_starting: bool) -> Self {
         let (mut served, mut left) = (BTreeMap::<Lane, BTreeSet<TypePattern>>::new(), MAX_PATTERNS);
         for (lane, patterns) in lanes {
@@ -34,17 +33,17 @@ impl ConsumerCoverage {
         Self { lanes: served, is_starting }
     }
 
-    /// Whether this lane is served.
-    pub fn has(&self, lane: &Lane) -> bool {
+    /// Whether the consumer serves this lane.
+    pub fn has_lane(&self, lane: &Lane) -> bool {
         self.lanes.contains_key(lane)
     }
 
-    /// Whether it may come to serve more in a moment.
+    /// Whether the consumer may serve more in a moment.
     pub fn is_starting(&self) -> bool {
         self.is_starting
     }
 
-    /// The lanes, each with the types that are handled there.
+    /// The lanes, each with the patterns of the types that the consumer handles there.
     pub fn lanes(&self) -> impl Iterator<Item = (&Lane, &BTreeSet<TypePattern>)> {
         self.lanes.iter()
     }
@@ -56,7 +55,7 @@ impl ConsumerCoverage {
     }
 }
 
-/// What the other consumers of a store serve, all of them together.
+/// What the other consumers of a store serve together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerCoverage {
     served: ConsumerCoverage,
@@ -68,14 +67,14 @@ pub struct PeerCoverage {
 }
 
 impl PeerCoverage {
-    /// What these consumers serve. `some_are_silent` if there are others that do not say, as those of earlier versions, or
-    /// that are starting and do not know yet.
-    pub fn of<'s>(consumers: impl IntoIterator<Item = &'s ConsumerCoverage>, some_are_silent: bool) -> Self {
+    /// Combines the coverage of these consumers. `some_are_silent` if there are others that have not announced theirs: they
+    /// are starting, or their version does not announce it.
+    pub fn combine<'s>(consumers: impl IntoIterator<Item = &'s ConsumerCoverage>, some_are_silent: bool) -> Self {
         let mut all = Self { some_are_silent, ..Self::default() };
         consumers.into_iter().for_each(|served| all.served.add(served));
         for (lane, patterns) in &all.served.lanes {
             for pattern in patterns {
-                // Of two lanes for one pattern the first by name gets it, as among the plugins of one host.
+                // If two lanes have the same pattern the first by name wins, as among the plugins of one host.
                 match pattern {
                     TypePattern::Exact(event_type) => {
                         all.exact.entry(event_type.clone()).or_insert_with(|| lane.clone());
@@ -100,17 +99,17 @@ impl PeerCoverage {
         self.exact.get(event_type).or_else(below).or(self.any.as_ref())
     }
 
-    /// What they serve.
+    /// The lanes that they serve.
     pub fn served(&self) -> &ConsumerCoverage {
         &self.served
     }
 
-    /// Whether there are consumers of which nobody knows what they serve.
+    /// Whether some consumers have not announced what they serve.
     pub fn some_are_silent(&self) -> bool {
         self.some_are_silent
     }
 
-    /// Whether something is handled elsewhere that was not before.
+    /// Whether a peer handles something that none handled `before`.
     pub fn has_more_than(&self, before: &Self) -> bool {
         self.served.lanes.iter().any(|(lane, patterns)| {
             let known = before.served.lanes.get(lane);
@@ -138,7 +137,7 @@ mod tests {
     fn the_most_specific_pattern_of_all_consumers_names_the_lane() {
         let one = served(&[("orders", &["order.*"]), ("rest", &["*"])]);
         let other = served(&[("paid", &["order.paid", "order.paid.*"]), ("orders", &["refund"])]);
-        let all = PeerCoverage::of([&one, &other], false);
+        let all = PeerCoverage::combine([&one, &other], false);
         for (event_type, lane) in [
             ("order.paid", "paid"),
             ("order.paid.late", "paid"),
@@ -148,15 +147,15 @@ mod tests {
         ] {
             assert_eq!(lane_of(&all, event_type).as_deref(), Some(lane), "{event_type}");
         }
-        let few = PeerCoverage::of([&other], false);
+        let few = PeerCoverage::combine([&other], false);
         assert_eq!(lane_of(&few, "order.sent"), None);
-        assert!(few.served().has(&"paid".parse().unwrap()) && !few.served().has(&"rest".parse().unwrap()));
+        assert!(few.served().has_lane(&"paid".parse().unwrap()) && !few.served().has_lane(&"rest".parse().unwrap()));
         assert!(all.has_more_than(&few) && !few.has_more_than(&all) && !all.has_more_than(&all));
         assert_eq!(lane_of(&PeerCoverage::default(), "x"), None);
     }
 
     #[test]
-    fn what_is_served_is_written_as_lanes_with_patterns_and_read_again() {
+    fn coverage_is_written_as_lanes_with_patterns_and_read_again() {
         let served = served(&[("orders", &["order.*", "refund"]), ("rest", &["*"])]);
         let text = serde_json::to_string(&served).unwrap();
         assert_eq!(text, r#"{"lanes":{"orders":["refund","order.*"],"rest":["*"]}}"#);
@@ -169,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_tells_of_no_more_patterns_than_may_be() {
+    fn a_consumer_announces_no_more_patterns_than_are_allowed() {
         let many = (0..MAX_PATTERNS + 5).map(|n| format!("t{n}").parse().unwrap()).collect();
         let served = ConsumerCoverage::new(
             [("a".parse().unwrap(), many), ("b".parse().unwrap(), vec![TypePattern::Any])],

@@ -7,15 +7,15 @@ use crate::broker::ConsumerCoverage;
 pub async fn what_a_consumer_serves_itself_is_not_left_to_others(rig: &dyn BrokerRig) {
     let served = || ConsumerCoverage::new([(lane("a"), vec!["order.*".parse().expect("a pattern")])], false);
     let first = rig.open(short_lease()).await;
-    first.serve(served()).await.expect("told");
-    let elsewhere = first.look_elsewhere().await.expect("answered");
+    first.announce_coverage(served()).await.expect("told");
+    let elsewhere = first.refresh_peer_coverage().await.expect("answered");
     assert_eq!(elsewhere.lane_of(&"order.paid".parse().expect("a type")), None);
     assert!(!elsewhere.some_are_silent());
     let id = deliver_one(&*first, "a").await.record.event.id;
     rig.kill(first).await;
 
     let heir = rig.open(short_lease()).await;
-    heir.serve(served()).await.expect("told");
+    heir.announce_coverage(served()).await.expect("told");
     let taken = eventually("it is taken over", || async { heir.recover(9).await.expect("answered").pop() }).await;
     assert_eq!((taken.record.event.id, taken.deliveries), (id, 2));
 }

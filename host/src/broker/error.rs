@@ -1,0 +1,111 @@
+//! Why a store refused a call.
+
+use super::Lane;
+use super::options::LANE_SHARE;
+
+/// Why a store refused a call.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The store cannot be reached, refuses, or did not answer in time. Try again later.
+    #[error("{reason}")]
+    Unavailable {
+        /// What the store or the connection reported, as a fragment of a sentence.
+        reason: String,
+        /// False if the call may have taken effect all the same.
+        outcome_known: bool,
+    },
+    /// The limit of events that have not ended is reached.
+    #[error("{waiting} events wait, and no more than {limit} may (broker.max_waiting)")]
+    Full {
+        /// Events that have not ended.
+        waiting: u64,
+        /// The configured limit.
+        limit: u64,
+    },
+    /// One lane has reached its limit of events. Other lanes still accept events.
+    #[error("{}", lane_full(lane, *waiting, *limit))]
+    LaneFull {
+        /// The lane.
+        lane: Lane,
+        /// Its events that have not ended.
+        waiting: u64,
+        /// The limit of the lane.
+        limit: u64,
+    },
+    /// One lane has reached its limit of bytes. Other lanes still accept events.
+    #[error("{}", lane_heavy(lane, *waiting_bytes, *limit_bytes))]
+    LaneHeavy {
+        /// The lane.
+        lane: Lane,
+        /// The bytes of its events that have not ended.
+        waiting_bytes: u64,
+        /// The limit of the lane, in bytes.
+        limit_bytes: u64,
+    },
+    /// The store has no room for more events. Events that it holds can still be handled.
+    #[error("the store has no room left: {0}")]
+    NoRoom(String),
+    /// Too many calls of this kind run at the same time. Nothing was done; try again later.
+    #[error("{0}")]
+    Busy(String),
+    /// The events at these places of the batch have idempotency keys that are known with other bodies.
+    #[error("an idempotency key was used before with another body")]
+    Conflict(Vec<usize>),
+    /// This store did not make the cursor of the query.
+    #[error("the cursor is not one that was given as nextCursor")]
+    BadCursor,
+    /// The store refuses this host, or holds foreign data in place of ours. An operator has to act.
+    #[error("{0}")]
+    Misconfigured(String),
+    /// The store's settings or data break a promise (G1, G11). It accepts nothing until they are in order.
+    #[error("{0}")]
+    Unsafe(String),
+}
+
+impl Error {
+    /// The call did not take effect, and will not.
+    pub fn refused(reason: impl Into<String>) -> Self {
+        Self::Unavailable { reason: reason.into(), outcome_known: true }
+    }
+
+    /// The call may have taken effect.
+    pub fn unknown(reason: impl Into<String>) -> Self {
+        Self::Unavailable { reason: reason.into(), outcome_known: false }
+    }
+
+    /// Whether the same call may succeed later although no operator acts.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable { .. }
+                | Self::Full { .. }
+                | Self::LaneFull { .. }
+                | Self::LaneHeavy { .. }
+                | Self::NoRoom(_)
+                | Self::Unsafe(_)
+                | Self::Busy(_)
+        )
+    }
+}
+
+fn lane_full(lane: &Lane, waiting: u64, limit: u64) -> String {
+    if *lane == Lane::unrouted() {
+        return format!(
+            "{waiting} events wait whose types no plugin handles, and no more than {limit} may (one in {LANE_SHARE} \
+             of broker.max_waiting): put a plugin for them into the directory, or send fewer"
+        );
+    }
+    format!("{waiting} events wait for the plugin {lane}, and no more than {limit} may (plugins.{lane}.max_waiting)")
+}
+
+fn lane_heavy(lane: &Lane, waiting_bytes: u64, limit_bytes: u64) -> String {
+    let what = if *lane == Lane::unrouted() {
+        "the events that no plugin handles".to_owned()
+    } else {
+        format!("the events that wait for the plugin {lane}")
+    };
+    format!(
+        "{what} take {waiting_bytes} bytes, and no more than {limit_bytes} may (broker.max_waiting_bytes, or an eighth of \
+         the room of the store)"
+    )
+}

@@ -1,0 +1,61 @@
+//! A lane: the queue of one plugin's events.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// The queue of one plugin's events, so that no plugin's events wait behind another's (G8).
+///
+/// Lanes isolate plugins and nothing more: the worker chooses the plugin by the event's type, whatever lane it comes from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lane(Arc<str>);
+
+impl Lane {
+    /// The lane of events that no plugin handles. No plugin can have its name.
+    pub fn unrouted() -> Self {
+        Self("_".into())
+    }
+
+    /// The name of the lane, which is that of its plugin.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Lane {
+    type Err = InvalidLane;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if name == "_" || (starts_well && name.len() <= 128 && name.chars().all(is_allowed)) {
+            return Ok(Self(name.into()));
+        }
+        Err(InvalidLane)
+    }
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for Lane {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Lane {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// The text is not the name of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a lane is 1 to 128 letters, digits and ._- and starts with a letter or digit")]
+pub struct InvalidLane;
