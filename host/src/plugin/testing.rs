@@ -143,7 +143,7 @@ impl SolePlugin {
         let run = move |meter: Arc<CpuMeter>| async move {
             meter.add(spent_ns);
             let attempt = AttemptInput { event: event("{}").into(), attempt: 1 };
-            plugin.handle_here(plugin.room().await, attempt, Arc::new(MemoryState::default()), meter).await
+            plugin.handle_here(plugin.acquire_permit().await, attempt, Arc::new(MemoryState::default()), meter).await
         };
         self.plugin.machine.executor.run(run).await.unwrap()
     }

@@ -1,8 +1,7 @@
-//! Keeps the leases of the deliveries that this host works on.
+//! Renews the leases of the deliveries that this host holds.
 //!
-//! Renewal has a thread, a runtime and a connection of its own: whatever handlers do to the other threads, a lease ends
-//! only when this process does. A delivery whose lease was lost all the same has its handler cancelled, since its
-//! outcome would change nothing.
+//! Renewal has its own thread, runtime and connection. So handlers cannot delay it, and leases end only with the process.
+//! If a lease is lost anyway, the handler is cancelled, because the broker would ignore its outcome.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{LeaseRenewal, Receipt};
 
-/// The most receipts that are renewed with one call.
+/// The most receipts that one call renews.
 const MAX_BATCH: usize = 100;
 
 /// The deliveries that this host holds.
@@ -24,11 +23,11 @@ pub(super) struct HeldDeliveries {
 }
 
 struct HeldEntry {
-    renewed: Instant,
+    renewed_at: Instant,
     lost: CancellationToken,
 }
 
-/// One held delivery; it is let go when this is dropped.
+/// One held delivery. Dropping it ends the renewals.
 pub(super) struct DeliveryHold {
     held: HeldDeliveries,
     receipt: Receipt,
@@ -36,25 +35,25 @@ pub(super) struct DeliveryHold {
 }
 
 impl HeldDeliveries {
-    /// Holds a delivery that was claimed at `claimed` at the latest.
-    pub(super) fn hold(&self, receipt: &Receipt, claimed: Instant) -> DeliveryHold {
+    /// Holds a delivery whose lease began at `claimed_at` or later.
+    pub(super) fn hold(&self, receipt: &Receipt, claimed_at: Instant) -> DeliveryHold {
         let lost = CancellationToken::new();
-        let entry = HeldEntry { renewed: claimed, lost: lost.clone() };
+        let entry = HeldEntry { renewed_at: claimed_at, lost: lost.clone() };
         self.lock().insert(receipt.clone(), entry);
         DeliveryHold { held: self.clone(), receipt: receipt.clone(), lost }
     }
 
-    /// Receipts that were not renewed for so long.
-    fn due(&self, now: Instant, after: Duration) -> Vec<Receipt> {
-        let is_due = |entry: &HeldEntry| now.saturating_duration_since(entry.renewed) >= after;
+    /// The receipts that were last renewed `age` or longer ago.
+    fn due(&self, now: Instant, age: Duration) -> Vec<Receipt> {
+        let is_due = |entry: &HeldEntry| now.saturating_duration_since(entry.renewed_at) >= age;
         self.lock().iter().filter(|(_, entry)| is_due(entry)).map(|(receipt, _)| receipt.clone()).collect()
     }
 
-    fn renewed(&self, receipts: &[Receipt], at: Instant, lost: &[Receipt]) {
+    fn note_renewal(&self, receipts: &[Receipt], at: Instant, lost: &[Receipt]) {
         let mut entries = self.lock();
         for receipt in receipts {
             if let Some(entry) = entries.get_mut(receipt) {
-                entry.renewed = at;
+                entry.renewed_at = at;
             }
         }
         for receipt in lost {
@@ -70,7 +69,7 @@ impl HeldDeliveries {
 }
 
 impl DeliveryHold {
-    /// Cancelled when the lease was found to be lost.
+    /// Cancelled when a renewal finds that the lease was lost.
     pub(super) fn lost(&self) -> &CancellationToken {
         &self.lost
     }
@@ -82,24 +81,25 @@ impl Drop for DeliveryHold {
     }
 }
 
-/// The thread that renews.
+/// Owns the thread that renews leases, and ends it when dropped.
 pub(super) struct LeaseKeeper {
     stop: CancellationToken,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl LeaseKeeper {
-    /// Starts the thread. A delivery is renewed when a third of its lease has passed, so that short handlers cost nothing.
+    /// Starts the thread. It renews a lease after a third of its time, so that deliveries of quick handlers need no
+    /// renewal.
     ///
     /// # Errors
-    /// The thread or its runtime could not be made.
+    /// The thread or its runtime could not be started.
     pub(super) fn start(held: HeldDeliveries, leases: Arc<dyn LeaseRenewal>, lease: Duration) -> std::io::Result<Self> {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = thread::Builder::new()
             .name("leases".into())
-            .spawn(move || runtime.block_on(keep(held, leases, lease, stopped)))?;
+            .spawn(move || runtime.block_on(renew_leases(held, leases, lease, stopped)))?;
         Ok(Self { stop, thread: Some(thread) })
     }
 }
@@ -115,25 +115,25 @@ impl Drop for LeaseKeeper {
     }
 }
 
-async fn keep(held: HeldDeliveries, leases: Arc<dyn LeaseRenewal>, lease: Duration, stop: CancellationToken) {
+async fn renew_leases(held: HeldDeliveries, leases: Arc<dyn LeaseRenewal>, lease: Duration, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(lease / 12);
-    let mut shown = Instant::now();
+    let mut called_at = Instant::now();
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        // What became due is renewed together with what soon will be, so that calls are few and full.
+        // Leases that are due soon are renewed with those that are due, so that there are few calls.
         let now = Instant::now();
         let due = if held.due(now, lease / 3).is_empty() { Vec::new() } else { held.due(now, lease / 6) };
-        // A renewal also shows that this consumer is alive, which a host without work must show as well.
-        if due.is_empty() && now.saturating_duration_since(shown) < lease / 3 {
+        // A renewal also shows that this consumer is alive. A host without deliveries sends an empty one.
+        if due.is_empty() && now.saturating_duration_since(called_at) < lease / 3 {
             continue;
         }
-        shown = now;
+        called_at = now;
         for batch in due.chunks(MAX_BATCH).chain(due.is_empty().then_some(&[][..])) {
-            let asked = Instant::now();
+            let asked_at = Instant::now();
             let answer = tokio::select! {
                 () = stop.cancelled() => return,
                 answer = leases.renew(batch) => answer,
@@ -143,10 +143,10 @@ async fn keep(held: HeldDeliveries, leases: Arc<dyn LeaseRenewal>, lease: Durati
                     for receipt in &lost {
                         tracing::warn!(event.id = %receipt.event_id, lane = %receipt.lane, "lease lost, attempt canceled");
                     }
-                    held.renewed(batch, asked, &lost);
+                    held.note_renewal(batch, asked_at, &lost);
                 }
-                Err(error) if batch.is_empty() => tracing::debug!("not shown to be alive: {error}"),
-                Err(error) => tracing::warn!(deliveries = batch.len(), "leases not renewed: {error}"),
+                Err(error) if batch.is_empty() => tracing::debug!("could not report that this host is alive: {error}"),
+                Err(error) => tracing::warn!(deliveries = batch.len(), "could not renew leases: {error}"),
             }
         }
     }
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_lease_cancels_its_handler_and_no_other() {
+    fn a_lost_lease_cancels_only_its_own_handler() {
         let held = HeldDeliveries::default();
         let (odd, even) = (held.hold(&receipt(1), Instant::now()), held.hold(&receipt(2), Instant::now()));
         let _keeper = LeaseKeeper::start(held, Arc::new(LosesOdd), Duration::from_millis(30)).unwrap();
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_let_go_is_not_renewed() {
+    fn a_dropped_hold_is_not_renewed() {
         let held = HeldDeliveries::default();
         let before = Instant::now();
         let hold = held.hold(&receipt(1), before);

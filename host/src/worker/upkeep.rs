@@ -1,38 +1,40 @@
-//! Moves what is due to its lane, limits the lanes, and keeps house.
+//! Promotes due events, applies the limits of lanes, and maintains the store.
 //!
-//! Every host does all of it: each step is atomic in the store, so two at a time do no harm, and none is needed in particular.
+//! Every host runs these loops. Each step is atomic in the store, so hosts do not disturb each other.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::WorkerState;
-use super::reach::PeerWatch;
-use super::settle::SettleBackoff;
+use super::backoff::RetryBackoff;
+use super::coverage::PeerWatch;
+use super::worker_state::WorkerState;
+use crate::broker::Lane;
+use crate::plugin::{Plugin, PluginRegistry};
 
-/// The longest pause between two looks for what is due: half of what G5 allows.
+/// The longest pause between two promotions: half of the delay that G5 of the contract allows.
 const MAX_PROMOTE_PAUSE_MS: u64 = 500;
-/// The longest pause between two rounds of house-keeping; shorter where leases are, since a round shows that this host
-/// is alive.
+/// The longest pause between two rounds of maintenance. Short leases shorten it, because a round shows that this host is
+/// alive.
 const MAX_MAINTAIN_PAUSE: Duration = Duration::from_secs(1);
-
-/// The pause where there is more to do, so that what cannot be done is not asked for without end.
+/// The pause when maintenance has more to do. It keeps work that makes no progress from becoming a busy loop.
 const MORE_PAUSE: Duration = Duration::from_millis(10);
 
-/// Promotes until the worker stops.
+/// Promotes due events until the worker stops.
 pub(super) async fn promote(shared: Arc<WorkerState>) -> anyhow::Result<()> {
-    let mut backoff = SettleBackoff::default();
+    let mut backoff = RetryBackoff::default();
     while !shared.stop.is_cancelled() {
         let pause = match shared.work_queue.promote().await {
             Ok(promoted) if promoted.more => continue,
             Ok(promoted) => {
                 backoff.reset();
                 let until_due_ms = promoted.next_due_in_ms.unwrap_or(MAX_PROMOTE_PAUSE_MS).min(MAX_PROMOTE_PAUSE_MS);
-                // Spread, so that several hosts do not look at the same moment.
+                // A random part keeps several hosts from asking at the same moment.
                 Duration::from_millis(until_due_ms.max(5) + fastrand::u64(0..=20))
             }
             Err(error) => {
                 tracing::debug!("could not promote what is due: {error}");
-                backoff.next()
+                backoff.next_pause()
             }
         };
         tokio::select! {
@@ -43,14 +45,14 @@ pub(super) async fn promote(shared: Arc<WorkerState>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Puts the limits of the plugins in force, at once whenever the plugins change, until the worker stops.
-pub(super) async fn limit(shared: Arc<WorkerState>) -> anyhow::Result<()> {
+/// Applies the plugins' limits to their lanes, at once whenever the plugins change, until the worker stops.
+pub(super) async fn limit_lanes(shared: Arc<WorkerState>) -> anyhow::Result<()> {
     let mut changes = shared.plugins.changes();
     while !shared.stop.is_cancelled() {
         changes.borrow_and_update();
-        let limits = shared.lane_limits();
+        let limits = lane_limits(&shared.plugins);
         shared.work_queue.limit_lanes(limits.clone());
-        shared.handler.crowd.limit_lanes(limits);
+        shared.handler.backlog.limit_lanes(limits);
         tokio::select! {
             () = shared.stop.cancelled() => {}
             changed = changes.changed() => changed?,
@@ -59,24 +61,30 @@ pub(super) async fn limit(shared: Arc<WorkerState>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Keeps house until the worker stops.
+/// How many events may wait in the lanes of plugins that set `max_waiting`.
+fn lane_limits(plugins: &PluginRegistry) -> BTreeMap<Lane, u64> {
+    let limit = |plugin: Arc<Plugin>| Some((plugin.name().parse().ok()?, plugin.max_waiting()?));
+    plugins.active().into_iter().filter_map(limit).collect()
+}
+
+/// Maintains the store until the worker stops. After each round it refreshes the backlog and looks at other hosts.
 pub(super) async fn maintain(shared: Arc<WorkerState>) -> anyhow::Result<()> {
     let pause = MAX_MAINTAIN_PAUSE.min(shared.options.lease / 4);
-    let mut watch = PeerWatch::default();
+    let mut peers = PeerWatch::default();
     while !shared.stop.is_cancelled() {
         match shared.event_log.stats().await {
-            Ok(stats) => shared.handler.crowd.note(&stats.depth),
+            Ok(stats) => shared.handler.backlog.update(&stats.depth),
             Err(error) => tracing::debug!("could not ask how much waits: {error}"),
         }
         let pause = match shared.work_queue.maintain().await {
             Ok(true) => MORE_PAUSE,
             Ok(false) => pause,
             Err(error) => {
-                tracing::debug!("could not keep house: {error}");
+                tracing::debug!("could not maintain the store: {error}");
                 pause
             }
         };
-        watch.look(&shared.reach);
+        peers.look(&shared.coverage);
         tokio::select! {
             () = shared.stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}

@@ -362,13 +362,13 @@ async fn beyond_the_limit_there_is_room_for_plugins_of_which_nothing_runs_and_fo
     let plugin = registry.route(&"a".parse().unwrap()).unwrap();
     let mut rooms = Vec::new();
     for _ in 0..3 {
-        rooms.push(plugin.room().await);
+        rooms.push(plugin.acquire_permit().await);
     }
     let attempt = AttemptInput { event: event("{}").into(), attempt: 1 };
     let completed = plugin.handle(attempt, Arc::new(MemoryState::default())).await;
     assert!(matches!(completed.outcome, AttemptOutcome::Ok(_)), "{:?}", completed.outcome);
 
-    rooms.push(plugin.room().await);
+    rooms.push(plugin.acquire_permit().await);
     fs::write(dir.path().join("b.wasm"), guest(OK)).unwrap();
     registry.refresh(&Default::default()).await;
     assert_eq!(status(&registry, "b").state, PluginStatus::Active, "while all attempts run that may");

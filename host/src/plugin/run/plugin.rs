@@ -158,13 +158,14 @@ impl Plugin {
     /// Otherwise like [`Plugin::handle_here`].
     pub async fn handle(self: &Arc<Self>, attempt: AttemptInput, state: Arc<dyn StateReader>) -> AttemptResult {
         let plugin = self.clone();
-        let run = move |meter| async move { plugin.handle_here(plugin.room().await, attempt, state, meter).await };
+        let run =
+            move |meter| async move { plugin.handle_here(plugin.acquire_permit().await, attempt, state, meter).await };
         self.machine.executor.run(run).await.unwrap_or_else(|| self.broken())
     }
 
     /// Waits until the sandbox has room for one more attempt, which is no time of the attempt. Dropping the future takes
     /// none.
-    pub async fn room(&self) -> AttemptPermit {
+    pub async fn acquire_permit(&self) -> AttemptPermit {
         AttemptPermit(self.machine.attempts.clone().acquire_many_owned(self.prepared.fit().memories).await.ok())
     }
 

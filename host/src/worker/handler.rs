@@ -1,4 +1,4 @@
-//! One delivery from hand-over to settle: find the plugin, let it handle the event, decide, describe.
+//! Handles one delivery: finds the plugin, runs the attempt, decides what follows, and describes the attempt.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,31 +11,31 @@ use crate::event::{
 };
 use crate::plugin::{AttemptInput, AttemptResult, CpuMeter, Plugin, PluginRegistry, StateReader};
 
-use super::crowd::BacklogLimit;
-use super::reach::{HostReach, UnhandledRoute, own_lane};
+use super::backlog::BacklogLimit;
+use super::coverage::{HostCoverage, UnhandledRoute, own_lane};
 
-/// Deliveries that may end with their host before the event is failed (contract, G7).
+/// How many deliveries in a row may crash their host before the event fails (contract, G7).
 pub(super) const CRASH_CAP: u32 = 5;
 
-/// What a delivery needs to be handled.
+/// Handles deliveries.
 pub(super) struct DeliveryHandler {
-    /// Which plugin handles what.
+    /// Finds the plugin for a type.
     pub(super) plugins: Arc<PluginRegistry>,
-    /// What other hosts handle.
-    pub(super) reach: Arc<HostReach>,
-    /// For events that no plugin handles.
+    /// Knows which types other hosts handle.
+    pub(super) coverage: Arc<HostCoverage>,
+    /// The policies for events that no plugin handles.
     pub(super) policies: RetryPolicies,
-    /// Where handlers read their plugins' state.
+    /// Reads plugin state for handlers.
     pub(super) state: Arc<dyn StateReader>,
-    /// Named in the records of attempts.
+    /// The consumer name in the records of attempts.
     pub(super) consumer: Arc<str>,
-    /// Whether handlers may publish.
-    pub(super) crowd: BacklogLimit,
-    /// How many events may cause each other, one after the other.
+    /// Decides whether handlers may publish.
+    pub(super) backlog: BacklogLimit,
+    /// The longest chain of events that cause one another.
     pub(super) max_depth: u32,
 }
 
-/// Where to go next with a delivery.
+/// What to do with a delivery.
 enum AttemptStep {
     Handle(Arc<Plugin>),
     Fail(AttemptFailure),
@@ -43,20 +43,21 @@ enum AttemptStep {
 }
 
 impl DeliveryHandler {
-    /// Handles a delivery and says what is to become of it. Whatever the plugin does, there is an answer. Dropping the
+    /// Handles a delivery and returns how to settle it. Never fails: whatever the plugin does has an outcome. Dropping the
     /// future cancels the handler.
     pub(super) async fn handle(&self, delivery: Delivery, meter: Arc<CpuMeter>) -> SettleRequest {
         let Delivery { record, receipt, .. } = &delivery;
         let attempt = delivery.attempt();
         let begin = || (clock::now(), Instant::now());
-        let (plugin, completed, (started_at, started)) = match self.step(&delivery).await {
+        let (plugin, completed, (started_at, started)) = match self.next_step(&delivery).await {
             AttemptStep::Return(lane) => return returned(delivery, lane),
             AttemptStep::Fail(failure) => (None, AttemptResult::failed(failure), begin()),
             AttemptStep::Handle(plugin) => {
-                let room = plugin.room().await;
+                // Waiting for the sandbox does not count as time of the attempt.
+                let permit = plugin.acquire_permit().await;
                 let began = begin();
                 let attempt = AttemptInput { event: record.event.clone(), attempt };
-                let completed = plugin.handle_here(room, attempt, self.state.clone(), meter).await;
+                let completed = plugin.handle_here(permit, attempt, self.state.clone(), meter).await;
                 (Some(plugin), completed, began)
             }
         };
@@ -65,9 +66,9 @@ impl DeliveryHandler {
         let lane = self.lane(&record.event.event_type);
         let mut outcome = within_depth(completed.outcome, self.max_depth);
         let mut settlement = decide(&outcome, record.failures, policies, fastrand::f64());
-        if let Some(why) = self.obstacle(&lane, &outcome) {
-            settlement = defer(&why, record.deferrals, fastrand::f64());
-            outcome = AttemptOutcome::Failed(AttemptFailure::new(FailureClass::Retry, why));
+        if let Some(reason) = self.publish_obstacle(&lane, &outcome) {
+            settlement = defer(&reason, record.deferrals, fastrand::f64());
+            outcome = AttemptOutcome::Failed(AttemptFailure::new(FailureClass::Retry, reason));
         }
         self.log(&record.event, attempt, duration_ms, plugin.as_deref(), (&outcome, &settlement));
 
@@ -99,8 +100,8 @@ impl DeliveryHandler {
         SettleRequest { receipt, record, settlement, lane, publish, state: success.state }
     }
 
-    /// Why an attempt that ended so has to be made again later, if so: the limit of the deployment that is in its way.
-    fn obstacle(&self, own: &Lane, outcome: &AttemptOutcome) -> Option<String> {
+    /// The limit of the deployment that forbids an attempt's publishes now. Such an attempt runs again later.
+    fn publish_obstacle(&self, own: &Lane, outcome: &AttemptOutcome) -> Option<String> {
         let AttemptOutcome::Ok(success) = outcome else { return None };
         if success.published.is_empty() {
             return None;
@@ -109,22 +110,22 @@ impl DeliveryHandler {
             let size_bytes = published.event.data.as_ref().map_or(0, |data| data.bytes.len());
             (self.lane(&published.event.event_type), size_bytes as u64)
         };
-        self.crowd.obstacle(own, &success.published.iter().map(target).collect::<Vec<_>>())
+        self.backlog.obstacle(own, &success.published.iter().map(target).collect::<Vec<_>>())
     }
 
-    /// The lane of a type by the routing in force.
+    /// The lane of a type by the current routing.
     pub(super) fn lane(&self, event_type: &EventType) -> Lane {
-        self.reach.lane(event_type)
+        self.coverage.lane(event_type)
     }
 
-    async fn step(&self, delivery: &Delivery) -> AttemptStep {
+    async fn next_step(&self, delivery: &Delivery) -> AttemptStep {
         if delivery.deliveries_in_a_row() > CRASH_CAP {
             let message = format!("the host died in each of {CRASH_CAP} deliveries, or lost its lease in the middle");
             return AttemptStep::Fail(AttemptFailure::new(FailureClass::Crash, message));
         }
         let event_type = &delivery.record.event.event_type;
         if let Some(plugin) = self.plugins.route(event_type) {
-            // A suspect is handled where it is, alone.
+            // A suspect is handled in its lane, whichever that is, so that it runs alone.
             let own_lane = own_lane(&self.plugins, event_type).filter(|_| delivery.deliveries == 1);
             return match own_lane.filter(|lane| *lane != delivery.receipt.lane) {
                 Some(lane) => AttemptStep::Return(lane),
@@ -134,10 +135,10 @@ impl DeliveryHandler {
         if self.plugins.is_starting() {
             return AttemptStep::Return(self.lane(event_type));
         }
-        match self.reach.stranger(event_type).await {
-            UnhandledRoute::Of(lane) => AttemptStep::Return(lane),
+        match self.coverage.route_unhandled(event_type).await {
+            UnhandledRoute::Lane(lane) => AttemptStep::Return(lane),
             UnhandledRoute::Unclear => AttemptStep::Return(delivery.receipt.lane.clone()),
-            UnhandledRoute::OfNobody => {
+            UnhandledRoute::NoHandler => {
                 let message = format!("no plugin handles the type {:?}", event_type.as_str());
                 AttemptStep::Fail(AttemptFailure::new(FailureClass::NoHandler, message))
             }
@@ -158,7 +159,7 @@ impl DeliveryHandler {
         plugin: Option<&Plugin>,
         (outcome, settlement): (&AttemptOutcome, &Settlement),
     ) {
-        let why = match outcome {
+        let reason = match outcome {
             AttemptOutcome::Failed(failure) => failure.message.lines().next().unwrap_or_default(),
             AttemptOutcome::Ok(_) => "",
         };
@@ -171,11 +172,11 @@ impl DeliveryHandler {
             ),
             Settlement::Retry { class, delay_ms } => tracing::info!(
                 event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin.id = plugin, duration_ms, class = class.as_str(),
-                "attempt failed, next one in {delay_ms} ms: {why}"
+                "attempt failed, next one in {delay_ms} ms: {reason}"
             ),
             Settlement::Deferred { delay_ms } => tracing::info!(
                 event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin.id = plugin, duration_ms,
-                "attempt put off by {delay_ms} ms, its effects dropped, since too many events wait"
+                "attempt postponed by {delay_ms} ms and its effects dropped, because too many events wait"
             ),
             Settlement::Processed | Settlement::Returned => tracing::debug!(
                 event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin.id = plugin, duration_ms, "event processed"
@@ -184,14 +185,13 @@ impl DeliveryHandler {
     }
 }
 
-/// An attempt that publishes beyond the greatest length of a chain of causes has failed: what publishes its own type would
-/// go on for ever.
+/// Fails an attempt that publishes beyond the longest chain of causes. It stops handlers that publish their own type.
 fn within_depth(outcome: AttemptOutcome, max_depth: u32) -> AttemptOutcome {
     match &outcome {
         AttemptOutcome::Ok(success) if success.published.iter().any(|published| published.event.depth > max_depth) => {
             let message = format!(
-                "it published an event that {max_depth} others would have caused one after the other, and no chain of \
-                 causes may be longer (events.max_depth): does a handler publish what leads to itself again?"
+                "it published an event at the end of a chain of more than {max_depth} events that cause one another, the \
+                 most that events.max_depth allows: does a handler publish events that lead to itself again?"
             );
             AttemptOutcome::Failed(AttemptFailure::new(FailureClass::Output, message))
         }
@@ -199,8 +199,7 @@ fn within_depth(outcome: AttemptOutcome, max_depth: u32) -> AttemptOutcome {
     }
 }
 
-/// Hands a delivery back as if it had never been made: to the lane that it belongs to. That deliveries before it ended
-/// with their consumer goes with it.
+/// Returns a delivery to a lane, as if it had never been made. The record keeps how many deliveries in a row crashed.
 pub(super) fn returned(delivery: Delivery, lane: Lane) -> SettleRequest {
     SettleRequest {
         receipt: delivery.receipt,
@@ -213,7 +212,7 @@ pub(super) fn returned(delivery: Delivery, lane: Lane) -> SettleRequest {
 }
 
 impl AttemptResult {
-    /// What came of an attempt in which no guest ran.
+    /// The result of an attempt in which no guest ran.
     fn failed(failure: AttemptFailure) -> Self {
         Self { outcome: AttemptOutcome::Failed(failure), log: Vec::new(), log_lines_dropped: 0, stderr: None }
     }
@@ -225,7 +224,7 @@ mod tests {
     use crate::event::{AttemptEffects, Timestamp};
 
     #[test]
-    fn a_chain_of_causes_ends_at_its_greatest_length() {
+    fn a_chain_of_causes_ends_at_its_longest_length() {
         let publishing = |depth| {
             let event = Event { depth, ..Event::new("a".parse().unwrap(), "/s", Timestamp::from_unix_ms(0)) };
             AttemptOutcome::Ok(AttemptEffects {

@@ -1,14 +1,12 @@
-//! What waits, begins and is held, lane by lane.
+//! Tests of the ready queue: what waits, what begins and what is held, lane by lane.
 
 use std::pin::pin;
-
-use futures_util::FutureExt;
-use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::broker::Receipt;
 use crate::event::{Event, EventData, EventId, EventRecord, Timestamp};
 use crate::worker::leases::HeldDeliveries;
+use futures_util::FutureExt;
 
 fn lane(name: &str) -> Lane {
     name.parse().unwrap()
@@ -23,7 +21,7 @@ fn delivery(name: &str) -> Delivery {
 fn push(queue: &Arc<ReadyQueue>, name: &str) {
     let (held, delivery) = (HeldDeliveries::default(), delivery(name));
     let hold = held.hold(&delivery.receipt, Instant::now());
-    queue.push(delivery, hold, TaskTracker::new().token());
+    queue.push(delivery, hold);
 }
 
 fn queue(slots: usize) -> Arc<ReadyQueue> {
@@ -32,9 +30,9 @@ fn queue(slots: usize) -> Arc<ReadyQueue> {
     queue
 }
 
-/// Whether the dispatcher is woken; a second look finds nothing.
-fn is_stirred(queue: &ReadyQueue) -> bool {
-    pin!(queue.stirred()).now_or_never().is_some()
+/// Whether the dispatcher was woken. Consumes the wake-up.
+fn takes_wakeup(queue: &ReadyQueue) -> bool {
+    pin!(queue.wakeup()).now_or_never().is_some()
 }
 
 #[test]
@@ -48,28 +46,28 @@ fn a_lane_has_no_more_runners_than_slots_deliveries_or_threads() {
         push(&queue, "a");
     }
     let another = queue.missing_runners();
-    assert_eq!(another.len(), 1, "one is there, and two threads can run two");
+    assert_eq!(another.len(), 1, "one exists, and two threads can run two");
     drop((one, another));
     assert_eq!(queue.missing_runners().len(), 2);
 }
 
 #[test]
-fn a_runner_takes_the_oldest_and_stops_where_slots_end() {
+fn a_runner_takes_the_oldest_and_stops_without_a_free_slot() {
     let queue = queue(2);
     for _ in 0..3 {
         push(&queue, "a");
     }
     let runners = queue.missing_runners();
-    let first = runners[0].next().unwrap();
-    let second = runners[0].next().unwrap();
+    let first = runners[0].next_delivery().unwrap();
+    let second = runners[0].next_delivery().unwrap();
     assert!(first.0.delivery.receipt.event_id < second.0.delivery.receipt.event_id);
-    assert!(runners[0].next().is_none(), "both slots are taken");
+    assert!(runners[0].next_delivery().is_none(), "both slots are taken");
     drop(first.1);
-    assert!(runners[0].next().is_some());
+    assert!(runners[0].next_delivery().is_some());
 }
 
 #[test]
-fn a_lane_of_which_nothing_can_be_settled_leaves_the_others_room() {
+fn a_lane_whose_deliveries_cannot_be_settled_leaves_room_for_the_others() {
     let queue = queue(2);
     let asked = || queue.claim().map_or_else(Vec::new, |claim| claim.lanes.into_iter().map(|it| it.lane).collect());
     for _ in 0..MAX_HELD_OF_LANE {
@@ -77,102 +75,102 @@ fn a_lane_of_which_nothing_can_be_settled_leaves_the_others_room() {
     }
     let mut unsettled = queue.take_all();
     assert_eq!(asked(), [lane("b")]);
-    assert!(!is_stirred(&queue));
+    assert!(!takes_wakeup(&queue));
     unsettled.pop();
-    assert!(is_stirred(&queue), "there is room for one more");
+    assert!(takes_wakeup(&queue), "there is room for one more");
     assert_eq!(asked().len(), 2);
     drop(unsettled);
-    let book = queue.book();
-    assert_eq!((book.total_held, book.held.len()), (0, 0));
+    let state = queue.lock();
+    assert_eq!((state.total_held, state.held.len()), (0, 0));
 }
 
 #[test]
-fn what_was_lost_while_it_waited_is_not_begun() {
+fn a_delivery_lost_while_it_waited_does_not_begin() {
     let queue = queue(2);
     let (held, lost) = (HeldDeliveries::default(), delivery("a"));
     let hold = held.hold(&lost.receipt, Instant::now());
     hold.lost().cancel();
-    queue.push(lost, hold, TaskTracker::new().token());
+    queue.push(lost, hold);
     push(&queue, "a");
     let runners = queue.missing_runners();
-    assert!(runners[0].next().is_some());
-    assert!(runners[0].next().is_none());
+    assert!(runners[0].next_delivery().is_some());
+    assert!(runners[0].next_delivery().is_none());
     assert!(queue.is_empty());
 }
 
 #[test]
-fn the_dispatcher_is_woken_once_when_a_lane_can_use_more_and_not_before() {
+fn the_dispatcher_is_woken_once_when_a_lane_can_use_more() {
     let queue = queue(2);
     assert_eq!(queue.claim().unwrap().lanes.len(), 2);
     push(&queue, "a");
     push(&queue, "a");
-    assert_eq!(queue.claim().unwrap().lanes.len(), 1, "the slots of a are spoken for");
-    assert!(!is_stirred(&queue));
+    assert_eq!(queue.claim().unwrap().lanes.len(), 1, "the slots of a are reserved");
+    assert!(!takes_wakeup(&queue));
     let runners = queue.missing_runners();
-    let (waiting, slot) = runners[0].next().unwrap();
-    assert!(!is_stirred(&queue), "it took its slot with it");
+    let (waiting, slot) = runners[0].next_delivery().unwrap();
+    assert!(!takes_wakeup(&queue), "it took its slot with it");
     drop((waiting, slot));
-    assert!(is_stirred(&queue), "a slot is free");
-    drop(runners[1].next().unwrap());
-    assert!(!is_stirred(&queue), "that was told");
+    assert!(takes_wakeup(&queue), "a slot is free");
+    drop(runners[1].next_delivery().unwrap());
+    assert!(!takes_wakeup(&queue), "it was woken once");
 }
 
 #[test]
-fn a_slot_that_comes_free_without_a_runner_wakes_the_dispatcher() {
+fn a_slot_that_becomes_free_without_a_runner_wakes_the_dispatcher() {
     let queue = queue(1);
     push(&queue, "a");
     push(&queue, "a");
     let runners = queue.missing_runners();
-    let taken = runners[0].next().unwrap();
+    let taken = runners[0].next_delivery().unwrap();
     drop(runners);
-    assert!(!is_stirred(&queue), "no slot is free");
+    assert!(!takes_wakeup(&queue), "no slot is free");
     assert!(queue.missing_runners().is_empty());
     drop(taken);
-    assert!(is_stirred(&queue));
+    assert!(takes_wakeup(&queue));
     assert_eq!(queue.missing_runners().len(), 1);
 }
 
 #[test]
-fn what_was_taken_over_tells_how_large_the_events_of_its_lane_are() {
+fn a_recovered_delivery_counts_for_the_event_size_of_its_lane() {
     let queue = queue(2);
-    queue.book().paces.took(&lane("a"), Duration::from_micros(50));
+    queue.lock().pace.note_duration(&lane("a"), Duration::from_micros(50));
     let asked = || queue.claim().unwrap().lanes.iter().find(|want| want.lane == lane("a")).unwrap().free;
     assert!(asked() > 500);
     let mut large = delivery("a");
     Arc::make_mut(&mut large.record.event).data = Some(EventData::text("1".repeat(256 * 1_024)));
-    queue.came(&large);
+    queue.note_size(&large);
     assert_eq!(asked(), 2 + 64);
 }
 
 #[test]
-fn only_what_is_late_goes_back_and_the_rest_of_its_lane_stays() {
+fn only_late_deliveries_go_back_and_the_rest_of_their_lane_stays() {
     let queue = queue(2);
     for _ in 0..2 {
         push(&queue, "a");
     }
     push(&queue, "b");
-    let first_came = Instant::now();
-    while first_came == Instant::now() {}
-    let late: Vec<EventId> = queue.book().waiting[&lane("a")].iter().map(|it| it.delivery.receipt.event_id).collect();
+    let first_pushed = Instant::now();
+    while first_pushed == Instant::now() {}
+    let late: Vec<EventId> = queue.lock().waiting[&lane("a")].iter().map(|it| it.delivery.receipt.event_id).collect();
     push(&queue, "a");
-    let mut taken = queue.take_late(first_came + MAX_WAIT);
+    let mut taken = queue.take_late(first_pushed + MAX_WAIT);
     taken.retain(|waiting| waiting.delivery.receipt.lane == lane("a"));
     assert_eq!(taken.iter().map(|it| it.delivery.receipt.event_id).collect::<Vec<_>>(), late);
-    let book = queue.book();
-    assert_eq!((book.waiting.len(), book.waiting[&lane("a")].len(), book.slots.waiting(&lane("a"))), (1, 1, 1));
+    let state = queue.lock();
+    assert_eq!((state.waiting.len(), state.waiting[&lane("a")].len(), state.slots.waiting(&lane("a"))), (1, 1, 1));
 }
 
 #[test]
-fn a_lane_with_strays_is_left_to_others_for_a_moment() {
+fn a_paused_lane_is_left_to_other_hosts_for_a_moment() {
     let queue = queue(2);
-    queue.found_stray(&lane("a"));
+    queue.pause_lane(&lane("a"));
     let asked: Vec<Lane> = queue.claim().unwrap().lanes.into_iter().map(|want| want.lane).collect();
     assert_eq!(asked, [lane("b")]);
-    assert!(!is_stirred(&queue));
+    assert!(!takes_wakeup(&queue));
 }
 
 #[test]
-fn what_is_taken_out_waits_no_more() {
+fn deliveries_that_are_taken_out_no_longer_wait() {
     let queue = queue(2);
     let before = Instant::now();
     push(&queue, "a");

@@ -1,33 +1,32 @@
-//! Puts events back to work that failed for want of a plugin, once there is one.
+//! Replays events that failed because no plugin handled them, once a plugin does.
 
 use std::sync::Arc;
 
+use super::backoff::RetryBackoff;
+use super::worker_state::WorkerState;
 use crate::broker::{EndKind, EndedQuery, Error, ReplayOutcome};
 use crate::event::FailureClass;
 
-use super::WorkerState;
-use super::settle::SettleBackoff;
-
-/// Events looked at with one call.
+/// How many events one query returns.
 const PAGE: usize = 100;
 
-/// Looks once at the start, whenever the plugins change, and when an attempt for want of a plugin was settled after the
-/// look that its plugin brought about, until the worker stops.
+/// Runs until the worker stops. Looks at the start, whenever the plugins change, and when an event fails without a handler
+/// after its plugin was loaded.
 pub(super) async fn run(shared: Arc<WorkerState>) -> anyhow::Result<()> {
     let mut changes = shared.plugins.changes();
-    let mut backoff = SettleBackoff::default();
+    let mut backoff = RetryBackoff::default();
     while !shared.stop.is_cancelled() {
         changes.borrow_and_update();
         tokio::select! {
             () = shared.stop.cancelled() => return Ok(()),
-            adopted = adopt(&shared) => match adopted {
+            replayed = replay_handled(&shared) => match replayed {
                 Ok(0) => {}
                 Ok(count) => tracing::info!(count, "events put back to work: a plugin for them was loaded"),
                 Err(error) => {
                     tracing::debug!("could not look for events without a plugin: {error}");
                     tokio::select! {
                         () = shared.stop.cancelled() => {}
-                        () = tokio::time::sleep(backoff.next()) => {}
+                        () = tokio::time::sleep(backoff.next_pause()) => {}
                     }
                     continue;
                 }
@@ -37,14 +36,15 @@ pub(super) async fn run(shared: Arc<WorkerState>) -> anyhow::Result<()> {
         tokio::select! {
             () = shared.stop.cancelled() => {}
             changed = changes.changed() => changed?,
-            () = shared.missed.notified() => {}
+            () = shared.handler_appeared.notified() => {}
         }
     }
     Ok(())
 }
 
-async fn adopt(shared: &WorkerState) -> Result<usize, Error> {
-    let mut adopted = 0;
+/// Replays the failed events that a plugin handles by now. Returns their number.
+async fn replay_handled(shared: &WorkerState) -> Result<usize, Error> {
+    let mut replayed = 0;
     let mut cursor = None;
     loop {
         let class = Some(FailureClass::NoHandler);
@@ -53,15 +53,15 @@ async fn adopt(shared: &WorkerState) -> Result<usize, Error> {
         for record in &page.records {
             let event_type = &record.event.event_type;
             let lane = shared.handler.lane(event_type);
-            if shared.reach.is_handled(event_type)
+            if shared.coverage.is_handled(event_type)
                 && shared.event_log.replay(record.event.id, &lane).await? == ReplayOutcome::Done
             {
-                adopted += 1;
+                replayed += 1;
             }
         }
         match page.next_cursor {
             Some(next) => cursor = Some(next),
-            None => return Ok(adopted),
+            None => return Ok(replayed),
         }
     }
 }

@@ -1,8 +1,7 @@
-//! Ends attempts: collects what is to be settled into batches and sees each through.
+//! Settles deliveries in batches.
 //!
-//! What arrives while batches are under way forms the next one, so that an idle host settles at once and a busy one
-//! in large batches, without a timer. A settle that got no answer is repeated until it gets one; the broker knows a
-//! repetition when it sees one.
+//! Settles that arrive during a call form the next batch. So an idle host settles at once, a busy one settles in large
+//! batches, and no timer is needed. A settle without an answer is repeated; the broker recognizes repetitions.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,70 +14,71 @@ use crate::broker::{Error, SettleOutcome, SettleRequest, WorkQueue};
 use crate::event::{EventType, FailureClass, Settlement};
 use crate::shutdown::TaskGroup;
 
-use super::queue::DeliveryGuard;
-use super::reach::HostReach;
+use super::backoff::RetryBackoff;
+use super::coverage::HostCoverage;
+use super::ready_queue::DeliveryGuard;
 
 /// The most settles in one call.
 const MAX_BATCH: usize = 200;
-/// Calls under way at the same time: one is worked on by the store while the next one travels.
+/// How many calls may run at once: the store works on one while the next one travels.
 const MAX_CALLS: usize = 2;
 
-/// Takes settles. There are never more than the deliveries that a host holds.
+/// Accepts settles. The channel is unbounded, but a host never has more settles than held deliveries.
 #[derive(Clone)]
 pub(super) struct SettleQueue {
     queue: mpsc::UnboundedSender<SettleItem>,
 }
 
-/// A settle to be seen through.
+/// A settle, with the guard of its delivery.
 pub(super) struct SettleItem {
     settle: SettleRequest,
-    custody: DeliveryGuard,
-    /// Whoever has to know what became of it.
+    guard: DeliveryGuard,
+    /// Receives the conclusion, where the attempt waits for it.
     answer: Option<oneshot::Sender<SettleConclusion>>,
-    backoff: SettleBackoff,
+    backoff: RetryBackoff,
 }
 
-/// What became of a settle, and the delivery if it is still held.
+/// How a settle ended.
 pub(super) enum SettleConclusion {
-    /// It is over.
+    /// The delivery is no longer held.
     Over,
-    /// Its state has changed meanwhile: to be handled again.
+    /// The plugin state changed meanwhile. The delivery is still held and must be handled again.
     Conflict(DeliveryGuard),
 }
 
 impl SettleItem {
-    /// A settle that nobody waits for.
-    pub(super) fn new(settle: SettleRequest, custody: DeliveryGuard) -> Self {
-        Self { settle, custody, answer: None, backoff: SettleBackoff::default() }
+    /// A settle whose conclusion no attempt waits for.
+    pub(super) fn new(settle: SettleRequest, guard: DeliveryGuard) -> Self {
+        Self { settle, guard, answer: None, backoff: RetryBackoff::default() }
     }
 }
 
 impl SettleQueue {
-    /// Starts the task that forms batches. It ends when every `Settler` is gone. What is not settled when `too_late` is
-    /// cancelled is given up. `reach` is told of events that failed for want of a plugin.
+    /// Starts the task that forms batches. It ends when every clone of this queue is dropped. Open settles are abandoned
+    /// when `too_late` is cancelled. `coverage` learns of events that failed for want of a plugin.
     pub(super) fn start(
         work_queue: Arc<dyn WorkQueue>,
-        reach: Arc<HostReach>,
+        coverage: Arc<HostCoverage>,
         too_late: CancellationToken,
         tasks: &TaskGroup,
     ) -> Self {
         let (queue, waiting) = mpsc::unbounded_channel();
         let calls = Arc::new(Semaphore::new(MAX_CALLS));
-        let batches = SettleBatches { work_queue, reach, calls, too_late, tasks: tasks.clone() };
+        let batches = SettleBatches { work_queue, coverage, calls, too_late, tasks: tasks.clone() };
         tasks.spawn(batches.form(waiting));
         Self { queue }
     }
 
-    /// Settles for as long as it takes, or until the lease is lost or the worker gives up.
+    /// Submits a settle. It is repeated until it succeeds, the lease is lost or the worker gives up.
     pub(super) fn submit(&self, item: SettleItem) {
-        // Nobody is left to take it only when the worker has ended.
+        // Sending fails only after the worker has ended.
         let _ = self.queue.send(item);
     }
 
-    /// The same, and waits for what comes of it. May be dropped; the settle goes on.
-    pub(super) async fn settle(&self, settle: SettleRequest, custody: DeliveryGuard) -> SettleConclusion {
+    /// Submits a settle and waits for its conclusion. If the future is dropped, the settle continues.
+    pub(super) async fn settle(&self, settle: SettleRequest, guard: DeliveryGuard) -> SettleConclusion {
         let (answer, answered) = oneshot::channel();
-        self.submit(SettleItem { answer: Some(answer), ..SettleItem::new(settle, custody) });
+        self.submit(SettleItem { answer: Some(answer), ..SettleItem::new(settle, guard) });
         answered.await.unwrap_or(SettleConclusion::Over)
     }
 }
@@ -86,7 +86,7 @@ impl SettleQueue {
 #[derive(Clone)]
 struct SettleBatches {
     work_queue: Arc<dyn WorkQueue>,
-    reach: Arc<HostReach>,
+    coverage: Arc<HostCoverage>,
     calls: Arc<Semaphore>,
     too_late: CancellationToken,
     tasks: TaskGroup,
@@ -109,17 +109,17 @@ impl SettleBatches {
     }
 
     async fn settle(&self, mut batch: Vec<SettleItem>) {
-        batch.retain(|item| !item.custody.hold.lost().is_cancelled());
+        batch.retain(|item| !item.guard.hold.lost().is_cancelled());
         match self.try_settle(&batch).await {
             Ok(settled) => self.conclude(batch, settled),
-            Err(error) if error.is_transient() || batch.len() == 1 => self.again(batch, &error),
-            // One of them met something that a person has to mend; the others must not wait for that.
+            Err(error) if error.is_transient() || batch.len() == 1 => self.retry(batch, &error),
+            // One of them needs a person to act. The others must not wait for that.
             Err(_) => {
                 for item in batch {
                     let alone = vec![item];
                     match self.try_settle(&alone).await {
                         Ok(settled) => self.conclude(alone, settled),
-                        Err(error) => self.again(alone, &error),
+                        Err(error) => self.retry(alone, &error),
                     }
                 }
             }
@@ -127,15 +127,15 @@ impl SettleBatches {
     }
 
     fn conclude(&self, batch: Vec<SettleItem>, settled: Vec<SettleOutcome>) {
-        let lacked_a_plugin = |item: &SettleItem| match &item.settle.settlement {
+        let unhandled_type = |item: &SettleItem| match &item.settle.settlement {
             Settlement::Failed { class: FailureClass::NoHandler, .. } => {
                 Some(item.settle.record.event.event_type.clone())
             }
             _ => None,
         };
-        let lacking: Vec<EventType> = batch.iter().filter_map(lacked_a_plugin).collect();
+        let unhandled: Vec<EventType> = batch.iter().filter_map(unhandled_type).collect();
         batch.into_iter().zip(settled).for_each(|(item, settled)| item.conclude(settled));
-        self.reach.note_missed(&lacking);
+        self.coverage.note_unhandled(&unhandled);
     }
 
     async fn try_settle(&self, batch: &[SettleItem]) -> Result<Vec<SettleOutcome>, Error> {
@@ -148,18 +148,18 @@ impl SettleBatches {
             () = self.too_late.cancelled() => return Err(Error::unknown("the host is stopping")),
         };
         if settled.len() != batch.len() {
-            return Err(Error::unknown("the broker gave another number of answers"));
+            return Err(Error::unknown("the broker returned a different number of answers"));
         }
         Ok(settled)
     }
 
-    /// Tries once more after a pause, during which the calls are free for others.
-    fn again(&self, mut items: Vec<SettleItem>, error: &Error) {
+    /// Tries again after a pause. Other settles can use the call meanwhile.
+    fn retry(&self, mut items: Vec<SettleItem>, error: &Error) {
         let mut pause = Duration::ZERO;
-        tracing::warn!(attempts = items.len(), "attempts not settled yet, which is tried again: {error}");
+        tracing::warn!(attempts = items.len(), "could not settle attempts, will try again: {error}");
         for item in &mut items {
             tracing::debug!(event.id = %item.settle.receipt.event_id, "attempt not settled yet: {error}");
-            pause = pause.max(item.backoff.next());
+            pause = pause.max(item.backoff.next_pause());
         }
         let batches = self.clone();
         let retry: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
@@ -178,52 +178,17 @@ impl SettleBatches {
 impl SettleItem {
     fn conclude(self, settled: SettleOutcome) {
         let conclusion = match settled {
-            SettleOutcome::Conflict => SettleConclusion::Conflict(self.custody),
+            SettleOutcome::Conflict => SettleConclusion::Conflict(self.guard),
             SettleOutcome::Done => SettleConclusion::Over,
             SettleOutcome::Lost => {
                 let id = self.settle.receipt.event_id;
-                tracing::warn!(event.id = %id, "outcome dropped: the delivery passed to another consumer");
+                tracing::warn!(event.id = %id, "outcome dropped: the delivery belongs to another consumer now");
                 SettleConclusion::Over
             }
         };
         if let Some(answer) = self.answer {
-            // Whoever asked may have been cancelled meanwhile.
+            // The attempt may have been cancelled meanwhile.
             let _ = answer.send(conclusion);
         }
-    }
-}
-
-/// Pauses that double from 50 ms to 2 s, each spread by up to a half.
-#[derive(Clone, Debug, Default)]
-pub(super) struct SettleBackoff {
-    failures: u32,
-}
-
-impl SettleBackoff {
-    /// The pause after another failure.
-    pub(super) fn next(&mut self) -> Duration {
-        let ceiling_ms = (50_u64 << self.failures.min(6)).min(2_000);
-        self.failures = self.failures.saturating_add(1);
-        Duration::from_millis(ceiling_ms / 2 + fastrand::u64(0..=ceiling_ms / 2))
-    }
-
-    /// It went well: the next pause is short again.
-    pub(super) fn reset(&mut self) {
-        self.failures = 0;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_to_two_seconds_and_start_again_after_success() {
-        let mut backoff = SettleBackoff::default();
-        let pauses: Vec<u128> = (0..20).map(|_| backoff.next().as_millis()).collect();
-        assert!((25..=50).contains(&pauses[0]), "{pauses:?}");
-        assert!(pauses[10..].iter().all(|pause| (1_000..=2_000).contains(pause)), "{pauses:?}");
-        backoff.reset();
-        assert!(backoff.next().as_millis() <= 50);
     }
 }
