@@ -28,6 +28,7 @@ mod coverage;
 pub mod embedded;
 mod error;
 mod event_log;
+mod fair_share;
 mod health;
 mod lane;
 mod lane_limits;

@@ -27,6 +27,7 @@ use super::fault::{CallFailure, FailureCause};
 use super::keys::GROUP;
 use super::link::{RESPONSE_TIMEOUT, RedisLink};
 use super::reply;
+use crate::broker::fair_share::fair_shares;
 use crate::broker::{ClaimRequest, Delivery, Error, Lane, LaneDemand};
 
 /// How long a read blocks.
@@ -52,7 +53,8 @@ impl RedisCore {
             return Ok(Vec::new());
         }
         let max = waiter.appetite.of(claim.max);
-        let shares = shares(&wants, max);
+        let demands: Vec<usize> = wants.iter().map(|want| want.free).collect();
+        let shares = fair_shares(&demands, max);
         let may_read = lanes.len() <= MAX_READS.min(max);
         let (mut raw, mut all_read) = (Vec::new(), true);
         if may_read && waiter.much_waits.load(Ordering::Relaxed) {
@@ -133,19 +135,6 @@ impl RedisCore {
         }
         Ok(raw)
     }
-}
-
-/// How many entries of each lane make up at most `max` in all: what one does not want goes to the others. None is left out
-/// if there are as many as lanes.
-fn shares(wants: &[&LaneDemand], max: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..wants.len()).collect();
-    order.sort_by_key(|&n| wants[n].free);
-    let (mut shares, mut left) = (vec![0; wants.len()], max);
-    for (place, &n) in order.iter().enumerate() {
-        shares[n] = wants[n].free.min(left / (order.len() - place));
-        left -= shares[n];
-    }
-    shares
 }
 
 /// The entries in the answer to a read of one lane.
@@ -308,23 +297,5 @@ impl EntryWaiter {
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lanes_share_a_claim_and_leave_to_others_what_they_do_not_want() {
-        let shares = |free: &[usize], max| {
-            let wants: Vec<_> = free.iter().map(|&free| LaneDemand { lane: Lane::unrouted(), free }).collect();
-            shares(&wants.iter().collect::<Vec<_>>(), max)
-        };
-        assert_eq!(shares(&[1_028, 4], 500), [496, 4]);
-        assert_eq!(shares(&[4, 4], 500), [4, 4]);
-        assert_eq!(shares(&[400, 10, 400], 300), [145, 10, 145]);
-        assert_eq!(shares(&[9, 9, 9], 3), [1, 1, 1]);
-        assert_eq!(shares(&[], 3), [0; 0]);
     }
 }
