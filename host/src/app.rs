@@ -136,9 +136,9 @@ fn plugin_options(config: &Config) -> Result<plugin::RegistryOptions, Error> {
         cache_max_bytes: config.plugins.cache_max_bytes,
         hold_new_capabilities: config.plugins.hold_new_capabilities,
         hold_taken_types: config.plugins.hold_taken_types,
-        notice: config.plugins.follow.notice,
-        rescan_ms: config.plugins.follow.rescan_ms,
-        settle_ms: config.plugins.follow.settle_ms,
+        notice: config.plugins.watch.method,
+        rescan_ms: config.plugins.watch.rescan_ms,
+        settle_ms: config.plugins.watch.settle_ms,
         resolve: plugin::given_addresses(&config.plugins.resolve).map_err(refused("plugins.resolve".into()))?,
         compiler: plugin::Compiler::Child(compiler(config.plugins.compile)?),
         ..plugin::RegistryOptions::default()

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use eventstream::broker::{ClaimRequest, LaneDemand};
 use eventstream::clock;
 use eventstream::event::{
-    AttemptFailure, AttemptOutcome, EventDraft, EventLimits, EventRecord, FailureClass, RetryPolicies, decide,
+    AttemptFailure, AttemptOutcome, EventDraft, EventLimits, EventRecord, FailureClass, RetryPolicies,
+    decide_settlement,
 };
 use eventstream::shutdown::TaskGroup;
 use eventstream_tests::fill::{self, Filling};
@@ -53,7 +54,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
     let policies = RetryPolicies::default();
     for _ in 0..plan.repetitions {
         let decided = || {
-            black_box(decide(black_box(&failed), 2, &policies, 0.5));
+            black_box(decide_settlement(black_box(&failed), 2, &policies, 0.5));
             Ok(())
         };
         decision = decision.with(time_us(span, decided)?);

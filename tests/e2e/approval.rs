@@ -82,7 +82,7 @@ fn a_build_that_imports_more_waits_until_it_is_approved_and_a_restart_changes_no
     told(&stage.host, &["plugin", "approve", "work", "--digest", "abc"], 2);
 
     let approved = told(&stage.host, &["plugin", "approve", "work"], 0);
-    assert!(approved.starts_with(&format!("work serves at {}", &second[..12])), "{approved}");
+    assert!(approved.starts_with(&format!("work is active at {}", &second[..12])), "{approved}");
     assert_eq!(digest_that_ran(&stage.client), Some(second.clone()));
     stage.host.kill9();
     stage.replace_host(|options| holding(options, kept.path()));

@@ -64,7 +64,7 @@ fn settings_that_came_with_a_file_give_it_nothing_unless_they_are_named() {
         assert_eq!(outcome["error"], "the secret is there is none", "{outcome}");
     }
     assert!(outcomes[2].to_string().contains("Denied"), "{}", outcomes[2]);
-    assert!(told(&output).contains("evil.toml is not used; --settings names it"), "{}", told(&output));
+    assert!(told(&output).contains("evil.toml is not used; name it with --settings"), "{}", told(&output));
 
     let output = run_in(folder, &["plugin", "check", "evil.wasm", "--json"], "");
     let facts: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -79,7 +79,7 @@ fn settings_that_came_with_a_file_give_it_nothing_unless_they_are_named() {
     let output = run_in(folder, &["plugin", "run", "evil.wasm", "--settings", "evil.toml"], &lines);
     answers.join().unwrap();
     let (shown, outcomes) = (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
-    for words in ["evil.toml gives the plugin", &url, "id_ed25519", "the variable CLOUD_TOKEN", "memory_bytes"] {
+    for words in ["evil.toml grants the plugin", &url, "id_ed25519", "the variable CLOUD_TOKEN", "memory_bytes"] {
         assert!(shown.contains(words), "{words:?} in {shown}");
     }
     assert!(

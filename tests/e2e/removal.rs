@@ -23,7 +23,7 @@ fn a_plugin_that_is_removed_leaves_its_settings_its_state_and_its_events(broker:
     let stage = Stage::with(broker, plugins, |options| options.with("retry.no-handler.max_attempts", 1));
     let (code, words) = told(&stage, &["plugin", "remove", "work"]);
     assert_eq!(code, Some(0), "{words}");
-    for part in ["work is removed", "work.wasm is gone", "settings stay in", "work.toml", "its state stays"] {
+    for part in ["work is removed", "work.wasm is deleted", "settings stay in", "work.toml", "its state stays"] {
         assert!(words.contains(part), "{words} says {part}");
     }
     assert!(!stage.plugins.path().join("work.wasm").exists() && stage.plugins.path().join("work.toml").exists());
@@ -31,7 +31,7 @@ fn a_plugin_that_is_removed_leaves_its_settings_its_state_and_its_events(broker:
     assert_eq!((&status["state"], &status["types"]), (&json!("removed"), &json!([])), "{status}");
     assert!(status["removedAt"].is_string(), "{status}");
     let (_, listed) = told(&stage, &["plugin", "list"]);
-    assert!(listed.contains("removed") && listed.contains("its file went at"), "{listed}");
+    assert!(listed.contains("removed") && listed.contains("its file was removed at"), "{listed}");
 
     let id = stage.client.post_event("work", &json!({}));
     assert_eq!(stage.client.wait_for(&id, &["failed"]).class.as_deref(), Some("no-handler"));

@@ -186,7 +186,7 @@ fn settle_as(
         log_lines_dropped: 0,
     };
     let ids = publish.iter().map(|child| child.record.event.id).collect();
-    let record = delivery.record.after(attempt, &settlement, clock::now(), result, ids);
+    let record = delivery.record.with_attempt(attempt, &settlement, clock::now(), result, ids);
     SettleRequest {
         lane: delivery.receipt.lane.clone(),
         receipt: delivery.receipt,

@@ -24,6 +24,6 @@ pub fn processed(delivery: Delivery) -> SettleRequest {
         log_lines_dropped: 0,
     };
     let (settlement, lane) = (Settlement::Processed, delivery.receipt.lane.clone());
-    let record = delivery.record.after(attempt, &settlement, now, None, Vec::new());
+    let record = delivery.record.with_attempt(attempt, &settlement, now, None, Vec::new());
     SettleRequest { lane, receipt: delivery.receipt, record, settlement, publish: Vec::new(), state: None }
 }

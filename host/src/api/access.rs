@@ -11,7 +11,7 @@ use axum::http::header::{FORWARDED, HOST, HeaderName, VIA};
 
 use super::guard::{authority, is_local};
 use super::problem::{Problem, ProblemKind};
-use crate::event::SENT_BY_PLUGIN;
+use crate::event::SENT_BY_PLUGIN_HEADER;
 
 /// What proxies add to the requests that they pass on.
 const PASSED_ON: [HeaderName; 6] = [
@@ -29,7 +29,7 @@ pub(super) fn refusal(request: &Request, is_local_peer: bool) -> Option<Problem>
         return None;
     }
     let headers = request.headers();
-    let why = if headers.contains_key(SENT_BY_PLUGIN) {
+    let why = if headers.contains_key(SENT_BY_PLUGIN_HEADER) {
         "a plugin sent this request"
     } else if !is_local_peer {
         "this request comes from another machine"
@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn everybody_may_publish_and_read() {
         for (method, path) in [("POST", "/events"), ("POST", "/events/"), ("GET", "/plugins"), ("HEAD", "/metrics")] {
-            let headers = [("host", "events.example"), (SENT_BY_PLUGIN, "1"), ("x-forwarded-for", "1.2.3.4")];
+            let headers = [("host", "events.example"), (SENT_BY_PLUGIN_HEADER, "1"), ("x-forwarded-for", "1.2.3.4")];
             assert_eq!(refused(method, path, &headers, false), None, "{method} {path}");
         }
     }
@@ -95,7 +95,7 @@ mod tests {
                 (&[local, ("x-forwarded-for", "127.0.0.1")], true, "a proxy"),
                 (&[local, ("forwarded", "for=1.2.3.4")], true, "a proxy"),
                 (&[local, ("via", "1.1 proxy")], true, "a proxy"),
-                (&[local, (SENT_BY_PLUGIN, "1")], true, "a plugin"),
+                (&[local, (SENT_BY_PLUGIN_HEADER, "1")], true, "a plugin"),
             ] {
                 let words = refused(method, path, headers, is_local_peer).unwrap();
                 assert!(words.contains(why) && words.contains("not-permitted"), "{method} {path}: {words}");

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::event::{
     AttemptEffects, AttemptOutcome, Event, EventDraft, EventFault, EventId, EventLimits, LogLine, PublishedEvent,
-    RejectedRequest, Settlement, StateWrite, decide,
+    RejectedRequest, Settlement, StateWrite, decide_settlement,
 };
 use crate::plugin::{self, AttemptInput, LoadError, MemoryState, Plugin, PluginSettings};
 
@@ -178,7 +178,8 @@ impl PluginTrial<'_> {
         let started = Instant::now();
         let completed = self.plugin.handle(AttemptInput { event: new.event.into(), attempt }, self.state.clone()).await;
         let duration_ms = started.elapsed().as_micros() as f64 / 1_000.0;
-        let settlement = decide(&completed.outcome, attempt.saturating_sub(1), self.plugin.policies(), fastrand::f64());
+        let settlement =
+            decide_settlement(&completed.outcome, attempt.saturating_sub(1), self.plugin.policies(), fastrand::f64());
         let (success, failure) = match completed.outcome {
             AttemptOutcome::Ok(success) => (success, None),
             AttemptOutcome::Failed(failure) => (AttemptEffects::default(), Some(failure)),

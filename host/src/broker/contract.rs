@@ -225,7 +225,7 @@ pub fn settle(delivery: &Delivery, settlement: Settlement, publish: Vec<AppendRe
     let children = publish.iter().map(|child| child.record.event.id).collect();
     SettleRequest {
         receipt: delivery.receipt.clone(),
-        record: delivery.record.clone().after(attempt, &settlement, now(), result, children),
+        record: delivery.record.clone().with_attempt(attempt, &settlement, now(), result, children),
         settlement,
         lane: delivery.receipt.lane.clone(),
         publish,

@@ -100,7 +100,7 @@ impl Delivery {
     /// How many deliveries in a row ended without a settle, plus this one. Deliveries in a lane that the event has left
     /// count as well.
     pub fn deliveries_in_a_row(&self) -> u32 {
-        self.record.attempts_lost().saturating_add(self.deliveries)
+        self.record.lost_attempts().saturating_add(self.deliveries)
     }
 }
 

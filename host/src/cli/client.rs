@@ -1,4 +1,4 @@
-//! What the commands that talk to a server share: one request, its answer, and why there is none.
+//! The HTTP client of the commands that talk to a server: one request, its answer, or why there is none.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -9,18 +9,18 @@ use serde_json::Value;
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
-use super::ExitReason;
-use super::output::{OutputResult, complain_lines, say_json, say_lines};
+use super::exit::ExitReason;
+use super::output::{OutputResult, print_json, print_lines, report_error_lines};
 
-/// The longest answer that is read.
+/// The longest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
-/// How long a server may take to answer. Longer than it takes to find that its store is away.
+/// How long a server may take to answer. A server needs less time than this to notice that its store is unreachable.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where the server is, for every command that talks to one.
+/// The address of the server.
 #[derive(Debug, clap::Args)]
 pub(super) struct ServerTarget {
-    /// Where the server is
+    /// The address of the server
     #[arg(
         long,
         visible_alias = "server",
@@ -32,39 +32,39 @@ pub(super) struct ServerTarget {
     url: SecretText,
 }
 
-/// What a server answered.
+/// The answer of a server.
 #[derive(Debug)]
 pub(super) struct ServerAnswer {
     pub(super) status: u16,
     pub(super) text: String,
 }
 
-/// What a command tells of an answer.
+/// What a command prints about an answer.
 #[derive(Debug)]
-pub(super) enum AnswerReading {
-    /// A document, for a program.
+pub(super) enum CommandReport {
+    /// A JSON document, for a program.
     Json(String),
-    /// Lines for a person, each value in them printable.
-    Report(String),
+    /// Lines for a person; each value in them is printable.
+    Text(String),
 }
 
-impl AnswerReading {
-    /// Writes it.
-    pub(super) fn say(&self) -> OutputResult {
+impl CommandReport {
+    /// Prints the report.
+    pub(super) fn print(&self) -> OutputResult {
         match self {
-            Self::Json(document) => say_json(document),
-            Self::Report(lines) => say_lines(lines),
+            Self::Json(document) => print_json(document),
+            Self::Text(lines) => print_lines(lines),
         }
     }
 }
 
-/// Why a command did not get what it wanted.
+/// Why a command failed.
 #[derive(Debug)]
 pub(super) struct ClientError {
     pub(super) exit: ExitReason,
-    /// In one line or several, each value in it printable.
+    /// One line or several; each value in them is printable.
     pub(super) message: String,
-    /// The request may have reached the server and taken effect.
+    /// Whether the request may have reached the server and taken effect.
     pub(super) may_have_arrived: bool,
 }
 
@@ -73,72 +73,75 @@ impl ClientError {
         Self { exit, message: message.into(), may_have_arrived: false }
     }
 
-    /// Says it. Gives how the command ends.
-    pub(super) fn told(&self) -> ExitReason {
-        complain_lines(&self.message);
+    /// Reports the error and returns the exit code.
+    pub(super) fn report(&self) -> ExitReason {
+        report_error_lines(&self.message);
         self.exit
     }
 }
 
 impl ServerAnswer {
-    /// The answer as JSON.
-    pub(super) fn json(&self) -> Result<Value, ClientError> {
+    /// Parses the answer as JSON.
+    pub(super) fn parse_json(&self) -> Result<Value, ClientError> {
         serde_json::from_str(&self.text).map_err(|_| {
-            ClientError::new(ExitReason::Failed, format!("not an answer of eventstream: {}", first_line(&self.text)))
+            ClientError::new(
+                ExitReason::Failed,
+                format!("the server's answer is not JSON; is it eventstream? It says: {}", first_line(&self.text)),
+            )
         })
     }
 
-    /// The answer, unless it is a refusal.
-    pub(super) fn accepted(self) -> Result<Self, ClientError> {
+    /// Returns the answer if its status is a success.
+    pub(super) fn require_success(self) -> Result<Self, ClientError> {
         match self.status {
             200..=299 => Ok(self),
-            status => Err(ClientError::new(ExitReason::Failed, refusal(status, &self.text))),
+            status => Err(ClientError::new(ExitReason::Failed, describe_problem(status, &self.text))),
         }
     }
 }
 
 impl ServerTarget {
-    /// A server that is known already.
+    /// Creates the target for a known address.
     pub(super) fn at(url: String) -> Self {
         Self { url: url.into() }
     }
 
-    /// Asks for what is at a path.
+    /// Sends a GET request.
     pub(super) fn get(&self, path: &str) -> Result<ServerAnswer, ClientError> {
         self.get_within(path, TIMEOUT)
     }
 
-    /// As [`Self::get`], in at most so much time.
-    pub(super) fn get_within(&self, path: &str, most: Duration) -> Result<ServerAnswer, ClientError> {
-        let url = self.url(path)?;
-        self.read(agent(most.min(TIMEOUT)).get(url).call())
+    /// Sends a GET request with a shorter timeout.
+    pub(super) fn get_within(&self, path: &str, timeout: Duration) -> Result<ServerAnswer, ClientError> {
+        let url = self.join_url(path)?;
+        self.read_answer(build_agent(timeout.min(TIMEOUT)).get(url).call())
     }
 
-    /// Sends a body of JSON.
+    /// Sends a POST request with a JSON body.
     pub(super) fn post(
         &self,
         path: &str,
         idempotency_key: Option<&str>,
         body: &str,
     ) -> Result<ServerAnswer, ClientError> {
-        let mut request = agent(TIMEOUT).post(self.url(path)?).content_type("application/json");
+        let mut request = build_agent(TIMEOUT).post(self.join_url(path)?).content_type("application/json");
         if let Some(key) = idempotency_key {
             request = request.header("idempotency-key", key);
         }
-        self.read(request.send(body))
+        self.read_answer(request.send(body))
     }
 
-    /// Has what is at a path removed.
+    /// Sends a DELETE request.
     pub(super) fn delete(&self, path: &str) -> Result<ServerAnswer, ClientError> {
-        let url = self.url(path)?;
-        self.read(agent(TIMEOUT).delete(url).call())
+        let url = self.join_url(path)?;
+        self.read_answer(build_agent(TIMEOUT).delete(url).call())
     }
 
-    fn url(&self, path: &str) -> Result<String, ClientError> {
+    fn join_url(&self, path: &str) -> Result<String, ClientError> {
         let base = self.url.expose().trim_end_matches('/');
         if !base.starts_with("http://") {
             let message = format!(
-                "--url {} is not an address such as http://127.0.0.1:3000 (https is not spoken yet)",
+                "--url {} is not an address such as http://127.0.0.1:3000; https is not supported",
                 RedactedUrl(base)
             );
             return Err(ClientError::new(ExitReason::Usage, message));
@@ -146,15 +149,15 @@ impl ServerTarget {
         Ok(format!("{base}{path}"))
     }
 
-    fn read(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<ServerAnswer, ClientError> {
+    fn read_answer(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<ServerAnswer, ClientError> {
         let read = answer.and_then(|mut response| {
             let text = response.body_mut().with_config().limit(MAX_ANSWER_BYTES).lossy_utf8(true).read_to_string()?;
             Ok(ServerAnswer { status: response.status().as_u16(), text })
         });
         read.map_err(|error| {
             if matches!(error, ureq::Error::Http(_) | ureq::Error::BadUri(_)) {
-                // The words may quote the address, and so a password in it.
-                let message = format!("--url {} is not an address that can be asked", RedactedUrl(self.url.expose()));
+                // The error may quote the address, and so a password in it.
+                let message = format!("--url {} is not a valid address", RedactedUrl(self.url.expose()));
                 return ClientError::new(ExitReason::Usage, message);
             }
             let may_have_arrived = match &error {
@@ -169,13 +172,13 @@ impl ServerTarget {
     }
 }
 
-fn agent(timeout: Duration) -> Agent {
+fn build_agent(timeout: Duration) -> Agent {
     let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(timeout)).proxy(None);
     config.build().new_agent()
 }
 
-/// The words of a problem document: what is wrong, and where.
-fn refusal(status: u16, text: &str) -> String {
+/// Describes a problem document: what is wrong, and where.
+fn describe_problem(status: u16, text: &str) -> String {
     let Ok(document) = serde_json::from_str::<Value>(text) else {
         return format!("the server refused with status {status}: {}", first_line(text));
     };
@@ -203,13 +206,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_told_with_every_place() {
+    fn a_problem_is_described_with_every_place() {
         let text = r#"{"title":"The event is not valid","status":422,"detail":"nothing was accepted","errors":[
             {"pointer":"/type","message":"must be a string"},{"pointer":"","message":"no body"}]}"#;
-        let told = refusal(422, text);
-        let lines: Vec<_> = told.lines().collect();
+        let described = describe_problem(422, text);
+        let lines: Vec<_> = described.lines().collect();
         assert_eq!(lines[0], "the server refused with status 422: The event is not valid: nothing was accepted");
         assert_eq!(lines[1..], ["  /type: must be a string", "  no body"]);
-        assert_eq!(refusal(502, "<html>\nx"), "the server refused with status 502: <html>");
+        assert_eq!(describe_problem(502, "<html>\nx"), "the server refused with status 502: <html>");
     }
 }

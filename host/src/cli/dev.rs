@@ -1,8 +1,8 @@
-//! `eventstream dev`: builds the plugin projects of a folder, serves them, builds again what is saved, and tells of each
-//! event's end.
+//! `eventstream dev`: builds the plugin projects in a folder, serves them, rebuilds them when a file is saved, and reports
+//! how each event ends.
 //!
-//! Everything that it makes lies in `DIR/.eventstream`: the plugins, the store, compiled code. A project that does not build
-//! leaves its last good plugin at work; one that is gone takes its plugin and its settings along.
+//! Everything it makes is in `DIR/.eventstream`: the plugins, the store, compiled code. While a project does not build, its
+//! last good version stays active. When a project is removed, its plugin and settings are removed too.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -17,56 +17,58 @@ use eventstream::config::FlagSetting;
 use serde_json::Value;
 
 use super::client::ServerTarget;
-use super::project::{Project, make};
-use super::{ExitReason, announce, complain, note, serve, settings};
+use super::exit::ExitReason;
+use super::output::{announce_fact, print_note, report_error};
+use super::project::{Project, build_component};
+use super::{serve, settings};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   eventstream dev
   eventstream dev ./plugins --listen 127.0.0.1:3000
 
-DIR is a project made by `eventstream plugin new`, or holds several. Send events with `eventstream send` from another
-terminal. What is made lies in DIR/.eventstream; remove it to begin anew.
+DIR is a project made by `eventstream plugin new`, or a folder with several. Send events with `eventstream send` from another
+terminal. The plugins, the store and compiled code are in DIR/.eventstream; remove it to start afresh.
 
 Exit codes: 0 stopped, 1 failed, 2 usage or configuration, or no project";
 
-/// How often files and events are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Folders that hold what was made, not what a person writes.
-const MADE: [&str; 5] = ["target", "dist", "node_modules", "__pycache__", "wit"];
-/// The most events that are told of at a look; the rest is told at the next ones.
-const MAX_TOLD: usize = 100;
-/// How much of a result is shown.
+/// How often files and events are checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// Folders with generated files. Changes in them do not cause a build.
+const GENERATED_FOLDERS: [&str; 5] = ["target", "dist", "node_modules", "__pycache__", "wit"];
+/// The most events that are listed at a poll. If more ended since the last one, the oldest are not reported.
+const MAX_LISTED: usize = 100;
+/// How many characters of a result are shown.
 const RESULT_CHARS: usize = 200;
 
 /// The arguments of `dev`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The folder of the projects
+    /// The project, or the folder with the projects
     #[arg(value_name = "DIR", default_value = ".")]
     dir: PathBuf,
-    /// Where to listen [env: EVENTSTREAM_SERVER_LISTEN] [default: 127.0.0.1:3000]
+    /// The address to listen on; port 0 takes a free port [env: EVENTSTREAM_SERVER_LISTEN] [default: 127.0.0.1:3000]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
-    /// The configuration file [default: eventstream.toml, if there is one]
+    /// The configuration file [default: eventstream.toml, if it exists]
     #[arg(long, value_name = "FILE", env = "EVENTSTREAM_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
 }
 
 impl Args {
-    fn made(&self, what: &str) -> PathBuf {
+    fn work_path(&self, what: &str) -> PathBuf {
         self.dir.join(".eventstream").join(what)
     }
 
     fn flags(&self) -> Vec<FlagSetting> {
-        let path = |what: &str| self.made(what).display().to_string();
+        let path = |what: &str| self.work_path(what).display().to_string();
         let mut flags = vec![
             FlagSetting { key: "broker.url", flag: "DIR", value: format!("embedded:{}", path("data")) },
             FlagSetting { key: "plugins.dir", flag: "DIR", value: path("plugins") },
             FlagSetting { key: "plugins.data_dir", flag: "DIR", value: path("compiled") },
-            // All projects here are of one author.
+            // All projects here have one author.
             FlagSetting { key: "plugins.hold_taken_types", flag: "DIR", value: "false".into() },
-            // Files are renamed into the directory, so that there is nothing to wait for.
+            // Files are renamed into the directory, so they are complete at once.
             FlagSetting { key: "plugins.settle_ms", flag: "DIR", value: "50".into() },
         ];
         flags.extend(self.listen.clone().map(|value| FlagSetting { key: "server.listen", flag: "--listen", value }));
@@ -74,72 +76,72 @@ impl Args {
     }
 }
 
-/// Builds and serves until it is told to stop.
+/// Builds and serves until a signal stops it.
 pub(super) fn run(args: &Args) -> ExitReason {
     let mut builder =
-        ProjectBuilder { folder: args.dir.clone(), plugins: args.made("plugins"), ..ProjectBuilder::default() };
-    if builder.projects().is_empty() {
+        ProjectFolder { folder: args.dir.clone(), plugins: args.work_path("plugins"), ..ProjectFolder::default() };
+    if builder.find_projects().is_empty() {
         let shown = args.dir.display();
-        complain(format!("there is no plugin project in {shown}: make one with eventstream plugin new"));
+        report_error(format!("there is no plugin project in {shown}: make one with eventstream plugin new"));
         return ExitReason::Usage;
     }
-    if let Err(error) = prepare(args) {
-        complain(format!("{} cannot be written: {error}", args.made("").display()));
+    if let Err(error) = create_work_folder(args) {
+        report_error(format!("{} cannot be written: {error}", args.work_path("").display()));
         return ExitReason::Failed;
     }
-    let (config, runtime, log) = match settings::serving(args.config.as_deref(), args.flags()) {
+    let (config, runtime, log) = match settings::open_for_serving(args.config.as_deref(), args.flags()) {
         Ok(both) => both,
         Err(exit) => return exit,
     };
-    builder.look();
+    builder.build_changed();
     let (stop, (listens, listening)) = (AtomicBool::new(false), mpsc::channel());
     std::thread::scope(|threads| {
         threads.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                builder.look();
-                std::thread::sleep(LOOK_EVERY);
+                builder.build_changed();
+                std::thread::sleep(POLL_INTERVAL);
             }
         });
         let stopped = &stop;
         threads.spawn(move || {
             if let Ok(url) = listening.recv() {
-                tell(&ServerTarget::at(url), stopped);
+                report_ended_events(&ServerTarget::at(url), stopped);
             }
         });
         let served = runtime.block_on(app::run(config, log, |fact| {
             let fact = fact.to_string();
             if let Some(url) = fact.strip_prefix("listening on ") {
-                // The reader is there for as long as this is.
+                // The receiver lives as long as this sender.
                 let _ = listens.send(url.to_owned());
             }
-            announce(fact);
+            announce_fact(fact);
         }));
         runtime.shutdown_background();
         stop.store(true, Ordering::Relaxed);
         drop(listens);
-        serve::ended(served)
+        serve::report_end(served)
     })
 }
 
-fn prepare(args: &Args) -> std::io::Result<()> {
-    fs::create_dir_all(args.made("plugins"))?;
-    fs::write(args.made(".gitignore"), "*\n")
+fn create_work_folder(args: &Args) -> std::io::Result<()> {
+    fs::create_dir_all(args.work_path("plugins"))?;
+    fs::write(args.work_path(".gitignore"), "*\n")
 }
 
-/// Builds what has changed.
+/// A folder of projects and what was built from it.
 #[derive(Default)]
-struct ProjectBuilder {
+struct ProjectFolder {
     folder: PathBuf,
     plugins: PathBuf,
-    /// The folders that were built, or tried, and how new their files were.
+    /// The project folders that a build was tried for, and the time of the newest change then.
     built: Vec<(PathBuf, Option<SystemTime>)>,
-    /// What had no project at the last look; `None` before the first one.
-    left_over: Option<HashSet<OsString>>,
+    /// The installed files that had no project at the last check; `None` before the first one.
+    orphans: Option<HashSet<OsString>>,
 }
 
-impl ProjectBuilder {
-    /// The folder itself if it is a project, else those in it that are.
-    fn projects(&self) -> Vec<(PathBuf, Project)> {
+impl ProjectFolder {
+    /// Finds the projects: the folder itself if it is one, otherwise those in it.
+    fn find_projects(&self) -> Vec<(PathBuf, Project)> {
         if let Ok(project) = Project::in_folder(&self.folder) {
             return vec![(self.folder.clone(), project)];
         }
@@ -150,31 +152,31 @@ impl ProjectBuilder {
         folders.into_iter().filter_map(|folder| Project::in_folder(&folder).ok().map(|it| (folder, it))).collect()
     }
 
-    fn look(&mut self) {
-        let projects = self.projects();
-        self.sweep(&projects);
+    fn build_changed(&mut self) {
+        let projects = self.find_projects();
+        self.remove_orphans(&projects);
         for (folder, project) in projects {
-            let newest = newest(&folder);
+            let newest = find_newest_change(&folder);
             match self.built.iter_mut().find(|(known, _)| *known == folder) {
                 Some((_, built)) if *built == newest => continue,
                 Some((_, built)) => *built = newest,
                 None => self.built.push((folder.clone(), newest)),
             }
             let begun = Instant::now();
-            let done = make(&project).and_then(|()| {
+            let done = build_component(&project).and_then(|()| {
                 let install = install(&project, &self.plugins);
                 install.map_err(|error| format!("{} cannot be written: {error}", self.plugins.display()))
             });
             match done {
-                Ok(()) => note(format!("{} built in {:.1} s", project.name(), begun.elapsed().as_secs_f32())),
-                Err(words) => complain(format!("{}: {words}; the version before stays", project.name())),
+                Ok(()) => print_note(format!("{} built in {:.1} s", project.name(), begun.elapsed().as_secs_f32())),
+                Err(words) => report_error(format!("{}: {words}; the version before stays", project.name())),
             }
         }
     }
 
-    /// Removes the plugins and settings that no project has any more: left by an earlier `dev` at once, others when they
-    /// have none at two looks in a row, since editors replace a file by removing it first.
-    fn sweep(&mut self, projects: &[(PathBuf, Project)]) {
+    /// Removes installed files that have no project. Files from an earlier run are removed at once. Others must be without a
+    /// project at two checks in a row, because editors replace a file by removing it first.
+    fn remove_orphans(&mut self, projects: &[(PathBuf, Project)]) {
         self.built.retain(|(folder, _)| projects.iter().any(|(known, _)| known == folder));
         let files = projects.iter().flat_map(|(_, project)| [Some(project.component()), project.settings()]);
         let had: HashSet<OsString> = files.flatten().filter_map(|file| Some(file.file_name()?.to_owned())).collect();
@@ -182,19 +184,19 @@ impl ProjectBuilder {
             fs::read_dir(&self.plugins).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()));
         let is_ours =
             |name: &OsString| Path::new(name).extension().is_some_and(|kind| kind == "wasm" || kind == "toml");
-        let left_over: HashSet<OsString> = installed.filter(|name| is_ours(name) && !had.contains(name)).collect();
-        let before = self.left_over.replace(left_over.clone());
-        for name in left_over.iter().filter(|name| before.as_ref().is_none_or(|before| before.contains(*name))) {
+        let orphans: HashSet<OsString> = installed.filter(|name| is_ours(name) && !had.contains(name)).collect();
+        let before = self.orphans.replace(orphans.clone());
+        for name in orphans.iter().filter(|name| before.as_ref().is_none_or(|before| before.contains(*name))) {
             let shown = Path::new(name).display();
             match fs::remove_file(self.plugins.join(name)) {
-                Ok(()) => note(format!("{shown} removed, which no project has any more")),
-                Err(error) => complain(format!("{shown}, which no project has any more, cannot be removed: {error}")),
+                Ok(()) => print_note(format!("removed {shown}: its project is gone")),
+                Err(error) => report_error(format!("{shown} cannot be removed, though its project is gone: {error}")),
             }
         }
     }
 }
 
-/// Puts the component, and its settings if the project has some, where the server looks.
+/// Copies the component and its settings, if there are any, into the plugin directory.
 fn install(project: &Project, plugins: &Path) -> std::io::Result<()> {
     let mut files = vec![project.component()];
     files.extend(project.settings());
@@ -207,16 +209,16 @@ fn install(project: &Project, plugins: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// When the newest file that a person wrote was saved.
-fn newest(folder: &Path) -> Option<SystemTime> {
+/// Returns the time of the newest change to a file that a person writes.
+fn find_newest_change(folder: &Path) -> Option<SystemTime> {
     let entries = fs::read_dir(folder).ok()?.filter_map(Result::ok);
     let time = |entry: fs::DirEntry| {
         let name = entry.file_name().to_string_lossy().into_owned();
         let metadata = entry.metadata().ok()?;
         match metadata.is_dir() {
-            true if MADE.contains(&name.as_str()) || name.starts_with('.') => None,
-            true => newest(&entry.path()),
-            // Written by the tools, beside what a person writes.
+            true if GENERATED_FOLDERS.contains(&name.as_str()) || name.starts_with('.') => None,
+            true => find_newest_change(&entry.path()),
+            // The build tools write these.
             false if name == "Cargo.lock" || name == "package-lock.json" => None,
             false => metadata.modified().ok(),
         }
@@ -224,35 +226,35 @@ fn newest(folder: &Path) -> Option<SystemTime> {
     entries.filter_map(time).max()
 }
 
-/// Tells of each event that ends from now on.
-fn tell(server: &ServerTarget, stop: &AtomicBool) {
-    let ended = || -> Vec<String> {
+/// Reports each event that ends from now on.
+fn report_ended_events(server: &ServerTarget, stop: &AtomicBool) {
+    let list_ended = || -> Vec<String> {
         let mut ids = Vec::new();
         for (path, list) in [("events", "events"), ("failed-events", "failedEvents")] {
-            let page = server.get(&format!("/{path}?limit={MAX_TOLD}")).and_then(|answer| answer.json());
+            let page = server.get(&format!("/{path}?limit={MAX_LISTED}")).and_then(|answer| answer.parse_json());
             let events = page.ok().and_then(|page| page[list].as_array().cloned()).unwrap_or_default();
             ids.extend(events.iter().rev().filter_map(|event| Some(event["id"].as_str()?.to_owned())));
         }
         ids
     };
-    let mut told: HashSet<String> = ended().into_iter().collect();
+    let mut known: HashSet<String> = list_ended().into_iter().collect();
     while !stop.load(Ordering::Relaxed) {
-        let now = ended();
-        for id in &now {
-            if !told.contains(id)
-                && let Ok(event) = server.get(&format!("/events/{id}")).and_then(|answer| answer.json())
+        let ended = list_ended();
+        for id in &ended {
+            if !known.contains(id)
+                && let Ok(event) = server.get(&format!("/events/{id}")).and_then(|answer| answer.parse_json())
             {
-                announce(line(&event));
+                announce_fact(describe_end(&event));
             }
         }
-        // What left the page will not come back.
-        told = now.into_iter().collect();
-        std::thread::sleep(LOOK_EVERY);
+        // An event that left the page does not return to it.
+        known = ended.into_iter().collect();
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// How an event ended, in one line.
-fn line(event: &Value) -> String {
+/// Describes on one line how an event ended.
+fn describe_end(event: &Value) -> String {
     let word = |name: &str| event[name].as_str().unwrap_or_default();
     let attempts = event["attempts"].as_array().map(Vec::as_slice).unwrap_or_default();
     let duration_ms = attempts.last().and_then(|attempt| attempt["durationMs"].as_f64()).unwrap_or_default();
@@ -273,29 +275,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_is_told_in_one_line() {
+    fn an_end_is_described_on_one_line() {
         let attempts = json!([{"durationMs": 3.0}, {"durationMs": 1.26}]);
         let event = json!({"id": "1", "type": "a", "state": "processed", "result": {"n": 1}, "attempts": attempts});
-        assert_eq!(line(&event), "processed a 1 in 1.3 ms, 2 attempts  {\"n\":1}");
+        assert_eq!(describe_end(&event), "processed a 1 in 1.3 ms, 2 attempts  {\"n\":1}");
         let event = json!({"id": "1", "type": "a", "state": "failed", "class": "reject", "reason": "no\nmore"});
-        assert_eq!(line(&event), "failed    a 1 in 0.0 ms  reject: no");
+        assert_eq!(describe_end(&event), "failed    a 1 in 0.0 ms  reject: no");
     }
 
     #[test]
-    fn only_what_a_person_writes_counts_as_new() {
+    fn only_what_a_person_writes_counts_as_a_change() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("app.py"), "").unwrap();
-        let before = newest(folder.path());
+        let before = find_newest_change(folder.path());
         assert!(before.is_some());
         for made in ["dist", "target", ".venv", "wit"] {
             fs::create_dir(folder.path().join(made)).unwrap();
             fs::write(folder.path().join(made).join("new"), "").unwrap();
         }
-        assert_eq!(newest(folder.path()), before);
+        assert_eq!(find_newest_change(folder.path()), before);
     }
 
     #[test]
-    fn what_no_project_has_any_more_is_removed_with_its_settings() {
+    fn the_plugin_of_a_removed_project_is_removed_with_its_settings() {
         let folder = tempfile::tempdir().unwrap();
         let (plugins, project) = (folder.path().join(".eventstream/plugins"), folder.path().join("here"));
         let manifest = "[package]\nname = \"here\"";
@@ -308,9 +310,9 @@ mod tests {
         put(&project, &["here.toml"]);
         fs::write(project.join("Cargo.toml"), manifest).unwrap();
         let mut builder =
-            ProjectBuilder { folder: folder.path().to_owned(), plugins: plugins.clone(), ..ProjectBuilder::default() };
+            ProjectFolder { folder: folder.path().to_owned(), plugins: plugins.clone(), ..ProjectFolder::default() };
         let mut look = || {
-            builder.sweep(&builder.projects());
+            builder.remove_orphans(&builder.find_projects());
             let mut left: Vec<_> = fs::read_dir(&plugins).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             left.sort();
             left.into_iter().map(|name| name.into_string().unwrap()).collect::<Vec<_>>()

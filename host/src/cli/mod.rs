@@ -1,73 +1,71 @@
 //! The command line: one file per command (contract section 3).
 //!
-//! What a person asked for goes to standard output, what went wrong to standard error in one line. The exit codes are
-//! part of the contract and stand in [`Exit`].
+//! A command writes its answer to standard output and errors to standard error. The exit codes are part of the contract;
+//! [`ExitReason`] lists them.
 
-mod backup;
 mod client;
 mod compile;
 mod dev;
-mod export;
-mod import;
-mod lines;
+mod exit;
+mod inspect;
 mod output;
-mod partial_file;
 mod plugin;
-mod progress;
 mod project;
 mod send;
 mod serve;
 mod settings;
 mod status;
+mod store;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
-use eventstream::app;
 use eventstream::printable::Printable;
 
-use output::{announce, complain, complain_lines, note, note_lines, say, say_json, say_lines};
+use exit::ExitReason;
+use output::{check_written, print_note, print_note_lines, report_error};
+use store::{backup, export, import};
 
-/// Receives events over HTTP, keeps them durably, and hands each one to a WebAssembly plugin.
+/// Receives events over HTTP, stores them durably, and delivers each one to a WebAssembly plugin
 #[derive(Debug, Parser)]
 #[command(name = "eventstream", version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Option<CliCommand>,
-    /// Without a command, the server is started.
+    /// The flags of `serve`, which runs without a command.
     #[command(flatten)]
     serve: serve::Args,
 }
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {
-    /// Start the server (what happens without a command, too)
+    /// Start the server; this is the default command
     #[command(after_help = serve::EXAMPLES)]
     Serve(serve::Args),
-    /// Build the plugin projects of a folder, serve them, and build again what is saved
+    /// Build the plugin projects in a folder, serve them, and rebuild them when a file is saved
     #[command(after_help = dev::EXAMPLES)]
     Dev(dev::Args),
     /// Send one event to a server
     #[command(after_help = send::EXAMPLES)]
     Send(send::Args),
-    /// Show what a server does: totals, what waits, plugins, readiness
+    /// Show the state of a server: readiness, totals, waiting events, plugins
     #[command(after_help = status::EXAMPLES)]
     Status(status::Args),
-    /// Make, build, test, check and run plugins without a server, and list those of one
+    /// Create, build, test, check and run plugins without a server; manage the plugins of a server
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
-    /// Write everything that another broker can go on with to a file
+    /// Write the events, keys and plugin state of a broker to a file, to import them into another one
     #[command(after_help = export::EXAMPLES)]
     Export(export::Args),
-    /// Take over what an export holds
+    /// Read an export into a broker
     #[command(after_help = import::EXAMPLES)]
     Import(import::Args),
-    /// Copy the embedded store, while it is served or not
+    /// Copy the embedded store; a server may be using it
     #[command(after_help = backup::EXAMPLES)]
     Backup(backup::Args),
-    /// Compile what standard input holds, for the server that has started this
+    /// Compile the component on standard input; the server starts this command itself
     #[command(hide = true)]
     Compile(compile::Args),
 }
@@ -75,71 +73,36 @@ enum CliCommand {
 const EXAMPLES: &str = "\
 Examples:
   eventstream --plugins ./plugins
-      Serve on http://127.0.0.1:3000 from a store in ./data
+      Serve on http://127.0.0.1:3000 with the store in ./data
   eventstream send USER_SIGNUP '{\"name\":\"Ada\",\"email\":\"ada@example.com\"}' --wait
-      Send an event and show what its plugin made of it
+      Send an event, wait for its end, and show its result
   eventstream status
-      Show totals, what waits, and the plugins
+      Show totals, waiting events and plugins
 
 Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 broker or server unreachable, 4 plugin invalid";
 
-/// What stands for standard input or output in the place of a file.
-const STANDARD: &str = "-";
-
-/// How the program ends (contract section 3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ExitReason {
-    /// Done.
-    Done = 0,
-    /// What was asked for failed.
-    Failed = 1,
-    /// The command line or the configuration is wrong.
-    Usage = 2,
-    /// The broker, or for commands that talk to a server, the server cannot be reached.
-    Unreachable = 3,
-    /// The file is not a plugin.
-    Invalid = 4,
-}
-
-impl ExitReason {
-    /// The exit code for why the server, or what worked with a store, ended.
-    fn of(error: &app::Error) -> Self {
-        match error {
-            app::Error::Unreachable(_) => Self::Unreachable,
-            app::Error::Refused(_) => Self::Usage,
-            app::Error::Failed(_) => Self::Failed,
-        }
-    }
-}
-
-impl From<ExitReason> for ExitCode {
-    fn from(exit: ExitReason) -> Self {
-        Self::from(exit as u8)
-    }
-}
-
-/// Runs the command that the command line asks for. Whatever happens, the exit code is one of [`Exit`].
+/// Runs the command line. The exit code is one of [`ExitReason`] in every case, panics included.
 pub fn main() -> ExitCode {
     panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let message = panic.payload_as_str().unwrap_or("no message");
-        complain(format_args!("a part of the program panicked at {place}: {message}"));
+        report_error(format_args!("a part of the program panicked at {place}: {message}"));
     }));
-    let run = || Cli::try_parse().map_or_else(|error| usage(&error), run);
+    let run = || Cli::try_parse().map_or_else(|error| answer_usage(&error), run);
     panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or(ExitReason::Failed).into()
 }
 
-/// Shows what was asked for instead of a command, or what is wrong with the command line.
-fn usage(error: &clap::Error) -> ExitReason {
+/// Prints the help or the version that was asked for, or reports what is wrong with the command line.
+fn answer_usage(error: &clap::Error) -> ExitReason {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        return ExitReason::Done.unless_unwritten(output::written(error.print()));
+        return ExitReason::Done.if_written(check_written(error.print()));
     }
-    // The words quote arguments, of which one may be the name of somebody else's file that the shell put there. So they are
-    // asked for once more, about arguments that can be printed.
+    // The message quotes arguments, and one may be the name of another user's file that the shell inserted. So the
+    // arguments are made printable and parsed again.
     let arguments = std::env::args_os().map(|argument| Printable(argument.to_string_lossy()).to_string());
     match Cli::try_parse_from(arguments) {
-        Err(error) => note_lines(error.render().to_string().trim_end()),
-        Ok(_) => note(error.render()),
+        Err(error) => print_note_lines(error.render().to_string().trim_end()),
+        Ok(_) => print_note(error.render()),
     }
     ExitReason::Usage
 }
@@ -157,19 +120,6 @@ fn run(cli: Cli) -> ExitReason {
         Some(CliCommand::Backup(args)) => backup::run(&args),
         Some(CliCommand::Compile(args)) => compile::run(&args),
     }
-}
-
-/// A number as people write it: 1,234,567.
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]

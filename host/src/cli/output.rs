@@ -1,8 +1,8 @@
-//! What a command writes: what was asked for to standard output, words about it to standard error.
+//! What a command writes: its answer to standard output, notes and errors to standard error.
 //!
-//! Everything goes through here, so that nothing which a plugin, an event or a server says reaches the terminal as it is,
-//! and no address is shown with its password. What was asked for and cannot be written is a failure; words about it that
-//! nobody takes change nothing.
+//! All output goes through these functions. They escape what a plugin, an event or a server says before it reaches the
+//! terminal, and hide passwords in addresses. A command fails if its answer cannot be written. A note that cannot be
+//! written is ignored.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
@@ -10,74 +10,87 @@ use std::io::{self, ErrorKind, Write};
 use eventstream::printable::{Printable, PrintableJson, PrintableLines};
 use eventstream::secret::RedactedText;
 
-use super::ExitReason;
+use super::exit::ExitReason;
 
-/// That what was asked for could not be written, as the exit code; the reason has been said.
+/// The error is the exit code of a command whose answer could not be written. The reason has been reported.
 pub(super) type OutputResult = Result<(), ExitReason>;
 
 impl ExitReason {
-    /// This exit code, unless what was asked for could not be written.
-    pub(super) fn unless_unwritten(self, said: OutputResult) -> Self {
-        said.err().unwrap_or(self)
+    /// Returns this exit code if the answer was written.
+    pub(super) fn if_written(self, printed: OutputResult) -> Self {
+        printed.err().unwrap_or(self)
     }
 }
 
-/// Writes one line of what was asked for.
-pub(super) fn say(line: impl Display) -> OutputResult {
-    write_answer(&format!("{}\n", Printable(line)))
+/// Prints one line of the answer.
+pub(super) fn print_line(line: impl Display) -> OutputResult {
+    write_stdout(&format!("{}\n", Printable(line)))
 }
 
-/// Writes a report of several lines. Each value in it that may be anything is to be [`Printable`].
-pub(super) fn say_lines(report: impl Display) -> OutputResult {
-    write_answer(&format!("{}\n", PrintableLines(report)))
+/// Prints several lines of the answer. Values from outside in them must be [`Printable`].
+pub(super) fn print_lines(report: impl Display) -> OutputResult {
+    write_stdout(&format!("{}\n", PrintableLines(report)))
 }
 
-/// Writes a document on one line.
-pub(super) fn say_json(document: impl Display) -> OutputResult {
-    write_answer(&format!("{}\n", PrintableJson(document)))
+/// Prints a JSON document on one line.
+pub(super) fn print_json(document: impl Display) -> OutputResult {
+    write_stdout(&format!("{}\n", PrintableJson(document)))
 }
 
-/// Writes a line that a server announces. It serves on though nobody reads that.
-pub(super) fn announce(line: impl Display) {
+/// Prints a line about the server's state. The server runs on even if the line cannot be written.
+pub(super) fn announce_fact(line: impl Display) {
     let line = format!("{}\n", Printable(line));
     let _ = io::stdout().lock().write_all(line.as_bytes());
 }
 
-/// Writes what is said about what was asked for, where that itself goes to standard output.
-pub(super) fn note(line: impl Display) {
-    write_aside(&format!("{}\n", Printable(RedactedText(line))));
+/// Prints a note to standard error.
+pub(super) fn print_note(line: impl Display) {
+    write_stderr(&format!("{}\n", Printable(RedactedText(line))));
 }
 
-/// As [`note`], for a report of several lines whose values are [`Printable`].
-pub(super) fn note_lines(report: impl Display) {
-    write_aside(&format!("{}\n", PrintableLines(RedactedText(report))));
+/// Prints a note of several lines to standard error. Values from outside in it must be [`Printable`].
+pub(super) fn print_note_lines(report: impl Display) {
+    write_stderr(&format!("{}\n", PrintableLines(RedactedText(report))));
 }
 
-/// Writes why something was not done.
-pub(super) fn complain(line: impl Display) {
-    note(format_args!("eventstream: {line}"));
+/// Reports an error.
+pub(super) fn report_error(line: impl Display) {
+    print_note(format_args!("eventstream: {line}"));
 }
 
-/// As [`complain`], for a report of several lines whose values are [`Printable`].
-pub(super) fn complain_lines(report: impl Display) {
-    note_lines(format_args!("eventstream: {report}"));
+/// Reports an error of several lines. Values from outside in it must be [`Printable`].
+pub(super) fn report_error_lines(report: impl Display) {
+    print_note_lines(format_args!("eventstream: {report}"));
 }
 
-/// How a command ends whose answer was written like this. A reader that went away (`| head`) knows it and is told nothing.
-pub(super) fn written(result: io::Result<()>) -> OutputResult {
+/// Reports a failure to write the answer, unless the reader closed the pipe (`| head`).
+pub(super) fn check_written(result: io::Result<()>) -> OutputResult {
     result.map_err(|error| {
         if error.kind() != ErrorKind::BrokenPipe {
-            complain(format_args!("standard output cannot be written: {error}"));
+            report_error(format_args!("standard output cannot be written: {error}"));
         }
         ExitReason::Failed
     })
 }
 
-fn write_answer(text: &str) -> OutputResult {
+fn write_stdout(text: &str) -> OutputResult {
     let mut out = io::stdout().lock();
-    written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+    check_written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
-fn write_aside(text: &str) {
+fn write_stderr(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Formats a number with commas: 1,234,567.
+pub(super) fn format_thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }

@@ -1,7 +1,7 @@
-//! `eventstream send`: publishes one event and, if asked, waits for its end.
+//! `eventstream send`: publishes one event and can wait for its end.
 //!
-//! The data is sent as it was written, byte for byte. An event that is sent again after a lost answer must not become
-//! two, so a key is made up where none was given and the request is repeated with it.
+//! The payload is sent byte for byte. A lost answer makes the command send the request again. It generates an idempotency
+//! key where none was given, so that the event is accepted once.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,7 +13,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::client::{ClientError, ServerAnswer, ServerTarget};
-use super::{ExitReason, note, say_json, say_lines};
+use super::exit::ExitReason;
+use super::output::{print_json, print_lines, print_note};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -22,56 +23,56 @@ Examples:
   generate-report | eventstream send report.ready - --delay-ms 60000
   eventstream send order.paid @order.json --wait --timeout 5m
 
-With --wait a server that is restarted is waited for, for a minute or for as long as --timeout says: what was accepted is
-handled after the restart.
+With --wait the command outlives a restart of the server: it tries to reach the server for a minute, or until --timeout. The
+server handles an accepted event after its restart.
 
 Exit codes: 0 done, 1 refused or (with --wait) failed or not ended in time, 2 usage, 3 server unreachable";
 
-/// How often a request is sent whose answer did not come, or said that its outcome is not known.
+/// How many times a request is sent whose answer is lost or says that the outcome is unknown.
 const MAX_SENDS: u32 = 3;
-/// The pauses between looks at an event that has not ended.
+/// The shortest and the longest pause between two polls of an event, in milliseconds.
 const POLL_MS: std::ops::RangeInclusive<u64> = 20..=1_000;
-/// How long a server that accepted an event and cannot be asked any more is waited for, where no timeout was given.
-const AWAY: Duration = Duration::from_secs(60);
-/// What an answer is waited for at least, however little of the timeout is left.
-const LEAST_LOOK: Duration = Duration::from_millis(200);
-/// The most that is read as a payload; servers take less.
+/// How long to poll for a server that is unreachable, without `--timeout`.
+const MAX_SERVER_ABSENCE: Duration = Duration::from_secs(60);
+/// The shortest timeout of a poll, however little of `--timeout` is left.
+const MIN_POLL_TIMEOUT: Duration = Duration::from_millis(200);
+/// The largest payload that is read, in bytes. Servers accept less.
 const MAX_DATA_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The arguments of `send`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The type of the event, by which it is routed
+    /// The type of the event, by which the server routes it
     #[arg(value_name = "TYPE")]
     event_type: String,
-    /// The payload as JSON, @FILE to read it from a file, or - to read it from standard input
+    /// The payload: JSON, @FILE to read a file, or - to read standard input
     #[arg(value_name = "DATA|@FILE|-", allow_negative_numbers = true)]
     data: Option<String>,
     #[command(flatten)]
     server: ServerTarget,
-    /// The sender's own id: the same source and id are accepted once
+    /// Your id of the event; the server accepts the same source and id once
     #[arg(long)]
     id: Option<String>,
-    /// Where the event comes from
+    /// Where the event comes from [default: /events]
     #[arg(long)]
     source: Option<String>,
     /// What the event is about
     #[arg(long)]
     subject: Option<String>,
-    /// What belongs together
+    /// The partition key, which related events share
     #[arg(long)]
     key: Option<String>,
-    /// Not before so many milliseconds
+    /// Deliver the event after this many milliseconds at the earliest
     #[arg(long, value_name = "MS")]
     delay_ms: Option<u64>,
-    /// Under which the same request is recognised when it is sent again
+    /// The key by which the server recognises the same request [default: generated, unless --id is given]
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
     /// Wait for the end of the event and print its result
     #[arg(long)]
     wait: bool,
-    /// How long to wait, such as 30s or 5m [default: until it has ended]
-    #[arg(long, value_name = "DURATION", requires = "wait", value_parser = duration)]
+    /// How long to wait, such as 30s or 5m [default: until the event ends]
+    #[arg(long, value_name = "DURATION", requires = "wait", value_parser = parse_duration)]
     timeout: Option<Duration>,
     /// Print the server's answer as JSON
     #[arg(long)]
@@ -82,50 +83,52 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> ExitReason {
     match send(args) {
         Ok(exit) => exit,
-        Err(failure) => failure.told(),
+        Err(failure) => failure.report(),
     }
 }
 
-fn duration(text: &str) -> Result<Duration, &'static str> {
+fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     let duration = humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero());
-    duration.ok_or("a duration is written like 30s, 5m or 1h")
+    duration.ok_or("write a duration as 30s, 5m or 1h")
 }
 
 fn send(args: &Args) -> Result<ExitReason, ClientError> {
-    let body = body(args, args.data.as_deref().map(data).transpose()?.as_deref())?;
-    // An id of the sender's own is a key already, and one that outlives this process.
-    let made_up = (args.idempotency_key.is_none() && args.id.is_none()).then(|| uuid::Uuid::now_v7().to_string());
-    let key = args.idempotency_key.as_deref().or(made_up.as_deref());
-    let answer = post(args, key, &body)?.accepted()?;
-    let accepted = answer.json()?;
+    let body = build_body(args, args.data.as_deref().map(read_data).transpose()?.as_deref())?;
+    // The sender's own id already works as a key, and it outlives this process.
+    let generated_key = (args.idempotency_key.is_none() && args.id.is_none()).then(|| uuid::Uuid::now_v7().to_string());
+    let key = args.idempotency_key.as_deref().or(generated_key.as_deref());
+    let answer = post_event(args, key, &body)?.require_success()?;
+    let accepted = answer.parse_json()?;
     let (id, durability) = (accepted["eventId"].as_str(), accepted["durability"].as_str());
     let id = id.ok_or_else(|| {
-        ClientError::new(ExitReason::Failed, "the answer names no event; is this an eventstream server?")
+        ClientError::new(ExitReason::Failed, "the answer has no event id; is this an eventstream server?")
     })?;
     if !args.wait {
         let (id, durability) = (Printable(id), Printable(durability.unwrap_or("unknown")));
-        let said = match (args.json, accepted["duplicate"] == true) {
-            (true, _) => say_json(&answer.text),
-            (false, true) => say_lines(format_args!("accepted {id} before; it was not accepted again")),
-            (false, false) => say_lines(format_args!("accepted {id} ({durability})")),
+        let printed = match (args.json, accepted["duplicate"] == true) {
+            (true, _) => print_json(&answer.text),
+            (false, true) => print_lines(format_args!("accepted {id} before; this request changed nothing")),
+            (false, false) => print_lines(format_args!("accepted {id} ({durability})")),
         };
-        return Ok(ExitReason::Done.unless_unwritten(said));
+        return Ok(ExitReason::Done.if_written(printed));
     }
-    let ended = wait(args, id)?;
-    let event = ended.json()?;
-    let said = if args.json { say_json(&ended.text) } else { say_lines(told(id, &event, &ended.text)) };
+    let ended = wait_for_end(args, id)?;
+    let event = ended.parse_json()?;
+    let printed = if args.json { print_json(&ended.text) } else { print_lines(describe_end(id, &event, &ended.text)) };
     let exit = if event["state"] == "processed" { ExitReason::Done } else { ExitReason::Failed };
-    Ok(exit.unless_unwritten(said))
+    Ok(exit.if_written(printed))
 }
 
-/// Sends the request, again if its answer was lost: the key makes it safe.
-fn post(args: &Args, key: Option<&str>, body: &str) -> Result<ServerAnswer, ClientError> {
+/// Sends the request, and again if its answer is lost: the key makes that safe.
+fn post_event(args: &Args, key: Option<&str>, body: &str) -> Result<ServerAnswer, ClientError> {
     let mut sends = 0;
     loop {
         sends += 1;
         let answer = args.server.post("/events", key, body);
         let is_unknown = match &answer {
-            Ok(answer) => answer.status == 503 && answer.json().is_ok_and(|document| document["outcome"] == "unknown"),
+            Ok(answer) => {
+                answer.status == 503 && answer.parse_json().is_ok_and(|document| document["outcome"] == "unknown")
+            }
             Err(failure) => failure.may_have_arrived,
         };
         if !is_unknown || sends == MAX_SENDS {
@@ -135,37 +138,39 @@ fn post(args: &Args, key: Option<&str>, body: &str) -> Result<ServerAnswer, Clie
     }
 }
 
-/// Looks at the event until it has ended. A server that cannot be asked for a while does not end the wait: what it accepted
-/// is there when it is back.
-fn wait(args: &Args, id: &str) -> Result<ServerAnswer, ClientError> {
+/// Polls the event until it ends. The wait continues while the server is unreachable: it keeps what it accepted.
+fn wait_for_end(args: &Args, id: &str) -> Result<ServerAnswer, ClientError> {
     let begun = Instant::now();
     let (mut pause_ms, mut away_since) = (*POLL_MS.start(), None);
     loop {
         let left = args.timeout.map_or(Duration::MAX, |timeout| timeout.saturating_sub(begun.elapsed()));
-        let looked = look(&args.server, id, left.max(LEAST_LOOK))?;
-        let (state, away) = match looked {
-            EventReading::Ended(answer) => return Ok(answer),
-            EventReading::Open(state) => (state, None),
-            EventReading::Away(failure) => (String::new(), Some(failure)),
+        let poll = poll_event(&args.server, id, left.max(MIN_POLL_TIMEOUT))?;
+        let (state, away) = match poll {
+            EventPoll::Ended(answer) => return Ok(answer),
+            EventPoll::Open(state) => (state, None),
+            EventPoll::Away(failure) => (String::new(), Some(failure)),
         };
         let now = Instant::now();
-        let is_over = args.timeout.is_some_and(|timeout| now - begun >= timeout);
+        let is_timed_out = args.timeout.is_some_and(|timeout| now - begun >= timeout);
         match away {
-            None if is_over => {
+            None if is_timed_out => {
                 let id = Printable(id);
-                let words = format!("{id} is {} after that time, and is not lost: GET /events/{id}", Printable(state));
+                let words = format!(
+                    "{id} is still {} after --timeout; it is not lost: GET /events/{id} shows it",
+                    Printable(state)
+                );
                 return Err(ClientError::new(ExitReason::Failed, words));
             }
             None => away_since = None,
             Some(failure) => {
                 if away_since.is_none() {
-                    note(format_args!(
-                        "eventstream: {id} was accepted, and its server is waited for: {}",
+                    print_note(format_args!(
+                        "eventstream: {id} was accepted; waiting for its server: {}",
                         failure.message
                     ));
                 }
                 let since = *away_since.get_or_insert(now);
-                if is_over || (args.timeout.is_none() && now - since >= AWAY) {
+                if is_timed_out || (args.timeout.is_none() && now - since >= MAX_SERVER_ABSENCE) {
                     return Err(failure);
                 }
             }
@@ -176,37 +181,35 @@ fn wait(args: &Args, id: &str) -> Result<ServerAnswer, ClientError> {
     }
 }
 
-/// What a look at an event finds.
-enum EventReading {
-    /// It has ended.
+/// The result of polling an event.
+enum EventPoll {
+    /// The event has ended.
     Ended(ServerAnswer),
-    /// It has not, and is in this state.
+    /// The event has not ended; this is its state.
     Open(String),
-    /// The server, or its store, cannot be asked now.
+    /// The server or its store is unreachable now.
     Away(ClientError),
 }
 
-fn look(server: &ServerTarget, id: &str, most: Duration) -> Result<EventReading, ClientError> {
+fn poll_event(server: &ServerTarget, id: &str, most: Duration) -> Result<EventPoll, ClientError> {
     let answer = match server.get_within(&format!("/events/{id}"), most) {
         Ok(answer) => answer,
-        Err(failure) if failure.exit == ExitReason::Unreachable => return Ok(EventReading::Away(failure)),
+        Err(failure) if failure.exit == ExitReason::Unreachable => return Ok(EventPoll::Away(failure)),
         Err(failure) => return Err(failure),
     };
-    // Also what a balancer says whose server is being restarted.
+    // A load balancer answers like this while the server restarts.
     if matches!(answer.status, 502..=504) {
-        let failure = answer.accepted().err();
-        return Ok(EventReading::Away(
-            failure.unwrap_or_else(|| ClientError::new(ExitReason::Unreachable, "no answer")),
-        ));
+        let failure = answer.require_success().err();
+        return Ok(EventPoll::Away(failure.unwrap_or_else(|| ClientError::new(ExitReason::Unreachable, "no answer"))));
     }
-    let answer = answer.accepted()?;
-    let state = answer.json()?["state"].as_str().unwrap_or_default().to_owned();
+    let answer = answer.require_success()?;
+    let state = answer.parse_json()?["state"].as_str().unwrap_or_default().to_owned();
     let is_ended = ["processed", "failed", "discarded"].contains(&state.as_str());
-    Ok(if is_ended { EventReading::Ended(answer) } else { EventReading::Open(state) })
+    Ok(if is_ended { EventPoll::Ended(answer) } else { EventPoll::Open(state) })
 }
 
-/// The end of an event in words, its result as it came.
-fn told(id: &str, event: &Value, text: &str) -> String {
+/// Describes the end of an event, with its result byte for byte.
+fn describe_end(id: &str, event: &Value, text: &str) -> String {
     #[derive(serde::Deserialize)]
     struct SendResult<'a> {
         #[serde(borrow)]
@@ -230,8 +233,8 @@ fn told(id: &str, event: &Value, text: &str) -> String {
     }
 }
 
-/// The payload as it was written.
-fn data(argument: &str) -> Result<String, ClientError> {
+/// Reads the payload as it was written.
+fn read_data(argument: &str) -> Result<String, ClientError> {
     let unreadable =
         |what: &str, error: io::Error| ClientError::new(ExitReason::Usage, format!("{what} cannot be read: {error}"));
     let text = match argument.strip_prefix('@') {
@@ -239,17 +242,17 @@ fn data(argument: &str) -> Result<String, ClientError> {
         None if argument == "-" => read_all(io::stdin()).map_err(|error| unreadable("standard input", error))?,
         None => argument.to_owned(),
     };
-    // White space around it, such as the end of the last line of a file, is no part of it, and neither is the byte order
-    // mark that some editors write.
+    // White space around the payload, such as the last line's end in a file, does not belong to it. Neither does the byte
+    // order mark that some editors write.
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text).trim_ascii().to_owned();
     match serde_json::from_str::<&RawValue>(&text) {
         Ok(_) => Ok(text),
         Err(error) => {
             let mut message = format!("the data is not JSON: {}", Printable(error));
             if !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || " _-.".contains(c)) {
-                message.push_str(&format!("; a text is written with its quotes: '\"{text}\"'"));
+                message.push_str(&format!("; write a text with its quotes: '\"{text}\"'"));
             } else if text.contains('\'') {
-                message.push_str("; JSON has double quotes, so put single ones around the whole: '{\"a\":1}'");
+                message.push_str("; JSON needs double quotes, so put single ones around the whole: '{\"a\":1}'");
             }
             Err(ClientError::new(ExitReason::Usage, message))
         }
@@ -260,12 +263,12 @@ fn read_all(from: impl Read) -> io::Result<String> {
     let mut text = String::new();
     from.take(MAX_DATA_BYTES + 1).read_to_string(&mut text)?;
     if text.len() as u64 > MAX_DATA_BYTES {
-        return Err(io::Error::other(format!("it has more than {MAX_DATA_BYTES} bytes")));
+        return Err(io::Error::other(format!("more than {MAX_DATA_BYTES} bytes")));
     }
     Ok(text)
 }
 
-fn body(args: &Args, data: Option<&str>) -> Result<String, ClientError> {
+fn build_body(args: &Args, data: Option<&str>) -> Result<String, ClientError> {
     #[derive(serde::Serialize)]
     #[serde(rename_all = "camelCase")]
     struct RequestBody<'a> {
@@ -284,7 +287,7 @@ fn body(args: &Args, data: Option<&str>) -> Result<String, ClientError> {
         payload: Option<&'a RawValue>,
     }
     let bug = |error: serde_json::Error| {
-        ClientError::new(ExitReason::Failed, format!("the event cannot be written: {error}"))
+        ClientError::new(ExitReason::Failed, format!("the request cannot be built: {error}"))
     };
     let body = RequestBody {
         r#type: &args.event_type,
@@ -312,7 +315,7 @@ mod tests {
 
     fn written(line: &[&str]) -> Result<String, ClientError> {
         let args = EventSender::try_parse_from([&["send"], line].concat()).unwrap().args;
-        body(&args, args.data.as_deref().map(data).transpose()?.as_deref())
+        build_body(&args, args.data.as_deref().map(read_data).transpose()?.as_deref())
     }
 
     #[test]
@@ -325,8 +328,8 @@ mod tests {
     }
 
     #[test]
-    fn data_without_an_end_is_not_read_for_ever() {
-        let failure = data("@/dev/zero").unwrap_err();
+    fn endless_data_is_not_read_for_ever() {
+        let failure = read_data("@/dev/zero").unwrap_err();
         assert!(
             failure.exit == ExitReason::Usage && failure.message.contains("more than 67108864 bytes"),
             "{failure:?}"
@@ -353,24 +356,27 @@ mod tests {
     }
 
     #[test]
-    fn what_an_event_comes_to_forges_no_line() {
+    fn an_events_result_forges_no_line() {
         for text in [
             "{\"state\":\"failed\",\"class\":\"reject\",\"reason\":\"no\\nprocessed i in 1 attempt\\u001b[8m\\u202e\"}",
             "{\"state\":\"processed\",\"attemptCount\":1,\"result\":[\n\"\u{9b}31m\u{202e}\"\n]}",
         ] {
-            let told = told("i", &serde_json::from_str(text).unwrap(), text);
-            assert_eq!(told.lines().count(), 1 + usize::from(told.starts_with("processed")), "{told:?}");
-            assert!(!told.contains(|c: char| c != '\n' && (c.is_control() || c == '\u{202e}')), "{told:?}");
+            let text = describe_end("i", &serde_json::from_str(text).unwrap(), text);
+            assert_eq!(text.lines().count(), 1 + usize::from(text.starts_with("processed")), "{text:?}");
+            assert!(!text.contains(|c: char| c != '\n' && (c.is_control() || c == '\u{202e}')), "{text:?}");
         }
     }
 
     #[test]
-    fn the_end_of_an_event_is_told_with_its_result_byte_for_byte() {
+    fn the_end_of_an_event_shows_its_result_byte_for_byte() {
         let text = r#"{"state":"processed","attemptCount":1,"result":{ "n": 1.10 }}"#;
-        assert_eq!(told("i", &serde_json::from_str(text).unwrap(), text), "processed i in 1 attempt\n{ \"n\": 1.10 }");
+        assert_eq!(
+            describe_end("i", &serde_json::from_str(text).unwrap(), text),
+            "processed i in 1 attempt\n{ \"n\": 1.10 }"
+        );
         let text = r#"{"state":"failed","attemptCount":5,"class":"trap","reason":"unreachable"}"#;
         assert_eq!(
-            told("i", &serde_json::from_str(text).unwrap(), text),
+            describe_end("i", &serde_json::from_str(text).unwrap(), text),
             "failed i after 5 attempts: trap: unreachable"
         );
     }

@@ -1,8 +1,8 @@
-//! `eventstream serve`: reads the configuration, starts the log, and serves until it is told to stop.
+//! `eventstream serve`: reads the configuration, starts the log, and serves until a signal stops it.
 //!
-//! What a person needs to know is printed on standard output, one line a fact. One of the lines reads
-//! `listening on http://ADDRESS:PORT` with the real port: from then on events are accepted. The line that begins with
-//! `ready` follows when the plugins are loaded. Programs may rely on both.
+//! It prints its state on standard output, one line for each fact. The line `listening on http://ADDRESS:PORT` has the
+//! actual port: from then on the server accepts events. A line that begins with `ready` follows when the plugins are
+//! loaded. Programs may rely on both.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,9 @@ use eventstream::app;
 use eventstream::config::FlagSetting;
 use eventstream::secret::SecretText;
 
-use super::{ExitReason, announce, complain, settings};
+use super::exit::ExitReason;
+use super::output::{announce_fact, report_error};
+use super::settings;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -19,87 +21,89 @@ Examples:
   EVENTSTREAM_CONSUMER_CONCURRENCY=64 eventstream serve --config /etc/eventstream.toml
   EVENTSTREAM_BROKER_URL=redis://:PASSWORD@127.0.0.1:6379 eventstream serve
 
-Each setting is given by its flag, else by its variable, else by the configuration file, else by its default. A password in
---broker is shown to everybody on this machine by ps: give it in the variable or in the file.";
+A flag overrides the environment variable, which overrides the configuration file, which overrides the default. Other users
+of this machine see the value of --broker (ps): give a password in the variable or in the file.
 
-/// The flags of `serve`. They stay text here: the configuration checks every source of a setting alike.
+Exit codes: 0 stopped, 1 failed, 2 usage or configuration, 3 broker unreachable";
+
+/// The flags of `serve`. They stay text here, because the configuration checks all sources of a setting alike.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Where to listen; port 0 takes a free one [env: EVENTSTREAM_SERVER_LISTEN] [default: 127.0.0.1:3000]
+    /// The address to listen on; port 0 takes a free port [env: EVENTSTREAM_SERVER_LISTEN] [default: 127.0.0.1:3000]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
-    /// The broker: embedded:DIRECTORY or redis://HOST:PORT; a password goes into the variable, since ps shows it here
+    /// The broker: embedded:DIRECTORY or redis://HOST:PORT; give a password in the variable, since ps shows flags
     /// [env: EVENTSTREAM_BROKER_URL] [default: embedded:./data]
     #[arg(long, value_name = "URL")]
     broker: Option<SecretText>,
-    /// The directory of the plugins [env: EVENTSTREAM_PLUGINS_DIR] [default: ./plugins]
+    /// The plugin directory [env: EVENTSTREAM_PLUGINS_DIR] [default: ./plugins]
     #[arg(long, value_name = "DIR")]
     plugins: Option<String>,
-    /// The configuration file [default: eventstream.toml, if there is one]
+    /// The configuration file [default: eventstream.toml, if it exists]
     #[arg(long, value_name = "FILE", env = "EVENTSTREAM_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
-    /// The readable part of this host's name among consumers [env: EVENTSTREAM_CONSUMER_NAME] [default: host name]
+    /// The readable part of this host's consumer name [env: EVENTSTREAM_CONSUMER_NAME] [default: the host name]
     #[arg(long, value_name = "NAME")]
     consumer_name: Option<String>,
-    /// Attempts of one plugin side by side [env: EVENTSTREAM_CONSUMER_CONCURRENCY] [default: twice the cores]
+    /// How many attempts of one plugin run at the same time [env: EVENTSTREAM_CONSUMER_CONCURRENCY] [default: twice the cores]
     #[arg(long, value_name = "N")]
     concurrency: Option<String>,
-    /// After how long the work of a host that died is taken over [env: EVENTSTREAM_CONSUMER_LEASE_MS] [default: 30000]
+    /// After how many milliseconds the work of a dead host is taken over [env: EVENTSTREAM_CONSUMER_LEASE_MS] [default: 30000]
     #[arg(long, value_name = "MS")]
     lease_ms: Option<String>,
-    /// Let everyone who reaches this server publish and read [env: EVENTSTREAM_AUTH_ALLOW_ANONYMOUS]
+    /// Let everyone who reaches this server publish and read events [env: EVENTSTREAM_AUTH_ALLOW_ANONYMOUS] [default: false]
     #[arg(long)]
     allow_anonymous: bool,
-    /// Serve although the store may lose what was accepted [env: EVENTSTREAM_BROKER_ALLOW_UNSAFE]
+    /// Serve even if the store may lose accepted events [env: EVENTSTREAM_BROKER_ALLOW_UNSAFE] [default: false]
     #[arg(long)]
     allow_unsafe: bool,
-    /// How log lines are written: auto, text, json [env: EVENTSTREAM_LOG_FORMAT]
+    /// The format of the log: auto (text on a terminal, else JSON), text, json [env: EVENTSTREAM_LOG_FORMAT] [default: auto]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
-    /// Which log lines are written: error, warn, info, debug, trace [env: EVENTSTREAM_LOG_LEVEL] [default: info]
+    /// The level of the log: error, warn, info, debug, trace, or by module: info,eventstream::api=debug [env: EVENTSTREAM_LOG_LEVEL] [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
 }
 
 impl Args {
-    /// What was said, as settings.
+    /// Returns the flags that were given, as settings.
     pub(super) fn flags(&self) -> Vec<FlagSetting> {
-        let truth = |said: bool| said.then(|| "true".to_owned());
-        let said = [
+        let switch = |given: bool| given.then(|| "true".to_owned());
+        let given = [
             ("server.listen", "--listen", self.listen.clone()),
             ("broker.url", "--broker", self.broker.as_ref().map(|url| url.expose().to_owned())),
             ("plugins.dir", "--plugins", self.plugins.clone()),
             ("consumer.name", "--consumer-name", self.consumer_name.clone()),
             ("consumer.concurrency", "--concurrency", self.concurrency.clone()),
             ("consumer.lease_ms", "--lease-ms", self.lease_ms.clone()),
-            ("auth.allow_anonymous", "--allow-anonymous", truth(self.allow_anonymous)),
-            ("broker.allow_unsafe", "--allow-unsafe", truth(self.allow_unsafe)),
+            ("auth.allow_anonymous", "--allow-anonymous", switch(self.allow_anonymous)),
+            ("broker.allow_unsafe", "--allow-unsafe", switch(self.allow_unsafe)),
             ("log.format", "--log-format", self.log_format.clone()),
             ("log.level", "--log-level", self.log_level.clone()),
         ];
-        said.into_iter().filter_map(|(key, flag, value)| value.map(|value| FlagSetting { key, flag, value })).collect()
+        given.into_iter().filter_map(|(key, flag, value)| value.map(|value| FlagSetting { key, flag, value })).collect()
     }
 }
 
-/// Serves until it is told to stop.
+/// Serves until a signal stops it.
 pub(super) fn run(args: &Args) -> ExitReason {
-    let (config, runtime, log) = match settings::serving(args.config.as_deref(), args.flags()) {
+    let (config, runtime, log) = match settings::open_for_serving(args.config.as_deref(), args.flags()) {
         Ok(both) => both,
         Err(exit) => return exit,
     };
-    let served = runtime.block_on(app::run(config, log, |fact| announce(fact)));
-    // A store that is still being opened when the server is stopped is left as a crash would leave it.
+    let served = runtime.block_on(app::run(config, log, |fact| announce_fact(fact)));
+    // Does not wait for a store that is still opening: it survives this as it survives a crash.
     runtime.shutdown_background();
-    ended(served)
+    report_end(served)
 }
 
-/// How a command ends whose server has ended so.
-pub(super) fn ended(served: Result<(), app::Error>) -> ExitReason {
+/// Reports how the server ended and returns the exit code.
+pub(super) fn report_end(served: Result<(), app::Error>) -> ExitReason {
     match served {
         Ok(()) => ExitReason::Done,
         Err(error) => {
-            complain(&error);
-            ExitReason::of(&error)
+            report_error(&error);
+            ExitReason::from_error(&error)
         }
     }
 }

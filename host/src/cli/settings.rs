@@ -1,4 +1,4 @@
-//! What the commands that work with a store by themselves share: the configuration, a runtime, the log.
+//! What the commands without a server share: the configuration, the runtime, and the log.
 
 use std::path::{Path, PathBuf};
 
@@ -7,83 +7,91 @@ use eventstream::secret::SecretText;
 use eventstream::telemetry::{self, LogGuard};
 use tokio::runtime::Runtime;
 
-use super::{ExitReason, complain};
+use super::exit::ExitReason;
+use super::output::report_error;
 
-/// The broker, for every command that works with one.
+/// The broker and the configuration, for commands that work on a store.
 #[derive(Debug, clap::Args)]
 pub(super) struct BrokerArgs {
-    /// The broker: embedded:DIRECTORY or redis://HOST:PORT; a password goes into the variable, since ps shows it here
+    /// The broker: embedded:DIRECTORY or redis://HOST:PORT; give a password in the variable, since ps shows flags
     /// [env: EVENTSTREAM_BROKER_URL] [default: embedded:./data]
     #[arg(long, value_name = "URL")]
     broker: Option<SecretText>,
-    /// The configuration file [default: eventstream.toml, if there is one]
+    /// The configuration file [default: eventstream.toml, if it exists]
     #[arg(long, value_name = "FILE", env = "EVENTSTREAM_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
 }
 
 impl BrokerArgs {
-    /// The configuration, a runtime and the log, to be kept until the end. The log is silent unless one was asked for:
-    /// these commands say themselves what happens. What is wrong has been said.
+    /// Reads the configuration and starts the runtime and the log; drop the guard last. The log is off unless its level is
+    /// set, because these commands report what they do. An error has been reported.
     pub(super) fn open(&self) -> Result<(Config, Runtime, LogGuard), ExitReason> {
         let broker = self.broker.as_ref().map(SecretText::expose).map(str::to_owned);
         let broker = broker.map(|value| FlagSetting { key: "broker.url", flag: "--broker", value });
         let config = load(self.config.as_deref(), broker.into_iter().collect())?;
         let is_default = config.log.level == telemetry::LevelFilter::default();
-        let quiet = is_default.then(|| "off".parse().ok()).flatten();
-        let log = telemetry::LogOptions { level: quiet.unwrap_or(config.log.level.clone()), ..config.log };
+        let silent = is_default.then(|| "off".parse().ok()).flatten();
+        let log = telemetry::LogOptions { level: silent.unwrap_or(config.log.level.clone()), ..config.log };
         let log = start_log(&log)?;
-        Ok((config, runtime()?, log))
+        Ok((config, start_runtime()?, log))
     }
 }
 
-/// The configuration by all its sources. What is wrong with it has been said.
+/// Reads the configuration from all sources. An error has been reported.
 pub(super) fn load(file: Option<&Path>, flags: Vec<FlagSetting>) -> Result<Config, ExitReason> {
-    checked(Config::load(&ConfigSources { file: file.map(Path::to_owned), environment: environment(), flags }))
+    report_faults(Config::load(&ConfigSources {
+        file: file.map(Path::to_owned),
+        environment: read_environment(),
+        flags,
+    }))
 }
 
-/// The configuration by the environment alone. For whoever looks at somebody else's files: a configuration file that lies
-/// there may have come with them.
+/// Reads the configuration from the environment alone, for commands on files from others: a configuration file in the
+/// working directory may have come with them. An error has been reported.
 pub(super) fn load_without_file() -> Result<Config, ExitReason> {
-    checked(Config::from_layers(None, &environment(), &[]))
+    report_faults(Config::from_layers(None, &read_environment(), &[]))
 }
 
-fn environment() -> Vec<(String, String)> {
-    // A variable of ours that is not UTF-8 is kept, so that it is refused and not overlooked.
+fn read_environment() -> Vec<(String, String)> {
+    // A value that is not UTF-8 is kept, so that it is refused rather than ignored.
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
         .collect()
 }
 
-fn checked(config: Result<Config, config::Error>) -> Result<Config, ExitReason> {
+fn report_faults(config: Result<Config, config::Error>) -> Result<Config, ExitReason> {
     config.map_err(|error| {
         match error {
-            config::Error::Invalid(faults) => faults.iter().for_each(complain),
-            error => complain(error),
+            config::Error::Invalid(faults) => faults.iter().for_each(report_error),
+            error => report_error(error),
         }
         ExitReason::Usage
     })
 }
 
-/// What a server needs: the configuration, a runtime, and the log, which is started. What is wrong has been said.
-pub(super) fn serving(file: Option<&Path>, flags: Vec<FlagSetting>) -> Result<(Config, Runtime, LogGuard), ExitReason> {
+/// Reads the configuration and starts the runtime and the log, for a server. An error has been reported.
+pub(super) fn open_for_serving(
+    file: Option<&Path>,
+    flags: Vec<FlagSetting>,
+) -> Result<(Config, Runtime, LogGuard), ExitReason> {
     let config = load(file, flags)?;
-    let runtime = runtime()?;
+    let runtime = start_runtime()?;
     let log = start_log(&config.log)?;
     Ok((config, runtime, log))
 }
 
 fn start_log(options: &telemetry::LogOptions) -> Result<LogGuard, ExitReason> {
     telemetry::init(options).map_err(|error| {
-        complain(format!("the log cannot be started: {error:#}"));
+        report_error(format!("the log cannot be started: {error:#}"));
         ExitReason::Failed
     })
 }
 
-/// The threads that a command runs on. What is wrong has been said.
-pub(super) fn runtime() -> Result<Runtime, ExitReason> {
+/// Starts the threads of the runtime. An error has been reported.
+pub(super) fn start_runtime() -> Result<Runtime, ExitReason> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("eventstream").build();
     runtime.map_err(|error| {
-        complain(format!("the threads of the program cannot be started: {error}"));
+        report_error(format!("the program cannot start its threads: {error}"));
         ExitReason::Failed
     })
 }

@@ -1,4 +1,4 @@
-//! `eventstream status`: what a server does, in one screen.
+//! `eventstream status`: shows the state of a server on one screen.
 
 use std::fmt::Write;
 
@@ -6,7 +6,8 @@ use eventstream::printable::Printable;
 use serde_json::{Value, json};
 
 use super::client::{ClientError, ServerTarget};
-use super::{ExitReason, say_json, say_lines};
+use super::exit::ExitReason;
+use super::output::{print_json, print_lines};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -20,45 +21,45 @@ Exit codes: 0 ready, 1 not ready, 2 usage, 3 server unreachable";
 pub(super) struct Args {
     #[command(flatten)]
     server: ServerTarget,
-    /// Print it as JSON
+    /// Print the status as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// What a server says about itself.
+/// What a server reports about itself.
 struct ServerStatus {
     ready: bool,
     readiness: Value,
-    /// `None` when the store could not be asked.
+    /// `None` when the server cannot reach its store.
     metrics: Option<Value>,
     plugins: Vec<Value>,
-    /// What only other hosts handle.
+    /// The plugins that only other hosts have.
     elsewhere: Vec<Value>,
 }
 
 /// Shows the status.
 pub(super) fn run(args: &Args) -> ExitReason {
-    match ask(&args.server) {
+    match fetch_status(&args.server) {
         Ok(status) => {
-            let said = if args.json { say_json(status.json()) } else { say_lines(status.text()) };
+            let printed = if args.json { print_json(status.json()) } else { print_lines(status.text()) };
             let exit = if status.ready { ExitReason::Done } else { ExitReason::Failed };
-            exit.unless_unwritten(said)
+            exit.if_written(printed)
         }
-        Err(failure) => failure.told(),
+        Err(failure) => failure.report(),
     }
 }
 
-fn ask(server: &ServerTarget) -> Result<ServerStatus, ClientError> {
+fn fetch_status(server: &ServerTarget) -> Result<ServerStatus, ClientError> {
     let readiness = server.get("/readyz?verbose")?;
     let ready = readiness.status == 200;
-    // A server that is not ready says why; its numbers may still be had.
-    let readiness = if readiness.status == 503 { readiness } else { readiness.accepted()? };
+    // A server that is not ready still answers, and its metrics may be available.
+    let readiness = if readiness.status == 503 { readiness } else { readiness.require_success()? };
     let metrics = server.get("/metrics")?;
-    let metrics = if metrics.status == 503 { None } else { Some(metrics.accepted()?.json()?) };
-    let plugins = server.get("/plugins")?.accepted()?.json()?;
+    let metrics = if metrics.status == 503 { None } else { Some(metrics.require_success()?.parse_json()?) };
+    let plugins = server.get("/plugins")?.require_success()?.parse_json()?;
     let list = |name: &str| plugins[name].as_array().cloned().unwrap_or_default();
     let (plugins, elsewhere) = (list("plugins"), list("elsewhere"));
-    Ok(ServerStatus { ready, readiness: readiness.json()?, metrics, plugins, elsewhere })
+    Ok(ServerStatus { ready, readiness: readiness.parse_json()?, metrics, plugins, elsewhere })
 }
 
 impl ServerStatus {
@@ -74,24 +75,24 @@ impl ServerStatus {
 
     fn text(&self) -> String {
         let mut text = String::new();
-        // Writing into a text does not fail.
-        let _ = self.write(&mut text);
+        // Writing into a `String` does not fail.
+        let _ = self.write_text(&mut text);
         text.trim_end().to_owned()
     }
 
-    fn write(&self, text: &mut String) -> std::fmt::Result {
+    fn write_text(&self, text: &mut String) -> std::fmt::Result {
         match self.ready {
             true => writeln!(text, "ready")?,
-            false => writeln!(text, "not ready: {}", word(&self.readiness["detail"]))?,
+            false => writeln!(text, "not ready: {}", format_value(&self.readiness["detail"]))?,
         }
         for check in self.readiness["checks"].as_array().into_iter().flatten() {
             let facts: Vec<_> = check["facts"]
                 .as_object()
                 .into_iter()
                 .flatten()
-                .map(|(name, value)| format!("{} {}", Printable(name), word(value)))
+                .map(|(name, value)| format!("{} {}", Printable(name), format_value(value)))
                 .collect();
-            writeln!(text, "  {:<10} {}", word(&check["name"]), facts.join(", "))?;
+            writeln!(text, "  {:<10} {}", format_value(&check["name"]), facts.join(", "))?;
         }
         if let Some(metrics) = &self.metrics {
             writeln!(text, "\nevents")?;
@@ -101,15 +102,16 @@ impl ServerStatus {
                 &["waiting", "queued", "running", "scheduled"],
                 &["processedKept", "failedKept", "consumers", "dataLosses"],
             ] {
-                let facts: Vec<_> = names.iter().map(|name| format!("{name} {}", word(&metrics[name]))).collect();
+                let facts: Vec<_> =
+                    names.iter().map(|name| format!("{name} {}", format_value(&metrics[name]))).collect();
                 writeln!(text, "  {}", facts.join("   "))?;
             }
             let lanes: Vec<_> = metrics["lanes"].as_object().into_iter().flatten().collect();
             if !lanes.is_empty() {
-                writeln!(text, "\nwaiting by plugin (_ is for types that none handles)")?;
+                writeln!(text, "\nwaiting events by plugin (_ is for types that no plugin handles)")?;
             }
             for (lane, waiting) in lanes {
-                writeln!(text, "  {:<24} {}", Printable(lane), word(waiting))?;
+                writeln!(text, "  {:<24} {}", Printable(lane), format_value(waiting))?;
             }
         }
         writeln!(text, "\nplugins")?;
@@ -117,25 +119,31 @@ impl ServerStatus {
             writeln!(text, "  none")?;
         }
         for plugin in &self.plugins {
-            let types: Vec<_> = plugin["types"].as_array().into_iter().flatten().map(word).collect();
-            writeln!(text, "  {:<24} {:<10} {}", word(&plugin["name"]), word(&plugin["state"]), types.join(", "))?;
+            let types: Vec<_> = plugin["types"].as_array().into_iter().flatten().map(format_value).collect();
+            writeln!(
+                text,
+                "  {:<24} {:<10} {}",
+                format_value(&plugin["name"]),
+                format_value(&plugin["state"]),
+                types.join(", ")
+            )?;
             if let Some(error) = plugin["error"].as_str() {
                 writeln!(text, "  {:<24} {}", "", Printable(error))?;
             }
         }
         if !self.elsewhere.is_empty() {
-            writeln!(text, "\nhandled by other hosts only")?;
+            writeln!(text, "\nplugins of other hosts only")?;
         }
         for plugin in &self.elsewhere {
-            let types: Vec<_> = plugin["types"].as_array().into_iter().flatten().map(word).collect();
-            writeln!(text, "  {:<24} {}", word(&plugin["name"]), types.join(", "))?;
+            let types: Vec<_> = plugin["types"].as_array().into_iter().flatten().map(format_value).collect();
+            writeln!(text, "  {:<24} {}", format_value(&plugin["name"]), types.join(", "))?;
         }
         Ok(())
     }
 }
 
-/// A value in one line.
-fn word(value: &Value) -> String {
+/// Formats a value on one line.
+fn format_value(value: &Value) -> String {
     match value {
         Value::String(text) => Printable(text).to_string(),
         Value::Null => "-".into(),
@@ -148,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_screen_names_what_a_person_needs() {
+    fn the_text_shows_readiness_totals_lanes_and_plugins() {
         let status = ServerStatus {
             ready: false,
             readiness: json!({ "detail": "the store is away", "checks": [

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use clap::CommandFactory;
 
+use super::output::format_thousands;
 use super::*;
 
 /// Runs a command against a server that gives these answers, one a connection; `None` closes it without an answer.
@@ -86,7 +87,7 @@ fn the_command_line_is_well_formed() {
 #[test]
 fn numbers_are_written_in_groups_of_three() {
     for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567"), (100_000, "100,000")] {
-        assert_eq!(thousands(number), text);
+        assert_eq!(format_thousands(number), text);
     }
 }
 

@@ -1,4 +1,4 @@
-//! A configuration under way: defaults, over which the sources are laid, and the checks of the whole at the end.
+//! The configuration while sources are applied to it: defaults first, and checks across settings at the end.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -10,10 +10,11 @@ use crate::event::{FailureClass, RetryPatch, RetryPolicies, RetryPolicy};
 use crate::plugin::CompileLimits;
 use crate::telemetry;
 
+use super::broker_url::BrokerUrl;
 use super::error::ConfigFault;
-use super::{BrokerUrl, Config, FollowSettings, PluginsSettings, WorkerSettings};
+use super::settings::{Config, PluginsSettings, WatchSettings, WorkerSettings};
 
-/// What the sources have said so far. Holds secrets, and so is not to be shown.
+/// The settings so far. They include secrets, so there is no `Debug`.
 pub(super) struct ConfigDraft {
     pub(super) server: ServerOptions,
     pub(super) broker_url: String,
@@ -26,7 +27,7 @@ pub(super) struct ConfigDraft {
     pub(super) retry: RetryPatch,
     pub(super) retry_by_class: BTreeMap<FailureClass, RetryPatch>,
     pub(super) plugins_dir: PathBuf,
-    pub(super) plugins_follow: FollowSettings,
+    pub(super) plugins_watch: WatchSettings,
     pub(super) plugins_data_dir: DataDirSetting,
     pub(super) plugins_cache_max_bytes: u64,
     pub(super) hold_new_capabilities: bool,
@@ -37,7 +38,7 @@ pub(super) struct ConfigDraft {
     pub(super) plugins: BTreeMap<String, toml::Table>,
     pub(super) allow_anonymous: bool,
     pub(super) log: telemetry::LogOptions,
-    /// Each setting that was given, with the place; the last one is the one that counts.
+    /// Each setting that a source gave, and the place; the last one counts.
     pub(super) origins: Vec<(String, String)>,
 }
 
@@ -53,7 +54,7 @@ impl Default for ConfigDraft {
             retry: RetryPatch::default(),
             retry_by_class: BTreeMap::new(),
             plugins_dir: "./plugins".into(),
-            plugins_follow: FollowSettings::default(),
+            plugins_watch: WatchSettings::default(),
             plugins_data_dir: DataDirSetting::Default,
             plugins_cache_max_bytes: 1024 * 1024 * 1024,
             hold_new_capabilities: false,
@@ -70,9 +71,9 @@ impl Default for ConfigDraft {
 }
 
 impl ConfigDraft {
-    /// The configuration, if the parts fit each other.
+    /// Builds the configuration if its settings fit together.
     pub(super) fn finish(self) -> Result<Config, Vec<ConfigFault>> {
-        let faults = self.misfits();
+        let faults = self.find_conflicts();
         if !faults.is_empty() {
             return Err(faults);
         }
@@ -80,7 +81,7 @@ impl ConfigDraft {
         for (class, patch) in &self.retry_by_class {
             policies.patch(*class, patch);
         }
-        let consumer_name = self.consumer_name.unwrap_or_else(host_name);
+        let consumer_name = self.consumer_name.unwrap_or_else(read_host_name);
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let concurrency = if self.concurrency == 0 { 2 * cores } else { self.concurrency };
         Ok(Config {
@@ -97,8 +98,8 @@ impl ConfigDraft {
             plugins: PluginsSettings {
                 may_make_dir: self.origins.iter().all(|(key, _)| key != "plugins.dir"),
                 dir: self.plugins_dir,
-                follow: self.plugins_follow,
-                data_dir: self.plugins_data_dir.beside(&self.broker_url),
+                watch: self.plugins_watch,
+                data_dir: self.plugins_data_dir.resolve(&self.broker_url),
                 cache_max_bytes: self.plugins_cache_max_bytes,
                 hold_new_capabilities: self.hold_new_capabilities,
                 hold_taken_types: self.hold_taken_types,
@@ -112,22 +113,22 @@ impl ConfigDraft {
         })
     }
 
-    /// What is wrong although each setting by itself is right.
-    fn misfits(&self) -> Vec<ConfigFault> {
+    /// Finds settings that are valid alone but do not fit together.
+    fn find_conflicts(&self) -> Vec<ConfigFault> {
         let mut faults = Vec::new();
         let listen = self.server.listen;
         if !listen.ip().to_canonical().is_loopback() && !self.allow_anonymous {
             let message = format!(
-                "listening on {listen} lets everyone who reaches this machine publish and read events; listen on \
-                 127.0.0.1, or allow it by --allow-anonymous (auth.allow_anonymous = true)"
+                "on {listen} everyone who reaches this machine could publish and read events: listen on 127.0.0.1, or \
+                 allow it with --allow-anonymous (auth.allow_anonymous = true)"
             );
             faults.push(ConfigFault { place: self.origin("server.listen"), message });
         }
         let (payload, body) = (self.server.limits.max_payload_bytes, self.server.max_body_bytes);
         if payload > body {
             let message = format!(
-                "a payload of broker.max_payload_bytes = {payload} does not fit into a body of server.max_body_bytes = \
-                 {body}; raise the latter or lower the former"
+                "broker.max_payload_bytes = {payload} is more than server.max_body_bytes = {body}, so the largest payload \
+                 does not fit into a request: raise server.max_body_bytes or lower broker.max_payload_bytes"
             );
             let place = match self.origin("broker.max_payload_bytes") {
                 place if place == "default" => self.origin("server.max_body_bytes"),
@@ -138,8 +139,8 @@ impl ConfigDraft {
         let buffered = self.server.max_buffered_bytes;
         if body > buffered {
             let message = format!(
-                "a body of server.max_body_bytes = {body} does not fit into server.max_buffered_bytes = {buffered}, which \
-                 all bodies and answers under way share; raise the latter or lower the former"
+                "server.max_body_bytes = {body} is more than server.max_buffered_bytes = {buffered}, which all requests and \
+                 responses share: raise server.max_buffered_bytes or lower server.max_body_bytes"
             );
             let place = match self.origin("server.max_body_bytes") {
                 place if place == "default" => self.origin("server.max_buffered_bytes"),
@@ -149,7 +150,7 @@ impl ConfigDraft {
         }
         if self.hold_new_capabilities && self.plugins_data_dir == DataDirSetting::None {
             let message =
-                "plugins.hold_new_capabilities = true needs a plugins.data_dir, where it is kept what has served";
+                "plugins.hold_new_capabilities = true needs a plugins.data_dir: it records which version was active";
             faults.push(ConfigFault { place: self.origin("plugins.hold_new_capabilities"), message: message.into() });
         }
         faults
@@ -161,33 +162,33 @@ impl ConfigDraft {
     }
 }
 
-/// Where things of plugins are kept.
+/// Where compiled code and earlier versions of plugins are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum DataDirSetting {
-    /// Beside what the embedded broker keeps; `./data/plugins` for another one.
+    /// In the directory of the embedded broker; `./data/plugins` with another one.
     Default,
     /// Nowhere.
     None,
-    /// There.
-    Given(PathBuf),
+    /// In this directory.
+    Path(PathBuf),
 }
 
 impl DataDirSetting {
-    pub(super) fn given(dir: String) -> Self {
-        if dir.is_empty() { Self::None } else { Self::Given(dir.into()) }
+    pub(super) fn from_setting(dir: String) -> Self {
+        if dir.is_empty() { Self::None } else { Self::Path(dir.into()) }
     }
 
-    fn beside(self, broker_url: &str) -> Option<PathBuf> {
+    fn resolve(self, broker_url: &str) -> Option<PathBuf> {
         match self {
             Self::None => None,
-            Self::Given(dir) => Some(dir),
+            Self::Path(dir) => Some(dir),
             Self::Default => Some(Path::new(broker_url.strip_prefix("embedded:").unwrap_or("./data")).join("plugins")),
         }
     }
 }
 
-/// The name of this machine, with what a consumer's name may not have replaced.
-fn host_name() -> String {
+/// The name of this machine. Characters that a consumer's name may not have are replaced.
+fn read_host_name() -> String {
     let uname = rustix::system::uname();
     let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let name = uname.nodename().to_string_lossy();

@@ -1,9 +1,9 @@
-//! What is wrong with a configuration, and where: the words that a person gets who has to put it right.
+//! What is wrong with a configuration and where, in words for the person who corrects it.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// Why there is no configuration.
+/// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
@@ -11,20 +11,20 @@ pub enum Error {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         error: std::io::Error,
     },
-    /// Something in it is wrong.
-    #[error("{}", lines(.0))]
+    /// Settings are wrong.
+    #[error("{}", join_lines(.0))]
     Invalid(Vec<ConfigFault>),
 }
 
-/// One thing that is wrong, and where it stands.
+/// One thing that is wrong, and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigFault {
     /// A flag, a variable of the environment, or a file with a line.
     pub place: String,
-    /// What is wrong there and what would be right.
+    /// What is wrong there, and what is valid.
     pub message: String,
 }
 
@@ -34,6 +34,6 @@ impl fmt::Display for ConfigFault {
     }
 }
 
-fn lines(faults: &[ConfigFault]) -> String {
+fn join_lines(faults: &[ConfigFault]) -> String {
     faults.iter().map(ConfigFault::to_string).collect::<Vec<_>>().join("\n")
 }

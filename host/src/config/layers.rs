@@ -1,27 +1,27 @@
-//! The sources of settings, one after the other into the draft: file, environment, flags. A later one replaces what an
-//! earlier one said. A name that is not a setting is refused with the nearest one that is.
+//! Applies the sources of settings to the draft: file, environment, flags. A later source replaces the values of an
+//! earlier one. A name that is not a setting is a fault, and its message suggests the nearest setting.
 
 use std::path::Path;
 
 use toml::Value;
 use toml::de::{DeTable, DeValue};
 
-use super::FlagSetting;
 use super::draft::ConfigDraft;
 use super::error::ConfigFault;
-use super::given::GivenValue;
 use super::keys::SettingKey;
+use super::sources::FlagSetting;
+use super::value::SettingValue;
 
-/// The beginning of every variable that is ours.
+/// The prefix of this program's environment variables.
 const PREFIX: &str = "EVENTSTREAM_";
-/// Variables that are ours and read by the command line alone.
+/// Variables that only the command line reads.
 const NOT_SETTINGS: [&str; 2] = ["EVENTSTREAM_CONFIG", "EVENTSTREAM_URL"];
-/// Variables that switch guarantees off in builds for tests; read where they are used.
+/// The prefix of variables that switch guarantees off in test builds. They are read where they are used.
 const TEST_PREFIX: &str = "EVENTSTREAM_TEST_";
-/// How a variable that gives a limit of plugins begins.
+/// The prefix of variables that set a limit of plugins.
 const LIMITS_PREFIX: &str = "EVENTSTREAM_PLUGINS_LIMITS_";
 
-/// Takes what a file says.
+/// Applies the settings in a file.
 pub(super) fn apply_file(
     draft: &mut ConfigDraft,
     keys: &[SettingKey],
@@ -33,14 +33,14 @@ pub(super) fn apply_file(
         Ok(root) => root.into_inner(),
         Err(error) => {
             let start = error.span().map_or(0, |span| span.start);
-            faults.push(ConfigFault { place: place(path, text, start), message: error.message().to_owned() });
+            faults.push(ConfigFault { place: format_place(path, text, start), message: error.message().to_owned() });
             return;
         }
     };
-    // The same text once more, as values without places.
+    // The same text again, as values without places.
     let values: toml::Table = toml::from_str(text).unwrap_or_default();
     let mut file = SettingsFile { draft, keys, path, text, faults };
-    file.section("", &root, &values);
+    file.apply_section("", &root, &values);
 }
 
 struct SettingsFile<'a> {
@@ -52,22 +52,22 @@ struct SettingsFile<'a> {
 }
 
 impl SettingsFile<'_> {
-    fn section(&mut self, prefix: &str, table: &DeTable<'_>, values: &toml::Table) {
+    fn apply_section(&mut self, prefix: &str, table: &DeTable<'_>, values: &toml::Table) {
         for (key, placed) in table {
             let name =
                 if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
             let Some(value) = values.get(key.get_ref().as_ref()) else { continue };
             let start = key.span().start;
             if let Some(known) = self.keys.iter().find(|known| known.name == name) {
-                self.set(known, value, start);
+                self.apply_value(known, value, start);
             } else if prefix == "plugins" {
-                self.plugin(key.get_ref(), value, start);
+                self.apply_plugin_table(key.get_ref(), value, start);
             } else if let (DeValue::Table(inner), Value::Table(inner_values)) = (placed.get_ref(), value)
                 && self.is_section(&name)
             {
-                self.section(&name, inner, inner_values);
+                self.apply_section(&name, inner, inner_values);
             } else if self.is_section(&name) {
-                self.fault(start, format!("{name} is a section: write [{name}] and its keys below"));
+                self.add_fault(start, format!("{name} is a section: write [{name}] and its keys below it"));
             } else {
                 let is_table = matches!(value, Value::Table(_));
                 let section =
@@ -75,21 +75,21 @@ impl SettingsFile<'_> {
                 let known: Vec<String> =
                     self.keys.iter().map(|key| if is_table { section(key) } else { key.name.clone() }).collect();
                 let what = if is_table { "section" } else { "setting" };
-                let hint = hint(&name, known.iter().map(String::as_str));
-                self.fault(start, format!("{name} is not a {what}{hint}"));
+                let hint = suggest_name(&name, known.iter().map(String::as_str));
+                self.add_fault(start, format!("{name} is not a {what}{hint}"));
             }
         }
     }
 
-    fn set(&mut self, key: &SettingKey, value: &Value, start: usize) {
-        match (key.set)(self.draft, GivenValue::Toml(value)) {
-            Ok(()) => self.draft.origins.push((key.name.clone(), place(self.path, self.text, start))),
-            Err(expected) => self.fault(start, format!("{}: {expected}", key.name)),
+    fn apply_value(&mut self, key: &SettingKey, value: &Value, start: usize) {
+        match (key.set)(self.draft, SettingValue::Toml(value)) {
+            Ok(()) => self.draft.origins.push((key.name.clone(), format_place(self.path, self.text, start))),
+            Err(expected) => self.add_fault(start, format!("{}: {expected}", key.name)),
         }
     }
 
-    /// `[plugins.limits]`, `[plugins.resolve]` and `[plugins.NAME]` are handed on as they are.
-    fn plugin(&mut self, name: &str, value: &Value, start: usize) {
+    /// Stores `[plugins.limits]`, `[plugins.resolve]` and `[plugins.NAME]` unchecked.
+    fn apply_plugin_table(&mut self, name: &str, value: &Value, start: usize) {
         match value {
             Value::Table(table) if name == "resolve" => self.draft.resolve.extend(table.clone()),
             Value::Table(table) if name == "limits" => self.draft.plugin_limits.extend(table.clone()),
@@ -100,9 +100,9 @@ impl SettingsFile<'_> {
                 let known: Vec<_> = self.keys.iter().filter_map(|key| key.name.strip_prefix("plugins.")).collect();
                 let known = known.join(", ");
                 let message = format!(
-                    "plugins.{name} is not a setting; here stand {known}, limits and a section for each plugin"
+                    "plugins.{name} is not a setting; this section has {known}, limits, resolve and a section for each plugin"
                 );
-                self.fault(start, message);
+                self.add_fault(start, message);
             }
         }
     }
@@ -112,12 +112,12 @@ impl SettingsFile<'_> {
             || self.keys.iter().any(|key| key.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
     }
 
-    fn fault(&mut self, start: usize, message: String) {
-        self.faults.push(ConfigFault { place: place(self.path, self.text, start), message });
+    fn add_fault(&mut self, start: usize, message: String) {
+        self.faults.push(ConfigFault { place: format_place(self.path, self.text, start), message });
     }
 }
 
-/// Takes what the environment says.
+/// Applies the settings in the environment.
 pub(super) fn apply_environment(
     draft: &mut ConfigDraft,
     keys: &[SettingKey],
@@ -130,7 +130,7 @@ pub(super) fn apply_environment(
             continue;
         }
         if let Some(index) = variables.iter().position(|variable| variable == name) {
-            match (keys[index].set)(draft, GivenValue::Text(value)) {
+            match (keys[index].set)(draft, SettingValue::Text(value)) {
                 Ok(()) => draft.origins.push((keys[index].name.clone(), name.clone())),
                 Err(message) => faults.push(ConfigFault { place: name.clone(), message }),
             }
@@ -140,15 +140,15 @@ pub(super) fn apply_environment(
         } else if !is_made_by_kubernetes(name, value) {
             let known = variables.iter().map(String::as_str).chain(NOT_SETTINGS);
             let message = match name.strip_prefix("EVENTSTREAM_PLUGINS_") {
-                Some(_) => "is not a setting; settings of one plugin stand in a file, under [plugins.NAME]".into(),
-                None => format!("is not a setting{}", hint(name, known)),
+                Some(_) => "is not a setting; write the settings of one plugin in a file, under [plugins.NAME]".into(),
+                None => format!("is not a setting{}", suggest_name(name, known)),
             };
             faults.push(ConfigFault { place: name.clone(), message });
         }
     }
 }
 
-/// Takes what the command line says.
+/// Applies the settings on the command line.
 pub(super) fn apply_flags(
     draft: &mut ConfigDraft,
     keys: &[SettingKey],
@@ -156,7 +156,8 @@ pub(super) fn apply_flags(
     faults: &mut Vec<ConfigFault>,
 ) {
     for FlagSetting { key, flag, value } in flags {
-        let set = keys.iter().find(|known| known.name == *key).map(|known| (known.set)(draft, GivenValue::Text(value)));
+        let set =
+            keys.iter().find(|known| known.name == *key).map(|known| (known.set)(draft, SettingValue::Text(value)));
         match set {
             Some(Ok(())) => draft.origins.push(((*key).to_owned(), (*flag).to_owned())),
             Some(Err(message)) => faults.push(ConfigFault { place: (*flag).to_owned(), message }),
@@ -165,8 +166,8 @@ pub(super) fn apply_flags(
     }
 }
 
-/// Kubernetes gives every container variables named after the services beside it, and one of them may well be called
-/// `eventstream`: `EVENTSTREAM_SERVICE_HOST`, `EVENTSTREAM_PORT=tcp://…`, `EVENTSTREAM_PORT_3000_TCP_ADDR`.
+/// Whether Kubernetes made the variable. For each service it gives the containers beside it variables with the service's
+/// name, such as `EVENTSTREAM_SERVICE_HOST`, `EVENTSTREAM_PORT=tcp://…` and `EVENTSTREAM_PORT_3000_TCP_ADDR`.
 fn is_made_by_kubernetes(name: &str, value: &str) -> bool {
     let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     name.ends_with("_SERVICE_HOST")
@@ -175,22 +176,22 @@ fn is_made_by_kubernetes(name: &str, value: &str) -> bool {
         || name.split_once("_PORT_").is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-fn place(path: &Path, text: &str, offset: usize) -> String {
+fn format_place(path: &Path, text: &str, offset: usize) -> String {
     let line = text.get(..offset).unwrap_or(text).matches('\n').count() + 1;
     format!("{}, line {line}", path.display())
 }
 
-/// The words about the nearest known name, if one is near.
-fn hint<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+/// Suggests the nearest known name, if one is near.
+fn suggest_name<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     if matches!(name, "auth.keys" | "EVENTSTREAM_AUTH_KEYS") {
-        return "; API keys are not part of this version".into();
+        return "; API keys are not supported in this version".into();
     }
-    // The last part weighs most: a key under the wrong section is recognised by it.
+    // The last part counts most: it identifies a key in the wrong section.
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
-    let likeness = |known: &str| strsim::jaro(known, name).max(strsim::jaro(&last(known), &last(name)) - 0.05);
-    let nearest = known.map(|known| (likeness(known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
+    let similarity = |known: &str| strsim::jaro(known, name).max(strsim::jaro(&last(known), &last(name)) - 0.05);
+    let nearest = known.map(|known| (similarity(known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
     match nearest {
-        Some((likeness, known)) if likeness > 0.75 => format!("; did you mean {known}?"),
+        Some((similarity, known)) if similarity > 0.75 => format!("; did you mean {known}?"),
         _ => "; eventstream.toml in the repository lists them all".into(),
     }
 }

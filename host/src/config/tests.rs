@@ -1,6 +1,7 @@
-//! The configuration as its users meet it: precedence, the commented file, and the words for what is wrong.
+//! The configuration as users see it: precedence, the commented file, and the messages for faults.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use super::*;
 use crate::event::FailureClass;
@@ -53,7 +54,7 @@ fn the_commented_file_is_the_default() {
         http_timeout_ms: 0,
     };
     assert_eq!(limits.over(none), AttemptLimits::default());
-    // A directory that somebody named is not made.
+    // Only the default directory is created, and the file names one.
     written.plugins.may_make_dir = true;
     assert_eq!(written, default);
 }
@@ -87,7 +88,7 @@ fn a_flag_beats_the_environment_which_beats_the_file() {
 }
 
 #[test]
-fn a_class_has_the_base_policy_but_for_what_it_says_itself() {
+fn a_class_overrides_the_base_policy() {
     let file = "[retry]\nmax_attempts = 9\ninitial_ms = 10\n[retry.trap]\nmax_attempts = 3\n[retry.limit]\nfactor = 4";
     let policies = load(file, &[("EVENTSTREAM_RETRY_NO_HANDLER_MAX_MS", "70")], &[]).unwrap().worker.policies;
     let of = |class| policies.get(class).copied().unwrap();
@@ -98,7 +99,7 @@ fn a_class_has_the_base_policy_but_for_what_it_says_itself() {
 }
 
 #[test]
-fn settings_of_plugins_are_handed_on_as_they_are() {
+fn settings_of_plugins_are_passed_on_unchanged() {
     let file = "[plugins]\ndir = \"p\"\n[plugins.limits]\nwall_ms = 7\n[plugins.user-signup]\ntypes = [\"A\"]";
     let plugins = load(file, &[("EVENTSTREAM_PLUGINS_LIMITS_CPU_MS", "9")], &[]).unwrap().plugins;
     assert_eq!(plugins.dir, Path::new("p"));
@@ -107,7 +108,7 @@ fn settings_of_plugins_are_handed_on_as_they_are() {
 }
 
 #[test]
-fn what_is_wrong_is_said_with_its_place_and_the_remedy() {
+fn a_fault_is_reported_with_its_place_and_the_remedy() {
     for (file, words) in [
         ("\n[server]\nlisen = 1", vec!["eventstream.toml, line 3", "server.lisen", "did you mean server.listen?"]),
         ("lease_ms = 1", vec!["line 1", "did you mean consumer.lease_ms?"]),
@@ -125,26 +126,26 @@ fn what_is_wrong_is_said_with_its_place_and_the_remedy() {
         ("[log]\nlevel = \"inof\"", vec!["the text in quotes is not a level"]),
         ("[broker]\nurl = \"embedded:\"", vec!["embedded:DIRECTORY"]),
         ("[broker]\nurl = \"embedded://./d\"", vec!["without //"]),
-        ("[auth]\nkeys = []", vec!["not part of this version"]),
+        ("[auth]\nkeys = []", vec!["not supported in this version"]),
         ("[broker]\nnamespace = \"a b\"", vec!["the text in quotes is not 1 to 64 letters"]),
-        ("[plugins]\ndri = \"x\"", vec!["plugins.dri is not a setting; here stand dir"]),
+        ("[plugins]\ndri = \"x\"", vec!["plugins.dri is not a setting; this section has dir"]),
         ("[server\n", vec!["eventstream.toml, line 1"]),
         ("[server]\nlisten = \"0.0.0.0:3000\"", vec!["line 2", "--allow-anonymous"]),
         ("[broker]\nmax_payload_bytes = 2000000", vec!["line 2", "server.max_body_bytes = 1048576"]),
     ] {
-        let said = refusal(file, &[], &[]);
+        let message = refusal(file, &[], &[]);
         for word in words {
-            assert!(said.contains(word), "{file:?} gives {said:?}, which lacks {word:?}");
+            assert!(message.contains(word), "{file:?} gives {message:?}, which lacks {word:?}");
         }
     }
 }
 
 #[test]
-fn everything_that_is_wrong_is_said_at_once() {
-    let said = refusal("x = 1\n[server]\nlisten = 1", &[("EVENTSTREAM_SERVER_LISEN", "")], &[("log.format", "xml")]);
-    assert_eq!(said.lines().count(), 4, "{said}");
-    assert!(said.contains("EVENTSTREAM_SERVER_LISEN: is not a setting; did you mean EVENTSTREAM_SERVER_LISTEN?"));
-    assert!(said.contains("--flag: what is given is not one of auto, text, json"));
+fn all_faults_are_reported_at_once() {
+    let message = refusal("x = 1\n[server]\nlisten = 1", &[("EVENTSTREAM_SERVER_LISEN", "")], &[("log.format", "xml")]);
+    assert_eq!(message.lines().count(), 4, "{message}");
+    assert!(message.contains("EVENTSTREAM_SERVER_LISEN: is not a setting; did you mean EVENTSTREAM_SERVER_LISTEN?"));
+    assert!(message.contains("--flag: the value is not one of auto, text, json"));
 }
 
 #[test]
@@ -168,7 +169,7 @@ fn variables_of_others_are_left_alone() {
 }
 
 #[test]
-fn listening_beyond_loopback_is_allowed_when_asked_for() {
+fn listening_beyond_loopback_needs_permission() {
     let config = load("", &[("EVENTSTREAM_AUTH_ALLOW_ANONYMOUS", "true")], &[("server.listen", "[::]:0")]).unwrap();
     assert_eq!(config.server.listen.port(), 0);
     assert!(load("", &[], &[("server.listen", "localhost:8080")]).unwrap().server.listen.ip().is_loopback());
@@ -194,16 +195,16 @@ fn a_password_in_the_address_of_the_broker_is_not_shown() {
         assert_eq!(config.broker_url.to_string(), shown);
         assert!(!format!("{config:?}").contains("s3cr"), "{config:?}");
     }
-    let said = refusal("", &[("EVENTSTREAM_BROKER_URL", "rediss://:s3cret@host")], &[]);
-    assert!(!said.contains("s3cret"), "{said}");
+    let message = refusal("", &[("EVENTSTREAM_BROKER_URL", "rediss://:s3cret@host")], &[]);
+    assert!(!message.contains("s3cret"), "{message}");
 }
 
 #[test]
-fn a_secret_in_the_wrong_place_is_not_told() {
+fn a_secret_in_the_wrong_place_is_not_shown() {
     const SECRET: &str = "hun/ter 2";
     let file = |text: &str| {
-        let said = refusal(text, &[], &[]);
-        assert!(!said.contains("hun"), "{text} gives {said}");
+        let message = refusal(text, &[], &[]);
+        assert!(!message.contains("hun"), "{text} gives {message}");
     };
     let keys: Vec<String> = keys::all().into_iter().map(|key| key.name).collect();
     // These take any text.
@@ -215,8 +216,8 @@ fn a_secret_in_the_wrong_place_is_not_told() {
             }
         }
         let variable = format!("EVENTSTREAM_{}", key.replace(['.', '-'], "_").to_uppercase());
-        let said = refusal("", &[(&variable, SECRET)], &[]);
-        assert!(!said.contains("hun"), "{key}: {said}");
+        let message = refusal("", &[(&variable, SECRET)], &[]);
+        assert!(!message.contains("hun"), "{key}: {message}");
     }
     for text in [
         "broker = \"redis://:hun@ter\"",
@@ -238,7 +239,7 @@ fn a_secret_in_the_wrong_place_is_not_told() {
 }
 
 #[test]
-fn what_holds_settings_does_not_show_their_values() {
+fn sources_do_not_show_their_values() {
     let flags = vec![FlagSetting { key: "broker.url", flag: "--broker", value: "redis://:hunter2@host".into() }];
     let environment = vec![("EVENTSTREAM_BROKER_URL".to_owned(), "redis://:hunter2@host".to_owned())];
     let shown = format!("{:?}", ConfigSources { file: None, environment, flags });
@@ -252,7 +253,7 @@ fn a_file_that_was_asked_for_must_exist() {
 }
 
 #[test]
-fn only_the_plugin_directory_that_nobody_named_is_made() {
+fn only_the_default_plugin_directory_is_created() {
     assert!(load("", &[], &[]).unwrap().plugins.may_make_dir);
     assert!(!load("[plugins]\ndir = \"./plugins\"", &[], &[]).unwrap().plugins.may_make_dir);
     assert!(!load("", &[("EVENTSTREAM_PLUGINS_DIR", "p")], &[]).unwrap().plugins.may_make_dir);

@@ -1,108 +1,32 @@
-//! From bytes that a client sent to events that are valid: the only way in.
+//! Parses and validates the body of a request. Events from clients enter the program here only.
 //!
-//! The payload is never parsed into values and printed again: it stays the slice of the body that it was, so that no
-//! number is rounded and no member moved. All that is wrong with an event is reported at once, each with the place.
+//! A payload stays the slice of the body that it was: parsing and printing it again would round numbers and reorder
+//! members. Validation reports all faults of a request at once, each with its place.
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::json::depth_is_within;
-use super::reader::{EventReader, WrittenEvent, digest};
-use super::{Event, Timestamp};
+use super::limits::EventLimits;
+use super::new_event::{EventFault, Idempotency, NewEvent, RejectedRequest};
+use super::reader::{EventReader, RawEvent, digest_parts};
+use super::time::Timestamp;
 
-/// What limits an event that comes in (contract section 4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EventLimits {
-    /// The largest payload.
-    pub max_payload_bytes: usize,
-    /// The most events in one request.
-    pub max_batch_events: usize,
-    /// The deepest nesting of the whole body.
-    pub max_json_depth: usize,
-}
-
-impl Default for EventLimits {
-    fn default() -> Self {
-        Self { max_payload_bytes: 256 * 1024, max_batch_events: 1_000, max_json_depth: 64 }
-    }
-}
-
-/// What a client sent, parsed but not judged: one event, or an array of which all are accepted or none.
+/// A request body that was parsed but not validated: one event, or an array of events.
 pub struct EventDraft<'a> {
     body: &'a Bytes,
     /// The body without the white space around it.
     text: &'a str,
     is_batch: bool,
-    items: Vec<WrittenEvent<'a>>,
-}
-
-/// An event that may be appended.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NewEvent {
-    /// The event.
-    pub event: Event,
-    /// When it may first be delivered.
-    pub start: DeliveryStart,
-    /// Under which the same event is recognised if it is sent again.
-    pub idempotency: Option<Idempotency>,
-}
-
-/// When an event may first be delivered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeliveryStart {
-    /// At once.
-    Now,
-    /// So long after it was appended, by the broker's clock.
-    InMs(u64),
-    /// Not before this time, by the broker's clock.
-    At(Timestamp),
-}
-
-/// The identity that a sender gave to an event, and what it sent under it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Idempotency {
-    /// A digest of the sender's key: of the `Idempotency-Key` and the place in the body, or of `source` and `id`.
-    pub key: [u8; 32],
-    /// A digest of what was sent under it: of the whole body, or of the event.
-    pub fingerprint: [u8; 32],
-}
-
-/// Why nothing of a request was accepted.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RejectedRequest {
-    /// Not what the content type says; HTTP 400.
-    #[error("the body cannot be read as JSON events")]
-    Malformed(Vec<EventFault>),
-    /// Well-formed, but not an event; HTTP 422.
-    #[error("the body is not a valid event")]
-    Invalid(Vec<EventFault>),
-    /// A payload or the batch is over its limit; HTTP 413.
-    #[error("the body is larger than is accepted")]
-    TooLarge(Vec<EventFault>),
-}
-
-/// One thing that is wrong, and where.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct EventFault {
-    /// A JSON pointer (RFC 6901) into the body; empty for the body itself.
-    pub pointer: String,
-    /// What is wrong there and what would be right.
-    pub message: String,
-}
-
-impl EventFault {
-    /// A fault at a place.
-    pub fn new(pointer: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { pointer: pointer.into(), message: message.into() }
-    }
+    items: Vec<RawEvent<'a>>,
 }
 
 impl<'a> EventDraft<'a> {
     /// Parses a body of `application/json`.
     ///
     /// # Errors
-    /// [`Rejected::Malformed`] for what is not UTF-8, not JSON, nested too deeply, or neither an object nor an array;
-    /// [`Rejected::TooLarge`] for too many events. Sending the same body again does not help.
+    /// [`RejectedRequest::Malformed`] if the body is not UTF-8, not JSON, nested too deeply, or neither an object nor an
+    /// array; [`RejectedRequest::TooLarge`] for too many events. Sending the same body again does not help.
     pub fn parse(body: &'a Bytes, limits: &EventLimits) -> Result<Self, RejectedRequest> {
         let malformed = |message: String| RejectedRequest::Malformed(vec![EventFault::new("", message)]);
         let text = std::str::from_utf8(body)
@@ -117,14 +41,15 @@ impl<'a> EventDraft<'a> {
             return Err(malformed(format!("nested more than {} levels deep", limits.max_json_depth)));
         }
         let not_json = |error: serde_json::Error| malformed(format!("not JSON: {error}"));
-        // An event alone is read once: whether it is JSON, and its members. What is JSON and no text is told by the reader.
+        // A single event is parsed once, straight into its members. A string in it may be JSON and yet not Unicode
+        // text: then the body is only checked to be JSON here, and the reader reports the string.
         match trimmed.as_bytes().first() {
             Some(b'{') => {
                 let members = serde_json::from_str(text).ok();
                 if members.is_none() {
                     serde_json::from_str::<&RawValue>(text).map_err(not_json)?;
                 }
-                Ok(Self { body, text: trimmed, is_batch: false, items: vec![WrittenEvent { text: trimmed, members }] })
+                Ok(Self { body, text: trimmed, is_batch: false, items: vec![RawEvent { text: trimmed, members }] })
             }
             Some(b'[') => {
                 let items: Vec<&RawValue> = serde_json::from_str(text).map_err(not_json)?;
@@ -132,12 +57,7 @@ impl<'a> EventDraft<'a> {
                     let message = format!("{} events; a request has at most {}", items.len(), limits.max_batch_events);
                     return Err(RejectedRequest::TooLarge(vec![EventFault::new("", message)]));
                 }
-                Ok(Self {
-                    body,
-                    text: trimmed,
-                    is_batch: true,
-                    items: items.into_iter().map(WrittenEvent::from).collect(),
-                })
+                Ok(Self { body, text: trimmed, is_batch: true, items: items.into_iter().map(RawEvent::from).collect() })
             }
             _ => {
                 serde_json::from_str::<&RawValue>(text).map_err(not_json)?;
@@ -146,15 +66,15 @@ impl<'a> EventDraft<'a> {
         }
     }
 
-    /// Whether the body was an array, which is answered with an array.
+    /// Whether the body was an array. The response to an array is an array.
     pub fn is_batch(&self) -> bool {
         self.is_batch
     }
 
-    /// Judges every event. `idempotency_key` is the request's header, if it had one.
+    /// Validates every event; all are accepted or none. `idempotency_key` is the value of the request's header.
     ///
     /// # Errors
-    /// Everything that is wrong with any of the events, each with the place. Sending the same body again does not help.
+    /// Everything that is wrong with the events, each fault with its place. Sending the same body again does not help.
     pub fn validate(
         self,
         limits: &EventLimits,
@@ -163,12 +83,12 @@ impl<'a> EventDraft<'a> {
     ) -> Result<Vec<NewEvent>, RejectedRequest> {
         let (mut malformed, mut too_large, mut invalid) = (Vec::new(), Vec::new(), Vec::new());
         let mut events = Vec::with_capacity(self.items.len());
-        let keyed = idempotency_key.map(|key| (key, digest(&[self.text])));
+        let keyed = idempotency_key.map(|key| (key, digest_parts(&[self.text])));
         for (index, item) in self.items.iter().enumerate() {
             let prefix = if self.is_batch { format!("/{index}") } else { String::new() };
             let keyed = keyed.map(|(key, fingerprint)| {
-                // An event alone has the place of the first one, so that it is not taken for another request.
-                Idempotency { key: digest(&["key", key, &index.to_string()]), fingerprint }
+                // A single event has the index of the first one: it may be sent again as an array of one.
+                Idempotency { key: digest_parts(&["key", key, &index.to_string()]), fingerprint }
             });
             match EventReader::new(self.body, prefix).read(item, limits, accepted, keyed) {
                 Ok(event) => events.push(event),
@@ -189,7 +109,7 @@ impl<'a> EventDraft<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::EventData;
+    use crate::event::{DeliveryStart, Event, EventData};
 
     fn read(body: &str, key: Option<&str>) -> Result<Vec<NewEvent>, RejectedRequest> {
         let body = Bytes::from(body.to_owned());
@@ -197,7 +117,7 @@ mod tests {
         EventDraft::parse(&body, &limits)?.validate(&limits, Timestamp::from_unix_ms(0), key)
     }
 
-    fn places(faults: &[EventFault]) -> Vec<&str> {
+    fn pointers_of(faults: &[EventFault]) -> Vec<&str> {
         faults.iter().map(|fault| fault.pointer.as_str()).collect()
     }
 
@@ -233,7 +153,7 @@ mod tests {
         );
         assert!(read(r#"{"type":"a","headers":{"x":null}}"#, None).unwrap()[0].event.extensions.is_empty());
         let Err(RejectedRequest::Invalid(faults)) = read(r#"{"type":null}"#, None) else { panic!("a type is needed") };
-        assert!(faults[0].message.contains("an event has a type"), "{faults:?}");
+        assert!(faults[0].message.contains("an event needs a type"), "{faults:?}");
     }
 
     #[test]
@@ -251,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn every_member_has_its_place() {
+    fn every_member_is_read() {
         let body = r#"{"type":"a.b","id":"1","source":"/s","subject":"s","key":"k","schema":"x:y","delayMs":5,
             "time":"2026-11-23T16:04:05+01:00","headers":{"traceparent":"00"}}"#;
         let new = read(body, None).unwrap().remove(0);
@@ -277,7 +197,7 @@ mod tests {
             (&deep, ""),
         ] {
             let Err(RejectedRequest::Malformed(faults)) = read(body, None) else { panic!("{body:?} is malformed") };
-            assert_eq!(places(&faults), [pointer], "{body:?}");
+            assert_eq!(pointers_of(&faults), [pointer], "{body:?}");
         }
         let body = Bytes::from_static(b"{\"type\":\"\xff\"}");
         assert!(matches!(EventDraft::parse(&body, &EventLimits::default()), Err(RejectedRequest::Malformed(_))));
@@ -301,12 +221,12 @@ mod tests {
             ),
         ] {
             let Err(RejectedRequest::Invalid(faults)) = read(body, None) else { panic!("{body:?} is invalid") };
-            assert_eq!(places(&faults), pointers, "{body:?}");
+            assert_eq!(pointers_of(&faults), pointers, "{body:?}");
         }
     }
 
     #[test]
-    fn half_of_a_surrogate_pair_is_told_as_what_it_is() {
+    fn half_of_a_surrogate_pair_is_reported_as_such() {
         for body in [r#"{"\ud800":1}"#, r#"{"type":"\ud800"}"#, r#"{"type":"a","headers":{"\ud800":"1"}}"#] {
             let Err(RejectedRequest::Invalid(faults)) = read(body, None) else { panic!("{body:?} is invalid") };
             assert!(faults[0].message.contains("surrogate pair"), "{body}: {faults:?}");
@@ -317,7 +237,7 @@ mod tests {
     fn what_is_over_a_limit_is_too_large() {
         let payload = format!("{{\"type\":\"a\",\"payload\":\"{}\"}}", "x".repeat(63));
         assert!(
-            matches!(read(&payload, None), Err(RejectedRequest::TooLarge(faults)) if places(&faults) == ["/payload"])
+            matches!(read(&payload, None), Err(RejectedRequest::TooLarge(faults)) if pointers_of(&faults) == ["/payload"])
         );
         assert!(matches!(read("[{},{},{},{}]", None), Err(RejectedRequest::TooLarge(_))));
     }

@@ -1,4 +1,4 @@
-//! The names of an event: its id, which never changes, and its type, which routes it.
+//! An event's id, which never changes, and its type, by which it is routed.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,26 +9,27 @@ use uuid::Uuid;
 
 use super::Timestamp;
 
-/// The id of an event: a UUID of version 7, made by the server.
+/// The id of an event, a UUID of version 7 that the server makes.
 ///
-/// Ids made by one process ascend; ids of several processes ascend only as their clocks do.
+/// Ids of one process ascend. Ids of several processes ascend only as far as their clocks agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EventId(Uuid);
 
 impl EventId {
-    /// A new id, greater than every one this process made before.
+    /// Makes a new id from the clock, greater than every id that this process made before.
+    #[expect(clippy::new_without_default, reason = "it reads the clock: each value is another one")]
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }
 
-    /// The id that was written as these 16 bytes, most significant first.
+    /// Reads the 16 bytes of an id, most significant first.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
     }
 
-    /// When it was made, by the clock of its host; `None` for an id that does not say.
-    pub fn made(&self) -> Option<Timestamp> {
+    /// When the id was made, by the clock of its host; `None` for an id without a time.
+    pub fn created_at(&self) -> Option<Timestamp> {
         let (seconds, nanoseconds) = self.0.get_timestamp()?.to_unix();
         let ms = seconds.checked_mul(1_000)?.checked_add(u64::from(nanoseconds / 1_000_000))?;
         Some(Timestamp::from_unix_ms(i64::try_from(ms).ok()?))
@@ -37,12 +38,6 @@ impl EventId {
     /// The 16 bytes of the id, most significant first.
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
-    }
-}
-
-impl Default for EventId {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

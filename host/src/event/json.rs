@@ -1,5 +1,5 @@
-//! What serde_json does not offer for text from outside: a limit on depth for values that are kept unread, and objects
-//! whose members are seen as they came, duplicates and all.
+//! Two things that serde_json does not offer for untrusted text: a depth limit for values that stay unparsed, and
+//! objects with their members in order, duplicates included.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,10 +8,10 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// Whether no value in the text lies deeper than `max_depth` arrays and objects. Text that is not JSON gets some answer.
+/// Whether the text nests at most `max_depth` arrays and objects. For text that is not JSON the answer means nothing.
 pub(crate) fn depth_is_within(text: &str, max_depth: usize) -> bool {
-    // Where so few begin, none can lie deeper. That is nearly all there is, and it is counted many bytes at a time.
-    if openings(text) <= max_depth {
+    // Most texts have fewer brackets than that in all, and counting them is much faster than tracking depth.
+    if count_openings(text) <= max_depth {
         return true;
     }
     let mut depth = 0_usize;
@@ -36,26 +36,26 @@ pub(crate) fn depth_is_within(text: &str, max_depth: usize) -> bool {
     true
 }
 
-/// How many brackets and braces open in the text, inside strings too.
-fn openings(text: &str) -> usize {
-    // The two differ in one bit. Counts that fit into a byte are added up many at a time.
+/// Counts the opening brackets and braces in the text, those inside strings included.
+fn count_openings(text: &str) -> usize {
+    // '[' and '{' differ in one bit. Sums that fit into a byte let the compiler add many bytes at a time.
     let in_part = |part: &[u8]| part.iter().map(|byte| u8::from(byte | 0x20 == b'{')).sum::<u8>();
     text.as_bytes().chunks(usize::from(u8::MAX)).map(|part| usize::from(in_part(part))).sum()
 }
 
-/// So many members are sooner compared with each other than put into a set.
+/// Up to this many members, comparing each with those before it is faster than filling a set.
 const FEW_MEMBERS: usize = 16;
 
-/// The members of an object in their order, with duplicates, each value as it was written.
+/// The members of an object in order, duplicates included, each value as it was written.
 pub(super) struct JsonMembers<'a>(pub(super) Vec<(Cow<'a, str>, &'a RawValue)>);
 
-/// A name, borrowed from the text unless it has escapes.
+/// A member's name, borrowed from the text unless it has escapes.
 #[derive(Deserialize)]
 struct MemberName<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl JsonMembers<'_> {
-    /// The first name that occurs twice.
-    pub(super) fn duplicate(&self) -> Option<&str> {
+    /// Finds the first name that occurs twice.
+    pub(super) fn find_duplicate(&self) -> Option<&str> {
         let mut names = self.0.iter().map(|(name, _)| name.as_ref());
         if self.0.len() <= FEW_MEMBERS {
             let is_first = |place: usize, name: &str| self.0[..place].iter().all(|(before, _)| before != name);

@@ -1,7 +1,7 @@
-//! What an attempt came to, and what follows from it.
+//! The outcome of an attempt, and the settlement that follows from it.
 //!
-//! [`decide`] is the one place where the table of contract section 7 stands. It reads no clock and rolls no dice: the
-//! pause is relative (the broker's clock makes a due time of it) and the jitter is an argument.
+//! [`decide_settlement`] alone implements the table of contract section 7. It reads no clock and draws no random number:
+//! pauses are relative (the broker's clock turns them into due times) and the jitter is an argument.
 
 use std::fmt;
 
@@ -9,32 +9,32 @@ use serde::{Deserialize, Serialize};
 
 use super::{Event, EventData, RetryPolicies, StateStep};
 
-/// The kinds of failure, each with its own policy; the same words in HTTP, metrics and logs.
+/// The classes of failure, each with its own policy. HTTP, metrics and logs use the same words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FailureClass {
     /// The handler asked to be called again.
     Retry,
-    /// The handler said that trying again cannot help.
+    /// The handler said that another attempt cannot help.
     Reject,
-    /// The handler trapped, panicked or exited: a bug.
+    /// The handler trapped, panicked or exited: it has a bug.
     Trap,
-    /// The wall or CPU time of the attempt was over.
+    /// The attempt used up its wall time or CPU time.
     Timeout,
-    /// The handler wanted more memory, table, stack or host-call data than it may have.
+    /// The handler asked for more memory, table, stack or host-call data than its limits allow.
     Limit,
     /// What the handler returned or published is too large or invalid.
     Output,
-    /// No plugin handles the type.
+    /// No plugin handles the type of the event.
     NoHandler,
-    /// The host died in the attempt, again and again.
+    /// The host died during the attempt, several times.
     Crash,
-    /// The store's entry cannot be read as an event; its bytes are kept.
+    /// The broker's entry cannot be read as an event. Its bytes are kept.
     BadEntry,
 }
 
 impl FailureClass {
-    /// Every class, in the order of the contract's table.
+    /// Every class, in the order of contract section 7.
     pub const ALL: [Self; 9] = [
         Self::Retry,
         Self::Reject,
@@ -47,7 +47,7 @@ impl FailureClass {
         Self::BadEntry,
     ];
 
-    /// The class as it is written everywhere.
+    /// The class as text, the same everywhere.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Retry => "retry",
@@ -69,96 +69,96 @@ impl fmt::Display for FailureClass {
     }
 }
 
-/// What an attempt came to.
+/// The outcome of an attempt.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AttemptOutcome {
-    /// The handler returned ok: its effects are to be committed.
+    /// The handler returned ok. The settlement commits its effects.
     Ok(AttemptEffects),
-    /// Anything else: the effects are dropped.
+    /// The attempt failed. Its effects are dropped.
     Failed(AttemptFailure),
 }
 
-/// The effects of a handler that returned ok; they are committed together with the acknowledgement, or not at all.
+/// The effects of a handler that returned ok. The broker commits all of them with the acknowledgement, or none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AttemptEffects {
-    /// What the handler returned to be kept.
+    /// The result that the handler returned.
     pub result: Option<EventData>,
     /// The events that it published, in order.
     pub published: Vec<PublishedEvent>,
-    /// What it saw and changed of its state; `None` if it did not look.
+    /// What it read and changed of its state; `None` if it used no state.
     pub state: Option<StateStep>,
 }
 
-/// An event that a handler published and that does not exist until the attempt is settled.
+/// An event that a handler published. It exists once the attempt is settled.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PublishedEvent {
     /// The event; its id was made when the handler published it.
     pub event: Event,
-    /// Not before this long after the commit.
+    /// The shortest time from the commit to its delivery.
     pub delay_ms: u64,
 }
 
 /// Why an attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptFailure {
-    /// Which policy applies.
+    /// The class, which selects the policy.
     pub class: FailureClass,
-    /// What happened, in words for the person who looks at the failed event.
+    /// What happened, for the person who looks at the failed event.
     pub message: String,
     /// Where in the guest it happened, innermost frame first.
     pub backtrace: Option<String>,
-    /// The pause that the handler wished for; clamped by the policy.
+    /// The pause that the handler asked for. The policy limits it.
     pub after_ms: Option<u64>,
 }
 
 impl AttemptFailure {
-    /// A failure that has no more to say than its message.
+    /// Creates a failure without a backtrace or a requested pause.
     pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
         Self { class, message: message.into(), backtrace: None, after_ms: None }
     }
 }
 
-/// What is to become of a delivery: the argument of the one atomic step that ends the attempt.
+/// How a delivery ends: the argument of the one atomic step that ends the attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settlement {
-    /// The event has reached its end; the result is kept.
+    /// The event is processed. Its result is kept.
     Processed,
-    /// The event is to be tried again after the pause, by the broker's clock.
+    /// The event is due again after the pause, by the broker's clock.
     Retry {
-        /// Why.
+        /// The class of the failure.
         class: FailureClass,
         /// The pause.
         delay_ms: u64,
     },
-    /// The event has reached its end and waits for a person.
+    /// The event has failed and stays until an operator acts.
     Failed {
-        /// Why.
+        /// The class of the failure.
         class: FailureClass,
-        /// Why, in words.
+        /// What happened, in words.
         reason: String,
     },
-    /// A limit of the deployment was in the way: the effects are dropped, no attempt and no failure is counted, and the
+    /// A limit of the deployment prevented the attempt. Its effects are dropped, and no attempt or failure is counted. The
     /// event is due again after the pause, by the broker's clock.
     Deferred {
         /// The pause.
         delay_ms: u64,
     },
-    /// The attempt never began: the event goes back to the end of its lane, and nothing is counted.
+    /// The attempt never began. The event goes back to the end of its lane, and nothing is counted.
     Returned,
 }
 
 impl Settlement {
-    /// Whether the event has reached its end.
+    /// Whether the settlement ends the event.
     pub fn is_end(&self) -> bool {
         matches!(self, Self::Processed | Self::Failed { .. })
     }
 }
 
-/// What follows from an outcome.
+/// Decides how to settle an outcome.
 ///
-/// `failures` counts the failed attempts before this one since the event was accepted or last replayed; deliveries that
-/// ended with the host are not among them. `jitter` is uniform in 0..1.
-pub fn decide(outcome: &AttemptOutcome, failures: u32, policies: &RetryPolicies, jitter: f64) -> Settlement {
+/// `failures` counts the failed attempts before this one since the event was accepted or last replayed. Deliveries that
+/// ended with their host do not count. `jitter` is uniform in 0..1.
+pub fn decide_settlement(outcome: &AttemptOutcome, failures: u32, policies: &RetryPolicies, jitter: f64) -> Settlement {
     let failure = match outcome {
         AttemptOutcome::Ok(_) => return Settlement::Processed,
         AttemptOutcome::Failed(failure) => failure,
@@ -168,7 +168,7 @@ pub fn decide(outcome: &AttemptOutcome, failures: u32, policies: &RetryPolicies,
         Some(policy) if failures < policy.max_attempts => Settlement::Retry {
             class: failure.class,
             delay_ms: match failure.after_ms {
-                Some(wish_ms) => wish_ms.min(policy.max_ms),
+                Some(requested_ms) => requested_ms.min(policy.max_ms),
                 None => policy.pause_ms(failures, jitter),
             },
         },
@@ -176,23 +176,23 @@ pub fn decide(outcome: &AttemptOutcome, failures: u32, policies: &RetryPolicies,
     }
 }
 
-/// The first pause of an attempt that is put off; it doubles with each further one.
+/// The upper end of the first pause of a deferred attempt. It doubles with each further one.
 const DEFER_INITIAL_MS: u64 = 1_000;
-/// The longest pause.
+/// The longest pause of a deferred attempt.
 const DEFER_MAX_MS: u64 = 60_000;
-/// So often in a row an attempt is put off before it counts as failed: about a day.
+/// An attempt deferred this often in a row, about a day long, counts as failed.
 const MAX_DEFERRALS: u32 = 1_920;
 
-/// What follows when a limit of the deployment is in the way of an attempt that was put off `deferrals` times before.
+/// Decides how to settle an attempt that a limit of the deployment prevented, after `deferrals` deferrals in a row.
 ///
-/// The pause lies in the upper half of its range, so that what was put off together does not come back together. After
-/// about a day the event fails with class `retry`, since it would keep its place for ever.
-pub fn defer(why: &str, deferrals: u32, jitter: f64) -> Settlement {
+/// The event fails with class `retry` after about a day: otherwise it would hold its place in the backlog for ever.
+pub fn defer_attempt(cause: &str, deferrals: u32, jitter: f64) -> Settlement {
     if deferrals >= MAX_DEFERRALS {
-        let reason = format!("put off for a day: {why}");
+        let reason = format!("deferred for a day: {cause}");
         return Settlement::Failed { class: FailureClass::Retry, reason };
     }
     let ceiling_ms = (DEFER_INITIAL_MS << deferrals.min(10)).min(DEFER_MAX_MS);
+    // The random half keeps attempts that were deferred together from coming back together.
     Settlement::Deferred { delay_ms: ceiling_ms / 2 + (ceiling_ms as f64 / 2.0 * jitter.clamp(0.0, 1.0)) as u64 }
 }
 
@@ -201,19 +201,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_put_off_waits_longer_each_time_and_fails_after_a_day() {
+    fn a_deferred_attempt_waits_longer_each_time_and_fails_after_a_day() {
         for (deferrals, jitter, delay_ms) in
             [(0, 0.0, 500), (0, 1.0, 1_000), (3, 1.0, 8_000), (9, 0.0, 30_000), (MAX_DEFERRALS - 1, 1.0, 60_000)]
         {
-            assert_eq!(defer("why", deferrals, jitter), Settlement::Deferred { delay_ms }, "{deferrals}");
+            assert_eq!(defer_attempt("why", deferrals, jitter), Settlement::Deferred { delay_ms }, "{deferrals}");
         }
-        let Settlement::Failed { class, reason } = defer("why", MAX_DEFERRALS, 0.0) else { panic!("it has failed") };
+        let Settlement::Failed { class, reason } = defer_attempt("why", MAX_DEFERRALS, 0.0) else {
+            panic!("it has failed")
+        };
         assert!(class == FailureClass::Retry && reason.contains("why"), "{reason}");
     }
 
-    fn decided(class: FailureClass, failures: u32, after_ms: Option<u64>) -> Settlement {
+    fn settle_failure(class: FailureClass, failures: u32, after_ms: Option<u64>) -> Settlement {
         let failure = AttemptFailure { after_ms, ..AttemptFailure::new(class, "why") };
-        decide(&AttemptOutcome::Failed(failure), failures, &RetryPolicies::default(), 1.0)
+        decide_settlement(&AttemptOutcome::Failed(failure), failures, &RetryPolicies::default(), 1.0)
     }
 
     #[test]
@@ -238,27 +240,27 @@ mod tests {
             (FailureClass::Crash, 0, failed(FailureClass::Crash)),
             (FailureClass::BadEntry, 0, failed(FailureClass::BadEntry)),
         ] {
-            assert_eq!(decided(class, failures, None), expected, "{class} after {failures} failures");
+            assert_eq!(settle_failure(class, failures, None), expected, "{class} after {failures} failures");
         }
     }
 
     #[test]
-    fn a_wish_is_honoured_up_to_the_longest_pause() {
+    fn a_requested_pause_is_honoured_up_to_the_longest_one() {
         assert_eq!(
-            decided(FailureClass::Retry, 0, Some(5)),
+            settle_failure(FailureClass::Retry, 0, Some(5)),
             Settlement::Retry { class: FailureClass::Retry, delay_ms: 5 }
         );
         assert_eq!(
-            decided(FailureClass::Retry, 0, Some(u64::MAX)),
+            settle_failure(FailureClass::Retry, 0, Some(u64::MAX)),
             Settlement::Retry { class: FailureClass::Retry, delay_ms: 300_000 }
         );
-        assert!(matches!(decided(FailureClass::Retry, 4, Some(5)), Settlement::Failed { .. }));
+        assert!(matches!(settle_failure(FailureClass::Retry, 4, Some(5)), Settlement::Failed { .. }));
     }
 
     #[test]
     fn ok_is_processed_whatever_went_before() {
         let outcome = AttemptOutcome::Ok(AttemptEffects::default());
-        assert_eq!(decide(&outcome, 99, &RetryPolicies::default(), 0.0), Settlement::Processed);
+        assert_eq!(decide_settlement(&outcome, 99, &RetryPolicies::default(), 0.0), Settlement::Processed);
     }
 
     #[test]

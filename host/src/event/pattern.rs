@@ -1,4 +1,4 @@
-//! Patterns of types: which events a plugin handles.
+//! Type patterns, which say what events a plugin handles.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::EventType;
 
-/// What types a plugin handles: `order.paid`, `order.*` (any type below it) or `*`.
+/// A pattern of event types: `order.paid`, `order.*` (any type below `order.`) or `*`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum TypePattern {
-    /// This type.
+    /// One type.
     Exact(EventType),
-    /// Every type that begins with this text, which ends in a dot.
+    /// Every type that begins with this prefix, which ends in a dot.
     Below(String),
     /// Every type.
     Any,
@@ -65,7 +65,7 @@ impl fmt::Display for TypePattern {
 }
 
 impl TypePattern {
-    /// Whether every type of the other pattern is one of this one.
+    /// Whether this pattern matches every type that the other one matches.
     pub fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Any, _) => true,
@@ -76,7 +76,7 @@ impl TypePattern {
         }
     }
 
-    /// Grows with how few types there are of the pattern, among patterns that cover one another.
+    /// The rank among patterns that match the same type: the greatest one is the most specific.
     pub fn specificity(&self) -> usize {
         match self {
             Self::Any => 0,

@@ -1,7 +1,7 @@
-//! The story of one event: what was accepted, every attempt at it, and how it ended.
+//! The record of an event: what was accepted, every attempt, and how the event ended.
 //!
-//! A record travels with its event wherever the broker moves it, so that a transition is one write and the whole story
-//! can be asked for in any state.
+//! The broker stores the record with the event wherever the event goes. So a transition is one write, and the whole
+//! record is available in every state.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,26 +10,26 @@ use serde::{Deserialize, Serialize};
 
 use super::{Event, EventData, EventId, FailureClass, Settlement, Timestamp, is_zero};
 
-/// The most attempts of which a record keeps the details: the first and the latest ones. An event may be replayed
-/// without end, and its record must not grow without end.
+/// The most attempts that a record keeps: the first and the latest ones. An event may be replayed any number of times,
+/// and its record must not grow with that.
 const MAX_KEPT_ATTEMPTS: usize = 32;
 
-/// An event with its story so far.
+/// An event with everything that has happened to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventRecord {
-    /// What was accepted. Shared, since it goes from hand to hand and never changes.
+    /// The event. It is shared, since it never changes.
     pub event: Arc<Event>,
-    /// Attempts begun since the event was accepted or last replayed, as far as the store knows.
+    /// The attempts that began since the event was accepted or last replayed, as far as the store knows.
     pub attempts_made: u32,
-    /// Those of them that failed and count against the policy.
+    /// The attempts among them that failed and count for the retry policy.
     pub failures: u32,
     /// How often the event was replayed.
     pub replays: u32,
-    /// How often in a row an attempt was put off since a limit of the deployment was in its way.
+    /// How many times in a row a limit of the deployment deferred an attempt.
     pub deferrals: u32,
-    /// The attempts that ended, oldest first; the middle of a very long story is left out.
+    /// The attempts that ended, oldest first. Of very many, those in the middle are left out.
     pub attempts: Vec<AttemptRecord>,
-    /// How the event ended, once it has.
+    /// How the event ended; `None` until then.
     pub end: Option<EventEnd>,
 }
 
@@ -39,40 +39,40 @@ pub struct EventRecord {
 pub struct AttemptRecord {
     /// 1 for the first since the event was accepted or last replayed.
     pub attempt: u32,
-    /// After which replay; 0 before the first.
+    /// The number of replays before it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub replay: u32,
-    /// When the handler was called, by the clock of the host that called it.
+    /// When the handler was called, by the clock of its host.
     pub started_at: Timestamp,
-    /// How long the handler ran, in milliseconds with microseconds as decimals.
+    /// How long the handler ran, in milliseconds, precise to the microsecond.
     pub duration_ms: f64,
-    /// `None` when the handler returned ok.
+    /// The class of the failure; `None` when the handler returned ok.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<FailureClass>,
     /// What went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Where in the guest.
+    /// Where in the guest it went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backtrace: Option<String>,
-    /// The pause before the next attempt, when there is to be one.
+    /// The pause before the next attempt, if one follows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_in_ms: Option<u64>,
     /// The consumer that made the attempt.
     pub consumer: Arc<str>,
-    /// The plugin that handled it.
+    /// The plugin that handled the event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plugin: Option<Arc<str>>,
     /// The SHA-256 of the component that ran, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Arc<str>>,
-    /// What the guest wrote to its standard error, cut to the limit.
+    /// The guest's standard error, cut to its limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stderr: Option<String>,
-    /// What the guest logged, cut to the limits.
+    /// The guest's log, cut to its limits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<LogLine>,
-    /// Log lines that were left out.
+    /// How many log lines were dropped.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub log_lines_dropped: u32,
 }
@@ -80,11 +80,11 @@ pub struct AttemptRecord {
 /// One line that a guest logged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
-    /// How serious.
+    /// The level.
     pub level: LogLevel,
-    /// What it says.
+    /// The message.
     pub message: String,
-    /// Names and values beside it.
+    /// Names and values that belong to the message.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<(String, String)>,
 }
@@ -92,10 +92,10 @@ pub struct LogLine {
 impl LogLine {
     /// The most fields of a line.
     pub const MAX_FIELDS: usize = 32;
-    /// What a field costs beside its text wherever lines are measured, so that empty ones are not free.
+    /// The size that a field counts for beside its text, so that empty fields are not free.
     pub const FIELD_BYTES: usize = size_of::<(String, String)>();
 
-    /// How much it takes: its text and its fields.
+    /// The size of the line in memory: its message and its fields.
     pub fn size_bytes(&self) -> usize {
         let fields = self.fields.iter().map(|(name, value)| Self::FIELD_BYTES + name.len() + value.len());
         self.message.len() + fields.sum::<usize>()
@@ -117,38 +117,38 @@ pub enum LogLevel {
 /// How an event ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventEnd {
-    /// When, by the clock of the host that settled it.
+    /// When, by the clock of the host that settled the event.
     pub at: Timestamp,
-    /// `None` when it was processed.
+    /// The class and the reason of the failure; `None` when the event was processed.
     pub failure: Option<(FailureClass, String)>,
-    /// What the handler returned to be kept.
+    /// The result that the handler returned.
     pub result: Option<EventData>,
-    /// The events that its handler published.
+    /// The events that the handler published.
     pub children: Vec<EventId>,
 }
 
-/// Where an event stands.
+/// The state of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EventState {
-    /// Accepted with a due time that has not come.
+    /// Accepted, with a due time in the future.
     Scheduled,
-    /// Waits for a consumer.
+    /// Waiting for a consumer.
     Queued,
-    /// A consumer holds its lease.
+    /// A consumer holds its lease and handles it.
     Running,
-    /// Failed and waits for its next attempt.
+    /// An attempt failed, and the next one is due in the future.
     Retrying,
-    /// Ended well.
+    /// Ended: the handler returned ok.
     Processed,
-    /// Ended badly; can be replayed.
+    /// Ended: no further attempt is made. The event can be replayed.
     Failed,
-    /// Ended by an operator.
+    /// Ended: an operator discarded the event.
     Discarded,
 }
 
 impl EventState {
-    /// The state as it is written everywhere.
+    /// The state as text, the same everywhere.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Scheduled => "scheduled",
@@ -176,7 +176,7 @@ impl AttemptRecord {
 }
 
 impl EventRecord {
-    /// The record of an event that was just accepted.
+    /// The record of an event that was accepted just now.
     pub fn new(event: impl Into<Arc<Event>>) -> Self {
         Self {
             event: event.into(),
@@ -189,8 +189,8 @@ impl EventRecord {
         }
     }
 
-    /// The record after an attempt ended so. `result` and `children` are kept when the event was processed.
-    pub fn after(
+    /// Adds an attempt that was settled at `at`. A processed event keeps `result` and `children`.
+    pub fn with_attempt(
         mut self,
         mut attempt: AttemptRecord,
         settlement: &Settlement,
@@ -224,33 +224,33 @@ impl EventRecord {
         self
     }
 
-    /// The state of the event while it waits for a due time: it retries if an attempt failed since it was accepted or last
-    /// replayed, else it is scheduled.
+    /// The state of an event that waits for its due time: retrying if an attempt failed since it was accepted or last
+    /// replayed, otherwise scheduled.
     pub fn state_until_due(&self) -> EventState {
         if self.failures == 0 { EventState::Scheduled } else { EventState::Retrying }
     }
 
-    /// The record of a delivery that is handed back, the last of so many. Those before it ended with their consumer, and
-    /// stay known as attempts of which nothing came.
-    pub fn handed_back(mut self, deliveries: u32) -> Self {
+    /// Counts the attempts of consumers that died. `deliveries` includes the current delivery, which is handed back and so
+    /// does not count.
+    pub fn with_lost_deliveries(mut self, deliveries: u32) -> Self {
         self.attempts_made = self.attempts_made.saturating_add(deliveries.saturating_sub(1));
         self
     }
 
-    /// How many attempts nothing came of since the last one that ended.
-    pub fn attempts_lost(&self) -> u32 {
+    /// How many attempts since the last settled one ended without a settlement.
+    pub fn lost_attempts(&self) -> u32 {
         let last = self.attempts.last().filter(|last| last.replay == self.replays);
         self.attempts_made.saturating_sub(last.map_or(0, |last| last.attempt))
     }
 
-    /// About how much memory the record takes: the payload, the result and what the attempts left.
+    /// About how much memory the record takes: the payload, the result and the attempts.
     pub fn size_bytes(&self) -> usize {
         let result = self.end.as_ref().and_then(|end| end.result.as_ref());
         let data = [self.event.data.as_ref(), result].into_iter().flatten().map(|data| data.bytes.len()).sum::<usize>();
         data + self.attempts.iter().map(AttemptRecord::size_bytes).sum::<usize>()
     }
 
-    /// The record of the event put back to work: as new, but for its story.
+    /// Resets the record for a replay. The attempts so far stay.
     pub fn replayed(mut self) -> Self {
         self.attempts_made = 0;
         self.failures = 0;

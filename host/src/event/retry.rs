@@ -1,19 +1,19 @@
-//! When an event that was not processed is tried again: a policy for each class of failure.
+//! Retry policies: when a failed event is tried again, for each class of failure.
 
 use serde::{Deserialize, Serialize};
 
 use super::FailureClass;
 
-/// How often and after what pause an event is tried again.
+/// How often an event is tried, and how long it pauses between attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetryPolicy {
-    /// Attempts in all, the first included; at least 1.
+    /// The most attempts, the first included; at least 1.
     pub max_attempts: u32,
-    /// The upper end of the pause after the first failed attempt.
+    /// The upper end of the pause after the first failed attempt, in milliseconds.
     pub initial_ms: u64,
-    /// By what the upper end grows with each further attempt; at least 1.
+    /// The factor by which the upper end grows with each further failure; at least 1.
     pub factor: f64,
-    /// The pause never exceeds this, nor does what a handler wishes for.
+    /// The longest pause, in milliseconds. It also limits the pause that a handler asks for.
     pub max_ms: u64,
 }
 
@@ -25,8 +25,8 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// The pause after the `failures`-th failure, spread over the whole range by `jitter` in 0..1 ("full jitter"), so
-    /// that events that failed together do not come back together.
+    /// Returns the pause after the `failures`-th failure. `jitter` in 0..1 spreads it over the whole range, so that events
+    /// that failed together do not come back together.
     pub fn pause_ms(&self, failures: u32, jitter: f64) -> u64 {
         let exponent = i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX);
         let ceiling = (self.initial_ms as f64 * self.factor.max(1.0).powi(exponent)).min(self.max_ms as f64);
@@ -34,44 +34,44 @@ impl RetryPolicy {
     }
 }
 
-/// What settings may say of a policy; what they leave out is taken from the policy beneath.
+/// The part of a policy that settings give. What it leaves out comes from the policy beneath.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetryPatch {
-    /// See [`Policy::max_attempts`].
+    /// See [`RetryPolicy::max_attempts`].
     pub max_attempts: Option<u32>,
-    /// See [`Policy::initial_ms`].
+    /// See [`RetryPolicy::initial_ms`].
     pub initial_ms: Option<u64>,
-    /// See [`Policy::factor`].
+    /// See [`RetryPolicy::factor`].
     pub factor: Option<f64>,
-    /// See [`Policy::max_ms`].
+    /// See [`RetryPolicy::max_ms`].
     pub max_ms: Option<u64>,
 }
 
-/// The longest pause that may be set: 30 days.
+/// The longest pause that settings may give, in milliseconds: 30 days.
 pub const MAX_PAUSE_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
 
 impl RetryPatch {
-    /// Whether all that is set makes sense.
+    /// Checks the values that are given.
     ///
     /// # Errors
-    /// The first key that does not, and what it may be.
+    /// The first key with a wrong value, and the values that are valid.
     pub fn check(&self) -> Result<(), String> {
         let pause = |name: &str, ms: Option<u64>| match ms.filter(|ms| *ms > MAX_PAUSE_MS) {
-            Some(_) => Err(format!("{name} is at most {MAX_PAUSE_MS}, 30 days")),
+            Some(_) => Err(format!("{name} must be at most {MAX_PAUSE_MS} (30 days)")),
             None => Ok(()),
         };
         if self.max_attempts == Some(0) {
-            return Err("max_attempts is a number from 1 on".into());
+            return Err("max_attempts must be at least 1".into());
         }
         if self.factor.is_some_and(|factor| !factor.is_finite() || factor < 1.0) {
-            return Err("factor is a number from 1 on".into());
+            return Err("factor must be a number that is at least 1".into());
         }
         pause("initial_ms", self.initial_ms)?;
         pause("max_ms", self.max_ms)
     }
 
-    /// The policy with what this patch names replaced.
+    /// Returns the policy beneath with the values of this patch in place of its own.
     pub fn over(&self, beneath: RetryPolicy) -> RetryPolicy {
         RetryPolicy {
             max_attempts: self.max_attempts.unwrap_or(beneath.max_attempts).max(1),
@@ -82,18 +82,18 @@ impl RetryPatch {
     }
 }
 
-/// The policy of every class that is tried again.
+/// The policy of each class that is tried again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RetryPolicies {
-    /// `retry` answers.
+    /// The handler asked for another attempt.
     pub retry: RetryPolicy,
-    /// Traps, panics, exits.
+    /// The handler trapped, panicked or exited.
     pub trap: RetryPolicy,
-    /// Wall or CPU time over.
+    /// The attempt used up its wall or CPU time.
     pub timeout: RetryPolicy,
-    /// Memory, table, stack or host-call limits; 2 attempts by default.
+    /// The handler reached a memory, table, stack or host-call limit; 2 attempts by default.
     pub limit: RetryPolicy,
-    /// No plugin for the type.
+    /// No plugin handles the type.
     pub no_handler: RetryPolicy,
 }
 
@@ -104,13 +104,13 @@ impl Default for RetryPolicies {
 }
 
 impl RetryPolicies {
-    /// Every class by one policy, but for `limit`, which gets 2 attempts: what broke a limit once breaks it again.
+    /// Gives every class this policy, but `limit` 2 attempts: a handler that reached a limit once reaches it again.
     pub fn from_base(base: RetryPolicy) -> Self {
         let limit = RetryPolicy { max_attempts: base.max_attempts.min(2), ..base };
         Self { retry: base, trap: base, timeout: base, limit, no_handler: base }
     }
 
-    /// The policy for a class; `None` for classes that are failed at once or not by policy.
+    /// Returns the policy of a class; `None` for classes that are not tried again by a policy.
     pub fn get(&self, class: FailureClass) -> Option<&RetryPolicy> {
         match class {
             FailureClass::Retry => Some(&self.retry),
@@ -122,7 +122,7 @@ impl RetryPolicies {
         }
     }
 
-    /// The same policies with one class patched; classes without a policy are left alone.
+    /// Patches the policy of one class. Does nothing for a class without a policy.
     pub fn patch(&mut self, class: FailureClass, patch: &RetryPatch) {
         let policy = match class {
             FailureClass::Retry => &mut self.retry,

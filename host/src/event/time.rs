@@ -1,4 +1,4 @@
-//! Points in time, as milliseconds since 1970 and as RFC 3339 text.
+//! Points in time, in milliseconds since 1970 and as RFC 3339 text.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,25 +7,25 @@ use jiff::SignedDuration;
 use jiff::civil::DateTime;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A point in time in milliseconds since 1970-01-01T00:00:00Z; RFC 3339 with milliseconds in every text.
+/// A point in time in milliseconds since 1970-01-01T00:00:00Z. Its text is RFC 3339 with milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The latest time that can be written, the end of the year 9999. Later ones are brought down to it.
+    /// The latest time that can be written, near the end of the year 9999. Later times become this one.
     pub const MAX: Self = Self(253_402_207_199_999);
 
-    /// From milliseconds since 1970. What is before 1970 becomes 1970, what is after [`Self::MAX`] becomes that.
+    /// Converts milliseconds since 1970. Earlier times become 1970; times after [`Self::MAX`] become [`Self::MAX`].
     pub fn from_unix_ms(ms: i64) -> Self {
         Self(ms.clamp(0, Self::MAX.0))
     }
 
-    /// Milliseconds since 1970.
+    /// Returns the milliseconds since 1970.
     pub fn unix_ms(self) -> i64 {
         self.0
     }
 
-    /// The same time, later by so many milliseconds.
+    /// Returns the time this many milliseconds later.
     pub fn plus_ms(self, ms: u64) -> Self {
         Self::from_unix_ms(self.0.saturating_add(i64::try_from(ms).unwrap_or(i64::MAX)))
     }
@@ -42,7 +42,7 @@ impl FromStr for Timestamp {
     type Err = InvalidTime;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let WrittenTime { local, fraction, offset } = WrittenTime::read(text).ok_or(InvalidTime)?;
+        let TimeParts { local, fraction, offset } = TimeParts::parse(text).ok_or(InvalidTime)?;
         let since_1970 = local.duration_since(DateTime::constant(1970, 1, 1, 0, 0, 0, 0)) - offset;
         let digits: String = fraction.chars().skip(1).chain("000".chars()).take(3).collect();
         let ms = since_1970.as_secs().saturating_mul(1_000).saturating_add(digits.parse().unwrap_or(0));
@@ -50,10 +50,10 @@ impl FromStr for Timestamp {
     }
 }
 
-/// The same time in UTC with all its digits, for a text that is a [`Timestamp`]; such a one as it is. `None` if it lies
-/// outside the years that can be written.
-pub fn in_utc(text: &str) -> Option<String> {
-    let WrittenTime { local, fraction, offset } = WrittenTime::read(text)?;
+/// Converts an RFC 3339 text to UTC and keeps all its digits. A text that ends in `Z` is returned unchanged. `None` if it
+/// is not RFC 3339, or if its time in UTC is after the year 9999.
+pub fn to_utc(text: &str) -> Option<String> {
+    let TimeParts { local, fraction, offset } = TimeParts::parse(text)?;
     if text.ends_with(['Z', 'z']) {
         return Some(text.to_owned());
     }
@@ -61,20 +61,21 @@ pub fn in_utc(text: &str) -> Option<String> {
     Some(format!("{utc}{fraction}Z"))
 }
 
-/// The parts of a time as it was written.
-struct WrittenTime<'a> {
-    /// To the second.
+/// The parts of an RFC 3339 text.
+struct TimeParts<'a> {
+    /// The local date and time, to the second.
     local: DateTime,
-    /// With its point, if there is one.
+    /// The digits below a second with their point, or nothing.
     fraction: &'a str,
-    /// From UTC.
+    /// The offset from UTC.
     offset: SignedDuration,
 }
 
-impl<'a> WrittenTime<'a> {
-    /// The parser takes other ways of ISO 8601 to write a time as well, which the next one may not.
-    fn read(text: &'a str) -> Option<Self> {
-        if !is_rfc_3339(text) {
+impl<'a> TimeParts<'a> {
+    // jiff reads the date and time. It does not read the whole text: it accepts forms of ISO 8601 that RFC 3339 does not
+    // have, and refuses more than nine digits below a second, which senders do write.
+    fn parse(text: &'a str) -> Option<Self> {
+        if !has_rfc_3339_shape(text) {
             return None;
         }
         let (local, rest) = text.split_at(DATE_TIME.len());
@@ -91,11 +92,11 @@ impl<'a> WrittenTime<'a> {
     }
 }
 
-/// The shape of a date and a time.
+/// The shape of a date and time.
 const DATE_TIME: &[u8] = b"0000-00-00T00:00:00";
 
-/// Whether a text has the shape of `2026-11-23T15:04:05.007+01:00`; whether there is such a time is not looked at.
-fn is_rfc_3339(text: &str) -> bool {
+/// Whether a text has the shape of `2026-11-23T15:04:05.007+01:00`. It does not check that there is such a time.
+fn has_rfc_3339_shape(text: &str) -> bool {
     const OFFSET: &[u8] = b"+00:00";
     let fits = |text: &[u8], shape: &[u8]| {
         let fits = |(byte, shape): (&u8, &u8)| match shape {
@@ -124,9 +125,9 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// The text is not a time with an offset.
+/// The text is not an RFC 3339 time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a time is written as in RFC 3339, with an offset: 2026-11-23T15:04:05Z or 2026-11-23T16:04:05+01:00")]
+#[error("a time is RFC 3339 with an offset, such as 2026-11-23T15:04:05Z or 2026-11-23T16:04:05+01:00")]
 pub struct InvalidTime;
 
 #[cfg(test)]
@@ -166,13 +167,13 @@ mod tests {
             ("2026-12-31T23:30:00-01:30", "2027-01-01T01:00:00Z"),
             ("1955-06-15T12:00:00.10Z", "1955-06-15T12:00:00.10Z"),
         ] {
-            assert_eq!(in_utc(written).as_deref(), Some(utc));
+            assert_eq!(to_utc(written).as_deref(), Some(utc));
             assert!(written.parse::<Timestamp>().is_ok(), "{written}");
         }
         assert_eq!("9999-12-31T23:59:59Z".parse(), Ok(Timestamp::MAX));
         assert_eq!("2026-11-23T16:04:05.0071+01:00".parse(), Ok(Timestamp::from_unix_ms(1_795_446_245_007)));
         assert_eq!("1955-06-15T12:00:00Z".parse(), Ok(Timestamp::from_unix_ms(0)));
-        assert_eq!(in_utc("9999-12-31T23:59:59-01:00"), None);
+        assert_eq!(to_utc("9999-12-31T23:59:59-01:00"), None);
     }
 
     #[test]

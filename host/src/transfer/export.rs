@@ -1,4 +1,4 @@
-//! Writes what a snapshot reads, part by part.
+//! Writes a snapshot of a store as an export.
 
 use std::io::Write;
 
@@ -7,18 +7,18 @@ use super::{Error, TransferCounts, TransferKind};
 use crate::broker::SnapshotReader;
 use crate::clock;
 
-/// What is told while an export is written.
+/// What an export reports while it is written.
 #[derive(Clone, Copy, Debug)]
 pub enum ExportNotice<'a> {
-    /// So much was written.
+    /// The counts so far.
     Written(&'a TransferCounts),
-    /// What stands where an event should was left out: where it is, and why it cannot be read.
+    /// An entry was left out because it cannot be read as an event: its place and the reason.
     LeftOut(&'a str),
 }
 
-/// Writes an export. `moved` says all the time what was written.
+/// Writes an export. `moved` always holds what was written so far.
 ///
-/// The writing blocks. If the future is dropped, or this fails, what was written is an export that was cut short.
+/// Writing blocks the thread. If the future is dropped or fails, the output is an export that was cut short.
 ///
 /// # Errors
 /// [`Error::Store`] and [`Error::Write`].
@@ -31,10 +31,10 @@ pub async fn export(
     let mut write = |line: Result<Vec<u8>, serde_json::Error>| {
         line.map_err(std::io::Error::from).and_then(|line| out.write_all(&line)).map_err(Error::Write)
     };
-    write(line::header(clock::now()))?;
+    write(line::write_header(clock::now()))?;
     while let Some(part) = snapshot.next().await? {
         for exported in &part.items {
-            write(line::item(exported))?;
+            write(line::write_item(exported))?;
             *moved.count(TransferKind::of(exported)) += 1;
         }
         for why in &part.unreadable {
@@ -43,6 +43,6 @@ pub async fn export(
         }
         tell(ExportNotice::Written(moved));
     }
-    write(line::end(LineCounts::of(moved)))?;
+    write(line::write_end(LineCounts::of(moved)))?;
     out.flush().map_err(Error::Write)
 }

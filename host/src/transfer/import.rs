@@ -1,4 +1,4 @@
-//! Reads an export and has a store take it over, batch by batch.
+//! Reads an export and restores it into a store, batch by batch.
 
 use std::io::{BufRead, Read};
 
@@ -6,16 +6,17 @@ use super::line::{self, ExportLine, LineCounts};
 use super::{Error, TransferCounts, TransferKind};
 use crate::broker::{self, EventLog, RestoreOutcome, SnapshotItem, StoreTransfer};
 
-/// The most things that the store is given at a time, and about the most bytes of their lines.
+/// The most items that the store receives in one batch.
 const MAX_BATCH: usize = 500;
+/// About the most bytes of lines in one batch.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// The longest line: a payload of the largest size that can be configured, escaped, and a long story.
+/// The longest line: the largest payload that can be configured, escaped, with the details of many attempts.
 const MAX_LINE_BYTES: usize = 256 * 1024 * 1024;
 
-/// Imports everything that an export holds. `moved` says all the time what was taken over, and `progress` is called after
-/// each batch with the bytes that were read. What the store knows already is left as it is.
+/// Imports an export. `moved` always holds what was imported so far. `progress` is called after each batch with the number
+/// of bytes read. Items that the store already has stay as they are.
 ///
-/// The reading blocks. If the future is dropped, or this fails, what was moved stays; begin again with the first line.
+/// Reading blocks the thread. If the future is dropped or fails, what was imported stays; begin again with the first line.
 ///
 /// # Errors
 /// See [`Error`].
@@ -27,38 +28,38 @@ pub async fn import(
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), Error> {
     let mut lines = LineReader { input, line: Vec::new(), number: 0, read_bytes: 0 };
-    lines.header()?;
+    lines.read_header()?;
     let before = event_log.stats().await?.counters;
-    let mut importing =
+    let mut pending =
         PendingImport { store, moved, read: TransferCounts::default(), batch: Vec::new(), batch_bytes: 0 };
     let ended = loop {
-        match lines.next() {
-            Ok(ExportLine::Item(exported)) => importing.add(*exported, lines.line.len()),
-            Ok(ExportLine::End(holds)) => break lines.nothing_more().map(|()| holds),
+        match lines.read_item() {
+            Ok(ExportLine::Item(exported)) => pending.add(*exported, lines.line.len()),
+            Ok(ExportLine::End(holds)) => break lines.expect_end().map(|()| holds),
             Err(error) => break Err(error),
         }
-        if importing.is_full() {
-            importing.flush().await?;
+        if pending.is_full() {
+            pending.flush().await?;
             progress(lines.read_bytes);
         }
     };
-    // Also before a line that is wrong: what stands before it is moved.
-    importing.flush().await?;
+    // What precedes a wrong line is imported as well.
+    pending.flush().await?;
     progress(lines.read_bytes);
-    let accepted = importing.moved.events + importing.moved.failed;
-    // A store that was emptied between two batches took the second one all the same. Its totals were lost as well, so
-    // that the number of losses may be what it was.
+    let accepted = pending.moved.events + pending.moved.failed;
+    // A store that was emptied between two batches accepted the later ones. Its totals were lost too, so the number of
+    // losses may look unchanged.
     let after = event_log.stats().await?.counters;
     if after.data_losses != before.data_losses || after.accepted < before.accepted + accepted {
         return Err(Error::Lost);
     }
-    if ended? != LineCounts::of(&importing.read) {
+    if ended? != LineCounts::of(&pending.read) {
         return Err(Error::CutShort);
     }
     Ok(())
 }
 
-/// What was read and is not with the store yet, and what became of the rest.
+/// The batch that was read and not yet sent to the store, and the counts so far.
 struct PendingImport<'a> {
     store: &'a dyn StoreTransfer,
     moved: &'a mut TransferCounts,
@@ -100,7 +101,7 @@ impl PendingImport<'_> {
     }
 }
 
-/// The lines of an export, one at a time.
+/// Reads the lines of an export one by one.
 struct LineReader<'a> {
     input: &'a mut dyn BufRead,
     line: Vec<u8>,
@@ -109,31 +110,31 @@ struct LineReader<'a> {
 }
 
 impl LineReader<'_> {
-    fn header(&mut self) -> Result<(), Error> {
-        self.read()?;
-        line::check_header(&self.line)
+    fn read_header(&mut self) -> Result<(), Error> {
+        self.fill_line()?;
+        line::read_header(&self.line)
     }
 
-    /// The next line; there is one, or the export was cut short.
-    fn next(&mut self) -> Result<ExportLine, Error> {
-        self.read()?;
-        // The line that was being written when the export was interrupted.
+    /// Reads the next line. The end of the input is an error: the export was cut short.
+    fn read_item(&mut self) -> Result<ExportLine, Error> {
+        self.fill_line()?;
+        // An export that was interrupted ends in the middle of a line.
         if !self.line.ends_with(b"\n") {
             return Err(Error::CutShort);
         }
-        line::parse(&self.line).map_err(|reason| Error::Line { number: self.number, reason })
+        line::read_line(&self.line).map_err(|reason| Error::Line { number: self.number, reason })
     }
 
-    fn nothing_more(&mut self) -> Result<(), Error> {
-        self.read()?;
+    fn expect_end(&mut self) -> Result<(), Error> {
+        self.fill_line()?;
         match self.line.is_empty() {
             true => Ok(()),
-            false => Err(Error::Line { number: self.number, reason: "it stands behind the end of the export".into() }),
+            false => Err(Error::Line { number: self.number, reason: "it follows the end of the export".into() }),
         }
     }
 
-    /// Reads a line with its end; nothing at the end of the input.
-    fn read(&mut self) -> Result<(), Error> {
+    /// Reads a line including its end; leaves `line` empty at the end of the input.
+    fn fill_line(&mut self) -> Result<(), Error> {
         self.line.clear();
         let limit = MAX_LINE_BYTES as u64 + 1;
         let read_bytes = (&mut *self.input).take(limit).read_until(b'\n', &mut self.line).map_err(Error::Read)?;

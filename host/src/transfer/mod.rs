@@ -1,24 +1,22 @@
-//! Moves everything that can go on from one store to another, as lines of text.
+//! Moves events, idempotency keys and plugin state from one store to another, as lines of text.
 //!
-//! An export is written front to back and read front to back, each with a bounded amount in memory. It ends with a line
-//! that says what it holds, so that one that was cut short is never taken for whole. An import recognizes what it finds:
-//! after an interruption it is begun again from the first line, and nothing is lost or doubled. Where the lines come from
-//! and go to is not known here, nor which stores there are.
+//! An export is written and read from front to back, with a bounded amount in memory. Its last line holds counts, so that
+//! an export that was cut short is recognised. An import skips what the store already has: after an interruption it is
+//! run again from the first line, and nothing is lost or doubled. The caller provides the stores and the streams.
 
 mod export;
 #[cfg(feature = "test-util")]
-#[expect(clippy::expect_used, clippy::panic, reason = "a property that does not hold fails by panicking")]
+#[expect(clippy::expect_used, clippy::panic, reason = "a violated property fails by panicking")]
 pub mod fuzz;
 mod import;
 mod line;
-mod payload;
 
 pub use export::{ExportNotice, export};
 pub use import::import;
 
 use crate::broker::{self, SnapshotItem};
 
-/// What was moved so far.
+/// What an export or import has moved so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TransferCounts {
     /// Events that had not ended.
@@ -27,17 +25,17 @@ pub struct TransferCounts {
     pub failed: u64,
     /// Idempotency keys.
     pub keys: u64,
-    /// Keys of plugins' state.
+    /// State keys of plugins.
     pub state: u64,
-    /// Of an import: events and keys that were there already; they are not among the others.
+    /// Import only: items that the store already had. They do not count in the other fields.
     pub known: u64,
-    /// Of an import: keys whose window was over.
+    /// Import only: keys whose window was over.
     pub expired: u64,
-    /// Of an export: what stands where an event should and cannot be read as one. It stays where it is.
+    /// Export only: entries that cannot be read as events. They stay in the store.
     pub unreadable: u64,
 }
 
-/// The kinds of things that are counted.
+/// The kinds of items that are counted.
 #[derive(Clone, Copy)]
 enum TransferKind {
     Key,
@@ -47,8 +45,8 @@ enum TransferKind {
 }
 
 impl TransferKind {
-    fn of(exported: &SnapshotItem) -> Self {
-        match exported {
+    fn of(item: &SnapshotItem) -> Self {
+        match item {
             SnapshotItem::Key(_) => Self::Key,
             SnapshotItem::Waiting(_) => Self::Event,
             SnapshotItem::Failed(_) => Self::Failed,
@@ -68,43 +66,43 @@ impl TransferCounts {
     }
 }
 
-/// Why a move stopped. What was moved until then stays moved, and beginning again is always safe.
+/// Why an export or import stopped. What was moved stays moved; it is always safe to begin again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The store could not be asked; [`broker::Error::is_transient`] says whether trying again may help.
+    /// The store failed. [`broker::Error::is_transient`] says whether trying again may help.
     #[error(transparent)]
     Store(#[from] broker::Error),
-    /// The store lost data during an import: what was moved before may be gone.
+    /// The store lost data during an import, perhaps some that was imported before.
     #[error("the store lost data during the import: run it again")]
     Lost,
-    /// The lines could not be read.
+    /// The input cannot be read.
     #[error("the export cannot be read: {0}")]
     Read(std::io::Error),
-    /// The lines could not be written.
+    /// The output cannot be written.
     #[error("the export cannot be written: {0}")]
     Write(std::io::Error),
-    /// The first line is not that of an export.
-    #[error("what was read is not an export: its first line does not say so")]
+    /// The first line does not begin an export.
+    #[error("the input is not an export: its first line is not the header of one")]
     NotAnExport,
-    /// A version after this one wrote it.
+    /// A newer version wrote the export.
     #[error(
         "the export was written by a newer version (format {found}, this one knows {known}): import it with that version"
     )]
     Newer {
         /// The format of the export.
         found: u32,
-        /// The newest format that is known.
+        /// The newest format that this version reads.
         known: u32,
     },
-    /// A line is not what it should be. What stands before it was imported.
+    /// A line is wrong. The lines before it were imported.
     #[error("line {number} of the export is wrong: {reason}")]
     Line {
-        /// Which line, from 1.
+        /// The number of the line, from 1.
         number: u64,
         /// What is wrong with it.
         reason: String,
     },
-    /// The last line is missing, or counts more than came. What came was imported.
+    /// The last line is missing, or counts more than was read. What was read was imported.
     #[error("the export was cut short: what it holds was imported, the rest is missing; export again")]
     CutShort,
 }

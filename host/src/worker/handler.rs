@@ -7,7 +7,7 @@ use crate::broker::{AppendRequest, Delivery, Lane, SettleRequest};
 use crate::clock;
 use crate::event::{
     AttemptFailure, AttemptOutcome, AttemptRecord, DeliveryStart, Event, EventRecord, EventType, FailureClass,
-    PublishedEvent, RetryPolicies, Settlement, decide, defer,
+    PublishedEvent, RetryPolicies, Settlement, decide_settlement, defer_attempt,
 };
 use crate::plugin::{AttemptInput, AttemptResult, CpuMeter, Plugin, PluginRegistry, StateReader};
 
@@ -65,9 +65,9 @@ impl DeliveryHandler {
         let policies = plugin.as_ref().map_or(&self.policies, |plugin| plugin.policies());
         let lane = self.lane(&record.event.event_type);
         let mut outcome = within_depth(completed.outcome, self.max_depth);
-        let mut settlement = decide(&outcome, record.failures, policies, fastrand::f64());
+        let mut settlement = decide_settlement(&outcome, record.failures, policies, fastrand::f64());
         if let Some(reason) = self.publish_obstacle(&lane, &outcome) {
-            settlement = defer(&reason, record.deferrals, fastrand::f64());
+            settlement = defer_attempt(&reason, record.deferrals, fastrand::f64());
             outcome = AttemptOutcome::Failed(AttemptFailure::new(FailureClass::Retry, reason));
         }
         self.log(&record.event, attempt, duration_ms, plugin.as_deref(), (&outcome, &settlement));
@@ -96,7 +96,7 @@ impl DeliveryHandler {
         let children = success.published.iter().map(|published| published.event.id).collect();
         let publish = success.published.into_iter().map(|published| self.append(published)).collect();
         let receipt = receipt.clone();
-        let record = delivery.record.after(ended, &settlement, clock::now(), success.result, children);
+        let record = delivery.record.with_attempt(ended, &settlement, clock::now(), success.result, children);
         SettleRequest { receipt, record, settlement, lane, publish, state: success.state }
     }
 
@@ -203,7 +203,7 @@ fn within_depth(outcome: AttemptOutcome, max_depth: u32) -> AttemptOutcome {
 pub(super) fn returned(delivery: Delivery, lane: Lane) -> SettleRequest {
     SettleRequest {
         receipt: delivery.receipt,
-        record: delivery.record.handed_back(delivery.deliveries),
+        record: delivery.record.with_lost_deliveries(delivery.deliveries),
         settlement: Settlement::Returned,
         lane,
         publish: Vec::new(),

@@ -69,7 +69,7 @@ fn comes_back(new: &NewEvent) {
         DeliveryStart::At(time) => Some(time),
         DeliveryStart::Now | DeliveryStart::InMs(_) => None,
     };
-    transfer::fuzz::record_comes_back(&record, due);
+    transfer::fuzz::check_record_round_trip(&record, due);
 }
 
 /// Each fault has words and points at something in the body, or at what is missing from it.

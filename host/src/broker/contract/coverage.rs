@@ -29,7 +29,7 @@ pub async fn a_suspect_that_is_handed_back_stays_one(rig: &dyn BrokerRig) {
     let suspect = eventually("it is taken over", || async { broker.recover(9).await.expect("answered").pop() }).await;
     let back = SettleRequest {
         receipt: suspect.receipt.clone(),
-        record: suspect.record.clone().handed_back(suspect.deliveries),
+        record: suspect.record.clone().with_lost_deliveries(suspect.deliveries),
         settlement: Settlement::Returned,
         lane: lane("b"),
         publish: Vec::new(),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::broker::{Error, ExportedState};
-use crate::event::{StateStep, StateWrite, StoredValue, Timestamp, add, state_bytes};
+use crate::event::{StateStep, StateWrite, StoredValue, Timestamp, add_to_counter, stored_size_bytes};
 
 use super::columns::{UnreadableRow, state_checksum};
 use super::retention::MoreWork;
@@ -70,7 +70,7 @@ pub(super) fn is_current(step: &WriteStep<'_>, state: &StateStep) -> rusqlite::R
     }
     for (key, write) in &state.writes {
         if let StateWrite::Add(delta) = write
-            && add(row_of(key)?.as_ref().map(|row| &row.value[..]), *delta).is_err()
+            && add_to_counter(row_of(key)?.as_ref().map(|row| &row.value[..]), *delta).is_err()
         {
             return Ok(false);
         }
@@ -93,7 +93,7 @@ pub(super) fn write(step: &mut WriteStep<'_>, state: &StateStep) -> rusqlite::Re
             }
             StateWrite::Add(delta) => {
                 let before = row(step.db, space, key, step.now_ms)?;
-                let sum = add(before.as_ref().map(|row| &row.value[..]), *delta).unwrap_or_default();
+                let sum = add_to_counter(before.as_ref().map(|row| &row.value[..]), *delta).unwrap_or_default();
                 put(step, (space, &state.plugin), key, sum.to_string().as_bytes(), before.and_then(|row| row.until))?;
             }
         }
@@ -199,7 +199,7 @@ fn delete(step: &mut WriteStep<'_>, space: i64, key: &str) -> rusqlite::Result<(
 
 /// What a key takes with a value of so many bytes.
 fn taken(key: &str, value_bytes: i64) -> i64 {
-    i64::try_from(state_bytes(key, usize::try_from(value_bytes).unwrap_or_default())).unwrap_or(i64::MAX)
+    i64::try_from(stored_size_bytes(key, usize::try_from(value_bytes).unwrap_or_default())).unwrap_or(i64::MAX)
 }
 
 /// Forgets some keys of a plugin; how many, 0 when none is left.

@@ -127,7 +127,7 @@ impl EmbeddedBroker {
     fn receipt(&self, claimed: &ClaimedRow) -> Receipt {
         let entry = LeaseToken { opening: self.opening, number: claimed.held.number, place: claimed.held.place };
         Receipt {
-            event_id: claimed.found.id().unwrap_or_default(),
+            event_id: claimed.found.id().unwrap_or_else(|_| EventId::new()),
             lane: claimed.lane.clone(),
             entry: entry.to_string(),
             deliveries: claimed.held.deliveries,
@@ -161,7 +161,7 @@ impl EmbeddedBroker {
 /// The end of a delivery whose event cannot be read.
 fn bad_entry(receipt: &Receipt, claimed: &ClaimedRow, why: &str) -> Option<PreparedSettle> {
     let (id, fields) = (receipt.event_id, claimed.found.fields());
-    let bad = BadEntry { id, lane: &claimed.lane, entry: &receipt.entry, added: id.made(), fields: &fields, why };
+    let bad = BadEntry { id, lane: &claimed.lane, entry: &receipt.entry, added: id.created_at(), fields: &fields, why };
     bad.log();
     let settlement = Settlement::Failed { class: FailureClass::BadEntry, reason: why.to_owned() };
     Some(PreparedSettle::instead(receipt, &bad.record(clock::now())?, settlement, claimed.found.data_bytes()))

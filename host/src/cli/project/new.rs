@@ -1,35 +1,36 @@
-//! `eventstream plugin new`: writes a project that builds and passes its tests as it is.
+//! `eventstream plugin new`: writes a project that builds and passes its tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use eventstream::printable::Printable;
 
-use super::super::plugin::name;
-use super::super::{ExitReason, complain, say_lines};
-use super::Language;
+use super::manifest::Language;
+use crate::cli::exit::ExitReason;
+use crate::cli::inspect::parse_plugin_name;
+use crate::cli::output::{print_lines, report_error};
 
-pub(in super::super) const NEW_EXAMPLES: &str = "\
+pub(crate) const NEW_EXAMPLES: &str = "\
 Examples:
   eventstream plugin new order-paid
   eventstream plugin new --lang python order-paid --dir ./services/order-paid
 
-Makes a folder with a handler, the contract it is written against (wit/), and tests. Then, in that folder:
+Creates a folder with a handler, its interface (wit/), and tests. Then run, in that folder:
   eventstream plugin build
   eventstream plugin test
 
-Exit codes: 0 done, 1 the folder cannot be written, 2 the name cannot be used, or the folder holds something";
+Exit codes: 0 done, 1 the folder cannot be written, 2 the name cannot be used, or the folder is not empty";
 
 /// The arguments of `plugin new`.
 #[derive(Debug, clap::Args)]
-pub(in super::super) struct NewArgs {
-    /// The name of the plugin, and the type of event that it handles
-    #[arg(value_name = "NAME", value_parser = name)]
+pub(crate) struct NewArgs {
+    /// The name of the plugin, which is also the type of event that it handles
+    #[arg(value_name = "NAME", value_parser = parse_plugin_name)]
     name: String,
-    /// The language
+    /// The language of the handler
     #[arg(long, value_enum, default_value_t = Language::Rust)]
     lang: Language,
-    /// The folder to make [default: NAME]
+    /// The folder to create [default: NAME]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
@@ -40,7 +41,7 @@ macro_rules! templates {
     };
 }
 
-/// Files of every project.
+/// The files of every project, each with its template.
 const COMMON: &[(&str, &str)] = templates! {
     "README.md": "templates/README.md",
     "tests/greets.json": "templates/tests/greets.json",
@@ -68,7 +69,7 @@ const PYTHON: &[(&str, &str)] = templates! {
 };
 
 impl Language {
-    fn files(self) -> &'static [(&'static str, &'static str)] {
+    fn templates(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Rust => RUST,
             Self::Js => JS,
@@ -76,7 +77,7 @@ impl Language {
         }
     }
 
-    fn handler(self) -> &'static str {
+    fn handler_file(self) -> &'static str {
         match self {
             Self::Rust => "src/lib.rs",
             Self::Js => "handler.js",
@@ -84,8 +85,8 @@ impl Language {
         }
     }
 
-    /// The command that installs what a project is built with.
-    pub(super) fn install(self) -> &'static str {
+    /// The command that installs the build tools of the language.
+    pub(super) fn install_command(self) -> &'static str {
         match self {
             Self::Rust => "rustup target add wasm32-wasip2",
             Self::Js => "npm install",
@@ -94,41 +95,41 @@ impl Language {
     }
 }
 
-/// Writes the project.
-pub(in super::super) fn run(args: &NewArgs) -> ExitReason {
+/// Creates the project.
+pub(crate) fn run(args: &NewArgs) -> ExitReason {
     let folder = args.dir.clone().unwrap_or_else(|| PathBuf::from(&args.name));
     if args.lang == Language::Rust && !args.name.starts_with(|c: char| c.is_ascii_alphabetic()) {
-        complain(format!("{:?} cannot be the name of a Rust package: begin with a letter", args.name));
+        report_error(format!("{:?} cannot be the name of a Rust package: begin it with a letter", args.name));
         return ExitReason::Usage;
     }
     if fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some()) {
-        complain(format!("{} is there already and not empty: choose another folder with --dir", folder.display()));
+        report_error(format!("{} exists and is not empty: choose another folder with --dir", folder.display()));
         return ExitReason::Usage;
     }
-    for (path, template) in COMMON.iter().chain(args.lang.files()) {
-        // The contract is the same for everybody.
-        let is_contract = path.starts_with("wit/");
-        let text = if is_contract { (*template).to_owned() } else { filled(template, args) };
-        if let Err(error) = write(&folder.join(path), &text) {
-            complain(format!("{} cannot be written: {error}", folder.join(path).display()));
+    for (path, template) in COMMON.iter().chain(args.lang.templates()) {
+        // The interface has no placeholders.
+        let is_interface = path.starts_with("wit/");
+        let text = if is_interface { (*template).to_owned() } else { fill_template(template, args) };
+        if let Err(error) = write_file(&folder.join(path), &text) {
+            report_error(format!("{} cannot be written: {error}", folder.join(path).display()));
             return ExitReason::Failed;
         }
     }
-    let (shown, install) = (Printable(folder.display()), args.lang.install());
+    let (shown, install) = (Printable(folder.display()), args.lang.install_command());
     let next = format!("{shown} is a plugin project; next:\n  cd {shown}\n  {install}\n  eventstream plugin test");
-    ExitReason::Done.unless_unwritten(say_lines(next))
+    ExitReason::Done.if_written(print_lines(next))
 }
 
-fn filled(template: &str, args: &NewArgs) -> String {
+fn fill_template(template: &str, args: &NewArgs) -> String {
     template
         .replace("{{name}}", &args.name)
-        // Cargo knows no dots in names.
+        // A Cargo package name cannot have dots.
         .replace("{{package}}", &args.name.replace('.', "-"))
-        .replace("{{handler}}", args.lang.handler())
-        .replace("{{install}}", args.lang.install())
+        .replace("{{handler}}", args.lang.handler_file())
+        .replace("{{install}}", args.lang.install_command())
 }
 
-fn write(path: &Path, text: &str) -> std::io::Result<()> {
+fn write_file(path: &Path, text: &str) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }

@@ -1,7 +1,7 @@
-//! `eventstream plugin test`: hands a plugin the events in its `tests/*.json` and compares what comes of them.
+//! `eventstream plugin test`: runs a plugin on the events in its `tests/*.json` and compares the outcomes.
 //!
-//! A test has an `event` and what to `expect`, or several of both as `steps`, which share the plugin's state. Only what is
-//! expected is compared: members that are not named may be anything, and an `error` need only contain the words.
+//! A test has an `event` and an `expect`, or several of both as `steps`, which share the plugin's state. Only the members in
+//! `expect` are compared. An `error` needs only to contain the expected text.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,29 +14,33 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::super::plugin::{faults, given, on_bench, refused};
-use super::super::{ExitReason, complain, complain_lines, say_json, say_lines, settings};
-use super::{Project, build};
+use super::build::build_component;
+use super::manifest::Project;
+use crate::cli::exit::ExitReason;
+use crate::cli::inspect::{describe_refusal, load_settings, refusal_exit, with_inspector};
+use crate::cli::output::{print_json, print_lines, report_error, report_error_lines};
+use crate::cli::settings;
 
-pub(in super::super) const TEST_EXAMPLES: &str = "\
+pub(crate) const TEST_EXAMPLES: &str = "\
 Examples:
   eventstream plugin test
   eventstream plugin test ./order-paid --no-build --json
 
 A test is a file tests/*.json:
   { \"name\": \"greets\", \"event\": { \"type\": \"hello\", \"payload\": {} }, \"expect\": { \"outcome\": \"processed\" } }
-with \"config\" in place of that in DIR/NAME.toml, and \"steps\": [{ \"event\", \"attempt\", \"expect\" }] for several events
-in a row. The other settings in that file hold, as on a server.
+\"config\" replaces the config in DIR/NAME.toml, and \"steps\": [{ \"event\", \"attempt\", \"expect\" }] runs several events in
+order. The other settings in DIR/NAME.toml apply as on a server. Only the members of \"expect\" are compared; \"error\" needs
+only to contain the expected text.
 
-Exit codes: 0 all passed, 1 one failed or the build did, 2 no project or no tests, 4 not a plugin";
+Exit codes: 0 all tests passed, 1 a test or the build failed, 2 no project or no tests, 4 not a plugin";
 
 /// The arguments of `plugin test`.
 #[derive(Debug, clap::Args)]
-pub(in super::super) struct TestArgs {
-    /// The project
+pub(crate) struct TestArgs {
+    /// The folder of the project
     #[arg(value_name = "DIR", default_value = ".")]
     dir: PathBuf,
-    /// Test what was built before
+    /// Do not build; test the component of the last build
     #[arg(long)]
     no_build: bool,
     /// Print one line of JSON for each test
@@ -79,7 +83,7 @@ impl TestCase {
             (Some(event), Some(expect), true) => case.steps.push(TestStep { event, attempt: case.attempt, expect }),
             (None, None, false) => {}
             _ => {
-                let words = "it has an \"event\" and an \"expect\", or \"steps\" of both";
+                let words = "a test needs \"event\" and \"expect\", or \"steps\" with both";
                 return Err(format!("{} is no test: {words}", path.display()));
             }
         }
@@ -88,28 +92,28 @@ impl TestCase {
     }
 }
 
-/// Builds and tests.
-pub(in super::super) fn run(args: &TestArgs) -> ExitReason {
-    let found = Project::in_folder(&args.dir).and_then(|project| Ok((cases(&args.dir)?, project)));
+/// Builds the component and runs its tests.
+pub(crate) fn run(args: &TestArgs) -> ExitReason {
+    let found = Project::in_folder(&args.dir).and_then(|project| Ok((read_cases(&args.dir)?, project)));
     let (cases, project) = match found {
         Ok(found) => found,
         Err(words) => {
-            complain(words);
+            report_error(words);
             return ExitReason::Usage;
         }
     };
     if !args.no_build
-        && let Err(words) = build::make(&project)
+        && let Err(words) = build_component(&project)
     {
-        complain(words);
+        report_error(words);
         return ExitReason::Failed;
     }
-    on_bench(settings::load(None, Vec::new()), |bench, runtime| {
-        test(args, &project, &cases, &bench, &runtime).unwrap_or_else(|exit| exit)
+    with_inspector(settings::load(None, Vec::new()), |inspector, runtime| {
+        run_cases(args, &project, &cases, &inspector, &runtime).unwrap_or_else(|exit| exit)
     })
 }
 
-fn cases(folder: &Path) -> Result<Vec<(String, TestCase)>, String> {
+fn read_cases(folder: &Path) -> Result<Vec<(String, TestCase)>, String> {
     let folder = folder.join("tests");
     let none = || format!("there are no tests: {} holds no .json file", folder.display());
     let mut paths: Vec<PathBuf> = fs::read_dir(&folder)
@@ -124,46 +128,46 @@ fn cases(folder: &Path) -> Result<Vec<(String, TestCase)>, String> {
     paths.iter().map(|path| TestCase::read(path)).collect()
 }
 
-fn test(
+fn run_cases(
     args: &TestArgs,
     project: &Project,
     cases: &[(String, TestCase)],
-    bench: &PluginInspector,
+    inspector: &PluginInspector,
     runtime: &tokio::runtime::Runtime,
 ) -> Result<ExitReason, ExitReason> {
     let component = &project.component();
-    let settings = given(project.settings().as_deref(), bench, runtime)?;
-    // Compiling is what takes time, so that one plugin serves all tests with the same settings.
+    let settings = load_settings(project.settings().as_deref(), inspector, runtime)?;
+    // Compiling takes most of the time, so tests with the same config share one plugin.
     let mut plugins: Vec<(Option<&BTreeMap<String, String>>, PluginTrial<'_>)> = Vec::new();
     let mut failed = 0;
     for (name, case) in cases {
         let config = case.config.as_ref();
         if !plugins.iter().any(|(known, _)| *known == config) {
-            match runtime.block_on(bench.load_with(component, settings.as_ref(), config.cloned())) {
+            match runtime.block_on(inspector.load_with(component, settings.as_ref(), config.cloned())) {
                 Ok(plugin) => plugins.push((config, plugin)),
-                Err(no) => {
-                    complain_lines(faults(component, &no));
-                    return Err(refused(&no));
+                Err(refusal) => {
+                    report_error_lines(describe_refusal(component, &refusal));
+                    return Err(refusal_exit(&refusal));
                 }
             }
         }
         let Some((_, plugin)) = plugins.iter().find(|(known, _)| *known == config) else { continue };
-        let differences = runtime.block_on(differences(&plugin.afresh(), &case.steps));
+        let differences = runtime.block_on(find_differences(&plugin.afresh(), &case.steps));
         failed += usize::from(!differences.is_empty());
         if args.json {
-            say_json(json!({ "test": name, "ok": differences.is_empty(), "differences": differences }))?;
+            print_json(json!({ "test": name, "ok": differences.is_empty(), "differences": differences }))?;
         } else {
-            say_lines(told(name, &differences))?;
+            print_lines(describe_case(name, &differences))?;
         }
     }
     if !args.json {
-        say_lines(format_args!("{} passed, {failed} failed", cases.len() - failed))?;
+        print_lines(format_args!("{} passed, {failed} failed", cases.len() - failed))?;
     }
     Ok(if failed == 0 { ExitReason::Done } else { ExitReason::Failed })
 }
 
-/// How a test ended, for a person. Each difference stays on its line.
-fn told(name: &str, differences: &[String]) -> String {
+/// Describes the result of a test. Each difference stays on its line.
+fn describe_case(name: &str, differences: &[String]) -> String {
     if differences.is_empty() {
         return format!("ok      {}", Printable(name));
     }
@@ -171,19 +175,19 @@ fn told(name: &str, differences: &[String]) -> String {
     format!("FAILED  {}{differences}", Printable(name))
 }
 
-/// What is not as expected; empty if all is.
-async fn differences(plugin: &PluginTrial<'_>, steps: &[TestStep]) -> Vec<String> {
+/// Runs the steps and returns the differences from what is expected.
+async fn find_differences(plugin: &PluginTrial<'_>, steps: &[TestStep]) -> Vec<String> {
     let mut differences = Vec::new();
     for (index, step) in steps.iter().enumerate() {
         let place = if steps.len() > 1 { format!("step {}: ", index + 1) } else { String::new() };
         let event = Bytes::from(step.event.get().to_owned());
         match plugin.handle(event, step.attempt.unwrap_or(1)).await {
             Ok(line) => {
-                let is: Value = serde_json::from_str(&line).unwrap_or_default();
+                let actual: Value = serde_json::from_str(&line).unwrap_or_default();
                 let before = differences.len();
-                compare(&place, &step.expect, &is, &mut differences);
+                collect_differences(&place, &step.expect, &actual, &mut differences);
                 if differences.len() > before {
-                    differences.extend(reason(&place, &step.expect, &is));
+                    differences.extend(explain_failure(&place, &step.expect, &actual));
                 }
             }
             Err(faults) => {
@@ -197,29 +201,29 @@ async fn differences(plugin: &PluginTrial<'_>, steps: &[TestStep]) -> Vec<String
     differences
 }
 
-/// Why the attempt failed, where the test did not expect it to: that explains the differences.
-fn reason(place: &str, expected: &Value, is: &Value) -> Option<String> {
-    let error = is["error"].as_str().filter(|_| expected.get("error").is_none())?;
+/// Returns the reason of a failure that the test does not expect, because it explains the differences.
+fn explain_failure(place: &str, expected: &Value, actual: &Value) -> Option<String> {
+    let error = actual["error"].as_str().filter(|_| expected.get("error").is_none())?;
     Some(format!("{place}the attempt failed: {}", error.trim_end().replace('\n', "\n          ")))
 }
 
-/// Adds what is not as expected, each with its place.
-fn compare(place: &str, expected: &Value, is: &Value, differences: &mut Vec<String>) {
-    match (expected, is) {
-        (Value::Object(expected), Value::Object(is)) => {
+/// Adds each difference with its place.
+fn collect_differences(place: &str, expected: &Value, actual: &Value, differences: &mut Vec<String>) {
+    match (expected, actual) {
+        (Value::Object(expected), Value::Object(actual)) => {
             for (name, expected) in expected {
-                let found = is.get(name).unwrap_or(&Value::Null);
-                compare(&format!("{place}/{name}"), expected, found, differences);
+                let found = actual.get(name).unwrap_or(&Value::Null);
+                collect_differences(&format!("{place}/{name}"), expected, found, differences);
             }
         }
-        (Value::Array(expected), Value::Array(is)) if expected.len() == is.len() => {
-            for (index, (expected, is)) in expected.iter().zip(is).enumerate() {
-                compare(&format!("{place}/{index}"), expected, is, differences);
+        (Value::Array(expected), Value::Array(actual)) if expected.len() == actual.len() => {
+            for (index, (expected, actual)) in expected.iter().zip(actual).enumerate() {
+                collect_differences(&format!("{place}/{index}"), expected, actual, differences);
             }
         }
         (Value::String(words), Value::String(text)) if place.ends_with("/error") && text.contains(words) => {}
-        _ if expected == is => {}
-        _ => differences.push(format!("{place}: expected {expected}, got {is}")),
+        _ if expected == actual => {}
+        _ => differences.push(format!("{place}: expected {expected}, got {actual}")),
     }
 }
 
@@ -227,24 +231,24 @@ fn compare(place: &str, expected: &Value, is: &Value, differences: &mut Vec<Stri
 mod tests {
     use super::*;
 
-    fn compared(expected: Value, is: Value) -> Vec<String> {
+    fn compare(expected: Value, actual: Value) -> Vec<String> {
         let mut differences = Vec::new();
-        compare("", &expected, &is, &mut differences);
+        collect_differences("", &expected, &actual, &mut differences);
         differences
     }
 
     #[test]
-    fn an_attempt_that_failed_unexpectedly_is_told_with_its_reason() {
-        let is = json!({"outcome": "retry", "error": "KeyError: 'x'\nTraceback:\n  File"});
-        let told = reason("step 2: ", &json!({"outcome": "processed"}), &is).unwrap();
-        assert_eq!(told, "step 2: the attempt failed: KeyError: 'x'\n          Traceback:\n            File");
-        assert_eq!(reason("", &json!({"error": "y"}), &is), None, "the error is compared");
-        assert_eq!(reason("", &json!({}), &json!({"outcome": "processed"})), None);
+    fn an_unexpected_failure_is_reported_with_its_reason() {
+        let actual = json!({"outcome": "retry", "error": "KeyError: 'x'\nTraceback:\n  File"});
+        let explanation = explain_failure("step 2: ", &json!({"outcome": "processed"}), &actual).unwrap();
+        assert_eq!(explanation, "step 2: the attempt failed: KeyError: 'x'\n          Traceback:\n            File");
+        assert_eq!(explain_failure("", &json!({"error": "y"}), &actual), None, "the error is compared");
+        assert_eq!(explain_failure("", &json!({}), &json!({"outcome": "processed"})), None);
     }
 
     #[test]
     fn only_what_is_expected_is_compared() {
-        let is = json!({"outcome": "failed", "error": "the payload is wrong: no name", "published": [{"type": "a", "id": 1}]});
+        let actual = json!({"outcome": "failed", "error": "the payload is wrong: no name", "published": [{"type": "a", "id": 1}]});
         for expected in [
             json!({}),
             json!({"outcome": "failed"}),
@@ -252,7 +256,7 @@ mod tests {
             json!({"published": [{"type": "a"}]}),
             json!({"result": null}),
         ] {
-            assert_eq!(compared(expected.clone(), is.clone()), [""; 0], "{expected}");
+            assert_eq!(compare(expected.clone(), actual.clone()), [""; 0], "{expected}");
         }
         for (expected, words) in [
             (json!({"outcome": "processed"}), "/outcome: expected \"processed\", got \"failed\""),
@@ -261,8 +265,8 @@ mod tests {
             (json!({"published": [{"type": "b"}]}), "/published/0/type: expected \"b\", got \"a\""),
             (json!({"result": {"a": 1}}), "/result: expected {\"a\":1}, got null"),
         ] {
-            let told = compared(expected, is.clone());
-            assert!(told.len() == 1 && told[0].contains(words), "{told:?} tells {words:?}");
+            let differences = compare(expected, actual.clone());
+            assert!(differences.len() == 1 && differences[0].contains(words), "{differences:?} has {words:?}");
         }
     }
 }

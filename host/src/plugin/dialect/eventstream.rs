@@ -4,7 +4,7 @@ use wasmtime::Store;
 use wasmtime::component::Instance;
 
 use super::HandlerAnswer;
-use crate::event::{AttemptFailure, DataKind, Event, EventData, FailureClass, in_utc};
+use crate::event::{AttemptFailure, DataKind, Event, EventData, FailureClass, to_utc};
 use crate::plugin::host_api::GuestState;
 use crate::plugin::host_api::bindings::eventstream::plugin::types::{Event as WitEvent, EventData as WitEventData};
 use crate::plugin::host_api::bindings::exports::eventstream::plugin::handler::Failure as WitFailure;
@@ -52,5 +52,5 @@ fn to_wit(event: &Event) -> WitEvent {
 
 /// When it happened, in UTC as the package in `wit/` says; when it was accepted, if the sender did not say.
 pub(super) fn utc(event: &Event) -> String {
-    event.time.as_deref().and_then(in_utc).unwrap_or_else(|| event.accepted.to_string())
+    event.time.as_deref().and_then(to_utc).unwrap_or_else(|| event.accepted.to_string())
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::GuestState;
 use super::wit::state::{Error, Host};
 use crate::event::limits::MAX_DELAY_MS;
-use crate::event::{MAX_STATE_KEY_BYTES, StateStep, StateWrite, StoredValue, add, state_bytes};
+use crate::event::{MAX_STATE_KEY_BYTES, StateStep, StateWrite, StoredValue, add_to_counter, stored_size_bytes};
 use crate::plugin::StateReader;
 
 /// What an attempt has seen and written so far.
@@ -57,7 +57,7 @@ impl StateBuffer {
         let room_bytes = self.touched.values().filter_map(|touched| touched.stored.room_bytes).min();
         let (mut more, mut less) = (0_u64, 0_u64);
         for (key, touched) in self.touched.iter().filter(|(_, touched)| touched.write.is_some()) {
-            let of = |value: Option<Bytes>| value.map_or(0, |value| state_bytes(key, value.len()));
+            let of = |value: Option<Bytes>| value.map_or(0, |value| stored_size_bytes(key, value.len()));
             more = more.saturating_add(of(touched.value()));
             less = less.saturating_add(of(touched.stored.value.clone()));
         }
@@ -86,14 +86,14 @@ impl TouchedKey {
             Some(StateWrite::Set { value, .. }) => Some(value.clone()),
             Some(StateWrite::Delete) => None,
             Some(StateWrite::Add(delta)) => {
-                add(self.stored.value.as_deref(), *delta).ok().map(|sum| Bytes::from(sum.to_string()))
+                add_to_counter(self.stored.value.as_deref(), *delta).ok().map(|sum| Bytes::from(sum.to_string()))
             }
         }
     }
 
     /// Counts up, and gives the value as this attempt sees it.
     fn add(&mut self, delta: i64) -> Result<i64, String> {
-        let sum = add(self.value().as_deref(), delta).map_err(|error| error.to_string())?;
+        let sum = add_to_counter(self.value().as_deref(), delta).map_err(|error| error.to_string())?;
         let text = || Bytes::from(sum.to_string());
         self.write = Some(match self.write.take() {
             None => StateWrite::Add(delta),

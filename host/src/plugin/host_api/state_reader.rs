@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock;
-use crate::event::{StateStep, StateWrite, StoredValue, Timestamp, add, state_bytes};
+use crate::event::{StateStep, StateWrite, StoredValue, Timestamp, add_to_counter, stored_size_bytes};
 
 /// Reads the state of plugins, whoever keeps it. May be asked on any runtime.
 #[async_trait]
@@ -49,7 +49,7 @@ impl MemoryState {
                 StateWrite::Delete => continue,
                 StateWrite::Set { value, ttl_ms } => (value.clone(), ttl_ms.map(|ttl_ms| now.plus_ms(ttl_ms))),
                 StateWrite::Add(delta) => {
-                    let sum = add(before.as_ref().map(|kept| &kept.value[..]), *delta).unwrap_or_default();
+                    let sum = add_to_counter(before.as_ref().map(|kept| &kept.value[..]), *delta).unwrap_or_default();
                     (Bytes::from(sum.to_string()), before.and_then(|kept| kept.until))
                 }
             };
@@ -71,7 +71,7 @@ impl StateReader for MemoryState {
             value: found.map(|found| found.value.clone()),
             version: found.map_or(0, |found| found.version),
             keys: kept.len() as u64,
-            size_bytes: kept.iter().map(|(key, kept)| state_bytes(key, kept.value.len())).sum(),
+            size_bytes: kept.iter().map(|(key, kept)| stored_size_bytes(key, kept.value.len())).sum(),
             room_bytes: None,
         })
     }

@@ -60,7 +60,7 @@ pub(super) fn want(to: &str, free: usize) -> ClaimRequest {
 pub(super) fn settle_as(delivery: &Delivery, settlement: Settlement) -> SettleRequest {
     let attempt = AttemptRecord { plugin: Some("p".into()), class: None, ..contract::attempt(delivery, &settlement) };
     let result = Some(EventData::binary(&b"\x00\xff"[..]));
-    let record = delivery.record.clone().after(attempt, &settlement, clock::now(), result, Vec::new());
+    let record = delivery.record.clone().with_attempt(attempt, &settlement, clock::now(), result, Vec::new());
     SettleRequest { record, ..contract::settle(delivery, settlement, Vec::new()) }
 }
 

@@ -32,7 +32,7 @@ use wasmtime_wasi_http::{
 use self::grants::GrantOrigin;
 use self::send::RequestPermit;
 use super::GuestState;
-use crate::event::{EventId, SENT_BY_PLUGIN};
+use crate::event::{EventId, SENT_BY_PLUGIN_HEADER};
 
 /// The most memory that the headers of one request or response take.
 const MAX_FIELDS_BYTES: usize = 32 * 1_024;
@@ -132,7 +132,7 @@ impl RequestSender {
         }
         self.sent += 1;
         // A server of a deployment, this one or another, lets a plugin do no more than anybody, whatever way it came.
-        request.headers_mut().insert(HeaderName::from_static(SENT_BY_PLUGIN), HeaderValue::from_static("1"));
+        request.headers_mut().insert(HeaderName::from_static(SENT_BY_PLUGIN_HEADER), HeaderValue::from_static("1"));
         let name = HeaderName::from_static("idempotency-key");
         if grant.sends_idempotency_key()
             && !request.headers().contains_key(&name)

@@ -1,14 +1,14 @@
-//! A bar for what takes longer than a second; on a terminal only, and on standard error, beside what was asked for.
+//! A progress bar for commands that run longer than a second. It appears on a terminal only, on standard error.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Nothing is shown before.
-const QUIET: Duration = Duration::from_secs(1);
-/// How often it is drawn, per second.
-const DRAWS: u8 = 10;
+/// How long a command runs before the bar appears.
+const QUIET_TIME: Duration = Duration::from_secs(1);
+/// How often the bar is drawn, per second.
+const DRAWS_PER_SECOND: u8 = 10;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub(super) enum ProgressUnit {
 pub(super) struct TransferProgress {
     bar: ProgressBar,
     begun: Instant,
-    /// What is counted now, and whether it is known how far.
+    /// What is counted now, and whether the total is known.
     counted: Cell<Option<(ProgressUnit, bool)>>,
 }
 
@@ -34,25 +34,25 @@ impl TransferProgress {
         Self { bar, begun: Instant::now(), counted: Cell::new(None) }
     }
 
-    /// Has something else written to the terminal, without the bar in between.
-    pub(super) fn aside(&self, write: impl FnOnce()) {
+    /// Writes something else to the terminal while the bar is hidden.
+    pub(super) fn suspend(&self, write: impl FnOnce()) {
         self.bar.suspend(write);
     }
 
-    /// So much is done, of so much if that is known.
+    /// Shows how much is done, and the total if it is known.
     pub(super) fn show(&self, unit: ProgressUnit, done: u64, all: Option<u64>) {
-        if self.begun.elapsed() < QUIET {
+        if self.begun.elapsed() < QUIET_TIME {
             return;
         }
         if self.bar.is_hidden() {
-            self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(DRAWS));
+            self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(DRAWS_PER_SECOND));
         }
         let counted = Some((unit, all.is_some()));
         if self.counted.replace(counted) != counted {
             self.bar.set_style(style(unit, all.is_some()));
         }
         if let Some(all) = all {
-            // More may come while it goes on.
+            // The total may grow meanwhile.
             self.bar.set_length(all.max(done));
         }
         self.bar.set_position(done);

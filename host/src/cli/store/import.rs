@@ -1,6 +1,6 @@
-//! `eventstream import`: has a broker take over what an export holds.
+//! `eventstream import`: reads an export into a broker.
 //!
-//! It may be stopped at any time and begun again: what is there already is recognized.
+//! It can be stopped at any time and run again: items that the broker already has are recognised.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -9,40 +9,41 @@ use std::path::{Path, PathBuf};
 use eventstream::app::{self, TransferCounts};
 use serde_json::json;
 
+use super::STANDARD_STREAM;
 use super::progress::{ProgressUnit, TransferProgress};
-use super::settings::BrokerArgs;
-use super::{ExitReason, STANDARD, complain, say, thousands};
+use crate::cli::exit::ExitReason;
+use crate::cli::output::{format_thousands, print_line, report_error};
+use crate::cli::settings::BrokerArgs;
 
-pub(super) const EXAMPLES: &str = "\
+pub(crate) const EXAMPLES: &str = "\
 Examples:
   eventstream import events.ndjson --broker redis://127.0.0.1:6379
   gunzip < events.ndjson.gz | eventstream import -
 
-What is there already is recognized by its id and left as it is, whatever became of it. So an import that was interrupted
-is run again, and one that is run twice doubles nothing, for as long as the broker keeps the events that have ended
-(retention.processed). Import before a server accepts new events: until then it does not know the idempotency keys. An
-embedded store must not be served meanwhile.
-
+An event that the broker already has is recognised by its id and left as it is, in whatever state. So run an interrupted import
+again; an import that runs twice doubles nothing, while the broker keeps the events that have ended (retention.processed).
+Import before a server accepts new events: until then it does not know the idempotency keys. No server may use an embedded
+store during the import.
 Exit codes: 0 done, 1 failed, or the export was cut short, 2 usage, 3 broker unreachable";
 
-/// The size of reads.
+/// How many bytes are read at a time.
 const READ_BYTES: usize = 256 * 1024;
 
 /// The arguments of `import`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// The file that export wrote, or - for standard input
+pub(crate) struct Args {
+    /// The file that `eventstream export` wrote, or - for standard input
     #[arg(value_name = "FILE|-")]
     file: PathBuf,
     #[command(flatten)]
     store: BrokerArgs,
-    /// Print what was done as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Imports.
-pub(super) fn run(args: &Args) -> ExitReason {
+/// Imports the export.
+pub(crate) fn run(args: &Args) -> ExitReason {
     let (config, runtime, _log) = match args.store.open() {
         Ok(both) => both,
         Err(exit) => return exit,
@@ -50,7 +51,7 @@ pub(super) fn run(args: &Args) -> ExitReason {
     let (mut input, size_bytes) = match open(&args.file) {
         Ok(opened) => opened,
         Err(error) => {
-            complain(format!("{} cannot be read: {error}", args.file.display()));
+            report_error(format!("{} cannot be read: {error}", args.file.display()));
             return ExitReason::Usage;
         }
     };
@@ -60,20 +61,20 @@ pub(super) fn run(args: &Args) -> ExitReason {
     let imported = runtime.block_on(app::import(&config, &mut *input, &mut moved, &mut show));
     drop(bar);
     match imported {
-        Ok(()) => ExitReason::Done.unless_unwritten(say(if args.json { json(&moved) } else { told(&moved) })),
+        Ok(()) => ExitReason::Done.if_written(print_line(if args.json { to_json(&moved) } else { summarize(&moved) })),
         Err(error) => {
-            complain(&error);
+            report_error(&error);
             if moved != TransferCounts::default() {
-                complain(format!("until then: {}", told(&moved)));
+                report_error(format!("imported before that: {}", summarize(&moved)));
             }
-            ExitReason::of(&error)
+            ExitReason::from_error(&error)
         }
     }
 }
 
-/// What is read, and how large it is if that is known.
+/// Opens the export, and returns its size in bytes if that is known.
 fn open(path: &Path) -> io::Result<(Box<dyn BufRead>, Option<u64>)> {
-    if path == Path::new(STANDARD) {
+    if path == Path::new(STANDARD_STREAM) {
         return Ok((Box::new(BufReader::with_capacity(READ_BYTES, io::stdin())), None));
     }
     let file = File::open(path)?;
@@ -85,22 +86,22 @@ fn open(path: &Path) -> io::Result<(Box<dyn BufRead>, Option<u64>)> {
     Ok((Box::new(BufReader::with_capacity(READ_BYTES, file)), size_bytes))
 }
 
-fn told(moved: &TransferCounts) -> String {
-    let [events, failed, keys] = [moved.events, moved.failed, moved.keys].map(thousands);
-    let mut told = format!("imported {events} events, {failed} failed, {keys} keys");
+fn summarize(moved: &TransferCounts) -> String {
+    let [events, failed, keys] = [moved.events, moved.failed, moved.keys].map(format_thousands);
+    let mut summary = format!("imported {events} events, {failed} failed, {keys} keys");
     if moved.state > 0 {
-        told.push_str(&format!(", {} keys of plugins' state", thousands(moved.state)));
+        summary.push_str(&format!(", {} state keys", format_thousands(moved.state)));
     }
     if moved.known > 0 {
-        told.push_str(&format!("; {} were there already", thousands(moved.known)));
+        summary.push_str(&format!("; {} existed already", format_thousands(moved.known)));
     }
     if moved.expired > 0 {
-        told.push_str(&format!("; {} keys had expired", thousands(moved.expired)));
+        summary.push_str(&format!("; {} keys had expired", format_thousands(moved.expired)));
     }
-    told
+    summary
 }
 
-fn json(moved: &TransferCounts) -> String {
+fn to_json(moved: &TransferCounts) -> String {
     let TransferCounts { events, failed, keys, state, known, expired, .. } = moved;
     json!({ "events": events, "failed": failed, "keys": keys, "state": state, "known": known, "expired": expired })
         .to_string()

@@ -1,17 +1,17 @@
-//! A file that gets its name only when it is whole.
+//! A file that gets its name only when it is complete.
 //!
-//! Until then it stands beside its place under a name that nobody else has, so that two programs that write the same file
-//! do not write into each other. It is locked while it is written: what is not locked was left by a program that ended,
-//! and goes with the next one that writes this file. It holds payloads, and is its owner's alone.
+//! Until then it has a unique name beside its target, so that two programs that write the same file do not mix their
+//! output. It is locked while it is written. An unlocked one was left by a program that ended; the next program that
+//! writes the same file removes it. Only its owner may read it, because it holds payloads.
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Only its owner may use it.
+/// Only the owner may read and write the file.
 const MODE: u32 = 0o600;
-/// How its name ends until it is whole.
+/// The end of its name until it is complete.
 const SUFFIX: &str = ".partial";
 
 /// A file that is being written.
@@ -22,40 +22,39 @@ pub(super) struct PartialFile {
 }
 
 impl PartialFile {
-    /// Begins to write a file, and removes what was left of earlier tries. What stands in its place stays until
-    /// [`Self::finish`].
+    /// Starts to write a file, and removes what earlier programs left. An existing file stays until [`Self::finish`].
     ///
     /// # Errors
-    /// The path names no file, or the system makes none there.
+    /// The path names no file, or the system cannot create one there.
     pub(super) fn create(path: &Path) -> io::Result<Self> {
         let name = path.file_name().ok_or_else(|| io::Error::other("it names no file"))?.to_string_lossy();
         let prefix = format!(".{name}.");
-        sweep(directory_of(path), &prefix);
+        remove_leftovers(directory_of(path), &prefix);
         loop {
             let partial = path.with_file_name(format!("{prefix}{:016x}{SUFFIX}", fastrand::u64(..)));
             let file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&partial)?;
-            // The umask may have taken rights from the owner as well.
+            // The umask may have removed rights of the owner.
             file.set_permissions(Permissions::from_mode(MODE))?;
             match file.try_lock() {
-                // Another program was faster to sweep it away than this one to lock it.
+                // Another program removed the file before this one locked it.
                 Err(TryLockError::WouldBlock) => continue,
                 Ok(()) if file.metadata()?.nlink() == 0 => continue,
-                // Where files cannot be locked none is swept away.
+                // Where files cannot be locked, none is removed either.
                 Ok(()) | Err(TryLockError::Error(_)) => {}
             }
             return Ok(Self { writer: BufWriter::new(file), partial, path: path.to_owned() });
         }
     }
 
-    /// Where to write.
+    /// Returns the writer of the file.
     pub(super) fn writer(&mut self) -> &mut dyn Write {
         &mut self.writer
     }
 
-    /// Gives the file its name; it is durable then.
+    /// Gives the file its name. The file is durable then.
     ///
     /// # Errors
-    /// Those of the system; then nothing is left behind, and what stood in its place still does.
+    /// Those of the system. The incomplete file is removed, and an existing file stays.
     pub(super) fn finish(self) -> io::Result<()> {
         let Self { writer, partial, path } = self;
         let finished = writer.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| {
@@ -63,15 +62,15 @@ impl PartialFile {
             fs::rename(&partial, &path)
         });
         if finished.is_err() {
-            remove(&partial);
+            remove_quietly(&partial);
         }
         finished?;
         File::open(directory_of(&path))?.sync_all()
     }
 
-    /// Leaves nothing behind, where that is possible.
+    /// Removes the incomplete file.
     pub(super) fn abandon(self) {
-        remove(&self.partial);
+        remove_quietly(&self.partial);
     }
 }
 
@@ -79,8 +78,8 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Removes what programs that ended have left in a directory.
-fn sweep(directory: &Path, prefix: &str) {
+/// Removes incomplete files that programs left in a directory.
+fn remove_leftovers(directory: &Path, prefix: &str) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let middle =
@@ -91,13 +90,13 @@ fn sweep(directory: &Path, prefix: &str) {
             && let Ok(file) = OpenOptions::new().write(true).open(entry.path())
             && file.try_lock().is_ok()
         {
-            remove(&entry.path());
+            remove_quietly(&entry.path());
         }
     }
 }
 
-fn remove(partial: &Path) {
-    // One that stays is swept away the next time.
+fn remove_quietly(partial: &Path) {
+    // The next program removes a file that stays.
     let _ = fs::remove_file(partial);
 }
 

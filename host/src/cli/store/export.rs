@@ -1,7 +1,6 @@
-//! `eventstream export`: writes everything that another broker can go on with, as lines of JSON.
+//! `eventstream export`: writes the events, keys and plugin state of a broker as lines of JSON.
 //!
-//! A file gets its name only when it is whole. What was asked for may be the data itself, on standard output; what is
-//! said about it then goes to standard error.
+//! A file gets its name only when it is complete. If the export goes to standard output, the summary goes to standard error.
 
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
@@ -10,39 +9,42 @@ use std::path::{Path, PathBuf};
 use eventstream::app::{self, ExportNotice, TransferCounts};
 use serde_json::json;
 
+use super::STANDARD_STREAM;
 use super::partial_file::PartialFile;
 use super::progress::{ProgressUnit, TransferProgress};
-use super::settings::BrokerArgs;
-use super::{ExitReason, STANDARD, complain, note, say, thousands};
+use crate::cli::exit::ExitReason;
+use crate::cli::output::{format_thousands, print_line, print_note, report_error};
+use crate::cli::settings::BrokerArgs;
 
-pub(super) const EXAMPLES: &str = "\
+pub(crate) const EXAMPLES: &str = "\
 Examples:
   eventstream export --out events.ndjson
   eventstream export --broker redis://127.0.0.1:6379 | gzip > events.ndjson.gz
   eventstream export | eventstream import --broker redis://127.0.0.1:6379 -
 
-Exported are the events that have not ended, with their schedules and attempts, the failed events, and the idempotency
-keys; not the processed events and the totals. Nothing is changed. Stop the servers of the broker first, and start them
-on the other one after the import: what they accept or end while a Redis is exported may be missing or there twice (which
-an import recognizes). An embedded store is exported as it is at the beginning.
+An export contains the events that have not ended, with their schedules and attempts, the failed events, the idempotency keys
+and the state of plugins; not the processed events or the totals. The broker is not changed.
 
-Exit codes: 0 done, 1 failed, or something could not be read, 2 usage, 3 broker unreachable";
+Stop all servers of the broker first, and start them on the other broker after the import. Events that a server accepts or
+ends while a Redis broker is exported may be missing in the export, or be in it twice (an import recognises them). An
+embedded store is exported as it is at the start.
+Exit codes: 0 done, 1 failed, or an entry could not be read, 2 usage, 3 broker unreachable";
 
 /// The arguments of `export`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     store: BrokerArgs,
     /// The file to write, or - for standard output
     #[arg(long, value_name = "FILE|-", default_value = "-")]
     out: PathBuf,
-    /// Print what was done as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Exports.
-pub(super) fn run(args: &Args) -> ExitReason {
+/// Exports the store.
+pub(crate) fn run(args: &Args) -> ExitReason {
     let (config, runtime, _log) = match args.store.open() {
         Ok(both) => both,
         Err(exit) => return exit,
@@ -50,75 +52,77 @@ pub(super) fn run(args: &Args) -> ExitReason {
     let mut out = match ExportTarget::create(&args.out) {
         Ok(out) => out,
         Err(error) => {
-            complain(format!("{} cannot be written: {error}", args.out.display()));
+            report_error(format!("{} cannot be written: {error}", args.out.display()));
             return ExitReason::Usage;
         }
     };
     let mut moved = TransferCounts::default();
     let bar = TransferProgress::new("exporting");
-    let mut tell = |told: ExportNotice<'_>, expected| match told {
+    let mut report = |notice: ExportNotice<'_>, expected| match notice {
         ExportNotice::Written(moved) if moved.events + moved.failed == 0 => {
             bar.show(ProgressUnit::Keys, moved.keys, None)
         }
         ExportNotice::Written(moved) => bar.show(ProgressUnit::Events, moved.events + moved.failed, Some(expected)),
-        ExportNotice::LeftOut(why) => bar.aside(|| complain(format!("left out, since it cannot be read: {why}"))),
+        ExportNotice::LeftOut(why) => {
+            bar.suspend(|| report_error(format!("left out an entry that cannot be read: {why}")))
+        }
     };
-    let exported = runtime.block_on(app::export(&config, out.writer(), &mut moved, &mut tell));
+    let exported = runtime.block_on(app::export(&config, out.writer(), &mut moved, &mut report));
     drop(bar);
     let finished = match exported {
         Ok(()) => out.finish(),
         Err(error) => {
             out.abandon();
-            complain(&error);
-            return ExitReason::of(&error);
+            report_error(&error);
+            return ExitReason::from_error(&error);
         }
     };
     if let Err(error) = finished {
-        complain(format!("{} cannot be written: {error}", args.out.display()));
+        report_error(format!("{} cannot be written: {error}", args.out.display()));
         return ExitReason::Failed;
     }
-    let told = if args.json { json(&moved) } else { told(&moved) };
-    let said = if args.out == Path::new(STANDARD) {
-        note(told);
+    let summary = if args.json { to_json(&moved) } else { summarize(&moved) };
+    let printed = if args.out == Path::new(STANDARD_STREAM) {
+        print_note(summary);
         Ok(())
     } else {
-        say(told)
+        print_line(summary)
     };
     if moved.unreadable > 0 {
-        complain("what could not be read stays in the broker");
+        report_error("the entries that could not be read stay in the broker");
         return ExitReason::Failed;
     }
-    ExitReason::Done.unless_unwritten(said)
+    ExitReason::Done.if_written(printed)
 }
 
-fn told(moved: &TransferCounts) -> String {
-    let [events, failed, keys] = [moved.events, moved.failed, moved.keys].map(thousands);
-    let mut told = format!("exported {events} events, {failed} failed, {keys} keys");
+fn summarize(moved: &TransferCounts) -> String {
+    let [events, failed, keys] = [moved.events, moved.failed, moved.keys].map(format_thousands);
+    let mut summary = format!("exported {events} events, {failed} failed, {keys} keys");
     if moved.state > 0 {
-        told.push_str(&format!(", {} keys of plugins' state", thousands(moved.state)));
+        summary.push_str(&format!(", {} state keys", format_thousands(moved.state)));
     }
     if moved.unreadable > 0 {
-        told.push_str(&format!("; {} could not be read", thousands(moved.unreadable)));
+        summary.push_str(&format!("; {} could not be read", format_thousands(moved.unreadable)));
     }
-    told
+    summary
 }
 
-fn json(moved: &TransferCounts) -> String {
+fn to_json(moved: &TransferCounts) -> String {
     let TransferCounts { events, failed, keys, state, unreadable, .. } = moved;
     json!({ "events": events, "failed": failed, "keys": keys, "state": state, "unreadable": unreadable }).to_string()
 }
 
-/// Where an export goes.
+/// The target of an export.
 enum ExportTarget {
-    /// Standard output, a pipe or a device: what is written is there at once.
+    /// Standard output, a pipe or a device, which receives the lines at once.
     Stream(BufWriter<Box<dyn Write>>),
-    /// A file that gets its name when it is whole.
+    /// A file that gets its name when it is complete.
     File(PartialFile),
 }
 
 impl ExportTarget {
     fn create(path: &Path) -> io::Result<Self> {
-        if path == Path::new(STANDARD) {
+        if path == Path::new(STANDARD_STREAM) {
             return Ok(Self::Stream(BufWriter::new(Box::new(io::stdout()))));
         }
         if path.metadata().is_ok_and(|found| !found.is_file()) {
@@ -141,7 +145,7 @@ impl ExportTarget {
         }
     }
 
-    /// Leaves nothing behind, where that is possible.
+    /// Removes an incomplete file.
     fn abandon(self) {
         if let Self::File(file) = self {
             file.abandon();

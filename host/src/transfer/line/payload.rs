@@ -1,7 +1,7 @@
-//! How payloads are written in a line: as the JSON that they are, else as text, else in base64; byte for byte.
+//! Payloads in a line: as JSON where possible, otherwise as text, otherwise in base64. All three keep every byte.
 //!
-//! JSON stands there as it came, never parsed into values and printed again. It may only where the bytes are one JSON
-//! value from the first to the last and hold no line break, since a line break would end the line.
+//! JSON is embedded as it was received, never parsed and printed again. That needs bytes that are exactly one JSON value
+//! without a line break, which would end the line.
 
 use std::borrow::Cow;
 
@@ -13,23 +13,23 @@ use serde_json::value::RawValue;
 
 use crate::event::{DataKind, EventData};
 
-/// A payload in a line; exactly one of the first three is there.
+/// A payload in a line. Exactly one of the first three fields is present.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LinePayload<'a> {
-    #[serde(borrow, default, deserialize_with = "as_written", skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default, deserialize_with = "present_value", skip_serializing_if = "Option::is_none")]
     json: Option<&'a RawValue>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     text: Option<Cow<'a, str>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     base64: Option<Cow<'a, str>>,
-    /// What the bytes in base64 are taken for, if not for binary.
+    /// The kind of the bytes in base64; binary if it is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kind: Option<DataKind>,
 }
 
-/// A value that is there, `null` among them: that is something else than no value.
-fn as_written<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+/// Reads a value that is present. `null` counts as a value.
+fn present_value<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
@@ -38,9 +38,9 @@ impl<'a> From<&'a EventData> for LinePayload<'a> {
         let in_base64 = |kind| Self { base64: Some(STANDARD.encode(&data.bytes).into()), kind, ..Self::default() };
         match (data.kind, std::str::from_utf8(&data.bytes)) {
             (DataKind::Binary, _) => in_base64(None),
-            // A store gave back damaged bytes; they are moved as they are.
+            // A store returned damaged bytes. They are exported as they are.
             (DataKind::Text, Err(_)) => in_base64(Some(DataKind::Text)),
-            (DataKind::Text, Ok(text)) => match one_line_of_json(text) {
+            (DataKind::Text, Ok(text)) => match as_single_line_json(text) {
                 Some(json) => Self { json: Some(json), ..Self::default() },
                 None => Self { text: Some(text.into()), ..Self::default() },
             },
@@ -48,8 +48,8 @@ impl<'a> From<&'a EventData> for LinePayload<'a> {
     }
 }
 
-/// The text as a value of JSON, if it is one without anything around it and without a line break.
-fn one_line_of_json(text: &str) -> Option<&RawValue> {
+/// Returns the text as JSON if it is exactly one value without a line break.
+fn as_single_line_json(text: &str) -> Option<&RawValue> {
     if text.bytes().any(|byte| matches!(byte, b'\n' | b'\r')) {
         return None;
     }
@@ -57,10 +57,10 @@ fn one_line_of_json(text: &str) -> Option<&RawValue> {
 }
 
 impl LinePayload<'_> {
-    /// The payload itself.
+    /// Decodes the payload.
     ///
     /// # Errors
-    /// It is written in none or several of the forms, or is not base64.
+    /// None or several of the forms are present, or the base64 is invalid.
     pub(super) fn into_data(self) -> Result<EventData, String> {
         match (self.json, self.text, self.base64) {
             (Some(json), None, None) => Ok(EventData::text(json.get())),
@@ -69,7 +69,7 @@ impl LinePayload<'_> {
                 let bytes = STANDARD.decode(base64.as_bytes()).map_err(|error| format!("not base64: {error}"))?;
                 Ok(EventData { bytes: Bytes::from(bytes), kind: self.kind.unwrap_or(DataKind::Binary) })
             }
-            _ => Err("a payload is one of json, text and base64".into()),
+            _ => Err("a payload has exactly one of json, text and base64".into()),
         }
     }
 }
@@ -82,14 +82,14 @@ mod tests {
         serde_json::to_string(&LinePayload::from(data)).unwrap()
     }
 
-    fn comes_back(data: &EventData) {
+    fn check_round_trip(data: &EventData) {
         let line = written(data);
         assert!(!line.contains(['\n', '\r']), "{line:?}");
         assert_eq!(&serde_json::from_str::<LinePayload<'_>>(&line).unwrap().into_data().unwrap(), data, "{line}");
     }
 
     #[test]
-    fn json_stands_as_it_came_and_everything_else_is_told_apart() {
+    fn json_is_embedded_as_it_was_and_other_forms_are_recognised() {
         let deep = "[".repeat(200) + &"]".repeat(200);
         for (text, form) in [
             (r#"{ "n": 12345678901234567890.10, "n":1e400 }"#, "json"),
@@ -108,14 +108,14 @@ mod tests {
         ] {
             let data = EventData::text(text);
             assert!(written(&data).starts_with(&format!("{{\"{form}\":")), "{}", written(&data));
-            comes_back(&data);
+            check_round_trip(&data);
         }
         assert_eq!(written(&EventData::text("{ \"n\": 1.10 }")), "{\"json\":{ \"n\": 1.10 }}");
         for bytes in [&b""[..], b"\xff\x00\n", b"{}"] {
             assert!(written(&EventData::binary(bytes)).starts_with("{\"base64\":"));
-            comes_back(&EventData::binary(bytes));
+            check_round_trip(&EventData::binary(bytes));
         }
-        comes_back(&EventData { bytes: Bytes::from_static(b"\xff"), kind: DataKind::Text });
+        check_round_trip(&EventData { bytes: Bytes::from_static(b"\xff"), kind: DataKind::Text });
     }
 
     #[test]
@@ -124,8 +124,8 @@ mod tests {
         for _ in 0..5_000 {
             const LIKELY: &[u8] = b"{}[]\",:\\ \n\r\tnul0123456789.eE-\xc3\xa9\x00\xff";
             let bytes: Vec<u8> = (0..random.usize(..12)).map(|_| LIKELY[random.usize(..LIKELY.len())]).collect();
-            comes_back(&EventData { bytes: bytes.clone().into(), kind: DataKind::Text });
-            comes_back(&EventData::binary(bytes));
+            check_round_trip(&EventData { bytes: bytes.clone().into(), kind: DataKind::Text });
+            check_round_trip(&EventData::binary(bytes));
         }
     }
 

@@ -1,17 +1,17 @@
-//! The lines of a stream, each of a bounded length: a line without an end takes no memory without end.
+//! Reads a stream line by line. A line has a bounded length, so that an endless one takes bounded memory.
 
 use std::io::{self, BufRead};
 
-/// A line without its end.
+/// A line without its line break.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum InputLine {
-    /// All of it.
+    /// The complete line.
     Whole(Vec<u8>),
-    /// It was longer than a line may be, and is dropped.
+    /// The line was longer than allowed. It was dropped.
     TooLong,
 }
 
-/// Reads the next line, of which at most `max_bytes` are kept; `None` at the end of the stream.
+/// Reads the next line; `None` at the end of the stream. A line of more than `max_bytes` is dropped.
 ///
 /// # Errors
 /// The stream cannot be read.
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str, max_bytes: usize) -> Vec<InputLine> {
-        // Reads of three bytes, so that a line takes several.
+        // The buffer has three bytes, so that a line takes several reads.
         let mut input = BufReader::with_capacity(3, text.as_bytes());
         std::iter::from_fn(|| next_line(&mut input, max_bytes).unwrap()).collect()
     }

@@ -1,0 +1,95 @@
+//! `eventstream plugin check`: shows what a file is and imports, or what is wrong with it.
+
+use std::path::PathBuf;
+
+use eventstream::app::PluginInspector;
+use serde_json::json;
+use tokio::runtime::Runtime;
+
+use crate::cli::exit::ExitReason;
+use crate::cli::inspect::{
+    describe_plugin, describe_refusal, load_settings, note_unused_settings, refusal_exit, with_inspector,
+};
+use crate::cli::output::{print_json, print_lines, report_error};
+use crate::cli::settings;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  eventstream plugin check my-plugin.wasm
+  eventstream plugin check plugins/*.wasm --json
+  eventstream plugin check order.paid.wasm --settings order.paid.toml
+
+The check grants the component nothing and does not run it. It does not read a NAME.toml beside the file or an
+eventstream.toml: they may come from the same source as the file. Name a settings file with --settings to use it; what it
+grants is printed first.
+
+Exit codes: 0 every file is a plugin, 1 failed, 2 usage or configuration, 4 a file is not a plugin";
+
+/// The arguments of `plugin check`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckArgs {
+    /// The components
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// The settings file of the component, if FILE is one file only [default: none, even if NAME.toml is beside the file]
+    #[arg(long, value_name = "NAME.toml")]
+    settings: Option<PathBuf>,
+    /// Print one line of JSON for each file
+    #[arg(long)]
+    json: bool,
+}
+
+/// Checks the files.
+pub(super) fn run(args: &CheckArgs) -> ExitReason {
+    with_inspector(settings::load_without_file(), |inspector, runtime| {
+        check(args, &inspector, &runtime).unwrap_or_else(|exit| exit)
+    })
+}
+
+fn check(args: &CheckArgs, inspector: &PluginInspector, runtime: &Runtime) -> Result<ExitReason, ExitReason> {
+    if args.settings.is_some() && args.files.len() > 1 {
+        report_error("--settings belongs to one plugin: check its file alone");
+        return Err(ExitReason::Usage);
+    }
+    let settings = load_settings(args.settings.as_deref(), inspector, runtime)?;
+    let mut exit = ExitReason::Done;
+    for file in &args.files {
+        if settings.is_none() {
+            note_unused_settings(file);
+        }
+        match runtime.block_on(inspector.load(file, settings.as_ref())) {
+            Ok(plugin) if args.json => {
+                print_json(json!({ "file": file.to_string_lossy(), "ok": true, "plugin": plugin.facts() }))?;
+            }
+            Ok(plugin) => print_lines(describe_plugin(file, &plugin.facts()))?,
+            Err(refusal) => {
+                if args.json {
+                    let file = file.to_string_lossy();
+                    print_json(
+                        json!({ "file": file, "ok": false, "error": refusal.error, "misfits": refusal.misfits }),
+                    )?;
+                } else {
+                    print_lines(describe_refusal(file, &refusal))?;
+                }
+                exit = worst_exit(exit, refusal_exit(&refusal));
+            }
+        }
+    }
+    Ok(exit)
+}
+
+/// Returns the higher exit code: a file that is not a plugin outranks one that cannot be read.
+fn worst_exit(one: ExitReason, other: ExitReason) -> ExitReason {
+    if one as u8 > other as u8 { one } else { other }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_not_a_plugin_outranks_an_unreadable_one() {
+        assert_eq!(worst_exit(ExitReason::Invalid, ExitReason::Usage), ExitReason::Invalid);
+        assert_eq!(worst_exit(ExitReason::Done, ExitReason::Usage), ExitReason::Usage);
+    }
+}
