@@ -9,14 +9,16 @@ mod draft;
 mod error;
 mod keys;
 mod layers;
+mod load;
 mod settings;
 mod sources;
 mod value;
 
 pub use broker_url::BrokerUrl;
 pub use error::{ConfigFault, Error};
+pub use load::DEFAULT_FILE;
 pub use settings::{Config, PluginsSettings, WatchSettings, WorkerSettings};
-pub use sources::{ConfigSources, DEFAULT_FILE, FlagSetting};
+pub use sources::{ConfigSources, FlagSetting};
 
 #[cfg(test)]
 mod tests;
