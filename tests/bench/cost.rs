@@ -70,7 +70,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
         let events = if connections == 1 { plan.events(5_000, 2_000) } else { plan.events(20_000, 5_000) };
         through(&kind.start()?, &idle_plugin(), PAYLOAD_BYTES, connections, events)
     })?;
-    figure.note("waiting: from the claim to the end, of events put there before; all others: from the POST of single events to the end, accepted and handled at once");
+    figure.note("waiting: from the claim to the end, for events that were stored before. All others: from the POST of single events to the end, accepted and handled at once");
     Ok(figure)
 }
 

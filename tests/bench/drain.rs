@@ -47,8 +47,8 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
         }
         figure.rows.extend([row, second]);
     }
-    figure.note("native on Redis: a script of its own for each batch of up to 500 looks at each entry's owner, acknowledges and deletes; with history it also adds each payload to a second stream, as the product does with the whole record");
-    figure.note("native on the embedded store: the product's own broker with the history, without worker and plugin; bare SQLite: two tables, a synced step of 500");
+    figure.note("native on Redis: one script call for each batch of up to 500 checks each entry's owner, acknowledges and deletes. With history it also adds each payload to a second stream. The product adds the whole record");
+    figure.note("native on the embedded store: the product's own broker with history, but no worker and no plugin. Bare SQLite: two tables, one sync for every 500 events");
     Ok(figure)
 }
 

@@ -47,7 +47,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
         }
     }
     figure
-        .note(format!("{CROWD} events wait for the other plugin; the one that is measured gets one every 5 ms or so"));
+        .note(format!("{CROWD} events wait for the other plugin. The measured plugin gets one about every 5 ms"));
     Ok(figure)
 }
 

@@ -47,7 +47,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
         figure.curves.push(curve);
     }
     figure.note(format!(
-        "ends are seen by asking for {LOOKED_AT} events a second; times are too long by up to a question"
+        "the benchmark finds ends by asking for {LOOKED_AT} events a second, so times are too long by up to one question"
     ));
     Ok(figure)
 }

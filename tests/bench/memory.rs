@@ -66,7 +66,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
         y: Axis::linear("MiB"),
         series,
     });
-    figure.note("of the processed events the newest million is kept, the default");
+    figure.note("the store keeps the newest million processed events, the default");
     Ok(figure)
 }
 

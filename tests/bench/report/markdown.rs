@@ -8,10 +8,10 @@ use crate::figure::{Row, median};
 
 const HEAD: &str = "# Measured
 
-Written by `cargo xtask bench --write-results`, not by hand. Limit and product take turns in one run; a ratio is that of
-the medians, with the lowest and the highest of the turns. Ratios can be compared between machines, absolute numbers
-cannot: host, store and load generator share the cores. A floor and an aim are what the ratio is meant to reach at the
-least and at the best; where the aim is the smaller one, less is better.
+`cargo xtask bench --write-results` writes this file. Limit and product take turns in one run. A ratio is that of the
+medians, with the lowest and the highest of the turns. Compare ratios between machines, not absolute numbers: host, store
+and load generator share the cores. The ratio should reach the floor at least, and the aim at best. Where the aim is the
+smaller number, less is better. [MEASUREMENTS.md](MEASUREMENTS.md) explains where the time goes.
 ";
 
 /// The whole document.
