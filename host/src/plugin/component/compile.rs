@@ -16,7 +16,7 @@ use super::compile_tracks::{CompilePassage, CompileTrack};
 use super::load_error::LoadError;
 use super::loader::{FileContents, FileOrigin};
 use crate::plugin::data_dir::PluginDataDir;
-use crate::plugin::run::plugin::GuestRuntime;
+use crate::plugin::run::guest_runtime::GuestRuntime;
 
 /// The largest function that is given to the compiler. CPython's largest has 0.2 MB.
 const MAX_FUNCTION_BYTES: usize = 1024 * 1024;

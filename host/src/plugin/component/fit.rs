@@ -11,8 +11,8 @@ use wasmtime::component::{Component, InstancePre, Linker};
 use super::signature::{self, KnownFunctions};
 use crate::plugin::dialect::{self, Dialect, HandlerExport, versioned};
 use crate::plugin::host_api::bindings::exports::eventstream::plugin::describe::GuestIndices as DescribeIndices;
-use crate::plugin::host_api::{self, GuestState};
-use crate::plugin::sandbox::engine::{MAX_MEMORIES, MAX_TABLES};
+use crate::plugin::host_api::{GuestState, linker};
+use crate::plugin::sandbox::capacity::{MAX_MEMORIES, MAX_TABLES};
 
 /// The version of our package, and the track within which versions fit each other.
 const VERSION: &str = "0.1.0";
@@ -275,7 +275,7 @@ pub(in crate::plugin) fn initial_memory_bytes(component: &Component) -> Option<u
 
 /// The linker's complaint about each part of what is offered, with everything else taken as given.
 fn differing_types(component: &Component, engine: &Engine) -> Vec<String> {
-    let linkers = host_api::linkers(engine).unwrap_or_default();
+    let linkers = linker::linkers(engine).unwrap_or_default();
     linkers
         .into_iter()
         .filter_map(|mut linker| {

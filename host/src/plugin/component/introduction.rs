@@ -49,7 +49,7 @@ impl PluginLoader {
     ) -> Result<GuestIntroduction, LoadError> {
         let lanes = &self.machine.lanes;
         let event = first_event(name).ok_or(LoadError::Name)?;
-        let all_ms = prepared.surroundings.limits.wall_ms;
+        let all_ms = prepared.context.limits.wall_ms;
         let mut tries = 1;
         let (answer, stderr) = loop {
             let is_quick = passage.lane() == CompileTrack::Quick && all_ms > QUICK_INTRODUCTION_MS;
@@ -75,7 +75,7 @@ impl PluginLoader {
             let is_guests = error.is::<wasmtime::WasmBacktrace>() || error.is::<LimitBreach>();
             let words =
                 if is_guests { outcome::classify(&error, stderr.as_deref()).message } else { format!("{error:#}") };
-            LoadError::Trial(prepared.surroundings.secrets.hide_cut_end(&words))
+            LoadError::Trial(prepared.context.secrets.hide_cut_end(&words))
         })
     }
 }

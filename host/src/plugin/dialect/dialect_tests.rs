@@ -40,16 +40,14 @@ fn the_lists_are_those_of_the_wit_files() {
         if Dialect::ALL.iter().any(|dialect| dialect.export() == (name.as_str(), version.as_str())) {
             continue;
         }
-        let (_, offered, functions) = crate::plugin::dialect::IMPORTS
-            .iter()
-            .find(|(known, ..)| *known == name)
-            .unwrap_or_else(|| panic!("{name} is known"));
+        let (_, offered, functions) =
+            super::IMPORTS.iter().find(|(known, ..)| *known == name).unwrap_or_else(|| panic!("{name} is known"));
         assert_eq!(*offered, version, "{name}");
         let named: Vec<&str> = interface.functions.keys().map(String::as_str).collect();
         assert_eq!(functions.to_vec(), named, "{name}");
         known += 1;
     }
-    assert_eq!(known, crate::plugin::dialect::IMPORTS.len());
+    assert_eq!(known, super::IMPORTS.len());
 }
 
 #[tokio::test]

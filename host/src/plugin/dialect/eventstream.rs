@@ -3,8 +3,8 @@
 use wasmtime::Store;
 use wasmtime::component::Instance;
 
-use super::HandlerAnswer;
-use crate::event::{AttemptFailure, DataKind, Event, EventData, FailureClass, to_utc};
+use super::event_form::{HandlerAnswer, utc};
+use crate::event::{AttemptFailure, DataKind, Event, EventData, FailureClass};
 use crate::plugin::host_api::GuestState;
 use crate::plugin::host_api::bindings::eventstream::plugin::types::{Event as WitEvent, EventData as WitEventData};
 use crate::plugin::host_api::bindings::exports::eventstream::plugin::handler::Failure as WitFailure;
@@ -48,9 +48,4 @@ fn to_wit(event: &Event) -> WitEvent {
             _ => WitEventData::Binary(data.bytes.to_vec()),
         }),
     }
-}
-
-/// When it happened, in UTC as the package in `wit/` says; when it was accepted, if the sender did not say.
-pub(super) fn utc(event: &Event) -> String {
-    event.time.as_deref().and_then(to_utc).unwrap_or_else(|| event.accepted.to_string())
 }

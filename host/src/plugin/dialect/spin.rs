@@ -7,9 +7,11 @@ use wasmtime::component::Instance;
 
 use self::exports::fermyon::spin::inbound_redis::Error;
 pub(super) use self::exports::fermyon::spin::inbound_redis::GuestIndices as Indices;
-use super::{HandlerAnswer, payload};
+use self::fermyon::{spin::redis_types, spin2_0_0::variables};
+use super::event_form::{HandlerAnswer, payload};
 use crate::event::{AttemptFailure, Event, FailureClass};
 use crate::plugin::host_api::GuestState;
+use crate::plugin::host_api::publish_buffer::short;
 
 wasmtime::component::bindgen!({
     path: ["src/plugin/dialect/wit/spin-variables.wit", "src/plugin/dialect/wit/spin.wit"],
@@ -39,4 +41,15 @@ pub(super) async fn call(
             Err(AttemptFailure::new(FailureClass::Retry, words))
         }
     })
+}
+
+impl redis_types::Host for GuestState {}
+
+impl variables::Host for GuestState {
+    fn get(&mut self, name: String) -> wasmtime::Result<Result<String, variables::Error>> {
+        self.output.charge(name.len())?;
+        let value = self.context.config.get(&name).cloned();
+        let words = || format!("no {:?} in the plugin's table `config`", short(&name));
+        Ok(value.ok_or_else(|| variables::Error::Undefined(words())))
+    }
 }

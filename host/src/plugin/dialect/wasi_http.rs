@@ -18,7 +18,7 @@ use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use wasmtime_wasi_http::{Error, WasiHttpView};
 
-use super::{HandlerAnswer, attributes};
+use super::event_form::{HandlerAnswer, attributes};
 use crate::clock;
 use crate::event::{AttemptFailure, Event, EventData, FailureClass};
 use crate::plugin::host_api::GuestState;

@@ -3,14 +3,17 @@
 #![allow(missing_docs, reason = "generated; the WIT file is the documentation")]
 
 use wasmtime::Store;
-use wasmtime::component::Instance;
+use wasmtime::component::{Instance, Resource};
 
 pub(super) use self::exports::wasi::messaging::incoming_handler::GuestIndices as Indices;
-use self::wasi::messaging::types::Error;
-use super::{HandlerAnswer, attributes, payload};
+use self::wasi::messaging::types::{self, Error as MessagingError};
+use self::wasi::messaging::{producer, request_reply};
+use super::event_form::{HandlerAnswer, attributes, payload};
+use super::foreign_publish::{new_event, words};
 use crate::event::{AttemptFailure, Event, FailureClass};
 use crate::plugin::host_api::GuestState;
-pub use crate::plugin::host_api::{GuestMessage, MessagingClient, RequestOptions};
+use crate::plugin::host_api::bindings::eventstream::plugin::publisher::{Error, NewEvent};
+pub use crate::plugin::host_api::handles::{GuestMessage, MessagingClient, RequestOptions};
 use crate::plugin::run::outcome;
 
 wasmtime::component::bindgen!({
@@ -49,11 +52,196 @@ pub(super) async fn call(
     let answer = handler.call_handle(&mut *store, message).await?;
     Ok(answer.map(|()| None).map_err(|error| {
         let (class, words) = match error {
-            Error::Timeout => (FailureClass::Retry, "the handler answered that something took too long".to_owned()),
-            Error::Connection(words) => (FailureClass::Retry, format!("connection: {words}")),
-            Error::PermissionDenied(words) => (FailureClass::Reject, format!("permission denied: {words}")),
-            Error::Other(words) => (FailureClass::Retry, words),
+            MessagingError::Timeout => {
+                (FailureClass::Retry, "the handler answered that something took too long".to_owned())
+            }
+            MessagingError::Connection(words) => (FailureClass::Retry, format!("connection: {words}")),
+            MessagingError::PermissionDenied(words) => (FailureClass::Reject, format!("permission denied: {words}")),
+            MessagingError::Other(words) => (FailureClass::Retry, words),
         };
         AttemptFailure::new(class, outcome::message(words))
     }))
+}
+
+/// Attributes that the host gives to every event, whatever a message says of them.
+const GIVEN: [&str; 5] = ["ce-specversion", "ce-id", "ce-source", "ce-type", "ce-time"];
+
+impl GuestState {
+    /// Hands a message to the guest.
+    ///
+    /// # Errors
+    /// The guest holds too many handles.
+    pub(in crate::plugin) fn message(&mut self, message: GuestMessage) -> wasmtime::Result<Resource<GuestMessage>> {
+        Ok(self.table.push(message)?)
+    }
+}
+
+impl types::Host for GuestState {}
+
+impl types::HostClient for GuestState {
+    fn connect(&mut self, name: String) -> wasmtime::Result<Result<Resource<MessagingClient>, MessagingError>> {
+        self.output.charge(name.len())?;
+        Ok(Ok(self.table.push(MessagingClient)?))
+    }
+
+    fn disconnect(&mut self, _client: Resource<MessagingClient>) -> wasmtime::Result<Result<(), MessagingError>> {
+        Ok(Ok(()))
+    }
+
+    fn drop(&mut self, client: Resource<MessagingClient>) -> wasmtime::Result<()> {
+        self.table.delete(client)?;
+        Ok(())
+    }
+}
+
+impl types::HostMessage for GuestState {
+    fn new(&mut self, data: Vec<u8>) -> wasmtime::Result<Resource<GuestMessage>> {
+        self.output.charge(data.len())?;
+        self.message(GuestMessage { data, ..GuestMessage::default() })
+    }
+
+    fn topic(&mut self, message: Resource<GuestMessage>) -> wasmtime::Result<Option<String>> {
+        Ok(self.table.get(&message)?.topic.clone())
+    }
+
+    fn content_type(&mut self, message: Resource<GuestMessage>) -> wasmtime::Result<Option<String>> {
+        Ok(self.table.get(&message)?.content_type.clone())
+    }
+
+    fn set_content_type(&mut self, message: Resource<GuestMessage>, content_type: String) -> wasmtime::Result<()> {
+        self.output.charge(content_type.len())?;
+        self.table.get_mut(&message)?.content_type = Some(content_type);
+        Ok(())
+    }
+
+    fn data(&mut self, message: Resource<GuestMessage>) -> wasmtime::Result<Vec<u8>> {
+        Ok(self.table.get(&message)?.data.clone())
+    }
+
+    fn set_data(&mut self, message: Resource<GuestMessage>, data: Vec<u8>) -> wasmtime::Result<()> {
+        self.output.charge(data.len())?;
+        self.table.get_mut(&message)?.data = data;
+        Ok(())
+    }
+
+    fn metadata(&mut self, message: Resource<GuestMessage>) -> wasmtime::Result<Option<Vec<(String, String)>>> {
+        Ok(self.table.get(&message)?.metadata.clone())
+    }
+
+    fn add_metadata(&mut self, message: Resource<GuestMessage>, key: String, value: String) -> wasmtime::Result<()> {
+        // What a pair costs beside its text, so that empty ones are not free.
+        self.output.charge(size_of::<(String, String)>() + key.len() + value.len())?;
+        self.table.get_mut(&message)?.metadata.get_or_insert_default().push((key, value));
+        Ok(())
+    }
+
+    fn set_metadata(&mut self, message: Resource<GuestMessage>, meta: Vec<(String, String)>) -> wasmtime::Result<()> {
+        let pairs = meta.iter().map(|(key, value)| size_of::<(String, String)>() + key.len() + value.len());
+        self.output.charge(pairs.sum())?;
+        self.table.get_mut(&message)?.metadata = Some(meta);
+        Ok(())
+    }
+
+    fn remove_metadata(&mut self, message: Resource<GuestMessage>, key: String) -> wasmtime::Result<()> {
+        self.output.charge(key.len())?;
+        if let Some(metadata) = &mut self.table.get_mut(&message)?.metadata {
+            metadata.retain(|(name, _)| *name != key);
+        }
+        Ok(())
+    }
+
+    fn drop(&mut self, message: Resource<GuestMessage>) -> wasmtime::Result<()> {
+        self.table.delete(message)?;
+        Ok(())
+    }
+}
+
+impl producer::Host for GuestState {
+    fn send(
+        &mut self,
+        _client: Resource<MessagingClient>,
+        topic: String,
+        message: Resource<GuestMessage>,
+    ) -> wasmtime::Result<Result<(), MessagingError>> {
+        let message = self.table.delete(message)?;
+        let new = to_event(topic, message.content_type, message.metadata.unwrap_or_default());
+        Ok(self.publish_bytes(message.data, new)?.map(drop).map_err(|error| match error {
+            Error::Denied(words) => MessagingError::PermissionDenied(words),
+            other => MessagingError::Other(words(other)),
+        }))
+    }
+}
+
+impl request_reply::Host for GuestState {
+    fn request(
+        &mut self,
+        _client: Resource<MessagingClient>,
+        topic: String,
+        _message: Resource<GuestMessage>,
+        _options: Option<Resource<RequestOptions>>,
+    ) -> wasmtime::Result<Result<Vec<Resource<GuestMessage>>, MessagingError>> {
+        self.output.charge(topic.len())?;
+        let words = "request is not offered: what a handler sends is sent when it has ended; use producer.send";
+        Ok(Err(MessagingError::Other(words.into())))
+    }
+
+    fn reply(
+        &mut self,
+        _reply_to: Resource<GuestMessage>,
+        message: Resource<GuestMessage>,
+    ) -> wasmtime::Result<Result<(), MessagingError>> {
+        self.table.delete(message)?;
+        let words = "reply is not offered: nobody waits for replies to an event";
+        self.current.publishing.refuse(words);
+        Ok(Err(MessagingError::Other(words.into())))
+    }
+}
+
+impl request_reply::HostRequestOptions for GuestState {
+    fn new(&mut self) -> wasmtime::Result<Resource<RequestOptions>> {
+        Ok(self.table.push(RequestOptions)?)
+    }
+
+    fn set_timeout_ms(&mut self, _options: Resource<RequestOptions>, _timeout_ms: u32) -> wasmtime::Result<()> {
+        Ok(())
+    }
+
+    fn set_expected_replies(&mut self, _options: Resource<RequestOptions>, _replies: u32) -> wasmtime::Result<()> {
+        Ok(())
+    }
+
+    fn drop(&mut self, options: Resource<RequestOptions>) -> wasmtime::Result<()> {
+        self.table.delete(options)?;
+        Ok(())
+    }
+}
+
+/// A message's metadata as attributes of the event that it becomes: `ce-subject` is the subject, any other name, with
+/// `ce-` or without, an extension.
+fn to_event(topic: String, content_type: Option<String>, metadata: Vec<(String, String)>) -> NewEvent {
+    let mut new = NewEvent { datacontenttype: content_type, ..new_event(topic) };
+    for (name, value) in metadata {
+        match name.as_str() {
+            name if GIVEN.contains(&name) => {}
+            "ce-subject" => new.subject = Some(value),
+            _ => new.extensions.push((name.strip_prefix("ce-").unwrap_or(&name).to_owned(), value)),
+        }
+    }
+    new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_becomes_attributes_and_what_the_host_gives_is_left_out() {
+        let metadata =
+            [("ce-id", "1"), ("ce-type", "t"), ("ce-subject", "s"), ("ce-traceparent", "p"), ("tenant", "x")];
+        let metadata = metadata.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let new = to_event("child".into(), Some("text/plain".into()), metadata);
+        assert_eq!((new.type_.as_str(), new.subject.as_deref()), ("child", Some("s")));
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(new.extensions, [pair("traceparent", "p"), pair("tenant", "x")]);
+    }
 }

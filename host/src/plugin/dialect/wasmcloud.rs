@@ -7,7 +7,10 @@ use wasmtime::component::Instance;
 
 use self::exports::wasmcloud::messaging::handler::BrokerMessage;
 pub(super) use self::exports::wasmcloud::messaging::handler::GuestIndices as Indices;
-use super::{HandlerAnswer, payload};
+use self::wasmcloud::messaging::consumer;
+use self::wasmcloud::messaging::types;
+use super::event_form::{HandlerAnswer, payload};
+use super::foreign_publish::{new_event, words};
 use crate::event::{AttemptFailure, Event, FailureClass};
 use crate::plugin::host_api::GuestState;
 use crate::plugin::run::outcome;
@@ -39,4 +42,29 @@ pub(super) async fn call(
         Ok(()) => Ok(None),
         Err(words) => Err(AttemptFailure::new(FailureClass::Retry, outcome::message(words))),
     })
+}
+
+impl types::Host for GuestState {}
+
+impl consumer::Host for GuestState {
+    fn request(
+        &mut self,
+        subject: String,
+        body: Vec<u8>,
+        _timeout_ms: u32,
+    ) -> wasmtime::Result<Result<BrokerMessage, String>> {
+        self.output.charge(subject.len() + body.len())?;
+        Ok(Err("request is not offered: what a handler publishes is sent when it has ended; use publish".into()))
+    }
+
+    fn publish(&mut self, message: BrokerMessage) -> wasmtime::Result<Result<(), String>> {
+        if message.reply_to.is_some() {
+            self.output.charge(message.subject.len() + message.body.len())?;
+            let words = "reply-to is not offered: nobody waits for replies to an event";
+            self.current.publishing.refuse(words);
+            return Ok(Err(words.into()));
+        }
+        let answer = self.publish_bytes(message.body, new_event(message.subject))?;
+        Ok(answer.map(drop).map_err(words))
+    }
 }

@@ -1,11 +1,11 @@
 //! `config`: the table `config` of the plugin's settings, read-only.
 
-use super::GuestState;
-use super::wit::config::Host;
+use super::bindings::eventstream::plugin::config::Host;
+use super::guest::GuestState;
 
 impl Host for GuestState {
     fn get(&mut self, key: String) -> wasmtime::Result<Option<String>> {
-        self.output.spend(key.len())?;
-        Ok(self.surroundings.config.get(&key).cloned())
+        self.output.charge(key.len())?;
+        Ok(self.context.config.get(&key).cloned())
     }
 }

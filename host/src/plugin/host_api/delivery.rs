@@ -1,7 +1,7 @@
 //! `delivery`: facts about the delivery in progress. Nothing can be changed here.
 
-use super::GuestState;
-use super::wit::delivery::Host;
+use super::bindings::eventstream::plugin::delivery::Host;
+use super::guest::GuestState;
 
 impl Host for GuestState {
     fn attempt(&mut self) -> wasmtime::Result<u32> {
@@ -9,7 +9,7 @@ impl Host for GuestState {
     }
 
     fn max_attempts(&mut self) -> wasmtime::Result<u32> {
-        Ok(self.surroundings.max_attempts)
+        Ok(self.context.max_attempts)
     }
 
     fn remaining_ms(&mut self) -> wasmtime::Result<u64> {

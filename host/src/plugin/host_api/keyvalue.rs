@@ -6,28 +6,13 @@
 
 use wasmtime::component::{HasSelf, Linker, Resource};
 
-use super::GuestState;
-use super::wit::state::{Error as StateError, Host as State};
+use super::bindings::eventstream::plugin::state::{Error as StateError, Host as State};
+use super::guest::GuestState;
+pub use super::handles::{StateBucket, SwapHandle};
 
 /// The names of the one bucket. Spin calls it `default`, wasmCloud leaves it to the link and uses either.
 const BUCKETS: [&str; 2] = ["", "default"];
 const NO_LISTING: &str = "keys cannot be listed; keep an index under a key of its own";
-
-/// A handle to the plugin's own state.
-pub struct StateBucket;
-
-/// A key that was read in order to be swapped.
-pub struct SwapHandle {
-    key: String,
-    seen: Option<Vec<u8>>,
-}
-
-impl SwapHandle {
-    /// What it holds.
-    pub(super) fn size_bytes(&self) -> usize {
-        self.key.len() + self.seen.as_ref().map_or(0, Vec::len)
-    }
-}
 
 mod draft {
     wasmtime::component::bindgen!({
@@ -87,7 +72,7 @@ macro_rules! draft {
                 &mut self,
                 identifier: String,
             ) -> KeyvalueResult<Resource<StateBucket>, $draft::wasi::keyvalue::store::Error> {
-                self.output.spend(identifier.len())?;
+                self.output.charge(identifier.len())?;
                 match BUCKETS.contains(&identifier.as_str()) {
                     true => Ok(Ok(self.table.push(StateBucket)?)),
                     false => Ok(Err($draft::wasi::keyvalue::store::Error::NoSuchStore)),
@@ -221,8 +206,8 @@ impl draft2::wasi::keyvalue::atomics::Host for GuestState {
         swap: Resource<SwapHandle>,
         value: Vec<u8>,
     ) -> KeyvalueResult<(), draft2::wasi::keyvalue::atomics::CasError> {
-        let SwapHandle { key, .. } = self.table.delete(swap)?;
-        let set = State::set(self, key, value, None).await?;
+        let SwapHandle { state_key, .. } = self.table.delete(swap)?;
+        let set = State::set(self, state_key, value, None).await?;
         Ok(set.map_err(|error| draft2::wasi::keyvalue::atomics::CasError::StoreError(error.into())))
     }
 }
@@ -234,7 +219,7 @@ impl draft2::wasi::keyvalue::atomics::HostCas for GuestState {
         key: String,
     ) -> KeyvalueResult<Resource<SwapHandle>, draft2::wasi::keyvalue::store::Error> {
         match State::get(self, key.clone()).await? {
-            Ok(seen) => Ok(Ok(self.table.push(SwapHandle { key, seen })?)),
+            Ok(seen) => Ok(Ok(self.table.push(SwapHandle { state_key: key, seen })?)),
             Err(error) => Ok(Err(error.into())),
         }
     }

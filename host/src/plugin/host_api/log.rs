@@ -1,7 +1,7 @@
 //! `log`: lines with a level and fields, kept with the attempt and written to the host's own log.
 
-use super::GuestState;
-use super::wit::log::{Host, Level};
+use super::bindings::eventstream::plugin::log::{Host, Level};
+use super::guest::GuestState;
 use crate::event::{LogLevel, LogLine};
 
 impl Host for GuestState {
@@ -14,7 +14,7 @@ impl Host for GuestState {
             Level::Error => LogLevel::Error,
         };
         let line = LogLine { level, message, fields };
-        self.output.spend(line.size_bytes())?;
+        self.output.charge(line.size_bytes())?;
         self.output.log(line);
         Ok(())
     }

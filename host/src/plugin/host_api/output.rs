@@ -76,7 +76,7 @@ impl AttemptOutput {
     ///
     /// # Errors
     /// The limit of host-call data; the attempt ends by it.
-    pub(super) fn spend(&self, size_bytes: usize) -> Result<(), LimitBreach> {
+    pub(in crate::plugin) fn charge(&self, size_bytes: usize) -> Result<(), LimitBreach> {
         let mut said = self.said();
         said.spent_bytes = said.spent_bytes.saturating_add(size_bytes as u64);
         if said.spent_bytes > self.limits.host_call_bytes {
@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn what_is_handed_over_is_counted_to_the_limit() {
         let output = output();
-        assert_eq!(output.spend(100), Ok(()));
-        assert_eq!(output.spend(1), Err(LimitBreach::HostCall { limit_bytes: 100 }));
+        assert_eq!(output.charge(100), Ok(()));
+        assert_eq!(output.charge(1), Err(LimitBreach::HostCall { limit_bytes: 100 }));
     }
 }

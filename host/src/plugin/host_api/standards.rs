@@ -2,7 +2,7 @@
 
 use wasmtime::component::{HasSelf, Linker};
 
-use super::GuestState;
+use super::guest::GuestState;
 use crate::event::{LogLevel, LogLine};
 
 mod config {
@@ -44,14 +44,14 @@ macro_rules! config_store {
                 &mut self,
                 key: String,
             ) -> wasmtime::Result<Result<Option<String>, $config::wasi::config::store::Error>> {
-                self.output.spend(key.len())?;
-                Ok(Ok(self.surroundings.config.get(&key).cloned()))
+                self.output.charge(key.len())?;
+                Ok(Ok(self.context.config.get(&key).cloned()))
             }
 
             fn get_all(
                 &mut self,
             ) -> wasmtime::Result<Result<Vec<(String, String)>, $config::wasi::config::store::Error>> {
-                Ok(Ok(self.surroundings.config.clone().into_iter().collect()))
+                Ok(Ok(self.context.config.clone().into_iter().collect()))
             }
         }
     };
@@ -76,7 +76,7 @@ impl logging::wasi::logging::logging::Host for GuestState {
             Level::Warn => LogLevel::Warn,
             Level::Error | Level::Critical => LogLevel::Error,
         };
-        self.output.spend(message.len() + context.len())?;
+        self.output.charge(message.len() + context.len())?;
         let fields = if context.is_empty() { Vec::new() } else { vec![("context".to_owned(), context)] };
         self.output.log(LogLine { level, message, fields });
         Ok(())

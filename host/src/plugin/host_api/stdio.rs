@@ -9,7 +9,7 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
-use super::AttemptOutput;
+use super::output::AttemptOutput;
 
 /// The most bytes that are taken in one write.
 const WRITE_BYTES: usize = 64 * 1_024;
@@ -57,7 +57,7 @@ impl Pollable for GuestStream {
 #[async_trait::async_trait]
 impl OutputStream for GuestStream {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.output.spend(bytes.len()).map_err(|breach| StreamError::Trap(breach.into()))?;
+        self.output.charge(bytes.len()).map_err(|breach| StreamError::Trap(breach.into()))?;
         (self.write)(&self.output, &bytes);
         Ok(())
     }
@@ -74,7 +74,7 @@ impl OutputStream for GuestStream {
 /// For versions of WASI whose streams are bytes of the host's; the same sink.
 impl AsyncWrite for GuestStream {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        self.output.spend(bytes.len()).map_err(std::io::Error::other)?;
+        self.output.charge(bytes.len()).map_err(std::io::Error::other)?;
         (self.write)(&self.output, bytes);
         Poll::Ready(Ok(bytes.len()))
     }

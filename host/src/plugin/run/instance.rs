@@ -28,7 +28,7 @@ const OTHER_TYPE: &str = "an export has another type than the package in wit/ sa
 /// A component that was compiled and found to fit, with what its attempts need.
 pub(in crate::plugin) struct PreparedComponent {
     fit: FittedComponent,
-    pub(in crate::plugin) surroundings: Arc<HostContext>,
+    pub(in crate::plugin) context: Arc<HostContext>,
     pub(in crate::plugin) idle: Arc<InstancePool>,
 }
 
@@ -36,11 +36,11 @@ impl PreparedComponent {
     pub(in crate::plugin) fn new(
         fit: FittedComponent,
         sandbox: &Sandbox,
-        surroundings: Arc<HostContext>,
+        context: Arc<HostContext>,
         reuse: Option<ReusePolicy>,
     ) -> Self {
         let idle = Arc::new(InstancePool::new(reuse, sandbox.idle_room().clone(), fit.memories));
-        Self { fit, surroundings, idle }
+        Self { fit, context, idle }
     }
 
     /// What was found out about the component.
@@ -49,7 +49,7 @@ impl PreparedComponent {
     }
 
     fn output(&self, event: EventId) -> Arc<AttemptOutput> {
-        let HostContext { name, limits, secrets, .. } = &*self.surroundings;
+        let HostContext { name, limits, secrets, .. } = &*self.context;
         Arc::new(AttemptOutput::new(name, event, *limits, secrets.clone()))
     }
 }
@@ -67,13 +67,13 @@ pub(in crate::plugin) async fn attempt(
     state: Arc<dyn StateReader>,
     meter: Arc<CpuMeter>,
 ) -> AttemptResult {
-    let limits = prepared.surroundings.limits;
-    let secrets = prepared.surroundings.secrets.clone();
+    let limits = prepared.context.limits;
+    let secrets = prepared.context.secrets.clone();
     let watch = AttemptStopwatch::start(limits.wall_ms, meter);
     let fit = prepared.fit();
     let kept = prepared.idle.take();
     let output = match &kept {
-        Some(living) => living.store.data().output().clone(),
+        Some(living) => living.store.data().output.clone(),
         None => prepared.output(attempt.event.id),
     };
     let given = AttemptContext { event: attempt.event, attempt: attempt.attempt, watch: watch.clone(), state };
@@ -83,7 +83,7 @@ pub(in crate::plugin) async fn attempt(
             let living = match kept {
                 Some(living) => again(living, limits, given),
                 None => {
-                    let guest = GuestState::new(prepared.surroundings.clone(), output.clone(), given);
+                    let guest = GuestState::new(prepared.context.clone(), output.clone(), given);
                     instantiate(fit, limits, guest, &watch).await?
                 }
             };
@@ -125,11 +125,11 @@ pub(in crate::plugin) async fn introduce(
     meter: Arc<CpuMeter>,
     wall_ms: u64,
 ) -> (wasmtime::Result<GuestIntroduction>, Option<String>) {
-    let limits = AttemptLimits { wall_ms, ..prepared.surroundings.limits };
+    let limits = AttemptLimits { wall_ms, ..prepared.context.limits };
     let output = prepared.output(event.id);
     let watch = AttemptStopwatch::start(limits.wall_ms, meter);
     let given = AttemptContext { event: Arc::new(event), attempt: 1, watch: watch.clone(), state: Arc::new(NoState) };
-    let guest = GuestState::new(prepared.surroundings.clone(), output.clone(), given);
+    let guest = GuestState::new(prepared.context.clone(), output.clone(), given);
     let introduced = watch
         .limit(async {
             let fit = prepared.fit();

@@ -84,7 +84,7 @@ impl InstancePool {
     pub(in crate::plugin) fn keep(&self, mut living: PooledInstance) {
         let Some(reuse) = self.reuse else { return };
         if living.events < reuse.max_events.get()
-            && living.store.data_mut().may_be_used_again()
+            && living.store.data_mut().is_reusable()
             && let Ok(room) = self.room.clone().try_acquire_many_owned(self.memories)
         {
             self.waiting().instances.push((living, Instant::now(), room));

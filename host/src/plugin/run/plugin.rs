@@ -6,36 +6,22 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component::Component;
 
 use super::cpu_meter::CpuMeter;
-use super::executor::GuestExecutor;
+use super::guest_runtime::GuestRuntime;
 use super::instance::{self, PreparedComponent};
 use super::instance_pool::sweep;
 use crate::event::{AttemptFailure, AttemptOutcome, FailureClass, RetryPolicies, Timestamp};
-use crate::plugin::component::compile_tracks::CompileTracks;
 use crate::plugin::component::fit;
 use crate::plugin::registry::routing::TypePattern;
-use crate::plugin::sandbox::engine::EpochTicker;
 use crate::plugin::settings::PluginSettings;
 use crate::plugin::{AttemptInput, AttemptLimits, AttemptResult, Dialect, GuestJob, StateReader};
 
 /// Packages that every toolchain imports, and that give every plugin the same: time and chance, or nothing at all.
 const HARMLESS: [&str; 6] =
     ["wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:cli/", "wasi:filesystem/", "wasi:sockets/"];
-
-/// What all plugins of a registry run on. Ended when the last of them has gone.
-#[derive(Debug)]
-pub(in crate::plugin) struct GuestRuntime {
-    // Before the ticker: a guest that nobody interrupts would hold up the end of the executor.
-    pub(in crate::plugin) executor: GuestExecutor,
-    pub(in crate::plugin) ticker: EpochTicker,
-    /// A permit for each memory of the attempts that may run side by side.
-    pub(in crate::plugin) attempts: Arc<Semaphore>,
-    /// Whose turn it is to be loaded.
-    pub(in crate::plugin) lanes: CompileTracks,
-}
 
 /// Room in the sandbox for one attempt.
 #[derive(Debug)]
@@ -141,12 +127,12 @@ impl Plugin {
 
     /// What one attempt may use.
     pub fn limits(&self) -> &AttemptLimits {
-        &self.prepared.surroundings.limits
+        &self.prepared.context.limits
     }
 
     /// How many calls were denied for want of a grant, by capability.
     pub fn denied(&self) -> BTreeMap<&'static str, u64> {
-        self.prepared.surroundings.denials.counts()
+        self.prepared.context.denials.counts()
     }
 
     /// How failures of this plugin are tried again.

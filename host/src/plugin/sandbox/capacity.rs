@@ -3,8 +3,12 @@
 //! Each memory of a guest has 4 GiB of address space, so that its accesses need no checks. Most machines have 128 TiB; some
 //! kernels and limits (`ulimit -v`) leave a few hundred GiB.
 
-use super::engine::MAX_MEMORIES;
 use crate::plugin::{Error, RegistryOptions};
+
+/// The most memories of one component.
+pub(in crate::plugin) const MAX_MEMORIES: u32 = 4;
+/// The most tables of one component.
+pub(in crate::plugin) const MAX_TABLES: u32 = 32;
 
 /// First instances side by side. They have room of their own, so that a plugin is loaded however many attempts run.
 pub(in crate::plugin) const INTRODUCTIONS: usize = 2;

@@ -4,6 +4,7 @@ pub(super) mod capacity;
 pub(super) mod engine;
 pub(super) mod limits;
 pub(super) mod memory_image;
+pub(super) mod ticker;
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use wasmtime::Engine;
 use wasmtime::component::Linker;
 
 use self::capacity::InstanceCapacity;
-use super::host_api::{self, GuestState};
+use super::host_api::{GuestState, linker};
 
 /// The engine of all plugins of a registry, and what it offers.
 pub(super) struct Sandbox {
@@ -42,7 +43,7 @@ impl Sandbox {
             return Err(last.unwrap_or_else(|| wasmtime::format_err!("no room for a single attempt")));
         };
         let engine = engine::build(capacity, stack_bytes)?;
-        let linker = Arc::new(host_api::linker(&engine)?);
+        let linker = Arc::new(linker::linker(&engine)?);
         Ok(Self { engine, linker, capacity, idle_room: Arc::new(Semaphore::new(capacity.idle)) })
     }
 

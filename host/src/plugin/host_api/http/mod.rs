@@ -1,14 +1,15 @@
-//! `wasi:http/outgoing-handler`: linked for every plugin, and what an operator did not grant is denied.
+//! `wasi:http/outgoing-handler`: linked for every plugin; requests without a grant are denied.
 //!
-//! Grants name scheme, host, port and methods; the addresses that a name stands for are checked as well, and redirects
-//! are the guest's to follow or not. Requests are sent from a runtime of their own, since those of the guests wait for
-//! nothing but time; dropping an attempt breaks its requests off.
+//! A grant names scheme, host, port and methods. The addresses of a name are checked as well, and redirects are left to the
+//! guest. Requests are sent from a runtime of their own, because the guests' runtimes have no sockets. Dropping an attempt
+//! cancels its requests.
 
 mod address;
 mod body;
 mod connect;
-mod counted;
 mod grants;
+mod imports;
+mod outgoing;
 mod quota;
 mod resolve;
 mod send;
@@ -17,129 +18,6 @@ mod tests;
 
 pub use grants::{HttpGrant, HttpGrants};
 
+pub(super) use imports::add_to_linker;
+pub(super) use outgoing::OutgoingHttp;
 pub(in crate::plugin) use send::{HttpNetwork, SharedNetwork};
-
-use std::sync::Arc;
-
-use hyper::header::{HeaderName, HeaderValue};
-use hyper::{Method, Request, Response};
-use wasmtime::component::Linker;
-use wasmtime_wasi_http::{
-    DEFAULT_FORBIDDEN_HEADERS, Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView,
-    WasiHttpHooks, WasiHttpView,
-};
-
-use self::grants::GrantOrigin;
-use self::send::RequestPermit;
-use super::GuestState;
-use crate::event::{EventId, SENT_BY_PLUGIN_HEADER};
-
-/// The most memory that the headers of one request or response take.
-const MAX_FIELDS_BYTES: usize = 32 * 1_024;
-/// The most that is taken of a request's body at once.
-const CHUNK_BYTES: usize = 64 * 1_024;
-
-/// Adds what a guest needs to send requests.
-///
-/// # Errors
-/// Never, unless two interfaces have one name.
-pub(super) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
-    counted::shadow(linker)
-}
-
-type SendWorker = Box<dyn Future<Output = Result<(), Error>> + Send>;
-type SendAnswer = Box<dyn Future<Output = Result<(Response<WasiBody>, SendWorker), Error>> + Send>;
-
-/// The outgoing HTTP of one attempt.
-pub(super) struct OutgoingHttp {
-    context: WasiHttpCtx,
-    sender: RequestSender,
-}
-
-struct RequestSender {
-    network: Arc<HttpNetwork>,
-    event: EventId,
-    sent: u32,
-}
-
-impl OutgoingHttp {
-    pub(super) fn new(network: Arc<HttpNetwork>, event: EventId) -> Self {
-        let mut context = WasiHttpCtx::new();
-        context.set_field_size_limit(MAX_FIELDS_BYTES);
-        Self { context, sender: RequestSender { network, event, sent: 0 } }
-    }
-}
-
-impl WasiHttpView for GuestState {
-    fn http(&mut self) -> WasiHttpCtxView<'_> {
-        let OutgoingHttp { context, sender } = &mut self.current.outgoing;
-        WasiHttpCtxView { hooks: sender, table: &mut self.table, ctx: context }
-    }
-}
-
-impl WasiHttpHooks for RequestSender {
-    fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
-        Arc::new(|name| DEFAULT_FORBIDDEN_HEADERS.contains(name) || *name == hyper::header::TE)
-    }
-
-    fn send_request(
-        &mut self,
-        request: Request<WasiBody>,
-        options: Option<RequestOptions>,
-        _: SendWorker,
-    ) -> SendAnswer {
-        match self.permit(request) {
-            Ok((request, permit)) => {
-                let answer = self.network.send(request, permit, options.unwrap_or_default());
-                Box::new(async move {
-                    let response = answer.await?;
-                    let worker: SendWorker = Box::new(async { Ok(()) });
-                    Ok((response, worker))
-                })
-            }
-            Err(error) => Box::new(async move { Err(error) }),
-        }
-    }
-
-    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        CHUNK_BYTES
-    }
-}
-
-impl RequestSender {
-    /// Whether the request may be sent, as far as can be told before its name is resolved.
-    fn permit(&mut self, mut request: Request<WasiBody>) -> Result<(Request<WasiBody>, RequestPermit), Error> {
-        // A tunnel would carry what no grant was asked for.
-        if *request.method() == Method::CONNECT {
-            return Err(Error::HttpRequestMethodInvalid);
-        }
-        let Some(place) = GrantOrigin::of(request.uri()) else {
-            self.network.deny_unnamed(request.uri());
-            return Err(Error::HttpRequestDenied);
-        };
-        let grant = match self.network.grants().find(&place, request.method()) {
-            Ok(grant) => grant,
-            Err(lacking) => {
-                self.network.deny(&place, request.method(), lacking);
-                return Err(Error::HttpRequestDenied);
-            }
-        };
-        let limit = self.network.limits().http_requests;
-        if self.sent >= limit {
-            let words = format!("an attempt may send {limit} requests; the operator can raise limits.http_requests");
-            return Err(Error::InternalError(Some(words)));
-        }
-        self.sent += 1;
-        // A server of a deployment, this one or another, lets a plugin do no more than anybody, whatever way it came.
-        request.headers_mut().insert(HeaderName::from_static(SENT_BY_PLUGIN_HEADER), HeaderValue::from_static("1"));
-        let name = HeaderName::from_static("idempotency-key");
-        if grant.sends_idempotency_key()
-            && !request.headers().contains_key(&name)
-            && let Ok(value) = HeaderValue::from_str(&self.event.to_string())
-        {
-            request.headers_mut().insert(name, value);
-        }
-        Ok((request, RequestPermit { place }))
-    }
-}

@@ -15,10 +15,10 @@ use tokio::runtime::Handle;
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpHooks};
 
 use super::grants::HttpGrant;
+use super::outgoing::{OutgoingHttp, SendWorker};
 use super::quota::{CONNECTIONS, ConnectionQuotas};
 use super::resolve::{AddressResolver, ResolveError};
 use super::send::{HttpNetwork, SharedNetwork};
-use super::{OutgoingHttp, SendWorker};
 use crate::event::EventId;
 use crate::plugin::AttemptLimits;
 use crate::plugin::host_api::denials::DenialLog;

@@ -3,13 +3,15 @@
 
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource};
-use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::HeaderResult;
 use wasmtime_wasi_http::p2::bindings::http::types::{
     Fields, HeaderError, HostFields, HostOutgoingRequest, Method, OutgoingRequest, Scheme,
 };
 
-use super::GuestState;
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
+
+use super::outgoing::OutgoingHttp;
+use crate::plugin::host_api::guest::GuestState;
 
 /// The interface under the name by which the implementation adds it; a test notices if it is another one.
 const TYPES: &str = "wasi:http/types@0.2.12";
@@ -22,11 +24,24 @@ type Store<'a> = StoreContextMut<'a, GuestState>;
 type Request = Resource<OutgoingRequest>;
 type Pair = (String, Vec<u8>);
 
-/// Puts functions that count in the place of those that do not.
+/// Adds what a guest needs to send requests.
 ///
 /// # Errors
-/// Never.
-pub(super) fn shadow(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+/// Two interfaces have the same name, which does not happen.
+pub(in crate::plugin::host_api) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+    shadow(linker)
+}
+
+impl WasiHttpView for GuestState {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        let OutgoingHttp { context, sender } = &mut self.current.outgoing;
+        WasiHttpCtxView { hooks: sender, table: &mut self.table, ctx: context }
+    }
+}
+
+/// Replaces functions that do not count what a guest hands over by functions that do.
+fn shadow(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     let mut types = linker.instance(TYPES)?;
     types.func_wrap(
@@ -66,14 +81,14 @@ pub(super) fn shadow(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     types.func_wrap("[static]fields.from-list", |mut store: Store<'_>, (pairs,): (Vec<Pair>,)| {
         let guest = store.data_mut();
         let pair = |(name, value): &Pair| size_of::<Pair>() + name.len() + value.len();
-        guest.output.spend(pairs.iter().map(pair).sum())?;
+        guest.output.charge(pairs.iter().map(pair).sum())?;
         Ok((answer(HostFields::from_list(&mut guest.http(), pairs))?,))
     })?;
     types.func_wrap(
         "[method]fields.append",
         |mut store: Store<'_>, (fields, name, value): (Resource<Fields>, String, Vec<u8>)| {
             let guest = store.data_mut();
-            guest.output.spend(size_of::<Pair>() + name.len() + value.len())?;
+            guest.output.charge(size_of::<Pair>() + name.len() + value.len())?;
             Ok((answer(HostFields::append(&mut guest.http(), fields, name, value))?,))
         },
     )?;
@@ -82,7 +97,7 @@ pub(super) fn shadow(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
         |mut store: Store<'_>, (fields, name, values): (Resource<Fields>, String, Vec<Vec<u8>>)| {
             let guest = store.data_mut();
             let value = |value: &Vec<u8>| size_of::<Vec<u8>>() + value.len();
-            guest.output.spend(name.len() + values.iter().map(value).sum::<usize>())?;
+            guest.output.charge(name.len() + values.iter().map(value).sum::<usize>())?;
             Ok((answer(HostFields::set(&mut guest.http(), fields, name, values))?,))
         },
     )?;
@@ -96,7 +111,7 @@ impl GuestState {
         if size_bytes > most_bytes {
             return Ok(false);
         }
-        self.output.spend(size_bytes)?;
+        self.output.charge(size_bytes)?;
         Ok(true)
     }
 }

@@ -1,0 +1,31 @@
+//! An event in the forms that the dialects pass: payload bytes and CloudEvents attributes.
+
+use crate::event::{AttemptFailure, Event, EventData, to_utc};
+
+/// What a handler answered: its result, or why it did not process the event.
+pub(in crate::plugin) type HandlerAnswer = Result<Option<EventData>, AttemptFailure>;
+
+/// The bytes of an event's data; none for an event without.
+pub(super) fn payload(event: &Event) -> Vec<u8> {
+    event.data.as_ref().map_or_else(Vec::new, |data| data.bytes.to_vec())
+}
+
+/// The context attributes of an event under the names that CloudEvents gives them in headers.
+pub(super) fn attributes(event: &Event) -> Vec<(String, String)> {
+    let mut attributes = vec![
+        ("ce-specversion".to_owned(), "1.0".to_owned()),
+        ("ce-id".to_owned(), event.id.to_string()),
+        ("ce-source".to_owned(), event.source.clone()),
+        ("ce-type".to_owned(), event.event_type.as_str().to_owned()),
+        ("ce-time".to_owned(), utc(event)),
+    ];
+    let optional = [("ce-subject", &event.subject), ("ce-dataschema", &event.data_schema)];
+    attributes.extend(optional.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?))));
+    attributes.extend(event.extensions.iter().map(|(name, value)| (format!("ce-{name}"), value.clone())));
+    attributes.extend(event.cause.map(|cause| ("ce-causationid".to_owned(), cause.to_string())));
+    attributes
+}
+/// When it happened, in UTC as the package in `wit/` says; when it was accepted, if the sender did not say.
+pub(super) fn utc(event: &Event) -> String {
+    event.time.as_deref().and_then(to_utc).unwrap_or_else(|| event.accepted.to_string())
+}

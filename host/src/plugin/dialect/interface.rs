@@ -1,0 +1,87 @@
+//! The names of the dialects, and of the interfaces that components of other hosts export and import.
+
+/// How a component takes events. In the order of precedence, for components that speak several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// The package in `wit/`.
+    Eventstream,
+    /// The draft of a standard.
+    WasiMessaging,
+    /// wasmCloud's own messaging.
+    Wasmcloud,
+    /// The Redis trigger of Spin, up to version 3 of its SDK.
+    SpinRedis,
+    /// Requests of HTTP.
+    WasiHttp,
+}
+
+impl Dialect {
+    /// All of them, in the order of precedence.
+    pub(in crate::plugin) const ALL: [Self; 5] =
+        [Self::Eventstream, Self::WasiMessaging, Self::Wasmcloud, Self::SpinRedis, Self::WasiHttp];
+
+    /// The interface that a component exports to speak it, as its name without version and its version; the latter is
+    /// empty where the interface has none.
+    pub(in crate::plugin) fn export(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Eventstream => ("eventstream:plugin/handler", "0.1.0"),
+            Self::WasiMessaging => ("wasi:messaging/incoming-handler", "0.2.0-draft"),
+            Self::Wasmcloud => ("wasmcloud:messaging/handler", "0.2.0"),
+            Self::SpinRedis => ("fermyon:spin/inbound-redis", ""),
+            Self::WasiHttp => ("wasi:http/incoming-handler", "0.2.0"),
+        }
+    }
+
+    /// The interface that a component exports to speak it, with its version.
+    pub fn interface(self) -> String {
+        let (name, version) = self.export();
+        versioned(name, version)
+    }
+}
+
+/// The name of an interface with its version, if it has one.
+pub(in crate::plugin) fn versioned(interface: &str, version: &str) -> String {
+    match version {
+        "" => interface.to_owned(),
+        version => format!("{interface}@{version}"),
+    }
+}
+
+/// The interfaces of other hosts that a component may import, their version, and their functions. A test keeps them equal
+/// to the files in `wit/`.
+pub(in crate::plugin) const IMPORTS: [(&str, &str, &[&str]); 7] = [
+    (
+        "wasi:messaging/types",
+        "0.2.0-draft",
+        &[
+            "[static]client.connect",
+            "[method]client.disconnect",
+            "[constructor]message",
+            "[method]message.topic",
+            "[method]message.content-type",
+            "[method]message.set-content-type",
+            "[method]message.data",
+            "[method]message.set-data",
+            "[method]message.metadata",
+            "[method]message.add-metadata",
+            "[method]message.set-metadata",
+            "[method]message.remove-metadata",
+        ],
+    ),
+    ("wasi:messaging/producer", "0.2.0-draft", &["send"]),
+    (
+        "wasi:messaging/request-reply",
+        "0.2.0-draft",
+        &[
+            "[constructor]request-options",
+            "[method]request-options.set-timeout-ms",
+            "[method]request-options.set-expected-replies",
+            "request",
+            "reply",
+        ],
+    ),
+    ("wasmcloud:messaging/types", "0.2.0", &[]),
+    ("wasmcloud:messaging/consumer", "0.2.0", &["request", "publish"]),
+    ("fermyon:spin/redis-types", "", &[]),
+    ("fermyon:spin/variables", "2.0.0", &["get"]),
+];
