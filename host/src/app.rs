@@ -103,7 +103,7 @@ pub(crate) async fn open_broker(config: &Config, tasks: &TaskGroup) -> Result<Ar
 
 /// The guarantee to break, in a build for tests only.
 #[cfg(feature = "test-util")]
-fn mutant() -> anyhow::Result<Option<crate::broker::redis::BrokerMutant>> {
+fn mutant() -> anyhow::Result<Option<crate::broker::redis::testing::BrokerMutant>> {
     match std::env::var("EVENTSTREAM_TEST_MUTANT") {
         Ok(name) => Ok(Some(name.parse()?)),
         Err(_) => Ok(None),

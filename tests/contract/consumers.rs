@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eventstream::broker::contract::*;
-use eventstream::broker::redis::{BrokerMutant, RedisBroker};
+use eventstream::broker::redis::RedisBroker;
+use eventstream::broker::redis::testing::BrokerMutant;
 use eventstream::broker::{BrokerOptions, EndKind, RetentionLimits, SettleOutcome, SettleRequest};
 use eventstream::event::{DeliveryStart, EventId, EventState, Settlement, StateStep, StateWrite};
 use futures_util::FutureExt;

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use eventstream::broker::contract::BrokerRig;
-use eventstream::broker::redis::{BrokerMutant, RedisBroker, RedisOpenError, RedisTuning};
+use eventstream::broker::redis::testing::BrokerMutant;
+use eventstream::broker::redis::{RedisBroker, RedisOpenError, RedisTuning};
 use eventstream::broker::{Broker, BrokerOptions};
 use eventstream::event::EventId;
 use eventstream::shutdown::TaskGroup;
@@ -14,7 +15,7 @@ use eventstream_tests::proxy::Proxy;
 use eventstream_tests::redis::RedisServer;
 
 /// Settings under which tests see things happen soon.
-pub const TUNING: RedisTuning = RedisTuning { look_every_ms: 100, least_retention_ms: 0 };
+pub const TUNING: RedisTuning = RedisTuning { check_every_ms: 100, min_retention_ms: 0 };
 
 /// A server, a proxy in front of it, and the tasks of the brokers on it.
 pub struct RedisRig {

@@ -12,7 +12,7 @@ mod settings;
 
 pub use component::{component, in_a_child};
 pub use draft::draft;
-pub use eventstream::broker::redis::fuzz::entry;
+pub use eventstream::broker::redis::testing::fuzz::check_entry as entry;
 pub use eventstream::transfer::fuzz::line;
 pub use settings::settings;
 

@@ -64,7 +64,7 @@ fn text_of(value: Value) -> Option<String> {
 /// Each store gives an accepted event back as it was.
 fn comes_back(new: &NewEvent) {
     let record = EventRecord::new(new.event.clone());
-    broker::redis::fuzz::comes_back(&record);
+    broker::redis::testing::fuzz::check_round_trip(&record);
     let due = match new.start {
         DeliveryStart::At(time) => Some(time),
         DeliveryStart::Now | DeliveryStart::InMs(_) => None,

@@ -1,35 +1,42 @@
-//! How a record is written into one opaque value, and read back.
+//! Encodes a record into one opaque value, the blob, and decodes it.
 //!
-//! A blob is a version byte, the size of a JSON header as four bytes (little-endian), the header, and then the payload
-//! and the result byte for byte: they are never parsed, escaped or printed again, and reading slices them out without a
-//! copy. Whatever bytes come in, reading ends with a record or an error. A version that is newer than ours is told apart
-//! from damage, so that a host that is being upgraded leaves alone what it cannot read.
+//! A blob is a version byte, the size of a JSON header as four bytes (little-endian), the header, the payload and the
+//! result. Payload and result are stored as they are, and decoding slices them out without a copy. Decoding any bytes
+//! ends with a record or an error. A newer version is a different error than damage, because during an upgrade an older
+//! host must leave such entries to the newer one.
 
 mod head;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
+use crate::broker::Error;
 use crate::event::{
     AttemptRecord, DataKind, Event, EventData, EventEnd, EventId, EventRecord, FailureClass, Timestamp, is_zero,
 };
 
-/// The version that is written.
+/// The version that this host writes.
 const VERSION: u8 = 1;
-/// Version bytes up to this one belong to us; what begins otherwise is somebody else's.
+/// Version bytes above this one are not ours.
 const LAST_VERSION: u8 = 8;
-/// The version byte and the size of the header.
+/// The size of the version byte and the header size.
 const PREFIX_BYTES: usize = 5;
 
 /// Why a blob is not a record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum DecodeError {
-    /// Written by a newer version; it is to be left for a host that can read it.
+pub(super) enum CodecError {
+    /// A newer host wrote it, and only a newer host can read it.
     #[error("the entry has format version {0}, and this host reads up to {VERSION}")]
     Newer(u8),
-    /// Not one of ours, or damaged.
+    /// It is damaged, or another program wrote it.
     #[error("the entry is not an event: {0}")]
     Damaged(String),
+}
+
+impl From<CodecError> for Error {
+    fn from(error: CodecError) -> Self {
+        Self::Misconfigured(error.to_string())
+    }
 }
 
 #[derive(Serialize)]
@@ -73,24 +80,24 @@ struct EndHeader {
     children: Vec<EventId>,
 }
 
-/// What the header says of bytes that follow it.
+/// The kind and size of bytes that follow the header.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct HeaderTail {
     kind: DataKind,
     size_bytes: usize,
 }
 
-/// Writes a record.
+/// Encodes a record.
 ///
 /// # Errors
-/// Only if a number of the record cannot be written as JSON or the header exceeds 4 GiB; trying again cannot help.
-pub(super) fn encode(record: &EventRecord) -> Result<Bytes, DecodeError> {
+/// The record has a number that JSON cannot hold, or a header over 4 GiB. Retrying cannot help.
+pub(super) fn encode(record: &EventRecord) -> Result<Bytes, CodecError> {
     let result = record.end.as_ref().and_then(|end| end.result.as_ref());
-    let header = match head::of_new(record) {
+    let header = match head::encode_new(record) {
         Some(header) => header.into_bytes(),
-        None => header(record)?,
+        None => encode_header(record)?,
     };
-    let header_size = u32::try_from(header.len()).map_err(|_| DecodeError::Damaged("it is too large".into()))?;
+    let header_size = u32::try_from(header.len()).map_err(|_| CodecError::Damaged("it is too large".into()))?;
     let tails = [record.event.data.as_ref(), result];
     let tails_bytes: usize = tails.iter().flatten().map(|data| data.bytes.len()).sum();
     let mut blob = BytesMut::with_capacity(PREFIX_BYTES + header.len() + tails_bytes);
@@ -103,11 +110,11 @@ pub(super) fn encode(record: &EventRecord) -> Result<Bytes, DecodeError> {
     Ok(blob.freeze())
 }
 
-fn header(record: &EventRecord) -> Result<Vec<u8>, DecodeError> {
+fn encode_header(record: &EventRecord) -> Result<Vec<u8>, CodecError> {
     let result = record.end.as_ref().and_then(|end| end.result.as_ref());
     let header = HeaderToWrite {
         event: &record.event,
-        data: record.event.data.as_ref().map(tail_of),
+        data: record.event.data.as_ref().map(describe_tail),
         made: record.attempts_made,
         failures: record.failures,
         replays: record.replays,
@@ -117,55 +124,55 @@ fn header(record: &EventRecord) -> Result<Vec<u8>, DecodeError> {
             at: end.at,
             class: end.failure.as_ref().map(|(class, _)| *class),
             reason: end.failure.as_ref().map(|(_, reason)| reason.clone()),
-            result: result.map(tail_of),
+            result: result.map(describe_tail),
             children: end.children.clone(),
         }),
     };
-    serde_json::to_vec(&header).map_err(|error| DecodeError::Damaged(error.to_string()))
+    serde_json::to_vec(&header).map_err(|error| CodecError::Damaged(error.to_string()))
 }
 
-/// Reads a record; payload and result are slices of the blob.
+/// Decodes a record. Payload and result are slices of the blob.
 ///
 /// # Errors
-/// See [`DecodeError`].
-pub(super) fn decode(blob: &Bytes) -> Result<EventRecord, DecodeError> {
+/// See [`CodecError`].
+pub(super) fn decode(blob: &Bytes) -> Result<EventRecord, CodecError> {
     let (header, mut rest) = read_header(blob)?;
     let data = read_tail(&mut rest, header.data)?;
     let result = read_tail(&mut rest, header.end.as_ref().and_then(|end| end.result))?;
     if !rest.is_empty() {
-        return Err(DecodeError::Damaged("bytes follow its end".into()));
+        return Err(CodecError::Damaged("bytes follow its end".into()));
     }
-    Ok(header.record(data, result))
+    Ok(header.into_record(data, result))
 }
 
-/// Reads a record without its payload and its result, which need not be there.
+/// Decodes a record without payload and result, which may be cut off.
 ///
 /// # Errors
-/// See [`DecodeError`].
-pub(super) fn decode_head(blob: &Bytes) -> Result<EventRecord, DecodeError> {
-    Ok(read_header(blob)?.0.record(None, None))
+/// See [`CodecError`].
+pub(super) fn decode_head(blob: &Bytes) -> Result<EventRecord, CodecError> {
+    Ok(read_header(blob)?.0.into_record(None, None))
 }
 
-/// The header of a blob, and what stands behind it.
-fn read_header(blob: &Bytes) -> Result<(HeaderAsRead, Bytes), DecodeError> {
+/// The header of a blob and the bytes after it.
+fn read_header(blob: &Bytes) -> Result<(HeaderAsRead, Bytes), CodecError> {
     match blob.first() {
-        None => return Err(DecodeError::Damaged("it is empty".into())),
-        Some(&version) if (VERSION + 1..=LAST_VERSION).contains(&version) => return Err(DecodeError::Newer(version)),
+        None => return Err(CodecError::Damaged("it is empty".into())),
+        Some(&version) if (VERSION + 1..=LAST_VERSION).contains(&version) => return Err(CodecError::Newer(version)),
         Some(&VERSION) => {}
-        Some(_) => return Err(DecodeError::Damaged("it begins with no version".into())),
+        Some(_) => return Err(CodecError::Damaged("it begins with no version".into())),
     }
     let mut rest = blob.slice(1..);
     let header_size = u32::from_le_bytes(
-        take(&mut rest, 4)?.as_ref().try_into().map_err(|_| DecodeError::Damaged("it is cut short".into()))?,
+        take(&mut rest, 4)?.as_ref().try_into().map_err(|_| CodecError::Damaged("it is cut short".into()))?,
     );
-    let header_size = usize::try_from(header_size).map_err(|_| DecodeError::Damaged("it is too large".into()))?;
+    let header_size = usize::try_from(header_size).map_err(|_| CodecError::Damaged("it is too large".into()))?;
     let header = take(&mut rest, header_size)?;
-    let header = serde_json::from_slice(&header).map_err(|error| DecodeError::Damaged(error.to_string()))?;
+    let header = serde_json::from_slice(&header).map_err(|error| CodecError::Damaged(error.to_string()))?;
     Ok((header, rest))
 }
 
 impl HeaderAsRead {
-    fn record(self, data: Option<EventData>, result: Option<EventData>) -> EventRecord {
+    fn into_record(self, data: Option<EventData>, result: Option<EventData>) -> EventRecord {
         let mut event = self.event;
         event.data = data;
         let end = self.end.map(|end| EventEnd {
@@ -186,17 +193,17 @@ impl HeaderAsRead {
     }
 }
 
-fn tail_of(data: &EventData) -> HeaderTail {
+fn describe_tail(data: &EventData) -> HeaderTail {
     HeaderTail { kind: data.kind, size_bytes: data.bytes.len() }
 }
 
-fn read_tail(rest: &mut Bytes, tail: Option<HeaderTail>) -> Result<Option<EventData>, DecodeError> {
+fn read_tail(rest: &mut Bytes, tail: Option<HeaderTail>) -> Result<Option<EventData>, CodecError> {
     tail.map(|tail| Ok(EventData { bytes: take(rest, tail.size_bytes)?, kind: tail.kind })).transpose()
 }
 
-fn take(rest: &mut Bytes, size_bytes: usize) -> Result<Bytes, DecodeError> {
+fn take(rest: &mut Bytes, size_bytes: usize) -> Result<Bytes, CodecError> {
     if rest.len() < size_bytes {
-        return Err(DecodeError::Damaged("it is cut short".into()));
+        return Err(CodecError::Damaged("it is cut short".into()));
     }
     Ok(rest.split_to(size_bytes))
 }
@@ -256,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn records_come_back_as_they_were() {
+    fn records_survive_encoding() {
         let full = record();
         let mut failed = record();
         failed.end = Some(EventEnd {
@@ -273,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_event_has_the_header_that_any_record_has() {
+    fn the_fast_header_of_a_new_event_equals_the_general_one() {
         let mut full = (*record().event).clone();
         full.source = "\"/shop\\é\u{1}\n\u{7f}".into();
         full.time = Some("2026-11-23T15:04:05Z".into());
@@ -292,14 +299,14 @@ mod tests {
         };
         let binary = Event { data: Some(EventData::binary(vec![0])), ..bare.clone() };
         for record in [full, bare, binary].map(EventRecord::new) {
-            let written = head::of_new(&record).unwrap();
-            assert_eq!(written, String::from_utf8(header(&record).unwrap()).unwrap());
+            let written = head::encode_new(&record).unwrap();
+            assert_eq!(written, String::from_utf8(encode_header(&record).unwrap()).unwrap());
         }
-        assert_eq!(head::of_new(&record()), None);
+        assert_eq!(head::encode_new(&record()), None);
     }
 
     #[test]
-    fn a_head_is_read_without_what_follows_it() {
+    fn a_head_is_decoded_without_payload_and_result() {
         let whole = record();
         let blob = encode(&whole).unwrap();
         let header_size = u32::from_le_bytes(blob[1..5].try_into().unwrap()) as usize;
@@ -314,20 +321,20 @@ mod tests {
     fn payloads_are_slices_of_the_blob() {
         let blob = encode(&record()).unwrap();
         let payload = decode(&blob).unwrap().event.data.clone().unwrap().bytes;
-        let place = payload.as_ptr() as usize;
+        let address = payload.as_ptr() as usize;
         let start = blob.as_ptr() as usize;
-        assert!(place > start && place < start + blob.len());
+        assert!(address > start && address < start + blob.len());
     }
 
     #[test]
     fn every_truncation_is_an_error() {
         let blob = encode(&record()).unwrap();
         for size_bytes in 0..blob.len() {
-            assert!(matches!(decode(&blob.slice(..size_bytes)), Err(DecodeError::Damaged(_))), "{size_bytes} bytes");
+            assert!(matches!(decode(&blob.slice(..size_bytes)), Err(CodecError::Damaged(_))), "{size_bytes} bytes");
         }
         let mut longer = blob.to_vec();
         longer.push(0);
-        assert!(matches!(decode(&longer.into()), Err(DecodeError::Damaged(_))));
+        assert!(matches!(decode(&longer.into()), Err(CodecError::Damaged(_))));
     }
 
     #[test]
@@ -347,12 +354,12 @@ mod tests {
     }
 
     #[test]
-    fn newer_versions_are_told_apart_from_damage() {
+    fn newer_versions_are_not_damage() {
         let mut blob = encode(&record()).unwrap().to_vec();
         blob[0] = VERSION + 1;
-        assert_eq!(decode(&blob.into()), Err(DecodeError::Newer(2)));
+        assert_eq!(decode(&blob.into()), Err(CodecError::Newer(2)));
         for foreign in ["{\"type\":\"x\"}", "hello", "\u{0}"] {
-            assert!(matches!(decode(&Bytes::from(foreign)), Err(DecodeError::Damaged(_))), "{foreign:?}");
+            assert!(matches!(decode(&Bytes::from(foreign)), Err(CodecError::Damaged(_))), "{foreign:?}");
         }
     }
 }

@@ -1,43 +1,54 @@
-//! Looking at events: one in whatever state, and totals. And putting failed ones back to work.
+//! Finds events, counts them, and replays failed ones.
 //!
-//! An event is in one place at a time, and the index knows which. Nothing here changes anything but [`Core::replay`].
+//! An event is in one place at a time, and the index names it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use redis::Value;
 
+use super::capacity::StoreCapacity;
+use super::client::StoreClient;
 use super::codec;
-use super::core::RedisCore;
-use super::fault::CallFailure;
-use super::reply;
+use super::connection::{CallFailure, reply};
+use super::lanes::LaneDirectory;
 use crate::broker::{BrokerStats, Error, EventCounters, FoundEvent, Lane, QueueDepth, ReplayOutcome};
 use crate::event::{EventId, EventState, FailureClass, Timestamp};
 
-/// An event as it was found, and its entry where it has one.
+/// An event as it was found, and its entry if it has one.
 struct LocatedEvent {
     found: FoundEvent,
     entry: String,
 }
 
-impl RedisCore {
-    /// See [`crate::broker::EventLog::find_event`].
-    pub(super) async fn event(&self, id: EventId) -> Result<Option<FoundEvent>, Error> {
-        Ok(self.locate(id).await?.map(|located| located.found))
+/// Reads events and totals.
+pub(super) struct EventHistory {
+    pub(super) client: Arc<StoreClient>,
+    pub(super) lanes: Arc<LaneDirectory>,
+    pub(super) capacity: Arc<StoreCapacity>,
+}
+
+impl EventHistory {
+    /// Finds one event in any state.
+    pub(super) async fn find_event(&self, id: EventId) -> Result<Option<FoundEvent>, Error> {
+        Ok(self.locate_event(id).await?.map(|located| located.found))
     }
 
-    async fn locate(&self, id: EventId) -> Result<Option<LocatedEvent>, Error> {
-        let (_, answer) = self
-            .with_all_lanes(|book| {
-                self.script(&self.scripts.find)
-                    .number(book.set_size)
+    async fn locate_event(&self, id: EventId) -> Result<Option<LocatedEvent>, Error> {
+        let client = &self.client;
+        let (_, reply) = self
+            .lanes
+            .call_with_all(|known| {
+                client
+                    .script_call(&client.scripts.find)
+                    .number(known.set_size)
                     .text(&id.to_string())
-                    .named_lanes(&self.keys, &book.lanes)
+                    .named_lanes(&client.keys, &known.lanes)
             })
             .await?;
-        let [kind, blob, due_ms, entry] = reply::tuple(answer)?;
+        let [kind, blob, due_ms, entry] = reply::tuple(reply)?;
         let Some(blob) = reply::bytes(blob)? else { return Ok(None) };
-        let record = codec::decode(&blob).map_err(|error| Error::Misconfigured(error.to_string()))?;
+        let record = codec::decode(&blob)?;
         let state = match reply::text(kind)?.as_str() {
             "q" => EventState::Queued,
             "r" => EventState::Running,
@@ -50,54 +61,54 @@ impl RedisCore {
         Ok(Some(LocatedEvent { found: FoundEvent { record, state, due }, entry: reply::text(entry)? }))
     }
 
-    /// See [`crate::broker::EventLog::replay`].
+    /// Moves a failed event back to a lane.
     pub(super) async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error> {
-        self.make_lanes(self.missing_lanes([lane])).await?;
-        let Some(located) = self.locate(id).await? else { return Ok(ReplayOutcome::Unknown) };
+        self.lanes.make(self.lanes.find_missing([lane])).await?;
+        let Some(located) = self.locate_event(id).await? else { return Ok(ReplayOutcome::Unknown) };
         if located.found.state != EventState::Failed {
             return Ok(ReplayOutcome::NotFailed(located.found.state));
         }
-        let blob =
-            codec::encode(&located.found.record.replayed()).map_err(|error| Error::Misconfigured(error.to_string()))?;
-        let mut call = self
-            .script(&self.scripts.replay)
-            .lane_keys(&self.keys, [lane])
+        let blob = codec::encode(&located.found.record.replayed())?;
+        let client = &self.client;
+        let mut call = client
+            .script_call(&client.scripts.replay)
+            .lane_keys(&client.keys, [lane])
             .text(&id.to_string())
             .text(&located.entry)
             .text(lane.as_str());
         call.push_bytes(blob);
-        if reply::text(self.link.repeat(&call).await?)? == "D" {
+        if reply::text(client.link.call_until_known(&call).await?)? == "D" {
             return Ok(ReplayOutcome::Done);
         }
-        // Somebody else replayed it in between.
-        Ok(match self.locate(id).await? {
+        // Another host replayed it in between.
+        Ok(match self.locate_event(id).await? {
             Some(located) => ReplayOutcome::NotFailed(located.found.state),
             None => ReplayOutcome::Unknown,
         })
     }
 
-    /// See [`crate::broker::EventLog::stats`].
-    pub(super) async fn stats(&self) -> Result<BrokerStats, Error> {
-        let (book, answer) = self
-            .with_all_lanes(|book| {
-                self.script(&self.scripts.stats)
-                    .lane_keys(&self.keys, &book.lanes)
-                    .number(book.set_size)
-                    .number(book.lanes.len())
+    /// Reads the totals, and notes the waiting bytes of each lane for the limits.
+    pub(super) async fn read_stats(&self) -> Result<BrokerStats, Error> {
+        let client = &self.client;
+        let (known, reply) = self
+            .lanes
+            .call_with_all(|known| {
+                client
+                    .script_call(&client.scripts.stats)
+                    .lane_keys(&client.keys, &known.lanes)
+                    .number(known.set_size)
+                    .number(known.lanes.len())
             })
             .await?;
-        let [counts, lengths, running, scheduled, done, failed, consumers, alls] = reply::tuple(answer)?;
+        let [counts, lengths, running, scheduled, done, failed, consumers, all_lengths] = reply::tuple(reply)?;
         let lengths = reply::array(lengths)?.iter().map(reply::count).collect::<Result<Vec<_>, _>>()?;
-        let alls = reply::array(alls)?.iter().map(reply::count).collect::<Result<Vec<_>, _>>()?;
-        let names = || book.lanes.iter().map(|lane| lane.as_str().to_owned());
+        let all_lengths = reply::array(all_lengths)?.iter().map(reply::count).collect::<Result<Vec<_>, _>>()?;
+        let names = || known.lanes.iter().map(|lane| lane.as_str().to_owned());
         let queued = names().zip(lengths).collect();
         let RedisTotals { counters, state_keys, due, waiting_bytes, kept_bytes } = read_totals(counts)?;
-        let max_lane_bytes = self.max_lane_bytes();
-        let heavy = waiting_bytes.iter().filter(|(_, waiting)| **waiting > max_lane_bytes);
-        let heavy = heavy.filter_map(|(name, waiting)| Some((name.parse().ok()?, *waiting))).collect();
-        self.heavy.store(Arc::new(heavy));
+        self.capacity.note_waiting_bytes(&waiting_bytes);
         let later = |name: &String| due.get(name).copied().unwrap_or(0);
-        let waiting_by_lane = names().zip(alls).map(|(name, all)| {
+        let waiting_by_lane = names().zip(all_lengths).map(|(name, all)| {
             let later = later(&name);
             (name, all + later)
         });
@@ -107,7 +118,7 @@ impl RedisCore {
                 queued,
                 waiting_by_lane: waiting_by_lane.collect(),
                 waiting_bytes_by_lane: waiting_bytes,
-                max_lane_bytes: Some(max_lane_bytes),
+                max_lane_bytes: Some(self.capacity.max_lane_bytes()),
                 kept_bytes_by_lane: kept_bytes,
                 running: reply::count(&running)?,
                 scheduled: reply::count(&scheduled)?,
@@ -120,16 +131,17 @@ impl RedisCore {
     }
 }
 
-/// What stands among the totals.
+/// The hash of totals, parsed.
 #[derive(Default)]
 struct RedisTotals {
     counters: EventCounters,
-    /// How many keys plugins have.
+    /// State keys of all plugins.
     state_keys: u64,
-    /// How much of each lane is due later.
+    /// Events that are due later, by lane.
     due: BTreeMap<String, u64>,
-    /// How many bytes of each lane wait, and how many of its history are kept.
+    /// Bytes that wait, by lane.
     waiting_bytes: BTreeMap<String, u64>,
+    /// Bytes of processed events, by lane.
     kept_bytes: BTreeMap<String, u64>,
 }
 

@@ -1,52 +1,54 @@
-//! Renewing leases, on a connection of its own and on whatever runtime asks.
+//! Renews leases, on a connection of its own and on any runtime.
 //!
-//! A renewal checks the receipt in the same step, so that it never takes a delivery back from another consumer. Every
-//! call also shows that this consumer is alive, one without receipts included.
+//! The script checks each receipt in the step that renews it, so a renewal never takes a delivery back from another
+//! consumer. Every call also counts as a heartbeat of this consumer, even without receipts.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::core::{LanePlaces, RedisCore};
-use super::link::{RESPONSE_TIMEOUT, RedisLink};
-use super::reply;
+use super::client::StoreClient;
+use super::connection::{RESPONSE_TIMEOUT, RedisLink, reply};
+use super::holdings::Holdings;
+use super::lanes::LanePlaces;
 use crate::broker::{Error, LeaseRenewal, Receipt};
 
 /// The most leases that one call renews.
 const MAX_RECEIPTS: usize = 100;
 
-/// See [`crate::broker::WorkQueue::lease_renewal`].
+/// Renews the leases of this consumer's deliveries.
 pub(super) struct RedisLeaseRenewal {
-    core: Arc<RedisCore>,
+    client: Arc<StoreClient>,
+    holdings: Arc<Holdings>,
     link: RedisLink,
 }
 
 impl RedisLeaseRenewal {
-    /// Not connected yet: the connection belongs to the runtime on which it is made.
-    pub(super) fn new(core: Arc<RedisCore>) -> Self {
-        let link = core.link.sibling(RESPONSE_TIMEOUT);
-        Self { core, link }
+    /// Connects at the first renewal, because a connection belongs to the runtime that makes it.
+    pub(super) fn new(client: Arc<StoreClient>, holdings: Arc<Holdings>) -> Self {
+        let link = client.link.sibling(RESPONSE_TIMEOUT);
+        Self { client, holdings, link }
     }
 
-    async fn renew_some(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>, Error> {
-        let core = &self.core;
+    async fn renew_chunk(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>, Error> {
+        let client = &self.client;
         let mut places = LanePlaces::default();
-        let mut call = core.script(&core.scripts.renew).text(&core.consumer);
+        let mut call = client.script_call(&client.scripts.renew).text(&client.consumer);
         for receipt in receipts {
-            call.push_number(places.of(&receipt.lane));
+            call.push_number(places.place_of(&receipt.lane));
             call.push_text(&receipt.entry);
             call.push_number(receipt.deliveries);
         }
-        let call = call.lane_keys(&core.keys, places.lanes());
-        let lost = reply::array(self.link.call(&call).await?)?;
-        let mut gone = Vec::with_capacity(lost.len());
-        for place in lost {
-            if let Some(receipt) = receipts.get(reply::place(&place)?) {
-                core.held.remove(receipt);
-                gone.push(receipt.clone());
+        let call = call.lane_keys(&client.keys, places.lanes());
+        let indexes = reply::array(self.link.call(&call).await?)?;
+        let mut lost = Vec::with_capacity(indexes.len());
+        for index in indexes {
+            if let Some(receipt) = receipts.get(reply::index(&index)?) {
+                self.holdings.remove(receipt);
+                lost.push(receipt.clone());
             }
         }
-        Ok(gone)
+        Ok(lost)
     }
 }
 
@@ -54,11 +56,11 @@ impl RedisLeaseRenewal {
 impl LeaseRenewal for RedisLeaseRenewal {
     async fn renew(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>, Error> {
         if receipts.is_empty() {
-            return self.renew_some(receipts).await;
+            return self.renew_chunk(receipts).await;
         }
         let mut lost = Vec::new();
-        for some in receipts.chunks(MAX_RECEIPTS) {
-            lost.extend(self.renew_some(some).await?);
+        for chunk in receipts.chunks(MAX_RECEIPTS) {
+            lost.extend(self.renew_chunk(chunk).await?);
         }
         Ok(lost)
     }

@@ -1,29 +1,32 @@
-//! Ending attempts: what becomes of the event, what it published and the acknowledgement are one step of one script.
+//! Settles deliveries: the outcome, the published events and the acknowledgement are one step of one script.
 //!
-//! The script checks the receipt, writes the counters, the published events, the destination and the index, and takes
-//! the entry from its lane last. The index keeps the receipt of the settle that put an event where it is, so that a
-//! repetition after a lost answer is told from a settle by a consumer that lost the delivery.
+//! The script checks the receipt, writes the published events, the destination, the counters and the index, and removes
+//! the entry from its lane last. The index keeps the receipt of the settle that moved an event. By it, the script
+//! distinguishes a repetition after a lost reply from a settle by a consumer that lost the delivery.
 
-use super::append::EncodedEvent;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::client::StoreClient;
 use super::codec;
-use super::core::{LanePlaces, RedisCore};
-use super::kept::StateSpaces;
-use super::reply;
+use super::connection::{CallFailure, reply};
+use super::encoded_event::EncodedEvent;
+use super::holdings::Holdings;
+use super::lanes::{LaneDirectory, LanePlaces};
+use super::plugin_state::StateSpaces;
 use super::scripts::ScriptCall;
 use crate::broker::{Error, Lane, Receipt, SettleOutcome, SettleRequest};
 use crate::event::{FailureClass, Settlement, StateStep};
-use bytes::Bytes;
 
-/// Items, published events and touched state of one call.
+/// The most items, published events and state keys of one call.
 const MAX_WEIGHT: usize = 400;
-/// Items of one call.
+/// The most items of one call.
 const MAX_ITEMS: usize = 200;
-/// Bytes of one call, but for a single larger item: on the connection that all share, a call has to be sent and carried out
-/// long before its answer counts as lost.
-pub(super) const MAX_CALL_BYTES: usize = 2 * 1_024 * 1_024;
-/// So many entries of a lane are asked for one by one.
-const FEW: usize = 2;
-/// How many entries are looked at for each one that is wanted: others that are held stand among them.
+/// Up to so many entries of a lane are looked up one by one.
+const MAX_SINGLE_LOOKUPS: usize = 2;
+/// How many pending entries are read for each settled one: others of this consumer lie between them.
 const RANGE_SLACK: usize = 4;
 
 /// One settle, encoded.
@@ -40,7 +43,7 @@ impl EncodedSettle {
     fn encode(settle: SettleRequest) -> Result<Self, Error> {
         Ok(Self {
             receipt: settle.receipt,
-            blob: codec::encode(&settle.record).map_err(|error| Error::Misconfigured(error.to_string()))?,
+            blob: codec::encode(&settle.record)?,
             settlement: settle.settlement,
             lane: settle.lane,
             children: settle.publish.into_iter().map(EncodedEvent::encode).collect::<Result<_, _>>()?,
@@ -48,7 +51,7 @@ impl EncodedSettle {
         })
     }
 
-    /// Whether it is processed and has nothing beside: no published events, no state.
+    /// True if it is processed without published events and state. The script has a short path for these.
     fn is_plain(&self) -> bool {
         self.settlement == Settlement::Processed && self.children.is_empty() && self.state.is_none()
     }
@@ -63,16 +66,32 @@ impl EncodedSettle {
     }
 }
 
-impl RedisCore {
-    /// Ends attempts; see [`crate::broker::WorkQueue::settle`]. Every item is tried, also when another one fails; but when Redis
-    /// does not answer, the rest would only wait for it in turn.
+/// The step that settles a few items at once. It is one call of one script; tests replace it by several calls, to prove
+/// that they notice the difference.
+pub(super) type SettleStep = for<'a> fn(&'a DeliverySettler, &'a [EncodedSettle]) -> SettleStepFuture<'a>;
+
+/// What a [`SettleStep`] returns: an outcome for each item, in order.
+pub(super) type SettleStepFuture<'a> =
+    Pin<Box<dyn Future<Output = Result<Vec<SettleOutcome>, CallFailure>> + Send + 'a>>;
+
+/// Settles deliveries of this consumer.
+pub(super) struct DeliverySettler {
+    pub(super) client: Arc<StoreClient>,
+    pub(super) lanes: Arc<LaneDirectory>,
+    pub(super) holdings: Arc<Holdings>,
+    pub(super) step: SettleStep,
+}
+
+impl DeliverySettler {
+    /// Settles a batch. An item that fails does not stop the others. A store
+    /// that does not answer stops the batch.
     pub(super) async fn settle_all(&self, batch: Vec<SettleRequest>) -> Result<Vec<SettleOutcome>, Error> {
         let items = batch.into_iter().map(EncodedSettle::encode).collect::<Result<Vec<_>, _>>()?;
         let lanes = items.iter().flat_map(|item| {
             [&item.receipt.lane, &item.lane].into_iter().chain(item.children.iter().map(|child| &child.lane))
         });
-        let missing = self.missing_lanes(lanes);
-        self.make_lanes(missing).await?;
+        let missing = self.lanes.find_missing(lanes);
+        self.lanes.make(missing).await?;
         let mut settled = Vec::with_capacity(items.len());
         let mut first_error = None;
         for chunk in chunks(&items) {
@@ -90,17 +109,17 @@ impl RedisCore {
         }
     }
 
-    /// One chunk in one call. If the store does not take it, one by one, so that a key that holds something else stops
-    /// only those that need it.
+    /// Settles a chunk in one call. If the store refuses it, settles item by item, so that a key of another type stops only
+    /// the items that need it.
     async fn settle_chunk(&self, items: &[EncodedSettle]) -> Result<Vec<SettleOutcome>, Error> {
-        match self.settle_once(items).await {
-            Err(failure) if items.len() > 1 && failure.may_be_one_of_several() => {
+        match (self.step)(self, items).await {
+            Err(failure) if items.len() > 1 && failure.may_concern_one_item() => {
                 let mut settled = Vec::with_capacity(items.len());
                 let mut first_error = None;
                 for item in items {
-                    match self.settle_once(std::slice::from_ref(item)).await {
+                    match (self.step)(self, std::slice::from_ref(item)).await {
                         Ok(answers) => settled.extend(answers),
-                        Err(failure) if failure.may_be_one_of_several() => {
+                        Err(failure) if failure.may_concern_one_item() => {
                             first_error.get_or_insert(failure);
                         }
                         Err(failure) => return Err(failure.into()),
@@ -112,17 +131,18 @@ impl RedisCore {
         }
     }
 
-    async fn settle_once(&self, items: &[EncodedSettle]) -> Result<Vec<SettleOutcome>, super::fault::CallFailure> {
-        #[cfg(feature = "test-util")]
-        if let Some(mutant) = self.mutant
-            && let Some(answers) = mutant.settle(self, items).await
-        {
-            return answers;
-        }
+    /// Settles a chunk in one step; the [`SettleStep`] of every deployment.
+    pub(super) fn settle_atomically<'a>(&'a self, items: &'a [EncodedSettle]) -> SettleStepFuture<'a> {
+        Box::pin(self.call_settle(items))
+    }
+
+    async fn call_settle(&self, items: &[EncodedSettle]) -> Result<Vec<SettleOutcome>, CallFailure> {
         let (call, order) = self.settle_call(items);
-        let answers = reply::text(self.link.repeat(&call).await?)?;
+        let answers = reply::text(self.client.link.call_until_known(&call).await?)?;
         if answers.len() != items.len() {
-            return Err(super::fault::CallFailure::not_understood("Redis answered another number of settles"));
+            return Err(CallFailure::not_understood(
+                "Redis answered for another number of deliveries than were settled",
+            ));
         }
         let mut settled = vec![SettleOutcome::Lost; items.len()];
         for (place, answer) in order.into_iter().zip(answers.bytes()) {
@@ -132,21 +152,21 @@ impl RedisCore {
                 _ => SettleOutcome::Lost,
             };
             if settled[place] != SettleOutcome::Conflict {
-                self.held.remove(&items[place].receipt);
+                self.holdings.remove(&items[place].receipt);
             }
         }
         Ok(settled)
     }
 
-    /// The call that settles these items, and where in them each item of the call stands: the plain ones come first, lane by
-    /// lane, since the script has a short way for them.
+    /// The call that settles these items, and for each item of the call its index in `items`. Plain items come first,
+    /// lane by lane.
     pub(super) fn settle_call(&self, items: &[EncodedSettle]) -> (ScriptCall<'_>, Vec<usize>) {
         let mut places = LanePlaces::default();
-        let sources: Vec<usize> = items.iter().map(|item| places.of(&item.receipt.lane)).collect();
+        let sources: Vec<usize> = items.iter().map(|item| places.place_of(&item.receipt.lane)).collect();
         for item in items.iter().filter(|item| !item.is_plain()) {
-            places.of(&item.lane);
+            places.place_of(&item.lane);
             for child in &item.children {
-                places.of(&child.lane);
+                places.place_of(&child.lane);
             }
         }
         let mut order: Vec<usize> = (0..items.len()).collect();
@@ -154,18 +174,20 @@ impl RedisCore {
         let n_plain = order.partition_point(|&n| items[n].is_plain());
         let (plain, others) = order.split_at(n_plain);
 
-        let mut call = self.script(&self.scripts.settle).text(&self.consumer).named_lanes(&self.keys, places.lanes());
+        let client = &self.client;
+        let mut call =
+            client.script_call(&client.scripts.settle).text(&client.consumer).named_lanes(&client.keys, places.lanes());
         for place in 1..=places.lanes().len() {
             let of_lane = items.iter().zip(&sources).filter(|(_, source)| **source == place).map(|(item, _)| item);
-            let (first, last, most) = range(of_lane).unwrap_or_default();
+            let (first, last, max) = pending_range(of_lane).unwrap_or_default();
             call.push_text(first);
             call.push_text(last);
-            call.push_number(most);
+            call.push_number(max);
             let of_lane = items.iter().zip(&sources).filter(|(_, source)| **source == place).map(|(item, _)| item);
-            call.push_number(of_lane.map(|item| self.held.size_bytes(&item.receipt)).sum::<u64>());
+            call.push_number(of_lane.map(|item| self.holdings.size_bytes(&item.receipt)).sum::<u64>());
         }
         let spaces = StateSpaces::of(items.iter().filter_map(|item| item.state.as_ref()));
-        spaces.push(self, &mut call);
+        spaces.push(&client.keys, &mut call);
         let mut by_lane = plain.chunk_by(|a, b| sources[*a] == sources[*b]).peekable();
         for place in 1..=places.lanes().len() {
             let of_lane = by_lane.next_if(|chunk| sources[chunk[0]] == place).unwrap_or_default();
@@ -173,27 +195,27 @@ impl RedisCore {
             for item in of_lane.iter().map(|&n| &items[n]) {
                 call.push_text(&item.receipt.entry);
                 call.push_number(item.receipt.deliveries);
-                call.push_shown(item.receipt.event_id);
+                call.push_display(item.receipt.event_id);
                 call.push_bytes(&item.blob);
             }
         }
         call.push_number(others.len());
         for &n in others {
             let item = &items[n];
-            let (verb, delay_ms, class) = verb_of(&item.settlement);
+            let (verb, delay_ms, class) = settlement_words(&item.settlement);
             call.push_number(sources[n]);
             call.push_text(&item.receipt.entry);
             call.push_number(item.receipt.deliveries);
-            call.push_shown(item.receipt.event_id);
+            call.push_display(item.receipt.event_id);
             call.push_text(verb);
             call.push_bytes(&item.blob);
             call.push_number(delay_ms);
-            call.push_number(places.of(&item.lane));
+            call.push_number(places.place_of(&item.lane));
             call.push_text(class.map_or("", FailureClass::as_str));
             call.push_number(item.children.len());
             for child in &item.children {
                 call.push_text(&child.id.to_string());
-                call.push_number(places.of(&child.lane));
+                call.push_number(places.place_of(&child.lane));
                 child.push_start(&mut call);
                 call.push_bytes(child.blob.clone());
             }
@@ -203,23 +225,23 @@ impl RedisCore {
     }
 }
 
-/// The first and the last entry of what is settled of one lane, and how many are to be looked at between them; `None` for a
-/// few, which are asked for one by one.
-fn range<'a>(of_lane: impl Iterator<Item = &'a EncodedSettle>) -> Option<(&'a str, &'a str, usize)> {
+/// The first and the last settled entry of one lane, and how many pending entries to read from the first to the last;
+/// `None` for a few entries, which are looked up one by one.
+fn pending_range<'a>(of_lane: impl Iterator<Item = &'a EncodedSettle>) -> Option<(&'a str, &'a str, usize)> {
     let entries = of_lane.map(|item| item.receipt.entry.as_str());
-    let placed: Vec<_> = entries.filter_map(|entry| Some((place_of(entry)?, entry))).collect();
+    let placed: Vec<_> = entries.filter_map(|entry| Some((entry_position(entry)?, entry))).collect();
     let ((_, first), (_, last)) = (*placed.iter().min()?, *placed.iter().max()?);
-    (placed.len() > FEW).then_some((first, last, RANGE_SLACK * placed.len()))
+    (placed.len() > MAX_SINGLE_LOOKUPS).then_some((first, last, RANGE_SLACK * placed.len()))
 }
 
-/// Where an entry stands in its stream.
-fn place_of(entry: &str) -> Option<(u64, u64)> {
+/// The name of an entry as numbers, which sort in the order of the stream.
+fn entry_position(entry: &str) -> Option<(u64, u64)> {
     let (ms, number) = entry.split_once('-')?;
     Some((ms.parse().ok()?, number.parse().ok()?))
 }
 
-/// A settlement as the script reads it: verb, pause and class.
-fn verb_of(settlement: &Settlement) -> (&'static str, u64, Option<FailureClass>) {
+/// A settlement as the script reads it: verb, delay and class.
+fn settlement_words(settlement: &Settlement) -> (&'static str, u64, Option<FailureClass>) {
     match settlement {
         Settlement::Processed => ("ok", 0, None),
         Settlement::Retry { class, delay_ms } => ("retry", *delay_ms, Some(*class)),
@@ -229,13 +251,13 @@ fn verb_of(settlement: &Settlement) -> (&'static str, u64, Option<FailureClass>)
     }
 }
 
-/// Cuts a batch into calls that do not hold up Redis.
+/// Splits a batch into calls that do not block Redis for long.
 fn chunks(items: &[EncodedSettle]) -> Vec<&[EncodedSettle]> {
     let mut chunks = Vec::new();
     let (mut start, mut weight, mut size_bytes) = (0, 0, 0);
     for (place, item) in items.iter().enumerate() {
         let is_full = weight + item.weight() > MAX_WEIGHT
-            || size_bytes + item.size_bytes() > MAX_CALL_BYTES
+            || size_bytes + item.size_bytes() > ScriptCall::MAX_BYTES
             || place - start >= MAX_ITEMS;
         if place > start && is_full {
             chunks.push(&items[start..place]);
@@ -280,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_are_cut_by_items_and_by_what_they_publish() {
+    fn batches_are_split_by_items_and_published_events() {
         let sizes = |items: Vec<EncodedSettle>| chunks(&items).iter().map(|chunk| chunk.len()).collect::<Vec<_>>();
         assert_eq!(sizes(Vec::new()), [0_usize; 0]);
         assert_eq!(sizes((0..250).map(|_| item(0)).collect()), [200, 50]);
@@ -289,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_are_cut_by_bytes_with_one_item_at_least() {
+    fn batches_are_split_by_bytes_with_at_least_one_item() {
         let sized = |blob: usize, child: usize, value: usize| {
             let mut item = item(usize::from(child > 0));
             item.blob = vec![0; blob].into();
@@ -300,15 +322,19 @@ mod tests {
             });
             item
         };
-        const THIRD: usize = MAX_CALL_BYTES / 3 - 100;
+        const THIRD: usize = ScriptCall::MAX_BYTES / 3 - 100;
         for (blob, child, value) in [(THIRD, 0, 0), (0, THIRD, 0), (0, 0, THIRD)] {
             let items: Vec<EncodedSettle> = (0..7).map(|_| sized(blob, child, value)).collect();
             let chunks = chunks(&items);
             assert_eq!(chunks.iter().map(|chunk| chunk.len()).collect::<Vec<_>>(), [3, 3, 1]);
             let order: Vec<_> = chunks.iter().copied().flatten().map(|item| item.receipt.event_id).collect();
-            assert_eq!(order, items.iter().map(|item| item.receipt.event_id).collect::<Vec<_>>(), "in the order asked");
+            assert_eq!(
+                order,
+                items.iter().map(|item| item.receipt.event_id).collect::<Vec<_>>(),
+                "in the order of the request"
+            );
         }
-        let large = [sized(10, 0, 0), sized(MAX_CALL_BYTES + 1, 0, 0), sized(10, 0, 0), sized(10, 0, 0)];
+        let large = [sized(10, 0, 0), sized(ScriptCall::MAX_BYTES + 1, 0, 0), sized(10, 0, 0), sized(10, 0, 0)];
         assert_eq!(chunks(&large).iter().map(|chunk| chunk.len()).collect::<Vec<_>>(), [1, 1, 2]);
     }
 }

@@ -1,0 +1,98 @@
+//! How much each lane and each plugin may take of the store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::{ArcSwap, Guard};
+
+use crate::broker::{BrokerOptions, Error, Lane, LaneLimits};
+
+/// One plugin may take one part in so many of the memory of Redis.
+const MEMORY_PARTS: u64 = 8;
+
+/// The limits of the store and what is known of their use.
+pub(super) struct StoreCapacity {
+    max_waiting_bytes: u64,
+    processed_max_bytes: u64,
+    /// How many events may wait. Changes with the plugins.
+    limits: ArcSwap<LaneLimits>,
+    /// The lanes over their limit of bytes, each with its waiting bytes. About a second old.
+    overweight: ArcSwap<BTreeMap<Lane, u64>>,
+    /// The memory that Redis may use; 0 if it is unknown.
+    memory_bytes: AtomicU64,
+}
+
+impl StoreCapacity {
+    pub(super) fn new(options: &BrokerOptions) -> Self {
+        Self {
+            max_waiting_bytes: options.max_waiting_bytes,
+            processed_max_bytes: options.retention.processed_max_bytes,
+            limits: ArcSwap::from_pointee(LaneLimits::new(options.max_waiting, BTreeMap::new())),
+            overweight: ArcSwap::default(),
+            memory_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// How many events may wait, in all and in each lane.
+    pub(super) fn limits(&self) -> Guard<Arc<LaneLimits>> {
+        self.limits.load()
+    }
+
+    /// Replaces the limits of single lanes.
+    pub(super) fn set_lane_limits(&self, own: BTreeMap<Lane, u64>) {
+        self.limits.store(Arc::new(LaneLimits::new(self.limits.load().all(), own)));
+    }
+
+    /// Notes the memory that Redis may use; 0 if it is unknown.
+    pub(super) fn set_memory_bytes(&self, memory_bytes: u64) {
+        self.memory_bytes.store(memory_bytes, Ordering::Relaxed);
+    }
+
+    /// Notes the waiting bytes of every lane, to refuse events for lanes over their limit.
+    pub(super) fn note_waiting_bytes(&self, waiting_bytes: &BTreeMap<String, u64>) {
+        let limit = self.max_lane_bytes();
+        let over = waiting_bytes.iter().filter(|(_, waiting)| **waiting > limit);
+        let overweight = over.filter_map(|(name, waiting)| Some((name.parse().ok()?, *waiting))).collect();
+        self.overweight.store(Arc::new(overweight));
+    }
+
+    /// Fails if one of the lanes is over its limit of bytes.
+    ///
+    /// # Errors
+    /// [`Error::LaneHeavy`]; retry later.
+    pub(super) fn ensure_lanes_have_room<'l>(&self, lanes: impl IntoIterator<Item = &'l Lane>) -> Result<(), Error> {
+        let overweight = self.overweight.load();
+        match lanes.into_iter().find_map(|lane| overweight.get_key_value(lane)) {
+            Some((lane, waiting)) => Err(Error::LaneHeavy {
+                lane: lane.clone(),
+                waiting_bytes: *waiting,
+                limit_bytes: self.max_lane_bytes(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// The most bytes of one lane that may wait.
+    pub(super) fn max_lane_bytes(&self) -> u64 {
+        self.max_waiting_bytes.min(self.share_bytes())
+    }
+
+    /// The most bytes of processed events that are kept.
+    pub(super) fn max_processed_bytes(&self) -> u64 {
+        self.processed_max_bytes.min(self.share_bytes().saturating_mul(2))
+    }
+
+    /// The most bytes that the state of one plugin may take; `None` if the memory of Redis is unknown.
+    pub(super) fn max_state_bytes(&self) -> Option<u64> {
+        Some(self.share_bytes()).filter(|share_bytes| *share_bytes < u64::MAX)
+    }
+
+    /// What one plugin may take of the memory of Redis.
+    fn share_bytes(&self) -> u64 {
+        match self.memory_bytes.load(Ordering::Relaxed) {
+            0 => u64::MAX,
+            all => all / MEMORY_PARTS,
+        }
+    }
+}

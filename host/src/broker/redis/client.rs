@@ -1,0 +1,47 @@
+//! What every request to the store needs: the connection, the scripts, the key names and this consumer's name.
+
+use tokio::sync::Notify;
+
+use super::connection::reply::{self, RedisReply};
+use super::connection::{CallFailure, RedisLink, TroubleBoard};
+use super::scripts::keys::ShardKeys;
+use super::scripts::{Script, ScriptCall, ScriptSet};
+
+/// Sends requests to one store on behalf of one consumer.
+pub(super) struct StoreClient {
+    pub(super) link: RedisLink,
+    pub(super) keys: ShardKeys,
+    pub(super) scripts: ScriptSet,
+    /// The name of this consumer in every consumer group.
+    pub(super) consumer: String,
+    /// Notified when the health check should run at once.
+    pub(super) check_soon: Notify,
+}
+
+impl StoreClient {
+    /// A client that is not connected yet.
+    pub(super) fn new(link: RedisLink, scripts: ScriptSet, namespace: &str, consumer: String) -> Self {
+        Self { link, keys: ShardKeys::new(namespace), scripts, consumer, check_soon: Notify::new() }
+    }
+
+    pub(super) fn troubles(&self) -> &TroubleBoard {
+        self.link.troubles()
+    }
+
+    /// Begins a call of a script. The caller adds lanes, keys and arguments.
+    pub(super) fn script_call<'a>(&self, script: &'a Script) -> ScriptCall<'a> {
+        ScriptCall::new(script, &self.keys)
+    }
+
+    /// Calls a script once; see [`RedisLink::call`].
+    pub(super) async fn call(&self, call: &ScriptCall<'_>) -> Result<RedisReply, CallFailure> {
+        self.link.call(call).await
+    }
+
+    /// The names in the set of lanes, as Redis has them.
+    pub(super) async fn read_lane_names(&self) -> Result<Vec<String>, CallFailure> {
+        let mut command = redis::cmd("SMEMBERS");
+        command.arg(self.keys.lanes().as_ref());
+        reply::array(self.link.command(&command).await?)?.into_iter().map(reply::text).collect()
+    }
+}

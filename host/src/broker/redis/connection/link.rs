@@ -1,0 +1,309 @@
+//! One connection to Redis, made on demand and replaced when it breaks.
+//!
+//! Many tasks share it, and Redis answers their calls in order. It differs from the connection manager of the client
+//! library in two ways: it reconnects after the server was demoted, and a call fails at once when no connection can be
+//! made. Only [`RedisLink::call_until_known`] repeats a call by itself.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd};
+use tokio::sync::{Notify, Semaphore};
+
+use super::fault::{CallFailure, ConnectionFate, FailureCause, classify, classify_connect};
+use super::gate::ConnectionGate;
+use super::reply::RedisReply;
+use super::troubles::{TroubleBoard, TroubleKind};
+use crate::broker::redis::scripts::ScriptCall;
+use crate::secret::SecretText;
+
+/// The time limit for connecting, `CLIENT ID` included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The time limit for one reply.
+pub(in crate::broker::redis) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often a call is repeated after its reply was lost.
+const REPEATS: usize = 3;
+/// The time limit for a call and its repetitions.
+const REPEAT_WITHIN: Duration = Duration::from_secs(5);
+/// Where a server that does not know a command begins to quote its arguments.
+const ARGUMENTS: &str = ", with args beginning with";
+/// A shorter password would also match ordinary words.
+const MIN_PASSWORD_BYTES: usize = 4;
+
+/// What the links of one broker share.
+struct SharedLinkState {
+    /// Host and port, without the password.
+    address: String,
+    password: Option<SecretText>,
+    gate: ConnectionGate,
+    troubles: TroubleBoard,
+    /// Notified after each new connection.
+    connected: Notify,
+}
+
+/// A connection that is made on demand.
+pub(in crate::broker::redis) struct RedisLink {
+    client: redis::Client,
+    config: AsyncConnectionConfig,
+    shared: Arc<SharedLinkState>,
+    live: ArcSwapOption<LiveConnection>,
+    connecting: Semaphore,
+}
+
+/// A connection that worked when it was last used.
+pub(in crate::broker::redis) struct LiveConnection {
+    connection: MultiplexedConnection,
+    /// What `CLIENT ID` answered; 0 if the command is not allowed.
+    pub(in crate::broker::redis) client_id: i64,
+}
+
+impl RedisLink {
+    /// A link that is not connected yet. `address` and `password` are those of the client's URL.
+    pub(in crate::broker::redis) fn new(client: redis::Client, address: String, password: Option<SecretText>) -> Self {
+        let shared = SharedLinkState {
+            address,
+            password,
+            gate: ConnectionGate::default(),
+            troubles: TroubleBoard::new(),
+            connected: Notify::new(),
+        };
+        Self::with_timeout(client, Arc::new(shared), RESPONSE_TIMEOUT)
+    }
+
+    fn with_timeout(client: redis::Client, shared: Arc<SharedLinkState>, response_timeout: Duration) -> Self {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(response_timeout));
+        Self { client, config, shared, live: ArcSwapOption::empty(), connecting: Semaphore::new(1) }
+    }
+
+    /// A second link to the same server, not connected yet.
+    pub(in crate::broker::redis) fn sibling(&self, response_timeout: Duration) -> Self {
+        Self::with_timeout(self.client.clone(), self.shared.clone(), response_timeout)
+    }
+
+    /// Host and port of the server.
+    pub(in crate::broker::redis) fn address(&self) -> &str {
+        &self.shared.address
+    }
+
+    pub(in crate::broker::redis) fn troubles(&self) -> &TroubleBoard {
+        &self.shared.troubles
+    }
+
+    /// Returns when a link of this broker has connected since the last call.
+    pub(in crate::broker::redis) async fn connected(&self) {
+        self.shared.connected.notified().await;
+    }
+
+    /// Time until the next connection may be made.
+    pub(in crate::broker::redis) fn remaining_pause(&self) -> Duration {
+        self.shared.gate.remaining_pause()
+    }
+
+    /// Sends a command and waits for its reply. When this future is dropped, the command may still take effect.
+    pub(in crate::broker::redis) async fn command(&self, command: &Cmd) -> Result<RedisReply, CallFailure> {
+        let live = self.connect().await?;
+        match command.query_async::<RedisReply>(&mut live.connection.clone()).await {
+            Ok(reply) => {
+                self.note_reply();
+                Ok(reply)
+            }
+            Err(error) => {
+                let failure = CallFailure { reaction: classify(&error), message: self.shared.describe(&error) };
+                self.react_to(&live, &failure);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Sends a command that the server may refuse; a refusal is `None` and no trouble.
+    pub(in crate::broker::redis) async fn try_command(&self, command: &Cmd) -> Result<Option<RedisReply>, CallFailure> {
+        let live = self.connect().await?;
+        match command.query_async::<RedisReply>(&mut live.connection.clone()).await {
+            Ok(reply) => {
+                self.note_reply();
+                Ok(Some(reply))
+            }
+            Err(error) => {
+                let failure = CallFailure { reaction: classify(&error), message: self.shared.describe(&error) };
+                if matches!(failure.reaction.cause, FailureCause::Denied | FailureCause::Misplaced) {
+                    self.note_reply();
+                    return Ok(None);
+                }
+                self.react_to(&live, &failure);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Calls a script by its digest, or with its text if the server does not know the digest.
+    pub(in crate::broker::redis) async fn call(&self, call: &ScriptCall<'_>) -> Result<RedisReply, CallFailure> {
+        match self.command(&call.by_digest()).await {
+            Err(failure) if failure.reaction.cause == FailureCause::NoScript => self.command(&call.by_text()).await,
+            result => result,
+        }
+    }
+
+    /// Calls a script, and repeats the call while it is unknown whether it took effect. Only for scripts that recognise
+    /// a repetition. Takes up to five seconds.
+    pub(in crate::broker::redis) async fn call_until_known(
+        &self,
+        call: &ScriptCall<'_>,
+    ) -> Result<RedisReply, CallFailure> {
+        let deadline = Instant::now() + REPEAT_WITHIN;
+        let mut in_doubt = None;
+        for _ in 0..=REPEATS {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match tokio::time::timeout(left, self.call(call)).await {
+                Ok(Ok(reply)) => return Ok(reply),
+                Ok(Err(failure)) if failure.is_ambiguous() => in_doubt = Some(failure),
+                Ok(Err(failure)) if in_doubt.is_none() || failure.reaction.cause == FailureCause::Misplaced => {
+                    return Err(failure);
+                }
+                // This failure does not tell what became of the first call.
+                Ok(Err(_)) => {}
+                Err(_) => {
+                    in_doubt.get_or_insert_with(|| CallFailure::interrupted("Redis did not answer in time"));
+                    break;
+                }
+            }
+            let pause = self.remaining_pause().max(Duration::from_millis(20));
+            if Instant::now() + pause >= deadline {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+        }
+        Err(in_doubt.unwrap_or_else(|| CallFailure::interrupted("Redis did not answer in time")))
+    }
+
+    /// The current connection; `None` if there is none.
+    pub(in crate::broker::redis) fn live(&self) -> Option<Arc<LiveConnection>> {
+        self.live.load_full()
+    }
+
+    async fn connect(&self) -> Result<Arc<LiveConnection>, CallFailure> {
+        if let Some(live) = self.live.load_full() {
+            return Ok(live);
+        }
+        let Ok(_permit) = self.connecting.acquire().await else {
+            return Err(CallFailure::unreachable("the connection is closed"));
+        };
+        // Another task may have connected while this one waited for the permit.
+        if let Some(live) = self.live.load_full() {
+            return Ok(live);
+        }
+        if let Err(closed) = self.shared.gate.enter() {
+            return Err(CallFailure::unreachable(closed.reason));
+        }
+        match self.open_connection().await {
+            Ok(live) => {
+                let live = Arc::new(live);
+                self.live.store(Some(live.clone()));
+                self.shared.connected.notify_one();
+                Ok(live)
+            }
+            Err(error) => {
+                let reaction = classify_connect(&error);
+                let reason = self.shared.without_password(error.to_string());
+                let message = format!("{}{reason}", unreachable(&self.shared.address));
+                self.shared.gate.note_failure(&message, reaction.connection);
+                let failure = CallFailure { reaction, message };
+                self.troubles().note_failure(&failure);
+                Err(failure)
+            }
+        }
+    }
+
+    async fn open_connection(&self) -> Result<LiveConnection, redis::RedisError> {
+        let opening = async {
+            let mut connection = self.client.get_multiplexed_async_connection_with_config(&self.config).await?;
+            let client_id =
+                redis::cmd("CLIENT").arg("ID").query_async::<i64>(&mut connection).await.or_else(|error| {
+                    // A user without this permission can do all but end a blocking read early.
+                    if classify(&error).cause == FailureCause::Denied { Ok(0) } else { Err(error) }
+                })?;
+            Ok(LiveConnection { connection, client_id })
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, opening).await.unwrap_or_else(|_| {
+            Err(redis::RedisError::from(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time")))
+        })
+    }
+
+    fn note_reply(&self) {
+        self.shared.gate.note_success();
+        self.troubles().clear(TroubleKind::Unreachable);
+    }
+
+    fn react_to(&self, live: &Arc<LiveConnection>, failure: &CallFailure) {
+        match failure.reaction.connection {
+            ConnectionFate::Keep => self.note_reply(),
+            ConnectionFate::Rebuild => self.drop_connection(live),
+            ConnectionFate::RebuildSlowly => {
+                self.shared.gate.note_failure(&failure.message, failure.reaction.connection);
+                self.drop_connection(live);
+            }
+        }
+        self.troubles().note_failure(failure);
+    }
+
+    /// Drops a broken connection, unless another task has replaced it already.
+    fn drop_connection(&self, broken: &Arc<LiveConnection>) {
+        let current = self.live.load();
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, broken)) {
+            self.live.compare_and_swap(&current, None);
+        }
+    }
+}
+
+/// The beginning of the message that no connection could be made.
+pub(in crate::broker::redis) fn unreachable(address: &str) -> String {
+    format!("Redis at {address} cannot be reached: ")
+}
+
+impl SharedLinkState {
+    /// The message of the server or of the connection.
+    fn describe(&self, error: &redis::RedisError) -> String {
+        self.without_password(match (error.code(), error.detail()) {
+            (Some("ERR"), Some(detail)) => detail.to_owned(),
+            (Some(code), Some(detail)) => format!("{code} {detail}"),
+            (Some(code), None) => code.to_owned(),
+            (None, _) => format!("the connection to Redis failed: {error}"),
+        })
+    }
+
+    /// Removes the password: a server that does not know `AUTH` quotes the arguments of the command.
+    fn without_password(&self, message: String) -> String {
+        let unquoted = message.split_once(ARGUMENTS).map_or(message.as_str(), |(before, _)| before);
+        match self.password.as_ref().map(SecretText::expose).filter(|password| password.len() >= MIN_PASSWORD_BYTES) {
+            Some(password) => unquoted.replace(password, "***"),
+            None => unquoted.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_repeats_the_password_is_masked() {
+        let shared = SharedLinkState {
+            address: "h:1".into(),
+            password: Some("hunter2".into()),
+            gate: ConnectionGate::default(),
+            troubles: TroubleBoard::new(),
+            connected: Notify::new(),
+        };
+        for message in [
+            "unknown command 'AUTH', with args beginning with: 'hunter2' ",
+            "unknown command 'AUTH', with args beginning with: 'hunt",
+            "500 unrecognized command AUTH hunter2",
+        ] {
+            let masked = shared.without_password(message.into());
+            assert!(masked.contains("AUTH") && !masked.contains("hunt"), "{masked}");
+        }
+    }
+}

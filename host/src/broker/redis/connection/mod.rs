@@ -1,0 +1,11 @@
+//! The connection to Redis: making it, sending commands, and what a failure means.
+
+mod fault;
+mod gate;
+mod link;
+pub(super) mod reply;
+mod troubles;
+
+pub(super) use self::fault::{CallFailure, FailureCause};
+pub(super) use self::link::{RESPONSE_TIMEOUT, RedisLink, unreachable};
+pub(super) use self::troubles::{LOSS, TroubleBoard, TroubleKind, describe_failure, join_messages};

@@ -1,0 +1,100 @@
+//! Regular maintenance: the heartbeat, new lanes, dead consumers, and retention.
+//!
+//! Every host may do all of it at the same time. Each step is one script that leaves nothing for a second one to do.
+
+use std::sync::Arc;
+
+use super::capacity::StoreCapacity;
+use super::client::StoreClient;
+use super::connection::{CallFailure, reply};
+use super::heartbeat::Heartbeat;
+use super::lanes::LaneDirectory;
+use super::plugin_state::PluginStates;
+use crate::broker::{Error, RetentionLimits};
+
+/// The most events that one call trims.
+const MAX_TRIMMED: usize = 500;
+/// The most bytes of history that one call reads.
+const MAX_READ_BYTES: usize = 1024 * 1024;
+/// The most calls of each kind in one round. The next round goes on.
+const MAX_CALLS: usize = 20;
+/// The most dead consumers that one round removes.
+const MAX_REAPED: usize = 20;
+
+/// Maintains the store.
+pub(super) struct StoreMaintenance {
+    pub(super) client: Arc<StoreClient>,
+    pub(super) lanes: Arc<LaneDirectory>,
+    pub(super) capacity: Arc<StoreCapacity>,
+    pub(super) heartbeat: Arc<Heartbeat>,
+    pub(super) states: Arc<PluginStates>,
+    pub(super) retention: RetentionLimits,
+    /// Processed events are kept at least so long, whatever the retention says.
+    pub(super) min_retention_ms: u64,
+}
+
+impl StoreMaintenance {
+    /// One round; true if there is more to trim. A step that fails for a reason of its own does not stop the others, and
+    /// its error is returned at the end.
+    pub(super) async fn maintain(&self) -> Result<bool, Error> {
+        let mut first_error = None;
+        // The heartbeat comes first: without it, others take this consumer for dead.
+        continue_unless_unavailable(&mut first_error, self.heartbeat.beat().await)?;
+        continue_unless_unavailable(&mut first_error, self.lanes.refresh(&[]).await)?;
+        continue_unless_unavailable(&mut first_error, self.reap_dead_consumers().await)?;
+        let (mut more_events, mut more_state) = (true, true);
+        for _ in 0..MAX_CALLS {
+            if more_events {
+                let trimmed = self.trim_processed().await;
+                more_events = continue_unless_unavailable(&mut first_error, trimmed)?.unwrap_or(false);
+            }
+            if more_state {
+                let removed = self.states.remove_expired().await;
+                more_state = continue_unless_unavailable(&mut first_error, removed)?.unwrap_or(false);
+            }
+        }
+        first_error.map_or(Ok(more_events || more_state), Err)
+    }
+
+    async fn reap_dead_consumers(&self) -> Result<(), Error> {
+        for name in self.heartbeat.dead_consumers().iter().take(MAX_REAPED) {
+            if self.heartbeat.reap(name).await? {
+                tracing::info!(consumer = name, "a dead consumer without deliveries was removed");
+            }
+        }
+        Ok(())
+    }
+
+    /// Trims processed events past their retention, those of the largest lane first; true if there may be more.
+    async fn trim_processed(&self) -> Result<bool, CallFailure> {
+        let client = &self.client;
+        let call = client
+            .script_call(&client.scripts.trim)
+            .number(self.retention.processed_max)
+            .number(self.retention.processed_ms)
+            .number(self.min_retention_ms)
+            .number(MAX_TRIMMED)
+            .number(MAX_READ_BYTES)
+            .number(self.capacity.max_processed_bytes())
+            .named_lanes(&client.keys, &self.lanes.known().lanes);
+        Ok(reply::count(&client.call(&call).await?)? > 0)
+    }
+}
+
+/// The result of a step; `None` if it failed, with the first such error kept in `first_error`.
+///
+/// # Errors
+/// The store is unavailable, so the next steps would fail as well.
+fn continue_unless_unavailable<T, E: Into<Error>>(
+    first_error: &mut Option<Error>,
+    step: Result<T, E>,
+) -> Result<Option<T>, Error> {
+    match step.map_err(Into::into) {
+        Ok(result) => Ok(Some(result)),
+        Err(error @ Error::Unavailable { .. }) => Err(error),
+        Err(error) => {
+            first_error.get_or_insert(error);
+            Ok(None)
+        }
+    }
+}

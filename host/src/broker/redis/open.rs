@@ -1,0 +1,144 @@
+//! Opens a store: the URL, the link, and the errors that an operator reads.
+
+use redis::IntoConnectionInfo;
+
+use super::connection::{CallFailure, FailureCause, RedisLink, describe_failure, unreachable};
+use crate::secret::{RedactedUrl, SecretText};
+
+/// Periods that are the same in every deployment, but shorter in tests.
+#[derive(Clone, Copy, Debug)]
+pub struct RedisTuning {
+    /// The period of the health check, in milliseconds.
+    pub check_every_ms: u64,
+    /// The least time for which processed events are kept, in milliseconds, whatever the retention says. The place of an
+    /// event lets the store recognise a repeated call whose reply was lost.
+    pub min_retention_ms: u64,
+}
+
+impl Default for RedisTuning {
+    fn default() -> Self {
+        Self { check_every_ms: 10_000, min_retention_ms: 15_000 }
+    }
+}
+
+/// Why the broker could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RedisOpenError {
+    /// No Redis answers, or it is not ready. Retry later.
+    #[error("Redis at {address} cannot be reached: {reason}; is it running, and is the address right?")]
+    Unreachable {
+        /// Host and port.
+        address: String,
+        /// What the connection or the server said.
+        reason: String,
+    },
+    /// Redis answers but refuses every write. Retry later.
+    #[error("Redis at {address} cannot be used yet: {reason}")]
+    Refusing {
+        /// Host and port.
+        address: String,
+        /// The cause and the remedy.
+        reason: String,
+    },
+    /// The settings may lose accepted events (G1). The message names the command that repairs them.
+    #[error("{0}")]
+    Unsafe(String),
+    /// The server is too old, a replica, or part of a cluster.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The URL does not name a single Redis without TLS.
+    #[error("the broker URL {url:?} cannot be used: {reason}")]
+    BadUrl {
+        /// The URL without its password.
+        url: String,
+        /// Why it cannot be used.
+        reason: String,
+    },
+    /// Redis denies access, or a key of ours holds another type.
+    #[error("{0}")]
+    Misconfigured(String),
+}
+
+impl RedisOpenError {
+    /// The error for the first call that failed.
+    pub(super) fn from_failure(link: &RedisLink, failure: CallFailure) -> Self {
+        let (address, message) = (link.address(), &failure.message);
+        match failure.reaction.cause {
+            FailureCause::Denied if message.contains("NOAUTH") || message.contains("WRONGPASS") => {
+                Self::Misconfigured(format!(
+                    "Redis at {address} requires a password, or another one: write it in the URL as \
+                     redis://:PASSWORD@HOST:PORT ({message})"
+                ))
+            }
+            FailureCause::Unreachable if message.contains("DB index is out of range") => Self::Misconfigured(format!(
+                "Redis at {address} has no database with the number at the end of the URL: {message}"
+            )),
+            FailureCause::Denied | FailureCause::Misplaced | FailureCause::NoRoom => {
+                Self::Misconfigured(failure.message)
+            }
+            FailureCause::Demoted => Self::Unsupported(failure.message),
+            FailureCause::NoReplicas | FailureCause::CannotPersist | FailureCause::Busy => {
+                Self::Refusing { address: address.to_owned(), reason: describe_failure(&failure) }
+            }
+            _ => {
+                let reason = message.strip_prefix(&unreachable(address)).unwrap_or(message);
+                Self::Unreachable { reason: reason.to_owned(), address: address.to_owned() }
+            }
+        }
+    }
+}
+
+/// A link for a URL, not connected yet.
+///
+/// # Errors
+/// [`RedisOpenError::BadUrl`]
+pub(super) fn link_for_url(url: &str) -> Result<RedisLink, RedisOpenError> {
+    let bad = |reason: &str| RedisOpenError::BadUrl { url: RedactedUrl(url).to_string(), reason: reason.to_owned() };
+    match url.split_once("://").map(|(scheme, _)| scheme) {
+        Some("redis" | "valkey") => {}
+        Some("rediss" | "valkeys") => {
+            return Err(bad("TLS is not supported; use redis:// through a tunnel or on a private network"));
+        }
+        Some("redis-sentinel") => return Err(bad("Sentinel is not supported; name the primary with redis://")),
+        Some("redis-cluster") => return Err(bad("clusters are not supported; name a single Redis with redis://")),
+        _ => return Err(bad("its form is redis://[user:password@]host[:port][/database]")),
+    }
+    // Otherwise the parser takes the middle of the password for the host, and messages would show it.
+    if url
+        .split_once("://")
+        .is_some_and(|(_, rest)| rest.find(['/', '?', '#']).is_some_and(|end| rest[end..].contains('@')))
+    {
+        return Err(bad("encode special characters of the password: @ as %40, / as %2F, ? as %3F, # as %23"));
+    }
+    let info = url.into_connection_info().map_err(|error| bad(&error.to_string()))?;
+    let address = info.addr().to_string();
+    let settings = info.tcp_settings().clone().set_nodelay(true);
+    let password = info.redis_settings().password().map(SecretText::from);
+    let client = redis::Client::open(info.set_tcp_settings(settings)).map_err(|error| bad(&error.to_string()))?;
+    Ok(RedisLink::new(client, address, password))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unusable_url_is_explained_without_its_password() {
+        for (url, word) in [
+            ("rediss://me:hunter2@host", "TLS"),
+            ("redis-sentinel://host", "Sentinel"),
+            ("redis-cluster://host", "cluster"),
+            ("http://host", "redis://"),
+            ("nonsense", "redis://"),
+            ("redis://me:hunter2@host/notadatabase", "atabase"),
+            ("redis://:hunter2", "redis://***"),
+            ("redis://me:hun@ter2/a@host", "%2F"),
+            ("redis://me:hun@ter2#a@host", "redis://***@host"),
+            ("redis:me:hunter2@host", "redis://"),
+        ] {
+            let error = link_for_url(url).map(|_| ()).unwrap_err().to_string();
+            assert!(error.contains(word) && !error.contains("ter2"), "{error}");
+        }
+        assert!(link_for_url("redis://127.0.0.1:6379/3").is_ok());
+    }
+}

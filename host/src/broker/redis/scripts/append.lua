@@ -1,0 +1,197 @@
+#!lua
+-- Appends the events of several requests; each request whole or not at all. Redis refuses it when memory is full.
+-- ARGV: epoch, limit of waiting events, limit of one lane, other limits of lanes as PLACE:LIMIT with blanks between,
+-- window of idempotency in ms, size of the set of lanes, number of lanes, their names, number of requests, the number of
+-- events of each ('' if each has one); then for each event: id, placing, blob. Placing: the place of the lane; for a
+-- later start or an idempotency key also start, ms, place of the key in KEYS after the lanes (0 for none), fingerprint.
+-- Reply: DONE, the total of accepted events, 0 if all are new or else an answer for each request; or EPOCH; or LANES.
+-- Commands are combined for all events, because each call from Lua costs more than its work.
+local KEYS, ARGV, call = KEYS, ARGV, redis.call
+local CHUNK = 1000
+local lanes = tonumber(ARGV[7])
+
+if call('GET', EPOCH) ~= ARGV[1] then
+  return { 'EPOCH' }
+end
+if call('SCARD', LANES) ~= tonumber(ARGV[6]) then
+  return { 'LANES' }
+end
+local max, each = tonumber(ARGV[2]), tonumber(ARGV[3])
+local own = {}
+for place, limit in string.gmatch(ARGV[4], '(%d+):(%d+)') do
+  own[tonumber(place)] = tonumber(limit)
+end
+must_be('zset', DUE)
+must_be('hash', PARKED)
+must_be('hash', IX)
+must_be('hash', COUNTS)
+local waiting = call('ZCARD', DUE)
+-- Events due later, by lane. Read only if there are any.
+local later = {}
+if waiting > 0 then
+  for from = 1, lanes, CHUNK do
+    local names = {}
+    for i = from, math.min(from + CHUNK - 1, lanes) do
+      names[#names + 1] = due_count(ARGV[7 + i])
+    end
+    for n, count in ipairs(call('HMGET', COUNTS, unpack(names))) do
+      later[from + n - 1] = math.max(0, tonumber(count or 0))
+    end
+  end
+end
+-- The waiting events of each lane and in all. For the limit, no lane counts for more than its own limit. A lane that is no
+-- stream stops only requests that need it.
+local wrong, waits, counted = {}, {}, waiting
+for i = 1, lanes do
+  local length = redis.pcall('XLEN', lane_key(i))
+  if type(length) == 'number' then
+    waiting = waiting + length
+    waits[i] = length + (later[i] or 0)
+    counted = counted - (later[i] or 0) + math.min(waits[i], own[i] or each)
+  else
+    wrong[i] = misplaced('stream', lane_key(i)) or length.err
+    waits[i] = 0
+  end
+end
+
+-- A lane with few events may take more, whatever waits in all.
+local SMALL_PART = 10
+local function is_small(i, more)
+  return waits[i] + more <= math.floor(math.min(own[i] or each, each) / SMALL_PART)
+end
+for k = 10 + lanes, #KEYS do
+  must_be('string', KEYS[k])
+end
+
+local requests, sizes = tonumber(ARGV[8 + lanes]), string.gmatch(ARGV[9 + lanes], '%d+')
+local base = 10 + lanes
+local known = {}
+for from = base, #ARGV, 3 * CHUNK do
+  local ids = {}
+  for at = from, math.min(from + 3 * CHUNK - 1, #ARGV), 3 do
+    ids[#ids + 1] = ARGV[at]
+  end
+  for i, place in ipairs(call('HMGET', IX, unpack(ids))) do
+    known[from + 3 * (i - 1)] = place
+  end
+end
+
+local now
+local opened, places, n_places, more_bytes = {}, {}, 0, {}
+local function put(at, i, start, ms)
+  if not opened[i] then
+    open_lane(lane_key(i))
+    opened[i] = true
+  end
+  more_bytes[i] = (more_bytes[i] or 0) + #ARGV[at + 2]
+  if start ~= 'now' then
+    now = now or now_ms()
+    return enqueue(ARGV[at], i, ARGV[7 + i], start, ms, ARGV[at + 2], now)
+  end
+  local entry = call('XADD', KEYS[9 + i], '*', 'id', ARGV[at], 'b', ARGV[at + 2])
+  places[n_places + 1] = ARGV[at]
+  places[n_places + 2] = 'q|' .. ARGV[7 + i] .. '|' .. entry .. '|'
+  n_places = n_places + 2
+end
+
+local NEW = { 'OK', '' }
+local accepted, duplicates, all_new = 0, 0, true
+local answers = {}
+for r = 1, requests do
+  local n = tonumber(sizes() or 1)
+  local lane = n == 1 and tonumber(ARGV[base + 1])
+  local fits = lane and not known[base] and not wrong[lane] and waits[lane] < (own[lane] or each)
+  if fits and (counted < max or is_small(lane, 1)) then
+    put(base, lane, 'now')
+    accepted = accepted + 1
+    waiting, counted, waits[lane] = waiting + 1, counted + 1, waits[lane] + 1
+    answers[r] = NEW
+  else
+    local answer, conflicts, fresh, new_keys, is_wrong = { 'OK' }, { 'CONFLICT' }, {}, {}, nil
+    local more = {}
+    for e = 0, n - 1 do
+      local at = base + e * 3
+      local id, i, first = ARGV[at], tonumber(ARGV[at + 1]), nil
+      local start, ms, idem, fingerprint = 'now', '0', 0, ''
+      if not i then
+        i, start, ms, idem, fingerprint = string.match(ARGV[at + 1], '^(%d+) (%a+) (%d+) (%d+) (.*)$')
+        i, idem = tonumber(i), tonumber(idem)
+      end
+      if idem > 0 then
+        first = new_keys[idem] or call('GET', KEYS[9 + lanes + idem])
+        if not first then
+          new_keys[idem] = id .. fingerprint
+        end
+      end
+      if first and string.sub(first, 37) ~= fingerprint then
+        conflicts[#conflicts + 1] = e
+      elseif first and string.sub(first, 1, 36) ~= id then
+        answer[#answer + 1] = string.sub(first, 1, 36)
+      else
+        answer[#answer + 1] = ''
+        -- A known id is a repetition of this call after a lost reply.
+        if not first and not known[at] then
+          fresh[#fresh + 1] = { at, i, start, ms }
+          is_wrong = is_wrong or wrong[i]
+          more[i] = (more[i] or 0) + 1
+        end
+      end
+    end
+    local full, are_small = nil, true
+    for i, n_more in pairs(more) do
+      if waits[i] + n_more > (own[i] or each) and (not full or i < full) then
+        full = i
+      end
+      are_small = are_small and is_small(i, n_more)
+    end
+    if #conflicts > 1 then
+      answers[r] = conflicts
+      all_new = false
+    elseif is_wrong then
+      answers[r] = { 'MISPLACED', is_wrong }
+      all_new = false
+    elseif full then
+      answers[r] = { 'LANEFULL', ARGV[7 + full], waits[full], own[full] or each }
+      all_new = false
+    elseif #fresh > 0 and counted + #fresh > max and not are_small then
+      answers[r] = { 'FULL', waiting }
+      all_new = false
+    else
+      for _, event in ipairs(fresh) do
+        put(unpack(event))
+        waits[event[2]] = waits[event[2]] + 1
+      end
+      -- Keys come after the events: the other order could name an event that does not exist.
+      for idem, first in pairs(new_keys) do
+        call('SET', KEYS[9 + lanes + idem], first, 'PX', ARGV[5])
+      end
+      for e = 2, #answer do
+        if answer[e] ~= '' then
+          duplicates = duplicates + 1
+          all_new = false
+        end
+      end
+      accepted = accepted + #fresh
+      waiting, counted = waiting + #fresh, counted + #fresh
+      answers[r] = answer
+    end
+  end
+  base = base + n * 3
+end
+
+for from = 1, n_places, 2 * CHUNK do
+  call('HSET', IX, unpack(places, from, math.min(from + 2 * CHUNK - 1, n_places)))
+end
+for i, more in pairs(more_bytes) do
+  call('HINCRBY', COUNTS, wait_bytes(ARGV[7 + i]), more)
+end
+if duplicates > 0 then
+  call('HINCRBY', COUNTS, 'duplicates', duplicates)
+end
+local total
+if accepted > 0 then
+  total = call('HINCRBY', COUNTS, 'accepted', accepted)
+else
+  total = call('HGET', COUNTS, 'accepted') or '0'
+end
+return { 'DONE', total, all_new and 0 or answers }

@@ -1,0 +1,181 @@
+-- Shared by all scripts: inserted after the first line of each.
+-- KEYS: the nine below, then one stream for each lane of the call.
+local GROUP = 'es'
+local EPOCH, LANES, DUE, PARKED, DONE, FAILED, IX, COUNTS, HB = unpack(KEYS, 1, 9)
+
+local function lane_key(i)
+  return KEYS[9 + i]
+end
+
+local function int(n)
+  return string.format('%d', n)
+end
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+-- The problem of a key with its remedy, or nil; and the type of the key.
+local function misplaced(kind, key)
+  local found = redis.call('TYPE', key).ok
+  if found == 'none' or found == kind then
+    return nil, found
+  end
+  return 'the key ' .. key .. ' holds a ' .. found .. ' where a ' .. kind .. ' should be: rename or remove it', found
+end
+
+-- Redis does not roll a failed script back, so each key is checked before the first write.
+local function must_be(kind, key)
+  local wrong, found = misplaced(kind, key)
+  if wrong then
+    error({ err = 'WRONGTYPE ' .. wrong })
+  end
+  return found
+end
+
+-- A group begins at 0, so that it skips no entry.
+local function open_lane(key)
+  if must_be('stream', key) == 'none' then
+    redis.call('XGROUP', 'CREATE', key, GROUP, '0', 'MKSTREAM')
+  end
+end
+
+local function starts_with(text, prefix)
+  return string.sub(text, 1, #prefix) == prefix
+end
+
+-- The place of an event: kind, lane, entry, and the receipt of the settle that moved it there.
+local function set_place(id, kind, lane, entry, receipt)
+  redis.call('HSET', IX, id, kind .. '|' .. lane .. '|' .. entry .. '|' .. receipt)
+end
+
+local function read_place(place)
+  return string.match(place, '^([^|]*)|([^|]*)|([^|]*)|(.*)$')
+end
+
+local function place_of(id)
+  local place = redis.call('HGET', IX, id)
+  if not place then
+    return nil
+  end
+  return read_place(place)
+end
+
+-- A state value with its version and its expiry (0 for never). Version 0 means missing or expired.
+-- In the hash, a value follows its version and its expiry.
+local function read_value(space, key, now)
+  local raw = redis.call('HGET', space, key)
+  if raw then
+    local version, ends, at = string.match(raw, '^(%d+) (%d+) ()')
+    ends = tonumber(ends)
+    if ends == 0 or ends > now then
+      return version, ends, string.sub(raw, at)
+    end
+  end
+  return '0', 0, nil
+end
+
+-- The sum of a value and more, as text; nil if it is no exact integer.
+local function sum(value, more)
+  if value and (#value > 17 or not string.match(value, '^-?%d+$')) then
+    return nil
+  end
+  local total = (tonumber(value) or 0) + tonumber(more)
+  if math.abs(total) > 9007199254740991 then
+    return nil
+  end
+  return string.format('%.0f', total)
+end
+
+-- The total of bytes of a plugin's state, and the overhead of one key.
+local STATE_KEY_BYTES = 100
+local function state_bytes(plugin)
+  return 'state-bytes:' .. plugin
+end
+
+-- Estimates the bytes of state that was written before there was a total, from a hundred of its keys.
+local function estimate_bytes(space)
+  local keys, taken, SAMPLE = redis.call('HLEN', space), 0, 100
+  if keys == 0 then
+    return 0
+  end
+  for _, key in ipairs(redis.call('HRANDFIELD', space, -SAMPLE)) do
+    taken = taken + STATE_KEY_BYTES + #key + redis.call('HSTRLEN', space, key)
+  end
+  return math.ceil(taken / SAMPLE * keys)
+end
+
+local function count_bytes(space, plugin, more)
+  if more ~= 0 and redis.call('HINCRBY', COUNTS, state_bytes(plugin), more) == more and redis.call('HLEN', space) > 1 then
+    redis.call('HSET', COUNTS, state_bytes(plugin), int(estimate_bytes(space)))
+  end
+end
+
+-- Stores a state value. Keys: the set of plugins, the expiries, and the plugin's own.
+local function write_value(plugins, expiries, space, plugin, key, value, ends)
+  local version = redis.call('HINCRBY', COUNTS, 'state_versions', 1)
+  local raw, before = int(version) .. ' ' .. int(ends) .. ' ' .. value, redis.call('HSTRLEN', space, key)
+  local more = #raw - before
+  if redis.call('HSET', space, key, raw) == 1 then
+    redis.call('HINCRBY', COUNTS, 'state_keys', 1)
+    redis.call('SADD', plugins, plugin)
+    more = more + STATE_KEY_BYTES + #key
+  end
+  count_bytes(space, plugin, more)
+  if ends > 0 then
+    redis.call('ZADD', expiries, int(ends), plugin .. '\n' .. key)
+  else
+    redis.call('ZREM', expiries, plugin .. '\n' .. key)
+  end
+end
+
+local function remove_value(expiries, space, plugin, key)
+  local before = redis.call('HSTRLEN', space, key)
+  if redis.call('HDEL', space, key) == 1 then
+    redis.call('HINCRBY', COUNTS, 'state_keys', -1)
+    count_bytes(space, plugin, -(before + STATE_KEY_BYTES + #key))
+  end
+  redis.call('ZREM', expiries, plugin .. '\n' .. key)
+end
+
+-- The total of events of a lane that are due later. It may be too low for events from before there was a total, until
+-- nothing is due at all.
+local function due_count(lane)
+  return 'due:' .. lane
+end
+
+-- The total of bytes of a lane that wait. Hosts of older versions do not lower it, so it is removed when nothing waits.
+local function wait_bytes(lane)
+  return 'bytes:' .. lane
+end
+
+-- The processed events of a lane, their bytes, and the last entry that trim read: no event of the lane is before it.
+local function processed_count(lane)
+  return 'kept:' .. lane
+end
+local function processed_bytes(lane)
+  return 'kept-bytes:' .. lane
+end
+local function trimmed_to(lane)
+  return 'kept-from:' .. lane
+end
+
+-- Adds a new event to its lane, or to the schedule until it is due.
+local function enqueue(id, i, lane, start, ms, blob, now)
+  local due = 0
+  if start == 'in' then
+    due = now + tonumber(ms)
+  elseif start == 'at' then
+    due = tonumber(ms)
+  end
+  if due > now then
+    redis.call('HSET', PARKED, id, lane .. '\n' .. blob)
+    redis.call('ZADD', DUE, int(due), id)
+    redis.call('HINCRBY', COUNTS, due_count(lane), 1)
+    set_place(id, 'd', '', '', '')
+  else
+    local entry = redis.call('XADD', lane_key(i), '*', 'id', id, 'b', blob)
+    set_place(id, 'q', lane, entry, '')
+  end
+end
