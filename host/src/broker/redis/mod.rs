@@ -71,14 +71,13 @@ use self::holdings::Holdings;
 use self::lanes::LaneDirectory;
 use self::leases::RedisLeaseRenewal;
 use self::maintain::StoreMaintenance;
-use self::open::link_for_url;
-pub use self::open::{RedisOpenError, RedisTuning};
+pub use self::open::{RedisOpenError, RedisTuning, snapshot};
+use self::open::{link_for_url, prepare_store};
 use self::plugin_state::PluginStates;
 use self::process_identity::new_consumer_name;
 use self::promote::{EventPromoter, PromoteStep};
 use self::recover::EntryRecovery;
 use self::scripts::{ScriptCall, ScriptSet};
-use self::server_settings::inspect_server;
 use self::settle::{DeliverySettler, SettleStep};
 use self::suspects::SuspectList;
 use self::transfer::{RedisSnapshot, SnapshotImporter};
@@ -246,41 +245,6 @@ impl RedisBroker {
             ends,
         }))
     }
-}
-
-/// Begins to read the store at a URL without becoming its consumer. Writes nothing. Unsafe settings are accepted, because
-/// they are a reason to move the data.
-///
-/// # Errors
-/// See [`RedisOpenError`]. Nothing is retried here.
-pub async fn snapshot(url: &str, options: BrokerOptions) -> Result<Box<dyn SnapshotReader>, RedisOpenError> {
-    let consumer = new_consumer_name(&options.consumer_name);
-    let client = Arc::new(StoreClient::new(link_for_url(url)?, ScriptSet::new(), &options.namespace, consumer));
-    let failed = |failure| RedisOpenError::from_failure(&client.link, failure);
-    if let Some(reason) = inspect_server(&client.link).await.map_err(failed)?.unsupported {
-        return Err(RedisOpenError::Unsupported(reason));
-    }
-    Ok(Box::new(RedisSnapshot::begin(client.clone()).await.map_err(failed)?))
-}
-
-/// Checks the server and makes what is missing in the store, before the first request.
-async fn prepare_store(health: &HealthCheck, heartbeat: &Heartbeat) -> Result<(), RedisOpenError> {
-    let failed = |failure| RedisOpenError::from_failure(&health.client.link, failure);
-    let verdict = health.inspect_server().await.map_err(failed)?;
-    if let Some(reason) = verdict.unsupported {
-        return Err(RedisOpenError::Unsupported(reason));
-    }
-    if let Some(reason) = verdict.unsafe_settings.filter(|_| !health.allow_unsafe) {
-        return Err(RedisOpenError::Unsafe(reason));
-    }
-    health.lanes.refresh(&[Lane::unrouted()]).await.map_err(failed)?;
-    health.epoch.adopt("").await.map_err(failed)?;
-    heartbeat.beat().await.map_err(failed)?;
-    health.check().await.map_err(failed)?;
-    health.probe().await;
-    // Until here, the caller reports what is wrong. From here on, the log does.
-    health.client.troubles().start_logging();
-    Ok(())
 }
 
 #[async_trait]

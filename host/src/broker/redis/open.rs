@@ -1,8 +1,18 @@
-//! Opens a store: the URL, the link, and the errors that an operator reads.
+//! Opens a store: the URL, the first checks, and the errors that an operator reads.
+
+use std::sync::Arc;
 
 use redis::IntoConnectionInfo;
 
+use super::client::StoreClient;
 use super::connection::{CallFailure, FailureCause, RedisLink, describe_failure, unreachable};
+use super::health::HealthCheck;
+use super::heartbeat::Heartbeat;
+use super::process_identity::new_consumer_name;
+use super::scripts::ScriptSet;
+use super::server_settings::inspect_server;
+use super::transfer::RedisSnapshot;
+use crate::broker::{BrokerOptions, Lane, SnapshotReader};
 use crate::secret::{RedactedUrl, SecretText};
 
 /// Periods that are the same in every deployment, but shorter in tests.
@@ -86,6 +96,41 @@ impl RedisOpenError {
             }
         }
     }
+}
+
+/// Begins to read the store at a URL without becoming its consumer. Writes nothing. Unsafe settings are accepted, because
+/// they are a reason to move the data.
+///
+/// # Errors
+/// See [`RedisOpenError`]. Nothing is retried here.
+pub async fn snapshot(url: &str, options: BrokerOptions) -> Result<Box<dyn SnapshotReader>, RedisOpenError> {
+    let consumer = new_consumer_name(&options.consumer_name);
+    let client = Arc::new(StoreClient::new(link_for_url(url)?, ScriptSet::new(), &options.namespace, consumer));
+    let failed = |failure| RedisOpenError::from_failure(&client.link, failure);
+    if let Some(reason) = inspect_server(&client.link).await.map_err(failed)?.unsupported {
+        return Err(RedisOpenError::Unsupported(reason));
+    }
+    Ok(Box::new(RedisSnapshot::begin(client.clone()).await.map_err(failed)?))
+}
+
+/// Checks the server and makes what is missing in the store, before the first request.
+pub(super) async fn prepare_store(health: &HealthCheck, heartbeat: &Heartbeat) -> Result<(), RedisOpenError> {
+    let failed = |failure| RedisOpenError::from_failure(&health.client.link, failure);
+    let verdict = health.inspect_server().await.map_err(failed)?;
+    if let Some(reason) = verdict.unsupported {
+        return Err(RedisOpenError::Unsupported(reason));
+    }
+    if let Some(reason) = verdict.unsafe_settings.filter(|_| !health.allow_unsafe) {
+        return Err(RedisOpenError::Unsafe(reason));
+    }
+    health.lanes.refresh(&[Lane::unrouted()]).await.map_err(failed)?;
+    health.epoch.adopt("").await.map_err(failed)?;
+    heartbeat.beat().await.map_err(failed)?;
+    health.check().await.map_err(failed)?;
+    health.probe().await;
+    // Until here, the caller reports what is wrong. From here on, the log does.
+    health.client.troubles().start_logging();
+    Ok(())
 }
 
 /// A link for a URL, not connected yet.

@@ -1,11 +1,11 @@
-//! Takes over entries that nobody works on.
+//! Takes over entries whose consumer does not work on them any more.
 //!
 //! Three kinds of pending entries are taken over: those past their lease, those of a consumer whose process is gone, and
 //! this consumer's own entries that it never saw because the reply to their claim was lost. Pending entries are read and
 //! judged here. The script that takes them over checks that they have not changed. So one of several takers wins, and a
 //! renewal in between wins over all of them.
 //!
-//! Suspects are kept for a moment between calls: otherwise each of thousands would cost a look through all lanes. They
+//! Suspects are kept for a moment between calls: otherwise each of thousands would cost a read of all lanes. They
 //! may have changed meanwhile, which the script detects.
 
 use std::collections::HashSet;

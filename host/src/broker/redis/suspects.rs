@@ -22,7 +22,7 @@ pub(super) struct PendingEntry {
     pub(super) deliveries: u32,
 }
 
-/// The entries of the last look through all lanes that were not tried yet.
+/// The entries of the last reading of all lanes that were not tried yet.
 #[derive(Debug, Default)]
 pub(super) struct SuspectList {
     waiting: VecDeque<PendingEntry>,

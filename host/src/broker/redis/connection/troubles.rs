@@ -238,47 +238,47 @@ mod tests {
 
     #[test]
     fn the_gravest_trouble_is_shown_until_it_ends() {
-        let board = TroubleBoard::new();
-        assert!(board.health().ready());
-        board.raise(TroubleKind::Unsafe, "the policy evicts");
-        board.raise(TroubleKind::Unreachable, "nobody answers");
-        assert_eq!(board.health().trouble.as_deref(), Some("nobody answers"));
-        board.clear(TroubleKind::Unreachable);
-        assert_eq!(board.health().trouble.as_deref(), Some("the policy evicts"));
-        board.clear(TroubleKind::Unsafe);
-        board.clear(TroubleKind::Unsafe);
-        assert!(board.health().ready());
+        let troubles = TroubleBoard::new();
+        assert!(troubles.health().ready());
+        troubles.raise(TroubleKind::Unsafe, "the policy evicts");
+        troubles.raise(TroubleKind::Unreachable, "no answer");
+        assert_eq!(troubles.health().trouble.as_deref(), Some("no answer"));
+        troubles.clear(TroubleKind::Unreachable);
+        assert_eq!(troubles.health().trouble.as_deref(), Some("the policy evicts"));
+        troubles.clear(TroubleKind::Unsafe);
+        troubles.clear(TroubleKind::Unsafe);
+        assert!(troubles.health().ready());
     }
 
     #[test]
     fn a_full_memory_allows_handling_and_missing_replicas_do_not() {
-        let board = TroubleBoard::new();
-        let health = |board: &TroubleBoard| (board.health().accepting, board.health().handling);
-        assert_eq!(health(&board), (true, true));
-        board.raise(TroubleKind::NoRoom, "full");
-        assert_eq!(health(&board), (false, true));
-        board.raise(TroubleKind::NoReplicas, "alone");
-        assert_eq!(health(&board), (false, false));
+        let troubles = TroubleBoard::new();
+        let health = |troubles: &TroubleBoard| (troubles.health().accepting, troubles.health().handling);
+        assert_eq!(health(&troubles), (true, true));
+        troubles.raise(TroubleKind::NoRoom, "full");
+        assert_eq!(health(&troubles), (false, true));
+        troubles.raise(TroubleKind::NoReplicas, "alone");
+        assert_eq!(health(&troubles), (false, false));
     }
 
     #[test]
     fn a_probe_clears_the_troubles_that_it_does_not_find() {
-        let board = TroubleBoard::new();
+        let troubles = TroubleBoard::new();
         let failure = |line: &str| {
             let error =
                 redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap().extract_error().unwrap_err();
             CallFailure { reaction: classify(&error), message: line.to_owned() }
         };
         let (alone, full) = (failure("NOREPLICAS Not enough good replicas."), failure("OOM command not allowed"));
-        board.note_failure(&alone);
-        board.note_failure(&full);
-        board.raise(TroubleKind::Unsafe, "the policy evicts");
-        assert!(board.health().trouble.is_some_and(|words| words.contains("min-replicas-to-write")));
-        board.note_probe(Some(&full));
-        assert_eq!(board.message_of(TroubleKind::NoReplicas), None);
-        assert!(board.message_of(TroubleKind::NoRoom).is_some_and(|words| words.contains("maxmemory")));
-        board.note_probe(None);
-        assert_eq!(board.health().trouble.as_deref(), Some("the policy evicts"));
+        troubles.note_failure(&alone);
+        troubles.note_failure(&full);
+        troubles.raise(TroubleKind::Unsafe, "the policy evicts");
+        assert!(troubles.health().trouble.is_some_and(|words| words.contains("min-replicas-to-write")));
+        troubles.note_probe(Some(&full));
+        assert_eq!(troubles.message_of(TroubleKind::NoReplicas), None);
+        assert!(troubles.message_of(TroubleKind::NoRoom).is_some_and(|words| words.contains("maxmemory")));
+        troubles.note_probe(None);
+        assert_eq!(troubles.health().trouble.as_deref(), Some("the policy evicts"));
     }
 
     #[test]
@@ -291,10 +291,10 @@ mod tests {
 
     #[test]
     fn a_warning_is_logged_once_a_minute() {
-        let board = TroubleBoard::new();
+        let troubles = TroubleBoard::new();
         let mut logged = 0;
         for _ in 0..3 {
-            board.warn("group", || {
+            troubles.warn("group", || {
                 logged += 1;
                 String::new()
             });
