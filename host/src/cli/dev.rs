@@ -162,14 +162,14 @@ impl ProjectFolder {
                 Some((_, built)) => *built = newest,
                 None => self.built.push((folder.clone(), newest)),
             }
-            let begun = Instant::now();
+            let started = Instant::now();
             let done = build_component(&project).and_then(|()| {
                 let install = install(&project, &self.plugins);
                 install.map_err(|error| format!("{} cannot be written: {error}", self.plugins.display()))
             });
             match done {
-                Ok(()) => print_note(format!("{} built in {:.1} s", project.name(), begun.elapsed().as_secs_f32())),
-                Err(words) => report_error(format!("{}: {words}; the version before stays", project.name())),
+                Ok(()) => print_note(format!("{} built in {:.1} s", project.name(), started.elapsed().as_secs_f32())),
+                Err(message) => report_error(format!("{}: {message}; the version before stays", project.name())),
             }
         }
     }

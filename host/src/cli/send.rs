@@ -140,26 +140,26 @@ fn post_event(args: &Args, key: Option<&str>, body: &str) -> Result<ServerAnswer
 
 /// Polls the event until it ends. The wait continues while the server is unreachable: it keeps what it accepted.
 fn wait_for_end(args: &Args, id: &str) -> Result<ServerAnswer, ClientError> {
-    let begun = Instant::now();
+    let started = Instant::now();
     let (mut pause_ms, mut away_since) = (*POLL_MS.start(), None);
     loop {
-        let left = args.timeout.map_or(Duration::MAX, |timeout| timeout.saturating_sub(begun.elapsed()));
-        let poll = poll_event(&args.server, id, left.max(MIN_POLL_TIMEOUT))?;
+        let remaining = args.timeout.map_or(Duration::MAX, |timeout| timeout.saturating_sub(started.elapsed()));
+        let poll = poll_event(&args.server, id, remaining.max(MIN_POLL_TIMEOUT))?;
         let (state, away) = match poll {
             EventPoll::Ended(answer) => return Ok(answer),
             EventPoll::Open(state) => (state, None),
             EventPoll::Away(failure) => (String::new(), Some(failure)),
         };
         let now = Instant::now();
-        let is_timed_out = args.timeout.is_some_and(|timeout| now - begun >= timeout);
+        let is_timed_out = args.timeout.is_some_and(|timeout| now - started >= timeout);
         match away {
             None if is_timed_out => {
                 let id = Printable(id);
-                let words = format!(
+                let message = format!(
                     "{id} is still {} after --timeout; it is not lost: GET /events/{id} shows it",
                     Printable(state)
                 );
-                return Err(ClientError::new(ExitReason::Failed, words));
+                return Err(ClientError::new(ExitReason::Failed, message));
             }
             None => away_since = None,
             Some(failure) => {
@@ -175,8 +175,8 @@ fn wait_for_end(args: &Args, id: &str) -> Result<ServerAnswer, ClientError> {
                 }
             }
         }
-        let left = args.timeout.map_or(Duration::MAX, |timeout| timeout.saturating_sub(begun.elapsed()));
-        sleep(Duration::from_millis(pause_ms).min(left));
+        let remaining = args.timeout.map_or(Duration::MAX, |timeout| timeout.saturating_sub(started.elapsed()));
+        sleep(Duration::from_millis(pause_ms).min(remaining));
         pause_ms = (pause_ms * 3 / 2).min(*POLL_MS.end());
     }
 }
@@ -191,8 +191,8 @@ enum EventPoll {
     Away(ClientError),
 }
 
-fn poll_event(server: &ServerTarget, id: &str, most: Duration) -> Result<EventPoll, ClientError> {
-    let answer = match server.get_within(&format!("/events/{id}"), most) {
+fn poll_event(server: &ServerTarget, id: &str, timeout: Duration) -> Result<EventPoll, ClientError> {
+    let answer = match server.get_within(&format!("/events/{id}"), timeout) {
         Ok(answer) => answer,
         Err(failure) if failure.exit == ExitReason::Unreachable => return Ok(EventPoll::Away(failure)),
         Err(failure) => return Err(failure),

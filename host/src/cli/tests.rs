@@ -1,4 +1,4 @@
-//! The command line, and the commands against a server that gives canned answers: what is sent, and the exit codes.
+//! The command line, and the commands against a server with canned answers: their requests and exit codes.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,8 +10,8 @@ use clap::CommandFactory;
 use super::output::format_thousands;
 use super::*;
 
-/// Runs a command against a server that gives these answers, one a connection; `None` closes it without an answer.
-/// Gives the exit code and the requests, each with its head in lower case.
+/// Runs a command against a server with these answers, one for each connection; `None` closes it without an answer.
+/// Returns the exit code and the requests, each with its head in lower case.
 fn against(answers: &[Option<(u16, &str)>], command: &[&str]) -> (ExitReason, Vec<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -24,8 +24,8 @@ fn against(answers: &[Option<(u16, &str)>], command: &[&str]) -> (ExitReason, Ve
     (exit, server.join().unwrap())
 }
 
-/// Runs a command against a server that accepts an event and then gives one answer, as often as it is asked.
-fn against_one_that_goes_on(answer: Option<(u16, &str)>, command: &[&str]) -> ExitReason {
+/// Runs a command against a server that accepts an event and then repeats one answer.
+fn against_repeating_server(answer: Option<(u16, &str)>, command: &[&str]) -> ExitReason {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, is_over) = (listener.local_addr().unwrap(), AtomicBool::new(false));
     let owned = |answer: Option<(u16, &str)>| answer.map(|(status, body)| (status, body.to_owned()));
@@ -39,7 +39,7 @@ fn against_one_that_goes_on(answer: Option<(u16, &str)>, command: &[&str]) -> Ex
         });
         let exit = run(Cli::try_parse_from([&["eventstream"], command, &["--url", &url]].concat()).unwrap());
         is_over.store(true, Ordering::Relaxed);
-        // Lets the server see that it is over. It stays open until then.
+        // Unblocks the server, so that it sees the end. The connection stays open until then.
         let mut last = TcpStream::connect(address).unwrap();
         last.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
         server.join().unwrap();
@@ -92,7 +92,7 @@ fn numbers_are_written_in_groups_of_three() {
 }
 
 #[test]
-fn without_a_command_the_flags_of_serve_are_understood() {
+fn without_a_command_the_flags_of_serve_apply() {
     let cli = Cli::try_parse_from(["eventstream", "--listen", "127.0.0.1:0"]).unwrap();
     assert!(cli.command.is_none());
     assert_eq!(cli.serve.flags()[0].value, "127.0.0.1:0");
@@ -100,7 +100,7 @@ fn without_a_command_the_flags_of_serve_are_understood() {
 }
 
 #[test]
-fn an_event_is_sent_under_a_key_that_was_made_up() {
+fn an_event_is_sent_with_a_generated_key() {
     let (exit, requests) = against(&[ACCEPTED], &["send", "a", "-1.50"]);
     assert_eq!(exit, ExitReason::Done);
     assert!(requests[0].starts_with("post /events http/1.1\n"), "{}", requests[0]);
@@ -126,7 +126,7 @@ fn a_request_whose_outcome_is_not_known_is_repeated_with_its_key() {
 }
 
 #[test]
-fn a_refusal_is_told_and_not_repeated() {
+fn a_refused_request_is_not_repeated() {
     for (status, exit) in
         [(422, ExitReason::Failed), (429, ExitReason::Failed), (503, ExitReason::Failed), (500, ExitReason::Failed)]
     {
@@ -159,15 +159,15 @@ fn waiting_goes_on_while_the_server_is_restarted() {
 #[test]
 fn waiting_ends_with_its_time() {
     let wait = ["send", "a", "--wait", "--timeout", "1ms"];
-    assert_eq!(against_one_that_goes_on(Some((200, r#"{"state":"queued"}"#)), &wait), ExitReason::Failed);
-    assert_eq!(against_one_that_goes_on(None, &wait), ExitReason::Unreachable);
+    assert_eq!(against_repeating_server(Some((200, r#"{"state":"queued"}"#)), &wait), ExitReason::Failed);
+    assert_eq!(against_repeating_server(None, &wait), ExitReason::Unreachable);
     for line in [["send", "a", "--timeout", "1s"].as_slice(), &["send", "a", "--wait", "--timeout", "soon"]] {
         assert!(Cli::try_parse_from([&["eventstream"], line].concat()).is_err(), "{line:?}");
     }
 }
 
 #[test]
-fn status_tells_readiness_by_its_exit_code() {
+fn the_exit_code_of_status_shows_readiness() {
     let (metrics, plugins) = (Some((200, r#"{"processed":1}"#)), Some((200, r#"{"plugins":[]}"#)));
     let ready = Some((200, r#"{"status":"ready","checks":[]}"#));
     assert_eq!(against(&[ready, metrics, plugins], &["status"]).0, ExitReason::Done);
@@ -176,8 +176,8 @@ fn status_tells_readiness_by_its_exit_code() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_told_apart() {
-    // A port that nobody is given meanwhile.
+fn an_unreachable_server_has_its_own_exit_code() {
+    // The system assigns this port to no program.
     let url = "http://127.0.0.1:1";
     for command in [vec!["eventstream", "send", "a", "--url", url], vec!["eventstream", "status", "--url", url]] {
         assert_eq!(run(Cli::try_parse_from(command).unwrap()), ExitReason::Unreachable);

@@ -157,8 +157,8 @@ impl ConfigDraft {
     }
 
     fn origin(&self, name: &str) -> String {
-        let given = self.origins.iter().rev().find(|(key, _)| key == name);
-        given.map_or_else(|| "default".to_owned(), |(_, place)| place.clone())
+        let origin = self.origins.iter().rev().find(|(key, _)| key == name);
+        origin.map_or_else(|| "default".to_owned(), |(_, place)| place.clone())
     }
 }
 

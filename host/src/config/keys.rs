@@ -1,7 +1,7 @@
 //! The list of all settings: their names, and where their values go.
 //!
-//! There is no other list. The names in the file, the variables of the environment, the hints for misspelled names and the
-//! test that the commented file is complete all come from this one.
+//! There is no other list. The environment variables, the hints for misspelled names, and the test that the commented file
+//! is complete all use this one.
 
 use crate::event::{FailureClass, MAX_PAUSE_MS, RetryPatch};
 use crate::plugin::{MAX_CONCURRENCY, WatchMethod};

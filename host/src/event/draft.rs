@@ -41,8 +41,8 @@ impl<'a> EventDraft<'a> {
             return Err(malformed(format!("nested more than {} levels deep", limits.max_json_depth)));
         }
         let not_json = |error: serde_json::Error| malformed(format!("not JSON: {error}"));
-        // A single event is parsed once, straight into its members. A string in it may be JSON and yet not Unicode
-        // text: then the body is only checked to be JSON here, and the reader reports the string.
+        // A single event is parsed once, straight into its members. If that fails, it may still be JSON with a name that is
+        // not Unicode text, which the reader reports.
         match trimmed.as_bytes().first() {
             Some(b'{') => {
                 let members = serde_json::from_str(text).ok();

@@ -1,6 +1,6 @@
-//! An event and its story: what was accepted, each attempt, what follows from it, and how the event ended.
+//! An event and its record: what was accepted, each attempt, what follows from it, and how the event ended.
 //!
-//! The code here opens no socket and waits for nothing; only [`EventId::new`] reads the clock. A value of one of these
+//! The code here does no I/O and never waits; only [`EventId::new`] reads the clock. A value of one of these
 //! types is valid by construction. Input from clients becomes an event in [`EventDraft`] only.
 
 mod cloud_event;

@@ -1,7 +1,7 @@
 //! The outcome of an attempt, and the settlement that follows from it.
 //!
-//! [`decide_settlement`] alone implements the table of contract section 7. It reads no clock and draws no random number:
-//! pauses are relative (the broker's clock turns them into due times) and the jitter is an argument.
+//! [`decide_settlement`] alone implements the table of contract section 7. It reads no clock and draws no random number.
+//! The jitter is an argument, and the broker's clock turns a pause into a due time.
 
 use std::fmt;
 

@@ -72,8 +72,8 @@ struct TimeParts<'a> {
 }
 
 impl<'a> TimeParts<'a> {
-    // jiff reads the date and time. It does not read the whole text: it accepts forms of ISO 8601 that RFC 3339 does not
-    // have, and refuses more than nine digits below a second, which senders do write.
+    // jiff reads only the date and time. Of the whole text it would accept more forms than RFC 3339 has, and it refuses
+    // more than nine digits below a second, which senders do write.
     fn parse(text: &'a str) -> Option<Self> {
         if !has_rfc_3339_shape(text) {
             return None;

@@ -26,7 +26,7 @@ pub async fn export(
     snapshot: &mut dyn SnapshotReader,
     out: &mut dyn Write,
     moved: &mut TransferCounts,
-    tell: &mut dyn FnMut(ExportNotice<'_>),
+    report: &mut dyn FnMut(ExportNotice<'_>),
 ) -> Result<(), Error> {
     let mut write = |line: Result<Vec<u8>, serde_json::Error>| {
         line.map_err(std::io::Error::from).and_then(|line| out.write_all(&line)).map_err(Error::Write)
@@ -37,11 +37,11 @@ pub async fn export(
             write(line::write_item(exported))?;
             *moved.count(TransferKind::of(exported)) += 1;
         }
-        for why in &part.unreadable {
-            tell(ExportNotice::LeftOut(why));
+        for reason in &part.unreadable {
+            report(ExportNotice::LeftOut(reason));
             moved.unreadable += 1;
         }
-        tell(ExportNotice::Written(moved));
+        report(ExportNotice::Written(moved));
     }
     write(line::write_end(LineCounts::of(moved)))?;
     out.flush().map_err(Error::Write)

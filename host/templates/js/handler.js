@@ -1,6 +1,6 @@
 // Handles `{{name}}`: greets whoever the payload names.
 //
-// Runs in QuickJS: the language is all there; console, fetch and the rest of a browser or of Node are not.
+// Runs in QuickJS, which has the whole language, but not console, fetch or other APIs of browsers and Node.
 import { get } from "eventstream:plugin/config@0.1.0";
 import { log } from "eventstream:plugin/log@0.1.0";
 
@@ -19,7 +19,7 @@ export const handler = {
   },
 };
 
-// What cannot succeed is rejected; { tag: "retry", val: { message, afterMs: null } } asks for another attempt.
+// Rejects an event that can never succeed. { tag: "retry", val: { message, afterMs: null } } asks for another attempt.
 function reject(message) {
   return { tag: "reject", val: message };
 }

@@ -21,5 +21,5 @@ class Handler(exports.Handler):
 
 
 def reject(message: str) -> Err:
-    """What cannot succeed is rejected; Failure_Retry(RetryRequest(message, None)) asks for another attempt."""
+    """Rejects an event that can never succeed. Failure_Retry(RetryRequest(message, None)) asks for another attempt."""
     return Err(Failure_Reject(message))

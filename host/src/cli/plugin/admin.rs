@@ -153,8 +153,8 @@ pub(crate) fn approve(args: &ApproveArgs) -> Result<CommandReport, ClientError> 
         (Some(digest), _) => digest.clone(),
         (None, Some(digest)) => digest.to_owned(),
         (None, None) => {
-            let words = format!("no build of {name:?} waits for approval; `plugin list` shows the active one");
-            return Err(ClientError::new(ExitReason::Failed, words));
+            let message = format!("no build of {name:?} waits for approval; `plugin list` shows the active one");
+            return Err(ClientError::new(ExitReason::Failed, message));
         }
     };
     let status = server.post(&format!("{path}/approve?digest={build}"), None, "")?.require_success()?.parse_json()?;

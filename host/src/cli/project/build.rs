@@ -34,13 +34,13 @@ pub(crate) struct BuildArgs {
 pub(crate) fn run(args: &BuildArgs) -> ExitReason {
     let project = match Project::in_folder(&args.dir) {
         Ok(project) => project,
-        Err(words) => {
-            report_error(words);
+        Err(message) => {
+            report_error(message);
             return ExitReason::Usage;
         }
     };
-    if let Err(words) = build_component(&project) {
-        report_error(words);
+    if let Err(message) = build_component(&project) {
+        report_error(message);
         return ExitReason::Failed;
     }
     let component = project.component();
@@ -91,9 +91,9 @@ pub(crate) fn build_component(project: &Project) -> Result<(), String> {
             run_tool(project, command, Language::Js.install_command())
         }
         Language::Python => {
-            let tool = find_tool(project, ".venv/bin/componentize-py").or_else(|words| {
+            let tool = find_tool(project, ".venv/bin/componentize-py").or_else(|message| {
                 let is_there = Command::new("componentize-py").arg("--version").output().is_ok();
-                if is_there { Ok(PathBuf::from("componentize-py")) } else { Err(words) }
+                if is_there { Ok(PathBuf::from("componentize-py")) } else { Err(message) }
             })?;
             let mut command = Command::new(tool);
             command.args(["--quiet", "--wit-path", "wit", "--world", "plugin", "componentize", "app"]);

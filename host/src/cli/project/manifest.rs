@@ -41,8 +41,8 @@ impl Project {
         } else if let Some(text) = read("pyproject.toml") {
             (Language::Python, "pyproject.toml", read_table_name(&text, "project"))
         } else {
-            let words = "there is no plugin project (no Cargo.toml, package.json or pyproject.toml)";
-            return Err(format!("{words} in {}: make one with eventstream plugin new", folder.display()));
+            let message = "there is no plugin project (no Cargo.toml, package.json or pyproject.toml)";
+            return Err(format!("{message} in {}: make one with eventstream plugin new", folder.display()));
         };
         let name = name.ok_or_else(|| nameless(file))?;
         Ok(Self { folder: folder.to_owned(), language, name })

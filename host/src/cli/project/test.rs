@@ -97,15 +97,15 @@ pub(crate) fn run(args: &TestArgs) -> ExitReason {
     let found = Project::in_folder(&args.dir).and_then(|project| Ok((read_cases(&args.dir)?, project)));
     let (cases, project) = match found {
         Ok(found) => found,
-        Err(words) => {
-            report_error(words);
+        Err(message) => {
+            report_error(message);
             return ExitReason::Usage;
         }
     };
     if !args.no_build
-        && let Err(words) = build_component(&project)
+        && let Err(message) = build_component(&project)
     {
-        report_error(words);
+        report_error(message);
         return ExitReason::Failed;
     }
     with_inspector(settings::load(None, Vec::new()), |inspector, runtime| {

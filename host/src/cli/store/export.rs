@@ -63,8 +63,8 @@ pub(crate) fn run(args: &Args) -> ExitReason {
             bar.show(ProgressUnit::Keys, moved.keys, None)
         }
         ExportNotice::Written(moved) => bar.show(ProgressUnit::Events, moved.events + moved.failed, Some(expected)),
-        ExportNotice::LeftOut(why) => {
-            bar.suspend(|| report_error(format!("left out an entry that cannot be read: {why}")))
+        ExportNotice::LeftOut(reason) => {
+            bar.suspend(|| report_error(format!("left out an entry that cannot be read: {reason}")))
         }
     };
     let exported = runtime.block_on(app::export(&config, out.writer(), &mut moved, &mut report));

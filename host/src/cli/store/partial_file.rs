@@ -133,9 +133,9 @@ mod tests {
     fn what_was_left_behind_goes_with_the_next_try() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events");
-        let left = PartialFile::create(&path).unwrap();
-        let partial = left.partial.clone();
-        drop(left);
+        let abandoned = PartialFile::create(&path).unwrap();
+        let partial = abandoned.partial.clone();
+        drop(abandoned);
         let theirs = [".events.0.partial", ".other.0123456789abcdef.partial"];
         theirs.iter().for_each(|name| fs::write(dir.path().join(name), "").unwrap());
         let writing = PartialFile::create(&path).unwrap();

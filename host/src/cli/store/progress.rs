@@ -21,7 +21,7 @@ pub(super) enum ProgressUnit {
 /// A bar. It vanishes when it is dropped.
 pub(super) struct TransferProgress {
     bar: ProgressBar,
-    begun: Instant,
+    started: Instant,
     /// What is counted now, and whether the total is known.
     counted: Cell<Option<(ProgressUnit, bool)>>,
 }
@@ -31,7 +31,7 @@ impl TransferProgress {
     pub(super) fn new(verb: &'static str) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         bar.set_prefix(verb);
-        Self { bar, begun: Instant::now(), counted: Cell::new(None) }
+        Self { bar, started: Instant::now(), counted: Cell::new(None) }
     }
 
     /// Writes something else to the terminal while the bar is hidden.
@@ -41,7 +41,7 @@ impl TransferProgress {
 
     /// Shows how much is done, and the total if it is known.
     pub(super) fn show(&self, unit: ProgressUnit, done: u64, all: Option<u64>) {
-        if self.begun.elapsed() < QUIET_TIME {
+        if self.started.elapsed() < QUIET_TIME {
             return;
         }
         if self.bar.is_hidden() {

@@ -21,7 +21,7 @@ impl Guest for Component {
         let Some(EventData::Text(payload)) = event.data else {
             return Err(Failure::Reject("the event needs a JSON payload".into()));
         };
-        // What cannot succeed is rejected; `Failure::Retry` asks for another attempt.
+        // `Reject` is for an event that can never succeed; `Failure::Retry` asks for another attempt.
         let payload: Payload =
             serde_json::from_str(&payload).map_err(|error| Failure::Reject(format!("the payload is wrong: {error}")))?;
         let greeting = config::get("greeting").unwrap_or_else(|| "Hello".into());
