@@ -1,7 +1,7 @@
-//! Takes events in: all of a request or none, each once by its idempotency key.
+//! Appends events: all of a request or none, and each idempotency key once.
 //!
-//! Everything that may refuse is looked at before the first row is written, so that a refused request costs its
-//! neighbors in the same transaction nothing.
+//! A request is checked as a whole before its first row is written. So a refused request does not roll back the other
+//! requests of its transaction.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -11,21 +11,13 @@ use rusqlite::{OptionalExtension, params};
 use crate::broker::{AcceptedEvent, AppendRequest, Error, Lane};
 use crate::event::{DeliveryStart, EventId, FailureClass, Idempotency};
 
-use super::bulk::BulkRow;
+use super::bulk_insert::BulkRow;
 use super::columns::{BodyColumns, DataColumn, StoryColumns};
-use super::state;
-use super::writer::WriteStep;
+use super::event_state;
+use super::row_size::{ROW_BYTES, row_bytes, signed};
+use super::step::WriteStep;
 
-/// Writes where an event stands, unless its id is there already.
-pub(super) const INSERT_EVENT: &str = "INSERT INTO event (number, id, state, lane, place, deliveries, type, checksum, \
-    story, result, ended_at, class) VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (id) DO NOTHING";
-/// Writes what was accepted.
-pub(super) const INSERT_BODY: &str = "INSERT INTO body (number, head, data, checksum) VALUES (?1, ?2, ?3, ?4)";
-
-/// What an event takes beside its head and its payload, about.
-pub(super) const ROW_BYTES: u64 = 200;
-
-/// An event in the form in which it is written; made before the writer is asked.
+/// An event as the writer writes it. The caller prepares it, so that encoding takes none of the writer's time.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct PreparedEvent {
     body: Arc<BodyColumns>,
@@ -36,35 +28,23 @@ pub(super) struct PreparedEvent {
 }
 
 impl PreparedEvent {
-    /// About how much is written for it.
+    /// About how many bytes the writer writes for the event.
     pub(super) fn size_bytes(&self) -> usize {
         let BodyColumns { head, data, .. } = &*self.body;
         ROW_BYTES as usize + head.len() + data.as_ref().map_or(0, |data| data.bytes.len())
     }
-}
 
-impl PreparedEvent {
-    /// What it counts for while it waits.
+    /// The bytes that the event counts for while it waits.
     fn row_bytes(&self) -> u64 {
         row_bytes(self.body.data.as_ref().map_or(0, |data| data.bytes.len()))
     }
 }
 
-/// What an event counts for while it waits, with a payload of so many bytes.
-pub(super) fn row_bytes(data_bytes: usize) -> u64 {
-    ROW_BYTES.saturating_add(data_bytes as u64)
-}
-
-/// SQLite knows signed numbers only. No size gets so far.
-pub(super) fn signed(size_bytes: u64) -> i64 {
-    i64::try_from(size_bytes).unwrap_or(i64::MAX)
-}
-
 impl From<&AppendRequest> for PreparedEvent {
     fn from(append: &AppendRequest) -> Self {
         Self {
-            body: Arc::new(BodyColumns::of(&append.record.event)),
-            story: StoryColumns::of(&append.record),
+            body: Arc::new(BodyColumns::encode(&append.record.event)),
+            story: StoryColumns::encode(&append.record),
             lane: append.lane.clone(),
             start: append.start,
             idempotency: append.idempotency.clone(),
@@ -74,7 +54,9 @@ impl From<&AppendRequest> for PreparedEvent {
 
 /// Appends the events of a request.
 ///
-/// Refuses with [`Error::Conflict`], [`Error::LaneFull`], [`Error::Full`] or [`Error::NoRoom`], each before anything was written.
+/// # Errors
+/// The inner one is [`Error::Conflict`], [`Error::LaneFull`], [`Error::LaneHeavy`], [`Error::Full`] or [`Error::NoRoom`];
+/// then nothing was written.
 pub(super) fn append(
     step: &mut WriteStep<'_>,
     events: &[PreparedEvent],
@@ -89,7 +71,7 @@ pub(super) fn append(
         };
         let first = match in_request.get(key) {
             Some((id, first)) => Some((*id, *first == fingerprint)),
-            None => remembered(step, key)?.map(|(id, first)| (id, first == *fingerprint)),
+            None => find_idempotency_key(step, key)?.map(|(id, first)| (id, first == *fingerprint)),
         };
         match first {
             Some((id, true)) => known.push(Some(id)),
@@ -112,7 +94,7 @@ pub(super) fn append(
             *wanted.entry(&event.lane).or_default() += 1;
         }
         let (totals, limits) = (&*step.totals, step.limits);
-        let counted = || totals.counted(limits);
+        let counted = || totals.waiting_within_limits(limits);
         if let Err(full) = limits.check(&wanted, |lane| totals.waiting_of(lane), totals.waiting(), counted) {
             return Ok(Err(full));
         }
@@ -131,7 +113,7 @@ pub(super) fn append(
     let mut accepted = Vec::with_capacity(events.len());
     for (event, known) in events.iter().zip(known) {
         let id = known.unwrap_or(event.body.id);
-        let duplicate = known.is_some() || !insert(step, event)?;
+        let duplicate = known.is_some() || !insert_waiting(step, event)?;
         match duplicate {
             true => step.totals.counters.duplicates += 1,
             false => step.totals.counters.accepted += 1,
@@ -141,22 +123,22 @@ pub(super) fn append(
     Ok(Ok(accepted))
 }
 
-/// Appends what a handler published, by no limit, in the step that settles its attempt.
+/// Appends the events that a handler published, in the step that settles its delivery. No limit applies.
 pub(super) fn publish(step: &mut WriteStep<'_>, events: &[PreparedEvent]) -> rusqlite::Result<()> {
     for event in events {
         let is_known = match &event.idempotency {
-            Some(idempotency) => remembered(step, &idempotency.key)?.is_some(),
+            Some(idempotency) => find_idempotency_key(step, &idempotency.key)?.is_some(),
             None => false,
         };
-        if !is_known && insert(step, event)? {
+        if !is_known && insert_waiting(step, event)? {
             step.totals.counters.published += 1;
         }
     }
     Ok(())
 }
 
-/// The number of a lane, which is made if it is new.
-pub(super) fn lane_number(step: &mut WriteStep<'_>, lane: &Lane) -> rusqlite::Result<i64> {
+/// Returns the number of a lane, and creates the lane if it is new.
+pub(super) fn ensure_lane(step: &mut WriteStep<'_>, lane: &Lane) -> rusqlite::Result<i64> {
     if let Some(number) = step.totals.lane_number(lane) {
         return Ok(number);
     }
@@ -166,24 +148,24 @@ pub(super) fn lane_number(step: &mut WriteStep<'_>, lane: &Lane) -> rusqlite::Re
     Ok(number)
 }
 
-/// Writes an event that is to be worked on; false, with nothing written, if its id is there already. Where events are
-/// written in bulk that is found out later.
-pub(super) fn insert(step: &mut WriteStep<'_>, event: &PreparedEvent) -> rusqlite::Result<bool> {
+/// Writes a new event that waits. Returns false and writes nothing if its id exists already; in bulk mode that shows only
+/// when the bulk is written.
+pub(super) fn insert_waiting(step: &mut WriteStep<'_>, event: &PreparedEvent) -> rusqlite::Result<bool> {
     let PreparedEvent { body, story, .. } = event;
     let due_ms = match event.start {
         DeliveryStart::Now | DeliveryStart::InMs(0) => None,
         DeliveryStart::InMs(delay_ms) => Some(due_ms(step.now_ms, delay_ms)),
         DeliveryStart::At(time) => Some(time.unix_ms()).filter(|due_ms| *due_ms > step.now_ms),
     };
-    let lane = lane_number(step, &event.lane)?;
-    let (state, due) = due_ms.map_or((state::QUEUED, None), |due_ms| (state::DUE, Some(due_ms)));
+    let lane = ensure_lane(step, &event.lane)?;
+    let (state, due) = due_ms.map_or((event_state::QUEUED, None), |due_ms| (event_state::DUE, Some(due_ms)));
     if story.is_none()
         && let Some(bulk) = &mut step.bulk
     {
-        let number = step.totals.next_number();
+        let number = step.totals.take_number();
         let row = BulkRow { number, state, lane, place: due.unwrap_or(number), body: body.clone() };
         bulk.push(row, step.db)?;
-    } else if !insert_row(step, body, story.as_ref(), &Placement { state, lane, due, ended: None })? {
+    } else if !insert_event(step, body, story.as_ref(), &Placement { state, lane, due, ended: None })? {
         return Ok(false);
     }
     if let Some(Idempotency { key, fingerprint }) = &event.idempotency {
@@ -192,59 +174,58 @@ pub(super) fn insert(step: &mut WriteStep<'_>, event: &PreparedEvent) -> rusqlit
             .prepare_cached("REPLACE INTO idempotency (key, fingerprint, id, until) VALUES (?1, ?2, ?3, ?4)")?
             .execute(params![key, fingerprint, body.id.as_bytes(), step.now_ms.saturating_add(window_ms)])?;
     }
-    step.totals.waits(lane, 1, signed(event.row_bytes()));
+    step.totals.add_waiting(lane, 1, signed(event.row_bytes()));
     match due_ms {
-        None => step.totals.queued(lane, 1),
+        None => step.totals.add_queued(lane, 1),
         Some(_) => step.totals.scheduled += 1,
     }
     Ok(true)
 }
 
-/// Where a new event is put. Its place is the time when it is due, else the next number.
+/// The state and lane of a new event. Its place is the time at which it is due, else the next number.
 pub(super) struct Placement {
     pub(super) state: i64,
     pub(super) lane: i64,
     pub(super) due: Option<i64>,
-    /// As what it failed, and when.
+    /// The class of its failure and the time of its end, in Unix milliseconds.
     pub(super) ended: Option<(FailureClass, i64)>,
 }
 
-/// Writes the rows of an event; false, with nothing written, if its id is there already.
-pub(super) fn insert_row(
+/// Writes the rows of an event. Returns false and writes nothing if its id exists already.
+pub(super) fn insert_event(
     step: &mut WriteStep<'_>,
     body: &BodyColumns,
     story: Option<&StoryColumns>,
-    spot: &Placement,
+    placement: &Placement,
 ) -> rusqlite::Result<bool> {
-    let number = step.totals.next_number();
-    let inserted = step.often.insert_event.execute(params![
+    let number = step.totals.take_number();
+    let inserted = step.statements.insert_event.execute(params![
         number,
         body.id.as_bytes(),
-        spot.state,
-        spot.lane,
-        spot.due.unwrap_or(number),
+        placement.state,
+        placement.lane,
+        placement.due.unwrap_or(number),
         body.event_type.as_str(),
         story.map(|story| story.checksum),
         story.map(|story| &story.text),
         DataColumn(story.and_then(|story| story.result.as_ref())),
-        spot.ended.map(|(_, at_ms)| at_ms),
-        spot.ended.map(|(class, _)| class.as_str()),
+        placement.ended.map(|(_, at_ms)| at_ms),
+        placement.ended.map(|(class, _)| class.as_str()),
     ])?;
     if inserted == 1 {
         let data = DataColumn(body.data.as_ref());
-        step.often.insert_body.execute(params![number, body.head, data, body.checksum])?;
+        step.statements.insert_body.execute(params![number, body.head, data, body.checksum])?;
     }
     Ok(inserted == 1)
 }
 
-/// When something is due so long from now. The clock has run on since it was read to the millisecond before, and nothing
-/// may be early, hence one more.
+/// The time `delay_ms` from now, plus one millisecond: `now_ms` is rounded down, and no event may be due early.
 pub(super) fn due_ms(now_ms: i64, delay_ms: u64) -> i64 {
     now_ms.saturating_add(i64::try_from(delay_ms).unwrap_or(i64::MAX)).saturating_add(1)
 }
 
-/// The event that was appended first with a key, and its fingerprint, if that was within the window.
-fn remembered(step: &WriteStep<'_>, key: &[u8; 32]) -> rusqlite::Result<Option<(EventId, [u8; 32])>> {
+/// The first event with an idempotency key and its fingerprint, if the key's window is not over.
+fn find_idempotency_key(step: &WriteStep<'_>, key: &[u8; 32]) -> rusqlite::Result<Option<(EventId, [u8; 32])>> {
     step.db
         .prepare_cached("SELECT id, fingerprint FROM idempotency WHERE key = ?1 AND until > ?2")?
         .query_row((key, step.now_ms), |row| Ok((EventId::from_bytes(row.get(0)?), row.get(1)?)))

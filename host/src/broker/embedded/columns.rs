@@ -1,9 +1,8 @@
-//! How an event and its story lie in columns: JSON that a person can read, payloads byte for byte beside it.
+//! The columns of an event: readable JSON, and the payload byte for byte beside it.
 //!
-//! What never changes (the event) and what every attempt adds to (the story) are kept in different rows, so that a large
-//! payload is written once. Each row carries a checksum over what it says and over the id it belongs to: a bit that
-//! flipped on the disk is noticed when the row is read. Nothing here touches the database; that is done by those who bind
-//! and fetch the columns.
+//! The body of an event never changes, and each attempt adds to its story. They are in different rows, so that a large
+//! payload is written once. Each row has a checksum over its content and the event's id, which reveals a bit that flipped
+//! on the disk.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,10 +16,10 @@ use crate::event::{
     Timestamp, is_zero,
 };
 
-/// The media type that most payloads have, and that is therefore left out.
+/// The media type of most payloads. It is not stored.
 const USUAL_CONTENT_TYPE: &str = "application/json";
 
-/// A row holds something that is not what was written there.
+/// A row does not hold what was written to it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the stored event cannot be read: {0}")]
 pub(super) struct UnreadableRow(String);
@@ -31,7 +30,7 @@ impl UnreadableRow {
     }
 }
 
-/// The columns that never change.
+/// The columns of the body, which never change.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct BodyColumns {
     pub(super) id: EventId,
@@ -41,7 +40,7 @@ pub(super) struct BodyColumns {
     pub(super) checksum: u32,
 }
 
-/// The columns that tell what happened to the event.
+/// The columns of the story: the attempts and the end of the event.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct StoryColumns {
     pub(super) text: String,
@@ -49,7 +48,7 @@ pub(super) struct StoryColumns {
     pub(super) checksum: u32,
 }
 
-/// Columns as they were found, not yet believed.
+/// Columns as they were read, not verified yet.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RawColumns {
     id: Vec<u8>,
@@ -67,7 +66,7 @@ struct RawStory {
     checksum: i64,
 }
 
-/// The columns that [`Fetched::read`] wants, from `event AS e` and `body AS b`, as a literal for `concat!`.
+/// The columns that [`RawColumns::read`] reads, from `event AS e` and `body AS b`, as a literal for `concat!`.
 macro_rules! record_columns {
     () => {
         "e.id, e.type, b.head, b.data, b.checksum, e.story, e.result, e.checksum"
@@ -84,7 +83,7 @@ struct HeadJson<'a> {
     subject: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     time: Option<Cow<'a, str>>,
-    /// `None` for the usual one, empty for no media type at all.
+    /// `None` for the usual media type, empty for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     content_type: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -125,8 +124,8 @@ fn is_empty(extensions: &BTreeMap<String, String>) -> bool {
 }
 
 impl BodyColumns {
-    /// The columns of an event.
-    pub(super) fn of(event: &Event) -> Self {
+    /// Encodes an event.
+    pub(super) fn encode(event: &Event) -> Self {
         let Event { id, event_type, source, subject, time, .. } = event;
         let Event { data_content_type, data_schema, extensions, accepted, cause, depth, data, .. } = event;
         let head = HeadJson {
@@ -150,8 +149,8 @@ impl BodyColumns {
 }
 
 impl StoryColumns {
-    /// The columns of what happened to the event; `None` while nothing has.
-    pub(super) fn of(record: &EventRecord) -> Option<Self> {
+    /// Encodes the attempts and the end of an event; `None` if there are none yet.
+    pub(super) fn encode(record: &EventRecord) -> Option<Self> {
         let EventRecord { event, attempts_made, failures, replays, deferrals, attempts, end } = record;
         let counts = [attempts_made, failures, replays, deferrals];
         if counts.into_iter().all(is_zero) && attempts.is_empty() && end.is_none() {
@@ -177,7 +176,7 @@ impl StoryColumns {
 }
 
 impl RawColumns {
-    /// About how much memory the record takes.
+    /// About how many bytes of memory the record takes.
     pub(super) fn size_bytes(&self) -> usize {
         let story_bytes = self.story.as_ref().map_or(0, |story| story.text.len());
         let result = self.story.as_ref().and_then(|story| story.result.as_ref());
@@ -185,7 +184,7 @@ impl RawColumns {
         self.head.len() + story_bytes + data_bytes
     }
 
-    /// Takes the columns of [`record_columns`] from a row, in which they begin at `first`.
+    /// Reads the columns of [`record_columns`] from a row, in which they begin at `first`.
     pub(super) fn read(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Self> {
         let story = match row.get_ref(first + 5)? {
             ValueRef::Null => None,
@@ -205,21 +204,21 @@ impl RawColumns {
         })
     }
 
-    /// How large the payload is.
+    /// The size of the payload.
     pub(super) fn data_bytes(&self) -> usize {
         self.data.as_ref().map_or(0, |data| data.bytes.len())
     }
 
-    /// The id that the row claims to have.
+    /// The id in the row.
     ///
     /// # Errors
-    /// It is no id.
+    /// It is not an id.
     pub(super) fn id(&self) -> Result<EventId, UnreadableRow> {
         let bytes = <[u8; 16]>::try_from(self.id.as_slice());
         bytes.map(EventId::from_bytes).map_err(|_| UnreadableRow(format!("an id of {} bytes", self.id.len())))
     }
 
-    /// The columns by name, to be kept for a person when they cannot be read. Those that are empty are left out.
+    /// The columns that are not empty, by name, for the failed event that replaces an unreadable one.
     pub(super) fn fields(&self) -> Vec<(Bytes, Bytes)> {
         let id = self.id().map_or_else(|_| Bytes::copy_from_slice(&self.id), |id| Bytes::from(id.to_string()));
         let story = self.story.as_ref();
@@ -236,10 +235,10 @@ impl RawColumns {
         filled.map(|(name, value)| (Bytes::from_static(name.as_bytes()), value)).collect()
     }
 
-    /// The record, if the columns say what was once written.
+    /// Verifies and decodes the columns.
     ///
     /// # Errors
-    /// They do not, or were written by a version that says more than this one understands.
+    /// A checksum does not match, or the columns were written by a version that this one does not understand.
     pub(super) fn decode(&self) -> Result<EventRecord, UnreadableRow> {
         if i64::from(body_checksum(&self.id, &self.event_type, &self.head, &self.data)) != self.checksum {
             return Err(UnreadableRow("the checksum of the event does not match".into()));
@@ -249,7 +248,7 @@ impl RawColumns {
         let event_type = std::str::from_utf8(&self.event_type).ok().and_then(|text| text.parse().ok());
         let event = Event {
             id,
-            event_type: event_type.ok_or_else(|| UnreadableRow("its type is none".into()))?,
+            event_type: event_type.ok_or_else(|| UnreadableRow("its type is not valid".into()))?,
             source: head.source.map_or_else(|| DEFAULT_SOURCE.to_owned(), Cow::into_owned),
             subject: head.subject.map(Cow::into_owned),
             time: head.time.map(Cow::into_owned),
@@ -296,7 +295,7 @@ impl RawStory {
     }
 }
 
-/// Data as a column: text or blob, by its kind.
+/// A payload or result as a column: text or blob, by its kind.
 pub(super) struct DataColumn<'a>(pub(super) Option<&'a EventData>);
 
 impl ToSql for DataColumn<'_> {
@@ -325,7 +324,7 @@ fn bytes(column: ValueRef<'_>) -> Vec<u8> {
     }
 }
 
-/// Serialising these types cannot fail: all keys are strings, and numbers that JSON does not know become null.
+/// Serializes a value. It cannot fail for these types: all keys are strings, and JSON writes unknown numbers as null.
 fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
@@ -340,7 +339,7 @@ fn body_checksum(id: &[u8], event_type: &[u8], head: &[u8], data: &Option<EventD
     checksum.0.finalize()
 }
 
-/// Over what a plugin keeps and where it is kept.
+/// The checksum of a value of plugin state, its plugin and its key.
 pub(super) fn state_checksum(plugin: &str, key: &str, value: &[u8]) -> u32 {
     let mut checksum = RowChecksum::default();
     checksum.part(plugin.as_bytes()).part(key.as_bytes()).part(value);
@@ -353,7 +352,7 @@ fn story_checksum(id: &[u8], text: &[u8], result: &Option<EventData>) -> u32 {
     checksum.0.finalize()
 }
 
-/// CRC-32 over parts, each with its length, so that bytes cannot move from one to the next unseen.
+/// CRC-32 over parts and their lengths, so that it changes when bytes move from one part to the next.
 #[derive(Default)]
 struct RowChecksum(crc32fast::Hasher);
 

@@ -1,8 +1,8 @@
-//! Who holds what, and until when.
+//! Leases: which deliveries are held, and until when.
 //!
-//! Leases are kept in memory and by the monotonic clock: one process owns the store, so that every lease ends with it,
-//! and a wall clock that is set takes none away. That a delivery was handed out, and how often, is in the database; what
-//! stands there decides who may settle. A renewal therefore waits for no disk.
+//! Leases are in memory, since one process owns the store and all leases end with it. They use the monotonic clock, so a
+//! change of the wall clock ends none. The database holds each delivery and its count, and decides who may settle. So a
+//! renewal needs no disk access.
 
 use std::collections::{BTreeSet, HashMap};
 use std::str::FromStr;
@@ -15,8 +15,8 @@ use parking_lot::Mutex;
 use crate::broker::takeover_order::takeover_order;
 use crate::broker::{Error, LeaseRenewal, Receipt};
 
-/// The text of [`Receipt::entry`]: which opening of the store handed the delivery out, of which event, claimed from which
-/// place. Together with the count of deliveries it names one delivery for all time.
+/// The content of [`Receipt::entry`]: the opening of the store that handed the delivery out, the event's number and the
+/// place that it was claimed from. Together with the delivery count it identifies one delivery for all time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct LeaseToken {
     pub(super) opening: i64,
@@ -41,7 +41,7 @@ impl FromStr for LeaseToken {
     }
 }
 
-/// A delivery that is held, or was by a consumer that is gone.
+/// A delivery that a consumer holds, or that one held when its process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HeldDelivery {
     pub(super) number: i64,
@@ -51,7 +51,7 @@ pub(super) struct HeldDelivery {
     pub(super) deliveries: u32,
 }
 
-/// What a step does to leases; takes effect when the step is durable.
+/// A change of a lease. It takes effect after the commit of its step.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum LeaseChange {
     Begins(HeldDelivery),
@@ -68,22 +68,22 @@ pub(super) struct LeaseTable {
 #[derive(Default)]
 struct KnownLeases {
     leases: HashMap<i64, Lease>,
-    /// Those of consumers that are gone, by deliveries, lane, place and number: looked through once for each of them, what a
-    /// few crashes leave would take minutes of a core.
-    left: BTreeSet<(u32, i64, i64, i64)>,
-    /// The lane of which one was taken over last.
-    last: Option<i64>,
+    /// The deliveries of earlier openings, by delivery count, lane, place and number. The index keeps a takeover cheap: after
+    /// a crash there may be very many.
+    orphaned: BTreeSet<(u32, i64, i64, i64)>,
+    /// The lane of the last takeover.
+    last_lane: Option<i64>,
 }
 
 struct Lease {
     held: HeldDelivery,
-    /// `None` if its consumer is gone.
+    /// `None` for a delivery of an earlier opening.
     until: Option<Instant>,
 }
 
 impl Lease {
-    /// Whether it has ended by itself.
-    fn is_over(&self, now: Instant) -> bool {
+    /// Whether the lease ended without a renewal.
+    fn has_ended(&self, now: Instant) -> bool {
         self.until.is_some_and(|until| until <= now)
     }
 }
@@ -93,46 +93,47 @@ impl KnownLeases {
         self.remove(held.number);
         self.leases.insert(held.number, Lease { held, until });
         if until.is_none() {
-            self.left.insert((held.deliveries, held.lane, held.place, held.number));
+            self.orphaned.insert((held.deliveries, held.lane, held.place, held.number));
         }
     }
 
     fn remove(&mut self, number: i64) {
         if let Some(Lease { held, until: None }) = self.leases.remove(&number) {
-            self.left.remove(&(held.deliveries, held.lane, held.place, held.number));
+            self.orphaned.remove(&(held.deliveries, held.lane, held.place, held.number));
         }
     }
 
-    /// Those of consumers that are gone that come next, and no fewer than `max` if there are. However many there are, only so
-    /// many of each lane are looked at.
-    fn next_left(&self, max: usize) -> Vec<HeldDelivery> {
+    /// The orphaned deliveries to take over next: at least `max`, if there are so many. Examines at most `max` of each lane and
+    /// delivery count.
+    fn next_orphaned(&self, max: usize) -> Vec<HeldDelivery> {
         let (mut next, mut from) = (Vec::new(), (0, i64::MIN, i64::MIN, i64::MIN));
-        while let Some(&(deliveries, lane, ..)) = self.left.range(from..).next() {
+        while let Some(&(deliveries, lane, ..)) = self.orphaned.range(from..).next() {
             let is_next_count = next.last().is_some_and(|held: &HeldDelivery| held.deliveries < deliveries);
             if is_next_count && next.len() >= max {
                 break;
             }
-            let of_lane = self.left.range(from..).take(max).take_while(|left| (left.0, left.1) == (deliveries, lane));
+            let of_lane =
+                self.orphaned.range(from..).take(max).take_while(|orphan| (orphan.0, orphan.1) == (deliveries, lane));
             next.extend(of_lane.filter_map(|(.., number)| Some(self.leases.get(number)?.held)));
             from = (deliveries, lane.saturating_add(1), i64::MIN, i64::MIN);
         }
-        self.takeover_order(next)
+        self.in_takeover_order(next)
     }
 
-    fn takeover_order(&self, held: Vec<HeldDelivery>) -> Vec<HeldDelivery> {
-        takeover_order(held, self.last.as_ref(), |held| (held.deliveries, held.lane))
+    fn in_takeover_order(&self, held: Vec<HeldDelivery>) -> Vec<HeldDelivery> {
+        takeover_order(held, self.last_lane.as_ref(), |held| (held.deliveries, held.lane))
     }
 }
 
 impl LeaseTable {
-    /// A table of deliveries that former consumers left.
-    pub(super) fn new(opening: i64, lease: Duration, left: Vec<HeldDelivery>) -> Arc<Self> {
+    /// A table with the deliveries that earlier openings left.
+    pub(super) fn new(opening: i64, lease: Duration, orphaned: Vec<HeldDelivery>) -> Arc<Self> {
         let mut known = KnownLeases::default();
-        left.into_iter().for_each(|held| known.put(held, None));
+        orphaned.into_iter().for_each(|held| known.put(held, None));
         Arc::new(Self { opening, lease, known: Mutex::new(known) })
     }
 
-    /// The changes of steps that were committed.
+    /// Applies the changes of a committed group.
     pub(super) fn apply(&self, changes: &[LeaseChange]) {
         let until = Instant::now() + self.lease;
         let mut known = self.lock();
@@ -145,25 +146,26 @@ impl LeaseTable {
     }
 
     /// Whether the lease of any delivery is over.
-    pub(super) fn is_any_over(&self) -> bool {
+    pub(super) fn has_expired(&self) -> bool {
         let (now, known) = (Instant::now(), self.lock());
-        !known.left.is_empty() || known.leases.values().any(|lease| lease.is_over(now))
+        !known.orphaned.is_empty() || known.leases.values().any(|lease| lease.has_ended(now))
     }
 
-    /// Deliveries whose lease is over, to be taken over now: those of consumers that are gone first; among them, and among the
-    /// others, those that were delivered the fewest times, so that what takes its host down again and again holds up none
-    /// that does not; and of the same count the lanes in turn, which passes on with each call.
-    pub(super) fn over(&self, max: usize) -> Vec<HeldDelivery> {
+    /// At most `max` deliveries whose lease is over, in the order of their takeover.
+    ///
+    /// Orphaned deliveries come first. Among those, and among the others, the fewest delivery count comes first: an event
+    /// that takes its host down again and again does not delay the others. Among equal counts the lanes take turns.
+    pub(super) fn expired(&self, max: usize) -> Vec<HeldDelivery> {
         let now = Instant::now();
         let mut known = self.lock();
-        let mut held = known.next_left(max);
+        let mut held = known.next_orphaned(max);
         if held.len() < max {
-            let mut over: Vec<&Lease> = known.leases.values().filter(|lease| lease.is_over(now)).collect();
+            let mut over: Vec<&Lease> = known.leases.values().filter(|lease| lease.has_ended(now)).collect();
             over.sort_unstable_by_key(|lease| (lease.until, lease.held.place));
-            held.extend(known.takeover_order(over.into_iter().map(|lease| lease.held).collect()));
+            held.extend(known.in_takeover_order(over.into_iter().map(|lease| lease.held).collect()));
         }
         held.truncate(max);
-        known.last = held.last().map(|held| held.lane).or(known.last);
+        known.last_lane = held.last().map(|held| held.lane).or(known.last_lane);
         held
     }
 
@@ -174,18 +176,18 @@ impl LeaseTable {
 
 #[async_trait]
 impl LeaseRenewal for LeaseTable {
-    /// Never fails and never waits; may be used on any runtime.
+    /// Never fails or waits. Works on any runtime.
     async fn renew(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>, Error> {
         let until = Instant::now() + self.lease;
         let mut known = self.lock();
         let mut renewed = |receipt: &&Receipt| {
             let Ok(entry) = receipt.entry.parse::<LeaseToken>() else { return false };
-            let is_it = |lease: &Lease| {
+            let is_same = |lease: &Lease| {
                 let HeldDelivery { place, deliveries, .. } = lease.held;
                 entry.opening == self.opening && (place, deliveries) == (entry.place, receipt.deliveries)
             };
             match known.leases.get_mut(&entry.number) {
-                Some(lease) if is_it(lease) && lease.until.is_some() => {
+                Some(lease) if is_same(lease) && lease.until.is_some() => {
                     lease.until = Some(until);
                     true
                 }
@@ -243,22 +245,22 @@ mod tests {
         let table = LeaseTable::new(7, Duration::ZERO, vec![held(9, 1)]);
         table.apply(&[LeaseChange::Begins(held(1, 1))]);
         table.apply(&[LeaseChange::Begins(held(2, 1))]);
-        assert_eq!(table.over(10), [held(9, 1), held(1, 1), held(2, 1)]);
-        assert_eq!(table.over(1), [held(9, 1)]);
+        assert_eq!(table.expired(10), [held(9, 1), held(1, 1), held(2, 1)]);
+        assert_eq!(table.expired(1), [held(9, 1)]);
         table.apply(&[LeaseChange::Begins(held(1, 2))]);
-        assert_eq!(table.over(10), [held(9, 1), held(2, 1), held(1, 2)]);
+        assert_eq!(table.expired(10), [held(9, 1), held(2, 1), held(1, 2)]);
         table.apply(&[
             LeaseChange::Begins(held(9, 2)),
             LeaseChange::Ends { number: 1 },
             LeaseChange::Ends { number: 2 },
         ]);
-        assert_eq!(table.over(10), [held(9, 2)], "it is nobody's legacy any more");
+        assert_eq!(table.expired(10), [held(9, 2)], "it is nobody's legacy any more");
         let table = LeaseTable::new(7, Duration::from_secs(30), vec![held(5, 2), held(6, 1), held(7, 1)]);
         table.apply(&[LeaseChange::Ends { number: 6 }]);
-        assert_eq!(table.over(10), [held(7, 1), held(5, 2)]);
+        assert_eq!(table.expired(10), [held(7, 1), held(5, 2)]);
         let patient = LeaseTable::new(7, Duration::from_secs(30), vec![]);
         patient.apply(&[LeaseChange::Begins(held(1, 1))]);
-        assert!(patient.over(10).is_empty() && !patient.is_any_over());
+        assert!(patient.expired(10).is_empty() && !patient.has_expired());
     }
 
     #[test]
@@ -268,17 +270,17 @@ mod tests {
             (1..=50).map(|n| of(1, n, 1)).chain([of(2, 60, 1), of(2, 61, 1), of(3, 70, 1), of(3, 71, 2)]).collect();
         let table = LeaseTable::new(7, Duration::ZERO, left);
         let taken = |n: usize| {
-            let over = table.over(n);
+            let over = table.expired(n);
             let again = over.iter().map(|held| LeaseChange::Begins(HeldDelivery { deliveries: 9, ..*held }));
             table.apply(&again.collect::<Vec<_>>());
             over.iter().map(|held| held.number).collect::<Vec<_>>()
         };
-        assert!(table.is_any_over());
+        assert!(table.has_expired());
         assert_eq!((0..4).map(|_| taken(1)).collect::<Vec<_>>().concat(), [1, 60, 70, 2]);
         assert_eq!(taken(4), [61, 3, 4, 5]);
         assert_eq!(taken(45).len(), 45);
         assert_eq!(taken(1), [71], "the last of those that are gone, and delivered more often");
         // From here on those of this opening, whose leases are over at once.
-        assert_eq!((0..4).map(|_| table.over(1)[0].lane).collect::<Vec<_>>(), [1, 2, 3, 1]);
+        assert_eq!((0..4).map(|_| table.expired(1)[0].lane).collect::<Vec<_>>(), [1, 2, 3, 1]);
     }
 }

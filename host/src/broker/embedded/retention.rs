@@ -1,65 +1,62 @@
-//! Gives room back: trims processed events past their retention, forgets idempotency keys past their window, and returns
-//! free pages to the disk.
+//! Makes room: deletes processed events past their retention and idempotency keys past their window, and returns free
+//! pages to the disk.
 //!
-//! Only processed events are trimmed. Each call does a bounded piece of the work, so that it fits between the groups of
-//! everybody else and is to be repeated while there is more.
+//! Only processed events are deleted. Each call does a bounded piece of work, so that it delays other jobs little. Repeat it
+//! while it returns true.
 
 use rusqlite::OptionalExtension;
 
 use crate::broker::Error;
 
-use super::append::{ROW_BYTES, signed};
+use super::row_size::{ROW_BYTES, signed};
+use super::step::{MoreWork, WriteStep};
 use super::totals::LaneTotal;
-use super::writer::WriteStep;
 
-/// The most events or keys that one call removes: more than are settled in one group of the writer, so that history does
-/// not grow past what is kept, however fast events end.
-const MAX_REMOVED: i64 = 500;
-/// The most processed events that one call looks at for those of one lane.
-const MAX_LOOKED_AT: i64 = 5_000;
-/// Of a lane that has no more than others, one in so many goes at a time.
-const TURN_PART: u64 = 10;
+/// The most events or keys that one call deletes: more than one group of the writer settles. So the history stays within
+/// its limits, however fast events end.
+const MAX_DELETED: i64 = 500;
+/// The most processed events that one call examines for those of one lane.
+const MAX_EXAMINED: i64 = 5_000;
+/// One call deletes at most a tenth of a lane's history, unless the lane has more than any other.
+const TURN_SHARE: u64 = 10;
 /// The most pages that one call returns.
 const MAX_RETURNED_PAGES: i64 = 500;
-/// The most of few that are returned while there is no room on the disk, where nothing is worked off and the log has less.
-const MAX_RETURNED_PAGES_IN_NEED: i64 = 100;
-/// So many free pages are always kept for reuse: 1 MiB.
+/// The most pages that one call returns while the disk is full.
+const MAX_RETURNED_PAGES_WHEN_FULL: i64 = 100;
+/// The free pages that the database keeps for reuse: 1 MiB.
 const MIN_FREE_PAGES: i64 = 256;
-/// Pages are returned when more than one in so many is free.
-const FREE_PART: i64 = 4;
+/// Pages are returned when more than a quarter of all pages is free.
+const FREE_SHARE: i64 = 4;
 
-/// Whether there is more to do at once.
-pub(super) type MoreWork = bool;
-
-/// Removes processed events beyond the age, the number or the bytes that are kept. While there is no room on the disk,
-/// history gives way to what was accepted, a tenth at a time.
-pub(super) fn trim(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
+/// Deletes processed events beyond the limits of age, number or bytes. While the disk is full it deletes a tenth of the
+/// history at a time.
+pub(super) fn trim_history(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
     let retention = step.options.retention;
-    // One of them in one step: what a step writes has to fit into the log, also when the disk is full.
+    // Only one kind in each step: what a step writes must fit into the log, also when the disk is full.
     let mut trimmed = trim_by_age(step)?;
-    if !trimmed.any {
+    if !trimmed.did_work {
         trimmed = trim_excess(step, RetentionMeasure::Events, retention.processed_max)?;
     }
-    if !trimmed.any {
+    if !trimmed.did_work {
         trimmed = trim_excess(step, RetentionMeasure::Bytes, retention.processed_max_bytes)?;
     }
-    if !trimmed.any && step.no_room.is_some() {
+    if !trimmed.did_work && step.no_room.is_some() {
         let kept_bytes = RetentionMeasure::Bytes.of_all(step);
-        trim_excess(step, RetentionMeasure::Bytes, kept_bytes - kept_bytes / TURN_PART)?;
-        // Whether that made room is seen in the next round.
+        trim_excess(step, RetentionMeasure::Bytes, kept_bytes - kept_bytes / TURN_SHARE)?;
+        // The next call sees whether that made room.
         trimmed.more = false;
     }
     Ok(Ok(trimmed.more))
 }
 
-/// What one step of trimming did.
+/// The result of one kind of trimming.
 struct TrimOutcome {
-    /// It removed some, or looked at as many as one step may.
-    any: bool,
+    /// It deleted events, or examined as many as one call may.
+    did_work: bool,
     more: MoreWork,
 }
 
-/// Removes the oldest ones that are older than any may be.
+/// Deletes the oldest events that exceed the age limit.
 fn trim_by_age(step: &mut WriteStep<'_>) -> rusqlite::Result<TrimOutcome> {
     let retention_ms = i64::try_from(step.options.retention.processed_ms).unwrap_or(i64::MAX);
     let kept_since_ms = step.now_ms.saturating_sub(retention_ms);
@@ -69,7 +66,7 @@ fn trim_by_age(step: &mut WriteStep<'_>) -> rusqlite::Result<TrimOutcome> {
             "SELECT number, lane, place, coalesce(ended_at, 0) FROM event INDEXED BY processed WHERE state = 3 \
              ORDER BY place LIMIT ?1",
         )?;
-        let mut rows = oldest.query([MAX_REMOVED])?;
+        let mut rows = oldest.query([MAX_DELETED])?;
         while let Some(row) = rows.next()? {
             if row.get::<_, i64>(3)? >= kept_since_ms {
                 break;
@@ -78,13 +75,13 @@ fn trim_by_age(step: &mut WriteStep<'_>) -> rusqlite::Result<TrimOutcome> {
         }
     }
     for kept in &past {
-        remove(step, kept)?;
+        delete_event(step, kept)?;
     }
-    // Of those that are left some may be too many.
-    Ok(TrimOutcome { any: !past.is_empty(), more: !past.is_empty() })
+    // The other limits may still be exceeded.
+    Ok(TrimOutcome { did_work: !past.is_empty(), more: !past.is_empty() })
 }
 
-/// By what history is measured.
+/// The measure of the history that a limit applies to.
 #[derive(Clone, Copy)]
 enum RetentionMeasure {
     Events,
@@ -104,22 +101,22 @@ impl RetentionMeasure {
     }
 }
 
-/// Removes the oldest ones of the lane that has the most, so that no plugin pushes the history of another out. Where several
-/// lanes have about as much, they take turns.
+/// Deletes the oldest events of the lane with the largest history, so that no plugin displaces the history of another.
+/// Lanes of about the same size take turns.
 fn trim_excess(step: &mut WriteStep<'_>, measure: RetentionMeasure, most: u64) -> rusqlite::Result<TrimOutcome> {
     let excess = measure.of_all(step).saturating_sub(most);
-    let leader = step.totals.leader(|lane| measure.of(lane)).filter(|_| excess > 0);
-    let Some((lane, lead)) = leader else { return Ok(TrimOutcome { any: false, more: false }) };
+    let largest = step.totals.largest_lane(|lane| measure.of(lane)).filter(|_| excess > 0);
+    let Some((lane, lead)) = largest else { return Ok(TrimOutcome { did_work: false, more: false }) };
     let (much, from) = step.totals.lane(lane).map_or((0, 0), |lane| (measure.of(lane), lane.kept_from));
-    let wanted = excess.min(lead.max(much.div_ceil(TURN_PART)));
+    let wanted = excess.min(lead.max(much.div_ceil(TURN_SHARE)));
     let (mut past, mut looked_at, mut last) = (Vec::new(), 0, from);
     {
         let mut oldest = step.db.prepare_cached(
             "SELECT number, lane, place FROM event INDEXED BY processed WHERE state = 3 AND place > ?1 \
              ORDER BY place LIMIT ?2",
         )?;
-        let mut rows = oldest.query((from, MAX_LOOKED_AT))?;
-        while past.len() < MAX_REMOVED as usize
+        let mut rows = oldest.query((from, MAX_EXAMINED))?;
+        while past.len() < MAX_DELETED as usize
             && let Some(row) = rows.next()?
         {
             looked_at += 1;
@@ -136,27 +133,27 @@ fn trim_excess(step: &mut WriteStep<'_>, measure: RetentionMeasure, most: u64) -
             last = past[removed - 1].place;
             break;
         }
-        let size_bytes = remove(step, kept)?;
+        let size_bytes = delete_event(step, kept)?;
         removed += 1;
         taken += match measure {
             RetentionMeasure::Events => 1,
             RetentionMeasure::Bytes => size_bytes,
         };
     }
-    step.totals.keeps_from(lane, last);
-    let is_cut = looked_at == MAX_LOOKED_AT;
-    Ok(TrimOutcome { any: removed > 0 || is_cut, more: is_cut || (removed > 0 && excess > taken) })
+    step.totals.set_kept_from(lane, last);
+    let is_cut = looked_at == MAX_EXAMINED;
+    Ok(TrimOutcome { did_work: removed > 0 || is_cut, more: is_cut || (removed > 0 && excess > taken) })
 }
 
-/// A processed event that is kept.
+/// A processed event.
 struct RetainedEvent {
     number: i64,
     lane: i64,
     place: i64,
 }
 
-/// Removes one, and says how much it took.
-fn remove(step: &mut WriteStep<'_>, kept: &RetainedEvent) -> rusqlite::Result<u64> {
+/// Deletes an event and returns its size in bytes.
+fn delete_event(step: &mut WriteStep<'_>, kept: &RetainedEvent) -> rusqlite::Result<u64> {
     let story_bytes: i64 = step
         .db
         .prepare_cached(
@@ -170,32 +167,32 @@ fn remove(step: &mut WriteStep<'_>, kept: &RetainedEvent) -> rusqlite::Result<u6
         .query_row([kept.number], |row| row.get(0))
         .optional()?;
     let size_bytes = story_bytes.saturating_add(data_bytes.unwrap_or(0)).saturating_add(signed(ROW_BYTES));
-    step.totals.kept(kept.lane, -1, -size_bytes);
+    step.totals.add_kept(kept.lane, -1, -size_bytes);
     Ok(u64::try_from(size_bytes).unwrap_or_default())
 }
 
-/// Forgets idempotency keys whose window is over.
-pub(super) fn forget_keys(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
-    let forgotten = step
+/// Deletes idempotency keys whose window is over.
+pub(super) fn expire_idempotency_keys(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
+    let deleted = step
         .db
         .prepare_cached(
             "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency INDEXED BY idempotency_by_until \
              WHERE until <= ?1 ORDER BY until LIMIT ?2)",
         )?
-        .execute((step.now_ms, MAX_REMOVED))?;
-    Ok(Ok(forgotten as i64 == MAX_REMOVED))
+        .execute((step.now_ms, MAX_DELETED))?;
+    Ok(Ok(deleted as i64 == MAX_DELETED))
 }
 
-/// Returns free pages to the disk, if there are many. The disk has them when the last piece is done and the log is moved.
+/// Returns free pages to the disk, if there are many. The disk regains them at the checkpoint after the last piece.
 pub(super) fn return_pages(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
     let pragma = |name: &str| step.db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (free, all) = (pragma("freelist_count")?, pragma("page_count")?);
-    let surplus = free - MIN_FREE_PAGES.max(all / FREE_PART);
+    let surplus = free - MIN_FREE_PAGES.max(all / FREE_SHARE);
     let (returned, more) = match step.no_room {
         _ if surplus > 0 => (surplus.min(MAX_RETURNED_PAGES), surplus > MAX_RETURNED_PAGES),
-        // Moving pages takes room in the log first: not what is needed to work off, and not before the log was emptied.
-        Some(_) if free > 0 && step.totals.is_idle() && step.log_pages < MAX_RETURNED_PAGES_IN_NEED => {
-            (free.min(MAX_RETURNED_PAGES_IN_NEED), false)
+        // Moving pages first takes room in the log. Leave that room to settles, and wait until the log was emptied.
+        Some(_) if free > 0 && step.totals.is_idle() && step.log_pages < MAX_RETURNED_PAGES_WHEN_FULL => {
+            (free.min(MAX_RETURNED_PAGES_WHEN_FULL), false)
         }
         _ => return Ok(Ok(false)),
     };
@@ -206,13 +203,13 @@ pub(super) fn return_pages(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<
     Ok(Ok(more))
 }
 
-/// Writes something and removes it again, to see whether there is room.
-pub(super) fn try_room(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<(), Error>> {
-    const TRIED_BYTES: i64 = 256 * 1024;
+/// Writes and deletes a test value, to find out whether the disk has room again.
+pub(super) fn probe_room(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<(), Error>> {
+    const PROBE_BYTES: i64 = 256 * 1024;
     if let Some(shortage) = step.no_room {
         return Ok(Err(Error::NoRoom(shortage.to_owned())));
     }
-    step.db.execute("REPLACE INTO store (name, value) VALUES ('room', zeroblob(?1))", [TRIED_BYTES])?;
+    step.db.execute("REPLACE INTO store (name, value) VALUES ('room', zeroblob(?1))", [PROBE_BYTES])?;
     step.db.execute("DELETE FROM store WHERE name = 'room'", [])?;
     Ok(Ok(()))
 }

@@ -1,8 +1,7 @@
-//! Ends attempts, and puts failed events back to work.
+//! Settles deliveries, and replays failed events.
 //!
-//! The row of a delivery says by itself whether it is still the one of a receipt: it is running, was claimed from that
-//! place, and was delivered so often. The update that ends it asks for just that, so that a stale receipt changes nothing
-//! and one that is repeated is told by the mark that it left the first time.
+//! A receipt names a delivery by its event's row, place and delivery count. The update that settles it matches on these,
+//! so a stale receipt changes no row. The update stores them in the row, so a repeated settle is recognised.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -10,36 +9,31 @@ use crate::broker::{Error, Lane, Receipt, SettleOutcome, SettleRequest};
 use crate::clock;
 use crate::event::{EventId, EventRecord, Settlement, StateStep};
 
-use super::append::{PreparedEvent, due_ms, lane_number, publish, row_bytes, signed};
+use super::append::{PreparedEvent, due_ms, ensure_lane, publish};
 use super::columns::{BodyColumns, DataColumn, StoryColumns};
-use super::kept;
 use super::leases::{LeaseChange, LeaseToken};
-use super::state;
-use super::writer::WriteStep;
+use super::row_size::{row_bytes, signed};
+use super::step::WriteStep;
+use super::{event_state, plugin_state};
 
-/// Moves an event that runs to where its settlement says, if the delivery is still the one of the receipt.
-pub(super) const END: &str = "UPDATE event SET state = ?4, lane = coalesce(?5, lane), place = ?6, deliveries = 0, \
-    settled_place = ?2, settled_deliveries = ?3, ended_at = ?7, class = ?8, checksum = ?9, story = ?10, result = ?11 \
-    WHERE number = ?1 AND state = 1 AND place = ?2 AND deliveries = ?3";
-
-/// A settle in the form in which it is written; made before the writer is asked.
+/// A settle as the writer writes it, prepared by the caller.
 #[derive(Debug, Clone)]
 pub(super) struct PreparedSettle {
-    /// `None` if the receipt is not one of ours.
+    /// `None` if this store did not write the receipt.
     entry: Option<LeaseToken>,
     deliveries: u32,
     settlement: Settlement,
     ended_at_ms: i64,
     story: Option<StoryColumns>,
-    /// Where it was claimed, and where it waits next if it does.
-    from: Lane,
-    lane: Lane,
-    /// How large the payload is.
+    claimed_lane: Lane,
+    /// The lane in which the event waits next, if it does.
+    next_lane: Lane,
+    /// The size of the payload.
     data_bytes: usize,
     publish: Vec<PreparedEvent>,
     state: Option<StateStep>,
-    /// What stands in the place of an event that cannot be read.
-    instead: Option<BodyColumns>,
+    /// Replaces the body of an event that cannot be read.
+    replacement: Option<BodyColumns>,
 }
 
 impl From<&SettleRequest> for PreparedSettle {
@@ -50,13 +44,13 @@ impl From<&SettleRequest> for PreparedSettle {
             deliveries: receipt.deliveries,
             settlement: settlement.clone(),
             ended_at_ms: record.end.as_ref().map_or_else(clock::now, |end| end.at).unix_ms(),
-            story: StoryColumns::of(record),
-            from: receipt.lane.clone(),
+            story: StoryColumns::encode(record),
+            claimed_lane: receipt.lane.clone(),
             data_bytes: record.event.data.as_ref().map_or(0, |data| data.bytes.len()),
-            lane: lane.clone(),
+            next_lane: lane.clone(),
             publish: publish.iter().map(PreparedEvent::from).collect(),
             state: state.clone(),
-            instead: None,
+            replacement: None,
         }
     }
 }
@@ -67,15 +61,20 @@ impl PreparedSettle {
         i64::try_from(self.story.as_ref().map_or(0, of)).unwrap_or(i64::MAX)
     }
 
-    /// About how much is written for it.
+    /// About how many bytes the writer writes for the settle.
     pub(super) fn size_bytes(&self) -> usize {
         let story = usize::try_from(self.story_bytes()).unwrap_or_default();
         let state = self.state.as_ref().map_or(0, StateStep::size_bytes);
         story + state + self.publish.iter().map(PreparedEvent::size_bytes).sum::<usize>()
     }
 
-    /// Ends a delivery whose event cannot be read and has so many bytes of payload, with a record that can be.
-    pub(super) fn instead(receipt: &Receipt, record: &EventRecord, settlement: Settlement, data_bytes: usize) -> Self {
+    /// Settles a delivery whose event cannot be read: `record` replaces it. `data_bytes` is the size of its payload.
+    pub(super) fn for_unreadable(
+        receipt: &Receipt,
+        record: &EventRecord,
+        settlement: Settlement,
+        data_bytes: usize,
+    ) -> Self {
         let settle = SettleRequest {
             receipt: receipt.clone(),
             record: record.clone(),
@@ -84,11 +83,11 @@ impl PreparedSettle {
             publish: Vec::new(),
             state: None,
         };
-        Self { instead: Some(BodyColumns::of(&record.event)), data_bytes, ..Self::from(&settle) }
+        Self { replacement: Some(BodyColumns::encode(&record.event)), data_bytes, ..Self::from(&settle) }
     }
 }
 
-/// Where the update puts the event.
+/// The columns that a settlement sets.
 struct SettleTarget {
     state: i64,
     lane: Option<i64>,
@@ -97,33 +96,33 @@ struct SettleTarget {
     ended_at_ms: Option<i64>,
 }
 
-/// Ends attempts, each by itself.
+/// Settles each delivery of a batch, with an outcome of its own.
 pub(super) fn settle(
     step: &mut WriteStep<'_>,
     batch: &[PreparedSettle],
 ) -> rusqlite::Result<Result<Vec<SettleOutcome>, Error>> {
-    batch.iter().map(|ending| settle_one(step, ending)).collect::<Result<_, _>>().map(Ok)
+    batch.iter().map(|request| settle_one(step, request)).collect::<Result<_, _>>().map(Ok)
 }
 
-fn settle_one(step: &mut WriteStep<'_>, ending: &PreparedSettle) -> rusqlite::Result<SettleOutcome> {
-    let Some(entry) = ending.entry else { return Ok(SettleOutcome::Lost) };
+fn settle_one(step: &mut WriteStep<'_>, request: &PreparedSettle) -> rusqlite::Result<SettleOutcome> {
+    let Some(entry) = request.entry else { return Ok(SettleOutcome::Lost) };
     if entry.opening != step.opening {
-        return repeated(step, ending, entry);
+        return outcome_of_repetition(step, request, entry);
     }
-    if let Some(state) = &ending.state
-        && is_held(step, ending, entry)?
-        && !kept::is_current(step, state)?
+    if let Some(state) = &request.state
+        && is_held(step, request, entry)?
+        && !plugin_state::can_apply(step, state)?
     {
         step.totals.counters.state_conflicts += 1;
         return Ok(SettleOutcome::Conflict);
     }
-    if !end(step, ending, entry)? {
-        return repeated(step, ending, entry);
+    if !update_event(step, request, entry)? {
+        return outcome_of_repetition(step, request, entry);
     }
-    if let Some(state) = &ending.state {
-        kept::write(step, state)?;
+    if let Some(state) = &request.state {
+        plugin_state::apply(step, state)?;
     }
-    if let Some(body) = &ending.instead {
+    if let Some(body) = &request.replacement {
         step.db
             .prepare_cached("UPDATE body SET head = ?2, data = ?3, checksum = ?4 WHERE number = ?1")?
             .execute(params![entry.number, body.head, DataColumn(body.data.as_ref()), body.checksum])?;
@@ -133,20 +132,20 @@ fn settle_one(step: &mut WriteStep<'_>, ending: &PreparedSettle) -> rusqlite::Re
             body.event_type.as_str(),
         ))?;
     }
-    publish(step, &ending.publish)?;
+    publish(step, &request.publish)?;
     step.changes.push(LeaseChange::Ends { number: entry.number });
     step.totals.running = step.totals.running.saturating_sub(1);
-    let from = lane_number(step, &ending.from)?;
-    let size_bytes = signed(row_bytes(ending.data_bytes));
-    step.totals.waits(from, -1, -size_bytes);
-    if !ending.settlement.is_end() {
-        let lane = lane_number(step, &ending.lane)?;
-        step.totals.waits(lane, 1, size_bytes);
+    let claimed_lane = ensure_lane(step, &request.claimed_lane)?;
+    let size_bytes = signed(row_bytes(request.data_bytes));
+    step.totals.add_waiting(claimed_lane, -1, -size_bytes);
+    if !request.settlement.is_end() {
+        let lane = ensure_lane(step, &request.next_lane)?;
+        step.totals.add_waiting(lane, 1, size_bytes);
     }
-    match &ending.settlement {
+    match &request.settlement {
         Settlement::Processed => {
             step.totals.counters.processed += 1;
-            step.totals.kept(from, 1, size_bytes.saturating_add(ending.story_bytes()));
+            step.totals.add_kept(claimed_lane, 1, size_bytes.saturating_add(request.story_bytes()));
         }
         Settlement::Retry { .. } => {
             step.totals.counters.retried += 1;
@@ -156,59 +155,59 @@ fn settle_one(step: &mut WriteStep<'_>, ending: &PreparedSettle) -> rusqlite::Re
             step.totals.counters.deferred += 1;
             step.totals.scheduled += 1;
         }
-        Settlement::Failed { class, .. } => step.totals.failed(*class),
+        Settlement::Failed { class, .. } => step.totals.count_failed(*class),
         Settlement::Returned => {
-            let lane = lane_number(step, &ending.lane)?;
-            step.totals.queued(lane, 1);
+            let lane = ensure_lane(step, &request.next_lane)?;
+            step.totals.add_queued(lane, 1);
         }
     }
     Ok(SettleOutcome::Done)
 }
 
-/// Whether the delivery is still the one of the receipt.
-fn is_held(step: &WriteStep<'_>, ending: &PreparedSettle, entry: LeaseToken) -> rusqlite::Result<bool> {
+/// Whether the consumer still holds the delivery of the receipt.
+fn is_held(step: &WriteStep<'_>, request: &PreparedSettle, entry: LeaseToken) -> rusqlite::Result<bool> {
     step.db
         .prepare_cached("SELECT 1 FROM event WHERE number = ?1 AND state = 1 AND place = ?2 AND deliveries = ?3")?
-        .exists((entry.number, entry.place, ending.deliveries))
+        .exists((entry.number, entry.place, request.deliveries))
 }
 
-/// Moves the event where the settlement says, if the delivery is still the one of the receipt.
-fn end(step: &mut WriteStep<'_>, ending: &PreparedSettle, entry: LeaseToken) -> rusqlite::Result<bool> {
-    let target = match &ending.settlement {
+/// Updates the event as the settlement says. Returns false if the consumer no longer holds the delivery.
+fn update_event(step: &mut WriteStep<'_>, request: &PreparedSettle, entry: LeaseToken) -> rusqlite::Result<bool> {
+    let target = match &request.settlement {
         Settlement::Processed => SettleTarget {
-            state: state::PROCESSED,
+            state: event_state::PROCESSED,
             lane: None,
-            place: step.totals.next_number(),
+            place: step.totals.take_number(),
             class: None,
-            ended_at_ms: Some(ending.ended_at_ms),
+            ended_at_ms: Some(request.ended_at_ms),
         },
         Settlement::Retry { delay_ms, .. } | Settlement::Deferred { delay_ms } => SettleTarget {
-            state: state::DUE,
-            lane: Some(lane_number(step, &ending.lane)?),
+            state: event_state::DUE,
+            lane: Some(ensure_lane(step, &request.next_lane)?),
             place: due_ms(step.now_ms, *delay_ms),
             class: None,
             ended_at_ms: None,
         },
         Settlement::Failed { class, .. } => SettleTarget {
-            state: state::FAILED,
+            state: event_state::FAILED,
             lane: None,
-            place: step.totals.next_number(),
+            place: step.totals.take_number(),
             class: Some(class.as_str()),
-            ended_at_ms: Some(ending.ended_at_ms),
+            ended_at_ms: Some(request.ended_at_ms),
         },
         Settlement::Returned => SettleTarget {
-            state: state::QUEUED,
-            lane: Some(lane_number(step, &ending.lane)?),
-            place: step.totals.next_number(),
+            state: event_state::QUEUED,
+            lane: Some(ensure_lane(step, &request.next_lane)?),
+            place: step.totals.take_number(),
             class: None,
             ended_at_ms: None,
         },
     };
-    let story = ending.story.as_ref();
-    let moved = step.often.end.execute(params![
+    let story = request.story.as_ref();
+    let moved = step.statements.settle.execute(params![
         entry.number,
         entry.place,
-        ending.deliveries,
+        request.deliveries,
         target.state,
         target.lane,
         target.place,
@@ -221,42 +220,46 @@ fn end(step: &mut WriteStep<'_>, ending: &PreparedSettle, entry: LeaseToken) -> 
     Ok(moved == 1)
 }
 
-/// What became of a delivery that is not running: it was settled with this very receipt, or lost.
-fn repeated(step: &WriteStep<'_>, ending: &PreparedSettle, entry: LeaseToken) -> rusqlite::Result<SettleOutcome> {
+/// The outcome for a delivery that is not held: `Done` if this receipt settled it before, else `Lost`.
+fn outcome_of_repetition(
+    step: &WriteStep<'_>,
+    request: &PreparedSettle,
+    entry: LeaseToken,
+) -> rusqlite::Result<SettleOutcome> {
     let settled: Option<(Option<i64>, Option<u32>)> = step
         .db
         .prepare_cached("SELECT settled_place, settled_deliveries FROM event WHERE number = ?1")?
         .query_row([entry.number], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let is_ours = settled == Some((Some(entry.place), Some(ending.deliveries)));
+    let is_ours = settled == Some((Some(entry.place), Some(request.deliveries)));
     Ok(if is_ours { SettleOutcome::Done } else { SettleOutcome::Lost })
 }
 
-/// A failed event that is to go back to work, as it was found.
+/// A failed event to replay, as it was read.
 #[derive(Debug, Clone)]
 pub(super) struct ReplayCandidate {
     pub(super) id: EventId,
-    /// Where it was found among the failed events.
+    /// Its place among the failed events when it was read.
     pub(super) place: i64,
     pub(super) story: Option<StoryColumns>,
     pub(super) lane: Lane,
 }
 
-/// What came of putting a failed event back to work.
+/// The result of [`replay`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReplayPlacement {
-    Back,
-    /// It is not where it was found: somebody was faster.
-    Moved,
+    Replayed,
+    /// The event is no longer as it was read: another call was faster.
+    Changed,
 }
 
-/// Puts a failed event back to work, if it is still where it was found.
+/// Moves a failed event to a lane, if it is still as it was read.
 pub(super) fn replay(
     step: &mut WriteStep<'_>,
     replay: &ReplayCandidate,
 ) -> rusqlite::Result<Result<ReplayPlacement, Error>> {
-    let lane = lane_number(step, &replay.lane)?;
-    let place = step.totals.next_number();
+    let lane = ensure_lane(step, &replay.lane)?;
+    let place = step.totals.take_number();
     let story = replay.story.as_ref();
     let moved = step
         .db
@@ -273,7 +276,7 @@ pub(super) fn replay(
             story.map(|story| &story.text),
         ])?;
     if moved == 0 {
-        return Ok(Ok(ReplayPlacement::Moved));
+        return Ok(Ok(ReplayPlacement::Changed));
     }
     let data_bytes: i64 = step
         .db
@@ -282,9 +285,9 @@ pub(super) fn replay(
              WHERE e.id = ?1",
         )?
         .query_row([replay.id.as_bytes()], |row| row.get(0))?;
-    step.totals.queued(lane, 1);
-    step.totals.waits(lane, 1, signed(row_bytes(usize::try_from(data_bytes).unwrap_or_default())));
+    step.totals.add_queued(lane, 1);
+    step.totals.add_waiting(lane, 1, signed(row_bytes(usize::try_from(data_bytes).unwrap_or_default())));
     step.totals.failed_kept = step.totals.failed_kept.saturating_sub(1);
     step.totals.counters.replayed += 1;
-    Ok(Ok(ReplayPlacement::Back))
+    Ok(Ok(ReplayPlacement::Replayed))
 }

@@ -1,60 +1,62 @@
-//! Totals and depths: counted in memory by the writer and written with the step that they count.
+//! Totals and depths. The writer counts them in memory and commits them with the changes that they count.
 //!
-//! Whoever asks how much waits gets an answer without touching the database, and a store that is opened again knows it
-//! without counting. The numbers are those of the last commit; what a step that failed counted is read back.
+//! So statistics need no access to the database, and an opened store needs no count. The numbers are those of the last
+//! commit: after a rollback the writer restores them.
 
 use rusqlite::Connection;
 
 use crate::broker::{BrokerStats, EventCounters, Lane, LaneLimits, QueueDepth};
 use crate::event::FailureClass;
 
-/// Before the class in the names of totals of one class.
+use super::row_size::signed;
+
+/// The prefix of the totals that count failures of one class.
 const FAILED_AS: &str = "failed as ";
 
-/// What is counted. A value of the writer's, of which others see copies.
+/// The totals. The writer owns them, and others see copies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct StoreTotals {
     pub(super) counters: EventCounters,
-    /// Events that a consumer holds.
+    /// Events that are being handled.
     pub(super) running: u64,
     /// Events that are due later.
     pub(super) scheduled: u64,
     pub(super) processed_kept: u64,
     pub(super) failed_kept: u64,
-    /// Keys of all plugins' state.
+    /// State keys of all plugins.
     pub(super) state_keys: u64,
     /// The next number for an event or a place.
     pub(super) next_number: i64,
-    /// In the order of their numbers, which begin at 1 and have no gaps.
+    /// The lanes in the order of their numbers, which begin at 1 and have no gaps.
     pub(super) lanes: Vec<LaneTotal>,
 }
 
-/// How much waits in a lane.
+/// The totals of a lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LaneTotal {
     pub(super) lane: Lane,
     pub(super) queued: u64,
-    /// Everything of it that has not ended.
+    /// Events that have not ended.
     pub(super) waiting: u64,
-    /// What that takes: the payloads, and what a row takes.
+    /// The bytes of these: their payloads and rows.
     pub(super) waiting_bytes: u64,
-    /// Processed events of it that are kept.
+    /// Processed events that the store keeps.
     pub(super) kept: u64,
-    /// What they take: payloads, results, stories, and what a row takes.
+    /// The bytes of these: their payloads, results, stories and rows.
     pub(super) kept_bytes: u64,
-    /// The place up to which none of them is kept any more; not written, since it is found again.
+    /// No processed event up to this place is left. It is not stored: trimming finds it again.
     pub(super) kept_from: i64,
 }
 
 impl LaneTotal {
-    /// A lane of which there is nothing.
+    /// The totals of an empty lane.
     fn new(lane: Lane) -> Self {
         Self { lane, queued: 0, waiting: 0, waiting_bytes: 0, kept: 0, kept_bytes: 0, kept_from: 0 }
     }
 }
 
 impl StoreTotals {
-    /// Reads what the last commit wrote.
+    /// Reads the totals of the last commit.
     pub(super) fn load(db: &Connection) -> rusqlite::Result<Self> {
         let mut totals = Self { next_number: 1, ..Self::default() };
         let mut rows = db.prepare_cached("SELECT name, value FROM total")?;
@@ -76,12 +78,12 @@ impl StoreTotals {
         Ok(totals)
     }
 
-    /// Writes what differs from what was written last.
+    /// Writes the totals that differ from `written`.
     pub(super) fn save(&self, written: &Self, db: &Connection) -> rusqlite::Result<()> {
         let mut save = db.prepare_cached(
             "INSERT INTO total (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
         )?;
-        for ((name, value), (_, before)) in self.plain().into_iter().zip(written.plain()) {
+        for ((name, value), (_, before)) in self.named_totals().into_iter().zip(written.named_totals()) {
             if value != before {
                 save.execute((name, value))?;
             }
@@ -104,18 +106,18 @@ impl StoreTotals {
         Ok(())
     }
 
-    /// A number that was never given before.
-    pub(super) fn next_number(&mut self) -> i64 {
+    /// Returns a number that was never used before.
+    pub(super) fn take_number(&mut self) -> i64 {
         self.next_number += 1;
         self.next_number - 1
     }
 
-    /// Whether nothing is handled or could be at once.
+    /// Whether no event is being handled or waits to be handled now.
     pub(super) fn is_idle(&self) -> bool {
         self.running == 0 && self.lanes.iter().all(|lane| lane.queued == 0)
     }
 
-    /// Everything that has not ended.
+    /// The events that have not ended.
     pub(super) fn waiting(&self) -> u64 {
         self.lanes.iter().map(|lane| lane.queued).sum::<u64>() + self.running + self.scheduled
     }
@@ -125,36 +127,36 @@ impl StoreTotals {
         self.lanes.iter().position(|known| known.lane == *lane).map(number_of)
     }
 
-    /// Adds a lane in which nothing waits yet, and gives its number.
+    /// Adds an empty lane and returns its number.
     pub(super) fn add_lane(&mut self, lane: Lane) -> i64 {
         self.lanes.push(LaneTotal::new(lane));
         number_of(self.lanes.len() - 1)
     }
 
-    /// The lane of a number.
+    /// The lane with this number.
     pub(super) fn lane(&self, number: i64) -> Option<&LaneTotal> {
         self.lanes.get(index_of(number)?)
     }
 
-    /// How many more wait in a lane; less, if negative.
-    pub(super) fn queued(&mut self, number: i64, more: i64) {
+    /// Adds to the queued events of a lane.
+    pub(super) fn add_queued(&mut self, number: i64, more: i64) {
         if let Some(lane) = index_of(number).and_then(|index| self.lanes.get_mut(index)) {
             lane.queued = lane.queued.saturating_add_signed(more);
         }
     }
 
-    /// So many more of a lane have not ended, which take so much; less, if negative.
-    pub(super) fn waits(&mut self, number: i64, more: i64, more_bytes: i64) {
+    /// Adds to the events of a lane that have not ended, and to their bytes.
+    pub(super) fn add_waiting(&mut self, number: i64, more: i64, more_bytes: i64) {
         if let Some(lane) = index_of(number).and_then(|index| self.lanes.get_mut(index)) {
             lane.waiting = lane.waiting.saturating_add_signed(more);
-            // What was damaged on the disk was counted by another size.
+            // A row that was damaged on the disk was added with another size.
             let has_none = lane.waiting == 0;
             lane.waiting_bytes = if has_none { 0 } else { lane.waiting_bytes.saturating_add_signed(more_bytes) };
         }
     }
 
-    /// So many more processed events of a lane are kept, which take so much; less, if negative.
-    pub(super) fn kept(&mut self, number: i64, more: i64, more_bytes: i64) {
+    /// Adds to the processed events of a lane that the store keeps, and to their bytes.
+    pub(super) fn add_kept(&mut self, number: i64, more: i64, more_bytes: i64) {
         self.processed_kept = self.processed_kept.saturating_add_signed(more);
         if let Some(lane) = index_of(number).and_then(|index| self.lanes.get_mut(index)) {
             lane.kept = lane.kept.saturating_add_signed(more);
@@ -163,43 +165,43 @@ impl StoreTotals {
         }
     }
 
-    /// The number of the lane that has the most of something, and how much more that is than of any other.
-    pub(super) fn leader(&self, of: impl Fn(&LaneTotal) -> u64) -> Option<(i64, u64)> {
-        let (index, most) = self.lanes.iter().map(&of).enumerate().max_by_key(|(_, much)| *much)?;
-        let others = self.lanes.iter().map(&of).enumerate().filter(|(other, _)| *other != index);
+    /// The number of the lane with the largest measure, and how much larger that is than any other lane's.
+    pub(super) fn largest_lane(&self, measure: impl Fn(&LaneTotal) -> u64) -> Option<(i64, u64)> {
+        let (index, most) = self.lanes.iter().map(&measure).enumerate().max_by_key(|(_, much)| *much)?;
+        let others = self.lanes.iter().map(&measure).enumerate().filter(|(other, _)| *other != index);
         Some((number_of(index), most - others.map(|(_, much)| much).max().unwrap_or(0)))
     }
 
-    /// Notes that of a lane no processed event is kept up to a place.
-    pub(super) fn keeps_from(&mut self, number: i64, place: i64) {
+    /// Notes that no processed event of a lane is left up to a place.
+    pub(super) fn set_kept_from(&mut self, number: i64, place: i64) {
         if let Some(lane) = index_of(number).and_then(|index| self.lanes.get_mut(index)) {
             lane.kept_from = place;
         }
     }
 
-    /// How many events of a lane have not ended.
+    /// The number of events of a lane that have not ended.
     pub(super) fn waiting_of(&self, lane: &Lane) -> u64 {
         self.lanes.iter().find(|known| known.lane == *lane).map_or(0, |lane| lane.waiting)
     }
 
-    /// What the events of a lane take that have not ended.
+    /// The bytes of the events of a lane that have not ended.
     pub(super) fn waiting_bytes_of(&self, lane: &Lane) -> u64 {
         self.lanes.iter().find(|known| known.lane == *lane).map_or(0, |lane| lane.waiting_bytes)
     }
 
-    /// Everything that has not ended, of each lane no more than it may have.
-    pub(super) fn counted(&self, limits: &LaneLimits) -> u64 {
+    /// The events that have not ended, where no lane counts for more than its limit.
+    pub(super) fn waiting_within_limits(&self, limits: &LaneLimits) -> u64 {
         self.lanes.iter().map(|lane| lane.waiting.min(limits.of(&lane.lane))).sum()
     }
 
-    /// One more event failed so.
-    pub(super) fn failed(&mut self, class: FailureClass) {
+    /// Counts a failed event.
+    pub(super) fn count_failed(&mut self, class: FailureClass) {
         self.counters.failed += 1;
         *self.counters.failed_by_class.entry(class).or_default() += 1;
         self.failed_kept += 1;
     }
 
-    /// The totals as they are told to others.
+    /// The totals as the broker reports them.
     pub(super) fn stats(&self, max_lane_bytes: u64) -> BrokerStats {
         let by_lane =
             |count: fn(&LaneTotal) -> u64| self.lanes.iter().map(|lane| (lane.lane.to_string(), count(lane))).collect();
@@ -221,7 +223,7 @@ impl StoreTotals {
         }
     }
 
-    fn plain(&self) -> [(&'static str, i64); 17] {
+    fn named_totals(&self) -> [(&'static str, i64); 17] {
         let counters = &self.counters;
         [
             ("accepted", signed(counters.accepted)),
@@ -276,11 +278,6 @@ impl StoreTotals {
     }
 }
 
-/// SQLite knows signed numbers only. No total gets so far.
-fn signed(total: u64) -> i64 {
-    i64::try_from(total).unwrap_or(i64::MAX)
-}
-
 fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or_default()
 }
@@ -296,17 +293,17 @@ fn index_of(number: i64) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::embedded::schema;
+    use crate::broker::embedded::store::open_database;
 
     #[test]
     fn totals_are_read_as_they_were_written() {
         let dir = tempfile::tempdir().unwrap();
-        let db = schema::open(&dir.path().join("a.db")).unwrap();
+        let db = open_database(&dir.path().join("a.db")).unwrap();
         let empty = StoreTotals::load(&db).unwrap();
         assert_eq!(empty, StoreTotals { next_number: 1, ..StoreTotals::default() });
         let mut totals = empty.clone();
         for class in FailureClass::ALL {
-            totals.failed(class);
+            totals.count_failed(class);
         }
         totals.counters = EventCounters {
             accepted: 1,
@@ -340,8 +337,8 @@ mod tests {
                 ..LaneTotal::new(name.parse().unwrap())
             });
         }
-        totals.queued(2, 5);
-        totals.queued(2, -2);
+        totals.add_queued(2, 5);
+        totals.add_queued(2, -2);
         totals.save(&empty, &db).unwrap();
         assert_eq!(StoreTotals::load(&db).unwrap(), totals);
         assert_eq!(totals.waiting(), 3 + 9 + 10);

@@ -1,9 +1,10 @@
-//! The one thread that writes: everything that waits is carried out in one transaction, committed once, then answered.
+//! The writer: one thread that runs all waiting jobs as a group, in one transaction, and answers them after the commit.
 //!
-//! What arrives while a group is being committed forms the next one, so that many producers share one fsync and a single
-//! one waits for nobody. No answer leaves before its group is as durable as the most demanding job in it asks. A job that
-//! refuses (`Ok(Err(_))`) must have written nothing; one that fails undoes the whole group, whose jobs are then tried one
-//! by one, so that it spoils nothing but itself.
+//! Jobs that arrive during a commit form the next group. So many producers share one fsync, and a single producer waits for
+//! no other. The commit is as durable as the most demanding job of the group asks.
+//!
+//! A job that refuses (`Ok(Err(_))`) must have written nothing. A job that fails rolls the group back; the writer then runs
+//! each job of the group alone, so that only the failing one fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -12,186 +13,59 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use rusqlite::{CachedStatement, Connection};
+use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::broker::{BrokerOptions, Error, LaneLimits};
 use crate::clock;
 
-use super::append;
-use super::bulk::BulkInsert;
-use super::checkpoint::{Checkpointer, WalProgress};
-use super::directory::StoreDirectory;
-use super::fault::{SqliteFault, StoreCondition};
+use super::bulk_insert::BulkInsert;
 use super::leases::{LeaseChange, LeaseTable};
-use super::settle;
+use super::statements::HotStatements;
+use super::step::{CommitMode, JobKind, WriteJob, WriteStep, job};
+use super::store::{Checkpointer, SqliteFault, StoreCondition, StoreDirectory, WalProgress};
 use super::totals::StoreTotals;
 
-/// The most jobs of one group, and about the most that they write: bounds how long the first one waits for the last, and
-/// how much longer the log becomes.
+/// The most jobs of a group, and about the most bytes that they write. Bounds how long the first job waits for the last,
+/// and how far a group extends the log.
 const MAX_GROUP: usize = 512;
 const MAX_GROUP_BYTES: usize = 8 * 1024 * 1024;
-/// Jobs that wait for the writer. More are turned away or wait themselves.
-const QUEUE: usize = 4_096;
+/// The most jobs that wait for the writer. More callers wait or are refused.
+const MAX_WAITING_JOBS: usize = 4_096;
 
-/// How often, and how long each time, a group waits for another program that holds the database. It is told after the
-/// first time.
+/// How often a group tries to begin while another program holds the database, and how long each try waits. The first
+/// failure is logged.
 const HELD_TRIES: usize = 5;
 pub(super) const HELD_WAIT: Duration = Duration::from_secs(1);
 
-/// How durable the commit of a job has to be before its answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum CommitMode {
-    /// Survives the death of the process; a power cut may undo it, never without what came after. For steps that a
-    /// restart would do again.
-    Written,
-    /// Survives a power cut.
-    Synced,
-}
-
-/// What a job works with.
-pub(super) struct WriteStep<'a> {
-    pub(super) db: &'a Connection,
-    pub(super) often: HotStatements<'a>,
-    /// Where new events wait to be written together; `None` if each is to be written by itself. Empty when a job runs that
-    /// may look at events.
-    pub(super) bulk: Option<BulkInsert>,
-    pub(super) totals: &'a mut StoreTotals,
-    pub(super) changes: &'a mut Vec<LeaseChange>,
-    pub(super) options: &'a BrokerOptions,
-    pub(super) limits: &'a LaneLimits,
-    /// Which opening of the store this is.
-    pub(super) opening: i64,
-    /// By the wall clock.
-    pub(super) now_ms: i64,
-    /// Why nothing new may be taken in: the disk is nearly full.
-    pub(super) no_room: Option<&'a str>,
-    /// How many pages the log has before this group.
-    pub(super) log_pages: i64,
-    /// To be set when the database became smaller: the disk has that back only once the log is moved.
-    pub(super) has_shrunk: &'a mut bool,
-}
-
-/// The statements that every event needs, ready for a whole group: taking one from the connection's cache hashes, copies
-/// and compares its text, which is a good part of what carrying it out takes.
-pub(super) struct HotStatements<'a> {
-    pub(super) insert_event: CachedStatement<'a>,
-    pub(super) insert_body: CachedStatement<'a>,
-    pub(super) end: CachedStatement<'a>,
-}
-
-impl<'a> HotStatements<'a> {
-    fn of(db: &'a Connection) -> rusqlite::Result<Self> {
-        Ok(Self {
-            insert_event: db.prepare_cached(append::INSERT_EVENT)?,
-            insert_body: db.prepare_cached(append::INSERT_BODY)?,
-            end: db.prepare_cached(settle::END)?,
-        })
-    }
-}
-
-impl WriteStep<'_> {
-    fn write_bulk(&mut self) -> rusqlite::Result<()> {
-        self.bulk.as_mut().map_or(Ok(()), |bulk| bulk.write(self.db))
-    }
-}
-
-/// What the writer has to know of a job before it runs.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct JobKind {
-    commit: CommitMode,
-    /// It looks at no event, so that those of the jobs before it need not be written yet.
-    only_appends: bool,
-    /// About how much it writes.
-    size_bytes: usize,
-}
-
-impl JobKind {
-    /// A job that appends so much and does nothing else.
-    pub(super) fn appends(size_bytes: usize) -> Self {
-        Self { commit: CommitMode::Synced, only_appends: true, size_bytes }
-    }
-
-    /// A job of which it is known how much it writes.
-    pub(super) fn writes(commit: CommitMode, size_bytes: usize) -> Self {
-        Self { commit, only_appends: false, size_bytes }
-    }
-}
-
-impl From<CommitMode> for JobKind {
-    /// A job that writes little, or a piece of something that was cut into pieces.
-    fn from(commit: CommitMode) -> Self {
-        Self::writes(commit, 0)
-    }
-}
-
-/// A unit of work for the writer.
-trait WriteJob: Send {
-    fn kind(&self) -> JobKind;
-    /// May be called again after the group was undone.
-    fn run(&mut self, step: &mut WriteStep<'_>) -> rusqlite::Result<()>;
-    fn finish(self: Box<Self>, fault: Option<&Error>);
-}
-
-struct TypedJob<T, W> {
-    kind: JobKind,
-    work: W,
-    done: Option<Result<T, Error>>,
-    answer: oneshot::Sender<Result<T, Error>>,
-}
-
-impl<T, W> WriteJob for TypedJob<T, W>
-where
-    T: Send,
-    W: FnMut(&mut WriteStep<'_>) -> rusqlite::Result<Result<T, Error>> + Send,
-{
-    fn kind(&self) -> JobKind {
-        self.kind
-    }
-
-    fn run(&mut self, step: &mut WriteStep<'_>) -> rusqlite::Result<()> {
-        self.done = Some((self.work)(step)?);
-        Ok(())
-    }
-
-    fn finish(self: Box<Self>, fault: Option<&Error>) {
-        let answer = match fault {
-            Some(fault) => Err(fault.clone()),
-            None => self.done.unwrap_or_else(|| Err(Error::unknown("the step was not carried out"))),
-        };
-        // Whoever asked may have gone; what was done stays done.
-        let _ = self.answer.send(answer);
-    }
-}
-
-/// Hands work to the thread. When the last one is dropped the thread ends; [`Writer::stop`] ends it in good order.
+/// Hands jobs to the writer thread. Dropping it ends the thread; [`StoreWriter::stop`] also empties the log.
 pub(super) struct StoreWriter {
     jobs: Mutex<Option<mpsc::Sender<Box<dyn WriteJob>>>>,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
-    tidy: Arc<AtomicBool>,
+    ends_cleanly: Arc<AtomicBool>,
     condition: StoreCondition,
 }
 
 impl StoreWriter {
-    /// Starts the thread. The receiver is told when it ends, and loses its sender if it panics.
+    /// Starts the thread. The receiver resolves when the thread ends, and fails if it panics.
     ///
     /// # Errors
-    /// The operating system gives no thread.
-    pub(super) fn start(mut core: WriterThread) -> std::io::Result<(Self, oneshot::Receiver<()>)> {
-        let (jobs, waiting) = mpsc::channel(QUEUE);
+    /// The operating system cannot start a thread.
+    pub(super) fn start(mut writer: WriterThread) -> std::io::Result<(Self, oneshot::Receiver<()>)> {
+        let (jobs, waiting) = mpsc::channel(MAX_WAITING_JOBS);
         let (ended, end) = oneshot::channel();
-        let (tidy, condition) = (core.tidy.clone(), core.condition.clone());
+        let (ends_cleanly, condition) = (writer.ends_cleanly.clone(), writer.condition.clone());
         let thread = thread::Builder::new().name("embedded-writer".into()).spawn(move || {
-            let _guard = PanicGuard(core.condition.clone());
-            core.run(waiting);
-            // The lock on the directory is given up before the end is told.
-            drop(core);
+            let _guard = PanicGuard(writer.condition.clone());
+            writer.run(waiting);
+            // Unlock the directory before anyone learns that the thread ended.
+            drop(writer);
             let _ = ended.send(());
         })?;
-        Ok((Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), tidy, condition }, end))
+        Ok((Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), ends_cleanly, condition }, end))
     }
 
-    /// Has work done, and waits for room in the queue if need be. If the future is dropped, the work is done or not.
+    /// Runs a job and returns its answer. Waits while the queue is full. If the future is dropped the job may still run.
     pub(super) async fn run<T, W>(&self, kind: impl Into<JobKind>, work: W) -> Result<T, Error>
     where
         T: Send + 'static,
@@ -202,7 +76,7 @@ impl StoreWriter {
         answered(answer.await)
     }
 
-    /// As [`Self::run`], but turned away when the queue is full.
+    /// As [`Self::run`], but refuses when the queue is full.
     pub(super) async fn try_run<T, W>(&self, kind: impl Into<JobKind>, work: W) -> Result<T, Error>
     where
         T: Send + 'static,
@@ -211,16 +85,16 @@ impl StoreWriter {
         let (job, answer) = job(kind.into(), work);
         self.queue()?.try_send(job).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => {
-                Error::refused(format!("{QUEUE} requests wait for the store already"))
+                Error::refused(format!("{MAX_WAITING_JOBS} requests wait for the store already"))
             }
             mpsc::error::TrySendError::Closed(_) => self.closed(),
         })?;
         answered(answer.await)
     }
 
-    /// Does what waits, moves the log into the database and ends the thread. Blocks until that is done.
+    /// Runs the waiting jobs, moves the log into the database and ends the thread. Blocks until then.
     pub(super) fn stop(&self) {
-        self.tidy.store(true, Ordering::Relaxed);
+        self.ends_cleanly.store(true, Ordering::Relaxed);
         self.end();
     }
 
@@ -244,26 +118,17 @@ impl StoreWriter {
 }
 
 impl Drop for StoreWriter {
-    /// Waits for the work under way, so that the directory is free afterwards.
+    /// Waits for the group under way, so that the directory is free afterwards.
     fn drop(&mut self) {
         self.end();
     }
-}
-
-fn job<T, W>(kind: JobKind, work: W) -> (Box<dyn WriteJob>, oneshot::Receiver<Result<T, Error>>)
-where
-    T: Send + 'static,
-    W: FnMut(&mut WriteStep<'_>) -> rusqlite::Result<Result<T, Error>> + Send + 'static,
-{
-    let (answer, answered) = oneshot::channel();
-    (Box::new(TypedJob { kind, work, done: None, answer }), answered)
 }
 
 fn answered<T>(answer: Result<Result<T, Error>, oneshot::error::RecvError>) -> Result<T, Error> {
     answer.unwrap_or_else(|_| Err(Error::unknown("the thread that writes ended")))
 }
 
-/// Tells everybody when the thread did not end by itself.
+/// Marks the store as failed if the thread panics.
 struct PanicGuard(StoreCondition);
 
 impl Drop for PanicGuard {
@@ -274,28 +139,30 @@ impl Drop for PanicGuard {
     }
 }
 
-/// What belongs to the thread.
+/// The state of the writer thread.
 pub(super) struct WriterThread {
     pub(super) db: Connection,
     pub(super) options: BrokerOptions,
-    /// How much may wait; set anew when plugins change.
+    /// The limits of waiting events; replaced when the plugins change.
     pub(super) limits: Arc<ArcSwap<LaneLimits>>,
     pub(super) opening: i64,
-    /// As they will be after the group under way.
+    /// The totals with the group under way.
     pub(super) totals: StoreTotals,
-    /// As they were after the last commit.
-    pub(super) board: watch::Sender<StoreTotals>,
+    /// The totals after the last commit.
+    pub(super) committed: watch::Sender<StoreTotals>,
     pub(super) leases: Arc<LeaseTable>,
     pub(super) condition: StoreCondition,
     pub(super) checkpoints: Checkpointer,
     pub(super) log: WalProgress,
-    pub(super) synced: CommitMode,
-    /// The next number as the last synced commit left it.
+    /// The durability that `PRAGMA synchronous` is set to.
+    pub(super) commit_mode: CommitMode,
+    /// The next number after the last synced commit.
     pub(super) synced_number: Arc<AtomicI64>,
-    pub(super) tidy: Arc<AtomicBool>,
+    /// Whether the thread empties the log when it ends.
+    pub(super) ends_cleanly: Arc<AtomicBool>,
     /// The group under way made the database smaller.
     pub(super) has_shrunk: bool,
-    /// Kept locked until the database is closed.
+    /// Stays locked until the database is closed.
     pub(super) directory: Arc<StoreDirectory>,
 }
 
@@ -312,31 +179,33 @@ impl WriterThread {
                 size_bytes += job.kind().size_bytes;
                 group.push(job);
             }
-            self.carry_out(std::mem::take(&mut group), Some(BulkInsert::default()));
+            self.run_group(std::mem::take(&mut group), Some(BulkInsert::default()));
         }
-        if self.tidy.load(Ordering::Relaxed) && self.condition.usable().is_ok() {
+        if self.ends_cleanly.load(Ordering::Relaxed) && self.condition.usable().is_ok() {
             self.checkpoints.finish(&self.db);
         }
     }
 
-    /// Carries out a group, and commits and answers it as a whole.
-    fn carry_out(&mut self, mut group: Vec<Box<dyn WriteJob>>, bulk: Option<BulkInsert>) {
+    /// Runs a group in one transaction, and then answers its jobs.
+    fn run_group(&mut self, mut group: Vec<Box<dyn WriteJob>>, bulk: Option<BulkInsert>) {
         if let Err(reason) = self.condition.usable() {
             return group.into_iter().for_each(|job| job.finish(Some(&reason)));
         }
         let mut changes = Vec::new();
         let is_bulk = bulk.is_some();
-        match self.transact(&mut group, &mut changes, bulk) {
+        match self.commit_group(&mut group, &mut changes, bulk) {
             Ok(()) => {
-                // A commit that changed nothing was not synced, and those before it need not be.
-                if self.synced == CommitMode::Synced && self.totals.next_number != self.board.borrow().next_number {
+                // SQLite does not sync a commit without changes, and then earlier commits may not be synced either.
+                if self.commit_mode == CommitMode::Synced
+                    && self.totals.next_number != self.committed.borrow().next_number
+                {
                     self.synced_number.store(self.totals.next_number, Ordering::Relaxed);
                 }
                 self.leases.apply(&changes);
-                self.board.send_if_modified(|board| {
-                    let differs = *board != self.totals;
+                self.committed.send_if_modified(|committed| {
+                    let differs = *committed != self.totals;
                     if differs {
-                        board.clone_from(&self.totals);
+                        committed.clone_from(&self.totals);
                     }
                     differs
                 });
@@ -345,15 +214,15 @@ impl WriterThread {
                 if std::mem::take(&mut self.has_shrunk) {
                     self.checkpoints.wake();
                 }
-                self.checkpoints.spread(&self.db, log_pages);
+                self.checkpoints.after_commit(&self.db, log_pages);
             }
             Err(error) => {
-                let fault = SqliteFault::of(&error);
+                let fault = SqliteFault::classify(&error);
                 self.condition.note(&fault);
-                self.totals.clone_from(&self.board.borrow());
-                // Who holds the file holds it against every job of the group, and each would wait for it in vain.
+                self.totals.clone_from(&self.committed.borrow());
+                // While another program holds the file, each job of the group would wait for it in vain.
                 if (group.len() > 1 || is_bulk) && !matches!(fault, SqliteFault::Final(_) | SqliteFault::Busy(_)) {
-                    return group.into_iter().for_each(|job| self.carry_out(vec![job], None));
+                    return group.into_iter().for_each(|job| self.run_group(vec![job], None));
                 }
                 let answer = fault.answer();
                 group.into_iter().for_each(|job| job.finish(Some(&answer)));
@@ -361,17 +230,17 @@ impl WriterThread {
         }
     }
 
-    fn transact(
+    fn commit_group(
         &mut self,
         group: &mut [Box<dyn WriteJob>],
         changes: &mut Vec<LeaseChange>,
         bulk: Option<BulkInsert>,
     ) -> rusqlite::Result<()> {
         let commit = group.iter().map(|job| job.kind().commit).max().unwrap_or(CommitMode::Synced);
-        if self.synced != commit {
+        if self.commit_mode != commit {
             let level = if commit == CommitMode::Synced { "FULL" } else { "NORMAL" };
             self.db.pragma_update(None, "synchronous", level)?;
-            self.synced = commit;
+            self.commit_mode = commit;
         }
         let no_room = self.checkpoints.shortage(&self.db, self.directory.path())?;
         if let Some(shortage) = &no_room {
@@ -379,11 +248,11 @@ impl WriterThread {
             self.checkpoints.wake();
         }
         self.begin()?;
-        let done = self.fill(group, changes, bulk, no_room.as_deref());
-        if done.is_err() && !self.db.is_autocommit() {
+        let result = self.run_jobs(group, changes, bulk, no_room.as_deref());
+        if result.is_err() && !self.db.is_autocommit() {
             self.db.prepare_cached("ROLLBACK")?.execute([])?;
         }
-        done
+        result
     }
 
     fn begin(&self) -> rusqlite::Result<()> {
@@ -391,8 +260,8 @@ impl WriterThread {
         for left in (0..HELD_TRIES).rev() {
             match begin.execute([]) {
                 Ok(_) => break,
-                Err(error) if matches!(SqliteFault::of(&error), SqliteFault::Busy(_)) => {
-                    self.condition.held(&error.to_string());
+                Err(error) if matches!(SqliteFault::classify(&error), SqliteFault::Busy(_)) => {
+                    self.condition.set_locked(&error.to_string());
                     if left == 0 {
                         return Err(error);
                     }
@@ -400,11 +269,11 @@ impl WriterThread {
                 Err(error) => return Err(error),
             }
         }
-        self.condition.released();
+        self.condition.set_unlocked();
         Ok(())
     }
 
-    fn fill(
+    fn run_jobs(
         &mut self,
         group: &mut [Box<dyn WriteJob>],
         changes: &mut Vec<LeaseChange>,
@@ -415,7 +284,7 @@ impl WriterThread {
         {
             let mut step = WriteStep {
                 db: &self.db,
-                often: HotStatements::of(&self.db)?,
+                statements: HotStatements::prepare(&self.db)?,
                 bulk,
                 totals: &mut self.totals,
                 changes,
@@ -435,7 +304,7 @@ impl WriterThread {
             }
             step.write_bulk()?;
         }
-        self.totals.save(&self.board.borrow(), &self.db)?;
+        self.totals.save(&self.committed.borrow(), &self.db)?;
         self.db.prepare_cached("COMMIT")?.execute([])?;
         Ok(())
     }

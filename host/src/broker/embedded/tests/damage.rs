@@ -70,7 +70,7 @@ async fn flipped_bytes_are_said_and_never_handed_to_a_handler() {
             assert!(ids.contains(&delivery.record.event.id), "seed {seed}, round {round}, byte {place}");
             assert_eq!(delivery.record.event.data, expected, "seed {seed}, round {round}, byte {place}");
         }
-        let bad = broker.list_ended(all(EndedAs::Failed)).await.map_or(0, |page| page.records.len());
+        let bad = broker.list_ended(all(EndKind::Failed)).await.map_or(0, |page| page.records.len());
         noticed += usize::from(bad > 0);
     }
     assert!(refused > 0 && noticed > 0, "seed {seed}: {refused} refused, {noticed} noticed later");

@@ -9,13 +9,21 @@ mod room;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 
-use super::*;
-use crate::broker::{BrokerOptions, EndKind as EndedAs, LaneDemand, contract};
+use super::broker::MAX_WAIT;
+use super::step::CommitMode;
+use super::{BackupError, EmbeddedBroker, EmbeddedOpenError, history};
+use crate::broker::{
+    AcceptedEvent, AppendRequest, Broker, BrokerOptions, ClaimRequest, Delivery, EndKind, EndedQuery, Error, EventLog,
+    Lane, LaneDemand, Receipt, ReplayOutcome, SettleOutcome, SettleRequest, WorkQueue, contract,
+};
+use crate::clock;
 use crate::event::{
-    AttemptRecord, DEFAULT_SOURCE, DeliveryStart, Event, EventData, EventRecord, EventType, Idempotency, Timestamp,
+    AttemptRecord, DEFAULT_SOURCE, DeliveryStart, Event, EventData, EventId, EventRecord, EventState, EventType,
+    FailureClass, Idempotency, Settlement, Timestamp,
 };
 use crate::shutdown::TaskGroup;
 
@@ -72,7 +80,7 @@ async fn state_of(broker: &EmbeddedBroker, id: EventId) -> Option<EventState> {
     broker.find_event(id).await.unwrap().map(|found| found.state)
 }
 
-fn all(ending: EndedAs) -> EndedQuery {
+fn all(ending: EndKind) -> EndedQuery {
     EndedQuery::all(ending, 2)
 }
 
@@ -214,18 +222,18 @@ async fn history_is_paged_from_the_newest_and_filtered() {
             }
         }
     };
-    assert_eq!(pages(all(EndedAs::Processed)).await, processed);
-    assert_eq!(pages(all(EndedAs::Failed)).await, []);
+    assert_eq!(pages(all(EndKind::Processed)).await, processed);
+    assert_eq!(pages(all(EndKind::Failed)).await, []);
     let odd: EventType = "odd".parse().unwrap();
     assert_eq!(
-        pages(EndedQuery { event_type: Some(odd), ..all(EndedAs::Processed) }).await,
+        pages(EndedQuery { event_type: Some(odd), ..all(EndKind::Processed) }).await,
         [processed[1], processed[3]]
     );
     let future = Some(clock::now().plus_ms(10_000));
-    assert_eq!(pages(EndedQuery { since: future, ..all(EndedAs::Processed) }).await, []);
-    assert_eq!(pages(EndedQuery { until: future, ..all(EndedAs::Processed) }).await, processed);
-    assert_eq!(pages(EndedQuery { until: Some(Timestamp::from_unix_ms(0)), ..all(EndedAs::Processed) }).await, []);
-    let nonsense = EndedQuery { cursor: Some("nonsense".into()), ..all(EndedAs::Processed) };
+    assert_eq!(pages(EndedQuery { since: future, ..all(EndKind::Processed) }).await, []);
+    assert_eq!(pages(EndedQuery { until: future, ..all(EndKind::Processed) }).await, processed);
+    assert_eq!(pages(EndedQuery { until: Some(Timestamp::from_unix_ms(0)), ..all(EndKind::Processed) }).await, []);
+    let nonsense = EndedQuery { cursor: Some("nonsense".into()), ..all(EndKind::Processed) };
     assert_eq!(broker.list_ended(nonsense).await, Err(Error::BadCursor));
 }
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::*;
+use crate::broker::EventCounters;
 
 const LANES: [&str; 3] = ["a", "b", "_"];
 const FAR_MS: u64 = 3_600_000;
@@ -31,7 +32,7 @@ struct StoreModel {
     done: HashMap<EventId, SettleRequest>,
     stale: Vec<SettleRequest>,
     ended: [Vec<EventId>; 2],
-    counters: super::super::super::EventCounters,
+    counters: EventCounters,
 }
 
 fn name(lane: &Lane) -> &'static str {
@@ -278,8 +279,8 @@ impl ModelRun {
         // In which order they came is seen by claiming; here it is read from the store.
         let mut order: Vec<(i64, EventId)> = Vec::new();
         for id in due {
-            let standing = self.broker().readers.read(move |db| history::event(db, id)).await.unwrap().unwrap();
-            order.push((standing.place, id));
+            let stored = self.broker().readers.read(move |db| history::find_event(db, id)).await.unwrap().unwrap();
+            order.push((stored.place, id));
         }
         order.sort();
         for (_, id) in order {
@@ -349,7 +350,7 @@ impl ModelRun {
         );
         assert_eq!(stats.depth.processed_kept, self.model.count(|it| *it == ModelStanding::Processed));
         assert_eq!(stats.depth.failed_kept, self.model.count(|it| *it == ModelStanding::Failed));
-        for (ending, expected) in [EndedAs::Processed, EndedAs::Failed].into_iter().zip(&self.model.ended) {
+        for (ending, expected) in [EndKind::Processed, EndKind::Failed].into_iter().zip(&self.model.ended) {
             let page = broker.list_ended(EndedQuery { limit: 1_000, ..all(ending) }).await.unwrap();
             assert_eq!(&page.records.iter().map(|it| it.event.id).collect::<Vec<_>>(), expected);
         }

@@ -1,4 +1,4 @@
-//! The states of an event as they are written in the column `state`. See `schema/1.sql` for what goes with each.
+//! The values of the column `state`. `store/schema/1.sql` says what the other columns hold in each state.
 
 use crate::event::{EventRecord, EventState};
 
@@ -8,8 +8,8 @@ pub(super) const DUE: i64 = 2;
 pub(super) const PROCESSED: i64 = 3;
 pub(super) const FAILED: i64 = 4;
 
-/// The state of this record as it is called everywhere else. `None` for a number that is no state.
-pub(super) fn named(state: i64, record: &EventRecord) -> Option<EventState> {
+/// The state of a record whose column `state` holds `state`; `None` for an unknown number.
+pub(super) fn event_state(state: i64, record: &EventRecord) -> Option<EventState> {
     Some(match state {
         QUEUED => EventState::Queued,
         RUNNING => EventState::Running,

@@ -1,7 +1,7 @@
-//! What plugins keep between events: read beside the writer, written in the step that ends an attempt.
+//! Plugin state. Readers read it beside the writer; the step that settles a delivery writes it.
 //!
-//! A key whose time is over is nothing to everybody, also before it is forgotten. Its row stays until then, so that the
-//! number of keys is the number of rows.
+//! A state key past its time reads as absent. Its row stays until [`expire`] deletes it, so the count of keys is the
+//! number of rows.
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -10,13 +10,12 @@ use crate::broker::{Error, ExportedState};
 use crate::event::{StateStep, StateWrite, StoredValue, Timestamp, add_to_counter, stored_size_bytes};
 
 use super::columns::{UnreadableRow, state_checksum};
-use super::retention::MoreWork;
-use super::writer::WriteStep;
+use super::step::{MoreWork, WriteStep};
 
-/// The most keys that one call forgets.
-const MAX_FORGOTTEN: i64 = 250;
+/// The most keys that one call deletes.
+const MAX_DELETED: i64 = 250;
 
-/// A key as it stands in the database, its time not yet over.
+/// The row of a state key that has not expired.
 struct StateRow {
     version: i64,
     until: Option<i64>,
@@ -24,10 +23,10 @@ struct StateRow {
     checksum: i64,
 }
 
-/// What is kept under a key.
+/// Reads the value of a state key.
 ///
 /// # Errors
-/// The inner one if the row was damaged.
+/// The inner one says that the row is damaged.
 pub(super) fn read(
     db: &Connection,
     plugin: &str,
@@ -42,26 +41,26 @@ pub(super) fn read(
         })
         .optional()?;
     let Some((space, keys, size_bytes)) = space else { return Ok(Ok(StoredValue::default())) };
-    let nothing = StoredValue { keys, size_bytes, ..StoredValue::default() };
-    Ok(Ok(match row(db, space, key, now_ms)? {
-        None => nothing,
+    let absent = StoredValue { keys, size_bytes, ..StoredValue::default() };
+    Ok(Ok(match read_row(db, space, key, now_ms)? {
+        None => absent,
         Some(row) if i64::from(state_checksum(plugin, key, &row.value)) != row.checksum => {
             return Ok(Err(UnreadableRow::new("the checksum of the plugin's state does not match")));
         }
         Some(row) => StoredValue {
             value: Some(Bytes::from(row.value)),
             version: u64::try_from(row.version).unwrap_or_default(),
-            ..nothing
+            ..absent
         },
     }))
 }
 
-/// Whether all that an attempt has seen is still so, and its increments can be made.
-pub(super) fn is_current(step: &WriteStep<'_>, state: &StateStep) -> rusqlite::Result<bool> {
+/// Whether the state that a handler read is unchanged, and its increments are possible.
+pub(super) fn can_apply(step: &WriteStep<'_>, state: &StateStep) -> rusqlite::Result<bool> {
     let space = space_of(step.db, &state.plugin)?;
     let row_of = |key: &str| match space {
         None => Ok(None),
-        Some(space) => row(step.db, space, key, step.now_ms),
+        Some(space) => read_row(step.db, space, key, step.now_ms),
     };
     for (key, version) in &state.expected {
         if row_of(key)?.map_or(0, |row| row.version) != i64::try_from(*version).unwrap_or(i64::MAX) {
@@ -78,52 +77,58 @@ pub(super) fn is_current(step: &WriteStep<'_>, state: &StateStep) -> rusqlite::R
     Ok(true)
 }
 
-/// Writes what [`is_current`] found to be possible.
-pub(super) fn write(step: &mut WriteStep<'_>, state: &StateStep) -> rusqlite::Result<()> {
+/// Applies the writes of a handler, after [`can_apply`] returned true.
+pub(super) fn apply(step: &mut WriteStep<'_>, state: &StateStep) -> rusqlite::Result<()> {
     if state.writes.is_empty() {
         return Ok(());
     }
-    let space = make_space(step, &state.plugin)?;
+    let space = ensure_space(step, &state.plugin)?;
     for (key, write) in &state.writes {
         match write {
-            StateWrite::Delete => delete(step, space, key)?,
+            StateWrite::Delete => delete_key(step, space, key)?,
             StateWrite::Set { value, ttl_ms } => {
                 let until = ttl_ms.map(|ttl_ms| step.now_ms.saturating_add_unsigned(ttl_ms));
-                put(step, (space, &state.plugin), key, value, until)?;
+                put_value(step, (space, &state.plugin), key, value, until)?;
             }
             StateWrite::Add(delta) => {
-                let before = row(step.db, space, key, step.now_ms)?;
+                let before = read_row(step.db, space, key, step.now_ms)?;
                 let sum = add_to_counter(before.as_ref().map(|row| &row.value[..]), *delta).unwrap_or_default();
-                put(step, (space, &state.plugin), key, sum.to_string().as_bytes(), before.and_then(|row| row.until))?;
+                put_value(
+                    step,
+                    (space, &state.plugin),
+                    key,
+                    sum.to_string().as_bytes(),
+                    before.and_then(|row| row.until),
+                )?;
             }
         }
     }
     Ok(())
 }
 
-/// Forgets keys whose time is over.
-pub(super) fn forget(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
-    let over: Vec<(i64, String)> = step
+/// Deletes expired keys.
+pub(super) fn expire(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
+    let expired: Vec<(i64, String)> = step
         .db
         .prepare_cached(
             "SELECT space, key FROM state INDEXED BY state_by_until WHERE until <= ?1 ORDER BY until LIMIT ?2",
         )?
-        .query_map((step.now_ms, MAX_FORGOTTEN), |row| Ok((row.get(0)?, row.get(1)?)))?
+        .query_map((step.now_ms, MAX_DELETED), |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
-    for (space, key) in &over {
-        delete(step, *space, key)?;
+    for (space, key) in &expired {
+        delete_key(step, *space, key)?;
     }
-    Ok(Ok(over.len() as i64 == MAX_FORGOTTEN))
+    Ok(Ok(expired.len() as i64 == MAX_DELETED))
 }
 
-/// Keeps what another store kept, unless there is something under the key. Whether it did.
+/// Writes a value from another store, unless the key has one. Returns whether it was written.
 pub(super) fn restore(step: &mut WriteStep<'_>, exported: &ExportedState) -> rusqlite::Result<bool> {
     let ExportedState { plugin, key, value, until } = exported;
-    let space = make_space(step, plugin)?;
-    if row(step.db, space, key, step.now_ms)?.is_some() {
+    let space = ensure_space(step, plugin)?;
+    if read_row(step.db, space, key, step.now_ms)?.is_some() {
         return Ok(false);
     }
-    put(step, (space, plugin), key, value, until.map(Timestamp::unix_ms))?;
+    put_value(step, (space, plugin), key, value, until.map(Timestamp::unix_ms))?;
     Ok(true)
 }
 
@@ -133,7 +138,7 @@ fn space_of(db: &Connection, plugin: &str) -> rusqlite::Result<Option<i64>> {
         .optional()
 }
 
-fn make_space(step: &WriteStep<'_>, plugin: &str) -> rusqlite::Result<i64> {
+fn ensure_space(step: &WriteStep<'_>, plugin: &str) -> rusqlite::Result<i64> {
     match space_of(step.db, plugin)? {
         Some(space) => Ok(space),
         None => step
@@ -143,7 +148,7 @@ fn make_space(step: &WriteStep<'_>, plugin: &str) -> rusqlite::Result<i64> {
     }
 }
 
-fn row(db: &Connection, space: i64, key: &str, now_ms: i64) -> rusqlite::Result<Option<StateRow>> {
+fn read_row(db: &Connection, space: i64, key: &str, now_ms: i64) -> rusqlite::Result<Option<StateRow>> {
     db.prepare_cached(
         "SELECT version, until, value, checksum FROM state WHERE space = ?1 AND key = ?2 \
          AND (until IS NULL OR until > ?3)",
@@ -154,14 +159,14 @@ fn row(db: &Connection, space: i64, key: &str, now_ms: i64) -> rusqlite::Result<
     .optional()
 }
 
-fn put(
+fn put_value(
     step: &mut WriteStep<'_>,
     (space, plugin): (i64, &str),
     key: &str,
     value: &[u8],
     until: Option<i64>,
 ) -> rusqlite::Result<()> {
-    let (version, checksum) = (step.totals.next_number(), state_checksum(plugin, key, value));
+    let (version, checksum) = (step.totals.take_number(), state_checksum(plugin, key, value));
     let before: Option<i64> = step
         .db
         .prepare_cached("SELECT octet_length(value) FROM state WHERE space = ?1 AND key = ?2")?
@@ -175,7 +180,7 @@ fn put(
                     "UPDATE state SET version = ?3, until = ?4, value = ?5, checksum = ?6 WHERE space = ?1 AND key = ?2",
                 )?
                 .execute(params![space, key, version, until, value, checksum])?;
-            count(step, space, 0, value_bytes - before_bytes)
+            add_to_counts(step, space, 0, value_bytes - before_bytes)
         }
         None => {
             step.db
@@ -183,35 +188,35 @@ fn put(
                     "INSERT INTO state (space, key, version, until, value, checksum) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 )?
                 .execute(params![space, key, version, until, value, checksum])?;
-            count(step, space, 1, taken(key, value_bytes))
+            add_to_counts(step, space, 1, key_bytes(key, value_bytes))
         }
     }
 }
 
-fn delete(step: &mut WriteStep<'_>, space: i64, key: &str) -> rusqlite::Result<()> {
+fn delete_key(step: &mut WriteStep<'_>, space: i64, key: &str) -> rusqlite::Result<()> {
     let deleted: Option<i64> = step
         .db
         .prepare_cached("DELETE FROM state WHERE space = ?1 AND key = ?2 RETURNING octet_length(value)")?
         .query_row((space, key), |row| row.get(0))
         .optional()?;
-    deleted.map_or(Ok(()), |value_bytes| count(step, space, -1, -taken(key, value_bytes)))
+    deleted.map_or(Ok(()), |value_bytes| add_to_counts(step, space, -1, -key_bytes(key, value_bytes)))
 }
 
-/// What a key takes with a value of so many bytes.
-fn taken(key: &str, value_bytes: i64) -> i64 {
+/// The bytes that a key and its value count for.
+fn key_bytes(key: &str, value_bytes: i64) -> i64 {
     i64::try_from(stored_size_bytes(key, usize::try_from(value_bytes).unwrap_or_default())).unwrap_or(i64::MAX)
 }
 
-/// Forgets some keys of a plugin; how many, 0 when none is left.
+/// Deletes some keys of a plugin. Returns their number, 0 when none was left.
 pub(super) fn remove(step: &mut WriteStep<'_>, plugin: &str) -> rusqlite::Result<Result<u64, Error>> {
     let Some(space) = space_of(step.db, plugin)? else { return Ok(Ok(0)) };
     let keys: Vec<String> = step
         .db
         .prepare_cached("SELECT key FROM state WHERE space = ?1 LIMIT ?2")?
-        .query_map((space, MAX_FORGOTTEN), |row| row.get(0))?
+        .query_map((space, MAX_DELETED), |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     for key in &keys {
-        delete(step, space, key)?;
+        delete_key(step, space, key)?;
     }
     if keys.is_empty() {
         step.db.execute("UPDATE state_space SET keys = 0, bytes = 0 WHERE number = ?1", [space])?;
@@ -219,7 +224,7 @@ pub(super) fn remove(step: &mut WriteStep<'_>, plugin: &str) -> rusqlite::Result
     Ok(Ok(keys.len() as u64))
 }
 
-fn count(step: &mut WriteStep<'_>, space: i64, more: i64, more_bytes: i64) -> rusqlite::Result<()> {
+fn add_to_counts(step: &mut WriteStep<'_>, space: i64, more: i64, more_bytes: i64) -> rusqlite::Result<()> {
     if more == 0 && more_bytes == 0 {
         return Ok(());
     }

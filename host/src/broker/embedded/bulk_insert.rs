@@ -1,9 +1,10 @@
-//! New events that are written many with one statement.
+//! Bulk insert: writes many new events with one statement.
 //!
-//! A statement for each row opens its tables and finds their ends anew each time, which is a fifth of what SQLite takes for
-//! an append. So rows wait until there are enough of them, or until a job comes that may look at them. That an id is there
-//! already is only found out then, when those who appended have been told the contrary: the group is undone, and carried
-//! out again with a statement for each row.
+//! A statement for each row opens its tables and seeks to their ends each time, which is a fifth of SQLite's cost of an
+//! append. So rows wait until there are enough of them, or until a job runs that may read events.
+//!
+//! A duplicate id shows only when the rows are written, and the appends have an answer by then. The insert then fails; the
+//! writer rolls the group back and runs it again without bulk.
 
 use std::sync::Arc;
 
@@ -39,14 +40,14 @@ macro_rules! into_body {
     };
 }
 
-/// How many rows the statements have, the most first.
+/// The statements by their number of rows, largest first.
 const SIZES: [(usize, &str, &str); 3] = [
     (16, into_event!(sixteen!("(?, ?, ?, ?, ?, 0, ?)")), into_body!(sixteen!("(?, ?, ?, ?)"))),
     (8, into_event!(eight!("(?, ?, ?, ?, ?, 0, ?)")), into_body!(eight!("(?, ?, ?, ?)"))),
     (1, into_event!("(?, ?, ?, ?, ?, 0, ?)"), into_body!("(?, ?, ?, ?)")),
 ];
 
-/// An event to which nothing has happened, on its way to the tables.
+/// The row of a new event without attempts.
 pub(super) struct BulkRow {
     pub(super) number: i64,
     pub(super) state: i64,
@@ -55,12 +56,12 @@ pub(super) struct BulkRow {
     pub(super) body: Arc<BodyColumns>,
 }
 
-/// Rows that wait to be written.
+/// The rows that wait to be written.
 #[derive(Default)]
 pub(super) struct BulkInsert(Vec<BulkRow>);
 
 impl BulkInsert {
-    /// Takes a row, and writes all of them once there are enough for the largest statement.
+    /// Adds a row, and writes all rows once there are enough for the largest statement.
     ///
     /// # Errors
     /// See [`Self::write`].
@@ -69,10 +70,10 @@ impl BulkInsert {
         if self.0.len() == SIZES[0].0 { self.write(db) } else { Ok(()) }
     }
 
-    /// Writes what waits.
+    /// Writes all rows.
     ///
     /// # Errors
-    /// Those of the database, and [`rusqlite::Error::StatementChangedRows`] if an id is there already.
+    /// Those of the database, and [`rusqlite::Error::StatementChangedRows`] if an id exists already.
     pub(super) fn write(&mut self, db: &Connection) -> rusqlite::Result<()> {
         let mut left = self.0.as_slice();
         for (size, into_event, into_body) in SIZES {

@@ -1,8 +1,8 @@
-//! Reads everything that another store can go on with, as it was at one moment.
+//! Snapshot: reads everything that another store can go on with, as of one moment.
 //!
-//! A snapshot is one read transaction on a connection of its own: it sees what was committed when it began, whatever is
-//! committed meanwhile, and holds up nobody, though the log grows for as long as it lasts. It needs no lock on the
-//! directory, so that it may be taken beside the process that owns the store. Each part is read by an index, in order.
+//! A snapshot is one read transaction with its own connection. It sees what was committed when it began and delays nothing,
+//! but the log cannot be restarted meanwhile and grows. It needs no lock on the directory, so it can run beside the process
+//! that owns the store. Each part is read in the order of an index.
 
 use std::path::{Path, PathBuf};
 
@@ -15,21 +15,19 @@ use crate::broker::{
 use crate::clock;
 use crate::event::{EventId, Idempotency, Timestamp};
 
-use super::columns::{RawColumns, record_columns, state_checksum};
-use super::directory::database_in;
-use super::fault::SqliteFault;
-use super::schema::{ConnectionPurpose, SchemaError, connect, recognize};
+use crate::broker::embedded::columns::{RawColumns, record_columns, state_checksum};
+use crate::broker::embedded::store::{ConnectionPurpose, SchemaError, SqliteFault, connect, database_in, recognize};
 
-/// The most things of one part.
+/// The most items of one part.
 const MAX_ITEMS: usize = 250;
 
 /// Why a store cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// There is no store.
+    /// The directory holds no store.
     #[error("there is no store in {0:?}")]
     NoStore(PathBuf),
-    /// The database is of another format, damaged, or not ours.
+    /// The database has another format, is damaged, or belongs to another program.
     #[error("the database in {path:?} cannot be read: {reason}")]
     Database {
         /// The directory.
@@ -39,11 +37,11 @@ pub enum SnapshotError {
     },
 }
 
-/// Begins to read the store in a directory, whether or not a process works with it. Blocks for as long as it takes to
-/// read the log that a crash left.
+/// Begins to read the store in a directory, whether or not a process owns it. Blocks while it reads the log that a crash
+/// left.
 ///
 /// # Errors
-/// See [`SnapshotError`]; trying again does not help before somebody acted.
+/// See [`SnapshotError`]. An operator has to act before another try.
 pub fn snapshot(directory: &Path) -> Result<Box<dyn SnapshotReader>, SnapshotError> {
     let database = database_in(directory);
     if !database.is_file() {
@@ -56,9 +54,9 @@ pub fn snapshot(directory: &Path) -> Result<Box<dyn SnapshotReader>, SnapshotErr
     Ok(Box::new(EmbeddedSnapshot { expected_events: reading.expected_events, reading: Some(reading) }))
 }
 
-/// The parts in their order.
+/// The phases in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum EmbeddedSnapshotPhase {
+enum SnapshotPhase {
     Keys,
     State,
     Running,
@@ -67,7 +65,7 @@ enum EmbeddedSnapshotPhase {
     Failed,
 }
 
-impl EmbeddedSnapshotPhase {
+impl SnapshotPhase {
     fn next(self) -> Option<Self> {
         match self {
             Self::Keys => Some(Self::State),
@@ -79,8 +77,10 @@ impl EmbeddedSnapshotPhase {
         }
     }
 
-    /// Reads the events that follow a place: `?1` and `?2` are the first two columns of the last row. In two parts, since
-    /// of a comparison of pairs only the first is looked up, and a million events may be due at one time.
+    /// The query for the next events: `?1` and `?2` are the first two columns of the last row.
+    ///
+    /// It has two parts, because SQLite looks up only the first column of a pair in the index, and a million events may be
+    /// due at the same time.
     fn query(self) -> &'static str {
         macro_rules! events {
             ($index:literal, $state:literal, $first:literal, $second:literal, $after:expr) => {
@@ -116,10 +116,10 @@ impl EmbeddedSnapshotPhase {
     }
 }
 
-/// A snapshot under way. Dropping it ends its transaction.
+/// A snapshot under way. The drop ends its transaction.
 struct OpenSnapshot {
     db: Connection,
-    phase: Option<EmbeddedSnapshotPhase>,
+    phase: Option<SnapshotPhase>,
     after: (i64, i64),
     after_key: Vec<u8>,
     expected_events: u64,
@@ -131,7 +131,7 @@ impl OpenSnapshot {
     fn begin(db: Connection) -> rusqlite::Result<Self> {
         db.pragma_update(None, "query_only", true)?;
         db.execute_batch("BEGIN")?;
-        // The transaction sees the state of its first read.
+        // The first read fixes the state that the transaction sees.
         let expected: i64 = db.query_row(
             "SELECT coalesce((SELECT sum(queued) FROM lane), 0) + coalesce((SELECT sum(value) FROM total \
              WHERE name IN ('running', 'scheduled', 'failed_kept')), 0)",
@@ -139,21 +139,15 @@ impl OpenSnapshot {
             |row| row.get(0),
         )?;
         let expected_events = u64::try_from(expected).unwrap_or_default();
-        Ok(Self {
-            db,
-            phase: Some(EmbeddedSnapshotPhase::Keys),
-            after: BEGINNING,
-            after_key: Vec::new(),
-            expected_events,
-        })
+        Ok(Self { db, phase: Some(SnapshotPhase::Keys), after: BEGINNING, after_key: Vec::new(), expected_events })
     }
 
-    fn part(&mut self) -> rusqlite::Result<Option<SnapshotPart>> {
+    fn read_part(&mut self) -> rusqlite::Result<Option<SnapshotPart>> {
         while let Some(phase) = self.phase {
             let (part, is_last) = match phase {
-                EmbeddedSnapshotPhase::Keys => self.keys()?,
-                EmbeddedSnapshotPhase::State => self.state()?,
-                _ => self.events(phase)?,
+                SnapshotPhase::Keys => self.read_keys()?,
+                SnapshotPhase::State => self.read_state()?,
+                _ => self.read_events(phase)?,
             };
             if is_last {
                 self.phase = phase.next();
@@ -166,7 +160,7 @@ impl OpenSnapshot {
         Ok(None)
     }
 
-    fn keys(&mut self) -> rusqlite::Result<(SnapshotPart, bool)> {
+    fn read_keys(&mut self) -> rusqlite::Result<(SnapshotPart, bool)> {
         let mut keys = self.db.prepare_cached(
             "SELECT key, fingerprint, id, until FROM idempotency WHERE key > ?1 AND until > ?2 ORDER BY key LIMIT ?3",
         )?;
@@ -183,7 +177,7 @@ impl OpenSnapshot {
         Ok((part, n_rows < MAX_ITEMS))
     }
 
-    fn state(&mut self) -> rusqlite::Result<(SnapshotPart, bool)> {
+    fn read_state(&mut self) -> rusqlite::Result<(SnapshotPart, bool)> {
         let mut state = self.db.prepare_cached(
             "SELECT s.number, p.plugin, s.key, s.until, s.value, s.checksum FROM state AS s \
              JOIN state_space AS p ON p.number = s.space WHERE s.number > ?1 ORDER BY s.number LIMIT ?2",
@@ -214,7 +208,7 @@ impl OpenSnapshot {
         Ok((part, n_rows < MAX_ITEMS))
     }
 
-    fn events(&mut self, phase: EmbeddedSnapshotPhase) -> rusqlite::Result<(SnapshotPart, bool)> {
+    fn read_events(&mut self, phase: SnapshotPhase) -> rusqlite::Result<(SnapshotPart, bool)> {
         let mut events = self.db.prepare_cached(phase.query())?;
         let mut rows = events.query((self.after.0, self.after.1, MAX_ITEMS as i64))?;
         let mut part = SnapshotPart::default();
@@ -236,9 +230,9 @@ impl OpenSnapshot {
     }
 }
 
-/// The thing in a row of [`Phase::query`], or why there is none.
+/// The item in a row of [`SnapshotPhase::query`], or why the row cannot be read.
 fn exported(
-    phase: EmbeddedSnapshotPhase,
+    phase: SnapshotPhase,
     row: &rusqlite::Row<'_>,
     found: &RawColumns,
 ) -> rusqlite::Result<Result<SnapshotItem, String>> {
@@ -249,7 +243,7 @@ fn exported(
             return Ok(Err(format!("{id}: {error}")));
         }
     };
-    if phase == EmbeddedSnapshotPhase::Failed {
+    if phase == SnapshotPhase::Failed {
         let is_failed = record.end.as_ref().is_some_and(|end| end.failure.is_some());
         let id = record.event.id;
         return Ok(if is_failed {
@@ -264,13 +258,13 @@ fn exported(
     Ok(Ok(SnapshotItem::Waiting(ExportedEvent {
         record,
         lane: lane.unwrap_or_else(Lane::unrouted),
-        due: (phase == EmbeddedSnapshotPhase::Due).then(|| Timestamp::from_unix_ms(place)),
+        due: (phase == SnapshotPhase::Due).then(|| Timestamp::from_unix_ms(place)),
     })))
 }
 
-/// A snapshot whose reads happen on threads for blocking work.
+/// A snapshot whose reads run on threads for blocking work.
 struct EmbeddedSnapshot {
-    /// `None` at the end, and after a read that failed or was given up.
+    /// `None` at the end, and after a read that failed or whose future was dropped.
     reading: Option<OpenSnapshot>,
     expected_events: u64,
 }
@@ -283,10 +277,10 @@ impl SnapshotReader for EmbeddedSnapshot {
 
     async fn next(&mut self) -> Result<Option<SnapshotPart>, Error> {
         let Some(mut reading) = self.reading.take() else { return Ok(None) };
-        let read = tokio::task::spawn_blocking(move || reading.part().map(|part| (reading, part))).await;
+        let read = tokio::task::spawn_blocking(move || reading.read_part().map(|part| (reading, part))).await;
         let (reading, part) = match read {
             Ok(Ok(read)) => read,
-            Ok(Err(error)) => return Err(SqliteFault::of(&error).answer()),
+            Ok(Err(error)) => return Err(SqliteFault::classify(&error).answer()),
             Err(_) => return Err(Error::refused("reading the store failed")),
         };
         self.reading = part.is_some().then_some(reading);

@@ -1,14 +1,12 @@
-//! Moves the write-ahead log into the database, spread over time and beside the writer.
+//! Checkpoints: move the write-ahead log into the database, spread over time and beside the writer.
 //!
-//! A thread with a connection of its own copies pages while the writer commits. Under a load that never pauses it cannot
-//! catch up with the last page, and only a log that was moved entirely is begun anew; so when the log has grown long the
-//! writer moves the small rest itself, between two groups. Whoever reads at that moment keeps the log from being begun
-//! anew; so when it has grown twice as long, or room is short, the writer waits a moment for the readers to go. A
-//! checkpoint that fails with an input or output error is final for the broker, as a failed commit is.
+//! A thread with its own connection copies pages while the writer commits. SQLite restarts the log only after the last page
+//! was moved, and under a constant load the thread never catches up. So the writer moves the small rest of a long log
+//! itself, between two groups. A reader at that moment prevents the restart. So when the log is twice as long, or the disk
+//! is nearly full, the writer waits a moment until the readers are done.
+//!
+//! A checkpoint that fails with an input or output error is final for the broker, as a failed commit is.
 
-use std::fs::OpenOptions;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -18,73 +16,32 @@ use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::wal::CheckpointMode;
-use rusqlite::{Connection, MAIN_DB, TransactionBehavior};
+use rusqlite::{Connection, MAIN_DB};
 
-use super::directory::{NOT_IN_PLACE, StoreDirectory, log_of};
+use super::directory::{NOT_IN_PLACE, StoreDirectory};
+use super::disk_space;
 use super::fault::{SqliteFault, StoreCondition};
-use super::room;
-use super::schema::SchemaError;
 
-/// After so many new pages of 4 KiB the thread is woken.
+/// The new pages, of 4 KiB each, after which the thread wakes.
 const WAKE_PAGES: i64 = 1_024;
-/// A log of so many pages, 64 MiB, is moved by the writer.
+/// The pages of a log, 64 MiB, that the writer moves itself.
 const LONG_PAGES: i64 = 16 * 1_024;
-/// So long the writer waits for readers of old states, so that the log can be emptied.
+/// How long the writer waits for readers of old states, to empty the log.
 const EMPTYING_WAIT: Duration = Duration::from_millis(50);
-/// The pause between two such tries, so that somebody who reads for long takes a tenth of the writer's time at most.
+/// The pause between two such waits, so that a long read costs at most a tenth of the writer's time.
 const EMPTYING_PAUSE: Duration = Duration::from_millis(500);
 
-/// Writes the log that the last owner left once more, and moves it into the database. To be called before the first commit,
-/// by whoever owns the directory.
-///
-/// When a sync fails, the kernel takes the pages that it could not write for clean: they are read as if they were on the
-/// disk, later syncs leave them out, and when the power goes whatever was committed behind them is lost with them.
-///
-/// # Errors
-/// [`SchemaError::Log`] or [`SchemaError::Unmoved`]: it is not known to be on the disk, and nothing may be added to it.
-pub(super) fn renew(db: &mut Connection, database: &Path) -> Result<(), SchemaError> {
-    let log = log_of(database);
-    if std::fs::metadata(&log).map_or(0, |file| file.len()) == 0 {
-        return Ok(());
-    }
-    // Held while nobody else may append. The log is whole on the disk before the database is touched, or a power cut in
-    // between would leave the half of it there without the other half to mend it.
-    let appending = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    rewrite(&log).map_err(SchemaError::Log)?;
-    drop(appending);
-    match db.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::TRUNCATE) {
-        // Another program reads; the log, which is on the disk, goes on where it ended.
-        Err(error) if matches!(SqliteFault::of(&error), SqliteFault::Busy(_)) => Ok(()),
-        moved => moved.map(drop).map_err(SchemaError::Unmoved),
-    }
-}
-
-/// Has the kernel take every page of a file for written anew, and syncs them.
-fn rewrite(path: &Path) -> io::Result<()> {
-    let file = OpenOptions::new().read(true).write(true).open(path)?;
-    let mut piece = vec![0; 1024 * 1024];
-    let mut at = 0;
-    loop {
-        let length = file.read_at(&mut piece, at)?;
-        if length == 0 {
-            return file.sync_all();
-        }
-        file.write_all_at(&piece[..length], at)?;
-        at += length as u64;
-    }
-}
-
-/// What is known of the log: how long it is, and how much of it the database has. Copies speak of the same log.
+/// How long the log is, and how much of it the database has. Clones share the values.
 #[derive(Clone, Default)]
-pub(super) struct WalProgress {
+pub(in crate::broker::embedded) struct WalProgress {
     pages: Arc<AtomicI64>,
     moved: Arc<AtomicI64>,
     is_removed: Arc<AtomicBool>,
 }
 
 impl WalProgress {
-    /// Its name is gone. What it holds is there for as long as it is open; see [`Checkpoints::spread`].
-    pub(super) fn set_removed(&self) {
+    /// Notes that the file of the log was removed. An open log can still be read; see [`Checkpointer::after_commit`].
+    pub(in crate::broker::embedded) fn set_removed(&self) {
         self.is_removed.store(true, Ordering::Relaxed);
     }
 
@@ -92,8 +49,8 @@ impl WalProgress {
         self.is_removed.load(Ordering::Relaxed)
     }
 
-    /// So many pages are in the log, after a commit.
-    pub(super) fn set_pages(&self, pages: i64) {
+    /// Sets the pages of the log, after a commit.
+    pub(in crate::broker::embedded) fn set_pages(&self, pages: i64) {
         self.pages.store(pages, Ordering::Relaxed);
     }
 
@@ -101,43 +58,43 @@ impl WalProgress {
         self.moved.store(pages, Ordering::Relaxed);
     }
 
-    /// The pages in the log.
-    pub(super) fn pages(&self) -> i64 {
+    /// The pages of the log.
+    pub(in crate::broker::embedded) fn pages(&self) -> i64 {
         self.pages.load(Ordering::Relaxed)
     }
 
-    /// The pages that are in the log only.
+    /// The pages that only the log has.
     fn outstanding(&self) -> i64 {
         let (pages, moved) = (self.pages(), self.moved.load(Ordering::Relaxed));
-        // More were moved than there are if the log was begun anew since.
+        // If more were moved than there are, the log was restarted since.
         if moved > pages { pages } else { pages - moved }
     }
 }
 
-/// The writer's side.
-pub(super) struct Checkpointer {
+/// The checkpoints, as the writer sees them.
+pub(in crate::broker::embedded) struct Checkpointer {
     wake: Option<SyncSender<()>>,
     thread: Option<thread::JoinHandle<()>>,
     condition: StoreCondition,
     log: WalProgress,
-    /// The length of the log after the last commit.
-    seen: i64,
-    /// The length of the log when the thread was woken last.
+    /// The pages of the log after the last commit.
+    last_pages: i64,
+    /// The pages of the log when the thread was last woken.
     woken_at: i64,
-    /// The length at which the writer moves it itself.
+    /// The pages at which the writer moves the log itself.
     long_at: i64,
-    /// By how much the log grows until then.
-    long: i64,
-    /// When the log may be emptied again.
+    /// How many pages the log grows until then.
+    long_pages: i64,
+    /// When the writer may wait for readers again.
     empty_from: Instant,
 }
 
 impl Checkpointer {
-    /// Starts the thread on a connection of its own.
+    /// Starts the thread with its own connection.
     ///
     /// # Errors
-    /// The operating system gives no thread.
-    pub(super) fn start(
+    /// The operating system cannot start a thread.
+    pub(in crate::broker::embedded) fn start(
         db: Connection,
         log: WalProgress,
         directory: Arc<StoreDirectory>,
@@ -155,91 +112,96 @@ impl Checkpointer {
             thread: Some(thread),
             condition,
             log,
-            seen: 0,
+            last_pages: 0,
             woken_at: 0,
             long_at: LONG_PAGES,
-            long: LONG_PAGES,
+            long_pages: LONG_PAGES,
             empty_from: Instant::now(),
         })
     }
 
-    /// To be called after each commit, with the pages that the log has. A log that was removed is moved as a whole, and
-    /// nothing is committed after that.
-    pub(super) fn spread(&mut self, db: &Connection, pages: i64) {
+    /// Moves what is due after a commit; `pages` is the length of the log. If the file of the log was removed, moves all of
+    /// it and fails the store.
+    pub(in crate::broker::embedded) fn after_commit(&mut self, db: &Connection, pages: i64) {
         if self.log.is_removed() {
-            return self.save(db);
+            return self.save_removed_log(db);
         }
-        if pages < self.seen {
-            self.begin_anew();
+        if pages < self.last_pages {
+            self.note_restart();
         }
-        self.seen = pages;
+        self.last_pages = pages;
         if pages - self.woken_at >= WAKE_PAGES {
             self.woken_at = pages;
-            if pages >= 2 * self.long && !matches!(self.empty(db), Ok(false)) {
-                // It is empty, or the broker has failed.
+            if pages >= 2 * self.long_pages && !matches!(self.empty(db), Ok(false)) {
+                // The log is empty, or the store has failed.
                 return;
             }
             self.wake();
         }
         if pages >= self.long_at {
-            // While somebody reads an old state the log cannot be moved entirely: not again before it grew by as much.
-            self.long_at = pages + self.long;
+            // While a reader holds an old state the log cannot be moved as a whole. Try again when it has grown as much.
+            self.long_at = pages + self.long_pages;
             move_log(db, CheckpointMode::PASSIVE, &self.log, &self.condition);
         }
     }
 
-    /// Why nothing new may be taken in, if so. To be called between two transactions of the writer: a log that takes up
-    /// what is missing is emptied first, also when nothing else happens.
+    /// Why new events must be refused, if so. Call it between two transactions of the writer. When the disk is nearly full it
+    /// first empties the log, to regain its room.
     ///
     /// # Errors
-    /// The log could not be synced or moved, which is final, and nothing may be committed.
-    pub(super) fn shortage(&mut self, db: &Connection, directory: &Path) -> rusqlite::Result<Option<String>> {
-        let shortage = room::shortage(directory, self.log.outstanding());
+    /// The log could not be synced or moved. That is final: commit nothing.
+    pub(in crate::broker::embedded) fn shortage(
+        &mut self,
+        db: &Connection,
+        directory: &Path,
+    ) -> rusqlite::Result<Option<String>> {
+        let shortage = disk_space::shortage(directory, self.log.outstanding());
         if shortage.is_some() && self.log.pages() > 0 && self.empty(db)? {
-            return Ok(room::shortage(directory, self.log.outstanding()));
+            return Ok(disk_space::shortage(directory, self.log.outstanding()));
         }
         Ok(shortage)
     }
 
-    /// Moves everything and gives the log's room back. Says whether that was done: not while somebody reads an old state
-    /// for longer than the writer may wait, and not again at once.
+    /// Moves the whole log and truncates it. Returns false if a reader held an old state for longer than the writer waits, or
+    /// if the last try was a moment ago.
     ///
     /// # Errors
-    /// As for [`Self::shortage`]; it was noted.
+    /// As for [`Self::shortage`]; the store has failed.
     fn empty(&mut self, db: &Connection) -> rusqlite::Result<bool> {
         if Instant::now() < self.empty_from {
             return Ok(false);
         }
-        let emptied = waiting_for(db, EMPTYING_WAIT, || db.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::TRUNCATE));
+        let emptied =
+            with_busy_timeout(db, EMPTYING_WAIT, || db.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::TRUNCATE));
         self.empty_from = Instant::now() + EMPTYING_PAUSE;
         if let Err(error) = emptied {
-            let fault = SqliteFault::of(&error);
+            let fault = SqliteFault::classify(&error);
             self.condition.note(&fault);
             return if matches!(fault, SqliteFault::Final(_)) { Err(error) } else { Ok(false) };
         }
         self.log.set_pages(0);
-        self.seen = 0;
-        self.begin_anew();
+        self.last_pages = 0;
+        self.note_restart();
         Ok(true)
     }
 
-    fn begin_anew(&mut self) {
+    fn note_restart(&mut self) {
         self.log.set_moved(0);
         self.woken_at = 0;
-        self.long_at = self.long;
+        self.long_at = self.long_pages;
     }
 
-    /// Has the thread move what it can.
-    pub(super) fn wake(&self) {
+    /// Wakes the thread to move what it can.
+    pub(in crate::broker::embedded) fn wake(&self) {
         if let Some(wake) = &self.wake {
-            // If the thread is behind, one call is enough.
+            // If the channel is full, the thread will wake anyway.
             let _ = wake.try_send(());
         }
     }
 
-    /// Moves everything and empties the log, if nobody reads. The log is removed when the connection is closed, so that
-    /// the database is one file.
-    pub(super) fn finish(&mut self, db: &Connection) {
+    /// Moves and truncates the log, unless somebody reads. Closing the connection then removes the log, so that the database
+    /// is one file.
+    pub(in crate::broker::embedded) fn finish(&mut self, db: &Connection) {
         self.end();
         move_log(db, CheckpointMode::TRUNCATE, &self.log, &self.condition);
         if self.condition.usable().is_ok()
@@ -249,11 +211,11 @@ impl Checkpointer {
         }
     }
 
-    /// Moves everything that a log holds whose name is gone, and has nothing committed afterwards.
-    fn save(&mut self, db: &Connection) {
+    /// Moves the whole content of a log whose file was removed, and fails the store.
+    fn save_removed_log(&mut self, db: &Connection) {
         self.end();
         if let Err(error) = db.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::FULL) {
-            tracing::error!("the log of the embedded store was removed, and not all that it held was saved: {error}");
+            tracing::error!("the log of the embedded store was removed, and not all of its content was saved: {error}");
         }
         self.condition.note(&SqliteFault::Final(NOT_IN_PLACE.into()));
     }
@@ -286,12 +248,16 @@ fn run(db: &Connection, woken: &Receiver<()>, log: &WalProgress, condition: &Sto
 fn move_log(db: &Connection, mode: CheckpointMode, log: &WalProgress, condition: &StoreCondition) {
     match db.wal_checkpoint_v2(Some(MAIN_DB), mode) {
         Ok((_, moved)) => log.set_moved(i64::from(moved)),
-        Err(error) => condition.note(&SqliteFault::of(&error)),
+        Err(error) => condition.note(&SqliteFault::classify(&error)),
     }
 }
 
-/// Does something that waits for others, for another time than the connection otherwise waits.
-fn waiting_for<T>(db: &Connection, time: Duration, act: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+/// Runs `act` with another busy timeout than the connection usually has.
+fn with_busy_timeout<T>(
+    db: &Connection,
+    time: Duration,
+    act: impl FnOnce() -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
     let usual_ms: u32 = db.pragma_query_value(None, "busy_timeout", |row| row.get(0))?;
     db.busy_timeout(time)?;
     let done = act();
@@ -302,9 +268,11 @@ fn waiting_for<T>(db: &Connection, time: Duration, act: impl FnOnce() -> rusqlit
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::embedded::schema::{self, ConnectionPurpose, connect};
+    use crate::broker::embedded::store::connection::{ConnectionPurpose, PAGE_BYTES, connect};
+    use crate::broker::embedded::store::directory::log_of;
+    use crate::broker::embedded::store::schema;
 
-    /// Reads without a pause, so that at every moment somebody is at a state that was the last one a moment ago.
+    /// Reads without a pause, so that at every moment a reader holds a recent state.
     fn read_until(path: &Path, stop: &AtomicBool) {
         let readers = [(); 2].map(|()| connect(path, ConnectionPurpose::Read).unwrap());
         let begin = |db: &Connection| {
@@ -323,7 +291,7 @@ mod tests {
         }
     }
 
-    /// Readers that never pause kept the log from being begun anew, and it grew for as long as they went on.
+    /// Without the wait for readers, constant reads would keep the log from being restarted, and it would grow without end.
     #[test]
     fn the_log_stays_short_however_many_read() {
         const MAX_PAGES: i64 = 100_000;
@@ -341,7 +309,7 @@ mod tests {
         .unwrap();
         let moving = connect(&path, ConnectionPurpose::Read).unwrap();
         let mut checkpoints = Checkpointer::start(moving, log.clone(), directory, StoreCondition::default()).unwrap();
-        checkpoints.long = 256;
+        checkpoints.long_pages = 256;
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| read_until(&path, &stop));
@@ -349,7 +317,7 @@ mod tests {
             while times_emptied < 3 {
                 db.execute("REPLACE INTO large VALUES (abs(random()) % 8, zeroblob(400000))", []).unwrap();
                 let pages = log.pages();
-                checkpoints.spread(&db, pages);
+                checkpoints.after_commit(&db, pages);
                 times_emptied += i32::from(log.pages() < pages);
                 if pages > MAX_PAGES {
                     break;
@@ -358,7 +326,7 @@ mod tests {
             stop.store(true, Ordering::Relaxed);
             assert!(times_emptied == 3, "it grew to {} pages", log.pages());
         });
-        assert!(std::fs::metadata(log_of(&path)).unwrap().len() < MAX_PAGES.unsigned_abs() * schema::PAGE_BYTES);
+        assert!(std::fs::metadata(log_of(&path)).unwrap().len() < MAX_PAGES.unsigned_abs() * PAGE_BYTES);
     }
 
     #[test]
@@ -369,6 +337,6 @@ mod tests {
         log.set_moved(70);
         assert_eq!(log.outstanding(), 30);
         log.set_pages(20);
-        assert_eq!(log.outstanding(), 20, "it was begun anew");
+        assert_eq!(log.outstanding(), 20, "the log was restarted");
     }
 }

@@ -1,53 +1,29 @@
-//! The database file: how it is opened, what stands in it, and how older formats become the present one.
+//! The format of the database: its tables, and the migration of older formats.
 //!
-//! The tables are meant to be looked at: `sqlite3 eventstream.db` is allowed while the broker runs, for reading. Every
-//! state has an index of its own that holds only the events in it, so that a step of an event costs the same whether ten
-//! events wait or a million. Nothing here knows what the broker does with the tables.
+//! Operators may read the tables with `sqlite3 eventstream.db` while the broker runs. Each state has an index of its own
+//! with only the events in it, so a step of an event costs the same whether ten events wait or a million.
 
 use std::path::Path;
-use std::time::Duration;
 
-use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 
-use super::checkpoint;
+use super::connection::{ConnectionPurpose, PAGE_BYTES, connect};
+use super::wal_recovery::{self, WalError};
 
 /// Marks the file as ours: "esdb" in ASCII.
 const APPLICATION_ID: i32 = 0x6573_6462;
 
-/// Each entry makes format `n + 1` of format `n`; format 0 is an empty file. Never change one that was released.
+/// Entry `n` migrates format `n` to `n + 1`; format 0 is an empty file. Never change a released entry.
 const MIGRATIONS: [&str; 3] =
     [include_str!("schema/1.sql"), include_str!("schema/2.sql"), include_str!("schema/3.sql")];
 
-/// How long to wait for somebody who looks at the file with another program and holds it.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The size of a page. Log and database are read and written in pages.
-pub(super) const PAGE_BYTES: u64 = 4_096;
-/// The pages of the writer's cache, in KiB.
-const WRITER_CACHE_KIB: i64 = 16 * 1024;
-/// A log that grew beyond this, because of a long read for instance, gives the space back.
-const KEPT_LOG_BYTES: i64 = 64 * 1024 * 1024;
-
-/// A database up to this size is read through before it is served, which takes a fraction of a second. In a larger one
-/// damage is noticed when it is met.
+/// A database up to this size is checked as a whole at the start, which takes a fraction of a second. In a larger one
+/// damage shows when it is read.
 const MAX_CHECKED_BYTES: u64 = 64 * 1024 * 1024;
 
-/// What a connection is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ConnectionPurpose {
-    /// The one connection that writes.
-    Write,
-    /// Looks only, or moves the log into the database.
-    Read,
-    /// Copies, perhaps from a process that does not own the store and must leave no file behind that its owner, who may
-    /// be somebody else, cannot open.
-    Copy,
-}
-
-/// Why a file is not served.
+/// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SchemaError {
+pub(in crate::broker::embedded) enum SchemaError {
     #[error("it was written by a newer version (format {found}, this one knows {known}): start that version")]
     Newer { found: i64, known: i64 },
     #[error("it was written by an older version (format {found}, this one knows {known}): serve it once with this one")]
@@ -64,35 +40,19 @@ pub(super) enum SchemaError {
     Sqlite(#[from] rusqlite::Error),
 }
 
-/// Opens a connection. One that writes creates the file if there is none, but it holds nothing before [`open`] is done.
-pub(super) fn connect(path: &Path, purpose: ConnectionPurpose) -> rusqlite::Result<Connection> {
-    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    if purpose == ConnectionPurpose::Write {
-        flags |= OpenFlags::SQLITE_OPEN_CREATE;
+impl From<WalError> for SchemaError {
+    fn from(error: WalError) -> Self {
+        match error {
+            WalError::Write(error) => Self::Log(error),
+            WalError::Move(error) => Self::Unmoved(error),
+            WalError::Sqlite(error) => Self::Sqlite(error),
+        }
     }
-    let db = Connection::open_with_flags(path, flags)?;
-    db.busy_timeout(BUSY_TIMEOUT)?;
-    db.set_prepared_statement_cache_capacity(64);
-    // The last connection to go would write the log into the database, also after a failed fsync that must not be
-    // followed by another. Closing is done in the open instead, by whoever knows that all is well.
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, purpose != ConnectionPurpose::Copy)?;
-    if purpose == ConnectionPurpose::Write {
-        db.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
-        db.pragma_update(None, "journal_size_limit", KEPT_LOG_BYTES)?;
-    }
-    db.pragma_update(None, "synchronous", "FULL")?;
-    db.pragma_update(None, "temp_store", "MEMORY")?;
-    Ok(db)
 }
 
-/// Has a connection open its files now, where it would do so when it first needs them and might get no descriptor then.
-pub(super) fn open_files(db: &Connection) -> rusqlite::Result<()> {
-    db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0)).map(drop)
-}
-
-/// Opens the connection that writes: a new file gets its tables, an older one is brought up to date, and one that cannot
-/// be served is refused untouched. What the last owner left in the log is in the database afterwards.
-pub(super) fn open(path: &Path) -> Result<Connection, SchemaError> {
+/// Opens the connection that writes. Creates the tables of a new file, migrates an older format, and recovers the log of
+/// the last owner. Leaves a file that it refuses unchanged.
+pub(in crate::broker::embedded) fn open(path: &Path) -> Result<Connection, SchemaError> {
     open_with(path, &MIGRATIONS).map_err(|error| match error {
         SchemaError::Sqlite(error) if is_damage(&error) => SchemaError::Damaged(error.to_string()),
         other => other,
@@ -115,9 +75,9 @@ fn open_with(path: &Path, migrations: &[&str]) -> Result<Connection, SchemaError
     if !is_new && std::fs::metadata(path).is_ok_and(|file| file.len() <= MAX_CHECKED_BYTES) {
         check(&db)?;
     }
-    checkpoint::renew(&mut db, path)?;
+    wal_recovery::recover(&mut db, path)?;
     if is_new {
-        // These have an effect only before the first table is made.
+        // These pragmas have an effect only before the first table is created.
         db.pragma_update(None, "page_size", PAGE_BYTES as i64)?;
         db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     }
@@ -133,11 +93,11 @@ fn open_with(path: &Path, migrations: &[&str]) -> Result<Connection, SchemaError
     Ok(db)
 }
 
-/// Whether a connection that only looks finds the tables of this format.
+/// Checks that the database has the present format.
 ///
 /// # Errors
-/// It does not, or the file cannot be read.
-pub(super) fn recognize(db: &Connection) -> Result<(), SchemaError> {
+/// It has another one, or the file cannot be read.
+pub(in crate::broker::embedded) fn recognize(db: &Connection) -> Result<(), SchemaError> {
     let known = MIGRATIONS.len() as i64;
     let pragma = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let id = pragma("application_id")
@@ -150,18 +110,18 @@ pub(super) fn recognize(db: &Connection) -> Result<(), SchemaError> {
     }
 }
 
-/// Reads the whole structure of the file.
+/// Checks the whole structure of the file.
 ///
 /// # Errors
 /// [`SchemaError::Damaged`] with the first thing that is wrong.
-pub(super) fn check(db: &Connection) -> Result<(), SchemaError> {
+pub(in crate::broker::embedded) fn check(db: &Connection) -> Result<(), SchemaError> {
     let verdict: String = db
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
         .map_err(|error| if is_damage(&error) { SchemaError::Damaged(error.to_string()) } else { error.into() })?;
     if verdict == "ok" {
         return Ok(());
     }
-    // The first of several lines names the database, which there is only one of.
+    // The first of several lines only names the database.
     let findings: Vec<&str> = verdict.lines().map(str::trim).filter(|line| !line.starts_with("***")).collect();
     Err(SchemaError::Damaged(findings.join("; ")))
 }

@@ -1,7 +1,7 @@
-//! Keeps the files of a store for their owner alone, whatever the umask and the mode of the directory are.
+//! Private files: only their owner may use the files of a store, whatever the umask and the mode of the directory are.
 //!
-//! Payloads stand in these files in the clear. Who may read a file may also lock it, which stops the store or keeps it
-//! from starting. SQLite gives the log and its index the mode of the database.
+//! The files hold payloads in the clear. A user who may read a file may also lock it, which stops the store. SQLite gives
+//! the log and its index the mode of the database.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -14,36 +14,36 @@ use rustix::process::geteuid;
 const FILE_MODE: u32 = 0o600;
 /// The mode of a directory that only its owner may use.
 const DIRECTORY_MODE: u32 = 0o700;
-/// What group and others may do.
+/// The rights of group and others.
 const OTHERS: u32 = 0o077;
-/// That group or others may make and remove files.
+/// The right of group or others to create and remove files.
 const OTHERS_WRITE: u32 = 0o022;
-/// In a directory with this bit only the owner of a file may remove it, as in `/tmp`.
+/// The bit of a directory in which only the owner of a file may remove it, as in `/tmp`.
 const STICKY: u32 = 0o1000;
 
-/// Makes a directory and those above it, for its owner alone.
+/// Creates a directory and its parents. Only their owner may use them.
 ///
 /// # Errors
 /// Those of the system.
-pub(super) fn create_directory(path: &Path) -> io::Result<()> {
+pub(in crate::broker::embedded) fn create_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)?;
-    // The umask may have taken rights from the owner as well.
+    // The umask may have removed rights of the owner as well.
     fs::set_permissions(path, Permissions::from_mode(DIRECTORY_MODE))
 }
 
-/// Makes a file that was not there, for its owner alone.
+/// Creates a file that only its owner may use.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`] if it is there, also as a link; those of the system.
-pub(super) fn create_file(path: &Path) -> io::Result<File> {
+/// [`io::ErrorKind::AlreadyExists`] if the file or a link of that name exists; those of the system.
+pub(in crate::broker::embedded) fn create_file(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(path)?;
     file.set_permissions(Permissions::from_mode(FILE_MODE))?;
     Ok(file)
 }
 
-/// Closes a directory in which others may replace files, if it is ours and holds nothing but these files. Logs what it
-/// did, and what it could not do.
-pub(super) fn close_directory(path: &Path, files: &[&str]) {
+/// Restricts a directory in which other users may replace files, if it is ours and holds only these files. Logs the change,
+/// or why there is none.
+pub(in crate::broker::embedded) fn restrict_directory(path: &Path, files: &[&str]) {
     let Ok(found) = fs::metadata(path) else { return };
     let mode = found.mode() & 0o7777;
     if mode & OTHERS_WRITE == 0 || mode & STICKY != 0 {
@@ -59,11 +59,11 @@ pub(super) fn close_directory(path: &Path, files: &[&str]) {
     }
 }
 
-/// Closes files that others may use. Those that are not there are left out. Logs what it did, and what it could not do.
-pub(super) fn close_files(directory: &Path, files: &[&str]) {
+/// Restricts those of the files that exist and that other users may use. Logs the change, or why there is none.
+pub(in crate::broker::embedded) fn restrict_files(directory: &Path, files: &[&str]) {
     for path in files.iter().map(|name| directory.join(name)) {
         let Ok(found) = fs::symlink_metadata(&path) else { continue };
-        // A link that somebody else put here must not lead us to a file of ours.
+        // Do not follow a link that another user created: it may lead to one of our files.
         if found.is_symlink() && found.uid() != geteuid().as_raw() {
             tracing::warn!("{path:?} is a symbolic link of another user: remove it");
             continue;
@@ -75,8 +75,8 @@ pub(super) fn close_files(directory: &Path, files: &[&str]) {
         }
         match set_mode(&path, FILE_MODE) {
             Ok(()) => tracing::warn!(
-                "{path:?} was open to other users (mode {mode:o}): its mode is {FILE_MODE:o} now; who opened it before \
-                 can still use it"
+                "{path:?} was open to other users (mode {mode:o}): its mode is {FILE_MODE:o} now; a program that \
+                 opened it before can still use it"
             ),
             Err(error) => tracing::warn!(
                 "{path:?} is open to other users (mode {mode:o}) and cannot be closed ({error}): its owner can, by \
@@ -86,7 +86,7 @@ pub(super) fn close_files(directory: &Path, files: &[&str]) {
     }
 }
 
-/// By its name: opening and closing the database would end the locks that this process has on it.
+/// Sets the mode by the name of the file: to open and close the database would end this process's locks on it.
 fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(mode))
 }
@@ -116,7 +116,7 @@ mod tests {
         for (name, mode) in [("a", 0o666), ("b", 0o640), ("c", 0o400), ("theirs", 0o644)] {
             make(&dir.path().join(name), mode);
         }
-        close_files(dir.path(), &["a", "b", "c", "not-there"]);
+        restrict_files(dir.path(), &["a", "b", "c", "not-there"]);
         let modes = ["a", "b", "c", "theirs"].map(|name| mode(&dir.path().join(name)));
         assert_eq!(modes, [0o600, 0o600, 0o400, 0o644]);
     }
@@ -126,12 +126,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for (before, after) in [(0o777, 0o700), (0o730, 0o700), (0o755, 0o755), (0o1777, 0o1777), (0o700, 0o700)] {
             set_mode(dir.path(), before).unwrap();
-            close_directory(dir.path(), &["a"]);
+            restrict_directory(dir.path(), &["a"]);
             assert_eq!(mode(dir.path()), after, "{before:o}");
         }
         make(&dir.path().join("theirs"), 0o644);
         set_mode(dir.path(), 0o777).unwrap();
-        close_directory(dir.path(), &["a"]);
+        restrict_directory(dir.path(), &["a"]);
         assert_eq!(mode(dir.path()), 0o777, "what is somebody else's as well stays as it is");
     }
 

@@ -1,8 +1,8 @@
-//! What goes wrong beneath the broker, and whether it may go on after it.
+//! Faults of the database, and whether the store may go on after them.
 //!
-//! An input or output error is final: after a failed fsync nobody knows what is on the disk, and a second one may say
-//! that all is well when it is not. The broker then answers everything with the reason until it is started again. A full
-//! disk is not final, since SQLite rolls back what did not fit.
+//! An input or output error is final. After a failed fsync the content of the disk is unknown, and a second fsync may
+//! succeed although data is missing. The store then refuses every call until a restart. A full disk is not final, since
+//! SQLite rolls back the transaction that did not fit.
 
 use std::sync::Arc;
 
@@ -12,26 +12,26 @@ use rusqlite::ffi;
 
 use crate::broker::{Durability, Error, StoreHealth};
 
-/// What an error of SQLite means.
+/// The meaning of an SQLite error.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum SqliteFault {
-    /// Nothing was written, since there is no room.
+pub(in crate::broker::embedded) enum SqliteFault {
+    /// The disk is full. Nothing was written.
     Full(String),
-    /// Nothing was written, since another program holds the file.
+    /// Another program locks the file. Nothing was written.
     Busy(String),
-    /// It is not known what is on the disk, or it is damaged.
+    /// The content of the disk is unknown or damaged.
     Final(String),
-    /// Nothing was written, since this one step cannot be done.
+    /// This transaction is impossible. Nothing was written.
     Refused(String),
 }
 
 impl SqliteFault {
-    /// What an error means.
-    pub(super) fn of(error: &rusqlite::Error) -> Self {
+    /// Classifies an error.
+    pub(in crate::broker::embedded) fn classify(error: &rusqlite::Error) -> Self {
         let said = error.to_string();
         let extended = match error {
             rusqlite::Error::SqliteFailure(failure, _) => failure.extended_code,
-            // The statements are ours and the tables are strict: what does not fit them is not what was written.
+            // Our statements fit our strict tables, so a mismatch means that the file was changed.
             rusqlite::Error::SqlInputError { .. }
             | rusqlite::Error::InvalidColumnType(..)
             | rusqlite::Error::IntegralValueOutOfRange(..)
@@ -42,7 +42,7 @@ impl SqliteFault {
         };
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full(said),
-            // The index of the log, which is in memory that a file backs, could not grow.
+            // The shared-memory index of the log is a file, and it could not grow.
             _ if extended == ffi::SQLITE_IOERR_SHMSIZE => Self::Full(said),
             _ if extended == ffi::SQLITE_ERROR => Self::Final(format!("the database is damaged: {said}")),
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy(said),
@@ -57,8 +57,8 @@ impl SqliteFault {
         }
     }
 
-    /// The answer to a step that was rolled back because of this.
-    pub(super) fn answer(&self) -> Error {
+    /// The error for a job that was rolled back because of the fault.
+    pub(in crate::broker::embedded) fn answer(&self) -> Error {
         match self {
             Self::Full(said) => Error::NoRoom(said.clone()),
             Self::Busy(said) => Error::refused(format!("another program holds the database: {said}")),
@@ -68,31 +68,31 @@ impl SqliteFault {
     }
 }
 
-/// What two places of the database say of the same thing, and differently.
-pub(super) fn contradiction(words: String) -> rusqlite::Error {
+/// The error for two places of the database that contradict each other.
+pub(in crate::broker::embedded) fn contradiction(words: String) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(
         ffi::Error::new(ffi::SQLITE_CORRUPT),
         Some(format!("the database is damaged: {words}")),
     )
 }
 
-/// Whether the broker can be worked with. Copies speak of the same broker.
+/// Whether the store works. Clones share the state.
 #[derive(Clone, Debug, Default)]
-pub(super) struct StoreCondition(Arc<Mutex<ConditionState>>);
+pub(in crate::broker::embedded) struct StoreCondition(Arc<Mutex<ConditionState>>);
 
 #[derive(Debug, Default)]
 struct ConditionState {
-    /// Until the broker is started again.
+    /// Why the store failed. Only a restart clears it.
     failed: Option<String>,
-    /// Until there is room again.
+    /// Why the disk has no room, until it has.
     no_room: Option<String>,
-    /// Until another program lets the database go.
-    held: Option<String>,
+    /// Why nothing can be written while another program locks the database.
+    locked: Option<String>,
 }
 
 impl StoreCondition {
-    /// Takes notice of a fault, with one line in the log when it is news.
-    pub(super) fn note(&self, fault: &SqliteFault) {
+    /// Records a fault, and logs the first of its kind.
+    pub(in crate::broker::embedded) fn note(&self, fault: &SqliteFault) {
         let mut state = self.0.lock();
         match fault {
             SqliteFault::Final(said) if state.failed.is_none() => {
@@ -108,59 +108,59 @@ impl StoreCondition {
         }
     }
 
-    /// Another program holds the database, so that nothing can be written.
-    pub(super) fn held(&self, said: &str) {
+    /// Records that another program locks the database, so that nothing can be written.
+    pub(in crate::broker::embedded) fn set_locked(&self, said: &str) {
         let mut state = self.0.lock();
-        if state.held.is_none() {
+        if state.locked.is_none() {
             let reason = format!(
                 "another program holds the database of the embedded store, and nothing is accepted or handled until it \
                  lets it go: end it, perhaps a sqlite3 ({said})"
             );
             tracing::error!("{reason}");
-            state.held = Some(reason);
+            state.locked = Some(reason);
         }
     }
 
-    /// The database can be written to. Costs little when it could before.
-    pub(super) fn released(&self) {
+    /// Records that the database can be written to.
+    pub(in crate::broker::embedded) fn set_unlocked(&self) {
         let mut state = self.0.lock();
-        if state.held.take().is_some() {
+        if state.locked.take().is_some() {
             tracing::info!("no other program holds the database of the embedded store any more");
         }
     }
 
-    /// There is room again.
-    pub(super) fn has_room(&self) {
+    /// Records that the disk has room again.
+    pub(in crate::broker::embedded) fn set_has_room(&self) {
         let mut state = self.0.lock();
         if state.no_room.take().is_some() {
             tracing::info!("the embedded store has room again");
         }
     }
 
-    /// Whether there was no room when last something was to be written.
-    pub(super) fn lacks_room(&self) -> bool {
+    /// Whether the last write found no room.
+    pub(in crate::broker::embedded) fn lacks_room(&self) -> bool {
         self.0.lock().no_room.is_some()
     }
 
-    /// The answer to whatever is asked of a broker that failed.
+    /// Checks that the store has not failed.
     ///
     /// # Errors
-    /// The broker failed, and nothing was done.
-    pub(super) fn usable(&self) -> Result<(), Error> {
+    /// The store has failed: the error for every call.
+    pub(in crate::broker::embedded) fn usable(&self) -> Result<(), Error> {
         match &self.0.lock().failed {
             None => Ok(()),
             Some(reason) => Err(Error::refused(reason.clone())),
         }
     }
 
-    /// What is told to those who ask how the broker is.
-    pub(super) fn health(&self) -> StoreHealth {
+    /// The health of the store.
+    pub(in crate::broker::embedded) fn health(&self) -> StoreHealth {
         let state = self.0.lock();
-        let trouble = state.failed.as_ref().or(state.held.as_ref()).or(state.no_room.as_ref()).cloned();
+        let trouble = state.failed.as_ref().or(state.locked.as_ref()).or(state.no_room.as_ref()).cloned();
         StoreHealth {
             durability: Durability::Fsync,
             accepting: trouble.is_none(),
-            handling: state.failed.is_none() && state.held.is_none(),
+            handling: state.failed.is_none() && state.locked.is_none(),
             trouble,
         }
     }
@@ -185,16 +185,18 @@ mod tests {
             ffi::SQLITE_READONLY,
             ffi::SQLITE_ERROR,
         ] {
-            assert!(matches!(SqliteFault::of(&failure(code)), SqliteFault::Final(_)), "{code}");
+            assert!(matches!(SqliteFault::classify(&failure(code)), SqliteFault::Final(_)), "{code}");
         }
-        let SqliteFault::Final(said) = SqliteFault::of(&contradiction("2 and 3".into())) else { panic!("it is final") };
+        let SqliteFault::Final(said) = SqliteFault::classify(&contradiction("2 and 3".into())) else {
+            panic!("it is final")
+        };
         assert_eq!(said, "the database is damaged: 2 and 3");
         for code in [ffi::SQLITE_FULL, ffi::SQLITE_IOERR_SHMSIZE] {
-            assert!(matches!(SqliteFault::of(&failure(code)), SqliteFault::Full(_)), "{code}");
+            assert!(matches!(SqliteFault::classify(&failure(code)), SqliteFault::Full(_)), "{code}");
         }
-        assert!(matches!(SqliteFault::of(&failure(ffi::SQLITE_BUSY)), SqliteFault::Busy(_)));
+        assert!(matches!(SqliteFault::classify(&failure(ffi::SQLITE_BUSY)), SqliteFault::Busy(_)));
         for error in [failure(ffi::SQLITE_TOOBIG), failure(ffi::SQLITE_CONSTRAINT), rusqlite::Error::InvalidQuery] {
-            assert!(matches!(SqliteFault::of(&error), SqliteFault::Refused(_)), "{error}");
+            assert!(matches!(SqliteFault::classify(&error), SqliteFault::Refused(_)), "{error}");
         }
     }
 
@@ -204,16 +206,16 @@ mod tests {
         assert_eq!(condition.health().trouble, None);
         condition.note(&SqliteFault::Full("disk".into()));
         assert!(condition.health().trouble.is_some() && condition.usable().is_ok());
-        condition.has_room();
+        condition.set_has_room();
         assert_eq!(condition.health(), StoreHealth::good(Durability::Fsync));
-        condition.held("locked");
+        condition.set_locked("locked");
         condition.note(&SqliteFault::Full("disk".into()));
         assert!(condition.health().trouble.is_some_and(|trouble| trouble.contains("sqlite3")));
         assert!(!condition.health().accepting && !condition.health().handling);
-        condition.released();
+        condition.set_unlocked();
         assert!(!condition.health().accepting && condition.health().handling, "what waits is worked off");
         condition.note(&SqliteFault::Final("fsync".into()));
-        condition.has_room();
+        condition.set_has_room();
         assert!(condition.health().trouble.is_some_and(|trouble| trouble.contains("fsync")));
         assert!(condition.usable().is_err());
     }

@@ -1,8 +1,7 @@
-//! A copy of the store that opens, made while the broker works.
+//! Backup: a copy of the store, made while the broker works.
 //!
-//! The copy is of one moment: what was committed when it began, whole, and nothing after. It may be made by the process
-//! that owns the store or by any other on the machine. It is written under another name, read through, synced, and only
-//! then given the name of a database, so that a copy that was interrupted is never taken for one.
+//! The copy holds exactly what was committed when it began. Any process on the machine may make it. It gets the name of a
+//! database only after it was written, checked and synced, so an interrupted copy is never mistaken for a store.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,33 +12,33 @@ use rusqlite::backup::{Backup, StepResult};
 
 use crate::clock;
 
+use super::connection::{ConnectionPurpose, connect};
 use super::directory::{DirectoryError, StoreDirectory, database_in};
-use super::private;
-use super::schema::{ConnectionPurpose, SchemaError, check, connect};
+use super::private_files;
+use super::schema::{SchemaError, check};
 
-/// Pages between two reports of progress: 4 MiB.
+/// The pages between two reports of progress: 4 MiB.
 const PAGES_AT_A_TIME: i32 = 1_024;
 
-/// The name of the row of a copy that says when it was made. Who serves the copy lacks what came afterwards, and is told so
-/// once (G11).
-pub(super) const COPIED: &str = "copied";
+/// The row of a copy that holds its time. A broker that opens the copy lacks later events, and reports that once (G11).
+pub(in crate::broker::embedded) const COPIED: &str = "copied";
 
-/// Why there is no copy. Nothing is left behind but the directory.
+/// Why the backup failed. It leaves nothing behind but the directory.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// There is no store to be copied.
+    /// The source is not a store.
     #[error("there is no store in {0:?}")]
     NoStore(PathBuf),
-    /// The place is taken; a copy never overwrites anything.
+    /// The destination holds a store. A backup never overwrites anything.
     #[error("there is a store in {0:?} already: name an empty or a new directory")]
     Taken(PathBuf),
-    /// Another copy is being made there.
+    /// Another backup to the destination is under way.
     #[error("another backup to {0:?} is under way: wait for its end, or name another directory")]
     UnderWay(PathBuf),
     /// The copy could not be written.
     #[error("the copy cannot be written")]
     Write(#[from] io::Error),
-    /// The store could not be read, or what came of it is damaged.
+    /// The store could not be read, or the copy is damaged.
     #[error("the store cannot be copied: {0}")]
     Read(String),
 }
@@ -50,12 +49,12 @@ impl From<rusqlite::Error> for BackupError {
     }
 }
 
-/// Copies the store in one directory to another, which is made if it is missing. `progress` is told the bytes that are
-/// copied and those that there are. Blocks until the copy is durable; the store goes on working meanwhile, though its log
-/// grows for as long as it takes.
+/// Copies the store in one directory to another, and creates that if it is missing. Calls `progress` with the bytes copied
+/// and the bytes in all. Blocks until the copy is durable. The store works meanwhile, but its log cannot be restarted and
+/// grows.
 ///
 /// # Errors
-/// See [`BackupError`]. Trying again may help once the reason is gone.
+/// See [`BackupError`]. Try again when the reason is gone.
 pub fn backup(store: &Path, destination: &Path, mut progress: impl FnMut(u64, u64)) -> Result<(), BackupError> {
     let source = database_in(store);
     if !source.is_file() {
@@ -69,9 +68,9 @@ pub fn backup(store: &Path, destination: &Path, mut progress: impl FnMut(u64, u6
         DirectoryError::InUse => BackupError::UnderWay(destination.to_owned()),
         DirectoryError::Io(error) => BackupError::Write(error),
     })?;
-    // Another copy may have been made since it was looked for.
+    // Another backup may have finished before the lock.
     let copied = if place.database().exists() { Err(taken()) } else { copy_to(&place, &source, &mut progress) };
-    // A copy is one file. Of a lock that cannot be removed nothing follows.
+    // A lock file that stays does no harm.
     let _ = place.remove_lock();
     copied
 }
@@ -89,15 +88,15 @@ fn copy_to(place: &StoreDirectory, source: &Path, progress: &mut impl FnMut(u64,
 
 fn copy(source: &Path, partial: &Path, progress: &mut impl FnMut(u64, u64)) -> Result<(), BackupError> {
     remove(partial);
-    private::create_file(partial)?;
+    private_files::create_file(partial)?;
     let source = connect(source, ConnectionPurpose::Copy)?;
-    // While this read lasts the copy sees one state, whatever is committed meanwhile.
+    // The read transaction gives the copy one state, whatever is committed meanwhile.
     let snapshot = source.unchecked_transaction()?;
     let page_bytes: u64 = snapshot.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0))?.unsigned_abs();
     snapshot.query_row("SELECT count(*) FROM store", [], |row| row.get::<_, i64>(0))?;
     {
         let mut copy = Connection::open(partial)?;
-        // Nobody depends on the copy before it is whole: it is synced once, at the end.
+        // One sync at the end is enough: nobody uses the copy before.
         copy.pragma_update(None, "synchronous", "OFF")?;
         let pages = Backup::new(&snapshot, &mut copy)?;
         loop {
@@ -114,7 +113,7 @@ fn copy(source: &Path, partial: &Path, progress: &mut impl FnMut(u64, u64)) -> R
     }
     drop(snapshot);
     let copy = Connection::open(partial)?;
-    // One file, with no log beside it.
+    // So that the copy is one file, without a log.
     copy.pragma_update_and_check(None, "journal_mode", "DELETE", |row| row.get::<_, String>(0))?;
     copy.execute("REPLACE INTO store (name, value) VALUES (?1, ?2)", (COPIED, clock::now().unix_ms()))?;
     check(&copy).map_err(|error: SchemaError| BackupError::Read(error.to_string()))?;
@@ -123,12 +122,12 @@ fn copy(source: &Path, partial: &Path, progress: &mut impl FnMut(u64, u64)) -> R
     Ok(())
 }
 
-/// Removes what an interrupted copy left.
+/// Removes the files of an interrupted copy.
 fn remove(partial: &Path) {
     for suffix in ["", "-journal", "-wal", "-shm"] {
         let mut name = partial.as_os_str().to_owned();
         name.push(suffix);
-        // What is not there need not be removed; what cannot be will be said by the next write.
+        // The file may not exist. If it cannot be removed, the next write reports it.
         let _ = fs::remove_file(name);
     }
 }

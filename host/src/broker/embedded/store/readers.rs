@@ -1,7 +1,7 @@
-//! Connections that only look. They see the last commit and never wait for the writer, nor it for them.
+//! The readers: connections that see the last commit. Readers and the writer do not wait for each other.
 //!
-//! Reading happens on the runtime's threads for blocking work, at most a few at a time. The connections are made when the
-//! store is opened, so that it is read as long as it is served, even by a process that has run out of descriptors.
+//! Reads run on the runtime's threads for blocking work, a few at a time. The connections are opened together with the
+//! store, so reads work even when the process has run out of descriptors.
 
 use std::sync::Arc;
 
@@ -11,16 +11,16 @@ use tokio::sync::Semaphore;
 
 use crate::broker::Error;
 
+use super::connection::{ConnectionPurpose, connect, open_files};
 use super::directory::StoreDirectory;
 use super::fault::{SqliteFault, StoreCondition};
-use super::schema::{ConnectionPurpose, connect, open_files};
 
-/// The most reads at the same time; each has a connection with a page cache of 2 MiB.
+/// The most reads at the same time. Each has a connection with a page cache of 2 MiB.
 const MAX_READS: usize = 4;
 
-/// The connections that are not in use, and who may use one. Copies share them.
+/// The idle connections, and the permits to use one. Clones share them.
 #[derive(Clone)]
-pub(super) struct ReaderPool {
+pub(in crate::broker::embedded) struct ReaderPool {
     idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
     condition: StoreCondition,
@@ -28,19 +28,22 @@ pub(super) struct ReaderPool {
 }
 
 impl ReaderPool {
-    /// Makes the connections.
+    /// Opens the connections.
     ///
     /// # Errors
-    /// The database cannot be opened once more.
-    pub(super) fn open(directory: Arc<StoreDirectory>, condition: StoreCondition) -> rusqlite::Result<Self> {
+    /// The database cannot be opened again.
+    pub(in crate::broker::embedded) fn open(
+        directory: Arc<StoreDirectory>,
+        condition: StoreCondition,
+    ) -> rusqlite::Result<Self> {
         let readers = Self { idle: Arc::default(), permits: Arc::new(Semaphore::new(MAX_READS)), condition, directory };
-        let made = (0..MAX_READS).map(|_| readers.connect()).collect::<Result<_, _>>()?;
-        *readers.lock() = made;
+        let idle = (0..MAX_READS).map(|_| readers.connect()).collect::<Result<_, _>>()?;
+        *readers.lock() = idle;
         Ok(readers)
     }
 
-    /// Reads. If the future is dropped, a read that has begun goes on and is forgotten.
-    pub(super) async fn read<T, R>(&self, read: R) -> Result<T, Error>
+    /// Runs a read. If the future is dropped, a read that has begun goes on and its result is dropped.
+    pub(in crate::broker::embedded) async fn read<T, R>(&self, read: R) -> Result<T, Error>
     where
         T: Send + 'static,
         R: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -55,31 +58,31 @@ impl ReaderPool {
         reading.await.unwrap_or_else(|_| Err(Error::refused("reading the store failed")))
     }
 
-    /// Closes what is idle; nothing can be read afterwards.
-    pub(super) fn close(&self) {
+    /// Closes the idle connections. No read can begin afterwards.
+    pub(in crate::broker::embedded) fn close(&self) {
         self.permits.close();
         self.lock().clear();
     }
 
     fn read_now<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
-        let result = self.connection().and_then(|db| {
+        let result = self.take_idle().and_then(|db| {
             let result = read(&db);
             self.lock().push(db);
             result
         });
         result.map_err(|error| {
             if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) {
-                // That says nothing about what is on the disk, and the writer goes on.
+                // Most likely the process has no descriptor left. The database is not at fault: do not fail the store.
                 return Error::refused(format!("the store cannot be read at the moment: {error}"));
             }
-            let fault = SqliteFault::of(&error);
+            let fault = SqliteFault::classify(&error);
             self.condition.note(&fault);
             fault.answer()
         })
     }
 
-    /// One that is idle. There is one for each permit, unless a read panicked.
-    fn connection(&self) -> rusqlite::Result<Connection> {
+    /// Takes an idle connection. There is one for each permit, unless a read panicked.
+    fn take_idle(&self) -> rusqlite::Result<Connection> {
         let idle = self.lock().pop();
         idle.map_or_else(|| self.connect(), Ok)
     }

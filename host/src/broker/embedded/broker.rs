@@ -1,0 +1,341 @@
+//! The broker of one machine: a durable log in one SQLite database, in a directory that one process owns.
+//!
+//! Every transition is a durable transaction. One thread writes, and commits what waits as a group ([`writer`]); leases
+//! live in memory, since they end with the process ([`leases`]); what is asked about the past is read beside the writer
+//! ([`readers`]). Due times go by the wall clock: when that is set back they come later, when it is set forward earlier.
+//! The guarantees are those of [`crate::broker`]; more than one process is not among them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::broker::bad_entry::BadEntry;
+use crate::broker::list_limiter::ListLimiter;
+use crate::broker::{
+    AcceptedEvent, AppendRequest, Broker, BrokerStats, ClaimRequest, ConsumerDirectory, Delivery, EndedPage,
+    EndedQuery, Error, EventLog, FoundEvent, Lane, LaneLimits, LeaseRenewal, PluginStateReader, PluginStateRemover,
+    PromoteOutcome, Receipt, ReplayOutcome, RestoreOutcome, SettleOutcome, SettleRequest, SnapshotItem, SnapshotReader,
+    StoreHealth, StoreTransfer, WorkQueue,
+};
+use crate::clock;
+use crate::event::{EventId, EventState, FailureClass, Settlement, StoredValue};
+
+use super::append::{self, PreparedEvent};
+use super::claim::{self, ClaimedRow};
+use super::columns::StoryColumns;
+use super::history;
+use super::leases::{LeaseTable, LeaseToken};
+use super::plugin_state;
+use super::retention;
+use super::settle::{self, PreparedSettle, ReplayCandidate, ReplayPlacement};
+use super::step::{CommitMode, JobKind};
+use super::store::{
+    BackupError, HighWaterKeeper, NOT_IN_PLACE, ReaderPool, SqliteFault, StoreCondition, StoreDirectory, StoreIdentity,
+    WalProgress, backup,
+};
+use super::totals::StoreTotals;
+use super::transfer::{PreparedItem, restore, snapshot};
+use super::writer::StoreWriter;
+
+/// How long [`WorkQueue::wait_for_work`] waits at most.
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(1);
+/// The most pieces of each kind of maintenance in one call; the next call does the rest.
+const MAX_PIECES: usize = 20;
+
+/// An open store. [`Broker::close`] ends it cleanly. Dropping it waits for the transaction under way, and otherwise leaves
+/// the store as a crash would.
+pub struct EmbeddedBroker {
+    // Dropped first, so that the thread ends before the directory is unlocked.
+    pub(super) writer: Arc<StoreWriter>,
+    pub(super) readers: ReaderPool,
+    pub(super) lists: ListLimiter,
+    pub(super) leases: Arc<LeaseTable>,
+    pub(super) limits: Arc<ArcSwap<LaneLimits>>,
+    /// The most bytes that may wait in one lane.
+    pub(super) max_lane_bytes: u64,
+    /// The most bytes of state for one plugin; `None` if the file system does not say how large it is.
+    pub(super) state_room_bytes: Option<u64>,
+    pub(super) totals: watch::Receiver<StoreTotals>,
+    pub(super) condition: StoreCondition,
+    pub(super) consumer: String,
+    pub(super) identity: StoreIdentity,
+    pub(super) opening: i64,
+    pub(super) high_water: HighWaterKeeper,
+    pub(super) wal: WalProgress,
+    pub(super) directory: Arc<StoreDirectory>,
+}
+
+impl EmbeddedBroker {
+    /// Copies the store to another directory; see [`backup()`]. If the future is dropped the copy goes on.
+    ///
+    /// # Errors
+    /// See [`BackupError`].
+    pub async fn backup(
+        &self,
+        destination: &Path,
+        progress: impl FnMut(u64, u64) + Send + 'static,
+    ) -> Result<(), BackupError> {
+        self.condition.usable().map_err(|error| BackupError::Read(error.to_string()))?;
+        let (store, destination) = (self.directory.clone(), destination.to_owned());
+        let copying = tokio::task::spawn_blocking(move || backup(store.path(), &destination, progress));
+        copying.await.unwrap_or_else(|error| Err(BackupError::Read(error.to_string())))
+    }
+
+    /// Fails a store whose files were removed or replaced. If only the log was removed, its content is still readable and is
+    /// saved first.
+    async fn fail_replaced_store(&self) {
+        if self.condition.usable().is_ok() && self.directory.lacks_only_log(&self.identity) {
+            self.wal.set_removed();
+            let step = self.writer.run(CommitMode::Written, |_| Ok(Ok(()))).await;
+            // If an earlier job saved it, the store has failed by now and there is nothing to report.
+            if let (Err(error), Ok(())) = (step, self.condition.usable()) {
+                tracing::error!("the log of the embedded store was removed, and what it held was not saved: {error}");
+            }
+        }
+        self.condition.note(&SqliteFault::Final(NOT_IN_PLACE.into()));
+    }
+
+    fn receipt(&self, claimed: &ClaimedRow) -> Receipt {
+        let entry = LeaseToken { opening: self.opening, number: claimed.held.number, place: claimed.held.place };
+        Receipt {
+            event_id: claimed.found.id().unwrap_or_else(|_| EventId::new()),
+            lane: claimed.lane.clone(),
+            entry: entry.to_string(),
+            deliveries: claimed.held.deliveries,
+        }
+    }
+
+    /// Decodes claimed rows. A row that cannot be decoded fails at once; the failed event keeps its bytes.
+    async fn decode_claimed(&self, claimed: Vec<ClaimedRow>) -> Vec<Delivery> {
+        let mut deliveries = Vec::with_capacity(claimed.len());
+        let mut unreadable = Vec::new();
+        for claimed in claimed {
+            let receipt = self.receipt(&claimed);
+            match claimed.found.decode() {
+                Ok(record) => deliveries.push(Delivery { record, deliveries: receipt.deliveries, receipt }),
+                Err(error) => {
+                    unreadable.extend(settle_unreadable(&receipt, &claimed, &error.to_string()));
+                }
+            }
+        }
+        if !unreadable.is_empty() {
+            // If this fails, the events are recovered and failed when their leases are over.
+            let settled = self.writer.run(CommitMode::Synced, move |step| settle::settle(step, &unreadable)).await;
+            if let Err(error) = settled {
+                tracing::warn!("events that cannot be read were not failed yet: {error}");
+            }
+        }
+        deliveries
+    }
+}
+
+/// The settle of a delivery whose event cannot be read.
+fn settle_unreadable(receipt: &Receipt, claimed: &ClaimedRow, why: &str) -> Option<PreparedSettle> {
+    let (id, fields) = (receipt.event_id, claimed.found.fields());
+    let bad = BadEntry { id, lane: &claimed.lane, entry: &receipt.entry, added: id.created_at(), fields: &fields, why };
+    bad.log();
+    let settlement = Settlement::Failed { class: FailureClass::BadEntry, reason: why.to_owned() };
+    Some(PreparedSettle::for_unreadable(receipt, &bad.record(clock::now())?, settlement, claimed.found.data_bytes()))
+}
+
+#[async_trait]
+impl EventLog for EmbeddedBroker {
+    fn name(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn health(&self) -> StoreHealth {
+        self.condition.health()
+    }
+
+    async fn append(&self, events: Vec<AppendRequest>) -> Result<Vec<AcceptedEvent>, Error> {
+        let events: Vec<PreparedEvent> = events.iter().map(PreparedEvent::from).collect();
+        let size_bytes = events.iter().map(PreparedEvent::size_bytes).sum();
+        self.writer.try_run(JobKind::appends(size_bytes), move |step| append::append(step, &events)).await
+    }
+
+    async fn find_event(&self, id: EventId) -> Result<Option<FoundEvent>, Error> {
+        let stored = self.readers.read(move |db| history::find_event(db, id)).await?;
+        stored.map(|it| it.decode()).transpose().map_err(|error| Error::Misconfigured(error.to_string()))
+    }
+
+    async fn list_ended(&self, query: EndedQuery) -> Result<EndedPage, Error> {
+        let cursor = match &query.cursor {
+            None => i64::MAX,
+            Some(cursor) => cursor.parse().map_err(|_| Error::BadCursor)?,
+        };
+        // Fewer lists than readers run at once, so that lists delay neither state reads nor lookups of single events. Only
+        // the worker asks for heads, and it reads one list at a time.
+        let _turn = if query.only_heads { None } else { Some(self.lists.enter().await?) };
+        let page = self.readers.read(move |db| history::list_ended(db, &query, cursor)).await?;
+        let mut records = Vec::with_capacity(page.rows.len());
+        for found in page.rows {
+            match found.decode() {
+                Ok(record) => records.push(record),
+                Err(error) => tracing::error!("an event is left out of the list: {error}"),
+            }
+        }
+        Ok(EndedPage { records, next_cursor: page.next_cursor.map(|place| place.to_string()) })
+    }
+
+    async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error> {
+        loop {
+            let Some(stored) = self.readers.read(move |db| history::find_event(db, id)).await? else {
+                return Ok(ReplayOutcome::Unknown);
+            };
+            let found = stored.decode().map_err(|error| Error::Misconfigured(error.to_string()))?;
+            if found.state != EventState::Failed {
+                return Ok(ReplayOutcome::NotFailed(found.state));
+            }
+            let story = StoryColumns::encode(&found.record.replayed());
+            let replay = ReplayCandidate { id, place: stored.place, story, lane: lane.clone() };
+            match self.writer.run(CommitMode::Synced, move |step| settle::replay(step, &replay)).await? {
+                ReplayPlacement::Replayed => return Ok(ReplayOutcome::Done),
+                // Another call replayed it since it was read: look again.
+                ReplayPlacement::Changed => {}
+            }
+        }
+    }
+
+    async fn stats(&self) -> Result<BrokerStats, Error> {
+        Ok(self.totals.borrow().stats(self.max_lane_bytes))
+    }
+}
+
+#[async_trait]
+impl WorkQueue for EmbeddedBroker {
+    async fn claim(&self, claim: ClaimRequest) -> Result<Vec<Delivery>, Error> {
+        let claimed = self.writer.run(CommitMode::Written, move |step| claim::claim(step, &claim)).await?;
+        Ok(self.decode_claimed(claimed).await)
+    }
+
+    async fn wait_for_work(&self, lanes: &[Lane]) -> Result<(), Error> {
+        self.condition.usable()?;
+        let mut totals = self.totals.clone();
+        let waits = |totals: &StoreTotals| totals.lanes.iter().any(|it| it.queued > 0 && lanes.contains(&it.lane));
+        match tokio::time::timeout(MAX_WAIT, totals.wait_for(waits)).await {
+            Ok(Err(_)) => Err(Error::refused("the store is closed")),
+            Ok(Ok(_)) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn settle(&self, batch: Vec<SettleRequest>) -> Result<Vec<SettleOutcome>, Error> {
+        let batch: Vec<PreparedSettle> = batch.iter().map(PreparedSettle::from).collect();
+        let kind = JobKind::writes(CommitMode::Synced, batch.iter().map(PreparedSettle::size_bytes).sum());
+        self.writer.run(kind, move |step| settle::settle(step, &batch)).await
+    }
+
+    fn lease_renewal(&self) -> Arc<dyn LeaseRenewal> {
+        self.leases.clone()
+    }
+
+    async fn recover(&self, max: usize) -> Result<Vec<Delivery>, Error> {
+        if !self.leases.has_expired() {
+            self.condition.usable()?;
+            return Ok(Vec::new());
+        }
+        let leases = self.leases.clone();
+        let recovered = self.writer.run(CommitMode::Written, move |step| claim::recover(step, &leases, max)).await?;
+        Ok(self.decode_claimed(recovered).await)
+    }
+
+    async fn promote(&self) -> Result<PromoteOutcome, Error> {
+        self.writer.run(CommitMode::Written, claim::promote).await
+    }
+
+    async fn maintain(&self) -> Result<bool, Error> {
+        if self.directory.identity().ok() != Some(self.identity) {
+            self.fail_replaced_store().await;
+        }
+        let mut more = false;
+        for piece in
+            [retention::trim_history, retention::expire_idempotency_keys, plugin_state::expire, retention::return_pages]
+        {
+            let mut left = MAX_PIECES;
+            while left > 0 && self.writer.run(CommitMode::Written, piece).await? {
+                left -= 1;
+            }
+            more |= left == 0;
+        }
+        self.high_water.save();
+        if self.condition.lacks_room() {
+            self.writer.run(CommitMode::Synced, retention::probe_room).await?;
+            self.condition.set_has_room();
+        }
+        Ok(more)
+    }
+
+    fn lanes(&self) -> Vec<Lane> {
+        self.totals.borrow().lanes.iter().map(|it| it.lane.clone()).collect()
+    }
+
+    fn limit_lanes(&self, own: BTreeMap<Lane, u64>) {
+        let limits = LaneLimits::new(self.limits.load().all(), own);
+        self.limits.store(Arc::new(limits));
+    }
+}
+
+#[async_trait]
+impl ConsumerDirectory for EmbeddedBroker {
+    fn consumer(&self) -> &str {
+        &self.consumer
+    }
+}
+
+#[async_trait]
+impl PluginStateReader for EmbeddedBroker {
+    async fn read_plugin_state(&self, plugin: &str, key: &str) -> Result<StoredValue, Error> {
+        let (plugin, key) = (plugin.to_owned(), key.to_owned());
+        let read = self.readers.read(move |db| plugin_state::read(db, &plugin, &key, clock::now().unix_ms())).await?;
+        let stored = read.map_err(|error| Error::Misconfigured(error.to_string()))?;
+        Ok(StoredValue { room_bytes: self.state_room_bytes, ..stored })
+    }
+}
+
+#[async_trait]
+impl PluginStateRemover for EmbeddedBroker {
+    async fn remove_plugin_state(&self, plugin: &str) -> Result<u64, Error> {
+        let mut removed = 0;
+        loop {
+            let plugin = plugin.to_owned();
+            match self.writer.run(CommitMode::Synced, move |step| plugin_state::remove(step, &plugin)).await? {
+                0 => return Ok(removed),
+                some => removed += some,
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl StoreTransfer for EmbeddedBroker {
+    /// The snapshot is of one moment.
+    async fn snapshot(&self) -> Result<Box<dyn SnapshotReader>, Error> {
+        self.condition.usable()?;
+        let directory = self.directory.clone();
+        let opened = tokio::task::spawn_blocking(move || snapshot(directory.path())).await;
+        let opened = opened.map_err(|_| Error::refused("reading the store failed"))?;
+        opened.map_err(|error| Error::refused(error.to_string()))
+    }
+
+    async fn restore(&self, batch: Vec<SnapshotItem>) -> Result<Vec<RestoreOutcome>, Error> {
+        let batch: Vec<PreparedItem> = batch.into_iter().map(PreparedItem::prepare).collect::<Result<_, _>>()?;
+        self.writer.run(CommitMode::Synced, move |step| restore(step, &batch)).await
+    }
+}
+
+#[async_trait]
+impl Broker for EmbeddedBroker {
+    async fn close(&self) -> Result<(), Error> {
+        self.readers.close();
+        let writer = self.writer.clone();
+        let stopped = tokio::task::spawn_blocking(move || writer.stop()).await;
+        stopped.map_err(|_| Error::unknown("the thread that writes panicked"))?;
+        self.high_water.save();
+        self.directory.unlock().map_err(|error| Error::refused(format!("the directory stays locked: {error}")))
+    }
+}

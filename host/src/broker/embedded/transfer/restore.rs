@@ -1,0 +1,120 @@
+//! Restores the items of a snapshot, each once, by its event id or its key.
+//!
+//! No depth limit applies, since the events were accepted before. An item that the store knows stays as it is. So a
+//! repeated restore changes nothing, and an event that ended is not handled again.
+
+use rusqlite::params;
+
+use crate::broker::{
+    AppendRequest, Error, ExportedEvent, ExportedKey, ExportedState, Lane, RestoreOutcome, SnapshotItem,
+};
+use crate::event::{DeliveryStart, EventRecord, FailureClass};
+
+use crate::broker::embedded::append::{Placement, PreparedEvent, ensure_lane, insert_event, insert_waiting};
+use crate::broker::embedded::columns::{BodyColumns, StoryColumns};
+use crate::broker::embedded::step::WriteStep;
+use crate::broker::embedded::{event_state, plugin_state};
+
+/// An item as the writer writes it, prepared by the caller.
+#[derive(Debug, Clone)]
+pub(in crate::broker::embedded) enum PreparedItem {
+    Key(ExportedKey),
+    State(ExportedState),
+    Waiting(PreparedEvent),
+    Failed { body: BodyColumns, story: Option<StoryColumns>, class: FailureClass, ended_at_ms: i64 },
+}
+
+impl PreparedItem {
+    /// Prepares an item.
+    ///
+    /// # Errors
+    /// The item is a failed event without a failure.
+    pub(in crate::broker::embedded) fn prepare(exported: SnapshotItem) -> Result<Self, Error> {
+        match exported {
+            SnapshotItem::Key(key) => Ok(Self::Key(key)),
+            SnapshotItem::State(state) => Ok(Self::State(state)),
+            SnapshotItem::Waiting(ExportedEvent { record, lane, due }) => {
+                let start = due.map_or(DeliveryStart::Now, DeliveryStart::At);
+                Ok(Self::Waiting(PreparedEvent::from(&AppendRequest { record, lane, start, idempotency: None })))
+            }
+            SnapshotItem::Failed(record) => Self::failed(&record),
+        }
+    }
+
+    fn failed(record: &EventRecord) -> Result<Self, Error> {
+        let failed = record.end.as_ref().and_then(|end| Some((end.failure.as_ref()?.0, end.at.unix_ms())));
+        let (class, ended_at_ms) = failed.ok_or_else(|| {
+            Error::Misconfigured(format!(
+                "the event {} is exported as failed, but its record has no failure",
+                record.event.id
+            ))
+        })?;
+        Ok(Self::Failed {
+            body: BodyColumns::encode(&record.event),
+            story: StoryColumns::encode(record),
+            class,
+            ended_at_ms,
+        })
+    }
+}
+
+/// Restores each item, in order. The inner error is [`Error::NoRoom`]; then nothing was written.
+pub(in crate::broker::embedded) fn restore(
+    step: &mut WriteStep<'_>,
+    batch: &[PreparedItem],
+) -> rusqlite::Result<Result<Vec<RestoreOutcome>, Error>> {
+    if let Some(shortage) = step.no_room {
+        return Ok(Err(Error::NoRoom(shortage.to_owned())));
+    }
+    // A bulk insert learns of a duplicate id too late for the answer of its item.
+    let bulk = step.bulk.take();
+    let restored = batch.iter().map(|item| restore_one(step, item)).collect::<Result<_, _>>();
+    step.bulk = bulk;
+    restored.map(Ok)
+}
+
+fn restore_one(step: &mut WriteStep<'_>, item: &PreparedItem) -> rusqlite::Result<RestoreOutcome> {
+    let is_new = match item {
+        PreparedItem::Key(key) if key.until.unix_ms() <= step.now_ms => return Ok(RestoreOutcome::Expired),
+        PreparedItem::Key(key) => restore_key(step, key)?,
+        PreparedItem::State(state) if state.until.is_some_and(|until| until.unix_ms() <= step.now_ms) => {
+            return Ok(RestoreOutcome::Expired);
+        }
+        PreparedItem::State(state) => plugin_state::restore(step, state)?,
+        PreparedItem::Waiting(event) => {
+            let is_new = insert_waiting(step, event)?;
+            step.totals.counters.accepted += u64::from(is_new);
+            is_new
+        }
+        PreparedItem::Failed { body, story, class, ended_at_ms } => {
+            let lane = ensure_lane(step, &Lane::unrouted())?;
+            let placement =
+                Placement { state: event_state::FAILED, lane, due: None, ended: Some((*class, *ended_at_ms)) };
+            let is_new = insert_event(step, body, story.as_ref(), &placement)?;
+            if is_new {
+                step.totals.counters.accepted += 1;
+                step.totals.count_failed(*class);
+            }
+            is_new
+        }
+    };
+    Ok(if is_new { RestoreOutcome::Done } else { RestoreOutcome::Known })
+}
+
+/// Writes an idempotency key, unless the key is known and its window is not over.
+fn restore_key(step: &WriteStep<'_>, key: &ExportedKey) -> rusqlite::Result<bool> {
+    let written = step
+        .db
+        .prepare_cached(
+            "INSERT INTO idempotency (key, fingerprint, id, until) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (key) \
+             DO UPDATE SET fingerprint = excluded.fingerprint, id = excluded.id, until = excluded.until WHERE until <= ?5",
+        )?
+        .execute(params![
+            key.idempotency.key,
+            key.idempotency.fingerprint,
+            key.id.as_bytes(),
+            key.until.unix_ms(),
+            step.now_ms
+        ])?;
+    Ok(written == 1)
+}
