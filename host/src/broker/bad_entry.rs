@@ -1,7 +1,7 @@
-//! What stands for something that is no event where one should be: a failed event that holds what was found.
+//! A bad entry: a failed event that replaces an entry that cannot be read as an event.
 //!
-//! It looks the same whichever store found it: its type is `bad-entry`, its source is the lane, its subject is the name of
-//! the entry, and its data are the fields of the entry.
+//! It looks the same in every store: its type is `bad-entry`, its source is the lane, its subject is the name of the
+//! entry, and its data are the fields of the entry.
 
 use bytes::Bytes;
 
@@ -11,23 +11,23 @@ use crate::event::{Event, EventData, EventEnd, EventId, EventRecord, EventType, 
 /// An entry that cannot be read as an event.
 #[derive(Debug)]
 pub(super) struct BadEntry<'a> {
-    /// The id of the event that it was, or a new one.
+    /// The id of the unreadable event, or a new one.
     pub(super) id: EventId,
-    /// Where it stood.
+    /// The lane of the entry.
     pub(super) lane: &'a Lane,
-    /// The broker's name for it.
+    /// The store's name for the entry.
     pub(super) entry: &'a str,
-    /// When it was added; `None` if that is not known.
+    /// When the entry was added; `None` if that is unknown.
     pub(super) added: Option<Timestamp>,
-    /// What it holds, by name.
+    /// The fields of the entry, by name.
     pub(super) fields: &'a [(Bytes, Bytes)],
-    /// Why it is no event.
+    /// Why the entry cannot be read.
     pub(super) why: &'a str,
 }
 
 impl BadEntry<'_> {
-    /// The record of an event that failed now. The fields are kept as a JSON array of pairs if they are text, else as
-    /// bytes, one behind the other. `None` cannot happen, since the type is a constant that is valid.
+    /// The record of an event that failed now. Its data are a JSON array of pairs if all fields are text, else the
+    /// bytes of the fields in order. `None` cannot happen, since the type is a valid constant.
     pub(super) fn record(&self, now: Timestamp) -> Option<EventRecord> {
         let event_type: EventType = FailureClass::BadEntry.as_str().parse().ok()?;
         let text = |bytes: &Bytes| std::str::from_utf8(bytes).map(str::to_owned).ok();
@@ -53,7 +53,7 @@ impl BadEntry<'_> {
         Some(EventRecord { end: Some(end), ..EventRecord::new(event) })
     }
 
-    /// Tells the operator, once for each entry.
+    /// Logs the entry. Call it once for each.
     pub(super) fn log(&self) {
         tracing::warn!(lane = %self.lane, entry = self.entry, event.id = %self.id, "an entry is no event: {}", self.why);
     }

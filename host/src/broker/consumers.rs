@@ -12,8 +12,8 @@ pub trait ConsumerDirectory: Send + Sync + 'static {
     /// The name of this consumer: the configured one, made unique for this start.
     fn consumer(&self) -> &str;
 
-    /// Announces what this consumer serves from now on. Peers learn of it within about a second, and then leave alone what
-    /// waits in lanes that only this consumer serves.
+    /// Announces what this consumer serves from now on. Peers learn of it within about a second, and then leave alone
+    /// what waits in lanes that only this consumer serves.
     ///
     /// # Errors
     /// The peers do not know yet; the next [`super::WorkQueue::maintain`] announces it again.

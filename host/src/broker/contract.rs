@@ -1,9 +1,9 @@
-//! The suite that proves the guarantees of [`Broker`] on any implementation: one async function for each promise.
+//! The suite that tests the guarantees of [`Broker`] on any store: one async function, a case, for each promise.
 //!
-//! A case opens one broker at a time on the store of its [`Rig`], so that it can be run on a store that one process has
-//! to itself as well: a consumer dies by [`Rig::kill`], and the next one opens the same store. What takes several
-//! consumers at once, or faults of one particular store, is tested beside that store. Nothing here asserts how long
-//! something takes; what has to happen by itself is awaited with a generous limit.
+//! A case opens one broker at a time on the store of its [`BrokerRig`], so it also works with a store that one process
+//! owns. [`BrokerRig::kill`] ends a consumer, and the next one opens the same store. Tests with several consumers at
+//! once, or with the faults of one kind of store, are beside that store. No case asserts how long something takes;
+//! cases wait with a generous limit.
 //!
 //! `broker_contract!` makes a test of each case.
 
@@ -37,26 +37,26 @@ use crate::event::{
     Settlement, Timestamp,
 };
 
-/// How long something that has to happen by itself may take before a case fails.
+/// How long a case waits before it fails.
 const LIMIT: Duration = Duration::from_secs(120);
-/// The lease in cases that wait for one to end.
+/// The lease in cases that wait for its end, in milliseconds.
 pub const SHORT_LEASE_MS: u64 = 300;
 
-/// One store, and the consumers that come and go on it.
+/// One store, and the consumers that open it in turn.
 #[async_trait]
 pub trait BrokerRig: Send + Sync {
-    /// Opens the store as a consumer. Processed events must be trimmed without a least age.
+    /// Opens the store as a consumer. Processed events must have no minimum age for their deletion.
     async fn open(&self, options: BrokerOptions) -> Arc<dyn Broker>;
 
-    /// Ends a consumer as a crash does: without goodbye.
+    /// Ends a consumer as a crash does, without a close.
     async fn kill(&self, broker: Arc<dyn Broker>);
 
-    /// Changes what is stored of an event that waits in the lane `a` of the namespace of [`options`], so that it cannot be
-    /// read as an event any more. What it consists of stays text.
+    /// Damages an event that waits in the lane `a` of the namespace of [`options`], so that it cannot be read. Its
+    /// stored fields stay text.
     async fn damage(&self, id: EventId);
 }
 
-/// Makes a test of every case; the expression makes a rig with an empty store and is evaluated for each of them.
+/// Makes a test of every case. Each test evaluates the expression, which makes a rig with an empty store.
 #[macro_export]
 macro_rules! broker_contract {
     ($rig:expr) => {
@@ -90,7 +90,7 @@ macro_rules! broker_contract {
             ends::heads_are_listed_with_what_routes_them,
             ends::what_cannot_be_read_fails_and_looks_the_same_everywhere,
             ends::retention_forgets_only_what_has_ended,
-            ends::house_keeping_says_that_there_is_more,
+            ends::maintenance_reports_that_more_is_left,
             ends::totals_survive_a_crash,
             leases::a_settle_is_repeatable_and_takes_effect_once,
             leases::a_stale_receipt_changes_nothing,
@@ -102,22 +102,22 @@ macro_rules! broker_contract {
             leases::a_closed_consumer_leaves_nothing_behind,
             limits::a_lane_that_is_full_refuses_its_own_events_only,
             limits::what_has_not_ended_counts_for_its_lane_wherever_it_stands,
-            limits::backlogs_use_up_nothing_of_what_others_have,
-            limits::types_that_nobody_handles_have_a_fifth_together,
-            limits::what_is_put_off_comes_back_as_if_it_had_not_been_tried,
+            limits::backlogs_leave_room_for_other_lanes,
+            limits::unhandled_types_share_a_fifth_of_the_limit,
+            limits::a_deferred_event_returns_as_if_not_tried,
             limits::the_history_of_one_plugin_pushes_no_other_out,
             limits::bytes_that_wait_are_counted_and_limited_by_lane,
             limits::few_large_results_push_no_history_out,
             limits::an_event_keeps_how_many_caused_it,
-            coverage::what_a_consumer_serves_itself_is_not_left_to_others,
+            coverage::a_consumer_recovers_in_its_own_lanes,
             coverage::a_suspect_that_is_handed_back_stays_one,
-            state::what_is_written_stands_from_the_settle_on,
-            state::what_was_changed_meanwhile_is_a_conflict,
-            state::increments_do_not_get_in_each_others_way,
+            state::state_is_visible_from_the_settle_on,
+            state::a_concurrent_change_is_a_conflict,
+            state::increments_do_not_conflict,
             state::a_lost_delivery_writes_nothing,
             state::a_repeated_settle_writes_once,
             state::keys_end_in_time,
-            state::how_much_a_plugin_keeps_is_known,
+            state::the_size_of_a_plugins_state_is_known,
             state::the_state_of_a_plugin_can_be_removed,
             state::plugins_do_not_see_each_other,
             state::state_survives_a_crash_and_moves_to_another_store,
@@ -127,7 +127,7 @@ macro_rules! broker_contract {
             transfer::restoring_again_changes_nothing,
             transfer::what_ended_is_not_brought_back_by_restoring,
             transfer::windows_end_and_limits_are_for_new_events,
-            model::random_lives_end_once,
+            model::random_events_end_once,
         }
     };
     (@cases $rig:expr; $($module:ident :: $case:ident),+ $(,)?) => {
@@ -155,29 +155,29 @@ pub fn lane(name: &str) -> Lane {
     name.parse().expect("the name is one of a lane")
 }
 
-/// Lets all that may wait in the deployment wait in one of these lanes.
+/// Lifts the limits of these lanes.
 pub fn without_lane_limits(broker: &dyn Broker, names: &[&str]) {
     broker.limit_lanes(names.iter().map(|name| (lane(name), u64::MAX >> 12)).collect());
 }
 
-/// A new event of a type, with a payload of its own.
+/// A new event of a type, with a unique payload.
 pub fn event(event_type: &str) -> Event {
     let event = Event::new(event_type.parse().expect("the type is valid"), "/contract", now());
     let data = Some(EventData::text(format!("{{\"id\":\"{}\"}}", event.id)));
     Event { data_content_type: Some("application/json".into()), data, ..event }
 }
 
-/// The event, to be appended to a lane at once.
+/// The request to append the event to a lane, due at once.
 pub fn append_to(name: &str, event: Event) -> AppendRequest {
     AppendRequest { record: EventRecord::new(event), lane: lane(name), start: DeliveryStart::Now, idempotency: None }
 }
 
-/// As many new events of lane `name`, to be appended at once.
+/// The requests to append `n` new events to a lane, due at once.
 pub fn appends(name: &str, n: usize) -> Vec<AppendRequest> {
     (0..n).map(|_| append_to(name, event("order.paid"))).collect()
 }
 
-/// An idempotency key and what was sent under it.
+/// An idempotency key with the fingerprint of its body.
 pub fn idempotency(key: u8, fingerprint: u8) -> Option<Idempotency> {
     Some(Idempotency { key: [key; 32], fingerprint: [fingerprint; 32] })
 }
@@ -218,7 +218,7 @@ pub fn attempt(delivery: &Delivery, settlement: &Settlement) -> AttemptRecord {
     }
 }
 
-/// The settle that a worker would ask for, with a result for what was processed.
+/// The settle that a worker would request. A processed event gets a result.
 pub fn settle(delivery: &Delivery, settlement: Settlement, publish: Vec<AppendRequest>) -> SettleRequest {
     let attempt = attempt(delivery, &settlement);
     let result = matches!(settlement, Settlement::Processed).then(|| EventData::text("\"result\""));
@@ -233,7 +233,7 @@ pub fn settle(delivery: &Delivery, settlement: Settlement, publish: Vec<AppendRe
     }
 }
 
-/// Ends one attempt and says what became of it.
+/// Settles one delivery and returns the outcome.
 pub async fn settle_one(broker: &dyn Broker, delivery: &Delivery, settlement: Settlement) -> SettleOutcome {
     let settled = broker.settle(vec![settle(delivery, settlement, Vec::new())]).await;
     settled.expect("the settle is answered")[0]
@@ -254,7 +254,7 @@ pub async fn state(broker: &dyn Broker, id: EventId) -> Option<EventState> {
     broker.find_event(id).await.expect("the event is looked up").map(|found| found.state)
 }
 
-/// All ended events, newest first.
+/// All events with this end, newest first.
 pub async fn all_ended(broker: &dyn Broker, ending: EndKind) -> Vec<EventRecord> {
     let mut query = ended(ending);
     let mut records = Vec::new();
@@ -268,12 +268,12 @@ pub async fn all_ended(broker: &dyn Broker, ending: EndKind) -> Vec<EventRecord>
     }
 }
 
-/// The first page of all events that ended so.
+/// The first page of all events with this end.
 pub fn ended(ending: EndKind) -> EndedQuery {
     EndedQuery::all(ending, 7)
 }
 
-/// Moves everything that is due.
+/// Promotes all due events and returns their number.
 pub async fn promote_all(broker: &dyn Broker) -> usize {
     let mut moved = 0;
     loop {
@@ -285,10 +285,10 @@ pub async fn promote_all(broker: &dyn Broker) -> usize {
     }
 }
 
-/// Waits until a question has an answer.
+/// Waits until `ask` returns an answer.
 ///
 /// # Panics
-/// After 20 seconds, which fails the case.
+/// After two minutes, which fails the case.
 pub async fn eventually<T, F>(what: &str, mut ask: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,

@@ -67,8 +67,8 @@ pub struct PeerCoverage {
 }
 
 impl PeerCoverage {
-    /// Combines the coverage of these consumers. `some_are_silent` if there are others that have not announced theirs: they
-    /// are starting, or their version does not announce it.
+    /// Combines the coverage of these consumers. `some_are_silent` if there are others that have not announced theirs:
+    /// they are starting, or their version does not announce it.
     pub fn combine<'s>(consumers: impl IntoIterator<Item = &'s ConsumerCoverage>, some_are_silent: bool) -> Self {
         let mut all = Self { some_are_silent, ..Self::default() };
         consumers.into_iter().for_each(|served| all.served.add(served));

@@ -26,7 +26,8 @@ pub trait EventLog: Send + Sync + 'static {
     /// Finds an event, whatever its state.
     async fn find_event(&self, id: EventId) -> Result<Option<FoundEvent>, Error>;
 
-    /// Lists ended events, newest first. One call reads a bounded amount, so a page may hold fewer events than asked for.
+    /// Lists ended events, newest first. One call reads a bounded amount, so a page may hold fewer events than asked
+    /// for.
     ///
     /// # Errors
     /// [`Error::BadCursor`]; [`Error::Busy`] if too many lists are being read.

@@ -8,7 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// The queue of one plugin's events, so that no plugin's events wait behind another's (G8).
 ///
-/// Lanes isolate plugins and nothing more: the worker chooses the plugin by the event's type, whatever lane it comes from.
+/// Lanes isolate plugins and nothing more: the worker chooses the plugin by the event's type, whatever lane it comes
+/// from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lane(Arc<str>);
 

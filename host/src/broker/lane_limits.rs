@@ -1,7 +1,7 @@
 //! How many events may wait, in all and in one lane (G8, G12).
 //!
-//! Events beyond a lane's own limit do not count towards the total, and a lane that holds few events accepts more although
-//! the total is reached. So backlogs of some plugins do not make the store refuse the events of others.
+//! Events beyond a lane's own limit do not count towards the total, and a lane that holds few events accepts more
+//! although the total is reached. So backlogs of some plugins do not make the store refuse the events of others.
 
 use std::collections::BTreeMap;
 
@@ -47,8 +47,8 @@ impl LaneLimits {
 
     /// Checks whether a request may add `wanted` events to each of these lanes.
     ///
-    /// `waiting_of` is the number of events that wait in a lane and `waiting` the number in all. `counted` is the number
-    /// in all if no lane counts for more than its limit.
+    /// `waiting_of` is the number of events that wait in a lane and `waiting` the number in all. `counted` is the
+    /// number in all if no lane counts for more than its limit.
     ///
     /// # Errors
     /// [`Error::LaneFull`] if a lane would exceed its limit, else [`Error::Full`] if the total would exceed its own.

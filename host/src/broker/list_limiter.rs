@@ -1,7 +1,7 @@
 //! Limits how many lists of ended events a host reads at the same time.
 //!
-//! A list reads far more than a claim or a settle. With the limit, many clients that ask for lists delay the other calls
-//! only a little.
+//! A list reads far more than a claim or a settle. With the limit, many clients that ask for lists delay the other
+//! calls only a little.
 
 use std::time::Duration;
 

@@ -14,8 +14,8 @@ pub struct BrokerOptions {
     pub lease_ms: u64,
     /// The most events that have not ended; see [`super::Error::Full`].
     pub max_waiting: u64,
-    /// The most bytes that the events of one lane take until they end; see [`super::Error::LaneHeavy`]. A store with little
-    /// room allows less.
+    /// The most bytes that the events of one lane take until they end; see [`super::Error::LaneHeavy`]. A store with
+    /// little room allows less.
     pub max_waiting_bytes: u64,
     /// Accept events although the store may lose them (G1).
     pub allow_unsafe: bool,

@@ -1,4 +1,5 @@
-//! Plugin state: the values that plugins keep under state keys. A settle writes them; see [`super::SettleRequest::state`].
+//! Plugin state: the values that plugins keep under state keys. A settle writes them; see
+//! [`super::SettleRequest::state`].
 
 use async_trait::async_trait;
 
@@ -15,7 +16,7 @@ pub trait PluginStateReader: Send + Sync + 'static {
 /// Removes plugin state.
 #[async_trait]
 pub trait PluginStateRemover: Send + Sync + 'static {
-    /// Removes all state of a plugin, loaded or not, and returns the number of keys. Values that settles write meanwhile
-    /// may stay.
+    /// Removes all state of a plugin, loaded or not, and returns the number of keys. Values that settles write
+    /// meanwhile may stay.
     async fn remove_plugin_state(&self, plugin: &str) -> Result<u64, Error>;
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 /// Orders deliveries by their delivery count, the fewest first.
 ///
-/// Among equal counts the lanes take turns, beginning behind `last`, so that no lane delays the others. Within a lane the
-/// order stays. `count_and_lane` gives both of an item.
+/// Among equal counts the lanes take turns, beginning behind `last`, so that no lane delays the others. Within a lane
+/// the order stays. `count_and_lane` gives both of an item.
 pub(super) fn takeover_order<T, L: Ord + Clone>(
     items: Vec<T>,
     last: Option<&L>,

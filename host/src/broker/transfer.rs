@@ -1,7 +1,8 @@
 //! Moving to another store: what a snapshot holds, and how it is read and restored.
 //!
-//! A snapshot holds the events that have not ended, the failed ones, the idempotency keys and the plugin state. Processed
-//! events and totals stay behind. Times are absolute, so that the length of the move shifts neither due times nor windows.
+//! A snapshot holds the events that have not ended, the failed ones, the idempotency keys and the plugin state.
+//! Processed events and totals stay behind. Times are absolute, so that the length of the move shifts neither due times
+//! nor windows.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,13 +21,13 @@ pub trait StoreTransfer: Send + Sync + 'static {
 
     /// Restores items, each on its own. The answers are in the order of the batch.
     ///
-    /// An item that the store knows already stays as it is, so a repeated call changes nothing. Waiting events go to the
-    /// ends of their lanes or wait until they are due. All events count as accepted, failed ones as failed too. No depth
-    /// limit applies, since the events were accepted before.
+    /// An item that the store knows already stays as it is, so a repeated call changes nothing. Waiting events go to
+    /// the ends of their lanes or wait until they are due. All events count as accepted, failed ones as failed too. No
+    /// depth limit applies, since the events were accepted before.
     ///
     /// # Errors
-    /// Those of [`super::EventLog::append`]. Any part of the batch may be restored: repeat all of it. Do not repeat it after
-    /// [`Error::Unsafe`], which says that items restored earlier may be lost.
+    /// Those of [`super::EventLog::append`]. Any part of the batch may be restored: repeat all of it. Do not repeat it
+    /// after [`Error::Unsafe`], which says that items restored earlier may be lost.
     async fn restore(&self, batch: Vec<SnapshotItem>) -> Result<Vec<RestoreOutcome>, Error>;
 }
 
@@ -38,8 +39,8 @@ pub trait SnapshotReader: Send {
 
     /// Reads the next part; `None` at the end.
     ///
-    /// Idempotency keys come first, then plugin state, then waiting events lane by lane, then failed events, oldest first.
-    /// After the future was dropped the snapshot may be unusable: begin a new one.
+    /// Idempotency keys come first, then plugin state, then waiting events lane by lane, then failed events, oldest
+    /// first. After the future was dropped the snapshot may be unusable: begin a new one.
     ///
     /// # Errors
     /// The store cannot be read. Begin a new snapshot when it can.

@@ -11,8 +11,8 @@ use crate::event::{EventId, EventRecord, Settlement, StateStep};
 /// Hands out deliveries and takes back their results.
 #[async_trait]
 pub trait WorkQueue: Send + Sync + 'static {
-    /// Claims deliveries that wait: at most `free` of each lane and `max` in all, shared out fairly among the lanes. Answers
-    /// at once, with nothing if nothing waits.
+    /// Claims deliveries that wait: at most `free` of each lane and `max` in all, shared out fairly among the lanes.
+    /// Answers at once, with nothing if nothing waits.
     async fn claim(&self, claim: ClaimRequest) -> Result<Vec<Delivery>, Error>;
 
     /// Waits until a delivery may wait in one of the lanes, and at most about a second. May return early.
@@ -21,23 +21,23 @@ pub trait WorkQueue: Send + Sync + 'static {
     /// Settles deliveries. The answers are in the order of the batch.
     ///
     /// Repeat the call with the same receipts if the answer was lost: a settle that took effect is answered with
-    /// [`SettleOutcome::Done`] again and takes effect once. After [`SettleOutcome::Conflict`] the consumer still holds the
-    /// delivery.
+    /// [`SettleOutcome::Done`] again and takes effect once. After [`SettleOutcome::Conflict`] the consumer still holds
+    /// the delivery.
     async fn settle(&self, batch: Vec<SettleRequest>) -> Result<Vec<SettleOutcome>, Error>;
 
     /// What renews leases. It has its own connection, and works on another runtime than the queue's.
     fn lease_renewal(&self) -> Arc<dyn LeaseRenewal>;
 
-    /// Takes over at most `max` deliveries whose consumer died or lost its lease, and those of this consumer whose claim
-    /// was never answered. Each takeover raises the delivery count. Deliveries in lanes that only other consumers serve
-    /// are left to them.
+    /// Takes over at most `max` deliveries whose consumer died or lost its lease, and those of this consumer whose
+    /// claim was never answered. Each takeover raises the delivery count. Deliveries in lanes that only other consumers
+    /// serve are left to them.
     async fn recover(&self, max: usize) -> Result<Vec<Delivery>, Error>;
 
     /// Moves events that are due to their lanes. Call it again at once if `more` is true, else after `next_due_in_ms`.
     async fn promote(&self) -> Result<PromoteOutcome, Error>;
 
-    /// Deletes ended events past their retention and dead consumers that hold nothing, learns of new lanes, and shows that
-    /// this consumer is alive.
+    /// Deletes ended events past their retention and dead consumers that hold nothing, learns of new lanes, and shows
+    /// that this consumer is alive.
     ///
     /// Call it every second, and at least four times in a lease. `true` means that more is left: call it again at once,
     /// since events that end faster than they are deleted would fill the store.
@@ -46,8 +46,8 @@ pub trait WorkQueue: Send + Sync + 'static {
     /// The lanes that exist in the store, whether or not a plugin of this host belongs to them.
     fn lanes(&self) -> Vec<Lane>;
 
-    /// Sets how many events may wait in each of these lanes, and forgets the limits set before. Every other lane may hold
-    /// a fifth of [`super::BrokerOptions::max_waiting`].
+    /// Sets how many events may wait in each of these lanes, and forgets the limits set before. Every other lane may
+    /// hold a fifth of [`super::BrokerOptions::max_waiting`].
     fn limit_lanes(&self, limits: BTreeMap<Lane, u64>);
 }
 
@@ -130,7 +130,8 @@ pub struct SettleRequest {
     pub lane: Lane,
     /// The events that its handler published. The same step appends them, whatever the depth limit.
     pub publish: Vec<AppendRequest>,
-    /// The plugin state that its handler read and changed. The same step writes it, if nobody else changed what it read.
+    /// The plugin state that its handler read and changed. The same step writes it, if nobody else changed what it
+    /// read.
     pub state: Option<StateStep>,
 }
 

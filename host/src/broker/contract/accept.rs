@@ -1,4 +1,4 @@
-//! What is promised to whoever sends events: durable, idempotent, whole requests, limits, and no delivery before time.
+//! Promises to senders: durability, idempotency, whole requests, limits, and no early delivery.
 //!
 //! Covers G1, G5, G6 and the depth limit of G12.
 
@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use super::*;
 use crate::broker::Error;
 
-/// G1: what was accepted is there after a crash, as it was.
+/// G1: an accepted event is unchanged after a crash.
 pub async fn an_accepted_event_survives_a_crash(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let events = appends("a", 3);
@@ -27,7 +27,7 @@ pub async fn an_accepted_event_survives_a_crash(rig: &dyn BrokerRig) {
     }
 }
 
-/// One event that cannot be accepted keeps out the whole request.
+/// If one event cannot be accepted, nothing of its request is appended.
 pub async fn a_request_is_appended_whole_or_not_at_all(rig: &dyn BrokerRig) {
     let broker = rig.open(BrokerOptions { max_waiting: 5, ..options() }).await;
     without_lane_limits(&*broker, &["a"]);
@@ -44,7 +44,7 @@ pub async fn a_request_is_appended_whole_or_not_at_all(rig: &dyn BrokerRig) {
     assert_eq!(broker.stats().await.expect("totals").counters.accepted, 1);
 }
 
-/// G6: the first id again, also within one request, and also when the first event has ended.
+/// G6: the answer is the first id, also within one request, and also when the first event has ended.
 pub async fn the_same_key_gives_the_first_id(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let mut first = appends("a", 2);
@@ -69,7 +69,7 @@ pub async fn the_same_key_gives_the_first_id(rig: &dyn BrokerRig) {
     assert_eq!((counters.accepted, counters.duplicates), (2, 2));
 }
 
-/// G6: every conflict is named by its place, those within one request included.
+/// G6: the error names every conflict by its place, also conflicts within one request.
 pub async fn the_same_key_with_another_body_is_a_conflict(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let mut events = appends("a", 4);
@@ -84,7 +84,7 @@ pub async fn the_same_key_with_another_body_is_a_conflict(rig: &dyn BrokerRig) {
     assert!(!accepted[0].duplicate);
 }
 
-/// G12: waiting, due and running events count; ended ones do not; duplicates need no room.
+/// G12: waiting, due and running events count towards the limit; ended events and duplicates do not.
 pub async fn past_the_limit_nothing_is_accepted_until_something_ended(rig: &dyn BrokerRig) {
     let broker = rig.open(BrokerOptions { max_waiting: 3, ..options() }).await;
     broker.limit_lanes(BTreeMap::from(["a", "b", "c"].map(|name| (lane(name), 3))));
@@ -104,7 +104,7 @@ pub async fn past_the_limit_nothing_is_accepted_until_something_ended(rig: &dyn 
     broker.append(appends("a", 1)).await.expect("there is room again");
 }
 
-/// G5: by the store's clock, never early; a time that has passed is no delay.
+/// G5: by the store's clock and never early. A time in the past is no delay.
 pub async fn a_delayed_event_is_not_delivered_before_its_time(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let mut events = appends("a", 4);
@@ -126,14 +126,14 @@ pub async fn a_delayed_event_is_not_delivered_before_its_time(rig: &dyn BrokerRi
     })
     .await;
     assert_eq!(delivered.record.event.id, soon);
-    // A millisecond is lost where the store and this process cut their times to whole ones.
+    // The store and this process both round their times down to milliseconds, which may lose one.
     assert!(now().plus_ms(1) >= began.plus_ms(400), "it came before its time");
     assert_eq!(state(&*broker, later).await, Some(EventState::Scheduled));
     let promoted = broker.promote().await.expect("answered");
     assert!(promoted.next_due_in_ms.is_some_and(|ms| ms > 10_000 && ms <= 60_000), "{promoted:?}");
 }
 
-/// Payload and type of data pass unchanged through every place in which an event can be.
+/// Payload and media type are unchanged in every state of an event.
 pub async fn payloads_come_back_byte_for_byte(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let all_bytes: Vec<u8> = (0..=255).cycle().take(1_000).collect();
@@ -159,7 +159,7 @@ pub async fn payloads_come_back_byte_for_byte(rig: &dyn BrokerRig) {
     }
 }
 
-/// Requests that travel together are answered each for itself.
+/// Requests that the store takes together each get their own answer.
 pub async fn many_requests_at_once_are_all_accepted(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let requests: Vec<Vec<AppendRequest>> = (0..120)

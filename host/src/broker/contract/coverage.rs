@@ -1,10 +1,10 @@
-//! What holds of what consumers serve on any store, also on one that a consumer has to itself.
+//! Coverage of consumers, on any store, also on one with a single consumer.
 
 use super::*;
 use crate::broker::ConsumerCoverage;
 
-/// G7 and G8: a consumer is not one of the others, and what was left in its own lanes is its to take over.
-pub async fn what_a_consumer_serves_itself_is_not_left_to_others(rig: &dyn BrokerRig) {
+/// G7 and G8: a consumer is not its own peer, and takes over deliveries in its own lanes.
+pub async fn a_consumer_recovers_in_its_own_lanes(rig: &dyn BrokerRig) {
     let served = || ConsumerCoverage::new([(lane("a"), vec!["order.*".parse().expect("a pattern")])], false);
     let first = rig.open(short_lease()).await;
     first.announce_coverage(served()).await.expect("told");
@@ -20,7 +20,7 @@ pub async fn what_a_consumer_serves_itself_is_not_left_to_others(rig: &dyn Broke
     assert_eq!((taken.record.event.id, taken.deliveries), (id, 2));
 }
 
-/// G7: what is handed back keeps the count of those that ended with their consumer, whatever lane it goes to.
+/// G7: a returned event keeps the count of deliveries that ended with their consumer, whatever lane it goes to.
 pub async fn a_suspect_that_is_handed_back_stays_one(rig: &dyn BrokerRig) {
     let first = rig.open(short_lease()).await;
     deliver_one(&*first, "a").await;

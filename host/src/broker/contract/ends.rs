@@ -1,11 +1,11 @@
-//! What is promised of events that ended: kept with their story, listed, replayed, and forgotten in order.
+//! Promises about ended events: kept with their attempts, listed, replayed, and deleted in order.
 //!
 //! Covers G2, the atomic step of G3 and the retention of G12.
 
 use super::*;
 use crate::broker::{EventCounters, MAX_PAGE_BYTES, ReplayOutcome, RetentionLimits};
 
-/// G3: end, result, children and counters are one step, and all of them can be seen.
+/// G3: end, result, children and counters change in one step, and all are visible.
 pub async fn a_processed_event_is_kept_with_its_result_and_its_children(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let delivery = deliver_one(&*broker, "a").await;
@@ -31,7 +31,7 @@ pub async fn a_processed_event_is_kept_with_its_result_and_its_children(rig: &dy
     assert_eq!((depth.running, depth.scheduled, depth.processed_kept, depth.waiting()), (1, 1, 1, 2));
 }
 
-/// A failed event keeps its reason and its attempts; replayed, it begins anew with its story.
+/// A failed event keeps its reason and attempts. A replay begins anew and keeps the earlier attempts.
 pub async fn a_failed_event_is_kept_and_can_be_replayed(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let delivery = deliver_one(&*broker, "a").await;
@@ -55,7 +55,7 @@ pub async fn a_failed_event_is_kept_and_can_be_replayed(rig: &dyn BrokerRig) {
     assert_eq!(counters.failed_by_class, BTreeMap::from([(FailureClass::Trap, 1), (FailureClass::Reject, 1)]));
 }
 
-/// What has not failed is left where it is.
+/// A replay of an event that has not failed changes nothing.
 pub async fn only_failed_events_are_replayed(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     assert_eq!(broker.replay(EventId::new(), &lane("a")).await, Ok(ReplayOutcome::Unknown));
@@ -81,7 +81,7 @@ async fn end_some(broker: &dyn Broker, n: usize, settlement: impl Fn(usize) -> S
     ids
 }
 
-/// Pages neither overlap nor leave anything out.
+/// Pages neither overlap nor omit an event.
 pub async fn ended_events_are_listed_newest_first_page_by_page(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     assert!(all_ended(&*broker, EndKind::Processed).await.is_empty());
@@ -94,7 +94,7 @@ pub async fn ended_events_are_listed_newest_first_page_by_page(rig: &dyn BrokerR
     assert!(all_ended(&*broker, EndKind::Failed).await.is_empty());
 }
 
-/// G12: a page of large events ends before it is too large, and the next one goes on behind it.
+/// G12: a page of large events ends early, and the next page continues behind it.
 pub async fn a_page_of_large_events_is_cut_short(rig: &dyn BrokerRig) {
     const LARGE_BYTES: usize = 256 * 1024;
     let broker = rig.open(options()).await;
@@ -114,7 +114,7 @@ pub async fn a_page_of_large_events_is_cut_short(rig: &dyn BrokerRig) {
     assert_eq!((first.records.len() + rest.records.len(), rest.next_cursor), (n, None));
 }
 
-/// By type, class and time of the end, all of them at once.
+/// By type, class and time of the end, also all at once.
 pub async fn ended_events_are_filtered(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     end_some(&*broker, 12, |n| failed(if n < 6 { FailureClass::Trap } else { FailureClass::Reject })).await;
@@ -144,7 +144,7 @@ pub async fn ended_events_are_filtered(rig: &dyn BrokerRig) {
     assert_eq!(count(EndedQuery { until: far, ..query }).await, 12);
 }
 
-/// G12: a page may end before it found anything, and the pages together find all of it.
+/// G12: a page may end before it found anything; all pages together find every event.
 pub async fn what_is_rare_is_found_page_by_page(rig: &dyn BrokerRig) {
     const LARGE_BYTES: usize = 256 * 1024;
     let broker = rig.open(options()).await;
@@ -177,7 +177,7 @@ pub async fn what_is_rare_is_found_page_by_page(rig: &dyn BrokerRig) {
     }
 }
 
-/// Ids on all pages.
+/// The ids of all pages.
 async fn ids_of(broker: &dyn Broker, mut query: EndedQuery) -> Vec<EventId> {
     let mut ids = Vec::new();
     loop {
@@ -190,7 +190,7 @@ async fn ids_of(broker: &dyn Broker, mut query: EndedQuery) -> Vec<EventId> {
     }
 }
 
-/// Who only wants to know what there is need not be given payloads.
+/// A list of heads may lack payloads, and has everything that routing needs.
 pub async fn heads_are_listed_with_what_routes_them(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let ids = end_some(&*broker, 4, |_| failed(FailureClass::NoHandler)).await;
@@ -202,7 +202,7 @@ pub async fn heads_are_listed_with_what_routes_them(rig: &dyn BrokerRig) {
     assert_eq!(types, ["odd", "even", "odd", "even"]);
 }
 
-/// It is never handed out, holds up nobody, and its bytes are kept.
+/// An unreadable event is never handed out, delays no other event, and its bytes are kept.
 pub async fn what_cannot_be_read_fails_and_looks_the_same_everywhere(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let id = broker.append(appends("a", 1)).await.expect("accepted")[0].id;
@@ -229,7 +229,7 @@ pub async fn what_cannot_be_read_fails_and_looks_the_same_everywhere(rig: &dyn B
     assert_eq!((counters.failed, &counters.failed_by_class), (1, &BTreeMap::from([(FailureClass::BadEntry, 1)])));
 }
 
-/// G2: past their retention processed events are forgotten, oldest first; nothing else ever is.
+/// G2: processed events past their retention are deleted, oldest first. No other event ever is.
 pub async fn retention_forgets_only_what_has_ended(rig: &dyn BrokerRig) {
     let retention = RetentionLimits { processed_max: 5, ..BrokerOptions::default().retention };
     let broker = rig.open(BrokerOptions { retention, ..options() }).await;
@@ -264,8 +264,8 @@ pub async fn retention_forgets_only_what_has_ended(rig: &dyn BrokerRig) {
     assert_eq!(all_ended(&*broker, EndKind::Failed).await.len(), 4);
 }
 
-/// G12: who keeps house does so at once again while he is told that there is more to do, until there is not.
-pub async fn house_keeping_says_that_there_is_more(rig: &dyn BrokerRig) {
+/// G12: `maintain` returns true until nothing is left to delete.
+pub async fn maintenance_reports_that_more_is_left(rig: &dyn BrokerRig) {
     let retention = RetentionLimits { processed_max: 5, ..BrokerOptions::default().retention };
     let broker = rig.open(BrokerOptions { retention, ..options() }).await;
     broker.append(appends("a", 11_000)).await.expect("accepted");
@@ -285,7 +285,7 @@ pub async fn house_keeping_says_that_there_is_more(rig: &dyn BrokerRig) {
     assert!(!broker.maintain().await.expect("maintained"));
 }
 
-/// Totals are the deployment's, not the process's.
+/// Totals belong to the deployment and survive the process.
 pub async fn totals_survive_a_crash(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     end_some(&*broker, 3, |_| Settlement::Processed).await;

@@ -1,4 +1,4 @@
-//! What is promised when consumers die, come back, or repeat themselves: fencing, recovery, and settling once.
+//! Promises about consumers that die, return or repeat a call: fencing, recovery, and one effect of a settle.
 //!
 //! Covers G3, G4 and G7.
 
@@ -16,7 +16,7 @@ async fn recover_one(broker: &dyn Broker, id: EventId) -> Delivery {
     .await
 }
 
-/// G3: asked again, a settle says what became of it the first time, whatever that was.
+/// G3: a repeated settle returns the first outcome.
 pub async fn a_settle_is_repeatable_and_takes_effect_once(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     for settlement in [Settlement::Processed, retry(60_000), failed(FailureClass::Trap), Settlement::Returned] {
@@ -32,7 +32,7 @@ pub async fn a_settle_is_repeatable_and_takes_effect_once(rig: &dyn BrokerRig) {
     assert_eq!(claim(&*broker, "children", 9).await.len(), 3);
 }
 
-/// G4: who lost a delivery is told so; its outcome, its events and its renewal change nothing.
+/// G4: a consumer that lost a delivery learns it. Its settle, its events and its renewal change nothing.
 pub async fn a_stale_receipt_changes_nothing(rig: &dyn BrokerRig) {
     let first = rig.open(short_lease()).await;
     let stale = deliver_one(&*first, "a").await;
@@ -62,7 +62,7 @@ pub async fn a_stale_receipt_changes_nothing(rig: &dyn BrokerRig) {
     assert_eq!(state(&*broker, id).await, Some(EventState::Failed));
 }
 
-/// G7: all of them, with the count of deliveries up and the attempts with it.
+/// G7: all are recovered, with a higher delivery count and attempt number.
 pub async fn deliveries_of_the_dead_are_recovered(rig: &dyn BrokerRig) {
     let first = rig.open(short_lease()).await;
     first.append(appends("a", 30)).await.expect("accepted");
@@ -82,7 +82,7 @@ pub async fn deliveries_of_the_dead_are_recovered(rig: &dyn BrokerRig) {
         assert_eq!(leases.renew(&receipts).await, Ok(Vec::new()));
         let some = broker.recover(7).await.expect("answered");
         assert!(some.len() <= 7);
-        // A case that is held up loses its own leases, and gets its own deliveries again.
+        // On a slow machine the case may lose its own leases and recover its own deliveries.
         was_late |= renewed.elapsed() >= Duration::from_millis(SHORT_LEASE_MS);
         recovered.extend(some.into_iter().map(|delivery| (delivery.record.event.id, delivery)));
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -96,7 +96,7 @@ pub async fn deliveries_of_the_dead_are_recovered(rig: &dyn BrokerRig) {
     assert_eq!((stats.counters.processed, stats.depth.running), (30, 5));
 }
 
-/// G7: the count tells the worker which event takes hosts down with it; the broker itself gives up on none.
+/// G7: the count shows the worker which event takes hosts down. The broker itself gives up on no event.
 pub async fn every_crash_raises_the_delivery_count(rig: &dyn BrokerRig) {
     let first = rig.open(short_lease()).await;
     let id = deliver_one(&*first, "a").await.record.event.id;
@@ -113,7 +113,7 @@ pub async fn every_crash_raises_the_delivery_count(rig: &dyn BrokerRig) {
     }
 }
 
-/// G7: what was under way in every crash comes last, so that it takes no others with it.
+/// G7: the event that was under way in every crash is recovered last, so that it takes no others down.
 pub async fn who_was_delivered_the_most_often_is_recovered_last(rig: &dyn BrokerRig) {
     let first = rig.open(short_lease()).await;
     first.append(appends("a", 3)).await.expect("accepted");
@@ -123,7 +123,7 @@ pub async fn who_was_delivered_the_most_often_is_recovered_last(rig: &dyn Broker
     let mut counts = Vec::new();
     for _ in 0..6 {
         let broker = rig.open(short_lease()).await;
-        // Nothing is to be passed over only because its lease is not over yet.
+        // Wait for all leases to end, so that the order depends on nothing else.
         tokio::time::sleep(Duration::from_millis(2 * SHORT_LEASE_MS)).await;
         let one = eventually("one is recovered", || async { broker.recover(1).await.expect("answered").pop() }).await;
         counts.push(one.deliveries);
@@ -132,7 +132,7 @@ pub async fn who_was_delivered_the_most_often_is_recovered_last(rig: &dyn Broker
     assert_eq!(counts, [2, 2, 2, 3, 3, 3]);
 }
 
-/// G8: what one plugin left does not hold up what others did.
+/// G8: deliveries that one plugin left do not delay those of others.
 pub async fn suspects_of_different_lanes_are_recovered_in_turn(rig: &dyn BrokerRig) {
     let first = rig.open(short_lease()).await;
     first.append(appends("a", 20)).await.expect("accepted");
@@ -142,7 +142,7 @@ pub async fn suspects_of_different_lanes_are_recovered_in_turn(rig: &dyn BrokerR
     rig.kill(first).await;
 
     let broker = rig.open(short_lease()).await;
-    // Nothing is to be passed over only because its lease is not over yet.
+    // Wait for all leases to end, so that the order depends on nothing else.
     tokio::time::sleep(Duration::from_millis(2 * SHORT_LEASE_MS)).await;
     let mut lanes = Vec::new();
     while lanes.len() < 8 {
@@ -158,7 +158,7 @@ pub async fn suspects_of_different_lanes_are_recovered_in_turn(rig: &dyn BrokerR
     assert!(lanes[6..].iter().all(|it| *it == lane("a")), "{lanes:?}");
 }
 
-/// Renewal keeps a delivery for much longer than a lease; without it, the lease ends.
+/// Renewals keep a delivery for much longer than a lease. Without them the lease ends.
 pub async fn renewed_leases_are_not_taken_over(rig: &dyn BrokerRig) {
     let broker = rig.open(short_lease()).await;
     let mut delivery = deliver_one(&*broker, "a").await;
@@ -188,7 +188,7 @@ pub async fn renewed_leases_are_not_taken_over(rig: &dyn BrokerRig) {
     assert_eq!(settle_one(&*broker, &again, Settlement::Processed).await, SettleOutcome::Done);
 }
 
-/// G10: after goodbye the store does not know the consumer any more, unless it still holds something.
+/// G10: after a close the store forgets the consumer, unless it still holds a delivery.
 pub async fn a_closed_consumer_leaves_nothing_behind(rig: &dyn BrokerRig) {
     let broker = rig.open(short_lease()).await;
     let delivery = deliver_one(&*broker, "a").await;

@@ -1,11 +1,11 @@
-//! What one plugin may take of what is there for all: how much of it waits, and what becomes of an attempt that is put off.
+//! Limits of one plugin: how many of its events wait, and what happens to a deferred attempt.
 //!
 //! Covers the limits by plugin of G8 and G12.
 
 use super::*;
 use crate::broker::{Error, RetentionLimits};
 
-/// A lane past its limit refuses its own events and no others; one with a limit of its own goes by that.
+/// A lane at its limit refuses its own events and no others. A limit of its own replaces the usual one.
 pub async fn a_lane_that_is_full_refuses_its_own_events_only(rig: &dyn BrokerRig) {
     let broker = rig.open(BrokerOptions { max_waiting: 20, ..options() }).await;
     broker.append(appends("a", 4)).await.expect("a fifth is its own");
@@ -24,7 +24,7 @@ pub async fn a_lane_that_is_full_refuses_its_own_events_only(rig: &dyn BrokerRig
     assert_eq!(full, Err(Error::LaneFull { lane: lane("c"), waiting: 0, limit: 1 }));
 }
 
-/// What is handled or due later counts for its lane; also after a crash, a retry, a promotion and a replay.
+/// Running and scheduled events count for their lane, also after a crash, a retry, a promotion and a replay.
 pub async fn what_has_not_ended_counts_for_its_lane_wherever_it_stands(rig: &dyn BrokerRig) {
     let broker = rig.open(BrokerOptions { max_waiting: 15, ..short_lease() }).await;
     let mut events = appends("a", 3);
@@ -62,9 +62,9 @@ pub async fn what_has_not_ended_counts_for_its_lane_wherever_it_stands(rig: &dyn
     is_full(&*broker, 1).await;
 }
 
-/// What handlers publish is taken past every limit, and then keeps out its own lane only; several lanes at their limits
-/// keep out nobody who holds little.
-pub async fn backlogs_use_up_nothing_of_what_others_have(rig: &dyn BrokerRig) {
+/// Events that handlers publish pass every limit, and then block only their own lane. Several lanes at their limits do
+/// not block a lane that holds few events.
+pub async fn backlogs_leave_room_for_other_lanes(rig: &dyn BrokerRig) {
     let broker = rig.open(BrokerOptions { max_waiting: 50, ..options() }).await;
     let loops = deliver_one(&*broker, "a").await;
     let published = settle(&loops, Settlement::Processed, appends("a", 200));
@@ -79,8 +79,8 @@ pub async fn backlogs_use_up_nothing_of_what_others_have(rig: &dyn BrokerRig) {
     assert_eq!(broker.append(appends("h", 2)).await, Err(Error::Full { waiting: 242, limit: 50 }));
 }
 
-/// Types that no plugin handles have a limit together.
-pub async fn types_that_nobody_handles_have_a_fifth_together(rig: &dyn BrokerRig) {
+/// Events that no plugin handles share one limit.
+pub async fn unhandled_types_share_a_fifth_of_the_limit(rig: &dyn BrokerRig) {
     let broker = rig.open(BrokerOptions { max_waiting: 10, ..options() }).await;
     broker.append(appends("_", 2)).await.expect("a fifth");
     let full = broker.append(appends("_", 1)).await.expect_err("no more than that");
@@ -88,8 +88,8 @@ pub async fn types_that_nobody_handles_have_a_fifth_together(rig: &dyn BrokerRig
     broker.append(appends("a", 1)).await.expect("those of a plugin are taken");
 }
 
-/// Contract section 7: an attempt that is put off burns nothing, keeps nothing of its effects and comes back in time.
-pub async fn what_is_put_off_comes_back_as_if_it_had_not_been_tried(rig: &dyn BrokerRig) {
+/// Contract section 7: a deferred attempt does not count, has no effects, and returns in time.
+pub async fn a_deferred_event_returns_as_if_not_tried(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let first = deliver_one(&*broker, "a").await;
     assert_eq!(settle_one(&*broker, &first, Settlement::Deferred { delay_ms: 600_000 }).await, SettleOutcome::Done);
@@ -119,7 +119,7 @@ pub async fn what_is_put_off_comes_back_as_if_it_had_not_been_tried(rig: &dyn Br
     assert_eq!(settle_one(&*broker, &again, Settlement::Processed).await, SettleOutcome::Done);
 }
 
-/// The length of a chain of causes is kept with the event.
+/// An event keeps the length of its chain of causes.
 pub async fn an_event_keeps_how_many_caused_it(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let deep = append_to("a", Event { cause: Some(EventId::new()), depth: 63, ..event("loop") });
@@ -132,7 +132,7 @@ pub async fn an_event_keeps_how_many_caused_it(rig: &dyn BrokerRig) {
     assert_eq!(claim(&*broker, "a", 1).await.pop().expect("it waits").record.event.depth, 64);
 }
 
-/// Ends as many events of a lane, and gives their ids, oldest first.
+/// Processes `n` events of a lane and returns their ids, oldest first.
 async fn process(broker: &dyn Broker, name: &str, n: usize) -> Vec<EventId> {
     broker.append(appends(name, n)).await.expect("accepted");
     let claimed = claim(broker, name, n).await;
@@ -142,7 +142,7 @@ async fn process(broker: &dyn Broker, name: &str, n: usize) -> Vec<EventId> {
     claimed.iter().map(|delivery| delivery.receipt.event_id).collect()
 }
 
-/// Of these events, those that are still known.
+/// The events among these that the store still holds.
 async fn known(broker: &dyn Broker, ids: &[EventId]) -> Vec<EventId> {
     let mut known = Vec::new();
     for id in ids {
@@ -153,7 +153,7 @@ async fn known(broker: &dyn Broker, ids: &[EventId]) -> Vec<EventId> {
     known
 }
 
-/// G8: history is trimmed of whoever has the most of it, oldest first; also by who opened the store anew.
+/// G8: the lane with the largest history loses its oldest events first, also after the store was opened again.
 pub async fn the_history_of_one_plugin_pushes_no_other_out(rig: &dyn BrokerRig) {
     let retention = RetentionLimits { processed_max: 20, ..BrokerOptions::default().retention };
     let of_both = || BrokerOptions { retention, ..options() };
@@ -187,7 +187,7 @@ fn large(n: usize) -> Vec<AppendRequest> {
     (0..n).map(|_| append_to("a", event())).collect()
 }
 
-/// G12: how many bytes of a lane wait is known, and past the limit its own events are refused and no others.
+/// G12: the store counts the waiting bytes of each lane, and a lane at its limit refuses only its own events.
 pub async fn bytes_that_wait_are_counted_and_limited_by_lane(rig: &dyn BrokerRig) {
     let limited = || BrokerOptions { max_waiting_bytes: 55_000, ..options() };
     let broker = rig.open(limited()).await;
@@ -224,7 +224,7 @@ pub async fn bytes_that_wait_are_counted_and_limited_by_lane(rig: &dyn BrokerRig
     assert!((10_000..12_000).contains(&more), "{more}");
 }
 
-/// G8, G12: history is trimmed by its bytes too, of whoever has the most of them, though that be few events.
+/// G8, G12: history is trimmed by bytes as well, from the lane with the most bytes, even if these are few events.
 pub async fn few_large_results_push_no_history_out(rig: &dyn BrokerRig) {
     let retention = RetentionLimits { processed_max_bytes: 100_000, ..BrokerOptions::default().retention };
     let broker = rig.open(BrokerOptions { retention, ..options() }).await;

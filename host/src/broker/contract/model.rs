@@ -1,7 +1,7 @@
-//! Random lives of many events, compared with a model: a map from id to what must be true of it.
+//! Random operations on many events, compared with a model: a map from each id to its expected state.
 //!
-//! The operations are those of a worker, in any order, with crashes, repetitions and stale receipts between them. At the
-//! end everything is worked off, and every event that was accepted must have ended exactly once, its children with it.
+//! The operations are those of a worker, in any order, with crashes, repeated calls and stale receipts. At the end all
+//! events are handled, and every accepted event and its children must have ended exactly once.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -10,7 +10,7 @@ use super::*;
 const OPERATIONS: usize = 400;
 const LANES: [&str; 3] = ["a", "b", "c"];
 
-/// What must be true of one event.
+/// The expected state of one event.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum ExpectedFate {
     /// It has not ended.
@@ -24,17 +24,17 @@ enum ExpectedFate {
 struct EventLives {
     random: fastrand::Rng,
     fates: HashMap<EventId, ExpectedFate>,
-    /// Held by the consumer that lives, as far as it knows.
+    /// The deliveries that the living consumer believes to hold.
     held: Vec<Delivery>,
-    /// Receipts that must have no effect any more.
+    /// Stale receipts, which must have no effect.
     stale: Vec<Delivery>,
     accepted: u64,
     published: u64,
     ends: u64,
 }
 
-/// G2 and G3 under random operations. The seed is printed with a failure.
-pub async fn random_lives_end_once(rig: &dyn BrokerRig) {
+/// G2 and G3 under random operations. A failure names its seed.
+pub async fn random_events_end_once(rig: &dyn BrokerRig) {
     for seed in [1, 2, 3] {
         let mut lives = EventLives {
             random: fastrand::Rng::with_seed(seed),
@@ -134,7 +134,7 @@ impl EventLives {
             assert_eq!(*first.get_or_insert(settled.clone()), settled, "a repetition has the same answer");
         }
         for (settle, settled) in batch.iter().zip(first.unwrap_or_default()) {
-            // A lease may have ended; then the event comes again by recovery.
+            // The lease may have ended; then the event returns by recovery.
             assert_eq!(settled, SettleOutcome::Done, "the only consumer holds what it was given");
             self.note(settle);
         }
@@ -159,7 +159,7 @@ impl EventLives {
     async fn settle_stale(&mut self, broker: &dyn Broker) {
         let mut still_ours = Vec::new();
         for delivery in std::mem::take(&mut self.stale) {
-            // Until somebody takes it over, a receipt of the same consumer name may hold; another consumer's does not.
+            // Until a takeover, a receipt of a consumer with the same name may still be valid; that of another is not.
             let settled = broker.settle(vec![settle(&delivery, Settlement::Processed, appends("a", 2))]).await;
             if settled != Ok(vec![SettleOutcome::Lost]) {
                 still_ours.push((delivery, settled));

@@ -1,4 +1,4 @@
-//! What plugins keep between events: written with the settle, or not at all (G3).
+//! Plugin state: written together with the settle, or not at all (G3).
 
 use super::*;
 use crate::broker::{ExportedState, RestoreOutcome, SnapshotItem};
@@ -34,14 +34,14 @@ fn settle_with(delivery: &Delivery, state: StateStep) -> SettleRequest {
     SettleRequest { state: Some(state), ..settle(delivery, Settlement::Processed, Vec::new()) }
 }
 
-/// Settles a new event as processed with this step.
+/// Settles a new event as processed, with these changes of the state.
 async fn commit(broker: &dyn Broker, state: StateStep) -> SettleOutcome {
     let delivery = deliver_one(broker, "a").await;
     broker.settle(vec![settle_with(&delivery, state)]).await.expect("the settle is answered")[0]
 }
 
-/// G3: nothing of it is seen before the settle, and all of it afterwards, byte for byte.
-pub async fn what_is_written_stands_from_the_settle_on(rig: &dyn BrokerRig) {
+/// G3: nothing is visible before the settle, and everything afterwards, byte for byte.
+pub async fn state_is_visible_from_the_settle_on(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let nothing = stored(&*broker, "k").await;
     assert_eq!((nothing.value, nothing.version, nothing.keys, nothing.size_bytes), (None, 0, 0, 0));
@@ -62,8 +62,8 @@ pub async fn what_is_written_stands_from_the_settle_on(rig: &dyn BrokerRig) {
     assert_eq!(broker.stats().await.expect("totals").depth.state_keys, 2);
 }
 
-/// G3: a handler that saw what is not so any more is run again; until then nothing of it takes effect.
-pub async fn what_was_changed_meanwhile_is_a_conflict(rig: &dyn BrokerRig) {
+/// G3: if the state changed since the handler read it, the settle has no effect and the handler runs again.
+pub async fn a_concurrent_change_is_a_conflict(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let delivery = deliver_one(&*broker, "late").await;
     let stale = step(&[("k", 0)], &[("k", set("late")), ("n", StateWrite::Add(1))]);
@@ -79,7 +79,7 @@ pub async fn what_was_changed_meanwhile_is_a_conflict(rig: &dyn BrokerRig) {
     let counters = broker.stats().await.expect("totals").counters;
     assert_eq!((counters.processed, counters.published, counters.state_conflicts), (1, 0, 2));
 
-    // What was only read counts as well, and what came and went is not what it was.
+    // Keys that were only read count as well, and a key that was deleted and set again has changed.
     let seen = stored(&*broker, "k").await.version;
     commit(&*broker, step(&[], &[("k", StateWrite::Delete)])).await;
     commit(&*broker, step(&[], &[("k", set("first"))])).await;
@@ -94,8 +94,8 @@ pub async fn what_was_changed_meanwhile_is_a_conflict(rig: &dyn BrokerRig) {
     assert_eq!(value(&*broker, "k").await.as_deref(), Some("late"));
 }
 
-/// G3: increments add up whatever order they come in; one that cannot be made is a conflict, so that its handler is told.
-pub async fn increments_do_not_get_in_each_others_way(rig: &dyn BrokerRig) {
+/// G3: increments add up in any order. An impossible increment is a conflict, so that its handler learns of it.
+pub async fn increments_do_not_conflict(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let mut batch = Vec::new();
     for n in 1..=20 {
@@ -119,7 +119,7 @@ pub async fn increments_do_not_get_in_each_others_way(rig: &dyn BrokerRig) {
     }
 }
 
-/// G4: who has lost the delivery changes nothing.
+/// G4: a consumer that lost the delivery changes nothing.
 pub async fn a_lost_delivery_writes_nothing(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let delivery = deliver_one(&*broker, "a").await;
@@ -131,7 +131,7 @@ pub async fn a_lost_delivery_writes_nothing(rig: &dyn BrokerRig) {
     assert_eq!((value(&*broker, "n").await, stored(&*broker, "n").await.keys), (None, 0));
 }
 
-/// G3: a settle whose answer was lost is asked again and writes once, also when its own writes changed what it had seen.
+/// G3: a repeated settle writes once, also if its own writes changed the keys that it read.
 pub async fn a_repeated_settle_writes_once(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let delivery = deliver_one(&*broker, "a").await;
@@ -142,11 +142,11 @@ pub async fn a_repeated_settle_writes_once(rig: &dyn BrokerRig) {
     assert_eq!(value(&*broker, "n").await.as_deref(), Some("1"));
 }
 
-/// What is kept for a time is gone afterwards; counting up does not prolong it, and writing anew does.
+/// A value with a time to live expires. An increment does not prolong it; a new write does.
 pub async fn keys_end_in_time(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let mut seen = StoredValue::default();
-    // Both commits are to come within the time; on a busy machine it takes more of it.
+    // Both commits must fit into the time, which takes longer on a busy machine.
     for ttl_ms in [300, 3_000, 30_000] {
         let began = Instant::now();
         let kept = set_for("1", ttl_ms);
@@ -173,7 +173,7 @@ pub async fn keys_end_in_time(rig: &dyn BrokerRig) {
     assert_eq!(broker.stats().await.expect("totals").depth.state_keys, 3);
 }
 
-/// Each plugin has its own keys.
+/// Each plugin has its own state keys.
 pub async fn plugins_do_not_see_each_other(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     commit(&*broker, step(&[], &[("k", set("mine"))])).await;
@@ -184,7 +184,7 @@ pub async fn plugins_do_not_see_each_other(rig: &dyn BrokerRig) {
     assert_eq!((theirs.value.as_deref(), theirs.keys), (Some(&b"theirs"[..]), 1));
 }
 
-/// G1: what was committed is there after a crash, and an export takes it along.
+/// G1: committed state survives a crash and is part of an export.
 pub async fn state_survives_a_crash_and_moves_to_another_store(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     commit(&*broker, step(&[], &[("k", set("v")), ("n", StateWrite::Add(41)), ("end", set_for("1", 600_000))])).await;
@@ -214,8 +214,8 @@ pub async fn state_survives_a_crash_and_moves_to_another_store(rig: &dyn BrokerR
     assert_eq!(value(&*broker, "n").await.as_deref(), Some("43"));
 }
 
-/// G12: how much a plugin keeps is known, whether that is few large values or many small ones, and gets less with them.
-pub async fn how_much_a_plugin_keeps_is_known(rig: &dyn BrokerRig) {
+/// G12: the store counts the bytes of a plugin's state, for few large values and many small ones, and after deletions.
+pub async fn the_size_of_a_plugins_state_is_known(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let size = async |broker: &dyn Broker| stored(broker, "k").await.size_bytes;
     let large = "x".repeat(50_000);
@@ -249,7 +249,7 @@ pub async fn how_much_a_plugin_keeps_is_known(rig: &dyn BrokerRig) {
     .await;
 }
 
-/// What a plugin keeps can be removed as a whole, and that of others stays.
+/// All state of a plugin can be removed, and that of others stays.
 pub async fn the_state_of_a_plugin_can_be_removed(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let names: Vec<String> = (0..700).map(|n| n.to_string()).collect();

@@ -1,6 +1,7 @@
-//! What is promised of moving to another store: everything that can go on is there once, and goes on where it stood.
+//! Promises about moving to another store: each item moves once and continues as before.
 //!
-//! Covers G2 and G6 over [`StoreTransfer::snapshot`] and [`StoreTransfer::restore`]. Another namespace is another store.
+//! Covers G2 and G6 over [`StoreTransfer::snapshot`] and [`StoreTransfer::restore`]. Another namespace is another
+//! store.
 
 use std::collections::HashMap;
 
@@ -10,10 +11,10 @@ use crate::broker::{
     RestoreOutcome, SnapshotItem,
 };
 
-/// A store with something in every state.
+/// A store with events in every state.
 struct FilledStore {
     queued: EventId,
-    /// With the delivery that the consumer held when the snapshot was taken.
+    /// With the delivery that the consumer held during the snapshot.
     running: Delivery,
     delayed: EventId,
     delayed_until: Timestamp,
@@ -51,7 +52,7 @@ async fn fill(broker: &dyn Broker) -> FilledStore {
     }
 }
 
-/// Everything in a snapshot, as it came.
+/// All items of a snapshot, in their order.
 async fn snapshot(broker: &dyn Broker) -> Vec<SnapshotItem> {
     let mut snapshot = broker.snapshot().await.expect("a snapshot begins");
     let mut items = Vec::new();
@@ -63,7 +64,7 @@ async fn snapshot(broker: &dyn Broker) -> Vec<SnapshotItem> {
     items
 }
 
-/// Totals and depths, but for the consumers, which come and go.
+/// Totals and depths without the number of consumers, which varies.
 async fn numbers(broker: &dyn Broker) -> BrokerStats {
     let stats = broker.stats().await.expect("totals");
     BrokerStats { depth: QueueDepth { consumers: 0, ..stats.depth }, ..stats }
@@ -81,7 +82,7 @@ async fn other_store(rig: &dyn BrokerRig) -> std::sync::Arc<dyn Broker> {
     rig.open(BrokerOptions { namespace: "other".into(), ..options() }).await
 }
 
-/// Each thing once, with what has to be known of it; what has ended well is not in it, and nothing is changed.
+/// Each item is complete and occurs once. Processed events are left out, and the store is unchanged.
 pub async fn a_snapshot_holds_everything_that_can_go_on_once(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     assert_eq!(snapshot(&*broker).await, []);
@@ -99,7 +100,7 @@ pub async fn a_snapshot_holds_everything_that_can_go_on_once(rig: &dyn BrokerRig
         let found = broker.find_event(id).await.expect("looked up").expect("known");
         let exported = &events[&id];
         assert_eq!((exported.lane.as_str(), exported.due), (name, found.due));
-        // An attempt under way has begun, so the next one has the next number.
+        // An attempt under way counts as made, so the next one has the next number.
         let begun = u32::from(found.state == EventState::Running);
         assert_eq!(exported.record, EventRecord { attempts_made: found.record.attempts_made + begun, ..found.record });
     }
@@ -134,7 +135,7 @@ pub async fn a_snapshot_holds_everything_that_can_go_on_once(rig: &dyn BrokerRig
     );
 }
 
-/// A large store comes in parts of bounded size, in the order in which events wait, and nothing twice.
+/// A large snapshot has parts of bounded size, in the order in which events wait, without duplicates.
 pub async fn a_large_snapshot_comes_in_parts_and_in_order(rig: &dyn BrokerRig) {
     const LARGE_BYTES: usize = 200 * 1024;
     let broker = rig.open(options()).await;
@@ -145,7 +146,7 @@ pub async fn a_large_snapshot_comes_in_parts_and_in_order(rig: &dyn BrokerRig) {
             let accepted = broker.append(appends(name, 60)).await.expect("accepted");
             expected.entry(name).or_default().extend(accepted.iter().map(|accepted| accepted.id));
         }
-        // Many of them are due in the same millisecond, and go through several parts.
+        // Many events are due in the same millisecond, and span several parts.
         let mut later = appends("due", 60);
         for (place, append) in later.iter_mut().enumerate() {
             append.start = DeliveryStart::At(due);
@@ -191,7 +192,7 @@ pub async fn a_large_snapshot_comes_in_parts_and_in_order(rig: &dyn BrokerRig) {
     assert_eq!(due, expected["due"]);
 }
 
-/// G5, G6: in another store everything goes on where it stood, and counts as accepted there.
+/// G5, G6: in another store everything continues as before, and counts as accepted there.
 pub async fn what_is_restored_goes_on_where_it_stood(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let filled = fill(&*broker).await;
@@ -240,7 +241,7 @@ pub async fn what_is_restored_goes_on_where_it_stood(rig: &dyn BrokerRig) {
     assert_eq!(claim(&*other, "a", 9).await[0].record.replays, 1);
 }
 
-/// Also when the first time only a part of it came in.
+/// Also if the first restore was partial.
 pub async fn restoring_again_changes_nothing(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     fill(&*broker).await;
@@ -256,7 +257,7 @@ pub async fn restoring_again_changes_nothing(rig: &dyn BrokerRig) {
     let before = (numbers(&*other).await, snapshot(&*other).await);
     rig.kill(other).await;
     let other = other_store(rig).await;
-    // What is known is known by its id and its key, whatever else is said of it.
+    // The id or the key alone decides whether an item is known.
     for item in &mut items {
         match item {
             SnapshotItem::Key(key) => key.until = key.until.plus_ms(60_000),
@@ -270,7 +271,7 @@ pub async fn restoring_again_changes_nothing(rig: &dyn BrokerRig) {
     assert_eq!((numbers(&*other).await, snapshot(&*other).await), before);
 }
 
-/// G2: an event that ended since it was restored is not brought back, nor is one that is handled right now disturbed.
+/// G2: another restore neither brings an ended event back nor disturbs one that is being handled.
 pub async fn what_ended_is_not_brought_back_by_restoring(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let mut items = Vec::new();
@@ -294,7 +295,7 @@ pub async fn what_ended_is_not_brought_back_by_restoring(rig: &dyn BrokerRig) {
     assert_eq!(settle_one(&*broker, &held, Settlement::Processed).await, SettleOutcome::Done);
 }
 
-/// G6, G12: a key whose window is over is not remembered again; what was accepted elsewhere is taken past the limit.
+/// G6, G12: a key whose window is over is not restored. The depth limit does not apply to restored events.
 pub async fn windows_end_and_limits_are_for_new_events(rig: &dyn BrokerRig) {
     let broker = rig.open(BrokerOptions { max_waiting: 1, ..options() }).await;
     let key = |key, until| {

@@ -1,6 +1,6 @@
-//! What is promised to whoever works off events: fair claims, waiting, retries in time, and giving back.
+//! Promises to workers: fair claims, waits, timely retries, and returned deliveries.
 //!
-//! Covers the broker's part of G5 and G8, and of G10 the giving back.
+//! Covers the broker's part of G5 and G8, and the returned deliveries of G10.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,7 @@ fn want(name: &str, free: usize) -> LaneDemand {
     LaneDemand { lane: lane(name), free }
 }
 
-/// How many deliveries of each lane.
+/// The number of deliveries of each lane.
 fn by_lane(deliveries: &[Delivery]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for delivery in deliveries {
@@ -20,7 +20,7 @@ fn by_lane(deliveries: &[Delivery]) -> BTreeMap<String, usize> {
     counts
 }
 
-/// Neither more of a lane than it is wanted, nor more than the host has slots, nor of a lane that was not asked.
+/// A claim exceeds neither a lane's free slots nor the host's, and takes nothing from other lanes.
 pub async fn a_claim_takes_what_it_wants_and_no_more(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     for name in ["a", "b", "c"] {
@@ -42,7 +42,7 @@ pub async fn a_claim_takes_what_it_wants_and_no_more(rig: &dyn BrokerRig) {
     assert!(broker.lanes().contains(&lane("nobody")), "a lane that was asked for exists");
 }
 
-/// G8: a flooded lane takes the slots of no other; what others leave is used; the first asked comes first.
+/// G8: a full lane takes no slots from others, uses what others leave, and the first lane of the request comes first.
 pub async fn slots_are_shared_out_fairly_in_the_order_asked(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     broker.append(appends("flooded", 50)).await.expect("accepted");
@@ -58,7 +58,7 @@ pub async fn slots_are_shared_out_fairly_in_the_order_asked(rig: &dyn BrokerRig)
     assert_eq!(by_lane(&deliveries), BTreeMap::from([("calm".to_owned(), 1)]));
 }
 
-/// Claims that run at the same time do not hand out an event twice, and order of arrival is kept in a lane.
+/// Concurrent claims hand out no event twice, and keep the order within a lane.
 pub async fn an_event_is_handed_out_once(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let events = appends("a", 60);
@@ -75,7 +75,7 @@ pub async fn an_event_is_handed_out_once(rig: &dyn BrokerRig) {
     assert_eq!(receipts.len(), 10, "each delivery has a receipt of its own");
 }
 
-/// An event that arrives ends the wait; so does the time.
+/// A wait ends when an event arrives, or after its time.
 pub async fn a_wait_ends_when_something_arrives(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let lanes = [lane("a"), lane("b")];
@@ -100,7 +100,7 @@ pub async fn a_wait_ends_when_something_arrives(rig: &dyn BrokerRig) {
     assert_eq!(delivery.record.event.id, id);
 }
 
-/// A wait takes nothing, so dropping it leaves everything where it was.
+/// A wait takes nothing, so a dropped wait changes nothing.
 pub async fn a_dropped_wait_loses_nothing(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     assert!(claim(&*broker, "a", 1).await.is_empty());
@@ -113,14 +113,14 @@ pub async fn a_dropped_wait_loses_nothing(rig: &dyn BrokerRig) {
     assert_eq!(claim(&*broker, "a", 9).await.len(), 5);
 }
 
-/// Waits are dropped at every moment of them, as happens whenever a slot comes free, and the next one is for more lanes.
+/// Waits are dropped at any moment, as when a slot becomes free, and the next wait is for more lanes.
 pub async fn dropped_waits_for_one_lane_hold_up_no_other(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     assert!(claim(&*broker, "full", 1).await.is_empty() && claim(&*broker, "free", 1).await.is_empty());
     let (mut round, mut late_rounds) = (0_u64, 0);
     while round < 30 {
         for moment in 0..6_u64 {
-            // The timers of the runtime are too coarse for this.
+            // The timers of the runtime are too coarse here.
             let (begun, patience) = (Instant::now(), Duration::from_micros((round * 6 + moment) * 5));
             let moment_comes = async {
                 while begun.elapsed() < patience {
@@ -145,7 +145,7 @@ pub async fn dropped_waits_for_one_lane_hold_up_no_other(rig: &dyn BrokerRig) {
         let (appended, woken) = tokio::join!(append, wait);
         let late = woken.saturating_duration_since(appended);
         assert_eq!(claim(&*broker, "full", 9).await.len(), 1, "round {round}");
-        // A machine that stands still for a moment does so in one round or two; a wait that is held up, in every one.
+        // A pause of the machine delays one round or two; a blocked wait delays every round.
         if late < Duration::from_millis(300) {
             (round, late_rounds) = (round + 1, 0);
         } else {
@@ -155,7 +155,7 @@ pub async fn dropped_waits_for_one_lane_hold_up_no_other(rig: &dyn BrokerRig) {
     }
 }
 
-/// An event in a lane that was empty is found at once after a wait, and soon though another lane never runs dry.
+/// After a wait an event in an empty lane is found at once, and soon even if another lane never runs empty.
 pub async fn among_many_lanes_none_is_overlooked(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let lanes: Vec<Lane> = (0..100).map(|n| lane(&format!("l{n}"))).collect();
@@ -178,7 +178,7 @@ pub async fn among_many_lanes_none_is_overlooked(rig: &dyn BrokerRig) {
     .await;
 }
 
-/// G5: not before the pause is over; attempt, failures and the story of the attempts go with the event.
+/// G5: no retry before its pause is over. The event keeps its attempts and counts.
 pub async fn a_retry_waits_until_it_is_due_and_keeps_its_story(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let delivery = deliver_one(&*broker, "a").await;
@@ -214,7 +214,7 @@ pub async fn a_retry_waits_until_it_is_due_and_keeps_its_story(rig: &dyn BrokerR
     assert_eq!(broker.stats().await.expect("totals").counters.retried, 1);
 }
 
-/// G5: schedules are not in memory.
+/// G5: schedules survive the process.
 pub async fn due_times_survive_a_crash(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let delivery = deliver_one(&*broker, "a").await;
@@ -235,7 +235,7 @@ pub async fn due_times_survive_a_crash(rig: &dyn BrokerRig) {
     assert_eq!((found.state, found.due), (EventState::Retrying, due));
 }
 
-/// `scheduled` and `retrying` are told apart by whether an attempt failed, whatever else happened before.
+/// An event that is due later is `retrying` if an attempt failed, else `scheduled`.
 pub async fn what_is_due_later_retries_once_an_attempt_failed(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let due = Some(now().plus_ms(60_000));
@@ -264,7 +264,7 @@ pub async fn what_is_due_later_retries_once_an_attempt_failed(rig: &dyn BrokerRi
     assert_eq!(waits(replayed).await, Some(EventState::Scheduled), "it begins anew");
 }
 
-/// G10: back to the end of its lane; no attempt is burnt and nothing is counted.
+/// G10: a returned event goes to the end of its lane, and its attempt does not count.
 pub async fn a_returned_delivery_goes_back_uncounted(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     let delivery = deliver_one(&*broker, "a").await;

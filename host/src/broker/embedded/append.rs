@@ -55,8 +55,8 @@ impl From<&AppendRequest> for PreparedEvent {
 /// Appends the events of a request.
 ///
 /// # Errors
-/// The inner one is [`Error::Conflict`], [`Error::LaneFull`], [`Error::LaneHeavy`], [`Error::Full`] or [`Error::NoRoom`];
-/// then nothing was written.
+/// The inner one is [`Error::Conflict`], [`Error::LaneFull`], [`Error::LaneHeavy`], [`Error::Full`] or
+/// [`Error::NoRoom`]; then nothing was written.
 pub(super) fn append(
     step: &mut WriteStep<'_>,
     events: &[PreparedEvent],
@@ -148,8 +148,8 @@ pub(super) fn ensure_lane(step: &mut WriteStep<'_>, lane: &Lane) -> rusqlite::Re
     Ok(number)
 }
 
-/// Writes a new event that waits. Returns false and writes nothing if its id exists already; in bulk mode that shows only
-/// when the bulk is written.
+/// Writes a new event that waits. Returns false and writes nothing if its id exists already; in bulk mode that shows
+/// only when the bulk is written.
 pub(super) fn insert_waiting(step: &mut WriteStep<'_>, event: &PreparedEvent) -> rusqlite::Result<bool> {
     let PreparedEvent { body, story, .. } = event;
     let due_ms = match event.start {

@@ -1,9 +1,4 @@
-//! The broker of one machine: a durable log in one SQLite database, in a directory that one process owns.
-//!
-//! Every transition is a durable transaction. One thread writes, and commits what waits as a group ([`writer`]); leases
-//! live in memory, since they end with the process ([`leases`]); what is asked about the past is read beside the writer
-//! ([`readers`]). Due times go by the wall clock: when that is set back they come later, when it is set forward earlier.
-//! The guarantees are those of [`crate::broker`]; more than one process is not among them.
+//! The broker itself: implements the traits of [`crate::broker`] with the writer, the readers and the leases.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -47,8 +42,8 @@ pub(super) const MAX_WAIT: Duration = Duration::from_secs(1);
 /// The most pieces of each kind of maintenance in one call; the next call does the rest.
 const MAX_PIECES: usize = 20;
 
-/// An open store. [`Broker::close`] ends it cleanly. Dropping it waits for the transaction under way, and otherwise leaves
-/// the store as a crash would.
+/// An open store. [`Broker::close`] ends it cleanly. Dropping it waits for the transaction under way, and otherwise
+/// leaves the store as a crash would.
 pub struct EmbeddedBroker {
     // Dropped first, so that the thread ends before the directory is unlocked.
     pub(super) writer: Arc<StoreWriter>,
@@ -86,8 +81,8 @@ impl EmbeddedBroker {
         copying.await.unwrap_or_else(|error| Err(BackupError::Read(error.to_string())))
     }
 
-    /// Fails a store whose files were removed or replaced. If only the log was removed, its content is still readable and is
-    /// saved first.
+    /// Fails a store whose files were removed or replaced. If only the log was removed, its content is still readable
+    /// and is saved first.
     async fn fail_replaced_store(&self) {
         if self.condition.usable().is_ok() && self.directory.lacks_only_log(&self.identity) {
             self.wal.set_removed();
@@ -169,8 +164,8 @@ impl EventLog for EmbeddedBroker {
             None => i64::MAX,
             Some(cursor) => cursor.parse().map_err(|_| Error::BadCursor)?,
         };
-        // Fewer lists than readers run at once, so that lists delay neither state reads nor lookups of single events. Only
-        // the worker asks for heads, and it reads one list at a time.
+        // Fewer lists than readers run at once, so that lists delay neither state reads nor lookups of single events.
+        // Only the worker asks for heads, and it reads one list at a time.
         let _turn = if query.only_heads { None } else { Some(self.lists.enter().await?) };
         let page = self.readers.read(move |db| history::list_ended(db, &query, cursor)).await?;
         let mut records = Vec::with_capacity(page.rows.len());

@@ -3,8 +3,8 @@
 //! A statement for each row opens its tables and seeks to their ends each time, which is a fifth of SQLite's cost of an
 //! append. So rows wait until there are enough of them, or until a job runs that may read events.
 //!
-//! A duplicate id shows only when the rows are written, and the appends have an answer by then. The insert then fails; the
-//! writer rolls the group back and runs it again without bulk.
+//! A duplicate id shows only when the rows are written, and the appends have an answer by then. The insert then fails;
+//! the writer rolls the group back and runs it again without bulk.
 
 use std::sync::Arc;
 

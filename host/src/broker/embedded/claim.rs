@@ -1,7 +1,7 @@
 //! Hands out deliveries: claims waiting events, takes over those of dead consumers, and promotes events that are due.
 //!
-//! The database counts a delivery before it is handed out. So an event that takes its host down is known by its delivery
-//! count. The caller decodes the rows, which saves the writer's time.
+//! The database counts a delivery before it is handed out. So an event that takes its host down is known by its
+//! delivery count. The caller decodes the rows, which saves the writer's time.
 
 use rusqlite::params;
 

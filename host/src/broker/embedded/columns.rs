@@ -1,8 +1,8 @@
 //! The columns of an event: readable JSON, and the payload byte for byte beside it.
 //!
 //! The body of an event never changes, and each attempt adds to its story. They are in different rows, so that a large
-//! payload is written once. Each row has a checksum over its content and the event's id, which reveals a bit that flipped
-//! on the disk.
+//! payload is written once. Each row has a checksum over its content and the event's id, which reveals a bit that
+//! flipped on the disk.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

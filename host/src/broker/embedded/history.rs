@@ -12,8 +12,8 @@ use super::event_state;
 
 /// The most events that one page examines.
 const MAX_SCANNED: i64 = 5_000;
-/// The longest time between an event's end and its settle. Processed events are in the order of their settles, but their
-/// times of end are the worker's. A page that looks for times goes on this far past the first earlier one.
+/// The longest time between an event's end and its settle. Processed events are in the order of their settles, but
+/// their times of end are the worker's. A page that looks for times goes on this far past the first earlier one.
 const MAX_SETTLE_DELAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// A page whose events are not decoded yet.

@@ -1,8 +1,8 @@
 //! Leases: which deliveries are held, and until when.
 //!
-//! Leases are in memory, since one process owns the store and all leases end with it. They use the monotonic clock, so a
-//! change of the wall clock ends none. The database holds each delivery and its count, and decides who may settle. So a
-//! renewal needs no disk access.
+//! Leases are in memory, since one process owns the store and all leases end with it. They use the monotonic clock, so
+//! a change of the wall clock ends none. The database holds each delivery and its count, and decides who may settle. So
+//! a renewal needs no disk access.
 
 use std::collections::{BTreeSet, HashMap};
 use std::str::FromStr;
@@ -68,8 +68,8 @@ pub(super) struct LeaseTable {
 #[derive(Default)]
 struct KnownLeases {
     leases: HashMap<i64, Lease>,
-    /// The deliveries of earlier openings, by delivery count, lane, place and number. The index keeps a takeover cheap: after
-    /// a crash there may be very many.
+    /// The deliveries of earlier openings, by delivery count, lane, place and number. The index keeps a takeover cheap:
+    /// after a crash there may be very many.
     orphaned: BTreeSet<(u32, i64, i64, i64)>,
     /// The lane of the last takeover.
     last_lane: Option<i64>,
@@ -103,8 +103,8 @@ impl KnownLeases {
         }
     }
 
-    /// The orphaned deliveries to take over next: at least `max`, if there are so many. Examines at most `max` of each lane and
-    /// delivery count.
+    /// The orphaned deliveries to take over next: at least `max`, if there are so many. Examines at most `max` of each
+    /// lane and delivery count.
     fn next_orphaned(&self, max: usize) -> Vec<HeldDelivery> {
         let (mut next, mut from) = (Vec::new(), (0, i64::MIN, i64::MIN, i64::MIN));
         while let Some(&(deliveries, lane, ..)) = self.orphaned.range(from..).next() {
@@ -153,8 +153,9 @@ impl LeaseTable {
 
     /// At most `max` deliveries whose lease is over, in the order of their takeover.
     ///
-    /// Orphaned deliveries come first. Among those, and among the others, the fewest delivery count comes first: an event
-    /// that takes its host down again and again does not delay the others. Among equal counts the lanes take turns.
+    /// Orphaned deliveries come first. Among those, and among the others, the fewest delivery count comes first: an
+    /// event that takes its host down again and again does not delay the others. Among equal counts the lanes take
+    /// turns.
     pub(super) fn expired(&self, max: usize) -> Vec<HeldDelivery> {
         let now = Instant::now();
         let mut known = self.lock();
@@ -280,7 +281,7 @@ mod tests {
         assert_eq!(taken(4), [61, 3, 4, 5]);
         assert_eq!(taken(45).len(), 45);
         assert_eq!(taken(1), [71], "the last of those that are gone, and delivered more often");
-        // From here on those of this opening, whose leases are over at once.
+        // From here on the deliveries of this opening, whose leases end at once.
         assert_eq!((0..4).map(|_| table.expired(1)[0].lane).collect::<Vec<_>>(), [1, 2, 3, 1]);
     }
 }

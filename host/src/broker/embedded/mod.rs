@@ -1,8 +1,9 @@
 //! The broker of one machine: a durable log in one SQLite database, in a directory that one process owns.
 //!
-//! Every transition is a durable transaction. One thread writes, and commits waiting jobs as a group ([`writer`]). Leases
-//! are in memory, since they end with the process ([`leases`]). Readers see the last commit beside the writer ([`store`]).
-//! Due times use the wall clock: when it is set back events become due later, when it is set forward earlier.
+//! Every transition is a durable transaction. One thread writes, and commits waiting jobs as a group ([`writer`]).
+//! Leases are in memory, since they end with the process ([`leases`]). Readers see the last commit beside the writer
+//! ([`store`]). Due times use the wall clock: when it is set back events become due later, when it is set forward
+//! earlier.
 
 mod append;
 mod broker;

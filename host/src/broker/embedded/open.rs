@@ -1,6 +1,7 @@
 //! Opens a store: locks the directory, checks the database, and reads what the last owner left.
 //!
-//! A database that is newer, damaged, of another program or in use is refused and left as it is. The error says what to do.
+//! A database that is newer, damaged, of another program or in use is refused and left as it is. The error says what to
+//! do.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -28,8 +29,8 @@ use super::store::{
 use super::totals::StoreTotals;
 use super::writer::{HELD_WAIT, StoreWriter, WriterThread};
 
-/// Why a store was not opened. Trying again may help for [`Self::InUse`], [`Self::Held`] and [`Self::Full`]; otherwise an
-/// operator has to act first.
+/// Why a store was not opened. Trying again may help for [`Self::InUse`], [`Self::Held`] and [`Self::Full`]; otherwise
+/// an operator has to act first.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedOpenError {
     /// Another process owns the directory.
@@ -60,8 +61,8 @@ pub enum EmbeddedOpenError {
 }
 
 impl EmbeddedBroker {
-    /// Opens the store in a directory, and creates the directory if it is missing. Call it within a runtime. If the writer
-    /// thread panics, `tasks` stops the program.
+    /// Opens the store in a directory, and creates the directory if it is missing. Call it within a runtime. If the
+    /// writer thread panics, `tasks` stops the program.
     ///
     /// Blocks while it reads the log that a crash left and checks a small database as a whole.
     ///

@@ -1,8 +1,8 @@
 //! Makes room: deletes processed events past their retention and idempotency keys past their window, and returns free
 //! pages to the disk.
 //!
-//! Only processed events are deleted. Each call does a bounded piece of work, so that it delays other jobs little. Repeat it
-//! while it returns true.
+//! Only processed events are deleted. Each call does a bounded piece of work, so that it delays other jobs little.
+//! Repeat it while it returns true.
 
 use rusqlite::OptionalExtension;
 
@@ -12,8 +12,8 @@ use super::row_size::{ROW_BYTES, signed};
 use super::step::{MoreWork, WriteStep};
 use super::totals::LaneTotal;
 
-/// The most events or keys that one call deletes: more than one group of the writer settles. So the history stays within
-/// its limits, however fast events end.
+/// The most events or keys that one call deletes: more than one group of the writer settles. So the history stays
+/// within its limits, however fast events end.
 const MAX_DELETED: i64 = 500;
 /// The most processed events that one call examines for those of one lane.
 const MAX_EXAMINED: i64 = 5_000;

@@ -1,10 +1,10 @@
 //! The writer: one thread that runs all waiting jobs as a group, in one transaction, and answers them after the commit.
 //!
-//! Jobs that arrive during a commit form the next group. So many producers share one fsync, and a single producer waits for
-//! no other. The commit is as durable as the most demanding job of the group asks.
+//! Jobs that arrive during a commit form the next group. So many producers share one fsync, and a single producer waits
+//! for no other. The commit is as durable as the most demanding job of the group asks.
 //!
-//! A job that refuses (`Ok(Err(_))`) must have written nothing. A job that fails rolls the group back; the writer then runs
-//! each job of the group alone, so that only the failing one fails.
+//! A job that refuses (`Ok(Err(_))`) must have written nothing. A job that fails rolls the group back; the writer then
+//! runs each job of the group alone, so that only the failing one fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -26,8 +26,8 @@ use super::step::{CommitMode, JobKind, WriteJob, WriteStep, job};
 use super::store::{Checkpointer, SqliteFault, StoreCondition, StoreDirectory, WalProgress};
 use super::totals::StoreTotals;
 
-/// The most jobs of a group, and about the most bytes that they write. Bounds how long the first job waits for the last,
-/// and how far a group extends the log.
+/// The most jobs of a group, and about the most bytes that they write. Bounds how long the first job waits for the
+/// last, and how far a group extends the log.
 const MAX_GROUP: usize = 512;
 const MAX_GROUP_BYTES: usize = 8 * 1024 * 1024;
 /// The most jobs that wait for the writer. More callers wait or are refused.
@@ -65,7 +65,8 @@ impl StoreWriter {
         Ok((Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), ends_cleanly, condition }, end))
     }
 
-    /// Runs a job and returns its answer. Waits while the queue is full. If the future is dropped the job may still run.
+    /// Runs a job and returns its answer. Waits while the queue is full. If the future is dropped the job may still
+    /// run.
     pub(super) async fn run<T, W>(&self, kind: impl Into<JobKind>, work: W) -> Result<T, Error>
     where
         T: Send + 'static,

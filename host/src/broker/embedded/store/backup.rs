@@ -1,7 +1,7 @@
 //! Backup: a copy of the store, made while the broker works.
 //!
-//! The copy holds exactly what was committed when it began. Any process on the machine may make it. It gets the name of a
-//! database only after it was written, checked and synced, so an interrupted copy is never mistaken for a store.
+//! The copy holds exactly what was committed when it began. Any process on the machine may make it. It gets the name of
+//! a database only after it was written, checked and synced, so an interrupted copy is never mistaken for a store.
 
 use std::fs::{self, File};
 use std::io;
@@ -49,9 +49,9 @@ impl From<rusqlite::Error> for BackupError {
     }
 }
 
-/// Copies the store in one directory to another, and creates that if it is missing. Calls `progress` with the bytes copied
-/// and the bytes in all. Blocks until the copy is durable. The store works meanwhile, but its log cannot be restarted and
-/// grows.
+/// Copies the store in one directory to another, and creates that if it is missing. Calls `progress` with the bytes
+/// copied and the bytes in all. Blocks until the copy is durable. The store works meanwhile, but its log cannot be
+/// restarted and grows.
 ///
 /// # Errors
 /// See [`BackupError`]. Try again when the reason is gone.

@@ -1,9 +1,9 @@
 //! Checkpoints: move the write-ahead log into the database, spread over time and beside the writer.
 //!
-//! A thread with its own connection copies pages while the writer commits. SQLite restarts the log only after the last page
-//! was moved, and under a constant load the thread never catches up. So the writer moves the small rest of a long log
-//! itself, between two groups. A reader at that moment prevents the restart. So when the log is twice as long, or the disk
-//! is nearly full, the writer waits a moment until the readers are done.
+//! A thread with its own connection copies pages while the writer commits. SQLite restarts the log only after the last
+//! page was moved, and under a constant load the thread never catches up. So the writer moves the small rest of a long
+//! log itself, between two groups. A reader at that moment prevents the restart. So when the log is twice as long, or
+//! the disk is nearly full, the writer waits a moment until the readers are done.
 //!
 //! A checkpoint that fails with an input or output error is final for the broker, as a failed commit is.
 
@@ -120,8 +120,8 @@ impl Checkpointer {
         })
     }
 
-    /// Moves what is due after a commit; `pages` is the length of the log. If the file of the log was removed, moves all of
-    /// it and fails the store.
+    /// Moves what is due after a commit; `pages` is the length of the log. If the file of the log was removed, moves
+    /// all of it and fails the store.
     pub(in crate::broker::embedded) fn after_commit(&mut self, db: &Connection, pages: i64) {
         if self.log.is_removed() {
             return self.save_removed_log(db);
@@ -139,14 +139,15 @@ impl Checkpointer {
             self.wake();
         }
         if pages >= self.long_at {
-            // While a reader holds an old state the log cannot be moved as a whole. Try again when it has grown as much.
+            // While a reader holds an old state the log cannot be moved as a whole. Try again when it has grown as
+            // much.
             self.long_at = pages + self.long_pages;
             move_log(db, CheckpointMode::PASSIVE, &self.log, &self.condition);
         }
     }
 
-    /// Why new events must be refused, if so. Call it between two transactions of the writer. When the disk is nearly full it
-    /// first empties the log, to regain its room.
+    /// Why new events must be refused, if so. Call it between two transactions of the writer. When the disk is nearly
+    /// full it first empties the log, to regain its room.
     ///
     /// # Errors
     /// The log could not be synced or moved. That is final: commit nothing.
@@ -162,8 +163,8 @@ impl Checkpointer {
         Ok(shortage)
     }
 
-    /// Moves the whole log and truncates it. Returns false if a reader held an old state for longer than the writer waits, or
-    /// if the last try was a moment ago.
+    /// Moves the whole log and truncates it. Returns false if a reader held an old state for longer than the writer
+    /// waits, or if the last try was a moment ago.
     ///
     /// # Errors
     /// As for [`Self::shortage`]; the store has failed.
@@ -199,8 +200,8 @@ impl Checkpointer {
         }
     }
 
-    /// Moves and truncates the log, unless somebody reads. Closing the connection then removes the log, so that the database
-    /// is one file.
+    /// Moves and truncates the log, unless somebody reads. Closing the connection then removes the log, so that the
+    /// database is one file.
     pub(in crate::broker::embedded) fn finish(&mut self, db: &Connection) {
         self.end();
         move_log(db, CheckpointMode::TRUNCATE, &self.log, &self.condition);
@@ -291,7 +292,8 @@ mod tests {
         }
     }
 
-    /// Without the wait for readers, constant reads would keep the log from being restarted, and it would grow without end.
+    /// Without the wait for readers, constant reads would keep the log from being restarted, and it would grow without
+    /// end.
     #[test]
     fn the_log_stays_short_however_many_read() {
         const MAX_PAGES: i64 = 100_000;

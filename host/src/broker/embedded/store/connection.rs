@@ -23,8 +23,8 @@ pub(in crate::broker::embedded) enum ConnectionPurpose {
     Write,
     /// Only reads, or moves the log into the database.
     Read,
-    /// Copies the database, perhaps in a process of another user. It must leave no file behind that the owner of the store
-    /// cannot open.
+    /// Copies the database, perhaps in a process of another user. It must leave no file behind that the owner of the
+    /// store cannot open.
     Copy,
 }
 

@@ -1,7 +1,7 @@
 //! The directory of a store, and the lock that gives it one owner.
 //!
-//! The operating system holds the lock and ends it with the process, so no stale lock remains. The lock does not stop other
-//! programs from reading or writing the database.
+//! The operating system holds the lock and ends it with the process, so no stale lock remains. The lock does not stop
+//! other programs from reading or writing the database.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -55,8 +55,8 @@ impl From<io::Error> for DirectoryError {
 }
 
 impl StoreDirectory {
-    /// Locks the directory, and creates it if it is missing. Only the owner may use it and the store's files afterwards;
-    /// see [`private_files`].
+    /// Locks the directory, and creates it if it is missing. Only the owner may use it and the store's files
+    /// afterwards; see [`private_files`].
     pub(in crate::broker::embedded) fn lock(path: &Path) -> Result<Self, DirectoryError> {
         if !path.is_dir() {
             private_files::create_directory(path)?;
@@ -149,7 +149,8 @@ impl StoreDirectory {
 }
 
 impl Drop for StoreDirectory {
-    /// Unlocks explicitly: closing is not enough while a child process that is just starting holds a copy of the descriptor.
+    /// Unlocks explicitly: closing is not enough while a child process that is just starting holds a copy of the
+    /// descriptor.
     fn drop(&mut self) {
         // If this fails, closing the file is all that remains.
         let _ = self.lock.unlock();

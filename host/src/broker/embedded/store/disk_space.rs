@@ -1,7 +1,7 @@
 //! Disk space: the reserve for accepted events, and the share of each plugin.
 //!
-//! Handling an event takes room too. So the store refuses new events while some room is left, and accepted events can still
-//! be handled.
+//! Handling an event takes room too. So the store refuses new events while some room is left, and accepted events can
+//! still be handled.
 
 use std::path::Path;
 
@@ -14,8 +14,8 @@ const RESERVE_SHARE: u64 = 10;
 /// One plugin may use an eighth of the disk.
 const PLUGIN_SHARE: u64 = 8;
 
-/// Why new events must be refused, if so. `log_pages` are the pages that only the log holds: the database needs room for them
-/// as well. A file system that does not report its free space counts as having enough.
+/// Why new events must be refused, if so. `log_pages` are the pages that only the log holds: the database needs room
+/// for them as well. A file system that does not report its free space counts as having enough.
 pub(in crate::broker::embedded) fn shortage(directory: &Path, log_pages: i64) -> Option<String> {
     let disk = rustix::fs::statvfs(directory).ok()?;
     let total = disk.f_blocks.saturating_mul(disk.f_frsize);
@@ -25,8 +25,8 @@ pub(in crate::broker::embedded) fn shortage(directory: &Path, log_pages: i64) ->
     (free < reserve).then(|| format!("{free} bytes are free on its disk, and {reserve} are kept for what was accepted"))
 }
 
-/// The most bytes for the state of one plugin, and the most for its waiting events. So several plugins at their limits leave
-/// room for the others. `None` if the file system does not report its size.
+/// The most bytes for the state of one plugin, and the most for its waiting events. So several plugins at their limits
+/// leave room for the others. `None` if the file system does not report its size.
 pub(in crate::broker::embedded) fn plugin_share_bytes(directory: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(directory).ok()?;
     Some(disk.f_blocks.saturating_mul(disk.f_frsize) / PLUGIN_SHARE).filter(|room_bytes| *room_bytes > 0)

@@ -1,8 +1,8 @@
-//! The high-water mark of a store: how far the database has come, mark outside of it (G11).
+//! The high-water mark of a store: how far the database has come, stored outside of it (G11).
 //!
-//! At a start the broker compares it with the database, to notice a database that is missing, replaced or older. The mark is
-//! in the lock file and is not synced. It may lag behind, and then a loss can go unnoticed. It must never be ahead of what
-//! is on the disk, or the broker would report a loss that did not happen.
+//! At a start the broker compares it with the database, to notice a database that is missing, replaced or older. The
+//! mark is in the lock file and is not synced. It may lag behind, and then a loss can go unnoticed. It must never be
+//! ahead of what is on the disk, or the broker would report a loss that did not happen.
 
 use std::fmt;
 use std::io;

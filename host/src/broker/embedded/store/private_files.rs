@@ -1,7 +1,7 @@
 //! Private files: only their owner may use the files of a store, whatever the umask and the mode of the directory are.
 //!
-//! The files hold payloads in the clear. A user who may read a file may also lock it, which stops the store. SQLite gives
-//! the log and its index the mode of the database.
+//! The files hold payloads in the clear. A user who may read a file may also lock it, which stops the store. SQLite
+//! gives the log and its index the mode of the database.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -41,8 +41,8 @@ pub(in crate::broker::embedded) fn create_file(path: &Path) -> io::Result<File> 
     Ok(file)
 }
 
-/// Restricts a directory in which other users may replace files, if it is ours and holds only these files. Logs the change,
-/// or why there is none.
+/// Restricts a directory in which other users may replace files, if it is ours and holds only these files. Logs the
+/// change, or why there is none.
 pub(in crate::broker::embedded) fn restrict_directory(path: &Path, files: &[&str]) {
     let Ok(found) = fs::metadata(path) else { return };
     let mode = found.mode() & 0o7777;

@@ -1,7 +1,7 @@
 //! The format of the database: its tables, and the migration of older formats.
 //!
-//! Operators may read the tables with `sqlite3 eventstream.db` while the broker runs. Each state has an index of its own
-//! with only the events in it, so a step of an event costs the same whether ten events wait or a million.
+//! Operators may read the tables with `sqlite3 eventstream.db` while the broker runs. Each state has an index of its
+//! own with only the events in it, so a step of an event costs the same whether ten events wait or a million.
 
 use std::path::Path;
 
@@ -50,8 +50,8 @@ impl From<WalError> for SchemaError {
     }
 }
 
-/// Opens the connection that writes. Creates the tables of a new file, migrates an older format, and recovers the log of
-/// the last owner. Leaves a file that it refuses unchanged.
+/// Opens the connection that writes. Creates the tables of a new file, migrates an older format, and recovers the log
+/// of the last owner. Leaves a file that it refuses unchanged.
 pub(in crate::broker::embedded) fn open(path: &Path) -> Result<Connection, SchemaError> {
     open_with(path, &MIGRATIONS).map_err(|error| match error {
         SchemaError::Sqlite(error) if is_damage(&error) => SchemaError::Damaged(error.to_string()),

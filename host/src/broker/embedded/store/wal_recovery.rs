@@ -25,11 +25,12 @@ impl From<rusqlite::Error> for WalError {
     }
 }
 
-/// Rewrites the log that the last owner left, syncs it and moves it into the database. Call it before the first commit, as
-/// the owner of the directory.
+/// Rewrites the log that the last owner left, syncs it and moves it into the database. Call it before the first commit,
+/// as the owner of the directory.
 ///
-/// After a failed sync the kernel marks the pages as clean that it could not write. They can be read, but later syncs skip
-/// them, and a power cut loses them together with all later commits. So the content of the log is written once more.
+/// After a failed sync the kernel marks the pages as clean that it could not write. They can be read, but later syncs
+/// skip them, and a power cut loses them together with all later commits. So the content of the log is written once
+/// more.
 ///
 /// # Errors
 /// [`WalError::Write`] or [`WalError::Move`]: the log may not be on the disk. Commit nothing.
@@ -38,8 +39,8 @@ pub(in crate::broker::embedded) fn recover(db: &mut Connection, database: &Path)
     if std::fs::metadata(&log).map_or(0, |file| file.len()) == 0 {
         return Ok(());
     }
-    // The transaction keeps other programs from appending. The whole log must be on the disk before the checkpoint changes
-    // the database: after a power cut during the checkpoint only the log can repair the database.
+    // The transaction keeps other programs from appending. The whole log must be on the disk before the checkpoint
+    // changes the database: after a power cut during the checkpoint only the log can repair the database.
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     rewrite(&log).map_err(WalError::Write)?;
     drop(transaction);

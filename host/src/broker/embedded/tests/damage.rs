@@ -1,4 +1,4 @@
-//! Files that are not what was written: cut, flipped, removed, replaced, of another version. Said, not served.
+//! Damaged files: truncated, with flipped bits, removed, replaced, or of another version. The broker refuses them.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use super::*;
 
-/// A store with events in it that was closed, so that everything is in one file.
+/// Makes a store with events and closes it, so that everything is in one file.
 async fn closed_store(dir: &Path, events: usize) -> Vec<EventId> {
     let broker = open(dir);
     let ids = broker.append((0..events).map(|_| new_append("a")).collect()).await.unwrap();
@@ -133,7 +133,7 @@ async fn losses(dir: &Path) -> u64 {
     open(dir).stats().await.unwrap().counters.data_losses
 }
 
-/// A store that was killed after some of the log had been moved, and what stands in the log besides had been synced.
+/// A store that was killed after a part of the log was moved and the rest was synced.
 async fn killed_store(dir: &Path) -> std::path::PathBuf {
     let broker = open(dir);
     broker.append(vec![new_append("a")]).await.unwrap();
@@ -192,7 +192,7 @@ async fn a_file_of_the_same_opening_that_is_older_is_counted_as_a_loss() {
     assert_eq!(losses(dir.path()).await, 1, "once per loss");
 }
 
-/// A power cut may undo it, and a memory that is ahead of the database would report a loss that is none.
+/// A power cut may undo the commit, and a mark ahead of the database would report a loss that did not happen.
 #[tokio::test]
 async fn what_was_not_synced_is_not_remembered() {
     let dir = tempfile::tempdir().unwrap();
@@ -224,7 +224,7 @@ async fn a_backup_that_is_restored_is_counted_as_a_loss_wherever_and_once() {
     broker.close().await.unwrap();
     drop(broker);
     assert_eq!(losses(&store).await, 0, "the store itself lost nothing");
-    // In place of the store, of the same opening, and in a directory of its own.
+    // In place of the store, with the same opening, and in a directory of its own.
     fs::remove_file(store.join("eventstream.db-wal")).unwrap();
     fs::copy(copy.join("eventstream.db"), store.join("eventstream.db")).unwrap();
     for restored in [&store, &copy] {
@@ -266,7 +266,7 @@ async fn what_a_log_holds_that_is_removed_in_use_is_saved() {
 
 #[tokio::test]
 async fn a_directory_that_cannot_be_written_is_said() {
-    // Not even the superuser makes directories there.
+    // Not even the superuser can create directories there.
     let refused =
         EmbeddedBroker::open(Path::new("/proc/self/store"), options(), &TaskGroup::new()).map(drop).unwrap_err();
     assert!(matches!(refused, EmbeddedOpenError::Directory { .. }), "{refused}");

@@ -1,7 +1,6 @@
-//! What the embedded broker promises beyond the suite for all brokers: restarts, faults, room, damage.
+//! Tests of the embedded broker beyond the suite for all brokers: restarts, faults, disk space, damage.
 //!
-//! Each test has a directory of its own. Faults of the disk that need another file system beneath SQLite are tested from
-//! outside.
+//! Each test has its own directory. Faults that need another file system beneath SQLite are tested from outside.
 
 mod damage;
 mod model;
@@ -178,7 +177,7 @@ async fn waiting_ends_when_an_event_comes_to_one_of_the_lanes() {
     let lanes = [lane("a"), lane("b")];
     for to in ["b", "a"] {
         let mut tries = 0..10;
-        // A slow disk may take as long as a wait at the most, but not every time.
+        // On a slow disk one try may take as long as a whole wait, but not every try.
         let is_woken = loop {
             let started = std::time::Instant::now();
             let (waited, appended) = tokio::join!(broker.wait_for_work(&lanes), broker.append(vec![new_append(to)]));

@@ -1,7 +1,7 @@
-//! Random operations, each compared with a map of what should be: every answer, every state, every total.
+//! Random operations, compared with a model in memory: every answer, every state, every total.
 //!
-//! Time is taken out of it: leases are over at once or never, and due times are now or far away. A failure names the seed;
-//! `MODEL_SEED` runs one again.
+//! Time plays no part: leases end at once or never, and due times are now or far away. A failure names its seed;
+//! `MODEL_SEED` runs a seed again.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -13,7 +13,7 @@ const FAR_MS: u64 = 3_600_000;
 const STEPS: usize = 300;
 
 #[derive(Clone, Debug, PartialEq)]
-enum ModelStanding {
+enum ModelState {
     Queued,
     Running { receipt: Receipt, is_left: bool },
     DueNow,
@@ -24,11 +24,11 @@ enum ModelStanding {
 
 #[derive(Default)]
 struct StoreModel {
-    events: BTreeMap<EventId, (ModelStanding, Lane, EventRecord)>,
-    /// In the order of claiming.
+    events: BTreeMap<EventId, (ModelState, Lane, EventRecord)>,
+    /// In the order of their claims.
     queues: BTreeMap<&'static str, VecDeque<EventId>>,
     keys: HashMap<u8, (u8, EventId)>,
-    /// Settles that took effect last for their event, and receipts that are worth nothing.
+    /// The last settle of each event that took effect, and settles with stale receipts.
     done: HashMap<EventId, SettleRequest>,
     stale: Vec<SettleRequest>,
     ended: [Vec<EventId>; 2],
@@ -42,39 +42,39 @@ fn name(lane: &Lane) -> &'static str {
 impl StoreModel {
     fn enqueue(&mut self, id: EventId) {
         let (stand, lane, _) = self.events.get_mut(&id).unwrap();
-        *stand = ModelStanding::Queued;
+        *stand = ModelState::Queued;
         self.queues.entry(name(lane)).or_default().push_back(id);
     }
 
     fn insert(&mut self, append: &AppendRequest) {
         let stand = match append.start {
-            DeliveryStart::Now => ModelStanding::Queued,
-            _ => ModelStanding::DueLater,
+            DeliveryStart::Now => ModelState::Queued,
+            _ => ModelState::DueLater,
         };
         let id = append.record.event.id;
         self.events.insert(id, (stand.clone(), append.lane.clone(), append.record.clone()));
-        if stand == ModelStanding::Queued {
+        if stand == ModelState::Queued {
             self.enqueue(id);
         }
     }
 
     fn running(&self) -> Vec<(EventId, Receipt, bool)> {
         let running = self.events.iter().filter_map(|(id, (stand, ..))| match stand {
-            ModelStanding::Running { receipt, is_left } => Some((*id, receipt.clone(), *is_left)),
+            ModelState::Running { receipt, is_left } => Some((*id, receipt.clone(), *is_left)),
             _ => None,
         });
         running.collect()
     }
 
-    fn count(&self, wanted: impl Fn(&ModelStanding) -> bool) -> u64 {
+    fn count(&self, wanted: impl Fn(&ModelState) -> bool) -> u64 {
         self.events.values().filter(|(stand, ..)| wanted(stand)).count() as u64
     }
 
-    /// A delivery began; the receipt that it had before is worth nothing.
+    /// A delivery began, so the event's earlier receipt is stale.
     fn deliver(&mut self, delivery: &Delivery) {
         let (stand, lane, record) = self.events.get_mut(&delivery.record.event.id).unwrap();
         assert_eq!((&delivery.record, &delivery.receipt.lane), (&*record, &*lane));
-        *stand = ModelStanding::Running { receipt: delivery.receipt.clone(), is_left: false };
+        *stand = ModelState::Running { receipt: delivery.receipt.clone(), is_left: false };
     }
 
     fn settled(&mut self, settle: &SettleRequest) {
@@ -83,22 +83,22 @@ impl StoreModel {
         *record = settle.record.clone();
         match &settle.settlement {
             Settlement::Processed => {
-                *stand = ModelStanding::Processed;
+                *stand = ModelState::Processed;
                 self.ended[0].insert(0, id);
                 self.counters.processed += 1;
             }
             Settlement::Retry { delay_ms, .. } => {
-                *stand = if *delay_ms == 0 { ModelStanding::DueNow } else { ModelStanding::DueLater };
+                *stand = if *delay_ms == 0 { ModelState::DueNow } else { ModelState::DueLater };
                 *lane = settle.lane.clone();
                 self.counters.retried += 1;
             }
             Settlement::Deferred { delay_ms } => {
-                *stand = if *delay_ms == 0 { ModelStanding::DueNow } else { ModelStanding::DueLater };
+                *stand = if *delay_ms == 0 { ModelState::DueNow } else { ModelState::DueLater };
                 *lane = settle.lane.clone();
                 self.counters.deferred += 1;
             }
             Settlement::Failed { class, .. } => {
-                *stand = ModelStanding::Failed;
+                *stand = ModelState::Failed;
                 self.ended[1].insert(0, id);
                 self.counters.failed += 1;
                 *self.counters.failed_by_class.entry(*class).or_default() += 1;
@@ -226,7 +226,7 @@ impl ModelRun {
         }
         let mut asked: Vec<SettleRequest> = batch.iter().map(|(settle, _)| settle.clone()).collect();
         let mut expected: Vec<SettleOutcome> = batch.iter().map(|(_, expected)| *expected).collect();
-        // The latest ones are the likeliest to meet their event while it runs.
+        // The events of the latest receipts are the most likely to be running.
         let latest = self.model.stale.len().saturating_sub(3);
         if let Some(stale) = self.random.choice(&self.model.stale[latest..]) {
             asked.push(stale.clone());
@@ -269,14 +269,14 @@ impl ModelRun {
 
     async fn promote(&mut self) {
         let due: Vec<EventId> =
-            self.model.events.iter().filter(|(_, it)| it.0 == ModelStanding::DueNow).map(|(id, _)| *id).collect();
+            self.model.events.iter().filter(|(_, it)| it.0 == ModelState::DueNow).map(|(id, _)| *id).collect();
         let mut moved = 0;
         while moved < due.len() {
             moved += self.broker().promote().await.unwrap().moved;
             tokio::task::yield_now().await;
         }
         assert_eq!(moved, due.len());
-        // In which order they came is seen by claiming; here it is read from the store.
+        // Only claims show the order, so it is read from the store here.
         let mut order: Vec<(i64, EventId)> = Vec::new();
         for id in due {
             let stored = self.broker().readers.read(move |db| history::find_event(db, id)).await.unwrap().unwrap();
@@ -294,7 +294,7 @@ impl ModelRun {
         let to = self.lane();
         let answer = self.broker().replay(id, &to).await.unwrap();
         let (stand, lane, record) = self.model.events.get_mut(&id).unwrap();
-        if *stand != ModelStanding::Failed {
+        if *stand != ModelState::Failed {
             assert!(matches!(answer, ReplayOutcome::NotFailed(_)));
             return;
         }
@@ -315,11 +315,12 @@ impl ModelRun {
         drop(broker);
         self.open();
         for (stand, ..) in self.model.events.values_mut() {
-            if let ModelStanding::Running { is_left, .. } = stand {
+            if let ModelState::Running { is_left, .. } = stand {
                 *is_left = true;
             }
         }
-        // Receipts of an opening that is over are known again only by the mark of their settle, which names no opening.
+        // The store recognises receipts of an earlier opening only by the marks of their settles, which name no
+        // opening.
         self.model.done.clear();
     }
 
@@ -328,28 +329,28 @@ impl ModelRun {
         for (id, (stand, _, record)) in &self.model.events {
             let found = broker.find_event(*id).await.unwrap().unwrap();
             let expected = match stand {
-                ModelStanding::Queued => EventState::Queued,
-                ModelStanding::Running { .. } => EventState::Running,
-                ModelStanding::DueNow | ModelStanding::DueLater if record.failures > 0 => EventState::Retrying,
-                ModelStanding::DueNow | ModelStanding::DueLater => EventState::Scheduled,
-                ModelStanding::Processed => EventState::Processed,
-                ModelStanding::Failed => EventState::Failed,
+                ModelState::Queued => EventState::Queued,
+                ModelState::Running { .. } => EventState::Running,
+                ModelState::DueNow | ModelState::DueLater if record.failures > 0 => EventState::Retrying,
+                ModelState::DueNow | ModelState::DueLater => EventState::Scheduled,
+                ModelState::Processed => EventState::Processed,
+                ModelState::Failed => EventState::Failed,
             };
             assert_eq!((&found.record, found.state), (record, expected));
-            assert_eq!(found.due.is_some(), matches!(stand, ModelStanding::DueNow | ModelStanding::DueLater));
+            assert_eq!(found.due.is_some(), matches!(stand, ModelState::DueNow | ModelState::DueLater));
         }
         let stats = broker.stats().await.unwrap();
         assert_eq!(stats.counters, self.model.counters);
         for (name, queue) in &self.model.queues {
             assert_eq!(stats.depth.queued[*name], queue.len() as u64);
         }
-        assert_eq!(stats.depth.running, self.model.count(|it| matches!(it, ModelStanding::Running { .. })));
+        assert_eq!(stats.depth.running, self.model.count(|it| matches!(it, ModelState::Running { .. })));
         assert_eq!(
             stats.depth.scheduled,
-            self.model.count(|it| matches!(it, ModelStanding::DueNow | ModelStanding::DueLater))
+            self.model.count(|it| matches!(it, ModelState::DueNow | ModelState::DueLater))
         );
-        assert_eq!(stats.depth.processed_kept, self.model.count(|it| *it == ModelStanding::Processed));
-        assert_eq!(stats.depth.failed_kept, self.model.count(|it| *it == ModelStanding::Failed));
+        assert_eq!(stats.depth.processed_kept, self.model.count(|it| *it == ModelState::Processed));
+        assert_eq!(stats.depth.failed_kept, self.model.count(|it| *it == ModelState::Failed));
         for (ending, expected) in [EndKind::Processed, EndKind::Failed].into_iter().zip(&self.model.ended) {
             let page = broker.list_ended(EndedQuery { limit: 1_000, ..all(ending) }).await.unwrap();
             assert_eq!(&page.records.iter().map(|it| it.event.id).collect::<Vec<_>>(), expected);

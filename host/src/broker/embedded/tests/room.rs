@@ -1,9 +1,9 @@
-//! Room: what happens when there is none, and that what has ended gives it back.
+//! Disk space: a full disk, and the room that ended events give back.
 
 use super::*;
 use crate::broker::RetentionLimits;
 
-/// Lets the database grow by so many pages and no further, as a full disk would.
+/// Lets the database grow by so many pages at most, as a full disk would.
 async fn limit_pages(broker: &EmbeddedBroker, more: Option<i64>) {
     let limited = broker.writer.run(CommitMode::Written, move |step| {
         let pages: i64 = step.db.pragma_query_value(None, "page_count", |row| row.get(0))?;
@@ -28,7 +28,7 @@ async fn a_full_disk_refuses_what_comes_in_and_heals_when_there_is_room() {
     };
     assert!(matches!(refused, Error::NoRoom(_)), "{refused}");
     assert!(broker.health().trouble.unwrap().contains("no room"));
-    // What was accepted is there, of what was refused nothing is, and the totals agree.
+    // Accepted events are stored, refused ones are not, and the totals agree.
     let depth = broker.stats().await.unwrap().depth;
     assert_eq!(depth.queued["a"] as usize, accepted.len());
     assert_eq!(broker.claim(want("a", 3)).await.unwrap().len(), 3, "what waits is worked off");
@@ -142,7 +142,7 @@ async fn the_space_of_ended_events_comes_back() {
         broker.maintain().await.unwrap();
     }
     broker.maintain().await.unwrap();
-    // While it serves, not only when it is closed.
+    // While the broker runs, not only when it closes.
     let left = || std::fs::metadata(&file).unwrap().len();
     let shrinks = async {
         while left() >= full / 4 {

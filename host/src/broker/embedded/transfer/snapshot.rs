@@ -1,8 +1,8 @@
 //! Snapshot: reads everything that another store can go on with, as of one moment.
 //!
-//! A snapshot is one read transaction with its own connection. It sees what was committed when it began and delays nothing,
-//! but the log cannot be restarted meanwhile and grows. It needs no lock on the directory, so it can run beside the process
-//! that owns the store. Each part is read in the order of an index.
+//! A snapshot is one read transaction with its own connection. It sees what was committed when it began and delays
+//! nothing, but the log cannot be restarted meanwhile and grows. It needs no lock on the directory, so it can run
+//! beside the process that owns the store. Each part is read in the order of an index.
 
 use std::path::{Path, PathBuf};
 
@@ -37,8 +37,8 @@ pub enum SnapshotError {
     },
 }
 
-/// Begins to read the store in a directory, whether or not a process owns it. Blocks while it reads the log that a crash
-/// left.
+/// Begins to read the store in a directory, whether or not a process owns it. Blocks while it reads the log that a
+/// crash left.
 ///
 /// # Errors
 /// See [`SnapshotError`]. An operator has to act before another try.
@@ -79,8 +79,8 @@ impl SnapshotPhase {
 
     /// The query for the next events: `?1` and `?2` are the first two columns of the last row.
     ///
-    /// It has two parts, because SQLite looks up only the first column of a pair in the index, and a million events may be
-    /// due at the same time.
+    /// It has two parts, because SQLite looks up only the first column of a pair in the index, and a million events may
+    /// be due at the same time.
     fn query(self) -> &'static str {
         macro_rules! events {
             ($index:literal, $state:literal, $first:literal, $second:literal, $after:expr) => {
