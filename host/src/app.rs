@@ -190,7 +190,7 @@ impl PluginControl for RegistryControl {
     }
 
     fn overlooked(&self) -> Vec<String> {
-        self.registry.overlooked()
+        self.registry.unmatched()
     }
 
     async fn rollback(&self, name: &str) -> Result<serde_json::Value, api::PluginChangeError> {

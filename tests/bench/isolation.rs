@@ -46,8 +46,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
             figure.rows.extend([p50, p99]);
         }
     }
-    figure
-        .note(format!("{CROWD} events wait for the other plugin. The measured plugin gets one about every 5 ms"));
+    figure.note(format!("{CROWD} events wait for the other plugin. The measured plugin gets one about every 5 ms"));
     Ok(figure)
 }
 

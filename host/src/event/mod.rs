@@ -11,6 +11,7 @@ pub mod limits;
 mod new_event;
 mod outcome;
 mod pattern;
+mod plugin_name;
 mod plugin_state;
 mod reader;
 mod record;
@@ -27,6 +28,7 @@ pub use outcome::{
     defer_attempt,
 };
 pub use pattern::{InvalidPattern, TypePattern};
+pub use plugin_name::{MAX_PLUGIN_NAME_BYTES, is_plugin_name};
 pub use plugin_state::{
     CounterError, MAX_COUNTER, MAX_STATE_KEY_BYTES, STATE_KEY_OVERHEAD_BYTES, StateStep, StateWrite, StoredValue,
     add_to_counter, stored_size_bytes,

@@ -1,52 +1,52 @@
-//! One file at a time, without a directory and without a broker: what `plugin check` and `plugin run` work with.
+//! Loading one file at a time, without a directory and without a broker, for `plugin check` and `plugin run`.
 //!
-//! A file goes through the very steps that a server takes it through, so that what is said here is what a server says.
+//! A file goes through the same steps as in a server, so it gets the same messages.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
 
+use super::component::file;
 use super::component::load_error::LoadError;
-use super::component::loader;
 use super::component::loader::PluginLoader;
 use super::settings::{InvalidSettings, PluginSettings};
-use super::{Error, Plugin, RegistryOptions};
+use super::{Plugin, RegistryError, RegistryOptions};
 
-/// Attempts side by side.
+/// How many attempts run side by side.
 const ATTEMPTS: usize = 1;
 
-/// A sandbox for files that are looked at one after the other.
+/// A sandbox for files that are examined one after another.
 pub struct InspectionSandbox {
     options: RegistryOptions,
     loader: PluginLoader,
 }
 
 impl InspectionSandbox {
-    /// Sets the sandbox up. Of the options, the directory and the times are not used.
+    /// Sets the sandbox up. The directory and the times of the options are not used.
     ///
     /// # Errors
-    /// [`Error::Sandbox`].
-    pub fn open(options: RegistryOptions) -> Result<Self, Error> {
+    /// [`RegistryError::Sandbox`].
+    pub fn open(options: RegistryOptions) -> Result<Self, RegistryError> {
         let loader = PluginLoader::start(&options, ATTEMPTS, 1)?;
         Ok(Self { options, loader })
     }
 
-    /// Reads a file of settings, and takes for granted nothing of what it says.
+    /// Reads a file of settings. The settings take effect only if they are passed to [`InspectionSandbox::load`].
     ///
     /// # Errors
     /// [`LoadError::Settings`].
     pub async fn read_settings(&self, file: &Path) -> Result<PluginSettings, LoadError> {
-        let file = file.to_owned();
+        let path = file.to_owned();
         let read = move || {
-            let text = fs::read_to_string(&file)
-                .map_err(|error| InvalidSettings::unread(&file.display().to_string(), &error))?;
-            Ok(PluginSettings::parse(&text).map_err(|error| error.in_file(&file))?)
+            let text = fs::read_to_string(&path)
+                .map_err(|error| InvalidSettings::unreadable(&path.display().to_string(), &error))?;
+            Ok(PluginSettings::parse(&text).map_err(|error| error.in_file(&path))?)
         };
-        self.loader.machine.executor.run_blocking(read).await.unwrap_or(Err(LoadError::Host))
+        self.loader.runtime.executor.run_blocking(read).await.unwrap_or(Err(LoadError::Host))
     }
 
-    /// Loads a file as a server would that finds it in its directory with these settings. Those in a file beside it are
-    /// not read: who looks at a file has not agreed to what came with it. `config` goes before the table of that name.
+    /// Loads a file as a server with these settings would. A settings file beside it is not read: whoever examines a
+    /// component has not agreed to the settings that came with it. `config` replaces the table of that name.
     ///
     /// # Errors
     /// See [`LoadError`].
@@ -57,11 +57,11 @@ impl InspectionSandbox {
         config: Option<BTreeMap<String, String>>,
     ) -> Result<Plugin, LoadError> {
         let name = path.file_stem().and_then(|name| name.to_str()).ok_or(LoadError::Name)?.to_owned();
-        let beneath = self.options.settings.get(&name).cloned().unwrap_or_default();
-        let mut settings = settings.cloned().unwrap_or_default().over(&beneath);
+        let defaults = self.options.settings.get(&name).cloned().unwrap_or_default();
+        let mut settings = settings.cloned().unwrap_or_default().over(&defaults);
         let (path, limit_bytes) = (path.to_owned(), self.loader.max_file_bytes);
-        let read = move || loader::read_file(File::open(path)?, limit_bytes);
-        let contents = self.loader.machine.executor.run_blocking(read).await.unwrap_or(Err(LoadError::Host))?;
+        let read = move || file::read_opened(File::open(path)?, limit_bytes);
+        let contents = self.loader.runtime.executor.run_blocking(read).await.unwrap_or(Err(LoadError::Host))?;
         settings.config = config.or(settings.config);
         self.loader.load(&name, contents, settings).await
     }
@@ -69,6 +69,6 @@ impl InspectionSandbox {
 
 impl std::fmt::Debug for InspectionSandbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Workbench").field("limits", &self.options.limits).finish_non_exhaustive()
+        f.debug_struct("InspectionSandbox").field("limits", &self.options.limits).finish_non_exhaustive()
     }
 }

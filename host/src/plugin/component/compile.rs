@@ -1,156 +1,155 @@
-//! From the bytes of a file to compiled code.
+//! From the bytes of a file to a compiled component: from the cache, or by the compiler when its turn comes.
 //!
-//! Whatever can be refused without compiling is refused before. Code that was compiled elsewhere is never run: it is not
-//! sandboxed. A server compiles in a process of its own for each component, since what a compiler may need for a small
-//! file has no bound: 0.8 MB can take more than 24 GB.
+//! A server compiles each component in a child process. The memory that a compiler may need for a small file has no bound:
+//! 0.8 MB can take more than 24 GB.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use wasmparser::{Encoding, Parser, Payload};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::compile_child::{CompileChild, CompileLimits};
+use super::compile_child::CompileChild;
+use super::compile_limits::CompileLimits;
 use super::compile_tracks::{CompilePassage, CompileTrack};
+use super::file::{self, FileContents, FileOrigin};
 use super::load_error::LoadError;
-use super::loader::{FileContents, FileOrigin};
+use super::native_code;
 use crate::plugin::data_dir::PluginDataDir;
 use crate::plugin::run::guest_runtime::GuestRuntime;
-
-/// The largest function that is given to the compiler. CPython's largest has 0.2 MB.
-const MAX_FUNCTION_BYTES: usize = 1024 * 1024;
-/// The most functions. CPython has 14,000.
-const MAX_FUNCTIONS: usize = 200_000;
 
 /// Where components are compiled.
 #[derive(Clone, Debug)]
 pub enum Compiler {
-    /// In this process, without limits: for components that one made oneself, in tests for instance.
+    /// In this process, without limits: only for trusted components, in tests for instance.
     InProcess,
-    /// In a process of its own each, with limits.
+    /// Each in a child process, with limits.
     Child(CompileChild),
 }
 
 impl Compiler {
-    /// Compiles a component, or a core module that carries a component type, unless its code is kept already. Gives the
-    /// file's bytes back. The calling thread is not blocked. While it waits for its turn the bytes are not in memory.
-    /// Dropping the future ends a child.
+    /// Compiles a component, or a core module that carries a component type, unless its code is cached. Returns the file's
+    /// bytes too. They are not in memory while the file waits for its turn. Does not block the calling thread. Dropping the
+    /// future kills the child.
     ///
     /// # Errors
-    /// In words for the person who made the file; the same file fails again.
-    pub(in crate::plugin) async fn compile(
+    /// In words for the person who made the file. See [`LoadError::is_temporary`].
+    pub(super) async fn compile(
         &self,
         engine: &Engine,
-        machine: &GuestRuntime,
-        kept: Option<&Arc<PluginDataDir>>,
+        runtime: &GuestRuntime,
+        data_dir: Option<&Arc<PluginDataDir>>,
         file: FileContents,
         passage: &mut CompilePassage,
     ) -> Result<(Component, Bytes), LoadError> {
         let FileContents { bytes, digest, origin } = file;
-        if let Some(component) = self.known(engine, machine, kept, &bytes, &digest).await? {
+        if let Some(component) = self.find_cached(engine, runtime, data_dir, &bytes, &digest).await? {
             tracing::debug!(plugin.digest = %digest, "compiled code was taken from the cache");
             return Ok((component, bytes));
         }
-        let mut here = Some(bytes);
+        let mut in_memory = Some(bytes);
         let (code, bytes) = loop {
-            let lane = passage.lane();
-            let compilations = &machine.lanes.steps(passage).compilations;
+            let track = passage.track();
+            let compilations = &runtime.tracks.turns(passage).compilations;
             let turn = match compilations.try_turn(passage.applicant()) {
                 Some(turn) => turn,
                 None => {
                     if !matches!(origin, FileOrigin::Given) {
-                        (here, _) = (None, passage.leave_room());
+                        in_memory = None;
+                        passage.leave_memory();
                     }
                     compilations.turn(passage.applicant()).await
                 }
             };
-            let bytes = match here.take() {
+            let bytes = match in_memory.take() {
                 Some(bytes) => bytes,
                 None => {
-                    let (origin, digest, kept) = (origin.clone(), digest.clone(), kept.cloned());
-                    let read = move || origin.read_again(&digest, kept.as_deref());
-                    machine.executor.run_blocking(read).await.unwrap_or(Err(LoadError::Host))?
+                    let (origin, digest, data_dir) = (origin.clone(), digest.clone(), data_dir.cloned());
+                    let read = move || read_again(&origin, &digest, data_dir.as_deref());
+                    runtime.executor.run_blocking(read).await.unwrap_or(Err(LoadError::Host))?
                 }
             };
-            let code = self.to_code(engine, machine, bytes.clone(), lane).await;
-            if matches!(code, Err(LoadError::CompilerLimit { .. })) && self.may_be_slower(lane) {
+            let code = self.precompile(engine, runtime, bytes.clone(), track).await;
+            if matches!(code, Err(LoadError::CompilerLimit { .. })) && self.has_slower_track(track) {
                 tracing::debug!(plugin.digest = %digest, "compiling takes longer than is quick; it is begun anew");
-                machine.lanes.slow_down(passage);
-                here = Some(bytes);
+                runtime.tracks.slow_down(passage);
+                in_memory = Some(bytes);
                 continue;
             }
-            // What was compiled is not to pile up before the next step.
-            machine.lanes.enter_room(passage).await;
+            // Compiled code holds a place in memory before the next file is compiled, so that it does not pile up.
+            runtime.tracks.enter_memory(passage).await;
             drop(turn);
             break (code, bytes);
         };
-        let (engine, kept, limits) = (engine.clone(), kept.cloned(), self.limits());
-        let take = move || {
+        let (engine, data_dir, limits) = (engine.clone(), data_dir.cloned(), self.limits());
+        let accept = move || {
             let code = code.inspect_err(|error| {
-                if let Some(kept) = &kept {
-                    kept.refusals.put(&digest, &limits, error);
+                if let Some(data_dir) = &data_dir {
+                    data_dir.refusals.put(&digest, &limits, error);
                 }
             })?;
-            let component = load(&engine, &code)?;
-            if let Some(cache) = kept.as_ref().and_then(|kept| kept.cache.as_ref()) {
+            let component = native_code::deserialize(&engine, &code)?;
+            if let Some(cache) = data_dir.as_ref().and_then(|data_dir| data_dir.cache.as_ref()) {
                 cache.put(&digest, &code);
             }
             Ok(component)
         };
-        let component = machine.executor.run_blocking(take).await.unwrap_or(Err(LoadError::Host))?;
+        let component = runtime.executor.run_blocking(accept).await.unwrap_or(Err(LoadError::Host))?;
         Ok((component, bytes))
     }
 
-    /// What is known of a file without compiling it: its code, or that it is refused.
-    async fn known(
+    /// The cached code of a file, if there is any.
+    ///
+    /// # Errors
+    /// The file is never compiled, or the compiler refused it before.
+    async fn find_cached(
         &self,
         engine: &Engine,
-        machine: &GuestRuntime,
-        kept: Option<&Arc<PluginDataDir>>,
+        runtime: &GuestRuntime,
+        data_dir: Option<&Arc<PluginDataDir>>,
         bytes: &Bytes,
         digest: &str,
     ) -> Result<Option<Component>, LoadError> {
         let (engine, bytes, limits) = (engine.clone(), bytes.clone(), self.limits());
-        let known = kept.map(|kept| (kept.clone(), digest.to_owned()));
-        let look = move || {
-            inspect(&bytes)?;
-            let Some((kept, digest)) = known else { return Ok(None) };
-            let code = kept.cache.as_ref().and_then(|cache| cache.get(&digest));
-            // Code that this machine cannot run any more is as good as none.
-            match code.and_then(|code| load(&engine, code.native_code()).ok()) {
+        let data_dir = data_dir.map(|data_dir| (data_dir.clone(), digest.to_owned()));
+        let find = move || {
+            native_code::inspect(&bytes)?;
+            let Some((data_dir, digest)) = data_dir else { return Ok(None) };
+            let code = data_dir.cache.as_ref().and_then(|cache| cache.get(&digest));
+            // Code that this machine can no longer run counts as missing.
+            match code.and_then(|code| native_code::deserialize(&engine, code.native_code()).ok()) {
                 Some(component) => Ok(Some(component)),
-                None => kept.refusals.get(&digest, &limits).map_or(Ok(None), Err),
+                None => data_dir.refusals.get(&digest, &limits).map_or(Ok(None), Err),
             }
         };
-        machine.executor.run_blocking(look).await.unwrap_or(Err(LoadError::Host))
+        runtime.executor.run_blocking(find).await.unwrap_or(Err(LoadError::Host))
     }
 
-    /// Native code, made within what may be taken on this way.
-    async fn to_code(
+    /// Compiles within the limits of a track.
+    async fn precompile(
         &self,
         engine: &Engine,
-        machine: &GuestRuntime,
+        runtime: &GuestRuntime,
         bytes: Bytes,
-        lane: CompileTrack,
+        track: CompileTrack,
     ) -> Result<Vec<u8>, LoadError> {
         match self {
             Self::InProcess => {
                 let engine = engine.clone();
-                let compile = move || to_code(&engine, &bytes);
-                machine.executor.run_blocking(compile).await.unwrap_or(Err(LoadError::Host))
+                let compile = move || native_code::precompile(&engine, &bytes);
+                runtime.executor.run_blocking(compile).await.unwrap_or(Err(LoadError::Host))
             }
-            Self::Child(child) => child.compile(&bytes, lane.limits(child.limits)).await,
+            Self::Child(child) => child.compile(&bytes, track.limits(child.limits)).await,
         }
     }
 
-    /// Whether what took too much on this way may take more on the other.
-    fn may_be_slower(&self, lane: CompileTrack) -> bool {
+    /// Whether another track has higher limits than this one.
+    fn has_slower_track(&self, track: CompileTrack) -> bool {
         let all = self.limits();
-        lane.limits(all) != all
+        track.limits(all) != all
     }
 
-    /// What compiling one may take.
+    /// What compiling one component may take on any track.
     fn limits(&self) -> CompileLimits {
         match self {
             Self::InProcess => CompileLimits::default(),
@@ -159,98 +158,15 @@ impl Compiler {
     }
 }
 
-#[derive(Clone, Copy)]
-enum CompilerKind {
-    Component,
-    ModuleWithType,
-}
-
-/// Native code from a component, for an engine of the same version and settings.
-pub(super) fn to_code(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
-    let fails = |error: wasmtime::Error| LoadError::Compile(format!("{error:#}"));
-    match inspect(bytes)? {
-        CompilerKind::Component => engine.precompile_component(bytes).map_err(fails),
-        CompilerKind::ModuleWithType => engine.precompile_component(&componentize(bytes)?).map_err(fails),
-    }
-}
-
-#[expect(unsafe_code, reason = "native code is run as it is; it comes from a child of ours, or is known to have")]
-fn load(engine: &Engine, code: &[u8]) -> Result<Component, LoadError> {
-    // SAFETY: the bytes are what `to_code` of this very program gave, whole: over a pipe that nobody else holds, or from
-    // a cache that gives only what carries our code of authentication.
-    unsafe { Component::deserialize(engine, code) }.map_err(|error| LoadError::Compile(format!("{error:#}")))
-}
-
-/// Says what the bytes are, reading them once, and refuses what is not to be compiled at all.
-fn inspect(bytes: &[u8]) -> Result<CompilerKind, LoadError> {
-    if Engine::detect_precompiled(bytes).is_some() {
-        return Err(LoadError::Precompiled);
-    }
-    if !bytes.starts_with(b"\0asm") {
-        return Err(LoadError::NotWasm("the file does not begin as WebAssembly does".into()));
-    }
-    let (mut outermost, mut has_type, mut functions) = (None, false, 0_usize);
-    for payload in Parser::new(0).parse_all(bytes) {
-        match payload.map_err(|error| LoadError::NotWasm(format!("the file is cut short or damaged: {error}")))? {
-            Payload::Version { encoding, .. } => outermost = outermost.or(Some(encoding)),
-            Payload::CustomSection(section) if section.name().starts_with("component-type") => has_type = true,
-            Payload::CodeSectionEntry(body) => {
-                functions += 1;
-                let size_bytes = body.range().len();
-                if size_bytes > MAX_FUNCTION_BYTES {
-                    let words = format!("a function of {size_bytes} bytes; at most {MAX_FUNCTION_BYTES} are compiled");
-                    return Err(LoadError::Compile(words));
-                }
-            }
-            _ => {}
-        }
-    }
-    if functions > MAX_FUNCTIONS {
-        return Err(LoadError::Compile(format!("{functions} functions; at most {MAX_FUNCTIONS} are compiled")));
-    }
-    match outermost {
-        Some(Encoding::Component) => Ok(CompilerKind::Component),
-        Some(Encoding::Module) if has_type => Ok(CompilerKind::ModuleWithType),
-        Some(Encoding::Module) => Err(LoadError::CoreModule),
-        None => Err(LoadError::NotWasm("the file has no version".into())),
-    }
-}
-
-/// The reactor adapter stands in for WASI preview 1, which `wasm32-wasip1` modules import.
-fn componentize(module: &[u8]) -> Result<Vec<u8>, LoadError> {
-    let fails = |error: anyhow::Error| LoadError::Componentize(format!("{error:#}"));
-    wit_component::ComponentEncoder::default()
-        .validate(true)
-        .module(module)
-        .map_err(fails)?
-        .adapter(
-            "wasi_snapshot_preview1",
-            wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
-        )
-        .map_err(fails)?
-        .encode()
-        .map_err(fails)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::plugin::sandbox::capacity::InstanceCapacity;
-    use crate::plugin::sandbox::engine;
-    use crate::plugin::testing;
-
-    #[test]
-    fn code_that_a_child_makes_fits_the_engine_of_the_server() {
-        let code = to_code(&engine::for_compiling().unwrap(), &testing::guest(testing::OK)).unwrap();
-        let server = engine::build(InstanceCapacity::of(4), 512 * 1024).unwrap();
-        assert!(load(&server, &code).is_ok());
-        assert!(matches!(inspect(&code), Err(LoadError::Precompiled)));
-    }
-
-    #[test]
-    fn a_function_that_is_too_large_is_refused_before_it_is_compiled() {
-        let body = "nop ".repeat(MAX_FUNCTION_BYTES + 1);
-        let words = inspect(&wat::parse_str(format!("(module (func {body}))")).unwrap()).err().unwrap().to_string();
-        assert!(words.contains("a function of 10485") && words.contains("at most 1048576"), "{words}");
-    }
+/// Reads the bytes with this digest once more. Blocks.
+///
+/// # Errors
+/// [`LoadError::Changed`] if other bytes are there now.
+fn read_again(origin: &FileOrigin, digest: &str, data_dir: Option<&PluginDataDir>) -> Result<Bytes, LoadError> {
+    let contents = match origin {
+        FileOrigin::Given => None,
+        FileOrigin::File(path, limit_bytes) => Some(file::read(path, *limit_bytes)?),
+        FileOrigin::Version(name) => data_dir.map(|data_dir| data_dir.history.read(name, digest)).transpose()?,
+    };
+    contents.filter(|contents| contents.digest == digest).map(|contents| contents.bytes).ok_or(LoadError::Changed)
 }

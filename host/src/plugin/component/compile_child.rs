@@ -1,8 +1,9 @@
-//! Compiling in a process of its own: the end that asks, and the end that answers.
+//! Compiling in a child process: the side of the server and the side of the child.
 //!
-//! The component goes to the child's standard input. The answer comes from its standard output: one byte for what it is,
-//! its length as eight bytes, least first, and the code or the words of a refusal. An answer that is not whole is none.
-//! The child limits itself before it reads: memory and CPU time; the wall time is the parent's to watch.
+//! The child reads the component from its standard input and writes the answer to its standard output: one byte for the
+//! kind of answer, its length as eight bytes in little-endian order, then the code or the reason of a refusal. An
+//! incomplete answer is discarded. The child limits its own memory and CPU time before it reads; the server limits the
+//! wall time.
 
 use std::io::{self, Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -14,53 +15,38 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
+use super::compile_limits::CompileLimits;
 use super::load_error::LoadError;
+use super::native_code;
 use crate::plugin::sandbox::engine;
 
-/// The most native code that is taken from a child. CPython comes to 70 MB.
+/// The largest answer of a child. The code of CPython has 70 MB.
 const MAX_ANSWER_BYTES: u64 = 256 * 1024 * 1024;
-/// The most that is kept of what a child writes to its standard error.
-const MAX_WORDS_BYTES: u64 = 4 * 1024;
-/// The most threads of one compilation: each has its share of the memory.
+/// The most that is read of a child's standard error.
+const MAX_STDERR_BYTES: u64 = 4 * 1024;
+/// The most threads of one compilation. Each needs a part of the memory.
 const MAX_THREADS: usize = 4;
-/// How much nicer than the server a child is: the server goes first, and on a machine that is busy throughout a new build
-/// still gets the quarter of a core that it needs to be compiled at all.
+/// How much nicer a child is than the server. The server goes first; on a busy machine the child still gets about a quarter
+/// of a core, which is enough to end.
 const NICENESS: i32 = 5;
 
 const CODE: u8 = b'C';
 const REFUSED: u8 = b'R';
-const NOT_MADE: u8 = b'M';
+const NOT_COMPONENTIZED: u8 = b'M';
 
-/// What compiling one component may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CompileLimits {
-    /// Memory, in bytes.
-    pub memory_bytes: u64,
-    /// CPU time of all threads, in milliseconds; counted in whole seconds.
-    pub cpu_ms: u64,
-    /// Wall time, in milliseconds.
-    pub wall_ms: u64,
-}
-
-impl Default for CompileLimits {
-    fn default() -> Self {
-        Self { memory_bytes: 2 * 1024 * 1024 * 1024, cpu_ms: 60_000, wall_ms: 300_000 }
-    }
-}
-
-/// How to start a process that compiles.
+/// How to start the process that compiles.
 #[derive(Clone, Debug)]
 pub struct CompileChild {
-    /// The program, which is to call [`answer`].
+    /// The program, which must call [`compile_and_answer`].
     pub program: PathBuf,
-    /// What it is to be called with, before the limits: `--memory-bytes=N --cpu-ms=N`.
+    /// The first arguments. The limits follow: `--memory-bytes=N --cpu-ms=N`.
     pub arguments: Vec<String>,
-    /// What it may take.
+    /// The limits of one compilation.
     pub limits: CompileLimits,
 }
 
 impl CompileChild {
-    /// Native code from a component, made within these limits. Dropping the future kills the child.
+    /// Compiles a component to native code within these limits. Dropping the future kills the child.
     pub(super) async fn compile(&self, bytes: &[u8], limits: CompileLimits) -> Result<Vec<u8>, LoadError> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
         let mut child = Command::new(&self.program)
@@ -76,76 +62,76 @@ impl CompileChild {
             .spawn()
             .map_err(|error| LoadError::NoCompiler(error.to_string()))?;
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let talk = async {
+        let exchange = async {
             let feed = async {
                 if let Some(mut stdin) = stdin {
-                    // A child that has died says so by its status.
+                    // The exit status tells why a child does not read.
                     let _ = stdin.write_all(bytes).await;
                 }
             };
-            let ((), answer, words) = tokio::join!(feed, take(stdout, MAX_ANSWER_BYTES), take(stderr, MAX_WORDS_BYTES));
+            let ((), answer, words) =
+                tokio::join!(feed, read_all(stdout, MAX_ANSWER_BYTES), read_all(stderr, MAX_STDERR_BYTES));
             (answer, words, child.wait().await)
         };
-        let (answer, words, status) = tokio::time::timeout(Duration::from_millis(limits.wall_ms), talk)
+        let (answer, words, status) = tokio::time::timeout(Duration::from_millis(limits.wall_ms), exchange)
             .await
-            .map_err(|_| limits.over(format!("took more than {} ms", limits.wall_ms), "compile_wall_ms"))?;
+            .map_err(|_| limits.exceeded(format!("took more than {} ms", limits.wall_ms), "compile_wall_ms"))?;
         let status = status.map_err(|error| LoadError::NoCompiler(error.to_string()))?;
         if !status.success() {
-            return Err(limits.died(status, &String::from_utf8_lossy(&words)));
+            return Err(limits.explain_exit(status, &String::from_utf8_lossy(&words)));
         }
         parse(answer)
     }
 }
 
 impl CompileLimits {
-    fn over(&self, what: String, key: &'static str) -> LoadError {
+    fn exceeded(&self, what: String, key: &'static str) -> LoadError {
         LoadError::CompilerLimit { what, key }
     }
 
-    fn died(&self, status: ExitStatus, words: &str) -> LoadError {
+    fn explain_exit(&self, status: ExitStatus, words: &str) -> LoadError {
         const OVER_CPU: i32 = rustix::process::Signal::XCPU.as_raw();
         const KILLED: i32 = rustix::process::Signal::KILL.as_raw();
         match status.signal() {
-            Some(OVER_CPU) => self.over(format!("took more than {} ms of CPU time", self.cpu_ms), "compile_cpu_ms"),
+            Some(OVER_CPU) => self.exceeded(format!("took more than {} ms of CPU time", self.cpu_ms), "compile_cpu_ms"),
             Some(_) if words.contains("memory allocation") => {
-                self.over(format!("took more than {} bytes of memory", self.memory_bytes), "compile_memory_bytes")
+                self.exceeded(format!("took more than {} bytes of memory", self.memory_bytes), "compile_memory_bytes")
             }
             Some(KILLED) => LoadError::CompilerKilled(last_line(words).to_owned()),
             _ => LoadError::CompilerEnded(format!("with {status}: {}", last_line(words))),
         }
     }
 
-    /// Limits this process, for good.
+    /// Limits this process. The limits cannot be lifted again.
     fn confine(&self) -> io::Result<()> {
         let most = |limit: u64| Rlimit { current: Some(limit), maximum: Some(limit) };
         let cpu_s = self.cpu_ms.div_ceil(1_000);
         setrlimit(Resource::Core, most(0))?;
         setrlimit(Resource::Cpu, Rlimit { current: Some(cpu_s), maximum: Some(cpu_s + 1) })?;
-        // What may be written to, which is what takes memory. The address space says little of it: the memory of each
-        // thread is set aside generously.
+        // Limits writable memory. The address space would be a poor measure, since each thread reserves much of it.
         setrlimit(Resource::Data, most(self.memory_bytes))?;
-        // Refused at worst, and then it competes with the server on equal terms.
+        // Without it the child competes with the server on equal terms.
         let _ = rustix::process::setpriority_process(None, NICENESS);
         Ok(())
     }
 }
 
-/// The child's end: limits this process, compiles what it reads, and writes the answer.
+/// The side of the child: limits this process, compiles the component that it reads, and writes the answer.
 ///
 /// # Errors
 /// The limits cannot be set, the input cannot be read or the answer cannot be written.
-pub fn answer(limits: CompileLimits, mut input: impl Read, mut output: impl Write) -> io::Result<()> {
+pub fn compile_and_answer(limits: CompileLimits, mut input: impl Read, mut output: impl Write) -> io::Result<()> {
     limits.confine()?;
     let mut bytes = Vec::new();
     input.read_to_end(&mut bytes)?;
     let engine = engine::for_compiling().map_err(|error| io::Error::other(format!("{error:#}")))?;
-    let (what, body) = match super::compile::to_code(&engine, &bytes) {
+    let (kind, body) = match native_code::precompile(&engine, &bytes) {
         Ok(code) => (CODE, code),
         Err(LoadError::Compile(words)) => (REFUSED, words.into_bytes()),
-        Err(LoadError::Componentize(words)) => (NOT_MADE, words.into_bytes()),
+        Err(LoadError::Componentize(words)) => (NOT_COMPONENTIZED, words.into_bytes()),
         Err(other) => (REFUSED, other.to_string().into_bytes()),
     };
-    output.write_all(&[what])?;
+    output.write_all(&[kind])?;
     output.write_all(&(body.len() as u64).to_le_bytes())?;
     output.write_all(&body)?;
     output.flush()
@@ -154,28 +140,28 @@ pub fn answer(limits: CompileLimits, mut input: impl Read, mut output: impl Writ
 fn parse(mut answer: Vec<u8>) -> Result<Vec<u8>, LoadError> {
     const HEAD: usize = 9;
     let head: Option<[u8; HEAD]> = answer.get(..HEAD).and_then(|head| head.try_into().ok());
-    let Some([what, length @ ..]) = head else { return Err(not_whole()) };
+    let Some([kind, length @ ..]) = head else { return Err(incomplete()) };
     if u64::from_le_bytes(length) != (answer.len() - HEAD) as u64 {
-        return Err(not_whole());
+        return Err(incomplete());
     }
     let body = answer.split_off(HEAD);
     let words = |body: Vec<u8>| String::from_utf8_lossy(&body).into_owned();
-    match what {
+    match kind {
         CODE => Ok(body),
         REFUSED => Err(LoadError::Compile(words(body))),
-        NOT_MADE => Err(LoadError::Componentize(words(body))),
-        _ => Err(not_whole()),
+        NOT_COMPONENTIZED => Err(LoadError::Componentize(words(body))),
+        _ => Err(incomplete()),
     }
 }
 
-fn not_whole() -> LoadError {
+fn incomplete() -> LoadError {
     LoadError::CompilerEnded(format!("and gave no whole answer of at most {MAX_ANSWER_BYTES} bytes"))
 }
 
-async fn take(from: Option<impl AsyncRead + Unpin>, limit_bytes: u64) -> Vec<u8> {
+async fn read_all(from: Option<impl AsyncRead + Unpin>, limit_bytes: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some(from) = from {
-        // What was not read is missed by whoever reads the answer.
+        // An answer that was not read to its end is recognized as incomplete.
         let _ = from.take(limit_bytes).read_to_end(&mut bytes).await;
     }
     bytes
@@ -189,8 +175,8 @@ fn last_line(words: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn framed(what: u8, length: u64, body: &[u8]) -> Vec<u8> {
-        [&[what], length.to_le_bytes().as_slice(), body].concat()
+    fn framed(kind: u8, length: u64, body: &[u8]) -> Vec<u8> {
+        [&[kind], length.to_le_bytes().as_slice(), body].concat()
     }
 
     fn child(script: &str, limits: CompileLimits) -> CompileChild {
@@ -201,7 +187,9 @@ mod tests {
     fn only_a_whole_answer_is_one() {
         assert_eq!(parse(framed(CODE, 3, b"abc")).unwrap(), b"abc");
         assert!(matches!(parse(framed(REFUSED, 2, b"no")), Err(LoadError::Compile(words)) if words == "no"));
-        assert!(matches!(parse(framed(NOT_MADE, 2, b"no")), Err(LoadError::Componentize(words)) if words == "no"));
+        assert!(
+            matches!(parse(framed(NOT_COMPONENTIZED, 2, b"no")), Err(LoadError::Componentize(words)) if words == "no")
+        );
         for broken in [vec![], vec![CODE], framed(CODE, 4, b"abc"), framed(CODE, 2, b"abc"), framed(b'?', 3, b"abc")] {
             assert!(parse(broken.clone()).unwrap_err().to_string().contains("no whole answer"), "{broken:?}");
         }

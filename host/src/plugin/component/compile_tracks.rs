@@ -1,41 +1,41 @@
-//! Two lanes for loading: what is quick never waits for what is slow.
+//! Two tracks for loading, so that a quick load never waits for a slow one.
 //!
-//! A small file goes the quick way. If it needs longer there than is quick, it is begun anew on the slow way with the full
-//! limits, and its plugin's next files go there at once. So neither a number of large files nor a small one that is hard to
-//! compile holds up others, and at most two compilations run, of which the quick one has a quarter of the memory.
+//! A small file takes the quick track. If it exceeds the limits there, it begins anew on the slow track with the full limits,
+//! and the next files of its plugin take the slow track at once. So neither many large files nor a small one that is hard
+//! to compile delay others. At most two compilations run, and the quick one has a quarter of the memory.
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::compile_limits::CompileLimits;
 use super::load_ranks::{LoadApplicant, RankedTurn, RankedTurns, UsageLedger};
-use crate::plugin::CompileLimits;
 use crate::plugin::sandbox::capacity;
 
-/// Files that are read or tried side by side, on each way. Each of them is in memory meanwhile.
-const ROOMS: usize = 8;
-/// Compilations side by side on each way: one may take all cores.
+/// How many files may be in memory on each track, to be read or tried.
+const FILES_IN_MEMORY: usize = 8;
+/// Compilations side by side on each track: one may take all cores.
 const COMPILATIONS: usize = 1;
-/// First instances side by side on each way, of those for which the sandbox has room.
+/// First instances side by side on each track, of those that the sandbox has room for.
 const INTRODUCTIONS: usize = capacity::INTRODUCTIONS / 2;
-/// The largest file that goes the quick way at first.
+/// The largest file that takes the quick track at first.
 const QUICK_FILE_BYTES: u64 = 4 * 1024 * 1024;
-/// What a quick compilation takes at most. It is counted in CPU time, which others do not lengthen.
+/// The most CPU time of a quick compilation. A busy machine does not lengthen it.
 const QUICK_CPU_MS: u64 = 2_000;
-/// The same by the clock, for a compiler that hangs.
+/// The most wall time of a quick compilation, for a compiler that hangs.
 const QUICK_WALL_MS: u64 = 15_000;
-/// Memory that a quick compilation may take, even where a quarter of the limit is less.
+/// The memory that a quick compilation may take, even where a quarter of the limit is less.
 const QUICK_MEMORY_BYTES: u64 = 256 * 1024 * 1024;
 /// How long a quick first instance may take.
-pub(in crate::plugin) const QUICK_INTRODUCTION_MS: u64 = 1_000;
+pub(super) const QUICK_INTRODUCTION_MS: u64 = 1_000;
 
-/// One of the two ways.
+/// One of the two tracks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::plugin) enum CompileTrack {
+pub(super) enum CompileTrack {
     Quick,
     Slow,
 }
 
-/// The turns of both ways.
+/// The turns on both tracks.
 #[derive(Debug)]
 pub(in crate::plugin) struct CompileTracks {
     ledger: Arc<UsageLedger>,
@@ -43,21 +43,21 @@ pub(in crate::plugin) struct CompileTracks {
     slow: TrackTurns,
 }
 
-/// The turns of the steps of one way.
+/// The turns on one track, for each step of a load.
 #[derive(Debug)]
-pub(in crate::plugin) struct TrackTurns {
-    pub(in crate::plugin) rooms: Arc<RankedTurns>,
-    pub(in crate::plugin) compilations: Arc<RankedTurns>,
-    pub(in crate::plugin) introductions: Arc<RankedTurns>,
+pub(super) struct TrackTurns {
+    pub(super) memory: Arc<RankedTurns>,
+    pub(super) compilations: Arc<RankedTurns>,
+    pub(super) introductions: Arc<RankedTurns>,
 }
 
-/// A file on its way.
+/// A file that is being loaded.
 #[derive(Debug)]
 pub(in crate::plugin) struct CompilePassage {
     applicant: LoadApplicant,
-    lane: CompileTrack,
-    /// Its bytes may be in memory.
-    room: Option<RankedTurn>,
+    track: CompileTrack,
+    /// Held while the bytes are in memory.
+    memory: Option<RankedTurn>,
 }
 
 impl Default for CompileTracks {
@@ -70,7 +70,7 @@ impl Default for CompileTracks {
 impl TrackTurns {
     fn new(ledger: &Arc<UsageLedger>) -> Self {
         Self {
-            rooms: RankedTurns::new(ROOMS, ledger, false),
+            memory: RankedTurns::new(FILES_IN_MEMORY, ledger, false),
             compilations: RankedTurns::new(COMPILATIONS, ledger, true),
             introductions: RankedTurns::new(INTRODUCTIONS, ledger, true),
         }
@@ -78,54 +78,55 @@ impl TrackTurns {
 }
 
 impl CompileTracks {
-    /// The beginning of a file's way.
+    /// Chooses the track of a file. `serves` says that a version of the plugin serves or served before the start.
     pub(in crate::plugin) fn passage(&self, plugin: &str, serves: bool, size_bytes: u64) -> CompilePassage {
         let applicant = LoadApplicant { plugin: plugin.into(), serves, size_bytes };
         let is_slow = size_bytes > QUICK_FILE_BYTES || self.ledger.is_slow(plugin, Instant::now());
-        CompilePassage { applicant, lane: if is_slow { CompileTrack::Slow } else { CompileTrack::Quick }, room: None }
+        let track = if is_slow { CompileTrack::Slow } else { CompileTrack::Quick };
+        CompilePassage { applicant, track, memory: None }
     }
 
-    /// The turns of the way that a file goes.
-    pub(in crate::plugin) fn steps(&self, passage: &CompilePassage) -> &TrackTurns {
-        match passage.lane {
+    /// The turns on the track of a file.
+    pub(super) fn turns(&self, passage: &CompilePassage) -> &TrackTurns {
+        match passage.track {
             CompileTrack::Quick => &self.quick,
             CompileTrack::Slow => &self.slow,
         }
     }
 
     /// Waits until the file may be in memory.
-    pub(in crate::plugin) async fn enter_room(&self, passage: &mut CompilePassage) {
-        if passage.room.is_none() {
-            passage.room = Some(self.steps(passage).rooms.turn(&passage.applicant).await);
+    pub(in crate::plugin) async fn enter_memory(&self, passage: &mut CompilePassage) {
+        if passage.memory.is_none() {
+            passage.memory = Some(self.turns(passage).memory.turn(&passage.applicant).await);
         }
     }
 
-    /// Has a file go the slow way from here on, and the next ones of its plugin.
-    pub(in crate::plugin) fn slow_down(&self, passage: &mut CompilePassage) {
+    /// Moves a file to the slow track, and the next files of its plugin too.
+    pub(super) fn slow_down(&self, passage: &mut CompilePassage) {
         self.ledger.note_slow(&passage.applicant.plugin, Instant::now());
-        passage.lane = CompileTrack::Slow;
-        passage.room = None;
+        passage.track = CompileTrack::Slow;
+        passage.memory = None;
     }
 }
 
 impl CompilePassage {
-    pub(in crate::plugin) fn applicant(&self) -> &LoadApplicant {
+    pub(super) fn applicant(&self) -> &LoadApplicant {
         &self.applicant
     }
 
-    pub(in crate::plugin) fn lane(&self) -> CompileTrack {
-        self.lane
+    pub(super) fn track(&self) -> CompileTrack {
+        self.track
     }
 
-    /// Its bytes are in memory no more.
-    pub(in crate::plugin) fn leave_room(&mut self) {
-        self.room = None;
+    /// Notes that the bytes are no longer in memory.
+    pub(super) fn leave_memory(&mut self) {
+        self.memory = None;
     }
 }
 
 impl CompileTrack {
-    /// What a compilation may take here of what it may take at most.
-    pub(in crate::plugin) fn limits(self, all: CompileLimits) -> CompileLimits {
+    /// The limits of a compilation on this track. `all` are those of the slow one.
+    pub(super) fn limits(self, all: CompileLimits) -> CompileLimits {
         match self {
             Self::Slow => all,
             Self::Quick => CompileLimits {
@@ -142,18 +143,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn small_files_go_the_quick_way_until_they_turn_out_slow() {
-        let lanes = CompileTracks::default();
-        assert_eq!(lanes.passage("a", true, QUICK_FILE_BYTES + 1).lane(), CompileTrack::Slow);
-        let mut passage = lanes.passage("a", false, QUICK_FILE_BYTES);
-        assert_eq!(passage.lane(), CompileTrack::Quick);
-        lanes.slow_down(&mut passage);
-        assert_eq!((passage.lane(), lanes.passage("a", false, 1).lane()), (CompileTrack::Slow, CompileTrack::Slow));
-        assert_eq!(lanes.passage("b", false, 1).lane(), CompileTrack::Quick);
+    fn small_files_take_the_quick_track_until_they_turn_out_slow() {
+        let tracks = CompileTracks::default();
+        assert_eq!(tracks.passage("a", true, QUICK_FILE_BYTES + 1).track(), CompileTrack::Slow);
+        let mut passage = tracks.passage("a", false, QUICK_FILE_BYTES);
+        assert_eq!(passage.track(), CompileTrack::Quick);
+        tracks.slow_down(&mut passage);
+        assert_eq!((passage.track(), tracks.passage("a", false, 1).track()), (CompileTrack::Slow, CompileTrack::Slow));
+        assert_eq!(tracks.passage("b", false, 1).track(), CompileTrack::Quick);
     }
 
     #[test]
-    fn what_is_quick_takes_a_part_of_what_may_be_taken() {
+    fn a_quick_compilation_may_take_a_part_of_the_limits() {
         let all = CompileLimits::default();
         let quick = CompileTrack::Quick.limits(all);
         assert_eq!((quick.memory_bytes, quick.cpu_ms), (all.memory_bytes / 4, QUICK_CPU_MS));

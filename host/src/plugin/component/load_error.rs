@@ -1,88 +1,88 @@
-//! Why a file is not a plugin: the words that a person gets who made it or put it there.
+//! Why a file is not a plugin, in words for the person who made it or put it there.
 
 use std::path::PathBuf;
 
 use crate::plugin::run::outcome;
 
-/// The most that is told of the misfits of one file, beside the first of them.
+/// The most bytes of one file's misfits in a message. The first misfit is always shown.
 const MAX_MISFITS_BYTES: usize = 8 * 1_024;
 
-/// Why a file is not a plugin. The same file fails again, but for what [`LoadError::may_pass`] names.
+/// Why a file is not a plugin. The same file fails again, unless [`LoadError::is_temporary`].
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The system does not give the file.
+    /// The file cannot be read.
     #[error("the file cannot be read: {0}")]
     Read(#[from] std::io::Error),
-    /// Larger than is loaded.
+    /// The file is too large.
     #[error("the file has more than {limit_bytes} bytes, the most that is loaded")]
     TooLarge {
         /// The limit.
         limit_bytes: u64,
     },
-    /// The name cannot be that of a plugin.
+    /// The name is not valid for a plugin.
     #[error("a plugin's name is 1 to 128 letters, digits and ._- and starts with a letter or digit: rename the file")]
     Name,
-    /// The settings beside the file.
+    /// The settings are not valid.
     #[error("{0}")]
     Settings(#[from] crate::plugin::InvalidSettings),
-    /// A secret that has no value.
+    /// A secret has no value.
     #[error("{0}")]
     Secret(#[from] crate::plugin::SecretError),
-    /// Neither a component nor a module.
+    /// The file is neither a component nor a module.
     #[error("not WebAssembly: {0}")]
     NotWasm(String),
-    /// Native code, which would not be sandboxed.
+    /// The file holds native code, which would not be sandboxed.
     #[error("precompiled code is never loaded; put the .wasm file here that it was made from")]
     Precompiled,
-    /// A core module that does not say what it is made for.
+    /// The file is a core module without a component type.
     #[error(
         "a core module without a component type, not a component: build for wasm32-wasip2, or against wit/ with wit-bindgen"
     )]
     CoreModule,
-    /// A core module that cannot be made a component.
+    /// The core module cannot be made a component.
     #[error("the core module cannot be made a component: {0}")]
     Componentize(String),
     /// The compiler refused it.
     #[error("cannot be compiled: {0}{remedy}", remedy = remedy(.0))]
     Compile(String),
-    /// Compiling it took more than it may; the file is not tried again until it changes.
+    /// The compiler exceeded a limit. The file is not compiled again until it changes.
     #[error("cannot be compiled: the compiler {what}; make it simpler, or raise plugins.{key}")]
     CompilerLimit {
-        /// What happened.
+        /// What the compiler did.
         what: String,
-        /// The setting that limits it.
+        /// The setting with the limit.
         key: &'static str,
     },
-    /// The compiler ended for a reason that need not be the file's: it was killed for instance.
+    /// The compiler ended without an answer, perhaps not because of the file.
     #[error("cannot be compiled: the compiler ended {0}")]
     CompilerEnded(String),
     /// The compiler was killed, as the kernel does where memory is short.
     #[error("cannot be compiled now: the compiler was killed, as happens where memory is short: {0}")]
     CompilerKilled(String),
-    /// What the compiler said of the same file before, at an earlier start.
+    /// The compiler refused the same file before.
     #[error("{words} (refused before and not tried again; with other limits it is, or once {file:?} is removed)")]
     Known {
-        /// What it said.
+        /// The message of that time.
         words: String,
-        /// Where that is kept.
+        /// The file that records it.
         file: PathBuf,
     },
-    /// No process to compile in.
+    /// The compiler cannot be started.
     #[error("cannot be compiled: the compiler cannot be started: {0}")]
     NoCompiler(String),
-    /// The machine does not lay its memory out.
+    /// The initial memory cannot be laid out.
     #[error("the memory that its instances begin with cannot be laid out, which is no fault of the file's: {0}")]
     Image(String),
-    /// Imports and exports that do not fit; all of them.
+    /// All imports and exports that do not fit.
     #[error("does not fit this host: {}", .0.join("; "))]
     Misfits(Vec<String>),
     /// The first instance failed.
     #[error("a first instance failed: {0}")]
     Trial(String),
-    /// `describe` names something that is no type.
+    /// `describe` returned something that is not valid.
     #[error("what `describe` says is not usable: {0}")]
     Describe(String),
-    /// Another file has taken its place.
+    /// Another file took its place.
     #[error("the file changed while it waited to be loaded; it is loaded once nobody writes to it")]
     Changed,
     /// The host itself failed.
@@ -91,8 +91,8 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    /// Whether the same file may be taken later, since what failed is not the file.
-    pub(in crate::plugin) fn may_pass(&self) -> bool {
+    /// Whether the same file may be loaded later, since the cause lies outside of it.
+    pub(in crate::plugin) fn is_temporary(&self) -> bool {
         matches!(
             self,
             Self::Read(_)
@@ -105,9 +105,9 @@ impl LoadError {
         )
     }
 
-    /// The same in a few thousand bytes: what a file is made of may be as long as the file, and its words go into each
-    /// status and into the log.
-    pub(super) fn shortened(self) -> Self {
+    /// Cuts the message to a few thousand bytes. Names in a file may be as long as the file, and the message goes into the
+    /// log and into each report.
+    pub(super) fn shorten(self) -> Self {
         match self {
             Self::NotWasm(words) => Self::NotWasm(outcome::message(words)),
             Self::Componentize(words) => Self::Componentize(outcome::message(words)),
@@ -115,7 +115,7 @@ impl LoadError {
             Self::CompilerEnded(words) => Self::CompilerEnded(outcome::message(words)),
             Self::Known { words, file } => Self::Known { words: outcome::message(words), file },
             Self::Image(words) => Self::Image(outcome::message(words)),
-            Self::Misfits(all) => Self::Misfits(some(all)),
+            Self::Misfits(all) => Self::Misfits(first_misfits(all)),
             Self::Trial(words) => Self::Trial(outcome::message(words)),
             Self::Describe(words) => Self::Describe(outcome::message(words)),
             short => short,
@@ -123,7 +123,7 @@ impl LoadError {
     }
 }
 
-/// What to do about what the compiler refused, where that is known.
+/// What to do about a refusal of the compiler, where that is known.
 fn remedy(words: &str) -> &'static str {
     if words.contains("the component model") && (words.contains("async") || words.contains("thread")) {
         return ": it is made for WASI 0.3 or has asynchronous functions, which this host does not run; build it for WASI 0.2 \
@@ -133,22 +133,22 @@ fn remedy(words: &str) -> &'static str {
     ""
 }
 
-/// The first misfits, each of them cut, and how many more there are.
-fn some(all: Vec<String>) -> Vec<String> {
-    let (n, mut told_bytes) = (all.len(), 0);
-    let mut told: Vec<String> = Vec::new();
+/// The first misfits, each of them cut, and the number of the others.
+fn first_misfits(all: Vec<String>) -> Vec<String> {
+    let (n, mut shown_bytes) = (all.len(), 0);
+    let mut shown: Vec<String> = Vec::new();
     for misfit in all.into_iter().map(outcome::message) {
-        told_bytes += misfit.len();
-        if told_bytes > MAX_MISFITS_BYTES && !told.is_empty() {
+        shown_bytes += misfit.len();
+        if shown_bytes > MAX_MISFITS_BYTES && !shown.is_empty() {
             break;
         }
-        told.push(misfit);
+        shown.push(misfit);
     }
-    let left_out = n - told.len();
+    let left_out = n - shown.len();
     if left_out > 0 {
-        told.push(format!("and {left_out} more"));
+        shown.push(format!("and {left_out} more"));
     }
-    told
+    shown
 }
 
 #[cfg(test)]
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_component_with_asynchronous_functions_is_told_what_to_build_it_for() {
+    fn a_component_with_asynchronous_functions_gets_a_remedy() {
         for words in [
             "`stream` requires the component model async feature (at offset 0x1f)",
             "async component functions \
@@ -173,10 +173,10 @@ mod tests {
     }
 
     #[test]
-    fn misfits_are_told_in_a_few_thousand_bytes() {
-        let told = LoadError::Misfits(vec!["x".repeat(100_000); 50]).shortened().to_string();
+    fn misfits_are_cut_to_a_few_thousand_bytes() {
+        let told = LoadError::Misfits(vec!["x".repeat(100_000); 50]).shorten().to_string();
         assert!(told.len() < 10_000 && told.ends_with("and 48 more"), "{} bytes", told.len());
-        let LoadError::Misfits(few) = LoadError::Misfits(vec!["x".into(), "y".into()]).shortened() else { panic!() };
+        let LoadError::Misfits(few) = LoadError::Misfits(vec!["x".into(), "y".into()]).shorten() else { panic!() };
         assert_eq!(few, ["x", "y"]);
     }
 }

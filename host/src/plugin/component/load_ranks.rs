@@ -1,8 +1,8 @@
-//! Turns that are given out by rank, not in the order of arrival: whoever used little of late goes first, then plugins that
-//! serve, then small files.
+//! Turns by rank, not in the order of arrival: first plugins that used little time lately, then plugins that serve, then
+//! small files.
 //!
-//! So no number of files holds up a small build of a plugin that serves for longer than what runs at that moment, and a file
-//! that is put there again and again falls behind everybody else's.
+//! So a small build of a plugin that serves waits only for what runs at that moment, however many files wait. A plugin whose
+//! file changes again and again falls behind all others.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,27 +11,27 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
-/// How long it takes until half of what a plugin used is forgotten, and all of it being slow.
+/// After this time half of the time that a plugin used is forgotten, and that it was slow.
 const HALF_LIFE: Duration = Duration::from_secs(600);
-/// Plugins that used less than this of late are equal.
+/// Plugins that used less than this lately have equal rank.
 const LITTLE_MS: u64 = 4_000;
-/// What is less than this is forgotten.
-const NOTHING_MS: f64 = 50.0;
+/// A use below this is forgotten.
+const NEGLIGIBLE_MS: f64 = 50.0;
 
-/// What the rank of a plugin's file follows from.
+/// A file that waits for a turn, with what decides its rank.
 #[derive(Clone, Debug)]
-pub(in crate::plugin) struct LoadApplicant {
+pub(super) struct LoadApplicant {
     /// The name of the plugin.
-    pub(in crate::plugin) plugin: Arc<str>,
+    pub(super) plugin: Arc<str>,
     /// Whether a version of it serves, or served before the host was started.
-    pub(in crate::plugin) serves: bool,
+    pub(super) serves: bool,
     /// The size of its file.
-    pub(in crate::plugin) size_bytes: u64,
+    pub(super) size_bytes: u64,
 }
 
-/// What each plugin used of late.
+/// How much time each plugin used lately.
 #[derive(Debug, Default)]
-pub(in crate::plugin) struct UsageLedger(Mutex<HashMap<Arc<str>, UsageAccount>>);
+pub(super) struct UsageLedger(Mutex<HashMap<Arc<str>, UsageAccount>>);
 
 #[derive(Clone, Copy, Debug)]
 struct UsageAccount {
@@ -40,12 +40,12 @@ struct UsageAccount {
     slow_since: Option<Instant>,
 }
 
-/// A number of turns, one for each who may work beside others.
+/// A fixed number of turns that are taken side by side.
 #[derive(Debug)]
-pub(in crate::plugin) struct RankedTurns {
+pub(super) struct RankedTurns {
     state: Mutex<RankedTurnsState>,
     ledger: Arc<UsageLedger>,
-    /// Whether the time of a turn is counted.
+    /// Whether the time of a turn counts as used by its plugin.
     is_work: bool,
 }
 
@@ -65,23 +65,23 @@ struct WaitingApplicant {
 
 /// A turn; it ends when this is dropped.
 #[derive(Debug)]
-pub(in crate::plugin) struct RankedTurn {
+pub(super) struct RankedTurn {
     turns: Arc<RankedTurns>,
     plugin: Arc<str>,
     since: Instant,
 }
 
 impl UsageLedger {
-    /// Notes that a plugin needed longer than what is quick.
-    pub(in crate::plugin) fn note_slow(&self, plugin: &Arc<str>, now: Instant) {
+    /// Notes that a plugin exceeded the limits of the quick track.
+    pub(super) fn note_slow(&self, plugin: &Arc<str>, now: Instant) {
         let mut accounts = self.accounts();
         let account =
             accounts.entry(plugin.clone()).or_insert(UsageAccount { spent_ms: 0.0, at: now, slow_since: None });
         account.slow_since = Some(now);
     }
 
-    /// Whether a plugin needed longer than what is quick not long ago.
-    pub(in crate::plugin) fn is_slow(&self, plugin: &str, now: Instant) -> bool {
+    /// Whether a plugin exceeded the limits of the quick track lately.
+    pub(super) fn is_slow(&self, plugin: &str, now: Instant) -> bool {
         self.accounts().get(plugin).is_some_and(|account| account.is_slow(now))
     }
 
@@ -89,13 +89,14 @@ impl UsageLedger {
         let mut accounts = self.accounts();
         let account =
             accounts.entry(plugin.clone()).or_insert(UsageAccount { spent_ms: 0.0, at: now, slow_since: None });
-        *account = UsageAccount { spent_ms: account.left_ms(now) + spent.as_secs_f64() * 1_000.0, at: now, ..*account };
-        accounts.retain(|_, account| account.left_ms(now) > NOTHING_MS || account.is_slow(now));
+        *account =
+            UsageAccount { spent_ms: account.recent_ms(now) + spent.as_secs_f64() * 1_000.0, at: now, ..*account };
+        accounts.retain(|_, account| account.recent_ms(now) > NEGLIGIBLE_MS || account.is_slow(now));
     }
 
-    /// 0 for a plugin that used little, and one more for each time that it is twice as much.
+    /// 0 for a plugin that used little time; grows by one each time that the use doubles.
     fn level(&self, plugin: &str, now: Instant) -> u32 {
-        let spent_ms = self.accounts().get(plugin).map_or(0.0, |account| account.left_ms(now));
+        let spent_ms = self.accounts().get(plugin).map_or(0.0, |account| account.recent_ms(now));
         (spent_ms as u64 / LITTLE_MS + 1).ilog2()
     }
 
@@ -105,7 +106,7 @@ impl UsageLedger {
 }
 
 impl UsageAccount {
-    fn left_ms(&self, now: Instant) -> f64 {
+    fn recent_ms(&self, now: Instant) -> f64 {
         let half_lives = now.duration_since(self.at).as_secs_f64() / HALF_LIFE.as_secs_f64();
         self.spent_ms * 0.5_f64.powf(half_lives)
     }
@@ -116,14 +117,14 @@ impl UsageAccount {
 }
 
 impl RankedTurns {
-    /// So many turns at a time. Where `is_work` is set the time of each is counted against its plugin.
-    pub(in crate::plugin) fn new(free: usize, ledger: &Arc<UsageLedger>, is_work: bool) -> Arc<Self> {
+    /// `free` turns at a time. With `is_work`, the time of each turn counts as used by its plugin.
+    pub(super) fn new(free: usize, ledger: &Arc<UsageLedger>, is_work: bool) -> Arc<Self> {
         let state = Mutex::new(RankedTurnsState { free, arrivals: 0, waiting: Vec::new() });
         Arc::new(Self { state, ledger: ledger.clone(), is_work })
     }
 
-    /// A turn, if one is free.
-    pub(in crate::plugin) fn try_turn(self: &Arc<Self>, applicant: &LoadApplicant) -> Option<RankedTurn> {
+    /// A turn, if one is free and no other file waits.
+    pub(super) fn try_turn(self: &Arc<Self>, applicant: &LoadApplicant) -> Option<RankedTurn> {
         let mut state = self.state();
         state.waiting.retain(|waiting| !waiting.turn.is_closed());
         if !state.waiting.is_empty() {
@@ -131,11 +132,11 @@ impl RankedTurns {
         }
         state.free = state.free.checked_sub(1)?;
         drop(state);
-        Some(self.begun(&applicant.plugin))
+        Some(self.begin_turn(&applicant.plugin))
     }
 
-    /// Waits for a turn. Dropping the future gives the place up.
-    pub(in crate::plugin) async fn turn(self: &Arc<Self>, applicant: &LoadApplicant) -> RankedTurn {
+    /// Waits for a turn. Dropping the future gives up the place.
+    pub(super) async fn turn(self: &Arc<Self>, applicant: &LoadApplicant) -> RankedTurn {
         loop {
             let (turn, given) = oneshot::channel();
             {
@@ -144,23 +145,23 @@ impl RankedTurns {
                 let arrival = state.arrivals;
                 state.waiting.push(WaitingApplicant { applicant: applicant.clone(), arrival, turn });
             }
-            self.give();
-            // Whoever is in the list is given a turn or goes by itself.
+            self.assign_free();
+            // The sender is dropped only without a turn to send; then this asks again.
             if let Ok(turn) = given.await {
                 return turn;
             }
         }
     }
 
-    /// Gives what is free to those who come first.
-    fn give(self: &Arc<Self>) {
-        while let Some(waiting) = self.next() {
-            // One that went meanwhile gives its turn back at once.
-            drop(waiting.turn.send(self.begun(&waiting.applicant.plugin)));
+    /// Gives the free turns to the files of the highest rank.
+    fn assign_free(self: &Arc<Self>) {
+        while let Some(waiting) = self.take_first() {
+            // If the file no longer waits, dropping the turn gives it back at once.
+            drop(waiting.turn.send(self.begin_turn(&waiting.applicant.plugin)));
         }
     }
 
-    fn next(&self) -> Option<WaitingApplicant> {
+    fn take_first(&self) -> Option<WaitingApplicant> {
         let now = Instant::now();
         let mut state = self.state();
         state.waiting.retain(|waiting| !waiting.turn.is_closed());
@@ -176,7 +177,7 @@ impl RankedTurns {
         Some(state.waiting.swap_remove(first))
     }
 
-    fn begun(self: &Arc<Self>, plugin: &Arc<str>) -> RankedTurn {
+    fn begin_turn(self: &Arc<Self>, plugin: &Arc<str>) -> RankedTurn {
         RankedTurn { turns: self.clone(), plugin: plugin.clone(), since: Instant::now() }
     }
 
@@ -191,7 +192,7 @@ impl Drop for RankedTurn {
             self.turns.ledger.add(&self.plugin, self.since.elapsed(), Instant::now());
         }
         self.turns.state().free += 1;
-        self.turns.give();
+        self.turns.assign_free();
     }
 }
 
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_serves_and_is_small_goes_before_all_who_came_earlier() {
+    fn small_files_of_serving_plugins_go_before_earlier_ones() {
         let turns = RankedTurns::new(1, &Arc::default(), false);
         let running = turns.try_turn(&applicant("running", false, 1)).unwrap();
         let applicants = [
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_gives_up_holds_up_nobody() {
+    fn a_file_that_gives_up_delays_no_other() {
         let turns = RankedTurns::new(1, &Arc::default(), false);
         let running = turns.try_turn(&applicant("running", false, 1)).unwrap();
         let [gone, stays] = ["gone", "stays"].map(|name| applicant(name, false, 1));
@@ -243,14 +244,14 @@ mod tests {
         let mut second = Box::pin(turns.turn(&stays));
         assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
         drop(running);
-        // It was given the turn and went without looking.
+        // It got the turn and gave up without taking it.
         drop(first);
         assert!(second.as_mut().now_or_never().is_some());
         assert!(turns.try_turn(&gone).is_some());
     }
 
     #[test]
-    fn whoever_used_much_of_late_goes_after_whoever_did_not() {
+    fn plugins_that_used_much_time_lately_go_last() {
         let ledger = Arc::<UsageLedger>::default();
         let now = Instant::now();
         let level = |ledger: &UsageLedger, after_s| ledger.level("a", now + Duration::from_secs(after_s));
@@ -258,7 +259,7 @@ mod tests {
             ledger.add(&"a".into(), Duration::from_secs(spent_s), now);
             assert_eq!(level(&ledger, 0), expected, "after {spent_s} s more");
         }
-        assert_eq!((level(&ledger, 600), level(&ledger, 1_200)), (1, 0), "it is forgotten by halves");
+        assert_eq!((level(&ledger, 600), level(&ledger, 1_200)), (1, 0), "the use halves");
         ledger.note_slow(&"a".into(), now);
         assert!(ledger.is_slow("a", now + HALF_LIFE / 2) && !ledger.is_slow("a", now + HALF_LIFE));
         assert!(!ledger.is_slow("b", now));

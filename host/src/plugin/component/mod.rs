@@ -1,11 +1,15 @@
-//! From a file to a plugin that is ready to run: read, compiled in a process of its own, checked, and asked what it handles.
+//! From a file to a plugin that is ready to run: read it, compile it in a child process, check it, and ask for its types.
 
 pub(super) mod compile;
 pub(super) mod compile_child;
+pub(super) mod compile_limits;
 pub(super) mod compile_tracks;
+pub(super) mod file;
 pub(super) mod fit;
-pub(super) mod introduction;
 pub(super) mod load_error;
-pub(super) mod load_ranks;
 pub(super) mod loader;
-pub(super) mod signature;
+
+mod introduction;
+mod load_ranks;
+mod native_code;
+mod signature;

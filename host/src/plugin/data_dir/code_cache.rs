@@ -1,19 +1,19 @@
 //! Native code on disk, so that a component is compiled once and not at every start.
 //!
-//! Whoever can have such code run is no longer held by the sandbox. So a file counts only if it lies in a directory that
-//! is ours alone and carries the seal of this installation over its name and its content; the name says what it was compiled
-//! from, and for which engine and version of this program. Any other file is never given to the
-//! engine: it is compiled again and written anew.
+//! Native code is not sandboxed. So a file counts only if it is in a private directory and carries the authentication code
+//! of this installation over its name and content. The name holds what it was compiled from, the engine, and the version of
+//! this program. Any other file never reaches the engine: the component is compiled again, and the file is replaced.
 
 use std::io;
 
-use super::private_dir::{NotPrivate, PrivateDir};
-use super::seal::{CODE_BYTES, FileSeal};
 use parking_lot::Mutex;
 
-/// The most code of one component. CPython comes to 70 MB.
+use super::private_dir::{NotPrivate, PrivateDir};
+use super::seal::{CODE_BYTES, FileSeal};
+
+/// The most code of one component. The code of CPython has 70 MB.
 const MAX_CODE_BYTES: u64 = 256 * 1024 * 1024;
-/// What the code of a file is for, so that the key serves for nothing else.
+/// The purpose in the authentication code of a file.
 const PURPOSE: &[u8] = b"eventstream compiled component 1";
 
 /// Native code by the digest of what it was compiled from.
@@ -21,53 +21,54 @@ pub(in crate::plugin) struct CodeCache {
     dir: PrivateDir,
     seal: FileSeal,
     max_bytes: u64,
-    /// One at a time looks for room.
-    room: Mutex<()>,
+    /// Held while files are removed to make room.
+    make_room_lock: Mutex<()>,
 }
 
-/// Native code that this installation made.
+/// Native code that this installation made, behind its authentication code.
 pub(in crate::plugin) struct CachedCode(Vec<u8>);
 
 impl CachedCode {
-    /// For the engine.
+    /// The code for the engine.
     pub(in crate::plugin) fn native_code(&self) -> &[u8] {
         self.0.get(CODE_BYTES..).unwrap_or_default()
     }
 }
 
 impl CodeCache {
-    /// Opens the cache in `root`, of at most `max_bytes` in all, under the seal of an installation and its engine. Blocks.
+    /// Opens the cache in `root`, of at most `max_bytes` in all. Blocks.
     ///
     /// # Errors
-    /// The directory is not ours alone.
-    pub(in crate::plugin) fn open(root: &PrivateDir, seal: FileSeal, max_bytes: u64) -> Result<Self, NotPrivate> {
-        let dir = root.inner("compiled")?;
-        Ok(Self { dir, seal, max_bytes, room: Mutex::default() })
+    /// The directory is not private.
+    pub(super) fn open(root: &PrivateDir, seal: FileSeal, max_bytes: u64) -> Result<Self, NotPrivate> {
+        let dir = root.open_inner("compiled")?;
+        Ok(Self { dir, seal, max_bytes, make_room_lock: Mutex::default() })
     }
 
-    /// The code for a component with this digest, if it is here and ours. Blocks.
+    /// The code for a component with this digest, if this installation wrote it. Blocks.
     pub(in crate::plugin) fn get(&self, digest: &str) -> Option<CachedCode> {
         let name = self.seal.name(digest);
         let content = match self.dir.read(&name, MAX_CODE_BYTES + CODE_BYTES as u64) {
             Ok(content) => content?,
             Err(error) => {
-                self.distrust(&name, &error.to_string());
+                self.warn_untrusted(&name, &error.to_string());
                 return None;
             }
         };
         let compiled = CachedCode(content);
         let written = compiled.0.get(..CODE_BYTES).unwrap_or_default();
         if !self.seal.is_ours(PURPOSE, &name, compiled.native_code(), written) {
-            self.distrust(&name, "it was not written by this installation, or is damaged");
+            self.warn_untrusted(&name, "it was not written by this installation, or is damaged");
             return None;
         }
         if let Err(error) = self.dir.touch(&name) {
-            tracing::debug!("that compiled code was used cannot be noted: {error}");
+            tracing::debug!("the time at which compiled code was used cannot be recorded: {error}");
         }
         Some(compiled)
     }
 
-    /// Keeps the code for a component with this digest, and makes room for it. What does not fit is not kept. Blocks.
+    /// Keeps the code for a component with this digest, and makes room for it. Code larger than the cache is not kept.
+    /// Blocks.
     pub(in crate::plugin) fn put(&self, digest: &str, code: &[u8]) {
         let name = self.seal.name(digest);
         let size_bytes = (code.len() + CODE_BYTES) as u64;
@@ -83,9 +84,9 @@ impl CodeCache {
         }
     }
 
-    /// Removes what was not used for longest until there is room.
+    /// Removes the least recently used code until there is room.
     fn make_room(&self, name: &str, size_bytes: u64) -> io::Result<()> {
-        let _turn = self.room.lock();
+        let _lock = self.make_room_lock.lock();
         let mut files = self.dir.files()?;
         files.retain(|file| file.name != name);
         files.sort_by_key(|file| file.used);
@@ -100,7 +101,7 @@ impl CodeCache {
         Ok(())
     }
 
-    fn distrust(&self, name: &str, why: &str) {
+    fn warn_untrusted(&self, name: &str, why: &str) {
         let path = self.dir.path().join(name);
         tracing::warn!("compiled code in {path:?} is not used and compiled again: {why}");
     }
@@ -120,22 +121,22 @@ mod tests {
         CodeCache::open(&root, seal, max_bytes).unwrap()
     }
 
-    fn got(cache: &CodeCache, digest: &str) -> Option<Vec<u8>> {
+    fn code(cache: &CodeCache, digest: &str) -> Option<Vec<u8>> {
         cache.get(digest).map(|code| code.native_code().to_vec())
     }
 
     #[test]
-    fn what_was_put_is_got_by_the_same_installation() {
+    fn the_same_installation_gets_the_code_that_it_put() {
         let folder = tempfile::tempdir().unwrap();
         let cache = open(folder.path(), 1 << 20);
         cache.put(A, b"code");
-        assert_eq!(got(&cache, A).unwrap(), b"code");
-        assert_eq!(got(&open(folder.path(), 1 << 20), A).unwrap(), b"code");
-        assert_eq!(got(&cache, B), None);
+        assert_eq!(code(&cache, A).unwrap(), b"code");
+        assert_eq!(code(&open(folder.path(), 1 << 20), A).unwrap(), b"code");
+        assert_eq!(code(&cache, B), None);
     }
 
     #[test]
-    fn whatever_was_changed_is_not_given() {
+    fn changed_code_is_not_returned() {
         let folder = tempfile::tempdir().unwrap();
         let cache = open(folder.path(), 1 << 20);
         cache.put(A, b"code of a");
@@ -146,28 +147,28 @@ mod tests {
             let mut bad = good.clone();
             bad[at] ^= 1;
             cache.dir.write(&of_a, &[&bad]).unwrap();
-            assert_eq!(got(&cache, A), None, "byte {at} was changed");
+            assert_eq!(code(&cache, A), None, "byte {at} was changed");
         }
         for length in [0, 1, 31, 32, good.len() - 1] {
             cache.dir.write(&of_a, &[&good[..length]]).unwrap();
-            assert_eq!(got(&cache, A), None, "cut to {length} bytes");
+            assert_eq!(code(&cache, A), None, "cut to {length} bytes");
         }
         cache.dir.write(&of_a, &[&good, b"x"]).unwrap();
-        assert_eq!(got(&cache, A), None, "longer");
+        assert_eq!(code(&cache, A), None, "longer");
         cache.dir.write(&of_a, &[&cache.dir.read(&of_b, 1 << 20).unwrap().unwrap()]).unwrap();
-        assert_eq!(got(&cache, A), None, "that of another component");
+        assert_eq!(code(&cache, A), None, "that of another component");
         cache.dir.write(&of_a, &[&good]).unwrap();
-        assert_eq!(got(&cache, A).unwrap(), b"code of a");
+        assert_eq!(code(&cache, A).unwrap(), b"code of a");
     }
 
     #[test]
-    fn what_another_installation_made_is_not_given() {
+    fn code_of_another_installation_is_not_returned() {
         let [ours, theirs] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let (cache, other) = (open(ours.path(), 1 << 20), open(theirs.path(), 1 << 20));
         other.put(A, b"code");
         let made = other.dir.read(&other.seal.name(A), 1 << 20).unwrap().unwrap();
         cache.dir.write(&cache.seal.name(A), &[&made]).unwrap();
-        assert_eq!(got(&cache, A), None);
+        assert_eq!(code(&cache, A), None);
     }
 
     #[test]
@@ -179,7 +180,7 @@ mod tests {
         let key = folder.path().join("kept/key");
         let before = std::fs::read(&key).unwrap();
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert_eq!(got(&open(folder.path(), 1 << 20), A), None);
+        assert_eq!(code(&open(folder.path(), 1 << 20), A), None);
         let after = std::fs::read(&key).unwrap();
         assert!(after.len() == 32 && after != before);
         std::fs::write(&key, "short").unwrap();
@@ -187,23 +188,23 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_used_for_longest_makes_room() {
+    fn the_least_recently_used_code_makes_room() {
         let folder = tempfile::tempdir().unwrap();
         let size = 1_000 + CODE_BYTES;
         let cache = open(folder.path(), 2 * size as u64);
-        let code = vec![7; 1_000];
+        let content = vec![7; 1_000];
         for (digest, age_s) in [("1", 20), ("2", 10)] {
-            cache.put(digest, &code);
-            // Files that are written at once may bear one time.
+            cache.put(digest, &content);
+            // Files that are written in quick succession may have the same time.
             let file =
                 std::fs::File::options().write(true).open(cache.dir.path().join(cache.seal.name(digest))).unwrap();
             file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(age_s)).unwrap();
         }
         assert!(cache.get("1").is_some());
-        cache.put("3", &code);
+        cache.put("3", &content);
         let kept: Vec<_> = ["1", "2", "3"].map(|digest| cache.get(digest).is_some()).into();
-        assert_eq!(kept, [true, false, true], "the second was used least of late");
+        assert_eq!(kept, [true, false, true], "the second is the least recently used");
         cache.put("4", &vec![0; 3 * size]);
-        assert!(cache.get("4").is_none() && cache.get("3").is_some(), "what can never fit drives nobody out");
+        assert!(cache.get("4").is_none() && cache.get("3").is_some(), "code that can never fit evicts nothing");
     }
 }

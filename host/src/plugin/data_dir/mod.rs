@@ -1,11 +1,11 @@
-//! What is kept of plugins from one run to the next, in a directory of ours: native code, refusals and earlier versions.
+//! What is kept of plugins from one run to the next, in a private directory: native code, refusals and earlier versions.
 
-pub(super) mod code_cache;
-pub(super) mod compile_refusals;
-pub(super) mod private_dir;
-pub(super) mod removal_record;
-pub(super) mod seal;
 pub(super) mod version_history;
+
+mod code_cache;
+mod compile_refusals;
+mod private_dir;
+mod seal;
 
 use std::fs;
 use std::io;
@@ -20,73 +20,42 @@ use self::compile_refusals::CompileRefusals;
 use self::private_dir::{NotPrivate, PrivateDir};
 use self::seal::FileSeal;
 use self::version_history::VersionHistory;
-use super::component::loader::PluginLoader;
-use super::{Error, RegistryOptions};
 
 /// What is kept of plugins from one run to the next.
 pub(super) struct PluginDataDir {
-    /// Native code; `None` if none is to be kept.
+    /// Native code; `None` if none is kept.
     pub(super) cache: Option<CodeCache>,
-    /// What the compiler refused.
+    /// Refusals of the compiler.
     pub(super) refusals: CompileRefusals,
     /// Earlier versions.
     pub(super) history: VersionHistory,
 }
 
 impl PluginDataDir {
-    /// Opens what the options ask to keep. A directory that is not ours alone is not used, with a warning: everything works
-    /// but is done anew at each start.
+    /// Opens what is kept in `dir` of the plugins in the directory `plugins`. Blocks.
     ///
     /// # Errors
-    /// [`Error::NothingKept`], if something is asked for that does not work without.
-    pub(super) async fn for_loader(options: &RegistryOptions, loader: &PluginLoader) -> Result<Option<Self>, Error> {
-        let (engine, max_bytes) = (loader.sandbox.engine.clone(), options.cache_max_bytes);
-        let plugins = options.dir.clone();
-        let opened = match options.data_dir.clone() {
-            None => Err(None),
-            Some(dir) => {
-                let open = move || Self::open(&dir, &plugins, &engine, max_bytes);
-                let failed = || "the host failed to open it".to_owned();
-                let opened = loader.machine.executor.run_blocking(open).await;
-                opened.map_or_else(|| Err(failed()), |opened| opened.map_err(|error| error.to_string())).map_err(Some)
-            }
-        };
-        match opened {
-            Ok(kept) => Ok(Some(kept)),
-            Err(error) if options.hold_new_capabilities => {
-                Err(Error::NothingKept(error.unwrap_or_else(|| "it is empty".into())))
-            }
-            Err(error) => {
-                if let Some(error) = error {
-                    tracing::warn!(
-                        "nothing of plugins is kept in plugins.data_dir: each is compiled at every start, and none can \
-                         be rolled back: {error}"
-                    );
-                }
-                Ok(None)
-            }
-        }
-    }
-
-    fn open(dir: &Path, plugins: &Path, engine: &Engine, cache_max_bytes: u64) -> Result<Self, NotPrivate> {
+    /// A directory is not private, or cannot be used.
+    pub(super) fn open(dir: &Path, plugins: &Path, engine: &Engine, cache_max_bytes: u64) -> Result<Self, NotPrivate> {
         let root = PrivateDir::open(dir)?;
         let seal = FileSeal::open(&root, engine)?;
         let cache = match cache_max_bytes {
             0 => None,
             max_bytes => Some(CodeCache::open(&root, seal.clone(), max_bytes)?),
         };
-        let versions = versions_of(plugins).map_err(|error| NotPrivate::Unavailable(plugins.to_owned(), error))?;
+        let versions =
+            versions_dir_name(plugins).map_err(|error| NotPrivate::Unavailable(plugins.to_owned(), error))?;
         Ok(Self {
             cache,
             refusals: CompileRefusals::open(&root, seal)?,
-            history: VersionHistory::open(root.inner(&versions)?)?,
+            history: VersionHistory::open(root.open_inner(&versions)?)?,
         })
     }
 }
 
-/// Where the versions are kept of the plugins in a directory. Two servers may keep things in one place and have plugins of
-/// the same names in two directories: neither is to serve what only the other one was given.
-pub(super) fn versions_of(plugins: &Path) -> io::Result<String> {
+/// The name of the directory that keeps the versions of the plugins in `plugins`. Servers may share a data directory while
+/// their plugin directories hold different plugins of the same name, so each plugin directory has versions of its own.
+pub(super) fn versions_dir_name(plugins: &Path) -> io::Result<String> {
     let digest = Sha256::digest(fs::canonicalize(plugins)?.as_os_str().as_bytes());
     Ok(format!("versions-{}", digest[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
 }

@@ -1,8 +1,7 @@
-//! A directory that is ours alone: nobody else can have written what is read from it.
+//! A private directory: only the user of this process can have written what is read from it.
 //!
-//! It belongs to the user that this process runs as, is closed to all others and is no symbolic link. Everything in it is
-//! reached by its descriptor, so that a path that leads elsewhere by now changes nothing. Files appear whole or not at
-//! all.
+//! It belongs to that user, is closed to all others, and is not a symbolic link. Its files are opened relative to its
+//! descriptor, so a path that leads elsewhere by now makes no difference. A file appears whole or not at all.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -14,53 +13,53 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UT
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-/// How the names of files begin that are being written.
+/// The beginning of the names of files that are being written.
 const TEMPORARY: &str = ".tmp-";
-/// After how many seconds such a file has been left behind by a process that ended.
-const TEMPORARY_SECONDS: i64 = 600;
+/// After how many seconds such a file counts as left behind by a process that ended.
+const ABANDONED_AFTER_SECONDS: i64 = 600;
 
-/// A directory that is ours alone.
+/// A directory that only the user of this process can read and write.
 #[derive(Debug)]
-pub(in crate::plugin) struct PrivateDir {
+pub(super) struct PrivateDir {
     fd: OwnedFd,
     path: PathBuf,
 }
 
-/// A file in such a directory.
+/// A file in a private directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::plugin) struct FileFacts {
-    /// Its name.
-    pub(in crate::plugin) name: String,
-    /// Its size.
-    pub(in crate::plugin) size_bytes: u64,
-    /// When it was written or [touched](PrivateDir::touch) last: seconds and nanoseconds.
-    pub(in crate::plugin) used: (i64, i64),
+pub(super) struct FileFacts {
+    /// The name.
+    pub(super) name: String,
+    /// The size.
+    pub(super) size_bytes: u64,
+    /// When it was last written or [touched](PrivateDir::touch), in seconds and nanoseconds.
+    pub(super) used: (i64, i64),
 }
 
 /// Why a directory is not used.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::plugin) enum NotPrivate {
-    /// The system does not give it.
+    /// The system refuses it.
     #[error("{0:?} cannot be made or opened: {1}")]
     Unavailable(PathBuf, io::Error),
-    /// A symbolic link, or no directory at all.
+    /// It is a symbolic link, or not a directory at all.
     #[error("{0:?} is a symbolic link or no directory; name the directory itself")]
     NotADirectory(PathBuf),
-    /// Of another user.
+    /// It belongs to another user.
     #[error("{0:?} belongs to user {1} and this server runs as user {2}; give it a directory of its own")]
     Foreign(PathBuf, u32, u32),
-    /// Others may enter, read or write.
+    /// Other users may enter, read or write.
     #[error("{0:?} is open to other users (mode {1:o}); close it by chmod 700")]
     Open(PathBuf, u32),
 }
 
 impl PrivateDir {
-    /// Opens a directory, and makes it if it is not there. Blocks.
+    /// Opens a directory, and makes it if it is missing. Blocks.
     ///
     /// # Errors
     /// See [`NotPrivate`].
-    pub(in crate::plugin) fn open(path: &Path) -> Result<Self, NotPrivate> {
-        // A slash at the end would follow a link.
+    pub(super) fn open(path: &Path) -> Result<Self, NotPrivate> {
+        // With a slash at the end, the open would follow a link.
         let path: PathBuf = path.components().collect();
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
         let fd = match rustix::fs::open(&path, directory_flags(), Mode::empty()) {
@@ -70,11 +69,11 @@ impl PrivateDir {
         Self::checked(fd, path)
     }
 
-    /// Opens a directory in this one, and makes it if it is not there. Blocks.
+    /// Opens a directory in this one, and makes it if it is missing. Blocks.
     ///
     /// # Errors
     /// See [`NotPrivate`].
-    pub(in crate::plugin) fn inner(&self, name: &str) -> Result<Self, NotPrivate> {
+    pub(super) fn open_inner(&self, name: &str) -> Result<Self, NotPrivate> {
         let path = self.path.join(name);
         match rustix::fs::mkdirat(&self.fd, name, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -101,21 +100,21 @@ impl PrivateDir {
             return Err(NotPrivate::Open(path, stat.st_mode & 0o7777));
         }
         let dir = Self { fd, path };
-        dir.sweep();
+        dir.remove_abandoned();
         Ok(dir)
     }
 
     /// Where it is, for messages.
-    pub(in crate::plugin) fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// A file's content; `None` if there is no such file. Blocks.
     ///
     /// # Errors
-    /// It cannot be read, is larger than `limit_bytes`, or is not a file that we wrote.
-    pub(in crate::plugin) fn read(&self, name: &str, limit_bytes: u64) -> io::Result<Option<Vec<u8>>> {
-        // Without waiting for whoever writes, should it be a pipe.
+    /// It cannot be read, is larger than `limit_bytes`, or is not a private regular file.
+    pub(super) fn read(&self, name: &str, limit_bytes: u64) -> io::Result<Option<Vec<u8>>> {
+        // Does not wait for the writer of a pipe.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
             Err(Errno::NOENT) => return Ok(None),
@@ -136,11 +135,11 @@ impl PrivateDir {
         Ok(Some(content))
     }
 
-    /// Writes a file of these parts, in the place of one of the same name. On disk when this returns. Blocks.
+    /// Writes a file of these parts, and replaces one of the same name. The file is on disk when this returns. Blocks.
     ///
     /// # Errors
-    /// Those of the system; then what was there before is still there.
-    pub(in crate::plugin) fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
+    /// Those of the system; then the file before is unchanged.
+    pub(super) fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
         let temporary = format!("{TEMPORARY}{:016x}", fastrand::u64(..));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(rustix::fs::openat(&self.fd, &temporary, flags, Mode::RUSR | Mode::WUSR)?);
@@ -150,7 +149,7 @@ impl PrivateDir {
             .and_then(|()| file.sync_all())
             .and_then(|()| Ok(rustix::fs::renameat(&self.fd, &temporary, &self.fd, name)?));
         if written.is_err() {
-            // What is left behind is swept away later.
+            // A file that is left behind is removed at a later start.
             let _ = self.remove(&temporary);
         }
         written.and_then(|()| Ok(rustix::fs::fsync(&self.fd)?))
@@ -160,31 +159,31 @@ impl PrivateDir {
     ///
     /// # Errors
     /// Those of the system.
-    pub(in crate::plugin) fn remove(&self, name: &str) -> io::Result<()> {
+    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())?)
     }
 
-    /// Notes that a file was used now. Blocks.
+    /// Sets the time of last use to now. Blocks.
     ///
     /// # Errors
     /// Those of the system.
-    pub(in crate::plugin) fn touch(&self, name: &str) -> io::Result<()> {
+    pub(super) fn touch(&self, name: &str) -> io::Result<()> {
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let times = Timestamps { last_access: now, last_modification: now };
         Ok(rustix::fs::utimensat(&self.fd, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
-    /// The regular files, those that are being written left out. Blocks.
+    /// The regular files, without those that are being written. Blocks.
     ///
     /// # Errors
     /// Those of the system for the directory.
-    pub(in crate::plugin) fn files(&self) -> io::Result<Vec<FileFacts>> {
-        let mut files = self.all()?;
+    pub(super) fn files(&self) -> io::Result<Vec<FileFacts>> {
+        let mut files = self.all_files()?;
         files.retain(|file| !file.name.starts_with(TEMPORARY));
         Ok(files)
     }
 
-    fn all(&self) -> io::Result<Vec<FileFacts>> {
+    fn all_files(&self) -> io::Result<Vec<FileFacts>> {
         let mut files = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.fd)? {
             let entry = entry?;
@@ -199,13 +198,13 @@ impl PrivateDir {
         Ok(files)
     }
 
-    /// Removes what was being written when a process ended.
-    fn sweep(&self) {
+    /// Removes files that were being written when a process ended.
+    fn remove_abandoned(&self) {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let oldest = i64::try_from(now.as_secs()).unwrap_or(i64::MAX) - TEMPORARY_SECONDS;
-        for file in self.all().unwrap_or_default() {
+        let oldest = i64::try_from(now.as_secs()).unwrap_or(i64::MAX) - ABANDONED_AFTER_SECONDS;
+        for file in self.all_files().unwrap_or_default() {
             if file.name.starts_with(TEMPORARY) && file.used.0 < oldest {
-                // It takes room and nothing else.
+                // Such a file does no harm but takes space.
                 let _ = self.remove(&file.name);
             }
         }
@@ -232,21 +231,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_is_closed_to_others() {
+    fn new_directories_and_files_are_closed_to_others() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b/");
         let dir = PrivateDir::open(&path).unwrap();
-        dir.inner("c").unwrap().write("file", &[b"12", b"3"]).unwrap();
+        dir.open_inner("c").unwrap().write("file", &[b"12", b"3"]).unwrap();
         assert_eq!((mode(&path), mode(&path.join("c")), mode(&path.join("c/file"))), (0o700, 0o700, 0o600));
-        let read = |limit_bytes| dir.inner("c").unwrap().read("file", limit_bytes);
+        let read = |limit_bytes| dir.open_inner("c").unwrap().read("file", limit_bytes);
         assert_eq!(read(3).unwrap().unwrap(), b"123");
         assert!(read(2).unwrap_err().to_string().contains("more than 2 bytes"));
-        assert_eq!(dir.inner("c").unwrap().files().unwrap().len(), 1, "nothing temporary is left");
+        assert_eq!(dir.open_inner("c").unwrap().files().unwrap().len(), 1, "nothing temporary is left");
         assert_eq!(dir.read("none", 9).unwrap(), None);
     }
 
     #[test]
-    fn a_directory_that_others_could_write_to_is_refused_with_what_to_do() {
+    fn a_directory_that_others_could_write_to_is_refused_with_a_remedy() {
         let folder = tempfile::tempdir().unwrap();
         let real = folder.path().join("real");
         PrivateDir::open(&real).unwrap();
@@ -263,13 +262,13 @@ mod tests {
         }
         let dir = PrivateDir::open(&folder.path().join("outer")).unwrap();
         symlink(&real, folder.path().join("outer/inner")).unwrap();
-        assert!(matches!(dir.inner("inner"), Err(NotPrivate::NotADirectory(_))));
+        assert!(matches!(dir.open_inner("inner"), Err(NotPrivate::NotADirectory(_))));
     }
 
     #[test]
     fn a_directory_of_another_user_is_refused() {
         if !geteuid().is_root() {
-            // Only root can give a directory away; and /, which is root's, is another user's for all others.
+            // Only root can give a directory away. For all other users, / is a directory of another user.
             assert!(matches!(PrivateDir::open(Path::new("/")), Err(NotPrivate::Foreign(..))));
             return;
         }
@@ -282,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn only_files_that_we_wrote_are_read() {
+    fn only_private_regular_files_are_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ours");
         let dir = PrivateDir::open(&path).unwrap();

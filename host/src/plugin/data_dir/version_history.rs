@@ -1,8 +1,8 @@
-//! The versions of each plugin that served before, so that one of them can be brought back, after a restart too.
+//! The versions of each plugin that served before, for rollbacks, also after a restart.
 //!
-//! For each name the last versions are kept as they stood in the directory, under their digests, beside a list of them:
-//! the one that served last comes first. A version that was rolled back from stays held until the file in the directory
-//! is another one.
+//! Each version is kept as it was in the directory, under its digest. A list beside them names the last versions of a
+//! plugin, the latest first. After a rollback the list holds a pin: an earlier version serves in place of the file until
+//! the file in the directory is another one.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,40 +12,39 @@ use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 use super::private_dir::{NotPrivate, PrivateDir};
-use crate::plugin::TypePattern;
-use crate::plugin::component::loader;
-use crate::plugin::component::loader::{FileContents, FileOrigin};
+use crate::event::{TypePattern, is_plugin_name};
+use crate::plugin::component::file::{FileContents, FileOrigin};
 
-/// How many versions of a plugin are kept, the one that serves among them.
+/// How many versions of a plugin are kept, including the one that serves.
 const MAX_VERSIONS: usize = 5;
-/// The largest list.
+/// The largest list that is read.
 const MAX_LIST_BYTES: u64 = 64 * 1024;
-/// The largest version: larger files are not loaded.
+/// The largest version that is read. Larger files are not loaded either.
 const MAX_VERSION_BYTES: u64 = 1024 * 1024 * 1024;
 
-/// What is kept of each plugin.
+/// The version lists of the plugins in one directory.
 pub(in crate::plugin) struct VersionHistory {
     dir: PrivateDir,
     lists: Mutex<BTreeMap<String, VersionList>>,
-    /// One at a time writes, so that the last one to write knows most.
+    /// Held while a list is written, so that the write that ends last has the latest content.
     writing: Mutex<()>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct VersionList {
-    /// The one that served last comes first.
+    /// The version that served last comes first.
     digests: Vec<String>,
-    /// The types that it handled when it served last; not in lists of earlier releases.
+    /// The types that the plugin handled when it served last. Lists of earlier releases lack them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     types: Option<Vec<TypePattern>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pin: Option<RollbackPin>,
-    /// The file went from the directory since.
+    /// The file went from the directory after that.
     #[serde(default, skip_serializing_if = "is_false")]
     is_gone: bool,
 }
 
-/// What serves in the place of a file that was rolled back from.
+/// After a rollback: which version serves in place of which file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::plugin) struct RollbackPin {
     /// The digest of the file in the directory.
@@ -55,15 +54,15 @@ pub(in crate::plugin) struct RollbackPin {
 }
 
 impl VersionHistory {
-    /// Opens what is kept in `dir`. Lists that cannot be read are left out with a warning. Blocks.
+    /// Reads the lists in `dir`. One that cannot be read is left out with a warning. Blocks.
     ///
     /// # Errors
-    /// It cannot be listed.
-    pub(in crate::plugin) fn open(dir: PrivateDir) -> Result<Self, NotPrivate> {
+    /// The directory cannot be listed.
+    pub(super) fn open(dir: PrivateDir) -> Result<Self, NotPrivate> {
         let files = dir.files().map_err(|error| NotPrivate::Unavailable(dir.path().to_owned(), error))?;
         let mut lists = BTreeMap::new();
         for file in files {
-            let Some(name) = file.name.strip_suffix(".json").filter(|name| crate::plugin::is_name(name)) else {
+            let Some(name) = file.name.strip_suffix(".json").filter(|name| is_plugin_name(name)) else {
                 continue;
             };
             match read_list(&dir, &file.name) {
@@ -77,35 +76,35 @@ impl VersionHistory {
         Ok(Self { dir, lists: Mutex::new(lists), writing: Mutex::default() })
     }
 
-    /// What serves in the place of the file with this digest. A version that is held is let go when the file is another
-    /// one; then `true` says that [`save`](Self::save) is to be called.
+    /// The pin for the file with this digest. A pin for another file is removed: then the caller must [`save`](Self::save)
+    /// the list, which `true` says.
     pub(in crate::plugin) fn pin_for(&self, name: &str, file_digest: &str) -> (Option<RollbackPin>, bool) {
         let mut lists = self.lists();
         let Some(list) = lists.get_mut(name) else { return (None, false) };
         match &list.pin {
             Some(pin) if pin.held == file_digest => (Some(pin.clone()), false),
             Some(_) => {
-                list.let_go();
+                list.unpin();
                 (None, true)
             }
             None => (None, false),
         }
     }
 
-    /// Lets the file go that is held, since it was put there again; [`save`](Self::save) is to be called then.
-    pub(in crate::plugin) fn let_go(&self, name: &str) {
+    /// Removes the pin of a plugin. The caller must [`save`](Self::save) the list.
+    pub(in crate::plugin) fn unpin(&self, name: &str) {
         if let Some(list) = self.lists().get_mut(name) {
-            list.let_go();
+            list.unpin();
         }
     }
 
-    /// Holds a file that was rolled back from; [`save`](Self::save) is to be called then.
-    pub(in crate::plugin) fn hold(&self, name: &str, pin: RollbackPin) {
+    /// Sets the pin of a plugin. The caller must [`save`](Self::save) the list.
+    pub(in crate::plugin) fn pin(&self, name: &str, pin: RollbackPin) {
         self.lists().entry(name.to_owned()).or_default().pin = Some(pin);
     }
 
-    /// The version before the one that serves; the last that served, if none does and its file did not go.
-    pub(in crate::plugin) fn before(&self, name: &str, serving: Option<&str>) -> Option<String> {
+    /// The version before `serving`. Without a version that serves, the one that served last, unless its file went.
+    pub(in crate::plugin) fn version_before(&self, name: &str, serving: Option<&str>) -> Option<String> {
         let lists = self.lists();
         let list = lists.get(name)?;
         let digests = &list.digests;
@@ -118,10 +117,10 @@ impl VersionHistory {
 
     /// Whether a version of this plugin served last, and its file did not go since.
     pub(in crate::plugin) fn serves(&self, name: &str) -> bool {
-        self.before(name, None).is_some()
+        self.version_before(name, None).is_some()
     }
 
-    /// Whether a version has served, and was not rolled back from since.
+    /// Whether a version is in the list: it has served, and no rollback went behind it.
     pub(in crate::plugin) fn has_served(&self, name: &str, digest: &str) -> bool {
         self.lists().get(name).is_some_and(|list| list.digests.iter().any(|known| known == digest))
     }
@@ -131,24 +130,23 @@ impl VersionHistory {
         self.lists().get(name)?.types.clone()
     }
 
-    /// Whether a plugin may handle a type with this build since it did so before. Once its file went, only builds that
-    /// served are known.
-    pub(in crate::plugin) fn had(&self, name: &str, digest: &str, pattern: &TypePattern) -> bool {
+    /// Whether a plugin with this build handled a type before. After its file went, that holds only for builds that served.
+    pub(in crate::plugin) fn had_type(&self, name: &str, digest: &str, pattern: &TypePattern) -> bool {
         let lists = self.lists();
         let Some(list) = lists.get(name) else { return false };
         let has_served = list.digests.iter().any(|known| known == digest);
         match &list.types {
             Some(types) => types.contains(pattern) && (has_served || !list.is_gone),
-            // A list of an earlier release, which kept no types.
+            // Lists of earlier releases lack types.
             None => has_served,
         }
     }
 
-    /// Notes what types a plugin handles that serves. Blocks.
+    /// Records the types of a plugin that serves. Blocks.
     ///
     /// # Errors
-    /// It cannot be written.
-    pub(in crate::plugin) fn note_types(&self, name: &str, types: &[TypePattern]) -> io::Result<()> {
+    /// The list cannot be written.
+    pub(in crate::plugin) fn record_types(&self, name: &str, types: &[TypePattern]) -> io::Result<()> {
         {
             let mut lists = self.lists();
             let Some(list) = lists.get_mut(name).filter(|list| list.types.as_deref() != Some(types)) else {
@@ -159,27 +157,26 @@ impl VersionHistory {
         self.save(name)
     }
 
-    /// Notes that the file of a plugin went: nothing of it is to serve until another one comes. Its versions are kept.
-    /// Blocks.
+    /// Records that the file of a plugin went. Its versions are kept, but none serves until there is a file again. Blocks.
     ///
     /// # Errors
-    /// It cannot be written.
-    pub(in crate::plugin) fn note_gone(&self, name: &str) -> io::Result<()> {
+    /// The list cannot be written.
+    pub(in crate::plugin) fn record_removal(&self, name: &str) -> io::Result<()> {
         match self.lists().get_mut(name) {
             Some(list) => {
                 list.is_gone = true;
-                list.let_go();
+                list.unpin();
             }
             None => return Ok(()),
         }
         self.save(name)
     }
 
-    /// Keeps a version that serves now, with its types, and forgets the oldest past the limit. Blocks.
+    /// Records a version that serves, with its types, and removes the oldest beyond the limit. Blocks.
     ///
     /// # Errors
-    /// It cannot be written.
-    pub(in crate::plugin) fn remember(
+    /// The version or the list cannot be written.
+    pub(in crate::plugin) fn record(
         &self,
         name: &str,
         digest: &str,
@@ -192,7 +189,7 @@ impl VersionHistory {
             lists.get(name).is_some_and(is_first)
         };
         if serves_already {
-            return self.note_types(name, types);
+            return self.record_types(name, types);
         }
         let file = file_name(name, digest);
         if !self.dir.files()?.iter().any(|kept| kept.name == file && kept.size_bytes == bytes.len() as u64) {
@@ -207,32 +204,32 @@ impl VersionHistory {
         self.save(name)
     }
 
-    /// A version that is kept. Blocks.
+    /// Reads a version. Blocks.
     ///
     /// # Errors
-    /// It cannot be read, or is not what it was.
+    /// It cannot be read, or is damaged.
     pub(in crate::plugin) fn read(&self, name: &str, digest: &str) -> io::Result<FileContents> {
         let Some(bytes) = self.dir.read(&file_name(name, digest), MAX_VERSION_BYTES)? else {
             return Err(io::Error::new(io::ErrorKind::NotFound, "it is not there any more"));
         };
-        let contents = loader::contents(Bytes::from(bytes));
+        let contents = FileContents::new(Bytes::from(bytes));
         if contents.digest != digest {
             return Err(io::Error::other("it is damaged"));
         }
         Ok(FileContents { origin: FileOrigin::Version(name.to_owned()), ..contents })
     }
 
-    /// Writes what is known of a plugin, and removes the versions that are not in its list. Blocks.
+    /// Writes the list of a plugin, and removes the versions that it does not name. Blocks.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The list cannot be written, or a version cannot be removed.
     pub(in crate::plugin) fn save(&self, name: &str) -> io::Result<()> {
-        let _turn = self.writing.lock();
+        let _lock = self.writing.lock();
         let list = self.lists().get(name).cloned().unwrap_or_default();
         self.dir.write(&format!("{name}.json"), &[&serde_json::to_vec(&list)?])?;
         for file in self.dir.files()? {
-            let of_this = file.name.strip_suffix(".wasm").and_then(|file| file.rsplit_once('.'));
-            if of_this.is_some_and(|(of, digest)| of == name && !list.digests.iter().any(|kept| kept == digest)) {
+            let version = file.name.strip_suffix(".wasm").and_then(|file| file.rsplit_once('.'));
+            if version.is_some_and(|(of, digest)| of == name && !list.digests.iter().any(|kept| kept == digest)) {
                 self.dir.remove(&file.name)?;
             }
         }
@@ -252,8 +249,8 @@ impl VersionList {
         self.is_gone = false;
     }
 
-    /// What was rolled back from is not a version to go back to.
-    fn let_go(&mut self) {
+    /// Forgets the versions that were rolled back from: no later rollback leads to them.
+    fn unpin(&mut self) {
         if let Some(pin) = self.pin.take()
             && let Some(at) = self.digests.iter().position(|digest| *digest == pin.serves)
         {
@@ -265,7 +262,7 @@ impl VersionList {
 fn read_list(dir: &PrivateDir, file: &str) -> io::Result<VersionList> {
     let content = dir.read(file, MAX_LIST_BYTES)?.unwrap_or_default();
     let list: VersionList = serde_json::from_slice(&content)?;
-    // What is looked for by its name is nowhere else.
+    // Digests become file names, so they must not lead out of the directory.
     let mut digests = list.digests.iter().chain(list.pin.iter().map(|pin| &pin.serves));
     if digests.any(|digest| !is_digest(digest)) {
         return Err(io::Error::other("it names something that is no digest"));
@@ -293,9 +290,9 @@ mod tests {
         VersionHistory::open(PrivateDir::open(&folder.join("kept")).unwrap()).unwrap()
     }
 
-    fn remember(history: &VersionHistory, content: &str) -> String {
-        let FileContents { bytes, digest, .. } = loader::contents(Bytes::copy_from_slice(content.as_bytes()));
-        history.remember("a", &digest, &bytes, &["a".parse().unwrap()]).unwrap();
+    fn record(history: &VersionHistory, content: &str) -> String {
+        let FileContents { bytes, digest, .. } = FileContents::new(Bytes::copy_from_slice(content.as_bytes()));
+        history.record("a", &digest, &bytes, &["a".parse().unwrap()]).unwrap();
         digest
     }
 
@@ -303,45 +300,49 @@ mod tests {
     fn the_last_versions_are_kept_and_those_before_are_forgotten() {
         let folder = tempfile::tempdir().unwrap();
         let history = open(folder.path());
-        let digests: Vec<_> = (0..7).map(|n| remember(&history, &n.to_string())).collect();
+        let digests: Vec<_> = (0..7).map(|n| record(&history, &n.to_string())).collect();
         for history in [history, open(folder.path())] {
-            assert_eq!(history.before("a", Some(&digests[6])), Some(digests[5].clone()));
-            assert_eq!(history.before("a", Some(&digests[2])), None, "the oldest that is kept");
-            assert_eq!(history.before("a", None), Some(digests[6].clone()));
+            assert_eq!(history.version_before("a", Some(&digests[6])), Some(digests[5].clone()));
+            assert_eq!(history.version_before("a", Some(&digests[2])), None, "the oldest that is kept");
+            assert_eq!(history.version_before("a", None), Some(digests[6].clone()));
             assert_eq!(history.read("a", &digests[2]).unwrap().bytes, "2");
             assert!(history.read("a", &digests[1]).is_err());
-            assert_eq!(history.before("b", None), None);
+            assert_eq!(history.version_before("b", None), None);
         }
     }
 
     #[test]
-    fn what_was_rolled_back_from_is_held_until_the_file_is_another() {
+    fn a_pin_stays_until_the_file_is_another() {
         let folder = tempfile::tempdir().unwrap();
         let history = open(folder.path());
-        let [first, second, third] = ["1", "2", "3"].map(|content| remember(&history, content));
+        let [first, second, third] = ["1", "2", "3"].map(|content| record(&history, content));
         let pin = RollbackPin { held: third.clone(), serves: first.clone() };
-        history.hold("a", pin.clone());
+        history.pin("a", pin.clone());
         history.save("a").unwrap();
         let history = open(folder.path());
         assert_eq!(history.pin_for("a", &third), (Some(pin), false));
-        assert_eq!(history.before("a", Some(&first)), None);
+        assert_eq!(history.version_before("a", Some(&first)), None);
         assert_eq!(history.pin_for("a", "another"), (None, true));
-        assert_eq!(history.pin_for("a", &third), (None, false), "it was let go");
+        assert_eq!(history.pin_for("a", &third), (None, false), "it was unpinned");
         history.save("a").unwrap();
-        let fourth = remember(&history, "4");
-        assert_eq!(history.before("a", Some(&fourth)), Some(first), "not to {second}, which was rolled back from");
+        let fourth = record(&history, "4");
+        assert_eq!(
+            history.version_before("a", Some(&fourth)),
+            Some(first),
+            "not to {second}, which was rolled back from"
+        );
     }
 
     #[test]
-    fn a_version_that_is_damaged_and_a_list_that_is_none_are_not_used() {
+    fn damaged_versions_and_invalid_lists_are_not_used() {
         let folder = tempfile::tempdir().unwrap();
         let history = open(folder.path());
-        let digest = remember(&history, "1");
+        let digest = record(&history, "1");
         history.dir.write(&file_name("a", &digest), &[b"2"]).unwrap();
         assert!(history.read("a", &digest).unwrap_err().to_string().contains("damaged"));
         for list in [&b"{"[..], br#"{"digests":["../../etc/passwd"]}"#] {
             history.dir.write("a.json", &[list]).unwrap();
-            assert_eq!(open(folder.path()).before("a", None), None);
+            assert_eq!(open(folder.path()).version_before("a", None), None);
         }
     }
 }

@@ -1,14 +1,14 @@
-//! Builds that import more than the one that serves or take types from others: held, told, approved, and held again after
-//! a restart.
+//! Builds that import more than the version that serves or take types from others: held, reported, approved, and held again
+//! after a restart.
 
 use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::plugin::testing::{OK, guest, options, typed};
+use super::registry_rig::{RegistryRig, digest_of, scan, status};
+use crate::plugin::testing::{OK, guest, typed};
 use crate::plugin::{
-    ApproveError, Error, NeedsApproval, PluginRegistry, PluginReport, PluginStatus, RegistryOptions, RollbackError,
-    TakenTypes,
+    ApproveError, NeedsApproval, PluginRegistry, PluginSettings, PluginStatus, RegistryError, RegistryOptions,
+    RollbackError, TakenTypes,
 };
 
 /// A handler that imports nothing but types.
@@ -22,69 +22,35 @@ fn modest(nops: usize) -> Vec<u8> {
     typed(&text, "pure")
 }
 
-struct ApprovalRig {
-    plugins: tempfile::TempDir,
-    kept: tempfile::TempDir,
+fn options(rig: &RegistryRig) -> RegistryOptions {
+    RegistryOptions { hold_new_capabilities: true, ..rig.options() }
 }
 
-impl ApprovalRig {
-    fn with(content: &[u8]) -> Self {
-        let place = Self { plugins: tempfile::tempdir().unwrap(), kept: tempfile::tempdir().unwrap() };
-        place.put(content);
-        place
-    }
-
-    fn put(&self, content: &[u8]) {
-        fs::write(self.file("a.wasm"), content).unwrap();
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.plugins.path().join(name)
-    }
-
-    fn options(&self) -> RegistryOptions {
-        let data_dir = Some(self.kept.path().join("ours"));
-        RegistryOptions { data_dir, hold_new_capabilities: true, ..options(self.plugins.path()) }
-    }
-
-    async fn open(&self) -> Arc<PluginRegistry> {
-        PluginRegistry::open(self.options()).await.unwrap()
-    }
-}
-
-fn status(registry: &PluginRegistry) -> PluginReport {
-    registry.status("a").unwrap()
-}
-
-fn digest(content: &[u8]) -> String {
-    crate::plugin::component::loader::contents(content.to_vec().into()).digest
-}
-
-async fn look(registry: &PluginRegistry) {
-    registry.refresh(&Default::default()).await;
+async fn open(rig: &RegistryRig) -> Arc<PluginRegistry> {
+    PluginRegistry::open(options(rig)).await.unwrap()
 }
 
 #[track_caller]
-fn serves(registry: &PluginRegistry, content: &[u8], state: PluginStatus) {
-    let status = status(registry);
-    assert_eq!((status.state, status.digest), (state, Some(digest(content))), "{:?}", status.error);
+fn assert_serves(registry: &PluginRegistry, content: &[u8], state: PluginStatus) {
+    let status = status(registry, "a");
+    assert_eq!((status.state, status.digest), (state, Some(digest_of(content))), "{:?}", status.error);
 }
 
 #[tokio::test]
 async fn a_build_that_imports_more_is_held_until_it_is_approved_and_after_a_restart_too() {
     let (first, second) = (modest(0), guest(OK));
-    let place = ApprovalRig::with(&first);
-    let registry = place.open().await;
-    serves(&registry, &first, PluginStatus::Active);
+    let rig = RegistryRig::with(&first);
+    let registry = open(&rig).await;
+    assert_serves(&registry, &first, PluginStatus::Active);
     assert!(matches!(registry.approve("a", Some("x")).await, Err(ApproveError::NoneHeld(_))));
     assert!(matches!(registry.approve("b", Some("x")).await, Err(ApproveError::Unknown(_))));
 
-    place.put(&second);
-    look(&registry).await;
-    serves(&registry, &first, PluginStatus::NeedsApproval);
-    let held = status(&registry);
+    rig.put("a", &second);
+    scan(&registry).await;
+    assert_serves(&registry, &first, PluginStatus::NeedsApproval);
+    let held = status(&registry, "a");
     let imports = vec!["eventstream:plugin/log".to_owned(), "eventstream:plugin/publisher".to_owned()];
-    assert_eq!(held.needs_approval, Some(NeedsApproval { digest: digest(&second), imports, takes: Vec::new() }));
+    assert_eq!(held.needs_approval, Some(NeedsApproval { digest: digest_of(&second), imports, takes: Vec::new() }));
     let words = held.error.unwrap();
     for word in [
         "eventstream:plugin/log, eventstream:plugin/publisher",
@@ -96,148 +62,148 @@ async fn a_build_that_imports_more_is_held_until_it_is_approved_and_after_a_rest
     assert!(matches!(registry.rollback("a").await, Err(RollbackError::NoneBefore(_))));
     drop(registry);
 
-    let registry = place.open().await;
-    serves(&registry, &first, PluginStatus::NeedsApproval);
+    let registry = open(&rig).await;
+    assert_serves(&registry, &first, PluginStatus::NeedsApproval);
     let unnamed = registry.approve("a", None).await.unwrap_err().to_string();
-    assert!(unnamed.contains(&format!("/plugins/a/approve?digest={}", digest(&second))), "{unnamed}");
-    let another = registry.approve("a", Some(&digest(&first))).await;
+    assert!(unnamed.contains(&format!("/plugins/a/approve?digest={}", digest_of(&second))), "{unnamed}");
+    let another = registry.approve("a", Some(&digest_of(&first))).await;
     assert!(matches!(another, Err(ApproveError::Another { .. })), "{another:?}");
-    serves(&registry, &first, PluginStatus::NeedsApproval);
-    let approved = registry.approve("a", Some(&digest(&second))).await.unwrap();
+    assert_serves(&registry, &first, PluginStatus::NeedsApproval);
+    let approved = registry.approve("a", Some(&digest_of(&second))).await.unwrap();
     assert_eq!((approved.state, approved.needs_approval, approved.error), (PluginStatus::Active, None, None));
     drop(registry);
 
-    let registry = place.open().await;
-    serves(&registry, &second, PluginStatus::Active);
+    let registry = open(&rig).await;
+    assert_serves(&registry, &second, PluginStatus::Active);
     // To a build that asks for less, back again, and back by a rollback: all of it is known.
-    place.put(&modest(1));
-    look(&registry).await;
-    serves(&registry, &modest(1), PluginStatus::Active);
-    place.put(&second);
-    look(&registry).await;
-    serves(&registry, &second, PluginStatus::Active);
+    rig.put("a", &modest(1));
+    scan(&registry).await;
+    assert_serves(&registry, &modest(1), PluginStatus::Active);
+    rig.put("a", &second);
+    scan(&registry).await;
+    assert_serves(&registry, &second, PluginStatus::Active);
     registry.rollback("a").await.unwrap();
-    serves(&registry, &modest(1), PluginStatus::Active);
+    assert_serves(&registry, &modest(1), PluginStatus::Active);
     // Another build with the same imports is not the one that was approved.
-    place.put(&guest(&format!("(nop) {OK}")));
-    look(&registry).await;
-    serves(&registry, &modest(1), PluginStatus::NeedsApproval);
+    rig.put("a", &guest(&format!("(nop) {OK}")));
+    scan(&registry).await;
+    assert_serves(&registry, &modest(1), PluginStatus::NeedsApproval);
 }
 
 #[tokio::test]
 async fn what_is_held_gives_way_to_the_next_file_and_takes_no_settings_from_the_one_that_serves() {
     let first = modest(0);
-    let place = ApprovalRig::with(&first);
-    let registry = place.open().await;
-    place.put(&guest(OK));
-    look(&registry).await;
-    fs::write(place.file("a.toml"), "concurrency = 3").unwrap();
-    look(&registry).await;
-    serves(&registry, &first, PluginStatus::NeedsApproval);
-    assert_eq!(status(&registry).concurrency, Some(3), "the version that serves has the settings of now");
+    let rig = RegistryRig::with(&first);
+    let registry = open(&rig).await;
+    rig.put("a", &guest(OK));
+    scan(&registry).await;
+    rig.put_settings("a", "concurrency = 3");
+    scan(&registry).await;
+    assert_serves(&registry, &first, PluginStatus::NeedsApproval);
+    assert_eq!(status(&registry, "a").concurrency, Some(3), "the version that serves has the settings of now");
 
-    place.put(b"spoiled");
-    look(&registry).await;
-    serves(&registry, &first, PluginStatus::FailedKeptLastGood);
+    rig.put("a", b"spoiled");
+    scan(&registry).await;
+    assert_serves(&registry, &first, PluginStatus::FailedKeptLastGood);
     assert!(matches!(registry.approve("a", Some("x")).await, Err(ApproveError::NoneHeld(_))));
-    place.put(&first);
-    look(&registry).await;
-    serves(&registry, &first, PluginStatus::Active);
+    rig.put("a", &first);
+    scan(&registry).await;
+    assert_serves(&registry, &first, PluginStatus::Active);
 }
 
 #[tokio::test]
 async fn where_nothing_serves_the_first_build_needs_no_approval() {
-    let place = ApprovalRig::with(&modest(0));
-    let registry = place.open().await;
-    fs::remove_file(place.file("a.wasm")).unwrap();
-    look(&registry).await;
-    assert_eq!(status(&registry).state, PluginStatus::Removed);
-    place.put(&guest(OK));
-    look(&registry).await;
-    serves(&registry, &guest(OK), PluginStatus::Active);
+    let rig = RegistryRig::with(&modest(0));
+    let registry = open(&rig).await;
+    fs::remove_file(rig.file("a.wasm")).unwrap();
+    scan(&registry).await;
+    assert_eq!(status(&registry, "a").state, PluginStatus::Removed);
+    rig.put("a", &guest(OK));
+    scan(&registry).await;
+    assert_serves(&registry, &guest(OK), PluginStatus::Active);
 }
 
 #[tokio::test]
 async fn what_cannot_be_compared_is_held() {
-    let place = ApprovalRig::with(&modest(0));
-    drop(place.open().await);
-    let versions = crate::plugin::data_dir::versions_of(place.plugins.path()).unwrap();
-    for version in fs::read_dir(place.kept.path().join("ours").join(versions)).unwrap() {
+    let rig = RegistryRig::with(&modest(0));
+    drop(open(&rig).await);
+    let versions = crate::plugin::data_dir::versions_dir_name(rig.plugins()).unwrap();
+    for version in fs::read_dir(rig.data_dir().join(versions)).unwrap() {
         let path = version.unwrap().path();
         if path.extension().is_some_and(|it| it == "wasm") {
             fs::remove_file(path).unwrap();
         }
     }
-    place.put(&guest(OK));
-    let registry = place.open().await;
-    let held = status(&registry);
+    rig.put("a", &guest(OK));
+    let registry = open(&rig).await;
+    let held = status(&registry, "a");
     assert_eq!((held.state, held.digest), (PluginStatus::NeedsApproval, None));
     assert!(held.error.unwrap().contains("nothing serves"));
-    registry.approve("a", Some(&digest(&guest(OK)))).await.unwrap();
-    serves(&registry, &guest(OK), PluginStatus::Active);
+    registry.approve("a", Some(&digest_of(&guest(OK)))).await.unwrap();
+    assert_serves(&registry, &guest(OK), PluginStatus::Active);
 }
 
 #[tokio::test]
 async fn nothing_is_held_unless_it_is_asked_for_and_then_it_must_be_kept() {
-    let place = ApprovalRig::with(&modest(0));
+    let rig = RegistryRig::with(&modest(0));
     let registry =
-        PluginRegistry::open(RegistryOptions { hold_new_capabilities: false, ..place.options() }).await.unwrap();
-    place.put(&guest(OK));
-    look(&registry).await;
-    serves(&registry, &guest(OK), PluginStatus::Active);
-    fs::write(place.file("file"), "").unwrap();
-    for data_dir in [None, Some(place.file("file"))] {
-        let refused = PluginRegistry::open(RegistryOptions { data_dir, ..place.options() }).await;
-        assert!(matches!(refused, Err(Error::NothingKept(_))));
+        PluginRegistry::open(RegistryOptions { hold_new_capabilities: false, ..options(&rig) }).await.unwrap();
+    rig.put("a", &guest(OK));
+    scan(&registry).await;
+    assert_serves(&registry, &guest(OK), PluginStatus::Active);
+    fs::write(rig.file("file"), "").unwrap();
+    for data_dir in [None, Some(rig.file("file"))] {
+        let refused = PluginRegistry::open(RegistryOptions { data_dir, ..options(&rig) }).await;
+        assert!(matches!(refused, Err(RegistryError::NothingKept(_))));
     }
 }
 
 #[tokio::test]
 async fn a_plugin_that_is_removed_is_told_of_and_can_be_put_back() {
-    let place = ApprovalRig::with(&modest(0));
-    fs::write(place.file("a.toml"), "concurrency = 3").unwrap();
-    let registry = place.open().await;
+    let rig = RegistryRig::with(&modest(0));
+    rig.put_settings("a", "concurrency = 3");
+    let registry = open(&rig).await;
     assert!(registry.remove("b").await.is_err());
     let removal = registry.remove("a").await.unwrap();
     assert_eq!((removal.status.state, removal.status.types.len()), (PluginStatus::Removed, 0));
     assert!(removal.status.removed_at.is_some() && !removal.file.exists());
-    assert_eq!(removal.settings.as_deref(), Some(place.file("a.toml").as_path()));
+    assert_eq!(removal.settings.as_deref(), Some(rig.file("a.toml").as_path()));
     assert!(registry.route(&"a".parse().unwrap()).is_none());
     assert!(registry.remove("a").await.is_err(), "it is gone already");
-    look(&registry).await;
-    assert_eq!(status(&registry).state, PluginStatus::Removed);
-    place.put(&modest(0));
-    look(&registry).await;
-    serves(&registry, &modest(0), PluginStatus::Active);
+    scan(&registry).await;
+    assert_eq!(status(&registry, "a").state, PluginStatus::Removed);
+    rig.put("a", &modest(0));
+    scan(&registry).await;
+    assert_serves(&registry, &modest(0), PluginStatus::Active);
     assert_eq!(registry.statuses().len(), 1);
 }
 
 #[tokio::test]
 async fn a_file_that_cannot_be_removed_leaves_its_plugin_at_work() {
-    let place = ApprovalRig::with(&modest(0));
-    let registry = place.open().await;
-    fs::remove_file(place.file("a.wasm")).unwrap();
-    fs::create_dir(place.file("a.wasm")).unwrap();
+    let rig = RegistryRig::with(&modest(0));
+    let registry = open(&rig).await;
+    fs::remove_file(rig.file("a.wasm")).unwrap();
+    fs::create_dir(rig.file("a.wasm")).unwrap();
     let words = registry.remove("a").await.unwrap_err().to_string();
     assert!(words.contains("cannot be removed") && words.contains("whoever puts files there"), "{words}");
-    serves(&registry, &modest(0), PluginStatus::Active);
+    assert_serves(&registry, &modest(0), PluginStatus::Active);
 }
 
-/// A place where `a` handles `order.*`, and a registry of it with the settings of their defaults.
-async fn orders() -> (ApprovalRig, Arc<PluginRegistry>) {
-    let place = ApprovalRig::with(&modest(0));
-    fs::write(place.file("a.toml"), "types = ['order.*']").unwrap();
-    let registry = reopen(&place).await;
-    (place, registry)
+/// A rig whose plugin `a` handles `order.*`, and a registry with default options.
+async fn orders() -> (RegistryRig, Arc<PluginRegistry>) {
+    let rig = RegistryRig::with(&modest(0));
+    rig.put_settings("a", "types = ['order.*']");
+    let registry = reopen(&rig).await;
+    (rig, registry)
 }
 
-async fn reopen(place: &ApprovalRig) -> Arc<PluginRegistry> {
-    PluginRegistry::open(RegistryOptions { hold_new_capabilities: false, ..place.options() }).await.unwrap()
+async fn reopen(rig: &RegistryRig) -> Arc<PluginRegistry> {
+    PluginRegistry::open(RegistryOptions { hold_new_capabilities: false, ..options(&rig) }).await.unwrap()
 }
 
-fn put(place: &ApprovalRig, name: &str, content: &[u8], types: &str) {
-    fs::write(place.file(&format!("{name}.toml")), format!("types = {types}")).unwrap();
-    fs::write(place.file(&format!("{name}.wasm")), content).unwrap();
+fn put(rig: &RegistryRig, name: &str, content: &[u8], types: &str) {
+    rig.put_settings(name, &format!("types = {types}"));
+    rig.put(name, content);
 }
 
 /// The plugin that is given an event of the type `order.paid`.
@@ -247,9 +213,9 @@ fn routed(registry: &PluginRegistry) -> String {
 
 #[tokio::test]
 async fn a_plugin_that_takes_types_from_another_is_held_until_it_is_approved_and_not_again_after_a_restart() {
-    let (place, registry) = orders().await;
-    put(&place, "aaa", &modest(1), "['order.paid', 'other']");
-    look(&registry).await;
+    let (rig, registry) = orders().await;
+    put(&rig, "aaa", &modest(1), "['order.paid', 'other']");
+    scan(&registry).await;
     let held = registry.status("aaa").unwrap();
     assert_eq!((held.state, routed(&registry).as_str()), (PluginStatus::NeedsApproval, "a"));
     let taking = TakenTypes { types: "order.paid".parse().unwrap(), plugin: "a".to_owned() };
@@ -257,31 +223,31 @@ async fn a_plugin_that_takes_types_from_another_is_held_until_it_is_approved_and
     assert!(held.error.unwrap().contains("takes order.paid from the plugin \"a\""));
     drop(registry);
 
-    let registry = reopen(&place).await;
+    let registry = reopen(&rig).await;
     assert_eq!(registry.status("aaa").unwrap().state, PluginStatus::NeedsApproval, "after a restart too");
-    registry.approve("aaa", Some(&digest(&modest(1)))).await.unwrap();
+    registry.approve("aaa", Some(&digest_of(&modest(1)))).await.unwrap();
     assert_eq!(routed(&registry), "aaa");
     drop(registry);
-    let registry = reopen(&place).await;
+    let registry = reopen(&rig).await;
     assert_eq!((registry.status("aaa").unwrap().state, routed(&registry).as_str()), (PluginStatus::Active, "aaa"));
-    put(&place, "aaa", &modest(3), "['order.paid', 'other']");
-    look(&registry).await;
+    put(&rig, "aaa", &modest(3), "['order.paid', 'other']");
+    scan(&registry).await;
     assert_eq!(registry.status("aaa").unwrap().state, PluginStatus::Active, "the types are its own");
 
     // One that is more general takes nothing.
-    put(&place, "b", &modest(2), "['*']");
-    look(&registry).await;
+    put(&rig, "b", &modest(2), "['*']");
+    scan(&registry).await;
     assert_eq!(registry.status("b").unwrap().state, PluginStatus::Active);
 }
 
 #[tokio::test]
 async fn whoever_handles_everything_gives_no_type_up_without_a_person() {
-    let place = ApprovalRig::with(&modest(0));
-    fs::write(place.file("a.toml"), "types = ['*']").unwrap();
-    let registry = reopen(&place).await;
-    put(&place, "order.paid", &modest(1), "['order.paid']");
-    put(&place, "wide", &modest(2), "['order.*']");
-    look(&registry).await;
+    let rig = RegistryRig::with(&modest(0));
+    rig.put_settings("a", "types = ['*']");
+    let registry = reopen(&rig).await;
+    put(&rig, "order.paid", &modest(1), "['order.paid']");
+    put(&rig, "wide", &modest(2), "['order.*']");
+    scan(&registry).await;
     for name in ["order.paid", "wide"] {
         assert_eq!(registry.status(name).unwrap().state, PluginStatus::NeedsApproval, "{name}");
     }
@@ -289,36 +255,36 @@ async fn whoever_handles_everything_gives_no_type_up_without_a_person() {
     let other = PluginRegistry::open(RegistryOptions {
         hold_taken_types: false,
         hold_new_capabilities: false,
-        ..place.options()
+        ..options(&rig)
     });
     assert_eq!(routed(&other.await.unwrap()), "order.paid", "where it is allowed");
 }
 
 #[tokio::test]
 async fn settings_beside_a_file_take_no_types_either_and_those_of_the_server_do() {
-    let (place, registry) = orders().await;
-    put(&place, "b", &modest(1), "['b']");
-    look(&registry).await;
+    let (rig, registry) = orders().await;
+    put(&rig, "b", &modest(1), "['b']");
+    scan(&registry).await;
     assert_eq!(registry.status("b").unwrap().state, PluginStatus::Active);
     for (content, state) in
         [(modest(1), PluginStatus::NeedsApproval), (b"spoiled".to_vec(), PluginStatus::FailedKeptLastGood)]
     {
-        put(&place, "b", &content, "['order.paid']");
-        look(&registry).await;
+        put(&rig, "b", &content, "['order.paid']");
+        scan(&registry).await;
         let status = registry.status("b").unwrap();
         assert_eq!((status.state, routed(&registry).as_str()), (state, "a"), "{status:?}");
         assert_eq!(status.types, ["b".parse().unwrap()], "it goes on with the types that it had");
     }
     drop(registry);
     // Nothing serves at first, and what served last is brought back.
-    let registry = reopen(&place).await;
+    let registry = reopen(&rig).await;
     assert_eq!((routed(&registry).as_str(), registry.status("b").unwrap().types.len()), ("a", 1));
     drop(registry);
 
-    put(&place, "b", &modest(1), "['b', 'order.paid']");
-    let given = crate::plugin::PluginSettings::parse("types = ['order.paid']").unwrap();
+    put(&rig, "b", &modest(1), "['b', 'order.paid']");
+    let given = PluginSettings::parse("types = ['order.paid']").unwrap();
     let settings = [("b".to_owned(), given)].into();
-    let registry = PluginRegistry::open(RegistryOptions { settings, hold_new_capabilities: false, ..place.options() })
+    let registry = PluginRegistry::open(RegistryOptions { settings, hold_new_capabilities: false, ..options(&rig) })
         .await
         .unwrap();
     assert_eq!(routed(&registry), "b");
@@ -326,24 +292,24 @@ async fn settings_beside_a_file_take_no_types_either_and_those_of_the_server_do(
 
 #[tokio::test]
 async fn what_lies_in_the_directory_before_the_first_start_is_how_a_person_laid_it_out() {
-    let place = ApprovalRig::with(&modest(0));
-    fs::write(place.file("a.toml"), "types = ['order.*']").unwrap();
-    put(&place, "b", &modest(1), "['order.paid']");
+    let rig = RegistryRig::with(&modest(0));
+    rig.put_settings("a", "types = ['order.*']");
+    put(&rig, "b", &modest(1), "['order.paid']");
     for _ in 0..2 {
-        assert_eq!(routed(&*reopen(&place).await), "b");
+        assert_eq!(routed(&*reopen(&rig).await), "b");
     }
 }
 
 #[tokio::test]
 async fn a_file_that_took_the_place_of_what_was_looked_at_is_not_approved() {
-    let (place, registry) = orders().await;
-    put(&place, "b", &modest(1), "['order.paid']");
-    look(&registry).await;
-    let (seen, swapped) = (digest(&modest(1)), digest(&modest(2)));
-    put(&place, "b", &modest(2), "['order.paid']");
+    let (rig, registry) = orders().await;
+    put(&rig, "b", &modest(1), "['order.paid']");
+    scan(&registry).await;
+    let (seen, swapped) = (digest_of(&modest(1)), digest_of(&modest(2)));
+    put(&rig, "b", &modest(2), "['order.paid']");
     let refused = registry.approve("b", Some(&seen)).await.unwrap_err();
     assert!(matches!(refused, ApproveError::Swapped { .. }) && refused.to_string().contains(&swapped), "{refused}");
-    look(&registry).await;
+    scan(&registry).await;
     let refused = registry.approve("b", Some(&seen)).await.unwrap_err();
     assert!(matches!(refused, ApproveError::Another { .. }) && refused.to_string().contains("order.paid"), "{refused}");
     assert_eq!(routed(&registry), "a");
@@ -353,11 +319,11 @@ async fn a_file_that_took_the_place_of_what_was_looked_at_is_not_approved() {
 
 #[tokio::test]
 async fn what_served_before_keeps_its_types_however_late_it_is_loaded() {
-    let (place, registry) = orders().await;
+    let (rig, registry) = orders().await;
     drop(registry);
-    put(&place, "Z", &modest(1), "['order.*']");
-    put(&place, "b", &modest(2), "['order.paid']");
-    let registry = reopen(&place).await;
+    put(&rig, "Z", &modest(1), "['order.*']");
+    put(&rig, "b", &modest(2), "['order.paid']");
+    let registry = reopen(&rig).await;
     assert_eq!(routed(&registry), "a");
     let status = registry.status("Z").unwrap();
     assert!(status.error.is_some_and(|words| words.contains("order.* is handled by the plugin \"a\" already")));

@@ -1,5 +1,5 @@
-//! Follows the plugin directory: at once when the system tells of a change, and every few seconds in any case, since
-//! notifications get lost and some file systems give none.
+//! Follows the plugin directory: at once after a notification of the system, and every few seconds in any case, since
+//! notifications get lost and some file systems send none.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -13,39 +13,29 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::plugin::PluginRegistry;
+use super::options::WatchMethod;
+use super::plugin_registry::PluginRegistry;
 
-/// How long a burst of notifications is gathered before the directory is looked at.
-const GATHER: Duration = Duration::from_millis(50);
-/// Notifications that may wait; more of them say nothing new.
-const WAITING_HINTS: usize = 256;
+/// How long notifications are collected before the directory is scanned.
+const COLLECT_TIME: Duration = Duration::from_millis(50);
+/// How many notifications may wait. More of them add nothing.
+const MAX_HINTS: usize = 256;
 
-/// How changes of the directory are noticed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WatchMethod {
-    /// The system tells of them; the directory is read every few seconds beside that.
-    #[default]
-    Notify,
-    /// The directory is read every few seconds, and that is all: for file systems of a network, whose notifications do
-    /// not tell of what other machines do.
-    Poll,
-}
-
-/// Something changed; the name of a file if whoever wrote it has finished. Not its path: the system tells where it lies in
-/// its own way, whatever the directory is called in the settings.
+/// A change; with the name of a file if its writer has finished. Not the path: the system may name the directory otherwise
+/// than the settings do.
 type ChangeHint = Option<OsString>;
 
 impl PluginRegistry {
-    /// Loads, reloads and unloads plugins as the directory changes, until it is told to stop. To be run once, by the
-    /// owner of the registry.
+    /// Loads, reloads and unloads plugins as the directory changes, until `stop` is cancelled. The owner of the registry
+    /// runs it once.
     pub async fn watch(&self, stop: CancellationToken) {
-        let (tell, hints) = mpsc::channel(WAITING_HINTS);
+        let (sender, hints) = mpsc::channel(MAX_HINTS);
         let _watcher = match self.options().notice {
             WatchMethod::Poll => {
-                drop(tell);
+                drop(sender);
                 None
             }
-            WatchMethod::Notify => watcher(&self.options().dir, tell)
+            WatchMethod::Notify => watcher(&self.options().dir, sender)
                 .inspect_err(|error| {
                     let every_ms = self.options().rescan_ms;
                     tracing::warn!(
@@ -54,7 +44,7 @@ impl PluginRegistry {
                 })
                 .ok(),
         };
-        let (hand_over, mut due) = mpsc::unbounded_channel();
+        let (due_sender, mut due) = mpsc::unbounded_channel();
         let load = async {
             let mut under_way = FuturesUnordered::new();
             loop {
@@ -65,19 +55,19 @@ impl PluginRegistry {
                 }
             }
         };
-        // What is loaded goes on while the directory is looked at, and the other way round.
+        // Loads and scans go on side by side.
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.follow(hints, hand_over) => {}
+            () = self.follow(hints, due_sender) => {}
             () = load => {}
         }
     }
 
-    /// Hands over what is to be loaded whenever the directory changed, without an end.
+    /// Sends the loads that follow from each change of the directory. Never returns.
     async fn follow<'a>(
         &'a self,
         mut hints: mpsc::Receiver<ChangeHint>,
-        hand_over: mpsc::UnboundedSender<BoxFuture<'a, ()>>,
+        due: mpsc::UnboundedSender<BoxFuture<'a, ()>>,
     ) {
         let rescan = Duration::from_millis(self.options().rescan_ms.max(1));
         let mut wait = Duration::ZERO;
@@ -85,35 +75,35 @@ impl PluginRegistry {
             let mut finished = HashSet::new();
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                // Without a watcher the channel is closed, and only the time passes.
+                // Without a watcher the channel is closed, and only the timer fires.
                 Some(hint) = hints.recv() => {
                     finished.extend(hint);
-                    tokio::time::sleep(GATHER).await;
+                    tokio::time::sleep(COLLECT_TIME).await;
                     while let Ok(hint) = hints.try_recv() {
                         finished.extend(hint);
                     }
                 }
             }
-            let look = self.look(&finished).await;
-            wait = look.as_ref().and_then(|look| look.again_in).map_or(rescan, |again_in| again_in.min(rescan));
-            for due in look.into_iter().flat_map(|look| look.load) {
-                // Whoever takes it ends together with this.
-                let _ = hand_over.send(self.load_due(due));
+            let scan = self.scan(&finished).await;
+            wait = scan.as_ref().and_then(|scan| scan.rescan_in).map_or(rescan, |rescan_in| rescan_in.min(rescan));
+            for load in scan.into_iter().flat_map(|scan| scan.load) {
+                // The receiver ends together with this future.
+                let _ = due.send(self.load_due(load));
             }
         }
     }
 }
 
-/// Tells of changes in the directory as long as it lives.
-fn watcher(dir: &Path, tell: mpsc::Sender<ChangeHint>) -> notify::Result<RecommendedWatcher> {
+/// Sends a hint for each change in the directory until it is dropped.
+fn watcher(dir: &Path, sender: mpsc::Sender<ChangeHint>) -> notify::Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let hints = match event {
             Ok(event) => hints(event),
             Err(_) => vec![None],
         };
         for hint in hints {
-            // What does not fit any more is found by the look that the others cause.
-            let _ = tell.try_send(hint);
+            // A full channel needs no further hint: those in it cause a scan.
+            let _ = sender.try_send(hint);
         }
     })?;
     watcher.watch(dir, RecursiveMode::NonRecursive)?;

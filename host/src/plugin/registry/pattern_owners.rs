@@ -1,40 +1,40 @@
-//! Which plugin has which types, so that none takes them from another without a word.
+//! Which plugin owns which types, so that no plugin takes the types of another by accident.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use super::routing::{RouteTable, RouteTarget};
-use crate::plugin::TypePattern;
+use crate::event::TypePattern;
 
-/// Who has each pattern.
+/// The plugin that owns each pattern.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::plugin) struct PatternOwners(BTreeMap<TypePattern, String>);
+pub(super) struct PatternOwners(BTreeMap<TypePattern, String>);
 
-/// The types of plugins that served before the host was started, until it is known what they handle now.
+/// The types of plugins that served before the host started. Each plugin keeps its types until it is loaded or fails.
 #[derive(Debug, Default)]
-pub(in crate::plugin) struct ReservedPatterns(BTreeMap<String, PatternReservation>);
+pub(super) struct ReservedPatterns(BTreeMap<String, PatternReservation>);
 
 #[derive(Debug)]
 struct PatternReservation {
     patterns: Vec<TypePattern>,
-    /// It is being loaded.
+    /// The plugin is being loaded.
     is_pending: bool,
 }
 
-impl PatternOwners {
-    /// Those of a routing.
-    pub(in crate::plugin) fn of<P: RouteTarget>(table: &RouteTable<P>) -> Self {
-        Self(table.owners().map(|(pattern, name)| (pattern.clone(), name.to_owned())).collect())
+impl<'a> FromIterator<(&'a TypePattern, &'a str)> for PatternOwners {
+    fn from_iter<I: IntoIterator<Item = (&'a TypePattern, &'a str)>>(owners: I) -> Self {
+        Self(owners.into_iter().map(|(pattern, name)| (pattern.clone(), name.to_owned())).collect())
     }
+}
 
-    /// Each pattern with who has it.
-    pub(in crate::plugin) fn iter(&self) -> impl Iterator<Item = (&TypePattern, &str)> {
+impl PatternOwners {
+    /// Each pattern with the name of its owner.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&TypePattern, &str)> {
         self.0.iter().map(|(pattern, name)| (pattern, name.as_str()))
     }
 
-    /// The plugin that would lose events if this one came to handle a pattern: that of the most specific pattern above it.
-    /// None if it is the plugin's own. The same pattern is nobody's loss: the routing gives it to one of them only.
-    pub(in crate::plugin) fn loser(&self, name: &str, pattern: &TypePattern) -> Option<&str> {
+    /// The other plugin that would lose events if the plugin `name` handled a pattern. It owns the most specific pattern
+    /// that covers this one. Nobody loses a pattern that is named twice, since routing gives it to one owner only.
+    pub(super) fn find_loser(&self, name: &str, pattern: &TypePattern) -> Option<&str> {
         let above = self.iter().filter(|(theirs, _)| theirs.covers(pattern));
         let (nearest, owner) = above.max_by_key(|(theirs, _)| theirs.specificity())?;
         (nearest != pattern && owner != name).then_some(owner)
@@ -43,12 +43,12 @@ impl PatternOwners {
 
 impl ReservedPatterns {
     /// Reserves the types of a plugin that is about to be loaded.
-    pub(in crate::plugin) fn add(&mut self, name: &str, patterns: Vec<TypePattern>) {
+    pub(super) fn reserve(&mut self, name: &str, patterns: Vec<TypePattern>) {
         self.0.insert(name.to_owned(), PatternReservation { patterns, is_pending: true });
     }
 
-    /// The plugin was loaded, or was not: then others may have its types.
-    pub(in crate::plugin) fn loaded(&mut self, name: &str, serves: bool) -> bool {
+    /// Ends the loading of a plugin. If it does not serve, others may have its types: `true` if there were some.
+    pub(super) fn end_loading(&mut self, name: &str, serves: bool) -> bool {
         match self.0.get_mut(name) {
             None => false,
             Some(reservation) if serves => {
@@ -59,19 +59,19 @@ impl ReservedPatterns {
         }
     }
 
-    /// What was loaded has its types by the routing from now on.
-    pub(in crate::plugin) fn settle(&mut self) {
+    /// Drops the reservations of loaded plugins, which own their types by the routing from now on.
+    pub(super) fn drop_loaded(&mut self) {
         self.0.retain(|_, reservation| reservation.is_pending);
     }
 
-    /// Whether a plugin is being loaded that served before.
-    pub(in crate::plugin) fn is_pending(&self, name: &str) -> bool {
+    /// Whether a plugin that served before is being loaded.
+    pub(super) fn is_pending(&self, name: &str) -> bool {
         self.0.get(name).is_some_and(|reservation| reservation.is_pending)
     }
 
-    /// Who has each pattern, what is reserved included.
-    pub(in crate::plugin) fn over(&self, settled: &PatternOwners) -> PatternOwners {
-        let mut owners = settled.clone();
+    /// These owners, and for the patterns that nobody owns those who reserved them.
+    pub(super) fn added_to(&self, owners: &PatternOwners) -> PatternOwners {
+        let mut owners = owners.clone();
         for (name, reservation) in &self.0 {
             for pattern in &reservation.patterns {
                 if let Entry::Vacant(free) = owners.0.entry(pattern.clone()) {
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_the_nearest_pattern_above_would_lose_events() {
+    fn the_owner_of_the_most_specific_covering_pattern_would_lose_events() {
         let owners = owners(&[("*", "all"), ("order.*", "orders"), ("order.eu.*", "europe"), ("order.paid", "paid")]);
         for (name, text, expected) in [
             ("new", "order.sent", Some("orders")),
@@ -110,24 +110,24 @@ mod tests {
             ("orders", "order.eu.sent", Some("europe")),
             ("all", "order.sent", Some("orders")),
         ] {
-            assert_eq!(owners.loser(name, &pattern(text)), expected, "{name} handles {text}");
+            assert_eq!(owners.find_loser(name, &pattern(text)), expected, "{name} handles {text}");
         }
-        assert_eq!(PatternOwners::default().loser("new", &pattern("a")), None);
+        assert_eq!(PatternOwners::default().find_loser("new", &pattern("a")), None);
     }
 
     #[test]
-    fn what_served_before_keeps_its_types_until_it_is_loaded_or_fails() {
+    fn a_plugin_that_served_before_keeps_its_types_until_it_is_loaded_or_fails() {
         let mut reserved = ReservedPatterns::default();
-        let settled = owners(&[("a", "first")]);
-        reserved.add("second", vec![pattern("a"), pattern("b")]);
+        let routed = owners(&[("a", "first")]);
+        reserved.reserve("second", vec![pattern("a"), pattern("b")]);
         let expected = owners(&[("a", "first"), ("b", "second")]);
-        assert_eq!((reserved.over(&settled), reserved.is_pending("second")), (expected.clone(), true));
-        assert!(!reserved.loaded("second", true) && !reserved.is_pending("second"));
-        assert_eq!(reserved.over(&settled), expected);
-        reserved.settle();
-        assert_eq!(reserved.over(&settled), settled);
-        reserved.add("third", vec![pattern("c")]);
-        assert!(reserved.loaded("third", false) && !reserved.loaded("third", false));
-        assert_eq!(reserved.over(&settled), settled);
+        assert_eq!((reserved.added_to(&routed), reserved.is_pending("second")), (expected.clone(), true));
+        assert!(!reserved.end_loading("second", true) && !reserved.is_pending("second"));
+        assert_eq!(reserved.added_to(&routed), expected);
+        reserved.drop_loaded();
+        assert_eq!(reserved.added_to(&routed), routed);
+        reserved.reserve("third", vec![pattern("c")]);
+        assert!(reserved.end_loading("third", false) && !reserved.end_loading("third", false));
+        assert_eq!(reserved.added_to(&routed), routed);
     }
 }

@@ -1,6 +1,7 @@
-//! Loading what a look at the directory found, side by side; whose turn it is to be compiled is told in `lanes`.
+//! Scanning the directory and doing what follows: unload, load, and look for files that match no plugin.
 //!
-//! Nothing is started here: whoever looks polls what it got, and dropping that ends it, compilers included.
+//! Loads run side by side; the compile tracks decide whose turn it is. This module starts no task: the caller polls the
+//! loads, and dropping one ends it, its compiler included.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
@@ -10,49 +11,50 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 
-use super::directory_scan::{self, ListedFiles};
+use super::directory;
+use super::directory_scan::DueFiles;
 use super::load_file::LoadOutcome;
-use super::overlooked;
-use crate::plugin::PluginRegistry;
+use super::plugin_registry::PluginRegistry;
+use super::unmatched;
 
-/// What a look at the directory asks for.
+/// What follows from a scan of the directory.
 #[derive(Debug)]
-pub(in crate::plugin) struct DirectoryLook {
-    /// To be loaded.
-    pub(in crate::plugin) load: Vec<(String, ListedFiles)>,
-    /// When to look again, if something is not ready yet.
-    pub(in crate::plugin) again_in: Option<Duration>,
+pub(super) struct ScanResult {
+    /// To be loaded. A file that is not loaded is due again only after a change.
+    pub(super) load: Vec<(String, DueFiles)>,
+    /// When to scan again, if a file is not ready yet.
+    pub(super) rescan_in: Option<Duration>,
 }
 
-/// While one of these lives, a plugin is being loaded of which no version serves.
-struct LoadingGuard<'a>(&'a watch::Sender<usize>);
+/// Counts a plugin of which no version serves while it is being loaded.
+struct PreparingGuard<'a>(&'a watch::Sender<usize>);
 
-impl<'a> LoadingGuard<'a> {
-    fn begin(count: &'a watch::Sender<usize>) -> Self {
+impl<'a> PreparingGuard<'a> {
+    fn new(count: &'a watch::Sender<usize>) -> Self {
         count.send_modify(|count| *count += 1);
         Self(count)
     }
 }
 
-impl Drop for LoadingGuard<'_> {
+impl Drop for PreparingGuard<'_> {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
     }
 }
 
 impl PluginRegistry {
-    /// Looks at the directory and unloads what went. `finished` are names of files that are known to be written to their end.
-    /// What is to be loaded is not looked at again: dropping it leaves it unloaded until it changes.
-    pub(in crate::plugin) async fn look(&self, finished: &HashSet<OsString>) -> Option<DirectoryLook> {
-        let (dir, given) = (self.options().dir.clone(), self.options().settings.clone());
-        let gone = self.removed.all().into_keys().collect();
+    /// Scans the directory and unloads the plugins whose files went. `finished` are the names of files whose writers are
+    /// known to have finished. `None` if the directory cannot be read; then the plugins stay.
+    pub(super) async fn scan(&self, finished: &HashSet<OsString>) -> Option<ScanResult> {
+        let (dir, sections) = (self.options().dir.clone(), self.options().settings.clone());
+        let removed = self.removed_names();
         let list = move || {
-            let listing = directory_scan::list(&dir)?;
+            let listing = directory::list(&dir)?;
             let plugins = listing.keys().cloned().collect();
-            let overlooked = overlooked::find(&dir, &plugins, given.keys(), &gone);
-            Ok::<_, std::io::Error>((listing, overlooked))
+            let unmatched = unmatched::find(&dir, &plugins, sections.keys(), &removed);
+            Ok::<_, std::io::Error>((listing, unmatched))
         };
-        let (listing, overlooked) = match self.loader.machine.executor.run_blocking(list).await? {
+        let (listing, unmatched) = match self.loader.runtime.executor.run_blocking(list).await? {
             Ok(listing) => listing,
             Err(error) => {
                 let dir = &self.options().dir;
@@ -60,64 +62,64 @@ impl PluginRegistry {
                 return None;
             }
         };
-        let mut due = self.directory.lock().await.observe(listing, finished, self.settle(), Instant::now());
-        if let Some(again_in) = self.tell_overlooked(overlooked) {
-            due.look_again_in = Some(due.look_again_in.map_or(again_in, |other| other.min(again_in)));
+        let mut due = self.directory.lock().await.observe(listing, finished, self.quiet_time(), Instant::now());
+        if let Some(again_in) = self.report_unmatched(unmatched) {
+            due.rescan_in = Some(due.rescan_in.map_or(again_in, |other| other.min(again_in)));
         }
         if !due.unload.is_empty() {
             self.unload(&due.unload).await;
             let now = Instant::now();
-            for heir in self.heirs() {
-                self.directory.lock().await.look_again(&heir, now);
-                due.look_again_in = Some(Duration::ZERO);
+            for name in self.reset_unrecorded() {
+                self.directory.lock().await.retry(&name, now);
+                due.rescan_in = Some(Duration::ZERO);
             }
         }
         for (name, _) in &due.load {
-            self.reserve(name);
+            self.reserve_types(name);
         }
-        Some(DirectoryLook { load: due.load, again_in: due.look_again_in })
+        Some(ScanResult { load: due.load, rescan_in: due.rescan_in })
     }
 
-    /// Tells of what is for no plugin. Gives when to look again, if it may yet be for one.
-    fn tell_overlooked(&self, found: BTreeSet<String>) -> Option<Duration> {
-        let mut overlooked = self.overlooked.lock();
-        let (told, again_in) = overlooked.observe(found, self.settle(), Instant::now());
-        for words in told {
+    /// Logs what matches no plugin. Returns when to look again, if something new may match a plugin soon.
+    fn report_unmatched(&self, found: BTreeSet<String>) -> Option<Duration> {
+        let (news, again_in) = self.unmatched.lock().observe(found, self.quiet_time(), Instant::now());
+        for words in news {
             tracing::warn!("in the plugin directory and its settings: {words}");
         }
         again_in
     }
 
-    /// Loads a file that is due. Counts from now on, before it is polled, if nothing serves in its place.
-    pub(in crate::plugin) fn load_due(&self, (name, listed): (String, ListedFiles)) -> BoxFuture<'_, ()> {
-        let is_new = self.entries().get(&name).is_none_or(|entry| entry.serving().is_none());
-        let preparing = is_new.then(|| LoadingGuard::begin(&self.preparing));
+    /// Loads files that are due. If no version of the plugin serves, it counts as being prepared from this call on, even
+    /// before the future is polled.
+    pub(super) fn load_due(&self, (name, due): (String, DueFiles)) -> BoxFuture<'_, ()> {
+        let is_new = self.chosen_version(&name).is_none();
+        let preparing = is_new.then(|| PreparingGuard::new(&self.preparing));
         Box::pin(async move {
             let _preparing = preparing;
-            let taken = self.take(&name, listed).await;
-            // What another look has begun meanwhile ends by itself.
-            if taken != LoadOutcome::Overtaken {
+            let outcome = self.load_file(&name, due).await;
+            // The newer load ends the reservation.
+            if outcome != LoadOutcome::Obsolete {
                 self.end_reservation(&name);
             }
-            if let LoadOutcome::MayPass(pause) = taken {
-                self.directory.lock().await.look_again(&name, Instant::now() + pause);
+            if let LoadOutcome::RetryAfter(pause) = outcome {
+                self.directory.lock().await.retry(&name, Instant::now() + pause);
             }
         })
     }
 
-    /// Looks at the directory and does what is due, to the end. Gives when to look again if something is not ready yet.
-    pub(in crate::plugin) async fn refresh(&self, finished: &HashSet<OsString>) -> Option<Duration> {
-        let DirectoryLook { load, again_in } = self.look(finished).await?;
-        // Of lists of versions that an earlier release wrote it is not known which types are to be kept.
-        let is_unsure = |(name, _): &(String, ListedFiles)| {
+    /// Scans the directory, and loads what is due to the end. Returns when to scan again, if a file is not ready yet.
+    pub(super) async fn refresh(&self, finished: &HashSet<OsString>) -> Option<Duration> {
+        let ScanResult { load, rescan_in } = self.scan(finished).await?;
+        // Version lists of an earlier release hold no types, so those plugins go first: nothing reserves their types.
+        let lacks_types = |(name, _): &(String, DueFiles)| {
             self.history().is_some_and(|history| history.serves(name) && history.types(name).is_none())
         };
-        let (unsure, others): (Vec<_>, Vec<_>) = load.into_iter().partition(is_unsure);
-        for group in [unsure, others] {
+        let (first, others): (Vec<_>, Vec<_>) = load.into_iter().partition(lacks_types);
+        for group in [first, others] {
             let mut under_way: FuturesUnordered<_> = group.into_iter().map(|due| self.load_due(due)).collect();
             while under_way.next().await.is_some() {}
-            self.settle_routing();
+            self.confirm_owners();
         }
-        again_in
+        rescan_in
     }
 }

@@ -1,19 +1,20 @@
-//! Plugins that go: because their file went, or because someone asks for it.
+//! Removing plugins: because their file went, or on request.
 
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use super::plugin_registry::PluginRegistry;
+use super::report::PluginReport;
 use crate::clock;
 use crate::plugin::data_dir::version_history::VersionHistory;
-use crate::plugin::{PluginRegistry, PluginReport};
 
 /// What was removed, and what was not.
 #[derive(Clone, Debug)]
 pub struct RemovalReport {
-    /// The status from now on.
+    /// The report from now on.
     pub status: PluginReport,
-    /// The file that is gone.
+    /// The file that was removed.
     pub file: PathBuf,
     /// The settings beside it, which stay.
     pub settings: Option<PathBuf>,
@@ -22,42 +23,43 @@ pub struct RemovalReport {
 /// Why a plugin was not removed. It still serves.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoveError {
-    /// No such plugin.
+    /// There is no such plugin.
     #[error("there is no plugin {0:?}; GET /plugins lists them")]
     Unknown(String),
-    /// The file stays.
+    /// The file cannot be removed.
     #[error("{file:?} cannot be removed: {error}; whoever puts files there has to remove it")]
     File {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         error: io::Error,
     },
 }
 
 impl PluginRegistry {
-    /// Removes the file of a plugin, so that nothing handles its types from now on. Its settings beside the file, its state and its
-    /// earlier versions stay. Attempts under way end on their version. Dropping the future removes it or does not.
+    /// Removes the file of a plugin, so that it handles no types from now on. The settings beside the file, the state and
+    /// the earlier versions stay. Attempts under way end on their version. If the future is dropped, the plugin may be
+    /// removed or not.
     ///
     /// # Errors
     /// See [`RemoveError`].
     pub async fn remove(&self, name: &str) -> Result<RemovalReport, RemoveError> {
         let unknown = || RemoveError::Unknown(name.to_owned());
-        // A name that is known came from the directory, and so leads nowhere else.
+        // A known name came from the directory, so it cannot lead to a file elsewhere.
         if !self.entries().contains_key(name) {
             return Err(unknown());
         }
         let file = self.options().dir.join(format!("{name}.wasm"));
         let settings = Some(self.options().dir.join(format!("{name}.toml")));
-        let removed = file.clone();
-        let work = move || {
-            let gone = fs::remove_file(&removed).or_else(|error| match error.kind() {
+        let path = file.clone();
+        let remove = move || {
+            let removed = fs::remove_file(&path).or_else(|error| match error.kind() {
                 io::ErrorKind::NotFound => Ok(()),
                 _ => Err(error),
             });
-            gone.map(|()| settings.filter(|settings| settings.symlink_metadata().is_ok()))
+            removed.map(|()| settings.filter(|settings| settings.symlink_metadata().is_ok()))
         };
-        let done = self.loader.machine.executor.run_blocking(work).await;
+        let done = self.loader.runtime.executor.run_blocking(remove).await;
         let settings = match done.unwrap_or_else(|| Err(io::Error::other("the host failed to remove it"))) {
             Ok(settings) => settings,
             Err(error) => return Err(RemoveError::File { file, error }),
@@ -67,8 +69,8 @@ impl PluginRegistry {
         Ok(RemovalReport { status, file, settings })
     }
 
-    /// Takes plugins whose files went out of the routing.
-    pub(in crate::plugin) async fn unload(&self, names: &[String]) {
+    /// Unloads plugins whose files went.
+    pub(super) async fn unload(&self, names: &[String]) {
         {
             let mut entries = self.entries();
             for name in names {
@@ -77,10 +79,10 @@ impl PluginRegistry {
                     tracing::info!(plugin.id = %name, "plugin removed");
                 }
             }
-            self.swap(entries);
+            self.update_routing(entries);
         }
         for name in names {
-            self.keep(name, VersionHistory::note_gone).await;
+            self.update_history(name, VersionHistory::record_removal).await;
         }
     }
 }

@@ -1,38 +1,37 @@
-//! Which plugin handles which type: exact names before the longest prefix before everything.
+//! Which plugin handles which type: an exact name goes before the longest prefix, and a prefix before everything.
 //!
-//! A table is made whole, as a pure function of the plugins there are and of the table before: what serves keeps its
-//! types whoever comes to name them too, and names decide only where nothing served before.
+//! A table is a pure function of the plugins and of the owners before. A plugin that serves keeps its types, whichever
+//! other plugins name them too. The order of names decides only where no plugin served before.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::pattern_owners::PatternOwners;
-use crate::event::EventType;
+use crate::event::{EventType, TypePattern};
 use crate::plugin::Plugin;
-
-pub use crate::event::{InvalidPattern, TypePattern};
 
 /// The routing in force.
 #[derive(Debug)]
-pub(in crate::plugin) struct RouteTable<P = Plugin> {
+pub(super) struct RouteTable<P = Plugin> {
     active: BTreeMap<String, Arc<P>>,
     exact: HashMap<EventType, Arc<P>>,
-    below: Vec<(String, Arc<P>)>,
+    /// The longest prefix first.
+    prefixes: Vec<(String, Arc<P>)>,
     any: Option<Arc<P>>,
 }
 
-/// What there is of a plugin.
+/// The versions of a plugin that may serve.
 #[derive(Debug)]
-pub(in crate::plugin) struct PluginVersions<P = Plugin> {
-    /// The one in the directory, if it could be loaded.
-    pub(in crate::plugin) newest: Option<Arc<P>>,
-    /// The one that served last.
-    pub(in crate::plugin) last_good: Option<Arc<P>>,
+pub(super) struct PluginVersions<P = Plugin> {
+    /// The version chosen last.
+    pub(super) newest: Option<Arc<P>>,
+    /// The version that served before.
+    pub(super) last_good: Option<Arc<P>>,
 }
 
-/// What can be routed to.
-pub(in crate::plugin) trait RouteTarget {
-    /// What it handles.
+/// What events can be routed to.
+pub(super) trait RouteTarget {
+    /// The types that it handles.
     fn patterns(&self) -> &[TypePattern];
 }
 
@@ -44,37 +43,37 @@ impl RouteTarget for Plugin {
 
 impl<P> Default for RouteTable<P> {
     fn default() -> Self {
-        Self { active: BTreeMap::new(), exact: HashMap::new(), below: Vec::new(), any: None }
+        Self { active: BTreeMap::new(), exact: HashMap::new(), prefixes: Vec::new(), any: None }
     }
 }
 
 impl<P: RouteTarget> RouteTable<P> {
-    /// The table for these plugins, and why the newest version of some was refused. Of two plugins for one pattern the one
-    /// keeps it that had it `before`, or is being loaded again; where none has, the first by name. One that is refused goes
-    /// on with its last good version if that fits.
-    pub(in crate::plugin) fn of(
+    /// The table for these plugins, and for each plugin whose newest version is refused the reason. Of two plugins that
+    /// name one pattern, the owner before keeps it, also while it is pending; without an owner, the first by name gets it.
+    /// A refused plugin goes on with its last good version if that one fits.
+    pub(super) fn build(
         plugins: &BTreeMap<String, PluginVersions<P>>,
         before: &PatternOwners,
         is_pending: impl Fn(&str) -> bool,
     ) -> (Self, BTreeMap<String, String>) {
-        let had: HashMap<&TypePattern, &str> = before.iter().collect();
-        let mut refused = BTreeMap::new();
+        let owners_before: HashMap<&TypePattern, &str> = before.iter().collect();
+        let mut conflicts = BTreeMap::new();
         let mut refusals: HashMap<&str, usize> = HashMap::new();
         loop {
-            let candidate = plugins.iter().filter_map(|(name, PluginVersions { newest, last_good })| {
-                let at = refusals.get(name.as_str()).copied().unwrap_or(0);
-                Some((name.as_str(), newest.iter().chain(last_good).nth(at)?))
+            let candidates = plugins.iter().filter_map(|(name, PluginVersions { newest, last_good })| {
+                let refused = refusals.get(name.as_str()).copied().unwrap_or(0);
+                Some((name.as_str(), newest.iter().chain(last_good).nth(refused)?))
             });
-            let candidates: Vec<(&str, &Arc<P>)> = candidate.collect();
-            // Each refusal may give back a pattern that another version of the same plugin has.
-            let Some((name, pattern, owner)) = conflict(&candidates, &had, &is_pending) else {
+            let candidates: Vec<(&str, &Arc<P>)> = candidates.collect();
+            // Begins anew after each refusal: another version of the same plugin may need fewer patterns.
+            let Some((name, pattern, owner)) = find_conflict(&candidates, &owners_before, &is_pending) else {
                 let mut table = Self::default();
                 candidates.iter().for_each(|(name, plugin)| table.add(name, plugin));
-                table.below.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-                return (table, refused);
+                table.prefixes.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+                return (table, conflicts);
             };
-            let words = format!("{pattern} is handled by the plugin {owner:?} already; change the types of one");
-            refused.entry(name.to_owned()).or_insert(words);
+            let conflict = format!("{pattern} is handled by the plugin {owner:?} already; change the types of one");
+            conflicts.entry(name.to_owned()).or_insert(conflict);
             *refusals.entry(name).or_default() += 1;
         }
     }
@@ -83,7 +82,7 @@ impl<P: RouteTarget> RouteTable<P> {
         for pattern in plugin.patterns() {
             match pattern {
                 TypePattern::Exact(event_type) => _ = self.exact.insert(event_type.clone(), plugin.clone()),
-                TypePattern::Below(prefix) => self.below.push((prefix.clone(), plugin.clone())),
+                TypePattern::Below(prefix) => self.prefixes.push((prefix.clone(), plugin.clone())),
                 TypePattern::Any => self.any = Some(plugin.clone()),
             }
         }
@@ -91,34 +90,35 @@ impl<P: RouteTarget> RouteTable<P> {
     }
 
     /// The plugin for a type.
-    pub(in crate::plugin) fn route(&self, event_type: &EventType) -> Option<&Arc<P>> {
-        let below = || {
-            let found = self.below.iter().find(|(prefix, _)| event_type.as_str().starts_with(prefix.as_str()));
+    pub(super) fn route(&self, event_type: &EventType) -> Option<&Arc<P>> {
+        let by_prefix = || {
+            let found = self.prefixes.iter().find(|(prefix, _)| event_type.as_str().starts_with(prefix.as_str()));
             found.map(|(_, plugin)| plugin)
         };
-        self.exact.get(event_type).or_else(below).or(self.any.as_ref())
+        self.exact.get(event_type).or_else(by_prefix).or(self.any.as_ref())
     }
 
-    /// The plugin that names this very type.
-    pub(in crate::plugin) fn route_exact(&self, event_type: &EventType) -> Option<&Arc<P>> {
+    /// The plugin that names exactly this type.
+    pub(super) fn route_exact(&self, event_type: &EventType) -> Option<&Arc<P>> {
         self.exact.get(event_type)
     }
 
-    /// Each pattern with the name of the plugin that has it.
-    pub(in crate::plugin) fn owners(&self) -> impl Iterator<Item = (&TypePattern, &str)> {
-        self.active.iter().flat_map(|(name, plugin)| plugin.patterns().iter().map(|pattern| (pattern, name.as_str())))
+    /// The plugin that owns each pattern.
+    pub(super) fn owners(&self) -> PatternOwners {
+        let plugins = self.active.iter();
+        plugins.flat_map(|(name, plugin)| plugin.patterns().iter().map(|pattern| (pattern, name.as_str()))).collect()
     }
 
     /// The plugins that serve, by name.
-    pub(in crate::plugin) fn active(&self) -> &BTreeMap<String, Arc<P>> {
+    pub(super) fn active(&self) -> &BTreeMap<String, Arc<P>> {
         &self.active
     }
 }
 
-/// The first plugin that names a pattern which another one keeps, with the pattern and the other one.
-fn conflict<'a, P: RouteTarget>(
+/// The first plugin that names a pattern of another owner, with the pattern and the owner.
+fn find_conflict<'a, P: RouteTarget>(
     candidates: &[(&'a str, &'a Arc<P>)],
-    had: &HashMap<&'a TypePattern, &'a str>,
+    owners_before: &HashMap<&'a TypePattern, &'a str>,
     is_pending: impl Fn(&str) -> bool,
 ) -> Option<(&'a str, &'a TypePattern, &'a str)> {
     let named: HashSet<(&TypePattern, &str)> =
@@ -126,14 +126,14 @@ fn conflict<'a, P: RouteTarget>(
     let keeps =
         |(pattern, name): &(&&'a TypePattern, &&'a str)| named.contains(&(**pattern, **name)) || is_pending(name);
     let mut owners: HashMap<&TypePattern, &str> =
-        had.iter().filter(keeps).map(|(pattern, name)| (*pattern, *name)).collect();
+        owners_before.iter().filter(keeps).map(|(pattern, name)| (*pattern, *name)).collect();
     candidates.iter().find_map(|(name, plugin)| {
-        let taken = plugin.patterns().iter().find_map(|pattern| {
+        let conflict = plugin.patterns().iter().find_map(|pattern| {
             let owner = *owners.get(pattern)?;
             (owner != *name).then_some((*name, pattern, owner))
         });
         owners.extend(plugin.patterns().iter().map(|pattern| (pattern, *name)));
-        taken
+        conflict
     })
 }
 
@@ -168,7 +168,7 @@ mod tests {
             .into_iter()
             .map(|(name, newest, last_good)| (name.to_owned(), PluginVersions { newest, last_good }))
             .collect();
-        RouteTable::of(&versions, &PatternOwners::of(before), |_| false)
+        RouteTable::build(&versions, &before.owners(), |_| false)
     }
 
     fn routed(table: &RouteTable<FakePlugin>, event_type: &str) -> Option<&'static str> {

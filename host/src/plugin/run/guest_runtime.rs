@@ -17,5 +17,5 @@ pub(in crate::plugin) struct GuestRuntime {
     /// A permit for each memory of the attempts that may run side by side.
     pub(in crate::plugin) attempts: Arc<Semaphore>,
     /// Whose turn it is to be loaded.
-    pub(in crate::plugin) lanes: CompileTracks,
+    pub(in crate::plugin) tracks: CompileTracks,
 }

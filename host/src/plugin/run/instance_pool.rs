@@ -24,7 +24,7 @@ pub struct ReusePolicy {
     /// The most events that one instance handles; 1 for no reuse.
     pub max_events: NonZeroU32,
     /// How long an instance waits for its next event before it is dropped, in milliseconds.
-    #[serde(deserialize_with = "crate::plugin::settings::given_ms")]
+    #[serde(deserialize_with = "crate::plugin::settings::amount::required_ms")]
     pub idle_ms: u64,
 }
 

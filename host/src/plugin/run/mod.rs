@@ -1,5 +1,6 @@
 //! One plugin at work: its instances, the threads that guests run on, and what an attempt came to.
 
+pub(super) mod attempt;
 #[cfg(test)]
 pub(super) mod attempt_tests;
 pub(super) mod cpu_meter;

@@ -13,9 +13,8 @@ use super::cpu_meter::CpuMeter;
 use super::guest_runtime::GuestRuntime;
 use super::instance::{self, PreparedComponent};
 use super::instance_pool::sweep;
-use crate::event::{AttemptFailure, AttemptOutcome, FailureClass, RetryPolicies, Timestamp};
+use crate::event::{AttemptFailure, AttemptOutcome, FailureClass, RetryPolicies, Timestamp, TypePattern};
 use crate::plugin::component::fit;
-use crate::plugin::registry::routing::TypePattern;
 use crate::plugin::settings::PluginSettings;
 use crate::plugin::{AttemptInput, AttemptLimits, AttemptResult, Dialect, GuestJob, StateReader};
 

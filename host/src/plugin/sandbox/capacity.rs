@@ -3,8 +3,6 @@
 //! Each memory of a guest has 4 GiB of address space, so that its accesses need no checks. Most machines have 128 TiB; some
 //! kernels and limits (`ulimit -v`) leave a few hundred GiB.
 
-use crate::plugin::{Error, RegistryOptions};
-
 /// The most memories of one component.
 pub(in crate::plugin) const MAX_MEMORIES: u32 = 4;
 /// The most tables of one component.
@@ -41,27 +39,6 @@ impl InstanceCapacity {
     /// The most memories at once.
     pub(in crate::plugin) fn memories(self) -> usize {
         self.attempts.saturating_add(self.idle).saturating_add(INTRODUCTIONS * LEAST)
-    }
-
-    /// How many attempts may run side by side of those that were asked for. Of less room than for all of them half is left to
-    /// plugins of which nothing runs.
-    ///
-    /// # Errors
-    /// [`Error::Concurrency`].
-    pub(in crate::plugin) fn concurrency(self, options: &RegistryOptions) -> Result<usize, Error> {
-        let asked = options.concurrency.max(1);
-        let has_all = self.attempts >= asked.saturating_add(options.reserve);
-        let concurrency = if has_all { asked } else { asked.min(self.attempts / 2) };
-        if concurrency < options.plugin_concurrency.min(asked) {
-            return Err(Error::Concurrency { wanted: options.plugin_concurrency, most: concurrency });
-        }
-        if concurrency < asked {
-            tracing::warn!(
-                "the address space of this process has room for {concurrency} attempts side by side, of all plugins together; \
-                 {asked} were to be"
-            );
-        }
-        Ok(concurrency)
     }
 
     /// The next smaller one of a row that is the same wherever it is begun, so that a concurrency that is told has room when
@@ -109,38 +86,6 @@ mod tests {
             let capacity = fitting(4_352, memories).unwrap();
             assert!(capacity.memories() < memories, "{memories}: {capacity:?}");
             assert!(capacity.attempts * 4 > memories, "{memories}: {capacity:?}");
-        }
-    }
-
-    #[test]
-    fn where_one_plugin_cannot_have_what_it_is_to_have_the_setting_to_lower_is_told() {
-        let options = |plugin_concurrency| RegistryOptions {
-            concurrency: 64,
-            reserve: 256,
-            plugin_concurrency,
-            ..RegistryOptions::default()
-        };
-        let room = |attempts| InstanceCapacity { attempts, idle: 0 };
-        assert_eq!(room(320).concurrency(&options(64)).unwrap(), 64);
-        assert_eq!(room(24).concurrency(&options(12)).unwrap(), 12);
-        let error = room(24).concurrency(&options(13)).unwrap_err().to_string();
-        assert!(error.contains("consumer.concurrency = 13") && error.contains("lower it to 12"), "{error}");
-    }
-
-    #[test]
-    fn what_it_is_told_to_be_lowered_to_has_room() {
-        for memories in [24, 30, 63, 100, 250, 500, 1_000] {
-            let concurrency = |plugin_concurrency: usize| {
-                let concurrency = (plugin_concurrency * 8).clamp(64, 4_096);
-                let options =
-                    RegistryOptions { concurrency, reserve: 256, plugin_concurrency, ..RegistryOptions::default() };
-                fitting(concurrency + 256, memories).unwrap().concurrency(&options)
-            };
-            for wanted in 1..500 {
-                if let Err(Error::Concurrency { most, .. }) = concurrency(wanted) {
-                    assert!(concurrency(most).is_ok(), "{wanted}, then {most} where {memories} fit");
-                }
-            }
         }
     }
 

@@ -63,6 +63,6 @@ mod tests {
         let (answer, tries) = held_for(u32::MAX);
         let error = answer.unwrap_err();
         assert_eq!(tries, TRIES);
-        assert!(error.to_string().contains("cannot add seals") && error.may_pass(), "{error}");
+        assert!(error.to_string().contains("cannot add seals") && error.is_temporary(), "{error}");
     }
 }

@@ -1,10 +1,11 @@
-//! Keys that settings may have. A misspelt one is refused with the nearest that there is.
+//! Checks the keys of settings. An unknown key is refused with the nearest known one.
 
 use toml::{Table, Value};
 
-use super::{CLASS_KEYS, GRANT_KEYS, InvalidSettings, KEYS, LIMIT_KEYS, POLICY_KEYS, REUSE_KEYS};
+use super::invalid::InvalidSettings;
+use super::keys::{CLASS_KEYS, GRANT_KEYS, KEYS, LIMIT_KEYS, POLICY_KEYS, REUSE_KEYS};
 
-/// Refuses keys that there are not.
+/// Refuses unknown keys in all tables.
 pub(super) fn check(table: &Table) -> Result<(), InvalidSettings> {
     check_keys(&[], table, &KEYS)?;
     check_table(table, "reuse", &REUSE_KEYS)?;
@@ -32,6 +33,7 @@ fn check_table(table: &Table, key: &str, known: &[&str]) -> Result<(), InvalidSe
     }
 }
 
+/// Refuses unknown keys in one table.
 pub(super) fn check_keys(place: &[&str], table: &Table, known: &[&str]) -> Result<(), InvalidSettings> {
     let Some(unknown) = table.keys().find(|key| !known.contains(&key.as_str())) else { return Ok(()) };
     let path = [place, &[unknown.as_str()]].concat();

@@ -1,18 +1,18 @@
-//! What is wrong with settings, and in which file, line and column it stands.
+//! What is wrong with settings, with the file, line and column.
 
 use std::path::Path;
 
 use super::position;
 use crate::secret::without_value;
 
-/// Settings that cannot be used. A person has to change them.
+/// The settings cannot be used. A person has to change them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the settings are wrong: {}{words}", .place.as_ref().map(|place| format!("{place}: ")).unwrap_or_default())]
 pub struct InvalidSettings {
     words: String,
-    /// The file, if there is one, and the line and the column in it.
+    /// The file, if there is one, with line and column.
     place: Option<String>,
-    /// The key, by the tables that it stands in.
+    /// The key, with the tables around it.
     path: Vec<String>,
 }
 
@@ -21,24 +21,25 @@ impl InvalidSettings {
         Self { words: words.into(), place: None, path: Vec::new() }
     }
 
-    /// Of a value that does not fit its key: what was expected, not the value itself, which may be a secret.
+    /// A value does not fit its key. The message says what was expected and leaves out the value, which may be a secret.
     pub(super) fn unfit(error: &toml::de::Error) -> Self {
         let shown = error.to_string();
         let key = shown.trim_end().rsplit_once("\nin ").map(|(_, key)| format!(" in {key}"));
         Self::new(format!("{}{}", without_value(error.message().trim_end()), key.unwrap_or_default()))
     }
 
+    /// Adds the key.
     pub(super) fn at(self, path: &[&str]) -> Self {
         Self { path: path.iter().map(|name| (*name).to_owned()).collect(), ..self }
     }
 
-    /// The same with the place in the text that was read.
+    /// Adds the position in the text: that of the byte, or else that of the key.
     pub(super) fn placed(self, text: &str, byte: Option<usize>) -> Self {
         let place = byte.map(|byte| position::of_byte(text, byte)).or_else(|| position::of_key(text, &self.path));
         Self { place, ..self }
     }
 
-    /// The same with the name of the file that was read.
+    /// Adds the name of the file.
     pub(in crate::plugin) fn in_file(self, path: &Path) -> Self {
         let file = path.display();
         let place = match &self.place {
@@ -48,8 +49,8 @@ impl InvalidSettings {
         Self { place: Some(place), ..self }
     }
 
-    /// Of a file that cannot be read.
-    pub(in crate::plugin) fn unread(file: &str, error: &std::io::Error) -> Self {
+    /// The file cannot be read.
+    pub(in crate::plugin) fn unreadable(file: &str, error: &std::io::Error) -> Self {
         Self::new(format!("{file} cannot be read: {error}"))
     }
 }

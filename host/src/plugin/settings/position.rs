@@ -1,9 +1,9 @@
-//! Where in a file of settings something stands, so that whoever wrote it finds it: line and column.
+//! Line and column of a byte or a key in a settings file.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// The place of a byte of a text, both counted from 1.
+/// The line and column of a byte, both counted from 1.
 pub(super) fn of_byte(text: &str, byte: usize) -> String {
     let before = text.get(..byte).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
@@ -11,7 +11,7 @@ pub(super) fn of_byte(text: &str, byte: usize) -> String {
     format!("line {line}, column {column}")
 }
 
-/// The place of a key, such as `limits.wall_ms`; that of the nearest table around it if it stands in none by itself.
+/// The line and column of a key such as `limits.wall_ms`, or of the innermost table around it that is in the text.
 pub(super) fn of_key(text: &str, path: &[String]) -> Option<String> {
     let root = DeTable::parse(text).ok()?;
     let mut found = None;
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_found_in_the_line_and_column_where_it_stands() {
+    fn a_key_is_found_with_its_line_and_column() {
         let text = "types = []\n\n[limits]\n  wall_ms = 5\nretry = { trap = { max = 1 } }\n";
         let place = |path: &[&str]| of_key(text, &path.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
         assert_eq!(place(&["types"]).as_deref(), Some("line 1, column 1"));

@@ -1,16 +1,17 @@
-//! `[plugins.resolve]`: names whose addresses the operator gives, in place of what the resolver of the system says.
+//! `[plugins.resolve]`: addresses of names, in place of those of the system's resolver.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use toml::{Table, Value};
 
-use super::InvalidSettings;
+use super::invalid::InvalidSettings;
 
-/// Reads the table: a name, and an address or a list of them. What is given is checked like what a resolver says.
+/// Reads the table: for each name an address or a list of them. Grants are checked against them as against the answers of
+/// a resolver.
 ///
 /// # Errors
-/// A value is no address.
+/// A value is not an address.
 pub fn given_addresses(table: &Table) -> Result<BTreeMap<String, Vec<IpAddr>>, InvalidSettings> {
     table.iter().map(|(name, value)| Ok((name.to_ascii_lowercase(), addresses(name, value)?))).collect()
 }

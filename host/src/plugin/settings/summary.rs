@@ -1,28 +1,33 @@
-//! What a plugin's settings give it, for a person who is to know before they are used.
+//! A summary of what a plugin's settings give it, for a person to read before they are used.
 
 use serde_json::Value;
 
-use super::PluginSettings;
+use super::plugin_settings::PluginSettings;
 use crate::plugin::AttemptLimits;
 
 impl PluginSettings {
-    /// What these settings give, each as what it is and what it comes to, without the value of a secret. Empty if they give
-    /// nothing beyond what every plugin has.
+    /// Pairs of a kind and what these settings give of it, without the values of secrets. Empty if they give nothing beyond
+    /// what every plugin has.
     pub fn summary(&self) -> Vec<(&'static str, String)> {
         let hosts = self.grants.http.iter().flat_map(|grants| grants.iter().map(ToString::to_string)).collect();
         let secrets = self.secrets.iter().flatten().map(|(name, source)| format!("{name} from {source}")).collect();
         let config = self.config.iter().flat_map(|config| config.keys().cloned()).collect();
         let types = self.types.iter().flatten().map(ToString::to_string).collect();
-        let rows: [(_, Vec<String>); 5] =
-            [("hosts", hosts), ("secrets", secrets), ("config", config), ("types", types), ("limits", self.raised())];
+        let rows: [(_, Vec<String>); 5] = [
+            ("hosts", hosts),
+            ("secrets", secrets),
+            ("config", config),
+            ("types", types),
+            ("limits", self.changed_limits()),
+        ];
         rows.into_iter()
             .filter(|(_, values)| !values.is_empty())
             .map(|(what, values)| (what, values.join(", ")))
             .collect()
     }
 
-    /// The limits that are not as for every plugin.
-    fn raised(&self) -> Vec<String> {
+    /// The limits that differ from the defaults.
+    fn changed_limits(&self) -> Vec<String> {
         let values = |limits: AttemptLimits| match serde_json::to_value(limits) {
             Ok(Value::Object(values)) => values,
             _ => serde_json::Map::new(),
@@ -30,12 +35,12 @@ impl PluginSettings {
         let usual = values(AttemptLimits::default());
         let set = values(self.limits.over(AttemptLimits::default()));
         let differs = |(key, value): &(String, Value)| usual.get(key) != Some(value);
-        set.into_iter().filter(differs).map(|(key, value)| format!("{} = {value}", as_written(&key))).collect()
+        set.into_iter().filter(differs).map(|(key, value)| format!("{} = {value}", settings_key(&key))).collect()
     }
 }
 
-/// The name of a key in a file of settings, which is not that in a document.
-fn as_written(key: &str) -> String {
+/// The key of the settings for a member of a JSON document.
+fn settings_key(key: &str) -> String {
     let mut written = String::new();
     for c in key.chars() {
         if c.is_ascii_uppercase() {
@@ -51,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_that_is_given_is_told_but_for_the_secrets_themselves() {
+    fn the_summary_names_everything_but_the_values_of_secrets() {
         let settings = PluginSettings::parse(
             r#"
             secrets = { a = { file = "/home/me/key" }, b = { env = "CLOUD_TOKEN" }, c = "hunter2" }
@@ -61,9 +66,9 @@ mod tests {
             "#,
         )
         .unwrap();
-        let told: Vec<String> = settings.summary().iter().map(|(what, value)| format!("{what}: {value}")).collect();
+        let rows: Vec<String> = settings.summary().iter().map(|(what, value)| format!("{what}: {value}")).collect();
         assert_eq!(
-            told,
+            rows,
             [
                 "hosts: http://10.0.0.7:8080, https://api.example.com (POST)",
                 "secrets: a from the file \"/home/me/key\", b from the variable CLOUD_TOKEN, c from these settings",

@@ -1,20 +1,21 @@
-//! Plugins that went, so that whoever misses one is told since when; the last of them, and not over a restart.
+//! The plugins that were removed last, and when. A restart forgets them.
 
 use std::collections::BTreeMap;
 
-use crate::event::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 
-/// How many are remembered.
+use crate::event::Timestamp;
+
+/// How many are kept.
 const MAX_REMOVED: usize = 100;
 
-/// Plugins that went and when, by name.
+/// When plugins were removed, by name.
 #[derive(Debug, Default)]
-pub(in crate::plugin) struct RemovalRecord(Mutex<BTreeMap<String, Timestamp>>);
+pub(super) struct RemovalRecord(Mutex<BTreeMap<String, Timestamp>>);
 
 impl RemovalRecord {
-    /// Notes that a plugin went. Past the limit the one that went first is forgotten.
-    pub(in crate::plugin) fn add(&self, name: &str, at: Timestamp) {
+    /// Notes that a plugin was removed. Beyond the limit, the oldest removal is forgotten.
+    pub(super) fn add(&self, name: &str, at: Timestamp) {
         let mut names = self.names();
         names.insert(name.to_owned(), at);
         while names.len() > MAX_REMOVED {
@@ -23,13 +24,12 @@ impl RemovalRecord {
         }
     }
 
-    /// Notes that a plugin is there again.
-    pub(in crate::plugin) fn forget(&self, name: &str) {
+    /// Forgets a plugin that is there again.
+    pub(super) fn forget(&self, name: &str) {
         self.names().remove(name);
     }
 
-    /// All that are remembered.
-    pub(in crate::plugin) fn all(&self) -> BTreeMap<String, Timestamp> {
+    pub(super) fn all(&self) -> BTreeMap<String, Timestamp> {
         self.names().clone()
     }
 
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_that_went_are_remembered_until_they_are_back() {
+    fn the_last_removals_are_kept_until_the_plugins_are_back() {
         let removed = RemovalRecord::default();
         for n in 0..MAX_REMOVED as i64 + 2 {
             removed.add(&format!("p{n}"), Timestamp::from_unix_ms(n));

@@ -1,0 +1,356 @@
+//! The plugins of a host and the routing of events to them.
+//!
+//! Readers take the routing without a lock, since it is replaced as a whole. Changes are made under the lock of the
+//! entries, one at a time; loading happens outside of it. A file that cannot be loaded changes only the reported status.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::watch;
+
+use super::concurrency;
+use super::directory;
+use super::directory_scan::DirectoryScan;
+use super::entry::PluginEntry;
+use super::expected_plugins::ExpectedPlugins;
+use super::held_build::{TakenTypes, short_digest};
+use super::options::{RegistryError, RegistryOptions};
+use super::pattern_owners::{PatternOwners, ReservedPatterns};
+use super::removal_record::RemovalRecord;
+use super::report::PluginReport;
+use super::routing::RouteTable;
+use super::unmatched::UnmatchedItems;
+use crate::event::{EventType, TypePattern};
+use crate::plugin::component::loader::PluginLoader;
+use crate::plugin::data_dir::PluginDataDir;
+use crate::plugin::{GuestJob, Plugin};
+
+/// The plugins of a host and the routing of events to them.
+pub struct PluginRegistry {
+    options: RegistryOptions,
+    pub(super) loader: PluginLoader,
+    table: ArcSwap<RouteTable>,
+    /// The owners of patterns, who take precedence over plugins that name the same patterns later. During the start, the
+    /// owners are those that served before the host was stopped, so the order of loading does not matter.
+    owners: ArcSwap<PatternOwners>,
+    reserved: Mutex<ReservedPatterns>,
+    pub(super) expected: ExpectedPlugins,
+    pub(super) is_started: AtomicBool,
+    entries: Mutex<BTreeMap<String, PluginEntry>>,
+    pub(super) directory: tokio::sync::Mutex<DirectoryScan>,
+    pub(super) removed: RemovalRecord,
+    pub(super) unmatched: Mutex<UnmatchedItems>,
+    /// Held during a rollback, so that only one runs at a time.
+    pub(super) rollback_lock: tokio::sync::Mutex<()>,
+    changes: watch::Sender<u64>,
+    /// How many plugins are being loaded of which no version serves.
+    pub(super) preparing: watch::Sender<usize>,
+}
+
+impl PluginRegistry {
+    /// Sets the sandbox up and loads the plugins in the directory. A file that cannot be loaded is no error: its status
+    /// says why.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn open(options: RegistryOptions) -> Result<Arc<Self>, RegistryError> {
+        let registry = Self::prepare(options).await?;
+        registry.load_all().await;
+        Ok(registry)
+    }
+
+    /// Sets the sandbox up and loads nothing yet; [`PluginRegistry::load_all`] must follow, once. Until it has ended, types
+    /// are routed by exact patterns only: a pattern such as `order.*` may give way to a plugin that is not loaded yet.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn prepare(mut options: RegistryOptions) -> Result<Arc<Self>, RegistryError> {
+        let attempts = options.concurrency.max(1).saturating_add(options.reserve);
+        let unreadable = |source| RegistryError::Directory { dir: options.dir.clone(), source };
+        if options.may_make_dir {
+            fs::create_dir_all(&options.dir).map_err(unreadable)?;
+        }
+        fs::read_dir(&options.dir).map_err(unreadable)?;
+
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut loader = PluginLoader::start(&options, attempts, threads)?;
+        options.concurrency = concurrency::granted(&options, loader.sandbox.capacity)?;
+        loader.data_dir = open_data_dir(&options, &loader).await?.map(Arc::new);
+        directory::warn_of_foreign_writers(&options.dir);
+        let (dir, settings) = (options.dir.clone(), options.settings.clone());
+        let expected = loader.runtime.executor.run_blocking(move || ExpectedPlugins::read(&dir, &settings)).await;
+        Ok(Arc::new(Self {
+            loader,
+            table: ArcSwap::default(),
+            owners: ArcSwap::default(),
+            expected: expected.unwrap_or_default(),
+            is_started: AtomicBool::new(false),
+            reserved: Mutex::default(),
+            entries: Mutex::default(),
+            directory: tokio::sync::Mutex::default(),
+            removed: RemovalRecord::default(),
+            unmatched: Mutex::default(),
+            rollback_lock: tokio::sync::Mutex::default(),
+            changes: watch::channel(0).0,
+            // The start counts as one plugin: it is not known yet which types will be handled.
+            preparing: watch::channel(1).0,
+            options,
+        }))
+    }
+
+    /// How many attempts may run side by side: the number of the options, or fewer in a small address space.
+    pub fn concurrency(&self) -> usize {
+        self.options.concurrency
+    }
+
+    /// The plugin for a type: the one with the most specific pattern that matches.
+    pub fn route(&self, event_type: &EventType) -> Option<Arc<Plugin>> {
+        let table = self.table.load();
+        if self.is_starting() { table.route_exact(event_type) } else { table.route(event_type) }.cloned()
+    }
+
+    /// The plugins that serve now, by name.
+    pub fn active(&self) -> Vec<Arc<Plugin>> {
+        self.table.load().active().values().cloned().collect()
+    }
+
+    /// Runs the jobs that `next` returns on the threads of guests, until it returns none. Quick jobs run one after another
+    /// without a hand-over; a job that waits or burns CPU goes on beside those after it. `next` and the jobs are dropped on
+    /// those threads, so they must not be the last owner of the registry.
+    pub fn work_off(&self, next: impl FnMut() -> Option<GuestJob> + Send + 'static) {
+        self.loader.runtime.executor.work_off(next);
+    }
+
+    /// Runs one job on the threads of guests, under the same conditions as [`PluginRegistry::work_off`].
+    pub fn work(&self, job: GuestJob) {
+        self.loader.runtime.executor.work(job);
+    }
+
+    /// How many threads begin jobs.
+    pub fn threads(&self) -> usize {
+        self.loader.runtime.executor.threads()
+    }
+
+    /// Whether a plugin is being loaded of which no version serves, so that it is not known what it will handle.
+    pub fn is_preparing(&self) -> bool {
+        *self.preparing.borrow() > 0
+    }
+
+    /// The number of such plugins, to wait for the end of [`PluginRegistry::is_preparing`].
+    pub fn preparing(&self) -> watch::Receiver<usize> {
+        self.preparing.subscribe()
+    }
+
+    /// Changes whenever a plugin was replaced, added or removed, and when the start is over.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub(super) fn note_change(&self) {
+        self.changes.send_modify(|n| *n += 1);
+    }
+
+    /// A report on every plugin in the directory and on those that went, by name.
+    pub fn statuses(&self) -> Vec<PluginReport> {
+        let table = self.table.load();
+        let entries = self.entries();
+        let present = entries.iter().map(|(name, entry)| PluginReport::of(name, entry, table.active().get(name)));
+        let gone = self.removed.all();
+        let gone = gone.iter().filter(|(name, _)| !entries.contains_key(*name));
+        let mut statuses: Vec<PluginReport> =
+            present.chain(gone.map(|(name, at)| PluginReport::removed(name, *at))).collect();
+        statuses.sort_by(|one, other| one.name.cmp(&other.name));
+        statuses
+    }
+
+    /// The files in the directory and the sections of the settings that match no plugin, in words.
+    pub fn unmatched(&self) -> Vec<String> {
+        self.unmatched.lock().reported()
+    }
+
+    /// The report on one plugin.
+    pub fn status(&self, name: &str) -> Option<PluginReport> {
+        self.statuses().into_iter().find(|status| status.name == name)
+    }
+
+    /// Computes the routing from the entries and puts it in force. Logs each version that begins to serve.
+    pub(super) fn update_routing(&self, mut entries: MutexGuard<'_, BTreeMap<String, PluginEntry>>) {
+        let versions = entries.iter().map(|(name, entry)| (name.clone(), entry.versions())).collect();
+        let (table, mut conflicts) = {
+            let reserved = self.reserved.lock();
+            RouteTable::build(&versions, &reserved.added_to(&self.owners.load()), |name| reserved.is_pending(name))
+        };
+        let before = self.table.load_full();
+        for (name, entry) in entries.iter_mut() {
+            let conflict = conflicts.remove(name);
+            if entry.set_conflict(conflict.clone())
+                && let Some(words) = conflict
+            {
+                tracing::warn!(plugin.id = %name, "plugin not used: {words}");
+            }
+            let serving = table.active().get(name);
+            if let Some(plugin) = serving.filter(|plugin| is_new(plugin, before.active().get(name))) {
+                log_loaded(name, plugin);
+            }
+        }
+        let table = Arc::new(table);
+        if !self.is_starting() {
+            self.store_owners(table.owners());
+        }
+        self.table.store(table);
+        drop(entries);
+        self.note_change();
+    }
+
+    pub(super) fn options(&self) -> &RegistryOptions {
+        &self.options
+    }
+
+    /// Gives the plugins that serve now precedence over those that are loaded from now on.
+    pub(super) fn confirm_owners(&self) {
+        self.store_owners(self.table.load().owners());
+    }
+
+    fn store_owners(&self, owners: PatternOwners) {
+        self.owners.store(Arc::new(owners));
+        self.reserved.lock().drop_loaded();
+    }
+
+    /// For how long a file must stay unchanged before it is loaded.
+    pub(super) fn quiet_time(&self) -> Duration {
+        Duration::from_millis(self.options.settle_ms)
+    }
+
+    /// The pause between two scans of the directory.
+    pub(super) fn rescan_pause(&self) -> Duration {
+        Duration::from_millis(self.options.rescan_ms)
+    }
+
+    /// The version of a plugin that the routing uses.
+    pub(super) fn serving(&self, name: &str) -> Option<Arc<Plugin>> {
+        self.table.load().active().get(name).cloned()
+    }
+
+    /// The version of a plugin that serves, or would if no other plugin had its types.
+    pub(super) fn chosen_version(&self, name: &str) -> Option<Arc<Plugin>> {
+        self.entries().get(name).and_then(|entry| entry.serving().cloned())
+    }
+
+    /// The plugins that serve since another one gave way, and that the history does not list yet. Their files are loaded
+    /// once more, which records them.
+    pub(super) fn reset_unrecorded(&self) -> Vec<String> {
+        let Some(history) = self.history() else { return Vec::new() };
+        let table = self.table.load();
+        let unrecorded: Vec<String> = table.active().keys().filter(|name| !history.serves(name)).cloned().collect();
+        let mut entries = self.entries();
+        for name in &unrecorded {
+            if let Some(entry) = entries.get_mut(name) {
+                entry.forget_attempt();
+            }
+        }
+        unrecorded
+    }
+
+    /// Those of the types that another plugin handles, each with that plugin: what a build would take from it.
+    pub(super) fn taken_from_others(&self, name: &str, patterns: &[TypePattern]) -> Vec<TakenTypes> {
+        let owners = self.reserved.lock().added_to(&self.owners.load());
+        let taken = patterns.iter().filter_map(|pattern| {
+            let loser = owners.find_loser(name, pattern)?;
+            Some(TakenTypes { types: pattern.clone(), plugin: loser.to_owned() })
+        });
+        taken.collect()
+    }
+
+    /// Reserves the types of a plugin that served before the host started and is about to be loaded.
+    pub(super) fn reserve_types(&self, name: &str) {
+        if self.chosen_version(name).is_some() {
+            return;
+        }
+        if let Some(patterns) = self.history().filter(|it| it.serves(name)).and_then(|it| it.types(name)) {
+            self.reserved.lock().reserve(name, patterns);
+        }
+    }
+
+    /// Ends the reservation of a plugin: it owns its types if it serves, else they are free.
+    pub(super) fn end_reservation(&self, name: &str) {
+        let serves = self.serving(name).is_some();
+        let frees_types = self.reserved.lock().end_loading(name, serves);
+        if frees_types {
+            self.update_routing(self.entries());
+        }
+    }
+
+    pub(super) fn entries(&self) -> MutexGuard<'_, BTreeMap<String, PluginEntry>> {
+        self.entries.lock()
+    }
+
+    /// The names of the plugins that went.
+    pub(super) fn removed_names(&self) -> BTreeSet<String> {
+        self.removed.all().into_keys().collect()
+    }
+}
+
+impl std::fmt::Debug for PluginRegistry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PluginRegistry")
+            .field("dir", &self.options.dir)
+            .field("active", &self.active())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens the data directory of the options. One that is not private is not used, with a warning: everything works, but is
+/// done anew at each start.
+///
+/// # Errors
+/// [`RegistryError::NothingKept`], if an option needs the directory.
+async fn open_data_dir(
+    options: &RegistryOptions,
+    loader: &PluginLoader,
+) -> Result<Option<PluginDataDir>, RegistryError> {
+    let opened = match options.data_dir.clone() {
+        None => Err(None),
+        Some(dir) => {
+            let (engine, max_bytes) = (loader.sandbox.engine.clone(), options.cache_max_bytes);
+            let plugins = options.dir.clone();
+            let open = move || PluginDataDir::open(&dir, &plugins, &engine, max_bytes);
+            let opened = loader.runtime.executor.run_blocking(open).await;
+            let failed = || Err("the host failed to open it".to_owned());
+            opened.map_or_else(failed, |opened| opened.map_err(|error| error.to_string())).map_err(Some)
+        }
+    };
+    match opened {
+        Ok(data_dir) => Ok(Some(data_dir)),
+        Err(error) if options.hold_new_capabilities => {
+            Err(RegistryError::NothingKept(error.unwrap_or_else(|| "it is empty".into())))
+        }
+        Err(error) => {
+            if let Some(error) = error {
+                tracing::warn!(
+                    "nothing of plugins is kept in plugins.data_dir: each is compiled at every start, and none can be \
+                     rolled back: {error}"
+                );
+            }
+            Ok(None)
+        }
+    }
+}
+
+fn log_loaded(name: &str, plugin: &Plugin) {
+    let types: Vec<String> = plugin.patterns().iter().map(ToString::to_string).collect();
+    let digest = short_digest(plugin.digest());
+    tracing::info!(plugin.id = %name, plugin.digest = %digest, "plugin loaded for {}", types.join(", "));
+    if let [first, ..] = plugin.other_dialects() {
+        let (used, first) = (plugin.dialect().interface(), first.interface());
+        tracing::warn!(plugin.id = %name, "plugin is called by {used}; it also exports {first}, which is not");
+    }
+}
+
+fn is_new(plugin: &Arc<Plugin>, before: Option<&Arc<Plugin>>) -> bool {
+    before.is_none_or(|before| !Arc::ptr_eq(plugin, before))
+}
