@@ -1,6 +1,6 @@
 //! The program `eventstream`: the command line over the library of the same name.
 //!
-//! What each command does is in [`cli`]; how the parts of the server come together is in [`eventstream::app`].
+//! [`cli`] holds the commands, [`eventstream::app`] assembles the server.
 
 mod cli;
 

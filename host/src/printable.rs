@@ -1,21 +1,20 @@
-//! Text from elsewhere, made fit for a terminal and a line.
+//! Makes text from elsewhere safe for a terminal and a log line.
 //!
-//! A component, a sender or a server may put anything into a text: sequences that steer a terminal, marks that turn the
-//! direction of what follows, line ends that forge a line. Here such characters become JSON escapes (`\n`, `\u001b`),
-//! which people can read and which keep JSON valid with the same value.
+//! A plugin, a client or another server may send control sequences, marks that reverse the direction of text, or line ends
+//! that forge a line. These characters become JSON escapes (`\n`, `\u001b`). People can read them, and JSON keeps its value.
 
 use std::fmt::{self, Display, Formatter, Write};
 
-/// A value that stays on its line: every character that breaks a line, steers a terminal or cannot be seen is escaped.
+/// A value on one line: characters that break lines, control terminals or are invisible become escapes.
 #[derive(Clone, Copy, Debug)]
 pub struct Printable<T>(pub T);
 
-/// A report of several lines whose values are [`Printable`] already: as that, but line ends stay.
+/// A text of several lines: as [`Printable`], but line feeds stay. The values in it must be escaped already.
 #[derive(Clone, Copy, Debug)]
 pub struct PrintableLines<T>(pub T);
 
-/// A JSON document on one line: blanks between its parts that break a line become spaces, everything else is as in
-/// [`Printable`]. The document keeps its value.
+/// A JSON document on one line: line ends and tabs become spaces, everything else is as in [`Printable`]. The document keeps
+/// its value.
 #[derive(Clone, Copy, Debug)]
 pub struct PrintableJson<T>(pub T);
 
@@ -37,7 +36,7 @@ impl<T: Display> Display for PrintableJson<T> {
     }
 }
 
-/// What becomes of the characters that end a line or a column.
+/// How line ends and tabs are written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LineEnds {
     Escaped,
@@ -49,13 +48,13 @@ fn escape(value: &impl Display, line_ends: LineEnds, f: &mut Formatter<'_>) -> f
     if f.width().is_none() && f.precision().is_none() {
         return write!(EscapingWriter { out: f, line_ends }, "{value}");
     }
-    // A width counts what is shown, so that the columns of a table stay straight.
+    // A width must count the escapes, or the columns of a table would not line up.
     let mut shown = String::new();
     write!(EscapingWriter { out: &mut shown, line_ends }, "{value}")?;
     f.pad(&shown)
 }
 
-/// Escapes what is written through it.
+/// A writer that escapes characters.
 struct EscapingWriter<'a, W> {
     out: &'a mut W,
     line_ends: LineEnds,
@@ -84,14 +83,14 @@ impl<W: Write> Write for EscapingWriter<'_, W> {
     }
 }
 
-/// Whether a character must not reach a terminal or a log as it is.
+/// Whether a character must be escaped.
 fn is_unprintable(c: char) -> bool {
-    // Most text is ASCII, and is let through after one comparison.
+    // Most text is printable ASCII and needs only this comparison.
     if (' '..='~').contains(&c) {
         return false;
     }
-    // Control characters, then what is not seen or turns the direction of the text: the soft hyphen, marks and isolates
-    // of direction, separators of lines and paragraphs, characters without width, the byte order mark, annotations, tags.
+    // Besides control characters: the soft hyphen, direction marks and isolates, line and paragraph separators, characters
+    // without width, the byte order mark, annotations, and tags.
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
@@ -106,7 +105,7 @@ mod tests {
     const HOSTILE: &str = "a\n\r\t\u{1b}[31m\u{7f}\u{85}\u{9b}\u{61c}\u{200e}\u{200f}\u{202e}\u{2066}\u{2028}\u{2029}\u{feff}\u{e0041}é\0";
 
     #[test]
-    fn nothing_that_steers_a_terminal_or_breaks_a_line_is_left() {
+    fn nothing_that_controls_a_terminal_or_breaks_a_line_is_left() {
         let shown = Printable(HOSTILE).to_string();
         assert!(!shown.contains(is_unprintable), "{shown:?}");
         assert!(shown.starts_with("a\\n\\r\\t\\u001b[31m\\u007f\\u0085\\u009b\\u061c\\u200e"), "{shown}");

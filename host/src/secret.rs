@@ -1,23 +1,22 @@
-//! What must not be shown: values given as secrets, and what addresses hold beside the place that they name.
+//! Keeps secrets out of messages and logs.
 //!
-//! A secret is a [`SecretText`] from where it is read to where it is used, so that no message, log line or debug output
-//! shows it by accident. A text that was not made here may still hold an address with a password in it;
-//! [`WithoutCredentials`] is the last guard before it is shown.
+//! A secret is a [`SecretText`] from where it is read to where it is used, so that no output shows it by accident. Text from
+//! elsewhere may hold an address with a password; [`RedactedText`] hides it.
 
 use std::fmt::{self, Debug, Display, Formatter, Write};
 
 use serde::Deserialize;
 
-/// What is shown in the place of a secret.
+/// The text shown instead of a secret.
 const HIDDEN: &str = "***";
 
-/// A text that shows itself to nobody.
+/// A text whose `Display` and `Debug` hide it.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct SecretText(String);
 
 impl SecretText {
-    /// The text itself, for the one who is meant to have it.
+    /// The text itself. Do not log it or put it into a message.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -47,8 +46,9 @@ impl Debug for SecretText {
     }
 }
 
-/// An address as it may be shown: scheme, host, port and path; a user, a password, a query and a fragment are hidden.
-/// Of what is no address only the scheme is shown, since nobody knows which part of it is a password.
+/// A URL that shows its scheme, host, port and path, and hides user, password, query and fragment.
+///
+/// Of a text that is not a URL it shows the scheme at most, since any other part may be a password.
 #[derive(Clone, Copy, Debug)]
 pub struct RedactedUrl<'a>(pub &'a str);
 
@@ -58,7 +58,7 @@ impl Display for RedactedUrl<'_> {
             return f.write_str(HIDDEN);
         };
         write!(f, "{scheme}://")?;
-        // The last @ ends the password, which may hold any character where somebody forgot to encode it.
+        // The last @ ends the password, which may hold any character if it was not encoded.
         let (credentials, place) = rest.rsplit_once('@').map_or((None, rest), |(before, after)| (Some(before), after));
         let (authority, path) = place.split_at(place.find(['/', '?', '#']).unwrap_or(place.len()));
         if !is_authority(authority) {
@@ -81,7 +81,7 @@ fn is_scheme(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
 }
 
-/// A host that is a name or an address, with or without a port.
+/// Whether the text is a host name or an address, with or without a port.
 fn is_authority(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port),
@@ -95,7 +95,7 @@ fn is_authority(text: &str) -> bool {
     (is_name(host) || is_v6) && port.chars().all(|c| c.is_ascii_digit())
 }
 
-/// A text in which every address has its user and password hidden.
+/// A text that hides the user and the password of every URL in it.
 #[derive(Clone, Copy, Debug)]
 pub struct RedactedText<T>(pub T);
 
@@ -105,8 +105,8 @@ impl<T: Display> Display for RedactedText<T> {
     }
 }
 
-/// Writes a text without the users and passwords in its addresses. What may be part of a password is hidden with it: from
-/// `://` to the last `@` before a blank or a quote.
+/// Writes a text without the users and passwords of its URLs. It hides everything from `://` to the last `@` before a blank
+/// or a quote, since all of that may be a password.
 fn hide_credentials(text: &str, out: &mut impl Write) -> fmt::Result {
     const MARK: &str = "://";
     let mut rest = text;
@@ -125,7 +125,7 @@ fn hide_credentials(text: &str, out: &mut impl Write) -> fmt::Result {
     out.write_str(rest)
 }
 
-/// What `serde` says of a value that does not fit, without the value: it may be a secret in the wrong place.
+/// Removes the value from a message of `serde` about a value that does not fit. The value may be a misplaced secret.
 pub fn without_value(message: &str) -> String {
     const EXPECTED: &str = ", expected ";
     let quotes = ["invalid type: ", "invalid value: ", "unknown variant "];
@@ -141,14 +141,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_shows_itself_to_nobody() {
+    fn a_secret_is_never_shown() {
         let secret = SecretText::from("hunter2");
         assert_eq!(format!("{secret} {secret:?} {:#?}", Some(&secret)).matches("hunter").count(), 0);
         assert_eq!(secret.expose(), "hunter2");
     }
 
     #[test]
-    fn an_address_is_shown_without_what_may_be_a_password() {
+    fn a_url_is_shown_without_what_may_be_a_password() {
         for (given, shown) in [
             ("redis://127.0.0.1:6379", "redis://127.0.0.1:6379"),
             ("redis://me:hunter2@host:1/0", "redis://***@host:1/0"),
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_does_not_fit_is_told_by_its_kind() {
+    fn a_value_that_does_not_fit_is_replaced_by_its_kind() {
         for (said, told) in [
             ("invalid type: string \"hunter2\", expected a map", "invalid type: string, expected a map"),
             ("invalid type: string \"hun, expected ter2\", expected u32", "invalid type: string, expected u32"),

@@ -1,7 +1,7 @@
-//! Tasks with a name and an owner, the end of them, and the signals that ask for it.
+//! The tasks of the program, their end, and the signals that stop the program.
 //!
-//! No task is detached: whoever ends the program waits for all of them, and a task that the program cannot do without
-//! ends the program when it ends by itself.
+//! No task is detached: the program waits for all of them before it ends. A critical task that ends by itself stops the
+//! program.
 
 use std::future::Future;
 use std::io;
@@ -24,18 +24,17 @@ pub struct TaskGroup {
 }
 
 impl TaskGroup {
-    /// No tasks yet.
+    /// A group without tasks.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Cancelled when the program is to end. Every task ends soon after.
+    /// Cancelled when the program stops. Every task must then end soon.
     pub fn stop_token(&self) -> &CancellationToken {
         &self.stop
     }
 
-    /// Starts a task without which the program makes no sense: if it fails, panics or ends before it was asked to,
-    /// everything is stopped.
+    /// Starts a task that the program needs. If it fails, panics or ends before a stop, all tasks are stopped.
     pub fn spawn_critical<F>(&self, name: &'static str, task: F)
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -54,9 +53,9 @@ impl TaskGroup {
         });
     }
 
-    /// Starts a task of which there are many, such as a connection. A panic is caught by the runtime and shown by the
-    /// panic hook; nothing else ends with it.
-    #[expect(clippy::disallowed_methods, reason = "this is the owner that the rule asks for")]
+    /// Starts a task that the program does not need, such as a connection. If it panics, the panic is logged and nothing else
+    /// ends.
+    #[expect(clippy::disallowed_methods, reason = "the group owns the task")]
     pub fn spawn<F>(&self, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -64,60 +63,63 @@ impl TaskGroup {
         tokio::spawn(self.tracker.track_future(task));
     }
 
-    /// Something that is no task but has to end like one: it has when this is dropped.
+    /// A token that counts as a task until it is dropped.
     pub fn token(&self) -> TaskTrackerToken {
         self.tracker.token()
     }
 
-    /// Waits until every task has ended. Cancel the token first, or it takes for ever.
+    /// Waits until every task has ended. Cancel [`Self::stop_token`] first, or the tasks go on.
     pub async fn ended(&self) {
         self.tracker.close();
         self.tracker.wait().await;
     }
 
-    /// Why everything was stopped, if a task did it.
+    /// Takes the failure of the critical task that stopped the group, if one did.
     pub fn failure(&self) -> Option<anyhow::Error> {
         self.first_failure.lock().take()
     }
 }
 
-/// Signals that come within this time after the first one belong to it: `timeout`, a terminal and several supervisors
-/// signal a process and then its group.
-const SAME_STOP: Duration = Duration::from_secs(1);
+/// Signals within this time after the first one count as the same request. `timeout`, terminals and some supervisors signal a
+/// process and then its group.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
 
-/// The signals that stop the program: SIGTERM, SIGINT, and SIGHUP, which a terminal sends that is closed.
+/// The signals that stop the program: SIGTERM, SIGINT, and SIGHUP, which arrives when its terminal is closed.
 pub struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
-    /// `None` where whoever started the program had it ignored, as `nohup` does.
+    /// `None` if the signal was ignored when the program started, as with `nohup`.
     hangup: Option<Signal>,
     first_at: Option<Instant>,
 }
 
 impl StopSignals {
-    /// Hears signals from now on. To be called within a runtime.
+    /// Catches signals from now on. Call it within a runtime.
     ///
     /// # Errors
     /// Those of the system.
     pub fn listen() -> io::Result<Self> {
         let hangup = SignalKind::hangup();
-        let is_ignored = std::fs::read_to_string("/proc/self/status")
-            .is_ok_and(|status| ignores(&status, hangup.as_raw_value().unsigned_abs()));
+        let hangup_ignored = std::fs::read_to_string("/proc/self/status")
+            .is_ok_and(|status| is_ignored(&status, hangup.as_raw_value().unsigned_abs()));
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hangup: if is_ignored { None } else { Some(signal(hangup)?) },
+            hangup: if hangup_ignored { None } else { Some(signal(hangup)?) },
             first_at: None,
         })
     }
 
-    /// The name of the next signal. After the first one, those are left out that belong to it. May be dropped.
+    /// Waits for a signal and returns its name. Signals that belong to the first one are skipped.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no signal.
     pub async fn next(&mut self) -> &'static str {
         loop {
-            let name = self.any().await;
+            let name = self.next_signal().await;
             let now = Instant::now();
             match self.first_at {
-                Some(first_at) if belongs_to(first_at, now) => {
+                Some(first_at) if is_same_request(first_at, now) => {
                     tracing::debug!("{name} received, which belongs to the signal before it");
                 }
                 Some(_) => return name,
@@ -129,7 +131,7 @@ impl StopSignals {
         }
     }
 
-    async fn any(&mut self) -> &'static str {
+    async fn next_signal(&mut self) -> &'static str {
         let hangup = async {
             match &mut self.hangup {
                 Some(hangup) => hangup.recv().await,
@@ -144,13 +146,13 @@ impl StopSignals {
     }
 }
 
-/// Whether a signal now is the same request to stop as the first one.
-fn belongs_to(first_at: Instant, now: Instant) -> bool {
-    now.saturating_duration_since(first_at) < SAME_STOP
+/// Whether a signal now belongs to the first one.
+fn is_same_request(first_at: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(first_at) < SAME_REQUEST
 }
 
 /// Whether a process with this `/proc/PID/status` ignores a signal.
-fn ignores(status: &str, signal: u32) -> bool {
+fn is_ignored(status: &str, signal: u32) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
     signal >= 1 && mask >> (signal - 1) & 1 == 1
@@ -163,15 +165,15 @@ mod tests {
     #[test]
     fn signals_within_a_second_are_one() {
         let first = Instant::now();
-        let after_ms = |ms| belongs_to(first, first + Duration::from_millis(ms));
+        let after_ms = |ms| is_same_request(first, first + Duration::from_millis(ms));
         assert_eq!((after_ms(0), after_ms(999), after_ms(1_000)), (true, true, false));
     }
 
     #[test]
-    fn whether_a_signal_is_ignored_is_read_from_the_mask_of_the_process() {
+    fn an_ignored_signal_is_found_in_the_mask_of_the_process() {
         let status = "Name:\teventstream\nSigBlk:\tffffffffffffffff\nSigIgn:\t0000000000001001\n";
-        assert_eq!((ignores(status, 1), ignores(status, 13), ignores(status, 15)), (true, true, false));
-        assert!(!ignores("", 1));
+        assert_eq!((is_ignored(status, 1), is_ignored(status, 13), is_ignored(status, 15)), (true, true, false));
+        assert!(!is_ignored("", 1));
     }
 
     #[tokio::test]

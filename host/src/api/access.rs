@@ -1,20 +1,18 @@
-//! What a request needs to be allowed: everybody who reaches the server may publish and read; whoever changes something else
-//! must be a person or a program of this machine.
+//! Who may do what: every client may publish and read. Everything else needs a person or a program on this machine.
 //!
-//! A request is one of this machine if its connection comes from a loopback address, it names a loopback host, and nothing
-//! says that it was passed on. A proxy on this machine that hides all of that cannot be told from a local program: it is the
-//! proxy that must not pass such requests on.
+//! A request is local if it comes from a loopback address, names a loopback host and carries no header of a proxy. A proxy on
+//! this machine that adds no such header looks like a local program. Such a proxy must not pass these requests on.
 
 use axum::extract::Request;
 use axum::http::Method;
 use axum::http::header::{FORWARDED, HOST, HeaderName, VIA};
 
-use super::guard::{authority, is_local};
+use super::host_name::{is_local_host, parse_host};
 use super::problem::{Problem, ProblemKind};
 use crate::event::SENT_BY_PLUGIN_HEADER;
 
-/// What proxies add to the requests that they pass on.
-const PASSED_ON: [HeaderName; 6] = [
+/// The headers that proxies add.
+const PROXY_HEADERS: [HeaderName; 6] = [
     FORWARDED,
     VIA,
     HeaderName::from_static("x-forwarded-for"),
@@ -23,32 +21,35 @@ const PASSED_ON: [HeaderName; 6] = [
     HeaderName::from_static("x-real-ip"),
 ];
 
-/// Why a request is not allowed, if it is not.
-pub(super) fn refusal(request: &Request, is_local_peer: bool) -> Option<Problem> {
-    if is_open(request.method(), request.uri().path()) {
-        return None;
+/// Checks that the client may send this request.
+///
+/// # Errors
+/// [`ProblemKind::NotPermitted`], with the reason.
+pub(super) fn check_access(request: &Request, is_local_peer: bool) -> Result<(), Problem> {
+    if is_open_to_all(request.method(), request.uri().path()) {
+        return Ok(());
     }
     let headers = request.headers();
-    let why = if headers.contains_key(SENT_BY_PLUGIN_HEADER) {
+    let reason = if headers.contains_key(SENT_BY_PLUGIN_HEADER) {
         "a plugin sent this request"
     } else if !is_local_peer {
         "this request comes from another machine"
-    } else if !headers.get(HOST).and_then(authority).is_some_and(|host| is_local(&host)) {
+    } else if !headers.get(HOST).and_then(parse_host).is_some_and(|host| is_local_host(&host)) {
         "this request names another host than localhost"
-    } else if PASSED_ON.iter().any(|name| headers.contains_key(name)) {
+    } else if PROXY_HEADERS.iter().any(|name| headers.contains_key(name)) {
         "a proxy passed this request on"
     } else {
-        return None;
+        return Ok(());
     };
     let detail = format!(
-        "{why}; whatever is more than publishing and reading is done on the server's own machine, by way of \
+        "{reason}; other machines may only publish and read: send this request on the server's own machine, to \
          http://localhost:PORT"
     );
-    Some(Problem::new(ProblemKind::NotPermitted, detail))
+    Err(Problem::new(ProblemKind::NotPermitted, detail))
 }
 
 /// Whether a request only publishes or reads.
-fn is_open(method: &Method, path: &str) -> bool {
+fn is_open_to_all(method: &Method, path: &str) -> bool {
     method.is_safe() || (*method == Method::POST && path.trim_end_matches('/') == "/events")
 }
 
@@ -63,7 +64,7 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        refusal(&request.body(Body::empty()).unwrap(), is_local_peer).map(|problem| problem.body())
+        check_access(&request.body(Body::empty()).unwrap(), is_local_peer).err().map(|problem| problem.body())
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `POST /events`, `GET /events` and `GET /events/{id}`.
 //!
-//! A 202 is sent when the broker has the events as safe as it promises, and says how safe that is.
+//! A 202 means that the broker has stored the events. Its member `durability` says how safely.
 
 use std::sync::Arc;
 
@@ -15,16 +15,18 @@ use crate::broker::{AcceptedEvent, AppendRequest, Durability, EndKind, EndedPage
 use crate::clock;
 use crate::event::{EventDraft, EventId, EventRecord, NewEvent};
 
-use super::intake::PathParameter;
-use super::memory::PrepaidCharge;
+use super::api_state::ApiState;
+use super::event_view::EventView;
+use super::memory_budget::PrepaidCharge;
 use super::problem::{Problem, ProblemKind};
-use super::view::EventView;
-use super::{ApiState, intake, json, json_text, query};
+use super::query;
+use super::request::{self, PathParameter};
+use super::response::{json, json_text};
 
-/// The most bytes that the answer to an array has for each event: an id in quotes, a truth and two commas.
-const ANSWER_BYTES: usize = 48;
+/// The most bytes of an answer for each event of an array: a quoted id, `true` or `false`, and two commas.
+const ANSWER_BYTES_PER_EVENT: usize = 48;
 
-/// The answer to an array of events, in its order.
+/// The answer to an array of events, in the order of the array.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct AcceptedBatch {
@@ -42,30 +44,30 @@ struct EventPage<'a> {
     next_cursor: Option<&'a str>,
 }
 
-/// Accepts one event, or an array of which all are accepted or none.
+/// Accepts one event, or all events of an array or none.
 pub(super) async fn publish(State(api): State<Arc<ApiState>>, request: Request) -> Result<Response, Problem> {
-    // The request as it came: an extractor would copy the headers.
+    // Takes the request apart by hand, since an extractor would copy the headers.
     let (Parts { uri, headers, .. }, body) = request.into_parts();
-    // First of all: who is still sending does not see a refusal.
-    let body = intake::body(body, &api.options, &api.memory).await?;
-    query::none(uri.query())?;
-    intake::json_is_meant(&headers)?;
-    let key = intake::idempotency_key(&headers)?;
+    // Reads the body before the checks: a client that is still sending would miss a refusal.
+    let body = request::read_body(body, &api.options, &api.memory).await?;
+    query::refuse_parameters(uri.query())?;
+    request::require_json(&headers)?;
+    let idempotency_key = request::read_idempotency_key(&headers)?;
     let limits = &api.options.limits;
     let draft = EventDraft::parse(&body, limits)?;
     let is_batch = draft.is_batch();
-    let events = draft.validate(limits, clock::now(), key.as_deref())?;
+    let events = draft.validate(limits, clock::now(), idempotency_key.as_deref())?;
 
     let broker = api.event_log.name();
-    // Once the events are stored, their answer cannot be refused any more.
-    let mut answer_memory = api.memory.charge();
+    // Charges the answer now: once the events are stored, it can no longer be refused.
+    let mut answer_charge = api.memory.new_charge();
     if is_batch {
-        answer_memory.grow_to(events.len().saturating_mul(ANSWER_BYTES))?;
+        answer_charge.grow_to(events.len().saturating_mul(ANSWER_BYTES_PER_EVENT))?;
     }
     let accepted = if events.is_empty() {
         Vec::new()
     } else {
-        let events: Vec<_> = events.into_iter().map(|new| append(&api, new)).collect();
+        let events: Vec<_> = events.into_iter().map(|new| append_request(&api, new)).collect();
         let count = events.len();
         api.event_log.append(events).await.map_err(|error| Problem::from_append(error, count, is_batch))?
     };
@@ -80,68 +82,71 @@ pub(super) async fn publish(State(api): State<Arc<ApiState>>, request: Request) 
                 duplicates: accepted.iter().map(|accepted| accepted.duplicate).collect(),
             },
         );
-        answer.extensions_mut().insert(PrepaidCharge(Arc::new(answer_memory)));
+        answer.extensions_mut().insert(PrepaidCharge(Arc::new(answer_charge)));
         return Ok(answer);
     }
     let Some(accepted) = accepted.first() else {
-        return Err(Problem::new(ProblemKind::Internal, "the broker accepted an event without naming it"));
+        return Err(Problem::new(ProblemKind::Internal, "the broker accepted an event and returned no id"));
     };
-    let mut response = json_text(StatusCode::ACCEPTED, answer(broker, durability, *accepted));
+    let mut response = json_text(StatusCode::ACCEPTED, accepted_text(broker, durability, *accepted));
     if let Ok(location) = HeaderValue::from_str(&format!("/events/{}", accepted.id)) {
         response.headers_mut().insert(LOCATION, location);
     }
     Ok(response)
 }
 
-/// The answer to one event. Written by hand, since nothing in it needs escapes and no other answer is given as often.
-fn answer(broker: &str, durability: Durability, accepted: AcceptedEvent) -> String {
+/// The answer to one event. It is the most frequent answer and needs no escapes, so it is written without a serializer.
+fn accepted_text(broker: &str, durability: Durability, accepted: AcceptedEvent) -> String {
     let (durability, AcceptedEvent { id, duplicate }) = (durability.as_str(), accepted);
     format!(
         r#"{{"message":"Event accepted and queued ({broker})","eventId":"{id}","durability":"{durability}","duplicate":{duplicate}}}"#
     )
 }
 
-/// Processed events, newest first.
+/// Lists processed events, newest first.
 pub(super) async fn list(State(api): State<Arc<ApiState>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
-    let wanted = query::ended(query.as_deref(), EndKind::Processed)?;
-    let _turn = api.memory.page_turn().await?;
-    let EndedPage { records, next_cursor } = api.event_log.list_ended(wanted).await?;
-    let events = records.iter().map(EventView::ended).collect();
+    let ended = query::parse_ended_query(query.as_deref(), EndKind::Processed)?;
+    let _permit = api.memory.acquire_page_permit().await?;
+    let EndedPage { records, next_cursor } = api.event_log.list_ended(ended).await?;
+    let events = records.iter().map(EventView::of_ended).collect();
     Ok(json(StatusCode::OK, &EventPage { events, next_cursor: next_cursor.as_deref() }))
 }
 
-/// One event in whatever state.
+/// Shows one event in any state.
 pub(super) async fn show(
     State(api): State<Arc<ApiState>>,
     PathParameter(id): PathParameter,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    query::none(query.as_deref())?;
-    let FoundEvent { record, state, due } = find(&api, &id).await?;
+    query::refuse_parameters(query.as_deref())?;
+    let FoundEvent { record, state, due } = find_event(&api, &id).await?;
     Ok(json(StatusCode::OK, &EventView::new(&record, state, due)).into_response())
 }
 
-/// The event of an id in a path.
+/// Looks up the event with the id in a path.
 ///
 /// # Errors
-/// [`Kind::NotFound`], also for what is not an id.
-pub(super) async fn find(api: &ApiState, id: &str) -> Result<FoundEvent, Problem> {
-    let found = api.event_log.find_event(event_id(id)?).await?;
-    found.ok_or_else(|| unknown(id))
+/// [`ProblemKind::NotFound`], also if the text is not an id.
+pub(super) async fn find_event(api: &ApiState, id: &str) -> Result<FoundEvent, Problem> {
+    let found = api.event_log.find_event(parse_event_id(id)?).await?;
+    found.ok_or_else(|| unknown_event(id))
 }
 
-/// The id in a path.
-pub(super) fn event_id(id: &str) -> Result<EventId, Problem> {
+/// Parses the id in a path.
+///
+/// # Errors
+/// [`ProblemKind::NotFound`].
+pub(super) fn parse_event_id(id: &str) -> Result<EventId, Problem> {
     id.parse().map_err(|_| Problem::new(ProblemKind::NotFound, format!("{id:?} is not the id of an event")))
 }
 
-/// No event has this id.
-pub(super) fn unknown(id: &str) -> Problem {
-    Problem::new(ProblemKind::NotFound, format!("there is no event {id}, or not any more"))
+/// The refusal for an id that no event has.
+pub(super) fn unknown_event(id: &str) -> Problem {
+    Problem::new(ProblemKind::NotFound, format!("there is no event {id}; it may have been removed"))
 }
 
-fn append(api: &ApiState, new: NewEvent) -> AppendRequest {
+fn append_request(api: &ApiState, new: NewEvent) -> AppendRequest {
     let NewEvent { event, start, idempotency } = new;
-    let lane = api.routes.lane(&event.event_type);
+    let lane = api.plugins.lane(&event.event_type);
     AppendRequest { record: EventRecord::new(event), lane, start, idempotency }
 }

@@ -12,11 +12,13 @@ use serde::Serialize;
 use crate::broker::{EndKind, EndedPage, FoundEvent, ReplayOutcome};
 use crate::event::{self, EventId};
 
-use super::events::{event_id, find, unknown};
-use super::intake::PathParameter;
+use super::api_state::ApiState;
+use super::event_view::EventView;
+use super::events::{find_event, parse_event_id, unknown_event};
 use super::problem::{Problem, ProblemKind};
-use super::view::EventView;
-use super::{ApiState, json, query};
+use super::query;
+use super::request::PathParameter;
+use super::response::json;
 
 /// A page of failed events.
 #[derive(Serialize)]
@@ -34,45 +36,45 @@ struct ReplayAccepted {
     event_id: EventId,
 }
 
-/// Failed events, newest first.
+/// Lists failed events, newest first.
 pub(super) async fn list(State(api): State<Arc<ApiState>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
-    let wanted = query::ended(query.as_deref(), EndKind::Failed)?;
-    let _turn = api.memory.page_turn().await?;
-    let EndedPage { records, next_cursor } = api.event_log.list_ended(wanted).await?;
-    let failed_events = records.iter().map(EventView::ended).collect();
+    let ended = query::parse_ended_query(query.as_deref(), EndKind::Failed)?;
+    let _permit = api.memory.acquire_page_permit().await?;
+    let EndedPage { records, next_cursor } = api.event_log.list_ended(ended).await?;
+    let failed_events = records.iter().map(EventView::of_ended).collect();
     Ok(json(StatusCode::OK, &FailedEventPage { failed_events, next_cursor: next_cursor.as_deref() }))
 }
 
-/// One failed event.
+/// Shows one failed event.
 pub(super) async fn show(
     State(api): State<Arc<ApiState>>,
     PathParameter(id): PathParameter,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    query::none(query.as_deref())?;
-    let FoundEvent { record, state, due } = find(&api, &id).await?;
+    query::refuse_parameters(query.as_deref())?;
+    let FoundEvent { record, state, due } = find_event(&api, &id).await?;
     if state != event::EventState::Failed {
-        let detail = format!("the event {id} is {state}, not failed; it is shown at /events/{id}");
+        let detail = format!("the event {id} is {state}, not failed; GET /events/{id} shows it");
         return Err(Problem::new(ProblemKind::NotFound, detail));
     }
     Ok(json(StatusCode::OK, &EventView::new(&record, state, due)))
 }
 
-/// Puts a failed event back to work, in the lane of the plugin that handles its type now.
+/// Queues a failed event again, in the lane of the plugin that handles its type now.
 pub(super) async fn replay(
     State(api): State<Arc<ApiState>>,
     PathParameter(id): PathParameter,
     RawQuery(query): RawQuery,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    query::none(query.as_deref())?;
+    query::refuse_parameters(query.as_deref())?;
     if !matches!(body.trim_ascii(), b"" | b"{}") {
-        let detail = "a replay takes no body: the event is replayed as it was accepted; send what is to be different as a new event";
+        let detail = "a replay takes no body: the event is replayed as it was accepted; to change it, send a new event";
         return Err(Problem::new(ProblemKind::BadRequest, detail));
     }
-    let FoundEvent { record, .. } = find(&api, &id).await?;
-    let lane = api.routes.lane(&record.event.event_type);
-    let event_id = event_id(&id)?;
+    let FoundEvent { record, .. } = find_event(&api, &id).await?;
+    let lane = api.plugins.lane(&record.event.event_type);
+    let event_id = parse_event_id(&id)?;
     match api.event_log.replay(event_id, &lane).await? {
         ReplayOutcome::Done => {
             let answer = ReplayAccepted { message: "Event queued again", event_id };
@@ -86,6 +88,6 @@ pub(super) async fn replay(
             ProblemKind::NotFailed,
             format!("the event {id} is {state}; only failed events are replayed"),
         )),
-        ReplayOutcome::Unknown => Err(unknown(&id)),
+        ReplayOutcome::Unknown => Err(unknown_event(&id)),
     }
 }

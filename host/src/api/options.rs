@@ -1,40 +1,39 @@
-//! What the server is told: where it listens and how much of anything it puts up with.
+//! The settings of the HTTP server: where it listens, and its limits.
 //!
-//! Every limit is here or a constant beside the code that keeps it; a connection, a request and a body each have one.
+//! Limits that are not settings are constants beside the code that enforces them.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::event::EventLimits;
 
-/// What the server must be told (contract section 8).
+/// The settings of the HTTP server (contract section 8).
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerOptions {
-    /// Where it listens; port 0 takes a free one.
+    /// The address to listen on; port 0 picks a free one.
     pub listen: SocketAddr,
-    /// The largest body of a request.
+    /// The largest body of a request, in bytes.
     pub max_body_bytes: usize,
-    /// The memory for all bodies, heads and answers under way together, beside a few KiB for each of them.
+    /// The memory for all bodies, heads and answers in progress together, in bytes. A few KiB of each are not counted.
     pub max_buffered_bytes: usize,
-    /// The most connections at a time. Past it the one that has waited the longest for a request is closed; where none
-    /// waits, newcomers are answered 503, but for probes of health.
+    /// The most connections at a time. A new connection then replaces the one that has been idle the longest. If none is
+    /// idle, its requests get 503, except health probes.
     pub max_connections: usize,
-    /// The time in which a request's head must arrive, from its first byte on; the first one of a connection must begin
-    /// within this time, too.
+    /// The time in which the head of a request must arrive, from its first byte on. The first request of a connection must
+    /// begin within this time, too.
     pub header_timeout_ms: u64,
     /// The time in which a request's body must arrive.
     pub body_timeout_ms: u64,
-    /// How long a connection may be open between two requests.
+    /// The longest time between two requests on a connection.
     pub idle_timeout_ms: u64,
-    /// How long requests and handlers under way may take to end when the program stops.
+    /// The time that requests and attempts in progress have to end when the program stops.
     pub drain_ms: u64,
-    /// Whether only this machine is served, under its own name: a request for another host is refused.
+    /// Whether only this machine is served: requests that name another host than localhost are refused.
     pub only_local: bool,
-    /// What limits an event.
+    /// The limits of an event.
     pub limits: EventLimits,
 }
 
 impl Default for ServerOptions {
-    /// The defaults of contract section 8.
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 3000)),

@@ -1,5 +1,5 @@
-//! `GET /plugins` and `GET /plugins/{name}`: what is loaded, for which types, and why something is not. And what changes
-//! it: `POST /plugins/{name}/rollback` and `…/approve`, `DELETE /plugins/{name}`.
+//! `GET /plugins` and `GET /plugins/{name}` show the plugins. `POST /plugins/{name}/rollback`, `POST
+//! /plugins/{name}/approve` and `DELETE /plugins/{name}` change them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,120 +7,130 @@ use std::sync::Arc;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde_json::{Value, json as object};
+use serde::Serialize;
+use serde_json::json as object;
 
-use super::intake::PathParameter;
+use super::api_state::ApiState;
+use super::plugin_control::{PluginChangeError, PluginView};
 use super::problem::{Problem, ProblemKind};
-use super::{ApiState, PluginChangeError, json, query};
+use super::query;
+use super::request::PathParameter;
+use super::response::json;
 use crate::broker::{Lane, PeerCoverage};
 use crate::event::TypePattern;
 
-/// Every plugin of this host, and what other hosts handle that this one does not.
+/// The event types of a plugin that only other hosts handle.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct ElsewhereView {
+    name: Lane,
+    types: Vec<TypePattern>,
+}
+
+/// Shows every plugin of this host, and what other hosts handle that this one does not.
 pub(super) async fn list(State(api): State<Arc<ApiState>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
-    query::none(query.as_deref())?;
-    let statuses = api.routes.statuses();
-    let elsewhere = elsewhere(&statuses, &api.consumers.peer_coverage());
-    let mut document = object!({ "plugins": statuses, "overlooked": api.routes.overlooked() });
+    query::refuse_parameters(query.as_deref())?;
+    let plugins = api.plugins.plugins();
+    let elsewhere = handled_elsewhere(&plugins, &api.consumers.peer_coverage());
+    let mut document = object!({ "plugins": plugins, "overlooked": api.plugins.overlooked() });
     if !elsewhere.is_empty() {
-        document["elsewhere"] = elsewhere.into();
+        document["elsewhere"] = object!(elsewhere);
     }
     Ok(json(StatusCode::OK, &document))
 }
 
-/// The types that only other hosts handle, by the names of their plugins.
-fn elsewhere(statuses: &[Value], elsewhere: &PeerCoverage) -> Vec<Value> {
-    let is_here = |name: &str, pattern: &str| {
-        let mut same = statuses.iter().filter(|status| status["name"] == name);
-        same.any(|status| status["types"].as_array().is_some_and(|types| types.iter().any(|it| it == pattern)))
+/// The event types that only other hosts handle, by plugin.
+fn handled_elsewhere(plugins: &[PluginView], peers: &PeerCoverage) -> Vec<ElsewhereView> {
+    let is_here = |name: &str, pattern: &TypePattern| {
+        plugins.iter().any(|plugin| plugin.name == name && plugin.types.contains(pattern))
     };
     let only_there = |(lane, patterns): (&Lane, &BTreeSet<TypePattern>)| {
-        let types: Vec<String> =
-            patterns.iter().map(ToString::to_string).filter(|pattern| !is_here(lane.as_str(), pattern)).collect();
-        (!types.is_empty()).then(|| object!({ "name": lane, "types": types }))
+        let types: Vec<_> = patterns.iter().filter(|pattern| !is_here(lane.as_str(), pattern)).cloned().collect();
+        (!types.is_empty()).then(|| ElsewhereView { name: lane.clone(), types })
     };
-    elsewhere.served().lanes().filter_map(only_there).collect()
+    peers.served().lanes().filter_map(only_there).collect()
 }
 
-/// One plugin.
+/// Shows one plugin.
 pub(super) async fn show(
     State(api): State<Arc<ApiState>>,
     PathParameter(name): PathParameter,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    query::none(query.as_deref())?;
-    let status = api.routes.statuses().into_iter().find(|status| status["name"] == name.as_str());
-    match status {
-        Some(status) => Ok(json(StatusCode::OK, &status)),
+    query::refuse_parameters(query.as_deref())?;
+    match api.plugins.plugin(&name) {
+        Some(plugin) => Ok(json(StatusCode::OK, &object!(plugin))),
         None => {
             Err(Problem::new(ProblemKind::NotFound, format!("there is no plugin {name:?}; GET /plugins lists them")))
         }
     }
 }
 
-/// Brings the version back that served before, and shows what serves then.
+/// Brings back the version that served before, and shows the plugin after the change.
 pub(super) async fn rollback(
     State(api): State<Arc<ApiState>>,
     PathParameter(name): PathParameter,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    query::none(query.as_deref())?;
-    let status = api.routes.rollback(&name).await.map_err(refusal(ProblemKind::NotRolledBack))?;
-    Ok(json(StatusCode::OK, &status))
+    query::refuse_parameters(query.as_deref())?;
+    let plugin = api.plugins.rollback(&name).await.map_err(change_refusal(ProblemKind::NotRolledBack))?;
+    Ok(json(StatusCode::OK, &object!(plugin)))
 }
 
-/// Has the build serve that is held, and shows what serves then. `?digest=` says which one, so that none is approved that
-/// nobody looked at.
+/// Lets a held build serve, and shows the plugin after the change. `?digest=` names the build, so that a build that replaced
+/// it meanwhile is not approved by mistake.
 pub(super) async fn approve(
     State(api): State<Arc<ApiState>>,
     PathParameter(name): PathParameter,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let digest = query::value(query.as_deref(), "digest")?;
-    let status = api.routes.approve(&name, digest.as_deref()).await.map_err(refusal(ProblemKind::NotApproved))?;
-    Ok(json(StatusCode::OK, &status))
+    let digest = query::parse_value(query.as_deref(), "digest")?;
+    let approved = api.plugins.approve(&name, digest.as_deref()).await;
+    let plugin = approved.map_err(change_refusal(ProblemKind::NotApproved))?;
+    Ok(json(StatusCode::OK, &object!(plugin)))
 }
 
-/// Removes the plugin's file, and says what stays. With `?state` what it keeps goes too, also if the plugin went before.
+/// Removes a plugin's file, and says what stays. With `?state` its state is removed as well, even if the file disappeared
+/// earlier.
 pub(super) async fn remove(
     State(api): State<Arc<ApiState>>,
     PathParameter(name): PathParameter,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let with_state = query::switch(query.as_deref(), "state")?;
-    let mut removal = match api.routes.remove(&name).await {
-        Err(PluginChangeError::Unknown(words)) if with_state => {
-            let removed = api.plugin_state.remove_plugin_state(&name).await?;
-            if removed == 0 {
-                return Err(Problem::new(
-                    ProblemKind::NotFound,
-                    format!("{words}; and no state is kept under that name"),
-                ));
+    let with_state = query::parse_flag(query.as_deref(), "state")?;
+    let mut document = match api.plugins.remove(&name).await {
+        Err(PluginChangeError::Unknown(detail)) if with_state => {
+            let removed_keys = api.plugin_state.remove_plugin_state(&name).await?;
+            if removed_keys == 0 {
+                let detail = format!("{detail}; and no state is stored under that name");
+                return Err(Problem::new(ProblemKind::NotFound, detail));
             }
-            return Ok(json(StatusCode::OK, &object!({ "name": name, "stateKeysRemoved": removed })));
+            return Ok(json(StatusCode::OK, &object!({ "name": name, "stateKeysRemoved": removed_keys })));
         }
-        removed => removed.map_err(refusal(ProblemKind::NotRemoved))?,
+        removed => object!(removed.map_err(change_refusal(ProblemKind::NotRemoved))?),
     };
     if with_state {
-        removal["stateKeysRemoved"] = api.plugin_state.remove_plugin_state(&name).await?.into();
+        document["stateKeysRemoved"] = api.plugin_state.remove_plugin_state(&name).await?.into();
     }
-    Ok(json(StatusCode::OK, &removal))
+    Ok(json(StatusCode::OK, &document))
 }
 
-fn refusal(kind: ProblemKind) -> impl Fn(PluginChangeError) -> Problem {
+/// Turns a refused change into a problem; `kind` is that of a change that is not possible now.
+fn change_refusal(kind: ProblemKind) -> impl Fn(PluginChangeError) -> Problem {
     move |error| match error {
-        PluginChangeError::Unknown(words) => Problem::new(ProblemKind::NotFound, words),
-        PluginChangeError::Unnamed(words) => Problem::new(ProblemKind::BadQuery, words),
-        PluginChangeError::Refused(words) => Problem::new(kind, words),
+        PluginChangeError::Unknown(detail) => Problem::new(ProblemKind::NotFound, detail),
+        PluginChangeError::DigestMissing(detail) => Problem::new(ProblemKind::BadQuery, detail),
+        PluginChangeError::Refused(detail) => Problem::new(kind, detail),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::tests::fake::plugin;
     use crate::broker::ConsumerCoverage;
 
     #[test]
-    fn what_only_other_hosts_handle_is_told_by_plugin() {
+    fn types_that_only_other_hosts_handle_are_listed_by_plugin() {
         let pattern = |text: &str| text.parse::<TypePattern>().unwrap();
         let lanes = [
             ("here".parse().unwrap(), vec![pattern("a"), pattern("b")]),
@@ -128,9 +138,9 @@ mod tests {
             ("same".parse().unwrap(), vec![pattern("c")]),
         ];
         let others = PeerCoverage::combine([&ConsumerCoverage::new(lanes, false)], false);
-        let here = [object!({"name": "here", "types": ["a"]}), object!({"name": "same", "types": ["c"]})];
-        let expected = [object!({"name": "here", "types": ["b"]}), object!({"name": "there", "types": ["order.*"]})];
-        assert_eq!(elsewhere(&here, &others), expected);
-        assert_eq!(elsewhere(&here, &PeerCoverage::default()), [Value::Null; 0]);
+        let here = [plugin("here", &["a"]), plugin("same", &["c"])];
+        let expected = object!([{"name": "here", "types": ["b"]}, {"name": "there", "types": ["order.*"]}]);
+        assert_eq!(object!(handled_elsewhere(&here, &others)), expected);
+        assert_eq!(handled_elsewhere(&here, &PeerCoverage::default()), []);
     }
 }

@@ -1,7 +1,4 @@
 //! Refusals, as problem documents (RFC 9457).
-//!
-//! The `type` of a problem is a promise: programs may tell refusals apart by it. Titles and details are for people and
-//! may change. A 500 is only for what a person who runs the server has to look into.
 
 use std::borrow::Cow;
 
@@ -13,154 +10,20 @@ use serde::Serialize;
 use crate::broker;
 use crate::event::{EventFault, RejectedRequest};
 
-/// After how many seconds a sender may try again when a queue is full or a store is away.
-const RETRY_AFTER_S: u64 = 1;
-/// The same when a person has to act first.
-const RETRY_AFTER_PERSON_S: u64 = 30;
+pub(super) use super::problem_kind::ProblemKind;
 
-/// How much of what a client sent a refusal may say again: a refusal that grows with its request would let a client send
-/// little and have much memory held.
+/// The media type of a problem document.
+pub(super) const PROBLEM_JSON: &str = "application/problem+json";
+/// After how many seconds a client may try again while a queue is full or the store is away.
+const RETRY_AFTER_S: u64 = 1;
+/// The same where an operator must act first.
+const RETRY_AFTER_OPERATOR_S: u64 = 30;
+
+// Limits on what a refusal repeats of its request. Without them a client could make the server hold large answers.
 const MAX_ERRORS: usize = 20;
 const MAX_DETAIL_BYTES: usize = 2 * 1024;
 const MAX_POINTER_BYTES: usize = 256;
 const MAX_MESSAGE_BYTES: usize = 512;
-
-/// The kinds of refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ProblemKind {
-    BadRequest,
-    BadQuery,
-    BadIdempotencyKey,
-    MalformedBody,
-    CrossSite,
-    ForeignHost,
-    NotPermitted,
-    NotFound,
-    MethodNotAllowed,
-    NotAcceptable,
-    RequestTimeout,
-    NotFailed,
-    NotRolledBack,
-    NotApproved,
-    NotRemoved,
-    TooLarge,
-    UriTooLong,
-    UnsupportedMediaType,
-    InvalidEvent,
-    IdempotencyKeyReused,
-    QueueFull,
-    HeadersTooLarge,
-    Internal,
-    StoreMisconfigured,
-    StoreFull,
-    StoreUnavailable,
-    StoreUnsafe,
-    StoreBusy,
-    NotReady,
-    Overloaded,
-    UnknownCoding,
-}
-
-impl ProblemKind {
-    #[cfg(test)]
-    pub(super) const ALL: [Self; 31] = [
-        Self::BadRequest,
-        Self::BadQuery,
-        Self::BadIdempotencyKey,
-        Self::MalformedBody,
-        Self::CrossSite,
-        Self::ForeignHost,
-        Self::NotPermitted,
-        Self::NotFound,
-        Self::MethodNotAllowed,
-        Self::NotAcceptable,
-        Self::RequestTimeout,
-        Self::NotFailed,
-        Self::NotRolledBack,
-        Self::NotApproved,
-        Self::NotRemoved,
-        Self::TooLarge,
-        Self::UriTooLong,
-        Self::UnsupportedMediaType,
-        Self::InvalidEvent,
-        Self::IdempotencyKeyReused,
-        Self::QueueFull,
-        Self::HeadersTooLarge,
-        Self::Internal,
-        Self::StoreMisconfigured,
-        Self::StoreFull,
-        Self::StoreUnavailable,
-        Self::StoreUnsafe,
-        Self::StoreBusy,
-        Self::NotReady,
-        Self::Overloaded,
-        Self::UnknownCoding,
-    ];
-
-    /// Status, `type` and title.
-    fn parts(self) -> (StatusCode, &'static str, &'static str) {
-        use StatusCode as S;
-        match self {
-            Self::BadRequest => (S::BAD_REQUEST, "/problems/bad-request", "The request is not well-formed"),
-            Self::BadQuery => (S::BAD_REQUEST, "/problems/bad-query", "The query is not understood"),
-            Self::BadIdempotencyKey => {
-                (S::BAD_REQUEST, "/problems/bad-idempotency-key", "The Idempotency-Key is not well-formed")
-            }
-            Self::MalformedBody => (S::BAD_REQUEST, "/problems/malformed-body", "The body cannot be read"),
-            Self::CrossSite => (S::FORBIDDEN, "/problems/cross-site", "Other sites may not change anything here"),
-            Self::ForeignHost => (S::FORBIDDEN, "/problems/foreign-host", "This server has another name"),
-            Self::NotPermitted => (S::FORBIDDEN, "/problems/not-permitted", "Not everybody may do this"),
-            Self::NotFound => (S::NOT_FOUND, "/problems/not-found", "There is no such thing"),
-            Self::MethodNotAllowed => {
-                (S::METHOD_NOT_ALLOWED, "/problems/method-not-allowed", "This cannot be done here")
-            }
-            Self::NotAcceptable => {
-                (S::NOT_ACCEPTABLE, "/problems/not-acceptable", "Nothing here is of an accepted media type")
-            }
-            Self::RequestTimeout => (S::REQUEST_TIMEOUT, "/problems/request-timeout", "The request took too long"),
-            Self::NotFailed => (S::CONFLICT, "/problems/not-failed", "The event has not failed"),
-            Self::NotRolledBack => (S::CONFLICT, "/problems/not-rolled-back", "The plugin cannot be rolled back"),
-            Self::NotApproved => (S::CONFLICT, "/problems/not-approved", "The build cannot be approved"),
-            Self::NotRemoved => (S::CONFLICT, "/problems/not-removed", "The plugin cannot be removed"),
-            Self::TooLarge => (S::PAYLOAD_TOO_LARGE, "/problems/too-large", "The body is too large"),
-            Self::UriTooLong => (S::URI_TOO_LONG, "/problems/uri-too-long", "The address is too long"),
-            Self::UnsupportedMediaType => {
-                (S::UNSUPPORTED_MEDIA_TYPE, "/problems/unsupported-media-type", "The media type is not accepted")
-            }
-            Self::InvalidEvent => (S::UNPROCESSABLE_ENTITY, "/problems/invalid-event", "The event is not valid"),
-            Self::IdempotencyKeyReused => (
-                S::UNPROCESSABLE_ENTITY,
-                "/problems/idempotency-key-reused",
-                "The idempotency key was used before with another body",
-            ),
-            Self::QueueFull => (S::TOO_MANY_REQUESTS, "/problems/queue-full", "Too many events wait"),
-            Self::HeadersTooLarge => (
-                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "/problems/headers-too-large",
-                "The headers of the request are too large",
-            ),
-            Self::Internal => (S::INTERNAL_SERVER_ERROR, "/problems/internal", "The server has made a mistake"),
-            Self::StoreMisconfigured => {
-                (S::INTERNAL_SERVER_ERROR, "/problems/store-misconfigured", "The store is not set up")
-            }
-            Self::StoreFull => (S::SERVICE_UNAVAILABLE, "/problems/store-full", "The store has no room left"),
-            Self::StoreUnavailable => {
-                (S::SERVICE_UNAVAILABLE, "/problems/store-unavailable", "The store cannot be reached")
-            }
-            Self::StoreUnsafe => {
-                (S::SERVICE_UNAVAILABLE, "/problems/store-unsafe", "The store would not keep what it is given")
-            }
-            Self::StoreBusy => {
-                (S::SERVICE_UNAVAILABLE, "/problems/store-busy", "Too much is asked of the store at a time")
-            }
-            Self::NotReady => (S::SERVICE_UNAVAILABLE, "/problems/not-ready", "The server is not ready"),
-            Self::Overloaded => (S::SERVICE_UNAVAILABLE, "/problems/overloaded", "The server has too much under way"),
-            Self::UnknownCoding => {
-                (S::NOT_IMPLEMENTED, "/problems/unknown-coding", "The transfer coding is not supported")
-            }
-        }
-    }
-}
 
 /// A refusal.
 #[derive(Clone, Debug)]
@@ -171,21 +34,21 @@ pub(super) struct Problem {
     retry_after_s: Option<u64>,
     outcome: Option<&'static str>,
     readiness: Option<Box<Readiness>>,
-    closes: bool,
+    closes_connection: bool,
 }
 
-/// What works of a server that is not ready.
+/// Which functions of a server that is not ready still work.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Readiness {
     /// Whether events are accepted.
     pub(super) accepting: bool,
     /// Whether events that were accepted are handled.
     pub(super) handling: bool,
-    /// What was looked at.
+    /// The result of each check.
     pub(super) checks: serde_json::Value,
 }
 
-/// The document. The members of the standard come first.
+/// The document. The members of RFC 9457 come first.
 #[derive(Serialize)]
 struct ProblemDocument<'a> {
     r#type: &'static str,
@@ -209,36 +72,36 @@ impl Problem {
             retry_after_s: None,
             outcome: None,
             readiness: None,
-            closes: false,
+            closes_connection: false,
         }
     }
 
-    /// With what is wrong and where.
+    /// Adds each fault and its place.
     pub(super) fn with_errors(self, errors: Vec<EventFault>) -> Self {
         Self { errors, ..self }
     }
 
-    /// Ends the connection: what is left of the body is not to be taken for the next request.
-    pub(super) fn closing(self) -> Self {
-        Self { closes: true, ..self }
+    /// Ends the connection with the answer, so that the rest of the body is not taken for the next request.
+    pub(super) fn closing_connection(self) -> Self {
+        Self { closes_connection: true, ..self }
     }
 
-    /// With what works of the server, and what was looked at.
+    /// Adds which functions still work, and the result of each check.
     pub(super) fn with_readiness(self, readiness: Readiness) -> Self {
         Self { readiness: Some(Box::new(readiness)), ..self }
     }
 
-    /// The refusal of what a limit on memory or connections leaves no room for now.
+    /// The refusal of a request for which a limit on memory or connections leaves no room now.
     pub(super) fn overloaded(detail: impl Into<String>) -> Self {
-        Self::new(ProblemKind::Overloaded, detail).retry_after(RETRY_AFTER_S).closing()
+        Self::new(ProblemKind::Overloaded, detail).retry_after(RETRY_AFTER_S).closing_connection()
     }
 
     fn retry_after(self, seconds: u64) -> Self {
         Self { retry_after_s: Some(seconds), ..self }
     }
 
-    /// The refusal of an append of so many events. `is_batch` tells whether the body was an array, so that places can be
-    /// named.
+    /// The refusal of an append of `events` events. `is_batch` says whether the body was an array, whose items the refusal
+    /// then points to.
     pub(super) fn from_append(error: broker::Error, events: usize, is_batch: bool) -> Self {
         let indices = match &error {
             broker::Error::Conflict(indices) => indices,
@@ -256,7 +119,7 @@ impl Problem {
         };
         let fault = |index: &usize| {
             let pointer = if is_batch { format!("/{index}") } else { String::new() };
-            EventFault::new(pointer, "under this key something else was accepted before")
+            EventFault::new(pointer, "another event was accepted under this key before")
         };
         let errors = indices.iter().map(fault).collect();
         let detail = "nothing was accepted; use a new key for a new event";
@@ -267,7 +130,7 @@ impl Problem {
         self.kind.parts().0
     }
 
-    /// After how many seconds a sender may try again, if that makes sense.
+    /// After how many seconds the client may try again, if trying again can help.
     pub(super) fn retry_after_s(&self) -> Option<u64> {
         if self.kind == ProblemKind::NotReady { Some(RETRY_AFTER_S) } else { self.retry_after_s }
     }
@@ -275,12 +138,12 @@ impl Problem {
     /// The body of the answer.
     pub(super) fn body(&self) -> String {
         let (status, r#type, title) = self.kind.parts();
-        let mut detail = shortened(&self.detail, MAX_DETAIL_BYTES);
+        let mut detail = truncate(&self.detail, MAX_DETAIL_BYTES);
         if self.errors.len() > MAX_ERRORS {
             detail = format!("{detail}; the first {MAX_ERRORS} of {} errors follow", self.errors.len()).into();
         }
         let error = |fault: &EventFault| {
-            EventFault::new(shortened(&fault.pointer, MAX_POINTER_BYTES), shortened(&fault.message, MAX_MESSAGE_BYTES))
+            EventFault::new(truncate(&fault.pointer, MAX_POINTER_BYTES), truncate(&fault.message, MAX_MESSAGE_BYTES))
         };
         let document = ProblemDocument {
             r#type,
@@ -295,8 +158,8 @@ impl Problem {
     }
 }
 
-/// The text, or its beginning if it is longer than this.
-fn shortened(text: &str, max_bytes: usize) -> Cow<'_, str> {
+/// Cuts a text that is too long and marks the cut by an ellipsis.
+fn truncate(text: &str, max_bytes: usize) -> Cow<'_, str> {
     if text.len() <= max_bytes {
         return Cow::Borrowed(text);
     }
@@ -322,7 +185,7 @@ impl From<broker::Error> for Problem {
             }
             broker::Error::Unavailable { reason, outcome_known: false } => {
                 let detail = format!(
-                    "{reason}; it is not known whether this took effect, so repeat it, events with the same Idempotency-Key"
+                    "{reason}; it is not known whether this took effect: repeat it, events with the same Idempotency-Key"
                 );
                 Self {
                     outcome: Some("unknown"),
@@ -333,10 +196,10 @@ impl From<broker::Error> for Problem {
                 Self::new(ProblemKind::QueueFull, error.to_string()).retry_after(RETRY_AFTER_S)
             }
             broker::Error::NoRoom(_) => {
-                Self::new(ProblemKind::StoreFull, error.to_string()).retry_after(RETRY_AFTER_PERSON_S)
+                Self::new(ProblemKind::StoreFull, error.to_string()).retry_after(RETRY_AFTER_OPERATOR_S)
             }
             broker::Error::Unsafe(reason) => {
-                Self::new(ProblemKind::StoreUnsafe, reason).retry_after(RETRY_AFTER_PERSON_S)
+                Self::new(ProblemKind::StoreUnsafe, reason).retry_after(RETRY_AFTER_OPERATOR_S)
             }
             broker::Error::Busy(reason) => Self::new(ProblemKind::StoreBusy, reason).retry_after(RETRY_AFTER_S),
             broker::Error::Conflict(_) => Self::from_append(error, 0, true),
@@ -352,11 +215,11 @@ impl From<broker::Error> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         if let Some(seconds) = self.retry_after_s() {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.closes {
+        if self.closes_connection {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         (self.status(), headers, self.body()).into_response()
@@ -365,20 +228,7 @@ impl IntoResponse for Problem {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
-
-    #[test]
-    fn every_kind_has_a_type_of_its_own_and_is_a_refusal() {
-        let types: HashSet<_> = ProblemKind::ALL.iter().map(|kind| kind.parts().1).collect();
-        assert_eq!(types.len(), ProblemKind::ALL.len());
-        for kind in ProblemKind::ALL {
-            let (status, name, title) = kind.parts();
-            assert!(status.is_client_error() || status.is_server_error(), "{kind:?}");
-            assert!(name.starts_with("/problems/") && !title.is_empty(), "{kind:?}");
-        }
-    }
 
     #[test]
     fn errors_of_the_broker_have_their_status() {

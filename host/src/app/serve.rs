@@ -1,9 +1,10 @@
 //! A server from its start to its end.
 //!
-//! Start: it listens first and is alive; then the broker is opened, and events are accepted; the plugins are loaded behind
-//! that, and each serves as soon as it is ready. What cannot be served with ends the start. Stop (G10): no more requests, no
-//! more deliveries; attempts end or are handed back; the broker's own tasks end last, since settles need them. A stop works
-//! at every moment of the start.
+//! Start: the server listens first, so that it is alive. Then it opens the broker and accepts events. Plugins load in the
+//! background, and each serves as soon as it is ready. A fault that makes serving impossible ends the start.
+//!
+//! Stop (G10): no more requests and deliveries are taken. Attempts end or are handed back. The broker's tasks end last, since
+//! settling needs them. A stop works at any moment of the start.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,12 +14,20 @@ use anyhow::Context;
 use crate::api::{self, ApiState, Gateway};
 use crate::broker::Broker;
 use crate::config::Config;
-use crate::plugin::{self, PluginRegistry};
+use crate::plugin::{PluginRegistry, RegistryOptions};
 use crate::shutdown::{StopSignals, TaskGroup};
 use crate::telemetry::LogGuard;
-use crate::worker::{self, Worker};
+use crate::worker::{Worker, WorkerOptions};
 
-use super::{Error, GOODBYE, RegistryControl, StartupFact, descriptors, facts, open_broker, plugin_options};
+use super::error::Error;
+use super::file_limit;
+use super::open_broker::{close_broker, open_broker};
+use super::plugin_admin::RegistryControl;
+use super::plugin_options::plugin_options;
+use super::startup_facts::{StartupFact, StartupReporter, describe_broker};
+
+/// The longest time that answers in progress have to end after a start that failed.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A server that accepts and handles events.
 struct RunningServer {
@@ -27,16 +36,17 @@ struct RunningServer {
     worker: Worker,
 }
 
-/// Serves until it is told to stop by SIGTERM, SIGINT or SIGHUP, or until a part without which it makes no sense fails. The
-/// log ends with it. The broker may still be being opened on a thread of the runtime when a stop ends the start; that
-/// thread is not to be waited for, and nothing is lost with it.
+/// Serves until SIGTERM, SIGINT or SIGHUP arrives, or until a critical task fails. The log ends with the server.
+///
+/// If a stop interrupts the start, the broker may still be opening on a thread of the runtime. That thread need not be awaited:
+/// no event is lost with it.
 ///
 /// # Errors
-/// What it needs is not there, or something has failed. A second signal ends at once, as an error.
+/// The server cannot start, or a critical task failed. A second signal ends the server at once with an error.
 pub async fn run(config: Config, log: LogGuard, mut announce: impl FnMut(&StartupFact)) -> Result<(), Error> {
-    // First of all: a stop is heard from here on.
+    // Comes first, so that no signal is missed.
     let mut signals = StopSignals::listen().context("cannot listen for signals")?;
-    descriptors::raise_limit();
+    file_limit::raise_limit();
     let mut plugin_options = plugin_options(&config)?;
     let plugins_dir = &config.plugins.dir;
     if !config.plugins.may_make_dir && !plugins_dir.exists() {
@@ -50,13 +60,11 @@ pub async fn run(config: Config, log: LogGuard, mut announce: impl FnMut(&Startu
     plugin_options.listeners.push(address);
 
     let (tasks, store_tasks) = (TaskGroup::new(), TaskGroup::new());
-    let entrance = Gateway::starting(config.server.clone(), "the broker is being opened".into());
-    let (server, stop, connections) = (config.server.clone(), tasks.stop_token().clone(), tasks.clone());
-    let doors = entrance.clone();
-    tasks.spawn_critical("http", async move { api::serve(listener, doors, server, stop, &connections).await });
-    let (unwritten, stop) = (log.unwritten().clone(), tasks.stop_token().clone());
+    let gateway = Gateway::starting(config.server.clone(), "the broker is being opened".into());
+    spawn_http(listener, gateway.clone(), &config, &tasks);
+    let (unwritten_lines, stop) = (log.unwritten_lines().clone(), tasks.stop_token().clone());
     tasks.spawn_critical("log", async move {
-        unwritten.tell(stop).await;
+        unwritten_lines.report(stop).await;
         Ok(())
     });
 
@@ -72,38 +80,38 @@ pub async fn run(config: Config, log: LogGuard, mut announce: impl FnMut(&Startu
         for tasks in [&tasks, &store_tasks] {
             tasks.stop_token().cancel();
         }
-        // Nothing was accepted, so that there is nothing to wait for but answers under way.
-        let _ = tokio::time::timeout(GOODBYE, tasks.ended()).await;
+        // No event was accepted, so only answers in progress are awaited.
+        let _ = tokio::time::timeout(ABORT_TIMEOUT, tasks.ended()).await;
         return match (started, tasks.failure()) {
             (Some(Err(error)), _) => Err(error),
             (_, Some(failure)) => Err(failure.into()),
             _ => Ok(()),
         };
     };
-    entrance.open(ApiState {
+    gateway.open(ApiState {
         event_log: broker.clone(),
         consumers: broker.clone(),
         plugin_state: broker.clone(),
-        routes: Arc::new(RegistryControl {
+        plugins: Arc::new(RegistryControl {
             registry: plugins.clone(),
             consumers: broker.clone(),
             started: Instant::now(),
         }),
         options: config.server.clone(),
-        memory: entrance.memory().clone(),
-        draining: tasks.stop_token().clone(),
-        unwritten: log.unwritten().clone(),
+        memory: gateway.memory().clone(),
+        stopping: tasks.stop_token().clone(),
+        unwritten_lines: log.unwritten_lines().clone(),
     });
-    announce(&facts::broker(&config, broker.as_ref()));
+    announce(&describe_broker(&config, broker.as_ref()));
     announce(&StartupFact(format!("listening on http://{address}")));
 
     let mut changes = plugins.changes();
-    let mut plugin_facts = facts::StartupReporter::default();
+    let mut reporter = StartupReporter::default();
     let served = async {
-        while !plugin_facts.is_complete() {
+        while !reporter.is_complete() {
             changes.borrow_and_update();
-            plugin_facts.next(&config, &plugins).iter().for_each(&mut announce);
-            if !plugin_facts.is_complete() && changes.changed().await.is_err() {
+            reporter.next_facts(&config, &plugins).iter().for_each(&mut announce);
+            if !reporter.is_complete() && changes.changed().await.is_err() {
                 break;
             }
         }
@@ -119,8 +127,8 @@ pub async fn run(config: Config, log: LogGuard, mut announce: impl FnMut(&Startu
     drop(plugins);
     let ended = async {
         tokio::join!(worker.stop(), tasks.ended());
-        if !matches!(tokio::time::timeout(GOODBYE, broker.close()).await, Ok(Ok(()))) {
-            tracing::warn!("the broker could not be told good-bye; others forget this consumer after its lease");
+        if !close_broker(broker.as_ref()).await {
+            tracing::warn!("the broker did not close in time; other hosts forget this consumer when its lease ends");
         }
         drop(broker);
         store_tasks.stop_token().cancel();
@@ -132,10 +140,15 @@ pub async fn run(config: Config, log: LogGuard, mut announce: impl FnMut(&Startu
     }
 }
 
-/// Opens the broker and sets up what handles events. Plugins are loaded in a task of their own.
+fn spawn_http(listener: tokio::net::TcpListener, gateway: Gateway, config: &Config, tasks: &TaskGroup) {
+    let (options, stop, connections) = (config.server.clone(), tasks.stop_token().clone(), tasks.clone());
+    tasks.spawn_critical("http", async move { api::serve(listener, gateway, options, stop, &connections).await });
+}
+
+/// Opens the broker and starts the worker. The plugins load in a task of their own.
 async fn start(
     config: &Config,
-    plugin_options: plugin::RegistryOptions,
+    plugin_options: RegistryOptions,
     tasks: &TaskGroup,
     store_tasks: &TaskGroup,
 ) -> Result<RunningServer, Error> {
@@ -149,7 +162,7 @@ async fn start(
             () = store_ended.cancelled() => store_failure.failure().map_or(Ok(()), Err),
         }
     });
-    let worker_options = worker::WorkerOptions {
+    let worker_options = WorkerOptions {
         concurrency: config.worker.concurrency,
         host_concurrency: plugins.concurrency(),
         lease: Duration::from_millis(config.worker.lease_ms),
@@ -162,7 +175,7 @@ async fn start(
         Worker::start(broker.clone(), plugins.clone(), worker_options, tasks).context("the worker cannot start")?;
     let (watched, stop) = (plugins.clone(), tasks.stop_token().clone());
     tasks.spawn_critical("plugins", async move {
-        // Dropping what is being loaded ends its compilers, too.
+        // A stop drops the loads in progress, which ends their compilers as well.
         stop.run_until_cancelled(watched.load_all()).await;
         watched.watch(stop).await;
         Ok(())

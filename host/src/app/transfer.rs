@@ -1,71 +1,45 @@
-//! Export, import and backup: opens the stores for what [`crate::transfer`] does with them.
+//! Export, import and backup: opens the stores that [`crate::transfer`] reads and writes.
 //!
-//! To read a store is not to serve from it: nothing is written, an embedded one need not be free, and a Redis with
-//! settings that may lose data can be left all the same.
+//! Reading a store writes nothing to it. An embedded store may be in use meanwhile, and a Redis may have settings with which
+//! no server would start.
 
 use std::io::{BufRead, Write};
 use std::path::Path;
 
 use anyhow::Context;
 
-use crate::broker::embedded::{self, BackupError, SnapshotError};
-use crate::broker::{self, SnapshotReader, redis};
+use crate::broker::{SnapshotReader, embedded, redis};
 use crate::config::Config;
 use crate::shutdown::TaskGroup;
 use crate::transfer::{self, ExportNotice, TransferCounts};
 
-use super::{Error, GOODBYE, open_broker};
+use super::error::Error;
+use super::open_broker::{close_broker, open_broker};
 
-impl From<transfer::Error> for Error {
-    fn from(error: transfer::Error) -> Self {
-        match error {
-            transfer::Error::Store(broker::Error::Unavailable { .. }) => Self::Unreachable(error.to_string()),
-            transfer::Error::Store(broker::Error::Misconfigured(_)) => Self::Refused(error.to_string()),
-            error => Self::Failed(error.into()),
-        }
-    }
-}
-
-impl From<SnapshotError> for Error {
-    fn from(error: SnapshotError) -> Self {
-        match error {
-            SnapshotError::NoStore(_) => Self::Unreachable(error.to_string()),
-            SnapshotError::Database { .. } => Self::Refused(error.to_string()),
-        }
-    }
-}
-
-impl From<BackupError> for Error {
-    fn from(error: BackupError) -> Self {
-        match error {
-            BackupError::NoStore(_) => Self::Unreachable(error.to_string()),
-            BackupError::Taken(_) => Self::Refused(error.to_string()),
-            BackupError::UnderWay(_) | BackupError::Write(_) | BackupError::Read(_) => Self::Failed(error.into()),
-        }
-    }
-}
-
-/// Writes everything that another store can go on with. `moved` says what was written, also when this fails, and `tell` is
-/// given, beside what is told, how many events there were at the beginning. Writing blocks the thread that this runs on.
+/// Writes a store's content to `out`, so that another store can continue with it. Blocks the thread while it writes.
+///
+/// `moved` counts what was written, even if the export fails. `notify` gets each notice and the number of events at the
+/// beginning.
 ///
 /// # Errors
-/// The store or what is written to. Begin again.
+/// The store cannot be read or `out` cannot be written. Begin again.
 pub async fn export(
     config: &Config,
     out: &mut dyn Write,
     moved: &mut TransferCounts,
-    tell: &mut dyn FnMut(ExportNotice<'_>, u64),
+    notify: &mut dyn FnMut(ExportNotice<'_>, u64),
 ) -> Result<(), Error> {
     let mut snapshot = open_snapshot(config).await?;
     let expected = snapshot.expected_events();
-    Ok(transfer::export(&mut *snapshot, out, moved, &mut |told| tell(told, expected)).await?)
+    Ok(transfer::export(&mut *snapshot, out, moved, &mut |notice| notify(notice, expected)).await?)
 }
 
-/// Takes over what an export holds. `moved` says what was taken over, also when this fails, and `progress` is told the
-/// bytes that were read. Reading blocks the thread that this runs on.
+/// Writes the content of an export to a store. Blocks the thread while it reads.
+///
+/// `moved` counts what was imported, even if the import fails. `progress` gets the bytes read so far.
 ///
 /// # Errors
-/// The store or what is read. Begin again; what is there already is recognized.
+/// The store cannot be written or `input` cannot be read. Begin again: items that the store already has are recognized.
 pub async fn import(
     config: &Config,
     input: &mut dyn BufRead,
@@ -75,9 +49,8 @@ pub async fn import(
     let tasks = TaskGroup::new();
     let broker = open_broker(config, &tasks).await?;
     let imported = transfer::import(&*broker, &*broker, input, moved, progress).await;
-    let closed = tokio::time::timeout(GOODBYE, broker.close()).await;
-    if !matches!(closed, Ok(Ok(()))) {
-        tracing::debug!("the broker could not be told good-bye; others forget this consumer after its lease");
+    if !close_broker(broker.as_ref()).await {
+        tracing::debug!("the broker did not close in time; other hosts forget this consumer when its lease ends");
     }
     drop(broker);
     tasks.stop_token().cancel();
@@ -85,11 +58,11 @@ pub async fn import(
     Ok(imported?)
 }
 
-/// Copies the embedded store, while it is served or not, to a directory that has none. `progress` is told the bytes that
-/// are copied and those that there are.
+/// Copies an embedded store to a directory that has none. The store may be in use. `progress` gets the bytes copied so far
+/// and the bytes in all.
 ///
 /// # Errors
-/// [`Error::Refused`] if the broker is not an embedded one, or the directory holds a store; else the store or the copy.
+/// [`Error::Refused`] if the broker is not embedded or the directory holds a store. Otherwise reading or writing failed.
 pub async fn backup(
     config: &Config,
     destination: &Path,
@@ -111,7 +84,7 @@ pub async fn backup(
     })
 }
 
-/// A store that is not there may come; what is no directory is a mistake.
+/// Refuses a path to a file. A directory that is missing is reported when the store is opened.
 fn refuse_file(directory: &Path) -> Result<(), Error> {
     if directory.is_dir() || !directory.exists() {
         return Ok(());

@@ -8,6 +8,7 @@ mod draft;
 mod id;
 mod json;
 pub mod limits;
+pub mod media_type;
 mod new_event;
 mod outcome;
 mod pattern;

@@ -14,6 +14,7 @@ use super::limits::{
     BadExtensionName, EventLimits, MAX_DELAY_MS, MAX_EXTENSION_VALUE_CHARS, MAX_EXTENSIONS, MAX_NAME_CHARS,
     check_extension_name, is_plain_text,
 };
+use super::media_type;
 use super::new_event::{DeliveryStart, EventFault, Idempotency, NewEvent, RejectedRequest};
 use super::time::Timestamp;
 
@@ -111,7 +112,7 @@ impl<'a> EventReader<'a> {
             source,
             subject,
             time,
-            data_content_type: data.as_ref().map(|_| "application/json".to_owned()),
+            data_content_type: data.as_ref().map(|_| media_type::JSON.to_owned()),
             data_schema: schema,
             extensions,
             accepted,

@@ -1,8 +1,7 @@
-//! Bounds what the log costs: of one kind of line about one plugin only so many go through in a second.
+//! Limits the log lines of one kind about one plugin in a second.
 //!
-//! A kind is the place in the program that writes the line. Whatever fails for every event, or is said by a plugin at every
-//! event, would otherwise fill the disk at the rate of the events. What is left out is counted, and told from time to time
-//! with an example.
+//! A kind is the place in the program that writes the line. Without a limit, a fault or a plugin that logs at every event
+//! would fill the disk. Lines over the limit are counted, and reported from time to time with an example.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write};
@@ -17,12 +16,12 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// The field that names the plugin which a line is about.
-const PLUGIN: &str = "plugin.id";
-/// How many seconds' worth of lines may come at once.
+/// The field that names the plugin of a line.
+const PLUGIN_FIELD: &str = "plugin.id";
+/// The seconds whose lines may be written at once.
 const BURST_SECONDS: f64 = 10.0;
 
-/// Lets lines through or not. Clones share what they count.
+/// A layer that drops lines over the limit. Clones share their state.
 #[derive(Clone, Debug)]
 pub(super) struct LogThrottle(Arc<ThrottleState>);
 
@@ -31,7 +30,7 @@ struct ThrottleState {
     /// 0 for no limit.
     lines_per_second: u32,
     kinds: Mutex<HashMap<LineKind, TokenBucket>>,
-    left_out: AtomicU64,
+    omitted: AtomicU64,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -51,47 +50,48 @@ pub(super) struct OmittedLines {
 }
 
 impl LogThrottle {
+    /// A throttle for this many lines of a kind in a second; 0 for no limit.
     pub(super) fn new(lines_per_second: u32) -> Self {
-        Self(Arc::new(ThrottleState { lines_per_second, kinds: Mutex::default(), left_out: AtomicU64::new(0) }))
+        Self(Arc::new(ThrottleState { lines_per_second, kinds: Mutex::default(), omitted: AtomicU64::new(0) }))
     }
 
-    /// Lines that were left out since the start.
-    pub(super) fn left_out(&self) -> u64 {
-        self.0.left_out.load(Ordering::Relaxed)
+    /// The lines left out since the start.
+    pub(super) fn omitted(&self) -> u64 {
+        self.0.omitted.load(Ordering::Relaxed)
     }
 
-    /// What was left out since this was last asked. Kinds of which there were no lines for a while are forgotten.
-    pub(super) fn take(&self, now: Instant) -> Vec<OmittedLines> {
-        let most = self.most();
+    /// The lines left out since the last call, by kind. Forgets kinds that have been silent until their bucket is full again.
+    pub(super) fn take_omitted(&self, now: Instant) -> Vec<OmittedLines> {
+        let burst = self.burst();
         let mut kinds = self.0.kinds.lock();
         let mut taken = Vec::new();
         kinds.retain(|kind, bucket| {
-            if bucket.left_out > 0 {
-                let (lines, example) = (std::mem::take(&mut bucket.left_out), std::mem::take(&mut bucket.example));
+            if bucket.omitted > 0 {
+                let (lines, example) = (std::mem::take(&mut bucket.omitted), std::mem::take(&mut bucket.example));
                 taken.push(OmittedLines { lines, example, plugin: kind.plugin.clone() });
             }
-            bucket.room_at(now, most) < most
+            bucket.tokens_at(now, burst) < burst
         });
         taken
     }
 
-    fn most(&self) -> f64 {
+    fn burst(&self) -> f64 {
         f64::from(self.0.lines_per_second) * BURST_SECONDS
     }
 
     fn admits(&self, event: &Event<'_>, now: Instant) -> bool {
-        let most = self.most();
-        let kind = LineKind { place: event.metadata().callsite(), plugin: text_of(event, PLUGIN) };
+        let burst = self.burst();
+        let kind = LineKind { place: event.metadata().callsite(), plugin: text_of(event, PLUGIN_FIELD) };
         let mut kinds = self.0.kinds.lock();
-        let bucket = kinds.entry(kind).or_insert(TokenBucket::full(most, now));
-        if bucket.take(now, most) {
+        let bucket = kinds.entry(kind).or_insert(TokenBucket::full(burst, now));
+        if bucket.take_token(now, burst) {
             return true;
         }
-        self.0.left_out.fetch_add(1, Ordering::Relaxed);
-        if bucket.left_out == 0 {
+        self.0.omitted.fetch_add(1, Ordering::Relaxed);
+        if bucket.omitted == 0 {
             bucket.example = text_of(event, "message");
         }
-        bucket.left_out += 1;
+        bucket.omitted += 1;
         false
     }
 }
@@ -102,47 +102,47 @@ impl<S: Subscriber> Layer<S> for LogThrottle {
     }
 }
 
-/// A token bucket: room for lines, which comes back with time.
+/// A token bucket for one kind of line.
 #[derive(Debug)]
 struct TokenBucket {
-    room: f64,
-    looked: Instant,
-    left_out: u64,
+    tokens: f64,
+    updated: Instant,
+    omitted: u64,
     example: String,
 }
 
 impl TokenBucket {
-    fn full(most: f64, now: Instant) -> Self {
-        Self { room: most, looked: now, left_out: 0, example: String::new() }
+    fn full(burst: f64, now: Instant) -> Self {
+        Self { tokens: burst, updated: now, omitted: 0, example: String::new() }
     }
 
-    /// The room for lines; all of it comes back within [`BURST_SECONDS`].
-    fn room_at(&self, now: Instant, most: f64) -> f64 {
-        let back = now.saturating_duration_since(self.looked).as_secs_f64() * most / BURST_SECONDS;
-        (self.room + back).min(most)
+    /// The tokens at this time. An empty bucket is full again after [`BURST_SECONDS`].
+    fn tokens_at(&self, now: Instant, burst: f64) -> f64 {
+        let refill = now.saturating_duration_since(self.updated).as_secs_f64() * burst / BURST_SECONDS;
+        (self.tokens + refill).min(burst)
     }
 
-    fn take(&mut self, now: Instant, most: f64) -> bool {
-        let room = self.room_at(now, most);
-        let is_room = room >= 1.0;
-        (self.room, self.looked) = (if is_room { room - 1.0 } else { room }, now);
-        is_room
+    fn take_token(&mut self, now: Instant, burst: f64) -> bool {
+        let tokens = self.tokens_at(now, burst);
+        let has_token = tokens >= 1.0;
+        (self.tokens, self.updated) = (if has_token { tokens - 1.0 } else { tokens }, now);
+        has_token
     }
 }
 
-/// A field of an event as text; empty if it has none of that name.
+/// A field of an event as text; empty if the event has no such field.
 fn text_of(event: &Event<'_>, name: &'static str) -> String {
-    let mut wanted = WantedTexts { name, text: String::new() };
-    event.record(&mut wanted);
-    wanted.text
+    let mut visitor = FieldText { name, text: String::new() };
+    event.record(&mut visitor);
+    visitor.text
 }
 
-struct WantedTexts {
+struct FieldText {
     name: &'static str,
     text: String,
 }
 
-impl Visit for WantedTexts {
+impl Visit for FieldText {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == self.name {
             self.text.push_str(value);
@@ -151,7 +151,7 @@ impl Visit for WantedTexts {
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == self.name {
-            // A text takes whatever is written to it.
+            // Writing to a `String` never fails.
             let _ = write!(self.text, "{value:?}");
         }
     }
@@ -165,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    /// The texts that go through.
+    /// Records the texts of the lines that pass.
     #[derive(Clone, Default)]
     struct SeenTexts(Arc<Mutex<Vec<String>>>);
 
@@ -175,39 +175,40 @@ mod tests {
         }
     }
 
-    fn say(plugin: &str, n: u32) {
+    fn log_line(plugin: &str, n: u32) {
         tracing::info!({ plugin.id = %plugin }, "failed {n}");
     }
 
     #[test]
-    fn of_each_kind_and_plugin_a_burst_goes_through_and_the_rest_is_counted_with_an_example() {
+    fn of_each_kind_and_plugin_a_burst_passes_and_the_rest_is_counted_with_an_example() {
         let (throttle, seen) = (LogThrottle::new(1), SeenTexts::default());
         let subscriber = tracing_subscriber::registry().with(throttle.clone()).with(seen.clone());
         tracing::subscriber::with_default(subscriber, || {
-            (0..30).for_each(|n| say("noisy", n));
-            say("quiet", 0);
+            (0..30).for_each(|n| log_line("noisy", n));
+            log_line("quiet", 0);
             tracing::info!("another kind");
         });
         let seen = seen.0.lock().clone();
         assert!(seen.len() >= 12 && seen.len() < 30, "{seen:?}");
         assert_eq!(seen[..10], (0..10).map(|n| format!("failed {n}")).collect::<Vec<_>>());
         assert_eq!(seen[seen.len() - 2..], ["failed 0", "another kind"]);
-        let left_out = 32 - seen.len() as u64;
-        assert_eq!(throttle.left_out(), left_out);
-        let taken = throttle.take(Instant::now());
+        let omitted = 32 - seen.len() as u64;
+        assert_eq!(throttle.omitted(), omitted);
+        let taken = throttle.take_omitted(Instant::now());
         let [OmittedLines { lines, example, plugin }] = &taken[..] else { panic!("one kind: {taken:?}") };
-        assert_eq!((*lines, plugin.as_str()), (left_out, "noisy"));
+        assert_eq!((*lines, plugin.as_str()), (omitted, "noisy"));
         assert!(example.starts_with("failed 1"), "{example}");
-        assert_eq!(throttle.take(Instant::now()), []);
-        assert_eq!(throttle.left_out(), left_out);
+        assert_eq!(throttle.take_omitted(Instant::now()), []);
+        assert_eq!(throttle.omitted(), omitted);
     }
 
     #[test]
-    fn room_comes_back_at_the_rate_and_no_further_than_the_burst() {
+    fn tokens_come_back_at_the_rate_and_no_more_than_the_burst() {
         let start = Instant::now();
         let after = |ms| start + Duration::from_millis(ms);
         let mut bucket = TokenBucket::full(20.0, start);
-        let taken = |bucket: &mut TokenBucket, now| std::iter::from_fn(|| bucket.take(now, 20.0).then_some(())).count();
+        let taken =
+            |bucket: &mut TokenBucket, now| std::iter::from_fn(|| bucket.take_token(now, 20.0).then_some(())).count();
         assert_eq!(taken(&mut bucket, start), 20);
         assert_eq!(taken(&mut bucket, after(400)), 0);
         assert_eq!(taken(&mut bucket, after(500)), 1);
@@ -215,20 +216,21 @@ mod tests {
     }
 
     #[test]
-    fn kinds_that_are_silent_are_forgotten_and_those_that_are_not_are_kept() {
+    fn kinds_that_are_silent_are_forgotten_and_others_are_kept() {
         let throttle = LogThrottle::new(1);
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(throttle.clone()), || say("p", 0));
-        throttle.take(Instant::now());
+        let subscriber = tracing_subscriber::registry().with(throttle.clone());
+        tracing::subscriber::with_default(subscriber, || log_line("p", 0));
+        throttle.take_omitted(Instant::now());
         assert_eq!(throttle.0.kinds.lock().len(), 1);
-        throttle.take(Instant::now() + Duration::from_secs(20));
+        throttle.take_omitted(Instant::now() + Duration::from_secs(20));
         assert_eq!(throttle.0.kinds.lock().len(), 0);
     }
 
     #[test]
-    fn without_a_limit_nothing_is_left_out() {
+    fn without_a_limit_every_line_passes() {
         let (throttle, seen) = (LogThrottle::new(0), SeenTexts::default());
         let subscriber = tracing_subscriber::registry().with(throttle.clone()).with(seen.clone());
-        tracing::subscriber::with_default(subscriber, || (0..1_000).for_each(|n| say("noisy", n)));
-        assert_eq!((seen.0.lock().len(), throttle.left_out()), (1_000, 0));
+        tracing::subscriber::with_default(subscriber, || (0..1_000).for_each(|n| log_line("noisy", n)));
+        assert_eq!((seen.0.lock().len(), throttle.omitted()), (1_000, 0));
     }
 }

@@ -1,12 +1,12 @@
-//! What the API tells of plugins, and what it changes of them.
+//! Showing, rolling back, approving and removing plugins.
 
 use serde_json::json;
 
-use super::{delete, get, new, post};
+use super::client::{delete, get, new_api, post};
 
 #[tokio::test]
 async fn plugins_are_listed_and_shown() {
-    let (api, _) = new();
+    let (api, _) = new_api();
     let listed = get(&api, "/plugins").await.json();
     assert_eq!(listed["plugins"][0]["types"], json!(["USER_SIGNUP"]));
     assert_eq!(get(&api, "/plugins/signup").await.json(), listed["plugins"][0]);
@@ -14,7 +14,7 @@ async fn plugins_are_listed_and_shown() {
 
 #[tokio::test]
 async fn a_plugin_is_rolled_back_or_it_is_said_why_not() {
-    let (api, _) = new();
+    let (api, _) = new_api();
     let back = post(&api, "/plugins/signup/rollback", &[], "").await;
     assert_eq!((back.status, &back.json()["rolledBackFrom"]), (200, &json!("abc")));
     assert_eq!(
@@ -28,7 +28,7 @@ async fn a_plugin_is_rolled_back_or_it_is_said_why_not() {
 
 #[tokio::test]
 async fn a_build_is_approved_and_a_plugin_removed_or_it_is_said_why_not() {
-    let (api, _) = new();
+    let (api, _) = new_api();
     let approved = post(&api, "/plugins/signup/approve?digest=abc", &[], "").await;
     assert_eq!((approved.status, &approved.json()["digest"]), (200, &json!("abc")));
     let unnamed = post(&api, "/plugins/signup/approve", &[], "").await.is_problem(400, "bad-query");

@@ -13,11 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{
     AttemptRecord, DEFAULT_SOURCE, DataKind, Event, EventData, EventEnd, EventId, EventRecord, EventType, FailureClass,
-    Timestamp, is_zero,
+    Timestamp, is_zero, media_type,
 };
-
-/// The media type of most payloads. It is not stored.
-const USUAL_CONTENT_TYPE: &str = "application/json";
 
 /// A row does not hold what was written to it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -134,7 +131,8 @@ impl BodyColumns {
             subject: subject.as_deref().map(Cow::Borrowed),
             time: time.as_deref().map(Cow::Borrowed),
             content_type: match data_content_type.as_deref() {
-                Some(USUAL_CONTENT_TYPE) => None,
+                // Most payloads are JSON, so that type is left out.
+                Some(media_type::JSON) => None,
                 other => Some(Cow::Borrowed(other.unwrap_or_default())),
             },
             schema: data_schema.as_deref().map(Cow::Borrowed),
@@ -253,7 +251,7 @@ impl RawColumns {
             subject: head.subject.map(Cow::into_owned),
             time: head.time.map(Cow::into_owned),
             data_content_type: match head.content_type {
-                None => Some(USUAL_CONTENT_TYPE.to_owned()),
+                None => Some(media_type::JSON.to_owned()),
                 Some(none) if none.is_empty() => None,
                 Some(other) => Some(other.into_owned()),
             },

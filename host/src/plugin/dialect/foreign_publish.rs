@@ -1,15 +1,16 @@
 //! How components of other hosts publish: through the same publisher as ours.
 
+use crate::event::media_type;
 use crate::plugin::host_api::GuestState;
 use crate::plugin::host_api::bindings::eventstream::plugin::publisher::{Error, Host as _, NewEvent};
 use crate::plugin::host_api::bindings::eventstream::plugin::types::EventData;
-use crate::plugin::host_api::publish_buffer::is_json;
 
 impl GuestState {
     /// Publishes bytes that came without a word on whether they are text: they are if they can be, unless their content
     /// type says otherwise.
     pub(super) fn publish_bytes(&mut self, bytes: Vec<u8>, new: NewEvent) -> wasmtime::Result<Result<String, Error>> {
-        let is_text = new.datacontenttype.as_deref().is_none_or(|said| said.starts_with("text/") || is_json(said));
+        let content_type = new.datacontenttype.as_deref();
+        let is_text = content_type.is_none_or(|it| it.starts_with("text/") || media_type::is_json(it));
         let data = match is_text {
             true => String::from_utf8(bytes).map_or_else(|no| EventData::Binary(no.into_bytes()), EventData::Text),
             false => EventData::Binary(bytes),

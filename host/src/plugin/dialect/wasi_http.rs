@@ -20,7 +20,7 @@ use wasmtime_wasi_http::{Error, WasiHttpView};
 
 use super::event_form::{HandlerAnswer, attributes};
 use crate::clock;
-use crate::event::{AttemptFailure, Event, EventData, FailureClass};
+use crate::event::{AttemptFailure, Event, EventData, FailureClass, media_type};
 use crate::plugin::host_api::GuestState;
 use crate::plugin::run::outcome;
 use crate::plugin::sandbox::limits::LimitBreach;
@@ -146,8 +146,7 @@ fn judge(response: &Response<Bytes>) -> HandlerAnswer {
 /// A body as a result: text if it says that it is and is, nothing if it is empty.
 fn result(headers: &HeaderMap, body: &Bytes) -> Option<EventData> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let is_text = essence.starts_with("text/") || essence == "application/json" || essence.ends_with("+json");
+    let is_text = media_type::essence(content_type).starts_with("text/") || media_type::is_json(content_type);
     match std::str::from_utf8(body) {
         _ if body.is_empty() => None,
         Ok(text) if is_text => Some(EventData::text(text)),

@@ -14,7 +14,7 @@ use crate::event::limits::{
     BadExtensionName, MAX_DELAY_MS, MAX_EXTENSION_VALUE_CHARS, MAX_EXTENSIONS, MAX_NAME_CHARS, check_extension_name,
     is_plain_text,
 };
-use crate::event::{DataKind, Event, EventData, EventId, EventType, PublishedEvent, depth_is_within};
+use crate::event::{DataKind, Event, EventData, EventId, EventType, PublishedEvent, depth_is_within, media_type};
 use crate::plugin::sandbox::limits::AttemptLimits;
 
 const MAX_CONTENT_TYPE_CHARS: usize = 256;
@@ -159,21 +159,16 @@ fn check_data(
     }
     let is_text = kind == DataKind::Text;
     let (content_type, kind) = match content_type {
-        Some(content_type) if is_json(&content_type) => {
+        Some(content_type) if media_type::is_json(&content_type) => {
             check_json(&bytes).map_err(|why| Error::Invalid(format!("the data is not {content_type}: {why}")))?;
             (content_type, DataKind::Text)
         }
         Some(content_type) => (content_type, kind),
-        None if is_text && check_json(&bytes).is_ok() => ("application/json".to_owned(), kind),
+        None if is_text && check_json(&bytes).is_ok() => (media_type::JSON.to_owned(), kind),
         None if is_text => ("text/plain".to_owned(), kind),
         None => ("application/octet-stream".to_owned(), kind),
     };
     Ok((content_type, EventData { bytes: Bytes::from(bytes), kind }))
-}
-
-pub(in crate::plugin) fn is_json(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence == "application/json" || essence == "text/json" || essence.ends_with("+json")
 }
 
 fn check_json(bytes: &[u8]) -> Result<(), String> {

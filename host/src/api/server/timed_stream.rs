@@ -1,17 +1,9 @@
-//! One connection's bytes, watched: how long a head takes, how long nothing happens, how fast an answer is taken, and
-//! where one request ends and the next begins.
+//! The byte stream of a connection: limits how long heads, idle times and answers take, and separates requests.
 //!
-//! The HTTP library has one timeout for a head that counts from the end of the last answer, so that a connection that is
-//! kept open and a head that trickles in could not be told apart. It drops what is dubious about a head before a service
-//! sees it, and reads beyond the end of a request; so it is handed one request at a time. Bodies are not timed here:
-//! `intake` reads them within a time.
-
-mod framing;
-mod pace;
-mod phase;
-
-pub(super) use pace::WritePace;
-pub(super) use phase::{PhaseTracker, RequestInProgress};
+//! The HTTP library has one head timeout, which starts at the end of the last answer. It cannot tell an idle connection from
+//! a head that arrives byte by byte. It also drops dubious parts of a head, and reads beyond the end of a request. So this
+//! stream times the phases itself and hands the library the bytes of one request at a time. The time of a body is limited
+//! in `request`.
 
 use std::io;
 use std::io::IoSlice;
@@ -23,74 +15,74 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use super::automatic;
-use super::problem::Problem;
-use pace::PaceWatch;
-use phase::ConnectionPhase;
+use super::head_refusal;
+use super::phase::{ConnectionPhase, PhaseTracker};
+use super::write_pace::{PaceWatch, WritePace};
+use crate::api::problem::Problem;
 
-/// The most bytes that the HTTP library is handed at once. It doubles its buffer, which it keeps, whenever it is filled:
-/// it is filled once, from 8 to 16 KiB.
+/// The most bytes for the HTTP library at a time. Its buffer doubles whenever it is full and never shrinks. One byte less
+/// than 16 KiB lets it grow once, from 8 to 16 KiB.
 const MAX_READ_BYTES: usize = 16 * 1024 - 1;
-/// A timer that rang too early is not set again within less.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+/// The shortest time for which the timer is set again.
+const MIN_TIMER_PAUSE: Duration = Duration::from_millis(1);
 
-/// The times of a connection.
+/// The timeouts of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConnectionTimeouts {
-    /// For a head, from its first byte on; for the first one, from the beginning of the connection on.
+    /// For a head, from its first byte on. For the first head, from the beginning of the connection on.
     pub(super) header_timeout_ms: u64,
-    /// Without a request.
+    /// Between two requests.
     pub(super) idle_timeout_ms: u64,
     /// For an answer.
     pub(super) write_pace: WritePace,
-    /// For reading on after a refusal, so that a client that is still sending gets to see it.
+    /// For reading on after a refusal, so that a client that is still sending sees it.
     pub(super) linger_ms: u64,
 }
 
-/// A stream that ends when it takes too long.
+/// A stream that ends when a phase takes too long.
 pub(super) struct TimedStream<S> {
     stream: S,
     phases: PhaseTracker,
-    times: ConnectionTimeouts,
-    /// What came together with the end of a request and belongs to the next ones.
+    timeouts: ConnectionTimeouts,
+    /// Bytes that arrived with the end of a request and belong to the next ones.
     held_back: Vec<u8>,
-    /// Rings at the end of the phase, or before.
+    /// Fires at the end of the phase or earlier.
     timer: Option<Pin<Box<Sleep>>>,
     pace: PaceWatch,
-    linger_deadline: Option<Pin<Box<Sleep>>>,
-    /// What is written in place of what the HTTP library wrote, and how much of it has been.
+    linger_timer: Option<Pin<Box<Sleep>>>,
+    /// The answer that replaces one of the HTTP library, and how much of it is written.
     replacement: Option<(Vec<u8>, usize)>,
 }
 
 impl<S> TimedStream<S> {
-    /// Watches a stream. `phases` is shared with the service that answers the requests.
-    pub(super) fn new(stream: S, phases: PhaseTracker, times: ConnectionTimeouts) -> Self {
+    /// Watches a stream. The service that answers its requests shares `phases`.
+    pub(super) fn new(stream: S, phases: PhaseTracker, timeouts: ConnectionTimeouts) -> Self {
         Self {
             stream,
             phases,
-            times,
+            timeouts,
             held_back: Vec::new(),
             timer: None,
-            pace: PaceWatch::new(times.write_pace),
-            linger_deadline: None,
+            pace: PaceWatch::new(timeouts.write_pace),
+            linger_timer: None,
             replacement: None,
         }
     }
 
-    /// Ready when the time of this phase is over.
+    /// Ready when the time of the current phase is over.
     ///
-    /// One timer serves all phases: it is set earlier when a phase is shorter, and when it rings too early it is set to
-    /// the end of the phase that it finds. So a request costs no timer of its own.
-    fn poll_phase_over(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionPhase> {
+    /// One timer serves all phases, so that a request costs no timer of its own. It is set earlier for a shorter phase. If it
+    /// fires too early, it is set to the end of the phase that is then current.
+    fn poll_phase_timeout(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionPhase> {
         loop {
             let (phase, since) = self.phases.current();
             let (since, time_ms) = match phase {
-                // Whoever connects has something to say.
-                ConnectionPhase::New => (since, self.times.header_timeout_ms.min(self.times.idle_timeout_ms)),
-                ConnectionPhase::Idle => (since, self.times.idle_timeout_ms),
-                ConnectionPhase::Head => (since, self.times.header_timeout_ms),
-                // Has no end by itself. What follows it has, and begins without a word to whoever waits for bytes.
-                ConnectionPhase::Busy => (Instant::now(), self.times.idle_timeout_ms),
+                // A client that connects is expected to send a request soon.
+                ConnectionPhase::New => (since, self.timeouts.header_timeout_ms.min(self.timeouts.idle_timeout_ms)),
+                ConnectionPhase::Idle => (since, self.timeouts.idle_timeout_ms),
+                ConnectionPhase::Head => (since, self.timeouts.header_timeout_ms),
+                // This phase has no timeout. The idle phase begins without waking this task, so the timer must be set for it.
+                ConnectionPhase::Busy => (Instant::now(), self.timeouts.idle_timeout_ms),
             };
             let ends_at = since + Duration::from_millis(time_ms);
             let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(ends_at)));
@@ -102,30 +94,30 @@ impl<S> TimedStream<S> {
             if phase != ConnectionPhase::Busy && ends_at <= now {
                 return Poll::Ready(phase);
             }
-            timer.as_mut().reset(ends_at.max(now + SHORTEST_PAUSE));
+            timer.as_mut().reset(ends_at.max(now + MIN_TIMER_PAUSE));
         }
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TimedStream<S> {
-    /// Reads what the HTTP library may see: bytes of one request. Leaves the buffer as it is at the end of the stream.
-    fn poll_request(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.phases.ask().is_err() {
-            let why = "the request is whole, but is read as if it were not";
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
+    /// Reads bytes of one request for the HTTP library. At the end of the stream the buffer stays as it is.
+    fn poll_request_bytes(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.phases.prepare_read().is_err() {
+            let reason = "the HTTP library reads beyond the end of the request";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, reason)));
         }
         if !self.held_back.is_empty() {
             let offered = self.held_back.len().min(buffer.remaining());
-            return Poll::Ready(match self.phases.received(&self.held_back[..offered]) {
-                Ok(taken) => {
-                    buffer.put_slice(&self.held_back[..taken]);
-                    self.held_back.drain(..taken);
+            return Poll::Ready(match self.phases.record_bytes(&self.held_back[..offered]) {
+                Ok(consumed) => {
+                    buffer.put_slice(&self.held_back[..consumed]);
+                    self.held_back.drain(..consumed);
                     if self.held_back.is_empty() {
                         self.held_back = Vec::new();
                     }
                     Ok(())
                 }
-                Err(problem) => Err(self.refuse(cx, &problem, io::ErrorKind::OutOfMemory)),
+                Err(problem) => Err(self.refuse_head(cx, &problem, io::ErrorKind::OutOfMemory)),
             });
         }
         let mut space = [MaybeUninit::uninit(); MAX_READ_BYTES];
@@ -135,34 +127,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TimedStream<S> {
         if bytes.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        Poll::Ready(match self.phases.received(bytes) {
-            Ok(taken) => {
-                buffer.put_slice(&bytes[..taken]);
-                self.held_back.extend_from_slice(&bytes[taken..]);
+        Poll::Ready(match self.phases.record_bytes(bytes) {
+            Ok(consumed) => {
+                buffer.put_slice(&bytes[..consumed]);
+                self.held_back.extend_from_slice(&bytes[consumed..]);
                 Ok(())
             }
-            Err(problem) => Err(self.refuse(cx, &problem, io::ErrorKind::OutOfMemory)),
+            Err(problem) => Err(self.refuse_head(cx, &problem, io::ErrorKind::OutOfMemory)),
         })
     }
 
-    /// Answers in place of the HTTP library, and gives the error that ends the connection.
-    fn refuse(&mut self, cx: &mut Context<'_>, problem: &Problem, kind: io::ErrorKind) -> io::Error {
-        // A client that has no room for so little may take the answer or leave it.
-        let _ = Pin::new(&mut self.stream).poll_write(cx, &automatic::answer(problem));
+    /// Writes a refusal without the HTTP library, and returns the error that ends the connection.
+    fn refuse_head(&mut self, cx: &mut Context<'_>, problem: &Problem, kind: io::ErrorKind) -> io::Error {
+        // If the socket has no room for so few bytes, the client does without them.
+        let _ = Pin::new(&mut self.stream).poll_write(cx, &head_refusal::answer_bytes(problem));
         io::Error::new(kind, "the head of a request was refused")
     }
 
-    /// Judges the outcome of a write.
+    /// Applies the write pace to the outcome of a write.
     fn poll_paced(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let was_blocked = self.pace.is_blocked();
-        let judged = self.pace.judge(cx, write);
+        let checked = self.pace.check(cx, write);
         if self.pace.is_blocked() && !was_blocked {
             self.phases.set_blocked(true);
         }
-        judged
+        checked
     }
 
-    /// Writes what takes the place of what the HTTP library wrote, of which there are so many bytes.
+    /// Writes the replacement of an answer of the HTTP library, which has `replaced_bytes` bytes.
     fn poll_replacement(&mut self, cx: &mut Context<'_>, replaced_bytes: usize) -> Poll<io::Result<usize>> {
         while let Some((replacement, written)) = self.replacement.take() {
             if written == replacement.len() {
@@ -179,23 +171,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TimedStream<S> {
         Poll::Ready(Ok(0))
     }
 
-    /// Whether these bytes are replaced: the beginning of what the HTTP library writes.
+    /// Whether a write is replaced. `bytes` is the beginning of what the HTTP library writes.
     fn is_replaced(&mut self, bytes: &[u8]) -> bool {
         if self.replacement.is_none()
-            && let Some(problem) = automatic::problem_for(bytes, || self.phases.head_refusal())
+            && let Some(problem) = head_refusal::problem_for(bytes, || self.phases.head_fault())
         {
-            self.phases.linger();
-            self.replacement = Some((automatic::answer(&problem), 0));
+            self.phases.set_lingering();
+            self.replacement = Some((head_refusal::answer_bytes(&problem), 0));
         }
         self.replacement.is_some()
     }
 
-    /// Reads and forgets what still comes, until the client ends or the time is over.
+    /// Reads and discards bytes until the client ends the stream or the linger time is over.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let deadline = self.linger_deadline.get_or_insert_with(|| Box::pin(sleep_ms(self.times.linger_ms)));
+        let linger = Duration::from_millis(self.timeouts.linger_ms);
+        let timer = self.linger_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(linger)));
         let mut bytes = [0_u8; 8 * 1024];
         loop {
-            if deadline.as_mut().poll(cx).is_ready() {
+            if timer.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
             let mut buffer = ReadBuf::new(&mut bytes);
@@ -209,15 +202,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TimedStream<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TimedStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if let Poll::Ready(read) = self.poll_request(cx, buffer) {
+        if let Poll::Ready(read) = self.poll_request_bytes(cx, buffer) {
             return Poll::Ready(read);
         }
-        match ready!(self.poll_phase_over(cx)) {
-            // To the reader this is the client closing a connection that nobody needs.
+        match ready!(self.poll_phase_timeout(cx)) {
+            // Ends the stream. To the library it looks as if the client had closed an idle connection.
             ConnectionPhase::New | ConnectionPhase::Idle | ConnectionPhase::Busy => Poll::Ready(Ok(())),
             ConnectionPhase::Head => {
-                let problem = automatic::head_timeout(self.times.header_timeout_ms);
-                Poll::Ready(Err(self.refuse(cx, &problem, io::ErrorKind::TimedOut)))
+                let problem = head_refusal::head_timeout(self.timeouts.header_timeout_ms);
+                Poll::Ready(Err(self.refuse_head(cx, &problem, io::ErrorKind::TimedOut)))
             }
         }
     }
@@ -237,7 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // The library's own answers have no body, so their head is all there is.
+        // An answer of the library itself is a head without a body, so it is in the first slice.
         if let Some(first) = slices.first()
             && self.is_replaced(first)
         {
@@ -251,10 +244,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         self.stream.is_write_vectored()
     }
 
-    /// Called once everything that was to be written is written.
+    /// The library calls this once everything is written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.pace.is_blocked() {
-            self.pace.all_taken();
+            self.pace.end_blocked();
             self.phases.set_blocked(false);
         }
         Pin::new(&mut self.stream).poll_flush(cx)
@@ -262,15 +255,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-        if self.phases.lingers() {
+        if self.phases.is_lingering() {
             ready!(self.poll_linger(cx));
         }
         Poll::Ready(Ok(()))
     }
-}
-
-fn sleep_ms(ms: u64) -> Sleep {
-    tokio::time::sleep(Duration::from_millis(ms))
 }
 
 #[cfg(test)]
@@ -279,7 +268,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::api::memory::MemoryBudget;
+    use crate::api::memory_budget::MemoryBudget;
 
     /// Longer than anything here may take.
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -287,13 +276,13 @@ mod tests {
     fn watched(linger_ms: u64) -> (TimedStream<DuplexStream>, PhaseTracker, DuplexStream) {
         let (ours, theirs) = tokio::io::duplex(64);
         let write_pace = WritePace { grace_ms: 30, bytes_per_s: 400 };
-        let times = ConnectionTimeouts { header_timeout_ms: 60_000, idle_timeout_ms: 60_000, write_pace, linger_ms };
+        let timeouts = ConnectionTimeouts { header_timeout_ms: 60_000, idle_timeout_ms: 60_000, write_pace, linger_ms };
         let phases = PhaseTracker::new(&MemoryBudget::new(0));
-        (TimedStream::new(ours, phases.clone(), times), phases, theirs)
+        (TimedStream::new(ours, phases.clone(), timeouts), phases, theirs)
     }
 
     #[tokio::test]
-    async fn an_answer_that_is_not_taken_ends_the_connection() {
+    async fn an_answer_that_is_not_read_ends_the_connection() {
         let (mut ours, _, _theirs) = watched(0);
         let error = timeout(PATIENCE, ours.write_all(&[0; 65])).await.unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
@@ -330,9 +319,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_a_refusal_what_still_comes_is_read_for_a_while() {
+    async fn after_a_refusal_the_connection_reads_on_for_a_while() {
         let (mut ours, phases, mut theirs) = watched(60_000);
-        phases.linger();
+        phases.set_lingering();
         let send = async {
             theirs.write_all(&[0; 100_000]).await.unwrap();
             drop(theirs);
@@ -341,14 +330,14 @@ mod tests {
         ended.unwrap();
 
         let (mut ours, phases, _theirs) = watched(30);
-        phases.linger();
+        phases.set_lingering();
         timeout(PATIENCE, ours.shutdown()).await.expect("not for ever").unwrap();
         let (mut ours, _, _theirs) = watched(60_000);
         timeout(PATIENCE, ours.shutdown()).await.expect("not at all without a refusal").unwrap();
     }
 
     #[tokio::test]
-    async fn a_made_up_refusal_is_replaced_however_slowly_it_is_taken() {
+    async fn a_refusal_of_the_library_is_replaced_however_slowly_it_is_read() {
         let (mut ours, _, mut theirs) = watched(0);
         let made_up = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
         let take = async {
@@ -361,7 +350,7 @@ mod tests {
             drop(ours);
         };
         let ((), taken) = timeout(PATIENCE, async { tokio::join!(write, take) }).await.unwrap();
-        let expected = automatic::problem_for(made_up, || None).map(|problem| automatic::answer(&problem));
+        let expected = head_refusal::problem_for(made_up, || None).map(|problem| head_refusal::answer_bytes(&problem));
         assert_eq!(Some(taken.into_bytes()), expected);
     }
 }

@@ -1,42 +1,41 @@
-//! Where requests begin and end in the bytes of a connection, and whether every server would see them begin and end there.
+//! Finds where requests begin and end in the bytes of a connection, and refuses heads that servers read differently.
 //!
-//! Whoever sits in front of this server must see the same requests in the same bytes, or one client can slip a request
-//! into another's connection. So the HTTP library gets the bytes of one request at a time, and the next head begins where
-//! this module saw the request end. Of each head three things are read here: how its lines end, and what `Content-Length`
-//! and `Transfer-Encoding` say. All else is for the library to judge; both must agree on the length of the body.
+//! A proxy before this server must see the same requests in the same bytes. Otherwise one client can smuggle a request into
+//! the connection of another. So the HTTP library gets the bytes of one request at a time, and the next head begins where
+//! this module saw the end. It reads three things of a head: the line ends, `Content-Length` and `Transfer-Encoding`. The
+//! library reads the rest, and both must agree on the length of the body.
 //!
-//! Chunks are left to the library alone: what follows a chunked body is not read any more, so that no two readers can
-//! disagree about its end.
+//! Only the library reads chunks. Bytes after a chunked body are never read, so nothing can disagree about its end.
 
 use std::mem;
 
-/// So many bytes of a line are kept when a head comes in pieces. Longer ones are of no interest here.
+/// The most bytes of a line that are kept while a head arrives in pieces.
 const MAX_LINE_BYTES: usize = 256;
 
 /// How long the body of a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BodyLength {
     Bytes(u64),
-    /// As long as its chunks say.
+    /// Its chunks tell.
     Chunked,
 }
 
 /// Why a head is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::api) enum HeadFault {
+pub(super) enum HeadFault {
     /// Two servers could read it differently.
     Ambiguous(&'static str),
-    /// The body has a transfer coding that is not decoded here.
+    /// The body has a transfer coding that is not supported.
     UnknownCoding,
 }
 
 type HeadVerdict = Result<BodyLength, HeadFault>;
 
-/// The request under way, as far as its bytes have come.
+/// The current request, as far as it has arrived.
 #[derive(Debug, Default)]
 pub(super) struct RequestFraming {
     part: FramingState,
-    /// The beginning of the line under way.
+    /// The beginning of the current line.
     line: Vec<u8>,
     line_is_cut: bool,
     last_byte: u8,
@@ -55,35 +54,34 @@ enum FramingState {
     Body {
         left_bytes: u64,
     },
-    /// The request is whole.
-    Whole,
-    /// Everything that still comes belongs to the request, or to nothing.
+    Complete,
+    /// All further bytes belong to the request, or to nothing.
     Rest,
 }
 
 impl RequestFraming {
-    /// How many of these bytes belong to the request under way. The others belong to the next one.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> usize {
-        let mut taken = 0;
-        while taken < bytes.len() {
+    /// Consumes the bytes of the current request and returns their number. The others belong to the next request.
+    pub(super) fn consume(&mut self, bytes: &[u8]) -> usize {
+        let mut consumed = 0;
+        while consumed < bytes.len() {
             match &mut self.part {
-                FramingState::Head => taken += self.take_line(&bytes[taken..]),
+                FramingState::Head => consumed += self.consume_line(&bytes[consumed..]),
                 FramingState::Body { left_bytes } => {
-                    let more = (bytes.len() - taken).min(usize::try_from(*left_bytes).unwrap_or(usize::MAX));
-                    taken += more;
+                    let more = (bytes.len() - consumed).min(usize::try_from(*left_bytes).unwrap_or(usize::MAX));
+                    consumed += more;
                     *left_bytes -= more as u64;
                     if *left_bytes == 0 {
-                        self.part = FramingState::Whole;
+                        self.part = FramingState::Complete;
                     }
                 }
-                FramingState::Whole => return taken,
+                FramingState::Complete => return consumed,
                 FramingState::Rest => return bytes.len(),
             }
         }
-        taken
+        consumed
     }
 
-    /// The next request begins.
+    /// Begins the next request.
     pub(super) fn begin_next(&mut self) {
         let line = mem::take(&mut self.line);
         *self = Self { line, ..Self::default() };
@@ -94,8 +92,8 @@ impl RequestFraming {
         self.part == FramingState::Head
     }
 
-    pub(super) fn is_whole(&self) -> bool {
-        self.part == FramingState::Whole
+    pub(super) fn is_complete(&self) -> bool {
+        self.part == FramingState::Complete
     }
 
     /// The length of the head so far.
@@ -108,13 +106,13 @@ impl RequestFraming {
         self.fault
     }
 
-    /// The verdict on the head, once it is complete; each head has one.
+    /// The verdict on a complete head. Each head yields one.
     pub(super) fn take_verdict(&mut self) -> Option<HeadVerdict> {
         self.verdict.take()
     }
 
-    /// Takes bytes of the head up to the end of a line, if it is among them.
-    fn take_line(&mut self, bytes: &[u8]) -> usize {
+    /// Consumes bytes of the head up to the end of the line, or all of them.
+    fn consume_line(&mut self, bytes: &[u8]) -> usize {
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let piece = &bytes[..end.unwrap_or(bytes.len())];
         self.head_bytes += piece.len() + usize::from(end.is_some());
@@ -140,7 +138,7 @@ impl RequestFraming {
         piece.len() + usize::from(end.is_some())
     }
 
-    /// Judges a line, which comes without its line feed. Of a long one only the beginning and the last byte may be there.
+    /// Checks a line, given without its line feed. Of a long line it may get only the beginning and the last byte.
     fn end_line(&mut self, line: &[u8], is_long: bool) {
         let text = line.strip_suffix(b"\r").unwrap_or_else(|| {
             self.fail(HeadFault::Ambiguous("a line of the head ends without a carriage return"));
@@ -148,7 +146,7 @@ impl RequestFraming {
         });
         if !text.is_empty() {
             match (mem::replace(&mut self.has_request_line, true), is_long) {
-                (true, false) => self.judge_header(text),
+                (true, false) => self.check_header(text),
                 (true, true) if value_of(text, CONTENT_LENGTH).or(value_of(text, TRANSFER_ENCODING)).is_some() => {
                     self.fail(HeadFault::Ambiguous("Content-Length or Transfer-Encoding is too long"));
                 }
@@ -157,12 +155,12 @@ impl RequestFraming {
         } else if self.has_request_line {
             self.end_head();
         }
-        // Empty lines before a request are skipped, as everyone does.
+        // Empty lines before a request line are skipped (RFC 9112, section 2.2).
     }
 
-    fn judge_header(&mut self, line: &[u8]) {
+    fn check_header(&mut self, line: &[u8]) {
         if let Some(value) = value_of(line, CONTENT_LENGTH) {
-            match (self.length, number(value)) {
+            match (self.length, parse_number(value)) {
                 (Some(_), _) => self.fail(HeadFault::Ambiguous("more than one Content-Length")),
                 (None, None) => self.fail(HeadFault::Ambiguous("Content-Length is not a number")),
                 (None, length) => self.length = length,
@@ -187,7 +185,7 @@ impl RequestFraming {
         }
     }
 
-    /// The first fault counts, except that one about the bytes is graver than one about a coding.
+    /// Keeps the first fault. An ambiguous head replaces an unknown coding, since it is the graver fault.
     fn fail(&mut self, fault: HeadFault) {
         if matches!(self.fault, None | Some(HeadFault::UnknownCoding)) {
             self.fault = Some(fault);
@@ -202,7 +200,7 @@ impl RequestFraming {
         };
         self.verdict = Some(verdict);
         self.part = match verdict {
-            Ok(BodyLength::Bytes(0)) => FramingState::Whole,
+            Ok(BodyLength::Bytes(0)) => FramingState::Complete,
             Ok(BodyLength::Bytes(left_bytes)) => FramingState::Body { left_bytes },
             // After a fault the connection is closed.
             Ok(BodyLength::Chunked) | Err(_) => FramingState::Rest,
@@ -213,14 +211,14 @@ impl RequestFraming {
 const CONTENT_LENGTH: &[u8] = b"content-length:";
 const TRANSFER_ENCODING: &[u8] = b"transfer-encoding:";
 
-/// The value of a header line, if it has this name.
+/// The value of a header line with this name, which ends in a colon.
 fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let (start, value) = line.split_at_checked(name.len())?;
     start.eq_ignore_ascii_case(name).then(|| value.trim_ascii())
 }
 
-/// A number as RFC 9110 writes it: digits and nothing else.
-fn number(text: &[u8]) -> Option<u64> {
+/// Parses a number as RFC 9110 defines it: digits only.
+fn parse_number(text: &[u8]) -> Option<u64> {
     let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(text).ok().filter(|_| is_number)?.parse().ok()
 }
@@ -229,24 +227,24 @@ fn number(text: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// What is taken of this text and the verdict on its head: the same however the bytes are cut.
+    /// The bytes consumed of this text and the verdict on its head. Both are the same however the bytes are cut.
     fn framed(text: &str) -> (usize, Option<HeadVerdict>) {
         let mut whole = RequestFraming::default();
-        let taken = whole.take(text.as_bytes());
+        let consumed = whole.consume(text.as_bytes());
         let verdict = whole.take_verdict();
         for piece_bytes in [1, 2, 3, 7, 19] {
             let mut framing = RequestFraming::default();
             let mut in_pieces = 0;
             for piece in text.as_bytes().chunks(piece_bytes) {
-                let more = framing.take(piece);
+                let more = framing.consume(piece);
                 in_pieces += more;
                 if more < piece.len() {
                     break;
                 }
             }
-            assert_eq!((in_pieces, framing.take_verdict()), (taken, verdict), "{text:?} in pieces of {piece_bytes}");
+            assert_eq!((in_pieces, framing.take_verdict()), (consumed, verdict), "{text:?} in pieces of {piece_bytes}");
         }
-        (taken, verdict)
+        (consumed, verdict)
     }
 
     #[test]
@@ -311,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_coding_that_is_not_decoded_is_told_as_such() {
+    fn an_unsupported_coding_has_a_fault_of_its_own() {
         let request = "POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n";
         assert_eq!(framed(request).1, Some(Err(HeadFault::UnknownCoding)));
     }
@@ -319,11 +317,11 @@ mod tests {
     #[test]
     fn the_next_request_is_judged_anew() {
         let mut framing = RequestFraming::default();
-        framing.take(b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx");
-        assert!(framing.is_whole() && framing.take(b"more") == 0);
+        framing.consume(b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx");
+        assert!(framing.is_complete() && framing.consume(b"more") == 0);
         assert_eq!(framing.take_verdict(), Some(Ok(BodyLength::Bytes(1))));
         framing.begin_next();
-        assert_eq!(framing.take(b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nxyz"), 40);
+        assert_eq!(framing.consume(b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nxyz"), 40);
         assert_eq!((framing.take_verdict(), framing.take_verdict()), (Some(Ok(BodyLength::Bytes(2))), None));
     }
 
@@ -331,7 +329,7 @@ mod tests {
     fn a_head_without_end_is_not_kept() {
         let mut framing = RequestFraming::default();
         for _ in 0..10_000 {
-            framing.take(b"0123456789abcdef");
+            framing.consume(b"0123456789abcdef");
         }
         assert_eq!((framing.line.len(), framing.head_bytes()), (MAX_LINE_BYTES, 160_000));
         assert!(framing.take_verdict().is_none() && framing.is_in_head());

@@ -1,7 +1,5 @@
-//! A plugin's file without a server: what it is or why it is none, and what comes of events that it is given.
+//! Lets a plugin handle events without a server, and shows what would be committed.
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,158 +8,44 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{Error, plugin_options};
-use crate::api::{DataView, show};
+use super::plugin_facts::PluginFacts;
+use crate::api::{DataView, data_view};
 use crate::clock;
-use crate::config::Config;
 use crate::event::{
     AttemptEffects, AttemptOutcome, Event, EventDraft, EventFault, EventId, EventLimits, LogLine, PublishedEvent,
     RejectedRequest, Settlement, StateWrite, decide_settlement,
 };
-use crate::plugin::{self, AttemptInput, LoadError, MemoryState, Plugin, PluginSettings};
+use crate::plugin::{AttemptInput, MemoryState, Plugin};
 
-/// A sandbox for files that are looked at one after the other.
-pub struct PluginInspector {
-    sandbox: plugin::InspectionSandbox,
-    limits: EventLimits,
-    max_line_bytes: usize,
-}
-
-/// Why a file is not a plugin, in the words that a server has for it.
-#[derive(Debug, Serialize)]
-pub struct InspectError {
-    /// Everything in one text.
-    pub error: String,
-    /// Each misfit by itself, where imports and exports do not fit; else the one thing that is wrong.
-    pub misfits: Vec<String>,
-    /// The file or its settings cannot be read, which says nothing of the component.
-    #[serde(skip)]
-    pub is_usage: bool,
-}
-
-/// What a file that is a plugin is.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PluginFacts {
-    /// The name that it would have.
-    pub name: String,
-    /// The version that it says it has.
-    pub version: Option<String>,
-    /// What it says it does.
-    pub description: Option<String>,
-    /// The interface by which it would be called.
-    pub dialect: String,
-    /// The types that it would handle.
-    pub types: Vec<String>,
-    /// The size of the file.
-    pub size_bytes: u64,
-    /// The SHA-256 of the file, in hexadecimal.
-    pub digest: String,
-    /// The interfaces that it imports.
-    pub imports: Vec<String>,
-    /// The memory that each attempt starts with.
-    pub initial_memory_bytes: u64,
-    /// The memory that an attempt may have.
-    pub memory_limit_bytes: u64,
-}
-
-/// A plugin that is given events by hand.
+/// A plugin with its state in memory, which handles events on request.
 pub struct PluginTrial<'a> {
     plugin: Arc<Plugin>,
-    /// What the events before have written.
+    /// The state that earlier events have written.
     state: Arc<MemoryState>,
     limits: &'a EventLimits,
 }
 
-impl PluginInspector {
-    /// Sets the sandbox up, with the limits of the configuration.
-    ///
-    /// # Errors
-    /// A setting is wrong, or the sandbox cannot be set up.
-    pub fn open(config: &Config) -> Result<Self, Error> {
-        let sandbox =
-            plugin::InspectionSandbox::open(plugin_options(config)?).map_err(|error| Error::Failed(error.into()))?;
-        let limits = EventLimits { max_payload_bytes: config.max_payload_bytes, ..EventLimits::default() };
-        Ok(Self { sandbox, limits, max_line_bytes: config.server.max_body_bytes })
+impl<'a> PluginTrial<'a> {
+    pub(super) fn new(plugin: Plugin, limits: &'a EventLimits) -> Self {
+        Self { plugin: Arc::new(plugin), state: Arc::default(), limits }
     }
 
-    /// Reads a file of settings, of which [`PluginSettings::summary`] tells what they would give.
-    ///
-    /// # Errors
-    /// It cannot be read, or what is wrong with it.
-    pub async fn read_settings(&self, file: &Path) -> Result<PluginSettings, InspectError> {
-        Ok(self.sandbox.read_settings(file).await?)
-    }
-
-    /// Takes a file through the steps of a server, with these settings; those in a file beside it are not read.
-    ///
-    /// # Errors
-    /// Everything that is wrong with it.
-    pub async fn load(&self, path: &Path, settings: Option<&PluginSettings>) -> Result<PluginTrial<'_>, InspectError> {
-        self.load_with(path, settings, None).await
-    }
-
-    /// As [`Self::load`], with another table `config`, if there is one.
-    ///
-    /// # Errors
-    /// Everything that is wrong with it.
-    pub async fn load_with(
-        &self,
-        path: &Path,
-        settings: Option<&PluginSettings>,
-        config: Option<BTreeMap<String, String>>,
-    ) -> Result<PluginTrial<'_>, InspectError> {
-        let plugin = self.sandbox.load(path, settings, config).await?;
-        Ok(PluginTrial { plugin: Arc::new(plugin), state: Arc::default(), limits: &self.limits })
-    }
-
-    /// The most bytes of a request, and so of a line that holds an event.
-    pub fn max_line_bytes(&self) -> usize {
-        self.max_line_bytes
-    }
-}
-
-impl From<LoadError> for InspectError {
-    fn from(error: LoadError) -> Self {
-        let text = error.to_string();
-        let is_usage = matches!(error, LoadError::Read(_) | LoadError::Settings(_) | LoadError::Secret(_));
-        let misfits = match error {
-            LoadError::Misfits(misfits) => misfits,
-            _ => vec![text.clone()],
-        };
-        Self { error: text, misfits, is_usage }
-    }
-}
-
-impl PluginTrial<'_> {
-    /// The same plugin, without state.
+    /// The same plugin, with empty state.
     #[must_use]
     pub fn afresh(&self) -> Self {
         Self { plugin: self.plugin.clone(), state: Arc::default(), limits: self.limits }
     }
 
-    /// What the plugin is.
+    /// Describes the plugin.
     pub fn facts(&self) -> PluginFacts {
-        let plugin = &self.plugin;
-        PluginFacts {
-            name: plugin.name().to_owned(),
-            version: plugin.version().map(str::to_owned),
-            description: plugin.description().map(str::to_owned),
-            dialect: plugin.dialect().interface(),
-            types: plugin.patterns().iter().map(ToString::to_string).collect(),
-            size_bytes: plugin.size_bytes(),
-            digest: plugin.digest().to_owned(),
-            imports: plugin.imports(),
-            initial_memory_bytes: plugin.initial_memory_bytes(),
-            memory_limit_bytes: plugin.limits().memory_bytes,
-        }
+        PluginFacts::of(&self.plugin)
     }
 
-    /// Hands the plugin one event, written as `POST /events` takes it, whatever its type. Gives one line of JSON: what
-    /// the attempt came to and what would be committed.
+    /// Lets the plugin handle one event of any type, written as for `POST /events`. Returns a line of JSON: the outcome of the
+    /// attempt and what would be committed.
     ///
     /// # Errors
-    /// Everything that is wrong with the event, each with the place.
+    /// Every fault of the event, with its place.
     pub async fn handle(&self, event: Bytes, attempt: u32) -> Result<String, Vec<EventFault>> {
         let faults = |rejected| match rejected {
             RejectedRequest::Malformed(faults)
@@ -184,7 +68,7 @@ impl PluginTrial<'_> {
             AttemptOutcome::Ok(success) => (success, None),
             AttemptOutcome::Failed(failure) => (AttemptEffects::default(), Some(failure)),
         };
-        let (result, result_base64) = show(success.result.as_ref(), None);
+        let (result, result_base64) = data_view(success.result.as_ref(), None);
         let writes = success.state.as_ref().map(|step| &step.writes[..]).unwrap_or_default();
         if let Some(step) = &success.state {
             self.state.commit(step);
@@ -193,7 +77,7 @@ impl PluginTrial<'_> {
             event_id: id,
             r#type: event_type.as_str(),
             attempt,
-            outcome: word(&settlement),
+            outcome: outcome_word(&settlement),
             class: failure.as_ref().map(|failure| failure.class.as_str()),
             error: failure.as_ref().map(|failure| failure.message.as_str()),
             backtrace: failure.as_ref().and_then(|failure| failure.backtrace.as_deref()),
@@ -216,7 +100,7 @@ impl PluginTrial<'_> {
     }
 }
 
-fn word(settlement: &Settlement) -> &'static str {
+fn outcome_word(settlement: &Settlement) -> &'static str {
     match settlement {
         Settlement::Processed => "processed",
         Settlement::Retry { .. } => "retry",
@@ -225,7 +109,7 @@ fn word(settlement: &Settlement) -> &'static str {
     }
 }
 
-/// One attempt; the words are those of `GET /events/{id}`.
+/// One attempt. The members are those of `GET /events/{id}`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct TrialAttempt<'a> {
@@ -258,7 +142,7 @@ struct TrialAttempt<'a> {
     digest: &'a str,
 }
 
-/// An event that would exist from the commit on.
+/// An event that the commit would publish.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct TrialEvent<'a> {
@@ -279,7 +163,7 @@ struct TrialEvent<'a> {
 impl<'a> TrialEvent<'a> {
     fn of(published: &'a PublishedEvent) -> Self {
         let event: &Event = &published.event;
-        let (payload, payload_base64) = show(event.data.as_ref(), event.data_content_type.as_deref());
+        let (payload, payload_base64) = data_view(event.data.as_ref(), event.data_content_type.as_deref());
         Self {
             id: event.id,
             r#type: event.event_type.as_str(),
@@ -292,7 +176,7 @@ impl<'a> TrialEvent<'a> {
     }
 }
 
-/// What would be written to the plugin's state: exactly one of the last four is there.
+/// A change that the commit would make to the plugin's state. Exactly one of the last four members is present.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct TrialStateChange<'a> {

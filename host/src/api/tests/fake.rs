@@ -1,4 +1,4 @@
-//! A broker in memory, for tests of what surrounds a broker: it keeps what it is given and fails when told to.
+//! A broker and plugins in memory, for tests of the API. They fail when a test says so.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -6,7 +6,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::{ApiState, MemoryBudget, PluginChangeError, PluginControl, ServerOptions};
+use crate::api::{
+    ApiState, MemoryBudget, PluginChangeError, PluginControl, PluginStatusView, PluginView, RemovedPlugin,
+    ServerOptions,
+};
 use crate::broker::{
     AcceptedEvent, AppendRequest, BrokerStats, ConsumerDirectory, Durability, EndKind, EndedPage, EndedQuery, Error,
     EventLog, FoundEvent, Lane, PluginStateRemover, ReplayOutcome, StoreHealth,
@@ -158,8 +161,7 @@ impl PluginStateRemover for FakeBroker {
 /// One plugin, `signup`, for one type, `USER_SIGNUP`.
 #[derive(Default)]
 pub(super) struct FakePluginControl {
-    /// Why it keeps the host from being ready.
-    pub(super) trouble: Option<String>,
+    pub(super) unready_reason: Option<String>,
 }
 
 #[async_trait]
@@ -171,58 +173,90 @@ impl PluginControl for FakePluginControl {
         }
     }
 
-    fn trouble(&self) -> Option<String> {
-        self.trouble.clone()
+    fn unready_reason(&self) -> Option<String> {
+        self.unready_reason.clone()
     }
 
-    fn statuses(&self) -> Vec<serde_json::Value> {
-        vec![serde_json::json!({ "name": "signup", "state": "active", "types": ["USER_SIGNUP"] })]
+    fn plugins(&self) -> Vec<PluginView> {
+        vec![plugin("signup", &["USER_SIGNUP"])]
+    }
+
+    fn plugin(&self, name: &str) -> Option<PluginView> {
+        self.plugins().into_iter().find(|plugin| plugin.name == name)
     }
 
     fn overlooked(&self) -> Vec<String> {
         vec!["old.toml is for no plugin".into()]
     }
 
-    /// Once there was a plugin `old`, and there is nothing before it.
-    async fn rollback(&self, name: &str) -> Result<serde_json::Value, PluginChangeError> {
+    /// The plugin `old` was removed and has no earlier version.
+    async fn rollback(&self, name: &str) -> Result<PluginView, PluginChangeError> {
         match name {
-            "signup" => Ok(serde_json::json!({ "name": "signup", "rolledBackFrom": "abc" })),
+            "signup" => Ok(PluginView { rolled_back_from: Some("abc".into()), ..plugin(name, &[]) }),
             "old" => Err(PluginChangeError::Refused("none before".into())),
             _ => Err(PluginChangeError::Unknown("none".into())),
         }
     }
 
     /// A build `abc` of `signup` is held.
-    async fn approve(&self, name: &str, digest: Option<&str>) -> Result<serde_json::Value, PluginChangeError> {
+    async fn approve(&self, name: &str, digest: Option<&str>) -> Result<PluginView, PluginChangeError> {
         match (name, digest) {
-            ("signup", None) => Err(PluginChangeError::Unnamed("say ?digest=abc".into())),
-            ("signup", Some("abc")) => Ok(serde_json::json!({ "name": "signup", "digest": "abc" })),
+            ("signup", None) => Err(PluginChangeError::DigestMissing("say ?digest=abc".into())),
+            ("signup", Some("abc")) => Ok(PluginView { digest: Some("abc".into()), ..plugin(name, &[]) }),
             ("signup", Some(_)) => Err(PluginChangeError::Refused("another".into())),
             _ => Err(PluginChangeError::Unknown("none".into())),
         }
     }
 
-    async fn remove(&self, name: &str) -> Result<serde_json::Value, PluginChangeError> {
+    async fn remove(&self, name: &str) -> Result<RemovedPlugin, PluginChangeError> {
         match name {
-            "signup" => Ok(serde_json::json!({ "name": "signup", "state": "removed" })),
+            "signup" => Ok(RemovedPlugin {
+                plugin: PluginView { status: PluginStatusView::Removed, ..plugin(name, &[]) },
+                file: "signup.wasm".into(),
+                settings: None,
+            }),
             "old" => Err(PluginChangeError::Refused("read-only".into())),
             _ => Err(PluginChangeError::Unknown("none".into())),
         }
     }
 }
 
+/// An active plugin.
+pub(in crate::api) fn plugin(name: &str, types: &[&str]) -> PluginView {
+    PluginView {
+        name: name.to_owned(),
+        status: PluginStatusView::Active,
+        error: None,
+        rolled_back_from: None,
+        needs_approval: None,
+        removed_at: None,
+        digest: None,
+        version: None,
+        description: None,
+        dialect: None,
+        types: types.iter().map(|pattern| pattern.parse().unwrap()).collect(),
+        limits: None,
+        concurrency: None,
+        max_waiting: None,
+        reuse: None,
+        size_bytes: None,
+        denied: BTreeMap::new(),
+        loaded_at: None,
+    }
+}
+
 /// An API over a broker in memory.
-pub(super) fn api(options: ServerOptions) -> (ApiState, Arc<FakeBroker>) {
+pub(super) fn fake_api(options: ServerOptions) -> (ApiState, Arc<FakeBroker>) {
     let broker = Arc::new(FakeBroker::default());
     let api = ApiState {
         event_log: broker.clone(),
         consumers: broker.clone(),
         plugin_state: broker.clone(),
-        routes: Arc::new(FakePluginControl::default()),
+        plugins: Arc::new(FakePluginControl::default()),
         memory: MemoryBudget::new(options.max_buffered_bytes),
         options,
-        draining: Default::default(),
-        unwritten: Default::default(),
+        stopping: Default::default(),
+        unwritten_lines: Default::default(),
     };
     (api, broker)
 }

@@ -6,8 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::ServerOptions;
-use super::server_tests::{LIVE, PATIENCE, TestServer, is_problem, options, read_answer, read_to_end};
+use super::server::{LIVE, PATIENCE, TestServer, is_problem, options, read_answer, read_to_end};
+use crate::api::ServerOptions;
 use crate::event::EventState;
 
 const POST: &str = "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";

@@ -1,7 +1,7 @@
-//! What a request carries: the body, its media type, the idempotency key, the variable part of its path.
+//! Reads what a request carries: the body, its media type, the idempotency key, the parameter of its path.
 //!
-//! A body is read within a size and a time. What is left of one that is too large is read and thrown away up to a
-//! limit, since a client that is still sending does not see the answer if the connection is closed under it.
+//! A body must arrive within a size and a time. A client that is still sending may miss the answer if the connection closes.
+//! So the rest of a body that is too large is read and discarded, up to a limit.
 
 use std::time::Duration;
 
@@ -14,18 +14,19 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 
-use super::memory::{MemoryBudget, MemoryCharge};
+use super::memory_budget::{MemoryBudget, MemoryCharge};
 use super::options::ServerOptions;
 use super::problem::{Problem, ProblemKind};
+use crate::event::media_type;
 
 /// The longest idempotency key, in characters.
-const MAX_KEY_CHARS: usize = 256;
-/// How many times the largest body is read and thrown away, so that the sender of a larger one sees the refusal.
-const DISCARD_FACTOR: usize = 16;
-/// For how long that is done.
-const DISCARD_TIME: Duration = Duration::from_secs(1);
+const MAX_IDEMPOTENCY_KEY_CHARS: usize = 256;
+/// The most bytes of a body that are discarded, as a multiple of the largest body.
+const MAX_DISCARD_FACTOR: usize = 16;
+/// The longest time for which a body is discarded.
+const MAX_DISCARD_TIME: Duration = Duration::from_secs(1);
 
-/// The one variable part of a path, decoded.
+/// The one parameter of a path, decoded.
 pub(super) struct PathParameter(pub(super) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for PathParameter {
@@ -34,37 +35,41 @@ impl<S: Send + Sync> FromRequestParts<S> for PathParameter {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         match Path::<String>::from_request_parts(parts, state).await {
             Ok(Path(text)) => Ok(Self(text)),
-            Err(_) => Err(Problem::new(ProblemKind::NotFound, "the path is not UTF-8, and nothing is called so")),
+            Err(_) => Err(Problem::new(ProblemKind::NotFound, "the path is not UTF-8, so there is nothing at it")),
         }
     }
 }
 
-/// The body of a request. Its memory counts until the last clone of it is dropped.
+/// Reads the body of a request. It is charged until the last clone of the bytes is dropped.
 ///
 /// # Errors
-/// [`Kind::TooLarge`], [`Kind::RequestTimeout`], [`Kind::Overloaded`], or [`Kind::MalformedBody`] for one that ends early
-/// or breaks the rules of chunked bodies.
-pub(super) async fn body(mut body: Body, options: &ServerOptions, memory: &MemoryBudget) -> Result<Bytes, Problem> {
+/// [`ProblemKind::TooLarge`], [`ProblemKind::RequestTimeout`], [`ProblemKind::Overloaded`], or
+/// [`ProblemKind::MalformedBody`] for a body that ends early or breaks the rules of chunked bodies.
+pub(super) async fn read_body(
+    mut body: Body,
+    options: &ServerOptions,
+    memory: &MemoryBudget,
+) -> Result<Bytes, Problem> {
     let max_bytes = options.max_body_bytes;
     let time = Duration::from_millis(options.body_timeout_ms);
-    let read = tokio::time::timeout(time, collect(&mut body, max_bytes, memory.charge())).await.unwrap_or_else(|_| {
+    let collected = collect_body(&mut body, max_bytes, memory.new_charge());
+    let read = tokio::time::timeout(time, collected).await.unwrap_or_else(|_| {
         let detail = format!("the body did not arrive within {} ms", options.body_timeout_ms);
         Err(Problem::new(ProblemKind::RequestTimeout, detail))
     });
     if let Some(read) = read? {
         return Ok(read);
     }
-    // Whether the rest arrives in time changes nothing.
-    let _ = tokio::time::timeout(DISCARD_TIME.min(time), discard(&mut body, max_bytes)).await;
+    // The refusal is the same whether or not the rest arrives in time.
+    let _ = tokio::time::timeout(MAX_DISCARD_TIME.min(time), discard_rest(&mut body, max_bytes)).await;
     Err(Problem::new(ProblemKind::TooLarge, format!("a body has at most {max_bytes} bytes")))
 }
 
-/// The request with its body read, which most requests that have one should not have: who is still sending does not see
-/// what is answered.
+/// Reads the body before the request is answered: a client that is still sending would miss an early refusal.
 ///
 /// # Errors
-/// Those of [`body`].
-pub(super) async fn with_body(
+/// Those of [`read_body`].
+pub(super) async fn buffer_body(
     request: Request,
     options: &ServerOptions,
     memory: &MemoryBudget,
@@ -72,11 +77,11 @@ pub(super) async fn with_body(
     if request.body().is_end_stream() {
         return Ok(request);
     }
-    let (parts, unread) = request.into_parts();
-    Ok(Request::from_parts(parts, Body::from(body(unread, options, memory).await?)))
+    let (parts, body) = request.into_parts();
+    Ok(Request::from_parts(parts, Body::from(read_body(body, options, memory).await?)))
 }
 
-/// The request as if its path did not end in a slash, which many clients and proxies add.
+/// Removes the slashes at the end of the path, which many clients and proxies add.
 pub(super) fn without_trailing_slash(mut request: Request) -> Request {
     let uri = request.uri();
     let path = uri.path().trim_end_matches('/');
@@ -92,8 +97,8 @@ pub(super) fn without_trailing_slash(mut request: Request) -> Request {
     request
 }
 
-/// The whole body, or nothing once it is certain to be too large.
-async fn collect(body: &mut Body, max_bytes: usize, mut charge: MemoryCharge) -> Result<Option<Bytes>, Problem> {
+/// Reads the whole body. Returns `None` as soon as it is certain to be too large.
+async fn collect_body(body: &mut Body, max_bytes: usize, mut charge: MemoryCharge) -> Result<Option<Bytes>, Problem> {
     if body.size_hint().lower() > max_bytes as u64 {
         return Ok(None);
     }
@@ -102,7 +107,8 @@ async fn collect(body: &mut Body, max_bytes: usize, mut charge: MemoryCharge) ->
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
             tracing::debug!("the body of a request cannot be read: {error}");
-            Problem::new(ProblemKind::MalformedBody, "the body ends early, or is not chunked as it says").closing()
+            let detail = "the body ends early, or its chunks are not well-formed";
+            Problem::new(ProblemKind::MalformedBody, detail).closing_connection()
         })?;
         let Ok(data) = frame.into_data() else { continue };
         let needed_bytes = read.len() + data.len();
@@ -110,7 +116,7 @@ async fn collect(body: &mut Body, max_bytes: usize, mut charge: MemoryCharge) ->
             return Ok(None);
         }
         if needed_bytes > read.capacity() {
-            let size_bytes = grown(read.capacity(), needed_bytes, whole_bytes);
+            let size_bytes = next_capacity(read.capacity(), needed_bytes, whole_bytes);
             charge.grow_to(size_bytes)?;
             read.reserve_exact(size_bytes - read.len());
         }
@@ -119,14 +125,14 @@ async fn collect(body: &mut Body, max_bytes: usize, mut charge: MemoryCharge) ->
     Ok(Some(charge.attach(read)))
 }
 
-/// The next capacity for a body: twice the last one at most, whatever length was announced, and not more than the whole.
-fn grown(capacity_bytes: usize, needed_bytes: usize, whole_bytes: usize) -> usize {
+/// The next capacity of the buffer. It doubles at most, so that a client must send bytes to make the server take memory.
+fn next_capacity(capacity_bytes: usize, needed_bytes: usize, whole_bytes: usize) -> usize {
     capacity_bytes.saturating_mul(2).min(whole_bytes).max(needed_bytes)
 }
 
-/// Reads what is left and throws it away, if it is not more than makes sense.
-async fn discard(body: &mut Body, max_bytes: usize) {
-    let mut left_bytes = max_bytes.saturating_mul(DISCARD_FACTOR);
+/// Reads the rest of a body and discards it, up to a limit.
+async fn discard_rest(body: &mut Body, max_bytes: usize) {
+    let mut left_bytes = max_bytes.saturating_mul(MAX_DISCARD_FACTOR);
     if body.size_hint().lower() > left_bytes as u64 {
         return;
     }
@@ -137,11 +143,11 @@ async fn discard(body: &mut Body, max_bytes: usize) {
     }
 }
 
-/// Whether the body is JSON that is neither compressed nor in another character set.
+/// Checks that the headers declare JSON in UTF-8 without compression.
 ///
 /// # Errors
-/// [`Kind::UnsupportedMediaType`], naming what is accepted.
-pub(super) fn json_is_meant(headers: &HeaderMap) -> Result<(), Problem> {
+/// [`ProblemKind::UnsupportedMediaType`], which says what is accepted.
+pub(super) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     let refused = |detail: String| Err(Problem::new(ProblemKind::UnsupportedMediaType, detail));
     let accepted = "events are sent as application/json, with curl by -H 'Content-Type: application/json'";
     if let Some(encoding) = headers.get(CONTENT_ENCODING)
@@ -155,11 +161,10 @@ pub(super) fn json_is_meant(headers: &HeaderMap) -> Result<(), Problem> {
     };
     let Some(content_type) = content_type else { return refused(format!("no Content-Type; {accepted}")) };
     let text = content_type.to_str().unwrap_or_default();
-    let (media_type, parameters) = text.split_once(';').unwrap_or((text, ""));
-    if !media_type.trim().eq_ignore_ascii_case("application/json") {
+    if media_type::essence(text) != media_type::JSON {
         return refused(format!("{text:?} is not accepted; {accepted}"));
     }
-    for parameter in parameters.split(';') {
+    for parameter in text.split(';').skip(1) {
         if let Some((name, value)) = parameter.split_once('=')
             && name.trim().eq_ignore_ascii_case("charset")
             && !value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
@@ -170,30 +175,33 @@ pub(super) fn json_is_meant(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The `Idempotency-Key`, if there is one: a structured-field string, or the same without its quotes.
+/// Reads the `Idempotency-Key`, if there is one: a structured-field string, or the same without its quotes.
 ///
 /// # Errors
-/// [`Kind::BadIdempotencyKey`] unless it is 1 to 256 visible characters of ASCII.
-pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let mut keys = headers.get_all(HeaderName::from_static("idempotency-key")).iter();
-    let (Some(key), second) = (keys.next(), keys.next()) else { return Ok(None) };
-    let text = key.to_str().ok().filter(|_| second.is_none()).map(str::trim);
-    let key = text.and_then(|text| match text.strip_prefix('"') {
+/// [`ProblemKind::BadIdempotencyKey`] unless it is 1 to 256 visible characters of ASCII.
+pub(super) fn read_idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut values = headers.get_all(HeaderName::from_static("idempotency-key")).iter();
+    let (Some(first), second) = (values.next(), values.next()) else { return Ok(None) };
+    let text = first.to_str().ok().filter(|_| second.is_none()).map(str::trim);
+    let idempotency_key = text.and_then(|text| match text.strip_prefix('"') {
         Some(quoted) => unquote(quoted),
         None => Some(text.to_owned()),
     });
-    let fits =
-        |key: &String| (1..=MAX_KEY_CHARS).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
-    match key.filter(fits) {
-        Some(key) => Ok(Some(key)),
+    let is_valid = |text: &String| {
+        (1..=MAX_IDEMPOTENCY_KEY_CHARS).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    match idempotency_key.filter(is_valid) {
+        Some(idempotency_key) => Ok(Some(idempotency_key)),
         None => {
-            let detail = format!("an Idempotency-Key is 1 to {MAX_KEY_CHARS} visible ASCII characters, such as a UUID");
+            let detail = format!(
+                "an Idempotency-Key is 1 to {MAX_IDEMPOTENCY_KEY_CHARS} visible ASCII characters, such as a UUID"
+            );
             Err(Problem::new(ProblemKind::BadIdempotencyKey, detail))
         }
     }
 }
 
-/// The inside of a structured-field string (RFC 8941), from behind its opening quote.
+/// The content of a structured-field string (RFC 8941), given the text after its opening quote.
 fn unquote(quoted: &str) -> Option<String> {
     let mut text = String::new();
     let mut chars = quoted.chars();
@@ -204,7 +212,7 @@ fn unquote(quoted: &str) -> Option<String> {
             c => text.push(c),
         }
     }
-    // Parameters may follow and mean nothing here.
+    // Parameters may follow; they have no meaning here.
     let rest = chars.as_str();
     (rest.is_empty() || rest.starts_with(';')).then_some(text)
 }
@@ -218,7 +226,7 @@ mod tests {
         for value in values {
             headers.append("idempotency-key", value.parse().unwrap());
         }
-        idempotency_key(&headers).map_err(drop)
+        read_idempotency_key(&headers).map_err(drop)
     }
 
     #[test]
@@ -242,7 +250,7 @@ mod tests {
     fn only_plain_json_is_meant_by_json() {
         let meant = |headers: &[(&'static str, &str)]| {
             let headers = headers.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
-            json_is_meant(&HeaderMap::from_iter(headers)).is_ok()
+            require_json(&HeaderMap::from_iter(headers)).is_ok()
         };
         for good in ["application/json", "Application/JSON", "application/json; charset=UTF-8", "application/json;a=b"]
         {

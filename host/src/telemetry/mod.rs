@@ -1,9 +1,10 @@
 //! The program's log: lines on standard error, as text for people or as JSON for machines.
 //!
-//! One event is one line, whatever was put into it: control characters and line separators are written as escapes, so
-//! that text from outside (an event's type, a plugin's message) can neither forge a line nor steer a terminal. Nobody waits
-//! for the log: a thread of its own writes it, and where whoever reads it does not keep up, lines are lost and counted. How
-//! many lines of a kind are taken in a second is limited by [`throttle`].
+//! Each event is one line. Control characters and line separators become escapes. So text from outside, such as a plugin's
+//! message, cannot forge a line or control a terminal.
+//!
+//! Logging never blocks: a thread writes the lines, and if the reader of standard error is too slow, lines are lost and
+//! counted. [`throttle`] limits the rate of lines of one kind.
 
 mod throttle;
 
@@ -26,19 +27,19 @@ use crate::secret::RedactedText;
 
 use throttle::LogThrottle;
 
-/// Lines that may wait to be written; further ones are lost.
+/// The most lines that wait to be written. Further ones are lost.
 const MAX_WAITING_LINES: usize = 8_192;
-/// How often it is told what was left out.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// The time between two reports of lines that were not written.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What the log must be told.
+/// The settings of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogOptions {
-    /// How lines are written.
+    /// The format of the lines.
     pub format: LogFormat,
-    /// Which lines are written.
+    /// The lines that are written.
     pub level: LevelFilter,
-    /// Lines of one kind about one plugin that are written in a second, over ten seconds; 0 for all of them.
+    /// The most lines of one kind about one plugin in a second, averaged over ten seconds; 0 for no limit.
     pub lines_per_second: u32,
 }
 
@@ -48,10 +49,10 @@ impl Default for LogOptions {
     }
 }
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Text on a terminal, else JSON.
+    /// Text if standard error is a terminal, else JSON.
     #[default]
     Auto,
     /// Text.
@@ -73,7 +74,7 @@ impl FromStr for LogFormat {
     }
 }
 
-/// A level, or levels by module: `info`, `info,eventstream::api=debug`.
+/// A level, or levels by module, such as `info` or `info,eventstream::api=debug`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LevelFilter(String);
 
@@ -86,7 +87,7 @@ impl Default for LevelFilter {
 impl FromStr for LevelFilter {
     type Err = InvalidLevel;
 
-    /// Stricter than the filter underneath, which takes a misspelled level for the name of a module.
+    /// Is stricter than [`EnvFilter`], which takes a misspelled level for the name of a module.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let is_level = |level: &str| level == "off" || level.parse::<Level>().is_ok();
         let is_directive = |directive: &str| match directive.split_once('=') {
@@ -109,29 +110,29 @@ impl fmt::Display for LevelFilter {
     }
 }
 
-/// The text is no level.
+/// The text is not a level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a level is error, warn, info, debug, trace or off, or a list of them by module: info,eventstream::api=debug")]
 pub struct InvalidLevel;
 
-/// The log of a program that runs. When it is dropped, what waits is written, for a second at most.
+/// The running log. Dropping it writes the lines that wait, for a second at most.
 #[derive(Debug)]
 pub struct LogGuard {
-    unwritten: UnwrittenLines,
+    unwritten_lines: UnwrittenLines,
     _writer: WorkerGuard,
 }
 
-/// Counts the lines that were not written. Clones count the same.
+/// Counts the lines that were not written. Clones share the counters.
 #[derive(Clone, Debug)]
 pub struct UnwrittenLines {
     throttle: LogThrottle,
-    /// Those that nobody took; `None` where there is no log.
+    /// Lines that found no room to wait; `None` if there is no log.
     lost: Option<ErrorCounter>,
-    /// Those that could not be written.
+    /// Lines that could not be written.
     failed: Arc<AtomicU64>,
 }
 
-/// Where there is no log nothing is left out of it.
+/// The counters of a program without a log.
 impl Default for UnwrittenLines {
     fn default() -> Self {
         Self { throttle: LogThrottle::new(0), lost: None, failed: Arc::default() }
@@ -139,35 +140,38 @@ impl Default for UnwrittenLines {
 }
 
 impl UnwrittenLines {
-    /// Lines that were not written since the start: too many of a kind, or more than were taken.
+    /// The lines that were not written since the start: those over the limit, those lost, and those that failed.
     pub fn total(&self) -> u64 {
-        self.throttle.left_out() + self.lost()
+        self.throttle.omitted() + self.lost()
     }
 
-    /// Says from time to time what was not written, until it is told to stop.
-    pub async fn tell(self, stop: CancellationToken) {
+    /// Logs now and then how many lines were not written, until `stop` is cancelled.
+    pub async fn report(self, stop: CancellationToken) {
         let mut lost_before = 0;
-        while stop.run_until_cancelled(tokio::time::sleep(TELL_EVERY)).await.is_some() {
-            self.tell_once(&mut lost_before);
+        while stop.run_until_cancelled(tokio::time::sleep(REPORT_INTERVAL)).await.is_some() {
+            self.report_once(&mut lost_before);
         }
-        self.tell_once(&mut lost_before);
+        self.report_once(&mut lost_before);
     }
 
-    fn tell_once(&self, lost_before: &mut u64) {
-        for left_out in self.throttle.take(Instant::now()) {
-            let plugin = Some(left_out.plugin.as_str()).filter(|plugin| !plugin.is_empty());
-            let lines = left_out.lines;
+    fn report_once(&self, lost_before: &mut u64) {
+        for omitted in self.throttle.take_omitted(Instant::now()) {
+            let plugin = Some(omitted.plugin.as_str()).filter(|plugin| !plugin.is_empty());
+            let lines = omitted.lines;
             tracing::warn!(
                 plugin.id = plugin,
                 lines,
-                "{lines} lines were left out of the log by log.lines_per_second, all like this one: {}",
-                left_out.example
+                "{lines} lines were left out of the log by log.lines_per_second; the first was: {}",
+                omitted.example
             );
         }
         let lost = self.lost();
         if lost > *lost_before {
             let lines = lost - *lost_before;
-            tracing::warn!(lines, "{lines} lines of the log are lost: whoever reads it does not keep up, or is gone");
+            tracing::warn!(
+                lines,
+                "{lines} lines of the log are lost: the reader of standard error is too slow or has gone away"
+            );
             *lost_before = lost;
         }
     }
@@ -179,16 +183,16 @@ impl UnwrittenLines {
 }
 
 impl LogGuard {
-    /// What was not written.
-    pub fn unwritten(&self) -> &UnwrittenLines {
-        &self.unwritten
+    /// The counters of lines that were not written.
+    pub fn unwritten_lines(&self) -> &UnwrittenLines {
+        &self.unwritten_lines
     }
 }
 
-/// Starts the log, and has panics written to it. To be called once, by the program and not by the library.
+/// Starts the log, which also gets panics. Call it once, from the program and not from the library.
 ///
 /// # Errors
-/// The log was started before.
+/// The log has been started before.
 pub fn init(options: &LogOptions) -> anyhow::Result<LogGuard> {
     let json = match options.format {
         LogFormat::Auto => !io::stderr().is_terminal(),
@@ -202,7 +206,7 @@ pub fn init(options: &LogOptions) -> anyhow::Result<LogGuard> {
         .thread_name("log")
         .finish(CountingWriter { inner: io::stderr(), failed: Arc::clone(&failed) });
     let throttle = LogThrottle::new(options.lines_per_second);
-    let unwritten = UnwrittenLines { throttle: throttle.clone(), lost: Some(sink.error_counter()), failed };
+    let unwritten_lines = UnwrittenLines { throttle: throttle.clone(), lost: Some(sink.error_counter()), failed };
     let filter = EnvFilter::try_new(&options.level.0)?;
     let registry = tracing_subscriber::registry().with(filter).with(throttle);
     let lines = tracing_subscriber::fmt::layer().with_writer(move || LineWriter(sink.clone())).with_ansi(false);
@@ -217,11 +221,10 @@ pub fn init(options: &LogOptions) -> anyhow::Result<LogGuard> {
         let thread = std::thread::current();
         tracing::error!(panic.place = place, thread = thread.name(), "a part of the program panicked: {message}");
     }));
-    Ok(LogGuard { unwritten, _writer: writer })
+    Ok(LogGuard { unwritten_lines, _writer: writer })
 }
 
-/// A writer that gets one whole line a call and counts those that cannot be written, since the thread that calls it tells
-/// nobody.
+/// A writer that gets one whole line a call. It counts the lines that cannot be written, since its thread ignores errors.
 struct CountingWriter<W> {
     inner: W,
     failed: Arc<AtomicU64>,
@@ -240,14 +243,14 @@ impl<W: Write> Write for CountingWriter<W> {
     }
 }
 
-/// A writer that gets one whole line a call, as the layer above does it, and writes it as one line in one call.
+/// A writer that gets one whole line a call, and passes it on in one call, escaped and without passwords.
 struct LineWriter<W>(W);
 
 impl<W: Write> Write for LineWriter<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         let text = text.strip_suffix('\n').unwrap_or(&text);
-        // Whatever wrote the line may have quoted an address.
+        // The text may quote an address with a password.
         let line_out = format!("{}\n", Printable(RedactedText(text)));
         self.0.write_all(line_out.as_bytes())?;
         Ok(line.len())

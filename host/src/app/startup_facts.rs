@@ -1,52 +1,61 @@
-//! What a person who starts a server needs to know, one line each.
+//! The facts that a server announces while it starts, one line each.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use crate::broker::EventLog;
 use crate::config::Config;
 use crate::plugin::{PluginRegistry, PluginReport, PluginStatus};
 
-use super::StartupFact;
+/// A fact for the person who starts the server, as one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartupFact(pub String);
 
-/// The broker and how durable it is.
-pub(super) fn broker(config: &Config, broker: &dyn EventLog) -> StartupFact {
+impl fmt::Display for StartupFact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Names the broker and its durability.
+pub(super) fn describe_broker(config: &Config, broker: &dyn EventLog) -> StartupFact {
     let durability = broker.health().durability.as_str();
     StartupFact(format!("broker {} at {}, durability {durability}", broker.name(), config.broker_url))
 }
 
-/// Tells of each plugin once: of one that serves as soon as it does, of one that does not when the start is over.
+/// Reports each plugin once: when it begins to serve, or at the end of the start if it does not serve.
 #[derive(Default)]
 pub(super) struct StartupReporter {
-    told: BTreeSet<String>,
+    reported: BTreeSet<String>,
     is_complete: bool,
 }
 
 impl StartupReporter {
-    /// The start is over, and everything about it was told.
+    /// Whether the start is over and every plugin is reported.
     pub(super) fn is_complete(&self) -> bool {
         self.is_complete
     }
 
-    /// What is new since the last time.
-    pub(super) fn next(&mut self, config: &Config, plugins: &PluginRegistry) -> Vec<StartupFact> {
-        // In this order, so that nothing that the end of the start brought is left out.
+    /// The facts that are new since the last call.
+    pub(super) fn next_facts(&mut self, config: &Config, plugins: &PluginRegistry) -> Vec<StartupFact> {
+        // Read before the statuses: otherwise a plugin that becomes ready in between would be missed.
         let is_over = !plugins.is_starting();
         let mut lines = Vec::new();
         let statuses = plugins.statuses();
         for status in statuses.iter().filter(|status| is_over || status.state == PluginStatus::Active) {
-            if self.told.insert(status.name.clone()) {
-                lines.push(describe(status));
+            if self.reported.insert(status.name.clone()) {
+                lines.push(describe_plugin(status));
             }
         }
         if is_over {
             self.is_complete = true;
-            lines.push(summary(config, &statuses));
+            lines.push(summarize(config, &statuses));
         }
         lines.into_iter().map(StartupFact).collect()
     }
 }
 
-fn summary(config: &Config, statuses: &[PluginReport]) -> String {
+fn summarize(config: &Config, statuses: &[PluginReport]) -> String {
     let serving = statuses.iter().filter(|status| !status.types.is_empty()).count();
     let dir = config.plugins.dir.display();
     match (serving, statuses.len()) {
@@ -57,7 +66,7 @@ fn summary(config: &Config, statuses: &[PluginReport]) -> String {
     }
 }
 
-fn describe(status: &PluginReport) -> String {
+fn describe_plugin(status: &PluginReport) -> String {
     let types: Vec<String> = status.types.iter().map(ToString::to_string).collect();
     match (&status.error, status.state) {
         (None, _) => format!("plugin {} handles {}", status.name, types.join(", ")),

@@ -1,8 +1,10 @@
 //! The memory of requests and answers: one budget for all of them.
 //!
-//! Without it the server would keep the number of connections times the largest body, since a client decides how long a
-//! body takes to arrive and an answer takes to leave. The first [`FREE_BYTES`] of each body, head and answer are free: the
-//! limit on connections bounds them, and small requests pass while large ones use up the budget.
+//! A client decides how long its body takes to arrive and how long an answer takes to leave. Without a budget, the server
+//! could hold the largest body once for each connection.
+//!
+//! The first [`FREE_BYTES`] of each body, head and answer are free, since the limit on connections bounds them. So small
+//! requests pass while large ones use up the budget.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,48 +18,50 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::problem::Problem;
 
-/// So many bytes of a body, a head or an answer do not count.
+/// The bytes of each body, head and answer that are not charged.
 pub(super) const FREE_BYTES: usize = 8 * 1024;
-/// What the budget is counted in, in bytes.
+/// The unit of a charge, in bytes.
 const UNIT_BYTES: usize = 1024;
-/// So many pages of events are read and written as JSON at a time. Until its answer is charged, a page takes up to three
-/// times [`MAX_PAGE_BYTES`](crate::broker::MAX_PAGE_BYTES).
+/// The most pages of events that are read and written as JSON at a time. Until its answer is charged, a page takes up to
+/// three times [`MAX_PAGE_BYTES`](crate::broker::MAX_PAGE_BYTES).
 const MAX_PAGES: usize = 4;
-/// How long a request for a page waits for its turn.
+/// The longest time for which a request waits for a page permit.
 const PAGE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The memory that all bodies, heads and answers under way may take together. Clones share it.
+/// The memory that all bodies, heads and answers in progress may take together. Clones share one budget.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget {
     free_units: Arc<Semaphore>,
     size_bytes: usize,
-    pages: Arc<Semaphore>,
+    page_permits: Arc<Semaphore>,
 }
 
 impl MemoryBudget {
-    /// A budget of so many bytes, rounded down to a KiB.
+    /// A budget of this size, rounded down to a KiB.
     pub fn new(size_bytes: usize) -> Self {
         let units = (size_bytes / UNIT_BYTES).min(Semaphore::MAX_PERMITS);
-        Self { free_units: Arc::new(Semaphore::new(units)), size_bytes, pages: Arc::new(Semaphore::new(MAX_PAGES)) }
+        let page_permits = Arc::new(Semaphore::new(MAX_PAGES));
+        Self { free_units: Arc::new(Semaphore::new(units)), size_bytes, page_permits }
     }
 
-    /// A charge for something that begins with no bytes.
-    pub(super) fn charge(&self) -> MemoryCharge {
-        MemoryCharge { budget: self.clone(), taken: None }
+    /// A charge of no bytes yet.
+    pub(super) fn new_charge(&self) -> MemoryCharge {
+        MemoryCharge { budget: self.clone(), permit: None }
     }
 
-    /// A turn to make a page of events, until what is returned is dropped.
+    /// Waits for permission to make a page of events. Drop the permit when the page is written.
     ///
     /// # Errors
-    /// The refusal to answer with if others take too long over theirs.
-    pub(super) async fn page_turn(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        match tokio::time::timeout(PAGE_PATIENCE, Arc::clone(&self.pages).acquire_owned()).await {
-            Ok(Ok(turn)) => Ok(turn),
+    /// The refusal to answer with if no permit becomes free in time.
+    pub(super) async fn acquire_page_permit(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        match tokio::time::timeout(PAGE_PATIENCE, Arc::clone(&self.page_permits).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
             _ => Err(Problem::overloaded("other requests for pages of events take too long: try again")),
         }
     }
 
-    /// The answer, charged until it is written; or a refusal in its place, if nothing happened that the client must know.
+    /// Charges an answer until it is written. If the budget is used up, returns a refusal instead where `may_refuse` allows
+    /// it: the request must not have changed anything.
     pub(super) fn charge_answer(&self, mut answer: Response, may_refuse: bool) -> Response {
         let size_bytes = answer.body().size_hint().lower();
         let size_bytes = usize::try_from(size_bytes).unwrap_or(usize::MAX);
@@ -67,7 +71,7 @@ impl MemoryBudget {
         let charge = match answer.extensions_mut().remove::<PrepaidCharge>() {
             Some(PrepaidCharge(charge)) => charge,
             None => {
-                let mut charge = self.charge();
+                let mut charge = self.new_charge();
                 match charge.grow_to(size_bytes) {
                     Err(problem) if may_refuse => return problem.into_response(),
                     _ => Arc::new(charge),
@@ -80,66 +84,66 @@ impl MemoryBudget {
     fn refusal(&self) -> Problem {
         let size_bytes = self.size_bytes;
         tracing::warn!(
-            "requests are refused: requests and answers under way take all of server.max_buffered_bytes = {size_bytes}"
+            "requests are refused: requests and answers in progress take all of server.max_buffered_bytes = {size_bytes}"
         );
         Problem::overloaded(format!(
-            "requests and answers under way take all of the {size_bytes} bytes that the server has for them \
+            "requests and answers in progress take all of the server's {size_bytes} bytes for them \
              (server.max_buffered_bytes): try again"
         ))
     }
 }
 
-/// What one body, head or answer takes of the budget. Dropping it gives everything back.
+/// What one body, head or answer takes of the budget. Dropping it gives the memory back.
 #[derive(Debug)]
 pub(super) struct MemoryCharge {
     budget: MemoryBudget,
-    taken: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl MemoryCharge {
-    /// Takes what is missing to hold so many bytes in all.
+    /// Raises the charge to this many bytes in all. It never shrinks.
     ///
     /// # Errors
-    /// The refusal to answer with if the budget does not have as much. What was taken before stays taken.
+    /// The refusal to answer with if the budget has too little left. The charge then stays as it was.
     pub(super) fn grow_to(&mut self, size_bytes: usize) -> Result<(), Problem> {
         let units = size_bytes.saturating_sub(FREE_BYTES).div_ceil(UNIT_BYTES);
-        let taken_units = self.taken.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let Some(missing) = units.checked_sub(taken_units).filter(|missing| *missing > 0) else { return Ok(()) };
+        let charged_units = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let Some(missing) = units.checked_sub(charged_units).filter(|missing| *missing > 0) else { return Ok(()) };
         let more = u32::try_from(missing)
             .ok()
             .and_then(|missing| Arc::clone(&self.budget.free_units).try_acquire_many_owned(missing).ok());
-        match (more, &mut self.taken) {
+        match (more, &mut self.permit) {
             (None, _) => Err(self.budget.refusal()),
-            (Some(more), Some(taken)) => {
-                taken.merge(more);
+            (Some(more), Some(permit)) => {
+                permit.merge(more);
                 Ok(())
             }
-            (more, taken) => {
-                *taken = more;
+            (more, permit) => {
+                *permit = more;
                 Ok(())
             }
         }
     }
 
-    /// Gives everything back.
-    pub(super) fn clear(&mut self) {
-        self.taken = None;
+    /// Gives the memory back.
+    pub(super) fn release(&mut self) {
+        self.permit = None;
     }
 
-    /// The bytes, charged until the last clone of them is dropped.
+    /// Ties the charge to these bytes: it ends when the last clone of them is dropped.
     pub(super) fn attach(self, bytes: Vec<u8>) -> Bytes {
-        match self.taken {
+        match self.permit {
             None => Bytes::from(bytes),
-            Some(taken) => Bytes::from_owner(ChargedBytes { bytes, _charge: taken }),
+            Some(permit) => Bytes::from_owner(ChargedBytes { bytes, _charge: permit }),
         }
     }
 }
 
-/// The charge of an answer, put beside it: taken before something was done that cannot be taken back.
+/// An extension of an answer that was charged before the request took effect, since it can no longer be refused.
 #[derive(Clone)]
 pub(super) struct PrepaidCharge(pub(super) Arc<MemoryCharge>);
 
-/// Bytes and what they take of the budget.
+/// Bytes with their charge.
 struct ChargedBytes<B, C> {
     bytes: B,
     _charge: C,
@@ -151,7 +155,7 @@ impl<B: AsRef<[u8]>, C> AsRef<[u8]> for ChargedBytes<B, C> {
     }
 }
 
-/// The body of an answer, whose bytes are charged until the connection has written them.
+/// The body of an answer. Its bytes are charged until the connection has written them.
 struct ChargedBody {
     body: Body,
     charge: Arc<MemoryCharge>,
@@ -193,7 +197,7 @@ mod tests {
     #[test]
     fn what_is_small_is_free() {
         let budget = MemoryBudget::new(0);
-        let mut charge = budget.charge();
+        let mut charge = budget.new_charge();
         charge.grow_to(FREE_BYTES).unwrap();
         assert_eq!(charge.grow_to(FREE_BYTES + 1).unwrap_err().status(), StatusCode::SERVICE_UNAVAILABLE);
     }
@@ -201,7 +205,7 @@ mod tests {
     #[test]
     fn a_charge_grows_and_lasts_as_long_as_the_bytes() {
         let budget = MemoryBudget::new(64 * KIB);
-        let mut charge = budget.charge();
+        let mut charge = budget.new_charge();
         for size_bytes in [FREE_BYTES + 16 * KIB, FREE_BYTES, FREE_BYTES + 32 * KIB - 1] {
             charge.grow_to(size_bytes).unwrap();
         }
@@ -219,7 +223,7 @@ mod tests {
     #[test]
     fn an_answer_that_was_charged_before_is_not_charged_again() {
         let budget = MemoryBudget::new(64 * KIB);
-        let mut charge = budget.charge();
+        let mut charge = budget.new_charge();
         charge.grow_to(FREE_BYTES + 60 * KIB).unwrap();
         let mut answer = vec![7; FREE_BYTES + 40 * KIB].into_response();
         answer.extensions_mut().insert(PrepaidCharge(Arc::new(charge)));

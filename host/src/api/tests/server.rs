@@ -1,4 +1,4 @@
-//! The server on real sockets: what slow, broken and hostile clients get, and how it ends.
+//! The server on sockets: slow and broken clients, limits, and the end of the server.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
-use super::fake::{FakeBroker, api};
-use super::{Gateway, ServerOptions, serve};
+use super::fake::{FakeBroker, fake_api};
+use crate::api::{Gateway, ServerOptions, serve};
 use crate::shutdown::TaskGroup;
 
 /// Longer than anything here may take; only a failing test waits for it.
@@ -25,7 +25,7 @@ impl TestServer {
     pub(super) async fn start(options: ServerOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (api, fake) = api(options.clone());
+        let (api, fake) = fake_api(options.clone());
         let tasks = TaskGroup::new();
         let (stop, connections) = (tasks.stop_token().clone(), tasks.clone());
         tasks.spawn_critical(

@@ -1,7 +1,7 @@
-//! An event as it is shown: one shape for every state, alone and in lists.
+//! The JSON of an event: one form for every state, alone and in lists.
 //!
-//! A payload and a result are never parsed into values: JSON is spliced in byte for byte, text that is not JSON becomes
-//! a string, and bytes become base64.
+//! Payloads and results are not parsed into values. JSON is copied byte for byte, other text becomes a string, and bytes
+//! become base64.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -9,12 +9,12 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
-use crate::event::{AttemptRecord, EventData, EventId, EventRecord, EventState, FailureClass, Timestamp};
+use crate::event::{AttemptRecord, EventData, EventId, EventRecord, EventState, FailureClass, Timestamp, media_type};
 
-/// Extensions that are shown as members of their own.
-const KEY: &str = "partitionkey";
+/// The extension that is shown as the member `key`.
+const PARTITION_KEY: &str = "partitionkey";
 
-/// An event with its story.
+/// An event with its attempts and its end.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct EventView<'a> {
@@ -61,7 +61,7 @@ pub(super) struct EventView<'a> {
     attempts: &'a [AttemptRecord],
 }
 
-/// Text, as JSON if it is that.
+/// Text: spliced in if it is JSON, else a string.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(crate) enum DataView<'a> {
@@ -70,13 +70,13 @@ pub(crate) enum DataView<'a> {
 }
 
 impl<'a> EventView<'a> {
-    /// The view of an event that stands so.
+    /// The view of an event in this state. `due` is when it starts, if it is scheduled.
     pub(super) fn new(record: &'a EventRecord, state: EventState, due: Option<Timestamp>) -> Self {
         let (event, end) = (&record.event, record.end.as_ref());
         let failure = end.and_then(|end| end.failure.as_ref());
         let result = end.and_then(|end| end.result.as_ref());
-        let (payload, payload_base64) = show(event.data.as_ref(), event.data_content_type.as_deref());
-        let (result, result_base64) = show(result, None);
+        let (payload, payload_base64) = data_view(event.data.as_ref(), event.data_content_type.as_deref());
+        let (result, result_base64) = data_view(result, None);
         let extensions = event.extensions.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         Self {
             id: event.id,
@@ -84,7 +84,7 @@ impl<'a> EventView<'a> {
             state,
             source: &event.source,
             subject: event.subject.as_deref(),
-            key: event.extensions.get(KEY).map(String::as_str),
+            key: event.extensions.get(PARTITION_KEY).map(String::as_str),
             time: event.time.as_deref(),
             accepted_at: event.accepted,
             due_at: due,
@@ -94,7 +94,7 @@ impl<'a> EventView<'a> {
             reason: failure.map(|(_, reason)| reason.as_str()),
             content_type: event.data_content_type.as_deref(),
             schema: event.data_schema.as_deref(),
-            extensions: extensions.filter(|(name, _)| *name != KEY).collect(),
+            extensions: extensions.filter(|(name, _)| *name != PARTITION_KEY).collect(),
             payload,
             payload_base64,
             cause: event.cause,
@@ -107,29 +107,25 @@ impl<'a> EventView<'a> {
         }
     }
 
-    /// The view of an event in a list of ended ones.
-    pub(super) fn ended(record: &'a EventRecord) -> Self {
+    /// The view of an event that has ended.
+    pub(super) fn of_ended(record: &'a EventRecord) -> Self {
         let failed = record.end.as_ref().is_some_and(|end| end.failure.is_some());
         Self::new(record, if failed { EventState::Failed } else { EventState::Processed }, None)
     }
 }
 
-/// Data as text or as base64. Text whose type is not known is shown as JSON when it is JSON.
-pub(crate) fn show<'a>(
+/// Shows data as text or as base64: one of the two is `Some` unless there is no data. Text without a content type is shown as
+/// JSON if it is JSON.
+pub(crate) fn data_view<'a>(
     data: Option<&'a EventData>,
     content_type: Option<&str>,
 ) -> (Option<DataView<'a>>, Option<String>) {
     let Some(data) = data else { return (None, None) };
     let Some(text) = data.as_text() else { return (None, Some(STANDARD.encode(&data.bytes))) };
     let json = serde_json::from_str::<&RawValue>(text).ok();
-    // Splicing must not change a byte, and white space around a value would be dropped.
-    let json = json.filter(|json| json.get().len() == text.len() && content_type.is_none_or(is_json));
+    // A `RawValue` drops the white space around the JSON, but the payload must be shown byte for byte.
+    let json = json.filter(|json| json.get().len() == text.len() && content_type.is_none_or(media_type::is_json));
     (Some(json.map_or(DataView::Text(text), DataView::Json)), None)
-}
-
-fn is_json(content_type: &str) -> bool {
-    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    media_type == "application/json" || media_type.ends_with("+json") || media_type == "text/json"
 }
 
 #[cfg(test)]
@@ -146,7 +142,7 @@ mod tests {
             time: None,
             data_content_type: content_type.map(str::to_owned),
             data_schema: None,
-            extensions: BTreeMap::from([(KEY.to_owned(), "k".to_owned()), ("x".to_owned(), "y".to_owned())]),
+            extensions: BTreeMap::from([(PARTITION_KEY.to_owned(), "k".to_owned()), ("x".to_owned(), "y".to_owned())]),
             accepted: Timestamp::from_unix_ms(0),
             cause: None,
             depth: 0,
@@ -196,14 +192,14 @@ mod tests {
         let at = Timestamp::from_unix_ms(5);
         let failure = Some((FailureClass::Reject, "no e-mail".to_owned()));
         failed.end = Some(EventEnd { at, failure, result: None, children: Vec::new() });
-        let view = serde_json::to_value(EventView::ended(&failed)).unwrap();
+        let view = serde_json::to_value(EventView::of_ended(&failed)).unwrap();
         assert_eq!((&view["state"], &view["class"]), (&"failed".into(), &"reject".into()));
         assert_eq!((&view["reason"], &view["failedAt"]), (&"no e-mail".into(), &"1970-01-01T00:00:00.005Z".into()));
 
         let child = EventId::new();
         failed.end =
             Some(EventEnd { at, failure: None, result: Some(EventData::text("{\"ok\":true}")), children: vec![child] });
-        let view = serde_json::to_value(EventView::ended(&failed)).unwrap();
+        let view = serde_json::to_value(EventView::of_ended(&failed)).unwrap();
         assert_eq!((&view["state"], &view["result"]), (&"processed".into(), &serde_json::json!({ "ok": true })));
         assert_eq!(view["children"], serde_json::json!([child]));
         assert_eq!(view.get("failedAt"), None);

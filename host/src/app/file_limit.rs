@@ -1,11 +1,11 @@
-//! How many files and connections the process may have open.
+//! The limit on open files.
 //!
-//! Each connection takes a descriptor, and the soft limit of a login or a service is often 1,024, which programs that wait
-//! with `select` need. This one does not, and takes what it is allowed.
+//! Each connection takes a file descriptor. The soft limit is often 1,024, for programs that call `select`. This program does
+//! not, so it raises the limit.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the soft limit to the hard one. Where that is not allowed the limit stays, and the log says so.
+/// Raises the soft limit to the hard limit. If that fails, the limit stays and a warning is logged.
 pub(super) fn raise_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {
@@ -13,7 +13,7 @@ pub(super) fn raise_limit() {
     }
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         let shown = current.map_or_else(|| "unlimited".to_owned(), |current| current.to_string());
-        tracing::warn!("the limit of open files stays at {shown}, which connections count against: {error}");
+        tracing::warn!("the limit on open files stays at {shown} and bounds the connections: {error}");
     }
 }
 

@@ -1,9 +1,9 @@
-//! Answers that are given without a handler: to a head that cannot be read, is too large, or does not arrive in time.
+//! Refusals without a handler: of a head that cannot be read, is too large, or does not arrive in time.
 //!
-//! The HTTP library answers the first two by itself, with a status and nothing else. What it writes is recognised and
-//! replaced, so that every refusal has a document.
+//! The HTTP library answers the first two itself, with a status and no body. Such an answer is recognized as it is written,
+//! and replaced by a problem document.
 
-use super::problem::{Problem, ProblemKind};
+use crate::api::problem::{PROBLEM_JSON, Problem, ProblemKind};
 
 /// The refusal of a head that did not arrive in time.
 pub(super) fn head_timeout(header_timeout_ms: u64) -> Problem {
@@ -13,34 +13,34 @@ pub(super) fn head_timeout(header_timeout_ms: u64) -> Problem {
     )
 }
 
-/// The refusal to write in place of this, if it is an answer that the HTTP library made up itself. `head_refusal` says
-/// what is wrong with the head, if that is known better than the library knows it.
+/// The problem that replaces these bytes, if they are an answer of the HTTP library itself. `head_fault` returns a more
+/// precise reason where there is one.
 pub(super) fn problem_for(
     written: &[u8],
-    head_refusal: impl FnOnce() -> Option<(ProblemKind, &'static str)>,
+    head_fault: impl FnOnce() -> Option<(ProblemKind, &'static str)>,
 ) -> Option<Problem> {
     let head = written.strip_prefix(b"HTTP/1.1 ").or_else(|| written.strip_prefix(b"HTTP/1.0 "))?;
-    // Most of what is written is an answer of ours, and known by its status.
+    // Nearly all writes are answers of a handler. Their status ends the check here.
     let general = match head.get(..3)? {
         b"400" => (ProblemKind::BadRequest, "this is not HTTP/1.1, or its head breaks the rules"),
-        b"414" => (ProblemKind::UriTooLong, "the address is longer than is accepted"),
-        b"431" => (ProblemKind::HeadersTooLarge, "the headers are more or larger than is accepted"),
+        b"414" => (ProblemKind::UriTooLong, "the address is too long"),
+        b"431" => (ProblemKind::HeadersTooLarge, "the request has too many headers, or they are too large"),
         _ => return None,
     };
     let is_empty = contains(head, b"\r\ncontent-length: 0\r\n") && !contains(head, b"\r\ncontent-type:");
-    let refusal = || if general.0 == ProblemKind::BadRequest { head_refusal().unwrap_or(general) } else { general };
+    let refusal = || if general.0 == ProblemKind::BadRequest { head_fault().unwrap_or(general) } else { general };
     is_empty.then(|| {
         let (kind, detail) = refusal();
         Problem::new(kind, detail)
     })
 }
 
-/// A refusal as it is written to a connection that ends with it.
-pub(super) fn answer(problem: &Problem) -> Vec<u8> {
+/// The bytes of an answer that ends its connection.
+pub(super) fn answer_bytes(problem: &Problem) -> Vec<u8> {
     let body = problem.body();
     let retry_after = problem.retry_after_s().map(|seconds| format!("retry-after: {seconds}\r\n"));
     format!(
-        "HTTP/1.1 {}\r\nconnection: close\r\ncontent-type: application/problem+json\r\nx-content-type-options: nosniff\r\n\
+        "HTTP/1.1 {}\r\nconnection: close\r\ncontent-type: {PROBLEM_JSON}\r\nx-content-type-options: nosniff\r\n\
          cache-control: no-store\r\n{}content-length: {}\r\n\r\n{body}",
         problem.status(),
         retry_after.unwrap_or_default(),
@@ -57,9 +57,9 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn replaced(written: &[u8], head_refusal: Option<(ProblemKind, &'static str)>) -> Option<String> {
-        let problem = problem_for(written, || head_refusal)?;
-        Some(String::from_utf8(answer(&problem)).unwrap())
+    fn replaced(written: &[u8], head_fault: Option<(ProblemKind, &'static str)>) -> Option<String> {
+        let problem = problem_for(written, || head_fault)?;
+        Some(String::from_utf8(answer_bytes(&problem)).unwrap())
     }
 
     #[test]
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_of_the_head_is_told() {
+    fn a_known_fault_of_the_head_is_named() {
         let made_up = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
         let text = replaced(made_up, Some((ProblemKind::UnknownCoding, "no gzip"))).unwrap();
         assert!(text.starts_with("HTTP/1.1 501 Not Implemented\r\n") && text.contains("no gzip"), "{text}");
@@ -91,8 +91,8 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_for_now_says_when_to_come_again() {
-        let text = String::from_utf8(answer(&Problem::overloaded("full"))).unwrap();
+    fn a_temporary_refusal_says_when_to_try_again() {
+        let text = String::from_utf8(answer_bytes(&Problem::overloaded("full"))).unwrap();
         assert!(text.contains("\r\nretry-after: 1\r\n"), "{text}");
     }
 }

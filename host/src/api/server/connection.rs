@@ -1,0 +1,152 @@
+//! Serves one connection: reads its requests one after the other and answers each.
+
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request, Response};
+use axum::response::IntoResponse;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+
+use super::admission::AdmissionControl;
+use super::phase::{PhaseTracker, RequestInProgress};
+use super::timed_stream::{ConnectionTimeouts, TimedStream};
+use super::write_pace::WritePace;
+use crate::api::gateway::Gateway;
+use crate::api::guard;
+use crate::api::options::ServerOptions;
+use crate::api::problem::Problem;
+
+/// The most bytes of a head that are read. This is more than a request may have, so that most larger ones still get a
+/// problem document that states the limit.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// How fast a client must read an answer.
+const WRITE_PACE: WritePace = WritePace { grace_ms: 10_000, bytes_per_s: 32 * 1024 };
+/// The time for a head on a spare connection. It is short, since other connections wait for the place.
+const SPARE_TIMEOUT_MS: u64 = 1_000;
+/// How long the server reads on after it refused a request.
+const LINGER_MS: u64 = 1_000;
+
+/// What a connection works with.
+pub(super) struct ConnectionContext {
+    pub(super) gateway: Gateway,
+    pub(super) options: Arc<ServerOptions>,
+    pub(super) admission: Arc<AdmissionControl>,
+    /// Whether the connection is beyond the limit.
+    pub(super) is_spare: bool,
+}
+
+impl ConnectionContext {
+    /// Serves a connection to its end. Once `close` is cancelled, it ends as soon as no request is in progress.
+    pub(super) async fn serve_connection(self, stream: TcpStream, close: CancellationToken) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!("a connection was closed before it was served: {error}");
+            return;
+        }
+        let options = Arc::clone(&self.options);
+        let header_timeout_ms = options.header_timeout_ms.min(if self.is_spare { SPARE_TIMEOUT_MS } else { u64::MAX });
+        let timeouts = ConnectionTimeouts {
+            header_timeout_ms,
+            idle_timeout_ms: options.idle_timeout_ms,
+            write_pace: WRITE_PACE,
+            linger_ms: LINGER_MS,
+        };
+        let phases = PhaseTracker::new(self.gateway.memory());
+        // A spare connection is not registered: closing it would free no regular place.
+        let _entry = (!self.is_spare).then(|| self.admission.register(phases.clone(), close.clone()));
+        let stream = TimedStream::new(stream, phases.clone(), timeouts);
+        let context = Arc::new(self);
+        let service = service_fn(move |mut request| {
+            let in_progress = phases.begin_request(&mut request);
+            Arc::clone(&context).answer_request(phases.clone(), in_progress, request)
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(None)
+            .half_close(true)
+            .max_header_size(MAX_HEAD_BYTES)
+            .max_buf_size(MAX_HEAD_BYTES)
+            // Vectored writes send an answer from where it is. A copy would not be charged to the memory budget.
+            .writev(true)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            // Polls the connection first, so that a request that has arrived is answered before the connection closes.
+            biased;
+            ended = &mut connection => ended,
+            () = close.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                match tokio::time::timeout(Duration::from_millis(options.drain_ms), connection).await {
+                    Ok(ended) => ended,
+                    Err(_) => return,
+                }
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!("a connection ended early: {error}");
+        }
+    }
+
+    async fn answer_request(
+        self: Arc<Self>,
+        phases: PhaseTracker,
+        in_progress: RequestInProgress,
+        request: Request<Incoming>,
+    ) -> Result<Response<TrackedBody>, Infallible> {
+        let request = request.map(Body::new);
+        let mut response = match self.acquire_permit(request.uri().path()).await {
+            Ok(_permit) => self.gateway.clone().answer(request).await,
+            Err(problem) => guard::add_common_headers(problem.into_response()),
+        };
+        if self.is_spare || phases.is_last_request() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if response.headers().contains_key(CONNECTION) {
+            phases.set_lingering();
+        }
+        Ok(response.map(|body| TrackedBody { body, _in_progress: in_progress }))
+    }
+
+    /// Acquires a regular permit for a request on a spare connection. Health probes need none.
+    async fn acquire_permit(&self, path: &str) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+        if !self.is_spare || matches!(path.trim_end_matches('/'), "/livez" | "/readyz") {
+            return Ok(None);
+        }
+        let refusal =
+            || Problem::overloaded("all connections of the server are in use (server.max_connections): try again");
+        self.admission.try_admit().await.map(Some).ok_or_else(refusal)
+    }
+}
+
+/// The body of an answer. Its request is in progress until the body is sent.
+struct TrackedBody {
+    body: Body,
+    _in_progress: RequestInProgress,
+}
+
+impl HttpBody for TrackedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
