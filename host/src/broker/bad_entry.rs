@@ -1,6 +1,6 @@
 //! A bad entry: a failed event that replaces an entry that cannot be read as an event.
 //!
-//! It looks the same in every store: its type is `bad-entry`, its source is the lane, its subject is the name of the
+//! It looks the same in every store. Its type is `bad-entry`, its source is the lane, its subject is the name of the
 //! entry, and its data are the fields of the entry.
 
 use bytes::Bytes;

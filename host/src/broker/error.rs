@@ -15,7 +15,7 @@ pub enum Error {
         outcome_known: bool,
     },
     /// The limit of events that have not ended is reached.
-    #[error("{waiting} events wait, and no more than {limit} may (broker.max_waiting)")]
+    #[error("{waiting} events are waiting, and the limit is {limit} (broker.max_waiting)")]
     Full {
         /// Events that have not ended.
         waiting: u64,
@@ -52,7 +52,7 @@ pub enum Error {
     #[error("an idempotency key was used before with another body")]
     Conflict(Vec<usize>),
     /// This store did not make the cursor of the query.
-    #[error("the cursor is not one that was given as nextCursor")]
+    #[error("the cursor is not the nextCursor of a page")]
     BadCursor,
     /// The store refuses this host, or holds foreign data in place of ours. An operator has to act.
     #[error("{0}")]
@@ -91,11 +91,11 @@ impl Error {
 fn lane_full(lane: &Lane, waiting: u64, limit: u64) -> String {
     if *lane == Lane::unrouted() {
         return format!(
-            "{waiting} events wait whose types no plugin handles, and no more than {limit} may (one in {LANE_SHARE} \
-             of broker.max_waiting): put a plugin for them into the directory, or send fewer"
+            "{waiting} events that no plugin handles are waiting, and the limit is {limit} (one in {LANE_SHARE} of \
+             broker.max_waiting): add a plugin for them, or send fewer"
         );
     }
-    format!("{waiting} events wait for the plugin {lane}, and no more than {limit} may (plugins.{lane}.max_waiting)")
+    format!("{waiting} events are waiting for the plugin {lane}, and the limit is {limit} (plugins.{lane}.max_waiting)")
 }
 
 fn lane_heavy(lane: &Lane, waiting_bytes: u64, limit_bytes: u64) -> String {
@@ -105,7 +105,7 @@ fn lane_heavy(lane: &Lane, waiting_bytes: u64, limit_bytes: u64) -> String {
         format!("the events that wait for the plugin {lane}")
     };
     format!(
-        "{what} take {waiting_bytes} bytes, and no more than {limit_bytes} may (broker.max_waiting_bytes, or an eighth of \
-         the room of the store)"
+        "{what} take {waiting_bytes} bytes, and the limit is {limit_bytes} (broker.max_waiting_bytes, or an eighth of the \
+         store's space)"
     )
 }

@@ -1,7 +1,7 @@
 //! How many events may wait, in all and in one lane (G8, G12).
 //!
-//! Events beyond a lane's own limit do not count towards the total, and a lane that holds few events accepts more
-//! although the total is reached. So backlogs of some plugins do not make the store refuse the events of others.
+//! Events beyond a lane's own limit do not count towards the total. A lane that holds few events accepts more even
+//! when the total is reached. So backlogs of some plugins do not make the store refuse the events of others.
 
 use std::collections::BTreeMap;
 

@@ -36,7 +36,7 @@ impl ListLimiter {
         match tokio::time::timeout(self.max_wait, self.turns.acquire()).await {
             Ok(Ok(turn)) => Ok(turn),
             Ok(Err(_)) | Err(_) => Err(Error::Busy(format!(
-                "{MAX_LISTS} lists of events are being read, which is the most at a time: ask again later, or for less"
+                "{MAX_LISTS} lists of events are being read, which is the limit: try again later"
             ))),
         }
     }

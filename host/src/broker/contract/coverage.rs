@@ -7,7 +7,7 @@ use crate::broker::ConsumerCoverage;
 pub async fn a_consumer_recovers_in_its_own_lanes(rig: &dyn BrokerRig) {
     let served = || ConsumerCoverage::new([(lane("a"), vec!["order.*".parse().expect("a pattern")])], false);
     let first = rig.open(short_lease()).await;
-    first.announce_coverage(served()).await.expect("told");
+    first.announce_coverage(served()).await.expect("announced");
     let elsewhere = first.refresh_peer_coverage().await.expect("answered");
     assert_eq!(elsewhere.lane_of(&"order.paid".parse().expect("a type")), None);
     assert!(!elsewhere.some_are_silent());
@@ -15,7 +15,7 @@ pub async fn a_consumer_recovers_in_its_own_lanes(rig: &dyn BrokerRig) {
     rig.kill(first).await;
 
     let heir = rig.open(short_lease()).await;
-    heir.announce_coverage(served()).await.expect("told");
+    heir.announce_coverage(served()).await.expect("announced");
     let taken = eventually("it is taken over", || async { heir.recover(9).await.expect("answered").pop() }).await;
     assert_eq!((taken.record.event.id, taken.deliveries), (id, 2));
 }

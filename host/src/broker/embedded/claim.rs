@@ -33,6 +33,7 @@ pub(super) fn claim(
     let mut lanes: Vec<(&Lane, i64)> = Vec::with_capacity(claim.lanes.len());
     let mut available: Vec<usize> = Vec::with_capacity(claim.lanes.len());
     for demand in &claim.lanes {
+        // A lane that is claimed from exists from then on, also without events.
         let number = ensure_lane(step, &demand.lane)?;
         let queued = step.totals.lane(number).map_or(0, |lane| usize::try_from(lane.queued).unwrap_or(usize::MAX));
         lanes.push((&demand.lane, number));

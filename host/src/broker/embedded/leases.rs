@@ -255,7 +255,7 @@ mod tests {
             LeaseChange::Ends { number: 1 },
             LeaseChange::Ends { number: 2 },
         ]);
-        assert_eq!(table.expired(10), [held(9, 2)], "it is nobody's legacy any more");
+        assert_eq!(table.expired(10), [held(9, 2)], "it is no longer orphaned");
         let table = LeaseTable::new(7, Duration::from_secs(30), vec![held(5, 2), held(6, 1), held(7, 1)]);
         table.apply(&[LeaseChange::Ends { number: 6 }]);
         assert_eq!(table.expired(10), [held(7, 1), held(5, 2)]);
@@ -280,7 +280,7 @@ mod tests {
         assert_eq!((0..4).map(|_| taken(1)).collect::<Vec<_>>().concat(), [1, 60, 70, 2]);
         assert_eq!(taken(4), [61, 3, 4, 5]);
         assert_eq!(taken(45).len(), 45);
-        assert_eq!(taken(1), [71], "the last of those that are gone, and delivered more often");
+        assert_eq!(taken(1), [71], "the last orphan, which was delivered more often");
         // From here on the deliveries of this opening, whose leases end at once.
         assert_eq!((0..4).map(|_| table.expired(1)[0].lane).collect::<Vec<_>>(), [1, 2, 3, 1]);
     }

@@ -40,7 +40,7 @@ pub enum EmbeddedOpenError {
     #[error("another program holds the database in {0:?}: end it, perhaps a sqlite3, and start again")]
     Held(PathBuf),
     /// The disk has no room for what an opened store needs.
-    #[error("the disk of {0:?} is full: free some of it and start again; what was accepted is there")]
+    #[error("the disk of {0:?} is full: free some space and start again; accepted events are safe")]
     Full(PathBuf),
     /// The directory cannot be created or written to.
     #[error("{path:?} cannot be used: {source}")]
@@ -224,7 +224,7 @@ fn data_loss(step: &Connection, mark: Option<&HighWater>, found: &HighWater) -> 
     Ok(match copied_at_ms {
         Some(at_ms) => {
             let at = Timestamp::from_unix_ms(at_ms);
-            Some(format!("it is a backup that was made at {at}, and what came afterwards is not in it"))
+            Some(format!("it is a backup that was made at {at} and lacks everything after that"))
         }
         None => mark.and_then(|mark| mark.loss(found)).map(str::to_owned),
     })

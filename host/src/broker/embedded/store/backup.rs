@@ -107,7 +107,7 @@ fn copy(source: &Path, partial: &Path, progress: &mut impl FnMut(u64, u64)) -> R
             match step {
                 StepResult::Done => break,
                 StepResult::More => {}
-                _ => return Err(BackupError::Read("another program holds the copy".into())),
+                _ => return Err(BackupError::Read("another program locks the copy".into())),
             }
         }
     }

@@ -125,7 +125,7 @@ impl StoreCondition {
     pub(in crate::broker::embedded) fn set_unlocked(&self) {
         let mut state = self.0.lock();
         if state.locked.take().is_some() {
-            tracing::info!("no other program holds the database of the embedded store any more");
+            tracing::info!("the database of the embedded store is free again");
         }
     }
 
@@ -213,7 +213,7 @@ mod tests {
         assert!(condition.health().trouble.is_some_and(|trouble| trouble.contains("sqlite3")));
         assert!(!condition.health().accepting && !condition.health().handling);
         condition.set_unlocked();
-        assert!(!condition.health().accepting && condition.health().handling, "what waits is worked off");
+        assert!(!condition.health().accepting && condition.health().handling, "waiting events are handled");
         condition.note(&SqliteFault::Final("fsync".into()));
         condition.set_has_room();
         assert!(condition.health().trouble.is_some_and(|trouble| trouble.contains("fsync")));

@@ -57,7 +57,7 @@ impl HighWater {
         if found.opening <= self.opening {
             return Some("the database is older than the one that was in the directory before");
         }
-        (found.next_number < self.next_number).then_some("what was committed last is not there")
+        (found.next_number < self.next_number).then_some("the last commits are missing")
     }
 }
 

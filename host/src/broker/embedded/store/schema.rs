@@ -1,7 +1,7 @@
 //! The format of the database: its tables, and the migration of older formats.
 //!
-//! Operators may read the tables with `sqlite3 eventstream.db` while the broker runs. Each state has an index of its
-//! own with only the events in it, so a step of an event costs the same whether ten events wait or a million.
+//! Operators may read the tables with `sqlite3 eventstream.db` while the broker runs. Each state has its own index,
+//! with only the events in that state. So a step of an event costs the same whether ten events wait or a million.
 
 use std::path::Path;
 
@@ -26,15 +26,17 @@ const MAX_CHECKED_BYTES: u64 = 64 * 1024 * 1024;
 pub(in crate::broker::embedded) enum SchemaError {
     #[error("it was written by a newer version (format {found}, this one knows {known}): start that version")]
     Newer { found: i64, known: i64 },
-    #[error("it was written by an older version (format {found}, this one knows {known}): serve it once with this one")]
+    #[error(
+        "it was written by an older version (format {found}, this one knows {known}): open it with this version once"
+    )]
     Older { found: i64, known: i64 },
     #[error("it is a database of another program")]
     Foreign,
     #[error("it is damaged ({0}): restore a backup, or move the directory away to begin anew")]
     Damaged(String),
-    #[error("the log that was left beside it cannot be written ({0}): look after the disk, nothing was changed")]
+    #[error("the log beside it cannot be written ({0}): check the disk; nothing was changed")]
     Log(#[source] std::io::Error),
-    #[error("the log that was left beside it cannot be moved into it ({0}): look after the disk, the log is kept")]
+    #[error("the log beside it cannot be moved into it ({0}): check the disk; the log is kept")]
     Unmoved(#[source] rusqlite::Error),
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),

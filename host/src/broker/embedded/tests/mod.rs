@@ -17,7 +17,7 @@ use super::step::CommitMode;
 use super::{BackupError, EmbeddedBroker, EmbeddedOpenError, history};
 use crate::broker::{
     AcceptedEvent, AppendRequest, Broker, BrokerOptions, ClaimRequest, Delivery, EndKind, EndedQuery, Error, EventLog,
-    Lane, LaneDemand, Receipt, ReplayOutcome, SettleOutcome, SettleRequest, WorkQueue, contract,
+    Lane, LaneDemand, Receipt, ReplayOutcome, SettleOutcome, SettleRequest, WorkQueue, contract, contract::lane,
 };
 use crate::clock;
 use crate::event::{
@@ -38,10 +38,6 @@ pub(super) fn open(dir: &Path) -> Arc<EmbeddedBroker> {
     open_with(dir, options())
 }
 
-pub(super) fn lane(name: &str) -> Lane {
-    name.parse().unwrap()
-}
-
 pub(super) fn new_event(event_type: &str) -> Event {
     Event {
         data_content_type: Some("application/json".into()),
@@ -51,12 +47,7 @@ pub(super) fn new_event(event_type: &str) -> Event {
 }
 
 pub(super) fn new_append(to: &str) -> AppendRequest {
-    AppendRequest {
-        record: EventRecord::new(new_event("t")),
-        lane: lane(to),
-        start: DeliveryStart::Now,
-        idempotency: None,
-    }
+    contract::append_to(to, new_event("t"))
 }
 
 pub(super) fn want(to: &str, free: usize) -> ClaimRequest {

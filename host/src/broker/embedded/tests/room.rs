@@ -31,7 +31,7 @@ async fn a_full_disk_refuses_what_comes_in_and_heals_when_there_is_room() {
     // Accepted events are stored, refused ones are not, and the totals agree.
     let depth = broker.stats().await.unwrap().depth;
     assert_eq!(depth.queued["a"] as usize, accepted.len());
-    assert_eq!(broker.claim(want("a", 3)).await.unwrap().len(), 3, "what waits is worked off");
+    assert_eq!(broker.claim(want("a", 3)).await.unwrap().len(), 3, "waiting events are handled");
     assert!(broker.maintain().await.is_err());
     limit_pages(&broker, None).await;
     broker.maintain().await.unwrap();

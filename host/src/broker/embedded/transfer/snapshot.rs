@@ -79,8 +79,8 @@ impl SnapshotPhase {
 
     /// The query for the next events: `?1` and `?2` are the first two columns of the last row.
     ///
-    /// It has two parts, because SQLite looks up only the first column of a pair in the index, and a million events may
-    /// be due at the same time.
+    /// It has two parts: of a pair of columns SQLite looks up only the first in the index, and a million events may be
+    /// due at the same time.
     fn query(self) -> &'static str {
         macro_rules! events {
             ($index:literal, $state:literal, $first:literal, $second:literal, $after:expr) => {
