@@ -182,18 +182,19 @@ fn describe_problem(status: u16, text: &str) -> String {
     let Ok(document) = serde_json::from_str::<Value>(text) else {
         return format!("the server refused with status {status}: {}", first_line(text));
     };
-    let word = |name: &str| Printable(document[name].as_str().unwrap_or_default());
-    let mut words = format!("the server refused with status {status}: {}: {}", word("title"), word("detail"));
+    let text_of = |name: &str| Printable(document[name].as_str().unwrap_or_default());
+    let mut description =
+        format!("the server refused with status {status}: {}: {}", text_of("title"), text_of("detail"));
     for error in document["errors"].as_array().into_iter().flatten() {
         let pointer = error["pointer"].as_str().unwrap_or_default();
         let message = Printable(error["message"].as_str().unwrap_or_default());
-        words.push_str(&if pointer.is_empty() {
+        description.push_str(&if pointer.is_empty() {
             format!("\n  {message}")
         } else {
             format!("\n  {}: {message}", Printable(pointer))
         });
     }
-    words
+    description
 }
 
 fn first_line(text: &str) -> String {

@@ -289,9 +289,9 @@ mod tests {
         fs::write(folder.path().join("app.py"), "").unwrap();
         let before = find_newest_change(folder.path());
         assert!(before.is_some());
-        for made in ["dist", "target", ".venv", "wit"] {
-            fs::create_dir(folder.path().join(made)).unwrap();
-            fs::write(folder.path().join(made).join("new"), "").unwrap();
+        for folder_name in ["dist", "target", ".venv", "wit"] {
+            fs::create_dir(folder.path().join(folder_name)).unwrap();
+            fs::write(folder.path().join(folder_name).join("new"), "").unwrap();
         }
         assert_eq!(find_newest_change(folder.path()), before);
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use eventstream::app::{InspectError, PluginFacts, PluginInspector, PluginSettings};
 use eventstream::config::Config;
+use eventstream::event::is_plugin_name;
 use eventstream::printable::Printable;
 use tokio::runtime::Runtime;
 
@@ -14,13 +15,8 @@ use super::settings;
 
 /// Parses the name of a plugin. No other text becomes part of a URL.
 pub(super) fn parse_plugin_name(text: &str) -> Result<String, &'static str> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let is_name = text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(fits);
-    if is_name {
-        Ok(text.to_owned())
-    } else {
-        Err("a plugin's name is letters, digits and ._-; plugin list shows them")
-    }
+    let name = is_plugin_name(text).then(|| text.to_owned());
+    name.ok_or("a plugin's name is letters, digits and ._-, at most 128, and begins with a letter or digit")
 }
 
 /// Runs a function with a sandbox and a runtime.

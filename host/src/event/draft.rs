@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_events_is_malformed() {
+    fn other_than_json_events_is_malformed() {
         let deep = format!("{{\"type\":\"a\",\"payload\":{}{}}}", "[".repeat(6), "]".repeat(6));
         for (body, pointer) in [
             ("", ""),
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_invalid_is_named_at_once() {
+    fn all_faults_are_reported_at_once() {
         for (body, pointers) in [
             ("{}", vec!["/type"]),
             ("[1]", vec!["/0"]),
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_a_limit_is_too_large() {
+    fn a_payload_or_batch_over_its_limit_is_too_large() {
         let payload = format!("{{\"type\":\"a\",\"payload\":\"{}\"}}", "x".repeat(63));
         assert!(
             matches!(read(&payload, None), Err(RejectedRequest::TooLarge(faults)) if pointers_of(&faults) == ["/payload"])
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_event_is_known_by_key_and_place_or_by_source_and_id() {
+    fn the_same_event_is_identified_by_key_and_index_or_by_source_and_id() {
         let keys = |body: &str, key| -> Vec<_> {
             read(body, key).unwrap().into_iter().map(|new| new.idempotency.map(|known| known.key)).collect()
         };
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn under_a_key_the_whole_body_is_what_was_sent_and_under_source_and_id_the_event() {
+    fn a_key_fingerprints_the_whole_body_and_source_and_id_the_event() {
         let prints = |body: &str, key| -> Vec<_> {
             read(body, key).unwrap().into_iter().map(|new| new.idempotency.map(|known| known.fingerprint)).collect()
         };

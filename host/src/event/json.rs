@@ -1,5 +1,5 @@
 //! Two things that serde_json does not offer for untrusted text: a depth limit for values that stay unparsed, and objects
-//! that keep the order and the duplicates of their members.
+//! with duplicate members.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_makes_no_sense_is_named() {
+    fn a_wrong_value_is_named() {
         let patch = RetryPatch::default();
         assert_eq!(patch.check(), Ok(()));
         for (wrong, key) in [
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_replaces_what_it_names_and_cannot_make_a_policy_impossible() {
+    fn a_patch_cannot_make_a_policy_impossible() {
         let patch = RetryPatch { max_attempts: Some(0), factor: Some(f64::NAN), ..RetryPatch::default() };
         assert_eq!(patch.over(RetryPolicy::default()), RetryPolicy { max_attempts: 1, ..RetryPolicy::default() });
     }

@@ -72,7 +72,7 @@ struct TimeParts<'a> {
 }
 
 impl<'a> TimeParts<'a> {
-    // jiff reads only the date and time. Of the whole text it would accept more forms than RFC 3339 has, and it refuses
+    // jiff reads only the date and time here. For the whole text it accepts more forms than RFC 3339 has. It also refuses
     // more than nine digits below a second, which senders do write.
     fn parse(text: &'a str) -> Option<Self> {
         if !has_rfc_3339_shape(text) {

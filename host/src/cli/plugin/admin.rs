@@ -208,8 +208,8 @@ pub(crate) fn remove(args: &RemoveArgs) -> Result<CommandReport, ClientError> {
 
 /// Joins the texts in a list on one line.
 fn join_texts(list: &Value) -> String {
-    let words: Vec<&str> = list.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    Printable(words.join(", ")).to_string()
+    let texts: Vec<&str> = list.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    Printable(texts.join(", ")).to_string()
 }
 
 fn short_digest(digest: &Value) -> String {

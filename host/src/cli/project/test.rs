@@ -83,8 +83,8 @@ impl TestCase {
             (Some(event), Some(expect), true) => case.steps.push(TestStep { event, attempt: case.attempt, expect }),
             (None, None, false) => {}
             _ => {
-                let words = "a test needs \"event\" and \"expect\", or \"steps\" with both";
-                return Err(format!("{} is no test: {words}", path.display()));
+                let message = "a test needs \"event\" and \"expect\", or \"steps\" with both";
+                return Err(format!("{} is no test: {message}", path.display()));
             }
         }
         let file = path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -171,7 +171,8 @@ fn describe_case(name: &str, differences: &[String]) -> String {
     if differences.is_empty() {
         return format!("ok      {}", Printable(name));
     }
-    let differences: String = differences.iter().map(|words| format!("\n        {}", Printable(words))).collect();
+    let differences: String =
+        differences.iter().map(|difference| format!("\n        {}", Printable(difference))).collect();
     format!("FAILED  {}{differences}", Printable(name))
 }
 

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_behind_goes_with_the_next_try() {
+    fn the_next_writer_removes_leftovers() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events");
         let abandoned = PartialFile::create(&path).unwrap();

@@ -55,7 +55,7 @@ fn waiting_item(record: EventRecord, due: Option<Timestamp>) -> SnapshotItem {
 }
 
 #[test]
-fn everything_comes_back_as_it_was_from_one_line() {
+fn every_item_is_the_same_after_it_was_written_as_one_line() {
     let bare = Event {
         subject: None,
         time: None,
