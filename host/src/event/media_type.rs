@@ -1,9 +1,9 @@
-//! Media types, as they stand in a `Content-Type`.
+//! Media types, as a `Content-Type` header holds them.
 
 /// The media type of JSON.
 pub const JSON: &str = "application/json";
 
-/// The type and subtype of a media type: in lower case and without parameters.
+/// Returns the type and subtype of a media type in lower case, without parameters.
 pub fn essence(media_type: &str) -> String {
     media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
