@@ -177,7 +177,7 @@ async fn answers_that_are_lost_are_no_deliveries() {
     eventually("the first is found", || async { broker.recover(9).await.ok()?.pop() }).await;
     lose_claim().await;
     for lost in 3..=5 {
-        lose_answer(&rig, &broker, "take");
+        lose_answer(&rig, &broker, "take_over");
         eventually("it is taken, and nobody hears of it", || async {
             assert!(broker.recover(9).await.unwrap_or_default().is_empty());
             (rig.proxy.answers_lost() == lost).then_some(())

@@ -39,7 +39,7 @@ impl EndedEvents {
     pub(super) async fn read_page(&self, query: EndedQuery) -> Result<EndedPage, Error> {
         let mut page = EndedPage { records: Vec::new(), next_cursor: None };
         let Some(mut from) = first_entry(&query)? else { return Ok(page) };
-        // Only the host's own maintenance asks for heads, and it reads one list at a time.
+        // Only the automatic replay asks for heads, and it reads one list at a time.
         let _turn = if query.only_heads { None } else { Some(self.lists.enter().await?) };
         let limit = query.limit.clamp(1, MAX_PAGE);
         let (mut size_bytes, mut entries, mut read_bytes) = (0, 0, 0);
@@ -118,7 +118,8 @@ fn first_entry(query: &EndedQuery) -> Result<Option<String>, Error> {
     }
 }
 
-/// Where the list ends, as a range of Redis. Events of older entries ended before `since`, even with a wrong clock.
+/// Where the list ends, as a range of Redis. Every event of an older entry ended before `since`, unless the clocks differ
+/// by more than [`CLOCK_SLACK_MS`].
 fn last_entry(since: Option<Timestamp>) -> String {
     match since.map_or(0, |since| since.unix_ms().saturating_sub(CLOCK_SLACK_MS)) {
         ms if ms > 0 => ms.to_string(),

@@ -33,7 +33,7 @@ pub(super) struct EntryWaiter {
     /// Where the group stood in each lane after the last claim.
     positions: Mutex<HashMap<Lane, GroupPosition>>,
     /// The read in progress. There is one at a time, because a second one would wait for the first on this connection.
-    /// After a dropped wait it stays here until the next wait ends it, since that may be for other lanes.
+    /// The read of a dropped wait stays here until the next wait ends it, because that one may be for other lanes.
     read: tokio::sync::Mutex<Option<BlockingRead>>,
 }
 

@@ -94,9 +94,9 @@ impl HealthCheck {
 
     /// Makes the server rewrite its append-only file, once in the life of the server.
     ///
-    /// After a power cut, the file may end in the beginning of a transaction. Redis (and Valkey until its pull request
-    /// 4342 of August 2026) ignores that part at the next start, but leaves it in the file. At the start after that, it
-    /// becomes one with what was written since. A rewritten file does not contain it.
+    /// After a power cut, the file may end in an incomplete transaction. Redis (and Valkey until its pull request 4342 of
+    /// August 2026) ignores it at the next start, but leaves it in the file. At the start after that, the commands that were
+    /// written since become part of the transaction. A rewritten file does not contain it.
     async fn rewrite_log(&self) -> Result<(), CallFailure> {
         // The server refuses if another host asked first, or if the command is forbidden.
         self.client.link.try_command(&redis::cmd("BGREWRITEAOF")).await.map(drop)

@@ -143,7 +143,7 @@ impl Heartbeat {
         Ok(())
     }
 
-    /// True if a quarter of a lease has passed since all consumers were read. Then counts them as read now.
+    /// True if all consumers were last read a quarter of a lease ago or earlier. Then notes that they are read now.
     fn is_reading_due(&self, now: Instant) -> bool {
         let mut read_at = self.peers_read_at.lock();
         let is_due = read_at.is_none_or(|read_at| now.duration_since(read_at) >= self.lease / 4);

@@ -112,7 +112,7 @@ impl PluginStates {
     /// Removes expired keys; true if there may be more.
     pub(super) async fn remove_expired(&self) -> Result<bool, CallFailure> {
         let client = &self.client;
-        let mut call = client.script_call(&client.scripts.state_over).number(MAX_REMOVED);
+        let mut call = client.script_call(&client.scripts.state_expired).number(MAX_REMOVED);
         call.push_key(client.keys.state_expiries());
         let expired = reply::array(client.call(&call).await?)?;
         let more = expired.len() == MAX_REMOVED;
@@ -124,7 +124,7 @@ impl PluginStates {
             }
         }
         for (plugin, keys) in by_plugin {
-            let mut call = client.script_call(&client.scripts.forget).text(&plugin);
+            let mut call = client.script_call(&client.scripts.state_expire).text(&plugin);
             call.push_key(client.keys.state_expiries());
             call.push_key(client.keys.state_of(&plugin));
             keys.iter().for_each(|key| call.push_text(key));

@@ -67,8 +67,8 @@ impl EventPromoter {
     }
 }
 
-/// The outcome of a promotion, from the number of moved events and the time until the next is due, which is negative if
-/// none is scheduled.
+/// The outcome of a promotion, from the number of moved events and the time until the next is due. That time is negative
+/// if none is scheduled.
 pub(super) fn read_outcome(moved: &Value, wait_ms: &Value) -> Result<PromoteOutcome, Error> {
     let moved = reply::index(moved)?;
     let next_due_in_ms = u64::try_from(reply::int(wait_ms)?).ok();

@@ -1,8 +1,8 @@
 //! Takes over entries whose consumer does not work on them any more.
 //!
 //! Three kinds of pending entries are taken over: those past their lease, those of a consumer whose process is gone, and
-//! this consumer's own entries that it never saw because the reply to their claim was lost. Pending entries are read and
-//! judged here. The script that takes them over checks that they have not changed. So one of several takers wins, and a
+//! unseen ones. An unseen entry is pending for this consumer, but the reply to its claim was lost. Pending entries are
+//! read and judged here. The script that takes them over checks that they have not changed. So one of several takers wins, and a
 //! renewal in between wins over all of them.
 //!
 //! Suspects are kept for a moment between calls: otherwise each of thousands would cost a read of all lanes. They
@@ -37,7 +37,7 @@ const MAX_DEAD: usize = 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct TakeoverTarget {
     row: PendingEntry,
-    /// It is this consumer's own, and this process never saw it.
+    /// It is pending for this consumer, which never saw it.
     is_unseen: bool,
     min_idle_ms: u64,
 }
@@ -136,7 +136,7 @@ impl EntryRecovery {
     async fn take_over(&self, targets: &[TakeoverTarget]) -> Result<Vec<RawEntry>, CallFailure> {
         let client = &self.client;
         let mut places = LanePlaces::default();
-        let mut call = client.script_call(&client.scripts.take).text(&client.consumer);
+        let mut call = client.script_call(&client.scripts.take_over).text(&client.consumer);
         for target in targets {
             call.push_number(places.place_of(&target.row.lane));
             call.push_text(&target.row.entry);

@@ -1,7 +1,7 @@
 //! Settles deliveries: the outcome, the published events and the acknowledgement are one step of one script.
 //!
 //! The script checks the receipt, writes the published events, the destination, the counters and the index, and removes
-//! the entry from its lane last. The index keeps the receipt of the settle that moved an event. By it, the script
+//! the entry from its lane last. The index keeps the receipt of the settle that moved an event. That receipt
 //! distinguishes a repetition after a lost reply from a settle by a consumer that lost the delivery.
 
 use std::pin::Pin;
@@ -83,8 +83,7 @@ pub(super) struct DeliverySettler {
 }
 
 impl DeliverySettler {
-    /// Settles a batch. An item that fails does not stop the others. A store
-    /// that does not answer stops the batch.
+    /// Settles a batch. An item that fails does not stop the others. A store that does not answer stops the batch.
     pub(super) async fn settle_all(&self, batch: Vec<SettleRequest>) -> Result<Vec<SettleOutcome>, Error> {
         let items = batch.into_iter().map(EncodedSettle::encode).collect::<Result<Vec<_>, _>>()?;
         let lanes = items.iter().flat_map(|item| {

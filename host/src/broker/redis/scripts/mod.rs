@@ -56,7 +56,6 @@ scripts!(
     beat,
     claim,
     find,
-    forget,
     inspect,
     lanes,
     list,
@@ -72,10 +71,11 @@ scripts!(
     snapshot_keys,
     snapshot_stream,
     state,
-    state_over,
+    state_expire,
+    state_expired,
     state_remove,
     stats,
-    take,
+    take_over,
     trim,
     uncount,
 );
@@ -248,7 +248,7 @@ mod tests {
             ("settle", include_str!("settle.lua")),
             ("renew", include_str!("renew.lua")),
             ("promote", include_str!("promote.lua")),
-            ("take", include_str!("take.lua")),
+            ("take_over", include_str!("take_over.lua")),
         ] {
             let first = text.lines().next().unwrap();
             assert!(first.starts_with("#!lua"), "{name}");
