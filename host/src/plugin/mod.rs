@@ -6,7 +6,7 @@
 //! [`AttemptResult`], and a handler reads its state through a [`StateReader`].
 //!
 //! Guests run on threads of their own, apart from HTTP and the broker: a guest that burns CPU time delays neither of them,
-//! and delays another guest by one time slice at most. [`PluginRegistry::work_off`] runs many jobs on those threads,
+//! and delays another guest by one time slice at most. [`PluginRegistry::run_jobs`] runs many jobs on those threads,
 //! [`Plugin::handle`] a single attempt.
 
 mod component;

@@ -1,11 +1,7 @@
-//! Components for the tests of this module, written as text so that no toolchain for guests is needed.
+//! Components for the tests of plugins, written as WAT so that the tests need no toolchain for guests.
 //!
-//! A guest is a core module with the component type of the world `plugin`: the host makes a component of it, so the
-//! tests go through that step as well. `handle` gets the address of the event and gives the address of its result:
-//!
-//! - byte 0: 0 ok, 1 failed; byte 8: of ok, whether there is a result; of failed, 0 retry, 1 reject
-//! - a result: 0 text or 1 binary at 12, address at 16, length at 20
-//! - a failure: address and length of the message at 16 and 20; `after-ms`: whether at 24, how many at 32
+//! A guest is a core module with the component type of the world `plugin`. The host makes a component of it, so the tests
+//! cover that step as well.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,8 +12,44 @@ use super::{
 };
 use crate::event::{AttemptEffects, AttemptFailure, AttemptOutcome, Event, EventData, EventId, Timestamp};
 
-/// A handler that returns ok without a result: memory is 0 where nothing was written.
-pub(super) const OK: &str = "i32.const 1024";
+/// Returns ok without a result.
+pub(super) const OK: &str = "(call $ok)";
+/// Returns `retry` with the message `child` and, as `after-ms`, the number of calls of the instance.
+pub(super) const RETRY: &str = "(call $retry)";
+/// Returns `reject` with the message `child`.
+pub(super) const REJECT: &str = "(call $reject)";
+
+/// The memory of a guest and its answers. `$result` is the address of the result of `handle`, and the offsets are those of
+/// the canonical ABI.
+pub(super) const ANSWERS: &str = r#"
+    (global $result i32 (i32.const 1024))
+    (global $text i32 (i32.const 2048))
+    (global $text_length i32 (i32.const 5))
+    (data (i32.const 2048) "child")
+    (global $heap (mut i32) (i32.const 32768))
+    (global $calls (mut i64) (i64.const 0))
+    (func $ok (result i32) (global.get $result))
+    (func $ok_text (param $length i32) (result i32)
+        (; some result ;) (i32.store8 offset=8 (global.get $result) (i32.const 1))
+        (; its address ;) (i32.store offset=16 (global.get $result) (global.get $text))
+        (; its length ;) (i32.store offset=20 (global.get $result) (local.get $length))
+        (global.get $result))
+    (func $failed (param $kind i32) (result i32)
+        (; an error ;) (i32.store8 (global.get $result) (i32.const 1))
+        (; retry or reject ;) (i32.store8 offset=8 (global.get $result) (local.get $kind))
+        (; the message ;) (i32.store offset=16 (global.get $result) (global.get $text))
+        (; its length ;) (i32.store offset=20 (global.get $result) (global.get $text_length))
+        (global.get $result))
+    (func $retry (result i32)
+        (; some after-ms ;) (i32.store8 offset=24 (global.get $result) (i32.const 1))
+        (; its value ;) (i64.store offset=32 (global.get $result) (global.get $calls))
+        (call $failed (i32.const 0)))
+    (func $reject (result i32) (call $failed (i32.const 1)))
+    (func (export "cabi_realloc") (param $old i32) (param $old_size i32) (param $align i32) (param $size i32) (result i32)
+        (local $at i32)
+        (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 15)) (i32.const -16)))
+        (global.set $heap (i32.add (local.get $at) (local.get $size)))
+        (local.get $at))"#;
 
 /// An event with a payload, for the plugin `test`.
 pub(super) fn event(payload: &str) -> Event {
@@ -37,49 +69,43 @@ pub(super) fn event(payload: &str) -> Event {
     }
 }
 
-/// Stores a failure with the message `child` and `$calls` as `after-ms`: 0 retry, 1 reject.
-pub(super) fn fail(kind: u32) -> String {
-    format!(
-        "(i32.store8 (i32.const 1024) (i32.const 1))
-         (i32.store8 (i32.const 1032) (i32.const {kind}))
-         (i32.store (i32.const 1040) (i32.const 2048))
-         (i32.store (i32.const 1044) (i32.const 5))
-         (i32.store8 (i32.const 1048) (i32.const 1))
-         (i64.store (i32.const 1056) (global.get $calls))
-         {OK}"
-    )
-}
-
-/// A core module with a component type whose handler has this body. `$log` and `$publish` may be called, `$calls` counts
-/// the calls of the instance, and the text at 2048 is `child`.
+/// A core module with a component type, whose handler has this body. Beside [`ANSWERS`] the body may call:
+/// - `$log`, and `$line` with the length of a message;
+/// - `$publish`, and `$child`, which publishes an event of the type `child`;
+/// - `$recurse`, which never ends.
 pub(super) fn guest(body: &str) -> Vec<u8> {
     let text = format!(
         r#"(module
-            (import "eventstream:plugin/log@0.1.0" "log" (func $log (param i32 i32 i32 i32 i32)))
+            (import "eventstream:plugin/log@0.1.0" "log" (func $log
+                (param $level i32) (param $message i32) (param $length i32) (param $fields i32) (param $count i32)))
             (import "eventstream:plugin/publisher@0.1.0" "publish" (func $publish
-                (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i64 i32)))
+                (param $type i32) (param $type_length i32)
+                (param $has_subject i32) (param $subject i32) (param $subject_length i32)
+                (param $has_content_type i32) (param $content_type i32) (param $content_type_length i32)
+                (param $extensions i32) (param $extension_count i32)
+                (param $has_data i32) (param $data_kind i32) (param $data i32) (param $data_length i32)
+                (param $has_delay i32) (param $delay_ms i64) (param $answer i32)))
             (memory (export "memory") 1)
             (table $table 1 funcref)
-            (data (i32.const 2048) "child")
-            (global $heap (mut i32) (i32.const 32768))
-            (global $calls (mut i64) (i64.const 0))
+            (global $info i32 (i32.const 2))
+            (global $publish_answer i32 (i32.const 512))
+            {ANSWERS}
             (func $child
-                (call $publish (i32.const 2048) (i32.const 5) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
-                    (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
-                    (i32.const 0) (i32.const 0) (i64.const 0) (i32.const 512)))
+                (call $publish (global.get $text) (global.get $text_length)
+                    (; no subject ;) (i32.const 0) (i32.const 0) (i32.const 0)
+                    (; no content type ;) (i32.const 0) (i32.const 0) (i32.const 0)
+                    (; no extensions ;) (i32.const 0) (i32.const 0)
+                    (; no data ;) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
+                    (; no delay ;) (i32.const 0) (i64.const 0)
+                    (global.get $publish_answer)))
             (func $line (param $length i32)
-                (call $log (i32.const 2) (i32.const 2048) (local.get $length) (i32.const 0) (i32.const 0)))
-            (func $recurse (param i32) (result i32)
-                (i32.add (call $recurse (i32.add (local.get 0) (i32.const 1))) (i32.const 1)))
+                (call $log (global.get $info) (global.get $text) (local.get $length) (i32.const 0) (i32.const 0)))
+            (func $recurse (param $depth i32) (result i32)
+                (i32.add (call $recurse (i32.add (local.get $depth) (i32.const 1))) (i32.const 1)))
             (func $handle (export "eventstream:plugin/handler@0.1.0#handle") (param $event i32) (result i32)
                 (local $n i32)
                 (global.set $calls (i64.add (global.get $calls) (i64.const 1)))
-                {body})
-            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
-                (local $at i32)
-                (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 15)) (i32.const -16)))
-                (global.set $heap (i32.add (local.get $at) (local.get 3)))
-                (local.get $at)))"#
+                {body}))"#
     );
     typed(&text, "plugin")
 }
@@ -99,12 +125,12 @@ pub(super) fn component(guest: &[u8]) -> Vec<u8> {
     wit_component::ComponentEncoder::default().module(guest).unwrap().encode().unwrap()
 }
 
-/// Options for a directory whose files are loaded at once.
+/// Options for a directory whose files are loaded without delay.
 pub(super) fn options(dir: &Path) -> RegistryOptions {
     RegistryOptions { dir: dir.to_owned(), concurrency: 4, reserve: 4, settle_ms: 0, ..RegistryOptions::default() }
 }
 
-/// One plugin.
+/// The only plugin of a registry.
 pub(super) struct SolePlugin {
     plugin: Arc<Plugin>,
 }
@@ -114,12 +140,12 @@ pub(super) async fn sole(body: &str, limits: AttemptLimits) -> SolePlugin {
     sole_with(body, limits, "").await
 }
 
-/// The same with settings of its own.
+/// Like [`sole`], with settings.
 pub(super) async fn sole_with(body: &str, limits: AttemptLimits, settings: &str) -> SolePlugin {
     sole_of(&guest(body), limits, settings).await
 }
 
-/// The same for any component.
+/// Like [`sole`], for any component.
 pub(super) async fn sole_of(bytes: &[u8], limits: AttemptLimits, settings: &str) -> SolePlugin {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("test.toml"), settings).unwrap();
@@ -137,7 +163,7 @@ impl SolePlugin {
             .await
     }
 
-    /// The same for a delivery that has used so much CPU time before, without an attempt having come of it.
+    /// A first attempt of a delivery whose meter shows CPU time from before the attempt.
     pub(super) async fn attempt_after(&self, spent_ns: u64) -> AttemptResult {
         let plugin = self.plugin.clone();
         let run = move |meter: Arc<CpuMeter>| async move {
@@ -145,15 +171,15 @@ impl SolePlugin {
             let attempt = AttemptInput { event: event("{}").into(), attempt: 1 };
             plugin.handle_here(plugin.acquire_permit().await, attempt, Arc::new(MemoryState::default()), meter).await
         };
-        self.plugin.machine.executor.run(run).await.unwrap()
+        self.plugin.runtime.executor.run(run).await.unwrap()
     }
 
-    /// How many instances wait to be used again.
-    pub(super) fn waiting(&self) -> usize {
-        self.plugin.prepared.idle.len()
+    /// The number of idle instances.
+    pub(super) fn idle_count(&self) -> usize {
+        self.plugin.prepared.pool.len()
     }
 
-    /// A first attempt that is to end well.
+    /// A first attempt that must succeed.
     pub(super) async fn success(&self) -> AttemptEffects {
         match self.attempt().await.outcome {
             AttemptOutcome::Ok(success) => success,
@@ -161,7 +187,7 @@ impl SolePlugin {
         }
     }
 
-    /// A first attempt that is to fail.
+    /// A first attempt that must fail.
     pub(super) async fn failure(&self) -> AttemptFailure {
         match self.attempt().await.outcome {
             AttemptOutcome::Ok(success) => panic!("{success:?}"),

@@ -169,7 +169,7 @@ impl Dispatcher {
 
     fn start_runners(&self) {
         for runner in self.queue.missing_runners() {
-            self.shared.plugins.work_off(self.jobs(runner));
+            self.shared.plugins.run_jobs(self.jobs(runner));
         }
     }
 

@@ -76,7 +76,7 @@ impl DeliveryHandler {
             AttemptOutcome::Ok(success) => (success, None),
             AttemptOutcome::Failed(failure) => (Default::default(), Some(failure)),
         };
-        let (name, digest) = plugin.as_ref().map(|plugin| plugin.names()).unzip();
+        let (name, digest) = plugin.as_ref().map(|plugin| plugin.name_and_digest()).unzip();
         let ended = AttemptRecord {
             attempt,
             replay: record.replays,

@@ -34,7 +34,7 @@ pub(super) async fn run(shared: Arc<WorkerState>, tasks: TaskGroup) -> anyhow::R
                     let hold = shared.held.hold(&suspect.receipt, asked_at);
                     let (guard, ended) = DeliveryGuard::for_suspect(hold);
                     let (worker, token) = (shared.clone(), tasks.token());
-                    shared.plugins.work(GuestJob::new(|meter| async move {
+                    shared.plugins.spawn_job(GuestJob::new(|meter| async move {
                         worker.handle_delivery(suspect, guard, None, meter).await;
                         drop(token);
                     }));

@@ -55,7 +55,7 @@ pub(super) async fn introduce(
         let (answer, stderr) = {
             let _ticking = runtime.ticker.ticking();
             let run = runtime.executor.run(move |meter| {
-                meter.belongs_to(&name.into());
+                meter.set_plugin(&name.into());
                 instance::introduce(tried, event, meter, wall_ms)
             });
             run.await.ok_or(LoadError::Host)?

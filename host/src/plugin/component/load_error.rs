@@ -109,15 +109,15 @@ impl LoadError {
     /// log and into each report.
     pub(super) fn shorten(self) -> Self {
         match self {
-            Self::NotWasm(words) => Self::NotWasm(outcome::message(words)),
-            Self::Componentize(words) => Self::Componentize(outcome::message(words)),
-            Self::Compile(words) => Self::Compile(outcome::message(words)),
-            Self::CompilerEnded(words) => Self::CompilerEnded(outcome::message(words)),
-            Self::Known { words, file } => Self::Known { words: outcome::message(words), file },
-            Self::Image(words) => Self::Image(outcome::message(words)),
+            Self::NotWasm(words) => Self::NotWasm(outcome::cut_message(words)),
+            Self::Componentize(words) => Self::Componentize(outcome::cut_message(words)),
+            Self::Compile(words) => Self::Compile(outcome::cut_message(words)),
+            Self::CompilerEnded(words) => Self::CompilerEnded(outcome::cut_message(words)),
+            Self::Known { words, file } => Self::Known { words: outcome::cut_message(words), file },
+            Self::Image(words) => Self::Image(outcome::cut_message(words)),
             Self::Misfits(all) => Self::Misfits(first_misfits(all)),
-            Self::Trial(words) => Self::Trial(outcome::message(words)),
-            Self::Describe(words) => Self::Describe(outcome::message(words)),
+            Self::Trial(words) => Self::Trial(outcome::cut_message(words)),
+            Self::Describe(words) => Self::Describe(outcome::cut_message(words)),
             short => short,
         }
     }
@@ -137,7 +137,7 @@ fn remedy(words: &str) -> &'static str {
 fn first_misfits(all: Vec<String>) -> Vec<String> {
     let (n, mut shown_bytes) = (all.len(), 0);
     let mut shown: Vec<String> = Vec::new();
-    for misfit in all.into_iter().map(outcome::message) {
+    for misfit in all.into_iter().map(outcome::cut_message) {
         shown_bytes += misfit.len();
         if shown_bytes > MAX_MISFITS_BYTES && !shown.is_empty() {
             break;

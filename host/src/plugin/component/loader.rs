@@ -168,7 +168,7 @@ impl PluginLoader {
             size_bytes,
             loaded_at: clock::now(),
             prepared,
-            machine: self.runtime.clone(),
+            runtime: self.runtime.clone(),
         };
         Ok((plugin, bytes))
     }
@@ -181,7 +181,7 @@ impl PluginLoader {
     ) -> Result<PreparedComponent, LoadError> {
         let sandbox = self.sandbox.clone();
         let work = move || {
-            memory_image::lay_out(&component)?;
+            memory_image::prepare_image(&component)?;
             let fit =
                 fit::check(&component, &sandbox.linker, context.limits.memory_bytes).map_err(LoadError::Misfits)?;
             Ok(PreparedComponent::new(fit, &sandbox, context, reuse))

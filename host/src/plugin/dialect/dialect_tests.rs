@@ -1,4 +1,4 @@
-//! What is known of other hosts' interfaces is what their files say, and a component that speaks several is called by one.
+//! Tests of the dialects: the lists equal the WIT files, and a component with several dialects is called by the first.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ fn resolve() -> wit_parser::Resolve {
     resolve
 }
 
-/// A core module with the component type of a world in which these lines stand.
+/// A core module with the component type of a world that consists of `lines`.
 fn typed(text: &str, lines: &str) -> Vec<u8> {
     let mut resolve = resolve();
     let package =
@@ -30,7 +30,7 @@ fn typed(text: &str, lines: &str) -> Vec<u8> {
 }
 
 #[test]
-fn the_lists_are_those_of_the_wit_files() {
+fn the_lists_equal_the_wit_files() {
     let resolve = resolve();
     let mut known = 0;
     for (_, interface) in &resolve.interfaces {
@@ -51,7 +51,7 @@ fn the_lists_are_those_of_the_wit_files() {
 }
 
 #[tokio::test]
-async fn of_several_dialects_the_first_is_called() {
+async fn a_component_with_several_dialects_is_called_by_the_first() {
     let text = r#"(module
         (memory (export "memory") 1)
         (func (export "fermyon:spin/inbound-redis#handle-message") (param i32 i32) (result i32) unreachable)

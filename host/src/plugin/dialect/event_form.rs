@@ -2,15 +2,15 @@
 
 use crate::event::{AttemptFailure, Event, EventData, to_utc};
 
-/// What a handler answered: its result, or why it did not process the event.
+/// A handler's answer: its result, or why it did not process the event.
 pub(in crate::plugin) type HandlerAnswer = Result<Option<EventData>, AttemptFailure>;
 
-/// The bytes of an event's data; none for an event without.
+/// The bytes of an event's data; empty for an event without data.
 pub(super) fn payload(event: &Event) -> Vec<u8> {
     event.data.as_ref().map_or_else(Vec::new, |data| data.bytes.to_vec())
 }
 
-/// The context attributes of an event under the names that CloudEvents gives them in headers.
+/// The context attributes of an event, named as in the CloudEvents HTTP binding.
 pub(super) fn attributes(event: &Event) -> Vec<(String, String)> {
     let mut attributes = vec![
         ("ce-specversion".to_owned(), "1.0".to_owned()),
@@ -25,7 +25,7 @@ pub(super) fn attributes(event: &Event) -> Vec<(String, String)> {
     attributes.extend(event.cause.map(|cause| ("ce-causationid".to_owned(), cause.to_string())));
     attributes
 }
-/// When it happened, in UTC as the package in `wit/` says; when it was accepted, if the sender did not say.
+/// The time of an event in UTC, as `wit/` requires. Without a time from the sender it is the time of acceptance.
 pub(super) fn utc(event: &Event) -> String {
     event.time.as_deref().and_then(to_utc).unwrap_or_else(|| event.accepted.to_string())
 }

@@ -1,4 +1,4 @@
-//! Our own dialect: the package in `wit/`.
+//! The dialect of this host: the package in `wit/`.
 
 use wasmtime::Store;
 use wasmtime::component::Instance;
@@ -24,10 +24,12 @@ pub(super) async fn call(
             WitEventData::Binary(bytes) => EventData::binary(bytes),
         })),
         Err(WitFailure::Retry(retry)) => {
-            let message = outcome::message(retry.message);
+            let message = outcome::cut_message(retry.message);
             Err(AttemptFailure { after_ms: retry.after_ms, ..AttemptFailure::new(FailureClass::Retry, message) })
         }
-        Err(WitFailure::Reject(message)) => Err(AttemptFailure::new(FailureClass::Reject, outcome::message(message))),
+        Err(WitFailure::Reject(message)) => {
+            Err(AttemptFailure::new(FailureClass::Reject, outcome::cut_message(message)))
+        }
     })
 }
 

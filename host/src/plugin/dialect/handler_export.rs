@@ -9,7 +9,7 @@ use super::{eventstream, spin, wasi_http, wasi_messaging, wasmcloud};
 use crate::event::Event;
 use crate::plugin::host_api::GuestState;
 
-/// Where a component's handler is found in its instances.
+/// The handler of a component, found by name and called in the component's instances.
 pub(in crate::plugin) enum HandlerExport {
     Eventstream(eventstream::Indices),
     WasiMessaging(wasi_messaging::Indices),
@@ -19,10 +19,10 @@ pub(in crate::plugin) enum HandlerExport {
 }
 
 impl HandlerExport {
-    /// Looks the handler of a component up, by names only.
+    /// Finds the handler of a component by name.
     ///
     /// # Errors
-    /// The component does not export the interface or a function of it.
+    /// The component does not export the interface or one of its functions.
     pub(in crate::plugin) fn find(dialect: Dialect, pre: &InstancePre<GuestState>) -> wasmtime::Result<Self> {
         Ok(match dialect {
             Dialect::Eventstream => Self::Eventstream(eventstream::Indices::new(pre)?),
@@ -33,7 +33,7 @@ impl HandlerExport {
         })
     }
 
-    /// The dialect in which it is called.
+    /// The dialect of the handler.
     pub(in crate::plugin) fn dialect(&self) -> Dialect {
         match self {
             Self::Eventstream(_) => Dialect::Eventstream,
@@ -44,7 +44,7 @@ impl HandlerExport {
         }
     }
 
-    /// Looks the handler up in an instance with its types, and does not call it.
+    /// Checks the types of the handler's functions in an instance, without a call.
     ///
     /// # Errors
     /// A function has another type.
@@ -58,10 +58,10 @@ impl HandlerExport {
         }
     }
 
-    /// Hands an event to an instance.
+    /// Calls the handler of an instance with an event.
     ///
     /// # Errors
-    /// Those of the engine, traps among them.
+    /// Errors of the engine, traps among them.
     pub(in crate::plugin) async fn call(
         &self,
         store: &mut Store<GuestState>,

@@ -1,6 +1,6 @@
 //! The names of the dialects, and of the interfaces that components of other hosts export and import.
 
-/// How a component takes events. In the order of precedence, for components that speak several.
+/// How a component receives events, in the order of precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// The package in `wit/`.
@@ -11,17 +11,16 @@ pub enum Dialect {
     Wasmcloud,
     /// The Redis trigger of Spin, up to version 3 of its SDK.
     SpinRedis,
-    /// Requests of HTTP.
+    /// HTTP requests.
     WasiHttp,
 }
 
 impl Dialect {
-    /// All of them, in the order of precedence.
+    /// All dialects, in the order of precedence.
     pub(in crate::plugin) const ALL: [Self; 5] =
         [Self::Eventstream, Self::WasiMessaging, Self::Wasmcloud, Self::SpinRedis, Self::WasiHttp];
 
-    /// The interface that a component exports to speak it, as its name without version and its version; the latter is
-    /// empty where the interface has none.
+    /// The interface that a component of this dialect exports: name and version. The version is empty if there is none.
     pub(in crate::plugin) fn export(self) -> (&'static str, &'static str) {
         match self {
             Self::Eventstream => ("eventstream:plugin/handler", "0.1.0"),
@@ -32,7 +31,7 @@ impl Dialect {
         }
     }
 
-    /// The interface that a component exports to speak it, with its version.
+    /// The interface that a component of this dialect exports, with its version.
     pub fn interface(self) -> String {
         let (name, version) = self.export();
         versioned(name, version)
@@ -47,8 +46,8 @@ pub(in crate::plugin) fn versioned(interface: &str, version: &str) -> String {
     }
 }
 
-/// The interfaces of other hosts that a component may import, their version, and their functions. A test keeps them equal
-/// to the files in `wit/`.
+/// The interfaces of other hosts that a component may import, with version and functions. A test compares them with the
+/// files in `wit/`.
 pub(in crate::plugin) const IMPORTS: [(&str, &str, &[&str]); 7] = [
     (
         "wasi:messaging/types",

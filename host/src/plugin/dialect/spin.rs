@@ -1,4 +1,4 @@
-//! Spin's Redis trigger: the payload and nothing else, and an error that says nothing.
+//! Spin's Redis trigger: passes only the payload, and its error has no message. Variables are the plugin's settings.
 
 #![allow(missing_docs, reason = "generated; the WIT file is the documentation")]
 
@@ -37,7 +37,7 @@ pub(super) async fn call(
     Ok(match handler.call_handle_message(&mut *store, &payload(event)).await? {
         Ok(()) => Ok(None),
         Err(Error::Error | Error::Success) => {
-            let words = "the handler answered with an error; what it wrote to standard error may say which";
+            let words = "the handler returned an error; its standard error may say why";
             Err(AttemptFailure::new(FailureClass::Retry, words))
         }
     })

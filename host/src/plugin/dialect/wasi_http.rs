@@ -1,7 +1,7 @@
-//! `wasi:http`: the event as a request of the CloudEvents HTTP binding in binary mode, and the answer by its status.
+//! `wasi:http`: passes an event as a request of the CloudEvents HTTP binding in binary mode, and reads the response status.
 //!
-//! The answer is read while the handler writes it. It counts when the call has ended: whatever the handler holds of it by
-//! then is taken from it, so that an answer without an end ends.
+//! The response is read while the handler writes it. When the call ends, the handler's objects are dropped, so that a
+//! response that it left open ends too.
 
 use std::pin::pin;
 
@@ -25,10 +25,10 @@ use crate::plugin::host_api::GuestState;
 use crate::plugin::run::outcome;
 use crate::plugin::sandbox::limits::LimitBreach;
 
-/// The most bytes of a body that become words.
-const MAX_WORDS_BYTES: usize = 1_024;
+/// How many bytes of a response body go into a failure message.
+const MAX_BODY_MESSAGE_BYTES: usize = 1_024;
 
-/// What came of a call: what the handler answered, with its whole body.
+/// A response with its whole body, or why there is none.
 type HttpCallResult = Result<Response<Bytes>, AttemptFailure>;
 
 pub(super) async fn call(
@@ -41,11 +41,11 @@ pub(super) async fn call(
     let limit_bytes = store.data().limits().host_call_bytes;
     let (sender, receiver) = oneshot::channel();
     let mut http = store.data_mut().http();
-    let request = http.new_incoming_request(Scheme::Http, request(event)?)?;
+    let request = http.new_incoming_request(Scheme::Http, to_request(event)?)?;
     let answer_to = http.new_response_outparam(sender)?;
 
-    let mut answered = pin!(read(receiver, limit_bytes));
-    let early = {
+    let mut answered = pin!(read_response(receiver, limit_bytes));
+    let answered_early = {
         let call = pin!(handler.call_handle(&mut *store, request, answer_to));
         match select(call, answered.as_mut()).await {
             Either::Left((ended, _)) => ended.map(|()| None)?,
@@ -53,24 +53,24 @@ pub(super) async fn call(
             Either::Right((Err(breach), _)) => return Err(breach.into()),
         }
     };
-    let answered = match early {
+    let answered = match answered_early {
         Some(answered) => answered,
         None => {
             store.data_mut().drop_handles();
             answered.await?
         }
     };
-    Ok(answered.and_then(|response| judge(&response)))
+    Ok(answered.and_then(|response| to_answer(&response)))
 }
 
 /// The event as a request to `/`.
-fn request(event: &Event) -> wasmtime::Result<Request<Full<Bytes>>> {
+fn to_request(event: &Event) -> wasmtime::Result<Request<Full<Bytes>>> {
     let body = event.data.as_ref().map_or_else(Bytes::new, |data| data.bytes.clone());
     let mut headers = HeaderMap::new();
     headers.insert(HOST, HeaderValue::from_static("eventstream"));
     headers.insert(CONTENT_LENGTH, body.len().into());
     if let Some(content_type) = &event.data_content_type {
-        // As bytes: it may have letters that are no ASCII.
+        // As bytes, because it may contain non-ASCII characters.
         headers.insert(CONTENT_TYPE, HeaderValue::from_bytes(content_type.as_bytes())?);
     }
     for (name, value) in attributes(event) {
@@ -82,7 +82,7 @@ fn request(event: &Event) -> wasmtime::Result<Request<Full<Bytes>>> {
     Ok(request)
 }
 
-/// A value of an attribute as the binding writes it into a header.
+/// An attribute value in the header encoding of the binding.
 fn percent_encoded(value: &str) -> String {
     let mut encoded = String::with_capacity(value.len());
     for byte in value.bytes() {
@@ -94,15 +94,15 @@ fn percent_encoded(value: &str) -> String {
     encoded
 }
 
-/// Waits for an answer and its body.
-async fn read(
+/// Waits for a response and reads its body.
+async fn read_response(
     receiver: oneshot::Receiver<Result<Response<HyperOutgoingBody>, ErrorCode>>,
     limit_bytes: u64,
 ) -> Result<HttpCallResult, LimitBreach> {
     let (head, mut body) = match receiver.await {
         Ok(Ok(response)) => response.into_parts(),
         Ok(Err(code)) => {
-            let words = outcome::written(format_args!("the handler answered with the error {code:?}"));
+            let words = outcome::format_message(format_args!("the handler answered with the error {code:?}"));
             return Ok(Err(failure(FailureClass::Retry, words)));
         }
         Err(_) => return Ok(Err(failure(FailureClass::Trap, "the handler ended without an answer".into()))),
@@ -115,36 +115,36 @@ async fn read(
             }
             Ok(Ok(data)) => whole.extend_from_slice(&data),
             Ok(Err(_trailers)) => {}
-            Err(error) => return Ok(Err(broken(&error))),
+            Err(error) => return Ok(Err(incomplete(&error))),
         }
     }
     Ok(Ok(Response::from_parts(head, whole.freeze())))
 }
 
-fn broken(error: &Error) -> AttemptFailure {
-    failure(FailureClass::Retry, format!("the handler broke its answer off: {error:?}"))
+fn incomplete(error: &Error) -> AttemptFailure {
+    failure(FailureClass::Retry, format!("the handler did not complete its answer: {error:?}"))
 }
 
-/// What an answer means.
-fn judge(response: &Response<Bytes>) -> HandlerAnswer {
+/// The meaning of a response: success is a result, 429 and 5xx are retried, anything else is rejected.
+fn to_answer(response: &Response<Bytes>) -> HandlerAnswer {
     let status = response.status();
     if status.is_success() {
-        return Ok(result(response.headers(), response.body()));
+        return Ok(to_result(response.headers(), response.body()));
     }
-    let cut = &response.body()[..response.body().len().min(MAX_WORDS_BYTES)];
+    let cut = &response.body()[..response.body().len().min(MAX_BODY_MESSAGE_BYTES)];
     let words = match String::from_utf8_lossy(cut).trim() {
         "" => format!("the handler answered {status}"),
         words => format!("the handler answered {status}: {words}"),
     };
     if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
-        let after_ms = response.headers().get(RETRY_AFTER).and_then(|value| after_ms(value.to_str().ok()?));
+        let after_ms = response.headers().get(RETRY_AFTER).and_then(|value| parse_retry_after(value.to_str().ok()?));
         return Err(AttemptFailure { after_ms, ..failure(FailureClass::Retry, words) });
     }
     Err(failure(FailureClass::Reject, words))
 }
 
-/// A body as a result: text if it says that it is and is, nothing if it is empty.
-fn result(headers: &HeaderMap, body: &Bytes) -> Option<EventData> {
+/// The result for a response body: text if the content type says so and it is UTF-8, nothing if it is empty.
+fn to_result(headers: &HeaderMap, body: &Bytes) -> Option<EventData> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is_text = media_type::essence(content_type).starts_with("text/") || media_type::is_json(content_type);
     match std::str::from_utf8(body) {
@@ -154,8 +154,8 @@ fn result(headers: &HeaderMap, body: &Bytes) -> Option<EventData> {
     }
 }
 
-/// `Retry-After`: seconds, or a date.
-fn after_ms(value: &str) -> Option<u64> {
+/// The delay of `Retry-After`, which is a number of seconds or a date.
+fn parse_retry_after(value: &str) -> Option<u64> {
     if let Ok(seconds) = value.trim().parse::<u64>() {
         return Some(seconds.saturating_mul(1_000));
     }
@@ -164,7 +164,7 @@ fn after_ms(value: &str) -> Option<u64> {
 }
 
 fn failure(class: FailureClass, words: String) -> AttemptFailure {
-    AttemptFailure::new(class, outcome::message(words))
+    AttemptFailure::new(class, outcome::cut_message(words))
 }
 
 #[cfg(test)]
@@ -173,11 +173,11 @@ mod tests {
 
     fn answer(status: u16, headers: &[(&str, &str)], body: &'static str) -> HandlerAnswer {
         let builder = headers.iter().fold(Response::builder(), |builder, (name, value)| builder.header(*name, *value));
-        judge(&builder.status(status).body(Bytes::from_static(body.as_bytes())).unwrap())
+        to_answer(&builder.status(status).body(Bytes::from_static(body.as_bytes())).unwrap())
     }
 
     #[test]
-    fn the_status_says_what_becomes_of_the_event() {
+    fn the_status_decides_the_answer() {
         assert_eq!(answer(204, &[], "").unwrap(), None);
         let json = [("content-type", "application/json; charset=utf-8")];
         assert_eq!(answer(200, &json, "{}").unwrap(), Some(EventData::text("{}")));
@@ -207,11 +207,11 @@ mod tests {
     }
 
     #[test]
-    fn attributes_are_written_as_the_binding_says() {
+    fn attributes_are_encoded_as_the_binding_requires() {
         assert_eq!(percent_encoded("Euro € 50%"), "Euro%20%E2%82%AC%2050%25");
         assert_eq!(percent_encoded("a\"b~"), "a%22b~");
         let event = crate::plugin::testing::event("{\"n\":1}");
-        let request = request(&event).unwrap();
+        let request = to_request(&event).unwrap();
         assert_eq!((request.method(), request.uri().path()), (&Method::POST, "/"));
         let header = |name: &str| request.headers()[name].to_str().unwrap().to_owned();
         assert_eq!((header("ce-type"), header("ce-id")), ("test".to_owned(), event.id.to_string()));
@@ -219,6 +219,6 @@ mod tests {
         assert_eq!(header("content-type"), "application/json");
 
         let odd = Event { data_content_type: Some("text/é".into()), data: None, ..event };
-        assert_eq!(super::request(&odd).unwrap().headers()["content-length"], "0");
+        assert_eq!(to_request(&odd).unwrap().headers()["content-length"], "0");
     }
 }

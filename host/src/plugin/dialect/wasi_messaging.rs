@@ -1,4 +1,7 @@
-//! The draft of wasi:messaging: a message is an object of the host, its metadata the attributes of the event.
+//! The draft of `wasi:messaging`: messages are host objects, their metadata are the attributes of the event, and sending one
+//! publishes an event.
+//!
+//! All that a guest puts into a message counts as data passed to the host, so messages cannot hold more than that limit.
 
 #![allow(missing_docs, reason = "generated; the WIT file is the documentation")]
 
@@ -43,7 +46,7 @@ pub(super) async fn call(
     event: &Event,
 ) -> wasmtime::Result<HandlerAnswer> {
     let handler = indices.load(&mut *store, instance)?;
-    let message = store.data_mut().message(GuestMessage {
+    let message = store.data_mut().new_message(GuestMessage {
         topic: Some(event.event_type.as_str().to_owned()),
         content_type: event.data_content_type.clone(),
         data: payload(event),
@@ -52,26 +55,24 @@ pub(super) async fn call(
     let answer = handler.call_handle(&mut *store, message).await?;
     Ok(answer.map(|()| None).map_err(|error| {
         let (class, words) = match error {
-            MessagingError::Timeout => {
-                (FailureClass::Retry, "the handler answered that something took too long".to_owned())
-            }
+            MessagingError::Timeout => (FailureClass::Retry, "the handler returned a timeout".to_owned()),
             MessagingError::Connection(words) => (FailureClass::Retry, format!("connection: {words}")),
             MessagingError::PermissionDenied(words) => (FailureClass::Reject, format!("permission denied: {words}")),
             MessagingError::Other(words) => (FailureClass::Retry, words),
         };
-        AttemptFailure::new(class, outcome::message(words))
+        AttemptFailure::new(class, outcome::cut_message(words))
     }))
 }
 
-/// Attributes that the host gives to every event, whatever a message says of them.
-const GIVEN: [&str; 5] = ["ce-specversion", "ce-id", "ce-source", "ce-type", "ce-time"];
+/// Attributes that the host sets on every event. Metadata with these names is ignored.
+const HOST_ATTRIBUTES: [&str; 5] = ["ce-specversion", "ce-id", "ce-source", "ce-type", "ce-time"];
 
 impl GuestState {
-    /// Hands a message to the guest.
+    /// Makes a message object for the guest.
     ///
     /// # Errors
     /// The guest holds too many handles.
-    pub(in crate::plugin) fn message(&mut self, message: GuestMessage) -> wasmtime::Result<Resource<GuestMessage>> {
+    fn new_message(&mut self, message: GuestMessage) -> wasmtime::Result<Resource<GuestMessage>> {
         Ok(self.table.push(message)?)
     }
 }
@@ -97,7 +98,7 @@ impl types::HostClient for GuestState {
 impl types::HostMessage for GuestState {
     fn new(&mut self, data: Vec<u8>) -> wasmtime::Result<Resource<GuestMessage>> {
         self.output.charge(data.len())?;
-        self.message(GuestMessage { data, ..GuestMessage::default() })
+        self.new_message(GuestMessage { data, ..GuestMessage::default() })
     }
 
     fn topic(&mut self, message: Resource<GuestMessage>) -> wasmtime::Result<Option<String>> {
@@ -129,7 +130,7 @@ impl types::HostMessage for GuestState {
     }
 
     fn add_metadata(&mut self, message: Resource<GuestMessage>, key: String, value: String) -> wasmtime::Result<()> {
-        // What a pair costs beside its text, so that empty ones are not free.
+        // The size of an empty pair counts too, because a guest can add any number of them.
         self.output.charge(size_of::<(String, String)>() + key.len() + value.len())?;
         self.table.get_mut(&message)?.metadata.get_or_insert_default().push((key, value));
         Ok(())
@@ -181,7 +182,7 @@ impl request_reply::Host for GuestState {
         _options: Option<Resource<RequestOptions>>,
     ) -> wasmtime::Result<Result<Vec<Resource<GuestMessage>>, MessagingError>> {
         self.output.charge(topic.len())?;
-        let words = "request is not offered: what a handler sends is sent when it has ended; use producer.send";
+        let words = "request is not offered: messages are sent when the handler has ended; use producer.send";
         Ok(Err(MessagingError::Other(words.into())))
     }
 
@@ -191,7 +192,7 @@ impl request_reply::Host for GuestState {
         message: Resource<GuestMessage>,
     ) -> wasmtime::Result<Result<(), MessagingError>> {
         self.table.delete(message)?;
-        let words = "reply is not offered: nobody waits for replies to an event";
+        let words = "reply is not offered: events have no replies";
         self.current.publishing.refuse(words);
         Ok(Err(MessagingError::Other(words.into())))
     }
@@ -216,13 +217,13 @@ impl request_reply::HostRequestOptions for GuestState {
     }
 }
 
-/// A message's metadata as attributes of the event that it becomes: `ce-subject` is the subject, any other name, with
-/// `ce-` or without, an extension.
+/// The event for a message. The metadata `ce-subject` is its subject; any other name, with `ce-` or without, is an
+/// extension.
 fn to_event(topic: String, content_type: Option<String>, metadata: Vec<(String, String)>) -> NewEvent {
     let mut new = NewEvent { datacontenttype: content_type, ..new_event(topic) };
     for (name, value) in metadata {
         match name.as_str() {
-            name if GIVEN.contains(&name) => {}
+            name if HOST_ATTRIBUTES.contains(&name) => {}
             "ce-subject" => new.subject = Some(value),
             _ => new.extensions.push((name.strip_prefix("ce-").unwrap_or(&name).to_owned(), value)),
         }
@@ -235,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metadata_becomes_attributes_and_what_the_host_gives_is_left_out() {
+    fn metadata_becomes_attributes_except_those_that_the_host_sets() {
         let metadata =
             [("ce-id", "1"), ("ce-type", "t"), ("ce-subject", "s"), ("ce-traceparent", "p"), ("tenant", "x")];
         let metadata = metadata.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();

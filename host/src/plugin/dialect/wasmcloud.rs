@@ -1,4 +1,5 @@
-//! wasmCloud's messaging: a subject and a body; whatever it answers as an error is worth another attempt.
+//! wasmCloud's messaging: passes a subject and a body, and every error is retried. A publish is ours; requests are refused,
+//! because no reply could arrive before the attempt ends.
 
 #![allow(missing_docs, reason = "generated; the WIT file is the documentation")]
 
@@ -40,7 +41,7 @@ pub(super) async fn call(
     let answer = handler.call_handle_message(&mut *store, &message).await?;
     Ok(match answer {
         Ok(()) => Ok(None),
-        Err(words) => Err(AttemptFailure::new(FailureClass::Retry, outcome::message(words))),
+        Err(words) => Err(AttemptFailure::new(FailureClass::Retry, outcome::cut_message(words))),
     })
 }
 
@@ -54,13 +55,13 @@ impl consumer::Host for GuestState {
         _timeout_ms: u32,
     ) -> wasmtime::Result<Result<BrokerMessage, String>> {
         self.output.charge(subject.len() + body.len())?;
-        Ok(Err("request is not offered: what a handler publishes is sent when it has ended; use publish".into()))
+        Ok(Err("request is not offered: events are published when the handler has ended; use publish".into()))
     }
 
     fn publish(&mut self, message: BrokerMessage) -> wasmtime::Result<Result<(), String>> {
         if message.reply_to.is_some() {
             self.output.charge(message.subject.len() + message.body.len())?;
-            let words = "reply-to is not offered: nobody waits for replies to an event";
+            let words = "reply-to is not offered: events have no replies";
             self.current.publishing.refuse(words);
             return Ok(Err(words.into()));
         }

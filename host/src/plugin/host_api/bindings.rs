@@ -1,7 +1,7 @@
-//! The bindings of the package in `wit/`, generated from it and from nothing else.
+//! The generated bindings of the package in `wit/`.
 //!
-//! `describe` is optional for a plugin; the world here exports it so that its bindings exist, and the parts of the world
-//! are looked up one by one.
+//! `describe` is optional for a plugin. The world exports it here only to get its bindings; each export is looked up
+//! separately.
 
 #![allow(missing_docs, reason = "generated; the WIT file is the documentation")]
 

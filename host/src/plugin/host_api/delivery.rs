@@ -1,4 +1,4 @@
-//! `delivery`: facts about the delivery in progress. Nothing can be changed here.
+//! `delivery`: facts about the current delivery, read-only.
 
 use super::bindings::eventstream::plugin::delivery::Host;
 use super::guest::GuestState;
@@ -13,7 +13,7 @@ impl Host for GuestState {
     }
 
     fn remaining_ms(&mut self) -> wasmtime::Result<u64> {
-        let remaining = self.current.watch.remaining();
+        let remaining = self.current.stopwatch.remaining();
         Ok(u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX))
     }
 

@@ -59,7 +59,7 @@ pub(in crate::plugin) struct AttemptContext {
     /// 1 for the first attempt since the event was accepted or last replayed.
     pub(in crate::plugin) attempt: u32,
     /// Measures the attempt.
-    pub(in crate::plugin) watch: Arc<AttemptStopwatch>,
+    pub(in crate::plugin) stopwatch: Arc<AttemptStopwatch>,
     /// Reads the plugin's state.
     pub(in crate::plugin) state: Arc<dyn StateReader>,
 }
@@ -81,21 +81,21 @@ pub(in crate::plugin) struct GuestState {
 pub(in crate::plugin) struct CurrentAttempt {
     pub(in crate::plugin) event: Arc<Event>,
     pub(in crate::plugin) attempt: u32,
-    pub(in crate::plugin) watch: Arc<AttemptStopwatch>,
+    pub(in crate::plugin) stopwatch: Arc<AttemptStopwatch>,
     pub(in crate::plugin) publishing: PublishBuffer,
     pub(super) state: StateBuffer,
     pub(super) outgoing: OutgoingHttp,
 }
 
 impl CurrentAttempt {
-    fn new(context: &HostContext, AttemptContext { event, attempt, watch, state }: AttemptContext) -> Self {
+    fn new(context: &HostContext, AttemptContext { event, attempt, stopwatch, state }: AttemptContext) -> Self {
         Self {
             publishing: PublishBuffer::default(),
             state: StateBuffer::new(state),
             outgoing: OutgoingHttp::new(context.network.clone(), event.id),
             event,
             attempt,
-            watch,
+            stopwatch,
         }
     }
 }
@@ -161,7 +161,7 @@ impl GuestState {
     /// # Errors
     /// The attempt fails because a publish was refused, or because the plugin would keep too much state.
     pub(in crate::plugin) fn take_effects(&mut self) -> Result<AttemptEffects, AttemptFailure> {
-        let output = |words| AttemptFailure::new(FailureClass::Output, outcome::message(words));
+        let output = |words| AttemptFailure::new(FailureClass::Output, outcome::cut_message(words));
         let published = std::mem::take(&mut self.current.publishing).into_published().map_err(output)?;
         let state = std::mem::replace(&mut self.current.state, StateBuffer::new(Arc::new(NoState)));
         let HostContext { name, limits, .. } = &*self.context;

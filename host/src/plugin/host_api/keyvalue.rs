@@ -1,8 +1,7 @@
-//! `wasi:keyvalue` in the two drafts that are in use: the plugin's state under other names.
+//! `wasi:keyvalue` in the two drafts that are in use: another interface to the plugin's state.
 //!
-//! There is one bucket, `default`, and it is the plugin's own. What the interface leaves open is as for `state`: nothing
-//! stands before the commit, and what was seen must still be so then. So a swap never fails: who lost the race is handled
-//! again.
+//! There is one bucket, `default`, which belongs to the plugin. As with `state`, writes take effect at the commit, and what
+//! the attempt read must still be unchanged then. So a swap never fails; after a conflict the event is handled again.
 
 use wasmtime::component::{HasSelf, Linker, Resource};
 
@@ -10,7 +9,7 @@ use super::bindings::eventstream::plugin::state::{Error as StateError, Host as S
 use super::guest::GuestState;
 pub use super::handles::{StateBucket, SwapHandle};
 
-/// The names of the one bucket. Spin calls it `default`, wasmCloud leaves it to the link and uses either.
+/// The names of the bucket. Spin calls it `default`; wasmCloud uses either name.
 const BUCKETS: [&str; 2] = ["", "default"];
 const NO_LISTING: &str = "keys cannot be listed; keep an index under a key of its own";
 
@@ -42,10 +41,10 @@ mod draft2 {
     }
 }
 
-/// Adds both drafts.
+/// Adds both drafts to a linker.
 ///
 /// # Errors
-/// Never, unless the linker has one of them.
+/// The linker has one of them already.
 pub(super) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     draft::Offered::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
     draft2::Offered::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
@@ -53,7 +52,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result
 
 type KeyvalueResult<T, E> = wasmtime::Result<Result<T, E>>;
 
-/// The parts of both drafts that are written alike; their types are different ones to the compiler.
+/// The parts that both drafts share. Their generated types differ, so a macro writes them twice.
 macro_rules! draft {
     ($draft:ident, $cursor:ty) => {
         impl From<StateError> for $draft::wasi::keyvalue::store::Error {
@@ -183,11 +182,11 @@ impl draft::wasi::keyvalue::atomics::Host for GuestState {
         key: String,
         delta: u64,
     ) -> KeyvalueResult<u64, draft::wasi::keyvalue::store::Error> {
-        let beyond =
+        let out_of_range =
             || draft::wasi::keyvalue::store::Error::Other("a counter of this interface is not negative".into());
-        let Ok(delta) = i64::try_from(delta) else { return Ok(Err(beyond())) };
+        let Ok(delta) = i64::try_from(delta) else { return Ok(Err(out_of_range())) };
         let sum = State::increment(self, key, delta).await?;
-        Ok(sum.map_err(Into::into).and_then(|sum| u64::try_from(sum).map_err(|_| beyond())))
+        Ok(sum.map_err(Into::into).and_then(|sum| u64::try_from(sum).map_err(|_| out_of_range())))
     }
 }
 

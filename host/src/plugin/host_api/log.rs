@@ -1,4 +1,4 @@
-//! `log`: lines with a level and fields, kept with the attempt and written to the host's own log.
+//! `log`: lines with a level and fields, kept with the attempt and written to the log of the host.
 
 use super::bindings::eventstream::plugin::log::{Host, Level};
 use super::guest::GuestState;

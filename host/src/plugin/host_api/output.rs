@@ -1,7 +1,7 @@
-//! All that a guest says in an attempt: log lines, standard output (as lines) and standard error (the end of it).
+//! The output of a guest in an attempt: log lines, standard output as lines, and the end of standard error.
 //!
-//! What is kept is bounded whatever the guest does, and everything handed over is counted: a flood ends the attempt by
-//! its limit of host-call data long before it has cost the host anything.
+//! The kept output is bounded. All bytes that a guest passes to the host count, so a flood of output ends the attempt by
+//! the limit of host-call data.
 
 use std::sync::Arc;
 
@@ -11,22 +11,22 @@ use crate::plugin::settings::secrets::PluginSecrets;
 use crate::printable::Printable;
 use parking_lot::{Mutex, MutexGuard};
 
-/// Shared by the interfaces of one attempt and outlives its instance.
+/// Collects the output of one attempt. The guest's interfaces share it, and it outlives the instance.
 #[derive(Debug)]
 pub(in crate::plugin) struct AttemptOutput {
     plugin: String,
     event: Mutex<EventId>,
     limits: AttemptLimits,
     secrets: Arc<PluginSecrets>,
-    said: Mutex<CapturedOutput>,
+    captured: Mutex<CapturedOutput>,
 }
 
-/// What is kept of what a guest said.
+/// The kept output.
 #[derive(Debug, Default)]
 pub(in crate::plugin) struct CapturedOutput {
-    /// Log lines, those of standard output among them.
+    /// Log lines, lines of standard output included.
     pub(in crate::plugin) log: Vec<LogLine>,
-    /// Lines past the limit.
+    /// Number of lines beyond the limit.
     pub(in crate::plugin) log_lines_dropped: u32,
     spent_bytes: u64,
     stdout_line: Vec<u8>,
@@ -35,7 +35,7 @@ pub(in crate::plugin) struct CapturedOutput {
 }
 
 impl CapturedOutput {
-    /// What is left of standard error; `None` if nothing was written.
+    /// The end of standard error; `None` if nothing was written.
     pub(in crate::plugin) fn stderr(&self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.stderr);
         match (text.trim(), self.stderr_bytes_dropped) {
@@ -47,39 +47,39 @@ impl CapturedOutput {
 }
 
 impl AttemptOutput {
-    /// Nothing said yet.
+    /// An empty output.
     pub(in crate::plugin) fn new(
         plugin: &str,
         event: EventId,
         limits: AttemptLimits,
         secrets: Arc<PluginSecrets>,
     ) -> Self {
-        Self { plugin: plugin.to_owned(), event: Mutex::new(event), limits, secrets, said: Mutex::default() }
+        Self { plugin: plugin.to_owned(), event: Mutex::new(event), limits, secrets, captured: Mutex::default() }
     }
 
-    /// Begins anew, for an attempt at another event.
+    /// Starts again for an attempt at another event.
     pub(super) fn begin(&self, event: EventId) {
-        *locked(&self.event) = event;
-        *self.said() = CapturedOutput::default();
+        *self.event.lock() = event;
+        *self.captured.lock() = CapturedOutput::default();
     }
 
-    /// Takes what was said out. Nothing is kept of what is said afterwards.
+    /// Takes the output at the end of an attempt.
     pub(in crate::plugin) fn take(&self) -> CapturedOutput {
-        let mut said = self.said();
-        self.end_line(&mut said);
-        self.hide_in_stderr(&mut said);
-        keep_end(&mut said, self.limit(self.limits.stderr_bytes));
-        std::mem::take(&mut *said)
+        let mut captured = self.lock();
+        self.end_line(&mut captured);
+        self.hide_in_stderr(&mut captured);
+        keep_end(&mut captured, self.limit(self.limits.stderr_bytes));
+        std::mem::take(&mut *captured)
     }
 
-    /// Counts bytes that the guest handed over.
+    /// Counts bytes that the guest passed to the host.
     ///
     /// # Errors
-    /// The limit of host-call data; the attempt ends by it.
+    /// The limit of host-call data is exceeded, which ends the attempt.
     pub(in crate::plugin) fn charge(&self, size_bytes: usize) -> Result<(), LimitBreach> {
-        let mut said = self.said();
-        said.spent_bytes = said.spent_bytes.saturating_add(size_bytes as u64);
-        if said.spent_bytes > self.limits.host_call_bytes {
+        let mut captured = self.lock();
+        captured.spent_bytes = captured.spent_bytes.saturating_add(size_bytes as u64);
+        if captured.spent_bytes > self.limits.host_call_bytes {
             return Err(LimitBreach::HostCall { limit_bytes: self.limits.host_call_bytes });
         }
         Ok(())
@@ -87,54 +87,54 @@ impl AttemptOutput {
 
     /// Keeps a line if there is room for one more.
     pub(super) fn log(&self, line: LogLine) {
-        let mut said = self.said();
-        self.keep(&mut said, line);
+        let mut captured = self.lock();
+        self.keep(&mut captured, line);
     }
 
-    /// Bytes on standard output; each line becomes a log line of level info.
+    /// Writes to standard output. Each line becomes a log line of level info.
     pub(super) fn write_stdout(&self, bytes: &[u8]) {
-        let mut said = self.said();
+        let mut captured = self.lock();
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            // With room for what is hidden later, so that no value is cut in two before.
+            // Leaves room for the longest secret, so that none is cut before it is hidden.
             let room = self.limit(self.limits.log_line_bytes).saturating_add(self.secrets.longest_bytes());
-            let room = room.saturating_sub(said.stdout_line.len());
-            said.stdout_line.extend_from_slice(&part[..part.len().min(room)]);
+            let room = room.saturating_sub(captured.stdout_line.len());
+            captured.stdout_line.extend_from_slice(&part[..part.len().min(room)]);
             if part.ends_with(b"\n") {
-                self.end_line(&mut said);
+                self.end_line(&mut captured);
             }
         }
     }
 
-    /// Bytes on standard error, of which the last ones are kept: they tell why a guest died.
+    /// Writes to standard error. The last bytes are kept, because they tell why a guest died.
     pub(super) fn write_stderr(&self, bytes: &[u8]) {
-        let mut said = self.said();
+        let mut captured = self.lock();
         let room = self.limit(self.limits.stderr_bytes).saturating_add(self.secrets.longest_bytes());
         let kept = &bytes[bytes.len().saturating_sub(room)..];
-        said.stderr.extend_from_slice(kept);
-        said.stderr_bytes_dropped += (bytes.len() - kept.len()) as u64;
-        // Twice the room, so that the end is not moved for each write.
-        if said.stderr.len() >= room.saturating_mul(2) {
-            keep_end(&mut said, room);
+        captured.stderr.extend_from_slice(kept);
+        captured.stderr_bytes_dropped += (bytes.len() - kept.len()) as u64;
+        // Trims only at twice the room, so that not every write moves the rest.
+        if captured.stderr.len() >= room.saturating_mul(2) {
+            keep_end(&mut captured, room);
         }
     }
 
-    fn end_line(&self, said: &mut CapturedOutput) {
-        let bytes = std::mem::take(&mut said.stdout_line);
+    fn end_line(&self, captured: &mut CapturedOutput) {
+        let bytes = std::mem::take(&mut captured.stdout_line);
         let message = String::from_utf8_lossy(&bytes).trim_end().to_owned();
         if !message.is_empty() {
-            self.keep(said, LogLine { level: LogLevel::Info, message, fields: Vec::new() });
+            self.keep(captured, LogLine { level: LogLevel::Info, message, fields: Vec::new() });
         }
     }
 
-    fn keep(&self, said: &mut CapturedOutput, line: LogLine) {
-        if said.log.len() >= self.limit(u64::from(self.limits.log_lines)) {
-            said.log_lines_dropped = said.log_lines_dropped.saturating_add(1);
+    fn keep(&self, captured: &mut CapturedOutput, line: LogLine) {
+        if captured.log.len() >= self.limit(u64::from(self.limits.log_lines)) {
+            captured.log_lines_dropped = captured.log_lines_dropped.saturating_add(1);
             return;
         }
         let room = self.limit(self.limits.log_line_bytes);
         let line = cut(self.hide(cut(line, room.saturating_add(self.secrets.longest_bytes()))), room);
         self.show(&line);
-        said.log.push(line);
+        captured.log.push(line);
     }
 
     fn hide(&self, line: LogLine) -> LogLine {
@@ -143,23 +143,26 @@ impl AttemptOutput {
         LogLine { level: line.level, message: hide(line.message), fields }
     }
 
-    fn hide_in_stderr(&self, said: &mut CapturedOutput) {
+    fn hide_in_stderr(&self, captured: &mut CapturedOutput) {
         if self.secrets.longest_bytes() == 0 {
             return;
         }
-        let text = String::from_utf8_lossy(&said.stderr).into_owned();
-        let hidden =
-            if said.stderr_bytes_dropped == 0 { self.secrets.hide(&text) } else { self.secrets.hide_cut_start(&text) };
-        said.stderr = hidden.into_bytes();
+        let text = String::from_utf8_lossy(&captured.stderr).into_owned();
+        let hidden = if captured.stderr_bytes_dropped == 0 {
+            self.secrets.hide(&text)
+        } else {
+            self.secrets.hide_cut_start(&text)
+        };
+        captured.stderr = hidden.into_bytes();
     }
 
-    /// Writes a line to the host's log, so that no guest can forge a line of the host's or steer a terminal.
+    /// Writes a line to the log of the host, escaped so that a guest can neither forge lines nor control a terminal.
     fn show(&self, line: &LogLine) {
         let mut text = Printable(&line.message).to_string();
         for (name, value) in &line.fields {
             text.push_str(&format!(" {}={:?}", Printable(name), value));
         }
-        let (plugin, event) = (&self.plugin, *locked(&self.event));
+        let (plugin, event) = (&self.plugin, *self.event.lock());
         match line.level {
             LogLevel::Trace => tracing::trace!(target: "plugin", { plugin.id = %plugin, event.id = %event }, "{text}"),
             LogLevel::Debug => tracing::debug!(target: "plugin", { plugin.id = %plugin, event.id = %event }, "{text}"),
@@ -173,23 +176,19 @@ impl AttemptOutput {
         usize::try_from(limit).unwrap_or(usize::MAX)
     }
 
-    fn said(&self) -> MutexGuard<'_, CapturedOutput> {
-        locked(&self.said)
+    fn lock(&self) -> MutexGuard<'_, CapturedOutput> {
+        self.captured.lock()
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock()
+/// Drops the start of standard error, so that at most `room` bytes are left.
+fn keep_end(captured: &mut CapturedOutput, room: usize) {
+    let surplus = captured.stderr.len().saturating_sub(room);
+    captured.stderr.drain(..surplus);
+    captured.stderr_bytes_dropped += surplus as u64;
 }
 
-/// Drops the beginning of standard error, so that no more than `room` bytes are left.
-fn keep_end(said: &mut CapturedOutput, room: usize) {
-    let surplus = said.stderr.len().saturating_sub(room);
-    said.stderr.drain(..surplus);
-    said.stderr_bytes_dropped += surplus as u64;
-}
-
-/// The line with no more than `room` bytes, the message first, and no more fields than a line may have.
+/// Cuts a line to `room` bytes, message first, and to the number of fields that a line may have.
 fn cut(mut line: LogLine, room: usize) -> LogLine {
     line.message.truncate(line.message.floor_char_boundary(room));
     let mut left = room - line.message.len();
@@ -205,8 +204,7 @@ fn cut(mut line: LogLine, room: usize) -> LogLine {
         left -= value.len();
         true
     });
-    // A list keeps the memory of what was cut, and lines are kept for as long as their event's attempt goes from hand to
-    // hand.
+    // The lines live until the attempt is settled, so they must not keep the memory of what was cut.
     line.fields.shrink_to_fit();
     line.message.shrink_to_fit();
     line
@@ -227,19 +225,19 @@ mod tests {
         AttemptOutput::new("p", EventId::new(), limits, Arc::default())
     }
 
-    fn messages(said: &CapturedOutput) -> Vec<&str> {
-        said.log.iter().map(|line| line.message.as_str()).collect()
+    fn messages(captured: &CapturedOutput) -> Vec<&str> {
+        captured.log.iter().map(|line| line.message.as_str()).collect()
     }
 
     #[test]
-    fn standard_output_is_kept_as_lines_of_which_there_are_so_many_and_no_longer() {
+    fn standard_output_is_kept_as_lines_within_the_limits() {
         let output = output();
         output.write_stdout(b"one\n\ntw");
         output.write_stdout(b"o is a long one\nthree\n");
         output.write_stdout(b"four");
-        let said = output.take();
-        assert_eq!(messages(&said), ["one", "two is a"]);
-        assert_eq!(said.log_lines_dropped, 2);
+        let captured = output.take();
+        assert_eq!(messages(&captured), ["one", "two is a"]);
+        assert_eq!(captured.log_lines_dropped, 2);
     }
 
     #[test]
@@ -252,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_cut_with_its_fields_and_between_characters() {
+    fn a_line_is_cut_between_characters_with_its_fields() {
         let line = |message: &str, value: &str, room: usize| {
             let fields = vec![("k".to_owned(), value.to_owned()), ("l".to_owned(), "v".to_owned())];
             cut(LogLine { level: LogLevel::Info, message: message.into(), fields }, room)
@@ -265,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_without_text_are_not_free() {
+    fn fields_without_text_count_too() {
         let empty = |n: usize| LogLine {
             level: LogLevel::Info,
             message: String::new(),
@@ -278,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_in_nothing_that_is_kept() {
+    fn no_kept_output_contains_secrets() {
         let source = crate::plugin::SecretSource::Text("hunter2".into());
         let secrets = PluginSecrets::read(&[("a".to_owned(), source)].into()).unwrap();
         let limits = AttemptLimits { log_line_bytes: 16, stderr_bytes: 12, ..AttemptLimits::default() };
@@ -287,8 +285,8 @@ mod tests {
         let fields = vec![("hunter2".to_owned(), "hunter2".to_owned())];
         output.log(LogLine { level: LogLevel::Info, message: "m".into(), fields });
         output.write_stderr(b"0123456789012 hunter2 89012");
-        let said = output.take();
-        let kept = format!("{:?} {:?}", said.log, said.stderr());
+        let captured = output.take();
+        let kept = format!("{:?} {:?}", captured.log, captured.stderr());
         for begun in ["hunter2", "hunte", "unter2", "ter2"] {
             assert!(!kept.contains(begun), "{kept}");
         }
@@ -296,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_handed_over_is_counted_to_the_limit() {
+    fn bytes_passed_to_the_host_are_counted_up_to_the_limit() {
         let output = output();
         assert_eq!(output.charge(100), Ok(()));
         assert_eq!(output.charge(1), Err(LimitBreach::HostCall { limit_bytes: 100 }));

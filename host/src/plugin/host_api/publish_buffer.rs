@@ -20,7 +20,7 @@ use crate::plugin::sandbox::limits::AttemptLimits;
 const MAX_CONTENT_TYPE_CHARS: usize = 256;
 const MAX_JSON_DEPTH: usize = 64;
 
-/// Extensions that an event hands on to those that its handler publishes.
+/// Extensions that published events inherit from their cause.
 const INHERITED_NAMES: [&str; 2] = ["traceparent", "tracestate"];
 
 /// What an attempt has published so far.
@@ -31,11 +31,15 @@ pub(in crate::plugin) struct PublishBuffer {
 }
 
 impl PublishBuffer {
-    /// Remembers that a publish was refused, unless one was before.
-    pub(in crate::plugin) fn refuse(&mut self, why: &str) {
-        self.refused.get_or_insert_with(|| format!("a publish was refused: {why}"));
+    /// Remembers the first refused publish.
+    pub(in crate::plugin) fn refuse(&mut self, reason: &str) {
+        self.refused.get_or_insert_with(|| format!("a publish was refused: {reason}"));
     }
 
+    /// The published events.
+    ///
+    /// # Errors
+    /// A publish was refused; the message says why.
     pub(super) fn into_published(self) -> Result<Vec<PublishedEvent>, String> {
         match self.refused {
             None => Ok(self.published),
@@ -44,7 +48,7 @@ impl PublishBuffer {
     }
 }
 
-/// A new event that may be published.
+/// A new event that passed all checks.
 #[derive(Debug)]
 pub(super) struct CheckedEvent {
     event_type: EventType,
@@ -57,7 +61,7 @@ pub(super) struct CheckedEvent {
 
 impl CheckedEvent {
     pub(super) fn publish(mut self, plugin: &str, cause: &Event) -> PublishedEvent {
-        // Together or not at all: a `tracestate` belongs to its `traceparent`.
+        // Both or neither: a `tracestate` belongs to its `traceparent`.
         if !self.extensions.contains_key("traceparent") {
             let inherited = INHERITED_NAMES.iter().filter_map(|name| cause.extensions.get_key_value(*name));
             self.extensions.extend(inherited.map(|(name, value)| (name.clone(), value.clone())));
@@ -80,7 +84,7 @@ impl CheckedEvent {
     }
 }
 
-/// Judges a new event, of which `published` were published before it.
+/// Checks a new event. The attempt has published `published` events before it.
 pub(super) fn check(new: NewEvent, published: usize, limits: &AttemptLimits) -> Result<CheckedEvent, Error> {
     if published >= usize::try_from(limits.published_events).unwrap_or(usize::MAX) {
         return Err(Error::TooMany(format!("an attempt publishes at most {} events", limits.published_events)));
@@ -128,22 +132,23 @@ fn check_extensions(pairs: Vec<(String, String)>) -> Result<BTreeMap<String, Str
         check_extension_name(&name).map_err(|bad| {
             let words = match bad {
                 BadExtensionName::Malformed => "is not 1 to 64 lower-case letters and digits",
-                BadExtensionName::Reserved => "is called like an attribute of its own",
+                BadExtensionName::Reserved => "has the name of a CloudEvents attribute",
             };
             Error::Invalid(format!("the extension {:?} {words}", short(&name)))
         })?;
         if !is_plain_text(&value, MAX_EXTENSION_VALUE_CHARS) {
-            let words = format!("up to {MAX_EXTENSION_VALUE_CHARS} characters, none of control");
+            let words = format!("up to {MAX_EXTENSION_VALUE_CHARS} characters without control characters");
             return Err(Error::Invalid(format!("the extension {name:?} must be {words}")));
         }
         if extensions.insert(name.clone(), value).is_some() {
-            return Err(Error::Invalid(format!("the extension {name:?} is there twice")));
+            return Err(Error::Invalid(format!("the extension {name:?} occurs twice")));
         }
     }
     Ok(extensions)
 }
 
-/// What is said to be JSON must be; what nothing is said of is JSON if it reads as such.
+/// Checks the data of a new event. Data that is declared as JSON must be JSON. Text without a content type is JSON if it
+/// parses as JSON.
 fn check_data(
     data: WitEventData,
     content_type: Option<String>,
@@ -185,14 +190,14 @@ pub(super) fn size_bytes(new: &NewEvent) -> usize {
         Some(WitEventData::Text(text)) => text.len(),
         Some(WitEventData::Binary(bytes)) => bytes.len(),
     };
-    // What a pair costs beside its text, so that empty ones are not free.
+    // The size of an empty pair counts too, because a guest can add any number of them.
     let pair = |(name, value): &(String, String)| size_of::<(String, String)>() + name.len() + value.len();
     let extensions: usize = new.extensions.iter().map(pair).sum();
     let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     new.type_.len() + optional(&new.subject) + optional(&new.datacontenttype) + extensions + data
 }
 
-/// The beginning of a text that a guest made up, for a message.
+/// The start of a guest's text, for a message.
 pub(in crate::plugin) fn short(text: &str) -> &str {
     &text[..text.floor_char_boundary(64)]
 }
@@ -217,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_an_event_is_said() {
+    fn a_refusal_says_what_is_wrong() {
         let extension = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
         let text = |text: &str| Some(WitEventData::Text(text.into()));
         let json = Some("application/cloudevents+json; charset=utf-8".to_owned());
@@ -242,23 +247,23 @@ mod tests {
     }
 
     #[test]
-    fn the_content_type_is_what_the_data_is() {
+    fn the_content_type_follows_from_the_data() {
         let binary = |bytes: &[u8]| WitEventData::Binary(bytes.to_vec());
         let text = |text: &str| WitEventData::Text(text.into());
-        for (data, said, expected, kind) in [
+        for (data, stated, expected, kind) in [
             (text("{\"a\":1}"), None, "application/json", DataKind::Text),
             (text("hello"), None, "text/plain", DataKind::Text),
             (text("1"), Some("text/csv"), "text/csv", DataKind::Text),
             (binary(b"1"), None, "application/octet-stream", DataKind::Binary),
             (binary(b"1"), Some("application/json"), "application/json", DataKind::Text),
         ] {
-            let (content_type, data) = check_data(data, said.map(str::to_owned), &limits()).unwrap();
+            let (content_type, data) = check_data(data, stated.map(str::to_owned), &limits()).unwrap();
             assert_eq!((content_type.as_str(), data.kind), (expected, kind));
         }
     }
 
     #[test]
-    fn a_child_knows_its_cause_and_its_trace() {
+    fn a_published_event_has_its_cause_and_its_trace() {
         let checked = check(new_event(), 0, &limits()).unwrap();
         let mut cause = crate::plugin::testing::event("{}");
         cause.extensions.insert("tracestate".into(), "vendor=1".into());

@@ -1,4 +1,4 @@
-//! `wasi:config` and `wasi:logging` in the versions that are in use: the plugin's settings and log under other names.
+//! `wasi:config` and `wasi:logging` in the versions that are in use: other interfaces to the plugin's settings and log.
 
 use wasmtime::component::{HasSelf, Linker};
 
@@ -26,17 +26,17 @@ mod logging {
     });
 }
 
-/// Adds all of them.
+/// Adds all of them to a linker.
 ///
 /// # Errors
-/// Never, unless the linker has one of them.
+/// The linker has one of them already.
 pub(super) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     config::Offered::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
     config_2024::Offered::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
     logging::Offered::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
 }
 
-/// Both versions of `wasi:config` say the same; their types are different ones to the compiler.
+/// Both versions of `wasi:config` are the same. Their generated types differ, so a macro writes them twice.
 macro_rules! config_store {
     ($config:ident) => {
         impl $config::wasi::config::store::Host for GuestState {

@@ -7,12 +7,12 @@ use crate::event::limits::MAX_DELAY_MS;
 use crate::event::{MAX_STATE_KEY_BYTES, StateWrite};
 
 impl GuestState {
-    /// The key, read if this is the first time that it is asked for.
+    /// Gives a key of the buffer, read from the store at its first use.
     async fn touch(&mut self, key: String) -> Result<&mut TouchedKey, Error> {
         let limit = self.context.limits.state_operations;
         self.current.state.operations = self.current.state.operations.saturating_add(1);
         if self.current.state.operations > limit {
-            return Err(Error::TooLarge(format!("an attempt asks for its state at most {limit} times")));
+            return Err(Error::TooLarge(format!("an attempt may use its state at most {limit} times")));
         }
         if key.is_empty() || key.len() > MAX_STATE_KEY_BYTES || key.chars().any(char::is_control) {
             let words = format!("a key is 1 to {MAX_STATE_KEY_BYTES} bytes without control characters");
@@ -27,8 +27,8 @@ impl GuestState {
         self.current.state.touched.get_mut(&key).ok_or_else(|| Error::Unavailable("the key was not read".into()))
     }
 
-    /// Whether one more key may be kept, where `touched` keeps nothing yet.
-    fn has_room(limit: u64, touched: &TouchedKey) -> Result<(), Error> {
+    /// Checks that the plugin may keep one more key, if `touched` is a new one.
+    fn check_key_count(limit: u64, touched: &TouchedKey) -> Result<(), Error> {
         if touched.value().is_none() && touched.stored.value.is_none() && touched.stored.keys >= limit {
             return Err(Error::TooLarge(format!("the plugin keeps {} keys; it may keep {limit}", touched.stored.keys)));
         }
@@ -56,7 +56,7 @@ impl Host for GuestState {
             return Ok(Err(Error::Invalid(format!("ttl-ms is 1 to {MAX_DELAY_MS}, a year"))));
         }
         Ok(self.touch(key).await.and_then(|touched| {
-            Self::has_room(limits.state_keys, touched)?;
+            Self::check_key_count(limits.state_keys, touched)?;
             touched.is_expected = true;
             touched.write = Some(StateWrite::Set { value: value.into(), ttl_ms });
             Ok(())
@@ -75,8 +75,8 @@ impl Host for GuestState {
         self.output.charge(key.len())?;
         let limit = self.context.limits.state_keys;
         Ok(self.touch(key).await.and_then(|touched| {
-            Self::has_room(limit, touched)?;
-            touched.add(delta).map_err(Error::Invalid)
+            Self::check_key_count(limit, touched)?;
+            touched.increment(delta).map_err(Error::Invalid)
         }))
     }
 }

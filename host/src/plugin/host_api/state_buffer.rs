@@ -1,7 +1,6 @@
-//! `state`: keys that are the plugin's own. Reads go to the store once for each key, writes are kept until the commit.
+//! What an attempt reads and writes of its plugin's state. Each key is read from the store once; writes wait for the commit.
 //!
-//! What an attempt has read or overwritten must be unchanged at the commit; what it has only counted up need not, though
-//! the value has to be read to say what it is.
+//! Keys that an attempt read or overwrote must be unchanged at the commit. Keys that it only incremented may change.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,31 +10,31 @@ use bytes::Bytes;
 use super::state_reader::StateReader;
 use crate::event::{StateStep, StateWrite, StoredValue, add_to_counter, stored_size_bytes};
 
-/// What an attempt has seen and written so far.
+/// What an attempt has read and written so far.
 pub(super) struct StateBuffer {
     pub(super) store: Arc<dyn StateReader>,
     pub(super) operations: u32,
     pub(super) touched: BTreeMap<String, TouchedKey>,
 }
 
-/// A key that was asked for.
+/// A key that the attempt used.
 pub(super) struct TouchedKey {
     pub(super) stored: StoredValue,
-    /// Whether the attempt depends on what it has seen.
+    /// Whether the stored value must be unchanged at the commit.
     pub(super) is_expected: bool,
     pub(super) write: Option<StateWrite>,
 }
 
 impl StateBuffer {
-    /// Nothing seen yet.
+    /// An empty buffer that reads from `store`.
     pub(super) fn new(store: Arc<dyn StateReader>) -> Self {
         Self { store, operations: 0, touched: BTreeMap::new() }
     }
 
-    /// All of it, if there was anything.
+    /// The step for the commit; `None` if the attempt used no key.
     ///
     /// # Errors
-    /// With it the plugin would keep more than it may; the words say so.
+    /// The plugin would keep more state than it may; the message says so.
     pub(super) fn into_step(self, plugin: &str, limit_bytes: u64) -> Result<Option<StateStep>, String> {
         self.check_size(plugin, limit_bytes)?;
         let mut step = StateStep { plugin: plugin.to_owned(), ..StateStep::default() };
@@ -48,15 +47,15 @@ impl StateBuffer {
         Ok((!step.expected.is_empty() || !step.writes.is_empty()).then_some(step))
     }
 
-    /// What makes the state smaller, or leaves it as large, is always let through.
+    /// Checks the size of the state after the step. A step that does not make it larger is always accepted.
     fn check_size(&self, plugin: &str, limit_bytes: u64) -> Result<(), String> {
         let kept_bytes = self.touched.values().map(|touched| touched.stored.size_bytes).max().unwrap_or(0);
         let room_bytes = self.touched.values().filter_map(|touched| touched.stored.room_bytes).min();
         let (mut more, mut less) = (0_u64, 0_u64);
         for (key, touched) in self.touched.iter().filter(|(_, touched)| touched.write.is_some()) {
-            let of = |value: Option<Bytes>| value.map_or(0, |value| stored_size_bytes(key, value.len()));
-            more = more.saturating_add(of(touched.value()));
-            less = less.saturating_add(of(touched.stored.value.clone()));
+            let size_bytes = |value: Option<Bytes>| value.map_or(0, |value| stored_size_bytes(key, value.len()));
+            more = more.saturating_add(size_bytes(touched.value()));
+            less = less.saturating_add(size_bytes(touched.stored.value.clone()));
         }
         let wanted_bytes = kept_bytes.saturating_add(more).saturating_sub(less);
         if more <= less || wanted_bytes <= limit_bytes.min(room_bytes.unwrap_or(u64::MAX)) {
@@ -64,19 +63,19 @@ impl StateBuffer {
         }
         Err(match room_bytes.filter(|room_bytes| *room_bytes < limit_bytes) {
             None => format!(
-                "the plugin would keep {wanted_bytes} bytes of state, and may keep {limit_bytes} \
+                "the plugin would keep {wanted_bytes} bytes of state; it may keep {limit_bytes} \
                  (plugins.{plugin}.limits.state_bytes)"
             ),
             Some(room_bytes) => format!(
-                "the plugin would keep {wanted_bytes} bytes of state, and the store has room for {room_bytes} of one \
-                 plugin: give it a larger disk, or have the plugin keep less"
+                "the plugin would keep {wanted_bytes} bytes of state; the store has room for {room_bytes} of one plugin: \
+                 use a larger disk, or let the plugin keep less"
             ),
         })
     }
 }
 
 impl TouchedKey {
-    /// The value as this attempt sees it.
+    /// The value as this attempt sees it, its own write included.
     pub(super) fn value(&self) -> Option<Bytes> {
         match &self.write {
             None => self.stored.value.clone(),
@@ -88,13 +87,13 @@ impl TouchedKey {
         }
     }
 
-    /// Counts up, and gives the value as this attempt sees it.
-    pub(super) fn add(&mut self, delta: i64) -> Result<i64, String> {
+    /// Adds to the counter. Returns the value as this attempt sees it.
+    pub(super) fn increment(&mut self, delta: i64) -> Result<i64, String> {
         let sum = add_to_counter(self.value().as_deref(), delta).map_err(|error| error.to_string())?;
         let text = || Bytes::from(sum.to_string());
         self.write = Some(match self.write.take() {
             None => StateWrite::Add(delta),
-            // Both are within what the sum may be, so that this cannot overflow.
+            // Does not overflow: the sum of both was checked above.
             Some(StateWrite::Add(before)) => StateWrite::Add(before.saturating_add(delta)),
             Some(StateWrite::Delete) => StateWrite::Set { value: text(), ttl_ms: None },
             Some(StateWrite::Set { ttl_ms, .. }) => StateWrite::Set { value: text(), ttl_ms },
@@ -108,7 +107,7 @@ mod tests {
     use super::*;
     use crate::plugin::host_api::state_reader::NoState;
 
-    /// The size that an attempt would leave, which saw so much and writes these.
+    /// The step of an attempt that saw `kept` bytes of state and makes these writes: key, size before, size after.
     fn step(kept: u64, room_bytes: Option<u64>, writes: &[(&str, Option<usize>, Option<usize>)]) -> Result<(), String> {
         let mut buffer = StateBuffer::new(Arc::new(NoState));
         for (key, before, after) in writes {
@@ -124,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_keeps_no_more_than_it_may_however_it_is_cut() {
+    fn a_plugin_keeps_no_more_than_its_limit_in_values_and_keys() {
         assert_eq!(step(700, None, &[("k", None, Some(199))]), Ok(()));
         let error = step(700, None, &[("k", None, Some(200))]).unwrap_err();
         assert!(error.contains("1001 bytes") && error.contains("plugins.hoarder.limits.state_bytes"), "{error}");
@@ -134,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_it_smaller_is_let_through_though_it_keeps_too_much() {
+    fn a_step_that_keeps_less_is_accepted_above_the_limit() {
         assert_eq!(step(5_000, None, &[("k", Some(300), Some(299))]), Ok(()));
         assert_eq!(step(5_000, None, &[("k", Some(300), None)]), Ok(()));
         assert_eq!(step(900, None, &[("old", Some(300), None), ("new", None, Some(300))]), Ok(()));
@@ -142,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_with_less_room_says_so() {
+    fn the_room_of_the_store_is_a_limit_too() {
         assert_eq!(step(300, Some(500), &[("k", None, Some(50))]), Ok(()));
         let error = step(300, Some(500), &[("k", None, Some(100))]).unwrap_err();
         assert!(error.contains("the store has room for 500"), "{error}");

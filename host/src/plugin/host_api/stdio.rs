@@ -1,4 +1,4 @@
-//! Standard output and error of a guest: streams that are always ready and keep little.
+//! Standard output and standard error of a guest: streams that are always ready.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 use super::output::AttemptOutput;
 
-/// The most bytes that are taken in one write.
+/// The most bytes in one write.
 const WRITE_BYTES: usize = 64 * 1_024;
 
 /// One of the two streams.
@@ -71,7 +71,7 @@ impl OutputStream for GuestStream {
     }
 }
 
-/// For versions of WASI whose streams are bytes of the host's; the same sink.
+/// The same stream for versions of WASI that use host streams.
 impl AsyncWrite for GuestStream {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         self.output.charge(bytes.len()).map_err(std::io::Error::other)?;

@@ -122,13 +122,13 @@ impl PluginRegistry {
     /// Runs the jobs that `next` returns on the threads of guests, until it returns none. Quick jobs run one after another
     /// without a hand-over; a job that waits or burns CPU goes on beside those after it. `next` and the jobs are dropped on
     /// those threads, so they must not be the last owner of the registry.
-    pub fn work_off(&self, next: impl FnMut() -> Option<GuestJob> + Send + 'static) {
-        self.loader.runtime.executor.work_off(next);
+    pub fn run_jobs(&self, next: impl FnMut() -> Option<GuestJob> + Send + 'static) {
+        self.loader.runtime.executor.run_jobs(next);
     }
 
-    /// Runs one job on the threads of guests, under the same conditions as [`PluginRegistry::work_off`].
-    pub fn work(&self, job: GuestJob) {
-        self.loader.runtime.executor.work(job);
+    /// Runs one job on the threads of guests, under the same conditions as [`PluginRegistry::run_jobs`].
+    pub fn spawn_job(&self, job: GuestJob) {
+        self.loader.runtime.executor.spawn(job);
     }
 
     /// How many threads begin jobs.

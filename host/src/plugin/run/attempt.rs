@@ -1,10 +1,10 @@
-//! What an attempt is given, and what comes of it.
+//! The input and the result of an attempt.
 
 use std::sync::Arc;
 
 use crate::event::{AttemptOutcome, Event, LogLine};
 
-/// What a plugin is given with an event.
+/// The input of an attempt.
 #[derive(Clone, Debug)]
 pub struct AttemptInput {
     /// The event.
@@ -13,15 +13,15 @@ pub struct AttemptInput {
     pub attempt: u32,
 }
 
-/// What came of an attempt.
+/// The result of an attempt.
 #[derive(Clone, Debug)]
 pub struct AttemptResult {
-    /// Ok with effects, or why not.
+    /// Ok with effects, or a failure.
     pub outcome: AttemptOutcome,
-    /// What the guest logged, within the limits.
+    /// The log lines of the guest, within the limits.
     pub log: Vec<LogLine>,
     /// How many log lines were dropped for exceeding the limits.
     pub log_lines_dropped: u32,
-    /// What the guest wrote to its standard error, cut to the limit.
+    /// The end of the guest's standard error, within the limit.
     pub stderr: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! How much CPU time an attempt has used, on whichever threads it ran.
+//! Measures the CPU time of an attempt across threads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,34 +12,34 @@ pub struct CpuMeter {
 }
 
 impl CpuMeter {
-    /// The CPU time so far. To be called by the attempt itself, while it runs.
+    /// The CPU time so far. Call it on the thread that runs the attempt.
     pub(in crate::plugin) fn spent_ns(&self) -> u64 {
         let running_ns = thread_cpu_ns().saturating_sub(self.began_ns.load(Ordering::Relaxed));
         self.spent_ns.load(Ordering::Relaxed).saturating_add(running_ns)
     }
 
-    /// It is an attempt of this plugin.
-    pub(in crate::plugin) fn belongs_to(&self, plugin: &Arc<str>) {
+    /// Sets the plugin of the attempt. Later calls have no effect.
+    pub(in crate::plugin) fn set_plugin(&self, plugin: &Arc<str>) {
         self.plugin.get_or_init(|| plugin.clone());
     }
 
-    /// Whose it is; nobody's for work of the host.
+    /// The plugin of the attempt; empty for work of the host.
     pub(in crate::plugin) fn plugin(&self) -> Arc<str> {
         self.plugin.get().cloned().unwrap_or_default()
     }
 
-    /// The attempt begins to run on this thread, which has used so much CPU time before.
+    /// Notes that the attempt begins to run on this thread, which has used `began_ns` of CPU time.
     pub(in crate::plugin) fn begin(&self, began_ns: u64) {
         self.began_ns.store(began_ns, Ordering::Relaxed);
     }
 
-    /// As if it had used so much before.
+    /// Adds CPU time, as if the attempt had used it.
     #[cfg(test)]
     pub(in crate::plugin) fn add(&self, ns: u64) {
         self.spent_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
-    /// It runs on this thread no more. Gives the time so far.
+    /// Notes that the attempt stops running on this thread. Returns its CPU time so far.
     pub(in crate::plugin) fn end(&self) -> u64 {
         let spent_ns = self.spent_ns();
         self.spent_ns.store(spent_ns, Ordering::Relaxed);

@@ -1,10 +1,9 @@
-//! Where guests run: on runtimes of their own, in two tiers.
+//! The runtimes on which guests run, in two tiers.
 //!
-//! An attempt starts on the fast tier, where quick ones are worked off in a row without a task or a hand-over for each. A
-//! guest yields its thread at every tick of the epoch, and one that has used more than a slice of CPU time is moved,
-//! mid-call, to the slow tier, whose threads have a lower priority. So a guest that burns CPU delays one that does not by
-//! a slice at most, however many of them burn, and the threads of HTTP and of the broker are preferred to it by the kernel.
-//! On the slow tier plugins take turns of a tick each, however many attempts each of them has there.
+//! An attempt starts on the fast tier. Quick attempts run there one after the other, without a task for each. A guest yields
+//! its thread at every tick of the epoch. When it has used a slice of CPU time, it moves, in the middle of a call, to the
+//! slow tier, whose threads have a lower priority. So a busy guest delays a quick one by at most a slice, and the kernel
+//! prefers the threads of HTTP and the broker. On the slow tier plugins take turns of one tick each.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -22,22 +21,22 @@ use super::guest_turns::GuestTurns;
 
 /// The CPU time after which an attempt leaves the fast tier.
 const FAST_SLICE_NS: u64 = 2_000_000;
-/// After how many turns a thread looks for attempts that others handed to it. Each turn of a busy guest takes a tick, so
-/// with the runtime's own figure (31 to 61 turns, made for turns of microseconds) a new attempt would wait for many.
-const TURNS_BETWEEN_NEW: u32 = 1;
-/// After how many turns a thread looks at the timers that end attempts whose wall time is over.
-const TURNS_BETWEEN_TIMERS: u32 = 4;
-/// How long jobs are worked off in a row before others on the tier have their turn.
-const TURN: Duration = Duration::from_micros(200);
-/// How much nicer than the rest of the process the threads of the slow tier are.
+/// After how many polls a thread looks for new attempts. A poll of a busy guest takes a tick. Tokio's default of 31 to 61
+/// polls would make a new attempt wait for many ticks.
+const GLOBAL_QUEUE_INTERVAL: u32 = 1;
+/// After how many polls a thread looks at the timers, which end attempts whose wall time is over.
+const EVENT_INTERVAL: u32 = 4;
+/// How long a runner handles jobs before it lets other tasks of the fast tier run.
+const RUNNER_TURN: Duration = Duration::from_micros(200);
+/// The niceness of the slow tier, relative to the rest of the process.
 const SLOW_NICENESS: i32 = 10;
-/// How many names are looked up side by side, of which each plugin has a small share; a lookup holds a thread until the
-/// resolver of the system gives up.
+/// How many names may be looked up at once; each plugin has a small share. A lookup holds a thread until the system's
+/// resolver gives up.
 const MAX_LOOKUPS: usize = 256;
-/// How long the end of the executor waits for what runs. Guests yield within a tick; a compilation does not.
+/// How long a dropped executor waits for its threads. Guests yield within a tick, but a compilation does not.
 const END_WAIT: Duration = Duration::from_secs(1);
 
-/// The runtimes of the guests. Ends them when it is dropped, attempts under way included.
+/// The runtimes of the guests. Dropping it ends them and the attempts on them.
 #[derive(Debug)]
 pub(in crate::plugin) struct GuestExecutor {
     fast: Option<Runtime>,
@@ -46,26 +45,26 @@ pub(in crate::plugin) struct GuestExecutor {
     io: Option<Runtime>,
 }
 
-/// An attempt and what follows from it on the spot.
+/// An attempt, together with what its caller does right after it.
 pub struct GuestJob {
-    work: Pin<Box<dyn Future<Output = ()> + Send>>,
+    future: Pin<Box<dyn Future<Output = ()> + Send>>,
     meter: Arc<CpuMeter>,
 }
 
 impl GuestJob {
-    /// Work that is given the meter of its CPU time, to hand it to the plugin.
-    pub fn new<F>(work: impl FnOnce(Arc<CpuMeter>) -> F) -> Self
+    /// A job from `start`, which receives the meter of the job's CPU time and passes it to the plugin.
+    pub fn new<F>(start: impl FnOnce(Arc<CpuMeter>) -> F) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let meter = Arc::new(CpuMeter::default());
-        Self { work: Box::pin(work(meter.clone())), meter }
+        Self { future: Box::pin(start(meter.clone())), meter }
     }
 
-    /// Goes on, on a thread that has used `began_ns` of CPU time before.
+    /// Runs on a thread that has used `began_ns` of CPU time before.
     fn poll(&mut self, context: &mut Context<'_>, slice_ns: u64, began_ns: u64) -> Poll<TurnResult> {
         self.meter.begin(began_ns);
-        match self.work.as_mut().poll(context) {
+        match self.future.as_mut().poll(context) {
             Poll::Ready(()) => Poll::Ready(TurnResult::Ended),
             Poll::Pending if self.meter.end() > slice_ns => Poll::Ready(TurnResult::SliceUsedUp),
             Poll::Pending => Poll::Pending,
@@ -73,7 +72,7 @@ impl GuestJob {
     }
 }
 
-/// Where jobs go that burn CPU.
+/// Where busy jobs go.
 #[derive(Clone)]
 struct SlowTier {
     runtime: Handle,
@@ -82,27 +81,30 @@ struct SlowTier {
 
 impl SlowTier {
     fn spawn(&self, job: GuestJob) {
-        self.runtime.spawn(on_slow_tier(job, self.turns.clone()));
+        self.runtime.spawn(run_on_slow_tier(job, self.turns.clone()));
     }
 }
 
-/// What a turn of a job came to.
+/// How a turn of a job ended.
 enum TurnResult {
     Ended,
     SliceUsedUp,
 }
 
 impl GuestExecutor {
-    /// Two runtimes: the fast tier has `threads` threads, the slow one a thread less, so that with a thread for each core
-    /// there is a core on which HTTP and the broker wake up at once, however many guests burn CPU.
+    /// Starts the runtimes. The fast tier has `threads` threads and the slow tier one less. With one thread for each core,
+    /// busy guests leave a core on which HTTP and the broker wake up at once.
+    ///
+    /// # Errors
+    /// A thread could not be started.
     pub(in crate::plugin) fn start(threads: usize) -> std::io::Result<Self> {
         let runtime = |name: &str, threads: usize, niceness: i32| {
             Builder::new_multi_thread()
                 .worker_threads(threads.max(1))
                 .thread_name(name)
-                .global_queue_interval(TURNS_BETWEEN_NEW)
-                .event_interval(TURNS_BETWEEN_TIMERS)
-                .on_thread_start(move || be_nice(niceness))
+                .global_queue_interval(GLOBAL_QUEUE_INTERVAL)
+                .event_interval(EVENT_INTERVAL)
+                .on_thread_start(move || raise_niceness(niceness))
                 .enable_time()
                 .build()
         };
@@ -121,43 +123,44 @@ impl GuestExecutor {
         })
     }
 
-    /// Works off what `next` gives, one job after the other, until it gives none. A job that has to wait, or that burns
-    /// CPU, goes on by itself and holds up none that come after it.
-    pub(in crate::plugin) fn work_off(&self, next: impl FnMut() -> Option<GuestJob> + Send + 'static) {
+    /// Runs the jobs that `next` returns, one after the other, until it returns `None`. A job that waits or uses up its
+    /// slice continues in a task of its own and does not delay the next ones.
+    pub(in crate::plugin) fn run_jobs(&self, next: impl FnMut() -> Option<GuestJob> + Send + 'static) {
         let (Some(fast), Some(slow)) = (&self.fast, &self.slow) else { return };
-        fast.spawn(work_off(next, self.slow_tier(slow)));
+        fast.spawn(run_jobs(next, self.slow_tier(slow)));
     }
 
-    /// Does one job.
-    pub(in crate::plugin) fn work(&self, job: GuestJob) {
+    /// Starts one job.
+    pub(in crate::plugin) fn spawn(&self, job: GuestJob) {
         let (Some(fast), Some(slow)) = (&self.fast, &self.slow) else { return };
-        fast.spawn(on_fast_tier(job, self.slow_tier(slow)));
+        fast.spawn(run_on_fast_tier(job, self.slow_tier(slow)));
     }
 
     fn slow_tier(&self, runtime: &Runtime) -> SlowTier {
         SlowTier { runtime: runtime.handle().clone(), turns: self.turns.clone() }
     }
 
-    /// How many threads begin jobs.
+    /// The number of threads of the fast tier.
     pub(in crate::plugin) fn threads(&self) -> usize {
         self.fast.as_ref().map_or(0, |fast| fast.metrics().num_workers())
     }
 
-    /// Runs an attempt to its end. `None` if it panicked or the executor ends. Dropping the future cancels the attempt.
+    /// Runs an attempt and returns its result. `None` if it panicked or the executor ended. Dropping the future cancels the
+    /// attempt.
     pub(in crate::plugin) async fn run<T, F>(&self, attempt: impl FnOnce(Arc<CpuMeter>) -> F) -> Option<T>
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
         let (mut reply, answer) = oneshot::channel();
-        self.work(GuestJob::new(|meter| {
+        self.spawn(GuestJob::new(|meter| {
             let attempt = attempt(meter);
             async move {
                 tokio::select! {
                     biased;
                     () = reply.closed() => {}
                     done = attempt => {
-                        // Whoever waited may have gone a moment ago.
+                        // The caller may have dropped the future a moment ago.
                         let _ = reply.send(done);
                     }
                 }
@@ -166,13 +169,13 @@ impl GuestExecutor {
         answer.await.ok()
     }
 
-    /// Where connections to the outside live; the runtimes of the guests wait for nothing but time. `None` at the end.
+    /// The runtime for outgoing connections. The guests' runtimes have timers but no sockets. `None` once the executor ends.
     pub(in crate::plugin) fn io(&self) -> Option<&Handle> {
         self.io.as_ref().map(Runtime::handle)
     }
 
-    /// Runs what blocks on a thread of low priority; threads that it starts inherit the priority. `None` if it panicked
-    /// or the executor ends. Dropping the future does not stop it.
+    /// Runs blocking work on a thread of low priority, which threads started by it inherit. `None` if it panicked or the
+    /// executor ended. Dropping the future does not stop the work.
     pub(in crate::plugin) async fn run_blocking<T, F>(&self, work: F) -> Option<T>
     where
         T: Send + 'static,
@@ -185,9 +188,9 @@ impl GuestExecutor {
 impl Drop for GuestExecutor {
     fn drop(&mut self) {
         let runtimes = [self.slow.take(), self.fast.take(), self.io.take()];
-        // Ending a runtime blocks, which the thread of another runtime must not do; a plain thread may.
+        // Shutting a runtime down blocks, which is forbidden on a thread of a runtime. So a plain thread does it.
         let end = move || {
-            // The slow tier first: what it runs may wait for timers of the fast one, on which it began.
+            // The slow tier first: its jobs began on the fast tier and may wait for timers there.
             for runtime in runtimes.into_iter().flatten() {
                 runtime.shutdown_timeout(END_WAIT);
             }
@@ -198,14 +201,14 @@ impl Drop for GuestExecutor {
     }
 }
 
-/// Works off what `next` gives, for a while at a time, so that whoever else has work on this tier gets its turn.
-async fn work_off(mut next: impl FnMut() -> Option<GuestJob> + Send, slow: SlowTier) {
+/// Runs jobs, and yields after each [`RUNNER_TURN`] to other tasks of the tier.
+async fn run_jobs(mut next: impl FnMut() -> Option<GuestJob> + Send, slow: SlowTier) {
     loop {
-        // The kernel is asked for the CPU time once a turn; since then it was no more than what has passed, so that a job is
-        // charged with less than it used by no more than a turn.
+        // Asks the kernel for the CPU time only once a turn, and adds the time that has passed since. This is at least the
+        // CPU time, so a job is charged at most one turn too little.
         let (turn_began, cpu_ns) = (Instant::now(), thread_cpu_ns());
         let mut passed = Duration::ZERO;
-        while passed < TURN {
+        while passed < RUNNER_TURN {
             let Some(mut job) = next() else { return };
             let began_ns = cpu_ns + u64::try_from(passed.as_nanos()).unwrap_or(0);
             let turn = poll_fn(|context| Poll::Ready(job.poll(context, FAST_SLICE_NS, began_ns))).await;
@@ -213,56 +216,56 @@ async fn work_off(mut next: impl FnMut() -> Option<GuestJob> + Send, slow: SlowT
             match turn {
                 Poll::Ready(TurnResult::Ended) => {}
                 Poll::Ready(TurnResult::SliceUsedUp) => slow.spawn(job),
-                Poll::Pending => drop(Handle::current().spawn(on_fast_tier(job, slow.clone()))),
+                Poll::Pending => drop(Handle::current().spawn(run_on_fast_tier(job, slow.clone()))),
             }
         }
         tokio::task::yield_now().await;
     }
 }
 
-async fn on_fast_tier(mut job: GuestJob, slow: SlowTier) {
+async fn run_on_fast_tier(mut job: GuestJob, slow: SlowTier) {
     if let TurnResult::SliceUsedUp = poll_fn(|context| job.poll(context, FAST_SLICE_NS, thread_cpu_ns())).await {
         slow.spawn(job);
     }
 }
 
-/// Goes on when it is its plugin's turn, for a tick at most, and waits for nothing in its turn.
-async fn on_slow_tier(mut job: GuestJob, turns: Arc<GuestTurns>) {
+/// Polls a job in turns of its plugin, each at most a tick long. The job gives its turn back while it waits.
+async fn run_on_slow_tier(mut job: GuestJob, turns: Arc<GuestTurns>) {
     let plugin = job.meter.plugin();
-    let alarm = Arc::new(WakeFlag::default());
-    let waker = Waker::from(alarm.clone());
+    let wake_flag = Arc::new(WakeFlag::default());
+    let waker = Waker::from(wake_flag.clone());
     let mut turn = turns.take(&plugin).await;
     loop {
-        alarm.has_rung.store(false, Ordering::Release);
+        wake_flag.is_set.store(false, Ordering::Release);
         let polled = poll_fn(|context| {
-            alarm.task.register(context.waker());
+            wake_flag.task.register(context.waker());
             Poll::Ready(job.poll(&mut Context::from_waker(&waker), u64::MAX, thread_cpu_ns()))
         });
         if polled.await.is_ready() {
             return;
         }
-        turn = if alarm.has_rung.load(Ordering::Acquire) {
+        turn = if wake_flag.is_set.load(Ordering::Acquire) {
             turns.pass(turn, &plugin).await
         } else {
             drop(turn);
-            alarm.rings().await;
+            wake_flag.wait().await;
             turns.take(&plugin).await
         };
     }
 }
 
-/// Whether a job was woken.
+/// Notes whether a job was woken.
 #[derive(Default)]
 struct WakeFlag {
-    has_rung: AtomicBool,
+    is_set: AtomicBool,
     task: AtomicWaker,
 }
 
 impl WakeFlag {
-    async fn rings(&self) {
+    async fn wait(&self) {
         poll_fn(|context| {
             self.task.register(context.waker());
-            if self.has_rung.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+            if self.is_set.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
@@ -274,18 +277,18 @@ impl Wake for WakeFlag {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.has_rung.store(true, Ordering::Release);
+        self.is_set.store(true, Ordering::Release);
         self.task.wake();
     }
 }
 
-/// Linux keeps a priority for each thread; elsewhere it belongs to the process and is left alone.
-fn be_nice(niceness: i32) {
+/// Lowers the priority of this thread. Only Linux has a priority for each thread; elsewhere this does nothing.
+fn raise_niceness(niceness: i32) {
     #[cfg(target_os = "linux")]
     if niceness > 0 {
-        let beneath = rustix::process::getpriority_process(None).unwrap_or(0);
-        // Refused at worst, and then the slow tier is a second one of the same priority.
-        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), beneath + niceness);
+        let process_niceness = rustix::process::getpriority_process(None).unwrap_or(0);
+        // If it is refused, the slow tier has the same priority as the fast one.
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), process_niceness + niceness);
     }
     #[cfg(not(target_os = "linux"))]
     let _ = niceness;

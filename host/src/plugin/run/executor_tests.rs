@@ -11,7 +11,7 @@ use super::executor::{GuestExecutor, GuestJob};
 use super::guest_turns::yield_once;
 use super::stopwatch::AttemptStopwatch;
 
-/// Burns CPU time in turns of half a millisecond and tells on which threads.
+/// Burns CPU time in turns of half a millisecond. Returns the name of the thread of each turn.
 async fn burn(for_ns: u64) -> Vec<String> {
     let mut threads = Vec::new();
     let mut burnt_ns = 0;
@@ -28,7 +28,7 @@ async fn burn(for_ns: u64) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_attempt_that_burns_cpu_is_moved_to_the_slow_tier_in_the_midst_of_it() {
+async fn a_busy_attempt_moves_to_the_slow_tier_while_it_runs() {
     let executor = GuestExecutor::start(1).unwrap();
     let threads = executor.run(|_| burn(10_000_000)).await.unwrap();
     assert_eq!(threads.first().unwrap(), "plugin-fast");
@@ -36,7 +36,7 @@ async fn an_attempt_that_burns_cpu_is_moved_to_the_slow_tier_in_the_midst_of_it(
 }
 
 #[tokio::test]
-async fn quick_attempts_end_while_others_burn() {
+async fn quick_attempts_end_while_others_are_busy() {
     let executor = Arc::new(GuestExecutor::start(1).unwrap());
     let mut burning = tokio::task::JoinSet::new();
     for _ in 0..20 {
@@ -50,14 +50,14 @@ async fn quick_attempts_end_while_others_burn() {
 }
 
 #[tokio::test]
-async fn plugins_that_burn_share_the_slow_tier_whatever_the_number_of_their_attempts() {
+async fn busy_plugins_share_the_slow_tier_however_many_attempts_they_have() {
     let executor = Arc::new(GuestExecutor::start(1).unwrap());
     let (mut burning, turns) = (tokio::task::JoinSet::new(), Arc::new(AtomicU64::new(0)));
     for _ in 0..20 {
         let (executor, turns) = (executor.clone(), turns.clone());
         burning.spawn(async move {
             let burn_for_ever = |meter: Arc<CpuMeter>| async move {
-                meter.belongs_to(&"loops".into());
+                meter.set_plugin(&"loops".into());
                 loop {
                     burn(1).await;
                     turns.fetch_add(1, Ordering::Relaxed);
@@ -66,14 +66,14 @@ async fn plugins_that_burn_share_the_slow_tier_whatever_the_number_of_their_atte
             executor.run::<(), _>(burn_for_ever).await
         });
     }
-    // All of them have left the fast tier.
+    // By then all of them have left the fast tier.
     while turns.load(Ordering::Relaxed) < 200 {
         tokio::task::yield_now().await;
     }
     let other = |meter: Arc<CpuMeter>| {
         let turns = turns.clone();
         async move {
-            meter.belongs_to(&"other".into());
+            meter.set_plugin(&"other".into());
             burn(5_000_000).await;
             let before = turns.load(Ordering::Relaxed);
             burn(50_000_000).await;
@@ -85,7 +85,7 @@ async fn plugins_that_burn_share_the_slow_tier_whatever_the_number_of_their_atte
 }
 
 #[tokio::test]
-async fn the_turns_of_others_are_no_time_of_an_attempt() {
+async fn the_turns_of_others_do_not_count_as_time_of_an_attempt() {
     let executor = Arc::new(GuestExecutor::start(1).unwrap());
     let mut burning = tokio::task::JoinSet::new();
     for n in 0..20 {
@@ -94,13 +94,13 @@ async fn the_turns_of_others_are_no_time_of_an_attempt() {
             let plugin: Arc<str> = format!("loops-{n}").into();
             executor
                 .run(move |meter| {
-                    meter.belongs_to(&plugin);
+                    meter.set_plugin(&plugin);
                     burn(60_000_000_000)
                 })
                 .await
         });
     }
-    // Takes 20 times that of its plugin's turns.
+    // With 20 busy plugins it takes 20 times its CPU time.
     let attempt = |meter: Arc<CpuMeter>| async move {
         let watch = AttemptStopwatch::start(500, meter);
         watch.limit(async { Ok(burn(100_000_000).await) }).await
@@ -110,7 +110,7 @@ async fn the_turns_of_others_are_no_time_of_an_attempt() {
 }
 
 #[tokio::test]
-async fn jobs_that_wait_do_not_hold_up_those_behind_them() {
+async fn jobs_that_wait_do_not_delay_the_next_ones() {
     let executor = GuestExecutor::start(1).unwrap();
     let (open, gate) = tokio::sync::watch::channel(false);
     let (ended, mut ends) = tokio::sync::mpsc::unbounded_channel();
@@ -123,14 +123,14 @@ async fn jobs_that_wait_do_not_hold_up_those_behind_them() {
             ended.send(n).unwrap();
         })
     });
-    executor.work_off(move || jobs.next());
+    executor.run_jobs(move || jobs.next());
     assert_eq!((ends.recv().await, ends.recv().await), (Some(1), Some(2)));
     open.send(true).unwrap();
     assert_eq!((ends.recv().await, ends.recv().await), (Some(0), None));
 }
 
 #[tokio::test]
-async fn a_panic_ends_its_attempt_and_nothing_else() {
+async fn a_panic_ends_only_its_own_attempt() {
     let executor = GuestExecutor::start(1).unwrap();
     assert!(executor.run::<(), _>(|_| async { panic!("as the test wants") }).await.is_none());
     assert_eq!(executor.run(|_| async { 5 }).await, Some(5));
@@ -138,7 +138,7 @@ async fn a_panic_ends_its_attempt_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn an_attempt_whose_caller_has_gone_is_dropped() {
+async fn an_attempt_without_a_caller_is_dropped() {
     let executor = GuestExecutor::start(1).unwrap();
     let (alive, mut dropped) = oneshot::channel::<()>();
     let attempt = executor.run(|_| async move {

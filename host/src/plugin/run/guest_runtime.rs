@@ -8,14 +8,14 @@ use super::executor::GuestExecutor;
 use crate::plugin::component::compile_tracks::CompileTracks;
 use crate::plugin::sandbox::ticker::EpochTicker;
 
-/// What all plugins of a registry run on. Ended when the last of them has gone.
+/// What all plugins of a registry run on. It ends when the last plugin is dropped.
 #[derive(Debug)]
 pub(in crate::plugin) struct GuestRuntime {
-    // Before the ticker: a guest that nobody interrupts would hold up the end of the executor.
+    // Declared before the ticker and so dropped first: without ticks a busy guest would delay the end of the executor.
     pub(in crate::plugin) executor: GuestExecutor,
     pub(in crate::plugin) ticker: EpochTicker,
-    /// A permit for each memory of the attempts that may run side by side.
+    /// One permit for each memory that running attempts may use.
     pub(in crate::plugin) attempts: Arc<Semaphore>,
-    /// Whose turn it is to be loaded.
+    /// Decides which plugin is loaded next.
     pub(in crate::plugin) tracks: CompileTracks,
 }

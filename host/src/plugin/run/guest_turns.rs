@@ -1,4 +1,4 @@
-//! Whose turn it is on the slow tier: plugins take turns, however many attempts each of them has there.
+//! Turns on the slow tier. Plugins take turns, however many attempts each of them has there.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
@@ -8,91 +8,92 @@ use std::task::Poll;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
-/// As many turns as there are threads, each handed on to the plugin that has waited for the most turns of others.
+/// One turn for each thread. A turn that ends goes to the plugin that has waited longest.
 #[derive(Debug)]
 pub(in crate::plugin) struct GuestTurns(Mutex<TurnQueue>);
 
 #[derive(Debug)]
 struct TurnQueue {
     free: usize,
-    /// The attempts that wait, by plugin.
+    /// The waiting attempts of each plugin.
     waiting: HashMap<Arc<str>, VecDeque<oneshot::Sender<GuestTurn>>>,
-    /// The plugins of which an attempt waits. The first has the next turn.
+    /// The plugins with a waiting attempt. The first one gets the next turn.
     order: VecDeque<Arc<str>>,
 }
 
-/// The right to run, until this is dropped.
+/// The right to run. Dropping it hands the turn on.
 #[derive(Debug)]
 pub(in crate::plugin) struct GuestTurn(Option<Arc<GuestTurns>>);
 
 impl GuestTurns {
-    /// So many turns at once.
+    /// `threads` turns.
     pub(in crate::plugin) fn new(threads: usize) -> Arc<Self> {
         Arc::new(Self(Mutex::new(TurnQueue { free: threads, waiting: HashMap::new(), order: VecDeque::new() })))
     }
 
-    /// Waits for a turn of this plugin. Dropping the future gives the place in the queue up.
+    /// Waits for a turn of this plugin. Dropping the future gives up the place in the queue.
     pub(in crate::plugin) async fn take(self: &Arc<Self>, plugin: &Arc<str>) -> GuestTurn {
-        // The other end is in the book, which lives as long as `self`.
-        self.line_up(plugin).await.unwrap_or(GuestTurn(None))
+        // The sender is in the queue, which lives as long as `self`, so this does not fail.
+        self.enqueue(plugin).await.unwrap_or(GuestTurn(None))
     }
 
-    /// Ends a turn and waits for the next one. Its place in the queue is taken before anybody else can have the turn.
+    /// Ends a turn and waits for the next one. It enters the queue before another attempt can take the turn.
     pub(in crate::plugin) async fn pass(self: &Arc<Self>, turn: GuestTurn, plugin: &Arc<str>) -> GuestTurn {
-        let next = self.line_up(plugin);
+        let next = self.enqueue(plugin);
         drop(turn);
-        // Whoever is not in the queue yet can come to it, even if nobody else is there.
+        // Lets tasks of this thread run that have not entered the queue yet.
         yield_once().await;
         next.await.unwrap_or(GuestTurn(None))
     }
 
-    fn line_up(self: &Arc<Self>, plugin: &Arc<str>) -> oneshot::Receiver<GuestTurn> {
-        let (hand_over, handed_over) = oneshot::channel();
-        let mut book = self.book();
-        if book.free > 0 {
-            book.free -= 1;
-            // The other end is there.
-            let _ = hand_over.send(GuestTurn(Some(self.clone())));
+    fn enqueue(self: &Arc<Self>, plugin: &Arc<str>) -> oneshot::Receiver<GuestTurn> {
+        let (sender, receiver) = oneshot::channel();
+        let mut queue = self.lock();
+        if queue.free > 0 {
+            queue.free -= 1;
+            // The receiver exists, so this does not fail.
+            let _ = sender.send(GuestTurn(Some(self.clone())));
         } else {
-            book.wait(plugin, hand_over);
+            queue.push(plugin, sender);
         }
-        handed_over
+        receiver
     }
 
-    /// A turn has ended. Whoever does not wait any more is passed over.
+    /// Gives a turn that ended to the next attempt that still waits.
     fn hand_on(self: &Arc<Self>) {
         loop {
             let next = {
-                let mut book = self.book();
-                let next = book.next();
+                let mut queue = self.lock();
+                let next = queue.pop();
                 if next.is_none() {
-                    book.free += 1;
+                    queue.free += 1;
                 }
                 next
             };
             let Some(next) = next else { return };
             match next.send(GuestTurn(Some(self.clone()))) {
                 Ok(()) => return,
-                Err(mut unwanted) => unwanted.0 = None,
+                // The attempt no longer waits. Emptied, so that dropping the turn does not hand it on once more.
+                Err(mut refused) => refused.0 = None,
             }
         }
     }
 
-    fn book(&self) -> MutexGuard<'_, TurnQueue> {
+    fn lock(&self) -> MutexGuard<'_, TurnQueue> {
         self.0.lock()
     }
 }
 
 impl TurnQueue {
-    fn wait(&mut self, plugin: &Arc<str>, hand_over: oneshot::Sender<GuestTurn>) {
+    fn push(&mut self, plugin: &Arc<str>, sender: oneshot::Sender<GuestTurn>) {
         let waiting = self.waiting.entry(plugin.clone()).or_default();
         if waiting.is_empty() {
             self.order.push_back(plugin.clone());
         }
-        waiting.push_back(hand_over);
+        waiting.push_back(sender);
     }
 
-    fn next(&mut self) -> Option<oneshot::Sender<GuestTurn>> {
+    fn pop(&mut self) -> Option<oneshot::Sender<GuestTurn>> {
         let plugin = self.order.pop_front()?;
         let waiting = self.waiting.get_mut(&plugin)?;
         let next = waiting.pop_front();
@@ -113,7 +114,7 @@ impl Drop for GuestTurn {
     }
 }
 
-/// Yields the thread once, as a guest does at a tick, and can go on at once.
+/// Yields the thread once, as a guest does at a tick. It can continue at once.
 pub(in crate::plugin) async fn yield_once() {
     let mut is_first = true;
     poll_fn(|context| {
@@ -136,7 +137,7 @@ mod tests {
         name.into()
     }
 
-    /// Who has the turns that follow each other, of those that wait from the start.
+    /// The order in which attempts that wait from the start get their turns.
     async fn order(waiting: &[&'static str]) -> Vec<&'static str> {
         let turns = GuestTurns::new(1);
         let first = turns.take(&plugin("first")).await;
@@ -158,13 +159,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn plugins_take_turns_whatever_the_number_of_their_attempts() {
+    async fn plugins_take_turns_however_many_attempts_they_have() {
         assert_eq!(order(&["loops", "loops", "loops", "other"]).await, ["loops", "other", "loops", "loops"]);
         assert_eq!(order(&["a", "a", "b", "c", "b"]).await, ["a", "b", "c", "a", "b"]);
     }
 
     #[tokio::test]
-    async fn a_turn_that_is_passed_goes_to_the_others_first() {
+    async fn a_passed_turn_goes_to_the_others_first() {
         let turns = GuestTurns::new(1);
         let (a, b) = (plugin("a"), plugin("b"));
         let first = turns.take(&a).await;
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_does_not_wait_any_more_is_passed_over() {
+    async fn attempts_that_no_longer_wait_are_skipped() {
         let turns = GuestTurns::new(1);
         let first = turns.take(&plugin("a")).await;
         let (b, c) = (plugin("b"), plugin("c"));
@@ -192,9 +193,9 @@ mod tests {
         assert!(last.as_mut().now_or_never().is_none());
         drop(gone);
         drop(first);
-        // The turn is its own by now, though it has not looked.
+        // It has the turn by now, though it was not polled since.
         drop(granted);
         assert!(last.as_mut().now_or_never().is_some());
-        assert!(turns.take(&b).now_or_never().is_some(), "nobody has a turn any more");
+        assert!(turns.take(&b).now_or_never().is_some(), "all turns are free");
     }
 }

@@ -1,11 +1,11 @@
-//! What a guest holds of the host's: how many objects, and how much it puts into them.
+//! Tests of the host objects that a guest holds: their number, and how much it puts into them.
 
 use crate::event::{AttemptFailure, FailureClass};
 use crate::plugin::AttemptLimits;
-use crate::plugin::testing::{OK, SolePlugin, sole_of};
+use crate::plugin::testing::{ANSWERS, OK, SolePlugin, sole_of};
 
-/// A handler that may make objects of `wasi:http`. There are 32 KiB of the letter `a` at 65536, and a path as long at
-/// 131072.
+/// A handler that can make objects of `wasi:http`. `$word` is the address of 32 KiB of the letter `a`, and `$path` that of a
+/// path of the same length.
 fn requesting(body: &str) -> Vec<u8> {
     let text = format!(
         r#"(module
@@ -14,28 +14,28 @@ fn requesting(body: &str) -> Vec<u8> {
                 (func $append (param i32 i32 i32 i32 i32 i32)))
             (import "wasi:http/types@0.2.0" "[constructor]outgoing-request" (func $new (param i32) (result i32)))
             (import "wasi:http/types@0.2.0" "[method]outgoing-request.set-method"
-                (func $method (param i32 i32 i32 i32) (result i32)))
+                (func $set_method (param i32 i32 i32 i32) (result i32)))
             (import "wasi:http/types@0.2.0" "[method]outgoing-request.set-scheme"
-                (func $scheme (param i32 i32 i32 i32 i32) (result i32)))
+                (func $set_scheme (param i32 i32 i32 i32 i32) (result i32)))
             (import "wasi:http/types@0.2.0" "[method]outgoing-request.set-authority"
-                (func $authority (param i32 i32 i32 i32) (result i32)))
+                (func $set_authority (param i32 i32 i32 i32) (result i32)))
             (import "wasi:http/types@0.2.0" "[method]outgoing-request.set-path-with-query"
-                (func $path (param i32 i32 i32 i32) (result i32)))
+                (func $set_path (param i32 i32 i32 i32) (result i32)))
             (memory (export "memory") 4)
-            (global $heap (mut i32) (i32.const 32768))
+            (global $word i32 (i32.const 65536))
+            (global $path i32 (i32.const 131072))
+            (global $size i32 (i32.const 32768))
+            (global $letter_a i32 (i32.const 97))
+            (global $slash i32 (i32.const 47))
+            {ANSWERS}
             (func $request (result i32) (call $new (call $fields)))
-            (func (export "eventstream:plugin/handler@0.1.0#handle") (param i32) (result i32)
+            (func (export "eventstream:plugin/handler@0.1.0#handle") (param $event i32) (result i32)
                 (local $n i32) (local $r i32)
-                (memory.fill (i32.const 65536) (i32.const 97) (i32.const 32768))
-                (memory.fill (i32.const 131072) (i32.const 97) (i32.const 32768))
-                (i32.store8 (i32.const 131072) (i32.const 47))
+                (memory.fill (global.get $word) (global.get $letter_a) (global.get $size))
+                (memory.fill (global.get $path) (global.get $letter_a) (global.get $size))
+                (i32.store8 (global.get $path) (global.get $slash))
                 {body}
-                {OK})
-            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
-                (local $at i32)
-                (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 15)) (i32.const -16)))
-                (global.set $heap (i32.add (local.get $at) (local.get 3)))
-                (local.get $at)))"#
+                {OK}))"#
     );
     let mut module = wat::parse_str(&text).unwrap();
     let mut resolve = wit_parser::Resolve::default();
@@ -66,15 +66,17 @@ fn times(n: u32, body: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_a_request_consists_of_is_only_so_long() {
+async fn the_parts_of_a_request_are_limited_in_length() {
     let taken = |call: &str| format!("(if {call} (then unreachable))");
     let refused = |call: &str| format!("(if (i32.eqz {call}) (then unreachable))");
-    let method = |n: u32| format!("(call $method (local.get $r) (i32.const 9) (i32.const 65536) (i32.const {n}))");
-    let scheme =
-        |n: u32| format!("(call $scheme (local.get $r) (i32.const 1) (i32.const 2) (i32.const 65536) (i32.const {n}))");
+    // The constants say that there is a value, and that a method or scheme is not a registered one.
+    let method = |n: u32| format!("(call $set_method (local.get $r) (i32.const 9) (global.get $word) (i32.const {n}))");
+    let scheme = |n: u32| {
+        format!("(call $set_scheme (local.get $r) (i32.const 1) (i32.const 2) (global.get $word) (i32.const {n}))")
+    };
     let authority =
-        |n: u32| format!("(call $authority (local.get $r) (i32.const 1) (i32.const 65536) (i32.const {n}))");
-    let path = |n: u32| format!("(call $path (local.get $r) (i32.const 1) (i32.const 131072) (i32.const {n}))");
+        |n: u32| format!("(call $set_authority (local.get $r) (i32.const 1) (global.get $word) (i32.const {n}))");
+    let path = |n: u32| format!("(call $set_path (local.get $r) (i32.const 1) (global.get $path) (i32.const {n}))");
     let body = [
         "(local.set $r (call $request))".to_owned(),
         taken(&method(64)),
@@ -90,12 +92,12 @@ async fn what_a_request_consists_of_is_only_so_long() {
 }
 
 #[tokio::test]
-async fn what_is_put_into_requests_is_counted_as_handed_to_the_host() {
+async fn the_parts_of_a_request_count_as_data_passed_to_the_host() {
     let limits = AttemptLimits { host_call_bytes: 256 * 1_024, ..AttemptLimits::default() };
     for call in [
-        "(drop (call $authority (call $request) (i32.const 1) (i32.const 65536) (i32.const 8192)))",
-        "(drop (call $path (call $request) (i32.const 1) (i32.const 131072) (i32.const 8192)))",
-        "(call $append (call $fields) (i32.const 65536) (i32.const 4) (i32.const 65536) (i32.const 8192) (i32.const 0))",
+        "(drop (call $set_authority (call $request) (i32.const 1) (global.get $word) (i32.const 8192)))",
+        "(drop (call $set_path (call $request) (i32.const 1) (global.get $path) (i32.const 8192)))",
+        "(call $append (call $fields) (global.get $word) (i32.const 4) (global.get $word) (i32.const 8192) (i32.const 0))",
     ] {
         let few = sole(&times(25, call), limits, "").await;
         few.success().await;
@@ -106,7 +108,7 @@ async fn what_is_put_into_requests_is_counted_as_handed_to_the_host() {
 }
 
 #[tokio::test]
-async fn an_attempt_holds_only_so_many_objects() {
+async fn the_objects_of_an_attempt_are_limited_in_number() {
     sole(&times(250, "(drop (call $fields))"), AttemptLimits::default(), "").await.success().await;
     let AttemptFailure { class, message, .. } =
         sole(&times(300, "(drop (call $fields))"), AttemptLimits::default(), "").await.failure().await;
@@ -115,12 +117,12 @@ async fn an_attempt_holds_only_so_many_objects() {
 }
 
 #[tokio::test]
-async fn an_instance_that_holds_many_objects_is_not_used_again() {
+async fn an_instance_that_holds_many_objects_is_not_reused() {
     let leaking = sole(&times(30, "(drop (call $fields))"), AttemptLimits::default(), "reuse = {}").await;
     for _ in 0..20 {
         leaking.success().await;
     }
     let frugal = sole(&times(4, "(drop (call $fields))"), AttemptLimits::default(), "reuse = {}").await;
     frugal.success().await;
-    assert_eq!(frugal.waiting(), 1);
+    assert_eq!(frugal.idle_count(), 1);
 }

@@ -1,8 +1,7 @@
-//! One attempt: an instance, one call, and what came of it.
+//! Runs one attempt: an instance, one call, and its outcome.
 //!
-//! The instance is a fresh one and dropped at the end, however that came about, unless the operator lets the plugin keep
-//! it for further events ([`super::instance_pool`]). The stopwatch is outside of everything, the CPU clock is looked at on every tick
-//! of the epoch.
+//! The instance is fresh and dropped at the end, unless the plugin's settings allow reuse ([`super::instance_pool`]). The
+//! stopwatch limits the whole attempt. The CPU time is checked at each tick of the epoch.
 
 use std::sync::Arc;
 
@@ -22,14 +21,14 @@ use crate::plugin::sandbox::Sandbox;
 use crate::plugin::sandbox::limits::{AttemptLimits, LimitBreach};
 use crate::plugin::{AttemptInput, AttemptResult, StateReader};
 
-/// What is wrong with an export whose name fits and whose type does not.
+/// The error for an export that has the expected name but another type.
 const OTHER_TYPE: &str = "an export has another type than the package in wit/ says";
 
-/// A component that was compiled and found to fit, with what its attempts need.
+/// A compiled and checked component, with what its attempts need.
 pub(in crate::plugin) struct PreparedComponent {
     fit: FittedComponent,
     pub(in crate::plugin) context: Arc<HostContext>,
-    pub(in crate::plugin) idle: Arc<InstancePool>,
+    pub(in crate::plugin) pool: Arc<InstancePool>,
 }
 
 impl PreparedComponent {
@@ -39,29 +38,29 @@ impl PreparedComponent {
         context: Arc<HostContext>,
         reuse: Option<ReusePolicy>,
     ) -> Self {
-        let idle = Arc::new(InstancePool::new(reuse, sandbox.idle_room().clone(), fit.memories));
-        Self { fit, context, idle }
+        let pool = Arc::new(InstancePool::new(reuse, sandbox.idle_permits().clone(), fit.memories));
+        Self { fit, context, pool }
     }
 
-    /// What was found out about the component.
+    /// The component and what its check found.
     pub(in crate::plugin) fn fit(&self) -> &FittedComponent {
         &self.fit
     }
 
-    fn output(&self, event: EventId) -> Arc<AttemptOutput> {
+    fn new_output(&self, event: EventId) -> Arc<AttemptOutput> {
         let HostContext { name, limits, secrets, .. } = &*self.context;
         Arc::new(AttemptOutput::new(name, event, *limits, secrets.clone()))
     }
 }
 
-/// What a first instance said of itself.
+/// What a first instance stated about the component.
 #[derive(Debug)]
 pub(in crate::plugin) struct GuestIntroduction {
     pub(in crate::plugin) manifest: Option<Manifest>,
 }
 
-/// Makes one attempt. Never fails: whatever the guest does is an outcome. Dropping the future cancels the attempt.
-pub(in crate::plugin) async fn attempt(
+/// Runs one attempt. Never fails: whatever the guest does is an outcome. Dropping the future cancels the attempt.
+pub(in crate::plugin) async fn run_attempt(
     prepared: Arc<PreparedComponent>,
     attempt: AttemptInput,
     state: Arc<dyn StateReader>,
@@ -69,33 +68,34 @@ pub(in crate::plugin) async fn attempt(
 ) -> AttemptResult {
     let limits = prepared.context.limits;
     let secrets = prepared.context.secrets.clone();
-    let watch = AttemptStopwatch::start(limits.wall_ms, meter);
+    let stopwatch = AttemptStopwatch::start(limits.wall_ms, meter);
     let fit = prepared.fit();
-    let kept = prepared.idle.take();
-    let output = match &kept {
-        Some(living) => living.store.data().output.clone(),
-        None => prepared.output(attempt.event.id),
+    let pooled = prepared.pool.take();
+    let output = match &pooled {
+        Some(pooled) => pooled.store.data().output.clone(),
+        None => prepared.new_output(attempt.event.id),
     };
-    let given = AttemptContext { event: attempt.event, attempt: attempt.attempt, watch: watch.clone(), state };
-    let called = watch
+    let context =
+        AttemptContext { event: attempt.event, attempt: attempt.attempt, stopwatch: stopwatch.clone(), state };
+    let called = stopwatch
         .limit(async {
-            let event = given.event.clone();
-            let living = match kept {
-                Some(living) => again(living, limits, given),
+            let event = context.event.clone();
+            let instance = match pooled {
+                Some(pooled) => begin_again(pooled, limits, context),
                 None => {
-                    let guest = GuestState::new(prepared.context.clone(), output.clone(), given);
-                    instantiate(fit, limits, guest, &watch).await?
+                    let guest = GuestState::new(prepared.context.clone(), output.clone(), context);
+                    instantiate(fit, limits, guest, &stopwatch).await?
                 }
             };
-            call(fit, living, &event).await
+            call_handler(fit, instance, &event).await
         })
         .await;
 
-    let said = output.take();
-    let stderr = said.stderr();
+    let captured = output.take();
+    let stderr = captured.stderr();
     let outcome = match called {
-        Ok(Ok((success, living))) => {
-            prepared.idle.keep(living);
+        Ok(Ok((success, instance))) => {
+            prepared.pool.put_back(instance);
             AttemptOutcome::Ok(success)
         }
         Ok(Err(failure)) => AttemptOutcome::Failed(failure),
@@ -109,16 +109,15 @@ pub(in crate::plugin) async fn attempt(
         }),
         ok => ok,
     };
-    AttemptResult { outcome, log: said.log, log_lines_dropped: said.log_lines_dropped, stderr }
+    AttemptResult { outcome, log: captured.log, log_lines_dropped: captured.log_lines_dropped, stderr }
 }
 
-/// Makes a first instance, looks the exports up with their types, and asks it to describe itself, all of it within
-/// `wall_ms`.
+/// Makes a first instance, checks its exports with their types, and asks it for its manifest, all within `wall_ms`.
 ///
-/// Gives what it wrote to its standard error as well.
+/// Also returns what it wrote to standard error.
 ///
 /// # Errors
-/// Those of the engine; the same component fails again.
+/// Errors of the engine. The same component fails again.
 pub(in crate::plugin) async fn introduce(
     prepared: Arc<PreparedComponent>,
     event: Event,
@@ -126,14 +125,15 @@ pub(in crate::plugin) async fn introduce(
     wall_ms: u64,
 ) -> (wasmtime::Result<GuestIntroduction>, Option<String>) {
     let limits = AttemptLimits { wall_ms, ..prepared.context.limits };
-    let output = prepared.output(event.id);
-    let watch = AttemptStopwatch::start(limits.wall_ms, meter);
-    let given = AttemptContext { event: Arc::new(event), attempt: 1, watch: watch.clone(), state: Arc::new(NoState) };
-    let guest = GuestState::new(prepared.context.clone(), output.clone(), given);
-    let introduced = watch
+    let output = prepared.new_output(event.id);
+    let stopwatch = AttemptStopwatch::start(limits.wall_ms, meter);
+    let event = Arc::new(event);
+    let context = AttemptContext { event, attempt: 1, stopwatch: stopwatch.clone(), state: Arc::new(NoState) };
+    let guest = GuestState::new(prepared.context.clone(), output.clone(), context);
+    let introduced = stopwatch
         .limit(async {
             let fit = prepared.fit();
-            let PooledInstance { mut store, instance, .. } = instantiate(fit, limits, guest, &watch).await?;
+            let PooledInstance { mut store, instance, .. } = instantiate(fit, limits, guest, &stopwatch).await?;
             fit.handler.check(&mut store, &instance).context(OTHER_TYPE)?;
             let manifest = match &fit.describe {
                 None => None,
@@ -152,55 +152,58 @@ async fn instantiate(
     fit: &FittedComponent,
     limits: AttemptLimits,
     guest: GuestState,
-    watch: &Arc<AttemptStopwatch>,
+    stopwatch: &Arc<AttemptStopwatch>,
 ) -> wasmtime::Result<PooledInstance> {
     let mut store = Store::new(fit.pre.engine(), guest);
     store.limiter(|guest| &mut guest.limiter);
     store.set_hostcall_fuel(usize::try_from(limits.host_call_bytes).unwrap_or(usize::MAX));
     store.set_max_component_handles(GuestState::max_handles());
-    limit_time(&mut store, limits, watch.clone());
+    limit_cpu_time(&mut store, limits, stopwatch.clone());
     let instance = fit.pre.instantiate_async(&mut store).await?;
     Ok(PooledInstance::new(store, instance))
 }
 
-/// An instance that has handled an event, for another one.
-fn again(mut living: PooledInstance, limits: AttemptLimits, given: AttemptContext) -> PooledInstance {
-    let watch = given.watch.clone();
-    living.store.data_mut().begin(given);
-    limit_time(&mut living.store, limits, watch);
-    living
+/// Begins another attempt in an instance that has handled an event.
+fn begin_again(mut pooled: PooledInstance, limits: AttemptLimits, context: AttemptContext) -> PooledInstance {
+    let stopwatch = context.stopwatch.clone();
+    pooled.store.data_mut().begin(context);
+    limit_cpu_time(&mut pooled.store, limits, stopwatch);
+    pooled
 }
 
-fn limit_time(store: &mut Store<GuestState>, limits: AttemptLimits, watch: Arc<AttemptStopwatch>) {
+fn limit_cpu_time(store: &mut Store<GuestState>, limits: AttemptLimits, stopwatch: Arc<AttemptStopwatch>) {
     store.set_epoch_deadline(1);
     let budget_ns = limits.cpu_ms.saturating_mul(1_000_000);
     store.epoch_deadline_callback(move |_| {
-        if watch.cpu_ns() > budget_ns {
+        if stopwatch.cpu_ns() > budget_ns {
             return Err(LimitBreach::CpuTime { limit_ms: limits.cpu_ms }.into());
         }
         Ok(UpdateDeadline::Yield(1))
     });
 }
 
-/// The handler's answer, with the instance if all went well; or the engine's error.
-async fn call(
+/// Calls the handler. A success comes with the instance, which may be used again.
+///
+/// # Errors
+/// Errors of the engine, traps among them.
+async fn call_handler(
     fit: &FittedComponent,
-    mut living: PooledInstance,
+    mut instance: PooledInstance,
     event: &Event,
 ) -> wasmtime::Result<Result<(AttemptEffects, PooledInstance), AttemptFailure>> {
-    let answer = fit.handler.call(&mut living.store, &living.instance, event).await?;
+    let answer = fit.handler.call(&mut instance.store, &instance.instance, event).await?;
     Ok(answer.and_then(|result| {
-        let guest = living.store.data_mut();
+        let guest = instance.store.data_mut();
         let limits = *guest.limits();
         let effects = guest.take_effects()?;
-        let result = result_within(result, &limits);
-        let result = result.map_err(|words| AttemptFailure::new(FailureClass::Output, outcome::message(words)))?;
+        let result = check_result_size(result, &limits);
+        let result = result.map_err(|words| AttemptFailure::new(FailureClass::Output, outcome::cut_message(words)))?;
         let success = AttemptEffects { result, ..effects };
-        Ok((success, living))
+        Ok((success, instance))
     }))
 }
 
-fn result_within(result: Option<EventData>, limits: &AttemptLimits) -> Result<Option<EventData>, String> {
+fn check_result_size(result: Option<EventData>, limits: &AttemptLimits) -> Result<Option<EventData>, String> {
     match result.as_ref().map_or(0, |result| result.bytes.len()) as u64 {
         size if size > limits.result_bytes => {
             Err(format!("the result has {size} bytes; it may have {}", limits.result_bytes))

@@ -1,9 +1,9 @@
-//! Instances that are kept for a plugin's next events, where its operator prefers speed to isolation.
+//! Idle instances that handle a plugin's next events, where the operator prefers speed to isolation.
 //!
-//! Without `reuse` every attempt has an instance of its own, and nothing that a handler leaves behind reaches the next
-//! event. With it an instance whose attempt ended well waits for another event; after anything else it is dropped, since
-//! nobody knows what state it is in. So is one that has grown, or that holds much of the host's, so that no event fails for
-//! what earlier ones left behind.
+//! Without `reuse` every attempt has its own instance, and nothing that a handler leaves behind reaches the next event.
+//! With `reuse` an instance whose attempt ended well waits for another event. After any other end it is dropped, because its
+//! state is unknown. It is also dropped when it has grown or holds many host objects, so that no event fails for what
+//! earlier ones left behind.
 
 use std::num::NonZeroU32;
 use std::sync::{Arc, Weak};
@@ -17,13 +17,13 @@ use wasmtime::component::Instance;
 
 use crate::plugin::host_api::GuestState;
 
-/// How instances are used again.
+/// How instances are reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default, rename_all(serialize = "camelCase"))]
 pub struct ReusePolicy {
-    /// The most events that one instance handles; 1 for no reuse.
+    /// How many events one instance handles at most; 1 for no reuse.
     pub max_events: NonZeroU32,
-    /// How long an instance waits for its next event before it is dropped, in milliseconds.
+    /// How long an idle instance is kept, in milliseconds.
     #[serde(deserialize_with = "crate::plugin::settings::amount::required_ms")]
     pub idle_ms: u64,
 }
@@ -34,104 +34,103 @@ impl Default for ReusePolicy {
     }
 }
 
-/// An instance with its store.
+/// An instance with its store, which may return to the pool.
 pub(in crate::plugin) struct PooledInstance {
     pub(in crate::plugin) store: Store<GuestState>,
     pub(in crate::plugin) instance: Instance,
-    events: u32,
+    event_count: u32,
 }
 
-/// The instances of one version that wait for events.
+/// The idle instances of one version of a plugin.
 pub(in crate::plugin) struct InstancePool {
     reuse: Option<ReusePolicy>,
-    /// As many permits as the pool has room for memories of instances that wait.
-    room: Arc<Semaphore>,
-    /// The memories of an instance.
+    /// One permit for each memory that idle instances of all plugins may keep.
+    permits: Arc<Semaphore>,
+    /// The number of memories of an instance.
     memories: u32,
-    waiting: Mutex<IdleInstance>,
+    idle: Mutex<IdleInstances>,
 }
 
 #[derive(Default)]
-struct IdleInstance {
-    /// The last to come is the first to go.
+struct IdleInstances {
+    /// Oldest first. The newest is used first.
     instances: Vec<(PooledInstance, Instant, OwnedSemaphorePermit)>,
-    is_swept: bool,
+    has_sweeper: bool,
 }
 
 impl PooledInstance {
     /// A new instance, for its first event.
     pub(in crate::plugin) fn new(store: Store<GuestState>, instance: Instance) -> Self {
-        Self { store, instance, events: 1 }
+        Self { store, instance, event_count: 1 }
     }
 }
 
 impl InstancePool {
-    /// None waits yet.
-    pub(in crate::plugin) fn new(reuse: Option<ReusePolicy>, room: Arc<Semaphore>, memories: u32) -> Self {
-        Self { reuse, room, memories, waiting: Mutex::default() }
+    /// An empty pool for instances that have `memories` memories each.
+    pub(in crate::plugin) fn new(reuse: Option<ReusePolicy>, permits: Arc<Semaphore>, memories: u32) -> Self {
+        Self { reuse, permits, memories, idle: Mutex::default() }
     }
 
-    /// An instance that waits, for its next event.
+    /// Takes an idle instance for its next event.
     pub(in crate::plugin) fn take(&self) -> Option<PooledInstance> {
         self.reuse?;
-        let (mut living, ..) = self.waiting().instances.pop()?;
-        living.events += 1;
-        Some(living)
+        let (mut instance, ..) = self.lock().instances.pop()?;
+        instance.event_count += 1;
+        Some(instance)
     }
 
-    /// Takes an instance back whose attempt ended well; drops it where it is not to be used again, or where there is no
-    /// room for one more.
-    pub(in crate::plugin) fn keep(&self, mut living: PooledInstance) {
+    /// Takes back an instance whose attempt ended well. Drops it if it must not be reused or if there is no room for it.
+    pub(in crate::plugin) fn put_back(&self, mut instance: PooledInstance) {
         let Some(reuse) = self.reuse else { return };
-        if living.events < reuse.max_events.get()
-            && living.store.data_mut().is_reusable()
-            && let Ok(room) = self.room.clone().try_acquire_many_owned(self.memories)
+        if instance.event_count < reuse.max_events.get()
+            && instance.store.data_mut().is_reusable()
+            && let Ok(permit) = self.permits.clone().try_acquire_many_owned(self.memories)
         {
-            self.waiting().instances.push((living, Instant::now(), room));
+            self.lock().instances.push((instance, Instant::now(), permit));
         }
     }
 
-    /// Whether [`sweep`] is to be started; true once until it has ended.
-    pub(in crate::plugin) fn needs_sweeping(&self) -> bool {
+    /// Whether the caller must start [`sweep`]. Returns true once until the sweep ends.
+    pub(in crate::plugin) fn needs_sweep(&self) -> bool {
         if self.reuse.is_none() {
             return false;
         }
-        let mut waiting = self.waiting();
-        !waiting.instances.is_empty() && !std::mem::replace(&mut waiting.is_swept, true)
+        let mut idle = self.lock();
+        !idle.instances.is_empty() && !std::mem::replace(&mut idle.has_sweeper, true)
     }
 
-    /// Drops what has waited for too long. Gives when the next one will have; `None` once none waits.
-    fn drop_late(&self) -> Option<Duration> {
-        let most = Duration::from_millis(self.reuse.map_or(0, |reuse| reuse.idle_ms));
+    /// Drops expired instances. Returns how long until the next one expires; `None` if there is none.
+    fn drop_expired(&self) -> Option<Duration> {
+        let max_idle = Duration::from_millis(self.reuse.map_or(0, |reuse| reuse.idle_ms));
         let now = Instant::now();
-        let (late, next) = {
-            let waiting = &mut *self.waiting();
-            let is_late = |since: &Instant| now.saturating_duration_since(*since) >= most;
-            // Those that came first stand first.
-            let late = waiting.instances.partition_point(|(_, since, _)| is_late(since));
-            let late: Vec<_> = waiting.instances.drain(..late).collect();
-            let next = waiting.instances.first().map(|(_, since, _)| most.saturating_sub(now.duration_since(*since)));
-            waiting.is_swept = next.is_some();
-            (late, next)
+        let (expired, next) = {
+            let idle = &mut *self.lock();
+            let is_expired = |since: &Instant| now.saturating_duration_since(*since) >= max_idle;
+            let expired = idle.instances.partition_point(|(_, since, _)| is_expired(since));
+            let expired: Vec<_> = idle.instances.drain(..expired).collect();
+            let next = idle.instances.first().map(|(_, since, _)| max_idle.saturating_sub(now.duration_since(*since)));
+            idle.has_sweeper = next.is_some();
+            (expired, next)
         };
-        drop(late);
+        // Outside of the lock, because dropping an instance resets its memory.
+        drop(expired);
         next
     }
 
-    /// How many wait.
+    /// The number of idle instances.
     #[cfg(test)]
     pub(in crate::plugin) fn len(&self) -> usize {
-        self.waiting().instances.len()
+        self.lock().instances.len()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, IdleInstance> {
-        self.waiting.lock()
+    fn lock(&self) -> MutexGuard<'_, IdleInstances> {
+        self.idle.lock()
     }
 }
 
-/// Drops instances that have waited for too long, until none waits or the version has gone.
-pub(in crate::plugin) async fn sweep(idle: Weak<InstancePool>) {
-    while let Some(next) = idle.upgrade().and_then(|idle| idle.drop_late()) {
+/// Drops expired instances until none is idle or the version is dropped.
+pub(in crate::plugin) async fn sweep(pool: Weak<InstancePool>) {
+    while let Some(next) = pool.upgrade().and_then(|pool| pool.drop_expired()) {
         tokio::time::sleep(next).await;
     }
 }
@@ -140,12 +139,12 @@ pub(in crate::plugin) async fn sweep(idle: Weak<InstancePool>) {
 mod tests {
     use crate::event::{AttemptOutcome, FailureClass};
     use crate::plugin::sandbox::limits::AttemptLimits;
-    use crate::plugin::testing::{OK, SolePlugin, fail, sole_with};
+    use crate::plugin::testing::{OK, RETRY, SolePlugin, sole_with};
 
-    const THRICE: &str = "reuse = { max_events = 3, idle_ms = \"1h\" }";
-    /// Answers `retry` with the number of calls that the instance has seen, for each third event, else ok.
+    const THREE_EVENTS: &str = "reuse = { max_events = 3, idle_ms = \"1h\" }";
+    /// Returns ok, but `retry` with the number of calls of the instance at the third call.
     fn fails_at_third() -> String {
-        format!("(if (i64.eq (global.get $calls) (i64.const 3)) (then {} return)) {OK}", fail(0))
+        format!("(if (i64.eq (global.get $calls) (i64.const 3)) (then (return {RETRY}))) {OK}")
     }
 
     async fn calls(sole: &SolePlugin) -> Option<u64> {
@@ -156,8 +155,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_instance_handles_as_many_events_as_it_may() {
-        let sole = sole_with(&fails_at_third(), AttemptLimits::default(), THRICE).await;
+    async fn an_instance_handles_no_more_events_than_its_limit() {
+        let sole = sole_with(&fails_at_third(), AttemptLimits::default(), THREE_EVENTS).await;
         for _ in 0..3 {
             assert_eq!((calls(&sole).await, calls(&sole).await, calls(&sole).await), (None, None, Some(3)));
         }
@@ -168,10 +167,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_instance_that_did_not_end_well_is_not_used_again() {
-        let sole = sole_with(&fail(0), AttemptLimits::default(), "reuse = {}").await;
+    async fn an_instance_whose_attempt_failed_is_not_reused() {
+        let sole = sole_with(RETRY, AttemptLimits::default(), "reuse = {}").await;
         for _ in 0..5 {
-            assert_eq!(sole.failure().await.after_ms, Some(1), "calls that the instance has seen");
+            assert_eq!(sole.failure().await.after_ms, Some(1), "the calls of the instance");
         }
         let trapping = "(if (i64.gt_u (global.get $calls) (i64.const 1)) (then unreachable))";
         let sole = sole_with(&format!("{trapping} {OK}"), AttemptLimits::default(), "reuse = {}").await;
@@ -181,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_an_attempt_published_and_said_is_not_said_again_by_the_next() {
+    async fn the_next_attempt_does_not_repeat_publishes_and_log_lines() {
         let body = format!(
             "(if (i64.eq (global.get $calls) (i64.const 1)) (then (call $child) (call $line (i32.const 5)))) {OK}"
         );
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_has_grown_is_not_used_again() {
+    async fn an_instance_that_has_grown_is_not_reused() {
         let body = format!("(drop (memory.grow (i32.const 40))) {}", fails_at_third());
         let limits = AttemptLimits { memory_bytes: 4 << 20, ..AttemptLimits::default() };
         let sole = sole_with(&body, limits, "reuse = {}").await;
@@ -207,14 +206,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_has_waited_for_too_long_is_dropped() {
+    async fn an_instance_that_was_idle_for_too_long_is_dropped() {
         let sole = sole_with(&fails_at_third(), AttemptLimits::default(), "reuse = { idle_ms = 1 }").await;
         sole.success().await;
-        while sole.waiting() > 0 {
+        while sole.idle_count() > 0 {
             tokio::task::yield_now().await;
         }
         assert_eq!((calls(&sole).await, calls(&sole).await), (None, None));
-        while sole.waiting() > 0 {
+        while sole.idle_count() > 0 {
             tokio::task::yield_now().await;
         }
     }

@@ -1,4 +1,4 @@
-//! One plugin at work: its instances, the threads that guests run on, and what an attempt came to.
+//! Runs attempts: a plugin's instances, the threads that guests run on, and the outcomes of their calls.
 
 pub(super) mod attempt;
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! What the end of a wasm call means: the one place where errors of the engine become classes of the contract.
+//! Turns errors of the engine into the failure classes of the contract.
 //!
-//! Messages are for the person who looks at a failed event, so a panic is told in the guest's own words, which stand on
-//! its standard error; the engine knows no more than that an `unreachable` was reached.
+//! Messages are for the person who looks at a failed event. So the message of a panic comes from the guest's standard error;
+//! the engine only knows that an `unreachable` was reached.
 
 use std::fmt::{self, Write};
 
@@ -17,26 +17,25 @@ use crate::plugin::sandbox::limits::LimitBreach;
 const MAX_MESSAGE_BYTES: usize = 4 * 1_024;
 const MAX_BACKTRACE_BYTES: usize = 8 * 1_024;
 
-/// How the engine says that a single call carried too much; its type is private. A test notices if the words change.
+/// The engine's message when one call carries too much data. Its error type is private; a test notices a change.
 const HOST_CALL_WORDS: &str = "fuel allocated for hostcalls has been exhausted";
-/// How the engine says that an instance holds too many handles; the type is private as well.
+/// A word of the engine's message when an instance holds too many handles. Its error type is private as well.
 const HANDLE_WORDS: &str = "handle";
 
-/// A message that a guest made up or caused, cut to what a record may hold.
-pub(in crate::plugin) fn message(text: impl Into<String>) -> String {
+/// Cuts a message that a guest wrote or caused to the length that a record may hold.
+pub(in crate::plugin) fn cut_message(text: impl Into<String>) -> String {
     cut(text.into(), MAX_MESSAGE_BYTES)
 }
 
-/// The same of what is yet to be written: of megabytes that a guest made up not even the copy is made, which is several
-/// times as long where they are escaped.
-pub(in crate::plugin) fn written(words: fmt::Arguments<'_>) -> String {
-    let mut beginning = MessageStart(String::new());
-    // It fails where the beginning ends.
-    let _ = beginning.write_fmt(words);
-    message(beginning.0)
+/// Formats and cuts a message. A guest can supply megabytes, so formatting stops where the message ends.
+pub(in crate::plugin) fn format_message(words: fmt::Arguments<'_>) -> String {
+    let mut start = MessageStart(String::new());
+    // Fails when the message is long enough.
+    let _ = start.write_fmt(words);
+    cut_message(start.0)
 }
 
-/// A little more than a message, so that it is seen that there was more.
+/// The start of a message, a little longer than a message may be, so that [`cut_message`] sees that there was more.
 struct MessageStart(String);
 
 impl fmt::Write for MessageStart {
@@ -47,25 +46,25 @@ impl fmt::Write for MessageStart {
     }
 }
 
-/// What an attempt came to that ended with an error of the engine or of a host function.
+/// The failure of an attempt that ended with an error of the engine or of a host function.
 pub(in crate::plugin) fn classify(error: &Error, stderr: Option<&str>) -> AttemptFailure {
     let backtrace = error.downcast_ref::<WasmBacktrace>().filter(|backtrace| !backtrace.frames().is_empty());
-    let (class, text) = class_and_words(error, backtrace.is_some(), stderr);
+    let (class, text) = class_and_message(error, backtrace.is_some(), stderr);
     AttemptFailure {
         class,
-        message: message(text),
+        message: cut_message(text),
         backtrace: backtrace.map(|backtrace| cut(frames(backtrace), MAX_BACKTRACE_BYTES)),
         after_ms: None,
     }
 }
 
-fn class_and_words(error: &Error, in_guest: bool, stderr: Option<&str>) -> (FailureClass, String) {
+fn class_and_message(error: &Error, in_guest: bool, stderr: Option<&str>) -> (FailureClass, String) {
     if let Some(breach) = error.downcast_ref::<LimitBreach>() {
         return (breach.class(), breach.to_string());
     }
     if let Some(exit) = error.downcast_ref::<I32Exit>() {
         let words = format!("the handler exited with status {} instead of returning", exit.0);
-        return (FailureClass::Trap, in_its_words(words, stderr));
+        return (FailureClass::Trap, with_guest_reason(words, stderr));
     }
     if let Some(ResourceTableError::Full) = error.downcast_ref() {
         return (FailureClass::Limit, "holds more open handles than an attempt may".into());
@@ -75,20 +74,20 @@ fn class_and_words(error: &Error, in_guest: bool, stderr: Option<&str>) -> (Fail
         Some(Trap::MemoryOutOfBounds) if is_below_zero(error) || is_deep(error) => {
             (FailureClass::Limit, "used more stack than the component was built with".into())
         }
-        Some(Trap::AllocationTooLarge) => (FailureClass::Limit, "wanted more memory than there can be".into()),
+        Some(Trap::AllocationTooLarge) => (FailureClass::Limit, "wanted more memory than a memory can have".into()),
         Some(Trap::UnreachableCodeReached) => {
-            (FailureClass::Trap, in_its_words(Trap::UnreachableCodeReached.to_string(), stderr))
+            (FailureClass::Trap, with_guest_reason(Trap::UnreachableCodeReached.to_string(), stderr))
         }
         Some(trap) => (FailureClass::Trap, with_fault(error, trap)),
         None => {
             let words = error.root_cause().to_string();
             match () {
-                // Without a frame of the guest it was the answer of the handler that was being read.
+                // Without a frame of the guest, the host was reading the result of the handler.
                 () if words.contains(HOST_CALL_WORDS) && in_guest => {
-                    (FailureClass::Limit, "handed more to the host in one call than an attempt may in all".into())
+                    (FailureClass::Limit, "passed more data to the host in one call than an attempt may in all".into())
                 }
                 () if words.contains(HOST_CALL_WORDS) => {
-                    (FailureClass::Output, "the result is larger than the host takes in one call".into())
+                    (FailureClass::Output, "the result is larger than the host accepts in one call".into())
                 }
                 () if words.contains(HANDLE_WORDS) && words.contains("limit") => (FailureClass::Limit, words),
                 () => (FailureClass::Trap, words),
@@ -97,15 +96,15 @@ fn class_and_words(error: &Error, in_guest: bool, stderr: Option<&str>) -> (Fail
     }
 }
 
-/// Stacks of most toolchains lie at the bottom of the memory and grow downwards, so that one that overflows wraps around
-/// to the last megabytes of the address space.
+/// Whether the fault is below address zero. Most toolchains place the stack at the bottom of the memory, and it grows
+/// downwards. So a stack overflow wraps around to the last megabytes of the address space.
 fn is_below_zero(error: &Error) -> bool {
     const LAST_MEGABYTES: u64 = 0xff00_0000;
     fault(error).and_then(|(_, address)| address).is_some_and(|address| (LAST_MEGABYTES..1 << 32).contains(&address))
 }
 
-/// For instructions that touch many bytes at once the engine gives no address; as many frames as it tells of do then mean
-/// a recursion.
+/// Whether the backtrace is as deep as it can be, which suggests a recursion. For instructions that touch many bytes the
+/// engine reports no address.
 fn is_deep(error: &Error) -> bool {
     error.downcast_ref::<WasmBacktrace>().is_some_and(|backtrace| backtrace.frames().len() >= MAX_FRAMES)
 }
@@ -117,7 +116,7 @@ fn with_fault(error: &Error, trap: &Trap) -> String {
     }
 }
 
-/// What the engine adds to an access out of bounds, and the address in it.
+/// The engine's details of an access out of bounds, and the address in them.
 fn fault(error: &Error) -> Option<(String, Option<u64>)> {
     const BEFORE: &str = "memory fault at wasm address 0x";
     error.chain().map(ToString::to_string).find(|words| words.starts_with(BEFORE)).map(|words| {
@@ -127,16 +126,16 @@ fn fault(error: &Error) -> Option<(String, Option<u64>)> {
     })
 }
 
-/// Why the guest ended, in its own words if it had any: else what the engine says, with what the guest said last.
-fn in_its_words(words: String, stderr: Option<&str>) -> String {
+/// The reason that the guest gave on standard error. Without one, the engine's words and the end of standard error.
+fn with_guest_reason(words: String, stderr: Option<&str>) -> String {
     let Some(stderr) = stderr else { return words };
-    guest_error::reason(stderr).unwrap_or_else(|| match guest_error::said(stderr) {
-        said if said.is_empty() => words,
-        said => format!("{words}; it said last: {said}"),
+    guest_error::find_reason(stderr).unwrap_or_else(|| match guest_error::tail(stderr) {
+        tail if tail.is_empty() => words,
+        tail => format!("{words}; it said last: {tail}"),
     })
 }
 
-/// One frame a line, innermost first; names demangled, offsets left out as they help nobody without the file.
+/// One frame a line, innermost first, with demangled names and without offsets.
 fn frames(backtrace: &WasmBacktrace) -> String {
     let text = backtrace.to_string();
     let lines: Vec<&str> = text.lines().skip(1).map(str::trim).filter(|line| !line.starts_with("note: ")).collect();
@@ -156,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_of_end_has_its_class() {
+    fn each_error_has_its_class() {
         for (error, class, words) in [
             (Error::from(LimitBreach::WallTime { limit_ms: 5 }), FailureClass::Timeout, "5 ms"),
             (Error::from(LimitBreach::CpuTime { limit_ms: 5 }), FailureClass::Timeout, "CPU"),
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn an_access_below_zero_is_a_stack_that_overflowed() {
+    fn an_access_below_zero_is_a_stack_overflow() {
         let fault = |address: &str| {
             let words = format!("memory fault at wasm address 0x{address} in linear memory of size 0x20000");
             classify(&Error::from(Trap::MemoryOutOfBounds).context(words), None)
@@ -187,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_told_in_the_words_of_the_guest() {
+    fn the_message_of_a_panic_comes_from_the_guest() {
         let stderr = "first\n\nthread '<unnamed>' (1) panicked at src/lib.rs:7:5:\nno such order\n\
                       note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace\n";
         let failure = classify(&Error::from(Trap::UnreachableCodeReached), Some(stderr));
@@ -203,13 +202,13 @@ mod tests {
 
     #[test]
     fn messages_are_cut_between_characters() {
-        let text = message("é".repeat(4_000));
+        let text = cut_message("é".repeat(4_000));
         assert!(text.len() <= MAX_MESSAGE_BYTES && text.ends_with('…'), "{} bytes", text.len());
     }
 
     #[test]
-    fn of_what_is_long_only_the_beginning_is_written() {
-        /// Writes without end, as long as anybody takes it.
+    fn only_the_start_of_a_long_message_is_formatted() {
+        /// Writes until the writer fails.
         struct EndlessMessage;
         impl fmt::Debug for EndlessMessage {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -218,8 +217,8 @@ mod tests {
                 }
             }
         }
-        let text = written(format_args!("so: {EndlessMessage:?}"));
+        let text = format_message(format_args!("so: {EndlessMessage:?}"));
         assert!(text.starts_with("so: éé") && text.len() <= MAX_MESSAGE_BYTES && text.ends_with('…'), "{text}");
-        assert_eq!(written(format_args!("{}", 7)), "7");
+        assert_eq!(format_message(format_args!("{}", 7)), "7");
     }
 }

@@ -18,8 +18,8 @@ use crate::plugin::component::fit;
 use crate::plugin::settings::PluginSettings;
 use crate::plugin::{AttemptInput, AttemptLimits, AttemptResult, Dialect, GuestJob, StateReader};
 
-/// Packages that every toolchain imports, and that give every plugin the same: time and chance, or nothing at all.
-const HARMLESS: [&str; 6] =
+/// Packages that every toolchain imports and that give access to nothing but time and random numbers.
+const HARMLESS_PACKAGES: [&str; 6] =
     ["wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:cli/", "wasi:filesystem/", "wasi:sockets/"];
 
 /// Room in the sandbox for one attempt.
@@ -36,16 +36,16 @@ pub struct Plugin {
     pub(in crate::plugin) concurrency: Option<usize>,
     pub(in crate::plugin) max_waiting: Option<u64>,
     pub(in crate::plugin) policies: RetryPolicies,
-    /// What it was loaded with; may hold secrets.
+    /// The settings that it was loaded with. They may hold secrets.
     pub(in crate::plugin) settings: PluginSettings,
     pub(in crate::plugin) size_bytes: u64,
     pub(in crate::plugin) loaded_at: Timestamp,
     pub(in crate::plugin) prepared: Arc<PreparedComponent>,
-    pub(in crate::plugin) machine: Arc<GuestRuntime>,
+    pub(in crate::plugin) runtime: Arc<GuestRuntime>,
 }
 
 impl Plugin {
-    /// The name: that of its file without `.wasm`. Also the name of its lane.
+    /// The name: its file name without `.wasm`. Its lane has the same name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -55,130 +55,132 @@ impl Plugin {
         &self.digest
     }
 
-    /// The name and the digest, shared with whoever keeps them.
-    pub fn names(&self) -> (Arc<str>, Arc<str>) {
+    /// The name and the digest, for records that share them.
+    pub fn name_and_digest(&self) -> (Arc<str>, Arc<str>) {
         (self.name.clone(), self.digest.clone())
     }
 
-    /// The patterns of the types that it handles, if no other plugin has a more specific one.
+    /// The patterns of the types that it handles. Another plugin with a more specific pattern takes precedence.
     pub fn patterns(&self) -> &[TypePattern] {
         &self.patterns
     }
 
-    /// The version that it says it has.
+    /// The version that the component states.
     pub fn version(&self) -> Option<&str> {
         self.version.as_deref()
     }
 
-    /// What it says it does.
+    /// The description that the component states.
     pub fn description(&self) -> Option<&str> {
         self.description.as_deref()
     }
 
-    /// The interface by which it takes events.
+    /// The interface by which it receives events.
     pub fn dialect(&self) -> Dialect {
         self.prepared.fit().handler.dialect()
     }
 
-    /// The interfaces by which it could take events as well, which come after that one and are not called.
+    /// Other interfaces by which it could receive events. They have a lower precedence and are not called.
     pub fn other_dialects(&self) -> &[Dialect] {
         &self.prepared.fit().other_dialects
     }
 
-    /// Its code, for another version of the same file.
+    /// The compiled code, to load the same file again with other settings.
     pub(in crate::plugin) fn compiled(&self) -> Component {
         self.prepared.fit().pre.component().clone()
     }
 
-    /// The size of its file.
+    /// The size of the file.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
 
-    /// The interfaces that it imports, as it names them.
+    /// The names of the interfaces that it imports.
     pub fn imports(&self) -> Vec<String> {
         let component = self.prepared.fit().pre.component();
         component.component_type().imports(component.engine()).map(|(name, _)| name.to_owned()).collect()
     }
 
-    /// What it can ask of the host: the interfaces that it imports, whatever their versions, without those by which nothing
-    /// beyond the instance can be reached.
+    /// The interfaces that it imports, without versions and without [`HARMLESS_PACKAGES`]: what it may reach of the host.
     pub(in crate::plugin) fn capabilities(&self) -> BTreeSet<String> {
         let imports = self.imports();
         let names = imports.iter().map(|name| name.split('@').next().unwrap_or(name));
-        names.filter(|name| !HARMLESS.iter().any(|package| name.starts_with(package))).map(str::to_owned).collect()
+        names
+            .filter(|name| !HARMLESS_PACKAGES.iter().any(|package| name.starts_with(package)))
+            .map(str::to_owned)
+            .collect()
     }
 
-    /// The largest memory that an instance starts with.
+    /// The memory that an instance starts with.
     pub fn initial_memory_bytes(&self) -> u64 {
         fit::initial_memory_bytes(self.prepared.fit().pre.component()).unwrap_or(0)
     }
 
-    /// How many attempts may run side by side on one host; `None` for as many as the host has slots.
+    /// How many attempts may run at once on one host; `None` for the default of the host.
     pub fn concurrency(&self) -> Option<usize> {
         self.concurrency
     }
 
-    /// How many of its events may wait in the deployment; `None` for a fifth of what may wait in all.
+    /// How many of its events may wait in the deployment; `None` for a fifth of the limit of the deployment.
     pub fn max_waiting(&self) -> Option<u64> {
         self.max_waiting
     }
 
-    /// What one attempt may use.
+    /// The limits of one attempt.
     pub fn limits(&self) -> &AttemptLimits {
         &self.prepared.context.limits
     }
 
-    /// How many calls were denied for want of a grant, by capability.
+    /// The number of calls that were denied for want of a grant, by capability.
     pub fn denied(&self) -> BTreeMap<&'static str, u64> {
         self.prepared.context.denials.counts()
     }
 
-    /// How failures of this plugin are tried again.
+    /// How failed attempts are retried.
     pub fn policies(&self) -> &RetryPolicies {
         &self.policies
     }
 
-    /// Handles one event in an instance that reads its state from `state`, from whichever thread this is called.
-    /// Otherwise like [`Plugin::handle_here`].
+    /// Like [`Plugin::handle_here`], but may be called on any thread.
     pub async fn handle(self: &Arc<Self>, attempt: AttemptInput, state: Arc<dyn StateReader>) -> AttemptResult {
         let plugin = self.clone();
         let run =
             move |meter| async move { plugin.handle_here(plugin.acquire_permit().await, attempt, state, meter).await };
-        self.machine.executor.run(run).await.unwrap_or_else(|| self.broken())
+        self.runtime.executor.run(run).await.unwrap_or_else(|| self.host_failure())
     }
 
-    /// Waits until the sandbox has room for one more attempt, which is no time of the attempt. Dropping the future takes
-    /// none.
+    /// Waits until the sandbox has room for one more attempt. Waiting does not count towards the attempt's deadline. Cancel
+    /// safe.
     pub async fn acquire_permit(&self) -> AttemptPermit {
-        AttemptPermit(self.machine.attempts.clone().acquire_many_owned(self.prepared.fit().memories).await.ok())
+        AttemptPermit(self.runtime.attempts.clone().acquire_many_owned(self.prepared.fit().memories).await.ok())
     }
 
-    /// Handles one event in an instance, a fresh one unless the plugin's settings say otherwise, on a thread of the
-    /// guests: only within a [`crate::plugin::Job`], with its meter. Never fails: whatever the guest does is an outcome. Dropping
-    /// the future cancels the attempt.
+    /// Handles one event on the current guest thread. Call it only within a [`crate::plugin::GuestJob`] and pass its meter.
+    ///
+    /// The instance is fresh unless the plugin's settings allow reuse; it reads plugin state from `state`. Never fails:
+    /// whatever the guest does is an outcome. Dropping the future cancels the attempt.
     pub async fn handle_here(
         &self,
-        room: AttemptPermit,
+        permit: AttemptPermit,
         attempt: AttemptInput,
         state: Arc<dyn StateReader>,
         meter: Arc<CpuMeter>,
     ) -> AttemptResult {
-        let AttemptPermit(Some(_permit)) = room else { return broken("the sandbox has ended") };
-        meter.belongs_to(&self.name);
-        let _ticking = self.machine.ticker.ticking();
-        let run = instance::attempt(self.prepared.clone(), attempt, state, meter);
-        let completed = AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| self.broken());
-        if self.prepared.idle.needs_sweeping() {
-            let idle = Arc::downgrade(&self.prepared.idle);
-            self.machine.executor.work(GuestJob::new(|_| sweep(idle)));
+        let AttemptPermit(Some(_permit)) = permit else { return trapped("the sandbox has ended") };
+        meter.set_plugin(&self.name);
+        let _ticking = self.runtime.ticker.ticking();
+        let run = instance::run_attempt(self.prepared.clone(), attempt, state, meter);
+        let result = AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| self.host_failure());
+        if self.prepared.pool.needs_sweep() {
+            let pool = Arc::downgrade(&self.prepared.pool);
+            self.runtime.executor.spawn(GuestJob::new(|_| sweep(pool)));
         }
-        completed
+        result
     }
 
-    fn broken(&self) -> AttemptResult {
+    fn host_failure(&self) -> AttemptResult {
         tracing::error!(plugin.id = %self.name, "an attempt made the host panic; the plugin should be removed");
-        broken("the host failed to run the attempt")
+        trapped("the host failed to run the attempt")
     }
 }
 
@@ -192,7 +194,7 @@ impl fmt::Debug for Plugin {
     }
 }
 
-fn broken(message: &str) -> AttemptResult {
+fn trapped(message: &str) -> AttemptResult {
     let outcome = AttemptOutcome::Failed(AttemptFailure::new(FailureClass::Trap, message));
     AttemptResult { outcome, log: Vec::new(), log_lines_dropped: 0, stderr: None }
 }

@@ -1,8 +1,7 @@
-//! The time of one attempt: what it runs, and what it waits for. What it waits for a processor is no time of the attempt,
-//! since how long that takes is for other plugins to say.
+//! The time of one attempt: its CPU time, and the time that it pend for something other than a CPU.
 //!
-//! The attempt is polled with a waker of the stopwatch. So it is known when it could have gone on, whenever a thread comes
-//! to it.
+//! Waiting for a CPU does not count, because other plugins decide how long that takes. The attempt is polled with a waker of
+//! the stopwatch, which notes when the attempt could continue, even if no thread polls it then.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use tokio::time::Sleep;
 use super::cpu_meter::CpuMeter;
 use crate::plugin::sandbox::limits::LimitBreach;
 
-/// It was not woken since it was polled last.
+/// The attempt was not woken since its last poll.
 const ASLEEP: u64 = u64::MAX;
 
 /// Measures one attempt.
@@ -24,23 +23,23 @@ const ASLEEP: u64 = u64::MAX;
 pub(in crate::plugin) struct AttemptStopwatch {
     limit_ms: u64,
     meter: Arc<CpuMeter>,
-    /// The CPU time before the attempt.
+    /// The CPU time that the meter had counted before the attempt.
     before_ns: u64,
     began: Instant,
-    /// How long it has waited for something other than a processor.
+    /// How long the attempt has waited for something other than a CPU.
     waited_ns: AtomicU64,
-    /// When it was woken, from `began` on; or [`ASLEEP`].
+    /// When the attempt was woken, counted from `began`; or [`ASLEEP`].
     woken_ns: AtomicU64,
     task: Mutex<Option<Waker>>,
 }
 
 impl AttemptStopwatch {
-    /// An attempt begins that may take so long. To be called by the attempt itself, while it runs.
+    /// Starts the stopwatch of an attempt that may take `limit_ms`. Call it on the thread that runs the attempt.
     pub(in crate::plugin) fn start(limit_ms: u64, meter: Arc<CpuMeter>) -> Arc<Self> {
         Arc::new(Self {
             limit_ms,
-            // A delivery whose state changed meanwhile is handled again under the same meter, and what came of it before
-            // is not an attempt.
+            // After a state conflict the delivery is handled again with the same meter. The time of the conflicting run
+            // does not count.
             before_ns: meter.spent_ns(),
             meter,
             began: Instant::now(),
@@ -50,18 +49,21 @@ impl AttemptStopwatch {
         })
     }
 
-    /// The CPU time of the attempt. To be called while it runs.
+    /// The CPU time of the attempt. Call it on the thread that runs the attempt.
     pub(in crate::plugin) fn cpu_ns(&self) -> u64 {
         self.meter.spent_ns().saturating_sub(self.before_ns)
     }
 
-    /// What is left of its time. To be called while it runs.
+    /// The time that is left. Call it on the thread that runs the attempt.
     pub(in crate::plugin) fn remaining(&self) -> Duration {
         let spent_ns = self.waited_ns.load(Ordering::Relaxed).saturating_add(self.cpu_ns());
         Duration::from_millis(self.limit_ms).saturating_sub(Duration::from_nanos(spent_ns))
     }
 
-    /// The answer of the attempt, or the breach of its time; then it is dropped, wherever it stands.
+    /// Runs the attempt within its time.
+    ///
+    /// # Errors
+    /// The error of the attempt, or [`LimitBreach::WallTime`]. The attempt is then dropped at the point that it reached.
     pub(in crate::plugin) async fn limit<T>(
         self: &Arc<Self>,
         attempt: impl Future<Output = wasmtime::Result<T>>,
@@ -73,7 +75,7 @@ impl AttemptStopwatch {
             self.set_task(context.waker());
             let woken_ns = self.woken_ns.swap(ASLEEP, Ordering::AcqRel);
             if let Some(paused_ns) = paused_ns.take() {
-                // Somebody else may have asked for it to be polled.
+                // A poll without a wake-up: another future of the same task was woken.
                 let until_ns = if woken_ns == ASLEEP { self.now_ns() } else { woken_ns };
                 self.waited_ns.fetch_add(until_ns.saturating_sub(paused_ns), Ordering::Relaxed);
                 if self.remaining().is_zero() {
@@ -85,7 +87,7 @@ impl AttemptStopwatch {
                 return Poll::Ready(answer);
             }
             paused_ns = Some(self.now_ns());
-            if self.woken_ns.load(Ordering::Acquire) == ASLEEP && set_off(&mut timer, self.remaining(), &mut own) {
+            if self.woken_ns.load(Ordering::Acquire) == ASLEEP && arm(&mut timer, self.remaining(), &mut own) {
                 return Poll::Ready(Err(self.breach()));
             }
             Poll::Pending
@@ -115,7 +117,7 @@ impl Wake for AttemptStopwatch {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // The first time counts: from then on it waits for a processor.
+        // Only the first wake-up counts. From then on the attempt pend for a CPU.
         let _ = self.woken_ns.compare_exchange(ASLEEP, self.now_ns(), Ordering::AcqRel, Ordering::Acquire);
         let task = self.task.lock().clone();
         if let Some(task) = task {
@@ -124,8 +126,8 @@ impl Wake for AttemptStopwatch {
     }
 }
 
-/// Whether the time is over already; else the timer wakes when it is.
-fn set_off(timer: &mut Option<Pin<Box<Sleep>>>, remaining: Duration, context: &mut Context<'_>) -> bool {
+/// Sets the timer. Returns whether the time is over already.
+fn arm(timer: &mut Option<Pin<Box<Sleep>>>, remaining: Duration, context: &mut Context<'_>) -> bool {
     match timer {
         Some(timer) => timer.as_mut().reset(tokio::time::Instant::now() + remaining),
         None => *timer = Some(Box::pin(tokio::time::sleep(remaining))),
@@ -141,8 +143,8 @@ mod tests {
 
     const HOUR_MS: u64 = 3_600_000;
 
-    /// Polls so many times, as a task does that is woken `wait` after each time and polled `late` after that.
-    async fn waits(watch: &Arc<AttemptStopwatch>, times: u32, wait: Duration, late: Duration) -> wasmtime::Result<()> {
+    /// Pends `times` times. Each time it is woken after `wait` and polled `late` after that.
+    async fn pend(watch: &Arc<AttemptStopwatch>, times: u32, wait: Duration, late: Duration) -> wasmtime::Result<()> {
         let mut left = times;
         let attempt = std::future::poll_fn(|context| {
             if left == 0 {
@@ -160,7 +162,7 @@ mod tests {
         let mut blocked = false;
         std::future::poll_fn(|context| {
             if std::mem::replace(&mut blocked, true) {
-                // The thread was busy with others.
+                // As if the thread were busy with other attempts.
                 std::thread::sleep(late);
             }
             limited.as_mut().poll(context)
@@ -173,9 +175,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_an_attempt_waits_for_is_its_time() {
+    async fn waiting_counts() {
         let watch = AttemptStopwatch::start(HOUR_MS, Arc::default());
-        assert!(waits(&watch, 2, Duration::from_millis(30), Duration::ZERO).await.is_ok());
+        assert!(pend(&watch, 2, Duration::from_millis(30), Duration::ZERO).await.is_ok());
         let left = Duration::from_millis(HOUR_MS).saturating_sub(watch.remaining());
         assert!(left >= Duration::from_millis(60), "{left:?}");
         let watch = AttemptStopwatch::start(20, Arc::default());
@@ -183,20 +185,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_it_waits_for_a_processor_is_not() {
-        // Each time it could have gone on at once, and the thread came a second later.
+    async fn waiting_for_a_cpu_does_not_count() {
+        // Each time the attempt could continue at once, but the thread polled it a second later.
         let watch = AttemptStopwatch::start(900, Arc::default());
-        assert!(waits(&watch, 3, Duration::ZERO, Duration::from_secs(1)).await.is_ok());
+        assert!(pend(&watch, 3, Duration::ZERO, Duration::from_secs(1)).await.is_ok());
     }
 
     #[tokio::test]
-    async fn what_it_runs_is_its_time() {
+    async fn cpu_time_counts() {
         let meter = Arc::new(CpuMeter::default());
         let watch = AttemptStopwatch::start(1_000, meter.clone());
         meter.add(999_000_000);
-        assert!(waits(&watch, 0, Duration::ZERO, Duration::ZERO).await.is_ok());
+        assert!(pend(&watch, 0, Duration::ZERO, Duration::ZERO).await.is_ok());
         meter.add(1_000_000);
-        assert!(is_over(waits(&watch, 1, Duration::ZERO, Duration::ZERO).await));
+        assert!(is_over(pend(&watch, 1, Duration::ZERO, Duration::ZERO).await));
         assert_eq!(watch.remaining(), Duration::ZERO);
     }
 }

@@ -1,61 +1,61 @@
-//! How many attempts the sandbox has room for: as many as may run, or as many as the address space holds.
+//! How many instances the sandbox has room for: the wanted number, or as many as the address space holds.
 //!
-//! Each memory of a guest has 4 GiB of address space, so that its accesses need no checks. Most machines have 128 TiB; some
-//! kernels and limits (`ulimit -v`) leave a few hundred GiB.
+//! Each memory of a guest reserves 4 GiB of address space, so that its accesses need no checks. Most machines have 128 TiB;
+//! some kernels and limits (`ulimit -v`) leave a few hundred GiB.
 
 /// The most memories of one component.
 pub(in crate::plugin) const MAX_MEMORIES: u32 = 4;
 /// The most tables of one component.
 pub(in crate::plugin) const MAX_TABLES: u32 = 32;
 
-/// First instances side by side. They have room of their own, so that a plugin is loaded however many attempts run.
+/// How many first instances may exist at once. They have their own room, so that plugins load however many attempts run.
 pub(in crate::plugin) const INTRODUCTIONS: usize = 2;
-/// The most instances that wait to be used again, of all plugins together. Each holds its memory.
+/// How many idle instances may be kept, of all plugins. Each one keeps its memory.
 const MAX_IDLE: usize = 64;
-/// The fewest attempts for which a sandbox is set up: one of a component with as many memories as it may have.
+/// The smallest capacity: one attempt of a component with the most memories.
 const LEAST: usize = MAX_MEMORIES as usize;
 
 /// Room for instances, counted in memories. Most components have one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::plugin) struct InstanceCapacity {
-    /// Of attempts that run side by side.
+    /// For running attempts.
     pub(in crate::plugin) attempts: usize,
-    /// Of instances that wait to be used again.
+    /// For idle instances.
     pub(in crate::plugin) idle: usize,
 }
 
 impl InstanceCapacity {
-    /// Room for so many attempts.
+    /// Room for `attempts` attempts, and idle instances in proportion.
     pub(in crate::plugin) fn of(attempts: usize) -> Self {
         let attempts = attempts.max(LEAST);
         Self { attempts, idle: (attempts / 4).min(MAX_IDLE) }
     }
 
-    /// The most instances at once.
+    /// The most instances that exist at once.
     pub(in crate::plugin) fn instances(self) -> usize {
         self.attempts.saturating_add(self.idle).saturating_add(INTRODUCTIONS)
     }
 
-    /// The most memories at once.
+    /// The most memories that exist at once.
     pub(in crate::plugin) fn memories(self) -> usize {
         self.attempts.saturating_add(self.idle).saturating_add(INTRODUCTIONS * LEAST)
     }
 
-    /// The next smaller one of a row that is the same wherever it is begun, so that a concurrency that is told has room when
-    /// it is tried; `None` below the smallest.
+    /// The next smaller capacity of a fixed series; `None` below the smallest. The series does not depend on where it
+    /// starts, so that a concurrency suggested in an error has room when it is tried.
     fn less(self) -> Option<Self> {
         let steps = std::iter::successors(Some(LEAST), |step| Some(step + step.div_ceil(3)));
         steps.take_while(|step| *step < self.attempts).last().map(Self::of)
     }
 
-    /// A quarter more.
+    /// A capacity larger by a quarter.
     fn more(self) -> Self {
         let more = |n: usize| n.saturating_add(n.div_ceil(4));
         Self { attempts: more(self.attempts), idle: more(self.idle) }
     }
 
-    /// The largest capacity up to this one for which `build` works, and which leaves a quarter as much for all else in the
-    /// process. `None` if not even the smallest works.
+    /// The largest capacity up to this one for which `build` succeeds with a quarter more, which is left to the rest of the
+    /// process. `None` if the smallest fails.
     pub(in crate::plugin) fn fitting(self, mut build: impl FnMut(Self) -> bool) -> Option<Self> {
         let mut capacity = self;
         while !build(capacity.more()) {
@@ -69,19 +69,19 @@ impl InstanceCapacity {
 mod tests {
     use super::*;
 
-    /// What fits where there is room for so many memories.
+    /// The capacity for so many attempts where the address space has room for so many memories.
     fn fitting(attempts: usize, memories: usize) -> Option<InstanceCapacity> {
         InstanceCapacity::of(attempts).fitting(|capacity| capacity.memories() <= memories)
     }
 
     #[test]
-    fn what_fits_is_taken_whole() {
+    fn a_capacity_that_fits_is_used_in_full() {
         assert_eq!(fitting(320, 1_000_000), Some(InstanceCapacity { attempts: 320, idle: 64 }));
         assert_eq!(fitting(1, 1_000_000), Some(InstanceCapacity { attempts: 4, idle: 1 }));
     }
 
     #[test]
-    fn where_there_is_less_room_less_is_taken_and_some_is_left() {
+    fn with_less_room_the_capacity_is_smaller_and_leaves_a_rest() {
         for memories in [24, 60, 120, 300] {
             let capacity = fitting(4_352, memories).unwrap();
             assert!(capacity.memories() < memories, "{memories}: {capacity:?}");
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_fits_there_is_none() {
+    fn without_room_for_the_smallest_there_is_no_capacity() {
         assert_eq!(fitting(320, 10), None);
     }
 }

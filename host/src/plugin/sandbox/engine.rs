@@ -1,19 +1,19 @@
-//! The engine: what code may be, how instances are laid out in memory, and the clock that interrupts guests.
+//! The engine: which code it accepts, and how instances are laid out in memory.
 //!
-//! WebAssembly features are an allow-list: what a later version of the engine can do stays off until it is wanted here.
+//! WebAssembly features are an allow-list, so new features of the engine stay off until they are added here.
 //!
 //! An instance must never read what an earlier one wrote. The engine can ask the kernel which pages were written and reset
-//! only those (`PAGEMAP_SCAN`). That is faster, and nothing to rely on: the engine looks for pages that are present, and a
-//! page that the kernel moves or has swapped out is not; nor does the kernel promise to call a page written where nobody
-//! registered for that. So the scan is off. The first part of a memory is overwritten, and the rest is returned to the
-//! kernel: both hold wherever a page is at that moment.
+//! only those (`PAGEMAP_SCAN`). That is faster but not reliable. The engine looks for present pages, and a page that the
+//! kernel moves or has swapped out is not present. Nor does the kernel promise to report a page as written unless a process
+//! registered for that. So the scan is off. The engine overwrites the first part of a memory and returns the rest to the
+//! kernel, which is correct wherever a page is.
 
 use std::num::NonZeroUsize;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, WasmFeatures};
 
 use super::capacity::{InstanceCapacity, MAX_MEMORIES, MAX_TABLES};
 
-/// What a guest needs that was made by the usual toolchains, and no more.
+/// The features that the usual toolchains need, and no others.
 const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
     .union(WasmFeatures::FLOATS)
     .union(WasmFeatures::SATURATING_FLOAT_TO_INT)
@@ -33,35 +33,35 @@ const MAX_CORE_INSTANCES: u32 = 100;
 const MAX_TABLE_ELEMENTS: usize = 20_000;
 const MAX_INSTANCE_BYTES: usize = 4 * 1024 * 1024;
 
-/// The most frames that are told of a trap.
+/// The most frames of a backtrace.
 pub(in crate::plugin) const MAX_FRAMES: usize = 32;
 
-/// What host functions may use of the stack beside the guest.
+/// The part of the native stack for host functions.
 const HOST_STACK_BYTES: usize = 1_536 * 1024;
 
-/// How much of a memory is overwritten for the next instance; what lies beyond is returned to the kernel. Overwriting
-/// takes 1 µs for each 100 KiB, whether the pages were written or not. Returning takes 2 µs for each page that was, since
-/// the next instance has to get it anew. The templates lay stack, data and the begin of the heap out within this.
+/// How much of a memory is overwritten for the next instance; the rest is returned to the kernel. Overwriting takes 1 µs
+/// for each 100 KiB, written or not. Returning takes 2 µs for each written page, because the next instance faults it in
+/// again. The project templates place stack, data and the start of the heap within this size.
 const KEPT_MEMORY_BYTES: usize = 192 * 1024;
-/// The same for a table, of which no more is overwritten than it has elements.
+/// How much of a table is overwritten for the next instance, up to its size.
 const KEPT_TABLE_BYTES: usize = 128 * 1024;
 
-/// An engine with this capacity, whose instances have a native stack of `stack_bytes` each.
+/// An engine with this capacity and a native stack of `stack_bytes` for each instance.
 ///
 /// # Errors
-/// The address space does not suffice, or the system lacks what the engine needs.
+/// The address space is too small, or the system lacks something that the engine needs.
 pub(in crate::plugin) fn build(capacity: InstanceCapacity, stack_bytes: usize) -> wasmtime::Result<Engine> {
-    let mut config = code();
+    let mut config = code_config();
     config
         .max_wasm_stack(stack_bytes)
         .async_stack_size(stack_bytes.saturating_add(HOST_STACK_BYTES))
         .wasm_backtrace_max_frames(NonZeroUsize::new(MAX_FRAMES))
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(capacity)));
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool_config(capacity)));
     Engine::new(&config)
 }
 
-/// How instances are laid out in memory, and what becomes of that memory when they end.
-fn pool(capacity: InstanceCapacity) -> PoolingAllocationConfig {
+/// How instances are laid out in memory, and how their memory is reset.
+fn pool_config(capacity: InstanceCapacity) -> PoolingAllocationConfig {
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let (instances, memories) = (count(capacity.instances()), count(capacity.memories()));
     let mut pool = PoolingAllocationConfig::new();
@@ -84,16 +84,16 @@ fn pool(capacity: InstanceCapacity) -> PoolingAllocationConfig {
     pool
 }
 
-/// An engine that compiles for one that [`build`] makes, and runs nothing.
+/// An engine that only compiles, for an engine of [`build`].
 ///
 /// # Errors
-/// The system lacks what the engine needs.
+/// The system lacks something that the engine needs.
 pub(in crate::plugin) fn for_compiling() -> wasmtime::Result<Engine> {
-    Engine::new(&code())
+    Engine::new(&code_config())
 }
 
-/// What the compiled code depends on.
-fn code() -> Config {
+/// The options that compiled code depends on.
+fn code_config() -> Config {
     let mut config = Config::new();
     config
         .wasm_features(WasmFeatures::all(), false)
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_is_not_asked_which_pages_are_to_be_reset() {
-        assert!(format!("{:?}", pool(InstanceCapacity::of(1))).contains("pagemap_scan: No"));
+    fn the_kernel_is_not_asked_which_pages_were_written() {
+        assert!(format!("{:?}", pool_config(InstanceCapacity::of(1))).contains("pagemap_scan: No"));
     }
 }

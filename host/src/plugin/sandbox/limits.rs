@@ -1,55 +1,55 @@
-//! What an attempt may use, and the words for having used more.
+//! The limits of an attempt, and the errors for exceeding them.
 //!
-//! A [`Breach`] travels as the error of the wasm call, so that the end of an attempt says which limit ended it. Memory is
-//! summed over all memories of a component: a limit per memory would be three limits for a component with three.
+//! A [`LimitBreach`] is the error of the wasm call, so the outcome of the attempt names the limit. Memory is summed over all
+//! memories of a component, so that a component with several memories cannot use several times the limit.
 
 use serde::Serialize;
 use wasmtime::ResourceLimiter;
 
 use crate::event::FailureClass;
 
-/// The most elements of all tables together; interpreters need several thousand.
+/// The most elements of all tables together. Interpreters need several thousand.
 const MAX_TABLE_ELEMENTS: usize = 100_000;
 
-/// What one attempt may use (contract section 6).
+/// The limits of one attempt (contract section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AttemptLimits {
-    /// What it runs and what it waits for, from the call to the answer; not what it waits for a processor that others use.
+    /// CPU time plus waiting time, from the call to the answer. Waiting for a CPU does not count.
     pub wall_ms: u64,
-    /// On a processor.
+    /// CPU time.
     pub cpu_ms: u64,
-    /// Over all memories of the component.
+    /// Size of all memories of the component together.
     pub memory_bytes: u64,
-    /// What the handler returns.
+    /// Size of the handler's result.
     pub result_bytes: u64,
-    /// Events that the handler publishes.
+    /// Number of events that the handler publishes.
     pub published_events: u32,
-    /// The data of one of them.
+    /// Size of the data of one published event.
     pub payload_bytes: u64,
-    /// Calls of the plugin's state.
+    /// Number of calls that use plugin state.
     pub state_operations: u32,
-    /// The value of one key of it.
+    /// Size of one value of plugin state.
     pub state_value_bytes: u64,
-    /// Keys of the plugin, of all attempts together; those of attempts that run side by side may go a little beyond.
+    /// Number of keys of the plugin. Concurrent attempts may exceed it a little.
     pub state_keys: u64,
-    /// What they take together, their names included; those of attempts that run side by side may go a little beyond.
+    /// Size of all state of the plugin, keys included. Concurrent attempts may exceed it a little.
     pub state_bytes: u64,
-    /// Log lines that are kept, those on standard output included.
+    /// Number of log lines that are kept, lines of standard output included.
     pub log_lines: u32,
-    /// One of them, its fields included; the rest of a longer line is cut.
+    /// Size of one log line, fields included. Longer lines are cut.
     pub log_line_bytes: u64,
-    /// What is kept of standard error: the end of it.
+    /// Size of the end of standard error that is kept.
     pub stderr_bytes: u64,
-    /// All that the guest hands to the host in calls, log lines past their limit included.
+    /// Size of all data that the guest passes to host functions, dropped log lines included.
     pub host_call_bytes: u64,
-    /// HTTP requests that the handler sends.
+    /// Number of HTTP requests that the handler sends.
     pub http_requests: u32,
-    /// The body of one of them.
+    /// Size of the body of one request.
     pub http_request_bytes: u64,
-    /// The body of the response to one of them.
+    /// Size of the body of one response.
     pub http_response_bytes: u64,
-    /// From the sending of one of them to the end of the response.
+    /// Time from sending a request to the end of its response.
     pub http_timeout_ms: u64,
 }
 
@@ -79,7 +79,7 @@ impl Default for AttemptLimits {
     }
 }
 
-/// The limit that ended an attempt. Trying again helps only if the handler does less the next time.
+/// The limit that ended an attempt. A retry helps only if the handler uses less the next time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(in crate::plugin) enum LimitBreach {
     #[error("no answer within the {limit_ms} ms of wall time that an attempt may take")]
@@ -90,12 +90,12 @@ pub(in crate::plugin) enum LimitBreach {
     Memory { wanted_bytes: u64, limit_bytes: u64 },
     #[error("wanted {wanted} table elements; an attempt may have {limit}")]
     Table { wanted: usize, limit: usize },
-    #[error("handed more than {limit_bytes} bytes to the host, the most that an attempt may")]
+    #[error("passed more than {limit_bytes} bytes to the host, the most that an attempt may")]
     HostCall { limit_bytes: u64 },
 }
 
 impl LimitBreach {
-    /// The class of an attempt that ended so.
+    /// The failure class of an attempt that this limit ended.
     pub(in crate::plugin) fn class(&self) -> FailureClass {
         match self {
             Self::WallTime { .. } | Self::CpuTime { .. } => FailureClass::Timeout,
@@ -104,7 +104,7 @@ impl LimitBreach {
     }
 }
 
-/// Counts what the memories and tables of one instance take together.
+/// Counts the memories and tables of one instance.
 #[derive(Debug)]
 pub(in crate::plugin) struct MemoryLimiter {
     memory_bytes: u64,
@@ -117,7 +117,7 @@ impl MemoryLimiter {
         Self { memory_bytes: 0, memory_limit_bytes: limits.memory_bytes, table_elements: 0 }
     }
 
-    /// Whether less than half of the memory is taken.
+    /// Whether less than half of the memory limit is used.
     pub(in crate::plugin) fn has_ample_room(&self) -> bool {
         self.memory_bytes < self.memory_limit_bytes / 2
     }
@@ -130,8 +130,7 @@ impl ResourceLimiter for MemoryLimiter {
         }
         let wanted_bytes = self.memory_bytes.saturating_add(desired.saturating_sub(current) as u64);
         if wanted_bytes > self.memory_limit_bytes {
-            // An error and not a refusal: a guest whose allocation is refused aborts, and nothing would tell that from a
-            // panic.
+            // An error instead of a refusal: a guest aborts when an allocation is refused, which looks like a panic.
             return Err(LimitBreach::Memory { wanted_bytes, limit_bytes: self.memory_limit_bytes }.into());
         }
         self.memory_bytes = wanted_bytes;
@@ -165,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_memory_that_reaches_its_own_maximum_is_refused_and_not_punished() {
+    fn growth_beyond_a_memorys_own_maximum_is_refused_and_does_not_end_the_attempt() {
         let mut limiter = MemoryLimiter::new(&AttemptLimits::default());
         assert!(!limiter.memory_growing(0, 60, Some(59)).unwrap());
         assert!(!limiter.table_growing(0, 60, Some(59)).unwrap());

@@ -1,4 +1,4 @@
-//! Where guests run: an engine with everything that a plugin may import.
+//! The sandbox of the guests: an engine with everything that a plugin may import.
 
 pub(super) mod capacity;
 pub(super) mod engine;
@@ -15,21 +15,21 @@ use wasmtime::component::Linker;
 use self::capacity::InstanceCapacity;
 use super::host_api::{GuestState, linker};
 
-/// The engine of all plugins of a registry, and what it offers.
+/// The engine of all plugins of a registry, and its linker.
 pub(super) struct Sandbox {
     pub(super) engine: Engine,
     pub(super) linker: Arc<Linker<GuestState>>,
-    /// What it has room for.
+    /// How many instances it has room for.
     pub(super) capacity: InstanceCapacity,
-    idle_room: Arc<Semaphore>,
+    idle_permits: Arc<Semaphore>,
 }
 
 impl Sandbox {
-    /// A sandbox with the wanted capacity, or as much of it as the address space holds; each instance has a native stack of
-    /// `stack_bytes`.
+    /// A sandbox with the wanted capacity, or with as much of it as the address space holds. Each instance has a native
+    /// stack of `stack_bytes`.
     ///
     /// # Errors
-    /// The address space does not suffice for any, or the system lacks what the engine needs.
+    /// The address space is too small for one attempt, or the system lacks something that the engine needs.
     pub(super) fn start(wanted: InstanceCapacity, stack_bytes: usize) -> wasmtime::Result<Self> {
         let mut last = None;
         let fitting = wanted.fitting(|capacity| match engine::build(capacity, stack_bytes) {
@@ -44,12 +44,12 @@ impl Sandbox {
         };
         let engine = engine::build(capacity, stack_bytes)?;
         let linker = Arc::new(linker::linker(&engine)?);
-        Ok(Self { engine, linker, capacity, idle_room: Arc::new(Semaphore::new(capacity.idle)) })
+        Ok(Self { engine, linker, capacity, idle_permits: Arc::new(Semaphore::new(capacity.idle)) })
     }
 
-    /// A permit for each memory of the instances that may wait.
-    pub(super) fn idle_room(&self) -> &Arc<Semaphore> {
-        &self.idle_room
+    /// One permit for each memory that idle instances may keep.
+    pub(super) fn idle_permits(&self) -> &Arc<Semaphore> {
+        &self.idle_permits
     }
 }
 
@@ -71,8 +71,8 @@ mod tests {
     use crate::plugin::AttemptLimits;
     use crate::plugin::testing::{SolePlugin, sole};
 
-    /// Traps if anything is found in memory that an earlier call has written, then writes: into each page, below and above
-    /// what is kept, and above where memory begins to be grown.
+    /// Traps if memory holds what an earlier call wrote. Then writes to the kept part, to each page beyond it, and to memory
+    /// that it grows.
     const WRITES_EVERYWHERE: &str = "
         (if (i32.load (i32.const 60000)) (then (unreachable)))
         (i32.store (i32.const 60000) (i32.const -1))
@@ -83,7 +83,7 @@ mod tests {
             (i32.store (local.get $n) (i32.const -1))
             (local.set $n (i32.add (local.get $n) (i32.const 4096)))
             (br_if $next (i32.lt_u (local.get $n) (i32.const 4194304))))
-        i32.const 1024";
+        (call $ok)";
 
     async fn attempts(sole: &SolePlugin, number: u32) {
         for _ in 0..number {
@@ -93,13 +93,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_that_was_written_is_read_by_the_next() {
+    async fn an_instance_reads_nothing_that_an_earlier_one_wrote() {
         attempts(&sole(WRITES_EVERYWHERE, AttemptLimits::default()).await, 50).await;
     }
 
     #[tokio::test]
-    async fn nothing_that_was_written_is_read_by_the_next_while_the_kernel_moves_pages() {
-        // Only root may have pages moved.
+    async fn an_instance_reads_nothing_that_an_earlier_one_wrote_while_the_kernel_moves_pages() {
+        // Only root may ask the kernel to move pages.
         let Ok(mut mover) = OpenOptions::new().write(true).open("/proc/sys/vm/compact_memory") else { return };
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();

@@ -10,7 +10,7 @@ use wasmtime::Engine;
 /// How often running guests are interrupted. A guest yields its thread at each tick.
 const TICK: Duration = Duration::from_millis(1);
 
-/// Moves the engine's epoch on while guests run, from a thread that no guest can hold up. Asleep while none does.
+/// Advances the engine's epoch while guests run, on a thread that guests cannot delay. It sleeps while none runs.
 #[derive(Debug)]
 pub(in crate::plugin) struct EpochTicker {
     shared: Arc<TickerState>,
@@ -24,12 +24,15 @@ struct TickerState {
     thread: Thread,
 }
 
-/// While one of these lives, the epoch moves on.
+/// While one of these exists, the epoch advances.
 #[derive(Debug)]
 pub(in crate::plugin) struct TickGuard(Arc<TickerState>);
 
 impl EpochTicker {
     /// Starts the thread. It does not keep the engine alive.
+    ///
+    /// # Errors
+    /// The thread could not be started.
     pub(in crate::plugin) fn start(engine: &Engine) -> std::io::Result<Self> {
         let weak = engine.weak();
         let (hand_over, handed_over) = std::sync::mpsc::sync_channel::<Arc<TickerState>>(1);
@@ -50,12 +53,12 @@ impl EpochTicker {
             stop: AtomicBool::new(false),
             thread: thread.thread().clone(),
         });
-        // The thread waits for this and does nothing else before, so it is there to take it.
+        // The thread waits for this first, so sending does not fail.
         let _ = hand_over.send(shared.clone());
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Keeps the epoch moving until the answer is dropped.
+    /// Advances the epoch until the guard is dropped.
     pub(in crate::plugin) fn ticking(&self) -> TickGuard {
         if self.shared.running.fetch_add(1, Ordering::AcqRel) == 0 {
             self.shared.thread.unpark();
@@ -75,7 +78,7 @@ impl Drop for EpochTicker {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.thread.unpark();
         if let Some(thread) = self.thread.take() {
-            // It never panics and sleeps no longer than a tick.
+            // It does not panic, and it sleeps at most a tick.
             let _ = thread.join();
         }
     }

@@ -1,11 +1,11 @@
-//! Which addresses belong to the internet, and so may be what a name stands for.
+//! Which addresses are public. A granted name may resolve only to public addresses.
 //!
-//! Everything else (this machine, its network, the addresses of cloud metadata, what is reserved) is reached only where
-//! an operator wrote that very address down. An address that carries an IPv4 address is judged by the one it carries.
+//! All others (this machine, its network, cloud metadata, reserved blocks) need a grant that names the address. An IPv6
+//! address that embeds an IPv4 address is judged by that one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Blocks of IPv4 that are no part of the internet: the first address and the number of bits.
+/// IPv4 blocks that are not public: the first address and the prefix length.
 const RESERVED_V4: [(Ipv4Addr, u32); 15] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
@@ -24,19 +24,19 @@ const RESERVED_V4: [(Ipv4Addr, u32); 15] = [
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
-/// Blocks within 2000::/3 that are no part of the internet: special purposes and Teredo, documentation twice.
+/// Blocks within 2000::/3 that are not public: special purposes and Teredo, and two for documentation.
 const RESERVED_V6: [(Ipv6Addr, u32); 3] = [
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
     (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
     (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
 ];
 
-/// Whether an address is one of the internet.
+/// Whether an address is public.
 pub(super) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
-        IpAddr::V6(address) => match carried(address) {
-            Some(carried) => is_public_v4(carried),
+        IpAddr::V6(address) => match embedded_v4(address) {
+            Some(embedded) => is_public_v4(embedded),
             None => is_public_v6(address),
         },
     }
@@ -54,8 +54,8 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         && !RESERVED_V6.iter().any(|(first, length)| is_in(*first, *length))
 }
 
-/// The IPv4 address to which packets for an IPv6 address end up going: mapped, NAT64, 6to4.
-fn carried(address: Ipv6Addr) -> Option<Ipv4Addr> {
+/// The IPv4 address to which packets for an IPv6 address go in the end: mapped, NAT64, 6to4.
+fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let v4 = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
     match address.segments() {
         [0, 0, 0, 0, 0, 0xffff, high, low] => Some(v4(high, low)),
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_part_of_the_internet_is_told_apart() {
+    fn public_addresses_are_told_from_others() {
         for text in [
             "0.0.0.0",
             "0.1.2.3",

@@ -1,4 +1,4 @@
-//! Bodies of requests and responses, bounded in size and, while they are read, in time.
+//! Bodies of requests and responses. Both are bounded in size, and response bodies in time.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,22 +10,22 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 use wasmtime_wasi_http::{Error, WasiBody};
 
-/// The body of a request with at most `limit_bytes`; more breaks the request off.
+/// The body of a request. More than `limit_bytes` cancels the request.
 pub(super) fn outgoing(body: WasiBody, limit_bytes: u64) -> WasiBody {
     let too_large = move || Error::HttpRequestBodySize(Some(limit_bytes));
-    BoundedBody { body: Box::pin(body), left_bytes: limit_bytes, too_large, patience: None }.boxed_unsync()
+    BoundedBody { body: Box::pin(body), left_bytes: limit_bytes, too_large, timeout: None }.boxed_unsync()
 }
 
-/// The body of a response with at most `limit_bytes`, to be read to its end before `deadline` and without a pause of
-/// more than `pause`.
+/// The body of a response, with at most `limit_bytes`. It must end before `deadline` and pause at most for `pause`.
 pub(super) fn incoming(body: Incoming, limit_bytes: u64, deadline: Instant, pause: Option<Duration>) -> WasiBody {
     let too_large = move || Error::HttpResponseBodySize(Some(limit_bytes));
-    let patience = BodyTimeout { deadline, pause, sleep: Box::pin(tokio::time::sleep_until(next(deadline, pause))) };
+    let sleep = Box::pin(tokio::time::sleep_until(next_deadline(deadline, pause)));
+    let timeout = BodyTimeout { deadline, pause, sleep };
     let body = Box::pin(body.map_err(|_| Error::HttpResponseIncomplete));
-    BoundedBody { body, left_bytes: limit_bytes, too_large, patience: Some(patience) }.boxed_unsync()
+    BoundedBody { body, left_bytes: limit_bytes, too_large, timeout: Some(timeout) }.boxed_unsync()
 }
 
-fn next(deadline: Instant, pause: Option<Duration>) -> tokio::time::Instant {
+fn next_deadline(deadline: Instant, pause: Option<Duration>) -> tokio::time::Instant {
     pause.and_then(|pause| Instant::now().checked_add(pause)).map_or(deadline, |pause| pause.min(deadline)).into()
 }
 
@@ -39,7 +39,7 @@ struct BoundedBody<B, F> {
     body: Pin<Box<B>>,
     left_bytes: u64,
     too_large: F,
-    patience: Option<BodyTimeout>,
+    timeout: Option<BodyTimeout>,
 }
 
 impl<B, F> Body for BoundedBody<B, F>
@@ -56,18 +56,18 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
         let Poll::Ready(frame) = this.body.as_mut().poll_frame(context) else {
-            let is_over = |patience: &mut BodyTimeout| patience.sleep.as_mut().poll(context).is_ready();
-            return match this.patience.as_mut().is_some_and(is_over) {
+            let has_expired = |timeout: &mut BodyTimeout| timeout.sleep.as_mut().poll(context).is_ready();
+            return match this.timeout.as_mut().is_some_and(has_expired) {
                 true => Poll::Ready(Some(Err(Error::HttpResponseTimeout))),
                 false => Poll::Pending,
             };
         };
-        if let Some(patience) = &mut this.patience {
-            // A body that always has something ready would else go on past its time.
-            if Instant::now() >= patience.deadline {
+        if let Some(timeout) = &mut this.timeout {
+            // Checked here too, because the timer is not polled while data is always ready.
+            if Instant::now() >= timeout.deadline {
                 return Poll::Ready(Some(Err(Error::HttpResponseTimeout)));
             }
-            patience.sleep.as_mut().reset(next(patience.deadline, patience.pause));
+            timeout.sleep.as_mut().reset(next_deadline(timeout.deadline, timeout.pause));
         }
         let Some(Ok(frame)) = frame else { return Poll::Ready(frame) };
         let size_bytes = frame.data_ref().map_or(0, |data| data.len() as u64);

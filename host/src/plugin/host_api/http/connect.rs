@@ -1,4 +1,4 @@
-//! Connections: resolved, checked, dialled and, for `https`, encrypted. The pool of a plugin asks for them.
+//! Makes connections for the pool of a plugin: resolves, checks, dials and, for `https`, encrypts.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -21,8 +21,8 @@ use super::grants::{GrantHost, GrantOrigin, HttpGrants, UrlScheme};
 use super::quota::{ConnectionHold, ConnectionQuota};
 use super::resolve::{self, AddressResolver, ResolveError};
 
-/// The roots that certificates are checked against: those of this system and those that browsers trust. Read when the
-/// first plugin asks for `https`, then shared.
+/// The trusted roots for certificates: those of this system and those that browsers trust. They are loaded for the first
+/// `https` request and shared by all plugins.
 #[derive(Debug, Default)]
 pub(in crate::plugin) struct TrustRoots(OnceLock<Option<Arc<ClientConfig>>>);
 
@@ -31,7 +31,7 @@ impl TrustRoots {
         let read = || {
             let mut roots = RootCertStore::empty();
             roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-            // What the system has and cannot be read is as if it were not there; the others still count.
+            // Roots that cannot be read are skipped.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             let provider = Arc::new(crypto::ring::default_provider());
             let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().ok()?;
@@ -50,7 +50,7 @@ pub(super) enum ConnectError {
     TooManyLookups,
     #[error("there are too many connections")]
     TooMany,
-    #[error("{0} is no address of the internet")]
+    #[error("{0} is not a public address")]
     Prohibited(IpAddr),
     #[error("this server itself listens there")]
     Own,
@@ -84,26 +84,26 @@ pub(super) struct HttpConnector {
 
 impl HttpConnector {
     async fn connect(self, uri: Uri) -> Result<HttpStream, ConnectError> {
-        let place = GrantOrigin::of(&uri).ok_or(ConnectError::Unresolved)?;
-        let addresses = match resolve::allowed(&*self.resolver, &self.grants, &place).await {
+        let origin = GrantOrigin::of(&uri).ok_or(ConnectError::Unresolved)?;
+        let addresses = match resolve::allowed_addresses(&*self.resolver, &self.grants, &origin).await {
             Ok(addresses) => addresses,
             Err(ResolveError::Unknown) => return Err(ConnectError::Unresolved),
             Err(ResolveError::TooMany) => return Err(ConnectError::TooManyLookups),
             Err(ResolveError::Prohibited(address)) => return Err(ConnectError::Prohibited(address)),
         };
-        let held = self.quota.connection().await.ok_or(ConnectError::TooMany)?;
+        let hold = self.quota.acquire_connection().await.ok_or(ConnectError::TooMany)?;
         let tcp = dial(&addresses).await.map_err(ConnectError::Dial)?;
-        // Looked at when it is connected, since only then it is known where it leads, however the place was written.
+        // Checked after connecting, because only then is it certain where the connection leads.
         let ends = tcp.peer_addr().and_then(|peer| Ok((tcp.local_addr()?, peer))).map_err(ConnectError::Dial)?;
         if self.own.iter().any(|listener| leads_to(*listener, ends)) {
             return Err(ConnectError::Own);
         }
-        // Requests are small and waited for.
+        // Requests are small, and a guest waits for them.
         let _ = tcp.set_nodelay(true);
-        if place.scheme == UrlScheme::Http {
-            return Ok(HttpStream { stream: Box::new(tcp), _held: held });
+        if origin.scheme == UrlScheme::Http {
+            return Ok(HttpStream { stream: Box::new(tcp), _hold: hold });
         }
-        let server = match place.host {
+        let server = match origin.host {
             GrantHost::Address(address) => ServerName::from(address),
             GrantHost::Name(name) | GrantHost::Below(name) => {
                 ServerName::try_from(name).map_err(|error| ConnectError::Tls(io::Error::other(error)))?
@@ -113,12 +113,12 @@ impl HttpConnector {
         let config = tokio::task::spawn_blocking(move || roots.config()).await.ok().flatten();
         let config = config.ok_or_else(|| ConnectError::Tls(io::Error::other("no encryption on this system")))?;
         let tls = TlsConnector::from(config).connect(server, tcp).await.map_err(ConnectError::of_tls)?;
-        Ok(HttpStream { stream: Box::new(tls), _held: held })
+        Ok(HttpStream { stream: Box::new(tls), _hold: hold })
     }
 }
 
-/// Whether a connection with these ends, ours and the other one, leads to a listener of this machine. The system gives both
-/// ends the same address where a machine connects to one of its own, but for loopback addresses.
+/// Whether a connection with these local and peer addresses leads to a listener of this machine. When a machine connects
+/// to itself, both addresses are the same or the peer is a loopback address.
 fn leads_to(listener: SocketAddr, (local, peer): (SocketAddr, SocketAddr)) -> bool {
     let [listening, local_ip, peer_ip] = [listener, local, peer].map(|end| end.ip().to_canonical());
     let is_own = peer_ip == listening || peer_ip.is_loopback() || peer_ip == local_ip;
@@ -159,8 +159,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> DuplexStream for T {}
 /// A connection, encrypted or not.
 pub(super) struct HttpStream {
     stream: Box<dyn DuplexStream>,
-    /// Given back when it is closed.
-    _held: ConnectionHold,
+    /// Released when the connection is closed.
+    _hold: ConnectionHold,
 }
 
 impl Connection for HttpStream {
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_to_this_machine_is_known_by_its_ends() {
+    fn a_connection_to_this_machine_is_recognized_by_its_addresses() {
         let leads = |listener: &str, local: &str, peer: &str| {
             leads_to(listener.parse().unwrap(), (local.parse().unwrap(), peer.parse().unwrap()))
         };

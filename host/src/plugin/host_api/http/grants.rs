@@ -1,8 +1,8 @@
-//! What an operator grants of outgoing HTTP, and whether a request is among it. Pure: nothing here resolves a name.
+//! The grants of outgoing HTTP, and which requests they allow. Pure: nothing here resolves a name.
 //!
-//! A grant names a scheme, a host, a port and methods, and a request must match all of them. A host is compared as it is
-//! written, lower-cased: what only a resolver would take for an address (`0x7f.1`, `2130706433`) is neither a name nor an
-//! address here and is never granted.
+//! A grant names a scheme, a host, a port and methods, and a request must match all of them. Hosts are compared as text in
+//! lower case. A text that only a resolver reads as an address (`0x7f.1`, `2130706433`) is neither a name nor an address
+//! and cannot be granted.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,20 +16,20 @@ use crate::secret::RedactedUrl;
 const MAX_NAME_CHARS: usize = 253;
 const MAX_LABEL_CHARS: usize = 63;
 
-/// All that is granted to one plugin; nothing by default.
+/// The grants of one plugin; none by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(transparent)]
 pub struct HttpGrants(Vec<HttpGrant>);
 
-/// Leave to send requests to one host, or to all below a domain.
+/// The right to send requests to one host, or to all hosts below a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpGrant {
-    place: GrantOrigin,
+    origin: GrantOrigin,
     methods: Option<Vec<Method>>,
     idempotency_key: bool,
 }
 
-/// Where requests go: `https://api.example.com:8443`.
+/// The target of requests, such as `https://api.example.com:8443`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct GrantOrigin {
     pub(super) scheme: UrlScheme,
@@ -48,34 +48,34 @@ pub(super) enum GrantHost {
     Address(IpAddr),
     /// Lower-case, without a dot at the end.
     Name(String),
-    /// Every name that ends in a dot and this one; only in a grant.
+    /// Every name below this domain. Only grants have it.
     Below(String),
 }
 
 /// Why a request is not granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MissingGrant {
-    /// No grant has its scheme, host and port.
-    Place,
-    /// One has, for other methods.
+    /// No grant has the request's scheme, host and port.
+    Origin,
+    /// A grant has them, but for other methods.
     Method,
 }
 
 impl HttpGrants {
-    /// Whether anything is granted at all.
+    /// Whether there is no grant.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Each of them.
+    /// Iterates over the grants.
     pub fn iter(&self) -> impl Iterator<Item = &HttpGrant> {
         self.0.iter()
     }
 
-    /// The grant under which a request may be sent.
-    pub(super) fn find(&self, place: &GrantOrigin, method: &Method) -> Result<&HttpGrant, MissingGrant> {
-        let mut lacking = MissingGrant::Place;
-        for grant in self.0.iter().filter(|grant| grant.place.covers(place)) {
+    /// The grant that allows a request.
+    pub(super) fn find(&self, origin: &GrantOrigin, method: &Method) -> Result<&HttpGrant, MissingGrant> {
+        let mut lacking = MissingGrant::Origin;
+        for grant in self.0.iter().filter(|grant| grant.origin.covers(origin)) {
             match &grant.methods {
                 Some(methods) if !methods.contains(method) => lacking = MissingGrant::Method,
                 _ => return Ok(grant),
@@ -84,21 +84,21 @@ impl HttpGrants {
         Err(lacking)
     }
 
-    /// Whether a place was written down by the operator as it is, and not a domain that it lies below.
-    pub(super) fn names(&self, place: &GrantOrigin) -> bool {
-        self.0.iter().any(|grant| grant.place == *place)
+    /// Whether a grant names exactly this origin, not only a domain above it.
+    pub(super) fn names(&self, origin: &GrantOrigin) -> bool {
+        self.0.iter().any(|grant| grant.origin == *origin)
     }
 
-    /// How many places were written down as they are.
-    pub(super) fn named(&self) -> usize {
-        self.0.iter().filter(|grant| !matches!(grant.place.host, GrantHost::Below(_))).count()
+    /// The number of grants that name one origin, not a domain.
+    pub(super) fn exact_count(&self) -> usize {
+        self.0.iter().filter(|grant| !matches!(grant.origin.host, GrantHost::Below(_))).count()
     }
 
-    /// Whether an address was written down by the operator, for the scheme and port of this place.
-    pub(super) fn names_address(&self, address: IpAddr, place: &GrantOrigin) -> bool {
+    /// Whether a grant names this address, with the scheme and port of the origin.
+    pub(super) fn names_address(&self, address: IpAddr, origin: &GrantOrigin) -> bool {
         self.0.iter().any(|grant| {
-            grant.place.host == GrantHost::Address(address)
-                && (grant.place.scheme, grant.place.port) == (place.scheme, place.port)
+            grant.origin.host == GrantHost::Address(address)
+                && (grant.origin.scheme, grant.origin.port) == (origin.scheme, origin.port)
         })
     }
 }
@@ -110,7 +110,7 @@ impl FromIterator<HttpGrant> for HttpGrants {
 }
 
 impl HttpGrant {
-    /// Whether the event's id goes along as `Idempotency-Key`.
+    /// Whether requests carry the event's id as `Idempotency-Key`.
     pub(super) fn sends_idempotency_key(&self) -> bool {
         self.idempotency_key
     }
@@ -118,7 +118,7 @@ impl HttpGrant {
 
 impl fmt::Display for HttpGrant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.place.fmt(f)?;
+        self.origin.fmt(f)?;
         let Some(methods) = &self.methods else { return Ok(()) };
         let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
         write!(f, " ({})", names.join(", "))
@@ -126,7 +126,7 @@ impl fmt::Display for HttpGrant {
 }
 
 impl GrantOrigin {
-    /// Where a request goes; `None` if that is nowhere a grant can name.
+    /// The origin of a request; `None` if no grant could name it.
     pub(super) fn of(uri: &Uri) -> Option<Self> {
         let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
         let scheme = UrlScheme::named(uri.scheme_str()?)?;
@@ -141,8 +141,8 @@ impl GrantOrigin {
         }
     }
 
-    /// The same place with an address in place of the name.
-    pub(super) fn at(&self, address: IpAddr) -> Self {
+    /// The same origin with an address instead of the name.
+    pub(super) fn with_address(&self, address: IpAddr) -> Self {
         Self { host: GrantHost::Address(address), ..self.clone() }
     }
 
@@ -204,7 +204,8 @@ impl GrantHost {
     }
 }
 
-/// The name, lower-case; `None` for what is none, among it everything whose end a resolver would take for a number.
+/// The name in lower case; `None` if it is not a name. A text whose last label is a number is not a name, because a resolver
+/// may read it as an address.
 fn name(text: &str) -> Option<String> {
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     let is_label = |label: &str| {
@@ -224,10 +225,9 @@ impl FromStr for HttpGrant {
     fn from_str(text: &str) -> Result<Self, String> {
         let example = "a grant is written like \"https://api.example.com\", \"https://*.example.com\" or \
                        \"http://10.0.0.7:8080\"";
-        // It may hold a password.
+        // The text may contain a password.
         let wrong = |what: &str| format!("\"{}\" {what}; {example}", RedactedUrl(text));
-        let (scheme, rest) =
-            text.split_once("://").ok_or_else(|| format!("a place that is granted has no scheme; {example}"))?;
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| format!("a grant has no scheme; {example}"))?;
         let scheme = UrlScheme::named(scheme).ok_or_else(|| wrong("is neither http nor https"))?;
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         if authority.contains(['/', '?', '#', '@']) {
@@ -242,7 +242,7 @@ impl FromStr for HttpGrant {
             _ => (authority, scheme.default_port()),
         };
         let host = GrantHost::read(host).ok_or_else(|| wrong("names no host"))?;
-        Ok(Self { place: GrantOrigin { scheme, host, port }, methods: None, idempotency_key: false })
+        Ok(Self { origin: GrantOrigin { scheme, host, port }, methods: None, idempotency_key: false })
     }
 }
 
@@ -309,7 +309,7 @@ mod tests {
 
     fn is_granted(grants: &HttpGrants, method: Method, url: &str) -> bool {
         let uri: Uri = url.parse().unwrap();
-        GrantOrigin::of(&uri).is_some_and(|place| grants.find(&place, &method).is_ok())
+        GrantOrigin::of(&uri).is_some_and(|origin| grants.find(&origin, &method).is_ok())
     }
 
     #[test]
@@ -356,13 +356,13 @@ mod tests {
         let granted: HttpGrants = serde_json::from_str(text).unwrap();
         assert!(is_granted(&granted, Method::GET, "https://a.example"));
         assert!(is_granted(&granted, Method::DELETE, "http://b.example"));
-        let place = GrantOrigin::of(&"https://a.example".parse().unwrap()).unwrap();
-        assert_eq!(granted.find(&place, &Method::POST), Err(MissingGrant::Method));
-        assert!(granted.find(&place, &Method::GET).unwrap().sends_idempotency_key());
+        let origin = GrantOrigin::of(&"https://a.example".parse().unwrap()).unwrap();
+        assert_eq!(granted.find(&origin, &Method::POST), Err(MissingGrant::Method));
+        assert!(granted.find(&origin, &Method::GET).unwrap().sends_idempotency_key());
     }
 
     #[test]
-    fn a_grant_that_makes_no_sense_is_refused_with_what_would() {
+    fn an_invalid_grant_is_refused_with_an_example() {
         for (text, words) in [
             ("api.example.com", "has no scheme"),
             ("ftp://api.example.com", "neither http nor https"),
@@ -386,14 +386,14 @@ mod tests {
     }
 
     #[test]
-    fn an_address_counts_as_written_down_for_its_scheme_and_port() {
+    fn an_address_is_named_only_for_its_scheme_and_port() {
         let granted = grants(&["http://127.0.0.1:8080", "http://internal.example:8080"]);
-        let place = |url: &str| GrantOrigin::of(&url.parse().unwrap()).unwrap();
+        let origin = |url: &str| GrantOrigin::of(&url.parse().unwrap()).unwrap();
         let (local, other) = ("127.0.0.1".parse().unwrap(), "127.0.0.2".parse().unwrap());
-        assert!(granted.names_address(local, &place("http://internal.example:8080")));
-        assert!(!granted.names_address(local, &place("http://internal.example:8081")));
-        assert!(!granted.names_address(local, &place("https://internal.example:8080")));
-        assert!(!granted.names_address(other, &place("http://internal.example:8080")));
-        assert!(!granted.names_address("::ffff:127.0.0.1".parse().unwrap(), &place("http://internal.example:8080")));
+        assert!(granted.names_address(local, &origin("http://internal.example:8080")));
+        assert!(!granted.names_address(local, &origin("http://internal.example:8081")));
+        assert!(!granted.names_address(local, &origin("https://internal.example:8080")));
+        assert!(!granted.names_address(other, &origin("http://internal.example:8080")));
+        assert!(!granted.names_address("::ffff:127.0.0.1".parse().unwrap(), &origin("http://internal.example:8080")));
     }
 }

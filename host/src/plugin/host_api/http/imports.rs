@@ -1,5 +1,7 @@
-//! Objects of `wasi:http` that keep what a guest hands over: counted as handed to the host, and no longer than they are of
-//! use. The implementation knows a limit only for the fields of one object, and an attempt may make many.
+//! Links `wasi:http`, and limits and counts the data that its objects keep.
+//!
+//! The implementation of the engine only limits the fields of one object, but an attempt can make many objects. So the
+//! functions that store data in an object are replaced by ones that count the data as passed to the host.
 
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource};
@@ -13,11 +15,11 @@ use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 use super::outgoing::OutgoingHttp;
 use crate::plugin::host_api::guest::GuestState;
 
-/// The interface under the name by which the implementation adds it; a test notices if it is another one.
+/// The name under which the implementation links the interface. A test notices a change.
 const TYPES: &str = "wasi:http/types@0.2.12";
-/// The longest method or scheme. Those that are registered have at most 22 letters.
+/// The longest method or scheme. Registered ones have at most 22 letters.
 const MAX_WORD_BYTES: usize = 64;
-/// The longest authority, and the longest path with its query: what servers take at most.
+/// The longest authority and the longest path with query, like the limit of most servers.
 const MAX_TARGET_BYTES: usize = 8 * 1_024;
 
 type Store<'a> = StoreContextMut<'a, GuestState>;
@@ -30,7 +32,7 @@ type Pair = (String, Vec<u8>);
 /// Two interfaces have the same name, which does not happen.
 pub(in crate::plugin::host_api) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
-    shadow(linker)
+    replace_storing_functions(linker)
 }
 
 impl WasiHttpView for GuestState {
@@ -40,8 +42,8 @@ impl WasiHttpView for GuestState {
     }
 }
 
-/// Replaces functions that do not count what a guest hands over by functions that do.
-fn shadow(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+/// Replaces the functions that store data in objects.
+fn replace_storing_functions(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     let mut types = linker.instance(TYPES)?;
     types.func_wrap(
@@ -49,7 +51,7 @@ fn shadow(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
         |mut store: Store<'_>, (request, method): (Request, _)| {
             let guest = store.data_mut();
             let word = if let Method::Other(word) = &method { word.as_str() } else { "" };
-            let fits = guest.takes(word.len(), MAX_WORD_BYTES)?;
+            let fits = guest.count_if_fits(word.len(), MAX_WORD_BYTES)?;
             Ok((if fits { guest.http().set_method(request, method)? } else { Err(()) },))
         },
     )?;
@@ -58,7 +60,7 @@ fn shadow(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
         |mut store: Store<'_>, (request, scheme): (Request, _)| {
             let guest = store.data_mut();
             let word = if let Some(Scheme::Other(word)) = &scheme { word.as_str() } else { "" };
-            let fits = guest.takes(word.len(), MAX_WORD_BYTES)?;
+            let fits = guest.count_if_fits(word.len(), MAX_WORD_BYTES)?;
             Ok((if fits { guest.http().set_scheme(request, scheme)? } else { Err(()) },))
         },
     )?;
@@ -66,7 +68,7 @@ fn shadow(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
         "[method]outgoing-request.set-authority",
         |mut store: Store<'_>, (request, authority): (Request, Option<String>)| {
             let guest = store.data_mut();
-            let fits = guest.takes(authority.as_ref().map_or(0, String::len), MAX_TARGET_BYTES)?;
+            let fits = guest.count_if_fits(authority.as_ref().map_or(0, String::len), MAX_TARGET_BYTES)?;
             Ok((if fits { guest.http().set_authority(request, authority)? } else { Err(()) },))
         },
     )?;
@@ -74,7 +76,7 @@ fn shadow(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
         "[method]outgoing-request.set-path-with-query",
         |mut store: Store<'_>, (request, path): (Request, Option<String>)| {
             let guest = store.data_mut();
-            let fits = guest.takes(path.as_ref().map_or(0, String::len), MAX_TARGET_BYTES)?;
+            let fits = guest.count_if_fits(path.as_ref().map_or(0, String::len), MAX_TARGET_BYTES)?;
             Ok((if fits { guest.http().set_path_with_query(request, path)? } else { Err(()) },))
         },
     )?;
@@ -106,9 +108,12 @@ fn shadow(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
 }
 
 impl GuestState {
-    /// Counts what is kept of a text, if it is not too long to be kept.
-    fn takes(&self, size_bytes: usize, most_bytes: usize) -> wasmtime::Result<bool> {
-        if size_bytes > most_bytes {
+    /// Counts a text and returns true, unless it is longer than `max_bytes`.
+    ///
+    /// # Errors
+    /// The limit of host-call data is exceeded.
+    fn count_if_fits(&self, size_bytes: usize, max_bytes: usize) -> wasmtime::Result<bool> {
+        if size_bytes > max_bytes {
             return Ok(false);
         }
         self.output.charge(size_bytes)?;
@@ -116,7 +121,7 @@ impl GuestState {
     }
 }
 
-/// The guest's fault as its answer, any other as the end of the call.
+/// Returns errors of the guest as its answer. Any other error ends the call.
 fn answer<T>(answer: HeaderResult<T>) -> wasmtime::Result<Result<T, HeaderError>> {
     match answer {
         Ok(done) => Ok(Ok(done)),

@@ -12,9 +12,9 @@ use super::grants::GrantOrigin;
 use super::send::{HttpNetwork, RequestPermit};
 use crate::event::{EventId, SENT_BY_PLUGIN_HEADER};
 
-/// The most memory that the headers of one request or response take.
+/// The most memory for the headers of one request or response.
 const MAX_FIELDS_BYTES: usize = 32 * 1_024;
-/// The most that is taken of a request's body at once.
+/// The most bytes of a request body in one write.
 const CHUNK_BYTES: usize = 64 * 1_024;
 
 pub(super) type SendWorker = Box<dyn Future<Output = Result<(), Error>> + Send>;
@@ -70,20 +70,20 @@ impl WasiHttpHooks for RequestSender {
 }
 
 impl RequestSender {
-    /// Whether the request may be sent, as far as can be told before its name is resolved.
+    /// Checks whether a request may be sent, as far as possible before its name is resolved, and adds the host's headers.
     fn permit(&mut self, mut request: Request<WasiBody>) -> Result<(Request<WasiBody>, RequestPermit), Error> {
-        // A tunnel would carry what no grant was asked for.
+        // A tunnel could carry requests for which there is no grant.
         if *request.method() == Method::CONNECT {
             return Err(Error::HttpRequestMethodInvalid);
         }
-        let Some(place) = GrantOrigin::of(request.uri()) else {
+        let Some(origin) = GrantOrigin::of(request.uri()) else {
             self.network.deny_unnamed(request.uri());
             return Err(Error::HttpRequestDenied);
         };
-        let grant = match self.network.grants().find(&place, request.method()) {
+        let grant = match self.network.grants().find(&origin, request.method()) {
             Ok(grant) => grant,
             Err(lacking) => {
-                self.network.deny(&place, request.method(), lacking);
+                self.network.deny(&origin, request.method(), lacking);
                 return Err(Error::HttpRequestDenied);
             }
         };
@@ -93,7 +93,7 @@ impl RequestSender {
             return Err(Error::InternalError(Some(words)));
         }
         self.sent += 1;
-        // A server of a deployment, this one or another, lets a plugin do no more than anybody, whatever way it came.
+        // Servers of this deployment use it to give a plugin no rights that other clients lack.
         request.headers_mut().insert(HeaderName::from_static(SENT_BY_PLUGIN_HEADER), HeaderValue::from_static("1"));
         let name = HeaderName::from_static("idempotency-key");
         if grant.sends_idempotency_key()
@@ -102,6 +102,6 @@ impl RequestSender {
         {
             request.headers_mut().insert(name, value);
         }
-        Ok((request, RequestPermit { place }))
+        Ok((request, RequestPermit { origin }))
     }
 }

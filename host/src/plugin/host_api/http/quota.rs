@@ -1,8 +1,8 @@
-//! What one plugin may hold of what all share: lookups of names, and connections.
+//! How many name lookups and connections one plugin may have.
 //!
-//! A lookup holds a thread until the resolver of the system gives up, whoever still waits for it; a connection holds a
-//! descriptor, used or not. So each plugin has a share of its own, over all its versions, and a few connections that it
-//! gets even when the others hold all that the server spares.
+//! A lookup holds a thread until the system's resolver gives up, even if its request was dropped. A connection holds a file
+//! descriptor, even if it is idle. So all versions of a plugin have one share together, and a few connections are reserved
+//! for each plugin.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -11,16 +11,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Lookups of one plugin under way. The threads for lookups suffice for many plugins that use up theirs.
+/// How many lookups of one plugin may run. There are threads for many plugins that use all of theirs.
 const LOOKUPS: usize = 8;
-/// Connections of one plugin, used or idle.
+/// How many connections one plugin may have, busy or idle.
 pub(super) const CONNECTIONS: usize = 64;
-/// Connections of all plugins together, beside those that each has for itself.
-const ALL_CONNECTIONS: usize = 512;
-/// Connections that a plugin has for itself.
-const OWN_CONNECTIONS: usize = 4;
-/// How long is waited for a share that is used up: what ends is nearly always quicker, what hangs is not waited for.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How many connections all plugins may have together, besides the reserved ones.
+const SHARED_CONNECTIONS: usize = 512;
+/// How many connections are reserved for each plugin.
+const RESERVED_CONNECTIONS: usize = 4;
+/// How long to wait for a share that is used up. Nearly all lookups and requests end within it.
+const MAX_WAIT: Duration = Duration::from_millis(500);
 
 /// The shares of all plugins.
 #[derive(Debug)]
@@ -34,25 +34,25 @@ pub(in crate::plugin) struct ConnectionQuotas {
 pub(super) struct ConnectionQuota {
     pub(super) lookups: Arc<Semaphore>,
     pub(super) connections: Arc<Semaphore>,
-    own: Arc<Semaphore>,
-    all: Arc<Semaphore>,
+    reserved: Arc<Semaphore>,
+    shared: Arc<Semaphore>,
 }
 
-/// Leave to have one connection, for as long as this lives.
+/// The right to one connection. Dropping it gives the right back.
 #[derive(Debug)]
 pub(super) struct ConnectionHold {
     _of_plugin: OwnedSemaphorePermit,
-    _of_all: OwnedSemaphorePermit,
+    _of_host: OwnedSemaphorePermit,
 }
 
 impl Default for ConnectionQuotas {
     fn default() -> Self {
-        Self { connections: Arc::new(Semaphore::new(ALL_CONNECTIONS)), plugins: Mutex::default() }
+        Self { connections: Arc::new(Semaphore::new(SHARED_CONNECTIONS)), plugins: Mutex::default() }
     }
 }
 
 impl ConnectionQuotas {
-    /// The share of a plugin: that of its other versions as well.
+    /// The share of a plugin, which all its versions use.
     pub(super) fn of(&self, plugin: &str) -> Arc<ConnectionQuota> {
         let mut plugins = self.plugins.lock();
         if let Some(quota) = plugins.get(plugin).and_then(Weak::upgrade) {
@@ -63,8 +63,8 @@ impl ConnectionQuotas {
         let quota = Arc::new(ConnectionQuota {
             lookups: share(LOOKUPS),
             connections: share(CONNECTIONS),
-            own: share(OWN_CONNECTIONS),
-            all: self.connections.clone(),
+            reserved: share(RESERVED_CONNECTIONS),
+            shared: self.connections.clone(),
         });
         plugins.insert(plugin.to_owned(), Arc::downgrade(&quota));
         quota
@@ -72,24 +72,24 @@ impl ConnectionQuotas {
 }
 
 impl ConnectionQuota {
-    /// Leave for one lookup; `None` if as many as a plugin may have are under way and none ends.
-    pub(super) async fn lookup(&self) -> Option<OwnedSemaphorePermit> {
-        patiently(self.lookups.clone()).await
+    /// Acquires a lookup; `None` if the plugin has used up its share and no lookup ends within [`MAX_WAIT`].
+    pub(super) async fn acquire_lookup(&self) -> Option<OwnedSemaphorePermit> {
+        acquire(self.lookups.clone()).await
     }
 
-    /// Leave for one connection; `None` if the plugin, or all of them, have as many as they may and none ends.
-    pub(super) async fn connection(&self) -> Option<ConnectionHold> {
-        let of_plugin = patiently(self.connections.clone()).await?;
-        let of_all = match self.own.clone().try_acquire_owned() {
-            Ok(own) => own,
-            Err(_) => patiently(self.all.clone()).await?,
+    /// Acquires a connection; `None` if a share is used up and no connection ends within [`MAX_WAIT`].
+    pub(super) async fn acquire_connection(&self) -> Option<ConnectionHold> {
+        let of_plugin = acquire(self.connections.clone()).await?;
+        let of_host = match self.reserved.clone().try_acquire_owned() {
+            Ok(reserved) => reserved,
+            Err(_) => acquire(self.shared.clone()).await?,
         };
-        Some(ConnectionHold { _of_plugin: of_plugin, _of_all: of_all })
+        Some(ConnectionHold { _of_plugin: of_plugin, _of_host: of_host })
     }
 }
 
-async fn patiently(share: Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-    tokio::time::timeout(PATIENCE, share.acquire_owned()).await.ok()?.ok()
+async fn acquire(share: Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    tokio::time::timeout(MAX_WAIT, share.acquire_owned()).await.ok()?.ok()
 }
 
 #[cfg(test)]
@@ -97,24 +97,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_plugin_has_a_share_over_all_its_versions_and_connections_of_its_own() {
+    async fn all_versions_of_a_plugin_have_one_share_and_reserved_connections() {
         let quotas = ConnectionQuotas::default();
         let (first, second) = (quotas.of("a"), quotas.of("a"));
         assert!(Arc::ptr_eq(&first, &second));
         let _held: Vec<_> = first.lookups.clone().try_acquire_many_owned(8).into_iter().collect();
-        assert!(second.lookup().await.is_none() && quotas.of("b").lookup().await.is_some());
+        assert!(second.acquire_lookup().await.is_none() && quotas.of("b").acquire_lookup().await.is_some());
 
         let all = quotas.connections.clone().try_acquire_many_owned(512).unwrap();
         let mut held = Vec::new();
-        for _ in 0..OWN_CONNECTIONS {
-            held.push(first.connection().await.unwrap());
+        for _ in 0..RESERVED_CONNECTIONS {
+            held.push(first.acquire_connection().await.unwrap());
         }
-        assert!(first.connection().await.is_none(), "nothing is left of what all share");
+        assert!(first.acquire_connection().await.is_none(), "no shared connection is left");
         drop(all);
-        while let Some(one) = first.connections.available_permits().checked_sub(1).map(|_| first.connection()) {
+        while let Some(one) = first.connections.available_permits().checked_sub(1).map(|_| first.acquire_connection()) {
             held.push(one.await.unwrap());
         }
         assert_eq!(held.len(), CONNECTIONS);
-        assert!(first.connection().await.is_none() && quotas.of("b").connection().await.is_some());
+        assert!(first.acquire_connection().await.is_none() && quotas.of("b").acquire_connection().await.is_some());
     }
 }

@@ -1,10 +1,10 @@
-//! From a place to the addresses that may be connected to.
+//! Resolves the origin of a request to addresses that it may connect to.
 //!
-//! Each plugin has its share of the threads on which the resolver of the system is asked. A lookup keeps it to its end,
-//! though nobody may wait for it any more.
+//! Each plugin has a share of the threads that ask the system's resolver. A lookup uses its share until it ends, even if its
+//! request was dropped.
 //!
-//! A name is resolved once for each connection, every address of the answer is checked, and one of those very addresses
-//! is connected to: a resolver that answers differently the next time gains nothing.
+//! A name is resolved once for each connection. All addresses of the answer are checked, and the connection uses one of
+//! them. So a resolver cannot pass the check with one answer and have the connection use another.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,36 +18,36 @@ use super::address::is_public;
 use super::grants::{GrantHost, GrantOrigin, HttpGrants};
 use super::quota::ConnectionQuota;
 
-/// Where the addresses of names come from.
+/// Resolves names to addresses.
 #[async_trait]
 pub(super) trait AddressResolver: Send + Sync + fmt::Debug {
-    /// The addresses of a name.
-    async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError>;
+    /// Resolves a name.
+    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError>;
 }
 
-/// Asks the resolver of the system. Blocks, for as long as that takes.
+/// Asks the system's resolver. Blocks until it answers or gives up.
 pub(super) type AddressLookup = fn(&str) -> io::Result<Vec<IpAddr>>;
 
-/// The resolver of the system, but for names whose addresses the operator gave.
+/// The addresses that the operator configured, and the system's resolver for other names.
 #[derive(Debug)]
 pub(super) struct SystemResolver {
-    pub(super) given: Arc<BTreeMap<String, Vec<IpAddr>>>,
+    pub(super) configured: Arc<BTreeMap<String, Vec<IpAddr>>>,
     pub(super) quota: Arc<ConnectionQuota>,
     pub(super) look_up: AddressLookup,
 }
 
-/// The addresses of a name, as the system knows them. Blocks.
+/// Resolves a name with the system's resolver. Blocks.
 pub(super) fn look_up(name: &str) -> io::Result<Vec<IpAddr>> {
     Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
 }
 
 #[async_trait]
 impl AddressResolver for SystemResolver {
-    async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
-        if let Some(addresses) = self.given.get(name) {
+    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        if let Some(addresses) = self.configured.get(name) {
             return Ok(addresses.clone());
         }
-        let permit = self.quota.lookup().await.ok_or(ResolveError::TooMany)?;
+        let permit = self.quota.acquire_lookup().await.ok_or(ResolveError::TooMany)?;
         let (look_up, name) = (self.look_up, name.to_owned());
         let work = move || {
             let addresses = look_up(&name);
@@ -58,34 +58,37 @@ impl AddressResolver for SystemResolver {
     }
 }
 
-/// Why there is nothing to connect to.
+/// Why there is no address to connect to.
 #[derive(Debug)]
 pub(super) enum ResolveError {
-    /// The name has no address, or nobody can say.
+    /// The name has no address, or the resolver failed.
     Unknown,
-    /// As many lookups of the plugin are under way as it may have.
+    /// The plugin has used up its share of lookups.
     TooMany,
-    /// An address that only a grant for that address allows.
+    /// The address is not public, and no grant names it.
     Prohibited(IpAddr),
 }
 
-/// The addresses of a place, each of which may be connected to.
-pub(super) async fn allowed(
+/// Resolves an origin.
+///
+/// # Errors
+/// There is no address, or one of them is prohibited.
+pub(super) async fn allowed_addresses(
     resolver: &dyn AddressResolver,
     grants: &HttpGrants,
-    place: &GrantOrigin,
+    origin: &GrantOrigin,
 ) -> Result<Vec<SocketAddr>, ResolveError> {
-    let addresses = match &place.host {
+    let addresses = match &origin.host {
         GrantHost::Address(address) => vec![*address],
-        GrantHost::Name(name) => resolver.addresses(name).await?,
+        GrantHost::Name(name) => resolver.resolve(name).await?,
         GrantHost::Below(_) => Vec::new(),
     };
     if addresses.is_empty() {
         return Err(ResolveError::Unknown);
     }
-    match addresses.iter().find(|address| !is_public(**address) && !grants.names_address(**address, place)) {
+    match addresses.iter().find(|address| !is_public(**address) && !grants.names_address(**address, origin)) {
         Some(prohibited) => Err(ResolveError::Prohibited(*prohibited)),
-        None => Ok(addresses.into_iter().map(|address| SocketAddr::new(address, place.port)).collect()),
+        None => Ok(addresses.into_iter().map(|address| SocketAddr::new(address, origin.port)).collect()),
     }
 }
 
@@ -103,22 +106,22 @@ mod tests {
     fn system(
         quotas: &ConnectionQuotas,
         plugin: &str,
-        given: BTreeMap<String, Vec<IpAddr>>,
+        configured: BTreeMap<String, Vec<IpAddr>>,
         look_up: AddressLookup,
     ) -> SystemResolver {
-        SystemResolver { given: Arc::new(given), quota: quotas.of(plugin), look_up }
+        SystemResolver { configured: Arc::new(configured), quota: quotas.of(plugin), look_up }
     }
 
     async fn of(addresses: &[&str], granted: &[&str], url: &str) -> Result<Vec<SocketAddr>, ResolveError> {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        let given = BTreeMap::from([("api.example".to_owned(), addresses)]);
-        let resolver = system(&ConnectionQuotas::default(), "p", given, look_up);
+        let configured = BTreeMap::from([("api.example".to_owned(), addresses)]);
+        let resolver = system(&ConnectionQuotas::default(), "p", configured, look_up);
         let grants = granted.iter().map(|grant| grant.parse::<HttpGrant>().unwrap()).collect();
-        allowed(&resolver, &grants, &GrantOrigin::of(&url.parse().unwrap()).unwrap()).await
+        allowed_addresses(&resolver, &grants, &GrantOrigin::of(&url.parse().unwrap()).unwrap()).await
     }
 
     #[tokio::test]
-    async fn one_address_that_is_not_public_spoils_the_answer() {
+    async fn one_private_address_prohibits_the_whole_answer() {
         let granted = ["https://api.example"];
         let found = of(&["8.8.8.8", "2606:4700::1"], &granted, "https://api.example").await.unwrap();
         assert_eq!(found, ["8.8.8.8:443".parse().unwrap(), "[2606:4700::1]:443".parse().unwrap()]);
@@ -130,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_was_written_down_may_be_connected_to() {
+    async fn an_address_that_a_grant_names_is_allowed() {
         let granted = ["http://api.example:81", "http://10.0.0.7:81"];
         assert!(of(&["10.0.0.7"], &granted, "http://api.example:81").await.is_ok());
         assert!(of(&["10.0.0.7"], &granted, "http://10.0.0.7:81").await.is_ok());
@@ -142,7 +145,7 @@ mod tests {
     static SPEAKS: Condvar = Condvar::new();
     static ASKED: AtomicUsize = AtomicUsize::new(0);
 
-    /// Does not answer before it is to.
+    /// Does not answer while `IS_SILENT`.
     fn hangs(_: &str) -> io::Result<Vec<IpAddr>> {
         ASKED.fetch_add(1, Ordering::Relaxed);
         let silent = IS_SILENT.lock().unwrap();
@@ -151,19 +154,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lookups_that_nobody_waits_for_count_until_they_end_and_only_against_their_plugin() {
+    async fn dropped_lookups_count_until_they_end_and_only_against_their_plugin() {
         let quotas = ConnectionQuotas::default();
         let slow = system(&quotas, "slow", BTreeMap::new(), hangs);
         let other = system(&quotas, "other", BTreeMap::new(), |_| Ok(vec![IpAddr::from([1, 1, 1, 1])]));
         for n in 0..100 {
-            // Begun and given up.
-            assert!(slow.addresses(&format!("{n}.example")).now_or_never().is_none());
+            // Started and dropped.
+            assert!(slow.resolve(&format!("{n}.example")).now_or_never().is_none());
         }
-        assert!(matches!(slow.addresses("one.more.example").await, Err(ResolveError::TooMany)));
-        assert_eq!(other.addresses("api.example").await.unwrap(), [IpAddr::from([1, 1, 1, 1])]);
+        assert!(matches!(slow.resolve("one.more.example").await, Err(ResolveError::TooMany)));
+        assert_eq!(other.resolve("api.example").await.unwrap(), [IpAddr::from([1, 1, 1, 1])]);
         *IS_SILENT.lock().unwrap() = false;
         SPEAKS.notify_all();
-        assert_eq!(slow.addresses("again.example").await.unwrap().len(), 1);
-        assert_eq!(ASKED.load(Ordering::Relaxed), 9, "of a hundred, eight were begun, and the last");
+        assert_eq!(slow.resolve("again.example").await.unwrap().len(), 1);
+        assert_eq!(ASKED.load(Ordering::Relaxed), 9, "of a hundred, eight were started, and the last");
     }
 }

@@ -1,4 +1,4 @@
-//! Sends the requests of one version of a plugin, over connections that its attempts share.
+//! Sends the requests of one version of a plugin over a pool of connections, and logs denials.
 
 use std::error::Error as _;
 use std::fmt;
@@ -22,13 +22,13 @@ use crate::plugin::AttemptLimits;
 use crate::plugin::host_api::denials::DenialLog;
 use crate::plugin::settings::secrets::PluginSecrets;
 
-/// How long a connection that nobody uses is kept.
+/// How long an idle connection is kept.
 const IDLE: Duration = Duration::from_secs(30);
-/// The most of them for one place.
+/// How many idle connections to one origin are kept.
 const MAX_IDLE: usize = 8;
-/// The most of them in all; what is left of a plugin's connections is for requests under way.
+/// How many idle connections are kept in all. The rest of a plugin's connections is for running requests.
 const MAX_ALL_IDLE: usize = CONNECTIONS / 2;
-/// The most that a response's head may take.
+/// The most bytes of a response head.
 const MAX_HEAD_BYTES: usize = 64 * 1_024;
 
 /// The outgoing HTTP of one version of a plugin.
@@ -37,34 +37,34 @@ pub(in crate::plugin) struct HttpNetwork {
     grants: Arc<HttpGrants>,
     limits: AttemptLimits,
     denials: Arc<DenialLog>,
-    /// A guest may put them into the address that it asks for, and be denied.
+    /// Hidden in log lines: a guest may put secrets into a URL that is denied.
     secrets: Arc<PluginSecrets>,
-    /// For places that the operator wrote down, whose number is known.
+    /// For origins that a grant names exactly.
     client: Client<HttpConnector, WasiBody>,
-    /// For those below a domain, of which there may be any number: no connection is kept.
+    /// For origins below a domain. It keeps no idle connections, because there may be any number of them.
     client_once: Client<HttpConnector, WasiBody>,
     runtime: Handle,
 }
 
-/// What the networks of all plugins have in common.
+/// What the networks of all plugins share.
 #[derive(Clone, Debug)]
 pub(in crate::plugin) struct SharedNetwork {
-    /// Where requests are sent from; guests wait elsewhere.
+    /// The runtime that sends requests. It is not one of the guests' runtimes.
     pub(in crate::plugin) runtime: Handle,
     pub(in crate::plugin) roots: Arc<TrustRoots>,
-    /// Addresses that the operator gave for names.
+    /// The addresses of names that the operator configured.
     pub(in crate::plugin) resolve: Arc<std::collections::BTreeMap<String, Vec<std::net::IpAddr>>>,
     pub(in crate::plugin) quotas: Arc<ConnectionQuotas>,
-    /// Where this server itself listens, which no grant can name.
+    /// The addresses on which this server listens. No grant allows them.
     pub(in crate::plugin) own: Arc<[std::net::SocketAddr]>,
 }
 
-/// That a request may be sent to a place.
+/// The permission to send a request to an origin.
 pub(super) struct RequestPermit {
-    pub(super) place: GrantOrigin,
+    pub(super) origin: GrantOrigin,
 }
 
-/// Tasks of the connections go where the requests are sent from, and end with that runtime.
+/// Runs the tasks of connections on the runtime that sends requests.
 #[derive(Clone)]
 struct RuntimeSpawner(Handle);
 
@@ -78,7 +78,7 @@ where
 }
 
 impl HttpNetwork {
-    /// Nothing is connected to yet.
+    /// A network without connections.
     pub(in crate::plugin) fn new(
         plugin: &str,
         grants: HttpGrants,
@@ -86,7 +86,7 @@ impl HttpNetwork {
         (denials, secrets): (Arc<DenialLog>, Arc<PluginSecrets>),
         shared: &SharedNetwork,
     ) -> Self {
-        let resolver = SystemResolver { given: shared.resolve.clone(), quota: shared.quotas.of(plugin), look_up };
+        let resolver = SystemResolver { configured: shared.resolve.clone(), quota: shared.quotas.of(plugin), look_up };
         Self::with_resolver(plugin, grants, limits, (denials, secrets), shared, Arc::new(resolver))
     }
 
@@ -109,7 +109,7 @@ impl HttpNetwork {
                 .http1_max_buf_size(MAX_HEAD_BYTES)
                 .build(connector.clone())
         };
-        let (client, client_once) = (client(MAX_IDLE.min(MAX_ALL_IDLE / grants.named().max(1))), client(0));
+        let (client, client_once) = (client(MAX_IDLE.min(MAX_ALL_IDLE / grants.exact_count().max(1))), client(0));
         let (plugin, runtime) = (plugin.to_owned(), shared.runtime.clone());
         Self { plugin, grants, limits, denials, secrets, client, client_once, runtime }
     }
@@ -122,7 +122,7 @@ impl HttpNetwork {
         &self.limits
     }
 
-    /// Sends a request that is granted. The answer may be awaited anywhere; dropping it breaks the request off.
+    /// Sends a permitted request. The future may be awaited on any runtime. Dropping it cancels the request.
     pub(super) fn send(
         self: &Arc<Self>,
         request: Request<WasiBody>,
@@ -136,7 +136,7 @@ impl HttpNetwork {
         let head_deadline = wanted.and_then(|wanted| began.checked_add(wanted)).map_or(deadline, |at| at.min(deadline));
         let request = request.map(|body| body::outgoing(body, self.limits.http_request_bytes));
         let method = request.method().clone();
-        let client = if self.grants.names(&permit.place) { &self.client } else { &self.client_once };
+        let client = if self.grants.names(&permit.origin) { &self.client } else { &self.client_once };
         let sending = client.request(request);
         let task = self.runtime.spawn(async move { tokio::time::timeout_at(head_deadline.into(), sending).await });
         let task = AbortOnDropHandle::new(task);
@@ -146,23 +146,23 @@ impl HttpNetwork {
                 Ok(Ok(Ok(response))) => Ok(response.map(|body| {
                     body::incoming(body, network.limits.http_response_bytes, deadline, options.between_bytes_timeout)
                 })),
-                Ok(Ok(Err(error))) => Err(network.why(&error, &permit.place, &method)),
+                Ok(Ok(Err(error))) => Err(network.guest_error(&error, &permit.origin, &method)),
                 Ok(Err(_)) => Err(Error::HttpResponseTimeout),
                 Err(_) => Err(Error::InternalError(Some("the server is stopping".into()))),
             }
         }
     }
 
-    /// A request that no grant allows.
-    pub(super) fn deny(&self, place: &GrantOrigin, method: &Method, lacking: MissingGrant) {
+    /// Counts and logs a request that no grant allows.
+    pub(super) fn deny(&self, origin: &GrantOrigin, method: &Method, lacking: MissingGrant) {
         let line = match lacking {
-            MissingGrant::Place => format!("\"{place}\""),
-            MissingGrant::Method => format!("{{ url = \"{place}\", methods = [\"{method}\"] }}"),
+            MissingGrant::Origin => format!("\"{origin}\""),
+            MissingGrant::Method => format!("{{ url = \"{origin}\", methods = [\"{method}\"] }}"),
         };
-        self.tell(place, method, "it is not granted", &line);
+        self.log_denial(origin, method, "it is not granted", &line);
     }
 
-    /// A request to what is no place a grant could name.
+    /// Counts and logs a request to a target that no grant could name.
     pub(super) fn deny_unnamed(&self, uri: &Uri) {
         let authority = uri.authority().map_or("", |authority| authority.as_str());
         let host = authority.rsplit('@').next().unwrap_or_default();
@@ -175,75 +175,75 @@ impl HttpNetwork {
         }
     }
 
-    fn tell(&self, place: &GrantOrigin, method: &Method, why: &str, grant: &str) {
+    fn log_denial(&self, origin: &GrantOrigin, method: &Method, reason: &str, grant: &str) {
         let method: String = method.as_str().chars().take(32).collect();
-        if !self.denials.count("http", &format!("{method} {place}")) {
+        if !self.denials.count("http", &format!("{method} {origin}")) {
             return;
         }
         let plugin = &self.plugin;
         let others = if self.grants.is_empty() { "" } else { " (beside what it has)" };
         let words = format!(
-            "denied {method} {place}: {why}; {plugin}.toml would grant it{others} with: grants.http = [{grant}]"
+            "denied {method} {origin}: {reason}; {plugin}.toml would grant it{others} with: grants.http = [{grant}]"
         );
         tracing::warn!(plugin.id = %plugin, "{}", self.secrets.hide(&words));
     }
 
-    fn tell_of_own(&self, place: &GrantOrigin, method: &Method) {
-        if self.denials.is_new(&format!("own {place}")) {
+    fn log_own_listener(&self, origin: &GrantOrigin, method: &Method) {
+        if self.denials.is_first(&format!("own {origin}")) {
             let method = self.secrets.hide(method.as_str());
             tracing::warn!(
                 plugin.id = %self.plugin,
-                "denied {method} {place}: this server itself listens there, which no grant can name, since a plugin is not to \
-                 manage plugins and events; it publishes events with publish"
+                "denied {method} {origin}: this server itself listens there. No grant allows that, because a plugin must not \
+                 manage plugins and events; use publish to publish events"
             );
         }
     }
 
-    fn tell_of_too_many(&self, what: &str) {
-        tracing::warn!(plugin.id = %self.plugin, "a request was refused: as many {what} as a plugin may have at once");
+    fn log_used_up_share(&self, share: &str) {
+        tracing::warn!(plugin.id = %self.plugin, "a request was refused: as many {share} as a plugin may have at once");
     }
 
-    /// The guest only learns that it is the certificate.
-    fn tell_of_certificate(&self, place: &GrantOrigin, why: &impl fmt::Display) {
-        if self.denials.is_new(&format!("certificate {place}")) {
-            let (place, why) = (self.secrets.hide(&place.to_string()), self.secrets.hide(&why.to_string()));
+    /// Logs why a certificate was refused. The guest only learns that it was.
+    fn log_certificate(&self, origin: &GrantOrigin, reason: &impl fmt::Display) {
+        if self.denials.is_first(&format!("certificate {origin}")) {
+            let (origin, reason) = (self.secrets.hide(&origin.to_string()), self.secrets.hide(&reason.to_string()));
             tracing::warn!(
                 plugin.id = %self.plugin,
-                "{place} shows a certificate that is not accepted: {why}; an authority of one's own is added to the roots \
-                 of the system, or its file is given to this server as SSL_CERT_FILE"
+                "{origin} shows a certificate that is not accepted: {reason}; to trust your own authority, add it to the \
+                 roots of the system, or set SSL_CERT_FILE for this server to its file"
             );
         }
     }
 
-    /// The error that the guest gets.
-    fn why(&self, error: &legacy::Error, place: &GrantOrigin, method: &Method) -> Error {
+    /// The error that the guest gets. Logs what the operator must know.
+    fn guest_error(&self, error: &legacy::Error, origin: &GrantOrigin, method: &Method) -> Error {
         let mut cause = error.source();
         while let Some(found) = cause {
             if let Some(no_connection) = found.downcast_ref::<ConnectError>() {
                 return match no_connection {
                     ConnectError::Unresolved => Error::DnsError { rcode: None, info_code: None },
                     ConnectError::TooManyLookups => {
-                        self.tell_of_too_many("lookups of names are under way");
+                        self.log_used_up_share("lookups of names are under way");
                         Error::DnsError { rcode: Some("too many lookups are under way".into()), info_code: None }
                     }
                     ConnectError::TooMany => {
-                        self.tell_of_too_many("connections are open");
+                        self.log_used_up_share("connections are open");
                         Error::ConnectionLimitReached
                     }
                     ConnectError::Prohibited(address) => {
-                        let why = format!("{address} is no address of the internet");
-                        self.tell(place, method, &why, &format!("\"{}\"", place.at(*address)));
+                        let reason = format!("{address} is not a public address");
+                        self.log_denial(origin, method, &reason, &format!("\"{}\"", origin.with_address(*address)));
                         Error::DestinationIpProhibited
                     }
                     ConnectError::Own => {
-                        self.tell_of_own(place, method);
+                        self.log_own_listener(origin, method);
                         Error::DestinationIpProhibited
                     }
                     ConnectError::Dial(error) if error.kind() == io::ErrorKind::TimedOut => Error::ConnectionTimeout,
                     ConnectError::Dial(_) => Error::ConnectionRefused,
                     ConnectError::Tls(_) => Error::TlsProtocolError,
                     ConnectError::Certificate(why) => {
-                        self.tell_of_certificate(place, why);
+                        self.log_certificate(origin, why);
                         Error::TlsCertificateError
                     }
                 };

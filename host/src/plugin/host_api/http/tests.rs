@@ -1,4 +1,4 @@
-//! Requests against servers on this machine, with a resolver that the test decides about.
+//! Tests that send requests to servers on this machine, with a resolver that each test controls.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -23,7 +23,7 @@ use crate::event::EventId;
 use crate::plugin::AttemptLimits;
 use crate::plugin::host_api::denials::DenialLog;
 
-/// A resolver that gives one answer after the other, and counts how often it was asked.
+/// A resolver that returns one answer after the other and counts the lookups.
 #[derive(Debug, Default)]
 struct FlippingResolver {
     answers: Mutex<VecDeque<IpAddr>>,
@@ -32,13 +32,13 @@ struct FlippingResolver {
 
 #[async_trait]
 impl AddressResolver for FlippingResolver {
-    async fn addresses(&self, _: &str) -> Result<Vec<IpAddr>, ResolveError> {
+    async fn resolve(&self, _: &str) -> Result<Vec<IpAddr>, ResolveError> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         Ok(self.answers.lock().pop_front().into_iter().collect())
     }
 }
 
-/// Answers each request of each connection with the same bytes, and counts connections and requests.
+/// A server that answers each request with the same bytes and counts connections and requests.
 struct CountingServer {
     port: u16,
     connections: Arc<AtomicUsize>,
@@ -85,7 +85,7 @@ impl CountingServer {
     }
 }
 
-/// What an attempt sends with, and what denies.
+/// The outgoing HTTP of an attempt, and its denials.
 struct HttpRig {
     outgoing: OutgoingHttp,
     denials: Arc<DenialLog>,
@@ -106,7 +106,7 @@ fn rig_of(
     rig_beside(&[], quotas, plugin, grants, limits, resolver)
 }
 
-/// A rig of a server that listens at these addresses itself.
+/// A rig in a server that listens at the addresses `own`.
 fn rig_beside(
     own: &[SocketAddr],
     quotas: &Arc<ConnectionQuotas>,
@@ -152,7 +152,7 @@ fn answers(addresses: &[&str]) -> Arc<FlippingResolver> {
 }
 
 #[tokio::test]
-async fn a_resolver_that_changes_its_answer_gains_nothing() {
+async fn a_resolver_cannot_change_its_answer_after_the_check() {
     let granted = CountingServer::start("127.0.0.1:0", OK_AND_CLOSE).await;
     let port = granted.port;
     let canary = CountingServer::start(&format!("127.0.0.2:{port}"), OK).await;
@@ -161,13 +161,13 @@ async fn a_resolver_that_changes_its_answer_gains_nothing() {
     let mut rig = rig(&grants, AttemptLimits::default(), resolver.clone());
     let url = format!("http://flip.example:{port}/");
     assert!(matches!(rig.send("GET", &url).await, Ok((200, Ok(body))) if body == "hi"));
-    assert_eq!(resolver.asked.load(Ordering::Relaxed), 1, "what was checked is what was connected to");
+    assert_eq!(resolver.asked.load(Ordering::Relaxed), 1, "the connection uses the checked address");
     assert!(matches!(rig.send("GET", &url).await, Err(Error::DestinationIpProhibited)));
     assert_eq!((granted.connections(), canary.connections(), rig.denied()), (1, 0, 1));
 }
 
 #[tokio::test]
-async fn no_grant_leads_to_where_the_server_itself_listens() {
+async fn no_grant_allows_requests_to_the_server_itself() {
     let server = CountingServer::start("127.0.0.1:0", OK).await;
     let port = server.port;
     let grants = format!(r#"["http://127.0.0.1:{port}", "http://own.example:{port}"]"#);
@@ -183,7 +183,7 @@ async fn no_grant_leads_to_where_the_server_itself_listens() {
 }
 
 #[tokio::test]
-async fn every_request_says_that_a_plugin_sends_it() {
+async fn every_request_is_marked_as_sent_by_a_plugin() {
     let server = CountingServer::start("127.0.0.1:0", OK).await;
     let url = format!("http://127.0.0.1:{}", server.port);
     rig(&format!("[{url:?}]"), AttemptLimits::default(), answers(&[])).send("GET", &url).await.unwrap().1.unwrap();
@@ -191,7 +191,7 @@ async fn every_request_says_that_a_plugin_sends_it() {
 }
 
 #[tokio::test]
-async fn connections_are_used_again() {
+async fn connections_are_reused() {
     let server = CountingServer::start("127.0.0.1:0", OK).await;
     let url = format!("http://127.0.0.1:{}", server.port);
     let mut rig = rig(&format!("[{url:?}]"), AttemptLimits::default(), answers(&[]));
@@ -202,7 +202,7 @@ async fn connections_are_used_again() {
 }
 
 #[tokio::test]
-async fn the_id_of_the_event_goes_along_where_that_is_granted() {
+async fn requests_carry_the_id_of_the_event_where_a_grant_says_so() {
     let server = CountingServer::start("127.0.0.1:0", OK).await;
     let url = format!("http://127.0.0.1:{}", server.port);
     let grants = format!(r#"[{{ "url": "{url}", "methods": ["POST"], "idempotency_key": true }}, "{url}"]"#);
@@ -215,7 +215,7 @@ async fn the_id_of_the_event_goes_along_where_that_is_granted() {
 }
 
 #[tokio::test]
-async fn what_is_sent_and_received_is_limited() {
+async fn requests_and_response_bytes_are_limited() {
     let server = CountingServer::start("127.0.0.1:0", OK).await;
     let url = format!("http://127.0.0.1:{}", server.port);
     let limits = AttemptLimits { http_response_bytes: 1, http_requests: 2, ..AttemptLimits::default() };
@@ -230,7 +230,7 @@ async fn what_is_sent_and_received_is_limited() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_end_its_answer_is_not_waited_for() {
+async fn a_response_that_does_not_end_times_out() {
     for answer in ["", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nh"] {
         let server = CountingServer::start("127.0.0.1:0", answer).await;
         let url = format!("http://127.0.0.1:{}", server.port);
@@ -242,29 +242,29 @@ async fn a_server_that_does_not_end_its_answer_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_tunnel_is_never_opened() {
+async fn connect_is_refused() {
     let mut rig = rig(r#"["http://127.0.0.1"]"#, AttemptLimits::default(), answers(&[]));
     assert!(matches!(rig.send("CONNECT", "http://127.0.0.1").await, Err(Error::HttpRequestMethodInvalid)));
 }
 
 #[tokio::test]
-async fn no_connection_is_kept_to_places_that_were_not_written_down() {
-    // Kept ones would use the plugin's connections up.
-    const PLACES: usize = 2 * CONNECTIONS;
+async fn no_idle_connection_is_kept_to_origins_below_a_domain() {
+    // Idle ones would use up the plugin's share.
+    const ORIGINS: usize = 2 * CONNECTIONS;
     let server = CountingServer::start("127.0.0.1:0", OK).await;
     let port = server.port;
     let grants = format!(r#"["http://*.many.example:{port}", "http://127.0.0.1:{port}"]"#);
-    let limits = AttemptLimits { http_requests: PLACES as u32, ..AttemptLimits::default() };
-    let mut rig = rig(&grants, limits, answers(&["127.0.0.1"; PLACES]));
-    for n in 0..PLACES {
+    let limits = AttemptLimits { http_requests: ORIGINS as u32, ..AttemptLimits::default() };
+    let mut rig = rig(&grants, limits, answers(&["127.0.0.1"; ORIGINS]));
+    for n in 0..ORIGINS {
         let answer = rig.send("GET", &format!("http://n{n}.many.example:{port}/")).await;
         assert!(matches!(answer, Ok((200, Ok(_)))), "{n}: {answer:?}");
     }
-    assert_eq!(server.connections(), PLACES);
+    assert_eq!(server.connections(), ORIGINS);
 }
 
 #[tokio::test]
-async fn a_plugin_that_holds_all_its_connections_is_told_so_and_holds_up_no_other() {
+async fn a_plugin_that_uses_up_its_connections_does_not_affect_others() {
     let server = CountingServer::start("127.0.0.1:0", OK).await;
     let url = format!("http://127.0.0.1:{}", server.port);
     let quotas = Arc::<ConnectionQuotas>::default();
