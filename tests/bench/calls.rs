@@ -99,12 +99,12 @@ pub(super) async fn rate(
     for _ in 0..rows {
         let (plugin, calls, failed) = (plugin.clone(), calls.clone(), failed.clone());
         let (attempt, state) = (attempt(payload)?, Arc::<MemoryState>::default());
-        registry.work_off(move || {
+        registry.run_jobs(move || {
             let (plugin, calls, failed) = (plugin.clone(), calls.clone(), failed.clone());
             let (attempt, state) = (attempt.clone(), state.clone());
             (begun.elapsed() < span).then(|| {
                 GuestJob::new(|meter| async move {
-                    match plugin.handle_here(plugin.room().await, attempt, state, meter).await.outcome {
+                    match plugin.handle_here(plugin.acquire_permit().await, attempt, state, meter).await.outcome {
                         AttemptOutcome::Ok(_) => drop(calls.fetch_add(1, Ordering::Relaxed)),
                         AttemptOutcome::Failed(failure) => drop(failed.send(failure)),
                     }

@@ -12,8 +12,8 @@ use crate::broker::Lane;
 
 /// How long a delivery that was claimed ahead should wait for its slot.
 const TARGET_WAIT: Duration = Duration::from_millis(25);
-/// How many deliveries of one lane may be claimed ahead. It is several times the size of a claim or a settle, so that slots
-/// stay busy while a claim waits behind settles in the store.
+/// How many deliveries of one lane may be claimed ahead. It is several times the size of a claim or a settle. So slots stay
+/// busy while a claim waits behind settles in the store.
 const MAX_AHEAD: usize = 1_024;
 /// How many bytes of payload of one lane may be claimed ahead.
 const MAX_AHEAD_BYTES: usize = 16 * 1_024 * 1_024;

@@ -12,7 +12,9 @@ impl GuestState {
         let content_type = new.datacontenttype.as_deref();
         let may_be_text = content_type.is_none_or(|it| it.starts_with("text/") || media_type::is_json(it));
         let data = match may_be_text {
-            true => String::from_utf8(bytes).map_or_else(|error| EventData::Binary(error.into_bytes()), EventData::Text),
+            true => {
+                String::from_utf8(bytes).map_or_else(|error| EventData::Binary(error.into_bytes()), EventData::Text)
+            }
             false => EventData::Binary(bytes),
         };
         self.publish(NewEvent { data: Some(data), ..new })

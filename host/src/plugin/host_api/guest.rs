@@ -23,8 +23,8 @@ use crate::plugin::settings::secrets::PluginSecrets;
 
 /// The most handles to host objects, such as streams and pollables, that an instance may hold. A request takes ten.
 ///
-/// The bytes that a guest hands over are counted, except for the headers of an object (32 KiB) and unsent data (128 KiB for
-/// each body, which takes three handles). This limit bounds these to 8 MiB and 11 MiB.
+/// The bytes that a guest passes to the host are counted, with two exceptions that this limit bounds. The headers of an
+/// object take up to 32 KiB, so 8 MiB in all. Unsent data takes up to 128 KiB for each body and its three handles, so 11 MiB.
 const MAX_HANDLES: usize = 256;
 /// The most handles that an idle instance may hold. Standard streams and language runtimes take about a dozen.
 const MAX_IDLE_HANDLES: usize = 32;

@@ -1,5 +1,5 @@
-//! What the host offers to a guest: one file for each interface of `wit/`, WASI 0.2 without access to anything, and HTTP to
-//! the places that the operator granted.
+//! What the host offers to a guest, with one file for each interface of `wit/`. WASI 0.2 gives access to nothing, and HTTP
+//! only to what the operator granted.
 //!
 //! [`GuestState`] is the host's side of an instance. Host functions trust nothing that a guest passes: a wrong argument
 //! gets an error as its answer, and too much data ends the attempt. Only reads of state wait.

@@ -1,9 +1,9 @@
 //! The runtimes on which guests run, in two tiers.
 //!
 //! An attempt starts on the fast tier. Quick attempts run there one after the other, without a task for each. A guest yields
-//! its thread at every tick of the epoch. When it has used a slice of CPU time, it moves, in the middle of a call, to the
-//! slow tier, whose threads have a lower priority. So a busy guest delays a quick one by at most a slice, and the kernel
-//! prefers the threads of HTTP and the broker. On the slow tier plugins take turns of one tick each.
+//! its thread at every tick of the epoch. When it has used a slice of CPU time, it moves to the slow tier in the middle of a
+//! call. The threads of the slow tier have a lower priority. So a busy guest delays a quick one by at most a slice, and the
+//! kernel prefers the threads of HTTP and the broker. On the slow tier plugins take turns of one tick each.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
