@@ -1,21 +1,34 @@
-//! The rules of the house that no compiler knows: who may import whom, which crate appears where, how long a file may
-//! be, that each one says what it is, that no task is detached and no guest is left untested.
+//! The rules of the house that no compiler checks.
 //!
-//! The layers are those of `ARCHITECTURE.md`. Each rule names the file and the line that breaks it, all at once.
+//! They say which module may import which, where a foreign crate may appear, and how long files and sentences may be. They
+//! forbid circles of imports, two types of one name, test switches in the product, detached tasks and untested guests. The
+//! layers are those of `ARCHITECTURE.md`. A rule lists every file and line that breaks it.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
 
+#[path = "tidy/circles.rs"]
+mod circles;
+#[path = "tidy/exceptions.rs"]
+mod exceptions;
+#[path = "tidy/files.rs"]
+mod files;
 #[path = "tidy/source.rs"]
 mod source;
+#[path = "tidy/source_tests.rs"]
+mod source_tests;
+#[path = "tidy/words.rs"]
+mod words;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
 
-use source::Source;
+use exceptions::{CIRCLES, LONG_FILES, SHARED_TYPE_NAMES, TEST_SWITCHES};
+use files::{Module, host, host_modules, root, rust_files, show, sources};
 
 /// The most lines of a file.
 const MAX_LINES: usize = 500;
+/// The most words of a sentence of documentation.
+const MAX_SENTENCE_WORDS: usize = 30;
 
 /// Which modules of the host each one may import, besides itself. `app` may import all of them.
 const LAYERS: &[(&str, &[&str])] = &[
@@ -35,11 +48,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["config", "app", "cli", "telemetry"]),
 ];
 
-/// Modules that only these parts may know.
+/// Modules that only these modules may import.
 const PRIVATE: &[(&str, &[&str])] =
     &[("broker::redis", &["broker::redis", "app"]), ("broker::embedded", &["broker::embedded", "app"])];
 
-/// Foreign crates and the only modules in which they may appear.
+/// Foreign crates, and the only modules in which they may appear.
 const CRATES: &[(&[&str], &[&str])] = &[
     (&["redis"], &["broker::redis"]),
     (&["rusqlite"], &["broker::embedded"]),
@@ -55,17 +68,17 @@ const CRATES: &[(&[&str], &[&str])] = &[
     (&["toml"], &["cli::project", "config", "plugin::settings"]),
 ];
 
-/// What layer 0 does not know: it is pure.
+/// Crates that may not appear in layer 0, which is pure.
 const NOT_PURE: &[&str] = &["tokio", "tokio_util", "futures_util", "tracing", "fastrand"];
 
-/// The only modules that start tasks by themselves.
+/// The only modules that may spawn tasks without an owner.
 const SPAWNERS: &[&str] = &["shutdown", "plugin::run::executor"];
 
 #[test]
-fn what_examples_are_built_against_is_the_package() {
+fn examples_are_built_against_copies_of_the_package() {
     let root = host().join("..");
     let package = fs::read(root.join("wit/plugin.wit")).unwrap();
-    // Copies and no links, so that a folder can be copied elsewhere.
+    // Copies instead of links, so that a person can copy the folder of an example elsewhere.
     for example in ["page-views-js/wit", "order-score-python/wit", "webhook-python/wit/deps/eventstream"] {
         let copy = root.join("plugins").join(example).join("plugin.wit");
         assert!(fs::symlink_metadata(&copy).unwrap().is_file(), "{} is a file", copy.display());
@@ -79,8 +92,8 @@ fn modules_import_only_what_lies_beneath_them() {
     for file in host_modules() {
         let layer = file.module.first().map_or("", String::as_str);
         let allowed = LAYERS.iter().find(|(name, _)| *name == layer).map(|(_, allowed)| *allowed);
-        for (named, target) in file.source.paths.iter().filter_map(|named| Some((named, own_module(&named.segments)?)))
-        {
+        let own_paths = file.source.all_paths().filter_map(|named| Some((named, own_module(&named.segments)?)));
+        for (named, target) in own_paths {
             let is_known = fs::exists(host().join("src").join(&target[0])).unwrap_or(false)
                 || host().join("src").join(format!("{}.rs", target[0])).exists();
             if !is_known || layer == target[0] || layer == "app" || layer == "lib" {
@@ -109,7 +122,7 @@ fn foreign_crates_stay_behind_the_module_that_wraps_them() {
     for file in host_modules() {
         let is_pure =
             matches!(file.module.first().map(String::as_str), Some("event" | "clock" | "printable" | "secret"));
-        for named in &file.source.paths {
+        for named in file.source.all_paths() {
             let name = named.segments[0].as_str();
             for (_, homes) in CRATES.iter().filter(|(names, _)| names.contains(&name)) {
                 if !homes.iter().any(|home| lies_in(&file.module, home)) {
@@ -127,10 +140,9 @@ fn foreign_crates_stay_behind_the_module_that_wraps_them() {
 #[test]
 fn every_task_has_an_owner() {
     let files = host_modules();
-    let test_modules: BTreeSet<String> =
-        files.iter().flat_map(|file| &file.source.test_modules).map(|path| path[1..].join("::")).collect();
+    let test_modules: BTreeSet<String> = files.iter().flat_map(Module::test_modules).collect();
     let mut faults = Vec::new();
-    for file in &files {
+    for file in files {
         let only_tests = test_modules.iter().any(|module| lies_in(&file.module, module));
         if only_tests || SPAWNERS.iter().any(|spawner| lies_in(&file.module, spawner)) {
             continue;
@@ -145,12 +157,103 @@ fn every_task_has_an_owner() {
 }
 
 #[test]
+fn no_type_name_is_defined_in_two_files() {
+    let mut defined: BTreeMap<&str, Vec<(&str, usize)>> = BTreeMap::new();
+    for file in host_modules() {
+        for name in &file.source.types {
+            defined.entry(&name.name).or_default().push((&file.shown, name.line));
+        }
+    }
+    let mut faults = Vec::new();
+    for (name, places) in &defined {
+        let files: BTreeSet<&str> = places.iter().map(|(file, _)| *file).collect();
+        if files.len() > 1 && !SHARED_TYPE_NAMES.iter().any(|(shared, _)| shared == name) {
+            let others: Vec<String> = places.iter().map(|(file, line)| format!("{file}:{line}")).collect();
+            faults.push(format!("{name} is defined in {}: give each a name of its own", others.join(" and ")));
+        }
+    }
+    let unused = SHARED_TYPE_NAMES.iter().filter(|(name, _)| defined.get(name).is_none_or(|places| places.len() < 2));
+    faults.extend(unused.map(|(name, _)| format!("{name} is defined once: strike it from SHARED_TYPE_NAMES")));
+    report(&faults);
+}
+
+#[test]
+#[ignore = "until the last places are mended"]
+fn no_files_import_each_other_in_a_circle() {
+    let files = host_modules();
+    let switched = files.iter().flat_map(Module::switched_modules);
+    let of_tests: BTreeSet<String> = files.iter().flat_map(Module::test_modules).chain(switched).collect();
+    let is_test = |file: &Module| of_tests.iter().any(|module| lies_in(&file.module, module));
+    let mut faults = Vec::new();
+    let mut spared = BTreeSet::new();
+    for circle in circles::find_circles(files, is_test) {
+        // A circle may shrink, and never grow.
+        let exception =
+            CIRCLES.iter().find(|(files, _)| circle.files.iter().all(|file| files.contains(&file.as_str())));
+        match exception {
+            Some((files, _)) => _ = spared.insert(*files),
+            None => faults.push(format!(
+                "{} files import each other:\n  {}",
+                circle.files.len(),
+                circle.imports.join("\n  ")
+            )),
+        }
+    }
+    let unused = CIRCLES.iter().filter(|(files, _)| !spared.contains(files));
+    faults.extend(unused.map(|(files, _)| format!("{files:?} are no circle: strike them from CIRCLES")));
+    report(&faults);
+}
+
+#[test]
+#[ignore = "until the last places are mended"]
+fn test_switches_stay_out_of_product_code() {
+    let mut faults = Vec::new();
+    let mut spared = BTreeSet::new();
+    for file in host_modules() {
+        for switch in &file.source.test_switches {
+            match TEST_SWITCHES.iter().find(|(of, what, _)| *of == file.shown && *what == switch.what) {
+                Some((of, what, _)) => _ = spared.insert((*of, *what)),
+                None => faults.push(format!("{}:{}: a test switch on {}", file.shown, switch.line, switch.what)),
+            }
+        }
+    }
+    let unused = TEST_SWITCHES.iter().filter(|(of, what, _)| !spared.contains(&(*of, *what)));
+    faults.extend(unused.map(|(of, what, _)| format!("{of} has no switch on {what}: strike it from TEST_SWITCHES")));
+    report(&faults);
+}
+
+#[test]
+#[ignore = "until the last places are mended"]
+fn sentences_of_documentation_are_short() {
+    let host_sources = rust_files(&host().join("src"), &[]);
+    let others = ["tests", "xtask", "plugins"].map(|folder| rust_files(&root().join(folder), &["target"]));
+    let mut faults = Vec::new();
+    for path in host_sources.into_iter().chain(others.into_iter().flatten()) {
+        let too_long = files::parse(&path, &[])
+            .docs
+            .iter()
+            .flat_map(words::split_into_sentences)
+            .filter(|sentence| sentence.words.len() > MAX_SENTENCE_WORDS)
+            .collect::<Vec<_>>();
+        for sentence in too_long {
+            let (count, begins) = (sentence.words.len(), sentence.words[..6].join(" "));
+            faults.push(format!("{}:{}: {count} words: {begins} …", show(&path), sentence.line));
+        }
+    }
+    report(&faults);
+}
+
+#[test]
 fn every_file_says_what_it_is_and_is_short_enough_to_read() {
     let mut faults = Vec::new();
+    let is_short =
+        |file: &str| fs::read_to_string(root().join(file)).is_ok_and(|text| text.lines().count() <= MAX_LINES);
+    let unused = LONG_FILES.iter().filter(|(file, _)| !root().join(file).exists() || is_short(file));
+    faults.extend(unused.map(|(file, _)| format!("{file} is not too long: strike it from LONG_FILES")));
     for path in sources() {
         let text = fs::read_to_string(&path).unwrap();
         let (shown, lines) = (show(&path), text.lines().count());
-        if lines > MAX_LINES {
+        if lines > MAX_LINES && !LONG_FILES.iter().any(|(file, _)| *file == shown) {
             faults.push(format!("{shown}: {lines} lines; split it by concept, {MAX_LINES} is the most"));
         }
         let first = text.lines().next().unwrap_or_default();
@@ -179,32 +282,6 @@ fn every_guest_is_named_by_a_test() {
     report(&faults);
 }
 
-/// A file of the host's package with what it names.
-struct Module {
-    shown: String,
-    /// `["broker", "redis", "codec"]`; `["lib"]` and `["main"]` for the roots.
-    module: Vec<String>,
-    source: Source,
-}
-
-fn host_modules() -> Vec<Module> {
-    let folder = host().join("src");
-    let read = |path: PathBuf| {
-        let relative = path.strip_prefix(&folder).unwrap().with_extension("");
-        let mut module: Vec<String> = relative.iter().map(|part| part.to_string_lossy().into_owned()).collect();
-        if module.last().is_some_and(|name| name == "mod") {
-            module.pop();
-        }
-        let is_root = module == ["lib"] || module == ["main"];
-        let place = if is_root { &[][..] } else { &module[..] };
-        let source = source::read(&fs::read_to_string(&path).unwrap(), place);
-        Module { shown: show(&path), module, source }
-    };
-    let modules: Vec<Module> = rust_files(&folder, &[]).into_iter().map(read).collect();
-    assert!(modules.len() > 10, "the sources of the host were not found");
-    modules
-}
-
 /// The path of a module of the host, without its root.
 fn own_module(segments: &[String]) -> Option<&[String]> {
     (matches!(segments[0].as_str(), "crate" | "eventstream") && segments.len() > 1).then_some(&segments[1..])
@@ -213,38 +290,6 @@ fn own_module(segments: &[String]) -> Option<&[String]> {
 fn lies_in(module: &[String], place: &str) -> bool {
     let mut parts = module.iter();
     place.split("::").all(|part| parts.next().is_some_and(|own| own == part))
-}
-
-fn sources() -> Vec<PathBuf> {
-    ["host", "tests", "xtask", "plugins"].iter().flat_map(|name| rust_files(&root().join(name), &["target"])).collect()
-}
-
-fn rust_files(folder: &Path, without: &[&str]) -> Vec<PathBuf> {
-    let (mut found, mut folders) = (BTreeSet::new(), vec![folder.to_owned()]);
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).into_iter().flatten() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if path.is_dir() && !without.contains(&name.as_str()) && name != "target" {
-                folders.push(path);
-            } else if name.ends_with(".rs") {
-                found.insert(path);
-            }
-        }
-    }
-    found.into_iter().collect()
-}
-
-fn host() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn root() -> PathBuf {
-    host().parent().unwrap().to_owned()
-}
-
-fn show(path: &Path) -> String {
-    path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }
 
 fn report(faults: &[String]) {

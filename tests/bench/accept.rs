@@ -8,11 +8,11 @@ use anyhow::Result;
 use eventstream_tests::load::Span;
 
 use super::figure::{Figure, Plan, Row};
-use super::setup::{CONNECTIONS, Ceiling, Kind, address, flood, host_that_only_accepts};
+use super::setup::{CONNECTIONS, Ceiling, StoreKind, address, flood, host_that_only_accepts};
 
 /// What the ratio is meant to be: floor and aim.
-const TARGETS: [(Kind, f64, f64); 3] =
-    [(Kind::RedisEverysec, 0.60, 0.75), (Kind::RedisAlways, 0.45, 0.65), (Kind::Embedded, 0.50, 0.70)];
+const TARGETS: [(StoreKind, f64, f64); 3] =
+    [(StoreKind::RedisEverysec, 0.60, 0.75), (StoreKind::RedisAlways, 0.45, 0.65), (StoreKind::Embedded, 0.50, 0.70)];
 
 pub(super) fn measure(plan: &Plan) -> Result<Figure> {
     let mut rows: Vec<Row> = TARGETS

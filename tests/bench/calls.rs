@@ -1,8 +1,8 @@
 //! Component calls through `plugin::Registry` as the host makes them, a fresh instance for each, without a broker: on one
 //! core and on two.
 //!
-//! Each measurement is a process of its own that may use so many cores and no more, so that whatever the host makes of
-//! the number of cores is a part of what is measured.
+//! Each measurement runs in a process that may use only this number of cores. So the number of cores has its full effect
+//! on the host.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What an event costs the host in CPU time, and how long it takes when nothing but events is to be done, against what
-//! else there is: events that wait, the size of a payload, plugins, retries to come, connections.
+//! The CPU time and the wall time that the host needs for an event. They are measured against the number of waiting events,
+//! the payload size, and the numbers of plugins, of due retries and of connections.
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use eventstream_tests::fill::Filling;
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::host::Host;
 use eventstream_tests::layout;
-use eventstream_tests::load::{Load, Pace, Span, post};
+use eventstream_tests::load::{HttpLoad, Pace, Span, post};
 use eventstream_tests::redis::RedisServer;
 use eventstream_tests::store::Store;
 
 use super::figure::{Axis, Curve, Figure, Plan, Row, Series, grouped};
-use super::setup::{CONNECTIONS, Drained, Kind, PAYLOAD_BYTES, WORK, accepted, address, drain, host, idle_plugin};
+use super::setup::{CONNECTIONS, Drained, PAYLOAD_BYTES, StoreKind, WORK, accepted, address, drain, host, idle_plugin};
 
 /// Far longer than anything takes.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// The brokers that are told apart.
-const KINDS: [Kind; 2] = [Kind::RedisEverysec, Kind::Embedded];
+const KINDS: [StoreKind; 2] = [StoreKind::RedisEverysec, StoreKind::Embedded];
 
 pub(super) fn measure(plan: &Plan) -> Result<Figure> {
     let mut figure = Figure::default();
-    let waiting = Question {
+    let waiting = CostCurve {
         name: "waiting",
         label: "events waiting",
         values: if plan.quick { vec![1_000, 100_000] } else { vec![1_000, 100_000, 1_000_000] },
@@ -40,7 +40,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
         }
         drain(&host(&store, &plugins), ends as u64, plan.pick(Duration::from_secs(10), Duration::from_secs(3)))
     })?;
-    let plugins = Question {
+    let plugins = CostCurve {
         name: "plugins",
         label: "plugins loaded",
         values: vec![1, 100],
@@ -52,7 +52,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
         (1..count).for_each(|n| plugins.put(&format!("other-{n}"), &layout::guest("idle")));
         through(&kind.start()?, &plugins, PAYLOAD_BYTES, CONNECTIONS, plan.events(20_000, 5_000))
     })?;
-    let other = |name, label, values| Question { name, label, values, target: None, turns: 1 };
+    let other = |name, label, values| CostCurve { name, label, values, target: None, turns: 1 };
     other("payload", "bytes of a payload", vec![100, 1_024, 16_384, 262_144 - 64]).ask(
         &mut figure,
         |kind, bytes| {
@@ -92,7 +92,7 @@ fn rewritten(server: &RedisServer) -> Result<()> {
 }
 
 /// What the cost is asked against.
-struct Question {
+struct CostCurve {
     name: &'static str,
     label: &'static str,
     values: Vec<usize>,
@@ -100,8 +100,8 @@ struct Question {
     turns: usize,
 }
 
-impl Question {
-    fn ask(&self, figure: &mut Figure, cost: impl Fn(Kind, usize) -> Result<Drained>) -> Result<()> {
+impl CostCurve {
+    fn ask(&self, figure: &mut Figure, cost: impl Fn(StoreKind, usize) -> Result<Drained>) -> Result<()> {
         let (mut cpu_series, mut wall_series) = (Vec::new(), Vec::new());
         for kind in KINDS {
             let mut costs: Vec<Vec<Drained>> = vec![Vec::new(); self.values.len()];
@@ -156,7 +156,7 @@ fn through(
     let (server, request) = (address(host.url())?, post(WORK, payload_bytes));
     let load = |requests: usize| {
         let (pace, span) = (Pace::Closed, Span::Requests(requests as u64));
-        accepted(&Load { server, connections, request: &request, pace, span })
+        accepted(&HttpLoad { server, connections, request: &request, pace, span })
     };
     let before = events / 10;
     load(before)?;

@@ -1,8 +1,8 @@
-//! How many events that wait are worked off in a second by a Rust component that does nothing, in a fresh instance for
+//! How many waiting events per second a host processes with a Rust component that does nothing, in a fresh instance for
 //! each event.
 //!
-//! The events are put into the store without a server, so that nothing else is going on; the clock runs from the first
-//! end to the last, or for some seconds, not from the start of the process.
+//! The events are put into the store without a server, so that the host does nothing else meanwhile. The clock runs from
+//! the first end to the last, or for some seconds, and not from the start of the process.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use eventstream_tests::fill::Filling;
 use eventstream_tests::store::Store;
 
 use super::figure::{Figure, Plan, Row};
-use super::setup::{Kind, PAYLOAD_BYTES, WORK, drain, host, idle_plugin, limit};
+use super::setup::{PAYLOAD_BYTES, StoreKind, WORK, drain, host, idle_plugin, limit};
 
 pub(super) fn measure(plan: &Plan) -> Result<Figure> {
     let events = plan.events(200_000, 30_000);
     let number = events.to_string();
     let bytes = PAYLOAD_BYTES.to_string();
     let mut figure = Figure::default();
-    for kind in [Kind::RedisEverysec, Kind::RedisAlways, Kind::Embedded] {
+    for kind in [StoreKind::RedisEverysec, StoreKind::RedisAlways, StoreKind::Embedded] {
         let (native, beside, bare) = match kind {
-            Kind::Embedded => ("native on the same broker", "SQLite", "bare SQLite"),
+            StoreKind::Embedded => ("native on the same broker", "SQLite", "bare SQLite"),
             _ => ("native, one script a batch", "history", "native, with history"),
         };
         let mut row = Row::new(kind.name(), "events/s").against(native).target(0.40, 0.60);
@@ -52,7 +52,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
     Ok(figure)
 }
 
-fn product(kind: Kind, events: usize, most: Duration) -> Result<f64> {
+fn product(kind: StoreKind, events: usize, most: Duration) -> Result<f64> {
     let (store, plugins) = (kind.start()?, idle_plugin());
     Filling::new(events, WORK, PAYLOAD_BYTES).fill(&store.url())?;
     Ok(drain(&host(&store, &plugins), events as u64, most)?.rate)

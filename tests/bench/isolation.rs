@@ -1,5 +1,6 @@
-//! What the events of one plugin feel of the trouble of another: the time from sending an event to seeing its end, beside
-//! a plugin that sleeps, loops, fills its memory or computes and traps while thousands of its events wait.
+//! How much a plugin in trouble delays the events of another plugin: the time from sending an event to seeing its end.
+//!
+//! The other plugin sleeps, loops, fills its memory, or computes and traps, while thousands of its events wait.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use eventstream_tests::store::Store;
 use serde_json::{Value, json};
 
 use super::figure::{Figure, Plan, Row, median};
-use super::setup::{Kind, host};
+use super::setup::{StoreKind, host};
 
 /// The pause between two events.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -29,7 +30,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
         ("computes for 20 ms and traps", json!({"spin-ms": 20, "do": "trap"})),
     ];
     let mut figure = Figure::default();
-    for kind in [Kind::RedisAlways, Kind::Embedded] {
+    for kind in [StoreKind::RedisAlways, StoreKind::Embedded] {
         for (name, trouble) in &troubles {
             let row =
                 |what: &str| Row::new(format!("{}, the other {name}, {what}", kind.name()), "ms").against("alone");
@@ -60,7 +61,7 @@ struct Street {
 }
 
 impl Street {
-    fn open(kind: Kind) -> Result<Self> {
+    fn open(kind: StoreKind) -> Result<Self> {
         let (store, plugins) = (kind.start()?, PluginsDir::scripted(&["quick", NEIGHBOR]));
         let host = host(&store, &plugins);
         let client = host.client();

@@ -1,19 +1,19 @@
 //! How long it takes from POST to 202 and to the end of the event, at a rate that does not depend on the answers.
 //!
-//! Times count from when a request was due. A sample of the events is asked for until their end is seen, since the records
-//! hold milliseconds only; what is found is longer than what was by up to a question, some tenths of a millisecond.
+//! Times count from when a request was due. The records of events hold milliseconds, which is too coarse, so a sample of
+//! the events is asked for until their end is seen. This adds at most one request, some tenths of a millisecond.
 
 use std::cell::Cell;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use eventstream_tests::load::ends::Ends;
-use eventstream_tests::load::{Load, Pace, Span, Taken, histogram, post};
+use eventstream_tests::load::{HttpLoad, Pace, Span, Taken, histogram, post};
 use hdrhistogram::Histogram;
 
 use super::figure::{Axis, Curve, Figure, Plan, Row, Series};
 use super::mixed::at_once;
-use super::setup::{CONNECTIONS, Ceiling, Kind, PAYLOAD_BYTES, WORK, address, host, idle_plugin};
+use super::setup::{CONNECTIONS, Ceiling, PAYLOAD_BYTES, StoreKind, WORK, address, host, idle_plugin};
 
 /// Events a second whose end is looked for.
 const LOOKED_AT: f64 = 250.0;
@@ -24,7 +24,7 @@ const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.99
 
 pub(super) fn measure(plan: &Plan) -> Result<Figure> {
     let mut figure = Figure::default();
-    for kind in [Kind::RedisEverysec, Kind::Embedded] {
+    for kind in [StoreKind::RedisEverysec, StoreKind::Embedded] {
         let most = at_once(&kind.start()?, plan.pick(Duration::from_secs(4), Duration::from_secs(1)))?;
         let highest = OF_THE_MOST * most.accepted.min(most.ended);
         let mut rates = vec![("1,000/s".to_owned(), 1_000.0)];
@@ -53,7 +53,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
 }
 
 /// Adds the rows of one rate; gives all times to the end.
-fn at_rate(plan: &Plan, kind: Kind, name: &str, rate: f64, figure: &mut Figure) -> Result<Histogram<u64>> {
+fn at_rate(plan: &Plan, kind: StoreKind, name: &str, rate: f64, figure: &mut Figure) -> Result<Histogram<u64>> {
     let span = plan.pick(Duration::from_secs(6), Duration::from_secs(3));
     let rows = |what: &str| {
         QUANTILES.map(|(quantile, _)| Row::new(format!("{}, {name}, {what}, {quantile}", kind.name()), "ms"))
@@ -97,7 +97,7 @@ fn open_loop(
 ) -> Result<Taken> {
     let request = post(WORK, PAYLOAD_BYTES);
     let (pace, span) = (Pace::Open(rate), Span::Time(span));
-    let taken = Load { server, connections: CONNECTIONS, request: &request, pace, span }.run_and_tell(tell)?;
+    let taken = HttpLoad { server, connections: CONNECTIONS, request: &request, pace, span }.run_and_tell(tell)?;
     ensure!(taken.refused.0 == 0, "{:?} requests were refused", taken.refused);
     Ok(taken)
 }

@@ -1,8 +1,8 @@
 //! `cargo xtask bench`: how fast, how large, how steady, each figure beside its own limit in the same run.
 //!
-//! A machine drifts, and most have other things to do; so what is measured and what it is held against take turns, and
-//! what counts is the ratio of the medians with the lowest and the highest of the turns. One module is one figure. Nothing
-//! is asserted but that a measurement measured what it says: what must hold is asserted by the tests.
+//! The speed of a machine changes from minute to minute. So the product and its limit are measured in turns, and the result
+//! is the ratio of the medians, with the lowest and the highest ratio of a turn. One module is one figure. A measurement
+//! checks only that it measured what it claims to; promises are checked by the tests.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a measurement prints what it found and how far it is")]
 
 mod accept;
@@ -81,7 +81,7 @@ fn run(arguments: &[String]) -> Result<()> {
     if names.is_empty() {
         names = if plan.quick { QUICK.to_vec() } else { FIGURES.iter().map(|(name, ..)| *name).collect() };
     }
-    let mut report = report::Report::open()?;
+    let mut report = report::BenchReport::open()?;
     for (name, about, measure) in FIGURES.iter().filter(|(name, ..)| names.contains(name)) {
         eprintln!("· {name}: {about}");
         let begun = std::time::Instant::now();

@@ -8,10 +8,10 @@ use anyhow::Result;
 use eventstream_tests::eventually::{eventually_within, holds_for};
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::host::Host;
-use eventstream_tests::load::{Load, Pace, Span, post_batch};
+use eventstream_tests::load::{HttpLoad, Pace, Span, post_batch};
 
 use super::figure::{Axis, Curve, Figure, Plan, Row, Series};
-use super::setup::{CONNECTIONS, Kind, PAYLOAD_BYTES, WORK, accepted, address, flood, host, idle_plugin};
+use super::setup::{CONNECTIONS, PAYLOAD_BYTES, StoreKind, WORK, accepted, address, flood, host, idle_plugin};
 
 /// Events in one request where it is about many.
 const BATCH: usize = 500;
@@ -27,9 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(600);
 pub(super) fn measure(plan: &Plan) -> Result<Figure> {
     let mut figure = Figure::default();
     let mut series = Vec::new();
-    for kind in [Kind::RedisEverysec, Kind::Embedded] {
+    for kind in [StoreKind::RedisEverysec, StoreKind::Embedded] {
         let events = match kind {
-            Kind::Embedded => plan.events(10_000_000, 100_000),
+            StoreKind::Embedded => plan.events(10_000_000, 100_000),
             _ => plan.events(1_000_000, 100_000),
         };
         let store = kind.start()?;
@@ -88,7 +88,7 @@ fn many(host: &Host, server: std::net::SocketAddr, events: usize) -> Result<Vec<
     while sent < events {
         let requests = (events - sent).min(AHEAD).div_ceil(BATCH);
         let (pace, span) = (Pace::Closed, Span::Requests(requests as u64));
-        accepted(&Load { server, connections: 2, request: &request, pace, span })?;
+        accepted(&HttpLoad { server, connections: 2, request: &request, pace, span })?;
         sent += requests * BATCH;
         settled(AHEAD as u64 / 2);
         if sent * LOOKS >= events * (looks + 1) {

@@ -21,7 +21,7 @@ use eventstream_tests::{layout, native};
 
 use super::calls;
 use super::figure::{Figure, Plan, Row};
-use super::setup::{Kind, PAYLOAD_BYTES, WORK};
+use super::setup::{PAYLOAD_BYTES, StoreKind, WORK};
 
 /// Handlers whose calls are timed: a name, the component if it was built, and a payload.
 type Guest = (&'static str, fn() -> Option<PathBuf>, &'static str);
@@ -76,7 +76,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
                 figure.rows.push(one_call_at_a_time(plan, span, name, &plugins, payload).await?);
             }
         }
-        for kind in [Kind::RedisEverysec, Kind::RedisAlways, Kind::Embedded] {
+        for kind in [StoreKind::RedisEverysec, StoreKind::RedisAlways, StoreKind::Embedded] {
             figure.rows.extend(batches(plan, kind).await?);
         }
         Ok(figure)
@@ -124,7 +124,7 @@ async fn one_call_at_a_time(
 }
 
 /// Claims and settles, each for an event in a batch.
-async fn batches(plan: &Plan, kind: Kind) -> Result<[Row; 2]> {
+async fn batches(plan: &Plan, kind: StoreKind) -> Result<[Row; 2]> {
     let store = kind.start()?;
     let tasks = TaskGroup::new();
     let broker = fill::open(&store.url(), &tasks).await?;

@@ -10,12 +10,12 @@ use eventstream_tests::load::Span;
 use eventstream_tests::store::Store;
 
 use super::figure::{Figure, Plan, Row};
-use super::setup::{CONNECTIONS, Ceiling, Kind, address, flood, host, idle_plugin};
+use super::setup::{CONNECTIONS, Ceiling, StoreKind, address, flood, host, idle_plugin};
 
 pub(super) fn measure(plan: &Plan) -> Result<Figure> {
     let span = plan.pick(Duration::from_secs(5), Duration::from_secs(1));
     let mut figure = Figure::default();
-    for kind in [Kind::RedisEverysec, Kind::Embedded] {
+    for kind in [StoreKind::RedisEverysec, StoreKind::Embedded] {
         let mut accepted = Row::new(format!("{}, accepted", kind.name()), "events/s").against("axum 202");
         let mut ended = Row::new(format!("{}, ended", kind.name()), "events/s").against("accepted meanwhile");
         for _ in 0..plan.repetitions {

@@ -9,7 +9,7 @@ use eventstream_tests::fill::Filling;
 use eventstream_tests::guests::PluginsDir;
 
 use super::figure::{Axis, Curve, Figure, Plan, Row, Series};
-use super::setup::{Kind, PAYLOAD_BYTES, WORK, host, idle_plugin};
+use super::setup::{PAYLOAD_BYTES, StoreKind, WORK, host, idle_plugin};
 
 /// The pause between two looks at the totals.
 const LOOK: Duration = Duration::from_millis(2);
@@ -22,12 +22,12 @@ const ENDLESS: &str = r#"{"sleep-ms":3500000}"#;
 
 pub(super) fn measure(plan: &Plan) -> Result<Figure> {
     // Whoever compiles the plugin first is none of those that are measured.
-    drop(host(&Kind::Embedded.start()?, &idle_plugin()));
+    drop(host(&StoreKind::Embedded.start()?, &idle_plugin()));
     let most = plan.events(1_000_000, 100_000);
     let waiting: Vec<usize> = [1_000, 100_000, 1_000_000].into_iter().filter(|events| *events <= most).collect();
     let mut figure = Figure::default();
     let mut series = Vec::new();
-    for kind in [Kind::RedisAlways, Kind::Embedded] {
+    for kind in [StoreKind::RedisAlways, StoreKind::Embedded] {
         let [mut listens_points, mut works_points] = [Vec::new(), Vec::new()];
         for events in &waiting {
             let [mut listens, mut works] = ["listens", "has ended its first event"]
@@ -55,7 +55,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
 }
 
 /// From the start of the next host until it listens, and until it has ended an event.
-fn killed(kind: Kind, events: usize) -> Result<(Duration, Duration)> {
+fn killed(kind: StoreKind, events: usize) -> Result<(Duration, Duration)> {
     let store = kind.start()?;
     let endless = Filling { payload: ENDLESS.into(), ..Filling::new(1, WORK, 0) };
     endless.fill(&store.url())?;

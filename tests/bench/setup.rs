@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::host::{Host, HostOptions};
 use eventstream_tests::layout;
-use eventstream_tests::load::{Load, Pace, Span, Taken, post};
+use eventstream_tests::load::{HttpLoad, Pace, Span, Taken, post};
 use eventstream_tests::redis::RedisServer;
 use eventstream_tests::store::{Broker, Store};
 use serde_json::json;
@@ -28,13 +28,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A store with the durability that it is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum StoreKind {
     RedisEverysec,
     RedisAlways,
     Embedded,
 }
 
-impl Kind {
+impl StoreKind {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::RedisEverysec => "Redis everysec",
@@ -92,11 +92,11 @@ pub(super) fn address(url: &str) -> Result<SocketAddr> {
 /// Single events as fast as answers come, for so long, of which all must be accepted.
 pub(super) fn flood(server: SocketAddr, connections: usize, span: Span) -> Result<Taken> {
     let request = post(WORK, PAYLOAD_BYTES);
-    accepted(&Load { server, connections, request: &request, pace: Pace::Closed, span })
+    accepted(&HttpLoad { server, connections, request: &request, pace: Pace::Closed, span })
 }
 
 /// Runs a load of which everything must be accepted.
-pub(super) fn accepted(load: &Load<'_>) -> Result<Taken> {
+pub(super) fn accepted(load: &HttpLoad<'_>) -> Result<Taken> {
     let taken = load.run()?;
     let (refused, status) = taken.refused;
     ensure!(refused == 0, "{refused} requests were not accepted but answered {status}");

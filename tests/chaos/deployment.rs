@@ -1,8 +1,8 @@
-//! Hosts and their store: three on one Redis, each behind a wire of its own, or one on a directory. Whoever dies is
-//! started again at once. Redis, or the one host, runs on a [`Machine`] whose power can be cut.
+//! Hosts and their store: three hosts on one Redis, each behind a proxy of its own, or one host on a directory. Redis, or
+//! the one host, runs on a [`Machine`] whose power can be cut.
 //!
-//! A keeper per host plays the supervisor: it starts the host, sees it end, and starts it again, also while the store is
-//! away. A host that ends without having been killed is a finding: it should outlive whatever happens to its store.
+//! Each host has a supervisor thread that starts it again whenever it ends, even while the store is away. A host that ends
+//! without having been killed is a finding, because a host must survive every fault of its store.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::host::{Host, HostOptions};
 use eventstream_tests::layout;
 use eventstream_tests::machine::Machine;
-use eventstream_tests::memory::Starved;
+use eventstream_tests::memory::MemoryShortage;
 use eventstream_tests::proxy::Proxy;
 use eventstream_tests::store::{Broker, Store, embedded_url};
 use fastrand::Rng;
@@ -26,49 +26,48 @@ use tempfile::TempDir;
 
 /// The plugin whose events multiply, and their type.
 pub const MULTIPLIER: &str = "multiplier";
-/// How many hosts share the work where they can.
+/// How many hosts share a store that can be shared.
 const HOSTS: usize = 3;
-/// Short, so that a run sees many leases end.
+/// The lease: short, so that many leases end in a run.
 pub const LEASE: Duration = Duration::from_millis(1_200);
 /// The most attempts at an event.
 pub const MAX_ATTEMPTS: usize = 4;
 /// The plugins of each host, and the types of the one that handles nearly everything.
 pub const PLUGINS: [&str; 3] = ["quick", "slow", MULTIPLIER];
 const QUICK_TYPES: &str = r#"types = ["ok", "flaky", "coin", "hopeless", "rejected", "parent", "child", "count"]"#;
-/// The exit code of a host that finds no store when it starts.
+/// The exit code of a host that cannot reach its store at its start.
 const STORE_AWAY: i32 = 3;
-/// The exit code of a host that finds a store with which accepted events may be lost, and the beginning of the line that
-/// mends it.
+/// The exit code of a host whose store may lose accepted events, and the beginning of the command that repairs the store.
 const STORE_UNSAFE: (i32, &str) = (2, "CONFIG SET");
-/// What a program says that finds no memory.
+/// What a program prints when an allocation fails.
 const NO_MEMORY: &str = "memory allocation of ";
 
 /// A deployment under test.
 pub struct Deployment {
     /// The store.
     pub store: Store,
-    /// The places of the hosts.
-    pub places: Vec<Arc<Place>>,
+    /// The hosts.
+    pub places: Vec<Arc<HostSlot>>,
     /// What the store runs on.
     pub machine: Arc<Machine>,
-    /// How often a sender is to send what multiplies.
+    /// How many multiplying events the senders must still send.
     multiplications: AtomicU32,
-    /// Clients stand still in the midst of what they do.
+    /// Whether clients stop in the middle of their requests.
     pub clients_stand_still: AtomicBool,
     keepers: Vec<JoinHandle<()>>,
 }
 
-/// The place of one host, whichever process fills it.
-pub struct Place {
+/// One host of the deployment. The supervisor starts a new process whenever one ends.
+pub struct HostSlot {
     /// The readable part of the host's name among consumers.
     pub name: String,
-    /// The wire between this host and the store, if there is one.
+    /// The proxy between this host and Redis.
     pub wire: Option<Proxy>,
-    /// The machine on which this host is the store, and its disk.
+    /// The machine of a host with an embedded store, and its disk.
     machine: Option<(Arc<Machine>, PathBuf)>,
     options: HostOptions,
     plugins: PluginsDir,
-    /// Where the host keeps what it has compiled, whichever process it is.
+    /// The compiled code, which all processes of this host use.
     _kept: TempDir,
     host: Mutex<Option<Arc<Host>>>,
     power_cut: Mutex<Option<Rng>>,
@@ -84,7 +83,7 @@ impl Deployment {
         let machine = Arc::new(machine);
         let store = broker.start_on(&machine);
         let hosts = if broker.is_shared() { HOSTS } else { 1 };
-        let places: Vec<Arc<Place>> = (0..hosts).map(|n| Arc::new(place(n, &store, &machine, mutant))).collect();
+        let places: Vec<Arc<HostSlot>> = (0..hosts).map(|n| Arc::new(place(n, &store, &machine, mutant))).collect();
         let keepers = places.iter().map(|place| {
             let place = place.clone();
             std::thread::spawn(move || place.keep())
@@ -94,28 +93,28 @@ impl Deployment {
         Self { store, keepers: keepers.collect(), places, machine, multiplications, clients_stand_still }
     }
 
-    /// Has some sender send what multiplies.
+    /// Orders a multiplying event from any sender.
     pub fn multiply(&self) {
         self.multiplications.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Whether a sender is to do so now; true for one of them.
+    /// Takes one order of [`Self::multiply`], if there is one.
     pub fn wants_multiplication(&self) -> bool {
         let one_less = |left: u32| left.checked_sub(1);
         self.multiplications.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
     }
 
-    /// A client of a host that runs, if one does at this place.
+    /// The URL of this host, if it runs.
     pub fn url(&self, place: usize) -> Option<String> {
         self.places[place].running().map(|host| host.url().to_owned())
     }
 
-    /// A client of any host that runs.
+    /// A client of any running host.
     pub fn client(&self) -> Option<Client> {
         (0..self.places.len()).find_map(|place| self.url(place)).map(|url| Client::new(&url))
     }
 
-    /// Cuts the power of the machine and gives it back.
+    /// Cuts the power of the machine, and starts it again.
     ///
     /// # Panics
     /// Redis does not start again.
@@ -130,8 +129,7 @@ impl Deployment {
         }
     }
 
-    /// Whether Redis has replaced the log that it was started on, which may end within a transaction. Embedded stores have
-    /// nothing of the kind.
+    /// Whether Redis has rewritten the log of its last start, whose end may be half a transaction. True for an embedded store.
     pub fn log_is_whole(&self) -> bool {
         let Store::Redis(server) = &self.store else { return true };
         let Ok(facts) = server.command::<String>(&["INFO", "persistence"]) else { return false };
@@ -139,7 +137,7 @@ impl Deployment {
         !is("aof_rewrites:0") && is("aof_rewrite_in_progress:0") && is("aof_rewrite_scheduled:0")
     }
 
-    /// Lets the files of the store grow again, and starts a server that could not live without.
+    /// Frees the disk, and starts Redis again if it ended because the disk was full.
     ///
     /// # Panics
     /// Redis does not start again.
@@ -152,14 +150,14 @@ impl Deployment {
         }
     }
 
-    /// The wires between hosts and store.
+    /// The proxies between hosts and store.
     pub fn wires(&self) -> impl Iterator<Item = &Proxy> {
         self.places.iter().filter_map(|place| place.wire.as_ref())
     }
 
-    /// What was found out about the hosts themselves.
+    /// The defects of the hosts that the supervisors saw.
     pub fn findings(&self) -> Vec<String> {
-        let findings = |place: &Arc<Place>| place.findings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let findings = |place: &Arc<HostSlot>| place.findings.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.places.iter().flat_map(findings).collect()
     }
 
@@ -179,19 +177,19 @@ impl Drop for Deployment {
             place.kill();
         }
         for keeper in self.keepers.drain(..) {
-            // A keeper that panicked has said why.
+            // A supervisor that panicked has printed the reason.
             let _ = keeper.join();
         }
     }
 }
 
-impl Place {
-    /// The host that runs here, if one does.
+impl HostSlot {
+    /// The running process, if there is one.
     pub fn running(&self) -> Option<Arc<Host>> {
         self.host.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends the host as a power cut does. The keeper starts another.
+    /// Kills the host. The supervisor starts another.
     pub fn kill(&self) {
         if let Some(host) = self.running() {
             self.was_killed.store(true, Ordering::SeqCst);
@@ -199,21 +197,21 @@ impl Place {
         }
     }
 
-    /// Takes a plugin from this host. It goes on without it, and is started without it.
+    /// Removes a plugin from this host, and from its later processes.
     pub fn take_plugin(&self, name: &str) {
         if self.has_plugin(name) {
             self.plugins.remove(name);
         }
     }
 
-    /// Gives this host back what was taken from it.
+    /// Restores the plugins that were removed.
     pub fn give_plugins(&self) {
         for name in PLUGINS.into_iter().filter(|name| !self.has_plugin(name)) {
             self.plugins.put(name, &layout::guest("scripted"));
         }
     }
 
-    /// Gives this host another build of a plugin, unless it was taken from it.
+    /// Replaces a plugin by another build, unless it was removed.
     pub fn swap_plugin(&self, name: &str, component: &[u8]) {
         if self.has_plugin(name) {
             self.plugins.write(&format!("{name}.wasm"), component);
@@ -224,13 +222,13 @@ impl Place {
         self.plugins.path().join(format!("{name}.wasm")).exists()
     }
 
-    /// Leaves the host that runs here so much memory beside what it has, until it is fed.
-    pub fn starve(&self, left_bytes: u64) -> Option<Starved> {
+    /// Leaves the running host this much more memory, until the shortage ends.
+    pub fn starve(&self, left_bytes: u64) -> Option<MemoryShortage> {
         let pid = Pid::from_raw(i32::try_from(self.running()?.pid()).ok()?)?;
-        Some(Starved::starve(pid, left_bytes))
+        Some(MemoryShortage::starve(pid, left_bytes))
     }
 
-    /// Ends the host and lets the disk beneath it lose what was not synced. The keeper starts another.
+    /// Kills the host, and its disk loses what was not synced. The supervisor starts another.
     fn cut_power(&self, rng: Rng) {
         *self.power_cut.lock().unwrap_or_else(PoisonError::into_inner) = Some(rng);
         self.kill();
@@ -276,23 +274,23 @@ impl Place {
 
     fn find(&self, what: String) {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner).push(format!("host {} {what}", self.name));
-        // A host that fails again and again is told about once in a while, not thousands of times.
+        // A host that fails again and again is reported a few times, not thousands of times.
         std::thread::sleep(Duration::from_millis(500));
     }
 }
 
-/// Whether a host refused to start on a store with which accepted events may be lost.
+/// Whether a host refused to start because its store may lose accepted events.
 fn is_refused(status: ExitStatus, output: &str) -> bool {
     status.code() == Some(STORE_UNSAFE.0) && output.contains(STORE_UNSAFE.1)
 }
 
-/// Whether a host ended for want of memory: killed by the kernel, as nobody else kills it unnoticed, or by itself.
+/// Whether a host ended because it got no memory: the kernel killed it, or it aborted.
 fn is_out_of_memory(status: ExitStatus, output: &str) -> bool {
     status.signal() == Some(Signal::KILL.as_raw()) || output.contains(NO_MEMORY)
 }
 
-/// A directory with the compiled code of the plugins, made by a host that nobody attacks: those that die are to be back
-/// soon, also on a machine that has little time for a compiler.
+/// A directory with the compiled code of the plugins, filled by a host that is not attacked. With it, hosts that die are
+/// back soon even on a busy machine.
 fn compiled() -> &'static Path {
     static COMPILED: OnceLock<PathBuf> = OnceLock::new();
     COMPILED.get_or_init(|| {
@@ -304,7 +302,7 @@ fn compiled() -> &'static Path {
     })
 }
 
-fn place(n: usize, store: &Store, machine: &Arc<Machine>, mutant: Option<&str>) -> Place {
+fn place(n: usize, store: &Store, machine: &Arc<Machine>, mutant: Option<&str>) -> HostSlot {
     let plugins = PluginsDir::scripted(&PLUGINS).with_settings("quick", QUICK_TYPES);
     let wire = match store {
         Store::Redis(server) => Some(Proxy::start(server.address()).unwrap()),
@@ -337,7 +335,7 @@ fn place(n: usize, store: &Store, machine: &Arc<Machine>, mutant: Option<&str>) 
     if let Some(mutant) = mutant {
         options = options.with("test.mutant", mutant);
     }
-    Place {
+    HostSlot {
         name,
         wire,
         machine,

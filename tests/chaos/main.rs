@@ -1,9 +1,9 @@
 //! The ledger run: a deployment under load and under attack, and the audit of what became of every event.
 //!
-//! All faults at once on each broker, and each for itself; `EVENTSTREAM_CHAOS_SEED` sets the seed, which is printed. The
-//! other tests show that the run finds what it is there to find: each switches on one fault that was put
-//! into the host on purpose and must see the audit fail. Two tests run at a time ([`turn`]).
-//! `cargo xtask chaos` makes the same runs as a program, for as long as one likes.
+//! Some tests inject all faults at once, others one kind of fault each. Each test prints its seed;
+//! `EVENTSTREAM_CHAOS_SEED` sets it. Further tests check the audit: each switches on a defect that the host has on purpose
+//! (a mutant), and the audit must fail. Two tests run at a time ([`run_permit`]). `cargo xtask chaos` runs the same program for
+//! any time.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -12,33 +12,33 @@
 )]
 
 mod deployment;
-mod loosened;
+mod injector;
+mod loose_setting;
 mod nemesis;
+mod plugin_state;
 mod producers;
 mod report;
 mod run;
-mod stalled;
-mod state;
+mod run_permit;
+mod stalled_clients;
 mod store;
 mod timetable;
-mod torment;
-mod turn;
 
 use std::time::Duration;
 
-use eventstream_tests::ledger::Kind;
+use eventstream_tests::ledger::EventKind;
 use eventstream_tests::store::Broker;
 use nemesis::{EVERY_DAY, EVERY_DAY_OF_ONE, Faults, Nemesis};
-use producers::Load;
-use report::Report;
-use run::{LYING_DISK, MIX, Run};
-use turn::Turn;
+use producers::SenderLoad;
+use report::ChaosReport;
+use run::{ChaosRun, LYING_DISK, MIX};
+use run_permit::RunPermit;
 
-/// How long all faults together go on.
+/// The length of a run with all faults.
 const LONG: Duration = Duration::from_secs(30);
-/// How long one fault does.
+/// The length of a run with one kind of fault.
 const SHORT: Duration = Duration::from_secs(4);
-/// How long it takes until each host must have seen that a setting was changed.
+/// The length of a run in which each host must notice a changed setting.
 const LOOSENED: Duration = Duration::from_secs(17);
 
 fn seed() -> u64 {
@@ -47,18 +47,18 @@ fn seed() -> u64 {
 }
 
 #[track_caller]
-fn every_promise_is_kept(broker: Broker, faults: Faults, time: Duration) -> Report {
-    let _turn = Turn::take();
-    let load = Load { senders: 4, pause: Duration::from_millis(60), mix: MIX };
+fn every_promise_is_kept(broker: Broker, faults: Faults, time: Duration) -> ChaosReport {
+    let _turn = RunPermit::take();
+    let load = SenderLoad { senders: 4, pause: Duration::from_millis(60), mix: MIX };
     let seed = seed();
-    let report = run::run(&Run { broker, seed, time, load, faults, mutant: None }, |_| ());
+    let report = run::run(&ChaosRun { broker, seed, time, load, faults, mutant: None }, |_| ());
     eprintln!("seed        {seed}\n{report}");
     let broken = &report.broken;
     assert!(broken.is_empty(), "{} promises were broken:\n{}", broken.len(), broken.join("\n"));
     report
 }
 
-/// Runs each fault for itself, shortly and in quick succession.
+/// Makes a test of each kind of fault: a short run in which the fault comes in quick succession.
 macro_rules! each_fault_alone {
     ($broker:expr, $($test:ident: $nemesis:ident),+ $(,)?) => {
         $(#[test]
@@ -98,7 +98,7 @@ mod redis {
     fn every_host_says_that_its_store_keeps_less_than_it_did() {
         const ONCE: Faults = Faults { every: &[(Nemesis::ConfigSet, Duration::from_secs(1))], delay_ms: 0 };
         let report = every_promise_is_kept(Broker::Redis, ONCE, LOOSENED);
-        assert!(report.done.settings_told >= 3, "{report}");
+        assert!(report.done.settings_reported >= 3, "{report}");
     }
 }
 
@@ -129,19 +129,20 @@ fn every_event_has_one_end_though_the_only_host_dies_again_and_again() {
     let _ = every_promise_is_kept(Broker::Embedded, EVERY_DAY_OF_ONE, LONG);
 }
 
-/// Runs with a fault in the host until the audit fails, a few times at most, and checks that it does.
+/// Runs a host with a mutant until the audit fails, and fails if ten runs do not reveal the mutant.
 #[track_caller]
-fn is_caught(broker: Broker, mutant: &'static str, mix: &'static [(u32, Kind)], faults: Faults, told: &[&str]) {
-    let _turn = Turn::take();
+fn is_caught(broker: Broker, mutant: &'static str, mix: &'static [(u32, EventKind)], faults: Faults, told: &[&str]) {
+    let _turn = RunPermit::take();
     for round in 1..=10 {
-        let load = Load { senders: 4, pause: Duration::from_millis(15), mix };
+        let load = SenderLoad { senders: 4, pause: Duration::from_millis(15), mix };
         let time = Duration::from_secs(8);
-        let broken = run::run(&Run { broker, seed: seed(), time, load, faults, mutant: Some(mutant) }, |_| ()).broken;
+        let broken =
+            run::run(&ChaosRun { broker, seed: seed(), time, load, faults, mutant: Some(mutant) }, |_| ()).broken;
         if broken.is_empty() {
             continue;
         }
         eprintln!("{mutant}: caught in round {round}:\n{}", broken.join("\n"));
-        // For the right reason, and not because the deployment did not come up.
+        // The audit must fail for the right reason, and not because the deployment did not start.
         let is_told = broken.iter().any(|line| told.iter().any(|word| line.contains(word)));
         assert!(is_told, "the mutant {mutant} broke something else: {broken:?}");
         return;
@@ -149,12 +150,12 @@ fn is_caught(broker: Broker, mutant: &'static str, mix: &'static [(u32, Kind)], 
     panic!("the mutant {mutant} was not caught");
 }
 
-/// Kills hosts and nothing else, so often that some die between any two steps.
+/// Kills hosts so often that some die between any two steps.
 const KILLS: Faults = Faults { every: &[(Nemesis::KillHost, Duration::from_millis(500))], delay_ms: 12 };
 
 #[test]
 fn acknowledging_before_the_outcome_is_stored_is_caught() {
-    is_caught(Broker::Redis, "ack-first", &[(3, Kind::Ok), (1, Kind::Flaky)], KILLS, &["has no end"]);
+    is_caught(Broker::Redis, "ack-first", &[(3, EventKind::Ok), (1, EventKind::Flaky)], KILLS, &["has no end"]);
 }
 
 #[test]
@@ -169,7 +170,7 @@ fn settling_without_a_fence_is_caught() {
     is_caught(
         Broker::Redis,
         "no-fence",
-        &[(3, Kind::Coin), (1, Kind::Parent(2))],
+        &[(3, EventKind::Coin), (1, EventKind::Parent(2))],
         PAUSES,
         &["ended twice", "the total", "nobody sent it"],
     );
@@ -177,23 +178,29 @@ fn settling_without_a_fence_is_caught() {
 
 #[test]
 fn promoting_by_removing_first_is_caught() {
-    is_caught(Broker::Redis, "promote-removes-first", &[(1, Kind::Flaky), (1, Kind::Hopeless)], KILLS, &["has no end"]);
+    is_caught(
+        Broker::Redis,
+        "promote-removes-first",
+        &[(1, EventKind::Flaky), (1, EventKind::Hopeless)],
+        KILLS,
+        &["has no end"],
+    );
 }
 
 #[test]
 fn a_group_made_at_the_end_of_its_lane_is_caught() {
     const GROUPS: Faults = Faults { every: &[(Nemesis::DestroyGroups, Duration::from_millis(1_500))], delay_ms: 2 };
-    is_caught(Broker::Redis, "group-at-end", &[(1, Kind::Ok)], GROUPS, &["has no end", "nothing has moved"]);
+    is_caught(Broker::Redis, "group-at-end", &[(1, EventKind::Ok)], GROUPS, &["has no end", "nothing has moved"]);
 }
 
 #[test]
 fn publishing_apart_from_the_settle_is_caught() {
-    is_caught(Broker::Redis, "publish-apart", &[(1, Kind::Parent(3))], KILLS, &["nobody sent it"]);
+    is_caught(Broker::Redis, "publish-apart", &[(1, EventKind::Parent(3))], KILLS, &["nobody sent it"]);
 }
 
-/// Cuts the power and nothing else.
+/// Cuts the power only.
 const POWER_CUTS: Faults = Faults { every: &[(Nemesis::CutPower, Duration::from_millis(1_500))], delay_ms: 0 };
-/// What is told of a store that has lost what it had confirmed.
+/// What the audit says of a store that lost what it had confirmed.
 const LOST: &[&str] = &["has no end", "gave", "did not start", "the total", "ended by itself", "nothing has moved"];
 
 #[test]

@@ -1,4 +1,4 @@
-//! What goes wrong, by name, how often, and what was done in the end.
+//! The kinds of faults, how often each comes, and how many there were.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,46 +8,46 @@ use std::time::Duration;
 pub enum Nemesis {
     /// A random host is killed.
     KillHost,
-    /// The store is killed and started again on its data.
+    /// The store is killed, and started again on its data.
     KillStore,
-    /// A random host stands still for longer than its lease.
+    /// A random host is stopped (SIGSTOP) for longer than its lease.
     StopHost,
-    /// A random host finds no more memory, for a while: the kernel kills it when it needs some.
+    /// A random host gets no more memory for a while; the kernel kills it when it needs some.
     OomHost,
-    /// The wire of a random host holds everything back for longer than the host's lease.
+    /// The network of a random host holds everything back for longer than its lease.
     FreezeWire,
-    /// The wire of a random host is slow for a while: everything on it is late.
+    /// The network of a random host is slow for a while.
     DelayWire,
-    /// The connections of a random host are cut off once, wherever they stand.
+    /// The connections of a random host are cut once.
     CutWire,
-    /// A script of a random host takes effect, its reply reaches nobody, and the connection is cut off.
+    /// A script of a random host takes effect, but its reply is dropped and the connection is cut.
     DropReply,
     /// The consumer groups of all lanes are destroyed.
     DestroyGroups,
     /// The store forgets its scripts.
     FlushScripts,
-    /// The store has no memory left for new data, for a while.
+    /// The store has no memory for new data for a while.
     FillMemory,
-    /// Somebody changes a setting of the store so that it keeps less than it did, for a while.
+    /// A setting of the store makes it less durable for a while.
     ConfigSet,
-    /// The power of the store's machine is cut: what was not synced may be lost or torn.
+    /// The power of the store's machine is cut. Data that was not synced may be lost or torn.
     CutPower,
-    /// The files of the store cannot grow, for a while.
+    /// The files of the store cannot grow for a while.
     FillDisk,
-    /// The clock of the store's machine jumps ahead, and after a while back.
+    /// The clock of the store's machine jumps ahead, and back after a while.
     JumpClock,
     /// The plugin that handles nearly everything is replaced by another build.
     SwapPlugin,
-    /// A plugin publishes its own type twice, again and again, until there are far more than it may have waiting.
+    /// Each event of a plugin publishes two of its own type, until far more exist than may wait.
     MultiplyEvents,
-    /// A random host lacks a plugin that the others have, for a while; it may be started without it.
+    /// A random host lacks a plugin that the others have for a while. It may be restarted without it.
     LackPlugin,
-    /// Clients of a random host stand still, for a while: in the midst of a request, or before its answer.
+    /// Clients of a random host stop for a while, in the middle of a request or before they read its answer.
     StopClients,
 }
 
 impl Nemesis {
-    /// How it is called.
+    /// Its name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::KillHost => "kill-host",
@@ -73,28 +73,27 @@ impl Nemesis {
     }
 }
 
-/// How often each fault comes; those that are not named never do.
+/// How often each fault comes.
 #[derive(Clone, Copy, Debug)]
 pub struct Faults {
-    /// Which, and how long from one to the next, on average.
+    /// The faults, each with the average time between two of them. Others never come.
     pub every: &'static [(Nemesis, Duration)],
-    /// Everything between hosts and store is late by so much in each direction, which makes the moments between two
-    /// steps long enough to be hit.
+    /// The delay between hosts and store in each direction. It makes the time between two steps long enough to be hit.
     pub delay_ms: u64,
 }
 
 impl Faults {
-    /// How wrong the times that the store notes may be.
+    /// The largest error of the times that the store records.
     pub fn clock_error(&self) -> Duration {
         let jumps = self.every.iter().any(|(nemesis, _)| *nemesis == Nemesis::JumpClock);
         if jumps { MAX_JUMP } else { Duration::ZERO }
     }
 }
 
-/// How far the clock jumps ahead at most. What is due later in the end must not look as if it were stuck.
+/// The largest jump of the clock. A run must be able to wait so long for an event that is due later because of it.
 pub const MAX_JUMP: Duration = Duration::from_secs(10);
 
-/// What the issue of every day is, in quick succession.
+/// Everyday faults in quick succession.
 pub const EVERY_DAY: Faults = Faults {
     every: &[
         (Nemesis::KillHost, Duration::from_secs(2)),
@@ -136,39 +135,39 @@ pub const EVERY_DAY_OF_ONE: Faults = Faults {
     delay_ms: 0,
 };
 
-/// What was done.
+/// How many faults were injected, and what the hosts did.
 #[derive(Clone, Debug, Default)]
-pub struct Done {
+pub struct FaultCounts {
     counts: Vec<(Nemesis, u32)>,
-    /// Hosts that the kernel killed for want of memory.
+    /// Hosts that the kernel killed because they needed memory.
     pub out_of_memory: u32,
     /// Replies that were dropped.
     pub replies_dropped: u32,
-    /// Hosts that said in time that the store keeps less than it did.
-    pub settings_told: u32,
-    /// What hosts should have said or done under a fault and did not.
+    /// Hosts that reported in time that their store is less durable.
+    pub settings_reported: u32,
+    /// What hosts had to report or do under a fault and did not.
     pub broken: Vec<String>,
 }
 
-impl Done {
-    /// Nothing yet, of these faults.
+impl FaultCounts {
+    /// Zero of each of these faults.
     pub fn none_of(faults: &Faults) -> Self {
         Self { counts: faults.every.iter().map(|(nemesis, _)| (*nemesis, 0)).collect(), ..Self::default() }
     }
 
-    /// One more.
+    /// Adds one fault.
     pub fn count(&mut self, nemesis: Nemesis) {
         if let Some((_, count)) = self.counts.iter_mut().find(|(other, _)| *other == nemesis) {
             *count += 1;
         }
     }
 
-    /// How often there was this one.
+    /// How many of this kind there were.
     pub fn of(&self, nemesis: Nemesis) -> u32 {
         self.counts.iter().find(|(other, _)| *other == nemesis).map_or(0, |(_, count)| *count)
     }
 
-    /// Each fault, and how often there was one.
+    /// Each kind of fault, and how many there were.
     pub fn counts(&self) -> &[(Nemesis, u32)] {
         &self.counts
     }
@@ -178,7 +177,7 @@ impl Done {
         self.counts.iter().map(|(_, count)| count).sum()
     }
 
-    /// Adds what was done in another run under the same faults.
+    /// Adds the counts of another run under the same faults.
     pub fn add(&mut self, other: Self) {
         for (nemesis, more) in other.counts {
             match self.counts.iter_mut().find(|(known, _)| *known == nemesis) {
@@ -188,12 +187,12 @@ impl Done {
         }
         self.out_of_memory += other.out_of_memory;
         self.replies_dropped += other.replies_dropped;
-        self.settings_told += other.settings_told;
+        self.settings_reported += other.settings_reported;
         self.broken.extend(other.broken);
     }
 }
 
-impl fmt::Display for Done {
+impl fmt::Display for FaultCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let told: Vec<String> =
             self.counts.iter().map(|(nemesis, count)| format!("{} {count}", nemesis.as_str())).collect();

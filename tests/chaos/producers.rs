@@ -1,5 +1,5 @@
-//! Senders that do what the documentation tells senders to do: give each request an idempotency key and repeat it,
-//! anywhere, until it is answered.
+//! Senders that follow the documentation: each request has an idempotency key, and is repeated, on any host, until it is
+//! answered.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,37 +7,44 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use eventstream_tests::client::{Answer, Client};
-use eventstream_tests::ledger::{Kind, Ledger};
+use eventstream_tests::ledger::{EventKind, Ledger};
 use fastrand::Rng;
 use serde_json::{Value, json};
 
 use crate::deployment::{Deployment, LEASE, MULTIPLIER};
-use crate::stalled::post_haltingly;
+use crate::stalled_clients::post_haltingly;
 
-/// How long a sender waits for an answer before it asks again, another host if there is one.
+/// How long a sender waits for an answer before it repeats the request, on another host if there is one.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// How long a sender stands still at most.
+/// The longest stop of a sender.
 const STANDS_STILL_FOR: Duration = Duration::from_secs(20);
-/// How long a sender goes on with one request. Far longer than any fault lasts.
+/// How long a sender repeats one request: far longer than any fault lasts.
 const GIVE_UP: Duration = Duration::from_secs(90);
-/// How often what multiplies does so, and by how much: far more come of it than may wait of one plugin.
+/// How many generations a multiplying event has. Far more events come of it than may wait for one plugin.
 const GENERATIONS: u32 = 10;
 const CHILDREN: usize = 2;
 
-/// What the senders send.
+/// The load of the senders.
 #[derive(Clone, Copy, Debug)]
-pub struct Load {
-    /// How many send side by side.
+pub struct SenderLoad {
+    /// How many senders there are.
     pub senders: u64,
-    /// The pause of a sender between two requests.
+    /// The pause between two requests of a sender.
     pub pause: Duration,
     /// How often each kind is sent, relative to the others.
-    pub mix: &'static [(u32, Kind)],
+    pub mix: &'static [(u32, EventKind)],
 }
 
-/// Sends until told to stop, and notes in the ledger what was accepted.
-pub fn send(number: u64, seed: u64, load: &Load, deployment: &Deployment, ledger: &Mutex<Ledger>, stop: &AtomicBool) {
-    let mut sender = Sender { rng: Rng::with_seed(seed ^ number), clients: HashMap::new(), deployment, ledger };
+/// Sends until `stop` is set, and adds what was accepted to the ledger.
+pub fn send(
+    number: u64,
+    seed: u64,
+    load: &SenderLoad,
+    deployment: &Deployment,
+    ledger: &Mutex<Ledger>,
+    stop: &AtomicBool,
+) {
+    let mut sender = EventSender { rng: Rng::with_seed(seed ^ number), clients: HashMap::new(), deployment, ledger };
     let mut count = 0;
     while !stop.load(Ordering::SeqCst) {
         count += 1;
@@ -49,23 +56,23 @@ pub fn send(number: u64, seed: u64, load: &Load, deployment: &Deployment, ledger
     }
 }
 
-/// Whether an event was refused since too many of all together wait. Of this deployment's few plugins none can bring that
-/// about, nor all of them.
+/// Whether an event was refused because too many events of all plugins wait, which the few plugins here cannot cause.
 fn is_for_others(answer: &Answer) -> bool {
     answer.json()["detail"].as_str().is_some_and(|detail| detail.contains("may (broker.max_waiting)"))
 }
 
-struct Sender<'a> {
+struct EventSender<'a> {
     rng: Rng,
     clients: HashMap<String, Client>,
     deployment: &'a Deployment,
     ledger: &'a Mutex<Ledger>,
 }
 
-impl Sender<'_> {
-    fn request(&mut self, key: &str, mix: &[(u32, Kind)]) {
+impl EventSender<'_> {
+    fn request(&mut self, key: &str, mix: &[(u32, EventKind)]) {
         let is_batch = self.rng.u8(..10) == 0;
-        let kinds: Vec<Kind> = (0..if is_batch { self.rng.usize(1..8) } else { 1 }).map(|_| self.kind(mix)).collect();
+        let kinds: Vec<EventKind> =
+            (0..if is_batch { self.rng.usize(1..8) } else { 1 }).map(|_| self.kind(mix)).collect();
         let events: Vec<Value> = kinds.iter().map(|kind| self.event(*kind)).collect();
         let body = if is_batch { json!(events).to_string() } else { events[0].to_string() };
         let halting = self.haltingly(key, &body);
@@ -75,7 +82,7 @@ impl Sender<'_> {
         {
             self.broken(format!("the key {key} gave {ids:?} behind {answer}"));
         }
-        // Repeated now and then though it was answered: the same ids must come back.
+        // Some requests are repeated after their answer: the same ids must come back.
         if self.rng.u8(..20) == 0
             && let Some(again) = self.until_answered(key, &body, kinds.len())
             && again != ids
@@ -84,11 +91,11 @@ impl Sender<'_> {
         }
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         for (id, kind) in ids.into_iter().zip(kinds) {
-            ledger.accept(id, kind);
+            ledger.add_accepted(id, kind);
         }
     }
 
-    /// Sends an event of which twice two to the power of [`GENERATIONS`] come.
+    /// Sends an event that multiplies for [`GENERATIONS`] generations.
     fn multiply(&mut self, key: &str) {
         let mut payload = json!({});
         for _ in 0..GENERATIONS {
@@ -97,7 +104,7 @@ impl Sender<'_> {
         let body = json!({"type": MULTIPLIER, "payload": payload}).to_string();
         for id in self.until_answered(key, &body, 1).into_iter().flatten() {
             let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-            ledger.accept(id, Kind::Parent(CHILDREN));
+            ledger.add_accepted(id, EventKind::Parent(CHILDREN));
         }
     }
 
@@ -118,7 +125,7 @@ impl Sender<'_> {
                         self.broken(format!("{body} was answered with {}: {}", answer.status, answer.text()));
                         return None;
                     }
-                    // Broken off or late: it may have been accepted, which the key sorts out.
+                    // The request may have been accepted. The key keeps the repetition from adding another event.
                     Err(_) => drop(self.clients.remove(&url)),
                 }
             }
@@ -128,8 +135,8 @@ impl Sender<'_> {
         None
     }
 
-    /// While clients stand still, this one does as well: it sends half of its request and the rest when it is woken. What
-    /// was answered if it was accepted; it is repeated in any case.
+    /// Sends half of a request, and the rest when clients go on. Returns the answer if the request was accepted. The request
+    /// is repeated in any case.
     fn haltingly(&mut self, key: &str, body: &str) -> Option<String> {
         let stand_still = &self.deployment.clients_stand_still;
         if !stand_still.load(Ordering::SeqCst) {
@@ -152,7 +159,7 @@ impl Sender<'_> {
         ids
     }
 
-    fn kind(&mut self, mix: &[(u32, Kind)]) -> Kind {
+    fn kind(&mut self, mix: &[(u32, EventKind)]) -> EventKind {
         let mut left = self.rng.u32(..mix.iter().map(|(weight, _)| weight).sum::<u32>());
         for (weight, kind) in mix {
             if left < *weight {
@@ -160,23 +167,23 @@ impl Sender<'_> {
             }
             left -= weight;
         }
-        Kind::Ok
+        EventKind::Ok
     }
 
-    fn event(&mut self, kind: Kind) -> Value {
+    fn event(&mut self, kind: EventKind) -> Value {
         let slow_ms = u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX) + self.rng.u64(200..900);
         let (event_type, payload) = match kind {
-            Kind::Ok => ("ok", json!({"sleep-ms": self.rng.u64(..40)})),
-            Kind::Flaky => ("flaky", json!({"flaky": self.rng.u32(2..=3)})),
-            Kind::Coin => ("coin", json!({"do": "coin", "sleep-ms": self.rng.u64(..100)})),
-            Kind::Hopeless => ("hopeless", json!({"do": "retry"})),
-            Kind::Rejected => ("rejected", json!({"do": "reject"})),
-            Kind::Slow => ("slow", json!({"sleep-ms": slow_ms})),
-            Kind::Parent(children) => {
+            EventKind::Ok => ("ok", json!({"sleep-ms": self.rng.u64(..40)})),
+            EventKind::Flaky => ("flaky", json!({"flaky": self.rng.u32(2..=3)})),
+            EventKind::Coin => ("coin", json!({"do": "coin", "sleep-ms": self.rng.u64(..100)})),
+            EventKind::Hopeless => ("hopeless", json!({"do": "retry"})),
+            EventKind::Rejected => ("rejected", json!({"do": "reject"})),
+            EventKind::Slow => ("slow", json!({"sleep-ms": slow_ms})),
+            EventKind::Parent(children) => {
                 let child = json!({"sleep-ms": self.rng.u64(..20)});
                 ("parent", json!({"publish": children, "publish-type": "child", "publish-payload": child}))
             }
-            Kind::Unhandled => ("unhandled", json!({})),
+            EventKind::Unhandled => ("unhandled", json!({})),
         };
         let filler = "x".repeat(self.rng.usize(..200));
         let mut event = json!({"type": event_type, "subject": format!("s{filler}"), "payload": payload});
@@ -187,6 +194,6 @@ impl Sender<'_> {
     }
 
     fn broken(&self, what: String) {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).broken(what);
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).add_violation(what);
     }
 }

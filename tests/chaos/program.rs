@@ -1,9 +1,9 @@
 //! `cargo xtask chaos`: the ledger run as a program. Arguments: broker (`redis` or `embedded`), seconds, seed, a file for
 //! the section of the report or `-`, and the names of the faults, all of them if there are none.
 //!
-//! A long run is made in rounds of a few minutes, each on a deployment of its own and with the next seed, so that memory,
-//! disk and audit are bounded by a round and a round that fails can be repeated by itself. With broken promises the store
-//! and what the hosts wrote are kept below `target/chaos`, no further round is begun, and the exit code is 1.
+//! A long run consists of rounds of a few minutes, each with a deployment of its own and the next seed. So one round bounds
+//! memory, disk and audit, and a round that fails can be repeated alone. If a promise is broken, the store and the output
+//! of the hosts are kept below `target/chaos`, no further round begins, and the exit code is 1.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -13,15 +13,15 @@
 #![allow(dead_code, reason = "the modules are those of the tests")]
 
 mod deployment;
-mod loosened;
+mod injector;
+mod loose_setting;
 mod nemesis;
 mod producers;
 mod report;
 mod run;
-mod stalled;
+mod stalled_clients;
 mod store;
 mod timetable;
-mod torment;
 
 use std::fs;
 use std::path::Path;
@@ -32,9 +32,9 @@ use deployment::Deployment;
 use eventstream_tests::layout;
 use eventstream_tests::store::Broker;
 use nemesis::{EVERY_DAY, EVERY_DAY_OF_ONE, Faults, Nemesis};
-use producers::Load;
-use report::Report;
-use run::{MIX, Run};
+use producers::SenderLoad;
+use report::ChaosReport;
+use run::{ChaosRun, MIX};
 
 /// The longest round.
 const ROUND: Duration = Duration::from_secs(300);
@@ -70,14 +70,14 @@ fn main() -> ExitCode {
 }
 
 /// Rounds of equal length, until the time is over or a promise is broken.
-fn rounds(broker: Broker, faults: Faults, seed: u64, time: Duration) -> Report {
+fn rounds(broker: Broker, faults: Faults, seed: u64, time: Duration) -> ChaosReport {
     let count = u32::try_from(time.as_secs().div_ceil(ROUND.as_secs())).unwrap().max(1);
-    let mut all = Report::default();
+    let mut all = ChaosReport::default();
     for round in 0..count {
         let seed = seed + u64::from(round);
         let kept = layout::profile_dir().join(format!("../chaos/{}-{seed}", broker.name()));
-        let load = Load { senders: 4, pause: Duration::from_millis(60), mix: MIX };
-        let run = Run { broker, seed, time: time / count, load, faults, mutant: None };
+        let load = SenderLoad { senders: 4, pause: Duration::from_millis(60), mix: MIX };
+        let run = ChaosRun { broker, seed, time: time / count, load, faults, mutant: None };
         let report = run::run(&run, |deployment| keep(deployment, &kept));
         if count > 1 {
             let (faults, accepted, broken) = (report.done.total(), report.accepted, report.broken.len());

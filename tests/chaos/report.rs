@@ -1,20 +1,20 @@
-//! What came of a run, or of several on one broker: lines for a terminal, and a section of `REPORT.md`.
+//! The results of one run, or of several on one broker: lines for a terminal, and a section of `REPORT.md`.
 
 use std::fmt::{self, Write};
 use std::time::Duration;
 
-use eventstream_tests::memory::Starved;
+use eventstream_tests::memory::MemoryShortage;
 
-use crate::nemesis::{Done, Nemesis};
+use crate::nemesis::{FaultCounts, Nemesis};
 
-/// What came of it.
+/// The results of a run.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct ChaosReport {
     /// Every promise that was broken, in words.
     pub broken: Vec<String>,
-    /// What went wrong.
-    pub done: Done,
-    /// For how long.
+    /// The faults.
+    pub done: FaultCounts,
+    /// How long faults were injected.
     pub time: Duration,
     /// How often a host was started.
     pub starts: u32,
@@ -22,28 +22,28 @@ pub struct Report {
     pub accepted: u64,
     /// Events that handlers published.
     pub published: u64,
-    /// Events that ended well.
+    /// Events that were processed.
     pub processed: u64,
-    /// Events that ended badly.
+    /// Events that failed.
     pub failed: u64,
     /// Events that have not ended.
     pub waiting: u64,
     /// Attempts after a failure.
     pub retried: u64,
-    /// Deliveries that were taken over from hosts that died or lost touch.
+    /// Deliveries that were taken over from hosts that died or were cut off.
     pub recovered: u64,
-    /// Runs of handlers of which nothing came: as many at most were duplicates of another one. Allowed.
+    /// Runs of handlers that came to nothing. At most this many runs were duplicates, which is allowed.
     pub runs_in_vain: u64,
-    /// Effects that are there more than once. Never allowed.
+    /// Effects that are there more than once, which is never allowed.
     pub effects_doubled: u64,
-    /// The longest time in which something waited and nothing moved.
+    /// The longest time in which events waited and none made progress.
     pub longest_standstill: Duration,
     /// From the last fault to the end of the last event.
     pub drained_within: Duration,
 }
 
-impl Report {
-    /// Adds what came of a further run.
+impl ChaosReport {
+    /// Adds the results of another run.
     pub fn add(&mut self, other: Self) {
         self.broken.extend(other.broken);
         self.done.add(other.done);
@@ -91,21 +91,21 @@ impl Report {
         text
     }
 
-    /// What a fault did, where that is not said by its name.
+    /// What a fault caused, where its name does not say it.
     fn effect(&self, nemesis: Nemesis) -> String {
         match nemesis {
-            Nemesis::OomHost if Starved::is_killed_for_certain() => {
+            Nemesis::OomHost if MemoryShortage::is_killed_for_certain() => {
                 format!("{} hosts killed by the kernel for want of memory (memory cgroup)", self.done.out_of_memory)
             }
             Nemesis::OomHost => "writable memory limited (RLIMIT_DATA)".into(),
             Nemesis::DropReply => format!("{} replies dropped", self.done.replies_dropped),
-            Nemesis::ConfigSet => format!("told by {} hosts that were asked", self.done.settings_told),
+            Nemesis::ConfigSet => format!("told by {} hosts that were asked", self.done.settings_reported),
             _ => String::new(),
         }
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ChaosReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { done, starts, accepted, published, processed, failed, waiting, retried, recovered, .. } = self;
         let (vain, doubled) = (self.runs_in_vain, self.effects_doubled);
@@ -129,13 +129,13 @@ mod tests {
     #[test]
     fn rounds_add_up_in_one_section() {
         let round = |accepted, broken: &[&str]| {
-            let mut done = Done::none_of(&EVERY_DAY);
+            let mut done = FaultCounts::none_of(&EVERY_DAY);
             done.count(Nemesis::DropReply);
             let time = Duration::from_secs(5);
             let broken = broken.iter().map(|what| (*what).to_owned()).collect();
-            Report { accepted, broken, done, time, longest_standstill: time, ..Report::default() }
+            ChaosReport { accepted, broken, done, time, longest_standstill: time, ..ChaosReport::default() }
         };
-        let mut all = Report::default();
+        let mut all = ChaosReport::default();
         all.add(round(3, &[]));
         all.add(round(4, &["a\nb"]));
         let text = all.markdown("A title");

@@ -1,4 +1,4 @@
-//! One run: a deployment under load and under attack, made whole again, and the audit of what became of every event.
+//! One run: a deployment under load and faults, its repair, and the audit of what became of every event.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -6,59 +6,59 @@ use std::time::{Duration, Instant};
 
 use eventstream_tests::client::Client;
 use eventstream_tests::eventually::{PATIENCE, eventually, eventually_within, try_eventually};
-use eventstream_tests::ledger::{Kind, Ledger, Observed};
+use eventstream_tests::ledger::{EventKind, FinalState, Ledger};
 use eventstream_tests::machine::Machine;
 use eventstream_tests::store::Broker;
 use serde_json::Value;
 
 use crate::deployment::{Deployment, MAX_ATTEMPTS};
-use crate::nemesis::{Done, Faults, Nemesis};
-use crate::producers::{self, Load};
-use crate::report::Report;
+use crate::injector::inject_faults;
+use crate::nemesis::{FaultCounts, Faults, Nemesis};
+use crate::producers::{self, SenderLoad};
+use crate::report::ChaosReport;
 use crate::store;
-use crate::torment::torment;
 
-/// How long a deployment that is whole again may go without any progress, on a busy machine.
+/// How long a repaired deployment may go without progress, on a busy machine.
 pub const STUCK_AFTER: Duration = Duration::from_secs(60);
-/// The same for one in which something is broken on purpose, and which is to be caught at it.
+/// The same for a deployment with a mutant.
 const MUTANT_STUCK_AFTER: Duration = Duration::from_secs(20);
-/// How long an answer may take before the host that is asked counts as away.
+/// How long an answer may take before the host counts as away.
 const LOOK_LIMIT: Duration = Duration::from_millis(500);
 
-/// Some of everything.
-pub const MIX: &[(u32, Kind)] = &[
-    (40, Kind::Ok),
-    (12, Kind::Flaky),
-    (20, Kind::Coin),
-    (4, Kind::Hopeless),
-    (6, Kind::Rejected),
-    (2, Kind::Slow),
-    (12, Kind::Parent(3)),
-    (2, Kind::Unhandled),
+/// Events of every kind.
+pub const MIX: &[(u32, EventKind)] = &[
+    (40, EventKind::Ok),
+    (12, EventKind::Flaky),
+    (20, EventKind::Coin),
+    (4, EventKind::Hopeless),
+    (6, EventKind::Rejected),
+    (2, EventKind::Slow),
+    (12, EventKind::Parent(3)),
+    (2, EventKind::Unhandled),
 ];
 
-/// The name of a disk that says of every sync that it was done, and loses everything in a power cut.
+/// The name of a disk that confirms every sync without carrying it out.
 pub const LYING_DISK: &str = "lying-disk";
 
-/// One run.
-pub struct Run {
-    /// On which store.
+/// The parameters of a run.
+pub struct ChaosRun {
+    /// The store.
     pub broker: Broker,
-    /// Decides what is sent and what goes wrong when.
+    /// The seed of the load and of the timetable of faults.
     pub seed: u64,
-    /// For how long things go wrong.
+    /// How long faults are injected.
     pub time: Duration,
-    /// What is sent.
-    pub load: Load,
-    /// What goes wrong.
+    /// The load.
+    pub load: SenderLoad,
+    /// The faults.
     pub faults: Faults,
-    /// A guarantee that is broken on purpose: a mutant of the host, or [`LYING_DISK`].
+    /// The mutant of the host, or [`LYING_DISK`], if a guarantee is broken on purpose.
     pub mutant: Option<&'static str>,
 }
 
-/// Runs, heals, waits until everything has ended, and audits. With broken promises, `keep` is given the deployment before
-/// it ends.
-pub fn run(run: &Run, keep: impl FnOnce(&Deployment)) -> Report {
+/// Runs, repairs, waits until every event has ended, and audits. If a promise was broken, calls `keep` with the deployment
+/// before it ends.
+pub fn run(run: &ChaosRun, keep: impl FnOnce(&Deployment)) -> ChaosReport {
     let (machine, mutant) = match run.mutant {
         Some(LYING_DISK) => (Machine::new().lying(), None),
         mutant => (Machine::new(), mutant),
@@ -73,7 +73,7 @@ pub fn run(run: &Run, keep: impl FnOnce(&Deployment)) -> Report {
     let (ledger, stop, over) = (Mutex::new(Ledger::default()), AtomicBool::new(false), AtomicBool::new(false));
     let longest = Mutex::new(Duration::ZERO);
     let (done, healed, drained) = std::thread::scope(|threads| {
-        // Whatever happens in here, nobody goes on for ever.
+        // Stops the threads even if this one panics.
         let _ends = (SetWhenDropped(&stop), SetWhenDropped(&over));
         let senders = (0..run.load.senders).map(|number| {
             let (deployment, ledger, stop) = (&deployment, &ledger, &stop);
@@ -81,10 +81,10 @@ pub fn run(run: &Run, keep: impl FnOnce(&Deployment)) -> Report {
         });
         let senders: Vec<_> = senders.collect();
         threads.spawn(|| *longest.lock().unwrap_or_else(PoisonError::into_inner) = standstill(&deployment, &over));
-        let done = torment(&deployment, &run.faults, run.seed, run.time);
+        let done = inject_faults(&deployment, &run.faults, run.seed, run.time);
         stop.store(true, Ordering::SeqCst);
         let healed = Instant::now();
-        // A request that was under way is still repeated until it is answered.
+        // A request in flight is still repeated until it is answered.
         for sender in senders {
             sender.join().unwrap();
         }
@@ -99,7 +99,7 @@ pub fn run(run: &Run, keep: impl FnOnce(&Deployment)) -> Report {
     broken.extend(without_effect(&done));
     broken.extend(done.broken.iter().cloned());
     let observed = try_eventually(PATIENCE, || {
-        deployment.client().ok_or("no host serves").map(|client| Observed {
+        deployment.client().ok_or("no host serves").map(|client| FinalState {
             processed: client.processed(),
             failed: client.failed(),
             metrics: client.metrics(),
@@ -109,7 +109,7 @@ pub fn run(run: &Run, keep: impl FnOnce(&Deployment)) -> Report {
     });
     let observed = observed.unwrap_or_else(|reason| {
         broken.push(format!("the ends cannot be read: {reason}"));
-        Observed::default()
+        FinalState::default()
     });
     broken.extend(ledger.audit(&observed));
     if broken.is_empty() {
@@ -119,7 +119,7 @@ pub fn run(run: &Run, keep: impl FnOnce(&Deployment)) -> Report {
         keep(&deployment);
     }
     let longest_standstill = longest.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Report {
+    ChaosReport {
         broken,
         done,
         time: run.time,
@@ -138,18 +138,18 @@ pub fn run(run: &Run, keep: impl FnOnce(&Deployment)) -> Report {
     }
 }
 
-fn total(observed: &Observed, name: &str) -> u64 {
+fn total(observed: &FinalState, name: &str) -> u64 {
     observed.metrics[name].as_u64().unwrap_or_default()
 }
 
-/// Replies that were to be dropped and never were, which would make a run of that worth nothing. Not so for want of memory:
-/// a host on a busy machine may need none for a while.
-fn without_effect(done: &Done) -> Option<String> {
+/// Reports a fault that never took effect, which makes a run of it worthless: replies that were ordered to be dropped and
+/// were not. A shortage of memory is exempt, since a host may need no memory for a while.
+fn without_effect(done: &FaultCounts) -> Option<String> {
     let struck = done.of(Nemesis::DropReply);
     (struck >= 2 && done.replies_dropped == 0).then(|| format!("{struck} replies were to be dropped, and none was"))
 }
 
-/// Sets what it holds, however its block ends.
+/// Sets a flag when it is dropped.
 pub struct SetWhenDropped<'a>(pub &'a AtomicBool);
 
 impl Drop for SetWhenDropped<'_> {
@@ -158,7 +158,7 @@ impl Drop for SetWhenDropped<'_> {
     }
 }
 
-/// Watches until it is over, and gives the longest time in which something waited and nothing moved or could be seen.
+/// Watches until the run is over. Returns the longest time in which events waited and no progress could be seen.
 fn standstill(deployment: &Deployment, over: &AtomicBool) -> Duration {
     let (mut longest, mut last, mut since) = (Duration::ZERO, Value::Null, Instant::now());
     while !over.load(Ordering::SeqCst) {
@@ -178,7 +178,7 @@ fn standstill(deployment: &Deployment, over: &AtomicBool) -> Duration {
     longest.max(since.elapsed())
 }
 
-/// Waits until no event waits any more, for as long as something moves within that time.
+/// Waits until no event waits any more. Fails if there is no progress for `stuck_after`.
 pub fn drained(deployment: &Deployment, stuck_after: Duration) -> Result<(), String> {
     let (mut last, mut since) = (Value::Null, Instant::now());
     while since.elapsed() < stuck_after {

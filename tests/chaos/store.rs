@@ -1,11 +1,11 @@
-//! A look into the store after a run: nothing may be left that belongs to no event and to no host.
+//! Checks the store after a run: everything in it must belong to an event or a host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use eventstream_tests::client::Client;
 use eventstream_tests::eventually::{eventually, try_eventually};
-use eventstream_tests::ledger::Observed;
+use eventstream_tests::ledger::FinalState;
 use eventstream_tests::redis::RedisServer;
 use eventstream_tests::store::{Store, database_in};
 use redis::Commands;
@@ -13,11 +13,11 @@ use rusqlite::Connection;
 
 use crate::deployment::Deployment;
 
-/// How long the forgetting of the dead may take: they are noticed after a lease and forgotten in passing.
+/// How long it may take until dead hosts are forgotten: they are noticed after a lease, and then removed by upkeep.
 const HOUSEKEEPING_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// Waits until the store holds the ends of events and nothing else; tells what else there is if it stays.
-pub fn leftovers(deployment: &Deployment, observed: &Observed, accepted: usize) -> Vec<String> {
+/// Waits until the store has only ended events. Returns what else stays.
+pub fn leftovers(deployment: &Deployment, observed: &FinalState, accepted: usize) -> Vec<String> {
     let ended = observed.processed.len() + observed.failed.len();
     let tidy = try_eventually(HOUSEKEEPING_LIMIT, || {
         let found = match &deployment.store {
@@ -33,7 +33,7 @@ pub fn leftovers(deployment: &Deployment, observed: &Observed, accepted: usize) 
     }
 }
 
-/// What the tables of an embedded store hold beside the ends of events.
+/// What the tables of an embedded store have besides ended events.
 fn look_into(database: &Path, ended: usize, accepted: usize) -> rusqlite::Result<Vec<String>> {
     let database = Connection::open(database)?;
     let mut found = Vec::new();
@@ -58,8 +58,8 @@ fn look_into(database: &Path, ended: usize, accepted: usize) -> rusqlite::Result
     Ok(found)
 }
 
-/// Kills the host once more and compares what the next one tells with what was told before.
-fn forgotten_by_a_restart(deployment: &Deployment, observed: &Observed) -> Vec<String> {
+/// Kills the host once more, and compares what the next one shows with what was shown before.
+fn forgotten_by_a_restart(deployment: &Deployment, observed: &FinalState) -> Vec<String> {
     let url = deployment.url(0);
     deployment.places[0].kill();
     let metrics = eventually("the host serves again", || match deployment.url(0) {
@@ -97,7 +97,7 @@ fn look(
     expect("the index of events".into(), store.hlen(named("ix"))?, ended);
     expect("due later".into(), store.zcard(named("due"))?, 0);
     expect("parked".into(), store.hlen(named("parked"))?, 0);
-    // Each consumer has a heartbeat (`c:`), an identity (`i:`) and says what it serves (`s:`); `served` counts.
+    // Each consumer has a heartbeat (`c:`), an identity (`i:`) and the types that it serves (`s:`); `served` counts them.
     let known: Vec<String> = store.hkeys(named("hb"))?;
     let mut consumers: BTreeSet<String> =
         known.iter().filter_map(|field| Some(field.split_once(':')?.1.to_owned())).collect();

@@ -1,6 +1,6 @@
-//! When each fault comes: known before the run begins, and the same for the same seed.
+//! The timetable of faults: known before a run begins, and the same for the same seed.
 //!
-//! Each kind of fault has a timetable of its own, which does not change when others are added or left out.
+//! Each kind of fault has a timetable of its own, which does not depend on the other kinds.
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use crate::nemesis::{Faults, Nemesis};
 
 /// One fault.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Strike {
-    /// When, from the beginning of the run.
+pub struct ScheduledFault {
+    /// When it comes, from the beginning of the run.
     pub at: Duration,
-    /// What.
+    /// Its kind.
     pub nemesis: Nemesis,
-    /// Which of the hosts it hits, where it hits one.
+    /// The host that it hits, if it hits one.
     pub place: usize,
-    /// How long it lasts, in times of what it lasts at least; 1.0 to 2.0.
+    /// How long it lasts, as a multiple of the shortest time, from 1.0 to 2.0.
     pub lasts: f64,
-    /// Decides whatever else is left open.
+    /// The seed of its other parameters.
     pub seed: u64,
 }
 
-/// All faults of a run, in their order.
-pub fn timetable(faults: &Faults, seed: u64, time: Duration, places: usize) -> Vec<Strike> {
+/// All faults of a run, in order.
+pub fn timetable(faults: &Faults, seed: u64, time: Duration, places: usize) -> Vec<ScheduledFault> {
     let mut strikes = Vec::new();
     for (nemesis, every) in faults.every {
         let mut rng = Rng::with_seed(seed ^ number_of(nemesis.as_str()));
@@ -35,7 +35,7 @@ pub fn timetable(faults: &Faults, seed: u64, time: Duration, places: usize) -> V
                 break;
             }
             let (place, lasts, seed) = (rng.usize(..places), 1.0 + rng.f64(), rng.u64(..));
-            strikes.push(Strike { at, nemesis: *nemesis, place, lasts, seed });
+            strikes.push(ScheduledFault { at, nemesis: *nemesis, place, lasts, seed });
         }
     }
     strikes.sort_by_key(|strike| strike.at);

@@ -191,8 +191,8 @@ async fn answers_that_are_lost_are_no_deliveries() {
     assert_eq!(broker.stats().await.unwrap().counters.recovered, 0, "nobody died");
 }
 
-/// What cannot be read is put aside while the claim goes on; that took so long that what stood behind it was taken for an
-/// answer that was lost, and handled twice.
+/// A claim puts entries aside that cannot be read. While it does so, the entries behind them must not be taken for those
+/// of a lost answer, or they would be handled twice.
 #[tokio::test]
 async fn what_stands_behind_many_bad_entries_is_handed_out_once() {
     let rig = RedisRig::new();

@@ -16,8 +16,8 @@ on_both_brokers! {
 /// By how much the peak memory of the server may grow while a compiler is made to take all that it may.
 const GROWTH_LIMIT_BYTES: u64 = 64 << 20;
 
-/// A component whose only function is a chain of `if`, each on the result of the one before: 8 bytes a link, for which
-/// the compiler takes more memory with the square of their number.
+/// A component with one function: a chain of `if`, each on the result of the one before. A link takes 8 bytes, and the
+/// compiler needs memory that grows with the square of their number.
 pub(super) fn bomb(links: usize) -> Vec<u8> {
     let mut body = vec![0x00, 0x20, 0x00];
     for _ in 0..links {

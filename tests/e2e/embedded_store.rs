@@ -7,7 +7,7 @@ use std::path::Path;
 
 use eventstream_tests::eventually::eventually;
 use eventstream_tests::guests::PluginsDir;
-use eventstream_tests::host::{Exited, Host, HostOptions};
+use eventstream_tests::host::{ExitedHost, Host, HostOptions};
 use eventstream_tests::machine::Machine;
 use eventstream_tests::stage::{Broker, Stage};
 use eventstream_tests::store::{database_in, embedded_url};
@@ -22,7 +22,7 @@ const UNREACHABLE: Option<i32> = Some(3);
 
 /// Starts a host on a directory that it must not serve.
 #[track_caller]
-fn does_not_serve(folder: &Path) -> Exited {
+fn does_not_serve(folder: &Path) -> ExitedHost {
     let plugins = PluginsDir::empty();
     match Host::try_spawn(&HostOptions::new(&embedded_url(folder), plugins.path())) {
         Err(exited) => exited,

@@ -28,7 +28,7 @@ fn wait_until_failed(stage: &Stage, events: usize) -> Value {
 
 fn a_log_that_nobody_reads_holds_up_nobody(broker: Broker) {
     let stage = Stage::with(broker, PluginsDir::scripted(&["work"]), |options| {
-        options.with("retry.no-handler.max_attempts", 1).with("log.lines_per_second", 0).with_a_log_that_nobody_reads()
+        options.with("retry.no-handler.max_attempts", 1).with("log.lines_per_second", 0).with_unread_log()
     });
     send_to_no_plugin(&stage, FLOOD);
     let metrics = wait_until_failed(&stage, FLOOD);

@@ -12,6 +12,7 @@ mod command_line;
 mod compiling;
 mod containment;
 mod dev;
+mod earlier_versions;
 mod embedded_store;
 mod events;
 mod foreign;

@@ -17,12 +17,12 @@ const NO_TIME_MS: u64 = 10;
 const PATIENT_MS: u64 = 300_000;
 
 /// A store, plugins `first` and `second`, which answer differently, and a directory in which servers keep what they made.
-struct Place {
+struct CacheFixture {
     stage: Stage,
     kept: TempDir,
 }
 
-impl Place {
+impl CacheFixture {
     fn new() -> Self {
         let plugins = PluginsDir::empty();
         for (name, (build, _)) in ["first", "second"].iter().zip(two_builds()) {
@@ -74,7 +74,7 @@ fn mode(path: &Path) -> u32 {
 
 #[test]
 fn a_start_after_the_first_compiles_nothing() {
-    let mut place = Place::new();
+    let mut place = CacheFixture::new();
     assert_eq!((mode(&place.dir()), mode(&place.dir().join("key"))), (0o700, 0o600));
     for restart in 0..2 {
         place.restart(NO_TIME_MS);
@@ -90,8 +90,8 @@ fn a_start_after_the_first_compiles_nothing() {
 
 #[test]
 fn compiled_code_that_the_server_did_not_write_is_never_run_but_compiled_again() {
-    let mut place = Place::new();
-    let theirs = Place::new();
+    let mut place = CacheFixture::new();
+    let theirs = CacheFixture::new();
     let [first, second] = place.compiled();
     let whole = fs::read(&first).unwrap();
     let of_others = fs::read(&theirs.compiled()[1]).unwrap();
@@ -117,7 +117,7 @@ fn compiled_code_that_the_server_did_not_write_is_never_run_but_compiled_again()
 
 #[test]
 fn precompiled_code_in_the_plugin_directory_is_refused() {
-    let place = Place::new();
+    let place = CacheFixture::new();
     let [first, _] = place.compiled();
     let code = fs::read(first).unwrap()[32..].to_vec();
     place.stage.plugins.write("evil.wasm", &code);
@@ -130,7 +130,7 @@ fn precompiled_code_in_the_plugin_directory_is_refused() {
 
 #[test]
 fn a_directory_that_others_can_enter_is_not_used_and_the_server_says_so_once() {
-    let mut place = Place::new();
+    let mut place = CacheFixture::new();
     fs::set_permissions(place.dir(), fs::Permissions::from_mode(0o755)).unwrap();
     let output = place.restart(PATIENT_MS).wait_for_output("chmod 700");
     let warnings = output.lines().filter(|line| line.contains("plugins.data_dir")).count();

@@ -1,5 +1,5 @@
-//! F51: a plugin is replaced again and again under load, by good files and by bad ones: no event fails for it, and what
-//! the server takes for it is given back.
+//! A plugin is replaced again and again under load, by good and by bad files. No event fails because of it, and the server
+//! frees the memory and the files that it used for old versions.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -19,13 +19,13 @@ use tempfile::TempDir;
 const DELAY_MS: i64 = 12_000;
 
 /// A host and its plugins.
-struct Server {
+struct ServedStore {
     host: Host,
     client: Client,
     _plugins: PluginsDir,
 }
 
-impl Server {
+impl ServedStore {
     fn on(broker: &str, plugins: PluginsDir) -> Self {
         let options = HostOptions::new(broker, plugins.path()).with("retry.max_ms", DELAY_MS);
         // What finds no handler is to be moved before it has failed; a guest may get no processor for seconds.
@@ -78,7 +78,7 @@ fn keyed(client: &Client) -> Value {
 /// Fills one broker with events in every state, moves them, and sees all of them end on the other one as they should.
 fn moves(from: &str, to: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let here = Server::on(from, PluginsDir::scripted(&["quick", "slow"]));
+    let here = ServedStore::on(from, PluginsDir::scripted(&["quick", "slow"]));
     let client = here.client.clone();
     let first = id_of(&keyed(&client));
     client.wait_ended(&first);
@@ -103,7 +103,7 @@ fn moves(from: &str, to: &str) {
     let file = file.to_str().unwrap();
     let told = done(folder.path(), &["export", "--broker", from, "--out", file]);
     assert!(told.contains("1 failed, 1 keys"), "{told}");
-    let ended_here = Server::on(from, PluginsDir::empty());
+    let ended_here = ServedStore::on(from, PluginsDir::empty());
     let n_ended = slow.iter().filter(|id| ended_here.client.event(id).unwrap().state == "processed").count();
     ended_here.stop();
     let n_moved = slow.len() - n_ended + 3;
@@ -114,7 +114,7 @@ fn moves(from: &str, to: &str) {
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!((&told["events"], &told["known"]), (&json!(0), &json!(n_moved + 2)), "{told}");
 
-    let there = Server::on(to, PluginsDir::scripted(&["quick", "slow", "absent"]));
+    let there = ServedStore::on(to, PluginsDir::scripted(&["quick", "slow", "absent"]));
     let client = &there.client;
     let again = keyed(client);
     assert_eq!((id_of(&again), &again["duplicate"]), (first, &json!(true)));
@@ -204,7 +204,7 @@ fn ids(export: &str) -> BTreeSet<String> {
 /// 10,000 events that are due in an hour.
 fn filled(folder: &TempDir) -> String {
     let source = embedded(folder, "source");
-    let server = Server::on(&source, PluginsDir::empty());
+    let server = ServedStore::on(&source, PluginsDir::empty());
     for _ in 0..10 {
         server.client.post_batch(&vec![json!({"type": "later", "delayMs": 3_600_000, "payload": {}}); 1_000]);
     }
@@ -235,7 +235,7 @@ fn an_import_into_an_embedded_store_that_is_killed_again_and_again_loses_and_dou
 fn a_backup_made_under_load_opens_and_holds_what_was_accepted_before() {
     let folder = tempfile::tempdir().unwrap();
     let (source, copy) = (embedded(&folder, "data"), folder.path().join("backups/monday"));
-    let server = Server::on(&source, PluginsDir::scripted(&["quick"]));
+    let server = ServedStore::on(&source, PluginsDir::scripted(&["quick"]));
     let (client, is_over) = (&server.client, AtomicBool::new(false));
     let post = |client: &Client| client.post_batch(&vec![json!({"type": "quick", "payload": {"do": "echo"}}); 50]);
     let before: Vec<String> = (0..10).flat_map(|_| post(client)).collect();
@@ -258,7 +258,7 @@ fn a_backup_made_under_load_opens_and_holds_what_was_accepted_before() {
     assert_eq!(client.get("/readyz").status, 200, "the host goes on");
     drop(server);
 
-    let restored = Server::on(&format!("embedded:{}", copy.display()), PluginsDir::scripted(&["quick"]));
+    let restored = ServedStore::on(&format!("embedded:{}", copy.display()), PluginsDir::scripted(&["quick"]));
     for id in &before {
         assert_eq!(restored.client.wait_ended(id).state, "processed");
     }
@@ -273,7 +273,7 @@ fn a_backup_made_under_load_opens_and_holds_what_was_accepted_before() {
 fn what_cannot_be_moved_is_told_with_the_code_of_its_kind() {
     let folder = tempfile::tempdir().unwrap();
     let source = embedded(&folder, "data");
-    let server = Server::on(&source, PluginsDir::empty());
+    let server = ServedStore::on(&source, PluginsDir::empty());
     server.client.post(r#"{"type":"later","delayMs":3600000,"payload":{}}"#).expect(202);
     let told = |arguments: &[&str], code: i32, word: &str| {
         let output = run(folder.path(), arguments);
@@ -312,7 +312,7 @@ fn what_cannot_be_moved_is_told_with_the_code_of_its_kind() {
 fn an_export_can_be_piped_into_an_import() {
     let (folder, redis) = (tempfile::tempdir().unwrap(), RedisServer::start().unwrap());
     let source = embedded(&folder, "data");
-    let server = Server::on(&source, PluginsDir::empty());
+    let server = ServedStore::on(&source, PluginsDir::empty());
     let ids = server.client.post_batch(&vec![json!({"type": "later", "delayMs": 3_600_000, "payload": {}}); 700]);
     server.stop();
     let mut export = command(folder.path(), &["export", "--broker", &source]);
@@ -321,7 +321,7 @@ fn an_export_can_be_piped_into_an_import() {
     let import = command(folder.path(), &["import", "-", "--broker", &redis.url()]).stdin(piped).output().unwrap();
     assert!(export.wait().unwrap().success() && import.status.success());
     assert_eq!(String::from_utf8_lossy(&import.stdout), "imported 700 events, 0 failed, 0 keys\n");
-    let there = Server::on(&redis.url(), PluginsDir::empty());
+    let there = ServedStore::on(&redis.url(), PluginsDir::empty());
     for id in &ids {
         assert_eq!(there.client.event(id).unwrap().state, "scheduled");
     }

@@ -1,9 +1,9 @@
 //! A disk beneath SQLite that can lose what was not synced, refuse to sync, and be full.
 //!
-//! SQLite reaches files through a table of functions. This puts its own table in front, for every file of the process, and
-//! replaces three functions of the files below the directories that tests name: write, truncate and sync. What was
-//! written since the last sync is remembered, so that an image can be made of what a power cut would leave: everything
-//! that was synced, and any of the rest, torn or not. Memory that files share is not touched: it is made anew after a cut.
+//! SQLite reaches files through a table of functions, its VFS. This module puts a VFS of its own in front for the whole
+//! process. For files below the directories that tests name, it replaces write, truncate and sync. It remembers what was
+//! written since the last sync. From that it can write an image of what a power cut would leave: all that was synced, and
+//! any part of the rest. Shared memory is left alone, since SQLite builds it again after a cut.
 #![expect(unsafe_code, reason = "SQLite calls the disk through C functions")]
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,13 +15,13 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_filename, sqlite3_io_methods, sqlite3_vfs};
 
-/// The files of one directory. Everything else is left alone.
+/// The files of one directory.
 pub struct Disk(PathBuf);
 
 /// What SQLite did to the disks. Process-wide, as SQLite's table is.
 static STATE: Mutex<State> = Mutex::new(State { disks: BTreeMap::new(), files: None });
 /// SQLite's own table, which does the work.
-static REAL: OnceLock<Real> = OnceLock::new();
+static REAL: OnceLock<SqliteVfs> = OnceLock::new();
 
 struct State {
     disks: BTreeMap<PathBuf, Contents>,
@@ -38,15 +38,15 @@ struct Contents {
     room: Option<u64>,
 }
 
-/// What is on the disk for sure, and what may be.
+/// What is on the disk for certain, and what may be.
 #[derive(Default)]
 struct Content {
     synced: Vec<u8>,
-    since: Vec<Change>,
+    since: Vec<FileChange>,
     length: u64,
 }
 
-enum Change {
+enum FileChange {
     Write { at: usize, bytes: Vec<u8> },
     Truncate(usize),
 }
@@ -57,12 +57,12 @@ struct Open {
     methods: &'static sqlite3_io_methods,
 }
 
-struct Real(*mut sqlite3_vfs);
+struct SqliteVfs(*mut sqlite3_vfs);
 
 // SAFETY: SQLite's table lives as long as the process and is never written to.
-unsafe impl Send for Real {}
+unsafe impl Send for SqliteVfs {}
 // SAFETY: as above.
-unsafe impl Sync for Real {}
+unsafe impl Sync for SqliteVfs {}
 
 fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -128,7 +128,7 @@ impl Content {
     }
 }
 
-impl Change {
+impl FileChange {
     /// Does it, a write with its first bytes only.
     fn apply(&self, to: &mut Vec<u8>, most: usize) {
         match self {
@@ -145,7 +145,7 @@ impl Change {
 }
 
 /// Puts a copy of SQLite's table in front that opens files through us.
-fn install() -> Real {
+fn install() -> SqliteVfs {
     // SAFETY: the default table exists for as long as the process; the copy is leaked, so that it does as well.
     unsafe {
         ffi::sqlite3_initialize();
@@ -156,7 +156,7 @@ fn install() -> Real {
         table.xDelete = Some(delete);
         let table = Box::leak(Box::new(table));
         assert_eq!(ffi::sqlite3_vfs_register(table, 1), ffi::SQLITE_OK);
-        Real(real)
+        SqliteVfs(real)
     }
 }
 
@@ -252,7 +252,7 @@ unsafe extern "C" fn write(file: *mut sqlite3_file, data: *const c_void, size: c
                 *room -= growth;
             }
             content.length = content.length.max(end);
-            content.since.push(Change::Write { at: usize::try_from(at).unwrap(), bytes: bytes.to_vec() });
+            content.since.push(FileChange::Write { at: usize::try_from(at).unwrap(), bytes: bytes.to_vec() });
         }
         // SAFETY: as for `close`.
         unsafe { (methods.xWrite.unwrap())(file, data, size, at) }
@@ -264,7 +264,7 @@ unsafe extern "C" fn truncate(file: *mut sqlite3_file, length: i64) -> c_int {
         if let Some((contents, path)) = disk {
             let content = contents.files.entry(path.to_owned()).or_default();
             content.length = content.length.min(u64::try_from(length).unwrap());
-            content.since.push(Change::Truncate(usize::try_from(length).unwrap()));
+            content.since.push(FileChange::Truncate(usize::try_from(length).unwrap()));
         }
         // SAFETY: as for `close`.
         unsafe { (methods.xTruncate.unwrap())(file, length) }

@@ -1,8 +1,7 @@
-//! The embedded broker on disks that fail: power that goes, syncs that lie in error, room that ends, and processes that
-//! are killed in the middle of it.
+//! The embedded broker on disks that fail: power cuts, failed syncs, full disks, and processes that are killed.
 //!
-//! Every test loads a broker, keeps what it acknowledged, breaks something, opens what is left and audits it: nothing
-//! acknowledged is missing, nothing is half there, and the totals are what counting gives.
+//! Each test puts a load on a broker, records what it acknowledged, breaks something, opens the store again and audits it.
+//! Nothing acknowledged may be missing, nothing may be there in part, and the totals must match a count.
 
 #![expect(
     clippy::unwrap_used,

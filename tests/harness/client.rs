@@ -1,7 +1,7 @@
-//! What a program that uses the HTTP interface sees: requests, answers and the documents in them.
+//! A client of the HTTP interface: requests, answers and the documents in them.
 //!
-//! The documents are read into types of their own, not the host's, so that a change of what is sent is noticed here.
-//! The short methods are for tests and fail with the whole answer; [`Client::request`] is for those that expect trouble.
+//! The documents have types of their own here, not those of the host, so that a change of the interface breaks a test. The
+//! short methods panic with the whole answer; [`Client::request`] is for tests that expect an error.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub struct Client {
     url: String,
 }
 
-/// An answer, of whatever status.
+/// An answer of any status.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The status code.
@@ -29,7 +29,7 @@ pub struct Answer {
     body: Vec<u8>,
 }
 
-/// No answer came: the connection was refused, broke or took too long. Whether the request took effect is not known.
+/// No answer: the connection was refused, broke or took too long. Whether the request took effect is unknown.
 #[derive(Debug)]
 pub struct Unanswered(pub String);
 
@@ -60,7 +60,7 @@ pub struct Event {
     pub replays: u32,
 }
 
-/// A value that is there, `null` among them: that is something else than no value.
+/// A value that is there, including `null`, which differs from an absent value.
 fn as_written<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(deserializer).map(Some)
 }
@@ -90,7 +90,7 @@ pub struct Attempt {
 /// A page of events.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Page {
+struct EventPage {
     #[serde(alias = "failedEvents")]
     events: Vec<Event>,
     next_cursor: Option<String>,
@@ -132,7 +132,7 @@ impl Client {
         Self::with_timeout(url, Duration::from_secs(30))
     }
 
-    /// A client that gives up waiting for an answer after so long.
+    /// A client that waits at most this long for an answer.
     pub fn with_timeout(url: &str, timeout: Duration) -> Self {
         let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(timeout)).build();
         Self { agent: config.new_agent(), url: url.to_owned() }
@@ -187,21 +187,21 @@ impl Client {
         self.request("POST", "/events", &headers, Some(body.as_bytes()))
     }
 
-    /// Posts an event that is accepted, and gives back its id.
+    /// Posts an event, which must be accepted, and returns its id.
     #[track_caller]
     pub fn post_event(&self, event_type: &str, payload: &Value) -> String {
         let answer = self.post(&serde_json::json!({"type": event_type, "payload": payload}).to_string()).expect(202);
         answer.json()["eventId"].as_str().expect("an accepted event has an id").to_owned()
     }
 
-    /// Posts events that are accepted together, and gives back their ids.
+    /// Posts a batch, which must be accepted, and returns the ids of its events.
     #[track_caller]
     pub fn post_batch(&self, events: &[Value]) -> Vec<String> {
         let answer = self.post(&serde_json::json!(events).to_string()).expect(202);
         serde_json::from_value(answer.json()["eventIds"].clone()).expect("accepted events have ids")
     }
 
-    /// An event in whatever state, if there is one.
+    /// An event in any state, if there is one.
     #[track_caller]
     pub fn event(&self, id: &str) -> Option<Event> {
         let answer = self.ask(&format!("/events/{id}"));
@@ -230,31 +230,31 @@ impl Client {
         self.wait_for(id, &["processed", "failed"])
     }
 
-    /// Every processed event that is kept, newest first, page by page.
+    /// Every processed event, newest first; reads all pages.
     #[track_caller]
     pub fn processed(&self) -> Vec<Event> {
         self.pages("/events")
     }
 
-    /// Every failed event, newest first, page by page.
+    /// Every failed event, newest first; reads all pages.
     #[track_caller]
     pub fn failed(&self) -> Vec<Event> {
         self.pages("/failed-events")
     }
 
-    /// Puts a failed event back to work.
+    /// Replays a failed event.
     #[track_caller]
     pub fn replay(&self, id: &str) -> Answer {
         answered(self.request("POST", &format!("/failed-events/{id}/replay"), &[], Some(b"")))
     }
 
-    /// Brings the version of a plugin back that served before.
+    /// Rolls a plugin back to the version that served before.
     #[track_caller]
     pub fn roll_back(&self, plugin: &str) -> Answer {
         answered(self.request("POST", &format!("/plugins/{plugin}/rollback"), &[], Some(b"")))
     }
 
-    /// Waits until a plugin is shown so that this gives something.
+    /// Waits until `is_it` returns something for the status of a plugin.
     #[track_caller]
     pub fn wait_for_plugin<T>(&self, name: &str, what: &str, is_it: impl Fn(&Value) -> Option<T>) -> T {
         eventually(&format!("{name}: {what}"), || {
@@ -264,7 +264,7 @@ impl Client {
         })
     }
 
-    /// Waits until a version of a plugin serves, by its digest.
+    /// Waits until the version of a plugin with this digest serves.
     #[track_caller]
     pub fn wait_for_version(&self, name: &str, digest: &str) {
         self.wait_for_plugin(name, "another version serves", |status| {
@@ -272,13 +272,13 @@ impl Client {
         });
     }
 
-    /// The totals and the depth.
+    /// The document of `GET /metrics`.
     #[track_caller]
     pub fn metrics(&self) -> Value {
         self.ask("/metrics").expect(200).json()
     }
 
-    /// `GET` of what is in the store, which on a busy machine may answer the host too late.
+    /// `GET` that repeats while the host answers 503: on a busy machine the store may answer it too late.
     #[track_caller]
     fn ask(&self, path: &str) -> Answer {
         eventually("the store answers", || match self.get(path) {
@@ -291,7 +291,7 @@ impl Client {
     fn pages(&self, path: &str) -> Vec<Event> {
         let (mut events, mut cursor) = (Vec::new(), String::new());
         loop {
-            let page: Page = self.ask(&format!("{path}?limit=500{cursor}")).expect(200).read();
+            let page: EventPage = self.ask(&format!("{path}?limit=500{cursor}")).expect(200).read();
             events.extend(page.events);
             match page.next_cursor {
                 Some(next) => cursor = format!("&cursor={next}"),

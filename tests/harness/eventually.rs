@@ -1,14 +1,14 @@
-//! Waits for a condition, generously, and says what was there instead when it does not come.
+//! Waits for a condition with a generous limit, and reports the last state if the condition does not come true.
 //!
-//! The only place of the harness that sleeps. A test never waits for a time: it waits for what the time should bring.
+//! A test never sleeps for a time by itself. It waits for what should happen in that time.
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
-/// Long enough for whatever a busy machine does; a test that passes never waits so long.
+/// How long to wait. A test that passes never waits so long, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Asks until the answer is `Ok`, and gives it back.
+/// Calls a function until it returns `Ok`, and returns the value.
 ///
 /// # Panics
 /// After [`PATIENCE`], with the last `Err`.
@@ -29,7 +29,7 @@ pub fn eventually_within<T, E: Display>(patience: Duration, what: &str, ask: imp
     }
 }
 
-/// Asks until the answer is `Ok` or the patience is over.
+/// Calls a function until it returns `Ok` or the patience is over.
 ///
 /// # Errors
 /// The last `Err`.
@@ -45,9 +45,9 @@ pub fn try_eventually<T, E>(patience: Duration, mut ask: impl FnMut() -> Result<
     }
 }
 
-/// Looks again and again for a while and fails as soon as the condition does not hold.
+/// Checks a condition again and again for a while, and fails as soon as it does not hold.
 ///
-/// For what must not happen, where no event marks the moment at which it did not.
+/// For things that must not happen.
 ///
 /// # Panics
 /// On the first `Err`.

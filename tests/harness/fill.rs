@@ -1,4 +1,4 @@
-//! Events put into a store without a server, so that what is measured begins with them waiting.
+//! Puts events into a store without a server, so that a measurement begins with waiting events.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use eventstream::clock;
 use eventstream::event::{DEFAULT_SOURCE, DeliveryStart, Event, EventData, EventId, EventRecord};
 use eventstream::shutdown::TaskGroup;
 
-/// Events in one step.
+/// Events in one append.
 const BATCH: usize = 500;
-/// Steps under way at a time.
+/// Appends in flight at a time.
 const STEPS: usize = 4;
 
 /// Events that are all alike.
@@ -21,25 +21,25 @@ const STEPS: usize = 4;
 pub struct Filling {
     /// How many.
     pub events: usize,
-    /// Their type, and the lane in which they wait: that of the plugin of this name.
+    /// Their type, and the lane in which they wait: the lane of the plugin of this name.
     pub event_type: String,
     /// The payload of each, a JSON value.
     pub payload: String,
-    /// From when on they may be delivered.
+    /// When they may be delivered.
     pub start: DeliveryStart,
 }
 
 impl Filling {
-    /// So many events that wait for the plugin of this name.
+    /// This many events that wait for the plugin of this name.
     pub fn new(events: usize, event_type: &str, payload_bytes: usize) -> Self {
         let payload = super::load::payload(payload_bytes);
         Self { events, event_type: event_type.to_owned(), payload, start: DeliveryStart::Now }
     }
 
-    /// Puts them into the store of this URL, which nobody else uses.
+    /// Puts them into the store of this URL, which no other process may use.
     ///
     /// # Errors
-    /// The store cannot be opened or refuses.
+    /// The store cannot be opened, or refuses the events.
     pub fn fill(&self, url: &str) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(async {
@@ -54,10 +54,10 @@ impl Filling {
         })
     }
 
-    /// Puts them into a store that is open.
+    /// Puts them into an open store.
     ///
     /// # Errors
-    /// The store refuses.
+    /// The store refuses the events.
     pub async fn append(&self, broker: &dyn Broker) -> Result<()> {
         let lane: Lane = self.event_type.parse()?;
         let data = Some(EventData::text(self.payload.as_str()));
@@ -83,7 +83,7 @@ impl Filling {
     }
 }
 
-/// Opens the store of a URL as one that may hold any number of events.
+/// Opens the store of a URL without a limit of waiting events.
 ///
 /// # Errors
 /// It cannot be opened.

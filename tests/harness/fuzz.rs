@@ -1,8 +1,8 @@
-//! What must hold of any bytes that come in: each target takes an input and panics if something does not.
+//! Fuzz targets: each takes any bytes and panics if the product treats them wrongly.
 //!
-//! The same functions are called by libFuzzer (`tests/fuzz`) with inputs that it invents, and by the test here with the
-//! inputs that are kept in `tests/fuzz/corpus` and with mutations of them that are the same in every run. There is no
-//! target for CloudEvents yet, as the product does not read them yet.
+//! libFuzzer (`tests/fuzz`) calls these functions with inputs that it invents. The test here calls them with the inputs in
+//! `tests/fuzz/corpus` and with mutations of these, the same in every run. There is no target for CloudEvents, because the
+//! product does not read them yet.
 
 mod component;
 mod draft;

@@ -1,4 +1,4 @@
-//! A plugins directory of a test's own, filled by copying components under the names that the test gives them.
+//! A plugins directory of a test's own, with copies of components under the names that the test chooses.
 
 use std::fs;
 use std::path::Path;
@@ -10,11 +10,11 @@ use crate::layout;
 
 const REMAINING: &[u8] = b"remainingMs";
 
-/// The scripted guest in two builds that answer differently: asked for its facts, the first one tells of `remainingMs` and
-/// the second one of `remainingMX`. Each with its digest.
+/// Two builds of the scripted guest that behave differently, each with its digest. For `do: facts` the first answers with
+/// the member `remainingMs`, the second with `remainingMX`.
 ///
 /// # Panics
-/// It was not built, or is not as it was.
+/// The guest was not built, or does not contain the word once.
 pub fn two_builds() -> [(Vec<u8>, String); 2] {
     let first = fs::read(layout::guest("scripted")).expect("the guest can be read");
     let places: Vec<usize> =
@@ -33,7 +33,7 @@ pub fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A plugins directory; removed when dropped.
+/// A plugins directory. Dropping it removes it.
 pub struct PluginsDir {
     folder: TempDir,
 }
@@ -44,8 +44,7 @@ impl PluginsDir {
         Self { folder: tempfile::tempdir().expect("a temporary folder can be made") }
     }
 
-    /// A directory with one guest that does what its payload says, under each of these names. It has no description, so
-    /// that it handles the type that it is named after.
+    /// A directory with the guest `scripted` under each of these names. Each copy handles the type of its name.
     pub fn scripted(names: &[&str]) -> Self {
         let plugins = Self::empty();
         for name in names {
@@ -54,7 +53,7 @@ impl PluginsDir {
         plugins
     }
 
-    /// The same, with a plugin's settings beside it.
+    /// The same with a settings file of a plugin.
     #[must_use]
     pub fn with_settings(self, name: &str, settings: &str) -> Self {
         self.write(&format!("{name}.toml"), settings.as_bytes());
@@ -66,14 +65,14 @@ impl PluginsDir {
         self.folder.path()
     }
 
-    /// Puts a component there under a name, or replaces it; never seen half-written.
+    /// Adds or replaces a component, atomically.
     pub fn put(&self, name: &str, component: &Path) {
         let content =
             fs::read(component).unwrap_or_else(|error| panic!("cannot read {}: {error}", component.display()));
         self.write(&format!("{name}.wasm"), &content);
     }
 
-    /// Writes a file as a careful person does: under a temporary name, then renamed.
+    /// Writes a file atomically: under a temporary name, then renamed.
     pub fn write(&self, file: &str, content: &[u8]) {
         let temporary = self.path().join(format!(".{file}.tmp"));
         fs::write(&temporary, content).expect("the plugins directory can be written to");

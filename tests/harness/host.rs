@@ -1,31 +1,30 @@
-//! The host as a process: started on a port of its own, stopped in every way there is, observed from outside.
+//! The host as a process: started on a free port, stopped by any signal, and observed from outside.
 //!
-//! A host starts in an empty folder and sees none of the `EVENTSTREAM_` variables of whoever runs the tests. Its output
-//! is read all the time, so that it never waits for a reader, and is shown when a test fails. Dropping a host kills it.
+//! A host starts in an empty folder, without the `EVENTSTREAM_` variables of the person who runs the tests. A thread reads
+//! its output all the time, so that the host never waits for a reader. The output is shown when a test fails. Dropping a
+//! host kills it.
 
-use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::client::Client;
-use crate::eventually::{PATIENCE, eventually};
+use crate::eventually::eventually;
 use crate::layout;
+use crate::output_lines::OutputLines;
 
-/// The most lines of output that are kept, the last ones.
-const MAX_LINES: usize = 4_000;
-/// How a host ends that does not reach its store.
+/// The exit code of a host that cannot reach its store.
 const NO_STORE: i32 = 3;
-/// How often a host is started whose Redis, on a busy machine, does not answer within the second that it is given.
+/// How often a start is tried. On a busy machine Redis may not answer a host in time.
 const STARTS: usize = 10;
-/// What the host prints once it accepts events, before the address.
+/// The host prints this and its address when it accepts events.
 const LISTENING: &str = "listening on ";
-/// What the host prints once the plugins of its start are loaded.
+/// The host prints this when its plugins are loaded.
 const READY: &str = "ready, ";
 
 /// How to start a host.
@@ -39,7 +38,7 @@ pub struct HostOptions {
 }
 
 impl HostOptions {
-    /// A host on this store with these plugins, and defaults for the rest.
+    /// A host on this store with these plugins and default settings.
     pub fn new(broker_url: &str, plugins: &Path) -> Self {
         Self {
             broker_url: broker_url.into(),
@@ -50,9 +49,9 @@ impl HostOptions {
         }
     }
 
-    /// The same with a pipe for a log that nobody reads.
+    /// The same with a pipe for the log that is never read.
     #[must_use]
-    pub fn with_a_log_that_nobody_reads(self) -> Self {
+    pub fn with_unread_log(self) -> Self {
         Self { log_is_read: false, ..self }
     }
 
@@ -64,7 +63,7 @@ impl HostOptions {
         self
     }
 
-    /// The same with a variable of the environment that is no setting.
+    /// The same with a variable of the environment that is not a setting.
     #[must_use]
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
@@ -84,25 +83,25 @@ pub struct Host {
     child: Mutex<Child>,
     pid: Pid,
     url: String,
-    output: Arc<Lines>,
+    output: Arc<OutputLines>,
     _folder: TempDir,
 }
 
-/// A host whose address need not be known yet.
-struct Launched {
+/// A host process whose address may not be known yet.
+struct LaunchedHost {
     url: String,
-    output: Arc<Lines>,
+    output: Arc<OutputLines>,
     folder: TempDir,
 }
 
-impl Launched {
+impl LaunchedHost {
     fn with(self, child: Child) -> Host {
         let Self { url, output, folder } = self;
         Host { pid: pid_of(&child), child: Mutex::new(child), url, output, _folder: folder }
     }
 }
 
-/// An address that nobody listens on.
+/// A free address.
 fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     listener.local_addr().expect("a listener has an address")
@@ -110,7 +109,7 @@ fn free_address() -> SocketAddr {
 
 /// A host that ended before it was ready.
 #[derive(Debug)]
-pub struct Exited {
+pub struct ExitedHost {
     /// How it ended.
     pub status: ExitStatus,
     /// All that it printed.
@@ -121,7 +120,7 @@ impl Host {
     /// Starts a host and waits until it is ready.
     ///
     /// # Panics
-    /// It ended instead; with all that it printed.
+    /// The host ended. The message has its output.
     #[track_caller]
     pub fn spawn(options: &HostOptions) -> Self {
         let is_redis = options.broker_url.starts_with("redis");
@@ -139,7 +138,7 @@ impl Host {
     ///
     /// # Errors
     /// It ended.
-    pub fn try_spawn(options: &HostOptions) -> Result<Self, Exited> {
+    pub fn try_spawn(options: &HostOptions) -> Result<Self, ExitedHost> {
         let (mut host, mut child, readers) = Self::launch(options, "127.0.0.1:0");
         let address = host.output.wait_for(LISTENING, &mut child);
         let (Some(address), Some(_)) = (address, host.output.wait_for(READY, &mut child)) else {
@@ -147,16 +146,16 @@ impl Host {
             for reader in readers {
                 reader.join().expect("the reader of the output ends with it");
             }
-            return Err(Exited { status, output: host.output.text() });
+            return Err(ExitedHost { status, output: host.output.text() });
         };
         host.url = address;
         Ok(host.with(child))
     }
 
-    /// Starts a host and waits only until it takes connections, which may be long before it is ready.
+    /// Starts a host and waits until it takes connections, which may be long before it is ready.
     ///
     /// # Panics
-    /// It takes none.
+    /// It does not take any.
     #[track_caller]
     pub fn starting(options: &HostOptions) -> Self {
         let address = free_address();
@@ -169,20 +168,20 @@ impl Host {
         host
     }
 
-    fn launch(options: &HostOptions, listen: &str) -> (Launched, Child, Vec<std::thread::JoinHandle<()>>) {
+    fn launch(options: &HostOptions, listen: &str) -> (LaunchedHost, Child, Vec<std::thread::JoinHandle<()>>) {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let mut command = eventstream(folder.path());
         command.args(["serve", "--listen", listen, "--broker", &options.broker_url]);
         command.arg("--plugins").arg(&options.plugins).args(&options.flags);
         command.envs(options.variables.iter().map(|(name, value)| (name, value)));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the host starts");
-        let output = Arc::new(Lines::default());
+        let output = Arc::new(OutputLines::default());
         let log = options.log_is_read.then(|| output.read(child.stderr.take()));
         let readers = [Some(output.read(child.stdout.take())), log].into_iter().flatten().collect();
-        (Launched { url: String::new(), output, folder }, child, readers)
+        (LaunchedHost { url: String::new(), output, folder }, child, readers)
     }
 
-    /// Where it listens: `http://127.0.0.1:PORT`.
+    /// Its URL: `http://127.0.0.1:PORT`.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -197,15 +196,15 @@ impl Host {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// All that it printed so far, the last lines of it.
+    /// The last lines that it printed.
     pub fn output(&self) -> String {
         self.output.text()
     }
 
-    /// Waits until these words are in its output, which comes in by and by, and gives all of it.
+    /// Waits until its output contains these words, and returns the output.
     ///
     /// # Panics
-    /// They do not come.
+    /// They do not appear.
     #[track_caller]
     pub fn wait_for_output(&self, words: &str) -> String {
         eventually(&format!("it says {words:?}"), || {
@@ -214,23 +213,23 @@ impl Host {
         })
     }
 
-    /// Ends the process as a power cut does, and waits until it is gone.
+    /// SIGKILL: ends the process at once, and waits until it is gone.
     pub fn kill9(&self) {
         self.signal(Signal::KILL);
         self.wait();
     }
 
-    /// SIGSTOP: the process stands still and does not know it.
+    /// SIGSTOP: stops the process without ending it.
     pub fn stop(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// SIGCONT: it goes on where it stood.
+    /// SIGCONT: lets a stopped process go on.
     pub fn cont(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// SIGTERM: it is asked to end.
+    /// SIGTERM: asks the process to end.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);
     }
@@ -252,16 +251,16 @@ impl Host {
         })
     }
 
-    /// How it ended, if it has.
+    /// How it ended, or `None` if it still runs.
     pub fn exited(&self) -> Option<ExitStatus> {
         self.lock().try_wait().expect("the host can be waited for")
     }
 
-    /// The processes that it has started and that have not ended.
+    /// Its running child processes.
     pub fn children(&self) -> Vec<Pid> {
         let folder = format!("/proc/{}/task", self.pid());
         let tasks = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("cannot read {folder}: {error}"));
-        // A thread that was there a moment ago may have ended.
+        // A thread may have ended meanwhile.
         let lists = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
         let ids = lists.collect::<Vec<_>>().join(" ");
         ids.split_whitespace().filter_map(|id| Pid::from_raw(id.parse().ok()?)).collect()
@@ -277,16 +276,16 @@ impl Host {
         self.status_bytes("VmHWM:")
     }
 
-    /// Where each of its open files leads, as the kernel writes it.
+    /// The target of each open descriptor, as the kernel names it.
     pub fn open_files(&self) -> Vec<String> {
         let folder = format!("/proc/{}/fd", self.pid());
         let files = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("cannot read {folder}: {error}"));
-        // What was open a moment ago may be closed.
+        // A descriptor may have been closed meanwhile.
         let links = files.flatten().filter_map(|file| std::fs::read_link(file.path()).ok());
         links.map(|link| link.to_string_lossy().into_owned()).collect()
     }
 
-    /// CPU time used so far, by all threads, those that ended included.
+    /// The CPU time used so far by all threads, including those that ended.
     pub fn cpu_time(&self) -> Duration {
         let stat = self.proc("stat");
         // The name of the program stands in brackets and may hold anything; user and system time are the 12th and 13th
@@ -309,7 +308,7 @@ impl Host {
     }
 
     fn signal(&self, signal: Signal) {
-        // Held, so that the process cannot be waited for, and its id given to another, in between.
+        // The lock keeps others from waiting for the process, after which its id could belong to another one.
         let mut child = self.lock();
         if child.try_wait().expect("the host can be waited for").is_none() {
             kill_process(self.pid, signal).expect("the host can be signalled");
@@ -325,7 +324,7 @@ impl Drop for Host {
     fn drop(&mut self) {
         {
             let mut child = self.lock();
-            // Both fail only for a process that has ended already.
+            // Both fail only if the process has ended already.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -341,7 +340,7 @@ pub fn run_command(arguments: &[&str]) -> Output {
     eventstream(folder.path()).args(arguments).output().expect("the command starts")
 }
 
-/// One of the host's other commands in a folder, to be run as a test needs it.
+/// One of the host's other commands in a folder, not started yet.
 pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = eventstream(folder);
     command.args(arguments);
@@ -359,58 +358,4 @@ fn eventstream(folder: &Path) -> Command {
 
 fn pid_of(child: &Child) -> Pid {
     i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a process has an id")
-}
-
-/// The lines that a process printed.
-#[derive(Default)]
-struct Lines {
-    lines: Mutex<Vec<String>>,
-    changed: Condvar,
-}
-
-impl Lines {
-    fn read(self: &Arc<Self>, pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<()> {
-        let pipe = pipe.expect("the output is piped");
-        let lines = self.clone();
-        std::thread::spawn(move || {
-            for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
-                lines.push(String::from_utf8_lossy(&line).into_owned());
-            }
-            lines.changed.notify_all();
-        })
-    }
-
-    fn push(&self, line: String) {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() >= MAX_LINES {
-            lines.drain(..MAX_LINES / 4);
-        }
-        lines.push(line);
-        self.changed.notify_all();
-    }
-
-    /// The word after the text that a printed line begins with, or `None` if the process ends first.
-    fn wait_for(&self, text: &str, child: &mut Child) -> Option<String> {
-        let begun = Instant::now();
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if let Some(rest) = lines.iter().find_map(|line| line.strip_prefix(text)) {
-                return rest.split_whitespace().next().map(str::to_owned);
-            }
-            if child.try_wait().expect("the host can be waited for").is_some() {
-                return None;
-            }
-            // A start may compile CPython, beside tests that leave the compiler little of the machine.
-            if begun.elapsed() > 4 * PATIENCE {
-                let _ = child.kill();
-                panic!("the host neither listens nor ends; it said:\n{}", lines.join("\n"));
-            }
-            let waited = self.changed.wait_timeout(lines, Duration::from_millis(50));
-            lines = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(lines, _)| lines);
-        }
-    }
-
-    fn text(&self) -> String {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
-    }
 }

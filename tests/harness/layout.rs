@@ -1,7 +1,7 @@
-//! Where the things that tests need lie: the host's binary and the built components.
+//! The paths of the host's binary and of the built components.
 //!
-//! Everything is found from the place of the running test, so that it does not matter where cargo builds. What is
-//! missing or out of date fails with the command that makes it; nothing is built behind a test's back.
+//! They are found relative to the running test, wherever cargo builds. If a file is missing or out of date, the test fails
+//! with the command that builds it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// A component that the tests bring along, by the name of its crate.
+/// A component of `tests/guests`, by the name of its crate.
 ///
 /// # Panics
 /// It was not built.
@@ -42,7 +42,7 @@ pub fn guest(name: &str) -> PathBuf {
     component("guests", name)
 }
 
-/// A core module for `wasm32-wasip1` that the tests bring along, by the name of its crate.
+/// A core module of `tests/guests-wasip1`, by the name of its crate.
 ///
 /// # Panics
 /// It was not built.
@@ -58,7 +58,7 @@ pub fn example_plugin(name: &str) -> PathBuf {
     component("plugins", name)
 }
 
-/// One of the example plugins that is built by tools of its own language, by the name of its folder.
+/// One of the example plugins in another language than Rust, by the name of its folder.
 ///
 /// # Panics
 /// It was not built.
@@ -79,7 +79,7 @@ fn component(folder: &str, name: &str) -> PathBuf {
     path
 }
 
-/// The sources of the binary, from the list that cargo writes beside it: `binary: source source`.
+/// The sources of the binary, from the list that cargo writes next to it: `binary: source source`.
 fn sources(binary: &Path) -> Vec<PathBuf> {
     let list = fs::read_to_string(binary.with_extension("d")).unwrap_or_default();
     let Some((_, sources)) = list.split_once(": ") else { return Vec::new() };

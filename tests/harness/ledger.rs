@@ -1,8 +1,7 @@
-//! What was accepted, and the audit that compares it with what is there in the end.
+//! The ledger of accepted events, and the audit that compares it with the final state of a deployment.
 //!
-//! The audit is pure: it is given what was promised and what was observed, and names every promise that was broken. It
-//! knows nothing of how the product works; what it holds the product to are the guarantees of the contract. Its own
-//! tests show that each kind of damage is found.
+//! The audit is pure. It takes what was accepted and what was observed, and names every promise that was broken. It knows
+//! only the guarantees of the contract, not how the product works. Its own tests show that it finds each kind of damage.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,21 +10,21 @@ use serde_json::Value;
 
 use crate::client::Event;
 
-/// By how much the clock of a host may be behind what the store measured, in milliseconds: both round.
+/// How far the clock of a host may be behind the clock of the store, in milliseconds. Both round.
 const CLOCK_GRAIN_MS: f64 = 2.0;
-/// How often an event is taken over before it is failed as one that takes its host down.
+/// How often an event is taken over before it fails with the class `crash`.
 const TAKEOVERS_BEFORE_CRASH: u64 = 5;
-/// The most violations that are told; the first ones say enough.
-const MAX_TOLD: usize = 20;
+/// The most violations that an audit lists. The first ones say enough.
+const MAX_VIOLATIONS: usize = 20;
 
-/// What an event is to come to.
+/// What must become of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum EventKind {
     /// Processed at the first attempt.
     Ok,
     /// Processed after a few attempts.
     Flaky,
-    /// Processed or failed, as it happens.
+    /// Processed or failed, at random.
     Coin,
     /// Failed after the last attempt.
     Hopeless,
@@ -39,16 +38,16 @@ pub enum Kind {
     Unhandled,
 }
 
-/// What was accepted.
+/// The accepted events.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    accepted: BTreeMap<String, Kind>,
+    accepted: BTreeMap<String, EventKind>,
     broken: Vec<String>,
 }
 
-/// What is there in the end.
+/// The final state of a deployment.
 #[derive(Debug, Default)]
-pub struct Observed {
+pub struct FinalState {
     /// Every processed event, as the host lists them.
     pub processed: Vec<Event>,
     /// Every failed event, as the host lists them.
@@ -57,13 +56,13 @@ pub struct Observed {
     pub metrics: Value,
     /// The most attempts that the policy allows.
     pub max_attempts: usize,
-    /// How wrong the clock of the store was at most.
+    /// The largest error of the store's clock.
     pub clock_error_ms: f64,
 }
 
-impl Observed {
-    /// How often an event was handed out and nothing came of it, since its host died or lost its lease: as often at most
-    /// has a handler run in vain.
+impl FinalState {
+    /// How many deliveries came to nothing, because their host died or lost its lease. At most this many runs of handlers
+    /// were in vain.
     pub fn runs_in_vain(&self) -> u64 {
         let ends = self.processed.iter().chain(&self.failed);
         ends.map(|event| {
@@ -75,15 +74,15 @@ impl Observed {
 }
 
 impl Ledger {
-    /// An event was accepted under an id.
-    pub fn accept(&mut self, id: String, kind: Kind) {
+    /// Adds an accepted event.
+    pub fn add_accepted(&mut self, id: String, kind: EventKind) {
         if self.accepted.insert(id.clone(), kind).is_some() {
             self.broken.push(format!("{id} was given to two events"));
         }
     }
 
-    /// Something was seen that must not be.
-    pub fn broken(&mut self, what: String) {
+    /// Adds a violation.
+    pub fn add_violation(&mut self, what: String) {
         self.broken.push(what);
     }
 
@@ -97,9 +96,9 @@ impl Ledger {
         self.accepted.is_empty()
     }
 
-    /// How many effects are there that should not be, or more than once: ends beyond the first of an event, children that
-    /// are named again, ends that nobody caused.
-    pub fn effects_doubled(&self, observed: &Observed) -> usize {
+    /// How many effects are there twice or without a cause. These are second ends of an event, children that are named twice,
+    /// and ends of events that were never sent or published.
+    pub fn effects_doubled(&self, observed: &FinalState) -> usize {
         let (mut ended, mut children, mut doubled) = (BTreeSet::new(), BTreeSet::new(), 0);
         for event in observed.processed.iter().chain(&observed.failed) {
             doubled += usize::from(!ended.insert(event.id.as_str()));
@@ -109,16 +108,16 @@ impl Ledger {
         doubled + ended.iter().filter(|id| !is_caused(id)).count()
     }
 
-    /// Every broken promise, the first ones in words; empty when all were kept.
-    pub fn audit(&self, observed: &Observed) -> Vec<String> {
-        let mut audit = Audit { ledger: self, observed, broken: self.broken.clone() };
+    /// The broken promises in words, at most [`MAX_VIOLATIONS`] and a count of the rest. Empty if all were kept.
+    pub fn audit(&self, observed: &FinalState) -> Vec<String> {
+        let mut audit = LedgerAudit { ledger: self, observed, broken: self.broken.clone() };
         let ends = audit.every_end_is_the_only_one();
         audit.every_accepted_event_ended_as_it_should(&ends);
         audit.every_end_has_a_cause(&ends);
         audit.attempts_make_sense();
         audit.totals_are_those_of_the_ends();
-        let more = audit.broken.len().saturating_sub(MAX_TOLD);
-        audit.broken.truncate(MAX_TOLD);
+        let more = audit.broken.len().saturating_sub(MAX_VIOLATIONS);
+        audit.broken.truncate(MAX_VIOLATIONS);
         if more > 0 {
             audit.broken.push(format!("and {more} more"));
         }
@@ -126,13 +125,13 @@ impl Ledger {
     }
 }
 
-struct Audit<'a> {
+struct LedgerAudit<'a> {
     ledger: &'a Ledger,
-    observed: &'a Observed,
+    observed: &'a FinalState,
     broken: Vec<String>,
 }
 
-impl<'a> Audit<'a> {
+impl<'a> LedgerAudit<'a> {
     fn check(&mut self, holds: bool, broken: impl FnOnce() -> String) {
         if !holds {
             self.broken.push(broken());
@@ -166,27 +165,27 @@ impl<'a> Audit<'a> {
             };
             let class = event.class.as_deref();
             let fits = match (kind, class) {
-                // Whoever is in the hands of five hosts that die is failed, innocent or not.
+                // An event that five dying hosts held fails with this class, whether or not it was the cause.
                 (_, Some("crash")) => true,
-                (Kind::Ok | Kind::Flaky | Kind::Slow | Kind::Parent(_), class) => class.is_none(),
-                (Kind::Coin, class) => matches!(class, None | Some("retry" | "reject" | "trap")),
-                (Kind::Hopeless, class) => class == Some("retry"),
-                (Kind::Rejected, class) => class == Some("reject"),
-                (Kind::Unhandled, class) => class == Some("no-handler"),
+                (EventKind::Ok | EventKind::Flaky | EventKind::Slow | EventKind::Parent(_), class) => class.is_none(),
+                (EventKind::Coin, class) => matches!(class, None | Some("retry" | "reject" | "trap")),
+                (EventKind::Hopeless, class) => class == Some("retry"),
+                (EventKind::Rejected, class) => class == Some("reject"),
+                (EventKind::Unhandled, class) => class == Some("no-handler"),
             };
             self.check(fits, || format!("{id} ({kind:?}) ended as {} ({class:?})", event.state));
-            if *kind == Kind::Hopeless && class == Some("retry") {
+            if *kind == EventKind::Hopeless && class == Some("retry") {
                 let attempts = event.attempts.len();
                 let allowed = self.observed.max_attempts;
                 self.check(attempts == allowed, || format!("{id} had {attempts} attempts of {allowed}"));
             }
-            let expected = if let (Kind::Parent(children), None) = (kind, class) { *children } else { 0 };
+            let expected = if let (EventKind::Parent(children), None) = (kind, class) { *children } else { 0 };
             let named = event.children.len();
             self.check(named == expected, || format!("{id} ({kind:?}) names {named} children of {expected}"));
         }
     }
 
-    /// No event came from nowhere: it was accepted, or it is a child that its processed parent names.
+    /// Every ended event was accepted, or is a child that its processed parent names.
     fn every_end_has_a_cause(&mut self, ends: &BTreeMap<&str, &Event>) {
         let mut children = BTreeSet::new();
         for parent in self.ends() {
@@ -274,11 +273,11 @@ mod tests {
     use super::*;
 
     /// A deployment that kept every promise: a parent with two children, a retry, a rejection.
-    fn sound() -> (Ledger, Observed) {
+    fn sound() -> (Ledger, FinalState) {
         let mut ledger = Ledger::default();
-        ledger.accept("parent".into(), Kind::Parent(2));
-        ledger.accept("flaky".into(), Kind::Flaky);
-        ledger.accept("rejected".into(), Kind::Rejected);
+        ledger.add_accepted("parent".into(), EventKind::Parent(2));
+        ledger.add_accepted("flaky".into(), EventKind::Flaky);
+        ledger.add_accepted("rejected".into(), EventKind::Rejected);
         let at = |attempt: u32, second: u32, rest: Value| {
             let mut value = json!({"attempt": attempt, "startedAt": format!("2026-11-23T15:00:{second:02}Z"),
                 "durationMs": 1.5, "consumer": "h"});
@@ -306,7 +305,7 @@ mod tests {
             };
             values.iter().map(complete).collect()
         };
-        let observed = Observed {
+        let observed = FinalState {
             processed: read(&processed, "processed"),
             failed: read(&failed, "failed"),
             metrics,
@@ -316,9 +315,9 @@ mod tests {
         (ledger, observed)
     }
 
-    /// Does damage and checks that the audit tells of it.
+    /// Does damage and checks that the audit reports it.
     #[track_caller]
-    fn found(damage: impl FnOnce(&mut Ledger, &mut Observed), told: &str) {
+    fn found(damage: impl FnOnce(&mut Ledger, &mut FinalState), told: &str) {
         let (mut ledger, mut observed) = sound();
         damage(&mut ledger, &mut observed);
         let broken = ledger.audit(&observed);
@@ -334,7 +333,7 @@ mod tests {
 
     #[test]
     fn each_effect_too_many_counts() {
-        let doubled = |damage: fn(&mut Ledger, &mut Observed)| {
+        let doubled = |damage: fn(&mut Ledger, &mut FinalState)| {
             let (mut ledger, mut observed) = sound();
             damage(&mut ledger, &mut observed);
             ledger.effects_doubled(&observed)
@@ -356,8 +355,8 @@ mod tests {
         found(|_, o| o.processed[0].children[1] = "a".into(), "named twice");
         found(|l, _| _ = l.accepted.remove("flaky"), "flaky ended, but nobody sent it");
         found(|_, o| o.processed[3].class = Some("trap".into()), "flaky (Flaky) ended as processed");
-        found(|l, _| l.accept("flaky".into(), Kind::Ok), "given to two events");
-        found(|l, _| _ = l.accepted.insert("flaky".into(), Kind::Hopeless), "flaky (Hopeless) ended as");
+        found(|l, _| l.add_accepted("flaky".into(), EventKind::Ok), "given to two events");
+        found(|l, _| _ = l.accepted.insert("flaky".into(), EventKind::Hopeless), "flaky (Hopeless) ended as");
         found(|_, o| o.processed[3].attempts[0].retry_in_ms = Some(1_100), "too early");
         found(|_, o| o.processed[3].attempts[0].retry_in_ms = None, "tried again after an end");
         found(|_, o| o.processed[3].attempts[1].attempt = 1, "do not count up");

@@ -1,8 +1,9 @@
-//! What the end-to-end tests stand on: the host as a process, a store of their own, a faulty wire to a Redis, a typed
-//! client, the ledger that knows what must have become of every event, and what must hold of any input.
+//! The harness of the end-to-end tests.
 //!
-//! A harness fails by panicking, with words; it never decides by itself that a test passed. Everything that it starts
-//! listens on 127.0.0.1 and ends with the value that stands for it.
+//! It runs the host as a process ([`host`]) on a store of the test's own ([`store`]), with a faulty network ([`proxy`]), disk
+//! and clock ([`machine`]). It talks to the host as a program would ([`client`]) and audits what became of every event
+//! ([`ledger`]). A harness reports a failure by panicking with an explanation. All that it starts listens on 127.0.0.1 and
+//! ends when its value is dropped.
 #![expect(
     clippy::expect_used,
     clippy::panic,
@@ -22,6 +23,7 @@ pub mod load;
 pub mod machine;
 pub mod memory;
 pub mod native;
+mod output_lines;
 pub mod proxy;
 pub mod redis;
 pub mod stage;

@@ -1,8 +1,9 @@
-//! What lies beneath a process under test: a disk that loses in a power cut what was not synced, and may be full, and a
-//! clock that is wrong.
+//! The disk and the clock beneath a process under test. In a power cut the disk loses what was not synced; it can be full,
+//! and the clock can be wrong.
 //!
-//! The process is started with [`Machine::variables`]; the library `machine` is loaded into it and keeps a journal of its
-//! writes and syncs. Linux only, and only for programs that use the C library, as `redis-server` and the host do.
+//! A process that is started with [`Machine::variables`] loads the library of `tests/machine`, which keeps a journal of its
+//! writes and syncs; the head of that library has a diagram. This works on Linux only, and for programs that use the C
+//! library, as `redis-server` and the host do.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -17,19 +18,19 @@ use tempfile::TempDir;
 
 use crate::layout;
 
-/// Where the control page says that the disk is full, in bytes.
+/// The offset in the control page of the switch for a full disk, in bytes.
 const DISK_IS_FULL: u64 = 0;
-/// Where it says by how much the clock is wrong.
+/// The offset of the error of the clock.
 const CLOCK_OFFSET_NS: u64 = 8;
-/// Its length, which is also that of a page of memory.
+/// The length of the control page, a page of memory.
 const PAGE_BYTES: u64 = 4_096;
-/// A disk writes so much at once or not at all.
+/// A disk writes a sector completely or not at all.
 const SECTOR_BYTES: usize = 512;
 
 /// What a record of the journal begins with and what it ends with.
 const MARKS: [u64; 2] = [0x9d3f_61c7_e08b_2a54, 0x4be2_975d_13fa_c06e];
 
-/// How the names of files end in which a store keeps what it acknowledges, as far as it can start without them.
+/// The endings of files in which a store keeps what it acknowledges and without which it can start.
 const LOSABLE: [&str; 4] = [".incr.aof", ".db", ".db-wal", ".log"];
 
 /// A disk and a clock.
@@ -39,9 +40,9 @@ pub struct Machine {
     lies: bool,
 }
 
-/// What a power cut took.
+/// What was lost in a power cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lost {
+pub struct PowerCutLoss {
     /// Writes that were not synced when it came.
     pub unsynced: usize,
     /// Bytes by which files got shorter.
@@ -49,31 +50,31 @@ pub struct Lost {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct FileId {
+struct JournaledFile {
     device: u64,
     inode: u64,
     born_ns: u64,
 }
 
-/// A change that was not synced, and what was there before.
-struct Change {
+/// A change that was not synced, with the bytes before it.
+struct UnsyncedChange {
     at: usize,
     length_before: usize,
     old: Vec<u8>,
-    /// The bytes that were written; nothing if the file got a length instead, which is `at`.
+    /// The bytes that were written. `None` if the length of the file was set, to `at`.
     new: Option<Vec<u8>>,
 }
 
-/// What may be lost of a file.
+/// The changes of a file that may be lost.
 #[derive(Default)]
-struct Unsynced {
-    changes: Vec<Change>,
-    /// How many of them were there when each sync began that has not ended, by thread.
+struct UnsyncedWrites {
+    changes: Vec<UnsyncedChange>,
+    /// For each sync that has not ended, by thread: how many changes there were when it began.
     syncing: HashMap<usize, usize>,
 }
 
 impl Machine {
-    /// A machine on which all is well.
+    /// A machine without faults.
     ///
     /// # Panics
     /// Its files cannot be made.
@@ -85,14 +86,14 @@ impl Machine {
         Self { folder, control, lies: false }
     }
 
-    /// The same with a disk that says of the syncs of logs and databases that they were done, and does nothing.
+    /// The same with a disk that confirms the syncs of logs and databases without carrying them out.
     #[must_use]
     pub fn lying(mut self) -> Self {
         self.lies = true;
         self
     }
 
-    /// The environment of a process on this machine that keeps its files below `disk`.
+    /// The environment for a process on this machine with its files below `disk`.
     ///
     /// # Panics
     /// The library was not built.
@@ -111,7 +112,7 @@ impl Machine {
         .to_vec()
     }
 
-    /// From now on no file may grow, or again each may.
+    /// Fills the disk, so that no file can grow, or frees it again.
     pub fn fill_disk(&self, is_full: bool) {
         self.set(DISK_IS_FULL, i64::from(is_full));
     }
@@ -123,7 +124,7 @@ impl Machine {
         number != [0; 8]
     }
 
-    /// Moves the clock of the day this far from the right time.
+    /// Moves the wall clock this far ahead of the right time.
     pub fn move_clock(&self, ahead: Duration) {
         self.set(CLOCK_OFFSET_NS, i64::try_from(ahead.as_nanos()).expect("not longer than centuries"));
     }
@@ -132,25 +133,26 @@ impl Machine {
         self.control.write_all_at(&number.to_ne_bytes(), at).expect("the control page can be written");
     }
 
-    /// Makes of the files below `disk` what a power cut would have left: all that was synced; of the rest any of what was
-    /// written over, sector by sector, and what was appended up to some length. No process may have the files open.
+    /// Changes the files below `disk` to what a power cut would have left. Everything that was synced stays. Of the rest,
+    /// each overwritten sector may or may not be new, and appended data is there up to some length. No process may have the
+    /// files open.
     ///
     /// # Panics
     /// The files or the journal cannot be read or written.
-    pub fn cut_power(&self, disk: &Path, rng: &mut Rng) -> Lost {
+    pub fn cut_power(&self, disk: &Path, rng: &mut Rng) -> PowerCutLoss {
         let path = self.folder.path().join("journal");
         let journal = fs::read(&path).expect("the journal can be read");
         let (mut unsynced, mut never_synced) = (pending(&journal, false), pending(&journal, true));
-        let mut lost = Lost::default();
+        let mut lost = PowerCutLoss::default();
         each_file(disk, &mut |file| {
-            // The index of a log in memory that processes share is made anew after a cut.
+            // The index of a log is shared memory, which SQLite builds again after a cut.
             if file.extension().is_some_and(|extension| extension == "db-shm") {
                 fs::remove_file(file).expect("the index can be removed");
                 return;
             }
             let is_lost = self.lies && LOSABLE.iter().any(|end| file.to_string_lossy().ends_with(end));
             let from = if is_lost { &mut never_synced } else { &mut unsynced };
-            let Unsynced { changes, .. } = from.remove(&id_of(file)).unwrap_or_default();
+            let UnsyncedWrites { changes, .. } = from.remove(&id_of(file)).unwrap_or_default();
             if !changes.is_empty() {
                 let before = fs::read(file).expect("a file of the store can be read");
                 let after = image(before.clone(), &changes, is_lost, rng);
@@ -180,11 +182,11 @@ fn each_file(folder: &Path, then: &mut impl FnMut(&Path)) {
     }
 }
 
-fn id_of(file: &Path) -> FileId {
+fn id_of(file: &Path) -> JournaledFile {
     let born = statx(CWD, file, AtFlags::empty(), StatxFlags::BTIME).expect("a file can be looked at").stx_btime;
     let metadata = fs::metadata(file).expect("a file can be looked at");
     let born_ns = born.tv_sec.cast_unsigned() * 1_000_000_000 + u64::from(born.tv_nsec);
-    FileId { device: metadata.st_dev(), inode: metadata.st_ino(), born_ns }
+    JournaledFile { device: metadata.st_dev(), inode: metadata.st_ino(), born_ns }
 }
 
 /// A record of the journal.
@@ -196,7 +198,7 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// The record at the beginning and what stands behind it; `None` if it is not whole.
+    /// The record at the beginning and the bytes after it. `None` if it is not complete.
     fn first(journal: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let (head, rest) = journal.split_first_chunk::<72>()?;
         let [begins, numbers @ .., old_bytes, new_bytes] = number_list::<9>(head);
@@ -211,7 +213,7 @@ fn number_list<const N: usize>(bytes: &[u8]) -> [u64; N] {
     std::array::from_fn(|n| u64::from_le_bytes(std::array::from_fn(|byte| bytes[n * 8 + byte])))
 }
 
-/// The records of a journal. One that was cut off, since its process was killed in the midst of it, did not happen.
+/// The records of a journal. A partial record, whose process was killed meanwhile, is skipped.
 fn entries(mut journal: &[u8]) -> impl Iterator<Item = Entry<'_>> {
     std::iter::from_fn(move || {
         loop {
@@ -226,14 +228,14 @@ fn entries(mut journal: &[u8]) -> impl Iterator<Item = Entry<'_>> {
     })
 }
 
-/// What a journal says was not synced, file by file.
-fn pending(journal: &[u8], nothing_is_synced: bool) -> HashMap<FileId, Unsynced> {
-    let mut files: HashMap<FileId, Unsynced> = HashMap::new();
+/// The changes of each file that were not synced, from the journal.
+fn pending(journal: &[u8], nothing_is_synced: bool) -> HashMap<JournaledFile, UnsyncedWrites> {
+    let mut files: HashMap<JournaledFile, UnsyncedWrites> = HashMap::new();
     for Entry { numbers, old, new } in entries(journal) {
         let [kind, device, inode, born_ns, ..] = numbers;
         let size = |n: usize| usize::try_from(numbers[n]).expect("files fit into memory");
-        let file = files.entry(FileId { device, inode, born_ns }).or_default();
-        let change = |new: Option<&[u8]>| Change {
+        let file = files.entry(JournaledFile { device, inode, born_ns }).or_default();
+        let change = |new: Option<&[u8]>| UnsyncedChange {
             at: size(4),
             length_before: size(5),
             old: old.to_owned(),
@@ -242,7 +244,7 @@ fn pending(journal: &[u8], nothing_is_synced: bool) -> HashMap<FileId, Unsynced>
         match kind {
             1 => file.changes.push(change(Some(new))),
             2 => file.changes.push(change(None)),
-            // One that this thread, or one before it of the same number, began and did not end came to nothing.
+            // An earlier sync of this thread number that did not end had no effect.
             3 => _ = file.syncing.insert(size(4), file.changes.len()),
             4 if !nothing_is_synced => {
                 let synced = file.syncing.remove(&size(4)).unwrap_or(0);
@@ -255,8 +257,8 @@ fn pending(journal: &[u8], nothing_is_synced: bool) -> HashMap<FileId, Unsynced>
     files
 }
 
-/// What is left of a file: the changes undone, and some of them done again.
-fn image(mut bytes: Vec<u8>, changes: &[Change], none: bool, rng: &mut Rng) -> Vec<u8> {
+/// The content of a file after a cut: all changes undone, then a random part of them done again.
+fn image(mut bytes: Vec<u8>, changes: &[UnsyncedChange], none: bool, rng: &mut Rng) -> Vec<u8> {
     for change in changes.iter().rev() {
         let end = change.at + change.old.len();
         bytes.resize(change.length_before.max(end), 0);
@@ -277,7 +279,7 @@ fn image(mut bytes: Vec<u8>, changes: &[Change], none: bool, rng: &mut Rng) -> V
         bytes.resize(bytes.len().max(change.at + new.len()), 0);
         let mut at = change.at;
         for sector in new.chunks(SECTOR_BYTES) {
-            // Where a file grows its data is written before its length.
+            // A file that grows gets its data before its length.
             if at >= synced || rng.bool() {
                 bytes[at..at + sector.len()].copy_from_slice(sector);
             }
@@ -295,7 +297,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs a shell on a machine, in the directory that is its disk.
+    /// Runs a shell command on a machine, in the directory of its disk.
     fn shell(machine: &Machine, disk: &Path, script: &str) -> bool {
         let mut command = Command::new("sh");
         command.args(["-c", script]).current_dir(disk).envs(machine.variables(disk)).stderr(Stdio::null());

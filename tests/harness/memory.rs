@@ -1,8 +1,8 @@
-//! Takes a process that runs the memory that it has not got yet: what an orchestrator's limit does at a bad moment.
+//! Denies a running process any further memory, as the memory limit of an orchestrator does.
 //!
-//! Where the harness may make memory groups (cgroup v1, as root), the process is moved into one with a small limit: what
-//! it has stays, and the kernel kills it (SIGKILL) when it needs more. Elsewhere its writable memory is limited where it
-//! stands (RLIMIT_DATA): it may abort for want of memory, or go on if it needs none.
+//! If the harness may create memory groups (cgroup v1, as root), it moves the process into one with a small limit. The
+//! process keeps what it has, and the kernel kills it (SIGKILL) when it needs more. Elsewhere the harness limits its
+//! writable memory to the present size (RLIMIT_DATA), and the process may abort when an allocation fails.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,23 +10,23 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-/// Where the groups of memory are.
+/// The folder of the memory groups.
 const ROOT: &str = "/sys/fs/cgroup/memory";
 
-/// A process that finds no more memory, until [`Self::feed`].
-pub struct Starved {
+/// A process that gets no more memory, until [`Self::feed`].
+pub struct MemoryShortage {
     pid: Pid,
     group: Option<Group>,
 }
 
-/// A group of memory with one process in it.
+/// A memory group with one process in it.
 struct Group {
     folder: PathBuf,
     parent: PathBuf,
 }
 
-impl Starved {
-    /// Leaves a process about so many bytes beside what it has. Both ways fail only for a process that has ended.
+impl MemoryShortage {
+    /// Leaves a process about this many bytes beyond what it has. Fails only if the process has ended.
     pub fn starve(pid: Pid, left_bytes: u64) -> Self {
         let group = Group::make(pid, left_bytes);
         if group.is_none() {
@@ -35,7 +35,7 @@ impl Starved {
         Self { pid, group }
     }
 
-    /// Ends the want, and says whether the kernel has killed the process for it.
+    /// Ends the shortage. True if the kernel killed the process because of it.
     pub fn feed(self) -> bool {
         match self.group {
             Some(group) => group.end(),
@@ -46,7 +46,7 @@ impl Starved {
         }
     }
 
-    /// Whether the kernel kills here, which is not certain without groups of memory.
+    /// Whether the kernel kills the process. Without memory groups this is not certain.
     pub fn is_killed_for_certain() -> bool {
         own_group().is_some_and(|parent| {
             let probe = parent.join(format!("eventstream-probe-{}", std::process::id()));
@@ -76,7 +76,7 @@ impl Group {
     fn end(self) -> bool {
         let control = fs::read_to_string(self.folder.join("memory.oom_control")).unwrap_or_default();
         let _ = fs::write(self.folder.join("memory.limit_in_bytes"), "-1");
-        // Those that have ended need no moving, and a group that cannot be removed does no harm.
+        // Both fail only if the process has ended; an empty group that stays does no harm.
         for pid in fs::read_to_string(self.folder.join("cgroup.procs")).unwrap_or_default().lines() {
             let _ = fs::write(self.parent.join("cgroup.procs"), pid);
         }
@@ -112,23 +112,23 @@ mod tests {
 
     #[test]
     fn a_process_that_finds_no_memory_ends_or_is_told_so() {
-        // Begins to take memory once it is told to.
+        // Allocates memory after it reads a line.
         let script = "read go; exec awk 'BEGIN { s = \"x\"; while (length(s) < 1e9) s = s s }'";
         let mut command = Command::new("sh");
         let mut child = command.args(["-c", script]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-        let starved = Starved::starve(pid, 8 * 1_024 * 1_024);
+        let starved = MemoryShortage::starve(pid, 8 * 1_024 * 1_024);
         drop(child.stdin.take());
         let status = eventually("it ends", || child.try_wait().unwrap().ok_or("it runs"));
         assert!(!status.success(), "{status}");
-        assert_eq!(starved.feed(), Starved::is_killed_for_certain());
+        assert_eq!(starved.feed(), MemoryShortage::is_killed_for_certain());
     }
 
     #[test]
     fn a_process_that_needs_none_lives_on() {
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-        assert!(!Starved::starve(pid, 1 << 30).feed());
+        assert!(!MemoryShortage::starve(pid, 1 << 30).feed());
         assert!(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();

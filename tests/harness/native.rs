@@ -1,10 +1,10 @@
-//! A consumer without plugins: what the limits and the small measurements settle deliveries with.
+//! A consumer without plugins, for the limits and the small measurements.
 
 use eventstream::broker::{Delivery, SettleRequest};
 use eventstream::clock;
 use eventstream::event::{AttemptRecord, Settlement};
 
-/// The settle of a delivery that a native handler processed without a result.
+/// The request that settles a delivery as processed without a result.
 pub fn processed(delivery: Delivery) -> SettleRequest {
     let now = clock::now();
     let attempt = AttemptRecord {

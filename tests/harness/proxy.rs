@@ -1,9 +1,9 @@
 //! A TCP proxy that stands between the host and Redis and fails in the ways that a network does.
 //!
-//! It can refuse and cut connections, hold back what passes, delay it, and let a chosen command reach Redis while its
-//! answer reaches nobody. It understands as much of the Redis protocol as it takes to tell commands and answers apart
-//! (RESP2 and RESP3 without pushes). It runs on a thread and runtime of its own, so that a test which blocks its runtime
-//! does not stop it. It does not alter what it lets through.
+//! It can refuse and cut connections, hold traffic back, delay it, and drop the answer to a chosen command after Redis has
+//! carried the command out. It parses the Redis protocol (RESP2, and RESP3 without pushes) only to tell commands and
+//! answers apart, and never changes what it passes on. It runs on a thread and a runtime of its own, so that a test that
+//! blocks its runtime does not stop it.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,23 +17,23 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// A running proxy; everything that passes through it is cut when it is dropped.
+/// A running proxy. Dropping it cuts its connections.
 pub struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-/// How the wire behaves.
+/// How the proxy treats its connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Wire {
     /// Connections are closed as soon as they are made.
     cut: bool,
-    /// Nothing passes, nothing is closed.
+    /// Nothing passes, and nothing is closed.
     frozen: bool,
-    /// What passes is late by so much, in each direction.
+    /// The delay in each direction.
     delay: Duration,
-    /// Goes up with each cut: connections of an older generation are closed.
+    /// Goes up with each cut. Connections of an older generation are closed.
     generation: u64,
     /// The proxy has been dropped.
     ended: bool,
@@ -46,11 +46,11 @@ struct Shared {
     answers_lost: AtomicUsize,
 }
 
-/// A wish to lose the answer to a command.
+/// An order to drop the answer to a command.
 struct LostAnswer {
-    /// The command contains this, in whatever argument; letters of either case count as the same.
+    /// The command contains this text in some argument, in upper or lower case.
     text: String,
-    /// How many such commands still pass before.
+    /// How many such commands pass before it.
     pass_before: usize,
 }
 
@@ -78,7 +78,7 @@ impl Proxy {
         Ok(Self { address, shared, thread: Some(thread) })
     }
 
-    /// Where the proxy listens.
+    /// The address on which the proxy listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -88,7 +88,7 @@ impl Proxy {
         format!("redis://{}", self.address)
     }
 
-    /// Closes every connection and every new one at once, until [`Self::restore`].
+    /// Closes every connection, and every new one at once, until [`Self::restore`].
     pub fn cut(&self) {
         self.change(|wire| {
             wire.cut = true;
@@ -96,7 +96,7 @@ impl Proxy {
         });
     }
 
-    /// Closes every connection; new ones are served.
+    /// Closes every connection. New ones are served.
     pub fn cut_once(&self) {
         self.change(|wire| wire.generation += 1);
     }
@@ -106,39 +106,39 @@ impl Proxy {
         self.change(|wire| wire.cut = false);
     }
 
-    /// Holds back everything, without closing anything, until [`Self::thaw`].
+    /// Holds all traffic back without closing anything, until [`Self::thaw`].
     pub fn freeze(&self) {
         self.change(|wire| wire.frozen = true);
     }
 
-    /// Lets what was held back pass.
+    /// Lets held traffic pass.
     pub fn thaw(&self) {
         self.change(|wire| wire.frozen = false);
     }
 
-    /// Makes what passes late, in each direction.
+    /// Delays traffic in each direction.
     pub fn delay(&self, ms: u64) {
         self.change(|wire| wire.delay = Duration::from_millis(ms));
     }
 
-    /// Loses the answer to the `nth` command from now, counted from 1, that contains the text: the command reaches
-    /// Redis and takes effect, then the connection is cut before the answer passes. May be asked several times.
+    /// Drops the answer to the `nth` command from now, counted from 1, that contains the text. Redis carries the command
+    /// out, then the connection is cut before the answer passes. May be called several times.
     pub fn drop_reply_to(&self, text: &str, nth: usize) {
         let lost = LostAnswer { text: text.to_ascii_lowercase(), pass_before: nth.saturating_sub(1) };
         self.shared.lost_answers.lock().unwrap_or_else(PoisonError::into_inner).push(lost);
     }
 
-    /// Takes back every wish to lose an answer that has not come true.
+    /// Cancels every order of [`Self::drop_reply_to`] that has not been carried out.
     pub fn keep_replies(&self) {
         self.shared.lost_answers.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// How many answers have been lost as [`Self::drop_reply_to`] asked.
+    /// How many answers [`Self::drop_reply_to`] has dropped.
     pub fn answers_lost(&self) -> usize {
         self.shared.answers_lost.load(Ordering::SeqCst)
     }
 
-    /// How many connections were made to the proxy so far, those that it closed at once among them.
+    /// How many connections were made to the proxy, including those that it closed at once.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
@@ -175,7 +175,7 @@ async fn accept(listener: TcpListener, upstream: SocketAddr, shared: Arc<Shared>
     }
 }
 
-/// Serves one connection until either side closes it, it is cut, or an answer on it is to be lost.
+/// Serves one connection until either side closes it, the proxy cuts it, or an answer on it is dropped.
 async fn serve(client: TcpStream, upstream: SocketAddr, shared: Arc<Shared>) {
     let mut wire = shared.wire.subscribe();
     let generation = wire.borrow().generation;
@@ -184,7 +184,7 @@ async fn serve(client: TcpStream, upstream: SocketAddr, shared: Arc<Shared>) {
     let _ = server.set_nodelay(true);
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    // The place, counted from 1, of the command whose answer is to be lost among the commands of this connection.
+    // The number of the command whose answer is dropped, among the commands of this connection, from 1.
     let lost_place = Arc::new(AtomicUsize::new(0));
     tokio::select! {
         _ = forward_commands(from_client, to_server, shared.clone(), lost_place.clone()) => {}
@@ -220,7 +220,7 @@ async fn forward_answers(
     let mut answers = Frames::default();
     loop {
         let passed = read_and_hold(&mut from, &shared).await?;
-        // Only whole answers pass, so that no part of one that is to be lost does.
+        // Only whole answers pass, so that no part of a dropped one does.
         for (place, answer) in answers.push(&passed) {
             if place == lost_place.load(Ordering::SeqCst) {
                 shared.answers_lost.fetch_add(1, Ordering::SeqCst);
@@ -231,7 +231,7 @@ async fn forward_answers(
     }
 }
 
-/// Reads what is there and holds it for as long as the wire asks.
+/// Reads what is there and holds it back as long as it must.
 async fn read_and_hold(from: &mut OwnedReadHalf, shared: &Shared) -> std::io::Result<Vec<u8>> {
     let mut buffer = vec![0; 64 * 1024];
     let size_bytes = from.read(&mut buffer).await?;
@@ -263,7 +263,7 @@ fn is_to_be_lost(shared: &Shared, command: &[u8]) -> bool {
     found.map(|place| lost_answers.remove(place)).is_some()
 }
 
-/// Cuts a stream of bytes into the values of the Redis protocol.
+/// Splits a stream of bytes into the values of the Redis protocol.
 #[derive(Default)]
 struct Frames {
     rest: Vec<u8>,
@@ -271,7 +271,7 @@ struct Frames {
 }
 
 impl Frames {
-    /// The values that these bytes complete, each with its place in the stream, counted from 1.
+    /// The values that these bytes complete, each with its number in the stream, from 1.
     fn push(&mut self, bytes: &[u8]) -> Vec<(usize, Vec<u8>)> {
         self.rest.extend_from_slice(bytes);
         let mut frames = Vec::new();

@@ -1,9 +1,8 @@
 //! A `redis-server` process of a test's own: its own port, its own directory, everything on stable storage.
 //!
-//! The server runs with `appendonly yes` and `appendfsync always`, so that what it answered survives [`RedisServer::kill9`];
-//! arguments given to [`RedisServer::start_with`] come later and win. All methods block the calling thread, for
-//! milliseconds as a rule, and may be called from several threads. This does not speak for the code under test: use
-//! [`RedisServer::admin`] to look at the server and to disturb it.
+//! The server runs with `appendonly yes` and `appendfsync always`, so that what it confirmed survives [`RedisServer::kill9`].
+//! Arguments of [`RedisServer::start_with`] take precedence. All methods block the calling thread, usually for milliseconds,
+//! and may be called from several threads. Use [`RedisServer::admin`] to look at the server and to disturb it.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -15,12 +14,13 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::machine::Machine;
+use crate::store::unpack;
 
-/// How long a server may take to answer its first PING; a large log has to be read before.
+/// How long a server may take to answer its first PING. It reads its log first.
 const START_LIMIT: Duration = Duration::from_secs(120);
-/// How often another port is tried when the first one was taken in the meantime.
+/// How many ports are tried, since another program may take one first.
 const PORT_TRIES: usize = 20;
-/// How long an answer to an administrative command is waited for.
+/// How long an administrative command may take.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running `redis-server`, killed when this is dropped.
@@ -40,20 +40,26 @@ impl RedisServer {
 
     /// Starts a server with further arguments, such as `["--maxmemory", "64mb"]`, and waits until it answers.
     pub fn start_with(extra: &[&str]) -> Result<Self> {
-        Self::start_as(extra, |_| Vec::new())
+        Self::start_as(extra, |_| Ok(Vec::new()))
     }
 
-    /// Starts a server on a machine of which its directory is the disk, and waits until it answers.
+    /// Starts a server on the files of an archive, and waits until it answers.
+    pub fn start_from(archive: &Path) -> Result<Self> {
+        Self::start_as(&[], |directory| unpack(archive, directory).map(|()| Vec::new()))
+    }
+
+    /// Starts a server whose directory is the disk of a machine, and waits until it answers.
     pub fn start_on(machine: &Machine) -> Result<Self> {
-        Self::start_as(&[], |directory| machine.variables(directory))
+        Self::start_as(&[], |directory| Ok(machine.variables(directory)))
     }
 
-    fn start_as(extra: &[&str], variables: impl Fn(&Path) -> Vec<(String, String)>) -> Result<Self> {
+    /// Starts a server with further arguments. `prepare` may fill its directory, and gives the variables of its environment.
+    fn start_as(extra: &[&str], prepare: impl Fn(&Path) -> Result<Vec<(String, String)>>) -> Result<Self> {
         let extra: Vec<String> = extra.iter().map(|&argument| argument.to_owned()).collect();
         for _ in 0..PORT_TRIES {
             let port = free_port()?;
             let directory = tempfile::Builder::new().prefix("eventstream-redis-").tempdir()?;
-            let variables = variables(directory.path());
+            let variables = prepare(directory.path())?;
             let server = Self { port, directory, extra: extra.clone(), variables, child: Mutex::new(None) };
             if server.spawn()? {
                 return Ok(server);
@@ -164,7 +170,7 @@ impl RedisServer {
             if child.try_wait()?.is_some() {
                 break false;
             }
-            // Whoever answers on the port may be a stranger, so the process id is compared.
+            // Another program may answer on the port, so the process id is compared.
             if self.answering_process() == Some(child.id()) {
                 break true;
             }
@@ -195,8 +201,8 @@ impl Drop for RedisServer {
     }
 }
 
-/// A port that was free a moment ago, and is not one of those that the system gives to connections: a server that is away
-/// for a while is to find it again.
+/// A port that is free at this moment. It is below those that the system gives to outgoing connections, so that a server
+/// can be started on it again later.
 fn free_port() -> Result<u16> {
     (0..200)
         .map(|_| fastrand::u16(10_000..32_000))

@@ -27,7 +27,12 @@ impl Stage {
     /// A host with these plugins and settings.
     #[track_caller]
     pub fn with(broker: Broker, plugins: PluginsDir, set: impl FnOnce(HostOptions) -> HostOptions) -> Self {
-        let store = broker.start();
+        Self::on(broker.start(), plugins, set)
+    }
+
+    /// A host with these plugins and settings on a store that is there.
+    #[track_caller]
+    pub fn on(store: Store, plugins: PluginsDir, set: impl FnOnce(HostOptions) -> HostOptions) -> Self {
         let host = Host::spawn(&set(quick(HostOptions::new(&store.url(), plugins.path()))));
         let client = host.client();
         Self { host, client, store, plugins }

@@ -1,17 +1,20 @@
-//! What a host keeps its events in: a Redis server of the test's own, or a directory.
+//! The store of a host: a Redis server of the test's own, or a directory.
 //!
-//! A test that holds for every broker is written once, as a function of the [`Broker`] that it is to run on, and made
-//! into tests by [`on_both_brokers`](crate::on_both_brokers). What is here is only what differs between the two.
+//! A test that holds for every broker is a function of a [`Broker`]; [`on_both_brokers`](crate::on_both_brokers) makes two
+//! tests of it. This module has what differs between the two stores.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
+use anyhow::{Context, Result, ensure};
 use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
 
 use crate::machine::Machine;
 use crate::redis::RedisServer;
 
-/// Makes two tests of each function, one for each broker: `redis::NAME` and `embedded::NAME` in the module of the caller.
+/// Makes two tests of each function: `redis::NAME` and `embedded::NAME`, below the module of the caller. So the name of a
+/// failed test, and of its thread in the panic message, says which broker failed.
 #[macro_export]
 macro_rules! on_both_brokers {
     ($($test:ident),+ $(,)?) => {
@@ -31,25 +34,25 @@ macro_rules! on_both_brokers {
     };
 }
 
-/// Which broker a host works with.
+/// The broker of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broker {
-    /// The broker on Redis; several hosts may share one.
+    /// The broker on Redis. Several hosts may share one.
     Redis,
-    /// The broker of one host, in a directory.
+    /// The broker in a directory, for one host.
     Embedded,
 }
 
-/// A store of a test's own; removed when dropped.
+/// A store of a test's own. Dropping it removes it.
 pub enum Store {
-    /// A server that runs.
+    /// A running server.
     Redis(RedisServer),
     /// A directory, empty at first.
     Embedded(TempDir),
 }
 
 impl Broker {
-    /// The name by which users see it.
+    /// The name that users see.
     pub fn name(self) -> &'static str {
         match self {
             Self::Redis => "Redis",
@@ -57,7 +60,7 @@ impl Broker {
         }
     }
 
-    /// Whether several hosts may work with one store.
+    /// Whether several hosts may share a store.
     pub fn is_shared(self) -> bool {
         self == Self::Redis
     }
@@ -74,7 +77,23 @@ impl Broker {
         }
     }
 
-    /// An empty store on a machine, of which a server keeps its files there; a host must be told by itself.
+    /// A store with the files of a `.tar.gz` archive.
+    ///
+    /// # Panics
+    /// The archive cannot be unpacked, or as [`Self::start`].
+    #[track_caller]
+    pub fn start_from(self, archive: &Path) -> Store {
+        match self {
+            Self::Redis => Store::Redis(RedisServer::start_from(archive).expect("a Redis server starts on the files")),
+            Self::Embedded => {
+                let folder = tempfile::tempdir().expect("a temporary folder can be made");
+                unpack(archive, folder.path()).expect("the archive can be unpacked");
+                Store::Embedded(folder)
+            }
+        }
+    }
+
+    /// An empty store on a machine. A Redis server runs on it; an embedded store needs a host that runs on it.
     ///
     /// # Panics
     /// As [`Self::start`].
@@ -88,7 +107,7 @@ impl Broker {
 }
 
 impl Store {
-    /// The store as a host is told of it.
+    /// The URL of the store, for `broker.url`.
     pub fn url(&self) -> String {
         match self {
             Self::Redis(server) => server.url(),
@@ -108,8 +127,7 @@ impl Store {
         }
     }
 
-    /// Ends whatever of the store is a process, as a crash does, and starts it again. Nothing for a directory: it ends
-    /// with its host.
+    /// Crashes the Redis server and starts it again. Does nothing for a directory, which crashes with its host.
     ///
     /// # Panics
     /// It does not start again.
@@ -120,7 +138,7 @@ impl Store {
         }
     }
 
-    /// Where its files are.
+    /// The directory of its files.
     pub fn directory(&self) -> &Path {
         match self {
             Self::Redis(server) => server.directory(),
@@ -128,7 +146,7 @@ impl Store {
         }
     }
 
-    /// The bytes that the store takes on its disk.
+    /// How many bytes the store takes on disk.
     ///
     /// # Panics
     /// Its directory cannot be read.
@@ -139,7 +157,7 @@ impl Store {
         let mut bytes = 0;
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(folder).expect("the directory of the store can be read").flatten() {
-                // What was there a moment ago may be gone.
+                // The file may have been removed meanwhile.
                 let Ok(metadata) = entry.metadata() else { continue };
                 if metadata.is_dir() {
                     folders.push(entry.path());
@@ -151,7 +169,7 @@ impl Store {
         bytes
     }
 
-    /// How many idempotency keys are kept, past their window or not.
+    /// How many idempotency keys the store has, including those past their window.
     ///
     /// # Panics
     /// The store does not answer.
@@ -174,12 +192,20 @@ impl Store {
     }
 }
 
-/// A directory as a host is told of it.
+/// Unpacks a `.tar.gz` archive into a folder.
+pub(crate) fn unpack(archive: &Path, folder: &Path) -> Result<()> {
+    let status = Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(folder).arg("--no-same-owner").status();
+    let status = status.context("tar cannot be started; is it installed?")?;
+    ensure!(status.success(), "{} cannot be unpacked ({status})", archive.display());
+    Ok(())
+}
+
+/// The URL of an embedded store in a directory.
 pub fn embedded_url(folder: &Path) -> String {
     format!("embedded:{}", folder.display())
 }
 
-/// The database of the store in a directory.
+/// The database of the embedded store in a directory.
 pub fn database_in(folder: &Path) -> PathBuf {
     folder.join("eventstream.db")
 }

@@ -1,9 +1,15 @@
-//! What was written to the disk and what was synced, in the order in which it was begun.
+//! The journal: what a process wrote to the disk and what it synced, in the order in which the calls began.
 //!
-//! A record is a mark, a head of eight little-endian numbers (kind, device, inode, time of birth in ns, offset or, of a
-//! sync, its thread, length of the file before, bytes before, bytes after), those bytes and another mark. Each is appended
-//! with one call, before the write itself: a record without its write changes nothing when it is undone. A process that is
-//! killed in that call leaves a part of the record, behind which the next process goes on: the marks tell the two apart.
+//! A record is a mark, a head, the bytes before, the bytes after, and another mark. The head has eight little-endian
+//! numbers:
+//!
+//! - kind, device, inode, time of birth in ns
+//! - offset (of a sync, its thread), length of the file before
+//! - number of bytes before, number of bytes after
+//!
+//! One call appends a record, before the write itself: undoing a write that never
+//! happened changes nothing. A process that is killed in that call leaves a partial record, and the next process appends
+//! after it. The marks tell the two apart.
 
 use std::ffi::{c_int, c_void};
 use std::sync::OnceLock;
@@ -15,21 +21,21 @@ use libc::off_t;
 pub const DISK_IS_FULL: usize = 0;
 /// The number of the control page that moves the clock.
 pub const CLOCK_OFFSET_NS: usize = 1;
-/// What a record begins with and what it ends with: numbers that were thrown, so that no file holds them.
+/// The marks at the beginning and at the end of a record: random numbers, so that no file contains them.
 const MARKS: [u64; 2] = [0x9d3f_61c7_e08b_2a54, 0x4be2_975d_13fa_c06e];
 /// The size of the control page.
 const PAGE_BYTES: usize = 4_096;
 
-static BENEATH: OnceLock<Option<Beneath>> = OnceLock::new();
+static BENEATH: OnceLock<Option<MachineJournal>> = OnceLock::new();
 
-/// What the harness has prepared for this process.
-pub struct Beneath {
+/// What the harness prepared for this process.
+pub struct MachineJournal {
     page: usize,
     journal: c_int,
     disk: &'static [u8],
 }
 
-/// A file, also after it was renamed. Inodes are used again, so the time of birth belongs to it.
+/// A file, whatever its name. The time of birth is a part of it, since inode numbers are used again.
 #[derive(Clone, Copy)]
 pub struct FileId {
     device: u64,
@@ -39,27 +45,27 @@ pub struct FileId {
 
 /// A file on the disk, as it is now.
 pub struct File {
-    /// Which it is.
+    /// Which file it is.
     pub id: FileId,
     /// Its length in bytes.
     pub length: off_t,
 }
 
-/// What is noted.
+/// The kind of a record.
 #[derive(Clone, Copy)]
-pub enum Kind {
+pub enum RecordKind {
     /// Bytes are written.
     Write = 1,
-    /// The file gets another length, which is the offset.
+    /// The file gets another length, which stands in the place of the offset.
     Truncate = 2,
     /// A sync begins.
     SyncBegins = 3,
-    /// The sync of the file that this thread began ended.
+    /// The sync of this thread ended.
     SyncEnds = 4,
 }
 
-impl Beneath {
-    /// What was prepared, if anything was.
+impl MachineJournal {
+    /// What the harness prepared, if it did.
     pub fn get() -> Option<&'static Self> {
         BENEATH.get_or_init(Self::open).as_ref()
     }
@@ -118,7 +124,7 @@ impl Beneath {
     }
 
     /// Appends a record.
-    pub fn note(&self, kind: Kind, id: FileId, at: off_t, length: off_t, old: &[u8], new: &[u8]) {
+    pub fn note(&self, kind: RecordKind, id: FileId, at: off_t, length: off_t, old: &[u8], new: &[u8]) {
         let (at, length) = (at as u64, length as u64);
         let [begins, ends] = MARKS;
         let head =
@@ -151,7 +157,8 @@ impl File {
         unsafe {
             let place = bytes.as_mut_ptr().cast();
             if libc::pread(fd, place, there, at) < 0 {
-                // Open for writing only. Not done otherwise: closing a descriptor gives up the locks of all of the file.
+                // The descriptor is open for writing only. Otherwise no second one is opened, since closing one releases all
+                // locks of the process on the file.
                 let link = format!("/proc/self/fd/{fd}\0");
                 let readable = libc::open(link.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC);
                 libc::pread(readable, place, there, at);

@@ -1,9 +1,24 @@
-//! The disk and the clock beneath a process under test: put in front of the C library (`LD_PRELOAD`), it keeps a journal of
-//! what the process writes and of what it syncs, lets the disk be full, and moves the clock of the day.
+//! A library that stands between a process under test and the C library (`LD_PRELOAD`). It simulates a disk that loses
+//! unsynced data in a power cut, a full disk, and a wrong clock.
 //!
-//! The harness is at the other end: `machine.rs` there writes the control page, reads the journal, and makes of the files
-//! what a power cut would have left. Without `MACHINE_CONTROL` in the environment everything passes unchanged. Only
-//! regular files below `MACHINE_DISK` are looked at. No lock is held and no task is started: the process may fork.
+//! ```text
+//!     test (tests/harness/machine.rs)              process under test (the host, redis-server)
+//!       |                                            | write, pwrite64, ftruncate64,
+//!       |                                            | fsync, fdatasync, clock_gettime
+//!       |  sets: disk full? clock offset?            v
+//!       |----> control page (shared memory) ----> [ this library ]
+//!       |                                            |         |
+//!       |  reads what was written and synced         |         | passes the call on
+//!       |<---- journal (append only) <---------------'         v
+//!       |                                                    C library
+//!       |  cut_power: undoes a random part of what             |
+//!       '----> was not synced -------------------------> files below MACHINE_DISK
+//! ```
+//!
+//! A record of the journal is appended before the write that it describes, and has the bytes that the write replaces. So
+//! the test can undo each write that no later sync covers. Without `MACHINE_CONTROL` in the environment every call passes
+//! unchanged. Only regular files below `MACHINE_DISK` count. The library takes no lock and starts no thread, so the
+//! process may fork.
 #![expect(unsafe_code, reason = "functions of the C library are replaced")]
 
 mod journal;
@@ -13,24 +28,24 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use libc::{clockid_t, off_t, size_t, ssize_t, time_t, timespec, timeval};
 
-use journal::{Beneath, FileId, Kind};
+use journal::{FileId, MachineJournal, RecordKind};
 
 /// Nanoseconds in a second.
 const SECOND_NS: i64 = 1_000_000_000;
 
-/// A function of the C library that is replaced here, found on first use.
-struct Real {
+/// A function of the C library that this library replaces; looked up at its first use.
+struct LibcFunction {
     name: &'static CStr,
     address: AtomicUsize,
 }
 
-impl Real {
+impl LibcFunction {
     const fn new(name: &'static CStr) -> Self {
         Self { name, address: AtomicUsize::new(0) }
     }
 
     /// # Safety
-    /// `F` is the type of the function.
+    /// `F` must be the type of the function.
     unsafe fn get<F: Copy>(&self) -> F {
         let mut address = self.address.load(Ordering::Relaxed);
         if address == 0 {
@@ -50,17 +65,17 @@ type Sync = unsafe extern "C" fn(c_int) -> c_int;
 type GetTime = unsafe extern "C" fn(clockid_t, *mut timespec) -> c_int;
 type GetTimeOfDay = unsafe extern "C" fn(*mut timeval, *mut c_void) -> c_int;
 
-static WRITE: Real = Real::new(c"write");
-static WRITE_AT: Real = Real::new(c"pwrite64");
-static TRUNCATE: Real = Real::new(c"ftruncate64");
-static FSYNC: Real = Real::new(c"fsync");
-static FDATASYNC: Real = Real::new(c"fdatasync");
-static GET_TIME: Real = Real::new(c"clock_gettime");
-static GET_TIME_OF_DAY: Real = Real::new(c"gettimeofday");
+static WRITE: LibcFunction = LibcFunction::new(c"write");
+static WRITE_AT: LibcFunction = LibcFunction::new(c"pwrite64");
+static TRUNCATE: LibcFunction = LibcFunction::new(c"ftruncate64");
+static FSYNC: LibcFunction = LibcFunction::new(c"fsync");
+static FDATASYNC: LibcFunction = LibcFunction::new(c"fdatasync");
+static GET_TIME: LibcFunction = LibcFunction::new(c"clock_gettime");
+static GET_TIME_OF_DAY: LibcFunction = LibcFunction::new(c"gettimeofday");
 
-/// Notes a write and does it, unless the disk is full and the file would grow.
+/// Records a write and carries it out, unless the disk is full and the file would grow.
 fn noted(fd: c_int, bytes: *const c_void, size: size_t, at: Option<off_t>, write: impl FnOnce() -> ssize_t) -> ssize_t {
-    let Some(beneath) = Beneath::get() else { return write() };
+    let Some(beneath) = MachineJournal::get() else { return write() };
     let Some(file) = beneath.file(fd) else { return write() };
     let at = at.unwrap_or_else(|| file.position(fd));
     if beneath.is_full() && at + size as off_t > file.length {
@@ -70,37 +85,37 @@ fn noted(fd: c_int, bytes: *const c_void, size: size_t, at: Option<off_t>, write
     }
     // SAFETY: the caller of write promises so many bytes.
     let new = unsafe { std::slice::from_raw_parts(bytes.cast::<u8>(), size) };
-    beneath.note(Kind::Write, file.id, at, file.length, &file.read(fd, at, size), new);
+    beneath.note(RecordKind::Write, file.id, at, file.length, &file.read(fd, at, size), new);
     write()
 }
 
 fn truncated(fd: c_int, length: off_t) -> c_int {
-    if let Some(beneath) = Beneath::get()
+    if let Some(beneath) = MachineJournal::get()
         && let Some(file) = beneath.file(fd)
     {
         let cut = usize::try_from(file.length - length).unwrap_or(0);
-        beneath.note(Kind::Truncate, file.id, length, file.length, &file.read(fd, length, cut), &[]);
+        beneath.note(RecordKind::Truncate, file.id, length, file.length, &file.read(fd, length, cut), &[]);
     }
     // SAFETY: the arguments are those of the caller.
     unsafe { TRUNCATE.get::<Truncate>()(fd, length) }
 }
 
-/// Notes when a sync began and that it ended well: what was written before it began is on the disk then. The thread is
-/// noted with both, since a process may be killed between them.
-fn synced(fd: c_int, real: &Real) -> c_int {
-    let noted = Beneath::get().and_then(|beneath| Some((beneath, beneath.file(fd)?.id)));
+/// Records the beginning of a sync, carries it out, and records its success. Everything written before the beginning is
+/// on the disk then. Both records name the thread, since the process may be killed between them.
+fn synced(fd: c_int, real: &LibcFunction) -> c_int {
+    let noted = MachineJournal::get().and_then(|beneath| Some((beneath, beneath.file(fd)?.id)));
     // SAFETY: it only asks.
     let thread = off_t::from(unsafe { libc::gettid() });
-    let note = |kind: Kind, (beneath, id): (&Beneath, FileId)| beneath.note(kind, id, thread, 0, &[], &[]);
+    let note = |kind: RecordKind, (beneath, id): (&MachineJournal, FileId)| beneath.note(kind, id, thread, 0, &[], &[]);
     if let Some(noted) = noted {
-        note(Kind::SyncBegins, noted);
+        note(RecordKind::SyncBegins, noted);
     }
     // SAFETY: the argument is that of the caller.
     let done = unsafe { real.get::<Sync>()(fd) };
     if let Some(noted) = noted
         && done == 0
     {
-        note(Kind::SyncEnds, noted);
+        note(RecordKind::SyncEnds, noted);
     }
     done
 }
@@ -159,9 +174,9 @@ pub extern "C" fn fdatasync(fd: c_int) -> c_int {
     synced(fd, &FDATASYNC)
 }
 
-/// By how much the clock of the day is wrong, in nanoseconds.
+/// The offset of the wall clock, in nanoseconds.
 fn offset_ns() -> i64 {
-    Beneath::get().map_or(0, |beneath| beneath.control(journal::CLOCK_OFFSET_NS))
+    MachineJournal::get().map_or(0, |beneath| beneath.control(journal::CLOCK_OFFSET_NS))
 }
 
 /// Replaces the function of the C library.
@@ -214,7 +229,7 @@ pub unsafe extern "C" fn time(to: *mut time_t) -> time_t {
     now.tv_sec
 }
 
-/// A variable of the environment, read without the lock of the standard library.
+/// Reads a variable of the environment without the lock of the standard library.
 fn variable(name: &CStr) -> Option<&'static CStr> {
     // SAFETY: the name ends with a zero byte; what is found is never changed by a process under test.
     let found: *const c_char = unsafe { libc::getenv(name.as_ptr()) };
@@ -222,7 +237,7 @@ fn variable(name: &CStr) -> Option<&'static CStr> {
     (!found.is_null()).then(|| unsafe { CStr::from_ptr(found) })
 }
 
-/// A number of the control page, which the harness changes at any time.
+/// Reads a number of the control page, which the harness may change at any time.
 fn atomic(page: usize, n: usize) -> &'static AtomicI64 {
     // SAFETY: the page is mapped for as long as the process lives, is aligned and larger than all numbers in it.
     unsafe { &*((page + n * size_of::<AtomicI64>()) as *const AtomicI64) }

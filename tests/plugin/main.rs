@@ -1,5 +1,7 @@
-//! Real components through `Plugin::handle`, without a broker and without HTTP: what a guest does wrong ends in its class,
-//! costs the host nothing that lasts, and holds up nobody else; what the examples promise is what they do.
+//! Real components through `Plugin::handle`, without a broker and without HTTP.
+//!
+//! Each kind of misbehavior ends in its class, leaves nothing behind in the host, and does not delay other plugins. The
+//! example plugins do what their READMEs say.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "what goes wrong in a test is for the person who reads it")]
 
@@ -19,15 +21,15 @@ use eventstream_tests::layout;
 use serde_json::{Value, json};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Some tests measure what the whole process takes, and run while no other does.
+/// Tests that measure the whole process hold this lock alone.
 static TURNS: RwLock<()> = RwLock::const_new(());
 
-/// A turn beside other tests, until it is dropped.
+/// Runs beside other tests until the guard is dropped.
 async fn together() -> RwLockReadGuard<'static, ()> {
     TURNS.read().await
 }
 
-/// A turn without other tests, until it is dropped.
+/// Runs without other tests until the guard is dropped.
 async fn alone() -> RwLockWriteGuard<'static, ()> {
     TURNS.write().await
 }

@@ -1,38 +1,38 @@
-//! `cargo xtask bench`: builds with optimization and measures; what there is to measure stands in `tests/bench`.
+//! `cargo xtask bench`: builds with optimization and runs the measurements of `tests/bench`.
 //!
-//! Everything is built by one command, so that no part of it is built twice with other features. Nothing is asserted but
-//! that a measurement measured what it says: what must hold is asserted by the tests.
+//! One command builds everything, because a second one with other features would compile parts again. A measurement checks
+//! only that it measured what it claims to; promises are checked by the tests.
 
 use crate::process::{cargo, run as run_command};
 use crate::{guests, redis};
 
 /// What to measure, and how thoroughly.
 #[derive(clap::Args)]
-pub struct Options {
-    /// Only these figures; --list names them.
+pub struct BenchOptions {
+    /// The figures to measure, all by default; --list prints their names.
     names: Vec<String>,
-    /// In under two minutes: less of everything, and only some of the figures if none is named.
+    /// Take less than two minutes: fewer events and turns and, unless figures are named, only some of them.
     #[arg(long)]
     quick: bool,
-    /// Name the figures and measure nothing.
+    /// Print the names of the figures and measure nothing.
     #[arg(long)]
     list: bool,
-    /// Write host/benches/RESULTS.md and its plots from the last run of every figure.
+    /// Write host/benches/RESULTS.md and its plots from the last run of each figure.
     #[arg(long)]
     write_results: bool,
-    /// Events of the figures that go by number, in place of their own.
+    /// How many events to use in the figures that are defined by a number of events.
     #[arg(long)]
     events: Option<u64>,
-    /// How often limit and product take turns.
+    /// How many turns to measure; in each turn the product and its limit are measured once.
     #[arg(long)]
     repetitions: Option<u64>,
-    /// The profile to build with.
+    /// The cargo profile to build with.
     #[arg(long, default_value = "release")]
     profile: String,
 }
 
 /// Builds everything and measures.
-pub fn run(options: &Options) -> anyhow::Result<()> {
+pub fn run(options: &BenchOptions) -> anyhow::Result<()> {
     if !options.list {
         redis::ensure_program()?;
         guests::build()?;

@@ -1,6 +1,6 @@
-//! `cargo xtask chaos`: hosts under load while everything around them fails, and the audit of what became of every event.
+//! `cargo xtask chaos`: runs hosts under load while everything around them fails, and audits the end of every event.
 //!
-//! With `--report` the figures are written as a document, beside the machine and the command that give them again.
+//! `--report` writes the figures to a document, with the machine and the command that repeats the run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,39 +14,39 @@ use crate::{guests, redis};
 
 /// How long, on what, and with which faults.
 #[derive(clap::Args)]
-pub struct Options {
-    /// For how long things go wrong on each broker, in seconds; rounds of at most 300, each with the next seed.
+pub struct ChaosOptions {
+    /// How long to inject faults on each broker, in seconds. A long run is made in rounds of at most 300 s.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// The seed of what is sent and of what goes wrong when; printed, and a new one if it is left out.
+    /// The seed of the load and of the timetable of faults; a random one by default, which is printed.
     #[arg(long)]
     seed: Option<u64>,
-    /// On one broker only.
+    /// The only broker to run on; both by default.
     #[arg(long)]
-    broker: Option<Broker>,
-    /// Only these faults: kill-host, kill-store, stop-host, oom-host, freeze-wire, delay-wire, cut-wire, drop-reply,
+    broker: Option<BrokerChoice>,
+    /// The only faults to inject: kill-host, kill-store, stop-host, oom-host, freeze-wire, delay-wire, cut-wire, drop-reply,
     /// destroy-groups, flush-scripts, fill-memory, config-set, cut-power, fill-disk, jump-clock, swap-plugin,
-    /// multiply-events, lack-plugin, stop-clients. The embedded broker meets kill-host, stop-host, oom-host, cut-power,
-    /// fill-disk, jump-clock, swap-plugin, multiply-events and stop-clients.
+    /// multiply-events, lack-plugin, stop-clients. Those of the embedded broker are kill-host, stop-host, oom-host,
+    /// cut-power, fill-disk, jump-clock, swap-plugin, multiply-events and stop-clients.
     #[arg(long, value_delimiter = ',')]
     faults: Vec<String>,
-    /// The profile to build with.
+    /// The cargo profile to build with.
     #[arg(long, default_value = "dev")]
     profile: String,
-    /// Write what came of it to this file, as Markdown.
+    /// Write the results to this file, as Markdown.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Broker {
-    /// Three hosts on a Redis, each behind a wire of its own.
+enum BrokerChoice {
+    /// Three hosts on one Redis, each with a network link of its own.
     Redis,
-    /// One host on its directory.
+    /// One host on a directory.
     Embedded,
 }
 
-impl Broker {
+impl BrokerChoice {
     fn name(self) -> &'static str {
         match self {
             Self::Redis => "redis",
@@ -55,8 +55,8 @@ impl Broker {
     }
 }
 
-/// Builds everything and lets it fail.
-pub fn run(options: &Options) -> anyhow::Result<()> {
+/// Builds everything and runs the attack on each broker.
+pub fn run(options: &ChaosOptions) -> anyhow::Result<()> {
     redis::ensure_program()?;
     guests::build()?;
     run_command(&mut cargo("", &["build", "--workspace", "--locked", "--profile", &options.profile]))?;
@@ -66,12 +66,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     });
     let mut report = heading(options, seed)?;
     let mut failed = None;
-    for broker in [Broker::Redis, Broker::Embedded] {
+    for broker in [BrokerChoice::Redis, BrokerChoice::Embedded] {
         if options.broker.is_some_and(|only| only != broker) {
             continue;
         }
         let section = target_dir()?.join(format!("chaos-{}.md", broker.name()));
-        // What an earlier run left must not pass for this one's.
+        // An earlier run may have left its section here.
         let _ = fs::remove_file(&section);
         let done = attack(options, broker, seed, &section);
         report.push_str(&fs::read_to_string(&section).unwrap_or_default());
@@ -85,7 +85,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     failed.map_or(Ok(()), Err)
 }
 
-fn attack(options: &Options, broker: Broker, seed: u64, section: &Path) -> anyhow::Result<()> {
+fn attack(options: &ChaosOptions, broker: BrokerChoice, seed: u64, section: &Path) -> anyhow::Result<()> {
     let arguments = ["run", "--quiet", "--package", "eventstream-tests", "--locked", "--example", "chaos"];
     let mut command: Command = cargo("", &arguments);
     command
@@ -95,8 +95,8 @@ fn attack(options: &Options, broker: Broker, seed: u64, section: &Path) -> anyho
     run_command(&mut command)
 }
 
-/// What the figures were found with.
-fn heading(options: &Options, seed: u64) -> anyhow::Result<String> {
+/// The head of the report: the command, the machine and the versions.
+fn heading(options: &ChaosOptions, seed: u64) -> anyhow::Result<String> {
     let git = |arguments: &[&str]| output(Command::new("git").args(arguments).current_dir(root()));
     let commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|_| "unknown".into());
     let is_changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_ok_and(|changes| !changes.is_empty());
@@ -112,9 +112,8 @@ fn heading(options: &Options, seed: u64) -> anyhow::Result<String> {
     let (seconds, profile) = (options.seconds, &options.profile);
     Ok(format!(
         "# A run of `cargo xtask chaos`\n\n\
-         What is injected and what is audited is described in `tests/chaos/main.rs`, `nemesis.rs` and \
-         `tests/harness/ledger.rs`. The command repeats the load and the timetable of faults; what a fault hits depends on \
-         the machine too.\n\n\
+         `tests/chaos/main.rs` and `nemesis.rs` describe the faults, `tests/harness/ledger.rs` the audit. The command repeats \
+         the load and the timetable of faults. What a fault hits depends on the machine as well.\n\n\
          ```sh\ncargo xtask chaos --seconds {seconds} --seed {seed}{only}{faults} --profile {profile} --report FILE\n```\n\n\
          | | |\n|---|---|\n\
          | commit | `{}`{} |\n| seed | {seed} |\n| machine | {cores} cores, {} GiB of memory, Linux {kernel} |\n\

@@ -1,25 +1,25 @@
 //! `cargo xtask test` and `cargo xtask ci`.
 //!
-//! `ci` is the whole of what decides about a change, and its tests are the very command that the README names, so
-//! that what holds here holds for whoever follows the README.
+//! `ci` runs everything that a change must pass. For the tests it runs `cargo xtask test`, the command that the README
+//! names, so that CI and a reader of the README run the same tests.
 
 use std::time::Instant;
 
 use anyhow::bail;
 
 use crate::guests::{self, WORKSPACES, ensure_target, guest_cargo};
-use crate::lints::{self, Lints};
+use crate::lints::{self, LintRun};
 use crate::process::{cargo, run};
 use crate::projects;
 use crate::redis;
 
-/// The project whose component the end-to-end tests in `webhook` serve.
+/// The project whose component the end-to-end tests in `webhook` need.
 const WEBHOOK: &str = "webhook-python";
 
 /// Which tests to run.
 #[derive(clap::Args)]
 pub struct TestOptions {
-    /// Arguments for `cargo test`, in place of `--workspace`: `cargo xtask test -- -p eventstream-tests --test e2e`.
+    /// Run `cargo test` with these arguments only, after the builds: `-- -p eventstream-tests --test e2e idempotency::`.
     #[arg(last = true)]
     arguments: Vec<String>,
 }
@@ -28,7 +28,7 @@ pub struct TestOptions {
 pub fn test(options: &TestOptions) -> anyhow::Result<()> {
     redis::ensure_program()?;
     guests::build()?;
-    // The binary that the end-to-end tests start, with the switches that they need.
+    // The end-to-end tests start this binary. `--workspace` builds it with the feature `test-util`, which they need.
     run(&mut cargo("", &["build", "--workspace", "--locked"]))?;
     if !options.arguments.is_empty() {
         return run(cargo("", &["test", "--locked"]).args(&options.arguments));
@@ -36,7 +36,7 @@ pub fn test(options: &TestOptions) -> anyhow::Result<()> {
     run(&mut guest_cargo("plugins", &["test", "--locked"])?)?;
     let left_out = projects::test()?;
     let mut tests = cargo("", &["test", "--workspace", "--locked"]);
-    // Most of them wait for servers most of the time: one more than there are cores keeps the cores busy.
+    // Tests spend most of their time waiting for servers. One more thread than there are cores keeps the cores busy.
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         tests.env("RUST_TEST_THREADS", (cores + 1).to_string());
@@ -47,12 +47,12 @@ pub fn test(options: &TestOptions) -> anyhow::Result<()> {
     run(&mut tests)
 }
 
-/// Formatting, lints, documentation and all tests.
+/// Checks formatting, lints and documentation, and runs every test.
 pub fn ci() -> anyhow::Result<()> {
     let begun = Instant::now();
     WORKSPACES.iter().try_for_each(|workspace| ensure_target(workspace.target))?;
-    lints::formatting()?;
-    let lints = Lints::start()?;
+    lints::check_formatting()?;
+    let lints = LintRun::start()?;
     let tested = run(&mut cargo("", &["xtask", "test"]));
     let linted = lints.finish();
     if let (Err(of_tests), Err(of_lints)) = (&tested, &linted) {

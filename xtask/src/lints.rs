@@ -1,7 +1,7 @@
-//! What is asked of the text of the code: lints and documentation, without running any of it.
+//! The checks that run no code of the project: formatting, lints and documentation.
 //!
-//! They go on beside the tests, which wait for servers most of the time, with a low priority and in a target folder of
-//! their own: cargo lets one command at a time use a target folder.
+//! Lints and documentation run beside the tests, with a low priority, since tests spend most of their time waiting for
+//! servers. They use a target folder of their own, because cargo locks a target folder for one command at a time.
 
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
@@ -11,29 +11,32 @@ use anyhow::{Context, anyhow, bail};
 use crate::guests::{WORKSPACES, guest_cargo};
 use crate::process::{cargo, describe, is_installed, run, target_dir};
 
-/// Formatting, which takes a moment.
-pub fn formatting() -> anyhow::Result<()> {
+/// Checks the formatting; takes a moment.
+pub fn check_formatting() -> anyhow::Result<()> {
     run(&mut cargo("", &["fmt", "--all", "--check"]))?;
     WORKSPACES.iter().try_for_each(|workspace| run(&mut cargo(workspace.path, &["fmt", "--all", "--check"])))
 }
 
-/// Everything else, under way.
-pub struct Lints(JoinHandle<anyhow::Result<()>>);
+/// Lints and documentation, running on a thread.
+pub struct LintRun(JoinHandle<anyhow::Result<()>>);
 
-impl Lints {
-    /// Begins.
+impl LintRun {
+    /// Starts the commands, one after the other.
     pub fn start() -> anyhow::Result<Self> {
-        let commands = commands()?;
-        Ok(Self(std::thread::spawn(move || commands.into_iter().try_for_each(pass))))
+        let commands = build_commands()?;
+        Ok(Self(std::thread::spawn(move || commands.into_iter().try_for_each(run_quietly))))
     }
 
-    /// Waits for the end, and says what the first one that did not pass has to say.
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// The first command that failed, with its output.
     pub fn finish(self) -> anyhow::Result<()> {
         self.0.join().unwrap_or_else(|_| Err(anyhow!("the thread of the lints panicked")))
     }
 }
 
-fn commands() -> anyhow::Result<Vec<Command>> {
+fn build_commands() -> anyhow::Result<Vec<Command>> {
     let folder = target_dir()?.join("lints");
     let mut commands = vec![cargo("", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])];
     let mut document = cargo("", &["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"]);
@@ -54,11 +57,11 @@ fn commands() -> anyhow::Result<Vec<Command>> {
     Ok(commands)
 }
 
-fn pass(command: Command) -> anyhow::Result<()> {
+fn run_quietly(command: Command) -> anyhow::Result<()> {
     let line = describe(&command);
     eprintln!("+ {line}, beside the tests");
     let output =
-        of_low_priority(command).stdin(Stdio::null()).output().with_context(|| format!("cannot start `{line}`"))?;
+        with_low_priority(command).stdin(Stdio::null()).output().with_context(|| format!("cannot start `{line}`"))?;
     if !output.status.success() {
         bail!("`{line}` failed ({}):\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
@@ -67,7 +70,7 @@ fn pass(command: Command) -> anyhow::Result<()> {
 }
 
 /// The same command behind `nice`, where there is such a program.
-fn of_low_priority(command: Command) -> Command {
+fn with_low_priority(command: Command) -> Command {
     if !is_installed("nice") {
         return command;
     }

@@ -1,9 +1,8 @@
-//! The project's tasks, so that nobody needs more than a Rust toolchain: `cargo xtask run | test | ci | guests | bench |
-//! chaos`.
+//! The project's tasks, so that a developer needs only a Rust toolchain: `cargo xtask --help`.
 //!
-//! Every step is printed as the command that it is, so that what a task does can be done by hand. The tasks write below
-//! the target folder and, for the examples in JavaScript and Python, into folders that git ignores; what they install (the targets of the guests; for the tests a Redis
-//! server, Node.js and Python) they name first.
+//! Each step is printed as a command, so that a person can repeat it by hand. The tasks write only below the target folder
+//! and, for the examples in JavaScript and Python, into folders that git ignores. Before a task installs a program, such as
+//! a Redis server or a Rust target, it prints the command.
 
 mod bench;
 mod chaos;
@@ -20,9 +19,21 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// The tasks of eventstream's developers.
+/// How to begin, at the end of `--help`.
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask run                      serve the example plugins on 127.0.0.1:3000
+  cargo xtask test                     every test, as CI runs it
+  cargo xtask test -- -p eventstream-tests --test e2e idempotency::
+                                       the tests of one module
+  cargo xtask guests                   after a change of a plugin or of a guest of the tests
+  cargo xtask bench accept --quick     one figure
+
+host/CONTRIBUTING.md shows how to test one thing in seconds.";
+
+/// The tasks of those who develop eventstream.
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true, after_help = EXAMPLES)]
 struct Arguments {
     #[command(subcommand)]
     task: Task,
@@ -30,18 +41,24 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Build the example plugins and the host and serve; ctrl-c stops everything.
-    Run(serve::Options),
-    /// Build the guests and run every test.
+    /// Build the host and the example plugins, and serve them until ctrl-c.
+    ///
+    /// The events stay in target/run; the next run goes on with them.
+    Run(serve::RunOptions),
+    /// Build the components and the host, and run every test.
+    ///
+    /// Installs a Redis server, Node.js and Python where the package manager of the system can do so without a password.
     Test(checks::TestOptions),
-    /// What decides about a change: formatting, every test, and beside them lints and documentation.
+    /// Run everything that a change must pass: formatting, lints, documentation and every test.
     Ci,
-    /// Build the example plugins into target/plugins and the tests' guests into target/guests.
+    /// Build the WebAssembly components: the example plugins and the guests of the tests.
+    ///
+    /// They go to target/plugins, target/guests and target/guests-wasip1. `cargo test` does not build them.
     Guests,
-    /// Measure: how fast, how large, and how little the events of one plugin feel of the trouble of another.
-    Bench(bench::Options),
-    /// Hosts under load while everything around them fails, and the audit of what became of every event.
-    Chaos(chaos::Options),
+    /// Measure speed, memory and the isolation of plugins from each other, with an optimized build.
+    Bench(bench::BenchOptions),
+    /// Run hosts under load while their store, network and plugins fail, then check what became of every event.
+    Chaos(chaos::ChaosOptions),
 }
 
 fn main() -> ExitCode {

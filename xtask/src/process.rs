@@ -1,21 +1,21 @@
-//! Where the project's folders are, and how its commands are run.
+//! Finds the project's folders and runs its commands.
 //!
-//! Commands that this program starts see the environment of the person who started it, without what `cargo run` added:
-//! build scripts would take the additions for a change and build again.
+//! The commands get the environment without the variables that `cargo run` added. Build scripts would take these for a
+//! change and build again.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
 
-/// The root of the repository from which cargo runs this program. Not that in which it was built: of two clones that share
-/// a target folder the other one may be gone.
+/// The root of the repository from which cargo runs this program. The one in which the program was built may be another
+/// clone with the same target folder, and may be gone.
 pub fn root() -> PathBuf {
     let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     Path::new(&package).parent().unwrap_or(Path::new(".")).to_owned()
 }
 
-/// The folder that cargo builds into, wherever `CARGO_TARGET_DIR` or a configuration file puts it: that of this program.
+/// The folder that cargo builds into. This program lies in it, wherever `CARGO_TARGET_DIR` or a configuration file puts it.
 pub fn target_dir() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe().context("cannot tell where this program lies")?;
     let folder = program.parent().and_then(Path::parent);
@@ -46,7 +46,7 @@ pub fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs a command for what it prints, with nothing shown. An error if it cannot be started or fails.
+/// Runs a command without showing it and returns what it printed. Fails if the command fails.
 pub fn output(command: &mut Command) -> anyhow::Result<String> {
     let line = describe(command);
     let output = command.output().with_context(|| format!("cannot start `{line}`"))?;
@@ -56,7 +56,7 @@ pub fn output(command: &mut Command) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Whether a program of this name can be started.
+/// Whether a program of this name is in the `PATH`.
 pub fn is_installed(program: &str) -> bool {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&folders).any(|folder| folder.join(program).is_file())

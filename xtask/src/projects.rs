@@ -1,8 +1,8 @@
 //! The example plugins in JavaScript and Python: built and tested as their READMEs say, by the built binary.
 //!
-//! What they are built with is installed beside them, where git ignores it: by npm from the lock file, by pip into an
-//! environment of the project. Node.js and Python are installed by the system's package manager where that is possible.
-//! Where it is not, their examples are left out with a line that says so; in CI, where `CI` is set, that is an error.
+//! Their tools are installed next to them, in folders that git ignores: npm uses the lock file, pip an environment of the
+//! project. The system's package manager installs Node.js and Python where it can. Where it cannot, the examples of that
+//! language are skipped with a line that says so. If `CI` is set, a skipped example is an error.
 
 use std::fs;
 use std::path::Path;
@@ -13,8 +13,8 @@ use anyhow::{Context, bail};
 use crate::process::{is_installed, output, root, run, target_dir};
 use crate::system::{self, Installers};
 
-/// The least Node.js that the tools run on.
-const LEAST_NODE: u32 = 18;
+/// The oldest major version of Node.js that the tools support.
+const MIN_NODE: u32 = 18;
 const NODE: Installers = [
     ("apt-get", &[&["update"], &["install", "--yes", "--no-install-recommends", "nodejs", "npm"]]),
     ("dnf", &[&["install", "--assumeyes", "nodejs", "npm"]]),
@@ -36,7 +36,7 @@ const HOW_TO_INSTALL_PYTHON: &str = "there is no Python 3.10 or later with venv:
     install python3 python3-venv`; Fedora: `sudo dnf install python3`; Alpine: `apk add python3`; Arch: `sudo pacman -S \
     python`; macOS: `brew install python`)";
 
-/// Installs the tools, builds every project and runs its tests. Gives the names of those that are left out.
+/// Installs the tools, builds every project and runs its tests. Returns the names of the projects that were skipped.
 pub fn test() -> anyhow::Result<Vec<String>> {
     let binary = target_dir()?.join("debug").join("eventstream");
     let folder = root().join("plugins");
@@ -69,7 +69,7 @@ pub fn test() -> anyhow::Result<Vec<String>> {
     Ok(left_out)
 }
 
-/// Whether a language can be used; why not is told.
+/// Whether a language can be used. If not, prints the reason.
 fn is_usable(ensured: anyhow::Result<()>) -> bool {
     ensured.inspect_err(|error| eprintln!("cargo xtask: {error:#}")).is_ok()
 }
@@ -93,7 +93,7 @@ fn has_node() -> bool {
     let major = output(Command::new("node").arg("--version"))
         .ok()
         .and_then(|version| version.trim().strip_prefix('v')?.split('.').next()?.parse::<u32>().ok());
-    major.is_some_and(|major| major >= LEAST_NODE) && is_installed("npm")
+    major.is_some_and(|major| major >= MIN_NODE) && is_installed("npm")
 }
 
 fn has_python() -> bool {

@@ -1,9 +1,7 @@
-//! A Redis server for trying things out: finds the program, installs it where that is possible, runs one with data of
-//! its own, and ends it.
+//! A Redis server for `cargo xtask run --redis`: finds or installs the program, starts a server on a folder, and stops it.
 //!
-//! The server listens on 127.0.0.1 alone, on a port that was free, and keeps what it is given: append-only file,
-//! `appendfsync always`. It belongs to a process group of its own, so that ctrl-c reaches the host first and the host
-//! still has a store while it drains.
+//! The server listens on a free port of 127.0.0.1 and writes an append-only file with `appendfsync always`. It runs in a
+//! process group of its own. So ctrl-c does not reach it, and the host still has its store while it drains.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -17,9 +15,9 @@ use anyhow::{Context, bail};
 use crate::process::{is_installed, output};
 use crate::system::{self, Installers};
 
-/// The names of the program, the first that is found serves.
+/// The names of the program. The first one that is installed is used.
 const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
-/// How long a server may take to answer: it reads its data first.
+/// How long a server may take to answer. It reads its data first.
 const START_LIMIT: Duration = Duration::from_secs(60);
 const HOW_TO_INSTALL: &str = "there is no redis-server: install Redis 7.0 or later (Debian, Ubuntu: `sudo apt-get install \
     redis-server`; Fedora: `sudo dnf install redis`; Alpine: `apk add redis`; Arch: `sudo pacman -S valkey`; macOS: `brew \
@@ -33,41 +31,41 @@ const INSTALLERS: Installers = [
     ("brew", &[&["install", "redis"]]),
 ];
 
-/// A running server; killed when dropped, unless it was stopped before.
-pub struct Server {
+/// A running server. Dropping it kills the process.
+pub struct LocalRedis {
     child: Child,
     port: u16,
     port_file: PathBuf,
 }
 
-impl Server {
-    /// Starts a server on the data in a folder. What a run that was killed left running there is stopped first.
+impl LocalRedis {
+    /// Starts a server on the data in a folder. Stops a server first that a killed run left there.
     pub fn start(folder: &Path) -> anyhow::Result<Self> {
         let program = ensure_program()?;
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let folder = folder.canonicalize()?;
         let port_file = folder.join("port");
-        stop_left_over(&folder, &port_file)?;
-        // Bound to learn a free port, and closed again: somebody else may take it, and then the next one is tried.
+        stop_orphan(&folder, &port_file)?;
+        // The port is free when it is chosen, but another program may take it before the server does.
         for _ in 0..5 {
             let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
             let child = command(program, &folder, port).spawn().with_context(|| format!("cannot start {program}"))?;
             let mut server = Self { child, port, port_file: port_file.clone() };
             std::fs::write(&server.port_file, port.to_string())?;
-            if server.answers()? {
+            if server.wait_for_answer()? {
                 return Ok(server);
             }
         }
         bail!("{program} does not start; its log is {}", folder.join("redis.log").display())
     }
 
-    /// Where hosts reach it.
+    /// The URL for `--broker`.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Waits for the first answer; false if the server ended instead.
-    fn answers(&mut self) -> anyhow::Result<bool> {
+    /// Waits for the first answer. False if the server ended instead.
+    fn wait_for_answer(&mut self) -> anyhow::Result<bool> {
         let begun = Instant::now();
         while begun.elapsed() < START_LIMIT {
             if self.child.try_wait()?.is_some() {
@@ -81,7 +79,7 @@ impl Server {
         bail!("the Redis server did not answer within {} s", START_LIMIT.as_secs())
     }
 
-    /// Asks the server to end and waits until it has.
+    /// Stops the server with SIGTERM and waits until it has ended.
     pub fn stop(mut self) -> anyhow::Result<()> {
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
             rustix::process::kill_process(pid, rustix::process::Signal::TERM)
@@ -92,16 +90,16 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for LocalRedis {
     fn drop(&mut self) {
-        // Both fail only if the process has ended, which is what is wanted.
+        // Both fail only if the process has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_file(&self.port_file);
     }
 }
 
-/// The program of a server that is recent enough; installed if it was not there.
+/// The name of a server program of version 7.0 or later. Installs one if there is none.
 pub fn ensure_program() -> anyhow::Result<&'static str> {
     if find_program().is_none() {
         system::install(&INSTALLERS, HOW_TO_INSTALL)?;
@@ -129,8 +127,8 @@ fn command(program: &str, folder: &Path, port: u16) -> Command {
     command
 }
 
-/// Two servers on one folder would spoil each other's data: one that a killed run left behind is told to end.
-fn stop_left_over(folder: &Path, port_file: &Path) -> anyhow::Result<()> {
+/// Stops a server that a killed run left on this folder: two servers would destroy each other's data.
+fn stop_orphan(folder: &Path, port_file: &Path) -> anyhow::Result<()> {
     let Some(port) = std::fs::read_to_string(port_file).ok().and_then(|text| text.trim().parse::<u16>().ok()) else {
         return Ok(());
     };
@@ -140,19 +138,19 @@ fn stop_left_over(folder: &Path, port_file: &Path) -> anyhow::Result<()> {
         if begun.elapsed() > START_LIMIT {
             bail!("a Redis server of an earlier run still uses {} and does not end", folder.display());
         }
-        // The connection ends with the server, so there may be no answer.
+        // The server may close the connection before it answers.
         let _ = ask(port, "SHUTDOWN");
         std::thread::sleep(Duration::from_millis(100));
     }
     Ok(())
 }
 
-/// Sends one command and gives back the lines that come within a moment.
+/// Sends one command and returns the lines of the answer. Waits at most a second.
 fn ask(port: u16, command: &str) -> anyhow::Result<Vec<String>> {
     let limit = Duration::from_secs(1);
     let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), limit)?;
     stream.set_read_timeout(Some(limit))?;
-    // `QUIT` makes the server close the connection, which marks the end of the answer.
+    // After `QUIT` the server closes the connection, which marks the end of the answer.
     write!(stream, "{command}\r\nQUIT\r\n")?;
     BufReader::new(stream).lines().map(|line| Ok(line?.trim_end().to_owned())).collect()
 }

@@ -1,8 +1,8 @@
-//! `cargo xtask run`: the example plugins and the host, until ctrl-c; with `--redis` on a Redis server of its own.
+//! `cargo xtask run`: serves the example plugins until ctrl-c; with `--redis` on a Redis server of its own.
 //!
-//! The host stands in a process group of its own, so that it is told once by whatever tells this program: the first
-//! signal makes it drain, a second one makes it stop at once. A Redis server is stopped last. The events stay in
-//! `target/run`, in `data` or in `redis`, and the next run goes on with them.
+//! The host runs in a process group of its own and gets each signal once, from this program. After the first signal it
+//! drains, after the second it stops at once. The Redis server stops last. The events stay in `target/run/data` or
+//! `target/run/redis`, and the next run goes on with them.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -16,14 +16,14 @@ use crate::{guests, redis};
 
 /// How to serve.
 #[derive(clap::Args)]
-pub struct Options {
-    /// Where to listen.
+pub struct RunOptions {
+    /// The address to listen on.
     #[arg(long, default_value = "127.0.0.1:3000")]
     listen: String,
-    /// Start a Redis server and keep the events there, not in a directory.
+    /// Start a Redis server and keep the events there instead of in a directory.
     #[arg(long)]
     redis: bool,
-    /// Build the host with optimization; takes minutes the first time.
+    /// Build the host with optimization. The first build takes minutes.
     #[arg(long)]
     release: bool,
     /// More flags for `eventstream serve`, after `--`.
@@ -32,7 +32,7 @@ pub struct Options {
 }
 
 /// Builds and serves until a signal comes or the host ends.
-pub fn run(options: &Options) -> anyhow::Result<()> {
+pub fn run(options: &RunOptions) -> anyhow::Result<()> {
     guests::build_plugins()?;
     let profile = if options.release { "release" } else { "dev" };
     run_command(&mut cargo("", &["build", "--package", "eventstream", "--locked", "--profile", profile]))?;
@@ -48,15 +48,15 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         let broker = format!("embedded:{}", folder.join("data").display());
         return runtime.block_on(serve(options, &broker));
     }
-    let server = redis::Server::start(&folder.join("redis"))?;
+    let server = redis::LocalRedis::start(&folder.join("redis"))?;
     eprintln!("+ redis-server on {} (data in {})", server.url(), folder.join("redis").display());
     let served = runtime.block_on(serve(options, &server.url()));
     server.stop()?;
     served
 }
 
-async fn serve(options: &Options, broker: &str) -> anyhow::Result<()> {
-    // Listened to before the host starts, so that no ctrl-c ends this program and leaves the others behind.
+async fn serve(options: &RunOptions, broker: &str) -> anyhow::Result<()> {
+    // Before the host starts: from here on ctrl-c cannot end this program and leave the others running.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let plugins = target_dir()?.join("plugins");

@@ -1,7 +1,7 @@
-//! What the system's package manager installs: programs that the tasks need and that cargo does not bring.
+//! Installs programs that cargo does not bring, with the package manager of the system.
 //!
-//! Nothing is installed that would ask for a password: as root, by a manager that needs no root, or by a `sudo` that asks
-//! for none. In every other case the error says what a person can do.
+//! It never asks for a password. It installs as root, with a manager that needs no root, or with a `sudo` that asks for
+//! no password. In every other case the error says what a person can do.
 
 use std::process::Command;
 
@@ -9,13 +9,13 @@ use anyhow::{Context, bail};
 
 use crate::process::{is_installed, output, run};
 
-/// For each package manager, what it is called with, one step after the other.
+/// The commands of each package manager, one step after the other.
 pub type Installers = [(&'static str, &'static [&'static [&'static str]]); 5];
 
-/// Installs by the first package manager that there is.
+/// Installs with the first package manager that is found.
 ///
 /// # Errors
-/// There is none, it may not be used, or it failed: in each case with `how`, what to do by hand.
+/// There is none, it needs a password, or it failed. The error contains `how`: what a person can do.
 pub fn install(installers: &Installers, how: &str) -> anyhow::Result<()> {
     let found = installers.iter().find(|(name, _)| is_installed(name));
     let (manager, steps) = found.with_context(|| how.to_owned())?;

@@ -1,366 +1,366 @@
-//! Reads Rust sources just well enough to know which paths a file names.
+//! Reads a Rust file with `syn`, as far as the rules ask for it: the paths that it names, the types that it defines, its
+//! test switches and its documentation.
 //!
-//! A tokenizer that skips comments and literals, and a pass over the tokens that expands `use` trees, follows `mod` and
-//! `super`, and tells test code from the rest. It knows nothing of macros, types or scopes: a path is what is written.
+//! The tokens of macros are read for paths as well. Types and scopes are not resolved: a path is what is written, with
+//! `self`, `super` and the names that the file imports replaced by what they stand for.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+
+use proc_macro2::{TokenStream, TokenTree};
+use syn::visit::{self, Visit};
+use syn::{Attribute, Item, Lit, Meta, UseTree, Visibility};
 
 /// A path that a file names, such as `crate::event::Event` or `redis::cmd`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Named {
+pub struct NamedPath {
     /// Starts with `crate` for the package's own modules, else with the name of a foreign crate.
     pub segments: Vec<String>,
     /// The line on which it stands, from 1.
     pub line: usize,
-    /// Whether it stands in a module that only tests compile.
+    /// Whether it stands in an item that only tests compile.
     pub in_test: bool,
 }
 
-/// What a file names.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// A name that a file hands on with `pub use`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reexport {
+    /// The name under which others find it.
+    pub name: String,
+    /// What it stands for.
+    pub path: NamedPath,
+}
+
+/// A struct, enum, union, trait or type alias.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TypeName {
+    /// Its name.
+    pub name: String,
+    /// The line on which it is defined, from 1.
+    pub line: usize,
+    /// Whether only tests compile it.
+    pub in_test: bool,
+}
+
+/// A place that is compiled only with the feature `test-util`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestSwitch {
+    /// `mod NAME` for the declaration of a module, `use` for an import, else `code`.
+    pub what: String,
+    /// The line of the switch, from 1.
+    pub line: usize,
+}
+
+/// Consecutive lines of documentation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DocText {
+    /// The line on which they begin, from 1.
+    pub line: usize,
+    /// The lines, without their markers.
+    pub lines: Vec<String>,
+}
+
+/// What a file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Source {
-    /// Every path of at least two segments whose first one is not a local name.
-    pub paths: Vec<Named>,
+    /// Every path of at least two segments, apart from those of a `pub use`.
+    pub paths: Vec<NamedPath>,
+    /// What it hands on.
+    pub reexports: Vec<Reexport>,
     /// Modules in files of their own that only tests compile, as `crate::...`.
     pub test_modules: Vec<Vec<String>>,
+    /// The types that it defines.
+    pub types: Vec<TypeName>,
+    /// Its test switches.
+    pub test_switches: Vec<TestSwitch>,
+    /// Its documentation.
+    pub docs: Vec<DocText>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Kind {
-    Word(String),
-    /// `::`
-    Separator,
-    Other(char),
-}
-
-struct Token {
-    kind: Kind,
-    line: usize,
-}
-
-impl Token {
-    fn is(&self, c: char) -> bool {
-        self.kind == Kind::Other(c)
-    }
-
-    fn word(&self) -> Option<&str> {
-        match &self.kind {
-            Kind::Word(word) => Some(word),
-            _ => None,
-        }
+impl Source {
+    /// Every path that the file imports or names, those of a `pub use` too.
+    pub fn all_paths(&self) -> impl Iterator<Item = &NamedPath> {
+        self.paths.iter().chain(self.reexports.iter().map(|handed| &handed.path))
     }
 }
 
 /// Reads a file. `module` is where it stands, without `crate`: `["broker", "redis"]`.
-pub fn read(text: &str, module: &[String]) -> Source {
-    let tokens = tokenize(text);
-    let mut reader = Reader { tokens: &tokens, at: 0, module: module.to_vec(), ..Reader::default() };
-    reader.read();
-    let locals = reader.locals;
-    reader.source.paths.retain(|named| named.segments.len() > 1 && !locals.contains(&named.segments[0]));
-    reader.source
+///
+/// # Errors
+/// It is not Rust.
+pub fn read(text: &str, module: &[String]) -> syn::Result<Source> {
+    let file = syn::parse_file(text)?;
+    let mut reader = Reader { module: module.to_vec(), ..Reader::default() };
+    reader.visit_file(&file);
+    let Reader { locals, mut source, .. } = reader;
+    let handed_on = source.reexports.iter_mut().map(|handed| &mut handed.path);
+    for named in source.paths.iter_mut().chain(handed_on) {
+        // An import may begin with the name of another one.
+        for _ in 0..2 {
+            if let Some(whole) = locals.get(&named.segments[0]) {
+                named.segments.splice(..1, whole.iter().cloned());
+            }
+        }
+    }
+    source.paths.retain(|named| named.segments.len() > 1);
+    Ok(source)
 }
 
 #[derive(Default)]
-struct Reader<'a> {
-    tokens: &'a [Token],
-    at: usize,
+struct Reader {
     module: Vec<String>,
-    depth: usize,
-    /// Inline modules that are open: the depth of their brace, and whether only tests compile them.
-    open: Vec<(usize, bool)>,
-    locals: BTreeSet<String>,
+    in_test: bool,
+    /// What an attribute on the item at hand switches; see [`TestSwitch::what`].
+    switched: String,
+    /// What the names of imports and of child modules stand for.
+    locals: BTreeMap<String, Vec<String>>,
     source: Source,
 }
 
-impl Reader<'_> {
-    fn read(&mut self) {
-        let mut next_is_test = false;
-        while let Some(token) = self.tokens.get(self.at) {
-            match &token.kind {
-                Kind::Other('#') => {
-                    next_is_test |= self.attribute_means_test();
-                    continue;
-                }
-                Kind::Other('{') => self.depth += 1,
-                Kind::Other('}') => self.close(),
-                Kind::Word(word) if word == "use" => {
-                    self.at += 1;
-                    self.use_tree(&[]);
-                    next_is_test = false;
-                    continue;
-                }
-                Kind::Word(word) if word == "mod" => {
-                    self.module(next_is_test);
-                    next_is_test = false;
-                    continue;
-                }
-                Kind::Word(_) | Kind::Separator => {
-                    self.inline_path();
-                    continue;
-                }
-                Kind::Other(';') => next_is_test = false,
-                Kind::Other(_) => {}
+impl Reader {
+    /// A path with `self` and `super` at its beginning resolved.
+    fn resolve(&self, path: &[String]) -> Vec<String> {
+        let relative = path.iter().take_while(|segment| *segment == "self" || *segment == "super").count();
+        if relative == 0 {
+            return path.to_vec();
+        }
+        let mut base = self.module.clone();
+        for _ in path[..relative].iter().filter(|segment| *segment == "super") {
+            base.pop();
+        }
+        ["crate".to_owned()].into_iter().chain(base).chain(path[relative..].iter().cloned()).collect()
+    }
+
+    fn add_path(&mut self, path: &[String], line: usize) {
+        // `Self::new` is the type at hand.
+        if path.first().is_some_and(|first| first != "Self") {
+            let segments = self.resolve(path);
+            self.source.paths.push(NamedPath { segments, line, in_test: self.in_test });
+        }
+    }
+
+    fn add_type(&mut self, name: &syn::Ident) {
+        let (name, line) = (name.to_string(), line_of(name));
+        self.source.types.push(TypeName { name, line, in_test: self.in_test });
+    }
+
+    /// Reads a `use` tree; each leaf is a path.
+    fn read_use(&mut self, tree: &UseTree, prefix: &[String], is_public: bool) {
+        let with = |name: &syn::Ident| prefix.iter().cloned().chain([name.to_string()]).collect::<Vec<_>>();
+        match tree {
+            UseTree::Path(path) => self.read_use(&path.tree, &with(&path.ident), is_public),
+            UseTree::Group(group) => group.items.iter().for_each(|tree| self.read_use(tree, prefix, is_public)),
+            UseTree::Name(name) if name.ident == "self" => {
+                let local = prefix.last().cloned().unwrap_or_default();
+                self.add_import(prefix.to_vec(), local, line_of(&name.ident), is_public);
             }
-            self.at += 1;
-        }
-    }
-
-    fn close(&mut self) {
-        self.depth = self.depth.saturating_sub(1);
-        if self.open.last().is_some_and(|(depth, _)| *depth == self.depth) {
-            self.open.pop();
-            self.module.pop();
-        }
-    }
-
-    /// Steps over `#[...]` and says whether it is a `cfg` that is true in tests.
-    fn attribute_means_test(&mut self) -> bool {
-        self.at += 1;
-        if self.tokens.get(self.at).is_some_and(|token| token.is('!')) {
-            self.at += 1;
-        }
-        if !self.tokens.get(self.at).is_some_and(|token| token.is('[')) {
-            return false;
-        }
-        let (mut depth, mut words) = (0, Vec::new());
-        while let Some(token) = self.tokens.get(self.at) {
-            self.at += 1;
-            depth += usize::from(token.is('['));
-            depth -= usize::from(token.is(']'));
-            words.extend(token.word());
-            if depth == 0 {
-                break;
+            UseTree::Name(name) => {
+                self.add_import(with(&name.ident), name.ident.to_string(), line_of(&name.ident), is_public);
             }
+            UseTree::Rename(rename) if rename.ident == "self" => {
+                self.add_import(prefix.to_vec(), rename.rename.to_string(), line_of(&rename.ident), is_public);
+            }
+            UseTree::Rename(rename) => {
+                self.add_import(with(&rename.ident), rename.rename.to_string(), line_of(&rename.ident), is_public);
+            }
+            UseTree::Glob(glob) => self.add_path(prefix, glob.star_token.span.start().line),
         }
-        words.first() == Some(&"cfg") && words.contains(&"test") && !words.contains(&"not")
     }
 
-    fn module(&mut self, is_test: bool) {
-        let name = self.tokens.get(self.at + 1).and_then(Token::word).map(str::to_owned);
-        self.at += 2;
-        let Some(name) = name else { return };
-        self.locals.insert(name.clone());
-        if self.tokens.get(self.at).is_some_and(|token| token.is('{')) {
-            self.open.push((self.depth, is_test || self.in_test()));
-            self.module.push(name);
-            self.depth += 1;
-            self.at += 1;
-        } else if is_test {
-            let mut path = vec!["crate".to_owned()];
-            path.extend(self.module.iter().cloned().chain([name]));
+    fn add_import(&mut self, path: Vec<String>, local: String, line: usize, is_public: bool) {
+        let path = self.resolve(&path);
+        self.locals.entry(local.clone()).or_insert_with(|| path.clone());
+        // `use redis;` names the crate and no more, which is of interest as well.
+        let segments = if path.len() == 1 { [path, vec!["self".to_owned()]].concat() } else { path };
+        let path = NamedPath { segments, line, in_test: self.in_test };
+        if is_public {
+            self.source.reexports.push(Reexport { name: local, path });
+        } else {
+            self.source.paths.push(path);
+        }
+    }
+
+    fn read_module(&mut self, item: &syn::ItemMod) {
+        let mut path = self.resolve(&["self".to_owned()]);
+        path.push(item.ident.to_string());
+        let is_test = self.in_test || item.attrs.iter().any(is_for_tests);
+        self.locals.entry(item.ident.to_string()).or_insert_with(|| path.clone());
+        if item.content.is_none() && is_test {
             self.source.test_modules.push(path);
         }
     }
 
-    /// Reads a `use` tree from where it stands; each leaf is a path.
-    fn use_tree(&mut self, prefix: &[String]) {
-        let mut path = prefix.to_vec();
-        let line = self.tokens.get(self.at).map_or(0, |token| token.line);
-        while let Some(token) = self.tokens.get(self.at) {
-            self.at += 1;
-            match &token.kind {
-                Kind::Word(word) if word == "as" => {
-                    let alias = self.tokens.get(self.at).and_then(Token::word).unwrap_or_default();
-                    self.locals.insert(alias.to_owned());
-                    self.at += 1;
-                    return self.leaf(path, line, false);
-                }
-                Kind::Word(word) if word == "self" && !prefix.is_empty() && path.len() == prefix.len() => {}
-                Kind::Word(word) => path.push(word.clone()),
-                Kind::Separator => {}
-                Kind::Other('{') => {
-                    while self.tokens.get(self.at).is_some_and(|token| !token.is('}')) {
-                        self.use_tree(&path);
-                        if self.tokens.get(self.at).is_some_and(|token| token.is(',')) {
-                            self.at += 1;
-                        }
+    /// Keeps a condition of the compilation that names the feature `test-util`.
+    fn read_condition(&mut self, tokens: &TokenStream, line: usize) {
+        if tokens.to_string().contains("\"test-util\"") {
+            self.source.test_switches.push(TestSwitch { what: self.switched.clone(), line });
+        }
+    }
+
+    /// Adds a line of documentation to the lines right above it, or begins a new text.
+    fn add_doc(&mut self, line: usize, text: &str) {
+        let lines = text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).to_owned());
+        match self.source.docs.last_mut() {
+            Some(doc) if doc.line + doc.lines.len() == line => doc.lines.extend(lines),
+            _ => self.source.docs.push(DocText { line, lines: lines.collect() }),
+        }
+    }
+
+    /// Reads the paths in tokens that only a macro understands.
+    fn read_tokens(&mut self, tokens: TokenStream) {
+        let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+        let is_punct =
+            |at: usize, c: char| matches!(tokens.get(at), Some(TokenTree::Punct(punct)) if punct.as_char() == c);
+        let is_separator = |at: usize| is_punct(at, ':') && is_punct(at + 1, ':');
+        let mut at = 0;
+        while at < tokens.len() {
+            match &tokens[at] {
+                TokenTree::Group(group) => self.read_tokens(group.stream()),
+                TokenTree::Ident(first) => {
+                    // What follows `<T as Trait>::` belongs to a type, not to a crate.
+                    let of_a_type = at >= 2 && is_separator(at - 2);
+                    let line = line_of(first);
+                    let mut path = vec![first.to_string()];
+                    while is_separator(at + 1)
+                        && let Some(TokenTree::Ident(next)) = tokens.get(at + 3)
+                    {
+                        path.push(next.to_string());
+                        at += 3;
                     }
-                    self.at += 1;
-                    return;
+                    if !of_a_type {
+                        self.add_path(&path, line);
+                    }
                 }
-                Kind::Other('*') => return self.leaf(path, line, false),
-                Kind::Other(_) => {
-                    // `,`, `}` or `;`: the end of this leaf, left for whoever asked for the tree.
-                    self.at -= 1;
-                    return self.leaf(path, line, true);
-                }
+                TokenTree::Punct(_) | TokenTree::Literal(_) => {}
             }
+            at += 1;
         }
     }
+}
 
-    fn leaf(&mut self, path: Vec<String>, line: usize, is_named: bool) {
-        if is_named
-            && path.len() > 1
-            && let Some(last) = path.last()
-        {
-            self.locals.insert(last.clone());
-        }
-        // The whole crate imported by one segment is a path of interest as well: `use redis;`.
-        let padded = if path.len() == 1 { [path, vec!["self".to_owned()]].concat() } else { path };
-        self.name(padded, line);
-    }
-
-    fn inline_path(&mut self) {
-        let line = self.tokens[self.at].line;
-        // `<T as Trait>::Item::new`: what follows the bracket belongs to a type, not to a crate.
-        let of_a_type = self.at > 0 && self.tokens[self.at].kind == Kind::Separator && self.tokens[self.at - 1].is('>');
-        let mut path = Vec::new();
-        while let Some(token) = self.tokens.get(self.at) {
-            match &token.kind {
-                Kind::Word(word) if path.is_empty() || self.tokens[self.at - 1].kind == Kind::Separator => {
-                    path.push(word.clone());
-                }
-                Kind::Separator => {}
-                _ => break,
-            }
-            self.at += 1;
-        }
-        if !of_a_type {
-            self.name(path, line);
-        }
-    }
-
-    fn in_test(&self) -> bool {
-        self.open.last().is_some_and(|(_, is_test)| *is_test)
-    }
-
-    /// Keeps a path, with `self` and `super` resolved.
-    fn name(&mut self, path: Vec<String>, line: usize) {
-        let mut base = self.module.clone();
-        let relative = path.iter().take_while(|segment| *segment == "self" || *segment == "super").count();
-        for segment in &path[..relative] {
-            if segment == "super" {
-                base.pop();
-            }
-        }
-        let segments = match relative {
-            0 => path,
-            _ => ["crate".to_owned()].into_iter().chain(base).chain(path[relative..].iter().cloned()).collect(),
+impl<'ast> Visit<'ast> for Reader {
+    fn visit_item(&mut self, item: &'ast Item) {
+        let in_test = self.in_test || attributes_of(item).iter().any(is_for_tests);
+        let outer_in_test = std::mem::replace(&mut self.in_test, in_test);
+        let switched = match item {
+            Item::Mod(module) if module.content.is_none() => format!("mod {}", module.ident),
+            Item::Use(_) => "use".to_owned(),
+            _ => "code".to_owned(),
         };
-        let in_test = self.in_test();
-        self.source.paths.push(Named { segments, line, in_test });
-    }
-}
-
-fn tokenize(text: &str) -> Vec<Token> {
-    let chars: Vec<char> = text.chars().collect();
-    let (mut at, mut line, mut tokens) = (0, 1, Vec::new());
-    let peek = |at: usize| chars.get(at).copied().unwrap_or('\0');
-    while at < chars.len() {
-        let begun = at;
-        match chars[at] {
-            '/' if peek(at + 1) == '/' => {
-                while at < chars.len() && chars[at] != '\n' {
-                    at += 1
-                }
-            }
-            '/' if peek(at + 1) == '*' => at = end_of_comment(&chars, at),
-            '"' => at = end_of_string(&chars, at),
-            '\'' if peek(at + 1) == '\\' || peek(at + 2) == '\'' => {
-                at += if peek(at + 1) == '\\' { 3 } else { 2 };
-                while at < chars.len() && chars[at] != '\'' {
-                    at += 1
-                }
-                at += 1;
-            }
-            c if c.is_alphabetic() || c == '_' => {
-                while peek(at).is_alphanumeric() || peek(at) == '_' {
-                    at += 1
-                }
-                let word: String = chars[begun..at].iter().collect();
-                if matches!(word.as_str(), "r" | "br" | "cr") && matches!(peek(at), '"' | '#') && is_raw(&chars, at) {
-                    at = end_of_raw_string(&chars, at);
-                } else if !matches!(word.as_str(), "b" | "c") || peek(at) != '"' {
-                    tokens.push(Token { kind: Kind::Word(word), line });
-                }
-            }
-            ':' if peek(at + 1) == ':' => {
-                at += 2;
-                tokens.push(Token { kind: Kind::Separator, line });
-            }
-            c => {
-                at += 1;
-                if !c.is_whitespace() && !c.is_ascii_digit() {
-                    tokens.push(Token { kind: Kind::Other(c), line });
-                }
-            }
+        let outer_switched = std::mem::replace(&mut self.switched, switched);
+        match item {
+            Item::Struct(syn::ItemStruct { ident, .. })
+            | Item::Enum(syn::ItemEnum { ident, .. })
+            | Item::Union(syn::ItemUnion { ident, .. })
+            | Item::Trait(syn::ItemTrait { ident, .. })
+            | Item::Type(syn::ItemType { ident, .. }) => self.add_type(ident),
+            _ => {}
         }
-        line += chars[begun..at.min(chars.len())].iter().filter(|c| **c == '\n').count();
+        visit::visit_item(self, item);
+        (self.in_test, self.switched) = (outer_in_test, outer_switched);
     }
-    tokens
-}
 
-fn end_of_comment(chars: &[char], begun: usize) -> usize {
-    let (mut at, mut depth) = (begun, 0);
-    while at < chars.len() {
-        match (chars[at], chars.get(at + 1)) {
-            ('/', Some('*')) => (depth, at) = (depth + 1, at + 2),
-            ('*', Some('/')) => (depth, at) = (depth - 1, at + 2),
-            _ => at += 1,
-        }
-        if depth == 0 {
-            break;
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        self.read_module(item);
+        self.module.push(item.ident.to_string());
+        visit::visit_item_mod(self, item);
+        self.module.pop();
+    }
+
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        item.attrs.iter().for_each(|attribute| self.visit_attribute(attribute));
+        let is_public = !matches!(item.vis, Visibility::Inherited);
+        self.read_use(&item.tree, &[], is_public);
+    }
+
+    fn visit_type_path(&mut self, path: &'ast syn::TypePath) {
+        match &path.qself {
+            Some(of_type) => self.visit_qself(of_type),
+            None => self.visit_path(&path.path),
         }
     }
-    at
-}
 
-fn end_of_string(chars: &[char], begun: usize) -> usize {
-    let mut at = begun + 1;
-    while at < chars.len() && chars[at] != '"' {
-        at += if chars[at] == '\\' { 2 } else { 1 };
-    }
-    at + 1
-}
-
-fn is_raw(chars: &[char], at: usize) -> bool {
-    chars[at..].iter().find(|c| **c != '#') == Some(&'"')
-}
-
-fn end_of_raw_string(chars: &[char], begun: usize) -> usize {
-    let hashes = chars[begun..].iter().take_while(|c| **c == '#').count();
-    let mut at = begun + hashes + 1;
-    while at < chars.len() {
-        let closes = chars[at] == '"' && chars[at + 1..].iter().take_while(|c| **c == '#').count() >= hashes;
-        at += 1;
-        if closes {
-            return at + hashes;
+    fn visit_expr_path(&mut self, path: &'ast syn::ExprPath) {
+        match &path.qself {
+            Some(of_type) => self.visit_qself(of_type),
+            None => self.visit_path(&path.path),
         }
     }
-    at
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let segments: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        let line = path.segments.first().map_or(0, |segment| line_of(&segment.ident));
+        self.add_path(&segments, line);
+        visit::visit_path(self, path);
+    }
+
+    fn visit_macro(&mut self, of_macro: &'ast syn::Macro) {
+        if of_macro.path.is_ident("cfg") {
+            self.read_condition(&of_macro.tokens, of_macro.bang_token.span.start().line);
+        }
+        self.visit_path(&of_macro.path);
+        self.read_tokens(of_macro.tokens.clone());
+    }
+
+    fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {
+        // `pub(super)` imports nothing.
+    }
+
+    fn visit_attribute(&mut self, attribute: &'ast Attribute) {
+        let line = attribute.pound_token.span.start().line;
+        match &attribute.meta {
+            Meta::NameValue(doc) if doc.path.is_ident("doc") => {
+                if let syn::Expr::Lit(syn::ExprLit { lit: Lit::Str(text), .. }) = &doc.value {
+                    self.add_doc(line, &text.value());
+                }
+            }
+            Meta::List(list) if list.path.is_ident("cfg") => self.read_condition(&list.tokens, line),
+            Meta::List(list) => {
+                if list.path.is_ident("cfg_attr") {
+                    self.read_condition(&list.tokens, line);
+                }
+                self.read_tokens(list.tokens.clone());
+            }
+            _ => {}
+        }
+    }
 }
 
-#[test]
-fn paths_are_found_wherever_they_are_written() {
-    let text = r##"
-        //! redis::in_a_comment
-        use crate::{event::{self, Event as Fact}, broker};
-        use super::keys::Key;
-        use axum;
-        const TEXT: &str = "redis::in_a_string"; const RAW: &str = r#"redis::"raw""#; const C: char = '"';
-        fn act<'a>(event: &'a Fact) { event::act(); tokio::spawn(async { redis::cmd("GET") }); broker::open(); <u8 as A>::b::c(); }
-        #[cfg(test)]
-        mod tests { use super::*; fn check() { toml::from_str("x"); } }
-        #[cfg(test)]
-        mod fakes;
-        fn last() { self::tests::check() }
-    "##;
-    let source = read(text, &["broker".into(), "redis".into()]);
-    let found: Vec<(String, bool)> = source.paths.iter().map(|n| (n.segments.join("::"), n.in_test)).collect();
-    let expected = [
-        ("crate::event", false),
-        ("crate::event::Event", false),
-        ("crate::broker", false),
-        ("crate::broker::keys::Key", false),
-        ("axum::self", false),
-        ("tokio::spawn", false),
-        ("redis::cmd", false),
-        ("crate::broker::redis", true),
-        ("toml::from_str", true),
-        ("crate::broker::redis::tests::check", false),
-    ];
-    let expected: Vec<(String, bool)> = expected.map(|(path, in_test)| (path.to_owned(), in_test)).into();
-    assert_eq!(found, expected);
-    assert_eq!(source.test_modules, [["crate", "broker", "redis", "fakes"].map(String::from).to_vec()]);
+fn line_of(name: &syn::Ident) -> usize {
+    name.span().start().line
+}
+
+/// Whether an attribute is a `cfg` that is true in tests.
+fn is_for_tests(attribute: &Attribute) -> bool {
+    let Meta::List(list) = &attribute.meta else { return false };
+    let mut words = Vec::new();
+    collect_words(list.tokens.clone(), &mut words);
+    list.path.is_ident("cfg") && words.iter().any(|word| word == "test") && !words.iter().any(|word| word == "not")
+}
+
+fn collect_words(tokens: TokenStream, words: &mut Vec<String>) {
+    for token in tokens {
+        match token {
+            TokenTree::Ident(word) => words.push(word.to_string()),
+            TokenTree::Group(group) => collect_words(group.stream(), words),
+            TokenTree::Punct(_) | TokenTree::Literal(_) => {}
+        }
+    }
+}
+
+fn attributes_of(item: &Item) -> &[Attribute] {
+    match item {
+        Item::Const(syn::ItemConst { attrs, .. })
+        | Item::Enum(syn::ItemEnum { attrs, .. })
+        | Item::Fn(syn::ItemFn { attrs, .. })
+        | Item::Impl(syn::ItemImpl { attrs, .. })
+        | Item::Macro(syn::ItemMacro { attrs, .. })
+        | Item::Mod(syn::ItemMod { attrs, .. })
+        | Item::Static(syn::ItemStatic { attrs, .. })
+        | Item::Struct(syn::ItemStruct { attrs, .. })
+        | Item::Trait(syn::ItemTrait { attrs, .. })
+        | Item::Type(syn::ItemType { attrs, .. })
+        | Item::Union(syn::ItemUnion { attrs, .. })
+        | Item::Use(syn::ItemUse { attrs, .. }) => attrs,
+        _ => &[],
+    }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// What a figure depends on beside the program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Machine {
+pub(super) struct MachineFacts {
     pub(super) cores: usize,
     pub(super) cpu: String,
     pub(super) memory_gib: u64,
@@ -17,7 +17,7 @@ pub(super) struct Machine {
     pub(super) rustc: String,
 }
 
-impl Machine {
+impl MachineFacts {
     /// This machine.
     pub(super) fn look() -> Self {
         let file = |path| std::fs::read_to_string(path).unwrap_or_default();
@@ -40,7 +40,7 @@ impl Machine {
     }
 }
 
-impl fmt::Display for Machine {
+impl fmt::Display for MachineFacts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cores, cpu, memory_gib, kernel, redis, rustc } = self;
         write!(f, "{cores} cores of {cpu}, {memory_gib} GiB, Linux {kernel}, Redis {redis}, rustc {rustc}")

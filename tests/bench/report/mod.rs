@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::FIGURES;
 use super::figure::Figure;
 use super::setup::folder;
-use machine::Machine;
+use machine::MachineFacts;
 
 /// The load of a machine from which on it is busy with something else.
 const BUSY: f64 = 0.5;
@@ -35,7 +35,7 @@ struct Results {
 #[serde(rename_all = "camelCase")]
 struct Measured {
     about: String,
-    machine: Machine,
+    machine: MachineFacts,
     commit: String,
     quick: bool,
     seconds: u64,
@@ -46,15 +46,15 @@ struct Measured {
 }
 
 /// The report of a run.
-pub(super) struct Report {
+pub(super) struct BenchReport {
     folder: PathBuf,
-    machine: Machine,
+    machine: MachineFacts,
     commit: String,
     load_before: f64,
     results: Results,
 }
 
-impl Report {
+impl BenchReport {
     /// Goes on from what was found before.
     pub(super) fn open() -> Result<Self> {
         let folder = folder();
@@ -62,7 +62,13 @@ impl Report {
         // What an older version of this program wrote is not worth an error.
         let before = std::fs::read_to_string(folder.join("results.json")).ok();
         let results = before.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-        Ok(Self { folder, machine: Machine::look(), commit: machine::commit(), load_before: machine::load(), results })
+        Ok(Self {
+            folder,
+            machine: MachineFacts::look(),
+            commit: machine::commit(),
+            load_before: machine::load(),
+            results,
+        })
     }
 
     /// Prints a figure and keeps it.

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::layout;
 
-/// What compiling an input may take in a process of its own.
+/// The limits of a compiler in a process of its own.
 const COMPILE: CompileLimits = CompileLimits { memory_bytes: 512 << 20, cpu_ms: 10_000, wall_ms: 30_000 };
 
 /// Where inputs are loaded, one after the other.
@@ -22,7 +22,7 @@ struct Bench {
     folder: TempDir,
 }
 
-/// A file is refused in words, or it can be instantiated, and then an event that it is given comes to an outcome.
+/// A file is refused with an explanation, or it can be instantiated and an attempt at an event has an outcome.
 ///
 /// # Panics
 /// Something that must hold does not.
@@ -31,7 +31,7 @@ pub fn component(input: &[u8]) {
     BENCH.get_or_init(|| Bench::open(Compiler::InProcess)).tries(input);
 }
 
-/// The same with a compiler in a process of its own, as a server has it.
+/// The same with a compiler in a process of its own, as in a server.
 ///
 /// # Panics
 /// Something that must hold does not.
@@ -71,7 +71,7 @@ impl Bench {
     }
 }
 
-/// A refusal is about the file: neither this host nor its compiler broke.
+/// Whether a refusal is about the file, and no failure of the host or the compiler.
 fn is_told(error: &LoadError) {
     let words = error.to_string();
     assert!(!matches!(error, LoadError::Host | LoadError::NoCompiler(_) | LoadError::Read(_)), "{words}");

@@ -8,10 +8,10 @@ use eventstream::{broker, transfer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Smaller than what is served with, so that inputs reach them.
+/// Smaller limits than those of a server, so that inputs reach them.
 const LIMITS: EventLimits = EventLimits { max_payload_bytes: 512, max_batch_events: 8, max_json_depth: 12 };
 
-/// A body is accepted, its payloads byte for byte as they stood there, or refused with the place of each fault.
+/// A body is accepted with its payloads unchanged byte for byte, or refused with the place of each fault.
 ///
 /// # Panics
 /// Something that must hold does not.

@@ -1,10 +1,10 @@
-//! Inputs made of others: what a fuzzer does to find new ones, without a fuzzer and the same each time.
+//! Mutations of inputs as a fuzzer makes them, but the same in every run.
 
 use fastrand::Rng;
 
-/// The longest input that is made, in bytes beyond that of which it is made.
+/// The most bytes that a mutation adds to an input.
 const MAX_GROWTH: usize = 4_096;
-/// Numbers at which something overflows or begins anew.
+/// Numbers at which something overflows or wraps.
 const EDGES: [u8; 7] = [0, 1, 0x7f, 0x80, 0xfe, 0xff, b'0'];
 
 /// One of the inputs with a few changes: bytes replaced, left out, doubled, or taken from another input.
@@ -49,7 +49,7 @@ fn replace(input: &mut [u8], rng: &mut Rng) {
     }
 }
 
-/// Some range within so many bytes; short ones more often than long ones.
+/// A random range within this many bytes. Short ranges are more frequent.
 fn range(length: usize, rng: &mut Rng) -> (usize, usize) {
     let from = rng.usize(..=length);
     let most = if rng.bool() { 8.min(length - from) } else { length - from };

@@ -8,11 +8,11 @@ use eventstream::plugin::PluginSettings;
 const FILE: &str = "eventstream.toml";
 /// The beginning of every variable that is read.
 const PREFIX: &str = "EVENTSTREAM_";
-/// The shortest text that is looked for in an error: what is shorter may stand there for another reason.
+/// The shortest secret that an error is searched for. A shorter text may be there for another reason.
 const MIN_SECRET_CHARS: usize = 12;
 
-/// Text is a configuration, settings of a plugin, and variables with their values; or it is refused with the place. What
-/// is a secret stands in no error.
+/// The text is read as a configuration, as settings of a plugin, and as variables of the environment. It is accepted, or
+/// refused with the place of the fault. No error contains a secret.
 ///
 /// # Panics
 /// Something that must hold does not.

@@ -1,7 +1,6 @@
-//! One connection of a load: HTTP/1.1 with one request in flight, never waiting.
+//! One non-blocking connection of a load: HTTP/1.1 with one request in flight.
 //!
-//! Of an answer only the status and `Content-Length` are read; the product and the programs that it is compared with
-//! always send one.
+//! It reads only the status and the `Content-Length` of an answer, which every measured server sends.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +11,7 @@ const READ_BYTES: usize = 4_096;
 /// A connection and what is under way on it.
 pub(super) struct Connection {
     stream: TcpStream,
-    /// A request is in flight. Epoll tells of a connection also because it was opened or can be written to.
+    /// A request is in flight. Epoll also reports connections that were opened or can be written to.
     is_busy: bool,
     written: usize,
     buffer: Vec<u8>,
@@ -31,13 +30,13 @@ impl Connection {
         &self.stream
     }
 
-    /// Begins to send a request; the one before was answered.
+    /// Begins to send a request. The previous one must be answered.
     pub(super) fn begin(&mut self, request: &[u8]) -> io::Result<()> {
         (self.is_busy, self.written, self.filled) = (true, 0, 0);
         self.write(request)
     }
 
-    /// Does what can be done without waiting; gives the answer once it is there.
+    /// Writes and reads as much as it can without waiting. Returns the answer when it is complete.
     pub(super) fn go_on(&mut self, request: &[u8]) -> io::Result<Option<(u16, &[u8])>> {
         if !self.is_busy {
             return Ok(None);
@@ -76,14 +75,14 @@ impl Connection {
     }
 }
 
-/// The head of an answer, as far as it matters.
+/// The parts of the head of an answer that a load needs.
 pub(super) struct Head {
     pub(super) status: u16,
     pub(super) body_at: usize,
     pub(super) body_bytes: usize,
 }
 
-/// The head at the beginning of these bytes, once all of it is there.
+/// Parses the head at the beginning of these bytes, if it is complete.
 pub(super) fn head(bytes: &[u8]) -> io::Result<Option<Head>> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
     let invalid = |what: &'static str| io::Error::new(ErrorKind::InvalidData, what);

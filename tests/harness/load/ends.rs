@@ -1,8 +1,8 @@
 //! When events end, as a client sees it: asks for each of them until it has ended.
 //!
-//! The records hold milliseconds only, so they cannot tell. One thread asks on one connection, an event first
-//! [`FIRST_LOOK`] after it was accepted and then every [`PAUSE`]; the time found is too long by up to a pause and an
-//! answer. Whoever measures gives a sample, so that the asking does not weigh.
+//! The records of events hold milliseconds, which is too coarse. One thread asks on one connection, first [`FIRST_LOOK`]
+//! after an event was accepted and then every [`PAUSE`]. The measured time is too long by at most one pause and one answer.
+//! A measurement passes only a sample of its events, so that the requests do not disturb it.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -18,32 +18,32 @@ use hdrhistogram::Histogram;
 use super::connection::head;
 use super::histogram;
 
-/// How long after it was accepted an event is first asked for.
+/// How long after its acceptance an event is first asked for.
 const FIRST_LOOK: Duration = Duration::from_micros(100);
-/// The pause between two questions for an event that is young; it grows with the age.
+/// The pause between two requests for a young event. It grows with the age of the event.
 const PAUSE: Duration = Duration::from_micros(60);
-/// An event that takes longer than this is given up.
+/// The longest time that an event may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A thread that looks at events until they have ended.
+/// A thread that asks for events until they have ended.
 pub struct Ends {
-    questions: Sender<Question>,
+    questions: Sender<EventPoll>,
     thread: JoinHandle<io::Result<Histogram<u64>>>,
 }
 
-/// An event to look at; ordered by when.
+/// An event to ask for, ordered by when.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Question {
+struct EventPoll {
     at: Instant,
     due: Instant,
     id: String,
 }
 
 impl Ends {
-    /// Looks at events of this server.
+    /// Starts the thread for the events of a server.
     ///
     /// # Errors
-    /// It cannot be connected to.
+    /// The server cannot be connected to.
     pub fn of(server: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(server)?;
         stream.set_nodelay(true)?;
@@ -52,17 +52,17 @@ impl Ends {
         Ok(Self { questions, thread: std::thread::spawn(move || watch(stream, &asked)) })
     }
 
-    /// Looks at the event that was accepted with this answer, whose request was due then.
+    /// Adds the event that this answer accepted. `due` is when its request was due.
     pub fn look_at(&self, due: Instant, answer: &[u8]) {
         let text = std::str::from_utf8(answer).unwrap_or_default();
         let id = text.split("\"eventId\":\"").nth(1).and_then(|rest| rest.split('"').next());
         if let Some(id) = id {
             // The thread ends early only with an error, which `finish` gives.
-            let _ = self.questions.send(Question { at: Instant::now() + FIRST_LOOK, due, id: id.to_owned() });
+            let _ = self.questions.send(EventPoll { at: Instant::now() + FIRST_LOOK, due, id: id.to_owned() });
         }
     }
 
-    /// Waits until all have ended; the times from when each was due, in microseconds.
+    /// Waits until all events have ended. Returns the times from when each was due to its end, in microseconds.
     ///
     /// # Errors
     /// The server did not answer, or an event did not end within a minute.
@@ -72,9 +72,9 @@ impl Ends {
     }
 }
 
-fn watch(mut stream: TcpStream, asked: &Receiver<Question>) -> io::Result<Histogram<u64>> {
+fn watch(mut stream: TcpStream, asked: &Receiver<EventPoll>) -> io::Result<Histogram<u64>> {
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
-    let mut open: BinaryHeap<Reverse<Question>> = BinaryHeap::new();
+    let mut open: BinaryHeap<Reverse<EventPoll>> = BinaryHeap::new();
     let (mut times_us, mut is_closed) = (histogram(), false);
     loop {
         let now = Instant::now();
@@ -107,8 +107,8 @@ fn watch(mut stream: TcpStream, asked: &Receiver<Question>) -> io::Result<Histog
         if age > PATIENCE {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "an event did not end within a minute"));
         }
-        // A twentieth of what was waited already, so that events that take long are not asked for all the time.
-        open.push(Reverse(Question { at: Instant::now() + PAUSE.max(age / 20), ..question }));
+        // A twentieth of the event's age, so that slow events are asked for less often.
+        open.push(Reverse(EventPoll { at: Instant::now() + PAUSE.max(age / 20), ..question }));
     }
 }
 

@@ -1,9 +1,9 @@
-//! Load for measurements, from one thread: connections over epoll with one request in flight on each, sent as it was
-//! written beforehand.
+//! A load generator on one thread: connections over epoll, each with one request in flight. The bytes of the request are
+//! prepared beforehand.
 //!
-//! A generator that is slow measures itself, so nothing is done here but to write, to read, and to look at status and
-//! length of an answer. With an open loop requests are due by the clock, whatever became of those before, and their
-//! latency counts from when they were due: a server that stands still is charged for everyone who would have waited.
+//! A slow generator would measure itself, so this one only writes, reads, and looks at the status and the length of each
+//! answer. In an open loop requests are due by the clock, even if earlier ones are not answered yet. Latency counts from
+//! when a request was due, so that a server that stalls is charged for every request that would have waited.
 
 mod connection;
 pub mod ends;
@@ -21,35 +21,35 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, 
 
 use connection::Connection;
 
-/// The mark of the timer among the connections.
+/// The epoll token of the timer.
 const TIMER: u64 = u64::MAX;
-/// Events of the kernel taken at once.
+/// The most epoll events that are read at once.
 const MAX_EVENTS: usize = 256;
-/// The longest that a load waits for an answer.
+/// The longest time to wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// When requests are sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
-    /// On each connection as soon as the answer before was read.
+    /// On each connection as soon as the previous answer was read.
     Closed,
-    /// So many a second over all connections, whatever becomes of them.
+    /// This many per second over all connections, whether or not earlier ones are answered.
     Open(f64),
 }
 
 /// For how long requests are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Span {
-    /// So long.
+    /// For this time.
     Time(Duration),
-    /// Until so many were sent.
+    /// Until this many were sent.
     Requests(u64),
 }
 
 /// What is sent, and how.
 #[derive(Clone, Copy, Debug)]
-pub struct Load<'a> {
-    /// Where the server listens.
+pub struct HttpLoad<'a> {
+    /// The address of the server.
     pub server: SocketAddr,
     /// Connections, each with one request in flight.
     pub connections: usize,
@@ -61,12 +61,12 @@ pub struct Load<'a> {
     pub span: Span,
 }
 
-/// What came of a load.
+/// The outcome of a load.
 #[derive(Clone, Debug)]
 pub struct Taken {
-    /// Requests that were answered with 202.
+    /// Requests with the answer 202.
     pub accepted: u64,
-    /// Those that were answered with something else, and the last such status.
+    /// Requests with another answer, and the last such status.
     pub refused: (u64, u16),
     /// From the first request to the last answer.
     pub elapsed: Duration,
@@ -75,7 +75,7 @@ pub struct Taken {
 }
 
 impl Taken {
-    /// Accepted requests in a second.
+    /// Accepted requests per second.
     pub fn rate(&self) -> f64 {
         self.accepted as f64 / self.elapsed.as_secs_f64()
     }
@@ -86,7 +86,7 @@ pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 600_000_000, 3).expect("the bounds are valid")
 }
 
-/// A `POST /events` of one event with a payload of about so many bytes.
+/// A `POST /events` of one event with a payload of about this many bytes.
 pub fn post(event_type: &str, payload_bytes: usize) -> Vec<u8> {
     post_body(&event(event_type, payload_bytes))
 }
@@ -96,7 +96,7 @@ pub fn post_batch(event_type: &str, payload_bytes: usize, events: usize) -> Vec<
     post_body(&format!("[{}]", vec![event(event_type, payload_bytes); events].join(",")))
 }
 
-/// A JSON object of so many bytes, 10 at the least.
+/// A JSON object of this many bytes, at least 10.
 pub fn payload(bytes: usize) -> String {
     format!("{{\"key\":\"{}\"}}", "x".repeat(bytes.saturating_sub(10)))
 }
@@ -113,8 +113,8 @@ fn post_body(body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-impl Load<'_> {
-    /// Sends it all and waits for the answers.
+impl HttpLoad<'_> {
+    /// Sends all requests and waits for the answers.
     ///
     /// # Errors
     /// The server closed a connection, did not answer within a minute, or answered something that is not HTTP.
@@ -122,25 +122,25 @@ impl Load<'_> {
         self.run_and_tell(|_, _| {})
     }
 
-    /// The same, and tells of each answer: when its request was due, and the body.
+    /// The same, and passes on each answer: when its request was due, and the body.
     ///
     /// # Errors
     /// As [`Self::run`].
     pub fn run_and_tell(&self, tell: impl FnMut(Instant, &[u8])) -> io::Result<Taken> {
-        // A timer that may be late by the usual 50 µs would be charged to the server.
+        // Without this the timer may be 50 µs late, which would be charged to the server.
         rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
         Generator::connect(self)?.run(tell)
     }
 }
 
 struct Generator<'a> {
-    load: &'a Load<'a>,
+    load: &'a HttpLoad<'a>,
     epoll: OwnedFd,
     timer: OwnedFd,
     connections: Vec<Connection>,
     /// When the request in flight on a connection was due.
     due: Vec<Instant>,
-    /// Connections with nothing in flight, the one that is so for longest first: none is ever idle for long.
+    /// Idle connections, the one that has been idle for longest first, so that none is idle for long.
     free: VecDeque<usize>,
     in_flight: usize,
     sent: u64,
@@ -148,7 +148,7 @@ struct Generator<'a> {
 }
 
 impl<'a> Generator<'a> {
-    fn connect(load: &'a Load<'a>) -> io::Result<Self> {
+    fn connect(load: &'a HttpLoad<'a>) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), epoll::EventFlags::IN)?;
@@ -197,7 +197,7 @@ impl<'a> Generator<'a> {
         }
     }
 
-    /// Reads what came on a connection, and sends the next request on it if there is no schedule.
+    /// Reads what arrived on a connection. Without a schedule, sends the next request on it.
     fn go_on(&mut self, index: usize, begun: Instant, tell: &mut impl FnMut(Instant, &[u8])) -> io::Result<()> {
         let Some((status, body)) = self.connections[index].go_on(self.load.request)? else { return Ok(()) };
         let (now, due) = (Instant::now(), self.due[index]);
@@ -240,7 +240,7 @@ impl<'a> Generator<'a> {
         }
     }
 
-    /// Whether no more is to be sent. By a schedule everything is sent that it holds, however late.
+    /// Whether everything has been sent. A schedule is always sent completely, however late.
     fn is_over(&self, begun: Instant, now: Instant) -> bool {
         match self.load.span {
             Span::Requests(most) => self.sent >= most,
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn every_request_of_a_load_is_answered_and_counted() {
         let request = post("a", 20);
-        let load = Load {
+        let load = HttpLoad {
             server: server(Duration::ZERO),
             connections: 1,
             request: &request,
@@ -297,7 +297,7 @@ mod tests {
     #[test]
     fn a_slow_server_is_charged_for_those_who_wait_behind() {
         let request = post("a", 20);
-        let load = Load {
+        let load = HttpLoad {
             server: server(Duration::from_millis(10)),
             connections: 1,
             request: &request,

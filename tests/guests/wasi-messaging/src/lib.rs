@@ -1,8 +1,8 @@
 //! A handler of `wasi:messaging` that knows nothing of eventstream. Its payload is a JSON text: a word, a blank, and the word's text.
 //!
-//! `send` sends the text to the topic `child` with the type of the message and its metadata; `facts` sends what it was
-//! told of the message; `reply` asks for what is not offered; `hoard` makes messages
-//! without end and drops none; the others are the errors that a handler can answer.
+//! `send` sends the text to the topic `child` with the type and the metadata of the message. `facts` sends what the message
+//! says of itself. `reply` calls a function that the host does not offer. `hoard` creates
+//! messages without end and drops none. The other words are the errors that a handler can answer.
 
 use self::exports::wasi::messaging::incoming_handler::Guest;
 use self::wasi::messaging::types::{Client, Error, Message};

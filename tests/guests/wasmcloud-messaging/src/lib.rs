@@ -1,8 +1,8 @@
 //! A handler of wasmCloud's messaging that knows nothing of eventstream. Its payload is a JSON text: a word, a blank,
 //! and the word's text.
 //!
-//! `publish` publishes the text on the subject `child`; `facts` publishes what it was told of the message; `request` and
-//! `reply` ask for what is not offered; `error` answers with the text.
+//! `publish` publishes the text on the subject `child`. `facts` publishes what the message says of itself. `request` and
+//! `reply` call functions that the host does not offer. `error` answers with the text.
 
 use self::exports::wasmcloud::messaging::handler::Guest;
 use self::wasmcloud::messaging::consumer;

@@ -1,18 +1,18 @@
-//! How many runs go on side by side: each has several processes, which wait most of the time.
+//! Limits how many runs go on at a time. Each run has several processes, which wait most of the time.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// As many as two cores serve without standing in each other's way.
+/// How many runs two cores can serve without disturbing each other.
 const SIDE_BY_SIDE: usize = 2;
 
 static UNDER_WAY: Mutex<usize> = Mutex::new(0);
 static ENDED: Condvar = Condvar::new();
 
-/// Held while a run goes on.
-pub struct Turn(());
+/// A permit for one run.
+pub struct RunPermit(());
 
-impl Turn {
-    /// Waits until there is room for another run.
+impl RunPermit {
+    /// Waits until another run may begin.
     pub fn take() -> Self {
         let full = |under_way: &mut usize| *under_way >= SIDE_BY_SIDE;
         let mut under_way = ENDED.wait_while(under_way(), full).unwrap_or_else(PoisonError::into_inner);
@@ -21,7 +21,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for RunPermit {
     fn drop(&mut self) {
         *under_way() -= 1;
         ENDED.notify_one();

@@ -1,22 +1,22 @@
-//! Clients that stand still: some in the midst of a head or of a body, some that ask for much and take no answer.
+//! Clients that stop: some in the middle of a head or a body, some that send many requests and read no answer.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How many clients of each kind.
+/// How many clients there are of each kind.
 const OF_EACH: usize = 10;
-/// Requests of one that takes no answer.
+/// How many requests a client sends that reads no answer.
 const UNREAD_REQUESTS: usize = 40;
-/// How long one that was woken waits for the rest of its answer.
+/// How long a client that goes on waits for the rest of its answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// Connections of clients that stand still, until this is dropped.
-pub struct Stalled(#[expect(dead_code, reason = "they are held open, nothing more")] Vec<TcpStream>);
+/// The connections of stopped clients. Dropping this closes them.
+pub struct StalledClients(#[expect(dead_code, reason = "they are held open, nothing more")] Vec<TcpStream>);
 
-impl Stalled {
-    /// Connects them to a host. Those that are refused are left out.
+impl StalledClients {
+    /// Connects them to a host, as far as it accepts them.
     pub fn begin(url: &str) -> Self {
         let head = "POST /events HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 4000\r\n";
         let body = format!("{head}\r\n{{\"type\":\"ok\",\"payload\":{{\"filler\":\"");
@@ -24,7 +24,7 @@ impl Stalled {
         let kinds = [head.to_owned(), body, unread];
         let begin = |said: &String| {
             let mut socket = connect(url)?;
-            // A host that does not take it in is not to hold up the rest.
+            // A host that does not read must not block the other clients.
             socket.set_nonblocking(true).ok()?;
             let _ = socket.write(said.as_bytes());
             Some(socket)
@@ -33,8 +33,7 @@ impl Stalled {
     }
 }
 
-/// Sends a request, stands still in the midst of its body for as long as clients do, and ends it. What was answered, if
-/// anything was.
+/// Sends half of a request, waits while clients are stopped, and sends the rest. Returns the answer, if there is one.
 pub fn post_haltingly(url: &str, body: &str, key: &str, stand_still: &AtomicBool, limit: Duration) -> Option<String> {
     let mut socket = connect(url)?;
     socket.set_read_timeout(Some(ANSWER_LIMIT)).ok()?;

@@ -1,102 +1,106 @@
-//! Carries a timetable of faults out, and mends what was broken.
+//! Injects the faults of a timetable, and ends each after its time.
 //!
-//! Faults that would together take what nothing could save are kept apart. A store is spared that has no room on its disk,
-//! that has just lost its power and whose log is not whole again (until then it may execute half a transaction at its
-//! next start, which no client can help), or whose settings keep nothing. While one host lacks a plugin the others are not
-//! killed, or nobody might be left who handles its events. A fault that is spared is not made up for.
+//! Some faults are skipped while another one lasts; [`FaultInjector::reason_to_skip`] names each case and its reason.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use eventstream_tests::layout;
-use eventstream_tests::memory::Starved;
+use eventstream_tests::memory::MemoryShortage;
 use eventstream_tests::store::Store;
 use fastrand::Rng;
 
 use crate::deployment::{Deployment, LEASE, PLUGINS};
-use crate::loosened::{Loosened, NOTICED_WITHIN};
-use crate::nemesis::{Done, Faults, MAX_JUMP, Nemesis};
-use crate::stalled::Stalled;
-use crate::timetable::{Strike, timetable};
+use crate::loose_setting::{LooseSetting, NOTICED_WITHIN};
+use crate::nemesis::{FaultCounts, Faults, MAX_JUMP, Nemesis};
+use crate::stalled_clients::StalledClients;
+use crate::timetable::{ScheduledFault, timetable};
 
-/// How late everything on a slow wire is, in milliseconds: at most so much.
+/// The longest delay of a slow network, in milliseconds.
 const SLOW_WIRE_MS: u64 = 150;
-/// Which of the next scripts of a host is the one whose reply is dropped: at most this one.
+/// The reply that is dropped belongs to one of this many next scripts of a host.
 const REPLY_DROPPED_AFTER: usize = 12;
-/// The memory that is left to a host that finds no more.
+/// The memory that is left to a host before it gets no more.
 const LEFT_BYTES: std::ops::Range<u64> = 16 * 1_024..1_024 * 1_024;
 
-/// The key that fills the memory of Redis up, and its size. A limit below what the events take would do as well, but history
-/// has a share of the limit only, and the audit wants all of it.
+/// The key that fills the memory of Redis, and its size. A low limit of memory would trim the history of ended events, which
+/// may take a share of the limit only, and the audit needs all of it.
 const FILLER: &str = "filler";
 const FILLED_BYTES: u64 = 64 * 1_024 * 1_024;
 
-/// What undoes a fault.
-enum Undo {
+/// What ends a fault.
+enum Repair {
     Continue(usize),
-    Feed(Starved),
+    Feed(MemoryShortage),
     Thaw(usize),
     Hasten(usize),
     GiveMemory,
-    Tighten(Loosened, Vec<String>),
+    Tighten(LooseSetting, Vec<String>),
     GiveRoom,
     SetClock,
     GivePlugins(usize),
-    WakeClients(Stalled),
+    WakeClients(StalledClients),
 }
 
-/// A run of faults under way.
-struct Torment<'a> {
+/// The state of a run.
+struct FaultInjector<'a> {
     deployment: &'a Deployment,
     usual_delay_ms: u64,
     memory_is_full: bool,
-    loosened: Option<Loosened>,
+    loose_setting: Option<LooseSetting>,
     /// The host that lacks a plugin.
-    lacking: Option<usize>,
-    /// How many hosts find no more memory.
-    starved: usize,
-    done: Done,
+    slot_without_plugin: Option<usize>,
+    /// How many hosts get no more memory.
+    hosts_without_memory: usize,
+    done: FaultCounts,
 }
 
-/// Does all that for a time, mends everything, and says what was done.
-pub fn torment(deployment: &Deployment, faults: &Faults, seed: u64, time: Duration) -> Done {
+/// Injects faults for a time, ends those that last, and returns how many there were.
+pub fn inject_faults(deployment: &Deployment, faults: &Faults, seed: u64, time: Duration) -> FaultCounts {
     let begun = Instant::now();
     for wire in deployment.wires() {
         wire.delay(faults.delay_ms);
     }
     let replies_dropped = || deployment.wires().map(|wire| wire.answers_lost()).sum::<usize>();
     let before = replies_dropped();
-    let (done, usual_delay_ms) = (Done::none_of(faults), faults.delay_ms);
-    let mut torment =
-        Torment { deployment, usual_delay_ms, memory_is_full: false, loosened: None, lacking: None, starved: 0, done };
+    let (done, usual_delay_ms) = (FaultCounts::none_of(faults), faults.delay_ms);
+    let mut injector = FaultInjector {
+        deployment,
+        usual_delay_ms,
+        memory_is_full: false,
+        loose_setting: None,
+        slot_without_plugin: None,
+        hosts_without_memory: 0,
+        done,
+    };
     let mut strikes = timetable(faults, seed, time, deployment.places.len()).into_iter().peekable();
-    let mut undone: Vec<(Duration, Undo)> = Vec::new();
+    let mut repairs: Vec<(Duration, Repair)> = Vec::new();
     loop {
-        undone.sort_by_key(|(at, _)| *at);
-        let next_undo = undone.first().map(|(at, _)| *at).filter(|at| *at < time);
+        repairs.sort_by_key(|(at, _)| *at);
+        let next_undo = repairs.first().map(|(at, _)| *at).filter(|at| *at < time);
         let next_strike = strikes.peek().map(|strike| strike.at);
         let Some(at) = next_undo.into_iter().chain(next_strike).min() else { break };
         std::thread::sleep(at.saturating_sub(begun.elapsed()));
         if next_undo == Some(at) {
-            torment.undo(undone.remove(0).1);
+            injector.repair(repairs.remove(0).1);
         } else if let Some(strike) = strikes.next()
-            && let Some((lasts, undo)) = torment.strike(&strike)
+            && let Some((lasts, undo)) = injector.inject(&strike)
         {
-            undone.push((at + lasts, undo));
+            repairs.push((at + lasts, undo));
         }
     }
     std::thread::sleep(time.saturating_sub(begun.elapsed()));
-    torment.mend(undone);
-    let mut done = torment.done;
+    injector.end_all(repairs);
+    let mut done = injector.done;
     done.replies_dropped = u32::try_from(replies_dropped() - before).unwrap_or(u32::MAX);
     done
 }
 
-impl Torment<'_> {
-    /// Does one thing; what undoes it, and after which time, is given back. Faults of what a deployment does not have are
-    /// none.
-    fn strike(&mut self, strike: &Strike) -> Option<(Duration, Undo)> {
-        if self.is_spared(strike.nemesis, strike.place) {
+impl FaultInjector<'_> {
+    /// Injects one fault. Returns what ends it and after which time, unless it is over at once. A fault of something that
+    /// the deployment does not have does nothing.
+    fn inject(&mut self, strike: &ScheduledFault) -> Option<(Duration, Repair)> {
+        if self.reason_to_skip(strike.nemesis, strike.place).is_some() {
             return None;
         }
         self.done.count(strike.nemesis);
@@ -115,20 +119,20 @@ impl Torment<'_> {
             }
             Nemesis::StopHost => {
                 place.running()?.stop();
-                Undo::Continue(n)
+                Repair::Continue(n)
             }
             Nemesis::OomHost => {
                 let starved = place.starve(rng.u64(LEFT_BYTES))?;
-                self.starved += 1;
-                Undo::Feed(starved)
+                self.hosts_without_memory += 1;
+                Repair::Feed(starved)
             }
             Nemesis::FreezeWire => {
                 place.wire.as_ref()?.freeze();
-                Undo::Thaw(n)
+                Repair::Thaw(n)
             }
             Nemesis::DelayWire => {
                 place.wire.as_ref()?.delay(rng.u64(SLOW_WIRE_MS / 10..SLOW_WIRE_MS));
-                Undo::Hasten(n)
+                Repair::Hasten(n)
             }
             Nemesis::CutWire => {
                 place.wire.as_ref()?.cut_once();
@@ -152,19 +156,22 @@ impl Torment<'_> {
             }
             Nemesis::FillMemory => {
                 let redis = deployment.store.redis();
-                // It may be full already.
+                // The memory may be full already.
                 let _: String = redis.command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
                 let _: u64 = redis.command(&["SETRANGE", FILLER, &(FILLED_BYTES - 1).to_string(), "x"]).unwrap();
                 let _: String = redis.command(&["CONFIG", "SET", "maxmemory", &FILLED_BYTES.to_string()]).unwrap();
                 self.memory_is_full = true;
-                Undo::GiveMemory
+                Repair::GiveMemory
             }
             Nemesis::ConfigSet => {
-                let loosened = Loosened::pick(strike.seed);
-                loosened.set(deployment.store.redis());
-                self.loosened = Some(loosened);
+                let loose_setting = LooseSetting::pick(strike.seed);
+                loose_setting.set(deployment.store.redis());
+                self.loose_setting = Some(loose_setting);
                 let asked = (0..deployment.places.len()).filter_map(|place| deployment.url(place)).collect();
-                return Some((NOTICED_WITHIN.mul_f64(0.9 + strike.lasts / 10.0), Undo::Tighten(loosened, asked)));
+                return Some((
+                    NOTICED_WITHIN.mul_f64(0.9 + strike.lasts / 10.0),
+                    Repair::Tighten(loose_setting, asked),
+                ));
             }
             Nemesis::CutPower => {
                 deployment.cut_power(rng);
@@ -172,14 +179,14 @@ impl Torment<'_> {
             }
             Nemesis::FillDisk => {
                 deployment.machine.fill_disk(true);
-                Undo::GiveRoom
+                Repair::GiveRoom
             }
             Nemesis::JumpClock => {
                 deployment.machine.move_clock(MAX_JUMP.mul_f64(rng.f64()));
-                Undo::SetClock
+                Repair::SetClock
             }
             Nemesis::SwapPlugin => {
-                // A section without meaning makes another file, and another digest, of the same code.
+                // A custom section gives the same code another digest.
                 let mut component = std::fs::read(layout::guest("scripted")).unwrap();
                 component.extend([0, 6, 1, b'n']);
                 component.extend(rng.u32(..).to_le_bytes());
@@ -193,7 +200,7 @@ impl Torment<'_> {
                 return None;
             }
             Nemesis::LackPlugin => {
-                self.lacking = Some(n);
+                self.slot_without_plugin = Some(n);
                 PLUGINS
                     .into_iter()
                     .filter(|name| *name == "quick" || rng.bool())
@@ -201,92 +208,103 @@ impl Torment<'_> {
                 if rng.bool() {
                     place.kill();
                 }
-                Undo::GivePlugins(n)
+                Repair::GivePlugins(n)
             }
             Nemesis::StopClients => {
-                let stalled = Stalled::begin(place.running()?.url());
+                let stalled = StalledClients::begin(place.running()?.url());
                 deployment.clients_stand_still.store(true, Ordering::SeqCst);
-                Undo::WakeClients(stalled)
+                Repair::WakeClients(stalled)
             }
         };
         Some((longer_than_a_lease, undo))
     }
 
-    fn is_spared(&self, nemesis: Nemesis, n: usize) -> bool {
+    /// Why a fault is left out now: no host could prevent the loss, the fault cannot be injected, or nothing would be left to
+    /// observe. A fault that is left out is not made up for.
+    fn reason_to_skip(&self, nemesis: Nemesis, n: usize) -> Option<&'static str> {
+        use Nemesis::*;
+
         let deployment = self.deployment;
-        let is_away = matches!(deployment.store, Store::Redis(_)) && deployment.machine.disk_is_full();
-        match nemesis {
-            Nemesis::KillStore | Nemesis::CutPower | Nemesis::FillDisk => {
-                is_away || self.loosened.is_some() || !deployment.log_is_whole()
-            }
-            Nemesis::DestroyGroups | Nemesis::FlushScripts => is_away,
-            // What is evicted for want of memory is lost.
-            Nemesis::FillMemory => is_away || self.loosened.is_some(),
-            Nemesis::ConfigSet => {
-                is_away || self.memory_is_full || self.loosened.is_some() || !deployment.log_is_whole()
-            }
-            // None would start again, and none be left to ask.
-            Nemesis::KillHost | Nemesis::OomHost => {
-                self.loosened.is_some_and(Loosened::is_refused) || self.lacking.is_some_and(|lacking| lacking != n)
-            }
-            Nemesis::LackPlugin => {
-                let all_run = deployment.places.iter().all(|place| place.running().is_some());
-                !all_run
-                    || self.lacking.is_some()
-                    || self.starved > 0
-                    || self.loosened.is_some_and(Loosened::is_refused)
-            }
-            _ => false,
-        }
+        let is_loose = self.loose_setting.is_some();
+        let is_refused = || self.loose_setting.is_some_and(LooseSetting::is_refused);
+        let redis_has_ended = || matches!(deployment.store, Store::Redis(_)) && deployment.machine.disk_is_full();
+        let all_run = || deployment.places.iter().all(|place| place.running().is_some());
+        let is_command = matches!(nemesis, DestroyGroups | FlushScripts | FillMemory | ConfigSet);
+        let stops_store = matches!(nemesis, KillStore | CutPower | FillDisk);
+        let stops_host = matches!(nemesis, KillHost | OomHost);
+        let reasons = [
+            ((is_command || stops_store) && redis_has_ended(), "Redis has ended on its full disk"),
+            (stops_store && is_loose, "under a loose setting Redis loses accepted events when it ends"),
+            (
+                (stops_store || nemesis == ConfigSet) && !deployment.log_is_whole(),
+                "Redis has not rewritten the log of its last start, whose end may be half a transaction",
+            ),
+            (nemesis == FillMemory && is_loose, "under a loose setting Redis may evict accepted events"),
+            (nemesis == ConfigSet && self.memory_is_full, "under a loose setting Redis may evict accepted events"),
+            (nemesis == ConfigSet && is_loose, "another setting is loose already"),
+            (stops_host && is_refused(), "no host starts on such a store, so none would be left to report the setting"),
+            (
+                stops_host && self.slot_without_plugin.is_some_and(|lacking| lacking != n),
+                "a host lacks a plugin, and the hosts that have it must handle its events",
+            ),
+            (nemesis == LackPlugin && !all_run(), "all hosts must run, so that one is left with the plugin"),
+            (nemesis == LackPlugin && self.slot_without_plugin.is_some(), "another host lacks a plugin"),
+            (
+                nemesis == LackPlugin && self.hosts_without_memory > 0,
+                "a host without memory may end, and have the only plugin",
+            ),
+            (nemesis == LackPlugin && is_refused(), "a host that ends does not start again on such a store"),
+        ];
+        reasons.into_iter().find_map(|(applies, reason)| applies.then_some(reason))
     }
 
-    fn undo(&mut self, undo: Undo) {
+    fn repair(&mut self, undo: Repair) {
         let deployment = self.deployment;
         match undo {
-            Undo::Continue(n) => {
+            Repair::Continue(n) => {
                 if let Some(host) = deployment.places[n].running() {
                     host.cont();
                 }
             }
-            Undo::Feed(starved) => {
-                self.starved -= 1;
+            Repair::Feed(starved) => {
+                self.hosts_without_memory -= 1;
                 self.done.out_of_memory += u32::from(starved.feed());
             }
-            Undo::Thaw(n) => {
+            Repair::Thaw(n) => {
                 if let Some(wire) = &deployment.places[n].wire {
                     wire.thaw();
                 }
             }
-            Undo::Hasten(n) => {
+            Repair::Hasten(n) => {
                 if let Some(wire) = &deployment.places[n].wire {
                     wire.delay(self.usual_delay_ms);
                 }
             }
-            // A server that is away is given it with the room on its disk.
-            Undo::GiveMemory if deployment.machine.disk_is_full() => {}
-            Undo::GiveMemory => self.give_memory(),
-            Undo::Tighten(loosened, asked) => {
-                // Those that have ended in the meantime are not asked.
+            // A server that has ended gets memory together with room on its disk.
+            Repair::GiveMemory if deployment.machine.disk_is_full() => {}
+            Repair::GiveMemory => self.give_memory(),
+            Repair::Tighten(loose_setting, asked) => {
+                // Hosts that have ended meanwhile are not asked.
                 let is_there =
                     |url: &String| (0..deployment.places.len()).any(|n| deployment.url(n).as_ref() == Some(url));
                 for url in asked.into_iter().filter(is_there) {
-                    match loosened.is_told(&url) {
-                        Ok(is_told) => self.done.settings_told += u32::from(is_told),
+                    match loose_setting.wait_for_report(&url) {
+                        Ok(is_told) => self.done.settings_reported += u32::from(is_told),
                         Err(unaware) => self.done.broken.push(unaware),
                     }
                 }
                 self.tighten();
             }
-            Undo::GiveRoom => {
+            Repair::GiveRoom => {
                 deployment.give_room();
                 self.give_memory();
             }
-            Undo::SetClock => deployment.machine.move_clock(Duration::ZERO),
-            Undo::GivePlugins(n) => {
+            Repair::SetClock => deployment.machine.move_clock(Duration::ZERO),
+            Repair::GivePlugins(n) => {
                 deployment.places[n].give_plugins();
-                self.lacking = None;
+                self.slot_without_plugin = None;
             }
-            Undo::WakeClients(stalled) => {
+            Repair::WakeClients(stalled) => {
                 drop(stalled);
                 deployment.clients_stand_still.store(false, Ordering::SeqCst);
             }
@@ -302,16 +320,16 @@ impl Torment<'_> {
     }
 
     fn tighten(&mut self) {
-        if let (Store::Redis(server), Some(loosened)) = (&self.deployment.store, self.loosened.take()) {
-            loosened.tighten(server);
+        if let (Store::Redis(server), Some(loose_setting)) = (&self.deployment.store, self.loose_setting.take()) {
+            loose_setting.tighten(server);
         }
     }
 
-    /// Ends whatever has not ended yet.
-    fn mend(&mut self, undone: Vec<(Duration, Undo)>) {
-        for (_, undo) in undone {
-            if let Undo::Feed(_) = undo {
-                self.undo(undo);
+    /// Ends all faults that still last.
+    fn end_all(&mut self, repairs: Vec<(Duration, Repair)>) {
+        for (_, undo) in repairs {
+            if let Repair::Feed(_) = undo {
+                self.repair(undo);
             }
         }
         let deployment = self.deployment;

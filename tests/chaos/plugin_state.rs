@@ -1,5 +1,5 @@
-//! The ledger of the plugin's state: thousands of events that count and read, change and write back, under hosts that are
-//! killed. A write that was lost, doubled or made by an attempt that failed shows in a sum.
+//! Plugin state while hosts are killed: thousands of events increment counters, and read and rewrite keys. A sum reveals a
+//! write that was lost, doubled, or made by a failed attempt.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,24 +12,24 @@ use eventstream_tests::store::Broker;
 use serde_json::{Value, json};
 
 use crate::deployment::Deployment;
+use crate::injector::inject_faults;
 use crate::nemesis::{Faults, Nemesis};
 use crate::run::{STUCK_AFTER, SetWhenDropped, drained};
+use crate::run_permit::RunPermit;
 use crate::seed;
-use crate::torment::torment;
-use crate::turn::Turn;
 
 const EVENTS: usize = 10_000;
 const BATCH: usize = 50;
-/// Keys that events read, change and write back, so that many of them meet.
+/// The number of keys that events rewrite: few, so that many events conflict.
 const KEYS: usize = 40;
 const SENDERS: usize = 4;
-/// How long a busy machine may take over all of them while hosts are killed.
+/// How long all events may take on a busy machine.
 const WORKED_OFF_WITHIN: Duration = Duration::from_secs(600);
 
 const FAULTS: Faults = Faults { every: &[(Nemesis::KillHost, Duration::from_secs(3))], delay_ms: 0 };
 
-/// The event of this number: two counters and a key of its own kind. Every seventh fails at its first attempt, after it
-/// has written all of this.
+/// The event of this number increments two counters and rewrites a key. Every seventh fails its first attempt after these
+/// writes.
 fn event(number: usize) -> Value {
     let calls = json!([
         {"increment": {"key": "events", "delta": 1}},
@@ -39,7 +39,7 @@ fn event(number: usize) -> Value {
     json!({"type": "count", "payload": {"state": calls, "flaky": if number.is_multiple_of(7) { 2 } else { 0 }}})
 }
 
-/// Sends the batches whose turn it is, each until it is accepted.
+/// Sends the next batches, each until it is accepted.
 fn send(deployment: &Deployment, next: &AtomicUsize) {
     loop {
         let first = next.fetch_add(BATCH, Ordering::SeqCst);
@@ -62,18 +62,18 @@ fn send(deployment: &Deployment, next: &AtomicUsize) {
 
 #[track_caller]
 fn sums_are_exact(broker: Broker) {
-    let _turn = Turn::take();
+    let _turn = RunPermit::take();
     let deployment = Deployment::start(broker, Machine::new(), None);
     let (next, over, seed) = (AtomicUsize::new(0), AtomicBool::new(false), seed());
     let told = Mutex::new(String::new());
     std::thread::scope(|threads| {
-        // Whatever happens in here, the torment ends.
+        // Ends the faults even if this thread panics.
         let _ends = SetWhenDropped(&over);
         threads.spawn(|| {
             let mut round = 0;
             while !over.load(Ordering::SeqCst) {
                 round += 1;
-                let done = torment(&deployment, &FAULTS, seed + round, Duration::from_secs(10));
+                let done = inject_faults(&deployment, &FAULTS, seed + round, Duration::from_secs(10));
                 *told.lock().unwrap() = format!("round {round}: {done}");
             }
         });

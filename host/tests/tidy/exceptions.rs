@@ -1,0 +1,16 @@
+//! What the rules do not apply to, each with the reason. An exception that is not needed any more is a fault as well.
+
+/// Names that types in several files of the host may have.
+pub const SHARED_TYPE_NAMES: &[(&str, &str)] = &[
+    ("Error", "each module has one, and callers name the module"),
+    ("Args", "the arguments of a command, next to the command"),
+];
+
+/// Files that import each other, and why that is so. Each list is in order.
+pub const CIRCLES: &[(&[&str], &str)] = &[];
+
+/// Switches of the feature `test-util`: the file, what is switched, and why.
+pub const TEST_SWITCHES: &[(&str, &str, &str)] = &[];
+
+/// Files that are longer than others may be, and why.
+pub const LONG_FILES: &[(&str, &str)] = &[];
