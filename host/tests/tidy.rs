@@ -265,6 +265,19 @@ fn every_file_says_what_it_is_and_is_short_enough_to_read() {
 }
 
 #[test]
+fn every_path_in_the_guide_for_contributors_exists() {
+    let guide = fs::read_to_string(host().join("CONTRIBUTING.md")).unwrap();
+    let paths = guide.split('`').skip(1).step_by(2).filter(|code| {
+        ["host/", "tests/", "wit/", "xtask/"].iter().any(|folder| code.starts_with(folder)) && !code.contains(' ')
+    });
+    let missing: Vec<String> = paths
+        .filter(|path| !root().join(path).exists())
+        .map(|path| format!("host/CONTRIBUTING.md names {path}, which does not exist"))
+        .collect();
+    report(&missing);
+}
+
+#[test]
 fn every_guest_is_named_by_a_test() {
     let tests: String = rust_files(&root().join("tests"), &["guests", "guests-wasip1"])
         .iter()

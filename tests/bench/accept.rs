@@ -1,6 +1,6 @@
-//! How many events are accepted in a second, one in a request, on 64 connections with one request in flight on each.
+//! How many events per second a host accepts: one event in a request, 64 connections, one request in flight on each.
 //!
-//! The host accepts only: what it would do with the events at the same time is the figure `mixed`.
+//! The host only accepts; the figure `mixed` handles the events at the same time.
 
 use std::time::Duration;
 

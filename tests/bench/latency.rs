@@ -1,4 +1,4 @@
-//! How long it takes from POST to 202 and to the end of the event, at a rate that does not depend on the answers.
+//! The time from POST to 202 and to the end of the event, at rates that do not depend on the answers.
 //!
 //! Times count from when a request was due. The records of events hold milliseconds, which is too coarse, so a sample of
 //! the events is asked for until their end is seen. This adds at most one request, some tenths of a millisecond.

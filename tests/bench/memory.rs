@@ -1,6 +1,6 @@
 //! Memory of the host and size of the store: idle, under load, after millions of events.
 //!
-//! Memory is what the kernel calls resident, files that are mapped included.
+//! Memory is the resident size that the kernel reports, including mapped files.
 
 use std::time::Duration;
 

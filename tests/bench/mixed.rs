@@ -1,7 +1,7 @@
-//! Accepting and working off at the same time: a closed loop of single events on 64 connections while a component that
-//! does nothing handles them.
+//! Accepting and handling at the same time: a closed loop of single events on 64 connections, with a component that
+//! does nothing.
 //!
-//! What ends during the load, beside what is accepted during it, says how far handling keeps pace on the same cores.
+//! The number of ended events compared with accepted ones shows how far handling keeps pace on the same cores.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! A host is killed while it works: how long until the next one listens, and until that one has ended its first event,
-//! against the events that wait. Both hosts find their plugin compiled, as a host that is started again does.
+//! A host is killed while it works. The figure is the time until the next host listens and until it has ended its first
+//! event, against the number of waiting events. Both hosts find their plugin compiled.
 
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,11 @@ const LOOK: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// A plugin that handles one event and no other.
 const ONE_FOR_EVER: &str = "concurrency = 1\n[limits]\nwall_ms = 3600000\n";
-/// What it does with the event that it has.
+/// What that plugin does with its event.
 const ENDLESS: &str = r#"{"sleep-ms":3500000}"#;
 
 pub(super) fn measure(plan: &Plan) -> Result<Figure> {
-    // Whoever compiles the plugin first is none of those that are measured.
+    // A host that is not measured compiles the plugin first.
     drop(host(&StoreKind::Embedded.start()?, &idle_plugin()));
     let most = plan.events(1_000_000, 100_000);
     let waiting: Vec<usize> = [1_000, 100_000, 1_000_000].into_iter().filter(|events| *events <= most).collect();

@@ -23,10 +23,10 @@ pub(super) const PAYLOAD_BYTES: usize = 200;
 pub(super) const CONNECTIONS: usize = 64;
 /// How often the totals are looked at.
 const LOOK: Duration = Duration::from_millis(10);
-/// Far longer than events may not end for.
+/// The longest time without an end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A store with the durability that it is given.
+/// A store with this durability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StoreKind {
     RedisEverysec,
@@ -148,8 +148,8 @@ pub(super) struct Drained {
     pub(super) cpu_us: f64,
 }
 
-/// Waits until so many events have ended or so much time has passed, and gives what it took from the first end that was
-/// seen to the last.
+/// Waits until this many events have ended or this much time has passed. Measures from the first end that it saw to the
+/// last.
 pub(super) fn drain(host: &Host, ends: u64, most: Duration) -> Result<Drained> {
     let client = host.client();
     let (mut first, mut last) = (None, (Instant::now(), 0));

@@ -23,8 +23,8 @@ const REPLY_DROPPED_AFTER: usize = 12;
 /// The memory that is left to a host before it gets no more.
 const LEFT_BYTES: std::ops::Range<u64> = 16 * 1_024..1_024 * 1_024;
 
-/// The key that fills the memory of Redis, and its size. A low limit of memory would trim the history of ended events, which
-/// may take a share of the limit only, and the audit needs all of it.
+/// The key that fills the memory of Redis, and its size. A lower limit of memory instead would trim the history of
+/// ended events, and the audit needs all of it.
 const FILLER: &str = "filler";
 const FILLED_BYTES: u64 = 64 * 1_024 * 1_024;
 
@@ -219,8 +219,8 @@ impl FaultInjector<'_> {
         Some((longer_than_a_lease, undo))
     }
 
-    /// Why a fault is left out now: no host could prevent the loss, the fault cannot be injected, or nothing would be left to
-    /// observe. A fault that is left out is not made up for.
+    /// Why a fault is skipped now: no host could prevent the loss, the fault cannot be injected, or nothing would be
+    /// left to observe. A skipped fault does not come later.
     fn reason_to_skip(&self, nemesis: Nemesis, n: usize) -> Option<&'static str> {
         use Nemesis::*;
 

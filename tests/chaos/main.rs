@@ -47,7 +47,7 @@ fn seed() -> u64 {
 }
 
 #[track_caller]
-fn every_promise_is_kept(broker: Broker, faults: Faults, time: Duration) -> ChaosReport {
+fn assert_promises_kept(broker: Broker, faults: Faults, time: Duration) -> ChaosReport {
     let _turn = RunPermit::take();
     let load = SenderLoad { senders: 4, pause: Duration::from_millis(60), mix: MIX };
     let seed = seed();
@@ -64,7 +64,7 @@ macro_rules! each_fault_alone {
         $(#[test]
         fn $test() {
             const ALONE: Faults = Faults { every: &[(Nemesis::$nemesis, Duration::from_millis(1_200))], delay_ms: 0 };
-            let _ = every_promise_is_kept($broker, ALONE, SHORT);
+            let _ = assert_promises_kept($broker, ALONE, SHORT);
         })+
     };
 }
@@ -97,7 +97,7 @@ mod redis {
     #[test]
     fn every_host_says_that_its_store_keeps_less_than_it_did() {
         const ONCE: Faults = Faults { every: &[(Nemesis::ConfigSet, Duration::from_secs(1))], delay_ms: 0 };
-        let report = every_promise_is_kept(Broker::Redis, ONCE, LOOSENED);
+        let report = assert_promises_kept(Broker::Redis, ONCE, LOOSENED);
         assert!(report.done.settings_reported >= 3, "{report}");
     }
 }
@@ -121,17 +121,23 @@ mod embedded {
 
 #[test]
 fn every_event_has_one_end_whatever_dies() {
-    let _ = every_promise_is_kept(Broker::Redis, EVERY_DAY, LONG);
+    let _ = assert_promises_kept(Broker::Redis, EVERY_DAY, LONG);
 }
 
 #[test]
 fn every_event_has_one_end_though_the_only_host_dies_again_and_again() {
-    let _ = every_promise_is_kept(Broker::Embedded, EVERY_DAY_OF_ONE, LONG);
+    let _ = assert_promises_kept(Broker::Embedded, EVERY_DAY_OF_ONE, LONG);
 }
 
 /// Runs a host with a mutant until the audit fails, and fails if ten runs do not reveal the mutant.
 #[track_caller]
-fn is_caught(broker: Broker, mutant: &'static str, mix: &'static [(u32, EventKind)], faults: Faults, told: &[&str]) {
+fn assert_caught(
+    broker: Broker,
+    mutant: &'static str,
+    mix: &'static [(u32, EventKind)],
+    faults: Faults,
+    told: &[&str],
+) {
     let _turn = RunPermit::take();
     for round in 1..=10 {
         let load = SenderLoad { senders: 4, pause: Duration::from_millis(15), mix };
@@ -155,7 +161,7 @@ const KILLS: Faults = Faults { every: &[(Nemesis::KillHost, Duration::from_milli
 
 #[test]
 fn acknowledging_before_the_outcome_is_stored_is_caught() {
-    is_caught(Broker::Redis, "ack-first", &[(3, EventKind::Ok), (1, EventKind::Flaky)], KILLS, &["has no end"]);
+    assert_caught(Broker::Redis, "ack-first", &[(3, EventKind::Ok), (1, EventKind::Flaky)], KILLS, &["has no end"]);
 }
 
 #[test]
@@ -167,7 +173,7 @@ fn settling_without_a_fence_is_caught() {
         ],
         delay_ms: 2,
     };
-    is_caught(
+    assert_caught(
         Broker::Redis,
         "no-fence",
         &[(3, EventKind::Coin), (1, EventKind::Parent(2))],
@@ -178,7 +184,7 @@ fn settling_without_a_fence_is_caught() {
 
 #[test]
 fn promoting_by_removing_first_is_caught() {
-    is_caught(
+    assert_caught(
         Broker::Redis,
         "promote-removes-first",
         &[(1, EventKind::Flaky), (1, EventKind::Hopeless)],
@@ -190,12 +196,12 @@ fn promoting_by_removing_first_is_caught() {
 #[test]
 fn a_group_made_at_the_end_of_its_lane_is_caught() {
     const GROUPS: Faults = Faults { every: &[(Nemesis::DestroyGroups, Duration::from_millis(1_500))], delay_ms: 2 };
-    is_caught(Broker::Redis, "group-at-end", &[(1, EventKind::Ok)], GROUPS, &["has no end", "nothing has moved"]);
+    assert_caught(Broker::Redis, "group-at-end", &[(1, EventKind::Ok)], GROUPS, &["has no end", "nothing has moved"]);
 }
 
 #[test]
 fn publishing_apart_from_the_settle_is_caught() {
-    is_caught(Broker::Redis, "publish-apart", &[(1, EventKind::Parent(3))], KILLS, &["nobody sent it"]);
+    assert_caught(Broker::Redis, "publish-apart", &[(1, EventKind::Parent(3))], KILLS, &["nobody sent it"]);
 }
 
 /// Cuts the power only.
@@ -205,10 +211,10 @@ const LOST: &[&str] = &["has no end", "gave", "did not start", "the total", "end
 
 #[test]
 fn a_redis_on_a_disk_that_does_not_sync_is_caught() {
-    is_caught(Broker::Redis, LYING_DISK, MIX, POWER_CUTS, LOST);
+    assert_caught(Broker::Redis, LYING_DISK, MIX, POWER_CUTS, LOST);
 }
 
 #[test]
 fn an_embedded_store_on_a_disk_that_does_not_sync_is_caught() {
-    is_caught(Broker::Embedded, LYING_DISK, MIX, POWER_CUTS, LOST);
+    assert_caught(Broker::Embedded, LYING_DISK, MIX, POWER_CUTS, LOST);
 }

@@ -1,5 +1,6 @@
-//! `cargo xtask chaos`: the ledger run as a program. Arguments: broker (`redis` or `embedded`), seconds, seed, a file for
-//! the section of the report or `-`, and the names of the faults, all of them if there are none.
+//! `cargo xtask chaos`: the ledger run as a program. Its arguments are the broker (`redis` or `embedded`), seconds,
+//! seed, a file for the section of the report or `-`, and the names of the faults. Without names, all faults are
+//! injected.
 //!
 //! A long run consists of rounds of a few minutes, each with a deployment of its own and the next seed. So one round bounds
 //! memory, disk and audit, and a round that fails can be repeated alone. If a promise is broken, the store and the output
@@ -58,7 +59,7 @@ fn main() -> ExitCode {
         .collect();
     let faults = Faults { every: Box::leak(chosen.into_boxed_slice()), delay_ms: usual.delay_ms };
     println!("broker      {}\nseed        {seed}\nseconds     {seconds}", broker.name());
-    let report = rounds(broker, faults, seed, Duration::from_secs(seconds.parse().unwrap()));
+    let report = run_rounds(broker, faults, seed, Duration::from_secs(seconds.parse().unwrap()));
     println!("{report}");
     for broken in &report.broken {
         println!("            {broken}");
@@ -70,7 +71,7 @@ fn main() -> ExitCode {
 }
 
 /// Rounds of equal length, until the time is over or a promise is broken.
-fn rounds(broker: Broker, faults: Faults, seed: u64, time: Duration) -> ChaosReport {
+fn run_rounds(broker: Broker, faults: Faults, seed: u64, time: Duration) -> ChaosReport {
     let count = u32::try_from(time.as_secs().div_ceil(ROUND.as_secs())).unwrap().max(1);
     let mut all = ChaosReport::default();
     for round in 0..count {
@@ -78,7 +79,7 @@ fn rounds(broker: Broker, faults: Faults, seed: u64, time: Duration) -> ChaosRep
         let kept = layout::profile_dir().join(format!("../chaos/{}-{seed}", broker.name()));
         let load = SenderLoad { senders: 4, pause: Duration::from_millis(60), mix: MIX };
         let run = ChaosRun { broker, seed, time: time / count, load, faults, mutant: None };
-        let report = run::run(&run, |deployment| keep(deployment, &kept));
+        let report = run::run(&run, |deployment| keep_files(deployment, &kept));
         if count > 1 {
             let (faults, accepted, broken) = (report.done.total(), report.accepted, report.broken.len());
             let number = round + 1;
@@ -103,8 +104,8 @@ fn title(broker: Broker) -> String {
 }
 
 /// Keeps what a person needs to find out what happened.
-fn keep(deployment: &Deployment, folder: &Path) {
-    copy(deployment.store.directory(), &folder.join("store"));
+fn keep_files(deployment: &Deployment, folder: &Path) {
+    copy_folder(deployment.store.directory(), &folder.join("store"));
     for place in &deployment.places {
         if let Some(host) = place.running() {
             fs::write(folder.join(format!("{}.log", place.name)), host.output()).unwrap();
@@ -112,13 +113,13 @@ fn keep(deployment: &Deployment, folder: &Path) {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         match entry.file_type().unwrap() {
-            kind if kind.is_dir() => copy(&entry.path(), &to.join(entry.file_name())),
-            kind if kind.is_file() => drop(fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
+            kind if kind.is_dir() => copy_folder(&entry.path(), &to.join(entry.file_name())),
+            kind if kind.is_file() => drop(fs::copy_folder(entry.path(), to.join(entry.file_name())).unwrap()),
             _ => {}
         }
     }

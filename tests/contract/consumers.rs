@@ -1,4 +1,4 @@
-//! Several consumers at once, and the mutants that the tests must notice.
+//! Several consumers at a time, and mutants of the broker that the tests must detect.
 
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
@@ -30,7 +30,7 @@ async fn who_lost_a_lease_to_another_consumer_changes_nothing() {
     assert_eq!((rows[0].1.as_str(), rows[0].3), (quick.consumer(), 2), "a renewal does not steal");
     let lost = slow.settle(vec![settle(&stale, Settlement::Processed, appends("children", 2))]).await;
     assert_eq!(lost, Ok(vec![SettleOutcome::Lost]));
-    // The right receipt in the wrong hands does not hold either.
+    // A receipt is also refused if another consumer presents it.
     assert_eq!(settle_one(&*slow, &taken, Settlement::Processed).await, SettleOutcome::Lost);
     assert_eq!(settle_one(&*quick, &taken, Settlement::Processed).await, SettleOutcome::Done);
     assert_eq!(settle_one(&*slow, &taken, Settlement::Processed).await, SettleOutcome::Lost);
@@ -62,7 +62,7 @@ async fn several_promoters_move_each_event_once() {
 #[tokio::test]
 async fn several_takers_take_each_delivery_once() {
     let rig = RedisRig::new();
-    // Longer than a busy machine holds up who renews.
+    // Longer than a busy machine delays a renewal.
     let patient = || BrokerOptions { lease_ms: 5_000, ..options() };
     let dead = rig.direct(patient()).await;
     dead.append(appends("a", 60)).await.unwrap();
@@ -106,7 +106,7 @@ fn identity_of(rig: &RedisRig, broker: &RedisBroker, pid: &str) -> String {
     words.join(" ")
 }
 
-/// Each of thousands of suspects cost a look through all that is pending in all lanes.
+/// Thousands of suspects must not cost one scan of all pending entries each.
 #[tokio::test]
 async fn many_suspects_are_found_by_one_look() {
     let rig = RedisRig::new();

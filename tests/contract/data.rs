@@ -1,4 +1,4 @@
-//! What others may do to the data: flush it, put something else in its place, delete from it, add to it.
+//! What other clients may do to the data: flush it, replace it, delete from it, or add to it.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ async fn a_flush_is_noticed_counted_once_and_survived() {
     let brokers = [rig.direct(options()).await, rig.direct(options()).await];
     let delivery = deliver_one(&*brokers[0], "a").await;
     let () = rig.admin(&["FLUSHALL"]);
-    // By both at once: it is shown for a while only.
+    // By both at once, since it is shown only for a while.
     let shown = brokers.iter().map(|broker| {
         eventually("the loss is shown", move || async move {
             broker.health().trouble.filter(|trouble| trouble.contains("lost"))
@@ -35,7 +35,7 @@ async fn a_flush_is_noticed_counted_once_and_survived() {
 async fn an_append_into_a_flushed_store_is_refused_until_the_loss_is_noted() {
     let rig = RedisRig::new();
     let tasks = eventstream::shutdown::TaskGroup::new();
-    // With the usual period: only the append itself can notice it in time.
+    // With the usual period only the append itself can notice the loss in time.
     let url = rig.server.url();
     let broker = eventstream::broker::redis::RedisBroker::open(&url, options(), &tasks).await.unwrap();
     broker.append(appends("a", 1)).await.unwrap();
@@ -71,7 +71,7 @@ async fn an_older_copy_is_noticed() {
     let rig = RedisRig::new();
     let broker = rig.direct(options()).await;
     broker.append(appends("a", 5)).await.unwrap();
-    // What a failover to a replica that lags, or a restored backup, looks like from here.
+    // This is what the broker sees after a failover to a lagging replica, or after a restored backup.
     let () = rig.admin(&["HSET", &RedisRig::key("counts"), "accepted", "3"]);
     eventually("the loss is shown", || async { broker.health().trouble }).await;
     eventually("the trouble is over", || async { broker.health().ready().then_some(()) }).await;
@@ -115,7 +115,7 @@ async fn a_deleted_lane_does_not_stop_anything() {
     assert_eq!(claim(&*broker, "b", 9).await.len(), 2);
 }
 
-/// A key that holds something else, and settlements that need it.
+/// A key with something else in it, and settlements that need the key.
 async fn nothing_is_lost_when(rig: &RedisRig, key: &str, settlement: Settlement, publish: bool) {
     let broker = rig.direct(options()).await;
     let children = || {

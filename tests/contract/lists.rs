@@ -1,4 +1,5 @@
-//! Lists on a Redis that holds large events: what a page looks at is bounded, and nothing but what is wanted moves.
+//! Lists on a Redis with large events: a page reads a bounded amount, and only the events that are asked for are
+//! transferred.
 
 use eventstream::broker::contract::*;
 use eventstream::broker::{EndKind, EndedQuery, SnapshotItem};
@@ -30,7 +31,7 @@ fn sent_bytes(rig: &RedisRig) -> u64 {
     sent.and_then(|bytes| bytes.trim().parse().ok()).expect("the server counts what it sends")
 }
 
-/// A page and the bytes that moved for it, those of the broker's own looks included.
+/// A page, and the bytes that were transferred for it, including the broker's own checks.
 async fn page(rig: &RedisRig, broker: &dyn Broker, query: EndedQuery) -> (usize, Option<String>, u64) {
     let before = sent_bytes(rig);
     let page = broker.list_ended(query).await.expect("a page");
@@ -58,7 +59,7 @@ async fn a_filter_that_nothing_matches_moves_nothing_and_ends_early() {
                 None => break,
             }
         }
-        // The one that is cut by the store's own clock may be over at once.
+        // The page that the store's clock cuts short may end at once.
         assert!(pages > 1 || query.until.is_some(), "a page looks at less than everything: {query:?}");
     }
 }

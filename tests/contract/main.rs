@@ -1,8 +1,8 @@
 //! The contract of a broker, proven on a real Redis.
 //!
-//! [`suite`] runs the cases that hold for any broker. The other modules are about Redis: faults on the wire, faults of
-//! the server, several consumers at once, and what an operator may do to the data. Each test has a server of its own,
-//! with everything on stable storage, and asserts no times: what has to happen is awaited.
+//! [`suite`] runs the cases that hold for every broker. The other modules are about Redis: faults of the network and of
+//! the server, several consumers, and what an operator may do to the data. Each test has a server of its own with
+//! `appendfsync always`. Tests assert no times; they wait for what must happen.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "all of this is tests")]
 

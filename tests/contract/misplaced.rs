@@ -1,4 +1,4 @@
-//! Something else where a lane should be: it stops that lane, is named, and stops nothing else.
+//! A key of a lane that has something else in it stops only that lane, and the broker names it.
 
 use eventstream::broker::contract::*;
 use eventstream::broker::redis::RedisBroker;
@@ -116,7 +116,7 @@ async fn with_a_bad_lane_a_host_still_keeps_house_and_shows_that_it_lives() {
     broker.maintain().await.expect("a lane that is wrong is no failure");
     assert_eq!(heartbeat().await, before + 1);
     is_named(&broker, &key).await;
-    // What others make is learnt, and waits end for it, though one lane cannot be read.
+    // The broker learns of lanes that others create, and waits end for them, although one lane cannot be read.
     other.append(appends("later", 1)).await.unwrap();
     broker.maintain().await.expect("maintained");
     assert!(broker.lanes().contains(&lane("later")));

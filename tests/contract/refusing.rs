@@ -1,5 +1,5 @@
-//! A Redis that answers and refuses every write: for want of replicas, of a disk, of memory. It is told by itself, with
-//! nobody sending anything, and what only reads goes on.
+//! A Redis that refuses every write, because it lacks replicas, disk or memory. The broker reports it without any
+//! request, and reads go on.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use eventstream::event::{EventState, FailureClass};
 
 use crate::rig::RedisRig;
 
-/// Waits for a trouble with this word in it.
+/// Waits for a reported trouble that contains this word.
 async fn trouble_with(broker: &dyn Broker, word: &str) {
     eventually(&format!("{word} is told"), || async {
         broker.health().trouble.is_some_and(|trouble| trouble.contains(word)).then_some(())
@@ -44,7 +44,7 @@ async fn a_snapshot_that_fails_is_told_and_passes_by_itself() {
     std::fs::create_dir(rig.server.directory().join("taken.rdb")).unwrap();
     broker.append(appends("a", 1)).await.expect("accepted");
     let () = rig.admin(&["CONFIG", "SET", "save", "1 1"]);
-    // It may be writing its log at the moment.
+    // Redis may be rewriting its log now.
     let _: String = rig.admin(&["BGSAVE", "SCHEDULE"]);
     trouble_with(&*broker, "MISCONF").await;
     assert!(!broker.health().accepting && !broker.health().handling);

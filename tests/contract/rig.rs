@@ -14,7 +14,7 @@ use eventstream_tests::eventually::PATIENCE;
 use eventstream_tests::proxy::Proxy;
 use eventstream_tests::redis::RedisServer;
 
-/// Settings under which tests see things happen soon.
+/// Options with short periods.
 pub const TUNING: RedisTuning = RedisTuning { check_every_ms: 100, min_retention_ms: 0 };
 
 /// A server, a proxy in front of it, and the tasks of the brokers on it.
@@ -42,22 +42,22 @@ impl RedisRig {
         self.reach(&self.server.url(), options, None).await
     }
 
-    /// A broker whose wire can be made to fail.
+    /// A broker behind the proxy.
     pub async fn through_proxy(&self, options: BrokerOptions) -> Arc<RedisBroker> {
         self.reach(&self.proxy.redis_url(), options, None).await
     }
 
-    /// A broker at a URL, or why not.
+    /// A broker at a URL, or the error.
     pub async fn try_open(&self, url: &str, options: BrokerOptions) -> Result<Arc<RedisBroker>, RedisOpenError> {
         RedisBroker::open_tuned(url, options, TUNING, &self.tasks).await
     }
 
-    /// A broker that breaks a guarantee, behind the proxy.
+    /// A mutant of the broker, behind the proxy.
     pub async fn mutant(&self, options: BrokerOptions, mutant: BrokerMutant) -> Arc<RedisBroker> {
         self.reach(&self.proxy.redis_url(), options, Some(mutant)).await
     }
 
-    /// A broker, once the server has answered in time, which on a busy machine it may not at once.
+    /// Opens a broker, and tries again while the server answers too late on a busy machine.
     async fn reach(&self, url: &str, options: BrokerOptions, mutant: Option<BrokerMutant>) -> Arc<RedisBroker> {
         let begun = Instant::now();
         loop {

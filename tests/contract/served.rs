@@ -1,4 +1,4 @@
-//! What consumers tell each other that they serve, and what is left to others for it.
+//! Consumers tell each other which types they serve, and leave events to a consumer that serves them.
 
 use std::sync::Mutex;
 
@@ -47,7 +47,7 @@ async fn what_the_dead_left_in_the_lane_of_another_is_left_to_it() {
     other.refresh_peer_coverage().await.unwrap();
     let lanes = Mutex::new(Vec::new());
     let taken = eventually("the one that serves it takes it over", || async {
-        // The other one has always the first look.
+        // The other consumer always looks first.
         let others = other.recover(9).await.unwrap().into_iter().map(|delivery| delivery.receipt.lane);
         lanes.lock().unwrap().extend(others);
         one.recover(9).await.unwrap().into_iter().find(|delivery| delivery.receipt.lane == lane("orders"))
@@ -88,7 +88,7 @@ async fn a_consumer_of_an_earlier_version_is_silent_while_it_lives() {
     .await;
     let known: Vec<String> = rig.admin(&["HKEYS", &hb]);
     assert!(!known.iter().any(|field| field == "s:forgotten-by-an-old-one"), "{known:?}");
-    // What earlier versions read is as they know it: numbers and identities behind these two prefixes.
+    // Earlier versions read numbers and identities behind these two prefixes.
     let beats: i64 = rig.admin(&["HGET", &hb, &format!("c:{}", broker.consumer())]);
     assert!(beats > 0 && known.contains(&format!("i:{}", broker.consumer())));
 }

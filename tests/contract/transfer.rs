@@ -1,4 +1,4 @@
-//! Moving between Redis and an embedded store, and what Redis does to it: lost data, no memory, entries that are none.
+//! Moves between Redis and an embedded store, with a Redis that lost data, has no memory, or has foreign entries.
 
 use std::io::{BufRead, Read};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ async fn imported(broker: &dyn Broker, mut text: impl BufRead) -> (Result<(), Er
     (done, moved)
 }
 
-/// What an export says, without its first line, which says when it was made, and in any order.
+/// The lines of an export in order, without the first one, which has the time of the export.
 fn lines(text: &[u8]) -> Vec<&str> {
     let mut lines: Vec<&str> = std::str::from_utf8(text).unwrap().lines().skip(1).collect();
     lines.sort_unstable();
@@ -58,7 +58,7 @@ async fn fill(broker: &dyn Broker, random: &mut fastrand::Rng, n: usize) {
                 0 => Settlement::Processed,
                 1 => failed(FailureClass::Trap),
                 2 => retry(3_600_000 + random.u64(..5)),
-                // It stays with a consumer that dies.
+                // It stays with a consumer that crashes.
                 _ => continue,
             };
             settle_one(broker, &delivery, settlement).await;
@@ -133,7 +133,7 @@ async fn entries_that_are_none_are_left_out_and_named() {
     }
 }
 
-/// Text of which reading it does something to the world at a point.
+/// A text that calls a function when it has been read up to a point.
 struct Disturbed<F> {
     text: std::io::Cursor<Vec<u8>>,
     at: u64,

@@ -1,4 +1,4 @@
-//! Faults between the host and Redis: answers that are lost, connections that are cut, a wire on which nothing passes.
+//! Network faults between the host and Redis: lost answers, cut connections, and a connection on which nothing passes.
 
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ async fn an_append_is_in_doubt_only_when_it_may_have_happened() {
         rig.proxy.cut();
     };
     let (answer, ()) = futures_util::future::join(appending, cutting).await;
-    // The repetition may have been quicker than the cut.
+    // The repetition may have been faster than the cut.
     match answer {
         Ok(_) => {}
         Err(error) => assert!(matches!(error, Error::Unavailable { outcome_known: false, .. }), "{error:?}"),
@@ -134,7 +134,7 @@ async fn a_claim_after_a_lost_answer_asks_for_half_as_much() {
     }
 }
 
-/// A batch of large results was one call of tens of megabytes, which took longer than an answer may.
+/// A batch of large results must not become one call of tens of megabytes, whose answer would come too late.
 #[tokio::test]
 async fn a_large_batch_is_settled_in_several_calls_and_answered_in_order() {
     let rig = RedisRig::new();
@@ -171,7 +171,7 @@ async fn answers_that_are_lost_are_no_deliveries() {
         let lanes = vec![eventstream::broker::LaneDemand { lane: lane("a"), free: 1 }];
         broker.claim(eventstream::broker::ClaimRequest { lanes, max: 1 }).await.unwrap_err();
     };
-    // The scripts are known after the first time, so that the answer which is lost is not that they are not.
+    // Redis knows the scripts after the first call, so that the dropped answer is that of the script itself.
     assert_eq!(claim(&*broker, "a", 1).await.len(), 0);
     lose_claim().await;
     eventually("the first is found", || async { broker.recover(9).await.ok()?.pop() }).await;
@@ -221,7 +221,7 @@ async fn a_read_whose_answer_was_lost_is_found_again() {
     let rig = RedisRig::new();
     let broker = rig.through_proxy(options()).await;
     broker.append(appends("a", 7)).await.unwrap();
-    // Where a claim brought all that it asked for, the next one is a plain read.
+    // If a claim got all that it asked for, the next one is a plain read.
     let held = claim(&*broker, "a", 2).await;
     assert_eq!(held.len(), 2);
     rig.proxy.drop_reply_to("xreadgroup", 1);
@@ -280,7 +280,7 @@ async fn without_redis_calls_fail_fast_and_connections_are_not_stormed() {
     }
     let (connections, seconds) = (rig.proxy.connections() - before, began.elapsed().as_secs_f64());
     assert!((connections as f64) < 5.0 * seconds, "{connections} connections in {seconds} s");
-    // Only the wait may hold a loop back, so this is what tells a busy loop from a patient one.
+    // Only the wait delays the loop, so this tells a busy loop from one that waits.
     assert!(f64::from(calls) < 33.0 * seconds, "{calls} rounds in {seconds} s");
     rig.proxy.restore();
     eventually("it recovers by itself", || async { broker.append(appends("a", 1)).await.ok() }).await;

@@ -1,4 +1,4 @@
-//! Where there is little address space, as on 39-bit kernels or with `ulimit -v`, a host has fewer attempts side by side.
+//! With little address space, as on 39-bit kernels or with `ulimit -v`, a host runs fewer attempts at a time.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use eventstream_tests::host::command;
 
-/// Starts a server that may have so much address space, with both of its outputs in one.
+/// Starts a server with a limit of its address space, and with both outputs in one pipe.
 fn serve_within(gib: u64, concurrency: usize, folder: &Path) -> Child {
     let concurrency = concurrency.to_string();
     let serve = command(folder, &["serve", "--listen", "127.0.0.1:0", "--concurrency", &concurrency]);

@@ -1,5 +1,5 @@
-//! A build that takes types from another plugin waits for a person, and with `plugins.hold_new_capabilities` one that
-//! imports more than the one that serves.
+//! A build that takes types from another plugin waits for approval. With `plugins.hold_new_capabilities` a build that
+//! imports more than the active version waits as well.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use eventstream_tests::layout;
 use eventstream_tests::stage::{Broker, Stage};
 use serde_json::{Value, json};
 
-/// A build that can keep state and nothing else, and one that can do everything, each with its digest.
+/// A build that imports only plugin state, and one that imports everything, each with its digest.
 fn builds() -> [(Vec<u8>, String); 2] {
     ["keyvalue", "scripted"].map(|guest| {
         let build = std::fs::read(layout::guest(guest)).unwrap();
@@ -35,9 +35,9 @@ fn wait_held(client: &Client, build: &str) -> Value {
     })
 }
 
-/// What a command of the host printed, by how it ended.
+/// The output of a command of the host. It must end with this exit code.
 #[track_caller]
-fn told(host: &Host, arguments: &[&str], code: i32) -> String {
+fn run_and_expect(host: &Host, arguments: &[&str], code: i32) -> String {
     let output = run_command(&[arguments, &["--url", host.url()]].concat());
     let text = if code == 0 { &output.stdout } else { &output.stderr };
     let text = String::from_utf8_lossy(text).into_owned();
@@ -52,7 +52,7 @@ fn a_build_that_imports_more_waits_until_it_is_approved_and_a_restart_changes_no
     plugins.write("work.wasm", &first_build);
     let mut stage = Stage::with(Broker::Embedded, plugins, |options| holding(options, kept.path()));
     assert_eq!(digest_that_ran(&stage.client), Some(first.clone()), "the first build needs no approval");
-    let nothing = told(&stage.host, &["plugin", "approve", "work"], 1);
+    let nothing = run_and_expect(&stage.host, &["plugin", "approve", "work"], 1);
     assert!(nothing.contains("no build of \"work\" waits"), "{nothing}");
 
     stage.plugins.write("work.wasm", &second_build);
@@ -67,7 +67,7 @@ fn a_build_that_imports_more_waits_until_it_is_approved_and_a_restart_changes_no
     wait_held(&stage.client, &second);
     assert_eq!(digest_that_ran(&stage.client), Some(first.clone()), "after a restart too");
     let remedy = "eventstream plugin approve work";
-    let listed = told(&stage.host, &["plugin", "list"], 0);
+    let listed = run_and_expect(&stage.host, &["plugin", "list"], 0);
     for words in ["needs-approval", "wasi:http/outgoing-handler", remedy] {
         assert!(listed.contains(words), "{listed} says {words}");
     }
@@ -76,12 +76,12 @@ fn a_build_that_imports_more_waits_until_it_is_approved_and_a_restart_changes_no
 
     let other = stage.client.request("POST", &format!("/plugins/work/approve?digest={first}"), &[], Some(b""));
     assert_eq!(other.unwrap().expect(409).json()["type"], "/problems/not-approved");
-    let other = told(&stage.host, &["plugin", "approve", "work", "--digest", &first], 1);
+    let other = run_and_expect(&stage.host, &["plugin", "approve", "work", "--digest", &first], 1);
     assert!(other.contains("waits to be approved is"), "{other}");
-    told(&stage.host, &["plugin", "approve", "none"], 1);
-    told(&stage.host, &["plugin", "approve", "work", "--digest", "abc"], 2);
+    run_and_expect(&stage.host, &["plugin", "approve", "none"], 1);
+    run_and_expect(&stage.host, &["plugin", "approve", "work", "--digest", "abc"], 2);
 
-    let approved = told(&stage.host, &["plugin", "approve", "work"], 0);
+    let approved = run_and_expect(&stage.host, &["plugin", "approve", "work"], 0);
     assert!(approved.starts_with(&format!("work is active at {}", &second[..12])), "{approved}");
     assert_eq!(digest_that_ran(&stage.client), Some(second.clone()));
     stage.host.kill9();
@@ -111,7 +111,7 @@ fn a_file_that_takes_types_from_a_plugin_waits_until_the_very_build_is_approved(
     let takes = json!([{ "types": "order.paid", "plugin": "orders" }]);
     assert_eq!((&waiting["digest"], &waiting["takes"]), (&json!(wanted), &takes));
     assert_eq!(handled_by(&stage.client), "orders");
-    let listed = told(&stage.host, &["plugin", "list"], 0);
+    let listed = run_and_expect(&stage.host, &["plugin", "list"], 0);
     assert!(listed.contains("takes order.paid from the plugin \"orders\"") && listed.contains(&wanted), "{listed}");
     stage.host.kill9();
     stage.replace_host(options);
@@ -121,7 +121,7 @@ fn a_file_that_takes_types_from_a_plugin_waits_until_the_very_build_is_approved(
     let unnamed = stage.client.request("POST", "/plugins/order.paid/approve", &[], Some(b""));
     let detail = unnamed.unwrap().expect(400).json()["detail"].as_str().unwrap_or_default().to_owned();
     assert!(detail.contains(&format!("/plugins/order.paid/approve?digest={wanted}")), "{detail}");
-    let approved = told(&stage.host, &["plugin", "approve", "order.paid"], 0);
+    let approved = run_and_expect(&stage.host, &["plugin", "approve", "order.paid"], 0);
     for words in [format!("digest   {wanted}"), "takes    order.paid from orders".to_owned()] {
         assert!(approved.contains(&words), "{approved} says {words}");
     }

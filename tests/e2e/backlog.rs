@@ -1,4 +1,4 @@
-//! G8, G12: what one plugin has waiting, keeps and leaves in the history takes nothing from the others.
+//! G8, G12: the backlog, the state and the history of one plugin take nothing from the others.
 
 use eventstream_tests::eventually::eventually;
 use eventstream_tests::guests::PluginsDir;
@@ -13,7 +13,7 @@ on_both_brokers! {
     a_plugin_keeps_no_more_than_it_may_and_what_it_keeps_can_be_removed,
 }
 
-/// What publishes its own type so often, and so do those, for so many generations.
+/// An event that publishes events of its own type, which do the same for some generations.
 fn breeding(event_type: &str, children: u32, generations: u32) -> Value {
     let payload = json!({});
     (0..generations).fold(
@@ -62,7 +62,7 @@ fn a_flood_for_one_plugin_is_refused_for_that_plugin_only(broker: Broker) {
     assert!(refusal.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0));
     let detail = refusal.json()["detail"].as_str().unwrap_or_default().to_owned();
     assert!(detail.contains("plugin flooded") && detail.contains("plugins.flooded.max_waiting"), "{detail}");
-    // A limit is in force a moment after its plugin serves, so the first few may exceed it.
+    // A limit applies shortly after its plugin serves, so the first events may exceed it.
     let waiting = stage.client.metrics()["waitingByLane"]["flooded"].as_u64();
     assert!(waiting >= Some(7) && waiting < Some(100), "{waiting:?}");
     let id = stage.client.post_event("quiet", &json!({}));

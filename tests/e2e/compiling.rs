@@ -1,4 +1,4 @@
-//! A component is compiled in a process of its own: what a file does to its compiler harms no server.
+//! A component is compiled in a process of its own, so that a file that crashes the compiler does not harm the server.
 
 use eventstream_tests::eventually::eventually;
 use eventstream_tests::guests::PluginsDir;
@@ -13,7 +13,7 @@ on_both_brokers! {
     events_wait_for_a_plugin_that_is_being_compiled,
 }
 
-/// By how much the peak memory of the server may grow while a compiler is made to take all that it may.
+/// How much the peak memory of the server may grow while a compiler uses all the memory that it may.
 const GROWTH_LIMIT_BYTES: u64 = 64 << 20;
 
 /// A component with one function: a chain of `if`, each on the result of the one before. A link takes 8 bytes, and the
@@ -105,8 +105,8 @@ fn what_the_compiler_refused_is_not_tried_again_at_the_next_start_unless_a_perso
     assert!(words.contains("268435456 bytes of memory") && !words.contains("refused before"), "{words}");
 }
 
-/// The name under which a file is being compiled, and the process that does it, standing still. A compiler that has ended
-/// before it could be stopped is let go, and another one is caught.
+/// Starts the compilation of a file and stops the compiler (SIGSTOP). Returns the name of the file and the process. If
+/// a compiler ends before it can be stopped, tries another file.
 #[track_caller]
 pub(super) fn stopped_compiler(stage: &Stage, stem: &str, file: &[u8]) -> (String, Pid) {
     for n in 0..100 {
@@ -131,7 +131,7 @@ pub(super) fn stopped_compiler(stage: &Stage, stem: &str, file: &[u8]) -> (Strin
     panic!("every compiler had ended before it was stopped");
 }
 
-/// Whether a process stands still. It ends or does so soon after it was told to.
+/// Whether a process is stopped. After SIGSTOP it soon stops or has ended.
 pub(super) fn stands_still(process: Pid) -> bool {
     eventually("it stands still or ends", || {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).unwrap_or_default();
@@ -143,7 +143,7 @@ pub(super) fn stands_still(process: Pid) -> bool {
     })
 }
 
-/// Sends an event that no plugin handles yet, and another one behind it that one does.
+/// Sends an event that no plugin handles yet, and then an event that a plugin handles.
 #[track_caller]
 fn waits(stage: &Stage, event_type: &str) -> String {
     let waiting = stage.client.post_event(event_type, &json!({}));

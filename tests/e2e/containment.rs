@@ -1,4 +1,4 @@
-//! G8: whatever a plugin does ends in the class that stands for it, and does no harm to the host.
+//! G8: each kind of misbehavior of a plugin ends in its class and does not harm the host.
 
 use eventstream_tests::client::Event;
 use eventstream_tests::guests::PluginsDir;
@@ -15,8 +15,8 @@ on_both_brokers! {
     a_handler_is_told_about_its_delivery,
 }
 
-/// By how much the host may grow over several rounds of the worst that plugins do. One attempt may use 64 MiB; what is
-/// kept of one is a leak.
+/// How much the memory of the host may grow over several rounds of misbehavior. One attempt may use 64 MiB, so that a
+/// leak of one attempt shows.
 const GROWTH_LIMIT_BYTES: u64 = 96 << 20;
 
 fn stage(broker: Broker) -> Stage {

@@ -1,4 +1,5 @@
-//! `eventstream dev`: what is saved is built and serves, what does not build changes nothing, and each end is told.
+//! `eventstream dev`: a saved project is built and serves. A project that does not build changes nothing. The end of
+//! each event is printed.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -45,12 +45,12 @@ struct KeyedRequest {
 
 impl WrittenStore {
     fn in_state(&self, states: &'static [&'static str]) -> impl Iterator<Item = &Value> {
-        self.events.iter().filter(|event| states.contains(&text(&event["state"])))
+        self.events.iter().filter(|event| states.contains(&as_text(&event["state"])))
     }
 }
 
 /// Starts a host on a copy of each store. Its settings keep everything, however old the store is.
-fn served(broker: Broker) -> impl Iterator<Item = (Stage, WrittenStore)> {
+fn serve_copies(broker: Broker) -> impl Iterator<Item = (Stage, WrittenStore)> {
     WRITERS.into_iter().map(move |writer| {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("stored").join(writer);
         let name = broker.name().to_lowercase();
@@ -66,39 +66,39 @@ fn served(broker: Broker) -> impl Iterator<Item = (Stage, WrittenStore)> {
     })
 }
 
-fn text(value: &Value) -> &str {
+fn as_text(value: &Value) -> &str {
     value.as_str().unwrap()
 }
 
 /// The document of an event. It must have every member that the writer showed, apart from these.
 #[track_caller]
-fn shown(client: &Client, written: &Value, except: &[&str]) -> Value {
-    let found = client.get(&format!("/events/{}", text(&written["id"]))).expect(200).json();
+fn assert_shown(client: &Client, written: &Value, except: &[&str]) -> Value {
+    let found = client.get(&format!("/events/{}", as_text(&written["id"]))).expect(200).json();
     for (name, value) in written.as_object().unwrap().iter().filter(|(name, _)| !except.contains(&name.as_str())) {
         assert_eq!(&found[name], value, "{name} of {found}");
     }
     found
 }
 
-fn ids(events: &[Event]) -> BTreeSet<&str> {
+fn collect_ids(events: &[Event]) -> BTreeSet<&str> {
     events.iter().map(|event| event.id.as_str()).collect()
 }
 
 fn ended_events_are_shown_as_they_were(broker: Broker) {
-    for (stage, written) in served(broker) {
+    for (stage, written) in serve_copies(broker) {
         let metrics = stage.client.metrics();
         assert_eq!(metrics["dataLosses"], 0, "{metrics}");
         assert!(written.in_state(&["processed"]).count() >= 9 && written.in_state(&["failed"]).count() >= 4);
         for event in written.in_state(&["processed"]) {
-            shown(&stage.client, event, &[]);
+            assert_shown(&stage.client, event, &[]);
         }
         // A plugin that handles the type of an event without a handler is there now.
         let without_handler = |event: &&Value| event["class"] == "no-handler";
         for event in written.in_state(&["failed"]).filter(|event| !without_handler(event)) {
-            shown(&stage.client, event, &[]);
+            assert_shown(&stage.client, event, &[]);
         }
         for event in written.in_state(&["failed"]).filter(without_handler) {
-            let id = text(&event["id"]);
+            let id = as_text(&event["id"]);
             eventually("the event is handled by the plugin that is there now", || match stage.client.event(id) {
                 Some(event) if event.state == "processed" => Ok(()),
                 other => Err(format!("{other:?}")),
@@ -106,30 +106,31 @@ fn ended_events_are_shown_as_they_were(broker: Broker) {
         }
         let (processed, failed) = (stage.client.processed(), stage.client.failed());
         for event in written.in_state(&["processed"]) {
-            assert!(ids(&processed).contains(text(&event["id"])), "{event} is listed");
+            assert!(collect_ids(&processed).contains(as_text(&event["id"])), "{event} is listed");
         }
         for event in written.in_state(&["failed"]).filter(|event| !without_handler(event)) {
-            assert!(ids(&failed).contains(text(&event["id"])), "{event} is listed");
+            assert!(collect_ids(&failed).contains(as_text(&event["id"])), "{event} is listed");
         }
     }
 }
 
 fn events_that_had_not_ended_are_processed(broker: Broker) {
-    for (stage, written) in served(broker) {
+    for (stage, written) in serve_copies(broker) {
         assert!(written.in_state(&["queued"]).count() >= 2 && written.in_state(&["running"]).count() == 1);
         assert!(written.in_state(&["retrying"]).count() >= 1 && written.in_state(&["scheduled"]).count() == 2);
         for event in written.in_state(&["queued", "running", "retrying", "scheduled"]) {
-            shown(&stage.client, event, &["state", "attempts", "dueAt", "children", "result", "endedAt"]);
+            assert_shown(&stage.client, event, &["state", "attempts", "dueAt", "children", "result", "endedAt"]);
             let is_due = event["dueAt"].as_str().is_none_or(|at| at.parse::<Timestamp>().unwrap() <= now());
             if !is_due {
-                shown(&stage.client, event, &[]);
+                assert_shown(&stage.client, event, &[]);
                 continue;
             }
-            let ended = stage.client.wait_ended(text(&event["id"]));
+            let ended = stage.client.wait_ended(as_text(&event["id"]));
             assert_eq!(ended.state, "processed", "{ended:?}");
             let attempts_before = event["attempts"].as_array().unwrap().len();
             assert!(ended.attempts.len() > attempts_before, "{ended:?}");
-            let found = shown(&stage.client, event, &["state", "attempts", "dueAt", "children", "result", "endedAt"]);
+            let found =
+                assert_shown(&stage.client, event, &["state", "attempts", "dueAt", "children", "result", "endedAt"]);
             let attempts = &found["attempts"].as_array().unwrap()[..attempts_before];
             assert_eq!(&json!(attempts), &event["attempts"], "{found}");
         }
@@ -137,10 +138,10 @@ fn events_that_had_not_ended_are_processed(broker: Broker) {
 }
 
 fn failed_events_can_be_replayed(broker: Broker) {
-    for (stage, written) in served(broker) {
+    for (stage, written) in serve_copies(broker) {
         let rejected = written.in_state(&["failed"]).filter(|event| event["class"] == "reject");
         for event in rejected {
-            let id = text(&event["id"]);
+            let id = as_text(&event["id"]);
             let attempts_before = event["attempts"].as_array().unwrap().len();
             stage.client.replay(id).expect(202);
             let again = eventually("the event is rejected again", || match stage.client.failed_event(id) {
@@ -148,13 +149,13 @@ fn failed_events_can_be_replayed(broker: Broker) {
                 other => Err(format!("{other:?}")),
             });
             assert_eq!(u64::from(again.replays), event["replays"].as_u64().unwrap_or(0) + 1, "{again:?}");
-            shown(&stage.client, event, &["attempts", "endedAt", "failedAt", "replays"]);
+            assert_shown(&stage.client, event, &["attempts", "endedAt", "failedAt", "replays"]);
         }
     }
 }
 
 fn plugin_state_is_read_and_written(broker: Broker) {
-    for (stage, _) in served(broker) {
+    for (stage, _) in serve_copies(broker) {
         let calls = json!([{"get": {"key": "order/7"}}, {"get": {"key": "kept"}},
             {"increment": {"key": "orders", "delta": 1}}]);
         let id = stage.client.post_event("counter", &json!({"do": "state", "state": calls}));
@@ -165,7 +166,7 @@ fn plugin_state_is_read_and_written(broker: Broker) {
 }
 
 fn idempotency_keys_give_the_first_ids(broker: Broker) {
-    for (stage, written) in served(broker) {
+    for (stage, written) in serve_copies(broker) {
         assert_eq!(written.requests.len(), 3);
         for request in &written.requests {
             let answer = match &request.key {

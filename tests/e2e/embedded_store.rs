@@ -1,5 +1,5 @@
-//! A directory that cannot be served from is refused with one line that says what to do, and is left as it was. Damage
-//! is said and never handed to a handler.
+//! A directory that cannot be served is refused with one line that says what to do, and stays unchanged. A damaged
+//! event is reported and never reaches a handler.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,14 +15,14 @@ use rusqlite::Connection;
 use serde_json::json;
 use tempfile::TempDir;
 
-/// Settings or data that only a person can mend.
+/// The exit code for settings or data that a person must repair.
 const REFUSED: Option<i32> = Some(2);
-/// The store cannot be had now.
+/// The exit code for a store that is not available now.
 const UNREACHABLE: Option<i32> = Some(3);
 
 /// Starts a host on a directory that it must not serve.
 #[track_caller]
-fn does_not_serve(folder: &Path) -> ExitedHost {
+fn try_to_serve(folder: &Path) -> ExitedHost {
     let plugins = PluginsDir::empty();
     match Host::try_spawn(&HostOptions::new(&embedded_url(folder), plugins.path())) {
         Err(exited) => exited,
@@ -32,8 +32,8 @@ fn does_not_serve(folder: &Path) -> ExitedHost {
 
 /// Checks that a directory is refused with this exit code, and with one line that has these words in it.
 #[track_caller]
-fn refused(folder: &Path, code: Option<i32>, words: &[&str]) {
-    let exited = does_not_serve(folder);
+fn assert_refused(folder: &Path, code: Option<i32>, words: &[&str]) {
+    let exited = try_to_serve(folder);
     assert_eq!(exited.status.code(), code, "{}", exited.output);
     let lines: Vec<&str> = exited.output.lines().filter(|line| line.starts_with("eventstream: ")).collect();
     let [line] = lines[..] else { panic!("one line says why: {}", exited.output) };
@@ -43,8 +43,8 @@ fn refused(folder: &Path, code: Option<i32>, words: &[&str]) {
     }
 }
 
-/// The directory of a host that accepted events due later and was stopped in good order, so that all is in one file.
-fn closed_store(payloads: &[&str]) -> (TempDir, Vec<String>) {
+/// The directory of a host that accepted delayed events and was stopped by SIGTERM, so that everything is in one file.
+fn create_closed_store(payloads: &[&str]) -> (TempDir, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
     let plugins = PluginsDir::empty();
     let host = Host::spawn(&HostOptions::new(&embedded_url(folder.path()), plugins.path()));
@@ -60,7 +60,7 @@ fn closed_store(payloads: &[&str]) -> (TempDir, Vec<String>) {
 fn a_directory_serves_one_host_and_the_next_once_that_is_gone() {
     let stage = Stage::scripted(Broker::Embedded, &["t"]);
     let folder = stage.store.url().strip_prefix("embedded:").unwrap().to_owned();
-    refused(Path::new(&folder), UNREACHABLE, &["another eventstream uses", "stop it"]);
+    assert_refused(Path::new(&folder), UNREACHABLE, &["another eventstream uses", "stop it"]);
     let id = stage.client.post_event("t", &json!({}));
     assert_eq!(stage.client.wait_ended(&id).state, "processed", "the first one goes on");
     stage.host.kill9();
@@ -73,11 +73,11 @@ fn a_place_where_no_directory_can_be_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("data");
     fs::write(&file, "a shopping list").unwrap();
-    refused(&file, REFUSED, &["cannot be used"]);
+    assert_refused(&file, REFUSED, &["cannot be used"]);
     assert_eq!(fs::read(&file).unwrap(), b"a shopping list", "left as it was");
-    refused(&file.join("below"), REFUSED, &["cannot be used"]);
+    assert_refused(&file.join("below"), REFUSED, &["cannot be used"]);
     // Not even the superuser makes directories there.
-    refused(Path::new("/proc/eventstream"), REFUSED, &["cannot be used"]);
+    assert_refused(Path::new("/proc/eventstream"), REFUSED, &["cannot be used"]);
 }
 
 #[test]
@@ -86,20 +86,20 @@ fn a_directory_without_write_permission_is_refused() {
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o500)).unwrap();
     if fs::write(folder.path().join("try"), "").is_ok() {
         // Nothing is denied to the superuser, but in this directory the kernel lets nobody make a file.
-        refused(Path::new("/proc/self/fd"), REFUSED, &["cannot be used"]);
+        assert_refused(Path::new("/proc/self/fd"), REFUSED, &["cannot be used"]);
         return;
     }
-    refused(folder.path(), REFUSED, &["cannot be used", "denied"]);
+    assert_refused(folder.path(), REFUSED, &["cannot be used", "denied"]);
 }
 
 #[test]
 fn a_database_that_was_cut_short_is_refused_and_left_as_it_is() {
-    let (folder, _) = closed_store(&["a"; 200]);
+    let (folder, _) = create_closed_store(&["a"; 200]);
     let file = database_in(folder.path());
     let whole = fs::read(&file).unwrap();
     for kept in [0, 100, 4_096, whole.len() / 2, whole.len() - 1] {
         fs::write(&file, &whole[..kept]).unwrap();
-        refused(folder.path(), REFUSED, &["cannot be served", "restore a backup"]);
+        assert_refused(folder.path(), REFUSED, &["cannot be served", "restore a backup"]);
         assert_eq!(fs::read(&file).unwrap(), whole[..kept], "left as it was");
     }
     fs::write(&file, &whole).unwrap();
@@ -110,17 +110,17 @@ fn a_database_that_was_cut_short_is_refused_and_left_as_it_is() {
 
 #[test]
 fn a_database_whose_structure_is_damaged_is_refused() {
-    let (folder, _) = closed_store(&["a"; 200]);
+    let (folder, _) = create_closed_store(&["a"; 200]);
     let file = database_in(folder.path());
     let mut bytes = fs::read(&file).unwrap();
     bytes[4_096..4_160].fill(0xa5);
     fs::write(&file, &bytes).unwrap();
-    refused(folder.path(), REFUSED, &["cannot be served", "damaged", "restore a backup"]);
+    assert_refused(folder.path(), REFUSED, &["cannot be served", "damaged", "restore a backup"]);
 }
 
 #[test]
 fn an_event_with_a_flipped_byte_is_failed_and_said_and_no_handler_sees_it() {
-    let (folder, ids) = closed_store(&["first", "flip me here", "last"]);
+    let (folder, ids) = create_closed_store(&["first", "flip me here", "last"]);
     let file = database_in(folder.path());
     let mut bytes = fs::read(&file).unwrap();
     let place = bytes.windows(12).position(|window| window == b"flip me here").expect("the payload is in the file");
@@ -141,7 +141,7 @@ fn an_event_with_a_flipped_byte_is_failed_and_said_and_no_handler_sees_it() {
 
 #[test]
 fn a_database_of_a_newer_version_or_of_another_program_is_refused() {
-    let (folder, _) = closed_store(&["a"]);
+    let (folder, _) = create_closed_store(&["a"]);
     let file = database_in(folder.path());
     let set = |pragma: &str, value: i32| {
         let database = Connection::open(&file).unwrap();
@@ -149,14 +149,14 @@ fn a_database_of_a_newer_version_or_of_another_program_is_refused() {
         database.close().unwrap();
     };
     set("user_version", 99);
-    refused(folder.path(), REFUSED, &["newer version (format 99", "start that version"]);
+    assert_refused(folder.path(), REFUSED, &["newer version (format 99", "start that version"]);
     set("application_id", 7);
-    refused(folder.path(), REFUSED, &["another program"]);
+    assert_refused(folder.path(), REFUSED, &["another program"]);
 }
 
 #[test]
 fn a_database_that_is_gone_is_counted_as_a_loss_and_the_new_one_is_served() {
-    let (folder, ids) = closed_store(&["a"]);
+    let (folder, ids) = create_closed_store(&["a"]);
     for suffix in ["", "-wal", "-shm"] {
         // A database that was closed may have left no log.
         let _ = fs::remove_file(folder.path().join(format!("eventstream.db{suffix}")));

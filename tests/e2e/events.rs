@@ -1,4 +1,4 @@
-//! The life of an event: accepted, handled, retried, rejected, failed, replayed; and what is told about it.
+//! The life of an event: accepted, handled, retried, rejected, failed, replayed; and what the API shows of it.
 
 use std::collections::BTreeSet;
 

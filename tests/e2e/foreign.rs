@@ -1,4 +1,4 @@
-//! Handlers made for other hosts, unmodified: what each is told of an event, what it sends, and what its answers mean.
+//! Unmodified handlers for other hosts: what each learns of an event, what it sends, and what its answers mean.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! G6: the same event sent twice is one event; and a batch is accepted as a whole or not at all.
+//! G6: the same event sent twice is one event. A batch is accepted as a whole or not at all.
 
 use eventstream_tests::client::Client;
 use eventstream_tests::eventually::eventually;
@@ -18,7 +18,7 @@ on_both_brokers! {
     handlers_publish_past_the_limit_of_clients_and_not_without_end,
 }
 
-fn keyed(client: &Client, body: &str, key: &str) -> (u16, Value) {
+fn post_keyed(client: &Client, body: &str, key: &str) -> (u16, Value) {
     let answer = client.try_post_keyed(body, key).unwrap();
     (answer.status, answer.json())
 }
@@ -26,13 +26,13 @@ fn keyed(client: &Client, body: &str, key: &str) -> (u16, Value) {
 fn the_same_key_gives_the_first_events_id_and_appends_nothing(broker: Broker) {
     let stage = Stage::scripted(broker, &["once"]);
     let body = r#"{"type":"once","payload":{}}"#;
-    let (_, first) = keyed(&stage.client, body, "order-17");
+    let (_, first) = post_keyed(&stage.client, body, "order-17");
     let other = broker.is_shared().then(|| stage.another(|options| options));
     for client in [stage.client.clone(), other.as_ref().unwrap_or(&stage.host).client()] {
-        let (status, again) = keyed(&client, body, "order-17");
+        let (status, again) = post_keyed(&client, body, "order-17");
         assert_eq!((status, &again["eventId"], &again["duplicate"]), (202, &first["eventId"], &json!(true)));
     }
-    let (_, fresh) = keyed(&stage.client, body, "order-18");
+    let (_, fresh) = post_keyed(&stage.client, body, "order-18");
     assert_ne!(fresh["eventId"], first["eventId"]);
     for answer in [&first, &fresh] {
         stage.client.wait_ended(answer["eventId"].as_str().unwrap());
@@ -44,24 +44,24 @@ fn the_same_key_gives_the_first_events_id_and_appends_nothing(broker: Broker) {
 fn a_key_survives_a_restart_of_everything(broker: Broker) {
     let mut stage = Stage::scripted(broker, &["once"]);
     let body = r#"{"type":"once","payload":{}}"#;
-    let (_, first) = keyed(&stage.client, body, "k");
+    let (_, first) = post_keyed(&stage.client, body, "k");
     stage.host.kill9();
     stage.store.crash();
     stage.replace_host(|options| options);
-    assert_eq!(keyed(&stage.client, body, "k").1["eventId"], first["eventId"]);
+    assert_eq!(post_keyed(&stage.client, body, "k").1["eventId"], first["eventId"]);
 }
 
 fn a_key_with_another_body_is_refused_and_nothing_is_stored(broker: Broker) {
     let stage = Stage::scripted(broker, &["once"]);
-    keyed(&stage.client, r#"{"type":"once","payload":1}"#, "k");
-    let (status, problem) = keyed(&stage.client, r#"{"type":"once","payload":2}"#, "k");
+    post_keyed(&stage.client, r#"{"type":"once","payload":1}"#, "k");
+    let (status, problem) = post_keyed(&stage.client, r#"{"type":"once","payload":2}"#, "k");
     assert_eq!((status, &problem["status"]), (422, &json!(422)), "{problem}");
     assert_eq!(stage.client.metrics()["accepted"], 1);
 
     let one = r#"{"type":"once","payload":1}"#;
-    keyed(&stage.client, &format!("[{one},{one}]"), "batch");
+    post_keyed(&stage.client, &format!("[{one},{one}]"), "batch");
     for other in [format!("[{one},{one},{one}]"), format!("[{one}]"), one.to_owned()] {
-        let (status, problem) = keyed(&stage.client, &other, "batch");
+        let (status, problem) = post_keyed(&stage.client, &other, "batch");
         assert_eq!((status, &problem["type"]), (422, &json!("/problems/idempotency-key-reused")), "{other}: {problem}");
     }
     assert_eq!(stage.client.metrics()["accepted"], 3);
@@ -82,13 +82,13 @@ fn a_batch_is_accepted_in_order_and_known_again_by_its_key(broker: Broker) {
     let items: Vec<Value> =
         (0..5).map(|n| json!({"type": "item", "payload": {"do": "echo", "key": n.to_string()}})).collect();
     let body = json!(items).to_string();
-    let (status, first) = keyed(&stage.client, &body, "batch");
+    let (status, first) = post_keyed(&stage.client, &body, "batch");
     assert_eq!((status, &first["message"]), (202, &json!(format!("5 events accepted and queued ({})", broker.name()))));
     for (n, id) in first["eventIds"].as_array().unwrap().iter().enumerate() {
         let event = stage.client.wait_ended(id.as_str().unwrap());
         assert!(event.payload.unwrap().get().contains(&format!("\"{n}\"")), "the ids stand in the order sent");
     }
-    let (_, again) = keyed(&stage.client, &body, "batch");
+    let (_, again) = post_keyed(&stage.client, &body, "batch");
     assert_eq!(
         (&again["eventIds"], &again["duplicates"]),
         (&first["eventIds"], &json!([true, true, true, true, true]))

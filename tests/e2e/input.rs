@@ -1,4 +1,4 @@
-//! Bad input: each kind has its status and its problem document, and nothing of it is stored.
+//! Bad input: each kind gets its status and its problem document, and nothing is stored.
 
 use eventstream_tests::client::Client;
 use eventstream_tests::guests::PluginsDir;
@@ -18,10 +18,9 @@ on_both_brokers! {
 
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
 
-/// Sends a body and checks the answer to be a problem document of this status, with a fault at this place if one is
-/// given.
+/// Sends a body and checks that the answer is a problem document with this status and, if given, a fault at this place.
 #[track_caller]
-fn refused(client: &Client, headers: &[(&str, &str)], body: &[u8], status: u16, pointer: Option<&str>) {
+fn assert_refused(client: &Client, headers: &[(&str, &str)], body: &[u8], status: u16, pointer: Option<&str>) {
     let shown = String::from_utf8_lossy(&body[..body.len().min(120)]).into_owned();
     let answer = client.request("POST", "/events", headers, Some(body)).unwrap();
     assert_eq!(answer.status, status, "{shown}: {}", answer.text());
@@ -74,7 +73,7 @@ fn what_cannot_be_accepted_is_refused_with_its_reason_and_not_stored(broker: Bro
         (large_body.as_bytes(), 413, None),
         (large_batch.as_bytes(), 413, None),
     ] {
-        refused(&stage.client, JSON, body, status, pointer);
+        assert_refused(&stage.client, JSON, body, status, pointer);
     }
     let metrics = stage.client.metrics();
     assert_eq!((&metrics["accepted"], stage.client.processed().len()), (&json!(0), 0), "{metrics}");
@@ -85,12 +84,12 @@ fn a_wrong_content_type_or_header_is_refused(broker: Broker) {
     let stage = Stage::scripted(broker, &["t"]);
     let body = br#"{"type":"t"}"#;
     for content_type in ["text/plain", "application/xml", "application/x-www-form-urlencoded", "nonsense"] {
-        refused(&stage.client, &[("content-type", content_type)], body, 415, None);
+        assert_refused(&stage.client, &[("content-type", content_type)], body, 415, None);
     }
-    refused(&stage.client, &[], body, 415, None);
+    assert_refused(&stage.client, &[], body, 415, None);
     for key in ["", &"k".repeat(257)] {
         let headers = [("content-type", "application/json"), ("idempotency-key", key)];
-        refused(&stage.client, &headers, body, 400, None);
+        assert_refused(&stage.client, &headers, body, 400, None);
     }
     for good in ["application/json", "application/json; charset=utf-8", "Application/JSON"] {
         let answer = stage.client.request("POST", "/events", &[("content-type", good)], Some(body)).unwrap();

@@ -1,7 +1,7 @@
-//! G8 for waiting: a plugin that is slow, looping or flooded holds up nobody but itself.
+//! G8 for waiting: a plugin that is slow, loops or is flooded delays only its own events.
 //!
-//! Asserted as an order, not as a time: the quick events end while the others still wait. How much latency others feel
-//! is measured by `cargo xtask bench`.
+//! The tests assert an order, not a time: the quick events end while the others still wait. `cargo xtask bench`
+//! measures how much the latency of other plugins grows.
 
 use eventstream_tests::eventually::eventually;
 use eventstream_tests::guests::PluginsDir;
@@ -23,10 +23,11 @@ const CROWD: usize = 1_500;
 /// Events of its neighbor.
 const QUICK: usize = 40;
 
-/// Posts a crowd for one plugin, then a few for another, and checks that these end while nearly all of the crowd waits.
+/// Posts many events for one plugin, then a few for another, and checks that the few end while nearly all of the many
+/// wait.
 #[track_caller]
 fn neighbors_finish_first(broker: Broker, trouble: &Value) {
-    // None of the crowd fails for good while its neighbors wait for a processor.
+    // None of the many events fails while the others wait for a processor.
     let plugins = PluginsDir::scripted(&["trouble", "quick"]);
     let plugins = plugins.with_settings("trouble", "[retry]\nmax_attempts = 1000\n");
     let stage = Stage::with(broker, plugins, |options| options.with("consumer.concurrency", 3));
@@ -69,11 +70,10 @@ fn events_without_a_handler_hold_up_nobody(broker: Broker) {
     }
 }
 
-/// The host had room for two more attempts than its limit, whatever the number of plugins: the next one to begin waited for
-/// a slow one to end.
+/// Many slow plugins fill all their slots. The plugin that begins next must not wait for one of them to end.
 fn events_of_a_plugin_of_which_nothing_runs_are_handled_while_slow_ones_fill_the_host(broker: Broker) {
     const SLOW: usize = 22;
-    /// So many plugins fill a host that handles 64 events at once, where each may have four attempts.
+    /// This many plugins fill a host that handles 64 events at once, if each may have four attempts.
     const FILL: usize = 16;
     let names: Vec<String> = (0..SLOW).map(|n| format!("slow{n}")).chain((0..6).map(|n| format!("quick{n}"))).collect();
     let plugins = PluginsDir::scripted(&names.iter().map(String::as_str).collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! G12 for the log: it is bounded whatever fails, and nobody waits for whoever reads it.
+//! G12 for the log: it is bounded whatever fails, and the host never waits for its reader.
 
 use eventstream_tests::eventually::eventually;
 use eventstream_tests::guests::PluginsDir;
@@ -11,7 +11,7 @@ on_both_brokers! {
     of_lines_of_one_kind_some_are_written_and_the_rest_is_counted,
 }
 
-/// More than the lines that may wait and what a pipe holds.
+/// More lines than the queue of the log and a pipe can hold.
 const FLOOD: usize = 12_000;
 
 fn send_to_no_plugin(stage: &Stage, events: usize) {

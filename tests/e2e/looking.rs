@@ -1,4 +1,5 @@
-//! Looking at a plugin's file grants it nothing: what came with it is not obeyed, and what it says steers no terminal.
+//! Looking at a plugin's file grants it nothing. Settings that came with it are ignored, and its texts cannot control a
+//! terminal.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -11,7 +12,7 @@ use eventstream_tests::host::{command, run_command};
 use eventstream_tests::stage::{Broker, Stage};
 use serde_json::{Value, json};
 
-/// What a hostile author writes: a sequence that clears the screen, marks that turn the text, a line that is forged.
+/// A hostile text: a sequence that clears the screen, marks that reverse the text, and a forged line.
 const HOSTILE: &str = "x\u{1b}[2J\u{9b}31m\u{7f}\u{202e}\u{2066}\u{200f}\u{2028}\r\n  imports  nothing\nprocessed";
 
 /// Runs a command in a folder with these lines on its standard input.
@@ -20,12 +21,12 @@ fn run_in(folder: &Path, arguments: &[&str], lines: &str) -> Output {
     command.env("CLOUD_TOKEN", "CANARY-variable");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    // A command that refuses what it was given reads nothing.
+    // A command that refuses its arguments does not read its input.
     let _ = child.stdin.take().unwrap().write_all(lines.as_bytes());
     child.wait_with_output().unwrap()
 }
 
-fn told(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
 }
 
@@ -59,18 +60,22 @@ fn settings_that_came_with_a_file_give_it_nothing_unless_they_are_named() {
     let output = run_in(folder, &["plugin", "run", "evil.wasm"], &lines);
     let outcomes: Vec<Value> =
         String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", output_text(&output));
     for outcome in &outcomes[..2] {
         assert_eq!(outcome["error"], "the secret is there is none", "{outcome}");
     }
     assert!(outcomes[2].to_string().contains("Denied"), "{}", outcomes[2]);
-    assert!(told(&output).contains("evil.toml is not used; name it with --settings"), "{}", told(&output));
+    assert!(
+        output_text(&output).contains("evil.toml is not used; name it with --settings"),
+        "{}",
+        output_text(&output)
+    );
 
     let output = run_in(folder, &["plugin", "check", "evil.wasm", "--json"], "");
     let facts: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(facts["plugin"]["memoryLimitBytes"], 64 << 20, "{facts}");
 
-    // Named, they are used, and what they give is told without the values.
+    // Settings that are named explicitly are used. The output says what they grant, without the values.
     let answers = std::thread::spawn(move || {
         let (stream, _) = listener.accept().unwrap();
         BufReader::new(&stream).read_line(&mut String::new()).unwrap();
@@ -86,7 +91,7 @@ fn settings_that_came_with_a_file_give_it_nothing_unless_they_are_named() {
         outcomes.contains("[secret a]") && outcomes.contains("[secret b]") && outcomes.contains("204"),
         "{outcomes}"
     );
-    assert!(!told(&output).contains("CANARY"), "{}", told(&output));
+    assert!(!output_text(&output).contains("CANARY"), "{}", output_text(&output));
 }
 
 #[test]
@@ -104,7 +109,7 @@ fn what_comes_from_elsewhere_steers_no_terminal_and_forges_no_line() {
     let file = file.to_str().unwrap();
     let reject = json!({ "do": "reject", "message": HOSTILE }).to_string();
     let echo = json!({ "do": "echo", "key": HOSTILE }).to_string();
-    // The same value as an author may write it who minds no one: with the characters themselves and line ends between.
+    // The same value with the characters themselves and with line ends.
     let raw = "{\"do\":\"echo\",\n\"key\":\n\"\u{202e}\u{9b}31m\"\n}".to_owned();
     let trap = json!({ "do": "trap", "message": HOSTILE }).to_string();
     let hostile_file = format!("/nowhere/{HOSTILE}.wasm");
@@ -141,7 +146,7 @@ fn what_comes_from_elsewhere_steers_no_terminal_and_forges_no_line() {
         ("a project", run_command(&["plugin", "build", &format!("/nowhere/{HOSTILE}")])),
     ] {
         assert!(!output.stdout.is_empty() || !output.stderr.is_empty(), "{what} says something");
-        assert_printable(what, &told(&output));
+        assert_printable(what, &output_text(&output));
     }
     assert_printable("the log", &stage.host.wait_for_output("reject"));
 }

@@ -1,8 +1,8 @@
-//! The product from outside: the real binary, real stores, real components, seen through HTTP and the command line.
+//! End-to-end tests: the real binary, real stores and real components, used through HTTP and the command line.
 //!
-//! One module per promise. Each test has a store, a directory of plugins and a host of its own, so that they run side by
-//! side and in any order. What holds for every broker is run on each: `events::redis::…` and `events::embedded::…`.
-//! Nothing is timed except where a time is the promise.
+//! One module is one promise. Each test has its own store, plugins and host, so that tests run in parallel and in any
+//! order. A test of every broker runs on each: `events::redis::…` and `events::embedded::…`. Times are asserted only
+//! where a time is the promise.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "what goes wrong in a test is for the person who reads it")]
 
 mod address_space;

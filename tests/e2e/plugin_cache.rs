@@ -1,5 +1,5 @@
-//! F49: what is compiled once is not compiled at the next start, and nothing else than what the server wrote itself is
-//! ever run.
+//! Code that was compiled once is not compiled at the next start. A server runs only compiled code that it wrote
+//! itself.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,12 +11,12 @@ use eventstream_tests::stage::{Broker, Stage};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Less than any compiler needs to start.
+/// Less memory than any compiler needs to start.
 const NO_TIME_MS: u64 = 10;
 /// In which it is, whatever else the machine does.
 const PATIENT_MS: u64 = 300_000;
 
-/// A store, plugins `first` and `second`, which answer differently, and a directory in which servers keep what they made.
+/// A store, two plugins that answer differently, and a data directory for compiled code.
 struct CacheFixture {
     stage: Stage,
     kept: TempDir,
@@ -38,7 +38,7 @@ impl CacheFixture {
         self.kept.path().join("plugins")
     }
 
-    /// The file of compiled code for each plugin.
+    /// The file of compiled code of each plugin.
     fn compiled(&self) -> [PathBuf; 2] {
         let files = fs::read_dir(self.dir().join("compiled")).unwrap().map(|entry| entry.unwrap().path());
         let files: Vec<PathBuf> = files.collect();
@@ -61,7 +61,7 @@ impl CacheFixture {
         self.stage.client.get(&format!("/plugins/{name}")).expect(200).json()["error"].clone()
     }
 
-    /// Which of the two builds answers for a plugin.
+    /// Which of the two builds serves as a plugin.
     fn answers(&self, name: &str) -> &'static str {
         let event = self.stage.client.wait_ended(&self.stage.client.post_event(name, &json!({"do": "facts"})));
         if event.result.unwrap().get().contains("remainingMX") { "second" } else { "first" }

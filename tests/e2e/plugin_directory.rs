@@ -1,4 +1,5 @@
-//! F50: whatever stands in the plugin directory is loaded, refused with words, or not looked at; what served serves on.
+//! Every file in the plugin directory is loaded, refused with a reason, or ignored. Plugins that serve are not
+//! disturbed.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -13,7 +14,7 @@ use eventstream_tests::stage::{Broker, Stage};
 use rustix::fs::{CWD, Mode};
 use serde_json::json;
 
-/// Files that are no plugins, and files that would be if they held one; each of these is looked into, and told of.
+/// Files that are ignored, and files with the name of a plugin and other content, which are reported.
 const OTHER_FILES: usize = 8_000;
 const EMPTY_FILES: usize = 2_000;
 
@@ -34,7 +35,7 @@ fn stage() -> Stage {
     Stage::with(Broker::Embedded, plugins, |options| options.with("plugins.settle_ms", 50))
 }
 
-/// Something else takes the place of the file.
+/// Puts something else in the place of the file.
 fn replace(path: &Path, make: impl FnOnce(&Path)) {
     let other = path.with_file_name(".other");
     make(&other);
@@ -61,7 +62,7 @@ fn what_is_no_file_is_refused_and_the_version_that_served_serves_on() {
     }
     fs::create_dir(stage.plugins.path().join("folder.wasm")).unwrap();
     assert!(refusal(&stage.client, "folder").contains("not a regular file"));
-    // A copy that stands still half-way, and goes on.
+    // A copy that pauses halfway and then goes on.
     let mut copy = File::create(&file).unwrap();
     let (head, tail) = second_build.split_at(second_build.len() / 2);
     copy.write_all(head).unwrap();

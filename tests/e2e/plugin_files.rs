@@ -1,4 +1,5 @@
-//! `plugin check`, `run` and `list` with the real binary: what a file is, what comes of events, what a server says of it.
+//! `plugin check`, `run` and `list` with the real binary: what a file is, how its events end, and what a server shows
+//! of it.
 
 use std::fs;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! A plugin's project as a new user meets it: made, built, tested, dropped into the directory of a server that runs.
+//! A plugin project as a new user sees it: created, built, tested, and dropped into the directory of a running server.
 
 use std::fs;
 use std::path::Path;
@@ -33,7 +33,7 @@ fn a_rust_project_builds_passes_its_tests_and_serves() {
     assert_eq!(tested.status.code(), Some(0), "{}{}", text(&tested.stdout), text(&tested.stderr));
     assert!(text(&tested.stdout).ends_with("3 passed, 0 failed\n"), "{}", text(&tested.stdout));
 
-    // A test that does not hold is told with the place.
+    // A test that fails is reported with its place.
     let wrong =
         r#"{"event": {"type": "hello", "payload": {"name": "Bo"}}, "expect": {"result": {"text": "Hello, Ada!"}}}"#;
     fs::write(project.join("tests/wrong.json"), wrong).unwrap();

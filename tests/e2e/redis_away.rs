@@ -1,4 +1,4 @@
-//! What happens without a Redis: at the start, and later.
+//! Redis is away, at the start or later.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -10,14 +10,14 @@ use eventstream_tests::redis::RedisServer;
 use eventstream_tests::stage::{Broker, Stage};
 use serde_json::json;
 
-/// How long it may take until all goes on after a store has come back: usually under 8 s.
+/// How long a host may take to go on after its store is back; usually less than 8 s.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(30);
-/// So long that no test sees a lease end.
+/// So long that no lease ends in a test.
 const LONG_LEASE: Duration = Duration::from_secs(600);
 
 #[test]
 fn without_a_store_the_host_does_not_start_and_says_so_in_one_line() {
-    // A port that nobody else is given meanwhile.
+    // A port that the system does not give to another program meanwhile.
     let place = "127.0.0.1:1";
     let plugins = PluginsDir::empty();
     let options = HostOptions::new(&format!("redis://{place}"), plugins.path());
@@ -134,7 +134,7 @@ fn a_store_that_stands_still_is_not_waited_for_by_clients() {
     assert_eq!(answer.status, 503, "{}", answer.text());
     assert!(asked.elapsed() < Duration::from_secs(20), "answered after {:?}", asked.elapsed());
     stage.store.redis().cont().unwrap();
-    // Whether the first one took effect was not known; with the same key it is one event in any case.
+    // The client cannot know whether the first request took effect. With the same key it is one event in any case.
     let id = eventually("accepting goes on", || {
         let answer = stage.client.try_post_keyed(body, "k").map_err(|error| error.0)?;
         if answer.status == 202 {

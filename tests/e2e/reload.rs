@@ -1,4 +1,4 @@
-//! G9: plugins are replaced, spoiled, removed and put back while events flow, and no event fails for it.
+//! G9: plugins are replaced, damaged, removed and put back under load, and no event fails because of it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,7 +20,7 @@ on_both_brokers! {
     types_come_from_the_settings_where_they_name_them,
 }
 
-/// The scripted guest with an empty custom section more: the same plugin with another digest.
+/// The scripted guest with an additional empty custom section: the same plugin with another digest.
 fn another_build() -> Vec<u8> {
     let mut bytes = std::fs::read(layout::guest("scripted")).unwrap();
     // Section 0 of 6 bytes: a name of 5.

@@ -19,15 +19,15 @@ on_both_brokers! {
 
 /// How often the plugin is replaced under load.
 const REPLACED: usize = 50;
-/// How often it is replaced to see what stays behind, and after how many of them it is looked at first.
+/// How often the plugin is replaced to find leaks, and after how many replacements the first measurement is made.
 const RELOADS: usize = 1_000;
 const WARM: usize = 50;
-/// By how much the server's memory may have grown between the two: 32 kB a reload, of which each maps a megabyte.
+/// How much the server's memory may grow between the two measurements: 32 kB a reload, each of which maps a megabyte.
 const GROWTH_LIMIT_BYTES: u64 = 30 << 20;
-/// How many more files may be open: connections and what is being read.
+/// How many more descriptors may be open: connections, and files that are being read.
 const MORE_FILES: usize = 8;
 
-/// Sends a few events, waits for their ends, and again, until it is told to stop. Gives the ids of all.
+/// Sends a few events and waits for their ends, again and again, until it must stop. Returns all ids.
 fn steady_load(client: &Client, stop: &AtomicBool) -> Vec<String> {
     let mut ids = Vec::new();
     while !stop.load(Ordering::Relaxed) {
@@ -55,7 +55,7 @@ fn a_storm_of_good_and_bad_files_fails_no_event(broker: Broker) {
     let file = stage.plugins.path().join("work.wasm");
     let ids = thread::scope(|threads| {
         let senders: Vec<_> = (0..2).map(|_| threads.spawn(|| steady_load(client, &stop))).collect();
-        // Whoever fails first ends the others.
+        // The first thread that fails ends the others.
         let end = StopWhenDropped(&stop);
         for n in 0..REPLACED {
             let (build, digest) = &builds[n % 2];
@@ -67,7 +67,7 @@ fn a_storm_of_good_and_bad_files_fails_no_event(broker: Broker) {
                     refused(client, "cut short or damaged");
                 }
                 20 => {
-                    // A component of no world at all.
+                    // A component without any world.
                     stage.plugins.write("work.wasm", b"\0asm\x0d\0\x01\0");
                     refused(client, "does not export");
                 }

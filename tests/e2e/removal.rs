@@ -1,4 +1,4 @@
-//! A plugin is removed by the command line and by HTTP; what misses it waits, and is told what went.
+//! A plugin is removed by the command line and by HTTP. Its events wait, and show which plugin was removed.
 
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::host::run_command;
@@ -11,8 +11,8 @@ on_both_brokers! {
     a_plugin_that_is_removed_leaves_its_settings_its_state_and_its_events,
 }
 
-/// How a command ended, and what it said.
-fn told(stage: &Stage, arguments: &[&str]) -> (Option<i32>, String) {
+/// The exit code and the output of a command.
+fn run_on(stage: &Stage, arguments: &[&str]) -> (Option<i32>, String) {
     let output = run_command(&[arguments, &["--url", stage.host.url()]].concat());
     let said = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8_lossy(&said).into_owned())
@@ -21,7 +21,7 @@ fn told(stage: &Stage, arguments: &[&str]) -> (Option<i32>, String) {
 fn a_plugin_that_is_removed_leaves_its_settings_its_state_and_its_events(broker: Broker) {
     let plugins = PluginsDir::scripted(&["work", "rest"]).with_settings("work", "concurrency = 3");
     let stage = Stage::with(broker, plugins, |options| options.with("retry.no-handler.max_attempts", 1));
-    let (code, words) = told(&stage, &["plugin", "remove", "work"]);
+    let (code, words) = run_on(&stage, &["plugin", "remove", "work"]);
     assert_eq!(code, Some(0), "{words}");
     for part in ["work is removed", "work.wasm is deleted", "settings stay in", "work.toml", "its state stays"] {
         assert!(words.contains(part), "{words} says {part}");
@@ -30,7 +30,7 @@ fn a_plugin_that_is_removed_leaves_its_settings_its_state_and_its_events(broker:
     let status = stage.client.get("/plugins/work").expect(200).json();
     assert_eq!((&status["state"], &status["types"]), (&json!("removed"), &json!([])), "{status}");
     assert!(status["removedAt"].is_string(), "{status}");
-    let (_, listed) = told(&stage, &["plugin", "list"]);
+    let (_, listed) = run_on(&stage, &["plugin", "list"]);
     assert!(listed.contains("removed") && listed.contains("its file was removed at"), "{listed}");
 
     let id = stage.client.post_event("work", &json!({}));
@@ -47,7 +47,7 @@ fn a_plugin_that_is_removed_leaves_its_settings_its_state_and_its_events(broker:
 fn what_cannot_be_removed_is_told_with_the_reason() {
     let stage = Stage::scripted(Broker::Embedded, &["work"]);
     for (name, code, words) in [("none", 1, "there is no plugin"), ("../work", 2, "a plugin's name")] {
-        let (ended, said) = told(&stage, &["plugin", "remove", name]);
+        let (ended, said) = run_on(&stage, &["plugin", "remove", name]);
         assert!(ended == Some(code) && said.contains(words), "{name}: {said}");
     }
     let delete = |name: &str| stage.client.request("DELETE", &format!("/plugins/{name}"), &[], None).unwrap();

@@ -1,4 +1,4 @@
-//! G7 and G10: ends of every kind, and what becomes of the events that were under way.
+//! G7 and G10: a host ends in every way, and its events in progress survive.
 
 use std::time::Duration;
 
@@ -22,10 +22,10 @@ on_both_brokers! {
     an_event_that_takes_its_host_down_again_and_again_fails_as_crash,
 }
 
-/// So long that no test sees a lease end: what is taken over was taken over for another reason.
+/// So long that no lease ends in a test: an event that is taken over was taken over for another reason.
 const LONG_LEASE_MS: u64 = 600_000;
 
-fn running(stage: &Stage, id: &str) -> Event {
+fn wait_until_running(stage: &Stage, id: &str) -> Event {
     stage.client.wait_for(id, &["running"])
 }
 
@@ -50,7 +50,7 @@ fn what_does_not_end_within_the_drain_time_is_handed_back_without_burning_an_att
         options.with("server.drain_ms", 200).with("consumer.lease_ms", LONG_LEASE_MS)
     });
     let id = stage.client.post_event("slow", &json!({"sleep-ms": 8_000}));
-    running(&stage, &id);
+    wait_until_running(&stage, &id);
     stage.host.terminate();
     assert_eq!(stage.host.wait().code(), Some(0), "{}", stage.host.output());
     stage.replace_host(|options| options.with("consumer.lease_ms", LONG_LEASE_MS));
@@ -67,7 +67,7 @@ fn signals_of_one_moment_are_one_and_any_of_them_drains(broker: Broker) {
     let pairs: [[fn(&Host); 2]; 2] = [[Host::hang_up, Host::hang_up], [Host::terminate, Host::hang_up]];
     for signals in pairs {
         let id = stage.client.post_event("slow", &json!({"sleep-ms": 1_500}));
-        running(&stage, &id);
+        wait_until_running(&stage, &id);
         for signal in signals {
             signal(&stage.host);
         }
@@ -84,8 +84,8 @@ fn a_second_signal_ends_at_once_and_loses_nothing(broker: Broker) {
         options.with("consumer.lease_ms", LONG_LEASE_MS)
     });
     let id = stage.client.post_event("slow", &json!({"sleep-ms": 15_000}));
-    running(&stage, &id);
-    // Signals of the first second are one, so that it takes some to stop at once.
+    wait_until_running(&stage, &id);
+    // Signals within the first second count as one, so several are needed to stop the host at once.
     eventually("the host ends at once", || {
         stage.host.terminate();
         stage.host.exited().map(drop).ok_or("it drains")
@@ -117,10 +117,10 @@ fn a_restarted_host_takes_its_own_back_at_once(broker: Broker) {
         options.with("consumer.lease_ms", LONG_LEASE_MS)
     });
     let id = stage.client.post_event("slow", &json!({"sleep-ms": 8_000}));
-    running(&stage, &id);
+    wait_until_running(&stage, &id);
     stage.host.kill9();
     stage.replace_host(|options| options.with("consumer.lease_ms", LONG_LEASE_MS));
-    // Within the patience of a test, which is shorter than the lease.
+    // The patience of a test is shorter than the lease.
     let event = stage.client.wait_ended(&id);
     assert_eq!(
         (event.state.as_str(), event.attempts.len(), event.attempts[0].attempt),
@@ -138,7 +138,7 @@ fn a_host_that_stood_still_past_its_lease_goes_on_and_each_event_counts_once(bro
         let id = stage.client.post_event("slow", &payload);
         stage.client.wait_for(&id, &["running", "processed"]);
         stage.host.stop();
-        // Nothing marks the end of a lease from outside.
+        // The end of a lease cannot be seen from outside.
         std::thread::sleep(Duration::from_millis(2_500));
         stage.host.cont();
         let event = stage.client.wait_ended(&id);
@@ -154,13 +154,13 @@ fn work_of_a_host_that_stands_still_is_taken_over_and_counts_once() {
     let stage =
         Stage::with(Broker::Redis, PluginsDir::scripted(&["slow"]), |options| options.with("consumer.lease_ms", 8_000));
     let id = stage.client.post_event("slow", &json!({"sleep-ms": 6_000, "publish": 1, "publish-type": "nobody"}));
-    running(&stage, &id);
+    wait_until_running(&stage, &id);
     stage.host.stop();
     let other = stage.another(|options| options.with("consumer.lease_ms", 8_000));
     let event = other.client().wait_ended(&id);
     stage.host.cont();
     assert_eq!((event.state.as_str(), event.attempts[0].attempt), ("processed", 2), "{event:?}");
-    // The first host finds out, and its own outcome changes nothing.
+    // The first host notices this, and its own outcome changes nothing.
     stage.client.wait_ended(&stage.client.post_event("slow", &json!({})));
     let metrics = stage.client.metrics();
     assert_eq!((&metrics["processed"], &metrics["published"]), (&json!(2), &json!(1)), "{metrics}");
@@ -190,7 +190,7 @@ fn an_event_that_takes_its_host_down_again_and_again_fails_as_crash(broker: Brok
             Some(count) if count == takeovers => Ok(()),
             other => Err(format!("{other:?} of {takeovers}")),
         });
-        running(&stage, &id);
+        wait_until_running(&stage, &id);
         stage.host.kill9();
         stage.replace_host(|options| options);
     }

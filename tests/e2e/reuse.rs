@@ -1,4 +1,4 @@
-//! Instances that are used again, where the operator lets a plugin: only after an attempt that ended with ok.
+//! Reuse of instances, if the operator allows it for a plugin: only after an attempt that ended with ok.
 
 use eventstream_tests::client::Client;
 use eventstream_tests::guests::PluginsDir;
@@ -13,7 +13,7 @@ on_both_brokers! {
 
 const REUSE: &str = "concurrency = 1\nreuse = { max_events = 1000, idle_ms = \"1h\" }\nretry = { max_attempts = 1 }";
 
-/// How many calls the instance has seen that handled an event of this plugin just now.
+/// How many calls the instance has seen that handles an event of this plugin now.
 #[track_caller]
 fn seen(client: &Client) -> u64 {
     let event = client.wait_ended(&client.post_event("kept", &json!({"do": "static"})));

@@ -1,4 +1,4 @@
-//! A version that served before is brought back by HTTP and by the command line, and stays after a restart.
+//! An earlier version is rolled back to by HTTP and by the command line, and stays active after a restart.
 
 use eventstream_tests::client::Client;
 use eventstream_tests::guests::{PluginsDir, two_builds};
@@ -46,7 +46,7 @@ fn a_plugin_goes_back_at_once_and_stays_there_until_its_file_is_another(broker: 
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(listed.contains(&format!("rolled back from {}", &second[..12])), "{listed}");
 
-    // Another file, which cannot be loaded, ends it; then the second build is welcome again.
+    // A new file that cannot be loaded ends the rollback. Then the second build is loaded again.
     stage.plugins.write("work.wasm", b"spoiled");
     stage.client.wait_for_plugin("work", "the spoiled file is told", |status| status["error"].as_str().map(drop));
     assert_eq!(digest_that_ran(&stage.client), first);

@@ -1,4 +1,4 @@
-//! G5: what is due later is delivered then, never before, and soon after; across restarts too.
+//! G5: a delayed event is never delivered early, and soon after its due time, even across restarts.
 
 use eventstream::event::Timestamp;
 use eventstream_tests::client::Event;
@@ -16,8 +16,8 @@ on_both_brokers! {
     a_schedule_far_ahead_holds_up_nothing_that_is_due,
 }
 
-/// How long after its due time an event may begin here. On an idle system it is a second (G5); what a busy machine adds is
-/// less than the lease, for which one that was missed would have to wait.
+/// How late an event may begin here. On an idle system the limit is a second (G5). A busy machine adds less than a
+/// lease, which an event that was missed would have to wait.
 const LATE_LIMIT_MS: i64 = 20_000;
 
 fn started_ms(event: &Event) -> i64 {

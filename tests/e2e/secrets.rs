@@ -1,4 +1,4 @@
-//! A plugin knows its secrets, and whatever it says of them is told nobody; nor is the password of a store.
+//! A plugin knows its secrets. Whatever it prints, no secret and no password of a store becomes visible.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -24,7 +24,7 @@ fn assert_silent(place: &str, told: &str) {
     assert!(!is_told, "{place} tells a secret: {told}");
 }
 
-fn told(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
 }
 
@@ -83,11 +83,11 @@ fn no_output_tells_a_secret() {
     let folder = tempfile::tempdir().unwrap();
     for arguments in [&["export"][..], &["backup", "copy"], &["import", "/nowhere"]] {
         let output = command(folder.path(), arguments).env("EVENTSTREAM_BROKER_URL", &url).output().unwrap();
-        let told = told(&output);
+        let told = output_text(&output);
         assert!(!told.is_empty(), "{arguments:?} says something");
         assert_silent(&format!("{arguments:?}"), &told);
     }
-    assert_silent("status", &told(&run_command(&["status", "--url", host.url()])));
+    assert_silent("status", &output_text(&run_command(&["status", "--url", host.url()])));
     // What a guest asks for and is not granted, with a secret in the place.
     for url in ["https://me:Canary-text-2@127.1/", "https://Canary-text-2.example.com/", "https://h/?a=Canary-text-2"] {
         client.wait_ended(&client.post_event("p", &json!({ "do": "http", "http": { "url": url, "method": "GET" } })));
@@ -105,7 +105,7 @@ fn a_store_that_cannot_be_opened_is_named_without_its_password() {
     let redis = RedisServer::start().unwrap();
     redis.command::<()>(&["CONFIG", "SET", "requirepass", "another"]).unwrap();
     let address = redis.address();
-    // A server of another kind, which repeats what it does not know.
+    // Another kind of server, which repeats commands that it does not know.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let echo = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -140,9 +140,9 @@ fn a_store_that_cannot_be_opened_is_named_without_its_password() {
         for arguments in [&["serve"][..], &["export"], &["backup", "copy"], &["import", "/nowhere"]] {
             let variable = command(folder.path(), arguments).env("EVENTSTREAM_BROKER_URL", &url).output().unwrap();
             assert!(variable.status.code().is_some_and(|code| code > 0), "{url} {arguments:?}");
-            assert_silent(&format!("{url} in the variable, {arguments:?}"), &told(&variable));
+            assert_silent(&format!("{url} in the variable, {arguments:?}"), &output_text(&variable));
             let flag = command(folder.path(), arguments).args(["--broker", &url]).output().unwrap();
-            assert_silent(&format!("{url} as a flag, {arguments:?}"), &told(&flag));
+            assert_silent(&format!("{url} as a flag, {arguments:?}"), &output_text(&flag));
         }
     }
 }
@@ -150,7 +150,7 @@ fn a_store_that_cannot_be_opened_is_named_without_its_password() {
 #[test]
 fn a_secret_in_the_wrong_place_is_not_repeated() {
     let folder = tempfile::tempdir().unwrap();
-    let run = |arguments: &[&str]| told(&command(folder.path(), arguments).output().unwrap());
+    let run = |arguments: &[&str]| output_text(&command(folder.path(), arguments).output().unwrap());
     for arguments in [
         &["redis://:Canary@127.0.0.1:1"][..],
         &["serve", "redis://:Canary@127.0.0.1:1"],
@@ -185,7 +185,7 @@ fn a_secret_in_the_wrong_place_is_not_repeated() {
     ] {
         plugins.write("p.toml", settings.as_bytes());
         let arguments = ["plugin", "check", "p.wasm", "--settings", "p.toml"];
-        let told = told(&command(plugins.path(), &arguments).output().unwrap());
+        let told = output_text(&command(plugins.path(), &arguments).output().unwrap());
         assert!(told.contains("settings"), "{settings}: {told}");
         assert_silent(settings, &told);
         let file = plugins.path().join("eventstream.toml");

@@ -1,5 +1,5 @@
-//! A start: alive at once, accepting as soon as the store is there, and each plugin at work as soon as it is loaded. It can
-//! be stopped at every moment.
+//! A start: the host is alive at once, accepts as soon as its store is open, and uses each plugin as soon as it is
+//! loaded. It can be stopped at any moment.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ on_both_brokers! {
     what_a_crash_left_waits_for_its_plugin_and_holds_up_no_stop,
 }
 
-/// The compiler of a host, standing still.
+/// The compiler of a host, stopped.
 fn stopped_compiler(host: &Host) -> Pid {
     eventually("a compiler is stopped", || {
         let is_stopped = |compiler: &Pid| kill_process(*compiler, Signal::STOP).is_ok() && stands_still(*compiler);
@@ -44,7 +44,7 @@ fn what_is_loaded_works_while_another_plugin_is_compiled(broker: Broker) {
         stage.host.wait();
         id
     };
-    // It takes the compiler seconds, and does not fit in the end.
+    // The compiler needs seconds for it, and then it does not fit.
     stage.plugins.write("slow.wasm", &bomb(20_000));
     stage.host = Host::starting(&set(stage.options()));
     stage.client = stage.host.client();
@@ -102,11 +102,11 @@ fn what_a_crash_left_waits_for_its_plugin_and_holds_up_no_stop(broker: Broker) {
     assert_eq!((event.state.as_str(), event.attempts.len()), ("processed", 1), "{event:?}");
 }
 
-/// A store whose opening has no end.
+/// A store that never finishes opening.
 fn endless_store(folder: &Path) -> String {
     let data = folder.join("data");
     std::fs::create_dir(&data).unwrap();
-    // The broker opens it for reading and writing, and reads what the last owner left in it: nothing, for ever.
+    // The broker opens this pipe for reading and writing, and waits for the data of the last owner, which never comes.
     rustix::fs::mknodat(
         rustix::fs::CWD,
         data.join("lock"),

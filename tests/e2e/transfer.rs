@@ -1,4 +1,4 @@
-//! Moving from one broker to another, and backups: what was accepted here goes on there, nothing lost, nothing doubled.
+//! Moves from one broker to another, and backups: accepted events go on in the other store, none lost and none doubled.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -15,7 +15,7 @@ use eventstream_tests::redis::RedisServer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// So long that the export and the import are over before anything is due.
+/// So long that export and import end before an event is due.
 const DELAY_MS: i64 = 12_000;
 
 /// A host and its plugins.
@@ -28,7 +28,7 @@ struct ServedStore {
 impl ServedStore {
     fn on(broker: &str, plugins: PluginsDir) -> Self {
         let options = HostOptions::new(broker, plugins.path()).with("retry.max_ms", DELAY_MS);
-        // What finds no handler is to be moved before it has failed; a guest may get no processor for seconds.
+        // Events without a handler must be moved before they fail, and a guest may get no processor for seconds.
         let options = options.with("retry.no-handler.max_attempts", 1_000).with("plugins.limits.wall_ms", 30_000);
         let host = Host::spawn(&options.with("server.drain_ms", 100).with("consumer.concurrency", 1));
         Self { client: host.client(), host, _plugins: plugins }
@@ -40,19 +40,19 @@ impl ServedStore {
     }
 }
 
-fn run(folder: &Path, arguments: &[&str]) -> Output {
+fn run_in(folder: &Path, arguments: &[&str]) -> Output {
     command(folder, arguments).output().unwrap()
 }
 
 #[track_caller]
-fn done(folder: &Path, arguments: &[&str]) -> String {
-    let output = run(folder, arguments);
+fn run_successfully(folder: &Path, arguments: &[&str]) -> String {
+    let output = run_in(folder, arguments);
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {text}");
     text
 }
 
-fn embedded(folder: &TempDir, name: &str) -> String {
+fn embedded_url(folder: &TempDir, name: &str) -> String {
     format!("embedded:{}", folder.path().join(name).display())
 }
 
@@ -71,16 +71,16 @@ fn now_ms() -> i64 {
 
 const KEYED: &str = r#"{"type":"quick","payload":{"do":"echo","key":"first"}}"#;
 
-fn keyed(client: &Client) -> Value {
+fn post_keyed(client: &Client) -> Value {
     client.try_post_keyed(KEYED, "order-17").unwrap().expect(202).json()
 }
 
-/// Fills one broker with events in every state, moves them, and sees all of them end on the other one as they should.
-fn moves(from: &str, to: &str) {
+/// Fills one broker with events in every state, moves them, and checks that all of them end on the other one.
+fn check_move(from: &str, to: &str) {
     let folder = tempfile::tempdir().unwrap();
     let here = ServedStore::on(from, PluginsDir::scripted(&["quick", "slow"]));
     let client = here.client.clone();
-    let first = id_of(&keyed(&client));
+    let first = id_of(&post_keyed(&client));
     client.wait_ended(&first);
     let bad = client.post_event("quick", &json!({"do": "reject", "message": "no"}));
     client.wait_ended(&bad);
@@ -101,22 +101,22 @@ fn moves(from: &str, to: &str) {
 
     let file = folder.path().join("events.ndjson");
     let file = file.to_str().unwrap();
-    let told = done(folder.path(), &["export", "--broker", from, "--out", file]);
+    let told = run_successfully(folder.path(), &["export", "--broker", from, "--out", file]);
     assert!(told.contains("1 failed, 1 keys"), "{told}");
     let ended_here = ServedStore::on(from, PluginsDir::empty());
     let n_ended = slow.iter().filter(|id| ended_here.client.event(id).unwrap().state == "processed").count();
     ended_here.stop();
     let n_moved = slow.len() - n_ended + 3;
     assert!(told.contains(&format!("exported {n_moved} events")), "{told}");
-    let told = done(folder.path(), &["import", file, "--broker", to]);
+    let told = run_successfully(folder.path(), &["import", file, "--broker", to]);
     assert!(told.contains(&format!("imported {n_moved} events, 1 failed, 1 keys")), "{told}");
-    let told = done(folder.path(), &["import", file, "--broker", to, "--json"]);
+    let told = run_successfully(folder.path(), &["import", file, "--broker", to, "--json"]);
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!((&told["events"], &told["known"]), (&json!(0), &json!(n_moved + 2)), "{told}");
 
     let there = ServedStore::on(to, PluginsDir::scripted(&["quick", "slow", "absent"]));
     let client = &there.client;
-    let again = keyed(client);
+    let again = post_keyed(client);
     assert_eq!((id_of(&again), &again["duplicate"]), (first, &json!(true)));
     let kept = client.failed_event(&bad).unwrap();
     assert_eq!((kept.class.as_deref(), kept.reason.as_deref(), kept.attempts.len()), (Some("reject"), Some("no"), 1));
@@ -129,7 +129,7 @@ fn moves(from: &str, to: &str) {
 
     let mut ended = Vec::new();
     for id in slow.iter().chain([&absent, &later, &flaky]) {
-        // What had ended before stays where it was.
+        // Events that had ended stay in the old store.
         if let Some(event) = client.event(id) {
             ended.push(client.wait_ended(&event.id));
         }
@@ -137,7 +137,7 @@ fn moves(from: &str, to: &str) {
     assert_eq!(ended.len(), n_moved);
     assert!(ended.iter().all(|event| event.state == "processed"), "{ended:?}");
     let [absent, later, flaky] = ended.last_chunk().unwrap();
-    // On a busy machine it was tried here more than once.
+    // On a busy machine there was more than one attempt before the move.
     let (last, before) = absent.attempts.split_last().unwrap();
     assert!(last.class.is_none() && !before.is_empty(), "{absent:?}");
     assert!(before.iter().all(|attempt| attempt.class.as_deref() == Some("no-handler")), "{absent:?}");
@@ -152,20 +152,20 @@ fn moves(from: &str, to: &str) {
 #[test]
 fn everything_that_has_not_ended_goes_on_in_redis() {
     let (folder, redis) = (tempfile::tempdir().unwrap(), RedisServer::start().unwrap());
-    moves(&embedded(&folder, "data"), &redis.url());
+    check_move(&embedded_url(&folder, "data"), &redis.url());
 }
 
 #[test]
 fn and_back_in_an_embedded_store() {
     let (folder, redis) = (tempfile::tempdir().unwrap(), RedisServer::start().unwrap());
-    moves(&redis.url(), &embedded(&folder, "data"));
+    check_move(&redis.url(), &embedded_url(&folder, "data"));
 }
 
-/// Kills the import again and again, now as soon as it has begun, now when it waits for more; then lets it end.
-fn interrupted_import(source: &str, to: &str, folder: &Path, n_there: impl Fn() -> u64) {
+/// Kills the import again and again, at its beginning or while it waits for more input; then lets it end.
+fn import_with_kills(source: &str, to: &str, folder: &Path, n_there: impl Fn() -> u64) {
     let file = folder.join("events.ndjson");
     let file = file.to_str().unwrap();
-    done(folder, &["export", "--broker", source, "--out", file]);
+    run_successfully(folder, &["export", "--broker", source, "--out", file]);
     let export = std::fs::read(file).unwrap();
     for part in 1..=9 {
         let mut import = command(folder, &["import", "-", "--broker", to]);
@@ -185,14 +185,18 @@ fn interrupted_import(source: &str, to: &str, folder: &Path, n_there: impl Fn() 
     }
     let before = n_there();
     assert!((8_500..10_000).contains(&before), "{before} are there");
-    let told: Value = serde_json::from_str(&done(folder, &["import", file, "--broker", to, "--json"])).unwrap();
+    let told: Value =
+        serde_json::from_str(&run_successfully(folder, &["import", file, "--broker", to, "--json"])).unwrap();
     assert_eq!((&told["events"], &told["known"]), (&json!(10_000 - before), &json!(before)), "{told}");
     assert_eq!(n_there(), 10_000);
-    assert_eq!(ids(&done(folder, &["export", "--broker", to])), ids(&String::from_utf8(export).unwrap()));
+    assert_eq!(
+        list_event_ids(&run_successfully(folder, &["export", "--broker", to])),
+        list_event_ids(&String::from_utf8(export).unwrap())
+    );
 }
 
-/// The ids of the events in an export, each of which is there once.
-fn ids(export: &str) -> BTreeSet<String> {
+/// The ids of the events in an export. Each must be there once.
+fn list_event_ids(export: &str) -> BTreeSet<String> {
     let mut ids = BTreeSet::new();
     for line in export.lines().filter(|line| line.contains(r#""kind":"event""#)) {
         let line: Value = serde_json::from_str(line).unwrap();
@@ -202,8 +206,8 @@ fn ids(export: &str) -> BTreeSet<String> {
 }
 
 /// 10,000 events that are due in an hour.
-fn filled(folder: &TempDir) -> String {
-    let source = embedded(folder, "source");
+fn fill_source(folder: &TempDir) -> String {
+    let source = embedded_url(folder, "source");
     let server = ServedStore::on(&source, PluginsDir::empty());
     for _ in 0..10 {
         server.client.post_batch(&vec![json!({"type": "later", "delayMs": 3_600_000, "payload": {}}); 1_000]);
@@ -215,15 +219,15 @@ fn filled(folder: &TempDir) -> String {
 #[test]
 fn an_import_into_redis_that_is_killed_again_and_again_loses_and_doubles_nothing() {
     let (folder, redis) = (tempfile::tempdir().unwrap(), RedisServer::start().unwrap());
-    let source = filled(&folder);
-    interrupted_import(&source, &redis.url(), folder.path(), || redis.command(&["ZCARD", "{es:0}:due"]).unwrap());
+    let source = fill_source(&folder);
+    import_with_kills(&source, &redis.url(), folder.path(), || redis.command(&["ZCARD", "{es:0}:due"]).unwrap());
 }
 
 #[test]
 fn an_import_into_an_embedded_store_that_is_killed_again_and_again_loses_and_doubles_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let (source, database) = (filled(&folder), folder.path().join("other/eventstream.db"));
-    interrupted_import(&source, &embedded(&folder, "other"), folder.path(), || {
+    let (source, database) = (fill_source(&folder), folder.path().join("other/eventstream.db"));
+    import_with_kills(&source, &embedded_url(&folder, "other"), folder.path(), || {
         let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE;
         let count = rusqlite::Connection::open_with_flags(&database, flags)
             .and_then(|db| db.query_row("SELECT count(*) FROM event", [], |row| row.get::<_, i64>(0)));
@@ -234,7 +238,7 @@ fn an_import_into_an_embedded_store_that_is_killed_again_and_again_loses_and_dou
 #[test]
 fn a_backup_made_under_load_opens_and_holds_what_was_accepted_before() {
     let folder = tempfile::tempdir().unwrap();
-    let (source, copy) = (embedded(&folder, "data"), folder.path().join("backups/monday"));
+    let (source, copy) = (embedded_url(&folder, "data"), folder.path().join("backups/monday"));
     let server = ServedStore::on(&source, PluginsDir::scripted(&["quick"]));
     let (client, is_over) = (&server.client, AtomicBool::new(false));
     let post = |client: &Client| client.post_batch(&vec![json!({"type": "quick", "payload": {"do": "echo"}}); 50]);
@@ -242,14 +246,14 @@ fn a_backup_made_under_load_opens_and_holds_what_was_accepted_before() {
     let told = std::thread::scope(|scope| {
         let load = scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
-                // No more than is worked off again while the test waits for that.
+                // Not more events than the host processes while the test waits.
                 match client.metrics()["waiting"].as_u64() {
                     Some(..1_000) => drop(post(client)),
                     _ => std::thread::yield_now(),
                 }
             }
         });
-        let told = done(folder.path(), &["backup", copy.to_str().unwrap(), "--broker", &source]);
+        let told = run_successfully(folder.path(), &["backup", copy.to_str().unwrap(), "--broker", &source]);
         is_over.store(true, Ordering::Relaxed);
         load.join().unwrap();
         told
@@ -272,17 +276,17 @@ fn a_backup_made_under_load_opens_and_holds_what_was_accepted_before() {
 #[test]
 fn what_cannot_be_moved_is_told_with_the_code_of_its_kind() {
     let folder = tempfile::tempdir().unwrap();
-    let source = embedded(&folder, "data");
+    let source = embedded_url(&folder, "data");
     let server = ServedStore::on(&source, PluginsDir::empty());
     server.client.post(r#"{"type":"later","delayMs":3600000,"payload":{}}"#).expect(202);
     let told = |arguments: &[&str], code: i32, word: &str| {
-        let output = run(folder.path(), arguments);
+        let output = run_in(folder.path(), arguments);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {error}");
         assert!(error.contains(word), "{word:?} in {error}");
     };
-    // A store that is served can be read, and is not to be written to.
-    done(folder.path(), &["export", "--broker", &source, "--out", "whole.ndjson"]);
+    // A store that a host serves can be exported, but not imported into.
+    run_successfully(folder.path(), &["export", "--broker", &source, "--out", "whole.ndjson"]);
     told(&["import", "whole.ndjson", "--broker", &source], 3, "another eventstream uses");
     told(&["export", "--broker", "embedded:./nowhere"], 3, "no store");
     told(&["export", "--broker", "redis://127.0.0.1:1", "--out", "away.ndjson"], 3, "127.0.0.1:1");
@@ -302,7 +306,7 @@ fn what_cannot_be_moved_is_told_with_the_code_of_its_kind() {
     }
     told(&["backup", "copy", "--broker", "redis://127.0.0.1:1"], 2, "BGSAVE");
     told(&["backup", "copy", "--broker", "embedded:./nowhere"], 3, "no store");
-    done(folder.path(), &["backup", "copy", "--broker", &source]);
+    run_successfully(folder.path(), &["backup", "copy", "--broker", &source]);
     told(&["backup", "copy", "--broker", &source], 2, "there is a store");
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().contains("partial") || name == "away.ndjson"), "{left:?}");
@@ -311,7 +315,7 @@ fn what_cannot_be_moved_is_told_with_the_code_of_its_kind() {
 #[test]
 fn an_export_can_be_piped_into_an_import() {
     let (folder, redis) = (tempfile::tempdir().unwrap(), RedisServer::start().unwrap());
-    let source = embedded(&folder, "data");
+    let source = embedded_url(&folder, "data");
     let server = ServedStore::on(&source, PluginsDir::empty());
     let ids = server.client.post_batch(&vec![json!({"type": "later", "delayMs": 3_600_000, "payload": {}}); 700]);
     server.stop();

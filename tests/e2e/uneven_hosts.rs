@@ -1,7 +1,7 @@
-//! G8: hosts that share a store and are not alike. What one cannot handle and another one can is left to the other, and
-//! costs no attempt.
+//! G8: different hosts share a store. An event that only one of them can handle is left to that host, without an
+//! attempt.
 //!
-//! Events without a plugin fail at their first attempt here, so that each attempt too many shows.
+//! Events without a plugin fail at their first attempt here, so that a superfluous attempt shows.
 
 use eventstream_tests::client::Client;
 use eventstream_tests::guests::PluginsDir;

@@ -1,4 +1,5 @@
-//! What was asked for and cannot be written is a failure; words about it that nobody takes change no exit code.
+//! Output that was asked for and cannot be written is a failure. Messages that cannot be written do not change an exit
+//! code.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -9,7 +10,7 @@ use eventstream_tests::host::{command, run_command};
 use eventstream_tests::layout;
 use eventstream_tests::stage::{Broker, Stage};
 
-/// A file that takes nothing, as one on a full disk.
+/// A file that cannot be written to, as on a full disk.
 fn full() -> File {
     OpenOptions::new().write(true).open("/dev/full").unwrap()
 }
@@ -79,7 +80,7 @@ fn a_filter_ends_with_its_reader_and_bounds_its_lines() {
     let mut run = command(plugins.path(), &["plugin", "run", "p.wasm"]);
     run.stdin(Stdio::piped()).stdout(abandoned()).stderr(Stdio::piped());
     let mut child = run.spawn().unwrap();
-    // Its standard input stays open: it ends all the same.
+    // Its standard input stays open, and it ends anyway.
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"{\"type\":\"a\",\"payload\":{}}\n").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(1));

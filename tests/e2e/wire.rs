@@ -1,5 +1,4 @@
-//! Clients that do not keep to the protocol: what they send is refused or timed out, is never stored, and holds up
-//! nobody else.
+//! Clients that break the protocol: their requests are refused or time out, are never stored, and do not delay others.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -27,10 +26,10 @@ on_both_brokers! {
 /// Clients that connect at once.
 const CROWD: usize = 1_000;
 
-/// Longer than any limit that the tests set, shorter than the patience of whoever runs them.
+/// Longer than any limit that the tests set.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 
-/// A host that does not wait long for what it is sent.
+/// A host with short time limits.
 fn impatient(broker: Broker) -> Stage {
     Stage::with(broker, PluginsDir::scripted(&["t"]), |options| {
         options.with("server.header_timeout_ms", 3_000).with("server.body_timeout_ms", 3_000)
@@ -44,10 +43,10 @@ fn connect(stage: &Stage) -> TcpStream {
     stream
 }
 
-/// Everything that comes until the server closes the connection.
+/// Everything that the server sends until it closes the connection.
 fn read_to_end(mut stream: TcpStream) -> String {
     let mut bytes = Vec::new();
-    // A reset in place of an orderly end closes the connection as well.
+    // A reset closes the connection as well.
     if let Err(error) = stream.read_to_end(&mut bytes)
         && error.kind() != std::io::ErrorKind::ConnectionReset
     {
@@ -101,7 +100,7 @@ fn forty_thousand_bytes_of_headers_are_refused(broker: Broker) {
     let mut stream = connect(&stage);
     let filler = format!("X-Filler: {}\r\n", "x".repeat(990)).repeat(40);
     let request = format!("GET /livez HTTP/1.1\r\nHost: localhost\r\n{filler}\r\n");
-    // The server may answer and close before all of it was sent.
+    // The server may answer and close the connection before everything is sent.
     let _ = stream.write_all(request.as_bytes());
     let answer = read_to_end(stream);
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
@@ -195,7 +194,7 @@ fn bodies_that_stall_and_answers_that_nobody_takes_keep_little_memory(broker: Br
     ];
     let send = |index: usize| {
         let mut stream = connect(&stage);
-        // What is refused may be closed while it is still sent.
+        // The server may close a refused connection while the request is still sent.
         let _ = stream.write_all(stalled[index % stalled.len()].as_bytes());
         stream
     };
@@ -219,7 +218,7 @@ fn many_connections_that_send_nothing_hold_up_nobody(broker: Broker) {
 
 fn a_thousand_clients_that_connect_at_once_are_all_served(broker: Broker) {
     let stage = Stage::scripted(broker, &["t"]);
-    // Nobody is accepted in the meantime, and one more than may wait would wait for ever.
+    // No connection is accepted meanwhile, and one beyond the queue would wait forever.
     stage.host.stop();
     let most: usize = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
     let address = stage.host.url().strip_prefix("http://").unwrap().parse().unwrap();

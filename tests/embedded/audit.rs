@@ -1,4 +1,4 @@
-//! Opens what is left of a store and holds it against what had been acknowledged.
+//! Opens a store again and compares it with what was acknowledged.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -12,7 +12,7 @@ use rusqlite::Connection;
 
 use super::load::Ack;
 
-/// The options of all tests here: leases end only with their process.
+/// The options of all tests: a lease ends only with its process.
 pub fn options() -> BrokerOptions {
     BrokerOptions {
         consumer_name: "audit".into(),
@@ -27,7 +27,7 @@ pub fn open(dir: &Path) -> Arc<EmbeddedBroker> {
     EmbeddedBroker::open(dir, options(), &TaskGroup::new()).unwrap()
 }
 
-/// Opens what is left, checks it against the acknowledgements and closes it again.
+/// Opens a store, checks it against the acknowledgements and closes it again.
 pub async fn audit(dir: &Path, acks: &[Ack]) {
     let broker = open(dir);
     let ended = [ended(&broker, EndKind::Processed).await, ended(&broker, EndKind::Failed).await];
@@ -95,7 +95,7 @@ async fn ended(broker: &EmbeddedBroker, ending: EndKind) -> HashMap<EventId, Eve
     }
 }
 
-/// Works everything off, and says how many had to be taken over from the dead.
+/// Processes everything. Returns how many deliveries had to be taken over from dead consumers.
 pub async fn recovered(broker: &EmbeddedBroker) -> u64 {
     let before = broker.stats().await.unwrap();
     let left = broker.recover(usize::MAX).await.unwrap();

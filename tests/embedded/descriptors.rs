@@ -1,4 +1,4 @@
-//! A process that has no descriptor left.
+//! A process without free descriptors.
 
 use std::fs::File;
 use std::path::Path;
@@ -12,7 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::audit::open;
 use super::load;
 
-/// Names the directory to the process that is to have no descriptors.
+/// The variable that names the directory for the process without descriptors.
 const DIRECTORY: &str = "EMBEDDED_TEST_DESCRIPTORS";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -31,7 +31,7 @@ async fn work_without_descriptors() {
         broker.append((0..100).map(|_| load::new_append(None)).collect()).await.unwrap();
         broker.maintain().await.unwrap();
     }
-    // What needs descriptors is refused, and harms nothing.
+    // Calls that need a descriptor are refused and do no harm.
     assert!(broker.snapshot().await.is_err());
     assert_eq!(broker.health().trouble, None);
     drop(taken);

@@ -1,4 +1,4 @@
-//! A database that another program holds: told soon and by itself, and over when it lets go.
+//! Another program locks the database. The broker reports it soon without any request, and recovers when the lock ends.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ async fn a_database_that_another_program_holds_is_told_without_anybody_sending()
         let other = Connection::open(dir.path().join("eventstream.db")).unwrap();
         other.execute_batch(begin).unwrap();
         let house = broker.clone();
-        // A host keeps house every second, whether or not it has anything to do.
+        // A host runs upkeep every second, even if it is idle.
         let mut keeping = tokio::task::JoinSet::new();
         keeping.spawn(async move { house.maintain().await });
         eventually("it is told", || !broker.health().ready()).await;

@@ -1,7 +1,7 @@
 //! A process that is killed under load, again and again, on one directory.
 //!
-//! The process is this test program, started again with the name of the test that does the work and, in its environment,
-//! the directory to do it in. It prints a line for each acknowledgement.
+//! The process is this test program, started with the name of the test that does the work. A variable names the
+//! directory. It prints a line for each acknowledgement.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -15,7 +15,7 @@ use eventstream::broker::EventLog;
 use super::audit::{audit, open, recovered};
 use super::load::{self, Ack};
 
-/// Names the directory to the process that is to be killed.
+/// The variable that names the directory for the process that is killed.
 const DIRECTORY: &str = "EMBEDDED_TEST_DIRECTORY";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -31,7 +31,7 @@ async fn work_until_killed() {
     load::run(broker, Arc::new(AtomicBool::new(false)), told).await;
 }
 
-/// Starts the work, kills it after a while, and gives what it had acknowledged until then.
+/// Starts the work, kills it after a while, and returns what it had acknowledged.
 fn work_and_be_killed(dir: &Path, after: Duration) -> Vec<Ack> {
     let mut process = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "killed::work_until_killed", "--ignored", "--nocapture", "--quiet"])
@@ -61,7 +61,7 @@ async fn a_process_that_is_killed_again_and_again_loses_nothing() {
         acks.extend(acknowledged);
         audit(dir.path(), &acks).await;
     }
-    // In the end everything can be worked off.
+    // Finally everything can be processed.
     let broker = open(dir.path());
     recovered(&broker).await;
     let stats = broker.stats().await.unwrap();

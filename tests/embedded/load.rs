@@ -1,8 +1,8 @@
-//! Work for a broker: producers, consumers with every kind of outcome, and house-keeping; and a line for each thing that
-//! the broker acknowledged.
+//! A load on a broker: producers, consumers with every kind of outcome, and upkeep. It writes a line for each
+//! acknowledgement.
 //!
-//! The lines are what an audit starts from. A line is written only after the answer, so that what it says must hold
-//! whatever happens afterwards.
+//! An audit starts from the lines. A line is written only after the answer, so what it says must hold whatever happens
+//! afterwards.
 
 use std::fmt;
 use std::str::FromStr;
@@ -76,11 +76,11 @@ pub fn new_append(cause: Option<EventId>) -> AppendRequest {
     AppendRequest { record: EventRecord::new(event), lane, start, idempotency: None }
 }
 
-/// Loads the broker until `stop` is set or the broker fails, which ends the part that noticed it.
+/// Runs the load until `stop` is set. A thread that sees the broker fail ends earlier.
 pub async fn run(broker: Arc<dyn Broker>, stop: Arc<AtomicBool>, ack: impl Fn(Ack) + Clone) {
     let produce = || produce(broker.clone(), stop.clone(), ack.clone());
     let consume = || consume(broker.clone(), stop.clone(), ack.clone());
-    tokio::join!(produce(), produce(), produce(), consume(), consume(), keep_house(broker.clone(), stop.clone()));
+    tokio::join!(produce(), produce(), produce(), consume(), consume(), run_upkeep(broker.clone(), stop.clone()));
 }
 
 async fn produce(broker: Arc<dyn Broker>, stop: Arc<AtomicBool>, ack: impl Fn(Ack)) {
@@ -117,7 +117,7 @@ async fn consume(broker: Arc<dyn Broker>, stop: Arc<AtomicBool>, ack: impl Fn(Ac
             Ok(settled) => {
                 for (settle, settled) in settles.iter().zip(settled) {
                     assert_eq!(settled, SettleOutcome::Done, "nobody else holds it");
-                    told(settle).into_iter().for_each(&ack);
+                    acknowledgement_of(settle).into_iter().for_each(&ack);
                 }
             }
             Err(Error::NoRoom(_)) => {}
@@ -131,19 +131,19 @@ pub fn claim_any(max: usize) -> ClaimRequest {
     ClaimRequest { lanes: LANES.map(|name| LaneDemand { lane: lane(name), free: max }).to_vec(), max }
 }
 
-async fn keep_house(broker: Arc<dyn Broker>, stop: Arc<AtomicBool>) {
+async fn run_upkeep(broker: Arc<dyn Broker>, stop: Arc<AtomicBool>) {
     while !stop.load(Ordering::Relaxed) {
         if !matches!(broker.promote().await, Ok(_) | Err(Error::NoRoom(_))) {
             return;
         }
-        // Without room it says so and goes on.
+        // On a full disk upkeep fails, and the next round tries again.
         let _ = broker.maintain().await;
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     }
 }
 
-/// What becomes of a delivery; `None` if it is held and never settled.
-fn outcome(delivery: Delivery) -> Option<SettleRequest> {
+/// The outcome of a delivery. `None` if it is held and never settled.
+fn choose_outcome(delivery: Delivery) -> Option<SettleRequest> {
     let settlement = match fastrand::u8(..20) {
         0..=11 => Settlement::Processed,
         12..=14 => Settlement::Failed { class: FailureClass::Reject, reason: "no".into() },
@@ -153,12 +153,12 @@ fn outcome(delivery: Delivery) -> Option<SettleRequest> {
     };
     let id = delivery.record.event.id;
     let is_processed = settlement == Settlement::Processed;
-    // Children have none of their own, or the load would never end.
+    // Children have no children, or the load would never end.
     let children = if is_processed && delivery.record.event.cause.is_none() { fastrand::usize(..3) } else { 0 };
     Some(settle_as(delivery, settlement, None, (0..children).map(|_| new_append(Some(id))).collect()))
 }
 
-/// The settle of a delivery that went well and published nothing.
+/// The request that settles a delivery as processed, without published events.
 pub fn processed(delivery: Delivery, result: Option<EventData>) -> SettleRequest {
     settle_as(delivery, Settlement::Processed, result, Vec::new())
 }
@@ -197,7 +197,7 @@ fn settle_as(
     }
 }
 
-fn told(settle: &SettleRequest) -> Option<Ack> {
+fn acknowledgement_of(settle: &SettleRequest) -> Option<Ack> {
     let id = settle.receipt.event_id;
     match settle.settlement {
         Settlement::Processed => {

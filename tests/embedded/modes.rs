@@ -1,4 +1,4 @@
-//! The files of a store are its owner's alone, whatever the mode of the directory was.
+//! Only the owner can access the files of a store, whatever the mode of the directory.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -14,7 +14,7 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-/// The files of a directory that others may use.
+/// The files of a directory that others can access.
 fn open_files(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap().map(Result::unwrap);
     let open = entries.filter(|entry| entry.metadata().unwrap().mode() & 0o077 != 0);
@@ -57,7 +57,7 @@ async fn a_copy_is_closed_and_one_of_two_at_a_time_is_made() {
     set_mode(place.path(), 0o755);
     let broker = open(dir.path());
     broker.append(vec![load::new_append(None)]).await.unwrap();
-    // The second one begins while the first tells how far it is.
+    // The second one begins while the first one reports its progress.
     let (store, to) = (dir.path().to_owned(), place.path().to_owned());
     let second = std::sync::Arc::new(std::sync::Mutex::new(None));
     let seen = second.clone();

@@ -33,17 +33,17 @@ async fn whenever_the_power_goes_what_was_acknowledged_is_there_and_nothing_is_h
         let mut images = Vec::new();
         for cut in 0..CUTS {
             tokio::time::sleep(Duration::from_millis(random.u64(1..60))).await;
-            // However slow the machine is, there is something to lose at each cut.
+            // There is something to lose at each cut, however slow the machine is.
             let worked = async {
                 while acks.lock().unwrap().len() < (cut + 1) * ACKS_A_CUT {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             };
             tokio::time::timeout(Duration::from_secs(60), worked).await.expect("the load goes on");
-            // What was acknowledged by now must survive a cut from now on.
+            // Everything acknowledged by now must survive a cut.
             let acknowledged = acks.lock().unwrap().len();
             let image = dir.path().join(format!("cut-{cut}"));
-            // What is remembered beside the database may have got to the disk at once.
+            // The high-water mark next to the database may have reached the disk at once.
             let memory = std::fs::read(store.join("lock")).unwrap();
             disk.cut_power(&mut random, &image);
             std::fs::write(image.join("lock"), memory).unwrap();
@@ -76,7 +76,7 @@ async fn after_a_sync_that_failed_nothing_is_acknowledged_before_a_restart() {
     let failed = broker.append(append()).await.unwrap_err();
     assert!(matches!(failed, Error::Unavailable { outcome_known: false, .. }), "{failed}");
     let synced = disk.syncs();
-    // The disk says that all is well again, which proves nothing about what it lost.
+    // The disk reports success again, but it may have lost data.
     disk.fail_syncs(false);
     for _ in 0..3 {
         let refused = broker.append(append()).await.unwrap_err();
@@ -94,7 +94,8 @@ async fn after_a_sync_that_failed_nothing_is_acknowledged_before_a_restart() {
     assert_eq!(broker.find_event(kept).await.unwrap().map(|found| found.state), Some(EventState::Queued));
 }
 
-/// What a failed sync left unwritten was read again after the restart, and what followed it in the log was lost with it.
+/// After a failed sync, data that the disk lost must not be read from the log at the next start, or the records after
+/// it would be lost as well.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_accepted_after_a_failed_sync_and_a_restart_survives_a_power_cut() {
     let mut random = fastrand::Rng::new();

@@ -59,7 +59,7 @@ async fn what_is_refused_for_want_of_room_says_so() {
     assert!(refused.is_transient());
 }
 
-/// Names the mounted directory to the process that works in it.
+/// The variable that names the mounted directory for the process that works in it.
 const DIRECTORY: &str = "EMBEDDED_TEST_SMALL_DISK";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,7 +70,7 @@ async fn work_on_a_small_disk() {
         RetentionLimits { processed_ms: 0, processed_max: 0, processed_max_bytes: u64::MAX, idempotency_ms: 0 };
     let broker =
         EmbeddedBroker::open(Path::new(&dir), BrokerOptions { retention, ..options() }, &TaskGroup::new()).unwrap();
-    // Over many plugins, since none of them may take so much that there is no room for the others.
+    // Over many plugins, since each may take only a share of the disk.
     let lanes: Vec<Lane> = (0..12).map(|n| format!("plugin-{n}").parse().unwrap()).collect();
     let new_append = || AppendRequest { lane: lanes[fastrand::usize(..lanes.len())].clone(), ..load::new_append(None) };
     let batch = || (0..50).map(|_| new_append()).collect();
@@ -85,14 +85,14 @@ async fn work_on_a_small_disk() {
     assert!(matches!(&refused, Error::NoRoom(why) if why.contains("kept for what was accepted")), "{refused}");
     assert!(broker.health().trouble.is_some());
     assert!(acks.len() > 20);
-    // Everything that was accepted can be worked off all the same, and leaves room for more.
+    // Everything that was accepted can still be processed, and then there is room for more.
     while broker.stats().await.unwrap().depth.waiting() > 0 {
         broker.promote().await.unwrap();
         let deliveries = broker.claim(ClaimRequest { lanes: wants.clone(), max: 20 }).await.unwrap();
         let settles: Vec<_> = deliveries.into_iter().map(|delivery| load::processed(delivery, None)).collect();
         let settled = broker.settle(settles).await.unwrap();
         assert!(settled.iter().all(|it| *it == SettleOutcome::Done));
-        // Says that there is no room for as long as there is none.
+        // Upkeep fails as long as there is no room.
         let _ = broker.maintain().await;
     }
     eventually_async(async || broker.maintain().await.is_ok() && broker.health().trouble.is_none()).await;
@@ -116,7 +116,7 @@ async fn work_on_a_small_disk_that_is_read() {
     while broker.append(batch()).await.is_ok() {}
     assert!(broker.health().trouble.is_some_and(|trouble| trouble.contains("no room")));
     drop(reading);
-    // Nothing but the house-keeping of a host that has nothing to do.
+    // Only the upkeep of an idle host.
     eventually_async(async || broker.maintain().await.is_ok() && broker.health().trouble.is_none()).await;
     for _ in 0..20 {
         broker.append(batch()).await.unwrap();
@@ -124,7 +124,7 @@ async fn work_on_a_small_disk_that_is_read() {
     println!("accepts again");
 }
 
-/// What a reader kept in the log counted as needed after it had gone, for as long as nothing was committed.
+/// The part of the log that a reader needed must become free when the reader ends, even if nothing is committed.
 #[test]
 fn on_a_small_disk_that_an_export_filled_events_are_accepted_again_when_it_is_over() {
     on_a_small_disk("rooms::work_on_a_small_disk_that_is_read", "accepts again");
@@ -133,7 +133,7 @@ fn on_a_small_disk_that_an_export_filled_events_are_accepted_again_when_it_is_ov
 /// Runs a test of this program in a process that has a small disk to itself.
 fn on_a_small_disk(test: &str, told: &str) {
     let dir = tempfile::tempdir().unwrap();
-    // In a mount namespace of its own: the disk goes with the process, and nobody else sees it.
+    // In a mount namespace of its own, so that the disk ends with the process and no other process sees it.
     let mount = "mount -t tmpfs -o size=48m none \"$0\" && exec \"$@\"";
     let done = Command::new("unshare")
         .args(["--mount", "sh", "-c", mount])

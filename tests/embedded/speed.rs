@@ -1,6 +1,7 @@
 //! How fast the embedded broker is, how much memory and disk it takes, and how long a full store takes to open.
 //!
-//! Measures and prints; asserts only that everything is done. `SPEED_EVENTS` says how many events wait at the most.
+//! Measures and prints, and asserts only that every event ended. `SPEED_EVENTS` sets the largest number of waiting
+//! events.
 
 use std::path::Path;
 use std::sync::Arc;

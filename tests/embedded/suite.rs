@@ -1,4 +1,4 @@
-//! Every case of the suite for all brokers, each on a directory of its own.
+//! Every case of the suite for all brokers, each on an empty directory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use eventstream::broker::{Broker, BrokerOptions};
 use eventstream::event::EventId;
 use eventstream::shutdown::TaskGroup;
 
-/// A directory, and the tasks of the brokers that come and go in it.
+/// A directory, and the tasks of the brokers that are opened on it.
 struct DirectoryRig {
     dir: tempfile::TempDir,
     tasks: TaskGroup,

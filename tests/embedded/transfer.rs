@@ -1,5 +1,4 @@
-//! Moving to another store with everything that goes wrong on the way: exports that are cut off, lines that are wrong, and
-//! stores that are worked on or damaged meanwhile.
+//! Moves to another store with faults: exports that are cut off, wrong lines, and stores that are in use or damaged.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -48,7 +47,7 @@ async fn imported(broker: &EmbeddedBroker, mut text: &[u8]) -> (Result<(), Error
     (done, moved)
 }
 
-/// What an export says, without its first line, which says when it was made, and in any order.
+/// The lines of an export in order, without the first one, which has the time of the export.
 fn lines(text: &[u8]) -> Vec<&str> {
     let mut lines: Vec<&str> = std::str::from_utf8(text).unwrap().lines().skip(1).collect();
     lines.sort_unstable();
@@ -94,7 +93,7 @@ async fn a_line_that_is_wrong_is_named_and_what_stands_before_it_is_imported() {
     let (done, moved) = imported(&broker, wrong.as_bytes()).await;
     assert!(matches!(&done, Err(Error::Line { number: 6, reason }) if reason.contains("lane")), "{done:?}");
     assert_eq!(moved, TransferCounts { keys: 3, events: 1, ..TransferCounts::default() });
-    // A line that is missing is noticed by the last one, and one that is there twice as well.
+    // The last line reveals a line that is missing or there twice.
     let fewer: Vec<&str> = text.lines().enumerate().filter(|(place, _)| *place != 5).map(|(_, line)| line).collect();
     let (done, _) = imported(&broker, (fewer.join("\n") + "\n").as_bytes()).await;
     assert!(matches!(done, Err(Error::CutShort)), "{done:?}");
@@ -113,7 +112,7 @@ async fn a_snapshot_is_of_the_moment_at_which_it_began_and_needs_no_free_directo
     let (before, _, _) = exported(broker.snapshot().await.unwrap()).await;
     let mut beside = snapshot(dir.path()).unwrap();
     let mut parts = vec![beside.next().await.unwrap().unwrap()];
-    // Everything moves while it is read.
+    // Events move between states while they are read.
     for delivery in claim(&*broker, "a", 300).await {
         settle_one(&*broker, &delivery, eventstream::event::Settlement::Processed).await;
     }

@@ -1,9 +1,9 @@
 //! The disk and the clock beneath a process under test. In a power cut the disk loses what was not synced; it can be full,
 //! and the clock can be wrong.
 //!
-//! A process that is started with [`Machine::variables`] loads the library of `tests/machine`, which keeps a journal of its
-//! writes and syncs; the head of that library has a diagram. This works on Linux only, and for programs that use the C
-//! library, as `redis-server` and the host do.
+//! A process that is started with [`Machine::variables`] loads the library of `tests/machine`, which keeps a journal of
+//! its writes and syncs. The head of that library has a diagram. This works on Linux only, and for programs that use
+//! the C library, as `redis-server` and the host do.
 
 use std::collections::HashMap;
 use std::fs::{self, File};

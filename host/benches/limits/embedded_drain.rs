@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use eventstream::broker::{Broker, ClaimRequest, Lane, LaneDemand, SettleOutcome, WorkQueue};
+use eventstream::broker::{ClaimRequest, Lane, LaneDemand, SettleOutcome, WorkQueue};
 use eventstream::shutdown::TaskGroup;
 use eventstream_tests::fill::{self, Filling};
 use eventstream_tests::native;

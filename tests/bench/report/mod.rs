@@ -1,8 +1,8 @@
 //! What was found, for people and for programs: a table on the terminal, `results.json` and plots below `target/bench`,
 //! and `host/benches/RESULTS.md`.
 //!
-//! `results.json` holds the last run of every figure; one that was not measured this time stays as it was, with the commit
-//! that it was measured at.
+//! `results.json` has the last run of every figure, with its commit. A figure that was not measured this time stays
+//! unchanged.
 
 mod machine;
 mod markdown;
