@@ -119,7 +119,7 @@ fn copy_folder(from: &Path, to: &Path) {
         let entry = entry.unwrap();
         match entry.file_type().unwrap() {
             kind if kind.is_dir() => copy_folder(&entry.path(), &to.join(entry.file_name())),
-            kind if kind.is_file() => drop(fs::copy_folder(entry.path(), to.join(entry.file_name())).unwrap()),
+            kind if kind.is_file() => drop(fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
             _ => {}
         }
     }

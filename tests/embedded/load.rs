@@ -112,7 +112,7 @@ async fn consume(broker: Arc<dyn Broker>, stop: Arc<AtomicBool>, ack: impl Fn(Ac
             tokio::task::yield_now().await;
             continue;
         }
-        let settles: Vec<SettleRequest> = deliveries.into_iter().filter_map(outcome).collect();
+        let settles: Vec<SettleRequest> = deliveries.into_iter().filter_map(choose_outcome).collect();
         match broker.settle(settles.clone()).await {
             Ok(settled) => {
                 for (settle, settled) in settles.iter().zip(settled) {
