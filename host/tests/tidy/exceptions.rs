@@ -14,3 +14,6 @@ pub const TEST_SWITCHES: &[(&str, &str, &str)] = &[];
 
 /// Files that are longer than others may be, and why.
 pub const LONG_FILES: &[(&str, &str)] = &[];
+
+/// Files with documentation that has long sentences: how many at most, and why.
+pub const LONG_SENTENCES: &[(&str, usize, &str)] = &[];

@@ -214,6 +214,8 @@ impl Reader {
         let mut at = 0;
         while at < tokens.len() {
             match &tokens[at] {
+                // `pub(in crate::broker)` imports nothing.
+                TokenTree::Group(_) if at > 0 && is_word(&tokens[at - 1], "pub") => {}
                 TokenTree::Group(group) => self.read_tokens(group.stream()),
                 TokenTree::Ident(first) => {
                     // What follows `<T as Trait>::` belongs to a type, not to a crate.
@@ -323,6 +325,10 @@ impl<'ast> Visit<'ast> for Reader {
             _ => {}
         }
     }
+}
+
+fn is_word(token: &TokenTree, word: &str) -> bool {
+    matches!(token, TokenTree::Ident(ident) if ident == word)
 }
 
 fn line_of(name: &syn::Ident) -> usize {

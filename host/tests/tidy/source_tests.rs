@@ -18,6 +18,7 @@ fn paths_are_found_wherever_they_are_written() {
         mod fakes;
         fn last() { self::tests::check() }
         pub(super) use self::fakes::{Fake, Other as Another};
+        macro_rules! make { ($name:ident) => { pub(in crate::broker) struct $name; } }
     "##;
     let source = read(text, &["broker".into(), "redis".into()]).unwrap();
     let found: Vec<(String, bool)> = source.paths.iter().map(|n| (n.segments.join("::"), n.in_test)).collect();
