@@ -5,6 +5,7 @@
 
 mod cloud_event;
 mod draft;
+mod failure_class;
 mod id;
 mod json;
 pub mod limits;
@@ -21,12 +22,12 @@ mod time;
 
 pub use cloud_event::{DataKind, Event, EventData};
 pub use draft::EventDraft;
+pub use failure_class::FailureClass;
 pub use id::{EventId, EventType};
 pub use limits::EventLimits;
 pub use new_event::{DeliveryStart, EventFault, Idempotency, NewEvent, RejectedRequest};
 pub use outcome::{
-    AttemptEffects, AttemptFailure, AttemptOutcome, FailureClass, PublishedEvent, Settlement, decide_settlement,
-    defer_attempt,
+    AttemptEffects, AttemptFailure, AttemptOutcome, PublishedEvent, Settlement, decide_settlement, defer_attempt,
 };
 pub use pattern::{InvalidPattern, TypePattern};
 pub use plugin_name::{MAX_PLUGIN_NAME_BYTES, is_plugin_name};

@@ -1,7 +1,7 @@
 //! A payment and what becomes of it.
 //!
-//! The provider is a sandbox such as every payment provider has: what it answers is chosen by the card's token, so that
-//! each end of an event can be seen without a real provider.
+//! The provider is a sandbox, as every payment provider has one. The card's token chooses its answer, so that each end of
+//! an event can be seen without a real provider.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,7 @@
 //! Claims entries that wait.
 //!
-//! A claim is one script over the lanes that may hold entries. Where a lane returned its full share, the next claim reads
-//! each lane with a plain command: a script copies every payload twice, which is the largest cost of a claim in Redis.
+//! A claim is one script over the lanes that may hold entries. A script copies every payload twice, which is the largest
+//! cost of a claim in Redis. So if a lane returned its full share, the next claim reads each lane with a plain command.
 //!
 //! A lane that was empty is skipped for a moment while other lanes are not. So an event costs the same with one plugin or
 //! with hundreds. No entry is missed: a claim without result is followed by a wait, which covers all lanes.

@@ -8,8 +8,8 @@
 //! Not promised: data that Redis itself loses. [`StoreHealth::durability`] says how much that can be, and the epoch and
 //! the counters show that it happened.
 //!
-//! The rooms, from the bottom: `connection`, `scripts` and `client` send requests; `lanes`, `holdings`, `epoch` and
-//! `capacity` are what this process knows; each other module is one operation that takes the parts it needs.
+//! At the bottom `connection`, `scripts` and `client` send requests. Above them `lanes`, `holdings`, `epoch` and `capacity`
+//! are what this process knows. Each other module is one operation and takes the parts that it needs.
 
 mod append;
 mod batcher;

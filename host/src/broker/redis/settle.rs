@@ -224,8 +224,8 @@ impl DeliverySettler {
     }
 }
 
-/// The first and the last settled entry of one lane, and how many pending entries to read from the first to the last;
-/// `None` for a few entries, which are looked up one by one.
+/// The first and the last settled entry of one lane, and how many pending entries to read between them. `None` for a few
+/// entries, which are looked up one by one.
 fn pending_range<'a>(of_lane: impl Iterator<Item = &'a EncodedSettle>) -> Option<(&'a str, &'a str, usize)> {
     let entries = of_lane.map(|item| item.receipt.entry.as_str());
     let placed: Vec<_> = entries.filter_map(|entry| Some((entry_position(entry)?, entry))).collect();

@@ -56,7 +56,7 @@ pub fn snapshot(directory: &Path) -> Result<Box<dyn SnapshotReader>, SnapshotErr
 
 /// The phases in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SnapshotPhase {
+enum EmbeddedSnapshotPhase {
     Keys,
     State,
     Running,
@@ -65,7 +65,7 @@ enum SnapshotPhase {
     Failed,
 }
 
-impl SnapshotPhase {
+impl EmbeddedSnapshotPhase {
     fn next(self) -> Option<Self> {
         match self {
             Self::Keys => Some(Self::State),
@@ -119,7 +119,7 @@ impl SnapshotPhase {
 /// A snapshot under way. The drop ends its transaction.
 struct OpenSnapshot {
     db: Connection,
-    phase: Option<SnapshotPhase>,
+    phase: Option<EmbeddedSnapshotPhase>,
     after: (i64, i64),
     after_key: Vec<u8>,
     expected_events: u64,
@@ -139,14 +139,20 @@ impl OpenSnapshot {
             |row| row.get(0),
         )?;
         let expected_events = u64::try_from(expected).unwrap_or_default();
-        Ok(Self { db, phase: Some(SnapshotPhase::Keys), after: BEGINNING, after_key: Vec::new(), expected_events })
+        Ok(Self {
+            db,
+            phase: Some(EmbeddedSnapshotPhase::Keys),
+            after: BEGINNING,
+            after_key: Vec::new(),
+            expected_events,
+        })
     }
 
     fn read_part(&mut self) -> rusqlite::Result<Option<SnapshotPart>> {
         while let Some(phase) = self.phase {
             let (part, is_last) = match phase {
-                SnapshotPhase::Keys => self.read_keys()?,
-                SnapshotPhase::State => self.read_state()?,
+                EmbeddedSnapshotPhase::Keys => self.read_keys()?,
+                EmbeddedSnapshotPhase::State => self.read_state()?,
                 _ => self.read_events(phase)?,
             };
             if is_last {
@@ -208,7 +214,7 @@ impl OpenSnapshot {
         Ok((part, n_rows < MAX_ITEMS))
     }
 
-    fn read_events(&mut self, phase: SnapshotPhase) -> rusqlite::Result<(SnapshotPart, bool)> {
+    fn read_events(&mut self, phase: EmbeddedSnapshotPhase) -> rusqlite::Result<(SnapshotPart, bool)> {
         let mut events = self.db.prepare_cached(phase.query())?;
         let mut rows = events.query((self.after.0, self.after.1, MAX_ITEMS as i64))?;
         let mut part = SnapshotPart::default();
@@ -230,9 +236,9 @@ impl OpenSnapshot {
     }
 }
 
-/// The item in a row of [`SnapshotPhase::query`], or why the row cannot be read.
+/// The item in a row of [`EmbeddedSnapshotPhase::query`], or why the row cannot be read.
 fn exported(
-    phase: SnapshotPhase,
+    phase: EmbeddedSnapshotPhase,
     row: &rusqlite::Row<'_>,
     found: &RawColumns,
 ) -> rusqlite::Result<Result<SnapshotItem, String>> {
@@ -243,7 +249,7 @@ fn exported(
             return Ok(Err(format!("{id}: {error}")));
         }
     };
-    if phase == SnapshotPhase::Failed {
+    if phase == EmbeddedSnapshotPhase::Failed {
         let is_failed = record.end.as_ref().is_some_and(|end| end.failure.is_some());
         let id = record.event.id;
         return Ok(if is_failed {
@@ -258,7 +264,7 @@ fn exported(
     Ok(Ok(SnapshotItem::Waiting(ExportedEvent {
         record,
         lane: lane.unwrap_or_else(Lane::unrouted),
-        due: (phase == SnapshotPhase::Due).then(|| Timestamp::from_unix_ms(place)),
+        due: (phase == EmbeddedSnapshotPhase::Due).then(|| Timestamp::from_unix_ms(place)),
     })))
 }
 

@@ -1,8 +1,7 @@
 //! One connection to Redis, made on demand and replaced when it breaks.
 //!
-//! Many tasks share it, and Redis answers their calls in order. It differs from the connection manager of the client
-//! library in two ways: it reconnects after the server was demoted, and a call fails at once when no connection can be
-//! made. Only [`RedisLink::call_until_known`] repeats a call by itself.
+//! Many tasks share it, and Redis answers their calls in order. Unlike the connection manager of the client library, it
+//! reconnects after the server was demoted, and a call fails at once when no connection can be made. Only [`RedisLink::call_until_known`] repeats a call by itself.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -32,7 +32,7 @@ const ID_CHARS: usize = 36;
 
 /// What is read next.
 #[derive(Debug)]
-enum SnapshotPhase {
+enum RedisSnapshotPhase {
     /// Idempotency keys, from a cursor of `SCAN`.
     Keys(u64),
     /// The state of the plugin with this index, from a cursor of `HSCAN`.
@@ -51,7 +51,7 @@ enum SnapshotPhase {
 /// A snapshot in progress.
 pub(in crate::broker::redis) struct RedisSnapshot {
     client: Arc<StoreClient>,
-    phase: SnapshotPhase,
+    phase: RedisSnapshotPhase,
     /// The plugins that have state.
     plugins: Vec<String>,
     /// The lanes, each with the last entry that was read.
@@ -77,7 +77,7 @@ impl RedisSnapshot {
         command.arg(client.keys.state_spaces().as_ref());
         let plugins = reply::array(client.link.command(&command).await?)?;
         let plugins = plugins.into_iter().map(reply::text).collect::<Result<_, _>>()?;
-        Ok(Self { client, phase: SnapshotPhase::Keys(0), plugins, lanes, expected_events })
+        Ok(Self { client, phase: RedisSnapshotPhase::Keys(0), plugins, lanes, expected_events })
     }
 
     async fn read_keys(&mut self, cursor: u64) -> Result<SnapshotPart, Error> {
@@ -101,7 +101,7 @@ impl RedisSnapshot {
                 keys.into_iter().zip(rows).filter_map(|(key, row)| read_idempotency_key(key, row).ok().flatten()),
             );
         }
-        self.phase = if next == 0 { SnapshotPhase::State(0, 0) } else { SnapshotPhase::Keys(next) };
+        self.phase = if next == 0 { RedisSnapshotPhase::State(0, 0) } else { RedisSnapshotPhase::Keys(next) };
         Ok(part)
     }
 
@@ -142,7 +142,7 @@ impl RedisSnapshot {
                 }
                 Err(why) => part.unreadable.push(format!("{id}, which is due later: {why}")),
             }
-            self.phase = SnapshotPhase::Due(id, reply::text(due)?);
+            self.phase = RedisSnapshotPhase::Due(id, reply::text(due)?);
         }
         Ok(Some(part))
     }
@@ -150,7 +150,7 @@ impl RedisSnapshot {
     async fn read_failed(&mut self, last: &str) -> Result<Option<SnapshotPart>, Error> {
         let entries = self.read_entries(self.client.keys.failed().clone(), last).await?;
         let Some(StreamEntry { entry, .. }) = entries.last() else { return Ok(None) };
-        self.phase = SnapshotPhase::Failed(entry.clone());
+        self.phase = RedisSnapshotPhase::Failed(entry.clone());
         let mut part = SnapshotPart::default();
         for StreamEntry { entry, record, .. } in entries {
             match record {
@@ -188,41 +188,44 @@ impl SnapshotReader for RedisSnapshot {
     async fn next(&mut self) -> Result<Option<SnapshotPart>, Error> {
         loop {
             let (part, following) = match &self.phase {
-                SnapshotPhase::Keys(cursor) => return self.read_keys(*cursor).await.map(Some),
-                SnapshotPhase::State(place, cursor) => {
+                RedisSnapshotPhase::Keys(cursor) => return self.read_keys(*cursor).await.map(Some),
+                RedisSnapshotPhase::State(place, cursor) => {
                     let Some(plugin) = self.plugins.get(*place) else {
-                        self.phase = SnapshotPhase::Lane(0);
+                        self.phase = RedisSnapshotPhase::Lane(0);
                         continue;
                     };
                     let (part, next) = read_state(&self.client, plugin, *cursor).await?;
-                    self.phase =
-                        if next == 0 { SnapshotPhase::State(place + 1, 0) } else { SnapshotPhase::State(*place, next) };
+                    self.phase = if next == 0 {
+                        RedisSnapshotPhase::State(place + 1, 0)
+                    } else {
+                        RedisSnapshotPhase::State(*place, next)
+                    };
                     return Ok(Some(part));
                 }
-                SnapshotPhase::Lane(place) if *place < self.lanes.len() => {
+                RedisSnapshotPhase::Lane(place) if *place < self.lanes.len() => {
                     let place = *place;
-                    (self.read_lane(place).await?, SnapshotPhase::Lane(place + 1))
+                    (self.read_lane(place).await?, RedisSnapshotPhase::Lane(place + 1))
                 }
-                SnapshotPhase::Lane(_) => (None, SnapshotPhase::Due(String::new(), String::new())),
-                SnapshotPhase::Due(last, due) => {
+                RedisSnapshotPhase::Lane(_) => (None, RedisSnapshotPhase::Due(String::new(), String::new())),
+                RedisSnapshotPhase::Due(last, due) => {
                     let (last, due) = (last.clone(), due.clone());
-                    (self.read_due(&last, &due).await?, SnapshotPhase::Failed(String::new()))
+                    (self.read_due(&last, &due).await?, RedisSnapshotPhase::Failed(String::new()))
                 }
-                SnapshotPhase::Failed(last) => {
+                RedisSnapshotPhase::Failed(last) => {
                     let last = last.clone();
-                    (self.read_failed(&last).await?, SnapshotPhase::Late(0))
+                    (self.read_failed(&last).await?, RedisSnapshotPhase::Late(0))
                 }
-                SnapshotPhase::Late(place) if *place < self.lanes.len() => {
+                RedisSnapshotPhase::Late(place) if *place < self.lanes.len() => {
                     let place = *place;
-                    (self.read_lane(place).await?, SnapshotPhase::Late(place + 1))
+                    (self.read_lane(place).await?, RedisSnapshotPhase::Late(place + 1))
                 }
-                SnapshotPhase::Late(_) | SnapshotPhase::End => (None, SnapshotPhase::End),
+                RedisSnapshotPhase::Late(_) | RedisSnapshotPhase::End => (None, RedisSnapshotPhase::End),
             };
             match part {
                 Some(part) => return Ok(Some(part)),
                 None => self.phase = following,
             }
-            if matches!(self.phase, SnapshotPhase::End) {
+            if matches!(self.phase, RedisSnapshotPhase::End) {
                 return Ok(None);
             }
         }
