@@ -23,10 +23,10 @@ const REPLY_DROPPED_AFTER: usize = 12;
 /// The memory that is left to a host before it gets no more.
 const LEFT_BYTES: std::ops::Range<u64> = 16 * 1_024..1_024 * 1_024;
 
-/// The key that fills the memory of Redis, and its size. A lower limit of memory instead would trim the history of
-/// ended events, and the audit needs all of it.
+/// The key that fills the memory of Redis, and its size. The history of ended events may take a quarter of the limit
+/// and is trimmed beyond that. The audit needs all of it, so the limit leaves room for the history of a long run.
 const FILLER: &str = "filler";
-const FILLED_BYTES: u64 = 64 * 1_024 * 1_024;
+const FILLED_BYTES: u64 = 256 * 1_024 * 1_024;
 
 /// What ends a fault.
 enum Repair {
