@@ -34,9 +34,9 @@ pub(in crate::broker::embedded) enum SchemaError {
     Foreign,
     #[error("it is damaged ({0}): restore a backup, or move the directory away to begin anew")]
     Damaged(String),
-    #[error("the log beside it cannot be written ({0}): check the disk; nothing was changed")]
+    #[error("the log that was left beside it cannot be written ({0}): check the disk; nothing was changed")]
     Log(#[source] std::io::Error),
-    #[error("the log beside it cannot be moved into it ({0}): check the disk; the log is kept")]
+    #[error("the log that was left beside it cannot be moved into it ({0}): check the disk; the log is kept")]
     Unmoved(#[source] rusqlite::Error),
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
