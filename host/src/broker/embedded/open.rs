@@ -40,7 +40,7 @@ pub enum EmbeddedOpenError {
     #[error("another program holds the database in {0:?}: end it, perhaps a sqlite3, and start again")]
     Held(PathBuf),
     /// The disk has no room for what an opened store needs.
-    #[error("the disk of {0:?} is full: free some space and start again; accepted events are safe")]
+    #[error("the disk of {0:?} is full: free some of it and start again; accepted events are safe")]
     Full(PathBuf),
     /// The directory cannot be created or written to.
     #[error("{path:?} cannot be used: {source}")]
