@@ -15,7 +15,7 @@ pub enum Error {
         outcome_known: bool,
     },
     /// The limit of events that have not ended is reached.
-    #[error("{waiting} events are waiting, and the limit is {limit} (broker.max_waiting)")]
+    #[error("{waiting} events are waiting, and no more than {limit} may (broker.max_waiting)")]
     Full {
         /// Events that have not ended.
         waiting: u64,
