@@ -70,7 +70,7 @@ fn handle_lines(args: &RunArgs, inspector: &PluginInspector, runtime: &Runtime) 
             Some(InputLine::Whole(line)) if line.trim_ascii().is_empty() => {}
             Some(InputLine::TooLong) => {
                 report_error(format_args!(
-                    "line {number} has more than {max_bytes} bytes (server.max_body_bytes): shorten it or raise the limit"
+                    "line {number}: more than {max_bytes} bytes (server.max_body_bytes); shorten it or raise the limit"
                 ));
                 exit = ExitReason::Failed;
             }
