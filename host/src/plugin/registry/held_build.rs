@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use crate::event::TypePattern;
 use crate::plugin::Plugin;
 
@@ -32,8 +30,7 @@ pub(super) struct AddedRights {
 }
 
 /// Types that a build would take from another plugin.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TakenTypes {
     /// The types.
     pub types: TypePattern,

@@ -36,11 +36,11 @@ async fn a_plugin_handles_the_type_its_file_is_named_after_unless_settings_say_o
     assert_eq!(routed(&registry, "order.sent").as_deref(), Some("orders"));
     assert_eq!(routed(&registry, "orders"), None);
 
-    let status = serde_json::to_value(status(&registry, "orders")).unwrap();
-    assert_eq!(status["state"], "active");
-    assert_eq!(status["types"], serde_json::json!(["order.*"]));
-    assert_eq!(status["limits"]["cpuMs"], 7);
-    assert_eq!(status["digest"].as_str().unwrap().len(), 64);
+    let report = status(&registry, "orders");
+    assert_eq!(report.state, PluginStatus::Active);
+    assert_eq!(report.types, ["order.*".parse().unwrap()]);
+    assert_eq!(report.limits.unwrap().cpu_ms, 7);
+    assert_eq!(report.digest.unwrap().len(), 64);
 }
 
 #[tokio::test]

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use super::entry::PluginEntry;
 use super::held_build::{HeldBuild, TakenTypes};
 use super::status::PluginStatus;
@@ -12,72 +10,55 @@ use crate::event::{Timestamp, TypePattern};
 use crate::plugin::{AttemptLimits, Plugin, ReusePolicy};
 
 /// A build that waits for an approval.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NeedsApproval {
     /// The SHA-256 of its file, in hexadecimal.
     pub digest: String,
     /// The interfaces that it imports and the version that serves does not, without their versions.
     pub imports: Vec<String>,
     /// The types that it would take from other plugins.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub takes: Vec<TakenTypes>,
 }
 
 /// The report on one plugin. What describes a version describes the one that serves.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug)]
 pub struct PluginReport {
     /// The name.
     pub name: String,
     /// How it stands.
     pub state: PluginStatus,
     /// Why the file in the directory does not serve, and what to do about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// After a rollback, the SHA-256 of the file in the directory, in hexadecimal. An earlier version serves in its place
     /// until the file changes.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub rolled_back_from: Option<String>,
     /// The build in the directory, if it waits for an approval.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub needs_approval: Option<NeedsApproval>,
     /// When the file went, by the clock of this host.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub removed_at: Option<Timestamp>,
     /// The SHA-256 of the file, in hexadecimal.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
     /// The version that the plugin gives itself.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// The description that the plugin gives of itself.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// The interface by which it takes events: ours, or that of another host.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub dialect: Option<String>,
     /// The types that it handles.
     pub types: Vec<TypePattern>,
     /// What an attempt may use.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<AttemptLimits>,
     /// How many attempts may run side by side on one host, if that is limited.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<usize>,
     /// How many of its events may wait in the deployment, if its settings say so.
     pub max_waiting: Option<u64>,
     /// How instances are reused, if they are.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reuse: Option<ReusePolicy>,
     /// The size of the file.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<u64>,
     /// How many calls were denied for want of a grant since it serves, by capability.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub denied: BTreeMap<&'static str, u64>,
     /// Since when it serves, by the clock of this host.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub loaded_at: Option<Timestamp>,
 }
 

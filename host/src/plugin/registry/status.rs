@@ -1,10 +1,7 @@
 //! How a plugin stands.
 
-use serde::Serialize;
-
 /// How a plugin stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PluginStatus {
     /// The file in the directory serves.
     Active,
