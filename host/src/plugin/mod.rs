@@ -5,9 +5,9 @@
 //! This module does not know the broker. A handler's published events and state writes leave it as plain values in an
 //! [`AttemptResult`], and a handler reads its state through a [`StateReader`].
 //!
-//! Guests run on threads of their own, apart from HTTP and the broker: a guest that burns CPU time delays neither of them,
-//! and delays another guest by one time slice at most. [`PluginRegistry::run_jobs`] runs many jobs on those threads,
-//! [`Plugin::handle`] a single attempt.
+//! Guests run on threads of their own. A guest that burns CPU time delays neither HTTP nor the broker, and it delays another
+//! guest by one time slice at most. [`PluginRegistry::run_jobs`] runs many jobs on those threads, [`Plugin::handle`] a single
+//! attempt.
 
 mod component;
 mod data_dir;

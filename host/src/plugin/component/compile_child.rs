@@ -1,7 +1,7 @@
 //! Compiling in a child process: the side of the server and the side of the child.
 //!
-//! The child reads the component from its standard input and writes the answer to its standard output: one byte for the
-//! kind of answer, its length as eight bytes in little-endian order, then the code or the reason of a refusal. An
+//! The child reads the component from its standard input and writes the answer to its standard output. The answer is one
+//! byte for its kind, eight bytes for the length in little-endian order, and the code or the reason of a refusal. An
 //! incomplete answer is discarded. The child limits its own memory and CPU time before it reads; the server limits the
 //! wall time.
 

@@ -1,8 +1,8 @@
-//! Whether a component fits what the host offers, and every way in which it does not.
+//! Whether a component fits what the host offers, with a message for every misfit.
 //!
-//! The engine's linker stops at the first misfit and names neither function nor field, so names are compared here first,
-//! against lists that a test keeps equal to `wit/`, and types with what is written there; what is left for the linker to
-//! find are types of WASI that differ.
+//! The engine's linker stops at the first misfit and names neither function nor field. So this module first compares names
+//! with lists that a test keeps equal to `wit/`, and types with the WIT files. The linker then finds only types of WASI that
+//! differ.
 
 use wasmtime::Engine;
 use wasmtime::component::types::{ComponentFunc, ComponentInstance, ComponentItem};
@@ -14,11 +14,11 @@ use crate::plugin::host_api::bindings::exports::eventstream::plugin::describe::G
 use crate::plugin::host_api::{GuestState, linker};
 use crate::plugin::sandbox::capacity::{MAX_MEMORIES, MAX_TABLES};
 
-/// The version of our package, and the track within which versions fit each other.
+/// The version of our package. Compatible versions fit too.
 const VERSION: &str = "0.1.0";
 const DESCRIBE: &str = "eventstream:plugin/describe";
 
-/// The unit in which modules ask for memory; the feature that gives them others is off.
+/// The page size of memories. The proposal for other page sizes is off.
 const PAGE_BYTES: u64 = 64 * 1_024;
 
 /// The interfaces of our package that a plugin may import, and their functions.
@@ -32,7 +32,7 @@ const OURS: [(&str, &[&str]); 7] = [
     ("eventstream:plugin/log", &["log"]),
 ];
 
-/// The packages and interfaces of WASI 0.2 that are linked whole.
+/// The packages and interfaces of WASI 0.2 that are linked as a whole.
 const WASI: [&str; 8] = [
     "wasi:cli/",
     "wasi:clocks/",
@@ -48,7 +48,7 @@ const WASI: [&str; 8] = [
 const WITHOUT_WASI: &str = "build for that (Rust: `--target wasm32-wasip2`), or without any (JavaScript: `--disable all` or \
                             `--backend-qjs-stub-wasi`, Python: `--stub-wasi`)";
 
-/// Drafts, which fit in exactly these versions.
+/// Drafts, which fit only in exactly these versions.
 const DRAFTS: [(&str, &[&str]); 5] = [
     ("wasi:config/store", &["0.2.0-rc.1", "0.2.0-draft-2024-09-27"]),
     ("wasi:logging/logging", &["0.1.0-draft"]),
@@ -61,17 +61,17 @@ const DRAFTS: [(&str, &[&str]); 5] = [
 pub(in crate::plugin) struct FittedComponent {
     pub(in crate::plugin) pre: InstancePre<GuestState>,
     pub(in crate::plugin) handler: HandlerExport,
-    /// Others that it exports, in the order of precedence.
+    /// The other dialects that it exports, in the order of precedence.
     pub(in crate::plugin) other_dialects: Vec<Dialect>,
     pub(in crate::plugin) describe: Option<DescribeIndices>,
-    /// How many memories an instance has; one at least.
+    /// How many memories an instance has; at least one.
     pub(in crate::plugin) memories: u32,
 }
 
 /// Checks a component against the linker.
 ///
 /// # Errors
-/// Every misfit in words; never empty.
+/// A message for each misfit; never empty.
 pub(in crate::plugin) fn check(
     component: &Component,
     linker: &Linker<GuestState>,
@@ -79,9 +79,9 @@ pub(in crate::plugin) fn check(
 ) -> Result<FittedComponent, Vec<String>> {
     let engine = component.engine();
     let known = KnownFunctions::read();
-    let mut misfits = imports(component, engine, &known);
-    let (dialects, has_describe) = exports(component, engine, &known, &mut misfits);
-    resources(component, memory_bytes, &mut misfits);
+    let mut misfits = check_imports(component, engine, &known);
+    let (dialects, has_describe) = check_exports(component, engine, &known, &mut misfits);
+    check_resources(component, memory_bytes, &mut misfits);
     let pre = match linker.instantiate_pre(component) {
         Ok(pre) => pre,
         Err(error) => {
@@ -106,7 +106,7 @@ pub(in crate::plugin) fn check(
     Ok(FittedComponent { pre, handler, other_dialects: other_dialects.to_vec(), describe, memories })
 }
 
-fn imports(component: &Component, engine: &Engine, known: &KnownFunctions) -> Vec<String> {
+fn check_imports(component: &Component, engine: &Engine, known: &KnownFunctions) -> Vec<String> {
     let mut misfits = Vec::new();
     for (name, import) in component.component_type().imports(engine) {
         let (interface, version) = name.split_once('@').unwrap_or((name, ""));
@@ -116,8 +116,8 @@ fn imports(component: &Component, engine: &Engine, known: &KnownFunctions) -> Ve
             (ComponentItem::ComponentInstance(instance), Some((_, offered, functions))) => match fits(version, offered)
             {
                 true => {
-                    misfits.extend(lacking(name, instance, engine, functions));
-                    misfits.extend(differing("imports", name, instance, engine, known));
+                    misfits.extend(unknown_functions(name, instance, engine, functions));
+                    misfits.extend(differing_functions("imports", name, instance, engine, known));
                 }
                 false => misfits.push(other_version("imports", name, &versioned(interface, offered))),
             },
@@ -141,8 +141,8 @@ fn imports(component: &Component, engine: &Engine, known: &KnownFunctions) -> Ve
     misfits
 }
 
-/// The functions that a later version of an interface of ours has and this one lacks.
-fn lacking(name: &str, instance: &ComponentInstance, engine: &Engine, functions: &[&str]) -> Vec<String> {
+/// Messages for imported functions that this host lacks, as of a later version of an interface.
+fn unknown_functions(name: &str, instance: &ComponentInstance, engine: &Engine, functions: &[&str]) -> Vec<String> {
     let wanted = instance.exports(engine).filter(|(_, item)| matches!(item.ty, ComponentItem::ComponentFunc(_)));
     wanted
         .filter(|(function, _)| !functions.contains(function))
@@ -150,8 +150,8 @@ fn lacking(name: &str, instance: &ComponentInstance, engine: &Engine, functions:
         .collect()
 }
 
-/// The functions whose types are others than those that this host knows.
-fn differing(
+/// Messages for functions whose types differ from those that this host knows.
+fn differing_functions(
     does: &str,
     name: &str,
     instance: &ComponentInstance,
@@ -171,8 +171,8 @@ fn differing(
     differs.collect()
 }
 
-/// The functions that an exported interface should have and does not.
-fn missing(name: &str, instance: &ComponentInstance, engine: &Engine, known: &KnownFunctions) -> Vec<String> {
+/// Messages for the functions that an exported interface lacks.
+fn missing_functions(name: &str, instance: &ComponentInstance, engine: &Engine, known: &KnownFunctions) -> Vec<String> {
     let interface = name.split_once('@').map_or(name, |(interface, _)| interface);
     let lacks = known.functions(interface).filter(|ours| function_of(instance, engine, &ours.name).is_none());
     lacks
@@ -189,9 +189,9 @@ fn function_of(instance: &ComponentInstance, engine: &Engine, function: &str) ->
     }
 }
 
-/// The dialects that it speaks, in the order of precedence, and whether there is a `describe`; what is missing is added
-/// to the misfits.
-fn exports(
+/// The dialects that it speaks, in the order of precedence, and whether it exports a usable `describe`. Adds the misfits of
+/// the exports.
+fn check_exports(
     component: &Component,
     engine: &Engine,
     known: &KnownFunctions,
@@ -217,8 +217,8 @@ fn exports(
             Some((true, name, instance)) => {
                 // Only the first is called.
                 if dialects.is_empty() {
-                    misfits.extend(missing(&name, &instance, engine, known));
-                    misfits.extend(differing("exports", &name, &instance, engine, known));
+                    misfits.extend(missing_functions(&name, &instance, engine, known));
+                    misfits.extend(differing_functions("exports", &name, &instance, engine, known));
                 }
                 dialects.push(dialect);
             }
@@ -238,8 +238,8 @@ fn exports(
     let describe = find(DESCRIBE, VERSION);
     match &describe {
         Some((true, name, instance)) => {
-            misfits.extend(missing(name, instance, engine, known));
-            misfits.extend(differing("exports", name, instance, engine, known));
+            misfits.extend(missing_functions(name, instance, engine, known));
+            misfits.extend(differing_functions("exports", name, instance, engine, known));
         }
         Some((false, name, _)) => misfits.push(other_version("exports", name, &versioned(DESCRIBE, VERSION))),
         None => {}
@@ -247,7 +247,7 @@ fn exports(
     (dialects, describe.is_some_and(|(fits, ..)| fits))
 }
 
-fn resources(component: &Component, memory_bytes: u64, misfits: &mut Vec<String>) {
+fn check_resources(component: &Component, memory_bytes: u64, misfits: &mut Vec<String>) {
     let Some(required) = component.resources_required() else {
         misfits.push("imports core modules, which are not offered".into());
         return;
@@ -273,7 +273,7 @@ pub(in crate::plugin) fn initial_memory_bytes(component: &Component) -> Option<u
     Some(required.max_initial_memory_size.unwrap_or(0).saturating_mul(PAGE_BYTES))
 }
 
-/// The linker's complaint about each part of what is offered, with everything else taken as given.
+/// The linker's error for each part of what is offered, while all other imports count as satisfied.
 fn differing_types(component: &Component, engine: &Engine) -> Vec<String> {
     let linkers = linker::linkers(engine).unwrap_or_default();
     linkers
@@ -285,15 +285,15 @@ fn differing_types(component: &Component, engine: &Engine) -> Vec<String> {
         .collect()
 }
 
-/// Whether a version is the one that is offered or on the same track: equal up to the first number that is not 0. Drafts
-/// have no track.
+/// Whether a version is compatible with the offered one: equal up to the first number that is not 0. Drafts fit only if
+/// they are equal.
 fn fits(version: &str, offered: &str) -> bool {
-    let track = |version: &str| -> Option<Vec<u64>> {
+    let prefix = |version: &str| -> Option<Vec<u64>> {
         let numbers: Vec<u64> = version.split('.').map(|number| number.parse().ok()).collect::<Option<_>>()?;
         let first = numbers.iter().position(|number| *number != 0)?;
         (numbers.len() == 3).then(|| numbers[..=first].to_vec())
     };
-    version == offered || track(version).is_some_and(|wanted| Some(wanted) == track(offered))
+    version == offered || prefix(version).is_some_and(|wanted| Some(wanted) == prefix(offered))
 }
 
 fn other_version(does: &str, name: &str, offered: &str) -> String {
@@ -318,7 +318,7 @@ fn hint(interface: &str) -> &'static str {
     }
 }
 
-/// What may help a component that exports these and nothing that is called.
+/// A hint for a component that exports only interfaces that are not called.
 fn export_hint(exported: &str) -> &'static str {
     match exported {
         _ if exported.contains("wasi:cli/run") => {
@@ -336,7 +336,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_fit_within_their_track() {
+    fn compatible_versions_fit() {
         for (version, offered, expected) in [
             ("0.1.0", "0.1.0", true),
             ("0.1.9", "0.1.0", true),

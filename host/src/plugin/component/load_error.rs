@@ -163,8 +163,8 @@ mod tests {
             require the component model async feature",
             "canonical option `async` requires the component model async feature",
         ] {
-            let told = LoadError::Compile(words.into()).to_string();
-            assert!(told.contains("WASI 0.3") && told.contains("build it for WASI 0.2"), "{told}");
+            let message = LoadError::Compile(words.into()).to_string();
+            assert!(message.contains("WASI 0.3") && message.contains("build it for WASI 0.2"), "{message}");
         }
         assert_eq!(
             LoadError::Compile("a function of 9 bytes".into()).to_string(),
@@ -174,8 +174,8 @@ mod tests {
 
     #[test]
     fn misfits_are_cut_to_a_few_thousand_bytes() {
-        let told = LoadError::Misfits(vec!["x".repeat(100_000); 50]).shorten().to_string();
-        assert!(told.len() < 10_000 && told.ends_with("and 48 more"), "{} bytes", told.len());
+        let message = LoadError::Misfits(vec!["x".repeat(100_000); 50]).shorten().to_string();
+        assert!(message.len() < 10_000 && message.ends_with("and 48 more"), "{} bytes", message.len());
         let LoadError::Misfits(few) = LoadError::Misfits(vec!["x".into(), "y".into()]).shorten() else { panic!() };
         assert_eq!(few, ["x", "y"]);
     }

@@ -1,18 +1,18 @@
-//! The signatures of functions: those that this host knows, and those of a component.
+//! Signatures of functions: comparing those of a component with those that this host knows, and writing them out.
 //!
-//! Types of components are equal by structure and not by name, so both are compared down to the last field, and written
-//! in the words of WIT for people to see where they differ. A resource is no more than its kind of handle.
+//! Types of components are equal by structure, not by name, so they are compared down to the last field. Where they differ,
+//! both are shown to a person in WIT. Of a resource only the kind of handle counts.
 //!
-//! The types of a component are a graph: a tuple of a type twice, twenty times over, is a million of it written out. So
-//! comparing goes only as far as our own types go, and words end at a limit.
+//! The types of a component form a graph that can be huge when it is written out. Twenty nested tuples of two equal types
+//! hold a million of them. So a comparison goes only as deep as our own types, and a text ends at a limit.
 
 use wasmtime::component::types::{ComponentFunc, Type};
 use wit_parser::{Function, Handle, Resolve, Type as WitType, TypeDefKind};
 
-/// The longest words of one signature. Ours are shorter, all of them; a test notices.
+/// The longest text of one signature, in bytes. A test checks that all of ours are shorter.
 const MAX_BYTES: usize = 2_048;
 
-/// The files in which our interfaces and those of other hosts are written down.
+/// The WIT files of our interfaces and of those of other hosts.
 const FILES: [(&str, &str); 5] = [
     ("plugin.wit", include_str!("../../../../wit/plugin.wit")),
     ("wasi-messaging.wit", include_str!("../dialect/wit/wasi-messaging.wit")),
@@ -21,14 +21,14 @@ const FILES: [(&str, &str); 5] = [
     ("spin-variables.wit", include_str!("../dialect/wit/spin-variables.wit")),
 ];
 
-/// The functions that this host knows by their types.
-pub(in crate::plugin) struct KnownFunctions {
+/// The functions whose types this host knows.
+pub(super) struct KnownFunctions {
     resolve: Resolve,
 }
 
 impl KnownFunctions {
-    /// Reads the files. What cannot be read is not known; a test notices.
-    pub(in crate::plugin) fn read() -> Self {
+    /// Parses the files. One that cannot be parsed is left out and logged; a test checks that there is none.
+    pub(super) fn read() -> Self {
         let mut resolve = Resolve::default();
         for (path, contents) in FILES {
             if let Err(error) = resolve.push_source(path, contents) {
@@ -38,8 +38,8 @@ impl KnownFunctions {
         Self { resolve }
     }
 
-    /// An interface's functions, by its name without a version; none if it is not known.
-    pub(in crate::plugin) fn functions(&self, interface: &str) -> impl Iterator<Item = &Function> {
+    /// The functions of an interface, by its name without a version; none if it is not known.
+    pub(super) fn functions(&self, interface: &str) -> impl Iterator<Item = &Function> {
         let is_it = |id: &wit_parser::InterfaceId| {
             let Some(name) = self.resolve.id_of(*id) else { return false };
             name.split_once('@').map_or(name.as_str(), |(name, _)| name) == interface
@@ -48,26 +48,26 @@ impl KnownFunctions {
         id.into_iter().flat_map(|id| self.resolve.interfaces[id].functions.values())
     }
 
-    /// Whether a function of a component has the type of one of ours.
-    pub(in crate::plugin) fn is_of_type(&self, ours: &Function, theirs: &ComponentFunc) -> bool {
-        let results = |theirs: Option<Type>| self.both(ours.result.as_ref(), theirs.as_ref());
+    /// Whether a function of a component has the type of a function of ours.
+    pub(super) fn is_of_type(&self, ours: &Function, theirs: &ComponentFunc) -> bool {
+        let results = |theirs: Option<Type>| self.is_same_option(ours.result.as_ref(), theirs.as_ref());
         ours.kind.is_async() == theirs.async_()
             && pairwise(ours.params.iter(), theirs.params(), |ours, (name, ty)| {
-                ours.name == name && self.same(&ours.ty, &ty)
+                ours.name == name && self.is_same(&ours.ty, &ty)
             })
             && results(theirs.results().next())
     }
 
     /// The signature of one of our functions.
-    pub(in crate::plugin) fn signature(&self, function: &Function) -> String {
+    pub(super) fn signature(&self, function: &Function) -> String {
         let mut words = SignatureText::default();
         let params = function.params.iter().map(|param| (param.name.as_str(), param.ty));
         words.signature(function.kind.is_async(), params, function.result, |words, ty| self.write(words, &ty));
         words.text
     }
 
-    /// Goes as deep as our type does, and no further.
-    fn same(&self, ours: &WitType, theirs: &Type) -> bool {
+    /// Compares two types, only as deep as ours goes.
+    fn is_same(&self, ours: &WitType, theirs: &Type) -> bool {
         let id = match (ours, theirs) {
             (WitType::Id(id), _) => *id,
             (WitType::Bool, Type::Bool)
@@ -87,15 +87,15 @@ impl KnownFunctions {
             _ => return false,
         };
         match (&self.resolve.types[id].kind, theirs) {
-            (TypeDefKind::Type(inner), _) => self.same(inner, theirs),
+            (TypeDefKind::Type(inner), _) => self.is_same(inner, theirs),
             (TypeDefKind::Record(ours), Type::Record(theirs)) => {
                 pairwise(ours.fields.iter(), theirs.fields(), |ours, theirs| {
-                    ours.name == theirs.name && self.same(&ours.ty, &theirs.ty)
+                    ours.name == theirs.name && self.is_same(&ours.ty, &theirs.ty)
                 })
             }
             (TypeDefKind::Variant(ours), Type::Variant(theirs)) => {
                 pairwise(ours.cases.iter(), theirs.cases(), |ours, theirs| {
-                    ours.name == theirs.name && self.both(ours.ty.as_ref(), theirs.ty.as_ref())
+                    ours.name == theirs.name && self.is_same_option(ours.ty.as_ref(), theirs.ty.as_ref())
                 })
             }
             (TypeDefKind::Enum(ours), Type::Enum(theirs)) => {
@@ -105,12 +105,13 @@ impl KnownFunctions {
                 pairwise(ours.flags.iter(), theirs.names(), |ours, theirs| ours.name == theirs)
             }
             (TypeDefKind::Tuple(ours), Type::Tuple(theirs)) => {
-                pairwise(ours.types.iter(), theirs.types(), |ours, theirs| self.same(ours, &theirs))
+                pairwise(ours.types.iter(), theirs.types(), |ours, theirs| self.is_same(ours, &theirs))
             }
-            (TypeDefKind::Option(ours), Type::Option(theirs)) => self.same(ours, &theirs.ty()),
-            (TypeDefKind::List(ours), Type::List(theirs)) => self.same(ours, &theirs.ty()),
+            (TypeDefKind::Option(ours), Type::Option(theirs)) => self.is_same(ours, &theirs.ty()),
+            (TypeDefKind::List(ours), Type::List(theirs)) => self.is_same(ours, &theirs.ty()),
             (TypeDefKind::Result(ours), Type::Result(theirs)) => {
-                self.both(ours.ok.as_ref(), theirs.ok().as_ref()) && self.both(ours.err.as_ref(), theirs.err().as_ref())
+                self.is_same_option(ours.ok.as_ref(), theirs.ok().as_ref())
+                    && self.is_same_option(ours.err.as_ref(), theirs.err().as_ref())
             }
             (TypeDefKind::Handle(Handle::Own(_)), Type::Own(_)) => true,
             (TypeDefKind::Handle(Handle::Borrow(_)), Type::Borrow(_)) => true,
@@ -118,10 +119,10 @@ impl KnownFunctions {
         }
     }
 
-    fn both(&self, ours: Option<&WitType>, theirs: Option<&Type>) -> bool {
+    fn is_same_option(&self, ours: Option<&WitType>, theirs: Option<&Type>) -> bool {
         match (ours, theirs) {
             (None, None) => true,
-            (Some(ours), Some(theirs)) => self.same(ours, theirs),
+            (Some(ours), Some(theirs)) => self.is_same(ours, theirs),
             _ => false,
         }
     }
@@ -166,8 +167,8 @@ impl KnownFunctions {
     }
 }
 
-/// The signature of a function that a component imports or exports, or its beginning.
-pub(in crate::plugin) fn of_component(function: &ComponentFunc) -> String {
+/// The signature of a function that a component imports or exports, cut at the limit.
+pub(super) fn of_component(function: &ComponentFunc) -> String {
     let mut words = SignatureText::default();
     words.signature(function.async_(), function.params(), function.results().next(), |words, ty| write(words, &ty));
     words.text
@@ -207,7 +208,7 @@ fn write(words: &mut SignatureText, ty: &Type) {
     }
 }
 
-/// Whether there are as many of one as of the other, and each pair is alike.
+/// Whether both have the same length and each pair is alike.
 fn pairwise<A, B>(
     ours: impl ExactSizeIterator<Item = A>,
     theirs: impl ExactSizeIterator<Item = B>,
@@ -216,7 +217,7 @@ fn pairwise<A, B>(
     ours.len() == theirs.len() && ours.zip(theirs).all(|(ours, theirs)| is_alike(ours, theirs))
 }
 
-/// Words that end at [`MAX_BYTES`]. Once they have, nothing more is looked at.
+/// A text that ends at [`MAX_BYTES`]. Once it is cut, no further type is visited.
 #[derive(Default)]
 struct SignatureText {
     text: String,
@@ -330,7 +331,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_this_host_knows_is_written_out_in_full() {
+    fn signatures_of_this_host_are_written_out_in_full() {
         let known = KnownFunctions::read();
         for interface in known.resolve.interfaces.iter().map(|(_, interface)| interface) {
             for function in interface.functions.values() {
@@ -341,14 +342,14 @@ mod tests {
     }
 
     #[test]
-    fn words_end_at_their_limit_between_characters() {
+    fn a_text_is_cut_at_its_limit_between_characters() {
         let mut words = SignatureText::default();
-        let (mut asked, name) = (0, "é".repeat(100));
+        let (mut visited, name) = (0, "é".repeat(100));
         words.separated(0..1_000_000, |words, _| {
-            asked += 1;
+            visited += 1;
             words.push(&name);
         });
         assert!(words.text.len() <= MAX_BYTES + '…'.len_utf8() && words.text.ends_with("é…"), "{}", words.text);
-        assert!(asked < 20, "{asked} were looked at");
+        assert!(visited < 20, "{visited} were visited");
     }
 }

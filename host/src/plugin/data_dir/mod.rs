@@ -54,7 +54,7 @@ impl PluginDataDir {
 }
 
 /// The name of the directory that keeps the versions of the plugins in `plugins`. Servers may share a data directory while
-/// their plugin directories hold different plugins of the same name, so each plugin directory has versions of its own.
+/// their plugin directories hold different plugins of the same name. So each plugin directory has versions of its own.
 pub(super) fn versions_dir_name(plugins: &Path) -> io::Result<String> {
     let digest = Sha256::digest(fs::canonicalize(plugins)?.as_os_str().as_bytes());
     Ok(format!("versions-{}", digest[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>()))

@@ -2,7 +2,7 @@
 //!
 //! Each version is kept as it was in the directory, under its digest. A list beside them names the last versions of a
 //! plugin, the latest first. After a rollback the list holds a pin: an earlier version serves in place of the file until
-//! the file in the directory is another one.
+//! that file changes.
 
 use std::collections::BTreeMap;
 use std::io;

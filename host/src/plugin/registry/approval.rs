@@ -63,7 +63,7 @@ pub enum ApproveError {
 
 impl PluginRegistry {
     /// What a build can do that the version that serves cannot. If nothing serves, the version that served last is brought
-    /// back first; if the build is to be held, that version gets the build's settings.
+    /// back first. If something is added, that version gets the build's settings.
     pub(super) async fn added_rights(
         &self,
         name: &str,
@@ -93,8 +93,8 @@ impl PluginRegistry {
         added
     }
 
-    /// The types that a build would take from other plugins and that no person gave it, neither by an approval nor in
-    /// `[plugins.NAME]` of the settings of this server.
+    /// The types that a build would take from other plugins without permission. An approval gives permission, and so does
+    /// `[plugins.NAME]` in the settings of this server.
     pub(super) fn unapproved_types(&self, name: &str, build: &Plugin) -> Vec<TakenTypes> {
         if !self.options().hold_taken_types {
             return Vec::new();
@@ -137,7 +137,7 @@ impl PluginRegistry {
             let entry = entries.get_mut(name).ok_or_else(unknown)?;
             let added = entry.approve(&digest).ok_or_else(|| ApproveError::NoneHeld(name.to_owned()))?;
             let (short, added) = (short_digest(&digest), added.describe());
-            tracing::info!(plugin.id = %name, plugin.digest = %short, "plugin approved, which newly {added}");
+            tracing::info!(plugin.id = %name, plugin.digest = %short, "plugin approved: it newly {added}");
             self.update_routing(entries);
         }
         // A build that routing refuses has not served.

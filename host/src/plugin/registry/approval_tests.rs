@@ -75,7 +75,7 @@ async fn a_build_that_imports_more_is_held_until_it_is_approved_and_after_a_rest
 
     let registry = open(&rig).await;
     assert_serves(&registry, &second, PluginStatus::Active);
-    // To a build that asks for less, back again, and back by a rollback: all of it is known.
+    // A build that imports less, the approved one again, and a rollback need no approval.
     rig.put("a", &modest(1));
     scan(&registry).await;
     assert_serves(&registry, &modest(1), PluginStatus::Active);
@@ -84,14 +84,14 @@ async fn a_build_that_imports_more_is_held_until_it_is_approved_and_after_a_rest
     assert_serves(&registry, &second, PluginStatus::Active);
     registry.rollback("a").await.unwrap();
     assert_serves(&registry, &modest(1), PluginStatus::Active);
-    // Another build with the same imports is not the one that was approved.
+    // Another build with the same imports is not the approved one.
     rig.put("a", &guest(&format!("(nop) {OK}")));
     scan(&registry).await;
     assert_serves(&registry, &modest(1), PluginStatus::NeedsApproval);
 }
 
 #[tokio::test]
-async fn what_is_held_gives_way_to_the_next_file_and_takes_no_settings_from_the_one_that_serves() {
+async fn a_held_build_gives_way_to_the_next_file_and_the_version_that_serves_gets_its_settings() {
     let first = modest(0);
     let rig = RegistryRig::with(&first);
     let registry = open(&rig).await;
@@ -124,7 +124,7 @@ async fn where_nothing_serves_the_first_build_needs_no_approval() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_compared_is_held() {
+async fn a_build_that_cannot_be_compared_is_held() {
     let rig = RegistryRig::with(&modest(0));
     drop(open(&rig).await);
     let versions = crate::plugin::data_dir::versions_dir_name(rig.plugins()).unwrap();
@@ -144,7 +144,7 @@ async fn what_cannot_be_compared_is_held() {
 }
 
 #[tokio::test]
-async fn nothing_is_held_unless_it_is_asked_for_and_then_it_must_be_kept() {
+async fn nothing_is_held_unless_asked_for_and_then_a_data_directory_is_needed() {
     let rig = RegistryRig::with(&modest(0));
     let registry =
         PluginRegistry::open(RegistryOptions { hold_new_capabilities: false, ..options(&rig) }).await.unwrap();
@@ -159,7 +159,7 @@ async fn nothing_is_held_unless_it_is_asked_for_and_then_it_must_be_kept() {
 }
 
 #[tokio::test]
-async fn a_plugin_that_is_removed_is_told_of_and_can_be_put_back() {
+async fn a_removed_plugin_is_reported_and_can_be_put_back() {
     let rig = RegistryRig::with(&modest(0));
     rig.put_settings("a", "concurrency = 3");
     let registry = open(&rig).await;
@@ -179,7 +179,7 @@ async fn a_plugin_that_is_removed_is_told_of_and_can_be_put_back() {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_removed_leaves_its_plugin_at_work() {
+async fn a_plugin_whose_file_cannot_be_removed_still_serves() {
     let rig = RegistryRig::with(&modest(0));
     let registry = open(&rig).await;
     fs::remove_file(rig.file("a.wasm")).unwrap();
@@ -234,14 +234,14 @@ async fn a_plugin_that_takes_types_from_another_is_held_until_it_is_approved_and
     scan(&registry).await;
     assert_eq!(registry.status("aaa").unwrap().state, PluginStatus::Active, "the types are its own");
 
-    // One that is more general takes nothing.
+    // A more general pattern takes nothing.
     put(&rig, "b", &modest(2), "['*']");
     scan(&registry).await;
     assert_eq!(registry.status("b").unwrap().state, PluginStatus::Active);
 }
 
 #[tokio::test]
-async fn whoever_handles_everything_gives_no_type_up_without_a_person() {
+async fn a_plugin_that_handles_everything_loses_no_type_without_an_approval() {
     let rig = RegistryRig::with(&modest(0));
     rig.put_settings("a", "types = ['*']");
     let registry = reopen(&rig).await;
@@ -276,7 +276,7 @@ async fn settings_beside_a_file_take_no_types_either_and_those_of_the_server_do(
         assert_eq!(status.types, ["b".parse().unwrap()], "it goes on with the types that it had");
     }
     drop(registry);
-    // Nothing serves at first, and what served last is brought back.
+    // Nothing serves at first, so the version that served last is brought back.
     let registry = reopen(&rig).await;
     assert_eq!((routed(&registry).as_str(), registry.status("b").unwrap().types.len()), ("a", 1));
     drop(registry);
@@ -291,7 +291,7 @@ async fn settings_beside_a_file_take_no_types_either_and_those_of_the_server_do(
 }
 
 #[tokio::test]
-async fn what_lies_in_the_directory_before_the_first_start_is_how_a_person_laid_it_out() {
+async fn everything_in_the_directory_at_the_first_start_counts_as_approved() {
     let rig = RegistryRig::with(&modest(0));
     rig.put_settings("a", "types = ['order.*']");
     put(&rig, "b", &modest(1), "['order.paid']");
@@ -301,7 +301,7 @@ async fn what_lies_in_the_directory_before_the_first_start_is_how_a_person_laid_
 }
 
 #[tokio::test]
-async fn a_file_that_took_the_place_of_what_was_looked_at_is_not_approved() {
+async fn a_file_that_replaced_the_held_build_is_not_approved() {
     let (rig, registry) = orders().await;
     put(&rig, "b", &modest(1), "['order.paid']");
     scan(&registry).await;
@@ -318,7 +318,7 @@ async fn a_file_that_took_the_place_of_what_was_looked_at_is_not_approved() {
 }
 
 #[tokio::test]
-async fn what_served_before_keeps_its_types_however_late_it_is_loaded() {
+async fn a_plugin_that_served_before_keeps_its_types_however_late_it_is_loaded() {
     let (rig, registry) = orders().await;
     drop(registry);
     put(&rig, "Z", &modest(1), "['order.*']");

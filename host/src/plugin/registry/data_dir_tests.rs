@@ -8,7 +8,7 @@ use super::registry_rig::{RegistryRig, digest_of, is_ok, scan, serving_digest, s
 use crate::plugin::testing::{OK, guest, options};
 use crate::plugin::{PluginRegistry, PluginStatus, RegistryOptions, RollbackError};
 
-/// A handler that asks for another try.
+/// A handler that asks for a retry.
 const RETRY: &str = "(i32.store8 (i32.const 1024) (i32.const 1)) i32.const 1024";
 
 /// The file with the compiled code of the version that serves.
@@ -19,7 +19,7 @@ fn compiled_file(rig: &RegistryRig, registry: &PluginRegistry, name: &str) -> Pa
 }
 
 #[tokio::test]
-async fn what_was_compiled_once_is_not_compiled_at_the_next_start() {
+async fn a_compiled_component_is_not_compiled_at_the_next_start() {
     let rig = RegistryRig::new();
     rig.put_guest("a", OK);
     drop(rig.open().await);
@@ -32,7 +32,7 @@ async fn what_was_compiled_once_is_not_compiled_at_the_next_start() {
 }
 
 #[tokio::test]
-async fn of_two_directories_neither_is_served_what_only_the_other_one_had() {
+async fn two_plugin_directories_share_no_versions() {
     let (rig, other) = (RegistryRig::new(), RegistryRig::new());
     rig.put_guest("a", OK);
     drop(rig.open().await);
@@ -47,7 +47,7 @@ async fn of_two_directories_neither_is_served_what_only_the_other_one_had() {
 }
 
 #[tokio::test]
-async fn compiled_code_that_is_not_ours_is_never_run() {
+async fn compiled_code_of_others_is_never_run() {
     let (rig, theirs) = (RegistryRig::new(), RegistryRig::new());
     for rig in [&rig, &theirs] {
         rig.put_guest("a", OK);
@@ -83,7 +83,7 @@ async fn compiled_code_that_is_not_ours_is_never_run() {
         drop(registry);
         assert!(is_ok(&*rig.open_without_compiler().await, "a").await, "{what}: written again");
     }
-    // Whole and ours, but not out of reach of others.
+    // Whole and ours, but other users can write to it.
     fs::set_permissions(&a, fs::Permissions::from_mode(0o666)).unwrap();
     assert!(rig.open_without_compiler().await.route(&"a".parse().unwrap()).is_none());
     fs::remove_file(&a).unwrap();
@@ -131,7 +131,7 @@ async fn the_version_before_serves_again_and_after_a_restart_until_the_file_is_a
     assert_eq!(back.rolled_back_from, Some(second.clone()));
     assert!(is_ok(&registry, "a").await);
     assert!(matches!(registry.rollback("a").await, Err(RollbackError::NoneBefore(_))));
-    // Other settings are no other file.
+    // Other settings do not make it another file.
     fs::write(rig.file("a.toml"), "concurrency = 3").unwrap();
     scan(&registry).await;
     let held = status(&registry, "a");
@@ -170,7 +170,7 @@ async fn a_file_that_was_rolled_back_from_serves_again_once_it_is_put_there_agai
     let registry = rig.open().await;
     assert_eq!(serving_digest(&registry, "a"), second, "after a restart too");
 
-    // By way of its removal.
+    // Its removal in between makes no difference.
     registry.rollback("a").await.unwrap();
     fs::remove_file(rig.file("a.wasm")).unwrap();
     scan(&registry).await;
@@ -180,7 +180,7 @@ async fn a_file_that_was_rolled_back_from_serves_again_once_it_is_put_there_agai
 }
 
 #[tokio::test]
-async fn going_back_again_goes_one_version_further() {
+async fn another_rollback_goes_back_one_more_version() {
     let rig = RegistryRig::new();
     rig.put_guest("a", OK);
     let registry = rig.open().await;
@@ -199,7 +199,7 @@ async fn going_back_again_goes_one_version_further() {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_loaded_at_the_start_leaves_the_version_that_served_last_at_work() {
+async fn a_file_that_cannot_be_loaded_at_the_start_leaves_the_version_that_served_last_in_service() {
     let rig = RegistryRig::new();
     rig.put_guest("a", OK);
     let good = serving_digest(&*rig.open().await, "a");
@@ -229,7 +229,7 @@ async fn a_version_whose_bytes_were_changed_is_not_brought_back() {
 }
 
 #[tokio::test]
-async fn going_back_waits_for_no_compiler_and_holds_what_is_being_compiled() {
+async fn a_rollback_waits_for_no_compiler_and_pins_the_file_that_is_being_compiled() {
     let rig = RegistryRig::new();
     rig.put_guest("a", OK);
     let registry = rig.open().await;
@@ -237,7 +237,7 @@ async fn going_back_waits_for_no_compiler_and_holds_what_is_being_compiled() {
     rig.put_guest("a", RETRY);
     scan(&registry).await;
     drop(registry);
-    // A compiler that ends, with nothing, when it is told to.
+    // The compiler ends without an answer once the file `end` is there.
     let end = rig.beside_data("end");
     let compiler = rig.scripted_compiler("until [ -e $HERE/end ]; do sleep 0.05; done; exit 1");
     let registry = PluginRegistry::open(RegistryOptions { compiler, ..rig.options() }).await.unwrap();

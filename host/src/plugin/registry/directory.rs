@@ -1,7 +1,7 @@
 //! The plugin directory as it stands: the files of each plugin, and who besides this server decides what lies there.
 //!
 //! Only names, sizes and times are read. Dot files and `*.tmp` are ignored. An entry that has the name of a plugin and is
-//! no file is listed too: reading it fails with a reason, while leaving it out would unload the plugin.
+//! no file is listed too. Reading it fails with a reason; leaving it out would unload the plugin.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,7 +1,7 @@
 //! Which files of the plugin directory are ready to be loaded, and which plugins went.
 //!
-//! A file is ready when it has not changed for a while, by its own time stamp or by our clock, or when its writer is known
-//! to have finished. The settings beside it must be ready too. This module reads neither files nor clocks.
+//! A file is ready when it has not changed for a while, by its own time stamp or by our clock. It is ready at once when its
+//! writer is known to have finished. The settings beside it must be ready too. This module reads neither files nor clocks.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;

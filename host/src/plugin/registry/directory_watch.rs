@@ -1,5 +1,5 @@
-//! Follows the plugin directory: at once after a notification of the system, and every few seconds in any case, since
-//! notifications get lost and some file systems send none.
+//! Follows the plugin directory: at once after a notification of the system, and every few seconds in any case.
+//! Notifications get lost, and some file systems send none.
 
 use std::collections::HashSet;
 use std::ffi::OsString;

@@ -134,138 +134,49 @@ fn transitions() -> Vec<(&'static str, fn(Life) -> Life)> {
 }
 
 /// What follows in each state (rows) from each transition (columns, in the order of [`transitions`]).
+#[rustfmt::skip]
 const FOLLOWS: [(&str, [&str; 8]); 10] = [
-    (
-        "unknown",
-        [
-            "Compiling -",
-            "Active 9",
-            "NeedsApproval -",
-            "Failed -",
-            "Active 0",
-            "Failed -",
-            "Active 0 for serving",
-            "Failed -",
-        ],
-    ),
-    (
-        "first load",
-        [
-            "Compiling -",
-            "Active 9",
-            "NeedsApproval -",
-            "Failed -",
-            "Compiling 0",
-            "Compiling -",
-            "Compiling 0 for 1",
-            "Compiling -",
-        ],
-    ),
-    (
-        "active",
-        [
-            "Compiling 1",
-            "Active 9",
-            "NeedsApproval 1",
-            "FailedKeptLastGood 1",
-            "Active 0",
-            "Active 1",
-            "Active 0 for 1",
-            "Failed -",
-        ],
-    ),
-    (
-        "reload",
-        [
-            "Compiling 1",
-            "Active 9",
-            "NeedsApproval 1",
-            "FailedKeptLastGood 1",
-            "Compiling 0",
-            "Compiling 1",
-            "Compiling 0 for 2",
-            "Compiling -",
-        ],
-    ),
-    (
-        "held",
-        [
-            "Compiling 1",
-            "Active 9",
-            "NeedsApproval 1",
-            "FailedKeptLastGood 1",
-            "Active 0",
-            "Active 2",
-            "Active 0 for 2",
-            "NeedsApproval -",
-        ],
-    ),
-    (
-        "failed",
-        [
-            "Compiling -",
-            "Active 9",
-            "NeedsApproval -",
-            "Failed -",
-            "FailedKeptLastGood 0",
-            "Failed -",
-            "Active 0 for 1",
-            "Failed -",
-        ],
-    ),
-    (
-        "failed, last good serves",
-        [
-            "Compiling 1",
-            "Active 9",
-            "NeedsApproval 1",
-            "FailedKeptLastGood 1",
-            "FailedKeptLastGood 0",
-            "FailedKeptLastGood 1",
-            "Active 0 for 2",
-            "Failed -",
-        ],
-    ),
-    (
-        "restored",
-        [
-            "Compiling 0",
-            "Active 9",
-            "NeedsApproval 0",
-            "FailedKeptLastGood 0",
-            "FailedKeptLastGood 0",
-            "FailedKeptLastGood 0",
-            "Active 0 for 1",
-            "Failed -",
-        ],
-    ),
+    ("unknown", [
+        "Compiling -", "Active 9", "NeedsApproval -", "Failed -",
+        "Active 0", "Failed -", "Active 0 for serving", "Failed -",
+    ]),
+    ("first load", [
+        "Compiling -", "Active 9", "NeedsApproval -", "Failed -",
+        "Compiling 0", "Compiling -", "Compiling 0 for 1", "Compiling -",
+    ]),
+    ("active", [
+        "Compiling 1", "Active 9", "NeedsApproval 1", "FailedKeptLastGood 1",
+        "Active 0", "Active 1", "Active 0 for 1", "Failed -",
+    ]),
+    ("reload", [
+        "Compiling 1", "Active 9", "NeedsApproval 1", "FailedKeptLastGood 1",
+        "Compiling 0", "Compiling 1", "Compiling 0 for 2", "Compiling -",
+    ]),
+    ("held", [
+        "Compiling 1", "Active 9", "NeedsApproval 1", "FailedKeptLastGood 1",
+        "Active 0", "Active 2", "Active 0 for 2", "NeedsApproval -",
+    ]),
+    ("failed", [
+        "Compiling -", "Active 9", "NeedsApproval -", "Failed -",
+        "FailedKeptLastGood 0", "Failed -", "Active 0 for 1", "Failed -",
+    ]),
+    ("failed, last good serves", [
+        "Compiling 1", "Active 9", "NeedsApproval 1", "FailedKeptLastGood 1",
+        "FailedKeptLastGood 0", "FailedKeptLastGood 1", "Active 0 for 2", "Failed -",
+    ]),
+    ("restored", [
+        "Compiling 0", "Active 9", "NeedsApproval 0", "FailedKeptLastGood 0",
+        "FailedKeptLastGood 0", "FailedKeptLastGood 0", "Active 0 for 1", "Failed -",
+    ]),
     // A rollback makes the load before it obsolete, so nothing is restored.
-    (
-        "rolled back",
-        [
-            "Compiling 1 for 2",
-            "Active 9",
-            "NeedsApproval 1 for 2",
-            "FailedKeptLastGood 1 for 2",
-            "Active 1 for 2",
-            "Active 1 for 2",
-            "Active 0 for 2",
-            "Failed - for 2",
-        ],
-    ),
-    (
-        "refused by routing",
-        [
-            "Compiling 1",
-            "Active 9",
-            "NeedsApproval 1",
-            "FailedKeptLastGood 1",
-            "Active 0",
-            "FailedKeptLastGood 1",
-            "Active 0 for 2",
-            "FailedKeptLastGood 1",
-        ],
-    ),
+    ("rolled back", [
+        "Compiling 1 for 2", "Active 9", "NeedsApproval 1 for 2", "FailedKeptLastGood 1 for 2",
+        "Active 1 for 2", "Active 1 for 2", "Active 0 for 2", "Failed - for 2",
+    ]),
+    ("refused by routing", [
+        "Compiling 1", "Active 9", "NeedsApproval 1", "FailedKeptLastGood 1",
+        "Active 0", "FailedKeptLastGood 1", "Active 0 for 2", "FailedKeptLastGood 1",
+    ]),
 ];
 
 #[test]

@@ -159,7 +159,7 @@ impl PluginRegistry {
         if load.is_put_back
             && let Some(history) = self.history()
         {
-            tracing::info!(plugin.id = %name, "the file that was rolled back from was put there again: it is to serve");
+            tracing::info!(plugin.id = %name, "the plugin was rolled back from this file, which was put there again: it may serve again");
             history.unpin(name);
         }
         let (pin, is_unpinned) = self.history().map(|history| history.pin_for(name, &file.digest)).unwrap_or_default();

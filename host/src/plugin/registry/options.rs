@@ -30,7 +30,7 @@ pub struct RegistryOptions {
     pub concurrency: usize,
     /// How many attempts of one plugin must be able to run side by side.
     pub plugin_concurrency: usize,
-    /// How many attempts may run beyond `concurrency`: one for each plugin of which none runs, so that it does not wait
+    /// How many attempts may run beyond `concurrency`, one for each plugin of which none runs. So a plugin does not wait
     /// for the slow attempts of others.
     pub reserve: usize,
     /// The limits of a plugin whose settings give no others.

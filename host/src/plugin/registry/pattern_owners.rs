@@ -69,7 +69,7 @@ impl ReservedPatterns {
         self.0.get(name).is_some_and(|reservation| reservation.is_pending)
     }
 
-    /// These owners, and for the patterns that nobody owns those who reserved them.
+    /// These owners, and the plugins that reserved the patterns without an owner.
     pub(super) fn added_to(&self, owners: &PatternOwners) -> PatternOwners {
         let mut owners = owners.clone();
         for (name, reservation) in &self.0 {

@@ -64,8 +64,8 @@ impl PluginRegistry {
         Ok(registry)
     }
 
-    /// Sets the sandbox up and loads nothing yet; [`PluginRegistry::load_all`] must follow, once. Until it has ended, types
-    /// are routed by exact patterns only: a pattern such as `order.*` may give way to a plugin that is not loaded yet.
+    /// Sets the sandbox up and loads nothing yet; [`PluginRegistry::load_all`] must follow, once. Until it has ended,
+    /// only exact patterns are routed: `order.*` may give way to a plugin that is not loaded yet.
     ///
     /// # Errors
     /// See [`RegistryError`].
@@ -136,7 +136,7 @@ impl PluginRegistry {
         self.loader.runtime.executor.threads()
     }
 
-    /// Whether a plugin is being loaded of which no version serves, so that it is not known what it will handle.
+    /// Whether a plugin is being loaded of which no version serves. The types that it will handle are not known.
     pub fn is_preparing(&self) -> bool {
         *self.preparing.borrow() > 0
     }

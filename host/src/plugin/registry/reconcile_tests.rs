@@ -11,7 +11,7 @@ use crate::plugin::sandbox::engine;
 use crate::plugin::testing::{OK, component, guest};
 use crate::plugin::{PluginRegistry, PluginReport, PluginStatus, RegistryOptions, WatchMethod};
 
-/// A handler that differs from the usual one in nothing but its digest.
+/// A handler that differs from the usual one only in its digest.
 const OTHER: &str = "(nop) i32.const 1024";
 
 fn options(rig: &RegistryRig) -> RegistryOptions {
@@ -53,7 +53,7 @@ fn answer() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_file_that_compiles_for_long_holds_up_no_change_of_other_plugins() {
+async fn a_long_compilation_delays_no_change_of_other_plugins() {
     let rig = RegistryRig::new();
     for name in ["a", "b", "c"] {
         rig.put_guest(name, OK);
@@ -92,7 +92,7 @@ async fn a_file_that_compiles_for_long_holds_up_no_change_of_other_plugins() {
 }
 
 #[tokio::test]
-async fn a_compiler_that_was_killed_is_asked_again_a_few_times() {
+async fn a_file_whose_compiler_was_killed_is_compiled_again() {
     let rig = RegistryRig::new();
     rig.put_guest("a", OK);
     fs::write(rig.beside_data("answer"), answer()).unwrap();
@@ -120,10 +120,10 @@ async fn a_file_whose_compiler_is_always_killed_is_given_up_until_it_is_another(
     assert_eq!(starts(&rig), 7);
 }
 
-/// A component that is not small.
+/// A component that is too large for the quick track.
 fn large(n: usize) -> Vec<u8> {
     let mut bytes = component(&guest(&format!("{} {OK}", "(nop)".repeat(n + 1))));
-    // A section that says nothing, of five megabytes: its name and then zeros.
+    // A custom section of five megabytes: its name and then zeros.
     let (length, name) = (5 << 20, b"\x05large");
     bytes.extend([0, 0x80 | (length & 0x7f) as u8, 0x80 | (length >> 7 & 0x7f) as u8]);
     bytes.extend([0x80 | (length >> 14 & 0x7f) as u8, (length >> 21) as u8]);
@@ -132,12 +132,12 @@ fn large(n: usize) -> Vec<u8> {
     bytes
 }
 
-/// The script of a compiler that hangs at what is large, and notes what is small.
+/// The script of a compiler that notes and hangs at large files, and answers for small ones.
 const HANGS_AT_LARGE: &str = "cat > $HERE/in.$$; size=$(wc -c < $HERE/in.$$); rm $HERE/in.$$; \
     if [ $size -gt 1000000 ]; then echo >> $HERE/started; exec sleep 600; fi; cat $HERE/answer";
 
 #[tokio::test]
-async fn any_number_of_files_that_compile_for_long_hold_up_no_small_one() {
+async fn long_compilations_delay_no_small_file() {
     let rig = RegistryRig::new();
     fs::write(rig.beside_data("answer"), answer()).unwrap();
     let registry = open_with(&rig, HANGS_AT_LARGE).await;
@@ -162,7 +162,7 @@ async fn any_number_of_files_that_compile_for_long_hold_up_no_small_one() {
 }
 
 #[tokio::test]
-async fn at_a_start_what_compiles_for_long_holds_up_no_small_one_either() {
+async fn long_compilations_delay_no_small_file_at_a_start() {
     let rig = RegistryRig::new();
     fs::write(rig.beside_data("answer"), answer()).unwrap();
     for n in 0..3 {
@@ -170,7 +170,7 @@ async fn at_a_start_what_compiles_for_long_holds_up_no_small_one_either() {
     }
     rig.put_guest("small", OK);
     let compiled = rig.beside_data("small-was-compiled");
-    // The large ones end once the small one has been compiled.
+    // The large ones end once the small one is compiled.
     let script = "cat > $HERE/in.$$; size=$(wc -c < $HERE/in.$$); rm $HERE/in.$$; \
         if [ $size -gt 1000000 ]; then while [ ! -e $HERE/small-was-compiled ]; do sleep 0.01; done; \
         else touch $HERE/small-was-compiled; fi; cat $HERE/answer";
@@ -182,11 +182,11 @@ async fn at_a_start_what_compiles_for_long_holds_up_no_small_one_either() {
 }
 
 #[tokio::test]
-async fn a_small_file_that_is_not_quick_is_compiled_anew_with_all_that_may_be_taken() {
+async fn a_small_file_that_is_not_quick_is_compiled_again_with_the_full_limits() {
     let rig = RegistryRig::new();
     fs::write(rig.beside_data("answer"), answer()).unwrap();
     rig.put_guest("a", OK);
-    // The limits come after the script.
+    // The limits are arguments of the script.
     let script =
         "cat > /dev/null; echo $1 >> $HERE/started; [ $1 = --cpu-ms=60000 ] || kill -XCPU $$; cat $HERE/answer";
     let registry = open_with(&rig, script).await;

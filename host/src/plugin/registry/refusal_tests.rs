@@ -7,7 +7,7 @@ use crate::plugin::testing::{OK, component, guest, options, typed};
 use crate::plugin::{PluginRegistry, PluginStatus, RegistryOptions};
 
 #[tokio::test]
-async fn what_is_no_plugin_is_refused_with_what_to_do() {
+async fn a_file_that_is_no_plugin_is_refused_with_a_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let engine = wasmtime::Engine::default();
     let precompiled = engine.precompile_component(&component(&guest(OK))).unwrap();
@@ -108,8 +108,8 @@ async fn what_is_no_plugin_is_refused_with_what_to_do() {
     }
 }
 
-/// A component that wants, or has, a function of ours that is given a tuple of a tuple of a tuple … of a record with a
-/// field of this name, each of the one within it twice.
+/// A component that imports a function whose parameter is `depth` nested tuples of two equal types. The innermost type is a
+/// record with a field of this name.
 fn nested(depth: u32, field: &str, is_import: bool) -> Vec<u8> {
     let tuples: String =
         (1..=depth).map(|n| format!("(type $t{n} (tuple $t{before} $t{before}))", before = n - 1)).collect();
@@ -128,9 +128,9 @@ fn nested(depth: u32, field: &str, is_import: bool) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn types_that_would_fill_the_memory_if_they_were_written_out_are_refused_in_a_few_words() {
+async fn types_that_would_fill_the_memory_when_written_out_are_refused_in_a_short_message() {
     let dir = tempfile::tempdir().unwrap();
-    // More than 2^19 of them are refused by the compiler.
+    // The compiler refuses more than 2^19 of them.
     for (name, depth, length, is_import) in
         [("few", 2, 5, true), ("many", 18, 20_000, true), ("most", 40, 20_000, true), ("other", 18, 20_000, false)]
     {

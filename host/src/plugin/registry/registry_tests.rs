@@ -20,7 +20,7 @@ fn routed(registry: &PluginRegistry, event_type: &str) -> Option<String> {
     registry.route(&event_type.parse().unwrap()).map(|plugin| plugin.name().to_owned())
 }
 
-/// Two guests that differ in nothing but their digest.
+/// Two guests that differ only in their digest.
 fn versions() -> [Vec<u8>; 2] {
     [guest(OK), guest(&format!("(nop) {OK}"))]
 }
@@ -67,7 +67,7 @@ async fn a_file_that_cannot_be_loaded_leaves_the_last_good_version_in_place() {
     assert_ne!(mended.digest, digest);
     assert!(changes.has_changed().unwrap());
 
-    // Settings are a part of what is loaded, and refused like it.
+    // Wrong settings are refused like a wrong file.
     fs::write(dir.path().join("a.toml"), "concurency = 2").unwrap();
     scan(&registry).await;
     assert!(status(&registry, "a").error.unwrap().contains("did you mean \"concurrency\""));
@@ -88,7 +88,7 @@ async fn a_file_that_cannot_be_loaded_leaves_the_last_good_version_in_place() {
 }
 
 #[tokio::test]
-async fn what_failed_for_no_fault_of_the_files_is_tried_again_though_it_did_not_change() {
+async fn a_load_that_failed_for_a_temporary_reason_is_retried() {
     let dir = tempfile::tempdir().unwrap();
     let secret = dir.path().join("token");
     fs::write(dir.path().join("a.wasm"), guest(OK)).unwrap();
@@ -126,7 +126,7 @@ async fn of_two_plugins_for_one_type_the_second_takes_over_when_the_first_has_go
 }
 
 #[tokio::test]
-async fn a_plugin_that_comes_takes_no_type_from_one_that_serves_and_after_a_restart_neither() {
+async fn a_new_plugin_takes_no_type_from_one_that_serves_not_even_after_a_restart() {
     let (dir, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let put = |name: &str, body: &str| {
         fs::write(dir.path().join(format!("{name}.toml")), "types = ['x']").unwrap();
@@ -139,7 +139,7 @@ async fn a_plugin_that_comes_takes_no_type_from_one_that_serves_and_after_a_rest
     scan(&registry).await;
     assert_eq!(routed(&registry, "x").as_deref(), Some("z"));
     assert!(status(&registry, "aaa").error.unwrap().contains("\"z\""));
-    // A new build of the one that serves goes on with it.
+    // A new build of the plugin that serves keeps the type.
     put("z", &format!("(nop) {OK}"));
     scan(&registry).await;
     assert_eq!((routed(&registry, "x").as_deref(), status(&registry, "z").state), (Some("z"), PluginStatus::Active));
@@ -147,7 +147,7 @@ async fn a_plugin_that_comes_takes_no_type_from_one_that_serves_and_after_a_rest
     let registry = PluginRegistry::open(options()).await.unwrap();
     assert_eq!(routed(&registry, "x").as_deref(), Some("z"));
 
-    // What takes over from one that went has served since, whatever its name.
+    // A plugin that took over from a removed one keeps the type, whatever its name.
     fs::remove_file(dir.path().join("aaa.wasm")).unwrap();
     put("zz", OK);
     scan(&registry).await;
@@ -165,7 +165,7 @@ async fn a_plugin_that_comes_takes_no_type_from_one_that_serves_and_after_a_rest
 }
 
 #[tokio::test]
-async fn a_directory_that_is_watched_is_followed() {
+async fn changes_of_a_watched_directory_are_followed() {
     let dir = tempfile::tempdir().unwrap();
     let settled = RegistryOptions { settle_ms: 50, rescan_ms: 60_000, ..options(dir.path()) };
     let registry = PluginRegistry::open(settled).await.unwrap();
@@ -194,7 +194,7 @@ async fn a_directory_that_is_watched_is_followed() {
 }
 
 #[tokio::test]
-async fn a_directory_that_is_not_there_is_made() {
+async fn a_missing_directory_is_made() {
     let dir = tempfile::tempdir().unwrap();
     let inner = dir.path().join("not/yet");
     assert!(open(&inner).await.active().is_empty());
@@ -204,7 +204,7 @@ async fn a_directory_that_is_not_there_is_made() {
 }
 
 #[tokio::test]
-async fn beyond_the_limit_there_is_room_for_plugins_of_which_nothing_runs_and_for_new_ones() {
+async fn beyond_the_limit_there_is_room_for_idle_plugins_and_for_new_ones() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("a.wasm"), guest(OK)).unwrap();
     let registry =
@@ -230,12 +230,12 @@ async fn a_file_that_was_written_to_its_end_is_loaded_at_once_wherever_the_direc
     let (dir, link) = (place.path().join("plugins"), place.path().join("link"));
     fs::create_dir(&dir).unwrap();
     std::os::unix::fs::symlink(&dir, &link).unwrap();
-    // A path that leads there from where this process stands, and one through a link.
+    // A path relative to the working directory, and one through a link.
     let here = std::env::current_dir().unwrap();
     let up = "../".repeat(here.components().count() - 1);
     let relative = Path::new(&up).join(dir.strip_prefix("/").unwrap());
     for (name, dir) in [("a", relative), ("b", link)] {
-        // Nothing is loaded for having been quiet.
+        // Too long for any file to become quiet.
         let patient = RegistryOptions { settle_ms: 600_000, rescan_ms: 600_000, ..options(&dir) };
         let (stop, registry) = (CancellationToken::new(), PluginRegistry::open(patient).await.unwrap());
         let mut changes = registry.changes();

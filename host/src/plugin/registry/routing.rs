@@ -49,7 +49,7 @@ impl<P> Default for RouteTable<P> {
 
 impl<P: RouteTarget> RouteTable<P> {
     /// The table for these plugins, and for each plugin whose newest version is refused the reason. Of two plugins that
-    /// name one pattern, the owner before keeps it, also while it is pending; without an owner, the first by name gets it.
+    /// name one pattern, the owner before keeps it, even while it is pending. Without an owner, the first by name gets it.
     /// A refused plugin goes on with its last good version if that one fits.
     pub(super) fn build(
         plugins: &BTreeMap<String, PluginVersions<P>>,
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_serves_keeps_its_types_whoever_comes_to_name_them() {
+    fn a_plugin_that_serves_keeps_its_types_whichever_others_name_them() {
         let (before, _) = table(vec![("z", fake("z", &["x"]), None)]);
         let (after, refused) =
             table_after(&before, vec![("a", fake("a", &["x"]), None), ("z", fake("z", &["x"]), None)]);

@@ -1,8 +1,8 @@
-//! What a plugin is told and nobody else may read: values that stand in no log, no record and no answer.
+//! The secrets of plugins: values that appear in no log, no record and no answer.
 //!
-//! A value is given as text, by a variable of the environment or in a file, and read when the plugin is loaded. Whatever
-//! a guest says of itself is searched for its secrets before anybody keeps or shows it. What it returns or publishes is
-//! data, and is left as it is.
+//! A value is a text in the settings, a variable of the environment or a file, and is read when the plugin is loaded. Before
+//! anything that a guest says about itself is kept or shown, its secrets are replaced. What a guest returns or publishes is
+//! data and is left unchanged.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,11 +14,11 @@ use serde::Deserialize;
 
 use crate::secret::SecretText;
 
-/// The shortest value: a shorter one would be guessed, and could not be told from ordinary text.
+/// The shortest value, in bytes. A shorter one could be guessed, and occurs in ordinary text.
 const MIN_BYTES: usize = 6;
-/// What is left of a value by a cut is hidden from this length on; less tells nothing.
+/// The shortest part of a value, in bytes, that is hidden where a cut left it. A shorter part reveals nothing.
 const PART_BYTES: usize = 4;
-/// The largest file that is read as one.
+/// The largest file of a secret, in bytes.
 const MAX_BYTES: u64 = 64 * 1_024;
 
 /// Where the value of a secret comes from.
@@ -29,7 +29,7 @@ pub enum SecretSource {
     Text(SecretText),
     /// A variable of the environment.
     Env(FromEnvironment),
-    /// A file; blanks and line ends at its end are left out.
+    /// A file. Trailing white space is removed.
     File(FromFile),
 }
 
@@ -47,12 +47,12 @@ pub struct FromFile {
     file: PathBuf,
 }
 
-/// A table only: a list that holds a secret by mistake would be taken for the name of its variable, and that is shown.
+/// Accepts only a table. A list with a secret in it would be taken for the name of a variable, which is shown.
 impl TryFrom<BTreeMap<String, String>> for FromEnvironment {
     type Error = &'static str;
 
     fn try_from(table: BTreeMap<String, String>) -> Result<Self, Self::Error> {
-        only(table, "env").map(|env| Self { env }).ok_or("not { env = \"NAME\" }")
+        sole_value(table, "env").map(|env| Self { env }).ok_or("not { env = \"NAME\" }")
     }
 }
 
@@ -60,16 +60,16 @@ impl TryFrom<BTreeMap<String, String>> for FromFile {
     type Error = &'static str;
 
     fn try_from(table: BTreeMap<String, String>) -> Result<Self, Self::Error> {
-        only(table, "file").map(|file| Self { file: file.into() }).ok_or("not { file = \"PATH\" }")
+        sole_value(table, "file").map(|file| Self { file: file.into() }).ok_or("not { file = \"PATH\" }")
     }
 }
 
 /// The value of a table's only key.
-fn only(mut table: BTreeMap<String, String>, key: &str) -> Option<String> {
+fn sole_value(mut table: BTreeMap<String, String>, key: &str) -> Option<String> {
     table.remove(key).filter(|_| table.is_empty())
 }
 
-/// Where it comes from, never what it is.
+/// Shows the source, never the value.
 impl fmt::Display for SecretSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -90,11 +90,11 @@ impl fmt::Debug for SecretSource {
     }
 }
 
-/// Why a secret has no value. Its value is never part of the words.
+/// Why a secret has no value. The message never holds a value.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The environment lacks the variable.
-    #[error("the secret {name:?} is to be in the variable {variable}, which is not set")]
+    #[error("the secret {name:?} comes from the variable {variable}, which is not set")]
     NoVariable {
         /// The secret.
         name: String,
@@ -108,11 +108,13 @@ pub enum SecretError {
         name: String,
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         error: std::io::Error,
     },
-    /// Too short to be kept secret.
-    #[error("the secret {0:?} has less than {MIN_BYTES} bytes: it could not be told from ordinary text in a log")]
+    /// The value is too short to be kept secret.
+    #[error(
+        "the secret {0:?} has less than {MIN_BYTES} bytes: it could not be distinguished from ordinary text in a log"
+    )]
     TooShort(String),
 }
 
@@ -120,7 +122,7 @@ pub enum SecretError {
 #[derive(Clone, Default)]
 pub(in crate::plugin) struct PluginSecrets {
     values: BTreeMap<String, SecretText>,
-    /// What must not be shown and by which name it goes, the longest first.
+    /// The texts to hide, each with the name of its secret; the longest first.
     hidden: Vec<(String, String)>,
 }
 
@@ -141,10 +143,10 @@ impl PluginSecrets {
         for (name, value) in &values {
             let value = value.expose();
             hidden.push((value.to_owned(), name.clone()));
-            // A value of several lines may be told line by line.
+            // The lines of a value may be logged one by one.
             let lines = value.lines().map(str::trim).filter(|line| line.len() >= MIN_BYTES && *line != value);
             hidden.extend(lines.map(|line| (line.to_owned(), name.clone())));
-            hidden.extend(written_otherwise(value).into_iter().map(|form| (form, name.clone())));
+            hidden.extend(encoded_forms(value).into_iter().map(|form| (form, name.clone())));
         }
         hidden.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
         hidden.dedup();
@@ -156,13 +158,12 @@ impl PluginSecrets {
         self.values.get(name).map(SecretText::expose)
     }
 
-    /// The length of the longest text that is hidden, in bytes.
+    /// The length of the longest hidden text, in bytes.
     pub(in crate::plugin) fn longest_bytes(&self) -> usize {
         self.hidden.first().map_or(0, |(text, _)| text.len())
     }
 
-    /// The text with each value replaced by the name of its secret, in whatever case it is written: names of hosts are
-    /// written small.
+    /// Replaces each value by the name of its secret. Ignores case, since names of hosts are written in lower case.
     pub(in crate::plugin) fn hide(&self, text: &str) -> String {
         if self.hidden.is_empty() {
             return text.to_owned();
@@ -184,7 +185,7 @@ impl PluginSecrets {
         shown
     }
 
-    /// The same for a text whose end may have been cut off: without what is left of a value there.
+    /// The same for a text whose end may have been cut off: removes the beginning of a value there.
     pub(in crate::plugin) fn hide_cut_end(&self, text: &str) -> String {
         let (text, cut) = text.strip_suffix('…').map_or((text, ""), |text| (text, "…"));
         let mut shown = self.hide(text);
@@ -197,7 +198,7 @@ impl PluginSecrets {
         shown + cut
     }
 
-    /// The same for a text whose beginning was cut off.
+    /// The same for a text whose beginning was cut off: removes the end of a value there.
     pub(in crate::plugin) fn hide_cut_start(&self, text: &str) -> String {
         let mut shown = self.hide(text);
         let is_ended =
@@ -214,8 +215,8 @@ impl fmt::Debug for PluginSecrets {
     }
 }
 
-/// The forms that a value takes in addresses, in JSON and debug output, and in headers.
-fn written_otherwise(value: &str) -> Vec<String> {
+/// The forms of a value in URLs, in JSON and debug output, and in headers.
+fn encoded_forms(value: &str) -> Vec<String> {
     let json = serde_json::to_string(value).unwrap_or_default();
     let percent = |byte: u8| match byte {
         b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_cut_leaves_of_a_value_is_hidden_too() {
+    fn a_part_of_a_value_at_a_cut_is_hidden_too() {
         let secrets = secrets(&[("a", "hunter2")]);
         assert_eq!(secrets.hide_cut_end("said hunte"), "said ");
         assert_eq!(secrets.hide_cut_end("said hunte…"), "said …");
