@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::event::is_plugin_name;
+
 /// The queue of one plugin's events, so that no plugin's events wait behind another's (G8).
 ///
 /// Lanes isolate plugins and nothing more: the worker chooses the plugin by the event's type, whatever lane it comes
@@ -29,9 +31,7 @@ impl FromStr for Lane {
     type Err = InvalidLane;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
-        if name == "_" || (starts_well && name.len() <= 128 && name.chars().all(is_allowed)) {
+        if name == "_" || is_plugin_name(name) {
             return Ok(Self(name.into()));
         }
         Err(InvalidLane)
