@@ -198,7 +198,7 @@ async fn orders() -> (RegistryRig, Arc<PluginRegistry>) {
 }
 
 async fn reopen(rig: &RegistryRig) -> Arc<PluginRegistry> {
-    PluginRegistry::open(RegistryOptions { hold_new_capabilities: false, ..options(&rig) }).await.unwrap()
+    PluginRegistry::open(RegistryOptions { hold_new_capabilities: false, ..options(rig) }).await.unwrap()
 }
 
 fn put(rig: &RegistryRig, name: &str, content: &[u8], types: &str) {

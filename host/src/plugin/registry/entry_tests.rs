@@ -98,8 +98,11 @@ fn active() -> Life {
     Life::default().begin("1").serve("1")
 }
 
+type NamedState = (&'static str, fn() -> Life);
+type NamedTransition = (&'static str, fn(Life) -> Life);
+
 /// Each state by name.
-fn states() -> Vec<(&'static str, fn() -> Life)> {
+fn states() -> Vec<NamedState> {
     vec![
         ("unknown", Life::default),
         ("first load", || Life::default().begin("1")),
@@ -120,7 +123,7 @@ fn states() -> Vec<(&'static str, fn() -> Life)> {
 }
 
 /// Each transition by name.
-fn transitions() -> Vec<(&'static str, fn(Life) -> Life)> {
+fn transitions() -> Vec<NamedTransition> {
     vec![
         ("begin", |life| life.begin("9")),
         ("serve", |life| life.serve("9")),
