@@ -80,7 +80,7 @@ class Host:
         answer = ask(f"{self.url}/events", "POST", text.encode(), headers)
         ids = answer.get("eventIds") or [answer["eventId"]]
         if key or "id" in body:
-            self.requests.append({"key": key, "body": text, "eventIds": ids})
+            self.requests.append({"key": key, "body": text, "eventIds": list(ids)})
         return ids
 
     def event(self, event_id):
