@@ -19,7 +19,7 @@ const WEBHOOK: &str = "webhook-python";
 /// Which tests to run.
 #[derive(clap::Args)]
 pub struct TestOptions {
-    /// Run `cargo test` with these arguments only, after the builds: `-- -p eventstream-tests --test e2e idempotency::`.
+    /// Run `cargo test` with these arguments only, after the builds: `-- --workspace --test e2e idempotency::`.
     #[arg(last = true)]
     arguments: Vec<String>,
 }

@@ -24,7 +24,7 @@ const EXAMPLES: &str = "\
 Examples:
   cargo xtask run                      serve the example plugins on 127.0.0.1:3000
   cargo xtask test                     every test, as CI runs it
-  cargo xtask test -- -p eventstream-tests --test e2e idempotency::
+  cargo xtask test -- --workspace --test e2e idempotency::
                                        the tests of one module
   cargo xtask guests                   after a change of a plugin or of a guest of the tests
   cargo xtask bench accept --quick     one figure
