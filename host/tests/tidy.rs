@@ -79,7 +79,8 @@ fn examples_are_built_against_copies_of_the_package() {
     let root = host().join("..");
     let package = fs::read(root.join("wit/plugin.wit")).unwrap();
     // Copies instead of links, so that a person can copy the folder of an example elsewhere.
-    for example in ["page-views-js/wit", "order-score-python/wit", "webhook-python/wit/deps/eventstream"] {
+    let webhooks = ["webhook-js/wit/deps/eventstream", "webhook-python/wit/deps/eventstream"];
+    for example in ["page-views-js/wit", "order-score-python/wit"].into_iter().chain(webhooks) {
         let copy = root.join("plugins").join(example).join("plugin.wit");
         assert!(fs::symlink_metadata(&copy).unwrap().is_file(), "{} is a file", copy.display());
         assert!(fs::read(&copy).unwrap() == package, "{} is a copy of wit/plugin.wit: copy it anew", copy.display());

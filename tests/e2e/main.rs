@@ -24,6 +24,7 @@ mod looking;
 mod operating;
 mod outgoing_http;
 mod outgoing_https;
+mod page_views;
 mod plugin_cache;
 mod plugin_directory;
 mod plugin_files;

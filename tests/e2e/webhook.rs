@@ -1,16 +1,58 @@
-//! The example `webhook-python`, in Python: it calls a service that was granted to it, and what the service answers ends
-//! the event. Its settings are those that lie beside it, with the address of the test's service.
+//! The examples `webhook`, `webhook-js` and `webhook-python`: they call a service that was granted to them, and its answer
+//! ends the event. Their settings are those beside them, with the address of the test's service.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use eventstream_tests::client::Event;
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::layout;
+use eventstream_tests::on_both_brokers;
 use eventstream_tests::stage::{Broker, Stage};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
-const NAME: &str = "webhook-python";
+/// What the service sends as an answer when it closes the connection without one.
+const HANG_UP: &str = "";
+const SIGNING_KEY: &str = "a signing key";
+
+/// One of the examples.
+struct Example {
+    name: &'static str,
+    component: fn(&str) -> PathBuf,
+    /// How its language writes the code of a request that was not granted.
+    denied: &'static str,
+}
+
+const RUST: Example = Example { name: "webhook", component: layout::example_plugin, denied: "HttpRequestDenied" };
+const JAVASCRIPT: Example =
+    Example { name: "webhook-js", component: layout::project_plugin, denied: "HTTP-request-denied" };
+const PYTHON: Example =
+    Example { name: "webhook-python", component: layout::project_plugin, denied: "HttpRequestDenied" };
+
+macro_rules! tests_of {
+    ($language:ident, $example:ident) => {
+        mod $language {
+            use super::{Broker, on_both_brokers};
+
+            on_both_brokers! { the_answer_ends_the_event, a_service_that_is_not_granted_is_not_called }
+
+            fn the_answer_ends_the_event(broker: Broker) {
+                super::the_answer_ends_the_event(broker, &super::$example);
+            }
+
+            fn a_service_that_is_not_granted_is_not_called(broker: Broker) {
+                super::a_service_that_is_not_granted_is_not_called(broker, &super::$example);
+            }
+        }
+    };
+}
+
+tests_of!(rust, RUST);
+tests_of!(javascript, JAVASCRIPT);
+tests_of!(python, PYTHON);
 
 /// A service that gives one answer after the other, the last one again and again, and keeps what it was sent.
 struct Service {
@@ -34,8 +76,9 @@ impl Service {
         Self { address, requests }
     }
 
-    fn requests(&self) -> Vec<String> {
-        self.requests.lock().unwrap().clone()
+    /// The requests since the last call.
+    fn take_requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.requests.lock().unwrap())
     }
 }
 
@@ -53,25 +96,32 @@ fn read(mut stream: &TcpStream) -> String {
 
 fn answer(mut stream: TcpStream, status: &str) {
     // The other side may have gone.
-    let _ = write!(stream, "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+    if status != HANG_UP {
+        let _ = write!(stream, "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+    }
     let _ = stream.shutdown(Shutdown::Write);
 }
 
-/// The settings that lie beside the example, for a service at this address, granted or not, and a key to sign with.
-fn settings(address: &str, granted: &str) -> String {
-    let beside = layout::project_plugin(NAME).with_file_name("../webhook-python.toml");
+/// The settings beside the example, for a service at this address, granted or not, and a key to sign with.
+fn settings(example: &Example, address: &str, granted: &str) -> String {
+    let name = example.name;
+    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../plugins/{name}/{name}.toml"));
     let text = std::fs::read_to_string(beside).unwrap();
-    let example = "http://127.0.0.1:8080";
-    assert_eq!(text.matches(example).count(), 2, "an address and a grant: {text}");
-    let text =
-        text.replacen(example, &format!("http://{address}"), 1).replacen(example, &format!("http://{granted}"), 1);
-    format!("secrets = {{ signing-key = \"a signing key\" }}\n{text}")
+    let place = "http://127.0.0.1:8080";
+    assert_eq!(text.matches(place).count(), 2, "an address and a grant: {text}");
+    assert!(text.contains("secrets = { signing-key = "), "{text}");
+    let text = text.replacen(place, &format!("http://{address}"), 1).replacen(place, &format!("http://{granted}"), 1);
+    format!("secrets = {{ signing-key = \"{SIGNING_KEY}\" }}\n{text}")
 }
 
-fn stage(settings: &str) -> Stage {
-    let plugins = PluginsDir::empty().with_settings(NAME, settings);
-    plugins.put(NAME, &layout::project_plugin(NAME));
-    Stage::with(Broker::Embedded, plugins, |options| options.with("retry.max_ms", 5_000))
+fn stage(broker: Broker, example: &Example, settings: &str) -> Stage {
+    let plugins = PluginsDir::empty().with_settings(example.name, settings);
+    plugins.put(example.name, &(example.component)(example.name));
+    Stage::with(broker, plugins, |options| options.with("retry.max_ms", 5_000))
+}
+
+fn send(stage: &Stage, example: &Example) -> Event {
+    stage.client.wait_ended(&stage.client.post_event(example.name, &json!({"order": "A-1"})))
 }
 
 fn header<'a>(request: &'a str, name: &str) -> &'a str {
@@ -82,52 +132,88 @@ fn header<'a>(request: &'a str, name: &str) -> &'a str {
     found.unwrap_or_else(|| panic!("{name} is there: {request}"))
 }
 
-#[test]
-fn what_the_service_answers_ends_the_event_and_every_attempt_has_the_same_key() {
-    let service =
-        Service::answering(&["503 Service Unavailable", "429 Too Many Requests\r\nretry-after: 1", "204 No Content"]);
-    let stage = stage(&settings(&service.address, &service.address));
-    let id = stage.client.post_event(NAME, &json!({"order": "A-1"}));
-    let event = stage.client.wait_ended(&id);
-    assert_eq!((event.state.as_str(), event.attempts.len()), ("processed", 3), "{event:?}");
-    let result: Value = serde_json::from_str(event.result.as_ref().unwrap().get()).unwrap();
-    assert_eq!(result, json!({"status": 204, "attempt": 3}));
-    let reason = |attempt: usize| event.attempts[attempt].error.clone().unwrap();
-    assert!(reason(0).contains("answered 503") && reason(1).contains("answered 429"), "{event:?}");
-    assert_eq!(event.attempts[1].retry_in_ms, Some(1_000), "as the service asked: {event:?}");
+/// HMAC-SHA256 of RFC 2104, for a key of one block at most.
+fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
+    let pad = |byte: u8| -> Vec<u8> { (0..64).map(|at| key.get(at).copied().unwrap_or(0) ^ byte).collect() };
+    let inner = Sha256::digest([pad(0x36).as_slice(), message].concat());
+    Sha256::digest([pad(0x5c).as_slice(), &inner].concat()).to_vec()
+}
 
-    let requests = service.requests();
-    assert_eq!(requests.len(), 3);
-    for request in &requests {
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for part in bytes.chunks(3) {
+        let word = (0..3).fold(0_usize, |word, at| (word << 8) | usize::from(part.get(at).copied().unwrap_or(0)));
+        let digits = [18, 12, 6, 0].map(|shift| char::from(DIGITS[(word >> shift) & 63]));
+        text.extend(&digits[..=part.len()]);
+        text.extend(std::iter::repeat_n('=', 3 - part.len()));
+    }
+    text
+}
+
+/// Every request is complete, signed, and carries the event's id as its key.
+#[track_caller]
+fn check_requests(requests: &[String], id: &str) {
+    let body = r#"{"order":"A-1"}"#;
+    for request in requests {
         assert!(
-            request.starts_with("POST /hooks HTTP/1.1\r\n") && request.ends_with("\r\n\r\n{\"order\":\"A-1\"}"),
+            request.starts_with("POST /hooks HTTP/1.1\r\n") && request.ends_with(&format!("\r\n\r\n{body}")),
             "{request}"
         );
         for name in ["webhook-id", "idempotency-key"] {
             assert_eq!(header(request, name).to_lowercase(), id.to_lowercase(), "{request}");
         }
-        assert!(header(request, "webhook-timestamp").parse::<u64>().is_ok(), "{request}");
-        assert!(header(request, "webhook-signature").starts_with("v1,"), "{request}");
+        assert_eq!(header(request, "content-type"), "application/json", "{request}");
+        let (message_id, timestamp) = (header(request, "webhook-id"), header(request, "webhook-timestamp"));
+        assert!(timestamp.parse::<u64>().is_ok(), "{request}");
+        let code = hmac(SIGNING_KEY.as_bytes(), format!("{message_id}.{timestamp}.{body}").as_bytes());
+        assert_eq!(header(request, "webhook-signature"), format!("v1,{}", base64(&code)), "{request}");
     }
 }
 
-#[test]
-fn what_the_service_does_not_want_is_rejected() {
-    let service = Service::answering(&["410 Gone"]);
-    let stage = stage(&settings(&service.address, &service.address));
-    let event = stage.client.wait_ended(&stage.client.post_event(NAME, &json!({"order": "A-1"})));
+/// One host for the whole test, because it compiles the example when it starts.
+fn the_answer_ends_the_event(broker: Broker, example: &Example) {
+    let service = Service::answering(&[
+        "503 Service Unavailable",
+        "429 Too Many Requests\r\nretry-after: 1",
+        "204 No Content",
+        HANG_UP,
+        "200 OK",
+        "410 Gone",
+    ]);
+    let stage = stage(broker, example, &settings(example, &service.address, &service.address));
+
+    let event = send(&stage, example);
+    assert_eq!((event.state.as_str(), event.attempts.len()), ("processed", 3), "{event:?}");
+    let result: Value = serde_json::from_str(event.result.as_ref().unwrap().get()).unwrap();
+    assert_eq!(result, json!({"status": 204, "attempt": 3}));
+    let reason = |event: &Event, attempt: usize| event.attempts[attempt].error.clone().unwrap();
+    assert!(reason(&event, 0).contains("answered 503") && reason(&event, 1).contains("answered 429"), "{event:?}");
+    assert_eq!(event.attempts[1].retry_in_ms, Some(1_000), "as the service asked: {event:?}");
+    let requests = service.take_requests();
+    assert_eq!(requests.len(), 3);
+    check_requests(&requests, &event.id);
+
+    let event = send(&stage, example);
+    assert_eq!((event.state.as_str(), event.attempts.len()), ("processed", 2), "{event:?}");
+    assert!(reason(&event, 0).contains("cannot be reached"), "{event:?}");
+    let requests = service.take_requests();
+    assert_eq!(requests.len(), 2);
+    check_requests(&requests, &event.id);
+
+    let event = send(&stage, example);
     assert_eq!((event.state.as_str(), event.class.as_deref()), ("failed", Some("reject")), "{event:?}");
-    assert!(event.reason.unwrap().contains("answered 410") && service.requests().len() == 1);
+    assert!(event.reason.unwrap().contains("answered 410") && service.take_requests().len() == 1);
 }
 
-#[test]
-fn a_service_that_is_not_granted_is_not_called() {
+fn a_service_that_is_not_granted_is_not_called(broker: Broker, example: &Example) {
     let (service, other) = (Service::answering(&["204 No Content"]), Service::answering(&["204 No Content"]));
-    let stage = stage(&settings(&service.address, &other.address));
-    let event = stage.client.wait_ended(&stage.client.post_event(NAME, &json!({"order": "A-1"})));
+    let stage = stage(broker, example, &settings(example, &service.address, &other.address));
+    let event = send(&stage, example);
     assert_eq!((event.state.as_str(), event.class.as_deref()), ("failed", Some("reject")), "{event:?}");
-    assert!(event.reason.as_ref().unwrap().contains("is not granted to this plugin: HttpRequestDenied"), "{event:?}");
-    assert!(service.requests().is_empty() && other.requests().is_empty());
-    let status = stage.client.get(&format!("/plugins/{NAME}")).expect(200).json();
+    let words = format!("is not granted to this plugin: {}", example.denied);
+    assert!(event.reason.as_ref().unwrap().contains(&words), "{event:?}");
+    assert!(service.take_requests().is_empty() && other.take_requests().is_empty());
+    let status = stage.client.get(&format!("/plugins/{}", example.name)).expect(200).json();
     assert_eq!(status["denied"]["http"], 1, "{status}");
 }

@@ -13,8 +13,12 @@ use crate::process::{cargo, run};
 use crate::projects;
 use crate::redis;
 
-/// The project whose component the end-to-end tests in `webhook` need.
-const WEBHOOK: &str = "webhook-python";
+/// Projects, and the end-to-end tests that need their components.
+const TESTS_OF_PROJECTS: [(&str, &str); 3] = [
+    ("page-views-js", "page_views::"),
+    ("webhook-js", "webhook::javascript::"),
+    ("webhook-python", "webhook::python::"),
+];
 
 /// Which tests to run.
 #[derive(clap::Args)]
@@ -41,9 +45,8 @@ pub fn test(options: &TestOptions) -> anyhow::Result<()> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         tests.env("RUST_TEST_THREADS", (cores + 1).to_string());
     }
-    if left_out.iter().any(|project| project == WEBHOOK) {
-        tests.args(["--", "--skip", "webhook::"]);
-    }
+    let skipped = TESTS_OF_PROJECTS.iter().filter(|(project, _)| left_out.iter().any(|name| name == project));
+    tests.arg("--").args(skipped.flat_map(|(_, tests)| ["--skip", tests]));
     run(&mut tests)
 }
 

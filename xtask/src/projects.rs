@@ -13,6 +13,8 @@ use anyhow::{Context, bail};
 use crate::process::{is_installed, output, root, run, target_dir};
 use crate::system::{self, Installers};
 
+/// The program of a project that `eventstream plugin build` cannot build.
+const OWN_BUILD: &str = "build.mjs";
 /// The oldest major version of Node.js that the tools support.
 const MIN_NODE: u32 = 18;
 const NODE: Installers = [
@@ -64,7 +66,13 @@ pub fn test() -> anyhow::Result<Vec<String>> {
             continue;
         }
         if project.join("package.json").is_file() { install_js(&project) } else { install_python(&project) }?;
-        run(Command::new(&binary).args(["plugin", "test"]).arg(&project).current_dir(root()))?;
+        let mut tests = Command::new(&binary);
+        tests.args(["plugin", "test"]).arg(&project).current_dir(root());
+        if project.join(OWN_BUILD).is_file() {
+            run(Command::new("node").arg(OWN_BUILD).current_dir(&project))?;
+            tests.arg("--no-build");
+        }
+        run(&mut tests)?;
     }
     Ok(left_out)
 }
