@@ -1,4 +1,4 @@
-//! The commands, their output for people and programs, and their exit codes (contract section 3).
+//! The commands, their output for people and programs, and their exit codes.
 
 use std::process::Output;
 

@@ -1,4 +1,4 @@
-//! The HTTP interface (contract section 4): clients publish events, operators look at them and manage plugins.
+//! The HTTP interface: clients publish events, operators look at them and manage plugins.
 //!
 //! [`server`] accepts connections and reads requests. [`Gateway`] checks each request and routes it to its handler; each
 //! resource has a file of handlers. Every refusal is a [`problem`] document. The broker and the plugins are known here only

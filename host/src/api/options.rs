@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::event::EventLimits;
 
-/// The settings of the HTTP server (contract section 8).
+/// The settings of the HTTP server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerOptions {
     /// The address to listen on; port 0 picks a free one.

@@ -147,7 +147,7 @@ pub struct TakenTypesView {
     pub plugin: String,
 }
 
-/// The limits of an attempt (contract section 6).
+/// The limits of an attempt.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "each member is the setting of that name")]

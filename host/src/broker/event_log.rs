@@ -49,7 +49,7 @@ pub struct AppendRequest {
     pub lane: Lane,
     /// When it may be delivered for the first time.
     pub start: DeliveryStart,
-    /// What recognises the event if it is sent again.
+    /// What recognizes the event if it is sent again.
     pub idempotency: Option<Idempotency>,
 }
 

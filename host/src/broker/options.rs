@@ -37,7 +37,7 @@ pub struct RetentionLimits {
 }
 
 impl Default for BrokerOptions {
-    /// The defaults of contract section 8.
+    /// The defaults of the settings.
     fn default() -> Self {
         const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
         Self {

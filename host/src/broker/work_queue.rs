@@ -104,7 +104,7 @@ impl Delivery {
     }
 }
 
-/// Proof of a delivery: consumer, entry and delivery count together (G4).
+/// Proof of a delivery to this consumer: entry and delivery count together (G4).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Receipt {
     /// The event.

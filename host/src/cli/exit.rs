@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use eventstream::app;
 
-/// How the program ends (contract section 3).
+/// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ExitReason {
     /// Done.

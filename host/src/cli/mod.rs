@@ -1,4 +1,4 @@
-//! The command line: one file per command (contract section 3).
+//! The command line: one file per command.
 //!
 //! A command writes its answer to standard output and errors to standard error. The exit codes are part of the contract;
 //! [`ExitReason`] lists them.

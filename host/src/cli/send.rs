@@ -59,13 +59,13 @@ pub(super) struct Args {
     /// What the event is about
     #[arg(long)]
     subject: Option<String>,
-    /// The partition key, which related events share
+    /// The partition key, which related events share; not the idempotency key
     #[arg(long)]
     key: Option<String>,
     /// Deliver the event after this many milliseconds at the earliest
     #[arg(long, value_name = "MS")]
     delay_ms: Option<u64>,
-    /// The key by which the server recognises the same request [default: generated, unless --id is given]
+    /// The key by which the server recognizes the same request [default: generated, unless --id is given]
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
     /// Wait for the end of the event and print its result

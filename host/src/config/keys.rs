@@ -1,6 +1,6 @@
-//! The list of all settings: their names, and where their values go.
+//! The list of the settings: their names, and where their values go.
 //!
-//! There is no other list. The environment variables, the hints for misspelled names, and the test that the commented file
+//! The keys of single plugins, `plugins.limits` and `plugins.resolve` are listed in `plugin::settings`. The environment variables, the hints for misspelled names, and the test that the commented file
 //! is complete all use this one.
 
 use crate::event::{FailureClass, MAX_PAUSE_MS, RetryPatch};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The classes of failure, each with its own policy. HTTP, metrics and logs use the same words.
+/// The classes of failure. Those that are tried again have their own policies. HTTP, metrics and logs use the same words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FailureClass {
@@ -22,14 +22,14 @@ pub enum FailureClass {
     Output,
     /// No plugin handles the type of the event.
     NoHandler,
-    /// The host died during the attempt, several times.
+    /// The host died during the attempt, five deliveries in a row.
     Crash,
     /// The broker's entry cannot be read as an event. Its bytes are kept.
     BadEntry,
 }
 
 impl FailureClass {
-    /// Every class, in the order of contract section 7.
+    /// Every class, in the order in which documents list them.
     pub const ALL: [Self; 9] = [
         Self::Retry,
         Self::Reject,

@@ -66,7 +66,7 @@ pub struct InvalidId;
 pub struct EventType(Arc<str>);
 
 impl EventType {
-    /// The longest type, in characters (contract section 4).
+    /// The longest type, in characters.
     pub const MAX_CHARS: usize = 128;
 
     /// The type as text.

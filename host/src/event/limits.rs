@@ -11,7 +11,7 @@ pub const MAX_EXTENSION_VALUE_CHARS: usize = 1_024;
 /// The longest delay of an event, in milliseconds: a year.
 pub const MAX_DELAY_MS: u64 = 366 * 24 * 60 * 60 * 1_000;
 
-/// The limits of a request with events (contract section 4).
+/// The limits of a request with events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventLimits {
     /// The largest payload, in bytes.

@@ -10,7 +10,7 @@ pub struct NewEvent {
     pub event: Event,
     /// When it may first be delivered.
     pub start: DeliveryStart,
-    /// How the server recognises the same event when the client sends it again.
+    /// How the server recognizes the same event when the client sends it again.
     pub idempotency: Option<Idempotency>,
 }
 

@@ -1,6 +1,6 @@
 //! The outcome of an attempt, and the settlement that follows from it.
 //!
-//! [`decide_settlement`] alone implements the table of contract section 7. It reads no clock and draws no random number.
+//! [`decide_settlement`] alone decides what becomes of a delivery. It reads no clock and draws no random number.
 //! The jitter is an argument, and the broker's clock turns a pause into a due time.
 
 use super::{Event, EventData, FailureClass, RetryPolicies, StateStep};

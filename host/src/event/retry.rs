@@ -18,7 +18,7 @@ pub struct RetryPolicy {
 }
 
 impl Default for RetryPolicy {
-    /// 5 attempts, 1 s doubling to 5 min (contract section 7).
+    /// 5 attempts, 1 s doubling to 5 min.
     fn default() -> Self {
         Self { max_attempts: 5, initial_ms: 1_000, factor: 2.0, max_ms: 300_000 }
     }

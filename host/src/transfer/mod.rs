@@ -1,7 +1,7 @@
 //! Moves events, idempotency keys and plugin state from one store to another, as lines of text.
 //!
 //! An export is written and read from front to back, with a bounded amount in memory. Its last line holds counts, so that
-//! an export that was cut short is recognised. An import skips what the store already has: after an interruption it is
+//! an export that was cut short is recognized. An import skips what the store already has: after an interruption it is
 //! run again from the first line, and nothing is lost or doubled. The caller provides the stores and the streams.
 
 mod export;

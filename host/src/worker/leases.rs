@@ -141,7 +141,7 @@ async fn renew_leases(held: HeldDeliveries, leases: Arc<dyn LeaseRenewal>, lease
             match answer {
                 Ok(lost) => {
                     for receipt in &lost {
-                        tracing::warn!(event.id = %receipt.event_id, lane = %receipt.lane, "lease lost, attempt canceled");
+                        tracing::warn!(event.id = %receipt.event_id, lane = %receipt.lane, "lease lost, attempt cancelled");
                     }
                     held.note_renewal(batch, asked_at, &lost);
                 }

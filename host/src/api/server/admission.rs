@@ -4,7 +4,7 @@
 //! in progress is not closed; its timeouts bound it.
 //!
 //! If no connection is idle, a few spare ones are accepted beyond the limit. They answer health probes and refuse other
-//! requests.
+//! requests, unless a regular place becomes free.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -182,7 +182,7 @@ pub(super) fn insert_waiting(step: &mut WriteStep<'_>, event: &PreparedEvent) ->
     Ok(true)
 }
 
-/// The state and lane of a new event. Its place is the time at which it is due, else the next number.
+/// Where a new event stands. The column `place` holds `due`, or the number of the event if it is not delayed.
 pub(super) struct Placement {
     pub(super) state: i64,
     pub(super) lane: i64,

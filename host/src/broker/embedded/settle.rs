@@ -1,7 +1,7 @@
 //! Settles deliveries, and replays failed events.
 //!
 //! A receipt names a delivery by its event's row, place and delivery count. The update that settles it matches on
-//! these, so a stale receipt changes no row. The update stores them in the row, so a repeated settle is recognised.
+//! these, so a stale receipt changes no row. The update stores them in the row, so a repeated settle is recognized.
 
 use rusqlite::{OptionalExtension, params};
 

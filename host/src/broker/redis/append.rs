@@ -1,7 +1,7 @@
 //! Appends events: several requests in one call of one script.
 //!
 //! Each request is appended whole or not at all. When a reply is lost, the same call is made again with the same ids. The
-//! script recognises the ids that it has appended, so each event is appended once.
+//! script recognizes the ids that it has appended, so each event is appended once.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -34,7 +34,7 @@ impl Holdings {
     /// Adds a delivery before it is handed out; false if it was handed out already.
     ///
     /// An entry that was found again keeps its delivery count. So a reply that arrives late names the same delivery, and
-    /// is recognised here.
+    /// is recognized here.
     #[must_use]
     pub(super) fn insert(&self, lane: &Lane, entry: &str, deliveries: u32, size_bytes: u64, was_unseen: bool) -> bool {
         let mut held = self.lock();

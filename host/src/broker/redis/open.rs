@@ -21,7 +21,7 @@ pub struct RedisTuning {
     /// The period of the health check, in milliseconds.
     pub check_every_ms: u64,
     /// The least time for which processed events are kept, in milliseconds, whatever the retention says. The place of an
-    /// event lets the store recognise a repeated call whose reply was lost.
+    /// event lets the store recognize a repeated call whose reply was lost.
     pub min_retention_ms: u64,
 }
 

@@ -29,7 +29,7 @@ pub(super) struct ProcessIdentity {
 }
 
 impl ProcessIdentity {
-    /// The identity of this process. Parts that the system hides stay empty, and then no process is recognised.
+    /// The identity of this process. Parts that the system hides stay empty, and then no process is recognized.
     pub(super) fn own() -> Self {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let pid_namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_recognised_until_it_is_gone() {
+    fn a_process_is_recognized_until_it_is_gone() {
         let own = ProcessIdentity::own();
         assert_eq!(ProcessIdentity::parse(&own.to_text()), Some(own.clone()));
         assert!(!own.has_seen_end_of(&own), "this process lives");

@@ -19,7 +19,8 @@ Examples:
   eventstream plugin check plugins/*.wasm --json
   eventstream plugin check order.paid.wasm --settings order.paid.toml
 
-The check grants the component nothing and does not run it. It does not read a NAME.toml beside the file or an
+The check starts the component once, within limits, to ask for its description. It hands no event to it and grants it
+nothing. It does not read a NAME.toml beside the file or an
 eventstream.toml: they may come from the same source as the file. Name a settings file with --settings to use it; what it
 grants is printed first.
 

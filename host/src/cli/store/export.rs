@@ -26,7 +26,7 @@ An export contains the events that have not ended, with their schedules and atte
 and the state of plugins; not the processed events or the totals. The broker is not changed.
 
 Stop all servers of the broker first, and start them on the other broker after the import. Events that a server accepts or
-ends while a Redis broker is exported may be missing in the export, or be in it twice (an import recognises them). An
+ends while a Redis broker is exported may be missing in the export, or be in it twice (an import recognizes them). An
 embedded store is exported as it is at the start.
 Exit codes: 0 done, 1 failed, or an entry could not be read, 2 usage, 3 broker unreachable";
 

@@ -1,6 +1,6 @@
 //! `eventstream import`: reads an export into a broker.
 //!
-//! It can be stopped at any time and run again: items that the broker already has are recognised.
+//! It can be stopped at any time and run again: items that the broker already has are recognized.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -20,9 +20,9 @@ Examples:
   eventstream import events.ndjson --broker redis://127.0.0.1:6379
   gunzip < events.ndjson.gz | eventstream import -
 
-An event that the broker already has is recognised by its id and left as it is, in whatever state. So run an interrupted import
-again; an import that runs twice doubles nothing, while the broker keeps the events that have ended (retention.processed).
-Import before a server accepts new events: until then it does not know the idempotency keys. No server may use an embedded
+An event that the broker already has is recognized by its id and left as it is, in whatever state. So run an interrupted import
+again; a second import adds nothing, as long as the broker still keeps the events that have ended (retention.processed).
+Import before you start a server. Without the idempotency keys, it would accept repeated requests again. No server may use an embedded
 store during the import.
 Exit codes: 0 done, 1 failed, or the export was cut short, 2 usage, 3 broker unreachable";
 

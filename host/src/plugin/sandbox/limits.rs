@@ -11,7 +11,7 @@ use crate::event::FailureClass;
 /// The most elements of all tables together. Interpreters need several thousand.
 const MAX_TABLE_ELEMENTS: usize = 100_000;
 
-/// The limits of one attempt (contract section 6).
+/// The limits of one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AttemptLimits {

@@ -49,7 +49,7 @@ pub(super) struct AnyLine {
     pub(super) kind: LineType,
 }
 
-/// The first line. It may have unknown members, so that a newer version is recognised as such.
+/// The first line. It may have unknown members, so that a newer version is recognized as such.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct HeaderLine<'a> {

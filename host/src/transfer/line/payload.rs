@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_embedded_as_it_was_and_other_forms_are_recognised() {
+    fn json_is_embedded_as_it_was_and_other_forms_are_recognized() {
         let deep = "[".repeat(200) + &"]".repeat(200);
         for (text, form) in [
             (r#"{ "n": 12345678901234567890.10, "n":1e400 }"#, "json"),

@@ -319,7 +319,7 @@ impl ModelRun {
                 *is_left = true;
             }
         }
-        // The store recognises receipts of an earlier opening only by the marks of their settles, which name no
+        // The store recognizes receipts of an earlier opening only by the marks of their settles, which name no
         // opening.
         self.model.done.clear();
     }

@@ -146,7 +146,7 @@ impl RedisLink {
         }
     }
 
-    /// Calls a script, and repeats the call while it is unknown whether it took effect. Only for scripts that recognise
+    /// Calls a script, and repeats the call while it is unknown whether it took effect. Only for scripts that recognize
     /// a repetition. Takes up to five seconds.
     pub(in crate::broker::redis) async fn call_until_known(
         &self,

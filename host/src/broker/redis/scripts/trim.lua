@@ -3,7 +3,7 @@
 -- that no plugin pushes out the history of another.
 -- ARGV: limit of events, longest age in ms, shortest age in ms, limit of events to trim, limit of bytes to read, limit of
 -- bytes, number of lanes, their names. Reply: 1 if there may be more.
--- Younger events than the shortest age stay: their place lets the store recognise a repeated settle or append.
+-- Younger events than the shortest age stay: their place lets the store recognize a repeated settle or append.
 local max, longest, shortest = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local limit, left_bytes, lanes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
 local max_bytes = tonumber(ARGV[6])

@@ -1,6 +1,6 @@
 //! Imports items of a snapshot: many in one call of one script.
 //!
-//! The script recognises events by their ids and keys by their names, so a call can be repeated after a lost reply. It
+//! The script recognizes events by their ids and keys by their names, so a call can be repeated after a lost reply. It
 //! checks the epoch as an append does: a store that loses its data during an import must not count as complete.
 
 use std::sync::Arc;
