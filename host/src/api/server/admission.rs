@@ -73,7 +73,7 @@ impl AdmissionControl {
     /// # Cancel safety
     /// Dropping the future frees the place.
     pub(super) async fn admit(&self) -> ConnectionPermit {
-        if let Some(permit) = self.try_admit().await {
+        if let Some(permit) = self.acquire_regular().await {
             return ConnectionPermit { is_spare: false, _permit: permit };
         }
         let (regular, spare) = (Arc::clone(&self.permits), Arc::clone(&self.spare_permits));
@@ -87,7 +87,7 @@ impl AdmissionControl {
     }
 
     /// Acquires a regular permit: a free one, or that of the connection that has been idle the longest.
-    pub(super) async fn try_admit(&self) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn acquire_regular(&self) -> Option<OwnedSemaphorePermit> {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Some(permit);
         }

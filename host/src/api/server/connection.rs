@@ -124,7 +124,7 @@ impl ConnectionContext {
         }
         let refusal =
             || Problem::overloaded("all connections of the server are in use (server.max_connections): try again");
-        self.admission.try_admit().await.map(Some).ok_or_else(refusal)
+        self.admission.acquire_regular().await.map(Some).ok_or_else(refusal)
     }
 }
 

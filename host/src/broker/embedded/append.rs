@@ -55,7 +55,7 @@ impl From<&AppendRequest> for PreparedEvent {
 /// Appends the events of a request.
 ///
 /// # Errors
-/// The inner one is [`Error::Conflict`], [`Error::LaneFull`], [`Error::LaneHeavy`], [`Error::Full`] or
+/// The inner `Result` fails with [`Error::Conflict`], [`Error::LaneFull`], [`Error::LaneHeavy`], [`Error::Full`] or
 /// [`Error::NoRoom`]; then nothing was written.
 pub(super) fn append(
     step: &mut WriteStep<'_>,

@@ -16,13 +16,13 @@ use crate::broker::{EndKind, EndedPage, EndedQuery, Error, MAX_PAGE_BYTES};
 use crate::event::{EventRecord, FailureClass, Timestamp};
 
 /// The most entries and bytes that one call reads. The entry that exceeds the bytes is read as well.
-const CALL_ENTRIES: usize = 250;
-const CALL_BYTES: usize = 1024 * 1024;
+const MAX_ENTRIES_PER_CALL: usize = 250;
+const MAX_READ_PER_CALL_BYTES: usize = 1024 * 1024;
 /// The most entries and bytes that one page reads.
-const PAGE_ENTRIES: usize = 2_500;
-const PAGE_BYTES: usize = 16 * 1024 * 1024;
+const MAX_ENTRIES_PER_PAGE: usize = 2_500;
+const MAX_READ_PER_PAGE_BYTES: usize = 16 * 1024 * 1024;
 /// The most events of a page.
-const MAX_PAGE: usize = 1_000;
+const MAX_EVENTS_PER_PAGE: usize = 1_000;
 /// The longest pause between two calls.
 const MAX_PAUSE: Duration = Duration::from_millis(20);
 /// How far the store's clock, which names entries, may differ from the host's, which sets the time of an end.
@@ -41,8 +41,8 @@ impl EndedEvents {
         let Some(mut from) = first_entry(&query)? else { return Ok(page) };
         // Only the automatic replay asks for heads, and it reads one list at a time.
         let _turn = if query.only_heads { None } else { Some(self.lists.enter().await?) };
-        let limit = query.limit.clamp(1, MAX_PAGE);
-        let (mut size_bytes, mut entries, mut read_bytes) = (0, 0, 0);
+        let limit = query.limit.clamp(1, MAX_EVENTS_PER_PAGE);
+        let (mut size_bytes, mut entry_allowance_used, mut read_bytes) = (0, 0, 0);
         loop {
             let began = Instant::now();
             let call = self.list_call(&query, &from, limit - page.records.len());
@@ -50,7 +50,8 @@ impl EndedEvents {
             for row in reply::array(rows)? {
                 let [_, fields] = reply::tuple(row)?;
                 let fields = read_fields(fields)?;
-                match if query.only_heads { read_head(&fields) } else { read_record(&fields) } {
+                let read = if query.only_heads { read_head(&fields) } else { read_record(&fields) };
+                match read {
                     Ok(record) if matches(&record, &query) => {
                         size_bytes += record.size_bytes();
                         page.records.push(record);
@@ -67,10 +68,10 @@ impl EndedEvents {
                 return Ok(page);
             }
             from = format!("({last}");
-            entries += CALL_ENTRIES;
+            entry_allowance_used += MAX_ENTRIES_PER_CALL;
             read_bytes += usize::try_from(reply::count(&bytes)?).unwrap_or(usize::MAX);
             let is_full = page.records.len() >= limit || size_bytes >= MAX_PAGE_BYTES;
-            if is_full || entries >= PAGE_ENTRIES || read_bytes >= PAGE_BYTES {
+            if is_full || entry_allowance_used >= MAX_ENTRIES_PER_PAGE || read_bytes >= MAX_READ_PER_PAGE_BYTES {
                 page.next_cursor = Some(last);
                 return Ok(page);
             }
@@ -89,8 +90,8 @@ impl EndedEvents {
         let time = |time: Option<Timestamp>| time.map(|time| time.to_string()).unwrap_or_default();
         call.text(from)
             .text(&last_entry(query.since))
-            .number(CALL_ENTRIES)
-            .number(CALL_BYTES)
+            .number(MAX_ENTRIES_PER_CALL)
+            .number(MAX_READ_PER_CALL_BYTES)
             .number(max_rows)
             .number(u8::from(query.only_heads))
             .text(query.event_type.as_ref().map_or("", |wanted| wanted.as_str()))

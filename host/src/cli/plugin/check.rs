@@ -20,9 +20,8 @@ Examples:
   eventstream plugin check order.paid.wasm --settings order.paid.toml
 
 The check starts the component once, within limits, to ask for its description. It hands no event to it and grants it
-nothing. It does not read a NAME.toml beside the file or an
-eventstream.toml: they may come from the same source as the file. Name a settings file with --settings to use it; what it
-grants is printed first.
+nothing. It does not read a NAME.toml beside the file or an eventstream.toml: they may come from the same source as the
+file. Name a settings file with --settings to use it; what it grants is printed first.
 
 Exit codes: 0 every file is a plugin, 1 failed, 2 usage or configuration, 4 a file is not a plugin";
 
