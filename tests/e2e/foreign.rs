@@ -72,7 +72,7 @@ fn a_handler_of_wasi_messaging_runs_unmodified(broker: Broker) {
     }
     assert!(told.contains(&format!("ce-id={}", facts.id)), "{told}");
 
-    fails(&stage, "timeout", "retry", "took too long", 2);
+    fails(&stage, "timeout", "retry", "returned a timeout", 2);
     fails(&stage, "connection the provider is down", "retry", "the provider is down", 2);
     fails(&stage, "other why", "retry", "why", 2);
     fails(&stage, "denied not yours", "reject", "not yours", 1);
