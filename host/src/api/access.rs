@@ -11,15 +11,16 @@ use super::host_name::{is_local_host, parse_host};
 use super::problem::{Problem, ProblemKind};
 use crate::event::SENT_BY_PLUGIN_HEADER;
 
-/// The headers that proxies add.
+/// The headers that proxies add, besides those that begin with [`FORWARDED_PREFIX`].
 const PROXY_HEADERS: [HeaderName; 6] = [
     FORWARDED,
     VIA,
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-proto"),
     HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-client-ip"),
+    HeaderName::from_static("true-client-ip"),
+    HeaderName::from_static("cf-connecting-ip"),
 ];
+const FORWARDED_PREFIX: &str = "x-forwarded-";
 
 /// Checks that the client may send this request.
 ///
@@ -36,7 +37,7 @@ pub(super) fn check_access(request: &Request, is_local_peer: bool) -> Result<(),
         "this request comes from another machine"
     } else if !headers.get(HOST).and_then(parse_host).is_some_and(|host| is_local_host(&host)) {
         "this request names another host than localhost"
-    } else if PROXY_HEADERS.iter().any(|name| headers.contains_key(name)) {
+    } else if headers.keys().any(is_from_proxy) {
         "a proxy passed this request on"
     } else {
         return Ok(());
@@ -46,6 +47,10 @@ pub(super) fn check_access(request: &Request, is_local_peer: bool) -> Result<(),
          http://localhost:PORT"
     );
     Err(Problem::new(ProblemKind::NotPermitted, detail))
+}
+
+fn is_from_proxy(name: &HeaderName) -> bool {
+    name.as_str().starts_with(FORWARDED_PREFIX) || PROXY_HEADERS.contains(name)
 }
 
 /// Whether a request only publishes or reads.
@@ -96,6 +101,8 @@ mod tests {
                 (&[local, ("x-forwarded-for", "127.0.0.1")], true, "a proxy"),
                 (&[local, ("forwarded", "for=1.2.3.4")], true, "a proxy"),
                 (&[local, ("via", "1.1 proxy")], true, "a proxy"),
+                (&[local, ("x-forwarded-port", "443")], true, "a proxy"),
+                (&[local, ("cf-connecting-ip", "1.2.3.4")], true, "a proxy"),
                 (&[local, (SENT_BY_PLUGIN_HEADER, "1")], true, "a plugin"),
             ] {
                 let words = refused(method, path, headers, is_local_peer).unwrap();
