@@ -105,6 +105,7 @@ async fn examples_say_what_they_are() {
         ("payment", "payment.requested"),
         ("user-signup", "USER_SIGNUP"),
         ("user-welcome", "user.welcome"),
+        ("webhook", "webhook"),
     ];
     assert_eq!(told, expected.map(|(name, event_type)| (name, event_type.to_owned())));
     assert!(statuses.iter().all(|status| status.version.is_some() && status.description.is_some()));

@@ -1,8 +1,8 @@
 //! The registry: which plugins there are, which versions of them serve, and which plugin handles which type.
 //!
-//! [`entry`](self::entry) is the life of one plugin as a state machine. [`routing`](self::routing) decides which plugin
-//! handles which type. [`plugin_registry`](self::plugin_registry) holds both, and the other files coordinate what changes
-//! them: the directory, approvals, rollbacks and removals.
+//! [`entry`] is the life of one plugin as a state machine. [`routing`] decides which plugin handles which type.
+//! [`plugin_registry`] holds both, and the other files coordinate what changes them: the directory, approvals, rollbacks
+//! and removals.
 
 mod approval;
 mod concurrency;
