@@ -17,7 +17,7 @@ async fn filled() -> (RedisRig, std::sync::Arc<dyn Broker>) {
     let data = Some(EventData::text(format!("\"{}\"", "x".repeat(LARGE_BYTES))));
     for _ in 0..EVENTS {
         let failure = Some((FailureClass::NoHandler, "nobody".to_owned()));
-        let end = EventEnd { at: now(), failure, result: None, children: Vec::new() };
+        let end = EventEnd { at: now(), failure, result: None, children: Vec::new(), discarded: None };
         let large = Event { data: data.clone(), ..event("large") };
         let record = EventRecord { end: Some(end), ..EventRecord::new(large) };
         broker.restore(vec![SnapshotItem::Failed(record)]).await.expect("taken over");

@@ -66,8 +66,13 @@ const DIRECTORY: &str = "EMBEDDED_TEST_SMALL_DISK";
 #[ignore = "the work of the process that the other test gives a small disk"]
 async fn work_on_a_small_disk() {
     let Ok(dir) = std::env::var(DIRECTORY) else { return };
-    let retention =
-        RetentionLimits { processed_ms: 0, processed_max: 0, processed_max_bytes: u64::MAX, idempotency_ms: 0 };
+    let retention = RetentionLimits {
+        processed_ms: 0,
+        processed_max: 0,
+        processed_max_bytes: u64::MAX,
+        discarded_ms: 0,
+        idempotency_ms: 0,
+    };
     let broker =
         EmbeddedBroker::open(Path::new(&dir), BrokerOptions { retention, ..options() }, &TaskGroup::new()).unwrap();
     // Over many plugins, since each may take only a share of the disk.

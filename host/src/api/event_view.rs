@@ -191,14 +191,19 @@ mod tests {
         let mut failed = record(None, None);
         let at = Timestamp::from_unix_ms(5);
         let failure = Some((FailureClass::Reject, "no e-mail".to_owned()));
-        failed.end = Some(EventEnd { at, failure, result: None, children: Vec::new() });
+        failed.end = Some(EventEnd { at, failure, result: None, children: Vec::new(), discarded: None });
         let view = serde_json::to_value(EventView::of_ended(&failed)).unwrap();
         assert_eq!((&view["state"], &view["class"]), (&"failed".into(), &"reject".into()));
         assert_eq!((&view["reason"], &view["failedAt"]), (&"no e-mail".into(), &"1970-01-01T00:00:00.005Z".into()));
 
         let child = EventId::new();
-        failed.end =
-            Some(EventEnd { at, failure: None, result: Some(EventData::text("{\"ok\":true}")), children: vec![child] });
+        failed.end = Some(EventEnd {
+            at,
+            failure: None,
+            result: Some(EventData::text("{\"ok\":true}")),
+            children: vec![child],
+            discarded: None,
+        });
         let view = serde_json::to_value(EventView::of_ended(&failed)).unwrap();
         assert_eq!((&view["state"], &view["result"]), (&"processed".into(), &serde_json::json!({ "ok": true })));
         assert_eq!(view["children"], serde_json::json!([child]));

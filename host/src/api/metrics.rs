@@ -66,6 +66,7 @@ fn metrics_json(stats: &BrokerStats, unwritten: u64) -> serde_json::Value {
         "failed": counters.failed,
         "retried": counters.retried,
         "replayed": counters.replayed,
+        "discarded": counters.discarded,
         "recovered": counters.recovered,
         "deferred": counters.deferred,
         "dataLosses": counters.data_losses,
@@ -136,6 +137,7 @@ impl Collector for MetricsText {
             ("processed", "Events processed successfully", counters.processed),
             ("retried", "Failed attempts that a retry follows", counters.retried),
             ("replayed", "Failed events queued again by a replay", counters.replayed),
+            ("discarded", "Failed events discarded by an operator", counters.discarded),
             ("deferred", "Attempts postponed by a limit on waiting events", counters.deferred),
             ("recovered", "Deliveries taken over from consumers that were lost", counters.recovered),
         ] {

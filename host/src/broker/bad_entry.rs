@@ -49,7 +49,7 @@ impl BadEntry<'_> {
             ..Event::new(event_type, format!("/lanes/{}", self.lane), self.added.unwrap_or(now))
         };
         let failure = Some((FailureClass::BadEntry, self.why.to_owned()));
-        let end = EventEnd { at: now, failure, result: None, children: Vec::new() };
+        let end = EventEnd { at: now, failure, result: None, children: Vec::new(), discarded: None };
         Some(EventRecord { end: Some(end), ..EventRecord::new(event) })
     }
 

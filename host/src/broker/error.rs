@@ -33,12 +33,14 @@ pub enum Error {
         limit: u64,
     },
     /// One lane has reached its limit of bytes. Other lanes still accept events.
-    #[error("{}", lane_heavy(lane, *waiting_bytes, *limit_bytes))]
+    #[error("{}", lane_heavy(lane, *waiting_bytes, *failed_bytes, *limit_bytes))]
     LaneHeavy {
         /// The lane.
         lane: Lane,
         /// The bytes of its events that have not ended.
         waiting_bytes: u64,
+        /// The bytes of its failed events.
+        failed_bytes: u64,
         /// The limit of the lane, in bytes.
         limit_bytes: u64,
     },
@@ -98,14 +100,21 @@ fn lane_full(lane: &Lane, waiting: u64, limit: u64) -> String {
     format!("{waiting} events are waiting for the plugin {lane}, and the limit is {limit} (plugins.{lane}.max_waiting)")
 }
 
-fn lane_heavy(lane: &Lane, waiting_bytes: u64, limit_bytes: u64) -> String {
-    let what = if *lane == Lane::unrouted() {
-        "the events that no plugin handles".to_owned()
-    } else {
-        format!("the events that wait for the plugin {lane}")
+fn lane_heavy(lane: &Lane, waiting_bytes: u64, failed_bytes: u64, limit_bytes: u64) -> String {
+    let (what, whose) = match *lane == Lane::unrouted() {
+        true => ("the events that no plugin handles".to_owned(), String::new()),
+        false => (format!("the events of the plugin {lane}"), format!(" --plugin {lane}")),
+    };
+    let all_bytes = waiting_bytes.saturating_add(failed_bytes);
+    let remedy = match failed_bytes {
+        0 => String::new(),
+        _ => format!(
+            "; {failed_bytes} bytes of them are failed events: replay or discard them (eventstream failed \
+             discard{whose})"
+        ),
     };
     format!(
-        "{what} take {waiting_bytes} bytes, and the limit is {limit_bytes} (broker.max_waiting_bytes, or an eighth of the \
-         store's space)"
+        "{what} take {all_bytes} bytes, and the limit is {limit_bytes} (broker.max_waiting_bytes, or an eighth of the \
+         store's space){remedy}"
     )
 }

@@ -36,6 +36,10 @@ pub trait EventLog: Send + Sync + 'static {
     /// Puts a failed event back into a lane. Its record keeps the attempts made so far.
     async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error>;
 
+    /// Discards a failed event for good. Its record keeps `reason` and the time, and the store deletes it after
+    /// [`RetentionLimits::discarded_ms`](super::RetentionLimits::discarded_ms) or when its history becomes too large.
+    async fn discard(&self, id: EventId, reason: &str) -> Result<DiscardOutcome, Error>;
+
     /// Totals that survive restarts, and how many events the store holds.
     async fn stats(&self) -> Result<BrokerStats, Error>;
 }
@@ -85,6 +89,8 @@ pub struct EndedQuery {
     pub event_type: Option<EventType>,
     /// Only failures of this class. Processed events have none.
     pub class: Option<FailureClass>,
+    /// Only failed events that count against this lane. Processed events are in no lane.
+    pub lane: Option<Lane>,
     /// Only events that ended at this time or later.
     pub since: Option<Timestamp>,
     /// Only events that ended before this time.
@@ -100,7 +106,17 @@ pub struct EndedQuery {
 impl EndedQuery {
     /// The first page of all processed or all failed events.
     pub fn all(ending: EndKind, limit: usize) -> Self {
-        Self { ending, event_type: None, class: None, since: None, until: None, limit, cursor: None, only_heads: false }
+        Self {
+            ending,
+            event_type: None,
+            class: None,
+            lane: None,
+            since: None,
+            until: None,
+            limit,
+            cursor: None,
+            only_heads: false,
+        }
     }
 }
 
@@ -126,6 +142,17 @@ pub struct EndedPage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplayOutcome {
     /// The event waits in its lane again.
+    Done,
+    /// The event has not failed.
+    NotFailed(EventState),
+    /// There is no such event.
+    Unknown,
+}
+
+/// The result of [`EventLog::discard`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiscardOutcome {
+    /// The event is discarded.
     Done,
     /// The event has not failed.
     NotFailed(EventState),

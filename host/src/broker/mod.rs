@@ -46,7 +46,8 @@ pub use consumers::ConsumerDirectory;
 pub use coverage::{ConsumerCoverage, PeerCoverage};
 pub use error::Error;
 pub use event_log::{
-    AcceptedEvent, AppendRequest, EndKind, EndedPage, EndedQuery, EventLog, FoundEvent, MAX_PAGE_BYTES, ReplayOutcome,
+    AcceptedEvent, AppendRequest, DiscardOutcome, EndKind, EndedPage, EndedQuery, EventLog, FoundEvent, MAX_PAGE_BYTES,
+    ReplayOutcome,
 };
 pub use health::{Durability, StoreHealth};
 pub use lane::{InvalidLane, Lane};

@@ -14,7 +14,7 @@ pub struct BrokerOptions {
     pub lease_ms: u64,
     /// The most events that have not ended; see [`super::Error::Full`].
     pub max_waiting: u64,
-    /// The most bytes that the events of one lane take until they end; see [`super::Error::LaneHeavy`]. A store with
+    /// The most bytes that the waiting and the failed events of one lane take; see [`super::Error::LaneHeavy`]. A store with
     /// little room allows less.
     pub max_waiting_bytes: u64,
     /// Accept events although the store may lose them (G1).
@@ -32,6 +32,8 @@ pub struct RetentionLimits {
     pub processed_max: u64,
     /// The most bytes of processed events that are kept. A store with little room keeps less.
     pub processed_max_bytes: u64,
+    /// The age at which a discarded event is deleted, in milliseconds.
+    pub discarded_ms: u64,
     /// The window of an idempotency key, in milliseconds.
     pub idempotency_ms: u64,
 }
@@ -51,6 +53,7 @@ impl Default for BrokerOptions {
                 processed_ms: 7 * DAY_MS,
                 processed_max: 1_000_000,
                 processed_max_bytes: 4 << 30,
+                discarded_ms: 30 * DAY_MS,
                 idempotency_ms: DAY_MS,
             },
         }

@@ -34,6 +34,8 @@ pub struct EventCounters {
     pub deferred: u64,
     /// Failed events that were replayed.
     pub replayed: u64,
+    /// Failed events that were discarded.
+    pub discarded: u64,
     /// Deliveries that were taken over from another consumer.
     pub recovered: u64,
     /// How often the store was found to have lost data (G11).
@@ -51,7 +53,9 @@ pub struct QueueDepth {
     pub waiting_by_lane: BTreeMap<String, u64>,
     /// About how many bytes these take, by lane.
     pub waiting_bytes_by_lane: BTreeMap<String, u64>,
-    /// The most of these bytes for one lane; `None` if the store has no such limit.
+    /// About how many bytes the failed events take that the store keeps, by lane.
+    pub failed_bytes_by_lane: BTreeMap<String, u64>,
+    /// The most waiting and failed bytes of one lane; `None` if the store has no such limit.
     pub max_lane_bytes: Option<u64>,
     /// About how many bytes the processed events take that the store keeps, by lane.
     pub kept_bytes_by_lane: BTreeMap<String, u64>,

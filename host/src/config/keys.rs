@@ -157,6 +157,9 @@ fn retention_plugin_and_log_keys() -> Vec<SettingKey> {
             value.size(0..=1 << 50).map(|it| draft.broker.retention.processed_max_bytes = it as u64)
         }),
         SettingKey::new("retention.failed", |_, value| value.one_of(&["kept"]).map(drop)),
+        SettingKey::new("retention.discarded", |draft, value| {
+            value.duration_ms().map(|it| draft.broker.retention.discarded_ms = it)
+        }),
         SettingKey::new("retention.idempotency", |draft, value| {
             value.duration_ms().map(|it| draft.broker.retention.idempotency_ms = it)
         }),

@@ -35,7 +35,7 @@ pub use plugin_state::{
     CounterError, MAX_COUNTER, MAX_STATE_KEY_BYTES, STATE_KEY_OVERHEAD_BYTES, StateStep, StateWrite, StoredValue,
     add_to_counter, stored_size_bytes,
 };
-pub use record::{AttemptRecord, EventEnd, EventRecord, EventState, LogLevel, LogLine};
+pub use record::{AttemptRecord, Discard, EventEnd, EventRecord, EventState, LogLevel, LogLine};
 pub use retry::{MAX_PAUSE_MS, RetryPatch, RetryPolicies, RetryPolicy};
 pub use time::{Timestamp, to_utc};
 

@@ -125,6 +125,17 @@ pub struct EventEnd {
     pub result: Option<EventData>,
     /// The events that the handler published.
     pub children: Vec<EventId>,
+    /// That an operator discarded the failed event.
+    pub discarded: Option<Discard>,
+}
+
+/// How a failed event was discarded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Discard {
+    /// When, by the clock of the host that was asked to.
+    pub at: Timestamp,
+    /// Why, as the operator said.
+    pub reason: String,
 }
 
 /// The state of an event.
@@ -205,7 +216,7 @@ impl EventRecord {
         }
         self.attempts_made = attempt.attempt;
         match settlement {
-            Settlement::Processed => self.end = Some(EventEnd { at, failure: None, result, children }),
+            Settlement::Processed => self.end = Some(EventEnd { at, failure: None, result, children, discarded: None }),
             Settlement::Retry { delay_ms, .. } => {
                 self.failures = self.failures.saturating_add(1);
                 attempt.retry_in_ms = Some(*delay_ms);
@@ -213,7 +224,7 @@ impl EventRecord {
             Settlement::Failed { class, reason } => {
                 self.failures = self.failures.saturating_add(1);
                 let failure = Some((*class, reason.clone()));
-                self.end = Some(EventEnd { at, failure, result: None, children: Vec::new() });
+                self.end = Some(EventEnd { at, failure, result: None, children: Vec::new(), discarded: None });
             }
             Settlement::Returned | Settlement::Deferred { .. } => {}
         }
@@ -257,6 +268,14 @@ impl EventRecord {
         self.deferrals = 0;
         self.replays = self.replays.saturating_add(1);
         self.end = None;
+        self
+    }
+
+    /// Notes in the record of a failed event that an operator discarded it.
+    pub fn discarded(mut self, at: Timestamp, reason: &str) -> Self {
+        if let Some(end) = &mut self.end {
+            end.discarded = Some(Discard { at, reason: reason.to_owned() });
+        }
         self
     }
 }

@@ -115,8 +115,13 @@ async fn ended(
         fake.change(id.parse().unwrap(), |found| {
             found.state = if failure.is_some() { EventState::Failed } else { EventState::Processed };
             found.record.attempts_made = 1;
-            found.record.end =
-                Some(EventEnd { at: Timestamp::from_unix_ms(1), failure, result: None, children: Vec::new() });
+            found.record.end = Some(EventEnd {
+                at: Timestamp::from_unix_ms(1),
+                failure,
+                result: None,
+                children: Vec::new(),
+                discarded: None,
+            });
         });
         ids.push(id.to_owned());
     }

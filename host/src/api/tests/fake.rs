@@ -11,10 +11,10 @@ use crate::api::{
     ServerOptions,
 };
 use crate::broker::{
-    AcceptedEvent, AppendRequest, BrokerStats, ConsumerDirectory, Durability, EndKind, EndedPage, EndedQuery, Error,
-    EventLog, FoundEvent, Lane, PluginStateRemover, ReplayOutcome, StoreHealth,
+    AcceptedEvent, AppendRequest, BrokerStats, ConsumerDirectory, DiscardOutcome, Durability, EndKind, EndedPage,
+    EndedQuery, Error, EventLog, FoundEvent, Lane, PluginStateRemover, ReplayOutcome, StoreHealth,
 };
-use crate::event::{DeliveryStart, EventId, EventState, EventType};
+use crate::event::{DeliveryStart, EventId, EventState, EventType, Timestamp};
 
 /// The broker.
 #[derive(Default)]
@@ -120,7 +120,9 @@ impl EventLog for FakeBroker {
             None => 0,
         };
         let fits = |found: &&FoundEvent| {
-            found.state == state && query.event_type.as_ref().is_none_or(|it| *it == found.record.event.event_type)
+            found.state == state
+                && query.lane.as_ref().is_none_or(|lane| inner.lanes.get(&found.record.event.id) == Some(lane))
+                && query.event_type.as_ref().is_none_or(|it| *it == found.record.event.event_type)
         };
         let all: Vec<_> = inner.events.values().rev().filter(fits).map(|found| found.record.clone()).collect();
         let next = skip + query.limit;
@@ -137,6 +139,17 @@ impl EventLog for FakeBroker {
         *found = FoundEvent { record: found.record.clone().replayed(), state: EventState::Queued, due: None };
         inner.lanes.insert(id, lane.clone());
         Ok(ReplayOutcome::Done)
+    }
+
+    async fn discard(&self, id: EventId, reason: &str) -> Result<DiscardOutcome, Error> {
+        let mut inner = self.enter()?;
+        let Some(found) = inner.events.get_mut(&id) else { return Ok(DiscardOutcome::Unknown) };
+        if found.state != EventState::Failed {
+            return Ok(DiscardOutcome::NotFailed(found.state));
+        }
+        let record = found.record.clone().discarded(Timestamp::from_unix_ms(1), reason);
+        *found = FoundEvent { record, state: EventState::Discarded, due: None };
+        Ok(DiscardOutcome::Done)
     }
 
     async fn stats(&self) -> Result<BrokerStats, Error> {

@@ -103,7 +103,12 @@ pub(super) fn append(
             let more: u64 = of_lane.map(|(event, _)| event.row_bytes()).sum();
             let (waiting_bytes, limit_bytes) = (totals.waiting_bytes_of(lane), step.options.max_waiting_bytes);
             if waiting_bytes > 0 && waiting_bytes.saturating_add(more) > limit_bytes {
-                return Ok(Err(Error::LaneHeavy { lane: (*lane).clone(), waiting_bytes, limit_bytes }));
+                return Ok(Err(Error::LaneHeavy {
+                    lane: (*lane).clone(),
+                    waiting_bytes,
+                    failed_bytes: 0,
+                    limit_bytes,
+                }));
             }
         }
         if let Some(shortage) = step.no_room {

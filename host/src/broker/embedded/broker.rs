@@ -12,10 +12,10 @@ use tokio::sync::watch;
 use crate::broker::bad_entry::BadEntry;
 use crate::broker::list_limiter::ListLimiter;
 use crate::broker::{
-    AcceptedEvent, AppendRequest, Broker, BrokerStats, ClaimRequest, ConsumerDirectory, Delivery, EndedPage,
-    EndedQuery, Error, EventLog, FoundEvent, Lane, LaneLimits, LeaseRenewal, PluginStateReader, PluginStateRemover,
-    PromoteOutcome, Receipt, ReplayOutcome, RestoreOutcome, SettleOutcome, SettleRequest, SnapshotItem, SnapshotReader,
-    StoreHealth, StoreTransfer, WorkQueue,
+    AcceptedEvent, AppendRequest, Broker, BrokerStats, ClaimRequest, ConsumerDirectory, Delivery, DiscardOutcome,
+    EndedPage, EndedQuery, Error, EventLog, FoundEvent, Lane, LaneLimits, LeaseRenewal, PluginStateReader,
+    PluginStateRemover, PromoteOutcome, Receipt, ReplayOutcome, RestoreOutcome, SettleOutcome, SettleRequest,
+    SnapshotItem, SnapshotReader, StoreHealth, StoreTransfer, WorkQueue,
 };
 use crate::clock;
 use crate::event::{EventId, EventState, FailureClass, Settlement, StoredValue};
@@ -195,6 +195,10 @@ impl EventLog for EmbeddedBroker {
                 ReplayPlacement::Changed => {}
             }
         }
+    }
+
+    async fn discard(&self, _id: EventId, _reason: &str) -> Result<DiscardOutcome, Error> {
+        Err(Error::refused("this store cannot discard events yet"))
     }
 
     async fn stats(&self) -> Result<BrokerStats, Error> {

@@ -12,8 +12,8 @@ use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use serde::{Deserialize, Serialize};
 
 use crate::event::{
-    AttemptRecord, DEFAULT_SOURCE, DataKind, Event, EventData, EventEnd, EventId, EventRecord, EventType, FailureClass,
-    Timestamp, is_zero, media_type,
+    AttemptRecord, DEFAULT_SOURCE, DataKind, Discard, Event, EventData, EventEnd, EventId, EventRecord, EventType,
+    FailureClass, Timestamp, is_zero, media_type,
 };
 
 /// A row does not hold what was written to it.
@@ -114,6 +114,8 @@ struct EndJson<'a> {
     reason: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "<[EventId]>::is_empty")]
     children: Cow<'a, [EventId]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    discarded: Option<Cow<'a, Discard>>,
 }
 
 fn is_empty(extensions: &BTreeMap<String, String>) -> bool {
@@ -165,6 +167,7 @@ impl StoryColumns {
                 class: end.failure.as_ref().map(|(class, _)| *class),
                 reason: end.failure.as_ref().map(|(_, reason)| Cow::Borrowed(reason.as_str())),
                 children: Cow::Borrowed(&end.children),
+                discarded: end.discarded.as_ref().map(Cow::Borrowed),
             }),
         });
         let result = end.as_ref().and_then(|end| end.result.clone());
@@ -280,6 +283,7 @@ impl RawStory {
             failure: end.class.map(|class| (class, end.reason.unwrap_or_default().into_owned())),
             result: self.result.clone(),
             children: end.children.into_owned(),
+            discarded: end.discarded.map(Cow::into_owned),
         });
         Ok(EventRecord {
             event: event.into(),

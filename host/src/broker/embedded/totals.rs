@@ -3,6 +3,8 @@
 //! So statistics need no access to the database, and an opened store needs no count. The numbers are those of the last
 //! commit: after a rollback the writer restores them.
 
+use std::collections::BTreeMap;
+
 use rusqlite::Connection;
 
 use crate::broker::{BrokerStats, EventCounters, Lane, LaneLimits, QueueDepth};
@@ -211,6 +213,7 @@ impl StoreTotals {
                 queued: by_lane(|lane| lane.queued),
                 waiting_by_lane: by_lane(|lane| lane.waiting),
                 waiting_bytes_by_lane: by_lane(|lane| lane.waiting_bytes),
+                failed_bytes_by_lane: BTreeMap::new(),
                 max_lane_bytes: Some(max_lane_bytes),
                 kept_bytes_by_lane: by_lane(|lane| lane.kept_bytes),
                 running: self.running,
@@ -223,7 +226,7 @@ impl StoreTotals {
         }
     }
 
-    fn named_totals(&self) -> [(&'static str, i64); 17] {
+    fn named_totals(&self) -> [(&'static str, i64); 18] {
         let counters = &self.counters;
         [
             ("accepted", signed(counters.accepted)),
@@ -234,6 +237,7 @@ impl StoreTotals {
             ("retried", signed(counters.retried)),
             ("deferred", signed(counters.deferred)),
             ("replayed", signed(counters.replayed)),
+            ("discarded", signed(counters.discarded)),
             ("recovered", signed(counters.recovered)),
             ("data_losses", signed(counters.data_losses)),
             ("state_conflicts", signed(counters.state_conflicts)),
@@ -257,6 +261,7 @@ impl StoreTotals {
             "retried" => &mut counters.retried,
             "deferred" => &mut counters.deferred,
             "replayed" => &mut counters.replayed,
+            "discarded" => &mut counters.discarded,
             "recovered" => &mut counters.recovered,
             "data_losses" => &mut counters.data_losses,
             "state_conflicts" => &mut counters.state_conflicts,
@@ -312,6 +317,7 @@ mod tests {
             processed: 4,
             retried: 5,
             replayed: 6,
+            discarded: 16,
             deferred: 15,
             recovered: 7,
             data_losses: 8,

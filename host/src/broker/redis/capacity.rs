@@ -67,6 +67,7 @@ impl StoreCapacity {
             Some((lane, waiting)) => Err(Error::LaneHeavy {
                 lane: lane.clone(),
                 waiting_bytes: *waiting,
+                failed_bytes: 0,
                 limit_bytes: self.max_lane_bytes(),
             }),
             None => Ok(()),

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::Error;
 use crate::event::{
-    AttemptRecord, DataKind, Event, EventData, EventEnd, EventId, EventRecord, FailureClass, Timestamp, is_zero,
+    AttemptRecord, DataKind, Discard, Event, EventData, EventEnd, EventId, EventRecord, FailureClass, Timestamp,
+    is_zero,
 };
 
 /// The version that this host writes.
@@ -78,6 +79,8 @@ struct EndHeader {
     result: Option<HeaderTail>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     children: Vec<EventId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    discarded: Option<Discard>,
 }
 
 /// The kind and size of bytes that follow the header.
@@ -126,6 +129,7 @@ fn encode_header(record: &EventRecord) -> Result<Vec<u8>, CodecError> {
             reason: end.failure.as_ref().map(|(_, reason)| reason.clone()),
             result: result.map(describe_tail),
             children: end.children.clone(),
+            discarded: end.discarded.clone(),
         }),
     };
     serde_json::to_vec(&header).map_err(|error| CodecError::Damaged(error.to_string()))
@@ -180,6 +184,7 @@ impl HeaderAsRead {
             failure: end.class.map(|class| (class, end.reason.unwrap_or_default())),
             result,
             children: end.children,
+            discarded: end.discarded,
         });
         EventRecord {
             event: event.into(),
@@ -250,6 +255,7 @@ mod tests {
             failure: None,
             result: Some(EventData::binary(vec![0, 255, 10, 13, 124])),
             children: vec![EventId::new(), EventId::new()],
+            discarded: None,
         };
         EventRecord {
             attempts_made: 2,
@@ -271,6 +277,7 @@ mod tests {
             failure: Some((FailureClass::Reject, "no".into())),
             result: None,
             children: Vec::new(),
+            discarded: Some(Discard { at: Timestamp::from_unix_ms(2), reason: "tested".into() }),
         });
         let with = |data| EventRecord::new(Event { data, ..(*record().event).clone() });
         let (bare, empty) = (with(None), with(Some(EventData::binary(Vec::new()))));

@@ -84,9 +84,9 @@ use self::transfer::{RedisSnapshot, SnapshotImporter};
 use super::list_limiter::ListLimiter;
 use super::{
     AcceptedEvent, AppendRequest, Broker, BrokerOptions, BrokerStats, ClaimRequest, ConsumerCoverage,
-    ConsumerDirectory, Delivery, EndedPage, EndedQuery, Error, EventLog, FoundEvent, Lane, LeaseRenewal, PeerCoverage,
-    PluginStateReader, PluginStateRemover, PromoteOutcome, ReplayOutcome, RestoreOutcome, SettleOutcome, SettleRequest,
-    SnapshotItem, SnapshotReader, StoreHealth, StoreTransfer, WorkQueue,
+    ConsumerDirectory, Delivery, DiscardOutcome, EndedPage, EndedQuery, Error, EventLog, FoundEvent, Lane,
+    LeaseRenewal, PeerCoverage, PluginStateReader, PluginStateRemover, PromoteOutcome, ReplayOutcome, RestoreOutcome,
+    SettleOutcome, SettleRequest, SnapshotItem, SnapshotReader, StoreHealth, StoreTransfer, WorkQueue,
 };
 use crate::event::{EventId, StoredValue};
 use crate::shutdown::TaskGroup;
@@ -279,6 +279,10 @@ impl EventLog for RedisBroker {
 
     async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error> {
         self.history.replay(id, lane).await
+    }
+
+    async fn discard(&self, _id: EventId, _reason: &str) -> Result<DiscardOutcome, Error> {
+        Err(Error::refused("this store cannot discard events yet"))
     }
 
     async fn stats(&self) -> Result<BrokerStats, Error> {

@@ -102,6 +102,8 @@ fn into_record(line: EventLine<'_>) -> Result<EventRecord, String> {
             failure: Some((end.class, end.reason.into_owned())),
             result: end.result.map(LinePayload::into_data).transpose()?,
             children: end.children.into_owned(),
+            // A store exports no discarded events.
+            discarded: None,
         }),
     };
     let EventLine { attempts_made, failures, replays, deferrals, attempts, .. } = line;

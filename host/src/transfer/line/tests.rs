@@ -46,7 +46,7 @@ fn event_record() -> EventRecord {
 
 fn failed_record(result: Option<EventData>, children: Vec<EventId>) -> EventRecord {
     let failure = Some((FailureClass::Reject, "no\n\"good\"".into()));
-    let end = EventEnd { at: Timestamp::from_unix_ms(7), failure, result, children };
+    let end = EventEnd { at: Timestamp::from_unix_ms(7), failure, result, children, discarded: None };
     EventRecord { end: Some(end), ..event_record() }
 }
 

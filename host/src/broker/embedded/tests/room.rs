@@ -76,6 +76,7 @@ async fn processed_events_are_trimmed_by_number_and_age_and_nothing_else_is() {
         processed_ms: u64::MAX,
         processed_max: 4,
         processed_max_bytes: u64::MAX,
+        discarded_ms: u64::MAX,
         idempotency_ms: u64::MAX,
     };
     let broker = open_with(dir.path(), BrokerOptions { retention, ..options() });
@@ -100,8 +101,13 @@ async fn processed_events_are_trimmed_by_number_and_age_and_nothing_else_is() {
     assert_eq!(kept(&broker).await, [0, 1, 2, 3, 8, 9, 10, 11]);
     assert_eq!(broker.stats().await.unwrap().depth.processed_kept, 4);
     drop(broker);
-    let retention =
-        RetentionLimits { processed_ms: 0, processed_max: 4, processed_max_bytes: u64::MAX, idempotency_ms: 0 };
+    let retention = RetentionLimits {
+        processed_ms: 0,
+        processed_max: 4,
+        processed_max_bytes: u64::MAX,
+        discarded_ms: 0,
+        idempotency_ms: 0,
+    };
     let broker = open_with(dir.path(), BrokerOptions { retention, ..options() });
     let trimmed = async {
         while broker.stats().await.unwrap().depth.processed_kept > 0 {
@@ -115,8 +121,13 @@ async fn processed_events_are_trimmed_by_number_and_age_and_nothing_else_is() {
 #[tokio::test]
 async fn the_space_of_ended_events_comes_back() {
     let dir = tempfile::tempdir().unwrap();
-    let retention =
-        RetentionLimits { processed_ms: 0, processed_max: 0, processed_max_bytes: u64::MAX, idempotency_ms: 0 };
+    let retention = RetentionLimits {
+        processed_ms: 0,
+        processed_max: 0,
+        processed_max_bytes: u64::MAX,
+        discarded_ms: 0,
+        idempotency_ms: 0,
+    };
     let broker = open_with(dir.path(), BrokerOptions { retention, ..options() });
     let large = |_| {
         let mut append = new_append("a");
