@@ -17,5 +17,6 @@ pub mod config;
 
 pub mod app;
 
+pub mod regular_file;
 pub mod shutdown;
 pub mod telemetry;

@@ -7,6 +7,7 @@ use super::error::Error;
 use super::settings::Config;
 use super::sources::{ConfigSources, FlagSetting};
 use super::{keys, layers};
+use crate::regular_file;
 
 /// The file that is read when none is named, if it exists.
 pub const DEFAULT_FILE: &str = "eventstream.toml";
@@ -18,7 +19,7 @@ impl Config {
     /// The file cannot be read, or a setting in one of the sources is wrong. Trying again does not help.
     pub fn load(sources: &ConfigSources) -> Result<Self, Error> {
         let path = sources.file.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
-        let text = match std::fs::read_to_string(&path) {
+        let text = match regular_file::read_to_string(&path) {
             Ok(text) => Some(text),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && sources.file.is_none() => None,
             Err(error) => return Err(Error::Unreadable { path, error }),

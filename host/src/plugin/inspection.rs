@@ -3,7 +3,6 @@
 //! A file goes through the same steps as in a server, so it gets the same messages.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::path::Path;
 
 use super::component::file;
@@ -11,6 +10,7 @@ use super::component::load_error::LoadError;
 use super::component::loader::PluginLoader;
 use super::settings::{InvalidSettings, PluginSettings};
 use super::{Plugin, RegistryError, RegistryOptions};
+use crate::regular_file;
 
 /// How many attempts run side by side.
 const ATTEMPTS: usize = 1;
@@ -38,7 +38,7 @@ impl InspectionSandbox {
     pub async fn read_settings(&self, file: &Path) -> Result<PluginSettings, LoadError> {
         let path = file.to_owned();
         let read = move || {
-            let text = fs::read_to_string(&path)
+            let text = regular_file::read_to_string(&path)
                 .map_err(|error| InvalidSettings::unreadable(&path.display().to_string(), &error))?;
             Ok(PluginSettings::parse(&text).map_err(|error| error.in_file(&path))?)
         };
@@ -60,7 +60,7 @@ impl InspectionSandbox {
         let defaults = self.options.settings.get(&name).cloned().unwrap_or_default();
         let mut settings = settings.cloned().unwrap_or_default().over(&defaults);
         let (path, limit_bytes) = (path.to_owned(), self.loader.max_file_bytes);
-        let read = move || file::read_opened(File::open(path)?, limit_bytes);
+        let read = move || file::read(&path, limit_bytes);
         let contents = self.loader.runtime.executor.run_blocking(read).await.unwrap_or(Err(LoadError::Host))?;
         settings.config = config.or(settings.config);
         self.loader.load(&name, contents, settings).await

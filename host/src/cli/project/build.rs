@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use eventstream::regular_file;
+
 use super::manifest::{Language, Project, read_table_name};
 use crate::cli::exit::ExitReason;
 use crate::cli::inspect::{describe_plugin, describe_refusal, load_settings, refusal_exit, with_inspector};
@@ -127,7 +129,7 @@ fn require_target(project: &Project) -> Result<(), String> {
 /// The name of the file that cargo writes: that of the library if it has a name, otherwise that of the package.
 fn artifact_name(project: &Project) -> Result<String, String> {
     let file = project.folder.join("Cargo.toml");
-    let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let text = regular_file::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
     let name = read_table_name(&text, "lib").or_else(|| read_table_name(&text, "package"));
     let name = name.unwrap_or_else(|| project.name.clone());
     Ok(format!("{}.wasm", name.replace('-', "_")))

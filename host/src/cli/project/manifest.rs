@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use eventstream::regular_file;
 
 use crate::cli::inspect::parse_plugin_name;
 
@@ -31,7 +32,7 @@ impl Project {
     /// # Errors
     /// The folder has no project, or the project has no name; the message says what to do.
     pub(crate) fn in_folder(folder: &Path) -> Result<Self, String> {
-        let read = |file: &str| std::fs::read_to_string(folder.join(file)).ok();
+        let read = |file: &str| regular_file::read_to_string(&folder.join(file)).ok();
         let nameless = |file: &str| format!("{} has no project name: add one", folder.join(file).display());
         let (language, file, name) = if let Some(text) = read("Cargo.toml") {
             (Language::Rust, "Cargo.toml", read_plugin_name(&text).or_else(|| read_table_name(&text, "package")))

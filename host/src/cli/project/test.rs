@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use eventstream::app::{PluginInspector, PluginTrial};
 use eventstream::printable::Printable;
+use eventstream::regular_file;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -76,7 +77,7 @@ struct TestStep {
 
 impl TestCase {
     fn read(path: &Path) -> Result<(String, Self), String> {
-        let text = fs::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+        let text = regular_file::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
         let mut case: Self = serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(&text))
             .map_err(|error| format!("{} is no test: {error}", path.display()))?;
         match (case.event.take(), case.expect.take(), case.steps.is_empty()) {

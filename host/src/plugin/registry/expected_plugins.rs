@@ -9,6 +9,7 @@ use super::pattern_owners::PatternOwners;
 use super::routing::{PluginVersions, RouteTable, RouteTarget};
 use crate::event::{EventType, TypePattern};
 use crate::plugin::settings::PluginSettings;
+use crate::regular_file;
 
 /// The plugins in the directory before they are loaded.
 #[derive(Debug, Default)]
@@ -32,7 +33,7 @@ impl ExpectedPlugins {
     pub(super) fn read(dir: &Path, settings: &BTreeMap<String, PluginSettings>) -> Self {
         let listing = directory::list(dir).unwrap_or_default();
         let types = |name: &str, beside: Option<&Path>| {
-            let beside = beside.and_then(|path| PluginSettings::parse(&std::fs::read_to_string(path).ok()?).ok());
+            let beside = beside.and_then(|path| PluginSettings::parse(&regular_file::read_to_string(path).ok()?).ok());
             beside.and_then(|it| it.types).or_else(|| settings.get(name)?.types.clone())
         };
         let plugins = listing.into_iter().map(|(name, listed)| {

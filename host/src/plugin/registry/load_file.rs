@@ -20,6 +20,7 @@ use crate::plugin::component::file::{self, FileContents};
 use crate::plugin::component::load_error::LoadError;
 use crate::plugin::data_dir::version_history::{RollbackPin, VersionHistory};
 use crate::plugin::settings::PluginSettings;
+use crate::regular_file;
 
 /// The result of loading a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +136,7 @@ impl PluginRegistry {
             let settings = match &listed.settings {
                 None => defaults,
                 Some(path) => {
-                    let text = std::io::read_to_string(file::open_regular(path)?)?;
+                    let text = regular_file::read_to_string(path)?;
                     PluginSettings::parse(&text).map_err(|error| error.in_file(path))?.over(&defaults)
                 }
             };

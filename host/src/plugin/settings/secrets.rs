@@ -6,12 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Read as _;
 use std::path::PathBuf;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde::Deserialize;
 
+use crate::regular_file;
 use crate::secret::SecretText;
 
 /// The shortest value, in bytes. A shorter one could be guessed, and occurs in ordinary text.
@@ -241,11 +243,13 @@ fn value(name: &str, source: &SecretSource) -> Result<SecretText, SecretError> {
             .map_err(|_| SecretError::NoVariable { name: name.to_owned(), variable: env.clone() }),
         SecretSource::File(FromFile { file }) => {
             let no_file = |error| SecretError::NoFile { name: name.to_owned(), file: file.clone(), error };
-            let size_bytes = std::fs::metadata(file).map_err(no_file)?.len();
-            if size_bytes > MAX_BYTES {
+            let mut text = String::new();
+            let opened = regular_file::open(file).map_err(no_file)?;
+            opened.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(no_file)?;
+            if text.len() as u64 > MAX_BYTES {
                 return Err(no_file(std::io::Error::other(format!("it has more than {MAX_BYTES} bytes"))));
             }
-            Ok(std::fs::read_to_string(file).map_err(no_file)?.trim_end().into())
+            Ok(text.trim_end().into())
         }
     }
 }
