@@ -85,6 +85,7 @@ mod tests {
         let local = ("host", "localhost:3000");
         for (method, path) in [
             ("POST", "/failed-events/1/replay"),
+            ("DELETE", "/failed-events/1"),
             ("POST", "/plugins/a/rollback"),
             ("POST", "/plugins/a/approve"),
             ("DELETE", "/plugins/a"),

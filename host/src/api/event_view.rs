@@ -40,6 +40,10 @@ pub(super) struct EventView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    discarded_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    discard_reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     content_type: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     schema: Option<&'a str>,
@@ -74,6 +78,7 @@ impl<'a> EventView<'a> {
     pub(super) fn new(record: &'a EventRecord, state: EventState, due: Option<Timestamp>) -> Self {
         let (event, end) = (&record.event, record.end.as_ref());
         let failure = end.and_then(|end| end.failure.as_ref());
+        let discard = end.and_then(|end| end.discarded.as_ref());
         let result = end.and_then(|end| end.result.as_ref());
         let (payload, payload_base64) = data_view(event.data.as_ref(), event.data_content_type.as_deref());
         let (result, result_base64) = data_view(result, None);
@@ -92,6 +97,8 @@ impl<'a> EventView<'a> {
             failed_at: failure.and(end).map(|end| end.at),
             class: failure.map(|(class, _)| *class),
             reason: failure.map(|(_, reason)| reason.as_str()),
+            discarded_at: discard.map(|discard| discard.at),
+            discard_reason: discard.map(|discard| discard.reason.as_str()),
             content_type: event.data_content_type.as_deref(),
             schema: event.data_schema.as_deref(),
             extensions: extensions.filter(|(name, _)| *name != PARTITION_KEY).collect(),

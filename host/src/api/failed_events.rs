@@ -1,4 +1,4 @@
-//! `GET /failed-events`, `GET /failed-events/{id}` and `POST /failed-events/{id}/replay`.
+//! `GET /failed-events`, and `GET`, `DELETE` and `POST …/replay` of `/failed-events/{id}`.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use axum::response::Response;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::broker::{EndKind, EndedPage, FoundEvent, ReplayOutcome};
-use crate::event::{self, EventId};
+use crate::broker::{DiscardOutcome, EndKind, EndedPage, FoundEvent, ReplayOutcome};
+use crate::event::{EventFault, EventId, EventState};
 
 use super::api_state::ApiState;
 use super::event_view::EventView;
@@ -20,6 +20,9 @@ use super::query;
 use super::request::PathParameter;
 use super::response::json;
 
+/// The longest reason of a discard, in characters.
+const MAX_REASON_CHARS: usize = 1_000;
+
 /// A page of failed events.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -28,10 +31,10 @@ struct FailedEventPage<'a> {
     next_cursor: Option<&'a str>,
 }
 
-/// The answer to a replay.
+/// The answer to a replay or a discard.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ReplayAccepted {
+struct EventChanged {
     message: &'static str,
     event_id: EventId,
 }
@@ -53,7 +56,7 @@ pub(super) async fn show(
 ) -> Result<Response, Problem> {
     query::refuse_parameters(query.as_deref())?;
     let FoundEvent { record, state, due } = find_event(&api, &id).await?;
-    if state != event::EventState::Failed {
+    if state != EventState::Failed {
         let detail = format!("the event {id} is {state}, not failed; GET /events/{id} shows it");
         return Err(Problem::new(ProblemKind::NotFound, detail));
     }
@@ -77,7 +80,7 @@ pub(super) async fn replay(
     let event_id = parse_event_id(&id)?;
     match api.event_log.replay(event_id, &lane).await? {
         ReplayOutcome::Done => {
-            let answer = ReplayAccepted { message: "Event queued again", event_id };
+            let answer = EventChanged { message: "Event queued again", event_id };
             let mut response = json(StatusCode::ACCEPTED, &answer);
             if let Ok(location) = HeaderValue::from_str(&format!("/events/{event_id}")) {
                 response.headers_mut().insert(LOCATION, location);
@@ -89,5 +92,29 @@ pub(super) async fn replay(
             format!("the event {id} is {state}; only failed events are replayed"),
         )),
         ReplayOutcome::Unknown => Err(unknown_event(&id)),
+    }
+}
+
+/// Discards a failed event for good. `?reason=` says why; it stays in the record.
+pub(super) async fn discard(
+    State(api): State<Arc<ApiState>>,
+    PathParameter(id): PathParameter,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let reason = query::parse_value(query.as_deref(), "reason")?.unwrap_or_default();
+    let reason = reason.trim();
+    if reason.is_empty() || reason.chars().count() > MAX_REASON_CHARS {
+        let fault = format!("say why, in 1 to {MAX_REASON_CHARS} characters: ?reason=TEXT");
+        let faults = vec![EventFault::new("reason", fault)];
+        return Err(Problem::new(ProblemKind::BadQuery, "a discard needs a reason").with_errors(faults));
+    }
+    let event_id = parse_event_id(&id)?;
+    match api.event_log.discard(event_id, reason).await? {
+        DiscardOutcome::Done => Ok(json(StatusCode::OK, &EventChanged { message: "Event discarded", event_id })),
+        DiscardOutcome::NotFailed(state) => Err(Problem::new(
+            ProblemKind::NotFailed,
+            format!("the event {id} is {state}; only failed events are discarded"),
+        )),
+        DiscardOutcome::Unknown => Err(unknown_event(&id)),
     }
 }

@@ -106,7 +106,7 @@ fn router(api: Arc<ApiState>) -> Router {
         .route("/events", post(events::publish).get(events::list))
         .route("/events/{id}", get(events::show))
         .route("/failed-events", get(failed_events::list))
-        .route("/failed-events/{id}", get(failed_events::show))
+        .route("/failed-events/{id}", get(failed_events::show).delete(failed_events::discard))
         .route("/failed-events/{id}/replay", post(failed_events::replay))
         .route("/metrics", get(metrics::show))
         .route("/plugins", get(plugins::list))

@@ -24,7 +24,7 @@ const MAX_CURSOR_CHARS: usize = 256;
 pub(super) fn parse_ended_query(query: Option<&str>, ending: EndKind) -> Result<EndedQuery, Problem> {
     let known: &[&str] = match ending {
         EndKind::Processed => &["type", "since", "until", "limit", "cursor"],
-        EndKind::Failed => &["type", "class", "since", "until", "limit", "cursor"],
+        EndKind::Failed => &["type", "class", "plugin", "since", "until", "limit", "cursor"],
     };
     let mut parsed = EndedQuery::all(ending, DEFAULT_LIMIT);
     let mut faults = Vec::new();
@@ -32,6 +32,7 @@ pub(super) fn parse_ended_query(query: Option<&str>, ending: EndKind) -> Result<
         let read = match name.as_str() {
             "type" => value.parse().map(|it| parsed.event_type = Some(it)).map_err(|error| format!("{error}")),
             "class" => parse_class(&value).map(|it| parsed.class = Some(it)),
+            "plugin" => value.parse().map(|it| parsed.lane = Some(it)).map_err(|error| format!("{error}")),
             "since" => parse_time(&value).map(|it| parsed.since = Some(it)),
             "until" => parse_time(&value).map(|it| parsed.until = Some(it)),
             "limit" => parse_limit(&value).map(|it| parsed.limit = it),
@@ -146,10 +147,11 @@ mod tests {
 
     #[test]
     fn a_query_is_read_whole() {
-        let query = "type=order.paid&class=no-handler&since=2026-11-23T15:04:05Z&until=2026-11-23T16:04:05%2B01:00&limit=7&cursor=1-2";
+        let query = "type=order.paid&class=no-handler&plugin=orders&since=2026-11-23T15:04:05Z&until=2026-11-23T16:04:05%2B01:00&limit=7&cursor=1-2";
         let parsed = parse_ended_query(Some(query), EndKind::Failed).unwrap();
         assert_eq!(parsed.event_type, "order.paid".parse().ok());
         assert_eq!(parsed.class, Some(FailureClass::NoHandler));
+        assert_eq!(parsed.lane, "orders".parse().ok());
         assert_eq!(parsed.since, parsed.until);
         assert!(parsed.since.is_some());
         assert_eq!((parsed.limit, parsed.cursor.as_deref()), (7, Some("1-2")));
@@ -162,6 +164,7 @@ mod tests {
             "tpye=a",
             "type=a%20b",
             "class=x",
+            "plugin=-",
             "since=today",
             "until=1",
             "limit=0",
@@ -175,6 +178,7 @@ mod tests {
             assert!(parse_ended_query(Some(bad), EndKind::Failed).is_err(), "{bad:?}");
         }
         assert!(parse_ended_query(Some("class=trap"), EndKind::Processed).is_err(), "only failed events have a class");
+        assert!(parse_ended_query(Some("plugin=a"), EndKind::Processed).is_err(), "processed events are in no lane");
         let refused = |query| refuse_parameters(query).is_err();
         assert!(refused(Some("x=1")) && !refused(None) && !refused(Some("")));
         let flag = |query| parse_flag(query, "verbose");

@@ -95,8 +95,13 @@ impl ServerAnswer {
     pub(super) fn require_success(self) -> Result<Self, ClientError> {
         match self.status {
             200..=299 => Ok(self),
-            status => Err(ClientError::new(ExitReason::Failed, describe_problem(status, &self.text))),
+            _ => Err(ClientError::new(ExitReason::Failed, self.describe_problem())),
         }
+    }
+
+    /// Describes a refusal: what is wrong, and where.
+    pub(super) fn describe_problem(&self) -> String {
+        describe_problem(self.status, &self.text)
     }
 }
 
@@ -170,6 +175,18 @@ impl ServerTarget {
             ClientError { may_have_arrived, ..ClientError::new(ExitReason::Unreachable, message) }
         })
     }
+}
+
+/// Encodes the parameters that have a value as the query of a URL.
+pub(super) fn encode_query(parameters: &[(&str, Option<&str>)]) -> String {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
+    let encode = |text: &str| -> String {
+        text.bytes()
+            .map(|byte| if is_plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+            .collect()
+    };
+    let given = parameters.iter().filter_map(|(name, value)| Some(format!("{name}={}", encode((*value)?))));
+    given.collect::<Vec<_>>().join("&")
 }
 
 fn build_agent(timeout: Duration) -> Agent {

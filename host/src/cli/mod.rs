@@ -7,9 +7,11 @@ mod client;
 mod compile;
 mod dev;
 mod exit;
+mod failed;
 mod inspect;
 mod output;
 mod plugin;
+mod progress;
 mod project;
 mod send;
 mod serve;
@@ -53,6 +55,9 @@ enum CliCommand {
     /// Show the state of a server: readiness, totals, waiting events, plugins
     #[command(after_help = status::EXAMPLES)]
     Status(status::Args),
+    /// Discard failed events of a server
+    #[command(subcommand)]
+    Failed(failed::FailedCommand),
     /// Create, build, test, check and run plugins without a server; manage the plugins of a server
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -114,6 +119,7 @@ fn run(cli: Cli) -> ExitReason {
         Some(CliCommand::Dev(args)) => dev::run(&args),
         Some(CliCommand::Send(args)) => send::run(&args),
         Some(CliCommand::Status(args)) => status::run(&args),
+        Some(CliCommand::Failed(command)) => failed::run(&command),
         Some(CliCommand::Plugin(command)) => plugin::run(&command),
         Some(CliCommand::Export(args)) => export::run(&args),
         Some(CliCommand::Import(args)) => import::run(&args),

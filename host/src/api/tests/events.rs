@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::client::{JSON, get, new_api, post, publish};
+use super::client::{JSON, delete, get, new_api, post, publish};
 use super::fake::FakeBroker;
 use crate::api::ApiState;
 use crate::broker::Lane;
@@ -169,6 +169,29 @@ async fn a_failed_event_is_shown_with_its_reason_and_replayed_once() {
     let unknown = "/failed-events/01890a5d-ac96-774b-bcce-b302099a8057/replay";
     post(&api, unknown, &[], "").await.is_problem(404, "not-found");
     post(&api, "/failed-events/x/replay", &[], "").await.is_problem(404, "not-found");
+}
+
+#[tokio::test]
+async fn a_failed_event_is_discarded_once_and_only_with_a_reason() {
+    let (api, fake) = new_api();
+    let id = ended(&api, &fake, &["USER_SIGNUP"], Some((FailureClass::Reject, "no e-mail"))).await.remove(0);
+    let path = format!("/failed-events/{id}");
+    for query in ["", "?reason=", "?reason=%20", &format!("?reason={}", "x".repeat(1_001))] {
+        let document = delete(&api, &format!("{path}{query}")).await.is_problem(400, "bad-query");
+        assert_eq!(document["errors"][0]["pointer"], "reason", "{document}");
+    }
+    delete(&api, &format!("{path}?reason=a&force=true")).await.is_problem(400, "bad-query");
+    let answer = delete(&api, &format!("{path}?reason=a%20test%20event")).await;
+    assert_eq!((answer.status, answer.json()), (200, json!({ "message": "Event discarded", "eventId": id })));
+    let shown = get(&api, &format!("/events/{id}")).await.json();
+    assert_eq!((&shown["state"], &shown["discardReason"]), (&json!("discarded"), &json!("a test event")));
+    assert_eq!((&shown["class"], &shown["discardedAt"]), (&json!("reject"), &json!("1970-01-01T00:00:00.001Z")));
+    assert_eq!(get(&api, "/failed-events").await.json()["failedEvents"], json!([]));
+    delete(&api, &format!("{path}?reason=again")).await.is_problem(409, "not-failed");
+    post(&api, &format!("{path}/replay"), &[], "").await.is_problem(409, "not-failed");
+    let unknown = "/failed-events/01890a5d-ac96-774b-bcce-b302099a8057?reason=a";
+    delete(&api, unknown).await.is_problem(404, "not-found");
+    delete(&api, "/failed-events/x?reason=a").await.is_problem(404, "not-found");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::cli::client::{ClientError, CommandReport, ServerAnswer, ServerTarget};
 use crate::cli::exit::ExitReason;
+use crate::cli::failed;
 use crate::cli::inspect::parse_plugin_name;
 
 pub(crate) const LIST_EXAMPLES: &str = "\
@@ -203,6 +204,10 @@ pub(crate) fn remove(args: &RemoveArgs) -> Result<CommandReport, ClientError> {
         keys => text.push_str(&format!("\n  its state is removed, {} keys", Printable(keys))),
     }
     text.push_str("\n  events of its types wait as retry.no-handler says");
+    // The plugin is removed, so a server that cannot say what stays is no failure of the command.
+    if let Ok(Some(kept)) = failed::describe_kept(server, name) {
+        text.push_str(&format!("\n  {kept}"));
+    }
     Ok(CommandReport::Text(text))
 }
 

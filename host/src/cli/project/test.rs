@@ -77,7 +77,8 @@ struct TestStep {
 
 impl TestCase {
     fn read(path: &Path) -> Result<(String, Self), String> {
-        let text = regular_file::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+        let text = regular_file::read_to_string(path)
+            .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
         let mut case: Self = serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(&text))
             .map_err(|error| format!("{} is no test: {error}", path.display()))?;
         match (case.event.take(), case.expect.take(), case.steps.is_empty()) {

@@ -6,9 +6,9 @@ use eventstream::app;
 use eventstream::printable::Printable;
 use serde_json::json;
 
-use super::progress::{ProgressUnit, TransferProgress};
 use crate::cli::exit::ExitReason;
 use crate::cli::output::{print_json, print_lines, report_error};
+use crate::cli::progress::{ProgressUnit, TransferProgress};
 use crate::cli::settings::BrokerArgs;
 
 pub(crate) const EXAMPLES: &str = "\

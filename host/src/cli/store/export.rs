@@ -11,9 +11,9 @@ use serde_json::json;
 
 use super::STANDARD_STREAM;
 use super::partial_file::PartialFile;
-use super::progress::{ProgressUnit, TransferProgress};
 use crate::cli::exit::ExitReason;
 use crate::cli::output::{format_thousands, print_line, print_note, report_error};
+use crate::cli::progress::{ProgressUnit, TransferProgress};
 use crate::cli::settings::BrokerArgs;
 
 pub(crate) const EXAMPLES: &str = "\

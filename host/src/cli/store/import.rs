@@ -10,9 +10,9 @@ use eventstream::app::{self, TransferCounts};
 use serde_json::json;
 
 use super::STANDARD_STREAM;
-use super::progress::{ProgressUnit, TransferProgress};
 use crate::cli::exit::ExitReason;
 use crate::cli::output::{format_thousands, print_line, report_error};
+use crate::cli::progress::{ProgressUnit, TransferProgress};
 use crate::cli::settings::BrokerArgs;
 
 pub(crate) const EXAMPLES: &str = "\

@@ -4,7 +4,6 @@ pub(super) mod backup;
 pub(super) mod export;
 pub(super) mod import;
 mod partial_file;
-mod progress;
 
 /// The name that stands for standard input or standard output in place of a file.
 const STANDARD_STREAM: &str = "-";

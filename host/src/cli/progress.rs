@@ -35,8 +35,8 @@ impl TransferProgress {
     }
 
     /// Writes something else to the terminal while the bar is hidden.
-    pub(super) fn suspend(&self, write: impl FnOnce()) {
-        self.bar.suspend(write);
+    pub(super) fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.bar.suspend(write)
     }
 
     /// Shows how much is done, and the total if it is known.
