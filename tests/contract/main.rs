@@ -8,6 +8,7 @@
 
 mod consumers;
 mod data;
+mod failover;
 mod lists;
 mod misplaced;
 mod refusing;

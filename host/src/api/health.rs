@@ -31,13 +31,13 @@ pub(super) async fn ready(State(api): State<Arc<ApiState>>, RawQuery(query): Raw
     let runs = stopping.is_none();
     let (accepting, handling) = (runs && health.accepting, runs && health.handling && plugins.is_none());
     let reasons: Vec<String> = stopping.iter().chain(&health.trouble).chain(&plugins).cloned().collect();
+    let mut broker_facts = object!({ "kind": api.event_log.name(), "durability": health.durability });
+    if let Some(warning) = health.warning {
+        broker_facts["warning"] = warning.into();
+    }
     let mut checks = vec![
         readiness_check("server", stopping.as_deref(), object!({ "consumer": api.consumers.consumer() })),
-        readiness_check(
-            "broker",
-            health.trouble.as_deref(),
-            object!({ "kind": api.event_log.name(), "durability": health.durability }),
-        ),
+        readiness_check("broker", health.trouble.as_deref(), broker_facts),
     ];
     checks.extend(plugins.map(|trouble| readiness_check("plugins", Some(&trouble), object!({}))));
     if !reasons.is_empty() {

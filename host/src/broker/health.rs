@@ -7,6 +7,8 @@ use serde::Serialize;
 pub struct StoreHealth {
     /// How durable an accepted event is.
     pub durability: Durability,
+    /// What an operator should change although the store works.
+    pub warning: Option<String>,
     /// Why the store does not work, as a sentence for an operator; `None` if it works.
     pub trouble: Option<String>,
     /// Whether the store accepts events.
@@ -18,7 +20,7 @@ pub struct StoreHealth {
 impl StoreHealth {
     /// The health of a store without trouble.
     pub fn good(durability: Durability) -> Self {
-        Self { durability, trouble: None, accepting: true, handling: true }
+        Self { durability, warning: None, trouble: None, accepting: true, handling: true }
     }
 
     /// Whether the store accepts events and accepted events are handled.

@@ -1,5 +1,7 @@
 //! The settings of a store.
 
+use std::path::PathBuf;
+
 /// A lane without a limit of its own may hold one in so many of `max_waiting` events.
 pub(super) const LANE_SHARE: u64 = 5;
 
@@ -17,6 +19,8 @@ pub struct BrokerOptions {
     /// The most bytes that the waiting and the failed events of one lane take; see [`super::Error::LaneHeavy`]. A store with
     /// little room allows less.
     pub max_waiting_bytes: u64,
+    /// Where the host keeps what it knows of a store elsewhere; `None` for nowhere.
+    pub data_dir: Option<PathBuf>,
     /// Accept events although the store may lose them (G1).
     pub allow_unsafe: bool,
     /// How long the store keeps ended events and idempotency keys.
@@ -48,6 +52,7 @@ impl Default for BrokerOptions {
             lease_ms: 30_000,
             max_waiting: 1_000_000,
             max_waiting_bytes: 1 << 30,
+            data_dir: None,
             allow_unsafe: false,
             retention: RetentionLimits {
                 processed_ms: 7 * DAY_MS,

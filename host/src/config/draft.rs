@@ -47,7 +47,7 @@ impl Default for ConfigDraft {
         Self {
             server: ServerOptions::default(),
             broker_url: "embedded:./data".into(),
-            broker: broker::BrokerOptions::default(),
+            broker: broker::BrokerOptions { data_dir: Some("./data".into()), ..broker::BrokerOptions::default() },
             consumer_name: None,
             concurrency: 0,
             max_depth: 64,

@@ -95,6 +95,9 @@ fn broker_keys() -> Vec<SettingKey> {
         SettingKey::new("broker.url", |draft, value| parse_broker_url(value).map(|it| draft.broker_url = it)),
         SettingKey::new("broker.namespace", |draft, value| value.name(64).map(|it| draft.broker.namespace = it)),
         SettingKey::new("broker.allow_unsafe", |draft, value| value.boolean().map(|it| draft.broker.allow_unsafe = it)),
+        SettingKey::new("broker.data_dir", |draft, value| {
+            value.text().map(|it| draft.broker.data_dir = Some(it).filter(|dir| !dir.is_empty()).map(Into::into))
+        }),
         SettingKey::new("broker.max_waiting", |draft, value| {
             value.whole_number(1..=1_000_000_000).map(|it| draft.broker.max_waiting = it)
         }),

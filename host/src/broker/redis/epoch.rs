@@ -4,36 +4,37 @@
 //! total comes from an older copy of the data.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use arc_swap::{ArcSwap, Guard};
 use uuid::Uuid;
 
 use super::client::StoreClient;
-use super::connection::{CallFailure, LOSS, TroubleKind, reply};
+use super::connection::{CallFailure, LOSS, StoreMark, TroubleKind, reply};
 use crate::broker::Error;
 
 /// The epoch of the store and the highest total of accepted events that it ever reported.
 pub(super) struct StoreEpoch {
     client: Arc<StoreClient>,
-    epoch: ArcSwap<String>,
-    accepted_seen: AtomicU64,
 }
 
 impl StoreEpoch {
     /// Knows no epoch yet.
     pub(super) fn new(client: Arc<StoreClient>) -> Self {
-        Self { client, epoch: ArcSwap::default(), accepted_seen: AtomicU64::new(0) }
+        Self { client }
     }
 
     /// The epoch that this process works with.
-    pub(super) fn current(&self) -> Guard<Arc<String>> {
-        self.epoch.load()
+    pub(super) fn current(&self) -> Arc<str> {
+        self.mark().epoch
     }
 
     /// The highest total of accepted events so far. Read it before a call whose total is compared with it.
     pub(super) fn accepted_seen(&self) -> u64 {
-        self.accepted_seen.load(Ordering::SeqCst)
+        self.mark().accepted
+    }
+
+    /// The epoch with its highest total.
+    pub(super) fn mark(&self) -> StoreMark {
+        self.client.link.vetting().mark()
     }
 
     /// Fails while nothing may be accepted.
@@ -60,26 +61,28 @@ impl StoreEpoch {
         if accepted < seen_before {
             self.client.check_soon.notify_one();
         } else {
-            self.accepted_seen.fetch_max(accepted, Ordering::SeqCst);
+            self.client.link.vetting().note_accepted(accepted);
         }
     }
 
-    /// True if the store has the known epoch and at least `seen_before` accepted events.
-    pub(super) fn confirm(&self, epoch: &str, accepted: u64, seen_before: u64) -> bool {
-        let is_same = epoch == **self.epoch.load() && accepted >= seen_before;
+    /// True if the store is as `before` or has accepted more, and no new connection has found a loss.
+    pub(super) fn confirm(&self, found: &StoreMark, before: &StoreMark) -> bool {
+        let vetting = self.client.link.vetting();
+        let is_same = found.epoch == self.current() && !before.is_ahead_of(found) && !vetting.has_found_loss();
         if is_same {
-            self.accepted_seen.fetch_max(accepted, Ordering::SeqCst);
+            vetting.note_accepted(found.accepted);
         }
         is_same
     }
 
-    /// Replaces the lost epoch by a new one, or joins the one that another host began. `lost` is empty at the start.
-    pub(super) async fn adopt(&self, lost: &str) -> Result<(), CallFailure> {
+    /// Replaces the lost epoch by a new one, or joins the one that another host began. `lost` is empty at the start. True
+    /// if this call counted the loss.
+    pub(super) async fn adopt(&self, lost: &str) -> Result<bool, CallFailure> {
         let new = Uuid::now_v7().to_string();
         let call = self.client.script_call(&self.client.scripts.adopt).text(lost).text(&new);
-        let [epoch, _, accepted] = reply::tuple(self.client.call(&call).await?)?;
-        self.epoch.store(Arc::new(reply::text(epoch)?));
-        self.accepted_seen.store(reply::count(&accepted)?, Ordering::SeqCst);
-        Ok(())
+        let [epoch, counted, accepted] = reply::tuple(self.client.call(&call).await?)?;
+        let mark = StoreMark { epoch: reply::text(epoch)?.into(), accepted: reply::count(&accepted)? };
+        self.client.link.vetting().set_mark(mark);
+        Ok(reply::count(&counted)? > 0)
     }
 }

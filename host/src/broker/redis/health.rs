@@ -10,9 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::capacity::StoreCapacity;
 use super::client::StoreClient;
-use super::connection::{CallFailure, FailureCause, LOSS, TroubleKind, join_messages, reply};
+use super::connection::{CallFailure, FailureCause, LOSS, REPLICAS_SEEN, StoreMark, TroubleKind, join_messages, reply};
 use super::epoch::StoreEpoch;
+use super::known_store::KnownStoreFile;
 use super::lanes::LaneDirectory;
+use super::server_info::ServerInfo;
 use super::server_settings::{SettingsVerdict, inspect_server};
 
 /// The period of the probe.
@@ -23,6 +25,10 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const LOSS_SHOWN: Duration = Duration::from_secs(1);
 /// The longest pause after a failed check.
 const FAILED_CHECK_PAUSE: Duration = Duration::from_millis(500);
+/// How often the store is told that it has replicas, in seconds.
+const REPLICAS_NOTED_EVERY_S: u64 = 600;
+/// After so many seconds without a replica, a server that ran all the time counts as one without.
+const REPLICAS_FORGOTTEN_AFTER_S: u64 = 3_600;
 
 /// Checks one store.
 pub(super) struct HealthCheck {
@@ -30,6 +36,7 @@ pub(super) struct HealthCheck {
     pub(super) lanes: Arc<LaneDirectory>,
     pub(super) epoch: Arc<StoreEpoch>,
     pub(super) capacity: Arc<StoreCapacity>,
+    pub(super) known_store: KnownStoreFile,
     /// Accept events in spite of settings that may lose them.
     pub(super) allow_unsafe: bool,
     /// The period of the whole check.
@@ -46,7 +53,7 @@ impl HealthCheck {
 
     /// Reads the epoch and the total of accepted events, and raises a trouble for misplaced keys. `None` if those keys
     /// themselves are misplaced.
-    async fn inspect_store(&self) -> Result<Option<(String, u64)>, CallFailure> {
+    pub(super) async fn inspect_store(&self) -> Result<Option<StoreMark>, CallFailure> {
         let client = &self.client;
         let lanes = self.lanes.known().lanes.clone();
         let call = client.script_call(&client.scripts.inspect).lane_keys(&client.keys, &lanes).number(lanes.len());
@@ -57,18 +64,19 @@ impl HealthCheck {
             None => client.troubles().clear(TroubleKind::Misplaced),
         }
         match reply::bytes(epoch.clone())? {
-            Some(_) => Ok(Some((reply::text(epoch)?, reply::count(&accepted)?))),
+            Some(_) => Ok(Some(StoreMark { epoch: reply::text(epoch)?.into(), accepted: reply::count(&accepted)? })),
             None => Ok(None),
         }
     }
 
     /// Checks everything once.
     pub(super) async fn check(&self) -> Result<(), CallFailure> {
-        let seen = self.epoch.accepted_seen();
+        let before = self.epoch.mark();
         let troubles = self.client.troubles();
         let verdict =
             self.inspect_server().await?.after(troubles.health().durability, troubles.message_of(TroubleKind::Unsafe));
         troubles.set_durability(verdict.durability);
+        troubles.set_warning(verdict.warning);
         let set = |trouble, found: Option<String>| match found {
             Some(message) => troubles.raise(trouble, message),
             None => troubles.clear(trouble),
@@ -84,12 +92,33 @@ impl HealthCheck {
         }
         let found = self.inspect_store().await?;
         troubles.clear(TroubleKind::Denied);
-        let Some((epoch, accepted)) = found else { return Ok(()) };
-        if self.epoch.confirm(&epoch, accepted, seen) {
+        let Some(found) = found else { return Ok(()) };
+        self.note_replicas(&verdict.info).await?;
+        if self.epoch.confirm(&found, &before) {
             troubles.clear(TroubleKind::Loss);
             return Ok(());
         }
         self.recover_from_loss().await
+    }
+
+    /// Writes into the store whether it has replicas. The next process learns it from there, even if none is connected.
+    async fn note_replicas(&self, info: &ServerInfo) -> Result<(), CallFailure> {
+        let client = &self.client;
+        let command = |name: &str| {
+            let mut command = redis::cmd(name);
+            command.arg(client.keys.counts().as_ref()).arg(REPLICAS_SEEN);
+            command
+        };
+        let Some(seen) = client.link.try_command(&command("HGET")).await? else { return Ok(()) };
+        match judge_replicas(info, reply::count(&seen).ok(), client.link.vetting().has_replicas()) {
+            ReplicaNote::Keep => {}
+            ReplicaNote::Write(now_s) => drop(client.link.try_command(command("HSET").arg(now_s)).await?),
+            ReplicaNote::Remove => {
+                client.link.try_command(&command("HDEL")).await?;
+                client.link.vetting().set_has_replicas(false);
+            }
+        }
+        Ok(())
     }
 
     /// Makes the server rewrite its append-only file, once in the life of the server.
@@ -106,8 +135,7 @@ impl HealthCheck {
     async fn recover_from_loss(&self) -> Result<(), CallFailure> {
         self.client.troubles().raise(TroubleKind::Loss, LOSS);
         self.lanes.refresh(&[]).await?;
-        let lost = self.epoch.current().to_string();
-        self.epoch.adopt(&lost).await?;
+        self.epoch.adopt(&self.epoch.current()).await?;
         tokio::time::sleep(LOSS_SHOWN).await;
         self.client.troubles().clear(TroubleKind::Loss);
         Ok(())
@@ -133,17 +161,27 @@ impl HealthCheck {
         }
     }
 
+    /// Keeps what a later process of this host compares the store with.
+    pub(super) async fn remember_store(&self) {
+        let vetting = self.client.link.vetting();
+        self.known_store.write(vetting.mark(), vetting.replication_id(), vetting.has_replicas(), self.client.troubles()).await;
+    }
+
     /// Probes every second and checks every period, until `ends` is cancelled.
     pub(super) async fn run(self, ends: CancellationToken) {
         let mut checked_at = Instant::now();
         loop {
             let is_check_due = tokio::select! {
-                () = ends.cancelled() => return,
+                () = ends.cancelled() => {
+                    self.remember_store().await;
+                    return;
+                }
                 () = tokio::time::sleep(self.check_every.min(PROBE_EVERY)) => checked_at.elapsed() >= self.check_every,
                 () = self.client.check_soon.notified() => true,
                 () = self.client.link.connected() => true,
             };
             self.probe().await;
+            self.remember_store().await;
             if !is_check_due {
                 continue;
             }
@@ -153,5 +191,49 @@ impl HealthCheck {
                 tokio::time::sleep(self.check_every.min(FAILED_CHECK_PAUSE)).await;
             }
         }
+    }
+}
+
+/// What is to be written into the store about its replicas.
+#[derive(Debug, PartialEq, Eq)]
+enum ReplicaNote {
+    Keep,
+    /// A replica was connected at this time, in seconds.
+    Write(u64),
+    /// There are no replicas any more.
+    Remove,
+}
+
+/// Compares the replicas of a server with the time at which the store last had some.
+fn judge_replicas(info: &ServerInfo, seen_s: Option<u64>, has_replicas: bool) -> ReplicaNote {
+    let now_s = info.clock_s();
+    let age_s = seen_s.map_or(u64::MAX, |seen_s| now_s.saturating_sub(seen_s));
+    let is_alone = info.replicas() == 0;
+    if !is_alone && age_s >= REPLICAS_NOTED_EVERY_S {
+        ReplicaNote::Write(now_s)
+    } else if is_alone && has_replicas && age_s.min(info.uptime().as_secs()) > REPLICAS_FORGOTTEN_AFTER_S {
+        ReplicaNote::Remove
+    } else {
+        ReplicaNote::Keep
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_told_of_its_replicas_and_forgets_them_after_an_hour_alone() {
+        let judge = |replicas: u64, uptime: u64, seen| {
+            let text = format!("connected_slaves:{replicas}\nuptime_in_seconds:{uptime}\nserver_time_usec:9000000000");
+            judge_replicas(&ServerInfo::parse(&text), seen, seen.is_some())
+        };
+        assert_eq!(judge(0, 9_000, None), ReplicaNote::Keep);
+        assert_eq!(judge(1, 9_000, None), ReplicaNote::Write(9_000));
+        assert_eq!(judge(1, 9_000, Some(8_900)), ReplicaNote::Keep);
+        assert_eq!(judge(1, 9_000, Some(8_000)), ReplicaNote::Write(9_000));
+        assert_eq!(judge(0, 9_000, Some(8_000)), ReplicaNote::Keep);
+        assert_eq!(judge(0, 9_000, Some(1_000)), ReplicaNote::Remove);
+        assert_eq!(judge(0, 60, Some(1_000)), ReplicaNote::Keep, "it restarted, and its replicas may be elsewhere");
     }
 }

@@ -29,6 +29,7 @@ mod health;
 mod heartbeat;
 mod history;
 mod holdings;
+mod known_store;
 mod lanes;
 mod leases;
 mod maintain;
@@ -40,6 +41,7 @@ mod promote;
 mod raw_entry;
 mod recover;
 mod scripts;
+mod server_info;
 mod server_settings;
 mod settle;
 mod suspects;
@@ -68,6 +70,7 @@ use self::health::HealthCheck;
 use self::heartbeat::Heartbeat;
 use self::history::EventHistory;
 use self::holdings::Holdings;
+use self::known_store::KnownStoreFile;
 use self::lanes::LaneDirectory;
 use self::leases::RedisLeaseRenewal;
 use self::maintain::StoreMaintenance;
@@ -77,6 +80,7 @@ use self::plugin_state::PluginStates;
 use self::process_identity::new_consumer_name;
 use self::promote::{EventPromoter, PromoteStep};
 use self::recover::EntryRecovery;
+use self::scripts::keys::ShardKeys;
 use self::scripts::{ScriptCall, ScriptSet};
 use self::settle::{DeliverySettler, SettleStep};
 use self::suspects::SuspectList;
@@ -167,7 +171,8 @@ impl RedisBroker {
         tasks: &TaskGroup,
     ) -> Result<Arc<Self>, RedisOpenError> {
         let consumer = new_consumer_name(&options.consumer_name);
-        let client = Arc::new(StoreClient::new(link_for_url(url)?, steps.scripts, &options.namespace, consumer));
+        let keys = ShardKeys::new(&options.namespace);
+        let client = Arc::new(StoreClient::new(link_for_url(url, &keys)?, steps.scripts, keys, consumer));
         let lanes = Arc::new(LaneDirectory::new(client.clone()));
         let epoch = Arc::new(StoreEpoch::new(client.clone()));
         let capacity = Arc::new(StoreCapacity::new(&options));
@@ -177,6 +182,7 @@ impl RedisBroker {
             lanes: lanes.clone(),
             epoch: epoch.clone(),
             capacity: capacity.clone(),
+            known_store: KnownStoreFile::new(&options, client.link.address()),
             allow_unsafe: options.allow_unsafe,
             check_every: Duration::from_millis(tuning.check_every_ms),
         };

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use redis::IntoConnectionInfo;
 
 use super::client::StoreClient;
-use super::connection::{CallFailure, FailureCause, RedisLink, describe_failure, unreachable};
+use super::connection::{CallFailure, FailureCause, LOSS, RedisLink, ServerVetting, describe_failure, unreachable};
 use super::health::HealthCheck;
 use super::heartbeat::Heartbeat;
 use super::process_identity::new_consumer_name;
 use super::scripts::ScriptSet;
+use super::scripts::keys::ShardKeys;
 use super::server_settings::inspect_server;
 use super::transfer::RedisSnapshot;
 use crate::broker::{BrokerOptions, Lane, SnapshotReader};
@@ -87,7 +88,7 @@ impl RedisOpenError {
                 Self::Misconfigured(failure.message)
             }
             FailureCause::Demoted => Self::Unsupported(failure.message),
-            FailureCause::NoReplicas | FailureCause::CannotPersist | FailureCause::Busy => {
+            FailureCause::NoReplicas | FailureCause::CannotPersist | FailureCause::Busy | FailureCause::Held => {
                 Self::Refusing { address: address.to_owned(), reason: describe_failure(&failure) }
             }
             _ => {
@@ -105,7 +106,8 @@ impl RedisOpenError {
 /// See [`RedisOpenError`]. Nothing is retried here.
 pub async fn snapshot(url: &str, options: BrokerOptions) -> Result<Box<dyn SnapshotReader>, RedisOpenError> {
     let consumer = new_consumer_name(&options.consumer_name);
-    let client = Arc::new(StoreClient::new(link_for_url(url)?, ScriptSet::new(), &options.namespace, consumer));
+    let keys = ShardKeys::new(&options.namespace);
+    let client = Arc::new(StoreClient::new(link_for_url(url, &keys)?, ScriptSet::new(), keys, consumer));
     let failed = |failure| RedisOpenError::from_failure(&client.link, failure);
     if let Some(reason) = inspect_server(&client.link).await.map_err(failed)?.unsupported {
         return Err(RedisOpenError::Unsupported(reason));
@@ -115,8 +117,21 @@ pub async fn snapshot(url: &str, options: BrokerOptions) -> Result<Box<dyn Snaps
 
 /// Checks the server and makes what is missing in the store, before the first request.
 pub(super) async fn prepare_store(health: &HealthCheck, heartbeat: &Heartbeat) -> Result<(), RedisOpenError> {
-    let failed = |failure| RedisOpenError::from_failure(&health.client.link, failure);
-    let verdict = health.inspect_server().await.map_err(failed)?;
+    let link = &health.client.link;
+    let failed = |failure| RedisOpenError::from_failure(link, failure);
+    let known = health.known_store.read().await;
+    if known.as_ref().is_some_and(|known| known.had_replicas(link.address())) {
+        link.vetting().set_has_replicas(true);
+    }
+    let verdict = loop {
+        match health.inspect_server().await {
+            Err(failure) if failure.reaction.cause == FailureCause::Held => {
+                tracing::warn!("{}", failure.message);
+                tokio::time::sleep(link.vetting().hold_left()).await;
+            }
+            inspected => break inspected.map_err(failed)?,
+        }
+    };
     if let Some(reason) = verdict.unsupported {
         return Err(RedisOpenError::Unsupported(reason));
     }
@@ -124,20 +139,30 @@ pub(super) async fn prepare_store(health: &HealthCheck, heartbeat: &Heartbeat) -
         return Err(RedisOpenError::Unsafe(reason));
     }
     health.lanes.refresh(&[Lane::unrouted()]).await.map_err(failed)?;
-    health.epoch.adopt("").await.map_err(failed)?;
+    let found = health.inspect_store().await.map_err(failed)?;
+    let lost = known.zip(found).filter(|(known, found)| known.is_lost(link.address(), found));
+    let lost_epoch = lost.as_ref().map_or("", |(known, _)| &known.epoch);
+    if health.epoch.adopt(lost_epoch).await.map_err(failed)? && let Some((known, found)) = &lost {
+        let (had, has, before, now) = (known.accepted, found.accepted, &known.replication_id, link.vetting().replication_id());
+        tracing::error!(
+            "{LOSS} (while this host was down: {had} events had been accepted, the store knows {has}; the replication id \
+             was {before} and is {now})"
+        );
+    }
     heartbeat.beat().await.map_err(failed)?;
     health.check().await.map_err(failed)?;
     health.probe().await;
+    health.remember_store().await;
     // Until here, the caller reports what is wrong. From here on, the log does.
     health.client.troubles().start_logging();
     Ok(())
 }
 
-/// A link for a URL, not connected yet.
+/// A link for the URL of a store with these keys, not connected yet.
 ///
 /// # Errors
 /// [`RedisOpenError::BadUrl`]
-pub(super) fn link_for_url(url: &str) -> Result<RedisLink, RedisOpenError> {
+pub(super) fn link_for_url(url: &str, keys: &ShardKeys) -> Result<RedisLink, RedisOpenError> {
     let bad = |reason: &str| RedisOpenError::BadUrl { url: RedactedUrl(url).to_string(), reason: reason.to_owned() };
     match url.split_once("://").map(|(scheme, _)| scheme) {
         Some("redis" | "valkey") => {}
@@ -160,7 +185,7 @@ pub(super) fn link_for_url(url: &str) -> Result<RedisLink, RedisOpenError> {
     let settings = info.tcp_settings().clone().set_nodelay(true);
     let password = info.redis_settings().password().map(SecretText::from);
     let client = redis::Client::open(info.set_tcp_settings(settings)).map_err(|error| bad(&error.to_string()))?;
-    Ok(RedisLink::new(client, address, password))
+    Ok(RedisLink::new(client, address, password, ServerVetting::new(keys)))
 }
 
 #[cfg(test)]
@@ -169,6 +194,7 @@ mod tests {
 
     #[test]
     fn an_unusable_url_is_explained_without_its_password() {
+        let keys = ShardKeys::new("es");
         for (url, word) in [
             ("rediss://me:hunter2@host", "TLS"),
             ("redis-sentinel://host", "Sentinel"),
@@ -181,9 +207,9 @@ mod tests {
             ("redis://me:hun@ter2#a@host", "redis://***@host"),
             ("redis:me:hunter2@host", "redis://"),
         ] {
-            let error = link_for_url(url).map(|_| ()).unwrap_err().to_string();
+            let error = link_for_url(url, &keys).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains(word) && !error.contains("ter2"), "{error}");
         }
-        assert!(link_for_url("redis://127.0.0.1:6379/3").is_ok());
+        assert!(link_for_url("redis://127.0.0.1:6379/3", &keys).is_ok());
     }
 }

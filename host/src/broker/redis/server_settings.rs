@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::connection::{CallFailure, RedisLink, reply};
+use super::server_info::ServerInfo;
 use crate::broker::Durability;
 
 /// The trouble while an append-only file that was switched on is not complete.
@@ -11,10 +12,8 @@ const FIRST_LOG: &str =
 
 /// Reads the settings of a server and judges them.
 pub(super) async fn inspect_server(link: &RedisLink) -> Result<SettingsVerdict, CallFailure> {
-    let info = reply::text(link.command(&redis::cmd("INFO")).await?)?;
-    let info = info.lines().filter_map(|line| line.split_once(':'));
-    let info: BTreeMap<String, String> = info.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
-    if is_loading(&info) {
+    let info = ServerInfo::parse(&reply::text(link.command(&redis::cmd("INFO")).await?)?);
+    if info.is_loading() {
         return Err(CallFailure::busy("Redis is loading its data"));
     }
     let mut config = BTreeMap::new();
@@ -22,12 +21,12 @@ pub(super) async fn inspect_server(link: &RedisLink) -> Result<SettingsVerdict, 
         let mut command = redis::cmd("CONFIG");
         command.arg("GET").arg(name);
         // Hosted servers often forbid or rename the command. Their durability is then unknown.
-        let Some(answer) = link.try_command(&command).await? else { return Ok(judge(link.address(), &info, None)) };
+        let Some(answer) = link.try_command(&command).await? else { return Ok(judge(&link.cli_words(), info, None)) };
         for (name, value) in reply::pairs(answer)? {
             config.insert(reply::text(name)?, reply::text(value)?);
         }
     }
-    Ok(judge(link.address(), &info, Some(&config)))
+    Ok(judge(&link.cli_words(), info, Some(&config)))
 }
 
 /// What the settings of a server mean for the broker.
@@ -46,6 +45,10 @@ pub(super) struct SettingsVerdict {
     /// The memory that the server may use; 0 if it is unknown.
     pub(super) memory_bytes: u64,
     pub(super) durability: Durability,
+    /// What a failover may lose, and the command that prevents it.
+    pub(super) warning: Option<String>,
+    /// What the server reported.
+    pub(super) info: ServerInfo,
 }
 
 impl SettingsVerdict {
@@ -60,9 +63,9 @@ impl SettingsVerdict {
     }
 }
 
-/// Judges a server by its `INFO` and, where that is allowed, its `CONFIG`.
-fn judge(address: &str, info: &BTreeMap<String, String>, config: Option<&BTreeMap<String, String>>) -> SettingsVerdict {
-    let fact = |name: &str| info.get(name).map(String::as_str).unwrap_or_default();
+/// Judges a server by its `INFO` and, where that is allowed, its `CONFIG`. `cli` calls it from a shell.
+fn judge(cli: &str, info: ServerInfo, config: Option<&BTreeMap<String, String>>) -> SettingsVerdict {
+    let fact = |name: &str| info.text(name);
     let setting = |name: &str| config.and_then(|config| config.get(name)).map(String::as_str);
     let keeps_log = fact("aof_enabled") == "1";
     let durability = match setting("appendfsync") {
@@ -73,20 +76,33 @@ fn judge(address: &str, info: &BTreeMap<String, String>, config: Option<&BTreeMa
         Some("no") => Durability::None,
         _ => Durability::Unknown,
     };
+    // A service that forbids CONFIG has its settings elsewhere, or has no such setting at all.
+    let advise = |setting: &str| match config {
+        Some(_) => format!("run `{cli} CONFIG SET {setting}`"),
+        None => format!(
+            "this service forbids CONFIG, so set `{setting}` where its settings are made; if it has no such setting, use \
+             another service"
+        ),
+    };
     let policy = fact("maxmemory_policy");
     let unsafe_settings = if policy != "noeviction" {
+        let advice = advise("maxmemory-policy noeviction");
         Some(format!(
-            "Redis may evict accepted events (maxmemory-policy is {policy}): run \
-             `redis-cli -u redis://{address} CONFIG SET maxmemory-policy noeviction`, or set broker.allow_unsafe"
+            "Redis may evict accepted events (maxmemory-policy is {policy}): {advice}, or set broker.allow_unsafe"
         ))
     } else if !keeps_log {
-        Some(format!(
-            "Redis loses accepted events at a restart (appendonly is no): run \
-             `redis-cli -u redis://{address} CONFIG SET appendonly yes`, or set broker.allow_unsafe"
-        ))
+        let advice = advise("appendonly yes");
+        Some(format!("Redis loses accepted events at a restart (appendonly is no): {advice}, or set broker.allow_unsafe"))
     } else {
         None
     };
+    let warning = (info.replicas() > 0 && !info.waits_for_replicas()).then(|| {
+        let advice = advise("min-replicas-to-write 1");
+        format!(
+            "a failover of Redis may lose the events that were accepted in about the last second, since it does not wait \
+             for its replicas (min-replicas-to-write is 0): {advice}"
+        )
+    });
     let cannot_persist = (keeps_log && fact("aof_last_write_status") == "err").then(|| {
         "Redis cannot write its append-only file: free disk space, and restart Redis if the trouble stays".to_owned()
     });
@@ -94,37 +110,34 @@ fn judge(address: &str, info: &BTreeMap<String, String>, config: Option<&BTreeMa
     let is_writing_log = keeps_log
         && (["aof_rewrite_in_progress", "aof_rewrite_scheduled"].iter().any(|name| fact(name) == "1")
             || fact("aof_last_bgrewrite_status") == "err");
-    let number = |name: &str| fact(name).parse::<u64>().ok().filter(|bytes| *bytes > 0);
-    let memory_bytes = number("maxmemory").or_else(|| number("total_system_memory")).unwrap_or(0);
+    let bytes = |name: &str| info.number(name).filter(|bytes| *bytes > 0);
+    let memory_bytes = bytes("maxmemory").or_else(|| bytes("total_system_memory")).unwrap_or(0);
     SettingsVerdict {
-        unsupported: find_unsupported(&fact),
+        unsupported: find_unsupported(&info),
         unsafe_settings,
         cannot_persist,
         has_old_log,
         is_writing_log,
         memory_bytes,
         durability,
+        warning,
+        info,
     }
 }
 
-/// True while the server reads its data. Until then it reports that it has no append-only file.
-fn is_loading(info: &BTreeMap<String, String>) -> bool {
-    info.get("loading").is_some_and(|loading| loading != "0")
-}
-
-fn find_unsupported<'a>(fact: &impl Fn(&str) -> &'a str) -> Option<String> {
-    let (server, version, least) = match fact("valkey_version") {
-        "" => ("Redis", fact("redis_version"), (7, 0)),
+fn find_unsupported(info: &ServerInfo) -> Option<String> {
+    let (server, version, least) = match info.text("valkey_version") {
+        "" => ("Redis", info.text("redis_version"), (7, 0)),
         version => ("Valkey", version, (7, 2)),
     };
     let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < least {
         return Some(format!("{server} {version} is too old: {}.{} or later is needed", least.0, least.1));
     }
-    if fact("cluster_enabled") == "1" {
+    if info.text("cluster_enabled") == "1" {
         return Some(format!("this {server} is part of a cluster, which is not supported"));
     }
-    if fact("role") != "master" {
+    if !info.is_primary() {
         return Some(format!("this {server} is a replica: connect to its primary"));
     }
     None
@@ -144,14 +157,19 @@ mod tests {
                 ("aof_enabled", "1"),
                 ("aof_last_write_status", "ok"),
             ]
-            .map(|(name, value)| (name.to_owned(), value.to_owned())),
+            .map(|(name, value)| (name, value)),
         );
         let mut config = BTreeMap::from([("appendfsync".to_owned(), "always".to_owned())]);
         for (name, value) in changes {
-            let facts = if name.contains("appendfsync") { &mut config } else { &mut info };
-            facts.insert((*name).to_owned(), (*value).to_owned());
+            if name.contains("appendfsync") {
+                config.insert((*name).to_owned(), (*value).to_owned());
+            } else {
+                info.insert(name, value);
+            }
         }
-        judge("127.0.0.1:6380", &info, Some(&config))
+        let text: String = info.iter().map(|(name, value)| format!("{name}:{value}\r\n")).collect();
+        let may_ask = !changes.contains(&("CONFIG", "forbidden"));
+        judge("redis-cli -u redis://127.0.0.1:6380", ServerInfo::parse(&text), may_ask.then_some(&config))
     }
 
     #[test]
@@ -165,8 +183,7 @@ mod tests {
         ] {
             assert_eq!(judged(changes).durability, durability, "{changes:?}");
         }
-        let info = BTreeMap::from([("aof_enabled".to_owned(), "1".to_owned())]);
-        assert_eq!(judge("a", &info, None).durability, Durability::Unknown);
+        assert_eq!(judged(&[("CONFIG", "forbidden")]).durability, Durability::Unknown);
     }
 
     #[test]
@@ -182,6 +199,22 @@ mod tests {
             assert!(judged(&[change]).unsafe_settings.unwrap().contains(line), "{line}");
         }
         assert!(judged(&[("aof_last_write_status", "err")]).cannot_persist.is_some());
+    }
+
+    #[test]
+    fn where_config_is_forbidden_another_way_is_advised() {
+        for change in [("aof_enabled", "0"), ("maxmemory_policy", "allkeys-lru")] {
+            let advice = judged(&[change, ("CONFIG", "forbidden")]).unsafe_settings.unwrap();
+            assert!(advice.contains("another service") && !advice.contains("CONFIG SET"), "{advice}");
+        }
+    }
+
+    #[test]
+    fn replicas_that_are_not_waited_for_are_worth_a_warning() {
+        assert_eq!(judged(&[]).warning, None);
+        let replicas = ("connected_slaves", "2");
+        assert!(judged(&[replicas]).warning.unwrap().contains("CONFIG SET min-replicas-to-write 1"));
+        assert_eq!(judged(&[replicas, ("min_slaves_good_slaves", "2")]).warning, None);
     }
 
     #[test]

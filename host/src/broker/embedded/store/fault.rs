@@ -159,6 +159,7 @@ impl StoreCondition {
         let trouble = state.failed.as_ref().or(state.locked.as_ref()).or(state.no_room.as_ref()).cloned();
         StoreHealth {
             durability: Durability::Fsync,
+            warning: None,
             accepting: trouble.is_none(),
             handling: state.failed.is_none() && state.locked.is_none(),
             trouble,

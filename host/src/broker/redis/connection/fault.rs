@@ -16,6 +16,8 @@ pub(in crate::broker::redis) enum FailureCause {
     Interrupted,
     /// The server refuses commands for now: it loads data, runs a script, lacks a master or has too many clients.
     Busy,
+    /// The server restarted, and one of its replicas may have taken over.
+    Held,
     /// The server has become a replica.
     Demoted,
     /// The server cannot write to its disk and refuses every change.
@@ -108,6 +110,12 @@ impl CallFailure {
     /// The server answers, but is not ready yet.
     pub(in crate::broker::redis) fn busy(message: impl Into<String>) -> Self {
         let reaction = FailureReaction { cause: FailureCause::Busy, unchanged: true, connection: ConnectionFate::Keep };
+        Self { reaction, message: message.into() }
+    }
+
+    /// The server may be used later, unless another one has taken over.
+    pub(in crate::broker::redis) fn held(message: impl Into<String>) -> Self {
+        let reaction = FailureReaction { cause: FailureCause::Held, unchanged: true, connection: ConnectionFate::Keep };
         Self { reaction, message: message.into() }
     }
 

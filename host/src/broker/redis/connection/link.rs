@@ -1,9 +1,11 @@
 //! One connection to Redis, made on demand and replaced when it breaks.
 //!
 //! Many tasks share it, and Redis answers their calls in order. Unlike the connection manager of the client library, it
-//! reconnects after the server was demoted, and a call fails at once when no connection can be made. Only [`RedisLink::call_until_known`] repeats a call by itself.
+//! reconnects after the server was demoted, and a call fails at once when no connection can be made. Only
+//! [`RedisLink::call_until_known`] repeats a call by itself. No call goes over a connection whose server was not vetted.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -14,11 +16,12 @@ use tokio::sync::{Notify, Semaphore};
 use super::fault::{CallFailure, ConnectionFate, FailureCause, classify, classify_connect};
 use super::gate::ConnectionGate;
 use super::reply::RedisReply;
-use super::troubles::{TroubleBoard, TroubleKind};
+use super::troubles::{LOSS, TroubleBoard, TroubleKind};
+use super::vetting::{RESTART_HOLD, ServerVetting, VettingVerdict};
 use crate::broker::redis::scripts::ScriptCall;
 use crate::secret::SecretText;
 
-/// The time limit for connecting, `CLIENT ID` included.
+/// The time limit for connecting, `CLIENT ID` included, and for vetting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The time limit for one reply.
 pub(in crate::broker::redis) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -38,6 +41,7 @@ struct SharedLinkState {
     password: Option<SecretText>,
     gate: ConnectionGate,
     troubles: TroubleBoard,
+    vetting: ServerVetting,
     /// Notified after each new connection.
     connected: Notify,
 }
@@ -56,16 +60,23 @@ pub(in crate::broker::redis) struct LiveConnection {
     connection: MultiplexedConnection,
     /// What `CLIENT ID` answered; 0 if the command is not allowed.
     pub(in crate::broker::redis) client_id: i64,
+    is_vetted: AtomicBool,
 }
 
 impl RedisLink {
     /// A link that is not connected yet. `address` and `password` are those of the client's URL.
-    pub(in crate::broker::redis) fn new(client: redis::Client, address: String, password: Option<SecretText>) -> Self {
+    pub(in crate::broker::redis) fn new(
+        client: redis::Client,
+        address: String,
+        password: Option<SecretText>,
+        vetting: ServerVetting,
+    ) -> Self {
         let shared = SharedLinkState {
             address,
             password,
             gate: ConnectionGate::default(),
             troubles: TroubleBoard::new(),
+            vetting,
             connected: Notify::new(),
         };
         Self::with_timeout(client, Arc::new(shared), RESPONSE_TIMEOUT)
@@ -88,8 +99,17 @@ impl RedisLink {
         &self.shared.address
     }
 
+    /// The beginning of a command line that reaches the server. It has no password.
+    pub(in crate::broker::redis) fn cli_words(&self) -> String {
+        format!("redis-cli -u redis://{}", self.shared.address)
+    }
+
     pub(in crate::broker::redis) fn troubles(&self) -> &TroubleBoard {
         &self.shared.troubles
+    }
+
+    pub(in crate::broker::redis) fn vetting(&self) -> &ServerVetting {
+        &self.shared.vetting
     }
 
     /// Returns when a link of this broker has connected since the last call.
@@ -184,51 +204,92 @@ impl RedisLink {
     }
 
     async fn connect(&self) -> Result<Arc<LiveConnection>, CallFailure> {
-        if let Some(live) = self.live.load_full() {
+        if let Some(live) = self.usable_connection() {
             return Ok(live);
         }
         let Ok(_permit) = self.connecting.acquire().await else {
             return Err(CallFailure::unreachable("the connection is closed"));
         };
         // Another task may have connected while this one waited for the permit.
-        if let Some(live) = self.live.load_full() {
+        if let Some(live) = self.usable_connection() {
             return Ok(live);
         }
-        if let Err(closed) = self.shared.gate.enter() {
-            return Err(CallFailure::unreachable(closed.reason));
-        }
-        match self.open_connection().await {
-            Ok(live) => {
-                let live = Arc::new(live);
-                self.live.store(Some(live.clone()));
-                self.shared.connected.notify_one();
-                Ok(live)
+        let live = match self.live.load_full() {
+            Some(unvetted) => unvetted,
+            None => {
+                if let Err(closed) = self.shared.gate.enter() {
+                    return Err(CallFailure::unreachable(closed.reason));
+                }
+                let opened = self.open_connection().await.map_err(|error| self.note_unreachable(&error))?;
+                self.live.store(Some(opened.clone()));
+                opened
             }
-            Err(error) => {
-                let reaction = classify_connect(&error);
-                let reason = self.shared.without_password(error.to_string());
-                let message = format!("{}{reason}", unreachable(&self.shared.address));
-                self.shared.gate.note_failure(&message, reaction.connection);
-                let failure = CallFailure { reaction, message };
-                self.troubles().note_failure(&failure);
-                Err(failure)
-            }
-        }
+        };
+        self.vet(&live).await?;
+        Ok(live)
     }
 
-    async fn open_connection(&self) -> Result<LiveConnection, redis::RedisError> {
+    fn usable_connection(&self) -> Option<Arc<LiveConnection>> {
+        self.live.load_full().filter(|live| live.is_vetted.load(Ordering::Acquire))
+    }
+
+    fn note_unreachable(&self, error: &redis::RedisError) -> CallFailure {
+        let reaction = classify_connect(error);
+        let reason = self.shared.without_password(error.to_string());
+        let message = format!("{}{reason}", unreachable(&self.shared.address));
+        self.shared.gate.note_failure(&message, reaction.connection);
+        let failure = CallFailure { reaction, message };
+        self.troubles().note_failure(&failure);
+        failure
+    }
+
+    /// Finds out whether commands may go over a new connection; see [`ServerVetting`].
+    async fn vet(&self, live: &Arc<LiveConnection>) -> Result<(), CallFailure> {
+        let vetting = &self.shared.vetting;
+        let mark = vetting.mark();
+        let asked = tokio::time::timeout(CONNECT_TIMEOUT, vetting.ask(&live.connection)).await;
+        let sighting = match asked.unwrap_or_else(|_| Err(timed_out())) {
+            Ok(sighting) => sighting,
+            Err(error) => {
+                self.drop_connection(live);
+                return Err(self.note_unreachable(&error));
+            }
+        };
+        let verdict = sighting.map_or(VettingVerdict::Usable, |it| vetting.judge(it, &mark, Instant::now()));
+        let failure = match verdict {
+            VettingVerdict::Usable => {
+                if vetting.has_found_loss() {
+                    self.troubles().raise(TroubleKind::Loss, LOSS);
+                }
+                self.troubles().clear(TroubleKind::Held);
+                live.is_vetted.store(true, Ordering::Release);
+                self.shared.connected.notify_one();
+                return Ok(());
+            }
+            VettingVerdict::Loading => CallFailure::busy("Redis is loading its data"),
+            VettingVerdict::Held => CallFailure::held(format!(
+                "Redis at {} has restarted and had replicas, one of which may have taken over: nothing is accepted or \
+                 handled until it has been the primary for {RESTART_HOLD:?}",
+                self.shared.address
+            )),
+        };
+        self.note_reply();
+        self.troubles().note_failure(&failure);
+        Err(failure)
+    }
+
+    async fn open_connection(&self) -> Result<Arc<LiveConnection>, redis::RedisError> {
         let opening = async {
             let mut connection = self.client.get_multiplexed_async_connection_with_config(&self.config).await?;
             let client_id =
                 redis::cmd("CLIENT").arg("ID").query_async::<i64>(&mut connection).await.or_else(|error| {
-                    // A user without this permission can do all but end a blocking read early.
-                    if classify(&error).cause == FailureCause::Denied { Ok(0) } else { Err(error) }
+                    // Without this command, all is possible but to end a blocking read early. It may be forbidden or renamed.
+                    let cause = classify(&error).cause;
+                    if matches!(cause, FailureCause::Denied | FailureCause::Misplaced) { Ok(0) } else { Err(error) }
                 })?;
-            Ok(LiveConnection { connection, client_id })
+            Ok(Arc::new(LiveConnection { connection, client_id, is_vetted: AtomicBool::new(false) }))
         };
-        tokio::time::timeout(CONNECT_TIMEOUT, opening).await.unwrap_or_else(|_| {
-            Err(redis::RedisError::from(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time")))
-        })
+        tokio::time::timeout(CONNECT_TIMEOUT, opening).await.unwrap_or_else(|_| Err(timed_out()))
     }
 
     fn note_reply(&self) {
@@ -255,6 +316,10 @@ impl RedisLink {
             self.live.compare_and_swap(&current, None);
         }
     }
+}
+
+fn timed_out() -> redis::RedisError {
+    std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time").into()
 }
 
 /// The beginning of the message that no connection could be made.
@@ -286,6 +351,7 @@ impl SharedLinkState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::redis::scripts::keys::ShardKeys;
 
     #[test]
     fn a_message_that_repeats_the_password_is_masked() {
@@ -294,6 +360,7 @@ mod tests {
             password: Some("hunter2".into()),
             gate: ConnectionGate::default(),
             troubles: TroubleBoard::new(),
+            vetting: ServerVetting::new(&ShardKeys::new("es")),
             connected: Notify::new(),
         };
         for message in [

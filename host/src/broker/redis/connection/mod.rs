@@ -5,7 +5,9 @@ mod gate;
 mod link;
 pub(super) mod reply;
 mod troubles;
+mod vetting;
 
 pub(super) use self::fault::{CallFailure, FailureCause};
 pub(super) use self::link::{RESPONSE_TIMEOUT, RedisLink, unreachable};
 pub(super) use self::troubles::{LOSS, TroubleBoard, TroubleKind, describe_failure, join_messages};
+pub(super) use self::vetting::{REPLICAS_SEEN, ServerVetting, StoreMark};

@@ -30,6 +30,8 @@ pub(in crate::broker::redis) enum TroubleKind {
     Denied,
     /// Redis lost data, and the broker has not begun a new epoch yet.
     Loss,
+    /// Redis restarted, and one of its replicas may have taken over.
+    Held,
     /// Redis has become a replica, or another version runs.
     Unsupported,
     /// The connection is up, but Redis does not answer.
@@ -62,6 +64,7 @@ impl TroubleKind {
             FailureCause::CannotPersist => Self::CannotPersist,
             FailureCause::NoRoom => Self::NoRoom,
             FailureCause::Misplaced => Self::Misplaced,
+            FailureCause::Held => Self::Held,
             FailureCause::Demoted => Self::Unsupported,
             FailureCause::Interrupted | FailureCause::NoScript | FailureCause::NoGroup => return None,
         })
@@ -103,6 +106,7 @@ pub(in crate::broker::redis) struct TroubleBoard {
 #[derive(Debug)]
 struct TroubleState {
     durability: Durability,
+    warning: Option<String>,
     troubles: BTreeMap<TroubleKind, String>,
     is_logging: bool,
     warned_at: BTreeMap<&'static str, Instant>,
@@ -112,6 +116,7 @@ impl TroubleBoard {
     pub(in crate::broker::redis) fn new() -> Self {
         let state = TroubleState {
             durability: Durability::Unknown,
+            warning: None,
             troubles: BTreeMap::new(),
             is_logging: false,
             warned_at: BTreeMap::new(),
@@ -121,11 +126,14 @@ impl TroubleBoard {
 
     /// Logs the current troubles, and from now on each that begins or ends.
     pub(in crate::broker::redis) fn start_logging(&self) {
-        let troubles = {
+        let (troubles, warning) = {
             let mut state = self.lock();
             state.is_logging = true;
-            state.troubles.clone()
+            (state.troubles.clone(), state.warning.clone())
         };
+        if let Some(warning) = warning {
+            tracing::warn!("{warning}");
+        }
         for (trouble, message) in troubles {
             tracing::error!(trouble = ?trouble, "{message}");
         }
@@ -136,6 +144,7 @@ impl TroubleBoard {
         let state = self.lock();
         StoreHealth {
             durability: state.durability,
+            warning: state.warning.clone(),
             trouble: state.troubles.values().next().cloned(),
             accepting: state.troubles.is_empty(),
             handling: state.troubles.keys().all(|trouble| trouble.allows_handling()),
@@ -151,6 +160,19 @@ impl TroubleBoard {
                 before.as_str(),
                 durability.as_str()
             );
+        }
+    }
+
+    /// Notes what a failover of this server may lose; `None` for nothing. Logs a warning that is new.
+    pub(in crate::broker::redis) fn set_warning(&self, warning: Option<String>) {
+        let is_new = {
+            let mut state = self.lock();
+            let is_new = warning.is_some() && state.warning.is_none() && state.is_logging;
+            state.warning.clone_from(&warning);
+            is_new
+        };
+        if let Some(warning) = warning.filter(|_| is_new) {
+            tracing::warn!("{warning}");
         }
     }
 

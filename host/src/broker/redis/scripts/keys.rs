@@ -56,6 +56,11 @@ impl ShardKeys {
         &self.fixed[6]
     }
 
+    /// The hash of totals.
+    pub(in crate::broker::redis) fn counts(&self) -> &Bytes {
+        &self.fixed[7]
+    }
+
     /// The stream of a lane.
     pub(in crate::broker::redis) fn lane(&self, lane: &Lane) -> Bytes {
         Bytes::from(format!("{}:q:{lane}", self.prefix))
