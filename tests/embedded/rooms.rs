@@ -1,7 +1,5 @@
 //! Disks that are full.
 
-use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,6 +10,7 @@ use eventstream::broker::{
     StoreTransfer, WorkQueue,
 };
 use eventstream::shutdown::TaskGroup;
+use eventstream_tests::small_disk;
 
 use super::audit::{audit, open, options};
 use super::disk::Disk;
@@ -59,13 +58,10 @@ async fn what_is_refused_for_want_of_room_says_so() {
     assert!(refused.is_transient());
 }
 
-/// The variable that names the mounted directory for the process that works in it.
-const DIRECTORY: &str = "EMBEDDED_TEST_SMALL_DISK";
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "the work of the process that the other test gives a small disk"]
 async fn work_on_a_small_disk() {
-    let Ok(dir) = std::env::var(DIRECTORY) else { return };
+    let Some(dir) = small_disk::directory() else { return };
     let retention = RetentionLimits {
         processed_ms: 0,
         processed_max: 0,
@@ -73,8 +69,7 @@ async fn work_on_a_small_disk() {
         discarded_ms: 0,
         idempotency_ms: 0,
     };
-    let broker =
-        EmbeddedBroker::open(Path::new(&dir), BrokerOptions { retention, ..options() }, &TaskGroup::new()).unwrap();
+    let broker = EmbeddedBroker::open(&dir, BrokerOptions { retention, ..options() }, &TaskGroup::new()).unwrap();
     // Over many plugins, since each may take only a share of the disk.
     let lanes: Vec<Lane> = (0..12).map(|n| format!("plugin-{n}").parse().unwrap()).collect();
     let new_append = || AppendRequest { lane: lanes[fastrand::usize(..lanes.len())].clone(), ..load::new_append(None) };
@@ -107,14 +102,14 @@ async fn work_on_a_small_disk() {
 
 #[test]
 fn on_a_small_disk_that_is_full_what_was_accepted_is_worked_off() {
-    on_a_small_disk("rooms::work_on_a_small_disk", "worked off");
+    small_disk::run_on_small_disk("rooms::work_on_a_small_disk", "worked off");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "the work of the process that the other test gives a small disk"]
 async fn work_on_a_small_disk_that_is_read() {
-    let Ok(dir) = std::env::var(DIRECTORY) else { return };
-    let broker = open(Path::new(&dir));
+    let Some(dir) = small_disk::directory() else { return };
+    let broker = open(&dir);
     let batch = || (0..50).map(|_| load::new_append(None)).collect();
     broker.append(batch()).await.unwrap();
     let reading = broker.snapshot().await.unwrap();
@@ -132,27 +127,7 @@ async fn work_on_a_small_disk_that_is_read() {
 /// The part of the log that a reader needed must become free when the reader ends, even if nothing is committed.
 #[test]
 fn on_a_small_disk_that_an_export_filled_events_are_accepted_again_when_it_is_over() {
-    on_a_small_disk("rooms::work_on_a_small_disk_that_is_read", "accepts again");
-}
-
-/// Runs a test of this program in a process that has a small disk to itself.
-fn on_a_small_disk(test: &str, told: &str) {
-    let dir = tempfile::tempdir().unwrap();
-    // In a mount namespace of its own, so that the disk ends with the process and no other process sees it.
-    let mount = "mount -t tmpfs -o size=48m none \"$0\" && exec \"$@\"";
-    let done = Command::new("unshare")
-        .args(["--mount", "sh", "-c", mount])
-        .arg(dir.path())
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--ignored", "--nocapture", "--quiet"])
-        .env(DIRECTORY, dir.path())
-        .output();
-    let Some(done) = done.ok().filter(|_| rustix::process::geteuid().is_root()) else {
-        println!("not tested: only the superuser can mount a small disk");
-        return;
-    };
-    let said = String::from_utf8_lossy(&done.stdout);
-    assert!(done.status.success() && said.contains(told), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    small_disk::run_on_small_disk("rooms::work_on_a_small_disk_that_is_read", "accepts again");
 }
 
 async fn eventually_async(condition: impl AsyncFn() -> bool) {

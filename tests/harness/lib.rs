@@ -26,5 +26,6 @@ pub mod native;
 mod output_lines;
 pub mod proxy;
 pub mod redis;
+pub mod small_disk;
 pub mod stage;
 pub mod store;

@@ -10,6 +10,7 @@
 pub mod accept;
 pub mod coverage;
 pub mod ends;
+pub mod failed_limit;
 pub mod leases;
 pub mod limits;
 pub mod model;
@@ -109,6 +110,9 @@ macro_rules! broker_contract {
             limits::bytes_that_wait_are_counted_and_limited_by_lane,
             limits::few_large_results_push_no_history_out,
             limits::an_event_keeps_how_many_caused_it,
+            failed_limit::a_lane_full_of_failed_events_refuses_its_own_until_some_are_discarded,
+            failed_limit::a_replay_moves_the_bytes_of_a_failed_event,
+            failed_limit::failed_events_are_listed_and_moved_with_their_lane,
             coverage::a_consumer_recovers_in_its_own_lanes,
             coverage::a_suspect_that_is_handed_back_stays_one,
             state::state_is_visible_from_the_settle_on,

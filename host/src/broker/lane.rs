@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::event::is_plugin_name;
+use crate::event::{EventRecord, is_plugin_name};
 
 /// The queue of one plugin's events, so that no plugin's events wait behind another's (G8).
 ///
@@ -19,6 +19,13 @@ impl Lane {
     /// The lane of events that no plugin handles. No plugin can have its name.
     pub fn unrouted() -> Self {
         Self("_".into())
+    }
+
+    /// The lane that a failed event counts against in a store that did not fail it: that of the plugin that handled it
+    /// last.
+    pub fn of_failed(record: &EventRecord) -> Self {
+        let plugin = record.attempts.last().and_then(|last| last.plugin.as_deref());
+        plugin.and_then(|plugin| plugin.parse().ok()).unwrap_or_else(Self::unrouted)
     }
 
     /// The name of the lane, which is that of its plugin.

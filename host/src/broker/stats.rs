@@ -57,7 +57,7 @@ pub struct QueueDepth {
     pub failed_bytes_by_lane: BTreeMap<String, u64>,
     /// The most waiting and failed bytes of one lane; `None` if the store has no such limit.
     pub max_lane_bytes: Option<u64>,
-    /// About how many bytes the processed events take that the store keeps, by lane.
+    /// About how many bytes the processed and the discarded events take that the store keeps, by lane.
     pub kept_bytes_by_lane: BTreeMap<String, u64>,
     /// Events that are being handled.
     pub running: u64,

@@ -212,6 +212,8 @@ pub async fn bytes_that_wait_are_counted_and_limited_by_lane(rig: &dyn BrokerRig
     assert_eq!(settle_one(&*broker, &held[2], Settlement::Returned).await, SettleOutcome::Done);
     let left = bytes(&*broker).await;
     assert!((40_000..44_000).contains(&left), "{left}");
+    assert_eq!(settle_one(&*broker, &held[3], Settlement::Processed).await, SettleOutcome::Done);
+    let left = bytes(&*broker).await;
     rig.kill(broker).await;
 
     let broker = rig.open(BrokerOptions { lease_ms: SHORT_LEASE_MS, ..limited() }).await;

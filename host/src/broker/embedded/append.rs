@@ -30,13 +30,12 @@ pub(super) struct PreparedEvent {
 impl PreparedEvent {
     /// About how many bytes the writer writes for the event.
     pub(super) fn size_bytes(&self) -> usize {
-        let BodyColumns { head, data, .. } = &*self.body;
-        ROW_BYTES as usize + head.len() + data.as_ref().map_or(0, |data| data.bytes.len())
+        ROW_BYTES as usize + self.body.head.len() + self.body.data_bytes()
     }
 
     /// The bytes that the event counts for while it waits.
     fn row_bytes(&self) -> u64 {
-        row_bytes(self.body.data.as_ref().map_or(0, |data| data.bytes.len()))
+        row_bytes(self.body.data_bytes())
     }
 }
 
@@ -95,20 +94,19 @@ pub(super) fn append(
         }
         let (totals, limits) = (&*step.totals, step.limits);
         let counted = || totals.waiting_within_limits(limits);
-        if let Err(full) = limits.check(&wanted, |lane| totals.waiting_of(lane), totals.waiting(), counted) {
+        let waiting_of = |lane: &Lane| totals.lane_named(lane).map_or(0, |lane| lane.waiting.events);
+        if let Err(full) = limits.check(&wanted, waiting_of, totals.waiting(), counted) {
             return Ok(Err(full));
         }
         for lane in wanted.keys() {
             let of_lane = events.iter().zip(&known).filter(|(event, known)| known.is_none() && event.lane == **lane);
             let more: u64 = of_lane.map(|(event, _)| event.row_bytes()).sum();
-            let (waiting_bytes, limit_bytes) = (totals.waiting_bytes_of(lane), step.options.max_waiting_bytes);
-            if waiting_bytes > 0 && waiting_bytes.saturating_add(more) > limit_bytes {
-                return Ok(Err(Error::LaneHeavy {
-                    lane: (*lane).clone(),
-                    waiting_bytes,
-                    failed_bytes: 0,
-                    limit_bytes,
-                }));
+            let held = totals.lane_named(lane).map_or((0, 0), |lane| (lane.waiting.bytes, lane.failed.bytes));
+            let ((waiting_bytes, failed_bytes), limit_bytes) = (held, step.options.max_waiting_bytes);
+            let held_bytes = waiting_bytes.saturating_add(failed_bytes);
+            if held_bytes > 0 && held_bytes.saturating_add(more) > limit_bytes {
+                let lane = (*lane).clone();
+                return Ok(Err(Error::LaneHeavy { lane, waiting_bytes, failed_bytes, limit_bytes }));
             }
         }
         if let Some(shortage) = step.no_room {
@@ -179,7 +177,7 @@ pub(super) fn insert_waiting(step: &mut WriteStep<'_>, event: &PreparedEvent) ->
             .prepare_cached("REPLACE INTO idempotency (key, fingerprint, id, until) VALUES (?1, ?2, ?3, ?4)")?
             .execute(params![key, fingerprint, body.id.as_bytes(), step.now_ms.saturating_add(window_ms)])?;
     }
-    step.totals.add_waiting(lane, 1, signed(event.row_bytes()));
+    step.totals.add(lane, |lane| &mut lane.waiting, 1, signed(event.row_bytes()));
     match due_ms {
         None => step.totals.add_queued(lane, 1),
         Some(_) => step.totals.scheduled += 1,

@@ -18,7 +18,7 @@ use crate::broker::{
     SnapshotItem, SnapshotReader, StoreHealth, StoreTransfer, WorkQueue,
 };
 use crate::clock;
-use crate::event::{EventId, EventState, FailureClass, Settlement, StoredValue};
+use crate::event::{EventId, EventRecord, EventState, FailureClass, Settlement, StoredValue};
 
 use super::append::{self, PreparedEvent};
 use super::claim::{self, ClaimedRow};
@@ -27,7 +27,7 @@ use super::history;
 use super::leases::{LeaseTable, LeaseToken};
 use super::plugin_state;
 use super::retention;
-use super::settle::{self, PreparedSettle, ReplayCandidate, ReplayPlacement};
+use super::settle::{self, FailedMove, FailedTarget, PreparedSettle};
 use super::step::{CommitMode, JobKind};
 use super::store::{
     BackupError, HighWaterKeeper, NOT_IN_PLACE, ReaderPool, SqliteFault, StoreCondition, StoreDirectory, StoreIdentity,
@@ -93,6 +93,30 @@ impl EmbeddedBroker {
             }
         }
         self.condition.note(&SqliteFault::Final(NOT_IN_PLACE.into()));
+    }
+
+    /// Changes the record of an event and moves it to `target`, if the event has failed. Returns the state that it was
+    /// found in, and `None` if there is no such event.
+    async fn move_failed(
+        &self,
+        id: EventId,
+        target: FailedTarget,
+        change: impl Fn(EventRecord) -> EventRecord + Send + Sync,
+    ) -> Result<Option<EventState>, Error> {
+        loop {
+            let Some(stored) = self.readers.read(move |db| history::find_event(db, id)).await? else { return Ok(None) };
+            let found = stored.decode().map_err(|error| Error::Misconfigured(error.to_string()))?;
+            if found.state != EventState::Failed {
+                return Ok(Some(found.state));
+            }
+            let story = StoryColumns::encode(&change(found.record));
+            let kind = JobKind::writes(CommitMode::Synced, story.as_ref().map_or(0, StoryColumns::size_bytes));
+            let failed = FailedMove { id, place: stored.place, story, target: target.clone() };
+            // If another call moved the event since it was read, look again.
+            if self.writer.run(kind, move |step| settle::move_failed(step, &failed)).await? {
+                return Ok(Some(EventState::Failed));
+            }
+        }
     }
 
     fn receipt(&self, claimed: &ClaimedRow) -> Receipt {
@@ -179,26 +203,21 @@ impl EventLog for EmbeddedBroker {
     }
 
     async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error> {
-        loop {
-            let Some(stored) = self.readers.read(move |db| history::find_event(db, id)).await? else {
-                return Ok(ReplayOutcome::Unknown);
-            };
-            let found = stored.decode().map_err(|error| Error::Misconfigured(error.to_string()))?;
-            if found.state != EventState::Failed {
-                return Ok(ReplayOutcome::NotFailed(found.state));
-            }
-            let story = StoryColumns::encode(&found.record.replayed());
-            let replay = ReplayCandidate { id, place: stored.place, story, lane: lane.clone() };
-            match self.writer.run(CommitMode::Synced, move |step| settle::replay(step, &replay)).await? {
-                ReplayPlacement::Replayed => return Ok(ReplayOutcome::Done),
-                // Another call replayed it since it was read: look again.
-                ReplayPlacement::Changed => {}
-            }
-        }
+        let target = FailedTarget::Lane(lane.clone());
+        Ok(match self.move_failed(id, target, EventRecord::replayed).await? {
+            None => ReplayOutcome::Unknown,
+            Some(EventState::Failed) => ReplayOutcome::Done,
+            Some(state) => ReplayOutcome::NotFailed(state),
+        })
     }
 
-    async fn discard(&self, _id: EventId, _reason: &str) -> Result<DiscardOutcome, Error> {
-        Err(Error::refused("this store cannot discard events yet"))
+    async fn discard(&self, id: EventId, reason: &str) -> Result<DiscardOutcome, Error> {
+        let change = |record: EventRecord| record.discarded(clock::now(), reason);
+        Ok(match self.move_failed(id, FailedTarget::Discarded, change).await? {
+            None => DiscardOutcome::Unknown,
+            Some(EventState::Failed) => DiscardOutcome::Done,
+            Some(state) => DiscardOutcome::NotFailed(state),
+        })
     }
 
     async fn stats(&self) -> Result<BrokerStats, Error> {

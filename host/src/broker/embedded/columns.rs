@@ -146,6 +146,11 @@ impl BodyColumns {
         let checksum = body_checksum(id.as_bytes(), event_type.as_str().as_bytes(), head.as_bytes(), data);
         Self { id: *id, event_type: event_type.clone(), head, data: data.clone(), checksum }
     }
+
+    /// The size of the payload.
+    pub(super) fn data_bytes(&self) -> usize {
+        self.data.as_ref().map_or(0, |data| data.bytes.len())
+    }
 }
 
 impl StoryColumns {
@@ -173,6 +178,11 @@ impl StoryColumns {
         let result = end.as_ref().and_then(|end| end.result.clone());
         let checksum = story_checksum(event.id.as_bytes(), text.as_bytes(), &result);
         Some(Self { text, result, checksum })
+    }
+
+    /// The size of the story and the result.
+    pub(super) fn size_bytes(&self) -> usize {
+        self.text.len() + self.result.as_ref().map_or(0, |result| result.bytes.len())
     }
 }
 

@@ -1,4 +1,4 @@
-//! The values of the column `state`. `store/schema/1.sql` says what the other columns hold in each state.
+//! The values of the column `state`. `store/schema/1.sql` and `4.sql` say what the other columns hold in each state.
 
 use crate::event::{EventRecord, EventState};
 
@@ -7,6 +7,7 @@ pub(super) const RUNNING: i64 = 1;
 pub(super) const DUE: i64 = 2;
 pub(super) const PROCESSED: i64 = 3;
 pub(super) const FAILED: i64 = 4;
+pub(super) const DISCARDED: i64 = 5;
 
 /// The state of a record whose column `state` holds `state`; `None` for an unknown number.
 pub(super) fn event_state(state: i64, record: &EventRecord) -> Option<EventState> {
@@ -16,6 +17,7 @@ pub(super) fn event_state(state: i64, record: &EventRecord) -> Option<EventState
         DUE => record.state_until_due(),
         PROCESSED => EventState::Processed,
         FAILED => EventState::Failed,
+        DISCARDED => EventState::Discarded,
         _ => return None,
     })
 }

@@ -4,7 +4,7 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
-use crate::broker::{EndKind, EndedQuery, FoundEvent, MAX_PAGE_BYTES};
+use crate::broker::{EndKind, EndedQuery, FoundEvent, Lane, MAX_PAGE_BYTES};
 use crate::event::{EventId, Timestamp};
 
 use super::columns::{RawColumns, UnreadableRow, record_columns};
@@ -64,16 +64,23 @@ pub(super) fn list_ended(db: &Connection, query: &EndedQuery, cursor: i64) -> ru
     let _snapshot = db.unchecked_transaction()?;
     let mut scan = db.prepare_cached(match query.ending {
         EndKind::Processed => {
-            "SELECT number, place, type, class, coalesce(ended_at, 0) FROM event INDEXED BY processed \
+            "SELECT number, place, type, class, coalesce(ended_at, 0), lane FROM event INDEXED BY processed \
              WHERE state = 3 AND place < ?1 ORDER BY place DESC LIMIT ?2"
         }
         EndKind::Failed => {
-            "SELECT number, place, type, class, coalesce(ended_at, 0) FROM event INDEXED BY failed \
+            "SELECT number, place, type, class, coalesce(ended_at, 0), lane FROM event INDEXED BY failed \
              WHERE state = 4 AND place < ?1 ORDER BY place DESC LIMIT ?2"
         }
     })?;
     let since_ms = query.since.map_or(i64::MIN, Timestamp::unix_ms);
     let until_ms = query.until.map_or(i64::MAX, Timestamp::unix_ms);
+    let lane = match query.lane.as_ref().filter(|_| query.ending == EndKind::Failed) {
+        None => None,
+        Some(lane) => match find_lane(db, lane)? {
+            None => return Ok(HistoryPage { rows: Vec::new(), next_cursor: None }),
+            found => found,
+        },
+    };
     let limit = query.limit.clamp(1, 1_000);
     let (mut found, mut size_bytes) = (Vec::new(), 0);
     let mut scanned = 0;
@@ -85,8 +92,10 @@ pub(super) fn list_ended(db: &Connection, query: &EndedQuery, cursor: i64) -> ru
         if query.ending == EndKind::Processed && ended_at_ms < since_ms.saturating_sub(MAX_SETTLE_DELAY_MS) {
             return Ok(HistoryPage { rows: found, next_cursor: None });
         }
+        let of_lane: i64 = row.get(5)?;
         scanned += 1;
-        let is_wanted = (since_ms..until_ms).contains(&ended_at_ms)
+        let is_wanted = lane.is_none_or(|lane| lane == of_lane)
+            && (since_ms..until_ms).contains(&ended_at_ms)
             && query
                 .event_type
                 .as_ref()
@@ -104,6 +113,12 @@ pub(super) fn list_ended(db: &Connection, query: &EndedQuery, cursor: i64) -> ru
         }
     }
     Ok(HistoryPage { rows: found, next_cursor: None })
+}
+
+fn find_lane(db: &Connection, lane: &Lane) -> rusqlite::Result<Option<i64>> {
+    db.prepare_cached("SELECT number FROM lane WHERE name = ?1")?
+        .query_row([lane.as_str()], |row| row.get(0))
+        .optional()
 }
 
 fn equals(column: rusqlite::types::ValueRef<'_>, text: &str) -> bool {

@@ -1,21 +1,23 @@
-//! Makes room: deletes processed events past their retention and idempotency keys past their window, and returns free
+//! Makes room: deletes processed and discarded events past their retention and idempotency keys past their window, and returns free
 //! pages to the disk.
 //!
-//! Only processed events are deleted. Each call does a bounded piece of work, so that it delays other jobs little.
+//! No other events are deleted. Each call does a bounded piece of work, so that it delays other jobs little.
 //! Repeat it while it returns true.
+
+use std::cmp::Reverse;
 
 use rusqlite::OptionalExtension;
 
 use crate::broker::Error;
 
-use super::row_size::{ROW_BYTES, signed};
+use super::row_size::ended_bytes;
 use super::step::{MoreWork, WriteStep};
-use super::totals::LaneTotal;
+use super::totals::{LaneTotal, Tally};
 
 /// The most events or keys that one call deletes: more than one group of the writer settles. So the history stays
 /// within its limits, however fast events end.
 const MAX_DELETED: i64 = 500;
-/// The most processed events that one call examines for those of one lane.
+/// The most events that one call examines for those of one lane.
 const MAX_EXAMINED: i64 = 5_000;
 /// One call deletes at most a tenth of a lane's history, unless the lane has more than any other.
 const TURN_SHARE: u64 = 10;
@@ -28,14 +30,17 @@ const MIN_FREE_PAGES: i64 = 256;
 /// Pages are returned when more than a quarter of all pages is free.
 const FREE_SHARE: i64 = 4;
 
-/// Deletes processed events beyond the limits of age, number or bytes. While the disk is full it deletes a tenth of the
-/// history at a time.
+/// Deletes processed and discarded events beyond the limits of age, number or bytes. While the disk is full it deletes a
+/// tenth of the history at a time.
 pub(super) fn trim_history(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
     let retention = step.options.retention;
     // Only one kind in each step: what a step writes must fit into the log, also when the disk is full.
-    let mut trimmed = trim_by_age(step)?;
+    let mut trimmed = trim_by_age(step, HistoryPart::Processed, retention.processed_ms)?;
     if !trimmed.did_work {
-        trimmed = trim_excess(step, RetentionMeasure::Events, retention.processed_max)?;
+        trimmed = trim_by_age(step, HistoryPart::Discarded, retention.discarded_ms)?;
+    }
+    if !trimmed.did_work {
+        trimmed = trim_excess(step, RetentionMeasure::ProcessedEvents, retention.processed_max)?;
     }
     if !trimmed.did_work {
         trimmed = trim_excess(step, RetentionMeasure::Bytes, retention.processed_max_bytes)?;
@@ -56,17 +61,43 @@ struct TrimOutcome {
     more: MoreWork,
 }
 
+/// A part of the history that is deleted in its own order.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum HistoryPart {
+    Processed,
+    Discarded,
+}
+
+impl HistoryPart {
+    fn of(self) -> fn(&mut LaneTotal) -> &mut Tally {
+        match self {
+            Self::Processed => |lane| &mut lane.processed,
+            Self::Discarded => |lane| &mut lane.discarded,
+        }
+    }
+
+    /// Selects the oldest events after a place.
+    fn oldest(self) -> &'static str {
+        match self {
+            Self::Processed => {
+                "SELECT number, lane, place, coalesce(ended_at, 0) FROM event INDEXED BY processed \
+                 WHERE state = 3 AND place > ?1 ORDER BY place LIMIT ?2"
+            }
+            Self::Discarded => {
+                "SELECT number, lane, place, coalesce(ended_at, 0) FROM event INDEXED BY discarded \
+                 WHERE state = 5 AND place > ?1 ORDER BY place LIMIT ?2"
+            }
+        }
+    }
+}
+
 /// Deletes the oldest events that exceed the age limit.
-fn trim_by_age(step: &mut WriteStep<'_>) -> rusqlite::Result<TrimOutcome> {
-    let retention_ms = i64::try_from(step.options.retention.processed_ms).unwrap_or(i64::MAX);
-    let kept_since_ms = step.now_ms.saturating_sub(retention_ms);
+fn trim_by_age(step: &mut WriteStep<'_>, part: HistoryPart, retention_ms: u64) -> rusqlite::Result<TrimOutcome> {
+    let kept_since_ms = step.now_ms.saturating_sub(i64::try_from(retention_ms).unwrap_or(i64::MAX));
     let mut past = Vec::new();
     {
-        let mut oldest = step.db.prepare_cached(
-            "SELECT number, lane, place, coalesce(ended_at, 0) FROM event INDEXED BY processed WHERE state = 3 \
-             ORDER BY place LIMIT ?1",
-        )?;
-        let mut rows = oldest.query([MAX_DELETED])?;
+        let mut oldest = step.db.prepare_cached(part.oldest())?;
+        let mut rows = oldest.query((i64::MIN, MAX_DELETED))?;
         while let Some(row) = rows.next()? {
             if row.get::<_, i64>(3)? >= kept_since_ms {
                 break;
@@ -75,7 +106,7 @@ fn trim_by_age(step: &mut WriteStep<'_>) -> rusqlite::Result<TrimOutcome> {
         }
     }
     for kept in &past {
-        delete_event(step, kept)?;
+        delete_event(step, part, kept)?;
     }
     // The other limits may still be exceeded.
     Ok(TrimOutcome { did_work: !past.is_empty(), more: !past.is_empty() })
@@ -84,45 +115,61 @@ fn trim_by_age(step: &mut WriteStep<'_>) -> rusqlite::Result<TrimOutcome> {
 /// The measure of the history that a limit applies to.
 #[derive(Clone, Copy)]
 enum RetentionMeasure {
-    Events,
+    ProcessedEvents,
     Bytes,
 }
 
 impl RetentionMeasure {
-    fn of(self, lane: &LaneTotal) -> u64 {
-        match self {
-            Self::Events => lane.kept,
-            Self::Bytes => lane.kept_bytes,
-        }
+    fn of_all(self, step: &WriteStep<'_>) -> u64 {
+        self.piles(step).map(|pile| pile.size).sum()
     }
 
-    fn of_all(self, step: &WriteStep<'_>) -> u64 {
-        step.totals.lanes.iter().map(|lane| self.of(lane)).sum()
+    /// The parts of the history that the limit applies to, lane by lane.
+    fn piles(self, step: &WriteStep<'_>) -> impl Iterator<Item = HistoryPile> {
+        (1..).zip(&step.totals.lanes).flat_map(move |(lane, total)| {
+            let LaneTotal { processed, discarded, .. } = *total;
+            let pile = |part, tally: Tally, size| HistoryPile { size, lane, part, trimmed_to: tally.trimmed_to };
+            match self {
+                Self::ProcessedEvents => vec![pile(HistoryPart::Processed, processed, processed.events)],
+                Self::Bytes => vec![
+                    pile(HistoryPart::Processed, processed, processed.bytes),
+                    pile(HistoryPart::Discarded, discarded, discarded.bytes),
+                ],
+            }
+        })
     }
 }
 
-/// Deletes the oldest events of the lane with the largest history, so that no plugin displaces the history of another.
-/// Lanes of about the same size take turns.
+/// The processed or the discarded events of one lane.
+struct HistoryPile {
+    size: u64,
+    lane: i64,
+    part: HistoryPart,
+    trimmed_to: i64,
+}
+
+/// Deletes the oldest events of the largest pile, so that no plugin displaces the history of another. Piles of about the
+/// same size take turns.
 fn trim_excess(step: &mut WriteStep<'_>, measure: RetentionMeasure, most: u64) -> rusqlite::Result<TrimOutcome> {
     let excess = measure.of_all(step).saturating_sub(most);
-    let largest = step.totals.largest_lane(|lane| measure.of(lane)).filter(|_| excess > 0);
-    let Some((lane, lead)) = largest else { return Ok(TrimOutcome { did_work: false, more: false }) };
-    let (much, from) = step.totals.lane(lane).map_or((0, 0), |lane| (measure.of(lane), lane.kept_from));
-    let wanted = excess.min(lead.max(much.div_ceil(TURN_SHARE)));
-    let (mut past, mut looked_at, mut last) = (Vec::new(), 0, from);
+    let mut piles: Vec<HistoryPile> = measure.piles(step).collect();
+    piles.sort_by_key(|pile| Reverse(pile.size));
+    let Some(pile) = piles.first().filter(|_| excess > 0) else {
+        return Ok(TrimOutcome { did_work: false, more: false });
+    };
+    let lead = pile.size - piles.get(1).map_or(0, |next| next.size);
+    let wanted = excess.min(lead.max(pile.size.div_ceil(TURN_SHARE)));
+    let (mut past, mut looked_at, mut last) = (Vec::new(), 0, pile.trimmed_to);
     {
-        let mut oldest = step.db.prepare_cached(
-            "SELECT number, lane, place FROM event INDEXED BY processed WHERE state = 3 AND place > ?1 \
-             ORDER BY place LIMIT ?2",
-        )?;
-        let mut rows = oldest.query((from, MAX_EXAMINED))?;
+        let mut oldest = step.db.prepare_cached(pile.part.oldest())?;
+        let mut rows = oldest.query((pile.trimmed_to, MAX_EXAMINED))?;
         while past.len() < MAX_DELETED as usize
             && let Some(row) = rows.next()?
         {
             looked_at += 1;
             let kept = RetainedEvent { number: row.get(0)?, lane: row.get(1)?, place: row.get(2)? };
             last = kept.place;
-            if kept.lane == lane {
+            if kept.lane == pile.lane {
                 past.push(kept);
             }
         }
@@ -133,19 +180,19 @@ fn trim_excess(step: &mut WriteStep<'_>, measure: RetentionMeasure, most: u64) -
             last = past[removed - 1].place;
             break;
         }
-        let size_bytes = delete_event(step, kept)?;
+        let size_bytes = delete_event(step, pile.part, kept)?;
         removed += 1;
         taken += match measure {
-            RetentionMeasure::Events => 1,
+            RetentionMeasure::ProcessedEvents => 1,
             RetentionMeasure::Bytes => size_bytes,
         };
     }
-    step.totals.set_kept_from(lane, last);
+    step.totals.set_trimmed_to(pile.lane, pile.part.of(), last);
     let is_cut = looked_at == MAX_EXAMINED;
     Ok(TrimOutcome { did_work: removed > 0 || is_cut, more: is_cut || (removed > 0 && excess > taken) })
 }
 
-/// A processed event.
+/// A processed or discarded event.
 struct RetainedEvent {
     number: i64,
     lane: i64,
@@ -153,22 +200,22 @@ struct RetainedEvent {
 }
 
 /// Deletes an event and returns its size in bytes.
-fn delete_event(step: &mut WriteStep<'_>, kept: &RetainedEvent) -> rusqlite::Result<u64> {
-    let story_bytes: i64 = step
+fn delete_event(step: &mut WriteStep<'_>, part: HistoryPart, kept: &RetainedEvent) -> rusqlite::Result<u64> {
+    let story_bytes: u32 = step
         .db
         .prepare_cached(
             "DELETE FROM event WHERE number = ?1 \
              RETURNING coalesce(octet_length(story), 0) + coalesce(octet_length(result), 0)",
         )?
         .query_row([kept.number], |row| row.get(0))?;
-    let data_bytes: Option<i64> = step
+    let data_bytes: Option<u32> = step
         .db
         .prepare_cached("DELETE FROM body WHERE number = ?1 RETURNING coalesce(octet_length(data), 0)")?
         .query_row([kept.number], |row| row.get(0))
         .optional()?;
-    let size_bytes = story_bytes.saturating_add(data_bytes.unwrap_or(0)).saturating_add(signed(ROW_BYTES));
-    step.totals.add_kept(kept.lane, -1, -size_bytes);
-    Ok(u64::try_from(size_bytes).unwrap_or_default())
+    let size_bytes = ended_bytes(data_bytes.unwrap_or(0) as usize, story_bytes as usize);
+    step.totals.add(kept.lane, part.of(), -1, -size_bytes);
+    Ok(size_bytes.unsigned_abs())
 }
 
 /// Deletes idempotency keys whose window is over.

@@ -1,4 +1,4 @@
-//! Settles deliveries, and replays failed events.
+//! Settles deliveries, and replays or discards failed events.
 //!
 //! A receipt names a delivery by its event's row, place and delivery count. The update that settles it matches on
 //! these, so a stale receipt changes no row. The update stores them in the row, so a repeated settle is recognized.
@@ -12,7 +12,7 @@ use crate::event::{EventId, EventRecord, Settlement, StateStep};
 use super::append::{PreparedEvent, due_ms, ensure_lane, publish};
 use super::columns::{BodyColumns, DataColumn, StoryColumns};
 use super::leases::{LeaseChange, LeaseToken};
-use super::row_size::{row_bytes, signed};
+use super::row_size::{ended_bytes, row_bytes, signed};
 use super::step::WriteStep;
 use super::{event_state, plugin_state};
 
@@ -56,16 +56,14 @@ impl From<&SettleRequest> for PreparedSettle {
 }
 
 impl PreparedSettle {
-    fn story_bytes(&self) -> i64 {
-        let of = |story: &StoryColumns| story.text.len() + story.result.as_ref().map_or(0, |result| result.bytes.len());
-        i64::try_from(self.story.as_ref().map_or(0, of)).unwrap_or(i64::MAX)
+    fn story_bytes(&self) -> usize {
+        self.story.as_ref().map_or(0, StoryColumns::size_bytes)
     }
 
     /// About how many bytes the writer writes for the settle.
     pub(super) fn size_bytes(&self) -> usize {
-        let story = usize::try_from(self.story_bytes()).unwrap_or_default();
         let state = self.state.as_ref().map_or(0, StateStep::size_bytes);
-        story + state + self.publish.iter().map(PreparedEvent::size_bytes).sum::<usize>()
+        self.story_bytes() + state + self.publish.iter().map(PreparedEvent::size_bytes).sum::<usize>()
     }
 
     /// Settles a delivery whose event cannot be read: `record` replaces it. `data_bytes` is the size of its payload.
@@ -137,15 +135,16 @@ fn settle_one(step: &mut WriteStep<'_>, request: &PreparedSettle) -> rusqlite::R
     step.totals.running = step.totals.running.saturating_sub(1);
     let claimed_lane = ensure_lane(step, &request.claimed_lane)?;
     let size_bytes = signed(row_bytes(request.data_bytes));
-    step.totals.add_waiting(claimed_lane, -1, -size_bytes);
+    step.totals.add(claimed_lane, |lane| &mut lane.waiting, -1, -size_bytes);
     if !request.settlement.is_end() {
         let lane = ensure_lane(step, &request.next_lane)?;
-        step.totals.add_waiting(lane, 1, size_bytes);
+        step.totals.add(lane, |lane| &mut lane.waiting, 1, size_bytes);
     }
     match &request.settlement {
         Settlement::Processed => {
             step.totals.counters.processed += 1;
-            step.totals.add_kept(claimed_lane, 1, size_bytes.saturating_add(request.story_bytes()));
+            let kept_bytes = ended_bytes(request.data_bytes, request.story_bytes());
+            step.totals.add(claimed_lane, |lane| &mut lane.processed, 1, kept_bytes);
         }
         Settlement::Retry { .. } => {
             step.totals.counters.retried += 1;
@@ -155,7 +154,10 @@ fn settle_one(step: &mut WriteStep<'_>, request: &PreparedSettle) -> rusqlite::R
             step.totals.counters.deferred += 1;
             step.totals.scheduled += 1;
         }
-        Settlement::Failed { class, .. } => step.totals.count_failed(*class),
+        Settlement::Failed { class, .. } => {
+            let data_bytes = request.replacement.as_ref().map_or(request.data_bytes, BodyColumns::data_bytes);
+            step.totals.count_failed(claimed_lane, *class, ended_bytes(data_bytes, request.story_bytes()));
+        }
         Settlement::Returned => {
             let lane = ensure_lane(step, &request.next_lane)?;
             step.totals.add_queued(lane, 1);
@@ -235,59 +237,71 @@ fn outcome_of_repetition(
     Ok(if is_ours { SettleOutcome::Done } else { SettleOutcome::Lost })
 }
 
-/// A failed event to replay, as it was read.
+/// A failed event to replay or to discard, as it was read.
 #[derive(Debug, Clone)]
-pub(super) struct ReplayCandidate {
+pub(super) struct FailedMove {
     pub(super) id: EventId,
     /// Its place among the failed events when it was read.
     pub(super) place: i64,
+    /// Its story from then on.
     pub(super) story: Option<StoryColumns>,
-    pub(super) lane: Lane,
+    pub(super) target: FailedTarget,
 }
 
-/// The result of [`replay`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ReplayPlacement {
-    Replayed,
-    /// The event is no longer as it was read: another call was faster.
-    Changed,
+/// What becomes of a failed event.
+#[derive(Debug, Clone)]
+pub(super) enum FailedTarget {
+    /// It is queued again in this lane.
+    Lane(Lane),
+    /// It is kept as discarded.
+    Discarded,
 }
 
-/// Moves a failed event to a lane, if it is still as it was read.
-pub(super) fn replay(
-    step: &mut WriteStep<'_>,
-    replay: &ReplayCandidate,
-) -> rusqlite::Result<Result<ReplayPlacement, Error>> {
-    let lane = ensure_lane(step, &replay.lane)?;
-    let place = step.totals.take_number();
-    let story = replay.story.as_ref();
-    let moved = step
+/// Replays or discards a failed event. Returns false if it is no longer as it was read: another call was faster.
+pub(super) fn move_failed(step: &mut WriteStep<'_>, failed: &FailedMove) -> rusqlite::Result<Result<bool, Error>> {
+    let found: Option<(i64, i64, u32, u32)> = step
         .db
         .prepare_cached(
-            "UPDATE event SET state = 0, lane = ?3, place = ?4, ended_at = NULL, class = NULL, checksum = ?5, \
-             story = ?6, result = NULL WHERE id = ?1 AND state = 4 AND place = ?2",
+            "SELECT e.number, e.lane, coalesce(octet_length(b.data), 0), coalesce(octet_length(e.story), 0) + \
+             coalesce(octet_length(e.result), 0) FROM event AS e JOIN body AS b ON b.number = e.number \
+             WHERE e.id = ?1 AND e.state = 4 AND e.place = ?2",
+        )?
+        .query_row((failed.id.as_bytes(), failed.place), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        .optional()?;
+    let Some((number, failed_lane, data_bytes, story_bytes)) = found else { return Ok(Ok(false)) };
+    let (data_bytes, story_bytes) = (data_bytes as usize, story_bytes as usize);
+    let place = step.totals.take_number();
+    let story = failed.story.as_ref();
+    step.totals.add(failed_lane, |lane| &mut lane.failed, -1, -ended_bytes(data_bytes, story_bytes));
+    let (state, lane, ended_at_ms) = match &failed.target {
+        FailedTarget::Lane(lane) => {
+            let lane = ensure_lane(step, lane)?;
+            step.totals.add_queued(lane, 1);
+            step.totals.add(lane, |lane| &mut lane.waiting, 1, signed(row_bytes(data_bytes)));
+            step.totals.counters.replayed += 1;
+            (event_state::QUEUED, lane, None)
+        }
+        FailedTarget::Discarded => {
+            let kept_bytes = ended_bytes(data_bytes, story.map_or(0, StoryColumns::size_bytes));
+            step.totals.add(failed_lane, |lane| &mut lane.discarded, 1, kept_bytes);
+            step.totals.counters.discarded += 1;
+            (event_state::DISCARDED, failed_lane, Some(step.now_ms))
+        }
+    };
+    step.db
+        .prepare_cached(
+            "UPDATE event SET state = ?2, lane = ?3, place = ?4, ended_at = ?5, class = iif(?5 IS NULL, NULL, class), \
+             checksum = ?6, story = ?7, result = ?8 WHERE number = ?1",
         )?
         .execute(params![
-            replay.id.as_bytes(),
-            replay.place,
+            number,
+            state,
             lane,
             place,
+            ended_at_ms,
             story.map(|story| story.checksum),
             story.map(|story| &story.text),
+            DataColumn(story.and_then(|story| story.result.as_ref())),
         ])?;
-    if moved == 0 {
-        return Ok(Ok(ReplayPlacement::Changed));
-    }
-    let data_bytes: i64 = step
-        .db
-        .prepare_cached(
-            "SELECT coalesce(octet_length(b.data), 0) FROM event AS e JOIN body AS b ON b.number = e.number \
-             WHERE e.id = ?1",
-        )?
-        .query_row([replay.id.as_bytes()], |row| row.get(0))?;
-    step.totals.add_queued(lane, 1);
-    step.totals.add_waiting(lane, 1, signed(row_bytes(usize::try_from(data_bytes).unwrap_or_default())));
-    step.totals.failed_kept = step.totals.failed_kept.saturating_sub(1);
-    step.totals.counters.replayed += 1;
-    Ok(Ok(ReplayPlacement::Replayed))
+    Ok(Ok(true))
 }

@@ -3,8 +3,6 @@
 //! So statistics need no access to the database, and an opened store needs no count. The numbers are those of the last
 //! commit: after a rollback the writer restores them.
 
-use std::collections::BTreeMap;
-
 use rusqlite::Connection;
 
 use crate::broker::{BrokerStats, EventCounters, Lane, LaneLimits, QueueDepth};
@@ -23,8 +21,6 @@ pub(super) struct StoreTotals {
     pub(super) running: u64,
     /// Events that are due later.
     pub(super) scheduled: u64,
-    pub(super) processed_kept: u64,
-    pub(super) failed_kept: u64,
     /// State keys of all plugins.
     pub(super) state_keys: u64,
     /// The next number for an event or a place.
@@ -38,22 +34,38 @@ pub(super) struct StoreTotals {
 pub(super) struct LaneTotal {
     pub(super) lane: Lane,
     pub(super) queued: u64,
-    /// Events that have not ended.
-    pub(super) waiting: u64,
-    /// The bytes of these: their payloads and rows.
-    pub(super) waiting_bytes: u64,
+    /// Events that have not ended, with the bytes of their payloads and rows.
+    pub(super) waiting: Tally,
+    /// Failed events that the store keeps. The bytes of ended events include results and stories.
+    pub(super) failed: Tally,
     /// Processed events that the store keeps.
-    pub(super) kept: u64,
-    /// The bytes of these: their payloads, results, stories and rows.
-    pub(super) kept_bytes: u64,
-    /// No processed event up to this place is left. It is not stored: trimming finds it again.
-    pub(super) kept_from: i64,
+    pub(super) processed: Tally,
+    /// Discarded events that the store keeps.
+    pub(super) discarded: Tally,
+}
+
+/// How many events there are, and about how many bytes they take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) events: u64,
+    pub(super) bytes: u64,
+    /// No event of these is left up to this place. It is not stored: trimming finds it again.
+    pub(super) trimmed_to: i64,
+}
+
+impl Tally {
+    fn add(&mut self, more: i64, more_bytes: i64) {
+        self.events = self.events.saturating_add_signed(more);
+        // A row that was damaged on the disk was added with another size.
+        self.bytes = if self.events == 0 { 0 } else { self.bytes.saturating_add_signed(more_bytes) };
+    }
 }
 
 impl LaneTotal {
     /// The totals of an empty lane.
     fn new(lane: Lane) -> Self {
-        Self { lane, queued: 0, waiting: 0, waiting_bytes: 0, kept: 0, kept_bytes: 0, kept_from: 0 }
+        let none = Tally::default();
+        Self { lane, queued: 0, waiting: none, failed: none, processed: none, discarded: none }
     }
 }
 
@@ -67,15 +79,19 @@ impl StoreTotals {
             totals.set(row.get_ref(0)?.as_str()?, row.get(1)?);
         }
         let mut lanes = db.prepare_cached(
-            "SELECT name, queued, waiting, kept, waiting_bytes, kept_bytes FROM lane ORDER BY number",
+            "SELECT name, queued, waiting, waiting_bytes, failed, failed_bytes, kept, kept_bytes, discarded, \
+             discarded_bytes FROM lane ORDER BY number",
         )?;
         let mut lanes = lanes.query([])?;
         while let Some(row) = lanes.next()? {
             let lane = row.get_ref(0)?.as_str()?.parse().unwrap_or_else(|_| Lane::unrouted());
             let count = |column| row.get(column).map(unsigned);
-            let (queued, waiting, kept) = (count(1)?, count(2)?, count(3)?);
-            let (waiting_bytes, kept_bytes) = (count(4)?, count(5)?);
-            totals.lanes.push(LaneTotal { lane, queued, waiting, waiting_bytes, kept, kept_bytes, kept_from: 0 });
+            let mut total = LaneTotal { queued: count(1)?, ..LaneTotal::new(lane) };
+            let LaneTotal { waiting, failed, processed, discarded, .. } = &mut total;
+            for (first, tally) in [(2, waiting), (4, failed), (6, processed), (8, discarded)] {
+                (tally.events, tally.bytes) = (count(first)?, count(first + 1)?);
+            }
+            totals.lanes.push(total);
         }
         Ok(totals)
     }
@@ -96,13 +112,15 @@ impl StoreTotals {
             }
         }
         let mut save = db.prepare_cached(
-            "UPDATE lane SET queued = ?2, waiting = ?3, kept = ?4, waiting_bytes = ?5, kept_bytes = ?6 WHERE number = ?1",
+            "UPDATE lane SET queued = ?2, waiting = ?3, waiting_bytes = ?4, failed = ?5, failed_bytes = ?6, kept = ?7, \
+             kept_bytes = ?8, discarded = ?9, discarded_bytes = ?10 WHERE number = ?1",
         )?;
         for (index, lane) in self.lanes.iter().enumerate() {
             if written.lanes.get(index) != Some(lane) {
-                let (queued, waiting, kept) = (signed(lane.queued), signed(lane.waiting), signed(lane.kept));
-                let (waiting_bytes, kept_bytes) = (signed(lane.waiting_bytes), signed(lane.kept_bytes));
-                save.execute((number_of(index), queued, waiting, kept, waiting_bytes, kept_bytes))?;
+                let tallies = [lane.waiting, lane.failed, lane.processed, lane.discarded];
+                let counts = tallies.into_iter().flat_map(|tally| [tally.events, tally.bytes]);
+                let values = [number_of(index), signed(lane.queued)].into_iter().chain(counts.map(signed));
+                save.execute(rusqlite::params_from_iter(values))?;
             }
         }
         Ok(())
@@ -121,7 +139,7 @@ impl StoreTotals {
 
     /// The events that have not ended.
     pub(super) fn waiting(&self) -> u64 {
-        self.lanes.iter().map(|lane| lane.queued).sum::<u64>() + self.running + self.scheduled
+        self.sum(|lane| lane.queued) + self.running + self.scheduled
     }
 
     /// The number of a lane, if there is one.
@@ -147,60 +165,39 @@ impl StoreTotals {
         }
     }
 
-    /// Adds to the events of a lane that have not ended, and to their bytes.
-    pub(super) fn add_waiting(&mut self, number: i64, more: i64, more_bytes: i64) {
+    /// Adds to a tally of a lane.
+    pub(super) fn add(&mut self, number: i64, of: fn(&mut LaneTotal) -> &mut Tally, more: i64, more_bytes: i64) {
         if let Some(lane) = index_of(number).and_then(|index| self.lanes.get_mut(index)) {
-            lane.waiting = lane.waiting.saturating_add_signed(more);
-            // A row that was damaged on the disk was added with another size.
-            let has_none = lane.waiting == 0;
-            lane.waiting_bytes = if has_none { 0 } else { lane.waiting_bytes.saturating_add_signed(more_bytes) };
+            of(lane).add(more, more_bytes);
         }
     }
 
-    /// Adds to the processed events of a lane that the store keeps, and to their bytes.
-    pub(super) fn add_kept(&mut self, number: i64, more: i64, more_bytes: i64) {
-        self.processed_kept = self.processed_kept.saturating_add_signed(more);
+    /// Notes that no event of a tally is left up to a place.
+    pub(super) fn set_trimmed_to(&mut self, number: i64, of: fn(&mut LaneTotal) -> &mut Tally, place: i64) {
         if let Some(lane) = index_of(number).and_then(|index| self.lanes.get_mut(index)) {
-            lane.kept = lane.kept.saturating_add_signed(more);
-            let has_none = lane.kept == 0;
-            lane.kept_bytes = if has_none { 0 } else { lane.kept_bytes.saturating_add_signed(more_bytes) };
+            of(lane).trimmed_to = place;
         }
     }
 
-    /// The number of the lane with the largest measure, and how much larger that is than any other lane's.
-    pub(super) fn largest_lane(&self, measure: impl Fn(&LaneTotal) -> u64) -> Option<(i64, u64)> {
-        let (index, most) = self.lanes.iter().map(&measure).enumerate().max_by_key(|(_, much)| *much)?;
-        let others = self.lanes.iter().map(&measure).enumerate().filter(|(other, _)| *other != index);
-        Some((number_of(index), most - others.map(|(_, much)| much).max().unwrap_or(0)))
-    }
-
-    /// Notes that no processed event of a lane is left up to a place.
-    pub(super) fn set_kept_from(&mut self, number: i64, place: i64) {
-        if let Some(lane) = index_of(number).and_then(|index| self.lanes.get_mut(index)) {
-            lane.kept_from = place;
-        }
-    }
-
-    /// The number of events of a lane that have not ended.
-    pub(super) fn waiting_of(&self, lane: &Lane) -> u64 {
-        self.lanes.iter().find(|known| known.lane == *lane).map_or(0, |lane| lane.waiting)
-    }
-
-    /// The bytes of the events of a lane that have not ended.
-    pub(super) fn waiting_bytes_of(&self, lane: &Lane) -> u64 {
-        self.lanes.iter().find(|known| known.lane == *lane).map_or(0, |lane| lane.waiting_bytes)
+    /// The totals of a lane by name, if there is one.
+    pub(super) fn lane_named(&self, lane: &Lane) -> Option<&LaneTotal> {
+        self.lanes.iter().find(|known| known.lane == *lane)
     }
 
     /// The events that have not ended, where no lane counts for more than its limit.
     pub(super) fn waiting_within_limits(&self, limits: &LaneLimits) -> u64 {
-        self.lanes.iter().map(|lane| lane.waiting.min(limits.of(&lane.lane))).sum()
+        self.lanes.iter().map(|lane| lane.waiting.events.min(limits.of(&lane.lane))).sum()
     }
 
-    /// Counts a failed event.
-    pub(super) fn count_failed(&mut self, class: FailureClass) {
+    /// Counts a failed event of a lane.
+    pub(super) fn count_failed(&mut self, number: i64, class: FailureClass, size_bytes: i64) {
         self.counters.failed += 1;
         *self.counters.failed_by_class.entry(class).or_default() += 1;
-        self.failed_kept += 1;
+        self.add(number, |lane| &mut lane.failed, 1, size_bytes);
+    }
+
+    fn sum(&self, of: fn(&LaneTotal) -> u64) -> u64 {
+        self.lanes.iter().map(of).sum()
     }
 
     /// The totals as the broker reports them.
@@ -211,15 +208,15 @@ impl StoreTotals {
             counters: self.counters.clone(),
             depth: QueueDepth {
                 queued: by_lane(|lane| lane.queued),
-                waiting_by_lane: by_lane(|lane| lane.waiting),
-                waiting_bytes_by_lane: by_lane(|lane| lane.waiting_bytes),
-                failed_bytes_by_lane: BTreeMap::new(),
+                waiting_by_lane: by_lane(|lane| lane.waiting.events),
+                waiting_bytes_by_lane: by_lane(|lane| lane.waiting.bytes),
+                failed_bytes_by_lane: by_lane(|lane| lane.failed.bytes),
                 max_lane_bytes: Some(max_lane_bytes),
-                kept_bytes_by_lane: by_lane(|lane| lane.kept_bytes),
+                kept_bytes_by_lane: by_lane(|lane| lane.processed.bytes.saturating_add(lane.discarded.bytes)),
                 running: self.running,
                 scheduled: self.scheduled,
-                processed_kept: self.processed_kept,
-                failed_kept: self.failed_kept,
+                processed_kept: self.sum(|lane| lane.processed.events),
+                failed_kept: self.sum(|lane| lane.failed.events),
                 state_keys: self.state_keys,
                 consumers: 1,
             },
@@ -243,8 +240,8 @@ impl StoreTotals {
             ("state_conflicts", signed(counters.state_conflicts)),
             ("running", signed(self.running)),
             ("scheduled", signed(self.scheduled)),
-            ("processed_kept", signed(self.processed_kept)),
-            ("failed_kept", signed(self.failed_kept)),
+            ("processed_kept", signed(self.sum(|lane| lane.processed.events))),
+            ("failed_kept", signed(self.sum(|lane| lane.failed.events))),
             ("state_keys", signed(self.state_keys)),
             ("next_number", self.next_number),
         ]
@@ -267,8 +264,6 @@ impl StoreTotals {
             "state_conflicts" => &mut counters.state_conflicts,
             "running" => &mut self.running,
             "scheduled" => &mut self.scheduled,
-            "processed_kept" => &mut self.processed_kept,
-            "failed_kept" => &mut self.failed_kept,
             "state_keys" => &mut self.state_keys,
             "next_number" => return self.next_number = value,
             _ => {
@@ -307,9 +302,6 @@ mod tests {
         let empty = StoreTotals::load(&db).unwrap();
         assert_eq!(empty, StoreTotals { next_number: 1, ..StoreTotals::default() });
         let mut totals = empty.clone();
-        for class in FailureClass::ALL {
-            totals.count_failed(class);
-        }
         totals.counters = EventCounters {
             accepted: 1,
             duplicates: 2,
@@ -324,24 +316,17 @@ mod tests {
             state_conflicts: 13,
             ..totals.counters
         };
-        StoreTotals {
-            running: 9,
-            scheduled: 10,
-            processed_kept: 11,
-            next_number: 12,
-            state_keys: 14,
-            ..totals.clone()
-        }
-        .clone_into(&mut totals);
+        StoreTotals { running: 9, scheduled: 10, next_number: 12, state_keys: 14, ..totals.clone() }
+            .clone_into(&mut totals);
         for name in ["a", "_", "b"] {
             db.execute("INSERT INTO lane (name, queued, waiting) VALUES (?1, 0, 0)", [name]).unwrap();
-            totals.lanes.push(LaneTotal {
-                waiting: 9,
-                waiting_bytes: 90,
-                kept: 4,
-                kept_bytes: 40,
-                ..LaneTotal::new(name.parse().unwrap())
-            });
+            let number = totals.add_lane(name.parse().unwrap());
+            totals.add(number, |lane| &mut lane.waiting, 9, 90);
+            totals.add(number, |lane| &mut lane.processed, 4, 40);
+            totals.add(number, |lane| &mut lane.discarded, 6, 60);
+        }
+        for class in FailureClass::ALL {
+            totals.count_failed(3, class, 10);
         }
         totals.add_queued(2, 5);
         totals.add_queued(2, -2);

@@ -16,8 +16,9 @@ use super::broker::MAX_WAIT;
 use super::step::CommitMode;
 use super::{BackupError, EmbeddedBroker, EmbeddedOpenError, history};
 use crate::broker::{
-    AcceptedEvent, AppendRequest, Broker, BrokerOptions, ClaimRequest, Delivery, EndKind, EndedQuery, Error, EventLog,
-    Lane, LaneDemand, Receipt, ReplayOutcome, SettleOutcome, SettleRequest, WorkQueue, contract, contract::lane,
+    AcceptedEvent, AppendRequest, Broker, BrokerOptions, ClaimRequest, Delivery, DiscardOutcome, EndKind, EndedQuery,
+    Error, EventLog, Lane, LaneDemand, Receipt, ReplayOutcome, SettleOutcome, SettleRequest, WorkQueue, contract,
+    contract::lane,
 };
 use crate::clock;
 use crate::event::{
@@ -48,6 +49,33 @@ pub(super) fn new_event(event_type: &str) -> Event {
 
 pub(super) fn new_append(to: &str) -> AppendRequest {
     contract::append_to(to, new_event("t"))
+}
+
+/// Checks the tallies of every lane against what counting gives.
+pub(super) async fn recount(broker: &EmbeddedBroker) {
+    let count = |db: &rusqlite::Connection| {
+        let mut rows = db.prepare(
+            "SELECT l.name, e.state > 2, e.state, count(*), sum(200 + coalesce(octet_length(b.data), 0)), \
+             sum(coalesce(octet_length(e.story), 0) + coalesce(octet_length(e.result), 0)) \
+             FROM event AS e JOIN body AS b USING (number) JOIN lane AS l ON l.number = e.lane \
+             GROUP BY l.name, CASE WHEN e.state < 3 THEN 0 ELSE e.state END",
+        )?;
+        let rows = rows.query_map([], |row| {
+            let (ended, state): (bool, i64) = (row.get(1)?, row.get(2)?);
+            let part = if ended { state } else { 0 };
+            let bytes = row.get::<_, i64>(4)? + if ended { row.get::<_, i64>(5)? } else { 0 };
+            Ok(((row.get::<_, String>(0)?, part), (row.get::<_, i64>(3)?.unsigned_abs(), bytes.unsigned_abs())))
+        })?;
+        rows.collect::<rusqlite::Result<std::collections::BTreeMap<_, _>>>()
+    };
+    let counted = broker.readers.read(move |db| count(db)).await.unwrap();
+    for total in &broker.totals.borrow().lanes {
+        let parts = [(0, total.waiting), (3, total.processed), (4, total.failed), (5, total.discarded)];
+        for (part, tally) in parts {
+            let expected = counted.get(&(total.lane.to_string(), part)).copied().unwrap_or_default();
+            assert_eq!((tally.events, tally.bytes), expected, "{} in part {part}", total.lane);
+        }
+    }
 }
 
 pub(super) fn want(to: &str, free: usize) -> ClaimRequest {

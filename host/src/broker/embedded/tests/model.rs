@@ -20,6 +20,7 @@ enum ModelState {
     DueLater,
     Processed,
     Failed,
+    Discarded,
 }
 
 #[derive(Default)]
@@ -307,6 +308,25 @@ impl ModelRun {
         assert_eq!(self.broker().replay(EventId::new(), &lane_of("a")).await, Ok(ReplayOutcome::Unknown));
     }
 
+    async fn discard(&mut self) {
+        let ids: Vec<EventId> = self.model.events.keys().copied().collect();
+        let Some(id) = self.random.choice(&ids).copied() else { return };
+        let answer = self.broker().discard(id, "in the way").await.unwrap();
+        let found = self.broker().find_event(id).await.unwrap().unwrap();
+        let (stand, _, record) = self.model.events.get_mut(&id).unwrap();
+        if *stand != ModelState::Failed {
+            assert_eq!(answer, DiscardOutcome::NotFailed(found.state));
+            return;
+        }
+        assert_eq!(answer, DiscardOutcome::Done);
+        *stand = ModelState::Discarded;
+        let at = found.record.end.unwrap().discarded.unwrap().at;
+        *record = record.clone().discarded(at, "in the way");
+        self.model.counters.discarded += 1;
+        self.model.ended[1].retain(|failed| *failed != id);
+        assert_eq!(self.broker().discard(EventId::new(), "").await, Ok(DiscardOutcome::Unknown));
+    }
+
     async fn reopen(&mut self) {
         let broker = self.broker.take().unwrap();
         if self.random.bool() {
@@ -335,6 +355,7 @@ impl ModelRun {
                 ModelState::DueNow | ModelState::DueLater => EventState::Scheduled,
                 ModelState::Processed => EventState::Processed,
                 ModelState::Failed => EventState::Failed,
+                ModelState::Discarded => EventState::Discarded,
             };
             assert_eq!((&found.record, found.state), (record, expected));
             assert_eq!(found.due.is_some(), matches!(stand, ModelState::DueNow | ModelState::DueLater));
@@ -351,6 +372,7 @@ impl ModelRun {
         );
         assert_eq!(stats.depth.processed_kept, self.model.count(|it| *it == ModelState::Processed));
         assert_eq!(stats.depth.failed_kept, self.model.count(|it| *it == ModelState::Failed));
+        recount(&broker).await;
         for (ending, expected) in [EndKind::Processed, EndKind::Failed].into_iter().zip(&self.model.ended) {
             let page = broker.list_ended(EndedQuery { limit: 1_000, ..all(ending) }).await.unwrap();
             assert_eq!(&page.records.iter().map(|it| it.event.id).collect::<Vec<_>>(), expected);
@@ -387,7 +409,8 @@ async fn random_operations_do_what_the_model_says() {
                 11..=13 => run.settle().await,
                 14 | 15 => run.recover().await,
                 16 => run.promote().await,
-                17 => run.replay().await,
+                17 if run.random.bool() => run.replay().await,
+                17 => run.discard().await,
                 18 => drop(run.broker().maintain().await.unwrap()),
                 _ => run.reopen().await,
             }

@@ -12,6 +12,7 @@ use crate::event::{DeliveryStart, EventRecord, FailureClass};
 
 use crate::broker::embedded::append::{Placement, PreparedEvent, ensure_lane, insert_event, insert_waiting};
 use crate::broker::embedded::columns::{BodyColumns, StoryColumns};
+use crate::broker::embedded::row_size::ended_bytes;
 use crate::broker::embedded::step::WriteStep;
 use crate::broker::embedded::{event_state, plugin_state};
 
@@ -21,7 +22,7 @@ pub(in crate::broker::embedded) enum PreparedItem {
     Key(ExportedKey),
     State(ExportedState),
     Waiting(PreparedEvent),
-    Failed { body: BodyColumns, story: Option<StoryColumns>, class: FailureClass, ended_at_ms: i64 },
+    Failed { body: BodyColumns, story: Option<StoryColumns>, lane: Lane, class: FailureClass, ended_at_ms: i64 },
 }
 
 impl PreparedItem {
@@ -52,6 +53,7 @@ impl PreparedItem {
         Ok(Self::Failed {
             body: BodyColumns::encode(&record.event),
             story: StoryColumns::encode(record),
+            lane: Lane::of_failed(record),
             class,
             ended_at_ms,
         })
@@ -86,14 +88,15 @@ fn restore_one(step: &mut WriteStep<'_>, item: &PreparedItem) -> rusqlite::Resul
             step.totals.counters.accepted += u64::from(is_new);
             is_new
         }
-        PreparedItem::Failed { body, story, class, ended_at_ms } => {
-            let lane = ensure_lane(step, &Lane::unrouted())?;
+        PreparedItem::Failed { body, story, lane, class, ended_at_ms } => {
+            let lane = ensure_lane(step, lane)?;
             let placement =
                 Placement { state: event_state::FAILED, lane, due: None, ended: Some((*class, *ended_at_ms)) };
             let is_new = insert_event(step, body, story.as_ref(), &placement)?;
             if is_new {
                 step.totals.counters.accepted += 1;
-                step.totals.count_failed(*class);
+                let story_bytes = story.as_ref().map_or(0, StoryColumns::size_bytes);
+                step.totals.count_failed(lane, *class, ended_bytes(body.data_bytes(), story_bytes));
             }
             is_new
         }
