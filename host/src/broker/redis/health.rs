@@ -164,7 +164,9 @@ impl HealthCheck {
     /// Keeps what a later process of this host compares the store with.
     pub(super) async fn remember_store(&self) {
         let vetting = self.client.link.vetting();
-        self.known_store.write(vetting.mark(), vetting.replication_id(), vetting.has_replicas(), self.client.troubles()).await;
+        self.known_store
+            .write(vetting.mark(), vetting.replication_id(), vetting.has_replicas(), self.client.troubles())
+            .await;
     }
 
     /// Probes every second and checks every period, until `ends` is cancelled.

@@ -142,8 +142,11 @@ pub(super) async fn prepare_store(health: &HealthCheck, heartbeat: &Heartbeat) -
     let found = health.inspect_store().await.map_err(failed)?;
     let lost = known.zip(found).filter(|(known, found)| known.is_lost(link.address(), found));
     let lost_epoch = lost.as_ref().map_or("", |(known, _)| &known.epoch);
-    if health.epoch.adopt(lost_epoch).await.map_err(failed)? && let Some((known, found)) = &lost {
-        let (had, has, before, now) = (known.accepted, found.accepted, &known.replication_id, link.vetting().replication_id());
+    if health.epoch.adopt(lost_epoch).await.map_err(failed)?
+        && let Some((known, found)) = &lost
+    {
+        let (had, has, before, now) =
+            (known.accepted, found.accepted, &known.replication_id, link.vetting().replication_id());
         tracing::error!(
             "{LOSS} (while this host was down: {had} events had been accepted, the store knows {has}; the replication id \
              was {before} and is {now})"

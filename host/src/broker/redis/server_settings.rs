@@ -92,7 +92,9 @@ fn judge(cli: &str, info: ServerInfo, config: Option<&BTreeMap<String, String>>)
         ))
     } else if !keeps_log {
         let advice = advise("appendonly yes");
-        Some(format!("Redis loses accepted events at a restart (appendonly is no): {advice}, or set broker.allow_unsafe"))
+        Some(format!(
+            "Redis loses accepted events at a restart (appendonly is no): {advice}, or set broker.allow_unsafe"
+        ))
     } else {
         None
     };

@@ -88,15 +88,12 @@ impl StoreModel {
                 self.ended[0].insert(0, id);
                 self.counters.processed += 1;
             }
-            Settlement::Retry { delay_ms, .. } => {
+            Settlement::Retry { delay_ms, .. } | Settlement::Deferred { delay_ms } => {
                 *stand = if *delay_ms == 0 { ModelState::DueNow } else { ModelState::DueLater };
                 *lane = settle.lane.clone();
-                self.counters.retried += 1;
-            }
-            Settlement::Deferred { delay_ms } => {
-                *stand = if *delay_ms == 0 { ModelState::DueNow } else { ModelState::DueLater };
-                *lane = settle.lane.clone();
-                self.counters.deferred += 1;
+                let is_retry = matches!(settle.settlement, Settlement::Retry { .. });
+                self.counters.retried += u64::from(is_retry);
+                self.counters.deferred += u64::from(!is_retry);
             }
             Settlement::Failed { class, .. } => {
                 *stand = ModelState::Failed;
@@ -179,13 +176,10 @@ impl ModelRun {
     }
 
     async fn claim(&mut self) {
-        let mut lanes: Vec<LaneDemand> = Vec::new();
-        for name in LANES {
-            lanes.push(LaneDemand { lane: lane(name), free: self.random.usize(..4) });
-        }
+        let mut lanes = LANES.map(|name| LaneDemand { lane: lane(name), free: self.random.usize(..4) });
         self.random.shuffle(&mut lanes);
         let max = self.random.usize(..6);
-        let claimed = self.broker().claim(ClaimRequest { lanes: lanes.clone(), max }).await.unwrap();
+        let claimed = self.broker().claim(ClaimRequest { lanes: lanes.to_vec(), max }).await.unwrap();
         let waiting = |want: &LaneDemand| self.model.queues.get(name(&want.lane)).map_or(0, VecDeque::len);
         let most: usize = lanes.iter().map(|want| want.free.min(waiting(want))).sum();
         assert_eq!(claimed.len(), most.min(max));
@@ -234,10 +228,8 @@ impl ModelRun {
             expected.push(SettleOutcome::Lost);
         }
         assert_eq!(self.broker().settle(asked).await, Ok(expected));
-        for (settle, expected) in batch {
-            if expected == SettleOutcome::Done {
-                self.model.settled(&settle);
-            }
+        for (settle, _) in batch.iter().filter(|(_, expected)| *expected == SettleOutcome::Done) {
+            self.model.settled(settle);
         }
         let done: Vec<&SettleRequest> = self.model.done.values().collect();
         if let Some(again) = self.random.choice(&done) {
@@ -284,47 +276,38 @@ impl ModelRun {
             order.push((stored.place, id));
         }
         order.sort();
-        for (_, id) in order {
+        order.into_iter().for_each(|(_, id)| self.model.enqueue(id));
+    }
+
+    async fn replay_or_discard(&mut self) {
+        let ids: Vec<EventId> = self.model.events.keys().copied().collect();
+        let Some(id) = self.random.choice(&ids).copied() else { return };
+        let (broker, to, is_replay) = (self.broker(), self.lane(), self.random.bool());
+        let before = broker.find_event(id).await.unwrap().unwrap();
+        let answer = match is_replay {
+            true => format!("{:?}", broker.replay(id, &to).await.unwrap()),
+            false => format!("{:?}", broker.discard(id, "in the way").await.unwrap()),
+        };
+        let (stand, of, record) = self.model.events.get_mut(&id).unwrap();
+        if *stand != ModelState::Failed {
+            assert_eq!(answer, format!("NotFailed({:?})", before.state));
+            return;
+        }
+        assert_eq!(answer, "Done");
+        self.model.ended[1].retain(|failed| *failed != id);
+        if is_replay {
+            *of = to;
+            *record = record.clone().replayed();
+            self.model.counters.replayed += 1;
             self.model.enqueue(id);
+        } else {
+            let found = broker.find_event(id).await.unwrap().unwrap();
+            *stand = ModelState::Discarded;
+            *record = record.clone().discarded(found.record.end.unwrap().discarded.unwrap().at, "in the way");
+            self.model.counters.discarded += 1;
         }
-    }
-
-    async fn replay(&mut self) {
-        let ids: Vec<EventId> = self.model.events.keys().copied().collect();
-        let Some(id) = self.random.choice(&ids).copied() else { return };
-        let to = self.lane();
-        let answer = self.broker().replay(id, &to).await.unwrap();
-        let (stand, lane, record) = self.model.events.get_mut(&id).unwrap();
-        if *stand != ModelState::Failed {
-            assert!(matches!(answer, ReplayOutcome::NotFailed(_)));
-            return;
-        }
-        assert_eq!(answer, ReplayOutcome::Done);
-        *lane = to;
-        *record = record.clone().replayed();
-        self.model.counters.replayed += 1;
-        self.model.ended[1].retain(|failed| *failed != id);
-        self.model.enqueue(id);
-        assert_eq!(self.broker().replay(EventId::new(), &lane_of("a")).await, Ok(ReplayOutcome::Unknown));
-    }
-
-    async fn discard(&mut self) {
-        let ids: Vec<EventId> = self.model.events.keys().copied().collect();
-        let Some(id) = self.random.choice(&ids).copied() else { return };
-        let answer = self.broker().discard(id, "in the way").await.unwrap();
-        let found = self.broker().find_event(id).await.unwrap().unwrap();
-        let (stand, _, record) = self.model.events.get_mut(&id).unwrap();
-        if *stand != ModelState::Failed {
-            assert_eq!(answer, DiscardOutcome::NotFailed(found.state));
-            return;
-        }
-        assert_eq!(answer, DiscardOutcome::Done);
-        *stand = ModelState::Discarded;
-        let at = found.record.end.unwrap().discarded.unwrap().at;
-        *record = record.clone().discarded(at, "in the way");
-        self.model.counters.discarded += 1;
-        self.model.ended[1].retain(|failed| *failed != id);
-        assert_eq!(self.broker().discard(EventId::new(), "").await, Ok(DiscardOutcome::Unknown));
+        assert_eq!(broker.replay(EventId::new(), &lane("a")).await, Ok(ReplayOutcome::Unknown));
+        assert_eq!(broker.discard(EventId::new(), "").await, Ok(DiscardOutcome::Unknown));
     }
 
     async fn reopen(&mut self) {
@@ -366,10 +349,8 @@ impl ModelRun {
             assert_eq!(stats.depth.queued[*name], queue.len() as u64);
         }
         assert_eq!(stats.depth.running, self.model.count(|it| matches!(it, ModelState::Running { .. })));
-        assert_eq!(
-            stats.depth.scheduled,
-            self.model.count(|it| matches!(it, ModelState::DueNow | ModelState::DueLater))
-        );
+        let is_later = |it: &ModelState| matches!(it, ModelState::DueNow | ModelState::DueLater);
+        assert_eq!(stats.depth.scheduled, self.model.count(is_later));
         assert_eq!(stats.depth.processed_kept, self.model.count(|it| *it == ModelState::Processed));
         assert_eq!(stats.depth.failed_kept, self.model.count(|it| *it == ModelState::Failed));
         recount(&broker).await;
@@ -378,10 +359,6 @@ impl ModelRun {
             assert_eq!(&page.records.iter().map(|it| it.event.id).collect::<Vec<_>>(), expected);
         }
     }
-}
-
-fn lane_of(name: &str) -> Lane {
-    lane(name)
 }
 
 #[tokio::test]
@@ -409,8 +386,7 @@ async fn random_operations_do_what_the_model_says() {
                 11..=13 => run.settle().await,
                 14 | 15 => run.recover().await,
                 16 => run.promote().await,
-                17 if run.random.bool() => run.replay().await,
-                17 => run.discard().await,
+                17 => run.replay_or_discard().await,
                 18 => drop(run.broker().maintain().await.unwrap()),
                 _ => run.reopen().await,
             }

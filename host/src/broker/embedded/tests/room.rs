@@ -163,3 +163,38 @@ async fn the_space_of_ended_events_comes_back() {
     let shrunk = tokio::time::timeout(Duration::from_secs(60), shrinks).await;
     assert!(shrunk.is_ok(), "{} of {full} bytes are left", left());
 }
+
+#[tokio::test]
+async fn discarded_events_are_trimmed_by_age_and_by_bytes_apart_from_processed_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let day = BrokerOptions::default().retention;
+    let serve = |retention| open_with(dir.path(), BrokerOptions { retention, ..options() });
+    let counts = async |broker: &EmbeddedBroker| {
+        while broker.maintain().await.unwrap() {}
+        recount(broker).await;
+        let lane = broker.totals.borrow().lanes[0].clone();
+        (lane.processed.events, lane.discarded.events)
+    };
+    let broker = serve(RetentionLimits { processed_max: 3, ..day });
+    let mut ids = Vec::new();
+    for _ in 0..6 {
+        broker.append(vec![new_append("a"), new_append("a")]).await.unwrap();
+        let deliveries = broker.claim(want("a", 2)).await.unwrap();
+        let settles = vec![settle_as(&deliveries[0], Settlement::Processed), settle_as(&deliveries[1], failed())];
+        broker.settle(settles).await.unwrap();
+        ids.push(deliveries[1].record.event.id);
+        assert_eq!(broker.discard(ids[ids.len() - 1], "old").await, Ok(DiscardOutcome::Done));
+    }
+    assert_eq!(counts(&broker).await, (3, 6), "the number is one of processed events");
+    let bytes: u64 = broker.stats().await.unwrap().depth.kept_bytes_by_lane.values().sum();
+    drop(broker);
+
+    let broker = serve(RetentionLimits { processed_max_bytes: bytes - 1, ..day });
+    assert_eq!(counts(&broker).await, (3, 5), "the larger part of the history gives way");
+    assert_eq!(broker.find_event(ids[0]).await, Ok(None), "the oldest first");
+    drop(broker);
+
+    let broker = serve(RetentionLimits { discarded_ms: 0, ..day });
+    contract::eventually("they are older than that", || async { (counts(&broker).await == (3, 0)).then_some(()) })
+        .await;
+}

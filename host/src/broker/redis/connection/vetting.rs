@@ -167,8 +167,7 @@ impl ServerVetting {
             run_id.clone_into(&mut state.loading_run_id);
             return VettingVerdict::Loading;
         }
-        let has_restarted =
-            state.run_id != run_id && (info.uptime() < RESTART_HOLD || state.loading_run_id == run_id);
+        let has_restarted = state.run_id != run_id && (info.uptime() < RESTART_HOLD || state.loading_run_id == run_id);
         // A primary that waits for its replicas accepts nothing without them.
         if has_restarted && state.has_replicas && info.is_primary() && !info.waits_for_replicas() {
             let hold = match state.hold.take() {
