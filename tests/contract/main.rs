@@ -8,6 +8,7 @@
 
 mod consumers;
 mod data;
+mod discard;
 mod failover;
 mod lists;
 mod misplaced;

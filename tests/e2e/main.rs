@@ -16,6 +16,7 @@ mod earlier_versions;
 mod embedded_store;
 mod events;
 mod foreign;
+mod full_memory;
 mod idempotency;
 mod input;
 mod isolation;

@@ -9,6 +9,7 @@
 
 pub mod accept;
 pub mod coverage;
+pub mod discard;
 pub mod ends;
 pub mod failed_limit;
 pub mod leases;
@@ -125,6 +126,12 @@ macro_rules! broker_contract {
             state::the_state_of_a_plugin_can_be_removed,
             state::plugins_do_not_see_each_other,
             state::state_survives_a_crash_and_moves_to_another_store,
+            discard::a_discarded_event_has_ended_for_good,
+            discard::only_failed_events_are_discarded,
+            discard::a_discard_and_a_replay_at_once_have_one_winner,
+            discard::discarded_events_are_kept_as_history_is,
+            discard::a_snapshot_brings_no_discarded_event_back,
+            discard::failed_events_are_listed_by_lane,
             transfer::a_snapshot_holds_everything_that_can_go_on_once,
             transfer::a_large_snapshot_comes_in_parts_and_in_order,
             transfer::what_is_restored_goes_on_where_it_stood,

@@ -19,6 +19,8 @@ enum ExpectedFate {
     Processed,
     /// It failed.
     Failed,
+    /// It failed and was discarded.
+    Discarded,
 }
 
 struct EventLives {
@@ -58,7 +60,8 @@ pub async fn random_events_end_once(rig: &dyn BrokerRig) {
                     lives.recover(&*broker).await;
                 }
                 94..97 => drop(broker.maintain().await.expect("maintained")),
-                97..99 => lives.replay(&*broker).await,
+                97 => lives.replay(&*broker).await,
+                98 => lives.discard(&*broker).await,
                 _ => {
                     rig.kill(broker).await;
                     lives.stale.append(&mut lives.held);
@@ -168,9 +171,19 @@ impl EventLives {
         assert!(still_ours.is_empty(), "a stale receipt changes nothing: {still_ours:?}");
     }
 
+    fn one_failed(&self) -> Option<EventId> {
+        self.fates.iter().find(|(_, fate)| **fate == ExpectedFate::Failed).map(|(id, _)| *id)
+    }
+
+    async fn discard(&mut self, broker: &dyn Broker) {
+        if let Some(id) = self.one_failed() {
+            assert_eq!(broker.discard(id, "tested").await, Ok(crate::broker::DiscardOutcome::Done));
+            self.fates.insert(id, ExpectedFate::Discarded);
+        }
+    }
+
     async fn replay(&mut self, broker: &dyn Broker) {
-        let failed = self.fates.iter().find(|(_, fate)| **fate == ExpectedFate::Failed).map(|(id, _)| *id);
-        if let Some(id) = failed {
+        if let Some(id) = self.one_failed() {
             assert_eq!(broker.replay(id, &lane("b")).await, Ok(crate::broker::ReplayOutcome::Done));
             self.fates.insert(id, ExpectedFate::Alive);
             self.ends -= 1;
@@ -190,7 +203,11 @@ impl EventLives {
 
     async fn check(&self, broker: &dyn Broker, seed: u64) {
         for (id, fate) in &self.fates {
-            let expected = if *fate == ExpectedFate::Processed { EventState::Processed } else { EventState::Failed };
+            let expected = match fate {
+                ExpectedFate::Processed => EventState::Processed,
+                ExpectedFate::Discarded => EventState::Discarded,
+                _ => EventState::Failed,
+            };
             assert_eq!(state(broker, *id).await, Some(expected), "seed {seed}");
         }
         let ids = |records: Vec<EventRecord>| records.iter().map(|record| record.event.id).collect::<Vec<_>>();
@@ -198,12 +215,21 @@ impl EventLives {
         let failed = ids(all_ended(broker, EndKind::Failed).await);
         let all: BTreeSet<_> = processed.iter().chain(&failed).collect();
         assert_eq!(all.len(), processed.len() + failed.len(), "seed {seed}: no event has two ends");
-        assert_eq!(all.len(), self.fates.len(), "seed {seed}: every event has an end");
+        let discarded = self.fates.values().filter(|fate| **fate == ExpectedFate::Discarded).count();
+        assert_eq!(all.len() + discarded, self.fates.len(), "seed {seed}: every event has an end");
         let stats = broker.stats().await.expect("totals");
         let counters = &stats.counters;
         assert_eq!((counters.accepted, counters.published), (self.accepted, self.published), "seed {seed}");
         let ends = counters.processed + counters.failed - counters.replayed;
         assert_eq!(ends, self.ends, "seed {seed}");
+        assert_eq!(counters.discarded, discarded as u64, "seed {seed}");
         assert_eq!(stats.depth.waiting(), 0, "seed {seed}: nothing is left");
+        let failed_bytes: u64 = stats.depth.failed_bytes_by_lane.values().sum();
+        assert_eq!(failed_bytes == 0, failed.is_empty(), "seed {seed}: {failed_bytes}");
+        for id in failed {
+            assert_eq!(broker.discard(id, "tested").await, Ok(crate::broker::DiscardOutcome::Done));
+        }
+        let left = broker.stats().await.expect("totals").depth.failed_bytes_by_lane;
+        assert_eq!(left.values().sum::<u64>(), 0, "seed {seed}: what was counted is given back: {left:?}");
     }
 }

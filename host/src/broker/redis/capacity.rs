@@ -1,6 +1,6 @@
 //! How much each lane and each plugin may take of the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,8 +17,8 @@ pub(super) struct StoreCapacity {
     processed_max_bytes: u64,
     /// How many events may wait. Changes with the plugins.
     limits: ArcSwap<LaneLimits>,
-    /// The lanes over their limit of bytes, each with its waiting bytes. About a second old.
-    overweight: ArcSwap<BTreeMap<Lane, u64>>,
+    /// The lanes over their limit of bytes, each with its waiting and its failed bytes. About a second old.
+    overweight: ArcSwap<BTreeMap<Lane, (u64, u64)>>,
     /// The memory that Redis may use; 0 if it is unknown.
     memory_bytes: AtomicU64,
 }
@@ -49,11 +49,16 @@ impl StoreCapacity {
         self.memory_bytes.store(memory_bytes, Ordering::Relaxed);
     }
 
-    /// Notes the waiting bytes of every lane, to refuse events for lanes over their limit.
-    pub(super) fn note_waiting_bytes(&self, waiting_bytes: &BTreeMap<String, u64>) {
+    /// Notes the waiting and failed bytes of every lane, to refuse events for lanes over their limit.
+    pub(super) fn note_lane_bytes(&self, waiting: &BTreeMap<String, u64>, failed: &BTreeMap<String, u64>) {
         let limit = self.max_lane_bytes();
-        let over = waiting_bytes.iter().filter(|(_, waiting)| **waiting > limit);
-        let overweight = over.filter_map(|(name, waiting)| Some((name.parse().ok()?, *waiting))).collect();
+        let names: BTreeSet<_> = waiting.keys().chain(failed.keys()).collect();
+        let bytes = names.into_iter().map(|name| {
+            let bytes_in = |all: &BTreeMap<String, u64>| all.get(name).copied().unwrap_or(0);
+            (name, (bytes_in(waiting), bytes_in(failed)))
+        });
+        let over = bytes.filter(|(_, (waiting, failed))| waiting.saturating_add(*failed) > limit);
+        let overweight = over.filter_map(|(name, bytes)| Some((name.parse().ok()?, bytes))).collect();
         self.overweight.store(Arc::new(overweight));
     }
 
@@ -64,23 +69,23 @@ impl StoreCapacity {
     pub(super) fn ensure_lanes_have_room<'l>(&self, lanes: impl IntoIterator<Item = &'l Lane>) -> Result<(), Error> {
         let overweight = self.overweight.load();
         match lanes.into_iter().find_map(|lane| overweight.get_key_value(lane)) {
-            Some((lane, waiting)) => Err(Error::LaneHeavy {
+            Some((lane, (waiting_bytes, failed_bytes))) => Err(Error::LaneHeavy {
                 lane: lane.clone(),
-                waiting_bytes: *waiting,
-                failed_bytes: 0,
+                waiting_bytes: *waiting_bytes,
+                failed_bytes: *failed_bytes,
                 limit_bytes: self.max_lane_bytes(),
             }),
             None => Ok(()),
         }
     }
 
-    /// The most bytes of one lane that may wait.
+    /// The most bytes that the waiting and failed events of one lane may take.
     pub(super) fn max_lane_bytes(&self) -> u64 {
         self.max_waiting_bytes.min(self.share_bytes())
     }
 
-    /// The most bytes of processed events that are kept.
-    pub(super) fn max_processed_bytes(&self) -> u64 {
+    /// The most bytes of processed and discarded events that are kept.
+    pub(super) fn max_history_bytes(&self) -> u64 {
         self.processed_max_bytes.min(self.share_bytes().saturating_mul(2))
     }
 

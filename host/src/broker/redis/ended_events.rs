@@ -12,7 +12,7 @@ use super::connection::reply;
 use super::raw_entry::{read_fields, read_head, read_record};
 use super::scripts::ScriptCall;
 use crate::broker::list_limiter::ListLimiter;
-use crate::broker::{EndKind, EndedPage, EndedQuery, Error, MAX_PAGE_BYTES};
+use crate::broker::{EndKind, EndedPage, EndedQuery, Error, Lane, MAX_PAGE_BYTES};
 use crate::event::{EventRecord, FailureClass, Timestamp};
 
 /// The most entries and bytes that one call reads. The entry that exceeds the bytes is read as well.
@@ -86,7 +86,8 @@ impl EndedEvents {
             EndKind::Processed => client.keys.done().clone(),
             EndKind::Failed => client.keys.failed().clone(),
         });
-        let class = query.class.filter(|_| query.ending == EndKind::Failed);
+        let is_failed = query.ending == EndKind::Failed;
+        let (class, lane) = (query.class.filter(|_| is_failed), query.lane.as_ref().filter(|_| is_failed));
         let time = |time: Option<Timestamp>| time.map(|time| time.to_string()).unwrap_or_default();
         call.text(from)
             .text(&last_entry(query.since))
@@ -98,6 +99,7 @@ impl EndedEvents {
             .text(class.map_or("", FailureClass::as_str))
             .text(&time(query.since))
             .text(&time(query.until))
+            .text(lane.map_or("", Lane::as_str))
     }
 }
 

@@ -56,7 +56,8 @@ impl HealthCheck {
     pub(super) async fn inspect_store(&self) -> Result<Option<StoreMark>, CallFailure> {
         let client = &self.client;
         let lanes = self.lanes.known().lanes.clone();
-        let call = client.script_call(&client.scripts.inspect).lane_keys(&client.keys, &lanes).number(lanes.len());
+        let mut call = client.script_call(&client.scripts.inspect).lane_keys(&client.keys, &lanes);
+        call.push_key(client.keys.discarded());
         let [epoch, accepted, misplaced] = reply::tuple(client.call(&call).await?)?;
         let misplaced = reply::array(misplaced)?.into_iter().map(reply::text).collect::<Result<_, _>>()?;
         match join_messages(misplaced) {

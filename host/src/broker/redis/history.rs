@@ -1,4 +1,4 @@
-//! Finds events, counts them, and replays failed ones.
+//! Finds events, counts them, and replays or discards failed ones.
 //!
 //! An event is in one place at a time, and the index names it.
 
@@ -12,8 +12,9 @@ use super::client::StoreClient;
 use super::codec;
 use super::connection::{CallFailure, reply};
 use super::lanes::LaneDirectory;
-use crate::broker::{BrokerStats, Error, EventCounters, FoundEvent, Lane, QueueDepth, ReplayOutcome};
-use crate::event::{EventId, EventState, FailureClass, Timestamp};
+use crate::broker::{BrokerStats, DiscardOutcome, Error, EventCounters, FoundEvent, Lane, QueueDepth, ReplayOutcome};
+use crate::clock;
+use crate::event::{EventId, EventRecord, EventState, FailureClass, Timestamp};
 
 /// An event as it was found, and its entry if it has one.
 struct LocatedEvent {
@@ -39,11 +40,13 @@ impl EventHistory {
         let (_, reply) = self
             .lanes
             .call_with_all(|known| {
-                client
+                let mut call = client
                     .script_call(&client.scripts.find)
                     .number(known.set_size)
                     .text(&id.to_string())
-                    .named_lanes(&client.keys, &known.lanes)
+                    .named_lanes(&client.keys, &known.lanes);
+                call.push_key(client.keys.discarded());
+                call
             })
             .await?;
         let [kind, blob, due_ms, entry] = reply::tuple(reply)?;
@@ -54,6 +57,7 @@ impl EventHistory {
             "r" => EventState::Running,
             "p" => EventState::Processed,
             "f" => EventState::Failed,
+            "x" => EventState::Discarded,
             _ => record.state_until_due(),
         };
         let is_due_later = matches!(state, EventState::Scheduled | EventState::Retrying);
@@ -64,30 +68,52 @@ impl EventHistory {
     /// Moves a failed event back to a lane.
     pub(super) async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error> {
         self.lanes.make(self.lanes.find_missing([lane])).await?;
-        let Some(located) = self.locate_event(id).await? else { return Ok(ReplayOutcome::Unknown) };
-        if located.found.state != EventState::Failed {
-            return Ok(ReplayOutcome::NotFailed(located.found.state));
-        }
-        let blob = codec::encode(&located.found.record.replayed())?;
-        let client = &self.client;
-        let mut call = client
-            .script_call(&client.scripts.replay)
-            .lane_keys(&client.keys, [lane])
-            .text(&id.to_string())
-            .text(&located.entry)
-            .text(lane.as_str());
-        call.push_bytes(blob);
-        if reply::text(client.link.call_until_known(&call).await?)? == "D" {
-            return Ok(ReplayOutcome::Done);
-        }
-        // Another host replayed it in between.
-        Ok(match self.locate_event(id).await? {
-            Some(located) => ReplayOutcome::NotFailed(located.found.state),
-            None => ReplayOutcome::Unknown,
+        Ok(match self.take_failed(id, Some(lane), EventRecord::replayed).await? {
+            Ok(()) => ReplayOutcome::Done,
+            Err(Some(state)) => ReplayOutcome::NotFailed(state),
+            Err(None) => ReplayOutcome::Unknown,
         })
     }
 
-    /// Reads the totals, and notes the waiting bytes of each lane for the limits.
+    /// Ends a failed event for good.
+    pub(super) async fn discard(&self, id: EventId, reason: &str) -> Result<DiscardOutcome, Error> {
+        let discarded = |record: EventRecord| record.discarded(clock::now(), reason);
+        Ok(match self.take_failed(id, None, discarded).await? {
+            Ok(()) => DiscardOutcome::Done,
+            Err(Some(state)) => DiscardOutcome::NotFailed(state),
+            Err(None) => DiscardOutcome::Unknown,
+        })
+    }
+
+    /// Moves a failed event to a lane, or to the discarded events if there is no lane. An event that cannot move is
+    /// answered with its state, or with `None` if it is unknown.
+    async fn take_failed(
+        &self,
+        id: EventId,
+        lane: Option<&Lane>,
+        change: impl FnOnce(EventRecord) -> EventRecord,
+    ) -> Result<Result<(), Option<EventState>>, Error> {
+        let located = match self.locate_event(id).await? {
+            Some(located) if located.found.state == EventState::Failed => located,
+            other => return Ok(Err(other.map(|located| located.found.state))),
+        };
+        let blob = codec::encode(&change(located.found.record))?;
+        let client = &self.client;
+        let mut call = client
+            .script_call(&client.scripts.take_failed)
+            .text(&id.to_string())
+            .text(&located.entry)
+            .text(lane.map_or("", Lane::as_str));
+        call.push_key(lane.map_or_else(|| client.keys.discarded(), |lane| client.keys.lane(lane)));
+        call.push_bytes(blob);
+        if reply::text(client.link.call_until_known(&call).await?)? == "D" {
+            return Ok(Ok(()));
+        }
+        // Another call took it in between.
+        Ok(Err(self.locate_event(id).await?.map(|located| located.found.state)))
+    }
+
+    /// Reads the totals, and notes the bytes of each lane for the limits.
     pub(super) async fn read_stats(&self) -> Result<BrokerStats, Error> {
         let client = &self.client;
         let (known, reply) = self
@@ -105,8 +131,8 @@ impl EventHistory {
         let all_lengths = reply::array(all_lengths)?.iter().map(reply::count).collect::<Result<Vec<_>, _>>()?;
         let names = || known.lanes.iter().map(|lane| lane.as_str().to_owned());
         let queued = names().zip(lengths).collect();
-        let RedisTotals { counters, state_keys, due, waiting_bytes, kept_bytes } = read_totals(counts)?;
-        self.capacity.note_waiting_bytes(&waiting_bytes);
+        let RedisTotals { counters, state_keys, due, waiting_bytes, failed_bytes, kept_bytes } = read_totals(counts)?;
+        self.capacity.note_lane_bytes(&waiting_bytes, &failed_bytes);
         let later = |name: &String| due.get(name).copied().unwrap_or(0);
         let waiting_by_lane = names().zip(all_lengths).map(|(name, all)| {
             let later = later(&name);
@@ -118,7 +144,7 @@ impl EventHistory {
                 queued,
                 waiting_by_lane: waiting_by_lane.collect(),
                 waiting_bytes_by_lane: waiting_bytes,
-                failed_bytes_by_lane: BTreeMap::new(),
+                failed_bytes_by_lane: failed_bytes,
                 max_lane_bytes: Some(self.capacity.max_lane_bytes()),
                 kept_bytes_by_lane: kept_bytes,
                 running: reply::count(&running)?,
@@ -142,7 +168,9 @@ struct RedisTotals {
     due: BTreeMap<String, u64>,
     /// Bytes that wait, by lane.
     waiting_bytes: BTreeMap<String, u64>,
-    /// Bytes of processed events, by lane.
+    /// Bytes of failed events, by lane.
+    failed_bytes: BTreeMap<String, u64>,
+    /// Bytes of processed and discarded events, by lane.
     kept_bytes: BTreeMap<String, u64>,
 }
 
@@ -167,20 +195,20 @@ fn read_totals(counts: Value) -> Result<RedisTotals, CallFailure> {
             "state_keys" => totals.state_keys = value,
             "deferred" => counters.deferred = value,
             other => {
-                for (prefix, by_lane) in [
-                    ("due:", &mut totals.due),
-                    ("bytes:", &mut totals.waiting_bytes),
-                    ("kept-bytes:", &mut totals.kept_bytes),
-                ] {
-                    if let Some(lane) = other.strip_prefix(prefix) {
-                        by_lane.insert(lane.to_owned(), value);
+                let Some((kind, of)) = other.split_once(':') else { continue };
+                let by_lane = match kind {
+                    "due" => &mut totals.due,
+                    "bytes" => &mut totals.waiting_bytes,
+                    "failed-bytes" => &mut totals.failed_bytes,
+                    "kept-bytes" | "discarded-bytes" => &mut totals.kept_bytes,
+                    "failed" => {
+                        let class = FailureClass::ALL.into_iter().find(|class| class.as_str() == of);
+                        counters.failed_by_class.extend(class.map(|class| (class, value)));
+                        continue;
                     }
-                }
-                let class = other.strip_prefix("failed:");
-                let class = class.and_then(|word| FailureClass::ALL.into_iter().find(|class| class.as_str() == word));
-                if let Some(class) = class {
-                    counters.failed_by_class.insert(class, value);
-                }
+                    _ => continue,
+                };
+                *by_lane.entry(of.to_owned()).or_default() += value;
             }
         }
     }

@@ -12,9 +12,9 @@ use super::lanes::LaneDirectory;
 use super::plugin_state::PluginStates;
 use crate::broker::{Error, RetentionLimits};
 
-/// The most events that one call trims.
+/// The most events that one call trims or counts.
 const MAX_TRIMMED: usize = 500;
-/// The most bytes of history that one call reads.
+/// The most bytes that one call reads of a stream.
 const MAX_READ_BYTES: usize = 1024 * 1024;
 /// The most calls of each kind in one round. The next round goes on.
 const MAX_CALLS: usize = 20;
@@ -29,7 +29,7 @@ pub(super) struct StoreMaintenance {
     pub(super) heartbeat: Arc<Heartbeat>,
     pub(super) states: Arc<PluginStates>,
     pub(super) retention: RetentionLimits,
-    /// Processed events are kept at least so long, whatever the retention says.
+    /// Ended events are kept at least so long, whatever the retention says.
     pub(super) min_retention_ms: u64,
 }
 
@@ -42,10 +42,14 @@ impl StoreMaintenance {
         continue_unless_unavailable(&mut first_error, self.heartbeat.beat().await)?;
         continue_unless_unavailable(&mut first_error, self.lanes.refresh(&[]).await)?;
         continue_unless_unavailable(&mut first_error, self.reap_dead_consumers().await)?;
-        let (mut more_events, mut more_state) = (true, true);
+        let (mut more_events, mut more_state, mut more_failed) = (true, true, true);
         for _ in 0..MAX_CALLS {
+            if more_failed {
+                let counted = self.recount_failed().await;
+                more_failed = continue_unless_unavailable(&mut first_error, counted)?.unwrap_or(false);
+            }
             if more_events {
-                let trimmed = self.trim_processed().await;
+                let trimmed = self.trim_history().await;
                 more_events = continue_unless_unavailable(&mut first_error, trimmed)?.unwrap_or(false);
             }
             if more_state {
@@ -53,7 +57,7 @@ impl StoreMaintenance {
                 more_state = continue_unless_unavailable(&mut first_error, removed)?.unwrap_or(false);
             }
         }
-        first_error.map_or(Ok(more_events || more_state), Err)
+        first_error.map_or(Ok(more_events || more_state || more_failed), Err)
     }
 
     async fn reap_dead_consumers(&self) -> Result<(), Error> {
@@ -65,18 +69,28 @@ impl StoreMaintenance {
         Ok(())
     }
 
-    /// Trims processed events past their retention, those of the largest lane first; true if there may be more.
-    async fn trim_processed(&self) -> Result<bool, CallFailure> {
+    /// Trims processed and discarded events past their retention, those of the largest lane first; true if there may be
+    /// more.
+    async fn trim_history(&self) -> Result<bool, CallFailure> {
         let client = &self.client;
-        let call = client
+        let mut call = client
             .script_call(&client.scripts.trim)
             .number(self.retention.processed_max)
             .number(self.retention.processed_ms)
+            .number(self.retention.discarded_ms)
             .number(self.min_retention_ms)
             .number(MAX_TRIMMED)
             .number(MAX_READ_BYTES)
-            .number(self.capacity.max_processed_bytes())
+            .number(self.capacity.max_history_bytes())
             .named_lanes(&client.keys, &self.lanes.known().lanes);
+        call.push_key(client.keys.discarded());
+        Ok(reply::count(&client.call(&call).await?)? > 0)
+    }
+
+    /// Corrects the bytes of failed events where hosts of older versions did not count; true if there is more to read.
+    async fn recount_failed(&self) -> Result<bool, CallFailure> {
+        let client = &self.client;
+        let call = client.script_call(&client.scripts.recount).number(MAX_TRIMMED).number(MAX_READ_BYTES);
         Ok(reply::count(&client.call(&call).await?)? > 0)
     }
 }

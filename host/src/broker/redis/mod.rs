@@ -287,8 +287,8 @@ impl EventLog for RedisBroker {
         self.history.replay(id, lane).await
     }
 
-    async fn discard(&self, _id: EventId, _reason: &str) -> Result<DiscardOutcome, Error> {
-        Err(Error::refused("this store cannot discard events yet"))
+    async fn discard(&self, id: EventId, reason: &str) -> Result<DiscardOutcome, Error> {
+        self.history.discard(id, reason).await
     }
 
     async fn stats(&self) -> Result<BrokerStats, Error> {

@@ -1,6 +1,8 @@
 #!lua flags=no-writes,allow-oom
--- Finds one event. ARGV: size of the set of lanes, id, number of lanes, their names.
--- Reply: kind (q queued, r running, d due later, p processed, f failed, '' unknown), blob, due time in ms, entry.
+-- Finds one event. KEYS after the lanes: the stream of discarded events. ARGV: size of the set of lanes, id, number of
+-- lanes, their names.
+-- Reply: kind (q queued, r running, d due later, p processed, f failed, x discarded, '' unknown), blob, due time in ms,
+-- entry.
 if redis.call('SCARD', LANES) ~= tonumber(ARGV[1]) then
   return { 'LANES' }
 end
@@ -23,6 +25,8 @@ if kind == 'p' then
   return { kind, blob_in(DONE), 0, entry }
 elseif kind == 'f' then
   return { kind, blob_in(FAILED), 0, entry }
+elseif kind == 'x' then
+  return { kind, blob_in(lane_key(tonumber(ARGV[3]) + 1)), 0, entry }
 elseif kind == 'd' then
   local raw = redis.call('HGET', PARKED, id)
   local due = redis.call('ZSCORE', DUE, id)

@@ -1,5 +1,5 @@
 #!lua flags=no-writes,allow-oom
--- Checks the types of all keys. ARGV: number of lanes.
+-- Checks the types of all keys. KEYS after the fixed ones: streams, the lanes among them.
 -- Reply: epoch and total of accepted events, or false and 0 if their keys are misplaced; the problems.
 local wrong = {}
 local function check(kind, key)
@@ -13,7 +13,7 @@ for i, kind in ipairs({ 'set', 'zset', 'hash', 'stream', 'stream', 'hash' }) do
   check(kind, KEYS[1 + i])
 end
 check('hash', HB)
-for i = 1, tonumber(ARGV[1]) do
+for i = 1, #KEYS - 9 do
   check('stream', lane_key(i))
 end
 if not is_readable then

@@ -51,6 +51,11 @@ impl ShardKeys {
         &self.fixed[5]
     }
 
+    /// The stream of discarded events.
+    pub(in crate::broker::redis) fn discarded(&self) -> Bytes {
+        Bytes::from(format!("{}:discarded", self.prefix))
+    }
+
     /// The hash from event ids to places.
     pub(in crate::broker::redis) fn index(&self) -> &Bytes {
         &self.fixed[6]

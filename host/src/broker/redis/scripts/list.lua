@@ -1,14 +1,14 @@
 #!lua flags=no-writes,allow-oom
 -- Lists ended events that match, newest first.
 -- KEYS after the fixed ones: the stream. ARGV: begin and end of the range, limit of entries to read, limit of bytes to
--- read, limit of entries to return, 1 for heads only; then the filter, each '' for any: type, class, since, until.
+-- read, limit of entries to return, 1 for heads only; then the filter, each '' for any: type, class, since, until, lane.
 -- Reply: the last entry that was read ('' if none), the bytes that were read, 1 at the end of the range, the entries.
 -- An entry that cannot be parsed is returned, and the host decides.
 -- Entries are read one by one unless they are small, because Redis always reads whole entries.
 local SMALL_BYTES, AT_ONCE = 1024, 16
 local key, from, to = KEYS[10], ARGV[1], ARGV[2]
 local left, left_bytes, max, only_heads = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1'
-local kind, class, since, before = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+local kind, class, since, before, lane = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
 must_be('stream', key)
 
 -- The header of a record of version 1, and its size with the prefix; see codec.rs. It begins with the event's id and type,
@@ -45,6 +45,11 @@ local function is_match(head)
   return true
 end
 
+local function is_in_lane(id)
+  local _, of, _, receipt = place_of(id)
+  return lane == '' or (of and ended_lane(of, receipt) == lane)
+end
+
 local rows, last, read_bytes, is_end, n = {}, '', 0, 0, 1
 while left > 0 and read_bytes < left_bytes and #rows < max and is_end == 0 do
   n = math.min(n, left, max - #rows)
@@ -61,7 +66,7 @@ while left > 0 and read_bytes < left_bytes and #rows < max and is_end == 0 do
     if #fields == 4 and fields[3] == 'b' then
       head, ends = head_of(fields[4])
     end
-    if not head or is_match(head) then
+    if is_in_lane(fields[2]) and (not head or is_match(head)) then
       if head and only_heads then
         fields[4] = string.sub(fields[4], 1, ends)
       end

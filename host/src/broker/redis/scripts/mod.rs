@@ -63,8 +63,8 @@ scripts!(
     probe,
     promote,
     reap,
+    recount,
     renew,
-    replay,
     restore,
     settle,
     snapshot_due,
@@ -75,6 +75,7 @@ scripts!(
     state_expired,
     state_remove,
     stats,
+    take_failed,
     take_over,
     trim,
     uncount,
@@ -248,7 +249,9 @@ mod tests {
             ("settle", include_str!("settle.lua")),
             ("renew", include_str!("renew.lua")),
             ("promote", include_str!("promote.lua")),
+            ("take_failed", include_str!("take_failed.lua")),
             ("take_over", include_str!("take_over.lua")),
+            ("trim", include_str!("trim.lua")),
         ] {
             let first = text.lines().next().unwrap();
             assert!(first.starts_with("#!lua"), "{name}");

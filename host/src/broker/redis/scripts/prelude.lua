@@ -54,6 +54,11 @@ local function read_place(place)
   return string.match(place, '^([^|]*)|([^|]*)|([^|]*)|(.*)$')
 end
 
+-- The lane of an event that has ended. A settle named it in its receipt.
+local function ended_lane(lane, receipt)
+  return lane ~= '' and lane or string.match(receipt, '^([^/]+)/') or '_'
+end
+
 local function place_of(id)
   local place = redis.call('HGET', IX, id)
   if not place then
@@ -159,6 +164,26 @@ local function processed_bytes(lane)
 end
 local function trimmed_to(lane)
   return 'kept-from:' .. lane
+end
+
+-- The bytes of the failed events of a lane, and the number of failed events that are counted in such a total.
+local FAILED_COUNTED = 'failed-counted'
+local function failed_bytes(lane)
+  return 'failed-bytes:' .. lane
+end
+
+-- The bytes of the discarded events of a lane, and the last entry that trim read: no event of the lane is before it.
+local function discarded_bytes(lane)
+  return 'discarded-bytes:' .. lane
+end
+local function discarded_to(lane)
+  return 'discarded-from:' .. lane
+end
+
+-- While recount.lua reads the failed events: the last entry that it read, and the bytes of each lane so far.
+local RECOUNTED_TO = 'recounted-to'
+local function recounted_bytes(lane)
+  return 'recounted:' .. lane
 end
 
 -- Adds a new event to its lane, or to the schedule until it is due.

@@ -2,7 +2,7 @@
 -- Imports items of another store; known ones stay as they are. Redis refuses it when memory is full.
 -- ARGV: epoch, number of lanes, their names, number of items; for each item: kind (key, event, failed or state), id, place
 -- of its lane or of its key in KEYS, Unix ms when it is due or expires, class, blob. For state, id is the state key and
--- class the plugin. KEYS after the lanes: plugins with state, expiries, then the keys of items.
+-- class the plugin. For a failed event, the lane stands in place of the time. KEYS after the lanes: plugins with state, expiries, then the keys of items.
 -- Reply: DONE, the total of accepted events, for each item D done, K known or E expired; or EPOCH.
 if redis.call('GET', EPOCH) ~= ARGV[1] then
   return { 'EPOCH' }
@@ -57,9 +57,11 @@ for n = 1, tonumber(ARGV[3 + lanes]) do
     answers[n] = 'K'
   else
     if kind == 'failed' then
-      set_place(id, 'f', '', redis.call('XADD', FAILED, '*', 'id', id, 'b', blob), '')
+      set_place(id, 'f', ms, redis.call('XADD', FAILED, '*', 'id', id, 'b', blob), '')
       redis.call('HINCRBY', COUNTS, 'failed', 1)
       redis.call('HINCRBY', COUNTS, 'failed:' .. class, 1)
+      redis.call('HINCRBY', COUNTS, FAILED_COUNTED, 1)
+      redis.call('HINCRBY', COUNTS, failed_bytes(ms), #blob)
     else
       enqueue(id, place, ARGV[2 + place], 'at', ms, blob, now)
       redis.call('HINCRBY', COUNTS, wait_bytes(ARGV[2 + place]), #blob)

@@ -241,6 +241,8 @@ local function settle(item)
     place = 'f||' .. call('XADD', FAILED, '*', 'id', id, 'b', item.blob) .. '|'
     count('failed', 1)
     count('failed:' .. item.class, 1)
+    count(FAILED_COUNTED, 1)
+    count(failed_bytes(ARGV[2 + source]), #item.blob)
   elseif item.verb == 'retry' or item.verb == 'later' then
     call('HSET', PARKED, id, ARGV[2 + item.lane] .. '\n' .. item.blob)
     call('ZADD', DUE, int(now + tonumber(item.delay)), id)

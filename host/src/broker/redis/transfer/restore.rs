@@ -30,13 +30,13 @@ struct EncodedItem {
 enum EncodedKind {
     Key { key: [u8; 32], until_ms: u64 },
     Waiting { lane: Lane, due_ms: u64 },
-    Failed { class: FailureClass },
+    Failed { class: FailureClass, lane: Lane },
     State { plugin: String, until_ms: u64 },
 }
 
 impl EncodedItem {
     fn encode(exported: SnapshotItem) -> Result<Self, Error> {
-        let unix_ms = |time: Timestamp| u64::try_from(time.unix_ms()).unwrap_or(0);
+        let unix_ms = |time: Timestamp| u64::try_from(time.unix_ms()).unwrap_or(0).min(ScriptCall::MAX_NUMBER);
         match exported {
             SnapshotItem::Key(key) => {
                 let id = key.id.to_string();
@@ -60,7 +60,8 @@ impl EncodedItem {
                     let message = format!("the event {id} is exported as failed, but has no failure");
                     return Err(Error::Misconfigured(message));
                 };
-                Ok(Self { kind: EncodedKind::Failed { class: *class }, id, blob: codec::encode(&record)? })
+                let kind = EncodedKind::Failed { class: *class, lane: Lane::of_failed(&record) };
+                Ok(Self { kind, id, blob: codec::encode(&record)? })
             }
         }
     }
@@ -129,24 +130,24 @@ impl SnapshotImporter {
         call.push_key(client.keys.state_expiries());
         let mut n_keys = 0_usize;
         for item in chunk {
-            let (word, place, ms, class) = match &item.kind {
+            let (word, place, until, class) = match &item.kind {
                 EncodedKind::Key { key, until_ms } => {
                     call.push_key(client.keys.idempotency(key));
                     n_keys += 1;
-                    ("key", n_keys, *until_ms, "")
+                    ("key", n_keys, until_ms.to_string(), "")
                 }
-                EncodedKind::Waiting { lane, due_ms } => ("event", places.place_of(lane), *due_ms, ""),
-                EncodedKind::Failed { class } => ("failed", 0, 0, class.as_str()),
+                EncodedKind::Waiting { lane, due_ms } => ("event", places.place_of(lane), due_ms.to_string(), ""),
+                EncodedKind::Failed { class, lane } => ("failed", 0, lane.to_string(), class.as_str()),
                 EncodedKind::State { plugin, until_ms } => {
                     call.push_key(client.keys.state_of(plugin));
                     n_keys += 1;
-                    ("state", n_keys, *until_ms, plugin.as_str())
+                    ("state", n_keys, until_ms.to_string(), plugin.as_str())
                 }
             };
             call.push_text(word);
             call.push_text(&item.id);
             call.push_number(place);
-            call.push_number(ms);
+            call.push_text(&until);
             call.push_text(class);
             call.push_bytes(item.blob.clone());
         }
@@ -179,7 +180,7 @@ mod tests {
     fn batches_are_split_by_number_and_by_bytes() {
         let sizes = |sizes: &[usize]| {
             let item = |size: &usize| EncodedItem {
-                kind: EncodedKind::Failed { class: FailureClass::Trap },
+                kind: EncodedKind::Failed { class: FailureClass::Trap, lane: Lane::unrouted() },
                 id: String::new(),
                 blob: vec![0; *size].into(),
             };

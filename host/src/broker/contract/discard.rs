@@ -1,0 +1,194 @@
+//! Promises about failed events that are discarded: ended for good, kept for a while, and out of the way.
+
+use super::*;
+use crate::broker::{DiscardOutcome, EndedQuery, ReplayOutcome, RestoreOutcome, RetentionLimits, SnapshotItem};
+
+const REASON: &str = "the shop is closed";
+
+/// Lets an event of a lane fail and returns its id.
+async fn fail_one(broker: &dyn Broker, name: &str, size_bytes: usize) -> EventId {
+    let data = Some(EventData::text(format!("\"{}\"", "x".repeat(size_bytes))));
+    broker.append(vec![append_to(name, Event { data, ..event("order.paid") })]).await.expect("accepted");
+    let delivery = claim(broker, name, 1).await.pop().expect("it waits");
+    assert_eq!(settle_one(broker, &delivery, failed(FailureClass::Reject)).await, SettleOutcome::Done);
+    delivery.record.event.id
+}
+
+async fn discard(broker: &dyn Broker, id: EventId) -> DiscardOutcome {
+    broker.discard(id, REASON).await.expect("answered")
+}
+
+fn bytes_of(by_lane: &BTreeMap<String, u64>, name: &str) -> u64 {
+    by_lane.get(name).copied().unwrap_or(0)
+}
+
+/// G2: a discarded event is found with its reason and its failure, and nothing brings it back.
+pub async fn a_discarded_event_has_ended_for_good(rig: &dyn BrokerRig) {
+    let broker = rig.open(options()).await;
+    let id = fail_one(&*broker, "a", 10_000).await;
+    let other = fail_one(&*broker, "a", 10_000).await;
+    let before = broker.stats().await.expect("totals").depth;
+    let whole = bytes_of(&before.failed_bytes_by_lane, "a");
+    assert!((20_000..23_000).contains(&whole), "{whole}");
+    let failed = broker.find_event(id).await.expect("looked up").expect("known").record;
+
+    assert_eq!(discard(&*broker, id).await, DiscardOutcome::Done);
+    assert_eq!(discard(&*broker, id).await, DiscardOutcome::NotFailed(EventState::Discarded));
+    let replayed = broker.replay(id, &lane("a")).await.expect("answered");
+    assert_eq!(replayed, ReplayOutcome::NotFailed(EventState::Discarded));
+    rig.kill(broker).await;
+
+    let broker = rig.open(options()).await;
+    let found = broker.find_event(id).await.expect("looked up").expect("it is kept");
+    assert_eq!((found.state, found.due), (EventState::Discarded, None));
+    let noted = found.record.end.as_ref().and_then(|end| end.discarded.clone()).expect("it says so");
+    assert_eq!(noted.reason, REASON);
+    assert_eq!(found.record, failed.discarded(noted.at, REASON), "everything else is as it was");
+    let listed: Vec<_> = all_ended(&*broker, EndKind::Failed).await.iter().map(|record| record.event.id).collect();
+    assert_eq!(listed, [other]);
+    assert!(all_ended(&*broker, EndKind::Processed).await.is_empty());
+    assert!(claim(&*broker, "a", 9).await.is_empty());
+    let stats = broker.stats().await.expect("totals");
+    assert_eq!((stats.counters.failed, stats.counters.discarded, stats.counters.replayed), (2, 1, 0));
+    assert_eq!((stats.depth.failed_kept, stats.depth.processed_kept), (1, 0));
+    let left = bytes_of(&stats.depth.failed_bytes_by_lane, "a");
+    assert!((10_000..11_500).contains(&left), "{left}");
+    let kept = bytes_of(&stats.depth.kept_bytes_by_lane, "a");
+    assert!((10_000..11_500).contains(&kept), "it counts as history: {kept}");
+}
+
+/// A discard of an event that has not failed changes nothing.
+pub async fn only_failed_events_are_discarded(rig: &dyn BrokerRig) {
+    let broker = rig.open(options()).await;
+    assert_eq!(discard(&*broker, EventId::new()).await, DiscardOutcome::Unknown);
+    let waiting = broker.append(appends("b", 1)).await.expect("accepted")[0].id;
+    assert_eq!(discard(&*broker, waiting).await, DiscardOutcome::NotFailed(EventState::Queued));
+    let delivery = deliver_one(&*broker, "a").await;
+    let id = delivery.record.event.id;
+    assert_eq!(discard(&*broker, id).await, DiscardOutcome::NotFailed(EventState::Running));
+    assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, SettleOutcome::Done);
+    assert_eq!(discard(&*broker, id).await, DiscardOutcome::NotFailed(EventState::Processed));
+    assert_eq!(claim(&*broker, "b", 9).await.len(), 1);
+    assert_eq!(broker.stats().await.expect("totals").counters.discarded, 0);
+}
+
+/// Of a discard and a replay at the same time, exactly one takes effect.
+pub async fn a_discard_and_a_replay_at_once_have_one_winner(rig: &dyn BrokerRig) {
+    let broker = rig.open(options()).await;
+    let (mut discarded, mut replayed) = (0, 0);
+    for round in 0..20 {
+        let id = fail_one(&*broker, "a", 10).await;
+        let target = lane("b");
+        // Both orders of sending, since the first usually wins.
+        let (discard, replay) = if round % 2 == 0 {
+            tokio::join!(broker.discard(id, REASON), broker.replay(id, &target))
+        } else {
+            let (replay, discard) = tokio::join!(broker.replay(id, &target), broker.discard(id, REASON));
+            (discard, replay)
+        };
+        match (discard.expect("answered"), replay.expect("answered")) {
+            (DiscardOutcome::Done, ReplayOutcome::NotFailed(EventState::Discarded)) => {
+                discarded += 1;
+                assert_eq!(state(&*broker, id).await, Some(EventState::Discarded));
+            }
+            (DiscardOutcome::NotFailed(EventState::Queued), ReplayOutcome::Done) => {
+                replayed += 1;
+                assert_eq!(state(&*broker, id).await, Some(EventState::Queued));
+            }
+            both => panic!("round {round}: {both:?}"),
+        }
+    }
+    let stats = broker.stats().await.expect("totals");
+    assert_eq!((stats.counters.discarded, stats.counters.replayed), (discarded, replayed));
+    assert_eq!(claim(&*broker, "b", 99).await.len() as u64, replayed);
+    assert_eq!((stats.depth.failed_kept, bytes_of(&stats.depth.failed_bytes_by_lane, "a")), (0, 0));
+}
+
+/// G12: discarded events leave after their age, and within the bytes of the history, the oldest of the largest lane
+/// first.
+pub async fn discarded_events_are_kept_as_history_is(rig: &dyn BrokerRig) {
+    let retention = RetentionLimits { processed_max_bytes: 100_000, ..BrokerOptions::default().retention };
+    let broker = rig.open(BrokerOptions { retention, ..options() }).await;
+    let quiet = deliver_one(&*broker, "quiet").await;
+    assert_eq!(settle_one(&*broker, &quiet, Settlement::Processed).await, SettleOutcome::Done);
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        ids.push(fail_one(&*broker, "a", 10_000).await);
+        assert_eq!(discard(&*broker, ids[ids.len() - 1]).await, DiscardOutcome::Done);
+    }
+    while broker.maintain().await.expect("maintained") {}
+    let kept_bytes: u64 = broker.stats().await.expect("totals").depth.kept_bytes_by_lane.values().sum();
+    assert!((50_000..=100_000).contains(&kept_bytes), "{kept_bytes}");
+    let mut kept = Vec::new();
+    for id in &ids {
+        kept.extend(state(&*broker, *id).await.map(|state| (*id, state)));
+    }
+    let newest = ids[ids.len() - kept.len()..].iter().map(|id| (*id, EventState::Discarded)).collect::<Vec<_>>();
+    assert!((5..10).contains(&kept.len()), "{}", kept.len());
+    assert_eq!(kept, newest, "the newest");
+    assert_eq!(state(&*broker, quiet.record.event.id).await, Some(EventState::Processed));
+    let failing = fail_one(&*broker, "a", 10).await;
+    rig.kill(broker).await;
+
+    let retention = RetentionLimits { discarded_ms: 0, ..BrokerOptions::default().retention };
+    let broker = rig.open(BrokerOptions { retention, ..options() }).await;
+    eventually("what is past its age is forgotten", || async {
+        broker.maintain().await.expect("maintained");
+        state(&*broker, ids[19]).await.is_none().then_some(())
+    })
+    .await;
+    assert_eq!(bytes_of(&broker.stats().await.expect("totals").depth.kept_bytes_by_lane, "a"), 0);
+    assert_eq!(discard(&*broker, ids[19]).await, DiscardOutcome::Unknown);
+    assert_eq!(state(&*broker, quiet.record.event.id).await, Some(EventState::Processed));
+    assert_eq!(state(&*broker, failing).await, Some(EventState::Failed));
+}
+
+/// An export leaves discarded events behind, and an older export brings none of them back.
+pub async fn a_snapshot_brings_no_discarded_event_back(rig: &dyn BrokerRig) {
+    let broker = rig.open(options()).await;
+    let id = fail_one(&*broker, "a", 10).await;
+    let kept = fail_one(&*broker, "a", 10).await;
+    let older = broker.find_event(id).await.expect("looked up").expect("known").record;
+    assert_eq!(discard(&*broker, id).await, DiscardOutcome::Done);
+    let mut snapshot = broker.snapshot().await.expect("a snapshot");
+    let mut failed = Vec::new();
+    while let Some(part) = snapshot.next().await.expect("read") {
+        assert!(part.unreadable.is_empty(), "{:?}", part.unreadable);
+        failed.extend(part.items.into_iter().filter_map(|item| match item {
+            SnapshotItem::Failed(record) => Some(record.event.id),
+            _ => None,
+        }));
+    }
+    assert_eq!(failed, [kept]);
+    let restored = broker.restore(vec![SnapshotItem::Failed(older)]).await;
+    assert_eq!(restored, Ok(vec![RestoreOutcome::Known]));
+    assert_eq!(state(&*broker, id).await, Some(EventState::Discarded));
+}
+
+/// Failed events are listed by the lane against which they count, also after a move to another store.
+pub async fn failed_events_are_listed_by_lane(rig: &dyn BrokerRig) {
+    let broker = rig.open(options()).await;
+    let of_a = [fail_one(&*broker, "a", 10).await, fail_one(&*broker, "a", 10).await];
+    let of_b = fail_one(&*broker, "b", 10).await;
+    let moved = deliver_one(&*broker, "c").await;
+    let mut record = settle(&moved, failed(FailureClass::Reject), Vec::new()).record;
+    record.event = event("moved").into();
+    for attempt in &mut record.attempts {
+        attempt.plugin = Some("b".into());
+    }
+    let restored = record.event.id;
+    assert_eq!(broker.restore(vec![SnapshotItem::Failed(record)]).await, Ok(vec![RestoreOutcome::Done]));
+    let listed = async |name: &str| {
+        let query = EndedQuery { lane: Some(lane(name)), ..EndedQuery::all(EndKind::Failed, 9) };
+        let page = broker.list_ended(query).await.expect("a page");
+        page.records.iter().map(|record| record.event.id).collect::<Vec<_>>()
+    };
+    assert_eq!(listed("a").await, [of_a[1], of_a[0]]);
+    assert_eq!(listed("b").await, [restored, of_b]);
+    assert!(listed("c").await.is_empty());
+    assert_eq!(discard(&*broker, restored).await, DiscardOutcome::Done);
+    assert_eq!(listed("b").await, [of_b]);
+    let depth = broker.stats().await.expect("totals").depth;
+    assert!(bytes_of(&depth.failed_bytes_by_lane, "a") > bytes_of(&depth.failed_bytes_by_lane, "b"));
+    assert!(bytes_of(&depth.failed_bytes_by_lane, "b") > 0);
+}
