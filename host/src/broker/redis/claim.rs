@@ -8,18 +8,16 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
 use redis::Value;
 
-use super::claim_budget::ClaimBudget;
 use super::client::StoreClient;
 use super::connection::{CallFailure, TroubleKind, join_messages, reply};
-use super::deliver::EntryDecoder;
+use super::entry::{EntryDecoder, RawEntry};
 use super::entry_wait::EntryWaiter;
 use super::lanes::LaneDirectory;
-use super::raw_entry::RawEntry;
 use super::scripts::keys::GROUP;
 use crate::broker::fair_share::fair_shares;
 use crate::broker::{ClaimRequest, Delivery, Error, Lane, LaneDemand};
@@ -155,4 +153,66 @@ fn read_stream(lane: &Lane, reply: Value) -> Result<Vec<RawEntry>, CallFailure> 
         RawEntry::read(lane, entry, fields)
     };
     reply::array(entries)?.into_iter().map(read).collect()
+}
+
+/// A full claim raises the budget by one part in so many, and by at least one.
+const GROWTH_PARTS: usize = 16;
+
+/// The most entries that the next claim may ask for.
+#[derive(Debug)]
+pub(super) struct ClaimBudget {
+    max: usize,
+    current: AtomicUsize,
+}
+
+impl ClaimBudget {
+    /// A budget of `max` until a reply is lost.
+    pub(super) fn new(max: usize) -> Self {
+        Self { max, current: AtomicUsize::new(max) }
+    }
+
+    /// Limits a number of wanted entries.
+    pub(super) fn limit(&self, wanted: usize) -> usize {
+        wanted.min(self.current.load(Ordering::Relaxed))
+    }
+
+    /// Notes that the reply to a claim of so many entries was lost.
+    pub(super) fn note_loss(&self, asked: usize) {
+        let halved = |now: usize| Some(now.min(asked / 2).max(1));
+        let _ = self.current.fetch_update(Ordering::Relaxed, Ordering::Relaxed, halved);
+    }
+
+    /// Notes that a claim returned so many entries.
+    pub(super) fn note_result(&self, n: usize) {
+        let grown =
+            |now: usize| (n >= now && now < self.max).then(|| (now + (now / GROWTH_PARTS).max(1)).min(self.max));
+        let _ = self.current.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_lost_reply_halves_the_budget_and_full_claims_raise_it_again() {
+        let budget = ClaimBudget::new(500);
+        assert_eq!((budget.limit(9), budget.limit(800)), (9, 500));
+        budget.note_loss(500);
+        assert_eq!((budget.limit(9), budget.limit(800)), (9, 250));
+        budget.note_loss(40);
+        assert_eq!(budget.limit(800), 20);
+        budget.note_result(3);
+        assert_eq!(budget.limit(800), 20, "a claim that found few entries proves nothing");
+        budget.note_result(20);
+        assert_eq!(budget.limit(800), 21);
+        for _ in 0..100 {
+            budget.note_result(budget.limit(800));
+        }
+        assert_eq!(budget.limit(800), 500);
+        for _ in 0..20 {
+            budget.note_loss(budget.limit(800));
+        }
+        assert_eq!(budget.limit(800), 1, "the budget never reaches 0");
+    }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::client::StoreClient;
 use super::connection::reply;
-use super::raw_entry::{read_fields, read_head, read_record};
+use super::entry::{read_fields, read_head, read_record};
 use super::scripts::ScriptCall;
 use crate::broker::list_limiter::ListLimiter;
 use crate::broker::{EndKind, EndedPage, EndedQuery, Error, Lane, MAX_PAGE_BYTES};

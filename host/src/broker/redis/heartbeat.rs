@@ -9,9 +9,8 @@ use parking_lot::Mutex;
 
 use super::client::StoreClient;
 use super::connection::{CallFailure, reply};
-use super::coverage::{OwnCoverage, PeerReports};
 use super::lanes::LaneDirectory;
-use super::peers::PeerTable;
+use super::peers::{OwnCoverage, PeerReports, PeerTable};
 use super::process_identity::ProcessIdentity;
 use crate::broker::{ConsumerCoverage, Error, Lane, PeerCoverage};
 

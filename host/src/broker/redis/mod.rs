@@ -8,43 +8,36 @@
 //! Not promised: data that Redis itself loses. [`StoreHealth::durability`] says how much that can be, and the epoch and
 //! the counters show that it happened.
 //!
-//! At the bottom `connection`, `scripts` and `client` send requests. Above them `lanes`, `holdings`, `epoch` and `capacity`
+//! At the bottom `connection`, `scripts` and `client` send requests. Above them `lanes`, `hand_overs`, `epoch` and `capacity`
 //! are what this process knows. Each other module is one operation and takes the parts that it needs.
 
 mod append;
 mod batcher;
 mod capacity;
 mod claim;
-mod claim_budget;
 mod client;
 mod codec;
 mod connection;
-mod coverage;
-mod deliver;
-mod encoded_event;
 mod ended_events;
+mod entry;
 mod entry_wait;
 mod epoch;
+mod hand_overs;
 mod health;
 mod heartbeat;
 mod history;
-mod holdings;
 mod known_store;
 mod lanes;
-mod leases;
 mod maintain;
 mod open;
 mod peers;
 mod plugin_state;
 mod process_identity;
-mod promote;
-mod raw_entry;
 mod recover;
 mod scripts;
 mod server_info;
 mod server_settings;
 mod settle;
-mod suspects;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod transfer;
@@ -62,28 +55,25 @@ use self::batcher::{BatchError, Batcher};
 use self::capacity::StoreCapacity;
 use self::claim::EntryClaimer;
 use self::client::StoreClient;
-use self::deliver::EntryDecoder;
 use self::ended_events::EndedEvents;
+use self::entry::EntryDecoder;
 use self::entry_wait::EntryWaiter;
 use self::epoch::StoreEpoch;
+use self::hand_overs::{HandOvers, RedisLeaseRenewal};
 use self::health::HealthCheck;
 use self::heartbeat::Heartbeat;
 use self::history::EventHistory;
-use self::holdings::Holdings;
 use self::known_store::KnownStoreFile;
 use self::lanes::LaneDirectory;
-use self::leases::RedisLeaseRenewal;
-use self::maintain::StoreMaintenance;
+use self::maintain::{EventPromoter, PromoteStep, StoreMaintenance};
 pub use self::open::{RedisOpenError, RedisTuning, snapshot};
 use self::open::{link_for_url, prepare_store};
 use self::plugin_state::PluginStates;
 use self::process_identity::new_consumer_name;
-use self::promote::{EventPromoter, PromoteStep};
-use self::recover::EntryRecovery;
+use self::recover::{EntryRecovery, SuspectList};
 use self::scripts::keys::ShardKeys;
 use self::scripts::{ScriptCall, ScriptSet};
 use self::settle::{DeliverySettler, SettleStep};
-use self::suspects::SuspectList;
 use self::transfer::{RedisSnapshot, SnapshotImporter};
 use super::list_limiter::ListLimiter;
 use super::{
@@ -100,7 +90,7 @@ pub struct RedisBroker {
     client: Arc<StoreClient>,
     lanes: Arc<LaneDirectory>,
     capacity: Arc<StoreCapacity>,
-    holdings: Arc<Holdings>,
+    hand_overs: Arc<HandOvers>,
     heartbeat: Arc<Heartbeat>,
     appender: Arc<EventAppender>,
     appends: Batcher<AppendCall, Result<Vec<AcceptedEvent>, Error>>,
@@ -202,15 +192,15 @@ impl RedisBroker {
             let appender = for_batches.clone();
             async move { appender.append_together(requests).await }
         });
-        let holdings = Arc::new(Holdings::default());
+        let hand_overs = Arc::new(HandOvers::default());
         let settler = Arc::new(DeliverySettler {
             client: client.clone(),
             lanes: lanes.clone(),
-            holdings: holdings.clone(),
+            hand_overs: hand_overs.clone(),
             step: steps.settle,
         });
         let decoder =
-            Arc::new(EntryDecoder { client: client.clone(), holdings: holdings.clone(), settler: settler.clone() });
+            Arc::new(EntryDecoder { client: client.clone(), hand_overs: hand_overs.clone(), settler: settler.clone() });
         let waiter = Arc::new(EntryWaiter::new(client.clone(), lanes.clone()));
         let states = Arc::new(PluginStates { client: client.clone(), capacity: capacity.clone() });
         Ok(Arc::new(Self {
@@ -218,7 +208,7 @@ impl RedisBroker {
             recovery: EntryRecovery {
                 client: client.clone(),
                 lanes: lanes.clone(),
-                holdings: holdings.clone(),
+                hand_overs: hand_overs.clone(),
                 decoder,
                 heartbeat: heartbeat.clone(),
                 lease_ms: options.lease_ms,
@@ -241,7 +231,7 @@ impl RedisBroker {
             client,
             lanes,
             capacity,
-            holdings,
+            hand_overs,
             heartbeat,
             appender,
             appends,
@@ -311,7 +301,7 @@ impl WorkQueue for RedisBroker {
     }
 
     fn lease_renewal(&self) -> Arc<dyn LeaseRenewal> {
-        Arc::new(RedisLeaseRenewal::new(self.client.clone(), self.holdings.clone()))
+        Arc::new(RedisLeaseRenewal::new(self.client.clone(), self.hand_overs.clone()))
     }
 
     async fn recover(&self, max: usize) -> Result<Vec<Delivery>, Error> {

@@ -4,27 +4,23 @@
 //! unseen ones. An unseen entry is pending for this consumer, but the reply to its claim was lost. Pending entries are
 //! read and judged here. The script that takes them over checks that they have not changed. So one of several takers wins, and a
 //! renewal in between wins over all of them.
-//!
-//! Suspects are kept for a moment between calls: otherwise each of thousands would cost a read of all lanes. They
-//! may have changed meanwhile, which the script detects.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use redis::Value;
 
 use super::client::StoreClient;
 use super::connection::{CallFailure, reply};
-use super::deliver::EntryDecoder;
+use super::entry::{EntryDecoder, RawEntry, read_fields};
+use super::hand_overs::HandOvers;
 use super::heartbeat::Heartbeat;
-use super::holdings::Holdings;
 use super::lanes::{KnownLanes, LaneDirectory, LanePlaces};
-use super::raw_entry::{RawEntry, read_fields};
 use super::scripts::ScriptCall;
-use super::suspects::{PendingEntry, SuspectList};
-use crate::broker::{Delivery, Error};
+use crate::broker::takeover_order::takeover_order;
+use crate::broker::{Delivery, Error, Lane};
 
 /// An own unseen entry is taken over after this time. Before, its reply may still arrive.
 const UNSEEN_MS: u64 = 2_000;
@@ -54,7 +50,7 @@ impl TakeoverTarget {
 pub(super) struct EntryRecovery {
     pub(super) client: Arc<StoreClient>,
     pub(super) lanes: Arc<LaneDirectory>,
-    pub(super) holdings: Arc<Holdings>,
+    pub(super) hand_overs: Arc<HandOvers>,
     pub(super) decoder: Arc<EntryDecoder>,
     pub(super) heartbeat: Arc<Heartbeat>,
     pub(super) lease_ms: u64,
@@ -121,10 +117,10 @@ impl EntryRecovery {
 
     /// How to take an entry over; `None` if it must stay where it is.
     fn judge(&self, row: PendingEntry, dead: &[String]) -> Option<TakeoverTarget> {
-        if self.holdings.is_unreadable(&row.lane, &row.entry) || self.heartbeat.is_served_only_by_peers(&row.lane) {
+        if self.hand_overs.is_unreadable(&row.lane, &row.entry) || self.heartbeat.is_served_only_by_peers(&row.lane) {
             return None;
         }
-        let is_unseen = row.owner == self.client.consumer && !self.holdings.contains(&row.lane, &row.entry);
+        let is_unseen = row.owner == self.client.consumer && !self.hand_overs.contains(&row.lane, &row.entry);
         let min_idle_ms = match (dead.contains(&row.owner), is_unseen) {
             (true, _) => 0,
             (false, true) => self.unseen_ms(),
@@ -185,4 +181,87 @@ fn read_pending(row: Value, known: &KnownLanes) -> Result<Option<PendingEntry>, 
         idle_ms: reply::count(&idle_ms)?,
         deliveries: u32::try_from(reply::count(&deliveries)?).unwrap_or(u32::MAX),
     }))
+}
+
+/// The most suspects that are kept for later calls.
+const MAX_KEPT: usize = 100;
+/// How long suspects are kept. Others with a better claim may appear meanwhile.
+const KEPT_FOR: Duration = Duration::from_secs(2);
+
+/// An entry that is pending for some consumer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PendingEntry {
+    pub(super) lane: Lane,
+    pub(super) entry: String,
+    /// The consumer that holds it.
+    pub(super) owner: String,
+    pub(super) idle_ms: u64,
+    pub(super) deliveries: u32,
+}
+
+/// The entries of the last reading of all lanes that were not tried yet.
+#[derive(Debug, Default)]
+pub(super) struct SuspectList {
+    waiting: VecDeque<PendingEntry>,
+    read_at: Option<Instant>,
+    /// The lane of the last suspect that was handed out.
+    last_lane: Option<Lane>,
+}
+
+impl SuspectList {
+    /// Keeps what was read at `now`. Entries with the fewest deliveries come first, so that an event that crashes its
+    /// hosts delays no other. Among these, the lanes take turns.
+    pub(super) fn keep(&mut self, found: Vec<PendingEntry>, now: Instant) {
+        let ordered = takeover_order(found, self.last_lane.as_ref(), |row| (row.deliveries, row.lane.clone()));
+        self.waiting = ordered.into_iter().take(MAX_KEPT).collect();
+        self.read_at = Some(now);
+    }
+
+    /// Removes the next suspects, at most `max`; none if they were read too long ago.
+    pub(super) fn take_next(&mut self, max: usize, now: Instant) -> Vec<PendingEntry> {
+        if self.read_at.is_none_or(|read_at| now.saturating_duration_since(read_at) >= KEPT_FOR) {
+            self.waiting.clear();
+        }
+        let next: Vec<PendingEntry> = self.waiting.drain(..max.min(self.waiting.len())).collect();
+        if let Some(row) = next.last() {
+            self.last_lane = Some(row.lane.clone());
+        }
+        next
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(lane: &str, number: u32, deliveries: u32) -> PendingEntry {
+        let (entry, owner) = (format!("{number}-0"), "gone".into());
+        PendingEntry { lane: lane.parse().unwrap(), entry, owner, idle_ms: 60_000, deliveries }
+    }
+
+    #[test]
+    fn lanes_take_turns_across_readings() {
+        let (mut suspects, now) = (SuspectList::default(), Instant::now());
+        assert!(suspects.take_next(9, now).is_empty());
+        let found = || vec![pending("a", 1, 1), pending("a", 2, 1), pending("b", 3, 1), pending("b", 4, 1)];
+        suspects.keep(found(), now);
+        let lanes = |next: Vec<PendingEntry>| next.iter().map(|row| row.lane.to_string()).collect::<String>();
+        assert_eq!(lanes(suspects.take_next(3, now)), "aba");
+        suspects.keep(found(), now);
+        assert_eq!(lanes(suspects.take_next(9, now)), "baba", "it is the turn of the other lane");
+    }
+
+    #[test]
+    fn suspects_are_kept_for_a_moment_and_in_limited_number() {
+        let (mut suspects, now) = (SuspectList::default(), Instant::now());
+        suspects.keep((0..1_000).map(|n| pending("a", n, 1)).collect(), now);
+        assert_eq!(suspects.take_next(1, now + KEPT_FOR / 2).len(), 1);
+        assert_eq!(suspects.waiting.len(), MAX_KEPT - 1);
+        assert!(suspects.take_next(1, now + KEPT_FOR).is_empty());
+        assert!(suspects.is_empty());
+    }
 }

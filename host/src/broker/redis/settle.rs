@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::append::EncodedEvent;
 use super::client::StoreClient;
 use super::codec;
 use super::connection::{CallFailure, reply};
-use super::encoded_event::EncodedEvent;
-use super::holdings::Holdings;
+use super::hand_overs::HandOvers;
 use super::lanes::{LaneDirectory, LanePlaces};
 use super::plugin_state::StateSpaces;
 use super::scripts::ScriptCall;
@@ -78,7 +78,7 @@ pub(super) type SettleStepFuture<'a> =
 pub(super) struct DeliverySettler {
     pub(super) client: Arc<StoreClient>,
     pub(super) lanes: Arc<LaneDirectory>,
-    pub(super) holdings: Arc<Holdings>,
+    pub(super) hand_overs: Arc<HandOvers>,
     pub(super) step: SettleStep,
 }
 
@@ -151,7 +151,7 @@ impl DeliverySettler {
                 _ => SettleOutcome::Lost,
             };
             if settled[place] != SettleOutcome::Conflict {
-                self.holdings.remove(&items[place].receipt);
+                self.hand_overs.remove(&items[place].receipt);
             }
         }
         Ok(settled)
@@ -183,7 +183,7 @@ impl DeliverySettler {
             call.push_text(last);
             call.push_number(max);
             let of_lane = items.iter().zip(&sources).filter(|(_, source)| **source == place).map(|(item, _)| item);
-            call.push_number(of_lane.map(|item| self.holdings.size_bytes(&item.receipt)).sum::<u64>());
+            call.push_number(of_lane.map(|item| self.hand_overs.size_bytes(&item.receipt)).sum::<u64>());
         }
         let spaces = StateSpaces::of(items.iter().filter_map(|item| item.state.as_ref()));
         spaces.push(&client.keys, &mut call);

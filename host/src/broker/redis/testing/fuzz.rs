@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::broker::Lane;
 use crate::broker::redis::codec::{self, CodecError};
-use crate::broker::redis::raw_entry::{RawEntry, read_record};
+use crate::broker::redis::entry::{RawEntry, read_record};
 use crate::event::{EventId, EventRecord, Timestamp};
 
 /// Separates fields in an input.

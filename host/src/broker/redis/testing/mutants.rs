@@ -9,7 +9,7 @@ use std::sync::Arc;
 use redis::Value;
 
 use crate::broker::redis::connection::{CallFailure, reply};
-use crate::broker::redis::promote::{EventPromoter, read_outcome};
+use crate::broker::redis::maintain::{EventPromoter, read_outcome};
 use crate::broker::redis::scripts::{Script, ScriptSet, with_prelude};
 use crate::broker::redis::settle::{DeliverySettler, EncodedSettle};
 use crate::broker::redis::{AtomicSteps, RedisBroker, RedisOpenError, RedisTuning};
@@ -140,7 +140,7 @@ return redis.call('XDEL', lane_key(1), ARGV[2])
         if is_held {
             client.call(&settler.settle_call(std::slice::from_ref(item)).0).await?;
         }
-        settler.holdings.remove(&item.receipt);
+        settler.hand_overs.remove(&item.receipt);
         settled.push(if is_held { SettleOutcome::Done } else { SettleOutcome::Lost });
     }
     Ok(settled)
@@ -178,7 +178,7 @@ return redis.call('HINCRBY', COUNTS, 'published', 1)
         };
         let (call, _) = settler.settle_call(std::slice::from_ref(&alone));
         let answer = reply::text(client.link.call_until_known(&call).await?)?;
-        settler.holdings.remove(&item.receipt);
+        settler.hand_overs.remove(&item.receipt);
         settled.push(if answer == "D" { SettleOutcome::Done } else { SettleOutcome::Lost });
     }
     Ok(settled)

@@ -14,7 +14,7 @@ use redis::Value;
 use crate::broker::redis::client::StoreClient;
 use crate::broker::redis::codec;
 use crate::broker::redis::connection::{CallFailure, reply};
-use crate::broker::redis::raw_entry::{read_fields, read_record};
+use crate::broker::redis::entry::{read_fields, read_record};
 use crate::broker::{
     Error, ExportedEvent, ExportedKey, ExportedState, Lane, SnapshotItem, SnapshotPart, SnapshotReader,
 };

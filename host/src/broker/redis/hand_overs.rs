@@ -1,21 +1,26 @@
-//! The deliveries that this process has handed out.
+//! The deliveries that this process has handed out, and the renewal of their leases.
 //!
 //! An entry that Redis counts as pending for this consumer and that is missing here was never seen: the reply to its
 //! claim was lost.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
+use async_trait::async_trait;
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::broker::{Lane, Receipt};
+use super::client::StoreClient;
+use super::connection::{RESPONSE_TIMEOUT, RedisLink, reply};
+use super::lanes::LanePlaces;
+use crate::broker::{Error, Lane, LeaseRenewal, Receipt};
 
 /// The most entries of a newer format that are remembered. One beyond them is read again after each lease.
 const MAX_UNREADABLE: usize = 10_000;
 
 /// The deliveries that were handed out and have not ended.
 #[derive(Debug, Default)]
-pub(super) struct Holdings {
+pub(super) struct HandOvers {
     deliveries: Mutex<HashMap<(Lane, String), HandOver>>,
     unreadable: Mutex<HashSet<(Lane, String)>>,
 }
@@ -30,7 +35,7 @@ struct HandOver {
     was_unseen: bool,
 }
 
-impl Holdings {
+impl HandOvers {
     /// Adds a delivery before it is handed out; false if it was handed out already.
     ///
     /// An entry that was found again keeps its delivery count. So a reply that arrives late names the same delivery, and
@@ -91,6 +96,59 @@ impl Holdings {
     }
 }
 
+/// The most leases that one call renews.
+const MAX_RECEIPTS: usize = 100;
+
+/// Renews the leases of this consumer's deliveries.
+pub(super) struct RedisLeaseRenewal {
+    client: Arc<StoreClient>,
+    hand_overs: Arc<HandOvers>,
+    link: RedisLink,
+}
+
+impl RedisLeaseRenewal {
+    /// Connects at the first renewal, because a connection belongs to the runtime that makes it.
+    pub(super) fn new(client: Arc<StoreClient>, hand_overs: Arc<HandOvers>) -> Self {
+        let link = client.link.sibling(RESPONSE_TIMEOUT);
+        Self { client, hand_overs, link }
+    }
+
+    async fn renew_chunk(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>, Error> {
+        let client = &self.client;
+        let mut places = LanePlaces::default();
+        let mut call = client.script_call(&client.scripts.renew).text(&client.consumer);
+        for receipt in receipts {
+            call.push_number(places.place_of(&receipt.lane));
+            call.push_text(&receipt.entry);
+            call.push_number(receipt.deliveries);
+        }
+        let call = call.lane_keys(&client.keys, places.lanes());
+        let indexes = reply::array(self.link.call(&call).await?)?;
+        let mut lost = Vec::with_capacity(indexes.len());
+        for index in indexes {
+            if let Some(receipt) = receipts.get(reply::index(&index)?) {
+                self.hand_overs.remove(receipt);
+                lost.push(receipt.clone());
+            }
+        }
+        Ok(lost)
+    }
+}
+
+#[async_trait]
+impl LeaseRenewal for RedisLeaseRenewal {
+    async fn renew(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>, Error> {
+        if receipts.is_empty() {
+            return self.renew_chunk(receipts).await;
+        }
+        let mut lost = Vec::new();
+        for chunk in receipts.chunks(MAX_RECEIPTS) {
+            lost.extend(self.renew_chunk(chunk).await?);
+        }
+        Ok(lost)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,7 +156,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_delivery_leaves_a_later_one_of_its_entry() {
-        let held = Holdings::default();
+        let held = HandOvers::default();
         let lane = Lane::unrouted();
         let receipt =
             |deliveries| Receipt { event_id: EventId::new(), lane: lane.clone(), entry: "1-0".into(), deliveries };
@@ -111,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_late_reply_hands_out_no_entry_that_was_found_again() {
-        let held = Holdings::default();
+        let held = HandOvers::default();
         let lane = Lane::unrouted();
         assert!(held.insert(&lane, "1-0", 1, 9, true));
         assert!(!held.insert(&lane, "1-0", 1, 9, false), "the late reply");
