@@ -247,12 +247,25 @@ async fn a_replay_whose_answer_was_lost_replays_once() {
     let broker = rig.through_proxy(options()).await;
     let delivery = deliver_one(&*broker, "a").await;
     settle_one(&*broker, &delivery, failed(FailureClass::Trap)).await;
-    lose_answer(&rig, &broker, "replay");
+    lose_answer(&rig, &broker, "take_failed");
     let replayed = broker.replay(delivery.record.event.id, &lane("a")).await;
     assert_eq!(replayed, Ok(eventstream::broker::ReplayOutcome::Done));
     assert_eq!(rig.proxy.answers_lost(), 1);
     assert_eq!(claim(&*broker, "a", 9).await.len(), 1);
     assert_eq!(broker.stats().await.unwrap().counters.replayed, 1);
+}
+
+#[tokio::test]
+async fn a_discard_whose_answer_was_lost_discards_once() {
+    let rig = RedisRig::new();
+    let broker = rig.through_proxy(options()).await;
+    let delivery = deliver_one(&*broker, "a").await;
+    settle_one(&*broker, &delivery, failed(FailureClass::Trap)).await;
+    lose_answer(&rig, &broker, "take_failed");
+    let discarded = broker.discard(delivery.record.event.id, "tested").await;
+    assert_eq!(discarded, Ok(eventstream::broker::DiscardOutcome::Done));
+    assert_eq!(rig.proxy.answers_lost(), 1);
+    assert_eq!(broker.stats().await.unwrap().counters.discarded, 1);
 }
 
 #[tokio::test]

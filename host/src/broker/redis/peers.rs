@@ -221,8 +221,6 @@ mod tests {
         assert_eq!(observe(LEASE), []);
     }
 
-    const LEASE: Duration = Duration::from_secs(30);
-
     /// The lane of the type `a`, and whether a live consumer is silent.
     fn summary(peers: &mut PeerReports, now: Instant) -> (Option<String>, bool) {
         let coverage = peers.summarize(now, LEASE);
