@@ -46,7 +46,7 @@ impl Debug for SecretText {
     }
 }
 
-/// A URL that shows its scheme, host, port and path, and hides user, password, query and fragment.
+/// A URL that shows its scheme, host, port and the number of a database, and hides everything else.
 ///
 /// Of a text that is not a URL it shows the scheme at most, since any other part may be a password.
 #[derive(Clone, Copy, Debug)]
@@ -67,11 +67,12 @@ impl Display for RedactedUrl<'_> {
         if credentials.is_some() {
             write!(f, "{HIDDEN}@")?;
         }
-        let (path, more) = path.split_at(path.find(['?', '#']).unwrap_or(path.len()));
-        write!(f, "{authority}{path}")?;
-        match more.chars().next() {
-            Some(mark) => write!(f, "{mark}{HIDDEN}"),
-            None => Ok(()),
+        let is_database = path
+            .strip_prefix('/')
+            .is_some_and(|number| number.len() <= 2 && number.chars().all(|c| c.is_ascii_digit()));
+        match path.chars().next() {
+            Some(mark) if !is_database => write!(f, "{authority}{mark}{HIDDEN}"),
+            _ => write!(f, "{authority}{path}"),
         }
     }
 }
@@ -93,6 +94,11 @@ fn is_authority(text: &str) -> bool {
         .and_then(|host| host.strip_suffix(']'))
         .is_some_and(|host| host.chars().all(|c| c.is_ascii_hexdigit() || ":.%".contains(c)));
     (is_name(host) || is_v6) && port.chars().all(|c| c.is_ascii_digit())
+}
+
+/// Whether a text is an address rather than a path. It may hold a password, so it is neither used nor repeated as a path.
+pub fn is_address(text: &str) -> bool {
+    text.contains("://")
 }
 
 /// A text that hides the user and the password of every URL in it.
@@ -155,9 +161,12 @@ mod tests {
             ("redis://:hun@ter2@host", "redis://***@host"),
             ("redis://:hun/ter2@host/3", "redis://***@host/3"),
             ("redis://:hun?ter#2@[::1]:1", "redis://***@[::1]:1"),
-            ("redis+unix:///run/redis?user=a&pass=hunter2", "redis+unix:///run/redis?***"),
-            ("redis://host/0?password=hunter2", "redis://host/0?***"),
+            ("redis+unix:///run/redis?user=a&pass=hunter2", "redis+unix:///***"),
+            ("redis://host/0?password=hunter2", "redis://host/***"),
             ("redis://host#hunter2", "redis://host#***"),
+            ("redis://host/hunter2", "redis://host/***"),
+            ("redis://host/12345678", "redis://host/***"),
+            ("http://host/", "http://host/"),
             ("redis://:hunter2", "redis://***"),
             ("redis://me:hunter2", "redis://***"),
             ("me:hunter2@host", "***"),

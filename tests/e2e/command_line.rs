@@ -3,10 +3,11 @@
 use std::process::Output;
 
 use eventstream_tests::guests::PluginsDir;
-use eventstream_tests::host::{Host, HostOptions, run_command};
+use eventstream_tests::host::{Host, HostOptions, command, run_command};
 use eventstream_tests::on_both_brokers;
 use eventstream_tests::redis::RedisServer;
 use eventstream_tests::stage::{Broker, Stage};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
 
 on_both_brokers! {
@@ -95,6 +96,69 @@ fn a_wrong_command_line_or_setting_is_refused_with_code_2_and_the_likely_name() 
         std::fs::write(&file, content).unwrap();
         let complaint = refused(&["serve", "--config", file.to_str().unwrap()]);
         assert!(complaint.contains(named), "{named:?} in {complaint}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_regular_file_is_refused_at_once() {
+    let plugins = PluginsDir::scripted(&["p"]);
+    let folder = plugins.path();
+    let make_pipe = |name: &str| mknodat(CWD, folder.join(name), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    for name in ["pipe.wasm", "pipe.toml", "Cargo.toml"] {
+        make_pipe(name);
+    }
+    for (arguments, exit) in [
+        (&["plugin", "check", "pipe.wasm"][..], 2),
+        (&["plugin", "run", "pipe.wasm"], 2),
+        (&["plugin", "check", "p.wasm", "--settings", "pipe.toml"], 2),
+        (&["plugin", "run", "p.wasm", "--settings", "pipe.toml"], 2),
+        (&["serve", "--config", "pipe.toml"], 2),
+        (&["export", "--config", "pipe.toml"], 2),
+    ] {
+        let output = command(folder, arguments).output().unwrap();
+        assert_eq!(code(&output), Some(exit), "{arguments:?}: {}", stderr(&output));
+        let said = format!("{}{}", stdout(&output), stderr(&output));
+        assert!(said.contains("it is a named pipe, not a regular file"), "{arguments:?}: {said}");
+    }
+    assert_eq!(code(&command(folder, &["plugin", "build"]).output().unwrap()), Some(2), "a pipe is no project");
+
+    // A server starts in spite of pipes in its plugin directory and for a secret.
+    make_pipe("p.toml");
+    make_pipe("secret");
+    plugins.write("q.wasm", &std::fs::read(folder.join("p.wasm")).unwrap());
+    let secret = folder.join("secret");
+    plugins.write("q.toml", format!("secrets = {{ a = {{ file = {secret:?} }} }}").as_bytes());
+    let stage = Stage::with(Broker::Embedded, plugins, |options| options);
+    for name in ["p", "q"] {
+        let error = stage.client.get(&format!("/plugins/{name}")).json()["error"].to_string();
+        assert!(error.contains("a named pipe"), "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_duration_without_a_unit_is_refused_with_an_example() {
+    let refused = run_command(&["send", "p", "{}", "--wait", "--timeout", "1"]);
+    assert_eq!(code(&refused), Some(2), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("with its unit, such as 500ms, 30s"), "{}", stderr(&refused));
+}
+
+#[test]
+fn a_character_is_escaped_alike_wherever_text_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let hostile = "/nowhere/\u{1b}[31m\u{202e}x";
+    for arguments in [
+        &["plugin", "check", hostile][..],
+        &["plugin", "build", hostile],
+        &["import", hostile],
+        &["serve", "--config", hostile],
+        &["serve", "--plugins", hostile],
+        &["send", "p", &format!("@{hostile}")],
+        &["export", "--broker", &format!("embedded:{hostile}")],
+        &["status", hostile],
+    ] {
+        let output = command(folder.path(), arguments).output().unwrap();
+        let said = format!("{}{}", stdout(&output), stderr(&output));
+        assert!(said.contains(r"\u{1b}[31m\u{202e}x"), "{arguments:?}: {said}");
     }
 }
 

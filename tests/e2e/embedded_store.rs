@@ -57,6 +57,22 @@ fn create_closed_store(payloads: &[&str]) -> (TempDir, Vec<String>) {
 }
 
 #[test]
+fn what_is_kept_of_plugins_is_beside_the_embedded_store() {
+    for broker in [Broker::Embedded, Broker::Redis] {
+        let stage = Stage::scripted(broker, &["p"]);
+        let working = fs::read_link(format!("/proc/{}/cwd", stage.host.pid())).unwrap();
+        let url = stage.store.url();
+        let kept = match url.strip_prefix("embedded:") {
+            Some(store) => Path::new(store).join("plugins"),
+            None => working.join("data/plugins"),
+        };
+        assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o700, "{kept:?}");
+        assert!(fs::read_dir(&kept).unwrap().count() > 0, "compiled code is in {kept:?}");
+        assert_eq!(working.join("data").exists(), broker == Broker::Redis, "nothing is kept in two places");
+    }
+}
+
+#[test]
 fn a_directory_serves_one_host_and_the_next_once_that_is_gone() {
     let stage = Stage::scripted(Broker::Embedded, &["t"]);
     let folder = stage.store.url().strip_prefix("embedded:").unwrap().to_owned();

@@ -15,6 +15,7 @@ mod dev;
 mod earlier_versions;
 mod embedded_store;
 mod events;
+mod failed;
 mod foreign;
 mod full_memory;
 mod idempotency;

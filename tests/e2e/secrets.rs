@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::Output;
 
 use eventstream_tests::guests::PluginsDir;
@@ -101,6 +102,71 @@ fn no_output_tells_a_secret() {
 }
 
 #[test]
+fn a_copy_of_a_store_holds_no_secret() {
+    for broker in [Broker::Embedded, Broker::Redis] {
+        let plugins = PluginsDir::scripted(&["p"]).with_settings(
+            "p",
+            "[secrets]\ntext = \"Canary-text-2\"\nenv = { env = \"A_TOKEN\" }\n\n[limits]\nstate_keys = 17\n",
+        );
+        let store = broker.start();
+        let (mut url, folder) = (store.url(), tempfile::tempdir().unwrap());
+        if broker == Broker::Redis {
+            store.redis().command::<()>(&["CONFIG", "SET", "requirepass", "Canary-broker-1"]).unwrap();
+            url = url.replace("redis://", "redis://:Canary-broker-1@");
+        }
+        let options = HostOptions::new(&url, plugins.path()).variable("A_TOKEN", "Canary-variable-3");
+        let host = Host::spawn(&options.with("retry.max_attempts", 1));
+        let client = host.client();
+        for key in ["text", "env"] {
+            client.wait_ended(&client.post_event("p", &json!({ "do": "secret", "key": key })));
+        }
+        client.post("{\"type\":\"nobody\",\"payload\":{}}").expect(202);
+        for arguments in [&["status"][..], &["status", "--json"], &["plugin", "list"], &["plugin", "list", "--json"]] {
+            let told = output_text(&run_command(&[arguments, &["--url", host.url()]].concat()));
+            assert_silent(&format!("{arguments:?}"), &told);
+        }
+        assert_silent("what is announced", &host.output());
+        let run = |arguments: &[&str]| {
+            let output = command(folder.path(), arguments).env("EVENTSTREAM_BROKER_URL", &url).output().unwrap();
+            assert!(output.status.success(), "{arguments:?}: {}", output_text(&output));
+            assert_silent(&format!("{arguments:?}"), &output_text(&output));
+        };
+        run(&["export", "--out", "events.ndjson"]);
+        run(&["export", "--out", "again.ndjson", "--json"]);
+        if broker == Broker::Embedded {
+            run(&["backup", "copy"]);
+            run(&["backup", "again", "--json"]);
+        }
+        let file = plugins.path().join("p.wasm");
+        let settings = plugins.path().join("p.toml");
+        let [file, settings] = [&file, &settings].map(|path| path.to_str().unwrap());
+        for json in [&[][..], &["--json"]] {
+            let arguments = [&["plugin", "check", file, "--settings", settings], json].concat();
+            let checked = command(folder.path(), &arguments).env("A_TOKEN", "Canary-variable-3").output().unwrap();
+            assert!(checked.status.success(), "{checked:?}");
+            assert_silent(&format!("{arguments:?}"), &output_text(&checked));
+        }
+        let copies: usize = assert_files_silent(folder.path());
+        assert!(copies >= 2, "{copies} files were read");
+    }
+}
+
+/// Reads every file below a directory and returns their number.
+fn assert_files_silent(directory: &Path) -> usize {
+    let mut files = 0;
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files += assert_files_silent(&path);
+        } else {
+            files += 1;
+            assert_silent(&path.display().to_string(), &String::from_utf8_lossy(&fs::read(&path).unwrap()));
+        }
+    }
+    files
+}
+
+#[test]
 fn a_store_that_cannot_be_opened_is_named_without_its_password() {
     let redis = RedisServer::start().unwrap();
     redis.command::<()>(&["CONFIG", "SET", "requirepass", "another"]).unwrap();
@@ -133,6 +199,7 @@ fn a_store_that_cannot_be_opened_is_named_without_its_password() {
         "redis://:Canary".to_owned(),
         "redis:me:Canary@127.0.0.1:1".to_owned(),
         "redis://127.0.0.1:1/0?password=Canary".to_owned(),
+        "redis://127.0.0.1:1/Canary".to_owned(),
         "rediss://:Canary@127.0.0.1:1".to_owned(),
         "me:Canary@127.0.0.1:1".to_owned(),
         "http://me:Canary@127.0.0.1:1".to_owned(),
@@ -161,11 +228,27 @@ fn a_secret_in_the_wrong_place_is_not_repeated() {
         &["status", "--url", "https://me:Canary@127.0.0.1:1"],
         &["status", "--url", "http://me:Can ary/Canary@127.0.0.1:1"],
         &["send", "a", "{}", "--url", "me:Canary@127.0.0.1:1"],
+        &["backup", "redis://:Canary@127.0.0.1:1"],
+        &["backup", "redis://127.0.0.1:1/Canary"],
+        &["export", "--out", "redis://127.0.0.1:1/Canary"],
+        &["export", "--broker", "embedded:redis://:Canary@127.0.0.1:1"],
+        &["import", "redis://127.0.0.1:1/Canary"],
+        &["send", "a", "@redis://127.0.0.1:1/Canary"],
+        &["serve", "--plugins", "redis://127.0.0.1:1/Canary"],
+        &["serve", "--config", "redis://127.0.0.1:1/Canary"],
+        &["dev", "redis://127.0.0.1:1/Canary"],
+        &["plugin", "check", "redis://127.0.0.1:1/Canary"],
+        &["plugin", "run", "a.wasm", "--settings", "redis://127.0.0.1:1/Canary"],
+        &["plugin", "build", "redis://127.0.0.1:1/Canary"],
+        &["plugin", "new", "a", "--dir", "redis://127.0.0.1:1/Canary"],
+        &["status", "redis://127.0.0.1:1/Canary"],
+        &["status", "--url=http://127.0.0.1:1/Canary"],
     ] {
         let told = run(arguments);
         assert!(!told.is_empty(), "{arguments:?} says something");
         assert_silent(&format!("{arguments:?}"), &told);
     }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "an address becomes no file");
     let plugins = PluginsDir::scripted(&["p"]);
     for settings in [
         "secrets = \"Canary\"",
@@ -197,7 +280,8 @@ fn a_secret_in_the_wrong_place_is_not_repeated() {
 #[test]
 fn a_compiler_is_told_no_secret() {
     let stage = Stage::with(Broker::Embedded, PluginsDir::scripted(&["p"]), |options| {
-        options.variable("A_TOKEN", "Canary-variable-3")
+        // The flag --broker comes before the variable, which only has to be there.
+        options.variable("A_TOKEN", "Canary-variable-3").with("broker.url", "redis://:Canary-broker-1@127.0.0.1:1")
     });
     let server = fs::read(format!("/proc/{}/environ", stage.host.pid())).unwrap();
     assert!(String::from_utf8_lossy(&server).contains("Canary"), "the server itself has it");

@@ -36,7 +36,7 @@ pub use gateway::Gateway;
 pub use memory_budget::MemoryBudget;
 pub use options::ServerOptions;
 pub use plugin_control::{
-    ApprovalView, LimitsView, PluginChangeError, PluginControl, PluginStatusView, PluginView, RemovedPlugin, ReuseView,
+    ApprovalView, PluginChangeError, PluginControl, PluginStatusView, PluginView, RemovedPlugin, ReuseView,
     TakenTypesView,
 };
 pub use server::{listen, serve};

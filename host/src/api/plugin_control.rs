@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::broker::Lane;
-use crate::event::{EventType, Timestamp, TypePattern};
+use crate::event::{AttemptLimits, EventType, Timestamp, TypePattern};
 
 /// What the API needs of the plugins.
 #[async_trait::async_trait]
@@ -86,7 +86,7 @@ pub struct PluginView {
     pub types: Vec<TypePattern>,
     /// The limits of an attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub limits: Option<LimitsView>,
+    pub limits: Option<AttemptLimits>,
     /// The most attempts at a time on one host, if there is such a limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<usize>,
@@ -145,31 +145,6 @@ pub struct TakenTypesView {
     pub types: TypePattern,
     /// The plugin that handles them now.
     pub plugin: String,
-}
-
-/// The limits of an attempt.
-#[derive(Clone, Copy, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "each member is the setting of that name")]
-pub struct LimitsView {
-    pub wall_ms: u64,
-    pub cpu_ms: u64,
-    pub memory_bytes: u64,
-    pub result_bytes: u64,
-    pub published_events: u32,
-    pub payload_bytes: u64,
-    pub state_operations: u32,
-    pub state_value_bytes: u64,
-    pub state_keys: u64,
-    pub state_bytes: u64,
-    pub log_lines: u32,
-    pub log_line_bytes: u64,
-    pub stderr_bytes: u64,
-    pub host_call_bytes: u64,
-    pub http_requests: u32,
-    pub http_request_bytes: u64,
-    pub http_response_bytes: u64,
-    pub http_timeout_ms: u64,
 }
 
 /// How the instances of a plugin are reused.

@@ -4,23 +4,19 @@
 //! without a server.
 
 mod error;
-mod file_limit;
 mod inspector;
-mod open_broker;
-mod plugin_admin;
-mod plugin_facts;
 mod plugin_options;
+mod registry_control;
 mod serve;
 mod startup_facts;
-mod transfer;
+mod store;
 mod trial;
 
 pub use error::Error;
-pub use inspector::{InspectError, PluginInspector};
-pub use plugin_facts::PluginFacts;
+pub use inspector::{InspectError, PluginFacts, PluginInspector};
 pub use serve::run;
 pub use startup_facts::StartupFact;
-pub use transfer::{backup, export, import};
+pub use store::{backup, export, import};
 pub use trial::PluginTrial;
 
 pub use crate::event::EventFault;

@@ -11,7 +11,6 @@ use crate::plugin::{
     AttemptLimits, CompileChild, CompileLimits, Compiler, InvalidSettings, LimitsPatch, PluginSettings,
     RegistryOptions, given_addresses,
 };
-use crate::worker::WorkerOptions;
 
 /// Reads everything that the configuration says about plugins.
 ///
@@ -19,7 +18,8 @@ use crate::worker::WorkerOptions;
 /// [`Error::Refused`] with the setting that is wrong.
 pub(super) fn plugin_options(config: &Config) -> Result<RegistryOptions, Error> {
     let refused = |place: String| move |error: InvalidSettings| Error::Refused(format!("{place}: {error}"));
-    let defaults = AttemptLimits { payload_bytes: config.max_payload_bytes as u64, ..AttemptLimits::default() };
+    let defaults =
+        AttemptLimits { payload_bytes: config.server.limits.max_payload_bytes as u64, ..AttemptLimits::default() };
     let limits = LimitsPatch::from_table(config.plugins.limits.clone())
         .map_err(refused("plugins.limits".into()))?
         .over(defaults);
@@ -31,7 +31,7 @@ pub(super) fn plugin_options(config: &Config) -> Result<RegistryOptions, Error> 
     Ok(RegistryOptions {
         dir: config.plugins.dir.clone(),
         may_make_dir: config.plugins.may_make_dir,
-        concurrency: WorkerOptions::host_concurrency_for(config.worker.concurrency),
+        concurrency: config.worker.host_concurrency,
         plugin_concurrency: config.worker.concurrency,
         limits,
         policies: config.worker.policies.clone(),
@@ -40,9 +40,9 @@ pub(super) fn plugin_options(config: &Config) -> Result<RegistryOptions, Error> 
         cache_max_bytes: config.plugins.cache_max_bytes,
         hold_new_capabilities: config.plugins.hold_new_capabilities,
         hold_taken_types: config.plugins.hold_taken_types,
-        notice: config.plugins.watch.method,
-        rescan_ms: config.plugins.watch.rescan_ms,
-        settle_ms: config.plugins.watch.settle_ms,
+        notice: config.plugins.watch,
+        rescan_ms: config.plugins.rescan_ms,
+        settle_ms: config.plugins.settle_ms,
         resolve: given_addresses(&config.plugins.resolve).map_err(refused("plugins.resolve".into()))?,
         compiler: Compiler::Child(compile_child(config.plugins.compile)?),
         ..RegistryOptions::default()

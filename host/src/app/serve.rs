@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::api::{self, ApiState, Gateway};
 use crate::broker::Broker;
@@ -20,11 +21,10 @@ use crate::telemetry::LogGuard;
 use crate::worker::{Worker, WorkerOptions};
 
 use super::error::Error;
-use super::file_limit;
-use super::open_broker::{close_broker, open_broker};
-use super::plugin_admin::RegistryControl;
 use super::plugin_options::plugin_options;
+use super::registry_control::RegistryControl;
 use super::startup_facts::{StartupFact, StartupReporter, describe_broker};
+use super::store::{close_broker, open_broker};
 
 /// The longest time that answers in progress have to end after a start that failed.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -46,7 +46,7 @@ struct RunningServer {
 pub async fn run(config: Config, log: LogGuard, mut announce: impl FnMut(&StartupFact)) -> Result<(), Error> {
     // Comes first, so that no signal is missed.
     let mut signals = StopSignals::listen().context("cannot listen for signals")?;
-    file_limit::raise_limit();
+    raise_file_limit();
     let mut plugin_options = plugin_options(&config)?;
     let plugins_dir = &config.plugins.dir;
     if !config.plugins.may_make_dir && !plugins_dir.exists() {
@@ -162,15 +162,7 @@ async fn start(
             () = store_ended.cancelled() => store_failure.failure().map_or(Ok(()), Err),
         }
     });
-    let worker_options = WorkerOptions {
-        concurrency: config.worker.concurrency,
-        host_concurrency: plugins.concurrency(),
-        lease: Duration::from_millis(config.worker.lease_ms),
-        drain: Duration::from_millis(config.worker.drain_ms),
-        policies: config.worker.policies.clone(),
-        max_waiting: config.broker.max_waiting,
-        max_depth: config.worker.max_depth,
-    };
+    let worker_options = WorkerOptions { host_concurrency: plugins.concurrency(), ..config.worker.clone() };
     let worker =
         Worker::start(broker.clone(), plugins.clone(), worker_options, tasks).context("the worker cannot start")?;
     let (watched, stop) = (plugins.clone(), tasks.stop_token().clone());
@@ -181,4 +173,31 @@ async fn start(
         Ok(())
     });
     Ok(RunningServer { broker, plugins, worker })
+}
+
+/// Raises the limit on open files to the hard limit, because each connection takes a file. The soft limit is often 1,024, for
+/// programs that call `select`. If that fails, the limit stays and a warning is logged.
+fn raise_file_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        let shown = current.map_or_else(|| "unlimited".to_owned(), |current| current.to_string());
+        tracing::warn!("the limit on open files stays at {shown} and bounds the connections: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_soft_limit_becomes_the_hard_one() {
+        let before = getrlimit(Resource::Nofile);
+        let lower = before.maximum.map_or(1 << 20, |maximum| maximum - 1);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(lower), ..before }).unwrap();
+        raise_file_limit();
+        assert_eq!(getrlimit(Resource::Nofile).current, before.maximum);
+    }
 }

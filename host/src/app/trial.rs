@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::plugin_facts::PluginFacts;
+use super::inspector::PluginFacts;
 use crate::api::{DataView, data_view};
 use crate::clock;
 use crate::event::{

@@ -9,8 +9,7 @@ use serde_json::Value;
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
-use super::exit::ExitReason;
-use super::output::{OutputResult, print_json, print_lines, report_error_lines};
+use super::output::{ExitReason, OutputResult, print_json, print_lines, report_error_lines};
 
 /// The longest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
@@ -62,7 +61,7 @@ impl CommandReport {
 #[derive(Debug)]
 pub(super) struct ClientError {
     pub(super) exit: ExitReason,
-    /// One line or several; each value in them is printable.
+    /// One line or several; each value in them is printable. Empty if the reason has been reported.
     pub(super) message: String,
     /// Whether the request may have reached the server and taken effect.
     pub(super) may_have_arrived: bool,
@@ -73,9 +72,16 @@ impl ClientError {
         Self { exit, message: message.into(), may_have_arrived: false }
     }
 
+    /// The error of a command that has reported the reason.
+    pub(super) fn reported(exit: ExitReason) -> Self {
+        Self::new(exit, "")
+    }
+
     /// Reports the error and returns the exit code.
     pub(super) fn report(&self) -> ExitReason {
-        report_error_lines(&self.message);
+        if !self.message.is_empty() {
+            report_error_lines(&self.message);
+        }
         self.exit
     }
 }

@@ -3,8 +3,7 @@
 use clap::Args as Arguments;
 use eventstream::app::{CompileLimits, compile_and_answer};
 
-use super::exit::ExitReason;
-use super::output::report_error;
+use super::output::{CommandResult, ExitReason, report_as};
 
 /// The limits that the server sets on it.
 #[derive(Debug, Arguments)]
@@ -18,13 +17,9 @@ pub(super) struct Args {
 }
 
 /// Compiles the component on standard input and writes the result to standard output.
-pub(super) fn run(args: &Args) -> ExitReason {
+pub(super) fn run(args: &Args) -> CommandResult {
     let limits = CompileLimits { memory_bytes: args.memory_bytes, cpu_ms: args.cpu_ms, ..CompileLimits::default() };
-    match compile_and_answer(limits, std::io::stdin().lock(), std::io::stdout().lock()) {
-        Ok(()) => ExitReason::Done,
-        Err(error) => {
-            report_error(format!("cannot compile: {error}"));
-            ExitReason::Failed
-        }
-    }
+    let compiled = compile_and_answer(limits, std::io::stdin().lock(), std::io::stdout().lock());
+    compiled.map_err(|error| report_as(ExitReason::Failed, format_args!("cannot compile: {error}")))?;
+    Ok(ExitReason::Done)
 }

@@ -17,10 +17,9 @@ use eventstream::config::FlagSetting;
 use serde_json::Value;
 
 use super::client::ServerTarget;
-use super::exit::ExitReason;
-use super::output::{announce_fact, print_note, report_error};
+use super::output::{CommandResult, ExitReason, announce_fact, print_note, report_as, report_error};
 use super::project::{Project, build_component};
-use super::{serve, settings};
+use super::settings;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -45,13 +44,13 @@ const RESULT_CHARS: usize = 200;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The project, or the folder with the projects
-    #[arg(value_name = "DIR", default_value = ".")]
+    #[arg(value_name = "DIR", default_value = ".", value_parser = settings::path_parser())]
     dir: PathBuf,
     /// The address to listen on; port 0 takes a free port [env: EVENTSTREAM_SERVER_LISTEN] [default: 127.0.0.1:3000]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
     /// The configuration file [default: eventstream.toml, if it exists]
-    #[arg(long, value_name = "FILE", env = "EVENTSTREAM_CONFIG", hide_env_values = true)]
+    #[arg(long, value_name = "FILE", env = "EVENTSTREAM_CONFIG", hide_env_values = true, value_parser = settings::path_parser())]
     config: Option<PathBuf>,
 }
 
@@ -77,22 +76,18 @@ impl Args {
 }
 
 /// Builds and serves until a signal stops it.
-pub(super) fn run(args: &Args) -> ExitReason {
+pub(super) fn run(args: &Args) -> CommandResult {
     let mut builder =
         ProjectFolder { folder: args.dir.clone(), plugins: args.work_path("plugins"), ..ProjectFolder::default() };
     if builder.find_projects().is_empty() {
         let shown = args.dir.display();
-        report_error(format!("there is no plugin project in {shown}: make one with eventstream plugin new"));
-        return ExitReason::Usage;
+        let message = format!("there is no plugin project in {shown}: make one with eventstream plugin new");
+        return Err(report_as(ExitReason::Usage, message));
     }
-    if let Err(error) = create_work_folder(args) {
-        report_error(format!("{} cannot be written: {error}", args.work_path("").display()));
-        return ExitReason::Failed;
-    }
-    let (config, runtime, log) = match settings::open_for_serving(args.config.as_deref(), args.flags()) {
-        Ok(both) => both,
-        Err(exit) => return exit,
-    };
+    create_work_folder(args).map_err(|error| {
+        report_as(ExitReason::Failed, format_args!("{} cannot be written: {error}", args.work_path("").display()))
+    })?;
+    let (config, runtime, log) = settings::open_for_serving(args.config.as_deref(), args.flags())?;
     builder.build_changed();
     let (stop, (listens, listening)) = (AtomicBool::new(false), mpsc::channel());
     std::thread::scope(|threads| {
@@ -119,7 +114,7 @@ pub(super) fn run(args: &Args) -> ExitReason {
         runtime.shutdown_background();
         stop.store(true, Ordering::Relaxed);
         drop(listens);
-        serve::report_end(served)
+        served.map(|()| ExitReason::Done).map_err(|error| ExitReason::report(&error))
     })
 }
 

@@ -8,8 +8,9 @@ use clap::{ArgGroup, Args as Arguments, Subcommand};
 use serde_json::{Value, json};
 
 use super::client::{ClientError, ServerTarget, encode_query};
-use super::exit::ExitReason;
-use super::output::{OutputResult, format_thousands, print_json, print_line, report_error, report_error_lines};
+use super::output::{
+    CommandResult, ExitReason, OutputResult, format_thousands, print_json, print_line, report_error, report_error_lines,
+};
 use super::progress::{ProgressUnit, TransferProgress};
 
 pub(super) const DISCARD_EXAMPLES: &str = "\
@@ -69,34 +70,31 @@ pub(super) struct DiscardArgs {
 /// What a command has done.
 #[derive(Default)]
 struct DiscardCounts {
-    discarded: usize,
+    discarded: u64,
     /// Events that had left the failed ones in the meantime.
-    skipped: usize,
+    skipped: u64,
     /// Events that were named and are not failed.
-    refused: usize,
+    refused: u64,
 }
 
 /// Runs the command.
-pub(super) fn run(command: &FailedCommand) -> ExitReason {
+pub(super) fn run(command: &FailedCommand) -> CommandResult {
     let FailedCommand::Discard(args) = command;
     let mut counts = DiscardCounts::default();
     let done = if args.ids.is_empty() { discard_matching(args, &mut counts) } else { discard_named(args, &mut counts) };
-    let (printed, exit) = match done {
-        Ok(Ok(())) if counts.refused > 0 => (counts.print(args), ExitReason::Failed),
-        Ok(Ok(())) => (counts.print(args), ExitReason::Done),
-        Ok(Err(exit)) => return exit,
-        Err(failure) => {
-            if counts.discarded > 0 {
-                report_error(format_args!("discarded before that: {}", format_thousands(counts.discarded as u64)));
-            }
-            return failure.report();
+    done.map_err(|failure| {
+        let exit = failure.report();
+        if counts.discarded > 0 && !args.dry_run {
+            report_error(format_args!("before that: discarded {}", format_thousands(counts.discarded)));
         }
-    };
-    exit.if_written(printed)
+        exit
+    })?;
+    counts.print(args)?;
+    if counts.refused > 0 { Err(ExitReason::Failed) } else { Ok(ExitReason::Done) }
 }
 
 /// Discards the events with these ids. One that has not failed is reported, and the others are discarded.
-fn discard_named(args: &DiscardArgs, counts: &mut DiscardCounts) -> Result<OutputResult, ClientError> {
+fn discard_named(args: &DiscardArgs, counts: &mut DiscardCounts) -> Result<(), ClientError> {
     for id in &args.ids {
         let found = if args.dry_run {
             args.server.get(&format!("/failed-events/{id}"))?
@@ -110,26 +108,22 @@ fn discard_named(args: &DiscardArgs, counts: &mut DiscardCounts) -> Result<Outpu
         }
         let answer = found.require_success()?;
         counts.discarded += 1;
-        if args.dry_run
-            && let Err(exit) = show_event(&answer.parse_json()?, args)
-        {
-            return Ok(Err(exit));
+        if args.dry_run {
+            show_event(&answer.parse_json()?, args)?;
         }
     }
-    Ok(Ok(()))
+    Ok(())
 }
 
 /// Discards every event that the filter matches.
-fn discard_matching(args: &DiscardArgs, counts: &mut DiscardCounts) -> Result<OutputResult, ClientError> {
+fn discard_matching(args: &DiscardArgs, counts: &mut DiscardCounts) -> Result<(), ClientError> {
     let bar = TransferProgress::new("discarding");
     let mut pages = FailedEventPages::new(&args.server, args.filter(), PAGE_EVENTS);
     while let Some(events) = pages.next_page()? {
         for event in events {
             if args.dry_run {
                 counts.discarded += 1;
-                if let Err(exit) = bar.suspend(|| show_event(&event, args)) {
-                    return Ok(Err(exit));
-                }
+                bar.suspend(|| show_event(&event, args))?;
                 continue;
             }
             let answer = args.server.delete(&discard_path(event["id"].as_str().unwrap_or_default(), args))?;
@@ -140,25 +134,26 @@ fn discard_matching(args: &DiscardArgs, counts: &mut DiscardCounts) -> Result<Ou
             }
             answer.require_success()?;
             counts.discarded += 1;
-            bar.show(ProgressUnit::Events, counts.discarded as u64, None);
+            bar.show(ProgressUnit::Events, counts.discarded, None);
         }
     }
-    Ok(Ok(()))
+    Ok(())
 }
 
 fn discard_path(id: &str, args: &DiscardArgs) -> String {
     format!("/failed-events/{id}?{}", encode_query(&[("reason", args.reason.as_deref())]))
 }
 
-fn show_event(event: &Value, args: &DiscardArgs) -> OutputResult {
+fn show_event(event: &Value, args: &DiscardArgs) -> Result<(), ClientError> {
     let word = |name: &str| event[name].as_str().unwrap_or("-");
-    if args.json {
-        return print_json(
-            json!({ "id": event["id"], "type": event["type"], "class": event["class"], "reason": event["reason"], "failedAt": event["failedAt"] }),
-        );
-    }
-    let reason = word("reason").lines().next().unwrap_or_default();
-    print_line(format_args!("{} {} {} {}: {reason}", word("id"), word("failedAt"), word("type"), word("class")))
+    let printed = if args.json {
+        let [id, event_type, class, reason] = ["id", "type", "class", "reason"].map(|name| &event[name]);
+        print_json(json!({ "id": id, "type": event_type, "class": class, "reason": reason }))
+    } else {
+        let reason = word("reason").lines().next().unwrap_or_default();
+        print_line(format_args!("{} {} {} {}: {reason}", word("id"), word("failedAt"), word("type"), word("class")))
+    };
+    printed.map_err(ClientError::reported)
 }
 
 impl DiscardArgs {
@@ -178,10 +173,10 @@ impl DiscardCounts {
             };
         }
         let verb = if args.dry_run { "would discard" } else { "discarded" };
-        let mut text = format!("{verb} {} failed events", format_thousands(*discarded as u64));
+        let mut text = format!("{verb} {} failed events", format_thousands(*discarded));
         if *skipped > 0 {
             // Writing into a `String` does not fail.
-            let _ = write!(text, "; {} were replayed or discarded meanwhile", format_thousands(*skipped as u64));
+            let _ = write!(text, "; {} were replayed or discarded meanwhile", format_thousands(*skipped));
         }
         print_line(text)
     }
@@ -227,8 +222,6 @@ pub(super) fn describe_kept(server: &ServerTarget, plugin: &str) -> Result<Optio
         count += events.len();
     }
     let more = if pages.cursor.is_some() { " or more" } else { "" };
-    let count = format_thousands(count as u64);
-    Ok((count != "0").then(|| {
-        format!("{count}{more} failed events stay; `eventstream failed discard --plugin {plugin} --reason TEXT` discards them")
-    }))
+    let discard = format!("`eventstream failed discard --plugin {plugin} --reason TEXT` discards them");
+    Ok((count > 0).then(|| format!("failed events that stay: {}{more}; {discard}", format_thousands(count as u64))))
 }

@@ -9,8 +9,7 @@ use eventstream::event::is_plugin_name;
 use eventstream::printable::Printable;
 use tokio::runtime::Runtime;
 
-use super::exit::ExitReason;
-use super::output::{format_thousands, print_note, print_note_lines, report_error, report_error_lines};
+use super::output::{CommandResult, ExitReason, format_thousands, print_note, print_note_lines, report_error_lines};
 use super::settings;
 
 /// Parses the name of a plugin. No other text becomes part of a URL.
@@ -22,19 +21,10 @@ pub(super) fn parse_plugin_name(text: &str) -> Result<String, &'static str> {
 /// Runs a function with a sandbox and a runtime.
 pub(super) fn with_inspector(
     config: Result<Config, ExitReason>,
-    work: impl FnOnce(PluginInspector, Runtime) -> ExitReason,
-) -> ExitReason {
-    let (config, runtime) = match config.and_then(|config| Ok((config, settings::start_runtime()?))) {
-        Ok(both) => both,
-        Err(exit) => return exit,
-    };
-    match PluginInspector::open(&config) {
-        Ok(inspector) => work(inspector, runtime),
-        Err(error) => {
-            report_error(&error);
-            ExitReason::from_error(&error)
-        }
-    }
+    work: impl FnOnce(PluginInspector, Runtime) -> CommandResult,
+) -> CommandResult {
+    let (config, runtime) = (config?, settings::start_runtime()?);
+    work(PluginInspector::open(&config).map_err(|error| ExitReason::report(&error))?, runtime)
 }
 
 /// Reads the named settings file and prints what it grants the plugin. An error has been reported.
@@ -44,10 +34,7 @@ pub(super) fn load_settings(
     runtime: &Runtime,
 ) -> Result<Option<PluginSettings>, ExitReason> {
     let Some(file) = file else { return Ok(None) };
-    let settings = runtime.block_on(inspector.read_settings(file)).map_err(|refusal| {
-        report_error_lines(describe_refusal(file, &refusal));
-        refusal_exit(&refusal)
-    })?;
+    let settings = runtime.block_on(inspector.read_settings(file)).map_err(|refusal| report_refusal(file, &refusal))?;
     let summary = settings.summary();
     if !summary.is_empty() {
         let mut text = format!("{} grants the plugin:", Printable(file.display()));
@@ -66,6 +53,12 @@ pub(super) fn note_unused_settings(file: &Path) {
     if beside.is_file() {
         print_note(format_args!("{} is not used; name it with --settings to use it", beside.display()));
     }
+}
+
+/// Reports a file that was refused, and returns the exit code.
+pub(super) fn report_refusal(file: &Path, refusal: &InspectError) -> ExitReason {
+    report_error_lines(describe_refusal(file, refusal));
+    refusal_exit(refusal)
 }
 
 /// Returns the exit code for a file that was refused.

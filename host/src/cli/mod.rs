@@ -6,7 +6,6 @@
 mod client;
 mod compile;
 mod dev;
-mod exit;
 mod failed;
 mod inspect;
 mod output;
@@ -26,8 +25,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use eventstream::printable::Printable;
 
-use exit::ExitReason;
-use output::{check_written, print_note, print_note_lines, report_error};
+use output::{CommandResult, ExitReason, check_written, print_note, print_note_lines, report_error};
 use store::{backup, export, import};
 
 /// Receives events over HTTP, stores them durably, and delivers each one to a WebAssembly plugin
@@ -94,25 +92,29 @@ pub fn main() -> ExitCode {
         report_error(format_args!("a part of the program panicked at {place}: {message}"));
     }));
     let run = || Cli::try_parse().map_or_else(|error| answer_usage(&error), run);
-    panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or(ExitReason::Failed).into()
+    let ended = panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or(Err(ExitReason::Failed));
+    ended.unwrap_or_else(|exit| exit).into()
 }
 
 /// Prints the help or the version that was asked for, or reports what is wrong with the command line.
-fn answer_usage(error: &clap::Error) -> ExitReason {
+fn answer_usage(error: &clap::Error) -> CommandResult {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        return ExitReason::Done.if_written(check_written(error.print()));
+        return check_written(error.print()).map(|()| ExitReason::Done);
     }
-    // The message quotes arguments, and one may be the name of another user's file that the shell inserted. So the
-    // arguments are made printable and parsed again.
-    let arguments = std::env::args_os().map(|argument| Printable(argument.to_string_lossy()).to_string());
+    // The message quotes arguments. One may be the name of another user's file that the shell inserted, or an address with
+    // a secret. So the arguments are made printable, without what follows the scheme of an address, and parsed again.
+    let arguments = std::env::args_os().map(|argument| {
+        let argument = Printable(argument.to_string_lossy()).to_string();
+        argument.split_once("://").map_or(argument.clone(), |(scheme, _)| format!("{scheme}://***"))
+    });
     match Cli::try_parse_from(arguments) {
         Err(error) => print_note_lines(error.render().to_string().trim_end()),
         Ok(_) => print_note(error.render()),
     }
-    ExitReason::Usage
+    Err(ExitReason::Usage)
 }
 
-fn run(cli: Cli) -> ExitReason {
+fn run(cli: Cli) -> CommandResult {
     match cli.command {
         None => serve::run(&cli.serve),
         Some(CliCommand::Serve(args)) => serve::run(&args),

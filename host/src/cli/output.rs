@@ -1,4 +1,4 @@
-//! What a command writes: its answer to standard output, notes and errors to standard error.
+//! What a command leaves: its answer on standard output, notes and errors on standard error, and its exit code.
 //!
 //! All output goes through these functions. They escape what a plugin, an event or a server says before it reaches the
 //! terminal, and hide passwords in addresses. A command fails if its answer cannot be written. A note that cannot be
@@ -6,21 +6,50 @@
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
 
+use eventstream::app;
 use eventstream::printable::{Printable, PrintableJson, PrintableLines};
 use eventstream::secret::RedactedText;
 
-use super::exit::ExitReason;
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ExitReason {
+    /// Done.
+    Done = 0,
+    /// The command failed.
+    Failed = 1,
+    /// The command line or the configuration is wrong.
+    Usage = 2,
+    /// The broker cannot be reached, or the server for commands that talk to one.
+    Unreachable = 3,
+    /// The file is not a plugin.
+    Invalid = 4,
+}
+
+impl ExitReason {
+    /// Reports an error of the server or of a command on a store, and returns its exit code.
+    pub(super) fn report(error: &app::Error) -> Self {
+        report_error(error);
+        match error {
+            app::Error::Unreachable(_) => Self::Unreachable,
+            app::Error::Refused(_) => Self::Usage,
+            app::Error::Failed(_) => Self::Failed,
+        }
+    }
+}
+
+impl From<ExitReason> for ExitCode {
+    fn from(exit: ExitReason) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// The end of a command. The reason of an error has been reported.
+pub(super) type CommandResult = Result<ExitReason, ExitReason>;
 
 /// The error is the exit code of a command whose answer could not be written. The reason has been reported.
 pub(super) type OutputResult = Result<(), ExitReason>;
-
-impl ExitReason {
-    /// Returns this exit code if the answer was written.
-    pub(super) fn if_written(self, printed: OutputResult) -> Self {
-        printed.err().unwrap_or(self)
-    }
-}
 
 /// Prints one line of the answer.
 pub(super) fn print_line(line: impl Display) -> OutputResult {
@@ -56,6 +85,12 @@ pub(super) fn print_note_lines(report: impl Display) {
 /// Reports an error.
 pub(super) fn report_error(line: impl Display) {
     print_note(format_args!("eventstream: {line}"));
+}
+
+/// Reports an error and returns the exit code of the command.
+pub(super) fn report_as(exit: ExitReason, line: impl Display) -> ExitReason {
+    report_error(line);
+    exit
 }
 
 /// Reports an error of several lines. Values from outside in it must be [`Printable`].

@@ -9,12 +9,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use eventstream::printable::{Printable, PrintableJson};
+use eventstream::secret::is_address;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::client::{ClientError, ServerAnswer, ServerTarget};
-use super::exit::ExitReason;
-use super::output::{print_json, print_lines, print_note};
+use super::output::{CommandResult, ExitReason, print_json, print_lines, print_note};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -45,7 +45,7 @@ pub(super) struct Args {
     /// The type of the event, by which the server routes it
     #[arg(value_name = "TYPE")]
     event_type: String,
-    /// The payload: JSON, @FILE to read a file, or - to read standard input
+    /// The payload: JSON, @FILE to read a file or a pipe, or - to read standard input
     #[arg(value_name = "DATA|@FILE|-", allow_negative_numbers = true)]
     data: Option<String>,
     #[command(flatten)]
@@ -59,7 +59,7 @@ pub(super) struct Args {
     /// What the event is about
     #[arg(long)]
     subject: Option<String>,
-    /// The partition key, which related events share; not the idempotency key
+    /// The partition key that related events share, shown as `key`; see --idempotency-key for the key of the request
     #[arg(long)]
     key: Option<String>,
     /// Deliver the event after this many milliseconds at the earliest
@@ -71,7 +71,7 @@ pub(super) struct Args {
     /// Wait for the end of the event and print its result
     #[arg(long)]
     wait: bool,
-    /// How long to wait, such as 30s or 5m [default: until the event ends]
+    /// How long to wait, with a unit: 500ms, 30s, 5m, 1h [default: until the event ends]
     #[arg(long, value_name = "DURATION", requires = "wait", value_parser = parse_duration)]
     timeout: Option<Duration>,
     /// Print the server's answer as JSON
@@ -80,16 +80,13 @@ pub(super) struct Args {
 }
 
 /// Sends the event.
-pub(super) fn run(args: &Args) -> ExitReason {
-    match send(args) {
-        Ok(exit) => exit,
-        Err(failure) => failure.report(),
-    }
+pub(super) fn run(args: &Args) -> CommandResult {
+    send(args).map_err(|failure| failure.report())
 }
 
 fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     let duration = humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero());
-    duration.ok_or("write a duration as 30s, 5m or 1h")
+    duration.ok_or("a duration is a number above 0 with its unit, such as 500ms, 30s, 5m or 1h")
 }
 
 fn send(args: &Args) -> Result<ExitReason, ClientError> {
@@ -110,13 +107,13 @@ fn send(args: &Args) -> Result<ExitReason, ClientError> {
             (false, true) => print_lines(format_args!("accepted {id} before; this request changed nothing")),
             (false, false) => print_lines(format_args!("accepted {id} ({durability})")),
         };
-        return Ok(ExitReason::Done.if_written(printed));
+        return printed.map(|()| ExitReason::Done).map_err(ClientError::reported);
     }
     let ended = wait_for_end(args, id)?;
     let event = ended.parse_json()?;
     let printed = if args.json { print_json(&ended.text) } else { print_lines(describe_end(id, &event, &ended.text)) };
     let exit = if event["state"] == "processed" { ExitReason::Done } else { ExitReason::Failed };
-    Ok(exit.if_written(printed))
+    printed.map(|()| exit).map_err(ClientError::reported)
 }
 
 /// Sends the request, and again if its answer is lost: the key makes that safe.
@@ -238,6 +235,10 @@ fn read_data(argument: &str) -> Result<String, ClientError> {
     let unreadable =
         |what: &str, error: io::Error| ClientError::new(ExitReason::Usage, format!("{what} cannot be read: {error}"));
     let text = match argument.strip_prefix('@') {
+        Some(file) if is_address(file) => {
+            let message = "@FILE takes a path, not an address";
+            return Err(ClientError::new(ExitReason::Usage, message));
+        }
         Some(file) => File::open(file).and_then(read_all).map_err(|error| unreadable(&format!("{file:?}"), error))?,
         None if argument == "-" => read_all(io::stdin()).map_err(|error| unreadable("standard input", error))?,
         None => argument.to_owned(),

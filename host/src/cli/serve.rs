@@ -10,8 +10,7 @@ use eventstream::app;
 use eventstream::config::FlagSetting;
 use eventstream::secret::SecretText;
 
-use super::exit::ExitReason;
-use super::output::{announce_fact, report_error};
+use super::output::{CommandResult, ExitReason, announce_fact};
 use super::settings;
 
 pub(super) const EXAMPLES: &str = "\
@@ -40,7 +39,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     plugins: Option<String>,
     /// The configuration file [default: eventstream.toml, if it exists]
-    #[arg(long, value_name = "FILE", env = "EVENTSTREAM_CONFIG", hide_env_values = true)]
+    #[arg(long, value_name = "FILE", env = "EVENTSTREAM_CONFIG", hide_env_values = true, value_parser = settings::path_parser())]
     config: Option<PathBuf>,
     /// The readable part of this host's consumer name [env: EVENTSTREAM_CONSUMER_NAME] [default: the host name]
     #[arg(long, value_name = "NAME")]
@@ -86,26 +85,12 @@ impl Args {
 }
 
 /// Serves until a signal stops it.
-pub(super) fn run(args: &Args) -> ExitReason {
-    let (config, runtime, log) = match settings::open_for_serving(args.config.as_deref(), args.flags()) {
-        Ok(both) => both,
-        Err(exit) => return exit,
-    };
+pub(super) fn run(args: &Args) -> CommandResult {
+    let (config, runtime, log) = settings::open_for_serving(args.config.as_deref(), args.flags())?;
     let served = runtime.block_on(app::run(config, log, |fact| announce_fact(fact)));
     // Does not wait for a store that is still opening: it survives this as it survives a crash.
     runtime.shutdown_background();
-    report_end(served)
-}
-
-/// Reports how the server ended and returns the exit code.
-pub(super) fn report_end(served: Result<(), app::Error>) -> ExitReason {
-    match served {
-        Ok(()) => ExitReason::Done,
-        Err(error) => {
-            report_error(&error);
-            ExitReason::from_error(&error)
-        }
-    }
+    served.map(|()| ExitReason::Done).map_err(|error| ExitReason::report(&error))
 }
 
 #[cfg(test)]
@@ -128,7 +113,7 @@ mod tests {
         let args = ServeFlags::try_parse_from(all.split_whitespace()).unwrap().args;
         let config = Config::from_layers(None, &[], &args.flags()).unwrap();
         assert_eq!(config.server.listen.to_string(), "127.0.0.1:1");
-        assert_eq!((config.worker.concurrency, config.worker.lease_ms), (3, 900));
+        assert_eq!((config.worker.concurrency, config.broker.lease_ms), (3, 900));
         assert_eq!(config.broker.consumer_name, "n");
         assert!(config.broker.allow_unsafe);
         assert_eq!(config.log.level.to_string(), "debug");

@@ -2,13 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use eventstream::config::{self, Config, ConfigSources, FlagSetting};
-use eventstream::secret::SecretText;
+use eventstream::secret::{SecretText, is_address};
 use eventstream::telemetry::{self, LogGuard};
 use tokio::runtime::Runtime;
 
-use super::exit::ExitReason;
-use super::output::report_error;
+use super::output::{ExitReason, report_as, report_error};
+
+/// Parses a path. An address in its place may hold a password and would become the name of a file.
+pub(super) fn path_parser() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match is_address(&path.to_string_lossy()) {
+        true => Err("this is an address, not a path; --broker takes the address of a store"),
+        false => Ok(path),
+    })
+}
 
 /// The broker and the configuration, for commands that work on a store.
 #[derive(Debug, clap::Args)]
@@ -18,7 +26,7 @@ pub(super) struct BrokerArgs {
     #[arg(long, value_name = "URL")]
     broker: Option<SecretText>,
     /// The configuration file [default: eventstream.toml, if it exists]
-    #[arg(long, value_name = "FILE", env = "EVENTSTREAM_CONFIG", hide_env_values = true)]
+    #[arg(long, value_name = "FILE", env = "EVENTSTREAM_CONFIG", hide_env_values = true, value_parser = path_parser())]
     config: Option<PathBuf>,
 }
 
@@ -81,17 +89,13 @@ pub(super) fn open_for_serving(
 }
 
 fn start_log(options: &telemetry::LogOptions) -> Result<LogGuard, ExitReason> {
-    telemetry::init(options).map_err(|error| {
-        report_error(format!("the log cannot be started: {error:#}"));
-        ExitReason::Failed
-    })
+    telemetry::init(options)
+        .map_err(|error| report_as(ExitReason::Failed, format_args!("the log cannot be started: {error:#}")))
 }
 
 /// Starts the threads of the runtime. An error has been reported.
 pub(super) fn start_runtime() -> Result<Runtime, ExitReason> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("eventstream").build();
-    runtime.map_err(|error| {
-        report_error(format!("the program cannot start its threads: {error}"));
-        ExitReason::Failed
-    })
+    runtime
+        .map_err(|error| report_as(ExitReason::Failed, format_args!("the program cannot start its threads: {error}")))
 }

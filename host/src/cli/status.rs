@@ -6,8 +6,7 @@ use eventstream::printable::Printable;
 use serde_json::{Value, json};
 
 use super::client::{ClientError, ServerTarget};
-use super::exit::ExitReason;
-use super::output::{print_json, print_lines};
+use super::output::{CommandResult, ExitReason, print_json, print_lines};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -38,15 +37,10 @@ struct ServerStatus {
 }
 
 /// Shows the status.
-pub(super) fn run(args: &Args) -> ExitReason {
-    match fetch_status(&args.server) {
-        Ok(status) => {
-            let printed = if args.json { print_json(status.json()) } else { print_lines(status.text()) };
-            let exit = if status.ready { ExitReason::Done } else { ExitReason::Failed };
-            exit.if_written(printed)
-        }
-        Err(failure) => failure.report(),
-    }
+pub(super) fn run(args: &Args) -> CommandResult {
+    let status = fetch_status(&args.server).map_err(|failure| failure.report())?;
+    if args.json { print_json(status.json()) } else { print_lines(status.text()) }?;
+    if status.ready { Ok(ExitReason::Done) } else { Err(ExitReason::Failed) }
 }
 
 fn fetch_status(server: &ServerTarget) -> Result<ServerStatus, ClientError> {
@@ -98,7 +92,7 @@ impl ServerStatus {
             writeln!(text, "\nevents")?;
             for names in [
                 ["accepted", "published", "duplicates"].as_slice(),
-                &["processed", "failed", "retried", "replayed", "recovered"],
+                &["processed", "failed", "retried", "replayed", "discarded", "recovered"],
                 &["waiting", "queued", "running", "scheduled"],
                 &["processedKept", "failedKept", "consumers", "dataLosses"],
             ] {

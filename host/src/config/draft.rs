@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::api::ServerOptions;
 use crate::broker;
 use crate::event::{FailureClass, RetryPatch, RetryPolicies, RetryPolicy};
-use crate::plugin::CompileLimits;
 use crate::telemetry;
+use crate::worker::WorkerOptions;
 
-use super::broker_url::BrokerUrl;
 use super::error::ConfigFault;
-use super::settings::{Config, PluginsSettings, WatchSettings, WorkerSettings};
+use super::settings::{BrokerUrl, Config, PluginsSettings};
 
 /// The settings so far. They include secrets, so there is no `Debug`.
 pub(super) struct ConfigDraft {
@@ -26,16 +26,8 @@ pub(super) struct ConfigDraft {
     pub(super) max_depth: u32,
     pub(super) retry: RetryPatch,
     pub(super) retry_by_class: BTreeMap<FailureClass, RetryPatch>,
-    pub(super) plugins_dir: PathBuf,
-    pub(super) plugins_watch: WatchSettings,
-    pub(super) plugins_data_dir: DataDirSetting,
-    pub(super) plugins_cache_max_bytes: u64,
-    pub(super) hold_new_capabilities: bool,
-    pub(super) hold_taken_types: bool,
-    pub(super) compile: CompileLimits,
-    pub(super) plugin_limits: toml::Table,
-    pub(super) resolve: toml::Table,
-    pub(super) plugins: BTreeMap<String, toml::Table>,
+    pub(super) plugins: PluginsSettings,
+    pub(super) data_dir: DataDirSetting,
     pub(super) allow_anonymous: bool,
     pub(super) log: telemetry::LogOptions,
     /// Each setting that a source gave, and the place; the last one counts.
@@ -53,16 +45,8 @@ impl Default for ConfigDraft {
             max_depth: 64,
             retry: RetryPatch::default(),
             retry_by_class: BTreeMap::new(),
-            plugins_dir: "./plugins".into(),
-            plugins_watch: WatchSettings::default(),
-            plugins_data_dir: DataDirSetting::Default,
-            plugins_cache_max_bytes: 1024 * 1024 * 1024,
-            hold_new_capabilities: false,
-            hold_taken_types: true,
-            compile: CompileLimits::default(),
-            plugin_limits: toml::Table::new(),
-            resolve: toml::Table::new(),
-            plugins: BTreeMap::new(),
+            plugins: PluginsSettings::default(),
+            data_dir: DataDirSetting::Default,
             allow_anonymous: false,
             log: telemetry::LogOptions::default(),
             origins: Vec::new(),
@@ -85,28 +69,21 @@ impl ConfigDraft {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let concurrency = if self.concurrency == 0 { 2 * cores } else { self.concurrency };
         Ok(Config {
-            max_payload_bytes: self.server.limits.max_payload_bytes,
-            worker: WorkerSettings {
+            worker: WorkerOptions {
                 concurrency,
-                lease_ms: self.broker.lease_ms,
-                drain_ms: self.server.drain_ms,
+                host_concurrency: WorkerOptions::host_concurrency_for(concurrency),
+                lease: Duration::from_millis(self.broker.lease_ms),
+                drain: Duration::from_millis(self.server.drain_ms),
                 policies,
+                max_waiting: self.broker.max_waiting,
                 max_depth: self.max_depth,
             },
             server: ServerOptions { only_local: !self.allow_anonymous, ..self.server },
             broker: broker::BrokerOptions { consumer_name, ..self.broker },
             plugins: PluginsSettings {
                 may_make_dir: self.origins.iter().all(|(key, _)| key != "plugins.dir"),
-                dir: self.plugins_dir,
-                watch: self.plugins_watch,
-                data_dir: self.plugins_data_dir.resolve(&self.broker_url),
-                cache_max_bytes: self.plugins_cache_max_bytes,
-                hold_new_capabilities: self.hold_new_capabilities,
-                hold_taken_types: self.hold_taken_types,
-                compile: self.compile,
-                limits: self.plugin_limits,
-                resolve: self.resolve,
-                by_name: self.plugins,
+                data_dir: self.data_dir.resolve(&self.broker_url),
+                ..self.plugins
             },
             broker_url: BrokerUrl::from(self.broker_url),
             log: self.log,
@@ -148,7 +125,7 @@ impl ConfigDraft {
             };
             faults.push(ConfigFault { place, message });
         }
-        if self.hold_new_capabilities && self.plugins_data_dir == DataDirSetting::None {
+        if self.plugins.hold_new_capabilities && self.data_dir == DataDirSetting::None {
             let message =
                 "plugins.hold_new_capabilities = true needs a plugins.data_dir: it records which version was active";
             faults.push(ConfigFault { place: self.origin("plugins.hold_new_capabilities"), message: message.into() });
@@ -174,10 +151,6 @@ pub(super) enum DataDirSetting {
 }
 
 impl DataDirSetting {
-    pub(super) fn from_setting(dir: String) -> Self {
-        if dir.is_empty() { Self::None } else { Self::Path(dir.into()) }
-    }
-
     fn resolve(self, broker_url: &str) -> Option<PathBuf> {
         match self {
             Self::None => None,

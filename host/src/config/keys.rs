@@ -3,8 +3,12 @@
 //! The keys of single plugins, `plugins.limits` and `plugins.resolve` are listed in `plugin::settings`. The environment variables, the hints for misspelled names, and the test that the commented file
 //! is complete all use this one.
 
+use std::ops::RangeInclusive;
+
 use crate::event::{FailureClass, MAX_PAUSE_MS, RetryPatch};
 use crate::plugin::{MAX_CONCURRENCY, WatchMethod};
+
+use crate::secret::is_address;
 
 use super::draft::{ConfigDraft, DataDirSetting};
 use super::value::{SettingValue, ValueMismatch};
@@ -33,6 +37,27 @@ impl SettingKey {
         Self { name: name.into(), set: Box::new(set) }
     }
 
+    /// A setting that is a whole number in this range.
+    fn number<T: TryFrom<u64>>(
+        name: &str,
+        range: RangeInclusive<u64>,
+        field: impl Fn(&mut ConfigDraft) -> &mut T + 'static,
+    ) -> Self {
+        Self::new(name, move |draft, value| {
+            let number = T::try_from(value.whole_number(range.clone())?);
+            *field(draft) = number.map_err(|_| value.mismatch("a number that fits this machine"))?;
+            Ok(())
+        })
+    }
+
+    fn boolean(name: &str, field: impl Fn(&mut ConfigDraft) -> &mut bool + 'static) -> Self {
+        Self::new(name, move |draft, value| value.boolean().map(|it| *field(draft) = it))
+    }
+
+    fn duration_ms(name: &str, field: impl Fn(&mut ConfigDraft) -> &mut u64 + 'static) -> Self {
+        Self::new(name, move |draft, value| value.duration_ms().map(|it| *field(draft) = it))
+    }
+
     /// The environment variable of this setting.
     pub(super) fn variable(&self) -> String {
         let name = self.name.replace(['.', '-'], "_").to_ascii_uppercase();
@@ -44,9 +69,7 @@ impl SettingKey {
 pub(super) fn all() -> Vec<SettingKey> {
     let mut keys = server_keys();
     keys.extend(broker_keys());
-    keys.push(SettingKey::new("events.max_depth", |draft, value| {
-        value.whole_number(1..=1_000_000).map(|it| draft.max_depth = u32::try_from(it).unwrap_or(u32::MAX))
-    }));
+    keys.push(SettingKey::number("events.max_depth", 1..=1_000_000, |draft| &mut draft.max_depth));
     keys.extend(consumer_keys());
     keys.extend(retry_keys("retry".into(), |draft| &mut draft.retry));
     for class in RETRIED_CLASSES {
@@ -57,36 +80,20 @@ pub(super) fn all() -> Vec<SettingKey> {
 }
 
 fn server_keys() -> Vec<SettingKey> {
-    const MIB: usize = 1024 * 1024;
+    const MIB: u64 = 1024 * 1024;
     vec![
         SettingKey::new("server.listen", |draft, value| value.address().map(|it| draft.server.listen = it)),
-        SettingKey::new("server.max_body_bytes", |draft, value| {
-            value.size(1_024..=1_024 * MIB).map(|it| draft.server.max_body_bytes = it)
+        SettingKey::number("server.max_body_bytes", 1_024..=1_024 * MIB, |draft| &mut draft.server.max_body_bytes),
+        SettingKey::number("server.max_buffered_bytes", 16 * MIB..=1_024 * 1_024 * MIB, |draft| {
+            &mut draft.server.max_buffered_bytes
         }),
-        SettingKey::new("server.max_buffered_bytes", |draft, value| {
-            value.size(16 * MIB..=1_024 * 1_024 * MIB).map(|it| draft.server.max_buffered_bytes = it)
-        }),
-        SettingKey::new("server.max_batch_events", |draft, value| {
-            value.size(1..=100_000).map(|it| draft.server.limits.max_batch_events = it)
-        }),
-        SettingKey::new("server.max_json_depth", |draft, value| {
-            value.size(2..=120).map(|it| draft.server.limits.max_json_depth = it)
-        }),
-        SettingKey::new("server.max_connections", |draft, value| {
-            value.size(1..=1_000_000).map(|it| draft.server.max_connections = it)
-        }),
-        SettingKey::new("server.header_timeout_ms", |draft, value| {
-            value.whole_number(10..=DAY_MS).map(|it| draft.server.header_timeout_ms = it)
-        }),
-        SettingKey::new("server.body_timeout_ms", |draft, value| {
-            value.whole_number(10..=DAY_MS).map(|it| draft.server.body_timeout_ms = it)
-        }),
-        SettingKey::new("server.idle_timeout_ms", |draft, value| {
-            value.whole_number(10..=DAY_MS).map(|it| draft.server.idle_timeout_ms = it)
-        }),
-        SettingKey::new("server.drain_ms", |draft, value| {
-            value.whole_number(0..=DAY_MS).map(|it| draft.server.drain_ms = it)
-        }),
+        SettingKey::number("server.max_batch_events", 1..=100_000, |draft| &mut draft.server.limits.max_batch_events),
+        SettingKey::number("server.max_json_depth", 2..=120, |draft| &mut draft.server.limits.max_json_depth),
+        SettingKey::number("server.max_connections", 1..=1_000_000, |draft| &mut draft.server.max_connections),
+        SettingKey::number("server.header_timeout_ms", 10..=DAY_MS, |draft| &mut draft.server.header_timeout_ms),
+        SettingKey::number("server.body_timeout_ms", 10..=DAY_MS, |draft| &mut draft.server.body_timeout_ms),
+        SettingKey::number("server.idle_timeout_ms", 10..=DAY_MS, |draft| &mut draft.server.idle_timeout_ms),
+        SettingKey::number("server.drain_ms", 0..=DAY_MS, |draft| &mut draft.server.drain_ms),
     ]
 }
 
@@ -94,18 +101,12 @@ fn broker_keys() -> Vec<SettingKey> {
     vec![
         SettingKey::new("broker.url", |draft, value| parse_broker_url(value).map(|it| draft.broker_url = it)),
         SettingKey::new("broker.namespace", |draft, value| value.name(64).map(|it| draft.broker.namespace = it)),
-        SettingKey::new("broker.allow_unsafe", |draft, value| value.boolean().map(|it| draft.broker.allow_unsafe = it)),
-        SettingKey::new("broker.data_dir", |draft, value| {
-            value.text().map(|it| draft.broker.data_dir = Some(it).filter(|dir| !dir.is_empty()).map(Into::into))
-        }),
-        SettingKey::new("broker.max_waiting", |draft, value| {
-            value.whole_number(1..=1_000_000_000).map(|it| draft.broker.max_waiting = it)
-        }),
-        SettingKey::new("broker.max_waiting_bytes", |draft, value| {
-            value.size(1..=1 << 50).map(|it| draft.broker.max_waiting_bytes = it as u64)
-        }),
-        SettingKey::new("broker.max_payload_bytes", |draft, value| {
-            value.size(1..=64 * 1024 * 1024).map(|it| draft.server.limits.max_payload_bytes = it)
+        SettingKey::boolean("broker.allow_unsafe", |draft| &mut draft.broker.allow_unsafe),
+        SettingKey::new("broker.data_dir", |draft, value| value.directory().map(|it| draft.broker.data_dir = it)),
+        SettingKey::number("broker.max_waiting", 1..=1_000_000_000, |draft| &mut draft.broker.max_waiting),
+        SettingKey::number("broker.max_waiting_bytes", 1..=1 << 50, |draft| &mut draft.broker.max_waiting_bytes),
+        SettingKey::number("broker.max_payload_bytes", 1..=64 * 1024 * 1024, |draft| {
+            &mut draft.server.limits.max_payload_bytes
         }),
     ]
 }
@@ -119,12 +120,8 @@ fn consumer_keys() -> Vec<SettingKey> {
             }
             _ => value.name(64).map(|it| draft.consumer_name = Some(it)),
         }),
-        SettingKey::new("consumer.concurrency", |draft, value| {
-            value.size(0..=MAX_CONCURRENCY).map(|it| draft.concurrency = it)
-        }),
-        SettingKey::new("consumer.lease_ms", |draft, value| {
-            value.whole_number(500..=DAY_MS).map(|it| draft.broker.lease_ms = it)
-        }),
+        SettingKey::number("consumer.concurrency", 0..=MAX_CONCURRENCY as u64, |draft| &mut draft.concurrency),
+        SettingKey::number("consumer.lease_ms", 500..=DAY_MS, |draft| &mut draft.broker.lease_ms),
     ]
 }
 
@@ -150,72 +147,45 @@ fn retry_keys(
 
 fn retention_plugin_and_log_keys() -> Vec<SettingKey> {
     vec![
-        SettingKey::new("retention.processed", |draft, value| {
-            value.duration_ms().map(|it| draft.broker.retention.processed_ms = it)
+        SettingKey::duration_ms("retention.processed", |draft| &mut draft.broker.retention.processed_ms),
+        SettingKey::number("retention.processed_max", 0..=1_000_000_000, |draft| {
+            &mut draft.broker.retention.processed_max
         }),
-        SettingKey::new("retention.processed_max", |draft, value| {
-            value.whole_number(0..=1_000_000_000).map(|it| draft.broker.retention.processed_max = it)
-        }),
-        SettingKey::new("retention.processed_max_bytes", |draft, value| {
-            value.size(0..=1 << 50).map(|it| draft.broker.retention.processed_max_bytes = it as u64)
+        SettingKey::number("retention.processed_max_bytes", 0..=1 << 50, |draft| {
+            &mut draft.broker.retention.processed_max_bytes
         }),
         SettingKey::new("retention.failed", |_, value| value.one_of(&["kept"]).map(drop)),
-        SettingKey::new("retention.discarded", |draft, value| {
-            value.duration_ms().map(|it| draft.broker.retention.discarded_ms = it)
-        }),
-        SettingKey::new("retention.idempotency", |draft, value| {
-            value.duration_ms().map(|it| draft.broker.retention.idempotency_ms = it)
-        }),
-        SettingKey::new("plugins.dir", |draft, value| match value.text() {
-            Ok(dir) if !dir.is_empty() => {
-                draft.plugins_dir = dir.into();
-                Ok(())
-            }
-            _ => Err(value.mismatch("a directory")),
+        SettingKey::duration_ms("retention.discarded", |draft| &mut draft.broker.retention.discarded_ms),
+        SettingKey::duration_ms("retention.idempotency", |draft| &mut draft.broker.retention.idempotency_ms),
+        SettingKey::new("plugins.dir", |draft, value| {
+            draft.plugins.dir = value.directory()?.ok_or_else(|| value.mismatch("a directory"))?;
+            Ok(())
         }),
         SettingKey::new("plugins.watch", |draft, value| {
             let watch = value.one_of(&["notify", "poll"])?;
-            draft.plugins_watch.method = if watch == "poll" { WatchMethod::Poll } else { WatchMethod::Notify };
+            draft.plugins.watch = if watch == "poll" { WatchMethod::Poll } else { WatchMethod::Notify };
             Ok(())
         }),
-        SettingKey::new("plugins.rescan_ms", |draft, value| {
-            value.whole_number(10..=DAY_MS).map(|it| draft.plugins_watch.rescan_ms = it)
-        }),
-        SettingKey::new("plugins.settle_ms", |draft, value| {
-            value.whole_number(0..=60_000).map(|it| draft.plugins_watch.settle_ms = it)
-        }),
+        SettingKey::number("plugins.rescan_ms", 10..=DAY_MS, |draft| &mut draft.plugins.rescan_ms),
+        SettingKey::number("plugins.settle_ms", 0..=60_000, |draft| &mut draft.plugins.settle_ms),
         SettingKey::new("plugins.data_dir", |draft, value| {
-            value.text().map(|dir| draft.plugins_data_dir = DataDirSetting::from_setting(dir))
+            value.directory().map(|it| draft.data_dir = it.map_or(DataDirSetting::None, DataDirSetting::Path))
         }),
-        SettingKey::new("plugins.cache_max_bytes", |draft, value| {
-            value.size(0..=1 << 40).map(|it| draft.plugins_cache_max_bytes = it as u64)
+        SettingKey::number("plugins.cache_max_bytes", 0..=1 << 40, |draft| &mut draft.plugins.cache_max_bytes),
+        SettingKey::boolean("plugins.hold_new_capabilities", |draft| &mut draft.plugins.hold_new_capabilities),
+        SettingKey::boolean("plugins.hold_taken_types", |draft| &mut draft.plugins.hold_taken_types),
+        SettingKey::number("plugins.compile_memory_bytes", 64 * 1024 * 1024..=1 << 40, |draft| {
+            &mut draft.plugins.compile.memory_bytes
         }),
-        SettingKey::new("plugins.hold_new_capabilities", |draft, value| {
-            value.boolean().map(|it| draft.hold_new_capabilities = it)
-        }),
-        SettingKey::new("plugins.hold_taken_types", |draft, value| {
-            value.boolean().map(|it| draft.hold_taken_types = it)
-        }),
-        SettingKey::new("plugins.compile_memory_bytes", |draft, value| {
-            value.size(64 * 1024 * 1024..=1 << 40).map(|it| draft.compile.memory_bytes = it as u64)
-        }),
-        SettingKey::new("plugins.compile_cpu_ms", |draft, value| {
-            value.whole_number(1_000..=DAY_MS).map(|it| draft.compile.cpu_ms = it)
-        }),
-        SettingKey::new("plugins.compile_wall_ms", |draft, value| {
-            value.whole_number(10..=DAY_MS).map(|it| draft.compile.wall_ms = it)
-        }),
-        SettingKey::new("auth.allow_anonymous", |draft, value| value.boolean().map(|it| draft.allow_anonymous = it)),
+        SettingKey::number("plugins.compile_cpu_ms", 1_000..=DAY_MS, |draft| &mut draft.plugins.compile.cpu_ms),
+        SettingKey::number("plugins.compile_wall_ms", 10..=DAY_MS, |draft| &mut draft.plugins.compile.wall_ms),
+        SettingKey::boolean("auth.allow_anonymous", |draft| &mut draft.allow_anonymous),
         SettingKey::new("log.format", |draft, value| {
             let format = value.one_of(&["auto", "text", "json"])?;
             draft.log.format = format.parse().map_err(|()| value.mismatch("a format"))?;
             Ok(())
         }),
-        SettingKey::new("log.lines_per_second", |draft, value| {
-            value
-                .whole_number(0..=1_000_000)
-                .map(|it| draft.log.lines_per_second = u32::try_from(it).unwrap_or(u32::MAX))
-        }),
+        SettingKey::number("log.lines_per_second", 0..=1_000_000, |draft| &mut draft.log.lines_per_second),
         SettingKey::new("log.level", |draft, value| {
             let level = value.text().ok().and_then(|level| level.parse().ok());
             draft.log.level = level.ok_or_else(|| {
@@ -236,7 +206,9 @@ fn parse_broker_url(value: SettingValue<'_>) -> Result<String, ValueMismatch> {
         "embedded" if url.starts_with("embedded://") => {
             Err("write the embedded broker as embedded:DIRECTORY, without //, such as embedded:./data".into())
         }
-        "embedded" if url == "embedded:" => Err("write the embedded broker as embedded:DIRECTORY".into()),
+        "embedded" if url == "embedded:" || is_address(&url) => {
+            Err("write the embedded broker as embedded:DIRECTORY".into())
+        }
         "redis" | "embedded" => Ok(url),
         "rediss" | "redis-sentinel" | "redis-cluster" => {
             Err(format!("{scheme}:// is not supported in this version; use redis://HOST:PORT"))

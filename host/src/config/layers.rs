@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::draft::ConfigDraft;
 use super::error::ConfigFault;
 use super::keys::SettingKey;
-use super::sources::FlagSetting;
+use super::load::FlagSetting;
 use super::value::SettingValue;
 
 /// The prefix of this program's environment variables.
@@ -91,10 +91,10 @@ impl SettingsFile<'_> {
     /// Stores `[plugins.limits]`, `[plugins.resolve]` and `[plugins.NAME]` unchecked.
     fn apply_plugin_table(&mut self, name: &str, value: &Value, start: usize) {
         match value {
-            Value::Table(table) if name == "resolve" => self.draft.resolve.extend(table.clone()),
-            Value::Table(table) if name == "limits" => self.draft.plugin_limits.extend(table.clone()),
+            Value::Table(table) if name == "resolve" => self.draft.plugins.resolve.extend(table.clone()),
+            Value::Table(table) if name == "limits" => self.draft.plugins.limits.extend(table.clone()),
             Value::Table(table) => {
-                self.draft.plugins.insert(name.to_owned(), table.clone());
+                self.draft.plugins.by_name.insert(name.to_owned(), table.clone());
             }
             _ => {
                 let known: Vec<_> = self.keys.iter().filter_map(|key| key.name.strip_prefix("plugins.")).collect();
@@ -136,7 +136,7 @@ pub(super) fn apply_environment(
             }
         } else if let Some(limit) = name.strip_prefix(LIMITS_PREFIX) {
             let value = value.parse().map_or_else(|_| Value::String(value.clone()), Value::Integer);
-            draft.plugin_limits.insert(limit.to_ascii_lowercase(), value);
+            draft.plugins.limits.insert(limit.to_ascii_lowercase(), value);
         } else if !is_made_by_kubernetes(name, value) {
             let known = variables.iter().map(String::as_str).chain(NOT_SETTINGS);
             let message = match name.strip_prefix("EVENTSTREAM_PLUGINS_") {

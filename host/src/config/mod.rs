@@ -4,21 +4,17 @@
 //! reads an environment variable or a settings file. All faults are reported at once, each with its place. A server can
 //! start with any [`Config`] that exists. The settings of single plugins are passed on unchecked: `plugin` validates them.
 
-mod broker_url;
 mod draft;
 mod error;
 mod keys;
 mod layers;
 mod load;
 mod settings;
-mod sources;
 mod value;
 
-pub use broker_url::BrokerUrl;
 pub use error::{ConfigFault, Error};
-pub use load::DEFAULT_FILE;
-pub use settings::{Config, PluginsSettings, WatchSettings, WorkerSettings};
-pub use sources::{ConfigSources, FlagSetting};
+pub use load::{ConfigSources, DEFAULT_FILE, FlagSetting};
+pub use settings::{BrokerUrl, Config, PluginsSettings};
 
 #[cfg(test)]
 mod tests;

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::broker_url::BrokerUrl;
 use crate::api::ServerOptions;
 use crate::broker;
-use crate::event::RetryPolicies;
 use crate::plugin::{CompileLimits, WatchMethod};
+use crate::secret::{RedactedText, RedactedUrl, SecretText};
 use crate::telemetry;
+use crate::worker::WorkerOptions;
 
 /// The complete configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,29 +20,42 @@ pub struct Config {
     pub broker_url: BrokerUrl,
     /// The options of the broker.
     pub broker: broker::BrokerOptions,
-    /// The largest payload that a handler may publish, in bytes. Clients have the same limit.
-    pub max_payload_bytes: usize,
     /// The part that delivers events to plugins.
-    pub worker: WorkerSettings,
+    pub worker: WorkerOptions,
     /// The plugins.
     pub plugins: PluginsSettings,
     /// The log.
     pub log: telemetry::LogOptions,
 }
 
-/// The settings of the worker.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WorkerSettings {
-    /// How many attempts of one plugin run at the same time on this host.
-    pub concurrency: usize,
-    /// How long a delivery belongs to this consumer without a renewal.
-    pub lease_ms: u64,
-    /// How long running attempts may take to end when the program stops.
-    pub drain_ms: u64,
-    /// The retry policies of plugins that have none of their own.
-    pub policies: RetryPolicies,
-    /// The longest chain of events that cause each other.
-    pub max_depth: u32,
+/// The address of the broker. It may contain a password, so `Display` and `Debug` hide it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BrokerUrl(SecretText);
+
+impl BrokerUrl {
+    /// Returns the address with its password.
+    pub fn as_str(&self) -> &str {
+        self.0.expose()
+    }
+}
+
+impl From<String> for BrokerUrl {
+    fn from(url: String) -> Self {
+        Self(url.into())
+    }
+}
+
+impl fmt::Display for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = self.as_str();
+        if url.starts_with("embedded:") { RedactedText(url).fmt(f) } else { RedactedUrl(url).fmt(f) }
+    }
+}
+
+impl fmt::Debug for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BrokerUrl({self})")
+    }
 }
 
 /// The settings of `plugin`. It knows the keys of the tables and validates them.
@@ -52,8 +65,12 @@ pub struct PluginsSettings {
     pub may_make_dir: bool,
     /// The plugin directory.
     pub dir: PathBuf,
-    /// How changes of the plugin directory are noticed.
-    pub watch: WatchSettings,
+    /// How changes of the plugin directory are noticed: by the system's notifications, or by reading it only.
+    pub watch: WatchMethod,
+    /// How often the directory is read even without a notification, in milliseconds.
+    pub rescan_ms: u64,
+    /// How long a file must stay unchanged before it is loaded, in milliseconds.
+    pub settle_ms: u64,
     /// Where compiled code and earlier versions are kept; `None` keeps nothing.
     pub data_dir: Option<PathBuf>,
     /// The most compiled code to keep, in bytes; 0 keeps none.
@@ -72,20 +89,23 @@ pub struct PluginsSettings {
     pub by_name: BTreeMap<String, toml::Table>,
 }
 
-/// How changes of the plugin directory are noticed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WatchSettings {
-    /// The method: the system's notifications, or reading the directory only.
-    pub method: WatchMethod,
-    /// How often the directory is read even without a notification, in milliseconds.
-    pub rescan_ms: u64,
-    /// How long a file must stay unchanged before it is loaded, in milliseconds.
-    pub settle_ms: u64,
-}
-
-impl Default for WatchSettings {
+impl Default for PluginsSettings {
     fn default() -> Self {
-        Self { method: WatchMethod::default(), rescan_ms: 5_000, settle_ms: 500 }
+        Self {
+            may_make_dir: true,
+            dir: "./plugins".into(),
+            watch: WatchMethod::default(),
+            rescan_ms: 5_000,
+            settle_ms: 500,
+            data_dir: None,
+            cache_max_bytes: 1024 * 1024 * 1024,
+            hold_new_capabilities: false,
+            hold_taken_types: true,
+            compile: CompileLimits::default(),
+            limits: toml::Table::new(),
+            resolve: toml::Table::new(),
+            by_name: BTreeMap::new(),
+        }
     }
 }
 

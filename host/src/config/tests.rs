@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use super::*;
 use crate::event::FailureClass;
@@ -81,10 +82,10 @@ fn the_commented_file_is_complete() {
 fn a_flag_beats_the_environment_which_beats_the_file() {
     let file = "consumer.lease_ms = 1000";
     let environment = [("EVENTSTREAM_CONSUMER_LEASE_MS", "2000")];
-    assert_eq!(load(file, &[], &[]).unwrap().worker.lease_ms, 1_000);
-    assert_eq!(load(file, &environment, &[]).unwrap().worker.lease_ms, 2_000);
+    assert_eq!(load(file, &[], &[]).unwrap().broker.lease_ms, 1_000);
+    assert_eq!(load(file, &environment, &[]).unwrap().broker.lease_ms, 2_000);
     let config = load(file, &environment, &[("consumer.lease_ms", "3000")]).unwrap();
-    assert_eq!((config.worker.lease_ms, config.broker.lease_ms), (3_000, 3_000));
+    assert_eq!((config.worker.lease, config.broker.lease_ms), (Duration::from_secs(3), 3_000));
 }
 
 #[test]

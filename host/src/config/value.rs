@@ -6,8 +6,11 @@
 
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use toml::Value;
+
+use crate::secret::is_address;
 
 /// The value of a setting. It may be a secret in the wrong place, so it is never shown.
 #[derive(Clone, Copy)]
@@ -30,6 +33,12 @@ impl SettingValue<'_> {
         }
     }
 
+    /// A path, or `None` for an empty text. An address may hold a password, and is not the name of a directory.
+    pub(super) fn directory(self) -> Result<Option<PathBuf>, ValueMismatch> {
+        let path = self.text().ok().filter(|path| !is_address(path)).ok_or_else(|| self.mismatch("a directory"))?;
+        Ok(Some(path).filter(|path| !path.is_empty()).map(PathBuf::from))
+    }
+
     pub(super) fn boolean(self) -> Result<bool, ValueMismatch> {
         match self {
             Self::Text("true") | Self::Toml(Value::Boolean(true)) => Ok(true),
@@ -48,11 +57,6 @@ impl SettingValue<'_> {
             (start, u64::MAX) => self.mismatch(&format!("a whole number from {start} up")),
             (start, end) => self.mismatch(&format!("a whole number from {start} to {end}")),
         })
-    }
-
-    pub(super) fn size(self, range: RangeInclusive<usize>) -> Result<usize, ValueMismatch> {
-        let number = self.whole_number(*range.start() as u64..=*range.end() as u64)?;
-        usize::try_from(number).map_err(|_| self.mismatch("a number that fits this machine"))
     }
 
     pub(super) fn factor(self) -> Result<f64, ValueMismatch> {

@@ -21,6 +21,7 @@ mod settings;
 #[cfg(test)]
 mod testing;
 
+pub use crate::event::AttemptLimits;
 pub use crate::event::{InvalidPattern, TypePattern};
 pub use component::compile::Compiler;
 pub use component::compile_child::{CompileChild, compile_and_answer};
@@ -39,7 +40,6 @@ pub use run::cpu_meter::CpuMeter;
 pub use run::executor::GuestJob;
 pub use run::instance_pool::ReusePolicy;
 pub use run::plugin::{AttemptPermit, Plugin};
-pub use sandbox::limits::AttemptLimits;
 pub use settings::secrets::{FromEnvironment, FromFile, SecretError, SecretSource};
 pub use settings::{
     GrantSettings, InvalidSettings, LimitsPatch, MAX_CONCURRENCY, PluginSettings, RetrySettings, given_addresses,

@@ -22,7 +22,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::printable::Printable;
+use crate::printable::{Printable, PrintableJson};
 use crate::secret::RedactedText;
 
 use throttle::LogThrottle;
@@ -251,7 +251,13 @@ impl<W: Write> Write for LineWriter<W> {
         let text = String::from_utf8_lossy(line);
         let text = text.strip_suffix('\n').unwrap_or(&text);
         // The text may quote an address with a password.
-        let line_out = format!("{}\n", Printable(RedactedText(text)));
+        let shown = RedactedText(text);
+        // A line that is not JSON begins with its time.
+        let line_out = if text.starts_with('{') {
+            format!("{}\n", PrintableJson(shown))
+        } else {
+            format!("{}\n", Printable(shown))
+        };
         self.0.write_all(line_out.as_bytes())?;
         Ok(line.len())
     }

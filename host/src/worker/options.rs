@@ -6,7 +6,7 @@ use super::ready_queue::MAX_HELD;
 use crate::event::RetryPolicies;
 
 /// The settings of a worker.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WorkerOptions {
     /// How many attempts of one plugin may run at once on this host. The plugin's settings can override it.
     pub concurrency: usize,

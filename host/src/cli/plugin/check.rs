@@ -6,11 +6,10 @@ use eventstream::app::PluginInspector;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use crate::cli::exit::ExitReason;
 use crate::cli::inspect::{
     describe_plugin, describe_refusal, load_settings, note_unused_settings, refusal_exit, with_inspector,
 };
-use crate::cli::output::{print_json, print_lines, report_error};
+use crate::cli::output::{CommandResult, ExitReason, print_json, print_lines, report_error};
 use crate::cli::settings;
 
 pub(super) const EXAMPLES: &str = "\
@@ -29,10 +28,10 @@ Exit codes: 0 every file is a plugin, 1 failed, 2 usage or configuration, 4 a fi
 #[derive(Debug, clap::Args)]
 pub(crate) struct CheckArgs {
     /// The components
-    #[arg(value_name = "FILE", required = true)]
+    #[arg(value_name = "FILE", required = true, value_parser = settings::path_parser())]
     files: Vec<PathBuf>,
     /// The settings file of the component, if FILE is one file only [default: none, even if NAME.toml is beside the file]
-    #[arg(long, value_name = "NAME.toml")]
+    #[arg(long, value_name = "NAME.toml", value_parser = settings::path_parser())]
     settings: Option<PathBuf>,
     /// Print one line of JSON for each file
     #[arg(long)]
@@ -40,13 +39,11 @@ pub(crate) struct CheckArgs {
 }
 
 /// Checks the files.
-pub(super) fn run(args: &CheckArgs) -> ExitReason {
-    with_inspector(settings::load_without_file(), |inspector, runtime| {
-        check(args, &inspector, &runtime).unwrap_or_else(|exit| exit)
-    })
+pub(super) fn run(args: &CheckArgs) -> CommandResult {
+    with_inspector(settings::load_without_file(), |inspector, runtime| check(args, &inspector, &runtime))
 }
 
-fn check(args: &CheckArgs, inspector: &PluginInspector, runtime: &Runtime) -> Result<ExitReason, ExitReason> {
+fn check(args: &CheckArgs, inspector: &PluginInspector, runtime: &Runtime) -> CommandResult {
     if args.settings.is_some() && args.files.len() > 1 {
         report_error("--settings belongs to one plugin: check its file alone");
         return Err(ExitReason::Usage);

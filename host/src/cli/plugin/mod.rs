@@ -1,14 +1,13 @@
 //! `eventstream plugin`: creates, builds, tests, checks and runs plugins, and manages those of a server.
 //!
-//! [`admin`] manages the plugins of a server; [`crate::cli::project`] works on plugin projects.
+//! [`manage`] manages the plugins of a server; [`crate::cli::project`] works on plugin projects.
 
-mod admin;
 mod check;
-mod input_lines;
+mod manage;
 mod run;
 
 use super::client::{ClientError, CommandReport};
-use super::exit::ExitReason;
+use super::output::{CommandResult, ExitReason};
 use super::project;
 
 /// The commands for plugins.
@@ -30,37 +29,34 @@ pub(super) enum PluginCommand {
     #[command(after_help = run::EXAMPLES)]
     Run(run::RunArgs),
     /// List the plugins of a server
-    #[command(after_help = admin::LIST_EXAMPLES)]
-    List(admin::ListArgs),
+    #[command(after_help = manage::LIST_EXAMPLES)]
+    List(manage::ListArgs),
     /// Activate the version of a plugin that was active before
-    #[command(after_help = admin::ROLLBACK_EXAMPLES)]
-    Rollback(admin::RollbackArgs),
+    #[command(after_help = manage::ROLLBACK_EXAMPLES)]
+    Rollback(manage::RollbackArgs),
     /// Approve a build that waits because it takes types from another plugin or imports more than before
-    #[command(after_help = admin::APPROVE_EXAMPLES)]
-    Approve(admin::ApproveArgs),
+    #[command(after_help = manage::APPROVE_EXAMPLES)]
+    Approve(manage::ApproveArgs),
     /// Remove a plugin from a server
-    #[command(after_help = admin::REMOVE_EXAMPLES)]
-    Remove(admin::RemoveArgs),
+    #[command(after_help = manage::REMOVE_EXAMPLES)]
+    Remove(manage::RemoveArgs),
 }
 
 /// Runs the command.
-pub(super) fn run(command: &PluginCommand) -> ExitReason {
+pub(super) fn run(command: &PluginCommand) -> CommandResult {
     match command {
         PluginCommand::New(args) => project::new(args),
         PluginCommand::Build(args) => project::build(args),
         PluginCommand::Test(args) => project::test(args),
         PluginCommand::Check(args) => check::run(args),
         PluginCommand::Run(args) => run::run(args),
-        PluginCommand::List(args) => report_answer(admin::list(args)),
-        PluginCommand::Rollback(args) => report_answer(admin::rollback(args)),
-        PluginCommand::Approve(args) => report_answer(admin::approve(args)),
-        PluginCommand::Remove(args) => report_answer(admin::remove(args)),
+        PluginCommand::List(args) => report_answer(manage::list(args)),
+        PluginCommand::Rollback(args) => report_answer(manage::rollback(args)),
+        PluginCommand::Approve(args) => report_answer(manage::approve(args)),
+        PluginCommand::Remove(args) => report_answer(manage::remove(args)),
     }
 }
 
-fn report_answer(answer: Result<CommandReport, ClientError>) -> ExitReason {
-    match answer {
-        Ok(report) => ExitReason::Done.if_written(report.print()),
-        Err(failure) => failure.report(),
-    }
+fn report_answer(answer: Result<CommandReport, ClientError>) -> CommandResult {
+    answer.map_err(|failure| failure.report())?.print().map(|()| ExitReason::Done)
 }

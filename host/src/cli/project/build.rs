@@ -7,9 +7,8 @@ use std::process::Command;
 use eventstream::regular_file;
 
 use super::manifest::{Language, Project, read_table_name};
-use crate::cli::exit::ExitReason;
-use crate::cli::inspect::{describe_plugin, describe_refusal, load_settings, refusal_exit, with_inspector};
-use crate::cli::output::{print_lines, print_note, report_error, report_error_lines};
+use crate::cli::inspect::{describe_plugin, load_settings, report_refusal, with_inspector};
+use crate::cli::output::{CommandResult, ExitReason, print_lines, print_note, report_as};
 use crate::cli::settings;
 
 pub(crate) const BUILD_EXAMPLES: &str = "\
@@ -28,36 +27,21 @@ const TARGET: &str = "wasm32-wasip2";
 #[derive(Debug, clap::Args)]
 pub(crate) struct BuildArgs {
     /// The folder of the project
-    #[arg(value_name = "DIR", default_value = ".")]
+    #[arg(value_name = "DIR", default_value = ".", value_parser = settings::path_parser())]
     dir: PathBuf,
 }
 
 /// Builds and checks the component.
-pub(crate) fn run(args: &BuildArgs) -> ExitReason {
-    let project = match Project::in_folder(&args.dir) {
-        Ok(project) => project,
-        Err(message) => {
-            report_error(message);
-            return ExitReason::Usage;
-        }
-    };
-    if let Err(message) = build_component(&project) {
-        report_error(message);
-        return ExitReason::Failed;
-    }
+pub(crate) fn run(args: &BuildArgs) -> CommandResult {
+    let project = Project::in_folder(&args.dir).map_err(|message| report_as(ExitReason::Usage, message))?;
+    build_component(&project).map_err(|message| report_as(ExitReason::Failed, message))?;
     let component = project.component();
     with_inspector(settings::load(None, Vec::new()), |inspector, runtime| {
-        let settings = match load_settings(project.settings().as_deref(), &inspector, &runtime) {
-            Ok(settings) => settings,
-            Err(exit) => return exit,
-        };
-        match runtime.block_on(inspector.load(&component, settings.as_ref())) {
-            Ok(plugin) => ExitReason::Done.if_written(print_lines(describe_plugin(&component, &plugin.facts()))),
-            Err(refusal) => {
-                report_error_lines(describe_refusal(&component, &refusal));
-                refusal_exit(&refusal)
-            }
-        }
+        let settings = load_settings(project.settings().as_deref(), &inspector, &runtime)?;
+        let loaded = runtime.block_on(inspector.load(&component, settings.as_ref()));
+        let plugin = loaded.map_err(|refusal| report_refusal(&component, &refusal))?;
+        print_lines(describe_plugin(&component, &plugin.facts()))?;
+        Ok(ExitReason::Done)
     })
 }
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use eventstream::printable::Printable;
 
 use super::manifest::Language;
-use crate::cli::exit::ExitReason;
 use crate::cli::inspect::parse_plugin_name;
-use crate::cli::output::{print_lines, report_error};
+use crate::cli::output::{CommandResult, ExitReason, print_lines, report_as};
+use crate::cli::settings::path_parser;
 
 pub(crate) const NEW_EXAMPLES: &str = "\
 Examples:
@@ -31,7 +31,7 @@ pub(crate) struct NewArgs {
     #[arg(long, value_enum, default_value_t = Language::Rust)]
     lang: Language,
     /// The folder to create [default: NAME]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path_parser())]
     dir: Option<PathBuf>,
 }
 
@@ -96,28 +96,29 @@ impl Language {
 }
 
 /// Creates the project.
-pub(crate) fn run(args: &NewArgs) -> ExitReason {
+pub(crate) fn run(args: &NewArgs) -> CommandResult {
     let folder = args.dir.clone().unwrap_or_else(|| PathBuf::from(&args.name));
     if args.lang == Language::Rust && !args.name.starts_with(|c: char| c.is_ascii_alphabetic()) {
-        report_error(format!("{:?} cannot be the name of a Rust package: begin it with a letter", args.name));
-        return ExitReason::Usage;
+        let message = format!("{} cannot be the name of a Rust package: begin it with a letter", args.name);
+        return Err(report_as(ExitReason::Usage, message));
     }
     if fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some()) {
-        report_error(format!("{} exists and is not empty: choose another folder with --dir", folder.display()));
-        return ExitReason::Usage;
+        let message = format!("{} exists and is not empty: choose another folder with --dir", folder.display());
+        return Err(report_as(ExitReason::Usage, message));
     }
     for (path, template) in COMMON.iter().chain(args.lang.templates()) {
         // The interface has no placeholders.
         let is_interface = path.starts_with("wit/");
         let text = if is_interface { (*template).to_owned() } else { fill_template(template, args) };
-        if let Err(error) = write_file(&folder.join(path), &text) {
-            report_error(format!("{} cannot be written: {error}", folder.join(path).display()));
-            return ExitReason::Failed;
-        }
+        let path = folder.join(path);
+        write_file(&path, &text).map_err(|error| {
+            report_as(ExitReason::Failed, format_args!("{} cannot be written: {error}", path.display()))
+        })?;
     }
     let (shown, install) = (Printable(folder.display()), args.lang.install_command());
     let next = format!("{shown} is a plugin project; next:\n  cd {shown}\n  {install}\n  eventstream plugin test");
-    ExitReason::Done.if_written(print_lines(next))
+    print_lines(next)?;
+    Ok(ExitReason::Done)
 }
 
 fn fill_template(template: &str, args: &NewArgs) -> String {

@@ -17,9 +17,8 @@ use serde_json::{Value, json};
 
 use super::build::build_component;
 use super::manifest::Project;
-use crate::cli::exit::ExitReason;
-use crate::cli::inspect::{describe_refusal, load_settings, refusal_exit, with_inspector};
-use crate::cli::output::{print_json, print_lines, report_error, report_error_lines};
+use crate::cli::inspect::{load_settings, report_refusal, with_inspector};
+use crate::cli::output::{CommandResult, ExitReason, print_json, print_lines, report_as};
 use crate::cli::settings;
 
 pub(crate) const TEST_EXAMPLES: &str = "\
@@ -39,7 +38,7 @@ Exit codes: 0 all tests passed, 1 a test or the build failed, 2 no project or no
 #[derive(Debug, clap::Args)]
 pub(crate) struct TestArgs {
     /// The folder of the project
-    #[arg(value_name = "DIR", default_value = ".")]
+    #[arg(value_name = "DIR", default_value = ".", value_parser = settings::path_parser())]
     dir: PathBuf,
     /// Do not build; test the component of the last build
     #[arg(long)]
@@ -95,23 +94,14 @@ impl TestCase {
 }
 
 /// Builds the component and runs its tests.
-pub(crate) fn run(args: &TestArgs) -> ExitReason {
+pub(crate) fn run(args: &TestArgs) -> CommandResult {
     let found = Project::in_folder(&args.dir).and_then(|project| Ok((read_cases(&args.dir)?, project)));
-    let (cases, project) = match found {
-        Ok(found) => found,
-        Err(message) => {
-            report_error(message);
-            return ExitReason::Usage;
-        }
-    };
-    if !args.no_build
-        && let Err(message) = build_component(&project)
-    {
-        report_error(message);
-        return ExitReason::Failed;
+    let (cases, project) = found.map_err(|message| report_as(ExitReason::Usage, message))?;
+    if !args.no_build {
+        build_component(&project).map_err(|message| report_as(ExitReason::Failed, message))?;
     }
     with_inspector(settings::load(None, Vec::new()), |inspector, runtime| {
-        run_cases(args, &project, &cases, &inspector, &runtime).unwrap_or_else(|exit| exit)
+        run_cases(args, &project, &cases, &inspector, &runtime)
     })
 }
 
@@ -136,7 +126,7 @@ fn run_cases(
     cases: &[(String, TestCase)],
     inspector: &PluginInspector,
     runtime: &tokio::runtime::Runtime,
-) -> Result<ExitReason, ExitReason> {
+) -> CommandResult {
     let component = &project.component();
     let settings = load_settings(project.settings().as_deref(), inspector, runtime)?;
     // Compiling takes most of the time, so tests with the same config share one plugin.
@@ -147,10 +137,7 @@ fn run_cases(
         if !plugins.iter().any(|(known, _)| *known == config) {
             match runtime.block_on(inspector.load_with(component, settings.as_ref(), config.cloned())) {
                 Ok(plugin) => plugins.push((config, plugin)),
-                Err(refusal) => {
-                    report_error_lines(describe_refusal(component, &refusal));
-                    return Err(refusal_exit(&refusal));
-                }
+                Err(refusal) => return Err(report_refusal(component, &refusal)),
             }
         }
         let Some((_, plugin)) = plugins.iter().find(|(known, _)| *known == config) else { continue };

@@ -9,12 +9,11 @@ use std::path::{Path, PathBuf};
 use eventstream::app::{self, ExportNotice, TransferCounts};
 use serde_json::json;
 
-use super::STANDARD_STREAM;
 use super::partial_file::PartialFile;
-use crate::cli::exit::ExitReason;
-use crate::cli::output::{format_thousands, print_line, print_note, report_error};
+use super::{STANDARD_STREAM, summarize};
+use crate::cli::output::{CommandResult, ExitReason, print_line, print_note, report_error};
 use crate::cli::progress::{ProgressUnit, TransferProgress};
-use crate::cli::settings::BrokerArgs;
+use crate::cli::settings::{BrokerArgs, path_parser};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -36,7 +35,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     store: BrokerArgs,
     /// The file to write, or - for standard output
-    #[arg(long, value_name = "FILE|-", default_value = "-")]
+    #[arg(long, value_name = "FILE|-", default_value = "-", value_parser = path_parser())]
     out: PathBuf,
     /// Print the result as JSON
     #[arg(long)]
@@ -44,18 +43,13 @@ pub(crate) struct Args {
 }
 
 /// Exports the store.
-pub(crate) fn run(args: &Args) -> ExitReason {
-    let (config, runtime, _log) = match args.store.open() {
-        Ok(both) => both,
-        Err(exit) => return exit,
-    };
-    let mut out = match ExportTarget::create(&args.out) {
-        Ok(out) => out,
-        Err(error) => {
-            report_error(format!("{} cannot be written: {error}", args.out.display()));
-            return ExitReason::Usage;
-        }
-    };
+pub(crate) fn run(args: &Args) -> CommandResult {
+    let (config, runtime, _log) = args.store.open()?;
+    let report_unwritable = |error| report_error(format!("{} cannot be written: {error}", args.out.display()));
+    let mut out = ExportTarget::create(&args.out).map_err(|error| {
+        report_unwritable(error);
+        ExitReason::Usage
+    })?;
     let mut moved = TransferCounts::default();
     let bar = TransferProgress::new("exporting");
     let mut report = |notice: ExportNotice<'_>, expected| match notice {
@@ -69,19 +63,15 @@ pub(crate) fn run(args: &Args) -> ExitReason {
     };
     let exported = runtime.block_on(app::export(&config, out.writer(), &mut moved, &mut report));
     drop(bar);
-    let finished = match exported {
-        Ok(()) => out.finish(),
-        Err(error) => {
-            out.abandon();
-            report_error(&error);
-            return ExitReason::from_error(&error);
-        }
-    };
-    if let Err(error) = finished {
-        report_error(format!("{} cannot be written: {error}", args.out.display()));
-        return ExitReason::Failed;
+    if let Err(error) = exported {
+        out.abandon();
+        return Err(ExitReason::report(&error));
     }
-    let summary = if args.json { to_json(&moved) } else { summarize(&moved) };
+    out.finish().map_err(|error| {
+        report_unwritable(error);
+        ExitReason::Failed
+    })?;
+    let summary = if args.json { to_json(&moved) } else { summarize("exported", &moved) };
     let printed = if args.out == Path::new(STANDARD_STREAM) {
         print_note(summary);
         Ok(())
@@ -90,21 +80,9 @@ pub(crate) fn run(args: &Args) -> ExitReason {
     };
     if moved.unreadable > 0 {
         report_error("the entries that could not be read stay in the broker");
-        return ExitReason::Failed;
+        return Err(ExitReason::Failed);
     }
-    ExitReason::Done.if_written(printed)
-}
-
-fn summarize(moved: &TransferCounts) -> String {
-    let [events, failed, keys] = [moved.events, moved.failed, moved.keys].map(format_thousands);
-    let mut summary = format!("exported {events} events, {failed} failed, {keys} keys");
-    if moved.state > 0 {
-        summary.push_str(&format!(", {} state keys", format_thousands(moved.state)));
-    }
-    if moved.unreadable > 0 {
-        summary.push_str(&format!("; {} could not be read", format_thousands(moved.unreadable)));
-    }
-    summary
+    printed.map(|()| ExitReason::Done)
 }
 
 fn to_json(moved: &TransferCounts) -> String {

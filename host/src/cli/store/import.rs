@@ -9,11 +9,10 @@ use std::path::{Path, PathBuf};
 use eventstream::app::{self, TransferCounts};
 use serde_json::json;
 
-use super::STANDARD_STREAM;
-use crate::cli::exit::ExitReason;
-use crate::cli::output::{format_thousands, print_line, report_error};
+use super::{STANDARD_STREAM, summarize};
+use crate::cli::output::{CommandResult, ExitReason, print_line, report_error};
 use crate::cli::progress::{ProgressUnit, TransferProgress};
-use crate::cli::settings::BrokerArgs;
+use crate::cli::settings::{BrokerArgs, path_parser};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -33,7 +32,7 @@ const READ_BYTES: usize = 256 * 1024;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The file that `eventstream export` wrote, or - for standard input
-    #[arg(value_name = "FILE|-")]
+    #[arg(value_name = "FILE|-", value_parser = path_parser())]
     file: PathBuf,
     #[command(flatten)]
     store: BrokerArgs,
@@ -43,33 +42,26 @@ pub(crate) struct Args {
 }
 
 /// Imports the export.
-pub(crate) fn run(args: &Args) -> ExitReason {
-    let (config, runtime, _log) = match args.store.open() {
-        Ok(both) => both,
-        Err(exit) => return exit,
-    };
-    let (mut input, size_bytes) = match open(&args.file) {
-        Ok(opened) => opened,
-        Err(error) => {
-            report_error(format!("{} cannot be read: {error}", args.file.display()));
-            return ExitReason::Usage;
-        }
-    };
+pub(crate) fn run(args: &Args) -> CommandResult {
+    let (config, runtime, _log) = args.store.open()?;
+    let (mut input, size_bytes) = open(&args.file).map_err(|error| {
+        report_error(format!("{} cannot be read: {error}", args.file.display()));
+        ExitReason::Usage
+    })?;
     let mut moved = TransferCounts::default();
     let bar = TransferProgress::new("importing");
     let mut show = |read_bytes| bar.show(ProgressUnit::Bytes, read_bytes, size_bytes);
     let imported = runtime.block_on(app::import(&config, &mut *input, &mut moved, &mut show));
     drop(bar);
-    match imported {
-        Ok(()) => ExitReason::Done.if_written(print_line(if args.json { to_json(&moved) } else { summarize(&moved) })),
-        Err(error) => {
-            report_error(&error);
-            if moved != TransferCounts::default() {
-                report_error(format!("imported before that: {}", summarize(&moved)));
-            }
-            ExitReason::from_error(&error)
+    if let Err(error) = imported {
+        let exit = ExitReason::report(&error);
+        if moved != TransferCounts::default() {
+            report_error(format!("before that: {}", summarize("imported", &moved)));
         }
+        return Err(exit);
     }
+    print_line(if args.json { to_json(&moved) } else { summarize("imported", &moved) })?;
+    Ok(ExitReason::Done)
 }
 
 /// Opens the export, and returns its size in bytes if that is known.
@@ -84,21 +76,6 @@ fn open(path: &Path) -> io::Result<(Box<dyn BufRead>, Option<u64>)> {
     }
     let size_bytes = metadata.is_file().then_some(metadata.len());
     Ok((Box::new(BufReader::with_capacity(READ_BYTES, file)), size_bytes))
-}
-
-fn summarize(moved: &TransferCounts) -> String {
-    let [events, failed, keys] = [moved.events, moved.failed, moved.keys].map(format_thousands);
-    let mut summary = format!("imported {events} events, {failed} failed, {keys} keys");
-    if moved.state > 0 {
-        summary.push_str(&format!(", {} state keys", format_thousands(moved.state)));
-    }
-    if moved.known > 0 {
-        summary.push_str(&format!("; {} existed already", format_thousands(moved.known)));
-    }
-    if moved.expired > 0 {
-        summary.push_str(&format!("; {} keys had expired", format_thousands(moved.expired)));
-    }
-    summary
 }
 
 fn to_json(moved: &TransferCounts) -> String {

@@ -16,9 +16,10 @@ use super::state_buffer::StateBuffer;
 use super::state_reader::{NoState, StateReader};
 use super::stdio::GuestStream;
 use crate::event::{AttemptEffects, AttemptFailure, Event, FailureClass};
+use crate::plugin::AttemptLimits;
 use crate::plugin::run::outcome;
 use crate::plugin::run::stopwatch::AttemptStopwatch;
-use crate::plugin::sandbox::limits::{AttemptLimits, MemoryLimiter};
+use crate::plugin::sandbox::limits::MemoryLimiter;
 use crate::plugin::settings::secrets::PluginSecrets;
 
 /// The most handles to host objects, such as streams and pollables, that an instance may hold. A request takes ten.

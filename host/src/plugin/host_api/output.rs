@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use crate::event::{EventId, LogLevel, LogLine};
-use crate::plugin::sandbox::limits::{AttemptLimits, LimitBreach};
+use crate::plugin::AttemptLimits;
+use crate::plugin::sandbox::limits::LimitBreach;
 use crate::plugin::settings::secrets::PluginSecrets;
 use crate::printable::Printable;
 use parking_lot::{Mutex, MutexGuard};

@@ -15,7 +15,7 @@ use crate::event::limits::{
     is_plain_text,
 };
 use crate::event::{DataKind, Event, EventData, EventId, EventType, PublishedEvent, depth_is_within, media_type};
-use crate::plugin::sandbox::limits::AttemptLimits;
+use crate::plugin::AttemptLimits;
 
 const MAX_CONTENT_TYPE_CHARS: usize = 256;
 const MAX_JSON_DEPTH: usize = 64;

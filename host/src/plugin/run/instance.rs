@@ -13,12 +13,13 @@ use super::instance_pool::{InstancePool, PooledInstance, ReusePolicy};
 use super::outcome;
 use super::stopwatch::AttemptStopwatch;
 use crate::event::{AttemptEffects, AttemptFailure, AttemptOutcome, Event, EventData, EventId, FailureClass};
+use crate::plugin::AttemptLimits;
 use crate::plugin::component::fit::FittedComponent;
 use crate::plugin::host_api::bindings::exports::eventstream::plugin::describe::Manifest;
 use crate::plugin::host_api::state_reader::NoState;
 use crate::plugin::host_api::{AttemptContext, AttemptOutput, GuestState, HostContext};
 use crate::plugin::sandbox::Sandbox;
-use crate::plugin::sandbox::limits::{AttemptLimits, LimitBreach};
+use crate::plugin::sandbox::limits::LimitBreach;
 use crate::plugin::{AttemptInput, AttemptResult, StateReader};
 
 /// The error for an export that has the expected name but another type.

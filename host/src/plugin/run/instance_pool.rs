@@ -138,7 +138,7 @@ pub(in crate::plugin) async fn sweep(pool: Weak<InstancePool>) {
 #[cfg(test)]
 mod tests {
     use crate::event::{AttemptOutcome, FailureClass};
-    use crate::plugin::sandbox::limits::AttemptLimits;
+    use crate::plugin::AttemptLimits;
     use crate::plugin::testing::{OK, RETRY, SolePlugin, sole_with};
 
     const THREE_EVENTS: &str = "reuse = { max_events = 3, idle_ms = \"1h\" }";

@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::api::{
-    ApprovalView, LimitsView, PluginChangeError, PluginControl, PluginStatusView, PluginView, RemovedPlugin, ReuseView,
+    ApprovalView, PluginChangeError, PluginControl, PluginStatusView, PluginView, RemovedPlugin, ReuseView,
     TakenTypesView,
 };
 use crate::broker::{ConsumerDirectory, Lane};
 use crate::event::EventType;
 use crate::plugin::{
-    ApproveError, AttemptLimits, NeedsApproval, PluginRegistry, PluginReport, PluginStatus, RemoveError, ReusePolicy,
-    RollbackError,
+    ApproveError, NeedsApproval, PluginRegistry, PluginReport, PluginStatus, RemoveError, ReusePolicy, RollbackError,
 };
 use crate::worker;
 
@@ -105,7 +104,7 @@ impl From<PluginReport> for PluginView {
             description: report.description,
             dialect: report.dialect,
             types: report.types,
-            limits: report.limits.map(LimitsView::from),
+            limits: report.limits,
             concurrency: report.concurrency,
             max_waiting: report.max_waiting,
             reuse: report.reuse.map(ReuseView::from),
@@ -137,52 +136,6 @@ impl From<NeedsApproval> for ApprovalView {
     }
 }
 
-impl From<AttemptLimits> for LimitsView {
-    fn from(limits: AttemptLimits) -> Self {
-        // Named one by one, so that a new limit does not compile until the view has it.
-        let AttemptLimits {
-            wall_ms,
-            cpu_ms,
-            memory_bytes,
-            result_bytes,
-            published_events,
-            payload_bytes,
-            state_operations,
-            state_value_bytes,
-            state_keys,
-            state_bytes,
-            log_lines,
-            log_line_bytes,
-            stderr_bytes,
-            host_call_bytes,
-            http_requests,
-            http_request_bytes,
-            http_response_bytes,
-            http_timeout_ms,
-        } = limits;
-        Self {
-            wall_ms,
-            cpu_ms,
-            memory_bytes,
-            result_bytes,
-            published_events,
-            payload_bytes,
-            state_operations,
-            state_value_bytes,
-            state_keys,
-            state_bytes,
-            log_lines,
-            log_line_bytes,
-            stderr_bytes,
-            host_call_bytes,
-            http_requests,
-            http_request_bytes,
-            http_response_bytes,
-            http_timeout_ms,
-        }
-    }
-}
-
 impl From<ReusePolicy> for ReuseView {
     fn from(reuse: ReusePolicy) -> Self {
         Self { max_events: reuse.max_events.get(), idle_ms: reuse.idle_ms }
@@ -194,7 +147,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::event::Timestamp;
+    use crate::event::{AttemptLimits, Timestamp};
     use crate::plugin::TakenTypes;
 
     #[test]

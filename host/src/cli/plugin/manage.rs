@@ -8,9 +8,9 @@ use eventstream::printable::Printable;
 use serde_json::Value;
 
 use crate::cli::client::{ClientError, CommandReport, ServerAnswer, ServerTarget};
-use crate::cli::exit::ExitReason;
 use crate::cli::failed;
 use crate::cli::inspect::parse_plugin_name;
+use crate::cli::output::ExitReason;
 
 pub(crate) const LIST_EXAMPLES: &str = "\
 Examples:
