@@ -13,11 +13,11 @@ mod store;
 mod trial;
 
 pub use error::Error;
-pub use inspector::{InspectError, PluginFacts, PluginInspector};
+pub use inspector::{InspectError, PluginInspector};
 pub use serve::run;
 pub use startup_facts::StartupFact;
 pub use store::{backup, export, import};
-pub use trial::PluginTrial;
+pub use trial::{PluginFacts, PluginTrial};
 
 pub use crate::event::EventFault;
 pub use crate::plugin::{CompileLimits, PluginSettings, compile_and_answer};

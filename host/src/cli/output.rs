@@ -12,8 +12,8 @@ use eventstream::app;
 use eventstream::printable::{Printable, PrintableJson, PrintableLines};
 use eventstream::secret::RedactedText;
 
-/// How the program ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How the program ends. The worse end is the greater one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ExitReason {
     /// Done.
     Done = 0,

@@ -86,6 +86,12 @@ fn the_command_line_is_well_formed() {
 }
 
 #[test]
+fn a_file_that_is_not_a_plugin_outranks_an_unreadable_one() {
+    assert_eq!(ExitReason::Invalid.max(ExitReason::Usage), ExitReason::Invalid);
+    assert_eq!(ExitReason::Done.max(ExitReason::Usage), ExitReason::Usage);
+}
+
+#[test]
 fn numbers_are_written_in_groups_of_three() {
     for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567"), (100_000, "100,000")] {
         assert_eq!(format_thousands(number), text);

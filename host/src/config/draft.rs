@@ -11,8 +11,8 @@ use crate::event::{FailureClass, RetryPatch, RetryPolicies, RetryPolicy};
 use crate::telemetry;
 use crate::worker::WorkerOptions;
 
-use super::error::ConfigFault;
 use super::settings::{BrokerUrl, Config, PluginsSettings};
+use super::sources::ConfigFault;
 
 /// The settings so far. They include secrets, so there is no `Debug`.
 pub(super) struct ConfigDraft {

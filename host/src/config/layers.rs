@@ -7,10 +7,10 @@ use toml::Value;
 use toml::de::{DeTable, DeValue};
 
 use super::draft::ConfigDraft;
-use super::error::ConfigFault;
-use super::keys::SettingKey;
-use super::load::FlagSetting;
-use super::value::SettingValue;
+use super::keys::{self, SettingKey};
+use super::settings::Config;
+use super::sources::{ConfigFault, FlagSetting};
+use super::value::{SettingValue, ValueMismatch};
 
 /// The prefix of this program's environment variables.
 const PREFIX: &str = "EVENTSTREAM_";
@@ -21,34 +21,97 @@ const TEST_PREFIX: &str = "EVENTSTREAM_TEST_";
 /// The prefix of variables that set a limit of plugins.
 const LIMITS_PREFIX: &str = "EVENTSTREAM_PLUGINS_LIMITS_";
 
-/// Applies the settings in a file.
-pub(super) fn apply_file(
-    draft: &mut ConfigDraft,
-    keys: &[SettingKey],
-    path: &Path,
-    text: &str,
-    faults: &mut Vec<ConfigFault>,
-) {
-    let root = match DeTable::parse(text) {
-        Ok(root) => root.into_inner(),
-        Err(error) => {
-            let start = error.span().map_or(0, |span| span.start);
-            faults.push(ConfigFault { place: format_place(path, text, start), message: error.message().to_owned() });
-            return;
-        }
-    };
-    // The same text again, as values without places.
-    let values: toml::Table = toml::from_str(text).unwrap_or_default();
-    let mut file = SettingsFile { draft, keys, path, text, faults };
-    file.apply_section("", &root, &values);
+/// The settings from the sources so far, and what is wrong with them.
+pub(super) struct SettingsLayers {
+    draft: ConfigDraft,
+    keys: Vec<SettingKey>,
+    faults: Vec<ConfigFault>,
 }
 
+impl Default for SettingsLayers {
+    fn default() -> Self {
+        Self { draft: ConfigDraft::default(), keys: keys::all(), faults: Vec::new() }
+    }
+}
+
+impl SettingsLayers {
+    /// Applies the settings in a file.
+    pub(super) fn apply_file(&mut self, path: &Path, text: &str) {
+        let root = match DeTable::parse(text) {
+            Ok(root) => root.into_inner(),
+            Err(error) => {
+                let start = error.span().map_or(0, |span| span.start);
+                self.add_fault(format_place(path, text, start), error.message());
+                return;
+            }
+        };
+        // The same text again, as values without places.
+        let values: toml::Table = toml::from_str(text).unwrap_or_default();
+        SettingsFile { layers: self, path, text }.apply_section("", &root, &values);
+    }
+
+    /// Applies the settings in the environment.
+    pub(super) fn apply_environment(&mut self, environment: &[(String, String)]) {
+        let variables: Vec<String> = self.keys.iter().map(SettingKey::variable).collect();
+        for (name, value) in environment {
+            if !name.starts_with(PREFIX) || name.starts_with(TEST_PREFIX) || NOT_SETTINGS.contains(&name.as_str()) {
+                continue;
+            }
+            if let Some(index) = variables.iter().position(|variable| variable == name) {
+                if let Err(message) = self.apply_value(index, SettingValue::Text(value), name) {
+                    self.add_fault(name, message);
+                }
+            } else if let Some(limit) = name.strip_prefix(LIMITS_PREFIX) {
+                let value = value.parse().map_or_else(|_| Value::String(value.clone()), Value::Integer);
+                self.draft.plugins.limits.insert(limit.to_ascii_lowercase(), value);
+            } else if !is_made_by_kubernetes(name, value) {
+                let known = variables.iter().map(String::as_str).chain(NOT_SETTINGS);
+                let message = match name.strip_prefix("EVENTSTREAM_PLUGINS_") {
+                    Some(_) => {
+                        "is not a setting; write the settings of one plugin in a file, under [plugins.NAME]".into()
+                    }
+                    None => format!("is not a setting{}", suggest_name(name, known)),
+                };
+                self.add_fault(name, message);
+            }
+        }
+    }
+
+    /// Applies the settings on the command line.
+    pub(super) fn apply_flags(&mut self, flags: &[FlagSetting]) {
+        for FlagSetting { key, flag, value } in flags {
+            let applied = match self.keys.iter().position(|known| known.name == *key) {
+                Some(index) => self.apply_value(index, SettingValue::Text(value), flag),
+                None => Err(format!("{key} is not a setting")),
+            };
+            if let Err(message) = applied {
+                self.add_fault(*flag, message);
+            }
+        }
+    }
+
+    /// Builds the configuration if nothing is wrong.
+    pub(super) fn finish(self) -> Result<Config, Vec<ConfigFault>> {
+        if self.faults.is_empty() { self.draft.finish() } else { Err(self.faults) }
+    }
+
+    fn apply_value(&mut self, index: usize, value: SettingValue<'_>, place: &str) -> Result<(), ValueMismatch> {
+        let key = &self.keys[index];
+        (key.set)(&mut self.draft, value)?;
+        self.draft.origins.push((key.name.clone(), place.to_owned()));
+        Ok(())
+    }
+
+    fn add_fault(&mut self, place: impl Into<String>, message: impl Into<String>) {
+        self.faults.push(ConfigFault { place: place.into(), message: message.into() });
+    }
+}
+
+/// The file that is applied.
 struct SettingsFile<'a> {
-    draft: &'a mut ConfigDraft,
-    keys: &'a [SettingKey],
+    layers: &'a mut SettingsLayers,
     path: &'a Path,
     text: &'a str,
-    faults: &'a mut Vec<ConfigFault>,
 }
 
 impl SettingsFile<'_> {
@@ -58,8 +121,11 @@ impl SettingsFile<'_> {
                 if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
             let Some(value) = values.get(key.get_ref().as_ref()) else { continue };
             let start = key.span().start;
-            if let Some(known) = self.keys.iter().find(|known| known.name == name) {
-                self.apply_value(known, value, start);
+            if let Some(index) = self.layers.keys.iter().position(|known| known.name == name) {
+                let place = format_place(self.path, self.text, start);
+                if let Err(expected) = self.layers.apply_value(index, SettingValue::Toml(value), &place) {
+                    self.layers.add_fault(place, format!("{name}: {expected}"));
+                }
             } else if prefix == "plugins" {
                 self.apply_plugin_table(key.get_ref(), value, start);
             } else if let (DeValue::Table(inner), Value::Table(inner_values)) = (placed.get_ref(), value)
@@ -73,7 +139,7 @@ impl SettingsFile<'_> {
                 let section =
                     |key: &SettingKey| key.name.rsplit_once('.').map_or(String::new(), |(section, _)| section.into());
                 let known: Vec<String> =
-                    self.keys.iter().map(|key| if is_table { section(key) } else { key.name.clone() }).collect();
+                    self.layers.keys.iter().map(|key| if is_table { section(key) } else { key.name.clone() }).collect();
                 let what = if is_table { "section" } else { "setting" };
                 let hint = suggest_name(&name, known.iter().map(String::as_str));
                 self.add_fault(start, format!("{name} is not a {what}{hint}"));
@@ -81,23 +147,17 @@ impl SettingsFile<'_> {
         }
     }
 
-    fn apply_value(&mut self, key: &SettingKey, value: &Value, start: usize) {
-        match (key.set)(self.draft, SettingValue::Toml(value)) {
-            Ok(()) => self.draft.origins.push((key.name.clone(), format_place(self.path, self.text, start))),
-            Err(expected) => self.add_fault(start, format!("{}: {expected}", key.name)),
-        }
-    }
-
     /// Stores `[plugins.limits]`, `[plugins.resolve]` and `[plugins.NAME]` unchecked.
     fn apply_plugin_table(&mut self, name: &str, value: &Value, start: usize) {
         match value {
-            Value::Table(table) if name == "resolve" => self.draft.plugins.resolve.extend(table.clone()),
-            Value::Table(table) if name == "limits" => self.draft.plugins.limits.extend(table.clone()),
+            Value::Table(table) if name == "resolve" => self.layers.draft.plugins.resolve.extend(table.clone()),
+            Value::Table(table) if name == "limits" => self.layers.draft.plugins.limits.extend(table.clone()),
             Value::Table(table) => {
-                self.draft.plugins.by_name.insert(name.to_owned(), table.clone());
+                self.layers.draft.plugins.by_name.insert(name.to_owned(), table.clone());
             }
             _ => {
-                let known: Vec<_> = self.keys.iter().filter_map(|key| key.name.strip_prefix("plugins.")).collect();
+                let known: Vec<_> =
+                    self.layers.keys.iter().filter_map(|key| key.name.strip_prefix("plugins.")).collect();
                 let known = known.join(", ");
                 let message = format!(
                     "plugins.{name} is not a setting; this section has {known}, limits, resolve and a section for each plugin"
@@ -109,60 +169,11 @@ impl SettingsFile<'_> {
 
     fn is_section(&self, name: &str) -> bool {
         name == "plugins"
-            || self.keys.iter().any(|key| key.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+            || self.layers.keys.iter().any(|key| key.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
     }
 
     fn add_fault(&mut self, start: usize, message: String) {
-        self.faults.push(ConfigFault { place: format_place(self.path, self.text, start), message });
-    }
-}
-
-/// Applies the settings in the environment.
-pub(super) fn apply_environment(
-    draft: &mut ConfigDraft,
-    keys: &[SettingKey],
-    environment: &[(String, String)],
-    faults: &mut Vec<ConfigFault>,
-) {
-    let variables: Vec<String> = keys.iter().map(SettingKey::variable).collect();
-    for (name, value) in environment {
-        if !name.starts_with(PREFIX) || name.starts_with(TEST_PREFIX) || NOT_SETTINGS.contains(&name.as_str()) {
-            continue;
-        }
-        if let Some(index) = variables.iter().position(|variable| variable == name) {
-            match (keys[index].set)(draft, SettingValue::Text(value)) {
-                Ok(()) => draft.origins.push((keys[index].name.clone(), name.clone())),
-                Err(message) => faults.push(ConfigFault { place: name.clone(), message }),
-            }
-        } else if let Some(limit) = name.strip_prefix(LIMITS_PREFIX) {
-            let value = value.parse().map_or_else(|_| Value::String(value.clone()), Value::Integer);
-            draft.plugins.limits.insert(limit.to_ascii_lowercase(), value);
-        } else if !is_made_by_kubernetes(name, value) {
-            let known = variables.iter().map(String::as_str).chain(NOT_SETTINGS);
-            let message = match name.strip_prefix("EVENTSTREAM_PLUGINS_") {
-                Some(_) => "is not a setting; write the settings of one plugin in a file, under [plugins.NAME]".into(),
-                None => format!("is not a setting{}", suggest_name(name, known)),
-            };
-            faults.push(ConfigFault { place: name.clone(), message });
-        }
-    }
-}
-
-/// Applies the settings on the command line.
-pub(super) fn apply_flags(
-    draft: &mut ConfigDraft,
-    keys: &[SettingKey],
-    flags: &[FlagSetting],
-    faults: &mut Vec<ConfigFault>,
-) {
-    for FlagSetting { key, flag, value } in flags {
-        let set =
-            keys.iter().find(|known| known.name == *key).map(|known| (known.set)(draft, SettingValue::Text(value)));
-        match set {
-            Some(Ok(())) => draft.origins.push(((*key).to_owned(), (*flag).to_owned())),
-            Some(Err(message)) => faults.push(ConfigFault { place: (*flag).to_owned(), message }),
-            None => faults.push(ConfigFault { place: (*flag).to_owned(), message: format!("{key} is not a setting") }),
-        }
+        self.layers.add_fault(format_place(self.path, self.text, start), message);
     }
 }
 

@@ -5,16 +5,16 @@
 //! start with any [`Config`] that exists. The settings of single plugins are passed on unchecked: `plugin` validates them.
 
 mod draft;
-mod error;
 mod keys;
 mod layers;
 mod load;
 mod settings;
+mod sources;
 mod value;
 
-pub use error::{ConfigFault, Error};
-pub use load::{ConfigSources, DEFAULT_FILE, FlagSetting};
+pub use load::DEFAULT_FILE;
 pub use settings::{BrokerUrl, Config, PluginsSettings};
+pub use sources::{ConfigFault, ConfigSources, Error, FlagSetting};
 
 #[cfg(test)]
 mod tests;

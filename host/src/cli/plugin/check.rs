@@ -68,25 +68,10 @@ fn check(args: &CheckArgs, inspector: &PluginInspector, runtime: &Runtime) -> Co
                 } else {
                     print_lines(describe_refusal(file, &refusal))?;
                 }
-                exit = worst_exit(exit, refusal_exit(&refusal));
+                // A file that is not a plugin outranks one that cannot be read.
+                exit = exit.max(refusal_exit(&refusal));
             }
         }
     }
     Ok(exit)
-}
-
-/// Returns the higher exit code: a file that is not a plugin outranks one that cannot be read.
-fn worst_exit(one: ExitReason, other: ExitReason) -> ExitReason {
-    if one as u8 > other as u8 { one } else { other }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_that_is_not_a_plugin_outranks_an_unreadable_one() {
-        assert_eq!(worst_exit(ExitReason::Invalid, ExitReason::Usage), ExitReason::Invalid);
-        assert_eq!(worst_exit(ExitReason::Done, ExitReason::Usage), ExitReason::Usage);
-    }
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use eventstream::regular_file;
 
-use super::manifest::{Language, Project, read_table_name};
+use super::{Language, Project, read_table_name};
 use crate::cli::inspect::{describe_plugin, load_settings, report_refusal, with_inspector};
 use crate::cli::output::{CommandResult, ExitReason, print_lines, print_note, report_as};
 use crate::cli::settings;

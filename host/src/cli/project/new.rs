@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use eventstream::printable::Printable;
 
-use super::manifest::Language;
+use super::Language;
 use crate::cli::inspect::parse_plugin_name;
 use crate::cli::output::{CommandResult, ExitReason, print_lines, report_as};
 use crate::cli::settings::path_parser;

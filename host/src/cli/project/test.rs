@@ -15,8 +15,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::Project;
 use super::build::build_component;
-use super::manifest::Project;
 use crate::cli::inspect::{load_settings, report_refusal, with_inspector};
 use crate::cli::output::{CommandResult, ExitReason, print_json, print_lines, report_as};
 use crate::cli::settings;
