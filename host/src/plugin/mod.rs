@@ -28,7 +28,7 @@ pub use component::compile_child::{CompileChild, compile_and_answer};
 pub use component::compile_limits::CompileLimits;
 pub use component::load_error::LoadError;
 pub use dialect::Dialect;
-pub use host_api::state_reader::{MemoryState, StateReader, StateUnavailable};
+pub use host_api::state::{MemoryState, StateReader, StateUnavailable};
 pub use host_api::{HttpGrant, HttpGrants};
 pub use inspection::InspectionSandbox;
 pub use registry::{

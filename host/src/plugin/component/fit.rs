@@ -11,7 +11,7 @@ use wasmtime::component::{Component, InstancePre, Linker};
 use super::signature::{self, KnownFunctions};
 use crate::plugin::dialect::{self, Dialect, HandlerExport, versioned};
 use crate::plugin::host_api::bindings::exports::eventstream::plugin::describe::GuestIndices as DescribeIndices;
-use crate::plugin::host_api::{GuestState, linker};
+use crate::plugin::host_api::{self, GuestState};
 use crate::plugin::sandbox::capacity::{MAX_MEMORIES, MAX_TABLES};
 
 /// The version of our package. Compatible versions fit too.
@@ -275,7 +275,7 @@ pub(in crate::plugin) fn initial_memory_bytes(component: &Component) -> Option<u
 
 /// The linker's error for each part of what is offered, while all other imports count as satisfied.
 fn differing_types(component: &Component, engine: &Engine) -> Vec<String> {
-    let linkers = linker::linkers(engine).unwrap_or_default();
+    let linkers = host_api::linkers(engine).unwrap_or_default();
     linkers
         .into_iter()
         .filter_map(|mut linker| {

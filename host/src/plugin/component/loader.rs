@@ -19,7 +19,7 @@ use crate::clock;
 use crate::event::{RetryPolicies, is_plugin_name};
 use crate::plugin::AttemptLimits;
 use crate::plugin::data_dir::PluginDataDir;
-use crate::plugin::host_api::{DenialLog, HostContext, HttpNetwork, SharedNetwork};
+use crate::plugin::host_api::{HostContext, HttpNetwork, SharedNetwork};
 use crate::plugin::run::executor::GuestExecutor;
 use crate::plugin::run::guest_runtime::GuestRuntime;
 use crate::plugin::run::instance::PreparedComponent;
@@ -65,13 +65,8 @@ impl PluginLoader {
             attempts: Arc::new(Semaphore::new(sandbox.capacity.attempts)),
             tracks: CompileTracks::default(),
         };
-        let network = SharedNetwork {
-            runtime: runtime.executor.io().cloned().ok_or_else(|| failed("no runtime for connections".into()))?,
-            roots: Arc::default(),
-            resolve: Arc::new(options.resolve.clone()),
-            quotas: Arc::default(),
-            own: options.listeners.clone().into(),
-        };
+        let io = runtime.executor.io().cloned().ok_or_else(|| failed("no runtime for connections".into()))?;
+        let network = SharedNetwork::new(io, options.resolve.clone(), options.listeners.clone().into());
         Ok(Self {
             sandbox,
             runtime: Arc::new(runtime),
@@ -130,16 +125,14 @@ impl PluginLoader {
         let sources = settings.secrets.unwrap_or_default();
         let secrets = self.runtime.executor.run_blocking(move || PluginSecrets::read(&sources)).await;
         let secrets = Arc::new(secrets.ok_or(LoadError::Host)??);
-        let denials = Arc::<DenialLog>::default();
         let granted = settings.grants.http.unwrap_or_default();
-        let network = HttpNetwork::new(name, granted, limits, (denials.clone(), secrets.clone()), &self.network);
+        let network = HttpNetwork::new(name, granted, limits, secrets.clone(), &self.network);
         let context = Arc::new(HostContext {
             name: name.to_owned(),
             limits,
             max_attempts: policies.retry.max_attempts,
             config: settings.config.unwrap_or_default(),
             secrets: secrets.clone(),
-            denials,
             network: Arc::new(network),
         });
         let size_bytes = file.bytes.len() as u64;

@@ -1,9 +1,15 @@
 //! An event in the forms that the dialects pass: payload bytes and CloudEvents attributes.
 
-use crate::event::{AttemptFailure, Event, EventData, to_utc};
+use crate::event::{AttemptFailure, Event, EventData, FailureClass, to_utc};
+use crate::plugin::run::outcome;
 
 /// A handler's answer: its result, or why it did not process the event.
-pub(in crate::plugin) type HandlerAnswer = Result<Option<EventData>, AttemptFailure>;
+pub type HandlerAnswer = Result<Option<EventData>, AttemptFailure>;
+
+/// A failure with a message that the handler may have written.
+pub(super) fn failure(class: FailureClass, message: impl Into<String>) -> AttemptFailure {
+    AttemptFailure::new(class, outcome::cut_message(message))
+}
 
 /// The bytes of an event's data; empty for an event without data.
 pub(super) fn payload(event: &Event) -> Vec<u8> {
@@ -25,6 +31,7 @@ pub(super) fn attributes(event: &Event) -> Vec<(String, String)> {
     attributes.extend(event.cause.map(|cause| ("ce-causationid".to_owned(), cause.to_string())));
     attributes
 }
+
 /// The time of an event in UTC, as `wit/` requires. Without a time from the sender it is the time of acceptance.
 pub(super) fn utc(event: &Event) -> String {
     event.time.as_deref().and_then(to_utc).unwrap_or_else(|| event.accepted.to_string())

@@ -1,35 +1,30 @@
 //! The dialect of this host: the package in `wit/`.
 
 use wasmtime::Store;
-use wasmtime::component::Instance;
 
-use super::event_form::{HandlerAnswer, utc};
+use super::event_form::{HandlerAnswer, failure, utc};
 use crate::event::{AttemptFailure, DataKind, Event, EventData, FailureClass};
 use crate::plugin::host_api::GuestState;
 use crate::plugin::host_api::bindings::eventstream::plugin::types::{Event as WitEvent, EventData as WitEventData};
 use crate::plugin::host_api::bindings::exports::eventstream::plugin::handler::Failure as WitFailure;
-pub(super) use crate::plugin::host_api::bindings::exports::eventstream::plugin::handler::GuestIndices as Indices;
-use crate::plugin::run::outcome;
+pub(super) use crate::plugin::host_api::bindings::exports::eventstream::plugin::handler::{
+    Guest, GuestIndices as Indices,
+};
 
 pub(super) async fn call(
-    indices: &Indices,
+    handler: &Guest,
     store: &mut Store<GuestState>,
-    instance: &Instance,
     event: &Event,
 ) -> wasmtime::Result<HandlerAnswer> {
-    let handler = indices.load(&mut *store, instance)?;
     Ok(match handler.call_handle(&mut *store, &to_wit(event)).await? {
         Ok(result) => Ok(result.map(|result| match result {
             WitEventData::Text(text) => EventData::text(text),
             WitEventData::Binary(bytes) => EventData::binary(bytes),
         })),
         Err(WitFailure::Retry(retry)) => {
-            let message = outcome::cut_message(retry.message);
-            Err(AttemptFailure { after_ms: retry.after_ms, ..AttemptFailure::new(FailureClass::Retry, message) })
+            Err(AttemptFailure { after_ms: retry.after_ms, ..failure(FailureClass::Retry, retry.message) })
         }
-        Err(WitFailure::Reject(message)) => {
-            Err(AttemptFailure::new(FailureClass::Reject, outcome::cut_message(message)))
-        }
+        Err(WitFailure::Reject(message)) => Err(failure(FailureClass::Reject, message)),
     })
 }
 

@@ -17,11 +17,11 @@ pub enum Dialect {
 
 impl Dialect {
     /// All dialects, in the order of precedence.
-    pub(in crate::plugin) const ALL: [Self; 5] =
+    pub const ALL: [Self; 5] =
         [Self::Eventstream, Self::WasiMessaging, Self::Wasmcloud, Self::SpinRedis, Self::WasiHttp];
 
     /// The interface that a component of this dialect exports: name and version. The version is empty if there is none.
-    pub(in crate::plugin) fn export(self) -> (&'static str, &'static str) {
+    pub fn export(self) -> (&'static str, &'static str) {
         match self {
             Self::Eventstream => ("eventstream:plugin/handler", "0.1.0"),
             Self::WasiMessaging => ("wasi:messaging/incoming-handler", "0.2.0-draft"),
@@ -39,7 +39,7 @@ impl Dialect {
 }
 
 /// The name of an interface with its version, if it has one.
-pub(in crate::plugin) fn versioned(interface: &str, version: &str) -> String {
+pub fn versioned(interface: &str, version: &str) -> String {
     match version {
         "" => interface.to_owned(),
         version => format!("{interface}@{version}"),
@@ -48,7 +48,7 @@ pub(in crate::plugin) fn versioned(interface: &str, version: &str) -> String {
 
 /// The interfaces of other hosts that a component may import, with version and functions. A test compares them with the
 /// files in `wit/`.
-pub(in crate::plugin) const IMPORTS: [(&str, &str, &[&str]); 7] = [
+pub const IMPORTS: [(&str, &str, &[&str]); 7] = [
     (
         "wasi:messaging/types",
         "0.2.0-draft",

@@ -8,22 +8,22 @@
 pub(super) mod dialect_tests;
 mod event_form;
 mod eventstream;
-mod foreign_publish;
-mod handler_export;
 mod interface;
 mod spin;
 mod wasi_http;
 mod wasi_messaging;
 mod wasmcloud;
 
-use wasmtime::component::{HasSelf, Linker};
+use wasmtime::Store;
+use wasmtime::component::{HasSelf, Instance, InstancePre, Linker};
 
+use self::event_form::HandlerAnswer;
 use self::spin::Spin;
 use self::wasi_messaging::Messaging;
 use self::wasmcloud::Wasmcloud;
 use super::host_api::GuestState;
+use crate::event::Event;
 
-pub(super) use self::handler_export::HandlerExport;
 pub use self::interface::Dialect;
 pub(super) use self::interface::{IMPORTS, versioned};
 
@@ -35,4 +35,69 @@ pub(super) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result
     Messaging::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
     Wasmcloud::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
     Spin::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
+}
+
+/// Defines the handler for these dialects, each with its module. Their generated types differ, so a macro writes the arms.
+macro_rules! handler_export {
+    ($($dialect:ident in $module:ident),+) => {
+        /// The handler of a component, found by name and called in the component's instances.
+        pub(super) enum HandlerExport {
+            $($dialect($module::Indices)),+
+        }
+
+        impl HandlerExport {
+            /// Finds the handler of a component by name.
+            ///
+            /// # Errors
+            /// The component does not export the interface or one of its functions.
+            pub(super) fn find(dialect: Dialect, pre: &InstancePre<GuestState>) -> wasmtime::Result<Self> {
+                Ok(match dialect {
+                    $(Dialect::$dialect => Self::$dialect($module::Indices::new(pre)?)),+
+                })
+            }
+
+            /// The dialect of the handler.
+            pub(super) fn dialect(&self) -> Dialect {
+                match self {
+                    $(Self::$dialect(_) => Dialect::$dialect),+
+                }
+            }
+
+            /// Checks the types of the handler's functions in an instance, without a call.
+            ///
+            /// # Errors
+            /// A function has another type.
+            pub(super) fn check(&self, store: &mut Store<GuestState>, instance: &Instance) -> wasmtime::Result<()> {
+                match self {
+                    $(Self::$dialect(indices) => indices.load(store, instance).map(drop)),+
+                }
+            }
+
+            /// Calls the handler of an instance with an event.
+            ///
+            /// # Errors
+            /// Errors of the engine, traps among them.
+            pub(super) async fn call(
+                &self,
+                store: &mut Store<GuestState>,
+                instance: &Instance,
+                event: &Event,
+            ) -> wasmtime::Result<HandlerAnswer> {
+                match self {
+                    $(Self::$dialect(indices) => {
+                        let handler = indices.load(&mut *store, instance)?;
+                        $module::call(&handler, store, event).await
+                    })+
+                }
+            }
+        }
+    };
+}
+
+handler_export! {
+    Eventstream in eventstream,
+    WasiMessaging in wasi_messaging,
+    Wasmcloud in wasmcloud,
+    SpinRedis in spin,
+    WasiHttp in wasi_http
 }

@@ -3,13 +3,12 @@
 #![allow(missing_docs, reason = "generated; the WIT file is the documentation")]
 
 use wasmtime::Store;
-use wasmtime::component::Instance;
 
 use self::exports::fermyon::spin::inbound_redis::Error;
-pub(super) use self::exports::fermyon::spin::inbound_redis::GuestIndices as Indices;
+pub(super) use self::exports::fermyon::spin::inbound_redis::{Guest, GuestIndices as Indices};
 use self::fermyon::{spin::redis_types, spin2_0_0::variables};
-use super::event_form::{HandlerAnswer, payload};
-use crate::event::{AttemptFailure, Event, FailureClass};
+use super::event_form::{HandlerAnswer, failure, payload};
+use crate::event::{Event, FailureClass};
 use crate::plugin::host_api::GuestState;
 use crate::plugin::host_api::publish_buffer::short;
 
@@ -28,19 +27,14 @@ wasmtime::component::bindgen!({
 });
 
 pub(super) async fn call(
-    indices: &Indices,
+    handler: &Guest,
     store: &mut Store<GuestState>,
-    instance: &Instance,
     event: &Event,
 ) -> wasmtime::Result<HandlerAnswer> {
-    let handler = indices.load(&mut *store, instance)?;
-    Ok(match handler.call_handle_message(&mut *store, &payload(event)).await? {
-        Ok(()) => Ok(None),
-        Err(Error::Error | Error::Success) => {
-            let words = "the handler returned an error; its standard error may say why";
-            Err(AttemptFailure::new(FailureClass::Retry, words))
-        }
-    })
+    let answer = handler.call_handle_message(&mut *store, &payload(event)).await?;
+    Ok(answer.map(|()| None).map_err(|(Error::Error | Error::Success)| {
+        failure(FailureClass::Retry, "the handler returned an error; its standard error may say why")
+    }))
 }
 
 impl redis_types::Host for GuestState {}

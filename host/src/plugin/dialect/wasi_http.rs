@@ -12,13 +12,14 @@ use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, H
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::oneshot;
 use wasmtime::Store;
-use wasmtime::component::Instance;
-pub(super) use wasmtime_wasi_http::p2::bindings::exports::wasi::http::incoming_handler::GuestIndices as Indices;
+use wasmtime_wasi_http::WasiHttpView;
+pub(super) use wasmtime_wasi_http::p2::bindings::exports::wasi::http::incoming_handler::{
+    Guest, GuestIndices as Indices,
+};
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use wasmtime_wasi_http::{Error, WasiHttpView};
 
-use super::event_form::{HandlerAnswer, attributes};
+use super::event_form::{HandlerAnswer, attributes, failure};
 use crate::clock;
 use crate::event::{AttemptFailure, Event, EventData, FailureClass, media_type};
 use crate::plugin::host_api::GuestState;
@@ -32,13 +33,11 @@ const MAX_BODY_MESSAGE_BYTES: usize = 1_024;
 type HttpCallResult = Result<Response<Bytes>, AttemptFailure>;
 
 pub(super) async fn call(
-    indices: &Indices,
+    handler: &Guest,
     store: &mut Store<GuestState>,
-    instance: &Instance,
     event: &Event,
 ) -> wasmtime::Result<HandlerAnswer> {
-    let handler = indices.load(&mut *store, instance)?;
-    let limit_bytes = store.data().limits().host_call_bytes;
+    let limit_bytes = store.data().context.limits.host_call_bytes;
     let (sender, receiver) = oneshot::channel();
     let mut http = store.data_mut().http();
     let request = http.new_incoming_request(Scheme::Http, to_request(event)?)?;
@@ -105,7 +104,7 @@ async fn read_response(
             let words = outcome::format_message(format_args!("the handler answered with the error {code:?}"));
             return Ok(Err(failure(FailureClass::Retry, words)));
         }
-        Err(_) => return Ok(Err(failure(FailureClass::Trap, "the handler ended without an answer".into()))),
+        Err(_) => return Ok(Err(failure(FailureClass::Trap, "the handler ended without an answer"))),
     };
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -115,14 +114,13 @@ async fn read_response(
             }
             Ok(Ok(data)) => whole.extend_from_slice(&data),
             Ok(Err(_trailers)) => {}
-            Err(error) => return Ok(Err(incomplete(&error))),
+            Err(error) => {
+                let words = format!("the handler did not complete its answer: {error:?}");
+                return Ok(Err(failure(FailureClass::Retry, words)));
+            }
         }
     }
     Ok(Ok(Response::from_parts(head, whole.freeze())))
-}
-
-fn incomplete(error: &Error) -> AttemptFailure {
-    failure(FailureClass::Retry, format!("the handler did not complete its answer: {error:?}"))
 }
 
 /// The meaning of a response: success is a result, 429 and 5xx are retried, anything else is rejected.
@@ -161,10 +159,6 @@ fn parse_retry_after(value: &str) -> Option<u64> {
     }
     let at = jiff::fmt::rfc2822::parse(value).ok()?.timestamp().as_millisecond();
     Some(u64::try_from(at.saturating_sub(clock::now().unix_ms())).unwrap_or(0))
-}
-
-fn failure(class: FailureClass, words: String) -> AttemptFailure {
-    AttemptFailure::new(class, outcome::cut_message(words))
 }
 
 #[cfg(test)]

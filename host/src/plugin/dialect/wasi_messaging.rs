@@ -6,18 +6,16 @@
 #![allow(missing_docs, reason = "generated; the WIT file is the documentation")]
 
 use wasmtime::Store;
-use wasmtime::component::{Instance, Resource};
+use wasmtime::component::Resource;
 
-pub(super) use self::exports::wasi::messaging::incoming_handler::GuestIndices as Indices;
+pub(super) use self::exports::wasi::messaging::incoming_handler::{Guest, GuestIndices as Indices};
 use self::wasi::messaging::types::{self, Error as MessagingError};
 use self::wasi::messaging::{producer, request_reply};
-use super::event_form::{HandlerAnswer, attributes, payload};
-use super::foreign_publish::{new_event, words};
-use crate::event::{AttemptFailure, Event, FailureClass};
+use super::event_form::{HandlerAnswer, attributes, failure, payload};
+use crate::event::{Event, FailureClass};
 use crate::plugin::host_api::GuestState;
-use crate::plugin::host_api::bindings::eventstream::plugin::publisher::{Error, NewEvent};
-pub use crate::plugin::host_api::handles::{GuestMessage, MessagingClient, RequestOptions};
-use crate::plugin::run::outcome;
+use crate::plugin::host_api::bindings::eventstream::plugin::publisher::{Error, Host as Publisher, NewEvent};
+pub use crate::plugin::host_api::guest::{GuestMessage, MessagingClient, RequestOptions};
 
 wasmtime::component::bindgen!({
     path: "src/plugin/dialect/wit/wasi-messaging.wit",
@@ -40,13 +38,11 @@ wasmtime::component::bindgen!({
 });
 
 pub(super) async fn call(
-    indices: &Indices,
+    handler: &Guest,
     store: &mut Store<GuestState>,
-    instance: &Instance,
     event: &Event,
 ) -> wasmtime::Result<HandlerAnswer> {
-    let handler = indices.load(&mut *store, instance)?;
-    let message = store.data_mut().new_message(GuestMessage {
+    let message = store.data_mut().table.push(GuestMessage {
         topic: Some(event.event_type.as_str().to_owned()),
         content_type: event.data_content_type.clone(),
         data: payload(event),
@@ -60,22 +56,12 @@ pub(super) async fn call(
             MessagingError::PermissionDenied(words) => (FailureClass::Reject, format!("permission denied: {words}")),
             MessagingError::Other(words) => (FailureClass::Retry, words),
         };
-        AttemptFailure::new(class, outcome::cut_message(words))
+        failure(class, words)
     }))
 }
 
 /// Attributes that the host sets on every event. Metadata with these names is ignored.
 const HOST_ATTRIBUTES: [&str; 5] = ["ce-specversion", "ce-id", "ce-source", "ce-type", "ce-time"];
-
-impl GuestState {
-    /// Makes a message object for the guest.
-    ///
-    /// # Errors
-    /// The guest holds too many handles.
-    fn new_message(&mut self, message: GuestMessage) -> wasmtime::Result<Resource<GuestMessage>> {
-        Ok(self.table.push(message)?)
-    }
-}
 
 impl types::Host for GuestState {}
 
@@ -98,7 +84,7 @@ impl types::HostClient for GuestState {
 impl types::HostMessage for GuestState {
     fn new(&mut self, data: Vec<u8>) -> wasmtime::Result<Resource<GuestMessage>> {
         self.output.charge(data.len())?;
-        self.new_message(GuestMessage { data, ..GuestMessage::default() })
+        Ok(self.table.push(GuestMessage { data, ..GuestMessage::default() })?)
     }
 
     fn topic(&mut self, message: Resource<GuestMessage>) -> wasmtime::Result<Option<String>> {
@@ -166,9 +152,9 @@ impl producer::Host for GuestState {
     ) -> wasmtime::Result<Result<(), MessagingError>> {
         let message = self.table.delete(message)?;
         let new = to_event(topic, message.content_type, message.metadata.unwrap_or_default());
-        Ok(self.publish_bytes(message.data, new)?.map(drop).map_err(|error| match error {
+        Ok(Publisher::publish(self, new.with_bytes(message.data))?.map(drop).map_err(|error| match error {
             Error::Denied(words) => MessagingError::PermissionDenied(words),
-            other => MessagingError::Other(words(other)),
+            other => MessagingError::Other(other.words().to_owned()),
         }))
     }
 }
@@ -220,7 +206,7 @@ impl request_reply::HostRequestOptions for GuestState {
 /// The event for a message. The metadata `ce-subject` is its subject; any other name, with `ce-` or without, is an
 /// extension.
 fn to_event(topic: String, content_type: Option<String>, metadata: Vec<(String, String)>) -> NewEvent {
-    let mut new = NewEvent { datacontenttype: content_type, ..new_event(topic) };
+    let mut new = NewEvent { datacontenttype: content_type, ..NewEvent::of_type(topic) };
     for (name, value) in metadata {
         match name.as_str() {
             name if HOST_ATTRIBUTES.contains(&name) => {}

@@ -4,17 +4,15 @@
 #![allow(missing_docs, reason = "generated; the WIT file is the documentation")]
 
 use wasmtime::Store;
-use wasmtime::component::Instance;
 
 use self::exports::wasmcloud::messaging::handler::BrokerMessage;
-pub(super) use self::exports::wasmcloud::messaging::handler::GuestIndices as Indices;
+pub(super) use self::exports::wasmcloud::messaging::handler::{Guest, GuestIndices as Indices};
 use self::wasmcloud::messaging::consumer;
 use self::wasmcloud::messaging::types;
-use super::event_form::{HandlerAnswer, payload};
-use super::foreign_publish::{new_event, words};
-use crate::event::{AttemptFailure, Event, FailureClass};
+use super::event_form::{HandlerAnswer, failure, payload};
+use crate::event::{Event, FailureClass};
 use crate::plugin::host_api::GuestState;
-use crate::plugin::run::outcome;
+use crate::plugin::host_api::bindings::eventstream::plugin::publisher::{Host as Publisher, NewEvent};
 
 wasmtime::component::bindgen!({
     path: "src/plugin/dialect/wit/wasmcloud-messaging.wit",
@@ -31,18 +29,13 @@ wasmtime::component::bindgen!({
 });
 
 pub(super) async fn call(
-    indices: &Indices,
+    handler: &Guest,
     store: &mut Store<GuestState>,
-    instance: &Instance,
     event: &Event,
 ) -> wasmtime::Result<HandlerAnswer> {
-    let handler = indices.load(&mut *store, instance)?;
     let message = BrokerMessage { subject: event.event_type.as_str().to_owned(), body: payload(event), reply_to: None };
     let answer = handler.call_handle_message(&mut *store, &message).await?;
-    Ok(match answer {
-        Ok(()) => Ok(None),
-        Err(words) => Err(AttemptFailure::new(FailureClass::Retry, outcome::cut_message(words))),
-    })
+    Ok(answer.map(|()| None).map_err(|words| failure(FailureClass::Retry, words)))
 }
 
 impl types::Host for GuestState {}
@@ -65,7 +58,7 @@ impl consumer::Host for GuestState {
             self.current.publishing.refuse(words);
             return Ok(Err(words.into()));
         }
-        let answer = self.publish_bytes(message.body, new_event(message.subject))?;
-        Ok(answer.map(drop).map_err(words))
+        let new = NewEvent::of_type(message.subject).with_bytes(message.body);
+        Ok(Publisher::publish(self, new)?.map(drop).map_err(|error| error.words().to_owned()))
     }
 }

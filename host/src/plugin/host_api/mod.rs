@@ -1,32 +1,67 @@
-//! What the host offers to a guest, with one file for each interface of `wit/`. WASI 0.2 gives access to nothing, and HTTP
-//! only to what the operator granted.
+//! What the host offers to a guest. WASI 0.2 gives access to nothing, and HTTP only to what the operator granted.
 //!
-//! [`GuestState`] is the host's side of an instance. Host functions trust nothing that a guest passes: a wrong argument
-//! gets an error as its answer, and too much data ends the attempt. Only reads of state wait.
+//! [`GuestState`] is the host's side of an instance, and `interfaces` has the functions of `wit/`. Host functions trust
+//! nothing that a guest passes: a wrong argument gets an error as its answer, and too much data ends the attempt. Only reads
+//! of state wait.
 
 pub(super) mod bindings;
-mod config;
-mod delivery;
-mod denials;
-mod guest;
-pub(super) mod handles;
+pub(super) mod guest;
 mod http;
-mod keyvalue;
-pub(super) mod linker;
-mod log;
+mod interfaces;
 mod output;
 pub(super) mod publish_buffer;
-mod publisher;
-mod secrets;
 mod standards;
-mod state;
-mod state_buffer;
-pub(super) mod state_reader;
-mod stdio;
+pub(super) mod state;
+
+use wasmtime::Engine;
+use wasmtime::component::{HasSelf, Linker};
+
+use self::bindings::Offered;
+use super::dialect;
 
 pub use http::{HttpGrant, HttpGrants};
 
-pub(super) use denials::DenialLog;
-pub(super) use guest::{AttemptContext, GuestState, HostContext};
+pub(super) use guest::{CurrentAttempt, GuestState, HostContext};
 pub(super) use http::{HttpNetwork, SharedNetwork};
 pub(super) use output::AttemptOutput;
+
+/// A linker with everything that a plugin may import.
+///
+/// # Errors
+/// Two interfaces have the same name, which does not happen.
+pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    http::add_to_linker(&mut linker)?;
+    Offered::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
+    standards::add_keyvalue(&mut linker)?;
+    standards::add_config_and_logging(&mut linker)?;
+    dialect::add_to_linker(&mut linker)?;
+    Ok(linker)
+}
+
+/// One linker for each part of WASI, to find every part that a component does not fit.
+///
+/// # Errors
+/// Two interfaces have the same name, which does not happen.
+pub(super) fn linkers(engine: &Engine) -> wasmtime::Result<Vec<Linker<GuestState>>> {
+    type AddImports = fn(&mut Linker<GuestState>) -> wasmtime::Result<()>;
+    let parts: [AddImports; 4] = [
+        wasmtime_wasi::p2::add_to_linker_async,
+        standards::add_keyvalue,
+        standards::add_config_and_logging,
+        // HTTP uses the streams of the first part.
+        |linker| {
+            wasmtime_wasi::p2::add_to_linker_async(linker)?;
+            http::add_to_linker(linker)
+        },
+    ];
+    parts
+        .into_iter()
+        .map(|add| {
+            let mut linker = Linker::new(engine);
+            add(&mut linker)?;
+            Ok(linker)
+        })
+        .collect()
+}

@@ -3,18 +3,28 @@
 //! The kept output is bounded. All bytes that a guest passes to the host count, so a flood of output ends the attempt by
 //! the limit of host-call data.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 use crate::event::{EventId, LogLevel, LogLine};
 use crate::plugin::AttemptLimits;
 use crate::plugin::sandbox::limits::LimitBreach;
 use crate::plugin::settings::secrets::PluginSecrets;
 use crate::printable::Printable;
-use parking_lot::{Mutex, MutexGuard};
+
+/// The most bytes in one write.
+const WRITE_BYTES: usize = 64 * 1_024;
 
 /// Collects the output of one attempt. The guest's interfaces share it, and it outlives the instance.
 #[derive(Debug)]
-pub(in crate::plugin) struct AttemptOutput {
+pub struct AttemptOutput {
     plugin: String,
     event: Mutex<EventId>,
     limits: AttemptLimits,
@@ -24,11 +34,11 @@ pub(in crate::plugin) struct AttemptOutput {
 
 /// The kept output.
 #[derive(Debug, Default)]
-pub(in crate::plugin) struct CapturedOutput {
+pub struct CapturedOutput {
     /// Log lines, lines of standard output included.
-    pub(in crate::plugin) log: Vec<LogLine>,
+    pub log: Vec<LogLine>,
     /// Number of lines beyond the limit.
-    pub(in crate::plugin) log_lines_dropped: u32,
+    pub log_lines_dropped: u32,
     spent_bytes: u64,
     stdout_line: Vec<u8>,
     stderr: Vec<u8>,
@@ -37,7 +47,7 @@ pub(in crate::plugin) struct CapturedOutput {
 
 impl CapturedOutput {
     /// The end of standard error; `None` if nothing was written.
-    pub(in crate::plugin) fn stderr(&self) -> Option<String> {
+    pub fn stderr(&self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.stderr);
         match (text.trim(), self.stderr_bytes_dropped) {
             ("", _) => None,
@@ -49,12 +59,7 @@ impl CapturedOutput {
 
 impl AttemptOutput {
     /// An empty output.
-    pub(in crate::plugin) fn new(
-        plugin: &str,
-        event: EventId,
-        limits: AttemptLimits,
-        secrets: Arc<PluginSecrets>,
-    ) -> Self {
+    pub fn new(plugin: &str, event: EventId, limits: AttemptLimits, secrets: Arc<PluginSecrets>) -> Self {
         Self { plugin: plugin.to_owned(), event: Mutex::new(event), limits, secrets, captured: Mutex::default() }
     }
 
@@ -65,11 +70,11 @@ impl AttemptOutput {
     }
 
     /// Takes the output at the end of an attempt.
-    pub(in crate::plugin) fn take(&self) -> CapturedOutput {
-        let mut captured = self.lock();
+    pub fn take(&self) -> CapturedOutput {
+        let mut captured = self.captured.lock();
         self.end_line(&mut captured);
         self.hide_in_stderr(&mut captured);
-        keep_end(&mut captured, self.limit(self.limits.stderr_bytes));
+        keep_end(&mut captured, to_size(self.limits.stderr_bytes));
         std::mem::take(&mut *captured)
     }
 
@@ -77,8 +82,8 @@ impl AttemptOutput {
     ///
     /// # Errors
     /// The limit of host-call data is exceeded, which ends the attempt.
-    pub(in crate::plugin) fn charge(&self, size_bytes: usize) -> Result<(), LimitBreach> {
-        let mut captured = self.lock();
+    pub fn charge(&self, size_bytes: usize) -> Result<(), LimitBreach> {
+        let mut captured = self.captured.lock();
         captured.spent_bytes = captured.spent_bytes.saturating_add(size_bytes as u64);
         if captured.spent_bytes > self.limits.host_call_bytes {
             return Err(LimitBreach::HostCall { limit_bytes: self.limits.host_call_bytes });
@@ -88,16 +93,15 @@ impl AttemptOutput {
 
     /// Keeps a line if there is room for one more.
     pub(super) fn log(&self, line: LogLine) {
-        let mut captured = self.lock();
-        self.keep(&mut captured, line);
+        self.keep(&mut self.captured.lock(), line);
     }
 
     /// Writes to standard output. Each line becomes a log line of level info.
     pub(super) fn write_stdout(&self, bytes: &[u8]) {
-        let mut captured = self.lock();
+        let mut captured = self.captured.lock();
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             // Leaves room for the longest secret, so that none is cut before it is hidden.
-            let room = self.limit(self.limits.log_line_bytes).saturating_add(self.secrets.longest_bytes());
+            let room = to_size(self.limits.log_line_bytes).saturating_add(self.secrets.longest_bytes());
             let room = room.saturating_sub(captured.stdout_line.len());
             captured.stdout_line.extend_from_slice(&part[..part.len().min(room)]);
             if part.ends_with(b"\n") {
@@ -108,8 +112,8 @@ impl AttemptOutput {
 
     /// Writes to standard error. The last bytes are kept, because they tell why a guest died.
     pub(super) fn write_stderr(&self, bytes: &[u8]) {
-        let mut captured = self.lock();
-        let room = self.limit(self.limits.stderr_bytes).saturating_add(self.secrets.longest_bytes());
+        let mut captured = self.captured.lock();
+        let room = to_size(self.limits.stderr_bytes).saturating_add(self.secrets.longest_bytes());
         let kept = &bytes[bytes.len().saturating_sub(room)..];
         captured.stderr.extend_from_slice(kept);
         captured.stderr_bytes_dropped += (bytes.len() - kept.len()) as u64;
@@ -128,11 +132,11 @@ impl AttemptOutput {
     }
 
     fn keep(&self, captured: &mut CapturedOutput, line: LogLine) {
-        if captured.log.len() >= self.limit(u64::from(self.limits.log_lines)) {
+        if captured.log.len() >= to_size(u64::from(self.limits.log_lines)) {
             captured.log_lines_dropped = captured.log_lines_dropped.saturating_add(1);
             return;
         }
-        let room = self.limit(self.limits.log_line_bytes);
+        let room = to_size(self.limits.log_line_bytes);
         let line = cut(self.hide(cut(line, room.saturating_add(self.secrets.longest_bytes()))), room);
         self.show(&line);
         captured.log.push(line);
@@ -149,11 +153,8 @@ impl AttemptOutput {
             return;
         }
         let text = String::from_utf8_lossy(&captured.stderr).into_owned();
-        let hidden = if captured.stderr_bytes_dropped == 0 {
-            self.secrets.hide(&text)
-        } else {
-            self.secrets.hide_cut_start(&text)
-        };
+        let is_whole = captured.stderr_bytes_dropped == 0;
+        let hidden = if is_whole { self.secrets.hide(&text) } else { self.secrets.hide_cut_start(&text) };
         captured.stderr = hidden.into_bytes();
     }
 
@@ -172,14 +173,10 @@ impl AttemptOutput {
             LogLevel::Error => tracing::error!(target: "plugin", { plugin.id = %plugin, event.id = %event }, "{text}"),
         }
     }
+}
 
-    fn limit(&self, limit: u64) -> usize {
-        usize::try_from(limit).unwrap_or(usize::MAX)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, CapturedOutput> {
-        self.captured.lock()
-    }
+fn to_size(limit: u64) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
 /// Drops the start of standard error, so that at most `room` bytes are left.
@@ -209,6 +206,80 @@ fn cut(mut line: LogLine, room: usize) -> LogLine {
     line.fields.shrink_to_fit();
     line.message.shrink_to_fit();
     line
+}
+
+/// Standard output or standard error of a guest, a stream that is always ready.
+#[derive(Clone)]
+pub(super) struct GuestStream {
+    output: Arc<AttemptOutput>,
+    write: fn(&AttemptOutput, &[u8]),
+}
+
+impl GuestStream {
+    /// Standard output.
+    pub(super) fn out(output: Arc<AttemptOutput>) -> Self {
+        Self { output, write: AttemptOutput::write_stdout }
+    }
+
+    /// Standard error.
+    pub(super) fn err(output: Arc<AttemptOutput>) -> Self {
+        Self { output, write: AttemptOutput::write_stderr }
+    }
+}
+
+impl IsTerminal for GuestStream {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for GuestStream {
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+}
+
+#[async_trait::async_trait]
+impl Pollable for GuestStream {
+    async fn ready(&mut self) {}
+}
+
+#[async_trait::async_trait]
+impl OutputStream for GuestStream {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.output.charge(bytes.len()).map_err(|breach| StreamError::Trap(breach.into()))?;
+        (self.write)(&self.output, &bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(WRITE_BYTES)
+    }
+}
+
+/// The same stream for versions of WASI that use host streams.
+impl AsyncWrite for GuestStream {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        self.output.charge(bytes.len()).map_err(std::io::Error::other)?;
+        (self.write)(&self.output, bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::event::limits::{
     BadExtensionName, MAX_DELAY_MS, MAX_EXTENSION_VALUE_CHARS, MAX_EXTENSIONS, MAX_NAME_CHARS, check_extension_name,
     is_plain_text,
 };
-use crate::event::{DataKind, Event, EventData, EventId, EventType, PublishedEvent, depth_is_within, media_type};
+use crate::event::{DataKind, Event, EventData, EventId, PublishedEvent, depth_is_within, media_type};
 use crate::plugin::AttemptLimits;
 
 const MAX_CONTENT_TYPE_CHARS: usize = 256;
@@ -25,14 +25,33 @@ const INHERITED_NAMES: [&str; 2] = ["traceparent", "tracestate"];
 
 /// What an attempt has published so far.
 #[derive(Debug, Default)]
-pub(in crate::plugin) struct PublishBuffer {
+pub struct PublishBuffer {
     pub(super) published: Vec<PublishedEvent>,
     refused: Option<String>,
 }
 
 impl PublishBuffer {
+    /// Keeps a new event and returns its id. `cause` is the event of the attempt.
+    ///
+    /// # Errors
+    /// The event is invalid or one too many. The refusal is remembered.
+    pub(super) fn publish(
+        &mut self,
+        new: NewEvent,
+        plugin: &str,
+        limits: &AttemptLimits,
+        cause: &Event,
+    ) -> Result<String, Error> {
+        let checked = check(new, self.published.len(), limits, plugin, cause);
+        checked.inspect_err(|error| self.refuse(error.words())).map(|published| {
+            let id = published.event.id.to_string();
+            self.published.push(published);
+            id
+        })
+    }
+
     /// Remembers the first refused publish.
-    pub(in crate::plugin) fn refuse(&mut self, reason: &str) {
+    pub fn refuse(&mut self, reason: &str) {
         self.refused.get_or_insert_with(|| format!("a publish was refused: {reason}"));
     }
 
@@ -41,51 +60,47 @@ impl PublishBuffer {
     /// # Errors
     /// A publish was refused; the message says why.
     pub(super) fn into_published(self) -> Result<Vec<PublishedEvent>, String> {
-        match self.refused {
-            None => Ok(self.published),
-            Some(refused) => Err(refused),
+        self.refused.map_or(Ok(self.published), Err)
+    }
+}
+
+impl Error {
+    /// The message of a refused publish.
+    pub fn words(&self) -> &str {
+        match self {
+            Self::Denied(words) | Self::Invalid(words) | Self::TooLarge(words) | Self::TooMany(words) => words,
         }
     }
 }
 
-/// A new event that passed all checks.
-#[derive(Debug)]
-pub(super) struct CheckedEvent {
-    event_type: EventType,
-    subject: Option<String>,
-    content_type: Option<String>,
-    extensions: BTreeMap<String, String>,
-    data: Option<EventData>,
-    delay_ms: u64,
-}
+impl NewEvent {
+    /// A new event with nothing but a type.
+    pub fn of_type(type_: String) -> Self {
+        Self { type_, subject: None, datacontenttype: None, extensions: Vec::new(), data: None, delay_ms: None }
+    }
 
-impl CheckedEvent {
-    pub(super) fn publish(mut self, plugin: &str, cause: &Event) -> PublishedEvent {
-        // Both or neither: a `tracestate` belongs to its `traceparent`.
-        if !self.extensions.contains_key("traceparent") {
-            let inherited = INHERITED_NAMES.iter().filter_map(|name| cause.extensions.get_key_value(*name));
-            self.extensions.extend(inherited.map(|(name, value)| (name.clone(), value.clone())));
-        }
-        let event = Event {
-            id: EventId::new(),
-            event_type: self.event_type,
-            source: format!("/plugins/{plugin}"),
-            subject: self.subject,
-            time: None,
-            data_content_type: self.content_type,
-            data_schema: None,
-            extensions: self.extensions,
-            accepted: clock::now(),
-            cause: Some(cause.id),
-            depth: cause.depth.saturating_add(1),
-            data: self.data,
+    /// Adds data from an interface that does not tell text from binary data. Valid UTF-8 is text, unless the content type
+    /// says otherwise.
+    pub fn with_bytes(self, bytes: Vec<u8>) -> Self {
+        let content_type = self.datacontenttype.as_deref();
+        let may_be_text = content_type.is_none_or(|it| it.starts_with("text/") || media_type::is_json(it));
+        let data = match String::from_utf8(bytes) {
+            Ok(text) if may_be_text => WitEventData::Text(text),
+            Ok(text) => WitEventData::Binary(text.into_bytes()),
+            Err(error) => WitEventData::Binary(error.into_bytes()),
         };
-        PublishedEvent { event, delay_ms: self.delay_ms }
+        Self { data: Some(data), ..self }
     }
 }
 
-/// Checks a new event. The attempt has published `published` events before it.
-pub(super) fn check(new: NewEvent, published: usize, limits: &AttemptLimits) -> Result<CheckedEvent, Error> {
+/// Checks a new event. The attempt at `cause` has published `published` events before it.
+fn check(
+    new: NewEvent,
+    published: usize,
+    limits: &AttemptLimits,
+    plugin: &str,
+    cause: &Event,
+) -> Result<PublishedEvent, Error> {
     if published >= usize::try_from(limits.published_events).unwrap_or(usize::MAX) {
         return Err(Error::TooMany(format!("an attempt publishes at most {} events", limits.published_events)));
     }
@@ -105,7 +120,12 @@ pub(super) fn check(new: NewEvent, published: usize, limits: &AttemptLimits) -> 
     if delay_ms > MAX_DELAY_MS {
         return Err(Error::Invalid(format!("delay-ms is at most {MAX_DELAY_MS}, a year")));
     }
-    let extensions = check_extensions(new.extensions)?;
+    let mut extensions = check_extensions(new.extensions)?;
+    // Both or neither: a `tracestate` belongs to its `traceparent`.
+    if !extensions.contains_key("traceparent") {
+        let inherited = INHERITED_NAMES.iter().filter_map(|name| cause.extensions.get_key_value(*name));
+        extensions.extend(inherited.map(|(name, value)| (name.clone(), value.clone())));
+    }
     let (content_type, data) = match new.data {
         None => (new.datacontenttype, None),
         Some(data) => {
@@ -113,7 +133,21 @@ pub(super) fn check(new: NewEvent, published: usize, limits: &AttemptLimits) -> 
             (Some(content_type), Some(data))
         }
     };
-    Ok(CheckedEvent { event_type, subject: new.subject, content_type, extensions, data, delay_ms })
+    let event = Event {
+        id: EventId::new(),
+        event_type,
+        source: format!("/plugins/{plugin}"),
+        subject: new.subject,
+        time: None,
+        data_content_type: content_type,
+        data_schema: None,
+        extensions,
+        accepted: clock::now(),
+        cause: Some(cause.id),
+        depth: cause.depth.saturating_add(1),
+        data,
+    };
+    Ok(PublishedEvent { event, delay_ms })
 }
 
 fn check_text(what: &str, text: &str, max_chars: usize) -> Result<(), Error> {
@@ -198,7 +232,7 @@ pub(super) fn size_bytes(new: &NewEvent) -> usize {
 }
 
 /// The start of a guest's text, for a message.
-pub(in crate::plugin) fn short(text: &str) -> &str {
+pub fn short(text: &str) -> &str {
     &text[..text.floor_char_boundary(64)]
 }
 
@@ -207,14 +241,11 @@ mod tests {
     use super::*;
 
     fn new_event() -> NewEvent {
-        NewEvent {
-            type_: "child".into(),
-            subject: None,
-            datacontenttype: None,
-            extensions: Vec::new(),
-            data: None,
-            delay_ms: None,
-        }
+        NewEvent::of_type("child".into())
+    }
+
+    fn check_event(new: NewEvent, published: usize) -> Result<PublishedEvent, Error> {
+        check(new, published, &limits(), "p", &crate::plugin::testing::event("{}"))
     }
 
     fn limits() -> AttemptLimits {
@@ -238,12 +269,12 @@ mod tests {
             (NewEvent { extensions: [extension("a", "1"), extension("a", "1")].concat(), ..new_event() }, "twice"),
             (NewEvent { data: text("{"), datacontenttype: json, ..new_event() }, "is not application/cloudevents"),
         ] {
-            let Err(Error::Invalid(words)) = check(new, 0, &limits()) else { panic!("{expected}: it is invalid") };
+            let Err(Error::Invalid(words)) = check_event(new, 0) else { panic!("{expected}: it is invalid") };
             assert!(words.contains(expected), "{words:?} says {expected:?}");
         }
         let large = NewEvent { data: text("12345678901234567"), ..new_event() };
-        assert!(matches!(check(large, 0, &limits()), Err(Error::TooLarge(_))));
-        assert!(matches!(check(new_event(), 2, &limits()), Err(Error::TooMany(_))));
+        assert!(matches!(check_event(large, 0), Err(Error::TooLarge(_))));
+        assert!(matches!(check_event(new_event(), 2), Err(Error::TooMany(_))));
     }
 
     #[test]
@@ -264,18 +295,17 @@ mod tests {
 
     #[test]
     fn a_published_event_has_its_cause_and_its_trace() {
-        let checked = check(new_event(), 0, &limits()).unwrap();
         let mut cause = crate::plugin::testing::event("{}");
         cause.extensions.insert("tracestate".into(), "vendor=1".into());
-        let published = checked.publish("p", &cause);
+        let published = check(new_event(), 0, &limits(), "p", &cause).unwrap();
         assert_eq!((published.event.source.as_str(), published.event.cause), ("/plugins/p", Some(cause.id)));
         assert_eq!(published.event.depth, cause.depth + 1);
         assert_eq!(published.event.extensions, cause.extensions);
         assert_ne!(published.event.id, cause.id);
 
         let own = vec![("traceparent".to_owned(), "own".to_owned())];
-        let checked = check(NewEvent { extensions: own, ..new_event() }, 0, &limits()).unwrap();
-        let extensions = checked.publish("p", &cause).event.extensions;
+        let own = NewEvent { extensions: own, ..new_event() };
+        let extensions = check(own, 0, &limits(), "p", &cause).unwrap().event.extensions;
         assert_eq!(extensions, BTreeMap::from([("traceparent".to_owned(), "own".to_owned())]));
     }
 }

@@ -16,8 +16,9 @@ use crate::event::{AttemptEffects, AttemptFailure, AttemptOutcome, Event, EventD
 use crate::plugin::AttemptLimits;
 use crate::plugin::component::fit::FittedComponent;
 use crate::plugin::host_api::bindings::exports::eventstream::plugin::describe::Manifest;
-use crate::plugin::host_api::state_reader::NoState;
-use crate::plugin::host_api::{AttemptContext, AttemptOutput, GuestState, HostContext};
+use crate::plugin::host_api::guest::MAX_HANDLES;
+use crate::plugin::host_api::state::NoState;
+use crate::plugin::host_api::{AttemptOutput, CurrentAttempt, GuestState, HostContext};
 use crate::plugin::sandbox::Sandbox;
 use crate::plugin::sandbox::limits::LimitBreach;
 use crate::plugin::{AttemptInput, AttemptResult, StateReader};
@@ -76,15 +77,14 @@ pub(in crate::plugin) async fn run_attempt(
         Some(pooled) => pooled.store.data().output.clone(),
         None => prepared.new_output(attempt.event.id),
     };
-    let context =
-        AttemptContext { event: attempt.event, attempt: attempt.attempt, stopwatch: stopwatch.clone(), state };
+    let event = attempt.event.clone();
+    let attempt = CurrentAttempt::new(&prepared.context, attempt, stopwatch.clone(), state);
     let called = stopwatch
         .limit(async {
-            let event = context.event.clone();
             let instance = match pooled {
-                Some(pooled) => begin_again(pooled, limits, context),
+                Some(pooled) => begin_again(pooled, limits, attempt),
                 None => {
-                    let guest = GuestState::new(prepared.context.clone(), output.clone(), context);
+                    let guest = GuestState::new(prepared.context.clone(), output.clone(), attempt);
                     instantiate(fit, limits, guest, &stopwatch).await?
                 }
             };
@@ -128,9 +128,9 @@ pub(in crate::plugin) async fn introduce(
     let limits = AttemptLimits { wall_ms, ..prepared.context.limits };
     let output = prepared.new_output(event.id);
     let stopwatch = AttemptStopwatch::start(limits.wall_ms, meter);
-    let event = Arc::new(event);
-    let context = AttemptContext { event, attempt: 1, stopwatch: stopwatch.clone(), state: Arc::new(NoState) };
-    let guest = GuestState::new(prepared.context.clone(), output.clone(), context);
+    let input = AttemptInput { event: Arc::new(event), attempt: 1 };
+    let attempt = CurrentAttempt::new(&prepared.context, input, stopwatch.clone(), Arc::new(NoState));
+    let guest = GuestState::new(prepared.context.clone(), output.clone(), attempt);
     let introduced = stopwatch
         .limit(async {
             let fit = prepared.fit();
@@ -158,16 +158,16 @@ async fn instantiate(
     let mut store = Store::new(fit.pre.engine(), guest);
     store.limiter(|guest| &mut guest.limiter);
     store.set_hostcall_fuel(usize::try_from(limits.host_call_bytes).unwrap_or(usize::MAX));
-    store.set_max_component_handles(GuestState::max_handles());
+    store.set_max_component_handles(MAX_HANDLES);
     limit_cpu_time(&mut store, limits, stopwatch.clone());
     let instance = fit.pre.instantiate_async(&mut store).await?;
     Ok(PooledInstance::new(store, instance))
 }
 
 /// Begins another attempt in an instance that has handled an event.
-fn begin_again(mut pooled: PooledInstance, limits: AttemptLimits, context: AttemptContext) -> PooledInstance {
-    let stopwatch = context.stopwatch.clone();
-    pooled.store.data_mut().begin(context);
+fn begin_again(mut pooled: PooledInstance, limits: AttemptLimits, attempt: CurrentAttempt) -> PooledInstance {
+    let stopwatch = attempt.stopwatch.clone();
+    pooled.store.data_mut().begin(attempt);
     limit_cpu_time(&mut pooled.store, limits, stopwatch);
     pooled
 }
@@ -195,7 +195,7 @@ async fn call_handler(
     let answer = fit.handler.call(&mut instance.store, &instance.instance, event).await?;
     Ok(answer.and_then(|result| {
         let guest = instance.store.data_mut();
-        let limits = *guest.limits();
+        let limits = guest.context.limits;
         let effects = guest.take_effects()?;
         let result = check_result_size(result, &limits);
         let result = result.map_err(|words| AttemptFailure::new(FailureClass::Output, outcome::cut_message(words)))?;

@@ -133,7 +133,7 @@ impl Plugin {
 
     /// The number of calls that were denied for want of a grant, by capability.
     pub fn denied(&self) -> BTreeMap<&'static str, u64> {
-        self.prepared.context.denials.counts()
+        self.prepared.context.network.denials.counts()
     }
 
     /// How failed attempts are retried.

@@ -13,7 +13,7 @@ use wasmtime::Engine;
 use wasmtime::component::Linker;
 
 use self::capacity::InstanceCapacity;
-use super::host_api::{GuestState, linker};
+use super::host_api::{self, GuestState};
 
 /// The engine of all plugins of a registry, and its linker.
 pub(super) struct Sandbox {
@@ -43,7 +43,7 @@ impl Sandbox {
             return Err(last.unwrap_or_else(|| wasmtime::format_err!("no room for a single attempt")));
         };
         let engine = engine::build(capacity, stack_bytes)?;
-        let linker = Arc::new(linker::linker(&engine)?);
+        let linker = Arc::new(host_api::linker(&engine)?);
         Ok(Self { engine, linker, capacity, idle_permits: Arc::new(Semaphore::new(capacity.idle)) })
     }
 

@@ -1,7 +1,7 @@
 //! Makes connections for the pool of a plugin: resolves, checks, dials and, for `https`, encrypts.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -19,12 +19,12 @@ use tower::Service;
 
 use super::grants::{GrantHost, GrantOrigin, HttpGrants, UrlScheme};
 use super::quota::{ConnectionHold, ConnectionQuota};
-use super::resolve::{self, AddressResolver, ResolveError};
+use super::resolve::{AddressResolver, ResolveError};
 
 /// The trusted roots for certificates: those of this system and those that browsers trust. They are loaded for the first
 /// `https` request and shared by all plugins.
 #[derive(Debug, Default)]
-pub(in crate::plugin) struct TrustRoots(OnceLock<Option<Arc<ClientConfig>>>);
+pub struct TrustRoots(OnceLock<Option<Arc<ClientConfig>>>);
 
 impl TrustRoots {
     fn config(&self) -> Option<Arc<ClientConfig>> {
@@ -44,14 +44,10 @@ impl TrustRoots {
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
-    #[error("the name has no address")]
-    Unresolved,
-    #[error("too many lookups are under way")]
-    TooManyLookups,
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
     #[error("there are too many connections")]
     TooMany,
-    #[error("{0} is not a public address")]
-    Prohibited(IpAddr),
     #[error("this server itself listens there")]
     Own,
     #[error("no address answers: {0}")]
@@ -72,10 +68,10 @@ impl ConnectError {
 }
 
 /// Makes the connections of one plugin.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct HttpConnector {
     pub(super) grants: Arc<HttpGrants>,
-    pub(super) resolver: Arc<dyn AddressResolver>,
+    pub(super) resolver: AddressResolver,
     pub(super) roots: Arc<TrustRoots>,
     pub(super) quota: Arc<ConnectionQuota>,
     /// Where this server itself listens.
@@ -84,13 +80,8 @@ pub(super) struct HttpConnector {
 
 impl HttpConnector {
     async fn connect(self, uri: Uri) -> Result<HttpStream, ConnectError> {
-        let origin = GrantOrigin::of(&uri).ok_or(ConnectError::Unresolved)?;
-        let addresses = match resolve::allowed_addresses(&*self.resolver, &self.grants, &origin).await {
-            Ok(addresses) => addresses,
-            Err(ResolveError::Unknown) => return Err(ConnectError::Unresolved),
-            Err(ResolveError::TooMany) => return Err(ConnectError::TooManyLookups),
-            Err(ResolveError::Prohibited(address)) => return Err(ConnectError::Prohibited(address)),
-        };
+        let origin = GrantOrigin::of(&uri).ok_or(ResolveError::Unknown)?;
+        let addresses = self.resolver.allowed_addresses(&self.grants, &origin).await?;
         let hold = self.quota.acquire_connection().await.ok_or(ConnectError::TooMany)?;
         let tcp = dial(&addresses).await.map_err(ConnectError::Dial)?;
         // Checked after connecting, because only then is it certain where the connection leads.

@@ -26,7 +26,8 @@ pub struct HttpGrants(Vec<HttpGrant>);
 pub struct HttpGrant {
     origin: GrantOrigin,
     methods: Option<Vec<Method>>,
-    idempotency_key: bool,
+    /// Whether requests carry the event's id as `Idempotency-Key`.
+    pub(super) idempotency_key: bool,
 }
 
 /// The target of requests, such as `https://api.example.com:8443`.
@@ -106,13 +107,6 @@ impl HttpGrants {
 impl FromIterator<HttpGrant> for HttpGrants {
     fn from_iter<I: IntoIterator<Item = HttpGrant>>(grants: I) -> Self {
         Self(grants.into_iter().collect())
-    }
-}
-
-impl HttpGrant {
-    /// Whether requests carry the event's id as `Idempotency-Key`.
-    pub(super) fn sends_idempotency_key(&self) -> bool {
-        self.idempotency_key
     }
 }
 
@@ -358,7 +352,7 @@ mod tests {
         assert!(is_granted(&granted, Method::DELETE, "http://b.example"));
         let origin = GrantOrigin::of(&"https://a.example".parse().unwrap()).unwrap();
         assert_eq!(granted.find(&origin, &Method::POST), Err(MissingGrant::Method));
-        assert!(granted.find(&origin, &Method::GET).unwrap().sends_idempotency_key());
+        assert!(granted.find(&origin, &Method::GET).unwrap().idempotency_key);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use wasmtime_wasi_http::{
 };
 
 use super::grants::GrantOrigin;
-use super::send::{HttpNetwork, RequestPermit};
+use super::send::HttpNetwork;
 use crate::event::{EventId, SENT_BY_PLUGIN_HEADER};
 
 /// The most memory for the headers of one request or response.
@@ -21,7 +21,7 @@ pub(super) type SendWorker = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type SendAnswer = Box<dyn Future<Output = Result<(Response<WasiBody>, SendWorker), Error>> + Send>;
 
 /// The outgoing HTTP of one attempt.
-pub(in crate::plugin::host_api) struct OutgoingHttp {
+pub struct OutgoingHttp {
     pub(super) context: WasiHttpCtx,
     pub(super) sender: RequestSender,
 }
@@ -33,7 +33,7 @@ pub(super) struct RequestSender {
 }
 
 impl OutgoingHttp {
-    pub(in crate::plugin::host_api) fn new(network: Arc<HttpNetwork>, event: EventId) -> Self {
+    pub fn new(network: Arc<HttpNetwork>, event: EventId) -> Self {
         let mut context = WasiHttpCtx::new();
         context.set_field_size_limit(MAX_FIELDS_BYTES);
         Self { context, sender: RequestSender { network, event, sent: 0 } }
@@ -52,8 +52,8 @@ impl WasiHttpHooks for RequestSender {
         _: SendWorker,
     ) -> SendAnswer {
         match self.permit(request) {
-            Ok((request, permit)) => {
-                let answer = self.network.send(request, permit, options.unwrap_or_default());
+            Ok((request, origin)) => {
+                let answer = self.network.send(request, origin, options.unwrap_or_default());
                 Box::new(async move {
                     let response = answer.await?;
                     let worker: SendWorker = Box::new(async { Ok(()) });
@@ -71,23 +71,23 @@ impl WasiHttpHooks for RequestSender {
 
 impl RequestSender {
     /// Checks whether a request may be sent, as far as possible before its name is resolved, and adds the host's headers.
-    fn permit(&mut self, mut request: Request<WasiBody>) -> Result<(Request<WasiBody>, RequestPermit), Error> {
+    fn permit(&mut self, mut request: Request<WasiBody>) -> Result<(Request<WasiBody>, GrantOrigin), Error> {
         // A tunnel could carry requests for which there is no grant.
         if *request.method() == Method::CONNECT {
             return Err(Error::HttpRequestMethodInvalid);
         }
         let Some(origin) = GrantOrigin::of(request.uri()) else {
-            self.network.deny_unnamed(request.uri());
+            self.network.denials.deny_unnamed(request.uri());
             return Err(Error::HttpRequestDenied);
         };
-        let grant = match self.network.grants().find(&origin, request.method()) {
+        let grant = match self.network.grants.find(&origin, request.method()) {
             Ok(grant) => grant,
             Err(lacking) => {
-                self.network.deny(&origin, request.method(), lacking);
+                self.network.denials.deny(&origin, request.method(), lacking);
                 return Err(Error::HttpRequestDenied);
             }
         };
-        let limit = self.network.limits().http_requests;
+        let limit = self.network.limits.http_requests;
         if self.sent >= limit {
             let words = format!("an attempt may send {limit} requests; the operator can raise limits.http_requests");
             return Err(Error::InternalError(Some(words)));
@@ -96,12 +96,12 @@ impl RequestSender {
         // Servers of this deployment use it to give a plugin no rights that other clients lack.
         request.headers_mut().insert(HeaderName::from_static(SENT_BY_PLUGIN_HEADER), HeaderValue::from_static("1"));
         let name = HeaderName::from_static("idempotency-key");
-        if grant.sends_idempotency_key()
+        if grant.idempotency_key
             && !request.headers().contains_key(&name)
             && let Ok(value) = HeaderValue::from_str(&self.event.to_string())
         {
             request.headers_mut().insert(name, value);
         }
-        Ok((request, RequestPermit { origin }))
+        Ok((request, origin))
     }
 }

@@ -24,7 +24,7 @@ const MAX_WAIT: Duration = Duration::from_millis(500);
 
 /// The shares of all plugins.
 #[derive(Debug)]
-pub(in crate::plugin) struct ConnectionQuotas {
+pub struct ConnectionQuotas {
     connections: Arc<Semaphore>,
     plugins: Mutex<HashMap<String, Weak<ConnectionQuota>>>,
 }

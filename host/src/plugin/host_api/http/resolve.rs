@@ -5,50 +5,102 @@
 //!
 //! A name is resolved once for each connection. All addresses of the answer are checked, and the connection uses one of
 //! them. So a resolver cannot pass the check with one answer and have the connection use another.
+//!
+//! A granted name may resolve only to public addresses. All others (this machine, its network, cloud metadata, reserved
+//! blocks) need a grant that names the address. An IPv6 address that embeds an IPv4 address is judged by that one.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
-use async_trait::async_trait;
-
-use super::address::is_public;
 use super::grants::{GrantHost, GrantOrigin, HttpGrants};
 use super::quota::ConnectionQuota;
 
-/// Resolves names to addresses.
-#[async_trait]
-pub(super) trait AddressResolver: Send + Sync + fmt::Debug {
-    /// Resolves a name.
-    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError>;
+/// IPv4 blocks that are not public: the first address and the prefix length.
+const RESERVED_V4: [(Ipv4Addr, u32); 15] = [
+    (Ipv4Addr::new(0, 0, 0, 0), 8),
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(100, 64, 0, 0), 10),
+    (Ipv4Addr::new(127, 0, 0, 0), 8),
+    (Ipv4Addr::new(169, 254, 0, 0), 16),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 0, 0, 0), 24),
+    (Ipv4Addr::new(192, 0, 2, 0), 24),
+    (Ipv4Addr::new(192, 88, 99, 0), 24),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
+    (Ipv4Addr::new(198, 18, 0, 0), 15),
+    (Ipv4Addr::new(198, 51, 100, 0), 24),
+    (Ipv4Addr::new(203, 0, 113, 0), 24),
+    (Ipv4Addr::new(224, 0, 0, 0), 4),
+    (Ipv4Addr::new(240, 0, 0, 0), 4),
+];
+
+/// Blocks within 2000::/3 that are not public: special purposes and Teredo, and two for documentation.
+const RESERVED_V6: [(Ipv6Addr, u32); 3] = [
+    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
+    (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
+    (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
+];
+
+/// Asks for the addresses of a name. Blocks until there is an answer.
+pub(super) type AddressLookup = Arc<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>;
+
+/// Asks the system's resolver.
+pub fn look_up(name: &str) -> io::Result<Vec<IpAddr>> {
+    Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
 }
 
-/// Asks the system's resolver. Blocks until it answers or gives up.
-pub(super) type AddressLookup = fn(&str) -> io::Result<Vec<IpAddr>>;
-
 /// The addresses that the operator configured, and the system's resolver for other names.
-#[derive(Debug)]
-pub(super) struct SystemResolver {
+#[derive(Clone)]
+pub(super) struct AddressResolver {
     pub(super) configured: Arc<BTreeMap<String, Vec<IpAddr>>>,
     pub(super) quota: Arc<ConnectionQuota>,
     pub(super) look_up: AddressLookup,
 }
 
-/// Resolves a name with the system's resolver. Blocks.
-pub(super) fn look_up(name: &str) -> io::Result<Vec<IpAddr>> {
-    Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
+/// Why there is no address to connect to.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ResolveError {
+    #[error("the name has no address")]
+    Unknown,
+    #[error("too many lookups are under way")]
+    TooMany,
+    /// No grant names the address.
+    #[error("{0} is not a public address")]
+    Prohibited(IpAddr),
 }
 
-#[async_trait]
-impl AddressResolver for SystemResolver {
+impl AddressResolver {
+    /// Resolves an origin.
+    ///
+    /// # Errors
+    /// There is no address, or one of them is prohibited.
+    pub(super) async fn allowed_addresses(
+        &self,
+        grants: &HttpGrants,
+        origin: &GrantOrigin,
+    ) -> Result<Vec<SocketAddr>, ResolveError> {
+        let addresses = match &origin.host {
+            GrantHost::Address(address) => vec![*address],
+            GrantHost::Name(name) => self.resolve(name).await?,
+            GrantHost::Below(_) => Vec::new(),
+        };
+        if addresses.is_empty() {
+            return Err(ResolveError::Unknown);
+        }
+        match addresses.iter().find(|address| !is_public(**address) && !grants.names_address(**address, origin)) {
+            Some(prohibited) => Err(ResolveError::Prohibited(*prohibited)),
+            None => Ok(addresses.into_iter().map(|address| SocketAddr::new(address, origin.port)).collect()),
+        }
+    }
+
     async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         if let Some(addresses) = self.configured.get(name) {
             return Ok(addresses.clone());
         }
         let permit = self.quota.acquire_lookup().await.ok_or(ResolveError::TooMany)?;
-        let (look_up, name) = (self.look_up, name.to_owned());
+        let (look_up, name) = (self.look_up.clone(), name.to_owned());
         let work = move || {
             let addresses = look_up(&name);
             drop(permit);
@@ -58,37 +110,37 @@ impl AddressResolver for SystemResolver {
     }
 }
 
-/// Why there is no address to connect to.
-#[derive(Debug)]
-pub(super) enum ResolveError {
-    /// The name has no address, or the resolver failed.
-    Unknown,
-    /// The plugin has used up its share of lookups.
-    TooMany,
-    /// The address is not public, and no grant names it.
-    Prohibited(IpAddr),
+/// Whether an address is public.
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_public_v4(address),
+        IpAddr::V6(address) => match embedded_v4(address) {
+            Some(embedded) => is_public_v4(embedded),
+            None => is_public_v6(address),
+        },
+    }
 }
 
-/// Resolves an origin.
-///
-/// # Errors
-/// There is no address, or one of them is prohibited.
-pub(super) async fn allowed_addresses(
-    resolver: &dyn AddressResolver,
-    grants: &HttpGrants,
-    origin: &GrantOrigin,
-) -> Result<Vec<SocketAddr>, ResolveError> {
-    let addresses = match &origin.host {
-        GrantHost::Address(address) => vec![*address],
-        GrantHost::Name(name) => resolver.resolve(name).await?,
-        GrantHost::Below(_) => Vec::new(),
-    };
-    if addresses.is_empty() {
-        return Err(ResolveError::Unknown);
-    }
-    match addresses.iter().find(|address| !is_public(**address) && !grants.names_address(**address, origin)) {
-        Some(prohibited) => Err(ResolveError::Prohibited(*prohibited)),
-        None => Ok(addresses.into_iter().map(|address| SocketAddr::new(address, origin.port)).collect()),
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let bits = address.to_bits();
+    !RESERVED_V4.iter().any(|(first, length)| (bits ^ first.to_bits()) >> (32 - length) == 0)
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let bits = address.to_bits();
+    let is_in = |first: Ipv6Addr, length: u32| (bits ^ first.to_bits()) >> (128 - length) == 0;
+    is_in(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3)
+        && !RESERVED_V6.iter().any(|(first, length)| is_in(*first, *length))
+}
+
+/// The IPv4 address to which packets for an IPv6 address go in the end: mapped, NAT64, 6to4.
+fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let v4 = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
+    match address.segments() {
+        [0, 0, 0, 0, 0, 0xffff, high, low] => Some(v4(high, low)),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
+        [0x2002, high, low, ..] => Some(v4(high, low)),
+        _ => None,
     }
 }
 
@@ -107,9 +159,9 @@ mod tests {
         quotas: &ConnectionQuotas,
         plugin: &str,
         configured: BTreeMap<String, Vec<IpAddr>>,
-        look_up: AddressLookup,
-    ) -> SystemResolver {
-        SystemResolver { configured: Arc::new(configured), quota: quotas.of(plugin), look_up }
+        look_up: fn(&str) -> io::Result<Vec<IpAddr>>,
+    ) -> AddressResolver {
+        AddressResolver { configured: Arc::new(configured), quota: quotas.of(plugin), look_up: Arc::new(look_up) }
     }
 
     async fn of(addresses: &[&str], granted: &[&str], url: &str) -> Result<Vec<SocketAddr>, ResolveError> {
@@ -117,7 +169,7 @@ mod tests {
         let configured = BTreeMap::from([("api.example".to_owned(), addresses)]);
         let resolver = system(&ConnectionQuotas::default(), "p", configured, look_up);
         let grants = granted.iter().map(|grant| grant.parse::<HttpGrant>().unwrap()).collect();
-        allowed_addresses(&resolver, &grants, &GrantOrigin::of(&url.parse().unwrap()).unwrap()).await
+        resolver.allowed_addresses(&grants, &GrantOrigin::of(&url.parse().unwrap()).unwrap()).await
     }
 
     #[tokio::test]
@@ -168,5 +220,77 @@ mod tests {
         SPEAKS.notify_all();
         assert_eq!(slow.resolve("again.example").await.unwrap().len(), 1);
         assert_eq!(ASKED.load(Ordering::Relaxed), 9, "of a hundred, eight were started, and the last");
+    }
+
+    #[test]
+    fn public_addresses_are_told_from_others() {
+        for text in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.0.0.1",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "127.255.0.9",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.8",
+            "192.0.2.1",
+            "192.88.99.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "198.19.255.255",
+            "198.51.100.1",
+            "203.0.113.1",
+            "224.0.0.1",
+            "239.1.2.3",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::127.0.0.1",
+            "::8.8.8.8",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::7f00:1",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::808:808",
+            "2002:7f00:1::",
+            "2002:c0a8:101::1",
+            "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+            "2001:db8::1",
+            "3fff::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+            "100::1",
+            "5f00::1",
+            "4000::1",
+        ] {
+            assert!(!is_public(text.parse().unwrap()), "{text} is not public");
+        }
+        for text in [
+            "1.1.1.1",
+            "8.8.8.8",
+            "100.63.255.255",
+            "100.128.0.1",
+            "172.15.0.1",
+            "172.32.0.1",
+            "192.0.1.1",
+            "198.17.0.1",
+            "198.20.0.1",
+            "223.255.255.1",
+            "2606:4700:4700::1111",
+            "2001:4860:4860::8888",
+            "::ffff:8.8.8.8",
+            "64:ff9b::808:808",
+            "2002:808:808::1",
+        ] {
+            assert!(is_public(text.parse().unwrap()), "{text} is public");
+        }
     }
 }

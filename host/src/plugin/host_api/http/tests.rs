@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use async_trait::async_trait;
 use http_body_util::BodyExt;
 use hyper::Request;
 use parking_lot::Mutex;
@@ -17,11 +16,9 @@ use wasmtime_wasi_http::{Error, WasiBody, WasiHttpHooks};
 use super::grants::HttpGrant;
 use super::outgoing::{OutgoingHttp, SendWorker};
 use super::quota::{CONNECTIONS, ConnectionQuotas};
-use super::resolve::{AddressResolver, ResolveError};
 use super::send::{HttpNetwork, SharedNetwork};
 use crate::event::EventId;
 use crate::plugin::AttemptLimits;
-use crate::plugin::host_api::denials::DenialLog;
 
 /// A resolver that returns one answer after the other and counts the lookups.
 #[derive(Debug, Default)]
@@ -30,11 +27,10 @@ struct FlippingResolver {
     asked: AtomicUsize,
 }
 
-#[async_trait]
-impl AddressResolver for FlippingResolver {
-    async fn resolve(&self, _: &str) -> Result<Vec<IpAddr>, ResolveError> {
+impl FlippingResolver {
+    fn look_up(&self) -> Vec<IpAddr> {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        Ok(self.answers.lock().pop_front().into_iter().collect())
+        self.answers.lock().pop_front().into_iter().collect()
     }
 }
 
@@ -85,10 +81,10 @@ impl CountingServer {
     }
 }
 
-/// The outgoing HTTP of an attempt, and its denials.
+/// The outgoing HTTP of an attempt.
 struct HttpRig {
     outgoing: OutgoingHttp,
-    denials: Arc<DenialLog>,
+    network: Arc<HttpNetwork>,
     event: EventId,
 }
 
@@ -115,16 +111,16 @@ fn rig_beside(
     limits: AttemptLimits,
     resolver: Arc<FlippingResolver>,
 ) -> HttpRig {
-    let denials = Arc::<DenialLog>::default();
-    let (runtime, resolve) = (Handle::current(), Arc::new(BTreeMap::new()));
-    let own = Arc::from(own);
-    let shared = SharedNetwork { runtime, roots: Arc::default(), resolve, quotas: quotas.clone(), own };
+    let shared = SharedNetwork {
+        look_up: Arc::new(move |_| Ok(resolver.look_up())),
+        quotas: quotas.clone(),
+        ..SharedNetwork::new(Handle::current(), BTreeMap::new(), Arc::from(own))
+    };
     let grants: Vec<HttpGrant> = serde_json::from_str(grants).unwrap();
     let grants = grants.into_iter().collect();
-    let network =
-        HttpNetwork::with_resolver(plugin, grants, limits, (denials.clone(), Arc::default()), &shared, resolver);
+    let network = Arc::new(HttpNetwork::new(plugin, grants, limits, Arc::default(), &shared));
     let event = EventId::new();
-    HttpRig { outgoing: OutgoingHttp::new(Arc::new(network), event), denials, event }
+    HttpRig { outgoing: OutgoingHttp::new(network.clone(), event), network, event }
 }
 
 impl HttpRig {
@@ -139,7 +135,7 @@ impl HttpRig {
     }
 
     fn denied(&self) -> u64 {
-        self.denials.counts().get("http").copied().unwrap_or(0)
+        self.network.denials.counts().get("http").copied().unwrap_or(0)
     }
 }
 
