@@ -6,10 +6,13 @@
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag::register_conditional_shutdown;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -84,6 +87,34 @@ impl TaskGroup {
 /// process and then its group.
 const SAME_REQUEST: Duration = Duration::from_secs(1);
 
+/// The time from the first instruction of a server until it listens for signals. A signal then ends the process at once, with
+/// success: nothing has begun. Drop this when [`StopSignals`] listen.
+pub struct EarlyStop {
+    is_early: Arc<AtomicBool>,
+}
+
+impl EarlyStop {
+    /// Begins this time. Works without a runtime and before any thread is started.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn begin() -> io::Result<Self> {
+        let is_early = Arc::new(AtomicBool::new(true));
+        for signal in [SIGTERM, SIGINT, SIGHUP] {
+            if signal != SIGHUP || !is_hangup_ignored() {
+                register_conditional_shutdown(signal, 0, is_early.clone())?;
+            }
+        }
+        Ok(Self { is_early })
+    }
+}
+
+impl Drop for EarlyStop {
+    fn drop(&mut self) {
+        self.is_early.store(false, Ordering::SeqCst);
+    }
+}
+
 /// The signals that stop the program: SIGTERM, SIGINT, and SIGHUP, which arrives when its terminal is closed.
 pub struct StopSignals {
     terminate: Signal,
@@ -99,13 +130,10 @@ impl StopSignals {
     /// # Errors
     /// Those of the system.
     pub fn listen() -> io::Result<Self> {
-        let hangup = SignalKind::hangup();
-        let hangup_ignored = std::fs::read_to_string("/proc/self/status")
-            .is_ok_and(|status| is_ignored(&status, hangup.as_raw_value().unsigned_abs()));
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hangup: if hangup_ignored { None } else { Some(signal(hangup)?) },
+            hangup: if is_hangup_ignored() { None } else { Some(signal(SignalKind::hangup())?) },
             first_at: None,
         })
     }
@@ -149,6 +177,11 @@ impl StopSignals {
 /// Whether a signal now belongs to the first one.
 fn is_same_request(first_at: Instant, now: Instant) -> bool {
     now.saturating_duration_since(first_at) < SAME_REQUEST
+}
+
+/// Whether this process was started with SIGHUP ignored.
+fn is_hangup_ignored() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| is_ignored(&status, SIGHUP.unsigned_abs()))
 }
 
 /// Whether a process with this `/proc/PID/status` ignores a signal.

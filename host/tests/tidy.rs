@@ -45,7 +45,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("transfer", &["event", "clock", "broker"]),
     ("api", &["event", "clock", "broker", "shutdown", "telemetry"]),
     ("config", &["event", "broker", "plugin", "regular_file", "secret", "worker", "api", "telemetry"]),
-    ("cli", &["config", "app", "event", "printable", "regular_file", "secret", "telemetry"]),
+    ("cli", &["config", "app", "event", "printable", "regular_file", "secret", "shutdown", "telemetry"]),
     ("main", &["config", "app", "cli", "telemetry"]),
 ];
 

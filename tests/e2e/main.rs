@@ -11,6 +11,7 @@ mod backlog;
 mod command_line;
 mod compiling;
 mod containment;
+mod crowded;
 mod dev;
 mod earlier_versions;
 mod embedded_store;

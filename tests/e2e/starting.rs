@@ -1,12 +1,14 @@
 //! A start: the host is alive at once, accepts as soon as its store is open, and uses each plugin as soon as it is
 //! loaded. It can be stopped at any moment.
 
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use eventstream_tests::client::Client;
 use eventstream_tests::eventually::eventually;
 use eventstream_tests::guests::PluginsDir;
-use eventstream_tests::host::{Host, HostOptions};
+use eventstream_tests::host::{Host, HostOptions, command};
 use eventstream_tests::on_both_brokers;
 use eventstream_tests::stage::{Broker, Stage};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -102,19 +104,17 @@ fn what_a_crash_left_waits_for_its_plugin_and_holds_up_no_stop(broker: Broker) {
     assert_eq!((event.state.as_str(), event.attempts.len()), ("processed", 1), "{event:?}");
 }
 
+fn make_pipe(path: &Path) {
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+}
+
 /// A store that never finishes opening.
 fn endless_store(folder: &Path) -> String {
     let data = folder.join("data");
     std::fs::create_dir(&data).unwrap();
     // The broker opens this pipe for reading and writing, and waits for the data of the last owner, which never comes.
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        data.join("lock"),
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::from_raw_mode(0o600),
-        0,
-    )
-    .unwrap();
+    make_pipe(&data.join("lock"));
     format!("embedded:{}", data.display())
 }
 
@@ -136,6 +136,79 @@ fn a_host_lives_and_can_be_stopped_while_its_store_is_being_opened() {
         assert_eq!(refusal.json()["type"], "/problems/not-ready");
         stop(&host);
         assert_eq!(host.wait().code(), Some(0), "{}", host.output());
+    }
+}
+
+/// A process that can be signalled, killed when it is dropped.
+struct Starting(std::process::Child);
+
+impl Starting {
+    fn spawn(mut command: std::process::Command) -> Self {
+        let quiet = std::process::Stdio::null;
+        Self(command.args(["--listen", "127.0.0.1:0"]).stdout(quiet()).stderr(quiet()).spawn().unwrap())
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.0)
+    }
+
+    /// Waits until the process catches SIGTERM: its first instructions have run.
+    fn wait_until_it_listens(&self) {
+        let path = format!("/proc/{}/status", self.0.id());
+        eventually("it catches SIGTERM", || {
+            let status = std::fs::read_to_string(&path).unwrap();
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
+            let is_caught = u64::from_str_radix(mask, 16).unwrap() >> 14 & 1 == 1;
+            if is_caught { Ok(()) } else { Err(status) }
+        });
+    }
+
+    fn exit_code(&mut self) -> Option<i32> {
+        self.0.wait().unwrap().code()
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_stop_works_before_the_server_has_begun() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(command(folder.path(), &["plugin", "new", "hello"]).output().unwrap().status.success());
+    // The command asks for this tool before it serves, and the tool waits for a line that never comes.
+    let (tool, line) = (folder.path().join("rustc"), folder.path().join("line"));
+    std::fs::write(&tool, format!("#!/bin/sh\nread line < {}\n", line.display())).unwrap();
+    std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).unwrap();
+    make_pipe(&line);
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let mut dev = command(folder.path(), &["dev", "hello"]);
+        dev.env("PATH", folder.path());
+        let mut dev = Starting::spawn(dev);
+        // It opens once the tool reads it.
+        let mut options = std::fs::File::options();
+        options.write(true).custom_flags(i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap());
+        let _line = eventually("the tool runs", || options.open(&line));
+        kill_process(dev.pid(), signal).unwrap();
+        assert_eq!(dev.exit_code(), Some(0), "{signal:?}");
+    }
+}
+
+#[test]
+fn a_stop_at_any_moment_of_the_start_is_a_clean_end() {
+    for _ in 0..50 {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("plugins")).unwrap();
+        let mut host = Starting::spawn(command(folder.path(), &[]));
+        // What happens before the program begins is not its doing.
+        host.wait_until_it_listens();
+        let moment = Duration::from_micros(fastrand::u64(..30_000));
+        std::thread::sleep(moment);
+        kill_process(host.pid(), Signal::TERM).unwrap();
+        assert_eq!(host.exit_code(), Some(0), "stopped after {moment:?}");
     }
 }
 

@@ -36,7 +36,7 @@ fn impatient(broker: Broker) -> Stage {
     })
 }
 
-fn connect(stage: &Stage) -> TcpStream {
+pub(super) fn connect(stage: &Stage) -> TcpStream {
     let address = stage.host.url().strip_prefix("http://").unwrap();
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(READ_LIMIT)).unwrap();
@@ -44,7 +44,7 @@ fn connect(stage: &Stage) -> TcpStream {
 }
 
 /// Everything that the server sends until it closes the connection.
-fn read_to_end(mut stream: TcpStream) -> String {
+pub(super) fn read_to_end(mut stream: TcpStream) -> String {
     let mut bytes = Vec::new();
     // A reset closes the connection as well.
     if let Err(error) = stream.read_to_end(&mut bytes)

@@ -3,11 +3,13 @@
 //! A request is local if it comes from a loopback address, names a loopback host and carries no header of a proxy. A proxy on
 //! this machine that adds no such header looks like a local program. Such a proxy must not pass these requests on.
 
-use axum::extract::Request;
-use axum::http::Method;
-use axum::http::header::{FORWARDED, HOST, HeaderName, VIA};
+use std::net::IpAddr;
 
-use super::host_name::{is_local_host, parse_host};
+use axum::extract::Request;
+use axum::http::header::{FORWARDED, HOST, HeaderName, VIA};
+use axum::http::uri::Authority;
+use axum::http::{HeaderValue, Method};
+
 use super::problem::{Problem, ProblemKind};
 use crate::event::SENT_BY_PLUGIN_HEADER;
 
@@ -56,6 +58,22 @@ fn is_from_proxy(name: &HeaderName) -> bool {
 /// Whether a request only publishes or reads.
 fn is_open_to_all(method: &Method, path: &str) -> bool {
     method.is_safe() || (*method == Method::POST && path.trim_end_matches('/') == "/events")
+}
+
+/// Parses the value of a `Host` header; `None` if it is not a host name with an optional port.
+pub(super) fn parse_host(value: &HeaderValue) -> Option<Authority> {
+    let authority: Authority = value.to_str().ok()?.parse().ok()?;
+    Some(authority).filter(|authority| !authority.as_str().contains('@'))
+}
+
+/// Whether the name is `localhost`, a name under it, or a loopback address.
+///
+/// A DNS rebinding attack points a name of its own at this machine. To the browser such a page is of the same origin; only
+/// the name gives it away.
+pub(super) fn is_local_host(authority: &Authority) -> bool {
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+    let is_loopback = name.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
+    is_loopback || name == "localhost" || name.ends_with(".localhost")
 }
 
 #[cfg(test)]

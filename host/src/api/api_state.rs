@@ -1,15 +1,16 @@
-//! What the handlers work with.
+//! What the server and its handlers work with: the options, and the parts of the program that they call.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{ConsumerDirectory, EventLog, PluginStateRemover};
+use crate::broker::{ConsumerDirectory, EventLog, Lane, PluginStateRemover};
+use crate::event::{EventLimits, EventType};
 use crate::telemetry::UnwrittenLines;
 
 use super::memory_budget::MemoryBudget;
-use super::options::ServerOptions;
-use super::plugin_control::PluginControl;
+use super::plugin_view::{PluginView, RemovedPlugin};
 
 /// The parts of the program that the handlers call.
 #[derive(Clone)]
@@ -21,7 +22,7 @@ pub struct ApiState {
     /// Deletes the state of removed plugins.
     pub plugin_state: Arc<dyn PluginStateRemover>,
     /// The plugins.
-    pub plugins: Arc<dyn PluginControl>,
+    pub plugins: Arc<dyn PluginAdmin>,
     /// The limits of requests.
     pub options: ServerOptions,
     /// The memory of bodies, heads and answers in progress.
@@ -30,4 +31,87 @@ pub struct ApiState {
     pub stopping: CancellationToken,
     /// Counts the lines that this host did not write to its log.
     pub unwritten_lines: UnwrittenLines,
+}
+
+/// What the API needs of the plugins.
+#[async_trait::async_trait]
+pub trait PluginAdmin: Send + Sync + 'static {
+    /// The lane for events of a type: that of the plugin that handles it now, else [`Lane::unrouted`].
+    fn lane(&self, event_type: &EventType) -> Lane;
+
+    /// Why the plugins keep this host from being ready, if they do.
+    fn unready_reason(&self) -> Option<String>;
+
+    /// Every plugin, ordered by name.
+    fn plugins(&self) -> Vec<PluginView>;
+
+    /// The plugin with this name.
+    fn plugin(&self, name: &str) -> Option<PluginView>;
+
+    /// The files and settings that belong to no plugin, each described in a sentence.
+    fn overlooked(&self) -> Vec<String>;
+
+    /// Replaces a plugin by the version that served before it. Returns the plugin after the change.
+    async fn rollback(&self, name: &str) -> Result<PluginView, PluginChangeError>;
+
+    /// Lets the held build with this digest serve. Returns the plugin after the change.
+    async fn approve(&self, name: &str, digest: Option<&str>) -> Result<PluginView, PluginChangeError>;
+
+    /// Removes a plugin's file.
+    async fn remove(&self, name: &str) -> Result<RemovedPlugin, PluginChangeError>;
+}
+
+/// Why a plugin was not changed, with a message for people. The version that served still serves.
+#[derive(Clone, Debug)]
+pub enum PluginChangeError {
+    /// There is no such plugin.
+    Unknown(String),
+    /// The request must name the digest of the build that it means.
+    DigestMissing(String),
+    /// The plugin cannot be changed now.
+    Refused(String),
+}
+
+/// The settings of the HTTP server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerOptions {
+    /// The address to listen on; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// The largest body of a request, in bytes.
+    pub max_body_bytes: usize,
+    /// The memory for all bodies, heads and answers in progress together, in bytes. A few KiB of each are not counted.
+    pub max_buffered_bytes: usize,
+    /// The most connections at a time. A new connection then replaces one whose client makes no progress. If all do, its
+    /// requests wait a moment and get 503, except health probes.
+    pub max_connections: usize,
+    /// The time in which the head of a request must arrive, from its first byte on. The first request of a connection must
+    /// begin within this time, too.
+    pub header_timeout_ms: u64,
+    /// The time in which a request's body must arrive.
+    pub body_timeout_ms: u64,
+    /// The longest time between two requests on a connection.
+    pub idle_timeout_ms: u64,
+    /// The time that requests and attempts in progress have to end when the program stops.
+    pub drain_ms: u64,
+    /// Whether only this machine is served: requests that name another host than localhost are refused.
+    pub only_local: bool,
+    /// The limits of an event.
+    pub limits: EventLimits,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 3000)),
+            max_body_bytes: 1024 * 1024,
+            max_buffered_bytes: 128 * 1024 * 1024,
+            max_connections: 10_000,
+            header_timeout_ms: 5_000,
+            body_timeout_ms: 10_000,
+            idle_timeout_ms: 75_000,
+            drain_ms: 25_000,
+            only_local: true,
+            limits: EventLimits::default(),
+        }
+    }
 }

@@ -1,15 +1,10 @@
 //! The JSON of an event: one form for every state, alone and in lists.
-//!
-//! Payloads and results are not parsed into values. JSON is copied byte for byte, other text becomes a string, and bytes
-//! become base64.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde::Serialize;
-use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
-use crate::event::{AttemptRecord, EventData, EventId, EventRecord, EventState, FailureClass, Timestamp, media_type};
+use serde::Serialize;
+
+use crate::event::{AttemptRecord, DataView, EventId, EventRecord, EventState, FailureClass, Timestamp, data_view};
 
 /// The extension that is shown as the member `key`.
 const PARTITION_KEY: &str = "partitionkey";
@@ -65,14 +60,6 @@ pub(super) struct EventView<'a> {
     attempts: &'a [AttemptRecord],
 }
 
-/// Text: spliced in if it is JSON, else a string.
-#[derive(Serialize)]
-#[serde(untagged)]
-pub(crate) enum DataView<'a> {
-    Json(&'a RawValue),
-    Text(&'a str),
-}
-
 impl<'a> EventView<'a> {
     /// The view of an event in this state. `due` is when it starts, if it is scheduled.
     pub(super) fn new(record: &'a EventRecord, state: EventState, due: Option<Timestamp>) -> Self {
@@ -121,24 +108,10 @@ impl<'a> EventView<'a> {
     }
 }
 
-/// Shows data as text or as base64: one of the two is `Some` unless there is no data. Text without a content type is shown as
-/// JSON if it is JSON.
-pub(crate) fn data_view<'a>(
-    data: Option<&'a EventData>,
-    content_type: Option<&str>,
-) -> (Option<DataView<'a>>, Option<String>) {
-    let Some(data) = data else { return (None, None) };
-    let Some(text) = data.as_text() else { return (None, Some(STANDARD.encode(&data.bytes))) };
-    let json = serde_json::from_str::<&RawValue>(text).ok();
-    // A `RawValue` drops the white space around the JSON, but the payload must be shown byte for byte.
-    let json = json.filter(|json| json.get().len() == text.len() && content_type.is_none_or(media_type::is_json));
-    (Some(json.map_or(DataView::Text(text), DataView::Json)), None)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{DEFAULT_SOURCE, Event, EventEnd};
+    use crate::event::{DEFAULT_SOURCE, Event, EventData, EventEnd};
 
     fn record(data: Option<EventData>, content_type: Option<&str>) -> EventRecord {
         EventRecord::new(Event {

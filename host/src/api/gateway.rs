@@ -10,11 +10,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tower::ServiceExt;
 
-use super::api_state::ApiState;
+use super::api_state::{ApiState, ServerOptions};
 use super::memory_budget::MemoryBudget;
-use super::options::ServerOptions;
 use super::problem::{Problem, ProblemKind};
-use super::{events, failed_events, guard, health, metrics, plugins, request, startup};
+use super::{events, failed_events, guard, health, metrics, plugins, request};
 
 /// Answers requests. Every answer, including the router's refusals, is made by this module.
 #[derive(Clone)]
@@ -53,7 +52,7 @@ impl Gateway {
     }
 
     fn with_memory(options: ServerOptions, memory: MemoryBudget, reason: String) -> Self {
-        let startup_router = startup::router(reason);
+        let startup_router = health::starting_router(reason);
         let shared = GatewayState { options, memory, startup_router, serving: OnceLock::new() };
         Self { shared: Arc::new(shared), is_local_peer: false }
     }

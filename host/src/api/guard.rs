@@ -11,8 +11,7 @@ use axum::http::{HeaderValue, Method, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 
-use super::access::check_access;
-use super::host_name::{is_local_host, parse_host};
+use super::access::{check_access, is_local_host, parse_host};
 use super::problem::{Problem, ProblemKind};
 
 /// The most headers of a request.

@@ -1,13 +1,16 @@
 //! `GET /livez` says whether the process runs, `GET /readyz` whether it accepts and handles events.
 //!
 //! Liveness depends on nothing else: restarting this process would not bring back a store that is away. Neither handler asks
-//! the store, since the broker keeps its health up to date in the background.
+//! the store, since the broker keeps its health up to date in the background. Until the broker is open, the server is alive
+//! and not ready, and accepts no events.
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use serde_json::{Value, json as object};
 
 use super::api_state::ApiState;
@@ -52,6 +55,28 @@ pub(super) async fn ready(State(api): State<Arc<ApiState>>, RawQuery(query): Raw
 }
 
 /// The result of one check. It passes if there is no trouble.
-pub(super) fn readiness_check(name: &str, trouble: Option<&str>, facts: Value) -> Value {
+fn readiness_check(name: &str, trouble: Option<&str>, facts: Value) -> Value {
     object!({ "name": name, "ready": trouble.is_none(), "trouble": trouble, "facts": facts })
+}
+
+/// The routes until the broker is open. `reason` says what the server waits for.
+pub(super) fn starting_router(reason: String) -> Router {
+    Router::new()
+        .route("/livez", get(live))
+        .route("/readyz", get(show_not_ready))
+        .fallback(refuse_request)
+        .with_state(Arc::<str>::from(reason))
+}
+
+async fn show_not_ready(State(reason): State<Arc<str>>, RawQuery(query): RawQuery) -> Problem {
+    if let Err(problem) = query::parse_flag(query.as_deref(), "verbose") {
+        return problem;
+    }
+    let checks = object!([readiness_check("broker", Some(&reason), object!({}))]);
+    let readiness = Readiness { accepting: false, handling: false, checks };
+    Problem::new(ProblemKind::NotReady, &*reason).with_readiness(readiness)
+}
+
+async fn refuse_request(State(reason): State<Arc<str>>) -> Problem {
+    Problem::new(ProblemKind::NotReady, format!("{reason}; nothing was accepted: send the request again"))
 }

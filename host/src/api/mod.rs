@@ -12,12 +12,9 @@ mod failed_events;
 mod gateway;
 mod guard;
 mod health;
-mod host_name;
 mod memory_budget;
 mod metrics;
-mod metrics_format;
-mod options;
-mod plugin_control;
+mod plugin_view;
 mod plugins;
 mod problem;
 mod problem_kind;
@@ -25,18 +22,12 @@ mod query;
 mod request;
 mod response;
 mod server;
-mod startup;
 
 #[cfg(test)]
 mod tests;
 
-pub use api_state::ApiState;
-pub(crate) use event_view::{DataView, data_view};
+pub use api_state::{ApiState, PluginAdmin, PluginChangeError, ServerOptions};
 pub use gateway::Gateway;
 pub use memory_budget::MemoryBudget;
-pub use options::ServerOptions;
-pub use plugin_control::{
-    ApprovalView, PluginChangeError, PluginControl, PluginStatusView, PluginView, RemovedPlugin, ReuseView,
-    TakenTypesView,
-};
+pub use plugin_view::{ApprovalView, PluginStatusView, PluginView, RemovedPlugin, ReuseView, TakenTypesView};
 pub use server::{listen, serve};

@@ -10,8 +10,8 @@ use axum::response::Response;
 use serde::Serialize;
 use serde_json::json as object;
 
-use super::api_state::ApiState;
-use super::plugin_control::{PluginChangeError, PluginView};
+use super::api_state::{ApiState, PluginChangeError};
+use super::plugin_view::PluginView;
 use super::problem::{Problem, ProblemKind};
 use super::query;
 use super::request::PathParameter;

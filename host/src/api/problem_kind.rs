@@ -5,141 +5,61 @@
 
 use axum::http::StatusCode;
 
-/// The kind of a refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ProblemKind {
-    BadRequest,
-    BadQuery,
-    BadIdempotencyKey,
-    MalformedBody,
-    CrossSite,
-    ForeignHost,
-    NotPermitted,
-    NotFound,
-    MethodNotAllowed,
-    NotAcceptable,
-    RequestTimeout,
-    NotFailed,
-    NotRolledBack,
-    NotApproved,
-    NotRemoved,
-    TooLarge,
-    UriTooLong,
-    UnsupportedMediaType,
-    InvalidEvent,
-    IdempotencyKeyReused,
-    QueueFull,
-    HeadersTooLarge,
-    Internal,
-    StoreMisconfigured,
-    StoreFull,
-    StoreUnavailable,
-    StoreUnsafe,
-    StoreBusy,
-    NotReady,
-    Overloaded,
-    UnknownCoding,
-}
+macro_rules! problem_kinds {
+    ($($kind:ident = $status:ident, $name:literal, $title:literal;)+) => {
+        /// The kind of a refusal.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum ProblemKind {
+            $($kind,)+
+        }
 
-impl ProblemKind {
-    #[cfg(test)]
-    pub(super) const ALL: [Self; 31] = [
-        Self::BadRequest,
-        Self::BadQuery,
-        Self::BadIdempotencyKey,
-        Self::MalformedBody,
-        Self::CrossSite,
-        Self::ForeignHost,
-        Self::NotPermitted,
-        Self::NotFound,
-        Self::MethodNotAllowed,
-        Self::NotAcceptable,
-        Self::RequestTimeout,
-        Self::NotFailed,
-        Self::NotRolledBack,
-        Self::NotApproved,
-        Self::NotRemoved,
-        Self::TooLarge,
-        Self::UriTooLong,
-        Self::UnsupportedMediaType,
-        Self::InvalidEvent,
-        Self::IdempotencyKeyReused,
-        Self::QueueFull,
-        Self::HeadersTooLarge,
-        Self::Internal,
-        Self::StoreMisconfigured,
-        Self::StoreFull,
-        Self::StoreUnavailable,
-        Self::StoreUnsafe,
-        Self::StoreBusy,
-        Self::NotReady,
-        Self::Overloaded,
-        Self::UnknownCoding,
-    ];
+        impl ProblemKind {
+            #[cfg(test)]
+            pub(super) const ALL: &[Self] = &[$(Self::$kind,)+];
 
-    /// The status, the `type` and the title.
-    pub(super) fn parts(self) -> (StatusCode, &'static str, &'static str) {
-        use StatusCode as S;
-        match self {
-            Self::BadRequest => (S::BAD_REQUEST, "/problems/bad-request", "The request is not well-formed"),
-            Self::BadQuery => (S::BAD_REQUEST, "/problems/bad-query", "The query is not understood"),
-            Self::BadIdempotencyKey => {
-                (S::BAD_REQUEST, "/problems/bad-idempotency-key", "The Idempotency-Key is not well-formed")
-            }
-            Self::MalformedBody => (S::BAD_REQUEST, "/problems/malformed-body", "The body cannot be read"),
-            Self::CrossSite => (S::FORBIDDEN, "/problems/cross-site", "Other sites may not change anything here"),
-            Self::ForeignHost => (S::FORBIDDEN, "/problems/foreign-host", "This server has another name"),
-            Self::NotPermitted => (S::FORBIDDEN, "/problems/not-permitted", "Not everybody may do this"),
-            Self::NotFound => (S::NOT_FOUND, "/problems/not-found", "There is no such thing"),
-            Self::MethodNotAllowed => {
-                (S::METHOD_NOT_ALLOWED, "/problems/method-not-allowed", "This cannot be done here")
-            }
-            Self::NotAcceptable => {
-                (S::NOT_ACCEPTABLE, "/problems/not-acceptable", "Nothing here is of an accepted media type")
-            }
-            Self::RequestTimeout => (S::REQUEST_TIMEOUT, "/problems/request-timeout", "The request took too long"),
-            Self::NotFailed => (S::CONFLICT, "/problems/not-failed", "The event has not failed"),
-            Self::NotRolledBack => (S::CONFLICT, "/problems/not-rolled-back", "The plugin cannot be rolled back"),
-            Self::NotApproved => (S::CONFLICT, "/problems/not-approved", "The build cannot be approved"),
-            Self::NotRemoved => (S::CONFLICT, "/problems/not-removed", "The plugin cannot be removed"),
-            Self::TooLarge => (S::PAYLOAD_TOO_LARGE, "/problems/too-large", "The body is too large"),
-            Self::UriTooLong => (S::URI_TOO_LONG, "/problems/uri-too-long", "The address is too long"),
-            Self::UnsupportedMediaType => {
-                (S::UNSUPPORTED_MEDIA_TYPE, "/problems/unsupported-media-type", "The media type is not accepted")
-            }
-            Self::InvalidEvent => (S::UNPROCESSABLE_ENTITY, "/problems/invalid-event", "The event is not valid"),
-            Self::IdempotencyKeyReused => (
-                S::UNPROCESSABLE_ENTITY,
-                "/problems/idempotency-key-reused",
-                "The idempotency key was used before with another body",
-            ),
-            Self::QueueFull => (S::TOO_MANY_REQUESTS, "/problems/queue-full", "Too many events wait"),
-            Self::HeadersTooLarge => (
-                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "/problems/headers-too-large",
-                "The headers of the request are too large",
-            ),
-            Self::Internal => (S::INTERNAL_SERVER_ERROR, "/problems/internal", "The server has made a mistake"),
-            Self::StoreMisconfigured => {
-                (S::INTERNAL_SERVER_ERROR, "/problems/store-misconfigured", "The store is not set up")
-            }
-            Self::StoreFull => (S::SERVICE_UNAVAILABLE, "/problems/store-full", "The store has no room left"),
-            Self::StoreUnavailable => {
-                (S::SERVICE_UNAVAILABLE, "/problems/store-unavailable", "The store cannot be reached")
-            }
-            Self::StoreUnsafe => {
-                (S::SERVICE_UNAVAILABLE, "/problems/store-unsafe", "The store would not keep what it is given")
-            }
-            Self::StoreBusy => {
-                (S::SERVICE_UNAVAILABLE, "/problems/store-busy", "Too much is asked of the store at a time")
-            }
-            Self::NotReady => (S::SERVICE_UNAVAILABLE, "/problems/not-ready", "The server is not ready"),
-            Self::Overloaded => (S::SERVICE_UNAVAILABLE, "/problems/overloaded", "The server has too much under way"),
-            Self::UnknownCoding => {
-                (S::NOT_IMPLEMENTED, "/problems/unknown-coding", "The transfer coding is not supported")
+            /// The status, the `type` and the title.
+            pub(super) fn parts(self) -> (StatusCode, &'static str, &'static str) {
+                match self {
+                    $(Self::$kind => (StatusCode::$status, concat!("/problems/", $name), $title),)+
+                }
             }
         }
-    }
+    };
+}
+
+problem_kinds! {
+    BadRequest = BAD_REQUEST, "bad-request", "The request is not well-formed";
+    BadQuery = BAD_REQUEST, "bad-query", "The query is not understood";
+    BadIdempotencyKey = BAD_REQUEST, "bad-idempotency-key", "The Idempotency-Key is not well-formed";
+    MalformedBody = BAD_REQUEST, "malformed-body", "The body cannot be read";
+    CrossSite = FORBIDDEN, "cross-site", "Other sites may not change anything here";
+    ForeignHost = FORBIDDEN, "foreign-host", "This server has another name";
+    NotPermitted = FORBIDDEN, "not-permitted", "Not everybody may do this";
+    NotFound = NOT_FOUND, "not-found", "There is no such thing";
+    MethodNotAllowed = METHOD_NOT_ALLOWED, "method-not-allowed", "This cannot be done here";
+    NotAcceptable = NOT_ACCEPTABLE, "not-acceptable", "Nothing here is of an accepted media type";
+    RequestTimeout = REQUEST_TIMEOUT, "request-timeout", "The request took too long";
+    NotFailed = CONFLICT, "not-failed", "The event has not failed";
+    NotRolledBack = CONFLICT, "not-rolled-back", "The plugin cannot be rolled back";
+    NotApproved = CONFLICT, "not-approved", "The build cannot be approved";
+    NotRemoved = CONFLICT, "not-removed", "The plugin cannot be removed";
+    TooLarge = PAYLOAD_TOO_LARGE, "too-large", "The body is too large";
+    UriTooLong = URI_TOO_LONG, "uri-too-long", "The address is too long";
+    UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The media type is not accepted";
+    InvalidEvent = UNPROCESSABLE_ENTITY, "invalid-event", "The event is not valid";
+    IdempotencyKeyReused = UNPROCESSABLE_ENTITY, "idempotency-key-reused",
+        "The idempotency key was used before with another body";
+    QueueFull = TOO_MANY_REQUESTS, "queue-full", "Too many events wait";
+    HeadersTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE, "headers-too-large", "The headers of the request are too large";
+    Internal = INTERNAL_SERVER_ERROR, "internal", "The server has made a mistake";
+    StoreMisconfigured = INTERNAL_SERVER_ERROR, "store-misconfigured", "The store is not set up";
+    StoreFull = SERVICE_UNAVAILABLE, "store-full", "The store has no room left";
+    StoreUnavailable = SERVICE_UNAVAILABLE, "store-unavailable", "The store cannot be reached";
+    StoreUnsafe = SERVICE_UNAVAILABLE, "store-unsafe", "The store would not keep what it is given";
+    StoreBusy = SERVICE_UNAVAILABLE, "store-busy", "Too much is asked of the store at a time";
+    NotReady = SERVICE_UNAVAILABLE, "not-ready", "The server is not ready";
+    Overloaded = SERVICE_UNAVAILABLE, "overloaded", "The server has too much under way";
+    UnknownCoding = NOT_IMPLEMENTED, "unknown-coding", "The transfer coding is not supported";
 }
 
 #[cfg(test)]

@@ -49,18 +49,12 @@ pub(super) fn parse_ended_query(query: Option<&str>, ending: EndKind) -> Result<
 /// # Errors
 /// [`ProblemKind::BadQuery`] for any other parameter or value.
 pub(super) fn parse_flag(query: Option<&str>, name: &str) -> Result<bool, Problem> {
-    let mut faults = Vec::new();
-    let given = known_parameters(query, &[name], &mut faults);
-    refuse_faults(faults)?;
-    match given.first() {
-        None => Ok(false),
-        Some((_, value)) if value.is_empty() || value == "true" => Ok(true),
-        Some((name, value)) => {
-            let message = format!("{value:?} is not a value of this parameter; write ?{name}");
-            refuse_faults(vec![EventFault::new(name.clone(), message)])?;
-            Ok(false)
-        }
+    let Some(value) = parse_value(query, name)? else { return Ok(false) };
+    if !value.is_empty() && value != "true" {
+        let message = format!("{value:?} is not a value of this parameter; write ?{name}");
+        refuse_faults(vec![EventFault::new(name.to_owned(), message)])?;
     }
+    Ok(true)
 }
 
 /// Reads a query that may have one parameter, and returns its value.

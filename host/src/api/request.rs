@@ -3,6 +3,8 @@
 //! A body must arrive within a size and a time. A client that is still sending may miss the answer if the connection closes.
 //! So the rest of a body that is too large is read and discarded, up to a limit.
 
+use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -14,8 +16,8 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 
+use super::api_state::ServerOptions;
 use super::memory_budget::{MemoryBudget, MemoryCharge};
-use super::options::ServerOptions;
 use super::problem::{Problem, ProblemKind};
 use crate::event::media_type;
 
@@ -25,6 +27,9 @@ const MAX_IDEMPOTENCY_KEY_CHARS: usize = 256;
 const MAX_DISCARD_FACTOR: usize = 16;
 /// The longest time for which a body is discarded.
 const MAX_DISCARD_TIME: Duration = Duration::from_secs(1);
+
+/// Why a request is refused that stalls while other clients wait for its connection.
+pub(super) const STALLED: &str = "the request did not arrive further while other clients waited for a connection";
 
 /// The one parameter of a path, decoded.
 pub(super) struct PathParameter(pub(super) String);
@@ -105,11 +110,7 @@ async fn collect_body(body: &mut Body, max_bytes: usize, mut charge: MemoryCharg
     let whole_bytes = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(max_bytes);
     let mut read = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| {
-            tracing::debug!("the body of a request cannot be read: {error}");
-            let detail = "the body ends early, or its chunks are not well-formed";
-            Problem::new(ProblemKind::MalformedBody, detail).closing_connection()
-        })?;
+        let frame = frame.map_err(|error| describe_broken_body(&error))?;
         let Ok(data) = frame.into_data() else { continue };
         let needed_bytes = read.len() + data.len();
         if needed_bytes > max_bytes {
@@ -123,6 +124,16 @@ async fn collect_body(body: &mut Body, max_bytes: usize, mut charge: MemoryCharg
         read.extend_from_slice(&data);
     }
     Ok(Some(charge.attach(read)))
+}
+
+fn describe_broken_body(error: &axum::Error) -> Problem {
+    tracing::debug!("the body of a request cannot be read: {error}");
+    let mut causes = std::iter::successors(error.source(), |error| (*error).source());
+    if causes.any(|cause| cause.downcast_ref().is_some_and(|cause: &io::Error| cause.kind() == ErrorKind::TimedOut)) {
+        return Problem::new(ProblemKind::RequestTimeout, STALLED);
+    }
+    let detail = "the body ends early, or its chunks are not well-formed";
+    Problem::new(ProblemKind::MalformedBody, detail).closing_connection()
 }
 
 /// The next capacity of the buffer. It doubles at most, so that a client must send bytes to make the server take memory.

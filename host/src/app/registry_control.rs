@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::api::{
-    ApprovalView, PluginChangeError, PluginControl, PluginStatusView, PluginView, RemovedPlugin, ReuseView,
+    ApprovalView, PluginAdmin, PluginChangeError, PluginStatusView, PluginView, RemovedPlugin, ReuseView,
     TakenTypesView,
 };
 use crate::broker::{ConsumerDirectory, Lane};
@@ -29,7 +29,7 @@ pub(super) struct RegistryControl {
 }
 
 #[async_trait::async_trait]
-impl PluginControl for RegistryControl {
+impl PluginAdmin for RegistryControl {
     fn lane(&self, event_type: &EventType) -> Lane {
         worker::lane_of(&self.registry, &*self.consumers, event_type)
     }

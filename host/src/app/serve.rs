@@ -16,7 +16,7 @@ use crate::api::{self, ApiState, Gateway};
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::plugin::{PluginRegistry, RegistryOptions};
-use crate::shutdown::{StopSignals, TaskGroup};
+use crate::shutdown::{EarlyStop, StopSignals, TaskGroup};
 use crate::telemetry::LogGuard;
 use crate::worker::{Worker, WorkerOptions};
 
@@ -39,13 +39,19 @@ struct RunningServer {
 /// Serves until SIGTERM, SIGINT or SIGHUP arrives, or until a critical task fails. The log ends with the server.
 ///
 /// If a stop interrupts the start, the broker may still be opening on a thread of the runtime. That thread need not be awaited:
-/// no event is lost with it.
+/// no event is lost with it. `early_stop` ends the program at a signal until this function listens for signals.
 ///
 /// # Errors
 /// The server cannot start, or a critical task failed. A second signal ends the server at once with an error.
-pub async fn run(config: Config, log: LogGuard, mut announce: impl FnMut(&StartupFact)) -> Result<(), Error> {
+pub async fn run(
+    config: Config,
+    log: LogGuard,
+    early_stop: Option<EarlyStop>,
+    mut announce: impl FnMut(&StartupFact),
+) -> Result<(), Error> {
     // Comes first, so that no signal is missed.
     let mut signals = StopSignals::listen().context("cannot listen for signals")?;
+    drop(early_stop);
     raise_file_limit();
     let mut plugin_options = plugin_options(&config)?;
     let plugins_dir = &config.plugins.dir;
@@ -142,7 +148,10 @@ pub async fn run(config: Config, log: LogGuard, mut announce: impl FnMut(&Startu
 
 fn spawn_http(listener: tokio::net::TcpListener, gateway: Gateway, config: &Config, tasks: &TaskGroup) {
     let (options, stop, connections) = (config.server.clone(), tasks.stop_token().clone(), tasks.clone());
-    tasks.spawn_critical("http", async move { api::serve(listener, gateway, options, stop, &connections).await });
+    tasks.spawn_critical("http", async move {
+        api::serve(listener, gateway, options, stop, &connections).await;
+        Ok(())
+    });
 }
 
 /// Opens the broker and starts the worker. The plugins load in a task of their own.

@@ -8,11 +8,10 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::api::{DataView, data_view};
 use crate::clock;
 use crate::event::{
-    AttemptEffects, AttemptOutcome, Event, EventDraft, EventFault, EventId, EventLimits, LogLine, PublishedEvent,
-    RejectedRequest, Settlement, StateWrite, decide_settlement,
+    AttemptEffects, AttemptOutcome, DataView, EventBody, EventDraft, EventFault, EventId, EventLimits, LogLine,
+    PublishedEvent, RejectedRequest, Settlement, StateWrite, data_view, decide_settlement, is_zero,
 };
 use crate::plugin::{AttemptInput, MemoryState, Plugin};
 
@@ -129,7 +128,7 @@ impl<'a> PluginTrial<'a> {
             },
             result,
             result_base64,
-            published: success.published.iter().map(TrialEvent::of).collect(),
+            published: success.published.iter().map(published_body).collect(),
             state: writes.iter().map(TrialStateChange::of).collect(),
             log: &completed.log,
             log_lines_dropped: completed.log_lines_dropped,
@@ -171,7 +170,7 @@ struct TrialAttempt<'a> {
     result: Option<DataView<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     result_base64: Option<String>,
-    published: Vec<TrialEvent<'a>>,
+    published: Vec<EventBody<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     state: Vec<TrialStateChange<'a>>,
     log: &'a [LogLine],
@@ -185,36 +184,18 @@ struct TrialAttempt<'a> {
 }
 
 /// An event that the commit would publish.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct TrialEvent<'a> {
-    id: EventId,
-    r#type: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    subject: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content_type: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<DataView<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload_base64: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    delay_ms: Option<u64>,
-}
-
-impl<'a> TrialEvent<'a> {
-    fn of(published: &'a PublishedEvent) -> Self {
-        let event: &Event = &published.event;
-        let (payload, payload_base64) = data_view(event.data.as_ref(), event.data_content_type.as_deref());
-        Self {
-            id: event.id,
-            r#type: event.event_type.as_str(),
-            subject: event.subject.as_deref(),
-            content_type: event.data_content_type.as_deref(),
-            payload,
-            payload_base64,
-            delay_ms: Some(published.delay_ms).filter(|delay_ms| *delay_ms > 0),
-        }
+fn published_body(published: &PublishedEvent) -> EventBody<'_> {
+    let event = &published.event;
+    let (payload, payload_base64) = data_view(event.data.as_ref(), event.data_content_type.as_deref());
+    EventBody {
+        r#type: event.event_type.as_str(),
+        id: Some(event.id.to_string()),
+        subject: event.subject.as_deref(),
+        content_type: event.data_content_type.as_deref(),
+        delay_ms: Some(published.delay_ms).filter(|delay_ms| *delay_ms > 0),
+        payload,
+        payload_base64,
+        ..EventBody::default()
     }
 }
 
@@ -247,8 +228,4 @@ impl<'a> TrialStateChange<'a> {
             },
         }
     }
-}
-
-fn is_zero(number: &u32) -> bool {
-    *number == 0
 }

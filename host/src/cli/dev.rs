@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use eventstream::app;
 use eventstream::config::FlagSetting;
+use eventstream::shutdown::EarlyStop;
 use serde_json::Value;
 
 use super::client::ServerTarget;
@@ -76,7 +77,7 @@ impl Args {
 }
 
 /// Builds and serves until a signal stops it.
-pub(super) fn run(args: &Args) -> CommandResult {
+pub(super) fn run(args: &Args, early_stop: Option<EarlyStop>) -> CommandResult {
     let mut builder =
         ProjectFolder { folder: args.dir.clone(), plugins: args.work_path("plugins"), ..ProjectFolder::default() };
     if builder.find_projects().is_empty() {
@@ -103,7 +104,7 @@ pub(super) fn run(args: &Args) -> CommandResult {
                 report_ended_events(&ServerTarget::at(url), stopped);
             }
         });
-        let served = runtime.block_on(app::run(config, log, |fact| {
+        let served = runtime.block_on(app::run(config, log, early_stop, |fact| {
             let fact = fact.to_string();
             if let Some(url) = fact.strip_prefix("listening on ") {
                 // The receiver lives as long as this sender.

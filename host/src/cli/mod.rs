@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use eventstream::printable::Printable;
+use eventstream::shutdown::EarlyStop;
 
 use output::{CommandResult, ExitReason, check_written, print_note, print_note_lines, report_error};
 use store::{backup, export, import};
@@ -86,14 +87,23 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 broker or server unrea
 
 /// Runs the command line. The exit code is one of [`ExitReason`] in every case, panics included.
 pub fn main() -> ExitCode {
+    // Comes first, so that a server can be stopped at any moment. A failure shows again when the server listens for signals.
+    let early_stop = starts_server().then(EarlyStop::begin).and_then(Result::ok);
     panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let message = panic.payload_as_str().unwrap_or("no message");
         report_error(format_args!("a part of the program panicked at {place}: {message}"));
     }));
-    let run = || Cli::try_parse().map_or_else(|error| answer_usage(&error), run);
+    let run = || Cli::try_parse().map_or_else(|error| answer_usage(&error), |cli| run(cli, early_stop));
     let ended = panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or(Err(ExitReason::Failed));
     ended.unwrap_or_else(|exit| exit).into()
+}
+
+/// Whether the command line starts a server, as far as its first word tells. Other commands end by a signal as programs
+/// usually do.
+fn starts_server() -> bool {
+    let word = std::env::args_os().nth(1).unwrap_or_default();
+    word.is_empty() || word == "serve" || word == "dev" || word.as_encoded_bytes().starts_with(b"-")
 }
 
 /// Prints the help or the version that was asked for, or reports what is wrong with the command line.
@@ -114,11 +124,11 @@ fn answer_usage(error: &clap::Error) -> CommandResult {
     Err(ExitReason::Usage)
 }
 
-fn run(cli: Cli) -> CommandResult {
+fn run(cli: Cli, early_stop: Option<EarlyStop>) -> CommandResult {
     match cli.command {
-        None => serve::run(&cli.serve),
-        Some(CliCommand::Serve(args)) => serve::run(&args),
-        Some(CliCommand::Dev(args)) => dev::run(&args),
+        None => serve::run(&cli.serve, early_stop),
+        Some(CliCommand::Serve(args)) => serve::run(&args, early_stop),
+        Some(CliCommand::Dev(args)) => dev::run(&args, early_stop),
         Some(CliCommand::Send(args)) => send::run(&args),
         Some(CliCommand::Status(args)) => status::run(&args),
         Some(CliCommand::Failed(command)) => failed::run(&command),

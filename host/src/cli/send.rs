@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use eventstream::event::{DataView, EventBody};
 use eventstream::printable::{Printable, PrintableJson};
 use eventstream::secret::is_address;
 use serde_json::Value;
@@ -270,34 +271,18 @@ fn read_all(from: impl Read) -> io::Result<String> {
 }
 
 fn build_body(args: &Args, data: Option<&str>) -> Result<String, ClientError> {
-    #[derive(serde::Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct RequestBody<'a> {
-        r#type: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        id: Option<&'a str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        source: Option<&'a str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        subject: Option<&'a str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        key: Option<&'a str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        delay_ms: Option<u64>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        payload: Option<&'a RawValue>,
-    }
     let bug = |error: serde_json::Error| {
         ClientError::new(ExitReason::Failed, format!("the request cannot be built: {error}"))
     };
-    let body = RequestBody {
+    let body = EventBody {
         r#type: &args.event_type,
-        id: args.id.as_deref(),
+        id: args.id.clone(),
         source: args.source.as_deref(),
         subject: args.subject.as_deref(),
         key: args.key.as_deref(),
         delay_ms: args.delay_ms,
-        payload: data.map(serde_json::from_str).transpose().map_err(bug)?,
+        payload: data.map(serde_json::from_str).transpose().map_err(bug)?.map(DataView::Json),
+        ..EventBody::default()
     };
     serde_json::to_string(&body).map_err(bug)
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use eventstream::app;
 use eventstream::config::FlagSetting;
 use eventstream::secret::SecretText;
+use eventstream::shutdown::EarlyStop;
 
 use super::output::{CommandResult, ExitReason, announce_fact};
 use super::settings;
@@ -85,9 +86,9 @@ impl Args {
 }
 
 /// Serves until a signal stops it.
-pub(super) fn run(args: &Args) -> CommandResult {
+pub(super) fn run(args: &Args, early_stop: Option<EarlyStop>) -> CommandResult {
     let (config, runtime, log) = settings::open_for_serving(args.config.as_deref(), args.flags())?;
-    let served = runtime.block_on(app::run(config, log, |fact| announce_fact(fact)));
+    let served = runtime.block_on(app::run(config, log, early_stop, |fact| announce_fact(fact)));
     // Does not wait for a store that is still opening: it survives this as it survives a crash.
     runtime.shutdown_background();
     served.map(|()| ExitReason::Done).map_err(|error| ExitReason::report(&error))

@@ -20,7 +20,7 @@ fn against(answers: &[Option<(u16, &str)>], command: &[&str]) -> (ExitReason, Ve
     let server: JoinHandle<Vec<String>> =
         std::thread::spawn(move || answers.into_iter().map(|answer| serve_one(&listener, answer)).collect());
     let command = [&["eventstream"], command, &["--url", &url]].concat();
-    let exit = run(Cli::try_parse_from(command).unwrap()).unwrap_or_else(|exit| exit);
+    let exit = run(Cli::try_parse_from(command).unwrap(), None).unwrap_or_else(|exit| exit);
     (exit, server.join().unwrap())
 }
 
@@ -38,7 +38,7 @@ fn against_repeating_server(answer: Option<(u16, &str)>, command: &[&str]) -> Ex
             }
         });
         let command = [&["eventstream"], command, &["--url", &url]].concat();
-        let exit = run(Cli::try_parse_from(command).unwrap()).unwrap_or_else(|exit| exit);
+        let exit = run(Cli::try_parse_from(command).unwrap(), None).unwrap_or_else(|exit| exit);
         is_over.store(true, Ordering::Relaxed);
         // Unblocks the server, so that it sees the end. The connection stays open until then.
         let mut last = TcpStream::connect(address).unwrap();
@@ -187,6 +187,6 @@ fn an_unreachable_server_has_its_own_exit_code() {
     // The system assigns this port to no program.
     let url = "http://127.0.0.1:1";
     for command in [vec!["eventstream", "send", "a", "--url", url], vec!["eventstream", "status", "--url", url]] {
-        assert_eq!(run(Cli::try_parse_from(command).unwrap()), Err(ExitReason::Unreachable));
+        assert_eq!(run(Cli::try_parse_from(command).unwrap(), None), Err(ExitReason::Unreachable));
     }
 }

@@ -194,12 +194,21 @@ fn format_place(path: &Path, text: &str, offset: usize) -> String {
 
 /// Suggests the nearest known name, if one is near.
 fn suggest_name<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
-    if matches!(name, "auth.keys" | "EVENTSTREAM_AUTH_KEYS") {
-        return "; API keys are not supported in this version".into();
+    let upper = name.to_ascii_uppercase();
+    let setting = upper.strip_prefix(PREFIX).unwrap_or(&upper);
+    if setting.starts_with("AUTH") && ["KEY", "TOKEN", "PASSWORD", "SECRET"].iter().any(|it| setting.contains(it)) {
+        return "; API keys and tokens are not supported in this version".into();
     }
-    // The last part counts most: it identifies a key in the wrong section.
+    // All variables begin alike, which says nothing. The last part counts most: it identifies a key in the wrong section.
+    let name = name.strip_prefix(PREFIX).unwrap_or(name);
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
-    let similarity = |known: &str| strsim::jaro(known, name).max(strsim::jaro(&last(known), &last(name)) - 0.05);
+    let similarity = |known: &str| {
+        let known = known.strip_prefix(PREFIX).unwrap_or(known);
+        if known.ends_with(&format!("_{name}")) {
+            return 1.0;
+        }
+        strsim::jaro(known, name).max(strsim::jaro(&last(known), &last(name)) - 0.05)
+    };
     let nearest = known.map(|known| (similarity(known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
     match nearest {
         Some((similarity, known)) if similarity > 0.75 => format!("; did you mean {known}?"),

@@ -150,6 +150,20 @@ fn all_faults_are_reported_at_once() {
 }
 
 #[test]
+fn a_hint_for_a_variable_names_what_is_meant() {
+    for (name, hint) in [
+        ("EVENTSTREAM_AUTH_TOKEN", "; API keys and tokens are not supported in this version"),
+        ("EVENTSTREAM_AUTH_KEYS", "; API keys and tokens are not supported in this version"),
+        ("EVENTSTREAM_LISTEN", "; did you mean EVENTSTREAM_SERVER_LISTEN?"),
+        ("EVENTSTREAM_AUTH_ANONYMOUS", "; did you mean EVENTSTREAM_AUTH_ALLOW_ANONYMOUS?"),
+        ("EVENTSTREAM_COLOUR", "; eventstream.toml in the repository lists them all"),
+    ] {
+        let message = refusal("", &[(name, "s3cret")], &[]);
+        assert!(message.ends_with(&format!("{name}: is not a setting{hint}")), "{message}");
+    }
+}
+
+#[test]
 fn variables_of_others_are_left_alone() {
     let config = load(
         "",

@@ -6,6 +6,7 @@
 mod attempt_limits;
 mod cloud_event;
 mod draft;
+mod event_body;
 mod failure_class;
 mod id;
 mod json;
@@ -24,6 +25,7 @@ mod time;
 pub use attempt_limits::AttemptLimits;
 pub use cloud_event::{DataKind, Event, EventData};
 pub use draft::EventDraft;
+pub use event_body::{DataView, EventBody, data_view};
 pub use failure_class::FailureClass;
 pub use id::{EventId, EventType};
 pub use limits::EventLimits;

@@ -1,6 +1,7 @@
 //! Serves one connection: reads its requests one after the other and answers each.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,33 +16,36 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use super::admission::AdmissionControl;
+use super::admission::{AdmissionControl, OpenConnection};
 use super::phase::{PhaseTracker, RequestInProgress};
 use super::timed_stream::{ConnectionTimeouts, TimedStream};
 use super::write_pace::WritePace;
+use crate::api::api_state::ServerOptions;
 use crate::api::gateway::Gateway;
 use crate::api::guard;
-use crate::api::options::ServerOptions;
 use crate::api::problem::Problem;
+use crate::api::request::buffer_body;
 
 /// The most bytes of a head that are read. This is more than a request may have, so that most larger ones still get a
 /// problem document that states the limit.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// How fast a client must read an answer.
 const WRITE_PACE: WritePace = WritePace { grace_ms: 10_000, bytes_per_s: 32 * 1024 };
-/// The time for a head on a spare connection. It is short, since other connections wait for the place.
+/// The time for a head on a spare connection, and for a body. It is short, since other connections wait for the place.
 const SPARE_TIMEOUT_MS: u64 = 1_000;
 /// How long the server reads on after it refused a request.
 const LINGER_MS: u64 = 1_000;
+/// The time in which a connection that gives way tells its client so.
+const EVICTION_TIME: Duration = Duration::from_millis(200);
 
 /// What a connection works with.
 pub(super) struct ConnectionContext {
     pub(super) gateway: Gateway,
     pub(super) options: Arc<ServerOptions>,
     pub(super) admission: Arc<AdmissionControl>,
+    pub(super) client: IpAddr,
     /// Whether the connection is beyond the limit.
     pub(super) is_spare: bool,
 }
@@ -62,8 +66,13 @@ impl ConnectionContext {
             linger_ms: LINGER_MS,
         };
         let phases = PhaseTracker::new(self.gateway.memory());
-        // A spare connection is not registered: closing it would free no regular place.
-        let _entry = (!self.is_spare).then(|| self.admission.register(phases.clone(), close.clone()));
+        let give_way = CancellationToken::new();
+        let _entry = self.admission.register(OpenConnection {
+            client: self.client,
+            is_spare: self.is_spare,
+            phases: phases.clone(),
+            give_way: give_way.clone(),
+        });
         let stream = TimedStream::new(stream, phases.clone(), timeouts);
         let context = Arc::new(self);
         let service = service_fn(move |mut request| {
@@ -84,6 +93,11 @@ impl ConnectionContext {
             // Polls the connection first, so that a request that has arrived is answered before the connection closes.
             biased;
             ended = &mut connection => ended,
+            // The stream reports its end from now on. The library has to be polled to see it.
+            () = give_way.cancelled() => match tokio::time::timeout(EVICTION_TIME, connection).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            },
             () = close.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 match tokio::time::timeout(Duration::from_millis(options.drain_ms), connection).await {
@@ -104,10 +118,12 @@ impl ConnectionContext {
         request: Request<Incoming>,
     ) -> Result<Response<TrackedBody>, Infallible> {
         let request = request.map(Body::new);
-        let mut response = match self.acquire_permit(request.uri().path()).await {
-            Ok(_permit) => self.gateway.clone().answer(request).await,
-            Err(problem) => guard::add_common_headers(problem.into_response()),
+        let mut response = if self.is_spare {
+            self.answer_on_spare(request).await
+        } else {
+            self.gateway.clone().answer(request).await
         };
+        phases.begin_answer();
         if self.is_spare || phases.is_last_request() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -117,14 +133,23 @@ impl ConnectionContext {
         Ok(response.map(|body| TrackedBody { body, _in_progress: in_progress }))
     }
 
-    /// Acquires a regular permit for a request on a spare connection. Health probes need none.
-    async fn acquire_permit(&self, path: &str) -> Result<Option<OwnedSemaphorePermit>, Problem> {
-        if !self.is_spare || matches!(path.trim_end_matches('/'), "/livez" | "/readyz") {
-            return Ok(None);
+    /// Answers a request on a spare connection. It needs a place, unless it is a health probe. It waits for one only when it
+    /// has arrived whole: a client that stalls takes no place from others.
+    async fn answer_on_spare(&self, request: Request<Body>) -> Response<Body> {
+        let is_probe = matches!(request.uri().path().trim_end_matches('/'), "/livez" | "/readyz");
+        let body_timeout_ms = self.options.body_timeout_ms.min(SPARE_TIMEOUT_MS);
+        let options = ServerOptions { body_timeout_ms, ..ServerOptions::clone(&self.options) };
+        let refused = |problem: Problem| guard::add_common_headers(problem.into_response());
+        let request = match buffer_body(request, &options, self.gateway.memory()).await {
+            Ok(request) => request,
+            Err(problem) => return refused(problem),
+        };
+        let place = if is_probe { None } else { self.admission.acquire_place().await };
+        if place.is_none() && !is_probe {
+            let detail = "all connections of the server are in use (server.max_connections): try again";
+            return refused(Problem::overloaded(detail));
         }
-        let refusal =
-            || Problem::overloaded("all connections of the server are in use (server.max_connections): try again");
-        self.admission.acquire_regular().await.map(Some).ok_or_else(refusal)
+        self.gateway.clone().answer(request).await
     }
 }
 

@@ -5,9 +5,11 @@
 //! this module saw the end. It reads three things of a head: the line ends, `Content-Length` and `Transfer-Encoding`. The
 //! library reads the rest, and both must agree on the length of the body.
 //!
-//! Only the library reads chunks. Bytes after a chunked body are never read, so nothing can disagree about its end.
+//! Bytes after a chunked body are never read.
 
 use std::mem;
+
+use super::chunks::ChunkScan;
 
 /// The most bytes of a line that are kept while a head arrives in pieces.
 const MAX_LINE_BYTES: usize = 256;
@@ -47,15 +49,17 @@ pub(super) struct RequestFraming {
     verdict: Option<HeadVerdict>,
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 enum FramingState {
     #[default]
     Head,
     Body {
         left_bytes: u64,
     },
+    Chunks(ChunkScan),
+    /// No further byte belongs to the request, or is read as a part of it: its chunks break the rules.
     Complete,
-    /// All further bytes belong to the request, or to nothing.
+    /// All further bytes belong to a request that is refused, or to nothing.
     Rest,
 }
 
@@ -74,6 +78,13 @@ impl RequestFraming {
                         self.part = FramingState::Complete;
                     }
                 }
+                FramingState::Chunks(chunks) => {
+                    let (more, is_end) = chunks.consume(&bytes[consumed..]);
+                    consumed += more;
+                    if is_end {
+                        self.part = FramingState::Complete;
+                    }
+                }
                 FramingState::Complete => return consumed,
                 FramingState::Rest => return bytes.len(),
             }
@@ -89,11 +100,11 @@ impl RequestFraming {
     }
 
     pub(super) fn is_in_head(&self) -> bool {
-        self.part == FramingState::Head
+        matches!(self.part, FramingState::Head)
     }
 
     pub(super) fn is_complete(&self) -> bool {
-        self.part == FramingState::Complete
+        matches!(self.part, FramingState::Complete)
     }
 
     /// The length of the head so far.
@@ -202,8 +213,9 @@ impl RequestFraming {
         self.part = match verdict {
             Ok(BodyLength::Bytes(0)) => FramingState::Complete,
             Ok(BodyLength::Bytes(left_bytes)) => FramingState::Body { left_bytes },
+            Ok(BodyLength::Chunked) => FramingState::Chunks(ChunkScan::new()),
             // After a fault the connection is closed.
-            Ok(BodyLength::Chunked) | Err(_) => FramingState::Rest,
+            Err(_) => FramingState::Rest,
         };
     }
 }
@@ -264,10 +276,14 @@ mod tests {
     }
 
     #[test]
-    fn a_chunked_body_takes_all_that_follows() {
+    fn a_chunked_body_ends_with_its_last_chunk() {
         for value in ["chunked", " Chunked\t"] {
-            let request = format!("POST / HTTP/1.1\r\nTransfer-Encoding:{value}\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n");
-            assert_eq!(framed(&request), (request.len(), Some(Ok(BodyLength::Chunked))), "{value:?}");
+            let request = format!("POST / HTTP/1.1\r\nTransfer-Encoding:{value}\r\n\r\n1\r\nx\r\n0\r\n\r\n");
+            assert_eq!(
+                framed(&format!("{request}GET / HTTP/1.1\r\n")),
+                (request.len(), Some(Ok(BodyLength::Chunked))),
+                "{value:?}"
+            );
         }
     }
 

@@ -2,6 +2,7 @@
 //! service knows when a request is answered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::Request;
 use hyper::body::Body;
@@ -16,6 +17,13 @@ use crate::api::problem::{Problem, ProblemKind};
 /// The HTTP library's buffer takes up to this many bytes for each byte of a head, since it grows by doubling.
 const BUFFER_FACTOR: usize = 2;
 
+/// The time for which a new connection is spared, since its first request may be on its way.
+const MIN_SILENCE: Duration = Duration::from_millis(500);
+/// The time for which a client may send or read nothing in the midst of a request before its connection gives way.
+const STALL_LIMIT: Duration = Duration::from_secs(1);
+/// A client that sends or reads less than this is slow.
+const SLOW_BYTES_PER_S: u64 = 256;
+
 /// The phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ConnectionPhase {
@@ -25,13 +33,20 @@ pub(super) enum ConnectionPhase {
     Idle,
     /// A head has begun.
     Head,
-    /// A request is being answered.
+    /// A request is being read and handled.
     Busy,
+    /// The answer to a request is being written.
+    Answering,
 }
 
-/// The HTTP library asks for more bytes of a request that is complete: it disagrees about the end of the request.
+/// Why no more bytes of a connection are read.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct FramingMismatch;
+pub(super) enum ReadRefusal {
+    /// The HTTP library asks for more bytes of a request that is complete, or whose body breaks the rules.
+    BeyondRequest,
+    /// The connection gives way to another one, in this phase.
+    Evicted(ConnectionPhase),
+}
 
 /// Tracks the phase of one connection. Clones share it.
 #[derive(Clone)]
@@ -40,6 +55,12 @@ pub(super) struct PhaseTracker(Arc<Mutex<PhaseState>>);
 struct PhaseState {
     phase: ConnectionPhase,
     since: Instant,
+    /// When the client last sent or read bytes, or when the phase began.
+    last_progress: Instant,
+    /// The bytes that the client has sent and read in this phase.
+    moved_bytes: u64,
+    /// Whether the connection gives way to another one.
+    is_evicted: bool,
     framing: RequestFraming,
     /// The memory of the head, until its request is answered.
     head_charge: MemoryCharge,
@@ -54,6 +75,26 @@ impl PhaseState {
     fn enter(&mut self, phase: ConnectionPhase) {
         self.phase = phase;
         self.since = Instant::now();
+        self.last_progress = self.since;
+        self.moved_bytes = 0;
+    }
+
+    fn note_progress(&mut self, bytes: usize) {
+        self.last_progress = Instant::now();
+        self.moved_bytes += bytes as u64;
+    }
+
+    fn gives_way_at(&self, slow_too: bool) -> Option<Instant> {
+        let min_bytes = SLOW_BYTES_PER_S.saturating_mul(self.since.elapsed().as_secs());
+        match self.phase {
+            _ if self.is_evicted => None,
+            ConnectionPhase::New => Some(self.since + MIN_SILENCE),
+            // Nothing of the request is missing, so the client waits for the server.
+            ConnectionPhase::Head | ConnectionPhase::Busy if self.framing.is_complete() => None,
+            ConnectionPhase::Idle if !self.is_blocked && !self.is_lingering => Some(self.since),
+            _ if slow_too && self.moved_bytes < min_bytes => Some(self.since + STALL_LIMIT),
+            _ => Some(self.last_progress + STALL_LIMIT),
+        }
     }
 }
 
@@ -71,9 +112,13 @@ impl Drop for RequestInProgress {
 impl PhaseTracker {
     /// A tracker for a connection that begins now.
     pub(super) fn new(memory: &MemoryBudget) -> Self {
+        let now = Instant::now();
         Self(Arc::new(Mutex::new(PhaseState {
             phase: ConnectionPhase::New,
-            since: Instant::now(),
+            since: now,
+            last_progress: now,
+            moved_bytes: 0,
+            is_evicted: false,
             framing: RequestFraming::default(),
             head_charge: memory.new_charge(),
             is_last_request: false,
@@ -88,31 +133,38 @@ impl PhaseTracker {
         (state.phase, state.since)
     }
 
-    /// Since when the connection has been idle, if it is and all answers are written. The flag says whether it is new: it has
-    /// never had a request.
-    pub(super) fn idle_since(&self) -> Option<(Instant, bool)> {
-        let state = self.0.lock();
-        match state.phase {
-            _ if state.is_blocked => None,
-            ConnectionPhase::New => Some((state.since, true)),
-            ConnectionPhase::Idle => Some((state.since, false)),
-            ConnectionPhase::Head | ConnectionPhase::Busy => None,
-        }
+    /// From when on the connection gives way to another one, unless something moves before. `None` while its request is
+    /// handled. With `slow_too`, a client counts as stalled while it is slow.
+    pub(super) fn gives_way_at(&self, slow_too: bool) -> Option<Instant> {
+        self.0.lock().gives_way_at(slow_too)
+    }
+
+    /// Lets the connection give way, if it does so by now. No byte is read from then on, so no request can begin or become
+    /// complete.
+    pub(super) fn evict(&self, slow_too: bool) -> bool {
+        let mut state = self.0.lock();
+        state.is_evicted = state.is_evicted || state.gives_way_at(slow_too).is_some_and(|at| at <= Instant::now());
+        state.is_evicted
+    }
+
+    pub(super) fn is_evicted(&self) -> bool {
+        self.0.lock().is_evicted
     }
 
     /// Call before each read for the HTTP library. Begins the next request if the last one is answered.
     ///
     /// # Errors
-    /// [`FramingMismatch`] if the library already has all bytes of the request.
-    pub(super) fn prepare_read(&self) -> Result<(), FramingMismatch> {
+    /// Why nothing may be read.
+    pub(super) fn prepare_read(&self) -> Result<(), ReadRefusal> {
         let mut state = self.0.lock();
         match (state.framing.is_complete(), state.phase) {
+            (_, phase) if state.is_evicted => Err(ReadRefusal::Evicted(phase)),
             (false, _) => Ok(()),
             (true, ConnectionPhase::Idle) => {
                 state.framing.begin_next();
                 Ok(())
             }
-            (true, _) => Err(FramingMismatch),
+            (true, _) => Err(ReadRefusal::BeyondRequest),
         }
     }
 
@@ -122,10 +174,14 @@ impl PhaseTracker {
     /// The refusal to answer with if there is no memory for the head.
     pub(super) fn record_bytes(&self, bytes: &[u8]) -> Result<usize, Problem> {
         let mut state = self.0.lock();
+        if state.is_evicted {
+            return Ok(0);
+        }
         if state.framing.is_in_head() && state.phase != ConnectionPhase::Head {
             state.enter(ConnectionPhase::Head);
         }
         let consumed = state.framing.consume(bytes);
+        state.note_progress(consumed);
         let head_bytes = state.framing.head_bytes();
         if head_bytes > FREE_BYTES {
             // The library keeps its grown buffer as long as the connection is open.
@@ -138,7 +194,7 @@ impl PhaseTracker {
     /// Begins to answer a request whose head is complete. A head that must not be trusted is marked by [`UntrustedHead`].
     pub(super) fn begin_request<B: Body>(&self, request: &mut Request<B>) -> RequestInProgress {
         let mut state = self.0.lock();
-        state.phase = ConnectionPhase::Busy;
+        state.enter(ConnectionPhase::Busy);
         let library_length = request.body().size_hint().exact();
         let fault = match state.framing.take_verdict() {
             Some(Ok(BodyLength::Bytes(length))) if library_length == Some(length) => None,
@@ -154,6 +210,16 @@ impl PhaseTracker {
             request.extensions_mut().insert(UntrustedHead(kind, reason));
         }
         RequestInProgress(self.clone())
+    }
+
+    /// Notes that the request is handled and its answer begins.
+    pub(super) fn begin_answer(&self) {
+        self.0.lock().enter(ConnectionPhase::Answering);
+    }
+
+    /// Notes that the client has taken bytes of an answer.
+    pub(super) fn record_written(&self, bytes: usize) {
+        self.0.lock().note_progress(bytes);
     }
 
     /// Whether the connection ends with the answer to the current request.

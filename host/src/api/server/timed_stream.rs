@@ -16,9 +16,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::head_refusal;
-use super::phase::{ConnectionPhase, PhaseTracker};
+use super::phase::{ConnectionPhase, PhaseTracker, ReadRefusal};
 use super::write_pace::{PaceWatch, WritePace};
-use crate::api::problem::Problem;
+use crate::api::problem::{Problem, ProblemKind};
+use crate::api::request::STALLED;
 
 /// The most bytes for the HTTP library at a time. Its buffer doubles whenever it is full and never shrinks. One byte less
 /// than 16 KiB lets it grow once, from 8 to 16 KiB.
@@ -81,8 +82,8 @@ impl<S> TimedStream<S> {
                 ConnectionPhase::New => (since, self.timeouts.header_timeout_ms.min(self.timeouts.idle_timeout_ms)),
                 ConnectionPhase::Idle => (since, self.timeouts.idle_timeout_ms),
                 ConnectionPhase::Head => (since, self.timeouts.header_timeout_ms),
-                // This phase has no timeout. The idle phase begins without waking this task, so the timer must be set for it.
-                ConnectionPhase::Busy => (Instant::now(), self.timeouts.idle_timeout_ms),
+                // These have no timeout. The idle phase begins without waking this task, so the timer must be set for it.
+                ConnectionPhase::Busy | ConnectionPhase::Answering => (Instant::now(), self.timeouts.idle_timeout_ms),
             };
             let ends_at = since + Duration::from_millis(time_ms);
             let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(ends_at)));
@@ -91,7 +92,7 @@ impl<S> TimedStream<S> {
             }
             ready!(timer.as_mut().poll(cx));
             let now = Instant::now();
-            if phase != ConnectionPhase::Busy && ends_at <= now {
+            if !matches!(phase, ConnectionPhase::Busy | ConnectionPhase::Answering) && ends_at <= now {
                 return Poll::Ready(phase);
             }
             timer.as_mut().reset(ends_at.max(now + MIN_TIMER_PAUSE));
@@ -102,23 +103,36 @@ impl<S> TimedStream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> TimedStream<S> {
     /// Reads bytes of one request for the HTTP library. At the end of the stream the buffer stays as it is.
     fn poll_request_bytes(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.phases.prepare_read().is_err() {
-            let reason = "the HTTP library reads beyond the end of the request";
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, reason)));
+        match self.phases.prepare_read() {
+            Ok(()) => {}
+            Err(ReadRefusal::BeyondRequest) => {
+                let reason = "the HTTP library reads beyond the end of the request";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, reason)));
+            }
+            // The end of the stream: to the library it looks as if the client had closed an idle connection.
+            Err(ReadRefusal::Evicted(ConnectionPhase::New | ConnectionPhase::Idle)) => return Poll::Ready(Ok(())),
+            Err(ReadRefusal::Evicted(ConnectionPhase::Head)) => {
+                let problem = Problem::new(ProblemKind::RequestTimeout, STALLED);
+                return Poll::Ready(Err(self.refuse_head(cx, &problem, io::ErrorKind::TimedOut)));
+            }
+            Err(ReadRefusal::Evicted(ConnectionPhase::Busy | ConnectionPhase::Answering)) => {
+                return Poll::Ready(Err(eviction_error()));
+            }
         }
         if !self.held_back.is_empty() {
             let offered = self.held_back.len().min(buffer.remaining());
-            return Poll::Ready(match self.phases.record_bytes(&self.held_back[..offered]) {
+            return match self.phases.record_bytes(&self.held_back[..offered]) {
+                Ok(0) => self.poll_request_bytes(cx, buffer),
                 Ok(consumed) => {
                     buffer.put_slice(&self.held_back[..consumed]);
                     self.held_back.drain(..consumed);
                     if self.held_back.is_empty() {
                         self.held_back = Vec::new();
                     }
-                    Ok(())
+                    Poll::Ready(Ok(()))
                 }
-                Err(problem) => Err(self.refuse_head(cx, &problem, io::ErrorKind::OutOfMemory)),
-            });
+                Err(problem) => Poll::Ready(Err(self.refuse_head(cx, &problem, io::ErrorKind::OutOfMemory))),
+            };
         }
         let mut space = [MaybeUninit::uninit(); MAX_READ_BYTES];
         let mut read = ReadBuf::uninit(&mut space[..buffer.remaining().min(MAX_READ_BYTES)]);
@@ -127,14 +141,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TimedStream<S> {
         if bytes.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        Poll::Ready(match self.phases.record_bytes(bytes) {
+        match self.phases.record_bytes(bytes) {
             Ok(consumed) => {
                 buffer.put_slice(&bytes[..consumed]);
                 self.held_back.extend_from_slice(&bytes[consumed..]);
-                Ok(())
+                // An empty buffer would be the end of the stream. The next call has the reason why nothing was consumed.
+                if consumed == 0 { self.poll_request_bytes(cx, buffer) } else { Poll::Ready(Ok(())) }
             }
-            Err(problem) => Err(self.refuse_head(cx, &problem, io::ErrorKind::OutOfMemory)),
-        })
+            Err(problem) => Poll::Ready(Err(self.refuse_head(cx, &problem, io::ErrorKind::OutOfMemory))),
+        }
     }
 
     /// Writes a refusal without the HTTP library, and returns the error that ends the connection.
@@ -146,6 +161,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TimedStream<S> {
 
     /// Applies the write pace to the outcome of a write.
     fn poll_paced(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &write {
+            Poll::Ready(Ok(bytes)) => self.phases.record_written(*bytes),
+            Poll::Pending if self.phases.is_evicted() => return Poll::Ready(Err(eviction_error())),
+            _ => {}
+        }
         let was_blocked = self.pace.is_blocked();
         let checked = self.pace.check(cx, write);
         if self.pace.is_blocked() && !was_blocked {
@@ -188,7 +208,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TimedStream<S> {
         let timer = self.linger_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(linger)));
         let mut bytes = [0_u8; 8 * 1024];
         loop {
-            if timer.as_mut().poll(cx).is_ready() {
+            if timer.as_mut().poll(cx).is_ready() || self.phases.is_evicted() {
                 return Poll::Ready(());
             }
             let mut buffer = ReadBuf::new(&mut bytes);
@@ -207,7 +227,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TimedStream<S> {
         }
         match ready!(self.poll_phase_timeout(cx)) {
             // Ends the stream. To the library it looks as if the client had closed an idle connection.
-            ConnectionPhase::New | ConnectionPhase::Idle | ConnectionPhase::Busy => Poll::Ready(Ok(())),
+            ConnectionPhase::New | ConnectionPhase::Idle | ConnectionPhase::Busy | ConnectionPhase::Answering => {
+                Poll::Ready(Ok(()))
+            }
             ConnectionPhase::Head => {
                 let problem = head_refusal::head_timeout(self.timeouts.header_timeout_ms);
                 Poll::Ready(Err(self.refuse_head(cx, &problem, io::ErrorKind::TimedOut)))
@@ -260,6 +282,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+fn eviction_error() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the connection gives way to another one")
 }
 
 #[cfg(test)]

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use crate::api::{
-    ApiState, MemoryBudget, PluginChangeError, PluginControl, PluginStatusView, PluginView, RemovedPlugin,
-    ServerOptions,
+    ApiState, MemoryBudget, PluginAdmin, PluginChangeError, PluginStatusView, PluginView, RemovedPlugin, ServerOptions,
 };
 use crate::broker::{
     AcceptedEvent, AppendRequest, BrokerStats, ConsumerDirectory, DiscardOutcome, Durability, EndKind, EndedPage,
@@ -31,6 +31,8 @@ pub(super) struct FakeBrokerState {
     pub(super) failure: Option<Error>,
     /// Set to have every call panic.
     pub(super) panics: bool,
+    /// Events are not stored before it is closed.
+    pub(super) hold: Option<Arc<Semaphore>>,
     pub(super) trouble: Option<String>,
     pub(super) stats: BrokerStats,
     /// Calls that reached the broker.
@@ -77,6 +79,10 @@ impl EventLog for FakeBroker {
     }
 
     async fn append(&self, events: Vec<AppendRequest>) -> Result<Vec<AcceptedEvent>, Error> {
+        let hold = self.state.lock().hold.clone();
+        if let Some(hold) = hold {
+            let _ = hold.acquire().await;
+        }
         let mut inner = self.enter()?;
         let conflicts = |(index, append): (usize, &AppendRequest)| {
             let new = append.idempotency.as_ref()?;
@@ -173,12 +179,12 @@ impl PluginStateRemover for FakeBroker {
 
 /// One plugin, `signup`, for one type, `USER_SIGNUP`.
 #[derive(Default)]
-pub(super) struct FakePluginControl {
+pub(super) struct FakePluginAdmin {
     pub(super) unready_reason: Option<String>,
 }
 
 #[async_trait]
-impl PluginControl for FakePluginControl {
+impl PluginAdmin for FakePluginAdmin {
     fn lane(&self, event_type: &EventType) -> Lane {
         match event_type.as_str() {
             "USER_SIGNUP" => "signup".parse().unwrap(),
@@ -265,7 +271,7 @@ pub(super) fn fake_api(options: ServerOptions) -> (ApiState, Arc<FakeBroker>) {
         event_log: broker.clone(),
         consumers: broker.clone(),
         plugin_state: broker.clone(),
-        plugins: Arc::new(FakePluginControl::default()),
+        plugins: Arc::new(FakePluginAdmin::default()),
         memory: MemoryBudget::new(options.max_buffered_bytes),
         options,
         stopping: Default::default(),

@@ -7,7 +7,7 @@ use axum::http::Request;
 use serde_json::json;
 
 use super::client::{answer_of, get, new_api, options, publish, send};
-use super::fake::FakePluginControl;
+use super::fake::FakePluginAdmin;
 use crate::api::{ApiState, Gateway};
 use crate::broker::Error;
 use crate::event::FailureClass;
@@ -81,7 +81,7 @@ async fn readiness_follows_the_broker_and_the_end_of_the_host() {
 #[tokio::test]
 async fn plugins_that_are_awaited_keep_the_host_from_being_ready() {
     let (api, _) = new_api();
-    let plugins = Arc::new(FakePluginControl { unready_reason: Some("plugins are being loaded: a".into()) });
+    let plugins = Arc::new(FakePluginAdmin { unready_reason: Some("plugins are being loaded: a".into()) });
     let document = get(&ApiState { plugins, ..api }, "/readyz").await.is_problem(503, "not-ready");
     assert_eq!(document["detail"], "plugins are being loaded: a");
     assert_eq!((&document["checks"][2]["name"], &document["checks"][2]["ready"]), (&json!("plugins"), &json!(false)));

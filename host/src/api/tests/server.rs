@@ -28,10 +28,10 @@ impl TestServer {
         let (api, fake) = fake_api(options.clone());
         let tasks = TaskGroup::new();
         let (stop, connections) = (tasks.stop_token().clone(), tasks.clone());
-        tasks.spawn_critical(
-            "http",
-            async move { serve(listener, Gateway::new(api), options, stop, &connections).await },
-        );
+        tasks.spawn_critical("http", async move {
+            serve(listener, Gateway::new(api), options, stop, &connections).await;
+            Ok(())
+        });
         Self { address, fake, tasks }
     }
 

@@ -1,53 +1,10 @@
-//! Plugin administration as the API sees it: the trait that the program implements, and the plugin documents.
-//!
-//! The `*View` types are serialised nowhere else. Handlers turn them into a `serde_json::Value` first, which sorts the
-//! members by name.
+//! The JSON of a plugin. Handlers turn it into a `serde_json::Value` first, which sorts the members by name.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::broker::Lane;
-use crate::event::{AttemptLimits, EventType, Timestamp, TypePattern};
-
-/// What the API needs of the plugins.
-#[async_trait::async_trait]
-pub trait PluginControl: Send + Sync + 'static {
-    /// The lane for events of a type: that of the plugin that handles it now, else [`Lane::unrouted`].
-    fn lane(&self, event_type: &EventType) -> Lane;
-
-    /// Why the plugins keep this host from being ready, if they do.
-    fn unready_reason(&self) -> Option<String>;
-
-    /// Every plugin, ordered by name.
-    fn plugins(&self) -> Vec<PluginView>;
-
-    /// The plugin with this name.
-    fn plugin(&self, name: &str) -> Option<PluginView>;
-
-    /// The files and settings that belong to no plugin, each described in a sentence.
-    fn overlooked(&self) -> Vec<String>;
-
-    /// Replaces a plugin by the version that served before it. Returns the plugin after the change.
-    async fn rollback(&self, name: &str) -> Result<PluginView, PluginChangeError>;
-
-    /// Lets the held build with this digest serve. Returns the plugin after the change.
-    async fn approve(&self, name: &str, digest: Option<&str>) -> Result<PluginView, PluginChangeError>;
-
-    /// Removes a plugin's file.
-    async fn remove(&self, name: &str) -> Result<RemovedPlugin, PluginChangeError>;
-}
-
-/// Why a plugin was not changed, with a message for people. The version that served still serves.
-#[derive(Clone, Debug)]
-pub enum PluginChangeError {
-    /// There is no such plugin.
-    Unknown(String),
-    /// The request must name the digest of the build that it means.
-    DigestMissing(String),
-    /// The plugin cannot be changed now.
-    Refused(String),
-}
+use crate::event::{AttemptLimits, Timestamp, TypePattern};
 
 /// A plugin. Unless said otherwise, members about a version describe the one that serves.
 #[derive(Clone, Debug, Serialize)]
