@@ -18,6 +18,7 @@ mod embedded_store;
 mod events;
 mod failed;
 mod foreign;
+mod full_disk;
 mod full_memory;
 mod idempotency;
 mod input;
