@@ -131,6 +131,91 @@ fn a_file_that_takes_types_from_a_plugin_waits_until_the_very_build_is_approved(
     assert_eq!(handled_by(&stage.client), "order.paid", "after a restart too");
 }
 
+/// A plugin `owner` for `order.*`, and beside it one for the same types and one for some of them.
+fn with_rivals(kept: &Path) -> (Stage, impl Fn(HostOptions) -> HostOptions + Copy + use<'_>) {
+    let plugins = PluginsDir::scripted(&["owner"]).with_settings("owner", "types = ['order.*']");
+    let options = |options: HostOptions| {
+        options.with("plugins.data_dir", kept.join("plugins").display()).with("plugins.settle_ms", 50)
+    };
+    let stage = Stage::with(Broker::Embedded, plugins, options);
+    stage.client.wait_for_plugin("owner", "it serves", |status| (status["state"] == "active").then_some(()));
+    for (name, types) in [("same", "order.*"), ("some", "order.paid")] {
+        stage.plugins.write(&format!("{name}.toml"), format!("types = ['{types}']").as_bytes());
+        stage.plugins.write(&format!("{name}.wasm"), &builds()[1].0);
+        stage.client.wait_for_plugin(name, "it may not serve", |status| status["error"].as_str().map(drop));
+    }
+    (stage, options)
+}
+
+#[track_caller]
+fn wait_state(client: &Client, name: &str, state: &str) {
+    client.wait_for_plugin(name, state, |status| (status["state"] == state).then_some(()));
+}
+
+#[test]
+fn nobody_takes_the_types_of_a_plugin_while_its_file_is_replaced() {
+    let kept = tempfile::tempdir().unwrap();
+    let (stage, _) = with_rivals(kept.path());
+    let handled_by = |event_type: &str| {
+        stage.client.wait_ended(&stage.client.post_event(event_type, &json!({}))).attempts[0].plugin.clone()
+    };
+    stage.plugins.remove("owner");
+    wait_state(&stage.client, "owner", "removed");
+    for name in ["same", "some"] {
+        wait_state(&stage.client, name, "needs-approval");
+    }
+    stage.plugins.write("owner.wasm", &builds()[1].0);
+    wait_state(&stage.client, "owner", "active");
+    assert_eq!((handled_by("order.paid").as_deref(), handled_by("order.x").as_deref()), (Some("owner"), Some("owner")));
+
+    // A person decides, also on a plugin whose file went.
+    stage.plugins.remove("owner");
+    wait_state(&stage.client, "owner", "removed");
+    let removed = run_and_expect(&stage.host, &["plugin", "remove", "owner"], 0);
+    assert!(removed.contains("owner is removed"), "{removed}");
+    wait_state(&stage.client, "same", "active");
+    assert_eq!(handled_by("order.x").as_deref(), Some("same"));
+}
+
+#[test]
+fn nobody_takes_the_types_of_a_plugin_that_cannot_be_loaded_at_a_restart() {
+    let kept = tempfile::tempdir().unwrap();
+    let (mut stage, options) = with_rivals(kept.path());
+    stage.host.kill9();
+    stage.plugins.write("owner.toml", b"concurency = 1");
+    stage.replace_host(options);
+    wait_state(&stage.client, "owner", "failed");
+    for name in ["same", "some"] {
+        wait_state(&stage.client, name, "needs-approval");
+    }
+    let id = stage.client.post_event("order.paid", &json!({}));
+    stage.plugins.write("owner.toml", b"types = ['order.*']");
+    let event = stage.client.wait_for(&id, &["processed"]);
+    assert_eq!(event.attempts.last().and_then(|attempt| attempt.plugin.as_deref()), Some("owner"));
+}
+
+#[test]
+fn no_file_of_the_first_start_waits_whichever_is_loaded_first() {
+    for late in ["orders", "paid"] {
+        let kept = tempfile::tempdir().unwrap();
+        let secret = kept.path().join("secret");
+        let plugins = PluginsDir::scripted(&["orders", "paid"]);
+        for (name, types) in [("orders", "order.*"), ("paid", "order.paid")] {
+            // A plugin whose secret cannot be read is loaded later.
+            let more = if name == late { format!("secrets = {{ token = {{ file = {secret:?} }} }}") } else { String::new() };
+            plugins.write(&format!("{name}.toml"), format!("types = ['{types}']\n{more}").as_bytes());
+        }
+        let stage = Stage::with(Broker::Embedded, plugins, |options| {
+            options.with("plugins.data_dir", kept.path().join("plugins").display()).with("plugins.rescan_ms", 100)
+        });
+        wait_state(&stage.client, late, "failed");
+        std::fs::write(&secret, "a long secret").unwrap();
+        wait_state(&stage.client, late, "active");
+        let event = stage.client.wait_ended(&stage.client.post_event("order.paid", &json!({})));
+        assert_eq!(event.attempts[0].plugin.as_deref(), Some("paid"), "{late} was loaded last");
+    }
+}
+
 #[test]
 fn a_server_that_could_not_remember_what_was_approved_does_not_start() {
     let plugins = PluginsDir::empty();

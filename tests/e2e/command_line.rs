@@ -91,6 +91,8 @@ fn a_wrong_command_line_or_setting_is_refused_with_code_2_and_the_likely_name() 
         ("[consumr]\nlease_ms = 5000\n", "consumer"),
         ("[consumer]\nlease_ms = \"soon\"\n", "lease_ms"),
         ("[consumer\n", "line 1"),
+        ("[consumer]\n\n[plugins.\"order.paid\"]\nconcurency = 1\n", "eventstream.toml, line 4, column 1: no key"),
+        ("[plugins.work]\nretry.trap.max_attempts = 'x'\n", "eventstream.toml, line 2, column 12: invalid type"),
     ] {
         let file = folder.path().join("eventstream.toml");
         std::fs::write(&file, content).unwrap();

@@ -25,7 +25,11 @@ pub(super) fn plugin_options(config: &Config) -> Result<RegistryOptions, Error> 
         .over(defaults);
     let mut settings = BTreeMap::new();
     for (name, table) in &config.plugins.by_name {
-        let parsed = PluginSettings::from_table(table.clone()).map_err(refused(format!("plugins.{name}")))?;
+        let parsed = PluginSettings::from_table(table.clone()).map_err(|error| match &config.plugins.file {
+            Some((file, text)) => error.in_section(&["plugins", name], file, text),
+            None => error,
+        });
+        let parsed = parsed.map_err(refused(format!("plugins.{name}")))?;
         settings.insert(name.clone(), parsed);
     }
     Ok(RegistryOptions {

@@ -87,6 +87,8 @@ pub struct PluginsSettings {
     pub resolve: toml::Table,
     /// `[plugins.NAME]`, by name.
     pub by_name: BTreeMap<String, toml::Table>,
+    /// The file with these tables and its text, to name the line of what is wrong.
+    pub file: Option<(PathBuf, String)>,
 }
 
 impl Default for PluginsSettings {

@@ -1,5 +1,7 @@
-//! What is kept of plugins from one run to the next, in a private directory: native code, refusals and earlier versions.
+//! What is kept of plugins from one run to the next, in a private directory: native code, refusals and earlier versions,
+//! and which plugin owns which types.
 
+pub(super) mod pattern_owners;
 pub(super) mod version_history;
 
 mod code_cache;
@@ -17,6 +19,7 @@ use wasmtime::Engine;
 
 use self::code_cache::CodeCache;
 use self::compile_refusals::CompileRefusals;
+use self::pattern_owners::{OwnersFile, PatternOwners};
 use self::private_dir::{NotPrivate, PrivateDir};
 use self::seal::FileSeal;
 use self::version_history::VersionHistory;
@@ -29,14 +32,22 @@ pub(super) struct PluginDataDir {
     pub(super) refusals: CompileRefusals,
     /// Earlier versions.
     pub(super) history: VersionHistory,
+    /// The owners of types.
+    pub(super) owners: OwnersFile,
 }
 
 impl PluginDataDir {
-    /// Opens what is kept in `dir` of the plugins in the directory `plugins`. Blocks.
+    /// Opens what is kept in `dir` of the plugins in the directory `plugins`, and reads who owned which types; `None` if
+    /// none of these plugins has ever been started. Blocks.
     ///
     /// # Errors
     /// A directory is not private, or cannot be used.
-    pub(super) fn open(dir: &Path, plugins: &Path, engine: &Engine, cache_max_bytes: u64) -> Result<Self, NotPrivate> {
+    pub(super) fn open(
+        dir: &Path,
+        plugins: &Path,
+        engine: &Engine,
+        cache_max_bytes: u64,
+    ) -> Result<(Self, Option<PatternOwners>), NotPrivate> {
         let root = PrivateDir::open(dir)?;
         let seal = FileSeal::open(&root, engine)?;
         let cache = match cache_max_bytes {
@@ -45,11 +56,18 @@ impl PluginDataDir {
         };
         let versions =
             versions_dir_name(plugins).map_err(|error| NotPrivate::Unavailable(plugins.to_owned(), error))?;
-        Ok(Self {
-            cache,
-            refusals: CompileRefusals::open(&root, seal)?,
-            history: VersionHistory::open(root.open_inner(&versions)?)?,
-        })
+        let history = VersionHistory::open(root.open_inner(&versions)?)?;
+        let (file, owners) = OwnersFile::open(root.open_inner(&versions)?);
+        let owners = match owners {
+            Ok(Some(owners)) => Some(owners),
+            // An earlier release kept the types of each plugin only.
+            Ok(None) => (!history.is_empty()).then(|| history.owners()),
+            Err(error) => {
+                tracing::warn!("which plugin owns which types is read from the versions in {dir:?}: {error}");
+                Some(history.owners())
+            }
+        };
+        Ok((Self { cache, refusals: CompileRefusals::open(&root, seal)?, history, owners: file }, owners))
     }
 }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
+use super::pattern_owners::PatternOwners;
 use super::private_dir::{NotPrivate, PrivateDir};
 use crate::event::{TypePattern, is_plugin_name};
 use crate::plugin::component::file::{FileContents, FileOrigin};
@@ -130,16 +131,16 @@ impl VersionHistory {
         self.lists().get(name)?.types.clone()
     }
 
-    /// Whether a plugin with this build handled a type before. After its file went, that holds only for builds that served.
-    pub(in crate::plugin) fn had_type(&self, name: &str, digest: &str, pattern: &TypePattern) -> bool {
+    /// Whether nothing is known of any plugin.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lists().is_empty()
+    }
+
+    /// The owners of the types that plugins handled when they served last, unless their files went.
+    pub(super) fn owners(&self) -> PatternOwners {
         let lists = self.lists();
-        let Some(list) = lists.get(name) else { return false };
-        let has_served = list.digests.iter().any(|known| known == digest);
-        match &list.types {
-            Some(types) => types.contains(pattern) && (has_served || !list.is_gone),
-            // Lists of earlier releases lack types.
-            None => has_served,
-        }
+        let present = lists.iter().filter(|(_, list)| !list.is_gone && !list.digests.is_empty());
+        present.flat_map(|(name, list)| list.types.iter().flatten().map(|pattern| (pattern, name.as_str()))).collect()
     }
 
     /// Records the types of a plugin that serves. Blocks.

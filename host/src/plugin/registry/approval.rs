@@ -4,16 +4,15 @@
 //! it imports interfaces that the version that serves does not, if `plugins.hold_new_capabilities` is on. The version of an
 //! interface makes no difference, nor do grants. Interfaces that give every plugin the same are not counted.
 //!
-//! The history lists every version that has served, with its types, so a restart holds the same builds as before. At a
-//! start without a history, everything in the directory counts as approved.
+//! The data directory keeps the owners of types and the versions that have served, so a restart holds the same builds as
+//! before. At the first start, everything in the directory counts as approved.
 
 use std::path::PathBuf;
 
 use super::entry::PluginEntry;
-use super::held_build::{AddedRights, TakenTypes, short_digest};
+use super::held_build::{AddedRights, short_digest};
 use super::plugin_registry::PluginRegistry;
 use super::report::PluginReport;
-use crate::event::TypePattern;
 use crate::plugin::Plugin;
 use crate::plugin::component::file::{self, FileContents};
 use crate::plugin::settings::PluginSettings;
@@ -93,23 +92,6 @@ impl PluginRegistry {
         added
     }
 
-    /// The types that a build would take from other plugins without permission. An approval gives permission, and so does
-    /// `[plugins.NAME]` in the settings of this server.
-    pub(super) fn unapproved_types(&self, name: &str, build: &Plugin) -> Vec<TakenTypes> {
-        if !self.options().hold_taken_types {
-            return Vec::new();
-        }
-        let serving = self.chosen_version(name);
-        let given = self.options().settings.get(name).and_then(|settings| settings.types.as_ref());
-        let is_its_own = |pattern: &TypePattern| {
-            serving.as_ref().is_some_and(|serving| serving.patterns().contains(pattern))
-                || given.is_some_and(|types| types.contains(pattern))
-                || self.history().is_some_and(|history| history.had_type(name, build.digest(), pattern))
-        };
-        let patterns: Vec<_> = build.patterns().iter().filter(|pattern| !is_its_own(pattern)).cloned().collect();
-        self.taken_from_others(name, &patterns)
-    }
-
     /// Lets the held build of a plugin serve, if it has this digest and is still in the directory, and returns the report
     /// that follows. If the future is dropped, a restart may hold the build again.
     ///
@@ -135,11 +117,13 @@ impl PluginRegistry {
         {
             let mut entries = self.entries();
             let entry = entries.get_mut(name).ok_or_else(unknown)?;
-            let added = entry.approve(&digest).ok_or_else(|| ApproveError::NoneHeld(name.to_owned()))?;
+            let (build, added) = entry.approve(&digest).ok_or_else(|| ApproveError::NoneHeld(name.to_owned()))?;
             let (short, added) = (short_digest(&digest), added.describe());
             tracing::info!(plugin.id = %name, plugin.digest = %short, "plugin approved: it newly {added}");
+            self.take_over(&entries, name, &build);
             self.update_routing(entries);
         }
+        self.save_owners().await;
         // A build that routing refuses has not served.
         if let Some(serving) = self.serving(name).filter(|serving| serving.digest() == digest) {
             self.record_version(name, &serving, bytes).await;

@@ -1,26 +1,14 @@
-//! Builds that import more than the version that serves or take types from others: held, reported, approved, and held again
-//! after a restart.
+//! Builds that import more than the version that serves: held, reported, approved, and held again after a restart.
 
 use std::fs;
 use std::sync::Arc;
 
-use super::registry_rig::{RegistryRig, digest_of, scan, status};
-use crate::plugin::testing::{OK, guest, typed};
+use super::registry_rig::{RegistryRig, digest_of, modest, scan, status};
+use crate::plugin::testing::{OK, guest};
 use crate::plugin::{
-    ApproveError, NeedsApproval, PluginRegistry, PluginSettings, PluginStatus, RegistryError, RegistryOptions,
-    RollbackError, TakenTypes,
+    ApproveError, NeedsApproval, PluginRegistry, PluginStatus, RegistryError, RegistryOptions,
+    RollbackError,
 };
-
-/// A handler that imports nothing but types.
-fn modest(nops: usize) -> Vec<u8> {
-    let nops = "(nop)".repeat(nops);
-    let text = format!(
-        r#"(module (memory (export "memory") 1)
-            (func (export "eventstream:plugin/handler@0.1.0#handle") (param i32) (result i32) {nops} (i32.const 1024))
-            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096)))"#
-    );
-    typed(&text, "pure")
-}
 
 fn options(rig: &RegistryRig) -> RegistryOptions {
     RegistryOptions { hold_new_capabilities: true, ..rig.options() }
@@ -187,145 +175,4 @@ async fn a_plugin_whose_file_cannot_be_removed_still_serves() {
     let words = registry.remove("a").await.unwrap_err().to_string();
     assert!(words.contains("cannot be removed") && words.contains("whoever puts files there"), "{words}");
     assert_serves(&registry, &modest(0), PluginStatus::Active);
-}
-
-/// A rig whose plugin `a` handles `order.*`, and a registry with default options.
-async fn orders() -> (RegistryRig, Arc<PluginRegistry>) {
-    let rig = RegistryRig::with(&modest(0));
-    rig.put_settings("a", "types = ['order.*']");
-    let registry = reopen(&rig).await;
-    (rig, registry)
-}
-
-async fn reopen(rig: &RegistryRig) -> Arc<PluginRegistry> {
-    PluginRegistry::open(RegistryOptions { hold_new_capabilities: false, ..options(rig) }).await.unwrap()
-}
-
-fn put(rig: &RegistryRig, name: &str, content: &[u8], types: &str) {
-    rig.put_settings(name, &format!("types = {types}"));
-    rig.put(name, content);
-}
-
-/// The plugin that is given an event of the type `order.paid`.
-fn routed(registry: &PluginRegistry) -> String {
-    registry.route(&"order.paid".parse().unwrap()).unwrap().name().to_owned()
-}
-
-#[tokio::test]
-async fn a_plugin_that_takes_types_from_another_is_held_until_it_is_approved_and_not_again_after_a_restart() {
-    let (rig, registry) = orders().await;
-    put(&rig, "aaa", &modest(1), "['order.paid', 'other']");
-    scan(&registry).await;
-    let held = registry.status("aaa").unwrap();
-    assert_eq!((held.state, routed(&registry).as_str()), (PluginStatus::NeedsApproval, "a"));
-    let taking = TakenTypes { types: "order.paid".parse().unwrap(), plugin: "a".to_owned() };
-    assert_eq!(held.needs_approval.unwrap().takes, [taking]);
-    assert!(held.error.unwrap().contains("takes order.paid from the plugin \"a\""));
-    drop(registry);
-
-    let registry = reopen(&rig).await;
-    assert_eq!(registry.status("aaa").unwrap().state, PluginStatus::NeedsApproval, "after a restart too");
-    registry.approve("aaa", Some(&digest_of(&modest(1)))).await.unwrap();
-    assert_eq!(routed(&registry), "aaa");
-    drop(registry);
-    let registry = reopen(&rig).await;
-    assert_eq!((registry.status("aaa").unwrap().state, routed(&registry).as_str()), (PluginStatus::Active, "aaa"));
-    put(&rig, "aaa", &modest(3), "['order.paid', 'other']");
-    scan(&registry).await;
-    assert_eq!(registry.status("aaa").unwrap().state, PluginStatus::Active, "the types are its own");
-
-    // A more general pattern takes nothing.
-    put(&rig, "b", &modest(2), "['*']");
-    scan(&registry).await;
-    assert_eq!(registry.status("b").unwrap().state, PluginStatus::Active);
-}
-
-#[tokio::test]
-async fn a_plugin_that_handles_everything_loses_no_type_without_an_approval() {
-    let rig = RegistryRig::with(&modest(0));
-    rig.put_settings("a", "types = ['*']");
-    let registry = reopen(&rig).await;
-    put(&rig, "order.paid", &modest(1), "['order.paid']");
-    put(&rig, "wide", &modest(2), "['order.*']");
-    scan(&registry).await;
-    for name in ["order.paid", "wide"] {
-        assert_eq!(registry.status(name).unwrap().state, PluginStatus::NeedsApproval, "{name}");
-    }
-    assert_eq!(routed(&registry), "a");
-    let other = PluginRegistry::open(RegistryOptions {
-        hold_taken_types: false,
-        hold_new_capabilities: false,
-        ..options(&rig)
-    });
-    assert_eq!(routed(&other.await.unwrap()), "order.paid", "where it is allowed");
-}
-
-#[tokio::test]
-async fn settings_beside_a_file_take_no_types_either_and_those_of_the_server_do() {
-    let (rig, registry) = orders().await;
-    put(&rig, "b", &modest(1), "['b']");
-    scan(&registry).await;
-    assert_eq!(registry.status("b").unwrap().state, PluginStatus::Active);
-    for (content, state) in
-        [(modest(1), PluginStatus::NeedsApproval), (b"spoiled".to_vec(), PluginStatus::FailedKeptLastGood)]
-    {
-        put(&rig, "b", &content, "['order.paid']");
-        scan(&registry).await;
-        let status = registry.status("b").unwrap();
-        assert_eq!((status.state, routed(&registry).as_str()), (state, "a"), "{status:?}");
-        assert_eq!(status.types, ["b".parse().unwrap()], "it goes on with the types that it had");
-    }
-    drop(registry);
-    // Nothing serves at first, so the version that served last is brought back.
-    let registry = reopen(&rig).await;
-    assert_eq!((routed(&registry).as_str(), registry.status("b").unwrap().types.len()), ("a", 1));
-    drop(registry);
-
-    put(&rig, "b", &modest(1), "['b', 'order.paid']");
-    let given = PluginSettings::parse("types = ['order.paid']").unwrap();
-    let settings = [("b".to_owned(), given)].into();
-    let registry = PluginRegistry::open(RegistryOptions { settings, hold_new_capabilities: false, ..options(&rig) })
-        .await
-        .unwrap();
-    assert_eq!(routed(&registry), "b");
-}
-
-#[tokio::test]
-async fn everything_in_the_directory_at_the_first_start_counts_as_approved() {
-    let rig = RegistryRig::with(&modest(0));
-    rig.put_settings("a", "types = ['order.*']");
-    put(&rig, "b", &modest(1), "['order.paid']");
-    for _ in 0..2 {
-        assert_eq!(routed(&*reopen(&rig).await), "b");
-    }
-}
-
-#[tokio::test]
-async fn a_file_that_replaced_the_held_build_is_not_approved() {
-    let (rig, registry) = orders().await;
-    put(&rig, "b", &modest(1), "['order.paid']");
-    scan(&registry).await;
-    let (seen, swapped) = (digest_of(&modest(1)), digest_of(&modest(2)));
-    put(&rig, "b", &modest(2), "['order.paid']");
-    let refused = registry.approve("b", Some(&seen)).await.unwrap_err();
-    assert!(matches!(refused, ApproveError::Swapped { .. }) && refused.to_string().contains(&swapped), "{refused}");
-    scan(&registry).await;
-    let refused = registry.approve("b", Some(&seen)).await.unwrap_err();
-    assert!(matches!(refused, ApproveError::Another { .. }) && refused.to_string().contains("order.paid"), "{refused}");
-    assert_eq!(routed(&registry), "a");
-    registry.approve("b", Some(&swapped)).await.unwrap();
-    assert_eq!(routed(&registry), "b");
-}
-
-#[tokio::test]
-async fn a_plugin_that_served_before_keeps_its_types_however_late_it_is_loaded() {
-    let (rig, registry) = orders().await;
-    drop(registry);
-    put(&rig, "Z", &modest(1), "['order.*']");
-    put(&rig, "b", &modest(2), "['order.paid']");
-    let registry = reopen(&rig).await;
-    assert_eq!(routed(&registry), "a");
-    let status = registry.status("Z").unwrap();
-    assert!(status.error.is_some_and(|words| words.contains("order.* is handled by the plugin \"a\" already")));
-    assert_eq!(registry.status("b").unwrap().state, PluginStatus::NeedsApproval);
 }

@@ -141,8 +141,11 @@ impl<P> PluginEntry<P> {
         self.rolled_back_from = rolled_back_from;
     }
 
-    /// Holds the build of the file until it is approved.
+    /// Holds the build of the file until it is approved. A version that routing refuses is dropped.
     pub(super) fn hold(&mut self, held: HeldBuild<P>) {
+        if self.conflict.take().is_some() {
+            self.newest = self.last_good.take();
+        }
         self.file = FileVerdict::Held(held);
     }
 
@@ -185,12 +188,12 @@ impl<P> PluginEntry<P> {
         true
     }
 
-    /// Chooses the held build with this digest, and returns what it was held for.
-    pub(super) fn approve(&mut self, digest: &str) -> Option<AddedRights> {
+    /// Chooses the held build with this digest, and returns it with what it was held for.
+    pub(super) fn approve(&mut self, digest: &str) -> Option<(Arc<P>, AddedRights)> {
         match std::mem::replace(&mut self.file, FileVerdict::Accepted) {
             FileVerdict::Held(held) if held.digest == digest => {
-                self.serve(held.build, None);
-                Some(held.added)
+                self.serve(held.build.clone(), None);
+                Some((held.build, held.added))
             }
             verdict => {
                 self.file = verdict;
@@ -224,9 +227,9 @@ impl<P> PluginEntry<P> {
         is_news
     }
 
-    /// Has the next scan load the same file once more.
-    pub(super) fn forget_attempt(&mut self) {
-        self.attempted = None;
+    /// Lets the same file be loaded once more. `false` if it may be already.
+    pub(super) fn forget_attempt(&mut self) -> bool {
+        self.attempted.take().is_some()
     }
 
     fn withdraw_held(&mut self) {
@@ -271,6 +274,12 @@ impl<P> PluginEntry<P> {
             FileVerdict::Held(held) => Some(held),
             _ => None,
         }
+    }
+
+    /// The build of the file, if routing refuses it.
+    pub(super) fn refused(&self) -> Option<&Arc<P>> {
+        let is_of_the_file = matches!(self.file, FileVerdict::Accepted);
+        self.newest.as_ref().filter(|_| is_of_the_file && self.conflict.is_some())
     }
 
     pub(super) fn rolled_back_from(&self) -> Option<&str> {

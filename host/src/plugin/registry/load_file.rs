@@ -187,7 +187,11 @@ impl PluginRegistry {
         }
         match loaded {
             Ok(plugin) if added.is_empty() => {
-                entry.serve(Arc::new(plugin), rolled_back_from);
+                let (plugin, is_the_file) = (Arc::new(plugin), rolled_back_from.is_none());
+                entry.serve(plugin.clone(), rolled_back_from);
+                if is_the_file {
+                    self.take_over(&entries, name, &plugin);
+                }
                 self.update_routing(entries);
                 LoadOutcome::Serves
             }

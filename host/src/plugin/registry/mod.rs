@@ -14,7 +14,7 @@ mod expected_plugins;
 mod held_build;
 mod load_file;
 mod options;
-mod pattern_owners;
+mod ownership;
 mod plugin_registry;
 mod reconcile;
 mod removal;
@@ -33,6 +33,8 @@ mod approval_tests;
 mod data_dir_tests;
 #[cfg(test)]
 mod entry_tests;
+#[cfg(test)]
+mod ownership_tests;
 #[cfg(test)]
 mod reconcile_tests;
 #[cfg(test)]

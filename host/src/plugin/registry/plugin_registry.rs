@@ -18,27 +18,26 @@ use super::directory;
 use super::directory_scan::DirectoryScan;
 use super::entry::PluginEntry;
 use super::expected_plugins::ExpectedPlugins;
-use super::held_build::{TakenTypes, short_digest};
+use super::held_build::short_digest;
 use super::options::{RegistryError, RegistryOptions};
-use super::pattern_owners::{PatternOwners, ReservedPatterns};
 use super::removal_record::RemovalRecord;
 use super::report::PluginReport;
 use super::routing::RouteTable;
 use super::unmatched::UnmatchedItems;
-use crate::event::{EventType, TypePattern};
+use crate::event::EventType;
 use crate::plugin::component::loader::PluginLoader;
 use crate::plugin::data_dir::PluginDataDir;
+use crate::plugin::data_dir::pattern_owners::PatternOwners;
 use crate::plugin::{GuestJob, Plugin};
 
 /// The plugins of a host and the routing of events to them.
 pub struct PluginRegistry {
     options: RegistryOptions,
     pub(super) loader: PluginLoader,
-    table: ArcSwap<RouteTable>,
+    pub(super) table: ArcSwap<RouteTable>,
     /// The owners of patterns, who take precedence over plugins that name the same patterns later. During the start, the
-    /// owners are those that served before the host was stopped, so the order of loading does not matter.
-    owners: ArcSwap<PatternOwners>,
-    reserved: Mutex<ReservedPatterns>,
+    /// owners are those of the run before, so the order of loading does not matter.
+    pub(super) owners: Arc<ArcSwap<PatternOwners>>,
     pub(super) expected: ExpectedPlugins,
     pub(super) is_started: AtomicBool,
     entries: Mutex<BTreeMap<String, PluginEntry>>,
@@ -80,17 +79,19 @@ impl PluginRegistry {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let mut loader = PluginLoader::start(&options, attempts, threads)?;
         options.concurrency = concurrency::granted(&options, loader.sandbox.capacity)?;
-        loader.data_dir = open_data_dir(&options, &loader).await?.map(Arc::new);
+        let (data_dir, owners) = open_data_dir(&options, &loader).await?.unzip();
+        loader.data_dir = data_dir.map(Arc::new);
         directory::warn_of_foreign_writers(&options.dir);
         let (dir, settings) = (options.dir.clone(), options.settings.clone());
         let expected = loader.runtime.executor.run_blocking(move || ExpectedPlugins::read(&dir, &settings)).await;
-        Ok(Arc::new(Self {
+        let expected = expected.unwrap_or_default();
+        let owners = owners.flatten().unwrap_or_else(|| PatternOwners::at_first_start(expected.names.clone()));
+        let registry = Arc::new(Self {
             loader,
             table: ArcSwap::default(),
-            owners: ArcSwap::default(),
-            expected: expected.unwrap_or_default(),
+            owners: Arc::new(ArcSwap::from_pointee(owners)),
+            expected,
             is_started: AtomicBool::new(false),
-            reserved: Mutex::default(),
             entries: Mutex::default(),
             directory: tokio::sync::Mutex::default(),
             removed: RemovalRecord::default(),
@@ -100,7 +101,10 @@ impl PluginRegistry {
             // The start counts as one plugin: it is not known yet which types will be handled.
             preparing: watch::channel(1).0,
             options,
-        }))
+        });
+        // A first start that is cut short is repeated as such.
+        registry.save_owners().await;
+        Ok(registry)
     }
 
     /// How many attempts may run side by side: the number of the options, or fewer in a small address space.
@@ -181,10 +185,7 @@ impl PluginRegistry {
     /// Computes the routing from the entries and puts it in force. Logs each version that begins to serve.
     pub(super) fn update_routing(&self, mut entries: MutexGuard<'_, BTreeMap<String, PluginEntry>>) {
         let versions = entries.iter().map(|(name, entry)| (name.clone(), entry.versions())).collect();
-        let (table, mut conflicts) = {
-            let reserved = self.reserved.lock();
-            RouteTable::build(&versions, &reserved.added_to(&self.owners.load()), |name| reserved.is_pending(name))
-        };
+        let (table, mut conflicts) = RouteTable::build(&versions, &self.owners.load());
         let before = self.table.load_full();
         for (name, entry) in entries.iter_mut() {
             let conflict = conflicts.remove(name);
@@ -198,27 +199,16 @@ impl PluginRegistry {
                 log_loaded(name, plugin);
             }
         }
-        let table = Arc::new(table);
+        self.table.store(Arc::new(table));
         if !self.is_starting() {
-            self.store_owners(table.owners());
+            self.confirm_owners(&entries);
         }
-        self.table.store(table);
         drop(entries);
         self.note_change();
     }
 
     pub(super) fn options(&self) -> &RegistryOptions {
         &self.options
-    }
-
-    /// Gives the plugins that serve now precedence over those that are loaded from now on.
-    pub(super) fn confirm_owners(&self) {
-        self.store_owners(self.table.load().owners());
-    }
-
-    fn store_owners(&self, owners: PatternOwners) {
-        self.owners.store(Arc::new(owners));
-        self.reserved.lock().drop_loaded();
     }
 
     /// For how long a file must stay unchanged before it is loaded.
@@ -239,50 +229,6 @@ impl PluginRegistry {
     /// The version of a plugin that serves, or would if no other plugin had its types.
     pub(super) fn chosen_version(&self, name: &str) -> Option<Arc<Plugin>> {
         self.entries().get(name).and_then(|entry| entry.serving().cloned())
-    }
-
-    /// The plugins that serve since another one gave way, and that the history does not list yet. Their files are loaded
-    /// once more, which records them.
-    pub(super) fn reset_unrecorded(&self) -> Vec<String> {
-        let Some(history) = self.history() else { return Vec::new() };
-        let table = self.table.load();
-        let unrecorded: Vec<String> = table.active().keys().filter(|name| !history.serves(name)).cloned().collect();
-        let mut entries = self.entries();
-        for name in &unrecorded {
-            if let Some(entry) = entries.get_mut(name) {
-                entry.forget_attempt();
-            }
-        }
-        unrecorded
-    }
-
-    /// Those of the types that another plugin handles, each with that plugin: what a build would take from it.
-    pub(super) fn taken_from_others(&self, name: &str, patterns: &[TypePattern]) -> Vec<TakenTypes> {
-        let owners = self.reserved.lock().added_to(&self.owners.load());
-        let taken = patterns.iter().filter_map(|pattern| {
-            let loser = owners.find_loser(name, pattern)?;
-            Some(TakenTypes { types: pattern.clone(), plugin: loser.to_owned() })
-        });
-        taken.collect()
-    }
-
-    /// Reserves the types of a plugin that served before the host started and is about to be loaded.
-    pub(super) fn reserve_types(&self, name: &str) {
-        if self.chosen_version(name).is_some() {
-            return;
-        }
-        if let Some(patterns) = self.history().filter(|it| it.serves(name)).and_then(|it| it.types(name)) {
-            self.reserved.lock().reserve(name, patterns);
-        }
-    }
-
-    /// Ends the reservation of a plugin: it owns its types if it serves, else they are free.
-    pub(super) fn end_reservation(&self, name: &str) {
-        let serves = self.serving(name).is_some();
-        let frees_types = self.reserved.lock().end_loading(name, serves);
-        if frees_types {
-            self.update_routing(self.entries());
-        }
     }
 
     pub(super) fn entries(&self) -> MutexGuard<'_, BTreeMap<String, PluginEntry>> {
@@ -312,7 +258,7 @@ impl std::fmt::Debug for PluginRegistry {
 async fn open_data_dir(
     options: &RegistryOptions,
     loader: &PluginLoader,
-) -> Result<Option<PluginDataDir>, RegistryError> {
+) -> Result<Option<(PluginDataDir, Option<PatternOwners>)>, RegistryError> {
     let opened = match options.data_dir.clone() {
         None => Err(None),
         Some(dir) => {

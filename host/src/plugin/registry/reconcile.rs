@@ -67,15 +67,10 @@ impl PluginRegistry {
             due.rescan_in = Some(due.rescan_in.map_or(again_in, |other| other.min(again_in)));
         }
         if !due.unload.is_empty() {
-            self.unload(&due.unload).await;
-            let now = Instant::now();
-            for name in self.reset_unrecorded() {
-                self.directory.lock().await.retry(&name, now);
+            self.unload(&due.unload, false).await;
+            if self.judge_again(true).await > 0 {
                 due.rescan_in = Some(Duration::ZERO);
             }
-        }
-        for (name, _) in &due.load {
-            self.reserve_types(name);
         }
         Some(ScanResult { load: due.load, rescan_in: due.rescan_in })
     }
@@ -97,12 +92,17 @@ impl PluginRegistry {
         Box::pin(async move {
             let _preparing = preparing;
             let outcome = self.load_file(&name, due).await;
-            // The newer load ends the reservation.
-            if outcome != LoadOutcome::Obsolete {
-                self.end_reservation(&name);
+            match outcome {
+                LoadOutcome::RetryAfter(pause) => {
+                    self.directory.lock().await.retry(&name, Instant::now() + pause);
+                }
+                // A newer load follows.
+                LoadOutcome::Obsolete => {}
+                _ => self.change_owners(&self.entries(), |owners| owners.end_first_load(&name)),
             }
-            if let LoadOutcome::RetryAfter(pause) = outcome {
-                self.directory.lock().await.retry(&name, Instant::now() + pause);
+            self.judge_again(false).await;
+            if !self.is_starting() {
+                self.save_owners().await;
             }
         })
     }
@@ -110,16 +110,21 @@ impl PluginRegistry {
     /// Scans the directory, and loads what is due to the end. Returns when to scan again, if a file is not ready yet.
     pub(super) async fn refresh(&self, finished: &HashSet<OsString>) -> Option<Duration> {
         let ScanResult { load, rescan_in } = self.scan(finished).await?;
-        // Version lists of an earlier release hold no types, so those plugins go first: nothing reserves their types.
+        // Version lists of an earlier release hold no types, so those plugins go first: nothing says that they own any.
         let lacks_types = |(name, _): &(String, DueFiles)| {
             self.history().is_some_and(|history| history.serves(name) && history.types(name).is_none())
         };
         let (first, others): (Vec<_>, Vec<_>) = load.into_iter().partition(lacks_types);
-        for group in [first, others] {
-            let mut under_way: FuturesUnordered<_> = group.into_iter().map(|due| self.load_due(due)).collect();
-            while under_way.next().await.is_some() {}
-            self.confirm_owners();
+        if !first.is_empty() {
+            self.load_side_by_side(first).await;
+            self.confirm_owners(&self.entries());
         }
-        rescan_in
+        self.load_side_by_side(others).await;
+        if self.judge_again(false).await > 0 { Some(Duration::ZERO) } else { rescan_in }
+    }
+
+    async fn load_side_by_side(&self, due: Vec<(String, DueFiles)>) {
+        let mut under_way: FuturesUnordered<_> = due.into_iter().map(|due| self.load_due(due)).collect();
+        while under_way.next().await.is_some() {}
     }
 }

@@ -9,7 +9,7 @@ use super::plugin_registry::PluginRegistry;
 use super::report::PluginReport;
 use crate::event::AttemptOutcome;
 use crate::plugin::component::file::FileContents;
-use crate::plugin::testing::{event, guest, options};
+use crate::plugin::testing::{event, guest, options, typed};
 use crate::plugin::{AttemptInput, CompileChild, CompileLimits, Compiler, MemoryState};
 
 /// A plugin directory, and a directory that the data directory lies in.
@@ -108,4 +108,15 @@ pub(super) async fn is_ok(registry: &PluginRegistry, name: &str) -> bool {
     let input = AttemptInput { event: event("{}").into(), attempt: 1 };
     let outcome = plugin.handle(input, Arc::new(MemoryState::default())).await.outcome;
     matches!(outcome, AttemptOutcome::Ok(_))
+}
+
+/// A component whose handler imports nothing but types.
+pub(super) fn modest(nops: usize) -> Vec<u8> {
+    let nops = "(nop)".repeat(nops);
+    let text = format!(
+        r#"(module (memory (export "memory") 1)
+            (func (export "eventstream:plugin/handler@0.1.0#handle") (param i32) (result i32) {nops} (i32.const 1024))
+            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096)))"#
+    );
+    typed(&text, "pure")
 }

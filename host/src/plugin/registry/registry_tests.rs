@@ -107,7 +107,7 @@ async fn a_load_that_failed_for_a_temporary_reason_is_retried() {
 }
 
 #[tokio::test]
-async fn of_two_plugins_for_one_type_the_second_takes_over_when_the_first_has_gone() {
+async fn of_two_plugins_for_one_type_the_second_takes_over_when_the_first_was_removed() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["a", "b"] {
         fs::write(dir.path().join(format!("{name}.wasm")), guest(OK)).unwrap();
@@ -119,7 +119,7 @@ async fn of_two_plugins_for_one_type_the_second_takes_over_when_the_first_has_go
     assert_eq!(refused.state, PluginStatus::Failed);
     assert!(refused.error.unwrap().contains("\"a\""));
 
-    fs::remove_file(dir.path().join("a.wasm")).unwrap();
+    registry.remove("a").await.unwrap();
     scan(&registry).await;
     assert_eq!(routed(&registry, "x").as_deref(), Some("b"));
     assert_eq!(status(&registry, "b").state, PluginStatus::Active);
@@ -152,7 +152,7 @@ async fn a_new_plugin_takes_no_type_from_one_that_serves_not_even_after_a_restar
     put("zz", OK);
     scan(&registry).await;
     assert_eq!(status(&registry, "zz").state, PluginStatus::Failed);
-    fs::remove_file(dir.path().join("z.wasm")).unwrap();
+    registry.remove("z").await.unwrap();
     for _ in 0..2 {
         scan(&registry).await;
     }

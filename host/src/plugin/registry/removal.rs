@@ -37,16 +37,16 @@ pub enum RemoveError {
 }
 
 impl PluginRegistry {
-    /// Removes the file of a plugin, so that it handles no types from now on. The settings beside the file, the state and
-    /// the earlier versions stay. Attempts under way end on their version. If the future is dropped, the plugin may be
-    /// removed or not.
+    /// Removes the file of a plugin, if it is still there, so that it handles no types from now on. Other plugins may have
+    /// them. The settings beside the file, the state and the earlier versions stay. Attempts under way end on their
+    /// version. If the future is dropped, the plugin may be removed or not.
     ///
     /// # Errors
     /// See [`RemoveError`].
     pub async fn remove(&self, name: &str) -> Result<RemovalReport, RemoveError> {
         let unknown = || RemoveError::Unknown(name.to_owned());
         // A known name came from the directory, so it cannot lead to a file elsewhere.
-        if !self.entries().contains_key(name) {
+        if !self.entries().contains_key(name) && !self.owners.load().owns_any(name) {
             return Err(unknown());
         }
         let file = self.options().dir.join(format!("{name}.wasm"));
@@ -64,23 +64,31 @@ impl PluginRegistry {
             Ok(settings) => settings,
             Err(error) => return Err(RemoveError::File { file, error }),
         };
-        self.unload(&[name.to_owned()]).await;
+        self.unload(&[name.to_owned()], true).await;
+        self.judge_again(true).await;
         let status = self.status(name).ok_or_else(unknown)?;
         Ok(RemovalReport { status, file, settings })
     }
 
-    /// Unloads plugins whose files went.
-    pub(super) async fn unload(&self, names: &[String]) {
+    /// Unloads plugins whose files went. They keep their types unless a person removed them.
+    pub(super) async fn unload(&self, names: &[String], releases_types: bool) {
         {
             let mut entries = self.entries();
             for name in names {
-                if entries.remove(name).is_some() {
+                if entries.remove(name).is_some() || releases_types {
                     self.removed.add(name, clock::now());
                     tracing::info!(plugin.id = %name, "plugin removed");
                 }
+                self.change_owners(&entries, |owners| {
+                    owners.end_first_load(name);
+                    if releases_types {
+                        owners.release(name);
+                    }
+                });
             }
             self.update_routing(entries);
         }
+        self.save_owners().await;
         for name in names {
             self.update_history(name, VersionHistory::record_removal).await;
         }

@@ -56,11 +56,14 @@ impl PluginRegistry {
         {
             let mut entries = self.entries();
             let entry = entries.get_mut(name).ok_or_else(unknown)?;
-            let held = entry.roll_back(Arc::new(plugin), serving_digest);
+            let plugin = Arc::new(plugin);
+            let held = entry.roll_back(plugin.clone(), serving_digest);
             tracing::info!(plugin.id = %name, "plugin rolled back from {held} to {digest}");
             data_dir.history.pin(name, RollbackPin { held, serves: digest.clone() });
+            self.take_over(&entries, name, &plugin);
             self.update_routing(entries);
         }
+        self.save_owners().await;
         self.update_history(name, VersionHistory::save).await;
         if let Some(serving) = self.serving(name) {
             self.record_types(name, &serving).await;

@@ -1,14 +1,14 @@
 //! Which plugin handles which type: an exact name goes before the longest prefix, and a prefix before everything.
 //!
-//! A table is a pure function of the plugins and of the owners before. A plugin that serves keeps its types, whichever
-//! other plugins name them too. The order of names decides only where no plugin served before.
+//! A table is a pure function of the plugins and of the owners before. An owner keeps its types, whichever other plugins
+//! name them too, until it serves without them. The order of names decides only where a type has no owner.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::pattern_owners::PatternOwners;
 use crate::event::{EventType, TypePattern};
 use crate::plugin::Plugin;
+use crate::plugin::data_dir::pattern_owners::PatternOwners;
 
 /// The routing in force.
 #[derive(Debug)]
@@ -49,12 +49,11 @@ impl<P> Default for RouteTable<P> {
 
 impl<P: RouteTarget> RouteTable<P> {
     /// The table for these plugins, and for each plugin whose newest version is refused the reason. Of two plugins that
-    /// name one pattern, the owner before keeps it, even while it is pending. Without an owner, the first by name gets it.
+    /// name one pattern, the owner before keeps it, even while it is away. Without an owner, the first by name gets it.
     /// A refused plugin goes on with its last good version if that one fits.
     pub(super) fn build(
         plugins: &BTreeMap<String, PluginVersions<P>>,
         before: &PatternOwners,
-        is_pending: impl Fn(&str) -> bool,
     ) -> (Self, BTreeMap<String, String>) {
         let owners_before: HashMap<&TypePattern, &str> = before.iter().collect();
         let mut conflicts = BTreeMap::new();
@@ -66,7 +65,7 @@ impl<P: RouteTarget> RouteTable<P> {
             });
             let candidates: Vec<(&str, &Arc<P>)> = candidates.collect();
             // Begins anew after each refusal: another version of the same plugin may need fewer patterns.
-            let Some((name, pattern, owner)) = find_conflict(&candidates, &owners_before, &is_pending) else {
+            let Some((name, pattern, owner)) = find_conflict(&candidates, &owners_before) else {
                 let mut table = Self::default();
                 candidates.iter().for_each(|(name, plugin)| table.add(name, plugin));
                 table.prefixes.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
@@ -119,12 +118,12 @@ impl<P: RouteTarget> RouteTable<P> {
 fn find_conflict<'a, P: RouteTarget>(
     candidates: &[(&'a str, &'a Arc<P>)],
     owners_before: &HashMap<&'a TypePattern, &'a str>,
-    is_pending: impl Fn(&str) -> bool,
 ) -> Option<(&'a str, &'a TypePattern, &'a str)> {
     let named: HashSet<(&TypePattern, &str)> =
         candidates.iter().flat_map(|(name, plugin)| plugin.patterns().iter().map(|pattern| (pattern, *name))).collect();
+    let serving: HashSet<&str> = candidates.iter().map(|(name, _)| *name).collect();
     let keeps =
-        |(pattern, name): &(&&'a TypePattern, &&'a str)| named.contains(&(**pattern, **name)) || is_pending(name);
+        |(pattern, name): &(&&'a TypePattern, &&'a str)| named.contains(&(**pattern, **name)) || !serving.contains(**name);
     let mut owners: HashMap<&TypePattern, &str> =
         owners_before.iter().filter(keeps).map(|(pattern, name)| (*pattern, *name)).collect();
     candidates.iter().find_map(|(name, plugin)| {
@@ -168,7 +167,7 @@ mod tests {
             .into_iter()
             .map(|(name, newest, last_good)| (name.to_owned(), PluginVersions { newest, last_good }))
             .collect();
-        RouteTable::build(&versions, &before.owners(), |_| false)
+        RouteTable::build(&versions, &before.owners())
     }
 
     fn routed(table: &RouteTable<FakePlugin>, event_type: &str) -> Option<&'static str> {
@@ -232,6 +231,10 @@ mod tests {
         let (after, refused) = table_after(&before, plugins);
         assert_eq!((routed(&after, "x"), routed(&after, "y")), (Some("z"), Some("k")));
         assert_eq!(refused.keys().collect::<Vec<_>>(), ["a", "z"]);
+        // Its absence gives nothing up.
+        let (after, refused) = table_after(&before, vec![("a", fake("a", &["x"]), fake("old", &["w"]))]);
+        assert_eq!((routed(&after, "x"), routed(&after, "w")), (None, Some("old")));
+        assert!(refused["a"].contains("\"z\""), "{refused:?}");
     }
 
     #[test]

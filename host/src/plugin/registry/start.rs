@@ -26,6 +26,9 @@ impl PluginRegistry {
             tokio::time::sleep(wait).await;
         }
         self.is_started.store(true, Ordering::Release);
+        self.confirm_owners(&self.entries());
+        self.save_owners().await;
+        self.judge_again(false).await;
         self.preparing.send_modify(|count| *count = count.saturating_sub(1));
         self.note_change();
     }
@@ -41,8 +44,7 @@ impl PluginRegistry {
             return Vec::new();
         }
         let entries = self.entries();
-        let is_done = |name: &&String| entries.get(*name).is_some_and(|entry| entry.has_been_attempted());
-        self.expected.names().filter(|name| !is_done(name)).cloned().collect()
+        self.expected.names.iter().filter(|name| self.is_pending(&entries, name)).cloned().collect()
     }
 
     /// The plugin that is expected to handle a type once it is loaded; `None` when the start is over.

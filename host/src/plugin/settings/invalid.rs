@@ -24,8 +24,11 @@ impl InvalidSettings {
     /// A value does not fit its key. The message says what was expected and leaves out the value, which may be a secret.
     pub(super) fn unfit(error: &toml::de::Error) -> Self {
         let shown = error.to_string();
-        let key = shown.trim_end().rsplit_once("\nin ").map(|(_, key)| format!(" in {key}"));
-        Self::new(format!("{}{}", without_value(error.message().trim_end()), key.unwrap_or_default()))
+        let words = without_value(error.message().trim_end());
+        match shown.trim_end().rsplit_once("\nin ") {
+            Some((_, key)) => Self::new(format!("{words} in {key}")).at(&key.split('.').collect::<Vec<_>>()),
+            None => Self::new(words),
+        }
     }
 
     /// Adds the key.
@@ -47,6 +50,12 @@ impl InvalidSettings {
             None => file.to_string(),
         };
         Self { place: Some(place), ..self }
+    }
+
+    /// Adds the position in the section of a file that holds other settings too.
+    pub fn in_section(self, section: &[&str], file: &Path, text: &str) -> Self {
+        let path = section.iter().map(|name| (*name).to_owned()).chain(self.path.clone()).collect();
+        Self { path, ..self }.placed(text, None).in_file(file)
     }
 
     /// The file cannot be read.

@@ -1,6 +1,5 @@
 //! Line and column of a byte or a key in a settings file.
 
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// The line and column of a byte, both counted from 1.
@@ -17,7 +16,7 @@ pub(super) fn of_key(text: &str, path: &[String]) -> Option<String> {
     let mut found = None;
     let mut table: Option<&DeTable<'_>> = Some(root.get_ref());
     for name in path {
-        let Some((key, value)) = table.and_then(|table| entry(table, name)) else { break };
+        let Some((key, value)) = table.and_then(|table| table.get_key_value(name.as_str())) else { break };
         found = Some(key.span().start);
         table = match value.get_ref() {
             DeValue::Table(inner) => Some(inner),
@@ -25,12 +24,6 @@ pub(super) fn of_key(text: &str, path: &[String]) -> Option<String> {
         };
     }
     found.map(|byte| of_byte(text, byte))
-}
-
-type TableEntry<'a, 'i> = (&'a Spanned<std::borrow::Cow<'i, str>>, &'a Spanned<DeValue<'i>>);
-
-fn entry<'a, 'i>(table: &'a DeTable<'i>, name: &str) -> Option<TableEntry<'a, 'i>> {
-    table.iter().find(|(key, _)| key.get_ref().as_ref() == name)
 }
 
 #[cfg(test)]

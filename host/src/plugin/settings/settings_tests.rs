@@ -34,6 +34,14 @@ fn sizes_and_durations_are_read_as_people_write_them() {
 }
 
 #[test]
+fn an_error_in_a_section_names_the_line_of_the_whole_file() {
+    let text = "[consumer]\n\n[plugins.\"a.b\"]\nlimits.wall_sm = 1\n";
+    let table = toml::from_str::<toml::Table>(text).unwrap()["plugins"]["a.b"].as_table().cloned().unwrap();
+    let error = PluginSettings::from_table(table).unwrap_err().in_section(&["plugins", "a.b"], "e.toml".as_ref(), text);
+    assert!(error.to_string().contains("e.toml, line 4, column 8: no key \"limits.wall_sm\""), "{error}");
+}
+
+#[test]
 fn an_error_names_what_is_wrong_and_the_remedy() {
     for (text, words) in [
         ("typs = []", "did you mean \"types\""),
