@@ -153,7 +153,9 @@ impl SettingsFile<'_> {
             Value::Table(table) if name == "resolve" => self.layers.draft.plugins.resolve.extend(table.clone()),
             Value::Table(table) if name == "limits" => self.layers.draft.plugins.limits.extend(table.clone()),
             Value::Table(table) => {
-                self.layers.draft.plugins.by_name.insert(name.to_owned(), table.clone());
+                let plugins = &mut self.layers.draft.plugins;
+                plugins.by_name.insert(name.to_owned(), table.clone());
+                plugins.file = Some((self.path.to_owned(), self.text.to_owned()));
             }
             _ => {
                 let known: Vec<_> =

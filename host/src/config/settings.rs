@@ -107,6 +107,7 @@ impl Default for PluginsSettings {
             limits: toml::Table::new(),
             resolve: toml::Table::new(),
             by_name: BTreeMap::new(),
+            file: None,
         }
     }
 }
