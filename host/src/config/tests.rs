@@ -223,7 +223,7 @@ fn a_secret_in_the_wrong_place_is_not_shown() {
     };
     let keys: Vec<String> = keys::all().into_iter().map(|key| key.name).collect();
     // These take any text.
-    let open = ["plugins.dir", "plugins.data_dir"];
+    let open = ["broker.data_dir", "plugins.dir", "plugins.data_dir"];
     for key in keys.iter().filter(|key| !open.contains(&key.as_str())) {
         for value in [format!("\"{SECRET}\""), format!("[\"{SECRET}\"]"), format!("{{ a = \"{SECRET}\" }}")] {
             if load(&format!("{key} = {value}"), &[], &[]).is_err() {
