@@ -202,7 +202,8 @@ fn no_file_of_the_first_start_waits_whichever_is_loaded_first() {
         let plugins = PluginsDir::scripted(&["orders", "paid"]);
         for (name, types) in [("orders", "order.*"), ("paid", "order.paid")] {
             // A plugin whose secret cannot be read is loaded later.
-            let more = if name == late { format!("secrets = {{ token = {{ file = {secret:?} }} }}") } else { String::new() };
+            let more =
+                if name == late { format!("secrets = {{ token = {{ file = {secret:?} }} }}") } else { String::new() };
             plugins.write(&format!("{name}.toml"), format!("types = ['{types}']\n{more}").as_bytes());
         }
         let stage = Stage::with(Broker::Embedded, plugins, |options| {

@@ -109,7 +109,10 @@ impl OwnersFile {
     /// It cannot be read.
     pub(super) fn open(dir: PrivateDir) -> (Self, io::Result<Option<PatternOwners>>) {
         let read = dir.read(FILE, MAX_FILE_BYTES).and_then(|content| {
-            content.map(|content| serde_json::from_slice::<PatternOwners>(&content)).transpose().map_err(io::Error::from)
+            content
+                .map(|content| serde_json::from_slice::<PatternOwners>(&content))
+                .transpose()
+                .map_err(io::Error::from)
         });
         let saved = Mutex::new(read.as_ref().ok().cloned().flatten());
         (Self { dir, saved }, read)

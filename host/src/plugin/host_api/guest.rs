@@ -12,11 +12,11 @@ use super::output::{AttemptOutput, GuestStream};
 use super::publish_buffer::PublishBuffer;
 use super::state::{NoState, StateBuffer, StateReader};
 use crate::event::{AttemptEffects, AttemptFailure, FailureClass};
-use crate::plugin::{AttemptInput, AttemptLimits};
 use crate::plugin::run::outcome;
 use crate::plugin::run::stopwatch::AttemptStopwatch;
 use crate::plugin::sandbox::limits::MemoryLimiter;
 use crate::plugin::settings::secrets::PluginSecrets;
+use crate::plugin::{AttemptInput, AttemptLimits};
 
 /// The most handles to host objects, such as streams and pollables, that an instance may hold. A request takes ten.
 ///

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use super::registry_rig::{RegistryRig, digest_of, modest, scan, status};
 use crate::plugin::testing::{OK, guest};
 use crate::plugin::{
-    ApproveError, NeedsApproval, PluginRegistry, PluginStatus, RegistryError, RegistryOptions,
-    RollbackError,
+    ApproveError, NeedsApproval, PluginRegistry, PluginStatus, RegistryError, RegistryOptions, RollbackError,
 };
 
 fn options(rig: &RegistryRig) -> RegistryOptions {

@@ -115,9 +115,7 @@ async fn settings_beside_a_file_take_no_types_either_and_those_of_the_server_do(
     put(&rig, "b", &modest(1), "['b', 'order.paid']");
     let given = PluginSettings::parse("types = ['order.paid']").unwrap();
     let settings = [("b".to_owned(), given)].into();
-    let registry = PluginRegistry::open(RegistryOptions { settings, ..rig.options() })
-        .await
-        .unwrap();
+    let registry = PluginRegistry::open(RegistryOptions { settings, ..rig.options() }).await.unwrap();
     assert_eq!(routed(&registry), "b");
 }
 
@@ -233,7 +231,10 @@ async fn the_types_of_a_plugin_that_a_person_removed_are_free() {
         // Either was loaded first.
         let some = registry.status("some").unwrap();
         let is_held_for = |held: &NeedsApproval| held.takes[0].plugin == "same";
-        assert!(some.state == PluginStatus::Active || some.needs_approval.as_ref().is_some_and(is_held_for), "{some:?}");
+        assert!(
+            some.state == PluginStatus::Active || some.needs_approval.as_ref().is_some_and(is_held_for),
+            "{some:?}"
+        );
     }
 }
 

@@ -122,8 +122,9 @@ fn find_conflict<'a, P: RouteTarget>(
     let named: HashSet<(&TypePattern, &str)> =
         candidates.iter().flat_map(|(name, plugin)| plugin.patterns().iter().map(|pattern| (pattern, *name))).collect();
     let serving: HashSet<&str> = candidates.iter().map(|(name, _)| *name).collect();
-    let keeps =
-        |(pattern, name): &(&&'a TypePattern, &&'a str)| named.contains(&(**pattern, **name)) || !serving.contains(**name);
+    let keeps = |(pattern, name): &(&&'a TypePattern, &&'a str)| {
+        named.contains(&(**pattern, **name)) || !serving.contains(**name)
+    };
     let mut owners: HashMap<&TypePattern, &str> =
         owners_before.iter().filter(keeps).map(|(pattern, name)| (*pattern, *name)).collect();
     candidates.iter().find_map(|(name, plugin)| {
