@@ -23,6 +23,17 @@ const MAX_READ_BYTES: usize = 1024 * 1024;
 const MAX_CALLS: usize = 20;
 /// The most dead consumers that one round removes.
 const MAX_REAPED: usize = 20;
+/// The most due events that one call moves.
+const MAX_MOVED: usize = 100;
+/// How long an event is postponed if the key of its lane holds another type.
+const POSTPONE_MS: u64 = 5_000;
+
+/// The step that moves due events. It is one call of one script; tests replace it by several calls, to prove that they
+/// notice the difference.
+pub(super) type PromoteStep = for<'a> fn(&'a StoreMaintenance) -> PromoteStepFuture<'a>;
+
+/// What a [`PromoteStep`] returns.
+pub(super) type PromoteStepFuture<'a> = Pin<Box<dyn Future<Output = Result<PromoteOutcome, Error>> + Send + 'a>>;
 
 /// Maintains the store.
 pub(super) struct StoreMaintenance {
@@ -34,6 +45,7 @@ pub(super) struct StoreMaintenance {
     pub(super) retention: RetentionLimits,
     /// Ended events are kept at least so long, whatever the retention says.
     pub(super) min_retention_ms: u64,
+    pub(super) promote_step: PromoteStep,
 }
 
 impl StoreMaintenance {
@@ -61,6 +73,40 @@ impl StoreMaintenance {
             }
         }
         first_error.map_or(Ok(more_events || more_state || more_failed), Err)
+    }
+
+    /// Moves due events.
+    pub(super) async fn promote(&self) -> Result<PromoteOutcome, Error> {
+        (self.promote_step)(self).await
+    }
+
+    /// Moves due events in one step; the [`PromoteStep`] of every deployment.
+    pub(super) fn promote_atomically(&self) -> PromoteStepFuture<'_> {
+        Box::pin(async move {
+            let client = &self.client;
+            let (_, reply) = self
+                .lanes
+                .call_with_all(|known| {
+                    client
+                        .script_call(&client.scripts.promote)
+                        .number(known.set_size)
+                        .number(MAX_MOVED)
+                        .number(known.unrouted_place())
+                        .number(POSTPONE_MS)
+                        .named_lanes(&client.keys, &known.lanes)
+                })
+                .await?;
+            let [_, moved, orphans, wait_ms, wrong] = reply::tuple(reply)?;
+            let wrong = reply::array(wrong)?.into_iter().map(reply::text).collect::<Result<_, _>>()?;
+            if let Some(message) = join_messages(wrong) {
+                client.troubles().raise(TroubleKind::Misplaced, message);
+            }
+            let orphans = reply::count(&orphans)?;
+            if orphans > 0 {
+                client.troubles().warn("orphan", || format!("{orphans} due times without an event were dropped"));
+            }
+            read_outcome(&moved, &wait_ms)
+        })
     }
 
     async fn reap_dead_consumers(&self) -> Result<(), Error> {
@@ -113,63 +159,6 @@ fn continue_unless_unavailable<T, E: Into<Error>>(
             first_error.get_or_insert(error);
             Ok(None)
         }
-    }
-}
-
-/// The most events that one call moves.
-const MAX_MOVED: usize = 100;
-/// How long an event is postponed if the key of its lane holds another type.
-const POSTPONE_MS: u64 = 5_000;
-
-/// The step that moves due events. It is one call of one script; tests replace it by several calls, to prove that they
-/// notice the difference.
-pub(super) type PromoteStep = for<'a> fn(&'a EventPromoter) -> PromoteStepFuture<'a>;
-
-/// What a [`PromoteStep`] returns.
-pub(super) type PromoteStepFuture<'a> = Pin<Box<dyn Future<Output = Result<PromoteOutcome, Error>> + Send + 'a>>;
-
-/// Moves due events to their lanes.
-pub(super) struct EventPromoter {
-    pub(super) client: Arc<StoreClient>,
-    pub(super) lanes: Arc<LaneDirectory>,
-    pub(super) step: PromoteStep,
-}
-
-impl EventPromoter {
-    /// Moves due events.
-    pub(super) async fn promote(&self) -> Result<PromoteOutcome, Error> {
-        (self.step)(self).await
-    }
-
-    /// Moves due events in one step; the [`PromoteStep`] of every deployment.
-    pub(super) fn promote_atomically(&self) -> PromoteStepFuture<'_> {
-        Box::pin(self.call_promote())
-    }
-
-    async fn call_promote(&self) -> Result<PromoteOutcome, Error> {
-        let client = &self.client;
-        let (_, reply) = self
-            .lanes
-            .call_with_all(|known| {
-                client
-                    .script_call(&client.scripts.promote)
-                    .number(known.set_size)
-                    .number(MAX_MOVED)
-                    .number(known.unrouted_place())
-                    .number(POSTPONE_MS)
-                    .named_lanes(&client.keys, &known.lanes)
-            })
-            .await?;
-        let [_, moved, orphans, wait_ms, wrong] = reply::tuple(reply)?;
-        let wrong = reply::array(wrong)?.into_iter().map(reply::text).collect::<Result<_, _>>()?;
-        if let Some(message) = join_messages(wrong) {
-            client.troubles().raise(TroubleKind::Misplaced, message);
-        }
-        let orphans = reply::count(&orphans)?;
-        if orphans > 0 {
-            client.troubles().warn("orphan", || format!("{orphans} due times without an event were dropped"));
-        }
-        read_outcome(&moved, &wait_ms)
     }
 }
 

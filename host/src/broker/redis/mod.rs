@@ -18,7 +18,6 @@ mod claim;
 mod client;
 mod codec;
 mod connection;
-mod ended_events;
 mod entry;
 mod entry_wait;
 mod epoch;
@@ -55,7 +54,6 @@ use self::batcher::{BatchError, Batcher};
 use self::capacity::StoreCapacity;
 use self::claim::EntryClaimer;
 use self::client::StoreClient;
-use self::ended_events::EndedEvents;
 use self::entry::EntryDecoder;
 use self::entry_wait::EntryWaiter;
 use self::epoch::StoreEpoch;
@@ -65,7 +63,7 @@ use self::heartbeat::Heartbeat;
 use self::history::EventHistory;
 use self::known_store::KnownStoreFile;
 use self::lanes::LaneDirectory;
-use self::maintain::{EventPromoter, PromoteStep, StoreMaintenance};
+use self::maintain::{PromoteStep, StoreMaintenance};
 pub use self::open::{RedisOpenError, RedisTuning, snapshot};
 use self::open::{link_for_url, prepare_store};
 use self::plugin_state::PluginStates;
@@ -98,11 +96,9 @@ pub struct RedisBroker {
     claimer: EntryClaimer,
     settler: Arc<DeliverySettler>,
     recovery: EntryRecovery,
-    promoter: EventPromoter,
     maintenance: StoreMaintenance,
     states: Arc<PluginStates>,
     history: EventHistory,
-    ended_events: EndedEvents,
     importer: SnapshotImporter,
     ends: CancellationToken,
     _ends_with_this: DropGuard,
@@ -120,7 +116,7 @@ impl Default for AtomicSteps {
         Self {
             scripts: ScriptSet::new(),
             settle: DeliverySettler::settle_atomically,
-            promote: EventPromoter::promote_atomically,
+            promote: StoreMaintenance::promote_atomically,
         }
     }
 }
@@ -214,7 +210,6 @@ impl RedisBroker {
                 lease_ms: options.lease_ms,
                 suspects: Mutex::new(SuspectList::default()),
             },
-            promoter: EventPromoter { client: client.clone(), lanes: lanes.clone(), step: steps.promote },
             maintenance: StoreMaintenance {
                 client: client.clone(),
                 lanes: lanes.clone(),
@@ -223,9 +218,14 @@ impl RedisBroker {
                 states: states.clone(),
                 retention: options.retention,
                 min_retention_ms: tuning.min_retention_ms,
+                promote_step: steps.promote,
             },
-            history: EventHistory { client: client.clone(), lanes: lanes.clone(), capacity: capacity.clone() },
-            ended_events: EndedEvents { client: client.clone(), lists: ListLimiter::default() },
+            history: EventHistory {
+                client: client.clone(),
+                lanes: lanes.clone(),
+                capacity: capacity.clone(),
+                lists: ListLimiter::default(),
+            },
             importer: SnapshotImporter { client: client.clone(), lanes: lanes.clone(), epoch },
             _ends_with_this: ends.clone().drop_guard(),
             client,
@@ -270,7 +270,7 @@ impl EventLog for RedisBroker {
     }
 
     async fn list_ended(&self, query: EndedQuery) -> Result<EndedPage, Error> {
-        self.ended_events.read_page(query).await
+        self.history.list_ended(query).await
     }
 
     async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error> {
@@ -309,7 +309,7 @@ impl WorkQueue for RedisBroker {
     }
 
     async fn promote(&self) -> Result<PromoteOutcome, Error> {
-        self.promoter.promote().await
+        self.maintenance.promote().await
     }
 
     async fn maintain(&self) -> Result<bool, Error> {

@@ -16,7 +16,7 @@ use super::connection::{CallFailure, reply};
 use super::hand_overs::HandOvers;
 use super::lanes::{LaneDirectory, LanePlaces};
 use super::plugin_state::StateSpaces;
-use super::scripts::ScriptCall;
+use super::scripts::{ScriptCall, split_calls};
 use crate::broker::{Error, Lane, Receipt, SettleOutcome, SettleRequest};
 use crate::event::{FailureClass, Settlement, StateStep};
 
@@ -132,29 +132,27 @@ impl DeliverySettler {
 
     /// Settles a chunk in one step; the [`SettleStep`] of every deployment.
     pub(super) fn settle_atomically<'a>(&'a self, items: &'a [EncodedSettle]) -> SettleStepFuture<'a> {
-        Box::pin(self.call_settle(items))
-    }
-
-    async fn call_settle(&self, items: &[EncodedSettle]) -> Result<Vec<SettleOutcome>, CallFailure> {
-        let (call, order) = self.settle_call(items);
-        let answers = reply::text(self.client.link.call_until_known(&call).await?)?;
-        if answers.len() != items.len() {
-            return Err(CallFailure::not_understood(
-                "Redis answered for another number of deliveries than were settled",
-            ));
-        }
-        let mut settled = vec![SettleOutcome::Lost; items.len()];
-        for (place, answer) in order.into_iter().zip(answers.bytes()) {
-            settled[place] = match answer {
-                b'D' => SettleOutcome::Done,
-                b'C' => SettleOutcome::Conflict,
-                _ => SettleOutcome::Lost,
-            };
-            if settled[place] != SettleOutcome::Conflict {
-                self.hand_overs.remove(&items[place].receipt);
+        Box::pin(async move {
+            let (call, order) = self.settle_call(items);
+            let answers = reply::text(self.client.link.call_until_known(&call).await?)?;
+            if answers.len() != items.len() {
+                return Err(CallFailure::not_understood(
+                    "Redis answered for another number of deliveries than were settled",
+                ));
             }
-        }
-        Ok(settled)
+            let mut settled = vec![SettleOutcome::Lost; items.len()];
+            for (place, answer) in order.into_iter().zip(answers.bytes()) {
+                settled[place] = match answer {
+                    b'D' => SettleOutcome::Done,
+                    b'C' => SettleOutcome::Conflict,
+                    _ => SettleOutcome::Lost,
+                };
+                if settled[place] != SettleOutcome::Conflict {
+                    self.hand_overs.remove(&items[place].receipt);
+                }
+            }
+            Ok(settled)
+        })
     }
 
     /// The call that settles these items, and for each item of the call its index in `items`. Plain items come first,
@@ -252,23 +250,8 @@ fn settlement_words(settlement: &Settlement) -> (&'static str, u64, Option<Failu
 
 /// Splits a batch into calls that do not block Redis for long.
 fn chunks(items: &[EncodedSettle]) -> Vec<&[EncodedSettle]> {
-    let mut chunks = Vec::new();
-    let (mut start, mut weight, mut size_bytes) = (0, 0, 0);
-    for (place, item) in items.iter().enumerate() {
-        let is_full = weight + item.weight() > MAX_WEIGHT
-            || size_bytes + item.size_bytes() > ScriptCall::MAX_BYTES
-            || place - start >= MAX_ITEMS;
-        if place > start && is_full {
-            chunks.push(&items[start..place]);
-            (start, weight, size_bytes) = (place, 0, 0);
-        }
-        weight += item.weight();
-        size_bytes += item.size_bytes();
-    }
-    if start < items.len() {
-        chunks.push(&items[start..]);
-    }
-    chunks
+    let limits = [MAX_ITEMS, MAX_WEIGHT, ScriptCall::MAX_BYTES];
+    split_calls(items, limits, |item| [1, item.weight(), item.size_bytes()])
 }
 
 #[cfg(test)]

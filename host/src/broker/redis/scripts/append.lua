@@ -32,7 +32,7 @@ if waiting > 0 then
   for from = 1, lanes, CHUNK do
     local names = {}
     for i = from, math.min(from + CHUNK - 1, lanes) do
-      names[#names + 1] = due_count(ARGV[7 + i])
+      names[#names + 1] = DUE_COUNT .. ARGV[7 + i]
     end
     for n, count in ipairs(call('HMGET', COUNTS, unpack(names))) do
       later[from + n - 1] = math.max(0, tonumber(count or 0))
@@ -183,7 +183,7 @@ for from = 1, n_places, 2 * CHUNK do
   call('HSET', IX, unpack(places, from, math.min(from + 2 * CHUNK - 1, n_places)))
 end
 for i, more in pairs(more_bytes) do
-  call('HINCRBY', COUNTS, wait_bytes(ARGV[7 + i]), more)
+  call('HINCRBY', COUNTS, WAIT_BYTES .. ARGV[7 + i], more)
 end
 if duplicates > 0 then
   call('HINCRBY', COUNTS, 'duplicates', duplicates)

@@ -8,18 +8,18 @@ use bytes::Bytes;
 use crate::broker::Lane;
 
 /// The consumer group of every lane. `prelude.lua` has the same name.
-pub(in crate::broker::redis) const GROUP: &str = "es";
+pub const GROUP: &str = "es";
 
 /// The names of one shard's keys.
 #[derive(Debug)]
-pub(in crate::broker::redis) struct ShardKeys {
+pub struct ShardKeys {
     prefix: String,
     fixed: [Bytes; 9],
 }
 
 impl ShardKeys {
     /// The names under a namespace.
-    pub(in crate::broker::redis) fn new(namespace: &str) -> Self {
+    pub fn new(namespace: &str) -> Self {
         let prefix = format!("{{{namespace}:0}}");
         let fixed = ["epoch", "lanes", "due", "parked", "done", "failed", "ix", "counts", "hb"]
             .map(|name| Bytes::from(format!("{prefix}:{name}")));
@@ -27,67 +27,67 @@ impl ShardKeys {
     }
 
     /// The first keys of every script: epoch, lanes, due, parked, done, failed, ix, counts, hb.
-    pub(in crate::broker::redis) fn fixed(&self) -> &[Bytes; 9] {
+    pub fn fixed(&self) -> &[Bytes; 9] {
         &self.fixed
     }
 
     /// The set of lane names.
-    pub(in crate::broker::redis) fn lanes(&self) -> &Bytes {
+    pub fn lanes(&self) -> &Bytes {
         &self.fixed[1]
     }
 
     /// The sorted set of events that are due later.
-    pub(in crate::broker::redis) fn due(&self) -> &Bytes {
+    pub fn due(&self) -> &Bytes {
         &self.fixed[2]
     }
 
     /// The stream of processed events.
-    pub(in crate::broker::redis) fn done(&self) -> &Bytes {
+    pub fn done(&self) -> &Bytes {
         &self.fixed[4]
     }
 
     /// The stream of failed events.
-    pub(in crate::broker::redis) fn failed(&self) -> &Bytes {
+    pub fn failed(&self) -> &Bytes {
         &self.fixed[5]
     }
 
     /// The stream of discarded events.
-    pub(in crate::broker::redis) fn discarded(&self) -> Bytes {
+    pub fn discarded(&self) -> Bytes {
         Bytes::from(format!("{}:discarded", self.prefix))
     }
 
     /// The hash from event ids to places.
-    pub(in crate::broker::redis) fn index(&self) -> &Bytes {
+    pub fn index(&self) -> &Bytes {
         &self.fixed[6]
     }
 
     /// The hash of totals.
-    pub(in crate::broker::redis) fn counts(&self) -> &Bytes {
+    pub fn counts(&self) -> &Bytes {
         &self.fixed[7]
     }
 
     /// The stream of a lane.
-    pub(in crate::broker::redis) fn lane(&self, lane: &Lane) -> Bytes {
+    pub fn lane(&self, lane: &Lane) -> Bytes {
         Bytes::from(format!("{}:q:{lane}", self.prefix))
     }
 
     /// The set of plugins that have state.
-    pub(in crate::broker::redis) fn state_spaces(&self) -> Bytes {
+    pub fn state_spaces(&self) -> Bytes {
         Bytes::from(format!("{}:state", self.prefix))
     }
 
     /// The sorted set of the times at which state keys expire.
-    pub(in crate::broker::redis) fn state_expiries(&self) -> Bytes {
+    pub fn state_expiries(&self) -> Bytes {
         Bytes::from(format!("{}:state-until", self.prefix))
     }
 
     /// The hash with the state of a plugin.
-    pub(in crate::broker::redis) fn state_of(&self, plugin: &str) -> Bytes {
+    pub fn state_of(&self, plugin: &str) -> Bytes {
         Bytes::from(format!("{}:state:{plugin}", self.prefix))
     }
 
     /// The key for an idempotency key.
-    pub(in crate::broker::redis) fn idempotency(&self, key: &[u8; 32]) -> Bytes {
+    pub fn idempotency(&self, key: &[u8; 32]) -> Bytes {
         let mut name = self.idempotency_prefix();
         for byte in key {
             name.push(char::from_digit(u32::from(byte >> 4), 16).unwrap_or('0'));
@@ -97,12 +97,12 @@ impl ShardKeys {
     }
 
     /// The pattern of all idempotency keys. A namespace contains no special character of Redis patterns.
-    pub(in crate::broker::redis) fn idempotency_pattern(&self) -> String {
+    pub fn idempotency_pattern(&self) -> String {
         format!("{}*", self.idempotency_prefix())
     }
 
     /// The idempotency key in a name that [`Self::idempotency`] made; `None` for any other name.
-    pub(in crate::broker::redis) fn idempotency_of(&self, name: &[u8]) -> Option<[u8; 32]> {
+    pub fn idempotency_of(&self, name: &[u8]) -> Option<[u8; 32]> {
         let digits = std::str::from_utf8(name).ok()?.strip_prefix(&self.idempotency_prefix())?.as_bytes();
         let mut key = [0; 32];
         if digits.len() != 2 * key.len() {

@@ -46,8 +46,11 @@ local function is_match(head)
 end
 
 local function is_in_lane(id)
-  local _, of, _, receipt = place_of(id)
-  return lane == '' or (of and ended_lane(of, receipt) == lane)
+  if lane == '' then
+    return true
+  end
+  local kind, of, _, receipt = place_of(id)
+  return kind == 'f' and ended_lane(of, receipt) == lane
 end
 
 local rows, last, read_bytes, is_end, n = {}, '', 0, 0, 1

@@ -4,7 +4,7 @@
 //! destination, and removes from the source last. A script gets all its keys through `KEYS`, uses the server's clock, and
 //! treats records as opaque. It is called by its digest, and with its text when the server does not know the digest.
 
-pub(in crate::broker::redis) mod keys;
+pub mod keys;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -20,17 +20,17 @@ const PRELUDE: &str = include_str!("prelude.lua");
 macro_rules! scripts {
     ($($name:ident),+ $(,)?) => {
         /// Every script, ready to be sent.
-        pub(in crate::broker::redis) struct ScriptSet {
-            $(pub(in crate::broker::redis) $name: Script,)+
+        pub struct ScriptSet {
+            $(pub $name: Script,)+
         }
 
         impl ScriptSet {
-            pub(in crate::broker::redis) fn new() -> Self {
+            pub fn new() -> Self {
                 Self::new_edited(|_, code| code)
             }
 
             /// The scripts after `edit`, which gets the name and the code of each.
-            pub(in crate::broker::redis) fn new_edited(edit: impl Fn(&str, String) -> String) -> Self {
+            pub fn new_edited(edit: impl Fn(&str, String) -> String) -> Self {
                 Self {
                     $($name: Script::from_code(edit(
                         stringify!($name),
@@ -40,7 +40,7 @@ macro_rules! scripts {
             }
 
             /// The digest by which `EVALSHA` names this script.
-            pub(in crate::broker::redis) fn digest_of(&self, name: &str) -> Option<&str> {
+            pub fn digest_of(&self, name: &str) -> Option<&str> {
                 match name {
                     $(stringify!($name) => Some(self.$name.script.get_hash()),)+
                     _ => None,
@@ -85,26 +85,26 @@ scripts!(
 const BYTES_A_KEY: usize = 48;
 
 /// One script.
-pub(in crate::broker::redis) struct Script {
+pub struct Script {
     script: redis::Script,
     code: String,
 }
 
 impl Script {
     /// From complete code; see [`with_prelude`].
-    pub(in crate::broker::redis) fn from_code(code: String) -> Self {
+    pub fn from_code(code: String) -> Self {
         Self { script: redis::Script::new(&code), code }
     }
 }
 
 /// Puts the prelude after the first line of a script, which has to stay first for Redis.
-pub(in crate::broker::redis) fn with_prelude(text: &str) -> String {
+pub fn with_prelude(text: &str) -> String {
     let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
     format!("{first}\n{PRELUDE}{rest}")
 }
 
 /// A call of a script: the fixed keys, then lanes and further keys, and the arguments.
-pub(in crate::broker::redis) struct ScriptCall<'a> {
+pub struct ScriptCall<'a> {
     script: &'a Script,
     keys: Vec<Bytes>,
     arguments: ScriptArguments,
@@ -137,78 +137,74 @@ impl ScriptArguments {
 
 impl<'a> ScriptCall<'a> {
     /// The largest number that Lua counts exactly.
-    pub(in crate::broker::redis) const MAX_NUMBER: u64 = 1 << 53;
+    pub const MAX_NUMBER: u64 = 1 << 53;
     /// The most bytes of one call, unless a single item is larger. All tasks share the connection, so a call
     /// has to be sent and run long before the time limit for a reply.
-    pub(in crate::broker::redis) const MAX_BYTES: usize = 2 * 1_024 * 1_024;
+    pub const MAX_BYTES: usize = 2 * 1_024 * 1_024;
 
     /// A call with the fixed keys.
-    pub(in crate::broker::redis) fn new(script: &'a Script, keys: &ShardKeys) -> Self {
+    pub fn new(script: &'a Script, keys: &ShardKeys) -> Self {
         Self { script, keys: keys.fixed().to_vec(), arguments: ScriptArguments::default() }
     }
 
     /// Adds the streams of these lanes as keys.
-    pub(in crate::broker::redis) fn lane_keys<'l>(
-        mut self,
-        keys: &ShardKeys,
-        lanes: impl IntoIterator<Item = &'l Lane>,
-    ) -> Self {
+    pub fn lane_keys<'l>(mut self, keys: &ShardKeys, lanes: impl IntoIterator<Item = &'l Lane>) -> Self {
         self.keys.extend(lanes.into_iter().map(|lane| keys.lane(lane)));
         self
     }
 
     /// Adds the streams of these lanes as keys, and their number and names as arguments.
-    pub(in crate::broker::redis) fn named_lanes(self, keys: &ShardKeys, lanes: &[Lane]) -> Self {
+    pub fn named_lanes(self, keys: &ShardKeys, lanes: &[Lane]) -> Self {
         let mut call = self.lane_keys(keys, lanes).number(lanes.len());
         lanes.iter().for_each(|lane| call.push_text(lane.as_str()));
         call
     }
 
     /// Adds a key.
-    pub(in crate::broker::redis) fn push_key(&mut self, key: Bytes) {
+    pub fn push_key(&mut self, key: Bytes) {
         self.keys.push(key);
     }
 
     /// Adds a number; see [`Self::push_number`].
-    pub(in crate::broker::redis) fn number(mut self, number: impl TryInto<u64>) -> Self {
+    pub fn number(mut self, number: impl TryInto<u64>) -> Self {
         self.push_number(number);
         self
     }
 
     /// Adds text.
-    pub(in crate::broker::redis) fn text(mut self, text: &str) -> Self {
+    pub fn text(mut self, text: &str) -> Self {
         self.push_text(text);
         self
     }
 
     /// Adds a number. One that is out of range becomes [`Self::MAX_NUMBER`].
-    pub(in crate::broker::redis) fn push_number(&mut self, number: impl TryInto<u64>) {
+    pub fn push_number(&mut self, number: impl TryInto<u64>) {
         let number = number.try_into().unwrap_or(Self::MAX_NUMBER).min(Self::MAX_NUMBER);
         self.arguments.push_display(number);
     }
 
     /// Adds text.
-    pub(in crate::broker::redis) fn push_text(&mut self, text: &str) {
+    pub fn push_text(&mut self, text: &str) {
         self.arguments.push(text.as_bytes());
     }
 
     /// Adds a value as [`Display`] shows it.
-    pub(in crate::broker::redis) fn push_display(&mut self, value: impl Display) {
+    pub fn push_display(&mut self, value: impl Display) {
         self.arguments.push_display(value);
     }
 
     /// Adds bytes.
-    pub(in crate::broker::redis) fn push_bytes(&mut self, bytes: impl AsRef<[u8]>) {
+    pub fn push_bytes(&mut self, bytes: impl AsRef<[u8]>) {
         self.arguments.push(bytes.as_ref());
     }
 
     /// The command that names the script by its digest.
-    pub(in crate::broker::redis) fn by_digest(&self) -> Cmd {
+    pub fn by_digest(&self) -> Cmd {
         self.command("EVALSHA", self.script.script.get_hash())
     }
 
     /// The command that carries the code of the script.
-    pub(in crate::broker::redis) fn by_text(&self) -> Cmd {
+    pub fn by_text(&self) -> Cmd {
         self.command("EVAL", &self.script.code)
     }
 
@@ -221,6 +217,23 @@ impl<'a> ScriptCall<'a> {
         }
         command
     }
+}
+
+/// Splits items into parts, one for each call. The costs of a part stay within each limit, unless it is a single item.
+pub fn split_calls<T, const N: usize>(items: &[T], limits: [usize; N], costs: impl Fn(&T) -> [usize; N]) -> Vec<&[T]> {
+    let (mut parts, mut start, mut sums) = (Vec::new(), 0, [0; N]);
+    for (place, item) in items.iter().enumerate() {
+        let costs = costs(item);
+        if place > start && (0..N).any(|n| sums[n] + costs[n] > limits[n]) {
+            parts.push(&items[start..place]);
+            (start, sums) = (place, [0; N]);
+        }
+        (0..N).for_each(|n| sums[n] += costs[n]);
+    }
+    if start < items.len() {
+        parts.push(&items[start..]);
+    }
+    parts
 }
 
 #[cfg(test)]

@@ -95,9 +95,7 @@ end
 
 -- The total of bytes of a plugin's state, and the overhead of one key.
 local STATE_KEY_BYTES = 100
-local function state_bytes(plugin)
-  return 'state-bytes:' .. plugin
-end
+local STATE_BYTES = 'state-bytes:'
 
 -- Estimates the bytes of state that was written before there was a total, from a hundred of its keys.
 local function estimate_bytes(space)
@@ -112,8 +110,8 @@ local function estimate_bytes(space)
 end
 
 local function count_bytes(space, plugin, more)
-  if more ~= 0 and redis.call('HINCRBY', COUNTS, state_bytes(plugin), more) == more and redis.call('HLEN', space) > 1 then
-    redis.call('HSET', COUNTS, state_bytes(plugin), int(estimate_bytes(space)))
+  if more ~= 0 and redis.call('HINCRBY', COUNTS, STATE_BYTES .. plugin, more) == more and redis.call('HLEN', space) > 1 then
+    redis.call('HSET', COUNTS, STATE_BYTES .. plugin, int(estimate_bytes(space)))
   end
 end
 
@@ -146,45 +144,27 @@ end
 
 -- The total of events of a lane that are due later. It may be too low for events from before there was a total, until
 -- nothing is due at all.
-local function due_count(lane)
-  return 'due:' .. lane
-end
+local DUE_COUNT = 'due:'
 
 -- The total of bytes of a lane that wait. Hosts of older versions do not lower it, so it is removed when nothing waits.
-local function wait_bytes(lane)
-  return 'bytes:' .. lane
-end
+local WAIT_BYTES = 'bytes:'
 
 -- The processed events of a lane, their bytes, and the last entry that trim read: no event of the lane is before it.
-local function processed_count(lane)
-  return 'kept:' .. lane
-end
-local function processed_bytes(lane)
-  return 'kept-bytes:' .. lane
-end
-local function trimmed_to(lane)
-  return 'kept-from:' .. lane
-end
+local PROCESSED_COUNT = 'kept:'
+local PROCESSED_BYTES = 'kept-bytes:'
+local TRIMMED_TO = 'kept-from:'
 
 -- The bytes of the failed events of a lane, and the number of failed events that are counted in such a total.
 local FAILED_COUNTED = 'failed-counted'
-local function failed_bytes(lane)
-  return 'failed-bytes:' .. lane
-end
+local FAILED_BYTES = 'failed-bytes:'
 
 -- The bytes of the discarded events of a lane, and the last entry that trim read: no event of the lane is before it.
-local function discarded_bytes(lane)
-  return 'discarded-bytes:' .. lane
-end
-local function discarded_to(lane)
-  return 'discarded-from:' .. lane
-end
+local DISCARDED_BYTES = 'discarded-bytes:'
+local DISCARDED_TO = 'discarded-from:'
 
 -- While recount.lua reads the failed events: the last entry that it read, and the bytes of each lane so far.
 local RECOUNTED_TO = 'recounted-to'
-local function recounted_bytes(lane)
-  return 'recounted:' .. lane
-end
+local RECOUNTED_BYTES = 'recounted:'
 
 -- Adds a new event to its lane, or to the schedule until it is due.
 local function enqueue(id, i, lane, start, ms, blob, now)
@@ -197,7 +177,7 @@ local function enqueue(id, i, lane, start, ms, blob, now)
   if due > now then
     redis.call('HSET', PARKED, id, lane .. '\n' .. blob)
     redis.call('ZADD', DUE, int(due), id)
-    redis.call('HINCRBY', COUNTS, due_count(lane), 1)
+    redis.call('HINCRBY', COUNTS, DUE_COUNT .. lane, 1)
     set_place(id, 'd', '', '', '')
   else
     local entry = redis.call('XADD', lane_key(i), '*', 'id', id, 'b', blob)

@@ -60,13 +60,13 @@ for n, id in ipairs(ids) do
   end
 end
 for lane, n in pairs(moved_of) do
-  redis.call('HINCRBY', COUNTS, due_count(lane), -n)
+  redis.call('HINCRBY', COUNTS, DUE_COUNT .. lane, -n)
 end
 local first = redis.call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
 local wait = -1
 if moved > 0 and not first[1] then
   for i = 1, lanes do
-    redis.call('HDEL', COUNTS, due_count(ARGV[5 + i]))
+    redis.call('HDEL', COUNTS, DUE_COUNT .. ARGV[5 + i])
   end
 end
 if first[2] then

@@ -35,23 +35,22 @@ while left > 0 and left_bytes > 0 and not is_end do
 end
 
 for lane, bytes in pairs(bytes_of) do
-  redis.call('HINCRBY', COUNTS, recounted_bytes(lane), bytes)
+  redis.call('HINCRBY', COUNTS, RECOUNTED_BYTES .. lane, bytes)
 end
 if not is_end then
   redis.call('HSET', COUNTS, RECOUNTED_TO, last)
   return 1
 end
-local is_before, is_new = failed_bytes(''), recounted_bytes('')
 local new = {}
 for _, field in ipairs(redis.call('HKEYS', COUNTS)) do
-  if starts_with(field, is_before) then
+  if starts_with(field, FAILED_BYTES) then
     redis.call('HDEL', COUNTS, field)
-  elseif starts_with(field, is_new) then
+  elseif starts_with(field, RECOUNTED_BYTES) then
     new[#new + 1] = field
   end
 end
 for _, field in ipairs(new) do
-  redis.call('HSET', COUNTS, failed_bytes(string.sub(field, #is_new + 1)), redis.call('HGET', COUNTS, field))
+  redis.call('HSET', COUNTS, FAILED_BYTES .. string.sub(field, #RECOUNTED_BYTES + 1), redis.call('HGET', COUNTS, field))
   redis.call('HDEL', COUNTS, field)
 end
 redis.call('HSET', COUNTS, FAILED_COUNTED, redis.call('XLEN', FAILED))

@@ -61,10 +61,10 @@ for n = 1, tonumber(ARGV[3 + lanes]) do
       redis.call('HINCRBY', COUNTS, 'failed', 1)
       redis.call('HINCRBY', COUNTS, 'failed:' .. class, 1)
       redis.call('HINCRBY', COUNTS, FAILED_COUNTED, 1)
-      redis.call('HINCRBY', COUNTS, failed_bytes(ms), #blob)
+      redis.call('HINCRBY', COUNTS, FAILED_BYTES .. ms, #blob)
     else
       enqueue(id, place, ARGV[2 + place], 'at', ms, blob, now)
-      redis.call('HINCRBY', COUNTS, wait_bytes(ARGV[2 + place]), #blob)
+      redis.call('HINCRBY', COUNTS, WAIT_BYTES .. ARGV[2 + place], #blob)
     end
     redis.call('HINCRBY', COUNTS, 'accepted', 1)
     answers[n] = 'D'

@@ -168,8 +168,8 @@ local places, n_places = {}, 0
 
 local processed_of, processed_bytes_of = {}, {}
 for source = 1, lanes do
-  processed_of[source] = processed_count(ARGV[2 + source])
-  processed_bytes_of[source] = processed_bytes(ARGV[2 + source])
+  processed_of[source] = PROCESSED_COUNT .. ARGV[2 + source]
+  processed_bytes_of[source] = PROCESSED_BYTES .. ARGV[2 + source]
 end
 
 local function receipt_of(source, entry, deliveries)
@@ -229,7 +229,7 @@ local function settle(item)
     local i = tonumber(c[2])
     enqueue(c[1], i, ARGV[2 + i], c[3], c[4], c[5], now)
     count('published', 1)
-    count(wait_bytes(ARGV[2 + i]), #c[5])
+    count(WAIT_BYTES .. ARGV[2 + i], #c[5])
   end
   local place
   if item.verb == 'ok' then
@@ -242,17 +242,17 @@ local function settle(item)
     count('failed', 1)
     count('failed:' .. item.class, 1)
     count(FAILED_COUNTED, 1)
-    count(failed_bytes(ARGV[2 + source]), #item.blob)
+    count(FAILED_BYTES .. ARGV[2 + source], #item.blob)
   elseif item.verb == 'retry' or item.verb == 'later' then
     call('HSET', PARKED, id, ARGV[2 + item.lane] .. '\n' .. item.blob)
     call('ZADD', DUE, int(now + tonumber(item.delay)), id)
     place = 'd|||'
-    count(due_count(ARGV[2 + item.lane]), 1)
-    count(wait_bytes(ARGV[2 + item.lane]), #item.blob)
+    count(DUE_COUNT .. ARGV[2 + item.lane], 1)
+    count(WAIT_BYTES .. ARGV[2 + item.lane], #item.blob)
     count(item.verb == 'retry' and 'retried' or 'deferred', 1)
   else
     local entry = call('XADD', lane_key(item.lane), '*', 'id', id, 'b', item.blob)
-    count(wait_bytes(ARGV[2 + item.lane]), #item.blob)
+    count(WAIT_BYTES .. ARGV[2 + item.lane], #item.blob)
     place = 'q|' .. ARGV[2 + item.lane] .. '|' .. entry .. '|'
   end
   return end_delivery(source, item.entry, id, place .. receipt)
@@ -284,7 +284,7 @@ end
 
 -- Where some entries of a lane were not held, the others count for their part of the bytes.
 for source, of in pairs(acks) do
-  count(wait_bytes(ARGV[2 + source]), -math.floor(tonumber(ARGV[ranges + 4 * source]) * #of / n_items[source]))
+  count(WAIT_BYTES .. ARGV[2 + source], -math.floor(tonumber(ARGV[ranges + 4 * source]) * #of / n_items[source]))
 end
 
 -- Shared by all items: totals, index, and the sources last; also after an item failed.

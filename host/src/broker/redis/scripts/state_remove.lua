@@ -12,6 +12,6 @@ for _, key in ipairs(keys) do
 end
 if #keys == 0 then
   redis.call('SREM', plugins, plugin)
-  redis.call('HDEL', COUNTS, state_bytes(plugin))
+  redis.call('HDEL', COUNTS, STATE_BYTES .. plugin)
 end
 return #keys

@@ -25,11 +25,11 @@ local new = redis.call('XADD', target, '*', 'id', id, 'b', blob)
 if lane == '' then
   set_place(id, 'x', failed_lane, new, receipt)
   redis.call('HINCRBY', COUNTS, 'discarded', 1)
-  redis.call('HINCRBY', COUNTS, discarded_bytes(failed_lane), #blob)
+  redis.call('HINCRBY', COUNTS, DISCARDED_BYTES .. failed_lane, #blob)
 else
   set_place(id, 'q', lane, new, receipt)
   redis.call('HINCRBY', COUNTS, 'replayed', 1)
-  redis.call('HINCRBY', COUNTS, wait_bytes(lane), #blob)
+  redis.call('HINCRBY', COUNTS, WAIT_BYTES .. lane, #blob)
 end
 redis.call('XDEL', FAILED, entry)
 
@@ -40,7 +40,7 @@ local function lower(total, by_n)
   end
 end
 lower(FAILED_COUNTED, 1)
-lower(failed_bytes(failed_lane), #(found[2][4] or ''))
+lower(FAILED_BYTES .. failed_lane, #(found[2][4] or ''))
 local function is_up_to(a, b)
   local a_ms, a_n = string.match(a, '^(%d+)-(%d+)$')
   local b_ms, b_n = string.match(b, '^(%d+)-(%d+)$')
@@ -48,6 +48,6 @@ local function is_up_to(a, b)
 end
 local recounted_to = redis.call('HGET', COUNTS, RECOUNTED_TO)
 if recounted_to and is_up_to(entry, recounted_to) then
-  lower(recounted_bytes(failed_lane), #(found[2][4] or ''))
+  lower(RECOUNTED_BYTES .. failed_lane, #(found[2][4] or ''))
 end
 return 'D'

@@ -10,8 +10,8 @@ local limit, max_read, max_bytes, lanes = tonumber(ARGV[5]), tonumber(ARGV[6]), 
 local MAX_AT_ONCE, CHUNK = 100, 1000
 -- A lane that is not larger than the others loses one part in so many at a time.
 local PART = 10
-local PROCESSED = { key = DONE, kind = 'p', bytes = processed_bytes, last = trimmed_to }
-local DISCARDED = { key = lane_key(lanes + 1), kind = 'x', bytes = discarded_bytes, last = discarded_to }
+local PROCESSED = { key = DONE, kind = 'p', bytes = PROCESSED_BYTES, last = TRIMMED_TO }
+local DISCARDED = { key = lane_key(lanes + 1), kind = 'x', bytes = DISCARDED_BYTES, last = DISCARDED_TO }
 must_be('stream', DONE)
 must_be('stream', DISCARDED.key)
 must_be('hash', IX)
@@ -26,7 +26,7 @@ local function survey(...)
     for _, field in ipairs({ ... }) do
       local names = {}
       for i = from, to do
-        names[#names + 1] = field(ARGV[8 + i])
+        names[#names + 1] = field .. ARGV[8 + i]
       end
       for n, amount in ipairs(redis.call('HMGET', COUNTS, unpack(names))) do
         amounts[n] = (amounts[n] or 0) + math.max(0, tonumber(amount or 0))
@@ -43,12 +43,12 @@ local function survey(...)
   end
   return all, largest, second, leader
 end
-local counted, largest, second, victim = survey(processed_count)
+local counted, largest, second, victim = survey(PROCESSED_COUNT)
 local uncounted = total - counted
 if uncounted < 0 then
   -- Another program trimmed without counting, so the events count for no lane until they are trimmed.
   for i = 1, lanes do
-    redis.call('HDEL', COUNTS, processed_count(ARGV[8 + i]), processed_bytes(ARGV[8 + i]))
+    redis.call('HDEL', COUNTS, PROCESSED_COUNT .. ARGV[8 + i], PROCESSED_BYTES .. ARGV[8 + i])
   end
   uncounted, victim = total, nil
 end
@@ -78,9 +78,9 @@ local function write_removals(history)
   end
   for lane, n in pairs(less) do
     if history == PROCESSED then
-      redis.call('HINCRBY', COUNTS, processed_count(lane), -n)
+      redis.call('HINCRBY', COUNTS, PROCESSED_COUNT .. lane, -n)
     end
-    redis.call('HINCRBY', COUNTS, history.bytes(lane), -less_bytes[lane])
+    redis.call('HINCRBY', COUNTS, history.bytes .. lane, -less_bytes[lane])
   end
   if #removed > 0 then
     redis.call('XDEL', history.key, unpack(removed))
@@ -147,14 +147,14 @@ write_removals(DISCARDED)
 local in_bytes, history = false, PROCESSED
 if excess == 0 then
   local all_bytes
-  all_bytes, largest, second, victim = survey(processed_bytes, discarded_bytes)
+  all_bytes, largest, second, victim = survey(PROCESSED_BYTES, DISCARDED_BYTES)
   in_bytes, excess = true, math.max(0, all_bytes - max_bytes)
 end
 local has_moved = false
 if victim and excess > 0 then
   if in_bytes then
     -- The lane loses first of what it has most of.
-    local discarded = tonumber(redis.call('HGET', COUNTS, discarded_bytes(victim)) or 0)
+    local discarded = tonumber(redis.call('HGET', COUNTS, DISCARDED_BYTES .. victim) or 0)
     if discarded > largest / 2 then
       history, largest = DISCARDED, discarded
     else
@@ -162,7 +162,7 @@ if victim and excess > 0 then
     end
   end
   local wanted = math.min(excess, math.max(largest - second, math.ceil(largest / PART)))
-  local from = redis.call('HGET', COUNTS, history.last(victim)) or nil
+  local from = redis.call('HGET', COUNTS, history.last .. victim) or nil
   local last, is_end = walk(history, from or '0-0', function(_, lane, size)
     if wanted <= 0 then
       return nil
@@ -178,14 +178,14 @@ if victim and excess > 0 then
   if is_end and wanted > 0 then
     -- The lane has fewer events than counted: start from the beginning, then drop its totals.
     if from then
-      redis.call('HDEL', COUNTS, history.last(victim))
+      redis.call('HDEL', COUNTS, history.last .. victim)
     elseif history == PROCESSED then
-      redis.call('HDEL', COUNTS, processed_count(victim), processed_bytes(victim))
+      redis.call('HDEL', COUNTS, PROCESSED_COUNT .. victim, PROCESSED_BYTES .. victim)
     else
-      redis.call('HDEL', COUNTS, discarded_bytes(victim))
+      redis.call('HDEL', COUNTS, DISCARDED_BYTES .. victim)
     end
   elseif last ~= '0-0' then
-    redis.call('HSET', COUNTS, history.last(victim), last)
+    redis.call('HSET', COUNTS, history.last .. victim, last)
   end
   write_removals(history)
 end
@@ -194,8 +194,8 @@ if (n_removed > 0 or has_moved) and (excess > 0 or is_cut) then
 end
 -- Remove the totals of waiting bytes of lanes in which nothing waits.
 for i = 1, lanes do
-  if redis.pcall('XLEN', lane_key(i)) == 0 and tonumber(redis.call('HGET', COUNTS, due_count(ARGV[8 + i])) or 0) <= 0 then
-    redis.call('HDEL', COUNTS, wait_bytes(ARGV[8 + i]))
+  if redis.pcall('XLEN', lane_key(i)) == 0 and tonumber(redis.call('HGET', COUNTS, DUE_COUNT .. ARGV[8 + i]) or 0) <= 0 then
+    redis.call('HDEL', COUNTS, WAIT_BYTES .. ARGV[8 + i])
   end
 end
 return 0

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use redis::Value;
 
 use crate::broker::redis::connection::{CallFailure, reply};
-use crate::broker::redis::maintain::{EventPromoter, read_outcome};
+use crate::broker::redis::maintain::{StoreMaintenance, read_outcome};
 use crate::broker::redis::scripts::{Script, ScriptSet, with_prelude};
 use crate::broker::redis::settle::{DeliverySettler, EncodedSettle};
 use crate::broker::redis::{AtomicSteps, RedisBroker, RedisOpenError, RedisTuning};
@@ -75,7 +75,7 @@ impl BrokerMutant {
                 AtomicSteps { settle: |settler, items| Box::pin(publish_apart(settler, items)), ..sound }
             }
             Self::PromoteRemovesFirst => {
-                AtomicSteps { promote: |promoter| Box::pin(remove_before_adding(promoter)), ..sound }
+                AtomicSteps { promote: |maintenance| Box::pin(remove_before_adding(maintenance)), ..sound }
             }
             Self::NoFence | Self::GroupAtEnd => sound,
         }
@@ -185,7 +185,7 @@ return redis.call('HINCRBY', COUNTS, 'published', 1)
 }
 
 /// Removes each due event from the schedule in one call, and adds it to its lane in the next.
-async fn remove_before_adding(promoter: &EventPromoter) -> Result<PromoteOutcome, Error> {
+async fn remove_before_adding(maintenance: &StoreMaintenance) -> Result<PromoteOutcome, Error> {
     let remove = script(
         "#!lua flags=allow-oom
 local id = redis.call('ZRANGEBYSCORE', DUE, '-inf', int(now_ms()), 'LIMIT', 0, 1)[1]
@@ -203,7 +203,7 @@ set_place(ARGV[1], 'q', ARGV[2], entry, '')
 return 1
 ",
     );
-    let client = &promoter.client;
+    let client = &maintenance.client;
     let mut moved = 0_i64;
     while let Ok([id, lane, blob]) = reply::tuple(client.call(&client.script_call(&remove)).await?) {
         let (id, lane_name) = (reply::text(id)?, reply::text(lane)?);

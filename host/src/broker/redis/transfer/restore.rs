@@ -12,7 +12,7 @@ use crate::broker::redis::codec;
 use crate::broker::redis::connection::reply;
 use crate::broker::redis::epoch::StoreEpoch;
 use crate::broker::redis::lanes::{LaneDirectory, LanePlaces};
-use crate::broker::redis::scripts::ScriptCall;
+use crate::broker::redis::scripts::{ScriptCall, split_calls};
 use crate::broker::{Error, Lane, RestoreOutcome, SnapshotItem};
 use crate::event::{FailureClass, Timestamp};
 
@@ -75,18 +75,15 @@ impl EncodedItem {
 }
 
 /// Imports items of snapshots.
-pub(in crate::broker::redis) struct SnapshotImporter {
-    pub(in crate::broker::redis) client: Arc<StoreClient>,
-    pub(in crate::broker::redis) lanes: Arc<LaneDirectory>,
-    pub(in crate::broker::redis) epoch: Arc<StoreEpoch>,
+pub struct SnapshotImporter {
+    pub client: Arc<StoreClient>,
+    pub lanes: Arc<LaneDirectory>,
+    pub epoch: Arc<StoreEpoch>,
 }
 
 impl SnapshotImporter {
     /// Imports a batch; the outcomes are in the order of its items.
-    pub(in crate::broker::redis) async fn restore(
-        &self,
-        batch: Vec<SnapshotItem>,
-    ) -> Result<Vec<RestoreOutcome>, Error> {
+    pub async fn restore(&self, batch: Vec<SnapshotItem>) -> Result<Vec<RestoreOutcome>, Error> {
         let batch = batch.into_iter().map(EncodedItem::encode).collect::<Result<Vec<_>, _>>()?;
         self.lanes.make(self.lanes.find_missing(batch.iter().filter_map(EncodedItem::lane))).await?;
         let mut restored = Vec::with_capacity(batch.len());
@@ -157,19 +154,7 @@ impl SnapshotImporter {
 
 /// Splits a batch into calls that do not block Redis for long.
 fn chunks(batch: &[EncodedItem]) -> Vec<&[EncodedItem]> {
-    let mut chunks = Vec::new();
-    let (mut start, mut size_bytes) = (0, 0);
-    for (place, item) in batch.iter().enumerate() {
-        if place > start && (place - start >= MAX_ITEMS || size_bytes + item.blob.len() > MAX_CALL_BYTES) {
-            chunks.push(&batch[start..place]);
-            (start, size_bytes) = (place, 0);
-        }
-        size_bytes += item.blob.len();
-    }
-    if start < batch.len() {
-        chunks.push(&batch[start..]);
-    }
-    chunks
+    split_calls(batch, [MAX_ITEMS, MAX_CALL_BYTES], |item| [1, item.blob.len()])
 }
 
 #[cfg(test)]

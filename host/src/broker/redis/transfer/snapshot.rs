@@ -49,7 +49,7 @@ enum RedisSnapshotPhase {
 }
 
 /// A snapshot in progress.
-pub(in crate::broker::redis) struct RedisSnapshot {
+pub struct RedisSnapshot {
     client: Arc<StoreClient>,
     phase: RedisSnapshotPhase,
     /// The plugins that have state.
@@ -61,7 +61,7 @@ pub(in crate::broker::redis) struct RedisSnapshot {
 
 impl RedisSnapshot {
     /// Begins a snapshot of the lanes that exist now.
-    pub(in crate::broker::redis) async fn begin(client: Arc<StoreClient>) -> Result<Self, CallFailure> {
+    pub async fn begin(client: Arc<StoreClient>) -> Result<Self, CallFailure> {
         let names = client.read_lane_names().await?;
         let mut lanes: Vec<Lane> = names.iter().filter_map(|name| name.parse().ok()).collect();
         lanes.sort();
