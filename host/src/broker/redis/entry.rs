@@ -1,7 +1,7 @@
 //! Turns the entries of a lane's stream into deliveries.
 //!
-//! An entry of ours has two fields: `id` and `b`, the blob. Any other entry is a bad entry: it is never dispatched and never
-//! blocks the entries after it, but is settled at once as failed, with the class `bad-entry` and its fields as data. An entry
+//! An entry of ours has two fields: `id` and `b`, the blob. Any other entry is a bad entry. It is never dispatched and never
+//! blocks the entries after it. It is settled at once as failed, with the class `bad-entry` and its fields as data. An entry
 //! of a newer format stays pending until a newer host reads it.
 
 use std::sync::Arc;
