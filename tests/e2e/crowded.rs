@@ -106,7 +106,8 @@ fn is_closed(stream: &mut TcpStream, is_read: bool) -> bool {
 /// Publishes an event on a connection of its own and returns its id.
 fn publish(stage: &Stage) -> String {
     let mut stream = connect(stage);
-    let request = format!("{POST}Connection: close\r\nContent-Length: 12\r\n\r\n{{\"type\":\"t\"}}");
+    let body = json!({ "type": "t", "payload": {} }).to_string();
+    let request = format!("{POST}Connection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     stream.write_all(request.as_bytes()).unwrap();
     let answer = read_to_end(stream);
     assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
