@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use eventstream_tests::load::ends::Ends;
-use eventstream_tests::load::{HttpLoad, Pace, Span, Taken, histogram, post};
+use eventstream_tests::load::{HttpLoad, LoadResult, Pace, Span, histogram, post};
 use hdrhistogram::Histogram;
 
 use super::figure::{Axis, Curve, Figure, Plan, Row, Series};
@@ -94,10 +94,10 @@ fn open_loop(
     rate: f64,
     span: Duration,
     tell: impl FnMut(std::time::Instant, &[u8]),
-) -> Result<Taken> {
+) -> Result<LoadResult> {
     let request = post(WORK, PAYLOAD_BYTES);
     let (pace, span) = (Pace::Open(rate), Span::Time(span));
-    let taken = HttpLoad { server, connections: CONNECTIONS, request: &request, pace, span }.run_and_tell(tell)?;
+    let taken = HttpLoad { server, connections: CONNECTIONS, request: &request, pace, span }.run_observed(tell)?;
     ensure!(taken.refused.0 == 0, "{:?} requests were refused", taken.refused);
     Ok(taken)
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use eventstream_tests::guests::PluginsDir;
 use eventstream_tests::host::{Host, HostOptions};
 use eventstream_tests::layout;
-use eventstream_tests::load::{HttpLoad, Pace, Span, Taken, post};
+use eventstream_tests::load::{HttpLoad, LoadResult, Pace, Span, post};
 use eventstream_tests::redis::RedisServer;
 use eventstream_tests::store::{Broker, Store};
 use serde_json::json;
@@ -90,13 +90,13 @@ pub(super) fn address(url: &str) -> Result<SocketAddr> {
 }
 
 /// Single events as fast as answers come, for so long, of which all must be accepted.
-pub(super) fn flood(server: SocketAddr, connections: usize, span: Span) -> Result<Taken> {
+pub(super) fn flood(server: SocketAddr, connections: usize, span: Span) -> Result<LoadResult> {
     let request = post(WORK, PAYLOAD_BYTES);
     accepted(&HttpLoad { server, connections, request: &request, pace: Pace::Closed, span })
 }
 
 /// Runs a load of which everything must be accepted.
-pub(super) fn accepted(load: &HttpLoad<'_>) -> Result<Taken> {
+pub(super) fn accepted(load: &HttpLoad<'_>) -> Result<LoadResult> {
     let taken = load.run()?;
     let (refused, status) = taken.refused;
     ensure!(refused == 0, "{refused} requests were not accepted but answered {status}");

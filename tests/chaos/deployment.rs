@@ -141,7 +141,7 @@ impl Deployment {
     ///
     /// # Panics
     /// Redis does not start again.
-    pub fn give_room(&self) {
+    pub fn free_disk(&self) {
         self.machine.fill_disk(false);
         if let Store::Redis(server) = &self.store
             && !server.is_running()

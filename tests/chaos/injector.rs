@@ -31,15 +31,15 @@ const FILLED_BYTES: u64 = 256 * 1_024 * 1_024;
 /// What ends a fault.
 enum Repair {
     Continue(usize),
-    Feed(MemoryShortage),
+    EndShortage(MemoryShortage),
     Thaw(usize),
-    Hasten(usize),
-    GiveMemory,
-    Tighten(LooseSetting, Vec<String>),
-    GiveRoom,
+    EndDelay(usize),
+    FreeMemory,
+    RestoreSetting(LooseSetting, Vec<String>),
+    FreeDisk,
     SetClock,
     GivePlugins(usize),
-    WakeClients(StalledClients),
+    ResumeClients(StalledClients),
 }
 
 /// The state of a run.
@@ -73,20 +73,20 @@ pub fn inject_faults(deployment: &Deployment, faults: &Faults, seed: u64, time: 
         hosts_without_memory: 0,
         done,
     };
-    let mut strikes = timetable(faults, seed, time, deployment.places.len()).into_iter().peekable();
+    let mut due_faults = timetable(faults, seed, time, deployment.places.len()).into_iter().peekable();
     let mut repairs: Vec<(Duration, Repair)> = Vec::new();
     loop {
         repairs.sort_by_key(|(at, _)| *at);
-        let next_undo = repairs.first().map(|(at, _)| *at).filter(|at| *at < time);
-        let next_strike = strikes.peek().map(|strike| strike.at);
-        let Some(at) = next_undo.into_iter().chain(next_strike).min() else { break };
+        let next_repair = repairs.first().map(|(at, _)| *at).filter(|at| *at < time);
+        let next_fault = due_faults.peek().map(|fault| fault.at);
+        let Some(at) = next_repair.into_iter().chain(next_fault).min() else { break };
         std::thread::sleep(at.saturating_sub(begun.elapsed()));
-        if next_undo == Some(at) {
+        if next_repair == Some(at) {
             injector.repair(repairs.remove(0).1);
-        } else if let Some(strike) = strikes.next()
-            && let Some((lasts, undo)) = injector.inject(&strike)
+        } else if let Some(fault) = due_faults.next()
+            && let Some((lasts, repair)) = injector.inject(&fault)
         {
-            repairs.push((at + lasts, undo));
+            repairs.push((at + lasts, repair));
         }
     }
     std::thread::sleep(time.saturating_sub(begun.elapsed()));
@@ -99,16 +99,16 @@ pub fn inject_faults(deployment: &Deployment, faults: &Faults, seed: u64, time: 
 impl FaultInjector<'_> {
     /// Injects one fault. Returns what ends it and after which time, unless it is over at once. A fault of something that
     /// the deployment does not have does nothing.
-    fn inject(&mut self, strike: &ScheduledFault) -> Option<(Duration, Repair)> {
-        if self.reason_to_skip(strike.nemesis, strike.place).is_some() {
+    fn inject(&mut self, fault: &ScheduledFault) -> Option<(Duration, Repair)> {
+        if self.reason_to_skip(fault.nemesis, fault.place).is_some() {
             return None;
         }
-        self.done.count(strike.nemesis);
-        let mut rng = Rng::with_seed(strike.seed);
-        let longer_than_a_lease = LEASE.mul_f64(0.5 + strike.lasts);
-        let (deployment, n) = (self.deployment, strike.place);
+        self.done.count(fault.nemesis);
+        let mut rng = Rng::with_seed(fault.seed);
+        let longer_than_a_lease = LEASE.mul_f64(0.5 + fault.lasts);
+        let (deployment, n) = (self.deployment, fault.place);
         let place = &deployment.places[n];
-        let undo = match strike.nemesis {
+        let repair = match fault.nemesis {
             Nemesis::KillHost => {
                 place.kill();
                 return None;
@@ -122,9 +122,9 @@ impl FaultInjector<'_> {
                 Repair::Continue(n)
             }
             Nemesis::OomHost => {
-                let starved = place.starve(rng.u64(LEFT_BYTES))?;
+                let shortage = place.starve(rng.u64(LEFT_BYTES))?;
                 self.hosts_without_memory += 1;
-                Repair::Feed(starved)
+                Repair::EndShortage(shortage)
             }
             Nemesis::FreezeWire => {
                 place.wire.as_ref()?.freeze();
@@ -132,7 +132,7 @@ impl FaultInjector<'_> {
             }
             Nemesis::DelayWire => {
                 place.wire.as_ref()?.delay(rng.u64(SLOW_WIRE_MS / 10..SLOW_WIRE_MS));
-                Repair::Hasten(n)
+                Repair::EndDelay(n)
             }
             Nemesis::CutWire => {
                 place.wire.as_ref()?.cut_once();
@@ -161,16 +161,16 @@ impl FaultInjector<'_> {
                 let _: u64 = redis.command(&["SETRANGE", FILLER, &(FILLED_BYTES - 1).to_string(), "x"]).unwrap();
                 let _: String = redis.command(&["CONFIG", "SET", "maxmemory", &FILLED_BYTES.to_string()]).unwrap();
                 self.memory_is_full = true;
-                Repair::GiveMemory
+                Repair::FreeMemory
             }
             Nemesis::ConfigSet => {
-                let loose_setting = LooseSetting::pick(strike.seed);
+                let loose_setting = LooseSetting::pick(fault.seed);
                 loose_setting.set(deployment.store.redis());
                 self.loose_setting = Some(loose_setting);
                 let asked = (0..deployment.places.len()).filter_map(|place| deployment.url(place)).collect();
                 return Some((
-                    NOTICED_WITHIN.mul_f64(0.9 + strike.lasts / 10.0),
-                    Repair::Tighten(loose_setting, asked),
+                    NOTICED_WITHIN.mul_f64(0.9 + fault.lasts / 10.0),
+                    Repair::RestoreSetting(loose_setting, asked),
                 ));
             }
             Nemesis::CutPower => {
@@ -179,7 +179,7 @@ impl FaultInjector<'_> {
             }
             Nemesis::FillDisk => {
                 deployment.machine.fill_disk(true);
-                Repair::GiveRoom
+                Repair::FreeDisk
             }
             Nemesis::JumpClock => {
                 deployment.machine.move_clock(MAX_JUMP.mul_f64(rng.f64()));
@@ -213,10 +213,10 @@ impl FaultInjector<'_> {
             Nemesis::StopClients => {
                 let stalled = StalledClients::begin(place.running()?.url());
                 deployment.clients_stand_still.store(true, Ordering::SeqCst);
-                Repair::WakeClients(stalled)
+                Repair::ResumeClients(stalled)
             }
         };
-        Some((longer_than_a_lease, undo))
+        Some((longer_than_a_lease, repair))
     }
 
     /// Why a fault is skipped now: no host could prevent the loss, the fault cannot be injected, or nothing would be
@@ -258,60 +258,60 @@ impl FaultInjector<'_> {
         reasons.into_iter().find_map(|(applies, reason)| applies.then_some(reason))
     }
 
-    fn repair(&mut self, undo: Repair) {
+    fn repair(&mut self, repair: Repair) {
         let deployment = self.deployment;
-        match undo {
+        match repair {
             Repair::Continue(n) => {
                 if let Some(host) = deployment.places[n].running() {
                     host.cont();
                 }
             }
-            Repair::Feed(starved) => {
+            Repair::EndShortage(shortage) => {
                 self.hosts_without_memory -= 1;
-                self.done.out_of_memory += u32::from(starved.feed());
+                self.done.out_of_memory += u32::from(shortage.end());
             }
             Repair::Thaw(n) => {
                 if let Some(wire) = &deployment.places[n].wire {
                     wire.thaw();
                 }
             }
-            Repair::Hasten(n) => {
+            Repair::EndDelay(n) => {
                 if let Some(wire) = &deployment.places[n].wire {
                     wire.delay(self.usual_delay_ms);
                 }
             }
             // A server that has ended gets memory together with room on its disk.
-            Repair::GiveMemory if deployment.machine.disk_is_full() => {}
-            Repair::GiveMemory => self.give_memory(),
-            Repair::Tighten(loose_setting, asked) => {
+            Repair::FreeMemory if deployment.machine.disk_is_full() => {}
+            Repair::FreeMemory => self.free_memory(),
+            Repair::RestoreSetting(loose_setting, asked) => {
                 // Hosts that have ended meanwhile are not asked.
                 let is_there =
                     |url: &String| (0..deployment.places.len()).any(|n| deployment.url(n).as_ref() == Some(url));
                 for url in asked.into_iter().filter(is_there) {
                     match loose_setting.wait_for_report(&url) {
-                        Ok(is_told) => self.done.settings_reported += u32::from(is_told),
+                        Ok(is_reported) => self.done.settings_reported += u32::from(is_reported),
                         Err(unaware) => self.done.broken.push(unaware),
                     }
                 }
-                self.tighten();
+                self.restore_setting();
             }
-            Repair::GiveRoom => {
-                deployment.give_room();
-                self.give_memory();
+            Repair::FreeDisk => {
+                deployment.free_disk();
+                self.free_memory();
             }
             Repair::SetClock => deployment.machine.move_clock(Duration::ZERO),
             Repair::GivePlugins(n) => {
                 deployment.places[n].give_plugins();
                 self.slot_without_plugin = None;
             }
-            Repair::WakeClients(stalled) => {
+            Repair::ResumeClients(stalled) => {
                 drop(stalled);
                 deployment.clients_stand_still.store(false, Ordering::SeqCst);
             }
         }
     }
 
-    fn give_memory(&mut self) {
+    fn free_memory(&mut self) {
         self.memory_is_full = false;
         if let Store::Redis(server) = &self.deployment.store {
             let _: String = server.command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
@@ -319,17 +319,17 @@ impl FaultInjector<'_> {
         }
     }
 
-    fn tighten(&mut self) {
+    fn restore_setting(&mut self) {
         if let (Store::Redis(server), Some(loose_setting)) = (&self.deployment.store, self.loose_setting.take()) {
-            loose_setting.tighten(server);
+            loose_setting.restore(server);
         }
     }
 
     /// Ends all faults that still last.
     fn end_all(&mut self, repairs: Vec<(Duration, Repair)>) {
-        for (_, undo) in repairs {
-            if let Repair::Feed(_) = undo {
-                self.repair(undo);
+        for (_, repair) in repairs {
+            if let Repair::EndShortage(_) = repair {
+                self.repair(repair);
             }
         }
         let deployment = self.deployment;
@@ -344,8 +344,8 @@ impl FaultInjector<'_> {
             host.cont();
         }
         deployment.machine.move_clock(Duration::ZERO);
-        deployment.give_room();
-        self.give_memory();
-        self.tighten();
+        deployment.free_disk();
+        self.free_memory();
+        self.restore_setting();
     }
 }

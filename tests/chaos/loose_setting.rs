@@ -79,7 +79,7 @@ impl LooseSetting {
     }
 
     /// Restores the setting, and writes a key so that everything written before is synced.
-    pub fn tighten(self, server: &RedisServer) {
+    pub fn restore(self, server: &RedisServer) {
         let _: String = server.command(&["CONFIG", "SET", self.name, self.usual]).unwrap();
         let () = server.command(&["SET", "tightened", "1"]).unwrap();
         let _: i64 = server.command(&["DEL", "tightened"]).unwrap();

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use eventstream_tests::ledger::EventKind;
 use eventstream_tests::store::Broker;
-use nemesis::{EVERY_DAY, EVERY_DAY_OF_ONE, Faults, Nemesis};
+use nemesis::{EVERYDAY, EVERYDAY_SINGLE_HOST, Faults, Nemesis};
 use producers::SenderLoad;
 use report::ChaosReport;
 use run::{ChaosRun, LYING_DISK, MIX};
@@ -121,12 +121,12 @@ mod embedded {
 
 #[test]
 fn every_event_has_one_end_whatever_dies() {
-    let _ = assert_promises_kept(Broker::Redis, EVERY_DAY, LONG);
+    let _ = assert_promises_kept(Broker::Redis, EVERYDAY, LONG);
 }
 
 #[test]
 fn every_event_has_one_end_though_the_only_host_dies_again_and_again() {
-    let _ = assert_promises_kept(Broker::Embedded, EVERY_DAY_OF_ONE, LONG);
+    let _ = assert_promises_kept(Broker::Embedded, EVERYDAY_SINGLE_HOST, LONG);
 }
 
 /// Runs a host with a mutant until the audit fails, and fails if ten runs do not reveal the mutant.
@@ -136,7 +136,7 @@ fn assert_caught(
     mutant: &'static str,
     mix: &'static [(u32, EventKind)],
     faults: Faults,
-    told: &[&str],
+    reported: &[&str],
 ) {
     let _turn = RunPermit::take();
     for round in 1..=10 {
@@ -149,8 +149,8 @@ fn assert_caught(
         }
         eprintln!("{mutant}: caught in round {round}:\n{}", broken.join("\n"));
         // The audit must fail for the right reason, and not because the deployment did not start.
-        let is_told = broken.iter().any(|line| told.iter().any(|word| line.contains(word)));
-        assert!(is_told, "the mutant {mutant} broke something else: {broken:?}");
+        let is_reported = broken.iter().any(|line| reported.iter().any(|word| line.contains(word)));
+        assert!(is_reported, "the mutant {mutant} broke something else: {broken:?}");
         return;
     }
     panic!("the mutant {mutant} was not caught");

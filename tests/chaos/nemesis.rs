@@ -94,7 +94,7 @@ impl Faults {
 pub const MAX_JUMP: Duration = Duration::from_secs(10);
 
 /// Everyday faults in quick succession.
-pub const EVERY_DAY: Faults = Faults {
+pub const EVERYDAY: Faults = Faults {
     every: &[
         (Nemesis::KillHost, Duration::from_secs(2)),
         (Nemesis::KillStore, Duration::from_secs(8)),
@@ -120,7 +120,7 @@ pub const EVERY_DAY: Faults = Faults {
 };
 
 /// The same for one host on a directory.
-pub const EVERY_DAY_OF_ONE: Faults = Faults {
+pub const EVERYDAY_SINGLE_HOST: Faults = Faults {
     every: &[
         (Nemesis::KillHost, Duration::from_secs(2)),
         (Nemesis::StopHost, Duration::from_secs(9)),
@@ -194,8 +194,8 @@ impl FaultCounts {
 
 impl fmt::Display for FaultCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let told: Vec<String> =
+        let parts: Vec<String> =
             self.counts.iter().map(|(nemesis, count)| format!("{} {count}", nemesis.as_str())).collect();
-        f.write_str(&told.join(", "))
+        f.write_str(&parts.join(", "))
     }
 }

@@ -65,7 +65,7 @@ fn sums_are_exact(broker: Broker) {
     let _turn = RunPermit::take();
     let deployment = Deployment::start(broker, Machine::new(), None);
     let (next, over, seed) = (AtomicUsize::new(0), AtomicBool::new(false), seed());
-    let told = Mutex::new(String::new());
+    let reported = Mutex::new(String::new());
     std::thread::scope(|threads| {
         // Ends the faults even if this thread panics.
         let _ends = SetWhenDropped(&over);
@@ -74,7 +74,7 @@ fn sums_are_exact(broker: Broker) {
             while !over.load(Ordering::SeqCst) {
                 round += 1;
                 let done = inject_faults(&deployment, &FAULTS, seed + round, Duration::from_secs(10));
-                *told.lock().unwrap() = format!("round {round}: {done}");
+                *reported.lock().unwrap() = format!("round {round}: {done}");
             }
         });
         let senders: Vec<_> = (0..SENDERS).map(|_| threads.spawn(|| send(&deployment, &next))).collect();
@@ -92,7 +92,7 @@ fn sums_are_exact(broker: Broker) {
             }
         });
     });
-    eprintln!("seed {seed}, {}, hosts started {} times", told.lock().unwrap(), deployment.starts());
+    eprintln!("seed {seed}, {}, hosts started {} times", reported.lock().unwrap(), deployment.starts());
     assert_eq!(drained(&deployment, STUCK_AFTER), Ok(()));
     let client = eventually("a host serves", || deployment.client().ok_or("none does"));
     let keys = ["events", "numbers"].map(str::to_owned).into_iter().chain((0..KEYS).map(|n| format!("next-{n}")));

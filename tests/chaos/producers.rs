@@ -12,7 +12,7 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 
 use crate::deployment::{Deployment, LEASE, MULTIPLIER};
-use crate::stalled_clients::post_haltingly;
+use crate::stalled_clients::post_with_pause;
 
 /// How long a sender waits for an answer before it repeats the request, on another host if there is one.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -75,9 +75,9 @@ impl EventSender<'_> {
             (0..if is_batch { self.rng.usize(1..8) } else { 1 }).map(|_| self.kind(mix)).collect();
         let events: Vec<Value> = kinds.iter().map(|kind| self.event(*kind)).collect();
         let body = if is_batch { json!(events).to_string() } else { events[0].to_string() };
-        let halting = self.haltingly(key, &body);
+        let paused = self.with_pause(key, &body);
         let Some(ids) = self.until_answered(key, &body, kinds.len()) else { return };
-        if let Some(answer) = halting
+        if let Some(answer) = paused
             && ids.iter().any(|id| !answer.contains(id))
         {
             self.broken(format!("the key {key} gave {ids:?} behind {answer}"));
@@ -137,13 +137,13 @@ impl EventSender<'_> {
 
     /// Sends half of a request, and the rest when clients go on. Returns the answer if the request was accepted. The request
     /// is repeated in any case.
-    fn haltingly(&mut self, key: &str, body: &str) -> Option<String> {
+    fn with_pause(&mut self, key: &str, body: &str) -> Option<String> {
         let stand_still = &self.deployment.clients_stand_still;
         if !stand_still.load(Ordering::SeqCst) {
             return None;
         }
         let url = self.deployment.url(self.rng.usize(..self.deployment.places.len()))?;
-        let answer = post_haltingly(&url, body, key, stand_still, STANDS_STILL_FOR)?;
+        let answer = post_with_pause(&url, body, key, stand_still, STANDS_STILL_FOR)?;
         answer.starts_with("HTTP/1.1 202").then_some(answer)
     }
 

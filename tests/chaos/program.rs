@@ -32,7 +32,7 @@ use std::time::Duration;
 use deployment::Deployment;
 use eventstream_tests::layout;
 use eventstream_tests::store::Broker;
-use nemesis::{EVERY_DAY, EVERY_DAY_OF_ONE, Faults, Nemesis};
+use nemesis::{EVERYDAY, EVERYDAY_SINGLE_HOST, Faults, Nemesis};
 use producers::SenderLoad;
 use report::ChaosReport;
 use run::{ChaosRun, MIX};
@@ -47,8 +47,8 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let (broker, usual) = match broker.as_str() {
-        "redis" => (Broker::Redis, EVERY_DAY),
-        _ => (Broker::Embedded, EVERY_DAY_OF_ONE),
+        "redis" => (Broker::Redis, EVERYDAY),
+        _ => (Broker::Embedded, EVERYDAY_SINGLE_HOST),
     };
     let seed: u64 = seed.parse().unwrap();
     let chosen: Vec<(Nemesis, Duration)> = usual

@@ -99,7 +99,7 @@ impl ChaosReport {
             }
             Nemesis::OomHost => "writable memory limited (RLIMIT_DATA)".into(),
             Nemesis::DropReply => format!("{} replies dropped", self.done.replies_dropped),
-            Nemesis::ConfigSet => format!("told by {} hosts that were asked", self.done.settings_reported),
+            Nemesis::ConfigSet => format!("reported by {} hosts that were asked", self.done.settings_reported),
             _ => String::new(),
         }
     }
@@ -124,12 +124,12 @@ impl fmt::Display for ChaosReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nemesis::EVERY_DAY;
+    use crate::nemesis::EVERYDAY;
 
     #[test]
     fn rounds_add_up_in_one_section() {
         let round = |accepted, broken: &[&str]| {
-            let mut done = FaultCounts::none_of(&EVERY_DAY);
+            let mut done = FaultCounts::none_of(&EVERYDAY);
             done.count(Nemesis::DropReply);
             let time = Duration::from_secs(5);
             let broken = broken.iter().map(|what| (*what).to_owned()).collect();

@@ -34,7 +34,7 @@ impl StalledClients {
 }
 
 /// Sends half of a request, waits while clients are stopped, and sends the rest. Returns the answer, if there is one.
-pub fn post_haltingly(url: &str, body: &str, key: &str, stand_still: &AtomicBool, limit: Duration) -> Option<String> {
+pub fn post_with_pause(url: &str, body: &str, key: &str, stand_still: &AtomicBool, limit: Duration) -> Option<String> {
     let mut socket = connect(url)?;
     socket.set_read_timeout(Some(ANSWER_LIMIT)).ok()?;
     socket.set_write_timeout(Some(ANSWER_LIMIT)).ok()?;

@@ -25,7 +25,7 @@ pub struct ScheduledFault {
 
 /// All faults of a run, in order.
 pub fn timetable(faults: &Faults, seed: u64, time: Duration, places: usize) -> Vec<ScheduledFault> {
-    let mut strikes = Vec::new();
+    let mut due_faults = Vec::new();
     for (nemesis, every) in faults.every {
         let mut rng = Rng::with_seed(seed ^ number_of(nemesis.as_str()));
         let mut at = Duration::ZERO;
@@ -35,11 +35,11 @@ pub fn timetable(faults: &Faults, seed: u64, time: Duration, places: usize) -> V
                 break;
             }
             let (place, lasts, seed) = (rng.usize(..places), 1.0 + rng.f64(), rng.u64(..));
-            strikes.push(ScheduledFault { at, nemesis: *nemesis, place, lasts, seed });
+            due_faults.push(ScheduledFault { at, nemesis: *nemesis, place, lasts, seed });
         }
     }
-    strikes.sort_by_key(|strike| strike.at);
-    strikes
+    due_faults.sort_by_key(|fault| fault.at);
+    due_faults
 }
 
 /// A number for a name, the same in every build.
@@ -50,24 +50,24 @@ fn number_of(name: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nemesis::EVERY_DAY;
+    use crate::nemesis::EVERYDAY;
 
     const TIME: Duration = Duration::from_secs(600);
 
     #[test]
     fn a_seed_repeats_its_timetable_and_another_one_does_not() {
-        let strikes = timetable(&EVERY_DAY, 7, TIME, 3);
-        assert_eq!(strikes, timetable(&EVERY_DAY, 7, TIME, 3));
-        assert_ne!(strikes, timetable(&EVERY_DAY, 8, TIME, 3));
-        let kinds = |nemesis| strikes.iter().filter(|strike| strike.nemesis == nemesis).count();
-        assert!(EVERY_DAY.every.iter().all(|(nemesis, _)| kinds(*nemesis) > 0), "every fault is there");
+        let due_faults = timetable(&EVERYDAY, 7, TIME, 3);
+        assert_eq!(due_faults, timetable(&EVERYDAY, 7, TIME, 3));
+        assert_ne!(due_faults, timetable(&EVERYDAY, 8, TIME, 3));
+        let kinds = |nemesis| due_faults.iter().filter(|fault| fault.nemesis == nemesis).count();
+        assert!(EVERYDAY.every.iter().all(|(nemesis, _)| kinds(*nemesis) > 0), "every fault is there");
     }
 
     #[test]
     fn a_fault_by_itself_comes_when_it_does_among_others() {
         const ONE: Faults = Faults { every: &[(Nemesis::KillHost, Duration::from_secs(2))], delay_ms: 0 };
-        let mut strikes = timetable(&EVERY_DAY, 7, TIME, 3);
-        strikes.retain(|strike| strike.nemesis == Nemesis::KillHost);
-        assert_eq!(strikes, timetable(&ONE, 7, TIME, 3));
+        let mut due_faults = timetable(&EVERYDAY, 7, TIME, 3);
+        due_faults.retain(|fault| fault.nemesis == Nemesis::KillHost);
+        assert_eq!(due_faults, timetable(&ONE, 7, TIME, 3));
     }
 }

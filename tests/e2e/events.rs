@@ -46,8 +46,8 @@ fn an_event_that_is_to_be_tried_again_is_and_tells_its_attempts(broker: Broker) 
     let id = stage.client.post_event("flaky", &json!({"flaky": 3, "after-ms": 30, "message": "not yet"}));
     let event = stage.client.wait_ended(&id);
     assert_eq!(event.state, "processed");
-    let told: Vec<_> = event.attempts.iter().map(|a| (a.attempt, a.class.as_deref(), a.error.as_deref())).collect();
-    assert_eq!(told, [(1, Some("retry"), Some("not yet")), (2, Some("retry"), Some("not yet")), (3, None, None)]);
+    let reported: Vec<_> = event.attempts.iter().map(|a| (a.attempt, a.class.as_deref(), a.error.as_deref())).collect();
+    assert_eq!(reported, [(1, Some("retry"), Some("not yet")), (2, Some("retry"), Some("not yet")), (3, None, None)]);
     assert_eq!(event.attempts[0].retry_in_ms, Some(30), "the handler's wish is honored");
 }
 

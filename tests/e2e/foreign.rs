@@ -53,8 +53,8 @@ fn speaks(stage: &Stage, dialect: &str) {
 /// The only event that another one caused.
 #[track_caller]
 fn child(stage: &Stage, event: &Event) -> serde_json::Value {
-    let told = stage.client.get(&format!("/events/{}", event.id)).expect(200).json();
-    let [child] = &told["children"].as_array().unwrap()[..] else { panic!("one child: {told}") };
+    let reported = stage.client.get(&format!("/events/{}", event.id)).expect(200).json();
+    let [child] = &reported["children"].as_array().unwrap()[..] else { panic!("one child: {reported}") };
     let id = child.as_str().or_else(|| child["id"].as_str()).unwrap();
     stage.client.get(&format!("/events/{id}")).expect(200).json()
 }
@@ -66,11 +66,11 @@ fn a_handler_of_wasi_messaging_runs_unmodified(broker: Broker) {
     let sent = child(&stage, &processed(&stage, "send [1]"));
     assert_eq!((&sent["type"], &sent["payload"], &sent["subject"]), (&"child".into(), &json!([1]), &"s".into()));
     let facts = processed(&stage, "facts");
-    let told = child(&stage, &facts)["payload"].as_str().unwrap().to_owned();
+    let reported = child(&stage, &facts)["payload"].as_str().unwrap().to_owned();
     for line in ["topic=Some(\"p\")", "type=Some(\"application/json\")", "ce-type=p", "ce-subject=s"] {
-        assert!(told.lines().any(|told| told == line), "{told} says {line}");
+        assert!(reported.lines().any(|reported| reported == line), "{reported} says {line}");
     }
-    assert!(told.contains(&format!("ce-id={}", facts.id)), "{told}");
+    assert!(reported.contains(&format!("ce-id={}", facts.id)), "{reported}");
 
     fails(&stage, "timeout", "retry", "returned a timeout", 2);
     fails(&stage, "connection the provider is down", "retry", "the provider is down", 2);
@@ -114,8 +114,8 @@ fn a_handler_of_spins_own_sdk_runs_unmodified(broker: Broker) {
 /// What the only attempt at an event logged.
 #[track_caller]
 fn log(stage: &Stage, event: &Event) -> Vec<String> {
-    let told = stage.client.get(&format!("/events/{}", event.id)).expect(200).json();
-    let lines = told["attempts"][0]["log"].as_array().unwrap_or_else(|| panic!("a log: {told}"));
+    let reported = stage.client.get(&format!("/events/{}", event.id)).expect(200).json();
+    let lines = reported["attempts"][0]["log"].as_array().unwrap_or_else(|| panic!("a log: {reported}"));
     lines.iter().map(|line| line["message"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -124,11 +124,11 @@ fn a_handler_of_http_requests_runs_unmodified(broker: Broker) {
     speaks(&stage, "wasi:http/incoming-handler@0.2.0");
     assert!(processed(&stage, "204").result.is_none());
     let event = processed(&stage, "200");
-    let told: String = serde_json::from_str(event.result.as_ref().unwrap().get()).unwrap();
+    let reported: String = serde_json::from_str(event.result.as_ref().unwrap().get()).unwrap();
     for line in ["POST /", "content-type: application/json", "ce-specversion: 1.0", "ce-type: p", "ce-subject: s"] {
-        assert!(told.lines().any(|told| told.eq_ignore_ascii_case(line)), "{told} says {line}");
+        assert!(reported.lines().any(|reported| reported.eq_ignore_ascii_case(line)), "{reported} says {line}");
     }
-    assert!(told.contains(&event.id), "{told}");
+    assert!(reported.contains(&event.id), "{reported}");
 
     let busy = fails(&stage, "429 slow down", "retry", "429 Too Many Requests: slow down", 2);
     assert_eq!(busy.attempts[0].retry_in_ms, Some(1_000), "{busy:?}");

@@ -108,9 +108,9 @@ fn a_certificate_counts_if_the_system_trusts_who_signed_it_and_for_its_names_onl
         let refused = send(&stage, &format!("https://other.test:{port}/"));
         assert!(refused["error"].as_str().unwrap().contains("TlsCertificateError"), "{refused}");
     }
-    let told = format!("https://other.test:{port} shows a certificate that is not accepted");
-    let log = stage.host.wait_for_output(&told);
-    assert_eq!(log.matches(&told).count(), 1, "{log}");
+    let reported = format!("https://other.test:{port} shows a certificate that is not accepted");
+    let log = stage.host.wait_for_output(&reported);
+    assert_eq!(log.matches(&reported).count(), 1, "{log}");
 }
 
 #[test]

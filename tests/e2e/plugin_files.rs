@@ -34,11 +34,11 @@ fn a_plugin_is_told_with_what_it_is() {
     let file = layout::example_plugin("payment");
     let output = run_command(&["plugin", "check", file.to_str().unwrap(), "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(told["plugin"]["types"][0], "payment.requested");
-    assert_eq!(told["plugin"]["dialect"], "eventstream:plugin/handler@0.1.0");
-    assert_eq!(told["plugin"]["sizeBytes"], fs::metadata(&file).unwrap().len());
-    assert_eq!(told["plugin"]["digest"].as_str().unwrap().len(), 64);
+    let reported: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(reported["plugin"]["types"][0], "payment.requested");
+    assert_eq!(reported["plugin"]["dialect"], "eventstream:plugin/handler@0.1.0");
+    assert_eq!(reported["plugin"]["sizeBytes"], fs::metadata(&file).unwrap().len());
+    assert_eq!(reported["plugin"]["digest"].as_str().unwrap().len(), 64);
     let shown = run_command(&["plugin", "check", file.to_str().unwrap()]);
     assert!(text(&shown.stdout).contains("payment.requested"), "{}", text(&shown.stdout));
 }
@@ -54,7 +54,7 @@ fn what_is_no_plugin_is_told_in_the_words_of_a_server_with_code_4() {
     plugins.write("empty.wasm", b"\0asm\x0d\0\x01\0");
     let words = ["without a component type", "cut short or damaged", "not WebAssembly", "does not export"];
     let names = ["core", "torn", "text", "empty"];
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for (name, words) in names.iter().zip(words) {
         let file = plugins.path().join(format!("{name}.wasm"));
         let output = run_command(&["plugin", "check", file.to_str().unwrap(), "--json"]);
@@ -62,12 +62,12 @@ fn what_is_no_plugin_is_told_in_the_words_of_a_server_with_code_4() {
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
         let error = answer["error"].as_str().unwrap().to_owned();
         assert!(error.contains(words), "{name}: {error}");
-        told.push(error);
+        reported.push(error);
     }
     let stage = Stage::with(Broker::Embedded, plugins, |options| options);
     let listed = run_command(&["plugin", "list", "--url", stage.host.url()]);
     assert_eq!(listed.status.code(), Some(0), "{}", text(&listed.stderr));
-    for error in told {
+    for error in reported {
         assert!(text(&listed.stdout).contains(&error), "{} lacks {error:?}", text(&listed.stdout));
     }
 }

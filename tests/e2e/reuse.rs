@@ -27,8 +27,8 @@ fn kept(broker: Broker) -> Stage {
 
 fn an_instance_is_used_again_until_an_attempt_fails(broker: Broker) {
     let stage = kept(broker);
-    let told = stage.client.get("/plugins/kept").expect(200).json()["reuse"].clone();
-    assert_eq!(told, json!({"maxEvents": 1000, "idleMs": 3_600_000}));
+    let reported = stage.client.get("/plugins/kept").expect(200).json()["reuse"].clone();
+    assert_eq!(reported, json!({"maxEvents": 1000, "idleMs": 3_600_000}));
     for calls in 1..=5 {
         assert_eq!(seen(&stage.client), calls);
     }
@@ -41,7 +41,7 @@ fn an_instance_is_used_again_until_an_attempt_fails(broker: Broker) {
     }
     let id = stage.client.post_event("kept", &json!({"do": "facts"}));
     let facts: Value = serde_json::from_str(stage.client.wait_ended(&id).result.unwrap().get()).unwrap();
-    assert_eq!(facts["id"], json!(id), "it is told of its own event");
+    assert_eq!(facts["id"], json!(id), "it gets its own event");
 }
 
 fn a_new_build_begins_with_new_instances(broker: Broker) {

@@ -48,12 +48,12 @@ fn a_plugin_goes_back_at_once_and_stays_there_until_its_file_is_another(broker: 
 
     // A new file that cannot be loaded ends the rollback. Then the second build is loaded again.
     stage.plugins.write("work.wasm", b"spoiled");
-    stage.client.wait_for_plugin("work", "the spoiled file is told", |status| status["error"].as_str().map(drop));
+    stage.client.wait_for_plugin("work", "the spoiled file is reported", |status| status["error"].as_str().map(drop));
     assert_eq!(digest_that_ran(&stage.client), first);
     stage.plugins.write("work.wasm", &second_build);
     stage.client.wait_for_version("work", &second);
-    let told = run_command(&["plugin", "rollback", "work", "--url", stage.host.url()]);
-    let words = String::from_utf8_lossy(&told.stdout).into_owned();
+    let reported = run_command(&["plugin", "rollback", "work", "--url", stage.host.url()]);
+    let words = String::from_utf8_lossy(&reported.stdout).into_owned();
     assert_eq!(words.trim(), format!("work is back at {}, from {}", &first[..12], &second[..12]));
     assert_eq!(digest_that_ran(&stage.client), first);
 }
@@ -64,8 +64,8 @@ fn the_command_line_says_why_nothing_was_rolled_back() {
     for (name, code, words) in
         [("work", 1, "served before this one"), ("none", 1, "there is no plugin"), ("../x", 2, "plugin's name")]
     {
-        let told = run_command(&["plugin", "rollback", name, "--url", stage.host.url()]);
-        let complaint = String::from_utf8_lossy(&told.stderr).into_owned();
-        assert!(told.status.code() == Some(code) && complaint.contains(words), "{name}: {complaint}");
+        let reported = run_command(&["plugin", "rollback", name, "--url", stage.host.url()]);
+        let complaint = String::from_utf8_lossy(&reported.stderr).into_owned();
+        assert!(reported.status.code() == Some(code) && complaint.contains(words), "{name}: {complaint}");
     }
 }

@@ -20,9 +20,9 @@ use super::compiling::stopped_compiler;
 const CANARY: &str = "canary";
 
 #[track_caller]
-fn assert_silent(place: &str, told: &str) {
-    let is_told = told.to_ascii_lowercase().contains(CANARY);
-    assert!(!is_told, "{place} tells a secret: {told}");
+fn assert_silent(place: &str, reported: &str) {
+    let is_reported = reported.to_ascii_lowercase().contains(CANARY);
+    assert!(!is_reported, "{place} shows a secret: {reported}");
 }
 
 fn output_text(output: &Output) -> String {
@@ -47,12 +47,12 @@ fn a_secret_reaches_the_plugin_and_nobody_else() {
         assert!(attempt.stderr.as_ref().is_some_and(|text| text.contains(&hidden)), "{attempt:?}");
         assert_eq!(attempt.log.len(), 2, "{attempt:?}");
         assert!(attempt.log.iter().all(|line| line.to_string().contains(&hidden)), "{attempt:?}");
-        for (place, told) in [
+        for (place, reported) in [
             ("GET /events/ID", stage.client.get(&format!("/events/{}", event.id)).text()),
             ("GET /plugins", stage.client.get("/plugins").text()),
             ("the log", stage.host.wait_for_output(&hidden)),
         ] {
-            assert!(!told.contains(value), "{place}: {told}");
+            assert!(!reported.contains(value), "{place}: {reported}");
         }
     }
 }
@@ -84,9 +84,9 @@ fn no_output_tells_a_secret() {
     let folder = tempfile::tempdir().unwrap();
     for arguments in [&["export"][..], &["backup", "copy"], &["import", "/nowhere"]] {
         let output = command(folder.path(), arguments).env("EVENTSTREAM_BROKER_URL", &url).output().unwrap();
-        let told = output_text(&output);
-        assert!(!told.is_empty(), "{arguments:?} says something");
-        assert_silent(&format!("{arguments:?}"), &told);
+        let reported = output_text(&output);
+        assert!(!reported.is_empty(), "{arguments:?} says something");
+        assert_silent(&format!("{arguments:?}"), &reported);
     }
     assert_silent("status", &output_text(&run_command(&["status", "--url", host.url()])));
     // What a guest asks for and is not granted, with a secret in the place.
@@ -122,8 +122,8 @@ fn a_copy_of_a_store_holds_no_secret() {
         }
         client.post("{\"type\":\"nobody\",\"payload\":{}}").expect(202);
         for arguments in [&["status"][..], &["status", "--json"], &["plugin", "list"], &["plugin", "list", "--json"]] {
-            let told = output_text(&run_command(&[arguments, &["--url", host.url()]].concat()));
-            assert_silent(&format!("{arguments:?}"), &told);
+            let reported = output_text(&run_command(&[arguments, &["--url", host.url()]].concat()));
+            assert_silent(&format!("{arguments:?}"), &reported);
         }
         assert_silent("what is announced", &host.output());
         let run = |arguments: &[&str]| {
@@ -244,9 +244,9 @@ fn a_secret_in_the_wrong_place_is_not_repeated() {
         &["status", "redis://127.0.0.1:1/Canary"],
         &["status", "--url=http://127.0.0.1:1/Canary"],
     ] {
-        let told = run(arguments);
-        assert!(!told.is_empty(), "{arguments:?} says something");
-        assert_silent(&format!("{arguments:?}"), &told);
+        let reported = run(arguments);
+        assert!(!reported.is_empty(), "{arguments:?} says something");
+        assert_silent(&format!("{arguments:?}"), &reported);
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "an address becomes no file");
     let plugins = PluginsDir::scripted(&["p"]);
@@ -268,9 +268,9 @@ fn a_secret_in_the_wrong_place_is_not_repeated() {
     ] {
         plugins.write("p.toml", settings.as_bytes());
         let arguments = ["plugin", "check", "p.wasm", "--settings", "p.toml"];
-        let told = output_text(&command(plugins.path(), &arguments).output().unwrap());
-        assert!(told.contains("settings"), "{settings}: {told}");
-        assert_silent(settings, &told);
+        let reported = output_text(&command(plugins.path(), &arguments).output().unwrap());
+        assert!(reported.contains("settings"), "{settings}: {reported}");
+        assert_silent(settings, &reported);
         let file = plugins.path().join("eventstream.toml");
         fs::write(&file, format!("[plugins.p]\n{settings}\n")).unwrap();
         assert_silent(settings, &run(&["serve", "--listen", "127.0.0.1:0", "--config", file.to_str().unwrap()]));
@@ -288,9 +288,9 @@ fn a_compiler_is_told_no_secret() {
     let guest = fs::read(layout::guest("scripted")).unwrap();
     let (_, compiler) = stopped_compiler(&stage, "x", &guest);
     for file in ["environ", "cmdline"] {
-        let told = fs::read(format!("/proc/{}/{file}", compiler.as_raw_nonzero())).unwrap();
-        assert!(!told.is_empty(), "{file} of the compiler can be read");
-        assert_silent(file, &String::from_utf8_lossy(&told));
+        let reported = fs::read(format!("/proc/{}/{file}", compiler.as_raw_nonzero())).unwrap();
+        assert!(!reported.is_empty(), "{file} of the compiler can be read");
+        assert_silent(file, &String::from_utf8_lossy(&reported));
     }
     kill_process(compiler, Signal::CONT).unwrap();
     let status: Value = stage.client.get("/plugins").json();

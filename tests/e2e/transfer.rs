@@ -101,18 +101,18 @@ fn check_move(from: &str, to: &str) {
 
     let file = folder.path().join("events.ndjson");
     let file = file.to_str().unwrap();
-    let told = run_successfully(folder.path(), &["export", "--broker", from, "--out", file]);
-    assert!(told.contains("1 failed, 1 keys"), "{told}");
+    let reported = run_successfully(folder.path(), &["export", "--broker", from, "--out", file]);
+    assert!(reported.contains("1 failed, 1 keys"), "{reported}");
     let ended_here = ServedStore::on(from, PluginsDir::empty());
     let n_ended = slow.iter().filter(|id| ended_here.client.event(id).unwrap().state == "processed").count();
     ended_here.stop();
     let n_moved = slow.len() - n_ended + 3;
-    assert!(told.contains(&format!("exported {n_moved} events")), "{told}");
-    let told = run_successfully(folder.path(), &["import", file, "--broker", to]);
-    assert!(told.contains(&format!("imported {n_moved} events, 1 failed, 1 keys")), "{told}");
-    let told = run_successfully(folder.path(), &["import", file, "--broker", to, "--json"]);
-    let told: Value = serde_json::from_str(&told).unwrap();
-    assert_eq!((&told["events"], &told["known"]), (&json!(0), &json!(n_moved + 2)), "{told}");
+    assert!(reported.contains(&format!("exported {n_moved} events")), "{reported}");
+    let reported = run_successfully(folder.path(), &["import", file, "--broker", to]);
+    assert!(reported.contains(&format!("imported {n_moved} events, 1 failed, 1 keys")), "{reported}");
+    let reported = run_successfully(folder.path(), &["import", file, "--broker", to, "--json"]);
+    let reported: Value = serde_json::from_str(&reported).unwrap();
+    assert_eq!((&reported["events"], &reported["known"]), (&json!(0), &json!(n_moved + 2)), "{reported}");
 
     let there = ServedStore::on(to, PluginsDir::scripted(&["quick", "slow", "absent"]));
     let client = &there.client;
@@ -185,9 +185,9 @@ fn import_with_kills(source: &str, to: &str, folder: &Path, n_there: impl Fn() -
     }
     let before = n_there();
     assert!((8_500..10_000).contains(&before), "{before} are there");
-    let told: Value =
+    let reported: Value =
         serde_json::from_str(&run_successfully(folder, &["import", file, "--broker", to, "--json"])).unwrap();
-    assert_eq!((&told["events"], &told["known"]), (&json!(10_000 - before), &json!(before)), "{told}");
+    assert_eq!((&reported["events"], &reported["known"]), (&json!(10_000 - before), &json!(before)), "{reported}");
     assert_eq!(n_there(), 10_000);
     assert_eq!(
         list_event_ids(&run_successfully(folder, &["export", "--broker", to])),
@@ -243,7 +243,7 @@ fn a_backup_made_under_load_opens_and_holds_what_was_accepted_before() {
     let (client, is_over) = (&server.client, AtomicBool::new(false));
     let post = |client: &Client| client.post_batch(&vec![json!({"type": "quick", "payload": {"do": "echo"}}); 50]);
     let before: Vec<String> = (0..10).flat_map(|_| post(client)).collect();
-    let told = std::thread::scope(|scope| {
+    let reported = std::thread::scope(|scope| {
         let load = scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
                 // Not more events than the host processes while the test waits.
@@ -253,12 +253,12 @@ fn a_backup_made_under_load_opens_and_holds_what_was_accepted_before() {
                 }
             }
         });
-        let told = run_successfully(folder.path(), &["backup", copy.to_str().unwrap(), "--broker", &source]);
+        let reported = run_successfully(folder.path(), &["backup", copy.to_str().unwrap(), "--broker", &source]);
         is_over.store(true, Ordering::Relaxed);
         load.join().unwrap();
-        told
+        reported
     });
-    assert!(told.contains("to restore it") && told.contains("backups/monday"), "{told}");
+    assert!(reported.contains("to restore it") && reported.contains("backups/monday"), "{reported}");
     assert_eq!(client.get("/readyz").status, 200, "the host goes on");
     drop(server);
 
@@ -279,7 +279,7 @@ fn what_cannot_be_moved_is_told_with_the_code_of_its_kind() {
     let source = embedded_url(&folder, "data");
     let server = ServedStore::on(&source, PluginsDir::empty());
     server.client.post(r#"{"type":"later","delayMs":3600000,"payload":{}}"#).expect(202);
-    let told = |arguments: &[&str], code: i32, word: &str| {
+    let reported = |arguments: &[&str], code: i32, word: &str| {
         let output = run_in(folder.path(), arguments);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {error}");
@@ -287,13 +287,13 @@ fn what_cannot_be_moved_is_told_with_the_code_of_its_kind() {
     };
     // A store that a host serves can be exported, but not imported into.
     run_successfully(folder.path(), &["export", "--broker", &source, "--out", "whole.ndjson"]);
-    told(&["import", "whole.ndjson", "--broker", &source], 3, "another eventstream uses");
-    told(&["export", "--broker", "embedded:./nowhere"], 3, "no store");
-    told(&["export", "--broker", "redis://127.0.0.1:1", "--out", "away.ndjson"], 3, "127.0.0.1:1");
-    told(&["export", "--broker", "rabbit://localhost"], 2, "--broker");
-    told(&["export", "--out", "no/such/folder/x", "--broker", &source], 2, "no/such/folder/x");
-    told(&["import", "nothing.ndjson"], 2, "nothing.ndjson");
-    told(&["import", "whole.ndjson", "--broker", "redis://127.0.0.1:1"], 3, "127.0.0.1:1");
+    reported(&["import", "whole.ndjson", "--broker", &source], 3, "another eventstream uses");
+    reported(&["export", "--broker", "embedded:./nowhere"], 3, "no store");
+    reported(&["export", "--broker", "redis://127.0.0.1:1", "--out", "away.ndjson"], 3, "127.0.0.1:1");
+    reported(&["export", "--broker", "rabbit://localhost"], 2, "--broker");
+    reported(&["export", "--out", "no/such/folder/x", "--broker", &source], 2, "no/such/folder/x");
+    reported(&["import", "nothing.ndjson"], 2, "nothing.ndjson");
+    reported(&["import", "whole.ndjson", "--broker", "redis://127.0.0.1:1"], 3, "127.0.0.1:1");
     let whole = std::fs::read_to_string(folder.path().join("whole.ndjson")).unwrap();
     for (content, word) in [
         ("hello\n".to_owned(), "not an export"),
@@ -302,12 +302,12 @@ fn what_cannot_be_moved_is_told_with_the_code_of_its_kind() {
         (whole.replacen("later", "not a type", 1), "line 2"),
     ] {
         std::fs::write(folder.path().join("bad.ndjson"), content).unwrap();
-        told(&["import", "bad.ndjson", "--broker", "embedded:./other"], 1, word);
+        reported(&["import", "bad.ndjson", "--broker", "embedded:./other"], 1, word);
     }
-    told(&["backup", "copy", "--broker", "redis://127.0.0.1:1"], 2, "BGSAVE");
-    told(&["backup", "copy", "--broker", "embedded:./nowhere"], 3, "no store");
+    reported(&["backup", "copy", "--broker", "redis://127.0.0.1:1"], 2, "BGSAVE");
+    reported(&["backup", "copy", "--broker", "embedded:./nowhere"], 3, "no store");
     run_successfully(folder.path(), &["backup", "copy", "--broker", &source]);
-    told(&["backup", "copy", "--broker", &source], 2, "there is a store");
+    reported(&["backup", "copy", "--broker", &source], 2, "there is a store");
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().contains("partial") || name == "away.ndjson"), "{left:?}");
 }

@@ -317,15 +317,15 @@ mod tests {
 
     /// Does damage and checks that the audit reports it.
     #[track_caller]
-    fn found(damage: impl FnOnce(&mut Ledger, &mut FinalState), told: &str) {
+    fn found(damage: impl FnOnce(&mut Ledger, &mut FinalState), reported: &str) {
         let (mut ledger, mut observed) = sound();
         damage(&mut ledger, &mut observed);
         let broken = ledger.audit(&observed);
-        assert!(broken.iter().any(|line| line.contains(told)), "{told:?} is not told: {broken:?}");
+        assert!(broken.iter().any(|line| line.contains(reported)), "{reported:?} is not reported: {broken:?}");
     }
 
     #[test]
-    fn nothing_is_told_of_a_sound_deployment() {
+    fn the_audit_finds_nothing_in_a_sound_deployment() {
         let (ledger, observed) = sound();
         assert_eq!(ledger.audit(&observed), Vec::<String>::new());
         assert_eq!((ledger.effects_doubled(&observed), observed.runs_in_vain()), (0, 2));
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_damage_is_told() {
+    fn the_audit_reports_every_kind_of_damage() {
         found(|_, o| drop(o.processed.remove(3)), "flaky (Flaky) was accepted and has no end");
         found(|_, o| o.processed.push(o.processed[3].clone()), "ended twice");
         found(|_, o| o.failed.push(o.processed[3].clone()), "flaky ended twice");

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 /// The folder of the memory groups.
 const ROOT: &str = "/sys/fs/cgroup/memory";
 
-/// A process that gets no more memory, until [`Self::feed`].
+/// A process that gets no more memory, until [`Self::end`].
 pub struct MemoryShortage {
     pid: Pid,
     group: Option<Group>,
@@ -36,7 +36,7 @@ impl MemoryShortage {
     }
 
     /// Ends the shortage. True if the kernel killed the process because of it.
-    pub fn feed(self) -> bool {
+    pub fn end(self) -> bool {
         match self.group {
             Some(group) => group.end(),
             None => {
@@ -111,24 +111,24 @@ mod tests {
     use crate::eventually::eventually;
 
     #[test]
-    fn a_process_that_finds_no_memory_ends_or_is_told_so() {
+    fn a_process_that_finds_no_memory_ends_or_gets_an_error() {
         // Allocates memory after it reads a line.
         let script = "read go; exec awk 'BEGIN { s = \"x\"; while (length(s) < 1e9) s = s s }'";
         let mut command = Command::new("sh");
         let mut child = command.args(["-c", script]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-        let starved = MemoryShortage::starve(pid, 8 * 1_024 * 1_024);
+        let shortage = MemoryShortage::starve(pid, 8 * 1_024 * 1_024);
         drop(child.stdin.take());
         let status = eventually("it ends", || child.try_wait().unwrap().ok_or("it runs"));
         assert!(!status.success(), "{status}");
-        assert_eq!(starved.feed(), MemoryShortage::is_killed_for_certain());
+        assert_eq!(shortage.end(), MemoryShortage::is_killed_for_certain());
     }
 
     #[test]
-    fn a_process_that_needs_none_lives_on() {
+    fn a_process_that_needs_none_keeps_running() {
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-        assert!(!MemoryShortage::starve(pid, 1 << 30).feed());
+        assert!(!MemoryShortage::starve(pid, 1 << 30).end());
         assert!(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();

@@ -312,7 +312,7 @@ mod tests {
     use crate::redis::RedisServer;
 
     #[test]
-    fn values_are_told_apart_wherever_the_bytes_are_split() {
+    fn values_are_split_wherever_the_bytes_are_split() {
         let stream = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n+OK\r\n$-1\r\n*1\r\n*2\r\n:1\r\n$2\r\n\r\n\r\n-ERR no\r\n";
         for split in 0..stream.len() {
             let mut frames = Frames::default();

@@ -14,12 +14,12 @@ pub fn directory() -> Option<PathBuf> {
 }
 
 /// Runs an ignored test of this program in a process that has a disk of 48 MiB to itself, and checks that it printed
-/// `told`. Only the superuser can do that; for anybody else it prints that nothing was tested.
+/// `reported`. Only the superuser can do that; for anybody else it prints that nothing was tested.
 ///
 /// # Panics
 /// The test failed.
 #[track_caller]
-pub fn run_on_small_disk(test: &str, told: &str) {
+pub fn run_on_small_disk(test: &str, reported: &str) {
     let dir: TempDir = tempfile::tempdir().expect("a temporary folder can be made");
     // In a mount namespace of its own, so that the disk ends with the process and no other process sees it.
     let mount = "mount -t tmpfs -o size=48m none \"$0\" && exec \"$@\"";
@@ -35,5 +35,5 @@ pub fn run_on_small_disk(test: &str, told: &str) {
         return;
     };
     let said = String::from_utf8_lossy(&done.stdout);
-    assert!(done.status.success() && said.contains(told), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success() && said.contains(reported), "{said}{}", String::from_utf8_lossy(&done.stderr));
 }

@@ -11,7 +11,7 @@ pub const CIRCLES: &[(&[&str], &str)] = &[];
 
 /// Switches of the feature `test-util`: the file, what is switched, and why.
 pub const TEST_SWITCHES: &[(&str, &str, &str)] = &[
-    ("host/src/app/open_broker.rs", "code", "the only place where a host can be started with a mutant of the broker"),
+    ("host/src/app/store.rs", "code", "the only place where a host can be started with a mutant of the broker"),
     ("host/src/broker/mod.rs", "mod contract", "the suite for all brokers, which other packages run too"),
     ("host/src/broker/redis/mod.rs", "mod testing", "mutants and fuzz targets, which other packages use"),
     ("host/src/transfer/mod.rs", "mod fuzz", "fuzz targets, which other packages use"),

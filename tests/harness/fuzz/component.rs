@@ -58,7 +58,7 @@ impl Bench {
         fs::write(&path, input).expect("the input can be written");
         match self.runtime.block_on(self.workbench.load(&path, None, None)) {
             Ok(plugin) => self.handles(&Arc::new(plugin)),
-            Err(error) => is_told(&error),
+            Err(error) => is_reported(&error),
         }
     }
 
@@ -72,7 +72,7 @@ impl Bench {
 }
 
 /// Whether a refusal is about the file, and no failure of the host or the compiler.
-fn is_told(error: &LoadError) {
+fn is_reported(error: &LoadError) {
     let words = error.to_string();
     assert!(!matches!(error, LoadError::Host | LoadError::NoCompiler(_) | LoadError::Read(_)), "{words}");
     for broken in ["the compiler ended with", "no whole answer", "panicked"] {

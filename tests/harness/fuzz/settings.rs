@@ -61,17 +61,17 @@ fn stand_somewhere(faults: &[ConfigFault], is_place: impl Fn(&str) -> bool) {
 fn plugin(text: &str) {
     let Err(error) = PluginSettings::parse(text) else { return };
     let words = error.to_string();
-    let told = words.strip_prefix("the settings are wrong: ").expect("it says what is wrong");
-    assert!(!told.trim().is_empty());
+    let reported = words.strip_prefix("the settings are wrong: ").expect("it says what is wrong");
+    assert!(!reported.trim().is_empty());
     let Ok(table) = text.parse::<toml::Table>() else {
-        assert!(told.starts_with("line "), "{told:?} names the line");
+        assert!(reported.starts_with("line "), "{reported:?} names the line");
         return;
     };
-    let is_named = table.keys().any(|key| told.contains(key.as_str()) || told.contains(&format!("{key:?}")));
-    assert!(is_named, "{told:?} names a key of {table}");
+    let is_named = table.keys().any(|key| reported.contains(key.as_str()) || reported.contains(&format!("{key:?}")));
+    assert!(is_named, "{reported:?} names a key of {table}");
     for secret in table.get("secrets").map(texts).unwrap_or_default() {
-        let is_told = secret.chars().count() >= MIN_SECRET_CHARS && told.contains(&secret);
-        assert!(!is_told, "{told:?} tells a secret");
+        let is_reported = secret.chars().count() >= MIN_SECRET_CHARS && reported.contains(&secret);
+        assert!(!is_reported, "{reported:?} shows a secret");
     }
 }
 

@@ -37,7 +37,7 @@ impl Connection {
     }
 
     /// Writes and reads as much as it can without waiting. Returns the answer when it is complete.
-    pub(super) fn go_on(&mut self, request: &[u8]) -> io::Result<Option<(u16, &[u8])>> {
+    pub(super) fn advance(&mut self, request: &[u8]) -> io::Result<Option<(u16, &[u8])>> {
         if !self.is_busy {
             return Ok(None);
         }

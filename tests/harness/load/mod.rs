@@ -63,7 +63,7 @@ pub struct HttpLoad<'a> {
 
 /// The outcome of a load.
 #[derive(Clone, Debug)]
-pub struct Taken {
+pub struct LoadResult {
     /// Requests with the answer 202.
     pub accepted: u64,
     /// Requests with another answer, and the last such status.
@@ -74,7 +74,7 @@ pub struct Taken {
     pub latency_us: Histogram<u64>,
 }
 
-impl Taken {
+impl LoadResult {
     /// Accepted requests per second.
     pub fn rate(&self) -> f64 {
         self.accepted as f64 / self.elapsed.as_secs_f64()
@@ -118,18 +118,18 @@ impl HttpLoad<'_> {
     ///
     /// # Errors
     /// The server closed a connection, did not answer within a minute, or answered something that is not HTTP.
-    pub fn run(&self) -> io::Result<Taken> {
-        self.run_and_tell(|_, _| {})
+    pub fn run(&self) -> io::Result<LoadResult> {
+        self.run_observed(|_, _| {})
     }
 
     /// The same, and passes on each answer: when its request was due, and the body.
     ///
     /// # Errors
     /// As [`Self::run`].
-    pub fn run_and_tell(&self, tell: impl FnMut(Instant, &[u8])) -> io::Result<Taken> {
+    pub fn run_observed(&self, observe: impl FnMut(Instant, &[u8])) -> io::Result<LoadResult> {
         // Without this the timer may be 50 µs late, which would be charged to the server.
         rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
-        Generator::connect(self)?.run(tell)
+        Generator::connect(self)?.run(observe)
     }
 }
 
@@ -144,7 +144,7 @@ struct Generator<'a> {
     free: VecDeque<usize>,
     in_flight: usize,
     sent: u64,
-    taken: Taken,
+    result: LoadResult,
 }
 
 impl<'a> Generator<'a> {
@@ -159,7 +159,7 @@ impl<'a> Generator<'a> {
             epoll::add(&epoll, connection.stream(), epoll::EventData::new_u64(index), flags)?;
             connections.push(connection);
         }
-        let taken = Taken { accepted: 0, refused: (0, 0), elapsed: Duration::ZERO, latency_us: histogram() };
+        let result = LoadResult { accepted: 0, refused: (0, 0), elapsed: Duration::ZERO, latency_us: histogram() };
         Ok(Self {
             load,
             epoll,
@@ -169,18 +169,18 @@ impl<'a> Generator<'a> {
             connections,
             in_flight: 0,
             sent: 0,
-            taken,
+            result,
         })
     }
 
-    fn run(mut self, mut tell: impl FnMut(Instant, &[u8])) -> io::Result<Taken> {
+    fn run(mut self, mut observe: impl FnMut(Instant, &[u8])) -> io::Result<LoadResult> {
         let begun = Instant::now();
         let mut events = Vec::with_capacity(MAX_EVENTS);
         loop {
-            self.send_what_is_due(begun)?;
+            self.send_due(begun)?;
             if self.in_flight == 0 && self.is_over(begun, Instant::now()) {
-                self.taken.elapsed = begun.elapsed();
-                return Ok(self.taken);
+                self.result.elapsed = begun.elapsed();
+                return Ok(self.result);
             }
             events.clear();
             let patience = Timespec::try_from(PATIENCE).map_err(io::Error::other)?;
@@ -191,23 +191,23 @@ impl<'a> Generator<'a> {
             for event in &events {
                 match event.data.u64() {
                     TIMER => _ = rustix::io::read(&self.timer, &mut [0_u8; 8]),
-                    index => self.go_on(index as usize, begun, &mut tell)?,
+                    index => self.advance(index as usize, begun, &mut observe)?,
                 }
             }
         }
     }
 
     /// Reads what arrived on a connection. Without a schedule, sends the next request on it.
-    fn go_on(&mut self, index: usize, begun: Instant, tell: &mut impl FnMut(Instant, &[u8])) -> io::Result<()> {
-        let Some((status, body)) = self.connections[index].go_on(self.load.request)? else { return Ok(()) };
+    fn advance(&mut self, index: usize, begun: Instant, observe: &mut impl FnMut(Instant, &[u8])) -> io::Result<()> {
+        let Some((status, body)) = self.connections[index].advance(self.load.request)? else { return Ok(()) };
         let (now, due) = (Instant::now(), self.due[index]);
         if status == 202 {
-            self.taken.accepted += 1;
-            tell(due, body);
+            self.result.accepted += 1;
+            observe(due, body);
         } else {
-            self.taken.refused = (self.taken.refused.0 + 1, status);
+            self.result.refused = (self.result.refused.0 + 1, status);
         }
-        self.taken.latency_us.saturating_record(u64::try_from((now - due).as_micros()).unwrap_or(u64::MAX));
+        self.result.latency_us.saturating_record(u64::try_from((now - due).as_micros()).unwrap_or(u64::MAX));
         self.in_flight -= 1;
         if self.load.pace == Pace::Closed && !self.is_over(begun, now) {
             return self.send(index, now);
@@ -216,7 +216,7 @@ impl<'a> Generator<'a> {
         Ok(())
     }
 
-    fn send_what_is_due(&mut self, begun: Instant) -> io::Result<()> {
+    fn send_due(&mut self, begun: Instant) -> io::Result<()> {
         let mut now = Instant::now();
         while !self.free.is_empty() && !self.is_over(begun, now) {
             let due = self.due_at(begun, now);
@@ -289,8 +289,8 @@ mod tests {
             span: Span::Requests(50),
         };
         let mut bodies = Vec::new();
-        let taken = load.run_and_tell(|_, body| bodies.push(body.to_vec())).unwrap();
-        assert_eq!((taken.accepted, taken.refused, taken.latency_us.len()), (50, (0, 0), 50));
+        let result = load.run_observed(|_, body| bodies.push(body.to_vec())).unwrap();
+        assert_eq!((result.accepted, result.refused, result.latency_us.len()), (50, (0, 0), 50));
         assert_eq!(bodies, vec![b"abcd".to_vec(); 50]);
     }
 
@@ -304,8 +304,8 @@ mod tests {
             pace: Pace::Open(1_000.0),
             span: Span::Requests(20),
         };
-        let taken = load.run().unwrap();
+        let result = load.run().unwrap();
         // The last one is due after 19 ms and cannot be answered before 20 times 10.
-        assert!(taken.latency_us.max() >= 180_000, "{}", taken.latency_us.max());
+        assert!(result.latency_us.max() >= 180_000, "{}", result.latency_us.max());
     }
 }
