@@ -51,19 +51,12 @@ impl PluginInspector {
         Ok(self.sandbox.read_settings(file).await?)
     }
 
-    /// Loads a file as a server would, with these settings. A settings file beside it is not read.
+    /// Loads a file as a server would, with these settings. `config` replaces their table `config`. A settings file beside it
+    /// is not read.
     ///
     /// # Errors
     /// Every fault of the file.
-    pub async fn load(&self, path: &Path, settings: Option<&PluginSettings>) -> Result<PluginTrial<'_>, InspectError> {
-        self.load_with(path, settings, None).await
-    }
-
-    /// As [`Self::load`]; `config` replaces the table `config` of the settings.
-    ///
-    /// # Errors
-    /// Every fault of the file.
-    pub async fn load_with(
+    pub async fn load(
         &self,
         path: &Path,
         settings: Option<&PluginSettings>,

@@ -15,7 +15,6 @@ mod trial;
 pub use error::Error;
 pub use inspector::{InspectError, PluginInspector};
 pub use serve::run;
-pub use startup_facts::StartupFact;
 pub use store::{backup, export, import};
 pub use trial::{PluginFacts, PluginTrial};
 

@@ -23,7 +23,7 @@ use crate::worker::{Worker, WorkerOptions};
 use super::error::Error;
 use super::plugin_options::plugin_options;
 use super::registry_control::RegistryControl;
-use super::startup_facts::{StartupFact, StartupReporter, describe_broker};
+use super::startup_facts::{StartupReporter, describe_broker};
 use super::store::{close_broker, open_broker};
 
 /// The longest time that answers in progress have to end after a start that failed.
@@ -47,7 +47,7 @@ pub async fn run(
     config: Config,
     log: LogGuard,
     early_stop: Option<EarlyStop>,
-    mut announce: impl FnMut(&StartupFact),
+    mut announce: impl FnMut(&str),
 ) -> Result<(), Error> {
     // Comes first, so that no signal is missed.
     let mut signals = StopSignals::listen().context("cannot listen for signals")?;
@@ -109,14 +109,14 @@ pub async fn run(
         unwritten_lines: log.unwritten_lines().clone(),
     });
     announce(&describe_broker(&config, broker.as_ref()));
-    announce(&StartupFact(format!("listening on http://{address}")));
+    announce(&format!("listening on http://{address}"));
 
     let mut changes = plugins.changes();
     let mut reporter = StartupReporter::default();
     let served = async {
         while !reporter.is_complete() {
             changes.borrow_and_update();
-            reporter.next_facts(&config, &plugins).iter().for_each(&mut announce);
+            reporter.next_facts(&config, &plugins).iter().for_each(|fact| announce(fact));
             if !reporter.is_complete() && changes.changed().await.is_err() {
                 break;
             }

@@ -1,26 +1,15 @@
 //! The facts that a server announces while it starts, one line each.
 
 use std::collections::BTreeSet;
-use std::fmt;
 
 use crate::broker::EventLog;
 use crate::config::Config;
 use crate::plugin::{PluginRegistry, PluginReport, PluginStatus};
 
-/// A fact for the person who starts the server, as one line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StartupFact(pub String);
-
-impl fmt::Display for StartupFact {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// Names the broker and its durability.
-pub(super) fn describe_broker(config: &Config, broker: &dyn EventLog) -> StartupFact {
+pub(super) fn describe_broker(config: &Config, broker: &dyn EventLog) -> String {
     let durability = broker.health().durability.as_str();
-    StartupFact(format!("broker {} at {}, durability {durability}", broker.name(), config.broker_url))
+    format!("broker {} at {}, durability {durability}", broker.name(), config.broker_url)
 }
 
 /// Reports each plugin once: when it begins to serve, or at the end of the start if it does not serve.
@@ -37,7 +26,7 @@ impl StartupReporter {
     }
 
     /// The facts that are new since the last call.
-    pub(super) fn next_facts(&mut self, config: &Config, plugins: &PluginRegistry) -> Vec<StartupFact> {
+    pub(super) fn next_facts(&mut self, config: &Config, plugins: &PluginRegistry) -> Vec<String> {
         // Read before the statuses: otherwise a plugin that becomes ready in between would be missed.
         let is_over = !plugins.is_starting();
         let mut lines = Vec::new();
@@ -51,7 +40,7 @@ impl StartupReporter {
             self.is_complete = true;
             lines.push(summarize(config, &statuses));
         }
-        lines.into_iter().map(StartupFact).collect()
+        lines
     }
 }
 

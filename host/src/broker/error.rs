@@ -102,7 +102,7 @@ fn lane_full(lane: &Lane, waiting: u64, limit: u64) -> String {
 
 fn lane_heavy(lane: &Lane, waiting_bytes: u64, failed_bytes: u64, limit_bytes: u64) -> String {
     let (what, whose) = match *lane == Lane::unrouted() {
-        true => ("the events that no plugin handles".to_owned(), String::new()),
+        true => ("the events that no plugin handles".to_owned(), " --plugin _".to_owned()),
         false => (format!("the events of the plugin {lane}"), format!(" --plugin {lane}")),
     };
     let all_bytes = waiting_bytes.saturating_add(failed_bytes);

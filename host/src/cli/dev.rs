@@ -105,7 +105,6 @@ pub(super) fn run(args: &Args, early_stop: Option<EarlyStop>) -> CommandResult {
             }
         });
         let served = runtime.block_on(app::run(config, log, early_stop, |fact| {
-            let fact = fact.to_string();
             if let Some(url) = fact.strip_prefix("listening on ") {
                 // The receiver lives as long as this sender.
                 let _ = listens.send(url.to_owned());

@@ -27,7 +27,7 @@ use eventstream::printable::Printable;
 use eventstream::shutdown::EarlyStop;
 
 use output::{CommandResult, ExitReason, check_written, print_note, print_note_lines, report_error};
-use store::{backup, export, import};
+use store::{backup, transfer};
 
 /// Receives events over HTTP, stores them durably, and delivers each one to a WebAssembly plugin
 #[derive(Debug, Parser)]
@@ -61,11 +61,11 @@ enum CliCommand {
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
     /// Write the events, keys and plugin state of a broker to a file, to import them into another one
-    #[command(after_help = export::EXAMPLES)]
-    Export(export::Args),
+    #[command(after_help = transfer::EXPORT_EXAMPLES)]
+    Export(transfer::ExportArgs),
     /// Read an export into a broker
-    #[command(after_help = import::EXAMPLES)]
-    Import(import::Args),
+    #[command(after_help = transfer::IMPORT_EXAMPLES)]
+    Import(transfer::ImportArgs),
     /// Copy the embedded store; a server may be using it
     #[command(after_help = backup::EXAMPLES)]
     Backup(backup::Args),
@@ -133,8 +133,8 @@ fn run(cli: Cli, early_stop: Option<EarlyStop>) -> CommandResult {
         Some(CliCommand::Status(args)) => status::run(&args),
         Some(CliCommand::Failed(command)) => failed::run(&command),
         Some(CliCommand::Plugin(command)) => plugin::run(&command),
-        Some(CliCommand::Export(args)) => export::run(&args),
-        Some(CliCommand::Import(args)) => import::run(&args),
+        Some(CliCommand::Export(args)) => transfer::export(&args),
+        Some(CliCommand::Import(args)) => transfer::import(&args),
         Some(CliCommand::Backup(args)) => backup::run(&args),
         Some(CliCommand::Compile(args)) => compile::run(&args),
     }

@@ -1,7 +1,6 @@
-//! Applies the sources of settings to the draft: file, environment, flags. A later source replaces the values of an
-//! earlier one. A name that is not a setting is a fault, and its message suggests the nearest setting.
+//! Loads a [`Config`]: applies the sources of settings to the draft. A later source replaces the values of an earlier one. A name that is not a setting is a fault, and its message suggests the nearest setting.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::Value;
 use toml::de::{DeTable, DeValue};
@@ -9,9 +8,12 @@ use toml::de::{DeTable, DeValue};
 use super::draft::ConfigDraft;
 use super::keys::{self, SettingKey};
 use super::settings::Config;
-use super::sources::{ConfigFault, FlagSetting};
+use super::sources::{ConfigFault, ConfigSources, Error, FlagSetting};
 use super::value::{SettingValue, ValueMismatch};
+use crate::regular_file;
 
+/// The file that is read when none is named, if it exists.
+pub const DEFAULT_FILE: &str = "eventstream.toml";
 /// The prefix of this program's environment variables.
 const PREFIX: &str = "EVENTSTREAM_";
 /// Variables that only the command line reads.
@@ -21,8 +23,44 @@ const TEST_PREFIX: &str = "EVENTSTREAM_TEST_";
 /// The prefix of variables that set a limit of plugins.
 const LIMITS_PREFIX: &str = "EVENTSTREAM_PLUGINS_LIMITS_";
 
+impl Config {
+    /// Reads all sources and checks the configuration.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a setting in one of the sources is wrong. Trying again does not help.
+    pub fn load(sources: &ConfigSources) -> Result<Self, Error> {
+        let path = sources.file.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+        let text = match regular_file::read_to_string(&path) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && sources.file.is_none() => None,
+            Err(error) => return Err(Error::Unreadable { path, error }),
+        };
+        // Some editors write a byte order mark at the start of a file.
+        let text = text.as_deref().map(|text| text.strip_prefix('\u{feff}').unwrap_or(text));
+        Self::from_layers(text.map(|text| (path.as_path(), text)), &sources.environment, &sources.flags)
+    }
+
+    /// Builds the configuration from these sources. It reads nothing itself.
+    ///
+    /// # Errors
+    /// Everything that is wrong in the sources.
+    pub fn from_layers(
+        file: Option<(&Path, &str)>,
+        environment: &[(String, String)],
+        flags: &[FlagSetting],
+    ) -> Result<Self, Error> {
+        let mut layers = SettingsLayers::default();
+        if let Some((path, text)) = file {
+            layers.apply_file(path, text);
+        }
+        layers.apply_environment(environment);
+        layers.apply_flags(flags);
+        layers.finish().map_err(Error::Invalid)
+    }
+}
+
 /// The settings from the sources so far, and what is wrong with them.
-pub(super) struct SettingsLayers {
+struct SettingsLayers {
     draft: ConfigDraft,
     keys: Vec<SettingKey>,
     faults: Vec<ConfigFault>,
@@ -36,7 +74,7 @@ impl Default for SettingsLayers {
 
 impl SettingsLayers {
     /// Applies the settings in a file.
-    pub(super) fn apply_file(&mut self, path: &Path, text: &str) {
+    fn apply_file(&mut self, path: &Path, text: &str) {
         let root = match DeTable::parse(text) {
             Ok(root) => root.into_inner(),
             Err(error) => {
@@ -51,7 +89,7 @@ impl SettingsLayers {
     }
 
     /// Applies the settings in the environment.
-    pub(super) fn apply_environment(&mut self, environment: &[(String, String)]) {
+    fn apply_environment(&mut self, environment: &[(String, String)]) {
         let variables: Vec<String> = self.keys.iter().map(SettingKey::variable).collect();
         for (name, value) in environment {
             if !name.starts_with(PREFIX) || name.starts_with(TEST_PREFIX) || NOT_SETTINGS.contains(&name.as_str()) {
@@ -78,7 +116,7 @@ impl SettingsLayers {
     }
 
     /// Applies the settings on the command line.
-    pub(super) fn apply_flags(&mut self, flags: &[FlagSetting]) {
+    fn apply_flags(&mut self, flags: &[FlagSetting]) {
         for FlagSetting { key, flag, value } in flags {
             let applied = match self.keys.iter().position(|known| known.name == *key) {
                 Some(index) => self.apply_value(index, SettingValue::Text(value), flag),
@@ -91,7 +129,7 @@ impl SettingsLayers {
     }
 
     /// Builds the configuration if nothing is wrong.
-    pub(super) fn finish(self) -> Result<Config, Vec<ConfigFault>> {
+    fn finish(self) -> Result<Config, Vec<ConfigFault>> {
         if self.faults.is_empty() { self.draft.finish() } else { Err(self.faults) }
     }
 

@@ -7,12 +7,11 @@
 mod draft;
 mod keys;
 mod layers;
-mod load;
 mod settings;
 mod sources;
 mod value;
 
-pub use load::DEFAULT_FILE;
+pub use layers::DEFAULT_FILE;
 pub use settings::{BrokerUrl, Config, PluginsSettings};
 pub use sources::{ConfigFault, ConfigSources, Error, FlagSetting};
 

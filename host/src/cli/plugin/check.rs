@@ -54,7 +54,7 @@ fn check(args: &CheckArgs, inspector: &PluginInspector, runtime: &Runtime) -> Co
         if settings.is_none() {
             note_unused_settings(file);
         }
-        match runtime.block_on(inspector.load(file, settings.as_ref())) {
+        match runtime.block_on(inspector.load(file, settings.as_ref(), None)) {
             Ok(plugin) if args.json => {
                 print_json(json!({ "file": file.to_string_lossy(), "ok": true, "plugin": plugin.facts() }))?;
             }

@@ -68,22 +68,15 @@ pub(crate) struct ListArgs {
     json: bool,
 }
 
-/// A plugin of a server.
+/// A plugin of a server. These are the arguments of `plugin rollback`.
 #[derive(Debug, clap::Args)]
-struct PluginTarget {
+pub(crate) struct PluginTarget {
     /// The name of the plugin
     #[arg(value_name = "NAME", value_parser = parse_plugin_name)]
     name: String,
     #[command(flatten)]
     server: ServerTarget,
-}
-
-/// The arguments of `plugin rollback`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct RollbackArgs {
-    #[command(flatten)]
-    plugin: PluginTarget,
-    /// Print the new status of the plugin as JSON
+    /// Print the server's answer as JSON
     #[arg(long)]
     json: bool,
 }
@@ -96,9 +89,6 @@ pub(crate) struct ApproveArgs {
     digest: Option<String>,
     #[command(flatten)]
     plugin: PluginTarget,
-    /// Print the new status of the plugin as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// The arguments of `plugin remove`.
@@ -109,9 +99,6 @@ pub(crate) struct RemoveArgs {
     /// Remove the plugin's state as well, even if the plugin was removed before
     #[arg(long)]
     state: bool,
-    /// Print what was removed as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 fn parse_digest(text: &str) -> Result<String, &'static str> {
@@ -135,10 +122,10 @@ pub(crate) fn list(args: &ListArgs) -> Result<CommandReport, ClientError> {
 }
 
 /// Activates the previous version.
-pub(crate) fn rollback(args: &RollbackArgs) -> Result<CommandReport, ClientError> {
-    let PluginTarget { name, server } = &args.plugin;
+pub(crate) fn rollback(plugin: &PluginTarget) -> Result<CommandReport, ClientError> {
+    let PluginTarget { name, server, json } = plugin;
     let status = server.post(&format!("/plugins/{name}/rollback"), None, "")?.require_success()?.parse_json()?;
-    if args.json {
+    if *json {
         return Ok(CommandReport::Json(status.to_string()));
     }
     let (digest, from) = (short_digest(&status["digest"]), short_digest(&status["rolledBackFrom"]));
@@ -147,7 +134,7 @@ pub(crate) fn rollback(args: &RollbackArgs) -> Result<CommandReport, ClientError
 
 /// Approves the build that waits.
 pub(crate) fn approve(args: &ApproveArgs) -> Result<CommandReport, ClientError> {
-    let PluginTarget { name, server } = &args.plugin;
+    let PluginTarget { name, server, json } = &args.plugin;
     let path = format!("/plugins/{name}");
     let waiting = server.get(&path)?.require_success()?.parse_json()?["needsApproval"].clone();
     let build = match (&args.digest, waiting["digest"].as_str()) {
@@ -159,7 +146,7 @@ pub(crate) fn approve(args: &ApproveArgs) -> Result<CommandReport, ClientError> 
         }
     };
     let status = server.post(&format!("{path}/approve?digest={build}"), None, "")?.require_success()?.parse_json()?;
-    Ok(match args.json {
+    Ok(match json {
         true => CommandReport::Json(status.to_string()),
         false => CommandReport::Text(describe_approval(name, &build, &waiting, &status)),
     })
@@ -185,11 +172,11 @@ fn describe_approval(name: &str, build: &str, waiting: &Value, status: &Value) -
 
 /// Removes a plugin.
 pub(crate) fn remove(args: &RemoveArgs) -> Result<CommandReport, ClientError> {
-    let PluginTarget { name, server } = &args.plugin;
+    let PluginTarget { name, server, json } = &args.plugin;
     let query = if args.state { "?state=true" } else { "" };
     let answer: ServerAnswer = server.delete(&format!("/plugins/{name}{query}"))?.require_success()?;
     let removal = answer.parse_json()?;
-    if args.json {
+    if *json {
         return Ok(CommandReport::Json(removal.to_string()));
     }
     let mut text = match removal["file"].as_str().map(Printable) {

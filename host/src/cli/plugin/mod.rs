@@ -33,7 +33,7 @@ pub(super) enum PluginCommand {
     List(manage::ListArgs),
     /// Activate the version of a plugin that was active before
     #[command(after_help = manage::ROLLBACK_EXAMPLES)]
-    Rollback(manage::RollbackArgs),
+    Rollback(manage::PluginTarget),
     /// Approve a build that waits because it takes types from another plugin or imports more than before
     #[command(after_help = manage::APPROVE_EXAMPLES)]
     Approve(manage::ApproveArgs),

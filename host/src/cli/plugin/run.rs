@@ -50,7 +50,7 @@ fn handle_lines(args: &RunArgs, inspector: &PluginInspector, runtime: &Runtime) 
     if settings.is_none() {
         note_unused_settings(&args.file);
     }
-    let loaded = runtime.block_on(inspector.load(&args.file, settings.as_ref()));
+    let loaded = runtime.block_on(inspector.load(&args.file, settings.as_ref(), None));
     let plugin = loaded.map_err(|refusal| report_refusal(&args.file, &refusal))?;
     let (mut input, max_bytes) = (stdin().lock(), inspector.max_line_bytes());
     let mut exit = ExitReason::Done;

@@ -38,7 +38,7 @@ pub(crate) fn run(args: &BuildArgs) -> CommandResult {
     let component = project.component();
     with_inspector(settings::load(None, Vec::new()), |inspector, runtime| {
         let settings = load_settings(project.settings().as_deref(), &inspector, &runtime)?;
-        let loaded = runtime.block_on(inspector.load(&component, settings.as_ref()));
+        let loaded = runtime.block_on(inspector.load(&component, settings.as_ref(), None));
         let plugin = loaded.map_err(|refusal| report_refusal(&component, &refusal))?;
         print_lines(describe_plugin(&component, &plugin.facts()))?;
         Ok(ExitReason::Done)

@@ -135,7 +135,7 @@ fn run_cases(
     for (name, case) in cases {
         let config = case.config.as_ref();
         if !plugins.iter().any(|(known, _)| *known == config) {
-            match runtime.block_on(inspector.load_with(component, settings.as_ref(), config.cloned())) {
+            match runtime.block_on(inspector.load(component, settings.as_ref(), config.cloned())) {
                 Ok(plugin) => plugins.push((config, plugin)),
                 Err(refusal) => return Err(report_refusal(component, &refusal)),
             }
