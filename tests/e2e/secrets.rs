@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
 
@@ -274,6 +275,34 @@ fn a_secret_in_the_wrong_place_is_not_repeated() {
         let file = plugins.path().join("eventstream.toml");
         fs::write(&file, format!("[plugins.p]\n{settings}\n")).unwrap();
         assert_silent(settings, &run(&["serve", "--listen", "127.0.0.1:0", "--config", file.to_str().unwrap()]));
+    }
+}
+
+#[test]
+fn the_tools_of_a_build_are_told_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tools, told) = (folder.path().join("tools"), folder.path().join("told"));
+    fs::create_dir(&tools).unwrap();
+    for name in ["cargo", "rustc", "componentize-py"] {
+        let script = format!("#!/bin/sh\nenv >> {told:?}\necho name={name} >> {told:?}\necho {:?}\n", folder.path());
+        fs::write(tools.join(name), script).unwrap();
+        fs::set_permissions(tools.join(name), fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    for (manifest, text, called) in [
+        ("Cargo.toml", "[package]\nname = \"a\"\n", &["rustc", "cargo"][..]),
+        ("pyproject.toml", "[project]\nname = \"a\"\n", &["componentize-py"]),
+    ] {
+        let project = tempfile::tempdir().unwrap();
+        fs::write(project.path().join(manifest), text).unwrap();
+        let mut build = command(project.path(), &["plugin", "build"]);
+        build.env("PATH", format!("{}:/usr/bin:/bin", tools.display()));
+        build.env("EVENTSTREAM_BROKER_URL", "redis://:Canary-broker-1@127.0.0.1:1");
+        assert_silent("plugin build", &output_text(&build.output().unwrap()));
+        let environment = fs::read_to_string(&told).unwrap();
+        for name in called {
+            assert!(environment.contains(&format!("name={name}\n")), "{name} was called: {environment}");
+        }
+        assert_silent("the environment of a tool", &environment);
     }
 }
 

@@ -1,4 +1,5 @@
-//! Loads a [`Config`]: applies the sources of settings to the draft. A later source replaces the values of an earlier one. A name that is not a setting is a fault, and its message suggests the nearest setting.
+//! Loads a [`Config`]: applies the sources of settings to the draft. A later source replaces the values of an earlier one.
+//! A name that is not a setting is a fault, and its message suggests the nearest setting.
 
 use std::path::{Path, PathBuf};
 
@@ -49,7 +50,7 @@ impl Config {
         environment: &[(String, String)],
         flags: &[FlagSetting],
     ) -> Result<Self, Error> {
-        let mut layers = SettingsLayers::default();
+        let mut layers = SettingsLayers { draft: ConfigDraft::default(), keys: keys::all(), faults: Vec::new() };
         if let Some((path, text)) = file {
             layers.apply_file(path, text);
         }
@@ -64,12 +65,6 @@ struct SettingsLayers {
     draft: ConfigDraft,
     keys: Vec<SettingKey>,
     faults: Vec<ConfigFault>,
-}
-
-impl Default for SettingsLayers {
-    fn default() -> Self {
-        Self { draft: ConfigDraft::default(), keys: keys::all(), faults: Vec::new() }
-    }
 }
 
 impl SettingsLayers {

@@ -1,5 +1,6 @@
 //! `eventstream plugin build`: builds a component with the tools of its language, and checks it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -60,7 +61,7 @@ pub(crate) fn build_component(project: &Project) -> Result<(), String> {
     match project.language {
         Language::Rust => {
             require_target(project)?;
-            let mut cargo = Command::new("cargo");
+            let mut cargo = tool_command("cargo");
             cargo.args(["build", "--release", "--target", TARGET, "--target-dir", "target"]);
             run_tool(project, cargo, "install Rust from https://rustup.rs")?;
             let built = project.folder.join("target").join(TARGET).join("release").join(artifact_name(project)?);
@@ -70,7 +71,7 @@ pub(crate) fn build_component(project: &Project) -> Result<(), String> {
         }
         Language::Js => {
             let tool = find_tool(project, "node_modules/.bin/componentize-qjs")?;
-            let mut command = Command::new(tool);
+            let mut command = tool_command(tool);
             let world = ["--wit", "wit", "--world", "plugin", "--js", "handler.js"];
             // WASI is not stubbed: a stub would drop what a handler throws, and repeat random numbers.
             command.args(world).args(["--sync", "--minify", "--output"]).arg(&inside);
@@ -78,15 +79,24 @@ pub(crate) fn build_component(project: &Project) -> Result<(), String> {
         }
         Language::Python => {
             let tool = find_tool(project, ".venv/bin/componentize-py").or_else(|message| {
-                let is_there = Command::new("componentize-py").arg("--version").output().is_ok();
+                let is_there = tool_command("componentize-py").arg("--version").output().is_ok();
                 if is_there { Ok(PathBuf::from("componentize-py")) } else { Err(message) }
             })?;
-            let mut command = Command::new(tool);
+            let mut command = tool_command(tool);
             command.args(["--quiet", "--wit-path", "wit", "--world", "plugin", "componentize", "app"]);
             command.arg("--output").arg(&inside);
             run_tool(project, command, Language::Python.install_command())
         }
     }
+}
+
+/// A command of a build tool. It needs no settings of the server, and one of them may be a password.
+fn tool_command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("EVENTSTREAM_")) {
+        command.env_remove(variable);
+    }
+    command
 }
 
 /// Finds a tool that is installed in the project.
@@ -98,7 +108,7 @@ fn find_tool(project: &Project, path: &str) -> Result<PathBuf, String> {
 }
 
 fn require_target(project: &Project) -> Result<(), String> {
-    let asked = Command::new("rustc")
+    let asked = tool_command("rustc")
         .args(["--print", "target-libdir", "--target", TARGET])
         .current_dir(&project.folder)
         .output()
@@ -125,10 +135,6 @@ fn run_tool(project: &Project, mut command: Command, remedy: &str) -> Result<(),
         "+ {name} {}",
         command.get_args().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
     ));
-    // A build needs no settings of the server, and one of them may be a password.
-    for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("EVENTSTREAM_")) {
-        command.env_remove(variable);
-    }
     // Standard output is for the answer, so the output of the tool goes to standard error.
     command.current_dir(&project.folder).stdout(std::io::stderr());
     match command.status() {

@@ -63,7 +63,7 @@ pub(crate) struct ExportArgs {
 /// The arguments of `import`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImportArgs {
-    /// The file that `eventstream export` wrote, or - for standard input
+    /// The file that `eventstream export` wrote, a pipe that has its content, or - for standard input
     #[arg(value_name = "FILE|-", value_parser = path_parser())]
     file: PathBuf,
     #[command(flatten)]
