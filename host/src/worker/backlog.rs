@@ -4,181 +4,262 @@
 //! an attempt is postponed if it publishes
 //! - into the lane of another plugin that is half full, so that the other half stays free for clients;
 //! - into a lane past its limit while twice as many events wait in all as clients may add to;
-//! - into a lane whose events take as many bytes as they may.
+//! - into a lane whose waiting and failed events take as many bytes as they may.
 //!
-//! So a plugin that publishes more than it handles stops itself, and does not fill the lanes of others. The figures are
-//! refreshed about once a second; handlers may exceed the limits by what they publish in between.
+//! So a plugin that publishes more than it handles stops itself, and does not fill the lanes of others.
+//!
+//! The host looks at the store about once a second. In between it counts what its own attempts publish and end. So one host
+//! exceeds a limit by what a single attempt publishes, at most. It does not see what other hosts publish. Of `n` hosts, each
+//! therefore fills a `2n`-th of the free room between two looks. All together exceed a limit by what one attempt of each
+//! publishes, and by a few percent of the room, since they do not look at the same moment.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
-use crate::broker::{Lane, LaneLimits, QueueDepth};
+use crate::broker::{Lane, LaneLimits, QueueDepth, SettleRequest};
+use crate::event::Settlement;
 
 /// Handlers may publish until `max_waiting`, at which clients are refused, is exceeded by this factor.
 const MAX_WAITING_FACTOR: u64 = 2;
 /// Other plugins may fill a lane up to its limit divided by this.
 const OTHERS_DIVISOR: u64 = 2;
 
-/// Limits what handlers publish by what waits in the store.
+/// Limits what handlers publish by what the store holds.
 #[derive(Debug)]
-pub(super) struct BacklogLimit {
-    limits: ArcSwap<LaneLimits>,
-    known: ArcSwap<KnownBacklog>,
-    /// How many bytes the handlers of this host have published since `known` was updated.
-    published_bytes: Mutex<HashMap<Lane, u64>>,
+pub(super) struct BacklogLimit(Mutex<KnownBacklog>);
+
+#[derive(Debug)]
+struct KnownBacklog {
+    limits: LaneLimits,
+    lanes: HashMap<Lane, LaneBacklog>,
+    /// The events that waited in all lanes at the last look.
+    waiting: u64,
+    max_lane_bytes: Option<u64>,
+    hosts: u64,
 }
 
-#[derive(Debug, Default)]
-struct KnownBacklog {
-    waiting: u64,
-    by_lane: HashMap<Lane, u64>,
-    bytes_by_lane: HashMap<Lane, u64>,
-    max_lane_bytes: Option<u64>,
+/// What is known of one lane.
+#[derive(Debug, Default, PartialEq)]
+struct LaneBacklog {
+    /// What waited at the last look.
+    waiting: EventVolume,
+    /// What the failed events took at the last look.
+    failed_bytes: u64,
+    /// What attempts publish that are not settled yet.
+    in_flight: EventVolume,
+    /// What attempts published that were settled after the last look began.
+    published: EventVolume,
+    /// The same of attempts settled before the look that runs now. The answer may or may not contain it.
+    published_before_look: EventVolume,
+    /// What this host ended since the last look.
+    ended: EventVolume,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct EventVolume {
+    events: u64,
+    bytes: u64,
+}
+
+/// What an attempt publishes counts for its lanes as long as this exists, and then until a look at the store contains it.
+#[derive(Debug)]
+pub(super) struct PublishReservation {
+    backlog: Arc<BacklogLimit>,
+    lanes: Vec<(Lane, EventVolume)>,
 }
 
 impl BacklogLimit {
     /// A limit without figures. Clients are refused when `max_waiting` events wait.
     pub(super) fn new(max_waiting: u64) -> Self {
-        let limits = LaneLimits::new(max_waiting, BTreeMap::new());
-        Self { limits: ArcSwap::from_pointee(limits), known: ArcSwap::default(), published_bytes: Mutex::default() }
+        Self(Mutex::new(KnownBacklog {
+            limits: LaneLimits::new(max_waiting, BTreeMap::new()),
+            lanes: HashMap::new(),
+            waiting: 0,
+            max_lane_bytes: None,
+            hosts: 1,
+        }))
     }
 
     /// Sets the limits of lanes that have their own.
     pub(super) fn limit_lanes(&self, own: BTreeMap<Lane, u64>) {
-        let limits = LaneLimits::new(self.limits.load().all(), own);
-        self.limits.store(limits.into());
+        let known = &mut *self.0.lock();
+        known.limits = LaneLimits::new(known.limits.all(), own);
     }
 
-    /// Replaces the figures.
+    /// Notes that a look at the store begins. What was published before counts until [`BacklogLimit::update`].
+    pub(super) fn begin_look(&self) {
+        for lane in self.0.lock().lanes.values_mut() {
+            lane.published_before_look.add(std::mem::take(&mut lane.published));
+        }
+    }
+
+    /// Replaces the figures with the answer to a look.
     pub(super) fn update(&self, depth: &QueueDepth) {
-        let by_lane = |all: &BTreeMap<String, u64>| {
-            all.iter().filter_map(|(name, count)| Some((name.parse().ok()?, *count))).collect::<HashMap<Lane, u64>>()
-        };
-        let known = KnownBacklog {
-            waiting: depth.waiting(),
-            by_lane: by_lane(&depth.waiting_by_lane),
-            bytes_by_lane: by_lane(&depth.waiting_bytes_by_lane),
-            max_lane_bytes: depth.max_lane_bytes,
-        };
-        self.published_bytes().clear();
-        self.known.store(known.into());
-    }
-
-    /// Why an attempt of the plugin with the lane `own` must not publish into these lanes now. `targets` are lanes and
-    /// payload bytes. If the answer is `None`, the bytes count as published.
-    pub(super) fn obstacle(&self, own: &Lane, targets: &[(Lane, u64)]) -> Option<String> {
-        let for_lane = |lane| self.count_obstacle(own, lane).or_else(|| self.bytes_obstacle(own, lane));
-        let obstacle = targets.iter().find_map(|(lane, _)| for_lane(lane));
-        if obstacle.is_none() && self.known.load().max_lane_bytes.is_some() {
-            let mut published = self.published_bytes();
-            for (lane, size_bytes) in targets {
-                let so_far = published.entry(lane.clone()).or_default();
-                *so_far = so_far.saturating_add(*size_bytes);
+        let known = &mut *self.0.lock();
+        let of = |figures: &BTreeMap<String, u64>, lane: &Lane| figures.get(lane.as_str()).copied().unwrap_or(0);
+        for name in depth.waiting_by_lane.keys() {
+            if let Ok(lane) = name.parse::<Lane>() {
+                known.lanes.entry(lane).or_default();
             }
         }
-        obstacle
+        known.lanes.retain(|lane, backlog| {
+            *backlog = LaneBacklog {
+                waiting: EventVolume {
+                    events: of(&depth.waiting_by_lane, lane),
+                    bytes: of(&depth.waiting_bytes_by_lane, lane),
+                },
+                failed_bytes: 0,
+                in_flight: backlog.in_flight,
+                published: backlog.published,
+                ..LaneBacklog::default()
+            };
+            *backlog != LaneBacklog::default()
+        });
+        known.waiting = depth.waiting();
+        known.max_lane_bytes = depth.max_lane_bytes;
+        known.hosts = depth.consumers.max(1);
     }
 
-    fn published_bytes(&self) -> MutexGuard<'_, HashMap<Lane, u64>> {
-        self.published_bytes.lock()
+    /// Lets an attempt of the plugin with the lane `own` publish, or says why it must not now. `targets` are lanes and
+    /// payload bytes.
+    ///
+    /// # Errors
+    /// The limit that is in the way, with its figures.
+    pub(super) fn reserve(
+        self: &Arc<Self>,
+        own: &Lane,
+        targets: impl Iterator<Item = (Lane, u64)>,
+    ) -> Result<PublishReservation, String> {
+        let mut lanes = Vec::<(Lane, EventVolume)>::new();
+        for (lane, bytes) in targets {
+            let more = EventVolume { events: 1, bytes };
+            match lanes.iter_mut().find(|(known, _)| *known == lane) {
+                Some((_, volume)) => volume.add(more),
+                None => lanes.push((lane, more)),
+            }
+        }
+        let known = &mut *self.0.lock();
+        let obstacle = |lane| known.count_obstacle(own, lane).or_else(|| known.bytes_obstacle(own, lane));
+        if let Some(obstacle) = lanes.iter().find_map(|(lane, _)| obstacle(lane)) {
+            return Err(obstacle);
+        }
+        for (lane, volume) in &lanes {
+            known.lanes.entry(lane.clone()).or_default().in_flight.add(*volume);
+        }
+        Ok(PublishReservation { backlog: self.clone(), lanes })
     }
 
-    fn bytes_obstacle(&self, own: &Lane, lane: &Lane) -> Option<String> {
-        let known = self.known.load();
-        let limit_bytes = known.max_lane_bytes?;
-        let limit_bytes = if lane == own { limit_bytes } else { limit_bytes / OTHERS_DIVISOR };
-        let published = self.published_bytes().get(lane).copied().unwrap_or(0);
-        let waiting_bytes = known.bytes_by_lane.get(lane).copied().unwrap_or(0).saturating_add(published);
-        (waiting_bytes > 0 && waiting_bytes >= limit_bytes).then(|| {
+    /// Notes settles that took effect. Events that ended make room before the next look.
+    pub(super) fn note_settled<'a>(&self, settles: impl Iterator<Item = &'a SettleRequest>) {
+        let known = &mut *self.0.lock();
+        for settle in settles.filter(|settle| settle.settlement.is_end()) {
+            if let Some(lane) = known.lanes.get_mut(&settle.receipt.lane) {
+                // A failed event keeps its bytes.
+                let data = settle.record.event.data.as_ref().filter(|_| settle.settlement == Settlement::Processed);
+                lane.ended.add(EventVolume { events: 1, bytes: data.map_or(0, |data| data.bytes.len() as u64) });
+            }
+        }
+    }
+}
+
+impl Drop for PublishReservation {
+    fn drop(&mut self) {
+        let known = &mut *self.backlog.0.lock();
+        for (lane, volume) in &self.lanes {
+            let lane = known.lanes.entry(lane.clone()).or_default();
+            lane.in_flight = lane.in_flight.less(*volume);
+            lane.published.add(*volume);
+        }
+    }
+}
+
+impl EventVolume {
+    fn add(&mut self, other: Self) {
+        self.events = self.events.saturating_add(other.events);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+
+    fn less(self, other: Self) -> Self {
+        Self { events: self.events.saturating_sub(other.events), bytes: self.bytes.saturating_sub(other.bytes) }
+    }
+}
+
+impl LaneBacklog {
+    /// What waits now, by the last look and by what this host did since. Never less than what waits if this is the only host.
+    fn estimate(&self) -> EventVolume {
+        let mut volume = self.waiting;
+        [self.in_flight, self.published, self.published_before_look].into_iter().for_each(|more| volume.add(more));
+        volume.less(self.ended)
+    }
+}
+
+impl KnownBacklog {
+    /// How far this host may fill what held `seen` at the last look and may hold `limit`.
+    fn fill_level(&self, seen: u64, limit: u64) -> u64 {
+        let room = limit.saturating_sub(seen);
+        if self.hosts == 1 || room == 0 { limit } else { seen + (room / (2 * self.hosts)).max(1) }
+    }
+
+    /// What the message says of a level below its limit.
+    fn share_remark(&self, level: u64, limit: u64) -> String {
+        if level == limit {
+            return String::new();
+        }
+        format!(
+            "; {} hosts share the store, and until it looks again this one may fill the lane up to {level}",
+            self.hosts
+        )
+    }
+
+    fn count_obstacle(&self, own: &Lane, lane: &Lane) -> Option<String> {
+        let empty = LaneBacklog::default();
+        let backlog = self.lanes.get(lane).unwrap_or(&empty);
+        let (waiting, limit) = (backlog.estimate().events, self.limits.of(lane));
+        let limit_for_others = limit.div_ceil(OTHERS_DIVISOR);
+        let level = self.fill_level(backlog.waiting.events, limit_for_others);
+        if lane != own && waiting >= level {
+            let setting = if *lane == Lane::unrouted() { "broker".to_owned() } else { format!("plugins.{lane}") };
+            return Some(format!(
+                "{waiting} events wait in the lane {lane}; other plugins may publish into it while fewer than \
+                 {limit_for_others} wait (half of {setting}.max_waiting){}",
+                self.share_remark(level, limit_for_others)
+            ));
+        }
+        if waiting < self.fill_level(backlog.waiting.events, limit) {
+            return None;
+        }
+        let most = self.limits.all().saturating_mul(MAX_WAITING_FACTOR);
+        let changed: u64 = self.lanes.values().map(|lane| lane.estimate().events).sum();
+        let seen: u64 = self.lanes.values().map(|lane| lane.waiting.events).sum();
+        let all = self.waiting.saturating_add(changed).saturating_sub(seen);
+        let level = self.fill_level(self.waiting, most);
+        (all >= level).then(|| {
             format!(
-                "the events in the lane {lane} take {waiting_bytes} bytes; this plugin may publish into it while they take \
-                 less than {limit_bytes} (broker.max_waiting_bytes, or the space that the store has)"
+                "{all} events wait, {waiting} of them in the lane {lane}; handlers may publish into a lane past its limit of \
+                 {limit} while fewer than {most} wait in all ({MAX_WAITING_FACTOR} times broker.max_waiting){}",
+                self.share_remark(level, most)
             )
         })
     }
 
-    fn count_obstacle(&self, own: &Lane, lane: &Lane) -> Option<String> {
-        let (limits, known) = (self.limits.load(), self.known.load());
-        let most = limits.all().saturating_mul(MAX_WAITING_FACTOR);
-        let (waiting, limit) = (known.by_lane.get(lane).copied().unwrap_or(0), limits.of(lane));
-        let limit_for_others = limit.div_ceil(OTHERS_DIVISOR);
-        if lane != own && waiting >= limit_for_others {
-            let is_unrouted = *lane == Lane::unrouted();
-            let setting = if is_unrouted { "broker".to_owned() } else { format!("plugins.{lane}") };
-            return Some(format!(
-                "{waiting} events wait in the lane {lane}; other plugins may publish into it while fewer than \
-                 {limit_for_others} wait (half of {setting}.max_waiting)"
-            ));
-        }
-        (waiting >= limit && known.waiting >= most).then(|| {
+    fn bytes_obstacle(&self, own: &Lane, lane: &Lane) -> Option<String> {
+        let limit_bytes = self.max_lane_bytes? / if lane == own { 1 } else { OTHERS_DIVISOR };
+        let backlog = self.lanes.get(lane)?;
+        let (waiting_bytes, failed_bytes) = (backlog.estimate().bytes, backlog.failed_bytes);
+        let level = self.fill_level(backlog.waiting.bytes.saturating_add(failed_bytes), limit_bytes);
+        let all_bytes = waiting_bytes.saturating_add(failed_bytes);
+        (all_bytes > 0 && all_bytes >= level).then(|| {
             format!(
-                "{} events wait, {waiting} of them in the lane {lane}; handlers may publish into a lane past its limit of \
-                 {limit} while fewer than {most} wait in all ({MAX_WAITING_FACTOR} times broker.max_waiting)",
-                known.waiting
+                "the waiting events of the lane {lane} take {waiting_bytes} bytes and its failed events {failed_bytes}; this \
+                 plugin may publish into it while they take less than {limit_bytes}{}: replay or discard failed events \
+                 (eventstream failed discard --plugin {lane}), or raise broker.max_waiting_bytes if the store has the space",
+                self.share_remark(level, limit_bytes)
             )
         })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lane(name: &str) -> Lane {
-        name.parse().unwrap()
-    }
-
-    fn backlog(waiting: &[(&str, u64)]) -> BacklogLimit {
-        let backlog = BacklogLimit::new(100);
-        let waiting_by_lane: BTreeMap<String, u64> = waiting.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
-        let scheduled = waiting_by_lane.values().sum();
-        backlog.update(&QueueDepth { scheduled, waiting_by_lane, ..QueueDepth::default() });
-        backlog
-    }
-
-    fn may_publish(backlog: &BacklogLimit, own: &str, into: &str) -> bool {
-        backlog.obstacle(&lane(own), &[(lane(into), 10)]).is_none()
-    }
-
-    #[test]
-    fn a_plugin_publishes_into_its_own_lane_until_twice_the_limit_of_clients_waits() {
-        for (waiting, may) in [(0, true), (20, true), (199, true), (200, false), (5_000, false)] {
-            assert_eq!(may_publish(&backlog(&[("a", waiting)]), "a", "a"), may, "{waiting}");
-        }
-    }
-
-    #[test]
-    fn a_full_lane_does_not_limit_publishes_into_another() {
-        let backlog = backlog(&[("a", 5_000), ("b", 9)]);
-        assert!(may_publish(&backlog, "b", "b") && may_publish(&backlog, "c", "b") && may_publish(&backlog, "a", "b"));
-        assert!(!may_publish(&backlog, "b", "a"));
-    }
-
-    #[test]
-    fn other_plugins_fill_half_of_a_lane() {
-        for (waiting, may) in [(0, true), (9, true), (10, false), (20, false)] {
-            assert_eq!(may_publish(&backlog(&[("b", waiting)]), "a", "b"), may, "{waiting}");
-        }
-        let backlog = backlog(&[("b", 10), ("_", 10)]);
-        let why = |into: &str| backlog.obstacle(&lane("a"), &[(lane(into), 10)]).unwrap();
-        assert!(why("b").contains("plugins.b.max_waiting"), "{}", why("b"));
-        assert!(why("_").contains("broker.max_waiting"), "{}", why("_"));
-        backlog.limit_lanes(BTreeMap::from([(lane("b"), 40)]));
-        assert!(may_publish(&backlog, "a", "b"));
-    }
-
-    #[test]
-    fn bytes_published_since_the_last_update_count() {
-        let backlog = BacklogLimit::new(100);
-        let depth = QueueDepth { max_lane_bytes: Some(25), ..QueueDepth::default() };
-        backlog.update(&depth);
-        assert!(may_publish(&backlog, "a", "a") && may_publish(&backlog, "a", "a") && may_publish(&backlog, "a", "a"));
-        let why = backlog.obstacle(&lane("a"), &[(lane("a"), 10)]).unwrap();
-        assert!(why.contains("30 bytes") && why.contains("broker.max_waiting_bytes"), "{why}");
-        assert!(may_publish(&backlog, "a", "b") && may_publish(&backlog, "a", "b") && !may_publish(&backlog, "a", "b"));
-        backlog.update(&depth);
-        assert!(may_publish(&backlog, "a", "a"), "the store says that nothing waits");
-    }
-}
+mod tests;

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::Mutex;
+
 use crate::broker::{AppendRequest, Delivery, Lane, SettleRequest};
 use crate::clock;
 use crate::event::{
@@ -11,8 +13,9 @@ use crate::event::{
 };
 use crate::plugin::{AttemptInput, AttemptResult, CpuMeter, Plugin, PluginRegistry, StateReader};
 
-use super::backlog::BacklogLimit;
+use super::backlog::{BacklogLimit, PublishReservation};
 use super::coverage::{HostCoverage, UnhandledRoute, own_lane};
+use super::deferrals::DeferralWatch;
 
 /// How many deliveries in a row may crash their host before the event fails (contract, G7).
 pub(super) const CRASH_CAP: u32 = 5;
@@ -30,7 +33,9 @@ pub(super) struct DeliveryHandler {
     /// The consumer name in the records of attempts.
     pub(super) consumer: Arc<str>,
     /// Decides whether handlers may publish.
-    pub(super) backlog: BacklogLimit,
+    pub(super) backlog: Arc<BacklogLimit>,
+    /// Notices plugins that cannot go on because of it.
+    pub(super) deferrals: Mutex<DeferralWatch>,
     /// The longest chain of events that cause one another.
     pub(super) max_depth: u32,
 }
@@ -44,13 +49,17 @@ enum AttemptStep {
 
 impl DeliveryHandler {
     /// Handles a delivery and returns how to settle it. Never fails: whatever the plugin does has an outcome. Dropping the
-    /// future cancels the handler.
-    pub(super) async fn handle(&self, delivery: Delivery, meter: Arc<CpuMeter>) -> SettleRequest {
+    /// future cancels the handler. Keep the reservation of what the attempt publishes until the settle has ended.
+    pub(super) async fn handle(
+        &self,
+        delivery: Delivery,
+        meter: Arc<CpuMeter>,
+    ) -> (SettleRequest, Option<PublishReservation>) {
         let Delivery { record, receipt, .. } = &delivery;
         let attempt = delivery.attempt();
         let begin = || (clock::now(), Instant::now());
         let (plugin, completed, (started_at, started)) = match self.next_step(&delivery).await {
-            AttemptStep::Return(lane) => return returned(delivery, lane),
+            AttemptStep::Return(lane) => return (returned(delivery, lane), None),
             AttemptStep::Fail(failure) => (None, AttemptResult::failed(failure), begin()),
             AttemptStep::Handle(plugin) => {
                 // Waiting for the sandbox does not count as time of the attempt.
@@ -66,8 +75,11 @@ impl DeliveryHandler {
         let lane = self.lane(&record.event.event_type);
         let mut outcome = within_depth(completed.outcome, self.max_depth);
         let mut settlement = decide_settlement(&outcome, record.failures, policies, fastrand::f64());
-        if let Some(reason) = self.publish_obstacle(&lane, &outcome) {
-            settlement = defer_attempt(&reason, record.deferrals, fastrand::f64());
+        let reserved = self.reserve(&lane, &outcome);
+        let obstacle = reserved.as_ref().err().map(String::as_str);
+        self.deferrals.lock().note_attempt(&lane, obstacle, Instant::now());
+        if let Some(reason) = obstacle {
+            settlement = defer_attempt(reason, record.deferrals, fastrand::f64());
             outcome = AttemptOutcome::Failed(AttemptFailure::new(FailureClass::Retry, reason));
         }
         self.log(&record.event, attempt, duration_ms, plugin.as_deref(), (&outcome, &settlement));
@@ -97,20 +109,22 @@ impl DeliveryHandler {
         let publish = success.published.into_iter().map(|published| self.append(published)).collect();
         let receipt = receipt.clone();
         let record = delivery.record.with_attempt(ended, &settlement, clock::now(), success.result, children);
-        SettleRequest { receipt, record, settlement, lane, publish, state: success.state }
+        let settle = SettleRequest { receipt, record, settlement, lane, publish, state: success.state };
+        (settle, reserved.ok().flatten())
     }
 
-    /// The limit of the deployment that forbids an attempt's publishes now. Such an attempt runs again later.
-    fn publish_obstacle(&self, own: &Lane, outcome: &AttemptOutcome) -> Option<String> {
-        let AttemptOutcome::Ok(success) = outcome else { return None };
+    /// Reserves room for what an attempt publishes. The error is the limit that forbids it now; the attempt then runs again
+    /// later.
+    fn reserve(&self, own: &Lane, outcome: &AttemptOutcome) -> Result<Option<PublishReservation>, String> {
+        let AttemptOutcome::Ok(success) = outcome else { return Ok(None) };
         if success.published.is_empty() {
-            return None;
+            return Ok(None);
         }
         let target = |published: &PublishedEvent| {
             let size_bytes = published.event.data.as_ref().map_or(0, |data| data.bytes.len());
             (self.lane(&published.event.event_type), size_bytes as u64)
         };
-        self.backlog.obstacle(own, &success.published.iter().map(target).collect::<Vec<_>>())
+        self.backlog.reserve(own, success.published.iter().map(target)).map(Some)
     }
 
     /// The lane of a type by the current routing.
@@ -176,7 +190,7 @@ impl DeliveryHandler {
             ),
             Settlement::Deferred { delay_ms } => tracing::info!(
                 event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin.id = plugin, duration_ms,
-                "attempt postponed by {delay_ms} ms and its effects dropped, because too many events wait"
+                "attempt postponed by {delay_ms} ms and its effects dropped, because too many events wait: {reason}"
             ),
             Settlement::Processed | Settlement::Returned => tracing::debug!(
                 event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin.id = plugin, duration_ms, "event processed"

@@ -15,6 +15,7 @@ mod auto_replay;
 mod backlog;
 mod backoff;
 mod coverage;
+mod deferrals;
 mod dispatcher;
 mod handler;
 mod handler_pace;
@@ -32,6 +33,7 @@ mod worker_state;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -79,19 +81,21 @@ impl Worker {
         let handler_appeared = Arc::new(Notify::new());
         let coverage =
             Arc::new(HostCoverage::start(plugins.clone(), broker.clone(), handler_appeared.clone(), &own_tasks));
+        let backlog = Arc::new(BacklogLimit::new(options.max_waiting));
         let handler = DeliveryHandler {
             plugins: plugins.clone(),
             coverage: coverage.clone(),
             policies: options.policies.clone(),
             state: Arc::new(StateReads::start(broker.clone(), &own_tasks)),
             consumer: broker.consumer().into(),
-            backlog: BacklogLimit::new(options.max_waiting),
+            backlog: backlog.clone(),
+            deferrals: Mutex::default(),
             max_depth: options.max_depth,
         };
         let too_late = CancellationToken::new();
         let shared = Arc::new(WorkerState {
             queue: Arc::new(ReadyQueue::new(options.host_concurrency, plugins.threads())),
-            settler: SettleQueue::start(broker.clone(), coverage.clone(), too_late.clone(), &own_tasks),
+            settler: SettleQueue::start(broker.clone(), coverage.clone(), backlog, too_late.clone(), &own_tasks),
             event_log: broker.clone(),
             work_queue: broker,
             plugins,

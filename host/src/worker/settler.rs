@@ -14,6 +14,7 @@ use crate::broker::{Error, SettleOutcome, SettleRequest, WorkQueue};
 use crate::event::{EventType, FailureClass, Settlement};
 use crate::shutdown::TaskGroup;
 
+use super::backlog::{BacklogLimit, PublishReservation};
 use super::backoff::RetryBackoff;
 use super::coverage::HostCoverage;
 use super::ready_queue::DeliveryGuard;
@@ -33,6 +34,8 @@ pub(super) struct SettleQueue {
 pub(super) struct SettleItem {
     settle: SettleRequest,
     guard: DeliveryGuard,
+    /// Holds the room for what the attempt publishes.
+    _reservation: Option<PublishReservation>,
     /// Receives the conclusion, where the attempt waits for it.
     answer: Option<oneshot::Sender<SettleConclusion>>,
     backoff: RetryBackoff,
@@ -49,22 +52,29 @@ pub(super) enum SettleConclusion {
 impl SettleItem {
     /// A settle whose conclusion no attempt waits for.
     pub(super) fn new(settle: SettleRequest, guard: DeliveryGuard) -> Self {
-        Self { settle, guard, answer: None, backoff: RetryBackoff::default() }
+        Self { settle, guard, _reservation: None, answer: None, backoff: RetryBackoff::default() }
+    }
+
+    /// The same settle with the room for what its attempt publishes.
+    pub(super) fn with_reservation(self, reservation: Option<PublishReservation>) -> Self {
+        Self { _reservation: reservation, ..self }
     }
 }
 
 impl SettleQueue {
     /// Starts the task that forms batches. It ends when every clone of this queue is dropped. Open settles are abandoned
-    /// when `too_late` is cancelled. `coverage` learns of events that failed for want of a plugin.
+    /// when `too_late` is cancelled. `backlog` learns of events that ended, and `coverage` of those that failed for want of a
+    /// plugin.
     pub(super) fn start(
         work_queue: Arc<dyn WorkQueue>,
         coverage: Arc<HostCoverage>,
+        backlog: Arc<BacklogLimit>,
         too_late: CancellationToken,
         tasks: &TaskGroup,
     ) -> Self {
         let (queue, waiting) = mpsc::unbounded_channel();
         let calls = Arc::new(Semaphore::new(MAX_CALLS));
-        let batches = SettleBatches { work_queue, coverage, calls, too_late, tasks: tasks.clone() };
+        let batches = SettleBatches { work_queue, coverage, backlog, calls, too_late, tasks: tasks.clone() };
         tasks.spawn(batches.form(waiting));
         Self { queue }
     }
@@ -76,9 +86,9 @@ impl SettleQueue {
     }
 
     /// Submits a settle and waits for its conclusion. If the future is dropped, the settle continues.
-    pub(super) async fn settle(&self, settle: SettleRequest, guard: DeliveryGuard) -> SettleConclusion {
+    pub(super) async fn settle(&self, item: SettleItem) -> SettleConclusion {
         let (answer, answered) = oneshot::channel();
-        self.submit(SettleItem { answer: Some(answer), ..SettleItem::new(settle, guard) });
+        self.submit(SettleItem { answer: Some(answer), ..item });
         answered.await.unwrap_or(SettleConclusion::Over)
     }
 }
@@ -87,6 +97,7 @@ impl SettleQueue {
 struct SettleBatches {
     work_queue: Arc<dyn WorkQueue>,
     coverage: Arc<HostCoverage>,
+    backlog: Arc<BacklogLimit>,
     calls: Arc<Semaphore>,
     too_late: CancellationToken,
     tasks: TaskGroup,
@@ -134,6 +145,8 @@ impl SettleBatches {
             _ => None,
         };
         let unhandled: Vec<EventType> = batch.iter().filter_map(unhandled_type).collect();
+        let done = batch.iter().zip(&settled).filter(|(_, settled)| **settled == SettleOutcome::Done);
+        self.backlog.note_settled(done.map(|(item, _)| &item.settle));
         batch.into_iter().zip(settled).for_each(|(item, settled)| item.conclude(settled));
         self.coverage.note_unhandled(&unhandled);
     }

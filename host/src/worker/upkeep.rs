@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::backoff::RetryBackoff;
 use super::coverage::PeerWatch;
+use super::deferrals::StuckLane;
 use super::worker_state::WorkerState;
 use crate::broker::Lane;
 use crate::plugin::{Plugin, PluginRegistry};
@@ -72,10 +73,12 @@ pub(super) async fn maintain(shared: Arc<WorkerState>) -> anyhow::Result<()> {
     let pause = MAX_MAINTAIN_PAUSE.min(shared.options.lease / 4);
     let mut peers = PeerWatch::default();
     while !shared.stop.is_cancelled() {
+        shared.handler.backlog.begin_look();
         match shared.event_log.stats().await {
             Ok(stats) => shared.handler.backlog.update(&stats.depth),
             Err(error) => tracing::debug!("could not ask how much waits: {error}"),
         }
+        warn_of_stuck_lanes(&shared);
         let pause = match shared.work_queue.maintain().await {
             Ok(true) => MORE_PAUSE,
             Ok(false) => pause,
@@ -91,4 +94,17 @@ pub(super) async fn maintain(shared: Arc<WorkerState>) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Says once in a while which plugins have not been able to end an event, because they publish more than fits.
+fn warn_of_stuck_lanes(shared: &WorkerState) {
+    let stuck = shared.handler.deferrals.lock().take_stuck(Instant::now());
+    for StuckLane { lane, seconds, attempts, obstacle } in stuck {
+        tracing::warn!(
+            plugin.id = %lane, %lane, attempts,
+            "every attempt of the plugin {lane} in the last {seconds} s was deferred: {obstacle}. If the backlog does not \
+             shrink by itself, raise broker.max_waiting or plugins.{lane}.max_waiting, replace the plugin by a build that \
+             publishes less, or run `eventstream plugin remove {lane}`: its events then fail as no-handler and can be discarded"
+        );
+    }
 }

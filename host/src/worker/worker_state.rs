@@ -57,21 +57,23 @@ impl WorkerState {
         }
         loop {
             let lost = guard.hold.lost().clone();
-            let settle = tokio::select! {
+            let (settle, reservation) = tokio::select! {
                 biased;
-                settle = self.handler.handle(delivery.clone(), meter.clone()) => settle,
+                handled = self.handler.handle(delivery.clone(), meter.clone()) => handled,
                 () = lost.cancelled() => return,
-                () = self.give_up.cancelled() => returned(delivery.clone(), lane.clone()),
+                () = self.give_up.cancelled() => (returned(delivery.clone(), lane.clone()), None),
             };
             if settle.settlement == Settlement::Returned && settle.lane == lane {
                 self.queue.pause_lane(&lane);
             }
-            if settle.state.is_none() {
-                return self.settler.submit(SettleItem::new(settle, guard));
+            let has_state = settle.state.is_some();
+            let item = SettleItem::new(settle, guard).with_reservation(reservation);
+            if !has_state {
+                return self.settler.submit(item);
             }
             // An attempt that read state may conflict with another one. It then runs again and keeps its slot.
             let conclusion = tokio::select! {
-                conclusion = self.settler.settle(settle, guard) => conclusion,
+                conclusion = self.settler.settle(item) => conclusion,
                 () = lost.cancelled() => return,
             };
             let SettleConclusion::Conflict(still_held) = conclusion else { return drop(slot) };

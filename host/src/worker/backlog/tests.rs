@@ -1,0 +1,144 @@
+//! What handlers may publish, by what waits.
+
+use super::*;
+use crate::broker::Receipt;
+use crate::event::{Event, EventId, EventRecord, Timestamp};
+
+fn lane(name: &str) -> Lane {
+    name.parse().unwrap()
+}
+
+fn depth(waiting: &[(&str, u64)]) -> QueueDepth {
+    let waiting_by_lane: BTreeMap<String, u64> = waiting.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
+    QueueDepth { scheduled: waiting_by_lane.values().sum(), waiting_by_lane, ..QueueDepth::default() }
+}
+
+fn backlog(waiting: &[(&str, u64)]) -> Arc<BacklogLimit> {
+    let backlog = BacklogLimit::new(100);
+    backlog.update(&depth(waiting));
+    backlog.into()
+}
+
+fn reserve(backlog: &Arc<BacklogLimit>, own: &str, into: &str) -> Result<PublishReservation, String> {
+    backlog.reserve(&lane(own), [(lane(into), 10)].into_iter())
+}
+
+fn may_publish(backlog: &Arc<BacklogLimit>, own: &str, into: &str) -> bool {
+    reserve(backlog, own, into).is_ok()
+}
+
+fn end_one(backlog: &BacklogLimit, name: &str, settlement: Settlement) {
+    let event = Event::new("t".parse().unwrap(), "/s", Timestamp::from_unix_ms(0));
+    let receipt = Receipt { event_id: EventId::new(), lane: lane(name), entry: String::new(), deliveries: 1 };
+    let record = EventRecord::new(event);
+    let settle = SettleRequest { receipt, record, settlement, lane: lane(name), publish: Vec::new(), state: None };
+    backlog.note_settled([&settle].into_iter());
+}
+
+/// How many attempts may publish one event each before the first one is put off.
+fn fill(backlog: &Arc<BacklogLimit>, own: &str, into: &str) -> usize {
+    std::iter::from_fn(|| reserve(backlog, own, into).ok()).take(10_000).count()
+}
+
+#[test]
+fn a_plugin_publishes_into_its_own_lane_until_twice_the_limit_of_clients_waits() {
+    for (waiting, may) in [(0, true), (20, true), (199, true), (200, false), (5_000, false)] {
+        assert_eq!(may_publish(&backlog(&[("a", waiting)]), "a", "a"), may, "{waiting}");
+    }
+}
+
+#[test]
+fn a_full_lane_does_not_limit_publishes_into_another() {
+    let backlog = backlog(&[("a", 5_000), ("b", 7)]);
+    assert!(may_publish(&backlog, "b", "b") && may_publish(&backlog, "c", "b") && may_publish(&backlog, "a", "b"));
+    assert!(!may_publish(&backlog, "b", "a"));
+}
+
+#[test]
+fn other_plugins_fill_half_of_a_lane() {
+    for (waiting, may) in [(0, true), (9, true), (10, false), (20, false)] {
+        assert_eq!(may_publish(&backlog(&[("b", waiting)]), "a", "b"), may, "{waiting}");
+    }
+    let backlog = backlog(&[("b", 10), ("_", 10)]);
+    let why = |into: &str| reserve(&backlog, "a", into).unwrap_err();
+    assert!(why("b").contains("plugins.b.max_waiting"), "{}", why("b"));
+    assert!(why("_").contains("broker.max_waiting"), "{}", why("_"));
+    backlog.limit_lanes(BTreeMap::from([(lane("b"), 40)]));
+    assert!(may_publish(&backlog, "a", "b"));
+}
+
+#[test]
+fn between_two_looks_one_host_fills_a_lane_up_to_its_limit_and_no_further() {
+    let backlog = backlog(&[("b", 4)]);
+    assert_eq!(fill(&backlog, "a", "b"), 6);
+    assert_eq!(fill(&backlog, "b", "b"), 190, "its own lane, until 200 wait in all");
+    backlog.begin_look();
+    backlog.update(&depth(&[("b", 200)]));
+    assert!(!may_publish(&backlog, "b", "b"));
+}
+
+#[test]
+fn events_that_end_make_room_before_the_next_look() {
+    let backlog = backlog(&[("b", 10)]);
+    assert!(!may_publish(&backlog, "a", "b"));
+    end_one(&backlog, "b", Settlement::Processed);
+    assert_eq!(fill(&backlog, "a", "b"), 1);
+    end_one(&backlog, "b", Settlement::Retry { class: crate::event::FailureClass::Retry, delay_ms: 1 });
+    assert!(!may_publish(&backlog, "a", "b"), "it still waits");
+}
+
+#[test]
+fn what_is_published_counts_until_a_look_contains_it() {
+    let backlog = backlog(&[]);
+    let in_flight: Vec<_> = (0..5).map(|_| reserve(&backlog, "a", "b").unwrap()).collect();
+    let settled: Vec<_> = (0..5).map(|_| reserve(&backlog, "a", "b").unwrap()).collect();
+    drop(settled);
+    backlog.begin_look();
+    assert!(!may_publish(&backlog, "a", "b"), "the look has no answer yet");
+    backlog.update(&depth(&[]));
+    assert_eq!(fill(&backlog, "a", "b"), 5, "those in flight count still");
+    drop(in_flight);
+    assert!(!may_publish(&backlog, "a", "b"), "those were settled after the look");
+    backlog.begin_look();
+    backlog.update(&depth(&[]));
+    assert_eq!(fill(&backlog, "a", "b"), 10, "nothing counts for ever");
+    backlog.begin_look();
+    backlog.update(&depth(&[]));
+    assert_eq!(backlog.0.lock().lanes, HashMap::new());
+}
+
+#[test]
+fn hosts_that_share_a_store_stay_close_to_the_limit() {
+    for hosts in [2, 3, 10] {
+        let limits: Vec<_> = (0..hosts).map(|_| Arc::new(BacklogLimit::new(100_000))).collect();
+        let (mut waiting, limit) = (0_u64, 10_000);
+        for round in 0..60 {
+            for host in &limits {
+                // Each one publishes all it may just before it looks again, which is the worst moment.
+                waiting += if round == 0 { 0 } else { fill(host, "a", "b") as u64 };
+                host.begin_look();
+                host.update(&QueueDepth { consumers: hosts, ..depth(&[("b", waiting)]) });
+            }
+        }
+        assert!(waiting >= limit && waiting <= limit * 105 / 100, "{hosts} hosts: {waiting}");
+    }
+    let host = backlog(&[]);
+    host.update(&QueueDepth { consumers: 2, ..depth(&[("b", 2)]) });
+    assert_eq!(fill(&host, "a", "b"), 2);
+    let why = reserve(&host, "a", "b").unwrap_err();
+    assert!(why.contains("fewer than 10") && why.contains("2 hosts") && why.contains("up to 4"), "{why}");
+}
+
+#[test]
+fn bytes_published_since_the_last_look_count() {
+    let backlog = backlog(&[]);
+    let depth = QueueDepth { max_lane_bytes: Some(25), ..QueueDepth::default() };
+    backlog.update(&depth);
+    assert!(may_publish(&backlog, "a", "a") && may_publish(&backlog, "a", "a") && may_publish(&backlog, "a", "a"));
+    let why = reserve(&backlog, "a", "a").unwrap_err();
+    assert!(why.contains("30 bytes") && why.contains("broker.max_waiting_bytes"), "{why}");
+    assert!(may_publish(&backlog, "a", "b") && may_publish(&backlog, "a", "b") && !may_publish(&backlog, "a", "b"));
+    backlog.begin_look();
+    backlog.update(&depth);
+    assert!(may_publish(&backlog, "a", "a"), "the store says that nothing waits");
+}
