@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 on_both_brokers! {
     a_plugin_that_multiplies_its_events_refuses_and_displaces_nobody,
+    a_plugin_that_can_end_no_event_is_named_and_removing_it_ends_them_all,
+    what_other_plugins_publish_leaves_half_of_a_lane_to_its_clients,
     a_flood_for_one_plugin_is_refused_for_that_plugin_only,
     a_chain_of_causes_ends_at_its_greatest_length,
     a_plugin_keeps_no_more_than_it_may_and_what_it_keeps_can_be_removed,
@@ -49,6 +51,52 @@ fn a_plugin_that_multiplies_its_events_refuses_and_displaces_nobody(broker: Brok
         assert!(client.event(id).is_some(), "{id} has left the history");
     }
     assert_eq!(client.metrics()["failed"], 0);
+}
+
+fn a_plugin_that_can_end_no_event_is_named_and_removing_it_ends_them_all(broker: Broker) {
+    let stage = Stage::with(broker, PluginsDir::scripted(&["loop"]), |options| {
+        options.with("broker.max_waiting", 50).with("retry.no-handler.max_attempts", 1)
+    });
+    let client = &stage.client;
+    let first = client.post_event("loop", &breeding("loop", 2, 20));
+    let output = stage.host.wait_for_output("every attempt of the plugin loop");
+    let warning = output.lines().find(|line| line.contains("every attempt of the plugin loop")).unwrap_or_default();
+    for words in
+        ["events wait in all", "plugins.loop.max_waiting", "broker.max_waiting", "eventstream plugin remove loop"]
+    {
+        assert!(warning.contains(words), "{warning}");
+    }
+    let waiting = client.metrics()["waitingByLane"]["loop"].as_u64();
+    assert!((Some(100)..=Some(101)).contains(&waiting), "twice the limit, and what one attempt publishes: {waiting:?}");
+    // The oldest children have ended, and theirs wait.
+    let mut event = client.event(&first).expect("it was accepted");
+    while let Some(child) = event.children.first() {
+        event = client.event(child).expect("it was published");
+    }
+    let reason = event.reason.clone().unwrap_or_default();
+    assert!(event.deferrals > 0 && event.attempts.is_empty() && reason.contains("deferred"), "{event:?}");
+
+    client.request("DELETE", "/plugins/loop", &[], None).expect("answered").expect(200);
+    let metrics = eventually("all have ended", || {
+        let metrics = client.metrics();
+        if metrics["waiting"] == 0 { Ok(metrics) } else { Err(metrics) }
+    });
+    assert_eq!((&metrics["failed"], &metrics["failedByClass"]["no-handler"]), (&json!(waiting), &json!(waiting)));
+}
+
+fn what_other_plugins_publish_leaves_half_of_a_lane_to_its_clients(broker: Broker) {
+    let plugins = PluginsDir::scripted(&["source", "sink"]);
+    let stage = Stage::with(broker, plugins, |options| options.with("broker.max_waiting", 1_000));
+    let client = &stage.client;
+    let flood = json!({"publish": 10, "publish-type": "sink", "publish-delay-ms": 3_600_000});
+    client.post_batch(&vec![json!({"type": "source", "payload": flood}); 100]);
+    eventually("the sources are put off", || {
+        let metrics = client.metrics();
+        if metrics["deferred"].as_u64() >= Some(90) { Ok(()) } else { Err(metrics) }
+    });
+    let waiting = client.metrics()["waitingByLane"]["sink"].as_u64();
+    assert!(waiting <= Some(109), "half of the lane, and what one attempt publishes: {waiting:?}");
+    client.post(&json!({"type": "sink", "payload": {}, "delayMs": 3_600_000}).to_string()).expect(202);
 }
 
 fn a_flood_for_one_plugin_is_refused_for_that_plugin_only(broker: Broker) {

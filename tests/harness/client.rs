@@ -57,6 +57,8 @@ pub struct Event {
     pub due_at: Option<String>,
     pub ended_at: Option<String>,
     #[serde(default)]
+    pub deferrals: u32,
+    #[serde(default)]
     pub replays: u32,
 }
 

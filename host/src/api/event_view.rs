@@ -4,10 +4,16 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::event::{AttemptRecord, DataView, EventId, EventRecord, EventState, FailureClass, Timestamp, data_view};
+use crate::event::{
+    AttemptRecord, DataView, EventId, EventRecord, EventState, FailureClass, Timestamp, data_view, is_zero,
+};
 
 /// The extension that is shown as the member `key`.
 const PARTITION_KEY: &str = "partitionkey";
+
+/// The reason that an event shows whose last attempt was deferred.
+const DEFERRED: &str = "the last attempt was deferred, because it publishes into a lane in which too many events wait \
+    (broker.max_waiting, plugins.NAME.max_waiting) or take too many bytes (broker.max_waiting_bytes); the log names the lane";
 
 /// An event with its attempts and its end.
 #[derive(Serialize)]
@@ -56,6 +62,9 @@ pub(super) struct EventView<'a> {
     result_base64: Option<String>,
     children: &'a [EventId],
     attempt_count: u32,
+    /// The attempts in a row that a limit of the deployment deferred.
+    #[serde(skip_serializing_if = "is_zero")]
+    deferrals: u32,
     replays: u32,
     attempts: &'a [AttemptRecord],
 }
@@ -66,6 +75,7 @@ impl<'a> EventView<'a> {
         let (event, end) = (&record.event, record.end.as_ref());
         let failure = end.and_then(|end| end.failure.as_ref());
         let discard = end.and_then(|end| end.discarded.as_ref());
+        let is_deferred = end.is_none() && record.deferrals > 0;
         let result = end.and_then(|end| end.result.as_ref());
         let (payload, payload_base64) = data_view(event.data.as_ref(), event.data_content_type.as_deref());
         let (result, result_base64) = data_view(result, None);
@@ -83,7 +93,7 @@ impl<'a> EventView<'a> {
             ended_at: end.map(|end| end.at),
             failed_at: failure.and(end).map(|end| end.at),
             class: failure.map(|(class, _)| *class),
-            reason: failure.map(|(_, reason)| reason.as_str()),
+            reason: failure.map(|(_, reason)| reason.as_str()).or(is_deferred.then_some(DEFERRED)),
             discarded_at: discard.map(|discard| discard.at),
             discard_reason: discard.map(|discard| discard.reason.as_str()),
             content_type: event.data_content_type.as_deref(),
@@ -96,6 +106,7 @@ impl<'a> EventView<'a> {
             result_base64,
             children: end.map_or(&[], |end| &end.children),
             attempt_count: record.attempts_made,
+            deferrals: record.deferrals,
             replays: record.replays,
             attempts: &record.attempts,
         }
@@ -188,5 +199,17 @@ mod tests {
         assert_eq!((&view["state"], &view["result"]), (&"processed".into(), &serde_json::json!({ "ok": true })));
         assert_eq!(view["children"], serde_json::json!([child]));
         assert_eq!(view.get("failedAt"), None);
+    }
+
+    #[test]
+    fn a_deferred_event_says_how_often_and_why() {
+        let mut deferred = record(None, None);
+        deferred.deferrals = 3;
+        let view = serde_json::to_value(EventView::new(&deferred, EventState::Scheduled, None)).unwrap();
+        let reason = view["reason"].as_str().unwrap_or_default();
+        assert!(view["deferrals"] == 3 && reason.contains("broker.max_waiting"), "{view}");
+        deferred.deferrals = 0;
+        let view = serde_json::to_value(EventView::new(&deferred, EventState::Scheduled, None)).unwrap();
+        assert_eq!((view.get("deferrals"), view.get("reason")), (None, None));
     }
 }

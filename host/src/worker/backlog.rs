@@ -99,7 +99,7 @@ impl BacklogLimit {
     pub(super) fn update(&self, depth: &QueueDepth) {
         let known = &mut *self.0.lock();
         let of = |figures: &BTreeMap<String, u64>, lane: &Lane| figures.get(lane.as_str()).copied().unwrap_or(0);
-        for name in depth.waiting_by_lane.keys() {
+        for name in depth.waiting_by_lane.keys().chain(depth.failed_bytes_by_lane.keys()) {
             if let Ok(lane) = name.parse::<Lane>() {
                 known.lanes.entry(lane).or_default();
             }
@@ -110,7 +110,7 @@ impl BacklogLimit {
                     events: of(&depth.waiting_by_lane, lane),
                     bytes: of(&depth.waiting_bytes_by_lane, lane),
                 },
-                failed_bytes: 0,
+                failed_bytes: of(&depth.failed_bytes_by_lane, lane),
                 in_flight: backlog.in_flight,
                 published: backlog.published,
                 ..LaneBacklog::default()

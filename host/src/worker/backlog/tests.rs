@@ -142,3 +142,16 @@ fn bytes_published_since_the_last_look_count() {
     backlog.update(&depth);
     assert!(may_publish(&backlog, "a", "a"), "the store says that nothing waits");
 }
+
+#[test]
+fn the_bytes_of_failed_events_count_for_their_lane() {
+    let backlog = backlog(&[]);
+    let failed_bytes_by_lane = BTreeMap::from([("a".to_owned(), 20)]);
+    let depth = QueueDepth { max_lane_bytes: Some(40), failed_bytes_by_lane, ..QueueDepth::default() };
+    backlog.update(&depth);
+    assert!(may_publish(&backlog, "b", "b") && !may_publish(&backlog, "b", "a"));
+    assert_eq!(fill(&backlog, "a", "a"), 2);
+    let why = reserve(&backlog, "a", "a").unwrap_err();
+    assert!(why.contains("20 bytes") && why.contains("failed events 20"), "{why}");
+    assert!(why.contains("failed discard --plugin a") && why.contains("replay"), "{why}");
+}
