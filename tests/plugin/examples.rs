@@ -17,7 +17,7 @@ async fn handle(
     registry: &PluginRegistry,
     event_type: &str,
     payload: serde_json::Value,
-) -> eventstream::plugin::AttemptResult {
+) -> eventstream::plugin::CompletedAttempt {
     route(registry, event_type)
         .handle(
             AttemptInput { event: event(event_type, &payload).into(), attempt: 1 },

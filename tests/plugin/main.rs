@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use eventstream::event::{AttemptEffects, AttemptFailure, AttemptOutcome, Event, EventData, EventId, Timestamp};
-use eventstream::plugin::{AttemptInput, AttemptResult, MemoryState, Plugin, PluginRegistry, RegistryOptions};
+use eventstream::plugin::{AttemptInput, CompletedAttempt, MemoryState, Plugin, PluginRegistry, RegistryOptions};
 use eventstream_tests::layout;
 use serde_json::{Value, json};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -82,7 +82,7 @@ fn route(registry: &PluginRegistry, event_type: &str) -> Arc<Plugin> {
     registry.route(&event_type.parse().unwrap()).unwrap_or_else(|| panic!("{event_type} is handled"))
 }
 
-async fn attempt(plugin: &Arc<Plugin>, attempt: u32, payload: Value) -> AttemptResult {
+async fn attempt(plugin: &Arc<Plugin>, attempt: u32, payload: Value) -> CompletedAttempt {
     plugin
         .handle(
             AttemptInput { event: event(plugin.name(), &payload).into(), attempt },
@@ -91,14 +91,14 @@ async fn attempt(plugin: &Arc<Plugin>, attempt: u32, payload: Value) -> AttemptR
         .await
 }
 
-fn success(completed: AttemptResult) -> AttemptEffects {
+fn success(completed: CompletedAttempt) -> AttemptEffects {
     match completed.outcome {
         AttemptOutcome::Ok(success) => success,
         AttemptOutcome::Failed(failure) => panic!("{failure:?}"),
     }
 }
 
-fn failure(completed: AttemptResult) -> AttemptFailure {
+fn failure(completed: CompletedAttempt) -> AttemptFailure {
     match completed.outcome {
         AttemptOutcome::Ok(success) => panic!("{success:?}"),
         AttemptOutcome::Failed(failure) => failure,
@@ -106,6 +106,6 @@ fn failure(completed: AttemptResult) -> AttemptFailure {
 }
 
 /// What the handler returned, as JSON; null if it returned nothing.
-fn result(completed: AttemptResult) -> Value {
+fn result(completed: CompletedAttempt) -> Value {
     success(completed).result.map_or(json!(null), |data| serde_json::from_slice(&data.bytes).unwrap())
 }

@@ -104,7 +104,7 @@ impl<'a> PluginTrial<'a> {
         let completed = self.plugin.handle(AttemptInput { event: new.event.into(), attempt }, self.state.clone()).await;
         let duration_ms = started.elapsed().as_micros() as f64 / 1_000.0;
         let settlement =
-            decide_settlement(&completed.outcome, attempt.saturating_sub(1), self.plugin.policies(), fastrand::f64());
+            decide_settlement(&completed.outcome, attempt.saturating_sub(1), &self.plugin.policies, fastrand::f64());
         let (success, failure) = match completed.outcome {
             AttemptOutcome::Ok(success) => (success, None),
             AttemptOutcome::Failed(failure) => (AttemptEffects::default(), Some(failure)),

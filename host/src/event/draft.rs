@@ -8,8 +8,7 @@ use serde_json::value::RawValue;
 
 use super::json::depth_is_within;
 use super::limits::EventLimits;
-use super::new_event::{EventFault, Idempotency, NewEvent, RejectedRequest};
-use super::reader::{EventReader, RawEvent, digest_parts};
+use super::reader::{EventFault, EventReader, Idempotency, NewEvent, RawEvent, RejectedRequest, digest_parts};
 use super::time::Timestamp;
 
 /// A request body that was parsed but not validated: one event, or an array of events.

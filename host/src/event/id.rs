@@ -1,4 +1,4 @@
-//! An event's id, which never changes, and its type, by which it is routed.
+//! An event's id, which never changes, its type, by which it is routed, and the names of plugins.
 
 use std::fmt;
 use std::str::FromStr;
@@ -112,6 +112,17 @@ impl fmt::Display for EventType {
 #[error("a type is 1 to 128 characters of letters, digits and ._-/:")]
 pub struct InvalidType;
 
+/// The longest name of a plugin, in bytes.
+pub const MAX_PLUGIN_NAME_BYTES: usize = 128;
+
+/// Whether a text is a valid name of a plugin: 1 to 128 letters, digits and `._-` that start with a letter or digit. Such a
+/// name is also an event type, a lane, and safe as a part of a path.
+pub fn is_plugin_name(text: &str) -> bool {
+    text.len() <= MAX_PLUGIN_NAME_BYTES
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,5 +141,15 @@ mod tests {
     fn ids_of_one_process_ascend() {
         let ids: Vec<EventId> = (0..1_000).map(|_| EventId::new()).collect();
         assert!(ids.is_sorted_by(|a, b| a < b));
+    }
+
+    #[test]
+    fn names_keep_to_their_alphabet_and_length() {
+        for name in ["a", "order.paid", "0_x-y", &"a".repeat(128)] {
+            assert!(is_plugin_name(name), "{name:?}");
+        }
+        for text in ["", ".a", "-a", "_", "a b", "a/b", "..", "é", &"a".repeat(129)] {
+            assert!(!is_plugin_name(text), "{text:?}");
+        }
     }
 }

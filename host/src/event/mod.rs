@@ -7,15 +7,12 @@ mod attempt_limits;
 mod cloud_event;
 mod draft;
 mod event_body;
-mod failure_class;
 mod id;
 mod json;
 pub mod limits;
 pub mod media_type;
-mod new_event;
 mod outcome;
 mod pattern;
-mod plugin_name;
 mod plugin_state;
 mod reader;
 mod record;
@@ -26,21 +23,20 @@ pub use attempt_limits::AttemptLimits;
 pub use cloud_event::{DataKind, Event, EventData};
 pub use draft::EventDraft;
 pub use event_body::{DataView, EventBody, data_view};
-pub use failure_class::FailureClass;
 pub use id::{EventId, EventType};
+pub use id::{EventId, EventType, MAX_PLUGIN_NAME_BYTES, is_plugin_name};
 pub use limits::EventLimits;
-pub use new_event::{DeliveryStart, EventFault, Idempotency, NewEvent, RejectedRequest};
 pub use outcome::{
     AttemptEffects, AttemptFailure, AttemptOutcome, PublishedEvent, Settlement, decide_settlement, defer_attempt,
 };
 pub use pattern::{InvalidPattern, TypePattern};
-pub use plugin_name::{MAX_PLUGIN_NAME_BYTES, is_plugin_name};
 pub use plugin_state::{
     CounterError, MAX_COUNTER, MAX_STATE_KEY_BYTES, STATE_KEY_OVERHEAD_BYTES, StateStep, StateWrite, StoredValue,
     add_to_counter, stored_size_bytes,
 };
+pub use reader::{DeliveryStart, EventFault, Idempotency, NewEvent, RejectedRequest};
 pub use record::{AttemptRecord, Discard, EventEnd, EventRecord, EventState, LogLevel, LogLine};
-pub use retry::{MAX_PAUSE_MS, RetryPatch, RetryPolicies, RetryPolicy};
+pub use retry::{FailureClass, MAX_PAUSE_MS, RetryPatch, RetryPolicies, RetryPolicy};
 pub use time::{Timestamp, to_utc};
 
 pub(crate) use cloud_event::is_zero;

@@ -3,7 +3,7 @@
 //! A [`Plugin`] is one version of one component, ready to run. The [`PluginRegistry`] decides which plugin handles which
 //! type. It replaces versions without a lock on the path of an event: an attempt ends on the version that it began with.
 //! This module does not know the broker. A handler's published events and state writes leave it as plain values in an
-//! [`AttemptResult`], and a handler reads its state through a [`StateReader`].
+//! [`CompletedAttempt`], and a handler reads its state through a [`StateReader`].
 //!
 //! Guests run on threads of their own. A guest that burns CPU time delays neither HTTP nor the broker, and it delays another
 //! guest by one time slice at most. [`PluginRegistry::run_jobs`] runs many jobs on those threads, [`Plugin::handle`] a single
@@ -35,11 +35,11 @@ pub use registry::{
     ApproveError, NeedsApproval, PluginRegistry, PluginReport, PluginStatus, RegistryError, RegistryOptions,
     RemovalReport, RemoveError, RollbackError, TakenTypes, WatchMethod,
 };
-pub use run::attempt::{AttemptInput, AttemptResult};
-pub use run::cpu_meter::CpuMeter;
+pub use run::attempt::{AttemptInput, CompletedAttempt};
 pub use run::executor::GuestJob;
 pub use run::instance_pool::ReusePolicy;
 pub use run::plugin::{AttemptPermit, Plugin};
+pub use run::stopwatch::CpuMeter;
 pub use settings::secrets::{FromEnvironment, FromFile, SecretError, SecretSource};
 pub use settings::{
     GrantSettings, InvalidSettings, LimitsPatch, MAX_CONCURRENCY, PluginSettings, RetrySettings, given_addresses,

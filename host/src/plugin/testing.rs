@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{
-    AttemptInput, AttemptLimits, AttemptResult, CpuMeter, MemoryState, Plugin, PluginRegistry, RegistryOptions,
+    AttemptInput, AttemptLimits, CompletedAttempt, CpuMeter, MemoryState, Plugin, PluginRegistry, RegistryOptions,
 };
 use crate::event::{AttemptEffects, AttemptFailure, AttemptOutcome, Event, EventData, EventId, Timestamp};
 
@@ -157,14 +157,14 @@ pub(super) async fn sole_of(bytes: &[u8], limits: AttemptLimits, settings: &str)
 
 impl SolePlugin {
     /// A first attempt at an event.
-    pub(super) async fn attempt(&self) -> AttemptResult {
+    pub(super) async fn attempt(&self) -> CompletedAttempt {
         self.plugin
             .handle(AttemptInput { event: event("{}").into(), attempt: 1 }, Arc::new(MemoryState::default()))
             .await
     }
 
     /// A first attempt of a delivery whose meter shows CPU time from before the attempt.
-    pub(super) async fn attempt_after(&self, spent_ns: u64) -> AttemptResult {
+    pub(super) async fn attempt_after(&self, spent_ns: u64) -> CompletedAttempt {
         let plugin = self.plugin.clone();
         let run = move |meter: Arc<CpuMeter>| async move {
             meter.add(spent_ns);

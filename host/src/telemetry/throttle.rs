@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tracing::callsite::Identifier;
@@ -18,8 +18,8 @@ use tracing_subscriber::layer::Context;
 
 /// The field that names the plugin of a line.
 const PLUGIN_FIELD: &str = "plugin.id";
-/// The seconds whose lines may be written at once.
-const BURST_SECONDS: f64 = 10.0;
+/// The time whose lines may be written at once.
+const BURST: Duration = Duration::from_secs(10);
 
 /// A layer that drops lines over the limit. Clones share their state.
 #[derive(Clone, Debug)]
@@ -62,7 +62,6 @@ impl LogThrottle {
 
     /// The lines left out since the last call, by kind. Forgets kinds that have been silent until their bucket is full again.
     pub(super) fn take_omitted(&self, now: Instant) -> Vec<OmittedLines> {
-        let burst = self.burst();
         let mut kinds = self.0.kinds.lock();
         let mut taken = Vec::new();
         kinds.retain(|kind, bucket| {
@@ -70,21 +69,16 @@ impl LogThrottle {
                 let (lines, example) = (std::mem::take(&mut bucket.omitted), std::mem::take(&mut bucket.example));
                 taken.push(OmittedLines { lines, example, plugin: kind.plugin.clone() });
             }
-            bucket.tokens_at(now, burst) < burst
+            bucket.full_at > now
         });
         taken
     }
 
-    fn burst(&self) -> f64 {
-        f64::from(self.0.lines_per_second) * BURST_SECONDS
-    }
-
     fn admits(&self, event: &Event<'_>, now: Instant) -> bool {
-        let burst = self.burst();
         let kind = LineKind { place: event.metadata().callsite(), plugin: text_of(event, PLUGIN_FIELD) };
         let mut kinds = self.0.kinds.lock();
-        let bucket = kinds.entry(kind).or_insert(TokenBucket::full(burst, now));
-        if bucket.take_token(now, burst) {
+        let bucket = kinds.entry(kind).or_insert(TokenBucket::full(now));
+        if bucket.take_token(now, self.0.lines_per_second) {
             return true;
         }
         self.0.omitted.fetch_add(1, Ordering::Relaxed);
@@ -105,27 +99,23 @@ impl<S: Subscriber> Layer<S> for LogThrottle {
 /// A token bucket for one kind of line.
 #[derive(Debug)]
 struct TokenBucket {
-    tokens: f64,
-    updated: Instant,
+    /// When the bucket is full again. It is empty if that is [`BURST`] away.
+    full_at: Instant,
     omitted: u64,
     example: String,
 }
 
 impl TokenBucket {
-    fn full(burst: f64, now: Instant) -> Self {
-        Self { tokens: burst, updated: now, omitted: 0, example: String::new() }
+    fn full(now: Instant) -> Self {
+        Self { full_at: now, omitted: 0, example: String::new() }
     }
 
-    /// The tokens at this time. An empty bucket is full again after [`BURST_SECONDS`].
-    fn tokens_at(&self, now: Instant, burst: f64) -> f64 {
-        let refill = now.saturating_duration_since(self.updated).as_secs_f64() * burst / BURST_SECONDS;
-        (self.tokens + refill).min(burst)
-    }
-
-    fn take_token(&mut self, now: Instant, burst: f64) -> bool {
-        let tokens = self.tokens_at(now, burst);
-        let has_token = tokens >= 1.0;
-        (self.tokens, self.updated) = (if has_token { tokens - 1.0 } else { tokens }, now);
+    fn take_token(&mut self, now: Instant, per_second: u32) -> bool {
+        let full_at = self.full_at.max(now) + Duration::from_secs(1) / per_second;
+        let has_token = full_at <= now + BURST;
+        if has_token {
+            self.full_at = full_at;
+        }
         has_token
     }
 }
@@ -159,8 +149,6 @@ impl Visit for FieldText {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
@@ -206,9 +194,9 @@ mod tests {
     fn tokens_come_back_at_the_rate_and_no_more_than_the_burst() {
         let start = Instant::now();
         let after = |ms| start + Duration::from_millis(ms);
-        let mut bucket = TokenBucket::full(20.0, start);
+        let mut bucket = TokenBucket::full(start);
         let taken =
-            |bucket: &mut TokenBucket, now| std::iter::from_fn(|| bucket.take_token(now, 20.0).then_some(())).count();
+            |bucket: &mut TokenBucket, now| std::iter::from_fn(|| bucket.take_token(now, 2).then_some(())).count();
         assert_eq!(taken(&mut bucket, start), 20);
         assert_eq!(taken(&mut bucket, after(400)), 0);
         assert_eq!(taken(&mut bucket, after(500)), 1);

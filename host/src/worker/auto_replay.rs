@@ -24,10 +24,7 @@ pub(super) async fn run(shared: Arc<WorkerState>) -> anyhow::Result<()> {
                 Ok(count) => tracing::info!(count, "events put back to work: a plugin for them was loaded"),
                 Err(error) => {
                     tracing::debug!("could not look for events without a plugin: {error}");
-                    tokio::select! {
-                        () = shared.stop.cancelled() => {}
-                        () = tokio::time::sleep(backoff.next_pause()) => {}
-                    }
+                    shared.stop.run_until_cancelled(tokio::time::sleep(backoff.next_pause())).await;
                     continue;
                 }
             },

@@ -204,7 +204,7 @@ fn claimable_lanes(shared: &WorkerState) -> HashMap<Lane, usize> {
     let default = shared.options.concurrency;
     let mut lanes = HashMap::new();
     for plugin in shared.plugins.claimable() {
-        lanes.extend(plugin.name().parse().ok().zip(Some(plugin.concurrency().unwrap_or(default))));
+        lanes.extend(plugin.name().parse().ok().zip(Some(plugin.concurrency.unwrap_or(default))));
     }
     for lane in shared.work_queue.lanes().into_iter().chain([Lane::unrouted()]) {
         if !lanes.contains_key(&lane) && shared.coverage.may_claim(&lane) {

@@ -11,7 +11,7 @@ use crate::event::{
     AttemptFailure, AttemptOutcome, AttemptRecord, DeliveryStart, Event, EventRecord, EventType, FailureClass,
     PublishedEvent, RetryPolicies, Settlement, decide_settlement, defer_attempt,
 };
-use crate::plugin::{AttemptInput, AttemptResult, CpuMeter, Plugin, PluginRegistry, StateReader};
+use crate::plugin::{AttemptInput, CompletedAttempt, CpuMeter, Plugin, PluginRegistry, StateReader};
 
 use super::backlog::{BacklogLimit, PublishReservation};
 use super::coverage::{HostCoverage, UnhandledRoute, own_lane};
@@ -60,7 +60,7 @@ impl DeliveryHandler {
         let begin = || (clock::now(), Instant::now());
         let (plugin, completed, (started_at, started)) = match self.next_step(&delivery).await {
             AttemptStep::Return(lane) => return (returned(delivery, lane), None),
-            AttemptStep::Fail(failure) => (None, AttemptResult::failed(failure), begin()),
+            AttemptStep::Fail(failure) => (None, CompletedAttempt::failed(failure), begin()),
             AttemptStep::Handle(plugin) => {
                 // Waiting for the sandbox does not count as time of the attempt.
                 let permit = plugin.acquire_permit().await;
@@ -71,7 +71,7 @@ impl DeliveryHandler {
             }
         };
         let duration_ms = started.elapsed().as_micros() as f64 / 1_000.0;
-        let policies = plugin.as_ref().map_or(&self.policies, |plugin| plugin.policies());
+        let policies = plugin.as_ref().map_or(&self.policies, |plugin| &plugin.policies);
         let lane = self.lane(&record.event.event_type);
         let mut outcome = within_depth(completed.outcome, self.max_depth);
         let mut settlement = decide_settlement(&outcome, record.failures, policies, fastrand::f64());
@@ -222,13 +222,6 @@ pub(super) fn returned(delivery: Delivery, lane: Lane) -> SettleRequest {
         lane,
         publish: Vec::new(),
         state: None,
-    }
-}
-
-impl AttemptResult {
-    /// The result of an attempt in which no guest ran.
-    fn failed(failure: AttemptFailure) -> Self {
-        Self { outcome: AttemptOutcome::Failed(failure), log: Vec::new(), log_lines_dropped: 0, stderr: None }
     }
 }
 

@@ -39,18 +39,18 @@ impl HeldDeliveries {
     pub(super) fn hold(&self, receipt: &Receipt, claimed_at: Instant) -> DeliveryHold {
         let lost = CancellationToken::new();
         let entry = HeldEntry { renewed_at: claimed_at, lost: lost.clone() };
-        self.lock().insert(receipt.clone(), entry);
+        self.entries.lock().insert(receipt.clone(), entry);
         DeliveryHold { held: self.clone(), receipt: receipt.clone(), lost }
     }
 
     /// The receipts that were last renewed `age` or longer ago.
     fn due(&self, now: Instant, age: Duration) -> Vec<Receipt> {
         let is_due = |entry: &HeldEntry| now.saturating_duration_since(entry.renewed_at) >= age;
-        self.lock().iter().filter(|(_, entry)| is_due(entry)).map(|(receipt, _)| receipt.clone()).collect()
+        self.entries.lock().iter().filter(|(_, entry)| is_due(entry)).map(|(receipt, _)| receipt.clone()).collect()
     }
 
     fn note_renewal(&self, receipts: &[Receipt], at: Instant, lost: &[Receipt]) {
-        let mut entries = self.lock();
+        let mut entries = self.entries.lock();
         for receipt in receipts {
             if let Some(entry) = entries.get_mut(receipt) {
                 entry.renewed_at = at;
@@ -61,10 +61,6 @@ impl HeldDeliveries {
                 entry.lost.cancel();
             }
         }
-    }
-
-    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<Receipt, HeldEntry>> {
-        self.entries.lock()
     }
 }
 
@@ -77,7 +73,7 @@ impl DeliveryHold {
 
 impl Drop for DeliveryHold {
     fn drop(&mut self) {
-        self.held.lock().remove(&self.receipt);
+        self.held.entries.lock().remove(&self.receipt);
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Each loop is a task:
 //! - [`dispatcher`] claims deliveries for free slots, and a few ahead;
-//! - [`recovery`] takes over the deliveries of dead consumers, one at a time;
-//! - [`upkeep`] promotes due events, applies lane limits and maintains the store;
+//! - [`upkeep`] promotes due events, takes over the deliveries of dead consumers, applies lane limits and maintains the
+//!   store, each in a loop of its own;
 //! - [`auto_replay`] replays events that failed for want of a plugin;
 //! - [`coverage`] announces which types this host handles.
 //!
@@ -24,7 +24,6 @@ mod leases;
 mod options;
 mod plugin_state;
 mod ready_queue;
-mod recovery;
 mod settler;
 mod slots;
 mod upkeep;
@@ -118,7 +117,7 @@ impl Worker {
         });
         own_tasks.spawn_critical("announce", coverage::announce(shared.coverage.clone(), shared.stop.clone()));
         own_tasks.spawn_critical("claim", dispatcher::run(shared.clone(), own_tasks.clone()));
-        own_tasks.spawn_critical("recover", recovery::run(shared.clone(), own_tasks.clone()));
+        own_tasks.spawn_critical("recover", upkeep::recover(shared.clone(), own_tasks.clone()));
         own_tasks.spawn_critical("promote", upkeep::promote(shared.clone()));
         own_tasks.spawn_critical("limit", upkeep::limit_lanes(shared.clone()));
         own_tasks.spawn_critical("maintain", upkeep::maintain(shared.clone()));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::broker::{ClaimRequest, Delivery, Lane};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::handler_pace::HandlerPace;
@@ -104,14 +104,14 @@ impl ReadyQueue {
     pub(super) fn set_lanes(&self, lanes: HashMap<Lane, usize>) {
         let claimable =
             |(lane, slots): (&Lane, &usize)| (lane.clone(), ClaimableLane { slots: *slots, is_unasked: false });
-        let state = &mut *self.lock();
+        let state = &mut *self.state.lock();
         state.lanes = lanes.iter().map(claimable).collect();
         state.slots.set_limits(lanes);
     }
 
     /// The next claim. `None` when no lane can use a delivery, or when this host holds [`MAX_HELD`] deliveries.
     pub(super) fn claim(&self) -> Option<ClaimRequest> {
-        let state = &mut *self.lock();
+        let state = &mut *self.state.lock();
         let mut wanting = Vec::with_capacity(state.lanes.len());
         let (room_bytes, now) = (state.room_bytes(), Instant::now());
         for (lane, claimable) in &mut state.lanes {
@@ -139,14 +139,14 @@ impl ReadyQueue {
 
     /// Stops claims from this lane for a moment, because it held a delivery that only another host can handle.
     pub(super) fn pause_lane(&self, lane: &Lane) {
-        self.lock().pauses.pause(lane, Instant::now());
+        self.state.lock().pauses.pause(lane, Instant::now());
     }
 
     /// Adds a claimed delivery, which waits for a slot of its lane.
     pub(super) fn push(self: &Arc<Self>, delivery: Delivery, hold: DeliveryHold) {
         let lane = delivery.receipt.lane.clone();
         let guard = DeliveryGuard { hold, _ended: None, counted: Some((self.clone(), lane.clone())) };
-        let state = &mut *self.lock();
+        let state = &mut *self.state.lock();
         state.total_held += 1;
         *state.held.entry(lane.clone()).or_default() += 1;
         state.slots.add_waiting(&lane);
@@ -159,12 +159,12 @@ impl ReadyQueue {
 
     /// Notes the size of a delivery that was not claimed: the next claim of its lane may bring events as large.
     pub(super) fn note_size(&self, delivery: &Delivery) {
-        self.lock().pace.note_size(&delivery.receipt.lane, size_bytes(delivery));
+        self.state.lock().pace.note_size(&delivery.receipt.lane, size_bytes(delivery));
     }
 
     /// The runners that have work and do not exist yet. They count from now on.
     pub(super) fn missing_runners(self: &Arc<Self>) -> Vec<LaneRunner> {
-        let state = &mut *self.lock();
+        let state = &mut *self.state.lock();
         let mut missing = Vec::new();
         for (lane, queue) in &state.waiting {
             let limit = state.slot_limit(lane);
@@ -182,7 +182,7 @@ impl ReadyQueue {
     /// slow. Later deliveries stay, because a slot may become free in time.
     pub(super) fn take_late(&self, now: Instant) -> Vec<WaitingDelivery> {
         let is_late = |waiting: &WaitingDelivery| now.saturating_duration_since(waiting.since) >= MAX_WAIT;
-        let state = &mut *self.lock();
+        let state = &mut *self.state.lock();
         let late = state.take_oldest_while(is_late);
         let mut noted = None;
         for lane in late.iter().map(|waiting| &waiting.delivery.receipt.lane) {
@@ -196,21 +196,17 @@ impl ReadyQueue {
 
     /// Takes out all deliveries.
     pub(super) fn take_all(&self) -> Vec<WaitingDelivery> {
-        self.lock().take_oldest_while(|_| true)
+        self.state.lock().take_oldest_while(|_| true)
     }
 
     /// Whether no delivery waits.
     pub(super) fn is_empty(&self) -> bool {
-        self.lock().waiting.is_empty()
+        self.state.lock().waiting.is_empty()
     }
 
     /// Waits until the dispatcher can claim or start something new. Cancel safe.
     pub(super) async fn wakeup(&self) {
         self.wakeup.notified().await;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, ReadyQueueState> {
-        self.state.lock()
     }
 }
 
@@ -266,7 +262,7 @@ impl LaneRunner {
     pub(super) fn next_delivery(&self) -> Option<(WaitingDelivery, SlotGuard)> {
         let (mut next, mut lost) = (None, Vec::new());
         let needs_dispatch = {
-            let state = &mut *self.queue.lock();
+            let state = &mut *self.queue.state.lock();
             let limit = state.slot_limit(&self.lane);
             while next.is_none() && state.slots.free(&self.lane, limit) > 0 {
                 let Some(queue) = state.waiting.get_mut(&self.lane) else { break };
@@ -298,7 +294,7 @@ impl LaneRunner {
 impl Drop for LaneRunner {
     fn drop(&mut self) {
         let needs_dispatch = {
-            let state = &mut *self.queue.lock();
+            let state = &mut *self.queue.state.lock();
             if let Some(runners) = state.runners.get_mut(&self.lane) {
                 *runners -= 1;
                 if *runners == 0 {
@@ -316,7 +312,7 @@ impl Drop for LaneRunner {
 impl Drop for SlotGuard {
     fn drop(&mut self) {
         let needs_dispatch = {
-            let state = &mut *self.queue.lock();
+            let state = &mut *self.queue.state.lock();
             let was_full = state.slots.is_full();
             state.slots.release(&self.lane);
             state.pace.note_duration(&self.lane, self.since.elapsed());
@@ -341,7 +337,7 @@ impl Drop for DeliveryGuard {
     fn drop(&mut self) {
         let Some((queue, lane)) = &self.counted else { return };
         let was_full = {
-            let state = &mut *queue.lock();
+            let state = &mut *queue.state.lock();
             state.total_held -= 1;
             let left = state.held.get_mut(lane).map_or(0, |held| {
                 *held -= 1;

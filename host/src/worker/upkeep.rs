@@ -1,4 +1,4 @@
-//! Promotes due events, applies the limits of lanes, and maintains the store.
+//! Promotes due events, takes over the deliveries of dead consumers, applies the limits of lanes, and maintains the store.
 //!
 //! Every host runs these loops. Each step is atomic in the store, so hosts do not disturb each other.
 
@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use super::backoff::RetryBackoff;
 use super::coverage::PeerWatch;
 use super::deferrals::StuckLane;
+use super::ready_queue::DeliveryGuard;
 use super::worker_state::WorkerState;
 use crate::broker::Lane;
-use crate::plugin::{Plugin, PluginRegistry};
+use crate::plugin::{GuestJob, Plugin, PluginRegistry};
+use crate::shutdown::TaskGroup;
 
 /// The longest pause between two promotions: half of the delay that G5 of the contract allows.
 const MAX_PROMOTE_PAUSE_MS: u64 = 500;
@@ -38,10 +40,51 @@ pub(super) async fn promote(shared: Arc<WorkerState>) -> anyhow::Result<()> {
                 backoff.next_pause()
             }
         };
-        tokio::select! {
-            () = shared.stop.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
-        }
+        shared.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+    }
+    Ok(())
+}
+
+/// Takes over the deliveries of dead consumers, one at a time, until the worker stops.
+///
+/// Such a delivery may have crashed its host and may crash this one. So the next one is taken only after the last one was
+/// settled, and a crash counts against the delivery that caused it.
+pub(super) async fn recover(shared: Arc<WorkerState>, tasks: TaskGroup) -> anyhow::Result<()> {
+    let idle_pause = (shared.options.lease / 6).clamp(Duration::from_millis(50), Duration::from_secs(2));
+    let mut backoff = RetryBackoff::default();
+    while !shared.stop.is_cancelled() {
+        let asked_at = Instant::now();
+        let pause = match shared.work_queue.recover(1).await {
+            Ok(suspects) if suspects.is_empty() => {
+                backoff.reset();
+                idle_pause.mul_f64(0.75 + fastrand::f64() / 2.0)
+            }
+            Ok(suspects) => {
+                backoff.reset();
+                for suspect in suspects {
+                    shared.queue.note_size(&suspect);
+                    tracing::info!(
+                        event.id = %suspect.receipt.event_id, lane = %suspect.receipt.lane, deliveries = suspect.deliveries,
+                        "delivery taken over from a consumer that is gone"
+                    );
+                    let hold = shared.held.hold(&suspect.receipt, asked_at);
+                    let (guard, ended) = DeliveryGuard::for_suspect(hold);
+                    let (worker, token) = (shared.clone(), tasks.token());
+                    shared.plugins.spawn_job(GuestJob::new(|meter| async move {
+                        worker.handle_delivery(suspect, guard, None, meter).await;
+                        drop(token);
+                    }));
+                    // Nothing is ever sent. The guard drops the other end when the delivery was settled or lost.
+                    let _ = ended.await;
+                }
+                continue;
+            }
+            Err(error) => {
+                tracing::debug!("could not look for deliveries of dead consumers: {error}");
+                backoff.next_pause()
+            }
+        };
+        shared.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
     }
     Ok(())
 }
@@ -64,7 +107,7 @@ pub(super) async fn limit_lanes(shared: Arc<WorkerState>) -> anyhow::Result<()> 
 
 /// How many events may wait in the lanes of plugins that set `max_waiting`.
 fn lane_limits(plugins: &PluginRegistry) -> BTreeMap<Lane, u64> {
-    let limit = |plugin: Arc<Plugin>| Some((plugin.name().parse().ok()?, plugin.max_waiting()?));
+    let limit = |plugin: Arc<Plugin>| Some((plugin.name().parse().ok()?, plugin.max_waiting?));
     plugins.active().into_iter().filter_map(limit).collect()
 }
 
@@ -88,10 +131,7 @@ pub(super) async fn maintain(shared: Arc<WorkerState>) -> anyhow::Result<()> {
             }
         };
         peers.look(&shared.coverage);
-        tokio::select! {
-            () = shared.stop.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
-        }
+        shared.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use super::file::{self, FileContents, FileOrigin};
 use super::load_error::LoadError;
 use super::native_code;
 use crate::plugin::data_dir::PluginDataDir;
-use crate::plugin::run::guest_runtime::GuestRuntime;
+use crate::plugin::run::plugin::GuestRuntime;
 
 /// Where components are compiled.
 #[derive(Clone, Debug)]

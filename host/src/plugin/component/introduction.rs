@@ -6,9 +6,9 @@ use super::compile_tracks::{CompilePassage, CompileTrack, QUICK_INTRODUCTION_MS}
 use super::load_error::LoadError;
 use crate::clock;
 use crate::event::{Event, InvalidPattern, TypePattern};
-use crate::plugin::run::guest_runtime::GuestRuntime;
 use crate::plugin::run::instance::{self, GuestIntroduction, PreparedComponent};
 use crate::plugin::run::outcome;
+use crate::plugin::run::plugin::GuestRuntime;
 use crate::plugin::sandbox::limits::LimitBreach;
 use crate::plugin::settings::secrets::PluginSecrets;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::event::{AttemptOutcome, Event, LogLine};
+use crate::event::{AttemptFailure, AttemptOutcome, Event, LogLine};
 
 /// The input of an attempt.
 #[derive(Clone, Debug)]
@@ -13,9 +13,9 @@ pub struct AttemptInput {
     pub attempt: u32,
 }
 
-/// The result of an attempt.
+/// An attempt that ended.
 #[derive(Clone, Debug)]
-pub struct AttemptResult {
+pub struct CompletedAttempt {
     /// Ok with effects, or a failure.
     pub outcome: AttemptOutcome,
     /// The log lines of the guest, within the limits.
@@ -24,4 +24,11 @@ pub struct AttemptResult {
     pub log_lines_dropped: u32,
     /// The end of the guest's standard error, within the limit.
     pub stderr: Option<String>,
+}
+
+impl CompletedAttempt {
+    /// An attempt that failed before a guest ran.
+    pub(crate) fn failed(failure: AttemptFailure) -> Self {
+        Self { outcome: AttemptOutcome::Failed(failure), log: Vec::new(), log_lines_dropped: 0, stderr: None }
+    }
 }

@@ -16,8 +16,8 @@ use futures_util::task::AtomicWaker;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 
-use super::cpu_meter::{CpuMeter, thread_cpu_ns};
 use super::guest_turns::GuestTurns;
+use super::stopwatch::{CpuMeter, thread_cpu_ns};
 
 /// The CPU time after which an attempt leaves the fast tier.
 const FAST_SLICE_NS: u64 = 2_000_000;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::cpu_meter::{CpuMeter, thread_cpu_ns};
 use super::executor::{GuestExecutor, GuestJob};
 use super::guest_turns::yield_once;
 use super::stopwatch::AttemptStopwatch;
+use super::stopwatch::{CpuMeter, thread_cpu_ns};
 
 /// Burns CPU time in turns of half a millisecond. Returns the name of the thread of each turn.
 async fn burn(for_ns: u64) -> Vec<String> {

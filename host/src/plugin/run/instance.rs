@@ -8,10 +8,9 @@ use std::sync::Arc;
 use wasmtime::error::Context;
 use wasmtime::{Store, UpdateDeadline};
 
-use super::cpu_meter::CpuMeter;
 use super::instance_pool::{InstancePool, PooledInstance, ReusePolicy};
 use super::outcome;
-use super::stopwatch::AttemptStopwatch;
+use super::stopwatch::{AttemptStopwatch, CpuMeter};
 use crate::event::{AttemptEffects, AttemptFailure, AttemptOutcome, Event, EventData, EventId, FailureClass};
 use crate::plugin::AttemptLimits;
 use crate::plugin::component::fit::FittedComponent;
@@ -21,7 +20,7 @@ use crate::plugin::host_api::state::NoState;
 use crate::plugin::host_api::{AttemptOutput, CurrentAttempt, GuestState, HostContext};
 use crate::plugin::sandbox::Sandbox;
 use crate::plugin::sandbox::limits::LimitBreach;
-use crate::plugin::{AttemptInput, AttemptResult, StateReader};
+use crate::plugin::{AttemptInput, CompletedAttempt, StateReader};
 
 /// The error for an export that has the expected name but another type.
 const OTHER_TYPE: &str = "an export has another type than the package in wit/ says";
@@ -67,7 +66,7 @@ pub(in crate::plugin) async fn run_attempt(
     attempt: AttemptInput,
     state: Arc<dyn StateReader>,
     meter: Arc<CpuMeter>,
-) -> AttemptResult {
+) -> CompletedAttempt {
     let limits = prepared.context.limits;
     let secrets = prepared.context.secrets.clone();
     let stopwatch = AttemptStopwatch::start(limits.wall_ms, meter);
@@ -110,7 +109,7 @@ pub(in crate::plugin) async fn run_attempt(
         }),
         ok => ok,
     };
-    AttemptResult { outcome, log: captured.log, log_lines_dropped: captured.log_lines_dropped, stderr }
+    CompletedAttempt { outcome, log: captured.log, log_lines_dropped: captured.log_lines_dropped, stderr }
 }
 
 /// Makes a first instance, checks its exports with their types, and asks it for its manifest, all within `wall_ms`.

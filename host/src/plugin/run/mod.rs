@@ -3,12 +3,10 @@
 pub(super) mod attempt;
 #[cfg(test)]
 pub(super) mod attempt_tests;
-pub(super) mod cpu_meter;
 pub(super) mod executor;
 #[cfg(test)]
 mod executor_tests;
 pub(super) mod guest_error;
-pub(super) mod guest_runtime;
 pub(super) mod guest_turns;
 #[cfg(test)]
 pub(super) mod handle_tests;

@@ -6,21 +6,35 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::Component;
 
-use super::cpu_meter::CpuMeter;
-use super::guest_runtime::GuestRuntime;
+use super::executor::GuestExecutor;
 use super::instance::{self, PreparedComponent};
 use super::instance_pool::sweep;
-use crate::event::{AttemptFailure, AttemptOutcome, FailureClass, RetryPolicies, Timestamp, TypePattern};
+use super::stopwatch::CpuMeter;
+use crate::event::{AttemptFailure, FailureClass, RetryPolicies, Timestamp, TypePattern};
+use crate::plugin::component::compile_tracks::CompileTracks;
 use crate::plugin::component::fit;
+use crate::plugin::sandbox::ticker::EpochTicker;
 use crate::plugin::settings::PluginSettings;
-use crate::plugin::{AttemptInput, AttemptLimits, AttemptResult, Dialect, GuestJob, StateReader};
+use crate::plugin::{AttemptInput, AttemptLimits, CompletedAttempt, Dialect, GuestJob, StateReader};
 
 /// Packages that every toolchain imports and that give access to nothing but time and random numbers.
 const HARMLESS_PACKAGES: [&str; 6] =
     ["wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:cli/", "wasi:filesystem/", "wasi:sockets/"];
+
+/// What all plugins of a registry run on. It ends when the last plugin is dropped.
+#[derive(Debug)]
+pub(in crate::plugin) struct GuestRuntime {
+    // Declared before the ticker and so dropped first: without ticks a busy guest would delay the end of the executor.
+    pub(in crate::plugin) executor: GuestExecutor,
+    pub(in crate::plugin) ticker: EpochTicker,
+    /// One permit for each memory that running attempts may use.
+    pub(in crate::plugin) attempts: Arc<Semaphore>,
+    /// Decides which plugin is loaded next.
+    pub(in crate::plugin) tracks: CompileTracks,
+}
 
 /// Room in the sandbox for one attempt.
 #[derive(Debug)]
@@ -30,12 +44,17 @@ pub struct AttemptPermit(Option<OwnedSemaphorePermit>);
 pub struct Plugin {
     pub(in crate::plugin) name: Arc<str>,
     pub(in crate::plugin) digest: Arc<str>,
-    pub(in crate::plugin) version: Option<String>,
-    pub(in crate::plugin) description: Option<String>,
+    /// The version that the component states.
+    pub version: Option<String>,
+    /// The description that the component states.
+    pub description: Option<String>,
     pub(in crate::plugin) patterns: Vec<TypePattern>,
-    pub(in crate::plugin) concurrency: Option<usize>,
-    pub(in crate::plugin) max_waiting: Option<u64>,
-    pub(in crate::plugin) policies: RetryPolicies,
+    /// How many attempts may run at once on one host; `None` for the default of the host.
+    pub concurrency: Option<usize>,
+    /// How many of its events may wait in the deployment; `None` for a fifth of the limit of the deployment.
+    pub max_waiting: Option<u64>,
+    /// How failed attempts are retried.
+    pub policies: RetryPolicies,
     /// The settings that it was loaded with. They may hold secrets.
     pub(in crate::plugin) settings: PluginSettings,
     pub(in crate::plugin) size_bytes: u64,
@@ -63,16 +82,6 @@ impl Plugin {
     /// The patterns of the types that it handles. Another plugin with a more specific pattern takes precedence.
     pub fn patterns(&self) -> &[TypePattern] {
         &self.patterns
-    }
-
-    /// The version that the component states.
-    pub fn version(&self) -> Option<&str> {
-        self.version.as_deref()
-    }
-
-    /// The description that the component states.
-    pub fn description(&self) -> Option<&str> {
-        self.description.as_deref()
     }
 
     /// The interface by which it receives events.
@@ -116,16 +125,6 @@ impl Plugin {
         fit::initial_memory_bytes(self.prepared.fit().pre.component()).unwrap_or(0)
     }
 
-    /// How many attempts may run at once on one host; `None` for the default of the host.
-    pub fn concurrency(&self) -> Option<usize> {
-        self.concurrency
-    }
-
-    /// How many of its events may wait in the deployment; `None` for a fifth of the limit of the deployment.
-    pub fn max_waiting(&self) -> Option<u64> {
-        self.max_waiting
-    }
-
     /// The limits of one attempt.
     pub fn limits(&self) -> &AttemptLimits {
         &self.prepared.context.limits
@@ -136,13 +135,8 @@ impl Plugin {
         self.prepared.context.network.denials.counts()
     }
 
-    /// How failed attempts are retried.
-    pub fn policies(&self) -> &RetryPolicies {
-        &self.policies
-    }
-
     /// Like [`Plugin::handle_here`], but may be called on any thread.
-    pub async fn handle(self: &Arc<Self>, attempt: AttemptInput, state: Arc<dyn StateReader>) -> AttemptResult {
+    pub async fn handle(self: &Arc<Self>, attempt: AttemptInput, state: Arc<dyn StateReader>) -> CompletedAttempt {
         let plugin = self.clone();
         let run =
             move |meter| async move { plugin.handle_here(plugin.acquire_permit().await, attempt, state, meter).await };
@@ -165,7 +159,7 @@ impl Plugin {
         attempt: AttemptInput,
         state: Arc<dyn StateReader>,
         meter: Arc<CpuMeter>,
-    ) -> AttemptResult {
+    ) -> CompletedAttempt {
         let AttemptPermit(Some(_permit)) = permit else { return trapped("the sandbox has ended") };
         meter.set_plugin(&self.name);
         let _ticking = self.runtime.ticker.ticking();
@@ -178,7 +172,7 @@ impl Plugin {
         result
     }
 
-    fn host_failure(&self) -> AttemptResult {
+    fn host_failure(&self) -> CompletedAttempt {
         tracing::error!(plugin.id = %self.name, "an attempt made the host panic; the plugin should be removed");
         trapped("the host failed to run the attempt")
     }
@@ -194,7 +188,6 @@ impl fmt::Debug for Plugin {
     }
 }
 
-fn trapped(message: &str) -> AttemptResult {
-    let outcome = AttemptOutcome::Failed(AttemptFailure::new(FailureClass::Trap, message));
-    AttemptResult { outcome, log: Vec::new(), log_lines_dropped: 0, stderr: None }
+fn trapped(message: &str) -> CompletedAttempt {
+    CompletedAttempt::failed(AttemptFailure::new(FailureClass::Trap, message))
 }

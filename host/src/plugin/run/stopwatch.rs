@@ -1,19 +1,68 @@
-//! The time of one attempt: its CPU time, and the time that it pend for something other than a CPU.
+//! The time of one attempt: its CPU time, and the time that it waits for something other than a CPU.
 //!
 //! Waiting for a CPU does not count, because other plugins decide how long that takes. The attempt is polled with a waker of
 //! the stopwatch, which notes when the attempt could continue, even if no thread polls it then.
 
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::time::Sleep;
 
-use super::cpu_meter::CpuMeter;
 use crate::plugin::sandbox::limits::LimitBreach;
+
+/// The CPU time of one attempt.
+#[derive(Debug, Default)]
+pub struct CpuMeter {
+    spent_ns: AtomicU64,
+    began_ns: AtomicU64,
+    plugin: OnceLock<Arc<str>>,
+}
+
+impl CpuMeter {
+    /// The CPU time so far. Call it on the thread that runs the attempt.
+    pub(in crate::plugin) fn spent_ns(&self) -> u64 {
+        let running_ns = thread_cpu_ns().saturating_sub(self.began_ns.load(Ordering::Relaxed));
+        self.spent_ns.load(Ordering::Relaxed).saturating_add(running_ns)
+    }
+
+    /// Sets the plugin of the attempt. Later calls have no effect.
+    pub(in crate::plugin) fn set_plugin(&self, plugin: &Arc<str>) {
+        self.plugin.get_or_init(|| plugin.clone());
+    }
+
+    /// The plugin of the attempt; empty for work of the host.
+    pub(in crate::plugin) fn plugin(&self) -> Arc<str> {
+        self.plugin.get().cloned().unwrap_or_default()
+    }
+
+    /// Notes that the attempt begins to run on this thread, which has used `began_ns` of CPU time.
+    pub(in crate::plugin) fn begin(&self, began_ns: u64) {
+        self.began_ns.store(began_ns, Ordering::Relaxed);
+    }
+
+    /// Adds CPU time, as if the attempt had used it.
+    #[cfg(test)]
+    pub(in crate::plugin) fn add(&self, ns: u64) {
+        self.spent_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    /// Notes that the attempt stops running on this thread. Returns its CPU time so far.
+    pub(in crate::plugin) fn end(&self) -> u64 {
+        let spent_ns = self.spent_ns();
+        self.spent_ns.store(spent_ns, Ordering::Relaxed);
+        spent_ns
+    }
+}
+
+/// The CPU time of this thread.
+pub(in crate::plugin) fn thread_cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
 
 /// The attempt was not woken since its last poll.
 const ASLEEP: u64 = u64::MAX;
@@ -117,7 +166,7 @@ impl Wake for AttemptStopwatch {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Only the first wake-up counts. From then on the attempt pend for a CPU.
+        // Only the first wake-up counts. From then on the attempt waits for a CPU.
         let _ = self.woken_ns.compare_exchange(ASLEEP, self.now_ns(), Ordering::AcqRel, Ordering::Acquire);
         let task = self.task.lock().clone();
         if let Some(task) = task {

@@ -80,7 +80,7 @@ fn a_lane_whose_deliveries_cannot_be_settled_leaves_room_for_the_others() {
     assert!(takes_wakeup(&queue), "there is room for one more");
     assert_eq!(asked().len(), 2);
     drop(unsettled);
-    let state = queue.lock();
+    let state = queue.state.lock();
     assert_eq!((state.total_held, state.held.len()), (0, 0));
 }
 
@@ -133,7 +133,7 @@ fn a_slot_that_becomes_free_without_a_runner_wakes_the_dispatcher() {
 #[test]
 fn a_recovered_delivery_counts_for_the_event_size_of_its_lane() {
     let queue = queue(2);
-    queue.lock().pace.note_duration(&lane("a"), Duration::from_micros(50));
+    queue.state.lock().pace.note_duration(&lane("a"), Duration::from_micros(50));
     let asked = || queue.claim().unwrap().lanes.iter().find(|want| want.lane == lane("a")).unwrap().free;
     assert!(asked() > 500);
     let mut large = delivery("a");
@@ -151,12 +151,13 @@ fn only_late_deliveries_go_back_and_the_rest_of_their_lane_stays() {
     push(&queue, "b");
     let first_pushed = Instant::now();
     while first_pushed == Instant::now() {}
-    let late: Vec<EventId> = queue.lock().waiting[&lane("a")].iter().map(|it| it.delivery.receipt.event_id).collect();
+    let late: Vec<EventId> =
+        queue.state.lock().waiting[&lane("a")].iter().map(|it| it.delivery.receipt.event_id).collect();
     push(&queue, "a");
     let mut taken = queue.take_late(first_pushed + MAX_WAIT);
     taken.retain(|waiting| waiting.delivery.receipt.lane == lane("a"));
     assert_eq!(taken.iter().map(|it| it.delivery.receipt.event_id).collect::<Vec<_>>(), late);
-    let state = queue.lock();
+    let state = queue.state.lock();
     assert_eq!((state.waiting.len(), state.waiting[&lane("a")].len(), state.slots.waiting(&lane("a"))), (1, 1, 1));
 }
 
