@@ -61,9 +61,13 @@ fn a_plugin_that_can_end_no_event_is_named_and_removing_it_ends_them_all(broker:
     let first = client.post_event("loop", &breeding("loop", 2, 20));
     let output = stage.host.wait_for_output("every attempt of the plugin loop");
     let warning = output.lines().find(|line| line.contains("every attempt of the plugin loop")).unwrap_or_default();
-    for words in
-        ["events wait in all", "plugins.loop.max_waiting", "broker.max_waiting", "eventstream plugin remove loop"]
-    {
+    for words in [
+        "events wait, ",
+        "wait in all",
+        "plugins.loop.max_waiting",
+        "broker.max_waiting",
+        "eventstream plugin remove loop",
+    ] {
         assert!(warning.contains(words), "{warning}");
     }
     let waiting = client.metrics()["waitingByLane"]["loop"].as_u64();

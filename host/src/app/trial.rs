@@ -45,8 +45,8 @@ impl PluginFacts {
     fn of(plugin: &Plugin) -> Self {
         Self {
             name: plugin.name().to_owned(),
-            version: plugin.version().map(str::to_owned),
-            description: plugin.description().map(str::to_owned),
+            version: plugin.version.clone(),
+            description: plugin.description.clone(),
             dialect: plugin.dialect().interface(),
             types: plugin.patterns().iter().map(ToString::to_string).collect(),
             size_bytes: plugin.size_bytes(),

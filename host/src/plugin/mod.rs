@@ -21,8 +21,7 @@ mod settings;
 #[cfg(test)]
 mod testing;
 
-pub use crate::event::AttemptLimits;
-pub use crate::event::{InvalidPattern, TypePattern};
+pub use crate::event::{AttemptLimits, InvalidPattern, TypePattern};
 pub use component::compile::Compiler;
 pub use component::compile_child::{CompileChild, compile_and_answer};
 pub use component::compile_limits::CompileLimits;

@@ -193,7 +193,7 @@ impl Dispatcher {
     fn give_back(&self, waiting: Vec<WaitingDelivery>) {
         for WaitingDelivery { delivery, guard, .. } in waiting {
             let lane = delivery.receipt.lane.clone();
-            self.shared.settler.submit(SettleItem::new(returned(delivery, lane), guard));
+            self.shared.settler.submit(SettleItem::new(returned(delivery, lane), guard, None));
         }
     }
 }

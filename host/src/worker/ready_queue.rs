@@ -34,6 +34,7 @@ pub(super) struct ReadyQueue {
     threads: usize,
 }
 
+#[derive(Default)]
 struct ReadyQueueState {
     slots: SlotTable,
     pace: HandlerPace,
@@ -86,17 +87,7 @@ pub(super) struct LaneRunner {
 impl ReadyQueue {
     /// An empty queue with `host_limit` free slots. `threads` is the number of guest threads.
     pub(super) fn new(host_limit: usize, threads: usize) -> Self {
-        let state = ReadyQueueState {
-            slots: SlotTable::new(host_limit),
-            pace: HandlerPace::default(),
-            waiting: HashMap::new(),
-            lanes: BTreeMap::new(),
-            runners: HashMap::new(),
-            held: HashMap::new(),
-            total_held: 0,
-            waiting_bytes: 0,
-            pauses: LanePauses::default(),
-        };
+        let state = ReadyQueueState { slots: SlotTable::new(host_limit), ..ReadyQueueState::default() };
         Self { state: Mutex::new(state), wakeup: Notify::new(), threads }
     }
 

@@ -51,13 +51,8 @@ pub(super) enum SettleConclusion {
 
 impl SettleItem {
     /// A settle whose conclusion no attempt waits for.
-    pub(super) fn new(settle: SettleRequest, guard: DeliveryGuard) -> Self {
-        Self { settle, guard, _reservation: None, answer: None, backoff: RetryBackoff::default() }
-    }
-
-    /// The same settle with the room for what its attempt publishes.
-    pub(super) fn with_reservation(self, reservation: Option<PublishReservation>) -> Self {
-        Self { _reservation: reservation, ..self }
+    pub(super) fn new(settle: SettleRequest, guard: DeliveryGuard, reservation: Option<PublishReservation>) -> Self {
+        Self { settle, guard, _reservation: reservation, answer: None, backoff: RetryBackoff::default() }
     }
 }
 

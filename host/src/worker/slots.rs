@@ -12,7 +12,7 @@ use crate::broker::{ClaimRequest, Lane, LaneDemand};
 const MAX_WAITING: usize = 2_048;
 
 /// The taken slots, and the deliveries that wait for one.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct SlotTable {
     host_limit: usize,
     limits: HashMap<Lane, usize>,
@@ -64,15 +64,7 @@ impl WantingLane {
 impl SlotTable {
     /// A table in which all slots are free.
     pub(super) fn new(host_limit: usize) -> Self {
-        Self {
-            host_limit,
-            limits: HashMap::new(),
-            used: HashMap::new(),
-            total: 0,
-            total_waiting: 0,
-            total_committed: 0,
-            turn: 0,
-        }
+        Self { host_limit, ..Self::default() }
     }
 
     /// Sets the number of slots of each lane.

@@ -144,7 +144,8 @@ fn warn_of_stuck_lanes(shared: &WorkerState) {
             plugin.id = %lane, %lane, attempts,
             "every attempt of the plugin {lane} in the last {seconds} s was deferred: {obstacle}. If the backlog does not \
              shrink by itself, raise broker.max_waiting or plugins.{lane}.max_waiting, replace the plugin by a build that \
-             publishes less, or run `eventstream plugin remove {lane}`: its events then fail as no-handler and can be discarded"
+             publishes less, or run `eventstream plugin remove {lane}`: its events then fail as no-handler and can be discarded. \
+             Otherwise they fail after about a day"
         );
     }
 }

@@ -51,7 +51,7 @@ impl WorkerState {
                 () = self.plugins.routed(&delivery.record.event.event_type) => {}
                 () = guard.hold.lost().cancelled() => return,
                 () = self.stop.cancelled() => {
-                    return self.settler.submit(SettleItem::new(returned(delivery, lane), guard));
+                    return self.settler.submit(SettleItem::new(returned(delivery, lane), guard, None));
                 }
             }
         }
@@ -67,7 +67,7 @@ impl WorkerState {
                 self.queue.pause_lane(&lane);
             }
             let has_state = settle.state.is_some();
-            let item = SettleItem::new(settle, guard).with_reservation(reservation);
+            let item = SettleItem::new(settle, guard, reservation);
             if !has_state {
                 return self.settler.submit(item);
             }

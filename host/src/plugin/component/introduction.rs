@@ -6,7 +6,8 @@ use super::compile_tracks::{CompilePassage, CompileTrack, QUICK_INTRODUCTION_MS}
 use super::load_error::LoadError;
 use crate::clock;
 use crate::event::{Event, InvalidPattern, TypePattern};
-use crate::plugin::run::instance::{self, GuestIntroduction, PreparedComponent};
+use crate::plugin::host_api::bindings::exports::eventstream::plugin::describe::Manifest;
+use crate::plugin::run::instance::{self, PreparedComponent};
 use crate::plugin::run::outcome;
 use crate::plugin::run::plugin::GuestRuntime;
 use crate::plugin::sandbox::limits::LimitBreach;
@@ -43,7 +44,7 @@ pub(super) async fn introduce(
     name: &str,
     prepared: Arc<PreparedComponent>,
     passage: &mut CompilePassage,
-) -> Result<GuestIntroduction, LoadError> {
+) -> Result<Option<Manifest>, LoadError> {
     let event = first_event(name).ok_or(LoadError::Name)?;
     let limit_ms = prepared.context.limits.wall_ms;
     let mut tries = 1;
@@ -88,7 +89,7 @@ fn next_step(error: Option<&wasmtime::Error>, is_quick: bool, tries: u32) -> Int
 pub(super) fn describe(
     name: &str,
     types: Option<Vec<TypePattern>>,
-    introduced: GuestIntroduction,
+    manifest: Option<Manifest>,
     secrets: &PluginSecrets,
 ) -> Result<PluginDescription, LoadError> {
     // The guest may know the secrets by now. The cut leaves room for the longest one, so that none is cut in two.
@@ -98,7 +99,7 @@ pub(super) fn describe(
     // The error quotes a text that is no type, so it is parsed again with the secrets hidden.
     let parsed = |text: &String| text.parse().or_else(|_| hidden(text).parse::<TypePattern>());
     let invalid = |error: InvalidPattern| LoadError::Describe(error.to_string());
-    let (named, version, description) = match introduced.manifest {
+    let (named, version, description) = match manifest {
         None => (Vec::new(), None, None),
         Some(manifest) if manifest.types.len() > MAX_DESCRIBED_TYPES => {
             let words = format!("{} types; a plugin may name {MAX_DESCRIBED_TYPES}", manifest.types.len());
@@ -128,7 +129,6 @@ fn first_chars(text: &str, n: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::host_api::bindings::exports::eventstream::plugin::describe::Manifest;
 
     #[test]
     fn secrets_are_hidden_in_what_a_plugin_says_of_itself() {
@@ -137,7 +137,7 @@ mod tests {
         let says = |description: String, types: &[&str]| {
             let types = types.iter().map(|text| (*text).to_owned()).collect();
             let manifest = Manifest { name: "p".into(), version: "1-hunter2hunter2".into(), description, types };
-            describe("p", None, GuestIntroduction { manifest: Some(manifest) }, &secrets)
+            describe("p", None, Some(manifest), &secrets)
         };
         let said = says(format!("{} hunter2hunter2", "x".repeat(MAX_DESCRIPTION_CHARS - 8)), &[]).unwrap();
         assert_eq!(said.version.as_deref(), Some("1-[secret a]"));

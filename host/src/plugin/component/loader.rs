@@ -145,9 +145,8 @@ impl PluginLoader {
             }
         };
         let prepared = Arc::new(self.prepare(component, context, settings.reuse).await?);
-        let introduced = introduce(&self.runtime, name, prepared.clone(), passage).await?;
-        let PluginDescription { patterns, version, description } =
-            describe(name, settings.types, introduced, &secrets)?;
+        let manifest = introduce(&self.runtime, name, prepared.clone(), passage).await?;
+        let PluginDescription { patterns, version, description } = describe(name, settings.types, manifest, &secrets)?;
         let plugin = Plugin {
             name: name.into(),
             digest: digest.into(),

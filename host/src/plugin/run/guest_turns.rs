@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 /// One turn for each thread. A turn that ends goes to the plugin that has waited longest.
@@ -48,7 +48,7 @@ impl GuestTurns {
 
     fn enqueue(self: &Arc<Self>, plugin: &Arc<str>) -> oneshot::Receiver<GuestTurn> {
         let (sender, receiver) = oneshot::channel();
-        let mut queue = self.lock();
+        let mut queue = self.0.lock();
         if queue.free > 0 {
             queue.free -= 1;
             // The receiver exists, so this does not fail.
@@ -63,7 +63,7 @@ impl GuestTurns {
     fn hand_on(self: &Arc<Self>) {
         loop {
             let next = {
-                let mut queue = self.lock();
+                let mut queue = self.0.lock();
                 let next = queue.pop();
                 if next.is_none() {
                     queue.free += 1;
@@ -77,10 +77,6 @@ impl GuestTurns {
                 Err(mut refused) => refused.0 = None,
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, TurnQueue> {
-        self.0.lock()
     }
 }
 

@@ -11,8 +11,7 @@ use wasmtime::{Store, UpdateDeadline};
 use super::instance_pool::{InstancePool, PooledInstance, ReusePolicy};
 use super::outcome;
 use super::stopwatch::{AttemptStopwatch, CpuMeter};
-use crate::event::{AttemptEffects, AttemptFailure, AttemptOutcome, Event, EventData, EventId, FailureClass};
-use crate::plugin::AttemptLimits;
+use crate::event::{AttemptEffects, AttemptFailure, AttemptOutcome, Event, EventId, FailureClass};
 use crate::plugin::component::fit::FittedComponent;
 use crate::plugin::host_api::bindings::exports::eventstream::plugin::describe::Manifest;
 use crate::plugin::host_api::guest::MAX_HANDLES;
@@ -20,14 +19,15 @@ use crate::plugin::host_api::state::NoState;
 use crate::plugin::host_api::{AttemptOutput, CurrentAttempt, GuestState, HostContext};
 use crate::plugin::sandbox::Sandbox;
 use crate::plugin::sandbox::limits::LimitBreach;
-use crate::plugin::{AttemptInput, CompletedAttempt, StateReader};
+use crate::plugin::{AttemptInput, AttemptLimits, CompletedAttempt, StateReader};
 
 /// The error for an export that has the expected name but another type.
 const OTHER_TYPE: &str = "an export has another type than the package in wit/ says";
 
 /// A compiled and checked component, with what its attempts need.
 pub(in crate::plugin) struct PreparedComponent {
-    fit: FittedComponent,
+    /// The component and what its check found.
+    pub(in crate::plugin) fit: FittedComponent,
     pub(in crate::plugin) context: Arc<HostContext>,
     pub(in crate::plugin) pool: Arc<InstancePool>,
 }
@@ -43,21 +43,10 @@ impl PreparedComponent {
         Self { fit, context, pool }
     }
 
-    /// The component and what its check found.
-    pub(in crate::plugin) fn fit(&self) -> &FittedComponent {
-        &self.fit
-    }
-
     fn new_output(&self, event: EventId) -> Arc<AttemptOutput> {
         let HostContext { name, limits, secrets, .. } = &*self.context;
         Arc::new(AttemptOutput::new(name, event, *limits, secrets.clone()))
     }
-}
-
-/// What a first instance stated about the component.
-#[derive(Debug)]
-pub(in crate::plugin) struct GuestIntroduction {
-    pub(in crate::plugin) manifest: Option<Manifest>,
 }
 
 /// Runs one attempt. Never fails: whatever the guest does is an outcome. Dropping the future cancels the attempt.
@@ -70,7 +59,7 @@ pub(in crate::plugin) async fn run_attempt(
     let limits = prepared.context.limits;
     let secrets = prepared.context.secrets.clone();
     let stopwatch = AttemptStopwatch::start(limits.wall_ms, meter);
-    let fit = prepared.fit();
+    let fit = &prepared.fit;
     let pooled = prepared.pool.take();
     let output = match &pooled {
         Some(pooled) => pooled.store.data().output.clone(),
@@ -123,7 +112,7 @@ pub(in crate::plugin) async fn introduce(
     event: Event,
     meter: Arc<CpuMeter>,
     wall_ms: u64,
-) -> (wasmtime::Result<GuestIntroduction>, Option<String>) {
+) -> (wasmtime::Result<Option<Manifest>>, Option<String>) {
     let limits = AttemptLimits { wall_ms, ..prepared.context.limits };
     let output = prepared.new_output(event.id);
     let stopwatch = AttemptStopwatch::start(limits.wall_ms, meter);
@@ -132,17 +121,12 @@ pub(in crate::plugin) async fn introduce(
     let guest = GuestState::new(prepared.context.clone(), output.clone(), attempt);
     let introduced = stopwatch
         .limit(async {
-            let fit = prepared.fit();
+            let fit = &prepared.fit;
             let PooledInstance { mut store, instance, .. } = instantiate(fit, limits, guest, &stopwatch).await?;
             fit.handler.check(&mut store, &instance).context(OTHER_TYPE)?;
-            let manifest = match &fit.describe {
-                None => None,
-                Some(describe) => {
-                    let describe = describe.load(&mut store, &instance).context(OTHER_TYPE)?;
-                    Some(describe.call_describe(&mut store).await?)
-                }
-            };
-            Ok(GuestIntroduction { manifest })
+            let Some(describe) = &fit.describe else { return Ok(None) };
+            let describe = describe.load(&mut store, &instance).context(OTHER_TYPE)?;
+            Ok(Some(describe.call_describe(&mut store).await?))
         })
         .await;
     (introduced, output.take().stderr())
@@ -160,7 +144,7 @@ async fn instantiate(
     store.set_max_component_handles(MAX_HANDLES);
     limit_cpu_time(&mut store, limits, stopwatch.clone());
     let instance = fit.pre.instantiate_async(&mut store).await?;
-    Ok(PooledInstance::new(store, instance))
+    Ok(PooledInstance { store, instance, event_count: 1 })
 }
 
 /// Begins another attempt in an instance that has handled an event.
@@ -196,18 +180,11 @@ async fn call_handler(
         let guest = instance.store.data_mut();
         let limits = guest.context.limits;
         let effects = guest.take_effects()?;
-        let result = check_result_size(result, &limits);
-        let result = result.map_err(|words| AttemptFailure::new(FailureClass::Output, outcome::cut_message(words)))?;
-        let success = AttemptEffects { result, ..effects };
-        Ok((success, instance))
-    }))
-}
-
-fn check_result_size(result: Option<EventData>, limits: &AttemptLimits) -> Result<Option<EventData>, String> {
-    match result.as_ref().map_or(0, |result| result.bytes.len()) as u64 {
-        size if size > limits.result_bytes => {
-            Err(format!("the result has {size} bytes; it may have {}", limits.result_bytes))
+        let size_bytes = result.as_ref().map_or(0, |result| result.bytes.len()) as u64;
+        if size_bytes > limits.result_bytes {
+            let message = format!("the result has {size_bytes} bytes; it may have {}", limits.result_bytes);
+            return Err(AttemptFailure::new(FailureClass::Output, message));
         }
-        _ => Ok(result),
-    }
+        Ok((AttemptEffects { result, ..effects }, instance))
+    }))
 }

@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::Store;
@@ -38,7 +38,8 @@ impl Default for ReusePolicy {
 pub(in crate::plugin) struct PooledInstance {
     pub(in crate::plugin) store: Store<GuestState>,
     pub(in crate::plugin) instance: Instance,
-    event_count: u32,
+    /// How many events it has been given.
+    pub(super) event_count: u32,
 }
 
 /// The idle instances of one version of a plugin.
@@ -58,13 +59,6 @@ struct IdleInstances {
     has_sweeper: bool,
 }
 
-impl PooledInstance {
-    /// A new instance, for its first event.
-    pub(in crate::plugin) fn new(store: Store<GuestState>, instance: Instance) -> Self {
-        Self { store, instance, event_count: 1 }
-    }
-}
-
 impl InstancePool {
     /// An empty pool for instances that have `memories` memories each.
     pub(in crate::plugin) fn new(reuse: Option<ReusePolicy>, permits: Arc<Semaphore>, memories: u32) -> Self {
@@ -74,7 +68,7 @@ impl InstancePool {
     /// Takes an idle instance for its next event.
     pub(in crate::plugin) fn take(&self) -> Option<PooledInstance> {
         self.reuse?;
-        let (mut instance, ..) = self.lock().instances.pop()?;
+        let (mut instance, ..) = self.idle.lock().instances.pop()?;
         instance.event_count += 1;
         Some(instance)
     }
@@ -86,7 +80,7 @@ impl InstancePool {
             && instance.store.data_mut().is_reusable()
             && let Ok(permit) = self.permits.clone().try_acquire_many_owned(self.memories)
         {
-            self.lock().instances.push((instance, Instant::now(), permit));
+            self.idle.lock().instances.push((instance, Instant::now(), permit));
         }
     }
 
@@ -95,7 +89,7 @@ impl InstancePool {
         if self.reuse.is_none() {
             return false;
         }
-        let mut idle = self.lock();
+        let mut idle = self.idle.lock();
         !idle.instances.is_empty() && !std::mem::replace(&mut idle.has_sweeper, true)
     }
 
@@ -104,7 +98,7 @@ impl InstancePool {
         let max_idle = Duration::from_millis(self.reuse.map_or(0, |reuse| reuse.idle_ms));
         let now = Instant::now();
         let (expired, next) = {
-            let idle = &mut *self.lock();
+            let idle = &mut *self.idle.lock();
             let is_expired = |since: &Instant| now.saturating_duration_since(*since) >= max_idle;
             let expired = idle.instances.partition_point(|(_, since, _)| is_expired(since));
             let expired: Vec<_> = idle.instances.drain(..expired).collect();
@@ -120,11 +114,7 @@ impl InstancePool {
     /// The number of idle instances.
     #[cfg(test)]
     pub(in crate::plugin) fn len(&self) -> usize {
-        self.lock().instances.len()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, IdleInstances> {
-        self.idle.lock()
+        self.idle.lock().instances.len()
     }
 }
 

@@ -86,17 +86,17 @@ impl Plugin {
 
     /// The interface by which it receives events.
     pub fn dialect(&self) -> Dialect {
-        self.prepared.fit().handler.dialect()
+        self.prepared.fit.handler.dialect()
     }
 
     /// Other interfaces by which it could receive events. They have a lower precedence and are not called.
     pub fn other_dialects(&self) -> &[Dialect] {
-        &self.prepared.fit().other_dialects
+        &self.prepared.fit.other_dialects
     }
 
     /// The compiled code, to load the same file again with other settings.
     pub(in crate::plugin) fn compiled(&self) -> Component {
-        self.prepared.fit().pre.component().clone()
+        self.prepared.fit.pre.component().clone()
     }
 
     /// The size of the file.
@@ -106,7 +106,7 @@ impl Plugin {
 
     /// The names of the interfaces that it imports.
     pub fn imports(&self) -> Vec<String> {
-        let component = self.prepared.fit().pre.component();
+        let component = self.prepared.fit.pre.component();
         component.component_type().imports(component.engine()).map(|(name, _)| name.to_owned()).collect()
     }
 
@@ -122,7 +122,7 @@ impl Plugin {
 
     /// The memory that an instance starts with.
     pub fn initial_memory_bytes(&self) -> u64 {
-        fit::initial_memory_bytes(self.prepared.fit().pre.component()).unwrap_or(0)
+        fit::initial_memory_bytes(self.prepared.fit.pre.component()).unwrap_or(0)
     }
 
     /// The limits of one attempt.
@@ -146,7 +146,7 @@ impl Plugin {
     /// Waits until the sandbox has room for one more attempt. Waiting does not count towards the attempt's deadline. Cancel
     /// safe.
     pub async fn acquire_permit(&self) -> AttemptPermit {
-        AttemptPermit(self.runtime.attempts.clone().acquire_many_owned(self.prepared.fit().memories).await.ok())
+        AttemptPermit(self.runtime.attempts.clone().acquire_many_owned(self.prepared.fit.memories).await.ok())
     }
 
     /// Handles one event on the current guest thread. Call it only within a [`crate::plugin::GuestJob`] and pass its meter.
