@@ -23,7 +23,6 @@ pub use attempt_limits::AttemptLimits;
 pub use cloud_event::{DataKind, Event, EventData};
 pub use draft::EventDraft;
 pub use event_body::{DataView, EventBody, data_view};
-pub use id::{EventId, EventType};
 pub use id::{EventId, EventType, MAX_PLUGIN_NAME_BYTES, is_plugin_name};
 pub use limits::EventLimits;
 pub use outcome::{
