@@ -39,7 +39,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("regular_file", &[]),
     ("shutdown", &[]),
     ("telemetry", &["printable", "secret"]),
-    ("broker", &["event", "clock", "secret", "shutdown"]),
+    ("broker", &["event", "clock", "regular_file", "secret", "shutdown"]),
     ("plugin", &["event", "clock", "printable", "regular_file", "secret", "shutdown"]),
     ("worker", &["event", "clock", "broker", "plugin", "shutdown"]),
     ("transfer", &["event", "clock", "broker"]),

@@ -6,6 +6,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "all of this is tests")]
 
+mod access;
 mod consumers;
 mod data;
 mod discard;

@@ -21,6 +21,8 @@ pub const TUNING: RedisTuning = RedisTuning { check_every_ms: 100, min_retention
 pub struct RedisRig {
     pub server: RedisServer,
     pub proxy: Proxy,
+    /// Where brokers reach the server.
+    pub url: String,
     tasks: TaskGroup,
 }
 
@@ -34,12 +36,13 @@ impl RedisRig {
     pub fn with(arguments: &[&str]) -> Self {
         let server = RedisServer::start_with(arguments).expect("a server starts");
         let proxy = Proxy::start(server.address()).expect("a proxy starts");
-        Self { server, proxy, tasks: TaskGroup::new() }
+        let url = server.url();
+        Self { server, proxy, url, tasks: TaskGroup::new() }
     }
 
     /// A broker that reaches the server directly.
     pub async fn direct(&self, options: BrokerOptions) -> Arc<RedisBroker> {
-        self.reach(&self.server.url(), options, None).await
+        self.reach(&self.url, options, None).await
     }
 
     /// A broker behind the proxy.

@@ -34,6 +34,7 @@ mod plugin_directory;
 mod plugin_files;
 mod projects;
 mod redis_away;
+mod redis_refuses;
 mod reload;
 mod reload_storm;
 mod removal;

@@ -203,7 +203,7 @@ impl Drop for RedisServer {
 
 /// A port that is free at this moment. It is below those that the system gives to outgoing connections, so that a server
 /// can be started on it again later.
-fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     (0..200)
         .map(|_| fastrand::u16(10_000..32_000))
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())

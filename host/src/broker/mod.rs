@@ -38,6 +38,7 @@ mod plugin_state;
 pub mod redis;
 mod stats;
 mod store;
+mod store_kind;
 mod takeover_order;
 mod transfer;
 mod work_queue;
@@ -52,10 +53,11 @@ pub use event_log::{
 pub use health::{Durability, StoreHealth};
 pub use lane::{InvalidLane, Lane};
 pub use lane_limits::LaneLimits;
-pub use options::{BrokerOptions, RetentionLimits};
+pub use options::{BrokerOptions, RetentionLimits, TlsFiles};
 pub use plugin_state::{PluginStateReader, PluginStateRemover};
 pub use stats::{BrokerStats, EventCounters, QueueDepth};
 pub use store::Broker;
+pub use store_kind::StoreKind;
 pub use transfer::{
     ExportedEvent, ExportedKey, ExportedState, RestoreOutcome, SnapshotItem, SnapshotPart, SnapshotReader,
     StoreTransfer,

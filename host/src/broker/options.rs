@@ -21,10 +21,23 @@ pub struct BrokerOptions {
     pub max_waiting_bytes: u64,
     /// Where the host keeps what it knows of a store elsewhere; `None` for nowhere.
     pub data_dir: Option<PathBuf>,
+    /// The certificates for a store that is reached by TLS.
+    pub tls: TlsFiles,
     /// Accept events although the store may lose them (G1).
     pub allow_unsafe: bool,
     /// How long the store keeps ended events and idempotency keys.
     pub retention: RetentionLimits,
+}
+
+/// PEM files for a connection by TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificates that sign that of the store; `None` for those of the system.
+    pub ca: Option<PathBuf>,
+    /// The certificate of this host; `None` if the store wants none.
+    pub cert: Option<PathBuf>,
+    /// The private key of [`Self::cert`].
+    pub key: Option<PathBuf>,
 }
 
 /// How long a store keeps ended events and idempotency keys.
@@ -53,6 +66,7 @@ impl Default for BrokerOptions {
             max_waiting: 1_000_000,
             max_waiting_bytes: 1 << 30,
             data_dir: None,
+            tls: TlsFiles::default(),
             allow_unsafe: false,
             retention: RetentionLimits {
                 processed_ms: 7 * DAY_MS,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::api::ServerOptions;
-use crate::broker;
+use crate::broker::{self, StoreKind};
 use crate::event::{FailureClass, RetryPatch, RetryPolicies, RetryPolicy};
 use crate::telemetry;
 use crate::worker::WorkerOptions;
@@ -100,6 +100,19 @@ impl ConfigDraft {
                  allow it with --allow-anonymous (auth.allow_anonymous = true)"
             );
             faults.push(ConfigFault { place: self.origin("server.listen"), message });
+        }
+        let tls = &self.broker.tls;
+        let is_tls = StoreKind::of_url(&self.broker_url) == Ok(StoreKind::RedisTls);
+        for (key, file) in [("ca", &tls.ca), ("cert", &tls.cert), ("key", &tls.key)] {
+            if file.is_some() && !is_tls {
+                let message = format!("broker.tls.{key} is for a broker.url that begins with rediss://");
+                faults.push(ConfigFault { place: self.origin(&format!("broker.tls.{key}")), message });
+            }
+        }
+        if tls.cert.is_some() != tls.key.is_some() {
+            let message = "broker.tls.cert and broker.tls.key need each other: name both, or neither";
+            let given = if tls.cert.is_some() { "broker.tls.cert" } else { "broker.tls.key" };
+            faults.push(ConfigFault { place: self.origin(given), message: message.into() });
         }
         let (payload, body) = (self.server.limits.max_payload_bytes, self.server.max_body_bytes);
         if payload > body {

@@ -4,11 +4,11 @@
 //! is complete all use this one.
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
+use crate::broker::{StoreKind, TlsFiles};
 use crate::event::{FailureClass, MAX_PAUSE_MS, RetryPatch};
 use crate::plugin::{MAX_CONCURRENCY, WatchMethod};
-
-use crate::secret::is_address;
 
 use super::draft::{ConfigDraft, DataDirSetting};
 use super::value::{SettingValue, ValueMismatch};
@@ -103,12 +103,24 @@ fn broker_keys() -> Vec<SettingKey> {
         SettingKey::new("broker.namespace", |draft, value| value.name(64).map(|it| draft.broker.namespace = it)),
         SettingKey::boolean("broker.allow_unsafe", |draft| &mut draft.broker.allow_unsafe),
         SettingKey::new("broker.data_dir", |draft, value| value.directory().map(|it| draft.broker.data_dir = it)),
+        tls_key("broker.tls.ca", |tls| &mut tls.ca),
+        tls_key("broker.tls.cert", |tls| &mut tls.cert),
+        tls_key("broker.tls.key", |tls| &mut tls.key),
         SettingKey::number("broker.max_waiting", 1..=1_000_000_000, |draft| &mut draft.broker.max_waiting),
         SettingKey::number("broker.max_waiting_bytes", 1..=1 << 50, |draft| &mut draft.broker.max_waiting_bytes),
         SettingKey::number("broker.max_payload_bytes", 1..=64 * 1024 * 1024, |draft| {
             &mut draft.server.limits.max_payload_bytes
         }),
     ]
+}
+
+/// A path to a PEM file; an empty one counts as none.
+fn tls_key(name: &str, file: fn(&mut TlsFiles) -> &mut Option<PathBuf>) -> SettingKey {
+    SettingKey::new(name, move |draft, value| {
+        let path = value.text()?;
+        *file(&mut draft.broker.tls) = Some(path).filter(|path| !path.is_empty()).map(Into::into);
+        Ok(())
+    })
 }
 
 fn consumer_keys() -> Vec<SettingKey> {
@@ -200,19 +212,5 @@ fn retention_plugin_and_log_keys() -> Vec<SettingKey> {
 
 fn parse_broker_url(value: SettingValue<'_>) -> Result<String, ValueMismatch> {
     let url = value.text().map_err(|_| "the address of the broker is a text in quotes".to_owned())?;
-    // The address may contain a password, so a message repeats its scheme only.
-    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-    match scheme {
-        "embedded" if url.starts_with("embedded://") => {
-            Err("write the embedded broker as embedded:DIRECTORY, without //, such as embedded:./data".into())
-        }
-        "embedded" if url == "embedded:" || is_address(&url) => {
-            Err("write the embedded broker as embedded:DIRECTORY".into())
-        }
-        "redis" | "embedded" => Ok(url),
-        "rediss" | "redis-sentinel" | "redis-cluster" => {
-            Err(format!("{scheme}:// is not supported in this version; use redis://HOST:PORT"))
-        }
-        _ => Err("write the broker as embedded:DIRECTORY or redis://HOST:PORT".into()),
-    }
+    StoreKind::of_url(&url).map(|_| url)
 }

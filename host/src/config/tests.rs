@@ -210,7 +210,7 @@ fn a_password_in_the_address_of_the_broker_is_not_shown() {
         assert_eq!(config.broker_url.to_string(), shown);
         assert!(!format!("{config:?}").contains("s3cr"), "{config:?}");
     }
-    let message = refusal("", &[("EVENTSTREAM_BROKER_URL", "rediss://:s3cret@host")], &[]);
+    let message = refusal("", &[("EVENTSTREAM_BROKER_URL", "redis-cluster://:s3cret@host")], &[]);
     assert!(!message.contains("s3cret"), "{message}");
 }
 

@@ -20,8 +20,8 @@ pub(super) struct StoreClient {
 
 impl StoreClient {
     /// A client that is not connected yet.
-    pub(super) fn new(link: RedisLink, scripts: ScriptSet, keys: ShardKeys, consumer: String) -> Self {
-        Self { link, keys, scripts, consumer, check_soon: Notify::new() }
+    pub(super) fn new(link: RedisLink, scripts: ScriptSet, namespace: &str, consumer: String) -> Self {
+        Self { link, keys: ShardKeys::new(namespace), scripts, consumer, check_soon: Notify::new() }
     }
 
     pub(super) fn troubles(&self) -> &TroubleBoard {

@@ -21,12 +21,12 @@ pub(super) async fn inspect_server(link: &RedisLink) -> Result<SettingsVerdict, 
         let mut command = redis::cmd("CONFIG");
         command.arg("GET").arg(name);
         // Hosted servers often forbid or rename the command. Their durability is then unknown.
-        let Some(answer) = link.try_command(&command).await? else { return Ok(judge(&link.cli_words(), info, None)) };
+        let Some(answer) = link.try_command(&command).await? else { return Ok(judge(link.cli_words(), info, None)) };
         for (name, value) in reply::pairs(answer)? {
             config.insert(reply::text(name)?, reply::text(value)?);
         }
     }
-    Ok(judge(&link.cli_words(), info, Some(&config)))
+    Ok(judge(link.cli_words(), info, Some(&config)))
 }
 
 /// What the settings of a server mean for the broker.

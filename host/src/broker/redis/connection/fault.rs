@@ -84,6 +84,12 @@ pub(in crate::broker::redis) fn classify(error: &RedisError) -> FailureReaction 
         (_, "OOM") => (FailureCause::NoRoom, true, Keep),
         (_, "NOREPLICAS") => (FailureCause::NoReplicas, true, Keep),
         (_, "NOSCRIPT") => (FailureCause::NoScript, true, Keep),
+        // So Redis says that a script met a missing right.
+        (ErrorKind::Server(ServerErrorKind::ResponseError), _)
+            if detail.starts_with("The user executing the script") =>
+        {
+            (FailureCause::Denied, false, RebuildSlowly)
+        }
         _ => (FailureCause::Misplaced, false, Keep),
     };
     FailureReaction { cause, unchanged, connection }
@@ -195,6 +201,7 @@ mod tests {
             ("NOAUTH Authentication required.", Denied, true, RebuildSlowly),
             ("WRONGPASS invalid username-password pair", Denied, true, RebuildSlowly),
             ("NOPERM this user has no permissions to run the 'xadd' command", Denied, true, RebuildSlowly),
+            ("ERR The user executing the script can't run this command or subcommand", Denied, false, RebuildSlowly),
         ] {
             assert_eq!(classify(&reply(line)), FailureReaction { cause, unchanged, connection }, "{line}");
         }

@@ -16,10 +16,11 @@ use tokio::sync::{Notify, Semaphore};
 use super::fault::{CallFailure, ConnectionFate, FailureCause, classify, classify_connect};
 use super::gate::ConnectionGate;
 use super::reply::RedisReply;
+use super::target::{LinkTarget, unreachable};
 use super::troubles::{LOSS, TroubleBoard, TroubleKind};
 use super::vetting::{RESTART_HOLD, ServerVetting, VettingVerdict};
 use crate::broker::redis::scripts::ScriptCall;
-use crate::secret::SecretText;
+use crate::broker::redis::scripts::keys::ShardKeys;
 
 /// The time limit for connecting, `CLIENT ID` included, and for vetting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -29,16 +30,10 @@ pub(in crate::broker::redis) const RESPONSE_TIMEOUT: Duration = Duration::from_s
 const REPEATS: usize = 3;
 /// The time limit for a call and its repetitions.
 const REPEAT_WITHIN: Duration = Duration::from_secs(5);
-/// Where a server that does not know a command begins to quote its arguments.
-const ARGUMENTS: &str = ", with args beginning with";
-/// A shorter password would also match ordinary words.
-const MIN_PASSWORD_BYTES: usize = 4;
 
 /// What the links of one broker share.
 struct SharedLinkState {
-    /// Host and port, without the password.
-    address: String,
-    password: Option<SecretText>,
+    target: LinkTarget,
     gate: ConnectionGate,
     troubles: TroubleBoard,
     vetting: ServerVetting,
@@ -64,22 +59,9 @@ pub(in crate::broker::redis) struct LiveConnection {
 }
 
 impl RedisLink {
-    /// A link that is not connected yet. `address` and `password` are those of the client's URL.
-    pub(in crate::broker::redis) fn new(
-        client: redis::Client,
-        address: String,
-        password: Option<SecretText>,
-        vetting: ServerVetting,
-    ) -> Self {
-        let shared = SharedLinkState {
-            address,
-            password,
-            gate: ConnectionGate::default(),
-            troubles: TroubleBoard::new(),
-            vetting,
-            connected: Notify::new(),
-        };
-        Self::with_timeout(client, Arc::new(shared), RESPONSE_TIMEOUT)
+    /// A link that is not connected yet.
+    pub(in crate::broker::redis) fn new(client: redis::Client, target: LinkTarget) -> Self {
+        Self::with_timeout(client, Arc::new(SharedLinkState::new(target)), RESPONSE_TIMEOUT)
     }
 
     fn with_timeout(client: redis::Client, shared: Arc<SharedLinkState>, response_timeout: Duration) -> Self {
@@ -94,14 +76,14 @@ impl RedisLink {
         Self::with_timeout(self.client.clone(), self.shared.clone(), response_timeout)
     }
 
-    /// Host and port of the server.
+    /// Host and port of the server, or the path of its socket.
     pub(in crate::broker::redis) fn address(&self) -> &str {
-        &self.shared.address
+        &self.shared.target.address
     }
 
     /// The beginning of a command line that reaches the server. It has no password.
-    pub(in crate::broker::redis) fn cli_words(&self) -> String {
-        format!("redis-cli -u redis://{}", self.shared.address)
+    pub(in crate::broker::redis) fn cli_words(&self) -> &str {
+        &self.shared.target.cli
     }
 
     pub(in crate::broker::redis) fn troubles(&self) -> &TroubleBoard {
@@ -124,6 +106,11 @@ impl RedisLink {
 
     /// Sends a command and waits for its reply. When this future is dropped, the command may still take effect.
     pub(in crate::broker::redis) async fn command(&self, command: &Cmd) -> Result<RedisReply, CallFailure> {
+        self.send(command, None).await
+    }
+
+    /// Sends a command, which may be the call of a script.
+    async fn send(&self, command: &Cmd, call: Option<&ScriptCall<'_>>) -> Result<RedisReply, CallFailure> {
         let live = self.connect().await?;
         match command.query_async::<RedisReply>(&mut live.connection.clone()).await {
             Ok(reply) => {
@@ -131,7 +118,8 @@ impl RedisLink {
                 Ok(reply)
             }
             Err(error) => {
-                let failure = CallFailure { reaction: classify(&error), message: self.shared.describe(&error) };
+                let failure =
+                    CallFailure { reaction: classify(&error), message: self.shared.target.describe(&error, call) };
                 self.react_to(&live, &failure);
                 Err(failure)
             }
@@ -147,7 +135,8 @@ impl RedisLink {
                 Ok(Some(reply))
             }
             Err(error) => {
-                let failure = CallFailure { reaction: classify(&error), message: self.shared.describe(&error) };
+                let failure =
+                    CallFailure { reaction: classify(&error), message: self.shared.target.describe(&error, None) };
                 if matches!(failure.reaction.cause, FailureCause::Denied | FailureCause::Misplaced) {
                     self.note_reply();
                     return Ok(None);
@@ -160,8 +149,10 @@ impl RedisLink {
 
     /// Calls a script by its digest, or with its text if the server does not know the digest.
     pub(in crate::broker::redis) async fn call(&self, call: &ScriptCall<'_>) -> Result<RedisReply, CallFailure> {
-        match self.command(&call.by_digest()).await {
-            Err(failure) if failure.reaction.cause == FailureCause::NoScript => self.command(&call.by_text()).await,
+        match self.send(&call.by_digest(), Some(call)).await {
+            Err(failure) if failure.reaction.cause == FailureCause::NoScript => {
+                self.send(&call.by_text(), Some(call)).await
+            }
             result => result,
         }
     }
@@ -235,8 +226,13 @@ impl RedisLink {
 
     fn note_unreachable(&self, error: &redis::RedisError) -> CallFailure {
         let reaction = classify_connect(error);
-        let reason = self.shared.without_password(error.to_string());
-        let message = format!("{}{reason}", unreachable(&self.shared.address));
+        let message = match reaction.cause {
+            FailureCause::Denied => self.shared.target.describe(error, None),
+            _ => {
+                let reason = self.shared.target.without_password(error.to_string());
+                format!("{}{reason}", unreachable(self.address()))
+            }
+        };
         self.shared.gate.note_failure(&message, reaction.connection);
         let failure = CallFailure { reaction, message };
         self.troubles().note_failure(&failure);
@@ -270,7 +266,7 @@ impl RedisLink {
             VettingVerdict::Held => CallFailure::held(format!(
                 "Redis at {} has restarted and had replicas, one of which may have taken over: nothing is accepted or \
                  handled until it has been the primary for {RESTART_HOLD:?}",
-                self.shared.address
+                self.address()
             )),
         };
         self.note_reply();
@@ -322,54 +318,14 @@ fn timed_out() -> redis::RedisError {
     std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time").into()
 }
 
-/// The beginning of the message that no connection could be made.
-pub(in crate::broker::redis) fn unreachable(address: &str) -> String {
-    format!("Redis at {address} cannot be reached: ")
-}
-
 impl SharedLinkState {
-    /// The message of the server or of the connection.
-    fn describe(&self, error: &redis::RedisError) -> String {
-        self.without_password(match (error.code(), error.detail()) {
-            (Some("ERR"), Some(detail)) => detail.to_owned(),
-            (Some(code), Some(detail)) => format!("{code} {detail}"),
-            (Some(code), None) => code.to_owned(),
-            (None, _) => format!("the connection to Redis failed: {error}"),
-        })
-    }
-
-    /// Removes the password: a server that does not know `AUTH` quotes the arguments of the command.
-    fn without_password(&self, message: String) -> String {
-        let unquoted = message.split_once(ARGUMENTS).map_or(message.as_str(), |(before, _)| before);
-        match self.password.as_ref().map(SecretText::expose).filter(|password| password.len() >= MIN_PASSWORD_BYTES) {
-            Some(password) => unquoted.replace(password, "***"),
-            None => unquoted.to_owned(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::broker::redis::scripts::keys::ShardKeys;
-
-    #[test]
-    fn a_message_that_repeats_the_password_is_masked() {
-        let shared = SharedLinkState {
-            address: "h:1".into(),
-            password: Some("hunter2".into()),
+    fn new(target: LinkTarget) -> Self {
+        Self {
+            vetting: ServerVetting::new(&ShardKeys::new(&target.namespace)),
+            target,
             gate: ConnectionGate::default(),
             troubles: TroubleBoard::new(),
-            vetting: ServerVetting::new(&ShardKeys::new("es")),
             connected: Notify::new(),
-        };
-        for message in [
-            "unknown command 'AUTH', with args beginning with: 'hunter2' ",
-            "unknown command 'AUTH', with args beginning with: 'hunt",
-            "500 unrecognized command AUTH hunter2",
-        ] {
-            let masked = shared.without_password(message.into());
-            assert!(masked.contains("AUTH") && !masked.contains("hunt"), "{masked}");
         }
     }
 }

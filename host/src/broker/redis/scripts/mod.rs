@@ -198,6 +198,12 @@ impl<'a> ScriptCall<'a> {
         self.arguments.push(bytes.as_ref());
     }
 
+    /// The first Redis command in a line of the script, counted from 1.
+    pub(in crate::broker::redis) fn command_in_line(&self, line: usize) -> Option<&str> {
+        let (_, call) = self.script.code.lines().nth(line.checked_sub(1)?)?.split_once("call('")?;
+        Some(call.split_once('\'')?.0)
+    }
+
     /// The command that names the script by its digest.
     pub fn by_digest(&self) -> Cmd {
         self.command("EVALSHA", self.script.script.get_hash())
@@ -250,6 +256,15 @@ mod tests {
         let code = with_prelude("#!lua flags=allow-oom\nreturn 1\n");
         assert!(code.starts_with("#!lua flags=allow-oom\n-- Shared by all scripts"));
         assert!(code.ends_with("return 1\n"));
+    }
+
+    #[test]
+    fn a_line_of_a_script_names_its_command() {
+        let scripts = ScriptSet::new();
+        let call = ScriptCall::new(&scripts.probe, &ShardKeys::new("es"));
+        let line = 1 + call.script.code.lines().position(|line| line.contains("redis.call('TIME')")).unwrap();
+        assert_eq!(call.command_in_line(line), Some("TIME"));
+        assert_eq!((call.command_in_line(0), call.command_in_line(1), call.command_in_line(9_999)), (None, None, None));
     }
 
     #[test]
