@@ -26,7 +26,9 @@ impl InvalidSettings {
         let shown = error.to_string();
         let words = without_value(error.message().trim_end());
         match shown.trim_end().rsplit_once("\nin ") {
-            Some((_, key)) => Self::new(format!("{words} in {key}")).at(&key.split('.').collect::<Vec<_>>()),
+            Some((_, key)) => {
+                Self::new(format!("{words} in {key}")).at(&key.trim_matches('`').split('.').collect::<Vec<_>>())
+            }
             None => Self::new(words),
         }
     }
