@@ -73,14 +73,15 @@ fn a_plugin_that_can_end_no_event_is_named_and_removing_it_ends_them_all(broker:
     let waiting = client.metrics()["waitingByLane"]["loop"].as_u64();
     assert!((Some(100)..=Some(101)).contains(&waiting), "twice the limit, and what one attempt publishes: {waiting:?}");
     // The oldest children have ended, and theirs wait.
-    let mut event = client.event(&first).expect("it was accepted");
+    let mut event = client.event(&first).unwrap_or_else(|| panic!("{first} was accepted"));
     while let Some(child) = event.children.first() {
-        event = client.event(child).expect("it was published");
+        let child = child.clone();
+        event = client.event(&child).unwrap_or_else(|| panic!("{child} was published"));
     }
     let reason = event.reason.clone().unwrap_or_default();
     assert!(event.deferrals > 0 && event.attempts.is_empty() && reason.contains("deferred"), "{event:?}");
 
-    client.request("DELETE", "/plugins/loop", &[], None).expect("answered").expect(200);
+    client.request("DELETE", "/plugins/loop", &[], None).unwrap().expect(200);
     let metrics = eventually("all have ended", || {
         let metrics = client.metrics();
         if metrics["waiting"] == 0 { Ok(metrics) } else { Err(metrics) }
