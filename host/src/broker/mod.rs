@@ -20,7 +20,6 @@
 //! renews ends.
 
 mod bad_entry;
-mod consumers;
 #[cfg(any(test, feature = "test-util"))]
 #[expect(clippy::expect_used, clippy::panic, reason = "a case fails by panicking; none of it is in the product")]
 pub mod contract;
@@ -34,7 +33,6 @@ mod lane;
 mod lane_limits;
 mod list_limiter;
 mod options;
-mod plugin_state;
 pub mod redis;
 mod stats;
 mod store;
@@ -43,7 +41,6 @@ mod takeover_order;
 mod transfer;
 mod work_queue;
 
-pub use consumers::ConsumerDirectory;
 pub use coverage::{ConsumerCoverage, PeerCoverage};
 pub use error::Error;
 pub use event_log::{
@@ -54,9 +51,8 @@ pub use health::{Durability, StoreHealth};
 pub use lane::{InvalidLane, Lane};
 pub use lane_limits::LaneLimits;
 pub use options::{BrokerOptions, RetentionLimits, TlsFiles};
-pub use plugin_state::{PluginStateReader, PluginStateRemover};
 pub use stats::{BrokerStats, EventCounters, QueueDepth};
-pub use store::Broker;
+pub use store::{Broker, ConsumerDirectory, PluginStateReader, PluginStateRemover};
 pub use store_kind::StoreKind;
 pub use transfer::{
     ExportedEvent, ExportedKey, ExportedState, RestoreOutcome, SnapshotItem, SnapshotPart, SnapshotReader,

@@ -26,15 +26,16 @@ use super::columns::StoryColumns;
 use super::history;
 use super::leases::{LeaseTable, LeaseToken};
 use super::plugin_state;
+use super::restore::{PreparedItem, restore};
 use super::retention;
 use super::settle::{self, FailedMove, FailedTarget, PreparedSettle};
+use super::snapshot::snapshot;
 use super::step::{CommitMode, JobKind};
 use super::store::{
     BackupError, HighWaterKeeper, NOT_IN_PLACE, ReaderPool, SqliteFault, StoreCondition, StoreDirectory, StoreIdentity,
     WalProgress, backup,
 };
 use super::totals::StoreTotals;
-use super::transfer::{PreparedItem, restore, snapshot};
 use super::writer::StoreWriter;
 
 /// How long [`WorkQueue::wait_for_work`] waits at most.

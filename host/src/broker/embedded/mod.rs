@@ -15,19 +15,19 @@ mod history;
 mod leases;
 mod open;
 mod plugin_state;
+mod restore;
 mod retention;
 mod row_size;
 mod settle;
-mod statements;
+mod snapshot;
 mod step;
 mod store;
 #[cfg(test)]
 mod tests;
 mod totals;
-mod transfer;
 mod writer;
 
 pub use broker::EmbeddedBroker;
 pub use open::EmbeddedOpenError;
+pub use snapshot::{SnapshotError, snapshot};
 pub use store::{BackupError, backup};
-pub use transfer::{SnapshotError, snapshot};

@@ -21,8 +21,7 @@ use crate::clock;
 
 use super::bulk_insert::BulkInsert;
 use super::leases::{LeaseChange, LeaseTable};
-use super::statements::HotStatements;
-use super::step::{CommitMode, JobKind, WriteJob, WriteStep, job};
+use super::step::{CommitMode, HotStatements, JobKind, WriteJob, WriteStep, job};
 use super::store::{Checkpointer, SqliteFault, StoreCondition, StoreDirectory, WalProgress};
 use super::totals::StoreTotals;
 

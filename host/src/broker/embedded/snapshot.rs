@@ -15,8 +15,8 @@ use crate::broker::{
 use crate::clock;
 use crate::event::{EventId, Idempotency, Timestamp};
 
-use crate::broker::embedded::columns::{RawColumns, record_columns, state_checksum};
-use crate::broker::embedded::store::{ConnectionPurpose, SchemaError, SqliteFault, connect, database_in, recognize};
+use super::columns::{RawColumns, record_columns, state_checksum};
+use super::store::{ConnectionPurpose, SchemaError, SqliteFault, connect, database_in, recognize};
 
 /// The most items of one part.
 const MAX_ITEMS: usize = 250;

@@ -10,15 +10,15 @@ use crate::broker::{
 };
 use crate::event::{DeliveryStart, EventRecord, FailureClass};
 
-use crate::broker::embedded::append::{Placement, PreparedEvent, ensure_lane, insert_event, insert_waiting};
-use crate::broker::embedded::columns::{BodyColumns, StoryColumns};
-use crate::broker::embedded::row_size::ended_bytes;
-use crate::broker::embedded::step::WriteStep;
-use crate::broker::embedded::{event_state, plugin_state};
+use super::append::{Placement, PreparedEvent, ensure_lane, insert_event, insert_waiting};
+use super::columns::{BodyColumns, StoryColumns};
+use super::row_size::ended_bytes;
+use super::step::WriteStep;
+use super::{event_state, plugin_state};
 
 /// An item as the writer writes it, prepared by the caller.
 #[derive(Debug, Clone)]
-pub(in crate::broker::embedded) enum PreparedItem {
+pub(super) enum PreparedItem {
     Key(ExportedKey),
     State(ExportedState),
     Waiting(PreparedEvent),
@@ -30,7 +30,7 @@ impl PreparedItem {
     ///
     /// # Errors
     /// The item is a failed event without a failure.
-    pub(in crate::broker::embedded) fn prepare(exported: SnapshotItem) -> Result<Self, Error> {
+    pub(super) fn prepare(exported: SnapshotItem) -> Result<Self, Error> {
         match exported {
             SnapshotItem::Key(key) => Ok(Self::Key(key)),
             SnapshotItem::State(state) => Ok(Self::State(state)),
@@ -61,7 +61,7 @@ impl PreparedItem {
 }
 
 /// Restores each item, in order. The inner error is [`Error::NoRoom`]; then nothing was written.
-pub(in crate::broker::embedded) fn restore(
+pub(super) fn restore(
     step: &mut WriteStep<'_>,
     batch: &[PreparedItem],
 ) -> rusqlite::Result<Result<Vec<RestoreOutcome>, Error>> {
