@@ -202,7 +202,7 @@ fn a_password_in_the_address_of_the_broker_is_not_shown() {
         ("redis://me:s3cr@t@host:1/0", "redis://***@host:1/0"),
         ("redis://:s3cret@host", "redis://***@host"),
         ("redis://:s3c/r@t@host", "redis://***@host"),
-        ("redis://host/0?password=s3cret", "redis://host/0?***"),
+        ("redis://host/0?password=s3cret", "redis://host/***"),
         ("embedded:./data", "embedded:./data"),
     ] {
         let config = load("", &[("EVENTSTREAM_BROKER_URL", given)], &[]).unwrap();
