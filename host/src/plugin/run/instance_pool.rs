@@ -24,7 +24,7 @@ pub struct ReusePolicy {
     /// How many events one instance handles at most; 1 for no reuse.
     pub max_events: NonZeroU32,
     /// How long an idle instance is kept, in milliseconds.
-    #[serde(deserialize_with = "crate::plugin::settings::amount::required_ms")]
+    #[serde(deserialize_with = "crate::plugin::settings::limits_patch::required_ms")]
     pub idle_ms: u64,
 }
 

@@ -1,12 +1,9 @@
-//! The limits of a plugin as its settings give them.
+//! The limits of a plugin as its settings give them: plain numbers, or sizes and durations as people write them.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 use toml::Table;
 
-use super::amount::{duration_ms, size_bytes};
-use super::check::check_keys;
-use super::invalid::InvalidSettings;
-use super::keys::LIMIT_KEYS;
+use super::invalid::{InvalidSettings, LIMIT_KEYS, check_keys};
 use crate::plugin::AttemptLimits;
 
 /// The limits that are set; see [`AttemptLimits`].
@@ -47,6 +44,32 @@ pub struct LimitsPatch {
     pub http_timeout_ms: Option<u64>,
 }
 
+/// Makes a value of a type with the same fields, each by a method of the option here and the default there.
+macro_rules! each_limit {
+    ($limits:ident, $set:ident, $method:ident, $defaults:ident) => {
+        $limits {
+            wall_ms: $set.wall_ms.$method($defaults.wall_ms),
+            cpu_ms: $set.cpu_ms.$method($defaults.cpu_ms),
+            memory_bytes: $set.memory_bytes.$method($defaults.memory_bytes),
+            result_bytes: $set.result_bytes.$method($defaults.result_bytes),
+            published_events: $set.published_events.$method($defaults.published_events),
+            payload_bytes: $set.payload_bytes.$method($defaults.payload_bytes),
+            state_operations: $set.state_operations.$method($defaults.state_operations),
+            state_value_bytes: $set.state_value_bytes.$method($defaults.state_value_bytes),
+            state_keys: $set.state_keys.$method($defaults.state_keys),
+            state_bytes: $set.state_bytes.$method($defaults.state_bytes),
+            log_lines: $set.log_lines.$method($defaults.log_lines),
+            log_line_bytes: $set.log_line_bytes.$method($defaults.log_line_bytes),
+            stderr_bytes: $set.stderr_bytes.$method($defaults.stderr_bytes),
+            host_call_bytes: $set.host_call_bytes.$method($defaults.host_call_bytes),
+            http_requests: $set.http_requests.$method($defaults.http_requests),
+            http_request_bytes: $set.http_request_bytes.$method($defaults.http_request_bytes),
+            http_response_bytes: $set.http_response_bytes.$method($defaults.http_response_bytes),
+            http_timeout_ms: $set.http_timeout_ms.$method($defaults.http_timeout_ms),
+        }
+    };
+}
+
 impl LimitsPatch {
     /// Reads a table of limits, such as `[plugins.limits]`.
     ///
@@ -59,49 +82,51 @@ impl LimitsPatch {
 
     /// The limits of `defaults`, replaced where a limit is set.
     pub fn over(&self, defaults: AttemptLimits) -> AttemptLimits {
-        AttemptLimits {
-            wall_ms: self.wall_ms.unwrap_or(defaults.wall_ms),
-            cpu_ms: self.cpu_ms.unwrap_or(defaults.cpu_ms),
-            memory_bytes: self.memory_bytes.unwrap_or(defaults.memory_bytes),
-            result_bytes: self.result_bytes.unwrap_or(defaults.result_bytes),
-            published_events: self.published_events.unwrap_or(defaults.published_events),
-            payload_bytes: self.payload_bytes.unwrap_or(defaults.payload_bytes),
-            state_operations: self.state_operations.unwrap_or(defaults.state_operations),
-            state_value_bytes: self.state_value_bytes.unwrap_or(defaults.state_value_bytes),
-            state_keys: self.state_keys.unwrap_or(defaults.state_keys),
-            state_bytes: self.state_bytes.unwrap_or(defaults.state_bytes),
-            log_lines: self.log_lines.unwrap_or(defaults.log_lines),
-            log_line_bytes: self.log_line_bytes.unwrap_or(defaults.log_line_bytes),
-            stderr_bytes: self.stderr_bytes.unwrap_or(defaults.stderr_bytes),
-            host_call_bytes: self.host_call_bytes.unwrap_or(defaults.host_call_bytes),
-            http_requests: self.http_requests.unwrap_or(defaults.http_requests),
-            http_request_bytes: self.http_request_bytes.unwrap_or(defaults.http_request_bytes),
-            http_response_bytes: self.http_response_bytes.unwrap_or(defaults.http_response_bytes),
-            http_timeout_ms: self.http_timeout_ms.unwrap_or(defaults.http_timeout_ms),
-        }
+        each_limit!(AttemptLimits, self, unwrap_or, defaults)
     }
 
     /// These limits, and those of `defaults` where none is set.
     pub(super) fn or(self, defaults: &Self) -> Self {
-        Self {
-            wall_ms: self.wall_ms.or(defaults.wall_ms),
-            cpu_ms: self.cpu_ms.or(defaults.cpu_ms),
-            memory_bytes: self.memory_bytes.or(defaults.memory_bytes),
-            result_bytes: self.result_bytes.or(defaults.result_bytes),
-            published_events: self.published_events.or(defaults.published_events),
-            payload_bytes: self.payload_bytes.or(defaults.payload_bytes),
-            state_operations: self.state_operations.or(defaults.state_operations),
-            state_value_bytes: self.state_value_bytes.or(defaults.state_value_bytes),
-            state_keys: self.state_keys.or(defaults.state_keys),
-            state_bytes: self.state_bytes.or(defaults.state_bytes),
-            log_lines: self.log_lines.or(defaults.log_lines),
-            log_line_bytes: self.log_line_bytes.or(defaults.log_line_bytes),
-            stderr_bytes: self.stderr_bytes.or(defaults.stderr_bytes),
-            host_call_bytes: self.host_call_bytes.or(defaults.host_call_bytes),
-            http_requests: self.http_requests.or(defaults.http_requests),
-            http_request_bytes: self.http_request_bytes.or(defaults.http_request_bytes),
-            http_response_bytes: self.http_response_bytes.or(defaults.http_response_bytes),
-            http_timeout_ms: self.http_timeout_ms.or(defaults.http_timeout_ms),
-        }
+        each_limit!(Self, self, or, defaults)
     }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WrittenAmount {
+    Number(i64),
+    Text(String),
+}
+
+/// Bytes above 0, as a number or as a size.
+fn size_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    amount(deserializer, "a number of bytes above 0, or a size such as \"64MiB\"", |text| {
+        text.parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64())
+    })
+}
+
+/// Milliseconds above 0, as a number or as a duration.
+pub(in crate::plugin) fn required_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    duration_ms(deserializer).map(Option::unwrap_or_default)
+}
+
+/// Milliseconds above 0, as a number or as a duration, for an optional field.
+fn duration_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    amount(deserializer, "a number of milliseconds above 0, or a duration such as \"5s\"", |text| {
+        humantime::parse_duration(text).ok().and_then(|duration| u64::try_from(duration.as_millis()).ok())
+    })
+}
+
+fn amount<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    expected: &'static str,
+    read: impl Fn(&str) -> Option<u64>,
+) -> Result<Option<u64>, D::Error> {
+    let amount = match WrittenAmount::deserialize(deserializer)
+        .map_err(|_| de::Error::custom(format!("expected {expected}")))?
+    {
+        WrittenAmount::Number(number) => u64::try_from(number).ok(),
+        WrittenAmount::Text(text) => read(&text),
+    };
+    amount.filter(|amount| *amount > 0).map(Some).ok_or_else(|| de::Error::custom(format!("expected {expected}")))
 }

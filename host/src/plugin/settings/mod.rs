@@ -3,20 +3,15 @@
 //! An unknown key is refused with the nearest known one, since a misspelled limit would be no limit. Keys end in their
 //! unit. Beside plain numbers they accept what people write (`"64MiB"`, `"5s"`).
 
-pub(super) mod amount;
+pub(super) mod limits_patch;
 pub(super) mod secrets;
 
-mod check;
 mod invalid;
-mod keys;
-mod limits_patch;
 mod plugin_settings;
-mod position;
 mod resolve;
 mod retry_settings;
 #[cfg(test)]
 mod settings_tests;
-mod summary;
 
 pub use invalid::InvalidSettings;
 pub use limits_patch::LimitsPatch;

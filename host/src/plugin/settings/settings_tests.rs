@@ -2,7 +2,7 @@
 
 use std::num::{NonZeroU64, NonZeroUsize};
 
-use super::keys::LIMIT_KEYS;
+use super::invalid::LIMIT_KEYS;
 use super::plugin_settings::PluginSettings;
 use crate::event::RetryPolicies;
 use crate::plugin::AttemptLimits;
