@@ -9,8 +9,7 @@
 
 use std::path::PathBuf;
 
-use super::entry::PluginEntry;
-use super::held_build::{AddedRights, short_digest};
+use super::entry::{AddedRights, PluginEntry, short_digest};
 use super::plugin_registry::PluginRegistry;
 use super::report::PluginReport;
 use crate::plugin::Plugin;

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::entry::{AttemptedFile, MAX_RETRIES_AFTER_KILL, NotedFailure, PluginEntry, StartedLoad};
-use super::held_build::{AddedRights, HeldBuild};
+use super::entry::{
+    AddedRights, AttemptedFile, HeldBuild, MAX_RETRIES_AFTER_KILL, NotedFailure, PluginEntry, StartedLoad,
+};
 use crate::plugin::{LoadError, PluginSettings};
 
 const RESCAN: Duration = Duration::from_secs(5);

@@ -11,8 +11,7 @@ use bytes::Bytes;
 
 use super::directory::ListedFiles;
 use super::directory_scan::DueFiles;
-use super::entry::{AttemptedFile, PluginEntry, StartedLoad};
-use super::held_build::{AddedRights, HeldBuild};
+use super::entry::{AddedRights, AttemptedFile, HeldBuild, PluginEntry, StartedLoad};
 use super::plugin_registry::PluginRegistry;
 use crate::plugin::Plugin;
 use crate::plugin::component::compile_tracks::CompilePassage;

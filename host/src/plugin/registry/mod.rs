@@ -5,27 +5,20 @@
 //! and removals.
 
 mod approval;
-mod concurrency;
 mod directory;
 mod directory_scan;
 mod directory_watch;
 mod entry;
-mod expected_plugins;
-mod held_build;
 mod load_file;
 mod options;
 mod ownership;
 mod plugin_registry;
 mod reconcile;
 mod removal;
-mod removal_record;
 mod report;
-mod rollback;
 mod routing;
-mod start;
-mod status;
 mod unmatched;
-mod version_store;
+mod versions;
 
 #[cfg(test)]
 mod approval_tests;
@@ -45,10 +38,9 @@ mod registry_rig;
 mod registry_tests;
 
 pub use approval::ApproveError;
-pub use held_build::TakenTypes;
+pub use entry::{PluginStatus, TakenTypes};
 pub use options::{RegistryError, RegistryOptions, WatchMethod};
 pub use plugin_registry::PluginRegistry;
 pub use removal::{RemovalReport, RemoveError};
 pub use report::{NeedsApproval, PluginReport};
-pub use rollback::RollbackError;
-pub use status::PluginStatus;
+pub use versions::RollbackError;

@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::entry::PluginEntry;
-use super::held_build::TakenTypes;
+use super::entry::{PluginEntry, TakenTypes};
 use super::plugin_registry::PluginRegistry;
 use crate::event::TypePattern;
 use crate::plugin::Plugin;

@@ -13,15 +13,11 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
-use super::concurrency;
-use super::directory;
+use super::directory::{self, ExpectedPlugins};
 use super::directory_scan::DirectoryScan;
-use super::entry::PluginEntry;
-use super::expected_plugins::ExpectedPlugins;
-use super::held_build::short_digest;
+use super::entry::{PluginEntry, short_digest};
 use super::options::{RegistryError, RegistryOptions};
-use super::removal_record::RemovalRecord;
-use super::report::PluginReport;
+use super::report::{PluginReport, RemovalRecord};
 use super::routing::RouteTable;
 use super::unmatched::UnmatchedItems;
 use crate::event::EventType;
@@ -78,7 +74,7 @@ impl PluginRegistry {
 
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let mut loader = PluginLoader::start(&options, attempts, threads)?;
-        options.concurrency = concurrency::granted(&options, loader.sandbox.capacity)?;
+        options.concurrency = options.granted_concurrency(loader.sandbox.capacity)?;
         let (data_dir, owners) = open_data_dir(&options, &loader).await?.unzip();
         loader.data_dir = data_dir.map(Arc::new);
         directory::warn_of_foreign_writers(&options.dir);
