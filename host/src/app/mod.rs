@@ -16,7 +16,7 @@ pub use error::Error;
 pub use inspector::{InspectError, PluginInspector};
 pub use serve::run;
 pub use store::{backup, export, import};
-pub use trial::{PluginFacts, PluginTrial};
+pub use trial::{InspectedFile, PluginTrial};
 
 pub use crate::event::EventFault;
 pub use crate::plugin::{CompileLimits, PluginSettings, compile_and_answer};

@@ -44,7 +44,7 @@ pub(super) fn plugin_options(config: &Config) -> Result<RegistryOptions, Error> 
         cache_max_bytes: config.plugins.cache_max_bytes,
         hold_new_capabilities: config.plugins.hold_new_capabilities,
         hold_taken_types: config.plugins.hold_taken_types,
-        notice: config.plugins.watch,
+        watch: config.plugins.watch,
         rescan_ms: config.plugins.rescan_ms,
         settle_ms: config.plugins.settle_ms,
         resolve: given_addresses(&config.plugins.resolve).map_err(refused("plugins.resolve".into()))?,

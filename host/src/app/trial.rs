@@ -15,10 +15,10 @@ use crate::event::{
 };
 use crate::plugin::{AttemptInput, MemoryState, Plugin};
 
-/// A description of a plugin's file.
+/// What `plugin check` shows of a plugin's file.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PluginFacts {
+pub struct InspectedFile {
     /// The name that the plugin would have.
     pub name: String,
     /// The version that the plugin states.
@@ -41,7 +41,7 @@ pub struct PluginFacts {
     pub memory_limit_bytes: u64,
 }
 
-impl PluginFacts {
+impl InspectedFile {
     fn of(plugin: &Plugin) -> Self {
         Self {
             name: plugin.name().to_owned(),
@@ -78,8 +78,8 @@ impl<'a> PluginTrial<'a> {
     }
 
     /// Describes the plugin.
-    pub fn facts(&self) -> PluginFacts {
-        PluginFacts::of(&self.plugin)
+    pub fn facts(&self) -> InspectedFile {
+        InspectedFile::of(&self.plugin)
     }
 
     /// Lets the plugin handle one event of any type, written as for `POST /events`. Returns a line of JSON: the outcome of the

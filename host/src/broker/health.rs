@@ -1,6 +1,10 @@
-//! Whether a store works, and how durable it is.
+//! Whether a store works, how durable it is, and how many events it accepted, ended and holds.
+
+use std::collections::BTreeMap;
 
 use serde::Serialize;
+
+use crate::event::FailureClass;
 
 /// Whether a store works.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,5 +56,81 @@ impl Durability {
             Self::None => "none",
             Self::Unknown => "unknown",
         }
+    }
+}
+
+/// Totals and depth of a store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BrokerStats {
+    /// Totals since the store was made.
+    pub counters: EventCounters,
+    /// How many events the store holds now.
+    pub depth: QueueDepth,
+}
+
+/// Totals of a deployment since its store was made. They survive restarts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventCounters {
+    /// Events that clients sent and that were appended, and events imported from another store.
+    pub accepted: u64,
+    /// Events that clients sent again and that were not appended.
+    pub duplicates: u64,
+    /// Events that handlers published.
+    pub published: u64,
+    /// Events that were processed.
+    pub processed: u64,
+    /// Events that failed. An event that is replayed and fails again counts twice.
+    pub failed: u64,
+    /// `failed` by class.
+    pub failed_by_class: BTreeMap<FailureClass, u64>,
+    /// Attempts that are followed by another.
+    pub retried: u64,
+    /// Attempts that were deferred because a limit of the deployment was reached.
+    pub deferred: u64,
+    /// Failed events that were replayed.
+    pub replayed: u64,
+    /// Failed events that were discarded.
+    pub discarded: u64,
+    /// Deliveries that were taken over from another consumer.
+    pub recovered: u64,
+    /// How often the store was found to have lost data (G11).
+    pub data_losses: u64,
+    /// How often an event was handled again because the plugin state that its handler read had changed.
+    pub state_conflicts: u64,
+}
+
+/// How many events a store holds, by what happens to them next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueueDepth {
+    /// Events that wait for a consumer, by lane.
+    pub queued: BTreeMap<String, u64>,
+    /// Events that have not ended, by lane.
+    pub waiting_by_lane: BTreeMap<String, u64>,
+    /// About how many bytes these take, by lane.
+    pub waiting_bytes_by_lane: BTreeMap<String, u64>,
+    /// About how many bytes the failed events take that the store keeps, by lane.
+    pub failed_bytes_by_lane: BTreeMap<String, u64>,
+    /// The most waiting and failed bytes of one lane; `None` if the store has no such limit.
+    pub max_lane_bytes: Option<u64>,
+    /// About how many bytes the processed and the discarded events take that the store keeps, by lane.
+    pub kept_bytes_by_lane: BTreeMap<String, u64>,
+    /// Events that are being handled.
+    pub running: u64,
+    /// Events that are due later: retries and delayed events.
+    pub scheduled: u64,
+    /// Processed events that the store keeps.
+    pub processed_kept: u64,
+    /// Failed events that the store keeps.
+    pub failed_kept: u64,
+    /// State keys of all plugins.
+    pub state_keys: u64,
+    /// Consumers that the store knows.
+    pub consumers: u64,
+}
+
+impl QueueDepth {
+    /// The number of events that have not ended.
+    pub fn waiting(&self) -> u64 {
+        self.queued.values().sum::<u64>() + self.running + self.scheduled
     }
 }

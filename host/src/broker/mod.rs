@@ -34,10 +34,7 @@ mod lane_limits;
 mod list_limiter;
 mod options;
 pub mod redis;
-mod stats;
 mod store;
-mod store_kind;
-mod takeover_order;
 mod transfer;
 mod work_queue;
 
@@ -47,13 +44,11 @@ pub use event_log::{
     AcceptedEvent, AppendRequest, DiscardOutcome, EndKind, EndedPage, EndedQuery, EventLog, FoundEvent, MAX_PAGE_BYTES,
     ReplayOutcome,
 };
-pub use health::{Durability, StoreHealth};
+pub use health::{BrokerStats, Durability, EventCounters, QueueDepth, StoreHealth};
 pub use lane::{InvalidLane, Lane};
 pub use lane_limits::LaneLimits;
-pub use options::{BrokerOptions, RetentionLimits, TlsFiles};
-pub use stats::{BrokerStats, EventCounters, QueueDepth};
+pub use options::{BrokerOptions, RetentionLimits, StoreKind, TlsFiles};
 pub use store::{Broker, ConsumerDirectory, PluginStateReader, PluginStateRemover};
-pub use store_kind::StoreKind;
 pub use transfer::{
     ExportedEvent, ExportedKey, ExportedState, RestoreOutcome, SnapshotItem, SnapshotPart, SnapshotReader,
     StoreTransfer,

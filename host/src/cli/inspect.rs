@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use eventstream::app::{InspectError, PluginFacts, PluginInspector, PluginSettings};
+use eventstream::app::{InspectError, InspectedFile, PluginInspector, PluginSettings};
 use eventstream::config::Config;
 use eventstream::event::is_plugin_name;
 use eventstream::printable::Printable;
@@ -67,7 +67,7 @@ pub(super) fn refusal_exit(refusal: &InspectError) -> ExitReason {
 }
 
 /// Describes a plugin for a person. Each value stays on its line.
-pub(super) fn describe_plugin(file: &Path, facts: &PluginFacts) -> String {
+pub(super) fn describe_plugin(file: &Path, facts: &InspectedFile) -> String {
     let version = Printable(facts.version.as_deref().unwrap_or("without a version"));
     let name = Printable(&facts.name);
     let mut text = format!("{}: a plugin\n  name     {name} {version}\n", Printable(file.display()));

@@ -23,8 +23,7 @@ mod testing;
 
 pub use crate::event::{AttemptLimits, InvalidPattern, TypePattern};
 pub use component::compile::Compiler;
-pub use component::compile_child::{CompileChild, compile_and_answer};
-pub use component::compile_limits::CompileLimits;
+pub use component::compile_child::{CompileChild, CompileLimits, compile_and_answer};
 pub use component::load_error::LoadError;
 pub use dialect::Dialect;
 pub use host_api::state::{MemoryState, StateReader, StateUnavailable};

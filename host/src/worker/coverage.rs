@@ -152,7 +152,7 @@ impl HostCoverage {
     /// Logs how the coverage of other hosts changed, and returns it. Wakes the automatic replay if it grew.
     fn note_peer_change(&self, before: &PeerCoverage) -> Arc<PeerCoverage> {
         let now = self.consumers.peer_coverage();
-        let own: Vec<Arc<Plugin>> = self.plugins.active();
+        let own: Vec<Arc<Plugin>> = self.plugins.serving_plugins();
         let is_foreign = |lane: &Lane| !own.iter().any(|plugin| plugin.name() == lane.as_str());
         for (lane, patterns) in now.served().lanes().filter(|(lane, _)| is_foreign(lane)) {
             if !before.served().has_lane(lane) {
@@ -180,7 +180,7 @@ pub(super) async fn announce(coverage: Arc<HostCoverage>, stop: CancellationToke
     while !stop.is_cancelled() {
         changes.borrow_and_update();
         let is_starting = coverage.plugins.is_starting() && started.elapsed() < MAX_START;
-        let lanes = coverage.plugins.active().into_iter();
+        let lanes = coverage.plugins.serving_plugins().into_iter();
         let lanes = lanes.filter_map(|plugin| Some((lane_named(plugin.name())?, plugin.patterns().to_vec())));
         if let Err(error) = coverage.consumers.announce_coverage(ConsumerCoverage::new(lanes, is_starting)).await {
             // The next round of maintenance announces it again.

@@ -108,7 +108,7 @@ pub(super) async fn limit_lanes(shared: Arc<WorkerState>) -> anyhow::Result<()> 
 /// How many events may wait in the lanes of plugins that set `max_waiting`.
 fn lane_limits(plugins: &PluginRegistry) -> BTreeMap<Lane, u64> {
     let limit = |plugin: Arc<Plugin>| Some((plugin.name().parse().ok()?, plugin.max_waiting?));
-    plugins.active().into_iter().filter_map(limit).collect()
+    plugins.serving_plugins().into_iter().filter_map(limit).collect()
 }
 
 /// Maintains the store until the worker stops. After each round it refreshes the backlog and looks at other hosts.

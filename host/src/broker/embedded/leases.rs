@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use crate::broker::takeover_order::takeover_order;
+use crate::broker::fair_share::takeover_order;
 use crate::broker::{Error, LeaseRenewal, Receipt};
 
 /// The content of [`Receipt::entry`]: the opening of the store that handed the delivery out, the event's number and the

@@ -19,7 +19,7 @@ use super::hand_overs::HandOvers;
 use super::heartbeat::Heartbeat;
 use super::lanes::{KnownLanes, LaneDirectory, LanePlaces};
 use super::scripts::ScriptCall;
-use crate::broker::takeover_order::takeover_order;
+use crate::broker::fair_share::takeover_order;
 use crate::broker::{Delivery, Error, Lane};
 
 /// An own unseen entry is taken over after this time. Before, its reply may still arrive.

@@ -9,8 +9,7 @@ use bytes::Bytes;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::compile_child::CompileChild;
-use super::compile_limits::CompileLimits;
+use super::compile_child::{CompileChild, CompileLimits};
 use super::compile_tracks::{CompilePassage, CompileTrack};
 use super::file::{self, FileContents, FileOrigin};
 use super::load_error::LoadError;
@@ -49,16 +48,16 @@ impl Compiler {
         }
         let mut in_memory = Some(bytes);
         let (code, bytes) = loop {
-            let track = passage.track();
+            let track = passage.track;
             let compilations = &runtime.tracks.turns(passage).compilations;
-            let turn = match compilations.try_turn(passage.applicant()) {
+            let turn = match compilations.try_turn(&passage.applicant) {
                 Some(turn) => turn,
                 None => {
                     if !matches!(origin, FileOrigin::Given) {
                         in_memory = None;
                         passage.leave_memory();
                     }
-                    compilations.turn(passage.applicant()).await
+                    compilations.turn(&passage.applicant).await
                 }
             };
             let bytes = match in_memory.take() {

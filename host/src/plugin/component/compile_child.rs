@@ -15,7 +15,6 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
-use super::compile_limits::CompileLimits;
 use super::load_error::LoadError;
 use super::native_code;
 use crate::plugin::sandbox::engine;
@@ -33,6 +32,23 @@ const NICENESS: i32 = 5;
 const CODE: u8 = b'C';
 const REFUSED: u8 = b'R';
 const NOT_COMPONENTIZED: u8 = b'M';
+
+/// How much the compilation of one component may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompileLimits {
+    /// Memory, in bytes.
+    pub memory_bytes: u64,
+    /// CPU time of all threads, in milliseconds; counted in whole seconds.
+    pub cpu_ms: u64,
+    /// Wall time, in milliseconds.
+    pub wall_ms: u64,
+}
+
+impl Default for CompileLimits {
+    fn default() -> Self {
+        Self { memory_bytes: 2 * 1024 * 1024 * 1024, cpu_ms: 60_000, wall_ms: 300_000 }
+    }
+}
 
 /// How to start the process that compiles.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::compile_limits::CompileLimits;
+use super::compile_child::CompileLimits;
 use super::load_ranks::{LoadApplicant, RankedTurn, RankedTurns, UsageLedger};
 use crate::plugin::sandbox::capacity;
 
@@ -54,8 +54,8 @@ pub(super) struct TrackTurns {
 /// A file that is being loaded.
 #[derive(Debug)]
 pub(in crate::plugin) struct CompilePassage {
-    applicant: LoadApplicant,
-    track: CompileTrack,
+    pub(super) applicant: LoadApplicant,
+    pub(super) track: CompileTrack,
     /// Held while the bytes are in memory.
     memory: Option<RankedTurn>,
 }
@@ -110,14 +110,6 @@ impl CompileTracks {
 }
 
 impl CompilePassage {
-    pub(super) fn applicant(&self) -> &LoadApplicant {
-        &self.applicant
-    }
-
-    pub(super) fn track(&self) -> CompileTrack {
-        self.track
-    }
-
     /// Notes that the bytes are no longer in memory.
     pub(super) fn leave_memory(&mut self) {
         self.memory = None;
@@ -145,12 +137,12 @@ mod tests {
     #[test]
     fn small_files_take_the_quick_track_until_they_turn_out_slow() {
         let tracks = CompileTracks::default();
-        assert_eq!(tracks.passage("a", true, QUICK_FILE_BYTES + 1).track(), CompileTrack::Slow);
+        assert_eq!(tracks.passage("a", true, QUICK_FILE_BYTES + 1).track, CompileTrack::Slow);
         let mut passage = tracks.passage("a", false, QUICK_FILE_BYTES);
-        assert_eq!(passage.track(), CompileTrack::Quick);
+        assert_eq!(passage.track, CompileTrack::Quick);
         tracks.slow_down(&mut passage);
-        assert_eq!((passage.track(), tracks.passage("a", false, 1).track()), (CompileTrack::Slow, CompileTrack::Slow));
-        assert_eq!(tracks.passage("b", false, 1).track(), CompileTrack::Quick);
+        assert_eq!((passage.track, tracks.passage("a", false, 1).track), (CompileTrack::Slow, CompileTrack::Slow));
+        assert_eq!(tracks.passage("b", false, 1).track, CompileTrack::Quick);
     }
 
     #[test]

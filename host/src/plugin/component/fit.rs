@@ -275,8 +275,8 @@ pub(in crate::plugin) fn initial_memory_bytes(component: &Component) -> Option<u
 
 /// The linker's error for each part of what is offered, while all other imports count as satisfied.
 fn differing_types(component: &Component, engine: &Engine) -> Vec<String> {
-    let linkers = host_api::linkers(engine).unwrap_or_default();
-    linkers
+    let part_linkers = host_api::build_part_linkers(engine).unwrap_or_default();
+    part_linkers
         .into_iter()
         .filter_map(|mut linker| {
             linker.define_unknown_imports_as_traps(component).ok()?;

@@ -20,8 +20,8 @@ const MAX_TRIES: u32 = 3;
 /// The longest version and description that are kept.
 const MAX_DESCRIPTION_CHARS: usize = 1_024;
 
-/// Patterns and description of a plugin, from the settings or from the guest.
-pub(super) struct PluginDescription {
+/// What a guest says of itself, checked and without secrets. Its patterns may come from the settings instead.
+pub(super) struct CheckedManifest {
     pub(super) patterns: Vec<TypePattern>,
     pub(super) version: Option<String>,
     pub(super) description: Option<String>,
@@ -49,9 +49,9 @@ pub(super) async fn introduce(
     let limit_ms = prepared.context.limits.wall_ms;
     let mut tries = 1;
     let (answer, stderr) = loop {
-        let is_quick = passage.track() == CompileTrack::Quick && limit_ms > QUICK_INTRODUCTION_MS;
+        let is_quick = passage.track == CompileTrack::Quick && limit_ms > QUICK_INTRODUCTION_MS;
         let wall_ms = if is_quick { QUICK_INTRODUCTION_MS } else { limit_ms };
-        let turn = runtime.tracks.turns(passage).introductions.turn(passage.applicant()).await;
+        let turn = runtime.tracks.turns(passage).introductions.turn(&passage.applicant).await;
         let (tried, event) = (prepared.clone(), event.clone());
         let (answer, stderr) = {
             let _ticking = runtime.ticker.ticking();
@@ -91,7 +91,7 @@ pub(super) fn describe(
     types: Option<Vec<TypePattern>>,
     manifest: Option<Manifest>,
     secrets: &PluginSecrets,
-) -> Result<PluginDescription, LoadError> {
+) -> Result<CheckedManifest, LoadError> {
     // The guest may know the secrets by now. The cut leaves room for the longest one, so that none is cut in two.
     let room = MAX_DESCRIPTION_CHARS.saturating_add(secrets.longest_bytes());
     let hidden = |text: &str| secrets.hide_cut_end(first_chars(text, room));
@@ -114,7 +114,7 @@ pub(super) fn describe(
     };
     patterns.sort();
     patterns.dedup();
-    Ok(PluginDescription { patterns, version, description })
+    Ok(CheckedManifest { patterns, version, description })
 }
 
 /// The event that a component sees if it asks for the delivery in progress while it describes itself.

@@ -13,7 +13,7 @@ use super::compile::Compiler;
 use super::compile_tracks::{CompilePassage, CompileTracks};
 use super::file::FileContents;
 use super::fit;
-use super::introduction::{PluginDescription, describe, introduce};
+use super::introduction::{CheckedManifest, describe, introduce};
 use super::load_error::LoadError;
 use crate::clock;
 use crate::event::{RetryPolicies, is_plugin_name};
@@ -26,7 +26,7 @@ use crate::plugin::run::plugin::GuestRuntime;
 use crate::plugin::run::plugin::Plugin;
 use crate::plugin::sandbox::Sandbox;
 use crate::plugin::sandbox::capacity::InstanceCapacity;
-use crate::plugin::sandbox::memory_image;
+use crate::plugin::sandbox::engine;
 use crate::plugin::sandbox::ticker::EpochTicker;
 use crate::plugin::settings::PluginSettings;
 use crate::plugin::settings::secrets::PluginSecrets;
@@ -146,7 +146,7 @@ impl PluginLoader {
         };
         let prepared = Arc::new(self.prepare(component, context, settings.reuse).await?);
         let manifest = introduce(&self.runtime, name, prepared.clone(), passage).await?;
-        let PluginDescription { patterns, version, description } = describe(name, settings.types, manifest, &secrets)?;
+        let CheckedManifest { patterns, version, description } = describe(name, settings.types, manifest, &secrets)?;
         let plugin = Plugin {
             name: name.into(),
             digest: digest.into(),
@@ -173,7 +173,7 @@ impl PluginLoader {
     ) -> Result<PreparedComponent, LoadError> {
         let sandbox = self.sandbox.clone();
         let work = move || {
-            memory_image::prepare_image(&component)?;
+            engine::prepare_image(&component)?;
             let fit =
                 fit::check(&component, &sandbox.linker, context.limits.memory_bytes).map_err(LoadError::Misfits)?;
             Ok(PreparedComponent::new(fit, &sandbox, context, reuse))

@@ -2,7 +2,6 @@
 
 pub(super) mod compile;
 pub(super) mod compile_child;
-pub(super) mod compile_limits;
 pub(super) mod compile_tracks;
 pub(super) mod file;
 pub(super) mod fit;

@@ -7,7 +7,7 @@ use std::io;
 
 use super::private_dir::{NotPrivate, PrivateDir};
 use super::seal::{CODE_BYTES, FileSeal};
-use crate::plugin::component::compile_limits::CompileLimits;
+use crate::plugin::component::compile_child::CompileLimits;
 use crate::plugin::component::load_error::LoadError;
 
 /// How many refusals are kept.

@@ -29,7 +29,7 @@ pub(super) use output::AttemptOutput;
 ///
 /// # Errors
 /// Two interfaces have the same name, which does not happen.
-pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
+pub(super) fn build_linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     http::add_to_linker(&mut linker)?;
@@ -44,7 +44,7 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
 ///
 /// # Errors
 /// Two interfaces have the same name, which does not happen.
-pub(super) fn linkers(engine: &Engine) -> wasmtime::Result<Vec<Linker<GuestState>>> {
+pub(super) fn build_part_linkers(engine: &Engine) -> wasmtime::Result<Vec<Linker<GuestState>>> {
     type AddImports = fn(&mut Linker<GuestState>) -> wasmtime::Result<()>;
     let parts: [AddImports; 4] = [
         wasmtime_wasi::p2::add_to_linker_async,

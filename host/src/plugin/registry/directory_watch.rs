@@ -30,7 +30,7 @@ impl PluginRegistry {
     /// runs it once.
     pub async fn watch(&self, stop: CancellationToken) {
         let (sender, hints) = mpsc::channel(MAX_HINTS);
-        let _watcher = match self.options().notice {
+        let _watcher = match self.options().watch {
             WatchMethod::Poll => {
                 drop(sender);
                 None

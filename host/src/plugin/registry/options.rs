@@ -59,7 +59,7 @@ pub struct RegistryOptions {
     /// Whether a build waits for an approval if it takes types from another plugin that serves.
     pub hold_taken_types: bool,
     /// How the registry notices changes of the directory.
-    pub notice: WatchMethod,
+    pub watch: WatchMethod,
     /// For how long a file must stay unchanged before it is loaded, in milliseconds.
     pub settle_ms: u64,
     /// How often the directory is scanned even without a notification, in milliseconds.
@@ -87,7 +87,7 @@ impl Default for RegistryOptions {
             cache_max_bytes: 1024 * 1024 * 1024,
             hold_new_capabilities: false,
             hold_taken_types: true,
-            notice: WatchMethod::default(),
+            watch: WatchMethod::default(),
             settle_ms: 500,
             rescan_ms: 5_000,
         }

@@ -75,7 +75,7 @@ impl PluginRegistry {
     /// Gives the plugins that serve now precedence over those that are loaded from now on.
     pub(super) fn confirm_owners(&self, entries: &Entries) {
         let table = self.table.load();
-        let serves = |name: &str| table.active().contains_key(name);
+        let serves = |name: &str| table.serving().contains_key(name);
         self.change_owners(entries, |owners| owners.update(&table.owners(), serves));
     }
 

@@ -115,8 +115,8 @@ impl PluginRegistry {
     }
 
     /// The plugins that serve now, by name.
-    pub fn active(&self) -> Vec<Arc<Plugin>> {
-        self.table.load().active().values().cloned().collect()
+    pub fn serving_plugins(&self) -> Vec<Arc<Plugin>> {
+        self.table.load().serving().values().cloned().collect()
     }
 
     /// Runs the jobs that `next` returns on the threads of guests, until it returns none. Quick jobs run one after another
@@ -159,7 +159,7 @@ impl PluginRegistry {
     pub fn statuses(&self) -> Vec<PluginReport> {
         let table = self.table.load();
         let entries = self.entries();
-        let present = entries.iter().map(|(name, entry)| PluginReport::of(name, entry, table.active().get(name)));
+        let present = entries.iter().map(|(name, entry)| PluginReport::of(name, entry, table.serving().get(name)));
         let gone = self.removed.all();
         let gone = gone.iter().filter(|(name, _)| !entries.contains_key(*name));
         let mut statuses: Vec<PluginReport> =
@@ -190,8 +190,8 @@ impl PluginRegistry {
             {
                 tracing::warn!(plugin.id = %name, "plugin not used: {words}");
             }
-            let serving = table.active().get(name);
-            if let Some(plugin) = serving.filter(|plugin| is_new(plugin, before.active().get(name))) {
+            let serving = table.serving().get(name);
+            if let Some(plugin) = serving.filter(|plugin| is_new(plugin, before.serving().get(name))) {
                 log_loaded(name, plugin);
             }
         }
@@ -219,7 +219,7 @@ impl PluginRegistry {
 
     /// The version of a plugin that the routing uses.
     pub(super) fn serving(&self, name: &str) -> Option<Arc<Plugin>> {
-        self.table.load().active().get(name).cloned()
+        self.table.load().serving().get(name).cloned()
     }
 
     /// The version of a plugin that serves, or would if no other plugin had its types.
@@ -241,7 +241,7 @@ impl std::fmt::Debug for PluginRegistry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PluginRegistry")
             .field("dir", &self.options.dir)
-            .field("active", &self.active())
+            .field("serving", &self.serving_plugins())
             .finish_non_exhaustive()
     }
 }

@@ -182,7 +182,7 @@ impl PluginRegistry {
     /// The plugins whose lanes may be claimed from. During the start, a plugin with a pattern such as `order.*` is left
     /// out: a plugin with a more specific one may follow.
     pub fn claimable(&self) -> Vec<Arc<Plugin>> {
-        let mut plugins = self.active();
+        let mut plugins = self.serving_plugins();
         if self.is_starting() {
             plugins.retain(|plugin| plugin.patterns().iter().all(|pattern| matches!(pattern, TypePattern::Exact(_))));
         }

@@ -15,7 +15,7 @@ use crate::plugin::{PluginRegistry, PluginReport, PluginStatus, RegistryOptions,
 const OTHER: &str = "(nop) i32.const 1024";
 
 fn options(rig: &RegistryRig) -> RegistryOptions {
-    RegistryOptions { notice: WatchMethod::Poll, rescan_ms: 1, ..rig.options() }
+    RegistryOptions { watch: WatchMethod::Poll, rescan_ms: 1, ..rig.options() }
 }
 
 /// A registry that compiles by a script, in which `$HERE` is the directory beside the data directory.

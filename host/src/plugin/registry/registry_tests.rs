@@ -186,7 +186,7 @@ async fn changes_of_a_watched_directory_are_followed() {
         assert_ne!(status(&registry, "a").digest.unwrap(), before);
         fs::remove_file(dir.path().join("a.wasm")).unwrap();
         changes.changed().await.unwrap();
-        assert!(registry.active().is_empty());
+        assert!(registry.serving_plugins().is_empty());
         stop.cancel();
     };
     let both = async { tokio::join!(watching, people) };
@@ -197,7 +197,7 @@ async fn changes_of_a_watched_directory_are_followed() {
 async fn a_missing_directory_is_made() {
     let dir = tempfile::tempdir().unwrap();
     let inner = dir.path().join("not/yet");
-    assert!(open(&inner).await.active().is_empty());
+    assert!(open(&inner).await.serving_plugins().is_empty());
     assert!(inner.is_dir());
     fs::write(dir.path().join("file"), "").unwrap();
     assert!(PluginRegistry::open(options(&dir.path().join("file"))).await.is_err());

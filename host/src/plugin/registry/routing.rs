@@ -13,7 +13,7 @@ use crate::plugin::data_dir::pattern_owners::PatternOwners;
 /// The routing in force.
 #[derive(Debug)]
 pub(super) struct RouteTable<P = Plugin> {
-    active: BTreeMap<String, Arc<P>>,
+    serving: BTreeMap<String, Arc<P>>,
     exact: HashMap<EventType, Arc<P>>,
     /// The longest prefix first.
     prefixes: Vec<(String, Arc<P>)>,
@@ -43,7 +43,7 @@ impl RouteTarget for Plugin {
 
 impl<P> Default for RouteTable<P> {
     fn default() -> Self {
-        Self { active: BTreeMap::new(), exact: HashMap::new(), prefixes: Vec::new(), any: None }
+        Self { serving: BTreeMap::new(), exact: HashMap::new(), prefixes: Vec::new(), any: None }
     }
 }
 
@@ -85,7 +85,7 @@ impl<P: RouteTarget> RouteTable<P> {
                 TypePattern::Any => self.any = Some(plugin.clone()),
             }
         }
-        self.active.insert(name.to_owned(), plugin.clone());
+        self.serving.insert(name.to_owned(), plugin.clone());
     }
 
     /// The plugin for a type.
@@ -104,13 +104,13 @@ impl<P: RouteTarget> RouteTable<P> {
 
     /// The plugin that owns each pattern.
     pub(super) fn owners(&self) -> PatternOwners {
-        let plugins = self.active.iter();
+        let plugins = self.serving.iter();
         plugins.flat_map(|(name, plugin)| plugin.patterns().iter().map(|pattern| (pattern, name.as_str()))).collect()
     }
 
     /// The plugins that serve, by name.
-    pub(super) fn active(&self) -> &BTreeMap<String, Arc<P>> {
-        &self.active
+    pub(super) fn serving(&self) -> &BTreeMap<String, Arc<P>> {
+        &self.serving
     }
 }
 

@@ -39,7 +39,7 @@ impl PreparedComponent {
         context: Arc<HostContext>,
         reuse: Option<ReusePolicy>,
     ) -> Self {
-        let pool = Arc::new(InstancePool::new(reuse, sandbox.idle_permits().clone(), fit.memories));
+        let pool = Arc::new(InstancePool::new(reuse, sandbox.idle_permits.clone(), fit.memories));
         Self { fit, context, pool }
     }
 

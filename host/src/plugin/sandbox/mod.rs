@@ -3,7 +3,6 @@
 pub(super) mod capacity;
 pub(super) mod engine;
 pub(super) mod limits;
-pub(super) mod memory_image;
 pub(super) mod ticker;
 
 use std::sync::Arc;
@@ -21,7 +20,8 @@ pub(super) struct Sandbox {
     pub(super) linker: Arc<Linker<GuestState>>,
     /// How many instances it has room for.
     pub(super) capacity: InstanceCapacity,
-    idle_permits: Arc<Semaphore>,
+    /// One permit for each memory that idle instances may keep.
+    pub(super) idle_permits: Arc<Semaphore>,
 }
 
 impl Sandbox {
@@ -43,13 +43,8 @@ impl Sandbox {
             return Err(last.unwrap_or_else(|| wasmtime::format_err!("no room for a single attempt")));
         };
         let engine = engine::build(capacity, stack_bytes)?;
-        let linker = Arc::new(host_api::linker(&engine)?);
+        let linker = Arc::new(host_api::build_linker(&engine)?);
         Ok(Self { engine, linker, capacity, idle_permits: Arc::new(Semaphore::new(capacity.idle)) })
-    }
-
-    /// One permit for each memory that idle instances may keep.
-    pub(super) fn idle_permits(&self) -> &Arc<Semaphore> {
-        &self.idle_permits
     }
 }
 
