@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod event;
+pub mod plugin_report;
 pub mod printable;
 pub mod secret;
 

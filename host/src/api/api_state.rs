@@ -3,14 +3,15 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{ConsumerDirectory, EventLog, Lane, PluginStateRemover};
 use crate::event::{EventLimits, EventType};
+use crate::plugin_report::PluginReport;
 use crate::telemetry::UnwrittenLines;
 
 use super::memory_budget::MemoryBudget;
-use super::plugin_view::{PluginView, RemovedPlugin};
 
 /// The parts of the program that the handlers call.
 #[derive(Clone)]
@@ -43,22 +44,34 @@ pub trait PluginAdmin: Send + Sync + 'static {
     fn unready_reason(&self) -> Option<String>;
 
     /// Every plugin, ordered by name.
-    fn plugins(&self) -> Vec<PluginView>;
+    fn plugins(&self) -> Vec<PluginReport>;
 
     /// The plugin with this name.
-    fn plugin(&self, name: &str) -> Option<PluginView>;
+    fn plugin(&self, name: &str) -> Option<PluginReport>;
 
     /// The files and settings that belong to no plugin, each described in a sentence.
     fn overlooked(&self) -> Vec<String>;
 
     /// Replaces a plugin by the version that served before it. Returns the plugin after the change.
-    async fn rollback(&self, name: &str) -> Result<PluginView, PluginChangeError>;
+    async fn rollback(&self, name: &str) -> Result<PluginReport, PluginChangeError>;
 
     /// Lets the held build with this digest serve. Returns the plugin after the change.
-    async fn approve(&self, name: &str, digest: Option<&str>) -> Result<PluginView, PluginChangeError>;
+    async fn approve(&self, name: &str, digest: Option<&str>) -> Result<PluginReport, PluginChangeError>;
 
     /// Removes a plugin's file.
     async fn remove(&self, name: &str) -> Result<RemovedPlugin, PluginChangeError>;
+}
+
+/// A plugin whose file was removed.
+#[derive(Clone, Debug, Serialize)]
+pub struct RemovedPlugin {
+    /// The plugin after the removal.
+    #[serde(flatten)]
+    pub plugin: PluginReport,
+    /// The file that was removed.
+    pub file: String,
+    /// The settings beside it, which stay.
+    pub settings: Option<String>,
 }
 
 /// Why a plugin was not changed, with a message for people. The version that served still serves.

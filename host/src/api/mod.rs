@@ -14,7 +14,6 @@ mod guard;
 mod health;
 mod memory_budget;
 mod metrics;
-mod plugin_view;
 mod plugins;
 mod problem;
 mod problem_kind;
@@ -26,8 +25,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use api_state::{ApiState, PluginAdmin, PluginChangeError, ServerOptions};
+pub use api_state::{ApiState, PluginAdmin, PluginChangeError, RemovedPlugin, ServerOptions};
 pub use gateway::Gateway;
 pub use memory_budget::MemoryBudget;
-pub use plugin_view::{ApprovalView, PluginStatusView, PluginView, RemovedPlugin, ReuseView, TakenTypesView};
 pub use server::{listen, serve};

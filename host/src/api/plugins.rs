@@ -11,13 +11,13 @@ use serde::Serialize;
 use serde_json::json as object;
 
 use super::api_state::{ApiState, PluginChangeError};
-use super::plugin_view::PluginView;
 use super::problem::{Problem, ProblemKind};
 use super::query;
 use super::request::PathParameter;
 use super::response::json;
 use crate::broker::{Lane, PeerCoverage};
 use crate::event::TypePattern;
+use crate::plugin_report::PluginReport;
 
 /// The event types of a plugin that only other hosts handle.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -39,7 +39,7 @@ pub(super) async fn list(State(api): State<Arc<ApiState>>, RawQuery(query): RawQ
 }
 
 /// The event types that only other hosts handle, by plugin.
-fn handled_elsewhere(plugins: &[PluginView], peers: &PeerCoverage) -> Vec<ElsewhereView> {
+fn handled_elsewhere(plugins: &[PluginReport], peers: &PeerCoverage) -> Vec<ElsewhereView> {
     let is_here = |name: &str, pattern: &TypePattern| {
         plugins.iter().any(|plugin| plugin.name == name && plugin.types.contains(pattern))
     };

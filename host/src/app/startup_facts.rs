@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::broker::EventLog;
 use crate::config::Config;
-use crate::plugin::{PluginRegistry, PluginReport, PluginStatus};
+use crate::plugin::PluginRegistry;
+use crate::plugin_report::{PluginReport, PluginStatus};
 
 /// Names the broker and its durability.
 pub(super) fn describe_broker(config: &Config, broker: &dyn EventLog) -> String {
@@ -31,7 +32,7 @@ impl StartupReporter {
         let is_over = !plugins.is_starting();
         let mut lines = Vec::new();
         let statuses = plugins.statuses();
-        for status in statuses.iter().filter(|status| is_over || status.state == PluginStatus::Active) {
+        for status in statuses.iter().filter(|status| is_over || status.status == PluginStatus::Active) {
             if self.reported.insert(status.name.clone()) {
                 lines.push(describe_plugin(status));
             }
@@ -57,7 +58,7 @@ fn summarize(config: &Config, statuses: &[PluginReport]) -> String {
 
 fn describe_plugin(status: &PluginReport) -> String {
     let types: Vec<String> = status.types.iter().map(ToString::to_string).collect();
-    match (&status.error, status.state) {
+    match (&status.error, status.status) {
         (None, _) => format!("plugin {} handles {}", status.name, types.join(", ")),
         (Some(error), PluginStatus::FailedKeptLastGood | PluginStatus::NeedsApproval) if !types.is_empty() => {
             format!("plugin {} handles {} with its last good version: {error}", status.name, types.join(", "))

@@ -30,8 +30,8 @@ pub use host_api::state::{MemoryState, StateReader, StateUnavailable};
 pub use host_api::{HttpGrant, HttpGrants};
 pub use inspection::InspectionSandbox;
 pub use registry::{
-    ApproveError, NeedsApproval, PluginRegistry, PluginReport, PluginStatus, RegistryError, RegistryOptions,
-    RemovalReport, RemoveError, RollbackError, TakenTypes, WatchMethod,
+    ApproveError, PluginRegistry, RegistryError, RegistryOptions, RemovalReport, RemoveError, RollbackError,
+    WatchMethod,
 };
 pub use run::attempt::{AttemptInput, CompletedAttempt};
 pub use run::executor::GuestJob;

@@ -7,14 +7,13 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use crate::api::{
-    ApiState, MemoryBudget, PluginAdmin, PluginChangeError, PluginStatusView, PluginView, RemovedPlugin, ServerOptions,
-};
+use crate::api::{ApiState, MemoryBudget, PluginAdmin, PluginChangeError, RemovedPlugin, ServerOptions};
 use crate::broker::{
     AcceptedEvent, AppendRequest, BrokerStats, ConsumerDirectory, DiscardOutcome, Durability, EndKind, EndedPage,
     EndedQuery, Error, EventLog, FoundEvent, Lane, PluginStateRemover, ReplayOutcome, StoreHealth,
 };
 use crate::event::{DeliveryStart, EventId, EventState, EventType, Timestamp};
+use crate::plugin_report::{PluginReport, PluginStatus};
 
 /// The broker.
 #[derive(Default)]
@@ -196,11 +195,11 @@ impl PluginAdmin for FakePluginAdmin {
         self.unready_reason.clone()
     }
 
-    fn plugins(&self) -> Vec<PluginView> {
+    fn plugins(&self) -> Vec<PluginReport> {
         vec![plugin("signup", &["USER_SIGNUP"])]
     }
 
-    fn plugin(&self, name: &str) -> Option<PluginView> {
+    fn plugin(&self, name: &str) -> Option<PluginReport> {
         self.plugins().into_iter().find(|plugin| plugin.name == name)
     }
 
@@ -209,19 +208,19 @@ impl PluginAdmin for FakePluginAdmin {
     }
 
     /// The plugin `old` was removed and has no earlier version.
-    async fn rollback(&self, name: &str) -> Result<PluginView, PluginChangeError> {
+    async fn rollback(&self, name: &str) -> Result<PluginReport, PluginChangeError> {
         match name {
-            "signup" => Ok(PluginView { rolled_back_from: Some("abc".into()), ..plugin(name, &[]) }),
+            "signup" => Ok(PluginReport { rolled_back_from: Some("abc".into()), ..plugin(name, &[]) }),
             "old" => Err(PluginChangeError::Refused("none before".into())),
             _ => Err(PluginChangeError::Unknown("none".into())),
         }
     }
 
     /// A build `abc` of `signup` is held.
-    async fn approve(&self, name: &str, digest: Option<&str>) -> Result<PluginView, PluginChangeError> {
+    async fn approve(&self, name: &str, digest: Option<&str>) -> Result<PluginReport, PluginChangeError> {
         match (name, digest) {
             ("signup", None) => Err(PluginChangeError::DigestMissing("say ?digest=abc".into())),
-            ("signup", Some("abc")) => Ok(PluginView { digest: Some("abc".into()), ..plugin(name, &[]) }),
+            ("signup", Some("abc")) => Ok(PluginReport { digest: Some("abc".into()), ..plugin(name, &[]) }),
             ("signup", Some(_)) => Err(PluginChangeError::Refused("another".into())),
             _ => Err(PluginChangeError::Unknown("none".into())),
         }
@@ -230,7 +229,7 @@ impl PluginAdmin for FakePluginAdmin {
     async fn remove(&self, name: &str) -> Result<RemovedPlugin, PluginChangeError> {
         match name {
             "signup" => Ok(RemovedPlugin {
-                plugin: PluginView { status: PluginStatusView::Removed, ..plugin(name, &[]) },
+                plugin: PluginReport { status: PluginStatus::Removed, ..plugin(name, &[]) },
                 file: "signup.wasm".into(),
                 settings: None,
             }),
@@ -241,10 +240,10 @@ impl PluginAdmin for FakePluginAdmin {
 }
 
 /// An active plugin.
-pub(in crate::api) fn plugin(name: &str, types: &[&str]) -> PluginView {
-    PluginView {
+pub(in crate::api) fn plugin(name: &str, types: &[&str]) -> PluginReport {
+    PluginReport {
         name: name.to_owned(),
-        status: PluginStatusView::Active,
+        status: PluginStatus::Active,
         error: None,
         rolled_back_from: None,
         needs_approval: None,

@@ -11,10 +11,10 @@ use std::path::PathBuf;
 
 use super::entry::{AddedRights, PluginEntry, short_digest};
 use super::plugin_registry::PluginRegistry;
-use super::report::PluginReport;
 use crate::plugin::Plugin;
 use crate::plugin::component::file::{self, FileContents};
 use crate::plugin::settings::PluginSettings;
+use crate::plugin_report::PluginReport;
 
 /// Why a build was not approved. The version that served still serves.
 #[derive(Debug, thiserror::Error)]

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use super::registry_rig::{RegistryRig, digest_of, modest, scan, status};
 use crate::plugin::testing::{OK, guest};
-use crate::plugin::{
-    ApproveError, NeedsApproval, PluginRegistry, PluginStatus, RegistryError, RegistryOptions, RollbackError,
-};
+use crate::plugin::{ApproveError, PluginRegistry, RegistryError, RegistryOptions, RollbackError};
+use crate::plugin_report::{NeedsApproval, PluginStatus};
 
 fn options(rig: &RegistryRig) -> RegistryOptions {
     RegistryOptions { hold_new_capabilities: true, ..rig.options() }
@@ -20,7 +19,7 @@ async fn open(rig: &RegistryRig) -> Arc<PluginRegistry> {
 #[track_caller]
 fn assert_serves(registry: &PluginRegistry, content: &[u8], state: PluginStatus) {
     let status = status(registry, "a");
-    assert_eq!((status.state, status.digest), (state, Some(digest_of(content))), "{:?}", status.error);
+    assert_eq!((status.status, status.digest), (state, Some(digest_of(content))), "{:?}", status.error);
 }
 
 #[tokio::test]
@@ -57,7 +56,7 @@ async fn a_build_that_imports_more_is_held_until_it_is_approved_and_after_a_rest
     assert!(matches!(another, Err(ApproveError::Another { .. })), "{another:?}");
     assert_serves(&registry, &first, PluginStatus::NeedsApproval);
     let approved = registry.approve("a", Some(&digest_of(&second))).await.unwrap();
-    assert_eq!((approved.state, approved.needs_approval, approved.error), (PluginStatus::Active, None, None));
+    assert_eq!((approved.status, approved.needs_approval, approved.error), (PluginStatus::Active, None, None));
     drop(registry);
 
     let registry = open(&rig).await;
@@ -104,7 +103,7 @@ async fn where_nothing_serves_the_first_build_needs_no_approval() {
     let registry = open(&rig).await;
     fs::remove_file(rig.file("a.wasm")).unwrap();
     scan(&registry).await;
-    assert_eq!(status(&registry, "a").state, PluginStatus::Removed);
+    assert_eq!(status(&registry, "a").status, PluginStatus::Removed);
     rig.put("a", &guest(OK));
     scan(&registry).await;
     assert_serves(&registry, &guest(OK), PluginStatus::Active);
@@ -124,7 +123,7 @@ async fn a_build_that_cannot_be_compared_is_held() {
     rig.put("a", &guest(OK));
     let registry = open(&rig).await;
     let held = status(&registry, "a");
-    assert_eq!((held.state, held.digest), (PluginStatus::NeedsApproval, None));
+    assert_eq!((held.status, held.digest), (PluginStatus::NeedsApproval, None));
     assert!(held.error.unwrap().contains("nothing serves"));
     registry.approve("a", Some(&digest_of(&guest(OK)))).await.unwrap();
     assert_serves(&registry, &guest(OK), PluginStatus::Active);
@@ -152,13 +151,13 @@ async fn a_removed_plugin_is_reported_and_can_be_put_back() {
     let registry = open(&rig).await;
     assert!(registry.remove("b").await.is_err());
     let removal = registry.remove("a").await.unwrap();
-    assert_eq!((removal.status.state, removal.status.types.len()), (PluginStatus::Removed, 0));
+    assert_eq!((removal.status.status, removal.status.types.len()), (PluginStatus::Removed, 0));
     assert!(removal.status.removed_at.is_some() && !removal.file.exists());
     assert_eq!(removal.settings.as_deref(), Some(rig.file("a.toml").as_path()));
     assert!(registry.route(&"a".parse().unwrap()).is_none());
     assert!(registry.remove("a").await.is_err(), "it is gone already");
     scan(&registry).await;
-    assert_eq!(status(&registry, "a").state, PluginStatus::Removed);
+    assert_eq!(status(&registry, "a").status, PluginStatus::Removed);
     rig.put("a", &modest(0));
     scan(&registry).await;
     assert_serves(&registry, &modest(0), PluginStatus::Active);

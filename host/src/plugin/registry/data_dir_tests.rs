@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::registry_rig::{RegistryRig, digest_of, is_ok, scan, serving_digest, status};
 use crate::plugin::testing::{OK, guest, options};
-use crate::plugin::{PluginRegistry, PluginStatus, RegistryOptions, RollbackError};
+use crate::plugin::{PluginRegistry, RegistryOptions, RollbackError};
+use crate::plugin_report::PluginStatus;
 
 /// A handler that asks for a retry.
 const RETRY: &str = "(i32.store8 (i32.const 1024) (i32.const 1)) i32.const 1024";
@@ -39,7 +40,7 @@ async fn two_plugin_directories_share_no_versions() {
     fs::write(other.file("a.wasm"), "junk").unwrap();
     let options = RegistryOptions { data_dir: Some(rig.data_dir()), ..options(other.plugins()) };
     let registry = PluginRegistry::open(options).await.unwrap();
-    assert_eq!((status(&registry, "a").state, status(&registry, "a").digest), (PluginStatus::Failed, None));
+    assert_eq!((status(&registry, "a").status, status(&registry, "a").digest), (PluginStatus::Failed, None));
     assert!(matches!(registry.rollback("a").await, Err(RollbackError::NoneBefore(_))));
     fs::write(rig.file("a.wasm"), "junk").unwrap();
     let registry = rig.open().await;
@@ -127,7 +128,7 @@ async fn the_version_before_serves_again_and_after_a_restart_until_the_file_is_a
     assert!(!is_ok(&registry, "a").await);
 
     let back = registry.rollback("a").await.unwrap();
-    assert_eq!((back.state, back.digest), (PluginStatus::Active, Some(first.clone())));
+    assert_eq!((back.status, back.digest), (PluginStatus::Active, Some(first.clone())));
     assert_eq!(back.rolled_back_from, Some(second.clone()));
     assert!(is_ok(&registry, "a").await);
     assert!(matches!(registry.rollback("a").await, Err(RollbackError::NoneBefore(_))));
@@ -165,7 +166,7 @@ async fn a_file_that_was_rolled_back_from_serves_again_once_it_is_put_there_agai
     rig.put_guest("a", RETRY);
     scan(&registry).await;
     let back = status(&registry, "a");
-    assert_eq!((back.state, back.digest, back.rolled_back_from), (PluginStatus::Active, Some(second.clone()), None));
+    assert_eq!((back.status, back.digest, back.rolled_back_from), (PluginStatus::Active, Some(second.clone()), None));
     drop(registry);
     let registry = rig.open().await;
     assert_eq!(serving_digest(&registry, "a"), second, "after a restart too");
@@ -206,7 +207,7 @@ async fn a_file_that_cannot_be_loaded_at_the_start_leaves_the_version_that_serve
     fs::write(rig.file("a.wasm"), "spoiled").unwrap();
     let registry = rig.open().await;
     let kept = status(&registry, "a");
-    assert_eq!((kept.state, kept.digest), (PluginStatus::FailedKeptLastGood, Some(good)));
+    assert_eq!((kept.status, kept.digest), (PluginStatus::FailedKeptLastGood, Some(good)));
     assert!(kept.error.unwrap().contains("not WebAssembly"));
     assert!(is_ok(&registry, "a").await);
     assert!(matches!(registry.rollback("a").await, Err(RollbackError::NoneBefore(_))));
@@ -243,16 +244,20 @@ async fn a_rollback_waits_for_no_compiler_and_pins_the_file_that_is_being_compil
     let registry = PluginRegistry::open(RegistryOptions { compiler, ..rig.options() }).await.unwrap();
     rig.put_guest("a", &format!("(nop) {OK}"));
     let people = async {
-        while status(&registry, "a").state != PluginStatus::Compiling {
+        while status(&registry, "a").status != PluginStatus::Compiling {
             tokio::task::yield_now().await;
         }
         let back = registry.rollback("a").await.unwrap();
-        assert_eq!((back.state, back.digest.as_ref()), (PluginStatus::Compiling, Some(&first)), "it is compiled still");
+        assert_eq!(
+            (back.status, back.digest.as_ref()),
+            (PluginStatus::Compiling, Some(&first)),
+            "it is compiled still"
+        );
         fs::write(&end, "").unwrap();
     };
     tokio::join!(scan(&registry), people);
     let held = status(&registry, "a");
-    assert_eq!((held.state, held.error, held.digest), (PluginStatus::Active, None, Some(first)));
+    assert_eq!((held.status, held.error, held.digest), (PluginStatus::Active, None, Some(first)));
     let file = digest_of(&guest(&format!("(nop) {OK}")));
     assert_eq!(held.rolled_back_from, Some(file));
 }

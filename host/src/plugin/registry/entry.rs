@@ -17,10 +17,10 @@ use std::time::Duration;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::routing::PluginVersions;
-use crate::event::TypePattern;
 use crate::plugin::Plugin;
 use crate::plugin::component::load_error::LoadError;
 use crate::plugin::settings::PluginSettings;
+use crate::plugin_report::{PluginStatus, TakenTypes};
 
 /// How often a file is compiled again after its compiler was killed. Each pause is twice as long as the one before.
 pub(super) const MAX_RETRIES_AFTER_KILL: u32 = 5;
@@ -331,15 +331,6 @@ pub(super) struct AddedRights {
     pub(super) takes: Vec<TakenTypes>,
 }
 
-/// Types that a build would take from another plugin.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TakenTypes {
-    /// The types.
-    pub types: TypePattern,
-    /// The plugin that handles them.
-    pub plugin: String,
-}
-
 impl AddedRights {
     pub(super) fn is_empty(&self) -> bool {
         self.imports.is_empty() && self.takes.is_empty()
@@ -374,21 +365,4 @@ impl<P> HeldBuild<P> {
 /// The beginning of a digest, for messages.
 pub(super) fn short_digest(digest: &str) -> &str {
     digest.get(..SHORT_DIGEST_CHARS).unwrap_or(digest)
-}
-
-/// How a plugin stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PluginStatus {
-    /// The file in the directory serves.
-    Active,
-    /// The file in the directory is being loaded. An earlier version may serve meanwhile.
-    Compiling,
-    /// The file in the directory cannot serve, and no other version does.
-    Failed,
-    /// The file in the directory cannot serve. The version that served before still does.
-    FailedKeptLastGood,
-    /// The file in the directory can do more than the version that serves, and waits to be approved.
-    NeedsApproval,
-    /// The file went from the directory. Events of its types wait for a plugin.
-    Removed,
 }

@@ -38,9 +38,7 @@ mod registry_rig;
 mod registry_tests;
 
 pub use approval::ApproveError;
-pub use entry::{PluginStatus, TakenTypes};
 pub use options::{RegistryError, RegistryOptions, WatchMethod};
 pub use plugin_registry::PluginRegistry;
 pub use removal::{RemovalReport, RemoveError};
-pub use report::{NeedsApproval, PluginReport};
 pub use versions::RollbackError;

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::entry::{PluginEntry, TakenTypes};
+use super::entry::PluginEntry;
 use super::plugin_registry::PluginRegistry;
 use crate::event::TypePattern;
 use crate::plugin::Plugin;
 use crate::plugin::data_dir::pattern_owners::PatternOwners;
+use crate::plugin_report::TakenTypes;
 
 type Entries = BTreeMap<String, PluginEntry>;
 

@@ -4,9 +4,8 @@ use std::fs;
 use std::sync::Arc;
 
 use super::registry_rig::{RegistryRig, digest_of, modest, scan};
-use crate::plugin::{
-    ApproveError, NeedsApproval, PluginRegistry, PluginSettings, PluginStatus, RegistryOptions, RemoveError, TakenTypes,
-};
+use crate::plugin::{ApproveError, PluginRegistry, PluginSettings, RegistryOptions, RemoveError};
+use crate::plugin_report::{NeedsApproval, PluginStatus, TakenTypes};
 
 /// A rig whose plugin `a` handles `order.*`, and a registry with default options.
 async fn orders() -> (RegistryRig, Arc<PluginRegistry>) {
@@ -31,7 +30,7 @@ async fn with_rivals() -> (RegistryRig, Arc<PluginRegistry>) {
 fn assert_held(registry: &PluginRegistry, names: &[&str]) {
     for name in names {
         let status = registry.status(name).unwrap();
-        assert_eq!((status.state, status.types.len()), (PluginStatus::NeedsApproval, 0), "{name}: {:?}", status.error);
+        assert_eq!((status.status, status.types.len()), (PluginStatus::NeedsApproval, 0), "{name}: {:?}", status.error);
         assert_eq!(status.needs_approval.unwrap().takes[0].plugin, "a", "{name}");
     }
 }
@@ -52,27 +51,27 @@ async fn a_plugin_that_takes_types_from_another_is_held_until_it_is_approved_and
     put(&rig, "aaa", &modest(1), "['order.paid', 'other']");
     scan(&registry).await;
     let held = registry.status("aaa").unwrap();
-    assert_eq!((held.state, routed(&registry).as_str()), (PluginStatus::NeedsApproval, "a"));
+    assert_eq!((held.status, routed(&registry).as_str()), (PluginStatus::NeedsApproval, "a"));
     let taking = TakenTypes { types: "order.paid".parse().unwrap(), plugin: "a".to_owned() };
     assert_eq!(held.needs_approval.unwrap().takes, [taking]);
     assert!(held.error.unwrap().contains("takes order.paid from the plugin \"a\""));
     drop(registry);
 
     let registry = rig.open().await;
-    assert_eq!(registry.status("aaa").unwrap().state, PluginStatus::NeedsApproval, "after a restart too");
+    assert_eq!(registry.status("aaa").unwrap().status, PluginStatus::NeedsApproval, "after a restart too");
     registry.approve("aaa", Some(&digest_of(&modest(1)))).await.unwrap();
     assert_eq!(routed(&registry), "aaa");
     drop(registry);
     let registry = rig.open().await;
-    assert_eq!((registry.status("aaa").unwrap().state, routed(&registry).as_str()), (PluginStatus::Active, "aaa"));
+    assert_eq!((registry.status("aaa").unwrap().status, routed(&registry).as_str()), (PluginStatus::Active, "aaa"));
     put(&rig, "aaa", &modest(3), "['order.paid', 'other']");
     scan(&registry).await;
-    assert_eq!(registry.status("aaa").unwrap().state, PluginStatus::Active, "the types are its own");
+    assert_eq!(registry.status("aaa").unwrap().status, PluginStatus::Active, "the types are its own");
 
     // A more general pattern takes nothing.
     put(&rig, "b", &modest(2), "['*']");
     scan(&registry).await;
-    assert_eq!(registry.status("b").unwrap().state, PluginStatus::Active);
+    assert_eq!(registry.status("b").unwrap().status, PluginStatus::Active);
 }
 
 #[tokio::test]
@@ -84,7 +83,7 @@ async fn a_plugin_that_handles_everything_loses_no_type_without_an_approval() {
     put(&rig, "wide", &modest(2), "['order.*']");
     scan(&registry).await;
     for name in ["order.paid", "wide"] {
-        assert_eq!(registry.status(name).unwrap().state, PluginStatus::NeedsApproval, "{name}");
+        assert_eq!(registry.status(name).unwrap().status, PluginStatus::NeedsApproval, "{name}");
     }
     assert_eq!(routed(&registry), "a");
     let other = PluginRegistry::open(RegistryOptions { hold_taken_types: false, ..rig.options() });
@@ -96,14 +95,14 @@ async fn settings_beside_a_file_take_no_types_either_and_those_of_the_server_do(
     let (rig, registry) = orders().await;
     put(&rig, "b", &modest(1), "['b']");
     scan(&registry).await;
-    assert_eq!(registry.status("b").unwrap().state, PluginStatus::Active);
+    assert_eq!(registry.status("b").unwrap().status, PluginStatus::Active);
     for (content, state) in
         [(modest(1), PluginStatus::NeedsApproval), (b"spoiled".to_vec(), PluginStatus::FailedKeptLastGood)]
     {
         put(&rig, "b", &content, "['order.paid']");
         scan(&registry).await;
         let status = registry.status("b").unwrap();
-        assert_eq!((status.state, routed(&registry).as_str()), (state, "a"), "{status:?}");
+        assert_eq!((status.status, routed(&registry).as_str()), (state, "a"), "{status:?}");
         assert_eq!(status.types, ["b".parse().unwrap()], "it goes on with the types that it had");
     }
     drop(registry);
@@ -156,7 +155,7 @@ async fn a_plugin_that_served_before_keeps_its_types_however_late_it_is_loaded()
     assert_eq!(routed(&registry), "a");
     let status = registry.status("Z").unwrap();
     assert!(status.error.is_some_and(|words| words.contains("order.* is handled by the plugin \"a\" already")));
-    assert_eq!(registry.status("b").unwrap().state, PluginStatus::NeedsApproval);
+    assert_eq!(registry.status("b").unwrap().status, PluginStatus::NeedsApproval);
 }
 
 #[tokio::test]
@@ -192,7 +191,7 @@ async fn nobody_takes_the_types_of_a_plugin_that_cannot_be_loaded_at_a_restart()
         }
         let registry = rig.open().await;
         scan(&registry).await;
-        assert_eq!(registry.status("a").unwrap().state, PluginStatus::Failed);
+        assert_eq!(registry.status("a").unwrap().status, PluginStatus::Failed);
         assert_held(&registry, &["same", "some"]);
         assert!(registry.route(&"order.paid".parse().unwrap()).is_none());
     }
@@ -210,10 +209,10 @@ async fn the_types_of_a_plugin_whose_file_went_are_taken_by_an_approval() {
     assert_eq!(routed(&registry), "same");
     rig.put("a", &modest(0));
     scan(&registry).await;
-    assert_eq!((routed(&registry).as_str(), registry.status("a").unwrap().state), ("same", PluginStatus::Failed));
+    assert_eq!((routed(&registry).as_str(), registry.status("a").unwrap().status), ("same", PluginStatus::Failed));
     drop(registry);
     let registry = rig.open().await;
-    assert_eq!((routed(&registry).as_str(), registry.status("a").unwrap().state), ("same", PluginStatus::Failed));
+    assert_eq!((routed(&registry).as_str(), registry.status("a").unwrap().status), ("same", PluginStatus::Failed));
 }
 
 #[tokio::test]
@@ -227,12 +226,12 @@ async fn the_types_of_a_plugin_that_a_person_removed_are_free() {
         registry.remove("a").await.unwrap();
         assert!(matches!(registry.remove("a").await, Err(RemoveError::Unknown(_))));
         scan(&registry).await;
-        assert_eq!(registry.status("same").unwrap().state, PluginStatus::Active);
+        assert_eq!(registry.status("same").unwrap().status, PluginStatus::Active);
         // Either was loaded first.
         let some = registry.status("some").unwrap();
         let is_held_for = |held: &NeedsApproval| held.takes[0].plugin == "same";
         assert!(
-            some.state == PluginStatus::Active || some.needs_approval.as_ref().is_some_and(is_held_for),
+            some.status == PluginStatus::Active || some.needs_approval.as_ref().is_some_and(is_held_for),
             "{some:?}"
         );
     }

@@ -17,7 +17,7 @@ use super::directory::{self, ExpectedPlugins};
 use super::directory_scan::DirectoryScan;
 use super::entry::{PluginEntry, short_digest};
 use super::options::{RegistryError, RegistryOptions};
-use super::report::{PluginReport, RemovalRecord};
+use super::report::RemovalRecord;
 use super::routing::RouteTable;
 use super::unmatched::UnmatchedItems;
 use crate::event::EventType;
@@ -25,6 +25,7 @@ use crate::plugin::component::loader::PluginLoader;
 use crate::plugin::data_dir::PluginDataDir;
 use crate::plugin::data_dir::pattern_owners::PatternOwners;
 use crate::plugin::{GuestJob, Plugin};
+use crate::plugin_report::PluginReport;
 
 /// The plugins of a host and the routing of events to them.
 pub struct PluginRegistry {

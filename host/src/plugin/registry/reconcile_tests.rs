@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 use super::registry_rig::{RegistryRig, digest_of, scan};
 use crate::plugin::sandbox::engine;
 use crate::plugin::testing::{OK, component, guest};
-use crate::plugin::{PluginRegistry, PluginReport, PluginStatus, RegistryOptions, WatchMethod};
+use crate::plugin::{PluginRegistry, RegistryOptions, WatchMethod};
+use crate::plugin_report::{PluginReport, PluginStatus};
 
 /// A handler that differs from the usual one only in its digest.
 const OTHER: &str = "(nop) i32.const 1024";
@@ -63,25 +64,25 @@ async fn a_long_compilation_delays_no_change_of_other_plugins() {
     let stop = CancellationToken::new();
     let people = async {
         rig.put_guest("slow", OTHER);
-        wait_until(&registry, "slow", |status| status.state == PluginStatus::Compiling).await;
+        wait_until(&registry, "slow", |status| status.status == PluginStatus::Compiling).await;
         while starts(&rig) == 0 {
             tokio::task::yield_now().await;
         }
         fs::write(rig.file("a.toml"), "concurrency = 3").unwrap();
         wait_until(&registry, "a", |status| status.concurrency == Some(3)).await;
         fs::remove_file(rig.file("b.wasm")).unwrap();
-        wait_until(&registry, "b", |status| status.state == PluginStatus::Removed).await;
+        wait_until(&registry, "b", |status| status.status == PluginStatus::Removed).await;
         rig.put_guest("new", OK);
-        wait_until(&registry, "new", |status| status.state == PluginStatus::Active).await;
+        wait_until(&registry, "new", |status| status.status == PluginStatus::Active).await;
         assert!(registry.is_preparing(), "the slow one is being compiled still");
 
         // Another file in its place ends the compilation, and so does its removal.
         rig.put_guest("slow", OK);
-        wait_until(&registry, "slow", |status| status.state == PluginStatus::Active).await;
+        wait_until(&registry, "slow", |status| status.status == PluginStatus::Active).await;
         rig.put_guest("slower", OTHER);
-        wait_until(&registry, "slower", |status| status.state == PluginStatus::Compiling).await;
+        wait_until(&registry, "slower", |status| status.status == PluginStatus::Compiling).await;
         fs::remove_file(rig.file("slower.wasm")).unwrap();
-        wait_until(&registry, "slower", |status| status.state == PluginStatus::Removed).await;
+        wait_until(&registry, "slower", |status| status.status == PluginStatus::Removed).await;
         while registry.is_preparing() {
             tokio::task::yield_now().await;
         }
@@ -100,8 +101,8 @@ async fn a_file_whose_compiler_was_killed_is_compiled_again() {
                   cat $HERE/answer";
     let registry = open_with(&rig, script).await;
     let failed = registry.status("a").unwrap();
-    assert!(failed.state == PluginStatus::Failed && failed.error.unwrap().contains("was killed"));
-    scan_until(&registry, || registry.status("a").unwrap().state == PluginStatus::Active).await;
+    assert!(failed.status == PluginStatus::Failed && failed.error.unwrap().contains("was killed"));
+    scan_until(&registry, || registry.status("a").unwrap().status == PluginStatus::Active).await;
     assert_eq!(starts(&rig), 3);
 }
 
@@ -150,7 +151,7 @@ async fn long_compilations_delay_no_small_file() {
             tokio::task::yield_now().await;
         }
         rig.put_guest("small", OK);
-        wait_until(&registry, "small", |status| status.state == PluginStatus::Active).await;
+        wait_until(&registry, "small", |status| status.status == PluginStatus::Active).await;
         rig.put_guest("small", OTHER);
         let digest = digest_of(&guest(OTHER));
         wait_until(&registry, "small", |status| status.digest.as_ref() == Some(&digest)).await;
@@ -177,7 +178,7 @@ async fn long_compilations_delay_no_small_file_at_a_start() {
     let registry = tokio::time::timeout(Duration::from_secs(120), open_with(&rig, script)).await.unwrap();
     assert!(compiled.exists());
     for name in ["small", "large0", "large1", "large2"] {
-        assert_eq!(registry.status(name).unwrap().state, PluginStatus::Active, "{name}");
+        assert_eq!(registry.status(name).unwrap().status, PluginStatus::Active, "{name}");
     }
 }
 
@@ -190,7 +191,7 @@ async fn a_small_file_that_is_not_quick_is_compiled_again_with_the_full_limits()
     let script =
         "cat > /dev/null; echo $1 >> $HERE/started; [ $1 = --cpu-ms=60000 ] || kill -XCPU $$; cat $HERE/answer";
     let registry = open_with(&rig, script).await;
-    assert_eq!(registry.status("a").unwrap().state, PluginStatus::Active, "{:?}", registry.status("a"));
+    assert_eq!(registry.status("a").unwrap().status, PluginStatus::Active, "{:?}", registry.status("a"));
     let started = || fs::read_to_string(rig.beside_data("started")).unwrap();
     assert_eq!(started(), "--cpu-ms=2000\n--cpu-ms=60000\n");
     rig.put_guest("a", OTHER);

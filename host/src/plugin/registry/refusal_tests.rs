@@ -4,7 +4,8 @@ use std::fs;
 
 use super::registry_rig::status;
 use crate::plugin::testing::{OK, component, guest, options, typed};
-use crate::plugin::{PluginRegistry, PluginStatus, RegistryOptions};
+use crate::plugin::{PluginRegistry, RegistryOptions};
+use crate::plugin_report::PluginStatus;
 
 #[tokio::test]
 async fn a_file_that_is_no_plugin_is_refused_with_a_remedy() {
@@ -100,7 +101,7 @@ async fn a_file_that_is_no_plugin_is_refused_with_a_remedy() {
         let registry = PluginRegistry::open(options(dir.path())).await.unwrap();
         let status = status(&registry, name);
         let error = status.error.unwrap_or_else(|| panic!("{name} is refused"));
-        assert_eq!(status.state, PluginStatus::Failed);
+        assert_eq!(status.status, PluginStatus::Failed);
         for word in words {
             assert!(error.contains(word), "{name}: {error:?} says {word:?}");
         }

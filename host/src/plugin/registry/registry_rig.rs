@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use super::options::RegistryOptions;
 use super::plugin_registry::PluginRegistry;
-use super::report::PluginReport;
 use crate::event::AttemptOutcome;
 use crate::plugin::component::file::FileContents;
 use crate::plugin::testing::{event, guest, options, typed};
 use crate::plugin::{AttemptInput, CompileChild, CompileLimits, Compiler, MemoryState};
+use crate::plugin_report::PluginReport;
 
 /// A plugin directory, and a directory that the data directory lies in.
 pub(super) struct RegistryRig {

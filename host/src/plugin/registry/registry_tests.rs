@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::registry_rig::{scan, status};
 use crate::event::AttemptOutcome;
 use crate::plugin::testing::{OK, component, event, guest, options};
-use crate::plugin::{AttemptInput, MemoryState, PluginRegistry, PluginStatus, RegistryOptions};
+use crate::plugin::{AttemptInput, MemoryState, PluginRegistry, RegistryOptions};
+use crate::plugin_report::PluginStatus;
 
 async fn open(dir: &Path) -> Arc<PluginRegistry> {
     PluginRegistry::open(options(dir)).await.unwrap()
@@ -37,7 +38,7 @@ async fn a_plugin_handles_the_type_its_file_is_named_after_unless_settings_say_o
     assert_eq!(routed(&registry, "orders"), None);
 
     let report = status(&registry, "orders");
-    assert_eq!(report.state, PluginStatus::Active);
+    assert_eq!(report.status, PluginStatus::Active);
     assert_eq!(report.types, ["order.*".parse().unwrap()]);
     assert_eq!(report.limits.unwrap().cpu_ms, 7);
     assert_eq!(report.digest.unwrap().len(), 64);
@@ -56,14 +57,14 @@ async fn a_file_that_cannot_be_loaded_leaves_the_last_good_version_in_place() {
     fs::write(&file, &first[..100]).unwrap();
     scan(&registry).await;
     let broken = status(&registry, "a");
-    assert_eq!((broken.state, &broken.digest), (PluginStatus::FailedKeptLastGood, &digest));
+    assert_eq!((broken.status, &broken.digest), (PluginStatus::FailedKeptLastGood, &digest));
     assert!(broken.error.is_some());
     assert_eq!(routed(&registry, "a").as_deref(), Some("a"));
 
     fs::write(&file, &second).unwrap();
     scan(&registry).await;
     let mended = status(&registry, "a");
-    assert_eq!((mended.state, mended.error), (PluginStatus::Active, None));
+    assert_eq!((mended.status, mended.error), (PluginStatus::Active, None));
     assert_ne!(mended.digest, digest);
     assert!(changes.has_changed().unwrap());
 
@@ -74,7 +75,7 @@ async fn a_file_that_cannot_be_loaded_leaves_the_last_good_version_in_place() {
     fs::write(dir.path().join("a.toml"), "concurrency = 2").unwrap();
     scan(&registry).await;
     let settled = status(&registry, "a");
-    assert_eq!((settled.state, settled.concurrency), (PluginStatus::Active, Some(2)));
+    assert_eq!((settled.status, settled.concurrency), (PluginStatus::Active, Some(2)));
 
     changes.mark_unchanged();
     fs::write(&file, &second).unwrap();
@@ -84,7 +85,7 @@ async fn a_file_that_cannot_be_loaded_leaves_the_last_good_version_in_place() {
     fs::remove_file(&file).unwrap();
     scan(&registry).await;
     assert!(routed(&registry, "a").is_none());
-    assert_eq!(status(&registry, "a").state, PluginStatus::Removed);
+    assert_eq!(status(&registry, "a").status, PluginStatus::Removed);
 }
 
 #[tokio::test]
@@ -96,14 +97,14 @@ async fn a_load_that_failed_for_a_temporary_reason_is_retried() {
     let registry = open(dir.path()).await;
     for _ in 0..2 {
         let failed = status(&registry, "a");
-        assert_eq!(failed.state, PluginStatus::Failed);
+        assert_eq!(failed.status, PluginStatus::Failed);
         assert!(failed.error.unwrap().contains("the secret \"token\" cannot be read"));
         scan(&registry).await;
     }
     fs::write(&secret, "a long secret").unwrap();
     scan(&registry).await;
     let passed = status(&registry, "a");
-    assert_eq!((passed.state, passed.error), (PluginStatus::Active, None));
+    assert_eq!((passed.status, passed.error), (PluginStatus::Active, None));
 }
 
 #[tokio::test]
@@ -116,13 +117,13 @@ async fn of_two_plugins_for_one_type_the_second_takes_over_when_the_first_was_re
     let registry = open(dir.path()).await;
     assert_eq!(routed(&registry, "x").as_deref(), Some("a"));
     let refused = status(&registry, "b");
-    assert_eq!(refused.state, PluginStatus::Failed);
+    assert_eq!(refused.status, PluginStatus::Failed);
     assert!(refused.error.unwrap().contains("\"a\""));
 
     registry.remove("a").await.unwrap();
     scan(&registry).await;
     assert_eq!(routed(&registry, "x").as_deref(), Some("b"));
-    assert_eq!(status(&registry, "b").state, PluginStatus::Active);
+    assert_eq!(status(&registry, "b").status, PluginStatus::Active);
 }
 
 #[tokio::test]
@@ -142,7 +143,7 @@ async fn a_new_plugin_takes_no_type_from_one_that_serves_not_even_after_a_restar
     // A new build of the plugin that serves keeps the type.
     put("z", &format!("(nop) {OK}"));
     scan(&registry).await;
-    assert_eq!((routed(&registry, "x").as_deref(), status(&registry, "z").state), (Some("z"), PluginStatus::Active));
+    assert_eq!((routed(&registry, "x").as_deref(), status(&registry, "z").status), (Some("z"), PluginStatus::Active));
     drop(registry);
     let registry = PluginRegistry::open(options()).await.unwrap();
     assert_eq!(routed(&registry, "x").as_deref(), Some("z"));
@@ -151,7 +152,7 @@ async fn a_new_plugin_takes_no_type_from_one_that_serves_not_even_after_a_restar
     fs::remove_file(dir.path().join("aaa.wasm")).unwrap();
     put("zz", OK);
     scan(&registry).await;
-    assert_eq!(status(&registry, "zz").state, PluginStatus::Failed);
+    assert_eq!(status(&registry, "zz").status, PluginStatus::Failed);
     registry.remove("z").await.unwrap();
     for _ in 0..2 {
         scan(&registry).await;
@@ -221,7 +222,7 @@ async fn beyond_the_limit_there_is_room_for_idle_plugins_and_for_new_ones() {
     rooms.push(plugin.acquire_permit().await);
     fs::write(dir.path().join("b.wasm"), guest(OK)).unwrap();
     scan(&registry).await;
-    assert_eq!(status(&registry, "b").state, PluginStatus::Active, "while all attempts run that may");
+    assert_eq!(status(&registry, "b").status, PluginStatus::Active, "while all attempts run that may");
 }
 
 #[tokio::test]
@@ -241,7 +242,7 @@ async fn a_file_that_was_written_to_its_end_is_loaded_at_once_wherever_the_direc
         let mut changes = registry.changes();
         let people = async {
             fs::write(dir.join(format!("{name}.wasm")), guest(OK)).unwrap();
-            while registry.status(name).is_none_or(|status| status.state != PluginStatus::Active) {
+            while registry.status(name).is_none_or(|status| status.status != PluginStatus::Active) {
                 changes.changed().await.unwrap();
             }
             stop.cancel();

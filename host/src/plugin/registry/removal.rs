@@ -5,9 +5,9 @@ use std::io;
 use std::path::PathBuf;
 
 use super::plugin_registry::PluginRegistry;
-use super::report::PluginReport;
 use crate::clock;
 use crate::plugin::data_dir::version_history::VersionHistory;
+use crate::plugin_report::PluginReport;
 
 /// What was removed, and what was not.
 #[derive(Clone, Debug)]

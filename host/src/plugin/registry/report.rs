@@ -5,62 +5,10 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::entry::{HeldBuild, PluginEntry, PluginStatus, TakenTypes};
-use crate::event::{Timestamp, TypePattern};
-use crate::plugin::{AttemptLimits, Plugin, ReusePolicy};
-
-/// A build that waits for an approval.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NeedsApproval {
-    /// The SHA-256 of its file, in hexadecimal.
-    pub digest: String,
-    /// The interfaces that it imports and the version that serves does not, without their versions.
-    pub imports: Vec<String>,
-    /// The types that it would take from other plugins.
-    pub takes: Vec<TakenTypes>,
-}
-
-/// The report on one plugin. What describes a version describes the one that serves.
-#[derive(Clone, Debug)]
-pub struct PluginReport {
-    /// The name.
-    pub name: String,
-    /// How it stands.
-    pub state: PluginStatus,
-    /// Why the file in the directory does not serve, and what to do about it.
-    pub error: Option<String>,
-    /// After a rollback, the SHA-256 of the file in the directory, in hexadecimal. An earlier version serves in its place
-    /// until the file changes.
-    pub rolled_back_from: Option<String>,
-    /// The build in the directory, if it waits for an approval.
-    pub needs_approval: Option<NeedsApproval>,
-    /// When the file went, by the clock of this host.
-    pub removed_at: Option<Timestamp>,
-    /// The SHA-256 of the file, in hexadecimal.
-    pub digest: Option<String>,
-    /// The version that the plugin gives itself.
-    pub version: Option<String>,
-    /// The description that the plugin gives of itself.
-    pub description: Option<String>,
-    /// The interface by which it takes events: ours, or that of another host.
-    pub dialect: Option<String>,
-    /// The types that it handles.
-    pub types: Vec<TypePattern>,
-    /// What an attempt may use.
-    pub limits: Option<AttemptLimits>,
-    /// How many attempts may run side by side on one host, if that is limited.
-    pub concurrency: Option<usize>,
-    /// How many of its events may wait in the deployment, if its settings say so.
-    pub max_waiting: Option<u64>,
-    /// How instances are reused, if they are.
-    pub reuse: Option<ReusePolicy>,
-    /// The size of the file.
-    pub size_bytes: Option<u64>,
-    /// How many calls were denied for want of a grant since it serves, by capability.
-    pub denied: BTreeMap<&'static str, u64>,
-    /// Since when it serves, by the clock of this host.
-    pub loaded_at: Option<Timestamp>,
-}
+use super::entry::{HeldBuild, PluginEntry};
+use crate::event::Timestamp;
+use crate::plugin::Plugin;
+use crate::plugin_report::{NeedsApproval, PluginReport, PluginStatus, ReuseReport};
 
 impl NeedsApproval {
     fn of(held: &HeldBuild) -> Self {
@@ -85,10 +33,10 @@ impl PluginReport {
         }
     }
 
-    fn new(name: &str, state: PluginStatus, serving: Option<&Plugin>) -> Self {
+    fn new(name: &str, status: PluginStatus, serving: Option<&Plugin>) -> Self {
         Self {
             name: name.to_owned(),
-            state,
+            status,
             error: None,
             rolled_back_from: None,
             needs_approval: None,
@@ -101,7 +49,9 @@ impl PluginReport {
             limits: serving.map(|plugin| *plugin.limits()),
             concurrency: serving.and_then(|plugin| plugin.concurrency),
             max_waiting: serving.and_then(|plugin| plugin.max_waiting),
-            reuse: serving.and_then(|plugin| plugin.settings.reuse),
+            reuse: serving
+                .and_then(|plugin| plugin.settings.reuse)
+                .map(|reuse| ReuseReport { max_events: reuse.max_events.get(), idle_ms: reuse.idle_ms }),
             size_bytes: serving.map(|plugin| plugin.size_bytes),
             denied: serving.map(Plugin::denied).unwrap_or_default(),
             loaded_at: serving.map(|plugin| plugin.loaded_at),

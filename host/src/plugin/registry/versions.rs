@@ -8,12 +8,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::plugin_registry::PluginRegistry;
-use super::report::PluginReport;
 use crate::plugin::Plugin;
 use crate::plugin::component::file::FileContents;
 use crate::plugin::component::load_error::LoadError;
 use crate::plugin::data_dir::version_history::{RollbackPin, VersionHistory};
 use crate::plugin::settings::PluginSettings;
+use crate::plugin_report::PluginReport;
 
 /// Why a plugin was not rolled back. The version that served still serves.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,6 @@
-//! The JSON of a plugin. Handlers turn it into a `serde_json::Value` first, which sorts the members by name.
+//! What is known of one plugin, as the registry reports it and as the API writes it in JSON.
+//!
+//! Handlers turn a report into a `serde_json::Value` first, which sorts the members by name.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +8,16 @@ use serde::Serialize;
 
 use crate::event::{AttemptLimits, Timestamp, TypePattern};
 
-/// A plugin. Unless said otherwise, members about a version describe the one that serves.
+/// The report on one plugin, which the registry writes and the API serves. Unless said otherwise, members about a version
+/// describe the one that serves.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PluginView {
+pub struct PluginReport {
     /// The name.
     pub name: String,
     /// Whether it serves, and if not, why.
     #[serde(rename = "state")]
-    pub status: PluginStatusView,
+    pub status: PluginStatus,
     /// Why the file in the directory does not serve, and what to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -23,7 +26,7 @@ pub struct PluginView {
     pub rolled_back_from: Option<String>,
     /// The build in the directory, if it waits for approval.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub needs_approval: Option<ApprovalView>,
+    pub needs_approval: Option<NeedsApproval>,
     /// When the file disappeared, by this host's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub removed_at: Option<Timestamp>,
@@ -51,7 +54,7 @@ pub struct PluginView {
     pub max_waiting: Option<u64>,
     /// How instances are reused, if they are.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reuse: Option<ReuseView>,
+    pub reuse: Option<ReuseReport>,
     /// The size of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<u64>,
@@ -66,7 +69,7 @@ pub struct PluginView {
 /// Whether a plugin serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum PluginStatusView {
+pub enum PluginStatus {
     /// The file in the directory serves.
     Active,
     /// The file in the directory is being loaded. An earlier version may serve meanwhile.
@@ -82,22 +85,22 @@ pub enum PluginStatusView {
 }
 
 /// A build that waits for approval.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ApprovalView {
+pub struct NeedsApproval {
     /// The SHA-256 of its file, in hexadecimal.
     pub digest: String,
     /// The interfaces that it imports and the serving version does not.
     pub imports: Vec<String>,
     /// The event types that it would take from other plugins.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub takes: Vec<TakenTypesView>,
+    pub takes: Vec<TakenTypes>,
 }
 
 /// Event types that a build would take from another plugin.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct TakenTypesView {
+pub struct TakenTypes {
     /// The event types.
     pub types: TypePattern,
     /// The plugin that handles them now.
@@ -107,21 +110,57 @@ pub struct TakenTypesView {
 /// How the instances of a plugin are reused.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ReuseView {
+pub struct ReuseReport {
     /// The most events that an instance handles.
     pub max_events: u32,
     /// How long an instance waits for its next event, in milliseconds.
     pub idle_ms: u64,
 }
 
-/// A plugin whose file was removed.
-#[derive(Clone, Debug, Serialize)]
-pub struct RemovedPlugin {
-    /// The plugin after the removal.
-    #[serde(flatten)]
-    pub plugin: PluginView,
-    /// The file that was removed.
-    pub file: String,
-    /// The settings beside it, which stay.
-    pub settings: Option<String>,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_is_shown_with_every_member_of_its_report() {
+        let report = PluginReport {
+            name: "p".into(),
+            status: PluginStatus::FailedKeptLastGood,
+            error: Some("e".into()),
+            rolled_back_from: Some("r".into()),
+            needs_approval: Some(NeedsApproval {
+                digest: "h".into(),
+                imports: vec!["i".into()],
+                takes: vec![TakenTypes { types: "a.*".parse().unwrap(), plugin: "q".into() }],
+            }),
+            removed_at: Some(Timestamp::from_unix_ms(1)),
+            digest: Some("d".into()),
+            version: Some("v".into()),
+            description: Some("s".into()),
+            dialect: Some("w".into()),
+            types: vec!["a".parse().unwrap()],
+            limits: Some(AttemptLimits::default()),
+            concurrency: Some(2),
+            max_waiting: Some(3),
+            reuse: Some(ReuseReport { max_events: 100, idle_ms: 10_000 }),
+            size_bytes: Some(4),
+            denied: BTreeMap::from([("http", 1)]),
+            loaded_at: Some(Timestamp::from_unix_ms(2)),
+        };
+        let view = serde_json::to_value(report).unwrap();
+        assert_eq!(
+            view.to_string(),
+            concat!(
+                r#"{"concurrency":2,"denied":{"http":1},"description":"s","dialect":"w","digest":"d","error":"e","#,
+                r#""limits":{"cpuMs":1000,"hostCallBytes":16777216,"httpRequestBytes":1048576,"httpRequests":8,"#,
+                r#""httpResponseBytes":1048576,"httpTimeoutMs":5000,"logLineBytes":4096,"logLines":64,"#,
+                r#""memoryBytes":67108864,"payloadBytes":262144,"publishedEvents":100,"resultBytes":262144,"#,
+                r#""stateBytes":268435456,"stateKeys":1000000,"stateOperations":256,"stateValueBytes":262144,"#,
+                r#""stderrBytes":8192,"wallMs":5000},"loadedAt":"1970-01-01T00:00:00.002Z","maxWaiting":3,"name":"p","#,
+                r#""needsApproval":{"digest":"h","imports":["i"],"takes":[{"plugin":"q","types":"a.*"}]},"#,
+                r#""removedAt":"1970-01-01T00:00:00.001Z","reuse":{"idleMs":10000,"maxEvents":100},"#,
+                r#""rolledBackFrom":"r","sizeBytes":4,"state":"failed-kept-last-good","types":["a"],"version":"v"}"#,
+            )
+        );
+    }
 }
