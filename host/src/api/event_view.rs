@@ -72,10 +72,11 @@ pub(super) struct EventView<'a> {
 impl<'a> EventView<'a> {
     /// The view of an event in this state. `due` is when it starts, if it is scheduled.
     pub(super) fn new(record: &'a EventRecord, state: EventState, due: Option<Timestamp>) -> Self {
-        let (event, end) = (&record.event, record.end.as_ref());
+        let EventRecord { event, attempts_made, failures: _, replays, deferrals, attempts, end } = record;
+        let (end, deferrals) = (end.as_ref(), *deferrals);
         let failure = end.and_then(|end| end.failure.as_ref());
         let discard = end.and_then(|end| end.discarded.as_ref());
-        let is_deferred = end.is_none() && record.deferrals > 0;
+        let is_deferred = end.is_none() && deferrals > 0;
         let result = end.and_then(|end| end.result.as_ref());
         let (payload, payload_base64) = data_view(event.data.as_ref(), event.data_content_type.as_deref());
         let (result, result_base64) = data_view(result, None);
@@ -105,10 +106,10 @@ impl<'a> EventView<'a> {
             result,
             result_base64,
             children: end.map_or(&[], |end| &end.children),
-            attempt_count: record.attempts_made,
-            deferrals: record.deferrals,
-            replays: record.replays,
-            attempts: &record.attempts,
+            attempt_count: *attempts_made,
+            deferrals,
+            replays: *replays,
+            attempts,
         }
     }
 

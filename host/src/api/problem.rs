@@ -106,13 +106,15 @@ impl Problem {
         let indices = match &error {
             broker::Error::Conflict(indices) => indices,
             broker::Error::Full { limit, .. } if events as u64 > *limit => {
-                let detail =
-                    format!("{events} events, and no more than {limit} may wait (broker.max_waiting): send fewer");
+                let detail = format!(
+                    "the request has {events} events, but at most {limit} may wait (broker.max_waiting): send fewer"
+                );
                 return Self::new(ProblemKind::TooLarge, detail);
             }
             broker::Error::LaneFull { lane, limit, .. } if events as u64 > *limit => {
-                let detail =
-                    format!("{events} events, and no more than {limit} may wait in the lane {lane}: send fewer");
+                let detail = format!(
+                    "the request has {events} events, but at most {limit} may wait in the lane {lane}: send fewer"
+                );
                 return Self::new(ProblemKind::TooLarge, detail);
             }
             _ => return Self::from(error),
@@ -185,7 +187,7 @@ impl From<broker::Error> for Problem {
             }
             broker::Error::Unavailable { reason, outcome_known: false } => {
                 let detail = format!(
-                    "{reason}; it is not known whether this took effect: repeat it, events with the same Idempotency-Key"
+                    "{reason}; the change may have taken effect. Send the request again; to publish, use the same Idempotency-Key"
                 );
                 Self {
                     outcome: Some("unknown"),

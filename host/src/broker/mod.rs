@@ -13,7 +13,8 @@
 //!   [`SettleOutcome::Lost`].
 //! - **G5** The store's clock decides when an event is due. No event is delivered early, and due times survive restarts.
 //! - **G6** An event whose [`Idempotency`] key is known within its window is not appended again.
-//! - **G7** [`WorkQueue::recover`] hands out the deliveries of a dead consumer after the lease.
+//! - **G7** [`WorkQueue::recover`] hands out the deliveries of a dead consumer: those of a process that is known to be gone
+//!   at once, others after their lease.
 //! - **G11** A store that lost data notices it: [`StoreHealth::ready`] turns false for a while, and a counter goes up.
 //!
 //! Every method works on a batch. Dropping a future is safe: the call takes effect or does not, and a lease that nobody

@@ -110,7 +110,7 @@ impl ConfigDraft {
             }
         }
         if tls.cert.is_some() != tls.key.is_some() {
-            let message = "broker.tls.cert and broker.tls.key need each other: name both, or neither";
+            let message = "set both broker.tls.cert and broker.tls.key, or neither";
             let given = if tls.cert.is_some() { "broker.tls.cert" } else { "broker.tls.key" };
             faults.push(ConfigFault { place: self.origin(given), message: message.into() });
         }

@@ -1,13 +1,13 @@
 //! The list of the settings: their names, and where their values go.
 //!
-//! The keys of single plugins, `plugins.limits` and `plugins.resolve` are listed in `plugin::settings`. The environment variables, the hints for misspelled names, and the test that the commented file
-//! is complete all use this one.
+//! The keys of single plugins, `plugins.limits` and `plugins.resolve` are listed in `plugin::settings`. The environment
+//! variables, the hints for misspelled names, and the test that the commented file is complete all use this one.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use crate::broker::{StoreKind, TlsFiles};
-use crate::event::{FailureClass, MAX_PAUSE_MS, RetryPatch};
+use crate::event::{FailureClass, MAX_PAUSE_MS, RetryPatch, RetryPolicies};
 use crate::plugin::{MAX_CONCURRENCY, WatchMethod};
 
 use super::draft::{ConfigDraft, DataDirSetting};
@@ -25,9 +25,6 @@ type Set = dyn Fn(&mut ConfigDraft, SettingValue<'_>) -> Result<(), ValueMismatc
 
 /// The longest time that a setting in milliseconds allows: a day.
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
-/// The failure classes that have a retry policy.
-const RETRIED_CLASSES: [FailureClass; 5] =
-    [FailureClass::Retry, FailureClass::Trap, FailureClass::Timeout, FailureClass::Limit, FailureClass::NoHandler];
 
 impl SettingKey {
     fn new(
@@ -72,7 +69,8 @@ pub(super) fn all() -> Vec<SettingKey> {
     keys.push(SettingKey::number("events.max_depth", 1..=1_000_000, |draft| &mut draft.max_depth));
     keys.extend(consumer_keys());
     keys.extend(retry_keys("retry".into(), |draft| &mut draft.retry));
-    for class in RETRIED_CLASSES {
+    let policies = RetryPolicies::default();
+    for class in FailureClass::ALL.into_iter().filter(|class| policies.get(*class).is_some()) {
         keys.extend(retry_keys(format!("retry.{class}"), move |draft| draft.retry_by_class.entry(class).or_default()));
     }
     keys.extend(retention_plugin_and_log_keys());

@@ -256,19 +256,15 @@ impl EventRecord {
 
     /// About how much memory the record takes: the payload, the result and the attempts.
     pub fn size_bytes(&self) -> usize {
-        let result = self.end.as_ref().and_then(|end| end.result.as_ref());
-        let data = [self.event.data.as_ref(), result].into_iter().flatten().map(|data| data.bytes.len()).sum::<usize>();
-        data + self.attempts.iter().map(AttemptRecord::size_bytes).sum::<usize>()
+        let Self { event, attempts_made: _, failures: _, replays: _, deferrals: _, attempts, end } = self;
+        let result = end.as_ref().and_then(|end| end.result.as_ref());
+        let data = [event.data.as_ref(), result].into_iter().flatten().map(|data| data.bytes.len()).sum::<usize>();
+        data + attempts.iter().map(AttemptRecord::size_bytes).sum::<usize>()
     }
 
     /// Resets the record for a replay. The attempts so far stay.
-    pub fn replayed(mut self) -> Self {
-        self.attempts_made = 0;
-        self.failures = 0;
-        self.deferrals = 0;
-        self.replays = self.replays.saturating_add(1);
-        self.end = None;
-        self
+    pub fn replayed(self) -> Self {
+        Self { replays: self.replays.saturating_add(1), attempts: self.attempts, ..Self::new(self.event) }
     }
 
     /// Notes in the record of a failed event that an operator discarded it.

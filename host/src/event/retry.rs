@@ -28,34 +28,33 @@ pub enum FailureClass {
     BadEntry,
 }
 
-impl FailureClass {
-    /// Every class, in the order in which documents list them.
-    pub const ALL: [Self; 9] = [
-        Self::Retry,
-        Self::Reject,
-        Self::Trap,
-        Self::Timeout,
-        Self::Limit,
-        Self::Output,
-        Self::NoHandler,
-        Self::Crash,
-        Self::BadEntry,
-    ];
+/// Lists the classes once, in the order in which documents list them. Without its line a class does not compile.
+macro_rules! class_names {
+    ($($class:ident => $name:literal,)+) => {
+        impl FailureClass {
+            /// Every class.
+            pub const ALL: [Self; [$($name),+].len()] = [$(Self::$class),+];
 
-    /// The class as text, the same everywhere.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Retry => "retry",
-            Self::Reject => "reject",
-            Self::Trap => "trap",
-            Self::Timeout => "timeout",
-            Self::Limit => "limit",
-            Self::Output => "output",
-            Self::NoHandler => "no-handler",
-            Self::Crash => "crash",
-            Self::BadEntry => "bad-entry",
+            /// The class as text, the same everywhere.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$class => $name,)+
+                }
+            }
         }
-    }
+    };
+}
+
+class_names! {
+    Retry => "retry",
+    Reject => "reject",
+    Trap => "trap",
+    Timeout => "timeout",
+    Limit => "limit",
+    Output => "output",
+    NoHandler => "no-handler",
+    Crash => "crash",
+    BadEntry => "bad-entry",
 }
 
 impl fmt::Display for FailureClass {

@@ -1,7 +1,7 @@
 //! Whether handlers may publish, given how many events wait.
 //!
 //! Handlers may publish beyond the limit at which clients are refused, because a full store must still be worked off. But
-//! an attempt is postponed if it publishes
+//! an attempt is deferred if it publishes
 //! - into the lane of another plugin that is half full, so that the other half stays free for clients;
 //! - into a lane past its limit while twice as many events wait in all as clients may add to;
 //! - into a lane whose waiting and failed events take as many bytes as they may.
@@ -10,8 +10,8 @@
 //!
 //! The host looks at the store about once a second. In between it counts what its own attempts publish and end. So one host
 //! exceeds a limit by what a single attempt publishes, at most. It does not see what other hosts publish. Of `n` hosts, each
-//! therefore fills a `2n`-th of the free room between two looks. All together exceed a limit by what one attempt of each
-//! publishes, and by a few percent of the room, since they do not look at the same moment.
+//! therefore fills a `2n`-th of the free room between two looks. Together they exceed a limit by one attempt of each and a
+//! few percent of the room. The few percent are there because the hosts do not look at the same moment.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -63,7 +63,7 @@ struct EventVolume {
     bytes: u64,
 }
 
-/// What an attempt publishes counts for its lanes as long as this exists, and then until a look at the store contains it.
+/// Counts what an attempt publishes until the figures of the store include it.
 #[derive(Debug)]
 pub(super) struct PublishReservation {
     backlog: Arc<BacklogLimit>,

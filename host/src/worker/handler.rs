@@ -134,7 +134,7 @@ impl DeliveryHandler {
 
     async fn next_step(&self, delivery: &Delivery) -> AttemptStep {
         if delivery.deliveries_in_a_row() > CRASH_CAP {
-            let message = format!("the host died in each of {CRASH_CAP} deliveries, or lost its lease in the middle");
+            let message = format!("in each of the last {CRASH_CAP} deliveries the host died or lost its lease");
             return AttemptStep::Fail(AttemptFailure::new(FailureClass::Crash, message));
         }
         let event_type = &delivery.record.event.event_type;

@@ -1,5 +1,5 @@
-//! Makes room: deletes processed and discarded events past their retention and idempotency keys past their window, and returns free
-//! pages to the disk.
+//! Makes room: deletes processed and discarded events past their retention and idempotency keys past their window, and
+//! returns free pages to the disk.
 //!
 //! No other events are deleted. Each call does a bounded piece of work, so that it delays other jobs little.
 //! Repeat it while it returns true.

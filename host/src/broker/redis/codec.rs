@@ -114,22 +114,22 @@ pub(super) fn encode(record: &EventRecord) -> Result<Bytes, CodecError> {
 }
 
 fn encode_header(record: &EventRecord) -> Result<Vec<u8>, CodecError> {
-    let result = record.end.as_ref().and_then(|end| end.result.as_ref());
+    let EventRecord { event, attempts_made, failures, replays, deferrals, attempts, end } = record;
     let header = HeaderToWrite {
-        event: &record.event,
-        data: record.event.data.as_ref().map(describe_tail),
-        made: record.attempts_made,
-        failures: record.failures,
-        replays: record.replays,
-        deferrals: record.deferrals,
-        attempts: &record.attempts,
-        end: record.end.as_ref().map(|end| EndHeader {
-            at: end.at,
-            class: end.failure.as_ref().map(|(class, _)| *class),
-            reason: end.failure.as_ref().map(|(_, reason)| reason.clone()),
-            result: result.map(describe_tail),
-            children: end.children.clone(),
-            discarded: end.discarded.clone(),
+        event,
+        data: event.data.as_ref().map(describe_tail),
+        made: *attempts_made,
+        failures: *failures,
+        replays: *replays,
+        deferrals: *deferrals,
+        attempts,
+        end: end.as_ref().map(|EventEnd { at, failure, result, children, discarded }| EndHeader {
+            at: *at,
+            class: failure.as_ref().map(|(class, _)| *class),
+            reason: failure.as_ref().map(|(_, reason)| reason.clone()),
+            result: result.as_ref().map(describe_tail),
+            children: children.clone(),
+            discarded: discarded.clone(),
         }),
     };
     serde_json::to_vec(&header).map_err(|error| CodecError::Damaged(error.to_string()))

@@ -33,7 +33,7 @@ pub(super) struct EntryWaiter {
     /// Where the group stood in each lane after the last claim.
     positions: Mutex<HashMap<Lane, GroupPosition>>,
     /// The read in progress. There is one at a time, because a second one would wait for the first on this connection.
-    /// The read of a dropped wait stays here until the next wait ends it, because that one may be for other lanes.
+    /// The read of a dropped wait stays here. The next wait must end it first, since it may read other lanes.
     read: tokio::sync::Mutex<Option<BlockingRead>>,
 }
 
@@ -65,7 +65,7 @@ impl EntryWaiter {
         }
     }
 
-    /// The demands without those for lanes that were empty a moment ago; all demands if that is true of all lanes.
+    /// Leaves out the demands for lanes that were empty a moment ago. If all lanes were empty, returns all demands.
     pub(super) fn skip_empty_lanes<'a>(&self, demands: Vec<&'a LaneDemand>) -> Vec<&'a LaneDemand> {
         let positions = self.positions.lock();
         let skip_for = MAX_SKIP.min(SKIP_EACH * u32::try_from(demands.len()).unwrap_or(u32::MAX));

@@ -15,7 +15,7 @@ use super::connection::{RESPONSE_TIMEOUT, RedisLink, reply};
 use super::lanes::LanePlaces;
 use crate::broker::{Error, Lane, LeaseRenewal, Receipt};
 
-/// The most entries of a newer format that are remembered. One beyond them is read again after each lease.
+/// The most entries of a newer format that are remembered. An entry that is not remembered is read again after each lease.
 const MAX_UNREADABLE: usize = 10_000;
 
 /// The deliveries that were handed out and have not ended.

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use eventstream::regular_file;
 
-use super::{Language, Project, read_table_name};
+use super::{Language, Project, parse_toml, table_name};
 use crate::cli::inspect::{describe_plugin, load_settings, report_refusal, with_inspector};
 use crate::cli::output::{CommandResult, ExitReason, print_lines, print_note, report_as};
 use crate::cli::settings;
@@ -124,7 +124,8 @@ fn require_target(project: &Project) -> Result<(), String> {
 fn artifact_name(project: &Project) -> Result<String, String> {
     let file = project.folder.join("Cargo.toml");
     let text = regular_file::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let name = read_table_name(&text, "lib").or_else(|| read_table_name(&text, "package"));
+    let manifest = parse_toml(&text).map_err(|why| format!("cannot parse {}: {}", file.display(), why.trim_end()))?;
+    let name = table_name(&manifest, "lib").or_else(|| table_name(&manifest, "package"));
     let name = name.unwrap_or_else(|| project.name.clone());
     Ok(format!("{}.wasm", name.replace('-', "_")))
 }

@@ -6,6 +6,7 @@ mod build;
 mod new;
 mod test;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -40,23 +41,22 @@ impl Project {
     /// Reads the project in a folder.
     ///
     /// # Errors
-    /// The folder has no project, or the project has no name; the message says what to do.
+    /// The folder has no project, its manifest cannot be read or parsed, or it has no name. The message says what to do.
     pub(super) fn in_folder(folder: &Path) -> Result<Self, String> {
-        let read = |file: &str| regular_file::read_to_string(&folder.join(file)).ok();
-        let nameless = |file: &str| format!("{} has no project name: add one", folder.join(file).display());
-        let (language, file, name) = if let Some(text) = read("Cargo.toml") {
-            (Language::Rust, "Cargo.toml", read_plugin_name(&text).or_else(|| read_table_name(&text, "package")))
-        } else if let Some(text) = read("package.json") {
-            let json = serde_json::from_str::<serde_json::Value>(&text).ok();
-            (Language::Js, "package.json", json.and_then(|json| Some(json["name"].as_str()?.to_owned())))
-        } else if let Some(text) = read("pyproject.toml") {
-            (Language::Python, "pyproject.toml", read_table_name(&text, "project"))
-        } else {
-            let message = "there is no plugin project (no Cargo.toml, package.json or pyproject.toml)";
-            return Err(format!("{message} in {}: make one with eventstream plugin new", folder.display()));
-        };
-        let name = name.ok_or_else(|| nameless(file))?;
-        Ok(Self { folder: folder.to_owned(), language, name })
+        for (file, language, read_name) in MANIFESTS {
+            let path = folder.join(file);
+            let text = match regular_file::read_to_string(&path) {
+                Ok(text) => text,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
+            };
+            let name =
+                read_name(&text).map_err(|why| format!("cannot parse {}: {}", path.display(), why.trim_end()))?;
+            let name = name.ok_or_else(|| format!("{} has no project name: add one", path.display()))?;
+            return Ok(Self { folder: folder.to_owned(), language, name });
+        }
+        let message = "there is no plugin project (no Cargo.toml, package.json or pyproject.toml)";
+        Err(format!("{message} in {}: make one with eventstream plugin new", folder.display()))
     }
 
     /// The name of the plugin.
@@ -75,15 +75,70 @@ impl Project {
     }
 }
 
-/// Reads the plugin's name from the metadata of a Cargo.toml. It may have dots, unlike the name of a package.
-fn read_plugin_name(text: &str) -> Option<String> {
-    let file: toml::Table = text.parse().ok()?;
-    let name = file.get("package")?.get("metadata")?.get("eventstream")?.get("name")?.as_str()?;
-    parse_plugin_name(name).ok()
+/// Reads the name of the project from a manifest; `None` if it gives none.
+type ReadName = fn(&str) -> Result<Option<String>, String>;
+
+/// The manifests by which a folder is known as a project. The first that is there decides.
+const MANIFESTS: [(&str, Language, ReadName); 3] = [
+    ("Cargo.toml", Language::Rust, read_cargo_name),
+    ("package.json", Language::Js, read_npm_name),
+    ("pyproject.toml", Language::Python, read_python_name),
+];
+
+/// Prefers the plugin's name in the metadata: it may have dots, unlike the name of a package.
+fn read_cargo_name(text: &str) -> Result<Option<String>, String> {
+    let manifest = parse_toml(text)?;
+    let metadata = manifest.get("package").and_then(|package| package.get("metadata")?.get("eventstream"));
+    let plugin_name = metadata.and_then(|metadata| parse_plugin_name(metadata.get("name")?.as_str()?).ok());
+    Ok(plugin_name.or_else(|| table_name(&manifest, "package")))
 }
 
-/// Reads the name in a table of a TOML file.
-fn read_table_name(text: &str, table: &str) -> Option<String> {
-    let file: toml::Table = text.parse().ok()?;
-    Some(file.get(table)?.get("name")?.as_str()?.to_owned())
+fn read_npm_name(text: &str) -> Result<Option<String>, String> {
+    let manifest: serde_json::Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    Ok(manifest["name"].as_str().map(str::to_owned))
+}
+
+fn read_python_name(text: &str) -> Result<Option<String>, String> {
+    Ok(table_name(&parse_toml(text)?, "project"))
+}
+
+fn table_name(manifest: &toml::Table, table: &str) -> Option<String> {
+    Some(manifest.get(table)?.get("name")?.as_str()?.to_owned())
+}
+
+fn parse_toml(text: &str) -> Result<toml::Table, String> {
+    text.parse().map_err(|error: toml::de::Error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_that_cannot_be_parsed_is_named_with_the_place_and_the_reason() {
+        for (file, broken, whole) in [
+            ("Cargo.toml", "\n[package\nname = \"a\"", "[package]\nname = \"a\""),
+            ("package.json", "{\n\"name\": \"a\"", "{\"name\": \"a\"}"),
+            ("pyproject.toml", "\n[project\nname = \"a\"", "[project]\nname = \"a\""),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join(file), broken).unwrap();
+            let message = Project::in_folder(folder.path()).unwrap_err();
+            let path = folder.path().join(file);
+            assert!(message.starts_with(&format!("cannot parse {}: ", path.display())), "{message}");
+            assert!(message.contains("line 2"), "{message}");
+            std::fs::write(&path, whole).unwrap();
+            assert_eq!(Project::in_folder(folder.path()).unwrap().name(), "a");
+            std::fs::write(&path, if file == "package.json" { "{}" } else { "" }).unwrap();
+            assert!(Project::in_folder(folder.path()).unwrap_err().ends_with("has no project name: add one"));
+        }
+    }
+
+    #[test]
+    fn a_manifest_that_cannot_be_read_is_named_and_is_not_a_missing_project() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("package.json")).unwrap();
+        let message = Project::in_folder(folder.path()).unwrap_err();
+        assert!(message.starts_with("cannot read ") && message.contains("package.json"), "{message}");
+    }
 }

@@ -1,8 +1,8 @@
 //! Two tracks for loading, so that a quick load never waits for a slow one.
 //!
 //! A small file takes the quick track. If it exceeds the limits there, it begins anew on the slow track with the full
-//! limits. The next files of its plugin then take the slow track at once. So neither many large files nor a small one that is hard
-//! to compile delay others. At most two compilations run, and the quick one has a quarter of the memory.
+//! limits. The next files of its plugin then take the slow track at once. So neither many large files nor a small one that is
+//! hard to compile delay others. At most two compilations run, and the quick one has a quarter of the memory.
 
 use std::sync::Arc;
 use std::time::Instant;

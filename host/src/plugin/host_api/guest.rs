@@ -119,7 +119,7 @@ impl GuestState {
         handles <= MAX_IDLE_HANDLES && size_bytes <= MAX_IDLE_BYTES
     }
 
-    /// Drops all host objects of the guest. It must not be called again afterwards.
+    /// Drops all host objects of the guest. Do not call the guest again.
     pub fn drop_handles(&mut self) {
         self.table = ResourceTable::new();
         self.has_lost_handles = true;
@@ -130,8 +130,8 @@ impl GuestState {
     /// # Errors
     /// The attempt fails because a publish was refused, or because the plugin would keep too much state.
     pub fn take_effects(&mut self) -> Result<AttemptEffects, AttemptFailure> {
-        let output = |words| AttemptFailure::new(FailureClass::Output, outcome::cut_message(words));
-        let published = std::mem::take(&mut self.current.publishing).into_published().map_err(output)?;
+        let refused = |words| AttemptFailure::new(FailureClass::Output, outcome::cut_message(words));
+        let published = std::mem::take(&mut self.current.publishing).into_published().map_err(refused)?;
         let state = std::mem::replace(&mut self.current.state, StateBuffer::new(Arc::new(NoState)));
         let HostContext { name, limits, .. } = &*self.context;
         let state = state.into_step(name, limits.state_bytes);

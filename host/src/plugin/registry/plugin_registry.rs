@@ -121,7 +121,7 @@ impl PluginRegistry {
     }
 
     /// Runs the jobs that `next` returns on the threads of guests, until it returns none. Quick jobs run one after another
-    /// without a hand-over; a job that waits or burns CPU goes on beside those after it. `next` and the jobs are dropped on
+    /// without a hand-over. A job that waits or uses much CPU continues in its own task. `next` and the jobs are dropped on
     /// those threads, so they must not be the last owner of the registry.
     pub fn run_jobs(&self, next: impl FnMut() -> Option<GuestJob> + Send + 'static) {
         self.loader.runtime.executor.run_jobs(next);

@@ -11,8 +11,8 @@ local left, left_bytes, max, only_heads = tonumber(ARGV[3]), tonumber(ARGV[4]), 
 local kind, class, since, before, lane = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
 must_be('stream', key)
 
--- The header of a record of version 1, and its size with the prefix; see codec.rs. It begins with the event's id and type,
--- and ends with the event's end. Texts in it escape quotation marks, so none of them matches these patterns.
+-- The header of a record of version 1, and its size with the prefix; see codec.rs. It begins with the event's id and type.
+-- Its end begins with the time, then the class. Texts escape quotation marks, so none of them matches these patterns.
 local function head_of(blob)
   local version, a, b, c, d = string.byte(blob, 1, 5)
   if version ~= 1 or not d then

@@ -2,7 +2,8 @@
 -- Imports items of another store; known ones stay as they are. Redis refuses it when memory is full.
 -- ARGV: epoch, number of lanes, their names, number of items; for each item: kind (key, event, failed or state), id, place
 -- of its lane or of its key in KEYS, Unix ms when it is due or expires, class, blob. For state, id is the state key and
--- class the plugin. For a failed event, the lane stands in place of the time. KEYS after the lanes: plugins with state, expiries, then the keys of items.
+-- class the plugin. For a failed event, the lane stands in place of the time. KEYS after the lanes: plugins with state,
+-- expiries, then the keys of items.
 -- Reply: DONE, the total of accepted events, for each item D done, K known or E expired; or EPOCH.
 if redis.call('GET', EPOCH) ~= ARGV[1] then
   return { 'EPOCH' }
