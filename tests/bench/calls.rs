@@ -71,7 +71,7 @@ pub(super) async fn load(plugins: &PluginsDir) -> Result<(Arc<PluginRegistry>, A
     let registry = PluginRegistry::open(plugin::RegistryOptions {
         dir: plugins.path().to_owned(),
         concurrency: 64,
-        settle_ms: 0,
+        quiet_ms: 0,
         ..plugin::RegistryOptions::default()
     })
     .await?;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use eventstream::broker::{ClaimRequest, LaneDemand};
 use eventstream::clock;
 use eventstream::event::{
-    AttemptFailure, AttemptOutcome, EventDraft, EventLimits, EventRecord, FailureClass, RetryPolicies,
+    AttemptFailure, AttemptOutcome, EventLimits, EventRecord, FailureClass, ParsedBody, RetryPolicies,
     decide_settlement,
 };
 use eventstream::shutdown::TaskGroup;
@@ -91,7 +91,7 @@ fn body(payload_bytes: usize) -> Bytes {
 /// What the server does with a body before the broker has it.
 fn read(body: &Bytes) -> Result<EventRecord> {
     let limits = EventLimits::default();
-    let draft = EventDraft::parse(black_box(body), &limits)?;
+    let draft = ParsedBody::parse(black_box(body), &limits)?;
     let events = draft.validate(&limits, clock::now(), None)?;
     Ok(EventRecord::new(events.into_iter().next().context("there is one event")?.event))
 }

@@ -10,7 +10,7 @@ use eventstream::broker::contract::*;
 use eventstream::broker::redis::RedisBroker;
 use eventstream::broker::redis::testing::BrokerMutant;
 use eventstream::broker::{BrokerOptions, EndKind, RetentionLimits, SettleOutcome, SettleRequest};
-use eventstream::event::{DeliveryStart, EventId, EventState, Settlement, StateStep, StateWrite};
+use eventstream::event::{DeliveryStart, EventId, EventState, Settlement, StateChanges, StateWrite};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 
@@ -194,7 +194,7 @@ async fn a_store_that_did_not_count_by_lane_and_plugin_is_served_and_counts_from
     let mut later = appends("a", 2);
     later.iter_mut().for_each(|append| append.start = DeliveryStart::InMs(1));
     broker.append(later).await.unwrap();
-    let end_one = async |name: &str, state: Option<StateStep>| {
+    let end_one = async |name: &str, state: Option<StateChanges>| {
         let delivery = deliver_one(&*broker, name).await;
         let done = SettleRequest { state, ..settle(&delivery, Settlement::Processed, Vec::new()) };
         assert_eq!(broker.settle(vec![done]).await.unwrap(), [SettleOutcome::Done]);
@@ -202,7 +202,7 @@ async fn a_store_that_did_not_count_by_lane_and_plugin_is_served_and_counts_from
     };
     let set = |key: &str, size_bytes: usize| {
         let write = StateWrite::Set { value: vec![b'x'; size_bytes].into(), ttl_ms: None };
-        Some(StateStep { plugin: "p".into(), expected: Vec::new(), writes: vec![(key.into(), write)] })
+        Some(StateChanges { plugin: "p".into(), expected: Vec::new(), writes: vec![(key.into(), write)] })
     };
     for n in 0..8 {
         end_one("old", set(&n.to_string(), 1_000)).await;

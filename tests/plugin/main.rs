@@ -64,13 +64,8 @@ async fn scripted(names: &[&str], settings: &str) -> (tempfile::TempDir, Arc<Plu
 }
 
 async fn open(dir: &Path) -> Arc<PluginRegistry> {
-    let options = RegistryOptions {
-        dir: dir.to_owned(),
-        concurrency: 16,
-        reserve: 8,
-        settle_ms: 0,
-        ..RegistryOptions::default()
-    };
+    let options =
+        RegistryOptions { dir: dir.to_owned(), concurrency: 16, reserve: 8, quiet_ms: 0, ..RegistryOptions::default() };
     let registry = PluginRegistry::open(options).await.unwrap();
     for status in registry.statuses() {
         assert_eq!(status.error, None, "{}", status.name);

@@ -28,14 +28,14 @@ const FORWARDED_PREFIX: &str = "x-forwarded-";
 ///
 /// # Errors
 /// [`ProblemKind::NotPermitted`], with the reason.
-pub(super) fn check_access(request: &Request, is_local_peer: bool) -> Result<(), Problem> {
+pub(super) fn check_access(request: &Request, is_local_client: bool) -> Result<(), Problem> {
     if is_open_to_all(request.method(), request.uri().path()) {
         return Ok(());
     }
     let headers = request.headers();
     let reason = if headers.contains_key(SENT_BY_PLUGIN_HEADER) {
         "a plugin sent this request"
-    } else if !is_local_peer {
+    } else if !is_local_client {
         "this request comes from another machine"
     } else if !headers.get(HOST).and_then(parse_host).is_some_and(|host| is_local_host(&host)) {
         "this request names another host than localhost"
@@ -82,12 +82,12 @@ mod tests {
 
     use super::*;
 
-    fn refused(method: &str, path: &str, headers: &[(&str, &str)], is_local_peer: bool) -> Option<String> {
+    fn refused(method: &str, path: &str, headers: &[(&str, &str)], is_local_client: bool) -> Option<String> {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        check_access(&request.body(Body::empty()).unwrap(), is_local_peer).err().map(|problem| problem.body())
+        check_access(&request.body(Body::empty()).unwrap(), is_local_client).err().map(|problem| problem.body())
     }
 
     #[test]
@@ -113,7 +113,7 @@ mod tests {
             for host in ["localhost:3000", "127.0.0.1", "[::1]:3000", "a.localhost"] {
                 assert_eq!(refused(method, path, &[("host", host)], true), None, "{method} {path} to {host}");
             }
-            for (headers, is_local_peer, why) in [
+            for (headers, is_local_client, why) in [
                 (&[local][..], false, "another machine"),
                 (&[("host", "events.example")], true, "another host"),
                 (&[], true, "another host"),
@@ -124,7 +124,7 @@ mod tests {
                 (&[local, ("cf-connecting-ip", "1.2.3.4")], true, "a proxy"),
                 (&[local, (SENT_BY_PLUGIN_HEADER, "1")], true, "a plugin"),
             ] {
-                let words = refused(method, path, headers, is_local_peer).unwrap();
+                let words = refused(method, path, headers, is_local_client).unwrap();
                 assert!(words.contains(why) && words.contains("not-permitted"), "{method} {path}: {words}");
             }
         }

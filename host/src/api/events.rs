@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::broker::{AcceptedEvent, AppendRequest, Durability, EndKind, EndedPage, FoundEvent};
 use crate::clock;
-use crate::event::{EventDraft, EventId, EventRecord, NewEvent};
+use crate::event::{EventId, EventRecord, NewEvent, ParsedBody};
 
 use super::api_state::ApiState;
 use super::event_view::EventView;
@@ -54,7 +54,7 @@ pub(super) async fn publish(State(api): State<Arc<ApiState>>, request: Request) 
     request::require_json(&headers)?;
     let idempotency_key = request::read_idempotency_key(&headers)?;
     let limits = &api.options.limits;
-    let draft = EventDraft::parse(&body, limits)?;
+    let draft = ParsedBody::parse(&body, limits)?;
     let is_batch = draft.is_batch();
     let events = draft.validate(limits, clock::now(), idempotency_key.as_deref())?;
 

@@ -20,7 +20,7 @@ use super::{events, failed_events, guard, health, metrics, plugins, request};
 pub struct Gateway {
     shared: Arc<GatewayState>,
     /// Whether the client is on this machine.
-    is_local_peer: bool,
+    is_local_client: bool,
 }
 
 struct GatewayState {
@@ -54,13 +54,13 @@ impl Gateway {
     fn with_memory(options: ServerOptions, memory: MemoryBudget, reason: String) -> Self {
         let startup_router = health::starting_router(reason);
         let shared = GatewayState { options, memory, startup_router, serving: OnceLock::new() };
-        Self { shared: Arc::new(shared), is_local_peer: false }
+        Self { shared: Arc::new(shared), is_local_client: false }
     }
 
     /// The gateway for one connection. Without this call, requests count as those of another machine.
     #[must_use]
-    pub fn for_peer(self, peer: SocketAddr) -> Self {
-        Self { is_local_peer: peer.ip().to_canonical().is_loopback(), ..self }
+    pub fn for_client(self, client: SocketAddr) -> Self {
+        Self { is_local_client: client.ip().to_canonical().is_loopback(), ..self }
     }
 
     /// Serves the API from now on. Only the first call has an effect.
@@ -76,7 +76,7 @@ impl Gateway {
 
     /// Answers a request.
     pub async fn answer(self, request: Request) -> Response {
-        let Self { shared, is_local_peer } = self;
+        let Self { shared, is_local_client } = self;
         let GatewayState { options, memory, startup_router, serving } = &*shared;
         let serving = serving.get();
         let handle = async |request: Request| {
@@ -96,7 +96,7 @@ impl Gateway {
             };
             memory.charge_answer(answer, may_refuse)
         };
-        guard::answer_guarded(request, options.only_local, is_local_peer, handle).await
+        guard::answer_guarded(request, options.only_local, is_local_client, handle).await
     }
 }
 

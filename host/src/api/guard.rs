@@ -29,10 +29,10 @@ pub(super) struct UntrustedHead(pub(super) ProblemKind, pub(super) &'static str)
 pub(super) async fn answer_guarded(
     request: Request,
     only_local: bool,
-    is_local_peer: bool,
+    is_local_client: bool,
     handle: impl AsyncFnOnce(Request) -> Response,
 ) -> Response {
-    let checked = check_request(&request, only_local).and_then(|()| check_access(&request, is_local_peer));
+    let checked = check_request(&request, only_local).and_then(|()| check_access(&request, is_local_client));
     let mut response = match checked {
         Err(problem) => {
             let mut response = problem.into_response();

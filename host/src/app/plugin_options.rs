@@ -46,7 +46,7 @@ pub(super) fn plugin_options(config: &Config) -> Result<RegistryOptions, Error> 
         hold_taken_types: config.plugins.hold_taken_types,
         watch: config.plugins.watch,
         rescan_ms: config.plugins.rescan_ms,
-        settle_ms: config.plugins.settle_ms,
+        quiet_ms: config.plugins.quiet_ms,
         resolve: given_addresses(&config.plugins.resolve).map_err(refused("plugins.resolve".into()))?,
         compiler: Compiler::Child(compile_child(config.plugins.compile)?),
         ..RegistryOptions::default()

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::clock;
 use crate::event::{
-    AttemptEffects, AttemptOutcome, DataView, EventBody, EventDraft, EventFault, EventId, EventLimits, LogLine,
+    AttemptEffects, AttemptOutcome, DataView, EventBody, EventFault, EventId, EventLimits, LogLine, ParsedBody,
     PublishedEvent, RejectedRequest, Settlement, StateWrite, data_view, decide_settlement, is_zero,
 };
 use crate::plugin::{AttemptInput, MemoryState, Plugin};
@@ -93,7 +93,7 @@ impl<'a> PluginTrial<'a> {
             | RejectedRequest::Invalid(faults)
             | RejectedRequest::TooLarge(faults) => faults,
         };
-        let draft = EventDraft::parse(&event, self.limits).map_err(faults)?;
+        let draft = ParsedBody::parse(&event, self.limits).map_err(faults)?;
         if draft.is_batch() {
             return Err(vec![EventFault::new("", "an array; a line is one event")]);
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{AppendRequest, Error, Lane};
-use crate::event::{EventId, EventRecord, Settlement, StateStep};
+use crate::event::{EventId, EventRecord, Settlement, StateChanges};
 
 /// Hands out deliveries and takes back their results.
 #[async_trait]
@@ -132,7 +132,7 @@ pub struct SettleRequest {
     pub publish: Vec<AppendRequest>,
     /// The plugin state that its handler read and changed. The same step writes it, if nobody else changed what it
     /// read.
-    pub state: Option<StateStep>,
+    pub state: Option<StateChanges>,
 }
 
 /// The result of a settle.

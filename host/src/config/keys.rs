@@ -177,7 +177,7 @@ fn retention_plugin_and_log_keys() -> Vec<SettingKey> {
             Ok(())
         }),
         SettingKey::number("plugins.rescan_ms", 10..=DAY_MS, |draft| &mut draft.plugins.rescan_ms),
-        SettingKey::number("plugins.settle_ms", 0..=60_000, |draft| &mut draft.plugins.settle_ms),
+        SettingKey::number("plugins.settle_ms", 0..=60_000, |draft| &mut draft.plugins.quiet_ms),
         SettingKey::new("plugins.data_dir", |draft, value| {
             value.directory().map(|it| draft.data_dir = it.map_or(DataDirSetting::None, DataDirSetting::Path))
         }),

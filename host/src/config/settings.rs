@@ -70,7 +70,7 @@ pub struct PluginsSettings {
     /// How often the directory is read even without a notification, in milliseconds.
     pub rescan_ms: u64,
     /// How long a file must stay unchanged before it is loaded, in milliseconds.
-    pub settle_ms: u64,
+    pub quiet_ms: u64,
     /// Where compiled code and earlier versions are kept; `None` keeps nothing.
     pub data_dir: Option<PathBuf>,
     /// The most compiled code to keep, in bytes; 0 keeps none.
@@ -98,7 +98,7 @@ impl Default for PluginsSettings {
             dir: "./plugins".into(),
             watch: WatchMethod::default(),
             rescan_ms: 5_000,
-            settle_ms: 500,
+            quiet_ms: 500,
             data_dir: None,
             cache_max_bytes: 1024 * 1024 * 1024,
             hold_new_capabilities: false,

@@ -12,7 +12,7 @@ use super::reader::{EventFault, EventReader, Idempotency, NewEvent, RawEvent, Re
 use super::time::Timestamp;
 
 /// A request body that was parsed but not validated: one event, or an array of events.
-pub struct EventDraft<'a> {
+pub struct ParsedBody<'a> {
     body: &'a Bytes,
     /// The body without the white space around it.
     text: &'a str,
@@ -20,7 +20,7 @@ pub struct EventDraft<'a> {
     items: Vec<RawEvent<'a>>,
 }
 
-impl<'a> EventDraft<'a> {
+impl<'a> ParsedBody<'a> {
     /// Parses a body of `application/json`.
     ///
     /// # Errors
@@ -113,7 +113,7 @@ mod tests {
     fn read(body: &str, key: Option<&str>) -> Result<Vec<NewEvent>, RejectedRequest> {
         let body = Bytes::from(body.to_owned());
         let limits = EventLimits { max_payload_bytes: 64, max_batch_events: 3, max_json_depth: 6 };
-        EventDraft::parse(&body, &limits)?.validate(&limits, Timestamp::from_unix_ms(0), key)
+        ParsedBody::parse(&body, &limits)?.validate(&limits, Timestamp::from_unix_ms(0), key)
     }
 
     fn pointers_of(faults: &[EventFault]) -> Vec<&str> {
@@ -199,7 +199,7 @@ mod tests {
             assert_eq!(pointers_of(&faults), [pointer], "{body:?}");
         }
         let body = Bytes::from_static(b"{\"type\":\"\xff\"}");
-        assert!(matches!(EventDraft::parse(&body, &EventLimits::default()), Err(RejectedRequest::Malformed(_))));
+        assert!(matches!(ParsedBody::parse(&body, &EventLimits::default()), Err(RejectedRequest::Malformed(_))));
     }
 
     #[test]

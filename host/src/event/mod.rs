@@ -1,7 +1,7 @@
 //! An event and its record: what was accepted, each attempt, what follows from it, and how the event ended.
 //!
 //! The code here does no I/O and never waits; only [`EventId::new`] reads the clock. A value of one of these
-//! types is valid by construction. Input from clients becomes an event in [`EventDraft`] only.
+//! types is valid by construction. Input from clients becomes an event in [`ParsedBody`] only.
 
 mod attempt_limits;
 mod cloud_event;
@@ -21,7 +21,7 @@ mod time;
 
 pub use attempt_limits::AttemptLimits;
 pub use cloud_event::{DataKind, Event, EventData};
-pub use draft::EventDraft;
+pub use draft::ParsedBody;
 pub use event_body::{DataView, EventBody, data_view};
 pub use id::{EventId, EventType, MAX_PLUGIN_NAME_BYTES, is_plugin_name};
 pub use limits::EventLimits;
@@ -30,7 +30,7 @@ pub use outcome::{
 };
 pub use pattern::{InvalidPattern, TypePattern};
 pub use plugin_state::{
-    CounterError, MAX_COUNTER, MAX_STATE_KEY_BYTES, STATE_KEY_OVERHEAD_BYTES, StateStep, StateWrite, StoredValue,
+    CounterError, MAX_COUNTER, MAX_STATE_KEY_BYTES, STATE_KEY_OVERHEAD_BYTES, StateChanges, StateWrite, StoredValue,
     add_to_counter, stored_size_bytes,
 };
 pub use reader::{DeliveryStart, EventFault, Idempotency, NewEvent, RejectedRequest};

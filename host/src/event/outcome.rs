@@ -3,7 +3,7 @@
 //! [`decide_settlement`] alone decides what becomes of a delivery. It reads no clock and draws no random number.
 //! The jitter is an argument, and the broker's clock turns a pause into a due time.
 
-use super::{Event, EventData, FailureClass, RetryPolicies, StateStep};
+use super::{Event, EventData, FailureClass, RetryPolicies, StateChanges};
 
 /// The outcome of an attempt.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +22,7 @@ pub struct AttemptEffects {
     /// The events that it published, in order.
     pub published: Vec<PublishedEvent>,
     /// What it read and changed of its state; `None` if it used no state.
-    pub state: Option<StateStep>,
+    pub state: Option<StateChanges>,
 }
 
 /// An event that a handler published. It exists once the attempt is settled.

@@ -37,7 +37,7 @@ pub struct StoredValue {
 
 /// What an attempt read and changes. The settle commits all of it, or nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StateStep {
+pub struct StateChanges {
     /// The plugin that owns the state.
     pub plugin: String,
     /// The version of each state key that the attempt read or overwrote. If one has changed, nothing is committed.
@@ -46,7 +46,7 @@ pub struct StateStep {
     pub writes: Vec<(String, StateWrite)>,
 }
 
-impl StateStep {
+impl StateChanges {
     /// About how many bytes the writes take.
     pub fn size_bytes(&self) -> usize {
         let value = |write: &StateWrite| if let StateWrite::Set { value, .. } = write { value.len() } else { 0 };

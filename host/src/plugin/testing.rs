@@ -127,7 +127,7 @@ pub(super) fn component(guest: &[u8]) -> Vec<u8> {
 
 /// Options for a directory whose files are loaded without delay.
 pub(super) fn options(dir: &Path) -> RegistryOptions {
-    RegistryOptions { dir: dir.to_owned(), concurrency: 4, reserve: 4, settle_ms: 0, ..RegistryOptions::default() }
+    RegistryOptions { dir: dir.to_owned(), concurrency: 4, reserve: 4, quiet_ms: 0, ..RegistryOptions::default() }
 }
 
 /// The only plugin of a registry.

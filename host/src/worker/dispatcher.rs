@@ -40,21 +40,21 @@ struct Dispatcher {
     lanes_set_at: Option<Instant>,
 }
 
-/// The end of an open question.
-enum BrokerAnswer {
+/// What a call came to.
+enum CallResult {
     Claimed(Instant, Vec<Lane>, Result<Vec<Delivery>, Error>),
     Waited(Result<(), Error>),
     Paused,
 }
 
 /// A call to the broker that has not ended, or the pause before the next one.
-struct OpenQuestion {
-    answer: Pin<Box<dyn Future<Output = BrokerAnswer> + Send>>,
-    kind: QuestionKind,
+struct OpenCall {
+    answer: Pin<Box<dyn Future<Output = CallResult> + Send>>,
+    kind: CallKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum QuestionKind {
+enum CallKind {
     /// Must run to its end: this host cannot use deliveries of a dropped claim until their leases end.
     Claim,
     Wait,
@@ -66,7 +66,7 @@ impl Dispatcher {
         let shared = self.shared.clone();
         let mut changes = shared.plugins.changes();
         let mut preparing = shared.plugins.preparing();
-        let mut open: Option<OpenQuestion> = None;
+        let mut open: Option<OpenCall> = None;
         let mut checks = tokio::time::interval(MAX_WAIT / 2);
         // It is polled only while something waits. After an idle day, the missed ticks of that day must not fire.
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -106,13 +106,13 @@ impl Dispatcher {
             };
             // The open question may leave out lanes that can be claimed from by now.
             match &open {
-                Some(OpenQuestion { kind: QuestionKind::Wait, .. }) if may_claim_more => open = None,
-                Some(OpenQuestion { kind: QuestionKind::Claim, .. }) => self.is_stale |= may_claim_more,
+                Some(OpenCall { kind: CallKind::Wait, .. }) if may_claim_more => open = None,
+                Some(OpenCall { kind: CallKind::Claim, .. }) => self.is_stale |= may_claim_more,
                 _ => {}
             }
         }
         self.is_stale = true;
-        if let Some(open) = open.filter(|open| open.kind == QuestionKind::Claim) {
+        if let Some(open) = open.filter(|open| open.kind == CallKind::Claim) {
             self.take_answer(open.answer.await);
         }
         self.give_back(self.queue.take_all());
@@ -120,30 +120,30 @@ impl Dispatcher {
     }
 
     /// Starts a claim if a lane can use a delivery.
-    fn claim(&mut self) -> Option<OpenQuestion> {
-        let claim = self.queue.claim()?;
+    fn claim(&mut self) -> Option<OpenCall> {
+        let claim = self.queue.next_claim()?;
         self.is_stale = false;
         let (shared, asked_at) = (self.shared.clone(), Instant::now());
         let answer = async move {
             let lanes = claim.lanes.iter().map(|demand| demand.lane.clone()).collect();
-            BrokerAnswer::Claimed(asked_at, lanes, shared.work_queue.claim(claim).await)
+            CallResult::Claimed(asked_at, lanes, shared.work_queue.claim(claim).await)
         };
-        Some(OpenQuestion { answer: Box::pin(answer), kind: QuestionKind::Claim })
+        Some(OpenCall { answer: Box::pin(answer), kind: CallKind::Claim })
     }
 
     /// Queues claimed deliveries and chooses the next question; `None` for another claim.
-    fn take_answer(&mut self, answer: BrokerAnswer) -> Option<OpenQuestion> {
+    fn take_answer(&mut self, answer: CallResult) -> Option<OpenCall> {
         match answer {
-            BrokerAnswer::Claimed(_, lanes, Ok(deliveries)) if deliveries.is_empty() => {
+            CallResult::Claimed(_, lanes, Ok(deliveries)) if deliveries.is_empty() => {
                 self.backoff.reset();
                 if std::mem::take(&mut self.is_stale) {
                     return None;
                 }
                 let shared = self.shared.clone();
-                let answer = async move { BrokerAnswer::Waited(shared.work_queue.wait_for_work(&lanes).await) };
-                Some(OpenQuestion { answer: Box::pin(answer), kind: QuestionKind::Wait })
+                let answer = async move { CallResult::Waited(shared.work_queue.wait_for_work(&lanes).await) };
+                Some(OpenCall { answer: Box::pin(answer), kind: CallKind::Wait })
             }
-            BrokerAnswer::Claimed(asked_at, _, Ok(deliveries)) => {
+            CallResult::Claimed(asked_at, _, Ok(deliveries)) => {
                 self.backoff.reset();
                 for delivery in deliveries {
                     let hold = self.shared.held.hold(&delivery.receipt, asked_at);
@@ -151,20 +151,20 @@ impl Dispatcher {
                 }
                 None
             }
-            BrokerAnswer::Claimed(_, _, Err(error)) => Some(self.pause("claim", &error)),
-            BrokerAnswer::Waited(Err(error)) => Some(self.pause("wait for", &error)),
-            BrokerAnswer::Waited(Ok(())) | BrokerAnswer::Paused => None,
+            CallResult::Claimed(_, _, Err(error)) => Some(self.pause("claim", &error)),
+            CallResult::Waited(Err(error)) => Some(self.pause("wait for", &error)),
+            CallResult::Waited(Ok(())) | CallResult::Paused => None,
         }
     }
 
-    fn pause(&mut self, action: &str, error: &Error) -> OpenQuestion {
+    fn pause(&mut self, action: &str, error: &Error) -> OpenCall {
         tracing::debug!("could not {action} events: {error}");
         let pause = self.backoff.next_pause();
         let answer = async move {
             tokio::time::sleep(pause).await;
-            BrokerAnswer::Paused
+            CallResult::Paused
         };
-        OpenQuestion { answer: Box::pin(answer), kind: QuestionKind::Pause }
+        OpenCall { answer: Box::pin(answer), kind: CallKind::Pause }
     }
 
     fn start_runners(&self) {

@@ -41,7 +41,7 @@ pub(super) struct DeliveryHandler {
 }
 
 /// What to do with a delivery.
-enum AttemptStep {
+enum DeliveryDecision {
     Handle(Arc<Plugin>),
     Fail(AttemptFailure),
     Return(Lane),
@@ -59,9 +59,9 @@ impl DeliveryHandler {
         let attempt = delivery.attempt();
         let begin = || (clock::now(), Instant::now());
         let (plugin, completed, (started_at, started)) = match self.next_step(&delivery).await {
-            AttemptStep::Return(lane) => return (returned(delivery, lane), None),
-            AttemptStep::Fail(failure) => (None, CompletedAttempt::failed(failure), begin()),
-            AttemptStep::Handle(plugin) => {
+            DeliveryDecision::Return(lane) => return (returned(delivery, lane), None),
+            DeliveryDecision::Fail(failure) => (None, CompletedAttempt::failed(failure), begin()),
+            DeliveryDecision::Handle(plugin) => {
                 // Waiting for the sandbox does not count as time of the attempt.
                 let permit = plugin.acquire_permit().await;
                 let began = begin();
@@ -132,29 +132,29 @@ impl DeliveryHandler {
         self.coverage.lane(event_type)
     }
 
-    async fn next_step(&self, delivery: &Delivery) -> AttemptStep {
+    async fn next_step(&self, delivery: &Delivery) -> DeliveryDecision {
         if delivery.deliveries_in_a_row() > CRASH_CAP {
             let message = format!("in each of the last {CRASH_CAP} deliveries the host died or lost its lease");
-            return AttemptStep::Fail(AttemptFailure::new(FailureClass::Crash, message));
+            return DeliveryDecision::Fail(AttemptFailure::new(FailureClass::Crash, message));
         }
         let event_type = &delivery.record.event.event_type;
         if let Some(plugin) = self.plugins.route(event_type) {
             // A suspect is handled in its lane, whichever that is, so that it runs alone.
             let own_lane = own_lane(&self.plugins, event_type).filter(|_| delivery.deliveries == 1);
             return match own_lane.filter(|lane| *lane != delivery.receipt.lane) {
-                Some(lane) => AttemptStep::Return(lane),
-                None => AttemptStep::Handle(plugin),
+                Some(lane) => DeliveryDecision::Return(lane),
+                None => DeliveryDecision::Handle(plugin),
             };
         }
         if self.plugins.is_starting() {
-            return AttemptStep::Return(self.lane(event_type));
+            return DeliveryDecision::Return(self.lane(event_type));
         }
         match self.coverage.route_unhandled(event_type).await {
-            UnhandledRoute::Lane(lane) => AttemptStep::Return(lane),
-            UnhandledRoute::Unclear => AttemptStep::Return(delivery.receipt.lane.clone()),
+            UnhandledRoute::Lane(lane) => DeliveryDecision::Return(lane),
+            UnhandledRoute::Unclear => DeliveryDecision::Return(delivery.receipt.lane.clone()),
             UnhandledRoute::NoHandler => {
                 let message = format!("no plugin handles the type {:?}", event_type.as_str());
-                AttemptStep::Fail(AttemptFailure::new(FailureClass::NoHandler, message))
+                DeliveryDecision::Fail(AttemptFailure::new(FailureClass::NoHandler, message))
             }
         }
     }

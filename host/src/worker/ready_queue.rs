@@ -101,7 +101,7 @@ impl ReadyQueue {
     }
 
     /// The next claim. `None` when no lane can use a delivery, or when this host holds [`MAX_HELD`] deliveries.
-    pub(super) fn claim(&self) -> Option<ClaimRequest> {
+    pub(super) fn next_claim(&self) -> Option<ClaimRequest> {
         let state = &mut *self.state.lock();
         let mut wanting = Vec::with_capacity(state.lanes.len());
         let (room_bytes, now) = (state.room_bytes(), Instant::now());
@@ -118,7 +118,7 @@ impl ReadyQueue {
             wanting.push(WantingLane::new(lane, claimable.slots, ahead));
         }
         let room = MAX_HELD.saturating_sub(state.total_held);
-        let mut claim = if room > 0 { state.slots.claim(&wanting)? } else { return None };
+        let mut claim = if room > 0 { state.slots.plan_claim(&wanting)? } else { return None };
         for demand in &claim.lanes {
             if let Some(claimable) = state.lanes.get_mut(&demand.lane) {
                 claimable.is_unasked = false;

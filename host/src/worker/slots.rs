@@ -88,7 +88,7 @@ impl SlotTable {
 
     /// The next claim; `None` when no lane can use a delivery. The first lane changes with each call, so that all lanes
     /// have their turn when there is not enough for all.
-    pub(super) fn claim(&mut self, lanes: &[WantingLane]) -> Option<ClaimRequest> {
+    pub(super) fn plan_claim(&mut self, lanes: &[WantingLane]) -> Option<ClaimRequest> {
         let host_free = self.host_free();
         let mut host_ahead = MAX_WAITING.saturating_sub(self.total_waiting);
         let usable = |wanting| {
@@ -204,7 +204,7 @@ mod tests {
 
     fn claimed_ahead(slots: &mut SlotTable, lanes: &[(Lane, usize)], ahead: usize) -> Vec<(String, usize)> {
         let mut demands: Vec<_> = slots
-            .claim(&wanting(lanes, ahead))
+            .plan_claim(&wanting(lanes, ahead))
             .into_iter()
             .flat_map(|claim| claim.lanes)
             .map(|demand| (demand.lane.to_string(), demand.free))
@@ -238,7 +238,7 @@ mod tests {
     fn no_more_deliveries_wait_than_the_limit_allows() {
         let mut slots = SlotTable::new(100);
         let lanes: Vec<_> = (0..20).map(|n| (lane(&format!("l{n}")), 1)).collect();
-        let claim = slots.claim(&wanting(&lanes, MAX_WAITING / 16)).unwrap();
+        let claim = slots.plan_claim(&wanting(&lanes, MAX_WAITING / 16)).unwrap();
         assert_eq!(claim.lanes.iter().map(|want| want.free).sum::<usize>(), 20 + MAX_WAITING);
         assert!(claim.max <= 100 + MAX_WAITING);
     }
@@ -308,7 +308,7 @@ mod tests {
         let mut slots = SlotTable::new(10);
         let lanes = [(lane("a"), 1), (lane("b"), 1), (lane("c"), 1)];
         let mut firsts: Vec<_> =
-            (0..3).map(|_| slots.claim(&wanting(&lanes, 0)).unwrap().lanes.remove(0).lane).collect();
+            (0..3).map(|_| slots.plan_claim(&wanting(&lanes, 0)).unwrap().lanes.remove(0).lane).collect();
         firsts.sort();
         assert_eq!(firsts, [lane("a"), lane("b"), lane("c")]);
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use eventstream::event::{
-    DeliveryStart, EventDraft, EventFault, EventLimits, EventRecord, NewEvent, RejectedRequest, Timestamp,
+    DeliveryStart, EventFault, EventLimits, EventRecord, NewEvent, ParsedBody, RejectedRequest, Timestamp,
 };
 use eventstream::{broker, transfer};
 use serde_json::Value;
@@ -18,7 +18,7 @@ const LIMITS: EventLimits = EventLimits { max_payload_bytes: 512, max_batch_even
 pub fn draft(input: &[u8]) {
     let body = Bytes::copy_from_slice(input);
     let accepted = Timestamp::from_unix_ms(1_795_446_245_007);
-    let read = || EventDraft::parse(&body, &LIMITS)?.validate(&LIMITS, accepted, None);
+    let read = || ParsedBody::parse(&body, &LIMITS)?.validate(&LIMITS, accepted, None);
     match (read(), read()) {
         (Ok(events), Ok(again)) => {
             let known = |events: &[NewEvent]| -> Vec<_> { events.iter().map(|new| new.idempotency.clone()).collect() };

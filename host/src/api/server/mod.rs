@@ -73,7 +73,7 @@ pub async fn serve(
             Ok((stream, peer, permit)) => {
                 pause_ms = *ACCEPT_PAUSES_MS.start();
                 let context = ConnectionContext {
-                    gateway: gateway.clone().for_peer(peer),
+                    gateway: gateway.clone().for_client(peer),
                     options: Arc::clone(&options),
                     admission: Arc::clone(&admission),
                     client: peer.ip(),

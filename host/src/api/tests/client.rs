@@ -46,7 +46,7 @@ pub(super) fn options() -> ServerOptions {
 }
 
 pub(super) async fn send(api: &ApiState, request: Request<Body>) -> TestResponse {
-    answer_of(Gateway::new(api.clone()).for_peer(([127, 0, 0, 1], 1).into()).answer(request).await).await
+    answer_of(Gateway::new(api.clone()).for_client(([127, 0, 0, 1], 1).into()).answer(request).await).await
 }
 
 pub(super) async fn answer_of(response: Response<Body>) -> TestResponse {

@@ -89,8 +89,8 @@ async fn plugins_that_are_awaited_keep_the_host_from_being_ready() {
 
 #[tokio::test]
 async fn until_the_broker_is_there_the_server_lives_and_takes_nothing() {
-    let peer = ([127, 0, 0, 1], 1).into();
-    let gateway = Gateway::starting(options(), "the broker is being opened".into()).for_peer(peer);
+    let client = ([127, 0, 0, 1], 1).into();
+    let gateway = Gateway::starting(options(), "the broker is being opened".into()).for_client(client);
     let ask = async |method: &str, path: &str| {
         let request = Request::builder().method(method).uri(path).header("host", "localhost");
         answer_of(gateway.clone().answer(request.body(Body::from("{}")).unwrap()).await).await

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::broker::{ExportedState, RestoreOutcome, SnapshotItem};
-use crate::event::{MAX_COUNTER, StateStep, StateWrite, StoredValue};
+use crate::event::{MAX_COUNTER, StateChanges, StateWrite, StoredValue};
 
 const PLUGIN: &str = "counter";
 
@@ -14,8 +14,8 @@ fn set_for(value: &str, ttl_ms: u64) -> StateWrite {
     StateWrite::Set { value: value.to_owned().into(), ttl_ms: Some(ttl_ms) }
 }
 
-fn step(expected: &[(&str, u64)], writes: &[(&str, StateWrite)]) -> StateStep {
-    StateStep {
+fn step(expected: &[(&str, u64)], writes: &[(&str, StateWrite)]) -> StateChanges {
+    StateChanges {
         plugin: PLUGIN.into(),
         expected: expected.iter().map(|(key, version)| ((*key).to_owned(), *version)).collect(),
         writes: writes.iter().map(|(key, write)| ((*key).to_owned(), write.clone())).collect(),
@@ -30,12 +30,12 @@ async fn value(broker: &dyn Broker, key: &str) -> Option<String> {
     stored(broker, key).await.value.map(|value| String::from_utf8(value.to_vec()).expect("the case wrote text"))
 }
 
-fn settle_with(delivery: &Delivery, state: StateStep) -> SettleRequest {
+fn settle_with(delivery: &Delivery, state: StateChanges) -> SettleRequest {
     SettleRequest { state: Some(state), ..settle(delivery, Settlement::Processed, Vec::new()) }
 }
 
 /// Settles a new event as processed, with these changes of the state.
-async fn commit(broker: &dyn Broker, state: StateStep) -> SettleOutcome {
+async fn commit(broker: &dyn Broker, state: StateChanges) -> SettleOutcome {
     let delivery = deliver_one(broker, "a").await;
     broker.settle(vec![settle_with(&delivery, state)]).await.expect("the settle is answered")[0]
 }
@@ -177,7 +177,7 @@ pub async fn keys_end_in_time(rig: &dyn BrokerRig) {
 pub async fn plugins_do_not_see_each_other(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
     commit(&*broker, step(&[], &[("k", set("mine"))])).await;
-    let others = StateStep { plugin: "counter.2".into(), ..step(&[("k", 0)], &[("k", set("theirs"))]) };
+    let others = StateChanges { plugin: "counter.2".into(), ..step(&[("k", 0)], &[("k", set("theirs"))]) };
     assert_eq!(commit(&*broker, others).await, SettleOutcome::Done);
     assert_eq!(value(&*broker, "k").await.as_deref(), Some("mine"));
     let theirs = broker.read_plugin_state("counter.2", "k").await.expect("the state is read");
@@ -257,7 +257,7 @@ pub async fn the_state_of_a_plugin_can_be_removed(rig: &dyn BrokerRig) {
         let writes: Vec<(&str, StateWrite)> = part.iter().map(|name| (name.as_str(), set_for("v", 600_000))).collect();
         assert_eq!(commit(&*broker, step(&[], &writes)).await, SettleOutcome::Done);
     }
-    let other = StateStep { plugin: "other".into(), ..step(&[], &[("k", set("stays"))]) };
+    let other = StateChanges { plugin: "other".into(), ..step(&[], &[("k", set("stays"))]) };
     assert_eq!(commit(&*broker, other).await, SettleOutcome::Done);
     let seen = stored(&*broker, "7").await;
     assert_eq!(broker.remove_plugin_state("nobody").await, Ok(0));

@@ -15,7 +15,7 @@ use super::bulk_insert::BulkRow;
 use super::columns::{BodyColumns, DataColumn, StoryColumns};
 use super::event_state;
 use super::row_size::{ROW_BYTES, row_bytes, signed};
-use super::step::WriteStep;
+use super::step::WriteContext;
 
 /// An event as the writer writes it. The caller prepares it, so that encoding takes none of the writer's time.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,7 +57,7 @@ impl From<&AppendRequest> for PreparedEvent {
 /// The inner `Result` fails with [`Error::Conflict`], [`Error::LaneFull`], [`Error::LaneHeavy`], [`Error::Full`] or
 /// [`Error::NoRoom`]; then nothing was written.
 pub(super) fn append(
-    step: &mut WriteStep<'_>,
+    step: &mut WriteContext<'_>,
     events: &[PreparedEvent],
 ) -> rusqlite::Result<Result<Vec<AcceptedEvent>, Error>> {
     let mut known: Vec<Option<EventId>> = Vec::with_capacity(events.len());
@@ -127,7 +127,7 @@ pub(super) fn append(
 }
 
 /// Appends the events that a handler published, in the step that settles its delivery. No limit applies.
-pub(super) fn publish(step: &mut WriteStep<'_>, events: &[PreparedEvent]) -> rusqlite::Result<()> {
+pub(super) fn publish(step: &mut WriteContext<'_>, events: &[PreparedEvent]) -> rusqlite::Result<()> {
     for event in events {
         let is_known = match &event.idempotency {
             Some(idempotency) => find_idempotency_key(step, &idempotency.key)?.is_some(),
@@ -141,7 +141,7 @@ pub(super) fn publish(step: &mut WriteStep<'_>, events: &[PreparedEvent]) -> rus
 }
 
 /// Returns the number of a lane, and creates the lane if it is new.
-pub(super) fn ensure_lane(step: &mut WriteStep<'_>, lane: &Lane) -> rusqlite::Result<i64> {
+pub(super) fn ensure_lane(step: &mut WriteContext<'_>, lane: &Lane) -> rusqlite::Result<i64> {
     if let Some(number) = step.totals.lane_number(lane) {
         return Ok(number);
     }
@@ -153,7 +153,7 @@ pub(super) fn ensure_lane(step: &mut WriteStep<'_>, lane: &Lane) -> rusqlite::Re
 
 /// Writes a new event that waits. Returns false and writes nothing if its id exists already; in bulk mode that shows
 /// only when the bulk is written.
-pub(super) fn insert_waiting(step: &mut WriteStep<'_>, event: &PreparedEvent) -> rusqlite::Result<bool> {
+pub(super) fn insert_waiting(step: &mut WriteContext<'_>, event: &PreparedEvent) -> rusqlite::Result<bool> {
     let PreparedEvent { body, story, .. } = event;
     let due_ms = match event.start {
         DeliveryStart::Now | DeliveryStart::InMs(0) => None,
@@ -196,7 +196,7 @@ pub(super) struct Placement {
 
 /// Writes the rows of an event. Returns false and writes nothing if its id exists already.
 pub(super) fn insert_event(
-    step: &mut WriteStep<'_>,
+    step: &mut WriteContext<'_>,
     body: &BodyColumns,
     story: Option<&StoryColumns>,
     placement: &Placement,
@@ -228,7 +228,7 @@ pub(super) fn due_ms(now_ms: i64, delay_ms: u64) -> i64 {
 }
 
 /// The first event with an idempotency key and its fingerprint, if the key's window is not over.
-fn find_idempotency_key(step: &WriteStep<'_>, key: &[u8; 32]) -> rusqlite::Result<Option<(EventId, [u8; 32])>> {
+fn find_idempotency_key(step: &WriteContext<'_>, key: &[u8; 32]) -> rusqlite::Result<Option<(EventId, [u8; 32])>> {
     step.db
         .prepare_cached("SELECT id, fingerprint FROM idempotency WHERE key = ?1 AND until > ?2")?
         .query_row((key, step.now_ms), |row| Ok((EventId::from_bytes(row.get(0)?), row.get(1)?)))

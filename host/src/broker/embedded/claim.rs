@@ -11,7 +11,7 @@ use crate::broker::{ClaimRequest, Error, Lane, PromoteOutcome};
 use super::append::ensure_lane;
 use super::columns::{RawColumns, record_columns};
 use super::leases::{HeldDelivery, LeaseChange, LeaseTable};
-use super::step::WriteStep;
+use super::step::WriteContext;
 use super::store::contradiction;
 
 /// The most events that one call moves to their lanes.
@@ -27,7 +27,7 @@ pub(super) struct ClaimedRow {
 
 /// Claims waiting events, at most as many of each lane and in all as the request asks for.
 pub(super) fn claim(
-    step: &mut WriteStep<'_>,
+    step: &mut WriteContext<'_>,
     claim: &ClaimRequest,
 ) -> rusqlite::Result<Result<Vec<ClaimedRow>, Error>> {
     let mut lanes: Vec<(&Lane, i64)> = Vec::with_capacity(claim.lanes.len());
@@ -49,7 +49,7 @@ pub(super) fn claim(
 }
 
 fn claim_from_lane(
-    step: &mut WriteStep<'_>,
+    step: &mut WriteContext<'_>,
     lane: &Lane,
     number: i64,
     share: usize,
@@ -93,12 +93,12 @@ fn claim_from_lane(
 
 /// Takes over deliveries whose lease is over. Each takeover raises the delivery count.
 pub(super) fn recover(
-    step: &mut WriteStep<'_>,
+    step: &mut WriteContext<'_>,
     leases: &LeaseTable,
     max: usize,
 ) -> rusqlite::Result<Result<Vec<ClaimedRow>, Error>> {
     let mut recovered = Vec::new();
-    for expired in leases.expired(max) {
+    for expired in leases.next_takeover(max) {
         let held = HeldDelivery { deliveries: expired.deliveries.saturating_add(1), ..expired };
         // An earlier job of this group may have settled or taken over the delivery.
         let taken = step
@@ -127,7 +127,7 @@ pub(super) fn recover(
 }
 
 /// Moves due events to the ends of their lanes, the longest due first.
-pub(super) fn promote(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<PromoteOutcome, Error>> {
+pub(super) fn promote(step: &mut WriteContext<'_>) -> rusqlite::Result<Result<PromoteOutcome, Error>> {
     if step.totals.scheduled == 0 {
         return Ok(Ok(PromoteOutcome { moved: 0, more: false, next_due_in_ms: None }));
     }

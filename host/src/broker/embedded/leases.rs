@@ -156,7 +156,7 @@ impl LeaseTable {
     /// Orphaned deliveries come first. Among those, and among the others, the fewest delivery count comes first: an
     /// event that takes its host down again and again does not delay the others. Among equal counts the lanes take
     /// turns.
-    pub(super) fn expired(&self, max: usize) -> Vec<HeldDelivery> {
+    pub(super) fn next_takeover(&self, max: usize) -> Vec<HeldDelivery> {
         let now = Instant::now();
         let mut known = self.lock();
         let mut held = known.next_orphaned(max);
@@ -246,22 +246,22 @@ mod tests {
         let table = LeaseTable::new(7, Duration::ZERO, vec![held(9, 1)]);
         table.apply(&[LeaseChange::Begins(held(1, 1))]);
         table.apply(&[LeaseChange::Begins(held(2, 1))]);
-        assert_eq!(table.expired(10), [held(9, 1), held(1, 1), held(2, 1)]);
-        assert_eq!(table.expired(1), [held(9, 1)]);
+        assert_eq!(table.next_takeover(10), [held(9, 1), held(1, 1), held(2, 1)]);
+        assert_eq!(table.next_takeover(1), [held(9, 1)]);
         table.apply(&[LeaseChange::Begins(held(1, 2))]);
-        assert_eq!(table.expired(10), [held(9, 1), held(2, 1), held(1, 2)]);
+        assert_eq!(table.next_takeover(10), [held(9, 1), held(2, 1), held(1, 2)]);
         table.apply(&[
             LeaseChange::Begins(held(9, 2)),
             LeaseChange::Ends { number: 1 },
             LeaseChange::Ends { number: 2 },
         ]);
-        assert_eq!(table.expired(10), [held(9, 2)], "it is no longer orphaned");
+        assert_eq!(table.next_takeover(10), [held(9, 2)], "it is no longer orphaned");
         let table = LeaseTable::new(7, Duration::from_secs(30), vec![held(5, 2), held(6, 1), held(7, 1)]);
         table.apply(&[LeaseChange::Ends { number: 6 }]);
-        assert_eq!(table.expired(10), [held(7, 1), held(5, 2)]);
+        assert_eq!(table.next_takeover(10), [held(7, 1), held(5, 2)]);
         let patient = LeaseTable::new(7, Duration::from_secs(30), vec![]);
         patient.apply(&[LeaseChange::Begins(held(1, 1))]);
-        assert!(patient.expired(10).is_empty() && !patient.has_expired());
+        assert!(patient.next_takeover(10).is_empty() && !patient.has_expired());
     }
 
     #[test]
@@ -271,7 +271,7 @@ mod tests {
             (1..=50).map(|n| of(1, n, 1)).chain([of(2, 60, 1), of(2, 61, 1), of(3, 70, 1), of(3, 71, 2)]).collect();
         let table = LeaseTable::new(7, Duration::ZERO, left);
         let taken = |n: usize| {
-            let over = table.expired(n);
+            let over = table.next_takeover(n);
             let again = over.iter().map(|held| LeaseChange::Begins(HeldDelivery { deliveries: 9, ..*held }));
             table.apply(&again.collect::<Vec<_>>());
             over.iter().map(|held| held.number).collect::<Vec<_>>()
@@ -282,6 +282,6 @@ mod tests {
         assert_eq!(taken(45).len(), 45);
         assert_eq!(taken(1), [71], "the last orphan, which was delivered more often");
         // From here on the deliveries of this opening, whose leases end at once.
-        assert_eq!((0..4).map(|_| table.expired(1)[0].lane).collect::<Vec<_>>(), [1, 2, 3, 1]);
+        assert_eq!((0..4).map(|_| table.next_takeover(1)[0].lane).collect::<Vec<_>>(), [1, 2, 3, 1]);
     }
 }

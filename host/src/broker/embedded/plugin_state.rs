@@ -7,10 +7,10 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::broker::{Error, ExportedState};
-use crate::event::{StateStep, StateWrite, StoredValue, Timestamp, add_to_counter, stored_size_bytes};
+use crate::event::{StateChanges, StateWrite, StoredValue, Timestamp, add_to_counter, stored_size_bytes};
 
 use super::columns::{UnreadableRow, state_checksum};
-use super::step::{MoreWork, WriteStep};
+use super::step::{MoreWork, WriteContext};
 
 /// The most keys that one call deletes.
 const MAX_DELETED: i64 = 250;
@@ -56,7 +56,7 @@ pub(super) fn read(
 }
 
 /// Whether the state that a handler read is unchanged, and its increments are possible.
-pub(super) fn can_apply(step: &WriteStep<'_>, state: &StateStep) -> rusqlite::Result<bool> {
+pub(super) fn can_apply(step: &WriteContext<'_>, state: &StateChanges) -> rusqlite::Result<bool> {
     let space = space_of(step.db, &state.plugin)?;
     let row_of = |key: &str| match space {
         None => Ok(None),
@@ -78,7 +78,7 @@ pub(super) fn can_apply(step: &WriteStep<'_>, state: &StateStep) -> rusqlite::Re
 }
 
 /// Applies the writes of a handler, after [`can_apply`] returned true.
-pub(super) fn apply(step: &mut WriteStep<'_>, state: &StateStep) -> rusqlite::Result<()> {
+pub(super) fn apply(step: &mut WriteContext<'_>, state: &StateChanges) -> rusqlite::Result<()> {
     if state.writes.is_empty() {
         return Ok(());
     }
@@ -107,7 +107,7 @@ pub(super) fn apply(step: &mut WriteStep<'_>, state: &StateStep) -> rusqlite::Re
 }
 
 /// Deletes expired keys.
-pub(super) fn expire(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
+pub(super) fn expire(step: &mut WriteContext<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
     let expired: Vec<(i64, String)> = step
         .db
         .prepare_cached(
@@ -122,7 +122,7 @@ pub(super) fn expire(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<MoreWo
 }
 
 /// Writes a value from another store, unless the key has one. Returns whether it was written.
-pub(super) fn restore(step: &mut WriteStep<'_>, exported: &ExportedState) -> rusqlite::Result<bool> {
+pub(super) fn restore(step: &mut WriteContext<'_>, exported: &ExportedState) -> rusqlite::Result<bool> {
     let ExportedState { plugin, key, value, until } = exported;
     let space = ensure_space(step, plugin)?;
     if read_row(step.db, space, key, step.now_ms)?.is_some() {
@@ -138,7 +138,7 @@ fn space_of(db: &Connection, plugin: &str) -> rusqlite::Result<Option<i64>> {
         .optional()
 }
 
-fn ensure_space(step: &WriteStep<'_>, plugin: &str) -> rusqlite::Result<i64> {
+fn ensure_space(step: &WriteContext<'_>, plugin: &str) -> rusqlite::Result<i64> {
     match space_of(step.db, plugin)? {
         Some(space) => Ok(space),
         None => step
@@ -160,7 +160,7 @@ fn read_row(db: &Connection, space: i64, key: &str, now_ms: i64) -> rusqlite::Re
 }
 
 fn put_value(
-    step: &mut WriteStep<'_>,
+    step: &mut WriteContext<'_>,
     (space, plugin): (i64, &str),
     key: &str,
     value: &[u8],
@@ -193,7 +193,7 @@ fn put_value(
     }
 }
 
-fn delete_key(step: &mut WriteStep<'_>, space: i64, key: &str) -> rusqlite::Result<()> {
+fn delete_key(step: &mut WriteContext<'_>, space: i64, key: &str) -> rusqlite::Result<()> {
     let deleted: Option<i64> = step
         .db
         .prepare_cached("DELETE FROM state WHERE space = ?1 AND key = ?2 RETURNING octet_length(value)")?
@@ -208,7 +208,7 @@ fn key_bytes(key: &str, value_bytes: i64) -> i64 {
 }
 
 /// Deletes some keys of a plugin. Returns their number, 0 when none was left.
-pub(super) fn remove(step: &mut WriteStep<'_>, plugin: &str) -> rusqlite::Result<Result<u64, Error>> {
+pub(super) fn remove(step: &mut WriteContext<'_>, plugin: &str) -> rusqlite::Result<Result<u64, Error>> {
     let Some(space) = space_of(step.db, plugin)? else { return Ok(Ok(0)) };
     let keys: Vec<String> = step
         .db
@@ -224,7 +224,7 @@ pub(super) fn remove(step: &mut WriteStep<'_>, plugin: &str) -> rusqlite::Result
     Ok(Ok(keys.len() as u64))
 }
 
-fn add_to_counts(step: &mut WriteStep<'_>, space: i64, more: i64, more_bytes: i64) -> rusqlite::Result<()> {
+fn add_to_counts(step: &mut WriteContext<'_>, space: i64, more: i64, more_bytes: i64) -> rusqlite::Result<()> {
     if more == 0 && more_bytes == 0 {
         return Ok(());
     }

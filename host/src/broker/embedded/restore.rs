@@ -13,7 +13,7 @@ use crate::event::{DeliveryStart, EventRecord, FailureClass};
 use super::append::{Placement, PreparedEvent, ensure_lane, insert_event, insert_waiting};
 use super::columns::{BodyColumns, StoryColumns};
 use super::row_size::ended_bytes;
-use super::step::WriteStep;
+use super::step::WriteContext;
 use super::{event_state, plugin_state};
 
 /// An item as the writer writes it, prepared by the caller.
@@ -62,7 +62,7 @@ impl PreparedItem {
 
 /// Restores each item, in order. The inner error is [`Error::NoRoom`]; then nothing was written.
 pub(super) fn restore(
-    step: &mut WriteStep<'_>,
+    step: &mut WriteContext<'_>,
     batch: &[PreparedItem],
 ) -> rusqlite::Result<Result<Vec<RestoreOutcome>, Error>> {
     if let Some(shortage) = step.no_room {
@@ -75,7 +75,7 @@ pub(super) fn restore(
     restored.map(Ok)
 }
 
-fn restore_one(step: &mut WriteStep<'_>, item: &PreparedItem) -> rusqlite::Result<RestoreOutcome> {
+fn restore_one(step: &mut WriteContext<'_>, item: &PreparedItem) -> rusqlite::Result<RestoreOutcome> {
     let is_new = match item {
         PreparedItem::Key(key) if key.until.unix_ms() <= step.now_ms => return Ok(RestoreOutcome::Expired),
         PreparedItem::Key(key) => restore_key(step, key)?,
@@ -105,7 +105,7 @@ fn restore_one(step: &mut WriteStep<'_>, item: &PreparedItem) -> rusqlite::Resul
 }
 
 /// Writes an idempotency key, unless the key is known and its window is not over.
-fn restore_key(step: &WriteStep<'_>, key: &ExportedKey) -> rusqlite::Result<bool> {
+fn restore_key(step: &WriteContext<'_>, key: &ExportedKey) -> rusqlite::Result<bool> {
     let written = step
         .db
         .prepare_cached(

@@ -11,7 +11,7 @@ use rusqlite::OptionalExtension;
 use crate::broker::Error;
 
 use super::row_size::ended_bytes;
-use super::step::{MoreWork, WriteStep};
+use super::step::{MoreWork, WriteContext};
 use super::totals::{LaneTotal, Tally};
 
 /// The most events or keys that one call deletes: more than one group of the writer settles. So the history stays
@@ -32,7 +32,7 @@ const FREE_SHARE: i64 = 4;
 
 /// Deletes processed and discarded events beyond the limits of age, number or bytes. While the disk is full it deletes a
 /// tenth of the history at a time.
-pub(super) fn trim_history(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
+pub(super) fn trim_history(step: &mut WriteContext<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
     let retention = step.options.retention;
     // Only one kind in each step: what a step writes must fit into the log, also when the disk is full.
     let mut trimmed = trim_by_age(step, HistoryPart::Processed, retention.processed_ms)?;
@@ -92,7 +92,7 @@ impl HistoryPart {
 }
 
 /// Deletes the oldest events that exceed the age limit.
-fn trim_by_age(step: &mut WriteStep<'_>, part: HistoryPart, retention_ms: u64) -> rusqlite::Result<TrimOutcome> {
+fn trim_by_age(step: &mut WriteContext<'_>, part: HistoryPart, retention_ms: u64) -> rusqlite::Result<TrimOutcome> {
     let kept_since_ms = step.now_ms.saturating_sub(i64::try_from(retention_ms).unwrap_or(i64::MAX));
     let mut past = Vec::new();
     {
@@ -120,12 +120,12 @@ enum RetentionMeasure {
 }
 
 impl RetentionMeasure {
-    fn of_all(self, step: &WriteStep<'_>) -> u64 {
+    fn of_all(self, step: &WriteContext<'_>) -> u64 {
         self.piles(step).map(|pile| pile.size).sum()
     }
 
     /// The parts of the history that the limit applies to, lane by lane.
-    fn piles(self, step: &WriteStep<'_>) -> impl Iterator<Item = HistoryPile> {
+    fn piles(self, step: &WriteContext<'_>) -> impl Iterator<Item = HistoryPile> {
         (1..).zip(&step.totals.lanes).flat_map(move |(lane, total)| {
             let LaneTotal { processed, discarded, .. } = *total;
             let pile = |part, tally: Tally, size| HistoryPile { size, lane, part, trimmed_to: tally.trimmed_to };
@@ -150,7 +150,7 @@ struct HistoryPile {
 
 /// Deletes the oldest events of the largest pile, so that no plugin displaces the history of another. Piles of about the
 /// same size take turns.
-fn trim_excess(step: &mut WriteStep<'_>, measure: RetentionMeasure, most: u64) -> rusqlite::Result<TrimOutcome> {
+fn trim_excess(step: &mut WriteContext<'_>, measure: RetentionMeasure, most: u64) -> rusqlite::Result<TrimOutcome> {
     let excess = measure.of_all(step).saturating_sub(most);
     let mut piles: Vec<HistoryPile> = measure.piles(step).collect();
     piles.sort_by_key(|pile| Reverse(pile.size));
@@ -200,7 +200,7 @@ struct RetainedEvent {
 }
 
 /// Deletes an event and returns its size in bytes.
-fn delete_event(step: &mut WriteStep<'_>, part: HistoryPart, kept: &RetainedEvent) -> rusqlite::Result<u64> {
+fn delete_event(step: &mut WriteContext<'_>, part: HistoryPart, kept: &RetainedEvent) -> rusqlite::Result<u64> {
     let story_bytes: u32 = step
         .db
         .prepare_cached(
@@ -219,7 +219,7 @@ fn delete_event(step: &mut WriteStep<'_>, part: HistoryPart, kept: &RetainedEven
 }
 
 /// Deletes idempotency keys whose window is over.
-pub(super) fn expire_idempotency_keys(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
+pub(super) fn expire_idempotency_keys(step: &mut WriteContext<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
     let deleted = step
         .db
         .prepare_cached(
@@ -231,7 +231,7 @@ pub(super) fn expire_idempotency_keys(step: &mut WriteStep<'_>) -> rusqlite::Res
 }
 
 /// Returns free pages to the disk, if there are many. The disk regains them at the checkpoint after the last piece.
-pub(super) fn return_pages(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
+pub(super) fn return_pages(step: &mut WriteContext<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
     let pragma = |name: &str| step.db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (free, all) = (pragma("freelist_count")?, pragma("page_count")?);
     let surplus = free - MIN_FREE_PAGES.max(all / FREE_SHARE);
@@ -251,7 +251,7 @@ pub(super) fn return_pages(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<
 }
 
 /// Writes and deletes a test value, to find out whether the disk has room again.
-pub(super) fn probe_room(step: &mut WriteStep<'_>) -> rusqlite::Result<Result<(), Error>> {
+pub(super) fn probe_room(step: &mut WriteContext<'_>) -> rusqlite::Result<Result<(), Error>> {
     const PROBE_BYTES: i64 = 256 * 1024;
     if let Some(shortage) = step.no_room {
         return Ok(Err(Error::NoRoom(shortage.to_owned())));

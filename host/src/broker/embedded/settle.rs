@@ -7,13 +7,13 @@ use rusqlite::{OptionalExtension, params};
 
 use crate::broker::{Error, Lane, Receipt, SettleOutcome, SettleRequest};
 use crate::clock;
-use crate::event::{EventId, EventRecord, Settlement, StateStep};
+use crate::event::{EventId, EventRecord, Settlement, StateChanges};
 
 use super::append::{PreparedEvent, due_ms, ensure_lane, publish};
 use super::columns::{BodyColumns, DataColumn, StoryColumns};
 use super::leases::{LeaseChange, LeaseToken};
 use super::row_size::{ended_bytes, row_bytes, signed};
-use super::step::WriteStep;
+use super::step::WriteContext;
 use super::{event_state, plugin_state};
 
 /// A settle as the writer writes it, prepared by the caller.
@@ -31,7 +31,7 @@ pub(super) struct PreparedSettle {
     /// The size of the payload.
     data_bytes: usize,
     publish: Vec<PreparedEvent>,
-    state: Option<StateStep>,
+    state: Option<StateChanges>,
     /// Replaces the body of an event that cannot be read.
     replacement: Option<BodyColumns>,
 }
@@ -62,7 +62,7 @@ impl PreparedSettle {
 
     /// About how many bytes the writer writes for the settle.
     pub(super) fn size_bytes(&self) -> usize {
-        let state = self.state.as_ref().map_or(0, StateStep::size_bytes);
+        let state = self.state.as_ref().map_or(0, StateChanges::size_bytes);
         self.story_bytes() + state + self.publish.iter().map(PreparedEvent::size_bytes).sum::<usize>()
     }
 
@@ -96,13 +96,13 @@ struct SettleTarget {
 
 /// Settles each delivery of a batch, with an outcome of its own.
 pub(super) fn settle(
-    step: &mut WriteStep<'_>,
+    step: &mut WriteContext<'_>,
     batch: &[PreparedSettle],
 ) -> rusqlite::Result<Result<Vec<SettleOutcome>, Error>> {
     batch.iter().map(|request| settle_one(step, request)).collect::<Result<_, _>>().map(Ok)
 }
 
-fn settle_one(step: &mut WriteStep<'_>, request: &PreparedSettle) -> rusqlite::Result<SettleOutcome> {
+fn settle_one(step: &mut WriteContext<'_>, request: &PreparedSettle) -> rusqlite::Result<SettleOutcome> {
     let Some(entry) = request.entry else { return Ok(SettleOutcome::Lost) };
     if entry.opening != step.opening {
         return outcome_of_repetition(step, request, entry);
@@ -167,14 +167,14 @@ fn settle_one(step: &mut WriteStep<'_>, request: &PreparedSettle) -> rusqlite::R
 }
 
 /// Whether the consumer still holds the delivery of the receipt.
-fn is_held(step: &WriteStep<'_>, request: &PreparedSettle, entry: LeaseToken) -> rusqlite::Result<bool> {
+fn is_held(step: &WriteContext<'_>, request: &PreparedSettle, entry: LeaseToken) -> rusqlite::Result<bool> {
     step.db
         .prepare_cached("SELECT 1 FROM event WHERE number = ?1 AND state = 1 AND place = ?2 AND deliveries = ?3")?
         .exists((entry.number, entry.place, request.deliveries))
 }
 
 /// Updates the event as the settlement says. Returns false if the consumer no longer holds the delivery.
-fn update_event(step: &mut WriteStep<'_>, request: &PreparedSettle, entry: LeaseToken) -> rusqlite::Result<bool> {
+fn update_event(step: &mut WriteContext<'_>, request: &PreparedSettle, entry: LeaseToken) -> rusqlite::Result<bool> {
     let target = match &request.settlement {
         Settlement::Processed => SettleTarget {
             state: event_state::PROCESSED,
@@ -224,7 +224,7 @@ fn update_event(step: &mut WriteStep<'_>, request: &PreparedSettle, entry: Lease
 
 /// The outcome for a delivery that is not held: `Done` if this receipt settled it before, else `Lost`.
 fn outcome_of_repetition(
-    step: &WriteStep<'_>,
+    step: &WriteContext<'_>,
     request: &PreparedSettle,
     entry: LeaseToken,
 ) -> rusqlite::Result<SettleOutcome> {
@@ -258,7 +258,7 @@ pub(super) enum FailedTarget {
 }
 
 /// Replays or discards a failed event. Returns false if it is no longer as it was read: another call was faster.
-pub(super) fn move_failed(step: &mut WriteStep<'_>, failed: &FailedMove) -> rusqlite::Result<Result<bool, Error>> {
+pub(super) fn move_failed(step: &mut WriteContext<'_>, failed: &FailedMove) -> rusqlite::Result<Result<bool, Error>> {
     let found: Option<(i64, i64, u32, u32)> = step
         .db
         .prepare_cached(

@@ -34,7 +34,7 @@ pub(super) enum CommitMode {
 }
 
 /// What a job reads and changes while the transaction of its group is open.
-pub(super) struct WriteStep<'a> {
+pub(super) struct WriteContext<'a> {
     pub(super) db: &'a Connection,
     pub(super) statements: HotStatements<'a>,
     /// New events that are written together; `None` writes each on its own. Empty when a job runs that may read events.
@@ -55,7 +55,7 @@ pub(super) struct WriteStep<'a> {
     pub(super) has_shrunk: &'a mut bool,
 }
 
-impl WriteStep<'_> {
+impl WriteContext<'_> {
     /// Writes the new events that wait to be written together.
     pub(super) fn write_bulk(&mut self) -> rusqlite::Result<()> {
         self.bulk.as_mut().map_or(Ok(()), |bulk| bulk.write(self.db))
@@ -116,7 +116,7 @@ impl From<CommitMode> for JobKind {
 pub(super) trait WriteJob: Send {
     fn kind(&self) -> JobKind;
     /// Runs the job. The writer may call it again after the group was rolled back.
-    fn run(&mut self, step: &mut WriteStep<'_>) -> rusqlite::Result<()>;
+    fn run(&mut self, step: &mut WriteContext<'_>) -> rusqlite::Result<()>;
     /// Answers the job, with `fault` if its group failed.
     fn finish(self: Box<Self>, fault: Option<&Error>);
 }
@@ -131,13 +131,13 @@ struct TypedJob<T, W> {
 impl<T, W> WriteJob for TypedJob<T, W>
 where
     T: Send,
-    W: FnMut(&mut WriteStep<'_>) -> rusqlite::Result<Result<T, Error>> + Send,
+    W: FnMut(&mut WriteContext<'_>) -> rusqlite::Result<Result<T, Error>> + Send,
 {
     fn kind(&self) -> JobKind {
         self.kind
     }
 
-    fn run(&mut self, step: &mut WriteStep<'_>) -> rusqlite::Result<()> {
+    fn run(&mut self, step: &mut WriteContext<'_>) -> rusqlite::Result<()> {
         self.done = Some((self.work)(step)?);
         Ok(())
     }
@@ -156,7 +156,7 @@ where
 pub(super) fn job<T, W>(kind: JobKind, work: W) -> (Box<dyn WriteJob>, oneshot::Receiver<Result<T, Error>>)
 where
     T: Send + 'static,
-    W: FnMut(&mut WriteStep<'_>) -> rusqlite::Result<Result<T, Error>> + Send + 'static,
+    W: FnMut(&mut WriteContext<'_>) -> rusqlite::Result<Result<T, Error>> + Send + 'static,
 {
     let (answer, answered) = oneshot::channel();
     (Box::new(TypedJob { kind, work, done: None, answer }), answered)

@@ -21,7 +21,7 @@ use crate::clock;
 
 use super::bulk_insert::BulkInsert;
 use super::leases::{LeaseChange, LeaseTable};
-use super::step::{CommitMode, HotStatements, JobKind, WriteJob, WriteStep, job};
+use super::step::{CommitMode, HotStatements, JobKind, WriteContext, WriteJob, job};
 use super::store::{Checkpointer, SqliteFault, StoreCondition, StoreDirectory, WalProgress};
 use super::totals::StoreTotals;
 
@@ -69,7 +69,7 @@ impl StoreWriter {
     pub(super) async fn run<T, W>(&self, kind: impl Into<JobKind>, work: W) -> Result<T, Error>
     where
         T: Send + 'static,
-        W: FnMut(&mut WriteStep<'_>) -> rusqlite::Result<Result<T, Error>> + Send + 'static,
+        W: FnMut(&mut WriteContext<'_>) -> rusqlite::Result<Result<T, Error>> + Send + 'static,
     {
         let (job, answer) = job(kind.into(), work);
         self.queue()?.send(job).await.map_err(|_| self.closed())?;
@@ -80,7 +80,7 @@ impl StoreWriter {
     pub(super) async fn try_run<T, W>(&self, kind: impl Into<JobKind>, work: W) -> Result<T, Error>
     where
         T: Send + 'static,
-        W: FnMut(&mut WriteStep<'_>) -> rusqlite::Result<Result<T, Error>> + Send + 'static,
+        W: FnMut(&mut WriteContext<'_>) -> rusqlite::Result<Result<T, Error>> + Send + 'static,
     {
         let (job, answer) = job(kind.into(), work);
         self.queue()?.try_send(job).map_err(|refused| match refused {
@@ -282,7 +282,7 @@ impl WriterThread {
     ) -> rusqlite::Result<()> {
         let limits = self.limits.load();
         {
-            let mut step = WriteStep {
+            let mut step = WriteContext {
                 db: &self.db,
                 statements: HotStatements::prepare(&self.db)?,
                 bulk,

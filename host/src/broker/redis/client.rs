@@ -4,13 +4,13 @@ use tokio::sync::Notify;
 
 use super::connection::reply::{self, RedisReply};
 use super::connection::{CallFailure, RedisLink, TroubleBoard};
-use super::scripts::keys::ShardKeys;
+use super::scripts::keys::StoreKeys;
 use super::scripts::{Script, ScriptCall, ScriptSet};
 
 /// Sends requests to one store on behalf of one consumer.
 pub(super) struct StoreClient {
     pub(super) link: RedisLink,
-    pub(super) keys: ShardKeys,
+    pub(super) keys: StoreKeys,
     pub(super) scripts: ScriptSet,
     /// The name of this consumer in every consumer group.
     pub(super) consumer: String,
@@ -21,7 +21,7 @@ pub(super) struct StoreClient {
 impl StoreClient {
     /// A client that is not connected yet.
     pub(super) fn new(link: RedisLink, scripts: ScriptSet, namespace: &str, consumer: String) -> Self {
-        Self { link, keys: ShardKeys::new(namespace), scripts, consumer, check_soon: Notify::new() }
+        Self { link, keys: StoreKeys::new(namespace), scripts, consumer, check_soon: Notify::new() }
     }
 
     pub(super) fn troubles(&self) -> &TroubleBoard {

@@ -58,7 +58,7 @@ pub(super) async fn prepare_store(health: &HealthCheck, heartbeat: &Heartbeat) -
         match health.inspect_server().await {
             Err(failure) if failure.reaction.cause == FailureCause::Held => {
                 tracing::warn!("{}", failure.message);
-                tokio::time::sleep(link.vetting().hold_left()).await;
+                tokio::time::sleep(link.vetting().quarantine_left()).await;
             }
             inspected => break inspected.map_err(failed)?,
         }

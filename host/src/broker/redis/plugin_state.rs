@@ -10,8 +10,8 @@ use super::capacity::StoreCapacity;
 use super::client::StoreClient;
 use super::connection::{CallFailure, reply};
 use super::scripts::ScriptCall;
-use super::scripts::keys::ShardKeys;
-use crate::event::{StateStep, StateWrite, StoredValue};
+use super::scripts::keys::StoreKeys;
+use crate::event::{StateChanges, StateWrite, StoredValue};
 
 /// The most state keys that one call removes.
 const MAX_REMOVED: usize = 100;
@@ -24,7 +24,7 @@ pub(super) struct StateSpaces<'a> {
 
 impl<'a> StateSpaces<'a> {
     /// The plugins of these steps.
-    pub(super) fn of(steps: impl Iterator<Item = &'a StateStep>) -> Self {
+    pub(super) fn of(steps: impl Iterator<Item = &'a StateChanges>) -> Self {
         let mut spaces = Self::default();
         for step in steps {
             if !spaces.plugins.contains(&step.plugin.as_str()) {
@@ -35,7 +35,7 @@ impl<'a> StateSpaces<'a> {
     }
 
     /// Adds the plugins to a call and, if there are any, the keys of their state.
-    pub(super) fn push(&self, keys: &ShardKeys, call: &mut ScriptCall<'_>) {
+    pub(super) fn push(&self, keys: &StoreKeys, call: &mut ScriptCall<'_>) {
         call.push_number(self.plugins.len());
         if !self.plugins.is_empty() {
             call.push_key(keys.state_spaces());
@@ -48,7 +48,7 @@ impl<'a> StateSpaces<'a> {
     }
 
     /// Adds the versions that an attempt has seen and its writes.
-    pub(super) fn push_step(&self, call: &mut ScriptCall<'_>, step: Option<&StateStep>) {
+    pub(super) fn push_step(&self, call: &mut ScriptCall<'_>, step: Option<&StateChanges>) {
         let Some(step) = step else {
             return (0..3).for_each(|_| call.push_number(0_u64));
         };

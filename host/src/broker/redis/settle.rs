@@ -18,7 +18,7 @@ use super::lanes::{LaneDirectory, LanePlaces};
 use super::plugin_state::StateSpaces;
 use super::scripts::{ScriptCall, split_calls};
 use crate::broker::{Error, Lane, Receipt, SettleOutcome, SettleRequest};
-use crate::event::{FailureClass, Settlement, StateStep};
+use crate::event::{FailureClass, Settlement, StateChanges};
 
 /// The most items, published events and state keys of one call.
 const MAX_WEIGHT: usize = 400;
@@ -36,7 +36,7 @@ pub(super) struct EncodedSettle {
     pub(super) settlement: Settlement,
     pub(super) lane: Lane,
     pub(super) children: Vec<EncodedEvent>,
-    pub(super) state: Option<StateStep>,
+    pub(super) state: Option<StateChanges>,
 }
 
 impl EncodedSettle {
@@ -58,7 +58,7 @@ impl EncodedSettle {
 
     fn size_bytes(&self) -> usize {
         let children: usize = self.children.iter().map(|child| child.blob.len()).sum();
-        self.blob.len() + children + self.state.as_ref().map_or(0, StateStep::size_bytes)
+        self.blob.len() + children + self.state.as_ref().map_or(0, StateChanges::size_bytes)
     }
 
     fn weight(&self) -> usize {
@@ -300,7 +300,7 @@ mod tests {
             item.children.iter_mut().for_each(|made| made.blob = vec![0; child].into());
             item.state = (value > 0).then(|| {
                 let writes = vec![("k".into(), StateWrite::Set { value: vec![0; value].into(), ttl_ms: None })];
-                StateStep { plugin: "a".into(), expected: Vec::new(), writes }
+                StateChanges { plugin: "a".into(), expected: Vec::new(), writes }
             });
             item
         };

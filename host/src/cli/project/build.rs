@@ -124,7 +124,7 @@ fn require_target(project: &Project) -> Result<(), String> {
 fn artifact_name(project: &Project) -> Result<String, String> {
     let file = project.folder.join("Cargo.toml");
     let text = regular_file::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let manifest = parse_toml(&text).map_err(|why| format!("cannot parse {}: {}", file.display(), why.trim_end()))?;
+    let manifest = parse_toml(&text).map_err(|why| format!("cannot parse {}: {why}", file.display()))?;
     let name = table_name(&manifest, "lib").or_else(|| table_name(&manifest, "package"));
     let name = name.unwrap_or_else(|| project.name.clone());
     Ok(format!("{}.wasm", name.replace('-', "_")))

@@ -50,8 +50,7 @@ impl Project {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
             };
-            let name =
-                read_name(&text).map_err(|why| format!("cannot parse {}: {}", path.display(), why.trim_end()))?;
+            let name = read_name(&text).map_err(|why| format!("cannot parse {}: {why}", path.display()))?;
             let name = name.ok_or_else(|| format!("{} has no project name: add one", path.display()))?;
             return Ok(Self { folder: folder.to_owned(), language, name });
         }
@@ -107,7 +106,10 @@ fn table_name(manifest: &toml::Table, table: &str) -> Option<String> {
 }
 
 fn parse_toml(text: &str) -> Result<toml::Table, String> {
-    text.parse().map_err(|error: toml::de::Error| error.to_string())
+    text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        format!("line {}: {}", before.matches('\n').count() + 1, error.message().replace('\n', ", "))
+    })
 }
 
 #[cfg(test)]
@@ -126,7 +128,7 @@ mod tests {
             let message = Project::in_folder(folder.path()).unwrap_err();
             let path = folder.path().join(file);
             assert!(message.starts_with(&format!("cannot parse {}: ", path.display())), "{message}");
-            assert!(message.contains("line 2"), "{message}");
+            assert!(message.contains("line 2") && !message.contains('\n'), "{message}");
             std::fs::write(&path, whole).unwrap();
             assert_eq!(Project::in_folder(folder.path()).unwrap().name(), "a");
             std::fs::write(&path, if file == "package.json" { "{}" } else { "" }).unwrap();

@@ -11,7 +11,7 @@ use wasmtime::component::{Component, InstancePre, Linker};
 use super::signature::{self, KnownFunctions};
 use crate::plugin::dialect::{self, Dialect, HandlerExport, versioned};
 use crate::plugin::host_api::bindings::exports::eventstream::plugin::describe::GuestIndices as DescribeIndices;
-use crate::plugin::host_api::{self, GuestState};
+use crate::plugin::host_api::{self, InstanceHost};
 use crate::plugin::sandbox::capacity::{MAX_MEMORIES, MAX_TABLES};
 
 /// The version of our package. Compatible versions fit too.
@@ -59,7 +59,7 @@ const DRAFTS: [(&str, &[&str]); 5] = [
 
 /// A component that fits.
 pub(in crate::plugin) struct FittedComponent {
-    pub(in crate::plugin) pre: InstancePre<GuestState>,
+    pub(in crate::plugin) pre: InstancePre<InstanceHost>,
     pub(in crate::plugin) handler: HandlerExport,
     /// The other dialects that it exports, in the order of precedence.
     pub(in crate::plugin) other_dialects: Vec<Dialect>,
@@ -74,7 +74,7 @@ pub(in crate::plugin) struct FittedComponent {
 /// A message for each misfit; never empty.
 pub(in crate::plugin) fn check(
     component: &Component,
-    linker: &Linker<GuestState>,
+    linker: &Linker<InstanceHost>,
     memory_bytes: u64,
 ) -> Result<FittedComponent, Vec<String>> {
     let engine = component.engine();

@@ -4,7 +4,7 @@ use wasmtime::Store;
 
 use super::event_form::{HandlerAnswer, failure, utc};
 use crate::event::{AttemptFailure, DataKind, Event, EventData, FailureClass};
-use crate::plugin::host_api::GuestState;
+use crate::plugin::host_api::InstanceHost;
 use crate::plugin::host_api::bindings::eventstream::plugin::types::{Event as WitEvent, EventData as WitEventData};
 use crate::plugin::host_api::bindings::exports::eventstream::plugin::handler::Failure as WitFailure;
 pub(super) use crate::plugin::host_api::bindings::exports::eventstream::plugin::handler::{
@@ -13,7 +13,7 @@ pub(super) use crate::plugin::host_api::bindings::exports::eventstream::plugin::
 
 pub(super) async fn call(
     handler: &Guest,
-    store: &mut Store<GuestState>,
+    store: &mut Store<InstanceHost>,
     event: &Event,
 ) -> wasmtime::Result<HandlerAnswer> {
     Ok(match handler.call_handle(&mut *store, &to_wit(event)).await? {

@@ -21,7 +21,7 @@ use self::event_form::HandlerAnswer;
 use self::spin::Spin;
 use self::wasi_messaging::Messaging;
 use self::wasmcloud::Wasmcloud;
-use super::host_api::GuestState;
+use super::host_api::InstanceHost;
 use crate::event::Event;
 
 pub use self::interface::Dialect;
@@ -31,7 +31,7 @@ pub(super) use self::interface::{IMPORTS, versioned};
 ///
 /// # Errors
 /// Two interfaces have the same name, which does not happen.
-pub(super) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+pub(super) fn add_to_linker(linker: &mut Linker<InstanceHost>) -> wasmtime::Result<()> {
     Messaging::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
     Wasmcloud::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
     Spin::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
@@ -50,7 +50,7 @@ macro_rules! handler_export {
             ///
             /// # Errors
             /// The component does not export the interface or one of its functions.
-            pub(super) fn find(dialect: Dialect, pre: &InstancePre<GuestState>) -> wasmtime::Result<Self> {
+            pub(super) fn find(dialect: Dialect, pre: &InstancePre<InstanceHost>) -> wasmtime::Result<Self> {
                 Ok(match dialect {
                     $(Dialect::$dialect => Self::$dialect($module::Indices::new(pre)?)),+
                 })
@@ -67,7 +67,7 @@ macro_rules! handler_export {
             ///
             /// # Errors
             /// A function has another type.
-            pub(super) fn check(&self, store: &mut Store<GuestState>, instance: &Instance) -> wasmtime::Result<()> {
+            pub(super) fn check(&self, store: &mut Store<InstanceHost>, instance: &Instance) -> wasmtime::Result<()> {
                 match self {
                     $(Self::$dialect(indices) => indices.load(store, instance).map(drop)),+
                 }
@@ -79,7 +79,7 @@ macro_rules! handler_export {
             /// Errors of the engine, traps among them.
             pub(super) async fn call(
                 &self,
-                store: &mut Store<GuestState>,
+                store: &mut Store<InstanceHost>,
                 instance: &Instance,
                 event: &Event,
             ) -> wasmtime::Result<HandlerAnswer> {

@@ -9,7 +9,7 @@ pub(super) use self::exports::fermyon::spin::inbound_redis::{Guest, GuestIndices
 use self::fermyon::{spin::redis_types, spin2_0_0::variables};
 use super::event_form::{HandlerAnswer, failure, payload};
 use crate::event::{Event, FailureClass};
-use crate::plugin::host_api::GuestState;
+use crate::plugin::host_api::InstanceHost;
 use crate::plugin::host_api::publish_buffer::short;
 
 wasmtime::component::bindgen!({
@@ -28,7 +28,7 @@ wasmtime::component::bindgen!({
 
 pub(super) async fn call(
     handler: &Guest,
-    store: &mut Store<GuestState>,
+    store: &mut Store<InstanceHost>,
     event: &Event,
 ) -> wasmtime::Result<HandlerAnswer> {
     let answer = handler.call_handle_message(&mut *store, &payload(event)).await?;
@@ -37,9 +37,9 @@ pub(super) async fn call(
     }))
 }
 
-impl redis_types::Host for GuestState {}
+impl redis_types::Host for InstanceHost {}
 
-impl variables::Host for GuestState {
+impl variables::Host for InstanceHost {
     fn get(&mut self, name: String) -> wasmtime::Result<Result<String, variables::Error>> {
         self.output.charge(name.len())?;
         let value = self.context.config.get(&name).cloned();

@@ -22,7 +22,7 @@ use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use super::event_form::{HandlerAnswer, attributes, failure};
 use crate::clock;
 use crate::event::{AttemptFailure, Event, EventData, FailureClass, media_type};
-use crate::plugin::host_api::GuestState;
+use crate::plugin::host_api::InstanceHost;
 use crate::plugin::run::outcome;
 use crate::plugin::sandbox::limits::LimitBreach;
 
@@ -34,7 +34,7 @@ type HttpCallResult = Result<Response<Bytes>, AttemptFailure>;
 
 pub(super) async fn call(
     handler: &Guest,
-    store: &mut Store<GuestState>,
+    store: &mut Store<InstanceHost>,
     event: &Event,
 ) -> wasmtime::Result<HandlerAnswer> {
     let limit_bytes = store.data().context.limits.host_call_bytes;

@@ -13,7 +13,7 @@ use self::wasi::messaging::types::{self, Error as MessagingError};
 use self::wasi::messaging::{producer, request_reply};
 use super::event_form::{HandlerAnswer, attributes, failure, payload};
 use crate::event::{Event, FailureClass};
-use crate::plugin::host_api::GuestState;
+use crate::plugin::host_api::InstanceHost;
 use crate::plugin::host_api::bindings::eventstream::plugin::publisher::{Error, Host as Publisher, NewEvent};
 pub use crate::plugin::host_api::guest::{GuestMessage, MessagingClient, RequestOptions};
 
@@ -39,7 +39,7 @@ wasmtime::component::bindgen!({
 
 pub(super) async fn call(
     handler: &Guest,
-    store: &mut Store<GuestState>,
+    store: &mut Store<InstanceHost>,
     event: &Event,
 ) -> wasmtime::Result<HandlerAnswer> {
     let message = store.data_mut().table.push(GuestMessage {
@@ -63,9 +63,9 @@ pub(super) async fn call(
 /// Attributes that the host sets on every event. Metadata with these names is ignored.
 const HOST_ATTRIBUTES: [&str; 5] = ["ce-specversion", "ce-id", "ce-source", "ce-type", "ce-time"];
 
-impl types::Host for GuestState {}
+impl types::Host for InstanceHost {}
 
-impl types::HostClient for GuestState {
+impl types::HostClient for InstanceHost {
     fn connect(&mut self, name: String) -> wasmtime::Result<Result<Resource<MessagingClient>, MessagingError>> {
         self.output.charge(name.len())?;
         Ok(Ok(self.table.push(MessagingClient)?))
@@ -81,7 +81,7 @@ impl types::HostClient for GuestState {
     }
 }
 
-impl types::HostMessage for GuestState {
+impl types::HostMessage for InstanceHost {
     fn new(&mut self, data: Vec<u8>) -> wasmtime::Result<Resource<GuestMessage>> {
         self.output.charge(data.len())?;
         Ok(self.table.push(GuestMessage { data, ..GuestMessage::default() })?)
@@ -143,7 +143,7 @@ impl types::HostMessage for GuestState {
     }
 }
 
-impl producer::Host for GuestState {
+impl producer::Host for InstanceHost {
     fn send(
         &mut self,
         _client: Resource<MessagingClient>,
@@ -159,7 +159,7 @@ impl producer::Host for GuestState {
     }
 }
 
-impl request_reply::Host for GuestState {
+impl request_reply::Host for InstanceHost {
     fn request(
         &mut self,
         _client: Resource<MessagingClient>,
@@ -184,7 +184,7 @@ impl request_reply::Host for GuestState {
     }
 }
 
-impl request_reply::HostRequestOptions for GuestState {
+impl request_reply::HostRequestOptions for InstanceHost {
     fn new(&mut self) -> wasmtime::Result<Resource<RequestOptions>> {
         Ok(self.table.push(RequestOptions)?)
     }

@@ -11,7 +11,7 @@ use self::wasmcloud::messaging::consumer;
 use self::wasmcloud::messaging::types;
 use super::event_form::{HandlerAnswer, failure, payload};
 use crate::event::{Event, FailureClass};
-use crate::plugin::host_api::GuestState;
+use crate::plugin::host_api::InstanceHost;
 use crate::plugin::host_api::bindings::eventstream::plugin::publisher::{Host as Publisher, NewEvent};
 
 wasmtime::component::bindgen!({
@@ -30,7 +30,7 @@ wasmtime::component::bindgen!({
 
 pub(super) async fn call(
     handler: &Guest,
-    store: &mut Store<GuestState>,
+    store: &mut Store<InstanceHost>,
     event: &Event,
 ) -> wasmtime::Result<HandlerAnswer> {
     let message = BrokerMessage { subject: event.event_type.as_str().to_owned(), body: payload(event), reply_to: None };
@@ -38,9 +38,9 @@ pub(super) async fn call(
     Ok(answer.map(|()| None).map_err(|words| failure(FailureClass::Retry, words)))
 }
 
-impl types::Host for GuestState {}
+impl types::Host for InstanceHost {}
 
-impl consumer::Host for GuestState {
+impl consumer::Host for InstanceHost {
     fn request(
         &mut self,
         subject: String,

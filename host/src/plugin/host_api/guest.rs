@@ -44,7 +44,7 @@ pub struct HostContext {
 }
 
 /// The host's side of an instance.
-pub struct GuestState {
+pub struct InstanceHost {
     pub limiter: MemoryLimiter,
     pub context: Arc<HostContext>,
     pub output: Arc<AttemptOutput>,
@@ -83,7 +83,7 @@ impl CurrentAttempt {
     }
 }
 
-impl GuestState {
+impl InstanceHost {
     /// The host's side of a new instance. Logs and standard streams go to `output`.
     pub fn new(context: Arc<HostContext>, output: Arc<AttemptOutput>, current: CurrentAttempt) -> Self {
         let mut table = ResourceTable::new();
@@ -140,7 +140,7 @@ impl GuestState {
     }
 }
 
-impl WasiView for GuestState {
+impl WasiView for InstanceHost {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         let Self { wasi, output, table, .. } = self;
         let build = || {

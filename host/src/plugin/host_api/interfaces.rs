@@ -3,29 +3,29 @@
 //! All that a guest passes is counted first. A wrong argument gets an error as its answer.
 
 use super::bindings::eventstream::plugin::{config, delivery, log, publisher, secrets, state, types};
-use super::guest::GuestState;
+use super::guest::InstanceHost;
 use super::publish_buffer::size_bytes;
 use super::state::TouchedKey;
 use crate::event::limits::MAX_DELAY_MS;
 use crate::event::{LogLevel, LogLine, MAX_STATE_KEY_BYTES, StateWrite};
 
-impl types::Host for GuestState {}
+impl types::Host for InstanceHost {}
 
-impl config::Host for GuestState {
+impl config::Host for InstanceHost {
     fn get(&mut self, key: String) -> wasmtime::Result<Option<String>> {
         self.output.charge(key.len())?;
         Ok(self.context.config.get(&key).cloned())
     }
 }
 
-impl secrets::Host for GuestState {
+impl secrets::Host for InstanceHost {
     fn get(&mut self, key: String) -> wasmtime::Result<Option<String>> {
         self.output.charge(key.len())?;
         Ok(self.context.secrets.get(&key).map(str::to_owned))
     }
 }
 
-impl delivery::Host for GuestState {
+impl delivery::Host for InstanceHost {
     fn attempt(&mut self) -> wasmtime::Result<u32> {
         Ok(self.current.input.attempt)
     }
@@ -48,7 +48,7 @@ impl delivery::Host for GuestState {
     }
 }
 
-impl log::Host for GuestState {
+impl log::Host for InstanceHost {
     fn log(&mut self, level: log::Level, message: String, fields: Vec<(String, String)>) -> wasmtime::Result<()> {
         let level = match level {
             log::Level::Trace => LogLevel::Trace,
@@ -64,14 +64,14 @@ impl log::Host for GuestState {
     }
 }
 
-impl publisher::Host for GuestState {
+impl publisher::Host for InstanceHost {
     fn publish(&mut self, new: publisher::NewEvent) -> wasmtime::Result<Result<String, publisher::Error>> {
         self.output.charge(size_bytes(&new))?;
         Ok(self.current.publishing.publish(new, &self.context.name, &self.context.limits, &self.current.input.event))
     }
 }
 
-impl GuestState {
+impl InstanceHost {
     /// Gives a key of the buffer, read from the store at its first use.
     async fn touch(&mut self, key: String) -> Result<&mut TouchedKey, state::Error> {
         let limit = self.context.limits.state_operations;
@@ -104,7 +104,7 @@ impl GuestState {
     }
 }
 
-impl state::Host for GuestState {
+impl state::Host for InstanceHost {
     async fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<Vec<u8>>, state::Error>> {
         self.output.charge(key.len())?;
         Ok(self.touch(key).await.map(|touched| {

@@ -1,6 +1,6 @@
 //! What the host offers to a guest. WASI 0.2 gives access to nothing, and HTTP only to what the operator granted.
 //!
-//! [`GuestState`] is the host's side of an instance, and `interfaces` has the functions of `wit/`. Host functions trust
+//! [`InstanceHost`] is the host's side of an instance, and `interfaces` has the functions of `wit/`. Host functions trust
 //! nothing that a guest passes: a wrong argument gets an error as its answer, and too much data ends the attempt. Only reads
 //! of state wait.
 
@@ -21,7 +21,7 @@ use super::dialect;
 
 pub use http::{HttpGrant, HttpGrants};
 
-pub(super) use guest::{CurrentAttempt, GuestState, HostContext};
+pub(super) use guest::{CurrentAttempt, HostContext, InstanceHost};
 pub(super) use http::{HttpNetwork, SharedNetwork};
 pub(super) use output::AttemptOutput;
 
@@ -29,7 +29,7 @@ pub(super) use output::AttemptOutput;
 ///
 /// # Errors
 /// Two interfaces have the same name, which does not happen.
-pub(super) fn build_linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
+pub(super) fn build_linker(engine: &Engine) -> wasmtime::Result<Linker<InstanceHost>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     http::add_to_linker(&mut linker)?;
@@ -44,8 +44,8 @@ pub(super) fn build_linker(engine: &Engine) -> wasmtime::Result<Linker<GuestStat
 ///
 /// # Errors
 /// Two interfaces have the same name, which does not happen.
-pub(super) fn build_part_linkers(engine: &Engine) -> wasmtime::Result<Vec<Linker<GuestState>>> {
-    type AddImports = fn(&mut Linker<GuestState>) -> wasmtime::Result<()>;
+pub(super) fn build_part_linkers(engine: &Engine) -> wasmtime::Result<Vec<Linker<InstanceHost>>> {
+    type AddImports = fn(&mut Linker<InstanceHost>) -> wasmtime::Result<()>;
     let parts: [AddImports; 4] = [
         wasmtime_wasi::p2::add_to_linker_async,
         standards::add_keyvalue,

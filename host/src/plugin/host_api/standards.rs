@@ -9,7 +9,7 @@ use wasmtime::component::{HasSelf, Linker, Resource};
 use self::wasi_logging::wasi::logging::logging::{self, Level};
 use super::bindings::eventstream::plugin::config::Host as Config;
 use super::bindings::eventstream::plugin::state::{Error as StateError, Host as State};
-use super::guest::GuestState;
+use super::guest::InstanceHost;
 pub use super::guest::{StateBucket, SwapHandle};
 use crate::event::{LogLevel, LogLine};
 
@@ -60,7 +60,7 @@ mod keyvalue_draft2 {
 ///
 /// # Errors
 /// The linker has one of them already.
-pub(super) fn add_config_and_logging(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+pub(super) fn add_config_and_logging(linker: &mut Linker<InstanceHost>) -> wasmtime::Result<()> {
     wasi_config::Offered::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
     wasi_config_2024::Offered::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
     wasi_logging::Offered::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
@@ -70,7 +70,7 @@ pub(super) fn add_config_and_logging(linker: &mut Linker<GuestState>) -> wasmtim
 ///
 /// # Errors
 /// The linker has one of them already.
-pub(super) fn add_keyvalue(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+pub(super) fn add_keyvalue(linker: &mut Linker<InstanceHost>) -> wasmtime::Result<()> {
     keyvalue_draft::Offered::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)?;
     keyvalue_draft2::Offered::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
 }
@@ -81,7 +81,7 @@ type Answer<T, E> = wasmtime::Result<Result<T, E>>;
 /// Both versions of `wasi:config` are the same. Their generated types differ, so a macro writes them twice.
 macro_rules! config_store {
     ($store:path, $error:ty) => {
-        impl $store for GuestState {
+        impl $store for InstanceHost {
             fn get(&mut self, key: String) -> Answer<Option<String>, $error> {
                 Config::get(self, key).map(Ok)
             }
@@ -96,7 +96,7 @@ macro_rules! config_store {
 config_store!(wasi_config::wasi::config::store::Host, wasi_config::wasi::config::store::Error);
 config_store!(wasi_config_2024::wasi::config::store::Host, wasi_config_2024::wasi::config::store::Error);
 
-impl logging::Host for GuestState {
+impl logging::Host for InstanceHost {
     fn log(&mut self, level: Level, context: String, message: String) -> wasmtime::Result<()> {
         let level = match level {
             Level::Trace => LogLevel::Trace,
@@ -128,7 +128,7 @@ macro_rules! keyvalue {
             }
         }
 
-        impl $draft::store::Host for GuestState {
+        impl $draft::store::Host for InstanceHost {
             async fn open(&mut self, identifier: String) -> Answer<Bucket, $draft::store::Error> {
                 self.output.charge(identifier.len())?;
                 match BUCKETS.contains(&identifier.as_str()) {
@@ -138,7 +138,7 @@ macro_rules! keyvalue {
             }
         }
 
-        impl $draft::store::HostBucket for GuestState {
+        impl $draft::store::HostBucket for InstanceHost {
             async fn get(&mut self, _: Bucket, key: String) -> Answer<Option<Vec<u8>>, $draft::store::Error> {
                 Ok(State::get(self, key).await?.map_err(Into::into))
             }
@@ -169,7 +169,7 @@ macro_rules! keyvalue {
             }
         }
 
-        impl $draft::batch::Host for GuestState {
+        impl $draft::batch::Host for InstanceHost {
             async fn get_many(&mut self, _: Bucket, keys: Vec<String>) -> Answer<Vec<$pair>, $draft::store::Error> {
                 let mut all = Vec::new();
                 for key in keys {
@@ -205,7 +205,7 @@ macro_rules! keyvalue {
 keyvalue!(keyvalue_draft, u64, Option<(String, Vec<u8>)>, |key, value: Option<_>| value.map(|value| (key, value)));
 keyvalue!(keyvalue_draft2, String, (String, Option<Vec<u8>>), |key, value| (key, value));
 
-impl keyvalue_draft::atomics::Host for GuestState {
+impl keyvalue_draft::atomics::Host for InstanceHost {
     async fn increment(&mut self, _: Bucket, key: String, delta: u64) -> Answer<u64, keyvalue_draft::store::Error> {
         let out_of_range = || keyvalue_draft::store::Error::Other("a counter of this interface is not negative".into());
         let Ok(delta) = i64::try_from(delta) else { return Ok(Err(out_of_range())) };
@@ -214,7 +214,7 @@ impl keyvalue_draft::atomics::Host for GuestState {
     }
 }
 
-impl keyvalue_draft2::atomics::Host for GuestState {
+impl keyvalue_draft2::atomics::Host for InstanceHost {
     async fn increment(&mut self, _: Bucket, key: String, delta: i64) -> Answer<i64, keyvalue_draft2::store::Error> {
         Ok(State::increment(self, key, delta).await?.map_err(Into::into))
     }
@@ -230,7 +230,7 @@ impl keyvalue_draft2::atomics::Host for GuestState {
     }
 }
 
-impl keyvalue_draft2::atomics::HostCas for GuestState {
+impl keyvalue_draft2::atomics::HostCas for InstanceHost {
     async fn new(&mut self, _: Bucket, key: String) -> Answer<Resource<SwapHandle>, keyvalue_draft2::store::Error> {
         match State::get(self, key.clone()).await? {
             Ok(seen) => Ok(Ok(self.table.push(SwapHandle { state_key: key, seen })?)),

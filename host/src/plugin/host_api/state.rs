@@ -11,7 +11,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::clock;
-use crate::event::{StateStep, StateWrite, StoredValue, Timestamp, add_to_counter, stored_size_bytes};
+use crate::event::{StateChanges, StateWrite, StoredValue, Timestamp, add_to_counter, stored_size_bytes};
 
 /// Reads the state of plugins. May be called on any runtime.
 #[async_trait]
@@ -43,7 +43,7 @@ struct MemoryValue {
 
 impl MemoryState {
     /// Commits the writes of an attempt. The caller must make sure that nothing was committed since the attempt began.
-    pub fn commit(&self, step: &StateStep) {
+    pub fn commit(&self, step: &StateChanges) {
         let mut values = self.values.lock();
         let now = clock::now();
         let version = values.values().map(|kept| kept.version).max().unwrap_or_default() + 1;
@@ -112,9 +112,9 @@ impl StateBuffer {
     ///
     /// # Errors
     /// The plugin would keep more state than it may; the message says so.
-    pub(super) fn into_step(self, plugin: &str, limit_bytes: u64) -> Result<Option<StateStep>, String> {
+    pub(super) fn into_step(self, plugin: &str, limit_bytes: u64) -> Result<Option<StateChanges>, String> {
         self.check_size(plugin, limit_bytes)?;
-        let mut step = StateStep { plugin: plugin.to_owned(), ..StateStep::default() };
+        let mut step = StateChanges { plugin: plugin.to_owned(), ..StateChanges::default() };
         for (key, touched) in self.touched {
             if touched.is_expected {
                 step.expected.push((key.clone(), touched.stored.version));

@@ -61,7 +61,7 @@ pub struct RegistryOptions {
     /// How the registry notices changes of the directory.
     pub watch: WatchMethod,
     /// For how long a file must stay unchanged before it is loaded, in milliseconds.
-    pub settle_ms: u64,
+    pub quiet_ms: u64,
     /// How often the directory is scanned even without a notification, in milliseconds.
     pub rescan_ms: u64,
 }
@@ -88,7 +88,7 @@ impl Default for RegistryOptions {
             hold_new_capabilities: false,
             hold_taken_types: true,
             watch: WatchMethod::default(),
-            settle_ms: 500,
+            quiet_ms: 500,
             rescan_ms: 5_000,
         }
     }

@@ -210,7 +210,7 @@ impl PluginRegistry {
 
     /// For how long a file must stay unchanged before it is loaded.
     pub(super) fn quiet_time(&self) -> Duration {
-        Duration::from_millis(self.options.settle_ms)
+        Duration::from_millis(self.options.quiet_ms)
     }
 
     /// The pause between two scans of the directory.

@@ -168,7 +168,7 @@ async fn a_new_plugin_takes_no_type_from_one_that_serves_not_even_after_a_restar
 #[tokio::test]
 async fn changes_of_a_watched_directory_are_followed() {
     let dir = tempfile::tempdir().unwrap();
-    let settled = RegistryOptions { settle_ms: 50, rescan_ms: 60_000, ..options(dir.path()) };
+    let settled = RegistryOptions { quiet_ms: 50, rescan_ms: 60_000, ..options(dir.path()) };
     let registry = PluginRegistry::open(settled).await.unwrap();
     let stop = CancellationToken::new();
     let mut changes = registry.changes();
@@ -237,7 +237,7 @@ async fn a_file_that_was_written_to_its_end_is_loaded_at_once_wherever_the_direc
     let relative = Path::new(&up).join(dir.strip_prefix("/").unwrap());
     for (name, dir) in [("a", relative), ("b", link)] {
         // Too long for any file to become quiet.
-        let patient = RegistryOptions { settle_ms: 600_000, rescan_ms: 600_000, ..options(&dir) };
+        let patient = RegistryOptions { quiet_ms: 600_000, rescan_ms: 600_000, ..options(&dir) };
         let (stop, registry) = (CancellationToken::new(), PluginRegistry::open(patient).await.unwrap());
         let mut changes = registry.changes();
         let people = async {

@@ -16,7 +16,7 @@ use crate::plugin::component::fit::FittedComponent;
 use crate::plugin::host_api::bindings::exports::eventstream::plugin::describe::Manifest;
 use crate::plugin::host_api::guest::MAX_HANDLES;
 use crate::plugin::host_api::state::NoState;
-use crate::plugin::host_api::{AttemptOutput, CurrentAttempt, GuestState, HostContext};
+use crate::plugin::host_api::{AttemptOutput, CurrentAttempt, HostContext, InstanceHost};
 use crate::plugin::sandbox::Sandbox;
 use crate::plugin::sandbox::limits::LimitBreach;
 use crate::plugin::{AttemptInput, AttemptLimits, CompletedAttempt, StateReader};
@@ -72,7 +72,7 @@ pub(in crate::plugin) async fn run_attempt(
             let instance = match pooled {
                 Some(pooled) => begin_again(pooled, limits, attempt),
                 None => {
-                    let guest = GuestState::new(prepared.context.clone(), output.clone(), attempt);
+                    let guest = InstanceHost::new(prepared.context.clone(), output.clone(), attempt);
                     instantiate(fit, limits, guest, &stopwatch).await?
                 }
             };
@@ -118,7 +118,7 @@ pub(in crate::plugin) async fn introduce(
     let stopwatch = AttemptStopwatch::start(limits.wall_ms, meter);
     let input = AttemptInput { event: Arc::new(event), attempt: 1 };
     let attempt = CurrentAttempt::new(&prepared.context, input, stopwatch.clone(), Arc::new(NoState));
-    let guest = GuestState::new(prepared.context.clone(), output.clone(), attempt);
+    let guest = InstanceHost::new(prepared.context.clone(), output.clone(), attempt);
     let introduced = stopwatch
         .limit(async {
             let fit = &prepared.fit;
@@ -135,7 +135,7 @@ pub(in crate::plugin) async fn introduce(
 async fn instantiate(
     fit: &FittedComponent,
     limits: AttemptLimits,
-    guest: GuestState,
+    guest: InstanceHost,
     stopwatch: &Arc<AttemptStopwatch>,
 ) -> wasmtime::Result<PooledInstance> {
     let mut store = Store::new(fit.pre.engine(), guest);
@@ -155,7 +155,7 @@ fn begin_again(mut pooled: PooledInstance, limits: AttemptLimits, attempt: Curre
     pooled
 }
 
-fn limit_cpu_time(store: &mut Store<GuestState>, limits: AttemptLimits, stopwatch: Arc<AttemptStopwatch>) {
+fn limit_cpu_time(store: &mut Store<InstanceHost>, limits: AttemptLimits, stopwatch: Arc<AttemptStopwatch>) {
     store.set_epoch_deadline(1);
     let budget_ns = limits.cpu_ms.saturating_mul(1_000_000);
     store.epoch_deadline_callback(move |_| {

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::Store;
 use wasmtime::component::Instance;
 
-use crate::plugin::host_api::GuestState;
+use crate::plugin::host_api::InstanceHost;
 
 /// How instances are reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -36,7 +36,7 @@ impl Default for ReusePolicy {
 
 /// An instance with its store, which may return to the pool.
 pub(in crate::plugin) struct PooledInstance {
-    pub(in crate::plugin) store: Store<GuestState>,
+    pub(in crate::plugin) store: Store<InstanceHost>,
     pub(in crate::plugin) instance: Instance,
     /// How many events it has been given.
     pub(super) event_count: u32,

@@ -12,12 +12,12 @@ use wasmtime::Engine;
 use wasmtime::component::Linker;
 
 use self::capacity::InstanceCapacity;
-use super::host_api::{self, GuestState};
+use super::host_api::{self, InstanceHost};
 
 /// The engine of all plugins of a registry, and its linker.
 pub(super) struct Sandbox {
     pub(super) engine: Engine,
-    pub(super) linker: Arc<Linker<GuestState>>,
+    pub(super) linker: Arc<Linker<InstanceHost>>,
     /// How many instances it has room for.
     pub(super) capacity: InstanceCapacity,
     /// One permit for each memory that idle instances may keep.

@@ -40,7 +40,8 @@ pub(super) enum LineType {
     Event,
     Failed,
     State,
-    End,
+    #[serde(rename = "end")]
+    Footer,
 }
 
 /// Reads only the kind of a line.
@@ -143,7 +144,7 @@ pub(super) struct EndLine<'a> {
 }
 
 #[derive(Serialize, Deserialize)]
-pub(super) struct EndOfExport {
+pub(super) struct FooterLine {
     pub(super) kind: LineType,
     pub(super) holds: LineCounts,
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::format::{
-    AnyLine, EndOfExport, EventLine, FORMAT, HeaderLine, KeyLine, LineCounts, LineType, StateLine, VERSION,
+    AnyLine, EventLine, FORMAT, FooterLine, HeaderLine, KeyLine, LineCounts, LineType, StateLine, VERSION,
 };
 use super::payload::LinePayload;
 use crate::broker::{ExportedEvent, ExportedKey, ExportedState, Lane, SnapshotItem};
@@ -39,8 +39,8 @@ pub(in crate::transfer) fn read_line(line: &[u8]) -> Result<ExportLine, String> 
     let AnyLine { kind } = serde_json::from_slice(line).map_err(describe)?;
     let exported = match kind {
         LineType::Header => return Err("a second export begins here".into()),
-        LineType::End => {
-            return Ok(ExportLine::End(serde_json::from_slice::<EndOfExport>(line).map_err(describe)?.holds));
+        LineType::Footer => {
+            return Ok(ExportLine::End(serde_json::from_slice::<FooterLine>(line).map_err(describe)?.holds));
         }
         LineType::IdempotencyKey => {
             let line: KeyLine<'_> = serde_json::from_slice(line).map_err(describe)?;

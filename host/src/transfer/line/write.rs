@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::format::{
-    EndLine, EndOfExport, EventLine, FORMAT, HeaderLine, KeyLine, LineCounts, LineType, StateLine, VERSION,
+    EndLine, EventLine, FORMAT, FooterLine, HeaderLine, KeyLine, LineCounts, LineType, StateLine, VERSION,
 };
 use super::payload::LinePayload;
 use crate::broker::{ExportedEvent, ExportedKey, ExportedState, SnapshotItem};
@@ -42,7 +42,7 @@ pub(in crate::transfer) fn write_item(exported: &SnapshotItem) -> Result<Vec<u8>
 
 /// Writes the last line.
 pub(in crate::transfer) fn write_end(holds: LineCounts) -> Result<Vec<u8>, serde_json::Error> {
-    to_line(&EndOfExport { kind: LineType::End, holds })
+    to_line(&FooterLine { kind: LineType::Footer, holds })
 }
 
 fn to_line(line: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {

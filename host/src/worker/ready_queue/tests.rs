@@ -69,7 +69,8 @@ fn a_runner_takes_the_oldest_and_stops_without_a_free_slot() {
 #[test]
 fn a_lane_whose_deliveries_cannot_be_settled_leaves_room_for_the_others() {
     let queue = queue(2);
-    let asked = || queue.claim().map_or_else(Vec::new, |claim| claim.lanes.into_iter().map(|it| it.lane).collect());
+    let asked =
+        || queue.next_claim().map_or_else(Vec::new, |claim| claim.lanes.into_iter().map(|it| it.lane).collect());
     for _ in 0..MAX_HELD_OF_LANE {
         push(&queue, "a");
     }
@@ -101,10 +102,10 @@ fn a_delivery_lost_while_it_waited_does_not_begin() {
 #[test]
 fn the_dispatcher_is_woken_once_when_a_lane_can_use_more() {
     let queue = queue(2);
-    assert_eq!(queue.claim().unwrap().lanes.len(), 2);
+    assert_eq!(queue.next_claim().unwrap().lanes.len(), 2);
     push(&queue, "a");
     push(&queue, "a");
-    assert_eq!(queue.claim().unwrap().lanes.len(), 1, "the slots of a are reserved");
+    assert_eq!(queue.next_claim().unwrap().lanes.len(), 1, "the slots of a are reserved");
     assert!(!takes_wakeup(&queue));
     let runners = queue.missing_runners();
     let (waiting, slot) = runners[0].next_delivery().unwrap();
@@ -134,7 +135,7 @@ fn a_slot_that_becomes_free_without_a_runner_wakes_the_dispatcher() {
 fn a_recovered_delivery_counts_for_the_event_size_of_its_lane() {
     let queue = queue(2);
     queue.state.lock().pace.note_duration(&lane("a"), Duration::from_micros(50));
-    let asked = || queue.claim().unwrap().lanes.iter().find(|want| want.lane == lane("a")).unwrap().free;
+    let asked = || queue.next_claim().unwrap().lanes.iter().find(|want| want.lane == lane("a")).unwrap().free;
     assert!(asked() > 500);
     let mut large = delivery("a");
     Arc::make_mut(&mut large.record.event).data = Some(EventData::text("1".repeat(256 * 1_024)));
@@ -165,7 +166,7 @@ fn only_late_deliveries_go_back_and_the_rest_of_their_lane_stays() {
 fn a_paused_lane_is_left_to_other_hosts_for_a_moment() {
     let queue = queue(2);
     queue.pause_lane(&lane("a"));
-    let asked: Vec<Lane> = queue.claim().unwrap().lanes.into_iter().map(|want| want.lane).collect();
+    let asked: Vec<Lane> = queue.next_claim().unwrap().lanes.into_iter().map(|want| want.lane).collect();
     assert_eq!(asked, [lane("b")]);
     assert!(!takes_wakeup(&queue));
 }
@@ -179,5 +180,5 @@ fn deliveries_that_are_taken_out_no_longer_wait() {
     assert!(queue.take_late(before).is_empty());
     assert_eq!(queue.take_all().len(), 2);
     assert!(queue.is_empty());
-    assert_eq!(queue.claim().unwrap().lanes.len(), 2);
+    assert_eq!(queue.next_claim().unwrap().lanes.len(), 2);
 }

@@ -18,9 +18,9 @@ use super::gate::ConnectionGate;
 use super::reply::RedisReply;
 use super::target::{LinkTarget, unreachable};
 use super::troubles::{LOSS, TroubleBoard, TroubleKind};
-use super::vetting::{RESTART_HOLD, ServerVetting, VettingVerdict};
+use super::vetting::{RESTART_QUARANTINE, ServerVetting, VettingVerdict};
 use crate::broker::redis::scripts::ScriptCall;
-use crate::broker::redis::scripts::keys::ShardKeys;
+use crate::broker::redis::scripts::keys::StoreKeys;
 
 /// The time limit for connecting, `CLIENT ID` included, and for vetting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -263,9 +263,9 @@ impl RedisLink {
                 return Ok(());
             }
             VettingVerdict::Loading => CallFailure::busy("Redis is loading its data"),
-            VettingVerdict::Held => CallFailure::held(format!(
+            VettingVerdict::Quarantined => CallFailure::held(format!(
                 "Redis at {} has restarted and had replicas, one of which may have taken over: nothing is accepted or \
-                 handled until it has been the primary for {RESTART_HOLD:?}",
+                 handled until it has been the primary for {RESTART_QUARANTINE:?}",
                 self.address()
             )),
         };
@@ -321,7 +321,7 @@ fn timed_out() -> redis::RedisError {
 impl SharedLinkState {
     fn new(target: LinkTarget) -> Self {
         Self {
-            vetting: ServerVetting::new(&ShardKeys::new(&target.namespace)),
+            vetting: ServerVetting::new(&StoreKeys::new(&target.namespace)),
             target,
             gate: ConnectionGate::default(),
             troubles: TroubleBoard::new(),

@@ -14,11 +14,11 @@ use redis::aio::MultiplexedConnection;
 
 use super::fault::{ConnectionFate, classify};
 use super::reply::{self, RedisReply};
-use crate::broker::redis::scripts::keys::ShardKeys;
+use crate::broker::redis::scripts::keys::StoreKeys;
 use crate::broker::redis::server_info::ServerInfo;
 
 /// For how long a restarted server of a replicated set has to remain a primary. Sentinel demotes it after about 11 s.
-pub(in crate::broker::redis) const RESTART_HOLD: Duration = Duration::from_secs(15);
+pub(in crate::broker::redis) const RESTART_QUARANTINE: Duration = Duration::from_secs(15);
 /// The field of the totals that holds the time at which a replica was last connected, in seconds.
 pub(in crate::broker::redis) const REPLICAS_SEEN: &str = "replicas_seen";
 
@@ -53,7 +53,7 @@ pub(super) enum VettingVerdict {
     /// The server reads its data.
     Loading,
     /// The server restarted, and another one may be the primary by now.
-    Held,
+    Quarantined,
 }
 
 /// What one broker knows of its server and its store. All links of the broker share it.
@@ -75,18 +75,18 @@ struct VettingState {
     /// A server that was seen while it read its data, and so has just restarted.
     loading_run_id: String,
     has_replicas: bool,
-    hold: Option<RestartHold>,
+    quarantine: Option<RestartQuarantine>,
 }
 
 /// The time during which a restarted server is not used.
 #[derive(Debug)]
-struct RestartHold {
+struct RestartQuarantine {
     run_id: String,
     until: Instant,
 }
 
 impl ServerVetting {
-    pub(in crate::broker::redis) fn new(keys: &ShardKeys) -> Self {
+    pub(in crate::broker::redis) fn new(keys: &StoreKeys) -> Self {
         let [epoch, .., counts, _] = keys.fixed();
         Self { epoch_key: epoch.clone(), counts_key: counts.clone(), state: Mutex::default() }
     }
@@ -129,9 +129,9 @@ impl ServerVetting {
     }
 
     /// The time until a restarted server may be used; zero if no server is held.
-    pub(in crate::broker::redis) fn hold_left(&self) -> Duration {
+    pub(in crate::broker::redis) fn quarantine_left(&self) -> Duration {
         let state = self.state.lock();
-        state.hold.as_ref().map_or(Duration::ZERO, |hold| hold.until.saturating_duration_since(Instant::now()))
+        state.quarantine.as_ref().map_or(Duration::ZERO, |it| it.until.saturating_duration_since(Instant::now()))
     }
 
     /// Asks the server what a verdict needs. `None` if the user may not ask, which the health check reports.
@@ -167,20 +167,21 @@ impl ServerVetting {
             run_id.clone_into(&mut state.loading_run_id);
             return VettingVerdict::Loading;
         }
-        let has_restarted = state.run_id != run_id && (info.uptime() < RESTART_HOLD || state.loading_run_id == run_id);
+        let has_restarted =
+            state.run_id != run_id && (info.uptime() < RESTART_QUARANTINE || state.loading_run_id == run_id);
         // A primary that waits for its replicas accepts nothing without them.
         if has_restarted && state.has_replicas && info.is_primary() && !info.waits_for_replicas() {
-            let hold = match state.hold.take() {
-                Some(hold) if hold.run_id == run_id => hold,
-                _ => RestartHold { run_id: run_id.to_owned(), until: now + RESTART_HOLD },
+            let quarantine = match state.quarantine.take() {
+                Some(known) if known.run_id == run_id => known,
+                _ => RestartQuarantine { run_id: run_id.to_owned(), until: now + RESTART_QUARANTINE },
             };
-            let is_over = hold.until <= now;
-            state.hold = Some(hold);
+            let is_over = quarantine.until <= now;
+            state.quarantine = Some(quarantine);
             if !is_over {
-                return VettingVerdict::Held;
+                return VettingVerdict::Quarantined;
             }
         }
-        state.hold = None;
+        state.quarantine = None;
         run_id.clone_into(&mut state.run_id);
         info.text("master_replid").clone_into(&mut state.replication_id);
         if sighting.mark.is_some_and(|found| mark.is_ahead_of(&found)) && state.mark.epoch == mark.epoch {
@@ -200,7 +201,7 @@ mod tests {
     }
 
     fn vetting() -> ServerVetting {
-        ServerVetting::new(&ShardKeys::new("es"))
+        ServerVetting::new(&StoreKeys::new("es"))
     }
 
     fn judge(vetting: &ServerVetting, sighting: ServerSighting, after: Duration) -> VettingVerdict {
@@ -210,7 +211,7 @@ mod tests {
     const NOW: Duration = Duration::ZERO;
 
     #[test]
-    fn a_restarted_primary_is_held_only_if_it_has_replicas() {
+    fn a_restarted_primary_is_quarantined_only_if_it_has_replicas() {
         let alone = vetting();
         assert_eq!(judge(&alone, sighting("a", 99, ""), NOW), VettingVerdict::Usable);
         assert_eq!(judge(&alone, sighting("b", 0, ""), NOW), VettingVerdict::Usable);
@@ -218,20 +219,20 @@ mod tests {
         let replicated = vetting();
         assert_eq!(judge(&replicated, sighting("a", 99, "connected_slaves:1"), NOW), VettingVerdict::Usable);
         assert_eq!(judge(&replicated, sighting("a", 1, ""), NOW), VettingVerdict::Usable, "the same process goes on");
-        assert_eq!(judge(&replicated, sighting("b", 1, ""), NOW), VettingVerdict::Held);
-        assert!(replicated.hold_left() > RESTART_HOLD / 2);
-        assert_eq!(judge(&replicated, sighting("b", 14, ""), RESTART_HOLD / 2), VettingVerdict::Held);
-        assert_eq!(judge(&replicated, sighting("b", 17, ""), RESTART_HOLD * 2), VettingVerdict::Usable);
-        assert_eq!(replicated.hold_left(), NOW);
+        assert_eq!(judge(&replicated, sighting("b", 1, ""), NOW), VettingVerdict::Quarantined);
+        assert!(replicated.quarantine_left() > RESTART_QUARANTINE / 2);
+        assert_eq!(judge(&replicated, sighting("b", 14, ""), RESTART_QUARANTINE / 2), VettingVerdict::Quarantined);
+        assert_eq!(judge(&replicated, sighting("b", 17, ""), RESTART_QUARANTINE * 2), VettingVerdict::Usable);
+        assert_eq!(replicated.quarantine_left(), NOW);
     }
 
     #[test]
     fn a_promoted_replica_is_used_at_once() {
         let vetting = vetting();
         assert_eq!(judge(&vetting, sighting("a", 99, "connected_slaves:1"), NOW), VettingVerdict::Usable);
-        assert_eq!(judge(&vetting, sighting("b", 1, ""), NOW), VettingVerdict::Held);
+        assert_eq!(judge(&vetting, sighting("b", 1, ""), NOW), VettingVerdict::Quarantined);
         assert_eq!(judge(&vetting, sighting("c", 99, ""), NOW), VettingVerdict::Usable);
-        assert_eq!(vetting.hold_left(), NOW, "the hold was for another server");
+        assert_eq!(vetting.quarantine_left(), NOW, "the quarantine was for another server");
     }
 
     #[test]
@@ -245,13 +246,13 @@ mod tests {
     fn the_store_and_the_loading_of_its_data_tell_a_new_process_enough() {
         let vetting = vetting();
         let remembered = ServerSighting { remembers_replicas: true, ..sighting("a", 3, "") };
-        assert_eq!(judge(&vetting, remembered.clone(), NOW), VettingVerdict::Held);
+        assert_eq!(judge(&vetting, remembered.clone(), NOW), VettingVerdict::Quarantined);
         let loading = ServerSighting {
             info: ServerInfo::parse("run_id:b\r\nuptime_in_seconds:600\r\nrole:master\r\nloading:1"),
             ..remembered
         };
         assert_eq!(judge(&vetting, loading, NOW), VettingVerdict::Loading);
-        assert_eq!(judge(&vetting, sighting("b", 601, ""), NOW), VettingVerdict::Held, "it has loaded for long");
+        assert_eq!(judge(&vetting, sighting("b", 601, ""), NOW), VettingVerdict::Quarantined, "it has loaded for long");
     }
 
     #[test]

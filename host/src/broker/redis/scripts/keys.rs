@@ -1,7 +1,7 @@
 //! The names of the broker's keys in Redis.
 //!
 //! All names carry one hash tag, `{NAMESPACE:0}`, so that the keys of a script share a slot. The 0 is the number of the
-//! shard; there is only one. `prelude.lua` relies on the order of [`ShardKeys::fixed`].
+//! shard; there is only one. `prelude.lua` relies on the order of [`StoreKeys::fixed`].
 
 use bytes::Bytes;
 
@@ -12,12 +12,12 @@ pub const GROUP: &str = "es";
 
 /// The names of one shard's keys.
 #[derive(Debug)]
-pub struct ShardKeys {
+pub struct StoreKeys {
     prefix: String,
     fixed: [Bytes; 9],
 }
 
-impl ShardKeys {
+impl StoreKeys {
     /// The names under a namespace.
     pub fn new(namespace: &str) -> Self {
         let prefix = format!("{{{namespace}:0}}");
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn every_name_carries_the_hash_tag_of_the_shard() {
-        let keys = ShardKeys::new("shop");
+        let keys = StoreKeys::new("shop");
         let lane = keys.lane(&"orders".parse().unwrap());
         assert_eq!(lane, "{shop:0}:q:orders");
         assert_eq!(keys.idempotency(&[0xa5; 32]), format!("{{shop:0}}:idem:{}", "a5".repeat(32)));

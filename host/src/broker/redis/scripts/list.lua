@@ -8,7 +8,7 @@
 local SMALL_BYTES, AT_ONCE = 1024, 16
 local key, from, to = KEYS[10], ARGV[1], ARGV[2]
 local left, left_bytes, max, only_heads = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1'
-local kind, class, since, before, lane = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
+local event_type, class, since, before, lane = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
 must_be('stream', key)
 
 -- The header of a record of version 1, and its size with the prefix; see codec.rs. It begins with the event's id and type.
@@ -23,9 +23,9 @@ local function head_of(blob)
 end
 
 local function is_match(head)
-  if kind ~= '' then
+  if event_type ~= '' then
     local found = string.match(head, '^{"event":{"id":"[^"]*","type":"([^"\\]*)"')
-    if found and found ~= kind then
+    if found and found ~= event_type then
       return false
     end
   end
@@ -49,8 +49,8 @@ local function is_in_lane(id)
   if lane == '' then
     return true
   end
-  local kind, of, _, receipt = place_of(id)
-  return kind == 'f' and ended_lane(of, receipt) == lane
+  local place_kind, of, _, receipt = place_of(id)
+  return place_kind == 'f' and ended_lane(of, receipt) == lane
 end
 
 local rows, last, read_bytes, is_end, n = {}, '', 0, 0, 1

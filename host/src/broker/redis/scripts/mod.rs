@@ -12,7 +12,7 @@ use std::io::Write;
 use bytes::Bytes;
 use redis::Cmd;
 
-use self::keys::ShardKeys;
+use self::keys::StoreKeys;
 use crate::broker::Lane;
 
 const PRELUDE: &str = include_str!("prelude.lua");
@@ -143,18 +143,18 @@ impl<'a> ScriptCall<'a> {
     pub const MAX_BYTES: usize = 2 * 1_024 * 1_024;
 
     /// A call with the fixed keys.
-    pub fn new(script: &'a Script, keys: &ShardKeys) -> Self {
+    pub fn new(script: &'a Script, keys: &StoreKeys) -> Self {
         Self { script, keys: keys.fixed().to_vec(), arguments: ScriptArguments::default() }
     }
 
     /// Adds the streams of these lanes as keys.
-    pub fn lane_keys<'l>(mut self, keys: &ShardKeys, lanes: impl IntoIterator<Item = &'l Lane>) -> Self {
+    pub fn lane_keys<'l>(mut self, keys: &StoreKeys, lanes: impl IntoIterator<Item = &'l Lane>) -> Self {
         self.keys.extend(lanes.into_iter().map(|lane| keys.lane(lane)));
         self
     }
 
     /// Adds the streams of these lanes as keys, and their number and names as arguments.
-    pub fn named_lanes(self, keys: &ShardKeys, lanes: &[Lane]) -> Self {
+    pub fn named_lanes(self, keys: &StoreKeys, lanes: &[Lane]) -> Self {
         let mut call = self.lane_keys(keys, lanes).number(lanes.len());
         lanes.iter().for_each(|lane| call.push_text(lane.as_str()));
         call
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn a_line_of_a_script_names_its_command() {
         let scripts = ScriptSet::new();
-        let call = ScriptCall::new(&scripts.probe, &ShardKeys::new("es"));
+        let call = ScriptCall::new(&scripts.probe, &StoreKeys::new("es"));
         let line = 1 + call.script.code.lines().position(|line| line.contains("redis.call('TIME')")).unwrap();
         assert_eq!(call.command_in_line(line), Some("TIME"));
         assert_eq!((call.command_in_line(0), call.command_in_line(1), call.command_in_line(9_999)), (None, None, None));

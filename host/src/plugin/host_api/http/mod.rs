@@ -25,7 +25,7 @@ use wasmtime_wasi_http::p2::bindings::http::types::{
 };
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
-use super::guest::GuestState;
+use super::guest::InstanceHost;
 
 pub use grants::{HttpGrant, HttpGrants};
 
@@ -39,7 +39,7 @@ const MAX_WORD_BYTES: usize = 64;
 /// The longest authority and the longest path with query, like the limit of most servers.
 const MAX_TARGET_BYTES: usize = 8 * 1_024;
 
-type Store<'a> = StoreContextMut<'a, GuestState>;
+type Store<'a> = StoreContextMut<'a, InstanceHost>;
 type Request = Resource<OutgoingRequest>;
 type Pair = (String, Vec<u8>);
 
@@ -47,12 +47,12 @@ type Pair = (String, Vec<u8>);
 ///
 /// # Errors
 /// Two interfaces have the same name, which does not happen.
-pub(super) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+pub(super) fn add_to_linker(linker: &mut Linker<InstanceHost>) -> wasmtime::Result<()> {
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     replace_storing_functions(linker)
 }
 
-impl WasiHttpView for GuestState {
+impl WasiHttpView for InstanceHost {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
         let OutgoingHttp { context, sender } = &mut self.current.outgoing;
         WasiHttpCtxView { hooks: sender, table: &mut self.table, ctx: context }
@@ -60,7 +60,7 @@ impl WasiHttpView for GuestState {
 }
 
 /// Replaces the functions that store data in objects.
-fn replace_storing_functions(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+fn replace_storing_functions(linker: &mut Linker<InstanceHost>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     let mut types = linker.instance(TYPES)?;
     types.func_wrap(
@@ -123,7 +123,7 @@ fn replace_storing_functions(linker: &mut Linker<GuestState>) -> wasmtime::Resul
 /// # Errors
 /// The limit of host-call data is exceeded.
 fn set(
-    guest: &mut GuestState,
+    guest: &mut InstanceHost,
     size_bytes: usize,
     max_bytes: usize,
     set: impl FnOnce(WasiHttpCtxView<'_>) -> wasmtime::Result<Result<(), ()>>,
