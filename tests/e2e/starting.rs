@@ -177,14 +177,14 @@ impl Drop for Starting {
 
 #[test]
 fn a_stop_works_before_the_server_has_begun() {
-    let folder = tempfile::tempdir().unwrap();
-    assert!(command(folder.path(), &["plugin", "new", "hello"]).output().unwrap().status.success());
-    // The command asks for this tool before it serves, and the tool waits for a line that never comes.
-    let (tool, line) = (folder.path().join("rustc"), folder.path().join("line"));
-    std::fs::write(&tool, format!("#!/bin/sh\nread line < {}\n", line.display())).unwrap();
-    std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).unwrap();
-    make_pipe(&line);
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(command(folder.path(), &["plugin", "new", "hello"]).output().unwrap().status.success());
+        // The command asks for this tool before it serves, and the tool waits for a line that never comes.
+        let (tool, line) = (folder.path().join("rustc"), folder.path().join("line"));
+        std::fs::write(&tool, format!("#!/bin/sh\nread line < {}\n", line.display())).unwrap();
+        std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).unwrap();
+        make_pipe(&line);
         let mut dev = command(folder.path(), &["dev", "hello"]);
         dev.env("PATH", folder.path());
         let mut dev = Starting::spawn(dev);

@@ -9,7 +9,7 @@
 //! So a plugin that publishes more than it handles stops itself, and does not fill the lanes of others.
 //!
 //! The host looks at the store about once a second. In between it counts what its own attempts publish and end. So one host
-//! exceeds a limit by what a single attempt publishes, at most. It does not see what other hosts publish. Of `n` hosts, each
+//! exceeds a limit of events by what a single attempt publishes, at most, and no limit of bytes. It does not see what other hosts publish. Of `n` hosts, each
 //! therefore fills a `2n`-th of the free room between two looks. Together they exceed a limit by one attempt of each and a
 //! few percent of the room. The few percent are there because the hosts do not look at the same moment.
 
@@ -141,8 +141,10 @@ impl BacklogLimit {
             }
         }
         let known = &mut *self.0.lock();
-        let obstacle = |lane| known.count_obstacle(own, lane).or_else(|| known.bytes_obstacle(own, lane));
-        if let Some(obstacle) = lanes.iter().find_map(|(lane, _)| obstacle(lane)) {
+        let obstacle = |(lane, volume): &(Lane, EventVolume)| {
+            known.count_obstacle(own, lane).or_else(|| known.bytes_obstacle(own, lane, volume.bytes))
+        };
+        if let Some(obstacle) = lanes.iter().find_map(obstacle) {
             return Err(obstacle);
         }
         for (lane, volume) in &lanes {
@@ -244,17 +246,21 @@ impl KnownBacklog {
         })
     }
 
-    fn bytes_obstacle(&self, own: &Lane, lane: &Lane) -> Option<String> {
+    /// `more_bytes` is what the attempt publishes into the lane. It may be much, so it must fit too.
+    fn bytes_obstacle(&self, own: &Lane, lane: &Lane, more_bytes: u64) -> Option<String> {
         let limit_bytes = self.max_lane_bytes? / if lane == own { 1 } else { OTHERS_DIVISOR };
-        let backlog = self.lanes.get(lane)?;
+        let empty = LaneBacklog::default();
+        let backlog = self.lanes.get(lane).unwrap_or(&empty);
         let (waiting_bytes, failed_bytes) = (backlog.estimate().bytes, backlog.failed_bytes);
         let level = self.fill_level(backlog.waiting.bytes.saturating_add(failed_bytes), limit_bytes);
         let all_bytes = waiting_bytes.saturating_add(failed_bytes);
-        (all_bytes > 0 && all_bytes >= level).then(|| {
+        let is_full = all_bytes > 0 && all_bytes >= level;
+        (is_full || all_bytes.saturating_add(more_bytes) > limit_bytes).then(|| {
             format!(
-                "the waiting events of the lane {lane} take {waiting_bytes} bytes and its failed events {failed_bytes}; this \
-                 plugin may publish into it while they take less than {limit_bytes}{}: replay or discard failed events \
-                 (eventstream failed discard --plugin {lane}), or raise broker.max_waiting_bytes if the store has the space",
+                "the waiting events of the lane {lane} take {waiting_bytes} bytes and its failed events {failed_bytes}; with \
+                 the {more_bytes} bytes that this attempt publishes into it they may take {limit_bytes}{}: replay or discard \
+                 failed events (eventstream failed discard --plugin {lane}), or raise broker.max_waiting_bytes if the store \
+                 has the space",
                 self.share_remark(level, limit_bytes)
             )
         })

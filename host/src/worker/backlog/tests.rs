@@ -134,13 +134,20 @@ fn bytes_published_since_the_last_look_count() {
     let backlog = backlog(&[]);
     let depth = QueueDepth { max_lane_bytes: Some(25), ..QueueDepth::default() };
     backlog.update(&depth);
-    assert!(may_publish(&backlog, "a", "a") && may_publish(&backlog, "a", "a") && may_publish(&backlog, "a", "a"));
+    assert_eq!(fill(&backlog, "a", "a"), 2, "a third one would not fit");
     let why = reserve(&backlog, "a", "a").unwrap_err();
-    assert!(why.contains("30 bytes") && why.contains("broker.max_waiting_bytes"), "{why}");
-    assert!(may_publish(&backlog, "a", "b") && may_publish(&backlog, "a", "b") && !may_publish(&backlog, "a", "b"));
+    assert!(why.contains("20 bytes") && why.contains("broker.max_waiting_bytes"), "{why}");
+    assert_eq!(fill(&backlog, "a", "b"), 1, "the other half is for its own clients");
     backlog.begin_look();
     backlog.update(&depth);
     assert!(may_publish(&backlog, "a", "a"), "the store says that nothing waits");
+}
+
+#[test]
+fn one_attempt_publishes_no_more_bytes_than_an_empty_lane_may_hold() {
+    let backlog = backlog(&[]);
+    backlog.update(&QueueDepth { max_lane_bytes: Some(15), ..QueueDepth::default() });
+    assert!(may_publish(&backlog, "a", "a") && !may_publish(&backlog, "b", "c"));
 }
 
 #[test]
