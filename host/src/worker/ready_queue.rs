@@ -40,7 +40,7 @@ struct ReadyQueueState {
     pace: HandlerPace,
     /// By lane, oldest first.
     waiting: HashMap<Lane, VecDeque<WaitingDelivery>>,
-    /// Sorted, because [`SlotTable::claim`] rotates the order from claim to claim.
+    /// Sorted, because [`SlotTable::plan_claim`] rotates the order from claim to claim.
     lanes: BTreeMap<Lane, ClaimableLane>,
     runners: HashMap<Lane, usize>,
     held: HashMap<Lane, usize>,

@@ -26,7 +26,7 @@ use crate::plugin::run::plugin::GuestRuntime;
 use crate::plugin::run::plugin::Plugin;
 use crate::plugin::sandbox::Sandbox;
 use crate::plugin::sandbox::capacity::InstanceCapacity;
-use crate::plugin::sandbox::engine;
+use crate::plugin::sandbox::memory_image;
 use crate::plugin::sandbox::ticker::EpochTicker;
 use crate::plugin::settings::PluginSettings;
 use crate::plugin::settings::secrets::PluginSecrets;
@@ -173,7 +173,7 @@ impl PluginLoader {
     ) -> Result<PreparedComponent, LoadError> {
         let sandbox = self.sandbox.clone();
         let work = move || {
-            engine::prepare_image(&component)?;
+            memory_image::prepare_image(&component)?;
             let fit =
                 fit::check(&component, &sandbox.linker, context.limits.memory_bytes).map_err(LoadError::Misfits)?;
             Ok(PreparedComponent::new(fit, &sandbox, context, reuse))

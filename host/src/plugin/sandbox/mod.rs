@@ -3,6 +3,7 @@
 pub(super) mod capacity;
 pub(super) mod engine;
 pub(super) mod limits;
+pub(super) mod memory_image;
 pub(super) mod ticker;
 
 use std::sync::Arc;
