@@ -9,9 +9,10 @@
 //! So a plugin that publishes more than it handles stops itself, and does not fill the lanes of others.
 //!
 //! The host looks at the store about once a second. In between it counts what its own attempts publish and end. So one host
-//! exceeds a limit of events by what a single attempt publishes, at most, and no limit of bytes. It does not see what other hosts publish. Of `n` hosts, each
-//! therefore fills a `2n`-th of the free room between two looks. Together they exceed a limit by one attempt of each and a
-//! few percent of the room. The few percent are there because the hosts do not look at the same moment.
+//! exceeds a limit of events by what a single attempt publishes, at most, and the bytes only of its own lane. It does not see
+//! what other hosts publish. Of `n` hosts, each therefore fills a `2n`-th of the free room between two looks. Together they
+//! exceed a limit by one attempt of each and a few percent of the room. The few percent are there because the hosts do not
+//! look at the same moment.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -246,7 +247,8 @@ impl KnownBacklog {
         })
     }
 
-    /// `more_bytes` is what the attempt publishes into the lane. It may be much, so it must fit too.
+    /// `more_bytes` is what the attempt publishes into the lane. It must fit into the lane of another plugin. Into its own it
+    /// may exceed the limit: a lane that clients have filled must still be worked off.
     fn bytes_obstacle(&self, own: &Lane, lane: &Lane, more_bytes: u64) -> Option<String> {
         let limit_bytes = self.max_lane_bytes? / if lane == own { 1 } else { OTHERS_DIVISOR };
         let empty = LaneBacklog::default();
@@ -255,7 +257,8 @@ impl KnownBacklog {
         let level = self.fill_level(backlog.waiting.bytes.saturating_add(failed_bytes), limit_bytes);
         let all_bytes = waiting_bytes.saturating_add(failed_bytes);
         let is_full = all_bytes > 0 && all_bytes >= level;
-        (is_full || all_bytes.saturating_add(more_bytes) > limit_bytes).then(|| {
+        let fits = lane == own || all_bytes.saturating_add(more_bytes) <= limit_bytes;
+        (is_full || !fits).then(|| {
             format!(
                 "the waiting events of the lane {lane} take {waiting_bytes} bytes and its failed events {failed_bytes}; with \
                  the {more_bytes} bytes that this attempt publishes into it they may take {limit_bytes}{}: replay or discard \

@@ -134,9 +134,9 @@ fn bytes_published_since_the_last_look_count() {
     let backlog = backlog(&[]);
     let depth = QueueDepth { max_lane_bytes: Some(25), ..QueueDepth::default() };
     backlog.update(&depth);
-    assert_eq!(fill(&backlog, "a", "a"), 2, "a third one would not fit");
+    assert_eq!(fill(&backlog, "a", "a"), 3, "the last may exceed the limit");
     let why = reserve(&backlog, "a", "a").unwrap_err();
-    assert!(why.contains("20 bytes") && why.contains("broker.max_waiting_bytes"), "{why}");
+    assert!(why.contains("30 bytes") && why.contains("broker.max_waiting_bytes"), "{why}");
     assert_eq!(fill(&backlog, "a", "b"), 1, "the other half is for its own clients");
     backlog.begin_look();
     backlog.update(&depth);
@@ -144,9 +144,9 @@ fn bytes_published_since_the_last_look_count() {
 }
 
 #[test]
-fn one_attempt_publishes_no_more_bytes_than_an_empty_lane_may_hold() {
+fn what_one_attempt_publishes_must_fit_into_the_lane_of_another_plugin() {
     let backlog = backlog(&[]);
-    backlog.update(&QueueDepth { max_lane_bytes: Some(15), ..QueueDepth::default() });
+    backlog.update(&QueueDepth { max_lane_bytes: Some(9), ..QueueDepth::default() });
     assert!(may_publish(&backlog, "a", "a") && !may_publish(&backlog, "b", "c"));
 }
 
