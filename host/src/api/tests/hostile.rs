@@ -57,6 +57,17 @@ pub(super) async fn stalled(server: &TestServer, announced_bytes: usize, sent: &
     stream
 }
 
+/// Sends an event and a part of a request behind it, and the rest once the event is accepted. Returns what then is answered.
+async fn answer_behind_an_event(server: &TestServer, request: &str, cut: usize) -> String {
+    let mut stream = server.connect().await;
+    let (start, rest) = request.split_at(cut);
+    stream.write_all((sized(EVENT) + start).as_bytes()).await.unwrap();
+    assert_eq!(status(&read_answer(&mut stream).await), "202");
+    // The server may have refused it by now.
+    let _ = stream.write_all(rest.as_bytes()).await;
+    read_to_end(&mut stream).await
+}
+
 fn ambiguous() -> Vec<(String, &'static str)> {
     let chunks = format!("c\r\n{EVENT}\r\n0\r\n\r\n");
     vec![
@@ -81,14 +92,9 @@ async fn an_ambiguous_head_is_refused_behind_another_request_wherever_it_is_cut(
     for (request, refusal) in ambiguous() {
         // Whole, and the rest only once the first request was answered.
         for cut in [request.len(), 1, 7, POST.len() - 1, POST.len(), POST.len() + 20, request.len() - EVENT.len()] {
-            let mut stream = server.connect().await;
-            let (start, rest) = request.split_at(cut);
-            stream.write_all((sized(EVENT) + start).as_bytes()).await.unwrap();
-            assert_eq!(status(&read_answer(&mut stream).await), "202");
+            let answer = answer_behind_an_event(&server, &request, cut).await;
             accepted += 1;
-            // The server may have refused it by now.
-            let _ = stream.write_all(rest.as_bytes()).await;
-            assert_eq!(status(&read_to_end(&mut stream).await), refusal, "cut at {cut}: {request:?}");
+            assert_eq!(status(&answer), refusal, "cut at {cut}: {request:?}");
         }
     }
     assert_eq!(server.fake.len(), accepted);
@@ -128,13 +134,9 @@ async fn a_bare_line_feed_in_a_chunked_body_is_refused_wherever_it_is_cut() {
     ] {
         let request = format!("{head}c\r\n{EVENT}\r\n{end}");
         for cut in [request.len(), head.len(), request.len() - 1, request.len() - end.len(), request.len() - 3] {
-            let mut stream = server.connect().await;
-            let (start, rest) = request.split_at(cut);
-            stream.write_all((sized(EVENT) + start).as_bytes()).await.unwrap();
-            assert_eq!(status(&read_answer(&mut stream).await), "202");
+            let answer = answer_behind_an_event(&server, &request, cut).await;
             accepted += 1;
-            let _ = stream.write_all(rest.as_bytes()).await;
-            is_problem(&read_to_end(&mut stream).await, 400, "malformed-body");
+            is_problem(&answer, 400, "malformed-body");
         }
     }
     let good = format!("{head}c;a=\"b\"\r\n{EVENT}\r\n0\r\nX: y\r\n\r\n");

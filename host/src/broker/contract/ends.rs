@@ -178,7 +178,7 @@ pub async fn what_is_rare_is_found_page_by_page(rig: &dyn BrokerRig) {
 }
 
 /// The ids of all pages.
-async fn ids_of(broker: &dyn Broker, mut query: EndedQuery) -> Vec<EventId> {
+pub(super) async fn ids_of(broker: &dyn Broker, mut query: EndedQuery) -> Vec<EventId> {
     let mut ids = Vec::new();
     loop {
         let page = broker.list_ended(query.clone()).await.expect("a page");

@@ -1,6 +1,7 @@
 //! Failed events count towards their lane's limit of bytes (G8, G12), until they are replayed and processed, or
 //! discarded.
 
+use super::ends::ids_of;
 use super::*;
 use crate::broker::{DiscardOutcome, Error, ReplayOutcome, SnapshotItem};
 
@@ -106,16 +107,7 @@ pub async fn failed_events_are_listed_and_moved_with_their_lane(rig: &dyn Broker
     let unhandled = deliver_one(&*broker, "_").await;
     assert_eq!(settle_one(&*broker, &unhandled, failed(FailureClass::NoHandler)).await, SettleOutcome::Done);
     let of_lane = async |broker: &dyn Broker, name: &str| {
-        let mut query = EndedQuery { lane: Some(lane(name)), limit: 1, ..ended(EndKind::Failed) };
-        let mut ids = Vec::new();
-        loop {
-            let page = broker.list_ended(query.clone()).await.expect("a page");
-            ids.extend(page.records.iter().map(|record| record.event.id));
-            match page.next_cursor {
-                Some(cursor) => query.cursor = Some(cursor),
-                None => return ids,
-            }
-        }
+        ids_of(broker, EndedQuery { lane: Some(lane(name)), limit: 1, ..ended(EndKind::Failed) }).await
     };
     let newest_first: Vec<EventId> = ids.iter().rev().copied().collect();
     assert_eq!(of_lane(&*broker, "a").await, newest_first);
