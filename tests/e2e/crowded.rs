@@ -12,12 +12,13 @@ use eventstream_tests::on_both_brokers;
 use eventstream_tests::stage::{Broker, Stage};
 use serde_json::{Value, json};
 
-use super::wire::{connect, read_to_end};
+use super::wire::connect;
 
 on_both_brokers! {
     half_heads_on_all_connections_shut_nobody_out,
     half_bodies_on_all_connections_shut_nobody_out,
     unread_answers_on_all_connections_shut_nobody_out,
+    lists_whose_clients_go_away_shut_nobody_out,
 }
 
 /// The connections that the server takes.
@@ -26,6 +27,12 @@ const PLACES: usize = 20;
 const HELD: usize = 30;
 /// The events of others.
 const EVENTS: usize = 20;
+/// Clients that ask for a list and go away.
+const LEAVING: usize = 70;
+/// The connections that the server takes from them.
+const FEW_PLACES: usize = 60;
+/// The events of which they ask for lists.
+const LISTED: usize = 600;
 
 const POST: &str = "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
 
@@ -103,14 +110,84 @@ fn is_closed(stream: &mut TcpStream, is_read: bool) -> bool {
     }
 }
 
+/// Clients ask for a list and go away a moment later, again and again. Every event of others is accepted, every health probe is
+/// answered, and soon nothing is left of those clients.
+fn lists_whose_clients_go_away_shut_nobody_out(broker: Broker) {
+    let stage =
+        Stage::with(broker, PluginsDir::scripted(&["t"]), |options| options.with("server.max_connections", FEW_PLACES));
+    let batch: Vec<Value> = (0..LISTED).map(|_| json!({ "type": "t", "payload": {} })).collect();
+    stage.client.post_batch(&batch);
+    eventually("the events are handled", || match stage.client.metrics()["processed"].as_u64() {
+        Some(count) if count >= LISTED as u64 => Ok(()),
+        count => Err(format!("{count:?}")),
+    });
+    let list = "GET /events?limit=500 HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let live = "GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let (stop, left) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|threads| {
+        for _ in 0..LEAVING {
+            threads.spawn(|| leave_again_and_again(&stage, list, &left, &stop));
+        }
+        let _stop = StopOnDrop(&stop);
+        eventually("clients go away", || match left.load(Ordering::Relaxed) {
+            many if many >= 3 * LEAVING => Ok(()),
+            few => Err(few),
+        });
+        for _ in 0..EVENTS {
+            for (request, status) in [(&*event(), "HTTP/1.1 202"), (live, "HTTP/1.1 200")] {
+                let answer = ask(&stage, request);
+                assert!(answer.starts_with(status), "{answer}");
+            }
+        }
+    });
+    eventually("nothing is left of those clients", || match sockets_of_the_gone(&stage) {
+        0 => Ok(()),
+        many => Err(many),
+    });
+}
+
+/// Sends a request and goes away a moment later, again and again.
+fn leave_again_and_again(stage: &Stage, request: &str, left: &AtomicUsize, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        let mut stream = connect(stage);
+        let _ = stream.write_all(request.as_bytes());
+        std::thread::sleep(Duration::from_millis(50));
+        left.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The sockets of the server, accepted or not, whose clients have closed them.
+fn sockets_of_the_gone(stage: &Stage) -> usize {
+    let port: u16 = stage.host.url().rsplit(':').next().unwrap().parse().unwrap();
+    let local = format!(":{port:04X}");
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let is_gone = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        // State 8 is CLOSE-WAIT.
+        fields[1].ends_with(&local) && fields[3] == "08"
+    };
+    table.lines().skip(1).filter(is_gone).count()
+}
+
+/// What is answered to a request.
+fn ask(stage: &Stage, request: &str) -> String {
+    let mut stream = connect(stage);
+    let _ = stream.write_all(request.as_bytes());
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer);
+    format!("{}{}", String::from_utf8_lossy(&answer), read.map_or_else(|error| format!(" {error}"), |_| String::new()))
+}
+
+/// A request that publishes an event.
+fn event() -> String {
+    let body = json!({ "type": "t", "payload": {} }).to_string();
+    format!("{POST}Connection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
 /// Publishes an event and returns its id. Like any client, it sends the event again if the server says 503.
 fn publish(stage: &Stage) -> String {
-    let body = json!({ "type": "t", "payload": {} }).to_string();
-    let request = format!("{POST}Connection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let answer = eventually("an event is accepted", || {
-        let mut stream = connect(stage);
-        stream.write_all(request.as_bytes()).unwrap();
-        let answer = read_to_end(stream);
+        let answer = ask(stage, &event());
         assert!(answer.starts_with("HTTP/1.1 202") || answer.starts_with("HTTP/1.1 503"), "{answer}");
         if answer.starts_with("HTTP/1.1 202") { Ok(answer) } else { Err(answer) }
     });

@@ -21,6 +21,7 @@ use super::memory_budget::PrepaidCharge;
 use super::problem::{Problem, ProblemKind};
 use super::query;
 use super::request::{self, PathParameter};
+use super::requester::Requester;
 use super::response::{json, json_text};
 
 /// The most bytes of an answer for each event of an array: a quoted id, `true` or `false`, and two commas.
@@ -104,9 +105,13 @@ fn accepted_text(broker: &str, durability: Durability, accepted: AcceptedEvent) 
 }
 
 /// Lists processed events, newest first.
-pub(super) async fn list(State(api): State<Arc<ApiState>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+pub(super) async fn list(
+    State(api): State<Arc<ApiState>>,
+    requester: Requester,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
     let ended = query::parse_ended_query(query.as_deref(), EndKind::Processed)?;
-    let _permit = api.memory.acquire_page_permit().await?;
+    let _turn = api.memory.page_turns().enter(&requester).await?;
     let EndedPage { records, next_cursor } = api.event_log.list_ended(ended).await?;
     let events = records.iter().map(EventView::of_ended).collect();
     Ok(json(StatusCode::OK, &EventPage { events, next_cursor: next_cursor.as_deref() }))

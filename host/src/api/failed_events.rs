@@ -18,6 +18,7 @@ use super::events::{find_event, parse_event_id, unknown_event};
 use super::problem::{Problem, ProblemKind};
 use super::query;
 use super::request::PathParameter;
+use super::requester::Requester;
 use super::response::json;
 
 /// The longest reason of a discard, in characters.
@@ -40,9 +41,13 @@ struct EventChanged {
 }
 
 /// Lists failed events, newest first.
-pub(super) async fn list(State(api): State<Arc<ApiState>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+pub(super) async fn list(
+    State(api): State<Arc<ApiState>>,
+    requester: Requester,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
     let ended = query::parse_ended_query(query.as_deref(), EndKind::Failed)?;
-    let _permit = api.memory.acquire_page_permit().await?;
+    let _turn = api.memory.page_turns().enter(&requester).await?;
     let EndedPage { records, next_cursor } = api.event_log.list_ended(ended).await?;
     let failed_events = records.iter().map(EventView::of_ended).collect();
     Ok(json(StatusCode::OK, &FailedEventPage { failed_events, next_cursor: next_cursor.as_deref() }))

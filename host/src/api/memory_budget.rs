@@ -9,39 +9,32 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::response::{IntoResponse, Response};
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::page_turns::PageTurns;
 use super::problem::Problem;
 
 /// The bytes of each body, head and answer that are not charged.
 pub(super) const FREE_BYTES: usize = 8 * 1024;
 /// The unit of a charge, in bytes.
 const UNIT_BYTES: usize = 1024;
-/// The most pages of events that are read and written as JSON at a time. Until its answer is charged, a page takes up to
-/// three times [`MAX_PAGE_BYTES`](crate::broker::MAX_PAGE_BYTES).
-const MAX_PAGES: usize = 4;
-/// The longest time for which a request waits for a page permit.
-const PAGE_PATIENCE: Duration = Duration::from_secs(5);
-
 /// The memory that all bodies, heads and answers in progress may take together. Clones share one budget.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget {
     free_units: Arc<Semaphore>,
     size_bytes: usize,
-    page_permits: Arc<Semaphore>,
+    page_turns: PageTurns,
 }
 
 impl MemoryBudget {
     /// A budget of this size, rounded down to a KiB.
     pub fn new(size_bytes: usize) -> Self {
         let units = (size_bytes / UNIT_BYTES).min(Semaphore::MAX_PERMITS);
-        let page_permits = Arc::new(Semaphore::new(MAX_PAGES));
-        Self { free_units: Arc::new(Semaphore::new(units)), size_bytes, page_permits }
+        Self { free_units: Arc::new(Semaphore::new(units)), size_bytes, page_turns: PageTurns::default() }
     }
 
     /// A charge of no bytes yet.
@@ -49,15 +42,9 @@ impl MemoryBudget {
         MemoryCharge { budget: self.clone(), permit: None }
     }
 
-    /// Waits for permission to make a page of events. Drop the permit when the page is written.
-    ///
-    /// # Errors
-    /// The refusal to answer with if no permit becomes free in time.
-    pub(super) async fn acquire_page_permit(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        match tokio::time::timeout(PAGE_PATIENCE, Arc::clone(&self.page_permits).acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(Problem::overloaded("other requests for pages of events take too long: try again")),
-        }
+    /// The turns to make pages of events. Drop the turn when the page is written.
+    pub(super) fn page_turns(&self) -> &PageTurns {
+        &self.page_turns
     }
 
     /// Charges an answer until it is written. If the budget is used up, returns a refusal instead where `may_refuse` allows

@@ -14,11 +14,13 @@ mod guard;
 mod health;
 mod memory_budget;
 mod metrics;
+mod page_turns;
 mod plugins;
 mod problem;
 mod problem_kind;
 mod query;
 mod request;
+mod requester;
 mod response;
 mod server;
 

@@ -3,9 +3,10 @@
 //! A list reads far more than a claim or a settle. With the limit, many clients that ask for lists delay the other
 //! calls only a little.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Error;
 
@@ -17,23 +18,23 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 /// Hands out turns in the order of the requests.
 #[derive(Debug)]
 pub(super) struct ListLimiter {
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     max_wait: Duration,
 }
 
 impl Default for ListLimiter {
     fn default() -> Self {
-        Self { turns: Semaphore::new(MAX_LISTS), max_wait: MAX_WAIT }
+        Self { turns: Arc::new(Semaphore::new(MAX_LISTS)), max_wait: MAX_WAIT }
     }
 }
 
 impl ListLimiter {
-    /// Waits for a turn. The turn ends when the permit is dropped.
+    /// Waits for a turn. The turn ends when the permit is dropped. A read that goes on after its call was dropped keeps it.
     ///
     /// # Errors
     /// [`Error::Busy`]: no turn was free in time.
-    pub(super) async fn enter(&self) -> Result<SemaphorePermit<'_>, Error> {
-        match tokio::time::timeout(self.max_wait, self.turns.acquire()).await {
+    pub(super) async fn enter(&self) -> Result<OwnedSemaphorePermit, Error> {
+        match tokio::time::timeout(self.max_wait, Arc::clone(&self.turns).acquire_owned()).await {
             Ok(Ok(turn)) => Ok(turn),
             Ok(Err(_)) | Err(_) => Err(Error::Busy(format!(
                 "{MAX_LISTS} lists of events are being read, which is the limit: try again later"

@@ -1,18 +1,19 @@
 //! Limits the connections. When all places are taken and another client waits, a connection without progress gives way.
 //!
 //! Otherwise one client could open all connections, stop anywhere in a request or an answer, and shut out every other client.
-//! A connection is spared while its client sends or reads, and while its request is handled. The client with the most
-//! connections gives way first.
+//! A connection is spared while its client sends or reads, and while its request is handled. Clients that may be gone give way
+//! first, then those with the most connections.
 //!
-//! If no connection gives way, a few spare ones are accepted beyond the limit. They answer health probes. Another request
-//! waits on them for a place, once it has arrived whole, and is refused if none becomes free.
+//! Nobody waits to be accepted. Beyond the limit, a few spare connections answer health probes. Another request waits on them
+//! for a place once it has arrived whole, and is refused if none becomes free. If many are spare, one of them gives way to
+//! each further one.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -20,13 +21,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::phase::PhaseTracker;
+use super::phase::{PhaseTracker, Shortage, YieldReason};
+use super::socket::ClientSocket;
+use crate::api::memory_budget::MemoryBudget;
 
 /// The connections that are accepted beyond the limit.
-const SPARE_CONNECTIONS: usize = 64;
-/// The longest time for which a waiting client relies on a connection that gives way to close.
+const SPARE_CONNECTIONS: usize = 128;
+/// From so many spare connections on, one gives way to each further one. The rest of them is for those that are closing.
+const CROWDED_SPARES: usize = SPARE_CONNECTIONS / 2;
+/// How often a newcomer lets other tasks run before it is refused.
+const MAX_YIELDS: usize = 16;
+/// The time that a connection which gives way has to close, before another one is looked for.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(250);
-/// The shortest time between two searches for a connection that gives way.
+/// The shortest time between two searches of a waiting request for a connection that gives way.
 const MIN_SEARCH_PAUSE: Duration = Duration::from_millis(10);
 /// The time for which a request waits before slow clients give way, too. It is long enough for a client to be seen to stall.
 const SLOW_PATIENCE: Duration = Duration::from_millis(1_500);
@@ -38,36 +45,47 @@ pub(super) struct AdmissionControl {
     max_connections: usize,
     places: Arc<Semaphore>,
     spare_places: Arc<Semaphore>,
-    open: Mutex<HashMap<u64, OpenConnection>>,
-    last_id: AtomicU64,
+    open: Mutex<OpenConnections>,
+}
+
+#[derive(Default)]
+struct OpenConnections {
+    last_id: u64,
+    with_place: HashMap<u64, OpenConnection>,
+    spare: HashMap<u64, OpenConnection>,
+    by_client: HashMap<IpAddr, usize>,
 }
 
 /// A connection as the others see it.
-pub(super) struct OpenConnection {
+struct OpenConnection {
+    client: IpAddr,
+    socket: ClientSocket,
+    phases: PhaseTracker,
+    give_way: CancellationToken,
+    _place: OwnedSemaphorePermit,
+}
+
+/// An open connection, until it is dropped.
+pub(super) struct AdmittedConnection {
+    admission: Arc<AdmissionControl>,
+    id: u64,
+    has_place: AtomicBool,
+    /// What the connections of this client have in common.
     pub(super) client: IpAddr,
-    pub(super) is_spare: bool,
+    pub(super) socket: ClientSocket,
     pub(super) phases: PhaseTracker,
     /// Cancelled when the connection gives way.
     pub(super) give_way: CancellationToken,
 }
 
-/// The place of one connection. Dropping it frees the place.
-pub(super) struct ConnectionPermit {
-    /// Whether the connection is beyond the limit. Its requests then need a place, except health probes.
-    pub(super) is_spare: bool,
-    _permit: OwnedSemaphorePermit,
-}
-
-/// Keeps a connection registered until it is dropped.
-pub(super) struct ConnectionEntry {
-    admission: Arc<AdmissionControl>,
+/// A connection that may give way.
+#[derive(Clone, Copy, Debug)]
+struct YieldOffer {
     id: u64,
-}
-
-impl Drop for ConnectionEntry {
-    fn drop(&mut self) {
-        self.admission.open.lock().remove(&self.id);
-    }
+    reason: YieldReason,
+    from: Instant,
+    /// The connections of its client.
+    connections: usize,
 }
 
 impl AdmissionControl {
@@ -77,106 +95,112 @@ impl AdmissionControl {
             places: Arc::new(Semaphore::new(max_connections)),
             spare_places: Arc::new(Semaphore::new(SPARE_CONNECTIONS)),
             open: Mutex::default(),
-            last_id: AtomicU64::new(0),
         }
     }
 
-    /// Admits a connection. Waits if even the spare places are taken.
+    /// Admits a connection. Another one may give way to it. Returns `None` if even the spare ones are taken, or if its client may
+    /// be gone and all places are taken. This waits for no client, but without a place it lets other tasks run.
     ///
     /// # Cancel safety
-    /// Dropping the future frees the place.
-    pub(super) async fn admit(&self) -> ConnectionPermit {
-        let regular = |permit| ConnectionPermit { is_spare: false, _permit: permit };
-        if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
-            return regular(permit);
+    /// If the future is dropped, the connection is not admitted.
+    pub(super) async fn admit(
+        self: &Arc<Self>,
+        socket: &ClientSocket,
+        address: IpAddr,
+        memory: &MemoryBudget,
+    ) -> Option<AdmittedConnection> {
+        if self.places.available_permits() == 0 && socket.has_left_behind_a_read() {
+            return None;
         }
-        let mut place = pin!(Arc::clone(&self.places).acquire_owned());
-        let mut spare_place = pin!(Arc::clone(&self.spare_places).acquire_owned());
-        if self.make_room(false, false).is_ok()
-            && let Ok(Ok(permit)) = tokio::time::timeout(CLOSE_PATIENCE, &mut place).await
-        {
-            return regular(permit);
-        }
-        let mut search_at = Instant::now();
-        loop {
-            // The semaphores are never closed.
-            tokio::select! {
-                biased;
-                Ok(permit) = &mut place => return regular(permit),
-                Ok(permit) = &mut spare_place => return ConnectionPermit { is_spare: true, _permit: permit },
-                () = sleep_until(search_at) => {}
+        for _ in 0..MAX_YIELDS {
+            let admitted = self.try_admit(socket, address, memory);
+            if admitted.as_ref().is_some_and(AdmittedConnection::has_place) {
+                return admitted;
             }
-            search_at = self.make_room(true, false).map_or_else(|at| at, |()| Instant::now() + CLOSE_PATIENCE);
+            // Lets those close that gave way, or their number would grow until others are refused.
+            tokio::task::yield_now().await;
+            if admitted.is_some() {
+                return admitted;
+            }
         }
+        self.warn_all_taken();
+        None
     }
 
-    /// Acquires a place for a request that has arrived on a spare connection. Returns `None` if none becomes free in time.
-    pub(super) async fn acquire_place(&self) -> Option<OwnedSemaphorePermit> {
-        let mut place = pin!(Arc::clone(&self.places).acquire_owned());
-        let begin = Instant::now();
-        let mut search_at = begin;
-        loop {
-            tokio::select! {
-                biased;
-                permit = &mut place => return permit.ok(),
-                () = sleep_until(search_at) => {}
+    fn try_admit(
+        self: &Arc<Self>,
+        socket: &ClientSocket,
+        address: IpAddr,
+        memory: &MemoryBudget,
+    ) -> Option<AdmittedConnection> {
+        let (place, has_place) = match Arc::clone(&self.places).try_acquire_owned() {
+            Ok(place) => (place, true),
+            Err(_) => {
+                // Whether or not one gives way, the newcomer sends its request first.
+                let _ = self.make_room(Shortage::Place, 1);
+                let _ = self.make_room(Shortage::Connection, 1);
+                (Arc::clone(&self.spare_places).try_acquire_owned().ok()?, false)
             }
-            let now = Instant::now();
-            if now >= begin + PLACE_PATIENCE {
-                let max_connections = self.max_connections;
-                tracing::warn!(
-                    "all server.max_connections = {max_connections} connections have a request in progress; others are refused"
-                );
-                return None;
-            }
-            let slow_too = now >= begin + SLOW_PATIENCE;
-            let search_by = begin + if slow_too { PLACE_PATIENCE } else { SLOW_PATIENCE };
-            search_at = self.make_room(false, slow_too).map_or_else(|at| at, |()| now + CLOSE_PATIENCE).min(search_by);
-        }
+        };
+        let client = client_network(address);
+        let (phases, give_way) = (PhaseTracker::new(memory), CancellationToken::new());
+        let connection = OpenConnection {
+            client,
+            socket: socket.clone(),
+            phases: phases.clone(),
+            give_way: give_way.clone(),
+            _place: place,
+        };
+        let mut open = self.open.lock();
+        open.last_id += 1;
+        let id = open.last_id;
+        *open.by_client.entry(client).or_default() += 1;
+        if has_place { &mut open.with_place } else { &mut open.spare }.insert(id, connection);
+        drop(open);
+        let (admission, has_place) = (Arc::clone(self), AtomicBool::new(has_place));
+        Some(AdmittedConnection { admission, id, has_place, client, socket: socket.clone(), phases, give_way })
     }
 
-    /// Makes a connection give way, on a regular place unless `spare_too`: of the client with the most connections the one that
-    /// has made no progress for the longest time. With `slow_too`, a client that sends or reads very slowly makes no progress.
+    /// Makes a connection give way because of a shortage, unless enough of them are closing. `newcomers` are not admitted yet.
     ///
     /// # Errors
     /// When to try again, if no connection gives way now.
-    pub(super) fn make_room(&self, spare_too: bool, slow_too: bool) -> Result<(), Instant> {
+    pub(super) fn make_room(&self, shortage: Shortage, newcomers: usize) -> Result<(), Instant> {
         let open = self.open.lock();
-        let mut by_client: HashMap<IpAddr, usize> = HashMap::new();
-        for connection in open.values() {
-            *by_client.entry(connection.client).or_default() += 1;
-        }
-        let candidates = || {
-            let considered = open.values().filter(|connection| spare_too || !connection.is_spare);
-            considered.filter_map(|connection| Some((connection.phases.gives_way_at(slow_too)?, connection)))
+        let waiting = open.spare.len() + newcomers;
+        let (candidates, wanted) = match shortage {
+            Shortage::Place | Shortage::LastingPlace => (&open.with_place, waiting),
+            Shortage::Connection => (&open.spare, waiting.saturating_sub(CROWDED_SPARES)),
         };
         let now = Instant::now();
-        let first = candidates()
-            .filter(|(at, _)| *at <= now)
-            .min_by_key(|(at, connection)| (Reverse(by_client.get(&connection.client).copied()), *at));
-        if let Some((_, connection)) = first
-            && connection.phases.evict(slow_too)
-        {
-            connection.give_way.cancel();
-            return Ok(());
+        let closing = || candidates.values().filter(|connection| connection.phases.is_evicted()).count();
+        if wanted == 0 || closing() >= wanted {
+            return Err(now + CLOSE_PATIENCE);
         }
-        let next = candidates().map(|(at, _)| at).min();
+        let offers = candidates.iter().filter_map(|(id, connection)| {
+            let (reason, from) = connection.phases.gives_way(shortage, connection.socket.signs())?;
+            let connections = open.by_client.get(&connection.client).copied().unwrap_or_default();
+            Some(YieldOffer { id: *id, reason, from, connections })
+        });
+        let next = match pick(offers, now) {
+            Ok(id) => {
+                if let Some(connection) = candidates.get(&id)
+                    && connection.phases.evict(shortage, connection.socket.signs())
+                {
+                    connection.give_way.cancel();
+                    return Ok(());
+                }
+                None
+            }
+            Err(next) => next,
+        };
         Err(next.unwrap_or(now + CLOSE_PATIENCE).max(now + MIN_SEARCH_PAUSE))
-    }
-
-    /// Registers a connection, so that it may give way.
-    pub(super) fn register(self: &Arc<Self>, connection: OpenConnection) -> ConnectionEntry {
-        let id = self.last_id.fetch_add(1, Ordering::Relaxed);
-        let client = client_network(connection.client);
-        self.open.lock().insert(id, OpenConnection { client, ..connection });
-        ConnectionEntry { admission: Arc::clone(self), id }
     }
 
     /// The number of open connections.
     pub(super) fn open_connections(&self) -> usize {
-        self.max_connections + SPARE_CONNECTIONS
-            - self.places.available_permits()
-            - self.spare_places.available_permits()
+        let open = self.open.lock();
+        open.with_place.len() + open.spare.len()
     }
 
     /// Waits until every connection is closed. No connection is admitted meanwhile.
@@ -185,6 +209,94 @@ impl AdmissionControl {
         let _regular = self.places.acquire_many(all(self.max_connections)).await;
         let _spare = self.spare_places.acquire_many(all(SPARE_CONNECTIONS)).await;
     }
+
+    fn warn_all_taken(&self) {
+        let max_connections = self.max_connections;
+        tracing::warn!(
+            "all server.max_connections = {max_connections} connections have a request in progress; others are refused"
+        );
+    }
+}
+
+impl AdmittedConnection {
+    /// Whether the connection has a place. Else its requests need one, except health probes.
+    pub(super) fn has_place(&self) -> bool {
+        self.has_place.load(Ordering::Relaxed)
+    }
+
+    /// Acquires a place for a request that has arrived, and keeps it for later ones. Returns whether it got one. Without one,
+    /// the request must not be handled: none became free in time, or the connection gave way.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the connection gets no place.
+    pub(super) async fn acquire_place(&self) -> bool {
+        let admission = &*self.admission;
+        let mut place = pin!(Arc::clone(&admission.places).acquire_owned());
+        self.phases.begin_wait();
+        let begin = Instant::now();
+        let mut search_at = begin;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.give_way.cancelled() => return false,
+                Ok(place) = &mut place => {
+                    self.take_place(place);
+                    return self.phases.end_wait();
+                }
+                () = sleep_until(search_at) => {}
+            }
+            let yields = self.phases.gives_way(Shortage::Place, self.socket.signs());
+            if yields.is_some_and(|(reason, _)| reason == YieldReason::Leaving) {
+                return false;
+            }
+            let now = Instant::now();
+            if now >= begin + PLACE_PATIENCE {
+                admission.warn_all_taken();
+                return false;
+            }
+            let (shortage, search_by) = if now >= begin + SLOW_PATIENCE {
+                (Shortage::LastingPlace, begin + PLACE_PATIENCE)
+            } else {
+                (Shortage::Place, begin + SLOW_PATIENCE)
+            };
+            search_at = admission.make_room(shortage, 0).map_or_else(|at| at, |()| now + CLOSE_PATIENCE).min(search_by);
+        }
+    }
+
+    fn take_place(&self, place: OwnedSemaphorePermit) {
+        let mut open = self.admission.open.lock();
+        if let Some(connection) = open.spare.remove(&self.id) {
+            open.with_place.insert(self.id, OpenConnection { _place: place, ..connection });
+            self.has_place.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for AdmittedConnection {
+    fn drop(&mut self) {
+        let mut open = self.admission.open.lock();
+        let with_place = open.with_place.remove(&self.id);
+        let closed = with_place.or_else(|| open.spare.remove(&self.id));
+        if let Some(connections) = open.by_client.get_mut(&self.client) {
+            *connections -= 1;
+            if *connections == 0 {
+                open.by_client.remove(&self.client);
+            }
+        }
+        drop(open);
+        drop(closed);
+    }
+}
+
+/// The connection that gives way by now: by its reason, then of the client with the most connections, then the one that has
+/// offered it for the longest time.
+///
+/// # Errors
+/// When the next one offers it, if any does.
+fn pick(offers: impl Iterator<Item = YieldOffer> + Clone, now: Instant) -> Result<u64, Option<Instant>> {
+    let due = offers.clone().filter(|offer| offer.from <= now);
+    let first = due.min_by_key(|offer| (offer.reason, Reverse(offer.connections), offer.from));
+    first.map(|offer| offer.id).ok_or_else(|| offers.map(|offer| offer.from).min())
 }
 
 /// What the connections of one client have in common. A client with IPv6 usually has all addresses of a /64 network.
@@ -197,40 +309,92 @@ fn client_network(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
-    use crate::api::memory_budget::MemoryBudget;
+
+    /// A socket that was read, and nothing was there.
+    async fn silent_socket() -> (ClientSocket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let theirs = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut socket = ClientSocket::new(listener.accept().await.unwrap().0);
+        assert!(futures_util::poll!(pin!(socket.read_u8())).is_pending());
+        (socket, theirs)
+    }
 
     #[test]
-    fn the_client_with_the_most_connections_gives_way_first() {
-        let admission = Arc::new(AdmissionControl::new(4));
-        let open = |client: &str, is_spare| {
-            let phases = PhaseTracker::new(&MemoryBudget::new(0));
-            phases.record_bytes(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-            // A request that was answered.
-            drop(phases.begin_request(&mut axum::http::Request::new(String::new())));
-            let give_way = CancellationToken::new();
-            let connection =
-                OpenConnection { client: client.parse().unwrap(), is_spare, phases, give_way: give_way.clone() };
-            (admission.register(connection), give_way)
-        };
-        let connections = [
-            open("2001:db8::1", false),
-            open("10.0.0.1", false),
-            open("::ffff:10.0.0.1", false),
-            open("2001:db8::2", false),
-            open("2001:db8:0:1::2", true),
-            open("2001:db8::3", false),
+    fn who_may_be_gone_gives_way_first_then_the_client_with_the_most_connections() {
+        let now = Instant::now() + Duration::from_secs(60);
+        let ago = |seconds| now - Duration::from_secs(seconds);
+        let offer = |id, reason, seconds, connections| YieldOffer { id, reason, from: ago(seconds), connections };
+        let mut offers = vec![
+            offer(1, YieldReason::UnbegunChange, 9, 9),
+            offer(2, YieldReason::Unbegun, 1, 9),
+            offer(3, YieldReason::Unbegun, 5, 8),
+            offer(4, YieldReason::Stalled, 1, 2),
+            offer(5, YieldReason::Stalled, 3, 2),
+            offer(6, YieldReason::Stalled, 9, 1),
+            offer(7, YieldReason::Leaving, 0, 1),
+            YieldOffer { from: now + Duration::from_secs(7), ..offer(8, YieldReason::Stalled, 0, 9) },
         ];
         let mut order = Vec::new();
-        for _ in 0..5 {
-            admission.make_room(false, false).unwrap();
-            let gone = |index: &usize| connections[*index].1.is_cancelled() && !order.contains(index);
-            let next = (0..connections.len()).find(gone).unwrap();
-            order.push(next);
+        while let Ok(id) = pick(offers.iter().copied(), now) {
+            order.push(id);
+            offers.retain(|offer| offer.id != id);
         }
-        assert_eq!(order, [0, 3, 5, 1, 2]);
-        admission.make_room(false, false).unwrap_err();
-        admission.make_room(true, false).unwrap();
-        assert!(connections[4].1.is_cancelled());
+        assert_eq!(order, [7, 5, 4, 6, 2, 3, 1]);
+        assert_eq!(pick(offers.iter().copied(), now), Err(Some(now + Duration::from_secs(7))));
+        assert_eq!(pick([].into_iter(), now), Err(None));
+    }
+
+    #[tokio::test]
+    async fn as_many_give_way_as_wait_and_each_client_loses_in_turn() {
+        let (socket, _theirs) = silent_socket().await;
+        let (admission, memory) = (Arc::new(AdmissionControl::new(6)), MemoryBudget::new(0));
+        let admit = |client: &str| admission.try_admit(&socket, client.parse().unwrap(), &memory).unwrap();
+        let open = |client| {
+            let connection = admit(client);
+            connection.phases.record_bytes(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+            // A request that was answered.
+            drop(connection.phases.begin_request(&mut axum::http::Request::new(String::new())));
+            connection
+        };
+        let clients = ["2001:db8::1", "10.0.0.1", "::ffff:10.0.0.1", "2001:db8::2", "2001:db8:0:1::2", "2001:db8::3"];
+        let mut connections: Vec<_> = clients.map(|client| Some(open(client))).into();
+        let (mut newcomers, mut order) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            newcomers.push(admit("10.9.9.9"));
+            admission.make_room(Shortage::Place, 0).unwrap_err();
+            let is_next = |it: &Option<AdmittedConnection>| it.as_ref().is_some_and(|it| it.give_way.is_cancelled());
+            let next = connections.iter().position(is_next).expect("one gives way to each newcomer");
+            order.push(next);
+            connections[next] = None;
+            assert!(newcomers.last().unwrap().acquire_place().await);
+        }
+        assert_eq!((order, newcomers.iter().all(AdmittedConnection::has_place)), (vec![0, 1, 3], true));
+        assert_eq!(admission.open_connections(), 6);
+        drop((connections, newcomers));
+        assert!(admission.open.lock().by_client.is_empty());
+    }
+
+    #[tokio::test]
+    async fn among_many_spare_connections_one_gives_way_to_each_newcomer() {
+        let (socket, _theirs) = silent_socket().await;
+        let (admission, memory) = (Arc::new(AdmissionControl::new(0)), MemoryBudget::new(0));
+        let admit = |client: &str| admission.try_admit(&socket, client.parse().unwrap(), &memory);
+        let honest = admit("10.0.0.2").unwrap();
+        let mut open = Vec::new();
+        for count in 1..1_000 {
+            open.push(admit("10.0.0.1").unwrap());
+            open.retain(|connection| !connection.give_way.is_cancelled());
+            assert_eq!(open.len(), count.min(CROWDED_SPARES - 1));
+        }
+        assert!(!honest.give_way.is_cancelled());
+        // Those that give way are still closing.
+        while let Some(connection) = admit("10.0.0.1") {
+            open.push(connection);
+        }
+        assert_eq!(admission.open_connections(), SPARE_CONNECTIONS);
     }
 }

@@ -1,7 +1,7 @@
 //! Serves one connection: reads its requests one after the other and answers each.
 
-use std::convert::Infallible;
-use std::net::IpAddr;
+use std::future::pending;
+use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,11 +15,10 @@ use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::admission::{AdmissionControl, OpenConnection};
-use super::phase::{PhaseTracker, RequestInProgress};
+use super::admission::AdmittedConnection;
+use super::phase::RequestInProgress;
 use super::timed_stream::{ConnectionTimeouts, TimedStream};
 use super::write_pace::WritePace;
 use crate::api::api_state::ServerOptions;
@@ -27,6 +26,7 @@ use crate::api::gateway::Gateway;
 use crate::api::guard;
 use crate::api::problem::Problem;
 use crate::api::request::buffer_body;
+use crate::api::requester::{Requester, RequesterConnection};
 
 /// The most bytes of a head that are read. This is more than a request may have, so that most larger ones still get a
 /// problem document that states the limit.
@@ -44,40 +44,27 @@ const EVICTION_TIME: Duration = Duration::from_millis(200);
 pub(super) struct ConnectionContext {
     pub(super) gateway: Gateway,
     pub(super) options: Arc<ServerOptions>,
-    pub(super) admission: Arc<AdmissionControl>,
-    pub(super) client: IpAddr,
-    /// Whether the connection is beyond the limit.
-    pub(super) is_spare: bool,
+    pub(super) connection: AdmittedConnection,
 }
 
 impl ConnectionContext {
-    /// Serves a connection to its end. Once `close` is cancelled, it ends as soon as no request is in progress.
-    pub(super) async fn serve_connection(self, stream: TcpStream, close: CancellationToken) {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!("a connection was closed before it was served: {error}");
-            return;
-        }
+    /// Serves the connection to its end. Once `close` is cancelled, it ends as soon as no request is in progress.
+    pub(super) async fn serve(self, close: CancellationToken) {
+        let AdmittedConnection { socket, phases, give_way, .. } = &self.connection;
+        let (socket, phases, give_way) = (socket.clone(), phases.clone(), give_way.clone());
         let options = Arc::clone(&self.options);
-        let header_timeout_ms = options.header_timeout_ms.min(if self.is_spare { SPARE_TIMEOUT_MS } else { u64::MAX });
+        let max_header_ms = if self.connection.has_place() { u64::MAX } else { SPARE_TIMEOUT_MS };
         let timeouts = ConnectionTimeouts {
-            header_timeout_ms,
+            header_timeout_ms: options.header_timeout_ms.min(max_header_ms),
             idle_timeout_ms: options.idle_timeout_ms,
             write_pace: WRITE_PACE,
             linger_ms: LINGER_MS,
         };
-        let phases = PhaseTracker::new(self.gateway.memory());
-        let give_way = CancellationToken::new();
-        let _entry = self.admission.register(OpenConnection {
-            client: self.client,
-            is_spare: self.is_spare,
-            phases: phases.clone(),
-            give_way: give_way.clone(),
-        });
-        let stream = TimedStream::new(stream, phases.clone(), timeouts);
+        let stream = TimedStream::new(socket, phases.clone(), timeouts);
         let context = Arc::new(self);
         let service = service_fn(move |mut request| {
             let in_progress = phases.begin_request(&mut request);
-            Arc::clone(&context).answer_request(phases.clone(), in_progress, request)
+            Arc::clone(&context).answer_request(in_progress, request)
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -111,20 +98,32 @@ impl ConnectionContext {
         }
     }
 
+    /// Answers a request.
+    ///
+    /// # Errors
+    /// The client is gone, and its request was dropped, since it changes nothing.
     async fn answer_request(
         self: Arc<Self>,
-        phases: PhaseTracker,
         in_progress: RequestInProgress,
         request: Request<Incoming>,
-    ) -> Result<Response<TrackedBody>, Infallible> {
-        let request = request.map(Body::new);
-        let mut response = if self.is_spare {
-            self.answer_on_spare(request).await
+    ) -> io::Result<Response<TrackedBody>> {
+        let mut request = request.map(Body::new);
+        let mut response = if request.method().is_safe() {
+            let requester = Requester::new(self.connection.client, Arc::clone(&self) as _);
+            request.extensions_mut().insert(requester);
+            tokio::select! {
+                biased;
+                response = self.answer(request) => response,
+                () = self.request_dropped() => {
+                    return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the client did not wait for its answer"));
+                }
+            }
         } else {
-            self.gateway.clone().answer(request).await
+            self.answer(request).await
         };
+        let phases = &self.connection.phases;
         phases.begin_answer();
-        if self.is_spare || phases.is_last_request() {
+        if !self.connection.has_place() || phases.is_last_request() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if response.headers().contains_key(CONNECTION) {
@@ -133,24 +132,50 @@ impl ConnectionContext {
         Ok(response.map(|body| TrackedBody { body, _in_progress: in_progress }))
     }
 
-    /// Answers a request on a spare connection. It needs a place, unless it is a health probe. It waits for one only when it
-    /// has arrived whole: a client that stalls takes no place from others.
-    async fn answer_on_spare(&self, request: Request<Body>) -> Response<Body> {
-        let is_probe = matches!(request.uri().path().trim_end_matches('/'), "/livez" | "/readyz");
-        let body_timeout_ms = self.options.body_timeout_ms.min(SPARE_TIMEOUT_MS);
-        let options = ServerOptions { body_timeout_ms, ..ServerOptions::clone(&self.options) };
-        let refused = |problem: Problem| guard::add_common_headers(problem.into_response());
-        let request = match buffer_body(request, &options, self.gateway.memory()).await {
-            Ok(request) => request,
-            Err(problem) => return refused(problem),
-        };
-        let place = if is_probe { None } else { self.admission.acquire_place().await };
-        if place.is_none() && !is_probe {
-            let detail = "all connections of the server are in use (server.max_connections): try again";
-            return refused(Problem::overloaded(detail));
+    /// Answers a request. Without a place, it needs one, unless it is a health probe. It waits for one only when it has arrived
+    /// whole: a client that stalls takes no place from others.
+    async fn answer(&self, mut request: Request<Body>) -> Response<Body> {
+        if !self.connection.has_place() {
+            let is_probe = matches!(request.uri().path().trim_end_matches('/'), "/livez" | "/readyz");
+            let body_timeout_ms = self.options.body_timeout_ms.min(SPARE_TIMEOUT_MS);
+            let options = ServerOptions { body_timeout_ms, ..ServerOptions::clone(&self.options) };
+            let refused = |problem: Problem| guard::add_common_headers(problem.into_response());
+            request = match buffer_body(request, &options, self.gateway.memory()).await {
+                Ok(request) => request,
+                Err(problem) => return refused(problem),
+            };
+            if !is_probe && !self.connection.acquire_place().await {
+                return refused(all_taken());
+            }
         }
         self.gateway.clone().answer(request).await
     }
+
+    /// Waits until the client is known to be gone, or its connection gives way, and the request in progress is dropped.
+    async fn request_dropped(&self) {
+        tokio::select! {
+            () = self.connection.socket.broken() => {}
+            () = self.connection.give_way.cancelled() => {}
+        }
+        if !self.connection.phases.try_drop_request() {
+            pending::<()>().await;
+        }
+    }
+}
+
+impl RequesterConnection for ConnectionContext {
+    fn may_be_gone(&self) -> bool {
+        self.connection.socket.is_sending_closed()
+    }
+
+    fn carry_on(&self) {
+        self.connection.phases.carry_on();
+    }
+}
+
+/// The refusal while no connection gives way.
+pub(super) fn all_taken() -> Problem {
+    Problem::overloaded("all connections of the server are in use (server.max_connections): try again")
 }
 
 /// The body of an answer. Its request is in progress until the body is sent.

@@ -9,6 +9,7 @@ mod connection;
 mod framing;
 mod head_refusal;
 mod phase;
+mod socket;
 mod timed_stream;
 mod write_pace;
 
@@ -26,6 +27,8 @@ use super::gateway::Gateway;
 use crate::shutdown::TaskGroup;
 use admission::AdmissionControl;
 use connection::ConnectionContext;
+use phase::Shortage;
+use socket::ClientSocket;
 
 /// The most connections that may wait to be accepted. Linux lowers it to `net.core.somaxconn`. Further clients get no answer,
 /// and their systems try again after 1, 3 and 7 seconds.
@@ -61,35 +64,29 @@ pub async fn serve(
     let options = Arc::new(options);
     let mut pause_ms = *ACCEPT_PAUSES_MS.start();
     loop {
-        let next = async {
-            let (stream, peer) = listener.accept().await?;
-            io::Result::Ok((stream, peer, admission.admit().await))
-        };
+        // Nothing in this loop waits for a client: whoever is behind, such as a health probe, would wait with it.
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            next = next => next,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer, permit)) => {
+            Ok((stream, peer)) => {
                 pause_ms = *ACCEPT_PAUSES_MS.start();
-                let context = ConnectionContext {
-                    gateway: gateway.clone().for_client(peer),
-                    options: Arc::clone(&options),
-                    admission: Arc::clone(&admission),
-                    client: peer.ip(),
-                    is_spare: permit.is_spare,
+                let socket = ClientSocket::new(stream);
+                let admitted = admission.admit(&socket, peer.ip(), gateway.memory()).await;
+                let Some(connection) = admitted else {
+                    socket.write_last(&head_refusal::answer_bytes(&connection::all_taken()));
+                    continue;
                 };
-                let connection = context.serve_connection(stream, stop.child_token());
-                tasks.spawn(async move {
-                    connection.await;
-                    drop(permit);
-                });
+                let gateway = gateway.clone().for_client(peer);
+                let context = ConnectionContext { gateway, options: Arc::clone(&options), connection };
+                tasks.spawn(context.serve(stop.child_token()));
             }
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(pause_ms, "a connection cannot be accepted: {error}");
                 // If file descriptors ran out, this frees one.
-                let _ = admission.make_room(true, false);
+                let _ = admission.make_room(Shortage::LastingPlace, 1);
                 let pause = tokio::time::sleep(Duration::from_millis(pause_ms));
                 tokio::select! { () = stop.cancelled() => break, () = pause => {} }
                 pause_ms = (pause_ms * 2).min(*ACCEPT_PAUSES_MS.end());

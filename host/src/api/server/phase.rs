@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::framing::{BodyLength, HeadFault, RequestFraming};
+use super::socket::ClientSigns;
 use crate::api::guard::UntrustedHead;
 use crate::api::memory_budget::{FREE_BYTES, MemoryBudget, MemoryCharge};
 use crate::api::problem::{Problem, ProblemKind};
@@ -48,6 +49,32 @@ pub(super) enum ReadRefusal {
     Evicted(ConnectionPhase),
 }
 
+/// What newcomers lack, so that another connection gives way to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shortage {
+    /// A place, in which a request is handled.
+    Place,
+    /// The same, for so long that slow clients give way, too.
+    LastingPlace,
+    /// Even a connection without a place.
+    Connection,
+}
+
+/// Why a connection gives way. Those with the first reason give way first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum YieldReason {
+    /// The client has closed its sending side and may be gone. Its request changes nothing.
+    Leaving,
+    /// Nothing moves.
+    Stalled,
+    /// It has no place, its request was not read yet, and the client has closed its sending side.
+    UnreadLeaving,
+    /// It has no place, and its request has not arrived whole or changes nothing.
+    Unbegun,
+    /// It has no place, and its request would change something. The client has to send it again.
+    UnbegunChange,
+}
+
 /// Tracks the phase of one connection. Clones share it.
 #[derive(Clone)]
 pub(super) struct PhaseTracker(Arc<Mutex<PhaseState>>);
@@ -69,6 +96,10 @@ struct PhaseState {
     /// Whether the client has not read all that was written.
     is_blocked: bool,
     is_lingering: bool,
+    /// Whether the request in progress may be dropped: it changes nothing.
+    is_droppable: bool,
+    /// Whether the request in progress has not begun, for lack of a place.
+    is_waiting: bool,
 }
 
 impl PhaseState {
@@ -84,16 +115,42 @@ impl PhaseState {
         self.moved_bytes += bytes as u64;
     }
 
-    fn gives_way_at(&self, slow_too: bool) -> Option<Instant> {
+    /// Why and from when on the connection gives way, unless something moves before.
+    fn gives_way(&self, shortage: Shortage, signs: ClientSigns) -> Option<(YieldReason, Instant)> {
+        let is_arriving = !matches!(self.phase, ConnectionPhase::Answering) && !self.is_blocked && !self.is_lingering;
+        let is_whole =
+            matches!(self.phase, ConnectionPhase::Head | ConnectionPhase::Busy) && self.framing.is_complete();
+        let reason = match shortage {
+            _ if self.is_evicted => return None,
+            _ if is_whole && self.is_droppable && signs.is_sending_closed => YieldReason::Leaving,
+            Shortage::Connection if is_whole && self.is_waiting && self.is_droppable => YieldReason::Unbegun,
+            Shortage::Connection if is_whole && self.is_waiting => YieldReason::UnbegunChange,
+            // Nothing of the request is missing, so the client waits for the server.
+            _ if is_whole => return None,
+            Shortage::Connection if is_arriving && signs.is_sending_closed => YieldReason::UnreadLeaving,
+            Shortage::Connection if is_arriving && signs.has_unread => YieldReason::Unbegun,
+            // The client did its part, and the server comes to read it.
+            _ if is_arriving && signs.has_unread => return None,
+            _ => {
+                let stalled_at = self.stalled_at(shortage != Shortage::Place);
+                if shortage == Shortage::Connection && stalled_at > Instant::now() {
+                    YieldReason::Unbegun
+                } else {
+                    return Some((YieldReason::Stalled, stalled_at));
+                }
+            }
+        };
+        Some((reason, self.since))
+    }
+
+    /// From when on the client counts as stalled, unless something moves before.
+    fn stalled_at(&self, slow_too: bool) -> Instant {
         let min_bytes = SLOW_BYTES_PER_S.saturating_mul(self.since.elapsed().as_secs());
         match self.phase {
-            _ if self.is_evicted => None,
-            ConnectionPhase::New => Some(self.since + MIN_SILENCE),
-            // Nothing of the request is missing, so the client waits for the server.
-            ConnectionPhase::Head | ConnectionPhase::Busy if self.framing.is_complete() => None,
-            ConnectionPhase::Idle if !self.is_blocked && !self.is_lingering => Some(self.since),
-            _ if slow_too && self.moved_bytes < min_bytes => Some(self.since + STALL_LIMIT),
-            _ => Some(self.last_progress + STALL_LIMIT),
+            ConnectionPhase::New => self.since + MIN_SILENCE,
+            ConnectionPhase::Idle if !self.is_blocked && !self.is_lingering => self.since,
+            _ if slow_too && self.moved_bytes < min_bytes => self.since + STALL_LIMIT,
+            _ => self.last_progress + STALL_LIMIT,
         }
     }
 }
@@ -105,6 +162,7 @@ impl Drop for RequestInProgress {
     fn drop(&mut self) {
         let mut state = self.0.0.lock();
         state.head_charge.release();
+        (state.is_droppable, state.is_waiting) = (false, false);
         state.enter(ConnectionPhase::Idle);
     }
 }
@@ -124,6 +182,8 @@ impl PhaseTracker {
             is_last_request: false,
             is_blocked: false,
             is_lingering: false,
+            is_droppable: false,
+            is_waiting: false,
         })))
     }
 
@@ -133,18 +193,43 @@ impl PhaseTracker {
         (state.phase, state.since)
     }
 
-    /// From when on the connection gives way to another one, unless something moves before. `None` while its request is
-    /// handled. With `slow_too`, a client counts as stalled while it is slow.
-    pub(super) fn gives_way_at(&self, slow_too: bool) -> Option<Instant> {
-        self.0.lock().gives_way_at(slow_too)
+    /// Why and from when on the connection gives way, unless something moves before. `None` while its request is handled, unless
+    /// that changes nothing and its client may be gone.
+    pub(super) fn gives_way(&self, shortage: Shortage, signs: ClientSigns) -> Option<(YieldReason, Instant)> {
+        self.0.lock().gives_way(shortage, signs)
     }
 
     /// Lets the connection give way, if it does so by now. No byte is read from then on, so no request can begin or become
     /// complete.
-    pub(super) fn evict(&self, slow_too: bool) -> bool {
+    pub(super) fn evict(&self, shortage: Shortage, signs: ClientSigns) -> bool {
         let mut state = self.0.lock();
-        state.is_evicted = state.is_evicted || state.gives_way_at(slow_too).is_some_and(|at| at <= Instant::now());
+        let gives_way = state.gives_way(shortage, signs);
+        state.is_evicted = state.is_evicted || gives_way.is_some_and(|(_, at)| at <= Instant::now());
         state.is_evicted
+    }
+
+    /// Notes that the request waits for a place.
+    pub(super) fn begin_wait(&self) {
+        self.0.lock().is_waiting = true;
+    }
+
+    /// Notes that the request begins, unless the connection has given way.
+    pub(super) fn end_wait(&self) -> bool {
+        let mut state = self.0.lock();
+        state.is_waiting = false;
+        !state.is_evicted
+    }
+
+    /// Drops the request in progress, whose client is gone, if it may be dropped.
+    pub(super) fn try_drop_request(&self) -> bool {
+        let mut state = self.0.lock();
+        state.is_evicted |= state.is_droppable;
+        state.is_droppable
+    }
+
+    /// Has the request in progress carried to its end, whatever becomes of its client.
+    pub(super) fn carry_on(&self) {
+        self.0.lock().is_droppable = false;
     }
 
     pub(super) fn is_evicted(&self) -> bool {
@@ -195,6 +280,7 @@ impl PhaseTracker {
     pub(super) fn begin_request<B: Body>(&self, request: &mut Request<B>) -> RequestInProgress {
         let mut state = self.0.lock();
         state.enter(ConnectionPhase::Busy);
+        state.is_droppable = request.method().is_safe();
         let library_length = request.body().size_hint().exact();
         let fault = match state.framing.take_verdict() {
             Some(Ok(BodyLength::Bytes(length))) if library_length == Some(length) => None,

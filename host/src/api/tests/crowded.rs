@@ -153,3 +153,62 @@ async fn a_request_that_is_stored_is_never_cut() {
     assert_eq!(server.fake.len(), 2);
     server.stop().await;
 }
+
+/// The server has one place, and a request that shows an event holds it.
+async fn reading_server() -> (TestServer, Arc<Semaphore>, String) {
+    let server = TestServer::start(ServerOptions { max_connections: 1, ..options() }).await;
+    assert_eq!(status(&ask(&server, &sized(EVENT)).await), "202");
+    let id = server.fake.only().record.event.id;
+    let hold = Arc::new(Semaphore::new(0));
+    server.fake.state.lock().hold_reads = Some(hold.clone());
+    (server, hold, format!("GET /events/{id} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
+}
+
+#[tokio::test]
+async fn a_read_gives_way_once_its_client_may_be_gone() {
+    let (server, hold, show) = reading_server().await;
+    let mut waiting = server.connect().await;
+    waiting.write_all(show.as_bytes()).await.unwrap();
+    is_problem(&server.answer(sized(EVENT).as_bytes()).await, 503, "overloaded");
+    waiting.shutdown().await.unwrap();
+    assert_eq!(status(&ask(&server, &sized(EVENT)).await), "202");
+    assert_eq!(read_to_end(&mut waiting).await, "");
+    // A client that resets its connection is gone for certain.
+    let mut gone = server.connect().await;
+    gone.set_zero_linger().unwrap();
+    gone.write_all(show.as_bytes()).await.unwrap();
+    while Arc::strong_count(&hold) < 3 {
+        tokio::task::yield_now().await;
+    }
+    drop(gone);
+    assert_eq!(status(&ask(&server, &sized(EVENT)).await), "202");
+    // While there is a place for everyone, a client that closed its sending side gets its answer.
+    let mut half_closed = server.connect().await;
+    half_closed.write_all(show.as_bytes()).await.unwrap();
+    half_closed.shutdown().await.unwrap();
+    hold.close();
+    assert_eq!(status(&read_to_end(&mut half_closed).await), "200");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_health_probe_is_answered_whatever_waits_for_a_place() {
+    let server = TestServer::start(ServerOptions { max_connections: 1, ..options() }).await;
+    let hold = Arc::new(Semaphore::new(0));
+    server.fake.state.lock().hold = Some(hold.clone());
+    let mut busy = server.connect().await;
+    busy.write_all(sized(EVENT).as_bytes()).await.unwrap();
+    let mut waiting = Vec::new();
+    for request in [sized(EVENT), POST.to_owned(), String::new(), String::from_utf8(LIVE.to_vec()).unwrap()] {
+        for _ in 0..200 {
+            let mut stream = server.connect().await;
+            let _ = stream.write_all(request.as_bytes()).await;
+            waiting.push(stream);
+        }
+        let live = server.answer(LIVE).await;
+        assert!(live.starts_with("HTTP/1.1 200 OK"), "{live}");
+    }
+    hold.close();
+    assert_eq!(status(&read_answer(&mut busy).await), "202", "what is being stored is never cut");
+    server.stop().await;
+}

@@ -32,6 +32,8 @@ pub(super) struct FakeBrokerState {
     pub(super) panics: bool,
     /// Events are not stored before it is closed.
     pub(super) hold: Option<Arc<Semaphore>>,
+    /// Events are not shown before it is closed.
+    pub(super) hold_reads: Option<Arc<Semaphore>>,
     pub(super) trouble: Option<String>,
     pub(super) stats: BrokerStats,
     /// Calls that reached the broker.
@@ -114,6 +116,10 @@ impl EventLog for FakeBroker {
     }
 
     async fn find_event(&self, id: EventId) -> Result<Option<FoundEvent>, Error> {
+        let hold = self.state.lock().hold_reads.clone();
+        if let Some(hold) = hold {
+            let _ = hold.acquire().await;
+        }
         Ok(self.enter()?.events.get(&id).cloned())
     }
 

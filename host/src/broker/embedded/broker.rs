@@ -191,8 +191,8 @@ impl EventLog for EmbeddedBroker {
         };
         // Fewer lists than readers run at once, so that lists delay neither state reads nor lookups of single events.
         // Only the worker asks for heads, and it reads one list at a time.
-        let _turn = if query.only_heads { None } else { Some(self.lists.enter().await?) };
-        let page = self.readers.read(move |db| history::list_ended(db, &query, cursor)).await?;
+        let turn = if query.only_heads { None } else { Some(self.lists.enter().await?) };
+        let (page, _turn) = self.readers.read(move |db| Ok((history::list_ended(db, &query, cursor)?, turn))).await?;
         let mut records = Vec::with_capacity(page.rows.len());
         for found in page.rows {
             match found.decode() {
