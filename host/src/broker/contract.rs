@@ -8,6 +8,7 @@
 //! `broker_contract!` makes a test of each case.
 
 pub mod accept;
+pub mod attempt_bytes;
 pub mod coverage;
 pub mod discard;
 pub mod ends;
@@ -114,6 +115,9 @@ macro_rules! broker_contract {
             failed_limit::a_lane_full_of_failed_events_refuses_its_own_until_some_are_discarded,
             failed_limit::a_replay_moves_the_bytes_of_a_failed_event,
             failed_limit::failed_events_are_listed_and_moved_with_their_lane,
+            attempt_bytes::attempts_count_for_their_lane_until_their_events_end,
+            attempt_bytes::a_settle_that_changes_nothing_takes_no_bytes_off,
+            attempt_bytes::attempts_that_are_restored_count_for_their_lane,
             coverage::a_consumer_recovers_in_its_own_lanes,
             coverage::a_suspect_that_is_handed_back_stays_one,
             state::state_is_visible_from_the_settle_on,

@@ -14,7 +14,7 @@ use crate::event::{DeliveryStart, EventId, FailureClass, Idempotency};
 use super::bulk_insert::BulkRow;
 use super::columns::{BodyColumns, DataColumn, StoryColumns};
 use super::event_state;
-use super::row_size::{ROW_BYTES, row_bytes, signed};
+use super::row_size::{ATTEMPTS_ROOM_BYTES, row_bytes, signed};
 use super::step::WriteContext;
 
 /// An event as the writer writes it. The caller prepares it, so that encoding takes none of the writer's time.
@@ -30,12 +30,12 @@ pub(super) struct PreparedEvent {
 impl PreparedEvent {
     /// About how many bytes the writer writes for the event.
     pub(super) fn size_bytes(&self) -> usize {
-        ROW_BYTES as usize + self.body.head.len() + self.body.data_bytes()
+        self.row_bytes() as usize + self.body.head.len()
     }
 
     /// The bytes that the event counts for while it waits.
     fn row_bytes(&self) -> u64 {
-        row_bytes(self.body.data_bytes())
+        row_bytes(self.body.data_bytes(), self.story.as_ref().map_or(0, StoryColumns::size_bytes))
     }
 }
 
@@ -100,8 +100,11 @@ pub(super) fn append(
         }
         for lane in wanted.keys() {
             let of_lane = events.iter().zip(&known).filter(|(event, known)| known.is_none() && event.lane == **lane);
-            let more: u64 = of_lane.map(|(event, _)| event.row_bytes()).sum();
-            let held = totals.lane_named(lane).map_or((0, 0), |lane| (lane.waiting.bytes, lane.failed.bytes));
+            let more: u64 = of_lane.map(|(event, _)| event.row_bytes() + ATTEMPTS_ROOM_BYTES).sum();
+            let held = totals.lane_named(lane).map_or((0, 0), |lane| {
+                let room_bytes = lane.waiting.events.saturating_mul(ATTEMPTS_ROOM_BYTES);
+                (lane.waiting.bytes.saturating_add(room_bytes), lane.failed.bytes)
+            });
             let ((waiting_bytes, failed_bytes), limit_bytes) = (held, step.options.max_waiting_bytes);
             let held_bytes = waiting_bytes.saturating_add(failed_bytes);
             if held_bytes > 0 && held_bytes.saturating_add(more) > limit_bytes {

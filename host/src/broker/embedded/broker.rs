@@ -24,7 +24,7 @@ use super::append::{self, PreparedEvent};
 use super::claim::{self, ClaimedRow};
 use super::columns::StoryColumns;
 use super::history;
-use super::leases::{LeaseTable, LeaseToken};
+use super::leases::{HeldDelivery, LeaseTable, LeaseToken};
 use super::plugin_state;
 use super::restore::{PreparedItem, restore};
 use super::retention;
@@ -121,7 +121,8 @@ impl EmbeddedBroker {
     }
 
     fn receipt(&self, claimed: &ClaimedRow) -> Receipt {
-        let entry = LeaseToken { opening: self.opening, number: claimed.held.number, place: claimed.held.place };
+        let HeldDelivery { number, place, .. } = claimed.held;
+        let entry = LeaseToken { opening: self.opening, number, place, story_bytes: claimed.found.story_bytes() };
         Receipt {
             event_id: claimed.found.id().unwrap_or_else(|_| EventId::new()),
             lane: claimed.lane.clone(),

@@ -189,10 +189,7 @@ impl StoryColumns {
 impl RawColumns {
     /// About how many bytes of memory the record takes.
     pub(super) fn size_bytes(&self) -> usize {
-        let story_bytes = self.story.as_ref().map_or(0, |story| story.text.len());
-        let result = self.story.as_ref().and_then(|story| story.result.as_ref());
-        let data_bytes = [self.data.as_ref(), result].into_iter().flatten().map(|data| data.bytes.len()).sum::<usize>();
-        self.head.len() + story_bytes + data_bytes
+        self.head.len() + self.data_bytes() + self.story_bytes()
     }
 
     /// Reads the columns of [`record_columns`] from a row, in which they begin at `first`.
@@ -218,6 +215,12 @@ impl RawColumns {
     /// The size of the payload.
     pub(super) fn data_bytes(&self) -> usize {
         self.data.as_ref().map_or(0, |data| data.bytes.len())
+    }
+
+    /// The size of the story and the result.
+    pub(super) fn story_bytes(&self) -> usize {
+        let result = |story: &RawStory| story.result.as_ref().map_or(0, |result| result.bytes.len());
+        self.story.as_ref().map_or(0, |story| story.text.len() + result(story))
     }
 
     /// The id in the row.

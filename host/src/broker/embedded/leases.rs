@@ -22,11 +22,14 @@ pub(super) struct LeaseToken {
     pub(super) opening: i64,
     pub(super) number: i64,
     pub(super) place: i64,
+    /// The size of the event's story at the claim, which stays the same until the settle. So the settle knows what the
+    /// event counted for without reading it.
+    pub(super) story_bytes: usize,
 }
 
 impl std::fmt::Display for LeaseToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}.{}", self.opening, self.number, self.place)
+        write!(f, "{}.{}.{}.{}", self.opening, self.number, self.place, self.story_bytes)
     }
 }
 
@@ -34,9 +37,10 @@ impl FromStr for LeaseToken {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut parts = text.split('.').map(|part| part.parse().map_err(drop));
+        let mut parts = text.split('.').map(|part| part.parse::<i64>().map_err(drop));
         let mut next = || parts.next().unwrap_or(Err(()));
-        let entry = Self { opening: next()?, number: next()?, place: next()? };
+        let (opening, number, place) = (next()?, next()?, next()?);
+        let entry = Self { opening, number, place, story_bytes: usize::try_from(next()?).map_err(drop)? };
         parts.next().map_or(Ok(entry), |_| Err(()))
     }
 }
@@ -209,16 +213,16 @@ mod tests {
     }
 
     fn receipt(opening: i64, held: HeldDelivery) -> Receipt {
-        let entry = LeaseToken { opening, number: held.number, place: held.place };
+        let entry = LeaseToken { opening, number: held.number, place: held.place, story_bytes: 0 };
         let lane = "a".parse().unwrap();
         Receipt { event_id: EventId::new(), lane, entry: entry.to_string(), deliveries: held.deliveries }
     }
 
     #[test]
     fn entries_are_read_as_they_are_written() {
-        let entry = LeaseToken { opening: 3, number: 17, place: i64::MAX };
+        let entry = LeaseToken { opening: 3, number: 17, place: i64::MAX, story_bytes: 270_000 };
         assert_eq!(entry.to_string().parse(), Ok(entry));
-        for bad in ["", "1", "1.2", "1.2.x", "1.2.3.4", "1.2.3.", "-", "1..3"] {
+        for bad in ["", "1", "1.2", "1.2.3", "1.2.3.x", "1.2.3.4.5", "1.2.3.4.", "1.2.3.-4", "-", "1..3.4"] {
             assert_eq!(bad.parse::<LeaseToken>(), Err(()), "{bad:?}");
         }
     }

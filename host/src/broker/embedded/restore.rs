@@ -12,7 +12,7 @@ use crate::event::{DeliveryStart, EventRecord, FailureClass};
 
 use super::append::{Placement, PreparedEvent, ensure_lane, insert_event, insert_waiting};
 use super::columns::{BodyColumns, StoryColumns};
-use super::row_size::ended_bytes;
+use super::row_size::{row_bytes, signed};
 use super::step::WriteContext;
 use super::{event_state, plugin_state};
 
@@ -96,7 +96,7 @@ fn restore_one(step: &mut WriteContext<'_>, item: &PreparedItem) -> rusqlite::Re
             if is_new {
                 step.totals.counters.accepted += 1;
                 let story_bytes = story.as_ref().map_or(0, StoryColumns::size_bytes);
-                step.totals.count_failed(lane, *class, ended_bytes(body.data_bytes(), story_bytes));
+                step.totals.count_failed(lane, *class, signed(row_bytes(body.data_bytes(), story_bytes)));
             }
             is_new
         }

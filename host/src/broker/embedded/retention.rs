@@ -10,7 +10,7 @@ use rusqlite::OptionalExtension;
 
 use crate::broker::Error;
 
-use super::row_size::ended_bytes;
+use super::row_size::{row_bytes, signed};
 use super::step::{MoreWork, WriteContext};
 use super::totals::{LaneTotal, Tally};
 
@@ -213,9 +213,9 @@ fn delete_event(step: &mut WriteContext<'_>, part: HistoryPart, kept: &RetainedE
         .prepare_cached("DELETE FROM body WHERE number = ?1 RETURNING coalesce(octet_length(data), 0)")?
         .query_row([kept.number], |row| row.get(0))
         .optional()?;
-    let size_bytes = ended_bytes(data_bytes.unwrap_or(0) as usize, story_bytes as usize);
-    step.totals.add(kept.lane, part.of(), -1, -size_bytes);
-    Ok(size_bytes.unsigned_abs())
+    let size_bytes = row_bytes(data_bytes.unwrap_or(0) as usize, story_bytes as usize);
+    step.totals.add(kept.lane, part.of(), -1, -signed(size_bytes));
+    Ok(size_bytes)
 }
 
 /// Deletes idempotency keys whose window is over.

@@ -2,15 +2,14 @@
 
 /// About how many bytes an event takes besides its head and its payload.
 pub(super) const ROW_BYTES: u64 = 200;
+/// The room that a lane keeps for the attempts of each event that waits: as much as a full lane keeps of them. So a lane that
+/// clients filled with small events does not grow far beyond its limit when they are tried.
+pub(super) const ATTEMPTS_ROOM_BYTES: u64 = 512;
 
-/// The bytes that an event counts for while it waits, with a payload of `data_bytes`.
-pub(super) fn row_bytes(data_bytes: usize) -> u64 {
-    ROW_BYTES.saturating_add(data_bytes as u64)
-}
-
-/// The bytes that an event counts for after it ended, with a payload and a story of these sizes.
-pub(super) fn ended_bytes(data_bytes: usize, story_bytes: usize) -> i64 {
-    signed(row_bytes(data_bytes.saturating_add(story_bytes)))
+/// The bytes that an event counts for in any state. `data_bytes` is the size of its payload, `story_bytes` that of its
+/// attempts and its result.
+pub(super) fn row_bytes(data_bytes: usize, story_bytes: usize) -> u64 {
+    ROW_BYTES.saturating_add(data_bytes as u64).saturating_add(story_bytes as u64)
 }
 
 /// A number as SQLite stores it: SQLite has only signed integers. No size comes near the limit.

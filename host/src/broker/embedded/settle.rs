@@ -12,7 +12,7 @@ use crate::event::{EventId, EventRecord, Settlement, StateChanges};
 use super::append::{PreparedEvent, due_ms, ensure_lane, publish};
 use super::columns::{BodyColumns, DataColumn, StoryColumns};
 use super::leases::{LeaseChange, LeaseToken};
-use super::row_size::{ended_bytes, row_bytes, signed};
+use super::row_size::{row_bytes, signed};
 use super::step::WriteContext;
 use super::{event_state, plugin_state};
 
@@ -134,8 +134,10 @@ fn settle_one(step: &mut WriteContext<'_>, request: &PreparedSettle) -> rusqlite
     step.changes.push(LeaseChange::Ends { number: entry.number });
     step.totals.running = step.totals.running.saturating_sub(1);
     let claimed_lane = ensure_lane(step, &request.claimed_lane)?;
-    let size_bytes = signed(row_bytes(request.data_bytes));
-    step.totals.add(claimed_lane, |lane| &mut lane.waiting, -1, -size_bytes);
+    let waited_bytes = signed(row_bytes(request.data_bytes, entry.story_bytes));
+    let data_bytes = request.replacement.as_ref().map_or(request.data_bytes, BodyColumns::data_bytes);
+    let size_bytes = signed(row_bytes(data_bytes, request.story_bytes()));
+    step.totals.add(claimed_lane, |lane| &mut lane.waiting, -1, -waited_bytes);
     if !request.settlement.is_end() {
         let lane = ensure_lane(step, &request.next_lane)?;
         step.totals.add(lane, |lane| &mut lane.waiting, 1, size_bytes);
@@ -143,8 +145,7 @@ fn settle_one(step: &mut WriteContext<'_>, request: &PreparedSettle) -> rusqlite
     match &request.settlement {
         Settlement::Processed => {
             step.totals.counters.processed += 1;
-            let kept_bytes = ended_bytes(request.data_bytes, request.story_bytes());
-            step.totals.add(claimed_lane, |lane| &mut lane.processed, 1, kept_bytes);
+            step.totals.add(claimed_lane, |lane| &mut lane.processed, 1, size_bytes);
         }
         Settlement::Retry { .. } => {
             step.totals.counters.retried += 1;
@@ -154,10 +155,7 @@ fn settle_one(step: &mut WriteContext<'_>, request: &PreparedSettle) -> rusqlite
             step.totals.counters.deferred += 1;
             step.totals.scheduled += 1;
         }
-        Settlement::Failed { class, .. } => {
-            let data_bytes = request.replacement.as_ref().map_or(request.data_bytes, BodyColumns::data_bytes);
-            step.totals.count_failed(claimed_lane, *class, ended_bytes(data_bytes, request.story_bytes()));
-        }
+        Settlement::Failed { class, .. } => step.totals.count_failed(claimed_lane, *class, size_bytes),
         Settlement::Returned => {
             let lane = ensure_lane(step, &request.next_lane)?;
             step.totals.add_queued(lane, 1);
@@ -272,18 +270,18 @@ pub(super) fn move_failed(step: &mut WriteContext<'_>, failed: &FailedMove) -> r
     let (data_bytes, story_bytes) = (data_bytes as usize, story_bytes as usize);
     let place = step.totals.take_number();
     let story = failed.story.as_ref();
-    step.totals.add(failed_lane, |lane| &mut lane.failed, -1, -ended_bytes(data_bytes, story_bytes));
+    let size_bytes = signed(row_bytes(data_bytes, story.map_or(0, StoryColumns::size_bytes)));
+    step.totals.add(failed_lane, |lane| &mut lane.failed, -1, -signed(row_bytes(data_bytes, story_bytes)));
     let (state, lane, ended_at_ms) = match &failed.target {
         FailedTarget::Lane(lane) => {
             let lane = ensure_lane(step, lane)?;
             step.totals.add_queued(lane, 1);
-            step.totals.add(lane, |lane| &mut lane.waiting, 1, signed(row_bytes(data_bytes)));
+            step.totals.add(lane, |lane| &mut lane.waiting, 1, size_bytes);
             step.totals.counters.replayed += 1;
             (event_state::QUEUED, lane, None)
         }
         FailedTarget::Discarded => {
-            let kept_bytes = ended_bytes(data_bytes, story.map_or(0, StoryColumns::size_bytes));
-            step.totals.add(failed_lane, |lane| &mut lane.discarded, 1, kept_bytes);
+            step.totals.add(failed_lane, |lane| &mut lane.discarded, 1, size_bytes);
             step.totals.counters.discarded += 1;
             (event_state::DISCARDED, failed_lane, Some(step.now_ms))
         }

@@ -34,9 +34,9 @@ pub(super) struct StoreTotals {
 pub(super) struct LaneTotal {
     pub(super) lane: Lane,
     pub(super) queued: u64,
-    /// Events that have not ended, with the bytes of their payloads and rows.
+    /// Events that have not ended. The bytes of all tallies are those of payloads, attempts, results and rows.
     pub(super) waiting: Tally,
-    /// Failed events that the store keeps. The bytes of ended events include results and stories.
+    /// Failed events that the store keeps.
     pub(super) failed: Tally,
     /// Processed events that the store keeps.
     pub(super) processed: Tally,

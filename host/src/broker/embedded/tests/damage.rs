@@ -83,6 +83,8 @@ async fn an_event_that_cannot_be_read_fails_with_its_bytes_kept_and_holds_up_nob
     let db = Connection::open(dir.path().join("eventstream.db")).unwrap();
     db.execute("UPDATE body SET head = '{\"accepted\":' WHERE number = 1", []).unwrap();
     db.execute("UPDATE event SET story = 'x', checksum = 0 WHERE number = 2", []).unwrap();
+    // Damage on a disk changes no size.
+    db.execute("UPDATE lane SET waiting_bytes = waiting_bytes + 1 WHERE name = 'a'", []).unwrap();
     db.close().unwrap();
     let broker = open(dir.path());
     let deliveries = broker.claim(want("a", 9)).await.unwrap();

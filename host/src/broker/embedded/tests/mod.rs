@@ -55,16 +55,13 @@ pub(super) fn new_append(to: &str) -> AppendRequest {
 pub(super) async fn recount(broker: &EmbeddedBroker) {
     let count = |db: &rusqlite::Connection| {
         let mut rows = db.prepare(
-            "SELECT l.name, e.state > 2, e.state, count(*), sum(200 + coalesce(octet_length(b.data), 0)), \
-             sum(coalesce(octet_length(e.story), 0) + coalesce(octet_length(e.result), 0)) \
-             FROM event AS e JOIN body AS b USING (number) JOIN lane AS l ON l.number = e.lane \
-             GROUP BY l.name, CASE WHEN e.state < 3 THEN 0 ELSE e.state END",
+            "SELECT l.name, iif(e.state < 3, 0, e.state) AS part, count(*), sum(200 + coalesce(octet_length(b.data), 0) \
+             + coalesce(octet_length(e.story), 0) + coalesce(octet_length(e.result), 0)) FROM event AS e JOIN body AS b USING (number) JOIN lane AS l ON l.number = e.lane \
+             GROUP BY l.name, part",
         )?;
         let rows = rows.query_map([], |row| {
-            let (ended, state): (bool, i64) = (row.get(1)?, row.get(2)?);
-            let part = if ended { state } else { 0 };
-            let bytes = row.get::<_, i64>(4)? + if ended { row.get::<_, i64>(5)? } else { 0 };
-            Ok(((row.get::<_, String>(0)?, part), (row.get::<_, i64>(3)?.unsigned_abs(), bytes.unsigned_abs())))
+            let [part, events, bytes] = [row.get::<_, i64>(1)?, row.get(2)?, row.get(3)?];
+            Ok(((row.get::<_, String>(0)?, part), (events.unsigned_abs(), bytes.unsigned_abs())))
         })?;
         rows.collect::<rusqlite::Result<std::collections::BTreeMap<_, _>>>()
     };

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::broker::RetentionLimits;
+use crate::event::AttemptDetail;
 
 /// Lets the database grow by so many pages at most, as a full disk would.
 async fn limit_pages(broker: &EmbeddedBroker, more: Option<i64>) {
@@ -197,4 +198,29 @@ async fn discarded_events_are_trimmed_by_age_and_by_bytes_apart_from_processed_o
     let broker = serve(RetentionLimits { discarded_ms: 0, ..day });
     contract::eventually("they are older than that", || async { (counts(&broker).await == (3, 0)).then_some(()) })
         .await;
+}
+
+#[tokio::test]
+async fn a_lane_full_of_small_events_has_room_for_their_attempts() {
+    const LIMIT_BYTES: u64 = 200_000;
+    let dir = tempfile::tempdir().unwrap();
+    let broker = open_with(dir.path(), BrokerOptions { max_waiting_bytes: LIMIT_BYTES, ..options() });
+    let refused = loop {
+        if let Err(refused) = broker.append(vec![new_append("a")]).await {
+            break refused;
+        }
+    };
+    assert!(matches!(refused, Error::LaneHeavy { waiting_bytes: 150_000.., .. }), "{refused}");
+    let deliveries = broker.claim(want("a", 1_000)).await.unwrap();
+    assert!(deliveries.len() > 100, "{}", deliveries.len());
+    for delivery in deliveries {
+        let retry = Settlement::Retry { class: FailureClass::Trap, delay_ms: 1_000 };
+        let mut settle = settle_as(&delivery, retry);
+        settle.record.attempts[0].error = Some("e".repeat(4_000));
+        settle.record = settle.record.with_detail(AttemptDetail::Compact);
+        assert_eq!(broker.settle(vec![settle]).await.unwrap(), [SettleOutcome::Done]);
+    }
+    let depth = broker.stats().await.unwrap().depth;
+    let held_bytes = depth.waiting_bytes_by_lane["a"];
+    assert!((LIMIT_BYTES / 2..=LIMIT_BYTES).contains(&held_bytes), "{held_bytes}");
 }

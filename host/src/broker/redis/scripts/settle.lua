@@ -282,9 +282,17 @@ for _, item in ipairs(items) do
   end
 end
 
--- Where some entries of a lane were not held, the others count for their part of the bytes.
+-- Where some entries of a lane were not held, those that were are measured.
 for source, of in pairs(acks) do
-  count(WAIT_BYTES .. ARGV[2 + source], -math.floor(tonumber(ARGV[ranges + 4 * source]) * #of / n_items[source]))
+  local bytes = tonumber(ARGV[ranges + 4 * source])
+  if #of < n_items[source] then
+    bytes = 0
+    for _, entry in ipairs(of) do
+      local found = call('XRANGE', lane_key(source), entry, entry)[1]
+      bytes = bytes + (found and found[2][3] == 'b' and #found[2][4] or 0)
+    end
+  end
+  count(WAIT_BYTES .. ARGV[2 + source], -bytes)
 end
 
 -- Shared by all items: totals, index, and the sources last; also after an item failed.
