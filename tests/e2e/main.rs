@@ -39,6 +39,7 @@ mod reload;
 mod reload_storm;
 mod removal;
 mod restarts;
+mod retry_bytes;
 mod reuse;
 mod rollback;
 mod schedule;

@@ -3,6 +3,7 @@
 //! The code here does no I/O and never waits; only [`EventId::new`] reads the clock. A value of one of these
 //! types is valid by construction. Input from clients becomes an event in [`ParsedBody`] only.
 
+mod attempt_detail;
 mod attempt_limits;
 mod cloud_event;
 mod draft;
@@ -19,6 +20,7 @@ mod record;
 mod retry;
 mod time;
 
+pub use attempt_detail::AttemptDetail;
 pub use attempt_limits::AttemptLimits;
 pub use cloud_event::{DataKind, Event, EventData};
 pub use draft::ParsedBody;

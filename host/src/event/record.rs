@@ -200,7 +200,8 @@ impl EventRecord {
         }
     }
 
-    /// Adds an attempt that was settled at `at`. A processed event keeps `result` and `children`.
+    /// Adds an attempt that was settled at `at`. A processed event keeps `result` and `children`. Earlier attempts lose their
+    /// output if all of them would take too much.
     pub fn with_attempt(
         mut self,
         mut attempt: AttemptRecord,
@@ -232,6 +233,7 @@ impl EventRecord {
             self.attempts.remove(1);
         }
         self.attempts.push(attempt);
+        self.limit_attempts();
         self
     }
 

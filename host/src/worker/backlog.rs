@@ -1,4 +1,4 @@
-//! Whether handlers may publish, given how many events wait.
+//! Whether handlers may publish and how much of their attempts is kept, given what waits.
 //!
 //! Handlers may publish beyond the limit at which clients are refused, because a full store must still be worked off. But
 //! an attempt is deferred if it publishes
@@ -7,6 +7,9 @@
 //! - into a lane whose waiting and failed events take as many bytes as they may.
 //!
 //! So a plugin that publishes more than it handles stops itself, and does not fill the lanes of others.
+//!
+//! A retry adds an attempt to an event that waits, and no settle is ever refused. So of the attempts of a lane that holds
+//! half of its bytes the output is left out, and records in a full lane shrink ([`AttemptDetail`]).
 //!
 //! The host looks at the store about once a second. In between it counts what its own attempts publish and end. So one host
 //! exceeds a limit of events by what a single attempt publishes, at most, and the bytes only of its own lane. It does not see
@@ -18,18 +21,29 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::broker::{Lane, LaneLimits, QueueDepth, SettleRequest};
-use crate::event::Settlement;
+use crate::event::{AttemptDetail, EventData, Settlement};
 
 /// Handlers may publish until `max_waiting`, at which clients are refused, is exceeded by this factor.
 const MAX_WAITING_FACTOR: u64 = 2;
 /// Other plugins may fill a lane up to its limit divided by this.
 const OTHERS_DIVISOR: u64 = 2;
 
-/// Limits what handlers publish by what the store holds.
+/// Attempts are kept whole until their lane holds its limit of bytes divided by this.
+const WHOLE_DIVISOR: u64 = 2;
+/// Attempts of processed events are kept whole until the history of their lane grew by the limit of a lane divided by this
+/// since the last look. The history is trimmed only after each look.
+const HISTORY_DIVISOR: u64 = 8;
+
+/// Limits what handlers publish and what is kept of their attempts by what the store holds.
 #[derive(Debug)]
-pub(super) struct BacklogLimit(Mutex<KnownBacklog>);
+pub(super) struct BacklogLimit {
+    known: Mutex<KnownBacklog>,
+    /// Notified when the history grew so much that it should be trimmed at once.
+    pub(super) much_history: Notify,
+}
 
 #[derive(Debug)]
 struct KnownBacklog {
@@ -48,14 +62,16 @@ struct LaneBacklog {
     waiting: EventVolume,
     /// What the failed events took at the last look.
     failed_bytes: u64,
-    /// What attempts publish that are not settled yet.
+    /// What attempts add that are not settled yet: events that they publish, and records that they make longer.
     in_flight: EventVolume,
-    /// What attempts published that were settled after the last look began.
+    /// What attempts added that were settled after the last look began.
     published: EventVolume,
     /// The same of attempts settled before the look that runs now. The answer may or may not contain it.
     published_before_look: EventVolume,
     /// What this host ended since the last look.
     ended: EventVolume,
+    /// What this host added to the history since the last look.
+    history_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -64,9 +80,9 @@ struct EventVolume {
     bytes: u64,
 }
 
-/// Counts what an attempt publishes until the figures of the store include it.
+/// Counts what an attempt adds to lanes until the figures of the store include it.
 #[derive(Debug)]
-pub(super) struct PublishReservation {
+pub(super) struct LaneReservation {
     backlog: Arc<BacklogLimit>,
     lanes: Vec<(Lane, EventVolume)>,
 }
@@ -74,31 +90,32 @@ pub(super) struct PublishReservation {
 impl BacklogLimit {
     /// A limit without figures. Clients are refused when `max_waiting` events wait.
     pub(super) fn new(max_waiting: u64) -> Self {
-        Self(Mutex::new(KnownBacklog {
+        let known = KnownBacklog {
             limits: LaneLimits::new(max_waiting, BTreeMap::new()),
             lanes: HashMap::new(),
             waiting: 0,
             max_lane_bytes: None,
             hosts: 1,
-        }))
+        };
+        Self { known: Mutex::new(known), much_history: Notify::new() }
     }
 
     /// Sets the limits of lanes that have their own.
     pub(super) fn limit_lanes(&self, own: BTreeMap<Lane, u64>) {
-        let known = &mut *self.0.lock();
+        let known = &mut *self.known.lock();
         known.limits = LaneLimits::new(known.limits.all(), own);
     }
 
     /// Notes that a look at the store begins. What was published before counts until [`BacklogLimit::update`].
     pub(super) fn begin_look(&self) {
-        for lane in self.0.lock().lanes.values_mut() {
+        for lane in self.known.lock().lanes.values_mut() {
             lane.published_before_look.add(std::mem::take(&mut lane.published));
         }
     }
 
     /// Replaces the figures with the answer to a look.
     pub(super) fn update(&self, depth: &QueueDepth) {
-        let known = &mut *self.0.lock();
+        let known = &mut *self.known.lock();
         let of = |figures: &BTreeMap<String, u64>, lane: &Lane| figures.get(lane.as_str()).copied().unwrap_or(0);
         for name in depth.waiting_by_lane.keys().chain(depth.failed_bytes_by_lane.keys()) {
             if let Ok(lane) = name.parse::<Lane>() {
@@ -132,7 +149,7 @@ impl BacklogLimit {
         self: &Arc<Self>,
         own: &Lane,
         targets: impl Iterator<Item = (Lane, u64)>,
-    ) -> Result<PublishReservation, String> {
+    ) -> Result<LaneReservation, String> {
         let mut lanes = Vec::<(Lane, EventVolume)>::new();
         for (lane, bytes) in targets {
             let more = EventVolume { events: 1, bytes };
@@ -141,7 +158,7 @@ impl BacklogLimit {
                 None => lanes.push((lane, more)),
             }
         }
-        let known = &mut *self.0.lock();
+        let known = &mut *self.known.lock();
         let obstacle = |(lane, volume): &(Lane, EventVolume)| {
             known.count_obstacle(own, lane).or_else(|| known.bytes_obstacle(own, lane, volume.bytes))
         };
@@ -151,25 +168,67 @@ impl BacklogLimit {
         for (lane, volume) in &lanes {
             known.lanes.entry(lane.clone()).or_default().in_flight.add(*volume);
         }
-        Ok(PublishReservation { backlog: self.clone(), lanes })
+        Ok(LaneReservation { backlog: self.clone(), lanes })
+    }
+
+    /// Decides how much is kept of an attempt of `attempt_bytes` whose event waits in `lane` next or failed there. Reserves
+    /// what it adds to the lane.
+    pub(super) fn keep_attempt(
+        self: &Arc<Self>,
+        lane: &Lane,
+        attempt_bytes: u64,
+    ) -> (AttemptDetail, Option<LaneReservation>) {
+        let known = &mut *self.known.lock();
+        let Some(limit_bytes) = known.max_lane_bytes else { return (AttemptDetail::Whole, None) };
+        let backlog = known.lanes.get(lane).unwrap_or(&LaneBacklog::NOTHING);
+        let held_bytes = backlog.estimate().bytes.saturating_add(backlog.failed_bytes);
+        let seen_bytes = backlog.waiting.bytes.saturating_add(backlog.failed_bytes);
+        let [whole_bytes, full_bytes] =
+            [limit_bytes / WHOLE_DIVISOR, limit_bytes].map(|limit| known.fill_level(seen_bytes, limit));
+        let detail = AttemptDetail::for_room(held_bytes, attempt_bytes, whole_bytes, full_bytes);
+        let volume = EventVolume { events: 0, bytes: detail.kept_bytes(attempt_bytes) };
+        known.lanes.entry(lane.clone()).or_default().in_flight.add(volume);
+        (detail, Some(LaneReservation { backlog: self.clone(), lanes: vec![(lane.clone(), volume)] }))
+    }
+
+    /// Decides how much is kept of an attempt of `attempt_bytes` whose event was processed.
+    pub(super) fn keep_processed_attempt(&self, lane: &Lane, attempt_bytes: u64) -> AttemptDetail {
+        let known = &mut *self.known.lock();
+        let Some(limit_bytes) = known.history_step_bytes() else { return AttemptDetail::Whole };
+        let backlog = known.lanes.entry(lane.clone()).or_default();
+        let detail = AttemptDetail::for_room(backlog.history_bytes, attempt_bytes, limit_bytes, limit_bytes);
+        backlog.history_bytes = backlog.history_bytes.saturating_add(detail.kept_bytes(attempt_bytes));
+        detail
     }
 
     /// Notes settles that took effect. Events that ended make room before the next look.
     pub(super) fn note_settled<'a>(&self, settles: impl Iterator<Item = &'a SettleRequest>) {
-        let known = &mut *self.0.lock();
+        let known = &mut *self.known.lock();
         for settle in settles.filter(|settle| settle.settlement.is_end()) {
-            if let Some(lane) = known.lanes.get_mut(&settle.receipt.lane) {
-                // A failed event keeps its bytes.
-                let data = settle.record.event.data.as_ref().filter(|_| settle.settlement == Settlement::Processed);
-                lane.ended.add(EventVolume { events: 1, bytes: data.map_or(0, |data| data.bytes.len() as u64) });
-            }
+            let SettleRequest { receipt, record, settlement, .. } = settle;
+            let lane = match known.lanes.get_mut(&receipt.lane) {
+                Some(lane) => lane,
+                None => known.lanes.entry(receipt.lane.clone()).or_default(),
+            };
+            // A failed event keeps its bytes.
+            let is_processed = *settlement == Settlement::Processed;
+            let size_bytes =
+                |data: Option<&EventData>| data.filter(|_| is_processed).map_or(0, |data| data.bytes.len());
+            let data_bytes = size_bytes(record.event.data.as_ref()) as u64;
+            let result_bytes = size_bytes(record.end.as_ref().and_then(|end| end.result.as_ref())) as u64;
+            lane.ended.add(EventVolume { events: 1, bytes: data_bytes });
+            lane.history_bytes = lane.history_bytes.saturating_add(data_bytes + result_bytes);
+        }
+        let history_bytes: u64 = known.lanes.values().map(|lane| lane.history_bytes).sum();
+        if known.history_step_bytes().is_some_and(|step_bytes| history_bytes > step_bytes) {
+            self.much_history.notify_one();
         }
     }
 }
 
-impl Drop for PublishReservation {
+impl Drop for LaneReservation {
     fn drop(&mut self) {
-        let known = &mut *self.backlog.0.lock();
+        let known = &mut *self.backlog.known.lock();
         for (lane, volume) in &self.lanes {
             let lane = known.lanes.entry(lane.clone()).or_default();
             lane.in_flight = lane.in_flight.less(*volume);
@@ -190,6 +249,20 @@ impl EventVolume {
 }
 
 impl LaneBacklog {
+    /// A lane in which nothing waits.
+    const NOTHING: Self = {
+        let nothing = EventVolume { events: 0, bytes: 0 };
+        Self {
+            waiting: nothing,
+            failed_bytes: 0,
+            in_flight: nothing,
+            published: nothing,
+            published_before_look: nothing,
+            ended: nothing,
+            history_bytes: 0,
+        }
+    };
+
     /// What waits now, by the last look and by what this host did since. Never less than what waits if this is the only host.
     fn estimate(&self) -> EventVolume {
         let mut volume = self.waiting;
@@ -199,6 +272,11 @@ impl LaneBacklog {
 }
 
 impl KnownBacklog {
+    /// How much this host may add to the history between two looks, if the store has a limit.
+    fn history_step_bytes(&self) -> Option<u64> {
+        Some(self.max_lane_bytes? / HISTORY_DIVISOR / self.hosts)
+    }
+
     /// How far this host may fill what held `seen` at the last look and may hold `limit`.
     fn fill_level(&self, seen: u64, limit: u64) -> u64 {
         let room = limit.saturating_sub(seen);
@@ -217,8 +295,7 @@ impl KnownBacklog {
     }
 
     fn count_obstacle(&self, own: &Lane, lane: &Lane) -> Option<String> {
-        let empty = LaneBacklog::default();
-        let backlog = self.lanes.get(lane).unwrap_or(&empty);
+        let backlog = self.lanes.get(lane).unwrap_or(&LaneBacklog::NOTHING);
         let (waiting, limit) = (backlog.estimate().events, self.limits.of(lane));
         let limit_for_others = limit.div_ceil(OTHERS_DIVISOR);
         let level = self.fill_level(backlog.waiting.events, limit_for_others);
@@ -251,8 +328,7 @@ impl KnownBacklog {
     /// may exceed the limit: a lane that clients have filled must still be worked off.
     fn bytes_obstacle(&self, own: &Lane, lane: &Lane, more_bytes: u64) -> Option<String> {
         let limit_bytes = self.max_lane_bytes? / if lane == own { 1 } else { OTHERS_DIVISOR };
-        let empty = LaneBacklog::default();
-        let backlog = self.lanes.get(lane).unwrap_or(&empty);
+        let backlog = self.lanes.get(lane).unwrap_or(&LaneBacklog::NOTHING);
         let (waiting_bytes, failed_bytes) = (backlog.estimate().bytes, backlog.failed_bytes);
         let level = self.fill_level(backlog.waiting.bytes.saturating_add(failed_bytes), limit_bytes);
         let all_bytes = waiting_bytes.saturating_add(failed_bytes);

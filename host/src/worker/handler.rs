@@ -8,14 +8,15 @@ use parking_lot::Mutex;
 use crate::broker::{AppendRequest, Delivery, Lane, SettleRequest};
 use crate::clock;
 use crate::event::{
-    AttemptFailure, AttemptOutcome, AttemptRecord, DeliveryStart, Event, EventRecord, EventType, FailureClass,
-    PublishedEvent, RetryPolicies, Settlement, decide_settlement, defer_attempt,
+    AttemptDetail, AttemptFailure, AttemptOutcome, AttemptRecord, DeliveryStart, Event, EventRecord, EventType,
+    FailureClass, PublishedEvent, RetryPolicies, Settlement, decide_settlement, defer_attempt,
 };
 use crate::plugin::{AttemptInput, CompletedAttempt, CpuMeter, Plugin, PluginRegistry, StateReader};
 
-use super::backlog::{BacklogLimit, PublishReservation};
+use super::backlog::{BacklogLimit, LaneReservation};
 use super::coverage::{HostCoverage, UnhandledRoute, own_lane};
 use super::deferrals::DeferralWatch;
+use super::shortened::{KeptPlace, ShortenedAttempts};
 
 /// How many deliveries in a row may crash their host before the event fails (contract, G7).
 pub(super) const CRASH_CAP: u32 = 5;
@@ -32,10 +33,12 @@ pub(super) struct DeliveryHandler {
     pub(super) state: Arc<dyn StateReader>,
     /// The consumer name in the records of attempts.
     pub(super) consumer: Arc<str>,
-    /// Decides whether handlers may publish.
+    /// Decides whether handlers may publish, and how much of their attempts is kept.
     pub(super) backlog: Arc<BacklogLimit>,
     /// Notices plugins that cannot go on because of it.
     pub(super) deferrals: Mutex<DeferralWatch>,
+    /// Notices plugins whose attempts are kept without their output.
+    pub(super) shortened: Mutex<ShortenedAttempts>,
     /// The longest chain of events that cause one another.
     pub(super) max_depth: u32,
 }
@@ -49,13 +52,13 @@ enum DeliveryDecision {
 
 impl DeliveryHandler {
     /// Handles a delivery and returns how to settle it. Never fails: whatever the plugin does has an outcome. Dropping the
-    /// future cancels the handler. Keep the reservation of what the attempt publishes until the settle has ended.
+    /// future cancels the handler. Keep the reservation of what the attempt adds to lanes until the settle has ended.
     pub(super) async fn handle(
         &self,
         delivery: Delivery,
         meter: Arc<CpuMeter>,
-    ) -> (SettleRequest, Option<PublishReservation>) {
-        let Delivery { record, receipt, .. } = &delivery;
+    ) -> (SettleRequest, Option<LaneReservation>) {
+        let record = &delivery.record;
         let attempt = delivery.attempt();
         let begin = || (clock::now(), Instant::now());
         let (plugin, completed, (started_at, started)) = match self.next_step(&delivery).await {
@@ -107,15 +110,54 @@ impl DeliveryHandler {
         };
         let children = success.published.iter().map(|published| published.event.id).collect();
         let publish = success.published.into_iter().map(|published| self.append(published)).collect();
-        let receipt = receipt.clone();
-        let record = delivery.record.with_attempt(ended, &settlement, clock::now(), success.result, children);
+        let (detail, kept) = self.keep(&ended, &settlement, &lane, &delivery);
+        let Delivery { record, receipt, .. } = delivery;
+        let record = record.with_attempt(ended, &settlement, clock::now(), success.result, children);
+        let record = record.with_detail(detail);
         let settle = SettleRequest { receipt, record, settlement, lane, publish, state: success.state };
-        (settle, reserved.ok().flatten())
+        (settle, reserved.ok().flatten().or(kept))
+    }
+
+    /// Decides how much of an attempt is kept, and reserves what it adds to the lane in which the event waits or failed.
+    fn keep(
+        &self,
+        attempt: &AttemptRecord,
+        settlement: &Settlement,
+        next_lane: &Lane,
+        delivery: &Delivery,
+    ) -> (AttemptDetail, Option<LaneReservation>) {
+        let own_lane = &delivery.receipt.lane;
+        let (lane, place, (detail, reservation)) = match settlement {
+            // Most attempts have no output, and nothing of these is left out.
+            Settlement::Processed if !attempt.has_output() && delivery.record.attempts.is_empty() => {
+                return (AttemptDetail::Whole, None);
+            }
+            Settlement::Processed => {
+                let detail = self.backlog.keep_processed_attempt(own_lane, attempt.stored_bytes());
+                (own_lane, KeptPlace::History, (detail, None))
+            }
+            // The reason is kept beside the error, which it repeats.
+            Settlement::Failed { .. } => {
+                let error_bytes = attempt.error.as_ref().map_or(0, |error| error.len() as u64);
+                let kept = self.backlog.keep_attempt(own_lane, attempt.stored_bytes() + error_bytes);
+                (own_lane, KeptPlace::Lane, kept)
+            }
+            Settlement::Retry { .. } => {
+                (next_lane, KeptPlace::Lane, self.backlog.keep_attempt(next_lane, attempt.stored_bytes()))
+            }
+            Settlement::Deferred { .. } | Settlement::Returned => {
+                (next_lane, KeptPlace::Lane, self.backlog.keep_attempt(next_lane, 0))
+            }
+        };
+        if detail != AttemptDetail::Whole && attempt.has_output() {
+            self.shortened.lock().note(lane, place);
+        }
+        (detail, reservation)
     }
 
     /// Reserves room for what an attempt publishes. The error is the limit that forbids it now; the attempt then runs again
     /// later.
-    fn reserve(&self, own: &Lane, outcome: &AttemptOutcome) -> Result<Option<PublishReservation>, String> {
+    fn reserve(&self, own: &Lane, outcome: &AttemptOutcome) -> Result<Option<LaneReservation>, String> {
         let AttemptOutcome::Ok(success) = outcome else { return Ok(None) };
         if success.published.is_empty() {
             return Ok(None);

@@ -25,6 +25,7 @@ mod options;
 mod plugin_state;
 mod ready_queue;
 mod settler;
+mod shortened;
 mod slots;
 mod upkeep;
 mod worker_state;
@@ -89,6 +90,7 @@ impl Worker {
             consumer: broker.consumer().into(),
             backlog: backlog.clone(),
             deferrals: Mutex::default(),
+            shortened: Mutex::default(),
             max_depth: options.max_depth,
         };
         let too_late = CancellationToken::new();

@@ -11,10 +11,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Error, SettleOutcome, SettleRequest, WorkQueue};
-use crate::event::{EventType, FailureClass, Settlement};
+use crate::event::{AttemptDetail, EventType, FailureClass, Settlement};
 use crate::shutdown::TaskGroup;
 
-use super::backlog::{BacklogLimit, PublishReservation};
+use super::backlog::{BacklogLimit, LaneReservation};
 use super::backoff::RetryBackoff;
 use super::coverage::HostCoverage;
 use super::ready_queue::DeliveryGuard;
@@ -34,8 +34,8 @@ pub(super) struct SettleQueue {
 pub(super) struct SettleItem {
     settle: SettleRequest,
     guard: DeliveryGuard,
-    /// Holds the room for what the attempt publishes.
-    _reservation: Option<PublishReservation>,
+    /// Holds the room for what the attempt adds to lanes.
+    _reservation: Option<LaneReservation>,
     /// Receives the conclusion, where the attempt waits for it.
     answer: Option<oneshot::Sender<SettleConclusion>>,
     backoff: RetryBackoff,
@@ -51,7 +51,7 @@ pub(super) enum SettleConclusion {
 
 impl SettleItem {
     /// A settle whose conclusion no attempt waits for.
-    pub(super) fn new(settle: SettleRequest, guard: DeliveryGuard, reservation: Option<PublishReservation>) -> Self {
+    pub(super) fn new(settle: SettleRequest, guard: DeliveryGuard, reservation: Option<LaneReservation>) -> Self {
         Self { settle, guard, _reservation: reservation, answer: None, backoff: RetryBackoff::default() }
     }
 }
@@ -167,6 +167,10 @@ impl SettleBatches {
         tracing::warn!(attempts = items.len(), "could not settle attempts, will try again: {error}");
         for item in &mut items {
             tracing::debug!(event.id = %item.settle.receipt.event_id, "attempt not settled yet: {error}");
+            if matches!(error, Error::NoRoom(_)) {
+                // The less it takes, the sooner it fits.
+                item.settle.record = item.settle.record.clone().with_detail(AttemptDetail::Compact);
+            }
             pause = pause.max(item.backoff.next_pause());
         }
         let batches = self.clone();

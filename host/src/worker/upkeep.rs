@@ -10,6 +10,7 @@ use super::backoff::RetryBackoff;
 use super::coverage::PeerWatch;
 use super::deferrals::StuckLane;
 use super::ready_queue::DeliveryGuard;
+use super::shortened::KeptPlace;
 use super::worker_state::WorkerState;
 use crate::broker::Lane;
 use crate::plugin::{GuestJob, Plugin, PluginRegistry};
@@ -111,7 +112,8 @@ fn lane_limits(plugins: &PluginRegistry) -> BTreeMap<Lane, u64> {
     plugins.serving_plugins().into_iter().filter_map(limit).collect()
 }
 
-/// Maintains the store until the worker stops. After each round it refreshes the backlog and looks at other hosts.
+/// Maintains the store until the worker stops, once a second, and at once when much was added to the history. Before each
+/// round it refreshes the backlog, and after it looks at other hosts.
 pub(super) async fn maintain(shared: Arc<WorkerState>) -> anyhow::Result<()> {
     let pause = MAX_MAINTAIN_PAUSE.min(shared.options.lease / 4);
     let mut peers = PeerWatch::default();
@@ -122,6 +124,7 @@ pub(super) async fn maintain(shared: Arc<WorkerState>) -> anyhow::Result<()> {
             Err(error) => tracing::debug!("could not ask how much waits: {error}"),
         }
         warn_of_stuck_lanes(&shared);
+        warn_of_shortened_attempts(&shared);
         let pause = match shared.work_queue.maintain().await {
             Ok(true) => MORE_PAUSE,
             Ok(false) => pause,
@@ -131,7 +134,11 @@ pub(super) async fn maintain(shared: Arc<WorkerState>) -> anyhow::Result<()> {
             }
         };
         peers.look(&shared.coverage);
-        shared.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+        tokio::select! {
+            () = shared.stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+            () = shared.handler.backlog.much_history.notified() => {}
+        }
     }
     Ok(())
 }
@@ -147,5 +154,26 @@ fn warn_of_stuck_lanes(shared: &WorkerState) {
              publishes less, or run `eventstream plugin remove {lane}`: its events then fail as no-handler and can be discarded. \
              Otherwise they fail after about a day"
         );
+    }
+}
+
+/// Says once in a while of which plugins the store keeps attempts without their output, and why.
+fn warn_of_shortened_attempts(shared: &WorkerState) {
+    let due = shared.handler.shortened.lock().take_unwarned(Instant::now());
+    for (lane, place, attempts) in due {
+        match place {
+            KeptPlace::Lane => tracing::warn!(
+                plugin.id = %lane, %lane, attempts,
+                "the waiting and failed events of the plugin {lane} take more than half of their bytes, so its attempts are \
+                 kept without log, standard error and backtrace. Replace the plugin by a build that does not fail, discard \
+                 failed events (eventstream failed discard --plugin {lane}), or raise broker.max_waiting_bytes if the store \
+                 has the space"
+            ),
+            KeptPlace::History => tracing::warn!(
+                plugin.id = %lane, %lane, attempts,
+                "the plugin {lane} writes more than its history may grow by, so attempts of its processed events are kept \
+                 without log and standard error. Let the plugin log less, or give the store more space"
+            ),
+        }
     }
 }

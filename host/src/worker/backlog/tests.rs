@@ -19,7 +19,7 @@ fn backlog(waiting: &[(&str, u64)]) -> Arc<BacklogLimit> {
     backlog.into()
 }
 
-fn reserve(backlog: &Arc<BacklogLimit>, own: &str, into: &str) -> Result<PublishReservation, String> {
+fn reserve(backlog: &Arc<BacklogLimit>, own: &str, into: &str) -> Result<LaneReservation, String> {
     backlog.reserve(&lane(own), [(lane(into), 10)].into_iter())
 }
 
@@ -104,7 +104,7 @@ fn what_is_published_counts_until_a_look_contains_it() {
     assert_eq!(fill(&backlog, "a", "b"), 10, "nothing counts for ever");
     backlog.begin_look();
     backlog.update(&depth(&[]));
-    assert_eq!(backlog.0.lock().lanes, HashMap::new());
+    assert_eq!(backlog.known.lock().lanes, HashMap::new());
 }
 
 #[test]
@@ -161,4 +161,84 @@ fn the_bytes_of_failed_events_count_for_their_lane() {
     let why = reserve(&backlog, "a", "a").unwrap_err();
     assert!(why.contains("20 bytes") && why.contains("failed events 20"), "{why}");
     assert!(why.contains("failed discard --plugin a") && why.contains("replay"), "{why}");
+}
+
+/// The lane `a` with so many waiting and failed bytes, of the 10,000 that it may hold.
+fn held(waiting_bytes: u64, failed_bytes: u64) -> QueueDepth {
+    let of_a = |bytes: u64| BTreeMap::from([("a".to_owned(), bytes)]);
+    QueueDepth {
+        waiting_bytes_by_lane: of_a(waiting_bytes),
+        failed_bytes_by_lane: of_a(failed_bytes),
+        max_lane_bytes: Some(10_000),
+        ..depth(&[("a", 1)])
+    }
+}
+
+#[test]
+fn attempts_are_kept_whole_while_their_lane_is_less_than_half_full() {
+    use AttemptDetail::{Brief, Compact, Whole};
+    let backlog = backlog(&[]);
+    let detail = |name: &str, bytes| backlog.keep_attempt(&lane(name), bytes).0;
+    assert_eq!(detail("a", 1 << 40), Whole, "nothing is known of a limit");
+    for (waiting, failed, bytes, expected) in [
+        (0, 0, 5_000, Whole),
+        (0, 0, 5_001, Brief),
+        (2_000, 2_000, 1_000, Whole),
+        (3_000, 3_000, 0, Brief),
+        (9_999, 0, 300, Brief),
+        (0, 10_000, 300, Compact),
+        (20_000, 0, 0, Compact),
+    ] {
+        backlog.begin_look();
+        backlog.update(&held(waiting, failed));
+        assert_eq!(detail("a", bytes), expected, "{bytes} bytes to {waiting} and {failed}");
+        assert_eq!(detail("b", bytes.min(5_000)), Whole, "another lane has its own room");
+    }
+}
+
+#[test]
+fn attempts_kept_since_the_last_look_count() {
+    use AttemptDetail::{Brief, Whole};
+    let backlog = backlog(&[]);
+    backlog.update(&held(0, 0));
+    let keep = |bytes| backlog.keep_attempt(&lane("a"), bytes);
+    let (first, in_flight) = keep(3_000);
+    assert_eq!((first, keep(3_000).0, keep(1_000).0), (Whole, Brief, Whole));
+    backlog.begin_look();
+    assert_eq!(keep(3_000).0, Brief, "the look has no answer yet");
+    backlog.update(&held(0, 0));
+    backlog.begin_look();
+    backlog.update(&held(0, 0));
+    assert_eq!(keep(3_000).0, Brief, "the first is still in flight");
+    drop(in_flight);
+    for _ in 0..2 {
+        backlog.begin_look();
+        backlog.update(&held(0, 0));
+    }
+    assert_eq!(keep(3_000).0, Whole, "nothing counts for ever");
+    backlog.update(&QueueDepth { consumers: 2, ..held(0, 0) });
+    for _ in 0..2 {
+        backlog.begin_look();
+        backlog.update(&QueueDepth { consumers: 2, ..held(0, 0) });
+    }
+    assert_eq!(keep(1_300).0, Brief, "the other host may fill its part");
+}
+
+#[test]
+fn what_is_added_to_the_history_between_two_looks_is_limited_and_trimmed_at_once() {
+    use AttemptDetail::{Brief, Compact, Whole};
+    let backlog = backlog(&[]);
+    let keep = |name: &str, bytes| backlog.keep_processed_attempt(&lane(name), bytes);
+    assert_eq!(keep("a", 1 << 40), Whole, "nothing is known of a limit");
+    let is_woken = || std::pin::pin!(backlog.much_history.notified()).as_mut().enable();
+    backlog.update(&held(0, 0));
+    end_one(&backlog, "b", Settlement::Processed);
+    assert!(!is_woken());
+    assert_eq!((keep("a", 1_200), keep("a", 1_200), keep("b", 1_200)), (Whole, Brief, Whole));
+    end_one(&backlog, "b", Settlement::Processed);
+    assert!(is_woken(), "more than an eighth of a lane was added");
+    assert_eq!(keep("a", 0), Compact);
+    backlog.begin_look();
+    backlog.update(&held(0, 0));
+    assert_eq!(keep("a", 1_200), Whole);
 }
