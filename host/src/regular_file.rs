@@ -32,7 +32,11 @@ pub fn read_to_string(path: &Path) -> io::Result<String> {
     io::read_to_string(open(path)?)
 }
 
-fn require_regular(file_type: FileType) -> io::Result<()> {
+/// Refuses what is no regular file.
+///
+/// # Errors
+/// The error says what it is.
+pub fn require_regular(file_type: FileType) -> io::Result<()> {
     let what = match file_type {
         it if it.is_file() => return Ok(()),
         it if it.is_dir() => "a directory",

@@ -97,8 +97,26 @@ fn is_authority(text: &str) -> bool {
 }
 
 /// Whether a text is an address rather than a path. It may hold a password, so it is neither used nor repeated as a path.
+/// Without `://`, a text such as `user:password@host` is an address unless it begins as only a path does.
 pub fn is_address(text: &str) -> bool {
-    text.contains("://")
+    let is_path = || text.starts_with(['/', '.', '~']);
+    let has_credentials = || text.rsplit_once('@').is_some_and(|(before, _)| before.contains(':'));
+    text.contains("://") || (!is_path() && has_credentials())
+}
+
+/// An argument of a command line without what may be a password: of an address, the text up to the first colon is left. The
+/// result is an address, too, so it is refused where the argument was.
+pub fn hide_address(argument: &str) -> String {
+    match argument.split_once(':') {
+        Some((scheme, rest)) if is_address(argument) => {
+            if rest.starts_with("//") {
+                format!("{scheme}://{HIDDEN}")
+            } else {
+                format!("{scheme}:{HIDDEN}@")
+            }
+        }
+        _ => argument.to_owned(),
+    }
 }
 
 /// A text that hides the user and the password of every URL in it.
@@ -175,6 +193,25 @@ mod tests {
             ("https://*.example.com", "https://*.example.com"),
         ] {
             assert_eq!(RedactedUrl(given).to_string(), shown, "{given}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_told_from_a_path_and_hidden_after_its_first_colon() {
+        for (text, shown) in [
+            ("redis://me:hunter2@host", "redis://***"),
+            ("--plugins=redis://me:hunter2@host", "--plugins=redis://***"),
+            ("me:hunter2@host:1", "me:***@"),
+            ("--plugins=me:hun@ter2@host", "--plugins=me:***@"),
+            ("redis:/me:hunter2@host", "redis:***@"),
+            ("mysql:me:hunter2@host", "mysql:***@"),
+        ] {
+            assert!(is_address(text) && is_address(shown));
+            assert_eq!(hide_address(text), shown);
+        }
+        for path in ["plugins", "a:b", "a@b", "a@b:c", "./me:a@b", "/srv/me:a@b", "../a:b@c"] {
+            assert!(!is_address(path), "{path}");
+            assert_eq!(hide_address(path), path);
         }
     }
 

@@ -59,6 +59,11 @@ fn what_cannot_be_removed_is_told_with_the_reason() {
         (&json!("work"), &json!("removed"), &json!(null))
     );
     delete("work").expect(404);
+    stage.plugins.put("away", &layout::guest("scripted"));
+    stage.client.wait_for_plugin("away", "it serves", |status| status["digest"].as_str().map(drop));
+    stage.plugins.remove("away");
+    let (ended, said) = run_on(&stage, &["plugin", "remove", "away"]);
+    assert!(ended == Some(0) && said.starts_with("away is removed; its file was gone already\n"), "{said}");
     let nowhere = run_command(&["plugin", "remove", "work", "--url", "http://127.0.0.1:1"]);
     assert_eq!(nowhere.status.code(), Some(3));
 }

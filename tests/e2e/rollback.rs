@@ -1,8 +1,11 @@
 //! An earlier version is rolled back to by HTTP and by the command line, and stays active after a restart.
 
+use std::fs;
+
 use eventstream_tests::client::Client;
-use eventstream_tests::guests::{PluginsDir, two_builds};
+use eventstream_tests::guests::{PluginsDir, digest, two_builds};
 use eventstream_tests::host::run_command;
+use eventstream_tests::layout;
 use eventstream_tests::on_both_brokers;
 use eventstream_tests::stage::{Broker, Stage};
 use serde_json::{Value, json};
@@ -56,6 +59,37 @@ fn a_plugin_goes_back_at_once_and_stays_there_until_its_file_is_another(broker: 
     let words = String::from_utf8_lossy(&reported.stdout).into_owned();
     assert_eq!(words.trim(), format!("work is back at {}, from {}", &first[..12], &second[..12]));
     assert_eq!(digest_that_ran(&stage.client), first);
+}
+
+#[test]
+fn a_rollback_to_a_type_that_another_plugin_has_by_now_is_refused_and_a_restart_changes_nothing() {
+    let first = fs::read(layout::example_plugin("user-signup")).unwrap();
+    let (old, new) = (b"USER_SIGNUP", b"USER_ENTERS");
+    let at = first.windows(old.len()).position(|text| text == old).unwrap();
+    let mut second = first.clone();
+    second[at..at + new.len()].copy_from_slice(new);
+    let (kept, plugins) = (tempfile::tempdir().unwrap(), PluginsDir::empty());
+    plugins.write("signup.wasm", &first);
+    let dir = kept.path().join("plugins");
+    let mut stage = Stage::with(Broker::Embedded, plugins, |options| options.with("plugins.data_dir", dir.display()));
+    let second_digest = digest(&second);
+    stage.plugins.write("signup.wasm", &second);
+    stage.client.wait_for_version("signup", &second_digest);
+    stage.plugins.put("USER_SIGNUP", &layout::guest("scripted"));
+    stage.client.wait_for_plugin("USER_SIGNUP", "it serves", |status| status["digest"].as_str().map(drop));
+
+    let reported = run_command(&["plugin", "rollback", "signup", "--url", stage.host.url()]);
+    let words = String::from_utf8_lossy(&reported.stderr).into_owned();
+    assert_eq!(reported.status.code(), Some(1), "{words}");
+    assert!(words.contains("USER_SIGNUP belongs to the plugin \"USER_SIGNUP\""), "{words}");
+    assert_eq!(stage.client.roll_back("signup").expect(409).json()["type"], "/problems/not-rolled-back");
+    stage.host.kill9();
+    stage.replace_host(|options| options.with("plugins.data_dir", dir.display()));
+    let status = stage.client.get("/plugins/signup").expect(200).json();
+    assert_eq!(
+        [&status["state"], &status["digest"], &status["types"], &status["rolledBackFrom"]],
+        [&json!("active"), &json!(second_digest), &json!(["USER_ENTERS"]), &Value::Null]
+    );
 }
 
 #[test]

@@ -249,6 +249,34 @@ fn a_secret_in_the_wrong_place_is_not_repeated() {
         assert!(!reported.is_empty(), "{arguments:?} says something");
         assert_silent(&format!("{arguments:?}"), &reported);
     }
+    for address in ["me:Canary@127.0.0.1:1", "redis:/me:Canary@127.0.0.1", "mysql:me:Canary@127.0.0.1"] {
+        for arguments in [
+            &["serve", "--plugins"][..],
+            &["serve", "--config"],
+            &["export", "--out"],
+            &["import"],
+            &["backup"],
+            &["dev"],
+            &["send", "a", "{}", "--typo"],
+            &["plugin", "check"],
+            &["plugin", "run"],
+            &["plugin", "run", "a.wasm", "--settings"],
+            &["plugin", "build"],
+            &["plugin", "test"],
+            &["plugin", "new"],
+            &["plugin", "new", "a", "--dir"],
+            &["plugin", "remove"],
+            &["failed", "discard"],
+        ] {
+            let reported = run(&[arguments, &[address]].concat());
+            assert!(!reported.is_empty(), "{arguments:?} says something");
+            assert_silent(&format!("{arguments:?} {address}"), &reported);
+        }
+        let variable = command(folder.path(), &["serve"]).env("EVENTSTREAM_PLUGINS_DIR", address).output().unwrap();
+        assert_silent(&format!("plugins.dir {address}"), &output_text(&variable));
+        let data = command(folder.path(), &["send", "a", &format!("@{address}")]).output().unwrap();
+        assert_silent(&format!("@{address}"), &output_text(&data));
+    }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "an address becomes no file");
     let plugins = PluginsDir::scripted(&["p"]);
     for settings in [

@@ -304,6 +304,7 @@ fn what_cannot_be_moved_is_told_with_the_code_of_its_kind() {
         std::fs::write(folder.path().join("bad.ndjson"), content).unwrap();
         reported(&["import", "bad.ndjson", "--broker", "embedded:./other"], 1, word);
     }
+    reported(&["export", "--out", "/dev/zero", "--broker", &source], 2, "it is a device, not a regular file");
     reported(&["backup", "copy", "--broker", "redis://127.0.0.1:1"], 2, "BGSAVE");
     reported(&["backup", "copy", "--broker", "embedded:./nowhere"], 3, "no store");
     run_successfully(folder.path(), &["backup", "copy", "--broker", &source]);

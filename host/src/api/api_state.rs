@@ -68,8 +68,8 @@ pub struct RemovedPlugin {
     /// The plugin after the removal.
     #[serde(flatten)]
     pub plugin: PluginReport,
-    /// The file that was removed.
-    pub file: String,
+    /// The file that was removed; `None` if it was gone already.
+    pub file: Option<String>,
     /// The settings beside it, which stay.
     pub settings: Option<String>,
 }

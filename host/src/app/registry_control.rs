@@ -80,7 +80,7 @@ impl PluginAdmin for RegistryControl {
         })?;
         Ok(RemovedPlugin {
             plugin: removal.status,
-            file: removal.file.to_string_lossy().into_owned(),
+            file: removal.file.map(|path| path.to_string_lossy().into_owned()),
             settings: removal.settings.map(|path| path.to_string_lossy().into_owned()),
         })
     }

@@ -105,7 +105,7 @@ impl StoreKind {
             "embedded" if url.starts_with("embedded://") => {
                 Err("write the embedded broker as embedded:DIRECTORY, without //, such as embedded:./data".into())
             }
-            "embedded" if url == "embedded:" || is_address(url) => {
+            "embedded" if url == "embedded:" || is_address(&url["embedded:".len()..]) => {
                 Err("write the embedded broker as embedded:DIRECTORY".into())
             }
             "embedded" => Ok(Self::Embedded),

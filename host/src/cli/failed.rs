@@ -85,7 +85,7 @@ pub(super) fn run(command: &FailedCommand) -> CommandResult {
     done.map_err(|failure| {
         let exit = failure.report();
         if counts.discarded > 0 && !args.dry_run {
-            report_error(format_args!("before that: discarded {}", format_thousands(counts.discarded)));
+            report_error(format_args!("before that: discarded {}", count_events(counts.discarded)));
         }
         exit
     })?;
@@ -173,13 +173,18 @@ impl DiscardCounts {
             };
         }
         let verb = if args.dry_run { "would discard" } else { "discarded" };
-        let mut text = format!("{verb} {} failed events", format_thousands(*discarded));
+        let mut text = format!("{verb} {}", count_events(*discarded));
         if *skipped > 0 {
+            let verb = if *skipped == 1 { "was" } else { "were" };
             // Writing into a `String` does not fail.
-            let _ = write!(text, "; {} were replayed or discarded meanwhile", format_thousands(*skipped));
+            let _ = write!(text, "; {} {verb} replayed or discarded meanwhile", format_thousands(*skipped));
         }
         print_line(text)
     }
+}
+
+fn count_events(count: u64) -> String {
+    format!("{} failed event{}", format_thousands(count), if count == 1 { "" } else { "s" })
 }
 
 /// The failed events that match a filter, page by page.

@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use eventstream::printable::Printable;
+use eventstream::secret::hide_address;
 use eventstream::shutdown::EarlyStop;
 
 use output::{CommandResult, ExitReason, check_written, print_note, print_note_lines, report_error};
@@ -113,10 +114,8 @@ fn answer_usage(error: &clap::Error) -> CommandResult {
     }
     // The message quotes arguments. One may be the name of another user's file that the shell inserted, or an address with
     // a secret. So the arguments are made printable, without what follows the scheme of an address, and parsed again.
-    let arguments = std::env::args_os().map(|argument| {
-        let argument = Printable(argument.to_string_lossy()).to_string();
-        argument.split_once("://").map_or(argument.clone(), |(scheme, _)| format!("{scheme}://***"))
-    });
+    let arguments =
+        std::env::args_os().map(|argument| hide_address(&Printable(argument.to_string_lossy()).to_string()));
     match Cli::try_parse_from(arguments) {
         Err(error) => print_note_lines(error.render().to_string().trim_end()),
         Ok(_) => print_note(error.render()),

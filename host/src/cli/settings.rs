@@ -13,7 +13,9 @@ use super::output::{ExitReason, report_as, report_error};
 /// Parses a path. An address in its place may hold a password and would become the name of a file.
 pub(super) fn path_parser() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(|path| match is_address(&path.to_string_lossy()) {
-        true => Err("this is an address, not a path; --broker takes the address of a store"),
+        true => Err(
+            "this is an address, not a path; --broker takes the address of a store; begin a path with : and @ with ./",
+        ),
         false => Ok(path),
     })
 }

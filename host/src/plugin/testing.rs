@@ -110,11 +110,17 @@ pub(super) fn guest(body: &str) -> Vec<u8> {
     typed(&text, "plugin")
 }
 
-/// A core module with the component type of a world of the package.
+/// A core module with the component type of a world of the package, or of `described`, which exports `describe` as well.
 pub(super) fn typed(text: &str, world: &str) -> Vec<u8> {
     let mut module = wat::parse_str(text).unwrap();
     let mut resolve = wit_parser::Resolve::default();
     let package = resolve.push_file(concat!(env!("CARGO_MANIFEST_DIR"), "/../wit/plugin.wit")).unwrap();
+    let described = "package eventstream:tests; world described {
+        export eventstream:plugin/handler@0.1.0; export eventstream:plugin/describe@0.1.0; }";
+    let package = match world {
+        "described" => resolve.push_str("described.wit", described).unwrap(),
+        _ => package,
+    };
     let world = resolve.select_world(&[package], Some(world)).unwrap();
     wit_component::embed_component_metadata(&mut module, &resolve, world, wit_component::StringEncoding::UTF8).unwrap();
     module

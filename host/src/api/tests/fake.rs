@@ -236,7 +236,7 @@ impl PluginAdmin for FakePluginAdmin {
         match name {
             "signup" => Ok(RemovedPlugin {
                 plugin: PluginReport { status: PluginStatus::Removed, ..plugin(name, &[]) },
-                file: "signup.wasm".into(),
+                file: Some("signup.wasm".into()),
                 settings: None,
             }),
             "old" => Err(PluginChangeError::Refused("read-only".into())),

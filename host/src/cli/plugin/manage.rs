@@ -181,6 +181,7 @@ pub(crate) fn remove(args: &RemoveArgs) -> Result<CommandReport, ClientError> {
     }
     let mut text = match removal["file"].as_str().map(Printable) {
         Some(file) => format!("{name} is removed: {file} is deleted"),
+        None if removal["state"].is_string() => format!("{name} is removed; its file was gone already"),
         None => format!("there is no plugin {name}, only the state that it left"),
     };
     if let Some(settings) = removal["settings"].as_str().map(Printable) {

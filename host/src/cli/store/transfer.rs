@@ -5,9 +5,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use eventstream::app::{self, ExportNotice, TransferCounts};
+use eventstream::regular_file;
 use serde_json::json;
 
 use super::partial_file::PartialFile;
@@ -178,7 +180,7 @@ fn import_json(moved: &TransferCounts) -> String {
 
 /// The target of an export.
 enum ExportTarget {
-    /// Standard output, a pipe or a device, which receives the lines at once.
+    /// Standard output or a named pipe, which receives the lines at once.
     Stream(BufWriter<Box<dyn Write>>),
     /// A file that gets its name when it is complete.
     File(PartialFile),
@@ -189,7 +191,13 @@ impl ExportTarget {
         if path == Path::new(STANDARD_STREAM) {
             return Ok(Self::Stream(BufWriter::new(Box::new(io::stdout()))));
         }
-        if path.metadata().is_ok_and(|found| !found.is_file()) {
+        // A device would take everything and keep nothing.
+        let found = path.metadata().map(|found| found.file_type()).ok().filter(|found| !found.is_file());
+        if let Some(found) = found {
+            if !found.is_fifo() {
+                regular_file::require_regular(found)
+                    .map_err(|error| io::Error::other(format!("{error}; name a file, or - for standard output")))?;
+            }
             return Ok(Self::Stream(BufWriter::new(Box::new(OpenOptions::new().write(true).open(path)?))));
         }
         Ok(Self::File(PartialFile::create(path)?))

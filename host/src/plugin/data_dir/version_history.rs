@@ -104,12 +104,22 @@ impl VersionHistory {
         self.lists().entry(name.to_owned()).or_default().pin = Some(pin);
     }
 
-    /// The version before `serving`. Without a version that serves, the one that served last, unless its file went.
+    /// The digest of the file in whose place this version serves, if it was rolled back from.
+    pub(in crate::plugin) fn rolled_back_from(&self, name: &str, serves: &str) -> Option<String> {
+        let pin = self.lists().get(name)?.pin.clone()?;
+        (pin.serves == serves).then_some(pin.held)
+    }
+
+    /// The version before `serving`. Without a version that serves, the one to which the plugin was rolled back, else the
+    /// one that served last, unless its file went.
     pub(in crate::plugin) fn version_before(&self, name: &str, serving: Option<&str>) -> Option<String> {
         let lists = self.lists();
         let list = lists.get(name)?;
         let digests = &list.digests;
-        let Some(serving) = serving else { return digests.first().filter(|_| !list.is_gone).cloned() };
+        let Some(serving) = serving else {
+            let last = list.pin.as_ref().map(|pin| &pin.serves).or(digests.first());
+            return last.filter(|_| !list.is_gone).cloned();
+        };
         match digests.iter().position(|digest| digest == serving) {
             Some(at) => digests.get(at + 1).cloned(),
             None => digests.first().cloned(),

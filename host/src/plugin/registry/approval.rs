@@ -9,10 +9,12 @@
 
 use std::path::PathBuf;
 
-use super::entry::{AddedRights, PluginEntry, short_digest};
+use bytes::Bytes;
+
+use super::entry::{AddedRights, PluginEntry, describe_owned, short_digest};
 use super::plugin_registry::PluginRegistry;
 use crate::plugin::Plugin;
-use crate::plugin::component::file::{self, FileContents};
+use crate::plugin::component::file;
 use crate::plugin::settings::PluginSettings;
 use crate::plugin_report::PluginReport;
 
@@ -57,6 +59,19 @@ pub enum ApproveError {
         /// What the file is now.
         why: String,
     },
+    /// Other plugins that serve own types of the build. It still waits.
+    #[error(
+        "the build {digest} of {name:?} cannot serve: {owned}; name other `types` in {name}.toml, or remove the owner, and \
+         approve it again"
+    )]
+    Owned {
+        /// The plugin.
+        name: String,
+        /// The digest of the build that is held.
+        digest: String,
+        /// Which types, and who owns them.
+        owned: String,
+    },
 }
 
 impl PluginRegistry {
@@ -76,7 +91,7 @@ impl PluginRegistry {
             return AddedRights::default();
         }
         let is_first = self.history().is_none_or(|history| history.version_before(name, None).is_none());
-        self.fall_back(name, settings.clone(), generation).await;
+        self.fall_back(name, settings.clone(), generation, None).await;
         let imports = match &self.chosen_version(name) {
             _ if !compares => Vec::new(),
             Some(serving) => build.capabilities().difference(&serving.capabilities()).cloned().collect(),
@@ -97,52 +112,62 @@ impl PluginRegistry {
     /// # Errors
     /// See [`ApproveError`].
     pub async fn approve(&self, name: &str, digest: Option<&str>) -> Result<PluginReport, ApproveError> {
-        let (build, path) = requested_build(name, self.entries().get(name), digest)?;
+        let (build, path, is_the_file) = requested_build(name, self.entries().get(name), digest)?;
+        if !is_the_file {
+            return self.finish_approval(name, &build, None).await;
+        }
         let (read, limit_bytes) = (path.clone(), self.loader.max_file_bytes);
         let read = self.loader.runtime.executor.run_blocking(move || file::read(&read, limit_bytes)).await;
         let why = match read {
             None => "the host failed to read it".to_owned(),
             Some(Err(error)) => error.to_string(),
             Some(Ok(contents)) if contents.digest != build => format!("it is {}", contents.digest),
-            Some(Ok(contents)) => return self.finish_approval(name, contents).await,
+            Some(Ok(contents)) => return self.finish_approval(name, &build, Some(contents.bytes)).await,
         };
         Err(ApproveError::Swapped { file: path, digest: build, why })
     }
 
-    /// Lets the build serve whose file has just been read.
-    async fn finish_approval(&self, name: &str, file: FileContents) -> Result<PluginReport, ApproveError> {
+    /// Lets the held build serve. `file` holds its bytes, unless it is an earlier version in place of the file.
+    async fn finish_approval(
+        &self,
+        name: &str,
+        digest: &str,
+        file: Option<Bytes>,
+    ) -> Result<PluginReport, ApproveError> {
         let unknown = || ApproveError::Unknown(name.to_owned());
-        let FileContents { bytes, digest, .. } = file;
         {
             let mut entries = self.entries();
+            let held = entries.get(name).and_then(PluginEntry::held).filter(|held| held.digest == digest);
+            let owned = held.map(|held| self.owned_by_others(&entries, name, &held.build, false)).unwrap_or_default();
+            if !owned.is_empty() {
+                let (name, digest, owned) = (name.to_owned(), digest.to_owned(), describe_owned(&owned));
+                return Err(ApproveError::Owned { name, digest, owned });
+            }
             let entry = entries.get_mut(name).ok_or_else(unknown)?;
-            let (build, added) = entry.approve(&digest).ok_or_else(|| ApproveError::NoneHeld(name.to_owned()))?;
-            let (short, added) = (short_digest(&digest), added.describe());
+            let (build, added) = entry.approve(digest).ok_or_else(|| ApproveError::NoneHeld(name.to_owned()))?;
+            let (short, added) = (short_digest(digest), added.describe());
             tracing::info!(plugin.id = %name, plugin.digest = %short, "plugin approved: it newly {added}");
             self.take_over(&entries, name, &build);
             self.update_routing(entries);
         }
         self.save_owners().await;
-        // A build that routing refuses has not served.
-        if let Some(serving) = self.serving(name).filter(|serving| serving.digest() == digest) {
-            self.record_version(name, &serving, bytes).await;
-        }
+        self.record_serving(name, digest, file).await;
         self.status(name).ok_or_else(unknown)
     }
 }
 
-/// The digest and the file of the held build, if the caller asked for that one.
+/// The digest and the file of the held build, and whether it is that file, if the caller asked for that one.
 fn requested_build(
     name: &str,
     entry: Option<&PluginEntry>,
     digest: Option<&str>,
-) -> Result<(String, PathBuf), ApproveError> {
+) -> Result<(String, PathBuf, bool), ApproveError> {
     let entry = entry.ok_or_else(|| ApproveError::Unknown(name.to_owned()))?;
     let build = entry.held().ok_or_else(|| ApproveError::NoneHeld(name.to_owned()))?;
     let (name, held, new) = (name.to_owned(), build.digest.clone(), build.added.describe());
     match digest {
         None => Err(ApproveError::Unnamed { name, held, new }),
         Some(asked) if asked != held => Err(ApproveError::Another { name, asked: asked.to_owned(), held, new }),
-        Some(_) => Ok((held, build.file.clone())),
+        Some(_) => Ok((held, build.file.clone(), build.rolled_back_from.is_none())),
     }
 }

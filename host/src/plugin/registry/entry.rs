@@ -175,13 +175,18 @@ impl<P> PluginEntry<P> {
         (before < MAX_RETRIES_AFTER_KILL).then(|| rescan * (1 << before))
     }
 
-    /// Chooses an earlier version while the file stays failed. `false`, and nothing changes, if `generation` is obsolete.
-    pub(super) fn restore(&mut self, generation: u64, version: Arc<P>) -> bool {
+    /// Chooses an earlier version while the file stays failed or routing refuses it. `rolled_back_from` is the digest of the
+    /// file in whose place it serves. `false`, and nothing changes, if `generation` is obsolete.
+    pub(super) fn restore(&mut self, generation: u64, version: Arc<P>, rolled_back_from: Option<String>) -> bool {
         if !self.is_current(generation) {
             return false;
         }
+        if self.conflict.is_some() && self.last_good.is_none() {
+            self.last_good = Some(version);
+            return true;
+        }
         let verdict = std::mem::replace(&mut self.file, FileVerdict::Accepted);
-        self.serve(version, None);
+        self.serve(version, rolled_back_from);
         if matches!(verdict, FileVerdict::Failed(_)) {
             self.file = verdict;
         }
@@ -192,7 +197,7 @@ impl<P> PluginEntry<P> {
     pub(super) fn approve(&mut self, digest: &str) -> Option<(Arc<P>, AddedRights)> {
         match std::mem::replace(&mut self.file, FileVerdict::Accepted) {
             FileVerdict::Held(held) if held.digest == digest => {
-                self.serve(held.build.clone(), None);
+                self.serve(held.build.clone(), held.rolled_back_from);
                 Some((held.build, held.added))
             }
             verdict => {
@@ -255,10 +260,6 @@ impl<P> PluginEntry<P> {
         PluginVersions { newest: self.newest.clone(), last_good: self.last_good.clone() }
     }
 
-    pub(super) fn has_version(&self) -> bool {
-        self.newest.is_some() || self.last_good.is_some()
-    }
-
     /// Whether the file in the directory was loaded, is held, or failed.
     pub(super) fn has_been_attempted(&self) -> bool {
         let is_decided = self.newest.is_some() || !matches!(self.file, FileVerdict::Accepted);
@@ -318,6 +319,8 @@ pub(super) struct HeldBuild<P = Plugin> {
     pub(super) digest: String,
     /// The file that the build was loaded from.
     pub(super) file: PathBuf,
+    /// The digest of that file, if the build is an earlier version in its place.
+    pub(super) rolled_back_from: Option<String>,
     /// What the build is held for.
     pub(super) added: AddedRights,
 }
@@ -360,6 +363,12 @@ impl<P> HeldBuild<P> {
             short_digest(digest)
         )
     }
+}
+
+/// Types with their owners, for sentences.
+pub(super) fn describe_owned(owned: &[TakenTypes]) -> String {
+    let each = owned.iter().map(|TakenTypes { types, plugin }| format!("{types} belongs to the plugin {plugin:?}"));
+    each.collect::<Vec<_>>().join(" and ")
 }
 
 /// The beginning of a digest, for messages.

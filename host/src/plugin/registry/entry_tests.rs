@@ -45,7 +45,13 @@ impl Life {
     fn hold(mut self, version: &'static str) -> Self {
         self.entry.end_load(self.generation);
         let (digest, file) = (version.to_owned(), PathBuf::from("a.wasm"));
-        self.entry.hold(HeldBuild { build: Arc::new(version), digest, file, added: AddedRights::default() });
+        self.entry.hold(HeldBuild {
+            build: Arc::new(version),
+            digest,
+            file,
+            rolled_back_from: None,
+            added: AddedRights::default(),
+        });
         self
     }
 
@@ -56,9 +62,10 @@ impl Life {
     }
 
     fn restore(mut self, version: &'static str) -> Self {
-        match self.entry.restore(self.generation, Arc::new(version)) {
-            true => self.accept(),
-            false => self,
+        let is_refused = self.entry.refused().is_some() && self.entry.serving().is_none();
+        match self.entry.restore(self.generation, Arc::new(version), None) {
+            true if !is_refused => self.accept(),
+            _ => self,
         }
     }
 
@@ -120,6 +127,7 @@ fn states() -> Vec<NamedState> {
             life.entry.serve(Arc::new("2"), None);
             life.refuse()
         }),
+        ("refused at the start", || Life::default().begin("1").serve("1").refuse()),
     ]
 }
 
@@ -139,7 +147,7 @@ fn transitions() -> Vec<NamedTransition> {
 
 /// What follows in each state (rows) from each transition (columns, in the order of [`transitions`]).
 #[rustfmt::skip]
-const FOLLOWS: [(&str, [&str; 8]); 10] = [
+const FOLLOWS: [(&str, [&str; 8]); 11] = [
     ("unknown", [
         "Compiling -", "Active 9", "NeedsApproval -", "Failed -",
         "Active 0", "Failed -", "Active 0 for serving", "Failed -",
@@ -181,6 +189,11 @@ const FOLLOWS: [(&str, [&str; 8]); 10] = [
         "Compiling 1", "Active 9", "NeedsApproval 1", "FailedKeptLastGood 1",
         "Active 0", "FailedKeptLastGood 1", "Active 0 for 2", "FailedKeptLastGood 1",
     ]),
+    // The version that is restored serves beside the refused one, until routing accepts that one.
+    ("refused at the start", [
+        "Compiling -", "Active 9", "NeedsApproval -", "Failed -",
+        "FailedKeptLastGood 0", "Failed -", "Active 0 for 1", "Failed -",
+    ]),
 ];
 
 #[test]
@@ -202,7 +215,7 @@ fn a_newer_load_cancels_the_one_before_it_and_its_result_is_discarded() {
     let second = entry.begin_load(file("2"), false).unwrap();
     assert!(first.cancelled.is_cancelled() && !second.cancelled.is_cancelled());
     assert!(!entry.end_load(first.generation));
-    assert!(!entry.restore(first.generation, Arc::new("0")) && !entry.has_version());
+    assert!(!entry.restore(first.generation, Arc::new("0"), None) && entry.serving().is_none());
     assert!(entry.end_load(second.generation));
     assert!(!second.cancelled.is_cancelled(), "what follows from a load is not cancelled by its end");
     let third = entry.begin_load(file("3"), false).unwrap();

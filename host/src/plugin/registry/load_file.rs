@@ -93,29 +93,25 @@ impl PluginRegistry {
         let (file, rolled_back_from) = self.replace_by_pin(name, file, pin).await;
         let serving = self.chosen_version(name);
         let compiled = serving.filter(|serving| serving.digest() == file.digest).map(|serving| serving.compiled());
-        let is_the_file = rolled_back_from.is_none();
+        let (digest, is_the_file) = (file.digest.clone(), rolled_back_from.is_none());
         let loaded = self.loader.load_file(name, file, settings.clone(), compiled, passage).await;
         let (loaded, bytes) = match loaded {
             Ok((build, bytes)) => (Ok(build), bytes),
             Err(error) => (Err(error), Bytes::new()),
         };
         let added = match &loaded {
-            Ok(build) if is_the_file => self.added_rights(name, build, &settings, generation).await,
-            _ => AddedRights::default(),
+            Ok(build) => self.added_rights(name, build, &settings, generation).await,
+            Err(_) => AddedRights::default(),
         };
-        let digest = loaded.as_ref().ok().map(|build| build.digest().to_owned());
         let outcome = self.end_load(name, generation, loaded, rolled_back_from, (added, path));
         match outcome {
             LoadOutcome::Failed | LoadOutcome::RetryAfter(_) if is_the_file => {
-                self.fall_back(name, settings, generation).await;
+                self.fall_back(name, settings, generation, Some(&digest)).await;
             }
             LoadOutcome::Serves => {
-                let serving = self.serving(name).filter(|serving| Some(serving.digest()) == digest.as_deref());
-                match serving {
-                    Some(serving) if is_the_file => self.record_version(name, &serving, bytes).await,
-                    Some(serving) => self.record_types(name, &serving).await,
-                    None => {}
-                }
+                self.record_serving(name, &digest, is_the_file.then_some(bytes)).await;
+                // Routing may have refused it for the types of another plugin.
+                self.fall_back(name, settings, generation, None).await;
             }
             _ => {}
         }
@@ -186,17 +182,16 @@ impl PluginRegistry {
         }
         match loaded {
             Ok(plugin) if added.is_empty() => {
-                let (plugin, is_the_file) = (Arc::new(plugin), rolled_back_from.is_none());
+                let plugin = Arc::new(plugin);
                 entry.serve(plugin.clone(), rolled_back_from);
-                if is_the_file {
-                    self.take_over(&entries, name, &plugin);
-                }
+                self.take_over(&entries, name, &plugin);
                 self.update_routing(entries);
                 LoadOutcome::Serves
             }
             Ok(plugin) => {
                 let digest = plugin.digest().to_owned();
-                let held = HeldBuild { build: Arc::new(plugin), digest, file: path.to_owned(), added };
+                let (build, file) = (Arc::new(plugin), path.to_owned());
+                let held = HeldBuild { build, digest, file, rolled_back_from, added };
                 let words = held.describe(name, entry.serving().map(|serving| serving.digest()));
                 tracing::warn!(plugin.id = %name, "plugin held: {words}");
                 entry.hold(held);

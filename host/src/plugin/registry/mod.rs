@@ -36,6 +36,8 @@ mod refusal_tests;
 mod registry_rig;
 #[cfg(test)]
 mod registry_tests;
+#[cfg(test)]
+mod rollback_tests;
 
 pub use approval::ApproveError;
 pub use options::{RegistryError, RegistryOptions, WatchMethod};

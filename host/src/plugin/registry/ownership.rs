@@ -51,6 +51,36 @@ impl PluginRegistry {
         taken.collect()
     }
 
+    /// The types of a version that other plugins own, each with its owner. Routing refuses the version for those whose
+    /// owners are there; `with_away` adds the others.
+    pub(super) fn owned_by_others(
+        &self,
+        entries: &Entries,
+        name: &str,
+        version: &Plugin,
+        with_away: bool,
+    ) -> Vec<TakenTypes> {
+        let owners = self.owners_now();
+        let owned = version.patterns().iter().filter_map(|pattern| {
+            let owner = owners.rival(name, pattern).filter(|owner| with_away || !self.is_away(entries, owner))?;
+            Some(TakenTypes { types: pattern.clone(), plugin: owner.to_owned() })
+        });
+        owned.collect()
+    }
+
+    /// Whether a version would take types from other plugins, or routing would refuse it for theirs.
+    pub(super) fn takes_types(&self, name: &str, version: &Plugin) -> bool {
+        !self.unapproved_types(name, version).is_empty()
+            || !self.owned_by_others(&self.entries(), name, version, false).is_empty()
+    }
+
+    /// Those of the types that no other plugin owns.
+    pub(super) fn not_owned_by_others(&self, name: &str, mut types: Vec<TypePattern>) -> Vec<TypePattern> {
+        let owners = self.owners_now();
+        types.retain(|pattern| owners.rival(name, pattern).is_none());
+        types
+    }
+
     /// Whether the file of a plugin is being loaded, or will be at this start.
     pub(super) fn is_pending(&self, entries: &Entries, name: &str) -> bool {
         match entries.get(name) {
@@ -63,21 +93,26 @@ impl PluginRegistry {
         self.serving(name).is_none() && !self.is_pending(entries, name)
     }
 
-    /// Gives a plugin those of its types whose owners are away. Either nothing forbids that, or a person allowed it.
+    /// Gives a plugin those of its types whose owners are away, unless routing refuses the build for others. Either nothing
+    /// forbids that, or a person allowed it.
     pub(super) fn take_over(&self, entries: &Entries, name: &str, build: &Plugin) {
-        self.change_owners(entries, |owners| {
-            let is_free =
-                |pattern: &&TypePattern| owners.rival(name, pattern).is_some_and(|it| self.is_away(entries, it));
-            let free: Vec<TypePattern> = build.patterns().iter().filter(is_free).cloned().collect();
-            owners.give(name, free);
-        });
+        if self.owned_by_others(entries, name, build, false).is_empty() {
+            let free = self.owned_by_others(entries, name, build, true);
+            self.change_owners(entries, |owners| owners.give(name, free.into_iter().map(|free| free.types)));
+        }
     }
 
     /// Gives the plugins that serve now precedence over those that are loaded from now on.
     pub(super) fn confirm_owners(&self, entries: &Entries) {
-        let table = self.table.load();
-        let serves = |name: &str| table.serving().contains_key(name);
-        self.change_owners(entries, |owners| owners.update(&table.owners(), serves));
+        let owners = self.owners_now();
+        self.change_owners(entries, |before| *before = owners);
+    }
+
+    /// The owners, those included who serve without having been confirmed yet.
+    fn owners_now(&self) -> PatternOwners {
+        let (table, mut owners) = (self.table.load(), (**self.owners.load()).clone());
+        owners.update(&table.owners(), |name| table.serving().contains_key(name));
+        owners
     }
 
     /// Keeps the owners for the next start. A failure is logged.
@@ -124,7 +159,7 @@ impl PluginRegistry {
         let owners = self.owners.load();
         let is_refused = |build: &Arc<Plugin>| {
             let mut rivals = build.patterns().iter().filter_map(|pattern| owners.rival(name, pattern));
-            entry.rolled_back_from().is_none() && rivals.any(|rival| self.is_away(entries, rival))
+            rivals.any(|rival| self.is_away(entries, rival))
         };
         let is_held = |takes: &[TakenTypes]| {
             let types = takes.iter().map(|taken| &taken.types);

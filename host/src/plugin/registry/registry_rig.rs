@@ -110,6 +110,32 @@ pub(super) async fn is_ok(registry: &PluginRegistry, name: &str) -> bool {
     matches!(outcome, AttemptOutcome::Ok(_))
 }
 
+/// A component that describes itself as handling these types, with as many idle instructions as `nops`.
+pub(super) fn described(nops: usize, types: &[&str]) -> Vec<u8> {
+    const TEXT_AT: usize = 2_048;
+    let text = types.concat();
+    let mut at = TEXT_AT;
+    let stores = types.iter().enumerate().map(|(n, name)| {
+        let (slot, begin) = (1_024 + 8 * n, at);
+        at += name.len();
+        let length = name.len();
+        format!("(i32.store (i32.const {slot}) (i32.const {begin})) (i32.store offset=4 (i32.const {slot}) (i32.const {length}))")
+    });
+    let (stores, count, nops) = (stores.collect::<String>(), types.len(), "(nop)".repeat(nops));
+    let text = format!(
+        r#"(module (memory (export "memory") 1)
+            (data (i32.const {TEXT_AT}) "{text}")
+            (func (export "eventstream:plugin/handler@0.1.0#handle") (param i32) (result i32) {nops} (i32.const 512))
+            (func (export "eventstream:plugin/describe@0.1.0#describe") (result i32) {stores}
+                (; the types, after three empty texts ;)
+                (i32.store offset=24 (i32.const 256) (i32.const 1024))
+                (i32.store offset=28 (i32.const 256) (i32.const {count}))
+                (i32.const 256))
+            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096)))"#
+    );
+    typed(&text, "described")
+}
+
 /// A component whose handler imports nothing but types.
 pub(super) fn modest(nops: usize) -> Vec<u8> {
     let nops = "(nop)".repeat(nops);

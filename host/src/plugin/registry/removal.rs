@@ -14,8 +14,8 @@ use crate::plugin_report::PluginReport;
 pub struct RemovalReport {
     /// The report from now on.
     pub status: PluginReport,
-    /// The file that was removed.
-    pub file: PathBuf,
+    /// The file that was removed; `None` if it was gone already.
+    pub file: Option<PathBuf>,
     /// The settings beside it, which stay.
     pub settings: Option<PathBuf>,
 }
@@ -53,21 +53,22 @@ impl PluginRegistry {
         let settings = Some(self.options().dir.join(format!("{name}.toml")));
         let path = file.clone();
         let remove = move || {
-            let removed = fs::remove_file(&path).or_else(|error| match error.kind() {
-                io::ErrorKind::NotFound => Ok(()),
-                _ => Err(error),
-            });
-            removed.map(|()| settings.filter(|settings| settings.symlink_metadata().is_ok()))
+            let was_there = match fs::remove_file(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+                removed => removed.map(|()| true)?,
+            };
+            Ok((was_there, settings.filter(|settings| settings.symlink_metadata().is_ok())))
         };
         let done = self.loader.runtime.executor.run_blocking(remove).await;
-        let settings = match done.unwrap_or_else(|| Err(io::Error::other("the host failed to remove it"))) {
-            Ok(settings) => settings,
+        let (was_there, settings) = match done.unwrap_or_else(|| Err(io::Error::other("the host failed to remove it")))
+        {
+            Ok(done) => done,
             Err(error) => return Err(RemoveError::File { file, error }),
         };
         self.unload(&[name.to_owned()], true).await;
         self.judge_again(true).await;
         let status = self.status(name).ok_or_else(unknown)?;
-        Ok(RemovalReport { status, file, settings })
+        Ok(RemovalReport { status, file: was_there.then_some(file), settings })
     }
 
     /// Unloads plugins whose files went. They keep their types unless a person removed them.

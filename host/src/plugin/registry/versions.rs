@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::entry::describe_owned;
 use super::plugin_registry::PluginRegistry;
 use crate::plugin::Plugin;
 use crate::plugin::component::file::FileContents;
@@ -35,6 +36,19 @@ pub enum RollbackError {
         /// Why not.
         error: LoadError,
     },
+    /// Other plugins own types of that version by now.
+    #[error(
+        "the version {digest} handles types that other plugins own by now: {owned}; name other `types` in {name}.toml, or \
+         remove the owner, and roll back again"
+    )]
+    Owned {
+        /// The plugin.
+        name: String,
+        /// The version.
+        digest: String,
+        /// Which types, and who owns them.
+        owned: String,
+    },
 }
 
 impl PluginRegistry {
@@ -62,6 +76,10 @@ impl PluginRegistry {
 
         {
             let mut entries = self.entries();
+            let owned = self.owned_by_others(&entries, name, &plugin, self.options().hold_taken_types);
+            if !owned.is_empty() {
+                return Err(RollbackError::Owned { name: name.to_owned(), digest, owned: describe_owned(&owned) });
+            }
             let entry = entries.get_mut(name).ok_or_else(unknown)?;
             let plugin = Arc::new(plugin);
             let held = entry.roll_back(plugin.clone(), serving_digest);
@@ -72,20 +90,18 @@ impl PluginRegistry {
         }
         self.save_owners().await;
         self.update_history(name, VersionHistory::save).await;
-        if let Some(serving) = self.serving(name) {
-            self.record_types(name, &serving).await;
-        }
+        self.record_serving(name, &digest, None).await;
         self.status(name).ok_or_else(unknown)
     }
 
-    /// Brings back the version that served last, if the plugin has none: after a start with a file that cannot be loaded.
-    pub(super) async fn fall_back(&self, name: &str, settings: PluginSettings, generation: u64) {
-        let failed = match self.entries().get(name) {
-            Some(entry) if !entry.has_version() => entry.attempted().map(|file| file.digest.clone()),
-            _ => return,
-        };
+    /// Brings back the version that served last, if none serves: after a start with a file that may not serve. `failed` is
+    /// the digest of a file that cannot be loaded.
+    pub(super) async fn fall_back(&self, name: &str, settings: PluginSettings, generation: u64, failed: Option<&str>) {
+        if self.entries().get(name).is_none_or(|entry| entry.serving().is_some()) {
+            return;
+        }
         let last = self.history().and_then(|history| history.version_before(name, None));
-        let Some(digest) = last.filter(|digest| failed.as_ref() != Some(digest)) else { return };
+        let Some(digest) = last.filter(|digest| failed != Some(digest)) else { return };
         self.bring_back(name, &digest, settings, generation).await;
     }
 
@@ -95,14 +111,17 @@ impl PluginRegistry {
         self.bring_back(name, serving.digest(), settings.clone(), generation).await;
     }
 
-    /// Lets an earlier version serve while the file stays failed. The version takes no types from other plugins beyond
-    /// those that it had.
+    /// Lets an earlier version serve while the file may not. The version takes no types from other plugins: if it would, it
+    /// handles those of the types that it had which nobody else owns.
     async fn bring_back(&self, name: &str, digest: &str, settings: PluginSettings, generation: u64) {
         let mut version = self.load_version(name, digest, settings.clone()).await;
-        if version.as_ref().is_ok_and(|plugin| !self.unapproved_types(name, plugin).is_empty()) {
+        if version.as_ref().is_ok_and(|plugin| self.takes_types(name, plugin)) {
             let had = self.chosen_version(name).map(|serving| serving.patterns().to_vec());
             let had = had.or_else(|| self.history().and_then(|history| history.types(name)));
-            let Some(types) = had else { return };
+            let types = self.not_owned_by_others(name, had.unwrap_or_default());
+            if types.is_empty() {
+                return;
+            }
             version = self.load_version(name, digest, PluginSettings { types: Some(types), ..settings }).await;
         }
         match version {
@@ -110,8 +129,10 @@ impl PluginRegistry {
                 tracing::warn!(plugin.id = %name, "the version {digest}, which served last, cannot serve: {error}")
             }
             Ok(plugin) => {
+                let rolled_back_from = self.history().and_then(|history| history.rolled_back_from(name, digest));
                 let mut entries = self.entries();
-                if entries.get_mut(name).is_some_and(|entry| entry.restore(generation, Arc::new(plugin))) {
+                let entry = entries.get_mut(name);
+                if entry.is_some_and(|entry| entry.restore(generation, Arc::new(plugin), rolled_back_from)) {
                     self.update_routing(entries);
                 }
             }
@@ -136,16 +157,15 @@ impl PluginRegistry {
         }
     }
 
-    /// Records a version that serves, with its types, for the next start and for rollbacks.
-    pub(super) async fn record_version(&self, name: &str, serving: &Plugin, bytes: Bytes) {
-        let (digest, types) = (serving.digest().to_owned(), serving.patterns().to_vec());
-        self.update_history(name, move |history, name| history.record(name, &digest, &bytes, &types)).await;
-    }
-
-    /// Records for the next start which types a plugin handles that serves.
-    pub(super) async fn record_types(&self, name: &str, serving: &Plugin) {
-        let types = serving.patterns().to_vec();
-        self.update_history(name, move |history, name| history.record_types(name, &types)).await;
+    /// Records the types of a version for the next start, if it serves. The file in the directory, whose bytes are `file`,
+    /// is recorded for rollbacks, too.
+    pub(super) async fn record_serving(&self, name: &str, digest: &str, file: Option<Bytes>) {
+        let Some(serving) = self.serving(name).filter(|serving| serving.digest() == digest) else { return };
+        let record = move |history: &VersionHistory, name: &str| match file {
+            Some(bytes) => history.record(name, serving.digest(), &bytes, serving.patterns()),
+            None => history.record_types(name, serving.patterns()),
+        };
+        self.update_history(name, record).await;
     }
 
     pub(super) async fn load_version(
