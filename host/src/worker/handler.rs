@@ -232,7 +232,7 @@ impl DeliveryHandler {
             ),
             Settlement::Deferred { delay_ms } => tracing::info!(
                 event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin.id = plugin, duration_ms,
-                "attempt postponed by {delay_ms} ms and its effects dropped, because too many events wait: {reason}"
+                "attempt deferred by {delay_ms} ms and its effects dropped, because too many events wait: {reason}"
             ),
             Settlement::Processed | Settlement::Returned => tracing::debug!(
                 event.id = %id, event.type = event_type, delivery.attempt = attempt, plugin.id = plugin, duration_ms, "event processed"

@@ -25,7 +25,7 @@ const MAX_CALLS: usize = 20;
 const MAX_REAPED: usize = 20;
 /// The most due events that one call moves.
 const MAX_MOVED: usize = 100;
-/// How long an event is postponed if the key of its lane holds another type.
+/// How long an event is deferred if the key of its lane holds another type.
 const POSTPONE_MS: u64 = 5_000;
 
 /// The step that moves due events. It is one call of one script; tests replace it by several calls, to prove that they

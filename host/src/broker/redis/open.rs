@@ -56,7 +56,7 @@ pub(super) async fn prepare_store(health: &HealthCheck, heartbeat: &Heartbeat) -
     }
     let verdict = loop {
         match health.inspect_server().await {
-            Err(failure) if failure.reaction.cause == FailureCause::Held => {
+            Err(failure) if failure.reaction.cause == FailureCause::Quarantined => {
                 tracing::warn!("{}", failure.message);
                 tokio::time::sleep(link.vetting().quarantine_left()).await;
             }

@@ -58,7 +58,7 @@ impl RedisOpenError {
                 ))
             }
             FailureCause::Demoted => Self::Unsupported(failure.message),
-            FailureCause::NoReplicas | FailureCause::CannotPersist | FailureCause::Busy | FailureCause::Held => {
+            FailureCause::NoReplicas | FailureCause::CannotPersist | FailureCause::Busy | FailureCause::Quarantined => {
                 Self::Refusing { address: address.to_owned(), reason: describe_failure(&failure) }
             }
             _ => {

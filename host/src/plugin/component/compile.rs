@@ -10,9 +10,9 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::compile_child::{CompileChild, CompileLimits};
-use super::compile_tracks::{CompilePassage, CompileTrack};
 use super::file::{self, FileContents, FileOrigin};
 use super::load_error::LoadError;
+use super::load_tracks::{LoadTicket, LoadTrack};
 use super::native_code;
 use crate::plugin::data_dir::PluginDataDir;
 use crate::plugin::run::plugin::GuestRuntime;
@@ -39,7 +39,7 @@ impl Compiler {
         runtime: &GuestRuntime,
         data_dir: Option<&Arc<PluginDataDir>>,
         file: FileContents,
-        passage: &mut CompilePassage,
+        ticket: &mut LoadTicket,
     ) -> Result<(Component, Bytes), LoadError> {
         let FileContents { bytes, digest, origin } = file;
         if let Some(component) = self.find_cached(engine, runtime, data_dir, &bytes, &digest).await? {
@@ -48,16 +48,16 @@ impl Compiler {
         }
         let mut in_memory = Some(bytes);
         let (code, bytes) = loop {
-            let track = passage.track;
-            let compilations = &runtime.tracks.turns(passage).compilations;
-            let turn = match compilations.try_turn(&passage.applicant) {
+            let track = ticket.track;
+            let compilations = &runtime.tracks.turns(ticket).compilations;
+            let turn = match compilations.try_turn(&ticket.applicant) {
                 Some(turn) => turn,
                 None => {
                     if !matches!(origin, FileOrigin::Given) {
                         in_memory = None;
-                        passage.leave_memory();
+                        ticket.leave_memory();
                     }
-                    compilations.turn(&passage.applicant).await
+                    compilations.turn(&ticket.applicant).await
                 }
             };
             let bytes = match in_memory.take() {
@@ -71,12 +71,12 @@ impl Compiler {
             let code = self.precompile(engine, runtime, bytes.clone(), track).await;
             if matches!(code, Err(LoadError::CompilerLimit { .. })) && self.has_slower_track(track) {
                 tracing::debug!(plugin.digest = %digest, "compiling takes longer than is quick; it is begun anew");
-                runtime.tracks.slow_down(passage);
+                runtime.tracks.move_to_slow_track(ticket);
                 in_memory = Some(bytes);
                 continue;
             }
             // Compiled code holds a place in memory before the next file is compiled, so that it does not pile up.
-            runtime.tracks.enter_memory(passage).await;
+            runtime.tracks.enter_memory(ticket).await;
             drop(turn);
             break (code, bytes);
         };
@@ -130,7 +130,7 @@ impl Compiler {
         engine: &Engine,
         runtime: &GuestRuntime,
         bytes: Bytes,
-        track: CompileTrack,
+        track: LoadTrack,
     ) -> Result<Vec<u8>, LoadError> {
         match self {
             Self::InProcess => {
@@ -143,7 +143,7 @@ impl Compiler {
     }
 
     /// Whether another track has higher limits than this one.
-    fn has_slower_track(&self, track: CompileTrack) -> bool {
+    fn has_slower_track(&self, track: LoadTrack) -> bool {
         let all = self.limits();
         track.limits(all) != all
     }

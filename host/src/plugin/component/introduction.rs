@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::compile_tracks::{CompilePassage, CompileTrack, QUICK_INTRODUCTION_MS};
 use super::load_error::LoadError;
+use super::load_tracks::{LoadTicket, LoadTrack, QUICK_INTRODUCTION_MS};
 use crate::clock;
 use crate::event::{Event, InvalidPattern, TypePattern};
 use crate::plugin::host_api::bindings::exports::eventstream::plugin::describe::Manifest;
@@ -35,7 +35,7 @@ enum IntroductionStep {
     /// It came too late. Try again.
     Retry,
     /// It came too late for the quick track. Try again on the slow one.
-    SlowDown,
+    MoveToSlowTrack,
 }
 
 /// Makes a first instance and asks the plugin to describe itself. The time does not count towards any attempt.
@@ -43,15 +43,15 @@ pub(super) async fn introduce(
     runtime: &GuestRuntime,
     name: &str,
     prepared: Arc<PreparedComponent>,
-    passage: &mut CompilePassage,
+    ticket: &mut LoadTicket,
 ) -> Result<Option<Manifest>, LoadError> {
     let event = first_event(name).ok_or(LoadError::Name)?;
     let limit_ms = prepared.context.limits.wall_ms;
     let mut tries = 1;
     let (answer, stderr) = loop {
-        let is_quick = passage.track == CompileTrack::Quick && limit_ms > QUICK_INTRODUCTION_MS;
+        let is_quick = ticket.track == LoadTrack::Quick && limit_ms > QUICK_INTRODUCTION_MS;
         let wall_ms = if is_quick { QUICK_INTRODUCTION_MS } else { limit_ms };
-        let turn = runtime.tracks.turns(passage).introductions.turn(&passage.applicant).await;
+        let turn = runtime.tracks.turns(ticket).introductions.turn(&ticket.applicant).await;
         let (tried, event) = (prepared.clone(), event.clone());
         let (answer, stderr) = {
             let _ticking = runtime.ticker.ticking();
@@ -65,7 +65,7 @@ pub(super) async fn introduce(
         match next_step(answer.as_ref().err(), is_quick, tries) {
             IntroductionStep::Accept => break (answer, stderr),
             IntroductionStep::Retry => tries += 1,
-            IntroductionStep::SlowDown => runtime.tracks.slow_down(passage),
+            IntroductionStep::MoveToSlowTrack => runtime.tracks.move_to_slow_track(ticket),
         }
     };
     answer.map_err(|error| {
@@ -78,7 +78,7 @@ pub(super) async fn introduce(
 fn next_step(error: Option<&wasmtime::Error>, is_quick: bool, tries: u32) -> IntroductionStep {
     let is_late = error.is_some_and(|error| matches!(error.downcast_ref(), Some(LimitBreach::WallTime { .. })));
     match is_late {
-        true if is_quick => IntroductionStep::SlowDown,
+        true if is_quick => IntroductionStep::MoveToSlowTrack,
         true if tries < MAX_TRIES => IntroductionStep::Retry,
         _ => IntroductionStep::Accept,
     }
@@ -157,7 +157,7 @@ mod tests {
             (None, true, 1, IntroductionStep::Accept),
             (Some(&wrong), true, 1, IntroductionStep::Accept),
             (Some(&wrong), false, 1, IntroductionStep::Accept),
-            (Some(&late), true, 1, IntroductionStep::SlowDown),
+            (Some(&late), true, 1, IntroductionStep::MoveToSlowTrack),
             (Some(&late), false, 1, IntroductionStep::Retry),
             (Some(&late), false, MAX_TRIES, IntroductionStep::Accept),
         ] {

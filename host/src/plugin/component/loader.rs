@@ -10,11 +10,11 @@ use tokio::sync::Semaphore;
 use wasmtime::component::Component;
 
 use super::compile::Compiler;
-use super::compile_tracks::{CompilePassage, CompileTracks};
 use super::file::FileContents;
 use super::fit;
 use super::introduction::{CheckedManifest, describe, introduce};
 use super::load_error::LoadError;
+use super::load_tracks::{LoadTicket, LoadTracks};
 use crate::clock;
 use crate::event::{RetryPolicies, is_plugin_name};
 use crate::plugin::AttemptLimits;
@@ -62,8 +62,8 @@ impl PluginLoader {
         let runtime = GuestRuntime {
             executor: GuestExecutor::start(threads).map_err(|error| failed(error.to_string()))?,
             ticker: EpochTicker::start(&sandbox.engine).map_err(|error| failed(error.to_string()))?,
-            attempts: Arc::new(Semaphore::new(sandbox.capacity.attempts)),
-            tracks: CompileTracks::default(),
+            attempts: Arc::new(Semaphore::new(sandbox.capacity.running)),
+            tracks: LoadTracks::default(),
         };
         let io = runtime.executor.io().cloned().ok_or_else(|| failed("no runtime for connections".into()))?;
         let network = SharedNetwork::new(io, options.resolve.clone(), options.listeners.clone().into());
@@ -89,8 +89,8 @@ impl PluginLoader {
         file: FileContents,
         settings: PluginSettings,
     ) -> Result<Plugin, LoadError> {
-        let mut passage = self.runtime.tracks.passage(name, true, file.bytes.len() as u64);
-        self.load_file(name, file, settings, None, &mut passage).await.map(|(plugin, _)| plugin)
+        let mut ticket = self.runtime.tracks.ticket(name, true, file.bytes.len() as u64);
+        self.load_file(name, file, settings, None, &mut ticket).await.map(|(plugin, _)| plugin)
     }
 
     /// Makes a plugin of a file, and returns the file's bytes too. `compiled` is the component if it is compiled already.
@@ -103,9 +103,9 @@ impl PluginLoader {
         file: FileContents,
         settings: PluginSettings,
         compiled: Option<Component>,
-        passage: &mut CompilePassage,
+        ticket: &mut LoadTicket,
     ) -> Result<(Plugin, Bytes), LoadError> {
-        self.load_steps(name, file, settings, compiled, passage).await.map_err(LoadError::shorten)
+        self.load_steps(name, file, settings, compiled, ticket).await.map_err(LoadError::shorten)
     }
 
     async fn load_steps(
@@ -114,7 +114,7 @@ impl PluginLoader {
         file: FileContents,
         settings: PluginSettings,
         compiled: Option<Component>,
-        passage: &mut CompilePassage,
+        ticket: &mut LoadTicket,
     ) -> Result<(Plugin, Bytes), LoadError> {
         if !is_plugin_name(name) {
             return Err(LoadError::Name);
@@ -141,11 +141,11 @@ impl PluginLoader {
             Some(component) => (component, file.bytes),
             None => {
                 let engine = &self.sandbox.engine;
-                self.compiler.compile(engine, &self.runtime, self.data_dir.as_ref(), file, passage).await?
+                self.compiler.compile(engine, &self.runtime, self.data_dir.as_ref(), file, ticket).await?
             }
         };
         let prepared = Arc::new(self.prepare(component, context, settings.reuse).await?);
-        let manifest = introduce(&self.runtime, name, prepared.clone(), passage).await?;
+        let manifest = introduce(&self.runtime, name, prepared.clone(), ticket).await?;
         let CheckedManifest { patterns, version, description } = describe(name, settings.types, manifest, &secrets)?;
         let plugin = Plugin {
             name: name.into(),

@@ -2,10 +2,10 @@
 
 pub(super) mod compile;
 pub(super) mod compile_child;
-pub(super) mod compile_tracks;
 pub(super) mod file;
 pub(super) mod fit;
 pub(super) mod load_error;
+pub(super) mod load_tracks;
 pub(super) mod loader;
 
 mod introduction;

@@ -7,7 +7,7 @@
 //! hold a million of them. So a comparison goes only as deep as our own types, and a text ends at a limit.
 
 use wasmtime::component::types::{ComponentFunc, Type};
-use wit_parser::{Function, Handle, Resolve, Type as WitType, TypeDefKind};
+use wit_parser::{Function, Handle, Interface, Resolve, Type as WitType, TypeDefKind};
 
 /// The longest text of one signature, in bytes. A test checks that all of ours are shorter.
 const MAX_BYTES: usize = 2_048;
@@ -21,12 +21,12 @@ const FILES: [(&str, &str); 5] = [
     ("spin-variables.wit", include_str!("../dialect/wit/spin-variables.wit")),
 ];
 
-/// The functions whose types this host knows.
-pub(super) struct KnownFunctions {
+/// The interfaces that this host knows: those that it offers, and those that it calls.
+pub(super) struct KnownInterfaces {
     resolve: Resolve,
 }
 
-impl KnownFunctions {
+impl KnownInterfaces {
     /// Parses the files. One that cannot be parsed is left out and logged; a test checks that there is none.
     pub(super) fn read() -> Self {
         let mut resolve = Resolve::default();
@@ -38,14 +38,18 @@ impl KnownFunctions {
         Self { resolve }
     }
 
+    /// An interface by its name without a version, and its version. The version is empty if there is none.
+    pub(super) fn find(&self, interface: &str) -> Option<(String, &Interface)> {
+        self.resolve.interfaces.iter().find_map(|(id, found)| {
+            let full = self.resolve.id_of(id)?;
+            let (name, version) = full.split_once('@').unwrap_or((&full, ""));
+            (name == interface).then(|| (version.to_owned(), found))
+        })
+    }
+
     /// The functions of an interface, by its name without a version; none if it is not known.
     pub(super) fn functions(&self, interface: &str) -> impl Iterator<Item = &Function> {
-        let is_it = |id: &wit_parser::InterfaceId| {
-            let Some(name) = self.resolve.id_of(*id) else { return false };
-            name.split_once('@').map_or(name.as_str(), |(name, _)| name) == interface
-        };
-        let id = self.resolve.interfaces.iter().map(|(id, _)| id).find(is_it);
-        id.into_iter().flat_map(|id| self.resolve.interfaces[id].functions.values())
+        self.find(interface).into_iter().flat_map(|(_, found)| found.functions.values())
     }
 
     /// Whether a function of a component has the type of a function of ours.
@@ -332,7 +336,7 @@ mod tests {
 
     #[test]
     fn signatures_of_this_host_are_written_out_in_full() {
-        let known = KnownFunctions::read();
+        let known = KnownInterfaces::read();
         for interface in known.resolve.interfaces.iter().map(|(_, interface)| interface) {
             for function in interface.functions.values() {
                 let words = known.signature(function);

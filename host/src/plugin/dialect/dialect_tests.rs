@@ -1,4 +1,4 @@
-//! Tests of the dialects: the lists equal the WIT files, and a component with several dialects is called by the first.
+//! A component with several dialects is called by the first.
 
 use std::sync::Arc;
 
@@ -7,47 +7,19 @@ use crate::event::AttemptOutcome;
 use crate::plugin::testing::{self, options};
 use crate::plugin::{AttemptInput, MemoryState, PluginRegistry};
 
-const FILES: [&str; 4] = ["wasi-messaging", "wasmcloud-messaging", "spin", "spin-variables"];
-
-fn resolve() -> wit_parser::Resolve {
+/// A core module with the component type of a world that consists of `lines`.
+fn typed(text: &str, lines: &str) -> Vec<u8> {
     let mut resolve = wit_parser::Resolve::default();
-    for file in FILES {
+    for file in ["spin", "wasmcloud-messaging"] {
         let path = format!("{}/src/plugin/dialect/wit/{file}.wit", env!("CARGO_MANIFEST_DIR"));
         resolve.push_file(path).unwrap();
     }
-    resolve
-}
-
-/// A core module with the component type of a world that consists of `lines`.
-fn typed(text: &str, lines: &str) -> Vec<u8> {
-    let mut resolve = resolve();
     let package =
         resolve.push_str("world.wit", &format!("package tests:speaker; world speaking {{ {lines} }}")).unwrap();
     let world = resolve.select_world(&[package], Some("speaking")).unwrap();
     let mut module = wat::parse_str(text).unwrap();
     wit_component::embed_component_metadata(&mut module, &resolve, world, wit_component::StringEncoding::UTF8).unwrap();
     module
-}
-
-#[test]
-fn the_lists_equal_the_wit_files() {
-    let resolve = resolve();
-    let mut known = 0;
-    for (_, interface) in &resolve.interfaces {
-        let package = &resolve.packages[interface.package.unwrap()].name;
-        let version = package.version.as_ref().map(ToString::to_string).unwrap_or_default();
-        let name = format!("{}:{}/{}", package.namespace, package.name, interface.name.as_ref().unwrap());
-        if Dialect::ALL.iter().any(|dialect| dialect.export() == (name.as_str(), version.as_str())) {
-            continue;
-        }
-        let (_, offered, functions) =
-            super::IMPORTS.iter().find(|(known, ..)| *known == name).unwrap_or_else(|| panic!("{name} is known"));
-        assert_eq!(*offered, version, "{name}");
-        let named: Vec<&str> = interface.functions.keys().map(String::as_str).collect();
-        assert_eq!(functions.to_vec(), named, "{name}");
-        known += 1;
-    }
-    assert_eq!(known, super::IMPORTS.len());
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The names of the dialects, and of the interfaces that components of other hosts export and import.
+//! The names of the dialects, and of the interfaces that their components export.
 
 /// How a component receives events, in the order of precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,42 +45,3 @@ pub fn versioned(interface: &str, version: &str) -> String {
         version => format!("{interface}@{version}"),
     }
 }
-
-/// The interfaces of other hosts that a component may import, with version and functions. A test compares them with the
-/// files in `wit/`.
-pub const IMPORTS: [(&str, &str, &[&str]); 7] = [
-    (
-        "wasi:messaging/types",
-        "0.2.0-draft",
-        &[
-            "[static]client.connect",
-            "[method]client.disconnect",
-            "[constructor]message",
-            "[method]message.topic",
-            "[method]message.content-type",
-            "[method]message.set-content-type",
-            "[method]message.data",
-            "[method]message.set-data",
-            "[method]message.metadata",
-            "[method]message.add-metadata",
-            "[method]message.set-metadata",
-            "[method]message.remove-metadata",
-        ],
-    ),
-    ("wasi:messaging/producer", "0.2.0-draft", &["send"]),
-    (
-        "wasi:messaging/request-reply",
-        "0.2.0-draft",
-        &[
-            "[constructor]request-options",
-            "[method]request-options.set-timeout-ms",
-            "[method]request-options.set-expected-replies",
-            "request",
-            "reply",
-        ],
-    ),
-    ("wasmcloud:messaging/types", "0.2.0", &[]),
-    ("wasmcloud:messaging/consumer", "0.2.0", &["request", "publish"]),
-    ("fermyon:spin/redis-types", "", &[]),
-    ("fermyon:spin/variables", "2.0.0", &["get"]),
-];

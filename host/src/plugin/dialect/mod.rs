@@ -25,7 +25,7 @@ use super::host_api::InstanceHost;
 use crate::event::Event;
 
 pub use self::interface::Dialect;
-pub(super) use self::interface::{IMPORTS, versioned};
+pub(super) use self::interface::versioned;
 
 /// Adds what components of other hosts import.
 ///

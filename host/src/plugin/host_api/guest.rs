@@ -8,7 +8,7 @@ use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::http::{HttpNetwork, OutgoingHttp};
-use super::output::{AttemptOutput, GuestStream};
+use super::output::{GuestOutput, GuestStream};
 use super::publish_buffer::PublishBuffer;
 use super::state::{NoState, StateBuffer, StateReader};
 use crate::event::{AttemptEffects, AttemptFailure, FailureClass};
@@ -47,7 +47,7 @@ pub struct HostContext {
 pub struct InstanceHost {
     pub limiter: MemoryLimiter,
     pub context: Arc<HostContext>,
-    pub output: Arc<AttemptOutput>,
+    pub output: Arc<GuestOutput>,
     pub current: CurrentAttempt,
     /// Made when the guest first calls WASI. Most guests never do, and it costs as much as a small call.
     wasi: Option<WasiCtx>,
@@ -85,7 +85,7 @@ impl CurrentAttempt {
 
 impl InstanceHost {
     /// The host's side of a new instance. Logs and standard streams go to `output`.
-    pub fn new(context: Arc<HostContext>, output: Arc<AttemptOutput>, current: CurrentAttempt) -> Self {
+    pub fn new(context: Arc<HostContext>, output: Arc<GuestOutput>, current: CurrentAttempt) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);
         Self {

@@ -23,7 +23,7 @@ pub use http::{HttpGrant, HttpGrants};
 
 pub(super) use guest::{CurrentAttempt, HostContext, InstanceHost};
 pub(super) use http::{HttpNetwork, SharedNetwork};
-pub(super) use output::AttemptOutput;
+pub(super) use output::GuestOutput;
 
 /// A linker with everything that a plugin may import.
 ///

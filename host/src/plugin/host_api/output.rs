@@ -24,7 +24,7 @@ const WRITE_BYTES: usize = 64 * 1_024;
 
 /// Collects the output of one attempt. The guest's interfaces share it, and it outlives the instance.
 #[derive(Debug)]
-pub struct AttemptOutput {
+pub struct GuestOutput {
     plugin: String,
     event: Mutex<EventId>,
     limits: AttemptLimits,
@@ -57,7 +57,7 @@ impl CapturedOutput {
     }
 }
 
-impl AttemptOutput {
+impl GuestOutput {
     /// An empty output.
     pub fn new(plugin: &str, event: EventId, limits: AttemptLimits, secrets: Arc<PluginSecrets>) -> Self {
         Self { plugin: plugin.to_owned(), event: Mutex::new(event), limits, secrets, captured: Mutex::default() }
@@ -211,19 +211,19 @@ fn cut(mut line: LogLine, room: usize) -> LogLine {
 /// Standard output or standard error of a guest, a stream that is always ready.
 #[derive(Clone)]
 pub(super) struct GuestStream {
-    output: Arc<AttemptOutput>,
-    write: fn(&AttemptOutput, &[u8]),
+    output: Arc<GuestOutput>,
+    write: fn(&GuestOutput, &[u8]),
 }
 
 impl GuestStream {
     /// Standard output.
-    pub(super) fn out(output: Arc<AttemptOutput>) -> Self {
-        Self { output, write: AttemptOutput::write_stdout }
+    pub(super) fn out(output: Arc<GuestOutput>) -> Self {
+        Self { output, write: GuestOutput::write_stdout }
     }
 
     /// Standard error.
-    pub(super) fn err(output: Arc<AttemptOutput>) -> Self {
-        Self { output, write: AttemptOutput::write_stderr }
+    pub(super) fn err(output: Arc<GuestOutput>) -> Self {
+        Self { output, write: GuestOutput::write_stderr }
     }
 }
 
@@ -286,7 +286,7 @@ impl AsyncWrite for GuestStream {
 mod tests {
     use super::*;
 
-    fn output() -> AttemptOutput {
+    fn output() -> GuestOutput {
         let limits = AttemptLimits {
             log_lines: 2,
             log_line_bytes: 8,
@@ -294,7 +294,7 @@ mod tests {
             host_call_bytes: 100,
             ..AttemptLimits::default()
         };
-        AttemptOutput::new("p", EventId::new(), limits, Arc::default())
+        GuestOutput::new("p", EventId::new(), limits, Arc::default())
     }
 
     fn messages(captured: &CapturedOutput) -> Vec<&str> {
@@ -352,7 +352,7 @@ mod tests {
         let source = crate::plugin::SecretSource::Text("hunter2".into());
         let secrets = PluginSecrets::read(&[("a".to_owned(), source)].into()).unwrap();
         let limits = AttemptLimits { log_line_bytes: 16, stderr_bytes: 12, ..AttemptLimits::default() };
-        let output = AttemptOutput::new("p", EventId::new(), limits, Arc::new(secrets));
+        let output = GuestOutput::new("p", EventId::new(), limits, Arc::new(secrets));
         output.write_stdout(b"hunter2 hunter2 hunter2\n0123456789 hunter2\n");
         let fields = vec![("hunter2".to_owned(), "hunter2".to_owned())];
         output.log(LogLine { level: LogLevel::Info, message: "m".into(), fields });

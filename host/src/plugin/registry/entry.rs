@@ -4,7 +4,7 @@
 //! independently of each other:
 //!
 //! - the versions: the one chosen last, and the one before it while routing refuses the newer one;
-//! - the verdict on the file in the directory: accepted, held for an approval, or failed;
+//! - the verdict on the file in the directory: clear, held for an approval, or failed;
 //! - the load under way, which a newer load or a removal cancels and a rollback makes obsolete.
 //!
 //! The generation numbers loads and rollbacks. A load that ends under another generation than it began with is obsolete,
@@ -46,7 +46,7 @@ pub(super) struct PluginEntry<P = Plugin> {
 #[derive(Debug)]
 enum FileVerdict<P> {
     /// Nothing speaks against it so far.
-    Accepted,
+    Clear,
     Held(HeldBuild<P>),
     /// The message for a person.
     Failed(String),
@@ -97,7 +97,7 @@ impl<P> Default for PluginEntry<P> {
             newest: None,
             last_good: None,
             conflict: None,
-            file: FileVerdict::Accepted,
+            file: FileVerdict::Clear,
             load: None,
             attempted: None,
             kills: None,
@@ -135,7 +135,7 @@ impl<P> PluginEntry<P> {
 
     /// Chooses a version to serve. `rolled_back_from` is the digest of the file in whose place it serves.
     pub(super) fn serve(&mut self, version: Arc<P>, rolled_back_from: Option<String>) {
-        self.file = FileVerdict::Accepted;
+        self.file = FileVerdict::Clear;
         self.last_good = self.serving().cloned();
         self.newest = Some(version);
         self.rolled_back_from = rolled_back_from;
@@ -185,7 +185,7 @@ impl<P> PluginEntry<P> {
             self.last_good = Some(version);
             return true;
         }
-        let verdict = std::mem::replace(&mut self.file, FileVerdict::Accepted);
+        let verdict = std::mem::replace(&mut self.file, FileVerdict::Clear);
         self.serve(version, rolled_back_from);
         if matches!(verdict, FileVerdict::Failed(_)) {
             self.file = verdict;
@@ -195,7 +195,7 @@ impl<P> PluginEntry<P> {
 
     /// Chooses the held build with this digest, and returns it with what it was held for.
     pub(super) fn approve(&mut self, digest: &str) -> Option<(Arc<P>, AddedRights)> {
-        match std::mem::replace(&mut self.file, FileVerdict::Accepted) {
+        match std::mem::replace(&mut self.file, FileVerdict::Clear) {
             FileVerdict::Held(held) if held.digest == digest => {
                 self.serve(held.build.clone(), held.rolled_back_from);
                 Some((held.build, held.added))
@@ -239,7 +239,7 @@ impl<P> PluginEntry<P> {
 
     fn withdraw_held(&mut self) {
         if matches!(self.file, FileVerdict::Held(_)) {
-            self.file = FileVerdict::Accepted;
+            self.file = FileVerdict::Clear;
         }
     }
 
@@ -262,7 +262,7 @@ impl<P> PluginEntry<P> {
 
     /// Whether the file in the directory was loaded, is held, or failed.
     pub(super) fn has_been_attempted(&self) -> bool {
-        let is_decided = self.newest.is_some() || !matches!(self.file, FileVerdict::Accepted);
+        let is_decided = self.newest.is_some() || !matches!(self.file, FileVerdict::Clear);
         self.load.is_none() && is_decided
     }
 
@@ -279,7 +279,7 @@ impl<P> PluginEntry<P> {
 
     /// The build of the file, if routing refuses it.
     pub(super) fn refused(&self) -> Option<&Arc<P>> {
-        let is_of_the_file = matches!(self.file, FileVerdict::Accepted);
+        let is_of_the_file = matches!(self.file, FileVerdict::Clear);
         self.newest.as_ref().filter(|_| is_of_the_file && self.conflict.is_some())
     }
 
@@ -292,13 +292,13 @@ impl<P> PluginEntry<P> {
         match &self.file {
             FileVerdict::Failed(message) => Some(message.clone()),
             FileVerdict::Held(held) => Some(held.describe(name, serving)),
-            FileVerdict::Accepted => self.conflict.clone(),
+            FileVerdict::Clear => self.conflict.clone(),
         }
     }
 
     /// `serves` says whether routing lets a version of the plugin serve.
     pub(super) fn status(&self, serves: bool) -> PluginStatus {
-        let is_fine = matches!(self.file, FileVerdict::Accepted) && self.conflict.is_none();
+        let is_fine = matches!(self.file, FileVerdict::Clear) && self.conflict.is_none();
         match (&self.load, &self.file) {
             (Some(_), _) => PluginStatus::Compiling,
             (None, FileVerdict::Held(_)) => PluginStatus::NeedsApproval,

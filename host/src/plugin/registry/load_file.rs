@@ -14,9 +14,9 @@ use super::directory_scan::DueFiles;
 use super::entry::{AddedRights, AttemptedFile, HeldBuild, PluginEntry, StartedLoad};
 use super::plugin_registry::PluginRegistry;
 use crate::plugin::Plugin;
-use crate::plugin::component::compile_tracks::CompilePassage;
 use crate::plugin::component::file::{self, FileContents};
 use crate::plugin::component::load_error::LoadError;
+use crate::plugin::component::load_tracks::LoadTicket;
 use crate::plugin::data_dir::version_history::{RollbackPin, VersionHistory};
 use crate::plugin::settings::PluginSettings;
 use crate::regular_file;
@@ -52,8 +52,8 @@ impl PluginRegistry {
     /// Loads the files of a plugin, unless they were attempted before, and updates the routing.
     pub(super) async fn load_file(&self, name: &str, due: DueFiles) -> LoadOutcome {
         let tracks = &self.loader.runtime.tracks;
-        let mut passage = tracks.passage(name, self.has_served(name), due.listed.size_bytes());
-        tracks.enter_memory(&mut passage).await;
+        let mut ticket = tracks.ticket(name, self.has_served(name), due.listed.size_bytes());
+        tracks.enter_memory(&mut ticket).await;
         let read = self.read(name, &due.listed).await;
         let begun = {
             let directory = self.directory.lock().await;
@@ -74,7 +74,7 @@ impl PluginRegistry {
         tokio::select! {
             biased;
             () = cancelled.cancelled() => LoadOutcome::Obsolete,
-            outcome = self.finish_load(name, begun, (file, settings), &due.listed.path, &mut passage) => outcome,
+            outcome = self.finish_load(name, begun, (file, settings), &due.listed.path, &mut ticket) => outcome,
         }
     }
 
@@ -84,7 +84,7 @@ impl PluginRegistry {
         begun: PinnedLoad,
         (file, settings): (FileContents, PluginSettings),
         path: &Path,
-        passage: &mut CompilePassage,
+        ticket: &mut LoadTicket,
     ) -> LoadOutcome {
         let PinnedLoad { load: StartedLoad { generation, .. }, pin, is_unpinned } = begun;
         if is_unpinned {
@@ -94,7 +94,7 @@ impl PluginRegistry {
         let serving = self.chosen_version(name);
         let compiled = serving.filter(|serving| serving.digest() == file.digest).map(|serving| serving.compiled());
         let (digest, is_the_file) = (file.digest.clone(), rolled_back_from.is_none());
-        let loaded = self.loader.load_file(name, file, settings.clone(), compiled, passage).await;
+        let loaded = self.loader.load_file(name, file, settings.clone(), compiled, ticket).await;
         let (loaded, bytes) = match loaded {
             Ok((build, bytes)) => (Ok(build), bytes),
             Err(error) => (Err(error), Bytes::new()),

@@ -102,8 +102,8 @@ impl RegistryOptions {
     /// [`RegistryError::Concurrency`].
     pub(super) fn granted_concurrency(&self, capacity: InstanceCapacity) -> Result<usize, RegistryError> {
         let asked = self.concurrency.max(1);
-        let has_room = capacity.attempts >= asked.saturating_add(self.reserve);
-        let granted = if has_room { asked } else { asked.min(capacity.attempts / 2) };
+        let has_room = capacity.running >= asked.saturating_add(self.reserve);
+        let granted = if has_room { asked } else { asked.min(capacity.running / 2) };
         if granted < self.plugin_concurrency.min(asked) {
             return Err(RegistryError::Concurrency { wanted: self.plugin_concurrency, most: granted });
         }
@@ -167,7 +167,7 @@ mod tests {
             plugin_concurrency,
             ..RegistryOptions::default()
         };
-        let room = |attempts| InstanceCapacity { attempts, idle: 0 };
+        let room = |attempts| InstanceCapacity { running: attempts, idle: 0 };
         assert_eq!(options(64).granted_concurrency(room(320)).unwrap(), 64);
         assert_eq!(options(12).granted_concurrency(room(24)).unwrap(), 12);
         let error = options(13).granted_concurrency(room(24)).unwrap_err().to_string();

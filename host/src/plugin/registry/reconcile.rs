@@ -1,6 +1,6 @@
 //! Scanning the directory and doing what follows: unload, load, and look for files that match no plugin.
 //!
-//! Loads run side by side; the compile tracks decide whose turn it is. This module starts no task: the caller polls the
+//! Loads run side by side; the load tracks decide whose turn it is. This module starts no task: the caller polls the
 //! loads, and dropping one ends it, its compiler included.
 //!
 //! The host accepts events while the start loads the plugins of the directory. The routing is incomplete until each of them

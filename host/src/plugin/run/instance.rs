@@ -16,7 +16,7 @@ use crate::plugin::component::fit::FittedComponent;
 use crate::plugin::host_api::bindings::exports::eventstream::plugin::describe::Manifest;
 use crate::plugin::host_api::guest::MAX_HANDLES;
 use crate::plugin::host_api::state::NoState;
-use crate::plugin::host_api::{AttemptOutput, CurrentAttempt, HostContext, InstanceHost};
+use crate::plugin::host_api::{CurrentAttempt, GuestOutput, HostContext, InstanceHost};
 use crate::plugin::sandbox::Sandbox;
 use crate::plugin::sandbox::limits::LimitBreach;
 use crate::plugin::{AttemptInput, AttemptLimits, CompletedAttempt, StateReader};
@@ -43,9 +43,9 @@ impl PreparedComponent {
         Self { fit, context, pool }
     }
 
-    fn new_output(&self, event: EventId) -> Arc<AttemptOutput> {
+    fn new_output(&self, event: EventId) -> Arc<GuestOutput> {
         let HostContext { name, limits, secrets, .. } = &*self.context;
-        Arc::new(AttemptOutput::new(name, event, *limits, secrets.clone()))
+        Arc::new(GuestOutput::new(name, event, *limits, secrets.clone()))
     }
 }
 

@@ -14,8 +14,8 @@ use super::instance::{self, PreparedComponent};
 use super::instance_pool::sweep;
 use super::stopwatch::CpuMeter;
 use crate::event::{AttemptFailure, FailureClass, RetryPolicies, Timestamp, TypePattern};
-use crate::plugin::component::compile_tracks::CompileTracks;
 use crate::plugin::component::fit;
+use crate::plugin::component::load_tracks::LoadTracks;
 use crate::plugin::sandbox::ticker::EpochTicker;
 use crate::plugin::settings::PluginSettings;
 use crate::plugin::{AttemptInput, AttemptLimits, CompletedAttempt, Dialect, GuestJob, StateReader};
@@ -33,7 +33,7 @@ pub(in crate::plugin) struct GuestRuntime {
     /// One permit for each memory that running attempts may use.
     pub(in crate::plugin) attempts: Arc<Semaphore>,
     /// Decides which plugin is loaded next.
-    pub(in crate::plugin) tracks: CompileTracks,
+    pub(in crate::plugin) tracks: LoadTracks,
 }
 
 /// Room in the sandbox for one attempt.

@@ -19,7 +19,7 @@ const LEAST: usize = MAX_MEMORIES as usize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::plugin) struct InstanceCapacity {
     /// For running attempts.
-    pub(in crate::plugin) attempts: usize,
+    pub(in crate::plugin) running: usize,
     /// For idle instances.
     pub(in crate::plugin) idle: usize,
 }
@@ -28,30 +28,30 @@ impl InstanceCapacity {
     /// Room for `attempts` attempts, and idle instances in proportion.
     pub(in crate::plugin) fn of(attempts: usize) -> Self {
         let attempts = attempts.max(LEAST);
-        Self { attempts, idle: (attempts / 4).min(MAX_IDLE) }
+        Self { running: attempts, idle: (attempts / 4).min(MAX_IDLE) }
     }
 
     /// The most instances that exist at once.
     pub(in crate::plugin) fn instances(self) -> usize {
-        self.attempts.saturating_add(self.idle).saturating_add(INTRODUCTIONS)
+        self.running.saturating_add(self.idle).saturating_add(INTRODUCTIONS)
     }
 
     /// The most memories that exist at once.
     pub(in crate::plugin) fn memories(self) -> usize {
-        self.attempts.saturating_add(self.idle).saturating_add(INTRODUCTIONS * LEAST)
+        self.running.saturating_add(self.idle).saturating_add(INTRODUCTIONS * LEAST)
     }
 
     /// The next smaller capacity of a fixed series; `None` below the smallest. The series does not depend on where it
     /// starts, so that a concurrency suggested in an error has room when it is tried.
     fn less(self) -> Option<Self> {
         let steps = std::iter::successors(Some(LEAST), |step| Some(step + step.div_ceil(3)));
-        steps.take_while(|step| *step < self.attempts).last().map(Self::of)
+        steps.take_while(|step| *step < self.running).last().map(Self::of)
     }
 
     /// A capacity larger by a quarter.
     fn more(self) -> Self {
         let more = |n: usize| n.saturating_add(n.div_ceil(4));
-        Self { attempts: more(self.attempts), idle: more(self.idle) }
+        Self { running: more(self.running), idle: more(self.idle) }
     }
 
     /// The largest capacity up to this one for which `build` succeeds with a quarter more, which is left to the rest of the
@@ -76,8 +76,8 @@ mod tests {
 
     #[test]
     fn a_capacity_that_fits_is_used_in_full() {
-        assert_eq!(fitting(320, 1_000_000), Some(InstanceCapacity { attempts: 320, idle: 64 }));
-        assert_eq!(fitting(1, 1_000_000), Some(InstanceCapacity { attempts: 4, idle: 1 }));
+        assert_eq!(fitting(320, 1_000_000), Some(InstanceCapacity { running: 320, idle: 64 }));
+        assert_eq!(fitting(1, 1_000_000), Some(InstanceCapacity { running: 4, idle: 1 }));
     }
 
     #[test]
@@ -85,7 +85,7 @@ mod tests {
         for memories in [24, 60, 120, 300] {
             let capacity = fitting(4_352, memories).unwrap();
             assert!(capacity.memories() < memories, "{memories}: {capacity:?}");
-            assert!(capacity.attempts * 4 > memories, "{memories}: {capacity:?}");
+            assert!(capacity.running * 4 > memories, "{memories}: {capacity:?}");
         }
     }
 

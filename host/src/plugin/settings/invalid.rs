@@ -4,38 +4,11 @@
 
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use crate::secret::without_value;
-
-/// The keys that settings may have.
-const KEYS: [&str; 9] =
-    ["types", "concurrency", "max_waiting", "reuse", "limits", "retry", "config", "secrets", "grants"];
-const REUSE_KEYS: [&str; 2] = ["max_events", "idle_ms"];
-const GRANT_KEYS: [&str; 1] = ["http"];
-pub(super) const LIMIT_KEYS: [&str; 18] = [
-    "wall_ms",
-    "cpu_ms",
-    "memory_bytes",
-    "result_bytes",
-    "published_events",
-    "payload_bytes",
-    "state_operations",
-    "state_value_bytes",
-    "state_keys",
-    "state_bytes",
-    "log_lines",
-    "log_line_bytes",
-    "stderr_bytes",
-    "host_call_bytes",
-    "http_requests",
-    "http_request_bytes",
-    "http_response_bytes",
-    "http_timeout_ms",
-];
-const POLICY_KEYS: [&str; 4] = ["max_attempts", "initial_ms", "factor", "max_ms"];
-const CLASS_KEYS: [&str; 4] = ["retry", "trap", "timeout", "limit"];
 
 /// The settings cannot be used. A person has to change them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,23 +19,42 @@ pub struct InvalidSettings {
     place: Option<String>,
     /// The key, with the tables around it.
     path: Vec<String>,
+    /// The key itself is wrong, not its value.
+    is_unknown_key: bool,
 }
 
 impl InvalidSettings {
     pub(super) fn new(words: impl Into<String>) -> Self {
-        Self { words: words.into(), place: None, path: Vec::new() }
+        Self { words: words.into(), place: None, path: Vec::new(), is_unknown_key: false }
     }
 
-    /// A value does not fit its key. The message says what was expected and leaves out the value, which may be a secret.
-    pub(super) fn unfit(error: &toml::de::Error) -> Self {
+    /// A key is not known, or a value does not fit its key. The message says what was expected and leaves out the value, which
+    /// may be a secret.
+    fn of_toml(error: &toml::de::Error, place: &[&str], table: &Table) -> Self {
         let shown = error.to_string();
-        let words = without_value(error.message().trim_end());
-        match shown.trim_end().rsplit_once("\nin ") {
-            Some((_, key)) => {
-                Self::new(format!("{words} in {key}")).at(&key.trim_matches('`').split('.').collect::<Vec<_>>())
-            }
-            None => Self::new(words),
+        let key = shown.trim_end().rsplit_once("\nin `").map(|(_, key)| key.trim_end_matches('`'));
+        let path = [place, &key.iter().flat_map(|key| key.split('.')).collect::<Vec<_>>()].concat();
+        if let Some((unknown, known)) = unknown_key(error.message()) {
+            let may_be_name = path.is_empty() && table.get(unknown).is_some_and(Value::is_table);
+            return Self::unknown(&[&path[..], &[unknown]].concat(), &known, may_be_name);
         }
+        let words = without_value(error.message().trim_end());
+        Self::new(key.map_or(words.clone(), |key| format!("{words} in `{key}`"))).at(&path)
+    }
+
+    fn unknown(path: &[&str], known: &[&str], may_be_name: bool) -> Self {
+        let (key, name) = (path.join("."), path.last().copied().unwrap_or_default());
+        let nearest = known.iter().max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)));
+        let words = match nearest {
+            _ if may_be_name => format!(
+                "no key {key:?}; is it part of the plugin's name? One with dots is quoted: [plugins.\"order.paid\"]"
+            ),
+            Some(nearest) if strsim::jaro(nearest, name) > 0.7 => {
+                format!("no key {key:?}; did you mean {nearest:?}?")
+            }
+            _ => format!("no key {key:?}; there are {}", known.join(", ")),
+        };
+        Self { is_unknown_key: true, ..Self::new(words).at(path) }
     }
 
     /// Adds the key.
@@ -70,8 +62,9 @@ impl InvalidSettings {
         Self { path: path.iter().map(|name| (*name).to_owned()).collect(), ..self }
     }
 
-    /// Adds the position in the text: that of the byte, or else that of the key.
+    /// Adds the position in the text: that of the byte, unless the key is unknown; or else that of the key.
     pub(super) fn placed(self, text: &str, byte: Option<usize>) -> Self {
+        let byte = byte.filter(|_| !self.is_unknown_key);
         let place = byte.map(|byte| place_of_byte(text, byte)).or_else(|| place_of_key(text, &self.path));
         Self { place, ..self }
     }
@@ -122,48 +115,15 @@ fn place_of_key(text: &str, path: &[String]) -> Option<String> {
     found.map(|byte| place_of_byte(text, byte))
 }
 
-/// Refuses unknown keys in all tables of a plugin's settings.
-pub(super) fn check_all_keys(table: &Table) -> Result<(), InvalidSettings> {
-    check_keys(&[], table, &KEYS)?;
-    check_table(table, "reuse", &REUSE_KEYS)?;
-    check_table(table, "limits", &LIMIT_KEYS)?;
-    check_table(table, "grants", &GRANT_KEYS)?;
-    if table.get("secrets").is_some_and(|secrets| !secrets.is_table()) {
-        let words = "secrets are a table: secrets = { name = { env = \"NAME\" } }";
-        return Err(InvalidSettings::new(words).at(&["secrets"]));
-    }
-    check_table(table, "retry", &[POLICY_KEYS, CLASS_KEYS].concat())?;
-    if let Some(Value::Table(retry)) = table.get("retry") {
-        for class in CLASS_KEYS {
-            if let Some(Value::Table(policy)) = retry.get(class) {
-                check_keys(&["retry", class], policy, &POLICY_KEYS)?;
-            }
-        }
-    }
-    Ok(())
+/// Reads settings, or the part of them that lies at `place`.
+pub(super) fn read<T: DeserializeOwned>(place: &[&str], table: Table) -> Result<T, InvalidSettings> {
+    table.clone().try_into().map_err(|error| InvalidSettings::of_toml(&error, place, &table))
 }
 
-fn check_table(table: &Table, key: &str, known: &[&str]) -> Result<(), InvalidSettings> {
-    match table.get(key) {
-        Some(Value::Table(inner)) => check_keys(&[key], inner, known),
-        _ => Ok(()),
-    }
-}
-
-/// Refuses unknown keys in one table.
-pub(super) fn check_keys(place: &[&str], table: &Table, known: &[&str]) -> Result<(), InvalidSettings> {
-    let Some(unknown) = table.keys().find(|key| !known.contains(&key.as_str())) else { return Ok(()) };
-    let path = [place, &[unknown.as_str()]].concat();
-    let nearest = known.iter().max_by(|a, b| strsim::jaro(a, unknown).total_cmp(&strsim::jaro(b, unknown)));
-    let key = path.join(".");
-    let words = match nearest {
-        _ if place.is_empty() && table[unknown].is_table() => format!(
-            "no key {key:?}; is it part of the plugin's name? One with dots is quoted: [plugins.\"order.paid\"]"
-        ),
-        Some(nearest) if strsim::jaro(nearest, unknown) > 0.7 => format!("no key {key:?}; did you mean {nearest:?}?"),
-        _ => format!("no key {key:?}; there are {}", known.join(", ")),
-    };
-    Err(InvalidSettings::new(words).at(&path))
+/// The unknown key and the known ones in a message of `serde`.
+fn unknown_key(message: &str) -> Option<(&str, Vec<&str>)> {
+    let (unknown, known) = message.trim_end().strip_prefix("unknown field `")?.rsplit_once("`, expected ")?;
+    Some((unknown, known.split('`').skip(1).step_by(2).collect()))
 }
 
 #[cfg(test)]
@@ -180,5 +140,16 @@ mod tests {
         assert_eq!(place(&["limits", "none"]).as_deref(), Some("line 3, column 2"), "the table around it");
         assert_eq!(place(&["none"]), None);
         assert_eq!(place_of_byte("é\nab", 4), "line 2, column 2");
+    }
+
+    #[test]
+    fn the_known_keys_are_read_from_the_message_of_serde() {
+        for (expected, known) in
+            [("`http`", &["http"][..]), ("`a` or `b`", &["a", "b"]), ("one of `a`, `b`, `c`", &["a", "b", "c"])]
+        {
+            let message = format!("unknown field `x`y`, expected {expected}");
+            assert_eq!(unknown_key(&message), Some(("x`y", known.to_vec())));
+        }
+        assert_eq!(unknown_key("invalid type: string, expected a map"), None);
     }
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use toml::Table;
 
-use super::invalid::{InvalidSettings, check_all_keys};
+use super::invalid::{self, InvalidSettings};
 use super::limits_patch::LimitsPatch;
 use super::retry_settings::RetrySettings;
 use crate::event::TypePattern;
@@ -60,11 +60,9 @@ impl PluginSettings {
         let table: Table = text.parse().map_err(|error: toml::de::Error| {
             InvalidSettings::new(error.message().trim_end()).placed(text, byte(&error))
         })?;
-        check_all_keys(&table).map_err(|error| error.placed(text, None))?;
-        let settings: Self = table.try_into().map_err(|error: toml::de::Error| {
+        let settings = Self::read(table).map_err(|error| {
             // Errors of a table name the key; those of the text also know the position.
-            let byte = toml::from_str::<Self>(text).err().as_ref().and_then(byte);
-            InvalidSettings::unfit(&error).placed(text, byte)
+            error.placed(text, toml::from_str::<Self>(text).err().as_ref().and_then(byte))
         })?;
         settings.checked().map_err(|error| error.placed(text, None))
     }
@@ -74,9 +72,15 @@ impl PluginSettings {
     /// # Errors
     /// What is wrong, and where.
     pub fn from_table(table: Table) -> Result<Self, InvalidSettings> {
-        check_all_keys(&table)?;
-        let settings: Self = table.try_into().map_err(|error| InvalidSettings::unfit(&error))?;
-        settings.checked()
+        Self::read(table)?.checked()
+    }
+
+    fn read(table: Table) -> Result<Self, InvalidSettings> {
+        if table.get("secrets").is_some_and(|secrets| !secrets.is_table()) {
+            let words = "secrets are a table: secrets = { name = { env = \"NAME\" } }";
+            return Err(InvalidSettings::new(words).at(&["secrets"]));
+        }
+        invalid::read(&[], table)
     }
 
     /// Checks the values against each other and against fixed limits.
@@ -140,7 +144,7 @@ impl PluginSettings {
 }
 
 /// The key of the settings for a member of a JSON document.
-fn settings_key(key: &str) -> String {
+pub(super) fn settings_key(key: &str) -> String {
     let mut written = String::new();
     for c in key.chars() {
         if c.is_ascii_uppercase() {

@@ -17,7 +17,7 @@ pub(in crate::broker::redis) enum FailureCause {
     /// The server refuses commands for now: it loads data, runs a script, lacks a master or has too many clients.
     Busy,
     /// The server restarted, and one of its replicas may have taken over.
-    Held,
+    Quarantined,
     /// The server has become a replica.
     Demoted,
     /// The server cannot write to its disk and refuses every change.
@@ -120,8 +120,9 @@ impl CallFailure {
     }
 
     /// The server may be used later, unless another one has taken over.
-    pub(in crate::broker::redis) fn held(message: impl Into<String>) -> Self {
-        let reaction = FailureReaction { cause: FailureCause::Held, unchanged: true, connection: ConnectionFate::Keep };
+    pub(in crate::broker::redis) fn quarantined(message: impl Into<String>) -> Self {
+        let reaction =
+            FailureReaction { cause: FailureCause::Quarantined, unchanged: true, connection: ConnectionFate::Keep };
         Self { reaction, message: message.into() }
     }
 

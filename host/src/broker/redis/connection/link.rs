@@ -257,13 +257,13 @@ impl RedisLink {
                 if vetting.has_found_loss() {
                     self.troubles().raise(TroubleKind::Loss, LOSS);
                 }
-                self.troubles().clear(TroubleKind::Held);
+                self.troubles().clear(TroubleKind::Quarantined);
                 live.is_vetted.store(true, Ordering::Release);
                 self.shared.connected.notify_one();
                 return Ok(());
             }
             VettingVerdict::Loading => CallFailure::busy("Redis is loading its data"),
-            VettingVerdict::Quarantined => CallFailure::held(format!(
+            VettingVerdict::Quarantined => CallFailure::quarantined(format!(
                 "Redis at {} has restarted and had replicas, one of which may have taken over: nothing is accepted or \
                  handled until it has been the primary for {RESTART_QUARANTINE:?}",
                 self.address()

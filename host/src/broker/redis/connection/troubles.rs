@@ -31,7 +31,7 @@ pub(in crate::broker::redis) enum TroubleKind {
     /// Redis lost data, and the broker has not begun a new epoch yet.
     Loss,
     /// Redis restarted, and one of its replicas may have taken over.
-    Held,
+    Quarantined,
     /// Redis has become a replica, or another version runs.
     Unsupported,
     /// The connection is up, but Redis does not answer.
@@ -64,7 +64,7 @@ impl TroubleKind {
             FailureCause::CannotPersist => Self::CannotPersist,
             FailureCause::NoRoom => Self::NoRoom,
             FailureCause::Misplaced => Self::Misplaced,
-            FailureCause::Held => Self::Held,
+            FailureCause::Quarantined => Self::Held,
             FailureCause::Demoted => Self::Unsupported,
             FailureCause::Interrupted | FailureCause::NoScript | FailureCause::NoGroup => return None,
         })

@@ -18,7 +18,7 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, crypto};
 use tower::Service;
 
 use super::grants::{GrantHost, GrantOrigin, HttpGrants, UrlScheme};
-use super::quota::{ConnectionHold, ConnectionQuota};
+use super::quota::{ConnectionQuota, OutgoingPermit};
 use super::resolve::{AddressResolver, ResolveError};
 
 /// The trusted roots for certificates: those of this system and those that browsers trust. They are loaded for the first
@@ -151,7 +151,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> DuplexStream for T {}
 pub(super) struct HttpStream {
     stream: Box<dyn DuplexStream>,
     /// Released when the connection is closed.
-    _hold: ConnectionHold,
+    _hold: OutgoingPermit,
 }
 
 impl Connection for HttpStream {

@@ -40,7 +40,7 @@ pub(super) struct ConnectionQuota {
 
 /// The right to one connection. Dropping it gives the right back.
 #[derive(Debug)]
-pub(super) struct ConnectionHold {
+pub(super) struct OutgoingPermit {
     _of_plugin: OwnedSemaphorePermit,
     _of_host: OwnedSemaphorePermit,
 }
@@ -78,13 +78,13 @@ impl ConnectionQuota {
     }
 
     /// Acquires a connection; `None` if a share is used up and no connection ends within [`MAX_WAIT`].
-    pub(super) async fn acquire_connection(&self) -> Option<ConnectionHold> {
+    pub(super) async fn acquire_connection(&self) -> Option<OutgoingPermit> {
         let of_plugin = acquire(self.connections.clone()).await?;
         let of_host = match self.reserved.clone().try_acquire_owned() {
             Ok(reserved) => reserved,
             Err(_) => acquire(self.shared.clone()).await?,
         };
-        Some(ConnectionHold { _of_plugin: of_plugin, _of_host: of_host })
+        Some(OutgoingPermit { _of_plugin: of_plugin, _of_host: of_host })
     }
 }
 

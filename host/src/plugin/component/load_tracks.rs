@@ -30,14 +30,14 @@ pub(super) const QUICK_INTRODUCTION_MS: u64 = 1_000;
 
 /// One of the two tracks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CompileTrack {
+pub(super) enum LoadTrack {
     Quick,
     Slow,
 }
 
 /// The turns on both tracks.
 #[derive(Debug)]
-pub(in crate::plugin) struct CompileTracks {
+pub(in crate::plugin) struct LoadTracks {
     ledger: Arc<UsageLedger>,
     quick: TrackTurns,
     slow: TrackTurns,
@@ -53,14 +53,14 @@ pub(super) struct TrackTurns {
 
 /// A file that is being loaded.
 #[derive(Debug)]
-pub(in crate::plugin) struct CompilePassage {
+pub(in crate::plugin) struct LoadTicket {
     pub(super) applicant: LoadApplicant,
-    pub(super) track: CompileTrack,
+    pub(super) track: LoadTrack,
     /// Held while the bytes are in memory.
     memory: Option<RankedTurn>,
 }
 
-impl Default for CompileTracks {
+impl Default for LoadTracks {
     fn default() -> Self {
         let ledger = Arc::default();
         Self { quick: TrackTurns::new(&ledger), slow: TrackTurns::new(&ledger), ledger }
@@ -77,46 +77,46 @@ impl TrackTurns {
     }
 }
 
-impl CompileTracks {
+impl LoadTracks {
     /// Chooses the track of a file. `serves` says that a version of the plugin serves or served before the start.
-    pub(in crate::plugin) fn passage(&self, plugin: &str, serves: bool, size_bytes: u64) -> CompilePassage {
+    pub(in crate::plugin) fn ticket(&self, plugin: &str, serves: bool, size_bytes: u64) -> LoadTicket {
         let applicant = LoadApplicant { plugin: plugin.into(), serves, size_bytes };
         let is_slow = size_bytes > QUICK_FILE_BYTES || self.ledger.is_slow(plugin, Instant::now());
-        let track = if is_slow { CompileTrack::Slow } else { CompileTrack::Quick };
-        CompilePassage { applicant, track, memory: None }
+        let track = if is_slow { LoadTrack::Slow } else { LoadTrack::Quick };
+        LoadTicket { applicant, track, memory: None }
     }
 
     /// The turns on the track of a file.
-    pub(super) fn turns(&self, passage: &CompilePassage) -> &TrackTurns {
-        match passage.track {
-            CompileTrack::Quick => &self.quick,
-            CompileTrack::Slow => &self.slow,
+    pub(super) fn turns(&self, ticket: &LoadTicket) -> &TrackTurns {
+        match ticket.track {
+            LoadTrack::Quick => &self.quick,
+            LoadTrack::Slow => &self.slow,
         }
     }
 
     /// Waits until the file may be in memory.
-    pub(in crate::plugin) async fn enter_memory(&self, passage: &mut CompilePassage) {
-        if passage.memory.is_none() {
-            passage.memory = Some(self.turns(passage).memory.turn(&passage.applicant).await);
+    pub(in crate::plugin) async fn enter_memory(&self, ticket: &mut LoadTicket) {
+        if ticket.memory.is_none() {
+            ticket.memory = Some(self.turns(ticket).memory.turn(&ticket.applicant).await);
         }
     }
 
     /// Moves a file to the slow track, and the next files of its plugin too.
-    pub(super) fn slow_down(&self, passage: &mut CompilePassage) {
-        self.ledger.note_slow(&passage.applicant.plugin, Instant::now());
-        passage.track = CompileTrack::Slow;
-        passage.memory = None;
+    pub(super) fn move_to_slow_track(&self, ticket: &mut LoadTicket) {
+        self.ledger.note_slow(&ticket.applicant.plugin, Instant::now());
+        ticket.track = LoadTrack::Slow;
+        ticket.memory = None;
     }
 }
 
-impl CompilePassage {
+impl LoadTicket {
     /// Notes that the bytes are no longer in memory.
     pub(super) fn leave_memory(&mut self) {
         self.memory = None;
     }
 }
 
-impl CompileTrack {
+impl LoadTrack {
     /// The limits of a compilation on this track. `all` are those of the slow one.
     pub(super) fn limits(self, all: CompileLimits) -> CompileLimits {
         match self {
@@ -136,22 +136,22 @@ mod tests {
 
     #[test]
     fn small_files_take_the_quick_track_until_they_turn_out_slow() {
-        let tracks = CompileTracks::default();
-        assert_eq!(tracks.passage("a", true, QUICK_FILE_BYTES + 1).track, CompileTrack::Slow);
-        let mut passage = tracks.passage("a", false, QUICK_FILE_BYTES);
-        assert_eq!(passage.track, CompileTrack::Quick);
-        tracks.slow_down(&mut passage);
-        assert_eq!((passage.track, tracks.passage("a", false, 1).track), (CompileTrack::Slow, CompileTrack::Slow));
-        assert_eq!(tracks.passage("b", false, 1).track, CompileTrack::Quick);
+        let tracks = LoadTracks::default();
+        assert_eq!(tracks.ticket("a", true, QUICK_FILE_BYTES + 1).track, LoadTrack::Slow);
+        let mut ticket = tracks.ticket("a", false, QUICK_FILE_BYTES);
+        assert_eq!(ticket.track, LoadTrack::Quick);
+        tracks.move_to_slow_track(&mut ticket);
+        assert_eq!((ticket.track, tracks.ticket("a", false, 1).track), (LoadTrack::Slow, LoadTrack::Slow));
+        assert_eq!(tracks.ticket("b", false, 1).track, LoadTrack::Quick);
     }
 
     #[test]
     fn a_quick_compilation_may_take_a_part_of_the_limits() {
         let all = CompileLimits::default();
-        let quick = CompileTrack::Quick.limits(all);
+        let quick = LoadTrack::Quick.limits(all);
         assert_eq!((quick.memory_bytes, quick.cpu_ms), (all.memory_bytes / 4, QUICK_CPU_MS));
-        assert_eq!(CompileTrack::Slow.limits(all), all);
+        assert_eq!(LoadTrack::Slow.limits(all), all);
         let little = CompileLimits { memory_bytes: 64 << 20, cpu_ms: 1_000, wall_ms: 10 };
-        assert_eq!(CompileTrack::Quick.limits(little), little, "no more than all");
+        assert_eq!(LoadTrack::Quick.limits(little), little, "no more than all");
     }
 }
