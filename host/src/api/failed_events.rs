@@ -9,7 +9,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::broker::{DiscardOutcome, EndKind, EndedPage, FoundEvent, ReplayOutcome};
+use crate::broker::{EndKind, EndedPage, FailedEventChange, FoundEvent};
 use crate::event::{EventFault, EventId, EventState};
 
 use super::api_state::ApiState;
@@ -84,7 +84,7 @@ pub(super) async fn replay(
     let lane = api.plugins.lane(&record.event.event_type);
     let event_id = parse_event_id(&id)?;
     match api.event_log.replay(event_id, &lane).await? {
-        ReplayOutcome::Done => {
+        FailedEventChange::Done => {
             let answer = EventChanged { message: "Event queued again", event_id };
             let mut response = json(StatusCode::ACCEPTED, &answer);
             if let Ok(location) = HeaderValue::from_str(&format!("/events/{event_id}")) {
@@ -92,11 +92,11 @@ pub(super) async fn replay(
             }
             Ok(response)
         }
-        ReplayOutcome::NotFailed(state) => Err(Problem::new(
+        FailedEventChange::NotFailed(state) => Err(Problem::new(
             ProblemKind::NotFailed,
             format!("the event {id} is {state}; only failed events are replayed"),
         )),
-        ReplayOutcome::Unknown => Err(unknown_event(&id)),
+        FailedEventChange::Unknown => Err(unknown_event(&id)),
     }
 }
 
@@ -115,11 +115,11 @@ pub(super) async fn discard(
     }
     let event_id = parse_event_id(&id)?;
     match api.event_log.discard(event_id, reason).await? {
-        DiscardOutcome::Done => Ok(json(StatusCode::OK, &EventChanged { message: "Event discarded", event_id })),
-        DiscardOutcome::NotFailed(state) => Err(Problem::new(
+        FailedEventChange::Done => Ok(json(StatusCode::OK, &EventChanged { message: "Event discarded", event_id })),
+        FailedEventChange::NotFailed(state) => Err(Problem::new(
             ProblemKind::NotFailed,
             format!("the event {id} is {state}; only failed events are discarded"),
         )),
-        DiscardOutcome::Unknown => Err(unknown_event(&id)),
+        FailedEventChange::Unknown => Err(unknown_event(&id)),
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::api::{PluginAdmin, PluginChangeError, RemovedPlugin};
 use crate::broker::{ConsumerDirectory, Lane};
 use crate::event::EventType;
-use crate::plugin::{ApproveError, PluginRegistry, RemoveError, RollbackError};
+use crate::plugin::{ChangeRefusal, PluginRegistry};
 use crate::plugin_report::PluginReport;
 use crate::worker;
 
@@ -57,31 +57,28 @@ impl PluginAdmin for RegistryControl {
     }
 
     async fn rollback(&self, name: &str) -> Result<PluginReport, PluginChangeError> {
-        let changed = self.registry.rollback(name).await;
-        changed.map_err(|error| match error {
-            RollbackError::Unknown(_) => PluginChangeError::Unknown(error.to_string()),
-            _ => PluginChangeError::Refused(error.to_string()),
-        })
+        self.registry.rollback(name).await.map_err(to_change_error)
     }
 
     async fn approve(&self, name: &str, digest: Option<&str>) -> Result<PluginReport, PluginChangeError> {
-        let changed = self.registry.approve(name, digest).await;
-        changed.map_err(|error| match error {
-            ApproveError::Unknown(_) => PluginChangeError::Unknown(error.to_string()),
-            ApproveError::Unnamed { .. } => PluginChangeError::DigestMissing(error.to_string()),
-            _ => PluginChangeError::Refused(error.to_string()),
-        })
+        self.registry.approve(name, digest).await.map_err(to_change_error)
     }
 
     async fn remove(&self, name: &str) -> Result<RemovedPlugin, PluginChangeError> {
-        let removal = self.registry.remove(name).await.map_err(|error| match error {
-            RemoveError::Unknown(_) => PluginChangeError::Unknown(error.to_string()),
-            RemoveError::File { .. } => PluginChangeError::Refused(error.to_string()),
-        })?;
+        let removal = self.registry.remove(name).await.map_err(to_change_error)?;
         Ok(RemovedPlugin {
             plugin: removal.status,
             file: removal.file.map(|path| path.to_string_lossy().into_owned()),
             settings: removal.settings.map(|path| path.to_string_lossy().into_owned()),
         })
+    }
+}
+
+fn to_change_error(refusal: ChangeRefusal) -> PluginChangeError {
+    let words = refusal.to_string();
+    match refusal {
+        ChangeRefusal::Unknown(_) => PluginChangeError::Unknown(words),
+        ChangeRefusal::Unnamed { .. } => PluginChangeError::DigestMissing(words),
+        _ => PluginChangeError::Refused(words),
     }
 }

@@ -34,11 +34,11 @@ pub trait EventLog: Send + Sync + 'static {
     async fn list_ended(&self, query: EndedQuery) -> Result<EndedPage, Error>;
 
     /// Puts a failed event back into a lane. Its record keeps the attempts made so far.
-    async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error>;
+    async fn replay(&self, id: EventId, lane: &Lane) -> Result<FailedEventChange, Error>;
 
     /// Discards a failed event for good. Its record keeps `reason` and the time, and the store deletes it after
     /// [`RetentionLimits::discarded_ms`](super::RetentionLimits::discarded_ms) or when its history becomes too large.
-    async fn discard(&self, id: EventId, reason: &str) -> Result<DiscardOutcome, Error>;
+    async fn discard(&self, id: EventId, reason: &str) -> Result<FailedEventChange, Error>;
 
     /// Totals that survive restarts, and how many events the store holds.
     async fn stats(&self) -> Result<BrokerStats, Error>;
@@ -138,21 +138,10 @@ pub struct EndedPage {
     pub next_cursor: Option<String>,
 }
 
-/// The result of [`EventLog::replay`].
+/// The result of [`EventLog::replay`] and of [`EventLog::discard`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReplayOutcome {
-    /// The event waits in its lane again.
-    Done,
-    /// The event has not failed.
-    NotFailed(EventState),
-    /// There is no such event.
-    Unknown,
-}
-
-/// The result of [`EventLog::discard`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DiscardOutcome {
-    /// The event is discarded.
+pub enum FailedEventChange {
+    /// The event waits in its lane again, or is discarded.
     Done,
     /// The event has not failed.
     NotFailed(EventState),

@@ -42,8 +42,8 @@ mod work_queue;
 pub use coverage::{ConsumerCoverage, PeerCoverage};
 pub use error::Error;
 pub use event_log::{
-    AcceptedEvent, AppendRequest, DiscardOutcome, EndKind, EndedPage, EndedQuery, EventLog, FoundEvent, MAX_PAGE_BYTES,
-    ReplayOutcome,
+    AcceptedEvent, AppendRequest, EndKind, EndedPage, EndedQuery, EventLog, FailedEventChange, FoundEvent,
+    MAX_PAGE_BYTES,
 };
 pub use health::{BrokerStats, Durability, EventCounters, QueueDepth, StoreHealth};
 pub use lane::{InvalidLane, Lane};

@@ -40,7 +40,11 @@ pub(super) enum FailedCommand {
 
 /// The arguments of `failed discard`.
 #[derive(Debug, Arguments)]
-#[command(group(ArgGroup::new("which").args(["ids", "plugin", "event_type", "class"]).required(true).multiple(true)))]
+#[command(
+    group(ArgGroup::new("which").args(["ids", "plugin", "event_type", "class"]).required(true).multiple(true)),
+    override_usage = "eventstream failed discard ID... --reason TEXT\n       \
+                      eventstream failed discard [--plugin NAME] [--type TYPE] [--class CLASS] --reason TEXT"
+)]
 pub(super) struct DiscardArgs {
     /// The failed events
     #[arg(value_name = "ID", conflicts_with_all = ["plugin", "event_type", "class"])]

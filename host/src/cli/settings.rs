@@ -14,7 +14,7 @@ use super::output::{ExitReason, report_as, report_error};
 pub(super) fn path_parser() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(|path| match is_address(&path.to_string_lossy()) {
         true => Err(
-            "this is an address, not a path; --broker takes the address of a store; begin a path with : and @ with ./",
+            "this is an address, not a path; --broker takes the address of a store; write a path that has : and @ as ./PATH",
         ),
         false => Ok(path),
     })

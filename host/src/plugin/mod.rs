@@ -29,10 +29,7 @@ pub use dialect::Dialect;
 pub use host_api::state::{MemoryState, StateReader, StateUnavailable};
 pub use host_api::{HttpGrant, HttpGrants};
 pub use inspection::InspectionSandbox;
-pub use registry::{
-    ApproveError, PluginRegistry, RegistryError, RegistryOptions, RemovalReport, RemoveError, RollbackError,
-    WatchMethod,
-};
+pub use registry::{ChangeRefusal, PluginRegistry, RegistryError, RegistryOptions, RemovalReport, WatchMethod};
 pub use run::attempt::{AttemptInput, CompletedAttempt};
 pub use run::executor::GuestJob;
 pub use run::instance_pool::ReusePolicy;

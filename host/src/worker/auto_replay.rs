@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::backoff::RetryBackoff;
 use super::worker_state::WorkerState;
-use crate::broker::{EndKind, EndedQuery, Error, ReplayOutcome};
+use crate::broker::{EndKind, EndedQuery, Error, FailedEventChange};
 use crate::event::FailureClass;
 
 /// How many events one query returns.
@@ -51,7 +51,7 @@ async fn replay_handled(shared: &WorkerState) -> Result<usize, Error> {
             let event_type = &record.event.event_type;
             let lane = shared.handler.lane(event_type);
             if shared.coverage.is_handled(event_type)
-                && shared.event_log.replay(record.event.id, &lane).await? == ReplayOutcome::Done
+                && shared.event_log.replay(record.event.id, &lane).await? == FailedEventChange::Done
             {
                 replayed += 1;
             }

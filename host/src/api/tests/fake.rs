@@ -9,8 +9,8 @@ use tokio::sync::Semaphore;
 
 use crate::api::{ApiState, MemoryBudget, PluginAdmin, PluginChangeError, RemovedPlugin, ServerOptions};
 use crate::broker::{
-    AcceptedEvent, AppendRequest, BrokerStats, ConsumerDirectory, DiscardOutcome, Durability, EndKind, EndedPage,
-    EndedQuery, Error, EventLog, FoundEvent, Lane, PluginStateRemover, ReplayOutcome, StoreHealth,
+    AcceptedEvent, AppendRequest, BrokerStats, ConsumerDirectory, Durability, EndKind, EndedPage, EndedQuery, Error,
+    EventLog, FailedEventChange, FoundEvent, Lane, PluginStateRemover, StoreHealth,
 };
 use crate::event::{DeliveryStart, EventId, EventState, EventType, Timestamp};
 use crate::plugin_report::{PluginReport, PluginStatus};
@@ -141,26 +141,26 @@ impl EventLog for FakeBroker {
         Ok(EndedPage { records: all.into_iter().skip(skip).take(query.limit).collect(), next_cursor })
     }
 
-    async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error> {
+    async fn replay(&self, id: EventId, lane: &Lane) -> Result<FailedEventChange, Error> {
         let mut inner = self.enter()?;
-        let Some(found) = inner.events.get_mut(&id) else { return Ok(ReplayOutcome::Unknown) };
+        let Some(found) = inner.events.get_mut(&id) else { return Ok(FailedEventChange::Unknown) };
         if found.state != EventState::Failed {
-            return Ok(ReplayOutcome::NotFailed(found.state));
+            return Ok(FailedEventChange::NotFailed(found.state));
         }
         *found = FoundEvent { record: found.record.clone().replayed(), state: EventState::Queued, due: None };
         inner.lanes.insert(id, lane.clone());
-        Ok(ReplayOutcome::Done)
+        Ok(FailedEventChange::Done)
     }
 
-    async fn discard(&self, id: EventId, reason: &str) -> Result<DiscardOutcome, Error> {
+    async fn discard(&self, id: EventId, reason: &str) -> Result<FailedEventChange, Error> {
         let mut inner = self.enter()?;
-        let Some(found) = inner.events.get_mut(&id) else { return Ok(DiscardOutcome::Unknown) };
+        let Some(found) = inner.events.get_mut(&id) else { return Ok(FailedEventChange::Unknown) };
         if found.state != EventState::Failed {
-            return Ok(DiscardOutcome::NotFailed(found.state));
+            return Ok(FailedEventChange::NotFailed(found.state));
         }
         let record = found.record.clone().discarded(Timestamp::from_unix_ms(1), reason);
         *found = FoundEvent { record, state: EventState::Discarded, due: None };
-        Ok(DiscardOutcome::Done)
+        Ok(FailedEventChange::Done)
     }
 
     async fn stats(&self) -> Result<BrokerStats, Error> {

@@ -1,7 +1,7 @@
 //! The attempts of events that wait count towards their lane's limit of bytes (G8, G12), and leave it with their events.
 
 use super::*;
-use crate::broker::{ExportedEvent, ReplayOutcome, RestoreOutcome, SnapshotItem};
+use crate::broker::{ExportedEvent, FailedEventChange, RestoreOutcome, SnapshotItem};
 
 /// What each attempt leaves.
 const OUTPUT_BYTES: u64 = 20_000;
@@ -93,7 +93,7 @@ pub async fn attempts_count_for_their_lane_until_their_events_end(rig: &dyn Brok
     settle_with_output(&*broker, &recovered, retry(0)).await;
     let more = bytes(&*broker).await.0;
     assert_output(more - left, 1);
-    assert_eq!(broker.replay(again[1].receipt.event_id, &lane("a")).await, Ok(ReplayOutcome::Done));
+    assert_eq!(broker.replay(again[1].receipt.event_id, &lane("a")).await, Ok(FailedEventChange::Done));
     let (replayed, failed_bytes) = bytes(&*broker).await;
     assert_output(replayed - more, 2);
     assert_eq!(failed_bytes, 0);

@@ -1,7 +1,7 @@
 //! Promises about failed events that are discarded: ended for good, kept for a while, and out of the way.
 
 use super::*;
-use crate::broker::{DiscardOutcome, EndedQuery, ReplayOutcome, RestoreOutcome, RetentionLimits, SnapshotItem};
+use crate::broker::{EndedQuery, FailedEventChange, RestoreOutcome, RetentionLimits, SnapshotItem};
 
 const REASON: &str = "the shop is closed";
 
@@ -14,7 +14,7 @@ async fn fail_one(broker: &dyn Broker, name: &str, size_bytes: usize) -> EventId
     delivery.record.event.id
 }
 
-async fn discard(broker: &dyn Broker, id: EventId) -> DiscardOutcome {
+async fn discard(broker: &dyn Broker, id: EventId) -> FailedEventChange {
     broker.discard(id, REASON).await.expect("answered")
 }
 
@@ -32,10 +32,10 @@ pub async fn a_discarded_event_has_ended_for_good(rig: &dyn BrokerRig) {
     assert!((20_000..23_000).contains(&whole), "{whole}");
     let failed = broker.find_event(id).await.expect("looked up").expect("known").record;
 
-    assert_eq!(discard(&*broker, id).await, DiscardOutcome::Done);
-    assert_eq!(discard(&*broker, id).await, DiscardOutcome::NotFailed(EventState::Discarded));
+    assert_eq!(discard(&*broker, id).await, FailedEventChange::Done);
+    assert_eq!(discard(&*broker, id).await, FailedEventChange::NotFailed(EventState::Discarded));
     let replayed = broker.replay(id, &lane("a")).await.expect("answered");
-    assert_eq!(replayed, ReplayOutcome::NotFailed(EventState::Discarded));
+    assert_eq!(replayed, FailedEventChange::NotFailed(EventState::Discarded));
     rig.kill(broker).await;
 
     let broker = rig.open(options()).await;
@@ -60,14 +60,14 @@ pub async fn a_discarded_event_has_ended_for_good(rig: &dyn BrokerRig) {
 /// A discard of an event that has not failed changes nothing.
 pub async fn only_failed_events_are_discarded(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
-    assert_eq!(discard(&*broker, EventId::new()).await, DiscardOutcome::Unknown);
+    assert_eq!(discard(&*broker, EventId::new()).await, FailedEventChange::Unknown);
     let waiting = broker.append(appends("b", 1)).await.expect("accepted")[0].id;
-    assert_eq!(discard(&*broker, waiting).await, DiscardOutcome::NotFailed(EventState::Queued));
+    assert_eq!(discard(&*broker, waiting).await, FailedEventChange::NotFailed(EventState::Queued));
     let delivery = deliver_one(&*broker, "a").await;
     let id = delivery.record.event.id;
-    assert_eq!(discard(&*broker, id).await, DiscardOutcome::NotFailed(EventState::Running));
+    assert_eq!(discard(&*broker, id).await, FailedEventChange::NotFailed(EventState::Running));
     assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, SettleOutcome::Done);
-    assert_eq!(discard(&*broker, id).await, DiscardOutcome::NotFailed(EventState::Processed));
+    assert_eq!(discard(&*broker, id).await, FailedEventChange::NotFailed(EventState::Processed));
     assert_eq!(claim(&*broker, "b", 9).await.len(), 1);
     assert_eq!(broker.stats().await.expect("totals").counters.discarded, 0);
 }
@@ -87,11 +87,11 @@ pub async fn a_discard_and_a_replay_at_once_have_one_winner(rig: &dyn BrokerRig)
             (discard, replay)
         };
         match (discard.expect("answered"), replay.expect("answered")) {
-            (DiscardOutcome::Done, ReplayOutcome::NotFailed(EventState::Discarded)) => {
+            (FailedEventChange::Done, FailedEventChange::NotFailed(EventState::Discarded)) => {
                 discarded += 1;
                 assert_eq!(state(&*broker, id).await, Some(EventState::Discarded));
             }
-            (DiscardOutcome::NotFailed(EventState::Queued), ReplayOutcome::Done) => {
+            (FailedEventChange::NotFailed(EventState::Queued), FailedEventChange::Done) => {
                 replayed += 1;
                 assert_eq!(state(&*broker, id).await, Some(EventState::Queued));
             }
@@ -114,7 +114,7 @@ pub async fn discarded_events_are_kept_as_history_is(rig: &dyn BrokerRig) {
     let mut ids = Vec::new();
     for _ in 0..20 {
         ids.push(fail_one(&*broker, "a", 10_000).await);
-        assert_eq!(discard(&*broker, ids[ids.len() - 1]).await, DiscardOutcome::Done);
+        assert_eq!(discard(&*broker, ids[ids.len() - 1]).await, FailedEventChange::Done);
     }
     while broker.maintain().await.expect("maintained") {}
     let kept_bytes: u64 = broker.stats().await.expect("totals").depth.kept_bytes_by_lane.values().sum();
@@ -138,7 +138,7 @@ pub async fn discarded_events_are_kept_as_history_is(rig: &dyn BrokerRig) {
     })
     .await;
     assert_eq!(bytes_of(&broker.stats().await.expect("totals").depth.kept_bytes_by_lane, "a"), 0);
-    assert_eq!(discard(&*broker, ids[19]).await, DiscardOutcome::Unknown);
+    assert_eq!(discard(&*broker, ids[19]).await, FailedEventChange::Unknown);
     assert_eq!(state(&*broker, quiet.record.event.id).await, Some(EventState::Processed));
     assert_eq!(state(&*broker, failing).await, Some(EventState::Failed));
 }
@@ -149,7 +149,7 @@ pub async fn a_snapshot_brings_no_discarded_event_back(rig: &dyn BrokerRig) {
     let id = fail_one(&*broker, "a", 10).await;
     let kept = fail_one(&*broker, "a", 10).await;
     let older = broker.find_event(id).await.expect("looked up").expect("known").record;
-    assert_eq!(discard(&*broker, id).await, DiscardOutcome::Done);
+    assert_eq!(discard(&*broker, id).await, FailedEventChange::Done);
     let mut snapshot = broker.snapshot().await.expect("a snapshot");
     let mut failed = Vec::new();
     while let Some(part) = snapshot.next().await.expect("read") {
@@ -186,7 +186,7 @@ pub async fn failed_events_are_listed_by_lane(rig: &dyn BrokerRig) {
     assert_eq!(listed("a").await, [of_a[1], of_a[0]]);
     assert_eq!(listed("b").await, [restored, of_b]);
     assert!(listed("c").await.is_empty());
-    assert_eq!(discard(&*broker, restored).await, DiscardOutcome::Done);
+    assert_eq!(discard(&*broker, restored).await, FailedEventChange::Done);
     assert_eq!(listed("b").await, [of_b]);
     let depth = broker.stats().await.expect("totals").depth;
     assert!(bytes_of(&depth.failed_bytes_by_lane, "a") > bytes_of(&depth.failed_bytes_by_lane, "b"));

@@ -3,7 +3,7 @@
 //! Covers G2, the atomic step of G3 and the retention of G12.
 
 use super::*;
-use crate::broker::{EventCounters, MAX_PAGE_BYTES, ReplayOutcome, RetentionLimits};
+use crate::broker::{EventCounters, FailedEventChange, MAX_PAGE_BYTES, RetentionLimits};
 
 /// G3: end, result, children and counters change in one step, and all are visible.
 pub async fn a_processed_event_is_kept_with_its_result_and_its_children(rig: &dyn BrokerRig) {
@@ -43,7 +43,7 @@ pub async fn a_failed_event_is_kept_and_can_be_replayed(rig: &dyn BrokerRig) {
     let end = kept[0].end.clone().expect("it ended");
     assert_eq!(end.failure, Some((FailureClass::Trap, "as the case wants it".into())));
 
-    assert_eq!(broker.replay(id, &lane("b")).await, Ok(ReplayOutcome::Done));
+    assert_eq!(broker.replay(id, &lane("b")).await, Ok(FailedEventChange::Done));
     assert_eq!(state(&*broker, id).await, Some(EventState::Queued));
     assert!(all_ended(&*broker, EndKind::Failed).await.is_empty(), "an event is in one place at a time");
     let again = claim(&*broker, "b", 9).await.pop().expect("it is back at work");
@@ -58,17 +58,17 @@ pub async fn a_failed_event_is_kept_and_can_be_replayed(rig: &dyn BrokerRig) {
 /// A replay of an event that has not failed changes nothing.
 pub async fn only_failed_events_are_replayed(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;
-    assert_eq!(broker.replay(EventId::new(), &lane("a")).await, Ok(ReplayOutcome::Unknown));
+    assert_eq!(broker.replay(EventId::new(), &lane("a")).await, Ok(FailedEventChange::Unknown));
     let delivery = deliver_one(&*broker, "a").await;
     let id = delivery.record.event.id;
-    assert_eq!(broker.replay(id, &lane("a")).await, Ok(ReplayOutcome::NotFailed(EventState::Running)));
+    assert_eq!(broker.replay(id, &lane("a")).await, Ok(FailedEventChange::NotFailed(EventState::Running)));
     assert_eq!(settle_one(&*broker, &delivery, Settlement::Processed).await, SettleOutcome::Done);
-    assert_eq!(broker.replay(id, &lane("a")).await, Ok(ReplayOutcome::NotFailed(EventState::Processed)));
+    assert_eq!(broker.replay(id, &lane("a")).await, Ok(FailedEventChange::NotFailed(EventState::Processed)));
     let failing = deliver_one(&*broker, "a").await;
     assert_eq!(settle_one(&*broker, &failing, failed(FailureClass::Reject)).await, SettleOutcome::Done);
     let id = failing.record.event.id;
-    assert_eq!(broker.replay(id, &lane("a")).await, Ok(ReplayOutcome::Done));
-    assert_eq!(broker.replay(id, &lane("a")).await, Ok(ReplayOutcome::NotFailed(EventState::Queued)));
+    assert_eq!(broker.replay(id, &lane("a")).await, Ok(FailedEventChange::Done));
+    assert_eq!(broker.replay(id, &lane("a")).await, Ok(FailedEventChange::NotFailed(EventState::Queued)));
     assert_eq!(claim(&*broker, "a", 9).await.len(), 1);
 }
 

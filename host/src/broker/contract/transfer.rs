@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use super::*;
 use crate::broker::{
-    AcceptedEvent, BrokerStats, Error, ExportedEvent, ExportedKey, MAX_PAGE_BYTES, QueueDepth, ReplayOutcome,
+    AcceptedEvent, BrokerStats, Error, ExportedEvent, ExportedKey, FailedEventChange, MAX_PAGE_BYTES, QueueDepth,
     RestoreOutcome, SnapshotItem,
 };
 
@@ -237,7 +237,7 @@ pub async fn what_is_restored_goes_on_where_it_stood(rig: &dyn BrokerRig) {
     assert_eq!(delivery.record.event.id, filled.delayed);
     assert!(now() >= filled.delayed_until, "it came before its time");
     assert_eq!(state(&*other, filled.retrying).await, Some(EventState::Retrying));
-    assert_eq!(other.replay(filled.failed, &lane("a")).await, Ok(ReplayOutcome::Done));
+    assert_eq!(other.replay(filled.failed, &lane("a")).await, Ok(FailedEventChange::Done));
     assert_eq!(claim(&*other, "a", 9).await[0].record.replays, 1);
 }
 

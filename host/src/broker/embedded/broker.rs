@@ -12,10 +12,10 @@ use tokio::sync::watch;
 use crate::broker::bad_entry::BadEntry;
 use crate::broker::list_limiter::ListLimiter;
 use crate::broker::{
-    AcceptedEvent, AppendRequest, Broker, BrokerStats, ClaimRequest, ConsumerDirectory, Delivery, DiscardOutcome,
-    EndedPage, EndedQuery, Error, EventLog, FoundEvent, Lane, LaneLimits, LeaseRenewal, PluginStateReader,
-    PluginStateRemover, PromoteOutcome, Receipt, ReplayOutcome, RestoreOutcome, SettleOutcome, SettleRequest,
-    SnapshotItem, SnapshotReader, StoreHealth, StoreTransfer, WorkQueue,
+    AcceptedEvent, AppendRequest, Broker, BrokerStats, ClaimRequest, ConsumerDirectory, Delivery, EndedPage,
+    EndedQuery, Error, EventLog, FailedEventChange, FoundEvent, Lane, LaneLimits, LeaseRenewal, PluginStateReader,
+    PluginStateRemover, PromoteOutcome, Receipt, RestoreOutcome, SettleOutcome, SettleRequest, SnapshotItem,
+    SnapshotReader, StoreHealth, StoreTransfer, WorkQueue,
 };
 use crate::clock;
 use crate::event::{EventId, EventRecord, EventState, FailureClass, Settlement, StoredValue};
@@ -96,26 +96,27 @@ impl EmbeddedBroker {
         self.condition.note(&SqliteFault::Final(NOT_IN_PLACE.into()));
     }
 
-    /// Changes the record of an event and moves it to `target`, if the event has failed. Returns the state that it was
-    /// found in, and `None` if there is no such event.
+    /// Changes the record of an event and moves it to `target`, if the event has failed.
     async fn move_failed(
         &self,
         id: EventId,
         target: FailedTarget,
         change: impl Fn(EventRecord) -> EventRecord + Send + Sync,
-    ) -> Result<Option<EventState>, Error> {
+    ) -> Result<FailedEventChange, Error> {
         loop {
-            let Some(stored) = self.readers.read(move |db| history::find_event(db, id)).await? else { return Ok(None) };
+            let Some(stored) = self.readers.read(move |db| history::find_event(db, id)).await? else {
+                return Ok(FailedEventChange::Unknown);
+            };
             let found = stored.decode().map_err(|error| Error::Misconfigured(error.to_string()))?;
             if found.state != EventState::Failed {
-                return Ok(Some(found.state));
+                return Ok(FailedEventChange::NotFailed(found.state));
             }
             let story = StoryColumns::encode(&change(found.record));
             let kind = JobKind::writes(CommitMode::Synced, story.as_ref().map_or(0, StoryColumns::size_bytes));
             let failed = FailedMove { id, place: stored.place, story, target: target.clone() };
             // If another call moved the event since it was read, look again.
             if self.writer.run(kind, move |step| settle::move_failed(step, &failed)).await? {
-                return Ok(Some(EventState::Failed));
+                return Ok(FailedEventChange::Done);
             }
         }
     }
@@ -204,22 +205,12 @@ impl EventLog for EmbeddedBroker {
         Ok(EndedPage { records, next_cursor: page.next_cursor.map(|place| place.to_string()) })
     }
 
-    async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error> {
-        let target = FailedTarget::Lane(lane.clone());
-        Ok(match self.move_failed(id, target, EventRecord::replayed).await? {
-            None => ReplayOutcome::Unknown,
-            Some(EventState::Failed) => ReplayOutcome::Done,
-            Some(state) => ReplayOutcome::NotFailed(state),
-        })
+    async fn replay(&self, id: EventId, lane: &Lane) -> Result<FailedEventChange, Error> {
+        self.move_failed(id, FailedTarget::Lane(lane.clone()), EventRecord::replayed).await
     }
 
-    async fn discard(&self, id: EventId, reason: &str) -> Result<DiscardOutcome, Error> {
-        let change = |record: EventRecord| record.discarded(clock::now(), reason);
-        Ok(match self.move_failed(id, FailedTarget::Discarded, change).await? {
-            None => DiscardOutcome::Unknown,
-            Some(EventState::Failed) => DiscardOutcome::Done,
-            Some(state) => DiscardOutcome::NotFailed(state),
-        })
+    async fn discard(&self, id: EventId, reason: &str) -> Result<FailedEventChange, Error> {
+        self.move_failed(id, FailedTarget::Discarded, |record| record.discarded(clock::now(), reason)).await
     }
 
     async fn stats(&self) -> Result<BrokerStats, Error> {

@@ -21,8 +21,8 @@ use super::lanes::LaneDirectory;
 use super::scripts::ScriptCall;
 use crate::broker::list_limiter::ListLimiter;
 use crate::broker::{
-    BrokerStats, DiscardOutcome, EndKind, EndedPage, EndedQuery, Error, EventCounters, FoundEvent, Lane,
-    MAX_PAGE_BYTES, QueueDepth, ReplayOutcome,
+    BrokerStats, EndKind, EndedPage, EndedQuery, Error, EventCounters, FailedEventChange, FoundEvent, Lane,
+    MAX_PAGE_BYTES, QueueDepth,
 };
 use crate::clock;
 use crate::event::{EventId, EventRecord, EventState, FailureClass, Timestamp};
@@ -91,36 +91,27 @@ impl EventHistory {
     }
 
     /// Moves a failed event back to a lane.
-    pub(super) async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error> {
+    pub(super) async fn replay(&self, id: EventId, lane: &Lane) -> Result<FailedEventChange, Error> {
         self.lanes.make(self.lanes.find_missing([lane])).await?;
-        Ok(match self.take_failed(id, Some(lane), EventRecord::replayed).await? {
-            Ok(()) => ReplayOutcome::Done,
-            Err(Some(state)) => ReplayOutcome::NotFailed(state),
-            Err(None) => ReplayOutcome::Unknown,
-        })
+        self.take_failed(id, Some(lane), EventRecord::replayed).await
     }
 
     /// Ends a failed event for good.
-    pub(super) async fn discard(&self, id: EventId, reason: &str) -> Result<DiscardOutcome, Error> {
-        let discarded = |record: EventRecord| record.discarded(clock::now(), reason);
-        Ok(match self.take_failed(id, None, discarded).await? {
-            Ok(()) => DiscardOutcome::Done,
-            Err(Some(state)) => DiscardOutcome::NotFailed(state),
-            Err(None) => DiscardOutcome::Unknown,
-        })
+    pub(super) async fn discard(&self, id: EventId, reason: &str) -> Result<FailedEventChange, Error> {
+        self.take_failed(id, None, |record| record.discarded(clock::now(), reason)).await
     }
 
-    /// Moves a failed event to a lane, or to the discarded events if there is no lane. An event that cannot move is
-    /// answered with its state, or with `None` if it is unknown.
+    /// Moves a failed event to a lane, or to the discarded events if there is no lane.
     async fn take_failed(
         &self,
         id: EventId,
         lane: Option<&Lane>,
         change: impl FnOnce(EventRecord) -> EventRecord,
-    ) -> Result<Result<(), Option<EventState>>, Error> {
+    ) -> Result<FailedEventChange, Error> {
+        let not_failed = |located: LocatedEvent| FailedEventChange::NotFailed(located.found.state);
         let located = match self.locate_event(id).await? {
             Some(located) if located.found.state == EventState::Failed => located,
-            other => return Ok(Err(other.map(|located| located.found.state))),
+            other => return Ok(other.map_or(FailedEventChange::Unknown, not_failed)),
         };
         let blob = codec::encode(&change(located.found.record))?;
         let client = &self.client;
@@ -132,10 +123,10 @@ impl EventHistory {
         call.push_key(lane.map_or_else(|| client.keys.discarded(), |lane| client.keys.lane(lane)));
         call.push_bytes(blob);
         if reply::text(client.link.call_until_known(&call).await?)? == "D" {
-            return Ok(Ok(()));
+            return Ok(FailedEventChange::Done);
         }
         // Another call took it in between.
-        Ok(Err(self.locate_event(id).await?.map(|located| located.found.state)))
+        Ok(self.locate_event(id).await?.map_or(FailedEventChange::Unknown, not_failed))
     }
 
     /// Reads the totals, and notes the bytes of each lane for the limits.

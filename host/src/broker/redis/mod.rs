@@ -79,9 +79,9 @@ use self::transfer::{RedisSnapshot, SnapshotImporter};
 use super::list_limiter::ListLimiter;
 use super::{
     AcceptedEvent, AppendRequest, Broker, BrokerOptions, BrokerStats, ClaimRequest, ConsumerCoverage,
-    ConsumerDirectory, Delivery, DiscardOutcome, EndedPage, EndedQuery, Error, EventLog, FoundEvent, Lane,
-    LeaseRenewal, PeerCoverage, PluginStateReader, PluginStateRemover, PromoteOutcome, ReplayOutcome, RestoreOutcome,
-    SettleOutcome, SettleRequest, SnapshotItem, SnapshotReader, StoreHealth, StoreTransfer, WorkQueue,
+    ConsumerDirectory, Delivery, EndedPage, EndedQuery, Error, EventLog, FailedEventChange, FoundEvent, Lane,
+    LeaseRenewal, PeerCoverage, PluginStateReader, PluginStateRemover, PromoteOutcome, RestoreOutcome, SettleOutcome,
+    SettleRequest, SnapshotItem, SnapshotReader, StoreHealth, StoreTransfer, WorkQueue,
 };
 use crate::event::{EventId, StoredValue};
 use crate::shutdown::TaskGroup;
@@ -276,11 +276,11 @@ impl EventLog for RedisBroker {
         self.history.list_ended(query).await
     }
 
-    async fn replay(&self, id: EventId, lane: &Lane) -> Result<ReplayOutcome, Error> {
+    async fn replay(&self, id: EventId, lane: &Lane) -> Result<FailedEventChange, Error> {
         self.history.replay(id, lane).await
     }
 
-    async fn discard(&self, id: EventId, reason: &str) -> Result<DiscardOutcome, Error> {
+    async fn discard(&self, id: EventId, reason: &str) -> Result<FailedEventChange, Error> {
         self.history.discard(id, reason).await
     }
 

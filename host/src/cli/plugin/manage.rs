@@ -28,7 +28,8 @@ Activates the previous version at once; it stays active after a restart. A new f
 put there again, ends the rollback. Run the command again to go back one version further. The rollback applies to one server:
 repeat it on every server that shares the work.
 
-Exit codes: 0 done, 1 there is no such plugin or no earlier version, 2 usage, 3 server unreachable";
+Exit codes: 0 done, 1 there is no such plugin or no earlier version, or other plugins own its types by now, 2 usage, 3 server
+unreachable";
 
 pub(crate) const APPROVE_EXAMPLES: &str = "\
 Examples:
@@ -41,7 +42,8 @@ stays approved after a restart. Use --digest to approve exactly the build that y
 waits when the command starts is approved; a build that replaced it meanwhile is refused. The approval applies to one server:
 repeat it on every server that shares the work.
 
-Exit codes: 0 done, 1 there is no such plugin or no such build waits, 2 usage, 3 server unreachable";
+Exit codes: 0 done, 1 there is no such plugin, no such build waits, or plugins that serve own its types, 2 usage, 3 server
+unreachable";
 
 pub(crate) const REMOVE_EXAMPLES: &str = "\
 Examples:

@@ -96,8 +96,9 @@ pub(in crate::plugin) fn check(
 }
 
 fn check_imports(component: &Component, engine: &Engine, known: &KnownInterfaces) -> Vec<String> {
-    let mut misfits = Vec::new();
-    for (name, import) in component.component_type().imports(engine) {
+    let (mut misfits, mut other_wasi) = (Vec::new(), Vec::new());
+    let component_type = component.component_type();
+    for (name, import) in component_type.imports(engine) {
         let (interface, version) = name.split_once('@').unwrap_or((name, ""));
         let draft = DRAFTS.iter().find(|(known, _)| *known == interface);
         match (&import.ty, known.find(interface).filter(|_| !is_called(interface))) {
@@ -110,7 +111,7 @@ fn check_imports(component: &Component, engine: &Engine, known: &KnownInterfaces
             },
             (ComponentItem::ComponentInstance(_), None) if WASI.iter().any(|package| name.starts_with(package)) => {
                 if !fits(version, "0.2.0") {
-                    misfits.push(format!("imports {name}, but the WASI that is offered is 0.2: {WITHOUT_WASI}"));
+                    other_wasi.push(name);
                 }
             }
             (ComponentItem::ComponentInstance(_), None) if let Some((_, drafts)) = draft => {
@@ -124,6 +125,10 @@ fn check_imports(component: &Component, engine: &Engine, known: &KnownInterfaces
             (ComponentItem::Type(_), _) => {}
             _ => misfits.push(format!("imports {name:?} outside of any interface; only interfaces are offered")),
         }
+    }
+    if !other_wasi.is_empty() {
+        let names = other_wasi.join(", ");
+        misfits.push(format!("imports {names}, but the WASI that is offered is 0.2: {WITHOUT_WASI}"));
     }
     misfits
 }

@@ -11,68 +11,13 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use super::entry::{AddedRights, PluginEntry, describe_owned, short_digest};
+use super::change_refusal::ChangeRefusal;
+use super::entry::{AddedRights, PluginEntry, short_digest};
 use super::plugin_registry::PluginRegistry;
 use crate::plugin::Plugin;
 use crate::plugin::component::file;
 use crate::plugin::settings::PluginSettings;
 use crate::plugin_report::PluginReport;
-
-/// Why a build was not approved. The version that served still serves.
-#[derive(Debug, thiserror::Error)]
-pub enum ApproveError {
-    /// There is no such plugin.
-    #[error("there is no plugin {0:?}; GET /plugins lists them")]
-    Unknown(String),
-    /// No build is held.
-    #[error("no build of {0:?} waits to be approved")]
-    NoneHeld(String),
-    /// The caller named no build.
-    #[error("say which build is approved: POST /plugins/{name}/approve?digest={held}, a build that {new}")]
-    Unnamed {
-        /// The plugin.
-        name: String,
-        /// The digest of the build that is held.
-        held: String,
-        /// What it is held for.
-        new: String,
-    },
-    /// Another build is held by now.
-    #[error("the build of {name:?} that waits to be approved is {held}, not {asked}: it {new}; look at it first")]
-    Another {
-        /// The plugin.
-        name: String,
-        /// The digest that the caller named.
-        asked: String,
-        /// The digest of the build that is held.
-        held: String,
-        /// What it is held for.
-        new: String,
-    },
-    /// The file is no longer the build that is held.
-    #[error("{file:?} is not the build {digest} any more: {why}; look at it first")]
-    Swapped {
-        /// The file.
-        file: PathBuf,
-        /// The digest of the build that is held.
-        digest: String,
-        /// What the file is now.
-        why: String,
-    },
-    /// Other plugins that serve own types of the build. It still waits.
-    #[error(
-        "the build {digest} of {name:?} cannot serve: {owned}; name other `types` in {name}.toml, or remove the owner, and \
-         approve it again"
-    )]
-    Owned {
-        /// The plugin.
-        name: String,
-        /// The digest of the build that is held.
-        digest: String,
-        /// Which types, and who owns them.
-        owned: String,
-    },
-}
 
 impl PluginRegistry {
     /// What a build can do that the version that serves cannot. If nothing serves, the version that served last is brought
@@ -110,8 +55,8 @@ impl PluginRegistry {
     /// that follows. If the future is dropped, a restart may hold the build again.
     ///
     /// # Errors
-    /// See [`ApproveError`].
-    pub async fn approve(&self, name: &str, digest: Option<&str>) -> Result<PluginReport, ApproveError> {
+    /// See [`ChangeRefusal`].
+    pub async fn approve(&self, name: &str, digest: Option<&str>) -> Result<PluginReport, ChangeRefusal> {
         let (build, path, is_the_file) = requested_build(name, self.entries().get(name), digest)?;
         if !is_the_file {
             return self.finish_approval(name, &build, None).await;
@@ -124,7 +69,7 @@ impl PluginRegistry {
             Some(Ok(contents)) if contents.digest != build => format!("it is {}", contents.digest),
             Some(Ok(contents)) => return self.finish_approval(name, &build, Some(contents.bytes)).await,
         };
-        Err(ApproveError::Swapped { file: path, digest: build, why })
+        Err(ChangeRefusal::Swapped { file: path, digest: build, why })
     }
 
     /// Lets the held build serve. `file` holds its bytes, unless it is an earlier version in place of the file.
@@ -133,18 +78,15 @@ impl PluginRegistry {
         name: &str,
         digest: &str,
         file: Option<Bytes>,
-    ) -> Result<PluginReport, ApproveError> {
-        let unknown = || ApproveError::Unknown(name.to_owned());
+    ) -> Result<PluginReport, ChangeRefusal> {
+        let unknown = || ChangeRefusal::Unknown(name.to_owned());
         {
             let mut entries = self.entries();
-            let held = entries.get(name).and_then(PluginEntry::held).filter(|held| held.digest == digest);
-            let owned = held.map(|held| self.owned_by_others(&entries, name, &held.build, false)).unwrap_or_default();
-            if !owned.is_empty() {
-                let (name, digest, owned) = (name.to_owned(), digest.to_owned(), describe_owned(&owned));
-                return Err(ApproveError::Owned { name, digest, owned });
+            if let Some(held) = entries.get(name).and_then(PluginEntry::held).filter(|held| held.digest == digest) {
+                self.require_own_types(&entries, name, &held.build, false)?;
             }
             let entry = entries.get_mut(name).ok_or_else(unknown)?;
-            let (build, added) = entry.approve(digest).ok_or_else(|| ApproveError::NoneHeld(name.to_owned()))?;
+            let (build, added) = entry.approve(digest).ok_or_else(|| ChangeRefusal::NoneHeld(name.to_owned()))?;
             let (short, added) = (short_digest(digest), added.describe());
             tracing::info!(plugin.id = %name, plugin.digest = %short, "plugin approved: it newly {added}");
             self.take_over(&entries, name, &build);
@@ -161,13 +103,13 @@ fn requested_build(
     name: &str,
     entry: Option<&PluginEntry>,
     digest: Option<&str>,
-) -> Result<(String, PathBuf, bool), ApproveError> {
-    let entry = entry.ok_or_else(|| ApproveError::Unknown(name.to_owned()))?;
-    let build = entry.held().ok_or_else(|| ApproveError::NoneHeld(name.to_owned()))?;
+) -> Result<(String, PathBuf, bool), ChangeRefusal> {
+    let entry = entry.ok_or_else(|| ChangeRefusal::Unknown(name.to_owned()))?;
+    let build = entry.held().ok_or_else(|| ChangeRefusal::NoneHeld(name.to_owned()))?;
     let (name, held, new) = (name.to_owned(), build.digest.clone(), build.added.describe());
     match digest {
-        None => Err(ApproveError::Unnamed { name, held, new }),
-        Some(asked) if asked != held => Err(ApproveError::Another { name, asked: asked.to_owned(), held, new }),
+        None => Err(ChangeRefusal::Unnamed { name, held, new }),
+        Some(asked) if asked != held => Err(ChangeRefusal::Another { name, asked: asked.to_owned(), held, new }),
         Some(_) => Ok((held, build.file.clone(), build.rolled_back_from.is_none())),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::registry_rig::{RegistryRig, digest_of, modest, scan, status};
 use crate::plugin::testing::{OK, guest};
-use crate::plugin::{ApproveError, PluginRegistry, RegistryError, RegistryOptions, RollbackError};
+use crate::plugin::{ChangeRefusal, PluginRegistry, RegistryError, RegistryOptions};
 use crate::plugin_report::{NeedsApproval, PluginStatus};
 
 fn options(rig: &RegistryRig) -> RegistryOptions {
@@ -28,8 +28,8 @@ async fn a_build_that_imports_more_is_held_until_it_is_approved_and_after_a_rest
     let rig = RegistryRig::with(&first);
     let registry = open(&rig).await;
     assert_serves(&registry, &first, PluginStatus::Active);
-    assert!(matches!(registry.approve("a", Some("x")).await, Err(ApproveError::NoneHeld(_))));
-    assert!(matches!(registry.approve("b", Some("x")).await, Err(ApproveError::Unknown(_))));
+    assert!(matches!(registry.approve("a", Some("x")).await, Err(ChangeRefusal::NoneHeld(_))));
+    assert!(matches!(registry.approve("b", Some("x")).await, Err(ChangeRefusal::Unknown(_))));
 
     rig.put("a", &second);
     scan(&registry).await;
@@ -45,7 +45,7 @@ async fn a_build_that_imports_more_is_held_until_it_is_approved_and_after_a_rest
     ] {
         assert!(words.contains(word), "{words} says {word}");
     }
-    assert!(matches!(registry.rollback("a").await, Err(RollbackError::NoneBefore(_))));
+    assert!(matches!(registry.rollback("a").await, Err(ChangeRefusal::NoneBefore(_))));
     drop(registry);
 
     let registry = open(&rig).await;
@@ -53,7 +53,7 @@ async fn a_build_that_imports_more_is_held_until_it_is_approved_and_after_a_rest
     let unnamed = registry.approve("a", None).await.unwrap_err().to_string();
     assert!(unnamed.contains(&format!("/plugins/a/approve?digest={}", digest_of(&second))), "{unnamed}");
     let another = registry.approve("a", Some(&digest_of(&first))).await;
-    assert!(matches!(another, Err(ApproveError::Another { .. })), "{another:?}");
+    assert!(matches!(another, Err(ChangeRefusal::Another { .. })), "{another:?}");
     assert_serves(&registry, &first, PluginStatus::NeedsApproval);
     let approved = registry.approve("a", Some(&digest_of(&second))).await.unwrap();
     assert_eq!((approved.status, approved.needs_approval, approved.error), (PluginStatus::Active, None, None));
@@ -91,7 +91,7 @@ async fn a_held_build_gives_way_to_the_next_file_and_the_version_that_serves_get
     rig.put("a", b"spoiled");
     scan(&registry).await;
     assert_serves(&registry, &first, PluginStatus::FailedKeptLastGood);
-    assert!(matches!(registry.approve("a", Some("x")).await, Err(ApproveError::NoneHeld(_))));
+    assert!(matches!(registry.approve("a", Some("x")).await, Err(ChangeRefusal::NoneHeld(_))));
     rig.put("a", &first);
     scan(&registry).await;
     assert_serves(&registry, &first, PluginStatus::Active);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::registry_rig::{RegistryRig, digest_of, is_ok, scan, serving_digest, status};
 use crate::plugin::testing::{OK, guest, options};
-use crate::plugin::{PluginRegistry, RegistryOptions, RollbackError};
+use crate::plugin::{ChangeRefusal, PluginRegistry, RegistryOptions};
 use crate::plugin_report::PluginStatus;
 
 /// A handler that asks for a retry.
@@ -41,7 +41,7 @@ async fn two_plugin_directories_share_no_versions() {
     let options = RegistryOptions { data_dir: Some(rig.data_dir()), ..options(other.plugins()) };
     let registry = PluginRegistry::open(options).await.unwrap();
     assert_eq!((status(&registry, "a").status, status(&registry, "a").digest), (PluginStatus::Failed, None));
-    assert!(matches!(registry.rollback("a").await, Err(RollbackError::NoneBefore(_))));
+    assert!(matches!(registry.rollback("a").await, Err(ChangeRefusal::NoneBefore(_))));
     fs::write(rig.file("a.wasm"), "junk").unwrap();
     let registry = rig.open().await;
     assert!(is_ok(&registry, "a").await, "its own is served");
@@ -99,7 +99,7 @@ async fn a_directory_that_others_can_write_to_is_not_used_and_plugins_serve() {
         let registry = rig.open().await;
         assert!(is_ok(&registry, "a").await);
         assert_eq!(fs::read_dir(used).unwrap().count(), 0);
-        assert!(matches!(registry.rollback("a").await, Err(RollbackError::NothingKept)));
+        assert!(matches!(registry.rollback("a").await, Err(ChangeRefusal::NothingKept)));
     }
     let rig = RegistryRig::new();
     rig.put_guest("a", OK);
@@ -119,8 +119,8 @@ async fn the_version_before_serves_again_and_after_a_restart_until_the_file_is_a
     let rig = RegistryRig::new();
     rig.put_guest("a", OK);
     let registry = rig.open().await;
-    assert!(matches!(registry.rollback("none").await, Err(RollbackError::Unknown(_))));
-    assert!(matches!(registry.rollback("a").await, Err(RollbackError::NoneBefore(_))));
+    assert!(matches!(registry.rollback("none").await, Err(ChangeRefusal::Unknown(_))));
+    assert!(matches!(registry.rollback("a").await, Err(ChangeRefusal::NoneBefore(_))));
     let first = serving_digest(&registry, "a");
     rig.put_guest("a", RETRY);
     scan(&registry).await;
@@ -131,7 +131,7 @@ async fn the_version_before_serves_again_and_after_a_restart_until_the_file_is_a
     assert_eq!((back.status, back.digest), (PluginStatus::Active, Some(first.clone())));
     assert_eq!(back.rolled_back_from, Some(second.clone()));
     assert!(is_ok(&registry, "a").await);
-    assert!(matches!(registry.rollback("a").await, Err(RollbackError::NoneBefore(_))));
+    assert!(matches!(registry.rollback("a").await, Err(ChangeRefusal::NoneBefore(_))));
     // Other settings do not make it another file.
     fs::write(rig.file("a.toml"), "concurrency = 3").unwrap();
     scan(&registry).await;
@@ -196,7 +196,7 @@ async fn another_rollback_goes_back_one_more_version() {
         let back = registry.rollback("a").await.unwrap();
         assert_eq!((back.digest, &back.rolled_back_from), (Some(before), &newest));
     }
-    assert!(matches!(registry.rollback("a").await, Err(RollbackError::NoneBefore(_))));
+    assert!(matches!(registry.rollback("a").await, Err(ChangeRefusal::NoneBefore(_))));
 }
 
 #[tokio::test]
@@ -210,7 +210,7 @@ async fn a_file_that_cannot_be_loaded_at_the_start_leaves_the_version_that_serve
     assert_eq!((kept.status, kept.digest), (PluginStatus::FailedKeptLastGood, Some(good)));
     assert!(kept.error.unwrap().contains("not WebAssembly"));
     assert!(is_ok(&registry, "a").await);
-    assert!(matches!(registry.rollback("a").await, Err(RollbackError::NoneBefore(_))));
+    assert!(matches!(registry.rollback("a").await, Err(ChangeRefusal::NoneBefore(_))));
 }
 
 #[tokio::test]

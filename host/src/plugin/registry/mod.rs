@@ -5,6 +5,7 @@
 //! and removals.
 
 mod approval;
+mod change_refusal;
 mod directory;
 mod directory_scan;
 mod directory_watch;
@@ -39,8 +40,7 @@ mod registry_tests;
 #[cfg(test)]
 mod rollback_tests;
 
-pub use approval::ApproveError;
+pub use change_refusal::ChangeRefusal;
 pub use options::{RegistryError, RegistryOptions, WatchMethod};
 pub use plugin_registry::PluginRegistry;
-pub use removal::{RemovalReport, RemoveError};
-pub use versions::RollbackError;
+pub use removal::RemovalReport;

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::entry::PluginEntry;
+use super::change_refusal::ChangeRefusal;
+use super::entry::{PluginEntry, describe_owned};
 use super::plugin_registry::PluginRegistry;
 use crate::event::TypePattern;
 use crate::plugin::Plugin;
@@ -66,6 +67,22 @@ impl PluginRegistry {
             Some(TakenTypes { types: pattern.clone(), plugin: owner.to_owned() })
         });
         owned.collect()
+    }
+
+    /// Refuses a version for the types of [`Self::owned_by_others`].
+    pub(super) fn require_own_types(
+        &self,
+        entries: &Entries,
+        name: &str,
+        version: &Plugin,
+        with_away: bool,
+    ) -> Result<(), ChangeRefusal> {
+        let owned = self.owned_by_others(entries, name, version, with_away);
+        if owned.is_empty() {
+            return Ok(());
+        }
+        let (digest, owned) = (version.digest().to_owned(), describe_owned(&owned));
+        Err(ChangeRefusal::Owned { name: name.to_owned(), digest, owned })
     }
 
     /// Whether a version would take types from other plugins, or routing would refuse it for theirs.

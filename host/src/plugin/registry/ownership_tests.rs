@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use super::registry_rig::{RegistryRig, digest_of, modest, scan};
-use crate::plugin::{ApproveError, PluginRegistry, PluginSettings, RegistryOptions, RemoveError};
+use crate::plugin::{ChangeRefusal, PluginRegistry, PluginSettings, RegistryOptions};
 use crate::plugin_report::{NeedsApproval, PluginStatus, TakenTypes};
 
 /// A rig whose plugin `a` handles `order.*`, and a registry with default options.
@@ -136,10 +136,13 @@ async fn a_file_that_replaced_the_held_build_is_not_approved() {
     let (seen, swapped) = (digest_of(&modest(1)), digest_of(&modest(2)));
     put(&rig, "b", &modest(2), "['order.paid']");
     let refused = registry.approve("b", Some(&seen)).await.unwrap_err();
-    assert!(matches!(refused, ApproveError::Swapped { .. }) && refused.to_string().contains(&swapped), "{refused}");
+    assert!(matches!(refused, ChangeRefusal::Swapped { .. }) && refused.to_string().contains(&swapped), "{refused}");
     scan(&registry).await;
     let refused = registry.approve("b", Some(&seen)).await.unwrap_err();
-    assert!(matches!(refused, ApproveError::Another { .. }) && refused.to_string().contains("order.paid"), "{refused}");
+    assert!(
+        matches!(refused, ChangeRefusal::Another { .. }) && refused.to_string().contains("order.paid"),
+        "{refused}"
+    );
     assert_eq!(routed(&registry), "a");
     registry.approve("b", Some(&swapped)).await.unwrap();
     assert_eq!(routed(&registry), "b");
@@ -224,7 +227,7 @@ async fn the_types_of_a_plugin_that_a_person_removed_are_free() {
             scan(&registry).await;
         }
         registry.remove("a").await.unwrap();
-        assert!(matches!(registry.remove("a").await, Err(RemoveError::Unknown(_))));
+        assert!(matches!(registry.remove("a").await, Err(ChangeRefusal::Unknown(_))));
         scan(&registry).await;
         assert_eq!(registry.status("same").unwrap().status, PluginStatus::Active);
         // Either was loaded first.

@@ -27,6 +27,7 @@ async fn a_file_that_is_no_plugin_is_refused_with_a_remedy() {
         (import "eventstream:plugin/delivery@0.1.0" (instance (export "attempt" (func (result string))))))"#;
     let foreign_imports = r#"(component
         (import "wasi:cli/environment@0.3.0" (instance))
+        (import "wasi:io/poll@0.3.0" (instance))
         (import "wasi:http/incoming-handler@0.2.0" (instance))
         (import "wasi:keyvalue/store@0.2.0-draft9" (instance))
         (import "fermyon:spin/llm@2.0.0" (instance))
@@ -77,6 +78,7 @@ async fn a_file_that_is_no_plugin_is_refused_with_a_remedy() {
             "foreign-imports",
             wat::parse_str(foreign_imports).unwrap(),
             vec![
+                "imports wasi:cli/environment@0.3.0, wasi:io/poll@0.3.0, but the WASI that is offered is 0.2",
                 "wasm32-wasip2",
                 "--stub-wasi",
                 "--disable http",
@@ -84,6 +86,11 @@ async fn a_file_that_is_no_plugin_is_refused_with_a_remedy() {
                 "wit/README.md",
                 "\"ask\" of wasmcloud",
             ],
+        ),
+        (
+            "asynchronous",
+            wat::parse_str("(component (type (stream u8)))").unwrap(),
+            vec!["it is made for WASI 0.3", "a version of the SDK"],
         ),
         ("newer", wat::parse_str(newer).unwrap(), vec!["this host speaks wasmcloud:messaging/handler@0.2.0: rebuild"]),
         ("command", wat::parse_str(command).unwrap(), vec!["it is a command", "cdylib"]),

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use super::change_refusal::ChangeRefusal;
 use super::plugin_registry::PluginRegistry;
 use crate::clock;
 use crate::plugin::data_dir::version_history::VersionHistory;
@@ -20,50 +21,33 @@ pub struct RemovalReport {
     pub settings: Option<PathBuf>,
 }
 
-/// Why a plugin was not removed. It still serves.
-#[derive(Debug, thiserror::Error)]
-pub enum RemoveError {
-    /// There is no such plugin.
-    #[error("there is no plugin {0:?}; GET /plugins lists them")]
-    Unknown(String),
-    /// The file cannot be removed.
-    #[error("{file:?} cannot be removed: {error}; whoever puts files there has to remove it")]
-    File {
-        /// The file.
-        file: PathBuf,
-        /// The error of the system.
-        error: io::Error,
-    },
-}
-
 impl PluginRegistry {
     /// Removes the file of a plugin, if it is still there, so that it handles no types from now on. Other plugins may have
     /// them. The settings beside the file, the state and the earlier versions stay. Attempts under way end on their
     /// version. If the future is dropped, the plugin may be removed or not.
     ///
     /// # Errors
-    /// See [`RemoveError`].
-    pub async fn remove(&self, name: &str) -> Result<RemovalReport, RemoveError> {
-        let unknown = || RemoveError::Unknown(name.to_owned());
+    /// See [`ChangeRefusal`].
+    pub async fn remove(&self, name: &str) -> Result<RemovalReport, ChangeRefusal> {
+        let unknown = || ChangeRefusal::Unknown(name.to_owned());
         // A known name came from the directory, so it cannot lead to a file elsewhere.
         if !self.entries().contains_key(name) && !self.owners.load().owns_any(name) {
             return Err(unknown());
         }
-        let file = self.options().dir.join(format!("{name}.wasm"));
-        let settings = Some(self.options().dir.join(format!("{name}.toml")));
+        let [file, settings] = ["wasm", "toml"].map(|kind| self.options().dir.join(format!("{name}.{kind}")));
         let path = file.clone();
         let remove = move || {
             let was_there = match fs::remove_file(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => false,
                 removed => removed.map(|()| true)?,
             };
-            Ok((was_there, settings.filter(|settings| settings.symlink_metadata().is_ok())))
+            Ok((was_there, Some(settings).filter(|settings| settings.symlink_metadata().is_ok())))
         };
         let done = self.loader.runtime.executor.run_blocking(remove).await;
         let (was_there, settings) = match done.unwrap_or_else(|| Err(io::Error::other("the host failed to remove it")))
         {
             Ok(done) => done,
-            Err(error) => return Err(RemoveError::File { file, error }),
+            Err(error) => return Err(ChangeRefusal::File { file, error }),
         };
         self.unload(&[name.to_owned()], true).await;
         self.judge_again(true).await;

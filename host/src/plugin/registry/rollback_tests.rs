@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use super::registry_rig::{RegistryRig, described, digest_of, modest, scan, serving_digest, status};
-use crate::plugin::{ApproveError, PluginRegistry, RegistryOptions, RollbackError};
+use crate::plugin::{ChangeRefusal, PluginRegistry, RegistryOptions};
 use crate::plugin_report::{PluginReport, PluginStatus};
 
 const BOTH: &[&str] = &["x", "y"];
@@ -48,7 +48,7 @@ async fn a_rollback_to_a_version_whose_types_another_plugin_owns_is_refused_and_
         }
         let refused = registry.rollback("a").await.unwrap_err();
         let words = refused.to_string();
-        assert!(matches!(refused, RollbackError::Owned { .. }), "{words}");
+        assert!(matches!(refused, ChangeRefusal::Owned { .. }), "{words}");
         assert!(words.contains("y belongs to the plugin \"b\"") && words.contains("a.toml"), "{words}");
         for registry in [registry, rig.open().await] {
             let second = digest_of(&described(1, &["x"]));
@@ -182,7 +182,10 @@ async fn an_approval_of_a_build_that_routing_would_refuse_gives_it_nothing() {
     scan(&registry).await;
     let build = digest_of(&described(2, BOTH));
     let refused = registry.approve("c", Some(&build)).await.unwrap_err();
-    assert!(matches!(refused, ApproveError::Owned { .. }) && refused.to_string().contains("y belongs to"), "{refused}");
+    assert!(
+        matches!(refused, ChangeRefusal::Owned { .. }) && refused.to_string().contains("y belongs to"),
+        "{refused}"
+    );
     assert_eq!(status(&registry, "c").status, PluginStatus::NeedsApproval);
     fs::rename(rig.file("a.away"), rig.file("a.wasm")).unwrap();
     scan(&registry).await;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::entry::describe_owned;
+use super::change_refusal::ChangeRefusal;
 use super::plugin_registry::PluginRegistry;
 use crate::plugin::Plugin;
 use crate::plugin::component::file::FileContents;
@@ -16,70 +16,32 @@ use crate::plugin::data_dir::version_history::{RollbackPin, VersionHistory};
 use crate::plugin::settings::PluginSettings;
 use crate::plugin_report::PluginReport;
 
-/// Why a plugin was not rolled back. The version that served still serves.
-#[derive(Debug, thiserror::Error)]
-pub enum RollbackError {
-    /// There is no such plugin.
-    #[error("there is no plugin {0:?}; GET /plugins lists them")]
-    Unknown(String),
-    /// No versions are kept at all.
-    #[error("no earlier versions are kept: plugins.data_dir is empty or cannot be used; the log of the start says why")]
-    NothingKept,
-    /// No version served before.
-    #[error("no version of {0:?} is kept that served before this one")]
-    NoneBefore(String),
-    /// The version cannot be read, or cannot be loaded any more.
-    #[error("the version {digest} cannot be brought back: {error}")]
-    NotLoaded {
-        /// The version.
-        digest: String,
-        /// Why not.
-        error: LoadError,
-    },
-    /// Other plugins own types of that version by now.
-    #[error(
-        "the version {digest} handles types that other plugins own by now: {owned}; name other `types` in {name}.toml, or \
-         remove the owner, and roll back again"
-    )]
-    Owned {
-        /// The plugin.
-        name: String,
-        /// The version.
-        digest: String,
-        /// Which types, and who owns them.
-        owned: String,
-    },
-}
-
 impl PluginRegistry {
     /// Brings back the version that served before the current one, with the current settings, and returns the report that
     /// follows. The file in the directory is not loaded again until it changes. Dropping the future changes either nothing
     /// or everything.
     ///
     /// # Errors
-    /// See [`RollbackError`].
-    pub async fn rollback(&self, name: &str) -> Result<PluginReport, RollbackError> {
-        let unknown = || RollbackError::Unknown(name.to_owned());
+    /// See [`ChangeRefusal`].
+    pub async fn rollback(&self, name: &str) -> Result<PluginReport, ChangeRefusal> {
+        let unknown = || ChangeRefusal::Unknown(name.to_owned());
         let _lock = self.rollback_lock.lock().await;
         let settings = match self.entries().get(name) {
             None => return Err(unknown()),
             Some(entry) => entry.attempted().map(|file| file.settings.clone()),
         };
         let settings = settings.or_else(|| self.options().settings.get(name).cloned()).unwrap_or_default();
-        let data_dir = self.loader.data_dir.clone().ok_or(RollbackError::NothingKept)?;
+        let data_dir = self.loader.data_dir.clone().ok_or(ChangeRefusal::NothingKept)?;
         let serving = self.serving(name);
         let serving_digest = serving.as_ref().map(|plugin| plugin.digest());
         let before = data_dir.history.version_before(name, serving_digest);
-        let digest = before.ok_or_else(|| RollbackError::NoneBefore(name.to_owned()))?;
-        let not_loaded = |error| RollbackError::NotLoaded { digest: digest.clone(), error };
+        let digest = before.ok_or_else(|| ChangeRefusal::NoneBefore(name.to_owned()))?;
+        let not_loaded = |error| ChangeRefusal::NotLoaded { digest: digest.clone(), error };
         let plugin = self.load_version(name, &digest, settings).await.map_err(not_loaded)?;
 
         {
             let mut entries = self.entries();
-            let owned = self.owned_by_others(&entries, name, &plugin, self.options().hold_taken_types);
-            if !owned.is_empty() {
-                return Err(RollbackError::Owned { name: name.to_owned(), digest, owned: describe_owned(&owned) });
-            }
+            self.require_own_types(&entries, name, &plugin, self.options().hold_taken_types)?;
             let entry = entries.get_mut(name).ok_or_else(unknown)?;
             let plugin = Arc::new(plugin);
             let held = entry.roll_back(plugin.clone(), serving_digest);

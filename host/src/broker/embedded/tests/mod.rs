@@ -16,9 +16,8 @@ use super::broker::MAX_WAIT;
 use super::step::CommitMode;
 use super::{BackupError, EmbeddedBroker, EmbeddedOpenError, history};
 use crate::broker::{
-    AcceptedEvent, AppendRequest, Broker, BrokerOptions, ClaimRequest, Delivery, DiscardOutcome, EndKind, EndedQuery,
-    Error, EventLog, Lane, LaneDemand, Receipt, ReplayOutcome, SettleOutcome, SettleRequest, WorkQueue, contract,
-    contract::lane,
+    AcceptedEvent, AppendRequest, Broker, BrokerOptions, ClaimRequest, Delivery, EndKind, EndedQuery, Error, EventLog,
+    FailedEventChange, Lane, LaneDemand, Receipt, SettleOutcome, SettleRequest, WorkQueue, contract, contract::lane,
 };
 use crate::clock;
 use crate::event::{

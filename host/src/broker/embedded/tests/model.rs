@@ -306,8 +306,8 @@ impl ModelRun {
             *record = record.clone().discarded(found.record.end.unwrap().discarded.unwrap().at, "in the way");
             self.model.counters.discarded += 1;
         }
-        assert_eq!(broker.replay(EventId::new(), &lane("a")).await, Ok(ReplayOutcome::Unknown));
-        assert_eq!(broker.discard(EventId::new(), "").await, Ok(DiscardOutcome::Unknown));
+        assert_eq!(broker.replay(EventId::new(), &lane("a")).await, Ok(FailedEventChange::Unknown));
+        assert_eq!(broker.discard(EventId::new(), "").await, Ok(FailedEventChange::Unknown));
     }
 
     async fn reopen(&mut self) {

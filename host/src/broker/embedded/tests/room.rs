@@ -184,7 +184,7 @@ async fn discarded_events_are_trimmed_by_age_and_by_bytes_apart_from_processed_o
         let settles = vec![settle_as(&deliveries[0], Settlement::Processed), settle_as(&deliveries[1], failed())];
         broker.settle(settles).await.unwrap();
         ids.push(deliveries[1].record.event.id);
-        assert_eq!(broker.discard(ids[ids.len() - 1], "old").await, Ok(DiscardOutcome::Done));
+        assert_eq!(broker.discard(ids[ids.len() - 1], "old").await, Ok(FailedEventChange::Done));
     }
     assert_eq!(counts(&broker).await, (3, 6), "the number is one of processed events");
     let bytes: u64 = broker.stats().await.unwrap().depth.kept_bytes_by_lane.values().sum();

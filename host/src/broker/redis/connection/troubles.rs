@@ -64,7 +64,7 @@ impl TroubleKind {
             FailureCause::CannotPersist => Self::CannotPersist,
             FailureCause::NoRoom => Self::NoRoom,
             FailureCause::Misplaced => Self::Misplaced,
-            FailureCause::Quarantined => Self::Held,
+            FailureCause::Quarantined => Self::Quarantined,
             FailureCause::Demoted => Self::Unsupported,
             FailureCause::Interrupted | FailureCause::NoScript | FailureCause::NoGroup => return None,
         })

@@ -83,7 +83,7 @@ impl HttpConnector {
         let origin = GrantOrigin::of(&uri).ok_or(ResolveError::Unknown)?;
         let addresses = self.resolver.allowed_addresses(&self.grants, &origin).await?;
         let hold = self.quota.acquire_connection().await.ok_or(ConnectError::TooMany)?;
-        let tcp = dial(&addresses).await.map_err(ConnectError::Dial)?;
+        let tcp = TcpStream::connect(&*addresses).await.map_err(ConnectError::Dial)?;
         // Checked after connecting, because only then is it certain where the connection leads.
         let ends = tcp.peer_addr().and_then(|peer| Ok((tcp.local_addr()?, peer))).map_err(ConnectError::Dial)?;
         if self.own.iter().any(|listener| leads_to(*listener, ends)) {
@@ -114,18 +114,6 @@ fn leads_to(listener: SocketAddr, (local, peer): (SocketAddr, SocketAddr)) -> bo
     let [listening, local_ip, peer_ip] = [listener, local, peer].map(|end| end.ip().to_canonical());
     let is_own = peer_ip == listening || peer_ip.is_loopback() || peer_ip == local_ip;
     peer.port() == listener.port() && is_own
-}
-
-/// Connects to the first address that answers.
-async fn dial(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => failed = error,
-        }
-    }
-    Err(failed)
 }
 
 impl Service<Uri> for HttpConnector {
