@@ -157,9 +157,9 @@ fn differing_functions(
 ) -> Vec<String> {
     let interface = name.split_once('@').map_or(name, |(interface, _)| interface);
     let differs = known.functions(interface).filter_map(|ours| {
-        let theirs = function_of(instance, engine, &ours.name)?;
-        (!known.is_of_type(ours, &theirs)).then(|| {
-            let (function, words, theirs) = (&ours.name, known.signature(ours), signature::of_component(&theirs));
+        let theirs = signature::of_component(&function_of(instance, engine, &ours.name)?);
+        let (function, words) = (&ours.name, known.signature(ours));
+        (theirs != words).then(|| {
             format!(
                 "{does} {function:?} of {name} as `{theirs}`, which for this host is `{words}`: rebuild against that"
             )

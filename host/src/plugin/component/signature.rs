@@ -1,10 +1,10 @@
-//! Signatures of functions: comparing those of a component with those that this host knows, and writing them out.
+//! Signatures of functions, written out in WIT: of those that this host knows, and of those of a component.
 //!
-//! Types of components are equal by structure, not by name, so they are compared down to the last field. Where they differ,
-//! both are shown to a person in WIT. Of a resource only the kind of handle counts.
+//! Types of components are equal by structure, not by name. The text of a signature has the whole structure, down to the last
+//! field, so two signatures are equal if their texts are. Of a resource only the kind of handle counts.
 //!
 //! The types of a component form a graph that can be huge when it is written out. Twenty nested tuples of two equal types
-//! hold a million of them. So a comparison goes only as deep as our own types, and a text ends at a limit.
+//! hold a million of them. So a text ends at a limit, and ours are shorter.
 
 use wasmtime::component::types::{ComponentFunc, Type};
 use wit_parser::{Function, Handle, Interface, Resolve, Type as WitType, TypeDefKind};
@@ -52,83 +52,12 @@ impl KnownInterfaces {
         self.find(interface).into_iter().flat_map(|(_, found)| found.functions.values())
     }
 
-    /// Whether a function of a component has the type of a function of ours.
-    pub(super) fn is_of_type(&self, ours: &Function, theirs: &ComponentFunc) -> bool {
-        let results = |theirs: Option<Type>| self.is_same_option(ours.result.as_ref(), theirs.as_ref());
-        ours.kind.is_async() == theirs.async_()
-            && pairwise(ours.params.iter(), theirs.params(), |ours, (name, ty)| {
-                ours.name == name && self.is_same(&ours.ty, &ty)
-            })
-            && results(theirs.results().next())
-    }
-
     /// The signature of one of our functions.
     pub(super) fn signature(&self, function: &Function) -> String {
         let mut words = SignatureText::default();
         let params = function.params.iter().map(|param| (param.name.as_str(), param.ty));
         words.signature(function.kind.is_async(), params, function.result, |words, ty| self.write(words, &ty));
         words.text
-    }
-
-    /// Compares two types, only as deep as ours goes.
-    fn is_same(&self, ours: &WitType, theirs: &Type) -> bool {
-        let id = match (ours, theirs) {
-            (WitType::Id(id), _) => *id,
-            (WitType::Bool, Type::Bool)
-            | (WitType::U8, Type::U8)
-            | (WitType::U16, Type::U16)
-            | (WitType::U32, Type::U32)
-            | (WitType::U64, Type::U64)
-            | (WitType::S8, Type::S8)
-            | (WitType::S16, Type::S16)
-            | (WitType::S32, Type::S32)
-            | (WitType::S64, Type::S64)
-            | (WitType::F32, Type::Float32)
-            | (WitType::F64, Type::Float64)
-            | (WitType::Char, Type::Char)
-            | (WitType::String, Type::String)
-            | (WitType::ErrorContext, Type::ErrorContext) => return true,
-            _ => return false,
-        };
-        match (&self.resolve.types[id].kind, theirs) {
-            (TypeDefKind::Type(inner), _) => self.is_same(inner, theirs),
-            (TypeDefKind::Record(ours), Type::Record(theirs)) => {
-                pairwise(ours.fields.iter(), theirs.fields(), |ours, theirs| {
-                    ours.name == theirs.name && self.is_same(&ours.ty, &theirs.ty)
-                })
-            }
-            (TypeDefKind::Variant(ours), Type::Variant(theirs)) => {
-                pairwise(ours.cases.iter(), theirs.cases(), |ours, theirs| {
-                    ours.name == theirs.name && self.is_same_option(ours.ty.as_ref(), theirs.ty.as_ref())
-                })
-            }
-            (TypeDefKind::Enum(ours), Type::Enum(theirs)) => {
-                pairwise(ours.cases.iter(), theirs.names(), |ours, theirs| ours.name == theirs)
-            }
-            (TypeDefKind::Flags(ours), Type::Flags(theirs)) => {
-                pairwise(ours.flags.iter(), theirs.names(), |ours, theirs| ours.name == theirs)
-            }
-            (TypeDefKind::Tuple(ours), Type::Tuple(theirs)) => {
-                pairwise(ours.types.iter(), theirs.types(), |ours, theirs| self.is_same(ours, &theirs))
-            }
-            (TypeDefKind::Option(ours), Type::Option(theirs)) => self.is_same(ours, &theirs.ty()),
-            (TypeDefKind::List(ours), Type::List(theirs)) => self.is_same(ours, &theirs.ty()),
-            (TypeDefKind::Result(ours), Type::Result(theirs)) => {
-                self.is_same_option(ours.ok.as_ref(), theirs.ok().as_ref())
-                    && self.is_same_option(ours.err.as_ref(), theirs.err().as_ref())
-            }
-            (TypeDefKind::Handle(Handle::Own(_)), Type::Own(_)) => true,
-            (TypeDefKind::Handle(Handle::Borrow(_)), Type::Borrow(_)) => true,
-            _ => false,
-        }
-    }
-
-    fn is_same_option(&self, ours: Option<&WitType>, theirs: Option<&Type>) -> bool {
-        match (ours, theirs) {
-            (None, None) => true,
-            (Some(ours), Some(theirs)) => self.is_same(ours, theirs),
-            _ => false,
-        }
     }
 
     fn write(&self, words: &mut SignatureText, wit: &WitType) {
@@ -210,15 +139,6 @@ fn write(words: &mut SignatureText, ty: &Type) {
         Type::ErrorContext => words.push("error-context"),
         Type::FixedLengthList(_) => words.push("fixed-length list"),
     }
-}
-
-/// Whether both have the same length and each pair is alike.
-fn pairwise<A, B>(
-    ours: impl ExactSizeIterator<Item = A>,
-    theirs: impl ExactSizeIterator<Item = B>,
-    is_alike: impl Fn(A, B) -> bool,
-) -> bool {
-    ours.len() == theirs.len() && ours.zip(theirs).all(|(ours, theirs)| is_alike(ours, theirs))
 }
 
 /// A text that ends at [`MAX_BYTES`]. Once it is cut, no further type is visited.
