@@ -1,5 +1,6 @@
 #![doc = include_str!("../ARCHITECTURE.md")]
 
+pub mod api_key;
 pub mod clock;
 pub mod event;
 pub mod plugin_report;

@@ -13,6 +13,7 @@ pub mod coverage;
 pub mod discard;
 pub mod ends;
 pub mod failed_limit;
+pub mod keys;
 pub mod leases;
 pub mod limits;
 pub mod model;
@@ -29,7 +30,9 @@ pub use crate::clock::now;
 
 use async_trait::async_trait;
 
-pub use super::{Broker, ConsumerDirectory, EventLog, PluginStateReader, PluginStateRemover, StoreTransfer, WorkQueue};
+pub use super::{
+    Broker, ConsumerDirectory, EventLog, KeyStore, PluginStateReader, PluginStateRemover, StoreTransfer, WorkQueue,
+};
 
 use super::{
     AppendRequest, BrokerOptions, ClaimRequest, Delivery, EndKind, EndedQuery, Lane, LaneDemand, SettleOutcome,
@@ -118,6 +121,11 @@ macro_rules! broker_contract {
             attempt_bytes::attempts_count_for_their_lane_until_their_events_end,
             attempt_bytes::a_settle_that_changes_nothing_takes_no_bytes_off,
             attempt_bytes::attempts_that_are_restored_count_for_their_lane,
+            keys::keys_survive_a_crash,
+            keys::of_two_changes_of_a_key_one_wins,
+            keys::the_number_of_keys_is_bounded,
+            keys::the_last_use_of_a_key_is_kept,
+            keys::keys_stay_behind_when_events_move,
             coverage::a_consumer_recovers_in_its_own_lanes,
             coverage::a_suspect_that_is_handed_back_stays_one,
             state::state_is_visible_from_the_settle_on,

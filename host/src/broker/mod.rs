@@ -1,7 +1,7 @@
 //! The durable log with leases: the traits that callers use, and the two stores that implement them.
 //!
 //! Callers take the part that they need: [`EventLog`], [`WorkQueue`], [`ConsumerDirectory`], [`PluginStateReader`],
-//! [`PluginStateRemover`] or [`StoreTransfer`]. [`Broker`] is all of them.
+//! [`PluginStateRemover`], [`KeyStore`] or [`StoreTransfer`]. [`Broker`] is all of them.
 //!
 //! The numbers G1 to G12 are those of the contract. The suite `contract` tests every store for them.
 //!
@@ -30,6 +30,7 @@ mod error;
 mod event_log;
 mod fair_share;
 mod health;
+mod keys;
 mod lane;
 mod lane_limits;
 mod list_limiter;
@@ -46,6 +47,7 @@ pub use event_log::{
     MAX_PAGE_BYTES,
 };
 pub use health::{BrokerStats, Durability, EventCounters, QueueDepth, StoreHealth};
+pub use keys::{KeySet, KeyStore, KeyWrite, KeyWriteOutcome, MAX_STORED_KEYS, StoredKey};
 pub use lane::{InvalidLane, Lane};
 pub use lane_limits::LaneLimits;
 pub use options::{BrokerOptions, RetentionLimits, StoreKind, TlsFiles};

@@ -76,6 +76,15 @@ impl TypePattern {
         }
     }
 
+    /// Whether a type fits this pattern.
+    pub fn matches(&self, event_type: &EventType) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exact(exact) => exact == event_type,
+            Self::Below(prefix) => event_type.as_str().starts_with(prefix.as_str()),
+        }
+    }
+
     /// The rank among patterns that match the same type: the greatest one is the most specific.
     pub fn specificity(&self) -> usize {
         match self {

@@ -12,6 +12,7 @@ mod claim;
 mod columns;
 mod event_state;
 mod history;
+mod keys;
 mod leases;
 mod open;
 mod plugin_state;

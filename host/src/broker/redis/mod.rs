@@ -25,6 +25,7 @@ mod hand_overs;
 mod health;
 mod heartbeat;
 mod history;
+mod keys;
 mod known_store;
 mod lanes;
 mod maintain;

@@ -86,6 +86,16 @@ impl StoreKeys {
         Bytes::from(format!("{}:state:{plugin}", self.prefix))
     }
 
+    /// The hash of API keys.
+    pub fn api_keys(&self) -> Bytes {
+        Bytes::from(format!("{}:keys", self.prefix))
+    }
+
+    /// The hash of the last uses of API keys.
+    pub fn api_key_uses(&self) -> Bytes {
+        Bytes::from(format!("{}:keys-used", self.prefix))
+    }
+
     /// The key for an idempotency key.
     pub fn idempotency(&self, key: &[u8; 32]) -> Bytes {
         let mut name = self.idempotency_prefix();

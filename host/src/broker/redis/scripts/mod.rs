@@ -57,6 +57,9 @@ scripts!(
     claim,
     find,
     inspect,
+    key_write,
+    keys_read,
+    keys_used,
     lanes,
     list,
     pending,
@@ -280,6 +283,8 @@ mod tests {
             ("take_failed", include_str!("take_failed.lua")),
             ("take_over", include_str!("take_over.lua")),
             ("trim", include_str!("trim.lua")),
+            // A key must be revoked at any time.
+            ("key_write", include_str!("key_write.lua")),
         ] {
             let first = text.lines().next().unwrap();
             assert!(first.starts_with("#!lua"), "{name}");
