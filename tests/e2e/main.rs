@@ -24,6 +24,7 @@ mod idempotency;
 mod input;
 mod inspection;
 mod isolation;
+mod keys;
 mod log;
 mod operating;
 mod outgoing_http;

@@ -26,7 +26,7 @@ fn assert_silent(place: &str, reported: &str) {
     assert!(!is_reported, "{place} shows a secret: {reported}");
 }
 
-fn output_text(output: &Output) -> String {
+pub(super) fn output_text(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
 }
 
@@ -325,6 +325,7 @@ fn the_tools_of_a_build_are_told_no_secret() {
         let mut build = command(project.path(), &["plugin", "build"]);
         build.env("PATH", format!("{}:/usr/bin:/bin", tools.display()));
         build.env("EVENTSTREAM_BROKER_URL", "redis://:Canary-broker-1@127.0.0.1:1");
+        build.env("EVENTSTREAM_KEY", "Canary-key-1").env("EVENTSTREAM_KEY_FILE", "/Canary-key-2");
         assert_silent("plugin build", &output_text(&build.output().unwrap()));
         let environment = fs::read_to_string(&told).unwrap();
         for name in called {
@@ -338,7 +339,8 @@ fn the_tools_of_a_build_are_told_no_secret() {
 fn a_compiler_is_told_no_secret() {
     let stage = Stage::with(Broker::Embedded, PluginsDir::scripted(&["p"]), |options| {
         // The flag --broker comes before the variable, which only has to be there.
-        options.variable("A_TOKEN", "Canary-variable-3").with("broker.url", "redis://:Canary-broker-1@127.0.0.1:1")
+        let options = options.variable("A_TOKEN", "Canary-variable-3").variable("EVENTSTREAM_KEY", "Canary-key-4");
+        options.with("broker.url", "redis://:Canary-broker-1@127.0.0.1:1")
     });
     let server = fs::read(format!("/proc/{}/environ", stage.host.pid())).unwrap();
     assert!(String::from_utf8_lossy(&server).contains("Canary"), "the server itself has it");

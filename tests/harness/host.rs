@@ -34,6 +34,7 @@ pub struct HostOptions {
     plugins: PathBuf,
     flags: Vec<String>,
     variables: Vec<(String, String)>,
+    listen: String,
     log_is_read: bool,
 }
 
@@ -45,6 +46,7 @@ impl HostOptions {
             plugins: plugins.into(),
             flags: Vec::new(),
             variables: Vec::new(),
+            listen: "127.0.0.1:0".into(),
             log_is_read: true,
         }
     }
@@ -53,6 +55,12 @@ impl HostOptions {
     #[must_use]
     pub fn with_unread_log(self) -> Self {
         Self { log_is_read: false, ..self }
+    }
+
+    /// The same on another address of this machine.
+    #[must_use]
+    pub fn listening(self, address: &str) -> Self {
+        Self { listen: address.into(), ..self }
     }
 
     /// The same with a setting, such as `consumer.lease_ms`.
@@ -139,7 +147,7 @@ impl Host {
     /// # Errors
     /// It ended.
     pub fn try_spawn(options: &HostOptions) -> Result<Self, ExitedHost> {
-        let (mut host, mut child, readers) = Self::launch(options, "127.0.0.1:0");
+        let (mut host, mut child, readers) = Self::launch(options, &options.listen);
         let address = host.output.wait_for(LISTENING, &mut child);
         let (Some(address), Some(_)) = (address, host.output.wait_for(READY, &mut child)) else {
             let status = child.wait().expect("the host can be waited for");

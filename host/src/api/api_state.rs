@@ -11,6 +11,7 @@ use crate::event::{EventLimits, EventType};
 use crate::plugin_report::PluginReport;
 use crate::telemetry::UnwrittenLines;
 
+use super::key_ring::KeyRing;
 use super::memory_budget::MemoryBudget;
 
 /// The parts of the program that the handlers call.
@@ -24,6 +25,8 @@ pub struct ApiState {
     pub plugin_state: Arc<dyn PluginStateRemover>,
     /// The plugins.
     pub plugins: Arc<dyn PluginAdmin>,
+    /// The keys that clients send.
+    pub keys: Arc<KeyRing>,
     /// The limits of requests.
     pub options: ServerOptions,
     /// The memory of bodies, heads and answers in progress.
@@ -106,8 +109,11 @@ pub struct ServerOptions {
     pub idle_timeout_ms: u64,
     /// The time that requests and attempts in progress have to end when the program stops.
     pub drain_ms: u64,
-    /// Whether only this machine is served: requests that name another host than localhost are refused.
-    pub only_local: bool,
+    /// Whether everybody may publish and read without a key. Otherwise, while there is no key, only requests that name this
+    /// machine as localhost are served.
+    pub allow_anonymous: bool,
+    /// Whether everybody may read the metrics without a key.
+    pub open_metrics: bool,
     /// The limits of an event.
     pub limits: EventLimits,
 }
@@ -123,7 +129,8 @@ impl Default for ServerOptions {
             body_timeout_ms: 10_000,
             idle_timeout_ms: 75_000,
             drain_ms: 25_000,
-            only_local: true,
+            allow_anonymous: false,
+            open_metrics: false,
             limits: EventLimits::default(),
         }
     }

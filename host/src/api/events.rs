@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{RawQuery, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{HeaderValue, LOCATION};
@@ -16,6 +17,7 @@ use crate::clock;
 use crate::event::{EventId, EventRecord, NewEvent, ParsedBody};
 
 use super::api_state::ApiState;
+use super::caller::Caller;
 use super::event_view::EventView;
 use super::memory_budget::PrepaidCharge;
 use super::problem::{Problem, ProblemKind};
@@ -46,11 +48,16 @@ struct EventPage<'a> {
 }
 
 /// Accepts one event, or all events of an array or none.
-pub(super) async fn publish(State(api): State<Arc<ApiState>>, request: Request) -> Result<Response, Problem> {
+pub(super) async fn publish(
+    State(api): State<Arc<ApiState>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Response, Problem> {
     // Takes the request apart by hand, since an extractor would copy the headers.
     let (Parts { uri, headers, .. }, body) = request.into_parts();
     // Reads the body before the checks: a client that is still sending would miss a refusal.
     let body = request::read_body(body, &api.options, &api.memory).await?;
+    let turn = caller.take_turn(&api.keys)?;
     query::refuse_parameters(uri.query())?;
     request::require_json(&headers)?;
     let idempotency_key = request::read_idempotency_key(&headers)?;
@@ -58,6 +65,10 @@ pub(super) async fn publish(State(api): State<Arc<ApiState>>, request: Request) 
     let draft = ParsedBody::parse(&body, limits)?;
     let is_batch = draft.is_batch();
     let events = draft.validate(limits, clock::now(), idempotency_key.as_deref())?;
+    caller.check_types(events.iter().map(|new| &new.event.event_type), is_batch)?;
+    if let Some(turn) = &turn {
+        turn.charge_events(events.len());
+    }
 
     let broker = api.event_log.name();
     // Charges the answer now: once the events are stored, it can no longer be refused.
@@ -84,6 +95,7 @@ pub(super) async fn publish(State(api): State<Arc<ApiState>>, request: Request) 
             },
         );
         answer.extensions_mut().insert(PrepaidCharge(Arc::new(answer_charge)));
+        turn.iter().for_each(|turn| turn.add_headers(answer.headers_mut()));
         return Ok(answer);
     }
     let Some(accepted) = accepted.first() else {
@@ -93,6 +105,7 @@ pub(super) async fn publish(State(api): State<Arc<ApiState>>, request: Request) 
     if let Ok(location) = HeaderValue::from_str(&format!("/events/{}", accepted.id)) {
         response.headers_mut().insert(LOCATION, location);
     }
+    turn.iter().for_each(|turn| turn.add_headers(response.headers_mut()));
     Ok(response)
 }
 

@@ -1,26 +1,26 @@
 //! The entry to the API: checks each request, routes it to its handler and charges the answer to the memory budget.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
-use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{Method, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::{Extension, Router};
 use tower::ServiceExt;
 
 use super::api_state::{ApiState, ServerOptions};
+use super::caller::Caller;
 use super::memory_budget::MemoryBudget;
-use super::problem::{Problem, ProblemKind};
-use super::{events, failed_events, guard, health, metrics, plugins, request};
+use super::routes::{self, Route};
+use super::{access, events, guard, health, request};
+use crate::api_key::ScopeSet;
 
 /// Answers requests. Every answer, including the router's refusals, is made by this module.
 #[derive(Clone)]
 pub struct Gateway {
     shared: Arc<GatewayState>,
-    /// Whether the client is on this machine.
-    is_local_client: bool,
+    /// The address of the client.
+    client: IpAddr,
 }
 
 struct GatewayState {
@@ -54,19 +54,19 @@ impl Gateway {
     fn with_memory(options: ServerOptions, memory: MemoryBudget, reason: String) -> Self {
         let startup_router = health::starting_router(reason);
         let shared = GatewayState { options, memory, startup_router, serving: OnceLock::new() };
-        Self { shared: Arc::new(shared), is_local_client: false }
+        Self { shared: Arc::new(shared), client: IpAddr::V4(Ipv4Addr::UNSPECIFIED) }
     }
 
     /// The gateway for one connection. Without this call, requests count as those of another machine.
     #[must_use]
     pub fn for_client(self, client: SocketAddr) -> Self {
-        Self { is_local_client: client.ip().to_canonical().is_loopback(), ..self }
+        Self { client: client.ip(), ..self }
     }
 
     /// Serves the API from now on. Only the first call has an effect.
     pub fn open(&self, api: ApiState) {
         let api = Arc::new(api);
-        self.shared.serving.get_or_init(|| ServingApi { router: router(api.clone()), api });
+        self.shared.serving.get_or_init(|| ServingApi { router: routes::router(api.clone()), api });
     }
 
     /// The memory of bodies, heads and answers in progress.
@@ -76,55 +76,51 @@ impl Gateway {
 
     /// Answers a request.
     pub async fn answer(self, request: Request) -> Response {
-        let Self { shared, is_local_client } = self;
+        let Self { shared, client } = self;
         let GatewayState { options, memory, startup_router, serving } = &*shared;
         let serving = serving.get();
-        let handle = async |request: Request| {
+        let request = request::without_trailing_slash(request);
+        let route = Route::find(request.method(), request.uri().path());
+        let admit = |request: &Request| match serving {
+            Some(ServingApi { api, .. }) => access::admit(request, route, client, &api.keys, options),
+            None => Ok(Caller::Anonymous(ScopeSet::NONE)),
+        };
+        let handle = async |request: Request, caller: Caller| {
             let may_refuse = request.method().is_safe();
-            // Nearly every request publishes an event. It skips the router, which costs more than the handler.
-            let answer = if let Some(ServingApi { api, .. }) = serving
-                && *request.method() == Method::POST
-                && request.uri().path() == "/events"
-            {
-                events::publish(State(api.clone()), request).await.into_response()
-            } else {
-                let router = serving.map_or(startup_router, |serving| &serving.router).clone();
-                match request::buffer_body(request, options, memory).await {
-                    Ok(request) => router.oneshot(request::without_trailing_slash(request)).await.into_response(),
-                    Err(problem) => problem.into_response(),
+            let answer = match serving {
+                // Nearly every request publishes an event. It skips the router, which costs more than the handler.
+                Some(ServingApi { api, .. }) if route.is_some_and(Route::is_publish) => {
+                    events::publish(State(api.clone()), Extension(caller), request).await.into_response()
                 }
+                _ => match request::buffer_body(request, options, memory).await {
+                    Ok(request) => match serving {
+                        Some(serving) => serving.answer(request, route, caller).await,
+                        None => startup_router.clone().oneshot(request).await.into_response(),
+                    },
+                    Err(problem) => problem.into_response(),
+                },
             };
             memory.charge_answer(answer, may_refuse)
         };
-        guard::answer_guarded(request, options.only_local, is_local_client, handle).await
+        let needs_key = serving.is_some_and(|serving| serving.api.keys.are_needed());
+        let only_local = !options.allow_anonymous && !needs_key;
+        guard::answer_guarded(request, only_local, admit, handle).await
     }
 }
 
-fn router(api: Arc<ApiState>) -> Router {
-    Router::new()
-        .route("/events", post(events::publish).get(events::list))
-        .route("/events/{id}", get(events::show))
-        .route("/failed-events", get(failed_events::list))
-        .route("/failed-events/{id}", get(failed_events::show).delete(failed_events::discard))
-        .route("/failed-events/{id}/replay", post(failed_events::replay))
-        .route("/metrics", get(metrics::show))
-        .route("/plugins", get(plugins::list))
-        .route("/plugins/{name}", get(plugins::show).delete(plugins::remove))
-        .route("/plugins/{name}/approve", post(plugins::approve))
-        .route("/plugins/{name}/rollback", post(plugins::rollback))
-        .route("/livez", get(health::live))
-        .route("/readyz", get(health::ready))
-        .fallback(refuse_path)
-        .method_not_allowed_fallback(refuse_method)
-        .with_state(api)
-}
-
-async fn refuse_path(uri: Uri) -> Problem {
-    let detail = format!("there is nothing at {:?}; events are sent to POST /events", uri.path());
-    Problem::new(ProblemKind::NotFound, detail)
-}
-
-async fn refuse_method(method: Method, uri: Uri) -> Problem {
-    let detail = format!("{:?} does not support {method}; the header Allow lists what it supports", uri.path());
-    Problem::new(ProblemKind::MethodNotAllowed, detail)
+impl ServingApi {
+    /// Answers a request whose body has been read.
+    async fn answer(&self, mut request: Request, route: Option<&Route>, caller: Caller) -> Response {
+        if route.is_none() {
+            return routes::refuse_unrouted(request.method(), request.uri());
+        }
+        let turn = match caller.take_turn(&self.api.keys) {
+            Ok(turn) => turn,
+            Err(problem) => return problem.into_response(),
+        };
+        request.extensions_mut().insert(caller);
+        let mut response = self.router.clone().oneshot(request).await.into_response();
+        turn.iter().for_each(|turn| turn.add_headers(response.headers_mut()));
+        response
+    }
 }

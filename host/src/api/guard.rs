@@ -11,7 +11,8 @@ use axum::http::{HeaderValue, Method, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 
-use super::access::{check_access, is_local_host, parse_host};
+use super::access::{is_local_host, parse_host};
+use super::caller::Caller;
 use super::problem::{Problem, ProblemKind};
 
 /// The most headers of a request.
@@ -25,14 +26,14 @@ const MAX_URI_BYTES: usize = 8 * 1024;
 #[derive(Clone, Debug)]
 pub(super) struct UntrustedHead(pub(super) ProblemKind, pub(super) &'static str);
 
-/// Checks a request and answers it by `handle`, or with a refusal.
+/// Checks a request, finds out by `admit` who sent it, and answers it by `handle` or with a refusal.
 pub(super) async fn answer_guarded(
     request: Request,
     only_local: bool,
-    is_local_client: bool,
-    handle: impl AsyncFnOnce(Request) -> Response,
+    admit: impl FnOnce(&Request) -> Result<Caller, Problem>,
+    handle: impl AsyncFnOnce(Request, Caller) -> Response,
 ) -> Response {
-    let checked = check_request(&request, only_local).and_then(|()| check_access(&request, is_local_client));
+    let checked = check_request(&request, only_local).and_then(|()| admit(&request));
     let mut response = match checked {
         Err(problem) => {
             let mut response = problem.into_response();
@@ -40,7 +41,7 @@ pub(super) async fn answer_guarded(
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             response
         }
-        Ok(()) => match AssertUnwindSafe(handle(request)).catch_unwind().await {
+        Ok(caller) => match AssertUnwindSafe(handle(request, caller)).catch_unwind().await {
             Ok(response) => response,
             Err(_) => {
                 Problem::new(ProblemKind::Internal, "a part of the server failed; its log says more").into_response()
@@ -99,7 +100,7 @@ fn check_host(request: &Request, only_local: bool) -> Result<(), Problem> {
         Some(None) => return bad("the Host is not a host"),
         Some(Some(authority)) if only_local && !is_local_host(&authority) => {
             let detail = "this server serves only its own machine, as localhost or a loopback address; to serve other names, \
-                          start it with --allow-anonymous (auth.allow_anonymous)";
+                          make a key (eventstream key new) or start it with --allow-anonymous (auth.allow_anonymous)";
             return Err(Problem::new(ProblemKind::ForeignHost, detail));
         }
         _ => {}

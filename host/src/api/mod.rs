@@ -6,12 +6,17 @@
 
 mod access;
 mod api_state;
+mod caller;
 mod event_view;
 mod events;
 mod failed_events;
+mod failed_tries;
 mod gateway;
 mod guard;
 mod health;
+mod key_ring;
+mod key_view;
+mod keys;
 mod memory_budget;
 mod metrics;
 mod page_turns;
@@ -19,9 +24,11 @@ mod plugins;
 mod problem;
 mod problem_kind;
 mod query;
+mod rate_gauge;
 mod request;
 mod requester;
 mod response;
+mod routes;
 mod server;
 
 #[cfg(test)]
@@ -29,5 +36,6 @@ mod tests;
 
 pub use api_state::{ApiState, PluginAdmin, PluginChangeError, RemovedPlugin, ServerOptions};
 pub use gateway::Gateway;
+pub use key_ring::KeyRing;
 pub use memory_budget::MemoryBudget;
 pub use server::{listen, serve};

@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 
-use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::api_key::Scope;
 use crate::broker;
 use crate::event::{EventFault, RejectedRequest};
 
@@ -35,6 +36,8 @@ pub(super) struct Problem {
     outcome: Option<&'static str>,
     readiness: Option<Box<Readiness>>,
     closes_connection: bool,
+    /// The scope that the key of the client lacks.
+    missing_scope: Option<Scope>,
 }
 
 /// Which functions of a server that is not ready still work.
@@ -73,6 +76,7 @@ impl Problem {
             outcome: None,
             readiness: None,
             closes_connection: false,
+            missing_scope: None,
         }
     }
 
@@ -94,6 +98,21 @@ impl Problem {
     /// The refusal of a request for which a limit on memory or connections leaves no room now.
     pub(super) fn overloaded(detail: impl Into<String>) -> Self {
         Self::new(ProblemKind::Overloaded, detail).retry_after(RETRY_AFTER_S).closing_connection()
+    }
+
+    /// The refusal of a change that may have taken effect.
+    pub(super) fn outcome_unknown(detail: impl Into<String>) -> Self {
+        Self { outcome: Some("unknown"), ..Self::new(ProblemKind::StoreUnavailable, detail).retry_after(RETRY_AFTER_S) }
+    }
+
+    /// The refusal of a client that may not do this; `scope` is what its key lacks.
+    pub(super) fn not_permitted(detail: impl Into<String>, scope: Option<Scope>) -> Self {
+        Self { missing_scope: scope, ..Self::new(ProblemKind::NotPermitted, detail) }
+    }
+
+    /// The refusal of a request for which the client must wait this many seconds.
+    pub(super) fn rate_limited(detail: impl Into<String>, wait_s: u64) -> Self {
+        Self::new(ProblemKind::RateLimited, detail).retry_after(wait_s)
     }
 
     fn retry_after(self, seconds: u64) -> Self {
@@ -135,6 +154,21 @@ impl Problem {
     /// After how many seconds the client may try again, if trying again can help.
     pub(super) fn retry_after_s(&self) -> Option<u64> {
         if self.kind == ProblemKind::NotReady { Some(RETRY_AFTER_S) } else { self.retry_after_s }
+    }
+
+    /// How the client may prove that it may do this (RFC 6750).
+    fn challenge(&self) -> Option<HeaderValue> {
+        match (self.kind, self.missing_scope) {
+            (ProblemKind::KeyMissing, _) => Some(HeaderValue::from_static("Bearer realm=\"eventstream\"")),
+            (ProblemKind::KeyRefused, _) => {
+                Some(HeaderValue::from_static("Bearer realm=\"eventstream\", error=\"invalid_token\""))
+            }
+            (_, Some(scope)) => {
+                let text = format!("Bearer realm=\"eventstream\", error=\"insufficient_scope\", scope=\"{scope}\"");
+                HeaderValue::try_from(text).ok()
+            }
+            _ => None,
+        }
     }
 
     /// The body of the answer.
@@ -185,15 +219,9 @@ impl From<broker::Error> for Problem {
             broker::Error::Unavailable { reason, outcome_known: true } => {
                 Self::new(ProblemKind::StoreUnavailable, reason).retry_after(RETRY_AFTER_S)
             }
-            broker::Error::Unavailable { reason, outcome_known: false } => {
-                let detail = format!(
-                    "{reason}; the change may have taken effect. Send the request again; to publish, use the same Idempotency-Key"
-                );
-                Self {
-                    outcome: Some("unknown"),
-                    ..Self::new(ProblemKind::StoreUnavailable, detail).retry_after(RETRY_AFTER_S)
-                }
-            }
+            broker::Error::Unavailable { reason, outcome_known: false } => Self::outcome_unknown(format!(
+                "{reason}; the change may have taken effect. Send the request again; to publish, use the same Idempotency-Key"
+            )),
             broker::Error::Full { .. } | broker::Error::LaneFull { .. } | broker::Error::LaneHeavy { .. } => {
                 Self::new(ProblemKind::QueueFull, error.to_string()).retry_after(RETRY_AFTER_S)
             }
@@ -220,6 +248,9 @@ impl IntoResponse for Problem {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         if let Some(seconds) = self.retry_after_s() {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(challenge) = self.challenge() {
+            headers.insert(WWW_AUTHENTICATE, challenge);
         }
         if self.closes_connection {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

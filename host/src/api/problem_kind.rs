@@ -34,6 +34,8 @@ problem_kinds! {
     MalformedBody = BAD_REQUEST, "malformed-body", "The body cannot be read";
     CrossSite = FORBIDDEN, "cross-site", "Other sites may not change anything here";
     ForeignHost = FORBIDDEN, "foreign-host", "This server has another name";
+    KeyMissing = UNAUTHORIZED, "key-missing", "A key is needed";
+    KeyRefused = UNAUTHORIZED, "key-refused", "The key is not valid";
     NotPermitted = FORBIDDEN, "not-permitted", "Not everybody may do this";
     NotFound = NOT_FOUND, "not-found", "There is no such thing";
     MethodNotAllowed = METHOD_NOT_ALLOWED, "method-not-allowed", "This cannot be done here";
@@ -42,13 +44,17 @@ problem_kinds! {
     NotFailed = CONFLICT, "not-failed", "The event has not failed";
     NotRolledBack = CONFLICT, "not-rolled-back", "The plugin cannot be rolled back";
     NotApproved = CONFLICT, "not-approved", "The build cannot be approved";
+    KeyNotChanged = CONFLICT, "key-not-changed", "The key cannot be changed";
+    TooManyKeys = CONFLICT, "too-many-keys", "There are too many keys";
     NotRemoved = CONFLICT, "not-removed", "The plugin cannot be removed";
     TooLarge = PAYLOAD_TOO_LARGE, "too-large", "The body is too large";
     UriTooLong = URI_TOO_LONG, "uri-too-long", "The address is too long";
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The media type is not accepted";
     InvalidEvent = UNPROCESSABLE_ENTITY, "invalid-event", "The event is not valid";
+    InvalidKey = UNPROCESSABLE_ENTITY, "invalid-key", "The key is not described well";
     IdempotencyKeyReused = UNPROCESSABLE_ENTITY, "idempotency-key-reused",
         "The idempotency key was used before with another body";
+    RateLimited = TOO_MANY_REQUESTS, "rate-limited", "Too many requests";
     QueueFull = TOO_MANY_REQUESTS, "queue-full", "Too many events wait";
     HeadersTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE, "headers-too-large", "The headers of the request are too large";
     Internal = INTERNAL_SERVER_ERROR, "internal", "The server has made a mistake";

@@ -5,6 +5,7 @@
 
 mod error;
 mod inspector;
+mod keys;
 mod plugin_options;
 mod registry_control;
 mod serve;
@@ -14,6 +15,7 @@ mod trial;
 
 pub use error::Error;
 pub use inspector::{InspectError, PluginInspector};
+pub use keys::{FirstKey, make_key, new_key_token};
 pub use serve::run;
 pub use store::{backup, export, import};
 pub use trial::{InspectedFile, PluginTrial};

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::api::{self, ApiState, Gateway};
+use crate::api::{self, ApiState, Gateway, KeyRing};
+use crate::api_key::KeyToken;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::plugin::{PluginRegistry, RegistryOptions};
@@ -21,6 +22,7 @@ use crate::telemetry::LogGuard;
 use crate::worker::{Worker, WorkerOptions};
 
 use super::error::Error;
+use super::keys::{FirstKey, make_first_key, open_keys};
 use super::plugin_options::plugin_options;
 use super::registry_control::RegistryControl;
 use super::startup_facts::{StartupReporter, describe_broker};
@@ -32,6 +34,9 @@ const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A server that accepts and handles events.
 struct RunningServer {
     broker: Arc<dyn Broker>,
+    keys: Arc<KeyRing>,
+    /// The key that the start had to make.
+    made_key: Option<KeyToken>,
     plugins: Arc<PluginRegistry>,
     worker: Worker,
 }
@@ -47,6 +52,7 @@ pub async fn run(
     config: Config,
     log: LogGuard,
     early_stop: Option<EarlyStop>,
+    first_key: FirstKey,
     mut announce: impl FnMut(&str),
 ) -> Result<(), Error> {
     // Comes first, so that no signal is missed.
@@ -75,14 +81,14 @@ pub async fn run(
     });
 
     let started = tokio::select! {
-        started = start(&config, plugin_options, &tasks, &store_tasks) => Some(started),
+        started = start(&config, plugin_options, first_key, &tasks, &store_tasks) => Some(started),
         name = signals.next() => {
             tracing::info!("{name} received before the broker was open: stopping");
             None
         }
         () = tasks.stop_token().cancelled() => None,
     };
-    let Some(Ok(RunningServer { broker, plugins, worker })) = started else {
+    let Some(Ok(RunningServer { broker, keys, made_key, plugins, worker })) = started else {
         for tasks in [&tasks, &store_tasks] {
             tasks.stop_token().cancel();
         }
@@ -103,6 +109,7 @@ pub async fn run(
             consumers: broker.clone(),
             started: Instant::now(),
         }),
+        keys,
         options: config.server.clone(),
         memory: gateway.memory().clone(),
         stopping: tasks.stop_token().clone(),
@@ -110,6 +117,9 @@ pub async fn run(
     });
     announce(&describe_broker(&config, broker.as_ref()));
     announce(&format!("listening on http://{address}"));
+    if let Some(token) = made_key {
+        announce(&format!("key {} has all scopes and is shown only now: others need a key here", token.expose()));
+    }
 
     let mut changes = plugins.changes();
     let mut reporter = StartupReporter::default();
@@ -158,10 +168,17 @@ fn spawn_http(listener: tokio::net::TcpListener, gateway: Gateway, config: &Conf
 async fn start(
     config: &Config,
     plugin_options: RegistryOptions,
+    first_key: FirstKey,
     tasks: &TaskGroup,
     store_tasks: &TaskGroup,
 ) -> Result<RunningServer, Error> {
     let broker = open_broker(config, store_tasks).await?;
+    let (keys, makes_key) = open_keys(config, &broker, first_key).await?;
+    let (current_keys, stop) = (keys.clone(), tasks.stop_token().clone());
+    tasks.spawn_critical("keys", async move {
+        current_keys.keep_current(stop).await;
+        Ok(())
+    });
     let plugins = PluginRegistry::prepare(plugin_options).await.map_err(|error| Error::Refused(error.to_string()))?;
     let (store_ended, stop) = (store_tasks.stop_token().clone(), tasks.stop_token().clone());
     let store_failure = store_tasks.clone();
@@ -181,7 +198,9 @@ async fn start(
         watched.watch(stop).await;
         Ok(())
     });
-    Ok(RunningServer { broker, plugins, worker })
+    // Comes last: nobody sees the key of a start that fails.
+    let made_key = if makes_key { Some(make_first_key(&broker, &keys).await?) } else { None };
+    Ok(RunningServer { broker, keys, made_key, plugins, worker })
 }
 
 /// Raises the limit on open files to the hard limit, because each connection takes a file. The soft limit is often 1,024, for

@@ -1,18 +1,24 @@
 //! The HTTP client of the commands that talk to a server: one request, its answer, or why there is none.
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::time::Duration;
 
+use eventstream::api_key::KeyToken;
 use eventstream::printable::Printable;
+use eventstream::regular_file;
 use eventstream::secret::{RedactedUrl, SecretText};
 use serde_json::Value;
 use ureq::http::Response;
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, RequestBuilder};
 
 use super::output::{ExitReason, OutputResult, print_json, print_lines, report_error_lines};
 
 /// The longest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
+/// The variables that hold the key of the user, or the path of a file with it.
+const KEY_VARIABLE: &str = "EVENTSTREAM_KEY";
+const KEY_FILE_VARIABLE: &str = "EVENTSTREAM_KEY_FILE";
 /// How long a server may take to answer. A server needs less time than this to notice that its store is unreachable.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -125,7 +131,7 @@ impl ServerTarget {
     /// Sends a GET request with a shorter timeout.
     pub(super) fn get_within(&self, path: &str, timeout: Duration) -> Result<ServerAnswer, ClientError> {
         let url = self.join_url(path)?;
-        self.read_answer(build_agent(timeout.min(TIMEOUT)).get(url).call())
+        self.read_answer(with_key(build_agent(timeout.min(TIMEOUT)).get(url))?.call())
     }
 
     /// Sends a POST request with a JSON body.
@@ -135,7 +141,8 @@ impl ServerTarget {
         idempotency_key: Option<&str>,
         body: &str,
     ) -> Result<ServerAnswer, ClientError> {
-        let mut request = build_agent(TIMEOUT).post(self.join_url(path)?).content_type("application/json");
+        let request = build_agent(TIMEOUT).post(self.join_url(path)?).content_type("application/json");
+        let mut request = with_key(request)?;
         if let Some(key) = idempotency_key {
             request = request.header("idempotency-key", key);
         }
@@ -145,7 +152,7 @@ impl ServerTarget {
     /// Sends a DELETE request.
     pub(super) fn delete(&self, path: &str) -> Result<ServerAnswer, ClientError> {
         let url = self.join_url(path)?;
-        self.read_answer(build_agent(TIMEOUT).delete(url).call())
+        self.read_answer(with_key(build_agent(TIMEOUT).delete(url))?.call())
     }
 
     fn join_url(&self, path: &str) -> Result<String, ClientError> {
@@ -193,6 +200,34 @@ pub(super) fn encode_query(parameters: &[(&str, Option<&str>)]) -> String {
     };
     let given = parameters.iter().filter_map(|(name, value)| Some(format!("{name}={}", encode((*value)?))));
     given.collect::<Vec<_>>().join("&")
+}
+
+/// Adds the key of the environment to a request, if there is one. Other users of the machine cannot see it there.
+fn with_key<B>(request: RequestBuilder<B>) -> Result<RequestBuilder<B>, ClientError> {
+    Ok(match read_key()? {
+        Some(key) => request.header("authorization", format!("Bearer {}", key.expose())),
+        None => request,
+    })
+}
+
+/// Reads the key from `EVENTSTREAM_KEY`, or from the file that `EVENTSTREAM_KEY_FILE` names.
+fn read_key() -> Result<Option<KeyToken>, ClientError> {
+    let usage = |message: String| ClientError::new(ExitReason::Usage, message);
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let (place, text) = match (variable(KEY_VARIABLE), variable(KEY_FILE_VARIABLE)) {
+        (None, None) => return Ok(None),
+        (Some(_), Some(_)) => return Err(usage(format!("set {KEY_VARIABLE} or {KEY_FILE_VARIABLE}, not both"))),
+        (Some(text), None) => (KEY_VARIABLE, text.to_string_lossy().into_owned()),
+        (None, Some(path)) => {
+            let read = regular_file::read_to_string(Path::new(&path));
+            (
+                KEY_FILE_VARIABLE,
+                read.map_err(|error| usage(format!("the file in {KEY_FILE_VARIABLE} cannot be read: {error}")))?,
+            )
+        }
+    };
+    let token = text.trim().parse().map_err(|error| usage(format!("{place}: {error}")))?;
+    Ok(Some(token))
 }
 
 fn build_agent(timeout: Duration) -> Agent {

@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::client::ServerTarget;
 use super::output::{CommandResult, ExitReason, announce_fact, print_note, report_as, report_error};
 use super::project::{Project, build_component};
-use super::settings;
+use super::{serve, settings};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -104,7 +104,7 @@ pub(super) fn run(args: &Args, early_stop: Option<EarlyStop>) -> CommandResult {
                 report_ended_events(&ServerTarget::at(url), stopped);
             }
         });
-        let served = runtime.block_on(app::run(config, log, early_stop, |fact| {
+        let served = runtime.block_on(app::run(config, log, early_stop, serve::first_key(), |fact| {
             if let Some(url) = fact.strip_prefix("listening on ") {
                 // The receiver lives as long as this sender.
                 let _ = listens.send(url.to_owned());

@@ -8,6 +8,7 @@ mod compile;
 mod dev;
 mod failed;
 mod inspect;
+mod key;
 mod output;
 mod plugin;
 mod progress;
@@ -23,6 +24,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use eventstream::api_key::KEY_PREFIX;
 use eventstream::printable::Printable;
 use eventstream::secret::hide_address;
 use eventstream::shutdown::EarlyStop;
@@ -58,6 +60,9 @@ enum CliCommand {
     /// Discard failed events of a server
     #[command(subcommand)]
     Failed(failed::FailedCommand),
+    /// Make, list, rotate and revoke the keys of a deployment
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Create, build, test, check and run plugins without a server; manage the plugins of a server
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -112,10 +117,13 @@ fn answer_usage(error: &clap::Error) -> CommandResult {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return check_written(error.print()).map(|()| ExitReason::Done);
     }
-    // The message quotes arguments. One may be the name of another user's file that the shell inserted, or an address with
-    // a secret. So the arguments are made printable, without what follows the scheme of an address, and parsed again.
-    let arguments =
-        std::env::args_os().map(|argument| hide_address(&Printable(argument.to_string_lossy()).to_string()));
+    // The message quotes arguments. One may be the name of another user's file that the shell inserted, an address with a
+    // secret, or a key. So the arguments are made printable, without what follows the scheme of an address or the beginning
+    // of a key, and parsed again.
+    let arguments = std::env::args_os().map(|argument| {
+        let argument = hide_address(&Printable(argument.to_string_lossy()).to_string());
+        argument.split_once(KEY_PREFIX).map_or(argument.clone(), |(before, _)| format!("{before}{KEY_PREFIX}***"))
+    });
     match Cli::try_parse_from(arguments) {
         Err(error) => print_note_lines(error.render().to_string().trim_end()),
         Ok(_) => print_note(error.render()),
@@ -131,6 +139,7 @@ fn run(cli: Cli, early_stop: Option<EarlyStop>) -> CommandResult {
         Some(CliCommand::Send(args)) => send::run(&args),
         Some(CliCommand::Status(args)) => status::run(&args),
         Some(CliCommand::Failed(command)) => failed::run(&command),
+        Some(CliCommand::Key(command)) => key::run(&command),
         Some(CliCommand::Plugin(command)) => plugin::run(&command),
         Some(CliCommand::Export(args)) => transfer::export(&args),
         Some(CliCommand::Import(args)) => transfer::import(&args),

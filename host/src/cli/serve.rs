@@ -4,9 +4,10 @@
 //! actual port: from then on the server accepts events. A line that begins with `ready` follows when the plugins are
 //! loaded. Programs may rely on both.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use eventstream::app;
+use eventstream::app::{self, FirstKey};
 use eventstream::config::FlagSetting;
 use eventstream::secret::SecretText;
 use eventstream::shutdown::EarlyStop;
@@ -88,10 +89,15 @@ impl Args {
 /// Serves until a signal stops it.
 pub(super) fn run(args: &Args, early_stop: Option<EarlyStop>) -> CommandResult {
     let (config, runtime, log) = settings::open_for_serving(args.config.as_deref(), args.flags())?;
-    let served = runtime.block_on(app::run(config, log, early_stop, |fact| announce_fact(fact)));
+    let served = runtime.block_on(app::run(config, log, early_stop, first_key(), |fact| announce_fact(fact)));
     // Does not wait for a store that is still opening: it survives this as it survives a crash.
     runtime.shutdown_background();
     served.map(|()| ExitReason::Done).map_err(|error| ExitReason::report(&error))
+}
+
+/// A key may be shown where a person reads it, and must not get into a log.
+pub(super) fn first_key() -> FirstKey {
+    if std::io::stdout().is_terminal() { FirstKey::Announce } else { FirstKey::Refuse }
 }
 
 #[cfg(test)]

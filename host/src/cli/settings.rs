@@ -33,6 +33,11 @@ pub(super) struct BrokerArgs {
 }
 
 impl BrokerArgs {
+    /// Whether the command line names a broker.
+    pub(super) fn names_broker(&self) -> bool {
+        self.broker.is_some()
+    }
+
     /// Reads the configuration and starts the runtime and the log; drop the guard last. The log is off unless its level is
     /// set, because these commands report what they do. An error has been reported.
     pub(super) fn open(&self) -> Result<(Config, Runtime, LogGuard), ExitReason> {

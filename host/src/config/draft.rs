@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::api::ServerOptions;
+use crate::api_key::ConfiguredKey;
 use crate::broker::{self, StoreKind};
 use crate::event::{FailureClass, RetryPatch, RetryPolicies, RetryPolicy};
 use crate::telemetry;
@@ -28,7 +29,7 @@ pub(super) struct ConfigDraft {
     pub(super) retry_by_class: BTreeMap<FailureClass, RetryPatch>,
     pub(super) plugins: PluginsSettings,
     pub(super) data_dir: DataDirSetting,
-    pub(super) allow_anonymous: bool,
+    pub(super) keys: Vec<ConfiguredKey>,
     pub(super) log: telemetry::LogOptions,
     /// Each setting that a source gave, and the place; the last one counts.
     pub(super) origins: Vec<(String, String)>,
@@ -47,7 +48,7 @@ impl Default for ConfigDraft {
             retry_by_class: BTreeMap::new(),
             plugins: PluginsSettings::default(),
             data_dir: DataDirSetting::Default,
-            allow_anonymous: false,
+            keys: Vec::new(),
             log: telemetry::LogOptions::default(),
             origins: Vec::new(),
         }
@@ -78,7 +79,8 @@ impl ConfigDraft {
                 max_waiting: self.broker.max_waiting,
                 max_depth: self.max_depth,
             },
-            server: ServerOptions { only_local: !self.allow_anonymous, ..self.server },
+            server: self.server,
+            keys: self.keys,
             broker: broker::BrokerOptions { consumer_name, ..self.broker },
             plugins: PluginsSettings {
                 may_make_dir: self.origins.iter().all(|(key, _)| key != "plugins.dir"),
@@ -93,14 +95,6 @@ impl ConfigDraft {
     /// Finds settings that are valid alone but do not fit together.
     fn find_conflicts(&self) -> Vec<ConfigFault> {
         let mut faults = Vec::new();
-        let listen = self.server.listen;
-        if !listen.ip().to_canonical().is_loopback() && !self.allow_anonymous {
-            let message = format!(
-                "on {listen} everyone who reaches this machine could publish and read events: listen on 127.0.0.1, or \
-                 allow it with --allow-anonymous (auth.allow_anonymous = true)"
-            );
-            faults.push(ConfigFault { place: self.origin("server.listen"), message });
-        }
         let tls = &self.broker.tls;
         let is_tls = StoreKind::of_url(&self.broker_url) == Ok(StoreKind::RedisTls);
         for (key, file) in [("ca", &tls.ca), ("cert", &tls.cert), ("key", &tls.key)] {

@@ -10,6 +10,7 @@ use crate::broker::{StoreKind, TlsFiles};
 use crate::event::{FailureClass, MAX_PAUSE_MS, RetryPatch, RetryPolicies};
 use crate::plugin::{MAX_CONCURRENCY, WatchMethod};
 
+use super::auth_keys::parse_keys;
 use super::draft::{ConfigDraft, DataDirSetting};
 use super::value::{SettingValue, ValueMismatch};
 
@@ -189,7 +190,9 @@ fn retention_plugin_and_log_keys() -> Vec<SettingKey> {
         }),
         SettingKey::number("plugins.compile_cpu_ms", 1_000..=DAY_MS, |draft| &mut draft.plugins.compile.cpu_ms),
         SettingKey::number("plugins.compile_wall_ms", 10..=DAY_MS, |draft| &mut draft.plugins.compile.wall_ms),
-        SettingKey::boolean("auth.allow_anonymous", |draft| &mut draft.allow_anonymous),
+        SettingKey::boolean("auth.allow_anonymous", |draft| &mut draft.server.allow_anonymous),
+        SettingKey::boolean("auth.open_metrics", |draft| &mut draft.server.open_metrics),
+        SettingKey::new("auth.keys", |draft, value| parse_keys(value).map(|keys| draft.keys = keys)),
         SettingKey::new("log.format", |draft, value| {
             let format = value.one_of(&["auto", "text", "json"])?;
             draft.log.format = format.parse().map_err(|()| value.mismatch("a format"))?;

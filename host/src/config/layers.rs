@@ -18,7 +18,7 @@ pub const DEFAULT_FILE: &str = "eventstream.toml";
 /// The prefix of this program's environment variables.
 const PREFIX: &str = "EVENTSTREAM_";
 /// Variables that only the command line reads.
-const NOT_SETTINGS: [&str; 2] = ["EVENTSTREAM_CONFIG", "EVENTSTREAM_URL"];
+const NOT_SETTINGS: [&str; 4] = ["EVENTSTREAM_CONFIG", "EVENTSTREAM_KEY", "EVENTSTREAM_KEY_FILE", "EVENTSTREAM_URL"];
 /// The prefix of variables that switch guarantees off in test builds. They are read where they are used.
 const TEST_PREFIX: &str = "EVENTSTREAM_TEST_";
 /// The prefix of variables that set a limit of plugins.
@@ -232,7 +232,7 @@ fn suggest_name<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String 
     let upper = name.to_ascii_uppercase();
     let setting = upper.strip_prefix(PREFIX).unwrap_or(&upper);
     if setting.starts_with("AUTH") && ["KEY", "TOKEN", "PASSWORD", "SECRET"].iter().any(|it| setting.contains(it)) {
-        return "; API keys and tokens are not supported in this version".into();
+        return "; keys are made by `eventstream key new`, or named in a file below [[auth.keys]]".into();
     }
     // All variables begin alike, which says nothing. The last part counts most: it identifies a key in the wrong section.
     let name = name.strip_prefix(PREFIX).unwrap_or(name);

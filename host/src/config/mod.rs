@@ -4,6 +4,7 @@
 //! reads an environment variable or a settings file. All faults are reported at once, each with its place. A server can
 //! start with any [`Config`] that exists. The settings of single plugins are passed on unchecked: `plugin` validates them.
 
+mod auth_keys;
 mod draft;
 mod keys;
 mod layers;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::api::ServerOptions;
+use crate::api_key::ConfiguredKey;
 use crate::broker;
 use crate::plugin::{CompileLimits, WatchMethod};
 use crate::secret::{RedactedText, RedactedUrl, SecretText};
@@ -16,6 +17,8 @@ use crate::worker::WorkerOptions;
 pub struct Config {
     /// The HTTP server.
     pub server: ServerOptions,
+    /// The keys that the configuration names.
+    pub keys: Vec<ConfiguredKey>,
     /// The address of the broker.
     pub broker_url: BrokerUrl,
     /// The options of the broker.

@@ -127,11 +127,11 @@ fn a_fault_is_reported_with_its_place_and_the_remedy() {
         ("[log]\nlevel = \"inof\"", vec!["the text in quotes is not a level"]),
         ("[broker]\nurl = \"embedded:\"", vec!["embedded:DIRECTORY"]),
         ("[broker]\nurl = \"embedded://./d\"", vec!["without //"]),
-        ("[auth]\nkeys = []", vec!["not supported in this version"]),
+        ("[auth]\ntoken = 1", vec!["auth.token is not a setting", "eventstream key new"]),
+        ("[auth]\nkeys = [{ name = \"a\" }]", vec!["line 2", "auth.keys: the key in place 1: set either sha256"]),
         ("[broker]\nnamespace = \"a b\"", vec!["the text in quotes is not 1 to 64 letters"]),
         ("[plugins]\ndri = \"x\"", vec!["plugins.dri is not a setting; this section has dir"]),
         ("[server\n", vec!["eventstream.toml, line 1"]),
-        ("[server]\nlisten = \"0.0.0.0:3000\"", vec!["line 2", "--allow-anonymous"]),
         ("[broker]\nmax_payload_bytes = 2000000", vec!["line 2", "server.max_body_bytes = 1048576"]),
     ] {
         let message = refusal(file, &[], &[]);
@@ -152,8 +152,7 @@ fn all_faults_are_reported_at_once() {
 #[test]
 fn a_hint_for_a_variable_names_what_is_meant() {
     for (name, hint) in [
-        ("EVENTSTREAM_AUTH_TOKEN", "; API keys and tokens are not supported in this version"),
-        ("EVENTSTREAM_AUTH_KEYS", "; API keys and tokens are not supported in this version"),
+        ("EVENTSTREAM_AUTH_TOKEN", "; keys are made by `eventstream key new`, or named in a file below [[auth.keys]]"),
         ("EVENTSTREAM_LISTEN", "; did you mean EVENTSTREAM_SERVER_LISTEN?"),
         ("EVENTSTREAM_AUTH_ANONYMOUS", "; did you mean EVENTSTREAM_AUTH_ALLOW_ANONYMOUS?"),
         ("EVENTSTREAM_COLOUR", "; eventstream.toml in the repository lists them all"),

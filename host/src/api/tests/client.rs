@@ -82,6 +82,6 @@ pub(super) async fn publish(api: &ApiState, body: &str) -> TestResponse {
     post(api, "/events", &[JSON], body.to_owned()).await
 }
 
-pub(super) fn new_api() -> (ApiState, Arc<FakeBroker>) {
+pub(in crate::api) fn new_api() -> (ApiState, Arc<FakeBroker>) {
     fake_api(options())
 }

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use crate::api::{ApiState, MemoryBudget, PluginAdmin, PluginChangeError, RemovedPlugin, ServerOptions};
+use super::fake_keys::FakeKeyStore;
+use crate::api::{ApiState, KeyRing, MemoryBudget, PluginAdmin, PluginChangeError, RemovedPlugin, ServerOptions};
 use crate::broker::{
     AcceptedEvent, AppendRequest, BrokerStats, ConsumerDirectory, Durability, EndKind, EndedPage, EndedQuery, Error,
     EventLog, FailedEventChange, FoundEvent, Lane, PluginStateRemover, StoreHealth,
@@ -17,12 +18,12 @@ use crate::plugin_report::{PluginReport, PluginStatus};
 
 /// The broker.
 #[derive(Default)]
-pub(super) struct FakeBroker {
+pub(in crate::api) struct FakeBroker {
     pub(super) state: Mutex<FakeBrokerState>,
 }
 
 #[derive(Default)]
-pub(super) struct FakeBrokerState {
+pub(in crate::api) struct FakeBrokerState {
     pub(super) events: BTreeMap<EventId, FoundEvent>,
     pub(super) lanes: HashMap<EventId, Lane>,
     known: HashMap<[u8; 32], (EventId, [u8; 32])>,
@@ -272,7 +273,9 @@ pub(in crate::api) fn plugin(name: &str, types: &[&str]) -> PluginReport {
 /// An API over a broker in memory.
 pub(super) fn fake_api(options: ServerOptions) -> (ApiState, Arc<FakeBroker>) {
     let broker = Arc::new(FakeBroker::default());
+    let store = Arc::new(FakeKeyStore::default());
     let api = ApiState {
+        keys: Arc::new(KeyRing::new(store, broker.clone(), Vec::new(), false)),
         event_log: broker.clone(),
         consumers: broker.clone(),
         plugin_state: broker.clone(),

@@ -1,10 +1,12 @@
 //! Tests of the API through its router, and of the server on sockets.
 
-mod client;
+pub(super) mod client;
 mod crowded;
 mod events;
 pub(super) mod fake;
+mod fake_keys;
 mod hostile;
+mod keys;
 mod operations;
 mod plugins;
 mod requests;
