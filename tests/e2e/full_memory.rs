@@ -2,6 +2,7 @@
 
 use eventstream_tests::eventually::eventually;
 use eventstream_tests::guests::PluginsDir;
+use eventstream_tests::host::run_command;
 use eventstream_tests::stage::{Broker, Stage};
 use serde_json::json;
 
@@ -42,4 +43,59 @@ fn a_plugin_that_rejects_its_own_events_fills_only_its_share_and_discarding_make
         if answer.status == 202 { Ok(()) } else { Err(answer.text()) }
     });
     assert_eq!(client.metrics()["discarded"], failed.len());
+}
+
+#[test]
+fn a_store_whose_memory_others_filled_opens_serves_and_can_be_worked_off() {
+    let mut stage = Stage::scripted(Broker::Redis, &["hog", "innocent"]);
+    let rejected = json!({"do": "reject", "message": "no use"});
+    let failed: Vec<String> = (0..6).map(|_| stage.client.post_event("hog", &rejected)).collect();
+    failed.iter().for_each(|id| drop(stage.client.wait_for(id, &["failed"])));
+    let later = json!({"type": "innocent", "payload": {}, "delayMs": 600_000}).to_string();
+    let waiting = stage.client.post(&later).expect(202).json();
+    let limit = |stage: &Stage, memory: &str| {
+        let () = stage.store.redis().command(&["CONFIG", "SET", "maxmemory", memory]).unwrap();
+    };
+    let refuses_and_says_why = |stage: &Stage| {
+        eventually("events are refused", || {
+            let refused = stage.client.post(&json!({"type": "innocent", "payload": {}}).to_string());
+            if refused.status == 503 { Ok(()) } else { Err(refused.text()) }
+        });
+        eventually("it is not ready and says why", || {
+            let said = stage.client.request("GET", "/readyz", &[], None).unwrap();
+            let words = said.text();
+            if said.status == 503 && words.contains("memory") { Ok(()) } else { Err(words) }
+        });
+    };
+    let discard = |stage: &Stage, id: &str| {
+        let discarded = run_command(&["failed", "discard", id, "--reason", "of no use", "--url", stage.host.url()]);
+        assert!(discarded.status.success(), "{}", String::from_utf8_lossy(&discarded.stderr));
+    };
+
+    limit(&stage, "1mb");
+    refuses_and_says_why(&stage);
+    discard(&stage, &failed[0]);
+    stage.host.terminate();
+    assert_eq!(stage.host.wait().code(), Some(0), "{}", stage.host.output());
+    stage.replace_host(|options| options);
+    refuses_and_says_why(&stage);
+    discard(&stage, &failed[1]);
+    stage.host.kill9();
+    stage.replace_host(|options| options);
+    failed[2..].iter().for_each(|id| discard(&stage, id));
+    assert_eq!(stage.client.metrics()["waiting"], 1);
+
+    limit(&stage, "0");
+    let id = eventually("events are accepted again", || {
+        let answer = stage.client.post(&json!({"type": "innocent", "payload": {}}).to_string());
+        if answer.status == 202 {
+            Ok(answer.json()["eventId"].as_str().unwrap().to_owned())
+        } else {
+            Err(answer.text())
+        }
+    });
+    stage.client.wait_for(&id, &["processed"]);
+    let metrics = stage.client.metrics();
+    assert_eq!((&metrics["failedKept"], &metrics["discarded"]), (&json!(0), &json!(failed.len())), "{metrics}");
+    stage.client.wait_for(waiting["eventId"].as_str().unwrap(), &["scheduled"]);
 }

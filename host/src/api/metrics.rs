@@ -81,6 +81,10 @@ fn metrics_json(stats: &BrokerStats, unwritten: u64) -> serde_json::Value {
         "consumers": depth.consumers,
         "lanes": depth.queued,
         "waitingByLane": depth.waiting_by_lane,
+        "waitingBytesByLane": depth.waiting_bytes_by_lane,
+        "failedBytesByLane": depth.failed_bytes_by_lane,
+        "keptBytesByLane": depth.kept_bytes_by_lane,
+        "maxLaneBytes": depth.max_lane_bytes,
         "logLinesUnwritten": unwritten,
     })
 }
@@ -157,6 +161,11 @@ impl Collector for MetricsText {
             ("events_failed_kept", "Failed events that wait for a replay", depth.failed_kept),
             ("state_keys", "Keys in the state of all plugins", depth.state_keys),
             ("consumers", "Consumers registered in the store", depth.consumers),
+            (
+                "lane_bytes_limit",
+                "The most bytes of the waiting and failed events of one lane; 0 for no limit",
+                depth.max_lane_bytes.unwrap_or(0),
+            ),
             ("ready", "1 if events are accepted and handled, else 0", u64::from(self.is_ready)),
         ] {
             let gauge = ConstGauge::new(i64::try_from(now).unwrap_or(i64::MAX));
@@ -170,11 +179,22 @@ impl Collector for MetricsText {
             ConstCounter::new(total).encode(family.encode_family(&[("class", class.as_str())])?)?;
         }
         let kind = ConstGauge::new(0_i64).metric_type();
-        let mut family =
-            encoder.encode_descriptor("events_queued", "Events that wait for a consumer, by lane", None, kind)?;
-        for (lane, now) in &depth.queued {
-            let gauge = ConstGauge::new(i64::try_from(*now).unwrap_or(i64::MAX));
-            gauge.encode(family.encode_family(&[("lane", lane.as_str())])?)?;
+        for (name, help, by_lane) in [
+            ("events_queued", "Events that wait for a consumer, by lane", &depth.queued),
+            (
+                "events_waiting",
+                "Events that have not ended: queued, running, deferred and retrying, by lane",
+                &depth.waiting_by_lane,
+            ),
+            ("waiting_bytes", "Bytes of the events that have not ended, by lane", &depth.waiting_bytes_by_lane),
+            ("failed_bytes", "Bytes of the failed events that are kept, by lane", &depth.failed_bytes_by_lane),
+            ("history_bytes", "Bytes of the processed and discarded events, by lane", &depth.kept_bytes_by_lane),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (lane, now) in by_lane {
+                let gauge = ConstGauge::new(i64::try_from(*now).unwrap_or(i64::MAX));
+                gauge.encode(family.encode_family(&[("lane", lane.as_str())])?)?;
+            }
         }
         Ok(())
     }
@@ -299,6 +319,10 @@ mod tests {
         stats.counters.processed = 10;
         stats.counters.failed_by_class.insert(FailureClass::NoHandler, 2);
         stats.depth.queued.insert("user-signup".into(), 3);
+        stats.depth.waiting_by_lane.insert("user-signup".into(), 8);
+        stats.depth.waiting_bytes_by_lane.insert("user-signup".into(), 800);
+        stats.depth.failed_bytes_by_lane.insert("user-signup".into(), 900);
+        stats.depth.max_lane_bytes = Some(2_000);
         let text = openmetrics_text(stats, true, 7).unwrap();
         for line in [
             "# TYPE eventstream_events_processed counter",
@@ -307,6 +331,10 @@ mod tests {
             "eventstream_events_failed_total{class=\"no-handler\"} 2",
             "eventstream_events_failed_total{class=\"trap\"} 0",
             "eventstream_events_queued{lane=\"user-signup\"} 3",
+            "eventstream_events_waiting{lane=\"user-signup\"} 8",
+            "eventstream_waiting_bytes{lane=\"user-signup\"} 800",
+            "eventstream_failed_bytes{lane=\"user-signup\"} 900",
+            "eventstream_lane_bytes_limit 2000",
             "eventstream_ready 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

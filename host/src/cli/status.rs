@@ -15,6 +15,9 @@ Examples:
 
 Exit codes: 0 ready, 1 not ready, 2 usage, 3 server unreachable";
 
+/// From this part of its limit of bytes on, a plugin is named with what to do.
+const NEAR_PERCENT: u64 = 80;
+
 /// The arguments of `status`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -100,13 +103,7 @@ impl ServerStatus {
                     names.iter().map(|name| format!("{name} {}", format_value(&metrics[name]))).collect();
                 writeln!(text, "  {}", facts.join("   "))?;
             }
-            let lanes: Vec<_> = metrics["lanes"].as_object().into_iter().flatten().collect();
-            if !lanes.is_empty() {
-                writeln!(text, "\nwaiting events by plugin (_ is for types that no plugin handles)")?;
-            }
-            for (lane, waiting) in lanes {
-                writeln!(text, "  {:<24} {}", Printable(lane), format_value(waiting))?;
-            }
+            write_lanes(text, metrics)?;
         }
         writeln!(text, "\nplugins")?;
         if self.plugins.is_empty() {
@@ -134,6 +131,96 @@ impl ServerStatus {
         }
         Ok(())
     }
+}
+
+/// What the events of one plugin take of the store.
+struct LaneVolume<'m> {
+    lane: &'m str,
+    queued: u64,
+    /// All events that have not ended: queued, running, deferred and retrying.
+    waiting: u64,
+    waiting_bytes: u64,
+    failed_bytes: u64,
+}
+
+impl LaneVolume<'_> {
+    /// How full the lane is, in percent of its limit of bytes.
+    fn percent_of(&self, limit_bytes: u64) -> u64 {
+        let held_bytes = self.waiting_bytes.saturating_add(self.failed_bytes);
+        held_bytes.saturating_mul(100) / limit_bytes.max(1)
+    }
+
+    /// What to do about a lane that is near or past its limit.
+    fn remedy(&self) -> String {
+        let lane = Printable(self.lane);
+        if self.failed_bytes >= self.waiting_bytes {
+            return format!("replay or discard its failed events: eventstream failed discard --plugin {lane}");
+        }
+        match self.lane {
+            "_" => "no plugin handles these events: add one for them, or send fewer".to_owned(),
+            _ => "its events wait: see what holds it up (eventstream plugin list), or send fewer".to_owned(),
+        }
+    }
+}
+
+/// The lanes that a server reports, in the order of their names. An earlier server reports only what is queued.
+fn lanes_of(metrics: &Value) -> Vec<LaneVolume<'_>> {
+    let of = |name: &str, lane: &str| metrics[name][lane].as_u64();
+    let queued = metrics["lanes"].as_object().into_iter().flatten();
+    let lanes = queued.map(|(lane, queued)| {
+        let queued = queued.as_u64().unwrap_or(0);
+        LaneVolume {
+            lane,
+            queued,
+            waiting: of("waitingByLane", lane).unwrap_or(queued),
+            waiting_bytes: of("waitingBytesByLane", lane).unwrap_or(0),
+            failed_bytes: of("failedBytesByLane", lane).unwrap_or(0),
+        }
+    });
+    lanes.collect()
+}
+
+/// Writes what each plugin has in the store, and what to do where one is near its limit.
+fn write_lanes(text: &mut String, metrics: &Value) -> std::fmt::Result {
+    let lanes = lanes_of(metrics);
+    if lanes.is_empty() {
+        return Ok(());
+    }
+    let limit_bytes = metrics["maxLaneBytes"].as_u64();
+    let limit = limit_bytes.map_or_else(String::new, |limit| format!(", of {} for each", format_bytes(limit)));
+    writeln!(text, "\nevents and bytes by plugin{limit} (_ is for types that no plugin handles)")?;
+    for lane in &lanes {
+        let LaneVolume { queued, waiting, waiting_bytes, failed_bytes, .. } = lane;
+        let waits = format!("waiting {waiting} ({queued} queued), {}", format_bytes(*waiting_bytes));
+        write!(text, "  {:<24} {waits:<36} failed {}", Printable(lane.lane), format_bytes(*failed_bytes))?;
+        match limit_bytes.map(|limit_bytes| lane.percent_of(limit_bytes)) {
+            Some(percent) if percent >= NEAR_PERCENT => writeln!(text, "   {percent} % of its limit")?,
+            _ => writeln!(text)?,
+        }
+    }
+    let near = |lane: &&LaneVolume<'_>| limit_bytes.is_some_and(|limit| lane.percent_of(limit) >= NEAR_PERCENT);
+    for lane in lanes.iter().filter(near) {
+        writeln!(
+            text,
+            "  {} is near its limit, past which its events are refused: {}",
+            Printable(lane.lane),
+            lane.remedy()
+        )?;
+    }
+    Ok(())
+}
+
+/// A number of bytes as people write it.
+fn format_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let (mut size, mut unit) = (bytes as f64 / 1_024.0, 0);
+    if bytes < 1_024 {
+        return format!("{bytes} B");
+    }
+    while size >= 1_024.0 && unit + 1 < UNITS.len() {
+        (size, unit) = (size / 1_024.0, unit + 1);
+    }
+    format!("{size:.1} {}", UNITS[unit])
 }
 
 /// Formats a value on one line.
@@ -164,7 +251,7 @@ mod tests {
             "not ready: the store is away",
             "durability fsync, kind Redis",
             "processed 10   failed 2   retried -",
-            "signup                   3",
+            "signup                   waiting 3 (3 queued), 0 B",
             "payment                  failed     a, b",
             "no handler",
             "invoice                  invoice.*",
@@ -172,5 +259,29 @@ mod tests {
             assert!(text.contains(part), "{text}\nlacks {part:?}");
         }
         assert_eq!(status.json()["metrics"]["processed"], 10);
+    }
+
+    #[test]
+    fn a_plugin_that_is_near_its_limit_is_named_with_what_to_do() {
+        let metrics = json!({
+            "lanes": { "_": 0, "hog": 0, "loop": 1, "quiet": 2 },
+            "waitingByLane": { "hog": 7, "loop": 9, "quiet": 2 },
+            "waitingBytesByLane": { "hog": 1_000, "loop": 850_000, "quiet": 100 },
+            "failedBytesByLane": { "hog": 1_048_576, "quiet": 100 },
+            "maxLaneBytes": 1_000_000,
+        });
+        let mut text = String::new();
+        write_lanes(&mut text, &metrics).unwrap();
+        let line =
+            |of: &str| text.lines().find(|line| line.trim_start().starts_with(of)).unwrap_or_default().to_owned();
+        assert!(line("events and bytes").contains("of 976.6 KiB for each"), "{text}");
+        let hog = line("hog   ");
+        assert!(
+            hog.contains("waiting 7 (0 queued), 1000 B") && hog.contains("failed 1.0 MiB   104 % of its"),
+            "{text}"
+        );
+        assert!(line("hog is near").ends_with("eventstream failed discard --plugin hog"), "{text}");
+        assert!(line("loop is near").contains("its events wait"), "{text}");
+        assert!(line("quiet   ").ends_with("failed 100 B") && line("quiet is").is_empty(), "{text}");
     }
 }

@@ -164,6 +164,15 @@ impl SettleBatches {
     /// Tries again after a pause. Other settles can use the call meanwhile.
     fn retry(&self, mut items: Vec<SettleItem>, error: &Error) {
         let mut pause = Duration::ZERO;
+        // A stop does not wait for room. The leases end with the process, and the events are handled again.
+        let stop = self.tasks.stop_token().clone();
+        let is_full = matches!(error, Error::NoRoom(_));
+        let abandon = |attempts: usize| {
+            tracing::warn!(attempts, "the store is full: these attempts are made again after the next start");
+        };
+        if is_full && stop.is_cancelled() {
+            return abandon(items.len());
+        }
         tracing::warn!(attempts = items.len(), "could not settle attempts, will try again: {error}");
         for item in &mut items {
             tracing::debug!(event.id = %item.settle.receipt.event_id, "attempt not settled yet: {error}");
@@ -178,6 +187,7 @@ impl SettleBatches {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = batches.too_late.cancelled() => return,
+                () = stop.cancelled(), if is_full => return abandon(items.len()),
             }
             if let Ok(_call) = batches.calls.acquire().await {
                 batches.settle(items).await;

@@ -165,6 +165,35 @@ pub async fn a_snapshot_brings_no_discarded_event_back(rig: &dyn BrokerRig) {
     assert_eq!(state(&*broker, id).await, Some(EventState::Discarded));
 }
 
+/// Of several calls at the same moment one moves a failed event. The others are told what became of it.
+pub async fn of_two_calls_at_one_moment_one_takes_a_failed_event(rig: &dyn BrokerRig) {
+    let broker = rig.open(options()).await;
+    for _ in 0..5 {
+        let id = fail_one(&*broker, "a", 10).await;
+        let both = tokio::join!(broker.discard(id, "first"), broker.discard(id, "second"));
+        let (Ok(first), Ok(second)) = both else { panic!("{both:?}") };
+        let is_done = [first, second].map(|outcome| outcome == DiscardOutcome::Done);
+        assert!(is_done[0] != is_done[1], "{first:?} {second:?}");
+        let loser = if is_done[0] { second } else { first };
+        assert_eq!(loser, DiscardOutcome::NotFailed(EventState::Discarded));
+    }
+    let mut replayed = 0;
+    for _ in 0..5 {
+        let id = fail_one(&*broker, "a", 10).await;
+        let target = lane("b");
+        let both = tokio::join!(broker.replay(id, &target), broker.discard(id, "not needed"));
+        match both {
+            (Ok(ReplayOutcome::Done), Ok(DiscardOutcome::NotFailed(EventState::Queued))) => replayed += 1,
+            (Ok(ReplayOutcome::NotFailed(EventState::Discarded)), Ok(DiscardOutcome::Done)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let stats = broker.stats().await.expect("totals");
+    assert_eq!((stats.counters.discarded, stats.counters.replayed), (10 - replayed, replayed));
+    assert_eq!((stats.depth.waiting(), stats.depth.failed_kept), (replayed, 0));
+    assert_eq!(bytes_of(&stats.depth.failed_bytes_by_lane, "a"), 0);
+}
+
 /// Failed events are listed by the lane against which they count, also after a move to another store.
 pub async fn failed_events_are_listed_by_lane(rig: &dyn BrokerRig) {
     let broker = rig.open(options()).await;

@@ -2,6 +2,8 @@
 //!
 //! Covers the limits by plugin of G8 and G12.
 
+use futures_util::future::join_all;
+
 use super::*;
 use crate::broker::{Error, RetentionLimits};
 
@@ -224,6 +226,41 @@ pub async fn bytes_that_wait_are_counted_and_limited_by_lane(rig: &dyn BrokerRig
     assert_eq!(replayed, crate::broker::FailedEventChange::Done);
     let more = bytes(&*broker).await - left;
     assert!((10_000..12_000).contains(&more), "{more}");
+}
+
+/// G8, G12: many clients at once fill a lane up to its limit of bytes and no further, although nobody looks at the
+/// totals in between. What fails meanwhile counts at once.
+pub async fn clients_fill_a_lane_up_to_its_limit_of_bytes_and_no_further(rig: &dyn BrokerRig) {
+    const LIMIT_BYTES: u64 = 55_000;
+    let broker = rig.open(BrokerOptions { max_waiting_bytes: LIMIT_BYTES, ..options() }).await;
+    let fill = async |requests: usize| {
+        let answers = join_all((0..requests).map(|_| broker.append(large(1)))).await;
+        let (accepted, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+        for refusal in refused {
+            assert!(matches!(refusal, Err(Error::LaneHeavy { limit_bytes: LIMIT_BYTES, .. })), "{refusal:?}");
+        }
+        accepted.len()
+    };
+    assert_eq!(fill(20).await, 5, "so many fit");
+    let held = claim(&*broker, "a", 3).await;
+    for delivery in &held[..2] {
+        assert_eq!(settle_one(&*broker, delivery, failed(FailureClass::Reject)).await, SettleOutcome::Done);
+    }
+    assert_eq!(fill(1).await, 0, "failed events count");
+    let (mut two, key) = (large(2), Idempotency { key: [7; 32], fingerprint: [0; 32] });
+    two[0].idempotency = Some(key.clone());
+    assert_eq!(settle_one(&*broker, &held[2], Settlement::Processed).await, SettleOutcome::Done);
+    let refusal = broker.append(two.clone()).await;
+    assert!(matches!(refusal, Err(Error::LaneHeavy { .. })), "one of them would fit: {refusal:?}");
+    broker.append(vec![two.remove(0)]).await.expect("the refused request took nothing, its key included");
+    let again = AppendRequest { idempotency: Some(key), ..large(1).remove(0) };
+    let known = broker.append(vec![again]).await.expect("an event that the store has takes no room");
+    assert!(known[0].duplicate);
+    let depth = broker.stats().await.expect("totals").depth;
+    let held_bytes = depth.waiting_bytes_by_lane["a"] + depth.failed_bytes_by_lane["a"];
+    assert!(held_bytes <= LIMIT_BYTES, "{held_bytes}");
+    let counters = broker.stats().await.expect("totals").counters;
+    assert_eq!((counters.accepted, counters.duplicates), (6, 1));
 }
 
 /// G8, G12: history is trimmed by bytes as well, from the lane with the most bytes, even if these are few events.

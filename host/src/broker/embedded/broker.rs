@@ -1,6 +1,7 @@
 //! The broker itself: implements the traits of [`crate::broker`] with the writer, the readers and the leases.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,12 +114,22 @@ impl EmbeddedBroker {
             }
             let story = StoryColumns::encode(&change(found.record));
             let kind = JobKind::writes(CommitMode::Synced, story.as_ref().map_or(0, StoryColumns::size_bytes));
+            let kind = if target == FailedTarget::Discarded { kind.relieving() } else { kind };
             let failed = FailedMove { id, place: stored.place, story, target: target.clone() };
             // If another call moved the event since it was read, look again.
             if self.writer.run(kind, move |step| settle::move_failed(step, &failed)).await? {
                 return Ok(FailedEventChange::Done);
             }
         }
+    }
+
+    /// Settles some of a batch in one step.
+    async fn run_settles(&self, all: Arc<[PreparedSettle]>, some: Range<usize>) -> Result<Vec<SettleOutcome>, Error> {
+        let batch = &all[some.clone()];
+        let kind = JobKind::writes(CommitMode::Synced, batch.iter().map(PreparedSettle::size_bytes).sum());
+        // A delivery that is returned takes no room, and a stop needs it.
+        let kind = if batch.iter().all(PreparedSettle::is_returned) { kind.relieving() } else { kind };
+        self.writer.run(kind, move |step| settle::settle(step, &all[some.clone()])).await
     }
 
     fn receipt(&self, claimed: &ClaimedRow) -> Receipt {
@@ -236,9 +247,17 @@ impl WorkQueue for EmbeddedBroker {
     }
 
     async fn settle(&self, batch: Vec<SettleRequest>) -> Result<Vec<SettleOutcome>, Error> {
-        let batch: Vec<PreparedSettle> = batch.iter().map(PreparedSettle::from).collect();
-        let kind = JobKind::writes(CommitMode::Synced, batch.iter().map(PreparedSettle::size_bytes).sum());
-        self.writer.run(kind, move |step| settle::settle(step, &batch)).await
+        let batch: Arc<[PreparedSettle]> = batch.iter().map(PreparedSettle::from).collect();
+        let all = self.run_settles(batch.clone(), 0..batch.len()).await;
+        if !matches!(all, Err(Error::NoRoom(_))) || batch.len() == 1 {
+            return all;
+        }
+        // What does not fit as a whole may fit one by one. A repeated settle is recognized.
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for index in 0..batch.len() {
+            outcomes.extend(self.run_settles(batch.clone(), index..index + 1).await?);
+        }
+        Ok(outcomes)
     }
 
     fn lease_renewal(&self) -> Arc<dyn LeaseRenewal> {
@@ -268,7 +287,7 @@ impl WorkQueue for EmbeddedBroker {
             [retention::trim_history, retention::expire_idempotency_keys, plugin_state::expire, retention::return_pages]
         {
             let mut left = MAX_PIECES;
-            while left > 0 && self.writer.run(CommitMode::Written, piece).await? {
+            while left > 0 && self.writer.run(JobKind::from(CommitMode::Written).relieving(), piece).await? {
                 left -= 1;
             }
             more |= left == 0;
@@ -314,7 +333,8 @@ impl PluginStateRemover for EmbeddedBroker {
         let mut removed = 0;
         loop {
             let plugin = plugin.to_owned();
-            match self.writer.run(CommitMode::Synced, move |step| plugin_state::remove(step, &plugin)).await? {
+            let kind = JobKind::from(CommitMode::Synced).relieving();
+            match self.writer.run(kind, move |step| plugin_state::remove(step, &plugin)).await? {
                 0 => return Ok(removed),
                 some => removed += some,
             }

@@ -23,8 +23,9 @@ use super::broker::EmbeddedBroker;
 use super::leases::{HeldDelivery, LeaseTable};
 use super::step::CommitMode;
 use super::store::{
-    COPIED, Checkpointer, ConnectionPurpose, DirectoryError, HighWater, HighWaterKeeper, ReaderPool, SchemaError,
-    SqliteFault, StoreCondition, StoreDirectory, WalProgress, connect, open_database, open_files, plugin_share_bytes,
+    COPIED, Checkpointer, ConnectionPurpose, DirectoryError, HighWater, HighWaterKeeper, ReaderPool, RoomReserve,
+    RoomUse, SchemaError, SqliteFault, StoreCondition, StoreDirectory, WalProgress, connect, open_database, open_files,
+    plugin_share_bytes,
 };
 use super::totals::StoreTotals;
 use super::writer::{HELD_WAIT, StoreWriter, WriterThread};
@@ -39,7 +40,7 @@ pub enum EmbeddedOpenError {
     /// Another program, not eventstream, locks the database.
     #[error("another program holds the database in {0:?}: end it, perhaps a sqlite3, and start again")]
     Held(PathBuf),
-    /// The disk has no room for what an opened store needs.
+    /// The disk has no room for what an opened store needs, and nothing is left of the reserve.
     #[error("the disk of {0:?} is full: free some of it and start again; accepted events are safe")]
     Full(PathBuf),
     /// The directory cannot be created or written to.
@@ -99,8 +100,18 @@ impl EmbeddedBroker {
             return Err(unserved(SchemaError::Damaged("the end of the file is missing".into())));
         }
         locked.create_database().map_err(at_fault)?;
-        let mut db = open_database(&locked.database()).map_err(unserved)?;
-        let opened = begin(&mut db, mark.as_ref()).map_err(|error| unserved(error.into()))?;
+        let mut reserve = RoomReserve::find(locked.path());
+        let (mut db, opened) = loop {
+            let open = || -> Result<_, SchemaError> {
+                let mut db = open_database(&locked.database())?;
+                let opened = begin(&mut db, mark.as_ref())?;
+                Ok((db, opened))
+            };
+            match open().map_err(unserved) {
+                Err(EmbeddedOpenError::Full(_)) if reserve.give(RoomUse::Relief) => {}
+                opened => break opened?,
+            }
+        };
         locked.sync().map_err(at_fault)?;
         let opening = opened.mark.opening;
         let synced_number = Arc::new(AtomicI64::new(opened.mark.next_number));
@@ -118,8 +129,8 @@ impl EmbeddedBroker {
             connect(&locked.database(), ConnectionPurpose::Read).map_err(|error| unserved(error.into()))?;
         open_files(&checkpoint_db).map_err(|error| unserved(error.into()))?;
         let readers = ReaderPool::open(locked.clone(), condition.clone()).map_err(|error| unserved(error.into()))?;
-        let checkpoints =
-            Checkpointer::start(checkpoint_db, log.clone(), locked.clone(), condition.clone()).map_err(at_fault)?;
+        let checkpoints = Checkpointer::start(checkpoint_db, log.clone(), locked.clone(), reserve, condition.clone())
+            .map_err(at_fault)?;
         let (committed, totals) = watch::channel(opened.totals.clone());
         let consumer = format!("{}-{}-{:08x}", options.consumer_name, std::process::id(), fastrand::u32(..));
         let limits = Arc::new(ArcSwap::from_pointee(LaneLimits::new(options.max_waiting, BTreeMap::new())));
@@ -140,7 +151,6 @@ impl EmbeddedBroker {
             synced_number,
             ends_cleanly: Arc::default(),
             has_shrunk: false,
-            directory: locked.clone(),
         };
         let (writer, ended) = StoreWriter::start(writer).map_err(at_fault)?;
         let stop = tasks.stop_token().clone();

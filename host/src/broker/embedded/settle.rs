@@ -60,6 +60,11 @@ impl PreparedSettle {
         self.story.as_ref().map_or(0, StoryColumns::size_bytes)
     }
 
+    /// Whether it hands the delivery back as it was.
+    pub(super) fn is_returned(&self) -> bool {
+        self.settlement == Settlement::Returned
+    }
+
     /// About how many bytes the writer writes for the settle.
     pub(super) fn size_bytes(&self) -> usize {
         let state = self.state.as_ref().map_or(0, StateChanges::size_bytes);
@@ -247,7 +252,7 @@ pub(super) struct FailedMove {
 }
 
 /// What becomes of a failed event.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum FailedTarget {
     /// It is queued again in this lane.
     Lane(Lane),

@@ -7,6 +7,7 @@ use crate::broker::{BrokerOptions, Error, LaneLimits};
 
 use super::bulk_insert::BulkInsert;
 use super::leases::LeaseChange;
+use super::store::RoomUse;
 use super::totals::StoreTotals;
 
 /// Inserts an event, unless its id exists.
@@ -91,17 +92,24 @@ pub(super) struct JobKind {
     pub(super) only_appends: bool,
     /// About how many bytes it writes.
     pub(super) size_bytes: usize,
+    /// How much of the reserve it may use when the disk is full.
+    pub(super) room_use: RoomUse,
 }
 
 impl JobKind {
     /// A job that appends about so many bytes and does nothing else.
     pub(super) fn appends(size_bytes: usize) -> Self {
-        Self { commit: CommitMode::Synced, only_appends: true, size_bytes }
+        Self { only_appends: true, room_use: RoomUse::Accepting, ..Self::writes(CommitMode::Synced, size_bytes) }
     }
 
     /// A job that writes about so many bytes.
     pub(super) fn writes(commit: CommitMode, size_bytes: usize) -> Self {
-        Self { commit, only_appends: false, size_bytes }
+        Self { commit, only_appends: false, size_bytes, room_use: RoomUse::Handling }
+    }
+
+    /// The same job, known to make room for others.
+    pub(super) fn relieving(self) -> Self {
+        Self { room_use: RoomUse::Relief, ..self }
     }
 }
 

@@ -22,7 +22,7 @@ use crate::clock;
 use super::bulk_insert::BulkInsert;
 use super::leases::{LeaseChange, LeaseTable};
 use super::step::{CommitMode, HotStatements, JobKind, WriteContext, WriteJob, job};
-use super::store::{Checkpointer, SqliteFault, StoreCondition, StoreDirectory, WalProgress};
+use super::store::{Checkpointer, RoomUse, SqliteFault, StoreCondition, WalProgress};
 use super::totals::StoreTotals;
 
 /// The most jobs of a group, and about the most bytes that they write. Bounds how long the first job waits for the
@@ -124,6 +124,11 @@ impl Drop for StoreWriter {
     }
 }
 
+/// How much of the reserve a group may use.
+fn room_use_of(group: &[Box<dyn WriteJob>]) -> RoomUse {
+    group.iter().map(|job| job.kind().room_use).min().unwrap_or(RoomUse::Accepting)
+}
+
 fn answered<T>(answer: Result<Result<T, Error>, oneshot::error::RecvError>) -> Result<T, Error> {
     answer.unwrap_or_else(|_| Err(Error::unknown("the thread that writes ended")))
 }
@@ -152,6 +157,7 @@ pub(super) struct WriterThread {
     pub(super) committed: watch::Sender<StoreTotals>,
     pub(super) leases: Arc<LeaseTable>,
     pub(super) condition: StoreCondition,
+    /// Keeps the directory locked until the database is closed.
     pub(super) checkpoints: Checkpointer,
     pub(super) log: WalProgress,
     /// The durability that `PRAGMA synchronous` is set to.
@@ -162,8 +168,6 @@ pub(super) struct WriterThread {
     pub(super) ends_cleanly: Arc<AtomicBool>,
     /// The group under way made the database smaller.
     pub(super) has_shrunk: bool,
-    /// Stays locked until the database is closed.
-    pub(super) directory: Arc<StoreDirectory>,
 }
 
 impl WriterThread {
@@ -210,6 +214,7 @@ impl WriterThread {
                     differs
                 });
                 group.into_iter().for_each(|job| job.finish(None));
+                self.checkpoints.end_step();
                 let log_pages = self.log.pages();
                 if std::mem::take(&mut self.has_shrunk) {
                     self.checkpoints.wake();
@@ -224,6 +229,10 @@ impl WriterThread {
                 if (group.len() > 1 || is_bulk) && !matches!(fault, SqliteFault::Final(_) | SqliteFault::Busy(_)) {
                     return group.into_iter().for_each(|job| self.run_group(vec![job], None));
                 }
+                if matches!(fault, SqliteFault::Full(_)) && self.checkpoints.give_room(&self.db, room_use_of(&group)) {
+                    return self.run_group(group, None);
+                }
+                self.checkpoints.end_step();
                 let answer = fault.answer();
                 group.into_iter().for_each(|job| job.finish(Some(&answer)));
             }
@@ -242,7 +251,7 @@ impl WriterThread {
             self.db.pragma_update(None, "synchronous", level)?;
             self.commit_mode = commit;
         }
-        let no_room = self.checkpoints.shortage(&self.db, self.directory.path())?;
+        let no_room = self.checkpoints.shortage(&self.db)?;
         if let Some(shortage) = &no_room {
             self.condition.note(&SqliteFault::Full(shortage.clone()));
             self.checkpoints.wake();

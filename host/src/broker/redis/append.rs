@@ -128,6 +128,7 @@ impl EventAppender {
             .text(&self.epoch.current())
             .number(limits.all())
             .number(limits.each())
+            .number(self.capacity.max_lane_bytes())
             .text(&own_limit_words(&limits, places.lanes()))
             .number(self.idempotency_ms.max(1))
             .number(known.set_size)
@@ -190,6 +191,13 @@ impl EventAppender {
                 let limit = reply::count(&items.next().unwrap_or_default())?;
                 let lane = name.parse().map_err(|_| miscounted())?;
                 Err(Error::LaneFull { lane, waiting, limit })
+            }
+            "LANEHEAVY" => {
+                let name = reply::text(items.next().unwrap_or_default())?;
+                let waiting_bytes = reply::count(&items.next().unwrap_or_default())?;
+                let failed_bytes = reply::count(&items.next().unwrap_or_default())?;
+                let lane = name.parse().map_err(|_| miscounted())?;
+                Err(Error::LaneHeavy { lane, waiting_bytes, failed_bytes, limit_bytes: self.capacity.max_lane_bytes() })
             }
             "MISPLACED" => {
                 let message = reply::text(items.next().unwrap_or_default())?;

@@ -119,7 +119,8 @@ impl EventHistory {
             .script_call(&client.scripts.take_failed)
             .text(&id.to_string())
             .text(&located.entry)
-            .text(lane.map_or("", Lane::as_str));
+            .text(lane.map_or("", Lane::as_str))
+            .text(&format!("{:016x}", fastrand::u64(..)));
         call.push_key(lane.map_or_else(|| client.keys.discarded(), |lane| client.keys.lane(lane)));
         call.push_bytes(blob);
         if reply::text(client.link.call_until_known(&call).await?)? == "D" {

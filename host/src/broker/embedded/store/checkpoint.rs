@@ -7,7 +7,6 @@
 //!
 //! A checkpoint that fails with an input or output error is final for the broker, as a failed commit is.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -18,9 +17,11 @@ use rusqlite::config::DbConfig;
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, MAIN_DB};
 
+use super::connection::PAGE_BYTES;
 use super::directory::{NOT_IN_PLACE, StoreDirectory};
-use super::disk_space;
+use super::disk_space::DiskRoom;
 use super::fault::{SqliteFault, StoreCondition};
+use super::room_reserve::{RoomReserve, RoomUse};
 
 /// The new pages, of 4 KiB each, after which the thread wakes.
 const WAKE_PAGES: i64 = 1_024;
@@ -63,6 +64,11 @@ impl WalProgress {
         self.pages.load(Ordering::Relaxed)
     }
 
+    /// The bytes that only the log has.
+    fn outstanding_bytes(&self) -> u64 {
+        self.outstanding().unsigned_abs().saturating_mul(PAGE_BYTES)
+    }
+
     /// The pages that only the log has.
     fn outstanding(&self) -> i64 {
         let (pages, moved) = (self.pages(), self.moved.load(Ordering::Relaxed));
@@ -77,6 +83,8 @@ pub(in crate::broker::embedded) struct Checkpointer {
     thread: Option<thread::JoinHandle<()>>,
     condition: StoreCondition,
     log: WalProgress,
+    reserve: RoomReserve,
+    directory: Arc<StoreDirectory>,
     /// The pages of the log after the last commit.
     last_pages: i64,
     /// The pages of the log when the thread was last woken.
@@ -98,20 +106,23 @@ impl Checkpointer {
         db: Connection,
         log: WalProgress,
         directory: Arc<StoreDirectory>,
+        reserve: RoomReserve,
         condition: StoreCondition,
     ) -> std::io::Result<Self> {
         let (wake, woken) = sync_channel(1);
-        let (thread_condition, thread_log) = (condition.clone(), log.clone());
+        let (thread_condition, thread_log, locked) = (condition.clone(), log.clone(), directory.clone());
         let thread = thread::Builder::new().name("embedded-log".into()).spawn(move || {
             run(&db, &woken, &thread_log, &thread_condition);
             drop(db);
-            drop(directory);
+            drop(locked);
         })?;
         Ok(Self {
             wake: Some(wake),
             thread: Some(thread),
             condition,
             log,
+            reserve,
+            directory,
             last_pages: 0,
             woken_at: 0,
             long_at: LONG_PAGES,
@@ -147,20 +158,41 @@ impl Checkpointer {
     }
 
     /// Why new events must be refused, if so. Call it between two transactions of the writer. When the disk is nearly
-    /// full it first empties the log, to regain its room.
+    /// full it first empties the log, to regain its room. Fills the reserve as far as there is room.
     ///
     /// # Errors
     /// The log could not be synced or moved. That is final: commit nothing.
-    pub(in crate::broker::embedded) fn shortage(
-        &mut self,
-        db: &Connection,
-        directory: &Path,
-    ) -> rusqlite::Result<Option<String>> {
-        let shortage = disk_space::shortage(directory, self.log.outstanding());
-        if shortage.is_some() && self.log.pages() > 0 && self.empty(db)? {
-            return Ok(disk_space::shortage(directory, self.log.outstanding()));
+    pub(in crate::broker::embedded) fn shortage(&mut self, db: &Connection) -> rusqlite::Result<Option<String>> {
+        let Some(mut room) = DiskRoom::of(self.directory.path()) else { return Ok(None) };
+        let is_short = room.shortage(self.reserve.held_bytes(), self.log.outstanding_bytes()).is_some();
+        if is_short && self.log.pages() > 0 && self.empty(db)? {
+            room = DiskRoom::of(self.directory.path()).unwrap_or(room);
         }
+        let log_bytes = self.log.outstanding_bytes();
+        let shortage = room.shortage(self.reserve.held_bytes(), log_bytes);
+        self.reserve.refill(room.free.saturating_sub(log_bytes));
         Ok(shortage)
+    }
+
+    /// Makes room for a step that found the disk full: empties a log that is worth it, or gives a part of the reserve.
+    /// False if the step gets no more. Ends with [`Self::end_step`].
+    pub(in crate::broker::embedded) fn give_room(&mut self, db: &Connection, room_use: RoomUse) -> bool {
+        self.reserve.begin_giving(room_use);
+        let log_bytes = self.log.pages().unsigned_abs().saturating_mul(PAGE_BYTES);
+        (log_bytes > self.reserve.part_bytes() && self.empty_at_once(db))
+            || self.reserve.give(room_use)
+            || (log_bytes > 0 && self.empty_at_once(db))
+    }
+
+    /// Notes that a step was committed or given up.
+    pub(in crate::broker::embedded) fn end_step(&mut self) {
+        self.reserve.end_giving();
+    }
+
+    fn empty_at_once(&mut self, db: &Connection) -> bool {
+        self.empty_from = Instant::now();
+        // A final fault is noted, and every later step is refused.
+        self.empty(db).unwrap_or(false)
     }
 
     /// Moves the whole log and truncates it. Returns false if a reader held an old state for longer than the writer
@@ -172,18 +204,27 @@ impl Checkpointer {
         if Instant::now() < self.empty_from {
             return Ok(false);
         }
-        let emptied =
-            with_busy_timeout(db, EMPTYING_WAIT, || db.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::TRUNCATE));
+        let emptied = with_busy_timeout(db, EMPTYING_WAIT, || self.truncate_log(db));
         self.empty_from = Instant::now() + EMPTYING_PAUSE;
         if let Err(error) = emptied {
-            let fault = SqliteFault::classify(&error);
-            self.condition.note(&fault);
-            return if matches!(fault, SqliteFault::Final(_)) { Err(error) } else { Ok(false) };
+            return if matches!(SqliteFault::classify(&error), SqliteFault::Final(_)) { Err(error) } else { Ok(false) };
         }
         self.log.set_pages(0);
         self.last_pages = 0;
         self.note_restart();
         Ok(true)
+    }
+
+    /// Moves the whole log and truncates it. The database may grow by that, so it may use the reserve.
+    fn truncate_log(&mut self, db: &Connection) -> rusqlite::Result<()> {
+        loop {
+            let Err(error) = db.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::TRUNCATE) else { return Ok(()) };
+            let fault = SqliteFault::classify(&error);
+            self.condition.note(&fault);
+            if !matches!(fault, SqliteFault::Full(_)) || !self.reserve.give(RoomUse::Relief) {
+                return Err(error);
+            }
+        }
     }
 
     fn note_restart(&mut self) {
@@ -201,10 +242,16 @@ impl Checkpointer {
     }
 
     /// Moves and truncates the log, unless somebody reads. Closing the connection then removes the log, so that the
-    /// database is one file.
+    /// database is one file. The reserve gets the room of the log, so that the next start has it.
     pub(in crate::broker::embedded) fn finish(&mut self, db: &Connection) {
         self.end();
-        move_log(db, CheckpointMode::TRUNCATE, &self.log, &self.condition);
+        if self.truncate_log(db).is_ok() {
+            self.log.set_pages(0);
+            self.note_restart();
+        }
+        if let Some(room) = DiskRoom::of(self.directory.path()) {
+            self.reserve.refill(room.free);
+        }
         if self.condition.usable().is_ok()
             && let Err(error) = db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
         {
@@ -268,6 +315,8 @@ fn with_busy_timeout<T>(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::broker::embedded::store::connection::{ConnectionPurpose, PAGE_BYTES, connect};
     use crate::broker::embedded::store::directory::log_of;
@@ -310,7 +359,10 @@ mod tests {
         }))
         .unwrap();
         let moving = connect(&path, ConnectionPurpose::Read).unwrap();
-        let mut checkpoints = Checkpointer::start(moving, log.clone(), directory, StoreCondition::default()).unwrap();
+        let mut checkpoints = {
+            let reserve = RoomReserve::find(dir.path());
+            Checkpointer::start(moving, log.clone(), directory, reserve, StoreCondition::default()).unwrap()
+        };
         checkpoints.long_pages = 256;
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::connection::PAGE_BYTES;
 use super::private_files;
+use super::room_reserve::RESERVE;
 
 /// The database within the directory.
 const DATABASE: &str = "eventstream.db";
@@ -20,7 +21,7 @@ const PLUGINS: &str = "plugins";
 /// The name of a backup until it is complete.
 const PARTIAL: &str = "eventstream.db.partial";
 /// Every file that a store or a backup may have, in the order in which their modes are restricted.
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     LOCK,
     DATABASE,
     "eventstream.db-wal",
@@ -28,6 +29,7 @@ const FILES: [&str; 7] = [
     "eventstream.db-journal",
     PARTIAL,
     "eventstream.db.partial-journal",
+    RESERVE,
 ];
 
 /// The reason of a store whose files are not the ones that were opened; see [`StoreDirectory::identity`].

@@ -5,35 +5,60 @@
 
 use std::path::Path;
 
-use super::connection::PAGE_BYTES;
-
-/// The free space that is reserved for settles, retries and their log.
-const RESERVE_BYTES: u64 = 32 * 1024 * 1024;
-/// On a small disk the reserve is a tenth of it.
-const RESERVE_SHARE: u64 = 10;
+/// The room that the store holds in the file of its reserve, see [`super::room_reserve`], and the space that must be free
+/// beside it before events are accepted.
+const HELD_BYTES: u64 = 16 * 1024 * 1024;
+const FREE_BYTES: u64 = 16 * 1024 * 1024;
+/// On a small disk they are a tenth and a twentieth of it.
+const HELD_SHARE: u64 = 10;
+const FREE_SHARE: u64 = 20;
 /// One plugin may use an eighth of the disk.
 const PLUGIN_SHARE: u64 = 8;
 
-/// Why new events must be refused, if so. `log_pages` are the pages that only the log holds: the database needs room
-/// for them as well. A file system that does not report its free space counts as having enough.
-pub(in crate::broker::embedded) fn shortage(directory: &Path, log_pages: i64) -> Option<String> {
-    let disk = rustix::fs::statvfs(directory).ok()?;
-    let total = disk.f_blocks.saturating_mul(disk.f_frsize);
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    let log = log_pages.unsigned_abs().saturating_mul(PAGE_BYTES);
-    let reserve = reserve(total).saturating_add(log);
-    (free < reserve).then(|| format!("{free} bytes are free on its disk, and {reserve} are kept for what was accepted"))
+/// What a disk has, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DiskRoom {
+    total: u64,
+    pub(super) free: u64,
+}
+
+impl DiskRoom {
+    /// The room of the disk beneath a directory; `None` if the file system does not report it.
+    pub(super) fn of(directory: &Path) -> Option<Self> {
+        let disk = rustix::fs::statvfs(directory).ok()?;
+        Some(Self {
+            total: disk.f_blocks.saturating_mul(disk.f_frsize),
+            free: disk.f_bavail.saturating_mul(disk.f_frsize),
+        })
+    }
+
+    /// Why new events must be refused, if so. `held` is what the file of the reserve holds. `log` is what only the log
+    /// has: the database needs room for it as well.
+    pub(super) fn shortage(self, held: u64, log: u64) -> Option<String> {
+        let reserve = held_reserve(self.total) + FREE_BYTES.min(self.total / FREE_SHARE);
+        let (kept, free) = (reserve.saturating_add(log), self.free);
+        (free.saturating_add(held) < kept).then(|| {
+            format!(
+                "{free} bytes are free on its disk and {held} in its reserve, and {kept} are kept for what was accepted: free \
+                 some of the disk, or discard failed events"
+            )
+        })
+    }
+}
+
+/// How large the file of the reserve is when nothing of it was used. 0 if the file system does not report its size.
+pub(super) fn held_reserve_bytes(directory: &Path) -> u64 {
+    DiskRoom::of(directory).map_or(0, |disk| held_reserve(disk.total))
 }
 
 /// The most bytes for the state of one plugin, and the most for its waiting events. So several plugins at their limits
 /// leave room for the others. `None` if the file system does not report its size.
 pub(in crate::broker::embedded) fn plugin_share_bytes(directory: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(directory).ok()?;
-    Some(disk.f_blocks.saturating_mul(disk.f_frsize) / PLUGIN_SHARE).filter(|room_bytes| *room_bytes > 0)
+    Some(DiskRoom::of(directory)?.total / PLUGIN_SHARE).filter(|room_bytes| *room_bytes > 0)
 }
 
-fn reserve(total: u64) -> u64 {
-    RESERVE_BYTES.min(total / RESERVE_SHARE)
+fn held_reserve(total: u64) -> u64 {
+    HELD_BYTES.min(total / HELD_SHARE)
 }
 
 #[cfg(test)]
@@ -42,9 +67,13 @@ mod tests {
 
     #[test]
     fn a_large_disk_keeps_a_fixed_reserve_and_a_small_one_its_part() {
-        assert_eq!(reserve(1 << 40), RESERVE_BYTES);
-        assert_eq!(reserve(10 << 20), 1 << 20);
+        let free = |total, free, held| DiskRoom { total, free }.shortage(held, 0).is_none();
+        const MIB: u64 = 1 << 20;
+        assert!(free(1 << 40, 32 * MIB, 0) && !free(1 << 40, 32 * MIB - 1, 0));
+        assert!(free(1 << 40, 16 * MIB, 16 * MIB), "what the file holds counts");
+        assert!(free(40 * MIB, 6 * MIB, 0) && !free(40 * MIB, 6 * MIB - 1, 0));
         // A file system that counts no blocks has no limit.
-        assert_eq!(reserve(0), 0);
+        assert!(free(0, 0, 0));
+        assert!(DiskRoom { total: 1 << 40, free: 32 * MIB }.shortage(0, 1).is_some(), "the log needs room too");
     }
 }

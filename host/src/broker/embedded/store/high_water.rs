@@ -78,7 +78,13 @@ impl HighWaterKeeper {
         found: HighWater,
         synced: Arc<AtomicI64>,
     ) -> io::Result<Self> {
-        directory.write_note(&found.to_string())?;
+        match directory.write_note(&found.to_string()) {
+            // The mark may lag behind, and a full disk must not stop the start.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                tracing::debug!("the high-water mark was not written: {error}");
+            }
+            written => written?,
+        }
         Ok(Self { directory, mark: Mutex::new(found), synced })
     }
 

@@ -1,4 +1,5 @@
-//! The files of a store: the directory and its lock, the database and its write-ahead log, and the disk beneath them.
+//! The files of a store: the directory and its lock, the database and its write-ahead log, the disk beneath them, and the
+//! room that the store reserves there.
 
 mod backup;
 mod checkpoint;
@@ -9,6 +10,7 @@ mod fault;
 mod high_water;
 mod private_files;
 mod readers;
+mod room_reserve;
 mod schema;
 mod wal_recovery;
 
@@ -22,4 +24,5 @@ pub(super) use disk_space::plugin_share_bytes;
 pub(super) use fault::{SqliteFault, StoreCondition, contradiction};
 pub(super) use high_water::{HighWater, HighWaterKeeper};
 pub(super) use readers::ReaderPool;
+pub(super) use room_reserve::{RoomReserve, RoomUse};
 pub(super) use schema::{SchemaError, open as open_database, recognize};
