@@ -172,10 +172,10 @@ pub async fn of_two_calls_at_one_moment_one_takes_a_failed_event(rig: &dyn Broke
         let id = fail_one(&*broker, "a", 10).await;
         let both = tokio::join!(broker.discard(id, "first"), broker.discard(id, "second"));
         let (Ok(first), Ok(second)) = both else { panic!("{both:?}") };
-        let is_done = [first, second].map(|outcome| outcome == DiscardOutcome::Done);
+        let is_done = [first, second].map(|outcome| outcome == FailedEventChange::Done);
         assert!(is_done[0] != is_done[1], "{first:?} {second:?}");
         let loser = if is_done[0] { second } else { first };
-        assert_eq!(loser, DiscardOutcome::NotFailed(EventState::Discarded));
+        assert_eq!(loser, FailedEventChange::NotFailed(EventState::Discarded));
     }
     let mut replayed = 0;
     for _ in 0..5 {
@@ -183,8 +183,8 @@ pub async fn of_two_calls_at_one_moment_one_takes_a_failed_event(rig: &dyn Broke
         let target = lane("b");
         let both = tokio::join!(broker.replay(id, &target), broker.discard(id, "not needed"));
         match both {
-            (Ok(ReplayOutcome::Done), Ok(DiscardOutcome::NotFailed(EventState::Queued))) => replayed += 1,
-            (Ok(ReplayOutcome::NotFailed(EventState::Discarded)), Ok(DiscardOutcome::Done)) => {}
+            (Ok(FailedEventChange::Done), Ok(FailedEventChange::NotFailed(EventState::Queued))) => replayed += 1,
+            (Ok(FailedEventChange::NotFailed(EventState::Discarded)), Ok(FailedEventChange::Done)) => {}
             other => panic!("{other:?}"),
         }
     }
