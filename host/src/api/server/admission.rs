@@ -109,7 +109,7 @@ impl AdmissionControl {
         address: IpAddr,
         memory: &MemoryBudget,
     ) -> Option<AdmittedConnection> {
-        if self.places.available_permits() == 0 && socket.has_left_behind_a_read() {
+        if self.places.available_permits() == 0 && socket.may_be_left_behind() {
             return None;
         }
         for _ in 0..MAX_YIELDS {
