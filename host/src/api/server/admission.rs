@@ -29,6 +29,9 @@ use crate::api::memory_budget::MemoryBudget;
 const SPARE_CONNECTIONS: usize = 128;
 /// From so many spare connections on, one gives way to each further one. The rest of them is for those that are closing.
 const CROWDED_SPARES: usize = SPARE_CONNECTIONS / 2;
+/// How many newcomers without a place are admitted before other tasks run. Those must not wait long, and the newcomers behind
+/// must not either: a turn of all tasks takes long when many large bodies arrive.
+const ADMITTED_TOGETHER: u64 = 32;
 /// How often a newcomer lets other tasks run before it is refused.
 const MAX_YIELDS: usize = 16;
 /// The time that a connection which gives way has to close, before another one is looked for.
@@ -114,7 +117,9 @@ impl AdmissionControl {
         }
         for _ in 0..MAX_YIELDS {
             let admitted = self.try_admit(socket, address, memory);
-            if admitted.as_ref().is_some_and(AdmittedConnection::has_place) {
+            if let Some(connection) = &admitted
+                && (connection.has_place() || connection.id % ADMITTED_TOGETHER != 0)
+            {
                 return admitted;
             }
             // Lets those close that gave way, or their number would grow until others are refused.
