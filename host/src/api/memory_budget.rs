@@ -68,6 +68,12 @@ impl MemoryBudget {
         answer.map(|body| Body::new(ChargedBody { body, charge }))
     }
 
+    /// What is not charged.
+    #[cfg(test)]
+    pub(super) fn free_bytes(&self) -> usize {
+        self.free_units.available_permits() * UNIT_BYTES
+    }
+
     fn refusal(&self) -> Problem {
         let size_bytes = self.size_bytes;
         tracing::warn!(
@@ -177,10 +183,6 @@ mod tests {
 
     const KIB: usize = 1024;
 
-    fn free(budget: &MemoryBudget) -> usize {
-        budget.free_units.available_permits() * UNIT_BYTES
-    }
-
     #[test]
     fn what_is_small_is_free() {
         let budget = MemoryBudget::new(0);
@@ -196,15 +198,15 @@ mod tests {
         for size_bytes in [FREE_BYTES + 16 * KIB, FREE_BYTES, FREE_BYTES + 32 * KIB - 1] {
             charge.grow_to(size_bytes).unwrap();
         }
-        assert_eq!(free(&budget), 32 * KIB);
+        assert_eq!(budget.free_bytes(), 32 * KIB);
         charge.grow_to(FREE_BYTES + 65 * KIB).unwrap_err();
         charge.grow_to(usize::MAX).unwrap_err();
         let bytes = charge.attach(vec![7; 40 * KIB]);
         let part = bytes.slice(..10);
         drop(bytes);
-        assert_eq!((free(&budget), &part[..]), (32 * KIB, &[7; 10][..]));
+        assert_eq!((budget.free_bytes(), &part[..]), (32 * KIB, &[7; 10][..]));
         drop(part);
-        assert_eq!(free(&budget), 64 * KIB);
+        assert_eq!(budget.free_bytes(), 64 * KIB);
     }
 
     #[test]
@@ -215,9 +217,9 @@ mod tests {
         let mut answer = vec![7; FREE_BYTES + 40 * KIB].into_response();
         answer.extensions_mut().insert(PrepaidCharge(Arc::new(charge)));
         let answer = budget.charge_answer(answer, true);
-        assert_eq!((free(&budget), answer.status()), (4 * KIB, StatusCode::OK));
+        assert_eq!((budget.free_bytes(), answer.status()), (4 * KIB, StatusCode::OK));
         drop(answer);
-        assert_eq!(free(&budget), 64 * KIB);
+        assert_eq!(budget.free_bytes(), 64 * KIB);
     }
 
     #[tokio::test]
@@ -225,7 +227,7 @@ mod tests {
         let budget = MemoryBudget::new(64 * KIB);
         let large = || vec![7; FREE_BYTES + 40 * KIB].into_response();
         let answer = budget.charge_answer(large(), true);
-        assert_eq!(free(&budget), 24 * KIB);
+        assert_eq!(budget.free_bytes(), 24 * KIB);
         assert_eq!(budget.charge_answer(large(), true).status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(budget.charge_answer(large(), false).status(), StatusCode::OK, "what was done is told");
         assert_eq!(budget.charge_answer(vec![7; FREE_BYTES].into_response(), true).status(), StatusCode::OK);
@@ -233,8 +235,8 @@ mod tests {
         let mut body = answer.into_body();
         let bytes = body.frame().await.unwrap().unwrap().into_data().unwrap();
         drop(body);
-        assert_eq!((free(&budget), bytes.len()), (24 * KIB, FREE_BYTES + 40 * KIB));
+        assert_eq!((budget.free_bytes(), bytes.len()), (24 * KIB, FREE_BYTES + 40 * KIB));
         drop(bytes);
-        assert_eq!(free(&budget), 64 * KIB);
+        assert_eq!(budget.free_bytes(), 64 * KIB);
     }
 }

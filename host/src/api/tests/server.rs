@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
 use super::fake::{FakeBroker, fake_api};
+use crate::api::memory_budget::MemoryBudget;
 use crate::api::{Gateway, ServerOptions, serve};
 use crate::shutdown::TaskGroup;
 
@@ -18,6 +19,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) struct TestServer {
     pub(super) address: SocketAddr,
     pub(super) fake: std::sync::Arc<FakeBroker>,
+    pub(super) memory: MemoryBudget,
     tasks: TaskGroup,
 }
 
@@ -26,13 +28,14 @@ impl TestServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (api, fake) = fake_api(options.clone());
-        let tasks = TaskGroup::new();
+        let (gateway, tasks) = (Gateway::new(api), TaskGroup::new());
+        let memory = gateway.memory().clone();
         let (stop, connections) = (tasks.stop_token().clone(), tasks.clone());
         tasks.spawn_critical("http", async move {
-            serve(listener, Gateway::new(api), options, stop, &connections).await;
+            serve(listener, gateway, options, stop, &connections).await;
             Ok(())
         });
-        Self { address, fake, tasks }
+        Self { address, fake, memory, tasks }
     }
 
     pub(super) async fn connect(&self) -> TcpStream {
