@@ -91,8 +91,8 @@ async fn with_full_memory_failed_events_are_discarded_and_their_lane_accepts_aga
         ids.push(fail_one(&broker, "hog", 12_000).await);
     }
     assert!(broker.stats().await.is_ok());
-    let heavy = broker.append(appends("hog", 1)).await;
-    let Err(Error::LaneHeavy { waiting_bytes: 0, failed_bytes: 49_000.., limit_bytes: 50_000, .. }) = heavy else {
+    let heavy = broker.append(vec![large("hog", 2_000)]).await;
+    let Err(Error::LaneHeavy { waiting_bytes: 0, failed_bytes: 48_000.., limit_bytes: 50_000, .. }) = heavy else {
         panic!("{heavy:?}")
     };
     broker.append(appends("innocent", 1)).await.unwrap();

@@ -19,4 +19,5 @@ mod served;
 mod server;
 mod suite;
 mod transfer;
+mod versions;
 mod wire;

@@ -11,7 +11,7 @@ use redis::Value;
 
 use super::capacity::StoreCapacity;
 use super::client::StoreClient;
-use super::codec;
+use super::codec::{self, RecordVersion};
 use super::connection::{CallFailure, TroubleKind, reply};
 use super::epoch::StoreEpoch;
 use super::lanes::{LANE_TRIES, LaneDirectory, LanePlaces, is_lane_missing};
@@ -30,8 +30,9 @@ pub(super) struct AppendCall {
 impl AppendCall {
     /// # Errors
     /// See [`EncodedEvent::encode`].
-    pub(super) fn encode(events: Vec<AppendRequest>) -> Result<Self, Error> {
-        Ok(Self { events: events.into_iter().map(EncodedEvent::encode).collect::<Result<_, _>>()? })
+    pub(super) fn encode(events: Vec<AppendRequest>, version: RecordVersion) -> Result<Self, Error> {
+        let encode = |event| EncodedEvent::encode(event, version);
+        Ok(Self { events: events.into_iter().map(encode).collect::<Result<_, _>>()? })
     }
 
     /// Its part of [`ScriptCall::MAX_BYTES`]: its bytes, or its number of events where they are small.
@@ -247,10 +248,10 @@ pub(super) struct EncodedEvent {
 impl EncodedEvent {
     /// # Errors
     /// [`Error::Misconfigured`] if the record cannot be encoded. Retrying cannot help.
-    pub(super) fn encode(append: AppendRequest) -> Result<Self, Error> {
+    pub(super) fn encode(append: AppendRequest, version: RecordVersion) -> Result<Self, Error> {
         Ok(Self {
             id: append.record.event.id,
-            blob: codec::encode(&append.record)?,
+            blob: codec::encode(&append.record, version)?,
             lane: append.lane,
             start: append.start,
             idempotency: append.idempotency,
@@ -287,7 +288,7 @@ mod tests {
             let event = Event { data, ..Event::new("a".parse().unwrap(), "/events", Timestamp::from_unix_ms(0)) };
             let record = EventRecord::new(event);
             let append = AppendRequest { record, lane: Lane::unrouted(), start: DeliveryStart::Now, idempotency: None };
-            AppendCall::encode(vec![append; n]).unwrap()
+            AppendCall::encode(vec![append; n], RecordVersion::Binary).unwrap()
         };
         let in_a_call = |request: AppendCall| ScriptCall::MAX_BYTES / request.weight();
         assert_eq!(in_a_call(request(1, 10)), MAX_EVENTS);

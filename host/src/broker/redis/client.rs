@@ -1,7 +1,10 @@
 //! What every request to the store needs: the connection, the scripts, the key names and this consumer's name.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::sync::Notify;
 
+use super::codec::RecordVersion;
 use super::connection::reply::{self, RedisReply};
 use super::connection::{CallFailure, RedisLink, TroubleBoard};
 use super::scripts::keys::StoreKeys;
@@ -14,6 +17,8 @@ pub(super) struct StoreClient {
     pub(super) scripts: ScriptSet,
     /// The name of this consumer in every consumer group.
     pub(super) consumer: String,
+    /// Whether every host that serves the store reads records of [`RecordVersion::Binary`].
+    writes_binary: AtomicBool,
     /// Notified when the health check should run at once.
     pub(super) check_soon: Notify,
 }
@@ -21,7 +26,24 @@ pub(super) struct StoreClient {
 impl StoreClient {
     /// A client that is not connected yet.
     pub(super) fn new(link: RedisLink, scripts: ScriptSet, namespace: &str, consumer: String) -> Self {
-        Self { link, keys: StoreKeys::new(namespace), scripts, consumer, check_soon: Notify::new() }
+        let (keys, writes_binary, check_soon) = (StoreKeys::new(namespace), AtomicBool::new(false), Notify::new());
+        Self { link, keys, scripts, consumer, writes_binary, check_soon }
+    }
+
+    /// The version in which records are written now.
+    pub(super) fn record_version(&self) -> RecordVersion {
+        match self.writes_binary.load(Ordering::Relaxed) {
+            true => RecordVersion::Binary,
+            false => RecordVersion::Json,
+        }
+    }
+
+    /// Sets the version in which records are written from now on, and returns the one before.
+    pub(super) fn set_record_version(&self, version: RecordVersion) -> RecordVersion {
+        match self.writes_binary.swap(version == RecordVersion::Binary, Ordering::Relaxed) {
+            true => RecordVersion::Binary,
+            false => RecordVersion::Json,
+        }
     }
 
     pub(super) fn troubles(&self) -> &TroubleBoard {

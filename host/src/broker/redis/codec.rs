@@ -1,138 +1,80 @@
 //! Encodes a record into one opaque value, the blob, and decodes it.
 //!
-//! A blob is a version byte, the size of a JSON header as four bytes (little-endian), the header, the payload and the
-//! result. Payload and result are stored as they are, and decoding slices them out without a copy. Decoding any bytes
-//! ends with a record or an error. A newer version is a different error than damage, because during an upgrade an older
-//! host must leave such entries to the newer one.
+//! A blob is a head, the payload and the result. The first byte is the version of the head: 1 in `codec/json.rs`, 3 in
+//! `codec/binary.rs`; no host wrote version 2. Payload and result are stored as they are, and decoding slices them out
+//! without a copy. Decoding any bytes ends with a record or an error. What only a later host can read is another error than
+//! damage: during an upgrade, an older host must leave it to a newer one.
 
+mod attempt;
+pub(super) mod binary;
+pub(super) mod ending;
+mod fields;
 mod head;
+mod json;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use serde::{Deserialize, Serialize};
+use bytes::Bytes;
 
-use crate::broker::Error;
-use crate::event::{
-    AttemptRecord, DataKind, Discard, Event, EventData, EventEnd, EventId, EventRecord, FailureClass, Timestamp,
-    is_zero,
-};
+pub(super) use self::head::CodecError;
+use self::head::{DataSize, RecordHead};
+use crate::event::{EventData, EventRecord};
 
-/// The version that this host writes.
-const VERSION: u8 = 1;
 /// Version bytes above this one are not ours.
 const LAST_VERSION: u8 = 8;
-/// The size of the version byte and the header size.
-const PREFIX_BYTES: usize = 5;
 
-/// Why a blob is not a record.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum CodecError {
-    /// A newer host wrote it, and only a newer host can read it.
-    #[error("the entry has format version {0}, and this host reads up to {VERSION}")]
-    Newer(u8),
-    /// It is damaged, or another program wrote it.
-    #[error("the entry is not an event: {0}")]
-    Damaged(String),
+/// How a record is written. A host reads all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RecordVersion {
+    /// For hosts that read nothing later.
+    Json,
+    /// Once every host reads it.
+    Binary,
 }
 
-impl From<CodecError> for Error {
-    fn from(error: CodecError) -> Self {
-        Self::Misconfigured(error.to_string())
+impl RecordVersion {
+    /// All of them.
+    pub(super) const ALL: [Self; 2] = [Self::Json, Self::Binary];
+
+    /// The first byte of its blobs.
+    pub(super) const fn number(self) -> u8 {
+        match self {
+            Self::Json => json::VERSION,
+            Self::Binary => binary::VERSION,
+        }
     }
-}
 
-#[derive(Serialize)]
-struct HeaderToWrite<'a> {
-    event: &'a Event,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<HeaderTail>,
-    made: u32,
-    failures: u32,
-    replays: u32,
-    #[serde(skip_serializing_if = "is_zero")]
-    deferrals: u32,
-    attempts: &'a [AttemptRecord],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    end: Option<EndHeader>,
-}
+    fn encode_head(self, record: &EventRecord) -> Result<Vec<u8>, CodecError> {
+        match self {
+            Self::Json => json::encode_head(record),
+            Self::Binary => binary::encode_head(record),
+        }
+    }
 
-#[derive(Deserialize)]
-struct HeaderAsRead {
-    event: Event,
-    data: Option<HeaderTail>,
-    made: u32,
-    failures: u32,
-    replays: u32,
-    #[serde(default)]
-    deferrals: u32,
-    attempts: Vec<AttemptRecord>,
-    end: Option<EndHeader>,
-}
+    fn head_end(self, blob: &[u8]) -> Result<usize, CodecError> {
+        match self {
+            Self::Json => json::head_end(blob),
+            Self::Binary => binary::head_end(blob),
+        }
+    }
 
-#[derive(Serialize, Deserialize)]
-struct EndHeader {
-    at: Timestamp,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    class: Option<FailureClass>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    result: Option<HeaderTail>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    children: Vec<EventId>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    discarded: Option<Discard>,
-}
-
-/// The kind and size of bytes that follow the header.
-#[derive(Clone, Copy, Serialize, Deserialize)]
-struct HeaderTail {
-    kind: DataKind,
-    size_bytes: usize,
+    fn decode_head(self, head: &[u8]) -> Result<RecordHead, CodecError> {
+        match self {
+            Self::Json => json::decode_head(head),
+            Self::Binary => binary::decode_head(head),
+        }
+    }
 }
 
 /// Encodes a record.
 ///
 /// # Errors
-/// The record has a number that JSON cannot hold, or a header over 4 GiB. Retrying cannot help.
-pub(super) fn encode(record: &EventRecord) -> Result<Bytes, CodecError> {
+/// The record has a number that the version cannot hold, or a head over 4 GiB. Retrying cannot help.
+pub(super) fn encode(record: &EventRecord, version: RecordVersion) -> Result<Bytes, CodecError> {
+    let mut blob = version.encode_head(record)?;
     let result = record.end.as_ref().and_then(|end| end.result.as_ref());
-    let header = match head::encode_new(record) {
-        Some(header) => header.into_bytes(),
-        None => encode_header(record)?,
-    };
-    let header_size = u32::try_from(header.len()).map_err(|_| CodecError::Damaged("it is too large".into()))?;
     let tails = [record.event.data.as_ref(), result];
-    let tails_bytes: usize = tails.iter().flatten().map(|data| data.bytes.len()).sum();
-    let mut blob = BytesMut::with_capacity(PREFIX_BYTES + header.len() + tails_bytes);
-    blob.put_u8(VERSION);
-    blob.put_u32_le(header_size);
-    blob.put_slice(&header);
-    for data in tails.into_iter().flatten() {
-        blob.put_slice(&data.bytes);
-    }
-    Ok(blob.freeze())
-}
-
-fn encode_header(record: &EventRecord) -> Result<Vec<u8>, CodecError> {
-    let EventRecord { event, attempts_made, failures, replays, deferrals, attempts, end } = record;
-    let header = HeaderToWrite {
-        event,
-        data: event.data.as_ref().map(describe_tail),
-        made: *attempts_made,
-        failures: *failures,
-        replays: *replays,
-        deferrals: *deferrals,
-        attempts,
-        end: end.as_ref().map(|EventEnd { at, failure, result, children, discarded }| EndHeader {
-            at: *at,
-            class: failure.as_ref().map(|(class, _)| *class),
-            reason: failure.as_ref().map(|(_, reason)| reason.clone()),
-            result: result.as_ref().map(describe_tail),
-            children: children.clone(),
-            discarded: discarded.clone(),
-        }),
-    };
-    serde_json::to_vec(&header).map_err(|error| CodecError::Damaged(error.to_string()))
+    blob.reserve_exact(tails.iter().flatten().map(|data| data.bytes.len()).sum());
+    tails.into_iter().flatten().for_each(|data| blob.extend_from_slice(&data.bytes));
+    Ok(blob.into())
 }
 
 /// Decodes a record. Payload and result are slices of the blob.
@@ -140,13 +82,13 @@ fn encode_header(record: &EventRecord) -> Result<Vec<u8>, CodecError> {
 /// # Errors
 /// See [`CodecError`].
 pub(super) fn decode(blob: &Bytes) -> Result<EventRecord, CodecError> {
-    let (header, mut rest) = read_header(blob)?;
-    let data = read_tail(&mut rest, header.data)?;
-    let result = read_tail(&mut rest, header.end.as_ref().and_then(|end| end.result))?;
+    let (head, mut rest) = read_head(blob)?;
+    let data = read_tail(&mut rest, head.data)?;
+    let result = read_tail(&mut rest, head.result)?;
     if !rest.is_empty() {
         return Err(CodecError::Damaged("bytes follow its end".into()));
     }
-    Ok(header.into_record(data, result))
+    Ok(head.into_record(data, result))
 }
 
 /// Decodes a record without payload and result, which may be cut off.
@@ -154,61 +96,31 @@ pub(super) fn decode(blob: &Bytes) -> Result<EventRecord, CodecError> {
 /// # Errors
 /// See [`CodecError`].
 pub(super) fn decode_head(blob: &Bytes) -> Result<EventRecord, CodecError> {
-    Ok(read_header(blob)?.0.into_record(None, None))
+    Ok(read_head(blob)?.0.into_record(None, None))
 }
 
-/// The header of a blob and the bytes after it.
-fn read_header(blob: &Bytes) -> Result<(HeaderAsRead, Bytes), CodecError> {
-    match blob.first() {
-        None => return Err(CodecError::Damaged("it is empty".into())),
-        Some(&version) if (VERSION + 1..=LAST_VERSION).contains(&version) => return Err(CodecError::Newer(version)),
-        Some(&VERSION) => {}
-        Some(_) => return Err(CodecError::Damaged("it begins with no version".into())),
-    }
-    let mut rest = blob.slice(1..);
-    let header_size = u32::from_le_bytes(
-        take(&mut rest, 4)?.as_ref().try_into().map_err(|_| CodecError::Damaged("it is cut short".into()))?,
-    );
-    let header_size = usize::try_from(header_size).map_err(|_| CodecError::Damaged("it is too large".into()))?;
-    let header = take(&mut rest, header_size)?;
-    let header = serde_json::from_slice(&header).map_err(|error| CodecError::Damaged(error.to_string()))?;
-    Ok((header, rest))
-}
-
-impl HeaderAsRead {
-    fn into_record(self, data: Option<EventData>, result: Option<EventData>) -> EventRecord {
-        let mut event = self.event;
-        event.data = data;
-        let end = self.end.map(|end| EventEnd {
-            at: end.at,
-            failure: end.class.map(|class| (class, end.reason.unwrap_or_default())),
-            result,
-            children: end.children,
-            discarded: end.discarded,
+/// The head of a blob and the bytes after it.
+fn read_head(blob: &Bytes) -> Result<(RecordHead, Bytes), CodecError> {
+    let version = blob.first().copied().ok_or_else(|| CodecError::Damaged("it is empty".into()))?;
+    let Some(known) = RecordVersion::ALL.into_iter().find(|known| known.number() == version) else {
+        return Err(match version {
+            1..=LAST_VERSION => CodecError::Newer(format!("its format has version {version}")),
+            _ => CodecError::Damaged("it begins with no version".into()),
         });
-        EventRecord {
-            event: event.into(),
-            attempts_made: self.made,
-            failures: self.failures,
-            replays: self.replays,
-            deferrals: self.deferrals,
-            attempts: self.attempts,
-            end,
-        }
-    }
+    };
+    let mut rest = blob.clone();
+    let head_end = known.head_end(blob)?;
+    let head = take(&mut rest, head_end)?;
+    Ok((known.decode_head(&head)?, rest))
 }
 
-fn describe_tail(data: &EventData) -> HeaderTail {
-    HeaderTail { kind: data.kind, size_bytes: data.bytes.len() }
-}
-
-fn read_tail(rest: &mut Bytes, tail: Option<HeaderTail>) -> Result<Option<EventData>, CodecError> {
+fn read_tail(rest: &mut Bytes, tail: Option<DataSize>) -> Result<Option<EventData>, CodecError> {
     tail.map(|tail| Ok(EventData { bytes: take(rest, tail.size_bytes)?, kind: tail.kind })).transpose()
 }
 
 fn take(rest: &mut Bytes, size_bytes: usize) -> Result<Bytes, CodecError> {
     if rest.len() < size_bytes {
-        return Err(CodecError::Damaged("it is cut short".into()));
+        return Err(CodecError::cut_short());
     }
     Ok(rest.split_to(size_bytes))
 }
@@ -218,6 +130,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::event::{AttemptRecord, Discard, Event, EventEnd, EventId, FailureClass, Timestamp};
 
     fn record() -> EventRecord {
         let event = Event {
@@ -282,90 +195,88 @@ mod tests {
         let with = |data| EventRecord::new(Event { data, ..(*record().event).clone() });
         let (bare, empty) = (with(None), with(Some(EventData::binary(Vec::new()))));
         for record in [full, failed, bare, empty] {
-            assert_eq!(decode(&encode(&record).unwrap()).unwrap(), record);
+            for version in RecordVersion::ALL {
+                assert_eq!(decode(&encode(&record, version).unwrap()).unwrap(), record);
+            }
         }
     }
 
-    #[test]
-    fn the_fast_header_of_a_new_event_equals_the_general_one() {
-        let mut full = (*record().event).clone();
-        full.source = "\"/shop\\é\u{1}\n\u{7f}".into();
-        full.time = Some("2026-11-23T15:04:05Z".into());
-        full.data_schema = Some("x:y".into());
-        full.extensions.insert("b".into(), String::new());
-        let bare = Event {
-            subject: None,
-            time: None,
-            data_content_type: None,
-            data_schema: None,
-            extensions: BTreeMap::new(),
-            cause: None,
-            depth: 0,
-            data: None,
-            ..full.clone()
-        };
-        let binary = Event { data: Some(EventData::binary(vec![0])), ..bare.clone() };
-        for record in [full, bare, binary].map(EventRecord::new) {
-            let written = head::encode_new(&record).unwrap();
-            assert_eq!(written, String::from_utf8(encode_header(&record).unwrap()).unwrap());
-        }
-        assert_eq!(head::encode_new(&record()), None);
+    fn blobs() -> [Bytes; 2] {
+        RecordVersion::ALL.map(|version| encode(&record(), version).unwrap())
     }
 
     #[test]
     fn a_head_is_decoded_without_payload_and_result() {
         let whole = record();
-        let blob = encode(&whole).unwrap();
-        let header_size = u32::from_le_bytes(blob[1..5].try_into().unwrap()) as usize;
-        let head = decode_head(&blob.slice(..PREFIX_BYTES + header_size)).unwrap();
-        assert_eq!((head.event.id, &head.event.event_type), (whole.event.id, &whole.event.event_type));
-        assert_eq!((head.event.data.as_ref(), head.end.unwrap().result), (None, None));
-        assert_eq!(head.attempts, whole.attempts);
-        assert!(decode_head(&blob.slice(..PREFIX_BYTES + header_size - 1)).is_err());
+        for version in RecordVersion::ALL {
+            let blob = encode(&whole, version).unwrap();
+            let tails = whole.event.data.as_ref().unwrap().bytes.len() + 5;
+            let head = decode_head(&blob.slice(..blob.len() - tails)).unwrap();
+            assert_eq!((head.event.id, &head.event.event_type), (whole.event.id, &whole.event.event_type));
+            assert_eq!((head.event.data.as_ref(), head.end.unwrap().result), (None, None));
+            assert_eq!(head.attempts, whole.attempts);
+            assert!(decode_head(&blob.slice(..blob.len() - tails - 1)).is_err());
+        }
     }
 
     #[test]
     fn payloads_are_slices_of_the_blob() {
-        let blob = encode(&record()).unwrap();
-        let payload = decode(&blob).unwrap().event.data.clone().unwrap().bytes;
-        let address = payload.as_ptr() as usize;
-        let start = blob.as_ptr() as usize;
-        assert!(address > start && address < start + blob.len());
+        for blob in blobs() {
+            let payload = decode(&blob).unwrap().event.data.clone().unwrap().bytes;
+            let (address, start) = (payload.as_ptr() as usize, blob.as_ptr() as usize);
+            assert!(address > start && address < start + blob.len());
+        }
     }
 
     #[test]
     fn every_truncation_is_an_error() {
-        let blob = encode(&record()).unwrap();
-        for size_bytes in 0..blob.len() {
-            assert!(matches!(decode(&blob.slice(..size_bytes)), Err(CodecError::Damaged(_))), "{size_bytes} bytes");
+        for blob in blobs() {
+            for size_bytes in 0..blob.len() {
+                assert!(matches!(decode(&blob.slice(..size_bytes)), Err(CodecError::Damaged(_))), "{size_bytes} bytes");
+            }
+            let longer = [&blob[..], &[0]].concat();
+            assert!(matches!(decode(&longer.into()), Err(CodecError::Damaged(_))));
         }
-        let mut longer = blob.to_vec();
-        longer.push(0);
-        assert!(matches!(decode(&longer.into()), Err(CodecError::Damaged(_))));
     }
 
     #[test]
     fn damage_never_panics() {
-        let blob = encode(&record()).unwrap();
         let mut random = fastrand::Rng::with_seed(7);
-        for _ in 0..20_000 {
-            let mut damaged = blob.to_vec();
-            for _ in 0..random.usize(1..6) {
-                let place = random.usize(..damaged.len());
-                damaged[place] = random.u8(..);
+        for blob in blobs() {
+            for _ in 0..20_000 {
+                let mut damaged = blob.to_vec();
+                for _ in 0..random.usize(1..6) {
+                    let place = random.usize(..damaged.len());
+                    damaged[place] = random.u8(..);
+                }
+                let _ = decode(&damaged.into());
+                let mut garbage: Vec<u8> = (0..random.usize(1..64)).map(|_| random.u8(..)).collect();
+                let _ = decode(&garbage.clone().into());
+                garbage[0] = blob[0];
+                let _ = decode(&garbage.into());
             }
-            let _ = decode(&damaged.into());
-            let garbage: Vec<u8> = (0..random.usize(..64)).map(|_| random.u8(..)).collect();
-            let _ = decode(&garbage.into());
+        }
+    }
+
+    #[test]
+    fn every_changed_byte_of_a_binary_head_is_found() {
+        let blob = encode(&record(), RecordVersion::Binary).unwrap();
+        let head_bytes = binary::head_end(&blob).unwrap();
+        for (place, bit) in (1..head_bytes).flat_map(|place| (0..8).map(move |bit| (place, bit))) {
+            let mut damaged = blob.to_vec();
+            damaged[place] ^= 1 << bit;
+            assert!(matches!(decode(&damaged.into()), Err(CodecError::Damaged(_))), "bit {bit} of byte {place}");
         }
     }
 
     #[test]
     fn newer_versions_are_not_damage() {
-        let mut blob = encode(&record()).unwrap().to_vec();
-        blob[0] = VERSION + 1;
-        assert_eq!(decode(&blob.into()), Err(CodecError::Newer(2)));
-        for foreign in ["{\"type\":\"x\"}", "hello", "\u{0}"] {
+        for version in [2, 4, LAST_VERSION] {
+            let mut blob = encode(&record(), RecordVersion::Binary).unwrap().to_vec();
+            blob[0] = version;
+            assert!(matches!(decode(&blob.into()), Err(CodecError::Newer(_))), "{version}");
+        }
+        for foreign in ["{\"type\":\"x\"}", "hello", "\u{0}", "\u{9}"] {
             assert!(matches!(decode(&Bytes::from(foreign)), Err(CodecError::Damaged(_))), "{foreign:?}");
         }
     }

@@ -178,6 +178,7 @@ impl EntryDecoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::redis::codec::RecordVersion;
     use crate::clock;
 
     fn raw(fields: &[(&'static [u8], &'static [u8])]) -> RawEntry {
@@ -202,7 +203,7 @@ mod tests {
     fn an_entry_with_the_id_of_another_event_is_no_record() {
         let mut bad = raw(&[]).bad_entry(EventId::new(), "why").record(clock::now()).unwrap();
         bad.end = None;
-        let blob = codec::encode(&bad).unwrap();
+        let blob = codec::encode(&bad, RecordVersion::Binary).unwrap();
         let fields = |id: String| [(Bytes::from("id"), Bytes::from(id)), (Bytes::from("b"), blob.clone())];
         assert_eq!(read_record(&fields(bad.event.id.to_string())), Ok(bad));
         assert!(read_record(&fields(EventId::new().to_string())).is_err());

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::client::StoreClient;
+use super::codec::RecordVersion;
 use super::connection::{CallFailure, reply};
 use super::lanes::LaneDirectory;
 use super::peers::{OwnCoverage, PeerReports, PeerTable};
@@ -152,6 +153,17 @@ impl Heartbeat {
         is_due
     }
 
+    fn write_records_in(&self, version: RecordVersion) {
+        if self.client.set_record_version(version) != version {
+            match version {
+                RecordVersion::Json => tracing::info!(
+                    "a host of an earlier version serves this store: new records are written as it reads them"
+                ),
+                RecordVersion::Binary => tracing::debug!("new records are written in the latest format"),
+            }
+        }
+    }
+
     /// Updates the peers' coverage, with the reports of all consumers if these were read.
     fn update_coverage(&self, changes: String, texts: Option<&BTreeMap<String, String>>) {
         let now = Instant::now();
@@ -162,6 +174,10 @@ impl Heartbeat {
         }
         reports.changes = changes;
         let coverage = reports.summarize(now, self.lease);
+        // Until all consumers were read, any of them may be an earlier host.
+        if !reports.changes.is_empty() {
+            self.write_records_in(reports.record_version());
+        }
         if coverage != **self.peer_coverage.load() {
             self.peer_coverage.store(Arc::new(coverage));
         }

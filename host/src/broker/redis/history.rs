@@ -15,6 +15,7 @@ use redis::Value;
 use super::capacity::StoreCapacity;
 use super::client::StoreClient;
 use super::codec;
+use super::codec::ending::failed_ending;
 use super::connection::{CallFailure, reply};
 use super::entry::{read_fields, read_head, read_record};
 use super::lanes::LaneDirectory;
@@ -113,7 +114,7 @@ impl EventHistory {
             Some(located) if located.found.state == EventState::Failed => located,
             other => return Ok(other.map_or(FailedEventChange::Unknown, not_failed)),
         };
-        let blob = codec::encode(&change(located.found.record))?;
+        let blob = codec::encode(&change(located.found.record), self.client.record_version())?;
         let client = &self.client;
         let mut call = client
             .script_call(&client.scripts.take_failed)
@@ -227,6 +228,7 @@ impl EventHistory {
         });
         let is_failed = query.ending == EndKind::Failed;
         let (class, lane) = (query.class.filter(|_| is_failed), query.lane.as_ref().filter(|_| is_failed));
+        let number = |number: Option<i64>| number.map(|number| number.to_string()).unwrap_or_default();
         let time = |time: Option<Timestamp>| time.map(|time| time.to_string()).unwrap_or_default();
         call.text(from)
             .text(&last_entry(query.since))
@@ -239,6 +241,9 @@ impl EventHistory {
             .text(&time(query.since))
             .text(&time(query.until))
             .text(lane.map_or("", Lane::as_str))
+            .text(&number(class.map(|class| i64::from(failed_ending(class)))))
+            .text(&number(query.since.map(Timestamp::unix_ms)))
+            .text(&number(query.until.map(Timestamp::unix_ms)))
     }
 }
 

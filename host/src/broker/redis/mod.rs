@@ -262,7 +262,7 @@ impl EventLog for RedisBroker {
             return Ok(Vec::new());
         }
         self.appender.ensure_accepting(&events)?;
-        match self.appends.ask(AppendCall::encode(events)?).await {
+        match self.appends.ask(AppendCall::encode(events, self.client.record_version())?).await {
             Ok(answer) => answer,
             Err(BatchError::QueueFull) => Err(Error::refused("more requests wait for Redis than it can take")),
             Err(BatchError::Ended) => Err(Error::unknown("the broker is closed")),

@@ -9,6 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
+use super::codec::RecordVersion;
 use super::process_identity::ProcessIdentity;
 use crate::broker::{ConsumerCoverage, PeerCoverage};
 
@@ -90,10 +93,20 @@ impl PeerTable {
 /// The least time for which a coverage stays valid. A restart takes some seconds, even where leases are shorter.
 const MIN_VALID: Duration = Duration::from_secs(10);
 
-/// The coverage of a consumer that is starting.
-const STARTING: &str = r#"{"lanes":{},"is_starting":true}"#;
+/// The announcement of a consumer that is starting.
+const STARTING: &str = r#"{"lanes":{},"is_starting":true,"record_versions":[1,3]}"#;
 
-/// What this consumer serves, and the text that it stores for the others.
+/// What a consumer tells the others: what it serves, and which versions of records it reads. Earlier hosts announce no
+/// versions, and ignore those of others.
+#[derive(Serialize, Deserialize)]
+struct Announcement<T> {
+    #[serde(flatten)]
+    served: T,
+    #[serde(default)]
+    record_versions: Vec<u8>,
+}
+
+/// What this consumer serves, and the announcement that it stores for the others.
 #[derive(Debug)]
 pub(super) struct OwnCoverage {
     pub(super) served: ConsumerCoverage,
@@ -102,7 +115,9 @@ pub(super) struct OwnCoverage {
 
 impl OwnCoverage {
     pub(super) fn new(served: ConsumerCoverage) -> Result<Self, serde_json::Error> {
-        Ok(Self { text: serde_json::to_string(&served)?, served })
+        let record_versions = RecordVersion::ALL.map(RecordVersion::number).into();
+        let text = serde_json::to_string(&Announcement { served: &served, record_versions })?;
+        Ok(Self { served, text })
     }
 }
 
@@ -125,6 +140,7 @@ pub(super) struct PeerReports {
 struct PeerReport {
     /// `None` if it reported nothing that this version understands.
     served: Option<ConsumerCoverage>,
+    record_versions: Vec<u8>,
     last_beat_at: Instant,
     is_alive: bool,
 }
@@ -139,9 +155,13 @@ impl PeerReports {
     ) {
         self.reports.values_mut().for_each(|report| report.is_alive = false);
         for (name, since) in alive {
-            let served = texts.get(&name).and_then(|text| serde_json::from_str(text).ok());
+            let announced = texts.get(&name).and_then(|text| serde_json::from_str(text).ok());
+            let (served, record_versions) = match announced {
+                Some(Announcement { served, record_versions }) => (Some(served), record_versions),
+                None => (None, Vec::new()),
+            };
             let last_beat_at = now.checked_sub(since).unwrap_or(now);
-            self.reports.insert(name, PeerReport { served, last_beat_at, is_alive: true });
+            self.reports.insert(name, PeerReport { served, record_versions, last_beat_at, is_alive: true });
         }
     }
 
@@ -154,6 +174,12 @@ impl PeerReports {
             |report: &PeerReport| report.is_alive && report.served.as_ref().is_none_or(|served| served.is_starting());
         let some_are_silent = self.reports.values().any(is_silent);
         PeerCoverage::combine(self.reports.values().filter_map(|report| report.served.as_ref()), some_are_silent)
+    }
+
+    /// The latest version of records that every consumer with a valid report reads.
+    pub(super) fn record_version(&self) -> RecordVersion {
+        let is_read_by = |report: &PeerReport| report.record_versions.contains(&RecordVersion::Binary.number());
+        if self.reports.values().all(is_read_by) { RecordVersion::Binary } else { RecordVersion::Json }
     }
 }
 
@@ -256,6 +282,33 @@ mod tests {
         peers.observe(now, alive(), &texts(&[("a", r#"{"lanes":{"lane":["a"]}}"#)]));
         peers.observe(now, alive(), &texts(&[("a", r#"{"lanes":{}}"#)]));
         assert_eq!(summary(&mut peers, now), (None, false));
+    }
+
+    #[test]
+    fn records_are_written_in_the_version_that_every_consumer_with_a_valid_report_reads() {
+        let (mut peers, start) = (PeerReports::default(), Instant::now());
+        assert_eq!(peers.record_version(), RecordVersion::Binary, "nobody else serves the store");
+        let own = OwnCoverage::new(ConsumerCoverage::default()).unwrap().text;
+        let alive = || ["new", "old"].map(|name| (name.to_owned(), Duration::ZERO));
+        for old in ["", r#"{"lanes":{}}"#, r#"{"lanes":{},"record_versions":[1,2]}"#, "of a later version"] {
+            peers.observe(start, alive(), &texts(&[("new", &own), ("old", old)]));
+            assert_eq!(peers.record_version(), RecordVersion::Json, "{old:?}");
+        }
+        peers.observe(start, alive(), &texts(&[("new", &own), ("old", STARTING)]));
+        assert_eq!(peers.record_version(), RecordVersion::Binary, "it was updated");
+        peers.observe(start, alive(), &texts(&[("new", &own)]));
+        peers.observe(start, [], &texts(&[]));
+        summary(&mut peers, start + LEASE / 2);
+        assert_eq!(peers.record_version(), RecordVersion::Json, "it may be restarting");
+        summary(&mut peers, start + LEASE);
+        assert_eq!(peers.record_version(), RecordVersion::Binary);
+    }
+
+    #[test]
+    fn the_announcement_of_a_start_is_written_as_any_other() {
+        let starting = OwnCoverage::new(ConsumerCoverage::new([], true)).unwrap();
+        assert_eq!(starting.text, STARTING);
+        assert_eq!(serde_json::from_str::<ConsumerCoverage>(STARTING).unwrap(), starting.served, "for earlier hosts");
     }
 
     #[test]

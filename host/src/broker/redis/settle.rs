@@ -4,6 +4,7 @@
 //! the entry from its lane last. The index keeps the receipt of the settle that moved an event. That receipt
 //! distinguishes a repetition after a lost reply from a settle by a consumer that lost the delivery.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use bytes::Bytes;
 
 use super::append::EncodedEvent;
 use super::client::StoreClient;
-use super::codec;
+use super::codec::{self, RecordVersion};
 use super::connection::{CallFailure, reply};
 use super::hand_overs::HandOvers;
 use super::lanes::{LaneDirectory, LanePlaces};
@@ -40,13 +41,14 @@ pub(super) struct EncodedSettle {
 }
 
 impl EncodedSettle {
-    fn encode(settle: SettleRequest) -> Result<Self, Error> {
+    fn encode(settle: SettleRequest, version: RecordVersion) -> Result<Self, Error> {
+        let child = |publish| EncodedEvent::encode(publish, version);
         Ok(Self {
             receipt: settle.receipt,
-            blob: codec::encode(&settle.record)?,
+            blob: codec::encode(&settle.record, version)?,
             settlement: settle.settlement,
             lane: settle.lane,
-            children: settle.publish.into_iter().map(EncodedEvent::encode).collect::<Result<_, _>>()?,
+            children: settle.publish.into_iter().map(child).collect::<Result<_, _>>()?,
             state: settle.state,
         })
     }
@@ -85,7 +87,9 @@ pub(super) struct DeliverySettler {
 impl DeliverySettler {
     /// Settles a batch. An item that fails does not stop the others. A store that does not answer stops the batch.
     pub(super) async fn settle_all(&self, batch: Vec<SettleRequest>) -> Result<Vec<SettleOutcome>, Error> {
-        let items = batch.into_iter().map(EncodedSettle::encode).collect::<Result<Vec<_>, _>>()?;
+        let version = self.client.record_version();
+        let encode = |settle| EncodedSettle::encode(settle, version);
+        let items = batch.into_iter().map(encode).collect::<Result<Vec<_>, _>>()?;
         let lanes = items.iter().flat_map(|item| {
             [&item.receipt.lane, &item.lane].into_iter().chain(item.children.iter().map(|child| &child.lane))
         });
@@ -193,6 +197,7 @@ impl DeliverySettler {
                 call.push_text(&item.receipt.entry);
                 call.push_number(item.receipt.deliveries);
                 call.push_display(item.receipt.event_id);
+                call.push_bytes(receipt_token(&client.consumer, &item.receipt));
                 call.push_bytes(&item.blob);
             }
         }
@@ -204,6 +209,7 @@ impl DeliverySettler {
             call.push_text(&item.receipt.entry);
             call.push_number(item.receipt.deliveries);
             call.push_display(item.receipt.event_id);
+            call.push_bytes(receipt_token(&client.consumer, &item.receipt));
             call.push_text(verb);
             call.push_bytes(&item.blob);
             call.push_number(delay_ms);
@@ -235,6 +241,13 @@ fn pending_range<'a>(of_lane: impl Iterator<Item = &'a EncodedSettle>) -> Option
 fn entry_position(entry: &str) -> Option<(u64, u64)> {
     let (ms, number) = entry.split_once('-')?;
     Some((ms.parse().ok()?, number.parse().ok()?))
+}
+
+/// What the index keeps of a receipt. Only this process compares it, so a hash is enough.
+fn receipt_token(consumer: &str, receipt: &Receipt) -> [u8; 8] {
+    let mut hasher = DefaultHasher::new();
+    (consumer, &receipt.entry, receipt.deliveries).hash(&mut hasher);
+    hasher.finish().to_le_bytes()
 }
 
 /// A settlement as the script reads it: verb, delay and class.
@@ -272,15 +285,8 @@ mod tests {
         let receipt = Receipt { event_id: record.event.id, lane: Lane::unrouted(), entry: "1-0".into(), deliveries: 1 };
         let settlement = Settlement::Processed;
         let publish = vec![child; n_children];
-        EncodedSettle::encode(SettleRequest {
-            receipt,
-            record,
-            settlement,
-            lane: Lane::unrouted(),
-            publish,
-            state: None,
-        })
-        .unwrap()
+        let settle = SettleRequest { receipt, record, settlement, lane: Lane::unrouted(), publish, state: None };
+        EncodedSettle::encode(settle, RecordVersion::Binary).unwrap()
     }
 
     #[test]

@@ -1,85 +1,70 @@
-//! Encodes the header of a new event without `serde`.
-//!
-//! Each accepted event needs one, and with `serde` it is the most expensive part of accepting. The result is the same,
-//! byte for byte; a test compares the two.
+//! What the head of a record says in any version, and why bytes are no record.
 
-use std::fmt::{Display, Write};
+use serde::{Deserialize, Serialize};
 
-use crate::event::{DataKind, Event, EventRecord};
+use crate::broker::Error;
+use crate::event::{AttemptRecord, DataKind, Event, EventData, EventEnd, EventRecord};
 
-/// The usual length of a header.
-const USUAL_BYTES: usize = 384;
-
-/// The header of a record without attempts; `None` for any other record.
-pub(super) fn encode_new(record: &EventRecord) -> Option<String> {
-    let EventRecord { event, attempts_made: 0, failures: 0, replays: 0, deferrals: 0, attempts, end: None } = record
-    else {
-        return None;
-    };
-    if !attempts.is_empty() {
-        return None;
-    }
-    let Event { id, event_type, source, subject, time, .. } = &**event;
-    let Event { data_content_type, data_schema, extensions, accepted, cause, depth, data, .. } = &**event;
-    let mut header = RecordHeader(String::with_capacity(USUAL_BYTES));
-    header.push_display("{\"event\":{\"id\":\"", id);
-    header.push_text("\",\"type\":", Some(event_type.as_str()));
-    header.push_text(",\"source\":", Some(source));
-    header.push_text(",\"subject\":", subject.as_deref());
-    header.push_text(",\"time\":", time.as_deref());
-    header.push_text(",\"data_content_type\":", data_content_type.as_deref());
-    header.push_text(",\"data_schema\":", data_schema.as_deref());
-    let mut before = ",\"extensions\":{";
-    for (name, value) in extensions {
-        header.push_text(before, Some(name));
-        header.push_text(":", Some(value));
-        before = ",";
-    }
-    if !extensions.is_empty() {
-        header.0.push('}');
-    }
-    header.push_display(",\"accepted\":\"", accepted);
-    header.0.push('"');
-    if let Some(cause) = cause {
-        header.push_display(",\"cause\":\"", cause);
-        header.0.push('"');
-    }
-    if *depth > 0 {
-        header.push_display(",\"depth\":", depth);
-    }
-    header.0.push('}');
-    if let Some(data) = data {
-        header.0.push_str(match data.kind {
-            DataKind::Text => ",\"data\":{\"kind\":\"text\",\"size_bytes\":",
-            DataKind::Binary => ",\"data\":{\"kind\":\"binary\",\"size_bytes\":",
-        });
-        header.push_display("", data.bytes.len());
-        header.0.push('}');
-    }
-    header.0.push_str(",\"made\":0,\"failures\":0,\"replays\":0,\"attempts\":[]}");
-    Some(header.0)
+/// Why a blob is not a record.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(in crate::broker::redis) enum CodecError {
+    /// A newer host wrote it, and only a newer host can read it.
+    #[error("only a later version of eventstream can read the entry: {0}")]
+    Newer(String),
+    /// It is damaged, or another program wrote it.
+    #[error("the entry is not an event: {0}")]
+    Damaged(String),
 }
 
-struct RecordHeader(String);
+/// A record without payload and result.
+pub(super) struct RecordHead {
+    pub(super) event: Event,
+    /// The payload follows the head.
+    pub(super) data: Option<DataSize>,
+    pub(super) attempts_made: u32,
+    pub(super) failures: u32,
+    pub(super) replays: u32,
+    pub(super) deferrals: u32,
+    pub(super) attempts: Vec<AttemptRecord>,
+    pub(super) end: Option<EventEnd>,
+    /// The result follows the payload.
+    pub(super) result: Option<DataSize>,
+}
 
-impl RecordHeader {
-    /// Appends `before` and a quoted text; nothing if there is no text.
-    fn push_text(&mut self, before: &str, text: Option<&str>) {
-        let Some(text) = text else { return };
-        self.0.push_str(before);
-        if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
-            self.0.push('"');
-            self.0.push_str(text);
-            self.0.push('"');
-        } else {
-            self.push_display("", serde_json::Value::from(text));
-        }
+/// The kind and size of a payload or a result.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) struct DataSize {
+    pub(super) kind: DataKind,
+    pub(super) size_bytes: usize,
+}
+
+impl CodecError {
+    pub(super) fn cut_short() -> Self {
+        Self::Damaged("it is cut short".into())
     }
 
-    /// Appends `before` and a value as [`Display`] shows it.
-    fn push_display(&mut self, before: &str, value: impl Display) {
-        self.0.push_str(before);
-        // Writing to a string does not fail.
-        let _ = write!(self.0, "{value}");
+    pub(super) fn too_large() -> Self {
+        Self::Damaged("it is too large".into())
+    }
+}
+
+impl From<CodecError> for Error {
+    fn from(error: CodecError) -> Self {
+        Self::Misconfigured(error.to_string())
+    }
+}
+
+impl DataSize {
+    pub(super) fn of(data: &EventData) -> Self {
+        Self { kind: data.kind, size_bytes: data.bytes.len() }
+    }
+}
+
+impl RecordHead {
+    pub(super) fn into_record(self, data: Option<EventData>, result: Option<EventData>) -> EventRecord {
+        let Self { event, data: _, attempts_made, failures, replays, deferrals, attempts, end, result: _ } = self;
+        let end = end.map(|end| EventEnd { result, ..end });
+        let event = Event { data, ..event }.into();
+        EventRecord { event, attempts_made, failures, replays, deferrals, attempts, end }
     }
 }

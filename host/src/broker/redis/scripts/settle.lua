@@ -5,10 +5,10 @@
 -- ARGV: consumer, number of lanes, their names; for each lane its first and last settled entry, how many pending entries
 -- to read between them ('', '' and 0: look each up), the bytes of its settled entries; number of plugins with state, their
 -- names; for each lane the number of plain items (processed, nothing published, no state) and for each: entry, delivery
--- count, id, blob; then the number of other items and for each: source lane, entry, delivery count, id, verb (ok, retry,
--- later, failed or back), blob, delay in ms, next lane, class, number of children; for each child: id, lane, start, ms,
--- blob; then plugin, number of versions, number of writes; for each version: key, version; for each write: verb (set, del
--- or add), key, value, time to live in ms or 0.
+-- count, id, token, blob; then the number of other items and for each: source lane, entry, delivery count, id, token, verb
+-- (ok, retry, later, failed or back), blob, delay in ms, next lane, class, number of children; for each child: id, lane,
+-- start, ms, blob; then plugin, number of versions, number of writes; for each version: key, version; for each write: verb
+-- (set, del or add), key, value, time to live in ms or 0.
 -- Reply: one letter for each item, plain ones first: D done, now or by an earlier call; L lost; C state conflict.
 -- Redis serves no other client meanwhile, so the work for each item is short, and for a plain one shortest.
 local KEYS, ARGV, call = KEYS, ARGV, redis.call
@@ -49,7 +49,7 @@ end
 local plain, n_plain, n_items = {}, {}, {}
 for source = 1, lanes do
   plain[source], n_plain[source] = at + 1, tonumber(ARGV[at])
-  at = at + 1 + 4 * n_plain[source]
+  at = at + 1 + 5 * n_plain[source]
   n_items[source] = n_plain[source]
   if n_plain[source] > 0 then
     stream(lane_key(source))
@@ -61,7 +61,7 @@ for n = 1, tonumber((take(1))) do
   local item = { children = {}, expected = {}, writes = {} }
   local source, entry, deliveries = take(3)
   item.source, item.entry, item.deliveries = tonumber(source), entry, tonumber(deliveries)
-  item.id, item.verb, item.blob = take(3)
+  item.id, item.token, item.verb, item.blob = take(4)
   item.delay, item.lane, item.class, item.n_children = take(4)
   item.lane = tonumber(item.lane)
   stream(lane_key(item.source))
@@ -172,8 +172,9 @@ for source = 1, lanes do
   processed_bytes_of[source] = PROCESSED_BYTES .. ARGV[2 + source]
 end
 
-local function receipt_of(source, entry, deliveries)
-  return ARGV[2 + source] .. '/' .. entry .. '/' .. deliveries .. '/' .. me
+-- The token stands for the entry, the delivery count and the consumer.
+local function receipt_of(source, token)
+  return ARGV[2 + source] .. '/' .. token
 end
 
 -- The answer for a delivery that is not held: D if this same settle moved the event before, otherwise L.
@@ -200,8 +201,8 @@ local function end_delivery(source, entry, id, place)
   return 'D'
 end
 
-local function settle_plain(source, entry, deliveries, id, blob)
-  local receipt = receipt_of(source, entry, deliveries)
+local function settle_plain(source, entry, deliveries, id, token, blob)
+  local receipt = receipt_of(source, token)
   if not is_held(source, entry, tonumber(deliveries)) then
     return repeated(id, receipt)
   end
@@ -214,7 +215,7 @@ end
 
 local function settle(item)
   local source, id = item.source, item.id
-  local receipt = receipt_of(source, item.entry, item.deliveries)
+  local receipt = receipt_of(source, item.token)
   if not is_held(source, item.entry, item.deliveries) then
     return repeated(id, receipt)
   end
@@ -270,8 +271,8 @@ local function try(how, ...)
 end
 
 for source = 1, lanes do
-  for a = plain[source], plain[source] + 4 * n_plain[source] - 1, 4 do
-    if failure or not try(settle_plain, source, unpack(ARGV, a, a + 3)) then
+  for a = plain[source], plain[source] + 5 * n_plain[source] - 1, 5 do
+    if failure or not try(settle_plain, source, unpack(ARGV, a, a + 4)) then
       break
     end
   end

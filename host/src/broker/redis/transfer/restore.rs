@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::broker::redis::client::StoreClient;
-use crate::broker::redis::codec;
+use crate::broker::redis::codec::{self, RecordVersion};
 use crate::broker::redis::connection::reply;
 use crate::broker::redis::epoch::StoreEpoch;
 use crate::broker::redis::lanes::{LaneDirectory, LanePlaces};
@@ -35,7 +35,7 @@ enum EncodedKind {
 }
 
 impl EncodedItem {
-    fn encode(exported: SnapshotItem) -> Result<Self, Error> {
+    fn encode(exported: SnapshotItem, version: RecordVersion) -> Result<Self, Error> {
         let unix_ms = |time: Timestamp| u64::try_from(time.unix_ms()).unwrap_or(0).min(ScriptCall::MAX_NUMBER);
         match exported {
             SnapshotItem::Key(key) => {
@@ -47,7 +47,7 @@ impl EncodedItem {
             }
             SnapshotItem::Waiting(event) => {
                 let kind = EncodedKind::Waiting { lane: event.lane, due_ms: event.due.map_or(0, unix_ms) };
-                Ok(Self { kind, id: event.record.event.id.to_string(), blob: codec::encode(&event.record)? })
+                Ok(Self { kind, id: event.record.event.id.to_string(), blob: codec::encode(&event.record, version)? })
             }
             SnapshotItem::State(state) => {
                 let kind = EncodedKind::State { plugin: state.plugin, until_ms: state.until.map_or(0, unix_ms) };
@@ -61,7 +61,7 @@ impl EncodedItem {
                     return Err(Error::Misconfigured(message));
                 };
                 let kind = EncodedKind::Failed { class: *class, lane: Lane::of_failed(&record) };
-                Ok(Self { kind, id, blob: codec::encode(&record)? })
+                Ok(Self { kind, id, blob: codec::encode(&record, version)? })
             }
         }
     }
@@ -84,7 +84,9 @@ pub struct SnapshotImporter {
 impl SnapshotImporter {
     /// Imports a batch; the outcomes are in the order of its items.
     pub async fn restore(&self, batch: Vec<SnapshotItem>) -> Result<Vec<RestoreOutcome>, Error> {
-        let batch = batch.into_iter().map(EncodedItem::encode).collect::<Result<Vec<_>, _>>()?;
+        let version = self.client.record_version();
+        let encode = |item| EncodedItem::encode(item, version);
+        let batch = batch.into_iter().map(encode).collect::<Result<Vec<_>, _>>()?;
         self.lanes.make(self.lanes.find_missing(batch.iter().filter_map(EncodedItem::lane))).await?;
         let mut restored = Vec::with_capacity(batch.len());
         for chunk in chunks(&batch) {
