@@ -37,7 +37,8 @@ impl RequestRate {
     /// Whether it allows at least what the other one allows.
     pub fn covers(self, other: Self) -> bool {
         let scaled = |rate: Self, period_ms: u64| u64::from(rate.requests) * period_ms;
-        scaled(self, other.period_ms) >= scaled(other, self.period_ms)
+        // All requests of a period may come at one moment, so the average alone is not enough.
+        self.requests >= other.requests && scaled(self, other.period_ms) >= scaled(other, self.period_ms)
     }
 }
 
@@ -93,7 +94,8 @@ mod tests {
     #[test]
     fn rates_of_different_times_are_compared() {
         let covers = |one: &str, other: &str| one.parse::<RequestRate>().unwrap().covers(other.parse().unwrap());
-        assert!(covers("1/s", "60/m") && covers("60/m", "1/s") && covers("2/s", "1/s") && covers("1000000/s", "1/h"));
+        assert!(covers("60/m", "1/s") && covers("60/m", "60/m") && covers("2/s", "1/s") && covers("1000000/s", "1/h"));
         assert!(!covers("59/m", "1/s") && !covers("1/h", "1/m"));
+        assert!(!covers("1/s", "60/m") && !covers("10/s", "36000/h"), "more at one moment");
     }
 }

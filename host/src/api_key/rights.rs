@@ -98,13 +98,16 @@ mod tests {
         };
         assert_eq!(asked(|_| ()), None);
         assert_eq!(asked(|it| it.types = vec!["order.paid.*".parse().unwrap(), "a".parse().unwrap()]), None);
-        assert_eq!(asked(|it| it.rate = Some("600/m".parse().unwrap())), None);
+        assert_eq!(asked(|it| it.rate = Some("10/m".parse().unwrap())), None);
         assert_eq!(asked(|it| it.scopes = ScopeSet::ALL), Some(KeyExcess::Scope(Scope::Read)));
         let types = Some(KeyExcess::Types("order.*, a".into()));
         assert_eq!(asked(|it| it.types = Vec::new()), types);
         assert_eq!(asked(|it| it.types = vec!["*".parse().unwrap()]), types);
         assert_eq!(asked(|it| it.types.push("b".parse().unwrap())), types);
         assert_eq!(asked(|it| it.rate = None), Some(KeyExcess::Rate("10/s".parse().unwrap())));
+        // No more on average, but more at one moment.
+        let rate = Some(KeyExcess::Rate("10/s".parse().unwrap()));
+        assert_eq!(asked(|it| it.rate = Some("600/m".parse().unwrap())), rate);
         assert!(matches!(asked(|it| it.expires_at = None), Some(KeyExcess::Expiry(_))));
         assert!(matches!(asked(|it| it.expires_at = Some(Timestamp::MAX)), Some(KeyExcess::Expiry(_))));
         assert_eq!(KeyRights::all().excess_of(&KeyRights::all()), None);
