@@ -76,7 +76,7 @@ pub(super) fn write(writer: &mut FieldWriter, record: &AttemptRecord, accepted: 
     writer.count_field(tag::LOG_LINES_DROPPED, *log_lines_dropped);
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 pub(super) fn read(mut reader: FieldReader<'_>, accepted: Timestamp) -> Result<AttemptRecord, CodecError> {
     let attempt = u32::try_from(reader.number()?)
         .map_err(|_| CodecError::Damaged("the number of an attempt is too large".into()))?;

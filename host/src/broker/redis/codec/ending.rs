@@ -56,7 +56,7 @@ pub(super) fn write(head: &mut FieldWriter, end: Option<&EventEnd>) {
     head.bytes(&at.unix_ms().to_be_bytes()[2..]);
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 pub(super) fn read(head: &mut FieldReader<'_>) -> Result<Option<EventEnd>, CodecError> {
     let ending = head.byte()?;
     if ending == NOT_ENDED {
