@@ -70,8 +70,13 @@ pub enum DataKind {
 impl Event {
     /// An event with a new id, and without the optional attributes.
     pub fn new(event_type: EventType, source: impl Into<String>, accepted: Timestamp) -> Self {
+        Self::with_id(EventId::new(), event_type, source, accepted)
+    }
+
+    /// An event that has its id already, without the optional attributes.
+    pub fn with_id(id: EventId, event_type: EventType, source: impl Into<String>, accepted: Timestamp) -> Self {
         Self {
-            id: EventId::new(),
+            id,
             event_type,
             source: source.into(),
             subject: None,

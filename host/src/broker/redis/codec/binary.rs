@@ -19,8 +19,6 @@
 //! leaves the record to a later host. The same is true for a code that it does not know, of a class for instance. The check
 //! makes sure that such a tag or code is not damage.
 
-use std::collections::BTreeMap;
-
 use super::fields::{FieldReader, FieldWriter, push_number};
 use super::head::{CodecError, DataSize, RecordHead};
 use super::{attempt, ending};
@@ -143,20 +141,7 @@ pub(super) fn decode_head(framed: &[u8]) -> Result<RecordHead, CodecError> {
     let event_type = head.text()?.parse().map_err(|_| CodecError::Damaged("its type is not valid".into()))?;
     let id = EventId::from_bytes(head.array()?);
     let accepted = head.time_after(time_in(&id))?;
-    let event = Event {
-        id,
-        event_type,
-        source: USUAL_SOURCE.into(),
-        subject: None,
-        time: None,
-        data_content_type: None,
-        data_schema: None,
-        extensions: BTreeMap::new(),
-        accepted,
-        cause: None,
-        depth: 0,
-        data: None,
-    };
+    let event = Event::with_id(id, event_type, USUAL_SOURCE, accepted);
     let mut record = RecordHead {
         event,
         data: None,
