@@ -63,7 +63,7 @@ impl Filling {
         let data = Some(EventData::text(self.payload.as_str()));
         let event = Event { data, ..Event::new(self.event_type.parse()?, DEFAULT_SOURCE, clock::now()) };
         let append = || AppendRequest {
-            record: EventRecord::new(Event { id: EventId::new(), accepted: clock::now(), ..event.clone() }),
+            record: EventRecord::new(Event { id: EventId::new(), accepted_at: clock::now(), ..event.clone() }),
             lane: lane.clone(),
             start: self.start,
             idempotency: None,

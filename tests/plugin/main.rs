@@ -45,7 +45,7 @@ fn event(event_type: &str, payload: &Value) -> Event {
         data_content_type: Some("application/json".into()),
         data_schema: None,
         extensions: BTreeMap::from([("traceparent".to_owned(), "00-1-2-01".to_owned())]),
-        accepted: Timestamp::from_unix_ms(1_795_446_245_007),
+        accepted_at: Timestamp::from_unix_ms(1_795_446_245_007),
         cause: Some(EventId::new()),
         depth: 0,
         data: Some(EventData::text(payload.to_string())),

@@ -75,10 +75,10 @@ mod tests {
         let text = record(&[(b"a", b"1"), (b"a", b"\"2\"")], Some(Timestamp::from_unix_ms(7)));
         assert_eq!(text.event.data.as_ref().unwrap().as_text(), Some(r#"[["a","1"],["a","\"2\""]]"#));
         assert_eq!((text.event.source.as_str(), text.event.subject.as_deref()), ("/lanes/_", Some("7-3")));
-        assert_eq!(text.event.accepted, Timestamp::from_unix_ms(7));
+        assert_eq!(text.event.accepted_at, Timestamp::from_unix_ms(7));
         let binary = record(&[(b"a", b"\xff\x00")], None);
         assert_eq!(binary.event.data, Some(EventData::binary(&b"a\xff\x00"[..])));
-        assert_eq!(binary.event.accepted, Timestamp::from_unix_ms(9));
+        assert_eq!(binary.event.accepted_at, Timestamp::from_unix_ms(9));
         assert!(matches!(binary.end.unwrap().failure, Some((FailureClass::BadEntry, _))));
     }
 }

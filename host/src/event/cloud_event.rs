@@ -36,7 +36,8 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extensions: BTreeMap<String, String>,
     /// When the server accepted it, by the clock of its host.
-    pub accepted: Timestamp,
+    #[serde(rename = "accepted")]
+    pub accepted_at: Timestamp,
     /// The event whose handler published this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<EventId>,
@@ -69,12 +70,12 @@ pub enum DataKind {
 
 impl Event {
     /// An event with a new id, and without the optional attributes.
-    pub fn new(event_type: EventType, source: impl Into<String>, accepted: Timestamp) -> Self {
-        Self::with_id(EventId::new(), event_type, source, accepted)
+    pub fn new(event_type: EventType, source: impl Into<String>, accepted_at: Timestamp) -> Self {
+        Self::with_id(EventId::new(), event_type, source, accepted_at)
     }
 
     /// An event that has its id already, without the optional attributes.
-    pub fn with_id(id: EventId, event_type: EventType, source: impl Into<String>, accepted: Timestamp) -> Self {
+    pub fn with_id(id: EventId, event_type: EventType, source: impl Into<String>, accepted_at: Timestamp) -> Self {
         Self {
             id,
             event_type,
@@ -84,7 +85,7 @@ impl Event {
             data_content_type: None,
             data_schema: None,
             extensions: BTreeMap::new(),
-            accepted,
+            accepted_at,
             cause: None,
             depth: 0,
             data: None,

@@ -77,7 +77,7 @@ impl<'a> ParsedBody<'a> {
     pub fn validate(
         self,
         limits: &EventLimits,
-        accepted: Timestamp,
+        accepted_at: Timestamp,
         idempotency_key: Option<&str>,
     ) -> Result<Vec<NewEvent>, RejectedRequest> {
         let (mut malformed, mut too_large, mut invalid) = (Vec::new(), Vec::new(), Vec::new());
@@ -89,7 +89,7 @@ impl<'a> ParsedBody<'a> {
                 // A single event has the index of the first one: it may be sent again as an array of one.
                 Idempotency { key: digest_parts(&["key", key, &index.to_string()]), fingerprint }
             });
-            match EventReader::new(self.body, prefix).read(item, limits, accepted, keyed) {
+            match EventReader::new(self.body, prefix).read(item, limits, accepted_at, keyed) {
                 Ok(event) => events.push(event),
                 Err(RejectedRequest::Malformed(faults)) => malformed.extend(faults),
                 Err(RejectedRequest::TooLarge(faults)) => too_large.extend(faults),

@@ -115,7 +115,7 @@ impl<'a> EventReader<'a> {
         &mut self,
         item: &RawEvent<'_>,
         limits: &EventLimits,
-        accepted: Timestamp,
+        accepted_at: Timestamp,
         keyed: Option<Idempotency>,
     ) -> Result<NewEvent, RejectedRequest> {
         let Some(members) = &item.members else {
@@ -148,7 +148,7 @@ impl<'a> EventReader<'a> {
                     self.add_fault(name, "delayMs and deliverAt exclude each other");
                 }
                 "delayMs" => start = self.read_delay(value),
-                "deliverAt" => start = self.read_deliver_at(value, accepted),
+                "deliverAt" => start = self.read_deliver_at(value, accepted_at),
                 _ => self.add_fault(&escape_token(name), describe_unknown_member(name)),
             }
         }
@@ -175,7 +175,7 @@ impl<'a> EventReader<'a> {
             data_content_type: data.as_ref().map(|_| media_type::JSON.to_owned()),
             data_schema: schema,
             extensions,
-            accepted,
+            accepted_at,
             cause: None,
             depth: 0,
             data,
@@ -250,9 +250,9 @@ impl<'a> EventReader<'a> {
         }
     }
 
-    fn read_deliver_at(&mut self, value: &RawValue, accepted: Timestamp) -> Option<DeliveryStart> {
+    fn read_deliver_at(&mut self, value: &RawValue, accepted_at: Timestamp) -> Option<DeliveryStart> {
         let (_, at) = self.read_time("deliverAt", value)?;
-        if at > accepted.plus_ms(MAX_DELAY_MS) {
+        if at > accepted_at.plus_ms(MAX_DELAY_MS) {
             self.add_fault("deliverAt", "must be within a year from now");
             return None;
         }

@@ -62,7 +62,7 @@ pub(super) fn event(payload: &str) -> Event {
         data_content_type: Some("application/json".into()),
         data_schema: None,
         extensions: BTreeMap::from([("traceparent".to_owned(), "00-1-2-01".to_owned())]),
-        accepted: Timestamp::from_unix_ms(1_795_446_245_007),
+        accepted_at: Timestamp::from_unix_ms(1_795_446_245_007),
         cause: None,
         depth: 0,
         data: Some(EventData::text(payload)),

@@ -106,7 +106,7 @@ impl EventLog for FakeBroker {
             }
             let (state, due) = match append.start {
                 DeliveryStart::Now => (EventState::Queued, None),
-                DeliveryStart::InMs(ms) => (EventState::Scheduled, Some(append.record.event.accepted.plus_ms(ms))),
+                DeliveryStart::InMs(ms) => (EventState::Scheduled, Some(append.record.event.accepted_at.plus_ms(ms))),
                 DeliveryStart::At(at) => (EventState::Scheduled, Some(at)),
             };
             inner.events.insert(id, FoundEvent { record: append.record, state, due });

@@ -126,9 +126,9 @@ impl BodyColumns {
     /// Encodes an event.
     pub(super) fn encode(event: &Event) -> Self {
         let Event { id, event_type, source, subject, time, .. } = event;
-        let Event { data_content_type, data_schema, extensions, accepted, cause, depth, data, .. } = event;
+        let Event { data_content_type, data_schema, extensions, accepted_at, cause, depth, data, .. } = event;
         let head = HeadJson {
-            accepted: accepted.unix_ms(),
+            accepted: accepted_at.unix_ms(),
             source: (source != DEFAULT_SOURCE).then_some(Cow::Borrowed(source)),
             subject: subject.as_deref().map(Cow::Borrowed),
             time: time.as_deref().map(Cow::Borrowed),
@@ -273,7 +273,7 @@ impl RawColumns {
             },
             data_schema: head.schema.map(Cow::into_owned),
             extensions: head.extensions.into_owned(),
-            accepted: Timestamp::from_unix_ms(head.accepted),
+            accepted_at: Timestamp::from_unix_ms(head.accepted),
             cause: head.cause,
             depth: head.depth,
             data: self.data.clone(),

@@ -75,17 +75,17 @@ impl EmbeddedBroker {
             _ => EmbeddedOpenError::Directory { path: directory.to_owned(), source },
         };
         let unserved = |error: SchemaError| match error {
-            SchemaError::Sqlite(error) | SchemaError::Unmoved(error)
+            SchemaError::Sqlite(error) | SchemaError::WalMove(error)
                 if matches!(SqliteFault::classify(&error), SqliteFault::Full(_)) =>
             {
                 EmbeddedOpenError::Full(directory.to_owned())
             }
-            SchemaError::Sqlite(error) | SchemaError::Unmoved(error)
+            SchemaError::Sqlite(error) | SchemaError::WalMove(error)
                 if matches!(SqliteFault::classify(&error), SqliteFault::Busy(_)) =>
             {
                 EmbeddedOpenError::Held(directory.to_owned())
             }
-            SchemaError::Log(error) if error.kind() == ErrorKind::StorageFull => {
+            SchemaError::WalWrite(error) if error.kind() == ErrorKind::StorageFull => {
                 EmbeddedOpenError::Full(directory.to_owned())
             }
             error => EmbeddedOpenError::Database { path: directory.to_owned(), reason: error.to_string() },

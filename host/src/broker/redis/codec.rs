@@ -142,7 +142,7 @@ mod tests {
             data_content_type: Some("application/json".into()),
             data_schema: None,
             extensions: BTreeMap::from([("partitionkey".into(), "a|b\n".into())]),
-            accepted: Timestamp::from_unix_ms(1_795_446_245_007),
+            accepted_at: Timestamp::from_unix_ms(1_795_446_245_007),
             cause: Some(EventId::new()),
             depth: 7,
             data: Some(EventData::text("{\"n\": 12345678901234567890.10,\"n\":1}")),
@@ -150,7 +150,7 @@ mod tests {
         let attempt = AttemptRecord {
             attempt: 1,
             replay: 0,
-            started_at: event.accepted,
+            started_at: event.accepted_at,
             duration_ms: 1.25,
             class: Some(FailureClass::Trap),
             error: Some("unreachable".into()),
@@ -164,7 +164,7 @@ mod tests {
             log_lines_dropped: 0,
         };
         let end = EventEnd {
-            at: event.accepted.plus_ms(2_000),
+            at: event.accepted_at.plus_ms(2_000),
             failure: None,
             result: Some(EventData::binary(vec![0, 255, 10, 13, 124])),
             children: vec![EventId::new(), EventId::new()],

@@ -34,5 +34,5 @@ pub(super) fn attributes(event: &Event) -> Vec<(String, String)> {
 
 /// The time of an event in UTC, as `wit/` requires. Without a time from the sender it is the time of acceptance.
 pub(super) fn utc(event: &Event) -> String {
-    event.time.as_deref().and_then(to_utc).unwrap_or_else(|| event.accepted.to_string())
+    event.time.as_deref().and_then(to_utc).unwrap_or_else(|| event.accepted_at.to_string())
 }

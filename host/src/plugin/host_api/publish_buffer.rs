@@ -142,7 +142,7 @@ fn check(
         data_content_type: content_type,
         data_schema: None,
         extensions,
-        accepted: clock::now(),
+        accepted_at: clock::now(),
         cause: Some(cause.id),
         depth: cause.depth.saturating_add(1),
         data,

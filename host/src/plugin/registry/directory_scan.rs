@@ -61,7 +61,7 @@ impl SeenFile {
 
 /// The files of a plugin that are ready to be loaded.
 #[derive(Clone, Debug)]
-pub(super) struct DueFiles {
+pub(super) struct DueLoad {
     pub(super) listed: ListedFiles,
     /// The component was written since it was due last, perhaps with the same content.
     pub(super) was_written: bool,
@@ -73,7 +73,7 @@ pub(super) struct DueFiles {
 #[derive(Debug, Default)]
 pub(super) struct DueWork {
     /// To be loaded, once for each change.
-    pub(super) load: Vec<(String, DueFiles)>,
+    pub(super) load: Vec<(String, DueLoad)>,
     /// To be unloaded.
     pub(super) unload: Vec<String>,
     /// When to scan again, if a file is not ready yet.
@@ -143,7 +143,7 @@ impl DirectoryScan {
                 self.due_count += 1;
                 (seen.is_due, seen.order) = (true, self.due_count);
                 let was_written = std::mem::take(&mut seen.was_written);
-                due.load.push((name, DueFiles { listed, was_written, order: self.due_count }));
+                due.load.push((name, DueLoad { listed, was_written, order: self.due_count }));
             } else {
                 wait(left);
             }
@@ -159,7 +159,7 @@ impl DirectoryScan {
     }
 
     /// Whether these files are the ones of their plugin that were due last, and are still there.
-    pub(super) fn is_current(&self, name: &str, due: &DueFiles) -> bool {
+    pub(super) fn is_current(&self, name: &str, due: &DueLoad) -> bool {
         self.seen.get(name).is_some_and(|seen| seen.is_due && seen.order == due.order)
     }
 }

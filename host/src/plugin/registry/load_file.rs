@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::directory::ListedFiles;
-use super::directory_scan::DueFiles;
+use super::directory_scan::DueLoad;
 use super::entry::{AddedRights, AttemptedFile, HeldBuild, PluginEntry, StartedLoad};
 use super::plugin_registry::PluginRegistry;
 use crate::plugin::Plugin;
@@ -50,7 +50,7 @@ struct PinnedLoad {
 
 impl PluginRegistry {
     /// Loads the files of a plugin, unless they were attempted before, and updates the routing.
-    pub(super) async fn load_file(&self, name: &str, due: DueFiles) -> LoadOutcome {
+    pub(super) async fn load_file(&self, name: &str, due: DueLoad) -> LoadOutcome {
         let tracks = &self.loader.runtime.tracks;
         let mut ticket = tracks.ticket(name, self.has_served(name), due.listed.size_bytes());
         tracks.enter_memory(&mut ticket).await;

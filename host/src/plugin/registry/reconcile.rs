@@ -18,7 +18,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 
-use super::directory_scan::DueFiles;
+use super::directory_scan::DueLoad;
 use super::load_file::LoadOutcome;
 use super::plugin_registry::PluginRegistry;
 use super::{directory, unmatched};
@@ -29,7 +29,7 @@ use crate::plugin::Plugin;
 #[derive(Debug)]
 pub(super) struct ScanResult {
     /// To be loaded. A file that is not loaded is due again only after a change.
-    pub(super) load: Vec<(String, DueFiles)>,
+    pub(super) load: Vec<(String, DueLoad)>,
     /// When to scan again, if a file is not ready yet.
     pub(super) rescan_in: Option<Duration>,
 }
@@ -94,7 +94,7 @@ impl PluginRegistry {
 
     /// Loads files that are due. If no version of the plugin serves, it counts as being prepared from this call on, even
     /// before the future is polled.
-    pub(super) fn load_due(&self, (name, due): (String, DueFiles)) -> BoxFuture<'_, ()> {
+    pub(super) fn load_due(&self, (name, due): (String, DueLoad)) -> BoxFuture<'_, ()> {
         let is_new = self.chosen_version(&name).is_none();
         let preparing = is_new.then(|| PreparingGuard::new(&self.preparing));
         Box::pin(async move {
@@ -119,7 +119,7 @@ impl PluginRegistry {
     pub(super) async fn refresh(&self, finished: &HashSet<OsString>) -> Option<Duration> {
         let ScanResult { load, rescan_in } = self.scan(finished).await?;
         // Version lists of an earlier release hold no types, so those plugins go first: nothing says that they own any.
-        let lacks_types = |(name, _): &(String, DueFiles)| {
+        let lacks_types = |(name, _): &(String, DueLoad)| {
             self.history().is_some_and(|history| history.serves(name) && history.types(name).is_none())
         };
         let (first, others): (Vec<_>, Vec<_>) = load.into_iter().partition(lacks_types);
@@ -131,7 +131,7 @@ impl PluginRegistry {
         if self.judge_again(false).await > 0 { Some(Duration::ZERO) } else { rescan_in }
     }
 
-    async fn load_side_by_side(&self, due: Vec<(String, DueFiles)>) {
+    async fn load_side_by_side(&self, due: Vec<(String, DueLoad)>) {
         let mut under_way: FuturesUnordered<_> = due.into_iter().map(|due| self.load_due(due)).collect();
         while under_way.next().await.is_some() {}
     }

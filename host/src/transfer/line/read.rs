@@ -90,7 +90,7 @@ fn into_record(line: EventLine<'_>) -> Result<EventRecord, String> {
         data_content_type: line.data_content_type.map(Cow::into_owned),
         data_schema: line.data_schema.map(Cow::into_owned),
         extensions: line.extensions.into_owned(),
-        accepted: line.accepted_at,
+        accepted_at: line.accepted_at,
         cause: line.cause,
         depth: line.depth,
         data: line.payload.map(LinePayload::into_data).transpose()?,

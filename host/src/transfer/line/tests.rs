@@ -20,7 +20,7 @@ fn event_record() -> EventRecord {
         data_content_type: Some("application/json".into()),
         data_schema: Some("x:y".into()),
         extensions: BTreeMap::from([("partitionkey".into(), "a|b\n\u{2028}".into())]),
-        accepted: Timestamp::from_unix_ms(1_795_446_245_007),
+        accepted_at: Timestamp::from_unix_ms(1_795_446_245_007),
         cause: Some(EventId::new()),
         depth: 3,
         data: Some(EventData::text("{\"n\": 12345678901234567890.10,\"n\":1}")),
@@ -28,7 +28,7 @@ fn event_record() -> EventRecord {
     let attempt = AttemptRecord {
         attempt: 1,
         replay: 0,
-        started_at: event.accepted,
+        started_at: event.accepted_at,
         duration_ms: 1.25,
         class: Some(FailureClass::NoHandler),
         error: Some("no\nplugin".into()),

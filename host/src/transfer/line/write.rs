@@ -63,7 +63,7 @@ fn event_line(kind: LineType, record: &EventRecord) -> EventLine<'_> {
         data_content_type: event.data_content_type.as_deref().map(Cow::Borrowed),
         data_schema: event.data_schema.as_deref().map(Cow::Borrowed),
         extensions: Cow::Borrowed(&event.extensions),
-        accepted_at: event.accepted,
+        accepted_at: event.accepted_at,
         cause: event.cause,
         depth: event.depth,
         payload: event.data.as_ref().map(LinePayload::from),

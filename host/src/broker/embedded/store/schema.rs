@@ -41,9 +41,9 @@ pub(in crate::broker::embedded) enum SchemaError {
     #[error("it is damaged ({0}): restore a backup, or move the directory away to begin anew")]
     Damaged(String),
     #[error("the log that was left beside it cannot be written ({0}): check the disk; nothing was changed")]
-    Log(#[source] std::io::Error),
+    WalWrite(#[source] std::io::Error),
     #[error("the log that was left beside it cannot be moved into it ({0}): check the disk; the log is kept")]
-    Unmoved(#[source] rusqlite::Error),
+    WalMove(#[source] rusqlite::Error),
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
 }
@@ -51,8 +51,8 @@ pub(in crate::broker::embedded) enum SchemaError {
 impl From<WalError> for SchemaError {
     fn from(error: WalError) -> Self {
         match error {
-            WalError::Write(error) => Self::Log(error),
-            WalError::Move(error) => Self::Unmoved(error),
+            WalError::Write(error) => Self::WalWrite(error),
+            WalError::Move(error) => Self::WalMove(error),
             WalError::Sqlite(error) => Self::Sqlite(error),
         }
     }

@@ -41,11 +41,11 @@ mod tag {
 const LEVELS: [LogLevel; 5] = [LogLevel::Trace, LogLevel::Debug, LogLevel::Info, LogLevel::Warn, LogLevel::Error];
 
 /// Writes an attempt with a finite duration.
-pub(super) fn write(writer: &mut FieldWriter, record: &AttemptRecord, accepted: Timestamp) {
+pub(super) fn write(writer: &mut FieldWriter, record: &AttemptRecord, accepted_at: Timestamp) {
     let AttemptRecord { attempt, replay, started_at, duration_ms, class, error, backtrace, retry_in_ms, .. } = record;
     let AttemptRecord { consumer, plugin, digest, stderr, log, log_lines_dropped, .. } = record;
     writer.number(u64::from(*attempt));
-    writer.signed(started_at.unix_ms() - accepted.unix_ms());
+    writer.signed(started_at.unix_ms() - accepted_at.unix_ms());
     writer.count_field(tag::REPLAY, *replay);
     write_duration(writer, *duration_ms);
     if let Some(class) = class {
@@ -77,13 +77,13 @@ pub(super) fn write(writer: &mut FieldWriter, record: &AttemptRecord, accepted: 
 }
 
 /// Reads what [`write()`] wrote.
-pub(super) fn read(mut reader: FieldReader<'_>, accepted: Timestamp) -> Result<AttemptRecord, CodecError> {
+pub(super) fn read(mut reader: FieldReader<'_>, accepted_at: Timestamp) -> Result<AttemptRecord, CodecError> {
     let attempt = u32::try_from(reader.number()?)
         .map_err(|_| CodecError::Damaged("the number of an attempt is too large".into()))?;
     let mut record = AttemptRecord {
         attempt,
         replay: 0,
-        started_at: reader.time_after(accepted.unix_ms())?,
+        started_at: reader.time_after(accepted_at.unix_ms())?,
         duration_ms: 0.0,
         class: None,
         error: None,

@@ -68,12 +68,12 @@ mod tag {
 pub(super) fn encode_head(record: &EventRecord) -> Result<Vec<u8>, CodecError> {
     let EventRecord { event, attempts_made, failures, replays, deferrals, attempts, end } = record;
     let Event { id, event_type, source, subject, time, .. } = &**event;
-    let Event { data_content_type, data_schema, extensions, accepted, cause, depth, data, .. } = &**event;
+    let Event { data_content_type, data_schema, extensions, accepted_at, cause, depth, data, .. } = &**event;
     let mut head = FieldWriter::with_capacity(USUAL_BYTES);
     ending::write(&mut head, end.as_ref());
     head.text(event_type.as_str());
     head.bytes(id.as_bytes());
-    head.signed(accepted.unix_ms() - time_in(id));
+    head.signed(accepted_at.unix_ms() - time_in(id));
     head.text_field(tag::SOURCE, (source != USUAL_SOURCE).then_some(source));
     head.text_field(tag::SUBJECT, subject.as_deref());
     head.text_field(tag::TIME, time.as_deref());
@@ -103,7 +103,7 @@ pub(super) fn encode_head(record: &EventRecord) -> Result<Vec<u8>, CodecError> {
         if !attempt.duration_ms.is_finite() {
             return Err(CodecError::Damaged("the duration of an attempt is no number".into()));
         }
-        head.nested(tag::ATTEMPT, |field| attempt::write(field, attempt, *accepted));
+        head.nested(tag::ATTEMPT, |field| attempt::write(field, attempt, *accepted_at));
     }
     if let Some(end) = end {
         ending::write_fields(&mut head, end);
@@ -180,7 +180,7 @@ fn read_field(record: &mut RecordHead, tag: u8, mut value: FieldReader<'_>) -> R
         tag::FAILURES => record.failures = value.whole_count()?,
         tag::REPLAYS => record.replays = value.whole_count()?,
         tag::DEFERRALS => record.deferrals = value.whole_count()?,
-        tag::ATTEMPT => record.attempts.push(attempt::read(value, event.accepted)?),
+        tag::ATTEMPT => record.attempts.push(attempt::read(value, event.accepted_at)?),
         ending::tag::REASON..=ending::tag::DISCARDED => ending::read_field(record, tag, value)?,
         tag::NEWER_ONLY.. => return Err(CodecError::Newer(format!("it has a field {tag}"))),
         _ => {}
