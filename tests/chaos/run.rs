@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use eventstream_tests::client::Client;
 use eventstream_tests::eventually::{PATIENCE, eventually, eventually_within, try_eventually};
-use eventstream_tests::ledger::{EventKind, FinalState, Ledger};
+use eventstream_tests::final_state::FinalState;
+use eventstream_tests::ledger::{EventKind, Ledger};
 use eventstream_tests::machine::Machine;
 use eventstream_tests::store::Broker;
 use serde_json::Value;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use eventstream_tests::client::Client;
 use eventstream_tests::eventually::{eventually, try_eventually};
-use eventstream_tests::ledger::FinalState;
+use eventstream_tests::final_state::FinalState;
 use eventstream_tests::redis::RedisServer;
 use eventstream_tests::store::{Store, database_in};
 use redis::Commands;

@@ -14,6 +14,7 @@
 pub mod client;
 pub mod eventually;
 pub mod fill;
+pub mod final_state;
 pub mod fuzz;
 pub mod guests;
 pub mod host;
