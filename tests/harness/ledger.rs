@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use eventstream::event::Timestamp;
-use serde_json::Value;
 
 use crate::client::Event;
 use crate::final_state::{FinalState, attempts_left_out};
@@ -248,7 +247,7 @@ fn ms(time: &str) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::client::Attempt;
