@@ -25,6 +25,7 @@ mod input;
 mod inspection;
 mod isolation;
 mod keys;
+mod large_results;
 mod log;
 mod operating;
 mod outgoing_http;

@@ -112,6 +112,9 @@ pub struct QueueDepth {
     pub failed_bytes_by_lane: BTreeMap<String, u64>,
     /// The most waiting and failed bytes of one lane; `None` if the store has no such limit.
     pub max_lane_bytes: Option<u64>,
+    /// The most bytes of processed and discarded events that the store keeps; more are trimmed soon. `None` if it has no
+    /// such limit.
+    pub max_history_bytes: Option<u64>,
     /// About how many bytes the processed and the discarded events take that the store keeps, by lane.
     pub kept_bytes_by_lane: BTreeMap<String, u64>,
     /// Events that are being handled.

@@ -21,10 +21,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
 use crate::broker::{Lane, LaneLimits, QueueDepth, SettleRequest};
-use crate::event::{AttemptDetail, EventData, Settlement};
+use crate::event::{AttemptDetail, Settlement};
 
 /// Handlers may publish until `max_waiting`, at which clients are refused, is exceeded by this factor.
 const MAX_WAITING_FACTOR: u64 = 2;
@@ -33,16 +32,11 @@ const OTHERS_DIVISOR: u64 = 2;
 
 /// Attempts are kept whole until their lane holds its limit of bytes divided by this.
 const WHOLE_DIVISOR: u64 = 2;
-/// Attempts of processed events are kept whole until the history of their lane grew by the limit of a lane divided by this
-/// since the last look. The history is trimmed only after each look.
-const HISTORY_DIVISOR: u64 = 8;
 
 /// Limits what handlers publish and what is kept of their attempts by what the store holds.
 #[derive(Debug)]
 pub(super) struct BacklogLimit {
     known: Mutex<KnownBacklog>,
-    /// Notified when the history grew so much that it should be trimmed at once.
-    pub(super) much_history: Notify,
 }
 
 #[derive(Debug)]
@@ -70,8 +64,6 @@ struct LaneBacklog {
     published_before_look: EventVolume,
     /// What this host ended since the last look.
     ended: EventVolume,
-    /// What this host added to the history since the last look.
-    history_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -97,7 +89,7 @@ impl BacklogLimit {
             max_lane_bytes: None,
             hosts: 1,
         };
-        Self { known: Mutex::new(known), much_history: Notify::new() }
+        Self { known: Mutex::new(known) }
     }
 
     /// Sets the limits of lanes that have their own.
@@ -191,37 +183,18 @@ impl BacklogLimit {
         (detail, Some(LaneReservation { backlog: self.clone(), lanes: vec![(lane.clone(), volume)] }))
     }
 
-    /// Decides how much is kept of an attempt of `attempt_bytes` whose event was processed.
-    pub(super) fn keep_processed_attempt(&self, lane: &Lane, attempt_bytes: u64) -> AttemptDetail {
-        let known = &mut *self.known.lock();
-        let Some(limit_bytes) = known.history_step_bytes() else { return AttemptDetail::Whole };
-        let backlog = known.lanes.entry(lane.clone()).or_default();
-        let detail = AttemptDetail::for_room(backlog.history_bytes, attempt_bytes, limit_bytes, limit_bytes);
-        backlog.history_bytes = backlog.history_bytes.saturating_add(detail.kept_bytes(attempt_bytes));
-        detail
-    }
-
     /// Notes settles that took effect. Events that ended make room before the next look.
     pub(super) fn note_settled<'a>(&self, settles: impl Iterator<Item = &'a SettleRequest>) {
         let known = &mut *self.known.lock();
         for settle in settles.filter(|settle| settle.settlement.is_end()) {
             let SettleRequest { receipt, record, settlement, .. } = settle;
-            let lane = match known.lanes.get_mut(&receipt.lane) {
-                Some(lane) => lane,
-                None => known.lanes.entry(receipt.lane.clone()).or_default(),
-            };
             // A failed event keeps its bytes.
-            let is_processed = *settlement == Settlement::Processed;
-            let size_bytes =
-                |data: Option<&EventData>| data.filter(|_| is_processed).map_or(0, |data| data.bytes.len());
-            let data_bytes = size_bytes(record.event.data.as_ref()) as u64;
-            let result_bytes = size_bytes(record.end.as_ref().and_then(|end| end.result.as_ref())) as u64;
-            lane.ended.add(EventVolume { events: 1, bytes: data_bytes });
-            lane.history_bytes = lane.history_bytes.saturating_add(data_bytes + result_bytes);
-        }
-        let history_bytes: u64 = known.lanes.values().map(|lane| lane.history_bytes).sum();
-        if known.history_step_bytes().is_some_and(|step_bytes| history_bytes > step_bytes) {
-            self.much_history.notify_one();
+            let data = record.event.data.as_ref().filter(|_| *settlement == Settlement::Processed);
+            let ended = EventVolume { events: 1, bytes: data.map_or(0, |data| data.bytes.len() as u64) };
+            match known.lanes.get_mut(&receipt.lane) {
+                Some(lane) => lane.ended.add(ended),
+                None => known.lanes.entry(receipt.lane.clone()).or_default().ended = ended,
+            }
         }
     }
 }
@@ -259,7 +232,6 @@ impl LaneBacklog {
             published: nothing,
             published_before_look: nothing,
             ended: nothing,
-            history_bytes: 0,
         }
     };
 
@@ -272,11 +244,6 @@ impl LaneBacklog {
 }
 
 impl KnownBacklog {
-    /// How much this host may add to the history between two looks, if the store has a limit.
-    fn history_step_bytes(&self) -> Option<u64> {
-        Some(self.max_lane_bytes? / HISTORY_DIVISOR / self.hosts)
-    }
-
     /// How far this host may fill what held `seen` at the last look and may hold `limit`.
     fn fill_level(&self, seen: u64, limit: u64) -> u64 {
         let room = limit.saturating_sub(seen);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::time::MissedTickBehavior;
 
 use super::backoff::RetryBackoff;
-use super::handler::returned;
+use super::handler::{AttemptReservations, returned};
 use super::ready_queue::{LaneRunner, MAX_WAIT, ReadyQueue, WaitingDelivery};
 use super::settler::SettleItem;
 use super::worker_state::WorkerState;
@@ -193,7 +193,11 @@ impl Dispatcher {
     fn give_back(&self, waiting: Vec<WaitingDelivery>) {
         for WaitingDelivery { delivery, guard, .. } in waiting {
             let lane = delivery.receipt.lane.clone();
-            self.shared.settler.submit(SettleItem::new(returned(delivery, lane), guard, None));
+            self.shared.settler.submit(SettleItem::new(
+                returned(delivery, lane),
+                guard,
+                AttemptReservations::default(),
+            ));
         }
     }
 }

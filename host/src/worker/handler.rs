@@ -16,6 +16,7 @@ use crate::plugin::{AttemptInput, CompletedAttempt, CpuMeter, Plugin, PluginRegi
 use super::backlog::{BacklogLimit, LaneReservation};
 use super::coverage::{HostCoverage, UnhandledRoute, own_lane};
 use super::deferrals::DeferralWatch;
+use super::history_limit::{HistoryLimit, HistoryReservation};
 use super::shortened::{KeptPlace, ShortenedAttempts};
 
 /// How many deliveries in a row may crash their host before the event fails (contract, G7).
@@ -35,12 +36,28 @@ pub(super) struct DeliveryHandler {
     pub(super) consumer: Arc<str>,
     /// Decides whether handlers may publish, and how much of their attempts is kept.
     pub(super) backlog: Arc<BacklogLimit>,
+    /// Decides whether the lanes of processed events may begin attempts.
+    pub(super) history: Arc<HistoryLimit>,
     /// Notices plugins that cannot go on because of it.
     pub(super) deferrals: Mutex<DeferralWatch>,
     /// Notices plugins whose attempts are kept without their output.
     pub(super) shortened: Mutex<ShortenedAttempts>,
     /// The longest chain of events that cause one another.
     pub(super) max_depth: u32,
+}
+
+/// Holds the room for what an attempt adds to the store, until its settle has ended.
+#[derive(Debug, Default)]
+pub(super) struct AttemptReservations {
+    _lanes: Option<LaneReservation>,
+    history: Option<HistoryReservation>,
+}
+
+impl AttemptReservations {
+    /// Whether the attempt adds much to the history.
+    pub(super) fn adds_much_history(&self) -> bool {
+        self.history.is_some()
+    }
 }
 
 /// What to do with a delivery.
@@ -52,17 +69,17 @@ enum DeliveryDecision {
 
 impl DeliveryHandler {
     /// Handles a delivery and returns how to settle it. Never fails: whatever the plugin does has an outcome. Dropping the
-    /// future cancels the handler. Keep the reservation of what the attempt adds to lanes until the settle has ended.
+    /// future cancels the handler. Keep the reservations until the settle has ended.
     pub(super) async fn handle(
         &self,
         delivery: Delivery,
         meter: Arc<CpuMeter>,
-    ) -> (SettleRequest, Option<LaneReservation>) {
+    ) -> (SettleRequest, AttemptReservations) {
         let record = &delivery.record;
         let attempt = delivery.attempt();
         let begin = || (clock::now(), Instant::now());
         let (plugin, completed, (started_at, started)) = match self.next_step(&delivery).await {
-            DeliveryDecision::Return(lane) => return (returned(delivery, lane), None),
+            DeliveryDecision::Return(lane) => return (returned(delivery, lane), AttemptReservations::default()),
             DeliveryDecision::Fail(failure) => (None, CompletedAttempt::failed(failure), begin()),
             DeliveryDecision::Handle(plugin) => {
                 // Waiting for the sandbox does not count as time of the attempt.
@@ -114,8 +131,14 @@ impl DeliveryHandler {
         let Delivery { record, receipt, .. } = delivery;
         let record = record.with_attempt(ended, &settlement, clock::now(), success.result, children);
         let record = record.with_detail(detail);
+        let reservations = AttemptReservations {
+            _lanes: reserved.ok().flatten().or(kept),
+            history: (settlement == Settlement::Processed)
+                .then(|| self.history.reserve(&receipt.lane, &record))
+                .flatten(),
+        };
         let settle = SettleRequest { receipt, record, settlement, lane, publish, state: success.state };
-        (settle, reserved.ok().flatten().or(kept))
+        (settle, reservations)
     }
 
     /// Decides how much of an attempt is kept, and reserves what it adds to the lane in which the event waits or failed.
@@ -133,7 +156,7 @@ impl DeliveryHandler {
                 return (AttemptDetail::Whole, None);
             }
             Settlement::Processed => {
-                let detail = self.backlog.keep_processed_attempt(own_lane, attempt.stored_bytes());
+                let detail = self.history.keep_attempt(own_lane, attempt.stored_bytes());
                 (own_lane, KeptPlace::History, (detail, None))
             }
             // The reason is kept beside the error, which it repeats.

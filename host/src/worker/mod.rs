@@ -19,6 +19,7 @@ mod deferrals;
 mod dispatcher;
 mod handler;
 mod handler_pace;
+mod history_limit;
 mod lane_pauses;
 mod leases;
 mod options;
@@ -40,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use self::backlog::BacklogLimit;
 use self::coverage::HostCoverage;
 use self::handler::DeliveryHandler;
+use self::history_limit::HistoryLimit;
 use self::leases::{HeldDeliveries, LeaseKeeper};
 use self::plugin_state::StateReads;
 use self::ready_queue::ReadyQueue;
@@ -82,6 +84,7 @@ impl Worker {
         let coverage =
             Arc::new(HostCoverage::start(plugins.clone(), broker.clone(), handler_appeared.clone(), &own_tasks));
         let backlog = Arc::new(BacklogLimit::new(options.max_waiting));
+        let history = Arc::new(HistoryLimit::default());
         let handler = DeliveryHandler {
             plugins: plugins.clone(),
             coverage: coverage.clone(),
@@ -89,6 +92,7 @@ impl Worker {
             state: Arc::new(StateReads::start(broker.clone(), &own_tasks)),
             consumer: broker.consumer().into(),
             backlog: backlog.clone(),
+            history: history.clone(),
             deferrals: Mutex::default(),
             shortened: Mutex::default(),
             max_depth: options.max_depth,
@@ -96,7 +100,14 @@ impl Worker {
         let too_late = CancellationToken::new();
         let shared = Arc::new(WorkerState {
             queue: Arc::new(ReadyQueue::new(options.host_concurrency, plugins.threads())),
-            settler: SettleQueue::start(broker.clone(), coverage.clone(), backlog, too_late.clone(), &own_tasks),
+            settler: SettleQueue::start(
+                broker.clone(),
+                coverage.clone(),
+                backlog,
+                history,
+                too_late.clone(),
+                &own_tasks,
+            ),
             event_log: broker.clone(),
             work_queue: broker,
             plugins,

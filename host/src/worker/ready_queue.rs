@@ -3,7 +3,7 @@
 //! The dispatcher adds deliveries, and runners on guest threads take them. Both use one lock and hold it for a few
 //! instructions. The dispatcher is woken only when it can claim or start something new, not for each event.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,8 @@ struct ReadyQueueState {
     total_held: usize,
     waiting_bytes: usize,
     pauses: LanePauses,
+    /// Lanes that begin no attempt until the history has been trimmed.
+    throttled_lanes: HashSet<Lane>,
 }
 
 /// A lane that this host claims from.
@@ -106,7 +108,7 @@ impl ReadyQueue {
         let mut wanting = Vec::with_capacity(state.lanes.len());
         let (room_bytes, now) = (state.room_bytes(), Instant::now());
         for (lane, claimable) in &mut state.lanes {
-            if state.pauses.is_paused(lane, now) {
+            if state.pauses.is_paused(lane, now) || state.throttled_lanes.contains(lane) {
                 claimable.is_unasked = false;
                 continue;
             }
@@ -131,6 +133,19 @@ impl ReadyQueue {
     /// Stops claims from this lane for a moment, because it held a delivery that only another host can handle.
     pub(super) fn pause_lane(&self, lane: &Lane) {
         self.state.lock().pauses.pause(lane, Instant::now());
+    }
+
+    /// Begins no further attempt of this lane until [`ReadyQueue::set_throttled_lanes`].
+    pub(super) fn throttle_lane(&self, lane: &Lane) {
+        self.state.lock().throttled_lanes.insert(lane.clone());
+    }
+
+    /// Sets the lanes that begin no attempt for now.
+    pub(super) fn set_throttled_lanes(&self, lanes: HashSet<Lane>) {
+        let before = std::mem::replace(&mut self.state.lock().throttled_lanes, lanes);
+        if !before.is_empty() {
+            self.wakeup.notify_one();
+        }
     }
 
     /// Adds a claimed delivery, which waits for a slot of its lane.
@@ -203,6 +218,9 @@ impl ReadyQueue {
 
 impl ReadyQueueState {
     fn slot_limit(&self, lane: &Lane) -> usize {
+        if self.throttled_lanes.contains(lane) {
+            return 0;
+        }
         self.lanes.get(lane).map_or(1, |claimable| claimable.slots)
     }
 

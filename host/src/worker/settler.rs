@@ -14,9 +14,11 @@ use crate::broker::{Error, SettleOutcome, SettleRequest, WorkQueue};
 use crate::event::{AttemptDetail, EventType, FailureClass, Settlement};
 use crate::shutdown::TaskGroup;
 
-use super::backlog::{BacklogLimit, LaneReservation};
+use super::backlog::BacklogLimit;
 use super::backoff::RetryBackoff;
 use super::coverage::HostCoverage;
+use super::handler::AttemptReservations;
+use super::history_limit::HistoryLimit;
 use super::ready_queue::DeliveryGuard;
 
 /// The most settles in one call.
@@ -34,8 +36,7 @@ pub(super) struct SettleQueue {
 pub(super) struct SettleItem {
     settle: SettleRequest,
     guard: DeliveryGuard,
-    /// Holds the room for what the attempt adds to lanes.
-    _reservation: Option<LaneReservation>,
+    _reservations: AttemptReservations,
     /// Receives the conclusion, where the attempt waits for it.
     answer: Option<oneshot::Sender<SettleConclusion>>,
     backoff: RetryBackoff,
@@ -51,25 +52,26 @@ pub(super) enum SettleConclusion {
 
 impl SettleItem {
     /// A settle whose conclusion no attempt waits for.
-    pub(super) fn new(settle: SettleRequest, guard: DeliveryGuard, reservation: Option<LaneReservation>) -> Self {
-        Self { settle, guard, _reservation: reservation, answer: None, backoff: RetryBackoff::default() }
+    pub(super) fn new(settle: SettleRequest, guard: DeliveryGuard, reservations: AttemptReservations) -> Self {
+        Self { settle, guard, _reservations: reservations, answer: None, backoff: RetryBackoff::default() }
     }
 }
 
 impl SettleQueue {
     /// Starts the task that forms batches. It ends when every clone of this queue is dropped. Open settles are abandoned
-    /// when `too_late` is cancelled. `backlog` learns of events that ended, and `coverage` of those that failed for want of a
-    /// plugin.
+    /// when `too_late` is cancelled. `backlog` and `history` learn of events that ended, and `coverage` of those that failed
+    /// for want of a plugin.
     pub(super) fn start(
         work_queue: Arc<dyn WorkQueue>,
         coverage: Arc<HostCoverage>,
         backlog: Arc<BacklogLimit>,
+        history: Arc<HistoryLimit>,
         too_late: CancellationToken,
         tasks: &TaskGroup,
     ) -> Self {
         let (queue, waiting) = mpsc::unbounded_channel();
         let calls = Arc::new(Semaphore::new(MAX_CALLS));
-        let batches = SettleBatches { work_queue, coverage, backlog, calls, too_late, tasks: tasks.clone() };
+        let batches = SettleBatches { work_queue, coverage, backlog, history, calls, too_late, tasks: tasks.clone() };
         tasks.spawn(batches.form(waiting));
         Self { queue }
     }
@@ -93,6 +95,7 @@ struct SettleBatches {
     work_queue: Arc<dyn WorkQueue>,
     coverage: Arc<HostCoverage>,
     backlog: Arc<BacklogLimit>,
+    history: Arc<HistoryLimit>,
     calls: Arc<Semaphore>,
     too_late: CancellationToken,
     tasks: TaskGroup,
@@ -141,7 +144,9 @@ impl SettleBatches {
         };
         let unhandled: Vec<EventType> = batch.iter().filter_map(unhandled_type).collect();
         let done = batch.iter().zip(&settled).filter(|(_, settled)| **settled == SettleOutcome::Done);
-        self.backlog.note_settled(done.map(|(item, _)| &item.settle));
+        let done = done.map(|(item, _)| &item.settle);
+        self.backlog.note_settled(done.clone());
+        self.history.note_settled(done);
         batch.into_iter().zip(settled).for_each(|(item, settled)| item.conclude(settled));
         self.coverage.note_unhandled(&unhandled);
     }

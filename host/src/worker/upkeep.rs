@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use super::backoff::RetryBackoff;
 use super::coverage::PeerWatch;
 use super::deferrals::StuckLane;
+use super::handler::DeliveryHandler;
+use super::history_limit::{HistoryLimit, ThrottledLane};
 use super::ready_queue::DeliveryGuard;
 use super::shortened::KeptPlace;
 use super::worker_state::WorkerState;
@@ -23,6 +25,8 @@ const MAX_PROMOTE_PAUSE_MS: u64 = 500;
 const MAX_MAINTAIN_PAUSE: Duration = Duration::from_secs(1);
 /// The pause when maintenance has more to do. It keeps work that makes no progress from becoming a busy loop.
 const MORE_PAUSE: Duration = Duration::from_millis(10);
+/// The pause while lanes are throttled, until the history is trimmed.
+const THROTTLED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Promotes due events until the worker stops.
 pub(super) async fn promote(shared: Arc<WorkerState>) -> anyhow::Result<()> {
@@ -118,16 +122,25 @@ pub(super) async fn maintain(shared: Arc<WorkerState>) -> anyhow::Result<()> {
     let pause = MAX_MAINTAIN_PAUSE.min(shared.options.lease / 4);
     let mut peers = PeerWatch::default();
     while !shared.stop.is_cancelled() {
-        shared.handler.backlog.begin_look();
+        let DeliveryHandler { backlog, history, .. } = &shared.handler;
+        backlog.begin_look();
+        history.begin_look();
         match shared.event_log.stats().await {
-            Ok(stats) => shared.handler.backlog.update(&stats.depth),
+            Ok(stats) => {
+                backlog.update(&stats.depth);
+                history.update(&stats.depth);
+            }
             Err(error) => tracing::debug!("could not ask how much waits: {error}"),
         }
+        let throttled = history.throttled_lanes(Instant::now());
+        let quiet_pause = if throttled.is_empty() { pause } else { THROTTLED_PAUSE.min(pause) };
+        shared.queue.set_throttled_lanes(throttled);
+        warn_of_throttled_lanes(history);
         warn_of_stuck_lanes(&shared);
         warn_of_shortened_attempts(&shared);
         let pause = match shared.work_queue.maintain().await {
             Ok(true) => MORE_PAUSE,
-            Ok(false) => pause,
+            Ok(false) => quiet_pause,
             Err(error) => {
                 tracing::debug!("could not maintain the store: {error}");
                 pause
@@ -137,7 +150,7 @@ pub(super) async fn maintain(shared: Arc<WorkerState>) -> anyhow::Result<()> {
         tokio::select! {
             () = shared.stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
-            () = shared.handler.backlog.much_history.notified() => {}
+            () = history.grew.notified() => {}
         }
     }
     Ok(())
@@ -153,6 +166,18 @@ fn warn_of_stuck_lanes(shared: &WorkerState) {
              shrink by itself, raise broker.max_waiting or plugins.{lane}.max_waiting, replace the plugin by a build that \
              publishes less, or run `eventstream plugin remove {lane}`: its events then fail as no-handler and can be discarded. \
              Otherwise they fail after about a day"
+        );
+    }
+}
+
+/// Says once in a while which plugins wait until the history has been trimmed.
+fn warn_of_throttled_lanes(history: &HistoryLimit) {
+    for ThrottledLane { lane, kept_bytes, history_bytes } in history.take_unwarned(Instant::now()) {
+        tracing::warn!(
+            plugin.id = %lane, %lane, kept_bytes, history_bytes,
+            "the processed events of the plugin {lane} take {kept_bytes} bytes of the {history_bytes} that the history may \
+             take, and more come than the store trims. So its attempts begin only as fast as room is made. Let it return \
+             smaller results, or give the store more space"
         );
     }
 }

@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::coverage::HostCoverage;
-use super::handler::{DeliveryHandler, returned};
+use super::handler::{AttemptReservations, DeliveryHandler, returned};
 use super::leases::HeldDeliveries;
 use super::options::WorkerOptions;
 use super::ready_queue::{DeliveryGuard, ReadyQueue, SlotGuard};
@@ -51,23 +51,27 @@ impl WorkerState {
                 () = self.plugins.routed(&delivery.record.event.event_type) => {}
                 () = guard.hold.lost().cancelled() => return,
                 () = self.stop.cancelled() => {
-                    return self.settler.submit(SettleItem::new(returned(delivery, lane), guard, None));
+                    let reservations = AttemptReservations::default();
+                    return self.settler.submit(SettleItem::new(returned(delivery, lane), guard, reservations));
                 }
             }
         }
         loop {
             let lost = guard.hold.lost().clone();
-            let (settle, reservation) = tokio::select! {
+            let (settle, reservations) = tokio::select! {
                 biased;
                 handled = self.handler.handle(delivery.clone(), meter.clone()) => handled,
                 () = lost.cancelled() => return,
-                () = self.give_up.cancelled() => (returned(delivery.clone(), lane.clone()), None),
+                () = self.give_up.cancelled() => (returned(delivery.clone(), lane.clone()), AttemptReservations::default()),
             };
             if settle.settlement == Settlement::Returned && settle.lane == lane {
                 self.queue.pause_lane(&lane);
             }
+            if reservations.adds_much_history() && self.handler.history.must_wait(&lane) {
+                self.queue.throttle_lane(&lane);
+            }
             let has_state = settle.state.is_some();
-            let item = SettleItem::new(settle, guard, reservation);
+            let item = SettleItem::new(settle, guard, reservations);
             if !has_state {
                 return self.settler.submit(item);
             }

@@ -55,6 +55,8 @@ pub struct EmbeddedBroker {
     pub(super) limits: Arc<ArcSwap<LaneLimits>>,
     /// The most bytes that may wait in one lane.
     pub(super) max_lane_bytes: u64,
+    /// The most bytes of processed and discarded events that are kept.
+    pub(super) max_history_bytes: u64,
     /// The most bytes of state for one plugin; `None` if the file system does not say how large it is.
     pub(super) state_room_bytes: Option<u64>,
     pub(super) totals: watch::Receiver<StoreTotals>,
@@ -225,7 +227,7 @@ impl EventLog for EmbeddedBroker {
     }
 
     async fn stats(&self) -> Result<BrokerStats, Error> {
-        Ok(self.totals.borrow().stats(self.max_lane_bytes))
+        Ok(self.totals.borrow().stats(self.max_lane_bytes, self.max_history_bytes))
     }
 }
 

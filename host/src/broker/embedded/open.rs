@@ -136,6 +136,7 @@ impl EmbeddedBroker {
         let limits = Arc::new(ArcSwap::from_pointee(LaneLimits::new(options.max_waiting, BTreeMap::new())));
         let options = limit_to_disk(plugin_share_bytes(directory), options);
         let max_lane_bytes = options.max_waiting_bytes;
+        let max_history_bytes = options.retention.processed_max_bytes;
         let writer = WriterThread {
             db,
             options,
@@ -167,6 +168,7 @@ impl EmbeddedBroker {
             leases,
             limits,
             max_lane_bytes,
+            max_history_bytes,
             state_room_bytes: plugin_share_bytes(directory),
             totals,
             condition,

@@ -201,7 +201,7 @@ impl StoreTotals {
     }
 
     /// The totals as the broker reports them.
-    pub(super) fn stats(&self, max_lane_bytes: u64) -> BrokerStats {
+    pub(super) fn stats(&self, max_lane_bytes: u64, max_history_bytes: u64) -> BrokerStats {
         let by_lane =
             |count: fn(&LaneTotal) -> u64| self.lanes.iter().map(|lane| (lane.lane.to_string(), count(lane))).collect();
         BrokerStats {
@@ -212,6 +212,7 @@ impl StoreTotals {
                 waiting_bytes_by_lane: by_lane(|lane| lane.waiting.bytes),
                 failed_bytes_by_lane: by_lane(|lane| lane.failed.bytes),
                 max_lane_bytes: Some(max_lane_bytes),
+                max_history_bytes: Some(max_history_bytes),
                 kept_bytes_by_lane: by_lane(|lane| lane.processed.bytes.saturating_add(lane.discarded.bytes)),
                 running: self.running,
                 scheduled: self.scheduled,

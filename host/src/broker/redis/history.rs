@@ -164,6 +164,7 @@ impl EventHistory {
                 waiting_bytes_by_lane: waiting_bytes,
                 failed_bytes_by_lane: failed_bytes,
                 max_lane_bytes: Some(self.capacity.max_lane_bytes()),
+                max_history_bytes: Some(self.capacity.max_history_bytes()),
                 kept_bytes_by_lane: kept_bytes,
                 running: reply::count(&running)?,
                 scheduled: reply::count(&scheduled)?,

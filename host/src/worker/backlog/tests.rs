@@ -223,22 +223,3 @@ fn attempts_kept_since_the_last_look_count() {
     }
     assert_eq!(keep(1_300).0, Brief, "the other host may fill its part");
 }
-
-#[test]
-fn what_is_added_to_the_history_between_two_looks_is_limited_and_trimmed_at_once() {
-    use AttemptDetail::{Brief, Compact, Whole};
-    let backlog = backlog(&[]);
-    let keep = |name: &str, bytes| backlog.keep_processed_attempt(&lane(name), bytes);
-    assert_eq!(keep("a", 1 << 40), Whole, "nothing is known of a limit");
-    let is_woken = || std::pin::pin!(backlog.much_history.notified()).as_mut().enable();
-    backlog.update(&held(0, 0));
-    end_one(&backlog, "b", Settlement::Processed);
-    assert!(!is_woken());
-    assert_eq!((keep("a", 1_200), keep("a", 1_200), keep("b", 1_200)), (Whole, Brief, Whole));
-    end_one(&backlog, "b", Settlement::Processed);
-    assert!(is_woken(), "more than an eighth of a lane was added");
-    assert_eq!(keep("a", 0), Compact);
-    backlog.begin_look();
-    backlog.update(&held(0, 0));
-    assert_eq!(keep("a", 1_200), Whole);
-}

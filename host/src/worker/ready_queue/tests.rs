@@ -182,3 +182,22 @@ fn deliveries_that_are_taken_out_no_longer_wait() {
     assert!(queue.is_empty());
     assert_eq!(queue.next_claim().unwrap().lanes.len(), 2);
 }
+
+#[test]
+fn a_throttled_lane_begins_nothing_until_it_is_let_go() {
+    let queue = queue(3);
+    push(&queue, "a");
+    push(&queue, "b");
+    let runners = queue.missing_runners();
+    queue.throttle_lane(&lane("a"));
+    let begun: Vec<_> = runners.iter().filter_map(LaneRunner::next_delivery).collect();
+    assert_eq!(begun.iter().map(|(waiting, _)| waiting.delivery.receipt.lane.as_str()).collect::<Vec<_>>(), ["b"]);
+    drop(runners);
+    takes_wakeup(&queue);
+    assert!(queue.missing_runners().is_empty());
+    let lanes = queue.next_claim().unwrap().lanes;
+    assert_eq!(lanes.iter().map(|demand| demand.lane.as_str()).collect::<Vec<_>>(), ["b"]);
+    queue.set_throttled_lanes(HashSet::new());
+    assert!(takes_wakeup(&queue), "the dispatcher learns of it");
+    assert_eq!(queue.missing_runners().len(), 1);
+}
