@@ -16,6 +16,7 @@ on_both_brokers! {
     of_a_batch_with_a_fault_nothing_is_accepted_and_the_fault_names_its_place,
     past_the_depth_limit_nothing_is_accepted_until_there_is_room,
     handlers_publish_past_the_limit_of_clients_and_not_without_end,
+    plugins_whose_events_have_too_many_keys_leave_room_for_the_keys_of_others,
 }
 
 fn post_keyed(client: &Client, body: &str, key: &str) -> (u16, Value) {
@@ -145,4 +146,53 @@ fn handlers_publish_past_the_limit_of_clients_and_not_without_end(broker: Broker
         let event = stage.client.event(&id).unwrap();
         assert!(event.attempts.len() <= 1 && event.state != "failed", "{event:?}");
     }
+}
+
+fn plugins_whose_events_have_too_many_keys_leave_room_for_the_keys_of_others(broker: Broker) {
+    const LIMIT: &str = "retention.idempotency_max_bytes";
+    let plugins = PluginsDir::scripted(&["hog", "hog2", "innocent"]);
+    let mut stage = Stage::on(broker.start(), plugins, |options| options.with(LIMIT, 200_000));
+    let event = |kind: &str, id: &str| json!({"type": kind, "source": format!("/{kind}"), "id": id, "payload": {}});
+    let post = |client: &Client, body: &Value| {
+        let answer = client.post(&body.to_string());
+        (answer.status, answer.text())
+    };
+    let innocents_are_accepted = |client: &Client, id: &str| {
+        let (status, said) = post(client, &event("innocent", id));
+        assert_eq!(status, 202, "{id}: {said}");
+    };
+    let mut refused = 0;
+    for round in 0..30 {
+        for hog in ["hog", "hog2"] {
+            let batch: Vec<Value> = (0..100).map(|place| event(hog, &format!("{round}-{place}"))).collect();
+            let (status, said) = post(&stage.client, &json!(batch));
+            assert!(status == 202 || status == 429 && said.contains(LIMIT) && said.contains(hog), "{status} {said}");
+            refused += u32::from(status == 429);
+        }
+        innocents_are_accepted(&stage.client, &round.to_string());
+    }
+    assert!(refused >= 30, "{refused} batches of 60");
+
+    let duplicate = stage.client.post(&event("hog", "0-0").to_string()).expect(202).json();
+    assert_eq!(duplicate["duplicate"], true, "{duplicate}");
+    stage.client.post_event("hog", &json!({}));
+    let is_within_limit = |client: &Client| {
+        let metrics = client.metrics();
+        let by_lane = metrics["idempotencyBytesByLane"].as_object().unwrap();
+        let all: u64 = by_lane.values().map(|bytes| bytes.as_u64().unwrap()).sum();
+        assert!(all <= 200_000 && by_lane["hog"].as_u64() > Some(50_000), "{metrics}");
+    };
+    is_within_limit(&stage.client);
+
+    stage.host.kill9();
+    stage.store.crash();
+    stage.replace_host(|options| options.with(LIMIT, 200_000));
+    is_within_limit(&stage.client);
+    innocents_are_accepted(&stage.client, "after");
+    let more: Vec<Value> = (0..100).map(|place| event("hog", &format!("after-{place}"))).collect();
+    assert_eq!(post(&stage.client, &json!(more)).0, 429);
+    stage.host.terminate();
+    stage.host.wait();
+    stage.replace_host(|options| options.with(LIMIT, 1_000_000));
+    assert_eq!(post(&stage.client, &json!(more)).0, 202, "a higher limit helps at once");
 }

@@ -68,6 +68,7 @@ async fn work_on_a_small_disk() {
         processed_max_bytes: u64::MAX,
         discarded_ms: 0,
         idempotency_ms: 0,
+        idempotency_max_bytes: u64::MAX,
     };
     let broker = EmbeddedBroker::open(&dir, BrokerOptions { retention, ..options() }, &TaskGroup::new()).unwrap();
     // Over many plugins, since each may take only a share of the disk.

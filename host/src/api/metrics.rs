@@ -85,6 +85,8 @@ fn metrics_json(stats: &BrokerStats, unwritten: u64) -> serde_json::Value {
         "failedBytesByLane": depth.failed_bytes_by_lane,
         "keptBytesByLane": depth.kept_bytes_by_lane,
         "maxLaneBytes": depth.max_lane_bytes,
+        "idempotencyBytesByLane": depth.idempotency_bytes_by_lane,
+        "maxIdempotencyBytes": depth.max_idempotency_bytes,
         "logLinesUnwritten": unwritten,
     })
 }
@@ -166,6 +168,11 @@ impl Collector for MetricsText {
                 "The most bytes of the waiting and failed events of one lane; 0 for no limit",
                 depth.max_lane_bytes.unwrap_or(0),
             ),
+            (
+                "idempotency_bytes_limit",
+                "The most bytes of the idempotency keys of all lanes; 0 for no limit",
+                depth.max_idempotency_bytes.unwrap_or(0),
+            ),
             ("ready", "1 if events are accepted and handled, else 0", u64::from(self.is_ready)),
         ] {
             let gauge = ConstGauge::new(i64::try_from(now).unwrap_or(i64::MAX));
@@ -188,6 +195,7 @@ impl Collector for MetricsText {
             ),
             ("waiting_bytes", "Bytes of the events that have not ended, by lane", &depth.waiting_bytes_by_lane),
             ("failed_bytes", "Bytes of the failed events that are kept, by lane", &depth.failed_bytes_by_lane),
+            ("idempotency_bytes", "Bytes of the idempotency keys, by lane", &depth.idempotency_bytes_by_lane),
             ("history_bytes", "Bytes of the processed and discarded events, by lane", &depth.kept_bytes_by_lane),
         ] {
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
@@ -323,6 +331,8 @@ mod tests {
         stats.depth.waiting_bytes_by_lane.insert("user-signup".into(), 800);
         stats.depth.failed_bytes_by_lane.insert("user-signup".into(), 900);
         stats.depth.max_lane_bytes = Some(2_000);
+        stats.depth.idempotency_bytes_by_lane.insert("user-signup".into(), 700);
+        stats.depth.max_idempotency_bytes = Some(3_000);
         let text = openmetrics_text(stats, true, 7).unwrap();
         for line in [
             "# TYPE eventstream_events_processed counter",
@@ -335,6 +345,8 @@ mod tests {
             "eventstream_waiting_bytes{lane=\"user-signup\"} 800",
             "eventstream_failed_bytes{lane=\"user-signup\"} 900",
             "eventstream_lane_bytes_limit 2000",
+            "eventstream_idempotency_bytes{lane=\"user-signup\"} 700",
+            "eventstream_idempotency_bytes_limit 3000",
             "eventstream_ready 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

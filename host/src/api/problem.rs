@@ -222,7 +222,10 @@ impl From<broker::Error> for Problem {
             broker::Error::Unavailable { reason, outcome_known: false } => Self::outcome_unknown(format!(
                 "{reason}; the change may have taken effect. Send the request again; to publish, use the same Idempotency-Key"
             )),
-            broker::Error::Full { .. } | broker::Error::LaneFull { .. } | broker::Error::LaneHeavy { .. } => {
+            broker::Error::Full { .. }
+            | broker::Error::LaneFull { .. }
+            | broker::Error::LaneHeavy { .. }
+            | broker::Error::KeysFull { .. } => {
                 Self::new(ProblemKind::QueueFull, error.to_string()).retry_after(RETRY_AFTER_S)
             }
             broker::Error::NoRoom(_) => {

@@ -13,6 +13,7 @@ pub mod coverage;
 pub mod discard;
 pub mod ends;
 pub mod failed_limit;
+pub mod key_limit;
 pub mod keys;
 pub mod leases;
 pub mod limits;
@@ -122,6 +123,10 @@ macro_rules! broker_contract {
             attempt_bytes::attempts_count_for_their_lane_until_their_events_end,
             attempt_bytes::a_settle_that_changes_nothing_takes_no_bytes_off,
             attempt_bytes::attempts_that_are_restored_count_for_their_lane,
+            key_limit::a_lane_with_too_many_keys_gets_no_new_ones_and_loses_none,
+            key_limit::the_limit_of_keys_is_exact_for_batches_and_many_clients,
+            key_limit::keys_that_ended_make_room_for_others,
+            key_limit::keys_that_are_restored_count,
             keys::keys_survive_a_crash,
             keys::of_two_changes_of_a_key_one_wins,
             keys::the_number_of_keys_is_bounded,

@@ -44,6 +44,19 @@ pub enum Error {
         /// The limit of the lane, in bytes.
         limit_bytes: u64,
     },
+    /// The idempotency keys of one lane take all that they may. Events without a new key are still accepted, and so are
+    /// those of other lanes.
+    #[error("{}", keys_full(lane, *lane_bytes, *all_bytes, *limit_bytes))]
+    KeysFull {
+        /// The lane.
+        lane: Lane,
+        /// The bytes of its keys.
+        lane_bytes: u64,
+        /// The bytes of the keys of all lanes.
+        all_bytes: u64,
+        /// The limit for all lanes, in bytes.
+        limit_bytes: u64,
+    },
     /// The store has no room for more events. Events that it holds can still be handled.
     #[error("the store has no room left: {0}")]
     NoRoom(String),
@@ -83,6 +96,7 @@ impl Error {
                 | Self::Full { .. }
                 | Self::LaneFull { .. }
                 | Self::LaneHeavy { .. }
+                | Self::KeysFull { .. }
                 | Self::NoRoom(_)
                 | Self::Unsafe(_)
                 | Self::Busy(_)
@@ -116,5 +130,18 @@ fn lane_heavy(lane: &Lane, waiting_bytes: u64, failed_bytes: u64, limit_bytes: u
     format!(
         "{what} take {all_bytes} bytes, and the limit is {limit_bytes} (broker.max_waiting_bytes, or an eighth of the \
          store's space){remedy}"
+    )
+}
+
+fn keys_full(lane: &Lane, lane_bytes: u64, all_bytes: u64, limit_bytes: u64) -> String {
+    let whose = match *lane == Lane::unrouted() {
+        true => "of events that no plugin handles".to_owned(),
+        false => format!("of the plugin {lane}"),
+    };
+    format!(
+        "the idempotency keys {whose} take {lane_bytes} bytes of {all_bytes}, and all keys may take {limit_bytes} \
+         (retention.idempotency_max_bytes, or an eighth of the store's space), half of them in equal parts: wait until \
+         keys end, send events without a key (Idempotency-Key, or source and id), or set a shorter retention.idempotency \
+         for new keys"
     )
 }

@@ -18,7 +18,8 @@ pub trait EventLog: Send + Sync + 'static {
     ///
     /// # Errors
     /// - [`Error::Conflict`]: an idempotency key is known with another body. Nothing was appended.
-    /// - [`Error::LaneFull`], [`Error::LaneHeavy`], [`Error::Full`]: a limit was reached. Nothing was appended.
+    /// - [`Error::LaneFull`], [`Error::LaneHeavy`], [`Error::KeysFull`], [`Error::Full`]: a limit was reached. Nothing was
+    ///   appended.
     /// - [`Error::Unavailable`] with `outcome_known` false: the events may be appended, now or later. Repeat the call with
     ///   the same idempotency keys.
     async fn append(&self, events: Vec<AppendRequest>) -> Result<Vec<AcceptedEvent>, Error>;

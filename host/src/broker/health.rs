@@ -117,6 +117,10 @@ pub struct QueueDepth {
     pub max_history_bytes: Option<u64>,
     /// About how many bytes the processed and the discarded events take that the store keeps, by lane.
     pub kept_bytes_by_lane: BTreeMap<String, u64>,
+    /// About how many bytes the idempotency keys take, by the lane of their events.
+    pub idempotency_bytes_by_lane: BTreeMap<String, u64>,
+    /// The most bytes of all idempotency keys; `None` if the store has no such limit.
+    pub max_idempotency_bytes: Option<u64>,
     /// Events that are being handled.
     pub running: u64,
     /// Events that are due later: retries and delayed events.

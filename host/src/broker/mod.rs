@@ -30,6 +30,7 @@ mod error;
 mod event_log;
 mod fair_share;
 mod health;
+mod key_share;
 mod keys;
 mod lane;
 mod lane_limits;

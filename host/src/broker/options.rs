@@ -55,6 +55,9 @@ pub struct RetentionLimits {
     pub discarded_ms: u64,
     /// The window of an idempotency key, in milliseconds.
     pub idempotency_ms: u64,
+    /// The most bytes that the idempotency keys of all lanes take; see [`super::Error::KeysFull`]. A store with little room
+    /// allows less.
+    pub idempotency_max_bytes: u64,
 }
 
 impl Default for BrokerOptions {
@@ -76,6 +79,7 @@ impl Default for BrokerOptions {
                 processed_max_bytes: 4 << 30,
                 discarded_ms: 30 * DAY_MS,
                 idempotency_ms: DAY_MS,
+                idempotency_max_bytes: 4 << 30,
             },
         }
     }

@@ -168,6 +168,9 @@ fn retention_plugin_and_log_keys() -> Vec<SettingKey> {
         SettingKey::new("retention.failed", |_, value| value.one_of(&["kept"]).map(drop)),
         SettingKey::duration_ms("retention.discarded", |draft| &mut draft.broker.retention.discarded_ms),
         SettingKey::duration_ms("retention.idempotency", |draft| &mut draft.broker.retention.idempotency_ms),
+        SettingKey::number("retention.idempotency_max_bytes", 1..=1 << 50, |draft| {
+            &mut draft.broker.retention.idempotency_max_bytes
+        }),
         SettingKey::new("plugins.dir", |draft, value| {
             draft.plugins.dir = value.directory()?.ok_or_else(|| value.mismatch("a directory"))?;
             Ok(())

@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use rusqlite::{OptionalExtension, params};
 
+use crate::broker::key_share::find_lane_beyond_share;
 use crate::broker::{AcceptedEvent, AppendRequest, Error, Lane};
 use crate::event::{DeliveryStart, EventId, FailureClass, Idempotency};
 
 use super::bulk_insert::BulkRow;
 use super::columns::{BodyColumns, DataColumn, StoryColumns};
 use super::event_state;
-use super::row_size::{ATTEMPTS_ROOM_BYTES, row_bytes, signed};
+use super::row_size::{ATTEMPTS_ROOM_BYTES, IDEMPOTENCY_KEY_BYTES, row_bytes, signed};
 use super::step::WriteContext;
 
 /// An event as the writer writes it. The caller prepares it, so that encoding takes none of the writer's time.
@@ -54,8 +55,8 @@ impl From<&AppendRequest> for PreparedEvent {
 /// Appends the events of a request.
 ///
 /// # Errors
-/// The inner `Result` fails with [`Error::Conflict`], [`Error::LaneFull`], [`Error::LaneHeavy`], [`Error::Full`] or
-/// [`Error::NoRoom`]; then nothing was written.
+/// The inner `Result` fails with [`Error::Conflict`], [`Error::LaneFull`], [`Error::LaneHeavy`], [`Error::KeysFull`],
+/// [`Error::Full`] or [`Error::NoRoom`]; then nothing was written.
 pub(super) fn append(
     step: &mut WriteContext<'_>,
     events: &[PreparedEvent],
@@ -112,6 +113,9 @@ pub(super) fn append(
                 return Ok(Err(Error::LaneHeavy { lane, waiting_bytes, failed_bytes, limit_bytes }));
             }
         }
+        if let Err(full) = check_keys(step, events, &in_request) {
+            return Ok(Err(full));
+        }
         if let Some(shortage) = step.no_room {
             return Ok(Err(Error::NoRoom(shortage.to_owned())));
         }
@@ -127,6 +131,34 @@ pub(super) fn append(
         accepted.push(AcceptedEvent { id, duplicate });
     }
     Ok(Ok(accepted))
+}
+
+/// Checks whether the lanes of these events may have their new idempotency keys, each with the id of its event.
+fn check_keys(
+    step: &WriteContext<'_>,
+    events: &[PreparedEvent],
+    new: &HashMap<&[u8; 32], (EventId, &[u8; 32])>,
+) -> Result<(), Error> {
+    if new.is_empty() {
+        return Ok(());
+    }
+    let mut wanted: BTreeMap<&Lane, u64> = BTreeMap::new();
+    for event in events {
+        let key = event.idempotency.as_ref().and_then(|idempotency| new.get(&idempotency.key));
+        if key.is_some_and(|(id, _)| *id == event.body.id) {
+            *wanted.entry(&event.lane).or_default() += 1;
+        }
+    }
+    let limit_bytes = step.options.retention.idempotency_max_bytes;
+    let kept = step.totals.lanes.iter().map(|lane| (&lane.lane, lane.idempotency_keys));
+    let Some(lane) = find_lane_beyond_share(limit_bytes / IDEMPOTENCY_KEY_BYTES, kept, &wanted) else { return Ok(()) };
+    let lane_keys = step.totals.lane_named(lane).map_or(0, |lane| lane.idempotency_keys);
+    Err(Error::KeysFull {
+        lane: lane.clone(),
+        lane_bytes: lane_keys.saturating_mul(IDEMPOTENCY_KEY_BYTES),
+        all_bytes: step.totals.idempotency_keys().saturating_mul(IDEMPOTENCY_KEY_BYTES),
+        limit_bytes,
+    })
 }
 
 /// Appends the events that a handler published, in the step that settles its delivery. No limit applies.
@@ -177,8 +209,9 @@ pub(super) fn insert_waiting(step: &mut WriteContext<'_>, event: &PreparedEvent)
     if let Some(Idempotency { key, fingerprint }) = &event.idempotency {
         let window_ms = i64::try_from(step.options.retention.idempotency_ms).unwrap_or(i64::MAX);
         step.db
-            .prepare_cached("REPLACE INTO idempotency (key, fingerprint, id, until) VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![key, fingerprint, body.id.as_bytes(), step.now_ms.saturating_add(window_ms)])?;
+            .prepare_cached("INSERT INTO idempotency (key, fingerprint, id, until, lane) VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![key, fingerprint, body.id.as_bytes(), step.now_ms.saturating_add(window_ms), lane])?;
+        step.totals.add_idempotency_keys(lane, 1);
     }
     step.totals.add(lane, |lane| &mut lane.waiting, 1, signed(event.row_bytes()));
     match due_ms {
@@ -230,10 +263,24 @@ pub(super) fn due_ms(now_ms: i64, delay_ms: u64) -> i64 {
     now_ms.saturating_add(i64::try_from(delay_ms).unwrap_or(i64::MAX)).saturating_add(1)
 }
 
-/// The first event with an idempotency key and its fingerprint, if the key's window is not over.
-fn find_idempotency_key(step: &WriteContext<'_>, key: &[u8; 32]) -> rusqlite::Result<Option<(EventId, [u8; 32])>> {
-    step.db
-        .prepare_cached("SELECT id, fingerprint FROM idempotency WHERE key = ?1 AND until > ?2")?
-        .query_row((key, step.now_ms), |row| Ok((EventId::from_bytes(row.get(0)?), row.get(1)?)))
-        .optional()
+/// The first event with an idempotency key and its fingerprint. Deletes the key if its window is over.
+pub(super) fn find_idempotency_key(
+    step: &mut WriteContext<'_>,
+    key: &[u8; 32],
+) -> rusqlite::Result<Option<(EventId, [u8; 32])>> {
+    let found = step
+        .db
+        .prepare_cached("SELECT id, fingerprint, until FROM idempotency WHERE key = ?1")?
+        .query_row([key], |row| Ok(((EventId::from_bytes(row.get(0)?), row.get(1)?), row.get::<_, i64>(2)?)))
+        .optional()?;
+    match found {
+        Some((first, until)) if until > step.now_ms => Ok(Some(first)),
+        None => Ok(None),
+        Some(_) => {
+            let mut delete = step.db.prepare_cached("DELETE FROM idempotency WHERE key = ?1 RETURNING lane")?;
+            let lane = delete.query_row([key], |row| row.get(0))?;
+            step.totals.add_idempotency_keys(lane, -1);
+            Ok(None)
+        }
+    }
 }

@@ -57,6 +57,8 @@ pub struct EmbeddedBroker {
     pub(super) max_lane_bytes: u64,
     /// The most bytes of processed and discarded events that are kept.
     pub(super) max_history_bytes: u64,
+    /// The most bytes of all idempotency keys.
+    pub(super) max_idempotency_bytes: u64,
     /// The most bytes of state for one plugin; `None` if the file system does not say how large it is.
     pub(super) state_room_bytes: Option<u64>,
     pub(super) totals: watch::Receiver<StoreTotals>,
@@ -227,7 +229,8 @@ impl EventLog for EmbeddedBroker {
     }
 
     async fn stats(&self) -> Result<BrokerStats, Error> {
-        Ok(self.totals.borrow().stats(self.max_lane_bytes, self.max_history_bytes))
+        let totals = self.totals.borrow();
+        Ok(totals.stats(self.max_lane_bytes, self.max_history_bytes, self.max_idempotency_bytes))
     }
 }
 

@@ -137,6 +137,7 @@ impl EmbeddedBroker {
         let options = limit_to_disk(plugin_share_bytes(directory), options);
         let max_lane_bytes = options.max_waiting_bytes;
         let max_history_bytes = options.retention.processed_max_bytes;
+        let max_idempotency_bytes = options.retention.idempotency_max_bytes;
         let writer = WriterThread {
             db,
             options,
@@ -169,6 +170,7 @@ impl EmbeddedBroker {
             limits,
             max_lane_bytes,
             max_history_bytes,
+            max_idempotency_bytes,
             state_room_bytes: plugin_share_bytes(directory),
             totals,
             condition,
@@ -182,11 +184,13 @@ impl EmbeddedBroker {
     }
 }
 
-/// Limits the bytes of a lane's waiting events to one share of the disk, and those of the history to two.
+/// Limits the bytes of a lane's waiting events and those of all idempotency keys to one share of the disk, and those of the
+/// history to two.
 fn limit_to_disk(share_bytes: Option<u64>, mut options: BrokerOptions) -> BrokerOptions {
     let share_bytes = share_bytes.unwrap_or(u64::MAX);
     options.max_waiting_bytes = options.max_waiting_bytes.min(share_bytes);
     options.retention.processed_max_bytes = options.retention.processed_max_bytes.min(share_bytes.saturating_mul(2));
+    options.retention.idempotency_max_bytes = options.retention.idempotency_max_bytes.min(share_bytes);
     options
 }
 

@@ -10,7 +10,7 @@ use crate::broker::{
 };
 use crate::event::{DeliveryStart, EventRecord, FailureClass};
 
-use super::append::{Placement, PreparedEvent, ensure_lane, insert_event, insert_waiting};
+use super::append::{Placement, PreparedEvent, ensure_lane, find_idempotency_key, insert_event, insert_waiting};
 use super::columns::{BodyColumns, StoryColumns};
 use super::row_size::{row_bytes, signed};
 use super::step::WriteContext;
@@ -104,20 +104,22 @@ fn restore_one(step: &mut WriteContext<'_>, item: &PreparedItem) -> rusqlite::Re
     Ok(if is_new { RestoreOutcome::Done } else { RestoreOutcome::Known })
 }
 
-/// Writes an idempotency key, unless the key is known and its window is not over.
-fn restore_key(step: &WriteContext<'_>, key: &ExportedKey) -> rusqlite::Result<bool> {
-    let written = step
-        .db
-        .prepare_cached(
-            "INSERT INTO idempotency (key, fingerprint, id, until) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (key) \
-             DO UPDATE SET fingerprint = excluded.fingerprint, id = excluded.id, until = excluded.until WHERE until <= ?5",
-        )?
+/// Writes an idempotency key, unless the key is known and its window is not over. The lane of its event is not exported, so
+/// it counts for the lane of events that no plugin handles.
+fn restore_key(step: &mut WriteContext<'_>, key: &ExportedKey) -> rusqlite::Result<bool> {
+    if find_idempotency_key(step, &key.idempotency.key)?.is_some() {
+        return Ok(false);
+    }
+    let lane = ensure_lane(step, &Lane::unrouted())?;
+    step.db
+        .prepare_cached("INSERT INTO idempotency (key, fingerprint, id, until, lane) VALUES (?1, ?2, ?3, ?4, ?5)")?
         .execute(params![
             key.idempotency.key,
             key.idempotency.fingerprint,
             key.id.as_bytes(),
             key.until.unix_ms(),
-            step.now_ms
+            lane
         ])?;
-    Ok(written == 1)
+    step.totals.add_idempotency_keys(lane, 1);
+    Ok(true)
 }

@@ -220,14 +220,18 @@ fn delete_event(step: &mut WriteContext<'_>, part: HistoryPart, kept: &RetainedE
 
 /// Deletes idempotency keys whose window is over.
 pub(super) fn expire_idempotency_keys(step: &mut WriteContext<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
-    let deleted = step
-        .db
-        .prepare_cached(
+    let lanes = {
+        let mut delete = step.db.prepare_cached(
             "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency INDEXED BY idempotency_by_until \
-             WHERE until <= ?1 ORDER BY until LIMIT ?2)",
-        )?
-        .execute((step.now_ms, MAX_DELETED))?;
-    Ok(Ok(deleted as i64 == MAX_DELETED))
+             WHERE until <= ?1 ORDER BY until LIMIT ?2) RETURNING lane",
+        )?;
+        let deleted = delete.query_map((step.now_ms, MAX_DELETED), |row| row.get::<_, i64>(0))?;
+        deleted.collect::<Result<Vec<_>, _>>()?
+    };
+    for lane in &lanes {
+        step.totals.add_idempotency_keys(*lane, -1);
+    }
+    Ok(Ok(lanes.len() as i64 == MAX_DELETED))
 }
 
 /// Returns free pages to the disk, if there are many. The disk regains them at the checkpoint after the last piece.

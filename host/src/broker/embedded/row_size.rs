@@ -6,6 +6,9 @@ pub(super) const ROW_BYTES: u64 = 200;
 /// clients filled with small events does not grow far beyond its limit when they are tried.
 pub(super) const ATTEMPTS_ROOM_BYTES: u64 = 512;
 
+/// About how many bytes an idempotency key takes, with its entry in the index.
+pub(super) const IDEMPOTENCY_KEY_BYTES: u64 = 180;
+
 /// The bytes that an event counts for in any state. `data_bytes` is the size of its payload, `story_bytes` that of its
 /// attempts and its result.
 pub(super) fn row_bytes(data_bytes: usize, story_bytes: usize) -> u64 {

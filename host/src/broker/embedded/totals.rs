@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use crate::broker::{BrokerStats, EventCounters, Lane, LaneLimits, QueueDepth};
 use crate::event::FailureClass;
 
-use super::row_size::signed;
+use super::row_size::{IDEMPOTENCY_KEY_BYTES, signed};
 
 /// The prefix of the totals that count failures of one class.
 const FAILED_AS: &str = "failed as ";
@@ -42,6 +42,8 @@ pub(super) struct LaneTotal {
     pub(super) processed: Tally,
     /// Discarded events that the store keeps.
     pub(super) discarded: Tally,
+    /// Idempotency keys of its events.
+    pub(super) idempotency_keys: u64,
 }
 
 /// How many events there are, and about how many bytes they take.
@@ -65,7 +67,7 @@ impl LaneTotal {
     /// The totals of an empty lane.
     fn new(lane: Lane) -> Self {
         let none = Tally::default();
-        Self { lane, queued: 0, waiting: none, failed: none, processed: none, discarded: none }
+        Self { lane, queued: 0, waiting: none, failed: none, processed: none, discarded: none, idempotency_keys: 0 }
     }
 }
 
@@ -80,13 +82,13 @@ impl StoreTotals {
         }
         let mut lanes = db.prepare_cached(
             "SELECT name, queued, waiting, waiting_bytes, failed, failed_bytes, kept, kept_bytes, discarded, \
-             discarded_bytes FROM lane ORDER BY number",
+             discarded_bytes, idempotency_keys FROM lane ORDER BY number",
         )?;
         let mut lanes = lanes.query([])?;
         while let Some(row) = lanes.next()? {
             let lane = row.get_ref(0)?.as_str()?.parse().unwrap_or_else(|_| Lane::unrouted());
             let count = |column| row.get(column).map(unsigned);
-            let mut total = LaneTotal { queued: count(1)?, ..LaneTotal::new(lane) };
+            let mut total = LaneTotal { queued: count(1)?, idempotency_keys: count(10)?, ..LaneTotal::new(lane) };
             let LaneTotal { waiting, failed, processed, discarded, .. } = &mut total;
             for (first, tally) in [(2, waiting), (4, failed), (6, processed), (8, discarded)] {
                 (tally.events, tally.bytes) = (count(first)?, count(first + 1)?);
@@ -113,13 +115,14 @@ impl StoreTotals {
         }
         let mut save = db.prepare_cached(
             "UPDATE lane SET queued = ?2, waiting = ?3, waiting_bytes = ?4, failed = ?5, failed_bytes = ?6, kept = ?7, \
-             kept_bytes = ?8, discarded = ?9, discarded_bytes = ?10 WHERE number = ?1",
+             kept_bytes = ?8, discarded = ?9, discarded_bytes = ?10, idempotency_keys = ?11 WHERE number = ?1",
         )?;
         for (index, lane) in self.lanes.iter().enumerate() {
             if written.lanes.get(index) != Some(lane) {
                 let tallies = [lane.waiting, lane.failed, lane.processed, lane.discarded];
                 let counts = tallies.into_iter().flat_map(|tally| [tally.events, tally.bytes]);
                 let values = [number_of(index), signed(lane.queued)].into_iter().chain(counts.map(signed));
+                let values = values.chain([signed(lane.idempotency_keys)]);
                 save.execute(rusqlite::params_from_iter(values))?;
             }
         }
@@ -165,6 +168,22 @@ impl StoreTotals {
         }
     }
 
+    /// Adds to the idempotency keys of a lane. Number 0 stands for the lane of events that no plugin handles.
+    pub(super) fn add_idempotency_keys(&mut self, number: i64, more: i64) {
+        let lane = match index_of(number) {
+            Some(index) => self.lanes.get_mut(index),
+            None => self.lanes.iter_mut().find(|known| known.lane == Lane::unrouted()),
+        };
+        if let Some(lane) = lane {
+            lane.idempotency_keys = lane.idempotency_keys.saturating_add_signed(more);
+        }
+    }
+
+    /// The idempotency keys of all lanes.
+    pub(super) fn idempotency_keys(&self) -> u64 {
+        self.sum(|lane| lane.idempotency_keys)
+    }
+
     /// Adds to a tally of a lane.
     pub(super) fn add(&mut self, number: i64, of: fn(&mut LaneTotal) -> &mut Tally, more: i64, more_bytes: i64) {
         if let Some(lane) = index_of(number).and_then(|index| self.lanes.get_mut(index)) {
@@ -201,7 +220,7 @@ impl StoreTotals {
     }
 
     /// The totals as the broker reports them.
-    pub(super) fn stats(&self, max_lane_bytes: u64, max_history_bytes: u64) -> BrokerStats {
+    pub(super) fn stats(&self, max_lane_bytes: u64, max_history_bytes: u64, max_idempotency_bytes: u64) -> BrokerStats {
         let by_lane =
             |count: fn(&LaneTotal) -> u64| self.lanes.iter().map(|lane| (lane.lane.to_string(), count(lane))).collect();
         BrokerStats {
@@ -214,6 +233,8 @@ impl StoreTotals {
                 max_lane_bytes: Some(max_lane_bytes),
                 max_history_bytes: Some(max_history_bytes),
                 kept_bytes_by_lane: by_lane(|lane| lane.processed.bytes.saturating_add(lane.discarded.bytes)),
+                idempotency_bytes_by_lane: by_lane(|lane| lane.idempotency_keys.saturating_mul(IDEMPOTENCY_KEY_BYTES)),
+                max_idempotency_bytes: Some(max_idempotency_bytes),
                 running: self.running,
                 scheduled: self.scheduled,
                 processed_kept: self.sum(|lane| lane.processed.events),
@@ -325,12 +346,15 @@ mod tests {
             totals.add(number, |lane| &mut lane.waiting, 9, 90);
             totals.add(number, |lane| &mut lane.processed, 4, 40);
             totals.add(number, |lane| &mut lane.discarded, 6, 60);
+            totals.add_idempotency_keys(number, 17);
         }
         for class in FailureClass::ALL {
             totals.count_failed(3, class, 10);
         }
         totals.add_queued(2, 5);
         totals.add_queued(2, -2);
+        totals.add_idempotency_keys(0, 2);
+        assert_eq!((totals.lanes[1].idempotency_keys, totals.idempotency_keys()), (19, 3 * 17 + 2));
         totals.save(&empty, &db).unwrap();
         assert_eq!(StoreTotals::load(&db).unwrap(), totals);
         assert_eq!(totals.waiting(), 3 + 9 + 10);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use redis::Value;
 
-use super::capacity::StoreCapacity;
+use super::capacity::{IDEMPOTENCY_KEY_BYTES, StoreCapacity};
 use super::client::StoreClient;
 use super::codec::{self, RecordVersion};
 use super::connection::{CallFailure, TroubleKind, reply};
@@ -136,6 +136,7 @@ impl EventAppender {
             .named_lanes(&client.keys, places.lanes());
         call.push_number(requests.len());
         call.push_text(&request_sizes(requests));
+        call.push_number(self.capacity.max_idempotency_bytes() / IDEMPOTENCY_KEY_BYTES);
         for event in requests.iter().flat_map(|request| &request.events) {
             call.push_display(event.id);
             let lane = places.place_of(&event.lane);
@@ -146,6 +147,9 @@ impl EventAppender {
                     let (place, fingerprint) = idempotency.as_ref().map_or((0, &[][..]), |idempotency| {
                         let next = keys.len() + 1;
                         let place = *keys.entry(idempotency.key).or_insert(next);
+                        if place == 1 && next == 1 {
+                            call.push_key(client.keys.idempotency_ends());
+                        }
                         if place == next {
                             call.push_key(client.keys.idempotency(&idempotency.key));
                         }
@@ -199,6 +203,17 @@ impl EventAppender {
                 let failed_bytes = reply::count(&items.next().unwrap_or_default())?;
                 let lane = name.parse().map_err(|_| miscounted())?;
                 Err(Error::LaneHeavy { lane, waiting_bytes, failed_bytes, limit_bytes: self.capacity.max_lane_bytes() })
+            }
+            "KEYSFULL" => {
+                let name = reply::text(items.next().unwrap_or_default())?;
+                let lane_keys = reply::count(&items.next().unwrap_or_default())?;
+                let all_keys = reply::count(&items.next().unwrap_or_default())?;
+                Err(Error::KeysFull {
+                    lane: name.parse().map_err(|_| miscounted())?,
+                    lane_bytes: lane_keys.saturating_mul(IDEMPOTENCY_KEY_BYTES),
+                    all_bytes: all_keys.saturating_mul(IDEMPOTENCY_KEY_BYTES),
+                    limit_bytes: self.capacity.max_idempotency_bytes(),
+                })
             }
             "MISPLACED" => {
                 let message = reply::text(items.next().unwrap_or_default())?;

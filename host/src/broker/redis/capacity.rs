@@ -10,11 +10,14 @@ use crate::broker::{BrokerOptions, Error, Lane, LaneLimits};
 
 /// One plugin may take one part in so many of the memory of Redis.
 const MEMORY_PARTS: u64 = 8;
+/// About how many bytes an idempotency key takes.
+pub(super) const IDEMPOTENCY_KEY_BYTES: u64 = 280;
 
 /// The limits of the store and what is known of their use.
 pub(super) struct StoreCapacity {
     max_waiting_bytes: u64,
     processed_max_bytes: u64,
+    idempotency_max_bytes: u64,
     /// How many events may wait. Changes with the plugins.
     limits: ArcSwap<LaneLimits>,
     /// The lanes over their limit of bytes, each with its waiting and its failed bytes. About a second old.
@@ -28,6 +31,7 @@ impl StoreCapacity {
         Self {
             max_waiting_bytes: options.max_waiting_bytes,
             processed_max_bytes: options.retention.processed_max_bytes,
+            idempotency_max_bytes: options.retention.idempotency_max_bytes,
             limits: ArcSwap::from_pointee(LaneLimits::new(options.max_waiting, BTreeMap::new())),
             overweight: ArcSwap::default(),
             memory_bytes: AtomicU64::new(0),
@@ -87,6 +91,11 @@ impl StoreCapacity {
     /// The most bytes of processed and discarded events that are kept.
     pub(super) fn max_history_bytes(&self) -> u64 {
         self.processed_max_bytes.min(self.share_bytes().saturating_mul(2))
+    }
+
+    /// The most bytes that the idempotency keys of all lanes may take.
+    pub(super) fn max_idempotency_bytes(&self) -> u64 {
+        self.idempotency_max_bytes.min(self.share_bytes())
     }
 
     /// The most bytes that the state of one plugin may take; `None` if the memory of Redis is unknown.

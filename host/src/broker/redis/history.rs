@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
-use super::capacity::StoreCapacity;
+use super::capacity::{IDEMPOTENCY_KEY_BYTES, StoreCapacity};
 use super::client::StoreClient;
 use super::codec;
 use super::codec::ending::failed_ending;
@@ -149,7 +149,8 @@ impl EventHistory {
         let all_lengths = reply::array(all_lengths)?.iter().map(reply::count).collect::<Result<Vec<_>, _>>()?;
         let names = || known.lanes.iter().map(|lane| lane.as_str().to_owned());
         let queued = names().zip(lengths).collect();
-        let RedisTotals { counters, state_keys, due, waiting_bytes, failed_bytes, kept_bytes } = read_totals(counts)?;
+        let RedisTotals { counters, state_keys, due, waiting_bytes, failed_bytes, kept_bytes, idempotency_bytes } =
+            read_totals(counts)?;
         self.capacity.note_lane_bytes(&waiting_bytes, &failed_bytes);
         let later = |name: &String| due.get(name).copied().unwrap_or(0);
         let waiting_by_lane = names().zip(all_lengths).map(|(name, all)| {
@@ -166,6 +167,8 @@ impl EventHistory {
                 max_lane_bytes: Some(self.capacity.max_lane_bytes()),
                 max_history_bytes: Some(self.capacity.max_history_bytes()),
                 kept_bytes_by_lane: kept_bytes,
+                idempotency_bytes_by_lane: idempotency_bytes,
+                max_idempotency_bytes: Some(self.capacity.max_idempotency_bytes()),
                 running: reply::count(&running)?,
                 scheduled: reply::count(&scheduled)?,
                 processed_kept: reply::count(&done)?,
@@ -262,6 +265,8 @@ struct RedisTotals {
     failed_bytes: BTreeMap<String, u64>,
     /// Bytes of processed and discarded events, by lane.
     kept_bytes: BTreeMap<String, u64>,
+    /// Bytes of idempotency keys, by lane.
+    idempotency_bytes: BTreeMap<String, u64>,
 }
 
 fn read_totals(counts: Value) -> Result<RedisTotals, CallFailure> {
@@ -286,11 +291,12 @@ fn read_totals(counts: Value) -> Result<RedisTotals, CallFailure> {
             "deferred" => counters.deferred = value,
             other => {
                 let Some((kind, of)) = other.split_once(':') else { continue };
-                let by_lane = match kind {
-                    "due" => &mut totals.due,
-                    "bytes" => &mut totals.waiting_bytes,
-                    "failed-bytes" => &mut totals.failed_bytes,
-                    "kept-bytes" | "discarded-bytes" => &mut totals.kept_bytes,
+                let (by_lane, value) = match kind {
+                    "due" => (&mut totals.due, value),
+                    "bytes" => (&mut totals.waiting_bytes, value),
+                    "failed-bytes" => (&mut totals.failed_bytes, value),
+                    "kept-bytes" | "discarded-bytes" => (&mut totals.kept_bytes, value),
+                    "idem" => (&mut totals.idempotency_bytes, value.saturating_mul(IDEMPOTENCY_KEY_BYTES)),
                     "failed" => {
                         let class = FailureClass::ALL.into_iter().find(|class| class.as_str() == of);
                         counters.failed_by_class.extend(class.map(|class| (class, value)));

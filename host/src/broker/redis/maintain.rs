@@ -57,6 +57,7 @@ impl StoreMaintenance {
         continue_unless_unavailable(&mut first_error, self.heartbeat.beat().await)?;
         continue_unless_unavailable(&mut first_error, self.lanes.refresh(&[]).await)?;
         continue_unless_unavailable(&mut first_error, self.reap_dead_consumers().await)?;
+        continue_unless_unavailable(&mut first_error, self.uncount_ended_keys().await)?;
         let (mut more_events, mut more_state, mut more_failed) = (true, true, true);
         for _ in 0..MAX_CALLS {
             if more_failed {
@@ -134,6 +135,14 @@ impl StoreMaintenance {
             .named_lanes(&client.keys, &self.lanes.known().lanes);
         call.push_key(client.keys.discarded());
         Ok(reply::count(&client.call(&call).await?)? > 0)
+    }
+
+    /// Takes idempotency keys off the totals after their window.
+    async fn uncount_ended_keys(&self) -> Result<(), CallFailure> {
+        let client = &self.client;
+        let mut call = client.script_call(&client.scripts.idem_expire);
+        call.push_key(client.keys.idempotency_ends());
+        client.call(&call).await.map(drop)
     }
 
     /// Corrects the bytes of failed events where hosts of older versions did not count; true if there is more to read.

@@ -14,13 +14,14 @@ use super::wal_recovery::{self, WalError};
 const APPLICATION_ID: i32 = 0x6573_6462;
 
 /// Entry `n` migrates format `n` to `n + 1`; format 0 is an empty file. Never change a released entry.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("schema/1.sql"),
     include_str!("schema/2.sql"),
     include_str!("schema/3.sql"),
     include_str!("schema/4.sql"),
     include_str!("schema/5.sql"),
     include_str!("schema/6.sql"),
+    include_str!("schema/7.sql"),
 ];
 
 /// A database up to this size is checked as a whole at the start, which takes a fraction of a second. In a larger one
@@ -165,7 +166,7 @@ mod tests {
         let newer = [&MIGRATIONS[..], &["ALTER TABLE lane ADD COLUMN color TEXT"]].concat();
         open_with(&path, &newer).unwrap();
         Connection::open(&path).unwrap().prepare("SELECT color FROM lane").unwrap();
-        assert!(matches!(open(&path), Err(SchemaError::Newer { found: 7, known: 6 })));
+        assert!(matches!(open(&path), Err(SchemaError::Newer { found: 8, known: 7 })));
         Connection::open(&path).unwrap().prepare("SELECT color FROM lane").unwrap();
     }
 
@@ -225,6 +226,31 @@ mod tests {
             db.query_row(column, [plugin], |row| row.get::<_, i64>(0)).unwrap()
         };
         assert_eq!((bytes("p"), bytes("q")), (100 + 1 + 2 + 100 + 3, 0));
+    }
+
+    #[test]
+    fn idempotency_keys_from_before_they_were_counted_count_for_the_lane_of_no_plugin() {
+        let dir = tempfile::tempdir().unwrap();
+        let counted = |name: &str, lanes: &str, keys: i64| {
+            let path = dir.path().join(name);
+            let db = open_with(&path, &MIGRATIONS[..6]).unwrap();
+            db.execute_batch(lanes).unwrap();
+            for key in 0..keys {
+                db.execute("INSERT INTO idempotency VALUES (?1, zeroblob(32), zeroblob(16), 5)", [[key as u8; 32]])
+                    .unwrap();
+            }
+            drop(db);
+            let db = open(&path).unwrap();
+            let mut all = db.prepare("SELECT number, name, idempotency_keys FROM lane ORDER BY number").unwrap();
+            let rows = all.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+            rows.map(Result::unwrap).collect::<Vec<(i64, String, i64)>>()
+        };
+        let a = || (1, "a".to_owned(), 0);
+        let first = "INSERT INTO lane VALUES (1, 'a', 0, 0, 0, 0, 0, 0, 0, 0, 0)";
+        assert_eq!(counted("a.db", first, 3), [a(), (2, "_".to_owned(), 3)]);
+        assert_eq!(counted("b.db", first, 0), [a()]);
+        let both = format!("{first}, (2, '_', 0, 0, 0, 0, 0, 0, 0, 0, 0)");
+        assert_eq!(counted("c.db", &both, 2), [a(), (2, "_".to_owned(), 2)]);
     }
 
     #[test]

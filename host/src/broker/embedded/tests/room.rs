@@ -79,6 +79,7 @@ async fn processed_events_are_trimmed_by_number_and_age_and_nothing_else_is() {
         processed_max_bytes: u64::MAX,
         discarded_ms: u64::MAX,
         idempotency_ms: u64::MAX,
+        idempotency_max_bytes: u64::MAX,
     };
     let broker = open_with(dir.path(), BrokerOptions { retention, ..options() });
     let mut ids = Vec::new();
@@ -108,6 +109,7 @@ async fn processed_events_are_trimmed_by_number_and_age_and_nothing_else_is() {
         processed_max_bytes: u64::MAX,
         discarded_ms: 0,
         idempotency_ms: 0,
+        idempotency_max_bytes: u64::MAX,
     };
     let broker = open_with(dir.path(), BrokerOptions { retention, ..options() });
     let trimmed = async {
@@ -128,6 +130,7 @@ async fn the_space_of_ended_events_comes_back() {
         processed_max_bytes: u64::MAX,
         discarded_ms: 0,
         idempotency_ms: 0,
+        idempotency_max_bytes: u64::MAX,
     };
     let broker = open_with(dir.path(), BrokerOptions { retention, ..options() });
     let large = |_| {

@@ -2,9 +2,9 @@
 -- Appends the events of several requests; each request whole or not at all. Redis refuses it when memory is full.
 -- ARGV: epoch, limit of waiting events, limit of one lane, limit of the waiting and failed bytes of one lane, other limits
 -- of lanes as PLACE:LIMIT with blanks between, window of idempotency in ms, size of the set of lanes, number of lanes,
--- their names, number of requests, the number of events of each ('' if each has one); then for each event: id, placing,
--- blob. Placing: the place of the lane; for a later start or an idempotency key also start, ms, place of the key in KEYS
--- after the lanes (0 for none), fingerprint.
+-- their names, number of requests, the number of events of each ('' if each has one), the most idempotency keys of all
+-- lanes; then for each event: id, placing, blob. Placing: the place of the lane; for a later start or an idempotency key also start, ms, place of the key in KEYS
+-- (0 for none), fingerprint. If there are such keys, KEYS has after the lanes the hash of when they end, then the keys.
 -- Reply: DONE, the total of accepted events, 0 if all are new or else an answer for each request; or EPOCH; or LANES.
 -- Commands are combined for all events, because each call from Lua costs more than its work.
 local KEYS, ARGV, call, try = KEYS, ARGV, redis.call, redis.pcall
@@ -68,12 +68,17 @@ local SMALL_PART = 10
 local function is_small(i, more)
   return waits[i] + more <= math.floor(math.min(own[i] or each, each) / SMALL_PART)
 end
-for k = 10 + lanes, #KEYS do
-  must_be('string', KEYS[k])
+local KEY_ENDS = KEYS[10 + lanes]
+if KEY_ENDS then
+  must_be('hash', KEY_ENDS)
+  for k = 11 + lanes, #KEYS do
+    must_be('string', KEYS[k])
+  end
 end
 
 local requests, sizes = tonumber(ARGV[9 + lanes]), ARGV[10 + lanes] ~= '' and string.gmatch(ARGV[10 + lanes], '%d+')
-local base = 11 + lanes
+local max_keys = tonumber(ARGV[11 + lanes])
+local base = 12 + lanes
 local known = {}
 for from = base, #ARGV, 3 * CHUNK do
   local ids = {}
@@ -100,6 +105,45 @@ end
 local function is_heavy(i, more)
   local bytes = held[i] or weigh(i)
   return bytes + more > max_bytes and bytes > 0
+end
+
+-- The idempotency keys of each lane, read when a request brings a new one. Half of all that may be kept is divided evenly
+-- between the lanes, and `beyond` is what lanes have of the other half. The file key_share.rs has the same rule.
+local own_keys = math.floor(max_keys / 2 / lanes)
+local keys_of, added_keys, beyond = nil, {}, 0
+local function excess(keys)
+  return math.max(0, keys - own_keys)
+end
+local function read_keys()
+  keys_of = {}
+  for from = 1, lanes, CHUNK do
+    local names = {}
+    for i = from, math.min(from + CHUNK - 1, lanes) do
+      names[#names + 1] = KEY_COUNT .. ARGV[8 + i]
+    end
+    for n, count in ipairs(call('HMGET', COUNTS, unpack(names))) do
+      local keys = math.max(0, tonumber(count or 0))
+      keys_of[from + n - 1], beyond = keys, beyond + excess(keys)
+    end
+  end
+end
+-- What lanes would have of the common half with so many keys more, and the first lane that would have some of it.
+local function with_keys(more)
+  local after, first = beyond, nil
+  for i, n in pairs(more) do
+    after = after - excess(keys_of[i]) + excess(keys_of[i] + n)
+    if excess(keys_of[i] + n) > 0 and (not first or i < first) then
+      first = i
+    end
+  end
+  return after, first
+end
+local function all_keys()
+  local all = 0
+  for i = 1, lanes do
+    all = all + keys_of[i]
+  end
+  return all
 end
 
 local now
@@ -134,7 +178,7 @@ for r = 1, requests do
     answers[r] = NEW
   else
     local answer, conflicts, fresh, new_keys, is_wrong = { 'OK' }, { 'CONFLICT' }, {}, {}, nil
-    local more, more_bytes = {}, {}
+    local more, more_bytes, more_keys = {}, {}, {}
     for e = 0, n - 1 do
       local at = base + e * 3
       local id, i, first = ARGV[at], tonumber(ARGV[at + 1]), nil
@@ -144,9 +188,10 @@ for r = 1, requests do
         i, idem = tonumber(i), tonumber(idem)
       end
       if idem > 0 then
-        first = new_keys[idem] or call('GET', KEYS[9 + lanes + idem])
+        first = new_keys[idem] or call('GET', KEYS[10 + lanes + idem])
         if not first then
           new_keys[idem] = id .. fingerprint
+          more_keys[i] = (more_keys[i] or 0) + 1
         end
       end
       if first and string.sub(first, 37) ~= fingerprint then
@@ -164,7 +209,7 @@ for r = 1, requests do
         end
       end
     end
-    local full, heavy, are_small = nil, nil, true
+    local full, heavy, are_small, keyed = nil, nil, true, nil
     for i, n_more in pairs(more) do
       if waits[i] + n_more > (own[i] or each) and (not full or i < full) then
         full = i
@@ -173,6 +218,13 @@ for r = 1, requests do
       if is_heavy(i, more_bytes[i]) and (not heavy or i < heavy) then
         heavy = i
       end
+    end
+    if next(more_keys) and not is_wrong then
+      if not keys_of then
+        read_keys()
+      end
+      local after, first = with_keys(more_keys)
+      keyed = after > max_keys - own_keys * lanes and first or nil
     end
     if #conflicts > 1 then
       answers[r] = conflicts
@@ -189,6 +241,9 @@ for r = 1, requests do
     elseif heavy then
       answers[r] = { 'LANEHEAVY', ARGV[8 + heavy], held[heavy] - math.max(0, failed_before[heavy]), math.max(0, failed_before[heavy]) }
       all_new = false
+    elseif keyed then
+      answers[r] = { 'KEYSFULL', ARGV[8 + keyed], keys_of[keyed], all_keys() }
+      all_new = false
     else
       for _, event in ipairs(fresh) do
         put(unpack(event))
@@ -196,7 +251,13 @@ for r = 1, requests do
       end
       -- Keys come after the events: the other order could name an event that does not exist.
       for idem, first in pairs(new_keys) do
-        call('SET', KEYS[9 + lanes + idem], first, 'PX', ARGV[6])
+        call('SET', KEYS[10 + lanes + idem], first, 'PX', ARGV[6])
+      end
+      if next(more_keys) then
+        beyond = with_keys(more_keys)
+        for i, n in pairs(more_keys) do
+          keys_of[i], added_keys[i] = keys_of[i] + n, (added_keys[i] or 0) + n
+        end
       end
       for e = 2, #answer do
         if answer[e] ~= '' then
@@ -214,6 +275,10 @@ end
 
 for from = 1, n_places, 2 * CHUNK do
   call('HSET', IX, unpack(places, from, math.min(from + 2 * CHUNK - 1, n_places)))
+end
+for i, n in pairs(added_keys) do
+  now = now or now_ms()
+  count_keys(KEY_ENDS, ARGV[8 + i], n, now + tonumber(ARGV[6]), now)
 end
 if duplicates > 0 then
   call('HINCRBY', COUNTS, 'duplicates', duplicates)

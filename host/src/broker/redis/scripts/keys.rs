@@ -106,6 +106,11 @@ impl StoreKeys {
         Bytes::from(name)
     }
 
+    /// The hash of how many idempotency keys of each lane end when.
+    pub fn idempotency_ends(&self) -> Bytes {
+        Bytes::from(format!("{}:idem-ends", self.prefix))
+    }
+
     /// The pattern of all idempotency keys. A namespace contains no special character of Redis patterns.
     pub fn idempotency_pattern(&self) -> String {
         format!("{}*", self.idempotency_prefix())
@@ -141,6 +146,7 @@ mod tests {
         assert_eq!(lane, "{shop:0}:q:orders");
         assert_eq!(keys.idempotency(&[0xa5; 32]), format!("{{shop:0}}:idem:{}", "a5".repeat(32)));
         assert_eq!(keys.idempotency_of(&keys.idempotency(&[0xa5; 32])), Some([0xa5; 32]));
+        assert_eq!(keys.idempotency_of(&keys.idempotency_ends()), None);
         for foreign in ["{shop:0}:idem:a5", "{shop:0}:epoch", &format!("{{shop:0}}:idem:{}", "g5".repeat(32))] {
             assert_eq!(keys.idempotency_of(foreign.as_bytes()), None, "{foreign}");
         }

@@ -56,6 +56,7 @@ scripts!(
     beat,
     claim,
     find,
+    idem_expire,
     inspect,
     key_write,
     keys_read,

@@ -166,6 +166,25 @@ local DISCARDED_TO = 'discarded-from:'
 local RECOUNTED_TO = 'recounted-to'
 local RECOUNTED_BYTES = 'recounted:'
 
+-- The number of idempotency keys of a lane. A hash tells how many of each lane end together, as END:LANE with END in Unix ms,
+-- and the next of these times. Keys count for a little longer than Redis keeps them, so that few times are enough.
+local KEY_COUNT = 'idem:'
+local NEXT_END = 'next'
+
+-- Counts new idempotency keys of a lane that end at a time.
+local function count_keys(all_ends, lane, more, ends, now)
+  local parts = math.max(1, (ends - now) / 24)
+  local step = 2 ^ math.floor(math.log(parts) / math.log(2))
+  ends = math.ceil(ends / step) * step
+  redis.call('HINCRBY', COUNTS, KEY_COUNT .. lane, more)
+  if redis.call('HINCRBY', all_ends, int(ends) .. ':' .. lane, more) == more then
+    local first = tonumber(redis.call('HGET', all_ends, NEXT_END) or nil)
+    if not first or ends < first then
+      redis.call('HSET', all_ends, NEXT_END, int(ends))
+    end
+  end
+end
+
 -- Adds a new event to its lane, or to the schedule until it is due.
 local function enqueue(id, i, lane, start, ms, blob, now)
   local due = 0

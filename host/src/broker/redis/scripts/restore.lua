@@ -3,7 +3,7 @@
 -- ARGV: epoch, number of lanes, their names, number of items; for each item: kind (key, event, failed or state), id, place
 -- of its lane or of its key in KEYS, Unix ms when it is due or expires, class, blob. For state, id is the state key and
 -- class the plugin. For a failed event, the lane stands in place of the time. KEYS after the lanes: plugins with state,
--- expiries, then the keys of items.
+-- expiries, the hash of when idempotency keys end, then the keys of items.
 -- Reply: DONE, the total of accepted events, for each item D done, K known or E expired; or EPOCH.
 if redis.call('GET', EPOCH) ~= ARGV[1] then
   return { 'EPOCH' }
@@ -15,17 +15,18 @@ end
 local function item(n)
   return unpack(ARGV, lanes + 6 * n - 2, lanes + 6 * n + 3)
 end
-local PLUGINS, EXPIRIES = KEYS[10 + lanes], KEYS[11 + lanes]
+local PLUGINS, EXPIRIES, KEY_ENDS = KEYS[10 + lanes], KEYS[11 + lanes], KEYS[12 + lanes]
 for n = 1, tonumber(ARGV[3 + lanes]) do
   local kind, _, place = item(n)
   if kind == 'key' then
-    must_be('string', KEYS[11 + lanes + place])
+    must_be('string', KEYS[12 + lanes + place])
   elseif kind == 'state' then
-    must_be('hash', KEYS[11 + lanes + place])
+    must_be('hash', KEYS[12 + lanes + place])
   end
 end
 must_be('set', PLUGINS)
 must_be('zset', EXPIRIES)
+must_be('hash', KEY_ENDS)
 must_be('zset', DUE)
 must_be('hash', PARKED)
 must_be('stream', FAILED)
@@ -41,11 +42,15 @@ for n = 1, tonumber(ARGV[3 + lanes]) do
     if tonumber(ms) <= now then
       answers[n] = 'E'
     else
-      local written = redis.call('SET', KEYS[11 + lanes + place], blob, 'NX', 'PXAT', ms)
+      local written = redis.call('SET', KEYS[12 + lanes + place], blob, 'NX', 'PXAT', ms)
+      if written then
+        -- The lane of its event is not exported.
+        count_keys(KEY_ENDS, '_', 1, tonumber(ms), now)
+      end
       answers[n] = written and 'D' or 'K'
     end
   elseif kind == 'state' then
-    local space, ends = KEYS[11 + lanes + place], tonumber(ms)
+    local space, ends = KEYS[12 + lanes + place], tonumber(ms)
     if ends > 0 and ends <= now then
       answers[n] = 'E'
     elseif read_value(space, id, now) ~= '0' then

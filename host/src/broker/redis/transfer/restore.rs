@@ -127,6 +127,7 @@ impl SnapshotImporter {
         call.push_number(chunk.len());
         call.push_key(client.keys.state_spaces());
         call.push_key(client.keys.state_expiries());
+        call.push_key(client.keys.idempotency_ends());
         let mut n_keys = 0_usize;
         for item in chunk {
             let (word, place, until, class) = match &item.kind {
