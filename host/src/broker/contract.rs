@@ -18,6 +18,7 @@ pub mod keys;
 pub mod leases;
 pub mod limits;
 pub mod model;
+pub mod pauses;
 pub mod state;
 pub mod transfer;
 pub mod work;
@@ -32,7 +33,8 @@ pub use crate::clock::now;
 use async_trait::async_trait;
 
 pub use super::{
-    Broker, ConsumerDirectory, EventLog, KeyStore, PluginStateReader, PluginStateRemover, StoreTransfer, WorkQueue,
+    Broker, ConsumerDirectory, EventLog, KeyStore, PauseStore, PluginStateReader, PluginStateRemover, StoreTransfer,
+    WorkQueue,
 };
 
 use super::{
@@ -127,6 +129,9 @@ macro_rules! broker_contract {
             key_limit::the_limit_of_keys_is_exact_for_batches_and_many_clients,
             key_limit::keys_that_ended_make_room_for_others,
             key_limit::keys_that_are_restored_count,
+            pauses::pauses_survive_a_crash,
+            pauses::a_pause_ends_by_itself,
+            pauses::the_number_of_pauses_is_bounded,
             keys::keys_survive_a_crash,
             keys::of_two_changes_of_a_key_one_wins,
             keys::the_number_of_keys_is_bounded,

@@ -1,7 +1,7 @@
 //! The durable log with leases: the traits that callers use, and the two stores that implement them.
 //!
 //! Callers take the part that they need: [`EventLog`], [`WorkQueue`], [`ConsumerDirectory`], [`PluginStateReader`],
-//! [`PluginStateRemover`], [`KeyStore`] or [`StoreTransfer`]. [`Broker`] is all of them.
+//! [`PluginStateRemover`], [`KeyStore`], [`PauseStore`] or [`StoreTransfer`]. [`Broker`] is all of them.
 //!
 //! The numbers G1 to G12 are those of the contract. The suite `contract` tests every store for them.
 //!
@@ -36,6 +36,8 @@ mod lane;
 mod lane_limits;
 mod list_limiter;
 mod options;
+mod pause_board;
+mod pauses;
 pub mod redis;
 mod store;
 mod transfer;
@@ -52,6 +54,8 @@ pub use keys::{KeySet, KeyStore, KeyWrite, KeyWriteOutcome, MAX_STORED_KEYS, Sto
 pub use lane::{InvalidLane, Lane};
 pub use lane_limits::LaneLimits;
 pub use options::{BrokerOptions, RetentionLimits, StoreKind, TlsFiles};
+pub use pause_board::PauseBoard;
+pub use pauses::{MAX_STORED_PAUSES, PauseNote, PauseOutcome, PauseStore, PluginPause};
 pub use store::{Broker, ConsumerDirectory, PluginStateReader, PluginStateRemover};
 pub use transfer::{
     ExportedEvent, ExportedKey, ExportedState, RestoreOutcome, SnapshotItem, SnapshotPart, SnapshotReader,

@@ -4,13 +4,20 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{ConsumerCoverage, Error, EventLog, KeyStore, PeerCoverage, StoreTransfer, WorkQueue};
+use super::{ConsumerCoverage, Error, EventLog, KeyStore, PauseStore, PeerCoverage, StoreTransfer, WorkQueue};
 use crate::event::StoredValue;
 
 /// A store with all its parts. The app opens it and hands each caller the part that it needs.
 #[async_trait]
 pub trait Broker:
-    EventLog + WorkQueue + ConsumerDirectory + PluginStateReader + PluginStateRemover + KeyStore + StoreTransfer
+    EventLog
+    + WorkQueue
+    + ConsumerDirectory
+    + PluginStateReader
+    + PluginStateRemover
+    + KeyStore
+    + PauseStore
+    + StoreTransfer
 {
     /// Ends this consumer. The store forgets it if it holds no delivery. Call nothing else afterwards.
     async fn close(&self) -> Result<(), Error>;

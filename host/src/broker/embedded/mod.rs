@@ -15,6 +15,7 @@ mod history;
 mod keys;
 mod leases;
 mod open;
+mod pauses;
 mod plugin_state;
 mod restore;
 mod retention;

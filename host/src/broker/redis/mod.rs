@@ -31,6 +31,7 @@ mod lanes;
 mod maintain;
 mod open;
 mod open_error;
+mod pauses;
 mod peers;
 mod plugin_state;
 mod process_identity;

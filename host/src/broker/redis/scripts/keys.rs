@@ -96,6 +96,11 @@ impl StoreKeys {
         Bytes::from(format!("{}:keys-used", self.prefix))
     }
 
+    /// The hash of the pauses of plugins.
+    pub fn pauses(&self) -> Bytes {
+        Bytes::from(format!("{}:paused", self.prefix))
+    }
+
     /// The key for an idempotency key.
     pub fn idempotency(&self, key: &[u8; 32]) -> Bytes {
         let mut name = self.idempotency_prefix();

@@ -63,6 +63,8 @@ scripts!(
     keys_used,
     lanes,
     list,
+    pause_write,
+    pauses_read,
     pending,
     probe,
     promote,
@@ -286,6 +288,7 @@ mod tests {
             ("trim", include_str!("trim.lua")),
             // A key must be revoked at any time.
             ("key_write", include_str!("key_write.lua")),
+            ("pause_write", include_str!("pause_write.lua")),
         ] {
             let first = text.lines().next().unwrap();
             assert!(first.starts_with("#!lua"), "{name}");
