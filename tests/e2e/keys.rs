@@ -24,7 +24,7 @@ on_both_brokers! {
 const SCOPES: [&str; 5] = ["publish", "read", "operate", "deploy", "keys"];
 
 /// Every route with its scope; none for those that are open, `any` for those that want any key.
-const ROUTES: [(&str, &str, &str); 20] = [
+const ROUTES: [(&str, &str, &str); 22] = [
     ("POST", "/events", "publish"),
     ("GET", "/events", "read"),
     ("GET", "/events/01890a5d-ac96-774b-bcce-b302099a8057", "read"),
@@ -38,6 +38,8 @@ const ROUTES: [(&str, &str, &str); 20] = [
     ("DELETE", "/plugins/nobody", "deploy"),
     ("POST", "/plugins/nobody/approve", "deploy"),
     ("POST", "/plugins/nobody/rollback", "deploy"),
+    ("POST", "/plugins/nobody/pause", "operate"),
+    ("POST", "/plugins/nobody/resume", "operate"),
     ("GET", "/keys", "keys"),
     ("POST", "/keys", "keys"),
     ("DELETE", "/keys/0000000000", "keys"),

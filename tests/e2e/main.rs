@@ -31,6 +31,7 @@ mod operating;
 mod outgoing_http;
 mod outgoing_https;
 mod page_views;
+mod pauses;
 mod plugin_cache;
 mod plugin_directory;
 mod plugin_files;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{ConsumerDirectory, EventLog, Lane, PluginStateRemover};
+use crate::broker::{ConsumerDirectory, EventLog, Lane, PauseBoard, PluginStateRemover};
 use crate::event::{EventLimits, EventType};
 use crate::plugin_report::PluginReport;
 use crate::telemetry::UnwrittenLines;
@@ -27,6 +27,8 @@ pub struct ApiState {
     pub plugins: Arc<dyn PluginAdmin>,
     /// The keys that clients send.
     pub keys: Arc<KeyRing>,
+    /// The pauses of plugins.
+    pub pauses: Arc<PauseBoard>,
     /// The limits of requests.
     pub options: ServerOptions,
     /// The memory of bodies, heads and answers in progress.

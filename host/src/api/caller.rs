@@ -49,6 +49,15 @@ impl Caller {
         }
     }
 
+    /// Who they are to people, such as `key:ops`, for the record of what they change.
+    pub(super) fn actor(&self) -> String {
+        match self {
+            Self::Key(key) => format!("key:{}", key.name),
+            Self::Local => "local".to_owned(),
+            Self::Anonymous(_) => "anonymous".to_owned(),
+        }
+    }
+
     /// Checks that the caller may publish events of these types.
     ///
     /// # Errors

@@ -310,7 +310,8 @@ fn read_text(value: &Value, read: impl FnOnce(&str) -> Result<(), String>) -> Re
     value.as_str().ok_or_else(|| "must be a text".to_owned()).and_then(read)
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+/// Reads a length of time as people write it.
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).ok().filter(|duration| *duration <= MAX_DURATION);
     duration.ok_or_else(|| {
         "a duration is a number with its unit, such as \"30m\", \"24h\" or \"90d\", at most ten years".into()

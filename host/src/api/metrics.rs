@@ -18,7 +18,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use serde_json::json as object;
 
-use crate::broker::BrokerStats;
+use crate::broker::{BrokerStats, Lane};
 use crate::event::{FailureClass, media_type};
 
 use super::api_state::ApiState;
@@ -39,10 +39,11 @@ pub(super) async fn show(
         return Err(Problem::new(ProblemKind::NotAcceptable, format!("metrics are given as {formats}")));
     };
     let unwritten = api.unwritten_lines.total();
+    let paused: Vec<Lane> = api.pauses.pauses().iter().map(|pause| pause.plugin.clone()).collect();
     let mut response = if format == MetricsFormat::Json {
-        json(StatusCode::OK, &metrics_json(&stats, unwritten))
+        json(StatusCode::OK, &metrics_json(&stats, &paused, unwritten))
     } else {
-        let mut text = openmetrics_text(stats, api.event_log.health().ready(), unwritten)
+        let mut text = openmetrics_text(stats, paused, api.event_log.health().ready(), unwritten)
             .map_err(|_| Problem::new(ProblemKind::Internal, "the metrics cannot be written"))?;
         if format == MetricsFormat::PlainText {
             text = to_plain_text(&text);
@@ -53,7 +54,7 @@ pub(super) async fn show(
     Ok(response)
 }
 
-fn metrics_json(stats: &BrokerStats, unwritten: u64) -> serde_json::Value {
+fn metrics_json(stats: &BrokerStats, paused: &[Lane], unwritten: u64) -> serde_json::Value {
     let (counters, depth) = (&stats.counters, &stats.depth);
     let by_class: BTreeMap<_, _> =
         counters.failed_by_class.iter().map(|(class, total)| (class.as_str(), total)).collect();
@@ -87,13 +88,19 @@ fn metrics_json(stats: &BrokerStats, unwritten: u64) -> serde_json::Value {
         "maxLaneBytes": depth.max_lane_bytes,
         "idempotencyBytesByLane": depth.idempotency_bytes_by_lane,
         "maxIdempotencyBytes": depth.max_idempotency_bytes,
+        "paused": paused,
         "logLinesUnwritten": unwritten,
     })
 }
 
-fn openmetrics_text(stats: BrokerStats, is_ready: bool, unwritten: u64) -> Result<String, std::fmt::Error> {
+fn openmetrics_text(
+    stats: BrokerStats,
+    paused: Vec<Lane>,
+    is_ready: bool,
+    unwritten: u64,
+) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("eventstream");
-    registry.register_collector(Box::new(MetricsText { stats, is_ready, unwritten }));
+    registry.register_collector(Box::new(MetricsText { stats, paused, is_ready, unwritten }));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(text)
@@ -128,6 +135,7 @@ fn to_plain_text(openmetrics: &str) -> String {
 #[derive(Debug)]
 struct MetricsText {
     stats: BrokerStats,
+    paused: Vec<Lane>,
     is_ready: bool,
     unwritten: u64,
 }
@@ -203,6 +211,11 @@ impl Collector for MetricsText {
                 let gauge = ConstGauge::new(i64::try_from(*now).unwrap_or(i64::MAX));
                 gauge.encode(family.encode_family(&[("lane", lane.as_str())])?)?;
             }
+        }
+        let help = "1 for each plugin that is paused, by lane";
+        let mut family = encoder.encode_descriptor("paused", help, None, kind)?;
+        for lane in &self.paused {
+            ConstGauge::new(1_i64).encode(family.encode_family(&[("lane", lane.as_str())])?)?;
         }
         Ok(())
     }
@@ -308,7 +321,7 @@ mod tests {
 
     #[test]
     fn the_older_text_names_counters_by_their_whole_name() {
-        let text = to_plain_text(&openmetrics_text(BrokerStats::default(), true, 7).unwrap());
+        let text = to_plain_text(&openmetrics_text(BrokerStats::default(), Vec::new(), true, 7).unwrap());
         for line in [
             "# TYPE eventstream_events_processed_total counter",
             "eventstream_events_processed_total 0",
@@ -333,7 +346,7 @@ mod tests {
         stats.depth.max_lane_bytes = Some(2_000);
         stats.depth.idempotency_bytes_by_lane.insert("user-signup".into(), 700);
         stats.depth.max_idempotency_bytes = Some(3_000);
-        let text = openmetrics_text(stats, true, 7).unwrap();
+        let text = openmetrics_text(stats, vec!["mail".parse().unwrap()], true, 7).unwrap();
         for line in [
             "# TYPE eventstream_events_processed counter",
             "eventstream_events_processed_total 10",
@@ -347,6 +360,7 @@ mod tests {
             "eventstream_lane_bytes_limit 2000",
             "eventstream_idempotency_bytes{lane=\"user-signup\"} 700",
             "eventstream_idempotency_bytes_limit 3000",
+            "eventstream_paused{lane=\"mail\"} 1",
             "eventstream_ready 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

@@ -20,6 +20,7 @@ mod keys;
 mod memory_budget;
 mod metrics;
 mod page_turns;
+mod pauses;
 mod plugins;
 mod problem;
 mod problem_kind;

@@ -8,14 +8,14 @@ use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
-use serde_json::json as object;
+use serde_json::{Value, json as object};
 
 use super::api_state::{ApiState, PluginChangeError};
 use super::problem::{Problem, ProblemKind};
 use super::query;
 use super::request::PathParameter;
 use super::response::json;
-use crate::broker::{Lane, PeerCoverage};
+use crate::broker::{Lane, PeerCoverage, PluginPause};
 use crate::event::TypePattern;
 use crate::plugin_report::PluginReport;
 
@@ -31,11 +31,28 @@ pub(super) async fn list(State(api): State<Arc<ApiState>>, RawQuery(query): RawQ
     query::refuse_parameters(query.as_deref())?;
     let plugins = api.plugins.plugins();
     let elsewhere = handled_elsewhere(&plugins, &api.consumers.peer_coverage());
-    let mut document = object!({ "plugins": plugins, "overlooked": api.plugins.overlooked() });
+    let pauses = api.pauses.pauses();
+    let pause_of = |name: &str| pauses.iter().find(|pause| pause.plugin.as_str() == name);
+    let views: Vec<Value> = plugins.iter().map(|plugin| view(plugin, pause_of(&plugin.name))).collect();
+    let mut document = object!({ "plugins": views, "overlooked": api.plugins.overlooked() });
+    let is_elsewhere = |pause: &&PluginPause| plugins.iter().all(|plugin| plugin.name != pause.plugin.as_str());
+    let paused_elsewhere: Vec<&PluginPause> = pauses.iter().filter(is_elsewhere).collect();
+    if !paused_elsewhere.is_empty() {
+        document["pausedElsewhere"] = object!(paused_elsewhere);
+    }
     if !elsewhere.is_empty() {
         document["elsewhere"] = object!(elsewhere);
     }
     Ok(json(StatusCode::OK, &document))
+}
+
+/// A plugin as clients see it, with its pause.
+pub(super) fn view(plugin: &PluginReport, pause: Option<&PluginPause>) -> Value {
+    let mut view = object!(plugin);
+    if let Some(pause) = pause {
+        view["paused"] = object!(pause.note);
+    }
+    view
 }
 
 /// The event types that only other hosts handle, by plugin.
@@ -58,7 +75,7 @@ pub(super) async fn show(
 ) -> Result<Response, Problem> {
     query::refuse_parameters(query.as_deref())?;
     match api.plugins.plugin(&name) {
-        Some(plugin) => Ok(json(StatusCode::OK, &object!(plugin))),
+        Some(plugin) => Ok(json(StatusCode::OK, &view(&plugin, api.pauses.pause_of(&name).as_ref()))),
         None => {
             Err(Problem::new(ProblemKind::NotFound, format!("there is no plugin {name:?}; GET /plugins lists them")))
         }
@@ -73,7 +90,7 @@ pub(super) async fn rollback(
 ) -> Result<Response, Problem> {
     query::refuse_parameters(query.as_deref())?;
     let plugin = api.plugins.rollback(&name).await.map_err(change_refusal(ProblemKind::NotRolledBack))?;
-    Ok(json(StatusCode::OK, &object!(plugin)))
+    Ok(json(StatusCode::OK, &view(&plugin, api.pauses.pause_of(&name).as_ref())))
 }
 
 /// Lets a held build serve, and shows the plugin after the change. `?digest=` names the build, so that a build that replaced
@@ -86,7 +103,7 @@ pub(super) async fn approve(
     let digest = query::parse_value(query.as_deref(), "digest")?;
     let approved = api.plugins.approve(&name, digest.as_deref()).await;
     let plugin = approved.map_err(change_refusal(ProblemKind::NotApproved))?;
-    Ok(json(StatusCode::OK, &object!(plugin)))
+    Ok(json(StatusCode::OK, &view(&plugin, api.pauses.pause_of(&name).as_ref())))
 }
 
 /// Removes a plugin's file, and says what stays. With `?state` its state is removed as well, even if the file disappeared

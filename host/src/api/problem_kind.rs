@@ -46,12 +46,14 @@ problem_kinds! {
     NotApproved = CONFLICT, "not-approved", "The build cannot be approved";
     KeyNotChanged = CONFLICT, "key-not-changed", "The key cannot be changed";
     TooManyKeys = CONFLICT, "too-many-keys", "There are too many keys";
+    TooManyPauses = CONFLICT, "too-many-pauses", "There are too many pauses";
     NotRemoved = CONFLICT, "not-removed", "The plugin cannot be removed";
     TooLarge = PAYLOAD_TOO_LARGE, "too-large", "The body is too large";
     UriTooLong = URI_TOO_LONG, "uri-too-long", "The address is too long";
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The media type is not accepted";
     InvalidEvent = UNPROCESSABLE_ENTITY, "invalid-event", "The event is not valid";
     InvalidKey = UNPROCESSABLE_ENTITY, "invalid-key", "The key is not described well";
+    InvalidChange = UNPROCESSABLE_ENTITY, "invalid-change", "The change is not described well";
     IdempotencyKeyReused = UNPROCESSABLE_ENTITY, "idempotency-key-reused",
         "The idempotency key was used before with another body";
     RateLimited = TOO_MANY_REQUESTS, "rate-limited", "Too many requests";

@@ -13,7 +13,7 @@ use axum::routing::{MethodFilter, on};
 
 use super::api_state::ApiState;
 use super::problem::{Problem, ProblemKind};
-use super::{events, failed_events, health, keys, metrics, plugins};
+use super::{events, failed_events, health, keys, metrics, pauses, plugins};
 use crate::api_key::Scope;
 
 /// What a route asks of a client.
@@ -66,6 +66,8 @@ routes! {
     GET "/plugins/{name}" Needs(Read) => plugins::show;
     DELETE "/plugins/{name}" Needs(Deploy) => plugins::remove;
     POST "/plugins/{name}/approve" Needs(Deploy) => plugins::approve;
+    POST "/plugins/{name}/pause" Needs(Operate) => pauses::pause;
+    POST "/plugins/{name}/resume" Needs(Operate) => pauses::resume;
     POST "/plugins/{name}/rollback" Needs(Deploy) => plugins::rollback;
     GET "/keys" Needs(Keys) => keys::list;
     POST "/keys" Needs(Keys) => keys::create;

@@ -14,7 +14,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::api::{self, ApiState, Gateway, KeyRing};
 use crate::api_key::KeyToken;
-use crate::broker::Broker;
+use crate::broker::{Broker, PauseBoard};
 use crate::config::Config;
 use crate::plugin::{PluginRegistry, RegistryOptions};
 use crate::shutdown::{EarlyStop, StopSignals, TaskGroup};
@@ -38,6 +38,7 @@ struct RunningServer {
     /// The key that the start had to make.
     made_key: Option<KeyToken>,
     plugins: Arc<PluginRegistry>,
+    pauses: Arc<PauseBoard>,
     worker: Worker,
 }
 
@@ -88,7 +89,7 @@ pub async fn run(
         }
         () = tasks.stop_token().cancelled() => None,
     };
-    let Some(Ok(RunningServer { broker, keys, made_key, plugins, worker })) = started else {
+    let Some(Ok(RunningServer { broker, keys, made_key, plugins, pauses, worker })) = started else {
         for tasks in [&tasks, &store_tasks] {
             tasks.stop_token().cancel();
         }
@@ -110,6 +111,7 @@ pub async fn run(
             started: Instant::now(),
         }),
         keys,
+        pauses,
         options: config.server.clone(),
         memory: gateway.memory().clone(),
         stopping: tasks.stop_token().clone(),
@@ -179,6 +181,12 @@ async fn start(
         current_keys.keep_current(stop).await;
         Ok(())
     });
+    let pauses = Arc::new(PauseBoard::new(broker.clone()));
+    let (current_pauses, stop) = (pauses.clone(), tasks.stop_token().clone());
+    tasks.spawn_critical("pauses", async move {
+        current_pauses.keep_current(stop).await;
+        Ok(())
+    });
     let plugins = PluginRegistry::prepare(plugin_options).await.map_err(|error| Error::Refused(error.to_string()))?;
     let (store_ended, stop) = (store_tasks.stop_token().clone(), tasks.stop_token().clone());
     let store_failure = store_tasks.clone();
@@ -189,8 +197,8 @@ async fn start(
         }
     });
     let worker_options = WorkerOptions { host_concurrency: plugins.concurrency(), ..config.worker.clone() };
-    let worker =
-        Worker::start(broker.clone(), plugins.clone(), worker_options, tasks).context("the worker cannot start")?;
+    let worker = Worker::start(broker.clone(), plugins.clone(), pauses.clone(), worker_options, tasks)
+        .context("the worker cannot start")?;
     let (watched, stop) = (plugins.clone(), tasks.stop_token().clone());
     tasks.spawn_critical("plugins", async move {
         // A stop drops the loads in progress, which ends their compilers as well.
@@ -200,7 +208,7 @@ async fn start(
     });
     // Comes last: nobody sees the key of a start that fails.
     let made_key = if makes_key { Some(make_first_key(&broker, &keys).await?) } else { None };
-    Ok(RunningServer { broker, keys, made_key, plugins, worker })
+    Ok(RunningServer { broker, keys, made_key, plugins, pauses, worker })
 }
 
 /// Raises the limit on open files to the hard limit, because each connection takes a file. The soft limit is often 1,024, for

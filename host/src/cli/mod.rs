@@ -10,6 +10,7 @@ mod failed;
 mod inspect;
 mod key;
 mod output;
+mod pause;
 mod plugin;
 mod progress;
 mod project;
@@ -66,6 +67,12 @@ enum CliCommand {
     /// Create, build, test, check and run plugins without a server; manage the plugins of a server
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
+    /// Hand no more events to a plugin until it is resumed; they wait
+    #[command(after_help = pause::PAUSE_EXAMPLES)]
+    Pause(pause::PauseArgs),
+    /// End the pause of a plugin
+    #[command(after_help = pause::RESUME_EXAMPLES)]
+    Resume(pause::ResumeArgs),
     /// Write the events, keys and plugin state of a broker to a file, to import them into another one
     #[command(after_help = transfer::EXPORT_EXAMPLES)]
     Export(transfer::ExportArgs),
@@ -141,6 +148,8 @@ fn run(cli: Cli, early_stop: Option<EarlyStop>) -> CommandResult {
         Some(CliCommand::Failed(command)) => failed::run(&command),
         Some(CliCommand::Key(command)) => key::run(&command),
         Some(CliCommand::Plugin(command)) => plugin::run(&command),
+        Some(CliCommand::Pause(args)) => pause::pause(&args),
+        Some(CliCommand::Resume(args)) => pause::resume(&args),
         Some(CliCommand::Export(args)) => transfer::export(&args),
         Some(CliCommand::Import(args)) => transfer::import(&args),
         Some(CliCommand::Backup(args)) => backup::run(&args),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::client::{ClientError, ServerTarget};
 use super::output::{CommandResult, ExitReason, print_json, print_lines};
+use super::pause::describe_pause;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -37,6 +38,8 @@ struct ServerStatus {
     plugins: Vec<Value>,
     /// The plugins that only other hosts have.
     elsewhere: Vec<Value>,
+    /// The pauses of plugins that this host has not.
+    paused_elsewhere: Vec<Value>,
 }
 
 /// Shows the status.
@@ -55,8 +58,8 @@ fn fetch_status(server: &ServerTarget) -> Result<ServerStatus, ClientError> {
     let metrics = if metrics.status == 503 { None } else { Some(metrics.require_success()?.parse_json()?) };
     let plugins = server.get("/plugins")?.require_success()?.parse_json()?;
     let list = |name: &str| plugins[name].as_array().cloned().unwrap_or_default();
-    let (plugins, elsewhere) = (list("plugins"), list("elsewhere"));
-    Ok(ServerStatus { ready, readiness: readiness.parse_json()?, metrics, plugins, elsewhere })
+    let (plugins, elsewhere, paused_elsewhere) = (list("plugins"), list("elsewhere"), list("pausedElsewhere"));
+    Ok(ServerStatus { ready, readiness: readiness.parse_json()?, metrics, plugins, elsewhere, paused_elsewhere })
 }
 
 impl ServerStatus {
@@ -67,6 +70,7 @@ impl ServerStatus {
             "metrics": self.metrics,
             "plugins": self.plugins,
             "elsewhere": self.elsewhere,
+            "pausedElsewhere": self.paused_elsewhere,
         })
     }
 
@@ -118,6 +122,9 @@ impl ServerStatus {
                 format_value(&plugin["state"]),
                 types.join(", ")
             )?;
+            if let Some(pause) = describe_pause(&plugin["paused"]) {
+                writeln!(text, "  {:<24} {pause}", "")?;
+            }
             if let Some(error) = plugin["error"].as_str() {
                 writeln!(text, "  {:<24} {}", "", Printable(error))?;
             }
@@ -128,6 +135,10 @@ impl ServerStatus {
         for plugin in &self.elsewhere {
             let types: Vec<_> = plugin["types"].as_array().into_iter().flatten().map(format_value).collect();
             writeln!(text, "  {:<24} {}", format_value(&plugin["name"]), types.join(", "))?;
+        }
+        for pause in &self.paused_elsewhere {
+            let about = describe_pause(pause).unwrap_or_default();
+            writeln!(text, "  {:<24} {about}", format_value(&pause["plugin"]))?;
         }
         Ok(())
     }
@@ -243,8 +254,10 @@ mod tests {
             readiness: json!({ "detail": "the store is away", "checks": [
                 { "name": "broker", "ready": false, "facts": { "kind": "Redis", "durability": "fsync" } } ] }),
             metrics: Some(json!({ "processed": 10, "failed": 2, "waiting": 3, "lanes": { "signup": 3 } })),
-            plugins: vec![json!({ "name": "payment", "state": "failed", "types": ["a", "b"], "error": "no handler" })],
+            plugins: vec![json!({ "name": "payment", "state": "failed", "types": ["a", "b"], "error": "no handler",
+                "paused": { "since": "S", "by": "key:ops", "reason": "later" } })],
             elsewhere: vec![json!({ "name": "invoice", "types": ["invoice.*"] })],
+            paused_elsewhere: vec![json!({ "plugin": "invoice", "since": "S", "by": "local" })],
         };
         let text = status.text();
         for part in [
@@ -254,7 +267,9 @@ mod tests {
             "signup                   waiting 3 (3 queued), 0 B",
             "payment                  failed     a, b",
             "no handler",
+            "paused since S by key:ops: later",
             "invoice                  invoice.*",
+            "invoice                  paused since S by local",
         ] {
             assert!(text.contains(part), "{text}\nlacks {part:?}");
         }

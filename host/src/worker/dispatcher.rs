@@ -66,6 +66,7 @@ impl Dispatcher {
         let shared = self.shared.clone();
         let mut changes = shared.plugins.changes();
         let mut preparing = shared.plugins.preparing();
+        let mut pauses = shared.pauses.changes();
         let mut open: Option<OpenCall> = None;
         let mut checks = tokio::time::interval(MAX_WAIT / 2);
         // It is polled only while something waits. After an idle day, the missed ticks of that day must not fire.
@@ -73,7 +74,7 @@ impl Dispatcher {
         while !shared.stop.is_cancelled() {
             if open.is_none() {
                 // Checked before each claim, so that no claim uses the lanes from before a change.
-                let has_changed = changes.has_changed()? || preparing.has_changed()?;
+                let has_changed = changes.has_changed()? || preparing.has_changed()? || pauses.has_changed()?;
                 if has_changed || self.lanes_set_at.is_none_or(|at| at.elapsed() >= LANES_MAX_AGE) {
                     self.queue.set_lanes(claimable_lanes(&shared));
                     self.lanes_set_at = Some(Instant::now());
@@ -96,6 +97,7 @@ impl Dispatcher {
                 }
                 () = shared.stop.cancelled() => break,
                 () = self.queue.wakeup() => true,
+                changed = pauses.changed() => { changed?; self.lanes_set_at = None; true }
                 changed = changes.changed() => { changed?; self.lanes_set_at = None; true }
                 changed = preparing.changed() => {
                     changed?;
@@ -203,7 +205,7 @@ impl Dispatcher {
 }
 
 /// The lanes to claim from, each with its number of slots. They are those of the plugins of this host, and those in the
-/// store that no other host serves. While plugins start, only loaded plugins have lanes here; see [`super::coverage`].
+/// store that no other host serves. While plugins start, only loaded plugins have lanes here; see [`super::coverage`]. A paused lane is left out.
 fn claimable_lanes(shared: &WorkerState) -> HashMap<Lane, usize> {
     let default = shared.options.concurrency;
     let mut lanes = HashMap::new();
@@ -215,5 +217,7 @@ fn claimable_lanes(shared: &WorkerState) -> HashMap<Lane, usize> {
             lanes.insert(lane, default);
         }
     }
+    // Until the pauses are known, every lane counts as paused.
+    lanes.retain(|lane, _| !shared.pauses.is_paused(lane));
     lanes
 }

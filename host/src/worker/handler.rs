@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::broker::{AppendRequest, Delivery, Lane, SettleRequest};
+use crate::broker::{AppendRequest, Delivery, Lane, PauseBoard, SettleRequest};
 use crate::clock;
 use crate::event::{
     AttemptDetail, AttemptFailure, AttemptOutcome, AttemptRecord, DeliveryStart, Event, EventRecord, EventType,
@@ -28,6 +28,8 @@ pub(super) struct DeliveryHandler {
     pub(super) plugins: Arc<PluginRegistry>,
     /// Knows which types other hosts handle.
     pub(super) coverage: Arc<HostCoverage>,
+    /// Knows which plugins must not be called.
+    pub(super) pauses: Arc<PauseBoard>,
     /// The policies for events that no plugin handles.
     pub(super) policies: RetryPolicies,
     /// Reads plugin state for handlers.
@@ -204,8 +206,13 @@ impl DeliveryHandler {
         }
         let event_type = &delivery.record.event.event_type;
         if let Some(plugin) = self.plugins.route(event_type) {
+            let own_lane = own_lane(&self.plugins, event_type);
+            // It was claimed before the pause was known, or taken over from a consumer that is gone.
+            if let Some(lane) = own_lane.as_ref().filter(|lane| self.pauses.is_paused(lane)) {
+                return DeliveryDecision::Return(lane.clone());
+            }
             // A suspect is handled in its lane, whichever that is, so that it runs alone.
-            let own_lane = own_lane(&self.plugins, event_type).filter(|_| delivery.deliveries == 1);
+            let own_lane = own_lane.filter(|_| delivery.deliveries == 1);
             return match own_lane.filter(|lane| *lane != delivery.receipt.lane) {
                 Some(lane) => DeliveryDecision::Return(lane),
                 None => DeliveryDecision::Handle(plugin),

@@ -47,7 +47,7 @@ use self::plugin_state::StateReads;
 use self::ready_queue::ReadyQueue;
 use self::settler::SettleQueue;
 use self::worker_state::WorkerState;
-use crate::broker::Broker;
+use crate::broker::{Broker, PauseBoard};
 use crate::plugin::PluginRegistry;
 use crate::shutdown::TaskGroup;
 
@@ -74,6 +74,7 @@ impl Worker {
     pub fn start(
         broker: Arc<dyn Broker>,
         plugins: Arc<PluginRegistry>,
+        pauses: Arc<PauseBoard>,
         options: WorkerOptions,
         tasks: &TaskGroup,
     ) -> std::io::Result<Self> {
@@ -88,6 +89,7 @@ impl Worker {
         let handler = DeliveryHandler {
             plugins: plugins.clone(),
             coverage: coverage.clone(),
+            pauses: pauses.clone(),
             policies: options.policies.clone(),
             state: Arc::new(StateReads::start(broker.clone(), &own_tasks)),
             consumer: broker.consumer().into(),
@@ -113,6 +115,7 @@ impl Worker {
             plugins,
             handler,
             coverage,
+            pauses,
             handler_appeared,
             held,
             options,

@@ -57,6 +57,10 @@ pub(super) async fn promote(shared: Arc<WorkerState>) -> anyhow::Result<()> {
 pub(super) async fn recover(shared: Arc<WorkerState>, tasks: TaskGroup) -> anyhow::Result<()> {
     let idle_pause = (shared.options.lease / 6).clamp(Duration::from_millis(50), Duration::from_secs(2));
     let mut backoff = RetryBackoff::default();
+    let mut pauses = shared.pauses.changes();
+    // Before that, no delivery could be handled.
+    let known = shared.stop.run_until_cancelled(pauses.wait_for(Option::is_some)).await;
+    known.transpose()?;
     while !shared.stop.is_cancelled() {
         let asked_at = Instant::now();
         let pause = match shared.work_queue.recover(1).await {

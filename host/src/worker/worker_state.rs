@@ -11,7 +11,7 @@ use super::leases::HeldDeliveries;
 use super::options::WorkerOptions;
 use super::ready_queue::{DeliveryGuard, ReadyQueue, SlotGuard};
 use super::settler::{SettleConclusion, SettleItem, SettleQueue};
-use crate::broker::{Delivery, EventLog, WorkQueue};
+use crate::broker::{Delivery, EventLog, PauseBoard, WorkQueue};
 use crate::event::Settlement;
 use crate::plugin::{CpuMeter, PluginRegistry};
 
@@ -23,6 +23,8 @@ pub(super) struct WorkerState {
     pub(super) handler: DeliveryHandler,
     pub(super) settler: SettleQueue,
     pub(super) coverage: Arc<HostCoverage>,
+    /// Knows which lanes must not be handled.
+    pub(super) pauses: Arc<PauseBoard>,
     /// Notified when an event failed without a handler and a handler may exist by now.
     pub(super) handler_appeared: Arc<Notify>,
     pub(super) held: HeldDeliveries,

@@ -11,7 +11,8 @@ use super::fake_keys::FakeKeyStore;
 use crate::api::{ApiState, KeyRing, MemoryBudget, PluginAdmin, PluginChangeError, RemovedPlugin, ServerOptions};
 use crate::broker::{
     AcceptedEvent, AppendRequest, BrokerStats, ConsumerDirectory, Durability, EndKind, EndedPage, EndedQuery, Error,
-    EventLog, FailedEventChange, FoundEvent, Lane, PluginStateRemover, StoreHealth,
+    EventLog, FailedEventChange, FoundEvent, Lane, MAX_STORED_PAUSES, PauseBoard, PauseOutcome, PauseStore,
+    PluginPause, PluginStateRemover, StoreHealth,
 };
 use crate::event::{DeliveryStart, EventId, EventState, EventType, Timestamp};
 use crate::plugin_report::{PluginReport, PluginStatus};
@@ -37,6 +38,7 @@ pub(in crate::api) struct FakeBrokerState {
     pub(super) hold_reads: Option<Arc<Semaphore>>,
     pub(super) trouble: Option<String>,
     pub(super) stats: BrokerStats,
+    pub(super) pauses: BTreeMap<Lane, PluginPause>,
     /// Calls that reached the broker.
     pub(super) calls: usize,
 }
@@ -183,6 +185,26 @@ impl PluginStateRemover for FakeBroker {
     }
 }
 
+#[async_trait]
+impl PauseStore for FakeBroker {
+    async fn read_pauses(&self) -> Result<Vec<PluginPause>, Error> {
+        Ok(self.enter()?.pauses.values().cloned().collect())
+    }
+
+    async fn write_pause(&self, pause: PluginPause) -> Result<PauseOutcome, Error> {
+        let mut inner = self.enter()?;
+        if inner.pauses.len() >= MAX_STORED_PAUSES {
+            return Ok(PauseOutcome::Full);
+        }
+        inner.pauses.insert(pause.plugin.clone(), pause);
+        Ok(PauseOutcome::Done)
+    }
+
+    async fn end_pause(&self, plugin: &Lane) -> Result<bool, Error> {
+        Ok(self.enter()?.pauses.remove(plugin).is_some())
+    }
+}
+
 /// One plugin, `signup`, for one type, `USER_SIGNUP`.
 #[derive(Default)]
 pub(super) struct FakePluginAdmin {
@@ -276,6 +298,7 @@ pub(super) fn fake_api(options: ServerOptions) -> (ApiState, Arc<FakeBroker>) {
     let store = Arc::new(FakeKeyStore::default());
     let api = ApiState {
         keys: Arc::new(KeyRing::new(store, broker.clone(), Vec::new(), false)),
+        pauses: Arc::new(PauseBoard::new(broker.clone())),
         event_log: broker.clone(),
         consumers: broker.clone(),
         plugin_state: broker.clone(),

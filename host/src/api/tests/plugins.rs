@@ -1,8 +1,10 @@
-//! Showing, rolling back, approving and removing plugins.
+//! Showing, rolling back, approving, removing, pausing and resuming plugins.
 
 use serde_json::json;
 
 use super::client::{delete, get, new_api, post};
+use crate::broker::{MAX_STORED_PAUSES, PauseNote, PluginPause};
+use crate::event::Timestamp;
 
 #[tokio::test]
 async fn plugins_are_listed_and_shown() {
@@ -49,4 +51,45 @@ async fn a_build_is_approved_and_a_plugin_removed_or_it_is_said_why_not() {
     delete(&api, "/plugins/old").await.is_problem(409, "not-removed");
     delete(&api, "/plugins/none").await.is_problem(404, "not-found");
     delete(&api, "/plugins").await.is_problem(405, "method-not-allowed");
+}
+
+#[tokio::test]
+async fn a_plugin_is_paused_and_resumed_and_shown_so() {
+    let (api, fake) = new_api();
+    let paused = post(&api, "/plugins/signup/pause", &[], r#"{"reason":"the bank is away","until":"2h"}"#).await;
+    assert_eq!((paused.status, &paused.json()["name"]), (200, &json!("signup")));
+    let pause = paused.json()["paused"].clone();
+    assert_eq!((&pause["by"], &pause["reason"]), (&json!("local"), &json!("the bank is away")));
+    assert!(pause["since"].as_str().unwrap() < pause["until"].as_str().unwrap(), "{pause}");
+    assert_eq!(get(&api, "/plugins/signup").await.json()["paused"], pause);
+    assert_eq!(get(&api, "/plugins").await.json()["plugins"][0]["paused"], pause);
+    assert_eq!(get(&api, "/metrics").await.json()["paused"], json!(["signup"]));
+    for path in ["/plugins/none/pause", "/plugins/none/resume", "/plugins/_/pause"] {
+        post(&api, path, &[], "").await.is_problem(404, "not-found");
+    }
+    let wrong = post(&api, "/plugins/signup/pause", &[], r#"{"until":"soon"}"#).await.is_problem(422, "invalid-change");
+    assert_eq!(wrong["errors"][0]["pointer"], "/until");
+    post(&api, "/plugins/signup/resume", &[], r#"{"until":"2h"}"#).await.is_problem(422, "invalid-change");
+    post(&api, "/plugins/signup/pause?reason=x", &[], "").await.is_problem(400, "bad-query");
+    for _ in 0..2 {
+        let resumed = post(&api, "/plugins/signup/resume", &[], "{}").await;
+        assert_eq!((resumed.status, &resumed.json()["paused"]), (200, &json!(null)));
+    }
+    assert_eq!(get(&api, "/metrics").await.json()["paused"], json!([]));
+
+    let mut pause = fake_pause("signup");
+    fake.state.lock().pauses.insert("gone".parse().unwrap(), fake_pause("gone"));
+    api.pauses.refresh().await.unwrap();
+    assert_eq!(get(&api, "/plugins").await.json()["pausedElsewhere"][0]["plugin"], "gone");
+    assert_eq!(post(&api, "/plugins/gone/resume", &[], "").await.status, 200);
+    for n in 0..MAX_STORED_PAUSES {
+        pause.plugin = format!("p{n}").parse().unwrap();
+        fake.state.lock().pauses.insert(pause.plugin.clone(), pause.clone());
+    }
+    post(&api, "/plugins/signup/pause", &[], "").await.is_problem(409, "too-many-pauses");
+}
+
+fn fake_pause(name: &str) -> PluginPause {
+    let note = PauseNote { since: Timestamp::from_unix_ms(1), by: "key:ops".into(), reason: None, until: None };
+    PluginPause { plugin: name.parse().unwrap(), note }
 }

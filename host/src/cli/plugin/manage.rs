@@ -11,6 +11,7 @@ use crate::cli::client::{ClientError, CommandReport, ServerAnswer, ServerTarget}
 use crate::cli::failed;
 use crate::cli::inspect::parse_plugin_name;
 use crate::cli::output::ExitReason;
+use crate::cli::pause::describe_pause;
 
 pub(crate) const LIST_EXAMPLES: &str = "\
 Examples:
@@ -228,6 +229,9 @@ fn format_table(plugins: &[Value]) -> String {
             let from = short_digest(&plugin["rolledBackFrom"]);
             let _ = writeln!(text, "  rolled back from {from}; put that file there again to undo it");
         }
+        if let Some(pause) = describe_pause(&plugin["paused"]) {
+            let _ = writeln!(text, "  {pause}");
+        }
         if let Some(at) = plugin["removedAt"].as_str().map(Printable) {
             let _ = writeln!(text, "  its file was removed at {at}; events of its types wait for a plugin");
         }
@@ -249,15 +253,16 @@ mod tests {
         let text = format_table(&[
             json!({ "name": "signup", "state": "active", "digest": "0123456789abcdef", "types": ["a", "b.*"] }),
             json!({ "name": "old", "state": "active", "digest": "00", "types": ["c"], "rolledBackFrom": "abc" }),
-            json!({ "name": "broken", "state": "failed", "types": [], "error": "not WebAssembly" }),
+            json!({ "name": "broken", "state": "failed", "types": [], "error": "not WebAssembly",
+                "paused": { "since": "S", "by": "key:ops" } }),
             json!({ "name": "went", "state": "removed", "types": [], "removedAt": "2026-01-01T00:00:00.000Z" }),
         ]);
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[1].contains("0123456789ab a, b.*"), "{text}");
         assert_eq!(lines[3], "  rolled back from abc; put that file there again to undo it");
         assert!(lines[4].starts_with("broken") && lines[4].ends_with('-'), "{text}");
-        assert_eq!(lines[5], "  not WebAssembly");
-        assert!(lines[7].starts_with("  its file was removed at 2026-01-01T00:00:00.000Z"), "{text}");
+        assert_eq!(lines[5..7], ["  paused since S by key:ops", "  not WebAssembly"]);
+        assert!(lines[8].starts_with("  its file was removed at 2026-01-01T00:00:00.000Z"), "{text}");
     }
 
     #[test]
