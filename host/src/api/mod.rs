@@ -19,6 +19,7 @@ mod key_view;
 mod keys;
 mod memory_budget;
 mod metrics;
+mod metrics_format;
 mod page_turns;
 mod pauses;
 mod plugins;

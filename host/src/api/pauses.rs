@@ -118,7 +118,10 @@ fn parse_note(body: &Bytes, known: &[&str], now: Timestamp) -> Result<ChangeNote
             ("reason", Some(text)) if text.is_empty() || text.chars().count() > MAX_REASON_CHARS => {
                 Err(format!("a reason has 1 to {MAX_REASON_CHARS} characters"))
             }
-            ("reason", Some(text)) => Ok(note.reason = Some(text.to_owned())),
+            ("reason", Some(text)) => {
+                note.reason = Some(text.to_owned());
+                Ok(())
+            }
             (_, Some(text)) => parse_until(text, now).map(|until| note.until = Some(until)),
         };
         faults.extend(read.err().map(|message| EventFault::new(format!("/{member}"), message)));
