@@ -164,14 +164,31 @@ impl Checkpointer {
     /// The log could not be synced or moved. That is final: commit nothing.
     pub(in crate::broker::embedded) fn shortage(&mut self, db: &Connection) -> rusqlite::Result<Option<String>> {
         let Some(mut room) = DiskRoom::of(self.directory.path()) else { return Ok(None) };
-        let is_short = room.shortage(self.reserve.held_bytes(), self.log.outstanding_bytes()).is_some();
-        if is_short && self.log.pages() > 0 && self.empty(db)? {
+        let is_short = |room: DiskRoom, held_bytes, log: &WalProgress| {
+            // The database grows by the whole log at most.
+            room.shortage(held_bytes, log.outstanding_bytes(), 0).is_some()
+        };
+        if is_short(room, self.reserve.held_bytes(), &self.log) && self.log.pages() > 0 && self.empty(db)? {
             room = DiskRoom::of(self.directory.path()).unwrap_or(room);
         }
-        let log_bytes = self.log.outstanding_bytes();
-        let shortage = room.shortage(self.reserve.held_bytes(), log_bytes);
-        self.reserve.refill(room.free.saturating_sub(log_bytes));
+        let shortage = if is_short(room, self.reserve.held_bytes(), &self.log) {
+            let (growth_bytes, spare_bytes) = self.database_room(db)?;
+            room.shortage(self.reserve.held_bytes(), growth_bytes, spare_bytes)
+        } else {
+            None
+        };
+        self.reserve.refill(room.free.saturating_sub(self.log.outstanding_bytes()));
         Ok(shortage)
+    }
+
+    /// By how much the database grows when all of the log is moved, and how much is free within it, in bytes.
+    fn database_room(&self, db: &Connection) -> rusqlite::Result<(u64, u64)> {
+        let pages_bytes = |name: &str| {
+            let pages: u32 = db.pragma_query_value(None, name, |row| row.get(0))?;
+            Ok::<_, rusqlite::Error>(u64::from(pages) * PAGE_BYTES)
+        };
+        let file_bytes = std::fs::metadata(self.directory.database()).map_or(0, |file| file.len());
+        Ok((pages_bytes("page_count")?.saturating_sub(file_bytes), pages_bytes("freelist_count")?))
     }
 
     /// Makes room for a step that found the disk full: empties a log that is worth it, or gives a part of the reserve.

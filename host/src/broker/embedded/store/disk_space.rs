@@ -32,12 +32,13 @@ impl DiskRoom {
         })
     }
 
-    /// Why new events must be refused, if so. `held` is what the file of the reserve holds. `log` is what only the log
-    /// has: the database needs room for it as well.
-    pub(super) fn shortage(self, held: u64, log: u64) -> Option<String> {
+    /// Why new events must be refused, if so. `held` is what the file of the reserve holds, and `growth` what the database
+    /// grows by when the log is moved into it. `spare` is free within the database. It counts for half of the reserve at
+    /// most, as the log needs room on the disk.
+    pub(super) fn shortage(self, held: u64, growth: u64, spare: u64) -> Option<String> {
         let reserve = held_reserve(self.total) + FREE_BYTES.min(self.total / FREE_SHARE);
-        let (kept, free) = (reserve.saturating_add(log), self.free);
-        (free.saturating_add(held) < kept).then(|| {
+        let (kept, free) = (reserve.saturating_add(growth), self.free);
+        (free.saturating_add(held).saturating_add(spare.min(reserve / 2)) < kept).then(|| {
             format!(
                 "{free} bytes are free on its disk and {held} in its reserve, and {kept} are kept for what was accepted: free \
                  some of the disk, or discard failed events"
@@ -67,13 +68,16 @@ mod tests {
 
     #[test]
     fn a_large_disk_keeps_a_fixed_reserve_and_a_small_one_its_part() {
-        let free = |total, free, held| DiskRoom { total, free }.shortage(held, 0).is_none();
+        let free = |total, free, held| DiskRoom { total, free }.shortage(held, 0, 0).is_none();
         const MIB: u64 = 1 << 20;
         assert!(free(1 << 40, 32 * MIB, 0) && !free(1 << 40, 32 * MIB - 1, 0));
         assert!(free(1 << 40, 16 * MIB, 16 * MIB), "what the file holds counts");
         assert!(free(40 * MIB, 6 * MIB, 0) && !free(40 * MIB, 6 * MIB - 1, 0));
         // A file system that counts no blocks has no limit.
         assert!(free(0, 0, 0));
-        assert!(DiskRoom { total: 1 << 40, free: 32 * MIB }.shortage(0, 1).is_some(), "the log needs room too");
+        let room = |free| DiskRoom { total: 1 << 40, free };
+        assert!(room(32 * MIB).shortage(0, 1, 0).is_some(), "the log needs room too");
+        assert!(room(20 * MIB).shortage(0, 0, 12 * MIB).is_none(), "the database has room itself");
+        assert!(room(15 * MIB).shortage(0, 0, 99 * MIB).is_some(), "the log cannot use that");
     }
 }
