@@ -1,6 +1,6 @@
 //! Hands out the turns to make pages of events, which take memory and time.
 //!
-//! Few wait for a turn, and a further request is refused at once: a request that waits holds its connection. Turns and
+//! Few wait for a turn, and a further request is refused after a moment: a request that waits holds its connection. Turns and
 //! waiting places are shared fairly between clients, so that one client cannot take all of them. A client that may be gone
 //! comes last.
 
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::problem::Problem;
 use super::requester::Requester;
@@ -22,10 +22,23 @@ const MAX_PAGES: usize = 4;
 const MAX_WAITING: usize = 8;
 /// The longest time for which a request waits.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The pause before a refusal. Clients that ask again at once would otherwise take the time that accepting needs.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(300);
+/// The most refusals that pause. Each holds a connection.
+const MAX_PAUSED: usize = 64;
 
 /// The turns. Clones share them.
-#[derive(Clone, Default)]
-pub(super) struct PageTurns(Arc<Mutex<PageQueue>>);
+#[derive(Clone)]
+pub(super) struct PageTurns {
+    queue: Arc<Mutex<PageQueue>>,
+    pauses: Arc<Semaphore>,
+}
+
+impl Default for PageTurns {
+    fn default() -> Self {
+        Self { queue: Arc::default(), pauses: Arc::new(Semaphore::new(MAX_PAUSED)) }
+    }
+}
 
 #[derive(Default)]
 struct PageQueue {
@@ -55,7 +68,7 @@ pub(super) struct PageTurn {
 
 impl Drop for PageTurn {
     fn drop(&mut self) {
-        let mut queue = self.turns.0.lock();
+        let mut queue = self.turns.queue.lock();
         if let Some(index) = queue.making.iter().position(|client| *client == self.client) {
             queue.making.swap_remove(index);
         }
@@ -73,7 +86,7 @@ struct WaitingPlace {
 impl Drop for WaitingPlace {
     fn drop(&mut self) {
         self.turn.close();
-        self.turns.0.lock().remove_closed();
+        self.turns.queue.lock().remove_closed();
         if self.turn.try_recv().is_ok() {
             drop(self.turns.turn_of(self.client));
         }
@@ -96,7 +109,17 @@ impl PageTurns {
     /// If the future is dropped, the request no longer waits.
     pub(super) async fn enter(&self, requester: &Requester) -> Result<PageTurn, Problem> {
         let client = requester.client();
-        let mut place = WaitingPlace { turns: self.clone(), client, turn: self.0.lock().join(requester)? };
+        let joined = self.queue.lock().join(requester);
+        let turn = match joined {
+            Ok(turn) => turn,
+            Err(refusal) => {
+                if let Ok(_pause) = self.pauses.try_acquire() {
+                    tokio::time::sleep(REFUSAL_PAUSE).await;
+                }
+                return Err(refusal);
+            }
+        };
+        let mut place = WaitingPlace { turns: self.clone(), client, turn };
         let turn = tokio::time::timeout(PATIENCE, &mut place.turn).await;
         match turn {
             Ok(Ok(())) => {
@@ -243,7 +266,7 @@ mod tests {
         making.push(waiting.remove(0).await.unwrap());
         waiting.clear();
         let lengths = || {
-            let queue = turns.0.lock();
+            let queue = turns.queue.lock();
             (queue.making.len(), queue.waiting.len())
         };
         assert_eq!(lengths(), (MAX_PAGES, 0));

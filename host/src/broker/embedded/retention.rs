@@ -30,8 +30,8 @@ const MIN_FREE_PAGES: i64 = 256;
 /// Pages are returned when more than a quarter of all pages is free.
 const FREE_SHARE: i64 = 4;
 
-/// Deletes processed and discarded events beyond the limits of age, number or bytes. While the disk is full it deletes a
-/// tenth of the history at a time.
+/// Deletes processed and discarded events beyond the limits of age, number or bytes. While room is tight it deletes a tenth
+/// of the history at a time.
 pub(super) fn trim_history(step: &mut WriteContext<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
     let retention = step.options.retention;
     // Only one kind in each step: what a step writes must fit into the log, also when the disk is full.
@@ -45,11 +45,11 @@ pub(super) fn trim_history(step: &mut WriteContext<'_>) -> rusqlite::Result<Resu
     if !trimmed.did_work {
         trimmed = trim_excess(step, RetentionMeasure::Bytes, retention.processed_max_bytes)?;
     }
-    if !trimmed.did_work && step.no_room.is_some() {
+    if !trimmed.did_work && step.is_tight {
         let kept_bytes = RetentionMeasure::Bytes.of_all(step);
-        trim_excess(step, RetentionMeasure::Bytes, kept_bytes - kept_bytes / TURN_SHARE)?;
-        // The next call sees whether that made room.
-        trimmed.more = false;
+        let made_room = trim_excess(step, RetentionMeasure::Bytes, kept_bytes - kept_bytes / TURN_SHARE)?;
+        // The next call sees whether that was enough.
+        trimmed.more = made_room.did_work;
     }
     Ok(Ok(trimmed.more))
 }

@@ -19,7 +19,7 @@ use rusqlite::{Connection, MAIN_DB};
 
 use super::connection::PAGE_BYTES;
 use super::directory::{NOT_IN_PLACE, StoreDirectory};
-use super::disk_space::DiskRoom;
+use super::disk_space::{DiskRoom, StoreRoom, database_room};
 use super::fault::{SqliteFault, StoreCondition};
 use super::room_reserve::{RoomReserve, RoomUse};
 
@@ -157,38 +157,23 @@ impl Checkpointer {
         }
     }
 
-    /// Why new events must be refused, if so. Call it between two transactions of the writer. When the disk is nearly
+    /// The room of the store. Call it between two transactions of the writer. When the disk is nearly
     /// full it first empties the log, to regain its room. Fills the reserve as far as there is room.
     ///
     /// # Errors
     /// The log could not be synced or moved. That is final: commit nothing.
-    pub(in crate::broker::embedded) fn shortage(&mut self, db: &Connection) -> rusqlite::Result<Option<String>> {
-        let Some(mut room) = DiskRoom::of(self.directory.path()) else { return Ok(None) };
-        let is_short = |room: DiskRoom, held_bytes, log: &WalProgress| {
-            // The database grows by the whole log at most.
-            room.shortage(held_bytes, log.outstanding_bytes(), 0).is_some()
-        };
+    pub(in crate::broker::embedded) fn store_room(&mut self, db: &Connection) -> rusqlite::Result<StoreRoom> {
+        let Some(mut room) = DiskRoom::of(self.directory.path()) else { return Ok(StoreRoom::default()) };
+        // The database grows by the whole log at most.
+        let is_short = |room: DiskRoom, held: u64, log: &WalProgress| room.is_short(held, log.outstanding_bytes());
         if is_short(room, self.reserve.held_bytes(), &self.log) && self.log.pages() > 0 && self.empty(db)? {
             room = DiskRoom::of(self.directory.path()).unwrap_or(room);
         }
-        let shortage = if is_short(room, self.reserve.held_bytes(), &self.log) {
-            let (growth_bytes, spare_bytes) = self.database_room(db)?;
-            room.shortage(self.reserve.held_bytes(), growth_bytes, spare_bytes)
-        } else {
-            None
-        };
-        self.reserve.refill(room.free.saturating_sub(self.log.outstanding_bytes()));
-        Ok(shortage)
-    }
-
-    /// By how much the database grows when all of the log is moved, and how much is free within it, in bytes.
-    fn database_room(&self, db: &Connection) -> rusqlite::Result<(u64, u64)> {
-        let pages_bytes = |name: &str| {
-            let pages: u32 = db.pragma_query_value(None, name, |row| row.get(0))?;
-            Ok::<_, rusqlite::Error>(u64::from(pages) * PAGE_BYTES)
-        };
-        let file_bytes = std::fs::metadata(self.directory.database()).map_or(0, |file| file.len());
-        Ok((pages_bytes("page_count")?.saturating_sub(file_bytes), pages_bytes("freelist_count")?))
+        let log_bytes = self.log.outstanding_bytes();
+        let found =
+            room.judge(self.reserve.held_bytes(), log_bytes, || database_room(db, &self.directory.database()))?;
+        self.reserve.refill(room.free.saturating_sub(log_bytes));
+        Ok(found)
     }
 
     /// Makes room for a step that found the disk full: empties a log that is worth it, or gives a part of the reserve.
@@ -216,7 +201,7 @@ impl Checkpointer {
     /// waits, or if the last try was a moment ago.
     ///
     /// # Errors
-    /// As for [`Self::shortage`]; the store has failed.
+    /// As for [`Self::store_room`]; the store has failed.
     fn empty(&mut self, db: &Connection) -> rusqlite::Result<bool> {
         if Instant::now() < self.empty_from {
             return Ok(false);

@@ -5,6 +5,10 @@
 
 use std::path::Path;
 
+use rusqlite::Connection;
+
+use super::connection::PAGE_BYTES;
+
 /// The room that the store holds in the file of its reserve, see [`super::room_reserve`], and the space that must be free
 /// beside it before events are accepted.
 const HELD_BYTES: u64 = 16 * 1024 * 1024;
@@ -22,6 +26,24 @@ pub(super) struct DiskRoom {
     pub(super) free: u64,
 }
 
+/// Whether the store has room.
+#[derive(Debug, Default)]
+pub(in crate::broker::embedded) struct StoreRoom {
+    /// Why new events must be refused, if so.
+    pub(in crate::broker::embedded) shortage: Option<String>,
+    /// Whether history should be trimmed early.
+    pub(in crate::broker::embedded) is_tight: bool,
+}
+
+/// What a database needs and has within its file, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DatabaseRoom {
+    /// By how much the file grows when the log is moved into it.
+    growth: u64,
+    /// What is free within the file.
+    spare: u64,
+}
+
 impl DiskRoom {
     /// The room of the disk beneath a directory; `None` if the file system does not report it.
     pub(super) fn of(directory: &Path) -> Option<Self> {
@@ -32,12 +54,44 @@ impl DiskRoom {
         })
     }
 
-    /// Why new events must be refused, if so. `held` is what the file of the reserve holds, and `growth` what the database
-    /// grows by when the log is moved into it. `spare` is free within the database. It counts for half of the reserve at
-    /// most, as the log needs room on the disk.
-    pub(super) fn shortage(self, held: u64, growth: u64, spare: u64) -> Option<String> {
-        let reserve = held_reserve(self.total) + FREE_BYTES.min(self.total / FREE_SHARE);
+    /// Whether there may be a shortage. `growth` is the most by which the database grows.
+    pub(super) fn is_short(self, held: u64, growth: u64) -> bool {
+        self.shortage(held, DatabaseRoom { growth, spare: 0 }).is_some()
+    }
+
+    /// Judges the room. `held` is what the file of the reserve holds, and `log` what only the log has. The `database` is asked
+    /// only where room may be tight.
+    pub(super) fn judge<E>(
+        self,
+        held: u64,
+        log: u64,
+        database: impl FnOnce() -> Result<DatabaseRoom, E>,
+    ) -> Result<StoreRoom, E> {
+        // The database grows by the whole log at most.
+        if !self.is_tight(held, DatabaseRoom { growth: log, spare: 0 }) {
+            return Ok(StoreRoom::default());
+        }
+        let database = database()?;
+        let shortage = self.shortage(held, database);
+        Ok(StoreRoom { is_tight: shortage.is_some() || self.is_tight(held, database), shortage })
+    }
+
+    /// Whether history should be trimmed early, so that no event is refused for want of room: less than twice the reserve is
+    /// left, within the database or beside it.
+    pub(super) fn is_tight(self, held: u64, DatabaseRoom { growth, spare }: DatabaseRoom) -> bool {
+        let kept = 2 * self.reserve() + growth;
+        self.free.saturating_add(held).saturating_add(spare) < kept
+    }
+
+    fn reserve(self) -> u64 {
+        held_reserve(self.total) + FREE_BYTES.min(self.total / FREE_SHARE)
+    }
+
+    /// Why new events must be refused, if so. `held` is what the file of the reserve holds.
+    pub(super) fn shortage(self, held: u64, DatabaseRoom { growth, spare }: DatabaseRoom) -> Option<String> {
+        let reserve = self.reserve();
         let (kept, free) = (reserve.saturating_add(growth), self.free);
+        // The log needs room on the disk, so what the database has counts for half of the reserve at most.
         (free.saturating_add(held).saturating_add(spare.min(reserve / 2)) < kept).then(|| {
             format!(
                 "{free} bytes are free on its disk and {held} in its reserve, and {kept} are kept for what was accepted: free \
@@ -45,6 +99,17 @@ impl DiskRoom {
             )
         })
     }
+}
+
+/// What a database needs and has within its file.
+pub(super) fn database_room(db: &Connection, path: &Path) -> rusqlite::Result<DatabaseRoom> {
+    let pages_bytes = |name: &str| {
+        let pages: u32 = db.pragma_query_value(None, name, |row| row.get(0))?;
+        Ok::<_, rusqlite::Error>(u64::from(pages) * PAGE_BYTES)
+    };
+    let file_bytes = std::fs::metadata(path).map_or(0, |file| file.len());
+    let growth = pages_bytes("page_count")?.saturating_sub(file_bytes);
+    Ok(DatabaseRoom { growth, spare: pages_bytes("freelist_count")? })
 }
 
 /// How large the file of the reserve is when nothing of it was used. 0 if the file system does not report its size.
@@ -68,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_large_disk_keeps_a_fixed_reserve_and_a_small_one_its_part() {
-        let free = |total, free, held| DiskRoom { total, free }.shortage(held, 0, 0).is_none();
+        let free = |total, free, held| !DiskRoom { total, free }.is_short(held, 0);
         const MIB: u64 = 1 << 20;
         assert!(free(1 << 40, 32 * MIB, 0) && !free(1 << 40, 32 * MIB - 1, 0));
         assert!(free(1 << 40, 16 * MIB, 16 * MIB), "what the file holds counts");
@@ -76,8 +141,12 @@ mod tests {
         // A file system that counts no blocks has no limit.
         assert!(free(0, 0, 0));
         let room = |free| DiskRoom { total: 1 << 40, free };
-        assert!(room(32 * MIB).shortage(0, 1, 0).is_some(), "the log needs room too");
-        assert!(room(20 * MIB).shortage(0, 0, 12 * MIB).is_none(), "the database has room itself");
-        assert!(room(15 * MIB).shortage(0, 0, 99 * MIB).is_some(), "the log cannot use that");
+        assert!(room(32 * MIB).is_short(0, 1), "the log needs room too");
+        let spare = |spare| DatabaseRoom { growth: 0, spare };
+        assert!(room(20 * MIB).shortage(0, spare(12 * MIB)).is_none(), "the database has room itself");
+        assert!(room(15 * MIB).shortage(0, spare(99 * MIB)).is_some(), "the log cannot use that");
+        assert!(
+            room(32 * MIB).is_tight(16 * MIB, spare(15 * MIB)) && !room(32 * MIB).is_tight(16 * MIB, spare(16 * MIB))
+        );
     }
 }
