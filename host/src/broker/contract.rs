@@ -21,6 +21,7 @@ pub mod model;
 pub mod pauses;
 pub mod state;
 pub mod transfer;
+pub mod waiting;
 pub mod work;
 
 use std::collections::BTreeMap;
@@ -149,6 +150,10 @@ macro_rules! broker_contract {
             state::the_state_of_a_plugin_can_be_removed,
             state::plugins_do_not_see_each_other,
             state::state_survives_a_crash_and_moves_to_another_store,
+            waiting::an_event_that_is_due_later_can_start_now,
+            waiting::an_event_that_waits_can_be_cancelled,
+            waiting::only_events_that_wait_are_cancelled,
+            waiting::a_claim_and_a_cancel_at_once_have_one_winner,
             discard::of_two_calls_at_one_moment_one_takes_a_failed_event,
             discard::a_discarded_event_has_ended_for_good,
             discard::only_failed_events_are_discarded,

@@ -41,6 +41,13 @@ pub trait EventLog: Send + Sync + 'static {
     /// [`RetentionLimits::discarded_ms`](super::RetentionLimits::discarded_ms) or when its history becomes too large.
     async fn discard(&self, id: EventId, reason: &str) -> Result<FailedEventChange, Error>;
 
+    /// Makes an event that is scheduled, retrying or deferred due now. The next promotion moves it to its lane.
+    async fn run_now(&self, id: EventId) -> Result<WaitingEventChange, Error>;
+
+    /// Discards an event that is queued or due later, in one step with which no claim interferes. Its record keeps `reason`
+    /// and its attempts.
+    async fn cancel(&self, id: EventId, reason: &str) -> Result<WaitingEventChange, Error>;
+
     /// Totals that survive restarts, and how many events the store holds.
     async fn stats(&self) -> Result<BrokerStats, Error>;
 }
@@ -146,6 +153,17 @@ pub enum FailedEventChange {
     Done,
     /// The event has not failed.
     NotFailed(EventState),
+    /// There is no such event.
+    Unknown,
+}
+
+/// The result of [`EventLog::run_now`] and of [`EventLog::cancel`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitingEventChange {
+    /// The event is due now, or is discarded.
+    Done,
+    /// The event does not wait as the call needs it.
+    NotWaiting(EventState),
     /// There is no such event.
     Unknown,
 }

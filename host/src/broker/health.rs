@@ -89,7 +89,7 @@ pub struct EventCounters {
     pub deferred: u64,
     /// Failed events that were replayed.
     pub replayed: u64,
-    /// Failed events that were discarded.
+    /// Events that were discarded or cancelled.
     pub discarded: u64,
     /// Deliveries that were taken over from another consumer.
     pub recovered: u64,

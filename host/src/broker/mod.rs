@@ -47,7 +47,7 @@ pub use coverage::{ConsumerCoverage, PeerCoverage};
 pub use error::Error;
 pub use event_log::{
     AcceptedEvent, AppendRequest, EndKind, EndedPage, EndedQuery, EventLog, FailedEventChange, FoundEvent,
-    MAX_PAGE_BYTES,
+    MAX_PAGE_BYTES, WaitingEventChange,
 };
 pub use health::{BrokerStats, Durability, EventCounters, QueueDepth, StoreHealth};
 pub use keys::{KeySet, KeyStore, KeyWrite, KeyWriteOutcome, MAX_STORED_KEYS, StoredKey};

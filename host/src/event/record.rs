@@ -125,11 +125,11 @@ pub struct EventEnd {
     pub result: Option<EventData>,
     /// The events that the handler published.
     pub children: Vec<EventId>,
-    /// That an operator discarded the failed event.
+    /// That an operator discarded the failed event, or cancelled it before it ended. Then it has no failure.
     pub discarded: Option<Discard>,
 }
 
-/// How a failed event was discarded.
+/// How an event was discarded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Discard {
     /// When, by the clock of the host that was asked to.
@@ -159,6 +159,11 @@ pub enum EventState {
 }
 
 impl EventState {
+    /// Whether nobody handles it and it has not ended.
+    pub fn is_waiting(self) -> bool {
+        matches!(self, Self::Scheduled | Self::Queued | Self::Retrying)
+    }
+
     /// The state as text, the same everywhere.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -267,6 +272,13 @@ impl EventRecord {
     /// Resets the record for a replay. The attempts so far stay.
     pub fn replayed(self) -> Self {
         Self { replays: self.replays.saturating_add(1), attempts: self.attempts, ..Self::new(self.event) }
+    }
+
+    /// Ends the record of an event that waits, because a person cancelled it.
+    pub fn cancelled(mut self, at: Timestamp, reason: &str) -> Self {
+        let discarded = Some(Discard { at, reason: reason.to_owned() });
+        self.end = Some(EventEnd { at, failure: None, result: None, children: Vec::new(), discarded });
+        self
     }
 
     /// Notes in the record of a failed event that an operator discarded it.

@@ -12,7 +12,7 @@ use crate::api::{ApiState, KeyRing, MemoryBudget, PluginAdmin, PluginChangeError
 use crate::broker::{
     AcceptedEvent, AppendRequest, BrokerStats, ConsumerDirectory, Durability, EndKind, EndedPage, EndedQuery, Error,
     EventLog, FailedEventChange, FoundEvent, Lane, MAX_STORED_PAUSES, PauseBoard, PauseOutcome, PauseStore,
-    PluginPause, PluginStateRemover, StoreHealth,
+    PluginPause, PluginStateRemover, StoreHealth, WaitingEventChange,
 };
 use crate::event::{DeliveryStart, EventId, EventState, EventType, Timestamp};
 use crate::plugin_report::{PluginReport, PluginStatus};
@@ -164,6 +164,27 @@ impl EventLog for FakeBroker {
         let record = found.record.clone().discarded(Timestamp::from_unix_ms(1), reason);
         *found = FoundEvent { record, state: EventState::Discarded, due: None };
         Ok(FailedEventChange::Done)
+    }
+
+    async fn run_now(&self, id: EventId) -> Result<WaitingEventChange, Error> {
+        let mut inner = self.enter()?;
+        let Some(found) = inner.events.get_mut(&id) else { return Ok(WaitingEventChange::Unknown) };
+        if found.due.take().is_none() {
+            return Ok(WaitingEventChange::NotWaiting(found.state));
+        }
+        found.state = EventState::Queued;
+        Ok(WaitingEventChange::Done)
+    }
+
+    async fn cancel(&self, id: EventId, reason: &str) -> Result<WaitingEventChange, Error> {
+        let mut inner = self.enter()?;
+        let Some(found) = inner.events.get_mut(&id) else { return Ok(WaitingEventChange::Unknown) };
+        if !found.state.is_waiting() {
+            return Ok(WaitingEventChange::NotWaiting(found.state));
+        }
+        let record = found.record.clone().cancelled(Timestamp::from_unix_ms(1), reason);
+        *found = FoundEvent { record, state: EventState::Discarded, due: None };
+        Ok(WaitingEventChange::Done)
     }
 
     async fn stats(&self) -> Result<BrokerStats, Error> {

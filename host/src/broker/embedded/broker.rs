@@ -16,7 +16,7 @@ use crate::broker::{
     AcceptedEvent, AppendRequest, Broker, BrokerStats, ClaimRequest, ConsumerDirectory, Delivery, EndedPage,
     EndedQuery, Error, EventLog, FailedEventChange, FoundEvent, Lane, LaneLimits, LeaseRenewal, PluginStateReader,
     PluginStateRemover, PromoteOutcome, Receipt, RestoreOutcome, SettleOutcome, SettleRequest, SnapshotItem,
-    SnapshotReader, StoreHealth, StoreTransfer, WorkQueue,
+    SnapshotReader, StoreHealth, StoreTransfer, WaitingEventChange, WorkQueue,
 };
 use crate::clock;
 use crate::event::{EventId, EventRecord, EventState, FailureClass, Settlement, StoredValue};
@@ -226,6 +226,14 @@ impl EventLog for EmbeddedBroker {
 
     async fn discard(&self, id: EventId, reason: &str) -> Result<FailedEventChange, Error> {
         self.move_failed(id, FailedTarget::Discarded, |record| record.discarded(clock::now(), reason)).await
+    }
+
+    async fn run_now(&self, id: EventId) -> Result<WaitingEventChange, Error> {
+        self.make_due(id).await
+    }
+
+    async fn cancel(&self, id: EventId, reason: &str) -> Result<WaitingEventChange, Error> {
+        self.cancel_waiting(id, reason).await
     }
 
     async fn stats(&self) -> Result<BrokerStats, Error> {

@@ -27,6 +27,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod totals;
+mod waiting;
 mod writer;
 
 pub use broker::EmbeddedBroker;

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use redis::Value;
 
 use super::capacity::{IDEMPOTENCY_KEY_BYTES, StoreCapacity};
@@ -41,10 +42,12 @@ const MAX_PAUSE: Duration = Duration::from_millis(20);
 /// How far the store's clock, which names entries, may differ from the host's, which sets the time of an end.
 const CLOCK_SLACK_MS: i64 = 60 * 60 * 1_000;
 
-/// An event as it was found, and its entry if it has one.
-struct LocatedEvent {
-    found: FoundEvent,
+/// An event as it was found, with its entry if it has one.
+pub(super) struct LocatedEvent {
+    pub(super) found: FoundEvent,
     entry: String,
+    /// What the index said of it. The receipt in it is no text.
+    pub(super) place: Bytes,
 }
 
 /// Reads events and totals.
@@ -61,7 +64,8 @@ impl EventHistory {
         Ok(self.locate_event(id).await?.map(|located| located.found))
     }
 
-    async fn locate_event(&self, id: EventId) -> Result<Option<LocatedEvent>, Error> {
+    /// Finds one event and where it is.
+    pub(super) async fn locate_event(&self, id: EventId) -> Result<Option<LocatedEvent>, Error> {
         let client = &self.client;
         let (_, reply) = self
             .lanes
@@ -75,7 +79,7 @@ impl EventHistory {
                 call
             })
             .await?;
-        let [kind, blob, due_ms, entry] = reply::tuple(reply)?;
+        let [kind, blob, due_ms, entry, place] = reply::tuple(reply)?;
         let Some(blob) = reply::bytes(blob)? else { return Ok(None) };
         let record = codec::decode(&blob)?;
         let state = match reply::text(kind)?.as_str() {
@@ -88,7 +92,8 @@ impl EventHistory {
         };
         let is_due_later = matches!(state, EventState::Scheduled | EventState::Retrying);
         let due = is_due_later.then_some(Timestamp::from_unix_ms(reply::int(&due_ms)?));
-        Ok(Some(LocatedEvent { found: FoundEvent { record, state, due }, entry: reply::text(entry)? }))
+        let (entry, place) = (reply::text(entry)?, reply::bytes(place)?.unwrap_or_default());
+        Ok(Some(LocatedEvent { found: FoundEvent { record, state, due }, entry, place }))
     }
 
     /// Moves a failed event back to a lane.

@@ -44,6 +44,7 @@ mod settle;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod transfer;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -83,7 +84,7 @@ use super::{
     AcceptedEvent, AppendRequest, Broker, BrokerOptions, BrokerStats, ClaimRequest, ConsumerCoverage,
     ConsumerDirectory, Delivery, EndedPage, EndedQuery, Error, EventLog, FailedEventChange, FoundEvent, Lane,
     LeaseRenewal, PeerCoverage, PluginStateReader, PluginStateRemover, PromoteOutcome, RestoreOutcome, SettleOutcome,
-    SettleRequest, SnapshotItem, SnapshotReader, StoreHealth, StoreTransfer, WorkQueue,
+    SettleRequest, SnapshotItem, SnapshotReader, StoreHealth, StoreTransfer, WaitingEventChange, WorkQueue,
 };
 use crate::event::{EventId, StoredValue};
 use crate::shutdown::TaskGroup;
@@ -284,6 +285,14 @@ impl EventLog for RedisBroker {
 
     async fn discard(&self, id: EventId, reason: &str) -> Result<FailedEventChange, Error> {
         self.history.discard(id, reason).await
+    }
+
+    async fn run_now(&self, id: EventId) -> Result<WaitingEventChange, Error> {
+        self.history.make_due(id).await
+    }
+
+    async fn cancel(&self, id: EventId, reason: &str) -> Result<WaitingEventChange, Error> {
+        self.history.cancel(id, reason).await
     }
 
     async fn stats(&self) -> Result<BrokerStats, Error> {

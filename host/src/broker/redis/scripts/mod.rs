@@ -54,6 +54,7 @@ scripts!(
     adopt,
     append,
     beat,
+    cancel,
     claim,
     find,
     idem_expire,
@@ -72,6 +73,7 @@ scripts!(
     recount,
     renew,
     restore,
+    run_now,
     settle,
     snapshot_due,
     snapshot_keys,
@@ -288,6 +290,8 @@ mod tests {
             ("trim", include_str!("trim.lua")),
             // A key must be revoked at any time.
             ("key_write", include_str!("key_write.lua")),
+            ("run_now", include_str!("run_now.lua")),
+            ("cancel", include_str!("cancel.lua")),
             ("pause_write", include_str!("pause_write.lua")),
         ] {
             let first = text.lines().next().unwrap();
