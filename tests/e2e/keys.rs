@@ -24,10 +24,12 @@ on_both_brokers! {
 const SCOPES: [&str; 5] = ["publish", "read", "operate", "deploy", "keys"];
 
 /// Every route with its scope; none for those that are open, `any` for those that want any key.
-const ROUTES: [(&str, &str, &str); 22] = [
+const ROUTES: [(&str, &str, &str); 24] = [
     ("POST", "/events", "publish"),
     ("GET", "/events", "read"),
     ("GET", "/events/01890a5d-ac96-774b-bcce-b302099a8057", "read"),
+    ("POST", "/events/01890a5d-ac96-774b-bcce-b302099a8057/run-now", "operate"),
+    ("POST", "/events/01890a5d-ac96-774b-bcce-b302099a8057/cancel", "operate"),
     ("GET", "/failed-events", "read"),
     ("GET", "/failed-events/01890a5d-ac96-774b-bcce-b302099a8057", "read"),
     ("DELETE", "/failed-events/01890a5d-ac96-774b-bcce-b302099a8057?reason=x", "operate"),

@@ -52,5 +52,6 @@ mod state;
 mod transfer;
 mod uneven_hosts;
 mod unwritable;
+mod waiting;
 mod webhook;
 mod wire;

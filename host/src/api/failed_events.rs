@@ -32,12 +32,14 @@ struct FailedEventPage<'a> {
     next_cursor: Option<&'a str>,
 }
 
-/// The answer to a replay or a discard.
+/// The answer to a change of an event.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct EventChanged {
-    message: &'static str,
-    event_id: EventId,
+pub(super) struct EventChanged {
+    /// What was done.
+    pub(super) message: &'static str,
+    /// The event.
+    pub(super) event_id: EventId,
 }
 
 /// Lists failed events, newest first.

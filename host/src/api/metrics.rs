@@ -151,7 +151,7 @@ impl Collector for MetricsText {
             ("events_processed", "Events processed successfully", counters.processed),
             ("events_retried", "Failed attempts that a retry follows", counters.retried),
             ("events_replayed", "Failed events queued again by a replay", counters.replayed),
-            ("events_discarded", "Failed events discarded by an operator", counters.discarded),
+            ("events_discarded", "Events discarded or cancelled by an operator", counters.discarded),
             ("events_deferred", "Attempts deferred by a limit on waiting events", counters.deferred),
             ("events_recovered", "Deliveries taken over from consumers that were lost", counters.recovered),
             ("data_losses", "Detected losses of data in the store", counters.data_losses),

@@ -7,6 +7,8 @@
 mod access;
 mod api_state;
 mod caller;
+mod change_note;
+mod event_changes;
 mod event_view;
 mod events;
 mod failed_events;

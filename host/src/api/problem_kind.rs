@@ -42,6 +42,7 @@ problem_kinds! {
     NotAcceptable = NOT_ACCEPTABLE, "not-acceptable", "Nothing here is of an accepted media type";
     RequestTimeout = REQUEST_TIMEOUT, "request-timeout", "The request took too long";
     NotFailed = CONFLICT, "not-failed", "The event has not failed";
+    NotWaiting = CONFLICT, "not-waiting", "The event does not wait";
     NotRolledBack = CONFLICT, "not-rolled-back", "The plugin cannot be rolled back";
     NotApproved = CONFLICT, "not-approved", "The build cannot be approved";
     KeyNotChanged = CONFLICT, "key-not-changed", "The key cannot be changed";

@@ -13,7 +13,7 @@ use axum::routing::{MethodFilter, on};
 
 use super::api_state::ApiState;
 use super::problem::{Problem, ProblemKind};
-use super::{events, failed_events, health, keys, metrics, pauses, plugins};
+use super::{event_changes, events, failed_events, health, keys, metrics, pauses, plugins};
 use crate::api_key::Scope;
 
 /// What a route asks of a client.
@@ -57,6 +57,8 @@ routes! {
     POST "/events" Needs(Publish) => events::publish;
     GET "/events" Needs(Read) => events::list;
     GET "/events/{id}" Needs(Read) => events::show;
+    POST "/events/{id}/run-now" Needs(Operate) => event_changes::run_now;
+    POST "/events/{id}/cancel" Needs(Operate) => event_changes::cancel;
     GET "/failed-events" Needs(Read) => failed_events::list;
     GET "/failed-events/{id}" Needs(Read) => failed_events::show;
     DELETE "/failed-events/{id}" Needs(Operate) => failed_events::discard;

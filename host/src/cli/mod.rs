@@ -19,6 +19,7 @@ mod serve;
 mod settings;
 mod status;
 mod store;
+mod waiting;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
@@ -73,6 +74,12 @@ enum CliCommand {
     /// End the pause of a plugin
     #[command(after_help = pause::RESUME_EXAMPLES)]
     Resume(pause::ResumeArgs),
+    /// Start events now that are scheduled or retrying
+    #[command(after_help = waiting::RUN_NOW_EXAMPLES)]
+    RunNow(waiting::EventTargets),
+    /// End events that wait, for good
+    #[command(after_help = waiting::CANCEL_EXAMPLES)]
+    Cancel(waiting::EventTargets),
     /// Write the events, keys and plugin state of a broker to a file, to import them into another one
     #[command(after_help = transfer::EXPORT_EXAMPLES)]
     Export(transfer::ExportArgs),
@@ -150,6 +157,8 @@ fn run(cli: Cli, early_stop: Option<EarlyStop>) -> CommandResult {
         Some(CliCommand::Plugin(command)) => plugin::run(&command),
         Some(CliCommand::Pause(args)) => pause::pause(&args),
         Some(CliCommand::Resume(args)) => pause::resume(&args),
+        Some(CliCommand::RunNow(events)) => waiting::run_now(&events),
+        Some(CliCommand::Cancel(events)) => waiting::cancel(&events),
         Some(CliCommand::Export(args)) => transfer::export(&args),
         Some(CliCommand::Import(args)) => transfer::import(&args),
         Some(CliCommand::Backup(args)) => backup::run(&args),

@@ -2,6 +2,7 @@
 
 pub(super) mod client;
 mod crowded;
+mod event_changes;
 mod events;
 pub(super) mod fake;
 mod fake_keys;
