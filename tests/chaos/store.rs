@@ -94,6 +94,10 @@ fn look(
     let keys: BTreeSet<String> = store.keys("*")?;
     let named = |name: &str| format!("{{es:0}}:{name}");
     expect("idempotency keys".into(), keys.iter().filter(|key| key.contains(":idem:")).count(), accepted);
+    // Each is counted once for its lane, with the time at which it ends.
+    let ends: BTreeMap<String, usize> = store.hgetall(named("idem-ends"))?;
+    let counted = ends.iter().filter(|(end, _)| end.contains(':')).map(|(_, keys)| keys).sum();
+    expect("counted idempotency keys".into(), counted, accepted);
     expect("the index of events".into(), store.hlen(named("ix"))?, ended);
     expect("due later".into(), store.zcard(named("due"))?, 0);
     expect("parked".into(), store.hlen(named("parked"))?, 0);
@@ -122,7 +126,7 @@ fn look(
     found.extend(
         living.into_iter().filter(|(_, count)| *count != 1).map(|(name, n)| format!("{n} consumers {name}...")),
     );
-    let fixed = ["epoch", "lanes", "done", "failed", "ix", "counts", "hb"].map(named);
+    let fixed = ["epoch", "lanes", "done", "failed", "ix", "counts", "hb", "idem-ends"].map(named);
     let is_known = |key: &String| key.contains(":idem:") || key.contains(":q:") || fixed.contains(key);
     found.extend(keys.iter().filter(|key| !is_known(key)).map(|key| format!("the key {key}")));
     Ok(found)
