@@ -41,7 +41,7 @@ fn results_on_a_small_disk() {
     let Some(disk) = small_disk::directory() else { return };
     let store = Store::Embedded(tempfile::tempdir_in(disk).unwrap());
     let stage = Stage::on(store, PluginsDir::scripted(&["hog", "innocent"]), |options| options);
-    process_large_results(&stage, || stage.store.disk_bytes(), 40 << 20);
+    process_large_results(&stage, || stage.store.disk_bytes(), 48 << 20);
     println!("all were processed");
 }
 

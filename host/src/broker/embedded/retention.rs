@@ -45,11 +45,11 @@ pub(super) fn trim_history(step: &mut WriteContext<'_>) -> rusqlite::Result<Resu
     if !trimmed.did_work {
         trimmed = trim_excess(step, RetentionMeasure::Bytes, retention.processed_max_bytes)?;
     }
-    if !trimmed.did_work && step.is_tight {
+    if !trimmed.did_work && step.is_tight && step.no_room.is_some() {
         let kept_bytes = RetentionMeasure::Bytes.of_all(step);
-        let made_room = trim_excess(step, RetentionMeasure::Bytes, kept_bytes - kept_bytes / TURN_SHARE)?;
-        // The next call sees whether that was enough.
-        trimmed.more = made_room.did_work;
+        trim_excess(step, RetentionMeasure::Bytes, kept_bytes - kept_bytes / TURN_SHARE)?;
+        // The next call sees whether that made room.
+        trimmed.more = false;
     }
     Ok(Ok(trimmed.more))
 }
