@@ -71,10 +71,8 @@ async fn work_on_a_small_disk() {
         idempotency_max_bytes: u64::MAX,
     };
     let broker = EmbeddedBroker::open(&dir, BrokerOptions { retention, ..options() }, &TaskGroup::new()).unwrap();
-    // Over many plugins, since each may take only a share of the disk.
-    let lanes: Vec<Lane> = (0..12).map(|n| format!("plugin-{n}").parse().unwrap()).collect();
-    let new_append = || AppendRequest { lane: lanes[fastrand::usize(..lanes.len())].clone(), ..load::new_append(None) };
-    let batch = || (0..50).map(|_| new_append()).collect();
+    let lanes = twelve_lanes();
+    let batch = || spread_batch(&lanes);
     let wants: Vec<LaneDemand> = lanes.iter().map(|lane| LaneDemand { lane: lane.clone(), free: 20 }).collect();
     let mut acks = Vec::new();
     let refused = loop {
@@ -111,7 +109,7 @@ fn on_a_small_disk_that_is_full_what_was_accepted_is_worked_off() {
 async fn work_on_a_small_disk_that_is_read() {
     let Some(dir) = small_disk::directory() else { return };
     let broker = open(&dir);
-    let batch = || (0..50).map(|_| load::new_append(None)).collect();
+    let batch = || spread_batch(&twelve_lanes());
     broker.append(batch()).await.unwrap();
     let reading = broker.snapshot().await.unwrap();
     while broker.append(batch()).await.is_ok() {}
@@ -129,6 +127,16 @@ async fn work_on_a_small_disk_that_is_read() {
 #[test]
 fn on_a_small_disk_that_an_export_filled_events_are_accepted_again_when_it_is_over() {
     small_disk::run_on_small_disk("rooms::work_on_a_small_disk_that_is_read", "accepts again");
+}
+
+/// Many plugins, since each may take only a share of the disk.
+fn twelve_lanes() -> Vec<Lane> {
+    (0..12).map(|n| format!("plugin-{n}").parse().unwrap()).collect()
+}
+
+fn spread_batch(lanes: &[Lane]) -> Vec<AppendRequest> {
+    let lane = || lanes[fastrand::usize(..lanes.len())].clone();
+    (0..50).map(|_| AppendRequest { lane: lane(), ..load::new_append(None) }).collect()
 }
 
 async fn eventually_async(condition: impl AsyncFn() -> bool) {

@@ -31,12 +31,12 @@ pub(super) struct PreparedEvent {
 impl PreparedEvent {
     /// About how many bytes the writer writes for the event.
     pub(super) fn size_bytes(&self) -> usize {
-        self.row_bytes() as usize + self.body.head.len()
+        self.row_bytes() as usize
     }
 
     /// The bytes that the event counts for while it waits.
     fn row_bytes(&self) -> u64 {
-        row_bytes(self.body.data_bytes(), self.story.as_ref().map_or(0, StoryColumns::size_bytes))
+        row_bytes(self.body.size_bytes(), self.story.as_ref().map_or(0, StoryColumns::size_bytes))
     }
 }
 

@@ -138,7 +138,8 @@ impl EmbeddedBroker {
 
     fn receipt(&self, claimed: &ClaimedRow) -> Receipt {
         let HeldDelivery { number, place, .. } = claimed.held;
-        let entry = LeaseToken { opening: self.opening, number, place, story_bytes: claimed.found.story_bytes() };
+        let (body_bytes, story_bytes) = (claimed.found.body_bytes(), claimed.found.story_bytes());
+        let entry = LeaseToken { opening: self.opening, number, place, body_bytes, story_bytes };
         Receipt {
             event_id: claimed.found.id().unwrap_or_else(|_| EventId::new()),
             lane: claimed.lane.clone(),
@@ -177,7 +178,7 @@ fn settle_unreadable(receipt: &Receipt, claimed: &ClaimedRow, why: &str) -> Opti
     let bad = BadEntry { id, lane: &claimed.lane, entry: &receipt.entry, added: id.created_at(), fields: &fields, why };
     bad.log();
     let settlement = Settlement::Failed { class: FailureClass::BadEntry, reason: why.to_owned() };
-    Some(PreparedSettle::for_unreadable(receipt, &bad.record(clock::now())?, settlement, claimed.found.data_bytes()))
+    Some(PreparedSettle::for_unreadable(receipt, &bad.record(clock::now())?, settlement))
 }
 
 #[async_trait]

@@ -147,9 +147,9 @@ impl BodyColumns {
         Self { id: *id, event_type: event_type.clone(), head, data: data.clone(), checksum }
     }
 
-    /// The size of the payload.
-    pub(super) fn data_bytes(&self) -> usize {
-        self.data.as_ref().map_or(0, |data| data.bytes.len())
+    /// The size of the head and the payload.
+    pub(super) fn size_bytes(&self) -> usize {
+        self.head.len() + self.data.as_ref().map_or(0, |data| data.bytes.len())
     }
 }
 
@@ -189,7 +189,7 @@ impl StoryColumns {
 impl RawColumns {
     /// About how many bytes of memory the record takes.
     pub(super) fn size_bytes(&self) -> usize {
-        self.head.len() + self.data_bytes() + self.story_bytes()
+        self.body_bytes() + self.story_bytes()
     }
 
     /// Reads the columns of [`record_columns`] from a row, in which they begin at `first`.
@@ -212,9 +212,9 @@ impl RawColumns {
         })
     }
 
-    /// The size of the payload.
-    pub(super) fn data_bytes(&self) -> usize {
-        self.data.as_ref().map_or(0, |data| data.bytes.len())
+    /// The size of the head and the payload.
+    pub(super) fn body_bytes(&self) -> usize {
+        self.head.len() + self.data.as_ref().map_or(0, |data| data.bytes.len())
     }
 
     /// The size of the story and the result.

@@ -22,14 +22,16 @@ pub(super) struct LeaseToken {
     pub(super) opening: i64,
     pub(super) number: i64,
     pub(super) place: i64,
-    /// The size of the event's story at the claim, which stays the same until the settle. So the settle knows what the
-    /// event counted for without reading it.
+    /// The sizes of the event's body and story at the claim, which stay the same until the settle. So the settle knows what
+    /// the event counted for without reading it.
+    pub(super) body_bytes: usize,
     pub(super) story_bytes: usize,
 }
 
 impl std::fmt::Display for LeaseToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}.{}.{}", self.opening, self.number, self.place, self.story_bytes)
+        let Self { opening, number, place, body_bytes, story_bytes } = self;
+        write!(f, "{opening}.{number}.{place}.{body_bytes}.{story_bytes}")
     }
 }
 
@@ -40,7 +42,8 @@ impl FromStr for LeaseToken {
         let mut parts = text.split('.').map(|part| part.parse::<i64>().map_err(drop));
         let mut next = || parts.next().unwrap_or(Err(()));
         let (opening, number, place) = (next()?, next()?, next()?);
-        let entry = Self { opening, number, place, story_bytes: usize::try_from(next()?).map_err(drop)? };
+        let mut size = || usize::try_from(next()?).map_err(drop);
+        let entry = Self { opening, number, place, body_bytes: size()?, story_bytes: size()? };
         parts.next().map_or(Ok(entry), |_| Err(()))
     }
 }
@@ -213,16 +216,18 @@ mod tests {
     }
 
     fn receipt(opening: i64, held: HeldDelivery) -> Receipt {
-        let entry = LeaseToken { opening, number: held.number, place: held.place, story_bytes: 0 };
+        let entry = LeaseToken { opening, number: held.number, place: held.place, body_bytes: 0, story_bytes: 0 };
         let lane = "a".parse().unwrap();
         Receipt { event_id: EventId::new(), lane, entry: entry.to_string(), deliveries: held.deliveries }
     }
 
     #[test]
     fn entries_are_read_as_they_are_written() {
-        let entry = LeaseToken { opening: 3, number: 17, place: i64::MAX, story_bytes: 270_000 };
+        let entry = LeaseToken { opening: 3, number: 17, place: i64::MAX, body_bytes: 65, story_bytes: 270_000 };
         assert_eq!(entry.to_string().parse(), Ok(entry));
-        for bad in ["", "1", "1.2", "1.2.3", "1.2.3.x", "1.2.3.4.5", "1.2.3.4.", "1.2.3.-4", "-", "1..3.4"] {
+        for bad in
+            ["", "1", "1.2.3", "1.2.3.4", "1.2.3.4.x", "1.2.3.4.5.6", "1.2.3.4.5.", "1.2.3.4.-5", "-", "1..3.4.5"]
+        {
             assert_eq!(bad.parse::<LeaseToken>(), Err(()), "{bad:?}");
         }
     }

@@ -96,7 +96,7 @@ fn restore_one(step: &mut WriteContext<'_>, item: &PreparedItem) -> rusqlite::Re
             if is_new {
                 step.totals.counters.accepted += 1;
                 let story_bytes = story.as_ref().map_or(0, StoryColumns::size_bytes);
-                step.totals.count_failed(lane, *class, signed(row_bytes(body.data_bytes(), story_bytes)));
+                step.totals.count_failed(lane, *class, signed(row_bytes(body.size_bytes(), story_bytes)));
             }
             is_new
         }

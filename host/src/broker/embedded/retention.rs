@@ -30,8 +30,7 @@ const MIN_FREE_PAGES: i64 = 256;
 /// Pages are returned when more than a quarter of all pages is free.
 const FREE_SHARE: i64 = 4;
 
-/// Deletes processed and discarded events beyond the limits of age, number or bytes. While room is tight it deletes a tenth
-/// of the history at a time.
+/// Deletes processed and discarded events beyond the limits of age, number or bytes.
 pub(super) fn trim_history(step: &mut WriteContext<'_>) -> rusqlite::Result<Result<MoreWork, Error>> {
     let retention = step.options.retention;
     // Only one kind in each step: what a step writes must fit into the log, also when the disk is full.
@@ -44,12 +43,6 @@ pub(super) fn trim_history(step: &mut WriteContext<'_>) -> rusqlite::Result<Resu
     }
     if !trimmed.did_work {
         trimmed = trim_excess(step, RetentionMeasure::Bytes, retention.processed_max_bytes)?;
-    }
-    if !trimmed.did_work && step.is_tight && step.no_room.is_some() {
-        let kept_bytes = RetentionMeasure::Bytes.of_all(step);
-        trim_excess(step, RetentionMeasure::Bytes, kept_bytes - kept_bytes / TURN_SHARE)?;
-        // The next call sees whether that made room.
-        trimmed.more = false;
     }
     Ok(Ok(trimmed.more))
 }
@@ -208,12 +201,14 @@ fn delete_event(step: &mut WriteContext<'_>, part: HistoryPart, kept: &RetainedE
              RETURNING coalesce(octet_length(story), 0) + coalesce(octet_length(result), 0)",
         )?
         .query_row([kept.number], |row| row.get(0))?;
-    let data_bytes: Option<u32> = step
+    let body_bytes: Option<u32> = step
         .db
-        .prepare_cached("DELETE FROM body WHERE number = ?1 RETURNING coalesce(octet_length(data), 0)")?
+        .prepare_cached(
+            "DELETE FROM body WHERE number = ?1 RETURNING octet_length(head) + coalesce(octet_length(data), 0)",
+        )?
         .query_row([kept.number], |row| row.get(0))
         .optional()?;
-    let size_bytes = row_bytes(data_bytes.unwrap_or(0) as usize, story_bytes as usize);
+    let size_bytes = row_bytes(body_bytes.unwrap_or(0) as usize, story_bytes as usize);
     step.totals.add(kept.lane, part.of(), -1, -signed(size_bytes));
     Ok(size_bytes)
 }

@@ -28,8 +28,6 @@ pub(super) struct PreparedSettle {
     claimed_lane: Lane,
     /// The lane in which the event waits next, if it does.
     next_lane: Lane,
-    /// The size of the payload.
-    data_bytes: usize,
     publish: Vec<PreparedEvent>,
     state: Option<StateChanges>,
     /// Replaces the body of an event that cannot be read.
@@ -46,7 +44,6 @@ impl From<&SettleRequest> for PreparedSettle {
             ended_at_ms: record.end.as_ref().map_or_else(clock::now, |end| end.at).unix_ms(),
             story: StoryColumns::encode(record),
             claimed_lane: receipt.lane.clone(),
-            data_bytes: record.event.data.as_ref().map_or(0, |data| data.bytes.len()),
             next_lane: lane.clone(),
             publish: publish.iter().map(PreparedEvent::from).collect(),
             state: state.clone(),
@@ -71,13 +68,8 @@ impl PreparedSettle {
         self.story_bytes() + state + self.publish.iter().map(PreparedEvent::size_bytes).sum::<usize>()
     }
 
-    /// Settles a delivery whose event cannot be read: `record` replaces it. `data_bytes` is the size of its payload.
-    pub(super) fn for_unreadable(
-        receipt: &Receipt,
-        record: &EventRecord,
-        settlement: Settlement,
-        data_bytes: usize,
-    ) -> Self {
+    /// Settles a delivery whose event cannot be read: `record` replaces it.
+    pub(super) fn for_unreadable(receipt: &Receipt, record: &EventRecord, settlement: Settlement) -> Self {
         let settle = SettleRequest {
             receipt: receipt.clone(),
             record: record.clone(),
@@ -86,7 +78,7 @@ impl PreparedSettle {
             publish: Vec::new(),
             state: None,
         };
-        Self { replacement: Some(BodyColumns::encode(&record.event)), data_bytes, ..Self::from(&settle) }
+        Self { replacement: Some(BodyColumns::encode(&record.event)), ..Self::from(&settle) }
     }
 }
 
@@ -139,9 +131,9 @@ fn settle_one(step: &mut WriteContext<'_>, request: &PreparedSettle) -> rusqlite
     step.changes.push(LeaseChange::Ends { number: entry.number });
     step.totals.running = step.totals.running.saturating_sub(1);
     let claimed_lane = ensure_lane(step, &request.claimed_lane)?;
-    let waited_bytes = signed(row_bytes(request.data_bytes, entry.story_bytes));
-    let data_bytes = request.replacement.as_ref().map_or(request.data_bytes, BodyColumns::data_bytes);
-    let size_bytes = signed(row_bytes(data_bytes, request.story_bytes()));
+    let waited_bytes = signed(row_bytes(entry.body_bytes, entry.story_bytes));
+    let body_bytes = request.replacement.as_ref().map_or(entry.body_bytes, BodyColumns::size_bytes);
+    let size_bytes = signed(row_bytes(body_bytes, request.story_bytes()));
     step.totals.add(claimed_lane, |lane| &mut lane.waiting, -1, -waited_bytes);
     if !request.settlement.is_end() {
         let lane = ensure_lane(step, &request.next_lane)?;
@@ -265,18 +257,18 @@ pub(super) fn move_failed(step: &mut WriteContext<'_>, failed: &FailedMove) -> r
     let found: Option<(i64, i64, u32, u32)> = step
         .db
         .prepare_cached(
-            "SELECT e.number, e.lane, coalesce(octet_length(b.data), 0), coalesce(octet_length(e.story), 0) + \
-             coalesce(octet_length(e.result), 0) FROM event AS e JOIN body AS b ON b.number = e.number \
-             WHERE e.id = ?1 AND e.state = 4 AND e.place = ?2",
+            "SELECT e.number, e.lane, octet_length(b.head) + coalesce(octet_length(b.data), 0), \
+             coalesce(octet_length(e.story), 0) + coalesce(octet_length(e.result), 0) \
+             FROM event AS e JOIN body AS b ON b.number = e.number WHERE e.id = ?1 AND e.state = 4 AND e.place = ?2",
         )?
         .query_row((failed.id.as_bytes(), failed.place), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
         .optional()?;
-    let Some((number, failed_lane, data_bytes, story_bytes)) = found else { return Ok(Ok(false)) };
-    let (data_bytes, story_bytes) = (data_bytes as usize, story_bytes as usize);
+    let Some((number, failed_lane, body_bytes, story_bytes)) = found else { return Ok(Ok(false)) };
+    let (body_bytes, story_bytes) = (body_bytes as usize, story_bytes as usize);
     let place = step.totals.take_number();
     let story = failed.story.as_ref();
-    let size_bytes = signed(row_bytes(data_bytes, story.map_or(0, StoryColumns::size_bytes)));
-    step.totals.add(failed_lane, |lane| &mut lane.failed, -1, -signed(row_bytes(data_bytes, story_bytes)));
+    let size_bytes = signed(row_bytes(body_bytes, story.map_or(0, StoryColumns::size_bytes)));
+    step.totals.add(failed_lane, |lane| &mut lane.failed, -1, -signed(row_bytes(body_bytes, story_bytes)));
     let (state, lane, ended_at_ms) = match &failed.target {
         FailedTarget::Lane(lane) => {
             let lane = ensure_lane(step, lane)?;

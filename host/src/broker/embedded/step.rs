@@ -50,8 +50,6 @@ pub(super) struct WriteContext<'a> {
     pub(super) now_ms: i64,
     /// Why new events are refused: the disk is nearly full.
     pub(super) no_room: Option<&'a str>,
-    /// Whether history should be trimmed early, so that no event is refused for want of room.
-    pub(super) is_tight: bool,
     /// The pages of the write-ahead log before this group.
     pub(super) log_pages: i64,
     /// A job sets this when it made the database smaller: the disk gets that back only with the next checkpoint.

@@ -78,24 +78,24 @@ fn cancel(step: &mut WriteContext<'_>, cancelled: &CancelledEvent) -> rusqlite::
     let found: Option<(i64, i64, i64, usize, usize)> = step
         .db
         .prepare_cached(
-            "SELECT e.number, e.lane, e.state, coalesce(octet_length(b.data), 0), coalesce(octet_length(e.story), 0) + \
-             coalesce(octet_length(e.result), 0) FROM event AS e JOIN body AS b ON b.number = e.number \
-             WHERE e.id = ?1 AND e.state IN (0, 2) AND e.place = ?2",
+            "SELECT e.number, e.lane, e.state, octet_length(b.head) + coalesce(octet_length(b.data), 0), \
+             coalesce(octet_length(e.story), 0) + coalesce(octet_length(e.result), 0) \
+             FROM event AS e JOIN body AS b ON b.number = e.number WHERE e.id = ?1 AND e.state IN (0, 2) AND e.place = ?2",
         )?
         .query_row((cancelled.id.as_bytes(), cancelled.place), |row| {
             let size = |column| row.get::<_, u32>(column).map(|bytes| bytes as usize);
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, size(3)?, size(4)?))
         })
         .optional()?;
-    let Some((number, lane, state, data_bytes, story_bytes)) = found else { return Ok(false) };
+    let Some((number, lane, state, body_bytes, story_bytes)) = found else { return Ok(false) };
     if state == event_state::QUEUED {
         step.totals.add_queued(lane, -1);
     } else {
         step.totals.scheduled = step.totals.scheduled.saturating_sub(1);
     }
     let story = cancelled.story.as_ref();
-    let size_bytes = signed(row_bytes(data_bytes, story.map_or(0, StoryColumns::size_bytes)));
-    step.totals.add(lane, |lane| &mut lane.waiting, -1, -signed(row_bytes(data_bytes, story_bytes)));
+    let size_bytes = signed(row_bytes(body_bytes, story.map_or(0, StoryColumns::size_bytes)));
+    step.totals.add(lane, |lane| &mut lane.waiting, -1, -signed(row_bytes(body_bytes, story_bytes)));
     step.totals.add(lane, |lane| &mut lane.discarded, 1, size_bytes);
     step.totals.counters.discarded += 1;
     let place = step.totals.take_number();

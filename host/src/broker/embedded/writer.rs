@@ -22,7 +22,7 @@ use crate::clock;
 use super::bulk_insert::BulkInsert;
 use super::leases::{LeaseChange, LeaseTable};
 use super::step::{CommitMode, HotStatements, JobKind, WriteContext, WriteJob, job};
-use super::store::{Checkpointer, RoomUse, SqliteFault, StoreCondition, StoreRoom, WalProgress};
+use super::store::{Checkpointer, RoomUse, SqliteFault, StoreCondition, WalProgress};
 use super::totals::StoreTotals;
 
 /// The most jobs of a group, and about the most bytes that they write. Bounds how long the first job waits for the
@@ -251,13 +251,13 @@ impl WriterThread {
             self.db.pragma_update(None, "synchronous", level)?;
             self.commit_mode = commit;
         }
-        let room = self.checkpoints.store_room(&self.db)?;
-        if let Some(shortage) = &room.shortage {
+        let shortage = self.checkpoints.shortage(&self.db)?;
+        if let Some(shortage) = &shortage {
             self.condition.note(&SqliteFault::Full(shortage.clone()));
             self.checkpoints.wake();
         }
         self.begin()?;
-        let result = self.run_jobs(group, changes, bulk, &room);
+        let result = self.run_jobs(group, changes, bulk, shortage.as_deref());
         if result.is_err() && !self.db.is_autocommit() {
             self.db.prepare_cached("ROLLBACK")?.execute([])?;
         }
@@ -287,7 +287,7 @@ impl WriterThread {
         group: &mut [Box<dyn WriteJob>],
         changes: &mut Vec<LeaseChange>,
         bulk: Option<BulkInsert>,
-        room: &StoreRoom,
+        no_room: Option<&str>,
     ) -> rusqlite::Result<()> {
         let limits = self.limits.load();
         {
@@ -301,8 +301,7 @@ impl WriterThread {
                 limits: &limits,
                 opening: self.opening,
                 now_ms: clock::now().unix_ms(),
-                no_room: room.shortage.as_deref(),
-                is_tight: room.is_tight,
+                no_room,
                 log_pages: self.log.pages(),
                 has_shrunk: &mut self.has_shrunk,
             };

@@ -19,7 +19,7 @@ use rusqlite::{Connection, MAIN_DB};
 
 use super::connection::PAGE_BYTES;
 use super::directory::{NOT_IN_PLACE, StoreDirectory};
-use super::disk_space::{DiskRoom, StoreRoom, database_room};
+use super::disk_space::{DiskRoom, database_room};
 use super::fault::{SqliteFault, StoreCondition};
 use super::room_reserve::{RoomReserve, RoomUse};
 
@@ -157,23 +157,27 @@ impl Checkpointer {
         }
     }
 
-    /// The room of the store. Call it between two transactions of the writer. When the disk is nearly
-    /// full it first empties the log, to regain its room. Fills the reserve as far as there is room.
+    /// Why new events must be refused, if the disk is nearly full. Call it between two transactions of the writer. It first
+    /// empties a log whose room is needed, and fills the reserve as far as there is room.
     ///
     /// # Errors
     /// The log could not be synced or moved. That is final: commit nothing.
-    pub(in crate::broker::embedded) fn store_room(&mut self, db: &Connection) -> rusqlite::Result<StoreRoom> {
-        let Some(mut room) = DiskRoom::of(self.directory.path()) else { return Ok(StoreRoom::default()) };
+    pub(in crate::broker::embedded) fn shortage(&mut self, db: &Connection) -> rusqlite::Result<Option<String>> {
+        let Some(mut room) = DiskRoom::of(self.directory.path()) else { return Ok(None) };
         // The database grows by the whole log at most.
-        let is_short = |room: DiskRoom, held: u64, log: &WalProgress| room.is_short(held, log.outstanding_bytes());
+        let is_short = |room: DiskRoom, held: u64, log: &WalProgress| room.may_be_short(held, log.outstanding_bytes());
         if is_short(room, self.reserve.held_bytes(), &self.log) && self.log.pages() > 0 && self.empty(db)? {
             room = DiskRoom::of(self.directory.path()).unwrap_or(room);
         }
         let log_bytes = self.log.outstanding_bytes();
-        let found =
-            room.judge(self.reserve.held_bytes(), log_bytes, || database_room(db, &self.directory.database()))?;
+        let held = self.reserve.held_bytes();
+        let shortage = if room.may_be_short(held, log_bytes) {
+            room.shortage(held, database_room(db, &self.directory.database())?)
+        } else {
+            None
+        };
         self.reserve.refill(room.free.saturating_sub(log_bytes));
-        Ok(found)
+        Ok(shortage)
     }
 
     /// Makes room for a step that found the disk full: empties a log that is worth it, or gives a part of the reserve.
@@ -201,7 +205,7 @@ impl Checkpointer {
     /// waits, or if the last try was a moment ago.
     ///
     /// # Errors
-    /// As for [`Self::store_room`]; the store has failed.
+    /// As for [`Self::shortage`]; the store has failed.
     fn empty(&mut self, db: &Connection) -> rusqlite::Result<bool> {
         if Instant::now() < self.empty_from {
             return Ok(false);

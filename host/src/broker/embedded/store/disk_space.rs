@@ -26,15 +26,6 @@ pub(super) struct DiskRoom {
     pub(super) free: u64,
 }
 
-/// Whether the store has room.
-#[derive(Debug, Default)]
-pub(in crate::broker::embedded) struct StoreRoom {
-    /// Why new events must be refused, if so.
-    pub(in crate::broker::embedded) shortage: Option<String>,
-    /// Whether history should be trimmed early.
-    pub(in crate::broker::embedded) is_tight: bool,
-}
-
 /// What a database needs and has within its file, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DatabaseRoom {
@@ -54,33 +45,9 @@ impl DiskRoom {
         })
     }
 
-    /// Whether there may be a shortage. `growth` is the most by which the database grows.
-    pub(super) fn is_short(self, held: u64, growth: u64) -> bool {
-        self.shortage(held, DatabaseRoom { growth, spare: 0 }).is_some()
-    }
-
-    /// Judges the room. `held` is what the file of the reserve holds, and `log` what only the log has. The `database` is asked
-    /// only where room may be tight.
-    pub(super) fn judge<E>(
-        self,
-        held: u64,
-        log: u64,
-        database: impl FnOnce() -> Result<DatabaseRoom, E>,
-    ) -> Result<StoreRoom, E> {
-        // The database grows by the whole log at most.
-        if !self.is_tight(held, DatabaseRoom { growth: log, spare: 0 }) {
-            return Ok(StoreRoom::default());
-        }
-        let database = database()?;
-        let shortage = self.shortage(held, database);
-        Ok(StoreRoom { is_tight: shortage.is_some() || self.is_tight(held, database), shortage })
-    }
-
-    /// Whether history should be trimmed early, so that no event is refused for want of room: less than twice the reserve is
-    /// left, within the database or beside it.
-    pub(super) fn is_tight(self, held: u64, DatabaseRoom { growth, spare }: DatabaseRoom) -> bool {
-        let kept = 2 * self.reserve() + growth;
-        self.free.saturating_add(held).saturating_add(spare) < kept
+    /// Whether there may be a shortage. `log` is what only the log has: the most by which the database grows.
+    pub(super) fn may_be_short(self, held: u64, log: u64) -> bool {
+        self.shortage(held, DatabaseRoom { growth: log, spare: 0 }).is_some()
     }
 
     fn reserve(self) -> u64 {
@@ -133,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_large_disk_keeps_a_fixed_reserve_and_a_small_one_its_part() {
-        let free = |total, free, held| !DiskRoom { total, free }.is_short(held, 0);
+        let free = |total, free, held| !DiskRoom { total, free }.may_be_short(held, 0);
         const MIB: u64 = 1 << 20;
         assert!(free(1 << 40, 32 * MIB, 0) && !free(1 << 40, 32 * MIB - 1, 0));
         assert!(free(1 << 40, 16 * MIB, 16 * MIB), "what the file holds counts");
@@ -141,12 +108,9 @@ mod tests {
         // A file system that counts no blocks has no limit.
         assert!(free(0, 0, 0));
         let room = |free| DiskRoom { total: 1 << 40, free };
-        assert!(room(32 * MIB).is_short(0, 1), "the log needs room too");
+        assert!(room(32 * MIB).may_be_short(0, 1), "the log needs room too");
         let spare = |spare| DatabaseRoom { growth: 0, spare };
         assert!(room(20 * MIB).shortage(0, spare(12 * MIB)).is_none(), "the database has room itself");
         assert!(room(15 * MIB).shortage(0, spare(99 * MIB)).is_some(), "the log cannot use that");
-        assert!(
-            room(32 * MIB).is_tight(16 * MIB, spare(15 * MIB)) && !room(32 * MIB).is_tight(16 * MIB, spare(16 * MIB))
-        );
     }
 }

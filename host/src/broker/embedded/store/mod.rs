@@ -20,7 +20,7 @@ pub(super) use backup::COPIED;
 pub(super) use checkpoint::{Checkpointer, WalProgress};
 pub(super) use connection::{ConnectionPurpose, connect, open_files};
 pub(super) use directory::{DirectoryError, NOT_IN_PLACE, StoreDirectory, StoreIdentity, database_in};
-pub(super) use disk_space::{StoreRoom, plugin_share_bytes};
+pub(super) use disk_space::plugin_share_bytes;
 pub(super) use fault::{SqliteFault, StoreCondition, contradiction};
 pub(super) use high_water::{HighWater, HighWaterKeeper};
 pub(super) use readers::ReaderPool;

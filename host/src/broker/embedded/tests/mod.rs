@@ -54,7 +54,7 @@ pub(super) fn new_append(to: &str) -> AppendRequest {
 pub(super) async fn recount(broker: &EmbeddedBroker) {
     let count = |db: &rusqlite::Connection| {
         let mut rows = db.prepare(
-            "SELECT l.name, iif(e.state < 3, 0, e.state) AS part, count(*), sum(200 + coalesce(octet_length(b.data), 0) \
+            "SELECT l.name, iif(e.state < 3, 0, e.state) AS part, count(*), sum(200 + octet_length(b.head) + coalesce(octet_length(b.data), 0) \
              + coalesce(octet_length(e.story), 0) + coalesce(octet_length(e.result), 0)) FROM event AS e JOIN body AS b USING (number) JOIN lane AS l ON l.number = e.lane \
              GROUP BY l.name, part",
         )?;
