@@ -4,6 +4,7 @@
 //! Each measurement runs in a process that may use only this number of cores. So the number of cores has its full effect
 //! on the host.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,7 +39,11 @@ pub(super) fn measure(plan: &Plan) -> Result<Figure> {
 
 /// Calls in a second, by a process of its own.
 fn on_cores(cores: usize, millis: u64) -> Result<f64> {
-    let program = std::env::current_exe()?;
+    by_program(&std::env::current_exe()?, cores, millis)
+}
+
+/// Calls in a second, by a process of any build of this program.
+pub(super) fn by_program(program: &Path, cores: usize, millis: u64) -> Result<f64> {
     let output = Command::new(program)
         .args([CHILD, &cores.to_string(), &millis.to_string()])
         .stderr(Stdio::inherit())

@@ -18,7 +18,7 @@ use super::setup::{CONNECTIONS, Ceiling, PAYLOAD_BYTES, StoreKind, WORK, address
 /// Events a second whose end is looked for.
 const LOOKED_AT: f64 = 250.0;
 /// What part of the most that a host can do is the highest rate.
-const OF_THE_MOST: f64 = 0.8;
+pub(super) const OF_THE_MOST: f64 = 0.8;
 /// What is told of each distribution.
 const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)];
 
@@ -89,7 +89,7 @@ fn at_rate(plan: &Plan, kind: StoreKind, name: &str, rate: f64, figure: &mut Fig
     Ok(all)
 }
 
-fn open_loop(
+pub(super) fn open_loop(
     server: std::net::SocketAddr,
     rate: f64,
     span: Duration,

@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a measurement prints what it found and how far it is")]
 
 mod accept;
+mod against;
 mod calls;
 mod cost;
 mod drain;
@@ -23,6 +24,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
+use against::EarlierBuild;
 use figure::{Figure, Plan};
 
 /// A figure by its name, what it is, and what measures it.
@@ -62,7 +64,7 @@ fn run(arguments: &[String]) -> Result<()> {
         return calls::child(cores.parse()?, millis.parse()?);
     }
     let mut plan = Plan::default();
-    let (mut names, mut write_results) = (Vec::new(), false);
+    let (mut names, mut write_results, mut before) = (Vec::new(), false, None);
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         match argument.as_str() {
@@ -70,6 +72,11 @@ fn run(arguments: &[String]) -> Result<()> {
             "--write-results" => write_results = true,
             "--events" => plan.events = Some(rest.next().context("--events wants a number")?.parse()?),
             "--repetitions" => plan.repetitions = rest.next().context("--repetitions wants a number")?.parse()?,
+            "--against" => {
+                let [folder, commit] =
+                    [rest.next(), rest.next()].map(|it| it.context("--against wants a folder and a commit"));
+                before = Some(EarlierBuild::new(folder?.into(), commit?.clone()));
+            }
             "--list" => {
                 FIGURES.iter().for_each(|(name, about, _)| println!("{name:<10} {about}"));
                 return Ok(());
@@ -78,10 +85,17 @@ fn run(arguments: &[String]) -> Result<()> {
             other => bail!("{other:?} is no figure; --list names them"),
         }
     }
+    let mut report = report::BenchReport::open()?;
+    if let Some(before) = before {
+        eprintln!("· {}: {}", against::NAME, against::ABOUT);
+        let begun = std::time::Instant::now();
+        let figure = against::measure(&plan, &before)?;
+        report.add(against::NAME, against::ABOUT, plan.quick, begun.elapsed(), figure)?;
+        return report.finish(write_results);
+    }
     if names.is_empty() {
         names = if plan.quick { QUICK.to_vec() } else { FIGURES.iter().map(|(name, ..)| *name).collect() };
     }
-    let mut report = report::BenchReport::open()?;
     for (name, about, measure) in FIGURES.iter().filter(|(name, ..)| names.contains(name)) {
         eprintln!("· {name}: {about}");
         let begun = std::time::Instant::now();

@@ -54,12 +54,12 @@ impl StoreKind {
 
 /// A host on a store, with everything at its default but the most events that may wait.
 pub(super) fn host(store: &Store, plugins: &PluginsDir) -> Host {
-    Host::spawn(
-        &HostOptions::new(&store.url(), plugins.path())
-            .with("broker.max_waiting", 1_000_000_000)
-            .with("plugins.data_dir", folder().join("plugins").display())
-            .with("log.level", "error"),
-    )
+    Host::spawn(&host_options(store, plugins).with("plugins.data_dir", folder().join("plugins").display()))
+}
+
+/// The options of such a host, except for where it keeps what it compiled.
+pub(super) fn host_options(store: &Store, plugins: &PluginsDir) -> HostOptions {
+    HostOptions::new(&store.url(), plugins.path()).with("broker.max_waiting", 1_000_000_000).with("log.level", "error")
 }
 
 /// Where results go, and where hosts keep what they compiled, so that none but the first compiles.
@@ -77,11 +77,21 @@ pub(super) fn idle_plugin() -> PluginsDir {
 
 /// A host that accepts and hands nothing out: its one slot sleeps. Gives the plugins, which must outlive it.
 pub(super) fn host_that_only_accepts(store: &Store) -> (Host, PluginsDir) {
-    let plugins = PluginsDir::scripted(&[WORK]).with_settings(WORK, "concurrency = 1\n[limits]\nwall_ms = 3600000\n");
+    let plugins = sleeping_plugin();
     let host = host(store, &plugins);
+    put_to_sleep(&host);
+    (host, plugins)
+}
+
+/// One plugin that has one slot, see [`put_to_sleep`].
+pub(super) fn sleeping_plugin() -> PluginsDir {
+    PluginsDir::scripted(&[WORK]).with_settings(WORK, "concurrency = 1\n[limits]\nwall_ms = 3600000\n")
+}
+
+/// Takes the slot of the sleeping plugin.
+pub(super) fn put_to_sleep(host: &Host) {
     let client = host.client();
     client.wait_for(&client.post_event(WORK, &json!({"sleep-ms": 3_500_000})), &["running"]);
-    (host, plugins)
 }
 
 /// Where a host or another server listens.

@@ -36,6 +36,7 @@ pub struct HostOptions {
     variables: Vec<(String, String)>,
     listen: String,
     log_is_read: bool,
+    program: Option<PathBuf>,
 }
 
 impl HostOptions {
@@ -48,6 +49,7 @@ impl HostOptions {
             variables: Vec::new(),
             listen: "127.0.0.1:0".into(),
             log_is_read: true,
+            program: None,
         }
     }
 
@@ -55,6 +57,12 @@ impl HostOptions {
     #[must_use]
     pub fn with_unread_log(self) -> Self {
         Self { log_is_read: false, ..self }
+    }
+
+    /// The same with another build of the program.
+    #[must_use]
+    pub fn program(self, program: &Path) -> Self {
+        Self { program: Some(program.to_owned()), ..self }
     }
 
     /// The same on another address of this machine.
@@ -178,7 +186,8 @@ impl Host {
 
     fn launch(options: &HostOptions, listen: &str) -> (LaunchedHost, Child, Vec<std::thread::JoinHandle<()>>) {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let mut command = eventstream(folder.path());
+        let program = options.program.as_deref().unwrap_or_else(|| layout::binary());
+        let mut command = command_of(program, folder.path());
         command.args(["serve", "--listen", listen, "--broker", &options.broker_url]);
         command.arg("--plugins").arg(&options.plugins).args(&options.flags);
         command.envs(options.variables.iter().map(|(name, value)| (name, value)));
@@ -356,7 +365,11 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
 }
 
 fn eventstream(folder: &Path) -> Command {
-    let mut command = Command::new(layout::binary());
+    command_of(layout::binary(), folder)
+}
+
+fn command_of(program: &Path, folder: &Path) -> Command {
+    let mut command = Command::new(program);
     command.current_dir(folder).stdin(Stdio::null());
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("EVENTSTREAM_")) {
         command.env_remove(name);

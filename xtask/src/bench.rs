@@ -4,7 +4,7 @@
 //! only that it measured what it claims to; promises are checked by the tests.
 
 use crate::process::{cargo, run as run_command};
-use crate::{guests, redis};
+use crate::{earlier_build, guests, redis};
 
 /// What to measure, and how thoroughly.
 #[derive(clap::Args)]
@@ -17,6 +17,9 @@ pub struct BenchOptions {
     /// Print the names of the figures and measure nothing.
     #[arg(long)]
     list: bool,
+    /// Measure only this build against that of an earlier commit, in turns. The first time, builds that commit too.
+    #[arg(long, value_name = "COMMIT", conflicts_with_all = ["names", "list"])]
+    against: Option<String>,
     /// Write host/benches/RESULTS.md and its plots from the last run of each figure.
     #[arg(long)]
     write_results: bool,
@@ -33,14 +36,21 @@ pub struct BenchOptions {
 
 /// Builds everything and measures.
 pub fn run(options: &BenchOptions) -> anyhow::Result<()> {
+    let mut earlier = None;
     if !options.list {
         redis::ensure_program()?;
         guests::build()?;
+        // First, since both are built in the same folder and this build's programs must be the ones that stay.
+        earlier =
+            options.against.as_deref().map(|commit| earlier_build::build(commit, &options.profile)).transpose()?;
         let parts = ["--bins", "--example", "limits", "--bench", "figures"];
         run_command(cargo("", &["build", "--workspace", "--locked", "--profile", &options.profile]).args(parts))?;
     }
     let mut command = cargo("", &["bench", "--workspace", "--locked", "--profile", &options.profile]);
     command.args(["--bench", "figures", "--"]).args(&options.names);
+    if let Some(earlier) = earlier {
+        command.arg("--against").arg(earlier.folder).arg(earlier.commit);
+    }
     let switches = [("--quick", options.quick), ("--list", options.list), ("--write-results", options.write_results)];
     command.args(switches.iter().filter(|(_, is_on)| *is_on).map(|(name, _)| name));
     for (name, number) in [("--events", options.events), ("--repetitions", options.repetitions)] {

@@ -7,6 +7,7 @@
 mod bench;
 mod chaos;
 mod checks;
+mod earlier_build;
 mod guests;
 mod lints;
 mod process;
@@ -28,6 +29,7 @@ Examples:
                                        the tests of one module
   cargo xtask guests                   after a change of a plugin or of a guest of the tests
   cargo xtask bench accept --quick     one figure
+  cargo xtask bench --against v0.1.0   this build against an earlier commit
 
 host/CONTRIBUTING.md shows how to test one thing in seconds.";
 

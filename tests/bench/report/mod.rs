@@ -16,9 +16,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::FIGURES;
 use super::figure::Figure;
 use super::setup::folder;
+use super::{FIGURES, against};
 use machine::MachineFacts;
 
 /// The load of a machine from which on it is busy with something else.
@@ -102,9 +102,9 @@ impl BenchReport {
         println!("written to {}", self.folder.join("results.json").display());
         if write_results {
             let benches = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/benches");
-            let order = FIGURES.map(|(name, ..)| name);
+            let order = FIGURES.iter().map(|(name, ..)| *name).chain([against::NAME]);
             let measured: Vec<(&str, &Measured)> =
-                order.iter().filter_map(|name| Some((*name, self.results.figures.get(*name)?))).collect();
+                order.filter_map(|name| Some((name, self.results.figures.get(name)?))).collect();
             for (_, measured) in &measured {
                 for curve in &measured.figure.curves {
                     std::fs::write(benches.join(format!("{}.svg", curve.file)), plot::svg(curve))?;
