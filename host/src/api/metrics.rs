@@ -86,7 +86,7 @@ fn metrics_json(stats: &BrokerStats, paused: &[Lane], unwritten: u64) -> serde_j
         "waitingBytesByLane": depth.waiting_bytes_by_lane,
         "failedBytesByLane": depth.failed_bytes_by_lane,
         "keptBytesByLane": depth.kept_bytes_by_lane,
-        "maxLaneBytes": depth.max_lane_bytes,
+        "maxLaneBytes": depth.lane_level_bytes(),
         "idempotencyBytesByLane": depth.idempotency_bytes_by_lane,
         "maxIdempotencyBytes": depth.max_idempotency_bytes,
         "paused": paused,
@@ -174,8 +174,8 @@ impl Collector for MetricsText {
             ("consumers", "Consumers registered in the store", depth.consumers),
             (
                 "lane_bytes_limit",
-                "The most bytes of the waiting and failed events of one lane; 0 for no limit",
-                depth.max_lane_bytes.unwrap_or(0),
+                "The most bytes that the waiting and failed events of one lane may take now; 0 for no limit",
+                depth.lane_level_bytes().unwrap_or(0),
             ),
             (
                 "idempotency_bytes_limit",

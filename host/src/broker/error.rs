@@ -129,7 +129,7 @@ fn lane_heavy(lane: &Lane, waiting_bytes: u64, failed_bytes: u64, limit_bytes: u
     };
     format!(
         "{what} take {all_bytes} bytes, and the limit is {limit_bytes} (broker.max_waiting_bytes, or an eighth of the \
-         store's space){remedy}"
+         store's space, and less while other plugins hold much){remedy}"
     )
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::lane_bytes::{ATTEMPTS_ROOM_BYTES, shrinking_share};
+
 use serde::Serialize;
 
 use crate::event::FailureClass;
@@ -112,6 +114,8 @@ pub struct QueueDepth {
     pub failed_bytes_by_lane: BTreeMap<String, u64>,
     /// The most waiting and failed bytes of one lane; `None` if the store has no such limit.
     pub max_lane_bytes: Option<u64>,
+    /// What one lane may take of the store while it has room; see [`Self::lane_level_bytes`]. `None` if its size is unknown.
+    pub lane_share_bytes: Option<u64>,
     /// The most bytes of processed and discarded events that the store keeps; more are trimmed soon. `None` if it has no
     /// such limit.
     pub max_history_bytes: Option<u64>,
@@ -136,6 +140,16 @@ pub struct QueueDepth {
 }
 
 impl QueueDepth {
+    /// The most bytes that one lane may hold now; `None` for no limit.
+    pub fn lane_level_bytes(&self) -> Option<u64> {
+        let all = [&self.waiting_bytes_by_lane, &self.failed_bytes_by_lane];
+        let held_bytes = all.iter().flat_map(|lanes| lanes.values()).sum::<u64>();
+        let room_bytes = self.waiting_by_lane.values().sum::<u64>().saturating_mul(ATTEMPTS_ROOM_BYTES);
+        let lanes = self.waiting_by_lane.len() as u64;
+        let level = |share| shrinking_share(share, held_bytes.saturating_add(room_bytes), lanes);
+        Some(self.max_lane_bytes?.min(self.lane_share_bytes.map_or(u64::MAX, level)))
+    }
+
     /// The number of events that have not ended.
     pub fn waiting(&self) -> u64 {
         self.queued.values().sum::<u64>() + self.running + self.scheduled

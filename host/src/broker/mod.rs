@@ -33,6 +33,7 @@ mod health;
 mod key_share;
 mod keys;
 mod lane;
+mod lane_bytes;
 mod lane_limits;
 mod list_limiter;
 mod options;
@@ -52,6 +53,8 @@ pub use event_log::{
 pub use health::{BrokerStats, Durability, EventCounters, QueueDepth, StoreHealth};
 pub use keys::{KeySet, KeyStore, KeyWrite, KeyWriteOutcome, MAX_STORED_KEYS, StoredKey};
 pub use lane::{InvalidLane, Lane};
+pub use lane_bytes::ATTEMPTS_ROOM_BYTES;
+pub(crate) use lane_bytes::shrinking_share;
 pub use lane_limits::LaneLimits;
 pub use options::{BrokerOptions, RetentionLimits, StoreKind, TlsFiles};
 pub use pause_board::PauseBoard;

@@ -6,13 +6,15 @@
 //! - into a lane past its limit while twice as many events wait in all as clients may add to;
 //! - into a lane whose waiting and failed events take as many bytes as they may.
 //!
-//! So a plugin that publishes more than it handles stops itself, and does not fill the lanes of others.
+//! So a plugin that publishes more than it handles stops itself, and does not fill the lanes of others. All lanes together
+//! stay within a part of the store. Half of that part is for clients, and for what plugins publish into their own lanes.
 //!
 //! A retry adds an attempt to an event that waits, and no settle is ever refused. So of the attempts of a lane that holds
 //! half of its bytes the output is left out, and records in a full lane shrink ([`AttemptDetail`]).
 //!
 //! The host looks at the store about once a second. In between it counts what its own attempts publish and end. So one host
-//! exceeds a limit of events by what a single attempt publishes, at most, and the bytes only of its own lane. It does not see
+//! exceeds a limit of events by what a single attempt publishes, at most, and that of bytes only in its own lane, by an
+//! eighth. It does not see
 //! what other hosts publish. Of `n` hosts, each therefore fills a `2n`-th of the free room between two looks. Together they
 //! exceed a limit by one attempt of each and a few percent of the room. The few percent are there because the hosts do not
 //! look at the same moment.
@@ -22,14 +24,21 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::broker::{Lane, LaneLimits, QueueDepth, SettleRequest};
-use crate::event::{AttemptDetail, Settlement};
+use crate::broker::{ATTEMPTS_ROOM_BYTES, Lane, LaneLimits, QueueDepth, SettleRequest, shrinking_share};
+use crate::event::{AttemptDetail, Event, Settlement};
 
 /// Handlers may publish until `max_waiting`, at which clients are refused, is exceeded by this factor.
 const MAX_WAITING_FACTOR: u64 = 2;
 /// Other plugins may fill a lane up to its limit divided by this.
 const OTHERS_DIVISOR: u64 = 2;
 
+/// What an attempt publishes into its own lane may exceed the limit by the limit divided by this: a lane that clients have
+/// filled must still be worked off.
+const EXCESS_DIVISOR: u64 = 8;
+/// The most that an event takes besides its attributes and its data, with the room for its attempts.
+pub(super) const EVENT_BYTES: u64 = 360 + ATTEMPTS_ROOM_BYTES;
+/// The least that it takes.
+const LEAST_EVENT_BYTES: u64 = 200 + ATTEMPTS_ROOM_BYTES;
 /// Attempts are kept whole until their lane holds its limit of bytes divided by this.
 const WHOLE_DIVISOR: u64 = 2;
 
@@ -46,6 +55,8 @@ struct KnownBacklog {
     /// The events that waited in all lanes at the last look.
     waiting: u64,
     max_lane_bytes: Option<u64>,
+    /// What one lane may take of the store, see [`QueueDepth::lane_share_bytes`].
+    lane_share_bytes: Option<u64>,
     hosts: u64,
 }
 
@@ -87,6 +98,7 @@ impl BacklogLimit {
             lanes: HashMap::new(),
             waiting: 0,
             max_lane_bytes: None,
+            lane_share_bytes: None,
             hosts: 1,
         };
         Self { known: Mutex::new(known) }
@@ -129,11 +141,12 @@ impl BacklogLimit {
         });
         known.waiting = depth.waiting();
         known.max_lane_bytes = depth.max_lane_bytes;
+        known.lane_share_bytes = depth.lane_share_bytes;
         known.hosts = depth.consumers.max(1);
     }
 
     /// Lets an attempt of the plugin with the lane `own` publish, or says why it must not now. `targets` are lanes and
-    /// payload bytes.
+    /// the bytes that an event takes there, with the room for its attempts.
     ///
     /// # Errors
     /// The limit that is in the way, with its figures.
@@ -189,14 +202,26 @@ impl BacklogLimit {
         for settle in settles.filter(|settle| settle.settlement.is_end()) {
             let SettleRequest { receipt, record, settlement, .. } = settle;
             // A failed event keeps its bytes.
-            let data = record.event.data.as_ref().filter(|_| *settlement == Settlement::Processed);
-            let ended = EventVolume { events: 1, bytes: data.map_or(0, |data| data.bytes.len() as u64) };
+            let bytes = match settlement {
+                Settlement::Processed => LEAST_EVENT_BYTES + attribute_and_data_bytes(&record.event),
+                _ => 0,
+            };
+            let ended = EventVolume { events: 1, bytes };
             match known.lanes.get_mut(&receipt.lane) {
                 Some(lane) => lane.ended.add(ended),
                 None => known.lanes.entry(receipt.lane.clone()).or_default().ended = ended,
             }
         }
     }
+}
+
+/// The bytes of an event's attributes and data.
+pub(super) fn attribute_and_data_bytes(event: &Event) -> u64 {
+    let optional = [&event.subject, &event.time, &event.data_content_type, &event.data_schema];
+    let attributes =
+        optional.into_iter().flatten().chain(event.extensions.iter().flat_map(|(name, value)| [name, value]));
+    let data_bytes = event.data.as_ref().map_or(0, |data| data.bytes.len());
+    (event.source.len() + attributes.map(String::len).sum::<usize>() + data_bytes) as u64
 }
 
 impl Drop for LaneReservation {
@@ -214,6 +239,11 @@ impl EventVolume {
     fn add(&mut self, other: Self) {
         self.events = self.events.saturating_add(other.events);
         self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+
+    /// The room for the attempts of events that the store does not count in its bytes.
+    fn room_bytes(self) -> u64 {
+        self.events.saturating_mul(ATTEMPTS_ROOM_BYTES)
     }
 
     fn less(self, other: Self) -> Self {
@@ -234,6 +264,12 @@ impl LaneBacklog {
             ended: nothing,
         }
     };
+
+    /// The bytes that it holds now, with the room for the attempts of what waits.
+    fn held_bytes(&self) -> u64 {
+        let seen_room_bytes = self.waiting.room_bytes();
+        self.estimate().bytes.saturating_add(seen_room_bytes).saturating_add(self.failed_bytes)
+    }
 
     /// What waits now, by the last look and by what this host did since. Never less than what waits if this is the only host.
     fn estimate(&self) -> EventVolume {
@@ -259,6 +295,14 @@ impl KnownBacklog {
             "; {} hosts share the store, and until it looks again this one may fill the lane up to {level}",
             self.hosts
         )
+    }
+
+    /// The most bytes that one lane may hold now if only one part in `divisor` of all room may be used.
+    fn limit_bytes(&self, divisor: u64) -> Option<u64> {
+        let max_lane_bytes = self.max_lane_bytes? / divisor;
+        let Some(share_bytes) = self.lane_share_bytes else { return Some(max_lane_bytes) };
+        let held_bytes = self.lanes.values().fold(0_u64, |sum, lane| sum.saturating_add(lane.held_bytes()));
+        Some(max_lane_bytes.min(shrinking_share(share_bytes / divisor, held_bytes, self.lanes.len() as u64)))
     }
 
     fn count_obstacle(&self, own: &Lane, lane: &Lane) -> Option<String> {
@@ -294,13 +338,16 @@ impl KnownBacklog {
     /// `more_bytes` is what the attempt publishes into the lane. It must fit into the lane of another plugin. Into its own it
     /// may exceed the limit: a lane that clients have filled must still be worked off.
     fn bytes_obstacle(&self, own: &Lane, lane: &Lane, more_bytes: u64) -> Option<String> {
-        let limit_bytes = self.max_lane_bytes? / if lane == own { 1 } else { OTHERS_DIVISOR };
+        let limit_bytes = self.limit_bytes(if lane == own { 1 } else { OTHERS_DIVISOR })?;
         let backlog = self.lanes.get(lane).unwrap_or(&LaneBacklog::NOTHING);
-        let (waiting_bytes, failed_bytes) = (backlog.estimate().bytes, backlog.failed_bytes);
-        let level = self.fill_level(backlog.waiting.bytes.saturating_add(failed_bytes), limit_bytes);
-        let all_bytes = waiting_bytes.saturating_add(failed_bytes);
+        let (all_bytes, failed_bytes) = (backlog.held_bytes(), backlog.failed_bytes);
+        let waiting_bytes = all_bytes.saturating_sub(failed_bytes);
+        let seen_bytes =
+            backlog.waiting.bytes.saturating_add(backlog.waiting.room_bytes()).saturating_add(failed_bytes);
+        let level = self.fill_level(seen_bytes, limit_bytes);
         let is_full = all_bytes > 0 && all_bytes >= level;
-        let fits = lane == own || all_bytes.saturating_add(more_bytes) <= limit_bytes;
+        let may_exceed = lane == own && more_bytes <= limit_bytes / EXCESS_DIVISOR;
+        let fits = may_exceed || all_bytes.saturating_add(more_bytes) <= limit_bytes;
         (is_full || !fits).then(|| {
             format!(
                 "the waiting events of the lane {lane} take {waiting_bytes} bytes and its failed events {failed_bytes}; with \

@@ -13,7 +13,7 @@ use crate::event::{
 };
 use crate::plugin::{AttemptInput, CompletedAttempt, CpuMeter, Plugin, PluginRegistry, StateReader};
 
-use super::backlog::{BacklogLimit, LaneReservation};
+use super::backlog::{BacklogLimit, EVENT_BYTES, LaneReservation, attribute_and_data_bytes};
 use super::coverage::{HostCoverage, UnhandledRoute, own_lane};
 use super::deferrals::DeferralWatch;
 use super::history_limit::{HistoryLimit, HistoryReservation};
@@ -188,8 +188,7 @@ impl DeliveryHandler {
             return Ok(None);
         }
         let target = |published: &PublishedEvent| {
-            let size_bytes = published.event.data.as_ref().map_or(0, |data| data.bytes.len());
-            (self.lane(&published.event.event_type), size_bytes as u64)
+            (self.lane(&published.event.event_type), EVENT_BYTES + attribute_and_data_bytes(&published.event))
         };
         self.backlog.reserve(own, success.published.iter().map(target)).map(Some)
     }

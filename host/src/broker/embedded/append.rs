@@ -9,14 +9,16 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension, params};
 
 use crate::broker::key_share::find_lane_beyond_share;
+use crate::broker::lane_bytes::ATTEMPTS_ROOM_BYTES;
 use crate::broker::{AcceptedEvent, AppendRequest, Error, Lane};
 use crate::event::{DeliveryStart, EventId, FailureClass, Idempotency};
 
 use super::bulk_insert::BulkRow;
 use super::columns::{BodyColumns, DataColumn, StoryColumns};
 use super::event_state;
-use super::row_size::{ATTEMPTS_ROOM_BYTES, IDEMPOTENCY_KEY_BYTES, row_bytes, signed};
+use super::row_size::{IDEMPOTENCY_KEY_BYTES, row_bytes, signed};
 use super::step::WriteContext;
+use super::totals::LaneTotal;
 
 /// An event as the writer writes it. The caller prepares it, so that encoding takes none of the writer's time.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,12 +104,9 @@ pub(super) fn append(
         for lane in wanted.keys() {
             let of_lane = events.iter().zip(&known).filter(|(event, known)| known.is_none() && event.lane == **lane);
             let more: u64 = of_lane.map(|(event, _)| event.row_bytes() + ATTEMPTS_ROOM_BYTES).sum();
-            let held = totals.lane_named(lane).map_or((0, 0), |lane| {
-                let room_bytes = lane.waiting.events.saturating_mul(ATTEMPTS_ROOM_BYTES);
-                (lane.waiting.bytes.saturating_add(room_bytes), lane.failed.bytes)
-            });
-            let ((waiting_bytes, failed_bytes), limit_bytes) = (held, step.options.max_waiting_bytes);
+            let (waiting_bytes, failed_bytes) = totals.lane_named(lane).map_or((0, 0), LaneTotal::held_bytes);
             let held_bytes = waiting_bytes.saturating_add(failed_bytes);
+            let limit_bytes = totals.lane_level_bytes(step.options.max_waiting_bytes, step.share_bytes, lane);
             if held_bytes > 0 && held_bytes.saturating_add(more) > limit_bytes {
                 let lane = (*lane).clone();
                 return Ok(Err(Error::LaneHeavy { lane, waiting_bytes, failed_bytes, limit_bytes }));

@@ -36,7 +36,7 @@ use super::store::{
     BackupError, HighWaterKeeper, NOT_IN_PLACE, ReaderPool, SqliteFault, StoreCondition, StoreDirectory, StoreIdentity,
     WalProgress, backup,
 };
-use super::totals::StoreTotals;
+use super::totals::{StoreByteLimits, StoreTotals};
 use super::writer::StoreWriter;
 
 /// How long [`WorkQueue::wait_for_work`] waits at most.
@@ -53,14 +53,7 @@ pub struct EmbeddedBroker {
     pub(super) lists: ListLimiter,
     pub(super) leases: Arc<LeaseTable>,
     pub(super) limits: Arc<ArcSwap<LaneLimits>>,
-    /// The most bytes that may wait in one lane.
-    pub(super) max_lane_bytes: u64,
-    /// The most bytes of processed and discarded events that are kept.
-    pub(super) max_history_bytes: u64,
-    /// The most bytes of all idempotency keys.
-    pub(super) max_idempotency_bytes: u64,
-    /// The most bytes of state for one plugin; `None` if the file system does not say how large it is.
-    pub(super) state_room_bytes: Option<u64>,
+    pub(super) byte_limits: StoreByteLimits,
     pub(super) totals: watch::Receiver<StoreTotals>,
     pub(super) condition: StoreCondition,
     pub(super) consumer: String,
@@ -239,7 +232,7 @@ impl EventLog for EmbeddedBroker {
 
     async fn stats(&self) -> Result<BrokerStats, Error> {
         let totals = self.totals.borrow();
-        Ok(totals.stats(self.max_lane_bytes, self.max_history_bytes, self.max_idempotency_bytes))
+        Ok(totals.stats(&self.byte_limits))
     }
 }
 
@@ -335,9 +328,15 @@ impl ConsumerDirectory for EmbeddedBroker {
 impl PluginStateReader for EmbeddedBroker {
     async fn read_plugin_state(&self, plugin: &str, key: &str) -> Result<StoredValue, Error> {
         let (plugin, key) = (plugin.to_owned(), key.to_owned());
-        let read = self.readers.read(move |db| plugin_state::read(db, &plugin, &key, clock::now().unix_ms())).await?;
-        let stored = read.map_err(|error| Error::Misconfigured(error.to_string()))?;
-        Ok(StoredValue { room_bytes: self.state_room_bytes, ..stored })
+        let share_bytes = self.byte_limits.share_bytes;
+        let read = self.readers.read(move |db| {
+            let now_ms = clock::now().unix_ms();
+            plugin_state::read(db, &plugin, &key, now_ms)?.map_or_else(
+                |error| Ok(Err(error)),
+                |stored| Ok(Ok(StoredValue { room_bytes: plugin_state::room_bytes(db, share_bytes)?, ..stored })),
+            )
+        });
+        read.await?.map_err(|error| Error::Misconfigured(error.to_string()))
     }
 }
 

@@ -27,7 +27,7 @@ use super::store::{
     RoomUse, SchemaError, SqliteFault, StoreCondition, StoreDirectory, WalProgress, connect, open_database, open_files,
     plugin_share_bytes,
 };
-use super::totals::StoreTotals;
+use super::totals::{StoreByteLimits, StoreTotals};
 use super::writer::{HELD_WAIT, StoreWriter, WriterThread};
 
 /// Why a store was not opened. Trying again may help for [`Self::InUse`], [`Self::Held`] and [`Self::Full`]; otherwise
@@ -108,7 +108,7 @@ impl EmbeddedBroker {
                 Ok((db, opened))
             };
             match open().map_err(unserved) {
-                Err(EmbeddedOpenError::Full(_)) if reserve.give(RoomUse::Relief) => {}
+                Err(EmbeddedOpenError::Full(_)) if reserve.give(RoomUse::Opening) => {}
                 opened => break opened?,
             }
         };
@@ -134,13 +134,18 @@ impl EmbeddedBroker {
         let (committed, totals) = watch::channel(opened.totals.clone());
         let consumer = format!("{}-{}-{:08x}", options.consumer_name, std::process::id(), fastrand::u32(..));
         let limits = Arc::new(ArcSwap::from_pointee(LaneLimits::new(options.max_waiting, BTreeMap::new())));
-        let options = limit_to_disk(plugin_share_bytes(directory), options);
-        let max_lane_bytes = options.max_waiting_bytes;
-        let max_history_bytes = options.retention.processed_max_bytes;
-        let max_idempotency_bytes = options.retention.idempotency_max_bytes;
+        let share_bytes = plugin_share_bytes(directory);
+        let options = limit_to_disk(share_bytes, options);
+        let byte_limits = StoreByteLimits {
+            max_lane_bytes: options.max_waiting_bytes,
+            share_bytes,
+            max_history_bytes: options.retention.processed_max_bytes,
+            max_idempotency_bytes: options.retention.idempotency_max_bytes,
+        };
         let writer = WriterThread {
             db,
             options,
+            share_bytes,
             limits: limits.clone(),
             opening,
             totals: opened.totals,
@@ -168,10 +173,7 @@ impl EmbeddedBroker {
             lists: ListLimiter::default(),
             leases,
             limits,
-            max_lane_bytes,
-            max_history_bytes,
-            max_idempotency_bytes,
-            state_room_bytes: plugin_share_bytes(directory),
+            byte_limits,
             totals,
             condition,
             consumer,

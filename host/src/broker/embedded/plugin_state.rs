@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::broker::lane_bytes::shrinking_share;
 use crate::broker::{Error, ExportedState};
 use crate::event::{StateChanges, StateWrite, StoredValue, Timestamp, add_to_counter, stored_size_bytes};
 
@@ -53,6 +54,15 @@ pub(super) fn read(
             ..absent
         },
     }))
+}
+
+/// The most bytes that one plugin may keep now, where `share_bytes` is what one may take of the store.
+pub(super) fn room_bytes(db: &Connection, share_bytes: Option<u64>) -> rusqlite::Result<Option<u64>> {
+    let Some(share_bytes) = share_bytes else { return Ok(None) };
+    let (plugins, kept_bytes): (i64, i64) = db
+        .prepare_cached("SELECT count(*), coalesce(sum(bytes), 0) FROM state_space WHERE bytes > 0")?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(Some(shrinking_share(share_bytes, kept_bytes.unsigned_abs(), plugins.unsigned_abs())))
 }
 
 /// Whether the state that a handler read is unchanged, and its increments are possible.

@@ -2,10 +2,6 @@
 
 /// About how many bytes an event takes besides its columns.
 pub(super) const ROW_BYTES: u64 = 200;
-/// The room that a lane keeps for the attempts of each event that waits: as much as a full lane keeps of them. So a lane that
-/// clients filled with small events does not grow far beyond its limit when they are tried.
-pub(super) const ATTEMPTS_ROOM_BYTES: u64 = 512;
-
 /// About how many bytes an idempotency key takes, with its entry in the index.
 pub(super) const IDEMPOTENCY_KEY_BYTES: u64 = 180;
 

@@ -44,6 +44,8 @@ pub(super) struct WriteContext<'a> {
     pub(super) changes: &'a mut Vec<LeaseChange>,
     pub(super) options: &'a BrokerOptions,
     pub(super) limits: &'a LaneLimits,
+    /// What one lane may take of the disk while there is room; `None` if its size is unknown.
+    pub(super) share_bytes: Option<u64>,
     /// The number of this opening of the store.
     pub(super) opening: i64,
     /// The wall clock, in Unix milliseconds.

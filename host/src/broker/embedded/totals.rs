@@ -5,6 +5,7 @@
 
 use rusqlite::Connection;
 
+use crate::broker::lane_bytes::{ATTEMPTS_ROOM_BYTES, shrinking_share};
 use crate::broker::{BrokerStats, EventCounters, Lane, LaneLimits, QueueDepth};
 use crate::event::FailureClass;
 
@@ -64,6 +65,12 @@ impl Tally {
 }
 
 impl LaneTotal {
+    /// The bytes of its waiting events, with the room for their attempts, and of its failed ones.
+    pub(super) fn held_bytes(&self) -> (u64, u64) {
+        let room_bytes = self.waiting.events.saturating_mul(ATTEMPTS_ROOM_BYTES);
+        (self.waiting.bytes.saturating_add(room_bytes), self.failed.bytes)
+    }
+
     /// The totals of an empty lane.
     fn new(lane: Lane) -> Self {
         let none = Tally::default();
@@ -71,7 +78,27 @@ impl LaneTotal {
     }
 }
 
+/// The most bytes of each kind that a store keeps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StoreByteLimits {
+    pub(super) max_lane_bytes: u64,
+    /// What one lane or one plugin may take of the disk; `None` if its size is unknown.
+    pub(super) share_bytes: Option<u64>,
+    pub(super) max_history_bytes: u64,
+    pub(super) max_idempotency_bytes: u64,
+}
+
 impl StoreTotals {
+    /// The most bytes that a lane may hold now, given what all hold.
+    pub(super) fn lane_level_bytes(&self, max_lane_bytes: u64, share_bytes: Option<u64>, lane: &Lane) -> u64 {
+        let Some(share_bytes) = share_bytes else { return max_lane_bytes };
+        let is_new = self.lane_number(lane).is_none();
+        let held = self.lanes.iter().map(LaneTotal::held_bytes);
+        let held_bytes = held.fold(0_u64, |sum, (waiting, failed)| sum.saturating_add(waiting).saturating_add(failed));
+        let lanes = self.lanes.len() as u64 + u64::from(is_new);
+        max_lane_bytes.min(shrinking_share(share_bytes, held_bytes, lanes))
+    }
+
     /// Reads the totals of the last commit.
     pub(super) fn load(db: &Connection) -> rusqlite::Result<Self> {
         let mut totals = Self { next_number: 1, ..Self::default() };
@@ -220,7 +247,8 @@ impl StoreTotals {
     }
 
     /// The totals as the broker reports them.
-    pub(super) fn stats(&self, max_lane_bytes: u64, max_history_bytes: u64, max_idempotency_bytes: u64) -> BrokerStats {
+    pub(super) fn stats(&self, limits: &StoreByteLimits) -> BrokerStats {
+        let StoreByteLimits { max_lane_bytes, share_bytes, max_history_bytes, max_idempotency_bytes } = *limits;
         let by_lane =
             |count: fn(&LaneTotal) -> u64| self.lanes.iter().map(|lane| (lane.lane.to_string(), count(lane))).collect();
         BrokerStats {
@@ -231,6 +259,7 @@ impl StoreTotals {
                 waiting_bytes_by_lane: by_lane(|lane| lane.waiting.bytes),
                 failed_bytes_by_lane: by_lane(|lane| lane.failed.bytes),
                 max_lane_bytes: Some(max_lane_bytes),
+                lane_share_bytes: share_bytes,
                 max_history_bytes: Some(max_history_bytes),
                 kept_bytes_by_lane: by_lane(|lane| lane.processed.bytes.saturating_add(lane.discarded.bytes)),
                 idempotency_bytes_by_lane: by_lane(|lane| lane.idempotency_keys.saturating_mul(IDEMPOTENCY_KEY_BYTES)),

@@ -148,6 +148,8 @@ impl Drop for PanicGuard {
 pub(super) struct WriterThread {
     pub(super) db: Connection,
     pub(super) options: BrokerOptions,
+    /// What one lane may take of the disk while there is room; `None` if its size is unknown.
+    pub(super) share_bytes: Option<u64>,
     /// The limits of waiting events; replaced when the plugins change.
     pub(super) limits: Arc<ArcSwap<LaneLimits>>,
     pub(super) opening: i64,
@@ -299,6 +301,7 @@ impl WriterThread {
                 changes,
                 options: &self.options,
                 limits: &limits,
+                share_bytes: self.share_bytes,
                 opening: self.opening,
                 now_ms: clock::now().unix_ms(),
                 no_room,

@@ -154,34 +154,41 @@ impl EventHistory {
         let all_lengths = reply::array(all_lengths)?.iter().map(reply::count).collect::<Result<Vec<_>, _>>()?;
         let names = || known.lanes.iter().map(|lane| lane.as_str().to_owned());
         let queued = names().zip(lengths).collect();
-        let RedisTotals { counters, state_keys, due, waiting_bytes, failed_bytes, kept_bytes, idempotency_bytes } =
-            read_totals(counts)?;
-        self.capacity.note_lane_bytes(&waiting_bytes, &failed_bytes);
+        let RedisTotals {
+            counters,
+            state_keys,
+            due,
+            waiting_bytes,
+            failed_bytes,
+            kept_bytes,
+            idempotency_bytes,
+            state_bytes,
+        } = read_totals(counts)?;
         let later = |name: &String| due.get(name).copied().unwrap_or(0);
         let waiting_by_lane = names().zip(all_lengths).map(|(name, all)| {
             let later = later(&name);
             (name, all + later)
         });
-        Ok(BrokerStats {
-            counters,
-            depth: QueueDepth {
-                queued,
-                waiting_by_lane: waiting_by_lane.collect(),
-                waiting_bytes_by_lane: waiting_bytes,
-                failed_bytes_by_lane: failed_bytes,
-                max_lane_bytes: Some(self.capacity.max_lane_bytes()),
-                max_history_bytes: Some(self.capacity.max_history_bytes()),
-                kept_bytes_by_lane: kept_bytes,
-                idempotency_bytes_by_lane: idempotency_bytes,
-                max_idempotency_bytes: Some(self.capacity.max_idempotency_bytes()),
-                running: reply::count(&running)?,
-                scheduled: reply::count(&scheduled)?,
-                processed_kept: reply::count(&done)?,
-                failed_kept: reply::count(&failed)?,
-                state_keys,
-                consumers: reply::count(&consumers)?,
-            },
-        })
+        let depth = QueueDepth {
+            queued,
+            waiting_by_lane: waiting_by_lane.collect(),
+            waiting_bytes_by_lane: waiting_bytes,
+            failed_bytes_by_lane: failed_bytes,
+            max_lane_bytes: Some(self.capacity.most_lane_bytes()),
+            lane_share_bytes: self.capacity.share_bytes(),
+            max_history_bytes: Some(self.capacity.max_history_bytes()),
+            kept_bytes_by_lane: kept_bytes,
+            idempotency_bytes_by_lane: idempotency_bytes,
+            max_idempotency_bytes: Some(self.capacity.max_idempotency_bytes()),
+            running: reply::count(&running)?,
+            scheduled: reply::count(&scheduled)?,
+            processed_kept: reply::count(&done)?,
+            failed_kept: reply::count(&failed)?,
+            state_keys,
+            consumers: reply::count(&consumers)?,
+        };
+        self.capacity.note_depth(&depth, &state_bytes);
+        Ok(BrokerStats { counters, depth })
     }
 
     /// Reads one page of ended events.
@@ -272,6 +279,8 @@ struct RedisTotals {
     kept_bytes: BTreeMap<String, u64>,
     /// Bytes of idempotency keys, by lane.
     idempotency_bytes: BTreeMap<String, u64>,
+    /// The bytes of state, by plugin.
+    state_bytes: BTreeMap<String, u64>,
 }
 
 fn read_totals(counts: Value) -> Result<RedisTotals, CallFailure> {
@@ -301,6 +310,7 @@ fn read_totals(counts: Value) -> Result<RedisTotals, CallFailure> {
                     "bytes" => (&mut totals.waiting_bytes, value),
                     "failed-bytes" => (&mut totals.failed_bytes, value),
                     "kept-bytes" | "discarded-bytes" => (&mut totals.kept_bytes, value),
+                    "state-bytes" => (&mut totals.state_bytes, value),
                     "idem" => (&mut totals.idempotency_bytes, value.saturating_mul(IDEMPOTENCY_KEY_BYTES)),
                     "failed" => {
                         let class = FailureClass::ALL.into_iter().find(|class| class.as_str() == of);

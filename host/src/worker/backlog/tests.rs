@@ -132,22 +132,56 @@ fn hosts_that_share_a_store_stay_close_to_the_limit() {
 #[test]
 fn bytes_published_since_the_last_look_count() {
     let backlog = backlog(&[]);
-    let depth = QueueDepth { max_lane_bytes: Some(25), ..QueueDepth::default() };
+    let depth = QueueDepth { max_lane_bytes: Some(85), ..QueueDepth::default() };
     backlog.update(&depth);
-    assert_eq!(fill(&backlog, "a", "a"), 3, "the last may exceed the limit");
+    assert_eq!(fill(&backlog, "a", "a"), 9, "the last may exceed the limit, since it is small");
     let why = reserve(&backlog, "a", "a").unwrap_err();
-    assert!(why.contains("30 bytes") && why.contains("broker.max_waiting_bytes"), "{why}");
-    assert_eq!(fill(&backlog, "a", "b"), 1, "the other half is for its own clients");
+    assert!(why.contains("90 bytes") && why.contains("broker.max_waiting_bytes"), "{why}");
+    assert_eq!(fill(&backlog, "a", "b"), 4, "the other half is for its own clients");
     backlog.begin_look();
     backlog.update(&depth);
     assert!(may_publish(&backlog, "a", "a"), "the store says that nothing waits");
 }
 
 #[test]
-fn what_one_attempt_publishes_must_fit_into_the_lane_of_another_plugin() {
+fn what_one_attempt_publishes_must_fit_and_a_little_may_exceed_the_limit_of_its_own_lane() {
     let backlog = backlog(&[]);
-    backlog.update(&QueueDepth { max_lane_bytes: Some(9), ..QueueDepth::default() });
-    assert!(may_publish(&backlog, "a", "a") && !may_publish(&backlog, "b", "c"));
+    let limit = |max_lane_bytes| {
+        let of_a = BTreeMap::from([("a".to_owned(), max_lane_bytes - 1)]);
+        backlog.begin_look();
+        backlog.update(&QueueDepth {
+            max_lane_bytes: Some(max_lane_bytes),
+            waiting_bytes_by_lane: of_a,
+            ..depth(&[("a", 0)])
+        });
+    };
+    limit(80);
+    assert!(may_publish(&backlog, "a", "a") && !may_publish(&backlog, "b", "a"));
+    limit(79);
+    assert!(!may_publish(&backlog, "a", "a"), "10 bytes are more than an eighth");
+    assert!(may_publish(&backlog, "a", "b"));
+}
+
+#[test]
+fn the_room_for_the_attempts_of_what_waits_counts() {
+    let backlog = backlog(&[]);
+    let with = |events| QueueDepth { max_lane_bytes: Some(2 * ATTEMPTS_ROOM_BYTES), ..depth(&[("a", events)]) };
+    for (events, may) in [(1, true), (2, false)] {
+        backlog.begin_look();
+        backlog.update(&with(events));
+        assert_eq!(may_publish(&backlog, "a", "a"), may, "{events}");
+    }
+}
+
+#[test]
+fn a_plugin_does_not_fill_a_store_by_way_of_the_lanes_of_others() {
+    let backlog = backlog(&[]);
+    let share = 1_000;
+    backlog.update(&QueueDepth { max_lane_bytes: Some(share), lane_share_bytes: Some(share), ..depth(&[]) });
+    backlog.limit_lanes((0..40).map(|n| (lane(&format!("p{n}")), 1_000_000)).collect());
+    let published: usize = (0..40).map(|n| fill(&backlog, "a", &format!("p{n}"))).sum();
+    assert!((50..=150).contains(&published), "{published} times 10 bytes, of a share of 1,000");
+    assert!(may_publish(&backlog, "a", "a"), "the others still have their parts");
 }
 
 #[test]

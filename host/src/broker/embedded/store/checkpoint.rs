@@ -170,12 +170,9 @@ impl Checkpointer {
             room = DiskRoom::of(self.directory.path()).unwrap_or(room);
         }
         let log_bytes = self.log.outstanding_bytes();
-        let held = self.reserve.held_bytes();
-        let shortage = if room.may_be_short(held, log_bytes) {
-            room.shortage(held, database_room(db, &self.directory.database())?)
-        } else {
-            None
-        };
+        let (held, path) = (self.reserve.held_bytes(), self.directory.database());
+        let asked = room.may_be_short(held, log_bytes).then(|| database_room(db, &path)).transpose()?;
+        let shortage = asked.and_then(|database| room.shortage(held, database));
         self.reserve.refill(room.free.saturating_sub(log_bytes));
         Ok(shortage)
     }
@@ -227,7 +224,7 @@ impl Checkpointer {
             let Err(error) = db.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::TRUNCATE) else { return Ok(()) };
             let fault = SqliteFault::classify(&error);
             self.condition.note(&fault);
-            if !matches!(fault, SqliteFault::Full(_)) || !self.reserve.give(RoomUse::Relief) {
+            if !matches!(fault, SqliteFault::Full(_)) || !self.reserve.give(RoomUse::Opening) {
                 return Err(error);
             }
         }

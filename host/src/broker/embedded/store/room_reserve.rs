@@ -1,8 +1,8 @@
 //! The reserve: room on the disk that the store holds in a file, for steps that must go on when the disk is full.
 //!
 //! Other programs may fill the disk. Then the store makes this file smaller and uses the room: settles may use half of
-//! it. The rest is for steps that make room, such as discarding, for opening the store and for moving its log. The file
-//! holds nothing. An operator may remove it; the store creates it again as soon as there is room.
+//! it, and steps that make room, such as discarding, three quarters. The rest is for opening the store and for moving its
+//! log. The file holds nothing. An operator may remove it; the store creates it again as soon as there is room.
 
 use std::fs::{self, File};
 use std::io;
@@ -28,8 +28,10 @@ pub(in crate::broker::embedded) enum RoomUse {
     Accepting,
     /// It handles what was accepted. It may use half of the reserve.
     Handling,
-    /// Others have more room after it. It may use all of the reserve.
+    /// Others have more room after it. It may use three quarters of the reserve.
     Relief,
+    /// Without it nothing goes on: the store is opened, or its log is moved. It may use all of the reserve.
+    Opening,
 }
 
 /// The file, and how much of the disk it holds.
@@ -98,7 +100,8 @@ impl RoomReserve {
         match room_use {
             RoomUse::Accepting => self.whole_bytes,
             RoomUse::Handling => self.whole_bytes / 2,
-            RoomUse::Relief => 0,
+            RoomUse::Relief => self.whole_bytes / 4,
+            RoomUse::Opening => 0,
         }
     }
 
@@ -158,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn settles_get_half_of_the_reserve_and_steps_that_make_room_get_all() {
+    fn settles_get_half_of_the_reserve_steps_that_make_room_more_and_opening_all() {
         let dir = tempfile::tempdir().unwrap();
         let mut reserve = whole(dir.path());
         assert_eq!(held_in(dir.path()), WHOLE_BYTES);
@@ -168,6 +171,8 @@ mod tests {
         while reserve.give(RoomUse::Handling) {}
         assert_eq!(held_in(dir.path()), WHOLE_BYTES / 2, "the rest is for others");
         while reserve.give(RoomUse::Relief) {}
+        assert_eq!(held_in(dir.path()), WHOLE_BYTES / 4, "the store can be opened");
+        while reserve.give(RoomUse::Opening) {}
         assert_eq!(held_in(dir.path()), 0);
     }
 
@@ -175,13 +180,13 @@ mod tests {
     fn what_was_given_is_taken_back_as_far_as_there_is_room() {
         let dir = tempfile::tempdir().unwrap();
         let mut reserve = whole(dir.path());
-        while reserve.give(RoomUse::Relief) {}
+        while reserve.give(RoomUse::Opening) {}
         reserve.refill(1_000);
         assert_eq!(held_in(dir.path()), 0, "that is not worth a call");
         reserve.refill(200_000);
         assert_eq!(held_in(dir.path()), 200_000);
-        while reserve.give(RoomUse::Relief) {}
-        reserve.begin_giving(RoomUse::Relief);
+        while reserve.give(RoomUse::Opening) {}
+        reserve.begin_giving(RoomUse::Opening);
         reserve.refill(1 << 30);
         assert_eq!(held_in(dir.path()), 0, "what is free belongs to the step that needs it");
         reserve.begin_giving(RoomUse::Handling);
