@@ -20,16 +20,12 @@ use crate::api_key::{Scope, ScopeSet};
 use crate::clock;
 use crate::event::SENT_BY_PLUGIN_HEADER;
 
-/// The headers that proxies add, besides those that begin with [`FORWARDED_PREFIX`].
-const PROXY_HEADERS: [HeaderName; 6] = [
-    FORWARDED,
-    VIA,
-    HeaderName::from_static("x-real-ip"),
-    HeaderName::from_static("x-client-ip"),
-    HeaderName::from_static("true-client-ip"),
-    HeaderName::from_static("cf-connecting-ip"),
-];
-const FORWARDED_PREFIX: &str = "x-forwarded-";
+/// The headers that proxies add, besides those that begin or end as below.
+const PROXY_HEADERS: [HeaderName; 3] = [FORWARDED, VIA, HeaderName::from_static("x-real-ip")];
+/// How other headers of proxies begin, such as `X-Forwarded-For` and `X-Original-Forwarded-For`.
+const PROXY_PREFIXES: [&str; 2] = ["x-forwarded-", "x-original-"];
+/// How other headers of proxies end. Each vendor has its own, such as `Fastly-Client-IP` and `CF-Connecting-IP`.
+const PROXY_SUFFIXES: [&str; 2] = ["-client-ip", "-connecting-ip"];
 /// The scheme of the header `Authorization`.
 const BEARER: &[u8] = b"bearer ";
 
@@ -155,7 +151,10 @@ fn describe(request: &Request, route: Option<&Route>) -> String {
 }
 
 fn is_from_proxy(name: &HeaderName) -> bool {
-    name.as_str().starts_with(FORWARDED_PREFIX) || PROXY_HEADERS.contains(name)
+    let text = name.as_str();
+    PROXY_PREFIXES.iter().any(|prefix| text.starts_with(prefix))
+        || PROXY_SUFFIXES.iter().any(|suffix| text.ends_with(suffix))
+        || PROXY_HEADERS.contains(name)
 }
 
 /// Parses the value of a `Host` header; `None` if it is not a host name with an optional port.
@@ -224,12 +223,32 @@ mod tests {
                 (&[local, ("forwarded", "for=1.2.3.4")], true, "a proxy"),
                 (&[local, ("via", "1.1 proxy")], true, "a proxy"),
                 (&[local, ("x-forwarded-port", "443")], true, "a proxy"),
-                (&[local, ("cf-connecting-ip", "1.2.3.4")], true, "a proxy"),
                 (&[local, (SENT_BY_PLUGIN_HEADER, "1")], true, "a plugin"),
             ] {
                 let words = refused(method, path, headers, is_local_client).unwrap();
                 assert!(words.contains(why) && words.contains("not-permitted"), "{method} {path}: {words}");
             }
         }
+    }
+
+    #[test]
+    fn a_request_with_the_header_of_any_known_proxy_is_not_local() {
+        for name in [
+            "cf-connecting-ip",
+            "fastly-client-ip",
+            "fly-client-ip",
+            "true-client-ip",
+            "x-client-ip",
+            "x-cluster-client-ip",
+            "x-forwarded-host",
+            "x-original-forwarded-for",
+            "x-real-ip",
+        ] {
+            let headers = [("host", "localhost:3000"), (name, "1.2.3.4")];
+            let words = refused("DELETE", "/plugins/a", &headers, true);
+            assert!(words.as_ref().is_some_and(|words| words.contains("a proxy")), "{name}: {words:?}");
+        }
+        let usual = [("host", "localhost:3000"), ("user-agent", "x"), ("accept", "*/*"), ("x-client-version", "1")];
+        assert_eq!(refused("DELETE", "/plugins/a", &usual, true), None);
     }
 }
