@@ -172,6 +172,17 @@ async fn the_dead_are_forgotten_when_they_hold_nothing() {
 }
 
 #[tokio::test]
+async fn each_host_counts_the_others_from_its_start_on() {
+    let rig = RedisRig::new();
+    let first = rig.direct(options()).await;
+    assert_eq!(first.live_consumers(), 1);
+    let second = rig.direct(options()).await;
+    assert_eq!(second.live_consumers(), 2);
+    first.maintain().await.unwrap();
+    assert_eq!(first.live_consumers(), 2, "the start of another host is noticed by the next heartbeat");
+}
+
+#[tokio::test]
 async fn lanes_of_another_host_are_seen_and_count() {
     let rig = RedisRig::new();
     let first = rig.direct(BrokerOptions { max_waiting: 3, ..options() }).await;

@@ -15,14 +15,14 @@ use tokio_util::sync::CancellationToken;
 use super::failed_tries::FailedTries;
 use super::rate_gauge::RateGauge;
 use crate::api_key::{ConfiguredKey, InvalidToken, KeyId, KeyRights, KeyState, TokenHash};
-use crate::broker::{Error, EventLog, KeySet, KeyStore, StoredKey};
+use crate::broker::{ConsumerDirectory, Error, KeySet, KeyStore, StoredKey};
 use crate::event::Timestamp;
 
 /// How often the store is asked whether keys have changed.
 const READ_EVERY: Duration = Duration::from_secs(1);
 /// How long the copy serves while the store cannot be read.
 const MAX_AGE: Duration = Duration::from_secs(5 * 60);
-/// How often last uses are written and hosts are counted.
+/// How often last uses are written.
 const NOTE_EVERY_READS: u32 = 30;
 /// A last use is written if it is so much later than the one in the store.
 const USE_STEP_MS: i64 = 5 * 60 * 1_000;
@@ -30,7 +30,8 @@ const USE_STEP_MS: i64 = 5 * 60 * 1_000;
 /// The keys that this host knows.
 pub struct KeyRing {
     pub(super) store: Arc<dyn KeyStore>,
-    event_log: Arc<dyn EventLog>,
+    /// The hosts that share the rates.
+    consumers: Arc<dyn ConsumerDirectory>,
     pub(super) configured: Vec<ConfiguredKey>,
     known: ArcSwap<KnownKeys>,
     /// Only one task reads the store at a time, so that no older copy replaces a newer one.
@@ -39,8 +40,6 @@ pub struct KeyRing {
     /// When the last successful read began, in milliseconds after `begun`.
     read_ms: AtomicU64,
     are_needed: AtomicBool,
-    /// The hosts that share the rates.
-    hosts: AtomicU64,
     pub(super) tries: FailedTries,
 }
 
@@ -98,21 +97,20 @@ impl KeyRing {
     /// A ring that knows no key of the store yet. With `is_exposed` a key is needed even while there is none.
     pub fn new(
         store: Arc<dyn KeyStore>,
-        event_log: Arc<dyn EventLog>,
+        consumers: Arc<dyn ConsumerDirectory>,
         configured: Vec<ConfiguredKey>,
         is_exposed: bool,
     ) -> Self {
         let known = KnownKeys::new(&KeySet::default(), &configured, &KnownKeys::default());
         Self {
             store,
-            event_log,
+            consumers,
             known: ArcSwap::from_pointee(KnownKeys { version: None, ..known }),
             reading: Semaphore::new(1),
             begun: Instant::now(),
             read_ms: AtomicU64::new(0),
             are_needed: AtomicBool::new(is_exposed || !configured.is_empty()),
             configured,
-            hosts: AtomicU64::new(1),
             tries: FailedTries::default(),
         }
     }
@@ -171,7 +169,6 @@ impl KeyRing {
             reads = reads.wrapping_add(1);
             if reads.is_multiple_of(NOTE_EVERY_READS) && !fails {
                 self.note_uses().await;
-                self.count_hosts().await;
             }
         }
     }
@@ -196,9 +193,9 @@ impl KeyRing {
         Ok(key.clone())
     }
 
-    /// The hosts that share the rates, as of the last count.
+    /// The hosts that share the rates, as of the last heartbeat.
     pub(super) fn hosts(&self) -> u64 {
-        self.hosts.load(Ordering::Relaxed)
+        self.consumers.live_consumers()
     }
 
     /// When a key was last used here, as far as the store does not know it yet.
@@ -222,14 +219,6 @@ impl KeyRing {
                     key.noted_ms.store(at.unix_ms(), Ordering::Relaxed);
                 }
             }
-        }
-    }
-
-    async fn count_hosts(&self) {
-        if self.known.load().by_hash.values().any(|secret| secret.key.gauge.is_some())
-            && let Ok(stats) = self.event_log.stats().await
-        {
-            self.hosts.store(stats.depth.consumers.max(1), Ordering::Relaxed);
         }
     }
 }

@@ -46,6 +46,11 @@ pub trait ConsumerDirectory: Send + Sync + 'static {
         Arc::default()
     }
 
+    /// How many consumers serve the store, this one included, as of the same moment as [`Self::peer_coverage`].
+    fn live_consumers(&self) -> u64 {
+        1
+    }
+
     /// Asks the store what the peers serve.
     async fn refresh_peer_coverage(&self) -> Result<Arc<PeerCoverage>, Error> {
         Ok(self.peer_coverage())

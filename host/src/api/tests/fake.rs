@@ -197,6 +197,10 @@ impl ConsumerDirectory for FakeBroker {
     fn consumer(&self) -> &str {
         "fake-1"
     }
+
+    fn live_consumers(&self) -> u64 {
+        self.state.lock().stats.depth.consumers.max(1)
+    }
 }
 
 #[async_trait]

@@ -147,6 +147,16 @@ async fn a_rate_counts_events_and_tells_what_is_left() {
 }
 
 #[tokio::test]
+async fn hosts_share_a_rate_from_the_first_request_on() {
+    let (api, fake) = new_api();
+    fake.state.lock().stats.depth.consumers = 2;
+    let (api, _) = with_keys(api, &fake, [key(1, r#"{"scopes":["read"],"rate":"4/h"}"#)], Vec::new()).await;
+    for status in [200, 200, 429] {
+        assert_eq!(send_as(&api, 1, Method::GET, "/events", "").await.status, status);
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_key_is_refused_with_the_reason() {
     let (api, fake) = new_api();
     let (api, _) = with_keys(api, &fake, [scoped(1, Scope::Read)], Vec::new()).await;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -28,6 +29,8 @@ pub(super) struct Heartbeat {
     reports: Mutex<PeerReports>,
     /// The sum of the valid reports.
     peer_coverage: ArcSwap<PeerCoverage>,
+    /// The live consumers, this one included, when all were last read.
+    live_consumers: AtomicU64,
 }
 
 impl Heartbeat {
@@ -42,6 +45,7 @@ impl Heartbeat {
             peers_read_at: Mutex::default(),
             reports: Mutex::default(),
             peer_coverage: ArcSwap::default(),
+            live_consumers: AtomicU64::new(1),
         }
     }
 
@@ -58,6 +62,11 @@ impl Heartbeat {
     /// What the others serve, as of the last heartbeat.
     pub(super) fn peer_coverage(&self) -> Arc<PeerCoverage> {
         self.peer_coverage.load_full()
+    }
+
+    /// The live consumers, this one included. A dead one counts until its heartbeat has stood still for a lease.
+    pub(super) fn live_consumers(&self) -> u64 {
+        self.live_consumers.load(Ordering::Relaxed)
     }
 
     /// True if other consumers serve this lane and this one does not.
@@ -169,8 +178,10 @@ impl Heartbeat {
         let now = Instant::now();
         let mut reports = self.reports.lock();
         if let Some(texts) = texts {
-            let alive = self.peers.lock().alive(self.lease);
-            reports.observe(now, alive.into_iter().filter(|(name, _)| *name != self.client.consumer), texts);
+            let mut peers = self.peers.lock().alive(self.lease);
+            peers.retain(|(name, _)| *name != self.client.consumer);
+            self.live_consumers.store(peers.len() as u64 + 1, Ordering::Relaxed);
+            reports.observe(now, peers, texts);
         }
         reports.changes = changes;
         let coverage = reports.summarize(now, self.lease);

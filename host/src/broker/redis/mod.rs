@@ -353,6 +353,10 @@ impl ConsumerDirectory for RedisBroker {
         self.heartbeat.peer_coverage()
     }
 
+    fn live_consumers(&self) -> u64 {
+        self.heartbeat.live_consumers()
+    }
+
     async fn refresh_peer_coverage(&self) -> Result<Arc<PeerCoverage>, Error> {
         self.heartbeat.beat().await?;
         Ok(self.heartbeat.peer_coverage())
