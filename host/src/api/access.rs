@@ -33,7 +33,7 @@ const BEARER: &[u8] = b"bearer ";
 ///
 /// # Errors
 /// [`ProblemKind::KeyMissing`], [`ProblemKind::KeyRefused`] or [`ProblemKind::NotPermitted`], with what is missing;
-/// [`ProblemKind::RateLimited`] after too many refused keys.
+/// [`ProblemKind::RateLimited`] after too many refused keys, or too many requests that the key does not allow.
 pub(super) fn admit(
     request: &Request,
     route: Option<&Route>,
@@ -72,8 +72,13 @@ pub(super) fn admit(
             }
         }
     })?;
+    let caller = Caller::Key(key.clone());
     match needed {
         Some(scope) if !key.rights.scopes.has(scope) => {
+            // Counts here, since the request gets no further.
+            if let Some(turn) = caller.take_turn(keys) {
+                turn.check()?;
+            }
             let detail = format!(
                 "{} needs a key with the scope {scope}, and {} has only {}: make one (eventstream key new NAME --scopes \
                  {scope})",
@@ -83,7 +88,7 @@ pub(super) fn admit(
             );
             Err(Problem::not_permitted(detail, Some(scope)))
         }
-        _ => Ok(Caller::Key(key)),
+        _ => Ok(caller),
     }
 }
 

@@ -8,7 +8,7 @@ use axum::http::header::HeaderValue;
 
 use super::key_ring::{KeyRing, KnownKey};
 use super::problem::Problem;
-use super::rate_gauge::{RateGauge, RateLeft};
+use super::rate_gauge::{RateGauge, RateLeft, RateUsedUp};
 use crate::api_key::{KeyRights, ScopeSet};
 use crate::event::{EventFault, EventType};
 
@@ -90,30 +90,35 @@ impl Caller {
     }
 
     /// Takes one request of the key's rate. `None` if it has none.
-    ///
-    /// # Errors
-    /// The rate is used up.
-    pub(super) fn take_turn(&self, keys: &KeyRing) -> Result<Option<RateTurn>, Problem> {
-        let Self::Key(key) = self else { return Ok(None) };
-        let Some(gauge) = &key.gauge else { return Ok(None) };
-        match gauge.take(keys.hosts(), Instant::now()) {
-            Ok(left) => Ok(Some(RateTurn { gauge: gauge.clone(), hosts: keys.hosts(), left })),
-            Err(used_up) => {
-                let detail = format!("{} may send {}, and that is used up", key.describe(), gauge.rate());
-                Err(Problem::rate_limited(detail, used_up.0))
-            }
-        }
+    pub(super) fn take_turn(&self, keys: &KeyRing) -> Option<RateTurn> {
+        let Self::Key(key) = self else { return None };
+        let (gauge, hosts) = (key.gauge.clone()?, keys.hosts());
+        let left = gauge.take(hosts, Instant::now());
+        Some(RateTurn { key: key.clone(), gauge, hosts, left })
     }
 }
 
-/// A request that a rate let pass.
+/// A request that counts for a rate, whether or not the rate lets it pass.
+#[derive(Clone, Debug)]
 pub(super) struct RateTurn {
+    key: Arc<KnownKey>,
     gauge: Arc<RateGauge>,
     hosts: u64,
-    left: RateLeft,
+    left: Result<RateLeft, RateUsedUp>,
 }
 
 impl RateTurn {
+    /// Refuses the request if the rate was used up. The caller may read the body first.
+    ///
+    /// # Errors
+    /// [`super::problem::ProblemKind::RateLimited`].
+    pub(super) fn check(&self) -> Result<(), Problem> {
+        self.left.map(drop).map_err(|RateUsedUp(wait_s)| {
+            let detail = format!("{} may send {}, and that is used up", self.key.describe(), self.gauge.rate());
+            Problem::rate_limited(detail, wait_s)
+        })
+    }
+
     /// Pays for the events of the request. The turn itself paid for the first one.
     pub(super) fn charge_events(&self, events: usize) {
         let more = u64::try_from(events.saturating_sub(1)).unwrap_or(u64::MAX);
@@ -124,7 +129,11 @@ impl RateTurn {
     pub(super) fn add_headers(&self, headers: &mut HeaderMap) {
         let rate = self.gauge.rate();
         let policy = format!("\"key\";q={};w={}", rate.requests(), rate.period_ms() / 1_000);
-        let left = format!("\"key\";r={};t={}", self.left.requests, self.left.reset_s);
+        let (requests, reset_s) = match self.left {
+            Ok(RateLeft { requests, reset_s }) => (requests, reset_s),
+            Err(RateUsedUp(wait_s)) => (0, wait_s),
+        };
+        let left = format!("\"key\";r={requests};t={reset_s}");
         for (name, value) in [("ratelimit-policy", policy), ("ratelimit", left)] {
             if let Ok(value) = HeaderValue::try_from(value) {
                 headers.insert(name, value);

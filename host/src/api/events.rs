@@ -17,7 +17,7 @@ use crate::clock;
 use crate::event::{EventId, EventRecord, NewEvent, ParsedBody};
 
 use super::api_state::ApiState;
-use super::caller::Caller;
+use super::caller::{Caller, RateTurn};
 use super::event_view::EventView;
 use super::memory_budget::PrepaidCharge;
 use super::problem::{Problem, ProblemKind};
@@ -51,13 +51,14 @@ struct EventPage<'a> {
 pub(super) async fn publish(
     State(api): State<Arc<ApiState>>,
     Extension(caller): Extension<Caller>,
+    Extension(turn): Extension<Option<RateTurn>>,
     request: Request,
 ) -> Result<Response, Problem> {
     // Takes the request apart by hand, since an extractor would copy the headers.
     let (Parts { uri, headers, .. }, body) = request.into_parts();
     // Reads the body before the checks: a client that is still sending would miss a refusal.
     let body = request::read_body(body, &api.options, &api.memory).await?;
-    let turn = caller.take_turn(&api.keys)?;
+    turn.as_ref().map_or(Ok(()), RateTurn::check)?;
     query::refuse_parameters(uri.query())?;
     request::require_json(&headers)?;
     let idempotency_key = request::read_idempotency_key(&headers)?;
@@ -95,7 +96,6 @@ pub(super) async fn publish(
             },
         );
         answer.extensions_mut().insert(PrepaidCharge(Arc::new(answer_charge)));
-        turn.iter().for_each(|turn| turn.add_headers(answer.headers_mut()));
         return Ok(answer);
     }
     let Some(accepted) = accepted.first() else {
@@ -105,7 +105,6 @@ pub(super) async fn publish(
     if let Ok(location) = HeaderValue::from_str(&format!("/events/{}", accepted.id)) {
         response.headers_mut().insert(LOCATION, location);
     }
-    turn.iter().for_each(|turn| turn.add_headers(response.headers_mut()));
     Ok(response)
 }
 

@@ -9,7 +9,7 @@ use axum::{Extension, Router};
 use tower::ServiceExt;
 
 use super::api_state::{ApiState, ServerOptions};
-use super::caller::Caller;
+use super::caller::{Caller, RateTurn};
 use super::memory_budget::MemoryBudget;
 use super::routes::{self, Route};
 use super::{access, events, guard, health, request};
@@ -87,19 +87,22 @@ impl Gateway {
         };
         let handle = async |request: Request, caller: Caller| {
             let may_refuse = request.method().is_safe();
-            let answer = match serving {
+            let turn = serving.and_then(|serving| caller.take_turn(&serving.api.keys));
+            let mut answer = match serving {
                 // Nearly every request publishes an event. It skips the router, which costs more than the handler.
                 Some(ServingApi { api, .. }) if route.is_some_and(Route::is_publish) => {
-                    events::publish(State(api.clone()), Extension(caller), request).await.into_response()
+                    let (caller, turn) = (Extension(caller), Extension(turn.clone()));
+                    events::publish(State(api.clone()), caller, turn, request).await.into_response()
                 }
                 _ => match request::buffer_body(request, options, memory).await {
                     Ok(request) => match serving {
-                        Some(serving) => serving.answer(request, route, caller).await,
+                        Some(serving) => serving.answer(request, route, caller, turn.as_ref()).await,
                         None => startup_router.clone().oneshot(request).await.into_response(),
                     },
                     Err(problem) => problem.into_response(),
                 },
             };
+            turn.iter().for_each(|turn| turn.add_headers(answer.headers_mut()));
             memory.charge_answer(answer, may_refuse)
         };
         let needs_key = serving.is_some_and(|serving| serving.api.keys.are_needed());
@@ -110,17 +113,21 @@ impl Gateway {
 
 impl ServingApi {
     /// Answers a request whose body has been read.
-    async fn answer(&self, mut request: Request, route: Option<&Route>, caller: Caller) -> Response {
+    async fn answer(
+        &self,
+        mut request: Request,
+        route: Option<&Route>,
+        caller: Caller,
+        turn: Option<&RateTurn>,
+    ) -> Response {
+        if let Some(Err(problem)) = turn.map(RateTurn::check) {
+            return problem.into_response();
+        }
         if route.is_none() {
             return routes::refuse_unrouted(request.method(), request.uri());
         }
-        let turn = match caller.take_turn(&self.api.keys) {
-            Ok(turn) => turn,
-            Err(problem) => return problem.into_response(),
-        };
         request.extensions_mut().insert(caller);
-        let mut response = self.router.clone().oneshot(request).await.into_response();
-        turn.iter().for_each(|turn| turn.add_headers(response.headers_mut()));
-        response
+        request.extensions_mut().insert(turn.cloned());
+        self.router.clone().oneshot(request).await.into_response()
     }
 }

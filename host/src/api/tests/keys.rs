@@ -147,6 +147,29 @@ async fn a_rate_counts_events_and_tells_what_is_left() {
 }
 
 #[tokio::test]
+async fn each_request_with_a_valid_key_counts_for_its_rate_whatever_its_answer() {
+    let (api, fake) = new_api();
+    let key = key(1, r#"{"scopes":["read","publish"],"rate":"5/h"}"#);
+    let (api, _) = with_keys(api, &fake, [key], Vec::new()).await;
+    for (method, path, body, status) in [
+        (Method::GET, "/nothing", "", 404),
+        (Method::PUT, "/events", "", 405),
+        (Method::DELETE, "/plugins/a", "", 403),
+        (Method::POST, "/events", "no JSON", 400),
+        (Method::GET, "/events", "", 200),
+        (Method::GET, "/events", "", 429),
+        (Method::GET, "/nothing", "", 429),
+        (Method::DELETE, "/plugins/a", "", 429),
+        (Method::POST, "/events", "no JSON", 429),
+        (Method::GET, "/livez", "", 200),
+    ] {
+        assert_eq!(send_as(&api, 1, method.clone(), path, body).await.status, status, "{method} {path}");
+    }
+    assert_eq!(send_as(&api, 1, Method::GET, "/nothing", "").await.header("ratelimit").split(';').nth(1), Some("r=0"));
+    send(&api, &Method::GET, "/nothing", None, "").await.is_problem(401, "key-missing");
+}
+
+#[tokio::test]
 async fn hosts_share_a_rate_from_the_first_request_on() {
     let (api, fake) = new_api();
     fake.state.lock().stats.depth.consumers = 2;
