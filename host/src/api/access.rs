@@ -12,6 +12,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue};
 
 use super::api_state::ServerOptions;
+use super::auth_failures::AuthFailure;
 use super::caller::Caller;
 use super::key_ring::{KeyRing, RefusedKey};
 use super::problem::{Problem, ProblemKind};
@@ -50,18 +51,24 @@ pub(super) fn admit(
         Some(RouteAccess::AnyCaller) | None => None,
     };
     if !keys.are_needed() {
-        return admit_without_keys(request, route, needed, client);
+        let admitted = admit_without_keys(request, route, needed, client);
+        return admitted.inspect_err(|_| keys.failures.note(AuthFailure::NotPermitted));
     }
-    let Some(text) = bearer(headers)? else {
+    let sent = bearer(headers).inspect_err(|_| keys.failures.note(AuthFailure::Malformed))?;
+    let Some(text) = sent else {
         let scopes = if options.allow_anonymous { ScopeSet::ANONYMOUS } else { ScopeSet::NONE };
         return match needed {
             Some(scope) if scopes.has(scope) => Ok(Caller::Anonymous(scopes)),
             None if options.allow_anonymous => Ok(Caller::Anonymous(scopes)),
-            _ => Err(key_missing(request, route, needed)),
+            _ => {
+                keys.failures.note(AuthFailure::Missing);
+                Err(key_missing(request, route, needed))
+            }
         };
     };
     let now = clock::now();
-    let key = keys.find(text, now).map_err(|refused| match refused {
+    let found = keys.find(text, now).inspect_err(|refused| keys.failures.note(refused.failure()));
+    let key = found.map_err(|refused| match refused {
         RefusedKey::NotRead => Problem::new(ProblemKind::StoreUnavailable, refused.to_string()),
         refused => {
             tracing::warn!("{client} sent a key that is refused: {refused}");
@@ -79,6 +86,7 @@ pub(super) fn admit(
             if let Some(turn) = caller.take_turn(keys) {
                 turn.check()?;
             }
+            keys.failures.note(AuthFailure::NotPermitted);
             let detail = format!(
                 "{} needs a key with the scope {scope}, and {} has only {}: make one (eventstream key new NAME --scopes \
                  {scope})",

@@ -4,11 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use tower::ServiceExt;
 
 use super::api_state::{ApiState, ServerOptions};
+use super::auth_failures::AuthFailure;
 use super::caller::{Caller, RateTurn};
 use super::memory_budget::MemoryBudget;
 use super::routes::{self, Route};
@@ -102,6 +104,9 @@ impl Gateway {
                     Err(problem) => problem.into_response(),
                 },
             };
+            if let Some(serving) = serving.filter(|_| answer.status() == StatusCode::FORBIDDEN) {
+                serving.api.keys.failures.note(AuthFailure::NotPermitted);
+            }
             turn.iter().for_each(|turn| turn.add_headers(answer.headers_mut()));
             memory.charge_answer(answer, may_refuse)
         };

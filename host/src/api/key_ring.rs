@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::auth_failures::{AuthFailure, AuthFailures};
 use super::failed_tries::FailedTries;
 use super::rate_gauge::RateGauge;
 use crate::api_key::{ConfiguredKey, InvalidToken, KeyId, KeyRights, KeyState, TokenHash};
@@ -41,6 +42,7 @@ pub struct KeyRing {
     read_ms: AtomicU64,
     are_needed: AtomicBool,
     pub(super) tries: FailedTries,
+    pub(super) failures: AuthFailures,
 }
 
 /// The copy of the keys.
@@ -93,6 +95,20 @@ pub(super) enum RefusedKey {
     NotRead,
 }
 
+impl RefusedKey {
+    /// The reason for the metric.
+    pub(super) fn failure(&self) -> AuthFailure {
+        match self {
+            Self::Invalid(_) => AuthFailure::Malformed,
+            Self::Unknown => AuthFailure::Unknown,
+            Self::Ended { state: KeyState::Revoked, .. } => AuthFailure::Revoked,
+            Self::Ended { .. } => AuthFailure::Expired,
+            Self::Replaced { .. } => AuthFailure::Replaced,
+            Self::NotRead => AuthFailure::Unread,
+        }
+    }
+}
+
 impl KeyRing {
     /// A ring that knows no key of the store yet. With `is_exposed` a key is needed even while there is none.
     pub fn new(
@@ -112,6 +128,7 @@ impl KeyRing {
             are_needed: AtomicBool::new(is_exposed || !configured.is_empty()),
             configured,
             tries: FailedTries::default(),
+            failures: AuthFailures::default(),
         }
     }
 

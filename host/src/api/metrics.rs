@@ -1,8 +1,8 @@
 //! `GET /metrics`: totals and queue depths of the whole deployment, in JSON or, by `Accept`, as OpenMetrics text.
 //!
-//! The broker keeps the numbers, so every host returns the same ones and they survive restarts. Only the log lines that were
-//! not written are counted by each host since its start. Labels are failure classes and lanes, which operators choose. No
-//! text from a client becomes a label.
+//! The broker keeps the numbers, so every host returns the same ones and they survive restarts. Only what [`HostTotals`] holds
+//! is counted by each host since its start. Labels are reasons, failure classes and lanes, which operators choose. No text
+//! from a client becomes a label.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -27,6 +27,15 @@ use super::problem::{Problem, ProblemKind};
 use super::query;
 use super::response::json;
 
+/// What this host counted since its start.
+#[derive(Debug)]
+struct HostTotals {
+    /// Lines that it did not write to its log.
+    unwritten_lines: u64,
+    /// Requests that it refused for want of a key or a right, by reason.
+    auth_failures: Vec<(&'static str, u64)>,
+}
+
 /// Shows the metrics in the format that the client prefers.
 pub(super) async fn show(
     State(api): State<Arc<ApiState>>,
@@ -39,12 +48,12 @@ pub(super) async fn show(
         let formats = MetricsFormat::ALL.map(MetricsFormat::media_type).join(", ");
         return Err(Problem::new(ProblemKind::NotAcceptable, format!("metrics are given as {formats}")));
     };
-    let unwritten = api.unwritten_lines.total();
+    let own = HostTotals { unwritten_lines: api.unwritten_lines.total(), auth_failures: api.keys.failures.totals() };
     let paused: Vec<Lane> = api.pauses.pauses().iter().map(|pause| pause.plugin.clone()).collect();
     let mut response = if format == MetricsFormat::Json {
-        json(StatusCode::OK, &metrics_json(&stats, &paused, unwritten))
+        json(StatusCode::OK, &metrics_json(&stats, &paused, &own))
     } else {
-        let mut text = openmetrics_text(stats, paused, api.event_log.health().ready(), unwritten)
+        let mut text = openmetrics_text(stats, paused, api.event_log.health().ready(), own)
             .map_err(|_| Problem::new(ProblemKind::Internal, "the metrics cannot be written"))?;
         if format == MetricsFormat::PlainText {
             text = to_plain_text(&text);
@@ -55,7 +64,7 @@ pub(super) async fn show(
     Ok(response)
 }
 
-fn metrics_json(stats: &BrokerStats, paused: &[Lane], unwritten: u64) -> serde_json::Value {
+fn metrics_json(stats: &BrokerStats, paused: &[Lane], own: &HostTotals) -> serde_json::Value {
     let (counters, depth) = (&stats.counters, &stats.depth);
     let by_class: BTreeMap<_, _> =
         counters.failed_by_class.iter().map(|(class, total)| (class.as_str(), total)).collect();
@@ -90,7 +99,8 @@ fn metrics_json(stats: &BrokerStats, paused: &[Lane], unwritten: u64) -> serde_j
         "idempotencyBytesByLane": depth.idempotency_bytes_by_lane,
         "maxIdempotencyBytes": depth.max_idempotency_bytes,
         "paused": paused,
-        "logLinesUnwritten": unwritten,
+        "logLinesUnwritten": own.unwritten_lines,
+        "authFailures": own.auth_failures.iter().copied().collect::<BTreeMap<_, _>>(),
     })
 }
 
@@ -98,10 +108,10 @@ fn openmetrics_text(
     stats: BrokerStats,
     paused: Vec<Lane>,
     is_ready: bool,
-    unwritten: u64,
+    own: HostTotals,
 ) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("eventstream");
-    registry.register_collector(Box::new(MetricsText { stats, paused, is_ready, unwritten }));
+    registry.register_collector(Box::new(MetricsText { stats, paused, is_ready, own }));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(text)
@@ -138,7 +148,7 @@ struct MetricsText {
     stats: BrokerStats,
     paused: Vec<Lane>,
     is_ready: bool,
-    unwritten: u64,
+    own: HostTotals,
 }
 
 impl Collector for MetricsText {
@@ -160,7 +170,11 @@ impl Collector for MetricsText {
                 "Attempts repeated because another attempt changed the state they had read",
                 counters.state_conflicts,
             ),
-            ("log_lines_unwritten", "Lines that this host did not write to its log since its start", self.unwritten),
+            (
+                "log_lines_unwritten",
+                "Lines that this host did not write to its log since its start",
+                self.own.unwritten_lines,
+            ),
         ] {
             let counter = ConstCounter::new(total);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
@@ -194,6 +208,11 @@ impl Collector for MetricsText {
             let total = counters.failed_by_class.get(&class).copied().unwrap_or(0);
             ConstCounter::new(total).encode(family.encode_family(&[("class", class.as_str())])?)?;
         }
+        let help = "Requests that this host refused for want of a key or a right since its start, by reason";
+        let mut family = encoder.encode_descriptor("auth_failures", help, None, kind)?;
+        for (reason, total) in &self.own.auth_failures {
+            ConstCounter::new(*total).encode(family.encode_family(&[("reason", *reason)])?)?;
+        }
         let kind = ConstGauge::new(0_i64).metric_type();
         for (name, help, by_lane) in [
             ("events_queued", "Events that wait for a consumer, by lane", &depth.queued),
@@ -226,9 +245,13 @@ impl Collector for MetricsText {
 mod tests {
     use super::*;
 
+    fn own() -> HostTotals {
+        HostTotals { unwritten_lines: 7, auth_failures: vec![("missing", 3)] }
+    }
+
     #[test]
     fn the_older_text_names_counters_by_their_whole_name() {
-        let text = to_plain_text(&openmetrics_text(BrokerStats::default(), Vec::new(), true, 7).unwrap());
+        let text = to_plain_text(&openmetrics_text(BrokerStats::default(), Vec::new(), true, own()).unwrap());
         for line in [
             "# TYPE eventstream_events_processed_total counter",
             "eventstream_events_processed_total 0",
@@ -253,13 +276,14 @@ mod tests {
         stats.depth.max_lane_bytes = Some(2_000);
         stats.depth.idempotency_bytes_by_lane.insert("user-signup".into(), 700);
         stats.depth.max_idempotency_bytes = Some(3_000);
-        let text = openmetrics_text(stats, vec!["mail".parse().unwrap()], true, 7).unwrap();
+        let text = openmetrics_text(stats, vec!["mail".parse().unwrap()], true, own()).unwrap();
         for line in [
             "# TYPE eventstream_events_processed counter",
             "eventstream_events_processed_total 10",
             "eventstream_log_lines_unwritten_total 7",
             "eventstream_events_failed_total{class=\"no-handler\"} 2",
             "eventstream_events_failed_total{class=\"trap\"} 0",
+            "eventstream_auth_failures_total{reason=\"missing\"} 3",
             "eventstream_events_queued{lane=\"user-signup\"} 3",
             "eventstream_events_waiting{lane=\"user-signup\"} 8",
             "eventstream_waiting_bytes{lane=\"user-signup\"} 800",

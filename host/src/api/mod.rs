@@ -6,6 +6,7 @@
 
 mod access;
 mod api_state;
+mod auth_failures;
 mod caller;
 mod change_note;
 mod event_changes;

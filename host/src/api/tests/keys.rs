@@ -14,7 +14,13 @@ use crate::broker::Error;
 use crate::event::Timestamp;
 
 /// Sends a request from another machine; each path has one of its own, since a client may not try too many keys.
-async fn send(api: &ApiState, method: &Method, path: &str, key: Option<&KeyToken>, body: &str) -> TestResponse {
+pub(super) async fn send(
+    api: &ApiState,
+    method: &Method,
+    path: &str,
+    key: Option<&KeyToken>,
+    body: &str,
+) -> TestResponse {
     let client = [10, 0, 0, u8::try_from(path.len()).unwrap()];
     let mut request = Request::builder().method(method).uri(path).header("host", "es.example").header(JSON.0, JSON.1);
     if let Some(key) = key {
@@ -24,11 +30,11 @@ async fn send(api: &ApiState, method: &Method, path: &str, key: Option<&KeyToken
     answer_of(Gateway::new(api.clone()).for_client((client, 1).into()).answer(request).await).await
 }
 
-async fn send_as(api: &ApiState, number: u8, method: Method, path: &str, body: &str) -> TestResponse {
+pub(super) async fn send_as(api: &ApiState, number: u8, method: Method, path: &str, body: &str) -> TestResponse {
     send(api, &method, path, Some(&token(number)), body).await
 }
 
-async fn publish(api: &ApiState, key: Option<&KeyToken>, body: &str) -> TestResponse {
+pub(super) async fn publish(api: &ApiState, key: Option<&KeyToken>, body: &str) -> TestResponse {
     send(api, &Method::POST, "/events", key, body).await
 }
 
@@ -36,7 +42,7 @@ fn path_of(pattern: &str) -> String {
     pattern.replace("{id}", "01890a5d-ac96-774b-bcce-b302099a8057").replace("{name}", "nobody")
 }
 
-fn scoped(number: u8, scope: Scope) -> crate::api_key::ApiKey {
+pub(super) fn scoped(number: u8, scope: Scope) -> crate::api_key::ApiKey {
     key(number, &format!(r#"{{"scopes":["{scope}"]}}"#))
 }
 
@@ -177,40 +183,6 @@ async fn hosts_share_a_rate_from_the_first_request_on() {
     for status in [200, 200, 429] {
         assert_eq!(send_as(&api, 1, Method::GET, "/events", "").await.status, status);
     }
-}
-
-#[tokio::test]
-async fn what_is_no_key_is_refused_with_the_reason() {
-    let (api, fake) = new_api();
-    let (api, _) = with_keys(api, &fake, [scoped(1, Scope::Read)], Vec::new()).await;
-    let sent = async |headers: &[&str]| {
-        let request = Request::get("/events").header("host", "localhost");
-        let request = headers.iter().fold(request, |request, value| request.header("authorization", *value));
-        let request = request.body(Body::empty()).unwrap();
-        answer_of(Gateway::new(api.clone()).for_client(([10, 0, 0, 1], 1).into()).answer(request).await).await
-    };
-    let good = token(1);
-    let good = good.expose();
-    for value in [format!("Bearer {good}"), format!("bearer   {good} "), format!("BEARER {good}")] {
-        assert_eq!(sent(&[&value]).await.status, 200, "{value}");
-    }
-    let mistyped = format!("Bearer {}x", &good[..52]);
-    for (values, word) in [
-        (&[mistyped.as_str()][..], "typing error"),
-        (&["Bearer abc"], "a key is es1_"),
-        (&["Bearer "], "key"),
-        (&["Bearer x", "Bearer y"], "more than one header"),
-    ] {
-        let answer = sent(values).await;
-        assert_eq!(answer.status, 401, "{values:?}");
-        assert!(answer.text.contains(word) && !answer.text.contains(&good[15..40]), "{values:?}: {}", answer.text);
-    }
-    sent(&["Basic abc"]).await.is_problem(401, "key-missing");
-    for _ in 0..80 {
-        sent(&["Bearer abc"]).await;
-    }
-    sent(&["Bearer abc"]).await.is_problem(429, "rate-limited");
-    assert_eq!(sent(&[&format!("Bearer {good}")]).await.status, 200, "a valid key is never refused for others' tries");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod events;
 pub(super) mod fake;
 mod fake_keys;
 mod hostile;
+mod key_refusals;
 mod keys;
 mod operations;
 mod plugins;
