@@ -245,6 +245,26 @@ fn a_key_that_is_revoked_on_one_host_ends_on_the_other() {
 }
 
 #[test]
+fn the_log_names_a_host_that_knows_no_keys() {
+    let stage =
+        Stage::with(Broker::Redis, PluginsDir::scripted(&["p"]), |options| options.with("consumer.lease_ms", 2_000));
+    let other = stage.another(|options| options);
+    let redis = stage.store.redis();
+    let hb = "{es:0}:hb";
+    let () = redis.command(&["HSET", hb, "c:left-1", "7", "s:left-1", r#"{"lanes":{}}"#]).unwrap();
+    let words = "host old-1 is of an earlier version and knows no keys and no pauses";
+    // The host of the earlier version: a heartbeat that moves, and an announcement without features.
+    eventually("the warning is logged", || {
+        let () = redis.command(&["HSET", hb, "s:old-1", r#"{"lanes":{},"record_versions":[1,3]}"#]).unwrap();
+        let _: i64 = redis.command(&["HINCRBY", hb, "c:old-1", "1"]).unwrap();
+        if stage.host.output().contains(words) { Ok(()) } else { Err(stage.host.output()) }
+    });
+    let output = stage.host.output();
+    assert_eq!(output.matches("is of an earlier version and").count(), 1, "{output}");
+    drop(other);
+}
+
+#[test]
 fn known_keys_serve_while_the_store_is_away_and_none_changes() {
     let stage = Stage::scripted(Broker::Redis, &["p"]);
     let admin = make_key(stage.host.url(), None, &["admin", "--scopes", "all"]);

@@ -1,6 +1,6 @@
 //! Shows that this consumer is alive and what it serves, and observes the others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::client::StoreClient;
 use super::codec::RecordVersion;
 use super::connection::{CallFailure, reply};
 use super::lanes::LaneDirectory;
-use super::peers::{OwnCoverage, PeerReports, PeerTable};
+use super::peers::{OwnCoverage, PeerReports, PeerTable, missing_features};
 use super::process_identity::ProcessIdentity;
 use crate::broker::{ConsumerCoverage, Error, Lane, PeerCoverage};
 
@@ -27,6 +27,8 @@ pub(super) struct Heartbeat {
     /// When all consumers were last read.
     peers_read_at: Mutex<Option<Instant>>,
     reports: Mutex<PeerReports>,
+    /// The earlier hosts that the log names already.
+    warned: Mutex<BTreeSet<String>>,
     /// The sum of the valid reports.
     peer_coverage: ArcSwap<PeerCoverage>,
     /// The live consumers, this one included, when all were last read.
@@ -44,6 +46,7 @@ impl Heartbeat {
             peers: Mutex::default(),
             peers_read_at: Mutex::default(),
             reports: Mutex::default(),
+            warned: Mutex::default(),
             peer_coverage: ArcSwap::default(),
             live_consumers: AtomicU64::new(1),
         }
@@ -148,8 +151,26 @@ impl Heartbeat {
         }
         let consumers = consumers.into_iter().map(|(name, (heartbeat, identity))| (name, heartbeat, identity));
         self.peers.lock().observe(Instant::now(), self.lease / 2, &self.identity, consumers);
+        self.warn_of_earlier_hosts(&reports);
         self.update_coverage(changes, Some(&reports));
         Ok(())
+    }
+
+    /// Warns once of each host that lets anyone in or handles what is paused, since it does not know better.
+    fn warn_of_earlier_hosts(&self, texts: &BTreeMap<String, String>) {
+        let beating = self.others(self.peers.lock().beating(self.lease));
+        let mut warned = self.warned.lock();
+        warned.retain(|name| beating.contains(name));
+        for name in beating {
+            let missing = missing_features(texts.get(&name).map(String::as_str));
+            if !missing.is_empty() && warned.insert(name.clone()) {
+                let missing = missing.join(" and no ");
+                tracing::warn!(
+                    "the host {name} is of an earlier version and knows no {missing}: it may serve clients without a key \
+                     and handle events of paused plugins; stop it, and start it with this version"
+                );
+            }
+        }
     }
 
     /// True if all consumers were last read a quarter of a lease ago or earlier. Then notes that they are read now.

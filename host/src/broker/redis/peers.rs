@@ -27,6 +27,8 @@ struct PeerObservation {
     seen_at: Instant,
     /// How long the heartbeat was observed to stand still.
     still: Duration,
+    /// Its heartbeat was observed to move, so it is not what a dead host left behind.
+    has_moved: bool,
     is_process_gone: bool,
 }
 
@@ -51,11 +53,10 @@ impl PeerTable {
                     peer.still += now.duration_since(peer.seen_at).min(max_still);
                     (peer.seen_at, peer.is_process_gone) = (now, is_process_gone);
                 }
-                _ => {
-                    self.peers.insert(
-                        name,
-                        PeerObservation { heartbeat, seen_at: now, still: Duration::ZERO, is_process_gone },
-                    );
+                known => {
+                    let (has_moved, still) = (known.is_some(), Duration::ZERO);
+                    let peer = PeerObservation { heartbeat, seen_at: now, still, has_moved, is_process_gone };
+                    self.peers.insert(name, peer);
                 }
             }
         }
@@ -80,6 +81,11 @@ impl PeerTable {
         self.peers.iter().filter(|(_, peer)| is_alive(peer)).map(|(name, peer)| (name.clone(), peer.still)).collect()
     }
 
+    /// The consumers whose heartbeat was observed to move and has not stood still for a lease since.
+    pub(super) fn beating(&self, lease: Duration) -> Vec<String> {
+        self.select(|peer| peer.has_moved && !peer.is_process_gone && peer.still < lease)
+    }
+
     /// The consumers whose process is gone. Their leases are never renewed again.
     pub(super) fn without_process(&self) -> Vec<String> {
         self.select(|peer| peer.is_process_gone)
@@ -94,16 +100,33 @@ impl PeerTable {
 const MIN_VALID: Duration = Duration::from_secs(10);
 
 /// The announcement of a consumer that is starting.
-const STARTING: &str = r#"{"lanes":{},"is_starting":true,"record_versions":[1,3]}"#;
+const STARTING: &str = r#"{"lanes":{},"is_starting":true,"record_versions":[1,3],"features":["keys","pauses"]}"#;
+/// What a host must know for the deployment to be safe beside it.
+const FEATURES: [&str; 2] = ["keys", "pauses"];
 
-/// What a consumer tells the others: what it serves, and which versions of records it reads. Earlier hosts announce no
-/// versions, and ignore those of others.
+/// What a consumer tells the others: what it serves, which versions of records it reads, and what it knows. Earlier hosts
+/// announce no versions and features, and ignore those of others.
 #[derive(Serialize, Deserialize)]
 struct Announcement<T> {
     #[serde(flatten)]
     served: T,
     #[serde(default)]
     record_versions: Vec<u8>,
+    #[serde(default)]
+    features: Vec<String>,
+}
+
+/// The part of an announcement that every later version keeps.
+#[derive(Default, Deserialize)]
+struct AnnouncedFeatures {
+    #[serde(default)]
+    features: Vec<String>,
+}
+
+/// What a consumer with this announcement does not know.
+pub(super) fn missing_features(text: Option<&str>) -> Vec<&'static str> {
+    let announced = text.and_then(|text| serde_json::from_str::<AnnouncedFeatures>(text).ok()).unwrap_or_default();
+    FEATURES.into_iter().filter(|feature| !announced.features.iter().any(|known| known == feature)).collect()
 }
 
 /// What this consumer serves, and the announcement that it stores for the others.
@@ -116,7 +139,8 @@ pub(super) struct OwnCoverage {
 impl OwnCoverage {
     pub(super) fn new(served: ConsumerCoverage) -> Result<Self, serde_json::Error> {
         let record_versions = RecordVersion::ALL.map(RecordVersion::number).into();
-        let text = serde_json::to_string(&Announcement { served: &served, record_versions })?;
+        let features = FEATURES.map(str::to_owned).into();
+        let text = serde_json::to_string(&Announcement { served: &served, record_versions, features })?;
         Ok(Self { served, text })
     }
 }
@@ -157,7 +181,7 @@ impl PeerReports {
         for (name, since) in alive {
             let announced = texts.get(&name).and_then(|text| serde_json::from_str(text).ok());
             let (served, record_versions) = match announced {
-                Some(Announcement { served, record_versions }) => (Some(served), record_versions),
+                Some(Announcement { served, record_versions, .. }) => (Some(served), record_versions),
                 None => (None, Vec::new()),
             };
             let last_beat_at = now.checked_sub(since).unwrap_or(now);
@@ -245,6 +269,33 @@ mod tests {
         assert_eq!(observe(Duration::ZERO), [("a".to_owned(), Duration::ZERO)]);
         assert_eq!(observe(LEASE / 2), [("a".to_owned(), LEASE / 2)]);
         assert_eq!(observe(LEASE), []);
+    }
+
+    #[test]
+    fn what_a_dead_host_left_behind_does_not_beat() {
+        let (own, start) = (ProcessIdentity::own(), Instant::now());
+        let mut peers = PeerTable::default();
+        let mut observe = |after: Duration, beat: i64| {
+            let consumers = [("left".to_owned(), Some(1), None), ("living".to_owned(), Some(beat), None)];
+            peers.observe(start + after, LEASE / 2, &own, consumers);
+            peers.beating(LEASE)
+        };
+        assert_eq!(observe(Duration::ZERO, 1), [""; 0]);
+        assert_eq!(observe(LEASE / 4, 2), ["living"]);
+        assert_eq!(observe(LEASE / 2, 2), ["living"]);
+        assert_eq!((observe(LEASE, 2), observe(LEASE * 3 / 2, 2)), (vec!["living".to_owned()], Vec::new()));
+    }
+
+    #[test]
+    fn a_host_that_announces_no_features_has_none() {
+        let own = OwnCoverage::new(ConsumerCoverage::default()).unwrap().text;
+        for text in [own.as_str(), STARTING, r#"{"of":"a later version","features":["pauses","keys","more"]}"#] {
+            assert_eq!(missing_features(Some(text)), [""; 0], "{text}");
+        }
+        for text in [None, Some(""), Some(r#"{"lanes":{},"record_versions":[1,3]}"#)] {
+            assert_eq!(missing_features(text), FEATURES, "{text:?}");
+        }
+        assert_eq!(missing_features(Some(r#"{"features":["keys"]}"#)), ["pauses"]);
     }
 
     /// The lane of the type `a`, and whether a live consumer is silent.
