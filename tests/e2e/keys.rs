@@ -279,6 +279,31 @@ fn known_keys_serve_while_the_store_is_away_and_none_changes() {
 }
 
 #[test]
+fn a_store_that_lost_its_keys_while_its_host_was_down_opens_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let kept = |options: HostOptions| options.with("broker.data_dir", data.path().display());
+    let mut stage = Stage::with(Broker::Redis, PluginsDir::scripted(&["p"]), kept);
+    make_key(stage.host.url(), None, &["admin", "--scopes", "all"]);
+    stage.host.terminate();
+    stage.host.wait();
+    let () = stage.store.redis().command(&["FLUSHALL"]).unwrap();
+    stage.replace_host(kept);
+    send(&stage.client, "GET", "/events", None, "").expect(401);
+    stage.host.wait_for_output("the store has lost its keys");
+    let make = ["key", "new", "admin", "--scopes", "all", "--broker", &stage.store.url()];
+    let admin = printed(&command(data.path(), &make).output().unwrap());
+    eventually("the new key is known", || match send(&stage.client, "GET", "/whoami", Some(&admin), "").status {
+        200 => Ok(()),
+        status => Err(status),
+    });
+    // A host that never saw a key cannot know.
+    let newcomer = tempfile::tempdir().unwrap();
+    let () = stage.store.redis().command(&["FLUSHALL"]).unwrap();
+    let other = stage.another(|options| options.with("broker.data_dir", newcomer.path().display()));
+    send(&other.client(), "GET", "/events", None, "").expect(200);
+}
+
+#[test]
 fn keys_of_the_configuration_need_no_store() {
     let (store, plugins) = (Broker::Embedded.start(), PluginsDir::scripted(&["p"]));
     let folder = tempfile::tempdir().unwrap();

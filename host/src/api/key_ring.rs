@@ -160,7 +160,8 @@ impl KeyRing {
             }
             if !set.is_empty() {
                 self.are_needed.store(true, Ordering::Relaxed);
-            } else if !known.stored.is_empty() {
+            } else if !known.stored.is_empty() || self.store.had_keys() {
+                self.are_needed.store(true, Ordering::Relaxed);
                 tracing::error!(
                     "the store has lost its keys: clients are refused until `eventstream key new --broker URL` makes one"
                 );

@@ -18,6 +18,11 @@ pub trait KeyStore: Send + Sync + 'static {
     /// The store cannot be read; the caller may go on with what it knows for a while.
     async fn read_keys(&self, known: Option<&str>) -> Result<Option<KeySet>, Error>;
 
+    /// Whether this host, or an earlier process of it, saw a key in this store, though the store may have lost it since.
+    fn had_keys(&self) -> bool {
+        false
+    }
+
     /// Writes a key in one durable step, if nobody else changed it since it was read.
     ///
     /// # Errors

@@ -19,6 +19,8 @@ pub(super) struct StoreClient {
     pub(super) consumer: String,
     /// Whether every host that serves the store reads records of [`RecordVersion::Binary`].
     writes_binary: AtomicBool,
+    /// Whether the store had API keys at any time that this host knows of.
+    had_keys: AtomicBool,
     /// Notified when the health check should run at once.
     pub(super) check_soon: Notify,
 }
@@ -26,8 +28,15 @@ pub(super) struct StoreClient {
 impl StoreClient {
     /// A client that is not connected yet.
     pub(super) fn new(link: RedisLink, scripts: ScriptSet, namespace: &str, consumer: String) -> Self {
-        let (keys, writes_binary, check_soon) = (StoreKeys::new(namespace), AtomicBool::new(false), Notify::new());
-        Self { link, keys, scripts, consumer, writes_binary, check_soon }
+        Self {
+            link,
+            keys: StoreKeys::new(namespace),
+            scripts,
+            consumer,
+            writes_binary: AtomicBool::new(false),
+            had_keys: AtomicBool::new(false),
+            check_soon: Notify::new(),
+        }
     }
 
     /// The version in which records are written now.
@@ -44,6 +53,16 @@ impl StoreClient {
             true => RecordVersion::Binary,
             false => RecordVersion::Json,
         }
+    }
+
+    /// Whether the store had API keys, now or before.
+    pub(super) fn had_keys(&self) -> bool {
+        self.had_keys.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the store has or had API keys.
+    pub(super) fn note_keys(&self) {
+        self.had_keys.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn troubles(&self) -> &TroubleBoard {

@@ -164,9 +164,10 @@ impl HealthCheck {
 
     /// Keeps what a later process of this host compares the store with.
     pub(super) async fn remember_store(&self) {
-        let vetting = self.client.link.vetting();
+        let client = &self.client;
+        let (vetting, troubles) = (client.link.vetting(), client.troubles());
         self.known_store
-            .write(vetting.mark(), vetting.replication_id(), vetting.has_replicas(), self.client.troubles())
+            .write(vetting.mark(), vetting.replication_id(), vetting.has_replicas(), client.had_keys(), troubles)
             .await;
     }
 

@@ -41,7 +41,15 @@ impl KeyStore for RedisBroker {
                 read.push((id, parse_row(&raw), last_used_at));
             }
         }
-        Ok(Some(collect_keys(version, read)))
+        let set = collect_keys(version, read);
+        if !set.is_empty() {
+            client.note_keys();
+        }
+        Ok(Some(set))
+    }
+
+    fn had_keys(&self) -> bool {
+        self.client.had_keys()
     }
 
     async fn write_key(&self, write: KeyWrite) -> Result<KeyWriteOutcome, Error> {

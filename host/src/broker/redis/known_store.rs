@@ -21,6 +21,9 @@ pub(super) struct KnownStore {
     /// The replication id of the server, for a person who looks for the lost events.
     pub(super) replication_id: String,
     has_replicas: bool,
+    /// Whether the store has or had API keys. Files of earlier versions do not say.
+    #[serde(default)]
+    has_keys: bool,
 }
 
 impl KnownStore {
@@ -28,6 +31,11 @@ impl KnownStore {
     /// another store.
     pub(super) fn is_lost(&self, address: &str, found: &StoreMark) -> bool {
         if *found.epoch == *self.epoch { self.accepted > found.accepted } else { self.address == address }
+    }
+
+    /// True if the store at `address` is known to have had API keys. `epoch` is its epoch now.
+    pub(super) fn had_keys(&self, address: &str, epoch: &str) -> bool {
+        self.has_keys && (self.address == address || self.epoch == epoch)
     }
 
     /// True if the server at `address` is known to have replicas.
@@ -69,11 +77,12 @@ impl KnownStoreFile {
         mark: StoreMark,
         replication_id: String,
         has_replicas: bool,
+        has_keys: bool,
         troubles: &TroubleBoard,
     ) {
         let Some(path) = self.path.as_ref().filter(|_| !mark.epoch.is_empty()) else { return };
         let (address, epoch) = (self.address.clone(), mark.epoch.to_string());
-        let known = KnownStore { address, epoch, accepted: mark.accepted, replication_id, has_replicas };
+        let known = KnownStore { address, epoch, accepted: mark.accepted, replication_id, has_replicas, has_keys };
         if self.written.lock().as_ref() == Some(&known) {
             return;
         }
@@ -120,15 +129,17 @@ mod tests {
         let troubles = TroubleBoard::new();
         let file = KnownStoreFile::new(&options, "h:1");
         assert_eq!(file.read().await, None);
-        file.write(mark("", 0), String::new(), false, &troubles).await;
+        file.write(mark("", 0), String::new(), false, false, &troubles).await;
         assert_eq!(file.read().await, None, "no store is known yet");
-        file.write(mark("e", 7), "r".into(), true, &troubles).await;
+        file.write(mark("e", 7), "r".into(), true, true, &troubles).await;
         let known = KnownStoreFile::new(&options, "h:1").read().await.unwrap();
         assert_eq!((&*known.epoch, known.accepted, &*known.replication_id), ("e", 7, "r"));
         assert!(known.had_replicas("h:1") && !known.had_replicas("h:2"));
+        assert!(known.had_keys("h:1", "f") && known.had_keys("h:2", "e"), "it is the same store");
+        assert!(!known.had_keys("h:2", "f"), "it is another store");
         assert_eq!(std::fs::read_dir(dir.path().join("data")).unwrap().count(), 1, "nothing temporary is left");
         let keeps_nothing = KnownStoreFile::new(&BrokerOptions::default(), "h:1");
-        keeps_nothing.write(mark("e", 7), String::new(), true, &troubles).await;
+        keeps_nothing.write(mark("e", 7), String::new(), true, true, &troubles).await;
         assert_eq!(keeps_nothing.read().await, None);
     }
 
@@ -140,6 +151,7 @@ mod tests {
             accepted: 7,
             replication_id: String::new(),
             has_replicas: false,
+            has_keys: false,
         };
         for (address, epoch, accepted, is_lost) in [
             ("h:1", "e", 7, false),

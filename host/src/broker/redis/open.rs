@@ -71,6 +71,10 @@ pub(super) async fn prepare_store(health: &HealthCheck, heartbeat: &Heartbeat) -
     }
     health.lanes.refresh(&[Lane::unrouted()]).await.map_err(failed)?;
     let found = health.inspect_store().await.map_err(failed)?;
+    let epoch = found.as_ref().map_or("", |found| &*found.epoch);
+    if known.as_ref().is_some_and(|known| known.had_keys(link.address(), epoch)) {
+        health.client.note_keys();
+    }
     let lost = known.zip(found).filter(|(known, found)| known.is_lost(link.address(), found));
     let lost_epoch = lost.as_ref().map_or("", |(known, _)| &known.epoch);
     if health.epoch.adopt(lost_epoch).await.map_err(failed)?
